@@ -1,0 +1,161 @@
+package delay
+
+import (
+	"errors"
+	"fmt"
+	"io"
+	"net"
+	"sync"
+	"time"
+)
+
+// linger is how long, after the last byte was due, a closed connection still waits for a peer that does not read.
+const linger = 5 * time.Second
+
+// Conn returns c as seen from its dialling side over the link: what is written reaches the peer half a round trip later,
+// what the peer writes can be read half a round trip later, and so come
+// the end of its stream and errors. Order is kept, and
+// bytes follow each other at once: only the 8 MiB that may be on their way in each direction bound the throughput; then
+// writing blocks, here or at the peer. Where the delay is zero c itself is returned.
+//
+// The connection belongs to the result. Deadlines apply to the result's calls. CloseWrite works where c has it. Close
+// returns at once; as with a kernel's socket, what was written before still arrives, and then the end.
+func (l *Links) Conn(c net.Conn, from, to string) net.Conn {
+	l.mu.Lock()
+	k := l.link(from, to)
+	l.mu.Unlock()
+	if k.half() == 0 {
+		return c
+	}
+	d := &conn{inner: c, links: l, in: newFlow(k), out: newFlow(k), writing: make(chan struct{}, 1)}
+	if !l.register(d, d.abort, 2) {
+		c.Close()
+		return c
+	}
+	go d.send()
+	go d.receive()
+	return d
+}
+
+// conn is a delayed connection. One goroutine for each direction moves bytes between a flow and the inner connection;
+// send also closes it.
+type conn struct {
+	inner   net.Conn
+	links   *Links
+	in, out *flow
+	writing chan struct{} // holds a token while a Write is under way: concurrent ones do not mix
+
+	mu                  sync.Mutex
+	closed, writeClosed bool
+}
+
+// What the end of the outward flow asks of send.
+var (
+	errCloseWrite = errors.New("close write")
+	errClose      = errors.New("close")
+)
+
+// send brings what is due to the peer, until closed.
+func (c *conn) send() {
+	defer c.links.wg.Done()
+	defer c.links.unregister(c)
+	defer c.inner.Close()
+	for {
+		p, err := c.out.next()
+		switch {
+		case err == nil:
+			n, err := c.inner.Write(p)
+			c.out.done(n)
+			if err != nil && !c.failed(err) {
+				return
+			}
+		case err == errCloseWrite:
+			c.out.reopen()
+			if err := c.inner.(closeWriter).CloseWrite(); err != nil && !c.failed(err) {
+				return
+			}
+		default: // errClose, or aborted
+			return
+		}
+	}
+}
+
+// failed tells this side of an error at the peer's, half a round trip later. It reports false when aborted.
+func (c *conn) failed(err error) bool {
+	if !c.out.pause() {
+		return false
+	}
+	c.out.refuse(err)
+	return true
+}
+
+// receive takes in what the peer sends, as fast as there is room, until its end.
+func (c *conn) receive() {
+	defer c.links.wg.Done()
+	buf := make([]byte, 32<<10)
+	for {
+		n, err := c.inner.Read(buf)
+		if _, closed := c.in.write(buf[:n]); closed != nil {
+			return
+		}
+		if err != nil {
+			c.in.finish(err, err)
+			return
+		}
+	}
+}
+
+func (c *conn) abort() {
+	c.in.abort(net.ErrClosed)
+	c.out.abort(net.ErrClosed)
+	c.inner.Close()
+}
+
+func (c *conn) Read(p []byte) (int, error) { return c.in.read(p) }
+
+func (c *conn) Write(p []byte) (int, error) {
+	c.writing <- struct{}{}
+	defer func() { <-c.writing }()
+	return c.out.write(p)
+}
+
+// Close ends both directions here at once, and at the peer after what is on its way.
+func (c *conn) Close() error {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	if c.closed {
+		return net.ErrClosed
+	}
+	c.closed = true
+	c.in.abort(net.ErrClosed)
+	due := c.out.finish(errClose, net.ErrClosed)
+	c.inner.SetWriteDeadline(due.Add(linger))
+	return nil
+}
+
+type closeWriter interface{ CloseWrite() error }
+
+// CloseWrite ends the stream to the peer; reading goes on.
+func (c *conn) CloseWrite() error {
+	if _, ok := c.inner.(closeWriter); !ok {
+		return fmt.Errorf("delay: CloseWrite of a %T: %w", c.inner, errors.ErrUnsupported)
+	}
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	if c.closed {
+		return net.ErrClosed
+	}
+	if !c.writeClosed {
+		c.writeClosed = true
+		c.out.finish(errCloseWrite, io.ErrClosedPipe)
+	}
+	return nil
+}
+
+func (c *conn) LocalAddr() net.Addr                { return c.inner.LocalAddr() }
+func (c *conn) RemoteAddr() net.Addr               { return c.inner.RemoteAddr() }
+func (c *conn) SetReadDeadline(t time.Time) error  { return c.in.setDeadline(&c.in.get, t) }
+func (c *conn) SetWriteDeadline(t time.Time) error { return c.out.setDeadline(&c.out.put, t) }
+func (c *conn) SetDeadline(t time.Time) error {
+	return errors.Join(c.SetReadDeadline(t), c.SetWriteDeadline(t))
+}

@@ -1,0 +1,86 @@
+package delay
+
+import (
+	"sync"
+	"time"
+)
+
+// courier calls functions in order, each when it is due, on one goroutine that lives only while something waits.
+type courier struct {
+	links *Links
+	stop  <-chan struct{} // when closed, what still waits is dropped
+	limit int             // most that may wait; 0 means no bound
+
+	mu      sync.Mutex
+	line    line[func()]
+	running bool
+}
+
+// post has f called after the given delay. It reports false where f is dropped: too many wait, or the links are closed.
+func (c *courier) post(after time.Duration, f func()) bool {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	if c.limit > 0 && c.line.len() >= c.limit {
+		return false
+	}
+	if !c.running {
+		if !c.links.enter() {
+			return false
+		}
+		c.running = true
+		go c.run()
+	}
+	// The goroutine sleeps until the head of the line is due; a push never changes the head, so there is nobody to wake.
+	c.line.push(time.Now(), after, f)
+	return true
+}
+
+func (c *courier) run() {
+	defer c.links.wg.Done()
+	timer := time.NewTimer(time.Hour)
+	defer timer.Stop()
+	for {
+		f, wait := c.next()
+		switch {
+		case f != nil:
+			f()
+		case wait == 0:
+			return
+		default:
+			timer.Reset(wait)
+			select {
+			case <-timer.C:
+			case <-c.stop:
+				c.drop()
+				return
+			}
+		}
+	}
+}
+
+// next returns the function that is due, or how long until one is. With neither the goroutine has to end.
+func (c *courier) next() (f func(), wait time.Duration) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	due, ok := c.line.next()
+	if !ok {
+		c.running = false
+		return nil, 0
+	}
+	select {
+	case <-c.stop:
+		c.line, c.running = line[func()]{}, false
+		return nil, 0
+	default:
+	}
+	if wait = time.Until(due); wait > 0 {
+		return nil, wait
+	}
+	return c.line.pop(), 0
+}
+
+func (c *courier) drop() {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	c.line, c.running = line[func()]{}, false
+}

@@ -1,0 +1,212 @@
+package events
+
+import (
+	"cmp"
+	"fmt"
+	"slices"
+	"strings"
+	"time"
+)
+
+// Kind says what happened.
+type Kind string
+
+// The kinds. Others may come; readers show what they do not know by its name.
+const (
+	Start      Kind = "start"       // a start was ordered; the reason says why
+	Started    Kind = "started"     // the machine is ready
+	SoftCordon Kind = "soft-cordon" // a machine is about to be stopped unless traffic comes
+	Uncordon   Kind = "uncordon"    // it was needed after all
+	Stop       Kind = "stop"        // a stop was ordered
+	Stopped    Kind = "stopped"
+	Suspend    Kind = "suspend" // a suspension was ordered
+	Suspended  Kind = "suspended"
+	Resume     Kind = "resume" // a start of a suspended machine was ordered
+	Exit       Kind = "exit"   // a machine ended by itself
+
+	Bounce Kind = "bounce" // an owner refused a request
+	Retry  Kind = "retry"  // a request was tried again elsewhere
+	Park   Kind = "park"   // a request had to wait for a machine
+)
+
+// plurals are the kinds that are summed, and how several are called.
+var plurals = map[Kind]string{Bounce: "bounces", Retry: "retries", Park: "parks"}
+
+// Event is one decision or happening. App, Machine and Node are empty where they mean nothing.
+type Event struct {
+	Seq     uint64    `json:"seq"` // counts from 1, without gaps; given by the log
+	Time    time.Time `json:"time"`
+	Kind    Kind      `json:"kind"`
+	App     string    `json:"app"`
+	Machine string    `json:"machine"`
+	Node    string    `json:"node"`
+	Reason  string    `json:"reason"`          // for people
+	Count   int       `json:"count,omitempty"` // how many happenings a sum stands for; 0 means one
+}
+
+// DefaultSize is how many events a [Ring] or [Log] keeps unless told otherwise.
+const DefaultSize = 10_000
+
+// sumFor is how long happenings of one kind, app, machine and node are summed into one event.
+const sumFor = time.Second
+
+// maxReasons bounds the different reasons that a sum tells apart.
+const maxReasons = 3
+
+// Ring holds the latest events, numbered. It is not safe for concurrent use.
+//
+// Bounces, retries and parks come in floods. The first of its kind, app, machine and node is an event at once; those of the
+// second that follows are summed into one ("12 bounces: full"), and so is every further second until one passes without.
+type Ring struct {
+	size   int
+	events []Event // grows to size, then the event with sequence number s is at (s-1) % size
+	newest uint64  // sequence number of the newest event; 0 when there was none
+	sums   map[sumKey]*sum
+	open   []*sum // in order of until
+}
+
+type sumKey struct {
+	kind               Kind
+	app, machine, node string
+}
+
+type sum struct {
+	key     sumKey
+	until   time.Time
+	count   int
+	reasons []reason // in order of arrival
+	others  int      // happenings whose reasons found no room there
+}
+
+type reason struct {
+	text  string
+	count int
+}
+
+// NewRing returns a ring that keeps the latest size events; 0 or less means [DefaultSize].
+func NewRing(size int) *Ring {
+	if size <= 0 {
+		size = DefaultSize
+	}
+	return &Ring{size: size, sums: make(map[sumKey]*sum)}
+}
+
+// Add takes in what happened at now: e becomes the newest event, or part of a sum. Its Seq is ignored, and so is its Time
+// unless set; a Count of 0 means 1.
+func (r *Ring) Add(now time.Time, e Event) {
+	r.Tick(now)
+	if e.Time.IsZero() {
+		e.Time = now
+	}
+	if _, ok := plurals[e.Kind]; !ok {
+		r.append(e)
+		return
+	}
+	key := sumKey{e.Kind, e.App, e.Machine, e.Node}
+	if s := r.sums[key]; s != nil {
+		s.add(e.Reason, max(1, e.Count))
+		return
+	}
+	if e.Count > 1 {
+		e.Reason = counted(e.Kind, e.Count, e.Reason)
+	}
+	r.append(e)
+	s := &sum{key: key, until: now.Add(sumFor)}
+	r.sums[key] = s
+	r.open = append(r.open, s)
+}
+
+// Tick turns the sums that are due at now into events. It is called at the time that [Ring.Wake] says, or later.
+func (r *Ring) Tick(now time.Time) {
+	for len(r.open) > 0 && !r.open[0].until.After(now) {
+		s := r.open[0]
+		r.open[0] = nil
+		r.open = r.open[1:]
+		if s.count == 0 {
+			delete(r.sums, s.key)
+			continue
+		}
+		r.append(s.event())
+		// The next second of the flood begins now, not where the last one ended: a late tick must not bring two events.
+		*s = sum{key: s.key, until: now.Add(sumFor)}
+		r.open = append(r.open, s)
+	}
+}
+
+// Wake returns when a sum is due; ok is false when none is open.
+func (r *Ring) Wake() (at time.Time, ok bool) {
+	if len(r.open) == 0 {
+		return time.Time{}, false
+	}
+	return r.open[0].until, true
+}
+
+// Newest returns the sequence number of the newest event; 0 when there was none.
+func (r *Ring) Newest() uint64 { return r.newest }
+
+// Since appends to buf the events after the one with that sequence number, oldest first, at most limit of them, and returns
+// it. Events that are no longer kept are skipped. A number beyond the newest is from the log of an earlier process: then
+// everything is new.
+func (r *Ring) Since(seq uint64, limit int, buf []Event) []Event {
+	if seq > r.newest {
+		seq = 0
+	}
+	first := r.newest - uint64(len(r.events)) // the event before the oldest that is kept
+	seq = max(seq, first)
+	for ; seq < r.newest && limit > 0; limit-- {
+		buf = append(buf, r.events[seq%uint64(r.size)])
+		seq++
+	}
+	return buf
+}
+
+func (r *Ring) append(e Event) {
+	r.newest++
+	e.Seq = r.newest
+	if len(r.events) < r.size {
+		r.events = append(r.events, e)
+		return
+	}
+	r.events[(e.Seq-1)%uint64(r.size)] = e
+}
+
+func (s *sum) add(text string, n int) {
+	s.count += n
+	for i := range s.reasons {
+		if s.reasons[i].text == text {
+			s.reasons[i].count += n
+			return
+		}
+	}
+	if len(s.reasons) < maxReasons {
+		s.reasons = append(s.reasons, reason{text, n})
+		return
+	}
+	s.others += n
+}
+
+// event returns the sum as an event of its last moment.
+func (s *sum) event() Event {
+	k := s.key
+	e := Event{Time: s.until, Kind: k.kind, App: k.app, Machine: k.machine, Node: k.node, Count: s.count}
+	if len(s.reasons) == 1 && s.others == 0 {
+		e.Reason = s.reasons[0].text
+		if s.count > 1 {
+			e.Reason = counted(k.kind, s.count, e.Reason)
+		}
+		return e
+	}
+	slices.SortStableFunc(s.reasons, func(a, b reason) int { return cmp.Compare(b.count, a.count) })
+	var parts []string
+	for _, why := range s.reasons {
+		parts = append(parts, fmt.Sprintf("%s (%d)", why.text, why.count))
+	}
+	if s.others > 0 {
+		parts = append(parts, fmt.Sprintf("other (%d)", s.others))
+	}
+	e.Reason = counted(k.kind, s.count, strings.Join(parts, ", "))
+	return e
+}
+
+// counted returns "12 bounces: full".
+func counted(k Kind, n int, why string) string { return fmt.Sprintf("%d %s: %s", n, plurals[k], why) }
