@@ -1,0 +1,76 @@
+package balance
+
+import (
+	"fmt"
+	"testing"
+)
+
+func benchFleet(tb testing.TB, regions, perRegion int, l Limits) (*Fleet, *Balancer) {
+	tb.Helper()
+	f, err := NewFleet(FleetConfig{Node: "edge", Region: "r00"})
+	if err != nil {
+		tb.Fatal(err)
+	}
+	b, err := New(f, Config{})
+	if err != nil {
+		tb.Fatal(err)
+	}
+	us := []Update{PutApp{App{ID: "web", Limits: l}}}
+	for r := range regions {
+		for i := range perRegion {
+			us = append(us, PutMachine{Machine{ID: MachineID(fmt.Sprintf("m%02d-%05d", r, i)), App: "web", Region: fmt.Sprintf("r%02d", r), Owner: "w", State: Started}, Version{1, 1}})
+		}
+	}
+	if err := f.Apply(us...); err != nil {
+		tb.Fatal(err)
+	}
+	return f, b
+}
+
+func TestHotPathDoesNotAllocate(t *testing.T) {
+	f, b := benchFleet(t, 3, 30, Limits{Soft: 10, Hard: 20})
+	pick := func(r Request) func() {
+		return func() {
+			res, err := b.Pick(r)
+			if err != nil {
+				t.Fatal(err)
+			}
+			res.Observe(Load{InFlight: 3, Limits: Limits{Soft: 10, Hard: 20}, Seq: 1})
+			res.Release(Done)
+		}
+	}
+	seq := uint64(10)
+	for name, op := range map[string]func(){
+		"pick":        pick(Request{App: "web"}),
+		"pick by key": pick(Request{App: "web", Key: "user-7"}),
+		"pick, tried": pick(Request{App: "web", Tried: []MachineID{"m00-00001", "m00-00002"}}),
+		"load report": func() { seq++; f.Report(Report{App: "web", ID: "m00-00001", Load: Load{InFlight: 4, Seq: seq}}) },
+		"known apps":  func() { b.View("web") },
+	} {
+		if n := testing.AllocsPerRun(1000, op); n != 0 {
+			t.Errorf("%s: %v allocations, want 0", name, n)
+		}
+	}
+}
+
+func BenchmarkPick(bb *testing.B) {
+	for _, s := range []struct {
+		name string
+		s    Strategy
+	}{{"closest", Closest{}}, {"leastload", LeastLoad{}}} {
+		for _, n := range []int{10, 50, 1000} {
+			bb.Run(fmt.Sprintf("strategy=%s/machines=%d/regions=1", s.name, n), func(bb *testing.B) {
+				_, b := benchFleet(bb, 1, n, Limits{Soft: 10, Hard: 20})
+				b.strategy = s.s
+				bb.ReportAllocs()
+				for bb.Loop() {
+					res, err := b.Pick(Request{App: "web"})
+					if err != nil {
+						bb.Fatal(err)
+					}
+					res.Release(Done)
+				}
+			})
+		}
+	}
+}

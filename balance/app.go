@@ -1,0 +1,87 @@
+package balance
+
+import (
+	"cmp"
+	"fmt"
+	"time"
+)
+
+// Autostop says what becomes of a machine that is not needed.
+type Autostop uint8
+
+// The autostop modes.
+const (
+	AutostopOff     Autostop = iota // machines run until somebody stops them
+	AutostopStop                    // a machine that is not needed is stopped; its next start is a cold boot
+	AutostopSuspend                 // it is suspended with its memory; where the driver refuses, it is stopped
+)
+
+var autostopNames = [...]string{"off", "stop", "suspend"}
+
+// String returns the mode's name as flags and JSON spell it.
+func (a Autostop) String() string { return name(autostopNames[:], uint8(a), "autostop") }
+
+// App is what an operator says about one app. It is a plain row; the comment on each field names the package that reads
+// it. The zero value of every field but ID is valid: autostart and autostop off, no bounds, no limits.
+type App struct {
+	ID AppID
+
+	// Autostart lets requests start machines. (autostart)
+	Autostart bool
+	// Autostop says what happens to machines that are not needed. (downscale)
+	Autostop Autostop
+	// Min is the number of machines kept started or starting, over all regions; the first of the canonical order are
+	// kept. It starts machines when Autostart is on. (autostart, downscale)
+	Min int
+	// Max bounds the machines started or starting, over all regions; 0 means as many as there are. (autostart)
+	Max int
+	// MinPerRegion is like Min within each region that has machines of the app. (autostart, downscale)
+	MinPerRegion int
+	// Regions lists the home regions in order of preference; demand counts towards the first. Empty means the region
+	// nearest to each edge. (autostart)
+	Regions []string
+	// Limits are the app's defaults; a machine's own Limits rule where they are not zero. (balance, autostart)
+	Limits Limits
+	// BootHint is what a start is expected to take; it counts as one observed boot. 0 means unknown. (autostart)
+	BootHint time.Duration
+	// KeepAlive is how long an app with no request keeps its machines above Min; 0 means downscale's default. (downscale)
+	KeepAlive time.Duration
+	// Strategy overrides the balancer's; nil means the balancer's own. (balance)
+	Strategy Strategy
+}
+
+// Validate returns an error that names the first field whose value makes no sense, or nil.
+func (a App) Validate() error {
+	bad := func(field string, v any, want string) error {
+		return fmt.Errorf("balance: app %q: %s %v: want %s", a.ID, field, v, want)
+	}
+	switch {
+	case a.ID == "":
+		return fmt.Errorf("balance: app without an ID: set App.ID")
+	case a.Autostop > AutostopSuspend:
+		return bad("Autostop", a.Autostop, "off, stop or suspend")
+	case a.Min < 0:
+		return bad("Min", a.Min, "0 or more")
+	case a.Max < 0:
+		return bad("Max", a.Max, "0 (no bound) or more")
+	case a.MinPerRegion < 0:
+		return bad("MinPerRegion", a.MinPerRegion, "0 or more")
+	case a.Max > 0 && a.Min > a.Max:
+		return bad("Min", a.Min, fmt.Sprintf("at most Max, which is %d", a.Max))
+	case a.Max > 0 && a.MinPerRegion > a.Max:
+		return bad("MinPerRegion", a.MinPerRegion, fmt.Sprintf("at most Max, which is %d", a.Max))
+	case a.BootHint < 0:
+		return bad("BootHint", a.BootHint, "0 (unknown) or more")
+	case a.KeepAlive < 0:
+		return bad("KeepAlive", a.KeepAlive, "0 (the default) or more")
+	}
+	if err := a.Limits.validate(); err != nil {
+		return fmt.Errorf("balance: app %q: %w", a.ID, err)
+	}
+	return nil
+}
+
+// LimitsOf returns the limits that hold for m: its own where set, else the app's.
+func (a App) LimitsOf(m Machine) Limits {
+	return Limits{Soft: cmp.Or(m.Limits.Soft, a.Limits.Soft), Hard: cmp.Or(m.Limits.Hard, a.Limits.Hard)}
+}

@@ -1,0 +1,55 @@
+package balance
+
+import (
+	"errors"
+	"fmt"
+	"strings"
+	"time"
+)
+
+// The classes of failure of a pick. Match with [errors.Is]; the error is a [*NoMachineError] with the counts.
+var (
+	// ErrNoMachine: no machine of the app can take the request now, for whatever reason.
+	ErrNoMachine = errors.New("balance: no machine available")
+	// ErrFull: machines run, but each is at its hard limit. It is also an ErrNoMachine. Come back after RetryAfter has passed.
+	ErrFull = errors.New("balance: every machine is at its hard limit")
+	// ErrNoApp: the fleet does not know the app.
+	ErrNoApp = errors.New("balance: unknown app")
+)
+
+// NoMachineError says in numbers why a pick found nothing. Each machine is counted once, by the first reason that holds,
+// in the order of the fields.
+type NoMachineError struct {
+	App      AppID
+	Seen     int // machines of the app
+	Excluded int // left out by the request: tried already
+	Stopped  int // stopped, suspended, failed, stopping or suspending
+	Starting int // on their way up
+	Cordoned int // hard-cordoned
+	Full     int // at their hard limit
+	// After is a guess at when a slot may be free; 0 when nothing is full.
+	After time.Duration
+}
+
+// RetryAfter returns After: what errors of all packages answer to "when may I come back".
+func (e *NoMachineError) RetryAfter() time.Duration { return e.After }
+
+// Error lists the counts that are not zero.
+func (e *NoMachineError) Error() string {
+	var b strings.Builder
+	fmt.Fprintf(&b, "balance: no machine of app %q available: %d seen", e.App, e.Seen)
+	for _, c := range []struct {
+		n    int
+		what string
+	}{{e.Excluded, "tried already"}, {e.Stopped, "stopped"}, {e.Starting, "starting"}, {e.Cordoned, "cordoned"}, {e.Full, "at the hard limit"}} {
+		if c.n > 0 {
+			fmt.Fprintf(&b, ", %d %s", c.n, c.what)
+		}
+	}
+	return b.String()
+}
+
+// Is reports true for ErrNoMachine, and for ErrFull when at least one machine is full.
+func (e *NoMachineError) Is(target error) bool {
+	return target == ErrNoMachine || target == ErrFull && e.Full > 0
+}

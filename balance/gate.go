@@ -1,0 +1,387 @@
+package balance
+
+import (
+	"fmt"
+	"sync"
+	"sync/atomic"
+)
+
+// Bounce is an owner's refusal of one try. A bounced request has not been executed.
+type Bounce uint8
+
+// The bounces. Admitted is none.
+const (
+	Admitted   Bounce = iota
+	Full              // at the hard limit
+	Closing           // on its way to sleep: do not come back before it has started again
+	NotStarted        // stopped, starting, suspended or failed
+	NotHere           // this node does not own the machine
+	WrongEpoch        // the machine has been started again since the caller last heard of it
+)
+
+var bounceNames = [...]string{"admitted", "full", "closing", "stopped", "not-here", "wrong-epoch"}
+
+// String returns the bounce's name as it travels between nodes.
+func (b Bounce) String() string { return name(bounceNames[:], uint8(b), "bounce") }
+
+// ParseBounce is the inverse of [Bounce.String]; ok is false for an unknown name.
+func ParseBounce(s string) (b Bounce, ok bool) {
+	for i, n := range bounceNames {
+		if n == s {
+			return Bounce(i), true
+		}
+	}
+	return 0, false
+}
+
+// Load is what the owner says of a machine in every reply, bounce and report. It was exact when it was written.
+type Load struct {
+	InFlight  int    // requests in flight, including the one that the reply answers
+	Limits    Limits // as the gate enforces them
+	State     State
+	Cordon    Cordon
+	CordonGen uint64
+	Epoch     uint64
+	Seq       uint64 // grows with every Load of one gate, so that older ones can be dropped
+}
+
+// Gate admits work to one machine and holds what the owner decides about it: {state, epoch, operation token, cordon
+// generation, start wanted, limits, in flight}. It is the only home of these facts; rows are copies.
+//
+// [Gate.Admit] and [Gate.Leave] are one compare-and-swap each and may be called from any goroutine. The other methods are
+// transitions; each succeeds only from the states that its comment names, so of two callers one loses and must look again.
+//
+//	stopped, suspended, failed --Start--> starting --Ready--> started --Cordon--> started, soft --Close--> stopping, suspending --Closed--> stopped, suspended
+//	                                         |                  ^-----Uncordon------|                              |
+//	                                         '--Fail--> failed  ^-------------------------Reopen-------------------'
+//
+// [Gate.Exited] leads from any of them to failed or stopped. Invariant: between a successful Close and the next Ready
+// nothing is in flight on that epoch and nothing is admitted.
+type Gate struct {
+	// word is all that Admit looks at. turn changes with every transition, so that a compare-and-swap on a word read
+	// before a transition fails after it.
+	word atomic.Uint64
+	soft atomic.Int64
+	// epoch and gen are written before the word of the same transition is published.
+	epoch atomic.Uint64
+	gen   atomic.Uint64
+	seq   atomic.Uint64
+
+	mu      sync.Mutex // serializes transitions
+	token   uint64
+	changed func() // called after each transition, with no lock held
+}
+
+// The fields of the word, from the lowest bit.
+const (
+	inFlightBits = 20
+	hardShift    = inFlightBits
+	hardBits     = 20
+	stateShift   = hardShift + hardBits
+	stateBits    = 3
+	cordonShift  = stateShift + stateBits // one bit: soft-cordoned
+	touchedShift = cordonShift + 1        // somebody who knew the cordon came all the same
+	usedShift    = touchedShift + 1       // something was admitted since the last Sample
+	wantedShift  = usedShift + 1          // a start is wanted when the present stop is over
+	turnShift    = wantedShift + 1
+
+	inFlightMask = uint64(1)<<inFlightBits - 1
+	hardMask     = (uint64(1)<<hardBits - 1) << hardShift
+	stateMask    = (uint64(1)<<stateBits - 1) << stateShift
+	cordonBit    = uint64(1) << cordonShift
+	touchedBit   = uint64(1) << touchedShift
+	usedBit      = uint64(1) << usedShift
+	wantedBit    = uint64(1) << wantedShift
+	turnUnit     = uint64(1) << turnShift
+)
+
+// NewGate returns the gate of a stopped machine that was never started.
+func NewGate(l Limits) (*Gate, error) {
+	g := &Gate{}
+	if err := g.SetLimits(l); err != nil {
+		return nil, err
+	}
+	return g, nil
+}
+
+// Admit counts a request in, or says why not. epoch is the machine's epoch that the caller has in mind, 0 for any.
+// knownGen is the cordon generation the caller's node had seen when it picked: a caller that comes although it knows the
+// present cordon had nothing better, and its arrival aborts the stop. The load includes the request when admitted.
+func (g *Gate) Admit(epoch, knownGen uint64) (Load, Bounce) {
+	for {
+		w := g.word.Load()
+		if b := g.refuses(w, epoch); b != Admitted {
+			return g.load(w), b
+		}
+		next := (w + 1) | usedBit
+		// gen belongs to w or to a transition that is about to change the word; in that case the swap fails.
+		if w&cordonBit != 0 && knownGen >= g.gen.Load() {
+			next |= touchedBit
+		}
+		if g.word.CompareAndSwap(w, next) {
+			return g.load(next), Admitted
+		}
+	}
+}
+
+func (g *Gate) refuses(w, epoch uint64) Bounce {
+	switch stateOf(w) {
+	case Started:
+	case Stopping, Suspending:
+		return Closing
+	default:
+		return NotStarted
+	}
+	if epoch != 0 && epoch != g.epoch.Load() {
+		return WrongEpoch
+	}
+	n, hard := w&inFlightMask, w&hardMask>>hardShift
+	if n >= inFlightMask || hard > 0 && n >= hard {
+		return Full
+	}
+	return Admitted
+}
+
+// Leave counts one admitted request out. More Leaves than admissions is a broken handle and panics.
+func (g *Gate) Leave() {
+	if g.word.Add(^uint64(0))&inFlightMask == inFlightMask {
+		panic("balance: Gate.Leave without Admit")
+	}
+}
+
+// Load returns the machine's present load.
+func (g *Gate) Load() Load { return g.load(g.word.Load()) }
+
+func (g *Gate) load(w uint64) Load {
+	l := Load{
+		InFlight:  int(w & inFlightMask),
+		Limits:    Limits{Soft: int(g.soft.Load()), Hard: int(w & hardMask >> hardShift)},
+		State:     stateOf(w),
+		CordonGen: g.gen.Load(),
+		Epoch:     g.epoch.Load(),
+		Seq:       g.seq.Add(1),
+	}
+	if w&cordonBit != 0 {
+		l.Cordon = CordonSoft
+	}
+	return l
+}
+
+// InFlight returns the number of requests in flight.
+func (g *Gate) InFlight() int { return int(g.word.Load() & inFlightMask) }
+
+// State returns the machine's state.
+func (g *Gate) State() State { return stateOf(g.word.Load()) }
+
+// Sample returns the load and whether anything was admitted since the last Sample, so that a request which came and went
+// between two looks is not taken for idleness. It has one caller: the machine's decider.
+func (g *Gate) Sample() (l Load, used bool) {
+	for {
+		w := g.word.Load()
+		if g.word.CompareAndSwap(w, w&^usedBit) {
+			return g.load(w), w&usedBit != 0
+		}
+	}
+}
+
+// Touched reports whether a request that knew the present soft cordon came all the same: the stop must be aborted.
+func (g *Gate) Touched() bool {
+	w := g.word.Load()
+	return w&cordonBit != 0 && w&touchedBit != 0
+}
+
+// SetLimits changes the limits. What is in flight above a lowered hard limit stays; nothing is admitted until it has left.
+func (g *Gate) SetLimits(l Limits) error {
+	if err := l.validate(); err != nil {
+		return fmt.Errorf("balance: gate: %w", err)
+	}
+	g.mu.Lock()
+	g.soft.Store(int64(l.Soft))
+	g.set(hardMask, uint64(l.Hard)<<hardShift)
+	g.unlock(true)
+	return nil
+}
+
+// StartAnswer is what came of a start command.
+type StartAnswer uint8
+
+// The answers. None of them is an error: views are late, and a start is wanted, not a particular transition.
+const (
+	StartRefused    StartAnswer = iota // the machine ran and ended since the caller looked: look again
+	StartAccepted                      // starting now, under a new epoch
+	StartUnderway                      // already starting
+	StartRunning                       // already started
+	StartRemembered                    // being stopped; it starts again when that is over
+)
+
+var startAnswerNames = [...]string{"refused", "accepted", "already starting", "already started", "remembered"}
+
+// String returns the answer in words.
+func (a StartAnswer) String() string { return name(startAnswerNames[:], uint8(a), "answer") }
+
+// Start moves stopped, suspended or failed to starting under a new epoch, for the caller to carry out with the token.
+// fromEpoch is the epoch the caller saw; a machine that has moved on since answers what it is now.
+func (g *Gate) Start(fromEpoch uint64) (token uint64, a StartAnswer) {
+	g.mu.Lock()
+	switch s := g.State(); {
+	case s == Starting:
+		a = StartUnderway
+	case s == Started:
+		a = StartRunning
+	case s == Stopping || s == Suspending:
+		a = StartRemembered
+		g.set(0, wantedBit)
+	case fromEpoch == g.epoch.Load():
+		a = StartAccepted
+		g.token++
+		token = g.token
+		g.epoch.Add(1) // before the word, see there
+		g.set(stateMask|cordonBit|touchedBit|wantedBit, stateField(Starting))
+	}
+	g.unlock(a == StartAccepted)
+	return token, a
+}
+
+// Ready moves starting to started.
+func (g *Gate) Ready(token uint64) bool { return g.endStart(token, Started) }
+
+// Fail moves starting to failed: the start has come to nothing.
+func (g *Gate) Fail(token uint64) bool { return g.endStart(token, Failed) }
+
+func (g *Gate) endStart(token uint64, to State) bool {
+	g.mu.Lock()
+	ok := token == g.token && g.State() == Starting
+	if ok {
+		g.set(stateMask, stateField(to))
+	}
+	g.unlock(ok)
+	return ok
+}
+
+// Cordon soft-cordons a started machine and returns the generation of the cordon.
+func (g *Gate) Cordon() (gen uint64, ok bool) {
+	g.mu.Lock()
+	w := g.word.Load()
+	if ok = stateOf(w) == Started && w&cordonBit == 0; ok {
+		gen = g.gen.Add(1) // before the word, see there
+		g.set(touchedBit, cordonBit)
+	}
+	g.unlock(ok)
+	return gen, ok
+}
+
+// Uncordon ends the soft cordon of that generation, unless the gate has closed since.
+func (g *Gate) Uncordon(gen uint64) bool {
+	g.mu.Lock()
+	w := g.word.Load()
+	ok := stateOf(w) == Started && w&cordonBit != 0 && gen == g.gen.Load()
+	if ok {
+		g.set(cordonBit|touchedBit, 0)
+	}
+	g.unlock(ok)
+	return ok
+}
+
+// Close moves a machine under the soft cordon of that generation to stopping, or to suspending, if nothing is in flight
+// and nobody touched it. From here on nothing is admitted.
+func (g *Gate) Close(gen uint64, suspend bool) (token uint64, ok bool) {
+	to := Stopping
+	if suspend {
+		to = Suspending
+	}
+	g.mu.Lock()
+	for gen == g.gen.Load() {
+		w := g.word.Load()
+		if stateOf(w) != Started || w&(cordonBit|touchedBit|inFlightMask) != cordonBit {
+			break
+		}
+		if ok = g.word.CompareAndSwap(w, (w&^stateMask|stateField(to))+turnUnit); ok {
+			g.token++
+			token = g.token
+			break
+		}
+	}
+	g.unlock(ok)
+	return token, ok
+}
+
+// CloseNow moves a started machine to stopping whatever is in flight. It is for shutting down and for machines that must
+// go: the caller waits until InFlight is 0, or does not.
+func (g *Gate) CloseNow() (token uint64, ok bool) {
+	g.mu.Lock()
+	if ok = g.State() == Started; ok {
+		g.token++
+		token = g.token
+		g.set(stateMask, stateField(Stopping))
+	}
+	g.unlock(ok)
+	return token, ok
+}
+
+// Closed ends the stop with that token: in suspended where suspended says so, else in stopped. again is true when a start
+// was wanted meanwhile: the caller starts the machine.
+func (g *Gate) Closed(token uint64, suspended bool) (again, ok bool) {
+	to := Stopped
+	if suspended {
+		to = Suspended
+	}
+	g.mu.Lock()
+	if ok = token == g.token && g.closing(); ok {
+		again = g.word.Load()&wantedBit != 0
+		g.set(stateMask|cordonBit|touchedBit|wantedBit, stateField(to))
+	}
+	g.unlock(ok)
+	return again, ok
+}
+
+// Reopen moves stopping or suspending back to started: the driver could not, and the machine still runs.
+func (g *Gate) Reopen(token uint64) bool {
+	g.mu.Lock()
+	ok := token == g.token && g.closing()
+	if ok {
+		g.set(stateMask|cordonBit|touchedBit|wantedBit, stateField(Started))
+	}
+	g.unlock(ok)
+	return ok
+}
+
+// Exited notes that the run of that epoch has ended by itself: to failed where it failed, else to stopped. A late report
+// of an older epoch changes nothing; nor does one during stopping or suspending, whose end Closed tells.
+func (g *Gate) Exited(epoch uint64, failed bool) bool {
+	to := Stopped
+	if failed {
+		to = Failed
+	}
+	g.mu.Lock()
+	s := g.State()
+	ok := epoch == g.epoch.Load() && (s == Starting || s == Started || s == Suspended)
+	if ok {
+		g.token++ // whatever was under way for this run is void
+		g.set(stateMask|cordonBit|touchedBit|wantedBit, stateField(to))
+	}
+	g.unlock(ok)
+	return ok
+}
+
+func (g *Gate) closing() bool { s := g.State(); return s == Stopping || s == Suspending }
+
+// set replaces fields of the word and turns it; the counts beside them may move meanwhile. g.mu is held, so the state and
+// the cordon cannot.
+func (g *Gate) set(clear, set uint64) {
+	for {
+		w := g.word.Load()
+		if g.word.CompareAndSwap(w, (w&^clear|set)+turnUnit) {
+			return
+		}
+	}
+}
+
+func (g *Gate) unlock(changed bool) {
+	g.mu.Unlock()
+	if changed && g.changed != nil {
+		g.changed()
+	}
+}
+
+func stateOf(w uint64) State    { return State(w & stateMask >> stateShift) }
+func stateField(s State) uint64 { return uint64(s) << stateShift }

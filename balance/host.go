@@ -1,0 +1,108 @@
+package balance
+
+import "fmt"
+
+// Host makes this node the owner of m and returns its gate. From then on the row's State, Cordon, CordonGen and Epoch
+// follow the gate, and [Fleet.Edit] changes the rest. The machine begins stopped, whatever the row says.
+func (f *Fleet) Host(m Machine) (*Gate, error) {
+	m.Owner, m.State, m.Cordon, m.CordonGen, m.Epoch = f.node, Stopped, CordonNone, 0, 0
+	if err := m.validate(); err != nil {
+		return nil, err
+	}
+	gate, err := NewGate(m.Limits)
+	if err != nil {
+		return nil, err
+	}
+	err = f.locked(func() error {
+		if _, known := f.app(m.App).entry(m.ID); known {
+			return fmt.Errorf("balance: machine %q of app %q is in the fleet already: choose another ID, or remove it first", m.ID, m.App)
+		}
+		if err := gate.SetLimits(f.app(m.App).snap.Load().app.LimitsOf(m)); err != nil {
+			return err
+		}
+		gate.changed = func() { f.follow(m.App, m.ID, nil) }
+		f.seq++
+		_, err := f.put(m, Version{f.incarnation, f.seq}, gate)
+		return err
+	})
+	if err != nil {
+		return nil, err
+	}
+	f.notify([]AppID{m.App})
+	return gate, nil
+}
+
+// Gate returns the gate of a machine that this node owns, or nil.
+func (f *Fleet) Gate(app AppID, id MachineID) *Gate {
+	a, ok := (*f.apps.Load())[app]
+	if !ok {
+		return nil
+	}
+	e, ok := a.entry(id)
+	if !ok {
+		return nil
+	}
+	return e.gate
+}
+
+// Edit changes the row of a machine that this node owns. What belongs to the machine's identity or to its gate (ID, App,
+// Region, Owner, State, Cordon, CordonGen, Epoch) stays as it is. Edit holds the fleet's lock: do not call back.
+func (f *Fleet) Edit(app AppID, id MachineID, edit func(*Machine)) error {
+	if f.Gate(app, id) == nil {
+		return fmt.Errorf("balance: machine %q of app %q is not owned by node %q: only its owner edits it", id, app, f.node)
+	}
+	err := f.follow(app, id, edit)
+	f.limitGates(app)
+	return err
+}
+
+// limitGates brings the limits of the app's machines into the gates of those that this node owns.
+func (f *Fleet) limitGates(app AppID) {
+	s, ok := f.App(app)
+	if !ok {
+		return
+	}
+	for _, r := range s.regions {
+		for _, m := range r.rows {
+			if m.gate != nil && m.gate.Load().Limits != m.limits {
+				m.gate.SetLimits(m.limits) // valid: the row was
+			}
+		}
+	}
+}
+
+// follow writes the row anew from the gate, and from edit if there is one. It is level-triggered: however many
+// transitions there were, and in whatever order their notices come, the row ends as the gate is.
+func (f *Fleet) follow(app AppID, id MachineID, edit func(*Machine)) error {
+	changed := false
+	err := f.locked(func() error {
+		a := f.app(app)
+		e, ok := a.entry(id)
+		if !ok || e.gate == nil {
+			return nil // removed meanwhile
+		}
+		rows := a.snap.Load().region(e.region)
+		i, _ := (&regionRows{rows: rows}).find(id)
+		m := rows[i].Machine
+		if edit != nil {
+			edit(&m)
+			m.ID, m.App, m.Region, m.Owner = id, app, e.region, f.node
+			if err := m.validate(); err != nil {
+				return err
+			}
+		}
+		l := e.gate.Load()
+		m.State, m.Cordon, m.CordonGen, m.Epoch = l.State, l.Cordon, l.CordonGen, l.Epoch
+		if m == rows[i].Machine {
+			return nil
+		}
+		f.seq++
+		var err error
+		changed, err = f.put(m, Version{f.incarnation, f.seq}, nil)
+		return err
+	})
+	if changed {
+		f.notify([]AppID{app})
+	}
+	return err
+}
