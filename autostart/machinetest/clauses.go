@@ -1,0 +1,332 @@
+package machinetest
+
+import (
+	"context"
+	"net"
+	"sync"
+
+	"github.com/ebbkit/ebb/autostart"
+	"github.com/ebbkit/ebb/balance"
+)
+
+// clauses are the contract: a name for the subtest, the sentence that a failure quotes, and the check.
+var clauses = []struct {
+	name  string
+	text  string
+	check func(*bench)
+}{
+	{"Start/boots", "Start boots a machine and returns the address, host:port, where it will listen", boots},
+	{"Start/running", "Start on a machine that already runs is an error, and the machine runs on", startTwice},
+	{"Start/outlives", "a machine outlives the context of its Start", outlives},
+	{"Start/again", "a machine that was stopped can be started again, at the next epoch", startAgain},
+	{"Start/cancelled", "Start with a context that has ended either works or returns an error and starts nothing", startCancelled},
+	{"Stop/gone", "Stop ends a machine and returns when it is gone", stopGone},
+	{"Stop/idle", "stopping a machine that does not run is no error", stopIdle},
+	{"Stop/epoch", "an exit carries the machine's ID, the epoch of the start that ended, and a reason", exitFields},
+	{"Suspend/resume", "Suspend freezes a machine so that a later Start resumes it; a driver that cannot returns an error matching errors.ErrUnsupported", suspendResume},
+	{"Suspend/unsupported", "after a Suspend that is not supported the machine still runs", suspendUnsupported},
+	{"Suspend/idle", "suspending a machine that does not run is an error", suspendIdle},
+	{"Suspend/stop", "Stop ends a suspended machine, and its next start is a cold boot", suspendStop},
+	{"Suspend/epoch", "a suspension is no exit; the exit carries the epoch of the last resume", suspendEpoch},
+	{"Watch/ends", "Watch runs until its context ends and then returns nil", watchEnds},
+	{"Watch/once", "Watch reports every machine that ends, once for each start", watchOnce},
+	{"Watch/several", "each of several Watches is told", watchSeveral},
+	{"Watch/crash", "Watch reports a machine that ended by itself, which can then be started again", watchCrash},
+	{"Watch/calls", "exited may call the driver", watchCalls},
+	{"Machines/apart", "operations on different machines may run at once, and each machine has its own address", apart},
+}
+
+func boots(b *bench) {
+	m := b.NewMachine()
+	boot := b.start(&m, autostart.Cold)
+	if host, port, err := net.SplitHostPort(boot.Addr); err != nil || host == "" || port == "" || port == "0" {
+		b.broken("Start(%s) returned the address %q (%v)", m.ID, boot.Addr, err)
+	}
+	b.stop(m)
+}
+
+func startTwice(b *bench) {
+	m := b.NewMachine()
+	b.start(&m, autostart.Cold)
+	next := m
+	next.Epoch++
+	if boot, err := b.Driver.Start(b.ctx, next); err == nil {
+		b.broken("a second Start(%s) returned %+v and no error", m.ID, boot)
+	}
+	b.listens(m)
+	w := b.watch()
+	b.stop(m)
+	if e := w.want(m); e.Epoch != m.Epoch {
+		b.broken("the refused Start changed the epoch of the exit to %d, want %d", e.Epoch, m.Epoch)
+	}
+}
+
+func outlives(b *bench) {
+	w := b.watch()
+	m := b.NewMachine()
+	m.Epoch++
+	ctx, cancel := context.WithCancel(b.ctx)
+	boot, err := b.Driver.Start(ctx, m)
+	cancel()
+	if err != nil {
+		b.broken("Start(%s): %v", m.ID, err)
+	}
+	m.Addr = boot.Addr
+	b.listens(m)
+	// What a driver does when ctx ends, it may do later; the life of a whole second machine gives it time.
+	other := b.NewMachine()
+	b.start(&other, autostart.Cold)
+	b.stop(other)
+	w.want(other)
+	b.listens(m)
+	b.stop(m)
+	w.want(m)
+	w.wantOnce(start{other.ID, 1}, start{m.ID, 1})
+}
+
+func startAgain(b *bench) {
+	w := b.watch()
+	m := b.NewMachine()
+	for range 3 {
+		b.start(&m, autostart.Cold)
+		b.stop(m)
+		w.want(m)
+	}
+	w.wantOnce(start{m.ID, 1}, start{m.ID, 2}, start{m.ID, 3})
+}
+
+func startCancelled(b *bench) {
+	m := b.NewMachine()
+	m.Epoch++
+	ctx, cancel := context.WithCancel(b.ctx)
+	cancel()
+	boot, err := b.Driver.Start(ctx, m)
+	if err == nil {
+		m.Addr = boot.Addr
+		b.listens(m)
+		b.stop(m)
+	}
+	b.start(&m, autostart.Cold) // fails where the refused one runs after all
+	b.stop(m)
+}
+
+func stopGone(b *bench) {
+	m := b.NewMachine()
+	b.start(&m, autostart.Cold)
+	b.stop(m)
+	b.silent(m)
+}
+
+func stopIdle(b *bench) {
+	m := b.NewMachine()
+	b.stop(m) // never started
+	b.start(&m, autostart.Cold)
+	b.stop(m)
+	b.stop(m)
+}
+
+func exitFields(b *bench) {
+	w := b.watch()
+	m := b.NewMachine()
+	m.Epoch = 41
+	b.start(&m, autostart.Cold)
+	b.stop(m)
+	checkExit(b, w.want(m))
+}
+
+// checkExit checks what every exit must hold.
+func checkExit(b *bench, e autostart.Exit) {
+	b.Helper()
+	if e.Reason == "" {
+		b.broken("the exit %+v has no reason", e)
+	}
+	if (e.Code == -1) != (e.Signal != "") {
+		b.broken("the exit %+v: the code must be -1 when a signal ended the machine, and only then", e)
+	}
+}
+
+func suspendResume(b *bench) {
+	m := b.NewMachine()
+	b.start(&m, autostart.Cold)
+	for range 3 {
+		b.suspends(m)
+		b.start(&m, autostart.Resume)
+	}
+	if boot, err := b.Driver.Start(b.ctx, m); err == nil {
+		b.broken("Start(%s) of a machine that was resumed and runs returned %+v and no error", m.ID, boot)
+	}
+	b.stop(m)
+	b.silent(m)
+}
+
+func suspendUnsupported(b *bench) {
+	m := b.NewMachine()
+	b.start(&m, autostart.Cold)
+	if b.Driver.Suspend(b.ctx, m) == nil {
+		b.stop(m)
+		b.Skip("the driver suspends")
+	}
+	b.listens(m)
+	b.stop(m)
+}
+
+func suspendIdle(b *bench) {
+	m := b.NewMachine()
+	if b.Driver.Suspend(b.ctx, m) == nil {
+		b.broken("Suspend(%s), which never ran, returned no error", m.ID)
+	}
+	b.start(&m, autostart.Cold)
+	b.stop(m)
+	if b.Driver.Suspend(b.ctx, m) == nil {
+		b.broken("Suspend(%s), which was stopped, returned no error", m.ID)
+	}
+}
+
+func suspendStop(b *bench) {
+	w := b.watch()
+	m := b.NewMachine()
+	b.start(&m, autostart.Cold)
+	b.suspends(m)
+	b.stop(m)
+	w.want(m)
+	b.start(&m, autostart.Cold)
+	b.stop(m)
+	w.want(m)
+	w.wantOnce(start{m.ID, 1}, start{m.ID, 2})
+}
+
+func suspendEpoch(b *bench) {
+	w := b.watch()
+	m := b.NewMachine()
+	b.start(&m, autostart.Cold)
+	b.suspends(m)
+	b.start(&m, autostart.Resume)
+	b.suspends(m)
+	b.start(&m, autostart.Resume)
+	b.stop(m)
+	checkExit(b, w.want(m))
+	w.wantOnce(start{m.ID, 3})
+}
+
+func watchEnds(b *bench) {
+	w := b.watch()
+	m := b.NewMachine()
+	b.start(&m, autostart.Cold)
+	b.stop(m)
+	w.want(m)
+	if err := w.end(); err != nil {
+		b.broken("Watch: %v", err)
+	}
+}
+
+func watchOnce(b *bench) {
+	w := b.watch()
+	var starts []start
+	for range 3 {
+		m := b.NewMachine()
+		b.start(&m, autostart.Cold)
+		b.stop(m)
+		b.stop(m)
+		w.want(m)
+		starts = append(starts, start{m.ID, m.Epoch})
+	}
+	w.wantOnce(starts...)
+}
+
+func watchSeveral(b *bench) {
+	first, second := b.watch(), b.watch()
+	m := b.NewMachine()
+	b.start(&m, autostart.Cold)
+	b.stop(m)
+	first.want(m)
+	second.want(m)
+	if err := first.end(); err != nil {
+		b.broken("Watch: %v", err)
+	}
+	b.start(&m, autostart.Cold)
+	b.stop(m)
+	second.want(m)
+}
+
+func watchCrash(b *bench) {
+	if b.Crash == nil {
+		b.Skip("Subject.Crash is nil")
+	}
+	w := b.watch()
+	m := b.NewMachine()
+	for range 2 {
+		b.start(&m, autostart.Cold)
+		b.crash(m)
+		checkExit(b, w.want(m))
+		b.stop(m)
+	}
+	w.wantOnce(start{m.ID, 1}, start{m.ID, 2})
+}
+
+func watchCalls(b *bench) {
+	m := b.NewMachine()
+	stopped := make(chan error, 1)
+	w := b.watch(func(e autostart.Exit) {
+		if e.ID == m.ID {
+			stopped <- b.Driver.Stop(b.ctx, m) // no error: it does not run
+		}
+	})
+	b.start(&m, autostart.Cold)
+	b.stop(m)
+	w.want(m)
+	select {
+	case err := <-stopped:
+		if err != nil {
+			b.broken("Stop of an ended machine from exited: %v", err)
+		}
+	case <-b.ctx.Done():
+		b.broken("a Stop from exited has not returned after %v", b.Timeout)
+	}
+}
+
+func apart(b *bench) {
+	w := b.watch()
+	machines := make([]balance.Machine, 8)
+	errs := make([]error, len(machines))
+	at := make(map[string]balance.MachineID)
+	var all sync.WaitGroup
+	for i := range machines {
+		machines[i] = b.NewMachine()
+		machines[i].Epoch = 1
+		all.Go(func() {
+			boot, err := b.Driver.Start(b.ctx, machines[i])
+			machines[i].Addr, errs[i] = boot.Addr, err
+		})
+	}
+	all.Wait()
+	for i, m := range machines {
+		if errs[i] != nil {
+			b.broken("Start(%s) beside others: %v", m.ID, errs[i])
+		}
+		if other, taken := at[m.Addr]; taken {
+			b.broken("%s and %s both have the address %s", m.ID, other, m.Addr)
+		}
+		at[m.Addr] = m.ID
+		b.listens(m)
+	}
+	b.stop(machines[0])
+	b.silent(machines[0])
+	for i, m := range machines[1:] {
+		b.listens(m)
+		all.Go(func() { errs[i+1] = b.Driver.Stop(b.ctx, m) })
+	}
+	all.Wait()
+	var starts []start
+	for i, m := range machines {
+		if errs[i] != nil {
+			b.broken("Stop(%s) beside others: %v", m.ID, errs[i])
+		}
+		starts = append(starts, start{m.ID, 1})
+	}
+	for _, m := range machines {
+		if w.seen[start{m.ID, 1}] == 0 {
+			w.want(m)
+		}
+	}
+	w.wantOnce(starts...)
+}

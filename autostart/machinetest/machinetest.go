@@ -1,0 +1,267 @@
+// Package machinetest checks that an [autostart.Driver] keeps the contract which the rest of the library relies on.
+//
+//	func TestMyDriver(t *testing.T) {
+//		machinetest.TestDriver(t, func(t *testing.T) machinetest.Subject {
+//			d := mydriver.New(…)
+//			t.Cleanup(d.Close)
+//			return machinetest.Subject{Driver: d, NewMachine: …}
+//		})
+//	}
+//
+// Each clause of the contract is a subtest of its own. The suite sleeps nowhere: it waits for events and asks ports,
+// up to a timeout that only a failing driver reaches.
+package machinetest
+
+import (
+	"cmp"
+	"context"
+	"errors"
+	"fmt"
+	"net"
+	"testing"
+	"time"
+
+	"github.com/ebbkit/ebb/autostart"
+	"github.com/ebbkit/ebb/balance"
+)
+
+// Subject is a driver under test and what the suite has to know about it.
+type Subject struct {
+	// Driver is the driver. Each clause gets a new Subject and leaves no machine of it running, unless it fails.
+	Driver autostart.Driver
+	// NewMachine returns a machine that has never run, with an ID of its own. When it runs, it shall accept TCP
+	// connections at the address that Start returns, and it shall not end by itself.
+	NewMachine func() balance.Machine
+	// Crash makes a running machine end in another way than by the driver. addr is where it listens. Nil skips the
+	// clauses about machines that end by themselves.
+	Crash func(m balance.Machine, addr string) error
+	// Timeout bounds each wait; 0 means one minute. It may be long: a driver that works does not reach it.
+	Timeout time.Duration
+}
+
+// TestDriver runs all clauses against the drivers that newSubject returns, one for each.
+func TestDriver(t *testing.T, newSubject func(t *testing.T) Subject) {
+	for _, c := range clauses {
+		t.Run(c.name, func(t *testing.T) {
+			s := newSubject(t)
+			if s.Driver == nil || s.NewMachine == nil {
+				t.Fatal("machinetest: Subject.Driver and Subject.NewMachine must be set")
+			}
+			s.Timeout = cmp.Or(s.Timeout, time.Minute)
+			ctx, cancel := context.WithTimeout(context.Background(), s.Timeout) // not t's: cleanups use it
+			t.Cleanup(cancel)
+			c.check(&bench{T: t, Subject: s, ctx: ctx, clause: c.text, scratch: make(map[balance.MachineID]bool)})
+		})
+	}
+}
+
+// bench is what a clause works with.
+type bench struct {
+	*testing.T
+	Subject
+	ctx     context.Context // ends with the timeout
+	clause  string
+	scratch map[balance.MachineID]bool // machines that watches began with
+}
+
+// broken ends the test with the clause and what happened instead.
+func (b *bench) broken(format string, args ...any) {
+	b.Helper()
+	b.Fatalf("the contract says: %s\nbut: %s", b.clause, fmt.Sprintf(format, args...))
+}
+
+// start starts m at its next epoch, checks the answer and waits until the machine accepts connections.
+func (b *bench) start(m *balance.Machine, kind autostart.BootKind) autostart.Booting {
+	b.Helper()
+	m.Epoch++
+	boot, err := b.Driver.Start(b.ctx, *m)
+	if err != nil {
+		b.broken("Start(%s at epoch %d): %v", m.ID, m.Epoch, err)
+	}
+	if boot.Kind != kind {
+		b.broken("Start(%s at epoch %d) is a %v boot, want a %v one", m.ID, m.Epoch, boot.Kind, kind)
+	}
+	m.Addr = boot.Addr
+	b.listens(*m)
+	return boot
+}
+
+// stop stops m.
+func (b *bench) stop(m balance.Machine) {
+	b.Helper()
+	if err := b.Driver.Stop(b.ctx, m); err != nil {
+		b.broken("Stop(%s at epoch %d): %v", m.ID, m.Epoch, err)
+	}
+}
+
+// listens waits until something accepts connections at m.Addr.
+func (b *bench) listens(m balance.Machine) {
+	b.Helper()
+	for {
+		err := b.dial(m.Addr)
+		if err == nil {
+			return
+		}
+		b.pause("%s accepts no connection at %q: %v", m.ID, m.Addr, err)
+	}
+}
+
+// silent checks that nothing accepts connections at m.Addr.
+func (b *bench) silent(m balance.Machine) {
+	b.Helper()
+	if b.dial(m.Addr) == nil {
+		b.broken("%s still accepts connections at %s", m.ID, m.Addr)
+	}
+}
+
+func (b *bench) dial(addr string) error {
+	var d net.Dialer
+	conn, err := d.DialContext(b.ctx, "tcp", addr)
+	if err == nil {
+		_ = conn.Close()
+	}
+	return err
+}
+
+// pause waits a little, or ends the test with what it waited for when the timeout has passed.
+func (b *bench) pause(format string, args ...any) {
+	b.Helper()
+	tick := time.NewTimer(2 * time.Millisecond)
+	defer tick.Stop()
+	select {
+	case <-tick.C:
+	case <-b.ctx.Done():
+		b.broken("after %v "+format, append([]any{b.Timeout}, args...)...)
+	}
+}
+
+// suspends suspends m and skips the test when the driver cannot.
+func (b *bench) suspends(m balance.Machine) {
+	b.Helper()
+	err := b.Driver.Suspend(b.ctx, m)
+	if errors.Is(err, errors.ErrUnsupported) {
+		b.stop(m)
+		b.Skip("the driver does not suspend")
+	}
+	if err != nil {
+		b.broken("Suspend(%s at epoch %d): %v", m.ID, m.Epoch, err)
+	}
+}
+
+// crash makes m end by itself and skips the test when that is not possible.
+func (b *bench) crash(m balance.Machine) {
+	b.Helper()
+	if err := b.Crash(m, m.Addr); err != nil {
+		b.Fatalf("machinetest: Subject.Crash(%s): %v", m.ID, err)
+	}
+}
+
+// watch is a Watch under way.
+type watch struct {
+	b     *bench
+	exits chan autostart.Exit
+	end   func() error // ends it and returns what Watch returned
+	seen  map[start]int
+}
+
+// start names one start of one machine.
+type start struct {
+	id    balance.MachineID
+	epoch uint64
+}
+
+// watch begins to watch and returns when the driver reports exits to it. Each exit also goes to the funcs. Watches still
+// open at the end of the test are ended.
+func (b *bench) watch(exited ...func(autostart.Exit)) *watch {
+	b.Helper()
+	ctx, cancel := context.WithCancel(b.ctx)
+	w := &watch{b: b, exits: make(chan autostart.Exit, 10_000), seen: make(map[start]int)}
+	result := make(chan error, 1)
+	go func() {
+		result <- b.Driver.Watch(ctx, func(e autostart.Exit) {
+			w.exits <- e
+			for _, f := range exited {
+				f(e)
+			}
+		})
+	}()
+	w.end = func() error {
+		cancel()
+		select {
+		case err := <-result:
+			result <- err
+			return err
+		case <-b.ctx.Done():
+			return fmt.Errorf("has not returned %v after its context ended", b.Timeout)
+		}
+	}
+	b.Cleanup(func() {
+		if err := w.end(); err != nil {
+			b.Errorf("machinetest: Watch: %v", err)
+		}
+	})
+	// Nothing tells that a Watch has begun but its reports, and a driver may forget what ends before: machines of no
+	// interest end until one of them is reported.
+	scratch := b.NewMachine()
+	b.scratch[scratch.ID] = true
+	for {
+		scratch.Epoch++
+		if _, err := b.Driver.Start(b.ctx, scratch); err != nil {
+			b.broken("Start(%s at epoch %d): %v", scratch.ID, scratch.Epoch, err)
+		}
+		b.stop(scratch)
+		select {
+		case e := <-w.exits:
+			w.note(e)
+			return w
+		default:
+			b.pause("Watch has reported none of the %d machines that were stopped", scratch.Epoch)
+		}
+	}
+}
+
+// note counts e.
+func (w *watch) note(e autostart.Exit) {
+	if !w.b.scratch[e.ID] {
+		w.seen[start{e.ID, e.Epoch}]++
+	}
+}
+
+// want waits for the exit of m's last start.
+func (w *watch) want(m balance.Machine) autostart.Exit {
+	w.b.Helper()
+	for {
+		select {
+		case e := <-w.exits:
+			w.note(e)
+			if e.ID == m.ID && e.Epoch == m.Epoch {
+				return e
+			}
+		case <-w.b.ctx.Done():
+			w.b.broken("no exit of %s at epoch %d was reported within %v; those reported: %v", m.ID, m.Epoch, w.b.Timeout, w.seen)
+		}
+	}
+}
+
+// wantOnce checks that want has seen just one exit of each of the starts, and none besides.
+func (w *watch) wantOnce(starts ...start) {
+	w.b.Helper()
+	for {
+		select {
+		case e := <-w.exits:
+			w.note(e)
+			continue
+		default:
+		}
+		break
+	}
+	for _, s := range starts {
+		if n := w.seen[s]; n != 1 {
+			w.b.broken("%d exits of %s at epoch %d were reported, want 1", n, s.id, s.epoch)
+		}
+		delete(w.seen, s)
+	}
+	for s := range w.seen {
+		w.b.broken("an exit of %s at epoch %d was reported, which did not end", s.id, s.epoch)
+	}
+}

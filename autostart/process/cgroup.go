@@ -1,0 +1,49 @@
+package process
+
+import (
+	"path"
+	"strconv"
+	"strings"
+)
+
+// counterFile is a file that counts processes killed for want of memory, and the key of the line that holds the number.
+type counterFile struct{ path, key string }
+
+// counterFiles returns where the kills that concern a process may be counted, the narrowest place first. cgroup is the
+// text of its /proc/<pid>/cgroup. Inside a container the paths there may be those of the host, while the container sees
+// its own group as the root: so each group is also looked for there. The host's count is the last resort.
+func counterFiles(cgroup string) []counterFile {
+	var files []counterFile
+	add := func(dir, group, file string) {
+		files = append(files, counterFile{path.Join(dir, group, file), "oom_kill"})
+		if group != "/" {
+			files = append(files, counterFile{path.Join(dir, file), "oom_kill"})
+		}
+	}
+	for line := range strings.Lines(cgroup) {
+		fields := strings.SplitN(strings.TrimSpace(line), ":", 3)
+		if len(fields) != 3 {
+			continue
+		}
+		for controller := range strings.SplitSeq(fields[1], ",") {
+			switch {
+			case fields[0] == "0" && controller == "":
+				add("/sys/fs/cgroup", fields[2], "memory.events")
+			case controller == "memory":
+				add("/sys/fs/cgroup/memory", fields[2], "memory.oom_control")
+			}
+		}
+	}
+	return append(files, counterFile{"/proc/vmstat", "oom_kill"})
+}
+
+// counter returns the number behind key in text, which holds a key and a number per line.
+func counter(text, key string) (n uint64, ok bool) {
+	for line := range strings.Lines(text) {
+		if k, v, found := strings.Cut(strings.TrimSpace(line), " "); found && k == key {
+			n, err := strconv.ParseUint(v, 10, 64)
+			return n, err == nil
+		}
+	}
+	return 0, false
+}

@@ -1,0 +1,417 @@
+package process
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"net"
+	"os"
+	"os/exec"
+	"strconv"
+	"sync"
+	"time"
+
+	"github.com/ebbkit/ebb/autostart"
+	"github.com/ebbkit/ebb/autostart/process/internal/guard"
+	"github.com/ebbkit/ebb/balance"
+)
+
+// ErrClosed is returned by Start after Shutdown or Close.
+var ErrClosed = errors.New("process: driver is closed")
+
+// killPatience is how long a group that got SIGKILL may take to go. It goes at once unless the kernel holds a member, for
+// instance in a read from a file server that does not answer; then Stop reports that instead of waiting for ever.
+const killPatience = 10 * time.Second
+
+// outputPatience is how long output is read on after a machine has ended. Only a process that left the machine's group can
+// still hold its end of the pipe, or a writer of the caller's that blocks.
+const outputPatience = 500 * time.Millisecond
+
+// Driver runs machines as child processes. It is an [autostart.Driver]; make one with [New] and end it with Shutdown or
+// Close. Its methods may be called from any goroutine; operations on one machine must follow one another.
+type Driver struct {
+	command command
+	exits   exits
+
+	mu       sync.Mutex
+	children map[balance.MachineID]*child
+	closed   bool
+	running  sync.WaitGroup // one for each child, until its exit is reported
+
+	// The means to create children, made by the first Start. creating is held while they are made and ended.
+	creating sync.Mutex
+	creator  *creator
+	guard    *guard.Guard // nil with Config.NoGuard
+}
+
+var _ autostart.Driver = (*Driver)(nil)
+
+// child is one process group, from the call of Start to the report of its exit. Driver.mu guards what changes.
+type child struct {
+	id      balance.MachineID
+	port    int
+	addr    string
+	started time.Time
+	memory  memoryWatch
+	gone    chan struct{} // closed when its exit has been reported
+
+	cmd       *exec.Cmd // nil while it is being created
+	epoch     uint64
+	suspended bool
+	asked     bool          // the driver was told to end it
+	overdue   time.Duration // see ending
+	killed    bool          // the driver sent SIGKILL
+}
+
+// Start runs the command for m, or lets it run on where it is suspended. m.Epoch is given to the machine in its
+// environment at a cold start; after a resume it still has the old one there. It waits for nothing but the creation of the
+// process. The machine outlives ctx.
+func (d *Driver) Start(ctx context.Context, m balance.Machine) (autostart.Booting, error) {
+	if m.ID == "" {
+		return autostart.Booting{}, errors.New("process: start of a machine without an ID: set Machine.ID")
+	}
+	if err := ctx.Err(); err != nil {
+		return autostart.Booting{}, fmt.Errorf("process: start %s: %w", m.ID, err)
+	}
+	c, resumed, err := d.claim(m)
+	if err != nil {
+		return autostart.Booting{}, err
+	}
+	if resumed {
+		return autostart.Booting{Addr: c.addr, Kind: autostart.Resume}, nil
+	}
+	if err := d.create(c, m); err != nil {
+		d.mu.Lock()
+		delete(d.children, m.ID)
+		d.mu.Unlock()
+		if c.port != 0 {
+			ports.release(c.port)
+		}
+		close(c.gone)
+		d.running.Done()
+		return autostart.Booting{}, fmt.Errorf("process: start %s: %w", m.ID, err)
+	}
+	return autostart.Booting{Addr: c.addr, Kind: autostart.Cold}, nil
+}
+
+// claim resumes m's process where it is suspended, and makes an entry for a new one where there is none.
+func (d *Driver) claim(m balance.Machine) (c *child, resumed bool, err error) {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	if d.closed {
+		return nil, false, ErrClosed
+	}
+	if c, ok := d.children[m.ID]; ok {
+		if !c.suspended {
+			return nil, false, fmt.Errorf("process: start %s at epoch %d: it already runs, since epoch %d", m.ID, m.Epoch, c.epoch)
+		}
+		if err := signalGroup(c.cmd.Process, sigCont); err != nil {
+			return nil, false, fmt.Errorf("process: resume %s: %w", m.ID, err)
+		}
+		c.suspended, c.epoch = false, m.Epoch
+		return c, true, nil
+	}
+	c = &child{id: m.ID, epoch: m.Epoch, gone: make(chan struct{})}
+	d.children[m.ID] = c
+	d.running.Add(1)
+	return c, false, nil
+}
+
+// create runs the command for c.
+func (d *Driver) create(c *child, m balance.Machine) error {
+	creator, g, err := d.means()
+	if err != nil {
+		return err
+	}
+	if c.port, err = ports.take(d.command.host); err != nil {
+		return err
+	}
+	c.addr = net.JoinHostPort(d.command.host, strconv.Itoa(c.port))
+	cmd, err := d.command.cmd(variables{strconv.Itoa(c.port), string(m.ID), m.Region, strconv.FormatUint(m.Epoch, 10), string(m.App)})
+	if err != nil {
+		return err
+	}
+	err = creator.do(func() error {
+		if err := cmd.Start(); err != nil {
+			return explainStart(err)
+		}
+		c.started = time.Now()
+		if g == nil {
+			return nil
+		}
+		// Without delay: until the guard knows of it, only the parent-death signal protects it.
+		if err := g.Add(cmd.Process.Pid); err != nil {
+			_ = killGroup(cmd.Process)
+			_ = cmd.Wait()
+			return err
+		}
+		return nil
+	})
+	if err != nil {
+		return err
+	}
+	c.memory = watchMemory(cmd.Process.Pid)
+	d.mu.Lock()
+	c.cmd = cmd
+	closed := d.closed
+	if closed { // by a Close that found nothing to kill yet
+		c.asked = true
+		d.kill(c)
+	}
+	d.mu.Unlock()
+	go d.await(c, g)
+	return nil
+}
+
+// means returns what children are created with. The first call makes it.
+func (d *Driver) means() (*creator, *guard.Guard, error) {
+	d.creating.Lock()
+	defer d.creating.Unlock()
+	if d.creator != nil {
+		return d.creator, d.guard, nil
+	}
+	if !d.command.noGuard {
+		g, err := guard.Start()
+		if err != nil {
+			return nil, nil, fmt.Errorf("%w: the program must be able to execute itself again; Config.NoGuard does without", err)
+		}
+		d.guard = g
+	}
+	d.creator = newCreator()
+	return d.creator, d.guard, nil
+}
+
+// cmd returns the command for a machine with these variables.
+func (c *command) cmd(v variables) (*exec.Cmd, error) {
+	words := make([]string, len(c.words))
+	for i, w := range c.words {
+		words[i] = v.expand(w)
+	}
+	path := c.path
+	if path == "" {
+		var err error
+		if path, err = lookPath(words[0], c.dir); err != nil {
+			return nil, fmt.Errorf("%s: %w", c.field, err)
+		}
+	}
+	env := os.Environ()
+	for _, kv := range c.env {
+		env = append(env, v.expand(kv))
+	}
+	return &exec.Cmd{
+		Path:        path,
+		Args:        words,
+		Env:         append(env, v.environ()...),
+		Dir:         c.dir,
+		Stdout:      c.out,
+		Stderr:      c.err,
+		WaitDelay:   outputPatience,
+		SysProcAttr: attributes(),
+	}, nil
+}
+
+// await waits for the end of c, clears up and reports it. Where the system allows it, this happens while the process has
+// ended but still holds its number: then no signal can meet a stranger who got the number next.
+func (d *Driver) await(c *child, g *guard.Guard) {
+	defer d.running.Done()
+	defer close(c.gone)
+	reaped := !awaitExit(c.cmd.Process.Pid)
+	if reaped {
+		_ = c.cmd.Wait()
+	}
+	d.mu.Lock()
+	delete(d.children, c.id)     // from here on nothing else signals it
+	_ = killGroup(c.cmd.Process) // what it has left behind
+	life := time.Since(c.started)
+	d.mu.Unlock()
+	if g != nil {
+		g.Remove(c.cmd.Process.Pid)
+	}
+	if !reaped {
+		_ = c.cmd.Wait() // its error says what ProcessState says, or that output was cut off
+	}
+
+	e := ending{life: life, asked: c.asked, overdue: c.overdue}
+	e.code, e.signal = outcome(c.cmd.ProcessState)
+	e.memory = !c.killed && e.signal == killedName && c.memory.killed()
+	if !c.asked && e.code > 0 && life < youngest && tryPort(d.command.host, c.port) != nil {
+		e.portTaken = c.port
+	}
+	ports.release(c.port)
+	d.exits.add(autostart.Exit{ID: c.id, Epoch: c.epoch, Code: e.code, Signal: e.signal, Reason: e.reason()})
+}
+
+// Stop asks m's process group to end with Config.StopSignal and kills it with SIGKILL after Config.StopTimeout, or as soon
+// as ctx ends: a caller in a hurry ends it. Suspended machines are woken for that. It returns when the machine is gone; an
+// error means that even SIGKILL could not end it, and that its exit will be reported if it goes later.
+func (d *Driver) Stop(ctx context.Context, m balance.Machine) error {
+	d.mu.Lock()
+	c := d.children[m.ID]
+	if c != nil && c.cmd == nil {
+		d.mu.Unlock()
+		return fmt.Errorf("process: stop %s: its Start has not returned", m.ID)
+	}
+	d.mu.Unlock()
+	if c == nil {
+		return nil
+	}
+	return d.end(ctx, c)
+}
+
+// end stops c and waits for it.
+func (d *Driver) end(ctx context.Context, c *child) error {
+	begin := time.Now()
+	d.mu.Lock()
+	if d.children[c.id] == c {
+		c.asked = true
+		if d.command.stopTimeout > 0 && ctx.Err() == nil {
+			_ = signalGroup(c.cmd.Process, d.command.stopSignal)
+			_ = signalGroup(c.cmd.Process, sigCont) // a stopped process would keep the first signal for later
+		}
+	}
+	d.mu.Unlock()
+	if d.command.stopTimeout > 0 {
+		grace := time.NewTimer(d.command.stopTimeout)
+		defer grace.Stop()
+		select {
+		case <-c.gone:
+			return nil
+		case <-ctx.Done():
+		case <-grace.C:
+		}
+	}
+	d.mu.Lock()
+	if d.children[c.id] == c {
+		c.overdue = time.Since(begin).Round(time.Millisecond)
+		d.kill(c)
+	}
+	d.mu.Unlock()
+	patience := time.NewTimer(killPatience)
+	defer patience.Stop()
+	select {
+	case <-c.gone:
+		return nil
+	case <-patience.C:
+		return fmt.Errorf("process: stop %s: process %d is still there %v after SIGKILL: the kernel holds it", c.id, c.cmd.Process.Pid, killPatience)
+	}
+}
+
+// kill sends SIGKILL to c's group. d.mu is held and c is among d.children.
+func (d *Driver) kill(c *child) {
+	c.killed = true
+	_ = killGroup(c.cmd.Process)
+}
+
+// Suspend stops m's process group with SIGSTOP and returns when it rests. When ctx ends before, the machine runs on and
+// the error is ctx's.
+func (d *Driver) Suspend(ctx context.Context, m balance.Machine) error {
+	if !canSuspend {
+		return fmt.Errorf("process: suspend %s: %w on this system", m.ID, errors.ErrUnsupported)
+	}
+	c, err := d.freeze(m.ID)
+	if err != nil || c == nil {
+		return err
+	}
+	// Polled, since a wait that cannot be interrupted would outlive ctx. It mostly rests at the first look.
+	pause := time.NewTimer(0)
+	defer pause.Stop()
+	for wait := 100 * time.Microsecond; ; wait = min(2*wait, 20*time.Millisecond) {
+		if done, err := d.frozen(ctx, c); done {
+			return err
+		}
+		pause.Reset(wait)
+		select {
+		case <-ctx.Done():
+		case <-pause.C:
+		}
+	}
+}
+
+// freeze sends SIGSTOP. It returns nil where there is nothing left to do.
+func (d *Driver) freeze(id balance.MachineID) (*child, error) {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	c := d.children[id]
+	switch {
+	case c == nil || c.cmd == nil:
+		return nil, fmt.Errorf("process: suspend %s: it does not run", id)
+	case c.suspended:
+		return nil, nil
+	}
+	if err := signalGroup(c.cmd.Process, sigStop); err != nil {
+		return nil, fmt.Errorf("process: suspend %s: %w", id, err)
+	}
+	return c, nil
+}
+
+// frozen reports whether c has come to rest, or will not.
+func (d *Driver) frozen(ctx context.Context, c *child) (done bool, err error) {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	if d.children[c.id] != c {
+		return true, fmt.Errorf("process: suspend %s: it ended", c.id)
+	}
+	if isStopped(c.cmd.Process.Pid) {
+		c.suspended = true
+		return true, nil
+	}
+	if err := ctx.Err(); err != nil {
+		_ = signalGroup(c.cmd.Process, sigCont)
+		return true, fmt.Errorf("process: suspend %s: %w", c.id, err)
+	}
+	return false, nil
+}
+
+// Watch calls exited for every machine that ends, until ctx ends, and returns nil. Each of several Watches is told of
+// every machine that ends while it runs. A machine that ended while there was no Watch is reported to the next one; the
+// last 10,000 such are kept. A start has one exit; a suspension none, so the epoch is that of the last start or resume.
+// Out of memory is told by a heuristic: the machine got a SIGKILL that this driver did not send, and the system's count of
+// processes killed for want of memory (of the machine's control group, or of the host where that cannot be read) has grown
+// since its start.
+func (d *Driver) Watch(ctx context.Context, exited func(autostart.Exit)) error {
+	d.exits.watch(ctx, exited)
+	return nil
+}
+
+// Shutdown stops all machines as Stop does, all at once, and leaves nothing behind: no process, thread or goroutine. When
+// ctx ends it hurries: what is left is killed. Watches stay; they are told of the machines that end. The error names
+// machines that could not be ended.
+func (d *Driver) Shutdown(ctx context.Context) error {
+	d.mu.Lock()
+	d.closed = true
+	var left []*child
+	for _, c := range d.children {
+		if c.cmd != nil { // else its Start kills it
+			left = append(left, c)
+		}
+	}
+	d.mu.Unlock()
+	errs := make([]error, len(left))
+	var ends sync.WaitGroup
+	for i, c := range left {
+		ends.Go(func() { errs[i] = d.end(ctx, c) })
+	}
+	ends.Wait()
+	if err := errors.Join(errs...); err != nil {
+		return err // the thread and the guard stay: they are all that binds those machines to this process
+	}
+	d.running.Wait()
+	d.creating.Lock()
+	defer d.creating.Unlock()
+	if d.creator != nil {
+		d.creator.close()
+		d.creator = nil
+	}
+	if d.guard != nil {
+		d.guard.Close()
+		d.guard = nil
+	}
+	return nil
+}
+
+// Close kills all machines at once and leaves nothing behind, as Shutdown does. Closing twice is harmless.
+func (d *Driver) Close() error {
+	ctx, cancel := context.WithCancel(context.Background())
+	cancel()
+	return d.Shutdown(ctx)
+}

@@ -1,0 +1,225 @@
+// Package process drives machines that are child processes of this one: the driver for examples, tests and single hosts.
+//
+// Every start runs the same command, without a shell, in a process group of its own, with a free port it shall listen on
+// in its environment and, where the command names it, in its words:
+//
+//	driver, err := process.New(process.Config{Command: "python3 -m http.server $PORT --bind 127.0.0.1"})
+//
+// A suspended machine is a stopped process group (SIGSTOP), which keeps its memory, its port and its connections.
+//
+// # No orphans
+//
+// The machines end with this process, even when it is killed by SIGKILL. Two things see to it. The kernel sends each child
+// SIGKILL when the thread that created it ends (Linux only; so one thread, which lives as long as the driver, creates them
+// all), and a small helper process kills the whole group, grandchildren included, when a pipe from this process ends. The
+// helper is this binary executed again, under the name ebb-guard, which happens in an init function before main; see
+// Config.NoGuard. Out of reach is what leaves its process group on purpose, such as a daemon that calls setsid.
+//
+// # Systems
+//
+// On Linux everything works as documented. On darwin there is no parent-death signal and no out-of-memory report, and
+// Suspend does not wait until the process has come to rest. Elsewhere, Windows included, a machine is one process without
+// a group: Stop kills it at once, its own children and a killed parent's machines stay, and Suspend returns an error that
+// matches [errors.ErrUnsupported].
+package process
+
+import (
+	"errors"
+	"fmt"
+	"io"
+	"net"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"reflect"
+	"slices"
+	"strings"
+	"sync"
+	"syscall"
+	"time"
+
+	"github.com/ebbkit/ebb/balance"
+)
+
+// Config says what a [Driver] runs. One of Command and Argv must be set; everything else may be zero.
+//
+// In the words of the command and in the values of Env, $PORT, $MACHINE, $REGION, $EPOCH and $APP (or ${PORT} and so on)
+// stand for what the machine is started with. Other names after a dollar sign are left alone: nothing is taken from this
+// process's environment. The machine also finds the five in its environment, besides all that this process has in its own.
+type Config struct {
+	// Command is the program and its arguments in one string. Blanks separate words; 'single' and "double" quotes and a
+	// backslash keep blanks together as in a shell, but there is no shell: no pipes, no &&, no globs, no redirection. Where
+	// paths have backslashes, use Argv.
+	Command string
+	// Argv is the same as words, for callers that have them apart. The first one is the program.
+	Argv []string
+	// Env holds KEY=value pairs that are added to the environment or replace what is there.
+	Env []string
+	// Dir is the machines' working directory; empty means this process's.
+	Dir string
+	// Stdout and Stderr receive what the machines print; nil discards it. Writes never overlap, except to an [*os.File],
+	// which machines get directly. A writer that blocks holds up the machines that print; its errors are ignored.
+	Stdout, Stderr io.Writer
+
+	// StopSignal asks a machine to end; 0 means SIGTERM. It goes to the whole group.
+	StopSignal syscall.Signal
+	// StopTimeout is how long a machine may take to end after StopSignal until its group gets SIGKILL; 0 means 5 s, and a
+	// negative one means SIGKILL at once.
+	StopTimeout time.Duration
+
+	// Host is the address of this host that machines listen on; empty means 127.0.0.1. The command has to be told apart
+	// from this, where it has a choice.
+	Host string
+	// NoGuard does without the helper process; then grandchildren outlive this process when it is killed, and outside of
+	// Linux children do too. It is for programs which cannot be executed again, such as a shared library in a foreign one.
+	NoGuard bool
+}
+
+const (
+	defaultStopTimeout = 5 * time.Second
+	defaultHost        = "127.0.0.1"
+)
+
+// New checks c and returns a driver, which starts nothing before the first Start. The error names the field and what to
+// do about it; a program that does not exist is found here, so that a caller can end with one line at start-up.
+func New(c Config) (*Driver, error) {
+	d := &Driver{children: make(map[balance.MachineID]*child)}
+	if err := d.resolve(c); err != nil {
+		return nil, fmt.Errorf("process: %w", err)
+	}
+	return d, nil
+}
+
+// command is a checked Config.
+type command struct {
+	words       []string
+	field       string // the field the words come from, for messages
+	path        string // the program; empty when its name depends on the machine
+	env         []string
+	dir         string
+	out, err    io.Writer
+	stopSignal  syscall.Signal
+	stopTimeout time.Duration // <= 0: none
+	host        string
+	noGuard     bool
+}
+
+func (d *Driver) resolve(c Config) error {
+	r := &d.command
+	switch {
+	case c.Command != "" && len(c.Argv) > 0:
+		return fmt.Errorf("Config.Command %q and Config.Argv %q: set one of them", c.Command, c.Argv)
+	case c.Command != "":
+		words, err := splitWords(c.Command)
+		if err != nil {
+			return fmt.Errorf("Config.Command %q: %w", c.Command, err)
+		}
+		r.words, r.field = words, fmt.Sprintf("Config.Command %q", c.Command)
+	default:
+		r.words, r.field = slices.Clone(c.Argv), fmt.Sprintf("Config.Argv %q", c.Argv)
+	}
+	if len(r.words) == 0 || r.words[0] == "" {
+		return errors.New("no command: set Config.Command (or Config.Argv) to the program a machine is and its arguments")
+	}
+	for i, kv := range c.Env {
+		name, _, ok := strings.Cut(kv, "=")
+		if !ok || name == "" {
+			return fmt.Errorf("Config.Env[%d] %q: want KEY=value", i, kv)
+		}
+		if slices.Contains(variableNames[:], name) {
+			return fmt.Errorf("Config.Env[%d] %q: the driver sets %s itself: remove it", i, kv, name)
+		}
+	}
+	r.env = slices.Clone(c.Env)
+	if c.Dir != "" {
+		dir, err := filepath.Abs(c.Dir)
+		if err != nil {
+			return fmt.Errorf("Config.Dir %q: %w", c.Dir, err)
+		}
+		if info, err := os.Stat(dir); err != nil {
+			return fmt.Errorf("Config.Dir: %w: create it or name another", err)
+		} else if !info.IsDir() {
+			return fmt.Errorf("Config.Dir %q is a file: name a directory", c.Dir)
+		}
+		r.dir = dir
+	}
+	if !usesVariable(r.words[0]) {
+		path, err := lookPath(r.words[0], r.dir)
+		if err != nil {
+			return fmt.Errorf("%s: %w", r.field, err)
+		}
+		r.path = path
+	}
+	if c.StopSignal < 0 {
+		return fmt.Errorf("Config.StopSignal %d: want a signal, such as syscall.SIGTERM", int(c.StopSignal))
+	}
+	r.stopSignal, r.stopTimeout, r.host, r.noGuard = c.StopSignal, c.StopTimeout, c.Host, c.NoGuard
+	if r.stopSignal == 0 {
+		r.stopSignal = syscall.SIGTERM
+	}
+	if r.stopTimeout == 0 {
+		r.stopTimeout = defaultStopTimeout
+	}
+	if r.host == "" {
+		r.host = defaultHost
+	}
+	l, err := net.Listen("tcp", net.JoinHostPort(r.host, "0"))
+	if err != nil {
+		return fmt.Errorf("Config.Host %q: %w: name an address of this host, such as %s", r.host, err, defaultHost)
+	}
+	_ = l.Close()
+	r.out, r.err = shareWriters(c.Stdout, c.Stderr)
+	return nil
+}
+
+// lookPath finds the program called name as a child in directory dir would, and returns an absolute path, so that what was
+// checked is what will run.
+func lookPath(name, dir string) (string, error) {
+	file := name
+	if dir != "" && strings.ContainsRune(filepath.ToSlash(name), '/') && !filepath.IsAbs(name) {
+		file = filepath.Join(dir, name)
+	}
+	path, err := exec.LookPath(file)
+	switch {
+	case err == nil:
+		return filepath.Abs(path)
+	case errors.Is(err, exec.ErrDot):
+		return "", fmt.Errorf("%w: write .%c%s to run that one", err, filepath.Separator, name)
+	case errors.Is(err, os.ErrPermission):
+		return "", fmt.Errorf("%w: make it executable (chmod +x), or name another program", err)
+	case file == filepath.Base(file):
+		return "", fmt.Errorf("%w: install it or give its path (there is no shell: built-ins and aliases do not work)", err)
+	}
+	return "", fmt.Errorf("%w: correct the path", err)
+}
+
+// shareWriters makes two writers usable by many machines at once.
+func shareWriters(out, err io.Writer) (io.Writer, io.Writer) {
+	mu := new(sync.Mutex)
+	wrap := func(w io.Writer) io.Writer {
+		switch w.(type) {
+		case nil, *os.File:
+			return w
+		}
+		return &sharedWriter{mu: mu, w: w}
+	}
+	wrapped := wrap(out)
+	if out != nil && reflect.TypeOf(out).Comparable() && out == err {
+		return wrapped, wrapped // equal writers share a pipe, which keeps lines in order
+	}
+	return wrapped, wrap(err)
+}
+
+// sharedWriter is a writer for many goroutines that never fails: an error would end the copying and then the machine, which
+// would be told that nobody reads.
+type sharedWriter struct {
+	mu *sync.Mutex
+	w  io.Writer
+}
+
+func (s *sharedWriter) Write(b []byte) (int, error) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	_, _ = s.w.Write(b)
+	return len(b), nil
+}
