@@ -92,7 +92,7 @@ func (b *Balancer) Tick(now time.Time) {
 	if b.started.IsZero() {
 		b.started = now
 	}
-	tick := max(b.fleet.tick.Load(), int64(now.Sub(b.started)/tickEvery)) // a clock that goes back stands still
+	tick := max(b.fleet.tick.Load(), 1+int64(now.Sub(b.started)/tickEvery)) // a clock that goes back stands still
 	b.fleet.tick.Store(tick)
 	b.mu.Unlock()
 	for id, a := range *b.fleet.apps.Load() {

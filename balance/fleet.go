@@ -24,7 +24,7 @@ type Fleet struct {
 	node        NodeID
 	region      string
 	incarnation uint64
-	tick        atomic.Int64 // coarse time, moved by the balancer
+	tick        atomic.Int64 // coarse time, from 1, moved by the balancer
 
 	apps atomic.Pointer[map[AppID]*app] // replaced when an app comes or goes
 
@@ -60,6 +60,7 @@ func NewFleet(c FleetConfig) (*Fleet, error) {
 	}
 	f := &Fleet{node: c.Node, region: c.Region, incarnation: max(1, c.Incarnation), gone: map[NodeID]uint64{}, watchers: map[*Watcher]struct{}{}}
 	f.apps.Store(&map[AppID]*app{})
+	f.tick.Store(1) // 0 is never
 	return f, nil
 }
 

@@ -4,7 +4,7 @@ import "fmt"
 
 // Version orders what one node says about one thing: a later incarnation beats an earlier one, then the sequence number.
 type Version struct {
-	Incarnation uint64 // of the writing node: grows with each of its starts
+	Incarnation uint64 // of the writing node, from 1: grows with each of its starts
 	Seq         uint64 // grows with each write
 }
 

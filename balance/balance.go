@@ -1,0 +1,18 @@
+// Package balance decides which machine serves a request, on information that is always late.
+//
+// A [Fleet] is one node's catalogue of apps and machines; a [Balancer] picks from it and counts what this node has in
+// flight; a [Gate], held by a machine's owner, admits or bounces. Three kinds of knowledge are used for what each can do:
+//
+//   - What is shared is late: rows and load reports. They exclude machines, and their mean stands in for what is unknown.
+//     A minimum of them is never taken: every node would see the same one and run to the same machine.
+//   - What is private is exact: this node's own requests in flight, together with what a machine's owner said in its last
+//     reply to this node. Candidates are compared by these.
+//   - What the owner says is true: the gate is one atomic word, so a hard limit holds whatever anybody believed. A wrong
+//     guess costs one bounce, which puts the guesser right, and a try elsewhere.
+//
+// A pick takes no lock, reads no clock and does not allocate. It never waits: when nothing can serve it says why, with a
+// [*NoMachineError], and package autostart has the waiting room.
+//
+// The files of this package are of three kinds. Rows, orders and strategies are pure; cells and gates are atomics, the one
+// place where this package shares memory; the fleet and the balancer publish immutable snapshots and views over them.
+package balance

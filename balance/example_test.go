@@ -1,0 +1,125 @@
+package balance_test
+
+import (
+	"cmp"
+	"errors"
+	"fmt"
+	"slices"
+	"time"
+
+	"github.com/ebbkit/ebb/balance"
+)
+
+// trips is a fixed table of round trips; package rtt measures them.
+type trips map[string]time.Duration
+
+func (t trips) RTT(region string) (time.Duration, bool) { d, ok := t[region]; return d, ok }
+
+func put(f *balance.Fleet, seq uint64, id balance.MachineID, region string, s balance.State) {
+	m := balance.Machine{ID: id, App: "web", Region: region, Owner: "worker-" + balance.NodeID(region), State: s}
+	if err := f.Apply(balance.PutMachine{Machine: m, Version: balance.Version{Incarnation: 1, Seq: seq}}); err != nil {
+		fmt.Println(err)
+	}
+}
+
+func Example() {
+	fleet, _ := balance.NewFleet(balance.FleetConfig{Node: "edge-nrt", Region: "nrt"})
+	b, _ := balance.New(fleet, balance.Config{Distance: trips{"nrt": time.Millisecond, "hkg": 50 * time.Millisecond}})
+	fleet.Apply(balance.PutApp{App: balance.App{ID: "web", Limits: balance.Limits{Soft: 1, Hard: 2}}})
+	put(fleet, 1, "nrt-1", "nrt", balance.Started)
+	put(fleet, 2, "hkg-1", "hkg", balance.Started)
+
+	for range 4 {
+		r, err := b.Pick(balance.Request{App: "web"})
+		if err != nil {
+			fmt.Println(err)
+			return
+		}
+		fmt.Println(r.Machine().ID)
+		// Send the request, then: r.Release(balance.Done)
+	}
+	_, err := b.Pick(balance.Request{App: "web"})
+	fmt.Println(errors.Is(err, balance.ErrFull), err)
+	// Output:
+	// nrt-1
+	// hkg-1
+	// nrt-1
+	// hkg-1
+	// true balance: no machine of app "web" available: 2 seen, 2 at the hard limit
+}
+
+func ExampleGate() {
+	g, _ := balance.NewGate(balance.Limits{Soft: 1, Hard: 1})
+	token, answer := g.Start(0)
+	fmt.Println(answer, g.State())
+	g.Ready(token)
+
+	_, b := g.Admit(0, 0)
+	load, full := g.Admit(0, 0)
+	fmt.Println(b, full, load.InFlight)
+
+	gen, _ := g.Cordon()
+	_, ok := g.Close(gen, false)
+	fmt.Println("closed under a request:", ok)
+	g.Leave()
+	_, ok = g.Close(gen, false)
+	fmt.Println("closed at zero:", ok, g.State())
+	// Output:
+	// accepted starting
+	// admitted full 1
+	// closed under a request: false
+	// closed at zero: true stopping
+}
+
+func ExampleFleet_Watch() {
+	worker, _ := balance.NewFleet(balance.FleetConfig{Node: "worker", Region: "nrt"})
+	edge, _ := balance.NewFleet(balance.FleetConfig{Node: "edge", Region: "nrt"})
+	w := worker.Watch()
+	defer w.Close()
+
+	gate, _ := worker.Host(balance.Machine{ID: "m1", App: "web", Region: "nrt"})
+	gate.Start(0) // the row follows its gate
+
+	edge.Apply(w.Take()...) // however it travels
+	web, _ := edge.App("web")
+	m, _ := web.Machine("m1")
+	fmt.Println(m.Owner, m.State, "epoch", m.Epoch)
+	// Output: worker starting epoch 1
+}
+
+// A strategy of one's own: the first machine in canonical order that is below its soft limit.
+func ExampleStrategyFunc() {
+	fill := balance.StrategyFunc(func(v *balance.View, r balance.Request) (slot balance.Slot, ok bool) {
+		var best, c balance.Candidate
+		for i := range v.Regions() {
+			for j := range v.Len(i, balance.TierReady) {
+				s := v.Slot(i, balance.TierReady, j)
+				if v.Usable(s, &r, &c) && !c.Busy() && (!ok || c.Rank < best.Rank) {
+					slot, best, ok = s, c, true
+				}
+			}
+		}
+		return slot, ok
+	})
+	fleet, _ := balance.NewFleet(balance.FleetConfig{Node: "edge", Region: "nrt"})
+	b, _ := balance.New(fleet, balance.Config{Strategy: fill})
+	fleet.Apply(balance.PutApp{App: balance.App{ID: "web", Limits: balance.Limits{Soft: 2}}})
+	for i := range 3 {
+		put(fleet, uint64(i+1), balance.MachineID(fmt.Sprint("m", i)), "nrt", balance.Started)
+	}
+	for range 4 {
+		r, _ := b.Pick(balance.Request{App: "web"})
+		fmt.Print(r.Machine().ID, " ")
+	}
+	// Output: m0 m0 m2 m2
+}
+
+// Nodes that do not talk start machines in the same order.
+func ExampleRank() {
+	ids := []balance.MachineID{"m1", "m2", "m3"}
+	slices.SortFunc(ids, func(a, b balance.MachineID) int {
+		return cmp.Compare(balance.Rank("web", a), balance.Rank("web", b))
+	})
+	fmt.Println(ids)
+	// Output: [m2 m1 m3]
+}

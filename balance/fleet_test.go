@@ -1,0 +1,299 @@
+package balance
+
+import (
+	"errors"
+	"fmt"
+	"slices"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/google/go-cmp/cmp"
+	"pgregory.net/rapid"
+)
+
+func newFleet(t testing.TB, node NodeID, region string) *Fleet {
+	t.Helper()
+	f, err := NewFleet(FleetConfig{Node: node, Region: region})
+	if err != nil {
+		t.Fatal(err)
+	}
+	return f
+}
+
+func machine(id MachineID, region string, s State) Machine {
+	return Machine{ID: id, App: "web", Region: region, Owner: "w", State: s}
+}
+
+func apply(t testing.TB, f *Fleet, us ...Update) {
+	t.Helper()
+	if err := f.Apply(us...); err != nil {
+		t.Fatal(err)
+	}
+}
+
+func rows(f *Fleet) (all []Machine) {
+	s, ok := f.App("web")
+	if !ok {
+		return nil
+	}
+	for m := range s.All() {
+		all = append(all, *m)
+	}
+	return all
+}
+
+func TestStaleUpdatesChangeNothing(t *testing.T) {
+	f := newFleet(t, "edge", "nrt")
+	at := func(inc, seq uint64, s State) PutMachine {
+		return PutMachine{machine("m1", "nrt", s), Version{inc, seq}}
+	}
+	state := func() State { m, _ := mustApp(t, f).Machine("m1"); return m.State }
+	for _, step := range []struct {
+		name string
+		do   Update
+		want State
+	}{
+		{"first", at(1, 5, Started), Started},
+		{"older", at(1, 4, Stopped), Started},
+		{"the same again", at(1, 5, Stopped), Started},
+		{"newer", at(1, 6, Stopping), Stopping},
+		{"a new incarnation starts its sequence anew", at(2, 1, Started), Started},
+		{"the old incarnation is void", at(1, 99, Stopped), Started},
+		{"the node is gone", NodeGone{"w", 2}, Stopped},
+		{"what it said before is void", at(2, 50, Started), Stopped},
+		{"until it is back", at(3, 1, Started), Started},
+	} {
+		apply(t, f, step.do)
+		if got := state(); got != step.want {
+			t.Errorf("%s: %v, want %v", step.name, got, step.want)
+		}
+	}
+}
+
+func mustApp(t testing.TB, f *Fleet) *Snapshot {
+	t.Helper()
+	s, ok := f.App("web")
+	if !ok {
+		t.Fatal("no app web")
+	}
+	return s
+}
+
+func TestRemovedStaysRemoved(t *testing.T) {
+	f := newFleet(t, "edge", "nrt")
+	m := machine("m1", "nrt", Started)
+	apply(t, f, PutMachine{m, Version{1, 1}}, RemoveMachine{"web", "m1", Version{1, 3}}, PutMachine{m, Version{1, 2}})
+	if got := rows(f); len(got) != 0 {
+		t.Errorf("a late row brought back a removed machine: %v", got)
+	}
+	apply(t, f, PutMachine{m, Version{1, 4}})
+	if got := rows(f); len(got) != 1 {
+		t.Errorf("a newer row did not bring it back: %v", got)
+	}
+	apply(t, f, RemoveMachine{"web", "m1", Version{1, 2}})
+	if got := rows(f); len(got) != 1 {
+		t.Errorf("an old removal took a newer row: %v", got)
+	}
+}
+
+// Any interleaving, duplication and loss of rows ends, once the last of each machine has come, in what the owner wrote.
+func TestFleetConverges(t *testing.T) {
+	rapid.Check(t, func(t *rapid.T) {
+		owner, err := NewFleet(FleetConfig{Node: "w", Region: "nrt"})
+		if err != nil {
+			t.Fatal(err)
+		}
+		w := owner.Watch()
+		defer w.Close()
+		var sent []Update
+		for i := range 3 {
+			if _, err := owner.Host(Machine{ID: MachineID(fmt.Sprint("m", i)), App: "web", Region: "nrt"}); err != nil {
+				t.Fatal(err)
+			}
+		}
+		for range rapid.IntRange(0, 20).Draw(t, "steps") {
+			id := MachineID(fmt.Sprint("m", rapid.IntRange(0, 2).Draw(t, "machine")))
+			g := owner.Gate("web", id)
+			switch l := g.Load(); l.State {
+			case Stopped:
+				g.Start(l.Epoch)
+			case Starting:
+				g.Exited(l.Epoch, true)
+			default:
+				g.Start(l.Epoch)
+			}
+			if rapid.Bool().Draw(t, "take") {
+				sent = append(sent, w.Take()...)
+			}
+		}
+		sent = append(sent, w.Take()...)
+		late := newLate(t, sent)
+		got, err := NewFleet(FleetConfig{Node: "edge", Region: "hkg"})
+		if err != nil {
+			t.Fatal(err)
+		}
+		for _, u := range late {
+			if err := got.Apply(u); err != nil {
+				t.Fatal(err)
+			}
+		}
+		if d := cmp.Diff(rows(owner), rows(got)); d != "" {
+			t.Fatalf("after %d updates in disorder (-owner +edge):\n%s", len(late), d)
+		}
+	})
+}
+
+// newLate reorders and repeats updates.
+func newLate(t *rapid.T, us []Update) []Update {
+	late := slices.Clone(us)
+	for range rapid.IntRange(0, 5).Draw(t, "repeats") {
+		late = append(late, us[rapid.IntRange(0, len(us)-1).Draw(t, "which")])
+	}
+	return rapid.Permutation(late).Draw(t, "order")
+}
+
+func TestHostFollowsItsGate(t *testing.T) {
+	f := newFleet(t, "w", "nrt")
+	apply(t, f, PutApp{App{ID: "web", Limits: Limits{Soft: 5, Hard: 8}}})
+	g, err := f.Host(Machine{ID: "m1", App: "web", Region: "nrt", State: Started, Epoch: 9})
+	if err != nil {
+		t.Fatal(err)
+	}
+	row := func() Machine { m, _ := mustApp(t, f).Machine("m1"); return m }
+	if m := row(); m.State != Stopped || m.Owner != "w" || m.Epoch != 0 {
+		t.Errorf("hosted row begins as %+v", m)
+	}
+	if l := g.Load().Limits; l != (Limits{5, 8}) {
+		t.Errorf("gate limits %v, want the app's", l)
+	}
+	start(t, g)
+	gen, _ := g.Cordon()
+	if m := row(); m.State != Started || m.Cordon != CordonSoft || m.CordonGen != gen || m.Epoch != 1 {
+		t.Errorf("row %+v does not follow its gate", m)
+	}
+	if err := f.Edit("web", "m1", func(m *Machine) { m.Addr, m.State, m.Owner = "127.0.0.1:1", Failed, "x" }); err != nil {
+		t.Fatal(err)
+	}
+	if m := row(); m.Addr != "127.0.0.1:1" || m.State != Started || m.Owner != "w" {
+		t.Errorf("edited row %+v", m)
+	}
+	apply(t, f, PutApp{App{ID: "web", Limits: Limits{Soft: 1, Hard: 2}}})
+	if l := g.Load().Limits; l != (Limits{1, 2}) {
+		t.Errorf("gate limits %v after the app's changed", l)
+	}
+	if _, err := f.Host(Machine{ID: "m1", App: "web", Region: "nrt"}); err == nil {
+		t.Error("hosted twice without an error")
+	}
+	if err := f.Edit("web", "m2", func(*Machine) {}); err == nil {
+		t.Error("edited a machine of somebody else without an error")
+	}
+}
+
+func TestWatchConflates(t *testing.T) {
+	f := newFleet(t, "edge", "nrt")
+	apply(t, f, PutApp{App{ID: "web"}}, PutMachine{machine("m0", "nrt", Stopped), Version{1, 1}})
+	w := f.Watch()
+	defer w.Close()
+	if us := w.Take(); len(us) != 2 {
+		t.Errorf("a watch begins with %d updates, want the app and the machine", len(us))
+	}
+	for seq := uint64(2); seq < 100; seq++ {
+		apply(t, f, PutMachine{machine("m0", "nrt", State(seq%3)), Version{1, seq}})
+	}
+	<-w.C()
+	want := []Update{PutMachine{machine("m0", "nrt", State(99%3)), Version{1, 99}}}
+	if d := cmp.Diff(want, w.Take()); d != "" {
+		t.Errorf("98 changes of one row (-want +got):\n%s", d)
+	}
+}
+
+func TestBadInputIsNamed(t *testing.T) {
+	f := newFleet(t, "edge", "nrt")
+	apply(t, f, PutMachine{machine("m0", "nrt", Started), Version{1, 1}})
+	moved := machine("m0", "hkg", Started)
+	stolen := machine("m0", "nrt", Started)
+	stolen.Owner = "thief"
+	for _, c := range []struct {
+		u    Update
+		want string
+	}{
+		{PutMachine{Machine{App: "web", Region: "nrt"}, Version{1, 2}}, "Machine.ID"},
+		{PutMachine{Machine{ID: "m", Region: "nrt"}, Version{1, 2}}, "Machine.App"},
+		{PutMachine{Machine{ID: "m", App: "web"}, Version{1, 2}}, "Machine.Region"},
+		{PutMachine{Machine{ID: "m", App: "web", Region: "nrt", Limits: Limits{Soft: 9, Hard: 3}}, Version{1, 2}}, "soft limit 9 above hard limit 3"},
+		{PutMachine{Machine{ID: "m", App: "web", Region: "nrt", Limits: Limits{Hard: -1}}, Version{1, 2}}, "hard limit -1"},
+		{PutMachine{moved, Version{1, 2}}, "keeps its region"},
+		{PutMachine{stolen, Version{1, 2}}, "keeps its owner"},
+		{PutApp{App{}}, "App.ID"},
+		{PutApp{App{ID: "web", Min: 3, Max: 2}}, "Min 3"},
+		{PutApp{App{ID: "web", KeepAlive: -time.Second}}, "KeepAlive -1s"},
+		{PutApp{App{ID: "web", Limits: Limits{Soft: 1 << 20}}}, "soft limit 1048576"},
+		{RemoveApp{}, "RemoveApp.ID"},
+		{RemoveMachine{ID: "m"}, "RemoveMachine"},
+		{NodeGone{}, "NodeGone.Node"},
+	} {
+		if err := f.Apply(c.u); err == nil || !strings.Contains(err.Error(), c.want) {
+			t.Errorf("%+v: error %v, want one that names %q", c.u, err, c.want)
+		}
+	}
+	if _, err := NewFleet(FleetConfig{Region: "nrt"}); err == nil {
+		t.Error("a fleet without a node")
+	}
+	if _, err := New(nil, Config{}); err == nil {
+		t.Error("a balancer without a fleet")
+	}
+}
+
+func TestPickErrorsSayWhy(t *testing.T) {
+	f := newFleet(t, "edge", "nrt")
+	b, err := New(f, Config{})
+	if err != nil {
+		t.Fatal(err)
+	}
+	if _, err := b.Pick(Request{App: "web"}); !errors.Is(err, ErrNoApp) {
+		t.Errorf("unknown app: %v", err)
+	}
+	hard := machine("m3", "nrt", Started)
+	hard.Cordon = CordonHard
+	apply(t, f, PutApp{App{ID: "web", Limits: Limits{Hard: 1}}},
+		PutMachine{machine("m0", "nrt", Started), Version{1, 1}}, PutMachine{machine("m1", "nrt", Starting), Version{1, 1}},
+		PutMachine{machine("m2", "nrt", Suspended), Version{1, 1}}, PutMachine{hard, Version{1, 1}}, PutMachine{machine("m4", "nrt", Started), Version{1, 1}})
+	res, err := b.Pick(Request{App: "web"})
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer res.Release(Done)
+	other := MachineID("m4")
+	if res.Machine().ID == other {
+		other = "m0"
+	}
+	_, err = b.Pick(Request{App: "web", Tried: []MachineID{other}})
+	want := &NoMachineError{App: "web", Seen: 5, Excluded: 1, Stopped: 1, Starting: 1, Cordoned: 1, Full: 1, After: 100 * time.Millisecond}
+	var got *NoMachineError
+	if !errors.As(err, &got) || !errors.Is(err, ErrFull) || !errors.Is(err, ErrNoMachine) {
+		t.Fatalf("%v: want ErrFull and ErrNoMachine", err)
+	}
+	if d := cmp.Diff(want, got); d != "" {
+		t.Errorf("(-want +got):\n%s", d)
+	}
+}
+
+func FuzzApply(f *testing.F) {
+	f.Add("m", "web", "nrt", "w", uint8(2), 5, 9, uint64(1), uint64(1))
+	f.Fuzz(func(t *testing.T, id, app, region, owner string, state uint8, soft, hard int, inc, seq uint64) {
+		fl := newFleet(t, "edge", "nrt")
+		b, _ := New(fl, Config{})
+		m := Machine{ID: MachineID(id), App: AppID(app), Region: region, Owner: NodeID(owner), State: State(state), Limits: Limits{Soft: soft, Hard: hard}}
+		if err := fl.Apply(PutMachine{m, Version{inc, seq}}); err != nil {
+			return
+		}
+		res, err := b.Pick(Request{App: m.App})
+		if (err == nil) != (m.State == Started && inc > 0) {
+			t.Fatalf("%+v version %d.%d: pick says %v", m, inc, seq, err)
+		}
+		if err == nil {
+			res.Release(Done)
+		}
+	})
+}

@@ -1,0 +1,348 @@
+package balance
+
+import (
+	"sync"
+	"sync/atomic"
+	"testing"
+
+	"pgregory.net/rapid"
+)
+
+func newGate(t testing.TB, l Limits) *Gate {
+	t.Helper()
+	g, err := NewGate(l)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return g
+}
+
+func start(t testing.TB, g *Gate) {
+	t.Helper()
+	token, a := g.Start(g.Load().Epoch)
+	if a != StartAccepted || !g.Ready(token) {
+		t.Fatalf("start: %v", a)
+	}
+}
+
+func TestGateStory(t *testing.T) {
+	g := newGate(t, Limits{Soft: 1, Hard: 2})
+	if _, b := g.Admit(0, 0); b != NotStarted {
+		t.Fatalf("a stopped machine admits: %v", b)
+	}
+	token, a := g.Start(0)
+	if a != StartAccepted {
+		t.Fatalf("start: %v", a)
+	}
+	if _, again := g.Start(0); again != StartUnderway {
+		t.Errorf("a second start: %v, want already starting", again)
+	}
+	if _, b := g.Admit(0, 0); b != NotStarted {
+		t.Errorf("a starting machine admits: %v", b)
+	}
+	if g.Ready(token + 1) {
+		t.Error("a stale token made the machine ready")
+	}
+	g.Ready(token)
+	if _, again := g.Start(0); again != StartRunning {
+		t.Errorf("start of a running machine: %v", again)
+	}
+	for range 2 {
+		if l, b := g.Admit(1, 0); b != Admitted || l.Epoch != 1 {
+			t.Fatalf("admit: %v %+v", b, l)
+		}
+	}
+	if l, b := g.Admit(0, 0); b != Full || l.InFlight != 2 || l.Limits.Hard != 2 {
+		t.Errorf("third request: %v %+v, want full", b, l)
+	}
+	gen, ok := g.Cordon()
+	if !ok || gen != 1 {
+		t.Fatalf("cordon: %d %v", gen, ok)
+	}
+	if _, ok := g.Close(gen, false); ok {
+		t.Error("closed with requests in flight")
+	}
+	g.Leave()
+	g.Leave()
+	if _, b := g.Admit(7, 0); b != WrongEpoch {
+		t.Errorf("wrong epoch: %v", b)
+	}
+	g.Admit(0, 0) // from a node that has not seen the cordon: served, and no abort
+	g.Leave()
+	if g.Touched() {
+		t.Error("a request that did not know the cordon touched the machine")
+	}
+	token, ok = g.Close(gen, true)
+	if !ok || g.State() != Suspending {
+		t.Fatalf("close: %v %v", ok, g.State())
+	}
+	if _, b := g.Admit(0, 1); b != Closing {
+		t.Errorf("a closing machine says %v", b)
+	}
+	if _, a := g.Start(1); a != StartRemembered {
+		t.Errorf("start while suspending: %v", a)
+	}
+	again, ok := g.Closed(token, true)
+	if !again || !ok || g.State() != Suspended {
+		t.Errorf("closed: again %v, ok %v, %v", again, ok, g.State())
+	}
+	if _, a := g.Start(0); a != StartRefused {
+		t.Errorf("start from an epoch that is over: %v", a)
+	}
+	if g.Exited(0, true) {
+		t.Error("the exit of an old epoch changed the machine")
+	}
+}
+
+func TestGateKnownCordonAborts(t *testing.T) {
+	g := newGate(t, Limits{})
+	start(t, g)
+	gen, _ := g.Cordon()
+	g.Admit(0, gen)
+	g.Leave()
+	if _, ok := g.Close(gen, false); ok || !g.Touched() {
+		t.Errorf("closed although a request came that knew the cordon (touched %v)", g.Touched())
+	}
+	if g.Uncordon(gen + 1) {
+		t.Error("uncordoned by a generation that never was")
+	}
+	if !g.Uncordon(gen) || g.Touched() {
+		t.Error("uncordon failed")
+	}
+}
+
+func TestGateSampleSeesShortRequests(t *testing.T) {
+	g := newGate(t, Limits{})
+	start(t, g)
+	g.Admit(0, 0)
+	g.Leave()
+	if l, used := g.Sample(); l.InFlight != 0 || !used {
+		t.Errorf("a request between two looks was taken for idleness: %+v %v", l, used)
+	}
+	if _, used := g.Sample(); used {
+		t.Error("used twice")
+	}
+}
+
+// The hard limit holds and nothing is in flight behind a closed gate, whatever the interleaving.
+func TestGateUnderContention(t *testing.T) {
+	const hard = 7
+	g := newGate(t, Limits{Hard: hard})
+	start(t, g)
+	var inside, over, behind atomic.Int64
+	var wg sync.WaitGroup
+	for range 64 {
+		wg.Go(func() {
+			for range 300 {
+				if _, b := g.Admit(0, 0); b != Admitted {
+					continue
+				}
+				if n := inside.Add(1); n > hard {
+					over.Add(1)
+				}
+				if s := g.State(); s != Started {
+					behind.Add(1)
+				}
+				inside.Add(-1)
+				g.Leave()
+			}
+		})
+	}
+	wg.Go(func() {
+		for range 200 {
+			gen, ok := g.Cordon()
+			if !ok {
+				continue
+			}
+			if token, ok := g.Close(gen, false); ok {
+				if n := g.InFlight(); n != 0 {
+					behind.Add(1)
+				}
+				g.Closed(token, false)
+				token, _ := g.Start(g.Load().Epoch)
+				g.Ready(token)
+			} else {
+				g.Uncordon(gen)
+			}
+		}
+	})
+	wg.Wait()
+	if over.Load() > 0 || behind.Load() > 0 || g.InFlight() != 0 {
+		t.Errorf("%d above the hard limit, %d behind a closed gate, %d left in flight", over.Load(), behind.Load(), g.InFlight())
+	}
+}
+
+// A model in plain fields, against which every transition of the gate is checked.
+func TestGateModel(t *testing.T) {
+	rapid.Check(t, func(t *rapid.T) {
+		hard := rapid.IntRange(0, 3).Draw(t, "hard")
+		g, err := NewGate(Limits{Hard: hard})
+		if err != nil {
+			t.Fatal(err)
+		}
+		var m struct {
+			state           State
+			cordon, touched bool
+			wanted          bool
+			n               int
+			epoch, gen      uint64
+			token           uint64
+		}
+		anyToken := func() uint64 {
+			if rapid.Bool().Draw(t, "stale") {
+				return m.token - 1
+			}
+			return m.token
+		}
+		check := func(what string, got, want bool) {
+			if got != want {
+				t.Fatalf("%s: %v, want %v in %+v", what, got, want, m)
+			}
+		}
+		stopping := func() bool { return m.state == Stopping || m.state == Suspending }
+		t.Repeat(map[string]func(*rapid.T){
+			"admit": func(t *rapid.T) {
+				known := rapid.Uint64Range(0, m.gen).Draw(t, "known")
+				want := Admitted
+				switch {
+				case stopping():
+					want = Closing
+				case m.state != Started:
+					want = NotStarted
+				case hard > 0 && m.n >= hard:
+					want = Full
+				}
+				if _, b := g.Admit(0, known); b != want {
+					t.Fatalf("admit: %v, want %v in %+v", b, want, m)
+				}
+				if want == Admitted {
+					m.n++
+					m.touched = m.touched || m.cordon && known >= m.gen
+				}
+			},
+			"leave": func(t *rapid.T) {
+				if m.n == 0 {
+					t.Skip("nothing in flight")
+				}
+				g.Leave()
+				m.n--
+			},
+			"start": func(t *rapid.T) {
+				from := m.epoch - rapid.Uint64Range(0, min(1, m.epoch)).Draw(t, "late")
+				token, a := g.Start(from)
+				check("accepted", a == StartAccepted, m.state.Startable() && from == m.epoch)
+				check("remembered", a == StartRemembered, stopping())
+				if a == StartAccepted {
+					m.state, m.token, m.cordon, m.touched, m.wanted = Starting, token, false, false, false
+					m.epoch++
+				}
+				m.wanted = m.wanted || a == StartRemembered
+			},
+			"ready": func(t *rapid.T) {
+				k := anyToken()
+				want := k == m.token && m.state == Starting
+				check("ready", g.Ready(k), want)
+				if want {
+					m.state = Started
+				}
+			},
+			"fail": func(t *rapid.T) {
+				k := anyToken()
+				want := k == m.token && m.state == Starting
+				check("fail", g.Fail(k), want)
+				if want {
+					m.state = Failed
+				}
+			},
+			"cordon": func(t *rapid.T) {
+				want := m.state == Started && !m.cordon
+				_, ok := g.Cordon()
+				check("cordon", ok, want)
+				if want {
+					m.cordon, m.touched = true, false
+					m.gen++
+				}
+			},
+			"uncordon": func(t *rapid.T) {
+				want := m.state == Started && m.cordon
+				check("uncordon", g.Uncordon(m.gen), want)
+				if want {
+					m.cordon, m.touched = false, false
+				}
+			},
+			"close": func(t *rapid.T) {
+				want := m.state == Started && m.cordon && !m.touched && m.n == 0
+				token, ok := g.Close(m.gen, true)
+				check("close", ok, want)
+				if want {
+					m.state, m.token = Suspending, token
+				}
+			},
+			"close now": func(t *rapid.T) {
+				want := m.state == Started
+				token, ok := g.CloseNow()
+				check("close now", ok, want)
+				if want {
+					m.state, m.token = Stopping, token
+				}
+			},
+			"closed": func(t *rapid.T) {
+				k, suspended := anyToken(), rapid.Bool().Draw(t, "suspended")
+				want := k == m.token && stopping()
+				again, ok := g.Closed(k, suspended)
+				check("closed", ok, want)
+				check("again", again, want && m.wanted)
+				if want {
+					m.state = Stopped
+					if suspended {
+						m.state = Suspended
+					}
+					m.cordon, m.touched, m.wanted = false, false, false
+				}
+			},
+			"reopen": func(t *rapid.T) {
+				k := anyToken()
+				want := k == m.token && stopping()
+				check("reopen", g.Reopen(k), want)
+				if want {
+					m.state, m.cordon, m.touched, m.wanted = Started, false, false, false
+				}
+			},
+			"exited": func(t *rapid.T) {
+				want := m.state == Starting || m.state == Started || m.state == Suspended
+				check("exited", g.Exited(m.epoch, true), want)
+				if want {
+					m.state, m.cordon, m.touched, m.wanted = Failed, false, false, false
+					m.token++
+				}
+			},
+			"": func(t *rapid.T) {
+				l := g.Load()
+				if l.InFlight != m.n || l.State != m.state || l.Epoch != m.epoch || l.CordonGen != m.gen || (l.Cordon == CordonSoft) != m.cordon {
+					t.Fatalf("gate %+v, model %+v", l, m)
+				}
+			},
+		})
+	})
+}
+
+func BenchmarkGate(b *testing.B) {
+	g := newGate(b, Limits{Hard: 1000})
+	start(b, g)
+	b.Run("goroutines=1", func(b *testing.B) {
+		b.ReportAllocs()
+		for b.Loop() {
+			g.Admit(0, 0)
+			g.Leave()
+		}
+	})
+	b.Run("goroutines=parallel", func(b *testing.B) {
+		b.ReportAllocs()
+		b.RunParallel(func(pb *testing.PB) {
+			for pb.Next() {
+				g.Admit(0, 0)
+				g.Leave()
+			}
+		})
+	})
+}
