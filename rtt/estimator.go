@@ -1,0 +1,260 @@
+package rtt
+
+import (
+	"slices"
+	"time"
+)
+
+const (
+	// window is 60 samples, a minute of near probes: its minimum is within 0.01 ms of the truth in bursty queueing
+	// and changes place 3 times an hour; that of 10 samples 0.16 ms and 43 times.
+	window = 60
+	// recent samples must all lie above the rest before a path counts as longer. A minimum of 60 alone would need a
+	// minute to see it. Eight in a row above the 90th percentile is one chance in 10^8 when samples are independent.
+	recent = 8
+	// fewPrior: with fewer samples than this before the change a percentile means little, so twice recent is asked for.
+	fewPrior = 4
+	// forget: samples before a silence this long (a suspended process, a partition) say nothing about the path of now.
+	forget = 5 * time.Minute
+	// passiveHold: the kernel's minimum of a connection looks back five minutes, so after a path grew longer it goes on
+	// reporting the old one for as long.
+	passiveHold = 5 * time.Minute
+	// lostAfter misses in a row a peer counts as lost. At 5 % loss that happens by chance once in 8000 probes.
+	lostAfter = 3
+	// maxRTT is the longest round trip believed. Anything longer is not a distance but an outage.
+	maxRTT = 30 * time.Second
+	tick   = 100 * time.Nanosecond // resolution of a stored sample
+)
+
+// entry is one sample, in 8 bytes.
+type entry struct {
+	rtt       uint32 // in ticks
+	residence uint16 // in units of 100 µs, saturating: 6.5 s
+	source    Source
+	kernel    bool
+}
+
+func (e entry) duration() time.Duration { return time.Duration(e.rtt) * tick }
+
+// Estimator turns samples of one path into a distance. Its base is the minimum of the last 60 samples, which no queue
+// and no busy host can raise; a change test lets it follow a path that became longer in eight samples instead of sixty.
+// A path that became shorter is followed at once.
+//
+// Observe and Miss take constant time and allocate nothing. Only differences of the times passed in are used, so they
+// should carry a monotonic reading. The zero value is ready. An Estimator is not safe for concurrent use.
+//
+// Invariant: the base is one of the accepted samples, never below their minimum and never above the window's maximum.
+type Estimator struct {
+	ring  [64]entry // sample number i is at i & 63
+	queue [64]uint8 // ring positions of a rising sequence of minima, oldest first
+	head  uint8     // of queue, free running
+	tail  uint8
+	n     uint32 // samples ever accepted, wraps
+	count uint8  // of them in the window
+	above uint8  // last active samples in a row that lie clearly above the base
+
+	missed  uint8 // probes in a row without an answer
+	prior   entry // base before a restart, answered until the first new sample
+	last    time.Time
+	changed time.Time // when the path was last found longer
+	every   time.Duration
+
+	loss     tally
+	dir      directions
+	rejected uint32
+}
+
+// Expect tells how often samples are to come, which is what makes silence mean anything. Zero means 1 s.
+func (e *Estimator) Expect(every time.Duration) { e.every = every }
+
+// Observe takes in one sample and reports whether it was believed. A sample that is not positive or longer than 30 s
+// is not, nor is a passive one that contradicts a change the probes have seen within the last five minutes.
+func (e *Estimator) Observe(now time.Time, s Sample) bool {
+	if s.RTT <= 0 || s.RTT > maxRTT {
+		e.rejected++
+		return false
+	}
+	x := entry{
+		rtt:       uint32(max(s.RTT/tick, 1)),
+		residence: uint16(min(max(s.Residence, 0)/(100*time.Microsecond), 1<<16-1)),
+		source:    s.Source,
+		kernel:    s.Kernel,
+	}
+	if e.count > 0 {
+		if s.Source == SourcePassive && !e.changed.IsZero() && now.Sub(e.changed) < passiveHold {
+			if b := e.front().rtt; x.rtt < b-b/20 {
+				e.rejected++
+				return false
+			}
+		}
+		if now.Sub(e.last) > forget {
+			e.Restart()
+		}
+	}
+	if s.Late && e.missed > 0 {
+		e.loss.takeBack()
+	}
+	if s.Source != SourcePassive && !s.Late {
+		e.loss.add(1, 0)
+	}
+	e.missed = 0
+	if e.last.IsZero() || now.After(e.last) { // a time that went back must not make the sample look old
+		e.last = now
+	}
+	e.push(x)
+	if s.Source != SourcePassive {
+		e.test(now, x)
+	}
+	return true
+}
+
+// Miss takes in that a probe was not answered in time.
+func (e *Estimator) Miss() {
+	e.loss.add(1, 1)
+	if e.missed < 255 {
+		e.missed++
+	}
+}
+
+// Restart forgets the window, because the peer was restarted or moved. The old base is still answered, as stale, until
+// the first new sample, so that a restart is never a distance of zero.
+func (e *Estimator) Restart() {
+	if e.count > 0 {
+		e.prior = e.front()
+	}
+	e.count, e.above, e.head, e.tail = 0, 0, 0, 0
+	e.changed = time.Time{}
+}
+
+func (e *Estimator) front() entry { return e.ring[e.queue[e.head&63]] }
+
+// push appends x and keeps queue a rising sequence, so that its front is the minimum of the window.
+func (e *Estimator) push(x entry) {
+	at := uint8(e.n & 63)
+	if e.count == window {
+		if e.queue[e.head&63] == (at-window)&63 {
+			e.head++
+		}
+	} else {
+		e.count++
+	}
+	for e.tail != e.head && e.ring[e.queue[(e.tail-1)&63]].rtt >= x.rtt {
+		e.tail--
+	}
+	e.ring[at] = x
+	e.queue[e.tail&63] = at
+	e.tail++
+	e.n++
+}
+
+// test asks whether the path became longer: the last samples are all above the base by more than 1 ms and a tenth, and
+// all above nearly everything that came before them. The second half adapts to the path's own noise.
+func (e *Estimator) test(now time.Time, x entry) {
+	base := e.front().rtt
+	if x.rtt <= base+max(base/10, uint32(time.Millisecond/tick)) {
+		e.above = 0
+		return
+	}
+	e.above = min(e.above+1, window)
+	if e.above < recent {
+		return
+	}
+	prior := int(e.count) - int(e.above)
+	need := uint8(recent)
+	if prior < fewPrior {
+		need = 2 * recent
+	}
+	if e.above < need || prior <= 0 {
+		return
+	}
+	least := x.rtt
+	for i := uint32(1); i < uint32(need); i++ {
+		least = min(least, e.at(i).rtt)
+	}
+	if least <= e.quantile(int(e.above), prior) {
+		return
+	}
+	// Longer. Keep only the samples since, oldest first.
+	keep := [2 * recent]entry{}
+	for i := range uint32(need) {
+		keep[i] = e.at(uint32(need) - 1 - i)
+	}
+	e.count, e.above, e.head, e.tail = 0, 0, 0, 0
+	for i := range need {
+		e.push(keep[i])
+	}
+	e.changed = now
+}
+
+// at returns the sample that came i before the last.
+func (e *Estimator) at(i uint32) entry { return e.ring[(e.n-1-i)&63] }
+
+// quantile returns the 90th percentile of the n samples that came before the last skip ones.
+func (e *Estimator) quantile(skip, n int) uint32 {
+	var buf [window]uint32
+	for i := range n {
+		buf[i] = e.at(uint32(skip + i)).rtt
+	}
+	slices.Sort(buf[:n])
+	return buf[(n*9+9)/10-1]
+}
+
+// Base returns the least round trip of the window; false when nothing was ever measured.
+func (e *Estimator) Base() (time.Duration, bool) {
+	if e.count == 0 {
+		return e.prior.duration(), e.prior.rtt > 0
+	}
+	return e.front().duration(), true
+}
+
+// State says what the last measurement is worth at now.
+func (e *Estimator) State(now time.Time) State {
+	switch {
+	case e.last.IsZero():
+		return StateUnknown
+	case e.missed >= lostAfter:
+		return StateLost
+	case e.count == 0 || now.Sub(e.last) > 3*e.interval()+time.Second:
+		return StateStale
+	}
+	return StateFresh
+}
+
+func (e *Estimator) interval() time.Duration {
+	if e.every <= 0 {
+		return time.Second
+	}
+	return e.every
+}
+
+// Rejected returns how many samples were not believed.
+func (e *Estimator) Rejected() uint32 { return e.rejected }
+
+// Stat returns everything that is known, as of now. It costs about a microsecond.
+func (e *Estimator) Stat(now time.Time) Stat {
+	s := Stat{State: e.State(now), Loss: e.loss.fraction(), LossOut: e.dir.out.fraction(), LossIn: e.dir.in.fraction()}
+	if s.State == StateUnknown {
+		return s
+	}
+	s.Age = max(0, now.Sub(e.last))
+	s.Samples = int(e.count)
+	b := e.prior
+	if e.count > 0 {
+		b = e.front()
+		s.P90 = time.Duration(e.quantile(0, int(e.count))) * tick
+	} else {
+		s.P90 = b.duration()
+	}
+	s.Base, s.Source, s.Kernel = b.duration(), b.source, b.kernel
+	s.Jitter = s.P90 - s.Base
+	s.residence = time.Duration(b.residence) * 100 * time.Microsecond
+	switch {
+	case s.Samples < 3 || b.source == SourceHTTP || b.source == SourceNone:
+		s.Confidence = ConfidenceLow
+	case s.Samples < recent || !b.kernel:
+		s.Confidence = ConfidenceFair
+	default:
+		s.Confidence = ConfidenceHigh
+	}
+	return s
+}

@@ -1,0 +1,68 @@
+package rtt
+
+import "time"
+
+// ladder chooses how one peer is probed: by UDP; where that is blocked by a TCP connect; where that fails too by HTTP.
+// A blocked and a dead peer look alike, so while nothing answers all rungs are tried in turn, and the first that
+// answers is kept. From a lower rung UDP is tried again every half minute. The zero value starts with UDP.
+type ladder struct {
+	rung  Source // 0 means SourceUDP
+	fails int    // in a row, on rung
+	retry time.Time
+}
+
+const (
+	// blockedAfter probes in a row without an answer other ways are tried. It is more than lostAfter: the answer to a
+	// lost peer is to say so.
+	blockedAfter = 5
+	// climbEvery is how often UDP is tried from a lower rung.
+	climbEvery = 30 * time.Second
+)
+
+// next says how to send the next probe, given the ways the peer has; SourceNone when it has none.
+func (l *ladder) next(now time.Time, udp, tcp, http bool) Source {
+	if !udp {
+		switch {
+		case tcp && (!http || l.fails/blockedAfter%2 == 0):
+			return SourceTCP
+		case http:
+			return SourceHTTP
+		}
+		return SourceNone
+	}
+	cur := l.rung
+	if cur == SourceNone || (cur == SourceTCP && !tcp) || (cur == SourceHTTP && !http) {
+		cur, l.rung = SourceUDP, SourceUDP
+	}
+	if cur != SourceUDP && !now.Before(l.retry) {
+		l.retry = now.Add(climbEvery)
+		return SourceUDP
+	}
+	if l.fails < blockedAfter {
+		return cur
+	}
+	// Nothing answers on this rung: UDP on every second probe, the others between.
+	ways := [4]Source{SourceUDP, SourceTCP, SourceUDP, SourceHTTP}
+	switch w := ways[l.fails%4]; {
+	case w == SourceTCP && tcp, w == SourceHTTP && http:
+		return w
+	}
+	return SourceUDP
+}
+
+// result takes in how a probe ended.
+func (l *ladder) result(now time.Time, way Source, ok bool) {
+	switch {
+	case ok && way == SourceUDP:
+		l.rung, l.fails = SourceUDP, 0
+	case ok && (l.rung == way || l.fails >= blockedAfter):
+		if l.rung != way {
+			l.retry = now.Add(climbEvery)
+		}
+		l.rung, l.fails = way, 0
+	case ok:
+		// A late answer of a rung that is not needed.
+	case way == l.rung || l.rung == SourceNone || l.fails >= blockedAfter:
+		l.fails++
+	}
+}

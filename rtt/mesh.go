@@ -1,0 +1,438 @@
+package rtt
+
+import (
+	"cmp"
+	"context"
+	"errors"
+	"fmt"
+	"maps"
+	"math/rand/v2"
+	"net"
+	"net/netip"
+	"slices"
+	"sync"
+	"sync/atomic"
+	"time"
+)
+
+// Mesh measures the way to its peers and answers their probes. Make one with [New] and run it with [Mesh.Run]. All
+// methods are safe for concurrent use; those that read (RTT, Table, Export, Counters) take no lock.
+type Mesh struct {
+	cfg     Config
+	sock    socket
+	session uint64
+	count   counters
+	keys    atomic.Pointer[[][]byte]
+	table   atomic.Pointer[Table]
+	vector  atomic.Pointer[exported]
+	wake    chan struct{} // one waiting token: something changed that Run should see now
+	ran     atomic.Bool
+	refresh atomic.Bool // peers are to be asked for now
+	ways    fallbacks
+
+	mu       sync.Mutex
+	peers    []*peer // by key; nil where free
+	byID     map[string]*peer
+	byHash   map[uint32]*peer
+	agenda   agenda
+	bucket   bucket
+	shared   vectors
+	dirty    bool // something changed since the last table
+	urgent   bool // and it is the first news of a peer
+	imported bool // the vectors changed since they were last cloned
+
+	// owned by Run
+	builder builder
+	copied  map[string]gathered
+	made    time.Time // of the last table
+	asked   time.Time // of the last list of peers
+}
+
+// peer is what the shell keeps of one node.
+type peer struct {
+	node   Node
+	key    int32
+	est    Estimator
+	pace   pace
+	ladder ladder
+	seq    uint64
+	far    uint64 // session that answered last
+	flying [8]probe
+	busy   bool // a fallback probe is under way
+}
+
+// probe is one that may still be answered.
+type probe struct {
+	seq      uint64 // 0 means none
+	nonce    uint64
+	to       netip.AddrPort
+	sent     time.Time
+	deadline time.Time // when it is given up; zero when it was
+	put      bool      // the deadline was put off once
+}
+
+type exported struct {
+	v  Vector
+	at time.Time
+}
+
+// New makes a Mesh and binds its socket, so that [Mesh.Addr] is known before it runs. It starts nothing.
+func New(c Config) (*Mesh, error) {
+	c, err := c.resolve()
+	if err != nil {
+		return nil, err
+	}
+	if c.Conn == nil {
+		listen := c.Listen
+		if listen == "" {
+			listen = ":0"
+		}
+		if c.Conn, err = net.ListenPacket("udp", listen); err != nil {
+			return nil, fmt.Errorf("rtt: Config.Listen is %q: %w", listen, err)
+		}
+	}
+	now := time.Now()
+	if c.Incarnation == 0 {
+		c.Incarnation = uint64(max(now.UnixNano(), 1))
+	}
+	m := &Mesh{
+		cfg:     c,
+		sock:    newSocket(c.Conn),
+		session: session(c.Self.ID, c.Incarnation),
+		wake:    make(chan struct{}, 1),
+		byID:    make(map[string]*peer),
+		byHash:  make(map[uint32]*peer),
+		bucket:  bucket{rate: float64(c.Budget), burst: float64(max(c.Budget/5, 8))},
+		builder: builder{self: c.Self},
+	}
+	m.ways.init()
+	m.keys.Store(new(copyKeys(c.Key, c.Accept)))
+	m.table.Store(m.builder.build(now, nil, nil))
+	m.vector.Store(&exported{Vector{From: c.Self.ID, Region: c.Self.Region, Incarnation: c.Incarnation}, now})
+	return m, nil
+}
+
+func copyKeys(key []byte, accept [][]byte) [][]byte {
+	out := [][]byte{slices.Clone(key)}
+	for _, k := range accept {
+		out = append(out, slices.Clone(k))
+	}
+	return out
+}
+
+// Addr returns the address the Mesh is bound to, invalid when its Conn has none of IP and port. Unless it was bound
+// to one, the IP is unspecified.
+func (m *Mesh) Addr() netip.AddrPort { return addrPort(m.sock.addr()) }
+
+// Self returns the node this Mesh is, with Addr set to the bound address when it was given none.
+func (m *Mesh) Self() Node {
+	n := m.cfg.Self
+	if !n.Addr.IsValid() {
+		n.Addr = m.Addr()
+	}
+	return n
+}
+
+// Table returns the current snapshot. It is never nil.
+func (m *Mesh) Table() *Table { return m.table.Load() }
+
+// RTT returns the base round trip to the nearest node of a region, see [Table.RTT]: the own region is 0 and true,
+// unknown is 0 and false. It is the distance package balance asks for.
+func (m *Mesh) RTT(region string) (time.Duration, bool) { return m.table.Load().RTT(region) }
+
+// SetKeys replaces Config.Key and Config.Accept.
+func (m *Mesh) SetKeys(key []byte, accept ...[]byte) error {
+	if err := checkKeys(key, accept); err != nil {
+		return err
+	}
+	m.keys.Store(new(copyKeys(key, accept)))
+	return nil
+}
+
+// Refresh makes Run ask for its peers now instead of within a second.
+func (m *Mesh) Refresh() {
+	m.refresh.Store(true)
+	m.nudge()
+}
+
+func (m *Mesh) nudge() {
+	select {
+	case m.wake <- struct{}{}:
+	default:
+	}
+}
+
+// Observe takes in a round trip to a peer that was measured in passing, for example [MinRTT] of a connection to it,
+// and reports whether it was believed. Report only what moved since the last report: a sample says the peer is alive.
+// A zero s.Source means SourcePassive. It returns false for a node that is no peer.
+func (m *Mesh) Observe(id string, s Sample) bool {
+	if s.Source == SourceNone {
+		s.Source = SourcePassive
+	}
+	now := time.Now()
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	p := m.byID[id]
+	if p == nil || !p.est.Observe(now, s) {
+		return false
+	}
+	m.dirty = true
+	return true
+}
+
+// Export returns what this node measured, to be sent to others. Its Version changes only when there is something worth
+// sending (a base that moved by max(1 ms, 5 %), a changed state) and every 10 s.
+func (m *Mesh) Export() Vector {
+	x := m.vector.Load()
+	v := x.v
+	v.Entries = slices.Clone(v.Entries)
+	since := max(0, time.Since(x.at))
+	for i := range v.Entries {
+		v.Entries[i].Age += since
+	}
+	return v
+}
+
+// Import takes in what another node measured and reports whether it was news. Vectors may come late, twice and in any
+// order: the newest (Incarnation, Version) of a node wins. The own vector is no news. An error says v is invalid.
+func (m *Mesh) Import(v Vector) (bool, error) {
+	if err := v.Validate(); err != nil {
+		return false, err
+	}
+	if v.From == m.cfg.Self.ID {
+		return false, nil
+	}
+	v.Entries = slices.Clone(v.Entries)
+	now := time.Now()
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	if !m.shared.take(now, &v) {
+		return false, nil
+	}
+	m.dirty, m.imported = true, true
+	return true, nil
+}
+
+// Close releases the socket of a Mesh that was never run. After Run it does nothing.
+func (m *Mesh) Close() error {
+	if m.ran.Swap(true) {
+		return nil
+	}
+	return m.sock.close()
+}
+
+// errRan is returned by a second Run.
+var errRan = errors.New("rtt: Run was called before, or Close: make a new Mesh")
+
+// Run probes and answers until ctx ends or the socket fails. It then closes the socket, waits for everything it
+// started, and returns ctx's error or the socket's. A Mesh runs once.
+func (m *Mesh) Run(ctx context.Context) error {
+	if m.ran.Swap(true) {
+		return errRan
+	}
+	parent := ctx
+	ctx, cancel := context.WithCancelCause(ctx)
+	defer cancel(nil)
+	var wg sync.WaitGroup
+	wg.Go(func() {
+		if err := m.serve(ctx); err != nil {
+			cancel(err)
+		}
+	})
+	m.drive(ctx, &wg)
+	err := cmp.Or(parent.Err(), context.Cause(ctx))
+	_ = m.sock.close() // ends serve
+	m.ways.close()
+	wg.Wait()
+	return err
+}
+
+const (
+	peersEvery  = time.Second
+	tableEvery  = 200 * time.Millisecond // when something changed
+	tableRest   = time.Second            // when nothing did: ages and holds go on
+	urgentAfter = 5 * time.Millisecond   // the first news of a peer
+)
+
+// drive is the loop that owns the schedule and the table.
+func (m *Mesh) drive(ctx context.Context, wg *sync.WaitGroup) {
+	timer := time.NewTimer(0)
+	defer timer.Stop()
+	out := newOutbox(m)
+	for {
+		select {
+		case <-ctx.Done():
+			return
+		case <-timer.C:
+		case <-m.wake:
+		}
+		now := time.Now()
+		if m.refresh.Swap(false) || m.asked.IsZero() || now.Sub(m.asked) >= peersEvery {
+			m.asked = now
+			m.setPeers(now, choose(m.cfg.Self.ID, m.cfg.Peers.Peers(), m.cfg.MaxPeers))
+		}
+		next := out.round(ctx, wg, now)
+		next = earlier(next, m.publish(now))
+		next = earlier(next, m.asked.Add(peersEvery))
+		timer.Reset(max(0, time.Until(next)))
+	}
+}
+
+func earlier(a, b time.Time) time.Time {
+	if a.IsZero() || b.Before(a) {
+		return b
+	}
+	return a
+}
+
+// setPeers makes nodes, which have distinct IDs, the peers. A peer that stays keeps what is known of it; one whose
+// address changed is asked anew.
+func (m *Mesh) setPeers(now time.Time, nodes []Node) {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	keep := make(map[string]bool, len(nodes))
+	for _, n := range nodes {
+		keep[n.ID] = true
+		n.Addr, n.TCP = unmap(n.Addr), unmap(n.TCP)
+		p := m.byID[n.ID]
+		if p == nil {
+			m.add(now, n)
+			continue
+		}
+		if p.node == n {
+			continue
+		}
+		if p.node.Addr != n.Addr {
+			p.est.Restart()
+			p.ladder = ladder{}
+			p.pace.begin(now, rand.Uint64())
+			m.agenda.set(p.key, p.pace.next)
+		}
+		p.node = n
+		m.dirty = true
+	}
+	for id, p := range m.byID {
+		if !keep[id] {
+			m.agenda.remove(p.key)
+			m.peers[p.key] = nil
+			delete(m.byID, id)
+			if h := idHash(id); m.byHash[h] == p {
+				delete(m.byHash, h)
+			}
+			m.dirty = true
+		}
+	}
+}
+
+func (m *Mesh) add(now time.Time, n Node) {
+	key := slices.Index(m.peers, nil)
+	if key < 0 {
+		key = len(m.peers)
+		m.peers = append(m.peers, nil)
+	}
+	p := &peer{node: n, key: int32(key)}
+	p.pace.every = m.cfg.Interval
+	p.pace.begin(now, rand.Uint64())
+	m.peers[key] = p
+	m.byID[n.ID] = p
+	m.byHash[idHash(n.ID)] = p
+	m.agenda.set(p.key, p.pace.next)
+	m.dirty = true
+}
+
+// publish makes a new table when it is time and returns when it will be.
+func (m *Mesh) publish(now time.Time) time.Time {
+	m.mu.Lock()
+	every := tableRest
+	switch {
+	case m.urgent:
+		every = urgentAfter
+	case m.dirty:
+		every = tableEvery
+	}
+	if at := m.made.Add(every); !m.made.IsZero() && now.Before(at) {
+		m.mu.Unlock()
+		return at
+	}
+	m.dirty, m.urgent, m.made = false, false, now
+	rows := make([]row, 0, len(m.byID))
+	for _, p := range m.byID {
+		rows = append(rows, row{p.node, p.est.Stat(now)})
+	}
+	if m.imported || m.copied == nil {
+		m.imported = false
+		m.shared.tidy(now)
+		m.copied = maps.Clone(m.shared.of)
+		if m.copied == nil {
+			m.copied = make(map[string]gathered)
+		}
+	}
+	shared := m.copied
+	m.mu.Unlock()
+
+	slices.SortFunc(rows, func(a, b row) int { return compareIDs(a.node, b.node) })
+	t := m.builder.build(now, rows, shared)
+	old := m.table.Swap(t)
+	m.revise(now, t)
+	m.repace(t)
+	m.tell(old, t)
+	return now.Add(tableRest)
+}
+
+// revise makes a new vector when there is something worth sending.
+func (m *Mesh) revise(now time.Time, t *Table) {
+	old := m.vector.Load()
+	es := make([]Entry, len(t.rows))
+	for i, r := range t.rows {
+		es[i] = entryOf(r.node, r.stat)
+	}
+	if now.Sub(old.at) < vectorEvery && !worthSending(old.v.Entries, es) {
+		return
+	}
+	v := old.v
+	v.Version++
+	v.Entries = es
+	m.vector.Store(&exported{v, now})
+}
+
+// repace tells every peer how often it is probed from now on.
+func (m *Mesh) repace(t *Table) {
+	near := nearOnes(t, nearPeers)
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	n, f := intervals(len(near), len(m.byID)-len(near), m.cfg.Interval, m.cfg.FarInterval, float64(m.cfg.Budget))
+	for id, p := range m.byID {
+		p.pace.every = f
+		if near[id] {
+			p.pace.every = n
+		}
+		p.est.Expect(p.pace.every)
+	}
+}
+
+// tell reports what differs between two tables.
+func (m *Mesh) tell(old, t *Table) {
+	for _, r := range t.rows {
+		was, _ := old.To(r.node.ID)
+		switch {
+		case r.stat.State == StateLost && was.State != StateLost:
+			m.cfg.Logger.Info("rtt: peer lost", "peer", r.node.ID, "region", r.node.Region)
+			if f := m.cfg.Trace.Lost; f != nil {
+				f(r.node.ID)
+			}
+		case r.stat.State != StateLost && was.State == StateLost:
+			m.cfg.Logger.Info("rtt: peer back", "peer", r.node.ID, "region", r.node.Region, "rtt", r.stat.Base)
+			if f := m.cfg.Trace.Back; f != nil {
+				f(r.node.ID)
+			}
+		}
+	}
+	if len(t.bad) > len(old.bad) {
+		for _, d := range t.bad {
+			m.cfg.Logger.Warn("rtt: two nodes disagree about the way between them", "a", d.A, "b", d.B, "ab", d.AB, "ba", d.BA)
+		}
+	}
+	if f := m.cfg.Trace.Table; f != nil {
+		f(t)
+	}
+}

@@ -1,0 +1,130 @@
+package rtt
+
+import (
+	"math"
+	"time"
+)
+
+// Source says how a round trip was measured.
+type Source uint8
+
+const (
+	SourceNone    Source = iota // nothing measured
+	SourceUDP                   // authenticated probe over UDP
+	SourceTCP                   // handshake of a TCP connect: a fallback
+	SourceHTTP                  // HEAD request: a fallback that includes user space at both ends
+	SourcePassive               // minimum of a live connection, handed in by the application
+	SourceShared                // taken from the vector of another node of the own region
+)
+
+// String returns a short lower-case word.
+func (s Source) String() string { return word(sourceNames[:], int(s)) }
+
+var sourceNames = [...]string{"none", "udp", "tcp", "http", "passive", "shared"}
+
+// State says how much the last measurement is worth now.
+type State uint8
+
+const (
+	// StateUnknown: nothing was ever measured. Unknown is not near.
+	StateUnknown State = iota
+	// StateFresh: measured within the last three probe intervals and a second.
+	StateFresh
+	// StateStale: measured once, but not lately. The distance is still the best guess there is.
+	StateStale
+	// StateLost: the last three probes went unanswered and nothing else was heard since.
+	StateLost
+)
+
+// String returns a short lower-case word.
+func (s State) String() string { return word(stateNames[:], int(s)) }
+
+var stateNames = [...]string{"unknown", "fresh", "stale", "lost"}
+
+// Confidence is a coarse grade of a base round trip.
+type Confidence uint8
+
+const (
+	// ConfidenceNone: there is no base.
+	ConfidenceNone Confidence = iota
+	// ConfidenceLow: one or two samples, or hearsay, or only samples that passed through user space (HTTP).
+	ConfidenceLow
+	// ConfidenceFair: three samples or more, but either too few for a settled minimum or timed in user space.
+	ConfidenceFair
+	// ConfidenceHigh: eight samples or more and the least of them was stamped by the kernels.
+	ConfidenceHigh
+)
+
+// String returns a short lower-case word.
+func (c Confidence) String() string { return word(confidenceNames[:], int(c)) }
+
+var confidenceNames = [...]string{"none", "low", "fair", "high"}
+
+func word(names []string, i int) string {
+	if i < len(names) {
+		return names[i]
+	}
+	return "invalid"
+}
+
+// Fraction is a share of lost packets together with the number it was counted over, because 1 of 3 and 100 of 300 are
+// different news. The zero value says nothing was counted.
+type Fraction struct{ Lost, N uint32 }
+
+// Value returns Lost / N, and 0 when nothing was counted.
+func (f Fraction) Value() float64 {
+	if f.N == 0 {
+		return 0
+	}
+	return min(float64(f.Lost)/float64(f.N), 1)
+}
+
+// Lower returns the lower end of the 95 % Wilson interval: the loss there is evidence for. Act on it rather than on
+// Value: the first lost packet of a new peer is a Value of 1 and a Lower of 0.2.
+func (f Fraction) Lower() float64 {
+	if f.N == 0 {
+		return 0
+	}
+	const z = 1.96 // two-sided 95 %
+	n, p := float64(f.N), f.Value()
+	mid := p + z*z/(2*n)
+	half := z * math.Sqrt(p*(1-p)/n+z*z/(4*n*n))
+	return max(0, (mid-half)/(1+z*z/n))
+}
+
+// Sample is one measured round trip.
+type Sample struct {
+	RTT       time.Duration // as measured, with Residence already subtracted; must be positive
+	Residence time.Duration // how long the far end says it held the packet; 0 when it does not say
+	Source    Source
+	Kernel    bool // every stamp that matters was taken by a kernel, so that busy processes do not show
+	Late      bool // it answers a probe that was already given up, and takes that loss back
+}
+
+// Stat is what is known about the way to one node. It is a plain value.
+type Stat struct {
+	Base   time.Duration // least round trip of the window: the path without queues; 0 means unknown
+	P90    time.Duration // 90th percentile of the window
+	Jitter time.Duration // P90 - Base
+
+	Loss    Fraction // probes without an answer, either direction
+	LossOut Fraction // probes that did not arrive at the peer, by the peer's count
+	LossIn  Fraction // answers that did not come back, by the peer's count
+
+	Samples    int           // round trips in the window, at most 60
+	Age        time.Duration // since the last sample, when this value was made
+	State      State
+	Source     Source // of the sample that is the base
+	Kernel     bool   // the base was stamped by the kernels
+	Confidence Confidence
+
+	residence time.Duration // how much of the base rests on the far end's claim
+}
+
+// Known reports whether there is a base and the node was not lost: whether the distance may be used.
+func (s Stat) Known() bool { return s.Base > 0 && s.State != StateLost && s.State != StateUnknown }
+
+// margin is how much smaller than d another round trip must be to count as better. 2 ms: below it two near nodes change
+// places on noise (a fifth of the region pairs of a large cloud tie within it). 10 %: above 20 ms paths breathe by more
+// than 2 ms, and a tenth of a long way is not worth a change.
+func margin(d time.Duration) time.Duration { return max(2*time.Millisecond, d/10) }
