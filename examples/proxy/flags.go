@@ -1,0 +1,144 @@
+package main
+
+import (
+	"errors"
+	"flag"
+	"fmt"
+	"io"
+	"slices"
+	"strconv"
+	"strings"
+	"time"
+
+	"github.com/ebbkit/ebb/balance"
+	"github.com/ebbkit/ebb/internal/world"
+)
+
+// settings are what the flags say.
+type settings struct {
+	world world.Config
+	app   string        // command of the app; empty means the built-in one
+	boot  time.Duration // of the built-in app
+}
+
+// usageError is a mistake on the command line: exit status 2.
+type usageError struct{ error }
+
+// parse reads the flags. The error is a usageError, or flag.ErrHelp after help was printed to out.
+func parse(args []string, out io.Writer) (settings, error) {
+	s := settings{world: world.Config{App: balance.App{ID: "web", Autostart: true}}}
+	app := &s.world.App
+	fs := flag.NewFlagSet("proxy", flag.ContinueOnError)
+	fs.SetOutput(io.Discard) // our own lines, see below
+	fs.StringVar(&s.world.Listen, "listen", "127.0.0.1:8080", "`address` of the edge, for clients")
+	fs.StringVar(&s.world.Status, "status", "127.0.0.1:8081", "`address` of the status page; empty for none")
+	regions := fs.String("regions", "nrt=2,hkg=2,fra=2", "`regions` by airport code and machines in each; the edge sits in the first")
+	fs.StringVar(&s.app, "app", "", "`command` that runs a machine, with $PORT for the port to listen on; empty for the built-in app")
+	fs.StringVar(&s.world.Check, "check", "", "`path` that answers 2xx or 3xx when a machine is ready; empty for a TCP connect")
+	fs.IntVar(&app.Limits.Soft, "soft", 20, "soft limit in `requests` in flight per machine: above it another is started; 0 for none")
+	fs.IntVar(&app.Limits.Hard, "hard", 0, "hard limit in `requests` in flight per machine: never more; 0 for none")
+	fs.IntVar(&app.Min, "min", 0, "`machines` kept running over all regions")
+	fs.IntVar(&app.Max, "max", 0, "most `machines` running over all regions; 0 for as many as there are")
+	strategy := fs.String("strategy", "closest", "how machines are picked: `closest|leastload`")
+	fs.DurationVar(&s.boot, "boot", 300*time.Millisecond, "how long the built-in app takes to boot, as a `duration`")
+	fs.DurationVar(&app.BootHint, "boot-hint", 0, "how long a boot is expected to take, as a `duration`; 0 to learn it")
+	autostart := fs.String("autostart", "on", "whether requests start machines: `on|off`")
+	autostop := fs.String("autostop", "stop", "what becomes of machines that are not needed: `stop|suspend|off`")
+	fs.DurationVar(&app.KeepAlive, "keepalive", 30*time.Second, "how long an idle app keeps its machines, as a `duration`")
+	fs.DurationVar(&s.world.Window, "window", time.Minute, "how long load must have been low before one machine of several is stopped, as a `duration`")
+	rtt := fs.String("rtt", "on", "whether links between regions take the time that light and routers need: `on|off`")
+	if err := fs.Parse(args); errors.Is(err, flag.ErrHelp) {
+		fmt.Fprint(out, "proxy: a fleet on this machine, which starts, balances and sleeps with its load.\n\n")
+		fs.SetOutput(out)
+		fs.PrintDefaults()
+		return s, err
+	} else if err != nil {
+		return s, usageError{fmt.Errorf("%w: run with -h to see the flags", err)}
+	}
+	if fs.NArg() > 0 {
+		return s, usageError{fmt.Errorf("unexpected argument %q: put a command with blanks in quotes after -app", fs.Arg(0))}
+	}
+	var err error
+	s.world.Regions, err = parseRegions(*regions)
+	switch {
+	case err != nil:
+	case s.world.Listen == "":
+		err = errors.New(`-listen "": want an address such as 127.0.0.1:8080`)
+	case app.Limits.Soft < 0:
+		err = fmt.Errorf("-soft %d: want 0 (none) or more", app.Limits.Soft)
+	case app.Limits.Hard < 0:
+		err = fmt.Errorf("-hard %d: want 0 (none) or more", app.Limits.Hard)
+	case app.Limits.Hard > 0 && app.Limits.Soft > app.Limits.Hard:
+		err = fmt.Errorf("-soft %d is above -hard %d: lower -soft or raise -hard", app.Limits.Soft, app.Limits.Hard)
+	case app.Min < 0:
+		err = fmt.Errorf("-min %d: want 0 or more", app.Min)
+	case app.Max < 0:
+		err = fmt.Errorf("-max %d: want 0 (no bound) or more", app.Max)
+	case app.Max > 0 && app.Min > app.Max:
+		err = fmt.Errorf("-min %d is above -max %d: lower -min or raise -max", app.Min, app.Max)
+	case s.boot < 0:
+		err = fmt.Errorf("-boot %v: want 0s or more", s.boot)
+	case app.BootHint < 0:
+		err = fmt.Errorf("-boot-hint %v: want 0s (unknown) or more", app.BootHint)
+	case app.KeepAlive <= 0:
+		err = fmt.Errorf("-keepalive %v: want more than 0s; -autostop off keeps machines running for ever", app.KeepAlive)
+	case s.world.Window <= 0:
+		err = fmt.Errorf("-window %v: want more than 0s", s.world.Window)
+	case s.world.Check != "" && !strings.HasPrefix(s.world.Check, "/"):
+		err = fmt.Errorf("-check %q: want a path that begins with /", s.world.Check)
+	}
+	if err == nil {
+		app.Strategy, err = choose("strategy", *strategy, map[string]balance.Strategy{"closest": balance.Closest{}, "leastload": balance.LeastLoad{}})
+	}
+	if err == nil {
+		app.Autostart, err = choose("autostart", *autostart, map[string]bool{"on": true, "off": false})
+	}
+	if err == nil {
+		app.Autostop, err = choose("autostop", *autostop, map[string]balance.Autostop{"off": balance.AutostopOff, "stop": balance.AutostopStop, "suspend": balance.AutostopSuspend})
+	}
+	if err == nil {
+		s.world.Near, err = choose("rtt", *rtt, map[string]bool{"on": false, "off": true})
+	}
+	if err != nil {
+		return s, usageError{err}
+	}
+	return s, nil
+}
+
+func choose[T any](flag, value string, of map[string]T) (T, error) {
+	v, ok := of[value]
+	if !ok {
+		names := make([]string, 0, len(of))
+		for n := range of {
+			names = append(names, n)
+		}
+		return v, fmt.Errorf("-%s %q: want one of %s", flag, value, strings.Join(slices.Sorted(slices.Values(names)), ", "))
+	}
+	return v, nil
+}
+
+// maxMachines bounds what a typing error can start.
+const maxMachines = 1000
+
+func parseRegions(s string) (rs []world.Region, err error) {
+	seen := map[string]bool{}
+	total := 0
+	for part := range strings.SplitSeq(s, ",") {
+		name, count, ok := strings.Cut(strings.TrimSpace(part), "=")
+		n, convErr := strconv.Atoi(count)
+		total += max(0, n)
+		switch {
+		case !ok || name == "" || convErr != nil || n < 1:
+			return nil, fmt.Errorf("-regions %q: %q is not a region and its machines; want something like nrt=2,hkg=2", s, part)
+		case strings.ContainsFunc(name, func(r rune) bool { return (r < 'a' || r > 'z') && (r < '0' || r > '9') && r != '-' }):
+			return nil, fmt.Errorf("-regions %q: region %q: want lower-case letters, digits and dashes", s, name)
+		case seen[name]:
+			return nil, fmt.Errorf("-regions %q: region %q stands there twice: give it once, with all its machines", s, name)
+		case total > maxMachines:
+			return nil, fmt.Errorf("-regions %q: more than %d machines in all: each is a process", s, maxMachines)
+		}
+		seen[name] = true
+		rs = append(rs, world.Region{Name: name, Machines: n})
+	}
+	return rs, nil
+}

@@ -1,0 +1,99 @@
+package main
+
+import (
+	"bytes"
+	"errors"
+	"flag"
+	"io"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/google/go-cmp/cmp"
+
+	"github.com/ebbkit/ebb/balance"
+	"github.com/ebbkit/ebb/internal/world"
+)
+
+func TestFlags(t *testing.T) {
+	s, err := parse(strings.Fields("-regions nrt=4,hkg=1 -soft 10 -hard 20 -min 1 -max 3 -strategy leastload -boot 8s -boot-hint 9s -autostart off -autostop suspend -keepalive 2s -window 10s -rtt off -check /up -listen :0 -status :1"), io.Discard)
+	if err != nil {
+		t.Fatal(err)
+	}
+	want := settings{boot: 8 * time.Second, world: world.Config{
+		Listen: ":0", Status: ":1", Check: "/up", Window: 10 * time.Second, Near: true,
+		Regions: []world.Region{{Name: "nrt", Machines: 4}, {Name: "hkg", Machines: 1}},
+		App: balance.App{ID: "web", Autostop: balance.AutostopSuspend, Min: 1, Max: 3, Limits: balance.Limits{Soft: 10, Hard: 20},
+			BootHint: 9 * time.Second, KeepAlive: 2 * time.Second, Strategy: balance.LeastLoad{}},
+	}}
+	if d := cmp.Diff(want, s, cmp.AllowUnexported(settings{})); d != "" {
+		t.Errorf("(-want +got):\n%s", d)
+	}
+}
+
+func TestBadFlagsAreNamed(t *testing.T) {
+	for _, c := range []struct{ args, flag, remedy string }{
+		{"-nope 1", "-nope", "-h"},
+		{"-soft x", "-soft", "-h"},
+		{"-soft 30 -hard 20", "-soft 30", "raise -hard"},
+		{"-soft -1", "-soft -1", "0 (none) or more"},
+		{"-hard -1", "-hard -1", "0 (none) or more"},
+		{"-min 3 -max 2", "-min 3", "raise -max"},
+		{"-min -3", "-min -3", "0 or more"},
+		{"-max -3", "-max -3", "0 (no bound) or more"},
+		{"-keepalive -2s", "-keepalive -2s", "more than 0s"},
+		{"-keepalive 0s", "-keepalive 0s", "-autostop off"},
+		{"-window -1m", "-window -1m", "more than 0s"},
+		{"-boot -1s", "-boot -1s", "0s or more"},
+		{"-boot-hint -1s", "-boot-hint -1s", "0s (unknown) or more"},
+		{"-strategy random", `-strategy "random"`, "closest, leastload"},
+		{"-autostart maybe", `-autostart "maybe"`, "off, on"},
+		{"-autostop pause", `-autostop "pause"`, "off, stop, suspend"},
+		{"-rtt yes", `-rtt "yes"`, "off, on"},
+		{"-check up", `-check "up"`, "begins with /"},
+		{"-regions nrt", `-regions "nrt"`, "nrt=2,hkg=2"},
+		{"-regions nrt=0", `-regions "nrt=0"`, "nrt=2,hkg=2"},
+		{"-regions nrt=2,nrt=3", `-regions "nrt=2,nrt=3"`, "give it once"},
+		{"-regions NRT=2", `-regions "NRT=2"`, "lower-case"},
+		{"-regions nrt=2000", `-regions "nrt=2000"`, "each is a process"},
+		{"serve", `"serve"`, "quotes"},
+	} {
+		_, err := parse(strings.Fields(c.args), io.Discard)
+		if _, ok := errors.AsType[usageError](err); !ok {
+			t.Errorf("%s: %v, want a usage error", c.args, err)
+			continue
+		}
+		if m := err.Error(); !strings.Contains(m, c.flag) || !strings.Contains(m, c.remedy) || strings.Contains(m, "\n") {
+			t.Errorf("%s: %q, want one line that names %q and the remedy %q", c.args, m, c.flag, c.remedy)
+		}
+	}
+}
+
+func TestHelpNamesEveryFlag(t *testing.T) {
+	var out bytes.Buffer
+	if _, err := parse([]string{"-h"}, &out); !errors.Is(err, flag.ErrHelp) {
+		t.Fatal(err)
+	}
+	for f := range strings.FieldsSeq("-listen -status -regions -soft -hard -min -max -strategy -boot -boot-hint -autostart -autostop -keepalive -window -rtt -app -check") {
+		if !strings.Contains(out.String(), "  "+f+" ") {
+			t.Errorf("-h does not explain %s", f)
+		}
+	}
+}
+
+func TestExitStatus(t *testing.T) {
+	for _, c := range []struct {
+		args   string
+		status int
+		says   string
+	}{
+		{"-soft 2 -hard 1", exitUsage, "-soft 2"},
+		{"-listen 256.0.0.1:1", exitRuntime, "-listen 256.0.0.1:1"},
+		{"-listen 127.0.0.1:0 -status 127.0.0.1:0 -app /nowhere/to/be/found", exitRuntime, `-app "/nowhere/to/be/found"`},
+	} {
+		var stderr bytes.Buffer
+		if got := run(strings.Fields(c.args), io.Discard, &stderr); got != c.status || !strings.Contains(stderr.String(), c.says) || strings.Count(stderr.String(), "\n") != 1 {
+			t.Errorf("%s: status %d and %q, want %d and one line with %q", c.args, got, stderr.String(), c.status, c.says)
+		}
+	}
+}

@@ -1,0 +1,66 @@
+// Package purity holds the rule that the library's claims rest on: the files that decide do not act. Its test lists the
+// core files of every package by name, parses them, and fails on goroutines, channels, clocks, chance and I/O.
+//
+// A new core file is added to the list; a shell that wants to be a core has to give up what is forbidden.
+package purity
+
+import (
+	"fmt"
+	"go/ast"
+	"go/parser"
+	"go/token"
+	"path"
+	"slices"
+	"strconv"
+)
+
+// forbiddenImports are the packages through which a core would act, wait or be surprised.
+var forbiddenImports = []string{"context", "log", "log/slog", "math/rand", "math/rand/v2", "net", "net/http", "os", "sync", "sync/atomic", "syscall", "io", "bufio", "crypto/rand"}
+
+// forbiddenCalls are functions of permitted packages that read the clock or wait.
+var forbiddenCalls = map[string][]string{
+	"time": {"Now", "Since", "Until", "Sleep", "After", "AfterFunc", "NewTimer", "NewTicker", "Tick"},
+}
+
+// Check parses one file and returns what it does that a core may not, as file:line: what. allow names imports that this
+// file may have all the same.
+func Check(file string, allow ...string) ([]string, error) {
+	fset := token.NewFileSet()
+	f, err := parser.ParseFile(fset, file, nil, parser.SkipObjectResolution)
+	if err != nil {
+		return nil, err
+	}
+	var found []string
+	note := func(n ast.Node, what string) {
+		p := fset.Position(n.Pos())
+		found = append(found, fmt.Sprintf("%s:%d: %s", path.Base(p.Filename), p.Line, what))
+	}
+	for _, i := range f.Imports {
+		name, _ := strconv.Unquote(i.Path.Value)
+		if slices.Contains(forbiddenImports, name) && !slices.Contains(allow, name) {
+			note(i, "imports "+name)
+		}
+	}
+	ast.Inspect(f, func(n ast.Node) bool {
+		switch n := n.(type) {
+		case *ast.GoStmt:
+			note(n, "starts a goroutine")
+		case *ast.ChanType:
+			note(n, "uses a channel")
+		case *ast.SendStmt:
+			note(n, "sends on a channel")
+		case *ast.SelectStmt:
+			note(n, "waits in a select")
+		case *ast.UnaryExpr:
+			if n.Op == token.ARROW {
+				note(n, "receives from a channel")
+			}
+		case *ast.SelectorExpr:
+			if x, ok := n.X.(*ast.Ident); ok && slices.Contains(forbiddenCalls[x.Name], n.Sel.Name) {
+				note(n, "calls "+x.Name+"."+n.Sel.Name)
+			}
+		}
+		return true
+	})
+	return found, nil
+}

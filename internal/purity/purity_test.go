@@ -1,0 +1,63 @@
+package purity
+
+import (
+	"os"
+	"path/filepath"
+	"strings"
+	"testing"
+)
+
+// cores are the files that decide, by folder.
+var cores = map[string]string{
+	"balance":         "machine app order errors update request snapshot strategy closest leastload balance",
+	"rtt":             "estimator loss order packet schedule stat choose agree vector ladder",
+	"internal/events": "ring",
+}
+
+// allowed are imports that a core file may have all the same, with the reason.
+var allowed = map[string][]string{}
+
+func TestCoresArePure(t *testing.T) {
+	for dir, names := range cores {
+		for name := range strings.FieldsSeq(names) {
+			file := filepath.Join("..", "..", filepath.FromSlash(dir), name+".go")
+			found, err := Check(file, allowed[dir+"/"+name]...)
+			if err != nil {
+				t.Errorf("%s: %v: the list of cores names a file that is not there", dir, err)
+			}
+			for _, f := range found {
+				t.Errorf("%s/%s: a core decides and does not act", dir, f)
+			}
+		}
+	}
+}
+
+func TestCheckFinds(t *testing.T) {
+	file := filepath.Join(t.TempDir(), "core.go")
+	source := `package p
+import ("sync"; "time")
+var mu sync.Mutex
+func f(c chan int) time.Time {
+	go f(nil)
+	c <- 1
+	<-c
+	select {}
+	return time.Now()
+}`
+	if err := os.WriteFile(file, []byte(source), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	found, err := Check(file)
+	if err != nil {
+		t.Fatal(err)
+	}
+	got := strings.Join(found, "\n")
+	for _, want := range []string{"imports sync", "starts a goroutine", "uses a channel", "sends on a channel", "receives from a channel", "waits in a select", "calls time.Now"} {
+		if !strings.Contains(got, want) {
+			t.Errorf("missed %q in\n%s", want, got)
+		}
+	}
+	if found, _ := Check(file, "sync"); strings.Contains(strings.Join(found, "\n"), "imports sync") {
+		t.Error("an allowed import is reported")
+	}
+}
