@@ -1,0 +1,71 @@
+// Package status serves what a proxy does: a page for people, and the same for scripts.
+//
+//	/             the page, live
+//	/status.json  a [Snapshot]
+//	/events       the decisions, as server-sent events
+package status
+
+import (
+	_ "embed"
+	"encoding/json"
+	"net/http"
+
+	"github.com/ebbkit/ebb/internal/events"
+)
+
+// Source is where the pages get what they show. Both methods are called concurrently.
+type Source interface {
+	// Snapshot returns the present state. The page asks twice a second.
+	Snapshot() Snapshot
+	// Events returns the log of decisions, always the same.
+	Events() *events.Log
+}
+
+// The page, by hand and without anything from elsewhere.
+var (
+	//go:embed page/index.html
+	pageHTML []byte
+	//go:embed page/page.css
+	pageCSS []byte
+	//go:embed page/page.js
+	pageJS []byte
+)
+
+// contentSecurity lets the page load its own files only, and run no script that came in as text.
+const contentSecurity = "default-src 'none'; style-src 'self'; script-src 'self'; connect-src 'self'; img-src data:; " +
+	"base-uri 'none'; form-action 'none'; frame-ancestors 'none'"
+
+// Handler serves the page, /status.json and /events; see the package comment. It only reads. Whoever may ask sees
+// everything, so it belongs on a private address. A connection to /events ends when its client leaves or the log is closed:
+// an [http.Server.Shutdown] waits for that.
+func Handler(src Source) http.Handler {
+	mux := http.NewServeMux()
+	mux.Handle("GET /{$}", static("text/html; charset=utf-8", pageHTML))
+	mux.Handle("GET /page.css", static("text/css; charset=utf-8", pageCSS))
+	mux.Handle("GET /page.js", static("text/javascript; charset=utf-8", pageJS))
+	mux.HandleFunc("GET /status.json", func(w http.ResponseWriter, r *http.Request) {
+		body, err := json.Marshal(src.Snapshot().normal())
+		if err != nil {
+			http.Error(w, "status: "+err.Error(), http.StatusInternalServerError)
+			return
+		}
+		w.Header().Set("Content-Type", "application/json")
+		w.Write(append(body, '\n'))
+	})
+	mux.HandleFunc("GET /events", func(w http.ResponseWriter, r *http.Request) { serveEvents(w, r, src.Events()) })
+	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		h := w.Header()
+		h.Set("Cache-Control", "no-store")
+		h.Set("Content-Security-Policy", contentSecurity)
+		h.Set("Referrer-Policy", "no-referrer")
+		h.Set("X-Content-Type-Options", "nosniff")
+		mux.ServeHTTP(w, r)
+	})
+}
+
+func static(contentType string, body []byte) http.Handler {
+	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		w.Header().Set("Content-Type", contentType)
+		w.Write(body)
+	})
+}
