@@ -52,11 +52,12 @@ const (
 type closeError struct {
 	status closeStatus
 	text   string
+	answer bool // to the client's close frame, after which it sends nothing
 }
 
 func (e *closeError) Error() string { return fmt.Sprintf("close %d: %s", e.status, e.text) }
 
-func broken(text string) error { return &closeError{closeProtocol, text} }
+func broken(text string) error { return &closeError{status: closeProtocol, text: text} }
 
 // webSocket upgrades the connection and echoes until either side closes.
 func (a *App) webSocket(w http.ResponseWriter, r *http.Request) {
@@ -146,7 +147,9 @@ func (s *socket) echo() {
 		}
 		if why, ok := errors.AsType[*closeError](err); ok {
 			s.close(why.status, why.text)
-			s.drain()
+			if !why.answer {
+				s.drain()
+			}
 			return
 		}
 		if err != nil {
@@ -183,7 +186,7 @@ func (s *socket) message() (op byte, message []byte, err error) {
 			op = frameOp
 		}
 		if size > uint64(maxMessage-b.Len()) {
-			return 0, nil, &closeError{closeTooBig, fmt.Sprintf("messages may have %d bytes", maxMessage)}
+			return 0, nil, &closeError{status: closeTooBig, text: fmt.Sprintf("messages may have %d bytes", maxMessage)}
 		}
 		if err := s.payload(&b, size, mask); err != nil {
 			return 0, nil, err
@@ -192,7 +195,7 @@ func (s *socket) message() (op byte, message []byte, err error) {
 			continue
 		}
 		if op == opText && !utf8.Valid(b.Bytes()) {
-			return 0, nil, &closeError{closeNotUTF8, "a text that is not UTF-8"}
+			return 0, nil, &closeError{status: closeNotUTF8, text: "a text that is not UTF-8"}
 		}
 		return op, b.Bytes(), nil
 	}
@@ -263,19 +266,19 @@ func (s *socket) control(op byte, payload []byte) error {
 // closeAnswer returns the close to answer a close frame with.
 func closeAnswer(payload []byte) *closeError {
 	if len(payload) == 0 {
-		return &closeError{closeNormal, ""}
+		return &closeError{closeNormal, "", true}
 	}
 	if len(payload) == 1 {
-		return &closeError{closeProtocol, "half a status"}
+		return &closeError{closeProtocol, "half a status", true}
 	}
 	status := binary.BigEndian.Uint16(payload)
 	switch {
 	case status < 1000 || status >= 5000 || 1004 <= status && status <= 1006 || 1015 <= status && status < 3000:
-		return &closeError{closeProtocol, "a status that may not be sent"}
+		return &closeError{closeProtocol, "a status that may not be sent", true}
 	case !utf8.Valid(payload[2:]):
-		return &closeError{closeNotUTF8, "a reason that is not UTF-8"}
+		return &closeError{closeNotUTF8, "a reason that is not UTF-8", true}
 	}
-	return &closeError{closeStatus(status), string(payload[2:])}
+	return &closeError{closeStatus(status), string(payload[2:]), true}
 }
 
 // frame sends an unmasked frame that is a whole message.
