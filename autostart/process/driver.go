@@ -234,9 +234,6 @@ func (d *Driver) await(c *child, g *guard.Guard) {
 	e := ending{life: life, asked: c.asked, overdue: c.overdue}
 	e.code, e.signal = outcome(c.cmd.ProcessState)
 	e.memory = !c.killed && e.signal == killedName && c.memory.killed()
-	if !c.asked && e.code > 0 && life < youngest && tryPort(d.command.host, c.port) != nil {
-		e.portTaken = c.port
-	}
 	ports.release(c.port)
 	d.exits.add(autostart.Exit{ID: c.id, Epoch: c.epoch, Code: e.code, Signal: e.signal, Reason: e.reason()})
 }

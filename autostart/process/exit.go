@@ -7,13 +7,12 @@ import (
 
 // ending is what is known of the end of a machine, besides its exit code and signal.
 type ending struct {
-	code      int    // -1 when a signal ended it
-	signal    string // empty when it exited
-	life      time.Duration
-	asked     bool          // the driver was told to end it
-	overdue   time.Duration // > 0: it had not ended by itself so long after the stop signal
-	memory    bool          // the system ran out of memory and killed it
-	portTaken int           // > 0: somebody else listens on its port
+	code    int    // -1 when a signal ended it
+	signal  string // empty when it exited
+	life    time.Duration
+	asked   bool          // the driver was told to end it
+	overdue time.Duration // > 0: it had not ended by itself so long after the stop signal
+	memory  bool          // the system ran out of memory and killed it
 }
 
 // youngest is the age below which the sentence mentions the age: a machine that ends so early has not started properly.
@@ -36,9 +35,6 @@ func (e ending) reason() string {
 	}
 	if e.life < youngest {
 		s += fmt.Sprintf(", %v after its start", e.life.Round(time.Millisecond))
-	}
-	if e.portTaken > 0 {
-		s += fmt.Sprintf(" (another program listens on its port %d; the next start uses another one)", e.portTaken)
 	}
 	return s
 }

@@ -1,46 +1,44 @@
+//go:build linux || darwin
+
 package process_test
 
 import (
+	"bufio"
+	"bytes"
+	"context"
+	"errors"
 	"fmt"
+	"io"
+	"net"
 	"net/http"
 	"os"
+	"os/exec"
+	"path/filepath"
+	"runtime"
+	"strings"
+	"sync"
 	"sync/atomic"
+	"syscall"
 	"testing"
+	"time"
 
+	"github.com/ebbkit/ebb/autostart"
 	"github.com/ebbkit/ebb/autostart/machinetest"
 	"github.com/ebbkit/ebb/autostart/process"
 	"github.com/ebbkit/ebb/balance"
 )
 
-// childEnv makes the test binary play a child: its value is what kind of child.
-const childEnv = "PROCESS_TEST_CHILD"
+// patience bounds waits that only a failure makes long.
+const patience = time.Minute
 
-func TestMain(m *testing.M) {
-	if kind := os.Getenv(childEnv); kind != "" {
-		os.Exit(children[kind]())
-	}
-	os.Exit(m.Run())
-}
-
-// children are the programs the tests run.
-var children = map[string]func() int{
-	"serve": serve,
-}
-
-// serve answers every request with its environment, until a signal ends it.
-func serve() int {
-	err := http.ListenAndServe("127.0.0.1:"+os.Getenv("PORT"), http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
-		for _, name := range []string{"PORT", "MACHINE", "REGION", "EPOCH", "APP", "EXTRA"} {
-			fmt.Fprintf(w, "%s=%s\n", name, os.Getenv(name))
-		}
-	}))
-	fmt.Fprintln(os.Stderr, err)
-	return 1
-}
-
-// config returns a Config that runs a child of this kind.
+// config returns a Config whose machines are children of this kind; see children_test.go.
 func config(kind string) process.Config {
-	return process.Config{Argv: []string{os.Args[0], "$MACHINE"}, Env: []string{childEnv + "=" + kind}, Stderr: os.Stderr}
+	return process.Config{
+		Argv:        []string{os.Args[0], "$MACHINE"},
+		Env:         []string{childEnv + "=" + kind},
+		Stderr:      os.Stderr,
+		StopTimeout: patience,
+	}
 }
 
 var serial atomic.Int64
@@ -65,8 +63,490 @@ func newDriver(t *testing.T, c process.Config) *process.Driver {
 	return d
 }
 
+// start starts m at its next epoch.
+func start(t *testing.T, d *process.Driver, m *balance.Machine) autostart.Booting {
+	t.Helper()
+	m.Epoch++
+	b, err := d.Start(t.Context(), *m)
+	if err != nil {
+		t.Fatal(err)
+	}
+	m.Addr = b.Addr
+	return b
+}
+
+// get asks m until it answers.
+func get(t *testing.T, m balance.Machine, path string) string {
+	t.Helper()
+	for deadline := time.Now().Add(patience); ; {
+		if body, err := ask(t.Context(), m, path); err == nil {
+			return body
+		} else if time.Now().After(deadline) {
+			t.Fatalf("no answer within %v: %v", patience, err)
+		}
+		<-time.After(time.Millisecond)
+	}
+}
+
+func ask(ctx context.Context, m balance.Machine, path string) (string, error) {
+	r, err := http.NewRequestWithContext(ctx, "GET", "http://"+m.Addr+path, nil)
+	if err != nil {
+		return "", err
+	}
+	answer, err := http.DefaultTransport.RoundTrip(r)
+	if err != nil {
+		return "", err
+	}
+	defer answer.Body.Close()
+	body, err := io.ReadAll(answer.Body)
+	return string(body), err
+}
+
+// nextExit waits for an exit that no Watch has seen.
+func nextExit(t *testing.T, d *process.Driver) autostart.Exit {
+	t.Helper()
+	ctx, cancel := context.WithTimeout(t.Context(), patience)
+	defer cancel()
+	var got *autostart.Exit
+	if err := d.Watch(ctx, func(e autostart.Exit) {
+		got = &e
+		cancel()
+	}); err != nil {
+		t.Fatalf("Watch: %v", err)
+	}
+	if got == nil {
+		t.Fatalf("no exit was reported within %v", patience)
+	}
+	return *got
+}
+
 func TestConformance(t *testing.T) {
 	machinetest.TestDriver(t, func(t *testing.T) machinetest.Subject {
-		return machinetest.Subject{Driver: newDriver(t, config("serve")), NewMachine: machine}
+		return machinetest.Subject{
+			Driver:     newDriver(t, config("serve")),
+			NewMachine: machine,
+			Crash: func(_ balance.Machine, addr string) error {
+				_, err := ask(t.Context(), balance.Machine{Addr: addr}, "/exit")
+				if err == nil {
+					return errors.New("/exit was answered")
+				}
+				return nil
+			},
+		}
 	})
+}
+
+func TestEnvironmentAndWords(t *testing.T) {
+	c := config("serve")
+	c.Argv = append(c.Argv, "--listen=127.0.0.1:$PORT", "${REGION}-$APP", "$EXTRA")
+	c.Env = append(c.Env, "EXTRA=$MACHINE at $EPOCH in $HOME")
+	c.Dir = t.TempDir()
+	d := newDriver(t, c)
+	m := machine()
+	start(t, d, &m)
+	_, port, _ := strings.Cut(m.Addr, ":")
+	dir, err := filepath.EvalSymlinks(c.Dir)
+	if err != nil {
+		t.Fatal(err)
+	}
+	want := fmt.Sprintf("PORT=%s\nMACHINE=%s\nREGION=nrt\nEPOCH=1\nAPP=app\nEXTRA=%s at 1 in $HOME\nargs [%[2]s --listen=127.0.0.1:%[1]s nrt-app $EXTRA]\ndir %[4]s\n",
+		port, m.ID, m.ID, dir)
+	if got := get(t, m, "/"); got != want {
+		t.Errorf("got\n%swant\n%s", got, want)
+	}
+}
+
+func TestNewRefuses(t *testing.T) {
+	dir := t.TempDir()
+	file := filepath.Join(dir, "plain")
+	if err := os.WriteFile(file, []byte("echo hello\n"), 0o644); err != nil {
+		t.Fatal(err)
+	}
+	for _, test := range []struct {
+		name   string
+		config process.Config
+		want   []string
+		is     error
+	}{
+		{"nothing", process.Config{}, []string{"no command", "Config.Command"}, nil},
+		{"only blanks", process.Config{Command: "  "}, []string{"no command"}, nil},
+		{"an empty program", process.Config{Command: "'' x"}, []string{"no command"}, nil},
+		{"both", process.Config{Command: "a", Argv: []string{"b"}}, []string{"Config.Command", "Config.Argv", "one of them"}, nil},
+		{"open quote", process.Config{Command: "sleep '1"}, []string{`Config.Command "sleep '1"`, "not closed"}, nil},
+		{"no such program", process.Config{Command: "no-such-program $PORT"},
+			[]string{`Config.Command "no-such-program $PORT"`, "not found", "install it"}, exec.ErrNotFound},
+		{"no such program in argv", process.Config{Argv: []string{"no-such-program"}}, []string{"Config.Argv", "no-such-program"}, exec.ErrNotFound},
+		{"no such path", process.Config{Command: "/no/such/program"}, []string{"/no/such/program", "correct the path"}, os.ErrNotExist},
+		{"no such path below Dir", process.Config{Command: "./program", Dir: dir}, []string{dir, "correct the path"}, os.ErrNotExist},
+		{"not executable", process.Config{Command: file}, []string{file, "chmod +x"}, os.ErrPermission},
+		{"a directory", process.Config{Command: dir}, []string{dir}, nil},
+		{"no such Dir", process.Config{Command: "sleep 1", Dir: "/no/such/dir"}, []string{"Config.Dir", "/no/such/dir", "create it"}, os.ErrNotExist},
+		{"Dir is a file", process.Config{Command: "sleep 1", Dir: file}, []string{"Config.Dir", "is a file"}, nil},
+		{"Env without =", process.Config{Command: "sleep 1", Env: []string{"A=b", "C"}}, []string{`Config.Env[1] "C"`, "KEY=value"}, nil},
+		{"Env sets PORT", process.Config{Command: "sleep 1", Env: []string{"PORT=80"}}, []string{`Config.Env[0] "PORT=80"`, "remove it"}, nil},
+		{"StopSignal", process.Config{Command: "sleep 1", StopSignal: -1}, []string{"Config.StopSignal -1", "SIGTERM"}, nil},
+		{"Host", process.Config{Command: "sleep 1", Host: "203.0.113.1"}, []string{`Config.Host "203.0.113.1"`, "127.0.0.1"}, nil},
+	} {
+		t.Run(test.name, func(t *testing.T) {
+			d, err := process.New(test.config)
+			if err == nil {
+				_ = d.Close()
+				t.Fatal("no error")
+			}
+			for _, want := range test.want {
+				if !strings.Contains(err.Error(), want) {
+					t.Errorf("error %q does not say %q", err, want)
+				}
+			}
+			if !strings.HasPrefix(err.Error(), "process: ") || strings.Contains(err.Error(), "\n") {
+				t.Errorf("error %q: want one line that begins with the package", err)
+			}
+			if test.is != nil && !errors.Is(err, test.is) {
+				t.Errorf("error %q does not match %v", err, test.is)
+			}
+		})
+	}
+}
+
+// A program whose name depends on the machine, or that went away, is missed by Start.
+func TestStartRefuses(t *testing.T) {
+	dir := t.TempDir()
+	program := filepath.Join(dir, "gone")
+	if err := os.WriteFile(program, []byte("#!/bin/sh\n"), 0o755); err != nil {
+		t.Fatal(err)
+	}
+	gone := newDriver(t, process.Config{Command: program})
+	if err := os.Remove(program); err != nil {
+		t.Fatal(err)
+	}
+	script := filepath.Join(dir, "script")
+	if err := os.WriteFile(script, []byte("no interpreter\n"), 0o755); err != nil {
+		t.Fatal(err)
+	}
+	for _, test := range []struct {
+		name string
+		d    *process.Driver
+		want string
+	}{
+		{"depends on the machine", newDriver(t, process.Config{Command: dir + "/run-$APP $PORT"}), "correct the path"},
+		{"gone", gone, "has gone"},
+		{"not a program", newDriver(t, process.Config{Command: script}), "needs #!"},
+	} {
+		m := machine()
+		m.Epoch = 1
+		for range 2 { // a start that failed leaves nothing in the way of the next
+			if _, err := test.d.Start(t.Context(), m); err == nil || !strings.Contains(err.Error(), test.want) || !strings.Contains(err.Error(), string(m.ID)) {
+				t.Errorf("%s: error %v, want %q and the machine", test.name, err, test.want)
+			}
+		}
+		if err := test.d.Stop(t.Context(), m); err != nil {
+			t.Errorf("%s: Stop: %v", test.name, err)
+		}
+	}
+	if _, err := gone.Start(t.Context(), balance.Machine{}); err == nil || !strings.Contains(err.Error(), "Machine.ID") {
+		t.Errorf("Start of a machine without an ID: %v", err)
+	}
+}
+
+func TestExits(t *testing.T) {
+	for _, test := range []struct {
+		kind   string
+		code   int
+		signal string
+		reason string
+	}{
+		{"exit7", 7, "", "exit status 7, "},
+		{"exit0", 0, "", "exit status 0, "},
+		{"kill9", -1, "killed", "killed by signal: killed, "},
+		{"hangup", -1, "hangup", "killed by signal: hangup, "},
+	} {
+		d := newDriver(t, config(test.kind))
+		m := machine()
+		start(t, d, &m)
+		e := nextExit(t, d) // however early the machine ended
+		if e.ID != m.ID || e.Epoch != 1 || e.Code != test.code || e.Signal != test.signal || !strings.HasPrefix(e.Reason, test.reason) {
+			t.Errorf("%s: exit %+v, want code %d, signal %q, reason %q…", test.kind, e, test.code, test.signal, test.reason)
+		}
+	}
+}
+
+func TestStopIsPolite(t *testing.T) {
+	d := newDriver(t, config("polite"))
+	m := machine()
+	start(t, d, &m)
+	get(t, m, "/")
+	if err := d.Stop(t.Context(), m); err != nil {
+		t.Fatal(err)
+	}
+	if e := nextExit(t, d); e.Code != 42 || e.Reason != "stopped: exit status 42" {
+		t.Errorf("exit %+v, want the status 42 of its own", e)
+	}
+}
+
+func TestStopSignal(t *testing.T) {
+	c := config("polite")
+	c.StopSignal = syscall.SIGHUP
+	d := newDriver(t, c)
+	m := machine()
+	start(t, d, &m)
+	get(t, m, "/")
+	if err := d.Stop(t.Context(), m); err != nil {
+		t.Fatal(err)
+	}
+	if e := nextExit(t, d); e.Signal != "hangup" {
+		t.Errorf("exit %+v, want the signal hangup", e)
+	}
+}
+
+// A machine that does not listen to the stop signal is killed when its time is up, when the caller's context ends, or at
+// once when it has no time.
+func TestStopKills(t *testing.T) {
+	for _, test := range []struct {
+		name    string
+		timeout time.Duration
+		ctx     func() (context.Context, context.CancelFunc)
+		reason  string
+	}{
+		{"time is up", 20 * time.Millisecond, func() (context.Context, context.CancelFunc) { return context.WithCancel(context.Background()) },
+			"after it was asked to stop"},
+		{"context ends", patience, func() (context.Context, context.CancelFunc) {
+			return context.WithTimeout(context.Background(), 20*time.Millisecond)
+		}, "after it was asked to stop"},
+		{"no time", -1, func() (context.Context, context.CancelFunc) { return context.WithCancel(context.Background()) },
+			"stopped: killed by signal: killed"},
+	} {
+		t.Run(test.name, func(t *testing.T) {
+			c := config("stubborn")
+			c.StopTimeout = test.timeout
+			d := newDriver(t, c)
+			m := machine()
+			start(t, d, &m)
+			get(t, m, "/")
+			ctx, cancel := test.ctx()
+			defer cancel()
+			begin := time.Now()
+			if err := d.Stop(ctx, m); err != nil {
+				t.Fatal(err)
+			}
+			if took := time.Since(begin); took > patience/2 {
+				t.Errorf("Stop took %v", took)
+			}
+			if e := nextExit(t, d); e.Signal != "killed" || !strings.Contains(e.Reason, test.reason) || strings.Contains(e.Reason, "memory") {
+				t.Errorf("exit %+v, want a kill whose reason says %q", e, test.reason)
+			}
+		})
+	}
+}
+
+// A suspended machine rests, keeps its address and memory, and goes on where it was.
+func TestSuspend(t *testing.T) {
+	d := newDriver(t, config("serve"))
+	m := machine()
+	start(t, d, &m)
+	pid := strings.TrimSpace(get(t, m, "/pid"))
+	if got := get(t, m, "/count"); got != "1\n" {
+		t.Errorf("counted %q, want 1", got)
+	}
+	if err := d.Suspend(t.Context(), m); err != nil {
+		t.Fatal(err)
+	}
+	if err := d.Suspend(t.Context(), m); err != nil {
+		t.Errorf("Suspend of a suspended machine: %v", err)
+	}
+	if runtime.GOOS == "linux" {
+		stat, err := os.ReadFile("/proc/" + pid + "/stat")
+		if _, state, _ := strings.Cut(string(stat), ") "); err != nil || !strings.HasPrefix(state, "T") {
+			t.Errorf("after Suspend the process is in state %.1q (%v), want T", state, err)
+		}
+	}
+	// The kernel still accepts its connections; an answer has to wait for the resume.
+	conn, err := net.Dial("tcp", m.Addr)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer conn.Close()
+	if _, err := io.WriteString(conn, "GET /count HTTP/1.0\r\n\r\n"); err != nil {
+		t.Fatal(err)
+	}
+	addr := m.Addr
+	if b := start(t, d, &m); b.Kind != autostart.Resume || b.Addr != addr {
+		t.Errorf("resume: %+v, want a resume at %s", b, addr)
+	}
+	if got, err := io.ReadAll(conn); err != nil || !strings.HasSuffix(string(got), "\r\n\r\n2\n") {
+		t.Errorf("the request of before the resume was answered %q, %v, want the count 2", got, err)
+	}
+}
+
+// The machine ends while it is suspended: the exit carries the epoch it had, and the next start is a cold one.
+func TestKilledWhileSuspended(t *testing.T) {
+	d := newDriver(t, config("serve"))
+	m := machine()
+	start(t, d, &m)
+	pid := get(t, m, "/pid")
+	if err := d.Suspend(t.Context(), m); err != nil {
+		t.Fatal(err)
+	}
+	var n int
+	if _, err := fmt.Sscan(pid, &n); err != nil {
+		t.Fatal(err)
+	}
+	if err := syscall.Kill(n, syscall.SIGKILL); err != nil {
+		t.Fatal(err)
+	}
+	if e := nextExit(t, d); e.Epoch != 1 || e.Signal != "killed" {
+		t.Errorf("exit %+v, want a kill at epoch 1", e)
+	}
+	if b := start(t, d, &m); b.Kind != autostart.Cold {
+		t.Errorf("next start: %+v, want a cold one", b)
+	}
+}
+
+// output collects lines from many writers. It is deliberately not safe for concurrent use.
+type output struct{ bytes.Buffer }
+
+func TestOutput(t *testing.T) {
+	var out output
+	c := config("chatter")
+	c.Stdout, c.Stderr = &out, &out
+	d := newDriver(t, c)
+	const machines = 5
+	for range machines {
+		m := machine()
+		start(t, d, &m)
+	}
+	for range machines {
+		nextExit(t, d)
+	}
+	// All output is there before the exit is reported.
+	lines := 0
+	for s := bufio.NewScanner(&out); s.Scan(); lines++ {
+		if !strings.HasPrefix(s.Text(), "a line on std") {
+			t.Errorf("line %q is mixed up", s.Text())
+		}
+	}
+	if lines != machines*200 {
+		t.Errorf("%d lines, want %d", lines, machines*200)
+	}
+}
+
+// failing is a writer that always fails.
+type failing struct{}
+
+func (failing) Write([]byte) (int, error) { return 0, errors.New("disk full") }
+
+func TestOutputThatFails(t *testing.T) {
+	c := config("chatter")
+	c.Stdout, c.Stderr = failing{}, failing{}
+	d := newDriver(t, c)
+	m := machine()
+	start(t, d, &m)
+	if e := nextExit(t, d); e.Code != 0 {
+		t.Errorf("exit %+v: the machine suffers from the writer", e)
+	}
+}
+
+// Shutdown lets machines end by themselves, wakes suspended ones, and leaves no goroutine; then nothing starts any more.
+func TestShutdown(t *testing.T) {
+	d, err := process.New(config("polite"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	const machines = 4
+	for i := range machines {
+		m := machine()
+		start(t, d, &m)
+		get(t, m, "/")
+		if i == 0 {
+			if err := d.Suspend(t.Context(), m); err != nil {
+				t.Fatal(err)
+			}
+		}
+	}
+	if err := d.Shutdown(t.Context()); err != nil {
+		t.Fatal(err)
+	}
+	for range machines {
+		if e := nextExit(t, d); e.Code != 42 {
+			t.Errorf("exit %+v, want the status 42 of its own", e)
+		}
+	}
+	if _, err := d.Start(t.Context(), machine()); !errors.Is(err, process.ErrClosed) {
+		t.Errorf("Start after Shutdown: %v, want ErrClosed", err)
+	}
+	if err := d.Close(); err != nil {
+		t.Errorf("Close after Shutdown: %v", err)
+	}
+	noGoroutines(t)
+}
+
+// Close comes while machines start, die and stop: none is left, and each start has one exit.
+func TestCloseDuringStarts(t *testing.T) {
+	c := config("serve")
+	c.StopTimeout = -1
+	d, err := process.New(c)
+	if err != nil {
+		t.Fatal(err)
+	}
+	var started atomic.Int64
+	enough := make(chan struct{})
+	var once sync.Once
+	var all sync.WaitGroup
+	for range 4 {
+		all.Go(func() {
+			m := machine()
+			for {
+				m.Epoch++
+				_, err := d.Start(context.Background(), m)
+				if errors.Is(err, process.ErrClosed) {
+					return
+				}
+				if err != nil {
+					t.Errorf("Start: %v", err)
+					return
+				}
+				if started.Add(1) == 20 {
+					once.Do(func() { close(enough) })
+				}
+				if m.Epoch%2 == 0 {
+					_ = d.Suspend(context.Background(), m)
+				}
+				if err := d.Stop(context.Background(), m); err != nil {
+					t.Errorf("Stop: %v", err)
+				}
+			}
+		})
+	}
+	<-enough
+	if err := d.Close(); err != nil {
+		t.Error(err)
+	}
+	all.Wait()
+	noGoroutines(t)
+	for range started.Load() {
+		nextExit(t, d)
+	}
+	ctx, cancel := context.WithCancel(t.Context())
+	cancel()
+	if err := d.Watch(ctx, func(e autostart.Exit) { t.Errorf("one exit too many: %+v", e) }); err != nil {
+		t.Error(err)
+	}
+}
+
+// noGoroutines waits until no goroutine of the package is left, but those of tests.
+func noGoroutines(t *testing.T) {
+	t.Helper()
+	var left string
+	for deadline := time.Now().Add(patience); time.Now().Before(deadline); <-time.After(time.Millisecond) {
+		left = ""
+		stacks := make([]byte, 1<<20)
+		for stack := range strings.SplitSeq(string(stacks[:runtime.Stack(stacks, true)]), "\n\n") {
+			if strings.Contains(stack, "autostart/process.") || strings.Contains(stack, "process/internal/guard.") {
+				left += stack + "\n\n"
+			}
+		}
+		if left == "" {
+			return
+		}
+	}
+	t.Errorf("goroutines are left:\n%s", left)
 }

@@ -1,0 +1,86 @@
+//go:build linux || darwin
+
+package process_test
+
+import (
+	"fmt"
+	"net/http"
+	"os"
+	"os/signal"
+	"sync/atomic"
+	"syscall"
+	"testing"
+)
+
+// childEnv makes the test binary play a child: its value is what kind of child.
+const childEnv = "PROCESS_TEST_CHILD"
+
+func TestMain(m *testing.M) {
+	if kind := os.Getenv(childEnv); kind != "" {
+		os.Exit(children[kind]())
+	}
+	os.Exit(m.Run())
+}
+
+// children are the programs the tests run: their kinds and what they do.
+var children = map[string]func() int{
+	"serve":    serve,
+	"polite":   polite,
+	"stubborn": stubborn,
+	"chatter":  chatter,
+	"parent":   parent,
+	"family":   family,
+	"leaf":     leaf,
+	"exit7":    func() int { return 7 },
+	"exit0":    func() int { return 0 },
+	"kill9":    func() int { return die(syscall.SIGKILL) },
+	"hangup":   func() int { return die(syscall.SIGHUP) },
+}
+
+// die ends the process by a signal.
+func die(s syscall.Signal) int {
+	_ = syscall.Kill(os.Getpid(), s)
+	select {}
+}
+
+// serve answers with its environment until a signal ends it.
+func serve() int {
+	var count atomic.Int64
+	mux := http.NewServeMux()
+	mux.HandleFunc("/", func(w http.ResponseWriter, _ *http.Request) {
+		for _, name := range []string{"PORT", "MACHINE", "REGION", "EPOCH", "APP", "EXTRA"} {
+			fmt.Fprintf(w, "%s=%s\n", name, os.Getenv(name))
+		}
+		dir, _ := os.Getwd()
+		fmt.Fprintf(w, "args %v\ndir %s\n", os.Args[1:], dir)
+	})
+	mux.HandleFunc("/count", func(w http.ResponseWriter, _ *http.Request) { fmt.Fprintln(w, count.Add(1)) })
+	mux.HandleFunc("/pid", func(w http.ResponseWriter, _ *http.Request) { fmt.Fprintln(w, os.Getpid()) })
+	mux.HandleFunc("/exit", func(http.ResponseWriter, *http.Request) { os.Exit(3) })
+	fmt.Fprintln(os.Stderr, http.ListenAndServe("127.0.0.1:"+os.Getenv("PORT"), mux))
+	return 1
+}
+
+// polite ends with status 42 when it gets SIGTERM.
+func polite() int {
+	term := make(chan os.Signal, 1)
+	signal.Notify(term, syscall.SIGTERM)
+	go serve()
+	<-term
+	return 42
+}
+
+// stubborn does not end when it gets SIGTERM.
+func stubborn() int {
+	signal.Ignore(syscall.SIGTERM)
+	return serve()
+}
+
+// chatter prints much and ends.
+func chatter() int {
+	for i := range 100 {
+		fmt.Println("a line on stdout", i)
+		fmt.Fprintln(os.Stderr, "a line on stderr", i)
+	}
+	return 0
+}
