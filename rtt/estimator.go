@@ -9,9 +9,13 @@ const (
 	// window is 60 samples, a minute of near probes: its minimum is within 0.01 ms of the truth in bursty queueing
 	// and changes place 3 times an hour; that of 10 samples 0.16 ms and 43 times.
 	window = 60
-	// recent samples must all lie above the rest before a path counts as longer. A minimum of 60 alone would need a
-	// minute to see it. Eight in a row above the 90th percentile is one chance in 10^8 when samples are independent.
-	recent = 8
+	// recent samples in a row must lie above the rest before a path counts as much longer: a minimum of 60 alone would
+	// need a minute to see it. Ten in a row above the 90th percentile is one chance in 10^10 when samples are
+	// independent. What is not independent is a queue, and few stand for ten seconds with a quarter of the path in them.
+	recent = 10
+	// patient is how many it takes when the path is longer by less than that quarter. A queue of that size is common,
+	// and being wrong about a tenth of a way for half a minute costs nobody much.
+	patient = 30
 	// fewPrior: with fewer samples than this before the change a percentile means little, so twice recent is asked for.
 	fewPrior = 4
 	// forget: samples before a silence this long (a suspended process, a partition) say nothing about the path of now.
@@ -23,7 +27,9 @@ const (
 	lostAfter = 3
 	// maxRTT is the longest round trip believed. Anything longer is not a distance but an outage.
 	maxRTT = 30 * time.Second
-	tick   = 100 * time.Nanosecond // resolution of a stored sample
+	// settled: of eight samples on a path whose queues are empty one time in three, one is within them in 96 % of cases.
+	settled = 8
+	tick    = 100 * time.Nanosecond // resolution of a stored sample
 )
 
 // entry is one sample, in 8 bytes.
@@ -37,7 +43,7 @@ type entry struct {
 func (e entry) duration() time.Duration { return time.Duration(e.rtt) * tick }
 
 // Estimator turns samples of one path into a distance. Its base is the minimum of the last 60 samples, which no queue
-// and no busy host can raise; a change test lets it follow a path that became longer in eight samples instead of sixty.
+// and no busy host can raise; a change test lets it follow a path that became much longer in ten samples instead of sixty.
 // A path that became shorter is followed at once.
 //
 // Observe and Miss take constant time and allocate nothing. Only differences of the times passed in are used, so they
@@ -53,8 +59,10 @@ type Estimator struct {
 	count uint8  // of them in the window
 	above uint8  // last active samples in a row that lie clearly above the base
 
-	missed  uint8 // probes in a row without an answer
-	prior   entry // base before a restart, answered until the first new sample
+	missed  uint8     // probes in a row without an answer
+	prior   entry     // base before a restart, answered until the first new sample
+	passive entry     // last passive sample; it is a minimum over minutes already, so it needs no window
+	heard   time.Time // when that came
 	last    time.Time
 	changed time.Time // when the path was last found longer
 	every   time.Duration
@@ -80,32 +88,52 @@ func (e *Estimator) Observe(now time.Time, s Sample) bool {
 		source:    s.Source,
 		kernel:    s.Kernel,
 	}
-	if e.count > 0 {
-		if s.Source == SourcePassive && !e.changed.IsZero() && now.Sub(e.changed) < passiveHold {
+	if e.known() && now.Sub(e.last) > forget {
+		e.Restart()
+	}
+	if s.Source == SourcePassive {
+		if e.count > 0 && !e.changed.IsZero() && now.Sub(e.changed) < passiveHold {
 			if b := e.front().rtt; x.rtt < b-b/20 {
 				e.rejected++
 				return false
 			}
 		}
-		if now.Sub(e.last) > forget {
-			e.Restart()
-		}
+		e.passive, e.heard = x, now
+		e.alive(now)
+		return true
 	}
 	if s.Late && e.missed > 0 {
 		e.loss.takeBack()
 	}
-	if s.Source != SourcePassive && !s.Late {
+	if !s.Late {
 		e.loss.add(1, 0)
 	}
+	e.alive(now)
+	e.push(x)
+	e.test(now, x)
+	return true
+}
+
+func (e *Estimator) alive(now time.Time) {
 	e.missed = 0
 	if e.last.IsZero() || now.After(e.last) { // a time that went back must not make the sample look old
 		e.last = now
 	}
-	e.push(x)
-	if s.Source != SourcePassive {
-		e.test(now, x)
+}
+
+func (e *Estimator) known() bool { return e.count > 0 || e.passive.rtt > 0 }
+
+// base returns the sample that is the base; its rtt is 0 when there is none. A passive one counts for a minute.
+func (e *Estimator) base() entry {
+	switch p := e.passive; {
+	case e.count == 0 && p.rtt > 0:
+		return p
+	case e.count == 0:
+		return e.prior
+	case p.rtt > 0 && p.rtt < e.front().rtt && e.last.Sub(e.heard) <= time.Minute:
+		return p
 	}
-	return true
+	return e.front()
 }
 
 // Miss takes in that a probe was not answered in time.
@@ -119,11 +147,9 @@ func (e *Estimator) Miss() {
 // Restart forgets the window, because the peer was restarted or moved. The old base is still answered, as stale, until
 // the first new sample, so that a restart is never a distance of zero.
 func (e *Estimator) Restart() {
-	if e.count > 0 {
-		e.prior = e.front()
-	}
+	e.prior = e.base()
 	e.count, e.above, e.head, e.tail = 0, 0, 0, 0
-	e.changed = time.Time{}
+	e.passive, e.changed = entry{}, time.Time{}
 }
 
 func (e *Estimator) front() entry { return e.ring[e.queue[e.head&63]] }
@@ -147,43 +173,67 @@ func (e *Estimator) push(x entry) {
 	e.n++
 }
 
-// test asks whether the path became longer: the last samples are all above the base by more than 1 ms and a tenth, and
-// all above nearly everything that came before them. The second half adapts to the path's own noise.
+// test asks whether the path became longer. It did when the last samples are all above nearly everything before them,
+// which adapts to the path's own noise, and above the base: 10 of them by a quarter and 2 ms, or 30 of them by a tenth
+// and 1 ms.
 func (e *Estimator) test(now time.Time, x entry) {
 	base := e.front().rtt
-	if x.rtt <= base+max(base/10, uint32(time.Millisecond/tick)) {
+	if x.rtt <= base+slack(base) {
 		e.above = 0
 		return
 	}
 	e.above = min(e.above+1, window)
-	if e.above < recent {
-		return
-	}
 	prior := int(e.count) - int(e.above)
-	need := uint8(recent)
+	need := uint32(recent)
 	if prior < fewPrior {
 		need = 2 * recent
 	}
-	if e.above < need || prior <= 0 {
+	if uint32(e.above) < need || prior <= 0 {
 		return
 	}
-	least := x.rtt
-	for i := uint32(1); i < uint32(need); i++ {
-		least = min(least, e.at(i).rtt)
+	least := e.least(need)
+	if least <= base+max(base/4, uint32(2*time.Millisecond/tick)) {
+		if need = patient; e.above < patient {
+			return
+		}
+		least = e.least(need)
 	}
 	if least <= e.quantile(int(e.above), prior) {
 		return
 	}
-	// Longer. Keep only the samples since, oldest first.
-	keep := [2 * recent]entry{}
-	for i := range uint32(need) {
-		keep[i] = e.at(uint32(need) - 1 - i)
+	// Longer. Keep only the samples since, oldest first. The first few may have been mere noise before the change; they
+	// are left out when they lie clearly below all the others, or they would hold the base down for a minute.
+	var keep [patient]entry
+	for i := range need {
+		keep[i] = e.at(need - 1 - i)
+	}
+	from := uint32(0)
+	for i := uint32(1); i <= 3; i++ {
+		rest := keep[i].rtt
+		for _, k := range keep[i:need] {
+			rest = min(rest, k.rtt)
+		}
+		if was := keep[i-1].rtt; rest > was+slack(was) {
+			from = i
+		}
 	}
 	e.count, e.above, e.head, e.tail = 0, 0, 0, 0
-	for i := range need {
-		e.push(keep[i])
+	for _, k := range keep[from:need] {
+		e.push(k)
 	}
-	e.changed = now
+	e.passive, e.changed = entry{}, now
+}
+
+// slack is how far above a round trip another, in ticks, is still the same path.
+func slack(rtt uint32) uint32 { return max(rtt/10, uint32(time.Millisecond/tick)) }
+
+// least returns the least of the last n samples.
+func (e *Estimator) least(n uint32) uint32 {
+	x := e.at(0).rtt
+	for i := uint32(1); i < n; i++ {
+		x = min(x, e.at(i).rtt)
+	}
+	return x
 }
 
 // at returns the sample that came i before the last.
@@ -201,20 +251,18 @@ func (e *Estimator) quantile(skip, n int) uint32 {
 
 // Base returns the least round trip of the window; false when nothing was ever measured.
 func (e *Estimator) Base() (time.Duration, bool) {
-	if e.count == 0 {
-		return e.prior.duration(), e.prior.rtt > 0
-	}
-	return e.front().duration(), true
+	b := e.base()
+	return b.duration(), b.rtt > 0
 }
 
 // State says what the last measurement is worth at now.
 func (e *Estimator) State(now time.Time) State {
 	switch {
 	case e.last.IsZero():
-		return StateUnknown
+		return StateUnknown // however many probes went unanswered
 	case e.missed >= lostAfter:
 		return StateLost
-	case e.count == 0 || now.Sub(e.last) > 3*e.interval()+time.Second:
+	case !e.known() || now.Sub(e.last) > 3*e.interval()+time.Second:
 		return StateStale
 	}
 	return StateFresh
@@ -238,12 +286,10 @@ func (e *Estimator) Stat(now time.Time) Stat {
 	}
 	s.Age = max(0, now.Sub(e.last))
 	s.Samples = int(e.count)
-	b := e.prior
+	b := e.base()
+	s.P90 = b.duration()
 	if e.count > 0 {
-		b = e.front()
 		s.P90 = time.Duration(e.quantile(0, int(e.count))) * tick
-	} else {
-		s.P90 = b.duration()
 	}
 	s.Base, s.Source, s.Kernel = b.duration(), b.source, b.kernel
 	s.Jitter = s.P90 - s.Base
@@ -251,7 +297,7 @@ func (e *Estimator) Stat(now time.Time) Stat {
 	switch {
 	case s.Samples < 3 || b.source == SourceHTTP || b.source == SourceNone:
 		s.Confidence = ConfidenceLow
-	case s.Samples < recent || !b.kernel:
+	case s.Samples < settled || !b.kernel:
 		s.Confidence = ConfidenceFair
 	default:
 		s.Confidence = ConfidenceHigh

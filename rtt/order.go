@@ -1,7 +1,9 @@
 package rtt
 
 import (
+	"cmp"
 	"slices"
+	"strings"
 	"time"
 )
 
@@ -106,7 +108,7 @@ func (o *Order) Update(now time.Time, cs []Candidate) bool {
 			next = append(next, it)
 		}
 	}
-	for i := range cs { // in the caller's order, so that the result does not hang on a map's
+	for i := range cs {
 		if _, ok := o.at[cs[i].Name]; !ok {
 			continue
 		}
@@ -118,9 +120,12 @@ func (o *Order) Update(now time.Time, cs []Candidate) bool {
 		}
 	}
 	next = append(next, back...)
+	slices.SortFunc(fresh, func(a, b item) int { // so that the caller's order does not show
+		return cmp.Or(cmp.Compare(a.RTT, b.RTT), strings.Compare(a.Name, b.Name))
+	})
 	for _, it := range fresh {
 		it.since = time.Time{}
-		p := slices.IndexFunc(next, func(x item) bool { return it.RTT < x.RTT })
+		p := slices.IndexFunc(next, func(x item) bool { return it.RTT < x.RTT || it.RTT == x.RTT && it.Name < x.Name })
 		if p < 0 {
 			p = len(next)
 		}

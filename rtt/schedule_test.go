@@ -1,0 +1,261 @@
+package rtt
+
+import (
+	"math/rand/v2"
+	"slices"
+	"testing"
+	"time"
+
+	"pgregory.net/rapid"
+)
+
+// The agenda equals a sorted list.
+func TestAgendaEqualsAList(t *testing.T) {
+	rapid.Check(t, func(t *rapid.T) {
+		var a agenda
+		want := map[int32]time.Time{}
+		t.Repeat(map[string]func(*rapid.T){
+			"set": func(t *rapid.T) {
+				k := rapid.Int32Range(0, 20).Draw(t, "key")
+				at := epoch.Add(time.Duration(rapid.IntRange(0, 50).Draw(t, "at")) * ms)
+				a.set(k, at)
+				want[k] = at
+			},
+			"remove": func(t *rapid.T) {
+				k := rapid.Int32Range(0, 25).Draw(t, "key")
+				a.remove(k)
+				delete(want, k)
+			},
+			"": func(t *rapid.T) {
+				k, at, ok := a.first()
+				if ok != (len(want) > 0) || len(a.heap) != len(want) {
+					t.Fatalf("first %v with %d wanted, %d kept", ok, len(want), len(a.heap))
+				}
+				if !ok {
+					return
+				}
+				if want[k] != at {
+					t.Fatalf("key %d at %v, want %v", k, at, want[k])
+				}
+				for _, w := range want {
+					if w.Before(at) {
+						t.Fatalf("first is %v, but there is %v", at, w)
+					}
+				}
+			},
+		})
+	})
+}
+
+func TestPace(t *testing.T) {
+	r := rand.New(rand.NewPCG(1, 1))
+	var phase []time.Duration
+	for range 200 {
+		p := pace{every: 5 * time.Second}
+		now := epoch
+		p.begin(now, r.Uint64())
+		var sent []time.Duration
+		for range 6 {
+			now = p.next
+			sent = append(sent, now.Sub(epoch))
+			p.sent(now, r.Uint64())
+		}
+		if sent[0] >= spread || sent[1]-sent[0] != quickGap || sent[2]-sent[1] != quickGap || sent[2] > 300*ms {
+			t.Fatalf("first three probes at %v, want them within 300ms", sent[:3])
+		}
+		phase = append(phase, sent[3]-sent[2])
+		for i := 4; i < 6; i++ {
+			if d := sent[i] - sent[i-1]; d < 4*time.Second || d > 6*time.Second {
+				t.Fatalf("steady interval %v, want 5s within 20 %%", d)
+			}
+		}
+	}
+	slices.Sort(phase)
+	if phase[20] > 1500*ms || phase[180] < 3500*ms {
+		t.Errorf("phases are not spread over the interval: p10 %v, p90 %v", phase[20], phase[180])
+	}
+
+	p := pace{every: 5 * time.Second, next: epoch.Add(4 * time.Second)}
+	p.missed(epoch)
+	if p.next != epoch.Add(quickGap) {
+		t.Errorf("after a miss the next probe is due in %v, want %v", p.next.Sub(epoch), quickGap)
+	}
+	p.missed(epoch.Add(time.Hour))
+	if p.next != epoch.Add(quickGap) {
+		t.Error("a miss put the next probe off")
+	}
+}
+
+func TestIntervals(t *testing.T) {
+	for _, row := range []struct {
+		near, far int
+		n, f      time.Duration
+	}{
+		{0, 0, time.Second, 5 * time.Second},
+		{32, 0, time.Second, 5 * time.Second},
+		{72, 428, time.Second, 5 * time.Second}, // 500 peers in 40 regions: 158 per second
+		{450, 0, 2 * time.Second, 10 * time.Second},
+	} {
+		n, f := intervals(row.near, row.far, time.Second, 5*time.Second, 250)
+		if n.Round(ms) != row.n || f.Round(ms) != row.f {
+			t.Errorf("%d near, %d far: %v and %v, want %v and %v", row.near, row.far, n, f, row.n, row.f)
+		}
+	}
+}
+
+func TestBucketKeepsItsRate(t *testing.T) {
+	b := bucket{rate: 50, burst: 10}
+	now, taken := epoch, 0
+	for now.Before(epoch.Add(10 * time.Second)) {
+		ok, at := b.take(now)
+		if ok {
+			taken++
+			continue
+		}
+		if !at.After(now) {
+			t.Fatal("no token, and none to wait for")
+		}
+		now = at
+	}
+	if taken < 508 || taken > 511 {
+		t.Errorf("%d tokens in 10 s at 50/s with a burst of 10", taken)
+	}
+	if ok, _ := b.take(epoch.Add(-time.Hour)); ok {
+		t.Error("time that went back made a token")
+	}
+}
+
+func TestTimeout(t *testing.T) {
+	for _, row := range []struct{ base, want time.Duration }{{0, time.Second}, {ms, 200 * ms}, {100 * ms, 350 * ms}, {time.Second, time.Second}} {
+		if got := timeout(row.base, row.base > 0); got != row.want {
+			t.Errorf("timeout for a base of %v is %v, want %v", row.base, got, row.want)
+		}
+	}
+}
+
+func TestLadder(t *testing.T) {
+	type way = Source
+	const udp, tcp, web = SourceUDP, SourceTCP, SourceHTTP
+	// play probes once a second and reports the ways used; works says which ways answer.
+	play := func(l *ladder, now *time.Time, n int, hasUDP, hasTCP, hasHTTP bool, works func(way) bool) (used []way) {
+		for range n {
+			*now = now.Add(time.Second)
+			w := l.next(*now, hasUDP, hasTCP, hasHTTP)
+			used = append(used, w)
+			if w != SourceNone {
+				l.result(*now, w, works(w))
+			}
+		}
+		return used
+	}
+	only := func(ok ...way) func(way) bool { return func(w way) bool { return slices.Contains(ok, w) } }
+	count := func(ws []way, w way) (n int) {
+		for _, x := range ws {
+			if x == w {
+				n++
+			}
+		}
+		return n
+	}
+
+	t.Run("udp works: nothing else is used", func(t *testing.T) {
+		var l ladder
+		now := epoch
+		if u := play(&l, &now, 100, true, true, true, only(udp, tcp, web)); count(u, udp) != 100 {
+			t.Error(u)
+		}
+	})
+	t.Run("udp blocked: tcp, and udp every half minute", func(t *testing.T) {
+		var l ladder
+		now := epoch
+		play(&l, &now, 12, true, true, true, only(tcp, web))
+		if u := play(&l, &now, 90, true, true, true, only(tcp, web)); count(u, tcp) < 80 || count(u, udp) < 2 || count(u, udp) > 4 || count(u, web) > 0 {
+			t.Error(u)
+		}
+		play(&l, &now, 31, true, true, true, only(udp, tcp)) // unblocked
+		if u := play(&l, &now, 50, true, true, true, only(udp, tcp)); count(u, udp) != 50 {
+			t.Error("unblocked: ", u)
+		}
+	})
+	t.Run("tcp blocked too: http", func(t *testing.T) {
+		var l ladder
+		now := epoch
+		play(&l, &now, 15, true, true, true, only(web))
+		if u := play(&l, &now, 60, true, true, true, only(web)); count(u, web) < 50 {
+			t.Error(u)
+		}
+	})
+	t.Run("tcp stops working: the search begins anew", func(t *testing.T) {
+		var l ladder
+		now := epoch
+		play(&l, &now, 20, true, true, true, only(tcp))
+		play(&l, &now, 20, true, true, true, only(web))
+		if u := play(&l, &now, 60, true, true, true, only(web)); count(u, web) < 50 {
+			t.Error(u)
+		}
+	})
+	t.Run("dead: all ways are tried, udp most", func(t *testing.T) {
+		var l ladder
+		now := epoch
+		u := play(&l, &now, 100, true, true, true, only())
+		if count(u, udp) < 50 || count(u, tcp) < 20 || count(u, web) < 20 {
+			t.Error(u)
+		}
+	})
+	t.Run("no fallbacks", func(t *testing.T) {
+		var l ladder
+		now := epoch
+		if u := play(&l, &now, 100, true, false, false, only()); count(u, udp) != 100 {
+			t.Error(u)
+		}
+	})
+	t.Run("no udp address", func(t *testing.T) {
+		var l ladder
+		now := epoch
+		if u := play(&l, &now, 50, false, true, false, only(tcp)); count(u, tcp) != 50 {
+			t.Error(u)
+		}
+		if u := play(&l, &now, 50, false, false, true, only(web)); count(u, web) != 50 {
+			t.Error(u)
+		}
+		if u := play(&l, &now, 5, false, false, false, only()); count(u, SourceNone) != 5 {
+			t.Error(u)
+		}
+	})
+}
+
+func TestChoose(t *testing.T) {
+	rapid.Check(t, func(t *rapid.T) {
+		var in []Node
+		for i := range rapid.IntRange(0, 60).Draw(t, "n") {
+			in = append(in, Node{ID: string(rune('a'+i%26)) + string(rune('a'+rapid.IntRange(0, 9).Draw(t, "id"))), Region: rapid.SampledFrom([]string{"x", "y", "z"}).Draw(t, "region")})
+		}
+		in = append(in, Node{}, Node{ID: "self"})
+		max := rapid.IntRange(1, 40).Draw(t, "max")
+		got := choose("self", in, max)
+		all := choose("self", in, 1000)
+		if len(got) != min(max, len(all)) {
+			t.Fatalf("%d of %d chosen with a limit of %d", len(got), len(all), max)
+		}
+		perRegion := map[string]int{}
+		inAll := map[string]int{}
+		for i, n := range got {
+			if n.ID == "" || n.ID == "self" || i > 0 && got[i-1].ID >= n.ID {
+				t.Fatalf("%v", got)
+			}
+			perRegion[n.Region]++
+		}
+		for _, n := range all {
+			inAll[n.Region]++
+		}
+		for r := range inAll { // no region goes short while another has two more
+			for q := range inAll {
+				if perRegion[r] < perRegion[q]-1 && perRegion[r] < inAll[r] {
+					t.Fatalf("region %s has %d of %d, %s has %d", r, perRegion[r], inAll[r], q, perRegion[q])
+				}
+			}
+		}
+		rand.New(rand.NewPCG(1, 2)).Shuffle(len(in), func(i, j int) { in[i], in[j] = in[j], in[i] })
+		_ = choose("self", in, max)
+	})
+}
