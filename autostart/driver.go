@@ -1,0 +1,55 @@
+package autostart
+
+import (
+	"context"
+
+	"github.com/ebbkit/ebb/balance"
+)
+
+// Driver makes machines run. Only the machine's owner calls it, one operation per machine at a time; operations on
+// different machines may run at once. package process has a driver for child processes.
+type Driver interface {
+	// Start boots m, or resumes it where it is suspended, and returns as soon as the machine exists: readiness is not the
+	// driver's business. m.Epoch is the epoch of this start. Start on a machine that already runs is an error.
+	Start(ctx context.Context, m balance.Machine) (Booting, error)
+	// Stop ends m and returns when it is gone. Stopping a machine that does not run is no error.
+	Stop(ctx context.Context, m balance.Machine) error
+	// Suspend freezes m so that a later Start resumes it. A driver that cannot returns an error matching
+	// [errors.ErrUnsupported]; the machine then still runs.
+	Suspend(ctx context.Context, m balance.Machine) error
+	// Watch calls exited for every machine that ends, whether Stop ended it or not, until ctx ends; it then returns nil.
+	// exited does not block.
+	Watch(ctx context.Context, exited func(Exit)) error
+}
+
+// BootKind tells a cold boot from a resume; their durations are learned apart.
+type BootKind uint8
+
+// The kinds of boot.
+const (
+	Cold BootKind = iota
+	Resume
+)
+
+// String returns "cold" or "resume".
+func (k BootKind) String() string {
+	if k == Resume {
+		return "resume"
+	}
+	return "cold"
+}
+
+// Booting is what a driver knows when a machine has begun to boot.
+type Booting struct {
+	Addr string   // host:port where the machine will listen
+	Kind BootKind // whether it boots cold or resumes
+}
+
+// Exit is the end of a machine.
+type Exit struct {
+	ID     balance.MachineID
+	Epoch  uint64 // of the start or resume that ended, so that a late report cannot hurt a newer one
+	Code   int    // exit code; -1 when a signal ended it
+	Signal string // the signal that ended it, such as "killed"; empty when it exited
+	Reason string // a sentence for people: "exit status 1", "killed by signal: killed (out of memory)"
+}
