@@ -80,7 +80,8 @@ func (c *conn) send() {
 	}
 }
 
-// failed tells this side of an error at the peer's, half a round trip later. It reports false when aborted.
+// failed tells this side of an error at the peer's, half a round trip later. It reports false when nobody is
+// there to be told.
 func (c *conn) failed(err error) bool {
 	if !c.out.pause() {
 		return false

@@ -174,12 +174,12 @@ func (f *flow) reopen() {
 	}
 }
 
-// pause lets half a round trip pass on the side that gets. It reports false when aborted.
+// pause lets half a round trip pass on the side that gets. It reports false when aborted, or closed meanwhile.
 func (f *flow) pause() bool {
 	f.mu.Lock()
 	defer f.mu.Unlock()
 	until := time.Now().Add(f.link.half())
-	for f.get.err == nil {
+	for f.get.err == nil && f.end != errClose {
 		now := time.Now()
 		if !now.Before(until) {
 			return true

@@ -34,7 +34,7 @@ func (l *Links) RelayUDP(ctx context.Context, from, to string, target netip.Addr
 	l.mu.Lock()
 	k := l.link(from, to)
 	l.mu.Unlock()
-	r := &relay{
+	r := &relayUDP{
 		links:   l,
 		link:    k,
 		ctx:     ctx,
@@ -59,7 +59,7 @@ func (l *Links) RelayUDP(ctx context.Context, from, to string, target netip.Addr
 	return front.LocalAddr().(*net.UDPAddr).AddrPort(), nil
 }
 
-type relay struct {
+type relayUDP struct {
 	links       *Links
 	link        *link
 	ctx         context.Context
@@ -81,7 +81,7 @@ type source struct {
 func (s *source) touch() { s.used.Store(time.Now().UnixNano()) }
 
 // serve takes datagrams from senders until the relay ends.
-func (r *relay) serve() {
+func (r *relayUDP) serve() {
 	buf := make([]byte, 64<<10)
 	for {
 		n, addr, err := r.front.ReadFromUDPAddrPort(buf)
@@ -102,7 +102,7 @@ func (r *relay) serve() {
 }
 
 // source finds the sender of that address, or makes it; nil when there is no socket to be had.
-func (r *relay) source(addr netip.AddrPort) *source {
+func (r *relayUDP) source(addr netip.AddrPort) *source {
 	r.mu.Lock()
 	defer r.mu.Unlock()
 	if s := r.sources[addr]; s != nil {
@@ -133,7 +133,7 @@ func (r *relay) source(addr netip.AddrPort) *source {
 }
 
 // answers takes the target's datagrams for one sender, until that is idle or the relay ends.
-func (r *relay) answers(s *source) {
+func (r *relayUDP) answers(s *source) {
 	defer r.links.wg.Done()
 	defer func() {
 		r.mu.Lock()
@@ -159,14 +159,14 @@ func (r *relay) answers(s *source) {
 }
 
 // forget closes a sender's socket. r.mu is held.
-func (r *relay) forget(s *source) {
+func (r *relayUDP) forget(s *source) {
 	s.conn.Close()
 	if r.sources[s.addr] == s {
 		delete(r.sources, s.addr)
 	}
 }
 
-func (r *relay) closeSockets() {
+func (r *relayUDP) closeSockets() {
 	r.front.Close()
 	r.mu.Lock()
 	defer r.mu.Unlock()

@@ -9,7 +9,7 @@ const (
 	// markCost is what one write counts beyond its bytes, so that a flood of tiny writes is bounded too.
 	markCost = 64
 
-	// maxPiece is how much one write to the far side carries, about.
+	// maxPiece is how much one write to the far side carries: its room is free again only once the whole is written.
 	maxPiece = 256 << 10
 
 	// smallRing is what an idle direction keeps; more is given back when it runs empty.
@@ -44,8 +44,8 @@ func (s *stream) put(now time.Time, after time.Duration, p []byte) int {
 	return len(p)
 }
 
-// peek returns bytes that are due, without removing them: as many as lie in one piece, up to maxPiece or so. With none due,
-// wake says when there will be; zero means that the stream is empty.
+// peek returns bytes that are due, without removing them: as many as lie in one piece, up to maxPiece. With none due, wake
+// says when there will be; zero means that the stream is empty.
 func (s *stream) peek(now time.Time) (p []byte, wake time.Time) {
 	n := 0
 	for due, size := range s.marks.all() {
@@ -60,7 +60,7 @@ func (s *stream) peek(now time.Time) (p []byte, wake time.Time) {
 	if n == 0 {
 		return nil, wake
 	}
-	return s.ring[s.start:min(len(s.ring), s.start+n)], time.Time{}
+	return s.ring[s.start:min(len(s.ring), s.start+min(n, maxPiece))], time.Time{}
 }
 
 // take removes the n oldest bytes, which peek returned.
