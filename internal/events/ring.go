@@ -55,8 +55,9 @@ const maxReasons = 3
 
 // Ring holds the latest events, numbered. It is not safe for concurrent use.
 //
-// Bounces, retries and parks come in floods. The first of its kind, app, machine and node is an event at once; those of the
-// second that follows are summed into one ("12 bounces: full"), and so is every further second until one passes without.
+// Bounces, retries and parks come in floods. The first of its kind, app, machine and node is an event at once, so that it
+// stands before what it causes; those of the second that follows are summed into one event at its end ("12 bounces: full"),
+// and so is every further second until one passes without.
 type Ring struct {
 	size   int
 	events []Event // grows to size, then the event with sequence number s is at (s-1) % size
@@ -127,8 +128,9 @@ func (r *Ring) Tick(now time.Time) {
 			continue
 		}
 		r.append(s.event())
-		// The next second of the flood begins now, not where the last one ended: a late tick must not bring two events.
-		*s = sum{key: s.key, until: now.Add(sumFor)}
+		// The flood may go on for another second. That keeps the order of open: all others were begun before this one was
+		// due, so they are due before its next second is over.
+		*s = sum{key: s.key, until: s.until.Add(sumFor)}
 		r.open = append(r.open, s)
 	}
 }
