@@ -50,10 +50,57 @@ func TestDriver(t *testing.T, newSubject func(t *testing.T) Subject) {
 			s.Timeout = cmp.Or(s.Timeout, time.Minute)
 			ctx, cancel := context.WithTimeout(context.Background(), s.Timeout) // not t's: cleanups use it
 			t.Cleanup(cancel)
+			s.Driver = bounded{s.Driver, ctx}
 			c.check(&bench{T: t, Subject: s, ctx: ctx, clause: c.text, scratch: make(map[balance.MachineID]bool)})
 		})
 	}
 }
+
+// bounded is a driver whose operations return with an error when they take until ctx ends, so that one which blocks for
+// ever fails a clause instead of hanging the test.
+type bounded struct {
+	autostart.Driver
+	ctx context.Context
+}
+
+func (b bounded) Start(ctx context.Context, m balance.Machine) (boot autostart.Booting, err error) {
+	type answer struct {
+		boot autostart.Booting
+		err  error
+	}
+	answered := make(chan answer, 1)
+	go func() {
+		boot, err := b.Driver.Start(ctx, m)
+		answered <- answer{boot, err}
+	}()
+	select {
+	case a := <-answered:
+		return a.boot, a.err
+	case <-b.ctx.Done():
+		return autostart.Booting{}, errBlocks
+	}
+}
+
+func (b bounded) Stop(ctx context.Context, m balance.Machine) error {
+	return b.bound(func() error { return b.Driver.Stop(ctx, m) })
+}
+
+func (b bounded) Suspend(ctx context.Context, m balance.Machine) error {
+	return b.bound(func() error { return b.Driver.Suspend(ctx, m) })
+}
+
+func (b bounded) bound(f func() error) error {
+	answered := make(chan error, 1)
+	go func() { answered <- f() }()
+	select {
+	case err := <-answered:
+		return err
+	case <-b.ctx.Done():
+		return errBlocks
+	}
+}
+
+var errBlocks = errors.New("it has not returned within the timeout")
 
 // bench is what a clause works with.
 type bench struct {

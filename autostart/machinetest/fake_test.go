@@ -1,0 +1,203 @@
+package machinetest_test
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"net"
+	"sync"
+
+	"github.com/ebbkit/ebb/autostart"
+	"github.com/ebbkit/ebb/balance"
+)
+
+// fake is a driver whose machines are listeners of this process. fault makes it break one clause.
+type fake struct {
+	fault string
+
+	mu       sync.Mutex
+	machines map[balance.MachineID]*listener
+	watchers map[int]func(autostart.Exit)
+	next     int
+}
+
+// listener is a fake machine that runs or is suspended.
+type listener struct {
+	net.Listener
+	epoch, cold uint64 // of the last start, and of the last that was not a resume
+	suspended   bool
+}
+
+func newFake(fault string) *fake {
+	return &fake{fault: fault, machines: make(map[balance.MachineID]*listener), watchers: make(map[int]func(autostart.Exit))}
+}
+
+func (f *fake) Start(ctx context.Context, m balance.Machine) (autostart.Booting, error) {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	if l := f.machines[m.ID]; l != nil {
+		if !l.suspended {
+			switch f.fault {
+			case "starts twice":
+				return autostart.Booting{Addr: l.Addr().String()}, nil
+			case "refused start changes epoch":
+				l.epoch = m.Epoch
+			case "refused start ends machine":
+				_ = l.Close()
+			}
+			return autostart.Booting{}, fmt.Errorf("%s already runs", m.ID)
+		}
+		l.suspended, l.epoch = false, m.Epoch
+		kind := autostart.Resume
+		if f.fault == "resume called cold" {
+			kind = autostart.Cold
+		}
+		return autostart.Booting{Addr: l.Addr().String(), Kind: kind}, nil
+	}
+	if ctx.Err() != nil && f.fault != "cancelled start fails but runs" {
+		return autostart.Booting{}, ctx.Err()
+	}
+	l, err := net.Listen("tcp", "127.0.0.1:0")
+	if err != nil {
+		return autostart.Booting{}, err
+	}
+	started := &listener{Listener: l, epoch: m.Epoch, cold: m.Epoch}
+	f.machines[m.ID] = started
+	if f.fault == "ends with context" {
+		context.AfterFunc(ctx, func() { f.crash(m.ID) })
+	}
+	addr := l.Addr().String()
+	switch f.fault {
+	case "one address for all":
+		for _, other := range f.machines {
+			addr = min(addr, other.Addr().String())
+		}
+	case "no address":
+		addr = ""
+	}
+	return autostart.Booting{Addr: addr}, ctx.Err()
+}
+
+func (f *fake) Stop(_ context.Context, m balance.Machine) error {
+	f.mu.Lock()
+	l := f.machines[m.ID]
+	if l == nil {
+		f.mu.Unlock()
+		if f.fault == "stop of nothing fails" {
+			return errors.New("not running")
+		}
+		return nil
+	}
+	if f.fault == "suspended cannot stop" && l.suspended {
+		f.mu.Unlock()
+		return errors.New("suspended")
+	}
+	delete(f.machines, m.ID)
+	if f.fault != "stop leaves it" {
+		_ = l.Close()
+	}
+	f.mu.Unlock()
+	f.report(m.ID, l)
+	return nil
+}
+
+// crash ends a machine by itself.
+func (f *fake) crash(id balance.MachineID) {
+	f.mu.Lock()
+	l := f.machines[id]
+	delete(f.machines, id)
+	f.mu.Unlock()
+	if l != nil {
+		_ = l.Close()
+		if f.fault != "crash unseen" {
+			f.report(id, l)
+		}
+	}
+}
+
+func (f *fake) Suspend(_ context.Context, m balance.Machine) error {
+	if f.fault == "cannot suspend" {
+		return fmt.Errorf("fake: %w", errors.ErrUnsupported)
+	}
+	f.mu.Lock()
+	l := f.machines[m.ID]
+	f.mu.Unlock()
+	switch {
+	case f.fault == "unsupported suspend ends it":
+		_ = f.Stop(context.Background(), m)
+		return fmt.Errorf("fake: %w", errors.ErrUnsupported)
+	case f.fault == "suspend fails":
+		return errors.New("no")
+	case l == nil && f.fault == "suspends nothing":
+		return nil
+	case l == nil:
+		return errors.New("not running")
+	}
+	l.suspended = true
+	if f.fault == "suspension is an exit" {
+		f.report(m.ID, l)
+	}
+	return nil
+}
+
+// report tells the watchers that l has ended.
+func (f *fake) report(id balance.MachineID, l *listener) {
+	e := autostart.Exit{ID: id, Epoch: l.epoch, Code: 0, Reason: "exit status 0"}
+	times := 1
+	switch f.fault {
+	case "no exits":
+		return
+	case "every exit twice":
+		times = 2
+	case "no reason":
+		e.Reason = ""
+	case "code beside signal":
+		e.Signal = "killed"
+	case "epoch of the cold start":
+		e.Epoch = l.cold
+	}
+	f.mu.Lock()
+	var told []func(autostart.Exit)
+	for i := range f.next {
+		if w := f.watchers[i]; w != nil && (f.fault != "one watch only" || len(told) == 0) {
+			told = append(told, w)
+		}
+	}
+	if f.fault == "calls with lock held" {
+		defer f.mu.Unlock()
+	} else {
+		f.mu.Unlock()
+	}
+	for range times {
+		for _, w := range told {
+			w(e)
+		}
+	}
+}
+
+func (f *fake) Watch(ctx context.Context, exited func(autostart.Exit)) error {
+	f.mu.Lock()
+	n := f.next
+	f.next++
+	f.watchers[n] = exited
+	f.mu.Unlock()
+	<-ctx.Done()
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	delete(f.watchers, n)
+	if f.fault == "watch returns an error" {
+		return ctx.Err()
+	}
+	return nil
+}
+
+// Close ends what a failed clause has left.
+func (f *fake) Close() {
+	if !f.mu.TryLock() {
+		return // by the fault "calls with lock held"
+	}
+	defer f.mu.Unlock()
+	for _, l := range f.machines {
+		_ = l.Close()
+	}
+}

@@ -1,0 +1,104 @@
+package machinetest_test
+
+import (
+	"fmt"
+	"os"
+	"os/exec"
+	"regexp"
+	"strings"
+	"sync"
+	"sync/atomic"
+	"testing"
+	"time"
+
+	"github.com/ebbkit/ebb/autostart/machinetest"
+	"github.com/ebbkit/ebb/balance"
+)
+
+var serial atomic.Int64
+
+// subject returns a Subject with a fake driver.
+func subject(t *testing.T, fault string, timeout time.Duration) machinetest.Subject {
+	f := newFake(fault)
+	t.Cleanup(f.Close)
+	return machinetest.Subject{
+		Driver: f,
+		NewMachine: func() balance.Machine {
+			return balance.Machine{ID: balance.MachineID(fmt.Sprintf("m-%d", serial.Add(1))), App: "app", Region: "nrt"}
+		},
+		Crash: func(m balance.Machine, _ string) error {
+			f.crash(m.ID)
+			return nil
+		},
+		Timeout: timeout,
+	}
+}
+
+func TestGoodDrivers(t *testing.T) {
+	for _, kind := range []string{"", "cannot suspend"} {
+		t.Run(kind, func(t *testing.T) {
+			machinetest.TestDriver(t, func(t *testing.T) machinetest.Subject { return subject(t, kind, 0) })
+		})
+	}
+}
+
+// faultEnv makes this binary run the suite on a driver with that fault; it shall fail.
+const faultEnv = "MACHINETEST_FAULT"
+
+func TestFault(t *testing.T) {
+	fault := os.Getenv(faultEnv)
+	if fault == "" {
+		t.Skip("run by TestFaultsAreFound")
+	}
+	// Short, since what a faulty driver does not do will not be done later either.
+	machinetest.TestDriver(t, func(t *testing.T) machinetest.Subject { return subject(t, fault, 300*time.Millisecond) })
+}
+
+// The suite fails a driver for each fault, in the clause that the fault breaks (others may fail with it), and quotes it.
+func TestFaultsAreFound(t *testing.T) {
+	if testing.Short() {
+		t.Skip("executes itself for each fault")
+	}
+	faults := map[string]string{
+		"starts twice":                   "Start/running",
+		"refused start changes epoch":    "Start/running",
+		"refused start ends machine":     "Start/running",
+		"no address":                     "Start/boots",
+		"ends with context":              "Start/outlives",
+		"cancelled start fails but runs": "Start/cancelled",
+		"stop leaves it":                 "Stop/gone",
+		"stop of nothing fails":          "Stop/idle",
+		"no reason":                      "Stop/epoch",
+		"code beside signal":             "Stop/epoch",
+		"resume called cold":             "Suspend/resume",
+		"suspend fails":                  "Suspend/resume",
+		"unsupported suspend ends it":    "Suspend/unsupported",
+		"suspends nothing":               "Suspend/idle",
+		"suspended cannot stop":          "Suspend/stop",
+		"suspension is an exit":          "Suspend/epoch",
+		"epoch of the cold start":        "Suspend/epoch",
+		"watch returns an error":         "Watch/ends",
+		"no exits":                       "Watch/once",
+		"every exit twice":               "Watch/once",
+		"one watch only":                 "Watch/several",
+		"crash unseen":                   "Watch/crash",
+		"calls with lock held":           "Watch/calls",
+		"one address for all":            "Machines/apart",
+	}
+	atOnce := make(chan struct{}, 4) // they mostly wait
+	var all sync.WaitGroup
+	for fault, clause := range faults {
+		all.Go(func() {
+			atOnce <- struct{}{}
+			defer func() { <-atOnce }()
+			c := exec.Command(os.Args[0], "-test.run=^TestFault$/^"+strings.ReplaceAll(clause, "/", "$/^")+"$", "-test.v", "-test.timeout=2m")
+			c.Env = append(os.Environ(), faultEnv+"="+fault)
+			out, err := c.CombinedOutput()
+			quoted := regexp.MustCompile(`the contract says: \w+ .*\n.*but: `)
+			if err == nil || !strings.Contains(string(out), "--- FAIL: TestFault/"+clause) || !quoted.Match(out) && !strings.Contains(string(out), "Watch: ") {
+				t.Errorf("a driver with the fault %q does not fail %s as it should (%v):\n%s", fault, clause, err, out)
+			}
+		})
+	}
+	all.Wait()
+}

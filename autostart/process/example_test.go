@@ -1,0 +1,54 @@
+//go:build linux || darwin
+
+package process_test
+
+import (
+	"context"
+	"fmt"
+	"os"
+
+	"github.com/ebbkit/ebb/autostart"
+	"github.com/ebbkit/ebb/autostart/process"
+	"github.com/ebbkit/ebb/balance"
+)
+
+// A machine is started, suspended, resumed and stopped, and its end is reported.
+func Example() {
+	driver, err := process.New(process.Config{Command: "sleep 1000", Stderr: os.Stderr})
+	if err != nil {
+		fmt.Println(err) // names the field and what to do about it
+		return
+	}
+	defer driver.Close() // whatever happens, nothing is left behind
+	ctx, cancel := context.WithCancel(context.Background())
+
+	m := balance.Machine{ID: "nrt-1", App: "demo", Region: "nrt", Epoch: 1}
+	booting, err := driver.Start(ctx, m)
+	fmt.Println(booting.Kind, err)
+
+	fmt.Println(driver.Suspend(ctx, m))
+	m.Epoch++
+	booting, err = driver.Start(ctx, m)
+	fmt.Println(booting.Kind, err)
+
+	fmt.Println(driver.Stop(ctx, m))
+	// An owner watches all the time, in a goroutine of its own. A late one misses nothing.
+	_ = driver.Watch(ctx, func(e autostart.Exit) {
+		fmt.Printf("%s at epoch %d: %s\n", e.ID, e.Epoch, e.Reason)
+		cancel()
+	})
+	// Output:
+	// cold <nil>
+	// <nil>
+	// resume <nil>
+	// <nil>
+	// nrt-1 at epoch 2: stopped: killed by signal: terminated
+}
+
+// A program that cannot run is found before the first start.
+func ExampleNew() {
+	_, err := process.New(process.Config{Command: "my-app --port $PORT"})
+	fmt.Println(err)
+	// Output:
+	// process: Config.Command "my-app --port $PORT": exec: "my-app": executable file not found in $PATH: install it or give its path (there is no shell: built-ins and aliases do not work)
+}
