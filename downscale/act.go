@@ -1,0 +1,223 @@
+package downscale
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"strings"
+	"time"
+
+	"github.com/ebbkit/ebb/balance"
+)
+
+// answer is how a driver call ended.
+type answer struct {
+	m     *machine
+	cmd   Command
+	err   error
+	doubt bool // it ran into its timeout
+}
+
+// observe looks at a machine's gate and tells its protocol.
+func (r *run) observe(m *machine, now time.Time) {
+	l, used := m.gate.Sample()
+	m.load, m.used = l.InFlight, m.used || used
+	up := l.State == balance.Started
+	switch p := &m.protocol; p.Phase() {
+	case Stopped, Active:
+		if !up {
+			r.step(m, now, Input{Kind: Down})
+			return
+		}
+		r.step(m, now, Input{Kind: Up})
+		if l.Cordon == balance.CordonSoft && m.gate.Uncordon(l.CordonGen) {
+			call(r.config.Trace.Uncordoned, m.row, "the cordon was left over from an earlier run")
+		}
+	case SoftCordoned:
+		switch {
+		case !up:
+			r.step(m, now, Input{Kind: Down})
+		case l.Cordon != balance.CordonSoft || l.CordonGen != p.Gen():
+			if r.step(m, now, Input{Kind: Uncordoned}); l.Epoch == m.epoch {
+				call(r.config.Trace.Uncordoned, m.row, "it was recalled")
+			}
+		case m.gate.Touched():
+			r.step(m, now, Input{Kind: Touched})
+		default:
+			r.quiet(m, now, l, used)
+		}
+	default:
+		r.step(m, now, Input{Kind: Tick})
+	}
+}
+
+// quiet brings a cordon forward that nobody has touched.
+func (r *run) quiet(m *machine, now time.Time, l balance.Load, used bool) {
+	if r.config.Acks == nil || r.config.Acks.Acked(m.row.App, m.row.ID, l.CordonGen) {
+		r.step(m, now, Input{Kind: Acknowledged, Gate: l.CordonGen})
+	}
+	switch {
+	case l.InFlight > 0 || used:
+		r.step(m, now, Input{Kind: Busy})
+	case r.pending < r.config.Parallel:
+		r.step(m, now, Input{Kind: Idle})
+	case now.Sub(m.began) < r.config.CordonMax:
+		return // a gate does not close before the driver has time for the machine
+	default:
+		r.step(m, now, Input{Kind: Needed, Reason: "the driver is busy with other machines"})
+	}
+	r.step(m, now, Input{Kind: Tick})
+}
+
+// step steps a machine's protocol and carries out what comes of it.
+func (r *run) step(m *machine, now time.Time, in Input) {
+	for again := true; again; {
+		in, again = r.do(m, now, m.protocol.Step(now, in).Command)
+	}
+	if p := m.protocol.Phase(); !m.listed && p != Active && p != Stopped {
+		m.listed = true
+		r.leaving = append(r.leaving, m)
+	}
+}
+
+// do carries out a command; ok is true when the answer is known at once.
+func (r *run) do(m *machine, now time.Time, c Command) (in Input, ok bool) {
+	t := r.config.Trace
+	switch c.Do {
+	case Cordon:
+		gen, ok := m.gate.Cordon()
+		if !ok {
+			return Input{Kind: Refused, Token: c.Token}, true
+		}
+		m.began, m.epoch = now, m.gate.Load().Epoch
+		call(t.Cordoned, m.row, c.Reason)
+		return Input{Kind: Cordoned, Token: c.Token, Gate: gen}, true
+	case Uncordon:
+		if m.gate.Uncordon(c.Gate) {
+			call(t.Uncordoned, m.row, c.Reason)
+		}
+	case Close:
+		token, ok := m.gate.Close(c.Gate, c.Suspend)
+		if !ok {
+			return Input{Kind: Refused, Token: c.Token}, true
+		}
+		return Input{Kind: Closed, Token: c.Token, Gate: token}, true
+	case Reopen:
+		if m.gate.Reopen(c.Gate) {
+			call(t.Uncordoned, m.row, c.Reason)
+		}
+	case Suspend, Stop:
+		r.drive(m, now, c)
+	case Finish:
+		return r.finish(m, now, c)
+	case Restart:
+		if r.config.Restart != nil && r.draining.Load() == 0 {
+			r.config.Restart(r.rowOf(m))
+		}
+	case Alarm:
+		call(t.Stuck, m.row, c.Reason)
+	}
+	return Input{}, false
+}
+
+func (r *run) finish(m *machine, now time.Time, c Command) (Input, bool) {
+	again, _ := m.gate.Closed(c.Gate, c.Suspend)
+	f := r.config.Trace.Stopped
+	if c.Suspend {
+		f = r.config.Trace.Suspended
+	}
+	call(f, m.row, now.Sub(m.began))
+	return Input{Kind: StartWanted}, again || c.Again
+}
+
+// drive calls the driver in the background. The answer comes through answers, or settles the gate when Run is over.
+func (r *run) drive(m *machine, now time.Time, c Command) {
+	r.pending++
+	m.began = now
+	row := r.rowOf(m)
+	do, told := r.driver.Stop, r.config.Trace.Stopping
+	if c.Do == Suspend {
+		do, told = r.driver.Suspend, r.config.Trace.Suspending
+	}
+	call(told, row, c.Reason)
+	go func() {
+		ctx, cancel := context.WithTimeout(r.ctx, r.config.StopTimeout)
+		defer cancel()
+		a := answer{m: m, cmd: c, err: do(ctx, row)}
+		a.doubt = a.err != nil && ctx.Err() != nil
+		select {
+		case r.answers <- a:
+		case <-r.over:
+			if a.err == nil {
+				m.gate.Closed(c.Gate, c.Do == Suspend)
+			} else {
+				m.gate.Reopen(c.Gate)
+			}
+		}
+	}()
+}
+
+// answered tells the protocol how a driver call ended.
+func (r *run) answered(a answer) {
+	r.pending--
+	kind := Done
+	switch {
+	case a.err == nil:
+	case a.doubt:
+		kind = Unknown
+	default:
+		kind = Failed
+	}
+	if a.err != nil && !errors.Is(a.err, errors.ErrUnsupported) {
+		call(r.config.Trace.Failed, a.m.row, a.err)
+	}
+	r.step(a.m, time.Now(), Input{Kind: kind, Token: a.cmd.Token})
+}
+
+// rowOf returns the machine's row as it is now.
+func (r *run) rowOf(m *machine) balance.Machine {
+	if s, ok := r.fleet.App(m.row.App); ok {
+		if row, ok := s.Machine(m.row.ID); ok {
+			return row
+		}
+	}
+	return m.row
+}
+
+// end releases what is cordoned and waits for the driver.
+func (r *run) end() error {
+	for _, m := range r.leaving {
+		r.step(m, time.Now(), Input{Kind: Needed, Reason: "the downscaler ends"})
+	}
+	patience := time.NewTimer(2 * r.config.StopTimeout)
+	defer patience.Stop()
+	for r.pending > 0 {
+		select {
+		case a := <-r.answers:
+			r.answered(a)
+			continue
+		case <-patience.C:
+		}
+		break
+	}
+	var silent []string
+	for _, m := range r.leaving {
+		switch p := m.protocol.Phase(); {
+		case p == Active || p == Stopped:
+		case p == Stuck && !m.protocol.expires.IsZero(): // the driver is free, and in doubt
+			m.gate.Reopen(m.protocol.gate)
+		default:
+			silent = append(silent, string(m.row.ID))
+		}
+	}
+	if len(silent) > 0 {
+		return fmt.Errorf("downscale: the driver still holds %s: their gates are settled when it answers", strings.Join(silent, ", "))
+	}
+	return nil
+}
+
+func call[T any](f func(balance.Machine, T), m balance.Machine, v T) {
+	if f != nil {
+		f(m, v)
+	}
+}

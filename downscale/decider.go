@@ -1,0 +1,300 @@
+package downscale
+
+import (
+	"cmp"
+	"slices"
+	"time"
+
+	"github.com/ebbkit/ebb/balance"
+)
+
+// Seen is one machine as a [Decider] sees it.
+type Seen struct {
+	ID       balance.MachineID
+	Region   string
+	Revision string
+	Rank     uint64 // its place in the canonical order: balance.Rank
+	State    balance.State
+	Failing  bool           // its checks fail: it has no capacity
+	Hard     bool           // it is hard-cordoned: it counts for nothing
+	Limits   balance.Limits // as they hold, the app's defaults filled in
+
+	// Own says that this node owns the machine. Only then are the fields below read, and only then can it be spared; rows of
+	// others count for the minimum.
+	Own     bool
+	Load    int  // requests in flight
+	Used    bool // something was admitted since the last Situation
+	Leaving bool // soft-cordoned or closing: it is being stopped, and can still be recalled
+	Veto    bool // it cannot be spared now, unless the whole app is idle
+
+	kept bool // it belongs to a minimum
+}
+
+// Situation is what a [Decider] decides on.
+type Situation struct {
+	App      balance.App
+	Revision string // machines of any other revision go first; empty means that all are equal
+	// Machines are all machines of the app, whoever owns them and whatever their state, by Rank and then ID. If they come in
+	// another order they are sorted in place.
+	Machines []Seen
+	Parked   int  // requests that wait at edges
+	Stale    bool // Parked is not known to be current: nothing is stopped
+}
+
+// Decider decides which machines of one app, of those that this node owns, are surplus. It is not safe for concurrent use.
+//
+// Each region is looked at by itself. A machine is spared when one of two rules says so:
+//
+//   - Keep-alive: nothing is in flight in the whole app, nothing waits and nothing has been admitted or started for
+//     [balance.App.KeepAlive]. All surplus machines go at once.
+//   - Head-room: the largest load of the last [Config.Window] is at most [Config.Headroom] of what the others can take, no
+//     machine is starting or has been within [Config.Settle], and the whole window has been watched. At most
+//     max(1, 10 %) of the region's machines are on their way at once. The app's last machine is left to the keep-alive.
+//
+// A machine can take its soft limit, else its hard limit. With neither it can take everything: load then justifies one
+// machine and never more, just as it starts no second one.
+//
+// Of the app's machines, running or not, the first [balance.App.Min] of the canonical order are never spared, nor are the
+// first MinPerRegion of each region: so several deciders that see different fleets keep the minimum between them. And none
+// is spared that would leave fewer than that running or starting, as far as this node sees.
+//
+// Machines of another revision go first, then idle ones, then from the back of the canonical order. A machine that leaves is
+// recalled, from the front of the order, as soon as neither rule holds for it any longer.
+type Decider struct {
+	config  Config
+	now     time.Time // of the latest Situation: time does not go back
+	used    time.Time // when something was last in use
+	regions map[string]*regionLoad
+	order   []*regionLoad // by name; those of the latest Situation
+	out     []Decision
+
+	// Of the present Situation.
+	at      []*regionLoad // by machine
+	running int           // started or starting and not leaving, of all owners
+	mine    int           // started and not leaving, of this node
+	leaving int
+}
+
+// regionLoad is what a decider knows of one region: what it remembers, and the sums of the present Situation.
+type regionLoad struct {
+	name    string
+	window  window
+	started time.Time // when a start was last under way
+
+	sums
+}
+
+type sums struct {
+	here     bool // the region has machines of the app
+	load     int
+	running  int // of all owners: started or starting, not leaving
+	mine     int // of this node: started, not leaving
+	leaving  int // of this node
+	capacity int // of mine
+	endless  int // how many of mine have no limit
+	starting balance.MachineID
+	first    int // machines so far in canonical order: the first are the minimum's
+
+	open     bool // more may be spared
+	room     int  // how many more
+	spared   bool
+	vetoed   bool
+	recalled bool
+}
+
+// NewDecider returns a decider. Of the configuration it reads Window, KeepAlive, Headroom, Settle and Every, which is how
+// often it is asked.
+func NewDecider(c Config) (*Decider, error) {
+	c, err := c.resolve()
+	if err != nil {
+		return nil, err
+	}
+	return newDecider(c), nil
+}
+
+func newDecider(resolved Config) *Decider {
+	return &Decider{config: resolved, regions: map[string]*regionLoad{}}
+}
+
+// Decide decides at time now. It returns the machines to spare and to recall, and for each region in which this node has
+// running machines and spares none a Hold that says why. The slice is valid until the next call.
+func (d *Decider) Decide(now time.Time, s Situation) []Decision {
+	d.begin(now, &s)
+	idle, isIdle := d.idle(&s)
+	if hold, ok := d.held(&s); ok {
+		d.holdAll(&s, hold)
+		return d.out
+	}
+	if d.leaving > 0 {
+		d.recall(&s, idle, isIdle)
+	}
+	d.spare(&s, idle, isIdle)
+	return d.out
+}
+
+// begin takes the situation in: the sums, the windows, and when something was last in use.
+func (d *Decider) begin(now time.Time, s *Situation) {
+	if now.Before(d.now) {
+		now = d.now
+	}
+	gap := now.Sub(d.now)
+	first := d.now.IsZero()
+	d.now = now
+	if !slices.IsSortedFunc(s.Machines, bySeen) {
+		slices.SortFunc(s.Machines, bySeen)
+	}
+	d.out, d.at, d.order = d.out[:0], d.at[:0], d.order[:0]
+	d.running, d.mine, d.leaving = 0, 0, 0
+	for _, r := range d.regions {
+		r.sums = sums{}
+	}
+	inUse := first || s.Parked > 0
+	for i := range s.Machines {
+		m := &s.Machines[i]
+		r := d.region(m.Region)
+		d.at = append(d.at, r)
+		r.here = true
+		inUse = d.count(r, m, s) || inUse
+	}
+	for name, r := range d.regions {
+		if !r.here {
+			delete(d.regions, name)
+			continue
+		}
+		d.order = append(d.order, r)
+		if !first && gap > d.blind() {
+			r.window = newWindow(d.config.Window) // what happened meanwhile nobody knows
+		}
+		r.window.add(now, r.load)
+		if r.starting != "" {
+			r.started = now
+			inUse = inUse || r.mine+r.leaving > 0
+		}
+	}
+	slices.SortFunc(d.order, func(a, b *regionLoad) int { return cmp.Compare(a.name, b.name) })
+	if inUse {
+		d.used = now
+	}
+}
+
+// blind is how long a decider may not be asked before it has to watch a window anew.
+func (d *Decider) blind() time.Duration { return max(10*d.config.Every, d.config.Window/10) }
+
+func bySeen(a, b Seen) int { return cmp.Or(cmp.Compare(a.Rank, b.Rank), cmp.Compare(a.ID, b.ID)) }
+
+func (d *Decider) region(name string) *regionLoad {
+	r, ok := d.regions[name]
+	if !ok {
+		r = &regionLoad{name: name, window: newWindow(d.config.Window)}
+		d.regions[name] = r
+	}
+	return r
+}
+
+// count adds m to the sums and reports whether it is in use.
+func (d *Decider) count(r *regionLoad, m *Seen, s *Situation) (inUse bool) {
+	up := m.State == balance.Started || m.State == balance.Starting
+	if up && !m.Hard && !(m.Own && m.Leaving) {
+		d.running++
+		r.running++
+	}
+	if m.State == balance.Starting {
+		r.starting = m.ID
+	}
+	if !m.Own {
+		return false
+	}
+	load := m.Load
+	if m.Used {
+		load = max(load, 1) // it came and went between two looks
+	}
+	r.load += load
+	switch {
+	case m.State != balance.Started || m.Hard:
+	case m.Leaving:
+		d.leaving++
+		r.leaving++
+	default:
+		d.mine++
+		r.mine++
+		r.add(m, 1)
+	}
+	return load > 0
+}
+
+// add counts m's capacity in, or out with -1.
+func (r *regionLoad) add(m *Seen, sign int) {
+	switch c := capacity(m); c {
+	case Unlimited:
+		r.endless += sign
+	default:
+		r.capacity += sign * c
+	}
+}
+
+func capacity(m *Seen) int {
+	if m.Failing {
+		return 0
+	}
+	return cmp.Or(m.Limits.Soft, m.Limits.Hard, Unlimited)
+}
+
+// roomWithout reports whether the region's peak fits without m; with m nil, as it is.
+func (d *Decider) roomWithout(r *regionLoad, m *Seen) (fits bool, of Decision) {
+	rest, endless := r.capacity, r.endless
+	if m != nil {
+		if c := capacity(m); c == Unlimited {
+			endless--
+		} else {
+			rest -= c
+		}
+	}
+	if endless > 0 {
+		rest = Unlimited
+	}
+	of = Decision{Peak: r.window.peak(), Capacity: rest, Headroom: d.config.Headroom, Of: d.config.Window}
+	return rest == Unlimited || float64(of.Peak) <= d.config.Headroom*float64(rest), of
+}
+
+// idle returns how the keep-alive rule decides; ok is false when it does not hold.
+func (d *Decider) idle(s *Situation) (of Decision, ok bool) {
+	keep := cmp.Or(s.App.KeepAlive, d.config.KeepAlive)
+	of = Decision{Verdict: Spare, Why: RuleKeepAlive, For: d.now.Sub(d.used), Of: keep}
+	return of, keep >= 0 && of.For >= keep
+}
+
+// held returns what holds for the whole app.
+func (d *Decider) held(s *Situation) (Decision, bool) {
+	switch {
+	case s.App.Autostop == balance.AutostopOff:
+		return Decision{Why: RuleOff}, true
+	case s.Parked > 0:
+		return Decision{Why: RuleParked, Count: s.Parked}, true
+	case s.Stale:
+		return Decision{Why: RuleStale}, true
+	}
+	return Decision{}, false
+}
+
+func (d *Decider) say(s *Situation, r *regionLoad, m *Seen, v Verdict, of Decision) {
+	of.App, of.Region, of.Verdict = s.App.ID, r.name, v
+	if m != nil {
+		of.Machine = m.ID
+	}
+	d.out = append(d.out, of)
+}
+
+func (d *Decider) holdAll(s *Situation, of Decision) {
+	for i := range s.Machines {
+		if m := &s.Machines[i]; m.isLeaving() {
+			d.say(s, d.at[i], m, Recall, of)
+		}
+	}
+	for _, r := range d.order {
+		if r.mine > 0 {
+			d.say(s, r, nil, Hold, of)
+		}
+	}
+}
+
+func (m *Seen) isLeaving() bool { return m.Own && m.Leaving && m.State == balance.Started && !m.Hard }

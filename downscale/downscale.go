@@ -1,0 +1,153 @@
+// Package downscale puts machines to sleep that nobody needs, without losing a request.
+//
+// A machine's owner runs it, for the machines it hosts. Two cores decide and a shell acts:
+//
+//   - a [Decider] per app says which machines are surplus: an app that nobody uses goes to its minimum when its keep-alive is
+//     over, a busy one gives up what the largest load of the last minutes does not justify;
+//   - a [Protocol] per machine makes the stop safe. The machine is soft-cordoned first, so that requests go elsewhere, and
+//     every node acknowledges that. A request that knew of it and came all the same had nothing better: the stop is
+//     aborted. Then the gate closes by compare-and-swap at zero in flight, and only behind a closed gate is the driver told;
+//   - a [Downscaler] looks at the gates, steps the cores, and calls the driver.
+//
+// Safety depends on no timer and on no report being fresh. What is late makes a machine sleep later, never a request fail:
+// whatever is in doubt (a missing acknowledgement, an old report, a silent driver) ends in the machine running on, or in a
+// closed gate that sends callers elsewhere. A start that somebody wants during a stop is remembered and done afterwards.
+//
+// Nothing that the package remembers has to survive: a Downscaler that starts anew finds leftovers of an earlier one in the
+// gates and releases them.
+package downscale
+
+import (
+	"cmp"
+	"context"
+	"fmt"
+	"time"
+
+	"github.com/ebbkit/ebb/balance"
+)
+
+// Driver ends machines. It is called from several goroutines, for one machine only once at a time.
+type Driver interface {
+	// Stop ends m and returns when it is gone. Stopping a machine that does not run is no error. After any error but ctx's
+	// the machine is taken as running still; after ctx's as in doubt, and Stop is called again.
+	Stop(ctx context.Context, m balance.Machine) error
+	// Suspend freezes m so that a start resumes it. After any error the machine is stopped instead; where the driver cannot
+	// suspend, the error matches [errors.ErrUnsupported].
+	Suspend(ctx context.Context, m balance.Machine) error
+}
+
+// Demand tells how many requests wait for an app's machines, on all edges.
+type Demand interface {
+	// Parked returns the number as last reported; fresh is false when some edge's report is missing or too old. It must not
+	// block.
+	Parked(app balance.AppID) (n int, fresh bool)
+}
+
+// Acks tells what other nodes know.
+type Acks interface {
+	// Acked reports whether every live node picks by that generation of the machine's cordon, or a later one. It must not
+	// block.
+	Acked(app balance.AppID, id balance.MachineID, gen uint64) bool
+}
+
+// Config configures a [Downscaler], and with it its deciders and protocols. The zero value is valid.
+type Config struct {
+	// Window is how far back the load counts for the head-room rule. 0 means 5 min: with it, a simulated day with a noisy
+	// sine of load stops a machine and starts it again within 5 min less than once, at 13 % more machine-hours than a rule
+	// without memory, which does so 478 times. Negative turns the rule off: only the keep-alive stops machines.
+	Window time.Duration
+	// Headroom is the part of the remaining machines' limits that the largest load of the window may take. 0 means 0.8; at
+	// most 1.
+	Headroom float64
+	// KeepAlive is how long an app without a request keeps its machines, where [balance.App.KeepAlive] is 0. 0 means 5 min.
+	// Negative turns the rule off: an app's last machine then runs for ever.
+	KeepAlive time.Duration
+	// Settle is how long after a start the head-room rule leaves a region alone. 0 means 30 s, or Window where that is
+	// shorter. Negative means not at all.
+	Settle time.Duration
+	// Every is how often the gates are looked at and machines decided on. 0 means 1 s. Machines on their way are looked at
+	// every 100 ms at least.
+	Every time.Duration
+
+	// Quiet is how long a soft-cordoned machine has to be idle, its cordon known everywhere, before it is stopped. 0 means
+	// 1 s; negative not at all. It gives requests that are on their way time to arrive.
+	Quiet time.Duration
+	// CordonMax is how long a soft cordon lasts at most. What has not been acknowledged or has not become idle by then is
+	// aborted. 0 means 30 s.
+	CordonMax time.Duration
+	// Backoff is how long a machine whose stop was aborted is left alone by the head-room rule. It doubles with each abort in a
+	// row, up to 16 times this. 0 means a fifth of Window: 1 min; negative not at all.
+	Backoff time.Duration
+	// StopTimeout bounds each call of the driver. 0 means 1 min. Twice as long without an answer is an alarm.
+	StopTimeout time.Duration
+	// Parallel bounds the calls of the driver at once. 0 means 64.
+	Parallel int
+
+	// Revision tells which revision of an app is the present one: machines of any other are stopped first. nil, or an empty
+	// answer, means that all are equal. It must not block.
+	Revision func(balance.AppID) string
+	// Restart is called for a machine that has stopped and that somebody wanted started meanwhile. nil leaves the start to
+	// whoever asks next. It must not block.
+	Restart func(balance.Machine)
+	// Demand tells of waiting requests; nil means that there are none.
+	Demand Demand
+	// Acks tells when other nodes know a cordon; nil means at once, which is right when this process is the only node.
+	Acks Acks
+	// Trace observes; the zero value observes nothing.
+	Trace Trace
+}
+
+// Trace is a set of functions that are called as things happen, with values. Each may be nil. They are called with no lock
+// held, from the goroutine of [Downscaler.Run] and from those of [Downscaler.Drain], and must not block.
+type Trace struct {
+	Cordoned   func(m balance.Machine, reason string) // soft-cordoned: about to go, unless traffic comes
+	Uncordoned func(m balance.Machine, reason string) // runs on: needed after all
+	Stopping   func(m balance.Machine, reason string) // the gate is closed and the driver told to stop
+	Suspending func(m balance.Machine, reason string) // the gate is closed and the driver told to suspend
+	Stopped    func(m balance.Machine, took time.Duration)
+	Suspended  func(m balance.Machine, took time.Duration)
+	Failed     func(m balance.Machine, err error)     // the driver could not
+	Stuck      func(m balance.Machine, reason string) // the driver is silent or in doubt: people should look
+	Held       func(d Decision)                       // a region's reason to stop nothing has changed
+}
+
+func (c Config) resolve() (Config, error) {
+	bad := func(field string, v any, want string) (Config, error) {
+		return Config{}, fmt.Errorf("downscale: Config.%s %v: want %s", field, v, want)
+	}
+	switch {
+	case c.Headroom < 0 || c.Headroom > 1 || c.Headroom != c.Headroom:
+		return bad("Headroom", c.Headroom, "0 (0.8) or more, at most 1")
+	case c.Every < 0:
+		return bad("Every", c.Every, "0 (1s) or more")
+	case c.CordonMax < 0:
+		return bad("CordonMax", c.CordonMax, "0 (30s) or more")
+	case c.StopTimeout < 0:
+		return bad("StopTimeout", c.StopTimeout, "0 (1m) or more")
+	case c.Parallel < 0:
+		return bad("Parallel", c.Parallel, "0 (64) or more")
+	}
+	c.Window = cmp.Or(c.Window, 5*time.Minute)
+	c.Headroom = cmp.Or(c.Headroom, 0.8)
+	c.KeepAlive = cmp.Or(c.KeepAlive, 5*time.Minute)
+	c.Every = cmp.Or(c.Every, time.Second)
+	if c.Settle == 0 {
+		c.Settle = min(30*time.Second, max(0, c.Window))
+	}
+	c.Quiet = max(0, cmp.Or(c.Quiet, time.Second))
+	c.CordonMax = cmp.Or(c.CordonMax, 30*time.Second)
+	if c.Backoff == 0 {
+		c.Backoff = c.Window / 5
+	}
+	c.Backoff = max(0, c.Backoff)
+	c.StopTimeout = cmp.Or(c.StopTimeout, time.Minute)
+	c.Parallel = cmp.Or(c.Parallel, 64)
+	if c.Quiet >= c.CordonMax {
+		return bad("Quiet", c.Quiet, fmt.Sprintf("less than CordonMax, which is %v: no cordon would ever end in a stop", c.CordonMax))
+	}
+	return c, nil
+}
+
+func (c Config) timing() Timing {
+	return Timing{Quiet: c.Quiet, CordonMax: c.CordonMax, Backoff: c.Backoff, StuckAfter: 2 * c.StopTimeout}
+}

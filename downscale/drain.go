@@ -1,0 +1,153 @@
+package downscale
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"sync"
+	"time"
+
+	"github.com/ebbkit/ebb/balance"
+	"golang.org/x/sync/semaphore"
+)
+
+// drainPoll is how often a draining machine is looked at: leaving requests tell nobody.
+const drainPoll = 10 * time.Millisecond
+
+// Drain ends all machines that this node owns: it is for shutting down. It closes every gate now, waits until nothing is in
+// flight behind it or ctx ends, and stops the machine; suspended and starting machines are stopped too. When ctx ends it
+// still stops what is left, without waiting for requests, within [Config.StopTimeout]. The error names each machine that
+// could not be stopped; it runs on, and its gate is open again. Meanwhile nothing else is decided and no start is remembered;
+// who starts machines should have ended before. Drain needs no Run, and one may be running.
+func (d *Downscaler) Drain(ctx context.Context) error {
+	d.draining.Add(1)
+	defer d.draining.Add(-1)
+	// Stops are bounded by themselves: ctx says how long requests may take, not that machines may stay.
+	stopping, cancel := context.WithCancel(context.WithoutCancel(ctx))
+	defer cancel()
+	defer context.AfterFunc(ctx, func() {
+		t := time.NewTimer(d.config.StopTimeout)
+		defer t.Stop()
+		select {
+		case <-t.C:
+			cancel()
+		case <-stopping.Done():
+		}
+	})()
+
+	dr := &drain{Downscaler: d, soft: ctx, hard: stopping, slots: semaphore.NewWeighted(int64(d.config.Parallel))}
+	var (
+		all  sync.WaitGroup // not an errgroup: one machine's failure is no reason to leave another running
+		mu   sync.Mutex
+		errs []error
+	)
+	for _, id := range d.fleet.Apps() {
+		s, ok := d.fleet.App(id)
+		if !ok {
+			continue
+		}
+		for m := range s.All() {
+			gate := d.fleet.Gate(id, m.ID)
+			if gate == nil {
+				continue
+			}
+			all.Go(func() {
+				if err := dr.machine(*m, gate); err != nil {
+					mu.Lock()
+					defer mu.Unlock()
+					errs = append(errs, err)
+				}
+			})
+		}
+	}
+	all.Wait()
+	return errors.Join(errs...)
+}
+
+type drain struct {
+	*Downscaler
+	soft  context.Context // while it lasts, requests may end
+	hard  context.Context // while it lasts, machines may end
+	slots *semaphore.Weighted
+}
+
+// machine brings one machine down, from whatever state it is in or comes into.
+func (d *drain) machine(m balance.Machine, gate *balance.Gate) error {
+	for {
+		l := gate.Load()
+		m.State, m.Epoch = l.State, l.Epoch
+		var err error
+		switch l.State {
+		case balance.Stopped, balance.Failed:
+			return nil
+		case balance.Started:
+			token, ok := gate.CloseNow()
+			if !ok {
+				continue
+			}
+			for gate.InFlight() > 0 && d.pause(d.soft, drainPoll) {
+			}
+			if err = d.stop(m); err != nil {
+				gate.Reopen(token)
+				return err
+			}
+			gate.Closed(token, false)
+			continue
+		case balance.Starting:
+			gate.Exited(l.Epoch, false) // from here on the start is void
+			err = d.stop(m)
+		case balance.Suspended:
+			if err = d.stop(m); err == nil {
+				gate.Exited(l.Epoch, false)
+			}
+		default: // stopping or suspending already, by Run
+			if !d.pause(d.hard, drainPoll) {
+				return fmt.Errorf("downscale: drain: %s is still %v", m.ID, l.State)
+			}
+			continue
+		}
+		if err != nil {
+			return err
+		}
+	}
+}
+
+// pause waits; it reports false when ctx has ended.
+func (d *drain) pause(ctx context.Context, wait time.Duration) bool {
+	t := time.NewTimer(wait)
+	defer t.Stop()
+	select {
+	case <-ctx.Done():
+		return false
+	case <-t.C:
+		return ctx.Err() == nil
+	}
+}
+
+// stop calls the driver, and while there is time again when it refuses: a machine whose start has only just been ordered may
+// not be there to be stopped yet.
+func (d *drain) stop(m balance.Machine) error {
+	if err := d.slots.Acquire(d.hard, 1); err != nil {
+		return fmt.Errorf("downscale: drain: %s was not stopped: no time left", m.ID)
+	}
+	defer d.slots.Release(1)
+	began := time.Now()
+	call(d.config.Trace.Stopping, m, "draining")
+	for wait := drainPoll; ; wait = min(2*wait, time.Second) {
+		err := d.once(m)
+		if err == nil {
+			call(d.config.Trace.Stopped, m, time.Since(began))
+			return nil
+		}
+		if !d.pause(d.soft, wait) {
+			call(d.config.Trace.Failed, m, err)
+			return fmt.Errorf("downscale: drain: stop %s: %w", m.ID, err)
+		}
+	}
+}
+
+func (d *drain) once(m balance.Machine) error {
+	ctx, cancel := context.WithTimeout(d.hard, d.config.StopTimeout)
+	defer cancel()
+	return d.driver.Stop(ctx, m)
+}

@@ -1,0 +1,322 @@
+package downscale
+
+import "time"
+
+// Timing are the durations of a [Protocol]. They are [Config]'s, resolved: zero means zero.
+type Timing struct {
+	Quiet      time.Duration // how long a cordoned machine is idle, the cordon known everywhere, before its gate closes
+	CordonMax  time.Duration // how long a cordon lasts at most
+	Backoff    time.Duration // how long an aborted stop is not tried again; doubles with each abort in a row, up to 16 times this
+	StuckAfter time.Duration // how long the driver may be silent; also the pause before another try when it did not know
+}
+
+// maxDoublings bounds the back-off to 16 times the first: 1 min becomes 16 min, so that a trickle of requests costs a few
+// cordons an hour and a machine that has calmed down is not kept for long.
+const maxDoublings = 4
+
+// Protocol is the stop protocol of one machine, as its owner runs it. It decides and does nothing: each step takes what
+// happened and says what to do, at most one command. It is a plain value, not safe for concurrent use; the zero value with
+// no Timing is valid, and so is a copy.
+//
+// Each line is a change of phase, or a command. Other inputs are noted where they matter later (an acknowledgement, idleness,
+// a start that is wanted while the gate is closed) or change nothing, and so do answers to any command but the last.
+//
+//	stopped       --Up-->           active
+//	stopped       --StartWanted-->  stopped        Restart
+//	active        --Down-->         stopped
+//	active        --Surplus-->      soft-cordoned  Cordon
+//	soft-cordoned --Cordoned-->     active         Uncordon
+//	soft-cordoned --Idle-->         closing        Close
+//	soft-cordoned --Tick-->         closing        Close
+//	soft-cordoned --Tick-->         active         Uncordon
+//	soft-cordoned --Touched-->      active         Uncordon
+//	soft-cordoned --Needed-->       active         Uncordon
+//	soft-cordoned --StartWanted-->  active         Uncordon
+//	soft-cordoned --Refused-->      active
+//	soft-cordoned --Uncordoned-->   active
+//	soft-cordoned --Down-->         stopped
+//	closing       --Closed-->       stopping       Stop
+//	closing       --Closed-->       suspending     Suspend
+//	closing       --Closed-->       active         Reopen
+//	closing       --Refused-->      soft-cordoned
+//	closing       --Refused-->      active         Uncordon
+//	suspending    --Done-->         stopped        Finish
+//	suspending    --Failed-->       stopping       Stop
+//	suspending    --Unknown-->      stopping       Stop
+//	suspending    --Tick-->         stuck          Alarm
+//	stopping      --Done-->         stopped        Finish
+//	stopping      --Failed-->       active         Reopen
+//	stopping      --Unknown-->      stuck          Alarm
+//	stopping      --Tick-->         stuck          Alarm
+//	stuck         --Done-->         stopped        Finish
+//	stuck         --Failed-->       active         Reopen
+//	stuck         --Failed-->       stopping       Stop
+//	stuck         --Unknown-->      stopping       Stop
+//	stuck         --Tick-->         stopping       Stop
+//
+// Invariants: Stop and Suspend are only commanded behind a gate that has closed at zero in flight; Close only after every
+// live node acknowledged the cordon and the machine was idle for Timing.Quiet since; at most one Stop or Suspend is under
+// way; a cordon ends within Timing.CordonMax, by Close or by Uncordon. A driver's failure to suspend leads to a stop: where
+// the driver stands is then unknown or unsupported, and stopped is a state that can be known.
+type Protocol struct {
+	timing Timing
+
+	phase   Phase
+	token   uint64 // of the last command that wants an answer; they grow
+	gate    uint64 // SoftCordoned, Closing: the generation, 0 while Cordon is unanswered; after Closed: the gate's token
+	suspend bool   // suspend rather than stop; later: Suspend rather than Stop is under way
+	acked   bool   // every live node knows the cordon
+	wanted  bool   // somebody needs the machine; it could not be had at once
+	aborts  int8   // in a row
+	reason  string // why it is surplus
+
+	// Armed timers; zero is not armed.
+	quiet   time.Time // SoftCordoned: when the gate may close
+	expires time.Time // SoftCordoned: when the cordon ends; Suspending, Stopping: when the driver has been silent for too long; Stuck: when to try again
+	backoff time.Time // Active: until when surplus does not count
+	calm    time.Time // when the aborts so far are forgotten
+}
+
+// NewProtocol returns the protocol of a machine that does not run.
+func NewProtocol(t Timing) Protocol { return Protocol{timing: t} }
+
+// Phase returns where the protocol stands.
+func (p *Protocol) Phase() Phase { return p.phase }
+
+// Gen returns the generation of the cordon that is in force; 0 when there is none.
+func (p *Protocol) Gen() uint64 {
+	if p.phase == SoftCordoned || p.phase == Closing {
+		return p.gate
+	}
+	return 0
+}
+
+// BackingOff reports whether the last stop was aborted so recently that surplus alone starts no other.
+func (p *Protocol) BackingOff(now time.Time) bool { return p.phase == Active && now.Before(p.backoff) }
+
+// Step takes in what happened at time now. Time may stand still or go back; timers then fire later. It does not allocate.
+func (p *Protocol) Step(now time.Time, in Input) Output {
+	out := Output{Command: p.step(now, in)}
+	for _, t := range [...]time.Time{p.quiet, p.expires} {
+		if !t.IsZero() && (out.Wake.IsZero() || t.Before(out.Wake)) {
+			out.Wake = t
+		}
+	}
+	return out
+}
+
+func (p *Protocol) step(now time.Time, in Input) Command {
+	switch in.Kind {
+	case Cordoned, Closed, Refused, Done, Failed, Unknown:
+		if in.Token != p.token {
+			return Command{}
+		}
+	}
+	switch p.phase {
+	case Stopped:
+		return p.stopped(in)
+	case Active:
+		return p.active(now, in)
+	case SoftCordoned:
+		return p.cordoned(now, in)
+	case Closing:
+		return p.closing(now, in)
+	default:
+		return p.behindGate(now, in)
+	}
+}
+
+func (p *Protocol) stopped(in Input) Command {
+	switch in.Kind {
+	case Up:
+		p.enter(Active)
+	case StartWanted:
+		return Command{Do: Restart, Reason: "a start was wanted while it was being stopped"}
+	}
+	return Command{}
+}
+
+func (p *Protocol) active(now time.Time, in Input) Command {
+	switch in.Kind {
+	case Down:
+		p.enter(Stopped)
+	case Surplus:
+		if !in.Idle && now.Before(p.backoff) {
+			return Command{}
+		}
+		p.enter(SoftCordoned)
+		p.gate, p.suspend, p.acked, p.reason = 0, in.Suspend, false, in.Reason
+		p.expires = now.Add(p.timing.CordonMax)
+		return p.command(Command{Do: Cordon})
+	}
+	return Command{}
+}
+
+func (p *Protocol) cordoned(now time.Time, in Input) Command {
+	if p.gate == 0 { // Cordon is unanswered: it may be carried out any time, so what would end it has to wait
+		switch in.Kind {
+		case Cordoned:
+			if p.gate = in.Gate; p.wanted {
+				return p.abort(now, "it was needed")
+			}
+		case Refused:
+			p.back(now)
+		case Touched, Needed, StartWanted, Uncordoned, Down:
+			p.wanted = true
+		}
+		return Command{}
+	}
+	switch in.Kind {
+	case Acknowledged:
+		p.acked = p.acked || in.Gate == p.gate
+	case Idle:
+		if p.acked && p.quiet.IsZero() {
+			p.quiet = now.Add(p.timing.Quiet)
+		}
+		return p.mayClose(now)
+	case Busy:
+		p.quiet = time.Time{}
+	case Tick:
+		if c := p.mayClose(now); c.Do != None || p.expires.IsZero() || now.Before(p.expires) {
+			return c
+		}
+		if !p.acked {
+			return p.abort(now, "not every node acknowledged the cordon in time")
+		}
+		return p.abort(now, "it did not become idle in time")
+	case Touched:
+		return p.abort(now, "a request had no better machine")
+	case Needed:
+		return p.abort(now, in.Reason)
+	case StartWanted:
+		return p.abort(now, "a start was wanted")
+	case Uncordoned:
+		p.back(now)
+	case Down:
+		p.enter(Stopped)
+	}
+	return Command{}
+}
+
+func (p *Protocol) mayClose(now time.Time) Command {
+	if p.quiet.IsZero() || now.Before(p.quiet) {
+		return Command{}
+	}
+	expires := p.expires // the gate may refuse, and then the cordon goes on
+	p.enter(Closing)
+	p.expires = expires
+	return p.command(Command{Do: Close, Gate: p.gate, Suspend: p.suspend})
+}
+
+func (p *Protocol) closing(now time.Time, in Input) Command {
+	switch in.Kind {
+	case Needed, StartWanted:
+		p.wanted = true
+	case Refused:
+		if p.wanted {
+			return p.abort(now, "it was needed")
+		}
+		expires := p.expires
+		p.enter(SoftCordoned)
+		p.expires = expires
+	case Closed:
+		p.gate = in.Gate
+		if p.wanted { // nobody has told the driver yet
+			return p.reopen(now, "it was needed")
+		}
+		if p.suspend {
+			return p.drive(now, Suspending, Suspend)
+		}
+		return p.drive(now, Stopping, Stop)
+	}
+	return Command{}
+}
+
+// behindGate is suspending, stopping and stuck: the gate is closed, so there is no hurry and nothing to lose.
+func (p *Protocol) behindGate(now time.Time, in Input) Command {
+	switch in.Kind {
+	case StartWanted:
+		p.wanted = true
+	case Done:
+		c := Command{Do: Finish, Gate: p.gate, Suspend: p.suspend, Again: p.wanted, Reason: p.reason}
+		p.enter(Stopped)
+		p.aborts, p.calm = 0, time.Time{}
+		return c
+	case Failed:
+		if p.suspend {
+			return p.drive(now, Stopping, Stop)
+		}
+		return p.reopen(now, "the driver could not stop it")
+	case Unknown:
+		if p.suspend {
+			return p.drive(now, Stopping, Stop)
+		}
+		alarmed := p.phase == Stuck
+		p.phase = Stuck
+		p.expires = now.Add(p.timing.StuckAfter)
+		p.token++ // nothing is under way: no answer counts until the next try
+		if !alarmed {
+			return Command{Do: Alarm, Reason: "the driver does not know whether it stopped the machine; it will be told again"}
+		}
+	case Tick:
+		switch {
+		case p.expires.IsZero() || now.Before(p.expires):
+		case p.phase == Stuck: // armed by Unknown only: the driver is free
+			return p.drive(now, Stopping, Stop)
+		default:
+			p.phase, p.expires = Stuck, time.Time{} // the driver still holds the machine: only its answer leads on
+			return Command{Do: Alarm, Reason: "the driver does not answer"}
+		}
+	}
+	return Command{}
+}
+
+func (p *Protocol) drive(now time.Time, to Phase, do Act) Command {
+	p.phase, p.suspend, p.quiet = to, do == Suspend, time.Time{}
+	p.expires = now.Add(p.timing.StuckAfter)
+	return p.command(Command{Do: do, Gate: p.gate})
+}
+
+// abort goes back to active and ends the cordon.
+func (p *Protocol) abort(now time.Time, reason string) Command {
+	gen := p.gate
+	p.back(now)
+	return Command{Do: Uncordon, Gate: gen, Reason: reason}
+}
+
+// reopen goes back to active from behind the gate.
+func (p *Protocol) reopen(now time.Time, reason string) Command {
+	token := p.gate
+	p.back(now)
+	return Command{Do: Reopen, Gate: token, Reason: reason}
+}
+
+func (p *Protocol) back(now time.Time) {
+	p.enter(Active)
+	p.gate = 0
+	p.token++ // whatever is still unanswered is void
+	if !p.calm.IsZero() && !now.Before(p.calm) {
+		p.aborts = 0
+	}
+	wait := p.timing.Backoff << p.aborts
+	p.aborts = min(p.aborts+1, maxDoublings)
+	p.backoff = now.Add(wait)
+	p.calm = p.backoff.Add(wait) // as long again without an abort, and it is forgotten
+}
+
+func (p *Protocol) enter(to Phase) {
+	p.phase = to
+	p.wanted, p.quiet, p.expires = false, time.Time{}, time.Time{}
+	if to == Stopped {
+		p.backoff, p.gate = time.Time{}, 0
+	}
+}
+
+func (p *Protocol) command(c Command) Command {
+	p.token++
+	c.Token = p.token
+	if c.Reason == "" {
+		c.Reason = p.reason
+	}
+	return c
+}

@@ -1,0 +1,255 @@
+package downscale
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"slices"
+	"sync/atomic"
+	"time"
+
+	"github.com/ebbkit/ebb/balance"
+)
+
+// ErrTooLate is what [Downscaler.Recall] answers when the machine's gate has closed. Start the machine instead: during the
+// stop that is remembered, afterwards it is done at once.
+var ErrTooLate = errors.New("downscale: too late to recall: the machine is stopping or has stopped")
+
+// lookEvery is how often machines on their way are looked at, at least: so soon after a request came to a machine that was
+// to go it is uncordoned, and others do not avoid it any longer.
+const lookEvery = 100 * time.Millisecond
+
+// Downscaler stops and suspends the surplus machines that one node owns. All methods are safe for concurrent use.
+type Downscaler struct {
+	fleet    *balance.Fleet
+	driver   Driver
+	config   Config
+	wake     chan struct{}
+	running  atomic.Bool
+	draining atomic.Int32
+}
+
+// New returns a downscaler for the machines that f's node owns. It starts nothing; see [Downscaler.Run].
+func New(f *balance.Fleet, d Driver, c Config) (*Downscaler, error) {
+	switch {
+	case f == nil:
+		return nil, errors.New("downscale: New without a fleet: make one with balance.NewFleet")
+	case d == nil:
+		return nil, errors.New("downscale: New without a driver: give one that stops the fleet's machines")
+	}
+	c, err := c.resolve()
+	if err != nil {
+		return nil, err
+	}
+	return &Downscaler{fleet: f, driver: d, config: c, wake: make(chan struct{}, 1)}, nil
+}
+
+// Run looks at the machines, decides, and stops what is surplus, until ctx ends. It then releases all cordons, waits for the
+// driver calls under way, each bounded by [Config.StopTimeout], and returns nil; or an error that names the machines whose
+// driver did not come back. It may be called again afterwards, but not twice at once.
+func (d *Downscaler) Run(ctx context.Context) error {
+	if !d.running.CompareAndSwap(false, true) {
+		return errors.New("downscale: Run is running already: one at a time")
+	}
+	defer d.running.Store(false)
+	r := &run{Downscaler: d, ctx: context.WithoutCancel(ctx), apps: map[balance.AppID]*appRun{}, answers: make(chan answer), over: make(chan struct{})}
+	defer close(r.over)
+	timer := time.NewTimer(0)
+	defer timer.Stop()
+	var next time.Time
+	for {
+		select {
+		case <-ctx.Done():
+			return r.end()
+		case a := <-r.answers:
+			r.answered(a)
+			continue
+		case <-d.wake:
+		case <-timer.C:
+		}
+		now := time.Now()
+		if now.Before(next) {
+			r.look(now)
+		} else {
+			r.tick(now)
+			next = now.Add(d.config.Every)
+		}
+		wait := next.Sub(now)
+		if len(r.leaving) > 0 {
+			wait = min(wait, lookEvery)
+		}
+		timer.Reset(wait)
+	}
+}
+
+// Recall ends the soft cordon that m's row speaks of, so that the machine counts again. It is nil also when that cordon is
+// over already and the machine runs. It matches [ErrTooLate] when the machine does not run any longer, and is another error
+// when this node does not own it. It does not wait, and needs no Run.
+func (d *Downscaler) Recall(_ context.Context, m balance.Machine) error {
+	g := d.fleet.Gate(m.App, m.ID)
+	if g == nil {
+		return fmt.Errorf("downscale: recall of machine %q of app %q: node %q does not own it: ask its owner", m.ID, m.App, d.fleet.Node())
+	}
+	if g.Uncordon(m.CordonGen) {
+		select {
+		case d.wake <- struct{}{}:
+		default:
+		}
+		return nil
+	}
+	if s := g.State(); s != balance.Started {
+		return fmt.Errorf("%w: %s is %v", ErrTooLate, m.ID, s)
+	}
+	return nil
+}
+
+// run is the state of one Run; only its goroutine touches it.
+type run struct {
+	*Downscaler
+	ctx     context.Context // of driver calls: they outlive Run's, but not their timeout
+	apps    map[balance.AppID]*appRun
+	leaving []*machine // those whose protocol is neither active nor stopped
+	pending int        // driver calls under way
+	answers chan answer
+	over    chan struct{} // closed when nobody listens to answers any longer
+}
+
+type appRun struct {
+	decider  *Decider
+	snap     *balance.Snapshot
+	machines []*machine // in canonical order, of all owners
+	byID     map[balance.MachineID]*machine
+	seen     []Seen
+	held     map[string]Why // by region: what was last traced
+}
+
+type machine struct {
+	row      balance.Machine // as last seen in a snapshot
+	rank     uint64
+	gate     *balance.Gate // nil for a machine of another owner
+	protocol Protocol
+	load     int
+	used     bool      // since the last decision
+	listed   bool      // in run.leaving
+	epoch    uint64    // of the run that is cordoned
+	began    time.Time // the cordon; later the driver call
+}
+
+// tick looks at everything and decides.
+func (r *run) tick(now time.Time) {
+	ids := r.fleet.Apps()
+	for id := range r.apps {
+		if _, ok := slices.BinarySearch(ids, id); !ok {
+			delete(r.apps, id)
+		}
+	}
+	r.look(now)
+	for _, id := range ids {
+		snap, ok := r.fleet.App(id)
+		if !ok {
+			continue
+		}
+		a := r.app(id, snap)
+		mine := 0
+		for _, m := range a.machines {
+			if m.gate == nil {
+				continue
+			}
+			mine++
+			if !m.listed {
+				r.observe(m, now)
+			}
+		}
+		if mine > 0 && r.draining.Load() == 0 {
+			r.decide(a, now)
+		}
+	}
+}
+
+// look looks at the machines on their way.
+func (r *run) look(now time.Time) {
+	for _, m := range r.leaving {
+		r.observe(m, now)
+	}
+	r.leaving = slices.DeleteFunc(r.leaving, func(m *machine) bool {
+		p := m.protocol.Phase()
+		m.listed = p != Active && p != Stopped
+		return !m.listed
+	})
+}
+
+func (r *run) app(id balance.AppID, snap *balance.Snapshot) *appRun {
+	a, ok := r.apps[id]
+	if !ok {
+		a = &appRun{decider: newDecider(r.config), byID: map[balance.MachineID]*machine{}, held: map[string]Why{}}
+		r.apps[id] = a
+	}
+	if a.snap == snap {
+		return a
+	}
+	a.snap, a.machines = snap, a.machines[:0]
+	old := a.byID
+	a.byID = make(map[balance.MachineID]*machine, len(old))
+	for row := range snap.All() {
+		var gate *balance.Gate
+		if row.Owner == r.fleet.Node() {
+			gate = r.fleet.Gate(id, row.ID)
+		}
+		m, ok := old[row.ID]
+		if !ok || m.gate != gate {
+			m = &machine{rank: balance.Rank(id, row.ID), gate: gate, protocol: NewProtocol(r.config.timing())}
+		}
+		m.row = *row
+		a.byID[row.ID] = m
+		a.machines = append(a.machines, m)
+	}
+	slices.SortFunc(a.machines, func(x, y *machine) int { return balance.CompareCanonical(&x.row, &y.row) })
+	return a
+}
+
+// decide asks the app's decider and tells the protocols.
+func (r *run) decide(a *appRun, now time.Time) {
+	s := Situation{App: a.snap.App(), Machines: a.seen[:0]}
+	for _, m := range a.machines {
+		s.Machines = append(s.Machines, m.see(s.App, now))
+		m.used = false
+	}
+	a.seen = s.Machines
+	if r.config.Revision != nil {
+		s.Revision = r.config.Revision(s.App.ID)
+	}
+	if r.config.Demand != nil {
+		n, fresh := r.config.Demand.Parked(s.App.ID)
+		s.Parked, s.Stale = n, !fresh
+	}
+	for _, d := range a.decider.Decide(now, s) {
+		switch d.Verdict {
+		case Spare:
+			delete(a.held, d.Region)
+			r.step(a.byID[d.Machine], now, Input{Kind: Surplus, Idle: d.Why == RuleKeepAlive, Suspend: s.App.Autostop == balance.AutostopSuspend, Reason: d.Reason()})
+		case Recall:
+			r.step(a.byID[d.Machine], now, Input{Kind: Needed, Reason: d.Reason()})
+		case Hold:
+			if why, ok := a.held[d.Region]; !ok || why != d.Why {
+				a.held[d.Region] = d.Why
+				if r.config.Trace.Held != nil {
+					r.config.Trace.Held(d)
+				}
+			}
+		}
+	}
+}
+
+func (m *machine) see(app balance.App, now time.Time) Seen {
+	s := Seen{
+		ID: m.row.ID, Region: m.row.Region, Revision: m.row.Revision, Rank: m.rank, State: m.row.State,
+		Failing: m.row.Health == balance.Failing, Hard: m.row.Cordon == balance.CordonHard, Limits: app.LimitsOf(m.row),
+	}
+	if m.gate != nil {
+		p := m.protocol.Phase()
+		s.Own, s.State, s.Load, s.Used = true, m.gate.State(), m.load, m.used
+		s.Leaving = p == SoftCordoned || p == Closing
+		s.Veto = m.protocol.BackingOff(now)
+	}
+	return s
+}

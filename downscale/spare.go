@@ -1,0 +1,183 @@
+package downscale
+
+import "github.com/ebbkit/ebb/balance"
+
+// recall takes back machines that leave, from the front of the order, until what is left of them may go.
+func (d *Decider) recall(s *Situation, idle Decision, isIdle bool) {
+	for i := range s.Machines {
+		m, r := &s.Machines[i], d.at[i]
+		if !m.isLeaving() {
+			continue
+		}
+		of, needed := d.needed(s, r, idle, isIdle)
+		if !needed {
+			continue
+		}
+		d.say(s, r, m, Recall, of)
+		r.recalled = true
+		d.running++
+		d.mine++
+		d.leaving--
+		r.running++
+		r.mine++
+		r.leaving--
+		r.add(m, 1)
+	}
+}
+
+// needed returns why the region needs one machine more than it has without those that leave.
+func (d *Decider) needed(s *Situation, r *regionLoad, idle Decision, isIdle bool) (Decision, bool) {
+	switch {
+	case d.running < s.App.Min:
+		return Decision{Why: RuleMinimum, Count: d.running}, true
+	case r.running < s.App.MinPerRegion:
+		return Decision{Why: RuleMinimum, Count: r.running}, true
+	case isIdle:
+		return Decision{}, false
+	case r.starting != "":
+		return Decision{Why: RuleStarting}, true
+	case d.mine == 0:
+		return d.last(idle), true
+	}
+	if of, held := d.unwatched(r); held {
+		return of, true
+	}
+	fits, of := d.roomWithout(r, nil)
+	of.Why = RuleNeeded
+	return of, !fits
+}
+
+// last is the decision about an app's last machine, which only the keep-alive spares.
+func (d *Decider) last(idle Decision) Decision {
+	return Decision{Why: RuleLast, For: idle.For, Of: idle.Of}
+}
+
+func (d *Decider) unwatched(r *regionLoad) (Decision, bool) {
+	of := Decision{Why: RuleUnwatched, For: r.window.watched(d.now), Of: d.config.Window}
+	return of, of.Of < 0 || of.For < of.Of
+}
+
+// spare finds the machines that can go. Nothing leaves a region from which something was recalled a moment ago.
+func (d *Decider) spare(s *Situation, idle Decision, isIdle bool) {
+	open := false
+	for _, r := range d.order {
+		if r.mine == 0 || r.recalled {
+			continue
+		}
+		if isIdle {
+			r.open, r.room = true, r.mine
+		} else if of, held := d.pace(r); held {
+			d.say(s, r, nil, Hold, of)
+			continue
+		} else {
+			r.open, r.room = true, max(1, (r.mine+r.leaving)/10)-r.leaving
+		}
+		open = true
+	}
+	if !open {
+		return
+	}
+	d.minimums(s)
+	for class := range classes {
+		for i := len(s.Machines) - 1; i >= 0; i-- {
+			m, r := &s.Machines[i], d.at[i]
+			if r.open && classOf(m, s.Revision) == class {
+				d.consider(s, r, m, idle, isIdle)
+			}
+		}
+	}
+	for _, r := range d.order {
+		switch {
+		case !r.open || r.spared:
+		case r.vetoed:
+			d.say(s, r, nil, Hold, Decision{Why: RuleBackoff})
+		default:
+			d.say(s, r, nil, Hold, Decision{Why: RuleMinimum, Count: r.running})
+		}
+	}
+}
+
+// pace returns what keeps the head-room rule from being asked in a region.
+func (d *Decider) pace(r *regionLoad) (Decision, bool) {
+	settle := d.config.Settle
+	since := d.now.Sub(r.started)
+	switch {
+	case r.starting != "":
+		return Decision{Why: RuleStarting, Machine: r.starting}, true
+	case !r.started.IsZero() && since < settle:
+		return Decision{Why: RuleSettle, For: since, Of: settle}, true
+	case max(1, (r.mine+r.leaving)/10) <= r.leaving:
+		return Decision{Why: RulePace, Count: r.leaving}, true
+	}
+	return d.unwatched(r)
+}
+
+// classes of machines, the one to be spared first at the front; classNone cannot be spared.
+const (
+	classOldIdle = iota
+	classOldBusy
+	classIdle
+	classBusy
+	classes
+	classNone
+)
+
+func classOf(m *Seen, revision string) int {
+	if !m.Own || m.Leaving || m.Hard || m.State != balance.Started || m.kept {
+		return classNone
+	}
+	class := classIdle
+	if revision != "" && m.Revision != revision {
+		class = classOldIdle
+	}
+	if m.Load > 0 || m.Used {
+		class++
+	}
+	return class
+}
+
+// minimums marks the machines that the minimums keep.
+func (d *Decider) minimums(s *Situation) {
+	for i := range s.Machines {
+		r := d.at[i]
+		s.Machines[i].kept = i < s.App.Min || r.first < s.App.MinPerRegion
+		r.first++
+	}
+}
+
+// consider spares m, if it can be spared, and closes the region when nothing more can be.
+func (d *Decider) consider(s *Situation, r *regionLoad, m *Seen, idle Decision, isIdle bool) {
+	of := idle
+	switch {
+	case d.running <= s.App.Min || r.running <= s.App.MinPerRegion:
+		return
+	case !isIdle && m.Veto:
+		r.vetoed = true
+		return
+	case !isIdle && d.mine == 1:
+		if r.open = false; !r.spared {
+			d.say(s, r, nil, Hold, d.last(idle))
+		}
+		return
+	case !isIdle:
+		var fits bool
+		if fits, of = d.roomWithout(r, m); !fits {
+			r.open = false
+			if !r.spared {
+				of.Why = RuleNeeded
+				d.say(s, r, m, Hold, of)
+			}
+			return
+		}
+		of.Why = RuleHeadroom
+	}
+	d.say(s, r, m, Spare, of)
+	r.spared = true
+	d.running--
+	d.mine--
+	r.running--
+	r.mine--
+	r.add(m, -1)
+	r.room--
+	r.open = r.room > 0
+}
