@@ -1,0 +1,237 @@
+package sim
+
+import (
+	"fmt"
+	"time"
+
+	"github.com/ebbkit/ebb/balance"
+)
+
+// app is the only app of a world.
+const app balance.AppID = "app"
+
+// reach is evReach: the owner admits the request or bounces it.
+func (s *Sim) reach(req int32) {
+	r := &s.reqs[req]
+	m := &s.machines[r.machine]
+	m.coming--
+	load, bounce := m.gate.Admit(0, r.knownGen)
+	if bounce != balance.Admitted {
+		r.load, r.outcome, r.bounce = load, balance.Bounced, bounce
+		s.q.push(s.now+s.half(s.edges[r.edge].region, m.region), evReply, req, 0)
+		return
+	}
+	m.count(s.now, 1)
+	r.reached = s.now
+	work := r.work
+	if r.sick = m.sick; m.sick {
+		work = sickWork
+	}
+	m.enter(s.now, req, work)
+	m.schedule(&s.q, s.now)
+}
+
+// sickWork is what a sick machine takes to fail: 1 ms, less than any real work, which is what makes it attractive.
+const sickWork = 1e-3
+
+// publish sends the machine's row, as its gate is now, to all edges.
+func (s *Sim) publish(m *machine) {
+	l := m.gate.Load()
+	m.row.State, m.row.Cordon, m.row.CordonGen, m.row.Epoch = l.State, l.Cordon, l.CordonGen, l.Epoch
+	m.seq++
+	s.rows = append(s.rows, sentRow{m.row, balance.Version{Incarnation: 1, Seq: m.seq}, m.index})
+	for e := range s.edges {
+		late := s.w.Rows
+		if j := s.w.RowJitter; j > 0 {
+			late += time.Duration(s.links.float64() * float64(j))
+		}
+		s.q.push(s.now+int64(late), evRow, int32(len(s.rows)-1), int32(e))
+	}
+}
+
+type sentRow struct {
+	row     balance.Machine
+	version balance.Version
+	machine int32
+}
+
+// owner reports a run of machines.
+type owner struct{ first, end int }
+
+// sentReport is what an owner said at one moment; it is used again when all edges have it.
+type sentReport struct {
+	owner int32
+	left  int32 // edges that will still get it
+	loads []balance.Load
+}
+
+// report is evReport.
+func (s *Sim) report(o int32) {
+	own := s.owners[o]
+	var i int32
+	if n := len(s.freeReports); n > 0 {
+		i, s.freeReports = s.freeReports[n-1], s.freeReports[:n-1]
+	} else {
+		i = int32(len(s.reports))
+		s.reports = append(s.reports, sentReport{})
+	}
+	rep := &s.reports[i]
+	rep.owner, rep.left, rep.loads = o, 0, rep.loads[:0]
+	for m := own.first; m < own.end; m++ {
+		rep.loads = append(rep.loads, s.machines[m].gate.Load())
+	}
+	p := &s.w.Reports
+	for e := range s.edges {
+		if p.Loss > 0 && s.links.float64() < p.Loss {
+			continue
+		}
+		rep.left++
+		s.q.push(s.now+int64(p.Delay)+int64(s.links.float64()*float64(p.Jitter)), evReported, i, int32(e))
+	}
+	if rep.left == 0 {
+		s.freeReports = append(s.freeReports, i)
+	}
+	s.q.push(s.now+int64(p.Every), evReport, o, 0)
+}
+
+// reported is evReported.
+func (s *Sim) reported(report int32, e *edge) {
+	rep := &s.reports[report]
+	first := int32(s.owners[rep.owner].first)
+	for i := range rep.loads {
+		e.picker.report(first+int32(i), &rep.loads[i])
+	}
+	if rep.left--; rep.left == 0 {
+		s.freeReports = append(s.freeReports, report)
+	}
+	s.drain(e)
+}
+
+// Machines returns how many machines there are.
+func (s *Sim) Machines() int { return len(s.machines) }
+
+// Now returns the time since the run began.
+func (s *Sim) Now() time.Duration { return time.Duration(s.now) }
+
+// InFlight returns the true number in flight at machine i.
+func (s *Sim) InFlight(i int) int { return s.machines[i].inFlight }
+
+// State returns the true state of machine i.
+func (s *Sim) State(i int) balance.State { return s.machines[i].gate.State() }
+
+// SetSpeed makes machine i faster or slower from now on, without anybody being told.
+func (s *Sim) SetSpeed(i int, speed float64) {
+	m := &s.machines[i]
+	m.advance(s.now)
+	m.speed = speed
+	m.next = never
+	m.schedule(&s.q, s.now)
+}
+
+// SetSick makes machine i fail each request within a millisecond, or heals it. Its health checks notice nothing.
+func (s *Sim) SetSick(i int, sick bool) { s.machines[i].sick = sick }
+
+// Start starts machine i, if it can be started: its owner's answer to a start command.
+func (s *Sim) Start(i int) balance.StartAnswer {
+	m := &s.machines[i]
+	token, a := m.gate.Start(m.gate.Load().Epoch)
+	if a == balance.StartAccepted {
+		s.publish(m)
+		s.q.push(s.now+int64(s.w.Boot.draw(s.boots)*1e9), evBooted, m.index, int32(token))
+	}
+	return a
+}
+
+func (s *Sim) booted(m *machine, token int32) {
+	if m.gate.Ready(uint64(token)) {
+		s.publish(m)
+		s.moved()
+	}
+}
+
+// Stop closes machine i at once, lets it finish what it has, and stops it. It reports whether the machine was started.
+func (s *Sim) Stop(i int) bool {
+	m := &s.machines[i]
+	token, ok := m.gate.CloseNow()
+	if !ok {
+		return false
+	}
+	m.stopToken = token
+	s.publish(m)
+	if m.inFlight == 0 {
+		s.drained(m)
+	}
+	return true
+}
+
+// Restart stops machine i and starts it again when that is over.
+func (s *Sim) Restart(i int) {
+	if s.Stop(i) {
+		s.Start(i) // the gate remembers it
+	}
+}
+
+func (s *Sim) drained(m *machine) {
+	s.q.push(s.now+int64(s.w.Stop.draw(s.boots)*1e9), evStopped, m.index, int32(m.stopToken))
+}
+
+func (s *Sim) stopped(m *machine, token int32) {
+	again, ok := m.gate.Closed(uint64(token), false)
+	if !ok {
+		return
+	}
+	s.publish(m)
+	if again {
+		s.Start(int(m.index))
+	}
+}
+
+// Crash ends machine i's run: what it has in flight fails, and its owner bounces what comes until it is started again.
+func (s *Sim) Crash(i int) {
+	m := &s.machines[i]
+	if !m.gate.Exited(m.gate.Load().Epoch, true) {
+		return
+	}
+	m.advance(s.now)
+	lost := make([]int32, 0, len(m.jobs)+len(m.waiting))
+	for _, j := range m.jobs {
+		lost = append(lost, j.req)
+	}
+	lost = append(lost, m.waiting...)
+	m.jobs, m.waiting, m.next = m.jobs[:0], m.waiting[:0], never
+	for _, req := range lost {
+		m.errored++
+		s.leave(m, req, balance.Errored)
+	}
+	s.publish(m)
+}
+
+// Cordon soft-cordons machine i; Uncordon ends that.
+func (s *Sim) Cordon(i int) (gen uint64, ok bool) {
+	m := &s.machines[i]
+	if gen, ok = m.gate.Cordon(); ok {
+		s.publish(m)
+	}
+	return gen, ok
+}
+
+// Uncordon ends the soft cordon of that generation.
+func (s *Sim) Uncordon(i int, gen uint64) bool {
+	m := &s.machines[i]
+	ok := m.gate.Uncordon(gen)
+	if ok {
+		s.publish(m)
+	}
+	return ok
+}
+
+func machineID(i int) balance.MachineID { return balance.MachineID(fmt.Sprintf("m%05d", i)) }
+
+// indexOf is the inverse of machineID.
+func indexOf(id balance.MachineID) int32 {
+	n := int32(0)
+	for _, c := range []byte(id[1:]) {
+		n = n*10 + int32(c-'0')
+	}
+	return n
+}

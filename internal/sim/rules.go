@@ -1,0 +1,103 @@
+package sim
+
+import (
+	"time"
+
+	"github.com/ebbkit/ebb/balance"
+)
+
+// Rule is a way to pick.
+type Rule struct {
+	Name string
+	new  func(s *Sim, e *edge) (picker, error)
+}
+
+// Balanced is the rule of this library: a real balancer over a fleet of its own at each edge. A nil strategy is the
+// balancer's default.
+func Balanced(name string, strategy balance.Strategy) Rule {
+	return Rule{name, func(s *Sim, e *edge) (picker, error) {
+		node := balance.NodeID(machineID(int(e.index))[1:])
+		f, err := balance.NewFleet(balance.FleetConfig{Node: "edge-" + node, Region: s.w.Regions[e.region].Name})
+		if err != nil {
+			return nil, err
+		}
+		b, err := balance.New(f, balance.Config{Strategy: strategy, Distance: believed{s, e.region}})
+		if err != nil {
+			return nil, err
+		}
+		us := []balance.Update{balance.PutApp{App: balance.App{ID: app, Limits: s.w.Limits}}}
+		for i := range s.machines {
+			us = append(us, balance.PutMachine{Machine: s.machines[i].row, Version: balance.Version{Incarnation: 1, Seq: 1}})
+		}
+		if err := f.Apply(us...); err != nil {
+			return nil, err
+		}
+		p := &balanced{s: s, fleet: f, balancer: b, rand: newRng(s.seed, forRule, int(e.index))}
+		b.OnRoom(func(balance.AppID) { p.roomy = true })
+		return p, nil
+	}}
+}
+
+// believed is what an edge in a region holds the round trips for.
+type believed struct {
+	s    *Sim
+	from int32
+}
+
+func (b believed) RTT(region string) (time.Duration, bool) {
+	for i := range b.s.w.Regions {
+		if b.s.w.Regions[i].Name == region {
+			return b.s.w.Believed[b.from][i], true
+		}
+	}
+	return 0, false
+}
+
+type balanced struct {
+	s        *Sim
+	fleet    *balance.Fleet
+	balancer *balance.Balancer
+	rand     *rng
+	roomy    bool
+}
+
+func (p *balanced) pick(r *request) (int32, bool) {
+	held, err := p.balancer.Pick(balance.Request{App: app, Tried: r.tried, Rand: p.rand.uint64() | 1, Place: uint64(r.serial)})
+	if err != nil {
+		return 0, false
+	}
+	m := held.Machine()
+	r.held, r.knownGen = held, m.CordonGen
+	return indexOf(m.ID), true
+}
+
+func (p *balanced) answer(r *request) {
+	r.held.Observe(r.load)
+	r.held.Release(r.outcome)
+}
+
+func (p *balanced) report(machine int32, l *balance.Load) {
+	p.fleet.Report(balance.Report{App: app, ID: p.s.machines[machine].id, Load: *l, Version: balance.Version{Incarnation: 1}})
+}
+
+func (p *balanced) row(r *sentRow) {
+	if err := p.fleet.Apply(balance.PutMachine{Machine: r.row, Version: r.version}); err != nil {
+		panic("sim: the fleet refuses a row: " + err.Error())
+	}
+}
+
+func (p *balanced) tick(now time.Time) { p.balancer.Tick(now) }
+
+func (p *balanced) room() bool {
+	was := p.roomy
+	p.roomy = false
+	return was
+}
+
+// Balancer returns the balancer of edge i when the rule is a [Balanced] one, else nil.
+func (s *Sim) Balancer(i int) *balance.Balancer {
+	if p, ok := s.edges[i].picker.(*balanced); ok {
+		return p.balancer
+	}
+	return nil
+}

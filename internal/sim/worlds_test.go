@@ -1,0 +1,178 @@
+package sim
+
+import (
+	"fmt"
+	"time"
+
+	"github.com/ebbkit/ebb/balance"
+)
+
+const sec = time.Second
+
+// world is a world that rules are judged in. What build makes of the length that it asks for is shortened by short runs.
+type world struct {
+	name  string
+	build func(l lengthen) World
+}
+
+type lengthen func(full time.Duration) time.Duration
+
+var worlds = []world{
+	{"steady-20", func(l lengthen) World {
+		return World{About: "three regions at 20 %: only the order of ties and the distance matter",
+			Regions: Uniform(3, 12, 2), Limits: limits(10), Work: Exponential(100 * ms), Load: 0.2, Length: l(80 * sec)}
+	}},
+	{"steady-80", func(l lengthen) World {
+		return World{About: "three regions at 80 %",
+			Regions: Uniform(3, 12, 2), Limits: limits(10), Work: Exponential(100 * ms), Load: 0.8, Length: l(20 * sec)}
+	}},
+	{"hot", func(l lengthen) World {
+		return World{About: "one of four regions is offered 1.14 x its soft capacity, the others 0.6 x",
+			Regions: demand(Uniform(4, 20, 8), 1.14, 0.6, 0.6, 0.6), Limits: balance.Limits{Soft: 20, Hard: 25}, Reports: every250,
+			Work: Exponential(100 * ms), Load: (1.14 + 3*0.6) / 4, Length: l(10 * sec), Warm: l(10*sec) / 3}
+	}},
+	{"flash", func(l lengthen) World {
+		t := l(20 * sec)
+		return World{About: "a flash crowd: one region's demand grows to three times its own, and falls back",
+			Regions: Uniform(3, 12, 2), Limits: limits(10), Work: Exponential(100 * ms), Load: 0.45, Length: t,
+			Script: []Step{{t * 3 / 10, func(s *Sim) { s.SetDemand(0, 3) }}, {t * 7 / 10, func(s *Sim) { s.SetDemand(0, 1) }}}}
+	}},
+	{"bursty", func(l lengthen) World {
+		return World{About: "each edge's arrivals come in bursts of 5 x the rate",
+			Regions: Uniform(3, 12, 4), Limits: limits(10), Work: Exponential(100 * ms), Load: 0.6, Length: l(25 * sec),
+			Burst: Burst{5, 300 * ms, 1200 * ms}}
+	}},
+	{"uneven", func(l lengthen) World {
+		return World{About: "every fifth machine has half the speed",
+			Regions: Uniform(2, 20, 5), Limits: limits(10), Work: Exponential(200 * ms), Load: 0.7, Length: l(35 * sec), Reports: every250,
+			Speed: func(i int) float64 {
+				if i%5 == 0 {
+					return 0.5
+				}
+				return 1
+			}}
+	}},
+	{"tail", func(l lengthen) World {
+		return World{About: "lognormal work with a heavy tail",
+			Regions: Uniform(2, 16, 4), Slots: 4, Limits: limits(4), Work: Lognormal(100*ms, 2), Load: 0.75, Length: l(50 * sec)}
+	}},
+	{"bimodal", func(l lengthen) World {
+		return World{About: "one request in 50 takes 100 x as long, on machines that serve in order",
+			Regions: Uniform(2, 16, 4), Slots: 2, FIFO: true, Limits: limits(2), Work: Bimodal(20*ms, 2*sec, 0.02), Load: 0.6, Length: l(100 * sec)}
+	}},
+	late(200 * ms), late(500 * ms), late(1 * sec), late(2 * sec),
+	{"zipf", func(l lengthen) World {
+		return World{About: "edges of very different size (Zipf 1.2)",
+			Regions: Uniform(2, 20, 12), Limits: limits(10), Work: Exponential(100 * ms), Load: 0.85, Length: l(15 * sec), Skew: 1.2, Reports: every250}
+	}},
+	{"hard-reject", func(l lengthen) World {
+		return World{About: "hard limits near the load, and no waiting room",
+			Regions: Uniform(2, 16, 5), Limits: balance.Limits{Soft: 8, Hard: 10}, Work: Exponential(200 * ms), Load: 0.9, Length: l(40 * sec), Reports: every250}
+	}},
+	{"hard-queue", func(l lengthen) World {
+		return World{About: "hard limits near the load, and a waiting room at each edge",
+			Regions: Uniform(2, 16, 5), Limits: balance.Limits{Soft: 8, Hard: 8}, Work: Exponential(200 * ms), Load: 0.9, Length: l(40 * sec), Reports: every250, Queue: true}
+	}},
+	solo(1, 50), solo(1, 80), solo(4, 50), solo(4, 80), solo(20, 50), solo(20, 80),
+	{"sparse", func(l lengthen) World {
+		return World{About: "twelve regions with two machines each, unevenly asked",
+			Regions: demand(Uniform(12, 2, 1), 2, 1, 0.5, 1, 2.2, 0.3, 1, 0.4, 1.8, 1, 0.5, 1), Limits: limits(8), RTT: Line(12, 2*ms, 15*ms),
+			Work: Exponential(100 * ms), Load: 0.65, Length: l(60 * sec)}
+	}},
+	{"wrong-rtt", func(l lengthen) World {
+		return World{About: "round trips between regions are held for half to twice what they are",
+			Regions: demand(Uniform(5, 8, 2), 1.2, 0.6, 0.6, 0.6, 0.8), Limits: limits(10), RTT: Line(5, 2*ms, 25*ms), Believed: wrong(Line(5, 2*ms, 25*ms)),
+			Work: Exponential(100 * ms), Load: 0.76, Length: l(20 * sec)}
+	}},
+	{"grey", func(l lengthen) World {
+		t := l(25 * sec)
+		return World{About: "two of 32 machines fall to a tenth of their speed and pass their checks",
+			Regions: Uniform(2, 16, 4), Limits: limits(10), Work: Exponential(100 * ms), Load: 0.65, Length: t,
+			Script: []Step{{t / 5, func(s *Sim) { s.SetSpeed(3, 0.1); s.SetSpeed(20, 0.1) }}, {t * 4 / 5, func(s *Sim) { s.SetSpeed(3, 1); s.SetSpeed(20, 1) }}}}
+	}},
+	{"sick", func(l lengthen) World {
+		t := l(40 * sec)
+		return World{About: "one of 30 machines fails everything within a millisecond and passes its checks",
+			Regions: Uniform(1, 30, 4), Limits: limits(10), Work: Exponential(100 * ms), Load: 0.6, Length: t,
+			Script: []Step{{t / 20, func(s *Sim) { s.SetSick(7, true) }}}}
+	}},
+	{"deploy", func(l lengthen) World {
+		t := 150 * sec // as late as rows are here, shorter would show nothing
+		w := World{About: "a rolling restart of every machine, whose rows are seen 60 to 120 s late",
+			Regions: Uniform(2, 10, 3), Limits: balance.Limits{Soft: 4, Hard: 6}, Work: Exponential(1 * sec), Load: 0.6, Length: t,
+			Rows: 60 * sec, RowJitter: 60 * sec, Boot: Always(3 * sec), Stop: Always(500 * ms), Queue: true}
+		for i := range 20 {
+			w.Script = append(w.Script, Step{20*sec + time.Duration(i)*6*sec, func(s *Sim) { s.Restart(i) }})
+		}
+		return w
+	}},
+	{"crashes", func(l lengthen) World {
+		t := l(40 * sec)
+		w := World{About: "a machine crashes every so often and is started again",
+			Regions: Uniform(2, 12, 4), Limits: limits(8), Work: Exponential(100 * ms), Load: 0.65, Length: t, Boot: Always(t / 20), Rows: 500 * ms}
+		for i := range 8 {
+			at := t * time.Duration(2+i) / 11
+			w.Script = append(w.Script, Step{at, func(s *Sim) { s.Crash(3 * i) }}, Step{at + t/40, func(s *Sim) { s.Start(3 * i) }})
+		}
+		return w
+	}},
+	{"huge", func(l lengthen) World {
+		return World{About: "10,000 machines in ten regions",
+			Regions: Uniform(10, 1000, 1), Limits: limits(4), RTT: Line(10, 2*ms, 20*ms), PerOwner: 250, Reports: Reports{Every: sec, Delay: 500 * ms},
+			Work: Exponential(2 * sec), Load: 0.8, Length: l(6 * sec), Warm: l(6*sec) / 2}
+	}},
+	nodes("nodes-20", 20, 100*ms, 8*sec), nodes("nodes-20-2s", 20, 2*sec, 160*sec), nodes("nodes-100", 100, 100*ms, 8*sec),
+}
+
+// every250 is the lateness of the nodes worlds: 250 ms, seen 250 ms later.
+var every250 = Reports{Every: 250 * ms, Delay: 250 * ms}
+
+// limits are a soft limit of so many, and no hard one.
+func limits(soft int) balance.Limits { return balance.Limits{Soft: soft} }
+
+func demand(rs []Region, weights ...float64) []Region {
+	for i := range rs {
+		rs[i].Demand = weights[i]
+	}
+	return rs
+}
+
+// wrong makes round trips between regions wrong by up to a factor of two, the same way in each run.
+func wrong(rtt [][]time.Duration) [][]time.Duration {
+	r := newRng(1, forWorld, 0)
+	for i := range rtt {
+		for j := range rtt[i] {
+			if i != j {
+				rtt[i][j] = time.Duration(float64(rtt[i][j]) * (0.5 + 1.5*r.float64()))
+			}
+		}
+	}
+	return rtt
+}
+
+// late is a world whose reports and rows are d late.
+func late(d time.Duration) world {
+	return world{"late-" + d.String(), func(l lengthen) World {
+		return World{About: "hard limits, 85 %, reports so late",
+			Regions: Uniform(3, 12, 4), Limits: balance.Limits{Soft: 10, Hard: 13}, Work: Exponential(100 * ms), Load: 0.85, Length: l(20 * sec),
+			Reports: Reports{Every: d / 2, Delay: d}}
+	}}
+}
+
+// solo is a world of machines that serve one request at a time, like GPUs, with so many edges and so much load.
+func solo(edges, percent int) world {
+	return world{fmt.Sprintf("solo-%d-%d", edges, percent), func(l lengthen) World {
+		return World{About: "machines that take one request at a time, and a waiting room",
+			Regions: Uniform(1, 20, edges), Limits: balance.Limits{Soft: 1, Hard: 1}, Work: Lognormal(500*ms, 0.5), Load: float64(percent) / 100,
+			Length: l(600 * sec), Queue: true, Reports: every250}
+	}}
+}
+
+// nodes is the world of many nodes at 90 %.
+func nodes(name string, n int, work, length time.Duration) world {
+	return world{name, func(l lengthen) World {
+		return World{About: "50 machines at 90 %, hard limits, that many edges",
+			Regions: Uniform(1, 50, n), Limits: balance.Limits{Soft: 20, Hard: 25}, Work: Exponential(work), Load: 0.9, Reports: every250,
+			Length: l(length), Warm: l(length) / 4}
+	}}
+}
