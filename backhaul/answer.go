@@ -1,0 +1,108 @@
+package backhaul
+
+import (
+	"context"
+	"io"
+	"net/http"
+	"net/http/httptrace"
+	"net/textproto"
+
+	"github.com/ebbkit/ebb/balance"
+)
+
+// answer is the body of an answer; its end ends the request.
+type answer struct {
+	f    *flight
+	body io.ReadCloser
+}
+
+// wrap makes the end of the answer the end of the request. An answer without a body has ended already.
+func (f *flight) wrap(resp *http.Response) {
+	resp.Request = f.req
+	if resp.Body == http.NoBody {
+		f.finish(balance.Done, nil)
+		return
+	}
+	a := answer{f, resp.Body}
+	if rw, ok := resp.Body.(io.ReadWriteCloser); ok && resp.StatusCode == http.StatusSwitchingProtocols {
+		resp.Body = &duplex{a, rw, f.conn.wire}
+		return
+	}
+	resp.Body = &a
+}
+
+func (a *answer) Read(p []byte) (int, error) {
+	n, err := a.body.Read(p)
+	a.f.received.Add(int64(n))
+	if err == io.EOF {
+		a.f.finish(balance.Done, nil)
+	} else if err != nil {
+		a.f.finish(a.f.brokenOff(), err)
+	}
+	return n, err
+}
+
+// brokenOff tells a client that left from a machine that broke off.
+func (f *flight) brokenOff() balance.Outcome {
+	if f.req.Context().Err() != nil {
+		return balance.Canceled
+	}
+	return balance.Errored
+}
+
+// Close ends the request, wherever its answer stands.
+func (a *answer) Close() error {
+	err := a.body.Close()
+	o := balance.Done // the machine answered; not to read it all is the client's right
+	if a.f.req.Context().Err() != nil {
+		o = balance.Canceled
+	}
+	a.f.finish(o, nil)
+	return err
+}
+
+// duplex is what a 101 answer turns into: a connection. The request lasts until it is closed.
+type duplex struct {
+	answer
+	rw   io.ReadWriteCloser
+	wire *wire
+}
+
+func (d *duplex) Read(p []byte) (int, error) {
+	n, err := d.rw.Read(p)
+	d.f.received.Add(int64(n))
+	return n, err
+}
+
+func (d *duplex) Write(p []byte) (int, error) { return d.rw.Write(p) }
+
+// CloseWrite passes on that one side has nothing more to say.
+func (d *duplex) CloseWrite() error { return d.wire.CloseWrite() }
+
+// discard reads what little a bounce may have as a body, so that its connection can be used again.
+func discard(resp *http.Response) {
+	io.CopyN(io.Discard, resp.Body, 4<<10)
+	resp.Body.Close()
+}
+
+// withoutContinue hides an owner's "100 Continue", which answers the Expect of the hop and not one of the client's, from
+// the client's trace. Nothing else of the trace is kept.
+func withoutContinue(ctx context.Context) context.Context {
+	outer := httptrace.ContextClientTrace(ctx)
+	if outer == nil || outer.Got1xxResponse == nil {
+		return ctx
+	}
+	return httptrace.WithClientTrace(untraced{ctx}, &httptrace.ClientTrace{
+		Got1xxResponse: func(code int, h textproto.MIMEHeader) error {
+			if code == http.StatusContinue {
+				return nil
+			}
+			return outer.Got1xxResponse(code, h)
+		},
+	})
+}
+
+// untraced is a context without the values of its parent.
+type untraced struct{ context.Context }
+
+func (untraced) Value(any) any { return nil }

@@ -1,0 +1,199 @@
+package backhaul
+
+import (
+	"cmp"
+	"context"
+	"errors"
+	"fmt"
+	"math"
+	"net"
+	"net/http"
+	"strings"
+	"time"
+
+	"github.com/ebbkit/ebb/balance"
+)
+
+// Config configures a [Transport]. The zero value is valid: requests are routed by URL.Host, and only machines of this
+// process can be reached.
+type Config struct {
+	// Route says what a request asks for: the app, and where wanted a key for affinity. nil: URL.Host is the app's name,
+	// as Rewrite set it. An error ends the request.
+	Route func(*http.Request) (balance.Request, error)
+
+	// Dial connects to the [Handler] of a machine's owner; ctx carries the DialTimeout. nil: there are no other nodes.
+	Dial func(ctx context.Context, owner balance.NodeID) (net.Conn, error)
+	// DialMachine connects to a machine that this process owns; nil: TCP to its Addr.
+	DialMachine func(ctx context.Context, m balance.Machine) (net.Conn, error)
+
+	// Node is this node's name, for the owners' logs and traces.
+	Node balance.NodeID
+	// Key is the secret that owners know this node by.
+	Key string
+
+	// ReplayLimit is the size in bytes of the largest body that is sent at once and kept for another try. Larger bodies,
+	// and those of unknown length, wait for the owner to ask for them, which costs a round trip and no memory. 0 means
+	// 64 KiB: below it the wait costs more than the copy. Negative: every body waits.
+	ReplayLimit int
+	// ReplayMemory bounds the bytes kept for all requests together; beyond it bodies wait as large ones do. 0 means 64 MiB.
+	ReplayMemory int64
+
+	// Bounces is how many refusals a request takes in one round, before what it tried is forgotten and it goes back to the
+	// Picker. 0 means 8: with load on every reply a request needs 0.1 to 1 at high load.
+	Bounces int
+	// Rounds bounds these rounds. 0 means 8; pauses between them grow from 5 to 250 ms, 0.8 s together.
+	Rounds int
+	// Failures is how many failed tries a request survives, where the decision table allows another. 0 means 3; negative: none.
+	Failures int
+	// Idempotent says whether executing a request twice does no harm. nil: GET, HEAD, OPTIONS and TRACE, and whatever has a
+	// header Idempotency-Key or X-Idempotency-Key.
+	Idempotent func(*http.Request) bool
+
+	// DialTimeout bounds each connection to an owner or machine. 0 means 3 s, the longest that a second try is still worth
+	// waiting for; negative: none but the request's.
+	DialTimeout time.Duration
+	// HeaderTimeout bounds the wait for an answer's head after the request was written. 0 means none, as long polls are
+	// legal; what then bounds it is the request's context.
+	HeaderTimeout time.Duration
+	// MaxHeader bounds an answer's head in bytes. 0 means 1 MiB, as http.Server has it for requests.
+	MaxHeader int64
+	// MaxIdle is how many idle connections are kept for each owner and each machine. 0 means 256; negative: none.
+	MaxIdle int
+	// IdleTimeout is how long an idle connection to an owner is kept. 0 means 90 s; keep it below the IdleTimeout of the
+	// owner's http.Server. Negative: for ever.
+	IdleTimeout time.Duration
+	// MachineIdleTimeout is the same for machines of this process. 0 means 4 s: common app servers close after 5.
+	MachineIdleTimeout time.Duration
+
+	// Trace observes requests.
+	Trace Trace
+}
+
+// HandlerConfig configures a [Handler]. Key or AnyNode is required; the zero value of the rest is valid.
+type HandlerConfig struct {
+	// Key is the secret that edges must show. Others get 403, and no machine hears of them.
+	Key string
+	// NextKey is accepted as well, so that a key can be changed without a gap; empty means none.
+	NextKey string
+	// AnyNode accepts requests without a key: for listeners that nobody else can reach.
+	AnyNode bool
+
+	// DialMachine connects to a machine; nil: TCP to its Addr.
+	DialMachine func(ctx context.Context, m balance.Machine) (net.Conn, error)
+	// DialTimeout, HeaderTimeout, MaxHeader and MaxIdle are as in [Config].
+	DialTimeout   time.Duration
+	HeaderTimeout time.Duration
+	MaxHeader     int64
+	MaxIdle       int
+	// IdleTimeout is how long an idle connection to a machine is kept. 0 means 4 s: common app servers close after 5.
+	IdleTimeout time.Duration
+
+	// Trace observes requests.
+	Trace HandlerTrace
+}
+
+const (
+	defaultReplay       = 64 << 10
+	defaultReplayMemory = 64 << 20
+	defaultBounces      = 8
+	defaultRounds       = 8
+	defaultFailures     = 3
+	defaultDial         = 3 * time.Second
+	defaultMaxHeader    = 1 << 20
+	defaultMaxIdle      = 256
+	defaultOwnerIdle    = 90 * time.Second
+	defaultMachineIdle  = 4 * time.Second
+)
+
+func (c *Config) resolve() error {
+	c.ReplayLimit = max(0, cmp.Or(c.ReplayLimit, defaultReplay))
+	c.ReplayMemory = max(0, cmp.Or(c.ReplayMemory, defaultReplayMemory))
+	c.Bounces = cmp.Or(c.Bounces, defaultBounces)
+	c.Rounds = cmp.Or(c.Rounds, defaultRounds)
+	c.Failures = max(0, cmp.Or(c.Failures, defaultFailures))
+	c.IdleTimeout = cmp.Or(c.IdleTimeout, defaultOwnerIdle)
+	c.MachineIdleTimeout = cmp.Or(c.MachineIdleTimeout, defaultMachineIdle)
+	if c.Route == nil {
+		c.Route = routeByHost
+	}
+	if c.Idempotent == nil {
+		c.Idempotent = idempotent
+	}
+	if c.DialMachine == nil {
+		c.DialMachine = dialMachine
+	}
+	switch {
+	case c.Bounces < 0:
+		return fmt.Errorf("backhaul: Config.Bounces %d: want 0 (the default) or more: a bounce is no failure", c.Bounces)
+	case c.Rounds < 0:
+		return fmt.Errorf("backhaul: Config.Rounds %d: want 0 (the default) or more", c.Rounds)
+	case c.ReplayLimit > math.MaxInt32:
+		return fmt.Errorf("backhaul: Config.ReplayLimit %d: want at most %d bytes", c.ReplayLimit, math.MaxInt32)
+	}
+	if err := checkKey("Config.Key", c.Key); err != nil {
+		return err
+	}
+	return timeouts("Config", &c.DialTimeout, &c.HeaderTimeout, &c.MaxHeader, &c.MaxIdle)
+}
+
+func (c *HandlerConfig) resolve() error {
+	c.IdleTimeout = cmp.Or(c.IdleTimeout, defaultMachineIdle)
+	if c.DialMachine == nil {
+		c.DialMachine = dialMachine
+	}
+	switch {
+	case c.Key == "" && !c.AnyNode:
+		return errors.New("backhaul: HandlerConfig.Key is empty: set the secret that edges show, or AnyNode where nobody else can connect")
+	case c.Key == "" && c.NextKey != "":
+		return errors.New("backhaul: HandlerConfig.NextKey without Key: set Key to the present secret")
+	}
+	if err := errors.Join(checkKey("HandlerConfig.Key", c.Key), checkKey("HandlerConfig.NextKey", c.NextKey)); err != nil {
+		return err
+	}
+	return timeouts("HandlerConfig", &c.DialTimeout, &c.HeaderTimeout, &c.MaxHeader, &c.MaxIdle)
+}
+
+func timeouts(config string, dial, header *time.Duration, maxHeader *int64, maxIdle *int) error {
+	*dial = cmp.Or(*dial, defaultDial)
+	*maxHeader = cmp.Or(*maxHeader, defaultMaxHeader)
+	*maxIdle = cmp.Or(*maxIdle, defaultMaxIdle)
+	switch {
+	case *header < 0:
+		return fmt.Errorf("backhaul: %s.HeaderTimeout %v: want 0 (none) or more", config, *header)
+	case *maxHeader < 0:
+		return fmt.Errorf("backhaul: %s.MaxHeader %d: want 0 (the default) or more bytes", config, *maxHeader)
+	}
+	return nil
+}
+
+// checkKey returns an error without the key in it: errors are logged.
+func checkKey(field, key string) error {
+	if strings.ContainsFunc(key, func(r rune) bool { return r <= ' ' || r >= 0x7f }) {
+		return fmt.Errorf("backhaul: %s: want printable ASCII without spaces, as it travels in a header", field)
+	}
+	return nil
+}
+
+func routeByHost(r *http.Request) (balance.Request, error) {
+	if r.URL == nil || r.URL.Host == "" {
+		return balance.Request{}, errors.New("backhaul: request without URL.Host: let Rewrite set it to the app's name, or set Config.Route")
+	}
+	return balance.Request{App: balance.AppID(r.URL.Host)}, nil
+}
+
+func idempotent(r *http.Request) bool {
+	switch r.Method {
+	case "", http.MethodGet, http.MethodHead, http.MethodOptions, http.MethodTrace:
+		return true
+	}
+	return r.Header["Idempotency-Key"] != nil || r.Header["X-Idempotency-Key"] != nil
+}
+
+var machineDialer net.Dialer
+
+func dialMachine(ctx context.Context, m balance.Machine) (net.Conn, error) {
+	if m.Addr == "" {
+		return nil, fmt.Errorf("backhaul: machine %q has no address: its driver has to say where it listens", m.ID)
+	}
+	return machineDialer.DialContext(ctx, "tcp", m.Addr)
+}

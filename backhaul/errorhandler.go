@@ -1,0 +1,106 @@
+package backhaul
+
+import (
+	"context"
+	"errors"
+	"net/http"
+	"strconv"
+	"time"
+
+	"github.com/ebbkit/ebb/balance"
+)
+
+// ErrorConfig configures [NewErrorHandler]. The zero value is valid.
+type ErrorConfig struct {
+	// CauseHeader names a header of the answer that gets the cause in one word, such as "X-Proxy-Cause"; empty means none.
+	CauseHeader string
+	// Hide leaves the reason out of the answer's body, where clients should not learn names of machines and nodes.
+	Hide bool
+}
+
+// ErrorHandler answers for a request that could not be served, with what a [Transport] returned. It has the shape of
+// [net/http/httputil.ReverseProxy]'s ErrorHandler. The answer is plain text and never cached.
+//
+//	[*UnavailableError]                503, Retry-After in whole seconds, at least 1
+//	[*MachineError]                    502, or 504 when it timed out
+//	the context's deadline             504
+//	the client's body broke off        400, or 413 when it is a [*net/http.MaxBytesError]
+//	the client has left                499 without a body, for the log's sake: nobody reads it
+//	anything else                      502
+func ErrorHandler(w http.ResponseWriter, r *http.Request, err error) { ErrorConfig{}.answer(w, r, err) }
+
+// NewErrorHandler returns an [ErrorHandler] with other settings.
+func NewErrorHandler(c ErrorConfig) func(http.ResponseWriter, *http.Request, error) { return c.answer }
+
+// statusClientGone is what nginx writes to its log when the client has left.
+const statusClientGone = 499
+
+func (c ErrorConfig) answer(w http.ResponseWriter, r *http.Request, err error) {
+	status, cause := classify(r, err)
+	h := w.Header()
+	if c.CauseHeader != "" {
+		h.Set(c.CauseHeader, cause)
+	}
+	if status == statusClientGone {
+		w.WriteHeader(status)
+		return
+	}
+	h.Set("Content-Type", "text/plain; charset=utf-8")
+	h.Set("X-Content-Type-Options", "nosniff")
+	h.Set("Cache-Control", "no-store")
+	h.Del("Content-Length")
+	if status == http.StatusServiceUnavailable {
+		h.Set("Retry-After", strconv.Itoa(wholeSeconds(retryAfter(err))))
+	}
+	w.WriteHeader(status)
+	if r.Method == http.MethodHead {
+		return
+	}
+	text := http.StatusText(status) + "\n"
+	if !c.Hide {
+		text += err.Error() + "\n"
+	}
+	w.Write([]byte(text))
+}
+
+func classify(r *http.Request, err error) (status int, cause string) {
+	var caused interface{ Cause() string }
+	if errors.As(err, &caused) {
+		cause = caused.Cause()
+	}
+	_, unavailable := errors.AsType[*UnavailableError](err)
+	machine, failed := errors.AsType[*MachineError](err)
+	_, tooLarge := errors.AsType[*http.MaxBytesError](err)
+	_, body := errors.AsType[*bodyError](err)
+	switch {
+	case errors.Is(r.Context().Err(), context.Canceled):
+		return statusClientGone, CauseClient
+	case tooLarge:
+		return http.StatusRequestEntityTooLarge, CauseTooLarge
+	case body:
+		return http.StatusBadRequest, CauseRequest
+	case failed && machine.Timeout(), errors.Is(err, context.DeadlineExceeded), errors.Is(r.Context().Err(), context.DeadlineExceeded):
+		return http.StatusGatewayTimeout, CauseTimeout
+	case unavailable, errors.Is(err, balance.ErrNoMachine), errors.Is(err, balance.ErrNoApp):
+		if cause == "" {
+			cause = (&UnavailableError{Err: err}).Cause()
+		}
+		return http.StatusServiceUnavailable, cause
+	case failed:
+		return http.StatusBadGateway, cause
+	}
+	if cause == "" {
+		cause = CauseInternal
+	}
+	return http.StatusBadGateway, cause
+}
+
+func retryAfter(err error) time.Duration {
+	var r interface{ RetryAfter() time.Duration }
+	if errors.As(err, &r) {
+		return r.RetryAfter()
+	}
+	return 0
+}
+
+func wholeSeconds(d time.Duration) int { return int(max(1, (d+time.Second-1)/time.Second)) }

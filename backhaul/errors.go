@@ -1,0 +1,115 @@
+package backhaul
+
+import (
+	"errors"
+	"fmt"
+	"time"
+
+	"github.com/ebbkit/ebb/balance"
+)
+
+// The causes: one word each, for the cause header, metrics and logs. A [Picker]'s error may bring its own, by a method
+// Cause() string.
+const (
+	CauseNoApp     = "no-app"      // the fleet does not know the app
+	CauseNoMachine = "no-machine"  // no machine can take the request
+	CauseFull      = "full"        // every machine is at its hard limit
+	CauseMachine   = "machine"     // the machine, or the way to it, failed
+	CauseTimeout   = "timeout"     // no answer in time
+	CauseRequest   = "bad-request" // the client's body broke off or was malformed
+	CauseTooLarge  = "too-large"   // the client's body is larger than a limit set before
+	CauseClient    = "client"      // the client left
+	CauseInternal  = "internal"    // a fault of the proxy's set-up
+)
+
+// UnavailableError says that no machine took a request: 503, come back after RetryAfter.
+type UnavailableError struct {
+	App     balance.AppID
+	Tries   int   // how many machines were tried before
+	Bounces int   // how many of them refused
+	Err     error // what the [Picker] said; where there is none, the budget of bounces is spent
+}
+
+// Error says why in words that a client may read.
+func (e *UnavailableError) Error() string {
+	switch {
+	case e.Err == nil:
+		return fmt.Sprintf("backhaul: app %q is busy: %d machines refused the request", e.App, e.Bounces)
+	case e.Bounces > 0:
+		return fmt.Sprintf("%v (after %d bounces)", e.Err, e.Bounces)
+	}
+	return e.Err.Error()
+}
+
+// Unwrap returns Err.
+func (e *UnavailableError) Unwrap() error { return e.Err }
+
+// RetryAfter returns what the Picker's error said, or a second.
+func (e *UnavailableError) RetryAfter() time.Duration {
+	var r interface{ RetryAfter() time.Duration }
+	if e.Err != nil && errors.As(e.Err, &r) && r.RetryAfter() > 0 {
+		return r.RetryAfter()
+	}
+	return time.Second
+}
+
+// Cause returns the cause in one word.
+func (e *UnavailableError) Cause() string {
+	var c interface{ Cause() string }
+	switch {
+	case e.Err == nil:
+		return CauseFull
+	case errors.As(e.Err, &c):
+		return c.Cause()
+	case errors.Is(e.Err, balance.ErrNoApp):
+		return CauseNoApp
+	case errors.Is(e.Err, balance.ErrFull):
+		return CauseFull
+	}
+	return CauseNoMachine
+}
+
+// MachineError says that a machine, or the way to it, failed and that the request may not or cannot be tried again: 502,
+// or 504 when it timed out.
+type MachineError struct {
+	App     balance.AppID
+	Machine balance.MachineID
+	Owner   balance.NodeID
+	Failure Failure
+	Tries   int
+	Err     error
+}
+
+// Error names the machine and says what happened to it.
+func (e *MachineError) Error() string {
+	return fmt.Sprintf("backhaul: machine %q of app %q: %s (%s): %v", e.Machine, e.App, e.Failure, e.Failure.Certainty(), e.Err)
+}
+
+// Unwrap returns Err.
+func (e *MachineError) Unwrap() error { return e.Err }
+
+// Timeout reports whether the machine did not answer in time.
+func (e *MachineError) Timeout() bool { return e.Failure == FailTimeout }
+
+// Cause returns the cause in one word.
+func (e *MachineError) Cause() string {
+	if e.Timeout() {
+		return CauseTimeout
+	}
+	return CauseMachine
+}
+
+// bodyError is a request whose body could not be read from the client.
+type bodyError struct{ err error }
+
+func (e *bodyError) Error() string { return "backhaul: reading the request's body: " + e.err.Error() }
+func (e *bodyError) Unwrap() error { return e.err }
+func (e *bodyError) Cause() string { return CauseRequest }
+
+// ownerError is a failure as a machine's owner tells of it.
+type ownerError struct {
+	owner balance.NodeID
+	words string
+}
+
+func (e *ownerError) Error() string { return fmt.Sprintf("owner %q says: %s", e.owner, e.words) }

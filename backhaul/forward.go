@@ -1,0 +1,208 @@
+package backhaul
+
+import (
+	"io"
+	"net/http"
+	"net/http/httptrace"
+	"strings"
+	"sync"
+
+	"github.com/ebbkit/ebb/balance"
+)
+
+// outbound is the request that a machine gets.
+func outbound(r *http.Request, m *balance.Machine, early *earlyHints) *http.Request {
+	ctx := httptrace.WithClientTrace(r.Context(), &httptrace.ClientTrace{Got1xxResponse: early.got})
+	out := r.WithContext(ctx)
+	u := *r.URL
+	u.Scheme, u.Host = "http", string(m.ID) // never dialled: the connection is there
+	out.URL = &u
+	out.Header = make(http.Header, len(r.Header)+1)
+	upgrade := ""
+	if v := r.Header["Upgrade"]; len(v) > 0 && hasToken(r.Header["Connection"], "upgrade") {
+		upgrade = v[0]
+	}
+	copyHeader(out.Header, r.Header, nil)
+	delete(out.Header, "Expect") // between edge and owner only
+	if upgrade != "" {
+		out.Header["Connection"] = []string{"Upgrade"}
+		out.Header["Upgrade"] = []string{upgrade}
+	}
+	if hasToken(r.Header["Te"], "trailers") {
+		out.Header["Te"] = []string{"trailers"}
+	}
+	if _, ok := out.Header["User-Agent"]; !ok {
+		out.Header["User-Agent"] = noAgent // else net/http names itself
+	}
+	out.RequestURI = ""
+	out.Close = false
+	out.Body = nil
+	out.TransferEncoding = nil
+	return out
+}
+
+var noAgent = []string{""}
+
+// copyHeader copies what is meant for the other end: neither the headers of one connection nor those of the hop. upgrade,
+// where not nil, is what the connection becomes.
+func copyHeader(dst, src http.Header, upgrade []string) {
+	named := src["Connection"]
+	for k, v := range src {
+		if !internal(k) && !hopByHop(k) {
+			dst[k] = v
+		}
+	}
+	for _, list := range named {
+		for name := range strings.SplitSeq(list, ",") {
+			delete(dst, http.CanonicalHeaderKey(strings.TrimSpace(name)))
+		}
+	}
+	if upgrade != nil {
+		dst["Connection"], dst["Upgrade"] = []string{"Upgrade"}, upgrade
+	}
+}
+
+func hopByHop(k string) bool {
+	switch k {
+	case "Connection", "Keep-Alive", "Proxy-Connection", "Proxy-Authenticate", "Proxy-Authorization", "Te", "Trailer", "Transfer-Encoding", "Upgrade":
+		return true
+	}
+	return false
+}
+
+func hasToken(lists []string, token string) bool {
+	for _, list := range lists {
+		for name := range strings.SplitSeq(list, ",") {
+			if strings.EqualFold(strings.TrimSpace(name), token) {
+				return true
+			}
+		}
+	}
+	return false
+}
+
+// answer writes a machine's answer. The headers have been copied.
+func (h *Handler) answer(w http.ResponseWriter, resp *http.Response) error {
+	hd := w.Header()
+	if _, ok := hd["Content-Type"]; !ok {
+		hd["Content-Type"] = nil // else the server guesses one
+	}
+	announced := len(resp.Trailer)
+	for k := range resp.Trailer {
+		if !internal(k) {
+			hd.Add("Trailer", k)
+		}
+	}
+	w.WriteHeader(resp.StatusCode)
+	if resp.Body != http.NoBody {
+		live := resp.ContentLength == -1 || strings.HasPrefix(hd.Get("Content-Type"), "text/event-stream")
+		if err := h.copyBody(w, resp.Body, live); err != nil {
+			resp.Body.Close()
+			return err
+		}
+		resp.Body.Close() // fills in the trailers
+	}
+	if len(resp.Trailer) > 0 {
+		http.NewResponseController(w).Flush() //nolint:errcheck // chunks even an empty body, so that trailers can follow
+	}
+	for k, v := range resp.Trailer {
+		if internal(k) {
+			continue
+		}
+		if len(resp.Trailer) != announced {
+			k = http.TrailerPrefix + k
+		}
+		hd[k] = v
+	}
+	return nil
+}
+
+const bufferSize = 32 << 10
+
+type bufferPool struct{ sync.Pool }
+
+func (p *bufferPool) get() *[bufferSize]byte {
+	if b, ok := p.Get().(*[bufferSize]byte); ok {
+		return b
+	}
+	return new([bufferSize]byte)
+}
+
+// copyBody copies a body; where it is live, each piece is sent at once.
+func (h *Handler) copyBody(w http.ResponseWriter, body io.Reader, live bool) error {
+	var flush *http.ResponseController
+	if live {
+		flush = http.NewResponseController(w)
+		if err := flush.Flush(); err != nil { // the head, before the first piece
+			return err
+		}
+	}
+	buf := h.buffers.get()
+	defer h.buffers.Put(buf)
+	for {
+		n, err := body.Read(buf[:])
+		if n > 0 {
+			if _, werr := w.Write(buf[:n]); werr != nil {
+				return werr
+			}
+			if live {
+				if ferr := flush.Flush(); ferr != nil {
+					return ferr
+				}
+			}
+		}
+		if err == io.EOF {
+			return nil
+		}
+		if err != nil {
+			return err
+		}
+	}
+}
+
+// upgrade turns both connections into one, until both sides have ended or one breaks.
+func (h *Handler) upgrade(w http.ResponseWriter, resp *http.Response, machine *conn) {
+	back, ok := resp.Body.(io.ReadWriteCloser)
+	if !ok {
+		fault(w, http.StatusBadGateway, FailMalformed, "101 without a connection")
+		return
+	}
+	defer back.Close()
+	edge, rw, err := http.NewResponseController(w).Hijack()
+	if err != nil {
+		fault(w, http.StatusBadGateway, FailMalformed, "this connection cannot be upgraded: "+err.Error())
+		return
+	}
+	defer edge.Close()
+	rw.WriteString("HTTP/1.1 101 Switching Protocols\r\n")
+	w.Header().Write(rw)
+	rw.WriteString("\r\n")
+	if rw.Flush() != nil {
+		return
+	}
+	done := make(chan error, 2)
+	go func() { // edge to machine; what was buffered comes first
+		_, err := io.Copy(back, rw.Reader)
+		if err == nil {
+			err = machine.wire.CloseWrite()
+		}
+		done <- err
+	}()
+	go func() {
+		_, err := io.Copy(edge, back)
+		if err == nil {
+			err = closeWrite(edge)
+		}
+		done <- err
+	}()
+	if err := <-done; err == nil {
+		<-done // the other half may go on
+	}
+}
+
+func closeWrite(c any) error {
+	if c, ok := c.(interface{ CloseWrite() error }); ok {
+		return c.CloseWrite()
+	}
+	return http.ErrNotSupported
+}

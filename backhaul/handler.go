@@ -1,0 +1,239 @@
+package backhaul
+
+import (
+	"context"
+	"crypto/sha256"
+	"crypto/subtle"
+	"errors"
+	"net"
+	"net/http"
+	"net/textproto"
+	"sync/atomic"
+
+	"github.com/ebbkit/ebb/balance"
+)
+
+// Handler is the owner's side of the hop: an [http.Handler] that lets a request through the gate of the machine that the
+// edge picked and sends it there, or bounces it with the reason and the machine's load. It never waits for a slot. It is
+// safe for concurrent use.
+//
+// The [http.Server] around it needs an IdleTimeout above the edges' and a MaxHeaderBytes above that of their servers.
+type Handler struct {
+	fleet    *balance.Fleet
+	c        HandlerConfig
+	keys     [][sha256.Size]byte
+	machines *pool
+	buffers  *bufferPool
+
+	active   atomic.Int64
+	draining atomic.Bool
+	idle     chan struct{} // closed when draining and nothing is active
+	isIdle   atomic.Bool
+}
+
+// NewHandler returns a handler for the machines that f's node owns. It starts nothing.
+func NewHandler(f *balance.Fleet, c HandlerConfig) (*Handler, error) {
+	if f == nil {
+		return nil, errors.New("backhaul: NewHandler without a fleet: pass the one that hosts the machines")
+	}
+	if err := c.resolve(); err != nil {
+		return nil, err
+	}
+	h := &Handler{fleet: f, c: c, idle: make(chan struct{}), buffers: &bufferPool{}}
+	for _, k := range []string{c.Key, c.NextKey} {
+		if k != "" {
+			h.keys = append(h.keys, sha256.Sum256([]byte(k)))
+		}
+	}
+	h.machines = newPool(poolConfig{maxIdle: c.MaxIdle, idleTimeout: c.IdleTimeout, dialTimeout: c.DialTimeout, headerTimeout: c.HeaderTimeout, maxHeader: c.MaxHeader})
+	return h, nil
+}
+
+// InFlight returns how many requests are being served, upgraded connections included.
+func (h *Handler) InFlight() int { return int(h.active.Load()) }
+
+// Shutdown bounces every further request, waits until those in flight have ended, upgraded connections included, and
+// closes the idle connections to machines. It returns ctx's error when that ends first; then it may be called again.
+// Call it before [http.Server.Shutdown], which drops requests on connections that it believes idle.
+func (h *Handler) Shutdown(ctx context.Context) error {
+	h.draining.Store(true)
+	h.active.Add(1)
+	h.leave() // in case nothing is active
+	select {
+	case <-h.idle:
+	case <-ctx.Done():
+		return context.Cause(ctx)
+	}
+	h.machines.close()
+	return nil
+}
+
+func (h *Handler) leave() {
+	if h.active.Add(-1) == 0 && h.draining.Load() && h.isIdle.CompareAndSwap(false, true) {
+		close(h.idle)
+	}
+}
+
+// ServeHTTP serves one request of an edge.
+func (h *Handler) ServeHTTP(w http.ResponseWriter, r *http.Request) {
+	if !h.knows(r.Header[headerKey]) {
+		w.Header().Set("Connection", "close")
+		fault(w, http.StatusForbidden, FailDenied, "this node does not know the key")
+		return
+	}
+	t, ok := to{}, false
+	if v := r.Header[headerTo]; len(v) == 1 {
+		t, ok = parseTo(v[0])
+	}
+	if !ok {
+		w.Header().Set("Connection", "close")
+		fault(w, http.StatusBadRequest, FailDenied, "no machine named: only a backhaul.Transport can be served here")
+		return
+	}
+	if r.ContentLength != 0 {
+		// Answers, bounces above all, do not wait for the end of the request's body.
+		http.NewResponseController(w).EnableFullDuplex() //nolint:errcheck // HTTP/2 always is
+	}
+	h.active.Add(1)
+	defer h.leave()
+	gate := h.fleet.Gate(t.app, t.id)
+	switch {
+	case h.draining.Load():
+		w.Header().Set("Connection", "close")
+		h.bounce(w, t, balance.Closing, balance.Load{})
+		return
+	case gate == nil:
+		h.bounce(w, t, balance.NotHere, balance.Load{})
+		return
+	}
+	load, refused := gate.Admit(0, t.gen)
+	if refused != balance.Admitted {
+		h.bounce(w, t, refused, load)
+		return
+	}
+	defer gate.Leave()
+	m, ok := h.row(t)
+	if !ok {
+		h.bounce(w, t, balance.NotHere, load) // removed this moment
+		return
+	}
+	h.forward(w, r, t, &m, gate, load.Epoch)
+}
+
+// knows compares keys in constant time.
+func (h *Handler) knows(keys []string) bool {
+	if h.c.AnyNode {
+		return true
+	}
+	if len(keys) != 1 {
+		return false
+	}
+	got, ok := sha256.Sum256([]byte(keys[0])), 0
+	for i := range h.keys {
+		ok |= subtle.ConstantTimeCompare(got[:], h.keys[i][:])
+	}
+	return ok == 1
+}
+
+func (h *Handler) row(t to) (balance.Machine, bool) {
+	s, ok := h.fleet.App(t.app)
+	if !ok {
+		return balance.Machine{}, false
+	}
+	return s.Machine(t.id)
+}
+
+var noLength = []string{"0"}
+
+// bounce refuses a request. Its body stays unread.
+func (h *Handler) bounce(w http.ResponseWriter, t to, b balance.Bounce, l balance.Load) {
+	if h.c.Trace.Bounce != nil {
+		h.c.Trace.Bounce(Refused{App: t.app, Machine: t.id, Node: t.node, Reason: b, Load: l})
+	}
+	hd := w.Header()
+	hd[headerBounce] = []string{b.String()}
+	if l != (balance.Load{}) {
+		setLoad(hd, l)
+	}
+	hd["Content-Length"] = noLength
+	w.WriteHeader(http.StatusServiceUnavailable)
+}
+
+func setLoad(h http.Header, l balance.Load) {
+	h[headerLoad] = []string{string(appendLoad(make([]byte, 0, 48), l))}
+}
+
+// fault tells an edge that there is no answer, and how certain it is that nothing was executed.
+func fault(w http.ResponseWriter, status int, f Failure, words string) {
+	hd := w.Header()
+	hd[headerFault] = []string{string(appendFault(nil, f, words))}
+	hd["Content-Length"] = noLength
+	w.WriteHeader(status)
+}
+
+// forward sends an admitted request to its machine and passes the answer back.
+func (h *Handler) forward(w http.ResponseWriter, r *http.Request, t to, m *balance.Machine, gate *balance.Gate, epoch uint64) {
+	x := exchange{pool: h.machines, name: string(m.ID), epoch: epoch}
+	x.dial = func(ctx context.Context) (net.Conn, error) { return h.c.DialMachine(ctx, *m) }
+	if r.ContentLength != 0 {
+		x.body = &source{rc: r.Body}
+		x.peek = r.Header["Expect"] != nil
+	}
+	early := &earlyHints{w: w}
+	out := outbound(r, m, early)
+	resp, fail, err := x.do(out)
+	early.close()
+	if err != nil {
+		h.failed(w, r, t, gate, epoch, fail, err)
+		return
+	}
+	hd := w.Header()
+	if resp.StatusCode == http.StatusSwitchingProtocols {
+		copyHeader(hd, resp.Header, resp.Header["Upgrade"])
+		setLoad(hd, gate.Load())
+		h.upgrade(w, resp, x.conn)
+		return
+	}
+	copyHeader(hd, resp.Header, nil)
+	setLoad(hd, gate.Load())
+	err = h.answer(w, resp)
+	x.pool.put(x.conn)
+	if err != nil {
+		panic(http.ErrAbortHandler) // the edge must not take what it has for all
+	}
+}
+
+// failed answers for a machine that did not.
+func (h *Handler) failed(w http.ResponseWriter, r *http.Request, t to, gate *balance.Gate, epoch uint64, fail Failure, err error) {
+	if r.Context().Err() != nil || fail == FailClient {
+		panic(http.ErrAbortHandler) // the edge has left, or its body has broken off: nobody to tell
+	}
+	if h.c.Trace.Fault != nil {
+		h.c.Trace.Fault(Faulted{App: t.app, Machine: t.id, Node: t.node, Epoch: epoch, Failure: fail, Err: err})
+	}
+	setLoad(w.Header(), gate.Load())
+	status := http.StatusBadGateway
+	if fail == FailTimeout {
+		status = http.StatusGatewayTimeout
+	}
+	fault(w, status, fail, err.Error())
+}
+
+// earlyHints passes 1xx answers of a machine on.
+type earlyHints struct {
+	w    http.ResponseWriter
+	over atomic.Bool
+}
+
+func (e *earlyHints) close() { e.over.Store(true) }
+
+func (e *earlyHints) got(code int, header textproto.MIMEHeader) error {
+	if e.over.Load() || code == http.StatusContinue { // the server asks for bodies by itself
+		return nil
+	}
+	h := e.w.Header()
+	copyHeader(h, http.Header(header), nil)
+	e.w.WriteHeader(code)
+	clear(h)
+	return nil
+}

@@ -1,0 +1,211 @@
+package backhaul
+
+import (
+	"context"
+	"net"
+	"net/http"
+	"slices"
+	"sync"
+	"sync/atomic"
+	"time"
+)
+
+// pool keeps connections to peers: owners of machines, or machines. A peer is a name and an epoch; connections of an
+// older epoch are never used again. The last used connection is used first, so that a burst's surplus dies of age.
+type pool struct {
+	maxIdle     int
+	idleTimeout time.Duration
+	dialTimeout time.Duration
+	transport   *http.Transport
+	peers       sync.Map // string -> *peer
+	closed      atomic.Bool
+}
+
+type peer struct {
+	pool *pool
+	name string
+
+	mu    sync.Mutex
+	epoch uint64
+	idle  []*conn // the last used one last
+	timer *time.Timer
+	gone  bool // taken out of the pool: look again
+}
+
+type poolConfig struct {
+	maxIdle       int
+	idleTimeout   time.Duration
+	dialTimeout   time.Duration
+	headerTimeout time.Duration
+	maxHeader     int64
+}
+
+// never is how long a body waits for an owner's "100 Continue": the owner always answers, if only by breaking off.
+const never = 24 * time.Hour
+
+func newPool(c poolConfig) *pool {
+	return &pool{
+		maxIdle: c.maxIdle, idleTimeout: c.idleTimeout, dialTimeout: c.dialTimeout,
+		transport: &http.Transport{
+			DialContext:            dialWire,
+			DisableCompression:     true, // bodies pass as they are
+			ExpectContinueTimeout:  never,
+			ResponseHeaderTimeout:  c.headerTimeout,
+			MaxResponseHeaderBytes: c.maxHeader,
+		},
+	}
+}
+
+// dialer connects to a peer.
+type dialer func(ctx context.Context) (net.Conn, error)
+
+// dialing carries a dialer into the transport's DialContext, and the connection out of it.
+type dialing struct {
+	dial dialer
+	wire *wire
+}
+
+type dialingKey struct{}
+
+func dialWire(ctx context.Context, _, _ string) (net.Conn, error) {
+	d := ctx.Value(dialingKey{}).(*dialing)
+	nc, err := d.dial(ctx)
+	if err != nil {
+		return nil, err
+	}
+	d.wire = &wire{Conn: nc}
+	return d.wire, nil
+}
+
+// get returns an idle connection to a peer, or dials. fresh demands a new one.
+func (p *pool) get(ctx context.Context, name string, epoch uint64, fresh bool, dial dialer) (*conn, error) {
+	pe := p.peer(name)
+	if !fresh {
+		if c := pe.take(epoch); c != nil {
+			c.reused = true
+			return c, nil
+		}
+	}
+	d := &dialing{dial: dial}
+	ctx = context.WithValue(ctx, dialingKey{}, d)
+	if p.dialTimeout > 0 {
+		var cancel context.CancelFunc
+		ctx, cancel = context.WithTimeout(ctx, p.dialTimeout)
+		defer cancel()
+	}
+	cc, err := p.transport.NewClientConn(ctx, "http", "peer:80")
+	if err != nil {
+		return nil, err
+	}
+	return &conn{cc: cc, wire: d.wire, peer: pe, epoch: epoch}, nil
+}
+
+func (p *pool) peer(name string) *peer {
+	if v, ok := p.peers.Load(name); ok {
+		return v.(*peer)
+	}
+	v, _ := p.peers.LoadOrStore(name, &peer{pool: p, name: name})
+	return v.(*peer)
+}
+
+// take returns the last used connection of an epoch that is still alive, or nil.
+func (pe *peer) take(epoch uint64) *conn {
+	pe.mu.Lock()
+	defer pe.mu.Unlock()
+	pe.renew(epoch)
+	for len(pe.idle) > 0 && epoch == pe.epoch {
+		last := len(pe.idle) - 1
+		c := pe.idle[last]
+		pe.idle[last] = nil
+		pe.idle = pe.idle[:last]
+		if c.free() {
+			return c
+		}
+		c.close() // the peer closed it while it was idle
+	}
+	return nil
+}
+
+// renew drops the connections of an older epoch; pe.mu is held.
+func (pe *peer) renew(epoch uint64) {
+	if epoch > pe.epoch {
+		pe.epoch = epoch
+		pe.drop(len(pe.idle))
+	}
+}
+
+// drop closes the n oldest idle connections; pe.mu is held.
+func (pe *peer) drop(n int) {
+	for _, c := range pe.idle[:n] {
+		c.close()
+	}
+	pe.idle = slices.Delete(pe.idle, 0, n)
+}
+
+// put takes a connection back after its answer has been read, or closes it.
+func (p *pool) put(c *conn) {
+	if !c.free() || !p.keep(c) {
+		c.close()
+	}
+}
+
+func (p *pool) keep(c *conn) bool {
+	pe := p.peer(c.peer.name) // the conn's own may have been taken out while it was in use
+	pe.mu.Lock()
+	defer pe.mu.Unlock()
+	pe.renew(c.epoch)
+	if p.closed.Load() || pe.gone || p.maxIdle <= 0 || c.epoch != pe.epoch {
+		return false
+	}
+	if len(pe.idle) >= p.maxIdle {
+		pe.drop(1)
+	}
+	c.peer, c.idleAt = pe, time.Now()
+	pe.idle = append(pe.idle, c)
+	if pe.timer == nil && p.idleTimeout > 0 {
+		pe.timer = time.AfterFunc(p.idleTimeout, pe.expire)
+	}
+	return true
+}
+
+// expire closes what has been idle for too long, and takes a peer without connections out.
+func (pe *peer) expire() {
+	pe.mu.Lock()
+	defer pe.mu.Unlock()
+	now := time.Now()
+	n := 0
+	for n < len(pe.idle) && now.Sub(pe.idle[n].idleAt) >= pe.pool.idleTimeout {
+		n++
+	}
+	pe.drop(n)
+	pe.timer = nil
+	if len(pe.idle) > 0 {
+		pe.timer = time.AfterFunc(pe.idle[0].idleAt.Add(pe.pool.idleTimeout).Sub(now), pe.expire)
+		return
+	}
+	pe.gone = true
+	pe.pool.peers.CompareAndDelete(pe.name, pe)
+}
+
+// closeIdle closes all idle connections.
+func (p *pool) closeIdle() {
+	for _, v := range p.peers.Range {
+		pe := v.(*peer)
+		pe.mu.Lock()
+		pe.drop(len(pe.idle))
+		pe.mu.Unlock()
+	}
+}
+
+func (p *pool) close() {
+	p.closed.Store(true)
+	p.closeIdle()
+	for _, v := range p.peers.Range {
+		pe := v.(*peer)
+		pe.mu.Lock()
+		if pe.timer != nil {
+			pe.timer.Stop()
+		}
+		pe.mu.Unlock()
+	}
+}

@@ -1,0 +1,84 @@
+package backhaul
+
+import (
+	"time"
+
+	"github.com/ebbkit/ebb/balance"
+)
+
+// Trace are functions that a [Transport] calls as requests make their way. Any may be nil. They are called on the
+// request's own goroutine with no lock held, get values only, and should return soon.
+type Trace struct {
+	Try    func(Try)     // a machine has been acquired and is about to be tried
+	Bounce func(Bounced) // the owner refused
+	Retry  func(Retried) // a try failed and another follows
+	Done   func(Done)    // the request is over: answered to the last byte, failed, or abandoned; once per request
+}
+
+// Try is one try of one request.
+type Try struct {
+	App     balance.AppID
+	Machine balance.MachineID
+	Owner   balance.NodeID
+	Region  string
+	N       int           // counts the tries of the request, from 1
+	Local   bool          // the machine is this process's own: there is no hop
+	Waited  time.Duration // what acquiring the machine took
+}
+
+// Bounced is a try that its owner refused.
+type Bounced struct {
+	Try    Try
+	Reason balance.Bounce
+	Load   balance.Load // as the owner sent it; zero when it sent none
+	Took   time.Duration
+}
+
+// Retried is a try that failed without harm.
+type Retried struct {
+	Try     Try
+	Failure Failure
+	Err     error
+	Took    time.Duration
+}
+
+// Done is a request at its end.
+type Done struct {
+	Try      Try // the last one; zero when no machine was found
+	Outcome  balance.Outcome
+	Status   int   // of the answer; 0 when there was none
+	Err      error // what RoundTrip returned, or what broke the answer off
+	Tries    int
+	Bounces  int
+	Failures int
+	Waited   time.Duration // in the Picker, all tries together
+	First    time.Duration // from the start to the answer's head; 0 when there was none
+	Total    time.Duration // from the start to the end of the answer's body
+	Sent     int64         // bytes of the request's body that were read from the client
+	Received int64         // bytes of the answer's body
+}
+
+// HandlerTrace are functions that a [Handler] calls, as those of [Trace].
+type HandlerTrace struct {
+	Bounce func(Refused) // a request was refused
+	Fault  func(Faulted) // a machine failed
+}
+
+// Refused is a request that a [Handler] bounced.
+type Refused struct {
+	App     balance.AppID
+	Machine balance.MachineID
+	Node    balance.NodeID // the edge that sent it
+	Reason  balance.Bounce
+	Load    balance.Load
+}
+
+// Faulted is an admitted request that its machine did not answer.
+type Faulted struct {
+	App     balance.AppID
+	Machine balance.MachineID
+	Node    balance.NodeID
+	Epoch   uint64
+	Failure Failure
+	Err     error
+}
