@@ -3,7 +3,10 @@ package delay
 import (
 	"context"
 	"fmt"
+	"io"
 	"net"
+	"net/http"
+	"net/http/httptest"
 	"net/netip"
 	"sync"
 	"sync/atomic"
@@ -27,6 +30,26 @@ func ExampleLinks_Send() {
 	// sent
 	// first true
 	// second
+}
+
+func ExampleLinks_Dialer() {
+	srv := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) { io.WriteString(w, "hello from far away") }))
+	defer srv.Close()
+	links := NewLinks("lhr", "ams")
+	defer links.Close()
+	client := &http.Client{Transport: &http.Transport{DialContext: links.Dialer("lhr", "ams")}}
+
+	start := time.Now()
+	res, err := client.Get(srv.URL)
+	if err != nil {
+		fmt.Println(err)
+		return
+	}
+	defer res.Body.Close()
+	body, _ := io.ReadAll(res.Body)
+	// One round trip to connect, one for the request.
+	fmt.Println(string(body), time.Since(start) >= 2*links.RTT("lhr", "ams"))
+	// Output: hello from far away true
 }
 
 func TestSend(t *testing.T) {

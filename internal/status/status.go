@@ -6,7 +6,7 @@
 package status
 
 import (
-	_ "embed"
+	"embed"
 	"encoding/json"
 	"net/http"
 
@@ -21,15 +21,10 @@ type Source interface {
 	Events() *events.Log
 }
 
-// The page, by hand and without anything from elsewhere.
-var (
-	//go:embed page/index.html
-	pageHTML []byte
-	//go:embed page/page.css
-	pageCSS []byte
-	//go:embed page/page.js
-	pageJS []byte
-)
+// page is the page, by hand and without anything from elsewhere.
+//
+//go:embed page
+var page embed.FS
 
 // contentSecurity lets the page load its own files only, and run no script that came in as text.
 const contentSecurity = "default-src 'none'; style-src 'self'; script-src 'self'; connect-src 'self'; img-src data:; " +
@@ -40,9 +35,11 @@ const contentSecurity = "default-src 'none'; style-src 'self'; script-src 'self'
 // an [http.Server.Shutdown] waits for that.
 func Handler(src Source) http.Handler {
 	mux := http.NewServeMux()
-	mux.Handle("GET /{$}", static("text/html; charset=utf-8", pageHTML))
-	mux.Handle("GET /page.css", static("text/css; charset=utf-8", pageCSS))
-	mux.Handle("GET /page.js", static("text/javascript; charset=utf-8", pageJS))
+	mux.Handle("GET /{$}", static("index.html", "text/html"))
+	mux.Handle("GET /page.css", static("page.css", "text/css"))
+	for _, name := range scripts {
+		mux.Handle("GET /"+name, static(name, "text/javascript"))
+	}
 	mux.HandleFunc("GET /status.json", func(w http.ResponseWriter, r *http.Request) {
 		body, err := json.Marshal(src.Snapshot().normal())
 		if err != nil {
@@ -63,9 +60,18 @@ func Handler(src Source) http.Handler {
 	})
 }
 
-func static(contentType string, body []byte) http.Handler {
+// scripts are the modules of the page.
+var scripts = []string{"page.js", "dom.js", "log.js", "regions.js", "roundtrips.js"}
+
+// static serves a file of the page. The type is not left to the system's table, which some systems have wrong.
+func static(name, contentType string) http.Handler {
+	body, err := page.ReadFile("page/" + name)
 	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
-		w.Header().Set("Content-Type", contentType)
+		if err != nil { // a test asks for every file
+			http.Error(w, err.Error(), http.StatusInternalServerError)
+			return
+		}
+		w.Header().Set("Content-Type", contentType+"; charset=utf-8")
 		w.Write(body)
 	})
 }

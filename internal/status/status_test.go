@@ -146,29 +146,52 @@ func TestPathsAndMethods(t *testing.T) {
 
 // What is put into the page comes from outside. It must reach the document as text, and nothing else must be loaded.
 func TestPageIsSafe(t *testing.T) {
-	for _, bad := range []string{"innerHTML", "outerHTML", "insertAdjacentHTML", "document.write", "eval(", "Function(", "DOMParser", "srcdoc"} {
-		if strings.Contains(string(pageJS), bad) {
-			t.Errorf("page.js uses %s", bad)
+	files := map[string]string{}
+	var allScripts string
+	entries, err := page.ReadDir("page")
+	if err != nil {
+		t.Fatal(err)
+	}
+	h := Handler(&fake{log: events.NewLog(0)})
+	for _, e := range entries {
+		text, _ := page.ReadFile("page/" + e.Name())
+		files[e.Name()] = string(text)
+		if strings.HasSuffix(e.Name(), ".js") {
+			allScripts += string(text)
+		}
+		path := strings.TrimSuffix("/"+e.Name(), "index.html")
+		if res := get(h, "GET", path); res.StatusCode != 200 || body(t, res) != string(text) {
+			t.Errorf("GET %s: status %d", path, res.StatusCode)
 		}
 	}
-	for name, text := range map[string][]byte{"index.html": pageHTML, "page.css": pageCSS, "page.js": pageJS} {
-		for _, url := range regexp.MustCompile(`(?:https?:)?//[a-z0-9.]+\.[a-z]+[^'")\s]*`).FindAllString(string(text), -1) {
+	for _, bad := range []string{"innerHTML", "outerHTML", "insertAdjacentHTML", "document.write", "eval(", "Function(", "DOMParser", "srcdoc"} {
+		if strings.Contains(allScripts, bad) {
+			t.Errorf("the page's scripts use %s", bad)
+		}
+	}
+	for name, text := range files {
+		for _, url := range regexp.MustCompile(`(?:https?:)?//[a-z0-9.]+\.[a-z]+[^'")\s]*`).FindAllString(text, -1) {
 			if url != "http://www.w3.org/2000/svg" {
 				t.Errorf("%s refers to %s", name, url)
 			}
 		}
 	}
-	if regexp.MustCompile(`(?i)\son[a-z]+=|\sstyle=|<style|javascript:`).Match(pageHTML) {
+	if regexp.MustCompile(`(?i)\son[a-z]+=|\sstyle=|<style|javascript:`).MatchString(files["index.html"]) {
 		t.Error("index.html has inline script or style, which its own policy forbids")
 	}
-	policy := get(Handler(&fake{log: events.NewLog(0)}), "GET", "/").Header.Get("Content-Security-Policy")
+	policy := get(h, "GET", "/").Header.Get("Content-Security-Policy")
 	if !strings.Contains(policy, "default-src 'none'") || strings.Contains(policy, "unsafe") {
 		t.Errorf("policy %q", policy)
 	}
-	// Every element that the script looks up is there.
-	for _, m := range regexp.MustCompile(`\$\("([a-z-]+)"\)`).FindAllStringSubmatch(string(pageJS), -1) {
-		if !strings.Contains(string(pageHTML), `id="`+m[1]+`"`) {
-			t.Errorf("page.js looks for %q", m[1])
+	// Every element that the scripts look up is there, and so is every module that they import.
+	for _, m := range regexp.MustCompile(`\$\("([a-z-]+)"\)`).FindAllStringSubmatch(allScripts, -1) {
+		if !strings.Contains(files["index.html"], `id="`+m[1]+`"`) {
+			t.Errorf("a script looks for %q", m[1])
+		}
+	}
+	for _, m := range regexp.MustCompile(`from "\./([a-z.]+)"`).FindAllStringSubmatch(allScripts, -1) {
+		if files[m[1]] == "" {
+			t.Errorf("a script imports %q", m[1])
 		}
 	}
 }

@@ -1,0 +1,162 @@
+// The regions, their machines, and why each machine is as it is. Rows are made once and changed in place.
+import { $, make, text } from "./dom.js";
+import { causes, kinds } from "./log.js";
+
+const regionCards = new Map();
+const machineRows = new Map();
+
+export function showRegions(s) {
+  const regions = new Map();
+  const region = (name) => {
+    if (!regions.has(name)) regions.set(name, { place: "", edge: false, machines: [] });
+    return regions.get(name);
+  };
+  for (const n of s.nodes) {
+    const r = region(n.region);
+    r.place ||= n.place ?? "";
+    r.edge ||= n.role.includes("edge");
+  }
+  for (const m of s.machines) region(m.region).machines.push(m);
+  const manyApps = new Set(s.machines.map((m) => m.app)).size > 1;
+
+  for (const [name, card] of regionCards) {
+    if (!regions.has(name)) {
+      card.el.remove();
+      regionCards.delete(name);
+    }
+  }
+  for (const [name, r] of regions) {
+    let card = regionCards.get(name);
+    if (!card) regionCards.set(name, (card = regionCard(name)));
+    text(card.place, r.place);
+    card.edge.hidden = !r.edge;
+    const up = r.machines.filter((m) => m.state === "started").length;
+    text(card.awake, r.machines.length ? `${up} of ${r.machines.length} running` : "no machines");
+    r.machines.sort((a, b) => a.id.localeCompare(b.id, "en", { numeric: true }));
+    for (const m of r.machines) {
+      let row = machineRows.get(m.id);
+      if (!row) machineRows.set(m.id, (row = machineRow(m.id)));
+      if (row.el.parentElement !== card.list) insertSorted(card.list, row.el);
+      showMachine(row, m, manyApps);
+    }
+  }
+  const present = new Set(s.machines.map((m) => m.id));
+  for (const [id, row] of machineRows) {
+    if (!present.has(id)) {
+      row.el.remove();
+      machineRows.delete(id);
+    }
+  }
+  $("no-regions").hidden = regions.size > 0;
+}
+
+function regionCard(name) {
+  const el = make("article", "region", $("regions"));
+  const header = make("header", "", el);
+  text(make("h3", "", header), name);
+  const place = make("span", "place", header);
+  const edge = make("span", "edge", header);
+  text(edge, "edge");
+  edge.title = "Clients connect here";
+  const awake = make("span", "awake", header);
+  return { el, place, edge, awake, list: make("ul", "", el) };
+}
+
+function insertSorted(list, el) {
+  for (const other of list.children) {
+    if (other.dataset.id.localeCompare(el.dataset.id, "en", { numeric: true }) > 0) {
+      other.before(el);
+      return;
+    }
+  }
+  list.append(el);
+}
+
+function machineRow(id) {
+  const el = make("li", "machine");
+  el.dataset.id = id;
+  const line = make("div", "line", el);
+  make("i", "dot", line).ariaHidden = "true";
+  text(make("span", "id", line), id);
+  const epoch = make("span", "epoch", line);
+  const load = make("span", "load", line);
+  const loadNumber = make("b", "", load);
+  const loadOf = make("span", "", load);
+  const facts = make("p", "facts", el);
+  const state = make("span", "state", facts);
+  const app = make("span", "", facts);
+  const cordon = make("span", "tag", facts);
+  const health = make("span", "tag bad", facts);
+  const since = make("time", "", facts);
+  const bar = make("div", "bar", el);
+  bar.setAttribute("role", "meter");
+  bar.setAttribute("aria-label", `Requests in flight at ${id}`);
+  bar.setAttribute("aria-valuemin", "0");
+  const fill = make("i", "", make("span", "", bar));
+  const soft = make("u", "", bar);
+  const cause = make("p", "why", el);
+  const causeWord = make("b", "", cause);
+  const causeText = make("span", "", cause);
+  return { el, id, epoch, state, app, cordon, health, since, loadNumber, loadOf, bar, fill, soft, cause, causeWord, causeText };
+}
+
+function showMachine(row, m, manyApps) {
+  row.m = m;
+  row.el.dataset.state = m.state;
+  row.el.dataset.load = m.hard && m.load >= m.hard ? "hard" : m.soft && m.load >= m.soft ? "soft" : "ok";
+  const asleep = m.state === "stopped" || m.state === "suspended";
+  text(row.state, m.state);
+  text(row.epoch, m.epoch ? `epoch ${m.epoch}` : "");
+  text(row.app, manyApps ? m.app : "");
+  text(row.cordon, m.cordon === "none" ? "" : `${m.cordon} cordon`);
+  text(row.health, m.health === "failing" ? "checks fail" : "");
+  text(row.loadNumber, asleep && !m.load ? "" : m.load);
+  const limits = [m.soft && `soft ${m.soft}`, m.hard && `hard ${m.hard}`].filter(Boolean).join(", ");
+  text(row.loadOf, asleep && !m.load ? "" : m.hard || m.soft ? ` / ${m.hard || m.soft}` : " in flight");
+  row.bar.title = limits ? `${m.load} in flight; ${limits}` : `${m.load} in flight`;
+  const scale = m.hard || Math.max(1.5 * m.soft, m.load, 10);
+  row.fill.style.width = `${Math.min(100, (100 * m.load) / scale)}%`;
+  row.soft.hidden = !m.soft;
+  row.soft.style.left = `${Math.min(100, (100 * m.soft) / scale)}%`;
+  row.bar.setAttribute("aria-valuenow", m.load);
+  row.bar.setAttribute("aria-valuemax", scale);
+  row.el.title = [`app ${m.app}`, m.revision && `revision ${m.revision}`, `owner ${m.owner}`].filter(Boolean).join(" · ");
+  showCause(row);
+}
+
+/* ---- why a machine is as it is ---- */
+
+const ups = ["start", "resume", "uncordon"];
+
+function showCause(row) {
+  const e = causes.get(row.id);
+  const m = row.m;
+  if (!e || !m) {
+    text(row.causeWord, "");
+    text(row.causeText, m?.epoch ? "" : "Never started");
+    text(row.since, "");
+    return;
+  }
+  let word = kinds[e.kind].why;
+  if (e.kind === "start" && m.state === "started") word = "Started";
+  if (e.kind === "resume" && m.state === "started") word = "Resumed";
+  if (e.kind === "stop" && m.state === "stopping") word = "Stopping";
+  if (e.kind === "suspend" && m.state === "suspending") word = "Suspending";
+  if (ups.includes(e.kind) && m.state === "failed") word = "Failed to start";
+  text(row.causeWord, e.reason ? `${word}: ` : word);
+  text(row.causeText, e.reason);
+  text(row.since, ago(e.time));
+  row.cause.title = e.reason;
+}
+
+export function refreshCauses() {
+  for (const row of machineRows.values()) showCause(row);
+}
+
+function ago(time) {
+  const s = Math.max(0, (Date.now() - Date.parse(time)) / 1000);
+  if (s < 5) return "just now";
+  if (s < 60) return `${Math.floor(s / 5) * 5} s ago`;
+  if (s < 3600) return `${Math.floor(s / 60)} min ago`;
+  return `${Math.floor(s / 3600)} h ago`;
+}
