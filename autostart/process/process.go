@@ -1,11 +1,13 @@
 // Package process drives machines that are child processes of this one: the driver for examples, tests and single hosts.
 //
-// Every start runs the same command, without a shell, in a process group of its own, with a free port it shall listen on
-// in its environment and, where the command names it, in its words:
+// Every start runs the same command, without a shell, in a process group of its own, with a free port (20000 to 29999) it
+// shall listen on in its environment and, where the command names it, in its words:
 //
 //	driver, err := process.New(process.Config{Command: "python3 -m http.server $PORT --bind 127.0.0.1"})
 //
-// A suspended machine is a stopped process group (SIGSTOP), which keeps its memory, its port and its connections.
+// The machine is the process of that command: when it ends, the rest of its group is killed. So the command must not put
+// itself into the background. A suspended machine is a stopped process group (SIGSTOP), which keeps its memory, its port
+// and its connections.
 //
 // # No orphans
 //

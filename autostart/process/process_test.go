@@ -3,8 +3,6 @@
 package process_test
 
 import (
-	"bufio"
-	"bytes"
 	"context"
 	"errors"
 	"fmt"
@@ -12,11 +10,9 @@ import (
 	"net"
 	"net/http"
 	"os"
-	"os/exec"
 	"path/filepath"
 	"runtime"
 	"strings"
-	"sync"
 	"sync/atomic"
 	"syscall"
 	"testing"
@@ -156,98 +152,6 @@ func TestEnvironmentAndWords(t *testing.T) {
 	}
 }
 
-func TestNewRefuses(t *testing.T) {
-	dir := t.TempDir()
-	file := filepath.Join(dir, "plain")
-	if err := os.WriteFile(file, []byte("echo hello\n"), 0o644); err != nil {
-		t.Fatal(err)
-	}
-	for _, test := range []struct {
-		name   string
-		config process.Config
-		want   []string
-		is     error
-	}{
-		{"nothing", process.Config{}, []string{"no command", "Config.Command"}, nil},
-		{"only blanks", process.Config{Command: "  "}, []string{"no command"}, nil},
-		{"an empty program", process.Config{Command: "'' x"}, []string{"no command"}, nil},
-		{"both", process.Config{Command: "a", Argv: []string{"b"}}, []string{"Config.Command", "Config.Argv", "one of them"}, nil},
-		{"open quote", process.Config{Command: "sleep '1"}, []string{`Config.Command "sleep '1"`, "not closed"}, nil},
-		{"no such program", process.Config{Command: "no-such-program $PORT"},
-			[]string{`Config.Command "no-such-program $PORT"`, "not found", "install it"}, exec.ErrNotFound},
-		{"no such program in argv", process.Config{Argv: []string{"no-such-program"}}, []string{"Config.Argv", "no-such-program"}, exec.ErrNotFound},
-		{"no such path", process.Config{Command: "/no/such/program"}, []string{"/no/such/program", "correct the path"}, os.ErrNotExist},
-		{"no such path below Dir", process.Config{Command: "./program", Dir: dir}, []string{dir, "correct the path"}, os.ErrNotExist},
-		{"not executable", process.Config{Command: file}, []string{file, "chmod +x"}, os.ErrPermission},
-		{"a directory", process.Config{Command: dir}, []string{dir}, nil},
-		{"no such Dir", process.Config{Command: "sleep 1", Dir: "/no/such/dir"}, []string{"Config.Dir", "/no/such/dir", "create it"}, os.ErrNotExist},
-		{"Dir is a file", process.Config{Command: "sleep 1", Dir: file}, []string{"Config.Dir", "is a file"}, nil},
-		{"Env without =", process.Config{Command: "sleep 1", Env: []string{"A=b", "C"}}, []string{`Config.Env[1] "C"`, "KEY=value"}, nil},
-		{"Env sets PORT", process.Config{Command: "sleep 1", Env: []string{"PORT=80"}}, []string{`Config.Env[0] "PORT=80"`, "remove it"}, nil},
-		{"StopSignal", process.Config{Command: "sleep 1", StopSignal: -1}, []string{"Config.StopSignal -1", "SIGTERM"}, nil},
-		{"Host", process.Config{Command: "sleep 1", Host: "203.0.113.1"}, []string{`Config.Host "203.0.113.1"`, "127.0.0.1"}, nil},
-	} {
-		t.Run(test.name, func(t *testing.T) {
-			d, err := process.New(test.config)
-			if err == nil {
-				_ = d.Close()
-				t.Fatal("no error")
-			}
-			for _, want := range test.want {
-				if !strings.Contains(err.Error(), want) {
-					t.Errorf("error %q does not say %q", err, want)
-				}
-			}
-			if !strings.HasPrefix(err.Error(), "process: ") || strings.Contains(err.Error(), "\n") {
-				t.Errorf("error %q: want one line that begins with the package", err)
-			}
-			if test.is != nil && !errors.Is(err, test.is) {
-				t.Errorf("error %q does not match %v", err, test.is)
-			}
-		})
-	}
-}
-
-// A program whose name depends on the machine, or that went away, is missed by Start.
-func TestStartRefuses(t *testing.T) {
-	dir := t.TempDir()
-	program := filepath.Join(dir, "gone")
-	if err := os.WriteFile(program, []byte("#!/bin/sh\n"), 0o755); err != nil {
-		t.Fatal(err)
-	}
-	gone := newDriver(t, process.Config{Command: program})
-	if err := os.Remove(program); err != nil {
-		t.Fatal(err)
-	}
-	script := filepath.Join(dir, "script")
-	if err := os.WriteFile(script, []byte("no interpreter\n"), 0o755); err != nil {
-		t.Fatal(err)
-	}
-	for _, test := range []struct {
-		name string
-		d    *process.Driver
-		want string
-	}{
-		{"depends on the machine", newDriver(t, process.Config{Command: dir + "/run-$APP $PORT"}), "correct the path"},
-		{"gone", gone, "has gone"},
-		{"not a program", newDriver(t, process.Config{Command: script}), "needs #!"},
-	} {
-		m := machine()
-		m.Epoch = 1
-		for range 2 { // a start that failed leaves nothing in the way of the next
-			if _, err := test.d.Start(t.Context(), m); err == nil || !strings.Contains(err.Error(), test.want) || !strings.Contains(err.Error(), string(m.ID)) {
-				t.Errorf("%s: error %v, want %q and the machine", test.name, err, test.want)
-			}
-		}
-		if err := test.d.Stop(t.Context(), m); err != nil {
-			t.Errorf("%s: Stop: %v", test.name, err)
-		}
-	}
-	if _, err := gone.Start(t.Context(), balance.Machine{}); err == nil || !strings.Contains(err.Error(), "Machine.ID") {
-		t.Errorf("Start of a machine without an ID: %v", err)
-	}
-}
-
 func TestExits(t *testing.T) {
 	for _, test := range []struct {
 		kind   string
@@ -255,10 +159,10 @@ func TestExits(t *testing.T) {
 		signal string
 		reason string
 	}{
-		{"exit7", 7, "", "exit status 7, "},
-		{"exit0", 0, "", "exit status 0, "},
-		{"kill9", -1, "killed", "killed by signal: killed, "},
-		{"hangup", -1, "hangup", "killed by signal: hangup, "},
+		{"exit7", 7, "", "exit status 7"},
+		{"exit0", 0, "", "exit status 0"},
+		{"kill9", -1, "killed", "killed by signal: killed"},
+		{"hangup", -1, "hangup", "killed by signal: hangup"},
 	} {
 		d := newDriver(t, config(test.kind))
 		m := machine()
@@ -399,154 +303,4 @@ func TestKilledWhileSuspended(t *testing.T) {
 	if b := start(t, d, &m); b.Kind != autostart.Cold {
 		t.Errorf("next start: %+v, want a cold one", b)
 	}
-}
-
-// output collects lines from many writers. It is deliberately not safe for concurrent use.
-type output struct{ bytes.Buffer }
-
-func TestOutput(t *testing.T) {
-	var out output
-	c := config("chatter")
-	c.Stdout, c.Stderr = &out, &out
-	d := newDriver(t, c)
-	const machines = 5
-	for range machines {
-		m := machine()
-		start(t, d, &m)
-	}
-	for range machines {
-		nextExit(t, d)
-	}
-	// All output is there before the exit is reported.
-	lines := 0
-	for s := bufio.NewScanner(&out); s.Scan(); lines++ {
-		if !strings.HasPrefix(s.Text(), "a line on std") {
-			t.Errorf("line %q is mixed up", s.Text())
-		}
-	}
-	if lines != machines*200 {
-		t.Errorf("%d lines, want %d", lines, machines*200)
-	}
-}
-
-// failing is a writer that always fails.
-type failing struct{}
-
-func (failing) Write([]byte) (int, error) { return 0, errors.New("disk full") }
-
-func TestOutputThatFails(t *testing.T) {
-	c := config("chatter")
-	c.Stdout, c.Stderr = failing{}, failing{}
-	d := newDriver(t, c)
-	m := machine()
-	start(t, d, &m)
-	if e := nextExit(t, d); e.Code != 0 {
-		t.Errorf("exit %+v: the machine suffers from the writer", e)
-	}
-}
-
-// Shutdown lets machines end by themselves, wakes suspended ones, and leaves no goroutine; then nothing starts any more.
-func TestShutdown(t *testing.T) {
-	d, err := process.New(config("polite"))
-	if err != nil {
-		t.Fatal(err)
-	}
-	const machines = 4
-	for i := range machines {
-		m := machine()
-		start(t, d, &m)
-		get(t, m, "/")
-		if i == 0 {
-			if err := d.Suspend(t.Context(), m); err != nil {
-				t.Fatal(err)
-			}
-		}
-	}
-	if err := d.Shutdown(t.Context()); err != nil {
-		t.Fatal(err)
-	}
-	for range machines {
-		if e := nextExit(t, d); e.Code != 42 {
-			t.Errorf("exit %+v, want the status 42 of its own", e)
-		}
-	}
-	if _, err := d.Start(t.Context(), machine()); !errors.Is(err, process.ErrClosed) {
-		t.Errorf("Start after Shutdown: %v, want ErrClosed", err)
-	}
-	if err := d.Close(); err != nil {
-		t.Errorf("Close after Shutdown: %v", err)
-	}
-	noGoroutines(t)
-}
-
-// Close comes while machines start, die and stop: none is left, and each start has one exit.
-func TestCloseDuringStarts(t *testing.T) {
-	c := config("serve")
-	c.StopTimeout = -1
-	d, err := process.New(c)
-	if err != nil {
-		t.Fatal(err)
-	}
-	var started atomic.Int64
-	enough := make(chan struct{})
-	var once sync.Once
-	var all sync.WaitGroup
-	for range 4 {
-		all.Go(func() {
-			m := machine()
-			for {
-				m.Epoch++
-				_, err := d.Start(context.Background(), m)
-				if errors.Is(err, process.ErrClosed) {
-					return
-				}
-				if err != nil {
-					t.Errorf("Start: %v", err)
-					return
-				}
-				if started.Add(1) == 20 {
-					once.Do(func() { close(enough) })
-				}
-				if m.Epoch%2 == 0 {
-					_ = d.Suspend(context.Background(), m)
-				}
-				if err := d.Stop(context.Background(), m); err != nil {
-					t.Errorf("Stop: %v", err)
-				}
-			}
-		})
-	}
-	<-enough
-	if err := d.Close(); err != nil {
-		t.Error(err)
-	}
-	all.Wait()
-	noGoroutines(t)
-	for range started.Load() {
-		nextExit(t, d)
-	}
-	ctx, cancel := context.WithCancel(t.Context())
-	cancel()
-	if err := d.Watch(ctx, func(e autostart.Exit) { t.Errorf("one exit too many: %+v", e) }); err != nil {
-		t.Error(err)
-	}
-}
-
-// noGoroutines waits until no goroutine of the package is left, but those of tests.
-func noGoroutines(t *testing.T) {
-	t.Helper()
-	var left string
-	for deadline := time.Now().Add(patience); time.Now().Before(deadline); <-time.After(time.Millisecond) {
-		left = ""
-		stacks := make([]byte, 1<<20)
-		for stack := range strings.SplitSeq(string(stacks[:runtime.Stack(stacks, true)]), "\n\n") {
-			if strings.Contains(stack, "autostart/process.") || strings.Contains(stack, "process/internal/guard.") {
-				left += stack + "\n\n"
-			}
-		}
-		if left == "" {
-			return
-		}
-	}
-	t.Errorf("goroutines are left:\n%s", left)
 }

@@ -31,7 +31,7 @@ const (
 )
 
 // shutdownTimeout is how long requests in flight may take after a SIGTERM. It is below the 5 s after which drivers kill.
-const shutdownTimeout = 4 * time.Second
+var shutdownTimeout = 4 * time.Second
 
 // The exit statuses of Main besides 0.
 const (

@@ -18,6 +18,7 @@ import (
 
 func TestMain(m *testing.M) {
 	if IsChild() {
+		shutdownTimeout = patience
 		os.Exit(Main())
 	}
 	os.Exit(m.Run())
