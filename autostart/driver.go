@@ -10,12 +10,13 @@ import (
 // different machines may run at once. package process has a driver for child processes.
 type Driver interface {
 	// Start boots m, or resumes it where it is suspended, and returns as soon as the machine exists: readiness is not the
-	// driver's business. m.Epoch is the epoch of this start. Start on a machine that already runs is an error.
+	// driver's business. m.Epoch is the epoch of this start. The machine outlives ctx. Start on a machine that already runs
+	// is an error.
 	Start(ctx context.Context, m balance.Machine) (Booting, error)
 	// Stop ends m and returns when it is gone. Stopping a machine that does not run is no error.
 	Stop(ctx context.Context, m balance.Machine) error
 	// Suspend freezes m so that a later Start resumes it. A driver that cannot returns an error matching
-	// [errors.ErrUnsupported]; the machine then still runs.
+	// [errors.ErrUnsupported]; the machine then still runs. Suspending a machine that does not run is an error.
 	Suspend(ctx context.Context, m balance.Machine) error
 	// Watch calls exited for every machine that ends, whether Stop ended it or not, until ctx ends; it then returns nil.
 	// exited does not block.

@@ -1,0 +1,314 @@
+// Package autostart starts machines when they are needed, and no more than that, and lets requests wait for them.
+//
+// At an edge, an [Autostart] is the one waiting room and the planner of each app. A request that something can serve goes
+// there at once, above the soft limit if need be, and another machine is started beside it. A request that nothing can serve
+// is parked before its body is read, and handed the first slot that appears: of a machine that has become ready, or that
+// another request has left. Demand is what is in flight and parked; a start in flight counts as the machine that it will be,
+// however long it takes, and nodes which do not talk start the same machines. So a slow boot starts no second machine.
+//
+// At an owner, a [Starter] carries starts out with a [Driver], finds out when a machine is ready, and goes on checking it.
+//
+// Files that decide are pure: planner.go, sights.go, backoff.go, boot.go, waiters.go, probes.go and regions.go take the time
+// and random bits as arguments. The others act.
+package autostart
+
+import (
+	"context"
+	"fmt"
+	"sync"
+	"sync/atomic"
+	"time"
+
+	"github.com/ebbkit/ebb/balance"
+	"golang.org/x/sync/errgroup"
+)
+
+// Owner is how an edge reaches the owner of a machine: in the same process, or over the hop. m is the row as the caller sees
+// it. Its methods are called from several goroutines, for one machine from one at a time, and should heed their context.
+type Owner interface {
+	// Start starts m from the epoch of its row and returns when that is accepted, not when m is ready.
+	Start(ctx context.Context, m balance.Machine) (balance.StartAnswer, error)
+	// Recall ends the soft cordon of m's cordon generation. When that cordon has ended by itself it is no error.
+	Recall(ctx context.Context, m balance.Machine) error
+}
+
+// Config configures an [Autostart].
+type Config struct {
+	// MaxParked bounds the requests of one app that wait; one more is rejected with [ErrCrowded]. Requests that return to an
+	// old place do not count. 0 means 1000; negative: nobody waits.
+	MaxParked int
+	// MaxWait bounds a wait. 0 means what the app's boots suggest, see [Boots.Wait], and 10 s where nothing is started here;
+	// negative: only the request's own context does.
+	MaxWait time.Duration
+	// StartTimeout bounds one call of the owner. 0 means 10 s.
+	StartTimeout time.Duration
+	// Hedge allows one extra start when nothing serves and every start in flight is suspect. Machines that die silently are
+	// then noticed sooner; boots slower than any before start one machine too many.
+	Hedge bool
+	// Others returns the demand that other nodes have for an app and this home region. nil: there are none, or they do not
+	// tell; then a machine whose owner says that it is full is taken to be full of others' requests.
+	Others func(app balance.AppID, region string) int
+	Trace  Trace
+}
+
+func (c Config) withDefaults() Config {
+	if c.MaxParked == 0 {
+		c.MaxParked = 1000
+	}
+	if c.StartTimeout <= 0 {
+		c.StartTimeout = 10 * time.Second
+	}
+	return c
+}
+
+const (
+	// tickEvery repairs lost signals: state is looked at again as long as there is demand.
+	tickEvery = 100 * time.Millisecond
+	// planGap and planShare keep planning from eating a core when every request asks for it: that much time, and that many
+	// times what the last decision took, between two decisions for one app.
+	planGap, planShare = 2 * time.Millisecond, 10
+)
+
+// Autostart is the waiting room and the planner of one node. All methods are safe for concurrent use.
+type Autostart struct {
+	balancer *balance.Balancer
+	owner    Owner
+	config   Config
+
+	parked atomic.Int64  // in all queues: the one look of a request when nobody waits
+	places atomic.Uint64 // the last place given
+	queues sync.Map      // balance.AppID -> *queue
+
+	pokes   chan struct{}
+	pokedMu sync.Mutex
+	poked   []*queue
+
+	began  atomic.Bool
+	closed chan struct{}
+	mu     sync.Mutex // guards done, and dispatchers against it
+	done   bool
+	work   sync.WaitGroup // dispatchers
+}
+
+// New returns an Autostart over b. o nil means that nothing is started here: it is a waiting room then. It takes b's OnRoom
+// for itself and starts nothing; see [Autostart.Run].
+func New(b *balance.Balancer, o Owner, c Config) (*Autostart, error) {
+	if b == nil {
+		return nil, fmt.Errorf("autostart: New without a balancer: make one with balance.New")
+	}
+	a := &Autostart{balancer: b, owner: o, config: c.withDefaults(), pokes: make(chan struct{}, 1), closed: make(chan struct{})}
+	a.places.Store(1) // 0 is a request that has none
+	b.OnRoom(a.room)
+	return a, nil
+}
+
+// Run plans until ctx ends, and then rejects what is parked and returns nil when nothing of it runs any more. Starts that
+// owners have accepted go on. Before Run, requests wait but nothing is started. It may be called once.
+func (a *Autostart) Run(ctx context.Context) error {
+	if !a.began.CompareAndSwap(false, true) {
+		return fmt.Errorf("autostart: Run called twice: make another with New")
+	}
+	var commands errgroup.Group // none returns an error: what came of each goes to its planner
+	defer commands.Wait()
+	defer a.close()
+	rows := a.balancer.Fleet().Watch()
+	defer rows.Close()
+	tick := time.NewTicker(tickEvery)
+	defer tick.Stop()
+	again := time.NewTimer(0) // for what was planned a moment ago
+	defer again.Stop()
+
+	due := map[*queue]struct{}{}
+	for {
+		select {
+		case <-ctx.Done():
+			return nil
+		case <-rows.C():
+			a.changed(rows.Take(), due)
+		case <-tick.C:
+			a.queues.Range(func(_, q any) bool {
+				if q.(*queue).wanted() {
+					due[q.(*queue)] = struct{}{}
+				}
+				return true
+			})
+		case <-a.pokes:
+		case <-again.C:
+		}
+		a.pokedMu.Lock()
+		for _, q := range a.poked {
+			due[q] = struct{}{}
+		}
+		a.poked = a.poked[:0]
+		a.pokedMu.Unlock()
+
+		next := time.Duration(0)
+		for q := range due {
+			now := time.Now()
+			if wait := q.next.Sub(now); wait > 0 {
+				if next == 0 || wait < next {
+					next = wait
+				}
+				continue
+			}
+			delete(due, q)
+			q.poked.Store(false) // from here on a poke means something new
+			a.act(ctx, &commands, q, q.plan(now))
+			q.next = now.Add(max(planGap, planShare*time.Since(now)))
+		}
+		if next > 0 {
+			again.Reset(next)
+		}
+	}
+}
+
+// changed notes whose rows have changed.
+func (a *Autostart) changed(us []balance.Update, due map[*queue]struct{}) {
+	for _, u := range us {
+		switch u := u.(type) {
+		case balance.PutApp:
+			due[a.queue(u.App.ID)] = struct{}{}
+		case balance.PutMachine:
+			due[a.queue(u.Machine.App)] = struct{}{}
+		case balance.RemoveMachine:
+			due[a.queue(u.App)] = struct{}{}
+		case balance.RemoveApp:
+			if q, ok := a.queues.LoadAndDelete(u.ID); ok {
+				delete(due, q.(*queue))
+				q.(*queue).wakeUp() // its waiters learn that there is no such app
+			}
+		}
+	}
+}
+
+// act carries a decision out. The commands outlive the requests that caused them.
+func (a *Autostart) act(ctx context.Context, commands *errgroup.Group, q *queue, d Decision) {
+	if d.Acts() || d.Refuse != "" {
+		a.config.Trace.decided(d)
+	}
+	// One command per machine at a time: what has been asked for stands in the planner until it is answered, so there is
+	// nothing for a singleflight to merge.
+	for _, m := range d.Recall {
+		commands.Go(func() error { a.recall(ctx, q, m); return nil })
+	}
+	for _, m := range d.Start {
+		commands.Go(func() error { a.start(ctx, q, m); return nil })
+	}
+	if d.Refuse != "" {
+		q.rejectAll(func(time.Duration) error { return q.refusal(d.Refuse, d.RetryAfter) })
+	}
+}
+
+func (a *Autostart) start(ctx context.Context, q *queue, m balance.Machine) {
+	call, cancel := context.WithTimeout(ctx, a.config.StartTimeout)
+	defer cancel()
+	answer, err := contained(func() (balance.StartAnswer, error) { return a.owner.Start(call, m) })
+	if ctx.Err() != nil {
+		return // nobody plans any more
+	}
+	q.mind.Lock()
+	q.planner.Answered(time.Now(), m, answer, err)
+	q.mind.Unlock()
+	a.config.Trace.answered(m, answer, err)
+	a.poke(q)
+}
+
+func (a *Autostart) recall(ctx context.Context, q *queue, m balance.Machine) {
+	call, cancel := context.WithTimeout(ctx, a.config.StartTimeout)
+	defer cancel()
+	_, err := contained(func() (struct{}, error) { return struct{}{}, a.owner.Recall(call, m) })
+	if ctx.Err() != nil {
+		return
+	}
+	q.mind.Lock()
+	q.planner.Recalled(m, err)
+	q.mind.Unlock()
+	a.config.Trace.recalled(m, err)
+}
+
+// contained makes a panic of what others wrote an error.
+func contained[T any](f func() (T, error)) (v T, err error) {
+	defer func() {
+		if p := recover(); p != nil {
+			err = fmt.Errorf("panic: %v", p)
+		}
+	}()
+	return f()
+}
+
+// close ends the waiting for good.
+func (a *Autostart) close() {
+	a.mu.Lock()
+	a.done = true
+	a.mu.Unlock()
+	close(a.closed)
+	a.work.Wait()
+}
+
+// spawn runs a dispatcher, unless a has been closed.
+func (a *Autostart) spawn(f func()) bool {
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	if a.done {
+		return false
+	}
+	a.work.Go(f)
+	return true
+}
+
+// queue returns an app's queue, made on demand.
+func (a *Autostart) queue(app balance.AppID) *queue {
+	if q, ok := a.queues.Load(app); ok {
+		return q.(*queue)
+	}
+	q, _ := a.queues.LoadOrStore(app, newQueue(a, app))
+	return q.(*queue)
+}
+
+// poke asks for a decision without waiting for it.
+func (a *Autostart) poke(q *queue) {
+	if q.poked.Load() || !q.poked.CompareAndSwap(false, true) {
+		return
+	}
+	a.pokedMu.Lock()
+	a.poked = append(a.poked, q)
+	a.pokedMu.Unlock()
+	select {
+	case a.pokes <- struct{}{}:
+	default:
+	}
+}
+
+// room is the balancer's signal that a slot may be free.
+func (a *Autostart) room(app balance.AppID) {
+	if a.parked.Load() == 0 {
+		return
+	}
+	if q, ok := a.queues.Load(app); ok && q.(*queue).parked.Load() > 0 {
+		q.(*queue).wakeUp()
+	}
+}
+
+// Parked returns how many requests of an app wait.
+func (a *Autostart) Parked(app balance.AppID) int {
+	if q, ok := a.queues.Load(app); ok {
+		return int(q.(*queue).parked.Load())
+	}
+	return 0
+}
+
+// Demand returns this node's demand for an app: what it tells other nodes.
+func (a *Autostart) Demand(app balance.AppID) (inFlight, parked int) {
+	return a.balancer.InFlight(app), a.Parked(app)
+}
+
+// Boots returns what this node has learned of an app's cold boots.
+func (a *Autostart) Boots(app balance.AppID) Boots {
+	q, ok := a.queues.Load(app)
+	if !ok {
+		return Boots{}
+	}
+	q.(*queue).mind.Lock()
+	defer q.(*queue).mind.Unlock()
+	return q.(*queue).planner.Boots()
+}

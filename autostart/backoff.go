@@ -1,0 +1,55 @@
+package autostart
+
+import "time"
+
+const (
+	// backoffMin doubles with each failure up to backoffMax: soon enough for a hiccup, seldom enough for what stays broken.
+	backoffMin, backoffMax = time.Second, time.Minute
+	// breakerAfter is how many boots in a row have to fail before an app is taken to be broken rather than its machines.
+	breakerAfter = 3
+	// steadyAfter is how long a machine has to have run for its earlier failures to be forgotten.
+	steadyAfter = time.Minute
+)
+
+// backoff returns how long to wait after the n-th failure in a row, n from 1: 1 s doubling to 60 s, give or take a fifth by
+// the random bits, so that what failed together is not tried together.
+func backoff(n int, bits uint64) time.Duration {
+	d := backoffMax
+	if n < 7 {
+		d = min(backoffMin<<max(n-1, 0), backoffMax)
+	}
+	return d*4/5 + time.Duration(float64(d)*0.4*float64(bits>>11)/(1<<53))
+}
+
+// breaker stops an app from starting machine after machine that all fail.
+//
+//	closed --boots fail in a row, or nothing is left--> open --interval over: one probe--> open, longer, or closed
+type breaker struct {
+	failures int // boots that failed in a row
+	open     bool
+	opened   int       // openings in a row: the exponent of the interval
+	next     time.Time // when open: the next probe may start from here
+	fault    string    // of the last failure
+}
+
+func (b *breaker) failed(now time.Time, fault string, bits uint64) {
+	b.failures++
+	b.fault = fault
+	if b.open || b.failures >= breakerAfter {
+		b.trip(now, bits)
+	}
+}
+
+// trip opens it, or keeps it open for longer.
+func (b *breaker) trip(now time.Time, bits uint64) {
+	b.open = true
+	b.opened++
+	b.next = now.Add(backoff(b.opened, bits))
+}
+
+// probed notes that a probe starts: the next may not before another interval is over, whatever becomes of this one.
+func (b *breaker) probed(now time.Time, bits uint64) {
+	b.next = now.Add(backoff(b.opened, bits))
+}
+
+func (b *breaker) succeeded() { *b = breaker{} }

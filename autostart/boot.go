@@ -1,0 +1,149 @@
+package autostart
+
+import (
+	"slices"
+	"time"
+)
+
+const (
+	// bootsKept is how many boots are remembered. The longest of 32 doubled calls at most 0.2 % of lognormal boots suspect,
+	// where limits made of mean and variance call 2 to 4 % so.
+	bootsKept = 32
+	// bootUnknown is what a start may take of which nothing is known.
+	bootUnknown = 180 * time.Second
+	// Suspicion is held within these bounds: below the first it would fall on noise, above the second help comes too late.
+	suspectMin, suspectMax = 2 * time.Second, 10 * time.Minute
+	// A parked request waits as long as several boots take, and never less than waitMin: the machine that boots for it may
+	// fail and another boot after it.
+	waitMin   = 10 * time.Second
+	waitBoots = 3.5
+)
+
+// Boots is what is known of how long starts take: the last 32 that ended well. The zero value knows nothing. It is a
+// value: a copy is a snapshot of it. It is not safe for concurrent use.
+type Boots struct {
+	// Hint is what somebody who should know says a start takes; it counts as one boot until 32 have been seen. 0 is none.
+	Hint time.Duration
+
+	last [bootsKept]time.Duration
+	seen int // all that were learned
+}
+
+// Learn adds a boot that ended with a ready machine. Boots that failed or were given up teach nothing. A negative duration,
+// of a clock that was set back, is ignored.
+func (b *Boots) Learn(took time.Duration) {
+	if took < 0 {
+		return
+	}
+	b.last[b.seen%bootsKept] = took
+	b.seen++
+}
+
+// known returns the boots that count, in no particular order.
+func (b *Boots) known(buf *[bootsKept + 1]time.Duration) []time.Duration {
+	n := copy(buf[:], b.last[:min(b.seen, bootsKept)])
+	if b.Hint > 0 && b.seen < bootsKept {
+		buf[n] = b.Hint
+		n++
+	}
+	return buf[:n]
+}
+
+// Known reports whether anything is known.
+func (b *Boots) Known() bool { return b.seen > 0 || b.Hint > 0 }
+
+// Expected returns the median boot; 180 s when nothing is known.
+func (b *Boots) Expected() time.Duration {
+	var buf [bootsKept + 1]time.Duration
+	known := b.known(&buf)
+	if len(known) == 0 {
+		return bootUnknown
+	}
+	slices.Sort(known)
+	return known[len(known)/2]
+}
+
+// Longest returns the longest boot; 180 s when nothing is known.
+func (b *Boots) Longest() time.Duration {
+	var buf [bootsKept + 1]time.Duration
+	known := b.known(&buf)
+	if len(known) == 0 {
+		return bootUnknown
+	}
+	return slices.Max(known)
+}
+
+// Suspect returns the age from which a start is suspect: twice the longest boot, between 2 s and 10 min; 180 s when nothing
+// is known. Suspect is not dead: a suspect start keeps its credit until its machine's state says otherwise.
+func (b *Boots) Suspect() time.Duration {
+	if !b.Known() {
+		return bootUnknown
+	}
+	return min(max(2*min(b.Longest(), suspectMax), suspectMin), suspectMax)
+}
+
+// Remaining returns how much longer a start of that age should take: until the median, then until the longest, then until
+// it is suspect, then a second at a time.
+func (b *Boots) Remaining(age time.Duration) time.Duration {
+	for _, end := range [...]time.Duration{b.Expected(), b.Longest(), b.Suspect()} {
+		if age < end {
+			return end - age
+		}
+	}
+	return time.Second
+}
+
+// Wait returns how long a request may be parked: 3.5 times the expected boot and at least 10 s; 180 s when nothing is known.
+func (b *Boots) Wait() time.Duration {
+	if !b.Known() {
+		return bootUnknown
+	}
+	return max(waitMin, time.Duration(waitBoots*float64(b.Expected())))
+}
+
+// bootKey tells boots apart that are learned apart.
+type bootKey struct {
+	revision string
+	kind     BootKind
+}
+
+// revisionsKept bounds what is remembered of an app's revisions.
+const revisionsKept = 16
+
+// bootBook is what is known of one app's boots, by revision and kind. Of a revision that has not booted yet, all revisions
+// together speak.
+type bootBook struct {
+	all    [2]Boots // by kind
+	by     map[bootKey]*Boots
+	recent []bootKey // least recently learned first
+}
+
+func (k *bootBook) hint(d time.Duration) { k.all[Cold].Hint, k.all[Resume].Hint = d, d }
+
+func (k *bootBook) learn(key bootKey, took time.Duration) {
+	k.all[key.kind].Learn(took)
+	b := k.by[key]
+	if b == nil {
+		b = &Boots{}
+		if k.by == nil {
+			k.by = map[bootKey]*Boots{}
+		}
+		k.by[key] = b
+	} else {
+		k.recent = slices.DeleteFunc(k.recent, func(o bootKey) bool { return o == key })
+	}
+	k.recent = append(k.recent, key)
+	if len(k.recent) > revisionsKept {
+		delete(k.by, k.recent[0])
+		k.recent = k.recent[1:]
+	}
+	b.Learn(took)
+}
+
+func (k *bootBook) of(key bootKey) *Boots {
+	if b := k.by[key]; b != nil {
+		b.Hint = k.all[key.kind].Hint
+		return b
+	}
+	return &k.all[key.kind]
+}

@@ -1,0 +1,65 @@
+package autostart
+
+import (
+	"errors"
+	"fmt"
+	"time"
+
+	"github.com/ebbkit/ebb/balance"
+)
+
+// The classes of failure of [Autostart.Acquire]. Match with [errors.Is]; the error is an [*Error] with the particulars.
+var (
+	// ErrStart: the app's machines do not come up. The breaker is open; come back after RetryAfter.
+	ErrStart = errors.New("no machine could be started")
+	// ErrAsleep: nothing runs, and nothing here may start anything.
+	ErrAsleep = errors.New("no machine runs and none is started")
+	// ErrCrowded: the waiting room is full.
+	ErrCrowded = errors.New("the waiting room is full")
+	// ErrPatience: no slot came in time.
+	ErrPatience = errors.New("no slot in time")
+	// ErrClosed: this node is shutting down; another may serve.
+	ErrClosed = errors.New("shutting down")
+)
+
+// Error says why a request got no slot.
+type Error struct {
+	App    balance.AppID
+	Class  error         // one of the errors of this package
+	Fault  string        // what is behind it, for people: why the start failed; empty when there is nothing to say
+	Waited time.Duration // in the waiting room
+	After  time.Duration // when it makes sense to come back; 0 is unknown
+	Err    error         // what the balancer said, or nil
+}
+
+// Unwrap returns the class and what the balancer said.
+func (e *Error) Unwrap() []error {
+	if e.Err == nil {
+		return []error{e.Class}
+	}
+	return []error{e.Class, e.Err}
+}
+
+// RetryAfter returns After.
+func (e *Error) RetryAfter() time.Duration { return e.After }
+
+// Cause returns the part of the message that may be shown to a client.
+func (e *Error) Cause() string {
+	s := e.Class.Error()
+	if e.Fault != "" {
+		s += ": " + e.Fault
+	}
+	return s
+}
+
+// Error implements error.
+func (e *Error) Error() string {
+	s := fmt.Sprintf("autostart: app %q: %s", e.App, e.Cause())
+	if e.Waited > 0 {
+		s += fmt.Sprintf(", after waiting for %v", e.Waited.Round(time.Millisecond))
+	}
+	if e.Err != nil {
+		s += ": " + e.Err.Error()
+	}
+	return s
+}

@@ -1,0 +1,144 @@
+package autostart
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"net"
+	"net/http"
+	"time"
+
+	"github.com/ebbkit/ebb/balance"
+)
+
+// Check says how a machine is looked at: whether it is ready, and later whether it still is. The zero value is a TCP
+// connect.
+type Check struct {
+	// Path is asked for with HTTP/1.1; a status from 200 to 399 is good, and redirects are not followed. Empty: it is enough
+	// that the machine accepts a connection.
+	Path string
+	// Func, when it is not nil, looks instead: nil means good. m.Addr is where the machine listens. It is called from several
+	// goroutines and should heed ctx.
+	Func func(ctx context.Context, m balance.Machine) error
+	// Timeout bounds one look. 0 means 2 s.
+	Timeout time.Duration
+	// Every is the interval of the checks after ready. 0 means 5 s; negative: none.
+	Every time.Duration
+	// FailAfter is how many checks in a row have to fail for failing, PassAfter how many have to pass for passing again.
+	// 0 means 3 and 1.
+	FailAfter, PassAfter int
+}
+
+func (c Check) withDefaults() (Check, error) {
+	switch {
+	case c.Timeout < 0:
+		return c, fmt.Errorf("autostart: Check.Timeout %v: want 0 (2 s) or more", c.Timeout)
+	case c.FailAfter < 0:
+		return c, fmt.Errorf("autostart: Check.FailAfter %d: want 0 (3) or more", c.FailAfter)
+	case c.PassAfter < 0:
+		return c, fmt.Errorf("autostart: Check.PassAfter %d: want 0 (1) or more", c.PassAfter)
+	case c.Path != "" && c.Path[0] != '/':
+		return c, fmt.Errorf("autostart: Check.Path %q: want a path that begins with /", c.Path)
+	}
+	if c.Timeout == 0 {
+		c.Timeout = 2 * time.Second
+	}
+	if c.Every == 0 {
+		c.Every = 5 * time.Second
+	}
+	if c.FailAfter == 0 {
+		c.FailAfter = 3
+	}
+	if c.PassAfter == 0 {
+		c.PassAfter = 1
+	}
+	return c, nil
+}
+
+// rude is the error of a machine that answered, but not as it should.
+type rude struct{ error }
+
+func (e rude) Unwrap() error { return e.error }
+
+// prober looks at machines.
+type prober struct {
+	check  Check
+	dialer net.Dialer
+	client *http.Client
+}
+
+func newProber(c Check) *prober {
+	p := &prober{check: c}
+	p.client = &http.Client{
+		// Each look is a connection of its own: a kept one would say nothing of the machine's port, and outlive a suspension.
+		Transport:     &http.Transport{DisableKeepAlives: true, DialContext: p.dialer.DialContext},
+		CheckRedirect: func(*http.Request, []*http.Request) error { return http.ErrUseLastResponse },
+	}
+	return p
+}
+
+// look reports how m is: nil is good.
+func (p *prober) look(ctx context.Context, m balance.Machine) error {
+	ctx, cancel := context.WithTimeout(ctx, p.check.Timeout)
+	defer cancel()
+	if p.check.Func != nil {
+		_, err := contained(func() (struct{}, error) { return struct{}{}, p.check.Func(ctx, m) })
+		return err
+	}
+	if p.check.Path != "" {
+		return p.get(ctx, m)
+	}
+	c, err := p.dialer.DialContext(ctx, "tcp", m.Addr)
+	if err != nil {
+		return err
+	}
+	return c.Close()
+}
+
+func (p *prober) get(ctx context.Context, m balance.Machine) error {
+	req, err := http.NewRequestWithContext(ctx, http.MethodGet, "http://"+m.Addr+p.check.Path, nil)
+	if err != nil {
+		return err
+	}
+	req.Header.Set("User-Agent", "ebb-check")
+	resp, err := p.client.Do(req)
+	if err != nil {
+		if _, refused := errors.AsType[*net.OpError](err); refused {
+			return err
+		}
+		return rude{err}
+	}
+	resp.Body.Close()
+	if resp.StatusCode < 200 || resp.StatusCode > 399 {
+		return rude{fmt.Errorf("GET %s: %s", p.check.Path, resp.Status)}
+	}
+	return nil
+}
+
+// await looks at a booting machine until it is ready. When ctx ends first, it returns the last answer, or nil if there was
+// none, and false.
+func (p *prober) await(ctx context.Context, m balance.Machine, began time.Time) (last error, ready bool) {
+	t := time.NewTimer(0)
+	defer t.Stop()
+	refusals := 0
+	for {
+		select {
+		case <-ctx.Done():
+			return last, false
+		case <-t.C:
+		}
+		err := p.look(ctx, m)
+		switch _, answered := errors.AsType[rude](err); {
+		case err == nil && ctx.Err() == nil:
+			return nil, true
+		case ctx.Err() != nil:
+			return last, false
+		case answered:
+			refusals++
+		default:
+			refusals = 0
+		}
+		last = err
+		t.Reset(nextProbe(time.Since(began), refusals))
+	}
+}

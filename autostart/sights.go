@@ -1,0 +1,240 @@
+package autostart
+
+import (
+	"cmp"
+	"fmt"
+	"slices"
+	"time"
+
+	"github.com/ebbkit/ebb/balance"
+)
+
+const (
+	// askedFor is how long an answered command counts although the row does not show it: the row is on its way. After it the
+	// command was lost, and the next decision gives it again.
+	askedFor = 5 * time.Second
+	// rememberedFor is the same for a start that waits for the end of a stop.
+	rememberedFor = 30 * time.Second
+	// refusedFor is how long a machine is left alone that refused because this node's picture of it is old.
+	refusedFor = time.Second
+)
+
+// sight is what a planner knows of one machine beyond its row.
+type sight struct {
+	known   bool // it has been looked at before
+	epoch   uint64
+	state   balance.State
+	since   time.Time // of this epoch and state, as seen here
+	bootAt  time.Time // when the start of this epoch was first seen
+	kind    BootKind
+	partial bool // the beginning of the boot was not seen: its length is not known
+
+	asked  asked
+	recall recall
+
+	fails int       // in a row
+	until time.Time // not to be started before
+	fault string    // why, with the machine's name
+}
+
+// asked is a start that this node has asked for and whose effect the row does not show yet.
+type asked struct {
+	on      bool
+	epoch   uint64 // from which
+	at      time.Time
+	pending bool // no answer yet
+	answer  balance.StartAnswer
+}
+
+type recall struct {
+	on  bool
+	gen uint64
+	at  time.Time
+}
+
+// align brings the tables in line with the machines there are; in the steady state it only compares.
+func (p *Planner) align(ms []*balance.Machine) {
+	same := len(ms) == len(p.ids)
+	for i := 0; same && i < len(ms); i++ {
+		same = p.ids[i] == ms[i].ID
+	}
+	if same {
+		return
+	}
+	sights := make([]sight, len(ms))
+	index := make(map[balance.MachineID]int, len(ms))
+	for i, m := range ms {
+		if old, ok := p.index[m.ID]; ok {
+			sights[i] = p.sights[old]
+		}
+		index[m.ID] = i
+	}
+	p.ids = p.ids[:0]
+	p.order = p.order[:0]
+	ranks := make([]uint64, len(ms))
+	for i, m := range ms {
+		p.ids = append(p.ids, m.ID)
+		p.order = append(p.order, int32(i))
+		ranks[i] = balance.Rank(m.App, m.ID)
+	}
+	slices.SortFunc(p.order, func(a, b int32) int {
+		return cmp.Or(cmp.Compare(ranks[a], ranks[b]), cmp.Compare(p.ids[a], p.ids[b]))
+	})
+	p.regions = map[string][]int32{}
+	p.names = p.names[:0]
+	for _, i := range p.order {
+		name := ms[i].Region
+		if p.regions[name] == nil {
+			p.names = append(p.names, name)
+		}
+		p.regions[name] = append(p.regions[name], i)
+	}
+	slices.Sort(p.names)
+	p.sights, p.index = sights, index
+	p.stand = make([]standing, len(ms))
+}
+
+// observe takes in the rows: boots that ended, runs that failed, commands that took effect.
+func (p *Planner) observe(now time.Time, ms []*balance.Machine) {
+	for i, m := range ms {
+		s := &p.sights[i]
+		if s.known && s.epoch == m.Epoch && s.state == m.State {
+			continue
+		}
+		was := *s
+		s.known, s.epoch, s.state, s.since = true, m.Epoch, m.State, now
+		if was.known {
+			p.moved(now, m, s, &was)
+		} else if m.State == balance.Starting {
+			s.bootAt, s.partial = now, true
+		}
+		if m.Epoch > s.asked.epoch {
+			s.asked = asked{}
+		}
+	}
+}
+
+// moved takes in one machine's change.
+func (p *Planner) moved(now time.Time, m *balance.Machine, s, was *sight) {
+	started := m.Epoch != was.epoch // a start has begun since the last look
+	if started {
+		s.kind, s.partial, s.bootAt = Cold, was.state == balance.Starting, now
+		if was.state == balance.Suspended || was.state == balance.Suspending {
+			s.kind = Resume
+		}
+		if was.asked.on && m.Epoch == was.asked.epoch+1 && m.State != balance.Starting {
+			s.bootAt, s.partial = was.asked.at, false // it went by faster than it was looked at
+		} else if m.State != balance.Starting {
+			s.partial = true
+		}
+	}
+	switch m.State {
+	case balance.Started:
+		if !started && was.state != balance.Starting {
+			return // reopened
+		}
+		if !s.partial {
+			p.boots.learn(bootKey{m.Revision, s.kind}, now.Sub(s.bootAt))
+		}
+		p.breaker.succeeded()
+		p.hedged = false
+	case balance.Failed:
+		what := noBoot
+		if !started && (was.state == balance.Started || was.state == balance.Suspended) {
+			what = crash
+			if now.Sub(was.since) >= steadyAfter {
+				s.fails = 0
+			}
+		}
+		p.failed(now, m, s, m.Fault, what)
+	}
+}
+
+// failure is a way to fail.
+type failure uint8
+
+const (
+	noStart failure = iota // its owner could not be told to start it
+	noBoot                 // it started and never was ready
+	crash                  // it was ready, and ended
+)
+
+// failed counts a failure of a machine.
+func (p *Planner) failed(now time.Time, m *balance.Machine, s *sight, fault string, what failure) {
+	if fault == "" {
+		fault = "it failed and did not say why"
+	}
+	s.fault, s.asked = fmt.Sprintf("machine %s: %s", m.ID, fault), asked{}
+	s.fails++
+	n, bits := s.fails, p.bits(m)
+	switch what {
+	case crash:
+		n-- // the first crash of what ran well is answered at once
+	case noBoot:
+		p.breaker.failed(now, s.fault, bits)
+	}
+	s.until = now
+	if n > 0 {
+		s.until = now.Add(backoff(n, bits))
+	}
+}
+
+// bits returns random bits for one machine from those of the present call.
+func (p *Planner) bits(m *balance.Machine) uint64 {
+	return (p.rand ^ balance.Rank(m.App, m.ID)) * 0x9e3779b97f4a7c15
+}
+
+// standing is what a machine is good for in one decision.
+type standing uint8
+
+const (
+	unusable   standing = iota // hard-cordoned
+	broken                     // runs, but its checks fail for good: used when nothing else is left, but no capacity
+	ready                      // capacity, now
+	starting                   // capacity, credited
+	recallable                 // capacity that was to go to sleep
+	startable
+	held     // startable, but it failed too recently
+	stopping // can be told to start again once it has stopped
+)
+
+// stands says what machine i is good for.
+func (p *Planner) stands(now time.Time, i int, m *balance.Machine) standing {
+	s := &p.sights[i]
+	if m.Cordon == balance.CordonHard {
+		return unusable
+	}
+	switch m.State {
+	case balance.Starting:
+		return starting
+	case balance.Started:
+		switch {
+		case m.Health == balance.Failing && m.Recent:
+			return starting
+		case m.Health == balance.Failing:
+			return broken
+		case m.Cordon == balance.CordonSoft && !(s.recall.on && s.recall.gen == m.CordonGen && now.Sub(s.recall.at) < askedFor):
+			return recallable
+		}
+		return ready
+	}
+	if s.asked.on && s.asked.epoch == m.Epoch {
+		limit := askedFor
+		if s.asked.answer == balance.StartRemembered {
+			limit = rememberedFor
+		}
+		switch {
+		case s.asked.pending || now.Sub(s.asked.at) < limit && s.asked.answer != balance.StartRunning:
+			return starting
+		case now.Sub(s.asked.at) < limit:
+			return ready
+		}
+	}
+	switch {
+	case !m.State.Startable():
+		return stopping
+	case now.Before(s.until):
+		return held
+	}
+	return startable
+}

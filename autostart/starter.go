@@ -1,0 +1,392 @@
+package autostart
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"net"
+	"sync"
+	"time"
+
+	"github.com/ebbkit/ebb/balance"
+)
+
+// StarterConfig configures a [Starter].
+type StarterConfig struct {
+	// Check says when a machine is ready, and how it is checked afterwards.
+	Check Check
+	// BootCap bounds a start, from its acceptance to ready. A machine that takes longer is stopped and has failed. 0 means
+	// 10 min.
+	BootCap time.Duration
+	// Recent is how long after ready failing checks mean "coming" rather than "broken". 0 means as long as the app's
+	// longest known boot, between 5 s and 1 min, and 20 s before one is known; negative: not at all.
+	Recent time.Duration
+	Trace  StarterTrace
+}
+
+// stopTimeout bounds the stop of a machine that failed to start, and the wait for a driver that does not heed its context.
+const stopTimeout = 10 * time.Second
+
+// ErrNotRunning is returned by [Starter.Start] before Run and after it.
+var ErrNotRunning = errors.New("autostart: the starter does not run")
+
+// Starter carries out the starts of the machines that its node owns: it moves their gates from starting to started or
+// failed, notices when they end, and checks their health while they run. What went wrong is in the row's Fault. All methods
+// are safe for concurrent use.
+//
+// A driver that panics, blocks or answers nonsense costs its own machine's start and nothing else.
+type Starter struct {
+	fleet  *balance.Fleet
+	driver Driver
+	config StarterConfig
+	probe  *prober
+
+	mu    sync.Mutex
+	base  context.Context // of Run; nil when it does not run
+	jobs  sync.WaitGroup
+	hosts map[balance.MachineID]*hosted
+}
+
+// hosted is what a starter holds of one machine; Starter.mu guards it.
+type hosted struct {
+	run     *run // the last start
+	calling bool // the driver has not come back from a call
+	boots   [2]Boots
+}
+
+// run is one start of a machine and what follows, until it ends or the machine is started again.
+type run struct {
+	m     balance.Machine // as of the start; Addr is set when it is known
+	gate  *balance.Gate
+	token uint64
+	ctx   context.Context
+	end   context.CancelCauseFunc // with an ended, when the machine has
+}
+
+// ended is the cause with which a run ends when its machine does.
+type ended struct{ exit Exit }
+
+func (e *ended) Error() string { return e.exit.Reason }
+
+// errAgain ends a run whose machine is started again.
+var errAgain = errors.New("started again")
+
+// NewStarter returns a starter for the machines that f's node hosts. It starts nothing; see [Starter.Run].
+func NewStarter(f *balance.Fleet, d Driver, c StarterConfig) (*Starter, error) {
+	switch {
+	case f == nil:
+		return nil, fmt.Errorf("autostart: NewStarter without a fleet: make one with balance.NewFleet")
+	case d == nil:
+		return nil, fmt.Errorf("autostart: NewStarter without a driver: package process has one")
+	case c.BootCap < 0:
+		return nil, fmt.Errorf("autostart: StarterConfig.BootCap %v: want 0 (10 min) or more", c.BootCap)
+	}
+	if c.BootCap == 0 {
+		c.BootCap = 10 * time.Minute
+	}
+	var err error
+	if c.Check, err = c.Check.withDefaults(); err != nil {
+		return nil, err
+	}
+	return &Starter{fleet: f, driver: d, config: c, probe: newProber(c.Check), hosts: map[balance.MachineID]*hosted{}}, nil
+}
+
+// Run carries out starts, watches for exits and checks health until ctx ends. Then it stops the machines that are still
+// booting, leaves the others as they are, and returns nil. It may run again afterwards.
+func (s *Starter) Run(ctx context.Context) error {
+	s.mu.Lock()
+	if s.base != nil {
+		s.mu.Unlock()
+		return fmt.Errorf("autostart: Starter.Run called while it runs")
+	}
+	s.base = ctx
+	s.mu.Unlock()
+	s.watch(ctx)
+	s.mu.Lock()
+	s.base = nil
+	s.mu.Unlock()
+	s.jobs.Wait()
+	return nil
+}
+
+// watch keeps the driver's Watch going until ctx ends.
+func (s *Starter) watch(ctx context.Context) {
+	for n := 1; ; n++ {
+		began := time.Now()
+		err := s.guard(ctx, time.Second, func(ctx context.Context) error { return s.driver.Watch(ctx, s.exited) })
+		if ctx.Err() != nil {
+			return
+		}
+		if err == nil {
+			err = errors.New("it returned early")
+		}
+		s.config.Trace.watchFailed(fmt.Errorf("autostart: the driver's Watch: %w", err))
+		if time.Since(began) > time.Minute {
+			n = 0
+		}
+		select {
+		case <-ctx.Done():
+			return
+		case <-time.After(backoff(n, 1<<63)):
+		}
+	}
+}
+
+// guard calls f in a goroutine of its own, makes a panic an error, and gives up on it when it is not back some time after ctx
+// has ended. That goroutine is then lost, with whatever blocks it.
+func (s *Starter) guard(ctx context.Context, patience time.Duration, f func(context.Context) error) error {
+	back := make(chan error, 1)
+	go func() {
+		_, err := contained(func() (struct{}, error) { return struct{}{}, f(ctx) })
+		back <- err
+	}()
+	select {
+	case err := <-back:
+		return err
+	case <-ctx.Done():
+	}
+	t := time.NewTimer(patience)
+	defer t.Stop()
+	select {
+	case err := <-back:
+		return err
+	case <-t.C:
+		return errBlocked
+	}
+}
+
+var errBlocked = errors.New("the driver did not come back")
+
+// Start starts m from the epoch of its row, unless it has moved on, and returns what came of that; the rest is Run's. It is
+// idempotent: however often and by whom a start is asked for, one comes of it. The error is [ErrNotRunning], or says that m is
+// not this node's.
+func (s *Starter) Start(_ context.Context, m balance.Machine) (balance.StartAnswer, error) {
+	gate := s.fleet.Gate(m.App, m.ID)
+	if gate == nil {
+		return balance.StartRefused, fmt.Errorf("autostart: machine %q of app %q is not owned by node %q: ask its owner", m.ID, m.App, s.fleet.Node())
+	}
+	if !s.running() {
+		return balance.StartRefused, ErrNotRunning
+	}
+	token, answer := gate.Start(m.Epoch)
+	if answer != balance.StartAccepted {
+		return answer, nil
+	}
+	m = s.row(m)
+	m.Epoch = gate.Load().Epoch // it cannot change while the machine is starting
+	if !s.begin(m, gate, token) {
+		s.fail(m, gate, token, "shutting down")
+		return balance.StartRefused, ErrNotRunning
+	}
+	return answer, nil
+}
+
+func (s *Starter) running() bool {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return s.base != nil && s.base.Err() == nil
+}
+
+// begin makes a run of an accepted start.
+func (s *Starter) begin(m balance.Machine, gate *balance.Gate, token uint64) bool {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if s.base == nil || s.base.Err() != nil {
+		return false
+	}
+	h := s.hosts[m.ID]
+	if h == nil {
+		h = &hosted{}
+		s.hosts[m.ID] = h
+	}
+	if h.run != nil {
+		h.run.end(errAgain)
+	}
+	r := &run{m: m, gate: gate, token: token}
+	r.ctx, r.end = context.WithCancelCause(s.base)
+	h.run = r
+	s.jobs.Go(func() {
+		defer r.end(nil)
+		if s.boot(h, r) {
+			s.attend(r)
+		}
+	})
+	return true
+}
+
+// boot brings the machine up and reports whether it is ready.
+func (s *Starter) boot(h *hosted, r *run) bool {
+	began := time.Now()
+	s.config.Trace.starting(r.m)
+	ctx, cancel := context.WithTimeout(r.ctx, s.config.BootCap)
+	defer cancel()
+	s.edit(r, func(m *balance.Machine) { m.Health, m.Recent = balance.HealthUnknown, false })
+
+	b, err := s.driverStart(ctx, h, r)
+	if err != nil {
+		s.fail(r.m, r.gate, r.token, s.whyNot(ctx, r, err))
+		return false
+	}
+	r.m.Addr = b.Addr
+	if err := checkAddr(b.Addr); err != nil {
+		s.abandon(h, r, fmt.Sprintf("the driver says that it listens at %q: %v", b.Addr, err))
+		return false
+	}
+	last, ready := s.probe.await(ctx, r.m, began)
+	if !ready {
+		s.abandon(h, r, s.whyNot(ctx, r, last))
+		return false
+	}
+	took := time.Since(began)
+	recent := s.learn(h, b.Kind, took)
+	s.edit(r, func(m *balance.Machine) { // before ready, so that the row which says so is whole
+		m.Addr, m.Fault, m.Health, m.Recent = b.Addr, "", balance.Passing, recent > 0
+	})
+	if !r.gate.Ready(r.token) {
+		s.abandon(h, r, "it was given up while it became ready")
+		return false
+	}
+	s.config.Trace.ready(r.m, b.Kind, took)
+	if recent > 0 {
+		forget := time.AfterFunc(recent, func() { s.edit(r, func(m *balance.Machine) { m.Recent = false }) })
+		context.AfterFunc(r.ctx, func() { forget.Stop() })
+	}
+	return true
+}
+
+// learn takes in a boot and returns how long the machine counts as recent.
+func (s *Starter) learn(h *hosted, kind BootKind, took time.Duration) time.Duration {
+	if kind != Resume {
+		kind = Cold // drivers answer all sorts of things
+	}
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	recent := recentFor(&h.boots[kind])
+	h.boots[kind].Learn(took)
+	switch {
+	case s.config.Recent < 0:
+		return 0
+	case s.config.Recent > 0:
+		return s.config.Recent
+	}
+	return recent
+}
+
+// whyNot says why a boot came to nothing; err is what was heard last.
+func (s *Starter) whyNot(ctx context.Context, r *run, err error) string {
+	said := ""
+	if err != nil {
+		said = ": " + err.Error()
+	}
+	e, exited := errors.AsType[*ended](context.Cause(r.ctx))
+	switch {
+	case exited:
+		return "it ended while starting: " + e.exit.Reason
+	case r.ctx.Err() != nil:
+		return "shutting down"
+	case ctx.Err() != nil:
+		return fmt.Sprintf("not ready after %v%s", s.config.BootCap, said)
+	}
+	return "the driver could not start it" + said
+}
+
+// driverStart calls the driver's Start. A driver that comes back after it has been given up finds its machine stopped again.
+func (s *Starter) driverStart(ctx context.Context, h *hosted, r *run) (b Booting, err error) {
+	if !s.claim(h) {
+		return b, errors.New("it has not come back from an earlier call")
+	}
+	var mu sync.Mutex
+	gone := false
+	m := r.m
+	err = s.guard(ctx, stopTimeout, func(ctx context.Context) error {
+		defer s.unclaim(h)
+		got, err := s.driver.Start(ctx, m)
+		mu.Lock()
+		late := gone
+		if !late {
+			b = got
+		}
+		mu.Unlock()
+		if late && err == nil {
+			return s.driver.Stop(context.WithoutCancel(ctx), m)
+		}
+		return err
+	})
+	if errors.Is(err, errBlocked) {
+		mu.Lock()
+		gone = true
+		mu.Unlock()
+		return Booting{}, err
+	}
+	return b, err
+}
+
+// claim notes that the driver is called for a machine: one call at a time.
+func (s *Starter) claim(h *hosted) bool {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if h.calling {
+		return false
+	}
+	h.calling = true
+	return true
+}
+
+func (s *Starter) unclaim(h *hosted) {
+	s.mu.Lock()
+	h.calling = false
+	s.mu.Unlock()
+}
+
+// abandon stops a machine that did not become ready, so that no credit is left while it may still run, and fails its start.
+func (s *Starter) abandon(h *hosted, r *run, fault string) {
+	if _, exited := errors.AsType[*ended](context.Cause(r.ctx)); !exited && s.claim(h) {
+		ctx, cancel := context.WithTimeout(context.WithoutCancel(r.ctx), stopTimeout)
+		err := s.guard(ctx, time.Second, func(ctx context.Context) error {
+			defer s.unclaim(h)
+			return s.driver.Stop(ctx, r.m)
+		})
+		cancel()
+		if err != nil {
+			fault += fmt.Sprintf("; and stopping it failed: %v", err)
+		}
+	}
+	s.fail(r.m, r.gate, r.token, fault)
+}
+
+// fail ends a start that came to nothing. The row says why before it says so.
+func (s *Starter) fail(m balance.Machine, gate *balance.Gate, token uint64, fault string) {
+	m.Fault = fault
+	s.edit(&run{m: m}, func(row *balance.Machine) { row.Fault = fault })
+	if gate.Fail(token) {
+		s.config.Trace.failed(m)
+	}
+}
+
+// row returns m as its row is now.
+func (s *Starter) row(m balance.Machine) balance.Machine {
+	if app, ok := s.fleet.App(m.App); ok {
+		if now, ok := app.Machine(m.ID); ok {
+			return now
+		}
+	}
+	return m
+}
+
+// edit changes the row of r's machine as long as it is about the same start.
+func (s *Starter) edit(r *run, change func(*balance.Machine)) {
+	// An error means that the machine has been removed: then there is nothing to say about it.
+	_ = s.fleet.Edit(r.m.App, r.m.ID, func(m *balance.Machine) {
+		if m.Epoch == r.m.Epoch {
+			change(m)
+		}
+	})
+}
+
+func checkAddr(addr string) error {
+	host, port, err := net.SplitHostPort(addr)
+	if err == nil && (host == "" || port == "" || port == "0") {
+		err = errors.New("want host:port")
+	}
+	return err
+}
