@@ -1,0 +1,154 @@
+package world
+
+import (
+	"context"
+	"net"
+	"net/http"
+	"net/http/httputil"
+	"sync"
+	"time"
+
+	"github.com/ebbkit/ebb/autostart"
+	"github.com/ebbkit/ebb/backhaul"
+	"github.com/ebbkit/ebb/balance"
+	"github.com/ebbkit/ebb/rtt"
+)
+
+// edge takes requests from clients.
+type edge struct {
+	node
+	w         *World
+	mesh      *rtt.Mesh
+	peers     *peers
+	balancer  *balance.Balancer
+	auto      *autostart.Autostart
+	transport *backhaul.Transport
+}
+
+func (w *World) newEdge(region string) (_ *edge, err error) {
+	e := &edge{node: node{id: balance.NodeID("edge-" + region), region: region}, w: w}
+	defer func() {
+		if err != nil {
+			e.close()
+		}
+	}()
+	if e.mesh, e.peers, err = w.newMesh(e.id, region); err != nil {
+		return nil, err
+	}
+	if e.fleet, err = balance.NewFleet(balance.FleetConfig{Node: e.id, Region: region}); err != nil {
+		return nil, err
+	}
+	if err = e.fleet.Apply(balance.PutApp{App: w.config.App}); err != nil {
+		return nil, err
+	}
+	if e.balancer, err = balance.New(e.fleet, balance.Config{Distance: e.mesh}); err != nil {
+		return nil, err
+	}
+	if e.auto, err = autostart.New(e.balancer, owners{e}, autostart.Config{Trace: e.traceAuto()}); err != nil {
+		return nil, err
+	}
+	e.transport, err = backhaul.NewTransport(e.auto, backhaul.Config{Node: e.id, Key: w.key, Dial: e.dial, Trace: e.traceTransport()})
+	return e, err
+}
+
+// dial connects to an owner's backhaul listener over the link between.
+func (e *edge) dial(ctx context.Context, owner balance.NodeID) (net.Conn, error) {
+	k := e.w.worker(owner)
+	return e.w.links.Dialer(e.region, k.region)(ctx, "tcp", k.listener.Addr().String())
+}
+
+func (w *World) worker(id balance.NodeID) *worker {
+	for _, k := range w.workers {
+		if k.id == id {
+			return k
+		}
+	}
+	panic("world: a machine of node " + string(id) + ", which is not there")
+}
+
+// handler is what clients talk to: the standard reverse proxy over our transport.
+func (e *edge) handler() http.Handler {
+	proxy := &httputil.ReverseProxy{
+		Rewrite: func(r *httputil.ProxyRequest) {
+			r.Out.URL.Scheme, r.Out.URL.Host = "http", string(e.w.config.App.ID)
+			r.SetXForwarded()
+		},
+		Transport:    e.transport,
+		ErrorHandler: backhaul.ErrorHandler,
+		BufferPool:   buffers{},
+	}
+	return http.HandlerFunc(func(rw http.ResponseWriter, r *http.Request) {
+		e.w.requests.Add(1)
+		proxy.ServeHTTP(rw, r)
+	})
+}
+
+// buffers lends the proxy its copy buffers.
+type buffers struct{}
+
+var bufferPool = sync.Pool{New: func() any { return new([32 << 10]byte) }}
+
+func (buffers) Get() []byte  { return bufferPool.Get().(*[32 << 10]byte)[:] }
+func (buffers) Put(b []byte) { bufferPool.Put((*[32 << 10]byte)(b)) }
+
+// oriented reports whether the edge has heard of all machines and measured the way to all regions.
+func (e *edge) oriented(regions []Region) bool {
+	want := 0
+	for _, r := range regions {
+		want += r.Machines
+		if _, ok := e.mesh.RTT(r.Name); !ok {
+			return false
+		}
+	}
+	s, ok := e.fleet.App(e.w.config.App.ID)
+	return ok && s.Len() == want
+}
+
+// run starts everything the edge does.
+func (e *edge) run(run func(string, func(context.Context) error)) {
+	name := string(e.id)
+	run(name, e.mesh.Run)
+	run(name, e.balancer.Run)
+	run(name, e.auto.Run)
+	run(name, e.reportDemand)
+}
+
+// reportDemand tells the workers what waits here.
+func (e *edge) reportDemand(ctx context.Context) error {
+	t := time.NewTicker(reportEvery)
+	defer t.Stop()
+	for {
+		parked := e.auto.Parked(e.w.config.App.ID)
+		for _, k := range e.w.workers {
+			e.w.x.send(&e.node, &k.node, func() { k.demand.put(e.id, parked) })
+		}
+		select {
+		case <-ctx.Done():
+			return nil
+		case <-t.C:
+		}
+	}
+}
+
+func (e *edge) close() {
+	if e.transport != nil {
+		e.transport.Close()
+	}
+	if e.mesh != nil {
+		e.mesh.Close()
+	}
+}
+
+// owners reaches the owners of machines over the links; it implements [autostart.Owner].
+type owners struct{ e *edge }
+
+func (o owners) Start(ctx context.Context, m balance.Machine) (balance.StartAnswer, error) {
+	k := o.e.w.worker(m.Owner)
+	return call(ctx, o.e.w.x, &o.e.node, &k.node, func() (balance.StartAnswer, error) { return k.starter.Start(ctx, m) })
+}
+
+func (o owners) Recall(ctx context.Context, m balance.Machine) error {
+	k := o.e.w.worker(m.Owner)
+	_, err := call(ctx, o.e.w.x, &o.e.node, &k.node, func() (struct{}, error) { return struct{}{}, k.scaler.Recall(ctx, m) })
+	return err
+}

@@ -1,0 +1,186 @@
+package world
+
+import (
+	"context"
+	"sync"
+	"time"
+
+	"github.com/ebbkit/ebb/balance"
+	"github.com/ebbkit/ebb/internal/delay"
+)
+
+// reportEvery is how often owners report load and edges report what waits. Replies carry load too; this is the
+// background truth.
+const reportEvery = 200 * time.Millisecond
+
+// staleAfter is the age at which a report of an edge is not believed any more.
+const staleAfter = 5 * reportEvery
+
+// node is what every node has: a place, and a catalogue of its own that only the exchange fills.
+type node struct {
+	id     balance.NodeID
+	region string
+	fleet  *balance.Fleet
+}
+
+// exchange carries rows, reports, acknowledgements and commands between the nodes of one process, as late as requests.
+// Everything crosses as a value, half a round trip after it was sent, in order for each pair of regions.
+type exchange struct {
+	links *delay.Links
+	nodes []*node
+	acks  *acks
+}
+
+// send has do done at to's end of the link.
+func (x *exchange) send(from, to *node, do func()) { x.links.Send(from.region, to.region, do) }
+
+// publish sends what changes in from's rows to all other nodes, until ctx ends. A node that has applied a cordon says so
+// to the machine's owner.
+func (x *exchange) publish(ctx context.Context, from *node) error {
+	w := from.fleet.Watch()
+	defer w.Close()
+	for {
+		select {
+		case <-ctx.Done():
+			return nil
+		case <-w.C():
+		}
+		us := own(w.Take(), from.id)
+		if len(us) == 0 {
+			continue
+		}
+		for _, to := range x.nodes {
+			if to != from {
+				x.send(from, to, func() { x.apply(from, to, us) })
+			}
+		}
+	}
+}
+
+// own leaves the rows that a node wrote itself: the others come from their owners directly.
+func own(us []balance.Update, id balance.NodeID) []balance.Update {
+	kept := us[:0]
+	for _, u := range us {
+		if m, ok := u.(balance.PutMachine); ok && m.Machine.Owner == id {
+			kept = append(kept, u)
+		}
+	}
+	return kept
+}
+
+func (x *exchange) apply(from, to *node, us []balance.Update) {
+	if err := to.fleet.Apply(us...); err != nil {
+		panic("world: a row that its owner's fleet took is refused by another: " + err.Error())
+	}
+	for _, u := range us {
+		m := u.(balance.PutMachine).Machine
+		x.send(to, from, func() { x.acks.put(to.id, m.ID, m.CordonGen) })
+	}
+}
+
+// report sends the load of from's machines to the edges until ctx ends.
+func (x *exchange) report(ctx context.Context, from *node, app balance.AppID, edges []*node) error {
+	t := time.NewTicker(reportEvery)
+	defer t.Stop()
+	for {
+		select {
+		case <-ctx.Done():
+			return nil
+		case <-t.C:
+		}
+		var rs []balance.Report
+		s, _ := from.fleet.App(app)
+		for m := range s.All() {
+			if g := from.fleet.Gate(app, m.ID); g != nil && m.State == balance.Started {
+				rs = append(rs, balance.Report{App: app, ID: m.ID, Load: g.Load(), Version: balance.Version{Incarnation: from.fleet.Incarnation()}})
+			}
+		}
+		for _, to := range edges {
+			x.send(from, to, func() {
+				for _, r := range rs {
+					to.fleet.Report(r)
+				}
+			})
+		}
+	}
+}
+
+// acks are the cordon generations that the nodes have applied, as the owners know.
+type acks struct {
+	mu    sync.Mutex
+	seen  map[ackKey]uint64
+	nodes []balance.NodeID // whose acknowledgement counts: the edges
+}
+
+type ackKey struct {
+	node balance.NodeID
+	id   balance.MachineID
+}
+
+func (a *acks) put(n balance.NodeID, id balance.MachineID, gen uint64) {
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	a.seen[ackKey{n, id}] = max(a.seen[ackKey{n, id}], gen)
+}
+
+// Acked implements downscale.Acks.
+func (a *acks) Acked(_ balance.AppID, id balance.MachineID, gen uint64) bool {
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	for _, n := range a.nodes {
+		if a.seen[ackKey{n, id}] < gen {
+			return false
+		}
+	}
+	return true
+}
+
+// demand is what the edges last reported to one worker.
+type demand struct {
+	mu    sync.Mutex
+	edges map[balance.NodeID]edgeDemand
+	want  int // how many edges there are
+}
+
+type edgeDemand struct {
+	parked int
+	at     time.Time // by the receiver's own clock
+}
+
+func (d *demand) put(n balance.NodeID, parked int) {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	d.edges[n] = edgeDemand{parked, time.Now()}
+}
+
+// Parked implements downscale.Demand.
+func (d *demand) Parked(balance.AppID) (n int, fresh bool) {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	fresh = len(d.edges) >= d.want
+	for _, e := range d.edges {
+		n += e.parked
+		fresh = fresh && time.Since(e.at) < staleAfter
+	}
+	return n, fresh
+}
+
+// call runs do at to's end of the link and brings its answer back, or returns ctx's error.
+func call[T any](ctx context.Context, x *exchange, from, to *node, do func() (T, error)) (T, error) {
+	type answer struct {
+		v   T
+		err error
+	}
+	back := make(chan answer, 1)
+	x.send(from, to, func() {
+		v, err := do()
+		x.send(to, from, func() { back <- answer{v, err} })
+	})
+	select {
+	case a := <-back:
+		return a.v, a.err
+	case <-ctx.Done():
+		var none T
+		return none, ctx.Err()
+	}
+}

@@ -1,0 +1,56 @@
+package world
+
+import (
+	"context"
+	"net/netip"
+
+	"github.com/ebbkit/ebb/balance"
+	"github.com/ebbkit/ebb/rtt"
+)
+
+// newMesh makes the node's prober and responder. Its peers come when all nodes are there, see connect.
+func (w *World) newMesh(id balance.NodeID, region string) (*rtt.Mesh, *peers, error) {
+	p := &peers{}
+	m, err := rtt.New(rtt.Config{Self: rtt.Node{ID: string(id), Region: region}, Key: []byte(w.key), Peers: p, Listen: "127.0.0.1:0"})
+	return m, p, err
+}
+
+// peers is what a mesh probes: empty until the world is connected.
+type peers struct{ list rtt.PeerList }
+
+func (p *peers) Peers() []rtt.Node { return p.list }
+
+type meshed struct {
+	*node
+	mesh  *rtt.Mesh
+	peers *peers
+}
+
+func (w *World) meshes() []meshed {
+	ms := []meshed{{&w.edge.node, w.edge.mesh, w.edge.peers}}
+	for _, k := range w.workers {
+		ms = append(ms, meshed{&k.node, k.mesh, k.peers})
+	}
+	return ms
+}
+
+// connect tells every node where the others are: behind a relay that is as late as the link.
+func (w *World) connect(ctx context.Context) error {
+	all := w.meshes()
+	for _, from := range all {
+		for _, to := range all {
+			if from.node == to.node {
+				continue
+			}
+			addr := to.mesh.Addr()
+			if w.links.RTT(from.region, to.region) > 0 {
+				var err error
+				if addr, err = w.links.RelayUDP(ctx, from.region, to.region, netip.AddrPortFrom(addr.Addr().Unmap(), addr.Port())); err != nil {
+					return err
+				}
+			}
+			from.peers.list = append(from.peers.list, rtt.Node{ID: string(to.id), Region: to.region, Addr: addr})
+		}
+	}
+	return nil
+}

@@ -1,0 +1,89 @@
+package world
+
+import (
+	"fmt"
+	"time"
+
+	"github.com/ebbkit/ebb/autostart"
+	"github.com/ebbkit/ebb/backhaul"
+	"github.com/ebbkit/ebb/balance"
+	"github.com/ebbkit/ebb/downscale"
+	"github.com/ebbkit/ebb/internal/events"
+)
+
+// What the packages tell through their traces becomes the log of decisions.
+
+// tell notes what happened to a machine.
+func (n *node) tell(log *events.Log, k events.Kind, m balance.Machine, format string, args ...any) {
+	log.Add(events.Event{Kind: k, App: string(m.App), Machine: string(m.ID), Node: string(n.id), Reason: fmt.Sprintf(format, args...)})
+}
+
+func (e *edge) traceAuto() autostart.Trace {
+	log := e.w.log
+	return autostart.Trace{
+		Parked: func(app balance.AppID, parked int) {
+			log.Add(events.Event{Kind: events.Park, App: string(app), Node: string(e.id), Reason: "no machine has room"})
+		},
+		Decided: func(d autostart.Decision) {
+			for _, m := range d.Start {
+				k := events.Start
+				if m.State == balance.Suspended {
+					k = events.Resume
+				}
+				e.tell(log, k, m, "%s", d.Reason)
+			}
+		},
+		Answered: func(m balance.Machine, a balance.StartAnswer, err error) {
+			if err != nil {
+				e.tell(log, events.Exit, m, "could not be started: %v", err)
+			}
+		},
+	}
+}
+
+func (e *edge) traceTransport() backhaul.Trace {
+	log := e.w.log
+	return backhaul.Trace{
+		Bounce: func(b backhaul.Bounced) {
+			log.Add(events.Event{Kind: events.Bounce, App: string(b.Try.App), Machine: string(b.Try.Machine), Node: string(e.id), Reason: b.Reason.String()})
+		},
+		Retry: func(r backhaul.Retried) {
+			log.Add(events.Event{Kind: events.Retry, App: string(r.Try.App), Machine: string(r.Try.Machine), Node: string(e.id), Reason: r.Failure.String()})
+		},
+	}
+}
+
+func (k *worker) traceStarter() autostart.StarterTrace {
+	log := k.w.log
+	return autostart.StarterTrace{
+		Ready: func(m balance.Machine, kind autostart.BootKind, took time.Duration) {
+			k.tell(log, events.Started, m, "ready after %v (%v)", rounded(took), kind)
+		},
+		Failed: func(m balance.Machine) { k.tell(log, events.Exit, m, "did not come up: %s", m.Fault) },
+		Exited: func(m balance.Machine, x autostart.Exit) { k.tell(log, events.Exit, m, "%s", x.Reason) },
+	}
+}
+
+func (k *worker) traceScaler() downscale.Trace {
+	log := k.w.log
+	return downscale.Trace{
+		Cordoned:   func(m balance.Machine, reason string) { k.tell(log, events.SoftCordon, m, "%s", reason) },
+		Uncordoned: func(m balance.Machine, reason string) { k.tell(log, events.Uncordon, m, "%s", reason) },
+		Stopping:   func(m balance.Machine, reason string) { k.tell(log, events.Stop, m, "%s", reason) },
+		Suspending: func(m balance.Machine, reason string) { k.tell(log, events.Suspend, m, "%s", reason) },
+		Stopped:    func(m balance.Machine, took time.Duration) { k.tell(log, events.Stopped, m, "took %v", rounded(took)) },
+		Suspended: func(m balance.Machine, took time.Duration) {
+			k.tell(log, events.Suspended, m, "took %v", rounded(took))
+		},
+		Failed: func(m balance.Machine, err error) { k.tell(log, "alarm", m, "the driver failed: %v", err) },
+		Stuck:  func(m balance.Machine, reason string) { k.tell(log, "alarm", m, "stuck: %s", reason) },
+	}
+}
+
+// rounded leaves three digits or so: people read these.
+func rounded(d time.Duration) time.Duration {
+	if d < time.Second {
+		return d.Round(time.Millisecond)
+	}
+	return d.Round(10 * time.Millisecond)
+}

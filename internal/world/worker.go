@@ -1,0 +1,107 @@
+package world
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"log"
+	"net"
+	"net/http"
+	"time"
+
+	"github.com/ebbkit/ebb/autostart"
+	"github.com/ebbkit/ebb/backhaul"
+	"github.com/ebbkit/ebb/balance"
+	"github.com/ebbkit/ebb/downscale"
+	"github.com/ebbkit/ebb/rtt"
+)
+
+// worker owns the machines of one region.
+type worker struct {
+	node
+	w        *World
+	mesh     *rtt.Mesh
+	peers    *peers
+	driver   Driver
+	starter  *autostart.Starter
+	scaler   *downscale.Downscaler
+	handler  *backhaul.Handler
+	demand   *demand
+	listener net.Listener
+	server   *http.Server
+}
+
+func (w *World) newWorker(r Region) (_ *worker, err error) {
+	k := &worker{node: node{id: balance.NodeID("worker-" + r.Name), region: r.Name}, w: w, demand: &demand{edges: map[balance.NodeID]edgeDemand{}, want: 1}}
+	defer func() {
+		if err != nil {
+			k.close()
+		}
+	}()
+	if k.fleet, err = balance.NewFleet(balance.FleetConfig{Node: k.id, Region: r.Name}); err != nil {
+		return nil, err
+	}
+	if err = k.fleet.Apply(balance.PutApp{App: w.config.App}); err != nil {
+		return nil, err
+	}
+	for i := range r.Machines {
+		if _, err = k.fleet.Host(balance.Machine{ID: balance.MachineID(fmt.Sprintf("%s-%d", r.Name, i+1)), App: w.config.App.ID, Region: r.Name}); err != nil {
+			return nil, err
+		}
+	}
+	if k.mesh, k.peers, err = w.newMesh(k.id, r.Name); err != nil {
+		return nil, err
+	}
+	if k.driver, err = w.config.Driver(r.Name); err != nil {
+		return nil, err
+	}
+	check := autostart.Check{}
+	if w.config.Check != "" {
+		check.Path = w.config.Check
+	}
+	if k.starter, err = autostart.NewStarter(k.fleet, k.driver, autostart.StarterConfig{Check: check, Trace: k.traceStarter()}); err != nil {
+		return nil, err
+	}
+	restart := func(m balance.Machine) { k.starter.Start(context.Background(), m) }
+	if k.scaler, err = downscale.New(k.fleet, k.driver, downscale.Config{Window: w.config.Window, Demand: k.demand, Acks: w.x.acks, Restart: restart, Trace: k.traceScaler()}); err != nil {
+		return nil, err
+	}
+	if k.handler, err = backhaul.NewHandler(k.fleet, backhaul.HandlerConfig{Key: w.key}); err != nil {
+		return nil, err
+	}
+	if k.listener, err = net.Listen("tcp", "127.0.0.1:0"); err != nil {
+		return nil, err
+	}
+	k.server = &http.Server{Handler: k.handler, ReadHeaderTimeout: 10 * time.Second, ErrorLog: log.New(io.Discard, "", 0)}
+	return k, nil
+}
+
+// run starts everything the worker does.
+func (k *worker) run(run func(string, func(context.Context) error)) {
+	name := string(k.id)
+	run(name, k.mesh.Run)
+	run(name, k.starter.Run)
+	run(name, k.scaler.Run)
+	run(name, func(ctx context.Context) error { return k.w.x.publish(ctx, &k.node) })
+	run(name, func(ctx context.Context) error {
+		return k.w.x.report(ctx, &k.node, k.w.config.App.ID, []*node{&k.w.edge.node})
+	})
+	run(name, func(context.Context) error { return served(k.server.Serve(k.listener)) })
+}
+
+// drain stops all machines and the hop to them.
+func (k *worker) drain(ctx context.Context) error {
+	err := k.scaler.Drain(ctx)
+	k.server.Close()
+	return errors.Join(err, k.driver.Shutdown(ctx))
+}
+
+func (k *worker) close() {
+	if k.listener != nil {
+		k.listener.Close()
+	}
+	if k.mesh != nil {
+		k.mesh.Close()
+	}
+}

@@ -1,0 +1,294 @@
+// Package world plays a fleet in one process: an edge that takes requests and workers that host machines, in several
+// regions, each node with a catalogue of its own. Rows, reports, acknowledgements, commands, probes and requests all travel
+// over links that are as slow as the real ones, so that every decision is made on late information, as in the field.
+//
+// It wires the packages of the library as a platform would; the example proxy is a command line around it.
+package world
+
+import (
+	"cmp"
+	"context"
+	"crypto/rand"
+	"errors"
+	"fmt"
+	"io"
+	"log"
+	"net"
+	"net/http"
+	"sync/atomic"
+	"time"
+
+	"golang.org/x/sync/errgroup"
+
+	"github.com/ebbkit/ebb/autostart"
+	"github.com/ebbkit/ebb/balance"
+	"github.com/ebbkit/ebb/internal/delay"
+	"github.com/ebbkit/ebb/internal/events"
+	"github.com/ebbkit/ebb/internal/status"
+)
+
+// Driver is what a worker runs its machines with.
+type Driver interface {
+	autostart.Driver
+	// Shutdown ends all machines and leaves nothing behind; when ctx ends it kills what is left.
+	Shutdown(ctx context.Context) error
+}
+
+// Region is a place with one worker.
+type Region struct {
+	Name     string
+	Machines int
+}
+
+// Config says what the world has.
+type Config struct {
+	Listen  string        // address of the edge, for clients
+	Status  string        // address of the status page; empty for none
+	Regions []Region      // the edge sits in the first
+	App     balance.App   // the one app
+	Title   string        // what the status page calls it
+	Check   string        // path that is asked for readiness and health; empty for a TCP connect
+	Window  time.Duration // downscale's window; 0 for its default
+	Near    bool          // links take no time
+	Driver  func(region string) (Driver, error)
+}
+
+const (
+	// settle bounds how long the edge waits, before it listens, for the first rows and round trips: the farthest city is
+	// 0.4 s away and a distance takes three probes.
+	settle = 3 * time.Second
+	// drainFor bounds how long requests in flight may take to end when the world does.
+	drainFor = 20 * time.Second
+)
+
+// World is a running fleet. Make one with New, run it with Run.
+type World struct {
+	config  Config
+	links   *delay.Links
+	log     *events.Log
+	edge    *edge
+	workers []*worker
+	x       *exchange
+	key     string // shared by all nodes
+	started time.Time
+
+	public, page     net.Listener
+	requests         atomic.Uint64
+	server, pageHTTP *http.Server
+}
+
+// New binds all addresses and builds all nodes. It starts nothing; Close undoes it when Run is not called.
+func New(c Config) (_ *World, err error) {
+	w := &World{config: c, log: events.NewLog(0), started: time.Now(), key: rand.Text(), links: new(delay.Links)}
+	defer func() {
+		if err != nil {
+			w.Close()
+		}
+	}()
+	if w.public, err = listen("-listen", c.Listen); err != nil {
+		return nil, err
+	}
+	if c.Status != "" {
+		if w.page, err = listen("-status", c.Status); err != nil {
+			return nil, err
+		}
+	}
+	if !c.Near {
+		names := make([]string, len(c.Regions))
+		for i, r := range c.Regions {
+			names[i] = r.Name
+		}
+		w.links = delay.NewLinks(names...)
+	}
+	w.x = &exchange{links: w.links, acks: &acks{seen: map[ackKey]uint64{}}}
+	for _, r := range c.Regions {
+		k, err := w.newWorker(r)
+		if err != nil {
+			return nil, err
+		}
+		w.workers = append(w.workers, k)
+		w.x.nodes = append(w.x.nodes, &k.node)
+	}
+	if w.edge, err = w.newEdge(c.Regions[0].Name); err != nil {
+		return nil, err
+	}
+	w.x.nodes = append(w.x.nodes, &w.edge.node)
+	w.x.acks.nodes = []balance.NodeID{w.edge.id}
+	return w, nil
+}
+
+func listen(flag, addr string) (net.Listener, error) {
+	l, err := net.Listen("tcp", addr)
+	if err != nil {
+		return nil, fmt.Errorf("%s %s: %w: stop what uses it or choose another address", flag, addr, cause(err))
+	}
+	return l, nil
+}
+
+// cause is the last word of a chain of network errors: "address already in use".
+func cause(err error) error {
+	for {
+		inner := errors.Unwrap(err)
+		if inner == nil {
+			return err
+		}
+		err = inner
+	}
+}
+
+// Addr returns the address that clients use.
+func (w *World) Addr() net.Addr { return w.public.Addr() }
+
+// Close gives up what New bound.
+func (w *World) Close() {
+	for _, l := range []net.Listener{w.public, w.page} {
+		if l != nil {
+			l.Close()
+		}
+	}
+	for _, k := range w.workers {
+		k.close()
+	}
+	if w.edge != nil {
+		w.edge.close()
+	}
+	w.links.Close()
+	w.log.Close()
+}
+
+// Run serves until ctx ends, then stops accepting, lets requests end, stops all machines and returns nil. When hurry ends
+// it waits for nothing more.
+func (w *World) Run(ctx, hurry context.Context) error {
+	defer w.Close()
+	work, stop := context.WithCancel(context.WithoutCancel(ctx))
+	defer stop()
+	g, work := errgroup.WithContext(work)
+	run := func(what string, f func(context.Context) error) {
+		g.Go(func() error {
+			if err := f(work); err != nil && work.Err() == nil {
+				return fmt.Errorf("%s: %w", what, err)
+			}
+			return nil
+		})
+	}
+	if err := w.connect(work); err != nil {
+		return err
+	}
+	for _, k := range w.workers {
+		k.run(run)
+	}
+	w.edge.run(run)
+
+	quiet := log.New(io.Discard, "", 0)
+	w.server = &http.Server{Handler: w.edge.handler(), ReadHeaderTimeout: 10 * time.Second, IdleTimeout: 2 * time.Minute, ErrorLog: quiet}
+	w.pageHTTP = &http.Server{Handler: status.Handler(w), ReadHeaderTimeout: 10 * time.Second, ErrorLog: quiet}
+	w.wait(ctx)
+	run("edge", func(context.Context) error { return served(w.server.Serve(w.public)) })
+	if w.page != nil {
+		run("status page", func(context.Context) error { return served(w.pageHTTP.Serve(w.page)) })
+	}
+	select {
+	case <-ctx.Done():
+	case <-work.Done(): // something failed
+	}
+	w.drain(hurry)
+	stop()
+	return g.Wait()
+}
+
+// wait returns when the edge knows all machines and how far all regions are, or gives up.
+func (w *World) wait(ctx context.Context) {
+	ctx, cancel := context.WithTimeout(ctx, settle)
+	defer cancel()
+	t := time.NewTicker(10 * time.Millisecond)
+	defer t.Stop()
+	for !w.edge.oriented(w.config.Regions) {
+		select {
+		case <-ctx.Done():
+			return
+		case <-t.C:
+		}
+	}
+}
+
+// drain ends the world in the order in which nothing is lost: no new clients, then no requests, then no machines.
+func (w *World) drain(hurry context.Context) {
+	ctx, cancel := context.WithTimeout(hurry, drainFor)
+	defer cancel()
+	if w.server.Shutdown(ctx) != nil {
+		w.server.Close()
+	}
+	var g errgroup.Group
+	for _, k := range w.workers {
+		g.Go(func() error { return k.drain(ctx) })
+	}
+	g.Wait()
+	w.log.Close() // ends the followers of /events
+	if w.pageHTTP.Shutdown(ctx) != nil {
+		w.pageHTTP.Close()
+	}
+}
+
+func served(err error) error {
+	if errors.Is(err, http.ErrServerClosed) {
+		return nil
+	}
+	return err
+}
+
+// Describe writes what runs where and what to try.
+func (w *World) Describe(out io.Writer) {
+	home := w.config.Regions[0].Name
+	fmt.Fprintf(out, "edge    %-4s http://%s\n", home, w.public.Addr())
+	for i, k := range w.workers {
+		far := ""
+		if d := w.links.RTT(home, k.region); d > 0 {
+			far = fmt.Sprintf(", %v away", d.Round(time.Millisecond))
+		}
+		fmt.Fprintf(out, "worker  %-4s %d machines, asleep%s\n", k.region, w.config.Regions[i].Machines, far)
+	}
+	if w.page != nil {
+		fmt.Fprintf(out, "status       http://%s\n", w.page.Addr())
+	}
+	fmt.Fprintf(out, "\nTry:\n")
+	fmt.Fprintf(out, "  curl -i http://%s/\n", w.public.Addr())
+	fmt.Fprintf(out, "  for i in $(seq 60); do curl -s 'http://%s/slow?ms=2000' >/dev/null & done; wait\n", w.public.Addr())
+	if w.page != nil {
+		fmt.Fprintf(out, "  curl -sN 'http://%s/events?since=0'\n", w.page.Addr())
+	}
+}
+
+// Snapshot implements [status.Source]: machines as their owners see them.
+func (w *World) Snapshot() status.Snapshot {
+	s := status.Snapshot{Title: cmp.Or(w.config.Title, "ebb"), Started: w.started, Requests: w.requests.Load(), Parked: w.edge.auto.Parked(w.config.App.ID)}
+	inFlight, parked := w.edge.auto.Demand(w.config.App.ID)
+	s.InFlight = inFlight + parked
+	s.Nodes = append(s.Nodes, status.Node{ID: string(w.edge.id), Region: w.edge.region, Role: "edge", Place: delay.CityName(w.edge.region)})
+	for _, k := range w.workers {
+		s.Nodes = append(s.Nodes, status.Node{ID: string(k.id), Region: k.region, Role: "worker", Place: delay.CityName(k.region)})
+		rows, _ := k.fleet.App(w.config.App.ID)
+		for m := range rows.All() {
+			g := k.fleet.Gate(m.App, m.ID)
+			if g == nil {
+				continue // another worker's
+			}
+			l := g.Load()
+			s.Machines = append(s.Machines, status.Machine{
+				ID: string(m.ID), App: string(m.App), Region: m.Region, Owner: string(m.Owner), Revision: m.Revision,
+				State: l.State.String(), Health: m.Health.String(), Cordon: l.Cordon.String(), Epoch: l.Epoch,
+				Load: l.InFlight, Soft: l.Limits.Soft, Hard: l.Limits.Hard,
+			})
+		}
+	}
+	for _, n := range w.meshes() {
+		for p := range n.mesh.Table().Pairs() {
+			if p.From == string(n.id) && p.Known() {
+				s.RTT = append(s.RTT, status.RTT{From: p.From, To: p.To, MS: float64(p.Base) / float64(time.Millisecond), Loss: p.Loss.Value()})
+			}
+		}
+	}
+	return s
+}
+
+// Events implements [status.Source].
+func (w *World) Events() *events.Log { return w.log }
