@@ -48,6 +48,7 @@ type request struct {
 	edge     int32
 	machine  int32
 	gen      int32 // counts the uses of this place
+	found    int32 // in flight at the machine when it got there
 	tries    int32 // since it was last parked
 	alive    bool
 	parked   bool

@@ -22,21 +22,23 @@ type machine struct {
 	fifo     bool
 	speed    float64
 	sick     bool
+	up       bool    // started
 	jobs     []job   // a heap by end
 	waiting  []int32 // of a FIFO machine, in order
 	attained float64
 	since    int64 // when attained was brought up to date
 	next     int64 // when the machine's pending evServe is; never when there is none
 
-	inFlight  int // as the gate has it
-	coming    int // sent to this machine and still on the way
-	served    int
-	errored   int
-	most      int     // the most in flight at a time
-	area      float64 // in flight x seconds, from the start of the run
-	areaAt    int64
-	took      float64 // smoothed seconds at this machine, what a probe of Prequal's asks for
-	stopToken uint64  // of the stop under way
+	inFlight int // as the gate has it
+	coming   int // sent to this machine and still on the way
+	served   int
+	errored  int
+	most     int     // the most in flight at a time
+	area     float64 // in flight x seconds, from the start of the run
+	areaAt   int64
+	// took is the smoothed time at this machine, in seconds, of requests that found so many others there: what a probe asks.
+	took      [tookUpTo]float32
+	stopToken uint64 // of the stop under way
 }
 
 type job struct {
@@ -172,8 +174,32 @@ func (s *Sim) finish(m *machine, req int32) {
 	} else {
 		m.served++
 	}
-	m.took += (float64(s.now-r.reached)/1e9 - m.took) / 16
+	m.learn(int(r.found), float32(s.now-r.reached)/1e9)
 	s.leave(m, req, outcome)
+}
+
+const tookUpTo = 32
+
+func (m *machine) learn(found int, took float32) {
+	old := &m.took[min(found, tookUpTo-1)]
+	if *old == 0 {
+		*old = took
+	}
+	*old += (took - *old) / 8
+}
+
+// expect is what a request may expect beside so many others, by those that found about as many.
+func (m *machine) expect(found int) float64 {
+	at := min(found, tookUpTo-1)
+	for d := range tookUpTo {
+		if i := at - d; i >= 0 && m.took[i] > 0 {
+			return float64(m.took[i])
+		}
+		if i := at + d; i < tookUpTo && m.took[i] > 0 {
+			return float64(m.took[i])
+		}
+	}
+	return 0
 }
 
 // leave ends a request at a machine: its owner writes the machine's load into the answer, which includes the request, and

@@ -1,31 +1,41 @@
 package sim
 
 import (
+	"cmp"
+	"slices"
 	"time"
 
 	"github.com/ebbkit/ebb/balance"
 )
 
-// truth is a rule that sees every machine as it is, with what is on its way to it. It looks at all of them, and it learns
-// of room at once.
+// truth is a rule that sees every machine as it is, with what is on its way to it. It learns of room at
+// once.
 type truth struct {
 	s     *Sim
 	e     *edge
 	rand  *rng
-	moves int64 // of the simulation, when room was last asked for
+	moves int64   // of the simulation, when room was last asked for
+	order []int32 // regions by true round trip
 	cost  func(s *Sim, e *edge, m *machine) (cost, tie float64)
+	// byTime says that the cost is in seconds, and at least that of a mean request at the fastest machine.
+	byTime bool
 }
 
-func knowing(name string, cost func(*Sim, *edge, *machine) (cost, tie float64)) Rule {
+func knowing(name string, byTime bool, cost func(*Sim, *edge, *machine) (cost, tie float64)) Rule {
 	return Rule{name, func(s *Sim, e *edge) (picker, error) {
 		s.omniscient = true
-		return &truth{s: s, e: e, rand: newRng(s.seed, forRule, int(e.index)), moves: -1, cost: cost}, nil
+		t := &truth{s: s, e: e, rand: newRng(s.seed, forRule, int(e.index)), moves: -1, cost: cost, byTime: byTime}
+		for r := range s.regions {
+			t.order = append(t.order, int32(r))
+		}
+		slices.SortStableFunc(t.order, func(a, b int32) int { return cmp.Compare(s.rtt[e.region][a], s.rtt[e.region][b]) })
+		return t, nil
 	}}
 }
 
 // Shortest joins the shortest queue, in units of what a machine serves at a time, over all regions; the nearest of equals.
 func Shortest() Rule {
-	return knowing("jsq-true", func(s *Sim, e *edge, m *machine) (float64, float64) {
+	return knowing("jsq-true", false, func(s *Sim, e *edge, m *machine) (float64, float64) {
 		return float64(m.inFlight+m.coming) / float64(m.slots), float64(s.rtt[e.region][m.region])
 	})
 }
@@ -33,7 +43,7 @@ func Shortest() Rule {
 // Oracle picks the machine that costs least in truth: the round trip and the time that a mean request is expected to take
 // there beside those that are there and on the way. It does not know how much work is in any of them; nobody could.
 func Oracle() Rule {
-	return knowing("oracle", func(s *Sim, e *edge, m *machine) (float64, float64) {
+	return knowing("oracle", true, func(s *Sim, e *edge, m *machine) (float64, float64) {
 		n := float64(m.inFlight + m.coming)
 		slots := float64(m.slots)
 		work := s.w.Work.mean / max(m.speed, 1e-9)
@@ -50,22 +60,35 @@ func (t *truth) pick(r *request) (int32, bool) {
 	best, ties := int32(-1), 0
 	var bestCost, bestTie float64
 	hard := t.s.w.Limits.Hard
-	for i := range t.s.machines {
-		m := &t.s.machines[i]
-		if m.sick || hard > 0 && m.inFlight+m.coming >= hard || m.gate.State() != balance.Started {
-			continue
+	for _, region := range t.order {
+		if best >= 0 && t.least(region) > bestCost {
+			break // and so are the farther ones
 		}
-		cost, tie := t.cost(t.s, t.e, m)
-		switch {
-		case best < 0 || cost < bestCost || cost == bestCost && tie < bestTie:
-			best, bestCost, bestTie, ties = int32(i), cost, tie, 1
-		case cost == bestCost && tie == bestTie:
-			if ties++; t.rand.intn(ties) == 0 {
-				best = int32(i)
+		for _, i := range t.s.regions[region] {
+			m := &t.s.machines[i]
+			if !m.up || m.sick || hard > 0 && m.inFlight+m.coming >= hard {
+				continue
+			}
+			cost, tie := t.cost(t.s, t.e, m)
+			switch {
+			case best < 0 || cost < bestCost || cost == bestCost && tie < bestTie:
+				best, bestCost, bestTie, ties = i, cost, tie, 1
+			case cost == bestCost && tie == bestTie:
+				if ties++; t.rand.intn(ties) == 0 {
+					best = i
+				}
 			}
 		}
 	}
 	return best, best >= 0
+}
+
+// least is a bound on what any machine of a region costs.
+func (t *truth) least(region int32) float64 {
+	if !t.byTime {
+		return 0
+	}
+	return t.s.w.Work.mean/t.s.fastest + float64(t.s.rtt[t.e.region][region])/1e9
 }
 
 func (t *truth) answer(*request)             {}

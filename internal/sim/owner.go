@@ -21,8 +21,8 @@ func (s *Sim) reach(req int32) {
 		s.q.push(s.now+s.half(s.edges[r.edge].region, m.region), evReply, req, 0)
 		return
 	}
+	r.reached, r.found = s.now, int32(m.inFlight)
 	m.count(s.now, 1)
-	r.reached = s.now
 	work := r.work
 	if r.sick = m.sick; m.sick {
 		work = sickWork
@@ -37,6 +37,7 @@ const sickWork = 1e-3
 // publish sends the machine's row, as its gate is now, to all edges.
 func (s *Sim) publish(m *machine) {
 	l := m.gate.Load()
+	m.up = l.State == balance.Started
 	m.row.State, m.row.Cordon, m.row.CordonGen, m.row.Epoch = l.State, l.Cordon, l.CordonGen, l.Epoch
 	m.seq++
 	s.rows = append(s.rows, sentRow{m.row, balance.Version{Incarnation: 1, Seq: m.seq}, m.index})
@@ -124,6 +125,7 @@ func (s *Sim) SetSpeed(i int, speed float64) {
 	m := &s.machines[i]
 	m.advance(s.now)
 	m.speed = speed
+	s.fastest = max(s.fastest, speed)
 	m.next = never
 	m.schedule(&s.q, s.now)
 }

@@ -42,8 +42,9 @@ type Sim struct {
 	probes      []probe
 	freeProbes  []int32
 
-	moves      int64 // times that a machine may have got room
-	omniscient bool  // the rule knows at once
+	fastest    float64 // speed of any machine so far
+	moves      int64   // times that a machine may have got room
+	omniscient bool    // the rule knows at once
 
 	links, boots *rng
 	seed         uint64
@@ -101,13 +102,14 @@ func (s *Sim) makeMachines() error {
 			}
 			m := machine{id: machineID(i), index: int32(i), region: int32(r), gate: gate, slots: w.Slots, fifo: w.FIFO, speed: w.Speed(i), next: never}
 			m.row = balance.Machine{ID: m.id, App: app, Region: w.Regions[r].Name, Owner: "owner", Limits: w.Limits}
-			m.took = w.Work.mean / m.speed
 			if !w.Stopped(i) {
 				token, _ := gate.Start(0)
 				gate.Ready(token)
 			}
 			l := gate.Load()
 			m.row.State, m.row.Epoch = l.State, l.Epoch
+			m.up = l.State == balance.Started
+			s.fastest = max(s.fastest, m.speed)
 			m.seq = 1
 			s.machines = append(s.machines, m)
 			s.regions[r] = append(s.regions[r], int32(i))

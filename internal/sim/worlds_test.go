@@ -19,12 +19,12 @@ type lengthen func(full time.Duration) time.Duration
 
 var worlds = []world{
 	{"steady-20", func(l lengthen) World {
-		return World{About: "three regions at 20 %: only the order of ties and the distance matter",
-			Regions: Uniform(3, 12, 2), Limits: limits(10), Work: Exponential(100 * ms), Load: 0.2, Length: l(80 * sec)}
+		return World{About: "three regions at 20 %: only ties and distance matter",
+			Regions: Uniform(3, 12, 2), Slots: 1, Limits: limits(4), Work: Exponential(50 * ms), Load: 0.2, Length: l(400 * sec)}
 	}},
 	{"steady-80", func(l lengthen) World {
 		return World{About: "three regions at 80 %",
-			Regions: Uniform(3, 12, 2), Limits: limits(10), Work: Exponential(100 * ms), Load: 0.8, Length: l(20 * sec)}
+			Regions: Uniform(3, 12, 2), Slots: 2, Limits: limits(6), Work: Exponential(50 * ms), Load: 0.8, Length: l(50 * sec)}
 	}},
 	{"hot", func(l lengthen) World {
 		return World{About: "one of four regions is offered 1.14 x its soft capacity, the others 0.6 x",
@@ -32,19 +32,19 @@ var worlds = []world{
 			Work: Exponential(100 * ms), Load: (1.14 + 3*0.6) / 4, Length: l(10 * sec), Warm: l(10*sec) / 3}
 	}},
 	{"flash", func(l lengthen) World {
-		t := l(20 * sec)
+		t := l(50 * sec)
 		return World{About: "a flash crowd: one region's demand grows to three times its own, and falls back",
-			Regions: Uniform(3, 12, 2), Limits: limits(10), Work: Exponential(100 * ms), Load: 0.45, Length: t,
+			Regions: Uniform(3, 12, 2), Slots: 4, Limits: limits(8), Work: Exponential(100 * ms), Load: 0.45, Length: t,
 			Script: []Step{{t * 3 / 10, func(s *Sim) { s.SetDemand(0, 3) }}, {t * 7 / 10, func(s *Sim) { s.SetDemand(0, 1) }}}}
 	}},
 	{"bursty", func(l lengthen) World {
 		return World{About: "each edge's arrivals come in bursts of 5 x the rate",
-			Regions: Uniform(3, 12, 4), Limits: limits(10), Work: Exponential(100 * ms), Load: 0.6, Length: l(25 * sec),
+			Regions: Uniform(3, 12, 4), Slots: 2, Limits: limits(6), Work: Exponential(50 * ms), Load: 0.6, Length: l(70 * sec),
 			Burst: Burst{5, 300 * ms, 1200 * ms}}
 	}},
 	{"uneven", func(l lengthen) World {
 		return World{About: "every fifth machine has half the speed",
-			Regions: Uniform(2, 20, 5), Limits: limits(10), Work: Exponential(200 * ms), Load: 0.7, Length: l(35 * sec), Reports: every250,
+			Regions: Uniform(2, 20, 5), Slots: 2, Limits: limits(6), Work: Exponential(100 * ms), Load: 0.7, Length: l(100 * sec), Reports: every250,
 			Speed: func(i int) float64 {
 				if i%5 == 0 {
 					return 0.5
@@ -54,46 +54,59 @@ var worlds = []world{
 	}},
 	{"tail", func(l lengthen) World {
 		return World{About: "lognormal work with a heavy tail",
-			Regions: Uniform(2, 16, 4), Slots: 4, Limits: limits(4), Work: Lognormal(100*ms, 2), Load: 0.75, Length: l(50 * sec)}
+			Regions: Uniform(2, 16, 4), Slots: 2, Limits: limits(6), Work: Lognormal(100*ms, 2), Load: 0.75, Length: l(130 * sec)}
 	}},
 	{"bimodal", func(l lengthen) World {
 		return World{About: "one request in 50 takes 100 x as long, on machines that serve in order",
-			Regions: Uniform(2, 16, 4), Slots: 2, FIFO: true, Limits: limits(2), Work: Bimodal(20*ms, 2*sec, 0.02), Load: 0.6, Length: l(100 * sec)}
+			Regions: Uniform(2, 16, 4), Slots: 2, FIFO: true, Limits: limits(6), Work: Bimodal(20*ms, 2*sec, 0.02), Load: 0.6, Length: l(100 * sec)}
+	}},
+	{"fifo", func(l lengthen) World {
+		return World{About: "lognormal work on machines that serve in order",
+			Regions: Uniform(2, 16, 4), Slots: 2, FIFO: true, Limits: limits(6), Work: Lognormal(50*ms, 1.5), Load: 0.75, Length: l(65 * sec), Reports: every250}
 	}},
 	late(200 * ms), late(500 * ms), late(1 * sec), late(2 * sec),
 	{"zipf", func(l lengthen) World {
 		return World{About: "edges of very different size (Zipf 1.2)",
-			Regions: Uniform(2, 20, 12), Limits: limits(10), Work: Exponential(100 * ms), Load: 0.85, Length: l(15 * sec), Skew: 1.2, Reports: every250}
+			Regions: Uniform(2, 20, 12), Slots: 2, Limits: limits(6), Work: Exponential(50 * ms), Load: 0.85, Length: l(45 * sec), Skew: 1.2, Reports: every250}
+	}},
+	{"crowd", func(l lengthen) World {
+		return World{About: "sixty edges to 24 machines: nobody's own count says anything",
+			Regions: Uniform(1, 24, 60), Slots: 2, Limits: limits(6), Work: Exponential(50 * ms), Load: 0.85, Length: l(70 * sec), Reports: every250}
+	}},
+	{"lossy", func(l lengthen) World {
+		return World{About: "half of all reports are lost, the others come up to a second late",
+			Regions: Uniform(3, 12, 4), Slots: 4, Limits: balance.Limits{Soft: 7, Hard: 10}, Work: Exponential(100 * ms), Load: 0.85, Length: l(50 * sec),
+			Reports: Reports{Every: 250 * ms, Delay: 100 * ms, Jitter: 900 * ms, Loss: 0.5}}
 	}},
 	{"hard-reject", func(l lengthen) World {
 		return World{About: "hard limits near the load, and no waiting room",
-			Regions: Uniform(2, 16, 5), Limits: balance.Limits{Soft: 8, Hard: 10}, Work: Exponential(200 * ms), Load: 0.9, Length: l(40 * sec), Reports: every250}
+			Regions: Uniform(2, 16, 5), Slots: 4, Limits: balance.Limits{Soft: 6, Hard: 8}, Work: Exponential(200 * ms), Load: 0.9, Length: l(100 * sec), Reports: every250}
 	}},
 	{"hard-queue", func(l lengthen) World {
 		return World{About: "hard limits near the load, and a waiting room at each edge",
-			Regions: Uniform(2, 16, 5), Limits: balance.Limits{Soft: 8, Hard: 8}, Work: Exponential(200 * ms), Load: 0.9, Length: l(40 * sec), Reports: every250, Queue: true}
+			Regions: Uniform(2, 16, 5), Slots: 4, Limits: balance.Limits{Soft: 4, Hard: 5}, Work: Exponential(200 * ms), Load: 0.9, Length: l(100 * sec), Reports: every250, Queue: true}
 	}},
 	solo(1, 50), solo(1, 80), solo(4, 50), solo(4, 80), solo(20, 50), solo(20, 80),
 	{"sparse", func(l lengthen) World {
 		return World{About: "twelve regions with two machines each, unevenly asked",
-			Regions: demand(Uniform(12, 2, 1), 2, 1, 0.5, 1, 2.2, 0.3, 1, 0.4, 1.8, 1, 0.5, 1), Limits: limits(8), RTT: Line(12, 2*ms, 15*ms),
-			Work: Exponential(100 * ms), Load: 0.65, Length: l(60 * sec)}
+			Regions: demand(Uniform(12, 2, 1), 2, 1, 0.5, 1, 2.2, 0.3, 1, 0.4, 1.8, 1, 0.5, 1), Slots: 4, Limits: limits(8), RTT: Line(12, 2*ms, 15*ms),
+			Work: Exponential(100 * ms), Load: 0.65, Length: l(100 * sec)}
 	}},
 	{"wrong-rtt", func(l lengthen) World {
 		return World{About: "round trips between regions are held for half to twice what they are",
-			Regions: demand(Uniform(5, 8, 2), 1.2, 0.6, 0.6, 0.6, 0.8), Limits: limits(10), RTT: Line(5, 2*ms, 25*ms), Believed: wrong(Line(5, 2*ms, 25*ms)),
-			Work: Exponential(100 * ms), Load: 0.76, Length: l(20 * sec)}
+			Regions: demand(Uniform(5, 8, 2), 1.2, 0.6, 0.6, 0.6, 0.8), Slots: 4, Limits: limits(8), RTT: Line(5, 2*ms, 25*ms), Believed: wrong(Line(5, 2*ms, 25*ms)),
+			Work: Exponential(100 * ms), Load: 0.76, Length: l(50 * sec)}
 	}},
 	{"grey", func(l lengthen) World {
-		t := l(25 * sec)
+		t := l(100 * sec)
 		return World{About: "two of 32 machines fall to a tenth of their speed and pass their checks",
-			Regions: Uniform(2, 16, 4), Limits: limits(10), Work: Exponential(100 * ms), Load: 0.65, Length: t,
+			Regions: Uniform(2, 16, 4), Slots: 2, Limits: limits(6), Work: Exponential(100 * ms), Load: 0.65, Length: t,
 			Script: []Step{{t / 5, func(s *Sim) { s.SetSpeed(3, 0.1); s.SetSpeed(20, 0.1) }}, {t * 4 / 5, func(s *Sim) { s.SetSpeed(3, 1); s.SetSpeed(20, 1) }}}}
 	}},
 	{"sick", func(l lengthen) World {
-		t := l(40 * sec)
+		t := l(150 * sec)
 		return World{About: "one of 30 machines fails everything within a millisecond and passes its checks",
-			Regions: Uniform(1, 30, 4), Limits: limits(10), Work: Exponential(100 * ms), Load: 0.6, Length: t,
+			Regions: Uniform(1, 30, 4), Slots: 2, Limits: limits(6), Work: Exponential(100 * ms), Load: 0.6, Length: t,
 			Script: []Step{{t / 20, func(s *Sim) { s.SetSick(7, true) }}}}
 	}},
 	{"deploy", func(l lengthen) World {
@@ -107,9 +120,9 @@ var worlds = []world{
 		return w
 	}},
 	{"crashes", func(l lengthen) World {
-		t := l(40 * sec)
+		t := l(150 * sec)
 		w := World{About: "a machine crashes every so often and is started again",
-			Regions: Uniform(2, 12, 4), Limits: limits(8), Work: Exponential(100 * ms), Load: 0.65, Length: t, Boot: Always(t / 20), Rows: 500 * ms}
+			Regions: Uniform(2, 12, 4), Slots: 2, Limits: limits(6), Work: Exponential(100 * ms), Load: 0.65, Length: t, Boot: Always(t / 20), Rows: 500 * ms}
 		for i := range 8 {
 			at := t * time.Duration(2+i) / 11
 			w.Script = append(w.Script, Step{at, func(s *Sim) { s.Crash(3 * i) }}, Step{at + t/40, func(s *Sim) { s.Start(3 * i) }})
@@ -118,8 +131,8 @@ var worlds = []world{
 	}},
 	{"huge", func(l lengthen) World {
 		return World{About: "10,000 machines in ten regions",
-			Regions: Uniform(10, 1000, 1), Limits: limits(4), RTT: Line(10, 2*ms, 20*ms), PerOwner: 250, Reports: Reports{Every: sec, Delay: 500 * ms},
-			Work: Exponential(2 * sec), Load: 0.8, Length: l(6 * sec), Warm: l(6*sec) / 2}
+			Regions: Uniform(10, 1000, 1), Slots: 2, Limits: limits(4), RTT: Line(10, 2*ms, 20*ms), PerOwner: 250, Reports: Reports{Every: sec, Delay: 500 * ms},
+			Work: Exponential(2 * sec), Load: 0.8, Length: l(10 * sec), Warm: l(10*sec) / 2}
 	}},
 	nodes("nodes-20", 20, 100*ms, 8*sec), nodes("nodes-20-2s", 20, 2*sec, 160*sec), nodes("nodes-100", 100, 100*ms, 8*sec),
 }
@@ -154,7 +167,7 @@ func wrong(rtt [][]time.Duration) [][]time.Duration {
 func late(d time.Duration) world {
 	return world{"late-" + d.String(), func(l lengthen) World {
 		return World{About: "hard limits, 85 %, reports so late",
-			Regions: Uniform(3, 12, 4), Limits: balance.Limits{Soft: 10, Hard: 13}, Work: Exponential(100 * ms), Load: 0.85, Length: l(20 * sec),
+			Regions: Uniform(3, 12, 4), Slots: 4, Limits: balance.Limits{Soft: 7, Hard: 10}, Work: Exponential(100 * ms), Load: 0.85, Length: l(50 * sec),
 			Reports: Reports{Every: d / 2, Delay: d}}
 	}}
 }
@@ -163,8 +176,8 @@ func late(d time.Duration) world {
 func solo(edges, percent int) world {
 	return world{fmt.Sprintf("solo-%d-%d", edges, percent), func(l lengthen) World {
 		return World{About: "machines that take one request at a time, and a waiting room",
-			Regions: Uniform(1, 20, edges), Limits: balance.Limits{Soft: 1, Hard: 1}, Work: Lognormal(500*ms, 0.5), Load: float64(percent) / 100,
-			Length: l(600 * sec), Queue: true, Reports: every250}
+			Regions: Uniform(1, 20, edges), RTT: Line(1, 10*ms, 0), Limits: balance.Limits{Soft: 1, Hard: 1}, Work: Lognormal(200*ms, 0.5),
+			Load: float64(percent) / 100, Length: l(600 * sec), Queue: true, Reports: every250}
 	}}
 }
 
