@@ -50,6 +50,7 @@
 //
 // # Waits
 //
-// Connecting is bounded by DialTimeout, the answer's head by HeaderTimeout (none by default: long polls are legal), a new
+// Connecting is bounded by DialTimeout, an owner's word about a body by AdmitTimeout, the answer's head by HeaderTimeout
+// (none by default: long polls are legal), a new
 // round by its pause, waiting for a machine by the Picker, everything by the request's context.
 package backhaul

@@ -55,6 +55,9 @@ type Config struct {
 	// HeaderTimeout bounds the wait for an answer's head after the request was written. 0 means none, as long polls are
 	// legal; what then bounds it is the request's context.
 	HeaderTimeout time.Duration
+	// AdmitTimeout bounds the wait for an owner to ask for a body, when it is not sent at once. Then another machine is
+	// tried. 0 means 10 s: the owner's DialTimeout for the machine, and room for round trips. Negative: none.
+	AdmitTimeout time.Duration
 	// MaxHeader bounds an answer's head in bytes. 0 means 1 MiB, as http.Server has it for requests.
 	MaxHeader int64
 	// MaxIdle is how many idle connections are kept for each owner and each machine. 0 means 256; negative: none.
@@ -99,6 +102,7 @@ const (
 	defaultRounds       = 8
 	defaultFailures     = 3
 	defaultDial         = 3 * time.Second
+	defaultAdmit        = 10 * time.Second
 	defaultMaxHeader    = 1 << 20
 	defaultMaxIdle      = 256
 	defaultOwnerIdle    = 90 * time.Second
@@ -111,6 +115,7 @@ func (c *Config) resolve() error {
 	c.Bounces = cmp.Or(c.Bounces, defaultBounces)
 	c.Rounds = cmp.Or(c.Rounds, defaultRounds)
 	c.Failures = max(0, cmp.Or(c.Failures, defaultFailures))
+	c.AdmitTimeout = cmp.Or(c.AdmitTimeout, defaultAdmit)
 	c.IdleTimeout = cmp.Or(c.IdleTimeout, defaultOwnerIdle)
 	c.MachineIdleTimeout = cmp.Or(c.MachineIdleTimeout, defaultMachineIdle)
 	if c.Route == nil {

@@ -21,7 +21,8 @@ type conn struct {
 	idleAt time.Time
 }
 
-// wire counts the bytes of a connection, which is how we know what was not sent.
+// wire counts the bytes of a connection, which is how we know what was not sent. It has no ReadFrom: bodies come from
+// readers that cannot be spliced, and every byte is to be counted as it goes.
 type wire struct {
 	net.Conn
 	wrote, got atomic.Int64
@@ -36,13 +37,6 @@ func (w *wire) Write(p []byte) (int, error) {
 func (w *wire) Read(p []byte) (int, error) {
 	n, err := w.Conn.Read(p)
 	w.got.Add(int64(n))
-	return n, err
-}
-
-// ReadFrom lets a body that comes from a file or a socket be sent without passing through this process.
-func (w *wire) ReadFrom(r io.Reader) (int64, error) {
-	n, err := io.Copy(w.Conn, r)
-	w.wrote.Add(n)
 	return n, err
 }
 

@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"net/http"
+	"time"
 )
 
 // exchange is one try on the wire: a request to one peer and its answer.
@@ -16,6 +17,8 @@ type exchange struct {
 
 	// expect: the peer asks for the body with "100 Continue" before we read a byte of it.
 	expect bool
+	// patience bounds the wait for that word; 0 means none.
+	patience time.Duration
 	// peek: the client's first byte comes before the peer gets anything. The client of an owner is an edge: it sends the
 	// first byte when the owner has asked for it, and until then may take the request elsewhere.
 	peek bool
@@ -45,7 +48,7 @@ func (x *exchange) do(out *http.Request) (*http.Response, Failure, error) {
 				}
 			}
 		}
-		resp, fail, err := c.roundTrip(out, x.last, x.expect)
+		resp, fail, err := x.send(c, out)
 		if err == nil {
 			x.conn = c
 			return resp, FailNone, nil
@@ -54,6 +57,20 @@ func (x *exchange) do(out *http.Request) (*http.Response, Failure, error) {
 			return nil, fail, err
 		}
 	}
+}
+
+// send is one attempt over one connection. A peer that does not ask for the body in time is cut off.
+func (x *exchange) send(c *conn, out *http.Request) (*http.Response, Failure, error) {
+	if x.expect && x.patience > 0 {
+		body := x.last
+		t := time.AfterFunc(x.patience, func() {
+			if !body.asked.Load() {
+				c.close()
+			}
+		})
+		defer t.Stop()
+	}
+	return c.roundTrip(out, x.last, x.expect)
 }
 
 // state returns what a further try could send as the body.

@@ -5,6 +5,7 @@ import (
 	"crypto/sha256"
 	"crypto/subtle"
 	"errors"
+	"io"
 	"net"
 	"net/http"
 	"net/textproto"
@@ -90,12 +91,11 @@ func (h *Handler) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 		fault(w, http.StatusBadRequest, FailDenied, "no machine named: only a backhaul.Transport can be served here")
 		return
 	}
-	if r.ContentLength != 0 {
-		// Answers, bounces above all, do not wait for the end of the request's body.
-		http.NewResponseController(w).EnableFullDuplex() //nolint:errcheck // HTTP/2 always is
-	}
 	h.active.Add(1)
 	defer h.leave()
+	if r.ContentLength != 0 && r.Header["Expect"] == nil {
+		defer h.duplex(w, r)()
+	}
 	gate := h.fleet.Gate(t.app, t.id)
 	switch {
 	case h.draining.Load():
@@ -118,6 +118,38 @@ func (h *Handler) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 		return
 	}
 	h.forward(w, r, t, &m, gate, load.Epoch)
+}
+
+// duplex lets answers, bounces above all, go out before the request's body has come. (A body that is waited for with
+// Expect needs no such help.) The function it returns ends the request: the answer first, then what is left of the body,
+// which net/http must not find unread (golang/go#68560: a panic on the next request of the connection).
+func (h *Handler) duplex(w http.ResponseWriter, r *http.Request) (end func()) {
+	c := http.NewResponseController(w)
+	if c.EnableFullDuplex() != nil {
+		return func() {} // HTTP/2 always is
+	}
+	body := &ending{ReadCloser: r.Body}
+	r.Body = body
+	return func() {
+		if !body.ended.Load() {
+			c.Flush() //nolint:errcheck // the next read or write tells
+			body.Close()
+		}
+	}
+}
+
+// ending notes that a body has been read to its end.
+type ending struct {
+	io.ReadCloser
+	ended atomic.Bool
+}
+
+func (e *ending) Read(p []byte) (int, error) {
+	n, err := e.ReadCloser.Read(p)
+	if err == io.EOF {
+		e.ended.Store(true)
+	}
+	return n, err
 }
 
 // knows compares keys in constant time.

@@ -1,0 +1,246 @@
+package backhaul
+
+import (
+	"context"
+	"errors"
+	"net/http"
+	"sync/atomic"
+	"time"
+
+	"github.com/ebbkit/ebb/balance"
+)
+
+// flight is one request on its way.
+type flight struct {
+	t    *Transport
+	req  *http.Request
+	body *source // nil: none
+
+	want  balance.Request
+	spent spent
+
+	// Of the present try.
+	held bool
+	res  balance.Reservation
+	gate *balance.Gate // entered by us
+	conn *conn         // to go back to its pool when the answer has been read
+	pool *pool
+	try  Try
+
+	answered bool
+	over     atomic.Bool
+	outcome  balance.Outcome // when there is no answer
+
+	start, tried time.Time
+	waited       time.Duration
+	first        time.Duration
+	bounces      int
+	failed       error // the last failed try
+	status       int
+	received     atomic.Int64
+}
+
+// run acquires and tries until there is an answer.
+func (f *flight) run() (*http.Response, error) {
+	want, err := f.t.c.Route(f.req)
+	if err != nil {
+		return nil, err
+	}
+	f.want = want
+	for {
+		if err := f.acquire(); err != nil {
+			return nil, err
+		}
+		resp, next, err := f.attempt()
+		switch {
+		case resp != nil:
+			return resp, nil
+		case next == giveUp:
+			return nil, err
+		case next == elsewhere:
+			f.want.Tried = append(f.want.Tried, f.try.Machine)
+		case next == newRound:
+			if err := f.pause(); err != nil {
+				return nil, err
+			}
+		}
+	}
+}
+
+// acquire gets a reservation from the picker.
+func (f *flight) acquire() error {
+	ctx := f.req.Context()
+	for {
+		if ctx.Err() != nil {
+			f.outcome = balance.Canceled
+			return context.Cause(ctx)
+		}
+		tried := len(f.want.Tried)
+		began := time.Now()
+		res, err := f.t.picker.Acquire(ctx, &f.want)
+		f.tried = time.Now()
+		waited := f.tried.Sub(began)
+		f.waited += waited
+		if err == nil {
+			f.res, f.held = res, true
+			if tried > 0 && len(f.want.Tried) == 0 && f.spent.exhausted(f.t.limits) == giveUp {
+				f.release(balance.Bounced)
+				return f.unavailable(nil)
+			}
+			m := f.res.Machine()
+			f.try = Try{App: f.want.App, Machine: m.ID, Owner: m.Owner, Region: m.Region, N: f.try.N + 1, Local: f.res.Gate() != nil, Waited: waited}
+			return nil
+		}
+		if ctx.Err() != nil {
+			f.outcome = balance.Canceled
+			return context.Cause(ctx)
+		}
+		// What is left has been tried: all of it may be tried again in a new round.
+		if nm, ok := errors.AsType[*balance.NoMachineError](err); ok && nm.Excluded > 0 && f.spent.exhausted(f.t.limits) == newRound {
+			if err := f.pause(); err != nil {
+				return err
+			}
+			continue
+		}
+		return f.unavailable(err)
+	}
+}
+
+// unavailable is the error when the picker finds nothing. After a failed try with no bounce since, that failure is what
+// the client should hear of.
+func (f *flight) unavailable(err error) error {
+	f.outcome = balance.Bounced
+	if f.failed != nil && (err == nil || errors.Is(err, balance.ErrNoMachine)) {
+		return f.failed
+	}
+	return &UnavailableError{App: f.want.App, Tries: f.try.N, Bounces: f.bounces, Err: err}
+}
+
+// pause begins a new round.
+func (f *flight) pause() error {
+	clear(f.want.Tried)
+	f.want.Tried = f.want.Tried[:0]
+	ctx := f.req.Context()
+	t := time.NewTimer(f.spent.pause())
+	defer t.Stop()
+	select {
+	case <-t.C:
+		return nil
+	case <-ctx.Done():
+		f.outcome = balance.Canceled
+		return context.Cause(ctx)
+	}
+}
+
+// attempt tries the machine that is reserved. Without an answer the reservation has been released.
+func (f *flight) attempt() (*http.Response, verdict, error) {
+	t := f.t
+	if t.c.Trace.Try != nil {
+		t.c.Trace.Try(f.try)
+	}
+	x := exchange{body: f.body}
+	var resp *http.Response
+	var fail Failure
+	var err error
+	bounce, load := balance.Admitted, balance.Load{}
+	if g := f.res.Gate(); g != nil {
+		resp, bounce, load, fail, err = f.local(g, &x)
+	} else {
+		resp, bounce, load, fail, err = f.remote(&x)
+	}
+	f.conn, f.pool = x.conn, x.pool
+	if bounce != balance.Admitted {
+		next := f.refused(bounce, load)
+		if next == giveUp {
+			err = f.unavailable(nil)
+		}
+		return nil, next, err
+	}
+	if err != nil {
+		return nil, f.broke(fail, err, x.state()), err
+	}
+	f.status = resp.StatusCode
+	f.first = time.Since(f.start)
+	f.wrap(resp)
+	return resp, giveUp, nil
+}
+
+// refused notes a bounce.
+func (f *flight) refused(b balance.Bounce, l balance.Load) verdict {
+	f.bounces++
+	f.failed = nil
+	if hook := f.t.c.Trace.Bounce; hook != nil {
+		hook(Bounced{Try: f.try, Reason: b, Load: l, Took: time.Since(f.tried)})
+	}
+	f.release(balance.Bounced)
+	return f.spent.bounced(f.t.limits)
+}
+
+// broke notes a failed try.
+func (f *flight) broke(fail Failure, err error, body bodyState) verdict {
+	f.outcome = balance.Errored
+	if f.req.Context().Err() != nil || fail == FailClient {
+		f.outcome = balance.Canceled // says nothing about the machine
+		fail = FailClient
+	} else {
+		f.failed = err
+	}
+	v := f.spent.failed(f.t.limits, fail, f.t.c.Idempotent(f.req), body)
+	if v == giveUp {
+		return v // finish releases
+	}
+	if hook := f.t.c.Trace.Retry; hook != nil {
+		hook(Retried{Try: f.try, Failure: fail, Err: err, Took: time.Since(f.tried)})
+	}
+	f.release(f.outcome)
+	return v
+}
+
+// release ends the present try.
+func (f *flight) release(o balance.Outcome) {
+	if !f.held {
+		return
+	}
+	f.held = false
+	if f.conn != nil {
+		f.pool.put(f.conn)
+		f.conn = nil
+	}
+	if f.gate != nil {
+		f.gate.Leave()
+		f.gate = nil
+	}
+	f.res.Release(o)
+}
+
+// finish ends the request, once.
+func (f *flight) finish(o balance.Outcome, err error) {
+	if !f.over.CompareAndSwap(false, true) {
+		return
+	}
+	f.release(o)
+	if f.body != nil {
+		f.body.close()
+		f.t.kept.Add(-int64(f.body.keep))
+	}
+	if hook := f.t.c.Trace.Done; hook != nil {
+		d := Done{
+			Try: f.try, Outcome: o, Status: f.status, Err: err,
+			Tries: f.try.N, Bounces: f.bounces, Failures: f.spent.failures,
+			Waited: f.waited, First: f.first, Total: time.Since(f.start), Received: f.received.Load(),
+		}
+		if f.body != nil {
+			d.Sent = f.body.read.Load()
+		}
+		hook(d)
+	}
+}
+
+// unwind ends the request when RoundTrip panics.
+func (f *flight) unwind() {
+	if !f.answered {
+		f.finish(balance.Canceled, errPanic)
+	}
+}
+
+var errPanic = errors.New("backhaul: panic on the way")

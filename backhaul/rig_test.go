@@ -1,0 +1,150 @@
+package backhaul
+
+import (
+	"cmp"
+	"context"
+	"fmt"
+	"net"
+	"net/http"
+	"net/http/httptest"
+	"net/http/httputil"
+	"testing"
+	"time"
+
+	"github.com/ebbkit/ebb/balance"
+)
+
+const testKey = "s3cret-of-the-hop"
+
+// rig is an edge, a worker and their machines, joined by real sockets.
+type rig struct {
+	t      testing.TB
+	edge   *balance.Fleet
+	b      *balance.Balancer
+	worker *balance.Fleet
+	watch  *balance.Watcher
+
+	handler   *Handler
+	hop       *httptest.Server
+	transport *Transport
+	front     *httptest.Server // a ReverseProxy over transport
+	gates     map[balance.MachineID]*balance.Gate
+}
+
+type rigConfig struct {
+	app     balance.App
+	config  Config
+	handler HandlerConfig
+	picker  func(*balance.Balancer) Picker // nil: NoWait
+	local   bool                           // one process: no hop
+	wrapHop func(http.Handler) http.Handler
+}
+
+func newRig(t testing.TB, c rigConfig) *rig {
+	t.Helper()
+	r := &rig{t: t, gates: map[balance.MachineID]*balance.Gate{}}
+	var err error
+	must := func(err error) {
+		t.Helper()
+		if err != nil {
+			t.Fatal(err)
+		}
+	}
+	r.edge, err = balance.NewFleet(balance.FleetConfig{Node: "edge", Region: "nrt"})
+	must(err)
+	r.worker = r.edge
+	if !c.local {
+		r.worker, err = balance.NewFleet(balance.FleetConfig{Node: "worker", Region: "nrt"})
+		must(err)
+		r.watch = r.worker.Watch()
+	}
+	r.b, err = balance.New(r.edge, balance.Config{})
+	must(err)
+	c.app.ID = cmp.Or(c.app.ID, "web")
+	must(r.worker.Apply(balance.PutApp{App: c.app}))
+	r.sync()
+	c.handler.Key = cmp.Or(c.handler.Key, testKey)
+	r.handler, err = NewHandler(r.worker, c.handler)
+	must(err)
+	var hop http.Handler = r.handler
+	if c.wrapHop != nil {
+		hop = c.wrapHop(hop)
+	}
+	r.hop = httptest.NewServer(hop)
+	t.Cleanup(r.hop.Close)
+	c.config.Key = cmp.Or(c.config.Key, testKey)
+	c.config.Node = "edge"
+	if c.config.Dial == nil {
+		c.config.Dial = func(ctx context.Context, owner balance.NodeID) (net.Conn, error) {
+			var d net.Dialer
+			return d.DialContext(ctx, "tcp", r.hop.Listener.Addr().String())
+		}
+	}
+	var p Picker = NoWait(r.b)
+	if c.picker != nil {
+		p = c.picker(r.b)
+	}
+	r.transport, err = NewTransport(p, c.config)
+	must(err)
+	t.Cleanup(r.transport.Close)
+	r.front = httptest.NewServer(&httputil.ReverseProxy{
+		Rewrite:      func(p *httputil.ProxyRequest) { p.Out.URL.Scheme, p.Out.URL.Host = "http", string(c.app.ID) },
+		Transport:    r.transport,
+		ErrorHandler: ErrorHandler,
+	})
+	t.Cleanup(r.front.Close)
+	return r
+}
+
+// sync carries rows from the worker to the edge. Tests that want a late edge do not call it.
+func (r *rig) sync() {
+	if r.watch != nil {
+		if err := r.edge.Apply(r.watch.Take()...); err != nil {
+			r.t.Fatal(err)
+		}
+	}
+}
+
+// host adds a started machine that listens at addr.
+func (r *rig) host(id balance.MachineID, addr string) *balance.Gate {
+	r.t.Helper()
+	g, err := r.worker.Host(balance.Machine{ID: id, App: "web", Region: "nrt", Addr: addr})
+	if err != nil {
+		r.t.Fatal(err)
+	}
+	token, _ := g.Start(0)
+	g.Ready(token)
+	r.gates[id] = g
+	r.sync()
+	return g
+}
+
+// serve adds a started machine with a handler.
+func (r *rig) serve(id balance.MachineID, h http.Handler) *balance.Gate {
+	s := httptest.NewServer(h)
+	r.t.Cleanup(s.Close)
+	return r.host(id, s.Listener.Addr().String())
+}
+
+func says(s string) http.Handler {
+	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) { fmt.Fprint(w, s) })
+}
+
+// quiet waits until nothing is in flight anywhere, and fails if that does not come.
+func (r *rig) quiet() {
+	r.t.Helper()
+	deadline := time.Now().Add(20 * time.Second)
+	for {
+		n := r.b.InFlight("web") + r.handler.InFlight()
+		for _, g := range r.gates {
+			n += g.InFlight()
+		}
+		if n == 0 && r.transport.kept.Load() == 0 {
+			return
+		}
+		if time.Now().After(deadline) {
+			r.t.Fatalf("%d still in flight, %d bytes kept", n, r.transport.kept.Load())
+		}
+		time.Sleep(time.Millisecond) // polls for what has no event
+	}
+}

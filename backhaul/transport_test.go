@@ -1,0 +1,572 @@
+package backhaul
+
+import (
+	"bytes"
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"net"
+	"net/http"
+	"strings"
+	"sync"
+	"sync/atomic"
+	"testing"
+	"time"
+
+	"github.com/ebbkit/ebb/balance"
+)
+
+// log keeps what a Trace told, as short lines.
+type log struct {
+	mu    sync.Mutex
+	lines []string
+	done  []Done
+}
+
+func (l *log) add(format string, args ...any) {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	l.lines = append(l.lines, fmt.Sprintf(format, args...))
+}
+
+func (l *log) trace() Trace {
+	return Trace{
+		Bounce: func(b Bounced) { l.add("%s bounced: %s", b.Try.Machine, b.Reason) },
+		Retry:  func(r Retried) { l.add("%s failed: %s", r.Try.Machine, r.Failure) },
+		Done: func(d Done) {
+			l.mu.Lock()
+			defer l.mu.Unlock()
+			l.done = append(l.done, d)
+		},
+	}
+}
+
+func (l *log) String() string {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	return strings.Join(l.lines, ", ")
+}
+
+// last returns the last Done and checks that each of n requests had one.
+func (l *log) last(t *testing.T, n int) Done {
+	t.Helper()
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	if len(l.done) != n {
+		t.Fatalf("%d requests ended, want %d", len(l.done), n)
+	}
+	return l.done[n-1]
+}
+
+func fetch(t *testing.T, c *http.Client, req *http.Request) (*http.Response, string) {
+	t.Helper()
+	resp, err := c.Do(req)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer resp.Body.Close()
+	b, err := io.ReadAll(resp.Body)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return resp, string(b)
+}
+
+func request(t *testing.T, method, url string, body io.Reader) *http.Request {
+	t.Helper()
+	req, err := http.NewRequestWithContext(t.Context(), method, url, body)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return req
+}
+
+// fill takes all the slots that are left at a gate.
+func fill(t *testing.T, g *balance.Gate, n int) (leave func()) {
+	t.Helper()
+	for range n {
+		if _, b := g.Admit(0, 0); b != balance.Admitted {
+			t.Fatal("cannot fill:", b)
+		}
+	}
+	return func() {
+		for range n {
+			g.Leave()
+		}
+	}
+}
+
+// first prefers machines in the order of their IDs, so that tests know who is tried.
+var first = balance.StrategyFunc(func(v *balance.View, r balance.Request) (slot balance.Slot, ok bool) {
+	var best, c balance.Candidate
+	for i := range v.Regions() {
+		for j := range v.Len(i, balance.TierReady) {
+			if s := v.Slot(i, balance.TierReady, j); v.Usable(s, &r, &c) && (!ok || c.ID < best.ID) {
+				slot, best, ok = s, c, true
+			}
+		}
+	}
+	return slot, ok
+})
+
+// roomy is an app whose machines take 50 requests each.
+var roomy = balance.App{ID: "web", Strategy: first, Limits: balance.Limits{Hard: 50}}
+
+func TestABouncedRequestGoesElsewhere(t *testing.T) {
+	var l log
+	r := newRig(t, rigConfig{app: roomy, config: Config{Trace: l.trace()}})
+	g1 := r.serve("m1", says("one"))
+	r.serve("m2", says("two"))
+	leave := fill(t, g1, 50) // somebody else's request, of which this edge has not heard
+	_, body := fetch(t, r.front.Client(), request(t, "GET", r.front.URL, nil))
+	if want := "m1 bounced: full"; body != "two" || l.String() != want {
+		t.Errorf("got %q, %s; want two, %s", body, &l, want)
+	}
+	// The bounce has brought m1's load: the next request does not try it.
+	_, body = fetch(t, r.front.Client(), request(t, "GET", r.front.URL, nil))
+	if want := "m1 bounced: full"; body != "two" || l.String() != want {
+		t.Errorf("second: got %q, %s; want two and no further bounce", body, &l)
+	}
+	leave()
+	r.quiet()
+	if d := l.last(t, 2); d.Tries != 1 || d.Status != 200 || d.Outcome != balance.Done || d.Received != 3 {
+		t.Errorf("done: %+v", d)
+	}
+}
+
+func TestEveryBounceIsTriedElsewhere(t *testing.T) {
+	for _, tt := range []struct {
+		name string
+		do   func(r *rig, g *balance.Gate)
+		want string
+	}{
+		{"closing", func(r *rig, g *balance.Gate) { gen, _ := g.Cordon(); g.Close(gen, false) }, "m1 bounced: closing"},
+		{"stopped", func(r *rig, g *balance.Gate) { g.Exited(1, true) }, "m1 bounced: stopped"},
+		{"gone", func(r *rig, g *balance.Gate) {
+			r.worker.Apply(balance.RemoveMachine{App: "web", ID: "m1", Version: balance.Version{Incarnation: 9}})
+		}, "m1 bounced: not-here"},
+	} {
+		t.Run(tt.name, func(t *testing.T) {
+			var l log
+			r := newRig(t, rigConfig{app: roomy, config: Config{Trace: l.trace()}})
+			g := r.serve("m1", says("one"))
+			r.serve("m2", says("two"))
+			tt.do(r, g) // the edge's rows are late
+			for _, method := range []string{"GET", "POST"} {
+				l.lines = nil
+				_, body := fetch(t, r.front.Client(), request(t, method, r.front.URL, strings.NewReader("hello")))
+				if body != "two" || l.String() != tt.want {
+					t.Errorf("%s: got %q, %s; want two, %s", method, body, &l, tt.want)
+				}
+			}
+			r.quiet()
+		})
+	}
+}
+
+// waiting is a picker with a waiting room, as autostart has it.
+type waiting struct {
+	b    *balance.Balancer
+	room chan struct{}
+	park func()
+}
+
+func newWaiting(park func()) func(b *balance.Balancer) Picker {
+	return func(b *balance.Balancer) Picker {
+		w := &waiting{b: b, room: make(chan struct{}, 1), park: park}
+		b.OnRoom(func(balance.AppID) {
+			select {
+			case w.room <- struct{}{}:
+			default:
+			}
+		})
+		return w
+	}
+}
+
+func (w *waiting) Acquire(ctx context.Context, r *balance.Request) (balance.Reservation, error) {
+	for {
+		res, err := w.b.Pick(*r)
+		if err == nil || !errors.Is(err, balance.ErrNoMachine) {
+			return res, err
+		}
+		r.Tried = nil
+		w.park()
+		select {
+		case <-w.room:
+		case <-ctx.Done():
+			return res, ctx.Err()
+		}
+	}
+}
+
+func TestWhenAllAreFullTheRequestParks(t *testing.T) {
+	var l log
+	var r *rig
+	var leave atomic.Pointer[func()]
+	r = newRig(t, rigConfig{app: roomy, config: Config{Trace: l.trace()}, picker: newWaiting(func() {
+		if f := leave.Swap(nil); f != nil {
+			(*f)()                              // a slot gets free while the request waits
+			r.b.Tick(time.Now().Add(time.Hour)) // and the edge dares to try again
+		}
+	})})
+	r.b.Tick(time.Now())
+	g1, g2 := r.serve("m1", says("one")), r.serve("m2", says("two"))
+	l1, l2 := fill(t, g1, 50), fill(t, g2, 50)
+	leave.Store(&l2)
+	_, body := fetch(t, r.front.Client(), request(t, "POST", r.front.URL, strings.NewReader("hello")))
+	if body != "two" {
+		t.Errorf("got %q (%s), want two", body, &l)
+	}
+	if got := l.String(); !strings.HasPrefix(got, "m1 bounced: full, m2 bounced: full") {
+		t.Errorf("got %s", got)
+	}
+	l1()
+	r.quiet()
+}
+
+func TestWithoutAWaitingRoomAllFullIs503(t *testing.T) {
+	r := newRig(t, rigConfig{app: roomy, config: Config{Rounds: 2}})
+	leave := fill(t, r.serve("m1", says("one")), 50)
+	resp, body := fetch(t, r.front.Client(), request(t, "GET", r.front.URL, nil))
+	if resp.StatusCode != 503 || resp.Header.Get("Retry-After") != "1" || !strings.Contains(body, "hard limit") {
+		t.Errorf("got %d %v %q", resp.StatusCode, resp.Header, body)
+	}
+	leave()
+	r.quiet()
+}
+
+func TestAMachineThatRefusesConnectionsIsPassedOver(t *testing.T) {
+	for _, local := range []bool{false, true} {
+		t.Run(fmt.Sprintf("local=%v", local), func(t *testing.T) {
+			var l log
+			r := newRig(t, rigConfig{app: roomy, local: local, config: Config{Trace: l.trace()}})
+			dead, err := net.Listen("tcp", "127.0.0.1:0")
+			if err != nil {
+				t.Fatal(err)
+			}
+			dead.Close()
+			r.host("m1", dead.Addr().String())
+			var posts atomic.Int32
+			r.serve("m2", http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+				posts.Add(1)
+				io.Copy(w, r.Body)
+			}))
+			big := strings.Repeat("x", 300<<10) // not kept, but nobody has asked for it yet
+			for i, send := range []string{"hello", big} {
+				l.lines = nil
+				_, body := fetch(t, r.front.Client(), request(t, "POST", r.front.URL, strings.NewReader(send)))
+				if want := "m1 failed: dial"; body != send || l.String() != want || posts.Load() != int32(i+1) {
+					t.Errorf("%d bytes: got %d bytes, %s, executed %d times; want %s, once", len(send), len(body), &l, posts.Load(), want)
+				}
+			}
+			r.quiet()
+		})
+	}
+}
+
+// cutter is a machine that reads a request and hangs up, and counts how often.
+func cutter(t *testing.T, answer string) (addr string, served *atomic.Int32) {
+	t.Helper()
+	l, err := net.Listen("tcp", "127.0.0.1:0")
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { l.Close() })
+	served = new(atomic.Int32)
+	go func() {
+		for {
+			c, err := l.Accept()
+			if err != nil {
+				return
+			}
+			go func() {
+				defer c.Close()
+				head := make([]byte, 0, 4096)
+				for !bytes.Contains(head, []byte("\r\n\r\n")) {
+					n, err := c.Read(head[len(head):cap(head)])
+					if err != nil {
+						return
+					}
+					head = head[:len(head)+n]
+				}
+				served.Add(1)
+				io.WriteString(c, answer)
+				if answer != "" {
+					io.Copy(io.Discard, c) // let it be read before the connection dies
+				}
+			}()
+		}
+	}()
+	return l.Addr().String(), served
+}
+
+func TestAMachineThatDiesUnderARequest(t *testing.T) {
+	for _, local := range []bool{false, true} {
+		for _, tt := range []struct {
+			method, body, idem string
+			want               string
+		}{
+			{method: "GET", want: "two"},
+			{method: "OPTIONS", want: "two"},
+			{method: "POST", body: "pay once"},
+			{method: "POST", body: "pay once", idem: "k1", want: "two"},
+			{method: "PUT", body: "x"},
+			{method: "POST", body: strings.Repeat("large ", 100<<10), idem: "k1"}, // idempotent, but gone
+		} {
+			t.Run(fmt.Sprintf("local=%v/%s/%d bytes/key=%s", local, tt.method, len(tt.body), tt.idem), func(t *testing.T) {
+				var l log
+				r := newRig(t, rigConfig{app: roomy, local: local, config: Config{Trace: l.trace()}})
+				addr, served := cutter(t, "")
+				r.host("m1", addr)
+				var second atomic.Int32
+				r.serve("m2", http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+					second.Add(1)
+					io.Copy(io.Discard, r.Body)
+					io.WriteString(w, "two")
+				}))
+				req := request(t, tt.method, r.front.URL, strings.NewReader(tt.body))
+				if tt.body == "" {
+					req = request(t, tt.method, r.front.URL, nil)
+				}
+				if tt.idem != "" {
+					req.Header.Set("Idempotency-Key", tt.idem)
+				}
+				resp, body := fetch(t, r.front.Client(), req)
+				if served.Load() != 1 {
+					t.Errorf("m1 got it %d times", served.Load())
+				}
+				if tt.want != "" {
+					if body != tt.want || second.Load() != 1 || l.String() != "m1 failed: reset" {
+						t.Errorf("got %q, m2 %d times, %s", body, second.Load(), &l)
+					}
+				} else if resp.StatusCode != 502 || second.Load() != 0 || !strings.Contains(body, "maybe executed") {
+					t.Errorf("got %d %q, m2 %d times; want 502 and no second execution", resp.StatusCode, body, second.Load())
+				}
+				r.quiet()
+				d := l.last(t, 1)
+				if tt.want == "" && (d.Err == nil || d.Outcome != balance.Errored) {
+					t.Errorf("done: %+v", d)
+				}
+			})
+		}
+	}
+}
+
+func TestAnAnswerThatIsNoHTTP(t *testing.T) {
+	for name, answer := range map[string]string{
+		"garbage":      "SSH-2.0-OpenSSH_9.6\r\n",
+		"endless head": "HTTP/1.1 200 OK\r\nX: " + strings.Repeat("x", 2<<20) + "\r\n\r\n",
+	} {
+		t.Run(name, func(t *testing.T) {
+			r := newRig(t, rigConfig{app: roomy})
+			addr, served := cutter(t, answer)
+			r.host("m1", addr)
+			r.serve("m2", says("two"))
+			resp, body := fetch(t, r.front.Client(), request(t, "GET", r.front.URL, nil))
+			if resp.StatusCode != 502 || !strings.Contains(body, "malformed") || served.Load() != 1 {
+				t.Errorf("got %d %q, %d times", resp.StatusCode, body, served.Load())
+			}
+			r.quiet()
+		})
+	}
+}
+
+func TestAnAnswerThatBreaksOffIsNotTakenForWhole(t *testing.T) {
+	for _, local := range []bool{false, true} {
+		t.Run(fmt.Sprintf("local=%v", local), func(t *testing.T) {
+			var l log
+			r := newRig(t, rigConfig{app: roomy, local: local, config: Config{Trace: l.trace()}})
+			r.serve("m1", http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+				w.Header().Set("Content-Length", "100000")
+				io.WriteString(w, strings.Repeat("half", 10<<10)) // more than a server holds back
+				w.(http.Flusher).Flush()
+				panic(http.ErrAbortHandler)
+			}))
+			r.serve("m2", says("two"))
+			resp, err := r.front.Client().Do(request(t, "GET", r.front.URL, nil))
+			if err == nil {
+				_, err = io.ReadAll(resp.Body)
+				resp.Body.Close()
+			}
+			if err == nil {
+				t.Error("the client took half an answer for a whole one")
+			}
+			r.quiet()
+			if d := l.last(t, 1); d.Outcome != balance.Errored || d.Tries != 1 {
+				t.Errorf("done: %+v", d)
+			}
+		})
+	}
+}
+
+func TestNoAnswerInTime(t *testing.T) {
+	stuck := make(chan struct{})
+	var l log
+	r := newRig(t, rigConfig{app: roomy,
+		config:  Config{Trace: l.trace(), Failures: 1},
+		handler: HandlerConfig{HeaderTimeout: 50 * time.Millisecond},
+	})
+	var n atomic.Int32
+	block := http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		n.Add(1)
+		select {
+		case <-stuck:
+		case <-r.Context().Done():
+		}
+	})
+	r.serve("m1", block)
+	r.serve("m2", block)
+	resp, body := fetch(t, r.front.Client(), request(t, "GET", r.front.URL, nil))
+	if resp.StatusCode != 504 || n.Load() != 2 || l.String() != "m1 failed: timeout" {
+		t.Errorf("GET: got %d %q, %d times, %s", resp.StatusCode, body, n.Load(), &l)
+	}
+	n.Store(0)
+	resp, _ = fetch(t, r.front.Client(), request(t, "POST", r.front.URL, strings.NewReader("x")))
+	if resp.StatusCode != 504 || n.Load() != 1 {
+		t.Errorf("POST: got %d, %d times", resp.StatusCode, n.Load())
+	}
+	close(stuck)
+	r.quiet()
+}
+
+func TestAPooledConnectionThatDiedIsNoFailure(t *testing.T) {
+	for _, local := range []bool{false, true} {
+		t.Run(fmt.Sprintf("local=%v", local), func(t *testing.T) {
+			var l log
+			r := newRig(t, rigConfig{app: roomy, local: local, config: Config{Trace: l.trace()}})
+			var conns []net.Conn
+			var mu sync.Mutex
+			s := &http.Server{Handler: says("one"), ConnState: func(c net.Conn, s http.ConnState) {
+				if s == http.StateNew {
+					mu.Lock()
+					conns = append(conns, c)
+					mu.Unlock()
+				}
+			}}
+			ln, err := net.Listen("tcp", "127.0.0.1:0")
+			if err != nil {
+				t.Fatal(err)
+			}
+			go s.Serve(ln)
+			defer s.Close()
+			r.host("m1", ln.Addr().String())
+			for range 20 {
+				_, body := fetch(t, r.front.Client(), request(t, "POST", r.front.URL, strings.NewReader("x")))
+				if body != "one" {
+					t.Fatalf("got %q", body)
+				}
+				pool := r.handler.machines
+				if local {
+					pool = r.transport.machines
+				}
+				// Close from the machine's side and wait until the pool can know.
+				mu.Lock()
+				for _, c := range conns {
+					c.Close()
+				}
+				conns = nil
+				mu.Unlock()
+				pe := pool.peer("m1")
+				for alive := true; alive; {
+					pe.mu.Lock()
+					alive = len(pe.idle) > 0 && pe.idle[0].free()
+					pe.mu.Unlock()
+				}
+			}
+			if l.String() != "" {
+				t.Errorf("got %s, want nothing to retry", &l)
+			}
+			r.quiet()
+		})
+	}
+}
+
+func TestAClientThatLeavesFreesTheMachine(t *testing.T) {
+	for _, local := range []bool{false, true} {
+		t.Run(fmt.Sprintf("local=%v", local), func(t *testing.T) {
+			var l log
+			r := newRig(t, rigConfig{app: roomy, local: local, config: Config{Trace: l.trace()}})
+			began, left := make(chan struct{}), make(chan struct{})
+			r.serve("m1", http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+				if r.URL.Path == "/stream" {
+					w.Write([]byte("first"))
+					w.(http.Flusher).Flush()
+				}
+				close(began)
+				<-r.Context().Done()
+				close(left)
+			}))
+			for _, path := range []string{"/wait", "/stream"} {
+				began, left = make(chan struct{}), make(chan struct{})
+				ctx, cancel := context.WithCancel(t.Context())
+				req, _ := http.NewRequestWithContext(ctx, "GET", r.front.URL+path, nil)
+				go func() {
+					<-began
+					cancel()
+				}()
+				resp, err := r.front.Client().Do(req)
+				if err == nil {
+					io.Copy(io.Discard, resp.Body)
+					resp.Body.Close()
+				}
+				<-left
+				r.quiet()
+			}
+			if d := l.last(t, 2); d.Outcome != balance.Canceled {
+				t.Errorf("done: %+v", d)
+			}
+		})
+	}
+}
+
+func TestABodyThatBreaksOffIsNotTheMachinesFault(t *testing.T) {
+	for _, local := range []bool{false, true} {
+		for _, size := range []int{10, 1 << 20} {
+			t.Run(fmt.Sprintf("local=%v/%d", local, size), func(t *testing.T) {
+				var l log
+				r := newRig(t, rigConfig{app: roomy, local: local, config: Config{Trace: l.trace()}})
+				r.serve("m1", http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) { io.Copy(io.Discard, r.Body) }))
+				broken := errors.New("the disk is gone")
+				req := request(t, "POST", "http://web/", io.MultiReader(strings.NewReader("half"), iotestErr{broken}))
+				req.ContentLength = int64(size)
+				_, err := r.transport.RoundTrip(req)
+				if !errors.Is(err, broken) {
+					t.Errorf("got %v, want %v", err, broken)
+				}
+				r.quiet()
+				if d := l.last(t, 1); d.Outcome != balance.Canceled || d.Tries != 1 {
+					t.Errorf("done: %+v", d)
+				}
+			})
+		}
+	}
+}
+
+type iotestErr struct{ err error }
+
+func (e iotestErr) Read([]byte) (int, error) { return 0, e.err }
+
+func TestAPanicReleasesWhatIsHeld(t *testing.T) {
+	for name, c := range map[string]Config{
+		"trace": {Trace: Trace{Try: func(Try) { panic("hook") }}},
+		"dial":  {Dial: func(context.Context, balance.NodeID) (net.Conn, error) { panic("dial") }},
+		"idempotent": {Idempotent: func(*http.Request) bool { panic("idempotent") },
+			Dial: func(context.Context, balance.NodeID) (net.Conn, error) { return nil, errors.New("no") }},
+	} {
+		t.Run(name, func(t *testing.T) {
+			r := newRig(t, rigConfig{app: roomy, config: c})
+			r.serve("m1", says("one"))
+			func() {
+				defer func() {
+					if recover() == nil {
+						t.Error("no panic")
+					}
+				}()
+				r.transport.RoundTrip(request(t, "POST", "http://web/", strings.NewReader("x")))
+			}()
+			r.quiet()
+		})
+	}
+}

@@ -1,0 +1,118 @@
+package backhaul
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"net"
+	"net/http"
+
+	"github.com/ebbkit/ebb/balance"
+)
+
+// machineError describes a failed try.
+func (f *flight) machineError(fail Failure, err error) error {
+	if _, ok := errors.AsType[*bodyError](err); ok || f.req.Context().Err() != nil {
+		return err
+	}
+	return &MachineError{App: f.want.App, Machine: f.try.Machine, Owner: f.try.Owner, Failure: fail, Tries: f.try.N, Err: err}
+}
+
+// local enters the gate of a machine of this process and sends the request to the machine.
+func (f *flight) local(g *balance.Gate, x *exchange) (*http.Response, balance.Bounce, balance.Load, Failure, error) {
+	m := f.res.Machine()
+	load, bounce := g.Admit(m.Epoch, m.CordonGen)
+	if bounce != balance.Admitted {
+		f.res.Observe(load)
+		return nil, bounce, load, FailNone, nil
+	}
+	f.gate = g
+	x.pool, x.name, x.epoch = f.t.machines, string(m.ID), load.Epoch
+	x.dial = func(ctx context.Context) (net.Conn, error) { return f.t.c.DialMachine(ctx, *m) }
+	resp, fail, err := x.do(f.outgoing(f.req.Context()))
+	if err != nil {
+		return nil, balance.Admitted, load, fail, f.machineError(fail, err)
+	}
+	strip(resp.Header)
+	return resp, balance.Admitted, load, FailNone, nil
+}
+
+// strip removes the headers of the hop.
+func strip(h http.Header) {
+	for k := range h {
+		if internal(k) {
+			delete(h, k)
+		}
+	}
+}
+
+// remote sends the request to the machine's owner.
+func (f *flight) remote(x *exchange) (*http.Response, balance.Bounce, balance.Load, Failure, error) {
+	t, m := f.t, f.res.Machine()
+	owner := m.Owner
+	if t.c.Dial == nil {
+		err := fmt.Errorf("backhaul: node %q owns the machine and Config.Dial is nil: set it to reach other nodes", owner)
+		return nil, balance.Admitted, balance.Load{}, FailDial, f.machineError(FailDial, err)
+	}
+	x.pool, x.name = t.owners, string(owner)
+	x.dial = func(ctx context.Context) (net.Conn, error) { return t.c.Dial(ctx, owner) }
+	x.expect, x.patience = f.body != nil && f.body.keep == 0, t.c.AdmitTimeout
+	ctx := f.req.Context()
+	if x.expect {
+		ctx = withoutContinue(ctx)
+	}
+	out := f.outgoing(ctx)
+	out.Header[headerTo] = []string{string(appendTo(make([]byte, 0, 64), to{app: m.App, id: m.ID, gen: m.CordonGen, node: t.c.Node}))}
+	if t.key != nil {
+		out.Header[headerKey] = t.key
+	}
+	if x.expect {
+		out.Header["Expect"] = expectContinue
+	}
+	resp, fail, err := x.do(out)
+	if err != nil {
+		return nil, balance.Admitted, balance.Load{}, fail, f.machineError(fail, err)
+	}
+	load, ok := balance.Load{}, false
+	if v := resp.Header[headerLoad]; len(v) > 0 {
+		if load, ok = parseLoad(v[0]); ok {
+			f.res.Observe(load)
+		}
+	}
+	if v := resp.Header[headerBounce]; len(v) > 0 {
+		discard(resp)
+		return nil, parseBounce(v[0]), load, FailNone, nil
+	}
+	if v := resp.Header[headerFault]; len(v) > 0 {
+		discard(resp)
+		fail, words := parseFault(v[0])
+		return nil, balance.Admitted, load, fail, f.machineError(fail, &ownerError{owner, words})
+	}
+	strip(resp.Header)
+	return resp, balance.Admitted, load, FailNone, nil
+}
+
+var expectContinue = []string{"100-continue"}
+
+// outgoing is the request of one try: each has its own, as the last one's body may still be on its way.
+func (f *flight) outgoing(ctx context.Context) *http.Request {
+	out := f.req.WithContext(ctx)
+	h := make(http.Header, len(f.req.Header)+3)
+	for k, v := range f.req.Header {
+		if !internal(k) && k != "Expect" {
+			h[k] = v
+		}
+	}
+	out.Header = h
+	out.GetBody = nil
+	out.Close = false
+	out.Cancel = nil //nolint:staticcheck // deprecated, and not for the hop
+	out.Body = nil
+	switch {
+	case f.body == nil:
+		out.ContentLength = 0
+	case out.ContentLength == 0:
+		out.ContentLength = -1 // a body of unknown length
+	}
+	return out
+}
