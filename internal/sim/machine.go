@@ -33,6 +33,10 @@ type machine struct {
 	coming   int // sent to this machine and still on the way
 	served   int
 	errored  int
+	starts   int
+	runs     bool    // started, starting or stopping, since
+	runsFrom int64   // then
+	ran      int64   // nanoseconds before that
 	most     int     // the most in flight at a time
 	area     float64 // in flight x seconds, from the start of the run
 	areaAt   int64

@@ -38,6 +38,7 @@ const sickWork = 1e-3
 func (s *Sim) publish(m *machine) {
 	l := m.gate.Load()
 	m.up = l.State == balance.Started
+	m.run(s.now, !l.State.Startable())
 	m.row.State, m.row.Cordon, m.row.CordonGen, m.row.Epoch = l.State, l.Cordon, l.CordonGen, l.Epoch
 	m.seq++
 	s.rows = append(s.rows, sentRow{m.row, balance.Version{Incarnation: 1, Seq: m.seq}, m.index})
@@ -48,6 +49,14 @@ func (s *Sim) publish(m *machine) {
 		}
 		s.q.push(s.now+int64(late), evRow, int32(len(s.rows)-1), int32(e))
 	}
+}
+
+// run keeps the time that the machine has to be paid for.
+func (m *machine) run(now int64, runs bool) {
+	if m.runs {
+		m.ran += now - m.runsFrom
+	}
+	m.runs, m.runsFrom = runs, now
 }
 
 type sentRow struct {
@@ -138,6 +147,7 @@ func (s *Sim) Start(i int) balance.StartAnswer {
 	m := &s.machines[i]
 	token, a := m.gate.Start(m.gate.Load().Epoch)
 	if a == balance.StartAccepted {
+		m.starts++
 		s.publish(m)
 		s.q.push(s.now+int64(s.w.Boot.draw(s.boots)*1e9), evBooted, m.index, int32(token))
 	}

@@ -14,6 +14,7 @@ const (
 	evReported             // report a reaches edge b
 	evRow                  // row a reaches edge b
 	evStep                 // step a of the world's script
+	evRound                // round a of the world comes
 	evBurst                // edge a enters or leaves a burst
 	evBooted               // the start of machine a with token b ends
 	evStopped              // the stop of machine a with token b ends

@@ -48,8 +48,10 @@ type Result struct {
 // MachineResult is what came of one machine.
 type MachineResult struct {
 	Served, Failed int
-	Most           int     // the most in flight at a time
-	Load           float64 // mean in flight over the run
+	Most           int           // the most in flight at a time
+	Load           float64       // mean in flight over the run
+	Starts         int           // since the run began
+	Ran            time.Duration // started, starting or stopping
 }
 
 // unservedCost is the latency of a request that was not served, in units of the mean work.
@@ -99,7 +101,10 @@ func (s *Sim) result(rule Rule) Result {
 	for i := range s.machines {
 		m := &s.machines[i]
 		m.count(s.now, 0)
-		out.Machines = append(out.Machines, MachineResult{m.served, m.errored, m.most, m.area / (float64(s.now) / 1e9)})
+		m.run(s.now, m.runs)
+		out.Machines = append(out.Machines, MachineResult{
+			Served: m.served, Failed: m.errored, Most: m.most, Load: m.area / (float64(s.now) / 1e9), Starts: m.starts, Ran: time.Duration(m.ran),
+		})
 	}
 	return *out
 }

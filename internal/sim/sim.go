@@ -87,6 +87,9 @@ func newSim(w World, rule Rule, seed uint64) (*Sim, error) {
 	for i := range w.Script {
 		s.q.push(int64(w.Script[i].At), evStep, int32(i), 0)
 	}
+	for i := range w.Every {
+		s.q.push(int64(w.Every[i].Period), evRound, int32(i), 0)
+	}
 	return s, nil
 }
 
@@ -109,6 +112,7 @@ func (s *Sim) makeMachines() error {
 			l := gate.Load()
 			m.row.State, m.row.Epoch = l.State, l.Epoch
 			m.up = l.State == balance.Started
+			m.run(0, m.up)
 			s.fastest = max(s.fastest, m.speed)
 			m.seq = 1
 			s.machines = append(s.machines, m)
@@ -159,6 +163,10 @@ func (s *Sim) run() {
 			s.drain(&s.edges[e.b])
 		case evStep:
 			s.w.Script[e.a].Do(s)
+		case evRound:
+			round := &s.w.Every[e.a]
+			round.Do(s)
+			s.q.push(s.now+int64(round.Period), evRound, e.a, 0)
 		case evBurst:
 			s.burst(&s.edges[e.a])
 		case evBooted:

@@ -54,8 +54,9 @@ type World struct {
 	// Tries is how many machines a request may try before it is out of luck; 0 means 6.
 	Tries int
 
-	// Script are the things that happen at given times.
+	// Script are the things that happen at given times, Every those that happen again and again: a planner's rounds.
 	Script []Step
+	Every  []Round
 
 	// Length is the time of arrivals; the run then goes on until the last request has ended. What arrives before Warm is
 	// not measured; 0 means a tenth of Length.
@@ -91,6 +92,12 @@ type Burst struct {
 type Step struct {
 	At time.Duration
 	Do func(*Sim)
+}
+
+// Round is something that happens at the end of each period.
+type Round struct {
+	Period time.Duration
+	Do     func(*Sim)
 }
 
 // Uniform returns n regions alike.
@@ -135,6 +142,11 @@ func (w World) resolve() (World, error) {
 		return bad("Burst", w.Burst, "a factor of 1 or more and phases above 0")
 	case w.Reports.Loss < 0 || w.Reports.Loss > 1:
 		return bad("Reports.Loss", w.Reports.Loss, "0 to 1")
+	}
+	for _, e := range w.Every {
+		if e.Period <= 0 {
+			return bad("Every.Period", e.Period, "above 0")
+		}
 	}
 	if w.RTT == nil {
 		w.RTT = Line(n, 2*time.Millisecond, 40*time.Millisecond)

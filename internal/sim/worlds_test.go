@@ -130,9 +130,10 @@ var worlds = []world{
 		return w
 	}},
 	{"huge", func(l lengthen) World {
-		return World{About: "10,000 machines in ten regions",
-			Regions: Uniform(10, 1000, 1), Slots: 2, Limits: limits(4), RTT: Line(10, 2*ms, 20*ms), PerOwner: 250, Reports: Reports{Every: sec, Delay: 500 * ms},
-			Work: Exponential(2 * sec), Load: 0.8, Length: l(10 * sec), Warm: l(10*sec) / 2}
+		t := max(1500*ms, l(8*sec)) // it takes a second to fill
+		return World{About: "10,000 machines in ten regions, three of them with clients",
+			Regions: append(Uniform(3, 1000, 1), Uniform(7, 1000, 0)...), Slots: 2, Limits: limits(4), RTT: Line(10, 2*ms, 20*ms), PerOwner: 250,
+			Reports: Reports{Every: sec, Delay: 500 * ms}, Work: Exponential(500 * ms), Load: 0.8 * 3 / 10, Length: t, Warm: max(sec, t/3)}
 	}},
 	nodes("nodes-20", 20, 100*ms, 8*sec), nodes("nodes-20-2s", 20, 2*sec, 160*sec), nodes("nodes-100", 100, 100*ms, 8*sec),
 }
