@@ -52,25 +52,3 @@ func TestHotPathDoesNotAllocate(t *testing.T) {
 		}
 	}
 }
-
-func BenchmarkPick(bb *testing.B) {
-	for _, s := range []struct {
-		name string
-		s    Strategy
-	}{{"closest", Closest{}}, {"leastload", LeastLoad{}}} {
-		for _, n := range []int{10, 50, 1000} {
-			bb.Run(fmt.Sprintf("strategy=%s/machines=%d/regions=1", s.name, n), func(bb *testing.B) {
-				_, b := benchFleet(bb, 1, n, Limits{Soft: 10, Hard: 20})
-				b.strategy = s.s
-				bb.ReportAllocs()
-				for bb.Loop() {
-					res, err := b.Pick(Request{App: "web"})
-					if err != nil {
-						bb.Fatal(err)
-					}
-					res.Release(Done)
-				}
-			})
-		}
-	}
-}

@@ -46,6 +46,9 @@ type App struct {
 	BootHint time.Duration
 	// KeepAlive is how long an app with no request keeps its machines above Min; 0 means downscale's default. (downscale)
 	KeepAlive time.Duration
+	// SlowStart is how long a machine that has just started takes less than its soft limit, from a tenth up; 0 means that
+	// it takes its full share at once. (balance)
+	SlowStart time.Duration
 	// Strategy overrides the balancer's; nil means the balancer's own. (balance)
 	Strategy Strategy
 }
@@ -74,6 +77,8 @@ func (a App) Validate() error {
 		return bad("BootHint", a.BootHint, "0 (unknown) or more")
 	case a.KeepAlive < 0:
 		return bad("KeepAlive", a.KeepAlive, "0 (the default) or more")
+	case a.SlowStart < 0:
+		return bad("SlowStart", a.SlowStart, "0 (off) or more")
 	}
 	if err := a.Limits.validate(); err != nil {
 		return fmt.Errorf("balance: app %q: %w", a.ID, err)

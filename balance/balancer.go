@@ -1,10 +1,9 @@
 package balance
 
 import (
-	"cmp"
 	"context"
 	"fmt"
-	"math"
+	"maps"
 	"math/rand/v2"
 	"slices"
 	"sync"
@@ -24,35 +23,41 @@ type Config struct {
 	Strategy Strategy
 	// Distance orders the regions; nil means that only the node's own region is near and all others are unknown.
 	Distance Distance
+	// Trace observes picks; nil costs nothing.
+	Trace *Trace
 }
 
-const (
-	// tickEvery moves the coarse clock, ages estimates and reads distances again. A fifth of the default age at which a
-	// report is stale, and a pick never reads a clock.
-	tickEvery = 100 * time.Millisecond
-	// fullTicks is how long a machine is left out after its owner said that it is full, unless a reply says otherwise.
-	// Short: 20-100 ms is about neutral and 300 ms hurts with short requests.
-	fullTicks = 1
-	// ageTau is the time constant with which what was last heard of others fades into the region's mean.
-	ageTau = 2 * time.Second
-)
+// tickEvery moves the coarse clock, ages estimates and reads distances again: a pick never reads a clock.
+const tickEvery = 100 * time.Millisecond
 
 // Balancer picks machines for requests on one node. All methods are safe for concurrent use.
 type Balancer struct {
 	fleet    *Fleet
 	strategy Strategy
 	distance Distance
-	apps     sync.Map // AppID -> *appBalance
-	picks    atomic.Int64
+	trace    *Trace
+	apps     atomic.Pointer[map[AppID]*appBalance] // replaced when an app comes or goes
 	room     atomic.Pointer[func(AppID)]
 
 	mu      sync.Mutex // serializes rebuilding of views
 	started time.Time  // of the coarse clock; set by the first Tick
+	peers   []NodeID   // sorted
+	order   []reach    // scratch
 }
 
 type appBalance struct {
 	app  *app
 	view atomic.Pointer[View]
+	live map[*area]*living // under Balancer.mu
+}
+
+// living is what a balancer keeps of a region from view to view.
+type living struct {
+	share float32
+	rows  *regionRows // of which slice was made
+	width int
+	peers int
+	slice []int32
 }
 
 // New returns a balancer over a fleet. It starts nothing; see [Balancer.Run].
@@ -60,11 +65,18 @@ func New(f *Fleet, c Config) (*Balancer, error) {
 	if f == nil {
 		return nil, fmt.Errorf("balance: New without a fleet: make one with NewFleet")
 	}
-	b := &Balancer{fleet: f, strategy: c.Strategy, distance: c.Distance}
+	if c.Trace != nil && c.Trace.Every < 0 {
+		return nil, fmt.Errorf("balance: Config.Trace.Every %d: want 0 (every pick) or more", c.Trace.Every)
+	}
+	b := &Balancer{fleet: f, strategy: c.Strategy, distance: c.Distance, trace: c.Trace}
+	b.apps.Store(&map[AppID]*appBalance{})
 	if b.strategy == nil {
 		b.strategy = Closest{}
 	}
 	f.listen(b.changed)
+	for _, id := range f.Apps() {
+		b.changed(id)
+	}
 	return b, nil
 }
 
@@ -92,89 +104,83 @@ func (b *Balancer) Tick(now time.Time) {
 	if b.started.IsZero() {
 		b.started = now
 	}
-	tick := max(b.fleet.tick.Load(), 1+int64(now.Sub(b.started)/tickEvery)) // a clock that goes back stands still
-	b.fleet.tick.Store(tick)
+	f := b.fleet
+	tick := max(f.tick.Load(), 1+int64(now.Sub(b.started)/tickEvery)) // a clock that goes back stands still
+	dt := float32(tick - f.tick.Load())
+	f.tick.Store(tick)
 	b.mu.Unlock()
-	for id, a := range *b.fleet.apps.Load() {
-		for _, r := range a.snap.Load().regions {
-			ageRegion(r, tick)
-		}
-		b.rebuild(b.of(id, a))
+	f.age(tick)
+	for id, a := range *f.apps.Load() {
+		b.rebuild(b.of(id, a), dt)
 		b.signal(id) // a machine that said "full" may be tried again
 	}
 }
 
-// ageRegion lets what was heard of each machine fade into the region's mean, and halves the penalties each second.
-func ageRegion(r *regionRows, tick int64) {
-	var sum float64
-	n := 0
-	for _, m := range r.rows {
-		if at := m.cell.seenTick.Load(); at > 0 && m.tier < tiers {
-			sum += float64(m.cell.seen.Load() & othersMask)
-			n++
-		}
-	}
-	mean := 0.0
-	if n > 0 {
-		mean = sum / float64(n)
-	}
-	for _, m := range r.rows {
-		c := m.cell
-		others, at := mean, c.seenTick.Load()
-		if at > 0 {
-			age := time.Duration(tick-at) * tickEvery
-			w := math.Exp(-float64(age) / float64(ageTau))
-			others = mean + (float64(c.seen.Load()&othersMask)-mean)*w
-		}
-		c.others.Store(int32(others * (1 << othersShift)))
-		if p := c.penalty.Load(); p > 0 && tick%int64(time.Second/tickEvery) == 0 {
-			c.penalty.CompareAndSwap(p, p/2)
-		}
+// SetPeers says which nodes of this node's region balance the same apps, this one included. When they are many and the
+// machines few, each keeps to a slice of the machines. The last call counts; without one there are no slices.
+func (b *Balancer) SetPeers(nodes ...NodeID) {
+	b.mu.Lock()
+	b.peers = slices.Compact(slices.Sorted(slices.Values(nodes)))
+	b.mu.Unlock()
+	for id, a := range *b.fleet.apps.Load() {
+		b.rebuild(b.of(id, a), 0)
 	}
 }
 
 // changed is called by the fleet after each change of an app.
 func (b *Balancer) changed(id AppID) {
 	if a, ok := (*b.fleet.apps.Load())[id]; ok {
-		b.rebuild(b.of(id, a))
+		b.rebuild(b.of(id, a), 0)
 	} else {
-		b.apps.Delete(id)
+		b.setApps(func(apps map[AppID]*appBalance) { delete(apps, id) })
 	}
 	b.signal(id)
 }
 
+func (b *Balancer) setApps(change func(map[AppID]*appBalance)) {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	next := maps.Clone(*b.apps.Load())
+	change(next)
+	b.apps.Store(&next)
+}
+
 func (b *Balancer) of(id AppID, a *app) *appBalance {
-	if v, ok := b.apps.Load(id); ok && v.(*appBalance).app == a {
-		return v.(*appBalance)
+	if v, ok := (*b.apps.Load())[id]; ok && v.app == a {
+		return v
 	}
-	ab := &appBalance{app: a}
-	b.apps.Store(id, ab)
+	ab := &appBalance{app: a, live: map[*area]*living{}}
+	b.setApps(func(apps map[AppID]*appBalance) {
+		if v, ok := apps[id]; ok && v.app == a { // somebody was quicker
+			ab = v
+		}
+		ab.view.CompareAndSwap(nil, &View{snap: a.snap.Load()})
+		apps[id] = ab
+	})
 	return ab
 }
 
-// rebuild makes the view of the present snapshot and distances, unless it is the one that stands.
-func (b *Balancer) rebuild(ab *appBalance) {
+// rebuild makes the view of the present snapshot, distances and shares, unless it is the one that stands. dt is how many
+// ticks have passed since the last time.
+func (b *Balancer) rebuild(ab *appBalance, dt float32) {
 	b.mu.Lock()
 	defer b.mu.Unlock()
 	s := ab.app.snap.Load()
-	order := make([]distance, len(s.regions))
-	for i, r := range s.regions {
-		order[i] = distance{rows: r}
-		order[i].rtt, order[i].known = b.rtt(r.name)
+	order := b.order[:0]
+	for _, r := range s.regions {
+		p := reach{rows: r}
+		p.rtt, p.known = b.rtt(r.name)
+		order = append(order, p)
 	}
-	slices.SortFunc(order, func(x, y distance) int {
-		if x.known != y.known {
-			if x.known {
-				return -1
-			}
-			return 1
-		}
-		return cmp.Or(cmp.Compare(x.rtt, y.rtt), cmp.Compare(x.rows.name, y.rows.name))
-	})
-	if old := ab.view.Load(); old != nil && old.snap == s && slices.Equal(old.order, order) {
+	slices.SortFunc(order, compareReach)
+	nearGroups(order)
+	b.shares(ab, s, order, dt)
+	b.order = order
+	old := ab.view.Load()
+	if old.snap == s && slices.EqualFunc(old.order, order, sameReach) {
 		return
 	}
-	ab.view.Store(&View{snap: s, order: order, tick: &b.fleet.tick})
+	ab.view.Store(&View{snap: s, order: slices.Clone(order)})
 }
 
 func (b *Balancer) rtt(region string) (time.Duration, bool) {
@@ -188,65 +194,81 @@ func (b *Balancer) rtt(region string) (time.Duration, bool) {
 
 // View returns the present view of an app, for strategies and planners that are not called by a pick.
 func (b *Balancer) View(id AppID) (*View, bool) {
-	v, ok := b.apps.Load(id)
+	v, ok := (*b.apps.Load())[id]
 	if !ok {
 		return nil, false
 	}
-	return v.(*appBalance).view.Load(), true
+	return v.view.Load(), true
 }
 
 // Pick chooses a machine for r and counts the request in. On success the caller owes one [Reservation.Release]. The error
 // matches [ErrNoApp], [ErrFull] or [ErrNoMachine]. It never waits.
 func (b *Balancer) Pick(r Request) (Reservation, error) {
-	v, ok := b.apps.Load(r.App)
+	ab, ok := (*b.apps.Load())[r.App]
 	if !ok {
 		return Reservation{}, fmt.Errorf("%w: %q: put it into the fleet with PutApp", ErrNoApp, r.App)
 	}
 	if r.Rand == 0 {
 		r.Rand = rand.Uint64()
 	}
-	return b.reserve(v.(*appBalance), r)
+	if b.trace != nil && b.trace.samples(r.Rand) {
+		return b.traced(ab, &r)
+	}
+	if r.Want == nil {
+		if m := b.reserve(ab, &r); m != nil {
+			return Reservation{b: b, row: m}, nil
+		}
+		return Reservation{}, ab.view.Load().nothing(&r)
+	}
+	return b.pick(ab, &r)
 }
 
-func (b *Balancer) reserve(ab *appBalance, r Request) (Reservation, error) {
-	for {
-		view := ab.view.Load()
-		s, ok := b.strategyOf(view).Pick(view, r)
-		if !ok {
-			return Reservation{}, view.nothing(&r)
+func (b *Balancer) pick(ab *appBalance, r *Request) (Reservation, error) {
+	if r.Want != nil && !r.Want.Prefer.Empty() {
+		r.preferring = true
+		if m := b.reserve(ab, r); m != nil {
+			return Reservation{b: b, row: m}, nil
 		}
-		m := view.row(s)
-		if !m.cell.enter(m.limits.Hard) {
-			r.Rand = mix(r.Rand, 1) // somebody of this node took the last slot between look and act
-			continue
-		}
-		m.cell.picked.Store(b.picks.Add(1))
+		r.preferring = false
+	}
+	if m := b.reserve(ab, r); m != nil {
 		return Reservation{b: b, row: m}, nil
 	}
+	return Reservation{}, ab.view.Load().nothing(r)
 }
 
-func (b *Balancer) strategyOf(v *View) Strategy {
+// attempts bounds how often a pick looks again because what it chose was taken between look and act, or the row of a
+// machine has changed while its word was read.
+const attempts = 16
+
+func (b *Balancer) reserve(ab *appBalance, r *Request) *row {
+	for range attempts {
+		view := ab.view.Load()
+		s, ok := choose(view.strategy(b), view, r)
+		if !ok {
+			return nil
+		}
+		if m := view.row(s); m != nil && m.tier < tiers && m.cell.enter(view.order[s.region].rows.area) {
+			return m
+		}
+		r.Rand = mix(r.Rand, 1)
+	}
+	return nil
+}
+
+// choose calls the strategy; the usual one without copying the request.
+func choose(s Strategy, v *View, r *Request) (Slot, bool) {
+	if c, ok := s.(Closest); ok {
+		return c.pick(v, r)
+	}
+	return s.Pick(v, *r)
+}
+
+func (v *View) strategy(b *Balancer) Strategy {
 	if s := v.snap.app.Strategy; s != nil {
 		return s
 	}
 	return b.strategy
-}
-
-// enter counts one request of this node in, below the hard limit.
-func (c *cell) enter(hard int) bool {
-	if hard == 0 {
-		c.own.Add(1)
-		return true
-	}
-	for {
-		n := c.own.Load()
-		if int(n) >= hard {
-			return false
-		}
-		if c.own.CompareAndSwap(n, n+1) {
-			return true
-		}
-	}
 }
 
 // InFlight returns how many requests of this app this node has in flight.
@@ -255,10 +277,8 @@ func (b *Balancer) InFlight(id AppID) (n int) {
 	if !ok {
 		return 0
 	}
-	for _, r := range a.snap.Load().regions {
-		for _, m := range r.rows {
-			n += int(m.cell.own.Load())
-		}
+	for m := range a.snap.Load().rows() {
+		n += m.cell.own()
 	}
 	return n
 }
@@ -269,13 +289,11 @@ func (b *Balancer) Loads(id AppID, yield func(*Machine, Candidate) bool) {
 	if !ok {
 		return
 	}
-	for _, r := range s.regions {
-		for _, m := range r.rows {
-			var c Candidate
-			m.look(&c, b.fleet.tick.Load())
-			if !yield(&m.Machine, c) {
-				return
-			}
+	for m := range s.rows() {
+		var c Candidate
+		m.look(&c)
+		if !yield(m.machine(), c) {
+			return
 		}
 	}
 }

@@ -1,59 +1,201 @@
 package balance
 
-import (
-	"sync/atomic"
-)
+import "sync/atomic"
 
 // cell is what one node knows of one machine's load. It belongs to the machine's identity, not to a snapshot: counts
-// survive every change of the rows. A machine that leaves the fleet and returns gets a new cell.
+// survive every change of the rows. A machine that leaves the fleet and returns gets a new cell. One cache line.
+//
+// Whoever changes what the score is made of bumps count and then calls rescore, which stores the word and looks again
+// whether count has moved: so the last word stored always belongs to the last change, without a lock.
 type cell struct {
-	own atomic.Int32 // this node's own requests in flight: exact
-	// others estimates what everybody else has in flight, in 1/16 requests; written by observations and by the tick.
-	others atomic.Int32
-	// seen packs the last observation: seqs (44 bits) | others (20 bits). The sequence orders them.
+	// count packs this node's own requests in flight, exact (20 bits) | requests sent so far (24) | changes of what else
+	// makes the score (20). Each field overflows into the next, or out, without harm.
+	count atomic.Uint64
+	base  atomic.Uint64 // what the row says: see base
+	est   atomic.Uint64 // what this node believes: see est
+	// seen packs the last thing heard: its sequence number (43 bits) | by a reply, not a report (1) | others (20).
 	seen atomic.Uint64
-	// fullUntil is the tick up to which the machine is left out, because its owner just said that it is full.
-	fullUntil atomic.Int64
-	seenTick  atomic.Int64 // when seen was written
-	penalty   atomic.Int32 // recent failures, as requests of load
-	picked    atomic.Int64 // when it was last picked, as a count of picks
-	_         [12]byte     // one cache line, so that two machines' counts do not share one
+	word *atomic.Uint64 // its place in the dense array of its region; does not move
+	row  atomic.Pointer[row]
+	mem  atomic.Pointer[memory] // what only the tick and failures need; nil until there is something to remember
+	gate *Gate                  // of a machine that this process owns, else nil
 }
 
 const (
-	othersShift = 4 // 1/16 requests
-	othersBits  = 20
-	othersMask  = 1<<othersBits - 1
-	seqMask     = 1<<(64-othersBits) - 1
+	ownMask   = 1<<20 - 1
+	sentUnit  = 1 << 20
+	sentMask  = 1<<24 - 1
+	turnedOne = 1 << 44
+
+	seenMask = 1<<20 - 1
+	replyBit = 1 << 20
+	seqShift = 21
+	seqMask  = 1<<(64-seqShift) - 1
 )
 
-// observe notes what the owner said; it reports false for what is older than what is known. own is this node's count at
-// that moment, the answered request included.
-func (c *cell) observe(l Load, tick int64) bool {
-	seq := l.Seq & seqMask
-	others := uint64(max(0, l.InFlight-int(c.own.Load()))) & othersMask
-	for {
-		old := c.seen.Load()
-		if seq <= old>>othersBits {
-			return false
+func (c *cell) own() int { return int(c.count.Load() & ownMask) }
+
+// score returns the upper part of the word for n requests in flight here.
+func (c *cell) score(n uint64) word {
+	gate := -1
+	if c.gate != nil {
+		gate = c.gate.InFlight()
+	}
+	return score(base(c.base.Load()), int(n&ownMask), gate, est(c.est.Load()))
+}
+
+// rescore brings the word up to date.
+func (c *cell) rescore() {
+	n := c.count.Load()
+	for base(c.base.Load()) != baseRetired {
+		c.word.Store(c.score(n) | c.word.Load()&keep)
+		now := c.count.Load()
+		if now == n {
+			return
 		}
-		if c.seen.CompareAndSwap(old, seq<<othersBits|others) {
-			break
+		n = now
+	}
+}
+
+// changed says that something but the count has changed.
+func (c *cell) changed() {
+	c.count.Add(turnedOne)
+	c.rescore()
+}
+
+// enter counts one request of this node in, below the limits that this node knows exactly, and notes whose turn it was.
+func (c *cell) enter(a *area) bool {
+	b := base(c.base.Load())
+	limit := MaxLimit
+	if h := b.hard(); h > 0 {
+		limit = h
+	}
+	if e := est(c.est.Load()); e&(grantMask|probeBit) != 0 {
+		if n, ok := e.grant(); ok {
+			limit = n
+		}
+		if e&probeBit != 0 {
+			limit = min(limit, e.probes())
 		}
 	}
-	c.others.Store(int32(others << othersShift))
-	c.seenTick.Store(tick)
-	if l.Limits.Hard > 0 && l.InFlight >= l.Limits.Hard {
-		c.fullUntil.Store(tick + fullTicks)
-	} else {
-		c.fullUntil.Store(0)
+	n := c.count.Load()
+	for {
+		if int(n&ownMask) >= limit || b.tier() >= tiers {
+			return false
+		}
+		if c.count.CompareAndSwap(n, n+sentUnit+1) {
+			n += sentUnit + 1
+			break
+		}
+		n = c.count.Load()
+	}
+	turn, was := a.turn.Load(), c.word.Load()
+	if turnOf(was) >= turn && turn < turnMax { // all that are equally used have had their turn
+		turn = turnOf(was) + 1
+		a.turn.Store(turn)
+	}
+	c.word.Store(c.score(n) | word(turn)<<lapShift | was&(1<<saltBits-1))
+	if c.count.Load() != n {
+		c.rescore()
 	}
 	return true
 }
 
-// forget drops what was observed: the owner has been restarted, or the machine has.
+// leave counts one request out.
+func (c *cell) leave() {
+	c.count.Add(^uint64(0))
+	c.rescore()
+}
+
+// observe notes what the owner said; it reports false for what is older than what is known. Own requests are taken at
+// that moment, the answered one included. A reply is private and fresh: it moves the estimate at once. A report is shared
+// and late: it only says "full", and moves the averages at the next tick.
+func (c *cell) observe(l Load, reply bool) bool {
+	others := min(max(0, l.InFlight-c.own()), MaxLimit)
+	next := l.Seq&seqMask<<seqShift | uint64(others)
+	if reply {
+		next |= replyBit
+	}
+	for {
+		old := c.seen.Load()
+		if next>>seqShift <= old>>seqShift {
+			return false
+		}
+		if c.seen.CompareAndSwap(old, next) {
+			break
+		}
+	}
+	full := l.Limits.Hard > 0 && l.InFlight >= l.Limits.Hard
+	for {
+		old := est(c.est.Load())
+		e := old &^ saidBit
+		if full {
+			e |= saidBit
+		}
+		if reply || full || e&heardBit == 0 {
+			e = e.withOthers(float32(others)) | heardBit
+		}
+		if e == old {
+			return true
+		}
+		if c.est.CompareAndSwap(uint64(old), uint64(e)) {
+			c.changed()
+			return true
+		}
+	}
+}
+
+// forget drops what was believed of the machine: its owner or the machine itself has been started again. Grants and slow
+// start are not beliefs.
 func (c *cell) forget() {
 	c.seen.Store(0)
-	c.others.Store(0)
-	c.fullUntil.Store(0)
+	c.update(func(e est) est { return e & (grantMask | rampMask) })
+	if m := c.mem.Load(); m != nil {
+		c.mem.CompareAndSwap(m, nil)
+	}
+}
+
+// update changes what is believed.
+func (c *cell) update(f func(est) est) {
+	for {
+		old := est(c.est.Load())
+		e := f(old)
+		if e == old {
+			return
+		}
+		if c.est.CompareAndSwap(uint64(old), uint64(e)) {
+			c.changed()
+			return
+		}
+	}
+}
+
+// remember returns the cell's memory, made on demand.
+func (c *cell) remember() *memory {
+	for {
+		if m := c.mem.Load(); m != nil {
+			return m
+		}
+		c.mem.CompareAndSwap(nil, &memory{})
+	}
+}
+
+// memory is what is remembered of a machine beyond its cell.
+type memory struct {
+	past                  // of the tick, which is one at a time
+	fails   atomic.Uint32 // failures so far
+	started atomic.Int64  // the tick at which slow start began; 0 for none
+	out     atomic.Bool   // ejected as an outlier
+}
+
+// slowStart begins slow start: the machine has just started.
+func (c *cell) slowStart(tick int64) {
+	c.remember().started.Store(tick)
+	c.update(func(e est) est { return e.withRamp(rampFrom) })
+}
+
+// ejected reports whether this node holds the machine for an outlier.
+func (c *cell) ejected() bool {
+	m := c.mem.Load()
+	return m != nil && m.out.Load()
 }

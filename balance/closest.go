@@ -1,33 +1,93 @@
 package balance
 
+// Hard, as a SpillAt, keeps requests in the nearest region until all its machines are at their hard limit.
+const Hard = -1
+
 // Closest picks the least loaded machine of the nearest region that has one below its soft limit; when none has, the
-// least loaded of the nearest region that has one below its hard limit.
+// least loaded of the nearest region that has one below its hard limit. Regions that are equally near count as one. A
+// region that is used more than SpillAt on average, or whose requests stay longer than they would elsewhere, gives a slowly
+// moving share away before single machines are full.
 type Closest struct {
-	// Choices is how many machines of a region with more than 64 are looked at; 0 means 4.
+	// Choices is how many machines of a region are looked at. 0 means all of up to 64, and 4 drawn of more; at most 16.
 	Choices int
+	// SpillAt is the mean use, in soft limits, above which a region gives requests away; 0 means 0.95, [Hard] never: then
+	// soft limits do not matter to the choice of the region either.
+	SpillAt float64
 }
 
 // Pick implements [Strategy].
-func (s Closest) Pick(v *View, r Request) (Slot, bool) {
+func (s Closest) Pick(v *View, r Request) (Slot, bool) { return s.pick(v, &r) }
+
+func (s Closest) pick(v *View, r *Request) (Slot, bool) {
+	if r.plain() {
+		if slot, ok := s.quick(v, r.Rand); ok {
+			return slot, true
+		}
+	}
+	return s.search(v, r)
+}
+
+// quick is search for the usual case: nothing is excluded, and the nearest region stands alone and has room.
+func (s Closest) quick(v *View, bits uint64) (Slot, bool) {
+	if len(v.order) == 0 {
+		return Slot{}, false
+	}
+	p := &v.order[0]
+	if p.end != 1 || p.share < shareAll || p.slice != nil {
+		return Slot{}, false
+	}
+	if n := len(p.rows.rows); n <= lookAll && (s.Choices <= 0 || n <= s.Choices) {
+		w, at := leastOf(p.rows.chunks[0], n, noUse)
+		return Slot{0, int32(at)}, w < busyBit
+	}
+	list := p.rows.byTier[TierReady]
 	n := s.Choices
 	if n <= 0 {
-		n = 4
+		n = defaultChoices
 	}
-	for t := TierReady; t < tiers; t++ {
-		var nearest best // with room, though busy
-		for i := range v.Regions() {
-			var b best
-			b.look(v, &r, i, t, n)
-			if b.found && !b.c.Busy() {
-				return b.slot, true
-			}
-			if b.found && !nearest.found {
-				nearest = b
+	if len(list) <= max(n, maxChoices) {
+		return Slot{}, false
+	}
+	d := draw{state: bits}
+	w, pos := d.from(p, list, min(n, maxChoices), noUse)
+	return Slot{0, pos}, w < busyBit
+}
+
+func (s Closest) search(v *View, r *Request) (Slot, bool) {
+	l := newLook(v, r, s.Choices)
+	best := found{w: noUse}
+	gaveAway := false
+	for i := 0; i < len(v.order); i = v.order[i].end {
+		if s.SpillAt >= 0 && !l.accepts(i) {
+			gaveAway = true
+			continue
+		}
+		if s.visit(&l, i, &best) {
+			return best.slot, true
+		}
+	}
+	if gaveAway { // no other region has room: back to those that gave the request away
+		for i := 0; i < len(v.order); i = v.order[i].end {
+			if !l.accepts(i) && s.visit(&l, i, &best) {
+				break
 			}
 		}
-		if nearest.found {
-			return nearest.slot, true
-		}
 	}
-	return Slot{}, false
+	return best.slot, best.w < noUse
+}
+
+// visit looks at the regions that are as near as region i and reports whether the search is over.
+func (s Closest) visit(l *look, i int, best *found) bool {
+	b := found{w: noUse}
+	for j := i; j < l.v.order[i].end; j++ {
+		l.region(j, &b)
+	}
+	shift := busyShift
+	if s.SpillAt < 0 {
+		shift = tierShift
+	}
+	if b.w>>shift < best.w>>shift {
+		*best = b
+	}
+	return best.w>>shift == 0
 }

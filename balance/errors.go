@@ -20,13 +20,15 @@ var (
 // NoMachineError says in numbers why a pick found nothing. Each machine is counted once, by the first reason that holds,
 // in the order of the fields.
 type NoMachineError struct {
-	App      AppID
-	Seen     int // machines of the app
-	Excluded int // left out by the request: tried already
-	Stopped  int // stopped, suspended, failed, stopping or suspending
-	Starting int // on their way up
-	Cordoned int // hard-cordoned
-	Full     int // at their hard limit
+	App       AppID
+	Seen      int // machines of the app
+	Unwanted  int // not what the request has to go to: machine, region or revision
+	Excluded  int // left out by the request: tried already
+	Stopped   int // stopped, suspended, failed, stopping or suspending
+	Starting  int // on their way up
+	Cordoned  int // hard-cordoned
+	Unhealthy int // with failing checks or ejected as outliers, and at their hard limit all the same
+	Full      int // at their hard limit
 	// After is a guess at when a slot may be free; 0 when nothing is full.
 	After time.Duration
 }
@@ -41,7 +43,7 @@ func (e *NoMachineError) Error() string {
 	for _, c := range []struct {
 		n    int
 		what string
-	}{{e.Excluded, "tried already"}, {e.Stopped, "stopped"}, {e.Starting, "starting"}, {e.Cordoned, "cordoned"}, {e.Full, "at the hard limit"}} {
+	}{{e.Unwanted, "not wanted"}, {e.Excluded, "tried already"}, {e.Stopped, "stopped"}, {e.Starting, "starting"}, {e.Cordoned, "cordoned"}, {e.Unhealthy, "unhealthy and full"}, {e.Full, "at the hard limit"}} {
 		if c.n > 0 {
 			fmt.Fprintf(&b, ", %d %s", c.n, c.what)
 		}
@@ -49,7 +51,7 @@ func (e *NoMachineError) Error() string {
 	return b.String()
 }
 
-// Is reports true for ErrNoMachine, and for ErrFull when at least one machine is full.
+// Is reports true for ErrNoMachine, and for ErrFull when at least one machine is at its hard limit.
 func (e *NoMachineError) Is(target error) bool {
-	return target == ErrNoMachine || target == ErrFull && e.Full > 0
+	return target == ErrNoMachine || target == ErrFull && e.Full+e.Unhealthy > 0
 }

@@ -70,6 +70,7 @@ type Gate struct {
 	mu      sync.Mutex // serializes transitions
 	token   uint64
 	changed func() // called after each transition, with no lock held
+	cell    *cell  // of the machine in its owner's fleet: its score follows the gate; nil for a gate of no fleet
 }
 
 // The fields of the word, from the lowest bit.
@@ -119,6 +120,9 @@ func (g *Gate) Admit(epoch, knownGen uint64) (Load, Bounce) {
 			next |= touchedBit
 		}
 		if g.word.CompareAndSwap(w, next) {
+			if g.cell != nil {
+				g.cell.changed()
+			}
 			return g.load(next), Admitted
 		}
 	}
@@ -146,6 +150,9 @@ func (g *Gate) refuses(w, epoch uint64) Bounce {
 func (g *Gate) Leave() {
 	if g.word.Add(^uint64(0))&inFlightMask == inFlightMask {
 		panic("balance: Gate.Leave without Admit")
+	}
+	if g.cell != nil {
+		g.cell.changed()
 	}
 }
 

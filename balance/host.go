@@ -14,7 +14,7 @@ func (f *Fleet) Host(m Machine) (*Gate, error) {
 		return nil, err
 	}
 	err = f.locked(func() error {
-		if _, known := f.app(m.App).entry(m.ID); known {
+		if f.app(m.App).cells.find(m.ID) != nil {
 			return fmt.Errorf("balance: machine %q of app %q is in the fleet already: choose another ID, or remove it first", m.ID, m.App)
 		}
 		if err := gate.SetLimits(f.app(m.App).snap.Load().app.LimitsOf(m)); err != nil {
@@ -22,7 +22,9 @@ func (f *Fleet) Host(m Machine) (*Gate, error) {
 		}
 		gate.changed = func() { f.follow(m.App, m.ID, nil) }
 		f.seq++
-		_, err := f.put(m, Version{f.incarnation, f.seq}, gate)
+		b := f.batch()
+		defer b.commit()
+		_, err := b.put(m, Version{f.incarnation, f.seq}, gate)
 		return err
 	})
 	if err != nil {
@@ -38,11 +40,11 @@ func (f *Fleet) Gate(app AppID, id MachineID) *Gate {
 	if !ok {
 		return nil
 	}
-	e, ok := a.entry(id)
-	if !ok {
+	c := a.cells.find(id)
+	if c == nil {
 		return nil
 	}
-	return e.gate
+	return c.gate
 }
 
 // Edit changes the row of a machine that this node owns. What belongs to the machine's identity or to its gate (ID, App,
@@ -62,11 +64,9 @@ func (f *Fleet) limitGates(app AppID) {
 	if !ok {
 		return
 	}
-	for _, r := range s.regions {
-		for _, m := range r.rows {
-			if m.gate != nil && m.gate.Load().Limits != m.limits {
-				m.gate.SetLimits(m.limits) // valid: the row was
-			}
+	for m := range s.rows() {
+		if g := m.cell.gate; g != nil && g.Load().Limits != m.kin.limits {
+			g.SetLimits(m.kin.limits) // valid: the row was
 		}
 	}
 }
@@ -76,29 +76,29 @@ func (f *Fleet) limitGates(app AppID) {
 func (f *Fleet) follow(app AppID, id MachineID, edit func(*Machine)) error {
 	changed := false
 	err := f.locked(func() error {
-		a := f.app(app)
-		e, ok := a.entry(id)
-		if !ok || e.gate == nil {
+		b := f.batch()
+		c := f.app(app).cells.find(id)
+		if c == nil || c.gate == nil {
 			return nil // removed meanwhile
 		}
-		rows := a.snap.Load().region(e.region)
-		i, _ := (&regionRows{rows: rows}).find(id)
-		m := rows[i].Machine
+		row := c.row.Load()
+		m := row.unpack()
 		if edit != nil {
 			edit(&m)
-			m.ID, m.App, m.Region, m.Owner = id, app, e.region, f.node
+			m.ID, m.App, m.Region, m.Owner = id, app, row.kin.region, f.node
 			if err := m.validate(); err != nil {
 				return err
 			}
 		}
-		l := e.gate.Load()
+		l := c.gate.Load()
 		m.State, m.Cordon, m.CordonGen, m.Epoch = l.State, l.Cordon, l.CordonGen, l.Epoch
-		if m == rows[i].Machine {
+		if m == row.unpack() {
 			return nil
 		}
 		f.seq++
 		var err error
-		changed, err = f.put(m, Version{f.incarnation, f.seq}, nil)
+		changed, err = b.put(m, Version{f.incarnation, f.seq}, nil)
+		b.commit()
 		return err
 	})
 	if changed {

@@ -19,66 +19,53 @@ type Reservation struct {
 }
 
 // Machine returns the row that was picked. It is valid while the reservation is.
-func (r *Reservation) Machine() *Machine { return &r.row.Machine }
+func (r *Reservation) Machine() *Machine { return r.row.machine() }
 
 // Gate returns the gate of the machine when this process owns it, else nil.
-func (r *Reservation) Gate() *Gate { return r.row.gate }
+func (r *Reservation) Gate() *Gate { return r.row.cell.gate }
 
 // Busy reports whether the machine, this request included, is above its soft limit: the signal to start another.
 func (r *Reservation) Busy() bool {
-	var c Candidate
-	r.row.look(&c, r.b.fleet.tick.Load())
-	return c.Limits.Soft > 0 && c.Load > float64(c.Limits.Soft)
+	m := r.row
+	soft := m.kin.limits.Soft
+	if soft == 0 {
+		return false
+	}
+	if g := m.cell.gate; g != nil {
+		return max(m.cell.own(), g.InFlight()) > soft
+	}
+	return float32(m.cell.own())+est(m.cell.est.Load()).others() > float32(soft)
 }
 
 // Observe takes in what the owner said in a reply or a bounce. Call it while the reservation is held; it is O(1) and does
 // not allocate. What is older than what is known is dropped.
 func (r *Reservation) Observe(l Load) {
-	if r.row.cell.observe(l, r.b.fleet.tick.Load()) && (l.Limits.Hard == 0 || l.InFlight < l.Limits.Hard) {
-		r.b.signal(r.row.App)
+	c := r.row.cell
+	if l.Epoch != 0 && l.Epoch < c.row.Load().epoch || r.row.kin.incarnation < c.row.Load().kin.incarnation {
+		return // of a run that is over
+	}
+	if c.observe(l, true) && (l.Limits.Hard == 0 || l.InFlight < l.Limits.Hard) {
+		r.b.signal(r.row.kin.app)
 	}
 }
 
-// penalty bounds, in requests: one failure weighs as one request, and each doubles the last up to the cap. Fast failures
-// must never make a machine look idle; a sick machine took 14 % of requests without a penalty and 0.02 % with one.
-const penaltyCap = 1 << 10
-
-// Release counts the request out. The handle is zeroed; a second Release panics.
+// Release counts the request out and notes how it ended. The handle is zeroed; a second Release panics.
 func (r *Reservation) Release(o Outcome) {
 	if r.row == nil {
 		panic("balance: Reservation released twice")
 	}
 	b, m := r.b, r.row
 	*r = Reservation{}
-	if o == Errored {
-		m.cell.penalty.Store(min(2*m.cell.penalty.Load()+1, penaltyCap))
-	} else if o == Done && m.cell.penalty.Load() > 0 {
-		m.cell.penalty.Store(0)
-	}
-	m.cell.own.Add(-1)
-	b.signal(m.App)
-}
-
-// nothing counts why no machine is usable.
-func (v *View) nothing(r *Request) error {
-	e := &NoMachineError{App: r.App}
-	for _, d := range v.order {
-		for _, m := range d.rows.rows {
-			e.Seen++
-			switch {
-			case r.tried(m.ID):
-				e.Excluded++
-			case m.State == Starting:
-				e.Starting++
-			case m.State != Started:
-				e.Stopped++
-			case m.Cordon == CordonHard:
-				e.Cordoned++
-			default:
-				e.Full++
-				e.After = fullTicks * tickEvery
-			}
+	c := m.cell
+	switch o {
+	case Errored:
+		c.remember().fails.Add(1)
+		c.update(est.failed)
+	case Done:
+		if est(c.est.Load())&(penaltyMask|failsMask|probeBit) != 0 {
+			c.update(est.succeeded)
 		}
 	}
-	return e
+	c.leave()
+	b.signal(m.kin.app)
 }

@@ -4,66 +4,121 @@ import (
 	"cmp"
 	"iter"
 	"slices"
+	"sync/atomic"
 )
 
-// Tier orders machines by how well they can be used; a pick takes the first tier that has one with room.
-type Tier uint8
-
-// The tiers, best first. Hard limits hold in each of them.
-const (
-	TierReady    Tier = iota // started, not cordoned, not failing
-	TierCordoned             // soft-cordoned
-	TierComing               // recently started, checks still failing
-	TierFailing              // checks failing: only when there is nothing else
-	tiers
-	TierNone // cannot be used: not started, or hard-cordoned
-)
-
-func tierOf(m *Machine) Tier {
-	switch {
-	case m.State != Started || m.Cordon == CordonHard:
-		return TierNone
-	case m.Health == Failing && m.Recent:
-		return TierComing
-	case m.Health == Failing:
-		return TierFailing
-	case m.Cordon == CordonSoft:
-		return TierCordoned
-	}
-	return TierReady
-}
-
-// row is a machine in a snapshot, with what is derived from it once.
-type row struct {
-	Machine
-	version Version
-	limits  Limits // the machine's own where set, else the app's
-	tier    Tier
-	rank    uint64 // canonical order
-	salt    uint64 // hash(node, machine): ties that nodes must break differently
-	cell    *cell
-	gate    *Gate // of a machine that this process owns, else nil
-}
-
-// regionRows are the rows of one app in one region, sorted by ID. It is immutable.
+// regionRows are the rows of one app in one region. It is immutable once published.
 type regionRows struct {
 	name   string
-	rows   []*row
-	byTier [tiers][]int32 // indexes into rows
+	area   *area
+	chunks []*chunk       // the dense array of words
+	rows   []*row         // by place; nil where nobody stands
+	byID   []int32        // places in the order of IDs
+	byTier [tiers][]int32 // places, in no order
+	ranked atomic.Pointer[ranking]
+	own    struct { // of a draft: which lists have been copied already
+		byID   bool
+		byTier [tiers]bool
+	}
 }
 
-func newRegionRows(name string, rows []*row) *regionRows {
-	r := &regionRows{name: name, rows: rows}
-	for i, m := range rows {
-		if m.tier < tiers {
-			r.byTier[m.tier] = append(r.byTier[m.tier], int32(i))
+// word returns the place's word.
+func (r *regionRows) word(pos int32) word { return r.chunks[pos/chunkLen][pos%chunkLen].Load() }
+
+// find returns the index in byID of a machine, or where it would stand.
+func (r *regionRows) find(id MachineID) (int, bool) {
+	return slices.BinarySearchFunc(r.byID, id, func(p int32, id MachineID) int { return cmp.Compare(r.rows[p].id, id) })
+}
+
+// get returns a machine's row, or nil.
+func (r *regionRows) get(id MachineID) *row {
+	if i, ok := r.find(id); ok {
+		return r.rows[r.byID[i]]
+	}
+	return nil
+}
+
+// ranking is the canonical order of a region's usable machines.
+type ranking struct {
+	places []int32  // best first
+	rank   []uint64 // by place
+}
+
+// inOrder returns the ranking. It is made when first asked for.
+func (r *regionRows) inOrder() *ranking {
+	if k := r.ranked.Load(); k != nil {
+		return k
+	}
+	k := &ranking{rank: make([]uint64, len(r.rows))}
+	for t := range tiers {
+		for _, p := range r.byTier[t] {
+			k.rank[p] = Rank(r.rows[p].kin.app, r.rows[p].id)
+			k.places = append(k.places, p)
 		}
 	}
-	return r
+	slices.SortFunc(k.places, func(a, b int32) int {
+		return cmp.Or(cmp.Compare(k.rank[a], k.rank[b]), cmp.Compare(r.rows[a].id, r.rows[b].id))
+	})
+	r.ranked.Store(k)
+	return k
 }
 
-func (r *regionRows) find(id MachineID) (int, bool) {
-	return slices.BinarySearchFunc(r.rows, id, func(m *row, id MachineID) int { return cmp.Compare(m.ID, id) })
+// edit returns a draft: a copy to change. Lists are copied when they are changed for the first time.
+func (r *regionRows) edit() *regionRows {
+	return &regionRows{name: r.name, area: r.area, rows: slices.Clone(r.rows), byID: r.byID, byTier: r.byTier}
+}
+
+// set puts a row at its place, for the one that stands there or as a new one.
+func (r *regionRows) set(m *row) {
+	for int(m.pos) >= len(r.rows) {
+		r.rows = append(r.rows, nil)
+	}
+	old := r.rows[m.pos]
+	r.rows[m.pos] = m
+	if old == nil {
+		i, _ := r.find(m.id)
+		r.byID = slices.Insert(mine(r.byID, &r.own.byID), i, m.pos)
+	}
+	r.move(old, m)
+}
+
+// drop takes a row out.
+func (r *regionRows) drop(m *row) {
+	i, _ := r.find(m.id)
+	r.byID = slices.Delete(mine(r.byID, &r.own.byID), i, i+1)
+	r.rows[m.pos] = nil
+	r.move(m, nil)
+}
+
+func (r *regionRows) move(old, now *row) {
+	from, to := TierNone, TierNone
+	if old != nil {
+		from = old.tier
+	}
+	if now != nil {
+		to = now.tier
+	}
+	if from == to {
+		return
+	}
+	if from < tiers {
+		l := mine(r.byTier[from], &r.own.byTier[from])
+		i := slices.Index(l, old.pos)
+		l[i] = l[len(l)-1]
+		r.byTier[from] = l[:len(l)-1]
+	}
+	if to < tiers {
+		r.byTier[to] = append(mine(r.byTier[to], &r.own.byTier[to]), now.pos)
+	}
+}
+
+// mine returns l, or the first time a copy of it that may be changed.
+func mine(l []int32, owned *bool) []int32 {
+	if *owned {
+		return l
+	}
+	*owned = true
+	return append(make([]int32, 0, len(l)+1), l...)
 }
 
 // Snapshot is everything the fleet knows of one app at one moment. It is immutable and safe for concurrent use.
@@ -79,9 +134,19 @@ func (s *Snapshot) App() App { return s.app }
 // All returns the machines by region and ID.
 func (s *Snapshot) All() iter.Seq[*Machine] {
 	return func(yield func(*Machine) bool) {
+		for m := range s.rows() {
+			if !yield(m.machine()) {
+				return
+			}
+		}
+	}
+}
+
+func (s *Snapshot) rows() iter.Seq[*row] {
+	return func(yield func(*row) bool) {
 		for _, r := range s.regions {
-			for _, m := range r.rows {
-				if !yield(&m.Machine) {
+			for _, p := range r.byID {
+				if !yield(r.rows[p]) {
 					return
 				}
 			}
@@ -92,7 +157,7 @@ func (s *Snapshot) All() iter.Seq[*Machine] {
 // Len returns the number of machines.
 func (s *Snapshot) Len() (n int) {
 	for _, r := range s.regions {
-		n += len(r.rows)
+		n += len(r.byID)
 	}
 	return n
 }
@@ -100,8 +165,8 @@ func (s *Snapshot) Len() (n int) {
 // Machine returns the row of one machine.
 func (s *Snapshot) Machine(id MachineID) (Machine, bool) {
 	for _, r := range s.regions {
-		if i, ok := r.find(id); ok {
-			return r.rows[i].Machine, true
+		if m := r.get(id); m != nil {
+			return *m.machine(), true
 		}
 	}
 	return Machine{}, false
@@ -109,33 +174,13 @@ func (s *Snapshot) Machine(id MachineID) (Machine, bool) {
 
 // Regions returns the names of the regions that have machines of the app, sorted.
 func (s *Snapshot) Regions() []string {
-	names := make([]string, len(s.regions))
-	for i, r := range s.regions {
-		names[i] = r.name
+	var names []string
+	for _, r := range s.regions {
+		names = append(names, r.name)
 	}
 	return names
 }
 
-// with returns a snapshot in which the named region has these rows; only that region is copied.
-func (s *Snapshot) with(region string, rows []*row) *Snapshot {
-	next := &Snapshot{app: s.app, known: s.known, regions: slices.Clone(s.regions)}
-	i, ok := slices.BinarySearchFunc(s.regions, region, func(r *regionRows, name string) int { return cmp.Compare(r.name, name) })
-	switch {
-	case len(rows) == 0 && ok:
-		next.regions = slices.Delete(next.regions, i, i+1)
-	case len(rows) == 0:
-	case ok:
-		next.regions[i] = newRegionRows(region, rows)
-	default:
-		next.regions = slices.Insert(next.regions, i, newRegionRows(region, rows))
-	}
-	return next
-}
-
-func (s *Snapshot) region(name string) []*row {
-	i, ok := slices.BinarySearchFunc(s.regions, name, func(r *regionRows, name string) int { return cmp.Compare(r.name, name) })
-	if !ok {
-		return nil
-	}
-	return s.regions[i].rows
+func (s *Snapshot) region(name string) (int, bool) {
+	return slices.BinarySearchFunc(s.regions, name, func(r *regionRows, name string) int { return cmp.Compare(r.name, name) })
 }

@@ -270,9 +270,9 @@ func TestStrategyRelations(t *testing.T) {
 					if err := f.Apply(PutMachine{m, Version{1, 1}}); err != nil {
 						t.Fatal(err)
 					}
-					a := (*f.apps.Load())["web"]
-					e, _ := a.entry(m.ID)
-					e.cell.own.Store(int32(ms[i].n))
+					c := (*f.apps.Load())["web"].cells.find(m.ID)
+					c.count.Store(uint64(ms[i].n))
+					c.rescore()
 				}
 				if extra {
 					m := machine("extra", "nrt", Stopped)
@@ -285,7 +285,7 @@ func TestStrategyRelations(t *testing.T) {
 				if !ok {
 					return "", v, false
 				}
-				return v.row(slot).ID, v, true
+				return v.row(slot).id, v, true
 			}
 			order := make([]int, len(ms))
 			for i := range order {

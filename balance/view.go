@@ -1,49 +1,66 @@
 package balance
 
-import (
-	"sync/atomic"
-	"time"
-)
+import "time"
 
 // View is what a [Strategy] sees of one app: the regions with their round trips, nearest first, and in each the machines
 // with their load as this node estimates it. It is immutable but for the counts, and safe for concurrent use.
 type View struct {
 	snap  *Snapshot
-	order []distance
-	tick  *atomic.Int64
+	order []reach
 }
 
-type distance struct {
+// reach is a region as seen from this node.
+type reach struct {
 	rows  *regionRows
 	rtt   time.Duration
 	known bool
+	end   int // one past the last region that is as near as this one
+	// share is the part of the requests that the region takes while it has room, of shareAll.
+	share uint32
+	slice []int32 // the machines that this node keeps to; nil for all
+	level float32 // of water-filling, see accept
+	least float32
+	stats RegionStats
+}
+
+// RegionStats is what a region's machines do on average, as this node estimates it. It is of the last tick.
+type RegionStats struct {
+	Ready int           // machines of the first tier
+	Use   float64       // their load over their soft limit, or the load where there is none
+	Stay  time.Duration // how long this node's requests stay, the way there included; 0 when unknown
+	Share float64       // of the requests that the region takes while it has room, from 0 to 1
 }
 
 // Slot names a machine in one view. It means nothing in another.
-type Slot struct{ region, index int32 }
+type Slot struct{ region, pos int32 }
 
 // Candidate is a machine as a strategy compares it.
 type Candidate struct {
 	ID     MachineID
+	Tier   Tier
 	Own    int     // this node's requests in flight: exact
-	Load   float64 // all requests in flight, estimated: own, what others had by the last reply, failures as load
+	Others float64 // what others have in flight, estimated
+	Load   float64 // all requests in flight, estimated; failures and gross slowness count as load
 	Limits Limits
 	Rank   uint64 // canonical order: the same on all nodes
 	Salt   uint64 // hash(node, machine): different on each node
-	Picked int64  // when it was last picked, as a count of picks
+	Picked int64  // whose turn it is: the lower, the longer not picked. Turns go by machine, not by request
 	Said   bool   // the owner just said that it is full
+	full   bool
 }
 
-// Full reports whether the machine is at its hard limit as far as this node knows.
-func (c *Candidate) Full() bool {
-	return c.Said || c.Limits.Hard > 0 && c.Load >= float64(c.Limits.Hard)
-}
+// Full reports whether the machine is at its hard limit as far as this node knows, or takes nothing more for another
+// reason: its owner just said so, its grants are used up, or it is on probation.
+func (c *Candidate) Full() bool { return c.full }
 
-// Busy reports whether the machine is at or above its soft limit.
+// Busy reports whether the machine is at or above its soft limit, or the part of it that it takes in slow start.
 func (c *Candidate) Busy() bool { return c.Limits.Soft > 0 && c.Load >= float64(c.Limits.Soft) }
 
 // Use is the load in units of the soft limit, or the load itself when there is none: what load is compared by.
 func (c *Candidate) Use() float64 { return c.Load / float64(max(1, c.Limits.Soft)) }
+
+// App returns the app's settings.
+func (v *View) App() App { return v.snap.app }
 
 // Regions returns the number of regions that have machines of the app.
 func (v *View) Regions() int { return len(v.order) }
@@ -55,6 +72,24 @@ func (v *View) Region(i int) (name string, rtt time.Duration, ok bool) {
 	return d.rows.name, d.rtt, d.known
 }
 
+// Near returns one past the last region that is as near as region i: measured round trips that differ by less than a
+// tenth or 2 ms are alike.
+func (v *View) Near(i int) int { return v.order[i].end }
+
+// Stats returns what the machines of region i do on average.
+func (v *View) Stats(i int) RegionStats {
+	s := v.order[i].stats
+	s.Share = float64(v.order[i].share) / shareAll
+	return s
+}
+
+// Accepts reports whether region i takes a request with these random bits at the share that it has now. A region that
+// does not is used all the same when no other has room.
+func (v *View) Accepts(i int, bits uint64) bool {
+	s := v.order[i].share
+	return s >= shareAll || uint32(mix(bits, uint64(i)+1))%shareAll < s
+}
+
 // Len returns the number of machines of a tier in region i.
 func (v *View) Len(i int, t Tier) int { return len(v.order[i].rows.byTier[t]) }
 
@@ -63,29 +98,53 @@ func (v *View) Slot(i int, t Tier, j int) Slot {
 	return Slot{int32(i), v.order[i].rows.byTier[t][j]}
 }
 
-// Usable looks at a machine and reports whether it can serve the request: it was not tried and is below its hard limit.
-// The candidate is filled in either way.
+// Usable looks at a machine and reports whether it can serve the request: it is not excluded by what the request wants
+// or has tried, and takes more. The candidate is filled in either way.
 func (v *View) Usable(s Slot, r *Request, c *Candidate) bool {
 	m := v.row(s)
-	if len(r.Tried) > 0 && r.tried(m.ID) {
-		return false
-	}
-	m.look(c, v.tick.Load())
-	return !c.Full()
+	m.look(c)
+	return m.tier < tiers && !c.full && r.admits(m)
 }
 
-func (v *View) row(s Slot) *row { return v.order[s.region].rows.rows[s.index] }
+// Machine returns the row of a slot, as its owner last wrote it.
+func (v *View) Machine(s Slot) *Machine { return v.row(s).machine() }
 
-func (m *row) look(c *Candidate, tick int64) {
-	own := m.cell.own.Load()
-	c.ID, c.Own, c.Limits, c.Rank, c.Salt = m.ID, int(own), m.limits, m.rank, m.salt
-	c.Picked = m.cell.picked.Load()
-	penalty := m.cell.penalty.Load()
-	if m.gate != nil { // owned by this process: the truth is at hand
-		c.Load = float64(max(int(own), m.gate.InFlight()) + int(penalty))
-		c.Said = false
-		return
+// Least looks at the machines of region i as the built-in strategies do and returns the best of the usable ones: the first
+// tier, then room below the soft limit, then the least use, then whose turn it is. Up to 64 machines are all looked at, beyond that n are
+// drawn (0 means 4), weighted by the room that they have. It costs less than looking at each.
+func (v *View) Least(i int, n int, r *Request) (s Slot, ok bool) {
+	l := newLook(v, r, n)
+	b := found{w: noUse}
+	l.region(i, &b)
+	return b.slot, b.w < noUse
+}
+
+// row returns the row of a slot, nil if the array knows a machine that the view does not.
+func (v *View) row(s Slot) *row {
+	if uint(s.region) >= uint(len(v.order)) {
+		return nil
 	}
-	c.Load = float64(own+penalty) + float64(m.cell.others.Load())/(1<<othersShift)
-	c.Said = m.cell.fullUntil.Load() > tick
+	rows := v.order[s.region].rows.rows
+	if uint(s.pos) >= uint(len(rows)) {
+		return nil
+	}
+	return rows[s.pos]
+}
+
+func (m *row) look(c *Candidate) {
+	l := m.kin.limits
+	e, own, gate := est(m.cell.est.Load()), m.cell.own(), -1
+	total := float32(own) + e.others()
+	if m.cell.gate != nil { // owned by this process: the truth is at hand
+		gate = m.cell.gate.InFlight()
+		total = float32(max(own, gate))
+	}
+	w := m.cell.word.Load()
+	*c = Candidate{
+		ID: m.id, Tier: m.tier, Own: own, Others: float64(total) - float64(own), Limits: l,
+		Load: float64((total + e.penalty()) * e.slow() / e.ramp()),
+		Rank: Rank(m.kin.app, m.id), Picked: int64(turnOf(w)), Said: e&saidBit != 0,
+		full: full(own, total, l.Hard, e),
+	}
+	c.Salt = mix(w&(1<<saltBits-1), c.Rank)
 }

@@ -19,10 +19,8 @@ func (f *Fleet) Watch() *Watcher {
 		if s.known {
 			w.put(PutApp{s.app})
 		}
-		for _, r := range s.regions {
-			for _, m := range r.rows {
-				w.put(PutMachine{m.Machine, m.version})
-			}
+		for m := range s.rows() {
+			w.put(PutMachine{m.unpack(), m.version()})
 		}
 	}
 	f.watchers[w] = struct{}{}

@@ -1,0 +1,253 @@
+package balance
+
+import (
+	"fmt"
+	"maps"
+	"slices"
+)
+
+// batch gathers the changes of one call and makes them visible together, so that a region is copied once however many of
+// its machines change. The fleet's lock is held from the first change to commit.
+type batch struct {
+	f      *Fleet
+	drafts map[AppID]*draft
+	order  []AppID // touched apps, removed ones too
+}
+
+// draft is an app under change.
+type draft struct {
+	app     *app
+	next    *Snapshot
+	regions map[string]*regionRows // the drafts among next.regions
+	rows    []*row                 // new rows, to be brought to their cells
+	gone    []*row                 // rows of machines that left
+}
+
+func (f *Fleet) batch() *batch { return &batch{f: f, drafts: map[AppID]*draft{}} }
+
+// draft returns the draft of an app, which is made on demand: rows may arrive before settings.
+func (b *batch) draft(id AppID) *draft {
+	if d, ok := b.drafts[id]; ok {
+		return d
+	}
+	a := b.f.app(id)
+	s := a.snap.Load()
+	d := &draft{app: a, next: &Snapshot{app: s.app, known: s.known, regions: slices.Clone(s.regions)}, regions: map[string]*regionRows{}}
+	b.drafts[id] = d
+	b.touch(id)
+	return d
+}
+
+func (b *batch) touch(id AppID) { b.order = append(b.order, id) }
+
+// region returns the draft of a region, made on demand.
+func (d *draft) region(name string) *regionRows {
+	if r, ok := d.regions[name]; ok {
+		return r
+	}
+	i, ok := d.next.region(name)
+	var r *regionRows
+	if ok {
+		r = d.next.regions[i].edit()
+		d.next.regions[i] = r
+	} else {
+		r = &regionRows{name: name, area: d.app.area(name)}
+		d.next.regions = slices.Insert(d.next.regions, i, r)
+	}
+	d.regions[name] = r
+	return r
+}
+
+// commit publishes the drafts and returns the apps that have changed. First the snapshots, then the words: a word without
+// its row is noticed by the pick, and looked at again.
+func (b *batch) commit() []AppID {
+	for _, d := range b.drafts {
+		d.next.regions = slices.DeleteFunc(d.next.regions, func(r *regionRows) bool { return len(r.byID) == 0 })
+		for _, r := range d.regions {
+			r.chunks = r.area.chunks
+		}
+		d.app.snap.Store(d.next)
+		for _, m := range d.gone {
+			d.app.area(m.kin.region).retire(m.cell, m.pos, b.f.tick.Load())
+		}
+		for _, m := range d.rows {
+			m.cell.turnTo(m)
+		}
+	}
+	slices.Sort(b.order)
+	touched := slices.Compact(b.order)
+	b.drafts, b.order = map[AppID]*draft{}, nil
+	return touched
+}
+
+// turnTo makes m the cell's row, unless a newer one is there already.
+func (c *cell) turnTo(m *row) {
+	c.row.Store(m)
+	c.base.Store(uint64(newBase(m.tier, m.kin.limits)))
+	c.changed()
+}
+
+func (b *batch) apply(u Update) error {
+	switch u := u.(type) {
+	case PutApp:
+		b.putApp(u.App)
+	case RemoveApp:
+		b.removeApp(u.ID)
+	case PutMachine:
+		if u.Version.Incarnation <= b.f.gone[u.Machine.Owner] {
+			return nil // the node that wrote it is gone
+		}
+		_, err := b.put(u.Machine, u.Version, nil)
+		return err
+	case RemoveMachine:
+		b.remove(u)
+	case NodeGone:
+		b.nodeGone(u)
+	default:
+		return fmt.Errorf("balance: update of type %T: not one of this package", u)
+	}
+	return nil
+}
+
+func (b *batch) putApp(settings App) {
+	d := b.draft(settings.ID)
+	limits := d.next.app.Limits != settings.Limits
+	d.next.app, d.next.known = settings, true
+	if limits {
+		for _, r := range slices.Clone(d.next.regions) { // limits are resolved in the rows
+			r = d.region(r.name)
+			for _, p := range r.byID {
+				m := r.rows[p]
+				d.store(r, m.unpack(), m.version(), m)
+			}
+		}
+	}
+	b.f.tell(func(w *Watcher) { w.put(PutApp{settings}) })
+}
+
+func (b *batch) removeApp(id AppID) {
+	delete(b.drafts, id) // what it held goes with it
+	next := maps.Clone(*b.f.apps.Load())
+	delete(next, id)
+	b.f.apps.Store(&next)
+	b.touch(id)
+	b.f.tell(func(w *Watcher) { w.put(RemoveApp{id}) })
+}
+
+// put stores a row if it is newer than the one held. gate is given for machines that this node owns.
+func (b *batch) put(m Machine, v Version, gate *Gate) (changed bool, err error) {
+	d := b.draft(m.App)
+	if t, ok := d.app.removed[m.ID]; ok && !v.after(t) {
+		return false, nil
+	}
+	held := d.held(m.ID)
+	switch {
+	case held == nil:
+	case held.kin.owner != m.Owner:
+		return false, fmt.Errorf("balance: machine %q belongs to node %q, row says %q: a machine keeps its owner; remove it first", m.ID, held.kin.owner, m.Owner)
+	case held.kin.region != m.Region:
+		return false, fmt.Errorf("balance: machine %q is in region %q, row says %q: a machine keeps its region; remove it first", m.ID, held.kin.region, m.Region)
+	case !v.after(held.version()):
+		return false, nil
+	}
+	r := d.region(m.Region)
+	if held == nil {
+		c, pos := r.area.newCell(b.f.node, m.ID, b.f.tick.Load(), gate)
+		held = &row{id: m.ID, cell: c, pos: pos}
+		c.row.Store(held)
+		if gate != nil {
+			gate.cell = c
+		}
+		d.app.cells.put(c)
+		delete(d.app.removed, m.ID)
+	} else {
+		if held.epoch != m.Epoch || held.kin.incarnation != v.Incarnation {
+			held.cell.forget()
+		}
+		if m.State == Started && (held.state != Started || held.epoch != m.Epoch) && d.next.app.SlowStart > 0 {
+			held.cell.slowStart(b.f.tick.Load())
+		}
+	}
+	d.store(r, m, v, held)
+	b.f.tell(func(w *Watcher) { w.put(PutMachine{m, v}) })
+	return true, nil
+}
+
+// store packs m into a row at the place and over the cell of old.
+func (d *draft) store(r *regionRows, m Machine, v Version, old *row) {
+	like := r.area.like
+	if old.kin != nil {
+		like = old.kin
+	}
+	next := pack(&m, v, &d.next.app, like)
+	r.area.like = next.kin
+	next.cell, next.pos = old.cell, old.pos
+	next.tier = next.rowTier()
+	if next.tier == TierReady && next.cell.ejected() {
+		next.tier = TierFailing
+	}
+	r.set(next)
+	d.rows = append(d.rows, next)
+}
+
+// held returns the row of a machine as the batch has it, or nil.
+func (d *draft) held(id MachineID) *row {
+	c := d.app.cells.find(id)
+	if c == nil {
+		return nil
+	}
+	k := c.row.Load().kin
+	if k == nil { // new in this batch
+		for _, r := range d.regions {
+			if m := r.get(id); m != nil {
+				return m
+			}
+		}
+		return nil
+	}
+	if i, ok := d.next.region(k.region); ok {
+		return d.next.regions[i].get(id)
+	}
+	return nil
+}
+
+func (b *batch) remove(u RemoveMachine) {
+	d := b.draft(u.App)
+	if m := d.held(u.ID); m != nil {
+		if m.version().after(u.Version) {
+			return
+		}
+		d.region(m.kin.region).drop(m)
+		d.app.cells.remove(m.id)
+		d.gone = append(d.gone, m)
+		d.rows = slices.DeleteFunc(d.rows, func(n *row) bool { return n.id == m.id })
+	}
+	d.app.removed[u.ID] = u.Version
+	b.f.tell(func(w *Watcher) { w.put(u) })
+}
+
+// nodeGone takes the machines of a vanished owner as stopped.
+func (b *batch) nodeGone(u NodeGone) {
+	b.f.gone[u.Node] = max(b.f.gone[u.Node], u.Incarnation)
+	for id := range *b.f.apps.Load() {
+		var of []*row
+		for m := range b.current(id).rows() {
+			if m.kin.owner == u.Node && m.kin.incarnation <= u.Incarnation && m.state != Stopped {
+				of = append(of, m)
+			}
+		}
+		for _, m := range of {
+			d := b.draft(id)
+			stopped := m.unpack()
+			stopped.State = Stopped
+			d.store(d.region(m.kin.region), stopped, m.version(), m)
+		}
+	}
+}
+
+func (b *batch) current(id AppID) *Snapshot {
+	if d, ok := b.drafts[id]; ok {
+		return d.next
+	}
+	return b.f.app(id).snap.Load()
+}

@@ -1,0 +1,126 @@
+package balance
+
+import "math"
+
+// past is what the ticks have gathered about one machine. Times are in ticks.
+type past struct {
+	seen    uint64  // what was heard last, as it stands in the cell
+	age     float32 // since then
+	slow    float32 // slow average of what others have
+	sent    uint32  // requests sent until the last tick
+	failed  uint32  // failures until the last tick
+	own     float32 // fading sums of what was in flight here at each tick,
+	taken   float32 // and of the requests sent
+	window  [2]window
+	ejected int64 // until when it is out
+	calm    int64 // since when it has been well
+	times   int8  // how often it was ejected of late
+}
+
+// around is what the ticks have gathered about a region, for ageing its machines.
+type around struct {
+	dt   float32 // ticks since the last time
+	tick int64
+	mean float32 // what others have at a machine, over those that were heard of lately
+	gap  float32 // between two news of one machine
+	stay float32 // of a request, in ticks; 0 when unknown
+	ramp int64   // how long slow start takes
+}
+
+// The constants of ageing. Those that concern others' load are multiples of the measured gap between two news: a constant
+// time oscillates as soon as the news are later than it.
+const (
+	// fadeGaps is how many gaps it takes an estimate to fade into the machine's slow average.
+	fadeGaps = 8
+	// slowGaps is how many gaps the slow average covers.
+	slowGaps = 20
+	// staleGaps is after how many gaps, and at least staleTicks, what was heard of a machine has expired.
+	staleGaps, staleTicks = 20, 50
+	// memoryTicks is how long the averages of slowness remember: 8 s.
+	memoryTicks = 80
+	// slowFrom is how much longer than its region's mean a machine's requests have to stay before it counts as slow.
+	// Below it the noise of heavy tails would be taken for slowness.
+	slowFrom = 2
+	// slowSample is how many requests it takes to judge.
+	slowSample = 8
+	// penaltyHalf is how many ticks halve the load that failures count as: 1 s.
+	penaltyHalf = 10
+)
+
+func (a around) fade() float32       { return fading(a.dt, fadeGaps*a.gap) }
+func fading(dt, tau float32) float32 { return 1 - float32(math.Exp(-float64(dt/tau))) }
+
+// step ages what is believed of one machine. own is in flight here now, sent and failed count since ever.
+func (p *past) step(e est, seen uint64, own int, sent, failed uint32, a around) est {
+	e &^= saidBit // a machine that said "full" is left out for a moment only
+	p.hear(seen, a)
+	e = p.fadeOthers(e, own, seen, a)
+	if q := e.penalty(); q > 0 {
+		e = e.withPenalty(q * float32(math.Exp2(-float64(a.dt)/penaltyHalf)))
+	}
+	keep := 1 - fading(a.dt, memoryTicks)
+	taken := (sent - p.sent) & sentMask
+	p.own = p.own*keep + float32(own)*a.dt
+	p.taken = p.taken*keep + float32(taken)
+	p.sent = sent
+	e = e.withSlow(p.slowness(own, a))
+	p.window[0].add(taken, failed-p.failed)
+	p.failed = failed
+	if a.tick/windowTicks != (a.tick-int64(a.dt))/windowTicks {
+		p.window[0], p.window[1] = window{}, p.window[0]
+	}
+	return e
+}
+
+// hear takes in what was heard since the last tick.
+func (p *past) hear(seen uint64, a around) {
+	switch {
+	case seen == p.seen:
+		p.age += a.dt
+		return
+	case p.seen == 0:
+		p.slow = float32(seen & seenMask)
+	default:
+		p.slow += (float32(seen&seenMask) - p.slow) * min(1, (p.age+a.dt)/(slowGaps*a.gap))
+	}
+	p.seen, p.age = seen, 0
+}
+
+// fadeOthers moves the estimate of what others have towards what is usual: at the machine, or, when nothing was heard of
+// it for long, in its region. A machine that holds requests of ours and is silent may be stuck: it must not look average.
+func (p *past) fadeOthers(e est, own int, seen uint64, a around) est {
+	others := e.others()
+	switch {
+	case seen == 0:
+		others = a.mean
+	case p.age > max(staleTicks, staleGaps*a.gap):
+		p.slow += (a.mean - p.slow) * fading(a.dt, staleTicks)
+		if own == 0 || others < a.mean { // never as idle
+			others = a.mean
+		}
+	case p.age == 0 && seen&replyBit != 0: // fresh
+	case own > 0 && p.age > 2*a.gap && others > p.slow:
+	default:
+		others += (p.slow - others) * a.fade()
+	}
+	return e.withOthers(others)
+}
+
+// slowness is by Little's law how long requests stay at the machine, compared with its region, as a factor on its load.
+func (p *past) slowness(own int, a around) float32 {
+	if a.stay <= 0 || p.own < slowFrom*a.stay || p.taken+float32(own) < slowSample && p.own < slowSample*slowFrom*a.stay {
+		return 1
+	}
+	return max(1, p.own/max(p.taken, 1)/a.stay/slowFrom)
+}
+
+// rampFrom is the part of its soft limit that a machine takes when slow start begins.
+const rampFrom = 0.1
+
+// rampAt is that part at a later tick; 1 ends it.
+func (a around) rampAt(started int64) float32 {
+	if a.ramp <= 0 || a.tick-started >= a.ramp {
+		return 1
+	}
+	return max(rampFrom, float32(a.tick-started)/float32(a.ramp))
+}

@@ -1,0 +1,204 @@
+package balance
+
+import "math"
+
+// A word is a machine's score: the least word of a region is its best machine, so that a pick is a minimum over one dense
+// array. Words are kept on write. From the highest bit:
+//
+//	tier (2) | busy (1) | spare (1) | use (20) | turn (24) | salt (16)
+//
+// use is the load over the soft limit, as the upper bits of a float32: those of positive floats compare like the floats.
+// turn says when the machine was last picked: machines that are equally used take turns. salt is hash(node, machine).
+// A word from noUse on names a machine that cannot be used now; its turn and salt are kept.
+type word = uint64
+
+const (
+	saltBits  = 16
+	turnBits  = 24
+	lapShift  = saltBits
+	useShift  = saltBits + turnBits
+	useBits   = 20
+	busyShift = useShift + useBits + 1
+	tierShift = busyShift + 1
+
+	noUse   word = ^word(0) >> useShift << useShift
+	busyBit word = 1 << busyShift
+	keep    word = 1<<useShift - 1 // turn and salt
+	turnMax      = 1<<turnBits - 1
+	// useDrop is how many of a float32's lower bits are dropped: what remains tells loads 1/4000 apart.
+	useDrop = 31 - useBits
+)
+
+func turnOf(w word) uint32 { return uint32(w>>lapShift) & turnMax }
+func tierOfWord(w word) Tier {
+	if w >= noUse {
+		return TierNone
+	}
+	return Tier(w >> tierShift)
+}
+func useOf(w word) float32 {
+	return math.Float32frombits(uint32(w>>useShift&(1<<useBits-1)) << useDrop)
+}
+
+func useCode(u float32) uint32 { return math.Float32bits(u) >> useDrop }
+
+// base is what a row says of a machine that matters to its score: tier (3) | soft (20) | hard (20).
+type base uint64
+
+const (
+	baseSoftShift = 3
+	baseHardShift = baseSoftShift + 20
+	baseNone      = base(TierNone)
+	baseRetired   = base(7) // the machine has left; its place in the array may be somebody else's
+)
+
+func newBase(t Tier, l Limits) base {
+	return base(t) | base(l.Soft)<<baseSoftShift | base(l.Hard)<<baseHardShift
+}
+func (b base) tier() Tier { return Tier(b & 7) }
+func (b base) soft() int  { return int(b >> baseSoftShift & MaxLimit) }
+func (b base) hard() int  { return int(b >> baseHardShift & MaxLimit) }
+
+// est is what this node believes of a machine beyond its own requests. From the lowest bit: what others have in flight,
+// in 1/16 requests (24) | recent failures as load, in 1/16 requests (16) | slowness in quarters above one (5) | slow
+// start in sixteenths, 0 for none (4) | the owner just said that it is full (1) | on probation (1) | consecutive
+// failures (4) | heard of (1) | slots granted plus one, 0 for no grants (6).
+type est uint64
+
+const (
+	othersBits   = 24
+	penaltyShift = othersBits
+	penaltyBits  = 16
+	slowShift    = penaltyShift + penaltyBits
+	rampShift    = slowShift + 5
+	saidBit      = est(1) << (rampShift + 4)
+	probeBit     = saidBit << 1
+	failsShift   = rampShift + 6
+	heardBit     = est(1) << (failsShift + 4)
+	grantShift   = failsShift + 5
+
+	othersMask  = est(1)<<othersBits - 1
+	penaltyMask = (est(1)<<penaltyBits - 1) << penaltyShift
+	slowMask    = est(31) << slowShift
+	rampMask    = est(15) << rampShift
+	failsMask   = est(15) << failsShift
+	grantMask   = est(63) << grantShift
+	// oddMask is what makes a machine other than its load.
+	oddMask = penaltyMask | slowMask | rampMask | saidBit | probeBit | grantMask
+
+	maxGrant = 62
+)
+
+func field(x float32, shift, bits int) est {
+	return est(min(max(x, 0)*16+0.5, float32(uint(1)<<bits-1))) << shift
+}
+func (e est) others() float32  { return float32(int32(e&othersMask)) / 16 }
+func (e est) penalty() float32 { return float32(int32(e&penaltyMask>>penaltyShift)) / 16 }
+
+// slow is the factor by which a grossly slow machine's load counts.
+func (e est) slow() float32 { return 1 + float32(int32(e&slowMask>>slowShift))/4 }
+
+// ramp is the part of its soft limit that a machine in slow start takes.
+func (e est) ramp() float32 {
+	if k := e & rampMask >> rampShift; k > 0 {
+		return float32(int32(k)) / 16
+	}
+	return 1
+}
+func (e est) fails() int { return int(e & failsMask >> failsShift) }
+
+// grant returns how many requests the owner lets this node have at the machine; ok is false when it does not grant.
+func (e est) grant() (n int, ok bool) {
+	g := int(e & grantMask >> grantShift)
+	return g - 1, g > 0
+}
+func (e est) withOthers(x float32) est  { return e&^othersMask | field(x, 0, othersBits) }
+func (e est) withPenalty(x float32) est { return e&^penaltyMask | field(x, penaltyShift, penaltyBits) }
+func (e est) withFails(n int) est       { return e&^failsMask | est(min(n, 15))<<failsShift }
+
+// withSlow sets the factor, from 1 to 8.75.
+func (e est) withSlow(f float32) est {
+	return e&^slowMask | est(min(max(f-1, 0)*4+0.5, 31))<<slowShift
+}
+
+// withRamp sets the part of slow start, above 0; from 1 on it is over.
+func (e est) withRamp(part float32) est {
+	k := est(max(part*16, 1))
+	if k > 15 {
+		k = 0
+	}
+	return e&^rampMask | k<<rampShift
+}
+func (e est) withGrant(n int, ok bool) est {
+	e &^= grantMask
+	if ok {
+		e |= est(min(max(n, 0), maxGrant)+1) << grantShift
+	}
+	return e
+}
+
+// failed notes a failure: it weighs as one request of load, and each doubles what the last left. Fast failures must never
+// make a machine look idle.
+func (e est) failed() est {
+	return e.withPenalty(min(2*e.penalty()+1, penaltyCap)).withFails(e.fails() + 1)
+}
+
+// succeeded notes a success: the load of failures shrinks, and a probation is over.
+func (e est) succeeded() est {
+	q := e.penalty() * 7 / 8
+	if q < 0.5 {
+		q = 0
+	}
+	return e.withPenalty(q).withFails(0) &^ probeBit
+}
+
+// probes is how many requests a machine on probation takes: one, and none once that has failed.
+func (e est) probes() int { return max(0, 1-e.fails()) }
+
+// penaltyCap bounds the load that failures count as, in requests.
+const penaltyCap = 1 << 10
+
+// score returns the upper part of a machine's word. own is this node's requests in flight; gate is all in flight where
+// this process owns the machine, else negative.
+func score(b base, own, gate int, e est) word {
+	if b.tier() >= tiers {
+		return noUse
+	}
+	total := float32(own) + e.others()
+	if gate >= 0 {
+		total = float32(max(own, gate))
+	}
+	if hard := b.hard(); e&oddMask != 0 || own >= MaxLimit {
+		if full(own, total, hard, e) {
+			return noUse
+		}
+		total = (total + e.penalty()) * e.slow() / e.ramp()
+	} else if hard > 0 && total >= float32(hard) {
+		return noUse
+	}
+	w := word(b.tier()) << tierShift
+	if soft := float32(b.soft()); soft > 0 {
+		if total >= soft {
+			w |= busyBit
+		}
+		total /= soft
+	}
+	return w | word(useCode(total))<<useShift
+}
+
+// full reports whether this node sends the machine nothing more. What is known exactly (own) and what the owner grants or
+// just said rule; the estimate counts too, since a bounce costs more than a try elsewhere.
+func full(own int, total float32, hard int, e est) bool {
+	if own >= MaxLimit {
+		return true
+	}
+	if e&(saidBit|probeBit|grantMask) != 0 {
+		if n, ok := e.grant(); ok {
+			return own >= n
+		}
+		if e&saidBit != 0 || e&probeBit != 0 && own >= e.probes() {
+			return true
+		}
+	}
+	return hard > 0 && total >= float32(hard)
+}
