@@ -23,6 +23,9 @@ func (r *run) observe(m *machine, now time.Time) {
 	l, used := m.gate.Sample()
 	m.load, m.used = l.InFlight, m.used || used
 	up := l.State == balance.Started
+	anew := l.Epoch != m.epoch
+	m.began = m.began || up && anew
+	m.epoch = l.Epoch
 	switch p := &m.protocol; p.Phase() {
 	case Stopped, Active:
 		if !up {
@@ -38,7 +41,7 @@ func (r *run) observe(m *machine, now time.Time) {
 		case !up:
 			r.step(m, now, Input{Kind: Down})
 		case l.Cordon != balance.CordonSoft || l.CordonGen != p.Gen():
-			if r.step(m, now, Input{Kind: Uncordoned}); l.Epoch == m.epoch {
+			if r.step(m, now, Input{Kind: Uncordoned}); !anew {
 				call(r.config.Trace.Uncordoned, m.row, "it was recalled")
 			}
 		case m.gate.Touched():
@@ -61,7 +64,7 @@ func (r *run) quiet(m *machine, now time.Time, l balance.Load, used bool) {
 		r.step(m, now, Input{Kind: Busy})
 	case r.pending < r.config.Parallel:
 		r.step(m, now, Input{Kind: Idle})
-	case now.Sub(m.began) < r.config.CordonMax:
+	case now.Sub(m.since) < r.config.CordonMax:
 		return // a gate does not close before the driver has time for the machine
 	default:
 		r.step(m, now, Input{Kind: Needed, Reason: "the driver is busy with other machines"})
@@ -89,7 +92,7 @@ func (r *run) do(m *machine, now time.Time, c Command) (in Input, ok bool) {
 		if !ok {
 			return Input{Kind: Refused, Token: c.Token}, true
 		}
-		m.began, m.epoch = now, m.gate.Load().Epoch
+		m.since = now
 		call(t.Cordoned, m.row, c.Reason)
 		return Input{Kind: Cordoned, Token: c.Token, Gate: gen}, true
 	case Uncordon:
@@ -126,14 +129,14 @@ func (r *run) finish(m *machine, now time.Time, c Command) (Input, bool) {
 	if c.Suspend {
 		f = r.config.Trace.Suspended
 	}
-	call(f, m.row, now.Sub(m.began))
+	call(f, m.row, now.Sub(m.since))
 	return Input{Kind: StartWanted}, again || c.Again
 }
 
 // drive calls the driver in the background. The answer comes through answers, or settles the gate when Run is over.
 func (r *run) drive(m *machine, now time.Time, c Command) {
 	r.pending++
-	m.began = now
+	m.since = now
 	row := r.rowOf(m)
 	do, told := r.driver.Stop, r.config.Trace.Stopping
 	if c.Do == Suspend {

@@ -24,6 +24,7 @@ type Seen struct {
 	Own     bool
 	Load    int  // requests in flight
 	Used    bool // something was admitted since the last Situation
+	Began   bool // it has come up since the last Situation, however short its start was
 	Leaving bool // soft-cordoned or closing: it is being stopped, and can still be recalled
 	Veto    bool // it cannot be spared now, unless the whole app is idle
 
@@ -204,6 +205,9 @@ func (d *Decider) count(r *regionLoad, m *Seen, s *Situation) (inUse bool) {
 	if !m.Own {
 		return false
 	}
+	if m.Began {
+		r.started = d.now
+	}
 	load := m.Load
 	if m.Used {
 		load = max(load, 1) // it came and went between two looks
@@ -219,7 +223,7 @@ func (d *Decider) count(r *regionLoad, m *Seen, s *Situation) (inUse bool) {
 		r.mine++
 		r.add(m, 1)
 	}
-	return load > 0
+	return load > 0 || m.Began
 }
 
 // add counts m's capacity in, or out with -1.

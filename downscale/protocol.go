@@ -37,7 +37,6 @@ const maxDoublings = 4
 //	soft-cordoned --Down-->         stopped
 //	closing       --Closed-->       stopping       Stop
 //	closing       --Closed-->       suspending     Suspend
-//	closing       --Closed-->       active         Reopen
 //	closing       --Refused-->      soft-cordoned
 //	closing       --Refused-->      active         Uncordon
 //	suspending    --Done-->         stopped        Finish
@@ -46,6 +45,7 @@ const maxDoublings = 4
 //	suspending    --Tick-->         stuck          Alarm
 //	stopping      --Done-->         stopped        Finish
 //	stopping      --Failed-->       active         Reopen
+//	stopping      --Failed-->       stuck          Alarm
 //	stopping      --Unknown-->      stuck          Alarm
 //	stopping      --Tick-->         stuck          Alarm
 //	stuck         --Done-->         stopped        Finish
@@ -67,6 +67,7 @@ type Protocol struct {
 	suspend bool   // suspend rather than stop; later: Suspend rather than Stop is under way
 	acked   bool   // every live node knows the cordon
 	wanted  bool   // somebody needs the machine; it could not be had at once
+	frozen  bool   // a Suspend ended in doubt: the machine may be frozen, and is not opened again
 	aborts  int8   // in a row
 	reason  string // why it is surplus
 
@@ -145,7 +146,7 @@ func (p *Protocol) active(now time.Time, in Input) Command {
 			return Command{}
 		}
 		p.enter(SoftCordoned)
-		p.gate, p.suspend, p.acked, p.reason = 0, in.Suspend, false, in.Reason
+		p.gate, p.suspend, p.reason = 0, in.Suspend, in.Reason
 		p.expires = now.Add(p.timing.CordonMax)
 		return p.command(Command{Do: Cordon})
 	}
@@ -221,9 +222,8 @@ func (p *Protocol) closing(now time.Time, in Input) Command {
 		p.expires = expires
 	case Closed:
 		p.gate = in.Gate
-		if p.wanted { // nobody has told the driver yet
-			return p.reopen(now, "it was needed")
-		}
+		// Somebody may want it by now. It is not opened again all the same: a machine that ended by itself a moment ago would
+		// not be noticed, since the gate takes no exits while it closes. The start is remembered instead.
 		if p.suspend {
 			return p.drive(now, Suspending, Suspend)
 		}
@@ -242,21 +242,20 @@ func (p *Protocol) behindGate(now time.Time, in Input) Command {
 		p.enter(Stopped)
 		p.aborts, p.calm = 0, time.Time{}
 		return c
-	case Failed:
-		if p.suspend {
+	case Failed, Unknown:
+		switch {
+		case p.suspend:
+			p.frozen = in.Kind == Unknown
 			return p.drive(now, Stopping, Stop)
-		}
-		return p.reopen(now, "the driver could not stop it")
-	case Unknown:
-		if p.suspend {
-			return p.drive(now, Stopping, Stop)
+		case in.Kind == Failed && !p.frozen:
+			return p.reopen(now, "the driver could not stop it")
 		}
 		alarmed := p.phase == Stuck
 		p.phase = Stuck
 		p.expires = now.Add(p.timing.StuckAfter)
 		p.token++ // nothing is under way: no answer counts until the next try
 		if !alarmed {
-			return Command{Do: Alarm, Reason: "the driver does not know whether it stopped the machine; it will be told again"}
+			return Command{Do: Alarm, Reason: "the driver has left the machine in doubt; it will be told again to stop it"}
 		}
 	case Tick:
 		switch {
@@ -306,7 +305,10 @@ func (p *Protocol) back(now time.Time) {
 
 func (p *Protocol) enter(to Phase) {
 	p.phase = to
-	p.wanted, p.quiet, p.expires = false, time.Time{}, time.Time{}
+	p.wanted, p.frozen, p.quiet, p.expires = false, false, time.Time{}, time.Time{}
+	if to == Active || to == Stopped {
+		p.suspend, p.acked = false, false
+	}
 	if to == Stopped {
 		p.backoff, p.gate = time.Time{}, 0
 	}

@@ -130,9 +130,10 @@ type machine struct {
 	protocol Protocol
 	load     int
 	used     bool      // since the last decision
+	began    bool      // it came up since the last decision
 	listed   bool      // in run.leaving
-	epoch    uint64    // of the run that is cordoned
-	began    time.Time // the cordon; later the driver call
+	epoch    uint64    // as last seen
+	since    time.Time // of the cordon; later of the driver call
 }
 
 // tick looks at everything and decides.
@@ -212,7 +213,7 @@ func (r *run) decide(a *appRun, now time.Time) {
 	s := Situation{App: a.snap.App(), Machines: a.seen[:0]}
 	for _, m := range a.machines {
 		s.Machines = append(s.Machines, m.see(s.App, now))
-		m.used = false
+		m.used, m.began = false, false
 	}
 	a.seen = s.Machines
 	if r.config.Revision != nil {
@@ -247,7 +248,7 @@ func (m *machine) see(app balance.App, now time.Time) Seen {
 	}
 	if m.gate != nil {
 		p := m.protocol.Phase()
-		s.Own, s.State, s.Load, s.Used = true, m.gate.State(), m.load, m.used
+		s.Own, s.State, s.Load, s.Used, s.Began = true, m.gate.State(), m.load, m.used, m.began
 		s.Leaving = p == SoftCordoned || p == Closing
 		s.Veto = m.protocol.BackingOff(now)
 	}

@@ -1,0 +1,650 @@
+package downscale
+
+import (
+	"flag"
+	"fmt"
+	"go/ast"
+	"go/parser"
+	"go/token"
+	"regexp"
+	"slices"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/ebbkit/ebb/balance"
+	"github.com/google/go-cmp/cmp"
+)
+
+var full = flag.Bool("full", false, "explore larger models")
+
+// world is the protocol with everything around it: the gate, a driver that is slow, fails and does not know, nodes that
+// learn of a cordon late and whose requests and acknowledgements are late, a starter, machines that crash, an edge that
+// recalls, and somebody who drains. Each action is one atomic step of one of them, in any order. Counters are renamed by
+// rank and timers are armed or not, so that the space is finite.
+type world struct {
+	p     Protocol
+	queue [3]Command // given by the protocol and not yet carried out, in order
+	gate  modelGate
+	proc  proc
+	op    call1 // the driver's, under way
+	ans   call1 // its answer, on the way
+	dup   call1 // the same once more, later
+	drain drainState
+	owed  bool // a start was promised during the stop
+	blind bool // the machine ended by itself while its gate was closed, and the gate takes no exits then
+	nodes [3]modelNode
+}
+
+type proc uint8
+
+const (
+	gone proc = iota
+	running
+	frozen
+)
+
+type drainState uint8
+
+const (
+	notDraining drainState = iota
+	drainClosed
+	drainStopping
+)
+
+type call1 struct {
+	do    Act  // of an operation
+	kind  Kind // of an answer
+	token uint64
+}
+
+// modelGate is balance.Gate without its atomics; TestProtocolWithGate runs the real one.
+type modelGate struct {
+	state                   balance.State
+	cordon, touched, wanted bool
+	gen, token              uint64
+	n                       uint8
+}
+
+type modelNode struct {
+	known uint64 // the generation it picks by
+	ack   uint64 // its acknowledgement on the way
+	acked uint64 // what the owner knows that it knows
+	sent  uint64 // a request on the way: 1 + the generation it carries
+}
+
+func (g *modelGate) closing() bool {
+	return g.state == balance.Stopping || g.state == balance.Suspending
+}
+
+func (g *modelGate) clear(to balance.State) {
+	g.state, g.cordon, g.touched, g.wanted = to, false, false, false
+}
+
+var (
+	modelNow = time.Unix(1000, 0)
+	far      = modelNow.Add(time.Hour)
+)
+
+// model explores.
+type model struct {
+	nodes int
+	edges map[string]bool // of the diagram
+	err   error
+	next  func(label string, progress bool, w world)
+}
+
+func (m *model) failf(format string, args ...any) {
+	if m.err == nil {
+		m.err = fmt.Errorf(format, args...)
+	}
+}
+
+// feed steps the protocol and queues its command.
+func (m *model) feed(w *world, in Input) {
+	from := w.p.phase
+	c := w.p.Step(modelNow, in).Command
+	if from != w.p.phase || c.Do != None {
+		m.edges[edge(from.String(), in.Kind.String(), w.p.phase.String(), c.Do.String())] = true
+	}
+	if c.Do == None || c.Do == Alarm {
+		return
+	}
+	for i := range w.queue {
+		if w.queue[i].Do == None {
+			c.Reason = ""
+			w.queue[i] = c
+			return
+		}
+	}
+	m.failf("more than %d commands wait", len(w.queue))
+}
+
+func edge(from, kind, to, do string) string {
+	if do == "-" || do == "" {
+		return from + " --" + kind + "--> " + to
+	}
+	return from + " --" + kind + "--> " + to + " " + do
+}
+
+// carryOut does what the first queued command says.
+func (m *model) carryOut(w *world) {
+	c := w.queue[0]
+	copy(w.queue[:], w.queue[1:])
+	w.queue[len(w.queue)-1] = Command{}
+	g := &w.gate
+	switch c.Do {
+	case Cordon:
+		if g.state != balance.Started || g.cordon {
+			m.feed(w, Input{Kind: Refused, Token: c.Token})
+			return
+		}
+		g.cordon, g.touched = true, false
+		g.gen++
+		m.feed(w, Input{Kind: Cordoned, Token: c.Token, Gate: g.gen})
+	case Uncordon:
+		if g.state == balance.Started && g.cordon && g.gen == c.Gate {
+			g.cordon, g.touched = false, false
+		}
+	case Close:
+		if g.state != balance.Started || !g.cordon || g.touched || g.n > 0 || g.gen != c.Gate {
+			m.feed(w, Input{Kind: Refused, Token: c.Token})
+			return
+		}
+		for i := range w.nodes[:m.nodes] {
+			if w.nodes[i].known < g.gen {
+				m.failf("the gate closed although node %d has not seen the cordon", i)
+			}
+		}
+		g.token++
+		g.state = balance.Stopping
+		if c.Suspend {
+			g.state = balance.Suspending
+		}
+		m.feed(w, Input{Kind: Closed, Token: c.Token, Gate: g.token})
+	case Reopen:
+		if !g.closing() || g.token != c.Gate {
+			m.failf("Reopen with token %d of a gate that is %v with %d", c.Gate, g.state, g.token)
+		}
+		if w.proc == frozen {
+			m.failf("a frozen machine was opened")
+		}
+		g.clear(balance.Started)
+		w.owed = false // it runs
+	case Stop, Suspend:
+		if !g.closing() || g.n > 0 || g.token != c.Gate {
+			m.failf("%v of a gate that is %v with %d in flight", c.Do, g.state, g.n)
+		}
+		if w.op.do != None || w.drain == drainStopping {
+			m.failf("%v while the driver works on the machine", c.Do)
+		}
+		w.op = call1{do: c.Do, token: c.Token}
+	case Finish:
+		if !g.closing() || g.token != c.Gate {
+			m.failf("Finish with token %d of a gate that is %v with %d", c.Gate, g.state, g.token)
+		}
+		if w.proc == running || w.proc == frozen && !c.Suspend {
+			m.failf("a machine that is not gone was called stopped")
+		}
+		again := g.wanted || c.Again
+		g.clear(balance.Stopped)
+		if c.Suspend {
+			g.state = balance.Suspended
+		}
+		if again {
+			m.feed(w, Input{Kind: StartWanted})
+		}
+	case Restart:
+		w.owed = false
+		if g.state.Startable() {
+			g.state = balance.Starting
+		}
+	}
+}
+
+// look is what the shell does on each look at a machine.
+func (m *model) look(w *world, kind func(Input)) {
+	g := &w.gate
+	switch w.p.phase {
+	case Stopped, Active:
+		if g.state == balance.Started {
+			kind(Input{Kind: Up})
+		} else {
+			kind(Input{Kind: Down})
+		}
+	case SoftCordoned:
+		acked := true
+		for _, n := range w.nodes[:m.nodes] {
+			acked = acked && n.acked >= g.gen
+		}
+		switch {
+		case g.state != balance.Started:
+			kind(Input{Kind: Down})
+		case !g.cordon || g.gen != w.p.gate:
+			kind(Input{Kind: Uncordoned})
+		case g.touched:
+			kind(Input{Kind: Touched})
+		default:
+			if acked {
+				kind(Input{Kind: Acknowledged, Gate: g.gen})
+			}
+			kind(Input{Kind: Busy})
+			if g.n == 0 {
+				kind(Input{Kind: Idle})
+			}
+		}
+	}
+}
+
+// act gives every world that one action makes of w. Progress actions are those that happen by themselves, sooner or later.
+func (m *model) act(w world) {
+	do := func(label string, progress bool, change func(w *world)) {
+		n := w
+		change(&n)
+		m.check(&n)
+		m.canon(&n)
+		m.next(label, progress, n)
+	}
+	feed := func(label string, progress bool, in Input) {
+		do(label, progress, func(w *world) { m.feed(w, in) })
+	}
+	if w.queue[0].Do != None {
+		do("carry out "+w.queue[0].Do.String(), true, m.carryOut)
+	}
+	if w.queue[1].Do == None { // the shell never gets further ahead
+		m.look(&w, func(in Input) { feed("look: "+in.Kind.String(), true, in) })
+		feed("surplus: stop", false, Input{Kind: Surplus})
+		feed("surplus: suspend", false, Input{Kind: Surplus, Suspend: true})
+		feed("all idle", false, Input{Kind: Surplus, Suspend: true, Idle: true})
+		feed("needed", false, Input{Kind: Needed})
+		if w.p.phase != Stopped {
+			feed("start wanted", false, Input{Kind: StartWanted})
+		}
+		for i, t := range w.p.timers() {
+			if !t.IsZero() {
+				do(fmt.Sprint("timer ", i), true, func(w *world) {
+					*w.p.timers()[i] = modelNow
+					m.feed(w, Input{Kind: Tick})
+				})
+			}
+		}
+	}
+	m.driver(&w, do)
+	m.others(&w, do)
+	for i := range w.nodes[:m.nodes] {
+		m.node(&w, i, do)
+	}
+}
+
+// timers are those of which the model decides when they fire.
+func (p *Protocol) timers() []*time.Time { return []*time.Time{&p.quiet, &p.expires, &p.backoff} }
+
+func (m *model) driver(w *world, do func(string, bool, func(*world))) {
+	answer := func(label string, kind Kind, to proc) {
+		do("driver: "+label, true, func(w *world) {
+			w.ans, w.op, w.proc = call1{kind: kind, token: w.op.token}, call1{}, to
+		})
+	}
+	if w.ans == (call1{}) {
+		switch w.op.do {
+		case Stop:
+			answer("stopped", Done, gone)
+			answer("in doubt", Unknown, w.proc)
+			answer("in doubt, but stopped", Unknown, gone)
+			if w.proc != gone {
+				answer("cannot stop", Failed, w.proc)
+			}
+		case Suspend:
+			if w.proc == running {
+				answer("suspended", Done, frozen)
+				answer("in doubt, but suspended", Unknown, frozen)
+			}
+			answer("cannot suspend", Failed, w.proc)
+			answer("in doubt", Unknown, w.proc)
+		}
+	}
+	if w.ans != (call1{}) {
+		do("answer arrives", true, func(w *world) {
+			a := w.ans
+			w.ans, w.dup = call1{}, a
+			m.feed(w, Input{Kind: a.kind, Token: a.token})
+		})
+	}
+	if w.dup != (call1{}) {
+		do("answer arrives again", true, func(w *world) {
+			a := w.dup
+			w.dup = call1{}
+			m.feed(w, Input{Kind: a.kind, Token: a.token})
+		})
+	}
+}
+
+// others are the starter, chance, an edge that recalls, and who drains.
+func (m *model) others(w *world, do func(string, bool, func(*world))) {
+	g := w.gate
+	switch {
+	case g.state.Startable() && w.drain == notDraining:
+		do("start", false, func(w *world) { w.gate.state = balance.Starting })
+	case g.closing() && w.drain == notDraining:
+		do("start remembered", false, func(w *world) { w.gate.wanted, w.owed = true, true })
+	case g.state == balance.Starting:
+		do("ready", true, func(w *world) { w.gate.state, w.proc = balance.Started, running })
+		do("start fails", true, func(w *world) { w.gate.state, w.proc = balance.Failed, gone })
+	case g.state == balance.Started:
+		do("drain closes", false, func(w *world) { w.gate.token++; w.gate.state, w.drain = balance.Stopping, drainClosed })
+	}
+	if w.proc != gone {
+		do("crash", false, func(w *world) {
+			w.proc = gone
+			if w.gate.closing() {
+				w.blind = true
+			} else {
+				w.gate.clear(balance.Failed)
+			}
+		})
+	}
+	if g.state == balance.Started && g.cordon {
+		do("recall", false, func(w *world) { w.gate.cordon, w.gate.touched = false, false })
+	}
+	if g.n > 0 {
+		do("leave", true, func(w *world) { w.gate.n-- })
+	}
+	switch {
+	case w.drain == drainClosed && g.n == 0:
+		do("drain stops", true, func(w *world) { w.drain = drainStopping })
+	case w.drain == drainStopping:
+		do("drained", true, func(w *world) {
+			w.gate.clear(balance.Stopped)
+			w.proc, w.drain, w.owed = gone, notDraining, false
+		})
+	}
+}
+
+func (m *model) node(w *world, i int, do func(string, bool, func(*world))) {
+	n, g := w.nodes[i], w.gate
+	label := func(s string) string { return fmt.Sprint("node ", i, " ", s) }
+	if n.known < g.gen {
+		do(label("learns"), true, func(w *world) { w.nodes[i].known, w.nodes[i].ack = g.gen, g.gen })
+	}
+	if n.ack > 0 {
+		do(label("is heard"), true, func(w *world) { w.nodes[i].ack, w.nodes[i].acked = 0, n.ack })
+	}
+	if n.sent == 0 {
+		do(label("sends"), false, func(w *world) { w.nodes[i].sent = n.known + 1 })
+		return
+	}
+	do(label("is answered"), true, func(w *world) {
+		w.nodes[i].sent = 0
+		g := &w.gate
+		if g.state != balance.Started || int(g.n) >= m.nodes {
+			return // bounced
+		}
+		g.n++
+		g.touched = g.touched || g.cordon && n.sent-1 >= g.gen
+	})
+}
+
+// check holds in every world.
+func (m *model) check(w *world) {
+	quiet := w.queue[0].Do == None
+	g := &w.gate
+	switch p := w.p.phase; {
+	case w.op.do != None && (!g.closing() || g.n > 0):
+		m.failf("the driver works behind a gate that is %v with %d in flight", g.state, g.n)
+	case w.op.do != None && p != Stopping && p != Suspending && p != Stuck:
+		m.failf("the driver works on a machine that is %v", p)
+	case quiet && (p == Active || p == Stopped) && g.state == balance.Started && g.cordon:
+		m.failf("a cordon is left on a machine that is %v", p)
+	case quiet && (p == Active || p == Stopped) && g.closing() && w.drain == notDraining:
+		m.failf("a gate is left %v of a machine that is %v", g.state, p)
+	case quiet && p == Stopped && w.owed && g.state.Startable():
+		m.failf("a start was promised and not done")
+	case g.state == balance.Started && w.proc != running && !w.blind:
+		m.failf("the gate is open and the machine does not run")
+	}
+}
+
+// canon gives equal worlds equal values.
+func (m *model) canon(w *world) {
+	p := &w.p
+	for _, t := range p.timers() {
+		if !t.IsZero() {
+			*t = far
+		}
+	}
+	if p.phase != Active || p.backoff.IsZero() || !modelNow.Before(p.backoff) {
+		p.backoff = time.Time{}
+	}
+	if !w.gate.closing() && (w.gate.state != balance.Started || w.proc == running) {
+		w.blind = false
+	}
+	p.calm, p.aborts, p.reason = time.Time{}, 0, ""
+	var gens, tokens, gates []*uint64
+	tokens = append(tokens, &p.token, &w.op.token, &w.ans.token, &w.dup.token)
+	gens = append(gens, &w.gate.gen)
+	gates = append(gates, &w.gate.token)
+	if p.phase == SoftCordoned || p.phase == Closing {
+		gens = append(gens, &p.gate)
+	} else {
+		gates = append(gates, &p.gate)
+	}
+	for i := range w.queue {
+		c := &w.queue[i]
+		tokens = append(tokens, &c.Token)
+		if c.Do == Uncordon || c.Do == Close {
+			gens = append(gens, &c.Gate)
+		} else {
+			gates = append(gates, &c.Gate)
+		}
+	}
+	for i := range w.nodes[:m.nodes] {
+		n := &w.nodes[i]
+		gens = append(gens, &n.known, &n.ack, &n.acked)
+		if n.sent > 0 {
+			n.sent-- // a generation like the others, and back below
+			gens = append(gens, &n.sent)
+		}
+	}
+	wasSent := [3]bool{}
+	for i := range w.nodes[:m.nodes] {
+		wasSent[i] = slices.Contains(gens, &w.nodes[i].sent)
+	}
+	for _, of := range [][]*uint64{gens, tokens, gates} {
+		rename(of)
+	}
+	for i := range w.nodes[:m.nodes] {
+		if wasSent[i] {
+			w.nodes[i].sent++
+		}
+	}
+	slices.SortFunc(w.nodes[:m.nodes], func(a, b modelNode) int { // nodes are alike
+		return slices.Compare([]uint64{a.known, a.ack, a.acked, a.sent}, []uint64{b.known, b.ack, b.acked, b.sent})
+	})
+}
+
+// rename replaces numbers by their rank; 0, which means none, stays.
+func rename(of []*uint64) {
+	var buf [24]uint64
+	sorted := buf[:0]
+	for _, v := range of {
+		sorted = append(sorted, *v)
+	}
+	sorted = append(sorted, 0)
+	slices.Sort(sorted)
+	sorted = slices.Compact(sorted)
+	for _, v := range of {
+		i, _ := slices.BinarySearch(sorted, *v)
+		*v = uint64(i)
+	}
+}
+
+type key [48]byte
+
+// key packs a canonical world.
+func (w *world) key() (k key) {
+	i := 0
+	put := func(vs ...uint8) { i += copy(k[i:], vs) }
+	bits := func(bs ...bool) {
+		var v uint8
+		for j, b := range bs {
+			if b {
+				v |= 1 << j
+			}
+		}
+		put(v)
+	}
+	p := &w.p
+	bits(p.suspend, p.acked, p.wanted, p.frozen, !p.quiet.IsZero(), !p.expires.IsZero(), !p.backoff.IsZero(), w.owed)
+	bits(w.gate.cordon, w.gate.touched, w.gate.wanted, w.queue[0].Suspend, w.queue[0].Again, w.queue[1].Suspend, w.queue[1].Again)
+	bits(w.queue[2].Suspend, w.queue[2].Again, w.blind)
+	put(uint8(p.phase), uint8(p.token), uint8(p.gate), uint8(w.proc), uint8(w.drain), uint8(w.gate.state), uint8(w.gate.gen), uint8(w.gate.token), w.gate.n)
+	for _, c := range w.queue {
+		put(uint8(c.Do), uint8(c.Token), uint8(c.Gate))
+	}
+	for _, c := range [...]call1{w.op, w.ans, w.dup} {
+		put(uint8(c.do), uint8(c.kind), uint8(c.token))
+	}
+	for _, n := range w.nodes {
+		put(uint8(n.known), uint8(n.ack), uint8(n.acked), uint8(n.sent))
+	}
+	return k
+}
+
+func (w *world) String() string {
+	return fmt.Sprintf("%v (gate %d acked %v wanted %v), gate %+v, process %d, queue %v, driver %v, answer %v, drain %d, nodes %v",
+		w.p.phase, w.p.gate, w.p.acked, w.p.wanted, w.gate, w.proc, w.queue, w.op, w.ans, w.drain, w.nodes)
+}
+
+// atRest: nothing is going on that has to end.
+func (w *world) atRest() bool {
+	p := w.p.phase
+	return w.queue[0].Do == None && (p == Active || p == Stopped) && !w.gate.closing() && w.gate.n == 0
+}
+
+// explore visits every world that can be reached. It returns an error with the shortest way to a world that breaks a
+// promise, or to one from which nothing leads to rest.
+func (m *model) explore(quietTime time.Duration) (states, transitions int, err error) {
+	type step struct {
+		state int32
+		label string
+	}
+	type found struct {
+		state int32
+		w     world
+	}
+	var (
+		seen  = map[key]int32{}
+		ways  []step    // by state: the first way there
+		back  [][]int32 // by state: from where progress leads there
+		rest  []bool    // by state: at rest, and in the end: progress leads to rest
+		level []found   // in the order of their distance from the first
+	)
+	way := func(i int32) string {
+		var labels []string
+		for ; i > 0; i = ways[i].state {
+			labels = append(labels, ways[i].label)
+		}
+		slices.Reverse(labels)
+		return strings.Join(labels, "; ")
+	}
+	add := func(w world, by step) int32 {
+		k := w.key()
+		i, ok := seen[k]
+		if !ok {
+			i = int32(len(ways))
+			seen[k] = i
+			ways, back, rest = append(ways, by), append(back, nil), append(rest, w.atRest())
+			level = append(level, found{i, w})
+		}
+		return i
+	}
+	first := world{p: NewProtocol(Timing{Quiet: quietTime, CordonMax: time.Hour, Backoff: time.Hour, StuckAfter: time.Hour})}
+	m.canon(&first)
+	add(first, step{})
+	for len(level) > 0 {
+		now := level
+		level = nil
+		for _, f := range now {
+			m.next = func(label string, progress bool, n world) {
+				transitions++
+				j := add(n, step{f.state, label})
+				if m.err != nil && err == nil {
+					err = fmt.Errorf("%w\nafter: %s; %s\nin %v", m.err, way(f.state), label, &n)
+				}
+				if progress && j != f.state {
+					back[j] = append(back[j], f.state)
+				}
+			}
+			if m.act(f.w); err != nil {
+				return len(ways), transitions, err
+			}
+		}
+	}
+	var todo []int32
+	for i, r := range rest {
+		if r {
+			todo = append(todo, int32(i))
+		}
+	}
+	for len(todo) > 0 {
+		i := todo[len(todo)-1]
+		todo = todo[:len(todo)-1]
+		for _, j := range back[i] {
+			if !rest[j] {
+				rest[j] = true
+				todo = append(todo, j)
+			}
+		}
+	}
+	if i := slices.Index(rest, false); i >= 0 {
+		return len(ways), transitions, fmt.Errorf("nothing leads to rest after: %s", way(int32(i)))
+	}
+	return len(ways), transitions, nil
+}
+
+func TestProtocolExhaustively(t *testing.T) {
+	sizes := []int{1}
+	if *full {
+		sizes = append(sizes, 2)
+	}
+	edges := map[string]bool{}
+	for _, n := range sizes {
+		for _, quiet := range []time.Duration{0, time.Hour} {
+			m := &model{nodes: n, edges: edges}
+			states, transitions, err := m.explore(quiet)
+			if err != nil {
+				t.Fatalf("%d nodes, quiet %v, %d states: %v", n, quiet, states, err)
+			}
+			t.Logf("%d nodes, quiet %v: %d states, %d transitions", n, quiet, states, transitions)
+		}
+	}
+	var got []string
+	for e := range edges {
+		got = append(got, e)
+	}
+	slices.Sort(got)
+	if d := cmp.Diff(diagram(t), got); d != "" {
+		t.Errorf("the diagram in Protocol's comment and what the model reached (-comment +model):\n%s", d)
+	}
+}
+
+// diagram reads the transitions out of Protocol's doc comment.
+func diagram(t *testing.T) (edges []string) {
+	t.Helper()
+	f, err := parser.ParseFile(token.NewFileSet(), "protocol.go", nil, parser.ParseComments)
+	if err != nil {
+		t.Fatal(err)
+	}
+	line := regexp.MustCompile(`(?m)^\t([a-z-]+) +--(\w+)--> +([a-z-]+)(?: +(\w+))?$`)
+	for _, d := range f.Decls {
+		g, ok := d.(*ast.GenDecl)
+		if !ok || g.Doc == nil || g.Tok != token.TYPE || g.Specs[0].(*ast.TypeSpec).Name.Name != "Protocol" {
+			continue
+		}
+		for _, l := range line.FindAllStringSubmatch(g.Doc.Text(), -1) {
+			edges = append(edges, edge(l[1], l[2], l[3], l[4]))
+		}
+	}
+	slices.Sort(edges)
+	return edges
+}

@@ -1,0 +1,598 @@
+package downscale
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"slices"
+	"strings"
+	"sync"
+	"sync/atomic"
+	"testing"
+	"testing/synctest"
+	"time"
+
+	"github.com/ebbkit/ebb/balance"
+	"github.com/google/go-cmp/cmp"
+)
+
+// machineroom is a driver whose machines live in memory. It insists on what the package promises a driver.
+type machineroom struct {
+	t     *testing.T
+	fleet *balance.Fleet
+
+	mu       sync.Mutex
+	is       map[balance.MachineID]string // running, frozen or gone
+	busy     map[balance.MachineID]bool   // an operation is under way
+	atOnce   int
+	most     int
+	takes    time.Duration
+	draining bool  // requests may be in flight when a machine is stopped
+	refuse   error // of Stop
+	suspend  error // of Suspend
+	deaf     chan struct{}
+}
+
+func (d *machineroom) enter(m balance.Machine) {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	if d.busy[m.ID] {
+		d.t.Errorf("two operations on %s at once", m.ID)
+	}
+	d.busy[m.ID] = true
+	d.atOnce++
+	d.most = max(d.most, d.atOnce)
+	g := d.fleet.Gate(m.App, m.ID)
+	if g == nil {
+		return // it has left the fleet
+	}
+	if s := g.State(); s == balance.Started {
+		d.t.Errorf("%s is to be stopped and its gate is open", m.ID)
+	}
+	if n := g.InFlight(); n > 0 && !d.draining {
+		d.t.Errorf("%s is to be stopped under %d requests", m.ID, n)
+	}
+}
+
+func (d *machineroom) work(ctx context.Context, m balance.Machine, to string, refuse error) error {
+	d.enter(m)
+	defer func() {
+		d.mu.Lock()
+		defer d.mu.Unlock()
+		d.busy[m.ID] = false
+		d.atOnce--
+	}()
+	if d.deaf != nil {
+		<-d.deaf // whatever ctx says
+	}
+	t := time.NewTimer(d.takes)
+	defer t.Stop()
+	select {
+	case <-ctx.Done():
+		return ctx.Err()
+	case <-t.C:
+	}
+	if refuse != nil {
+		return refuse
+	}
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	d.is[m.ID] = to
+	return nil
+}
+
+func (d *machineroom) Stop(ctx context.Context, m balance.Machine) error {
+	return d.work(ctx, m, "gone", d.refuse)
+}
+
+func (d *machineroom) Suspend(ctx context.Context, m balance.Machine) error {
+	return d.work(ctx, m, "frozen", d.suspend)
+}
+
+// bench is one node with its machines, a downscaler and a log of what it did.
+type bench struct {
+	t      *testing.T
+	fleet  *balance.Fleet
+	driver *machineroom
+	down   *Downscaler
+	start  time.Time
+
+	mu  sync.Mutex
+	log []string
+}
+
+const node = "worker"
+
+func newBench(t *testing.T, c Config, app balance.App, ids ...balance.MachineID) *bench {
+	t.Helper()
+	f, err := balance.NewFleet(balance.FleetConfig{Node: node, Region: "nrt"})
+	if err != nil {
+		t.Fatal(err)
+	}
+	b := &bench{t: t, fleet: f, start: time.Now()}
+	b.driver = &machineroom{t: t, fleet: f, is: map[balance.MachineID]string{}, busy: map[balance.MachineID]bool{}, takes: 100 * time.Millisecond}
+	app.ID = "web"
+	if err := f.Apply(balance.PutApp{App: app}); err != nil {
+		t.Fatal(err)
+	}
+	for _, id := range ids {
+		if _, err := f.Host(balance.Machine{ID: id, App: "web", Region: "nrt"}); err != nil {
+			t.Fatal(err)
+		}
+		b.boot(id)
+	}
+	c.Trace = Trace{
+		Cordoned:   func(m balance.Machine, why string) { b.say("cordon %s: %s", m.ID, why) },
+		Uncordoned: func(m balance.Machine, why string) { b.say("uncordon %s: %s", m.ID, why) },
+		Stopping:   func(m balance.Machine, why string) { b.say("stop %s: %s", m.ID, why) },
+		Suspending: func(m balance.Machine, why string) { b.say("suspend %s: %s", m.ID, why) },
+		Stopped:    func(m balance.Machine, took time.Duration) { b.say("stopped %s in %v", m.ID, took) },
+		Suspended:  func(m balance.Machine, took time.Duration) { b.say("suspended %s in %v", m.ID, took) },
+		Failed:     func(m balance.Machine, err error) { b.say("failed %s: %v", m.ID, err) },
+		Stuck:      func(m balance.Machine, why string) { b.say("stuck %s: %s", m.ID, why) },
+	}
+	if b.down, err = New(f, b.driver, c); err != nil {
+		t.Fatal(err)
+	}
+	return b
+}
+
+func (b *bench) say(format string, args ...any) {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	b.log = append(b.log, fmt.Sprintf("%v ", time.Since(b.start).Round(100*time.Millisecond))+fmt.Sprintf(format, args...))
+}
+
+// want compares what was traced since the last call.
+func (b *bench) want(lines ...string) {
+	b.t.Helper()
+	synctest.Wait()
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	slices.Sort(lines) // what happens at once happens in any order
+	slices.Sort(b.log)
+	if d := cmp.Diff(lines, b.log); d != "" {
+		b.t.Errorf("(-want +got):\n%s", d)
+	}
+	b.log = nil
+}
+
+func (b *bench) gate(id balance.MachineID) *balance.Gate { return b.fleet.Gate("web", id) }
+
+// boot starts a machine as its starter would.
+func (b *bench) boot(id balance.MachineID) {
+	g := b.gate(id)
+	token, a := g.Start(g.Load().Epoch)
+	if a != balance.StartAccepted || !g.Ready(token) {
+		b.t.Errorf("boot of %s: %v", id, a)
+	}
+	b.driver.mu.Lock()
+	defer b.driver.mu.Unlock()
+	b.driver.is[id] = "running"
+}
+
+// run runs the downscaler until the returned function is called.
+func (b *bench) run() (end func() error) {
+	ctx, cancel := context.WithCancel(b.t.Context())
+	done := make(chan error, 1)
+	go func() { done <- b.down.Run(ctx) }()
+	return func() error { cancel(); return <-done }
+}
+
+// request holds a request on a machine, as a node that knows its present cordon, until the returned function is called.
+func (b *bench) request(id balance.MachineID) (leave func()) {
+	b.t.Helper()
+	g := b.gate(id)
+	if _, bounce := g.Admit(0, g.Load().CordonGen); bounce != balance.Admitted {
+		b.t.Fatalf("%s bounces: %v", id, bounce)
+	}
+	return g.Leave
+}
+
+func (b *bench) states() string {
+	var out []string
+	s, _ := b.fleet.App("web")
+	for m := range s.All() {
+		out = append(out, fmt.Sprint(m.ID, " ", m.State, " ", b.driver.is[m.ID]))
+	}
+	return strings.Join(out, ", ")
+}
+
+func (b *bench) wantStates(want string) {
+	b.t.Helper()
+	synctest.Wait()
+	if got := b.states(); got != want {
+		b.t.Errorf("states: %s\nwant    %s", got, want)
+	}
+}
+
+var stopApp = balance.App{Autostop: balance.AutostopStop, Limits: balance.Limits{Soft: 10, Hard: 20}}
+
+// quick is what a demo would use.
+var quick = Config{Window: 10 * sec, KeepAlive: 5 * sec}
+
+func TestIdleAppSleeps(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		b := newBench(t, quick, stopApp, "m1", "m2")
+		defer b.run()()
+		time.Sleep(3500 * time.Millisecond)
+		b.request("m1")() // came and went between two looks
+		time.Sleep(5 * sec)
+		b.want()
+		time.Sleep(20 * sec)
+		b.want(
+			"9s cordon m2: keep-alive 5s over: no request since 5s",
+			"9s cordon m1: keep-alive 5s over: no request since 5s",
+			"10.1s stop m2: keep-alive 5s over: no request since 5s",
+			"10.1s stop m1: keep-alive 5s over: no request since 5s",
+			"10.2s stopped m2 in 100ms",
+			"10.2s stopped m1 in 100ms",
+		)
+		b.wantStates("m1 stopped gone, m2 stopped gone")
+		b.boot("m1")
+		time.Sleep(7 * sec)
+		b.wantStates("m1 stopped gone, m2 stopped gone")
+	})
+}
+
+func TestTrafficDuringCordonAborts(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		b := newBench(t, quick, stopApp, "m1")
+		defer b.run()()
+		time.Sleep(5450 * time.Millisecond)
+		b.want("5s cordon m1: keep-alive 5s over: no request since 5s")
+		b.request("m1")()
+		time.Sleep(sec)
+		b.want("5.5s uncordon m1: a request had no better machine")
+		b.wantStates("m1 started running")
+		time.Sleep(7 * sec)
+		b.wantStates("m1 stopped gone")
+	})
+}
+
+func TestARequestThatDidNotKnowTheCordonIsServedAndDoesNotAbort(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		b := newBench(t, quick, stopApp, "m1", "m2")
+		defer b.run()()
+		open := b.request("m2") // keeps the app awake
+		time.Sleep(10500 * time.Millisecond)
+		b.want("10s cordon m1: window 10s peak 1 <= 0.8 x 10 without m1")
+		if _, bounce := b.gate("m1").Admit(0, 0); bounce != balance.Admitted {
+			t.Errorf("a soft-cordoned machine bounces: %v", bounce)
+		}
+		time.Sleep(2950 * time.Millisecond)
+		b.gate("m1").Leave()
+		time.Sleep(2 * sec)
+		b.want("14.5s stop m1: window 10s peak 1 <= 0.8 x 10 without m1", "14.6s stopped m1 in 100ms")
+		open()
+	})
+}
+
+func TestOpenRequestVetoes(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		b := newBench(t, quick, stopApp, "m1", "m2")
+		defer b.run()()
+		one, two := b.request("m1"), b.request("m2") // connections that stay
+		time.Sleep(39 * sec)
+		b.want("10s cordon m1: window 10s peak 2 <= 0.8 x 10 without m1")
+		time.Sleep(2 * sec)
+		// The other is tried next, and after the back-off the first again; neither is ever stopped.
+		b.want("40s uncordon m1: it did not become idle in time", "40s cordon m2: window 10s peak 2 <= 0.8 x 10 without m2")
+		time.Sleep(10 * time.Minute)
+		b.wantStates("m1 started running, m2 started running")
+		one()
+		two()
+		b.log = nil
+		time.Sleep(time.Minute)
+		b.wantStates("m1 stopped gone, m2 stopped gone")
+	})
+}
+
+func TestMinimumStays(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		app := stopApp
+		app.Min = 1
+		b := newBench(t, quick, app, "m1", "m2", "m3")
+		defer b.run()()
+		time.Sleep(time.Minute)
+		b.wantStates("m1 stopped gone, m2 started running, m3 stopped gone") // m2 is the first of the canonical order
+	})
+}
+
+func TestLoadForTwoKeepsTwo(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		b := newBench(t, quick, stopApp, "m1", "m2", "m3", "m4")
+		defer b.run()()
+		for range 10 {
+			b.request("m1")
+		}
+		time.Sleep(10 * time.Minute)
+		if s := b.states(); strings.Count(s, "started") != 2 || !strings.HasPrefix(s, "m1 started") {
+			t.Errorf("at a load of 10 with a soft limit of 10: %s, want m1 and one more", s)
+		}
+	})
+}
+
+func TestSuspendFallsBackToStop(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		app := stopApp
+		app.Autostop = balance.AutostopSuspend
+		b := newBench(t, quick, app, "m1")
+		defer b.run()()
+		time.Sleep(8 * sec)
+		b.want("5s cordon m1: keep-alive 5s over: no request since 5s", "6.1s suspend m1: keep-alive 5s over: no request since 5s", "6.2s suspended m1 in 100ms")
+		b.wantStates("m1 suspended frozen")
+		b.boot("m1")
+		b.driver.suspend = fmt.Errorf("fake: suspend: %w", errors.ErrUnsupported)
+		time.Sleep(9 * sec)
+		b.want("14s cordon m1: keep-alive 5s over: no request since 5s", "15.1s suspend m1: keep-alive 5s over: no request since 5s",
+			"15.2s stop m1: keep-alive 5s over: no request since 5s", "15.3s stopped m1 in 100ms")
+		b.wantStates("m1 stopped gone")
+	})
+}
+
+func TestStartWantedWhileStoppingIsDoneAfterwards(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		c := quick
+		var b *bench
+		c.Restart = func(m balance.Machine) {
+			if m.State != balance.Stopped {
+				t.Errorf("restart of a machine that is %v", m.State)
+			}
+			b.say("restart %s", m.ID)
+			b.boot(m.ID)
+		}
+		b = newBench(t, c, stopApp, "m1")
+		b.driver.takes = 2 * sec
+		defer b.run()()
+		time.Sleep(7 * sec)
+		if _, a := b.gate("m1").Start(b.gate("m1").Load().Epoch); a != balance.StartRemembered {
+			t.Errorf("start while stopping: %v", a)
+		}
+		time.Sleep(2 * sec)
+		b.want("5s cordon m1: keep-alive 5s over: no request since 5s", "6.1s stop m1: keep-alive 5s over: no request since 5s", "8.1s stopped m1 in 2s", "8.1s restart m1")
+		b.wantStates("m1 started running")
+	})
+}
+
+func TestRecall(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		b := newBench(t, quick, stopApp, "m1")
+		b.driver.takes = 2 * sec
+		defer b.run()()
+		row := func() balance.Machine { s, _ := b.fleet.App("web"); m, _ := s.Machine("m1"); return m }
+		time.Sleep(5500 * time.Millisecond)
+		old := row()
+		if err := b.down.Recall(t.Context(), old); err != nil {
+			t.Errorf("recall: %v", err)
+		}
+		time.Sleep(100 * time.Millisecond)
+		b.want("5s cordon m1: keep-alive 5s over: no request since 5s", "5.5s uncordon m1: it was recalled")
+		if err := b.down.Recall(t.Context(), old); err != nil {
+			t.Errorf("recall of a machine that runs: %v", err)
+		}
+		time.Sleep(400 * time.Millisecond)
+		b.want("6s cordon m1: keep-alive 5s over: no request since 6s")
+		if err := b.down.Recall(t.Context(), old); err != nil || row().Cordon != balance.CordonSoft {
+			t.Errorf("a recall from an earlier cordon: %v, cordon %v", err, row().Cordon)
+		}
+		time.Sleep(2 * sec)
+		if err := b.down.Recall(t.Context(), row()); !errors.Is(err, ErrTooLate) {
+			t.Errorf("recall of a machine that stops: %v", err)
+		}
+		if err := b.down.Recall(t.Context(), balance.Machine{ID: "x", App: "web"}); err == nil || errors.Is(err, ErrTooLate) {
+			t.Errorf("recall of somebody else's machine: %v", err)
+		}
+		b.log = nil
+	})
+}
+
+// neverAcked is a node that is silent.
+type neverAcked struct{}
+
+func (neverAcked) Acked(balance.AppID, balance.MachineID, uint64) bool { return false }
+
+func TestNoAcknowledgementNoStop(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		c := quick
+		c.Acks = neverAcked{}
+		b := newBench(t, c, stopApp, "m1")
+		defer b.run()()
+		time.Sleep(35500 * time.Millisecond)
+		b.want("5s cordon m1: keep-alive 5s over: no request since 5s", "35s uncordon m1: not every node acknowledged the cordon in time", "35s cordon m1: keep-alive 5s over: no request since 35s")
+		b.wantStates("m1 started running")
+	})
+}
+
+// said is what edges report.
+type said struct {
+	n     atomic.Int64
+	stale atomic.Bool
+}
+
+func (s *said) Parked(balance.AppID) (int, bool) { return int(s.n.Load()), !s.stale.Load() }
+
+func TestParkedAndStaleHold(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		c, d := quick, &said{}
+		c.Demand = d
+		d.stale.Store(true)
+		b := newBench(t, c, stopApp, "m1")
+		defer b.run()()
+		time.Sleep(time.Minute - sec/2)
+		b.want()
+		d.stale.Store(false)
+		time.Sleep(1100 * time.Millisecond)
+		d.n.Store(1)
+		time.Sleep(time.Minute)
+		b.want("1m0s cordon m1: keep-alive 5s over: no request since 1m", "1m1s uncordon m1: 1 request parked")
+		b.wantStates("m1 started running")
+	})
+}
+
+func TestNothingIsLeftCordoned(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		b := newBench(t, quick, stopApp, "m1", "m2")
+		b.driver.takes = 3 * sec
+		end := b.run()
+		synctest.Wait()
+		if err := b.down.Run(t.Context()); err == nil {
+			t.Error("two runs at once")
+		}
+		time.Sleep(5500 * time.Millisecond)
+		if err := end(); err != nil {
+			t.Errorf("run: %v", err)
+		}
+		b.want("5s cordon m2: keep-alive 5s over: no request since 5s", "5s cordon m1: keep-alive 5s over: no request since 5s",
+			"5.5s uncordon m2: the downscaler ends", "5.5s uncordon m1: the downscaler ends")
+
+		b.gate("m1").Cordon() // as if the run had been cut off
+		end = b.run()
+		time.Sleep(7500 * time.Millisecond)
+		b.want("5.5s uncordon m1: the cordon was left over from an earlier run",
+			"10.5s cordon m2: keep-alive 5s over: no request since 5s", "10.5s cordon m1: keep-alive 5s over: no request since 5s",
+			"11.6s stop m2: keep-alive 5s over: no request since 5s", "11.6s stop m1: keep-alive 5s over: no request since 5s")
+		if err := end(); err != nil { // in the middle of a stop: it is waited for
+			t.Errorf("run: %v", err)
+		}
+		b.wantStates("m1 stopped gone, m2 stopped gone")
+		b.log = nil
+	})
+}
+
+func TestOthersMachinesAreNotTouched(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		b := newBench(t, quick, stopApp, "m1")
+		far := balance.Machine{ID: "m2", App: "web", Region: "nrt", Owner: "another", State: balance.Started}
+		if err := b.fleet.Apply(balance.PutMachine{Machine: far, Version: balance.Version{Incarnation: 1, Seq: 1}}); err != nil {
+			t.Fatal(err)
+		}
+		defer b.run()()
+		time.Sleep(time.Minute)
+		b.wantStates("m1 stopped gone, m2 started ")
+	})
+}
+
+func TestAThousandIdleMachinesSleepInTime(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		var ids []balance.MachineID
+		for i := range 1000 {
+			ids = append(ids, balance.MachineID(fmt.Sprint("m", i)))
+		}
+		c := quick
+		c.Parallel = 50
+		b := newBench(t, c, stopApp, ids...)
+		b.driver.takes = 200 * time.Millisecond
+		defer b.run()()
+		time.Sleep(quick.KeepAlive + 10*sec)
+		synctest.Wait()
+		if n := strings.Count(b.states(), "stopped gone"); n != 1000 {
+			t.Errorf("%d of 1000 machines are asleep 10s after the keep-alive", n)
+		}
+		if b.driver.most != 50 {
+			t.Errorf("the driver was called %d times at once, want 50", b.driver.most)
+		}
+	})
+}
+
+func TestDriverFailsHangsAndIsDeaf(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		c := quick
+		c.StopTimeout = 10 * sec
+		b := newBench(t, c, stopApp, "m1")
+		b.driver.refuse = errors.New("fake: no")
+		end := b.run()
+		time.Sleep(6500 * time.Millisecond)
+		b.want("5s cordon m1: keep-alive 5s over: no request since 5s", "6.1s stop m1: keep-alive 5s over: no request since 5s",
+			"6.2s failed m1: fake: no", "6.2s uncordon m1: the driver could not stop it")
+		b.wantStates("m1 started running")
+
+		b.driver.refuse, b.driver.takes = nil, time.Hour // runs into its timeout
+		time.Sleep(15 * sec)
+		b.want("7s cordon m1: keep-alive 5s over: no request since 7s", "8.1s stop m1: keep-alive 5s over: no request since 7s",
+			"18.1s failed m1: context deadline exceeded", "18.1s stuck m1: the driver has left the machine in doubt; it will be told again to stop it")
+		b.wantStates("m1 stopping running")
+
+		b.driver.takes, b.driver.deaf = 0, make(chan struct{}) // does not look at its context
+		time.Sleep(40 * sec)
+		b.want("38.1s stop m1: keep-alive 5s over: no request since 7s", "58.1s stuck m1: the driver does not answer")
+		time.Sleep(10 * sec)
+		if err := end(); err == nil || !strings.Contains(err.Error(), "still holds m1") {
+			t.Errorf("run with a deaf driver: %v", err)
+		}
+		close(b.driver.deaf) // its late answer settles the gate
+		b.driver.takes = 0
+		synctest.Wait()
+		if s := b.gate("m1").State(); s != balance.Started && s != balance.Stopped {
+			t.Errorf("the gate is left %v", s)
+		}
+		b.log = nil
+	})
+}
+
+func TestMachinesComeAndGo(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		b := newBench(t, quick, stopApp, "m1", "m2")
+		defer b.run()()
+		time.Sleep(5500 * time.Millisecond) // both are cordoned
+		s, _ := b.fleet.App("web")
+		m, _ := s.Machine("m1")
+		if err := b.fleet.Apply(balance.RemoveMachine{App: "web", ID: m.ID, Version: balance.Version{Incarnation: 1, Seq: 1 << 40}}); err != nil {
+			t.Fatal(err)
+		}
+		time.Sleep(200 * time.Millisecond)
+		if err := b.fleet.Apply(balance.RemoveApp{ID: "web"}); err != nil {
+			t.Fatal(err)
+		}
+		time.Sleep(10 * sec)
+		b.log = nil
+	})
+}
+
+func TestNewNamesBadConfiguration(t *testing.T) {
+	f, err := balance.NewFleet(balance.FleetConfig{Node: node, Region: "nrt"})
+	if err != nil {
+		t.Fatal(err)
+	}
+	room := &machineroom{}
+	for _, c := range []struct {
+		c    Config
+		want string
+	}{
+		{Config{Headroom: 1.1}, "Config.Headroom 1.1"},
+		{Config{Headroom: -1}, "Config.Headroom -1"},
+		{Config{Every: -1}, "Config.Every -1ns"},
+		{Config{CordonMax: -sec}, "Config.CordonMax -1s"},
+		{Config{StopTimeout: -sec}, "Config.StopTimeout -1s"},
+		{Config{Parallel: -1}, "Config.Parallel -1"},
+		{Config{Quiet: time.Minute}, "Config.Quiet 1m0s: want less than CordonMax"},
+	} {
+		_, err := New(f, room, c.c)
+		_, err2 := NewDecider(c.c)
+		if err == nil || !strings.Contains(err.Error(), c.want) || err2 == nil {
+			t.Errorf("%+v: %v and %v, want %q", c.c, err, err2, c.want)
+		}
+	}
+	if _, err := New(nil, room, Config{}); err == nil {
+		t.Error("no fleet, no error")
+	}
+	if _, err := New(f, nil, Config{}); err == nil {
+		t.Error("no driver, no error")
+	}
+}
+
+func TestHeldTellsChangesOnly(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		b := newBench(t, quick, stopApp, "m1")
+		var held []string
+		b.down.config.Trace.Held = func(d Decision) { held = append(held, d.Region+" "+d.Reason()) }
+		end := b.run()
+		b.request("m1")
+		time.Sleep(time.Minute)
+		end()
+		want := []string{"nrt settling: 0s of 10s since the last start", "nrt the last machine waits for the keep-alive: idle for 0s of 5s"}
+		if !slices.Equal(held, want) {
+			t.Errorf("held: %q, want %q", held, want)
+		}
+	})
+}
