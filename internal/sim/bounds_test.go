@@ -45,7 +45,8 @@ var bounds = map[string]bound{
 	"sparse":      {1.5, 1.8, 0, 0, 0.30},
 	"wrong-rtt":   {1.5, 1.7, 0, 0, 0.12},
 	"grey":        {1.5, 1.8, 0, 0, 0.02},
-	"sick":        {1.5, 3.0, 0, 0.02, 0}, // the p99 is the price of what failed
+	"sick":        {1.5, 3.0, 0, 0.02, 0},    // the p99 is the price of what failed
+	"dark":        {1.5, 1.8, 0, 0.01, 0.02}, // each try costs a second
 	"deploy":      {1.2, 1.3, 0.6, 0, 0.02},
 	"crashes":     {1.5, 1.6, 0.5, 0.01, 0.02}, // what runs on a machine is lost with it
 	"huge":        {1.2, 1.2, 0, 0, 0.02},

@@ -43,6 +43,7 @@ type picker interface {
 type request struct {
 	serial   int64
 	arrived  int64
+	sent     int64
 	reached  int64
 	work     float64 // seconds at speed 1
 	edge     int32
@@ -193,7 +194,7 @@ func (s *Sim) try(e *edge, req int32) bool {
 	if !ok {
 		return false
 	}
-	r.machine = machine
+	r.machine, r.sent = machine, s.now
 	r.tries++
 	e.tries++
 	m := &s.machines[machine]

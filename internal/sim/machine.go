@@ -22,6 +22,7 @@ type machine struct {
 	fifo     bool
 	speed    float64
 	sick     bool
+	dark     bool    // its owner is cut off
 	up       bool    // started
 	jobs     []job   // a heap by end
 	waiting  []int32 // of a FIFO machine, in order
@@ -213,7 +214,11 @@ func (s *Sim) leave(m *machine, req int32, outcome balance.Outcome) {
 	r.load, r.outcome = m.gate.Load(), outcome
 	m.gate.Leave()
 	m.count(s.now, -1)
-	s.q.push(s.now+s.half(s.edges[r.edge].region, m.region), evReply, req, 0)
+	if m.dark {
+		s.lose(req)
+	} else {
+		s.q.push(s.now+s.half(s.edges[r.edge].region, m.region), evReply, req, 0)
+	}
 	if m.inFlight == 0 && m.gate.State() == balance.Stopping {
 		s.drained(m)
 	}

@@ -66,7 +66,7 @@ func (t *truth) pick(r *request) (int32, bool) {
 		}
 		for _, i := range t.s.regions[region] {
 			m := &t.s.machines[i]
-			if !m.up || m.sick || hard > 0 && m.inFlight+m.coming >= hard {
+			if !m.up || m.sick || m.dark || hard > 0 && m.inFlight+m.coming >= hard {
 				continue
 			}
 			cost, tie := t.cost(t.s, t.e, m)

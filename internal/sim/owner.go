@@ -15,6 +15,10 @@ func (s *Sim) reach(req int32) {
 	r := &s.reqs[req]
 	m := &s.machines[r.machine]
 	m.coming--
+	if m.dark {
+		s.lose(req)
+		return
+	}
 	load, bounce := m.gate.Admit(0, r.knownGen)
 	if bounce != balance.Admitted {
 		r.load, r.outcome, r.bounce = load, balance.Bounced, bounce
@@ -33,6 +37,13 @@ func (s *Sim) reach(req int32) {
 
 // sickWork is what a sick machine takes to fail: 1 ms, less than any real work, which is what makes it attractive.
 const sickWork = 1e-3
+
+// lose has the edge give a request up: its answer will not come.
+func (s *Sim) lose(req int32) {
+	r := &s.reqs[req]
+	r.load, r.outcome = balance.Load{}, balance.Errored
+	s.q.push(max(s.now, r.sent+int64(s.w.Timeout)), evReply, req, 0)
+}
 
 // publish sends the machine's row, as its gate is now, to all edges.
 func (s *Sim) publish(m *machine) {
@@ -90,9 +101,10 @@ func (s *Sim) report(o int32) {
 	for m := own.first; m < own.end; m++ {
 		rep.loads = append(rep.loads, s.machines[m].gate.Load())
 	}
+	dark := s.machines[own.first].dark
 	p := &s.w.Reports
 	for e := range s.edges {
-		if p.Loss > 0 && s.links.float64() < p.Loss {
+		if dark || p.Loss > 0 && s.links.float64() < p.Loss {
 			continue
 		}
 		rep.left++
@@ -141,6 +153,18 @@ func (s *Sim) SetSpeed(i int, speed float64) {
 
 // SetSick makes machine i fail each request within a millisecond, or heals it. Its health checks notice nothing.
 func (s *Sim) SetSick(i int, sick bool) { s.machines[i].sick = sick }
+
+// SetDark cuts machine i's owner off, with all of its machines, or lets it come back: what is sent there and what it answers
+// is lost, and edges give up after the world's timeout. Its rows stay as they are.
+func (s *Sim) SetDark(i int, dark bool) {
+	for _, o := range s.owners {
+		if o.first <= i && i < o.end {
+			for m := o.first; m < o.end; m++ {
+				s.machines[m].dark = dark
+			}
+		}
+	}
+}
 
 // Start starts machine i, if it can be started: its owner's answer to a start command.
 func (s *Sim) Start(i int) balance.StartAnswer {

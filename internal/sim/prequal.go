@@ -126,6 +126,10 @@ func (s *Sim) sendProbe(e *edge, machine int32) {
 func (s *Sim) probe(i int32) {
 	b := &s.probes[i]
 	m := &s.machines[b.machine]
+	if m.dark {
+		s.freeProbes = append(s.freeProbes, i)
+		return
+	}
 	b.rif, b.latency = int32(m.inFlight), m.expect(m.inFlight)
 	s.q.push(s.now+s.half(s.edges[b.edge].region, m.region), evProbed, i, 0)
 }

@@ -72,7 +72,9 @@ func (p *balanced) pick(r *request) (int32, bool) {
 }
 
 func (p *balanced) answer(r *request) {
-	r.held.Observe(r.load)
+	if r.load.Seq > 0 { // else nothing came back
+		r.held.Observe(r.load)
+	}
 	r.held.Release(r.outcome)
 }
 

@@ -99,7 +99,7 @@ func little(t *testing.T, r *Result) {
 func TestConservation(t *testing.T) {
 	w := World{
 		Name: "turmoil", Regions: Uniform(3, 6, 2), Limits: balance.Limits{Soft: 4, Hard: 5}, FIFO: true,
-		Work: Lognormal(30*ms, 1), Load: 1.1, Length: 8 * time.Second, Skew: 1,
+		Work: Lognormal(60*ms, 1), Load: 1.1, Length: 8 * time.Second, Skew: 1,
 		Boot: Exponential(500 * ms), Stop: Exponential(200 * ms), Rows: time.Second, RowJitter: time.Second,
 		Reports:  Reports{Every: 200 * ms, Delay: 500 * ms, Loss: 0.2},
 		Burst:    Burst{Factor: 4, On: 200 * ms, Off: 500 * ms},
@@ -108,8 +108,22 @@ func TestConservation(t *testing.T) {
 		Script: []Step{
 			{1 * time.Second, func(s *Sim) { s.SetSick(0, true); s.SetSpeed(1, 0.1); s.Crash(2) }},
 			{2 * time.Second, func(s *Sim) { s.Start(2); s.Start(5); s.Restart(3); s.SetDemand(1, 3); s.SetDemand(2, 0) }},
-			{3 * time.Second, func(s *Sim) { s.SetSick(0, false); s.SetSpeed(1, 1); s.Stop(4); s.Crash(3); s.Cordon(6) }},
-			{4 * time.Second, func(s *Sim) { s.SetDemand(1, 1); s.SetDemand(2, 1); s.Start(4); s.Start(3); s.Uncordon(6, 1) }},
+			{3 * time.Second, func(s *Sim) {
+				s.SetSick(0, false)
+				s.SetSpeed(1, 1)
+				s.Stop(4)
+				s.Crash(3)
+				s.Cordon(6)
+				s.SetDark(7, true)
+			}},
+			{4 * time.Second, func(s *Sim) {
+				s.SetDemand(1, 1)
+				s.SetDemand(2, 1)
+				s.Start(4)
+				s.Start(3)
+				s.Uncordon(6, 1)
+				s.SetDark(7, false)
+			}},
 		},
 	}
 

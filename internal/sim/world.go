@@ -54,6 +54,9 @@ type World struct {
 	// Tries is how many machines a request may try before it is out of luck; 0 means 6.
 	Tries int
 
+	// Timeout is when an edge gives up a request whose machine's owner is cut off; 0 means 1 s.
+	Timeout time.Duration
+
 	// Script are the things that happen at given times, Every those that happen again and again: a planner's rounds.
 	Script []Step
 	Every  []Round
@@ -177,6 +180,7 @@ func (w World) resolve() (World, error) {
 	w.PerOwner = cmp.Or(w.PerOwner, 1)
 	w.Tries = cmp.Or(w.Tries, 6)
 	w.Deadline = cmp.Or(w.Deadline, 10*time.Second)
+	w.Timeout = cmp.Or(w.Timeout, time.Second)
 	w.Warm = cmp.Or(w.Warm, w.Length/10)
 	w.Reports.Every = cmp.Or(w.Reports.Every, 250*time.Millisecond)
 	w.Reports.Delay = cmp.Or(w.Reports.Delay, 100*time.Millisecond)

@@ -109,6 +109,12 @@ var worlds = []world{
 			Regions: Uniform(1, 30, 4), Slots: 2, Limits: limits(6), Work: Exponential(100 * ms), Load: 0.6, Length: t,
 			Script: []Step{{t / 20, func(s *Sim) { s.SetSick(7, true) }}}}
 	}},
+	{"dark", func(l lengthen) World {
+		t := l(150 * sec)
+		return World{About: "one of 24 machines is cut off for half of the run; nobody says so",
+			Regions: Uniform(2, 12, 4), Slots: 2, Limits: limits(6), Work: Exponential(100 * ms), Load: 0.65, Length: t,
+			Script: []Step{{t / 4, func(s *Sim) { s.SetDark(5, true) }}, {t * 3 / 4, func(s *Sim) { s.SetDark(5, false) }}}}
+	}},
 	{"deploy", func(l lengthen) World {
 		t := 150 * sec // as late as rows are here, shorter would show nothing
 		w := World{About: "a rolling restart of every machine, whose rows are seen 60 to 120 s late",
