@@ -38,10 +38,10 @@ var bounds = map[string]bound{
 	"hard-queue":  {1.2, 1.3, 0.6, 0, 0.15},
 	"solo-1-50":   {1.2, 1.2, 0.01, 0, 0},
 	"solo-1-80":   {60, 60, 0.01, 0.1, 0}, // an answer that counts itself is taken for a full machine
-	"solo-4-50":   {1.2, 1.2, 2, 0, 0},    // no grants: they guess
-	"solo-4-80":   {1.4, 1.5, 8, 0, 0},
-	"solo-20-50":  {1.3, 1.3, 4, 0, 0},
-	"solo-20-80":  {1.5, 1.6, 12, 0, 0},
+	"solo-4-50":   {3, 5, 4, 0.01, 0},     // no grants: they guess
+	"solo-4-80":   {60, 60, 8, 0.1, 0},
+	"solo-20-50":  {3, 5, 4, 0.01, 0},
+	"solo-20-80":  {60, 60, 12, 0.1, 0},
 	"sparse":      {1.5, 1.8, 0, 0, 0.30},
 	"wrong-rtt":   {1.5, 1.7, 0, 0, 0.12},
 	"grey":        {1.5, 1.8, 0, 0, 0.02},

@@ -1,6 +1,7 @@
 package sim
 
 import (
+	"fmt"
 	"time"
 
 	"github.com/ebbkit/ebb/balance"
@@ -16,8 +17,7 @@ type Rule struct {
 // balancer's default.
 func Balanced(name string, strategy balance.Strategy) Rule {
 	return Rule{name, func(s *Sim, e *edge) (picker, error) {
-		node := balance.NodeID(machineID(int(e.index))[1:])
-		f, err := balance.NewFleet(balance.FleetConfig{Node: "edge-" + node, Region: s.w.Regions[e.region].Name})
+		f, err := balance.NewFleet(balance.FleetConfig{Node: nodeID(e), Region: s.w.Regions[e.region].Name})
 		if err != nil {
 			return nil, err
 		}
@@ -25,6 +25,13 @@ func Balanced(name string, strategy balance.Strategy) Rule {
 		if err != nil {
 			return nil, err
 		}
+		var peers []balance.NodeID
+		for i := range s.edges {
+			if s.edges[i].region == e.region {
+				peers = append(peers, nodeID(&s.edges[i]))
+			}
+		}
+		b.SetPeers(peers...)
 		us := []balance.Update{balance.PutApp{App: balance.App{ID: app, Limits: s.w.Limits}}}
 		for i := range s.machines {
 			us = append(us, balance.PutMachine{Machine: s.machines[i].row, Version: balance.Version{Incarnation: 1, Seq: 1}})
@@ -37,6 +44,8 @@ func Balanced(name string, strategy balance.Strategy) Rule {
 		return p, nil
 	}}
 }
+
+func nodeID(e *edge) balance.NodeID { return balance.NodeID(fmt.Sprintf("edge-%03d", e.index)) }
 
 // believed is what an edge in a region holds the round trips for.
 type believed struct {
