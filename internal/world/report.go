@@ -80,9 +80,14 @@ func (k *worker) traceScaler() downscale.Trace {
 	}
 }
 
-// rounded leaves three digits or so: people read these.
+// rounded leaves two or three digits: people read these.
 func rounded(d time.Duration) time.Duration {
-	if d < time.Second {
+	switch {
+	case d < time.Millisecond:
+		return d.Round(10 * time.Microsecond)
+	case d < 10*time.Millisecond:
+		return d.Round(100 * time.Microsecond)
+	case d < time.Second:
 		return d.Round(time.Millisecond)
 	}
 	return d.Round(10 * time.Millisecond)

@@ -1,0 +1,359 @@
+package world
+
+import (
+	"bufio"
+	"bytes"
+	"context"
+	"crypto/sha256"
+	"encoding/hex"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io"
+	"net"
+	"net/http"
+	"slices"
+	"strings"
+	"sync"
+	"sync/atomic"
+	"testing"
+	"time"
+
+	"github.com/ebbkit/ebb/autostart/process"
+	"github.com/ebbkit/ebb/balance"
+	"github.com/ebbkit/ebb/internal/status"
+)
+
+func TestFirstRequestStartsAMachine(t *testing.T) {
+	p := newPlay(t, nil)
+	if s := p.Snapshot(); in(s, "stopped") != 2 {
+		t.Fatalf("at first: %+v", s.Machines)
+	}
+	a := p.get("/")
+	if a.status != http.StatusOK || a.header.Get("X-Region") != "nrt" {
+		t.Fatalf("%+v", a)
+	}
+	for h := range a.header {
+		if strings.HasPrefix(h, "Ebb-") {
+			t.Errorf("internal header %s reaches the client", h)
+		}
+	}
+	if s := p.Snapshot(); in(s, "started") != 1 || in(s, "stopped") != 1 {
+		t.Errorf("one request: %+v", s.Machines)
+	}
+	for _, k := range []string{"park", "start", "started"} {
+		if !slices.Contains(p.kinds(""), k) {
+			t.Errorf("the log has no %q: %v", k, p.kinds(""))
+		}
+	}
+	p.until("in flight back to 0", idle)
+}
+
+func TestSleepsAndWakesAgain(t *testing.T) {
+	for _, mode := range []balance.Autostop{balance.AutostopStop, balance.AutostopSuspend} {
+		t.Run(mode.String(), func(t *testing.T) {
+			p := newPlay(t, func(c *Config) { c.App.Autostop, c.App.KeepAlive = mode, 200*time.Millisecond })
+			first := p.get("/").header.Get("X-Machine")
+			asleep := map[balance.Autostop]string{balance.AutostopStop: "stopped", balance.AutostopSuspend: "suspended"}[mode]
+			p.until("the machine sleeps", func(s status.Snapshot) bool { return in(s, asleep) >= 1 && in(s, "started") == 0 })
+			if a := p.get("/"); a.status != http.StatusOK || a.header.Get("X-Machine") != first {
+				t.Errorf("woken: %+v, want 200 from %s", a, first)
+			}
+			if m := p.Snapshot().Machines; !slices.ContainsFunc(m, func(m status.Machine) bool { return m.ID == first && m.Epoch == 2 }) {
+				t.Errorf("epochs after a second start: %+v", m)
+			}
+		})
+	}
+}
+
+// Above the soft limit others start; the hard limit holds at the owner; what waits is answered.
+func TestLimits(t *testing.T) {
+	p := newPlay(t, func(c *Config) {
+		c.Regions = []Region{{"nrt", 2}, {"hkg", 2}}
+		c.App.Limits = balance.Limits{Soft: 2, Hard: 3}
+	})
+	var over atomic.Int64
+	watched, unwatch := context.WithCancel(t.Context())
+	var wg sync.WaitGroup
+	wg.Go(func() {
+		for watched.Err() == nil {
+			for _, m := range p.Snapshot().Machines {
+				if m.Load > 3 {
+					over.Add(1)
+				}
+			}
+		}
+	})
+	var clients sync.WaitGroup
+	for range 20 {
+		clients.Go(func() {
+			for range 3 {
+				if a := p.get("/slow?ms=20"); a.status != http.StatusOK {
+					t.Errorf("%d %s", a.status, a.body)
+				}
+			}
+		})
+	}
+	clients.Wait()
+	unwatch()
+	wg.Wait()
+	if over.Load() > 0 {
+		t.Error("a machine was above its hard limit")
+	}
+	if s := p.Snapshot(); in(s, "started") < 3 {
+		t.Errorf("demand 20 at soft 2 started only %d machines", in(s, "started"))
+	}
+	p.until("in flight back to 0", idle)
+}
+
+// Machines are killed by requests for it; GETs beside these all succeed.
+func TestDyingMachinesCostNoGET(t *testing.T) {
+	p := newPlay(t, func(c *Config) { c.Regions = []Region{{"nrt", 3}} })
+	p.get("/")
+	stop, cancel := context.WithCancel(t.Context())
+	var clients sync.WaitGroup
+	var answered [8]atomic.Int64
+	for i := range answered {
+		clients.Go(func() {
+			for stop.Err() == nil {
+				if a := p.get("/slow?ms=5"); a.status != http.StatusOK {
+					t.Errorf("GET beside dying machines: %d %s", a.status, a.body)
+				}
+				answered[i].Add(1)
+			}
+		})
+	}
+	exits := func() int {
+		return len(slices.DeleteFunc(p.kinds(""), func(k string) bool { return k != "exit" }))
+	}
+	for n := range 3 {
+		for exits() <= n { // one that meets a machine in the act of dying kills nothing
+			a, err := p.try("POST", "/crash", strings.NewReader("now")) // not idempotent: tried once
+			if err != nil || a.status != http.StatusBadGateway {
+				t.Errorf("POST /crash: %d %q, %v; want 502", a.status, a.body, err)
+			}
+		}
+		before := [8]int64{}
+		for i := range answered {
+			before[i] = answered[i].Load()
+		}
+		p.until("every client is answered again", func(status.Snapshot) bool { // a request survives three deaths, not four
+			for i := range answered {
+				if answered[i].Load() == before[i] {
+					return false
+				}
+			}
+			return true
+		})
+	}
+	cancel()
+	clients.Wait()
+	p.until("in flight back to 0", idle)
+}
+
+func TestUploadsWait(t *testing.T) {
+	p := newPlay(t, func(c *Config) {
+		c.Regions, c.App.Limits = []Region{{"nrt", 1}}, balance.Limits{Soft: 1, Hard: 1}
+	})
+	body := bytes.Repeat([]byte("a large body, larger than any replay buffer. "), 1<<17) // 6 MB
+	sum := sha256.Sum256(body)
+	upload := func() {
+		t.Helper()
+		a, err := p.try("POST", "/upload", bytes.NewReader(body))
+		if err != nil || a.status != http.StatusOK || !strings.Contains(a.body, hex.EncodeToString(sum[:])) {
+			t.Errorf("upload: %d %s, %v", a.status, a.body, err)
+		}
+	}
+	upload() // to a sleeping fleet
+	held := make(chan struct{})
+	resp, err := p.client.Get(p.url + "/stream?n=2&ms=1")
+	if err != nil {
+		t.Fatal(err)
+	}
+	go func() { upload(); close(held) }()
+	p.until("the upload waits", func(s status.Snapshot) bool { return s.Parked > 0 || idle(s) })
+	io.Copy(io.Discard, resp.Body)
+	resp.Body.Close()
+	<-held
+	p.until("in flight back to 0", idle)
+}
+
+// A WebSocket and an event stream are load: their machine stays up while they are open.
+func TestLongConnectionsKeepTheirMachine(t *testing.T) {
+	p := newPlay(t, func(c *Config) { c.App.KeepAlive = 100 * time.Millisecond })
+	conn, err := net.Dial("tcp", p.Addr().String())
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer conn.Close()
+	fmt.Fprintf(conn, "GET /ws HTTP/1.1\r\nHost: web\r\nConnection: Upgrade\r\nUpgrade: websocket\r\nSec-WebSocket-Version: 13\r\nSec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==\r\n\r\n")
+	r := bufio.NewReader(conn)
+	resp, err := http.ReadResponse(r, nil)
+	if err != nil || resp.StatusCode != http.StatusSwitchingProtocols {
+		t.Fatalf("handshake: %+v, %v", resp, err)
+	}
+	held := func(what string) {
+		t.Helper()
+		for range 10 { // ten times the keep-alive
+			<-time.After(100 * time.Millisecond)
+			if s := p.Snapshot(); in(s, "started") != 1 {
+				t.Fatalf("%s: %+v", what, s.Machines)
+			}
+		}
+	}
+	held("under an open WebSocket")
+	conn.Write([]byte{0x81, 0x82, 0, 0, 0, 0, 'h', 'i'}) // a masked text frame
+	frame := make([]byte, 4)
+	if _, err := io.ReadFull(r, frame); err != nil || !bytes.Equal(frame, []byte{0x81, 2, 'h', 'i'}) {
+		t.Errorf("echo: %v, %v", frame, err)
+	}
+	sse, err := p.client.Get(p.url + "/sse?ms=1")
+	if err != nil {
+		t.Fatal(err)
+	}
+	conn.Close()
+	if line, err := bufio.NewReader(sse.Body).ReadString('\n'); err != nil || line == "" {
+		t.Errorf("event stream: %q, %v", line, err)
+	}
+	held("under an open event stream")
+	sse.Body.Close()
+	p.until("the machine sleeps", func(s status.Snapshot) bool { return in(s, "started") == 0 && in(s, "stopped") == 2 })
+	p.until("in flight back to 0", idle)
+}
+
+func TestAppThatCannotStart(t *testing.T) {
+	p := newPlay(t, func(c *Config) { c.Driver = command(t, process.Config{Command: "false"}) })
+	a := p.get("/")
+	if a.status != http.StatusServiceUnavailable || a.header.Get("Retry-After") == "" || !strings.Contains(a.body, "exit status 1") {
+		t.Errorf("%d, Retry-After %q, %q: want 503 with both and the reason", a.status, a.header.Get("Retry-After"), a.body)
+	}
+	if a := p.get("/"); a.status != http.StatusServiceUnavailable {
+		t.Errorf("the proxy does not keep running: %+v", a)
+	}
+}
+
+func TestAutostartOff(t *testing.T) {
+	p := newPlay(t, func(c *Config) { c.App.Autostart = false })
+	if a := p.get("/"); a.status != http.StatusServiceUnavailable {
+		t.Errorf("%+v, want 503", a)
+	}
+	if s := p.Snapshot(); in(s, "stopped") != 2 {
+		t.Errorf("something was started: %+v", s.Machines)
+	}
+}
+
+// What clients do wrong costs nobody else anything.
+func TestRudeClients(t *testing.T) {
+	p := newPlay(t, nil)
+	p.get("/")
+	for _, half := range []string{"", "GET", "GET / HTTP/1.1\r\nHost: x\r\n", "POST /upload HTTP/1.1\r\nHost: x\r\nContent-Length: 1000\r\n\r\nhalf", "GET /slow?ms=50 HTTP/1.1\r\nHost: x\r\n\r\n"} {
+		conn, err := net.Dial("tcp", p.Addr().String())
+		if err != nil {
+			t.Fatal(err)
+		}
+		io.WriteString(conn, half)
+		conn.Close()
+	}
+	conn, err := net.Dial("tcp", p.Addr().String())
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer conn.Close()
+	go func() {
+		io.WriteString(conn, "GET / HTTP/1.1\r\nHost: x\r\n")
+		for range 3000 {
+			if _, err := io.WriteString(conn, "X-Large: "+strings.Repeat("x", 1000)+"\r\n"); err != nil {
+				return
+			}
+		}
+	}()
+	resp, err := http.ReadResponse(bufio.NewReader(conn), nil)
+	if err != nil || resp.StatusCode != http.StatusRequestHeaderFieldsTooLarge {
+		t.Errorf("oversized header: %+v, %v; want 431", resp, err)
+	}
+	p.until("in flight back to 0", idle)
+	if a := p.get("/"); a.status != http.StatusOK {
+		t.Errorf("after them: %+v", a)
+	}
+}
+
+// Requests are taken by the nearest region by measured round trip.
+func TestNearestByMeasurement(t *testing.T) {
+	p := newPlay(t, func(c *Config) {
+		c.Near, c.Regions = false, []Region{{"nrt", 1}, {"hkg", 1}, {"fra", 1}}
+		c.App.Limits = balance.Limits{Soft: 1, Hard: 1}
+	})
+	p.get("/")
+	byTo := map[string]float64{}
+	for _, r := range p.Snapshot().RTT {
+		if r.From == "edge-nrt" {
+			byTo[r.To] = r.MS
+		}
+	}
+	for region, atLeast := range map[string]float64{"hkg": 30, "fra": 200} {
+		if ms := byTo["worker-"+region]; ms < atLeast {
+			t.Errorf("measured round trip to %s: %v ms, the link takes %v", region, ms, p.links.RTT("nrt", region))
+		}
+	}
+	resp, err := p.client.Get(p.url + "/stream?n=1000&ms=20") // holds the only machine of nrt
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer resp.Body.Close()
+	if a := p.get("/"); a.header.Get("X-Region") != "hkg" {
+		t.Errorf("nrt is full, the request went to %q", a.header.Get("X-Region"))
+	}
+}
+
+// The end loses nothing: a request in flight is answered, then the machines stop.
+func TestDrain(t *testing.T) {
+	p := newPlay(t, nil)
+	got := make(chan answer, 1)
+	p.get("/")
+	go func() { got <- p.get("/slow?ms=300") }()
+	p.until("the request is there", func(s status.Snapshot) bool { return s.InFlight > 0 })
+	p.stop()
+	if a := <-got; a.status != http.StatusOK {
+		t.Errorf("in flight at the end: %+v", a)
+	}
+	p.end()
+	for _, m := range p.Snapshot().Machines {
+		if m.State != "stopped" {
+			t.Errorf("%s is %s after the end", m.ID, m.State)
+		}
+	}
+	if _, err := net.Dial("tcp", p.Addr().String()); err == nil {
+		t.Error("the edge still listens")
+	}
+}
+
+func TestBusyAddressIsNamed(t *testing.T) {
+	l, err := net.Listen("tcp", "127.0.0.1:0")
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer l.Close()
+	_, err = New(Config{Listen: l.Addr().String(), Regions: []Region{{"nrt", 1}}, App: balance.App{ID: "web"}})
+	if err == nil || !strings.Contains(err.Error(), "-listen "+l.Addr().String()) || !strings.Contains(err.Error(), "choose another") {
+		t.Errorf("%v: want the flag, the address and the remedy", err)
+	}
+	broken := errors.New("no such thing")
+	_, err = New(Config{Listen: "127.0.0.1:0", Regions: []Region{{"nrt", 1}}, App: balance.App{ID: "web"}, Driver: func(string) (Driver, error) { return nil, broken }})
+	if !errors.Is(err, broken) {
+		t.Errorf("%v: want the driver's error", err)
+	}
+}
+
+func TestStatusPage(t *testing.T) {
+	p := newPlay(t, nil)
+	p.get("/")
+	resp, err := p.client.Get("http://" + p.page.Addr().String() + "/status.json")
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer resp.Body.Close()
+	var s status.Snapshot
+	if err := json.NewDecoder(resp.Body).Decode(&s); err != nil || len(s.Nodes) != 2 || len(s.Machines) != 2 {
+		t.Errorf("%+v, %v", s, err)
+	}
+}
