@@ -92,7 +92,7 @@ func (s *Sim) makeEdges(rule Rule) error {
 	}
 	for i := range s.edges {
 		e := &s.edges[i]
-		p, err := rule.new(s, e)
+		p, err := rule.build(s, e)
 		if err != nil {
 			return fmt.Errorf("sim: rule %s: %w", rule.Name, err)
 		}

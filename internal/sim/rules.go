@@ -9,8 +9,8 @@ import (
 
 // Rule is a way to pick.
 type Rule struct {
-	Name string
-	new  func(s *Sim, e *edge) (picker, error)
+	Name  string
+	build func(s *Sim, e *edge) (picker, error)
 }
 
 // Balanced is the rule of this library: a real balancer over a fleet of its own at each edge. A nil strategy is the

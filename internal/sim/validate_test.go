@@ -84,6 +84,32 @@ func squares(d Dist) float64 {
 	return 1
 }
 
+// Two choices with exact knowledge among many machines: the supermarket model, whose mean is known for infinitely many.
+func TestTwoChoices(t *testing.T) {
+	const machines, load = 300, 0.9
+	seconds := 8.0
+	if raceEnabled {
+		seconds = 3
+	}
+	w := World{
+		Name: "supermarket", Regions: Uniform(1, machines, 1), RTT: Line(1, 0, 0), Slots: 1, FIFO: true, Work: Exponential(10 * ms), Load: load,
+		Length: time.Duration(seconds * 1e9), Warm: 1500 * ms, Reports: Reports{Every: time.Hour},
+	}
+	want := 0.0
+	for i := 1; i < 12; i++ {
+		want += math.Pow(load, math.Exp2(float64(i))-2)
+	}
+	r := mustRun(t, w, TwoNearest(), 1)
+	if got := float64(r.Mean) / float64(w.Work.Mean()); math.Abs(got/want-1) > 0.05 {
+		t.Errorf("mean time %.3f x the work, want %.3f", got, want)
+	} else {
+		t.Logf("mean time %.3f x the work, theory %.3f for infinitely many machines", got, want)
+	}
+	if shortest := mustRun(t, w, Shortest(), 1); shortest.Mean > r.Mean || shortest.Mean > 11*ms*11/10 {
+		t.Errorf("mean time %v with the shortest of all queues: want hardly more than the work", shortest.Mean)
+	}
+}
+
 // little holds Little's law to a run of one machine without distance: the mean number in flight, integrated at the machine,
 // is the rate of arrivals times the mean time measured at the edge.
 func little(t *testing.T, r *Result) {
