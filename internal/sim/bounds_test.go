@@ -36,6 +36,7 @@ var bounds = map[string]bound{
 	"lossy":       {1.3, 1.4, 0.02, 0, 0.03},
 	"hard-reject": {1.3, 1.5, 0.05, 0.001, 0.05},
 	"hard-queue":  {1.2, 1.3, 0.6, 0, 0.15},
+	"one-process": {1.2, 1.2, 0, 0.01, 0}, // what crashes is lost
 	"solo-1-50":   {1.2, 1.2, 0.01, 0, 0},
 	"solo-1-80":   {60, 60, 0.01, 0.1, 0}, // an answer that counts itself is taken for a full machine
 	"solo-4-50":   {3, 5, 4, 0.01, 0},     // no grants: they guess

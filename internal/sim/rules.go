@@ -32,17 +32,46 @@ func Balanced(name string, strategy balance.Strategy) Rule {
 			}
 		}
 		b.SetPeers(peers...)
-		us := []balance.Update{balance.PutApp{App: balance.App{ID: app, Limits: s.w.Limits}}}
-		for i := range s.machines {
-			us = append(us, balance.PutMachine{Machine: s.machines[i].row, Version: balance.Version{Incarnation: 1, Seq: 1}})
+		if err := f.Apply(balance.PutApp{App: balance.App{ID: app, Limits: s.w.Limits}}); err != nil {
+			return nil, err
 		}
-		if err := f.Apply(us...); err != nil {
+		fill := s.tell
+		if s.w.OneProcess {
+			fill = s.host
+		}
+		if err := fill(f); err != nil {
 			return nil, err
 		}
 		p := &balanced{s: s, fleet: f, balancer: b, rand: newRng(s.seed, forRule, int(e.index))}
 		b.OnRoom(func(balance.AppID) { p.roomy = true })
 		return p, nil
 	}}
+}
+
+// tell puts all rows into an edge's fleet.
+func (s *Sim) tell(f *balance.Fleet) error {
+	us := make([]balance.Update, len(s.machines))
+	for i := range s.machines {
+		us[i] = balance.PutMachine{Machine: s.machines[i].row, Version: balance.Version{Incarnation: 1, Seq: 1}}
+	}
+	return f.Apply(us...)
+}
+
+// host makes the fleet's node the owner of all machines.
+func (s *Sim) host(f *balance.Fleet) error {
+	for i := range s.machines {
+		m := &s.machines[i]
+		gate, err := f.Host(m.row)
+		if err != nil {
+			return err
+		}
+		if m.up {
+			token, _ := gate.Start(0)
+			gate.Ready(token)
+		}
+		m.gate = gate
+	}
+	return nil
 }
 
 func nodeID(e *edge) balance.NodeID { return balance.NodeID(fmt.Sprintf("edge-%03d", e.index)) }
@@ -88,10 +117,16 @@ func (p *balanced) answer(r *request) {
 }
 
 func (p *balanced) report(machine int32, l *balance.Load) {
+	if p.s.w.OneProcess {
+		return
+	}
 	p.fleet.Report(balance.Report{App: app, ID: p.s.machines[machine].id, Load: *l, Version: balance.Version{Incarnation: 1}})
 }
 
 func (p *balanced) row(r *sentRow) {
+	if p.s.w.OneProcess {
+		return // its own rows follow the gates
+	}
 	if err := p.fleet.Apply(balance.PutMachine{Machine: r.row, Version: r.version}); err != nil {
 		panic("sim: the fleet refuses a row: " + err.Error())
 	}

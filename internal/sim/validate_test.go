@@ -227,6 +227,7 @@ func TestWorldRefuses(t *testing.T) {
 		"wrong matrix": func(w *World) { w.RTT = Line(2, 0, 0) },
 		"wrong limits": func(w *World) { w.Limits = balance.Limits{Soft: 2, Hard: 1} },
 		"wrong burst":  func(w *World) { w.Burst.Factor = 0.5 },
+		"one process":  func(w *World) { w.OneProcess, w.Regions = true, Uniform(1, 1, 2) },
 		"wrong loss":   func(w *World) { w.Reports.Loss = 2 },
 	} {
 		w := good

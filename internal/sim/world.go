@@ -47,6 +47,10 @@ type World struct {
 	// PerOwner is the number of machines to an owner, which reports them together; 0 means 1.
 	PerOwner int
 
+	// OneProcess makes the only edge the owner of all machines: the balancer hosts them and reads their gates. Other rules
+	// take no notice.
+	OneProcess bool
+
 	// Queue gives edges a waiting room: a request that finds no room waits for it, in order, up to Deadline after its
 	// arrival (0 means 10 s). Without one it fails at once.
 	Queue    bool
@@ -175,6 +179,9 @@ func (w World) resolve() (World, error) {
 	}
 	if machines == 0 || edges == 0 {
 		return bad("Regions", w.Regions, "a machine and an edge")
+	}
+	if w.OneProcess && edges != 1 {
+		return bad("OneProcess", edges, "one edge")
 	}
 	w.Slots = cmp.Or(w.Slots, w.Limits.Soft, 1)
 	w.PerOwner = cmp.Or(w.PerOwner, 1)

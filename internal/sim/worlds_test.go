@@ -86,6 +86,12 @@ var worlds = []world{
 		return World{About: "hard limits near the load, and a waiting room at each edge",
 			Regions: Uniform(2, 16, 5), Slots: 4, Limits: balance.Limits{Soft: 4, Hard: 5}, Work: Exponential(200 * ms), Load: 0.9, Length: l(100 * sec), Reports: every250, Queue: true}
 	}},
+	{"one-process", func(l lengthen) World {
+		return World{About: "edge and owner are one, as the library is used by default; a crash and a restart on the way",
+			Regions: Uniform(1, 12, 1), RTT: Line(1, 0, 0), OneProcess: true, Slots: 2, Limits: balance.Limits{Soft: 3, Hard: 4}, Work: Lognormal(50*ms, 1), Load: 0.8,
+			Length: l(150 * sec), Queue: true, Boot: Always(2 * sec), Stop: Always(100 * ms),
+			Script: []Step{{l(150*sec) / 3, func(s *Sim) { s.Crash(3) }}, {l(150*sec)/3 + sec, func(s *Sim) { s.Start(3) }}, {l(150*sec) / 2, func(s *Sim) { s.Restart(4) }}}}
+	}},
 	solo(1, 50), solo(1, 80), solo(4, 50), solo(4, 80), solo(20, 50), solo(20, 80),
 	{"sparse", func(l lengthen) World {
 		return World{About: "twelve regions with two machines each, unevenly asked",
