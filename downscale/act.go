@@ -42,6 +42,7 @@ func (r *run) observe(m *machine, now time.Time) {
 			r.step(m, now, Input{Kind: Down})
 		case l.Cordon != balance.CordonSoft || l.CordonGen != p.Gen():
 			if r.step(m, now, Input{Kind: Uncordoned}); !anew {
+				m.used = true // somebody counts on it
 				call(r.config.Trace.Uncordoned, m.row, "it was recalled")
 			}
 		case m.gate.Touched():

@@ -132,7 +132,7 @@ func TestDeciderStories(t *testing.T) {
 			{at: 62 * sec, do: leave("m3"), want: "hold: 1 machine on the way already"},
 			{at: 63 * sec, do: state(2, balance.Stopping), want: "hold: window 1m peak 22 > 0.8 x 20 without m2"},
 			{at: 95 * sec, want: "spare m2: window 1m peak 3 <= 0.8 x 20 without m2"},
-			{at: 96 * sec, do: state(1, balance.Stopped), want: "hold: the last machine waits for the keep-alive: idle for 0s of 30s"},
+			{at: 96 * sec, do: state(1, balance.Stopped), want: "hold: the last machine is in use"},
 		}},
 		{"the head-room rule leaves the last machine to a longer keep-alive", c, app(func(a *balance.App) { a.KeepAlive = 2 * time.Minute }), machines(10, 1), []act{
 			{at: 61 * sec, want: "hold: the last machine waits for the keep-alive: idle for 1m1s of 2m"},
@@ -149,7 +149,7 @@ func TestDeciderStories(t *testing.T) {
 		}},
 		{"a request wakes an app that is going to sleep before its window is known", c, stop, machines(10, 2), []act{
 			{at: 30 * sec, want: "spare m2: keep-alive 30s over: no request since 30s; spare m1: keep-alive 30s over: no request since 30s"},
-			{at: 31 * sec, do: all(leave("m1", "m2"), load(1)), want: "recall m1: the last machine waits for the keep-alive: idle for 0s of 30s; recall m2: watched for 31s of the window of 1m"},
+			{at: 31 * sec, do: all(leave("m1", "m2"), load(1)), want: "recall m1: the last machine is in use; recall m2: watched for 31s of the window of 1m"},
 		}},
 		{"the first of the order are the minimum, whatever the rest does", c, app(func(a *balance.App) { a.Min = 2 }), machines(10, 4), []act{
 			{at: 30 * sec, want: "spare m4: keep-alive 30s over: no request since 30s; spare m3: keep-alive 30s over: no request since 30s"},
@@ -204,14 +204,14 @@ func TestDeciderStories(t *testing.T) {
 		}},
 		{"without limits one machine takes everything", c, stop, machines(0, 3), []act{
 			{at: 60 * sec, do: load(500, 500, 500), want: "spare m3: window 1m peak 1500 <= 0.8 x unlimited without m3"},
-			{at: 61 * sec, do: all(state(1, balance.Stopped), state(2, balance.Stopped)), want: "hold: the last machine waits for the keep-alive: idle for 0s of 30s"},
+			{at: 61 * sec, do: all(state(1, balance.Stopped), state(2, balance.Stopped)), want: "hold: the last machine is in use"},
 		}},
 		{"a machine whose checks fail can take nothing", c, stop, machines(10, 3), []act{
 			{at: 60 * sec, do: all(load(5, 4), func(s *Situation) { s.Machines[0].Failing = true }), want: "hold: window 1m peak 9 > 0.8 x 10 without m3"},
 		}},
 		{"an idle region of a busy app is governed by the window", c, stop, region(machines(10, 2), "hkg", "m2"), []act{
 			{at: 59 * sec, do: load(1), want: "hold: watched for 59s of the window of 1m; hold: watched for 59s of the window of 1m"},
-			{at: 60 * sec, want: "spare m2: window 1m peak 0 <= 0.8 x 0 without m2; hold: the last machine waits for the keep-alive: idle for 0s of 30s"},
+			{at: 60 * sec, want: "spare m2: window 1m peak 0 <= 0.8 x 0 without m2; hold: the last machine is in use"},
 		}},
 		{"time goes back and stands still", c, stop, machines(10, 1), []act{
 			{at: 29 * sec},

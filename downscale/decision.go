@@ -84,7 +84,10 @@ func (d Decision) Reason() string {
 	case RuleNeeded:
 		return d.rule(">")
 	case RuleLast:
-		if d.Of < 0 {
+		switch {
+		case d.For <= 0:
+			return "the last machine is in use"
+		case d.Of < 0:
 			return "the last machine stays: keep-alive is off"
 		}
 		return fmt.Sprintf("the last machine waits for the keep-alive: idle for %s of %s", short(d.For), short(d.Of))

@@ -52,9 +52,9 @@ type Acks interface {
 
 // Config configures a [Downscaler], and with it its deciders and protocols. The zero value is valid.
 type Config struct {
-	// Window is how far back the load counts for the head-room rule. 0 means 5 min: with it, a simulated day with a noisy
-	// sine of load stops a machine and starts it again within 5 min less than once, at 13 % more machine-hours than a rule
-	// without memory, which does so 478 times. Negative turns the rule off: only the keep-alive stops machines.
+	// Window is how far back the load counts for the head-room rule. 0 means 5 min: with that, a load that swings through the
+	// day with noise on top hardly ever has a machine stopped only to be started again. Negative turns the rule off: only the
+	// keep-alive stops machines.
 	Window time.Duration
 	// Headroom is the part of the remaining machines' limits that the largest load of the window may take. 0 means 0.8; at
 	// most 1.
@@ -75,8 +75,9 @@ type Config struct {
 	// CordonMax is how long a soft cordon lasts at most. What has not been acknowledged or has not become idle by then is
 	// aborted. 0 means 30 s.
 	CordonMax time.Duration
-	// Backoff is how long a machine whose stop was aborted is left alone by the head-room rule. It doubles with each abort in a
-	// row, up to 16 times this. 0 means a fifth of Window: 1 min; negative not at all.
+	// Backoff is how long a machine whose stop was aborted is left alone. It doubles with each abort in a row, up to 16 times
+	// this. 0 means a fifth of Window: 1 min; negative not at all. When the whole app is idle it is waited for only after a
+	// failure (of the driver, or a node that acknowledged nothing), not after a request.
 	Backoff time.Duration
 	// StopTimeout bounds each call of the driver. 0 means 1 min. Twice as long without an answer is an alarm.
 	StopTimeout time.Duration

@@ -1,22 +1,12 @@
 package downscale
 
 import (
-	"flag"
 	"fmt"
-	"go/ast"
-	"go/parser"
-	"go/token"
-	"regexp"
 	"slices"
-	"strings"
-	"testing"
 	"time"
 
 	"github.com/ebbkit/ebb/balance"
-	"github.com/google/go-cmp/cmp"
 )
-
-var full = flag.Bool("full", false, "explore larger models")
 
 // world is the protocol with everything around it: the gate, a driver that is slow, fails and does not know, nodes that
 // learn of a cordon late and whose requests and acknowledgements are late, a starter, machines that crash, an edge that
@@ -413,7 +403,7 @@ func (m *model) canon(w *world) {
 		}
 	}
 	if p.phase != Active || p.backoff.IsZero() || !modelNow.Before(p.backoff) {
-		p.backoff = time.Time{}
+		p.backoff, p.fault = time.Time{}, false
 	}
 	if !w.gate.closing() && (w.gate.state != balance.Started || w.proc == running) {
 		w.blind = false
@@ -476,175 +466,4 @@ func rename(of []*uint64) {
 		i, _ := slices.BinarySearch(sorted, *v)
 		*v = uint64(i)
 	}
-}
-
-type key [48]byte
-
-// key packs a canonical world.
-func (w *world) key() (k key) {
-	i := 0
-	put := func(vs ...uint8) { i += copy(k[i:], vs) }
-	bits := func(bs ...bool) {
-		var v uint8
-		for j, b := range bs {
-			if b {
-				v |= 1 << j
-			}
-		}
-		put(v)
-	}
-	p := &w.p
-	bits(p.suspend, p.acked, p.wanted, p.frozen, !p.quiet.IsZero(), !p.expires.IsZero(), !p.backoff.IsZero(), w.owed)
-	bits(w.gate.cordon, w.gate.touched, w.gate.wanted, w.queue[0].Suspend, w.queue[0].Again, w.queue[1].Suspend, w.queue[1].Again)
-	bits(w.queue[2].Suspend, w.queue[2].Again, w.blind)
-	put(uint8(p.phase), uint8(p.token), uint8(p.gate), uint8(w.proc), uint8(w.drain), uint8(w.gate.state), uint8(w.gate.gen), uint8(w.gate.token), w.gate.n)
-	for _, c := range w.queue {
-		put(uint8(c.Do), uint8(c.Token), uint8(c.Gate))
-	}
-	for _, c := range [...]call1{w.op, w.ans, w.dup} {
-		put(uint8(c.do), uint8(c.kind), uint8(c.token))
-	}
-	for _, n := range w.nodes {
-		put(uint8(n.known), uint8(n.ack), uint8(n.acked), uint8(n.sent))
-	}
-	return k
-}
-
-func (w *world) String() string {
-	return fmt.Sprintf("%v (gate %d acked %v wanted %v), gate %+v, process %d, queue %v, driver %v, answer %v, drain %d, nodes %v",
-		w.p.phase, w.p.gate, w.p.acked, w.p.wanted, w.gate, w.proc, w.queue, w.op, w.ans, w.drain, w.nodes)
-}
-
-// atRest: nothing is going on that has to end.
-func (w *world) atRest() bool {
-	p := w.p.phase
-	return w.queue[0].Do == None && (p == Active || p == Stopped) && !w.gate.closing() && w.gate.n == 0
-}
-
-// explore visits every world that can be reached. It returns an error with the shortest way to a world that breaks a
-// promise, or to one from which nothing leads to rest.
-func (m *model) explore(quietTime time.Duration) (states, transitions int, err error) {
-	type step struct {
-		state int32
-		label string
-	}
-	type found struct {
-		state int32
-		w     world
-	}
-	var (
-		seen  = map[key]int32{}
-		ways  []step    // by state: the first way there
-		back  [][]int32 // by state: from where progress leads there
-		rest  []bool    // by state: at rest, and in the end: progress leads to rest
-		level []found   // in the order of their distance from the first
-	)
-	way := func(i int32) string {
-		var labels []string
-		for ; i > 0; i = ways[i].state {
-			labels = append(labels, ways[i].label)
-		}
-		slices.Reverse(labels)
-		return strings.Join(labels, "; ")
-	}
-	add := func(w world, by step) int32 {
-		k := w.key()
-		i, ok := seen[k]
-		if !ok {
-			i = int32(len(ways))
-			seen[k] = i
-			ways, back, rest = append(ways, by), append(back, nil), append(rest, w.atRest())
-			level = append(level, found{i, w})
-		}
-		return i
-	}
-	first := world{p: NewProtocol(Timing{Quiet: quietTime, CordonMax: time.Hour, Backoff: time.Hour, StuckAfter: time.Hour})}
-	m.canon(&first)
-	add(first, step{})
-	for len(level) > 0 {
-		now := level
-		level = nil
-		for _, f := range now {
-			m.next = func(label string, progress bool, n world) {
-				transitions++
-				j := add(n, step{f.state, label})
-				if m.err != nil && err == nil {
-					err = fmt.Errorf("%w\nafter: %s; %s\nin %v", m.err, way(f.state), label, &n)
-				}
-				if progress && j != f.state {
-					back[j] = append(back[j], f.state)
-				}
-			}
-			if m.act(f.w); err != nil {
-				return len(ways), transitions, err
-			}
-		}
-	}
-	var todo []int32
-	for i, r := range rest {
-		if r {
-			todo = append(todo, int32(i))
-		}
-	}
-	for len(todo) > 0 {
-		i := todo[len(todo)-1]
-		todo = todo[:len(todo)-1]
-		for _, j := range back[i] {
-			if !rest[j] {
-				rest[j] = true
-				todo = append(todo, j)
-			}
-		}
-	}
-	if i := slices.Index(rest, false); i >= 0 {
-		return len(ways), transitions, fmt.Errorf("nothing leads to rest after: %s", way(int32(i)))
-	}
-	return len(ways), transitions, nil
-}
-
-func TestProtocolExhaustively(t *testing.T) {
-	sizes := []int{1}
-	if *full {
-		sizes = append(sizes, 2)
-	}
-	edges := map[string]bool{}
-	for _, n := range sizes {
-		for _, quiet := range []time.Duration{0, time.Hour} {
-			m := &model{nodes: n, edges: edges}
-			states, transitions, err := m.explore(quiet)
-			if err != nil {
-				t.Fatalf("%d nodes, quiet %v, %d states: %v", n, quiet, states, err)
-			}
-			t.Logf("%d nodes, quiet %v: %d states, %d transitions", n, quiet, states, transitions)
-		}
-	}
-	var got []string
-	for e := range edges {
-		got = append(got, e)
-	}
-	slices.Sort(got)
-	if d := cmp.Diff(diagram(t), got); d != "" {
-		t.Errorf("the diagram in Protocol's comment and what the model reached (-comment +model):\n%s", d)
-	}
-}
-
-// diagram reads the transitions out of Protocol's doc comment.
-func diagram(t *testing.T) (edges []string) {
-	t.Helper()
-	f, err := parser.ParseFile(token.NewFileSet(), "protocol.go", nil, parser.ParseComments)
-	if err != nil {
-		t.Fatal(err)
-	}
-	line := regexp.MustCompile(`(?m)^\t([a-z-]+) +--(\w+)--> +([a-z-]+)(?: +(\w+))?$`)
-	for _, d := range f.Decls {
-		g, ok := d.(*ast.GenDecl)
-		if !ok || g.Doc == nil || g.Tok != token.TYPE || g.Specs[0].(*ast.TypeSpec).Name.Name != "Protocol" {
-			continue
-		}
-		for _, l := range line.FindAllStringSubmatch(g.Doc.Text(), -1) {
-			edges = append(edges, edge(l[1], l[2], l[3], l[4]))
-		}
-	}
-	slices.Sort(edges)
-	return edges
 }

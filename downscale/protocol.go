@@ -68,6 +68,7 @@ type Protocol struct {
 	acked   bool   // every live node knows the cordon
 	wanted  bool   // somebody needs the machine; it could not be had at once
 	frozen  bool   // a Suspend ended in doubt: the machine may be frozen, and is not opened again
+	fault   bool   // the last stop failed for another reason than that the machine was needed
 	aborts  int8   // in a row
 	reason  string // why it is surplus
 
@@ -142,7 +143,7 @@ func (p *Protocol) active(now time.Time, in Input) Command {
 	case Down:
 		p.enter(Stopped)
 	case Surplus:
-		if !in.Idle && now.Before(p.backoff) {
+		if now.Before(p.backoff) && (p.fault || !in.Idle) {
 			return Command{}
 		}
 		p.enter(SoftCordoned)
@@ -182,7 +183,9 @@ func (p *Protocol) cordoned(now time.Time, in Input) Command {
 			return c
 		}
 		if !p.acked {
-			return p.abort(now, "not every node acknowledged the cordon in time")
+			c := p.abort(now, "not every node acknowledged the cordon in time")
+			p.fault = true
+			return c
 		}
 		return p.abort(now, "it did not become idle in time")
 	case Touched:
@@ -287,12 +290,13 @@ func (p *Protocol) abort(now time.Time, reason string) Command {
 func (p *Protocol) reopen(now time.Time, reason string) Command {
 	token := p.gate
 	p.back(now)
+	p.fault = true
 	return Command{Do: Reopen, Gate: token, Reason: reason}
 }
 
 func (p *Protocol) back(now time.Time) {
 	p.enter(Active)
-	p.gate = 0
+	p.gate, p.fault = 0, false
 	p.token++ // whatever is still unanswered is void
 	if !p.calm.IsZero() && !now.Before(p.calm) {
 		p.aborts = 0

@@ -73,6 +73,13 @@ func TestProtocolStories(t *testing.T) {
 			{at: sec, in: Idle, phase: SoftCordoned},
 			{at: 9 * sec, in: Tick, phase: SoftCordoned},
 		}},
+		{"an acknowledgement does not outlive its cordon", acked, []step{
+			{at: 2 * sec, in: Needed, do: "Uncordon 5", phase: Active},
+			{at: 3 * sec, in: Surplus, edit: idle, do: "Cordon", phase: SoftCordoned},
+			{at: 3 * sec, in: Cordoned, edit: gate(6), phase: SoftCordoned},
+			{at: 3 * sec, in: Idle, phase: SoftCordoned},
+			{at: 9 * sec, in: Tick, phase: SoftCordoned},
+		}},
 		{"a long request outlasts the cordon", acked, []step{
 			{at: 2 * sec, in: Busy, phase: SoftCordoned},
 			{at: 30 * sec, in: Tick, do: "Uncordon 5", reason: "it did not become idle in time", phase: Active},

@@ -54,18 +54,31 @@ func (d *machineroom) enter(m balance.Machine) {
 	}
 }
 
-func (d *machineroom) work(ctx context.Context, m balance.Machine, to string, refuse error) error {
+// set changes how the driver behaves from now on.
+func (d *machineroom) set(change func()) {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	change()
+}
+
+func (d *machineroom) work(ctx context.Context, m balance.Machine, to string) error {
 	d.enter(m)
-	defer func() {
-		d.mu.Lock()
-		defer d.mu.Unlock()
-		d.busy[m.ID] = false
-		d.atOnce--
-	}()
-	if d.deaf != nil {
-		<-d.deaf // whatever ctx says
+	defer d.set(func() { d.busy[m.ID] = false; d.atOnce-- })
+	var (
+		deaf   chan struct{}
+		takes  time.Duration
+		refuse error
+	)
+	d.set(func() {
+		deaf, takes, refuse = d.deaf, d.takes, d.refuse
+		if to == "frozen" {
+			refuse = d.suspend
+		}
+	})
+	if deaf != nil {
+		<-deaf // whatever ctx says
 	}
-	t := time.NewTimer(d.takes)
+	t := time.NewTimer(takes)
 	defer t.Stop()
 	select {
 	case <-ctx.Done():
@@ -75,18 +88,16 @@ func (d *machineroom) work(ctx context.Context, m balance.Machine, to string, re
 	if refuse != nil {
 		return refuse
 	}
-	d.mu.Lock()
-	defer d.mu.Unlock()
-	d.is[m.ID] = to
+	d.set(func() { d.is[m.ID] = to })
 	return nil
 }
 
 func (d *machineroom) Stop(ctx context.Context, m balance.Machine) error {
-	return d.work(ctx, m, "gone", d.refuse)
+	return d.work(ctx, m, "gone")
 }
 
 func (d *machineroom) Suspend(ctx context.Context, m balance.Machine) error {
-	return d.work(ctx, m, "frozen", d.suspend)
+	return d.work(ctx, m, "frozen")
 }
 
 // bench is one node with its machines, a downscaler and a log of what it did.
@@ -157,6 +168,12 @@ func (b *bench) want(lines ...string) {
 	b.log = nil
 }
 
+func (b *bench) forget() {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	b.log = nil
+}
+
 func (b *bench) gate(id balance.MachineID) *balance.Gate { return b.fleet.Gate("web", id) }
 
 // boot starts a machine as its starter would.
@@ -166,9 +183,7 @@ func (b *bench) boot(id balance.MachineID) {
 	if a != balance.StartAccepted || !g.Ready(token) {
 		b.t.Errorf("boot of %s: %v", id, a)
 	}
-	b.driver.mu.Lock()
-	defer b.driver.mu.Unlock()
-	b.driver.is[id] = "running"
+	b.driver.set(func() { b.driver.is[id] = "running" })
 }
 
 // run runs the downscaler until the returned function is called.
@@ -191,6 +206,8 @@ func (b *bench) request(id balance.MachineID) (leave func()) {
 
 func (b *bench) states() string {
 	var out []string
+	b.driver.mu.Lock()
+	defer b.driver.mu.Unlock()
 	s, _ := b.fleet.App("web")
 	for m := range s.All() {
 		out = append(out, fmt.Sprint(m.ID, " ", m.State, " ", b.driver.is[m.ID]))
@@ -268,6 +285,19 @@ func TestARequestThatDidNotKnowTheCordonIsServedAndDoesNotAbort(t *testing.T) {
 	})
 }
 
+func TestARequestBetweenTwoLooksIsWaitedForToo(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		b := newBench(t, quick, stopApp, "m1", "m2")
+		defer b.run()()
+		defer b.request("m2")()
+		time.Sleep(10950 * time.Millisecond)
+		b.gate("m1").Admit(0, 0)
+		b.gate("m1").Leave()
+		time.Sleep(2 * sec)
+		b.want("10s cordon m1: window 10s peak 1 <= 0.8 x 10 without m1", "12.1s stop m1: window 10s peak 1 <= 0.8 x 10 without m1", "12.2s stopped m1 in 100ms")
+	})
+}
+
 func TestOpenRequestVetoes(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		b := newBench(t, quick, stopApp, "m1", "m2")
@@ -282,7 +312,7 @@ func TestOpenRequestVetoes(t *testing.T) {
 		b.wantStates("m1 started running, m2 started running")
 		one()
 		two()
-		b.log = nil
+		b.forget()
 		time.Sleep(time.Minute)
 		b.wantStates("m1 stopped gone, m2 stopped gone")
 	})
@@ -323,7 +353,7 @@ func TestSuspendFallsBackToStop(t *testing.T) {
 		b.want("5s cordon m1: keep-alive 5s over: no request since 5s", "6.1s suspend m1: keep-alive 5s over: no request since 5s", "6.2s suspended m1 in 100ms")
 		b.wantStates("m1 suspended frozen")
 		b.boot("m1")
-		b.driver.suspend = fmt.Errorf("fake: suspend: %w", errors.ErrUnsupported)
+		b.driver.set(func() { b.driver.suspend = fmt.Errorf("fake: suspend: %w", errors.ErrUnsupported) })
 		time.Sleep(9 * sec)
 		b.want("14s cordon m1: keep-alive 5s over: no request since 5s", "15.1s suspend m1: keep-alive 5s over: no request since 5s",
 			"15.2s stop m1: keep-alive 5s over: no request since 5s", "15.3s stopped m1 in 100ms")
@@ -371,8 +401,8 @@ func TestRecall(t *testing.T) {
 		if err := b.down.Recall(t.Context(), old); err != nil {
 			t.Errorf("recall of a machine that runs: %v", err)
 		}
-		time.Sleep(400 * time.Millisecond)
-		b.want("6s cordon m1: keep-alive 5s over: no request since 6s")
+		time.Sleep(5900 * time.Millisecond)
+		b.want("11s cordon m1: keep-alive 5s over: no request since 5s")
 		if err := b.down.Recall(t.Context(), old); err != nil || row().Cordon != balance.CordonSoft {
 			t.Errorf("a recall from an earlier cordon: %v, cordon %v", err, row().Cordon)
 		}
@@ -383,7 +413,7 @@ func TestRecall(t *testing.T) {
 		if err := b.down.Recall(t.Context(), balance.Machine{ID: "x", App: "web"}); err == nil || errors.Is(err, ErrTooLate) {
 			t.Errorf("recall of somebody else's machine: %v", err)
 		}
-		b.log = nil
+		b.forget()
 	})
 }
 
@@ -399,7 +429,9 @@ func TestNoAcknowledgementNoStop(t *testing.T) {
 		b := newBench(t, c, stopApp, "m1")
 		defer b.run()()
 		time.Sleep(35500 * time.Millisecond)
-		b.want("5s cordon m1: keep-alive 5s over: no request since 5s", "35s uncordon m1: not every node acknowledged the cordon in time", "35s cordon m1: keep-alive 5s over: no request since 35s")
+		b.want("5s cordon m1: keep-alive 5s over: no request since 5s", "35s uncordon m1: not every node acknowledged the cordon in time")
+		time.Sleep(2 * sec)
+		b.want("37s cordon m1: keep-alive 5s over: no request since 37s")
 		b.wantStates("m1 started running")
 	})
 }
@@ -456,7 +488,7 @@ func TestNothingIsLeftCordoned(t *testing.T) {
 			t.Errorf("run: %v", err)
 		}
 		b.wantStates("m1 stopped gone, m2 stopped gone")
-		b.log = nil
+		b.forget()
 	})
 }
 
@@ -507,26 +539,26 @@ func TestDriverFailsHangsAndIsDeaf(t *testing.T) {
 			"6.2s failed m1: fake: no", "6.2s uncordon m1: the driver could not stop it")
 		b.wantStates("m1 started running")
 
-		b.driver.refuse, b.driver.takes = nil, time.Hour // runs into its timeout
+		b.driver.set(func() { b.driver.refuse, b.driver.takes = nil, time.Hour }) // runs into its timeout
 		time.Sleep(15 * sec)
-		b.want("7s cordon m1: keep-alive 5s over: no request since 7s", "8.1s stop m1: keep-alive 5s over: no request since 7s",
-			"18.1s failed m1: context deadline exceeded", "18.1s stuck m1: the driver has left the machine in doubt; it will be told again to stop it")
+		b.want("9s cordon m1: keep-alive 5s over: no request since 9s", "10.1s stop m1: keep-alive 5s over: no request since 9s",
+			"20.1s failed m1: context deadline exceeded", "20.1s stuck m1: the driver has left the machine in doubt; it will be told again to stop it")
 		b.wantStates("m1 stopping running")
 
-		b.driver.takes, b.driver.deaf = 0, make(chan struct{}) // does not look at its context
+		deaf := make(chan struct{})
+		b.driver.set(func() { b.driver.takes, b.driver.deaf = 0, deaf }) // does not look at its context
 		time.Sleep(40 * sec)
-		b.want("38.1s stop m1: keep-alive 5s over: no request since 7s", "58.1s stuck m1: the driver does not answer")
+		b.want("40.1s stop m1: keep-alive 5s over: no request since 9s", "1m0.1s stuck m1: the driver does not answer")
 		time.Sleep(10 * sec)
 		if err := end(); err == nil || !strings.Contains(err.Error(), "still holds m1") {
 			t.Errorf("run with a deaf driver: %v", err)
 		}
-		close(b.driver.deaf) // its late answer settles the gate
-		b.driver.takes = 0
+		close(deaf) // its late answer settles the gate
 		synctest.Wait()
 		if s := b.gate("m1").State(); s != balance.Started && s != balance.Stopped {
 			t.Errorf("the gate is left %v", s)
 		}
-		b.log = nil
+		b.forget()
 	})
 }
 
@@ -545,7 +577,7 @@ func TestMachinesComeAndGo(t *testing.T) {
 			t.Fatal(err)
 		}
 		time.Sleep(10 * sec)
-		b.log = nil
+		b.forget()
 	})
 }
 
@@ -590,7 +622,7 @@ func TestHeldTellsChangesOnly(t *testing.T) {
 		b.request("m1")
 		time.Sleep(time.Minute)
 		end()
-		want := []string{"nrt settling: 0s of 10s since the last start", "nrt the last machine waits for the keep-alive: idle for 0s of 5s"}
+		want := []string{"nrt settling: 0s of 10s since the last start", "nrt the last machine is in use"}
 		if !slices.Equal(held, want) {
 			t.Errorf("held: %q, want %q", held, want)
 		}

@@ -59,7 +59,7 @@ type Input struct {
 	Kind    Kind
 	Token   uint64 // Cordoned, Closed, Refused, Done, Failed, Unknown: of the command that it answers
 	Gate    uint64 // Cordoned, Acknowledged: the cordon's generation; Closed: the gate's token
-	Idle    bool   // Surplus: the whole app is idle; a back-off is no reason to wait
+	Idle    bool   // Surplus: the whole app is idle; that the machine was needed a moment ago is no reason to wait
 	Suspend bool   // Surplus: suspend rather than stop
 	Reason  string // Surplus, Needed: a sentence for people
 }

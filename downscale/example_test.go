@@ -1,0 +1,132 @@
+package downscale_test
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"time"
+
+	"github.com/ebbkit/ebb/balance"
+	"github.com/ebbkit/ebb/downscale"
+)
+
+// platform is where the machines run. This one can stop and not suspend.
+type platform struct{}
+
+func (platform) Stop(_ context.Context, m balance.Machine) error { return nil }
+
+func (platform) Suspend(context.Context, balance.Machine) error { return errors.ErrUnsupported }
+
+func Example() {
+	fleet, _ := balance.NewFleet(balance.FleetConfig{Node: "worker", Region: "nrt"})
+	fleet.Apply(balance.PutApp{App: balance.App{ID: "web", Autostop: balance.AutostopStop}})
+	gate, _ := fleet.Host(balance.Machine{ID: "nrt-1", App: "web", Region: "nrt"})
+	token, _ := gate.Start(0)
+	gate.Ready(token)
+
+	asleep := make(chan struct{})
+	d, _ := downscale.New(fleet, platform{}, downscale.Config{
+		Every:     time.Millisecond, // the defaults are a second each, and minutes
+		Quiet:     time.Millisecond,
+		KeepAlive: 10 * time.Millisecond,
+		Trace: downscale.Trace{
+			Cordoned: func(m balance.Machine, _ string) { fmt.Println("soft-cordoned", m.ID) },
+			Stopped:  func(m balance.Machine, _ time.Duration) { fmt.Println("stopped", m.ID); close(asleep) },
+		},
+	})
+	ctx, cancel := context.WithCancel(context.Background())
+	done := make(chan error)
+	go func() { done <- d.Run(ctx) }()
+
+	<-asleep
+	_, bounce := gate.Admit(0, 0)
+	fmt.Println("a request that comes now:", bounce)
+	cancel()
+	fmt.Println(<-done)
+	// Output:
+	// soft-cordoned nrt-1
+	// stopped nrt-1
+	// a request that comes now: stopped
+	// <nil>
+}
+
+func ExampleDownscaler_Drain() {
+	fleet, _ := balance.NewFleet(balance.FleetConfig{Node: "worker", Region: "nrt"})
+	gate, _ := fleet.Host(balance.Machine{ID: "nrt-1", App: "web", Region: "nrt"})
+	token, _ := gate.Start(0)
+	gate.Ready(token)
+	gate.Admit(0, 0)
+
+	d, _ := downscale.New(fleet, platform{}, downscale.Config{})
+	go func() {
+		for gate.State() == balance.Started { // the request goes on behind the closed gate
+			time.Sleep(time.Millisecond)
+		}
+		fmt.Println(gate.State(), "with", gate.InFlight(), "in flight")
+		gate.Leave()
+	}()
+	ctx, cancel := context.WithTimeout(context.Background(), time.Minute)
+	defer cancel()
+	fmt.Println(d.Drain(ctx), gate.State())
+	// Output:
+	// stopping with 1 in flight
+	// <nil> stopped
+}
+
+// A decider is told what there is and says what is surplus, and why.
+func ExampleDecider() {
+	d, _ := downscale.NewDecider(downscale.Config{Window: time.Minute, KeepAlive: 30 * time.Second})
+	seen := func(id balance.MachineID, load int) downscale.Seen {
+		return downscale.Seen{ID: id, Region: "nrt", Rank: balance.Rank("web", id), State: balance.Started,
+			Limits: balance.Limits{Soft: 20}, Own: true, Load: load}
+	}
+	web := balance.App{ID: "web", Autostop: balance.AutostopStop, Min: 1}
+	start := time.Now()
+	for s := range 120 {
+		load := 6 // on each of two machines
+		if s >= 70 {
+			load = 0
+		}
+		now := start.Add(time.Duration(s) * time.Second)
+		for _, x := range d.Decide(now, downscale.Situation{App: web, Machines: []downscale.Seen{seen("nrt-1", load), seen("nrt-2", load)}}) {
+			if s == 60 || s == 99 {
+				fmt.Println(s, x.Verdict, x.Machine, x.Reason())
+			}
+		}
+	}
+	// Output:
+	// 60 spare nrt-2 window 1m peak 12 <= 0.8 x 20 without nrt-2
+	// 99 spare nrt-2 keep-alive 30s over: no request since 30s
+}
+
+// A protocol makes one stop safe. Here everybody but the last request behaves.
+func ExampleProtocol() {
+	p := downscale.NewProtocol(downscale.Timing{Quiet: time.Second, CordonMax: 30 * time.Second, Backoff: time.Minute})
+	now := time.Now()
+	step := func(in downscale.Input) downscale.Command {
+		c := p.Step(now, in).Command
+		fmt.Println(in.Kind, "->", p.Phase(), c.Do)
+		return c
+	}
+	step(downscale.Input{Kind: downscale.Up})
+	c := step(downscale.Input{Kind: downscale.Surplus, Reason: "nobody needs it"})
+	step(downscale.Input{Kind: downscale.Cordoned, Token: c.Token, Gate: 1}) // generation 1
+	step(downscale.Input{Kind: downscale.Acknowledged, Gate: 1})
+	c = step(downscale.Input{Kind: downscale.Touched})
+	fmt.Println(c.Reason)
+	// Output:
+	// Up -> active -
+	// Surplus -> soft-cordoned Cordon
+	// Cordoned -> soft-cordoned -
+	// Acknowledged -> soft-cordoned -
+	// Touched -> active Uncordon
+	// a request had no better machine
+}
+
+func ExampleDecision_Reason() {
+	fmt.Println(downscale.Decision{Why: downscale.RuleKeepAlive, For: 31 * time.Second, Of: 30 * time.Second}.Reason())
+	fmt.Println(downscale.Decision{Why: downscale.RuleHeadroom, Machine: "nrt-3", Peak: 12, Capacity: 20, Headroom: 0.8, Of: 5 * time.Minute}.Reason())
+	// Output:
+	// keep-alive 30s over: no request since 31s
+	// window 5m peak 12 <= 0.8 x 20 without nrt-3
+}
