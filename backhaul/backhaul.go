@@ -45,7 +45,7 @@
 //
 // The hop speaks HTTP/1.1, one request at a time on a connection. The edge adds the headers Ebb-To (which machine) and
 // Ebb-Key; the owner adds Ebb-Load to every answer, Ebb-Bounce to a refusal and Ebb-Fault where the machine did not
-// answer. Whatever begins with Ebb- is removed from what clients and machines send. The key authenticates, it does not
+// answer. Headers that begin with Ebb- are removed from what clients and machines send. The key authenticates, it does not
 // encrypt: between hosts the connections belong in a private network or in TLS, by [Config].Dial and the owner's listener.
 //
 // # Waits

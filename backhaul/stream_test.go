@@ -1,0 +1,573 @@
+package backhaul
+
+import (
+	"bufio"
+	"bytes"
+	"crypto/sha256"
+	"errors"
+	"fmt"
+	"hash"
+	"io"
+	"net"
+	"net/http"
+	"net/http/httptrace"
+	"net/textproto"
+	"runtime"
+	"strings"
+	"sync/atomic"
+	"testing"
+	"time"
+)
+
+// both runs a test with a hop and without.
+func both(t *testing.T, f func(t *testing.T, local bool)) {
+	for _, local := range []bool{false, true} {
+		t.Run(fmt.Sprintf("local=%v", local), func(t *testing.T) { f(t, local) })
+	}
+}
+
+// noise is a body that is never in memory.
+type noise struct {
+	n    int64
+	seed byte
+	sum  hash.Hash
+}
+
+func (z *noise) Read(p []byte) (int, error) {
+	if z.n == 0 {
+		return 0, io.EOF
+	}
+	p = p[:min(int64(len(p)), z.n)]
+	for i := range p {
+		z.seed = z.seed*37 + 11
+		p[i] = z.seed
+	}
+	z.n -= int64(len(p))
+	z.sum.Write(p)
+	return len(p), nil
+}
+
+// A bounce costs an upload nothing: 100 MB arrive whole after one, and at no time are they in memory.
+func TestALargeUploadSurvivesABounceInLittleMemory(t *testing.T) {
+	const size = 100 << 20
+	for _, known := range []bool{true, false} {
+		t.Run(fmt.Sprintf("length known=%v", known), func(t *testing.T) {
+			var l log
+			var peak atomic.Uint64
+			r := newRig(t, rigConfig{app: roomy, config: Config{Trace: l.trace()}})
+			leave := fill(t, r.serve("m1", says("one")), 50)
+			r.serve("m2", http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+				sum, n := sha256.New(), int64(0)
+				for {
+					m, err := io.CopyN(sum, r.Body, 10<<20)
+					var s runtime.MemStats
+					runtime.GC()
+					runtime.ReadMemStats(&s)
+					peak.Store(max(peak.Load(), s.HeapAlloc))
+					if n += m; err != nil {
+						break
+					}
+				}
+				fmt.Fprintf(w, "%d %x", n, sum.Sum(nil))
+			}))
+			var before runtime.MemStats
+			runtime.GC()
+			runtime.ReadMemStats(&before)
+			body := &noise{n: size, sum: sha256.New()}
+			req := request(t, "POST", r.front.URL, io.NopCloser(body))
+			if known {
+				req.ContentLength = size
+			}
+			_, got := fetch(t, r.front.Client(), req)
+			if want := fmt.Sprintf("%d %x", size, body.sum.Sum(nil)); got != want {
+				t.Errorf("got %s, want %s", got, want)
+			}
+			if want := "m1 bounced: full"; l.String() != want {
+				t.Errorf("got %s, want %s", &l, want)
+			}
+			if grown := int64(peak.Load()) - int64(before.HeapAlloc); grown > size/10 {
+				t.Errorf("the heap grew by %d bytes under an upload of %d", grown, size)
+			}
+			leave()
+			r.quiet()
+			if d := l.last(t, 1); d.Sent != size {
+				t.Errorf("sent %d", d.Sent)
+			}
+		})
+	}
+}
+
+// The client's body is not asked for before a machine has been found.
+func TestABouncedBodyIsNotRead(t *testing.T) {
+	r := newRig(t, rigConfig{app: roomy, config: Config{Rounds: 1}})
+	leave := fill(t, r.serve("m1", says("one")), 50)
+	body := &noise{n: 10 << 20, sum: sha256.New()}
+	req := request(t, "POST", "http://web/", io.NopCloser(body))
+	_, err := r.transport.RoundTrip(req)
+	if _, ok := errors.AsType[*UnavailableError](err); !ok || body.n != 10<<20 {
+		t.Errorf("got %v with %d bytes left of %d", err, body.n, 10<<20)
+	}
+	leave()
+	r.quiet()
+}
+
+func TestASlowSmallBodyIsKeptOverABounce(t *testing.T) {
+	var l log
+	r := newRig(t, rigConfig{app: roomy, config: Config{Trace: l.trace()}})
+	bounced := make(chan struct{})
+	r.transport.c.Trace.Bounce = func(b Bounced) { close(bounced) }
+	leave := fill(t, r.serve("m1", says("one")), 50)
+	r.serve("m2", http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) { io.Copy(w, r.Body) }))
+	pr, pw := io.Pipe()
+	go func() {
+		pw.Write([]byte("before, "))
+		<-bounced // the first try's reader is blocked in the pipe now
+		pw.Write([]byte("after"))
+		pw.Close()
+	}()
+	req := request(t, "POST", r.front.URL, pr)
+	req.ContentLength = int64(len("before, after"))
+	if _, got := fetch(t, r.front.Client(), req); got != "before, after" {
+		t.Errorf("got %q", got)
+	}
+	leave()
+	r.quiet()
+}
+
+func TestAnAnswerBeforeTheEndOfTheBody(t *testing.T) {
+	both(t, func(t *testing.T, local bool) {
+		r := newRig(t, rigConfig{app: roomy, local: local})
+		r.serve("m1", http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+			http.NewResponseController(w).EnableFullDuplex()
+			buf := make([]byte, 4)
+			io.ReadFull(r.Body, buf)
+			fmt.Fprintf(w, "%s:", buf)
+			w.(http.Flusher).Flush()
+			io.Copy(w, r.Body)
+		}))
+		pr, pw := io.Pipe()
+		req := request(t, "POST", "http://web/", pr)
+		go pw.Write([]byte("ping"))
+		resp, err := r.transport.RoundTrip(req)
+		if err != nil {
+			t.Fatal(err)
+		}
+		got := make([]byte, 5)
+		io.ReadFull(resp.Body, got)
+		go func() {
+			pw.Write([]byte("rest"))
+			pw.Close()
+		}()
+		rest, _ := io.ReadAll(resp.Body)
+		resp.Body.Close()
+		if string(got)+string(rest) != "ping:rest" {
+			t.Errorf("got %q, %q", got, rest)
+		}
+		r.quiet()
+	})
+}
+
+// echo is a machine that speaks a protocol of its own after an upgrade.
+func echo(w http.ResponseWriter, r *http.Request) {
+	if r.Header.Get("Upgrade") != "echo" || r.Header.Get("Connection") != "Upgrade" {
+		http.Error(w, "upgrade?", 400)
+		return
+	}
+	c, rw, err := http.NewResponseController(w).Hijack()
+	if err != nil {
+		panic(err)
+	}
+	defer c.Close()
+	io.WriteString(rw, "HTTP/1.1 101 Switching Protocols\r\nConnection: Upgrade\r\nUpgrade: echo\r\nEbb-Load: 1 2 3\r\nX-App: yes\r\n\r\nhello ")
+	rw.Flush()
+	io.Copy(c, rw.Reader)
+	io.WriteString(c, " bye") // after the client has closed its half
+}
+
+func TestUpgrade(t *testing.T) {
+	both(t, func(t *testing.T, local bool) {
+		var l log
+		r := newRig(t, rigConfig{app: roomy, local: local, config: Config{Trace: l.trace()}})
+		g := r.serve("m1", http.HandlerFunc(echo))
+		c, err := net.Dial("tcp", r.front.Listener.Addr().String())
+		if err != nil {
+			t.Fatal(err)
+		}
+		defer c.Close()
+		io.WriteString(c, "GET /ws HTTP/1.1\r\nHost: x\r\nConnection: keep-alive, Upgrade\r\nUpgrade: echo\r\n\r\n")
+		br := bufio.NewReader(c)
+		resp, err := http.ReadResponse(br, nil)
+		if err != nil {
+			t.Fatal(err)
+		}
+		if resp.StatusCode != 101 || resp.Header.Get("Upgrade") != "echo" || resp.Header.Get("X-App") != "yes" || resp.Header.Get("Ebb-Load") != "" {
+			t.Fatalf("got %d %v", resp.StatusCode, resp.Header)
+		}
+		read := func(want string) {
+			t.Helper()
+			got := make([]byte, len(want))
+			if _, err := io.ReadFull(br, got); err != nil || string(got) != want {
+				t.Fatalf("got %q, %v; want %q", got, err, want)
+			}
+		}
+		read("hello ")
+		io.WriteString(c, "later")
+		read("later")
+		if n := g.InFlight(); n != 1 || r.b.InFlight("web") != 1 {
+			t.Errorf("an open connection is load: gate %d, own %d", n, r.b.InFlight("web"))
+		}
+		c.(*net.TCPConn).CloseWrite()
+		read(" bye")
+		if _, err := br.ReadByte(); err != io.EOF {
+			t.Errorf("at the end: %v", err)
+		}
+		r.quiet()
+		if d := l.last(t, 1); d.Status != 101 || d.Received != int64(len("hello later bye")) {
+			t.Errorf("done: %+v", d)
+		}
+	})
+}
+
+// What an edge sends on at once, before it has the answer, must not be lost in a buffer of the owner's.
+func TestUpgradeWithEarlyBytes(t *testing.T) {
+	r := newRig(t, rigConfig{app: roomy})
+	r.serve("m1", http.HandlerFunc(echo))
+	c, err := net.Dial("tcp", r.hop.Listener.Addr().String())
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer c.Close()
+	io.WriteString(c, "GET /ws HTTP/1.1\r\nHost: x\r\nConnection: Upgrade\r\nUpgrade: echo\r\nEbb-Key: "+testKey+"\r\nEbb-To: web;m1;0;edge\r\n\r\nearly")
+	br := bufio.NewReader(c)
+	if _, err := http.ReadResponse(br, nil); err != nil {
+		t.Fatal(err)
+	}
+	c.(*net.TCPConn).CloseWrite()
+	if b, err := io.ReadAll(br); err != nil || string(b) != "hello early bye" {
+		t.Errorf("got %q, %v", b, err)
+	}
+	r.quiet()
+}
+
+func TestAnUpgradedConnectionThatIsCutIsFreed(t *testing.T) {
+	both(t, func(t *testing.T, local bool) {
+		r := newRig(t, rigConfig{app: roomy, local: local})
+		r.serve("m1", http.HandlerFunc(echo))
+		for range 10 {
+			c, err := net.Dial("tcp", r.front.Listener.Addr().String())
+			if err != nil {
+				t.Fatal(err)
+			}
+			io.WriteString(c, "GET /ws HTTP/1.1\r\nHost: x\r\nConnection: Upgrade\r\nUpgrade: echo\r\n\r\n")
+			http.ReadResponse(bufio.NewReader(c), nil)
+			c.(*net.TCPConn).SetLinger(0) // a reset, not an end
+			c.Close()
+		}
+		r.quiet()
+	})
+}
+
+func TestEventsFlowAtOnce(t *testing.T) {
+	both(t, func(t *testing.T, local bool) {
+		r := newRig(t, rigConfig{app: roomy, local: local})
+		next := make(chan string)
+		r.serve("m1", http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+			w.Header().Set("Content-Type", "text/event-stream")
+			w.WriteHeader(200)
+			w.(http.Flusher).Flush()
+			for s := range next {
+				fmt.Fprintf(w, "data: %s\n\n", s)
+				w.(http.Flusher).Flush()
+			}
+		}))
+		resp, err := r.front.Client().Do(request(t, "GET", r.front.URL, nil))
+		if err != nil { // the head is here before any event
+			t.Fatal(err)
+		}
+		br := bufio.NewReader(resp.Body)
+		for i := range 3 {
+			next <- fmt.Sprint(i)
+			if line, err := br.ReadString('\n'); err != nil || line != fmt.Sprintf("data: %d\n", i) {
+				t.Fatalf("got %q, %v", line, err)
+			}
+			br.ReadString('\n')
+		}
+		close(next)
+		resp.Body.Close()
+		r.quiet()
+	})
+}
+
+func TestTrailersPass(t *testing.T) {
+	both(t, func(t *testing.T, local bool) {
+		r := newRig(t, rigConfig{app: roomy, local: local})
+		r.serve("m1", http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+			io.Copy(io.Discard, r.Body)
+			w.Header().Set("Trailer", "X-Sum")
+			if r.URL.Path == "/body" {
+				io.WriteString(w, "hello")
+			}
+			w.(http.Flusher).Flush()
+			w.Header().Set("X-Sum", "42 "+r.Trailer.Get("X-Client"))
+			if r.URL.Query().Has("more") {
+				w.Header().Set(http.TrailerPrefix+"X-Late", "yes")
+			}
+		}))
+		for _, url := range []string{"/body", "/empty", "/body?more", "/empty?more"} {
+			req := request(t, "POST", "http://web"+url, io.NopCloser(strings.NewReader("chunked")))
+			req.Trailer = http.Header{"X-Client": {"there"}}
+			resp, err := r.transport.RoundTrip(req)
+			if err != nil {
+				t.Fatal(err)
+			}
+			io.ReadAll(resp.Body)
+			resp.Body.Close()
+			want := "map[X-Sum:[42 there]]"
+			if strings.HasSuffix(url, "more") {
+				want = "map[X-Late:[yes] X-Sum:[42 there]]"
+			}
+			if got := fmt.Sprint(resp.Trailer); got != want {
+				t.Errorf("%s: got %s, want %s", url, got, want)
+			}
+			resp, _ = fetch(t, r.front.Client(), request(t, "GET", r.front.URL+url, nil))
+			if got := resp.Trailer.Get("X-Sum"); got != "42" {
+				t.Errorf("%s through ReverseProxy: got %v", url, resp.Trailer)
+			}
+		}
+		r.quiet()
+	})
+}
+
+func TestAnswersWithoutBodiesAndTheirHeaders(t *testing.T) {
+	both(t, func(t *testing.T, local bool) {
+		r := newRig(t, rigConfig{app: roomy, local: local})
+		app := http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+			h := w.Header()
+			h["Content-Type"] = nil
+			h["Date"] = []string{"then"}
+			h.Add("Set-Cookie", "a=1")
+			h.Add("Set-Cookie", "b=2")
+			h.Set("X-Big", strings.Repeat("x", 100<<10))
+			switch r.URL.Path {
+			case "/204":
+				w.WriteHeader(204)
+			case "/304":
+				h.Set("Etag", `"1"`)
+				w.WriteHeader(304)
+			case "/length":
+				h.Set("Content-Length", "1234")
+				h.Set("Content-Type", "text/plain")
+				if r.Method != "HEAD" {
+					w.Write(make([]byte, 1234))
+				}
+			case "/empty":
+				h.Set("Content-Length", "0")
+			}
+		})
+		r.serve("m1", app)
+		for _, url := range []string{"/204", "/304", "/length", "/empty"} {
+			for _, method := range []string{"GET", "HEAD"} {
+				resp, body := fetch(t, r.front.Client(), request(t, method, r.front.URL+url, nil))
+				want := ""
+				if url == "/length" && method == "GET" {
+					want = string(make([]byte, 1234))
+				}
+				h := resp.Header
+				if body != want || h.Get("Date") != "then" || len(h["Set-Cookie"]) != 2 || len(h.Get("X-Big")) != 100<<10 {
+					t.Errorf("%s %s: %d %v, %d bytes", method, url, resp.StatusCode, h["Set-Cookie"], len(body))
+				}
+				if url == "/length" && resp.ContentLength != 1234 {
+					t.Errorf("%s %s: length %d", method, url, resp.ContentLength)
+				}
+				if url == "/304" && h.Get("Etag") != `"1"` {
+					t.Errorf("%s %s: %v", method, url, h)
+				}
+			}
+		}
+		r.quiet()
+	})
+}
+
+func TestEarlyHintsPass(t *testing.T) {
+	both(t, func(t *testing.T, local bool) {
+		r := newRig(t, rigConfig{app: roomy, local: local})
+		r.serve("m1", http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+			w.Header().Set("Link", "</style.css>; rel=preload")
+			w.Header().Set("Ebb-Load", "9 9 9 9")
+			w.WriteHeader(103)
+			w.Header().Del("Ebb-Load")
+			b, _ := io.ReadAll(r.Body)
+			w.Write(b)
+		}))
+		for _, size := range []int{0, 10, 200 << 10} {
+			var hints []string
+			req := request(t, "POST", r.front.URL, bytes.NewReader(make([]byte, size)))
+			req = req.WithContext(httptrace.WithClientTrace(req.Context(), &httptrace.ClientTrace{
+				Got1xxResponse: func(code int, h textproto.MIMEHeader) error {
+					hints = append(hints, fmt.Sprint(code, h.Get("Link"), len(h)))
+					return nil
+				},
+			}))
+			_, body := fetch(t, r.front.Client(), req)
+			want := "[103</style.css>; rel=preload1]" // one header: nothing of the hop
+			if local {
+				want = "[103</style.css>; rel=preload2]" // there is no hop that the header could deceive
+			}
+			if len(body) != size || fmt.Sprint(hints) != want {
+				t.Errorf("%d bytes: got %d bytes, %v; want %v", size, len(body), hints, want)
+			}
+		}
+		r.quiet()
+	})
+}
+
+// spelled are ways to write a header of the hop.
+var spelled = []string{"Ebb-To", "ebb-key", "EBB-LOAD", "Ebb-Bounce", "eBB-Fault", "Ebb-Anything"}
+
+func TestHeadersOfTheHopStayInside(t *testing.T) {
+	both(t, func(t *testing.T, local bool) {
+		var l log
+		r := newRig(t, rigConfig{app: roomy, local: local, config: Config{Trace: l.trace()}})
+		r.serve("m1", http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+			for k := range r.Header {
+				if internal(k) {
+					t.Errorf("the machine got %s", k)
+				}
+			}
+			w.Header().Set("Ebb-Bounce", "full")
+			w.Header().Set("Ebb-Fault", "reset;lies")
+			w.Header().Set("Ebb-Load", "1 2 3 4 5 6 7 8")
+			io.WriteString(w, "one")
+		}))
+		r.serve("m2", says("two"))
+		req := request(t, "POST", "http://web/", strings.NewReader("x"))
+		for _, k := range spelled {
+			req.Header[k] = []string{"web;m2;0;edge"} // not canonical, as a RoundTripper's caller may write
+		}
+		resp, err := r.transport.RoundTrip(req)
+		if err != nil {
+			t.Fatal(err)
+		}
+		body, _ := io.ReadAll(resp.Body)
+		resp.Body.Close()
+		if string(body) != "one" || l.String() != "" {
+			t.Errorf("got %q, %s", body, &l)
+		}
+		for k := range resp.Header {
+			if internal(k) {
+				t.Errorf("the client got %s", k)
+			}
+		}
+		if len(req.Header) != len(spelled) {
+			t.Errorf("the request was modified: %v", req.Header)
+		}
+		r.quiet()
+	})
+}
+
+func TestAStrangerIsNotServed(t *testing.T) {
+	var l log
+	r := newRig(t, rigConfig{app: roomy, handler: HandlerConfig{NextKey: "next"}, config: Config{Key: "wrong", Trace: l.trace()}})
+	var served atomic.Int32
+	g := r.serve("m1", http.HandlerFunc(func(http.ResponseWriter, *http.Request) { served.Add(1) }))
+	resp, body := fetch(t, r.front.Client(), request(t, "GET", r.front.URL, nil))
+	if resp.StatusCode != 502 || !strings.Contains(body, "denied (not executed)") {
+		t.Errorf("through an edge: %d %s", resp.StatusCode, body)
+	}
+	for _, tt := range []struct {
+		keys []string
+		to   string
+		want int
+	}{
+		{nil, "web;m1;0;edge", 403},
+		{[]string{"wrong"}, "web;m1;0;edge", 403},
+		{[]string{testKey + "x"}, "web;m1;0;edge", 403},
+		{[]string{testKey, "wrong"}, "web;m1;0;edge", 403},
+		{[]string{testKey}, "web;m1;0;edge", 200},
+		{[]string{"next"}, "web;m1;0;edge", 200},
+		{[]string{testKey}, "", 400},
+		{[]string{testKey}, "web", 400},
+		{[]string{testKey}, "web;m1;-1;edge", 400},
+		{[]string{testKey}, "web;m9;0;edge", 503},
+		{[]string{testKey}, "app;m1;0;edge", 503},
+	} {
+		served.Store(0)
+		req := request(t, "GET", r.hop.URL, nil)
+		req.Header[headerKey] = tt.keys
+		if tt.to != "" {
+			req.Header[headerTo] = []string{tt.to}
+		}
+		resp, _ := fetch(t, r.hop.Client(), req)
+		if resp.StatusCode != tt.want || (served.Load() == 1) != (tt.want == 200) {
+			t.Errorf("%v %q: got %d, served %d; want %d", tt.keys, tt.to, resp.StatusCode, served.Load(), tt.want)
+		}
+		if tt.want == 403 && resp.Header.Get(headerLoad) != "" {
+			t.Errorf("%v: a stranger learns the load", tt.keys)
+		}
+	}
+	if _, used := g.Sample(); !used {
+		t.Error("nothing was admitted at all")
+	}
+	r.quiet()
+}
+
+func TestARequestHeadThatIsTooLarge(t *testing.T) {
+	both(t, func(t *testing.T, local bool) {
+		r := newRig(t, rigConfig{app: roomy, local: local})
+		r.serve("m1", says("one"))
+		req := request(t, "GET", "http://web/", nil)
+		req.Header.Set("X-Big", strings.Repeat("x", 2<<20))
+		resp, err := r.transport.RoundTrip(req)
+		if err == nil {
+			resp.Body.Close()
+			if resp.StatusCode != 431 {
+				t.Errorf("got %d", resp.StatusCode)
+			}
+		} else if _, ok := errors.AsType[*MachineError](err); !ok {
+			t.Errorf("got %v", err) // the server hung up while we were still writing
+		}
+		r.quiet()
+	})
+}
+
+func TestShutdownWaitsForUpgradedConnections(t *testing.T) {
+	r := newRig(t, rigConfig{app: roomy, config: Config{Rounds: 1}})
+	r.serve("m1", http.HandlerFunc(echo))
+	c, err := net.Dial("tcp", r.front.Listener.Addr().String())
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer c.Close()
+	io.WriteString(c, "GET /ws HTTP/1.1\r\nHost: x\r\nConnection: Upgrade\r\nUpgrade: echo\r\n\r\n")
+	br := bufio.NewReader(c)
+	if _, err := http.ReadResponse(br, nil); err != nil {
+		t.Fatal(err)
+	}
+	done := make(chan error)
+	go func() { done <- r.handler.Shutdown(t.Context()) }()
+	for !r.handler.draining.Load() {
+		time.Sleep(time.Millisecond)
+	}
+	resp, body := fetch(t, r.front.Client(), request(t, "GET", r.front.URL, nil))
+	if resp.StatusCode != 503 {
+		t.Errorf("while shutting down: %d %s", resp.StatusCode, body)
+	}
+	select {
+	case err := <-done:
+		t.Fatal("did not wait:", err)
+	default:
+	}
+	io.WriteString(c, "still here")
+	got := make([]byte, len("hello still here"))
+	if _, err := io.ReadFull(br, got); err != nil || string(got) != "hello still here" {
+		t.Errorf("got %q, %v", got, err)
+	}
+	c.Close()
+	if err := <-done; err != nil {
+		t.Error(err)
+	}
+	if err := r.handler.Shutdown(t.Context()); err != nil {
+		t.Error("again:", err)
+	}
+	r.quiet()
+}
