@@ -218,8 +218,6 @@ type gateWorld struct {
 	owed    bool    // a start was remembered by the gate
 	acked   bool    // every node knows the present cordon
 	knew    bool    // a request that knew the present cordon has been admitted
-	drained bool
-	cordon  time.Time
 }
 
 func (w *gateWorld) feed(in Input) {
@@ -240,7 +238,7 @@ func (w *gateWorld) do(c Command) (Input, bool) {
 		if !ok {
 			return Input{Kind: Refused, Token: c.Token}, true
 		}
-		w.acked, w.knew, w.cordon = false, false, w.now
+		w.acked, w.knew = false, false
 		return Input{Kind: Cordoned, Token: c.Token, Gate: gen}, true
 	case Uncordon:
 		w.gate.Uncordon(c.Gate)

@@ -33,10 +33,10 @@ func waves(t *testing.T, autostop balance.Autostop) {
 		t.Fatal(err)
 	}
 	go lb.Run(t.Context())
-	end := b.run()
 	var served, stops atomic.Int64
 	b.down.config.Trace.Stopped = func(balance.Machine, time.Duration) { stops.Add(1) }
 	b.down.config.Trace.Suspended = b.down.config.Trace.Stopped
+	end := b.run()
 	until := time.Now().Add(2 * time.Minute)
 	var clients sync.WaitGroup
 	for i := range 16 {
