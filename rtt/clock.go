@@ -17,17 +17,17 @@ type exchange struct {
 // it mostly, and when not only this sample falls back. The share allows for a clock being slewed (NTP: 0.05 %).
 func maxDrift(user time.Duration) time.Duration { return 250*time.Microsecond + user/1000 }
 
-// sample computes the round trip. Whatever the wall clocks or the far end say, it is positive and not above user: a
+// sample computes the round trip. Whatever the wall clocks or the far end say, it is positive and not above user (or 100 ns): a
 // stamp or a claim can only shorten what the monotonic clock saw, and what cannot be true is left out.
 //
 // The far end's claim is believed up to half of the round trip, so that a lying peer gains a factor of two at most. A
 // busy host holds packets for far more than half of it; its claim is believed whole when the round trip is more than
 // four times the base, which a constant lie never makes it.
 func (x exchange) sample(base time.Duration) (Sample, bool) {
-	if x.user <= 0 || x.user > maxRTT {
+	if x.user < 0 || x.user > maxRTT {
 		return Sample{}, false
 	}
-	s := Sample{RTT: x.user, Source: SourceUDP}
+	s := Sample{RTT: max(x.user, tick), Source: SourceUDP} // a coarse clock may not have moved
 	steady := x.drift <= maxDrift(x.user) && -x.drift <= maxDrift(x.user)
 	if x.stamped && steady && x.queued >= 0 && x.queued < x.user {
 		s.RTT -= x.queued

@@ -35,8 +35,11 @@ func TestExchangeSample(t *testing.T) {
 			t.Errorf("%s: %v kernel=%v ok=%v, want %v kernel=%v", row.name, s.RTT, s.Kernel, ok, row.want, row.kernel)
 		}
 	}
-	if _, ok := (exchange{user: 0}).sample(0); ok {
-		t.Error("no time passed, but there is a sample")
+	if s, ok := (exchange{user: 0}).sample(0); !ok || s.RTT != tick {
+		t.Errorf("a coarse clock: %v, %v", s, ok)
+	}
+	if _, ok := (exchange{user: -1}).sample(0); ok {
+		t.Error("time went back, but there is a sample")
 	}
 }
 
@@ -54,10 +57,10 @@ func TestExchangeIsBounded(t *testing.T) {
 			drift: d.Draw(t, "drift"), residence: d.Draw(t, "residence"), farStamped: rapid.Bool().Draw(t, "far"),
 		}
 		s, ok := x.sample(d.Draw(t, "base"))
-		if ok != (x.user > 0 && x.user <= maxRTT) {
+		if ok != (x.user >= 0 && x.user <= maxRTT) {
 			t.Fatalf("%+v: ok %v", x, ok)
 		}
-		if ok && (s.RTT <= 0 || s.RTT > x.user) {
+		if ok && (s.RTT <= 0 || s.RTT > max(x.user, tick)) {
 			t.Fatalf("%+v: sample %v", x, s.RTT)
 		}
 	})

@@ -38,6 +38,7 @@ func TestEstimatorTimelines(t *testing.T) {
 		{"less than a quarter longer takes thirty", []run{{60, 50 * ms, 50 * ms, StateFresh}, {29, 58 * ms, 50 * ms, StateFresh}, {1, 58 * ms, 58 * ms, StateFresh}}},
 		{"less than a tenth longer waits for the window", []run{{60, 50 * ms, 50 * ms, StateFresh}, {59, 54 * ms, 50 * ms, StateFresh}, {1, 54 * ms, 54 * ms, StateFresh}}},
 		{"after one sample twice as many must agree", []run{{1, 50 * ms, 50 * ms, StateFresh}, {19, 80 * ms, 50 * ms, StateFresh}, {1, 80 * ms, 80 * ms, StateFresh}}},
+		{"an outlier at the start does not hide it", []run{{1, 900 * ms, 900 * ms, StateFresh}, {6, 50 * ms, 50 * ms, StateFresh}, {10, 80 * ms, 80 * ms, StateFresh}}},
 		{"two misses are not lost", []run{{10, 50 * ms, 50 * ms, StateFresh}, {2, 0, 50 * ms, StateFresh}}},
 		{"three are, and the base is kept", []run{{10, 50 * ms, 50 * ms, StateFresh}, {3, 0, 50 * ms, StateLost}}},
 		{"a miss does not break a row of longer samples", []run{{10, 50 * ms, 50 * ms, StateFresh}, {5, 80 * ms, 50 * ms, StateFresh}, {1, 0, 50 * ms, StateFresh}, {5, 80 * ms, 80 * ms, StateFresh}}},
@@ -168,7 +169,7 @@ func TestEstimatorStat(t *testing.T) {
 	if s.Base != 40*ms || s.P90 != 57*ms || s.Jitter != 17*ms || s.Samples != 20 || s.Age != time.Second || s.Loss != (Fraction{1, 21}) || !s.Kernel {
 		t.Errorf("%+v", s)
 	}
-	e.Observe(now, Sample{RTT: 200 * ms, Source: SourceUDP, Late: true})
+	e.Observe(now, Sample{RTT: 50 * ms, Source: SourceUDP, Late: true})
 	if s := e.Stat(now); s.Loss != (Fraction{0, 21}) {
 		t.Errorf("after the late answer loss is %v, want 0 of 21", s.Loss)
 	}
@@ -178,7 +179,21 @@ func TestEstimatorStat(t *testing.T) {
 type naive struct {
 	win   []time.Duration // oldest first
 	above int
-	prior time.Duration
+	block int             // samples since the last of floors
+	floor []time.Duration // minima of the last four full windows
+}
+
+func (m *naive) base() time.Duration {
+	least, low := slices.Min(m.win), slices.Min(m.win)
+	for _, f := range m.floor {
+		low = min(low, f)
+	}
+	sorted := slices.Sorted(slices.Values(m.win))
+	p90 := sorted[(len(sorted)-1)*9/10]
+	if (least-low)/tick > (p90-least)/tick/2 {
+		return least
+	}
+	return low
 }
 
 func (m *naive) observe(x time.Duration) {
@@ -187,6 +202,12 @@ func (m *naive) observe(x time.Duration) {
 		m.win = m.win[1:]
 	}
 	base := slices.Min(m.win)
+	if m.block++; m.block == 60 {
+		m.block = 0
+		if m.floor = append(m.floor, base); len(m.floor) > 4 {
+			m.floor = m.floor[1:]
+		}
+	}
 	same := func(x time.Duration) time.Duration { return x + max(ms, (x/tick/10)*tick) }
 	if x <= same(base) {
 		m.above = 0
@@ -208,15 +229,15 @@ func (m *naive) observe(x time.Duration) {
 		return
 	}
 	sorted := slices.Sorted(slices.Values(old))
-	p90 := sorted[(len(sorted)*9+9)/10-1]
+	p90 := sorted[(len(sorted)-1)*9/10]
 	last := slices.Clone(m.win[len(m.win)-need:])
 	if slices.Min(last) <= p90 {
 		return
 	}
-	m.win, m.above = last, 0
+	m.win, m.above, m.floor, m.block = last, 0, nil, len(last)
 	for i := 3; i >= 1; i-- {
 		if slices.Min(last[i:]) > same(last[i-1]) {
-			m.win = last[i:]
+			m.win, m.block = last[i:], len(last)-i
 			return
 		}
 	}
@@ -237,14 +258,14 @@ func TestEstimatorEqualsBruteForce(t *testing.T) {
 				e.Observe(now, Sample{RTT: x, Source: SourceUDP})
 				m.observe(x)
 				got, ok := e.Base()
-				if want := slices.Min(m.win); !ok || got != want || int(e.count) != len(m.win) {
+				if want := m.base(); !ok || got != want || int(e.count) != len(m.win) {
 					t.Fatalf("base %v of %d samples, brute force %v of %d", got, e.count, want, len(m.win))
 				}
 			}
 		}
 		s := e.Stat(now)
 		sorted := slices.Sorted(slices.Values(m.win))
-		if want := sorted[(len(sorted)*9+9)/10-1]; s.P90 != want {
+		if want := sorted[(len(sorted)-1)*9/10]; s.P90 != want {
 			t.Fatalf("p90 %v, brute force %v", s.P90, want)
 		}
 	})
@@ -253,7 +274,7 @@ func TestEstimatorEqualsBruteForce(t *testing.T) {
 func TestEstimatorIsSmall(t *testing.T) {
 	size := unsafe.Sizeof(Estimator{})
 	t.Logf("%d bytes", size)
-	if size > 768 {
+	if size > 800 {
 		t.Errorf("an Estimator has %d bytes; 500 peers in 1 MB leave 2 KB for everything", size)
 	}
 }

@@ -36,9 +36,9 @@ func (m *Mesh) fallback(ctx context.Context, o outgoing) {
 	case m.ways.slots <- struct{}{}:
 		ctx, cancel := context.WithTimeout(ctx, fallbackTimeout)
 		if o.way == SourceTCP {
-			s, ok = m.ways.connect(ctx, o.node)
+			s, ok = m.ways.connect(ctx, *o.node)
 		} else {
-			s, ok = m.ways.head(ctx, o.node)
+			s, ok = m.ways.head(ctx, *o.node)
 		}
 		cancel()
 		<-m.ways.slots

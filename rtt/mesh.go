@@ -10,6 +10,7 @@ import (
 	"net"
 	"net/netip"
 	"slices"
+	"strings"
 	"sync"
 	"sync/atomic"
 	"time"
@@ -50,25 +51,16 @@ type Mesh struct {
 
 // peer is what the shell keeps of one node.
 type peer struct {
-	node   Node
+	node   *Node // never changed in place: tables share it
 	key    int32
+	path   uint8 // rises when the address changes
+	busy   bool  // a fallback probe is under way
 	est    Estimator
 	pace   pace
 	ladder ladder
 	seq    uint64
 	far    uint64 // session that answered last
-	flying [8]probe
-	busy   bool // a fallback probe is under way
-}
-
-// probe is one that may still be answered.
-type probe struct {
-	seq      uint64 // 0 means none
-	nonce    uint64
-	to       netip.AddrPort
-	sent     time.Time
-	deadline time.Time // when it is given up; zero when it was
-	put      bool      // the deadline was put off once
+	flying flights
 }
 
 type exported struct {
@@ -155,6 +147,14 @@ func (m *Mesh) Refresh() {
 	m.nudge()
 }
 
+// touch notes that the table is out of date. m.mu is held.
+func (m *Mesh) touch() {
+	if !m.dirty {
+		m.dirty = true
+		m.nudge()
+	}
+}
+
 func (m *Mesh) nudge() {
 	select {
 	case m.wake <- struct{}{}:
@@ -176,7 +176,7 @@ func (m *Mesh) Observe(id string, s Sample) bool {
 	if p == nil || !p.est.Observe(now, s) {
 		return false
 	}
-	m.dirty = true
+	m.touch()
 	return true
 }
 
@@ -209,7 +209,8 @@ func (m *Mesh) Import(v Vector) (bool, error) {
 	if !m.shared.take(now, &v) {
 		return false, nil
 	}
-	m.dirty, m.imported = true, true
+	m.imported = true
+	m.touch()
 	return true, nil
 }
 
@@ -299,16 +300,17 @@ func (m *Mesh) setPeers(now time.Time, nodes []Node) {
 			m.add(now, n)
 			continue
 		}
-		if p.node == n {
+		if *p.node == n {
 			continue
 		}
 		if p.node.Addr != n.Addr {
+			p.path++
 			p.est.Restart()
 			p.ladder = ladder{}
 			p.pace.begin(now, rand.Uint64())
 			m.agenda.set(p.key, p.pace.next)
 		}
-		p.node = n
+		p.node = &n
 		m.dirty = true
 	}
 	for id, p := range m.byID {
@@ -330,7 +332,7 @@ func (m *Mesh) add(now time.Time, n Node) {
 		key = len(m.peers)
 		m.peers = append(m.peers, nil)
 	}
-	p := &peer{node: n, key: int32(key)}
+	p := &peer{node: &n, key: int32(key)}
 	p.pace.every = m.cfg.Interval
 	p.pace.begin(now, rand.Uint64())
 	m.peers[key] = p
@@ -370,7 +372,7 @@ func (m *Mesh) publish(now time.Time) time.Time {
 	shared := m.copied
 	m.mu.Unlock()
 
-	slices.SortFunc(rows, func(a, b row) int { return compareIDs(a.node, b.node) })
+	slices.SortFunc(rows, func(a, b row) int { return strings.Compare(a.node.ID, b.node.ID) })
 	t := m.builder.build(now, rows, shared)
 	old := m.table.Swap(t)
 	m.revise(now, t)
@@ -384,7 +386,7 @@ func (m *Mesh) revise(now time.Time, t *Table) {
 	old := m.vector.Load()
 	es := make([]Entry, len(t.rows))
 	for i, r := range t.rows {
-		es[i] = entryOf(r.node, r.stat)
+		es[i] = entryOf(*r.node, r.stat)
 	}
 	if now.Sub(old.at) < vectorEvery && !worthSending(old.v.Entries, es) {
 		return

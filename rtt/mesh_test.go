@@ -3,7 +3,12 @@ package rtt_test
 import (
 	"context"
 	"errors"
+	"net"
+	"net/http"
+	"net/http/httptest"
 	"net/netip"
+	"runtime"
+	"strings"
 	"sync"
 	"testing"
 	"time"
@@ -120,4 +125,189 @@ func TestMeshMeasuresThroughRelays(t *testing.T) {
 		t.Errorf("regions: %v", rs)
 	}
 	t.Logf("%+v", tokyo.Counters())
+}
+
+// hole is a UDP port that never answers.
+func hole(t *testing.T) netip.AddrPort {
+	t.Helper()
+	c, err := net.ListenPacket("udp4", "127.0.0.1:0")
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { c.Close() })
+	return c.LocalAddr().(*net.UDPAddr).AddrPort()
+}
+
+// Where UDP is blocked the mesh finds TCP by itself, and where that is too, HTTP.
+func TestMeshFallsBack(t *testing.T) {
+	ln, err := net.Listen("tcp4", "127.0.0.1:0")
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer ln.Close()
+	go func() {
+		for {
+			c, err := ln.Accept()
+			if err != nil {
+				return
+			}
+			c.Close()
+		}
+	}()
+	web := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		if r.Method != http.MethodHead {
+			t.Errorf("%s, want HEAD", r.Method)
+		}
+	}))
+	defer web.Close()
+	dead, err := net.Listen("tcp4", "127.0.0.1:0")
+	if err != nil {
+		t.Fatal(err)
+	}
+	closed := dead.Addr().(*net.TCPAddr).AddrPort()
+	dead.Close()
+
+	trace, wait := tables(t, func(tab *rtt.Table) bool {
+		for _, id := range []string{"tcp", "http", "tcp-only"} {
+			if s, _ := tab.To(id); s.Samples < 2 {
+				return false
+			}
+		}
+		return true
+	})
+	m, peers := start(t, "a", "ra", func(c *rtt.Config) { c.Interval, c.Trace = 50*time.Millisecond, trace })
+	peers.add(rtt.Node{ID: "tcp", Region: "r1", Addr: hole(t), TCP: ln.Addr().(*net.TCPAddr).AddrPort(), HTTP: web.URL})
+	peers.add(rtt.Node{ID: "http", Region: "r2", Addr: hole(t), TCP: closed, HTTP: web.URL})
+	peers.add(rtt.Node{ID: "tcp-only", Region: "r3", TCP: ln.Addr().(*net.TCPAddr).AddrPort()})
+	peers.add(rtt.Node{ID: "passive", Region: "r4"})
+	m.Refresh()
+	wait()
+	tab := m.Table()
+	for _, row := range []struct {
+		id, region string
+		want       rtt.Source
+	}{{"tcp", "r1", rtt.SourceTCP}, {"http", "r2", rtt.SourceHTTP}, {"tcp-only", "r3", rtt.SourceTCP}} {
+		s, _ := tab.To(row.id)
+		d, ok := tab.RTT(row.region)
+		t.Logf("%s: %+v", row.id, s)
+		if s.Source != row.want || !ok || d <= 0 {
+			t.Errorf("%s: source %v, RTT %v, %v; want %v", row.id, s.Source, d, ok, row.want)
+		}
+	}
+	if s, ok := tab.To("passive"); !ok || s.State != rtt.StateUnknown {
+		t.Errorf("a node without an address: %+v, %v; want known to exist, and no more", s, ok)
+	}
+	if !m.Observe("passive", rtt.Sample{RTT: 30 * time.Millisecond}) || m.Observe("nobody", rtt.Sample{RTT: 1}) || m.Observe("passive", rtt.Sample{RTT: -1}) {
+		t.Error("Observe believes the wrong samples")
+	}
+}
+
+func TestMinRTT(t *testing.T) {
+	web := httptest.NewServer(http.NotFoundHandler())
+	defer web.Close()
+	c, err := net.Dial("tcp", web.Listener.Addr().String())
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer c.Close()
+	d, ok := rtt.MinRTT(c)
+	if ok != (runtime.GOOS == "linux") || ok && (d <= 0 || d > 10*time.Second) {
+		t.Errorf("a fresh connection on loopback: %v, %v", d, ok)
+	}
+	t.Log(d)
+	p, q := net.Pipe()
+	defer p.Close()
+	defer q.Close()
+	if _, ok := rtt.MinRTT(p); ok {
+		t.Error("a pipe has a round trip")
+	}
+	c.Close()
+	if _, ok := rtt.MinRTT(c); ok {
+		t.Error("a closed connection has a round trip")
+	}
+}
+
+func TestMeshIPv6(t *testing.T) {
+	probe, err := net.ListenPacket("udp6", "[::1]:0")
+	if err != nil {
+		t.Skip("no IPv6 on this machine")
+	}
+	probe.Close()
+	for _, listen := range []string{"[::1]:0", ":0"} { // :0 takes both families, and IPv4 arrives mapped
+		trace, wait := tables(t, func(tab *rtt.Table) bool {
+			six, _ := tab.To("six")
+			four, _ := tab.To("four")
+			return six.Samples > 0 && (listen == "[::1]:0" || four.Samples > 0)
+		})
+		a, peers := start(t, "a", "ra", func(c *rtt.Config) { c.Listen, c.Trace = listen, trace })
+		six, _ := start(t, "six", "r6", func(c *rtt.Config) { c.Listen = "[::1]:0" })
+		four, _ := start(t, "four", "r4", nil)
+		peers.add(six.Self())
+		peers.add(four.Self())
+		a.Refresh()
+		wait()
+	}
+}
+
+func TestNewSaysWhatIsWrong(t *testing.T) {
+	good := rtt.Config{Self: rtt.Node{ID: "a"}, Key: testKey, Listen: "127.0.0.1:0"}
+	m, err := rtt.New(good)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if !m.Addr().IsValid() || m.Addr().Port() == 0 || m.Self().Addr != m.Addr() || m.Table() == nil {
+		t.Errorf("before Run: addr %v, self %+v", m.Addr(), m.Self())
+	}
+	if err := m.Close(); err != nil {
+		t.Error(err)
+	}
+	if err := m.Run(t.Context()); err == nil {
+		t.Error("Run after Close")
+	}
+	for _, row := range []struct {
+		edit func(c *rtt.Config)
+		want string
+	}{
+		{func(c *rtt.Config) { c.Self.ID = "" }, "Config.Self.ID"},
+		{func(c *rtt.Config) { c.Self.ID = strings.Repeat("x", 256) }, "Config.Self.ID"},
+		{func(c *rtt.Config) { c.Self.Region = strings.Repeat("x", 256) }, "Config.Self.Region"},
+		{func(c *rtt.Config) { c.Key = nil }, "Config.Key has 0 bytes: use at least 16"},
+		{func(c *rtt.Config) { c.Accept = [][]byte{testKey, []byte("short")} }, "Config.Accept[1]"},
+		{func(c *rtt.Config) { c.Accept = [][]byte{testKey, testKey, testKey, testKey} }, "Config.Accept has 4"},
+		{func(c *rtt.Config) { c.Interval = -1 }, "Config.Interval"},
+		{func(c *rtt.Config) { c.Interval = time.Millisecond }, "Config.Interval"},
+		{func(c *rtt.Config) { c.Interval, c.FarInterval = time.Minute, time.Second }, "FarInterval"},
+		{func(c *rtt.Config) { c.MaxPeers = -1 }, "Config.MaxPeers"},
+		{func(c *rtt.Config) { c.Budget = -1 }, "Config.Budget"},
+		{func(c *rtt.Config) { c.Listen = "nowhere" }, `Config.Listen is "nowhere"`},
+		{func(c *rtt.Config) { c.Conn = &net.UDPConn{} }, "Config.Conn is set"},
+	} {
+		c := good
+		row.edit(&c)
+		if _, err := rtt.New(c); err == nil || !strings.Contains(err.Error(), row.want) {
+			t.Errorf("%v, want it to say %q", err, row.want)
+		}
+	}
+}
+
+// When somebody else closes the socket, Run says so.
+func TestRunReturnsTheSocketsError(t *testing.T) {
+	conn, err := net.ListenPacket("udp4", "127.0.0.1:0")
+	if err != nil {
+		t.Fatal(err)
+	}
+	m, err := rtt.New(rtt.Config{Self: rtt.Node{ID: "a"}, Key: testKey, Conn: conn})
+	if err != nil {
+		t.Fatal(err)
+	}
+	conn.Close()
+	if err := m.Run(t.Context()); !errors.Is(err, net.ErrClosed) {
+		t.Errorf("Run: %v, want net.ErrClosed", err)
+	}
+	if err := m.Run(t.Context()); err == nil || errors.Is(err, net.ErrClosed) {
+		t.Errorf("second Run: %v", err)
+	}
+	if err := m.Close(); err != nil {
+		t.Errorf("Close after Run: %v", err)
+	}
 }

@@ -22,7 +22,7 @@ type outgoing struct {
 	way   Source
 	seq   uint64
 	nonce uint64
-	node  Node
+	node  *Node
 	base  time.Duration
 }
 
@@ -51,13 +51,13 @@ func (s *outbox) round(ctx context.Context, wg *sync.WaitGroup, now time.Time) t
 		if !p.pace.next.After(now) {
 			// Without a token all wait: who has been due for longest comes first, so a full agenda starves nobody.
 			if ok, at := m.bucket.take(now); !ok {
-				m.agenda.set(key, p.due())
+				m.agenda.set(key, p.due(now))
 				next = at
 				break
 			}
 			s.plan(p, now)
 		}
-		m.agenda.set(key, p.due())
+		m.agenda.set(key, p.due(now))
 	}
 	m.mu.Unlock()
 	for i := range s.batch {
@@ -67,30 +67,18 @@ func (s *outbox) round(ctx context.Context, wg *sync.WaitGroup, now time.Time) t
 }
 
 // due returns when something is to be done about p.
-func (p *peer) due() time.Time {
-	at := p.pace.next
-	for i := range p.flying {
-		if d := p.flying[i].deadline; !d.IsZero() && d.Before(at) {
-			at = d
+func (p *peer) due(now time.Time) time.Time {
+	if d, ok := p.flying.due(); ok {
+		if at := now.Add(d - mono(now)); at.Before(p.pace.next) {
+			return at
 		}
 	}
-	return at
+	return p.pace.next
 }
 
-// giveUp counts the probes of p that should have been answered by now. When this round comes late, then so did the
-// goroutine that reads: its answers may be waiting in the socket, so the probes get as much longer, once.
+// giveUp counts the probes of p that should have been answered by now. This round comes late by so much.
 func (m *Mesh) giveUp(p *peer, now time.Time, late time.Duration) {
-	for i := range p.flying {
-		f := &p.flying[i]
-		if f.deadline.IsZero() || f.deadline.After(now) {
-			continue
-		}
-		if late > 20*time.Millisecond && !f.put {
-			f.put = true
-			f.deadline = now.Add(min(late, time.Second))
-			continue
-		}
-		f.deadline = time.Time{}
+	for range p.flying.expire(mono(now), late) {
 		m.miss(p, now, SourceUDP)
 	}
 }
@@ -111,6 +99,7 @@ func (m *Mesh) miss(p *peer, now time.Time, way Source) {
 
 // plan notes the next probe of p in the batch. m.mu is held.
 func (s *outbox) plan(p *peer, now time.Time) {
+	m := s.m
 	p.pace.sent(now, rand.Uint64())
 	way := p.ladder.next(now, p.node.Addr.IsValid(), p.node.TCP.IsValid(), p.node.HTTP != "")
 	if way == SourceNone || way != SourceUDP && p.busy {
@@ -121,11 +110,9 @@ func (s *outbox) plan(p *peer, now time.Time) {
 	if way == SourceUDP {
 		p.seq++
 		o.seq, o.nonce = p.seq, rand.Uint64()
-		f := &p.flying[o.seq%uint64(len(p.flying))]
-		if !f.deadline.IsZero() { // eight probes under way, and the oldest is neither answered nor given up
-			s.m.miss(p, now, SourceUDP)
+		if p.flying.launch(o.seq, o.nonce, mono(now), timeout(base, ok), p.path) {
+			m.miss(p, now, SourceUDP)
 		}
-		*f = probe{seq: o.seq, nonce: o.nonce, to: p.node.Addr, sent: now, deadline: now.Add(timeout(base, ok))}
 	} else {
 		p.busy = true
 	}
@@ -143,9 +130,8 @@ func (s *outbox) send(ctx context.Context, wg *sync.WaitGroup, o *outgoing) {
 	}
 	s.codec.seal(&s.buf, &packet{kind: typeProbe, prober: m.session, seq: o.seq, nonce: o.nonce})
 	m.mu.Lock()
-	if f := &o.p.flying[o.seq%uint64(len(o.p.flying))]; f.seq == o.seq {
-		f.sent = time.Now()
-	}
+	at := time.Now()
+	o.p.flying.stamp(o.seq, mono(at), wall(at))
 	m.mu.Unlock()
 	if err := m.sock.write(s.buf[:], o.node.Addr); err != nil {
 		m.count.sendErrors.Add(1) // it will be given up like any other
@@ -171,14 +157,15 @@ func (m *Mesh) reply(a *arrival, k *packet) drop {
 		m.mu.Unlock()
 		return dropStranger
 	}
-	f := &p.flying[k.seq%uint64(len(p.flying))]
-	if f.seq != k.seq || k.seq == 0 || f.nonce != k.nonce || f.to != a.from || a.now.Sub(f.sent) > answerable {
+	path := p.path
+	if a.from != p.node.Addr {
+		path++ // none of its probes went there
+	}
+	f, late, ok := p.flying.land(k.seq, k.nonce, mono(a.now), path)
+	if !ok {
 		m.mu.Unlock()
 		return dropUnasked
 	}
-	late := f.deadline.IsZero()
-	sent := f.sent
-	*f = probe{}
 	if p.far != k.answerer {
 		if p.far != 0 {
 			p.est.Restart() // another life of the peer; maybe it moved
@@ -187,10 +174,10 @@ func (m *Mesh) reply(a *arrival, k *packet) drop {
 	}
 	p.est.dir.reply(k.answerer, k.seq, k.count)
 	base, _ := p.est.Base()
-	user := a.now.Sub(sent)
+	user := mono(a.now) - f.sent
 	x := exchange{
 		user: user, queued: a.queued, stamped: a.stamped,
-		drift:     wall(a.now) - wall(sent) - user,
+		drift:     wall(a.now) - f.wall - user,
 		residence: time.Duration(k.sent - k.received), farStamped: k.flags&flagKernel != 0,
 	}
 	s, ok := x.sample(base)
@@ -211,7 +198,7 @@ func (m *Mesh) accept(p *peer, now time.Time, s Sample, ok bool) {
 		return
 	}
 	p.ladder.result(now, s.Source, true)
-	m.dirty = true
+	m.touch()
 	if before != StateFresh || p.est.n <= quickProbes {
 		m.urgent = true
 		m.nudge()

@@ -22,7 +22,7 @@ func timeout(base time.Duration, ok bool) time.Duration {
 	if !ok {
 		return timeoutMax
 	}
-	return min(max(3*base+timeoutMore, timeoutMin), timeoutMax)
+	return min(max(3*base+timeoutMore, timeoutMin), max(timeoutMax, base+base/2))
 }
 
 // jitter spreads d over 0.8 to 1.2 of itself, so that probes of a mesh do not fall into step.
@@ -99,7 +99,8 @@ func (b *bucket) take(now time.Time) (ok bool, at time.Time) {
 		b.tokens--
 		return true, time.Time{}
 	}
-	return false, now.Add(time.Duration((1 - b.tokens) / b.rate * float64(time.Second)))
+	// A microsecond more than it takes, so that rounding never asks for a moment that is not later.
+	return false, now.Add(time.Duration((1-b.tokens)/b.rate*float64(time.Second)) + time.Microsecond)
 }
 
 // agenda is a heap of who is due when. Keys are small integers. The zero value is empty.

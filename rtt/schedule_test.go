@@ -1,6 +1,7 @@
 package rtt
 
 import (
+	"fmt"
 	"math/rand/v2"
 	"slices"
 	"testing"
@@ -126,7 +127,7 @@ func TestBucketKeepsItsRate(t *testing.T) {
 }
 
 func TestTimeout(t *testing.T) {
-	for _, row := range []struct{ base, want time.Duration }{{0, time.Second}, {ms, 200 * ms}, {100 * ms, 350 * ms}, {time.Second, time.Second}} {
+	for _, row := range []struct{ base, want time.Duration }{{0, time.Second}, {ms, 200 * ms}, {100 * ms, 350 * ms}, {800 * ms, 1200 * ms}} {
 		if got := timeout(row.base, row.base > 0); got != row.want {
 			t.Errorf("timeout for a base of %v is %v, want %v", row.base, got, row.want)
 		}
@@ -228,7 +229,10 @@ func TestChoose(t *testing.T) {
 	rapid.Check(t, func(t *rapid.T) {
 		var in []Node
 		for i := range rapid.IntRange(0, 60).Draw(t, "n") {
-			in = append(in, Node{ID: string(rune('a'+i%26)) + string(rune('a'+rapid.IntRange(0, 9).Draw(t, "id"))), Region: rapid.SampledFrom([]string{"x", "y", "z"}).Draw(t, "region")})
+			in = append(in, Node{ID: fmt.Sprint("n", i), Region: rapid.SampledFrom([]string{"x", "y", "z"}).Draw(t, "region")})
+		}
+		if len(in) > 0 {
+			in = append(in, in[0]) // twice
 		}
 		in = append(in, Node{}, Node{ID: "self"})
 		max := rapid.IntRange(1, 40).Draw(t, "max")
@@ -255,7 +259,29 @@ func TestChoose(t *testing.T) {
 				}
 			}
 		}
+		// The order of the list does not matter.
 		rand.New(rand.NewPCG(1, 2)).Shuffle(len(in), func(i, j int) { in[i], in[j] = in[j], in[i] })
-		_ = choose("self", in, max)
+		if again := choose("self", in, max); !slices.Equal(got, again) {
+			t.Fatalf("%v, and of the shuffled list %v", got, again)
+		}
 	})
+}
+
+// The nodes of one region probe different ones of another, and together all of them.
+func TestChooseSpreads(t *testing.T) {
+	var in []Node
+	for i := range 60 {
+		in = append(in, Node{ID: fmt.Sprint("n", i), Region: fmt.Sprint("r", i%3)})
+	}
+	probed := map[string]int{}
+	for i := range 30 {
+		for _, n := range choose(fmt.Sprint("prober", i), in, 12) {
+			probed[n.ID]++
+		}
+	}
+	for _, n := range in { // 6 in the mean
+		if probed[n.ID] == 0 || probed[n.ID] > 18 {
+			t.Errorf("%s is probed by %d of 30", n.ID, probed[n.ID])
+		}
+	}
 }

@@ -23,7 +23,7 @@ type Table struct {
 }
 
 type row struct {
-	node Node
+	node *Node
 	stat Stat
 }
 
@@ -331,8 +331,6 @@ func (b *builder) views(t *Table) {
 		return ok || id == b.self.ID
 	})
 }
-
-func compareIDs(a, b Node) int { return strings.Compare(a.ID, b.ID) }
 
 // nearOnes returns the IDs of the peers that decide something: the n nearest, and the nearest of every region. The
 // never measured are among them while there is room.

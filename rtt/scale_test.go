@@ -1,0 +1,166 @@
+package rtt
+
+import (
+	"context"
+	"fmt"
+	"net"
+	"runtime"
+	"sync"
+	"testing"
+	"testing/synctest"
+	"time"
+)
+
+// fleet is a socket with n nodes behind it, which answer like a Mesh would, each at its own distance. They also probe
+// as often as they are probed, so that the traffic is that of a mesh of equals.
+type fleet struct {
+	simconn
+	mu     sync.Mutex
+	codec  *codec
+	nodes  []*reflector
+	seq    []uint64
+	target uint64 // session of the mesh, learned from its probes
+	out    int    // bytes the mesh sent
+	in     int    // and got
+	probes int
+}
+
+func newFleet(n int) *fleet {
+	f := &fleet{codec: newCodec([][]byte{secretA}), seq: make([]uint64, n)}
+	f.self, f.simconn.in, f.closed = simAddr(65535), make(chan simpacket, 4096), make(chan struct{})
+	f.simconn.net = newSimnet()
+	for i := range n {
+		r := newReflector(session(fleetID(i), 1), 100, 100, 4)
+		r.senders[session("me", 1)] = &sender{} // now, so that the test's memory is not counted
+		f.nodes = append(f.nodes, r)
+	}
+	return f
+}
+
+func fleetID(i int) string { return fmt.Sprintf("node-%04d", i) }
+
+func (f *fleet) peers(regions int) (out PeerList) {
+	for i := range f.nodes {
+		out = append(out, Node{ID: fleetID(i), Region: fmt.Sprintf("region-%02d", i%regions), Addr: simAddr(i)})
+	}
+	return out
+}
+
+func (f *fleet) WriteTo(b []byte, to net.Addr) (int, error) {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	f.out += len(b)
+	a := addrPort(to).Addr().As4()
+	i := int(a[2])<<8 | int(a[3])
+	var p packet
+	if f.codec.open(b, &p) != dropNone || p.kind != typeProbe {
+		return len(b), nil
+	}
+	f.probes++
+	if f.nodes[i].answer(time.Now(), &p) != dropNone {
+		return len(b), nil
+	}
+	f.later(i, p)
+	f.seq[i]++
+	f.later(i, packet{kind: typeProbe, prober: f.nodes[i].session, seq: f.seq[i], nonce: 1})
+	return len(b), nil
+}
+
+// later delivers p from node i after its distance of 1 to 200 ms.
+func (f *fleet) later(i int, p packet) {
+	raw := sealed(f.codec, p)
+	time.AfterFunc(time.Duration(1+i*37%200)*ms, func() {
+		f.mu.Lock()
+		f.in += len(raw)
+		f.mu.Unlock()
+		f.simconn.in <- simpacket{simAddr(i), raw}
+	})
+}
+
+// 500 peers at the default schedule: at most 60 kB/s each way, headers included, and 1 MB of memory.
+func TestScale500Peers(t *testing.T) {
+	const n, seconds, headers = 500, 30, 28
+	synctest.Test(t, func(t *testing.T) {
+		f := newFleet(n)
+		var before, after runtime.MemStats
+		runtime.GC()
+		runtime.ReadMemStats(&before)
+		m, err := New(Config{Self: Node{ID: "me", Region: "home"}, Incarnation: 1, Key: secretA, Peers: f.peers(40), Conn: f})
+		if err != nil {
+			t.Fatal(err)
+		}
+		ctx, cancel := context.WithCancel(t.Context())
+		done := make(chan struct{})
+		go func() { m.Run(ctx); close(done) }()
+		defer func() { cancel(); <-done }()
+
+		time.Sleep(12 * time.Second) // start-up: three probes each, within the budget
+		known := 0
+		for p := range m.Table().Pairs() {
+			if p.Samples >= 3 {
+				known++
+			}
+		}
+		if known < n*99/100 {
+			t.Errorf("after 12 s %d of %d peers have three samples", known, n)
+		}
+		f.mu.Lock()
+		f.out, f.in, f.probes = 0, 0, 0
+		f.mu.Unlock()
+		time.Sleep(seconds * time.Second)
+		f.mu.Lock()
+		packet := float64(packetSize + headers)
+		out, in := float64(f.out)*packet/packetSize/seconds/1000, float64(f.in)*packet/packetSize/seconds/1000
+		probes := float64(f.probes) / seconds
+		f.mu.Unlock()
+		runtime.GC()
+		runtime.ReadMemStats(&after)
+		size := float64(int64(after.HeapAlloc)-int64(before.HeapAlloc)) / 1e6
+		t.Logf("500 peers: %.0f probes/s, %.1f kB/s out, %.1f kB/s in, %.2f MB", probes, out, in, size)
+		if out > 60 || in > 60 {
+			t.Errorf("%.1f kB/s out, %.1f kB/s in; want at most 60 each way", out, in)
+		}
+		// A heap profile gives the Mesh 0.95 MB of this; the list of peers, packets under way and the runtime have the rest.
+		if size > 1.6 {
+			t.Errorf("%.2f MB for 500 peers, want 1 MB", size)
+		}
+		for p := range m.Table().Pairs() {
+			if p.State != StateFresh {
+				t.Errorf("%s: %v, age %v", p.To, p.State, p.Age)
+			}
+		}
+		runtime.KeepAlive(m)
+	})
+}
+
+// All peers near: the budget holds all the same.
+func TestScaleBudget(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		f := newFleet(400)
+		m, err := New(Config{Self: Node{ID: "me"}, Key: secretA, Peers: f.peers(400), Conn: f, Budget: 50, MaxPeers: 300})
+		if err != nil {
+			t.Fatal(err)
+		}
+		ctx, cancel := context.WithCancel(t.Context())
+		done := make(chan struct{})
+		go func() { m.Run(ctx); close(done) }()
+		defer func() { cancel(); <-done }()
+		time.Sleep(60 * time.Second)
+		f.mu.Lock()
+		f.probes = 0
+		f.mu.Unlock()
+		time.Sleep(60 * time.Second)
+		f.mu.Lock()
+		defer f.mu.Unlock()
+		fresh := 0
+		for p := range m.Table().Pairs() {
+			if p.State == StateFresh {
+				fresh++
+			}
+		}
+		t.Logf("budget 50/s: %.1f probes/s, %d of 300 chosen peers fresh", float64(f.probes)/60, fresh)
+		if f.probes > 50*60 || f.probes < 35*60 || fresh < 299 {
+			t.Errorf("%d probes in a minute, %d of 300 fresh", f.probes, fresh)
+		}
+	})
+}

@@ -1,0 +1,90 @@
+package rtt_test
+
+import (
+	"net"
+	"runtime"
+	"slices"
+	"sync"
+	"sync/atomic"
+	"testing"
+	"time"
+
+	"github.com/ebbkit/ebb/rtt"
+)
+
+// On a host where every processor has two goroutines that never rest, a timer in user space sees tens of milliseconds
+// on loopback. The base must not.
+func TestStarvedHost(t *testing.T) {
+	var stop atomic.Bool
+	var hogs sync.WaitGroup
+	for range 2 * runtime.GOMAXPROCS(0) {
+		hogs.Go(func() {
+			for !stop.Load() {
+			}
+		})
+	}
+	defer hogs.Wait()
+	defer stop.Store(true)
+
+	const want = 40
+	trace, wait := tables(t, func(tab *rtt.Table) bool {
+		s, _ := tab.To("b")
+		return s.Samples >= want
+	})
+	a, peers := start(t, "a", "ra", func(c *rtt.Config) { c.Interval, c.Trace = 20*time.Millisecond, trace })
+	b, _ := start(t, "b", "rb", nil)
+	peers.add(b.Self())
+	a.Refresh()
+
+	user := pings(t, want)
+	wait()
+	s, _ := a.Table().To("b")
+	t.Logf("round trip on loopback, starved: timed in user space min %v, p50 %v, max %v; base %v (kernel=%v, %d samples, p90 %v)",
+		user[0], user[len(user)/2], user[len(user)-1], s.Base, s.Kernel, s.Samples, s.P90)
+	if s.Base > time.Millisecond {
+		t.Errorf("base %v on loopback, want at most 1ms", s.Base)
+	}
+	if s.Base > user[len(user)/2] {
+		t.Errorf("base %v, but user space measured %v", s.Base, user[len(user)/2])
+	}
+}
+
+// pings times n round trips to an echo on loopback the way most programs do, and returns them sorted.
+func pings(t *testing.T, n int) []time.Duration {
+	t.Helper()
+	echo, err := net.ListenPacket("udp4", "127.0.0.1:0")
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer echo.Close()
+	go func() {
+		buf := make([]byte, 100)
+		for {
+			n, from, err := echo.ReadFrom(buf)
+			if err != nil {
+				return
+			}
+			echo.WriteTo(buf[:n], from)
+		}
+	}()
+	c, err := net.Dial("udp4", echo.LocalAddr().String())
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer c.Close()
+	c.SetDeadline(time.Now().Add(time.Minute))
+	var out []time.Duration
+	buf := make([]byte, 88)
+	for range n {
+		begin := time.Now()
+		if _, err := c.Write(buf); err != nil {
+			t.Fatal(err)
+		}
+		if _, err := c.Read(buf); err != nil {
+			t.Fatal(err)
+		}
+		out = append(out, time.Since(begin))
+	}
+	slices.Sort(out)
+	return out
+}
