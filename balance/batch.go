@@ -84,6 +84,9 @@ func (b *batch) commit() []AppID {
 func (c *cell) turnTo(m *row) {
 	c.row.Store(m)
 	c.base.Store(uint64(newBase(m.tier, m.kin.limits)))
+	if e := c.est.Load(); est(e)&(awayBit|cordonedBit) != 0 {
+		c.est.CompareAndSwap(e, uint64(est(e)&^(awayBit|cordonedBit)))
+	}
 	c.changed()
 }
 

@@ -109,7 +109,7 @@ func (c *cell) leave() {
 
 // observe notes what the owner said; it reports false for what is older than what is known. Own requests are taken at
 // that moment, the answered one included. A reply is private and fresh: it moves the estimate at once. A report is shared
-// and late: it only says "full", and moves the averages at the next tick.
+// and late: it only says "full of others", and moves the averages at the next tick.
 func (c *cell) observe(l Load, reply bool) bool {
 	others := min(max(0, l.InFlight-c.own()), MaxLimit)
 	next := l.Seq&seqMask<<seqShift | uint64(others)
@@ -125,12 +125,18 @@ func (c *cell) observe(l Load, reply bool) bool {
 			break
 		}
 	}
-	full := l.Limits.Hard > 0 && l.InFlight >= l.Limits.Hard
+	full := !reply && l.Limits.Hard > 0 && others >= l.Limits.Hard
 	for {
 		old := est(c.est.Load())
 		e := old &^ saidBit
 		if full {
 			e |= saidBit
+		}
+		if l.State == Started {
+			e &^= awayBit | cordonedBit
+			if l.Cordon == CordonSoft && l.CordonGen > c.row.Load().gen {
+				e |= cordonedBit
+			}
 		}
 		if reply || full || e&heardBit == 0 {
 			e = e.withOthers(float32(others)) | heardBit
@@ -143,6 +149,18 @@ func (c *cell) observe(l Load, reply bool) bool {
 			return true
 		}
 	}
+}
+
+// refuse notes that the owner refused a request because the machine was full: the request that observe counted is not
+// there, and for a moment no other goes.
+func (c *cell) refuse() {
+	c.update(func(e est) est { return e.withOthers(e.others()+1) | saidBit })
+}
+
+// away notes that the machine refused a request because it does not run: the row that says so is on its way.
+func (c *cell) away() {
+	c.update(func(e est) est { return e | awayBit })
+	c.remember()
 }
 
 // forget drops what was believed of the machine: its owner or the machine itself has been started again. Grants and slow

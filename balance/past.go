@@ -12,9 +12,9 @@ type past struct {
 	own     float32 // fading sums of what was in flight here at each tick,
 	taken   float32 // and of the requests sent
 	window  [2]window
-	ejected int64 // until when it is out
-	calm    int64 // since when it has been well
-	times   int8  // how often it was ejected of late
+	ejected int64   // until when it is out
+	away    float32 // for how long it has been left out because it does not run
+	times   int8    // how often it was ejected of late
 }
 
 // around is what the ticks have gathered about a region, for ageing its machines.
@@ -31,11 +31,13 @@ type around struct {
 // time oscillates as soon as the news are later than it.
 const (
 	// fadeGaps is how many gaps it takes an estimate to fade into the machine's slow average.
-	fadeGaps = 8
+	fadeGaps = 16
 	// slowGaps is how many gaps the slow average covers.
-	slowGaps = 20
+	slowGaps = 2
 	// staleGaps is after how many gaps, and at least staleTicks, what was heard of a machine has expired.
 	staleGaps, staleTicks = 20, 50
+	// awayTicks is how long a machine that bounced a request because it does not run is left out when nobody says more.
+	awayTicks = 50
 	// memoryTicks is how long the averages of slowness remember: 8 s.
 	memoryTicks = 80
 	// slowFrom is how much longer than its region's mean a machine's requests have to stay before it counts as slow.
@@ -47,14 +49,25 @@ const (
 	penaltyHalf = 10
 )
 
+// fadeFast is how many gaps it takes at a machine that serves a few at a time: its load jumps between idle and full.
+const fadeFast = 2
+
 func (a around) fade() float32       { return fading(a.dt, fadeGaps*a.gap) }
 func fading(dt, tau float32) float32 { return 1 - float32(math.Exp(-float64(dt/tau))) }
 
+// fewSlots is up to which hard limit a machine's slots are granted rather than guessed.
+const fewSlots = 3
+
 // step ages what is believed of one machine. own is in flight here now, sent and failed count since ever.
-func (p *past) step(e est, seen uint64, own int, sent, failed uint32, a around) est {
+func (p *past) step(e est, seen uint64, own, hard int, sent, failed uint32, a around) est {
 	e &^= saidBit // a machine that said "full" is left out for a moment only
+	if e&awayBit == 0 {
+		p.away = 0
+	} else if p.away += a.dt; p.away > awayTicks {
+		e, p.away = e&^awayBit, 0
+	}
 	p.hear(seen, a)
-	e = p.fadeOthers(e, own, seen, a)
+	e = p.fadeOthers(e, own, hard, seen, a)
 	if q := e.penalty(); q > 0 {
 		e = e.withPenalty(q * float32(math.Exp2(-float64(a.dt)/penaltyHalf)))
 	}
@@ -88,7 +101,7 @@ func (p *past) hear(seen uint64, a around) {
 
 // fadeOthers moves the estimate of what others have towards what is usual: at the machine, or, when nothing was heard of
 // it for long, in its region. A machine that holds requests of ours and is silent may be stuck: it must not look average.
-func (p *past) fadeOthers(e est, own int, seen uint64, a around) est {
+func (p *past) fadeOthers(e est, own, hard int, seen uint64, a around) est {
 	others := e.others()
 	switch {
 	case seen == 0:
@@ -101,7 +114,11 @@ func (p *past) fadeOthers(e est, own int, seen uint64, a around) est {
 	case p.age == 0 && seen&replyBit != 0: // fresh
 	case own > 0 && p.age > 2*a.gap && others > p.slow:
 	default:
-		others += (p.slow - others) * a.fade()
+		fade := a.fade()
+		if hard > 0 && hard <= fewSlots {
+			fade = fading(a.dt, fadeFast*a.gap)
+		}
+		others += (p.slow - others) * fade
 	}
 	return e.withOthers(others)
 }

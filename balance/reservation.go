@@ -14,8 +14,10 @@ const (
 // Reservation is one request of this node counted in at one machine. It is a handle: pass it by pointer and release it
 // once; copying it is misuse.
 type Reservation struct {
-	b   *Balancer
-	row *row
+	b    *Balancer
+	row  *row
+	full bool // the owner has said so
+	away bool // the owner has said that the machine does not run
 }
 
 // Machine returns the row that was picked. It is valid while the reservation is.
@@ -44,6 +46,8 @@ func (r *Reservation) Observe(l Load) {
 	if l.Epoch != 0 && l.Epoch < c.row.Load().epoch || r.row.kin.incarnation < c.row.Load().kin.incarnation {
 		return // of a run that is over
 	}
+	r.away = l.State != Started
+	r.full = l.Limits.Hard > 0 && l.InFlight >= l.Limits.Hard
 	if c.observe(l, true) && (l.Limits.Hard == 0 || l.InFlight < l.Limits.Hard) {
 		r.b.signal(r.row.kin.app)
 	}
@@ -54,10 +58,16 @@ func (r *Reservation) Release(o Outcome) {
 	if r.row == nil {
 		panic("balance: Reservation released twice")
 	}
-	b, m := r.b, r.row
+	b, m, full, away := r.b, r.row, r.full, r.away
 	*r = Reservation{}
 	c := m.cell
 	switch o {
+	case Bounced:
+		if away {
+			c.away()
+		} else if full {
+			c.refuse()
+		}
 	case Errored:
 		c.remember().fails.Add(1)
 		c.update(est.failed)

@@ -13,11 +13,11 @@ const (
 	// spillAt is the mean use at which a region begins to give requests away, in soft limits.
 	spillAt = 0.95
 	// spillGain is how far a tick moves the share for each unit that the use is off; all from 0.005 to 0.05 are stable.
-	spillGain = 0.05
+	spillGain = 0.03
 	// spillStep bounds the move of one tick, so that news of 2 s and more cannot make it swing.
 	spillStep = 0.02
 	// dearer is how many times what it costs elsewhere a region may cost before that counts. Below it is noise.
-	dearer = 1.25
+	dearer = 1.05
 )
 
 // spilling is what the controller sees of one region at one tick.

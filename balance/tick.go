@@ -101,7 +101,7 @@ func (m *row) age(turned []MachineID, a *area, sum *gathered, share float64, rea
 		mem = c.remember()
 		news := seen != mem.seen
 		taken := int((sent - mem.sent) & sentMask)
-		e = mem.step(e, seen, own, sent, mem.fails.Load(), a.around)
+		e = mem.step(e, seen, own, m.kin.limits.Hard, sent, mem.fails.Load(), a.around)
 		if started := mem.started.Load(); started > 0 {
 			part := a.rampAt(started)
 			if part >= 1 {

@@ -62,7 +62,8 @@ func (b base) hard() int  { return int(b >> baseHardShift & MaxLimit) }
 // est is what this node believes of a machine beyond its own requests. From the lowest bit: what others have in flight,
 // in 1/16 requests (24) | recent failures as load, in 1/16 requests (16) | slowness in quarters above one (5) | slow
 // start in sixteenths, 0 for none (4) | the owner just said that it is full (1) | on probation (1) | consecutive
-// failures (4) | heard of (1) | slots granted plus one, 0 for no grants (6).
+// failures (4) | heard of (1) | slots granted plus one, 0 for no grants (6) | it bounced a request because it does not run
+// (1) | the owner said that it is soft-cordoned, which the row does not yet say (1).
 type est uint64
 
 const (
@@ -76,6 +77,8 @@ const (
 	failsShift   = rampShift + 6
 	heardBit     = est(1) << (failsShift + 4)
 	grantShift   = failsShift + 5
+	awayBit      = est(1) << (grantShift + 6)
+	cordonedBit  = awayBit << 1
 
 	othersMask  = est(1)<<othersBits - 1
 	penaltyMask = (est(1)<<penaltyBits - 1) << penaltyShift
@@ -84,7 +87,7 @@ const (
 	failsMask   = est(15) << failsShift
 	grantMask   = est(63) << grantShift
 	// oddMask is what makes a machine other than its load.
-	oddMask = penaltyMask | slowMask | rampMask | saidBit | probeBit | grantMask
+	oddMask = penaltyMask | slowMask | rampMask | saidBit | probeBit | grantMask | awayBit | cordonedBit
 
 	maxGrant = 62
 )
@@ -177,6 +180,9 @@ func score(b base, own, gate int, e est) word {
 		return noUse
 	}
 	w := word(b.tier()) << tierShift
+	if e&cordonedBit != 0 && b.tier() == TierReady {
+		w = word(TierCordoned) << tierShift
+	}
 	if soft := float32(b.soft()); soft > 0 {
 		if total >= soft {
 			w |= busyBit
@@ -192,7 +198,10 @@ func full(own int, total float32, hard int, e est) bool {
 	if own >= MaxLimit {
 		return true
 	}
-	if e&(saidBit|probeBit|grantMask) != 0 {
+	if e&(saidBit|probeBit|grantMask|awayBit) != 0 {
+		if e&awayBit != 0 {
+			return true
+		}
 		if n, ok := e.grant(); ok {
 			return own >= n
 		}
