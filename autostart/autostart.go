@@ -8,8 +8,8 @@
 //
 // At an owner, a [Starter] carries starts out with a [Driver], finds out when a machine is ready, and goes on checking it.
 //
-// Files that decide are pure: planner.go, sights.go, backoff.go, boot.go, waiters.go, probes.go and regions.go take the time
-// and random bits as arguments. The others act.
+// The files that decide are pure; they take the time and random bits as arguments: planner.go, plan.go, sights.go, backoff.go,
+// boot.go, waiters.go, wants.go, probes.go and regions.go. The others act.
 package autostart
 
 import (
@@ -299,7 +299,11 @@ func (a *Autostart) Parked(app balance.AppID) int {
 
 // Demand returns this node's demand for an app: what it tells other nodes.
 func (a *Autostart) Demand(app balance.AppID) (inFlight, parked int) {
-	return a.balancer.InFlight(app), a.Parked(app)
+	inFlight = a.balancer.InFlight(app) // before parked, see queue.demand
+	if q, ok := a.queues.Load(app); ok {
+		parked = q.(*queue).waits()
+	}
+	return inFlight, parked
 }
 
 // Boots returns what this node has learned of an app's cold boots.

@@ -14,9 +14,9 @@ const (
 	// Suspicion is held within these bounds: below the first it would fall on noise, above the second help comes too late.
 	suspectMin, suspectMax = 2 * time.Second, 10 * time.Minute
 	// A parked request waits as long as several boots take, and never less than waitMin: the machine that boots for it may
-	// fail and another boot after it.
-	waitMin   = 10 * time.Second
-	waitBoots = 3.5
+	// fail and another boot after it. The upper bound is for hints that nobody can have meant.
+	waitMin, waitMax = 10 * time.Second, 24 * time.Hour
+	waitBoots        = 3.5
 )
 
 // Boots is what is known of how long starts take: the last 32 that ended well. The zero value knows nothing. It is a
@@ -98,7 +98,7 @@ func (b *Boots) Wait() time.Duration {
 	if !b.Known() {
 		return bootUnknown
 	}
-	return max(waitMin, time.Duration(waitBoots*float64(b.Expected())))
+	return max(waitMin, time.Duration(waitBoots*float64(min(b.Expected(), waitMax))))
 }
 
 // bootKey tells boots apart that are learned apart.

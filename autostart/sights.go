@@ -10,11 +10,13 @@ import (
 )
 
 const (
-	// askedFor is how long an answered command counts although the row does not show it: the row is on its way. After it the
-	// command was lost, and the next decision gives it again.
+	// askedFor is how long nothing is done about an answered command that the row does not show: the row is on its way. Then it
+	// is given again, to the same machine: it may have been lost, and if it was not, another machine would be one too many.
 	askedFor = 5 * time.Second
 	// rememberedFor is the same for a start that waits for the end of a stop.
 	rememberedFor = 30 * time.Second
+	// lostMax is how often asking again may fail before an accepted start is given up: its owner is gone.
+	lostMax = 3
 	// refusedFor is how long a machine is left alone that refused because this node's picture of it is old.
 	refusedFor = time.Second
 )
@@ -39,11 +41,13 @@ type sight struct {
 
 // asked is a start that this node has asked for and whose effect the row does not show yet.
 type asked struct {
-	on      bool
-	epoch   uint64 // from which
-	at      time.Time
-	pending bool // no answer yet
-	answer  balance.StartAnswer
+	on       bool
+	epoch    uint64 // from which
+	at       time.Time
+	pending  bool // no answer yet
+	accepted bool // it has been answered before
+	lost     int  // since then, asked again in vain
+	answer   balance.StartAnswer
 }
 
 type recall struct {
@@ -91,7 +95,7 @@ func (p *Planner) align(ms []*balance.Machine) {
 	}
 	slices.Sort(p.names)
 	p.sights, p.index = sights, index
-	p.stand = make([]standing, len(ms))
+	p.stand, p.stood = make([]standing, len(ms)), make([]standing, len(ms))
 }
 
 // observe takes in the rows: boots that ended, runs that failed, commands that took effect.
@@ -184,6 +188,15 @@ func (p *Planner) bits(m *balance.Machine) uint64 {
 	return (p.rand ^ balance.Rank(m.App, m.ID)) * 0x9e3779b97f4a7c15
 }
 
+// stale reports whether an answered start has gone unseen for too long.
+func (a *asked) stale(now time.Time) bool {
+	limit := askedFor
+	if a.answer == balance.StartRemembered {
+		limit = rememberedFor
+	}
+	return a.on && !a.pending && now.Sub(a.at) >= limit
+}
+
 // standing is what a machine is good for in one decision.
 type standing uint8
 
@@ -218,17 +231,11 @@ func (p *Planner) stands(now time.Time, i int, m *balance.Machine) standing {
 		}
 		return ready
 	}
-	if s.asked.on && s.asked.epoch == m.Epoch {
-		limit := askedFor
-		if s.asked.answer == balance.StartRemembered {
-			limit = rememberedFor
-		}
-		switch {
-		case s.asked.pending || now.Sub(s.asked.at) < limit && s.asked.answer != balance.StartRunning:
-			return starting
-		case now.Sub(s.asked.at) < limit:
+	if s.asked.on {
+		if !s.asked.pending && s.asked.answer == balance.StartRunning {
 			return ready
 		}
+		return starting
 	}
 	switch {
 	case !m.State.Startable():

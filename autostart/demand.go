@@ -1,0 +1,116 @@
+package autostart
+
+import (
+	"math/rand/v2"
+	"slices"
+	"time"
+
+	"github.com/ebbkit/ebb/balance"
+)
+
+// wanted reports whether a tick has to look at the app: there is demand or a minimum, and something is not as it was.
+func (q *queue) wanted() bool {
+	in, app := q.demand()
+	if in.rows == nil || in.inFlight+in.parked+in.others == 0 && app.Min == 0 && app.MinPerRegion == 0 {
+		return false
+	}
+	return !q.quiet || in != q.last
+}
+
+// demand reads what a decision depends on.
+func (q *queue) demand() (in input, app balance.App) {
+	rows, ok := q.a.balancer.Fleet().App(q.app)
+	if !ok {
+		return in, app
+	}
+	in.rows, app = rows, rows.App()
+	// In flight before parked: what is handed over meanwhile is then missed, which the next look repairs, and never counted
+	// twice, which would start a machine that nobody needs.
+	q.a.balancer.Loads(q.app, func(_ *balance.Machine, c balance.Candidate) bool {
+		n := c.Own
+		if c.Said && q.a.config.Others == nil {
+			n = max(n, c.Limits.Hard)
+		}
+		in.inFlight += n
+		return true
+	})
+	in.parked = q.waits()
+	if q.a.config.Others != nil {
+		if order := q.regions(rows); len(order) > 0 {
+			in.others = q.a.config.Others(q.app, order[0])
+		}
+	}
+	return in, app
+}
+
+// waits returns how many wait, without the one that may be in flight already.
+func (q *queue) waits() int {
+	given := q.given.Load() // before parked, see demand
+	return max(0, int(q.parked.Load()-given))
+}
+
+// wantsKept bounds the particular machines that are started for: requests that insist are few, or of few kinds.
+const wantsKept = 16
+
+// wants returns what those who wait insist on, each once.
+func (q *queue) wants() (ws []*balance.Want) {
+	q.mu.Lock()
+	defer q.mu.Unlock()
+	if q.insisting == 0 {
+		return nil
+	}
+	for s := q.room.first; s != nil && len(ws) < wantsKept; s = s.next {
+		if w := s.Value.req.Want; insists(w) && !slices.ContainsFunc(ws, func(o *balance.Want) bool { return sameWant(o, w) }) {
+			ws = append(ws, w)
+		}
+	}
+	return ws
+}
+
+// regions returns the order of the regions for this node.
+func (q *queue) regions(rows *balance.Snapshot) []string {
+	nearest := q.a.balancer.Fleet().Region()
+	if v, ok := q.a.balancer.View(q.app); ok && v.Regions() > 0 {
+		if name, _, known := v.Region(0); known {
+			nearest = name
+		}
+	}
+	return RegionOrder(rows.App(), nearest, rows.Regions())
+}
+
+// plan decides for the present state.
+func (q *queue) plan(now time.Time) Decision {
+	in, app := q.demand()
+	if in.rows == nil {
+		return Decision{}
+	}
+	q.rows = q.rows[:0]
+	for m := range in.rows.All() {
+		q.rows = append(q.rows, m)
+	}
+	input := Input{App: app, Machines: q.rows, InFlight: in.inFlight, Parked: in.parked, Wants: q.wants(), Rand: rand.Uint64()}
+	if q.a.owner == nil {
+		input.App.Autostart = false // rows teach how long boots take all the same
+	} else {
+		input.Regions = q.regions(in.rows)
+	}
+	if others := q.a.config.Others; others != nil {
+		for _, r := range input.Regions {
+			input.Others = append(input.Others, others(q.app, r))
+		}
+	}
+	q.mind.Lock()
+	d := q.planner.Plan(now, input)
+	q.mind.Unlock()
+	q.last, q.quiet = in, d.settled
+
+	o := &outlook{wait: d.Wait, refuse: d.Refuse, until: now.Add(d.RetryAfter)}
+	if !input.App.Autostart {
+		o.off, o.wait = true, waitMin
+	}
+	if d.Remaining > 0 {
+		o.coming = now.Add(d.Remaining)
+	}
+	q.view.Store(o)
+	return d
+}

@@ -1,0 +1,220 @@
+package autostart
+
+import (
+	"errors"
+	"slices"
+	"time"
+
+	"github.com/ebbkit/ebb/balance"
+)
+
+// dispatch hands slots over while anybody waits. It lingers for up to a tick, so that a queue which fills and empties does
+// not start a goroutine each time.
+func (q *queue) dispatch() {
+	t := time.NewTicker(tickEvery)
+	defer t.Stop()
+	for {
+		select {
+		case <-q.wake:
+			q.handOver()
+		case now := <-t.C:
+			q.handOver()
+			q.expire(now)
+			q.mu.Lock()
+			idle := q.room.n == 0
+			q.dispatching = !idle
+			q.mu.Unlock()
+			if idle {
+				return
+			}
+		case <-q.a.closed:
+			q.mu.Lock()
+			q.dispatching = false // and cannot become true again
+			q.mu.Unlock()
+			q.rejectAll(func(waited time.Duration) error { return &Error{App: q.app, Class: ErrClosed, Waited: waited} })
+			return
+		}
+	}
+}
+
+// handOver gives free slots to those who wait, oldest first, until the balancer has none. Who may not use what is free,
+// because it has tried it or has to go elsewhere, is passed over.
+func (q *queue) handOver() {
+	var vain []*balance.Want // what has been asked for in this round and is not there
+	q.mu.Lock()
+	defer q.mu.Unlock()
+	for s := q.room.first; s != nil; {
+		req, limited := q.request(&s.Value)
+		if len(req.Tried) == 0 && slices.ContainsFunc(vain, func(w *balance.Want) bool { return sameWant(w, req.Want) }) {
+			s = s.next
+			continue
+		}
+		q.given.Store(1)
+		q.mu.Unlock()
+		slot, err := q.a.balancer.Pick(req)
+		q.mu.Lock()
+		next, stayed := s.next, s.in != nil
+		if err == nil && stayed {
+			q.leave(s)
+		}
+		q.given.Store(0)
+		switch {
+		case !stayed: // it left meanwhile
+			q.unlocked(func() {
+				if err == nil {
+					slot.Release(balance.Canceled)
+				}
+			})
+			next = q.room.first
+		case err == nil:
+			q.unlocked(func() { q.give(&s.Value, slot) })
+			if next != nil && next.in == nil {
+				next = q.room.first
+			}
+		case limited && q.anyRoom():
+			if len(req.Tried) == 0 {
+				vain = append(vain, req.Want)
+			}
+			q.unlocked(func() { q.giveUp(s, err) })
+			if next != nil && next.in == nil {
+				next = q.room.first
+			}
+		default: // whoever comes behind finds no more than this one
+			q.unlocked(func() {
+				if none, ok := errors.AsType[*balance.NoMachineError](err); ok {
+					q.again.Store(int64(none.After))
+				}
+				if limited {
+					q.giveUp(s, err)
+				} else if err := q.hopeless(err); err != nil {
+					q.rejectAll(func(time.Duration) error { return err })
+				}
+			})
+			return
+		}
+		s = next
+	}
+}
+
+func (q *queue) unlocked(f func()) {
+	q.mu.Unlock()
+	defer q.mu.Lock()
+	f()
+}
+
+// give hands a slot to one who has left the room for it.
+func (q *queue) give(w *waiting, slot balance.Reservation) {
+	machine, waited := slot.Machine().ID, time.Since(w.since)
+	w.slot = slot
+	w.done <- struct{}{} // does not block: there is room for the one
+	q.a.config.Trace.handedOver(q.app, machine, waited)
+}
+
+// giveUp ends the wait of one that waits for particular machines when none of these will come.
+func (q *queue) giveUp(s *seat[waiting], err error) {
+	if err = q.hopeless(err); err == nil {
+		return
+	}
+	q.mu.Lock()
+	in := q.leave(s)
+	q.mu.Unlock()
+	if in {
+		s.Value.err = err
+		s.Value.done <- struct{}{}
+		q.a.config.Trace.rejected(q.app, err)
+	}
+}
+
+// anyRoom reports whether anybody could be served.
+func (q *queue) anyRoom() bool {
+	v, ok := q.a.balancer.View(q.app)
+	if !ok {
+		return false
+	}
+	var r balance.Request
+	var c balance.Candidate
+	for i := range v.Regions() {
+		for t := balance.TierReady; t < balance.TierNone; t++ {
+			for j := range v.Len(i, t) {
+				if v.Usable(v.Slot(i, t, j), &r, &c) {
+					return true
+				}
+			}
+		}
+	}
+	return false
+}
+
+// request returns what to ask the balancer for, and whether that leaves anything out. q.mu is held.
+func (q *queue) request(w *waiting) (req balance.Request, limited bool) {
+	req, limited = w.req, insists(w.req.Want)
+	if len(w.tried) == 0 {
+		return req, limited
+	}
+	rows, ok := q.a.balancer.Fleet().App(q.app)
+	if !ok || time.Since(w.since) >= excludedFor {
+		w.tried = nil
+		return req, limited
+	}
+	for _, t := range w.tried {
+		if m, ok := rows.Machine(t.id); ok && m.Epoch == t.epoch {
+			req.Tried = append(req.Tried, t.id)
+		}
+	}
+	return req, limited || len(req.Tried) > 0
+}
+
+// tried notes the machines that r came back from and that could be picked again.
+func (q *queue) tried(ids []balance.MachineID) (ts []tried) {
+	rows, ok := q.a.balancer.Fleet().App(q.app)
+	if !ok {
+		return nil
+	}
+	for _, id := range ids {
+		if m, ok := rows.Machine(id); ok && m.State == balance.Started {
+			ts = append(ts, tried{id, m.Epoch})
+		}
+	}
+	return ts
+}
+
+// expire rejects those who have waited long enough. Patience only grows while somebody waits: a boot that ends must not cost
+// those who waited for it their slot.
+func (q *queue) expire(now time.Time) {
+	patience, after := q.patience(), q.after(now)
+	q.end(func(w *waiting) error {
+		if until := w.since.Add(patience); until.After(w.until) {
+			w.until = until
+		}
+		if now.Before(w.until) {
+			return nil
+		}
+		return &Error{App: q.app, Class: ErrPatience, Waited: now.Sub(w.since), After: after}
+	})
+}
+
+// rejectAll ends all waits.
+func (q *queue) rejectAll(why func(waited time.Duration) error) {
+	q.end(func(w *waiting) error { return why(time.Since(w.since)) })
+}
+
+// end ends the waits for which why has an error.
+func (q *queue) end(why func(*waiting) error) {
+	var ended []*waiting
+	q.mu.Lock()
+	for s := q.room.first; s != nil; {
+		next := s.next
+		if err := why(&s.Value); err != nil {
+			q.leave(s)
+			s.Value.err = err
+			ended = append(ended, &s.Value)
+		}
+		s = next
+	}
+	q.mu.Unlock()
+	for _, w := range ended {
+		err := w.err
+		w.done <- struct{}{}
+		q.a.config.Trace.rejected(q.app, err)
+	}
+}

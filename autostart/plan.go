@@ -1,0 +1,398 @@
+package autostart
+
+import (
+	"fmt"
+	"math"
+	"strings"
+	"time"
+
+	"github.com/ebbkit/ebb/balance"
+)
+
+// plan is one decision in the making.
+type plan struct {
+	p     *Planner
+	now   time.Time
+	in    *Input
+	d     Decision
+	notes string // what the reason says beyond the inputs
+
+	budget   int  // starts that the maximum and the breaker allow
+	probing  bool // the breaker is open: one start, of any machine
+	active   int  // machines started or starting, whatever their use
+	ready    int
+	starting int
+	serving  int                      // that may serve one day: ready, starting, recallable, broken, stopping
+	short    int                      // machines wanted that cannot be started
+	again    int                      // starts asked for once more
+	home     tally                    // what there was where the demand was looked for
+	least    struct{ want, have int } // of the minimums
+}
+
+// tally counts capacity for the reason of a decision.
+type tally struct {
+	ready, starting int
+	worth           int64 // of all that are ready
+	each            int64 // of each of them; -1 when they differ
+}
+
+func (t *tally) add(st standing, worth int64) {
+	switch st {
+	case starting:
+		t.starting++
+	case ready:
+		t.ready++
+		t.worth += worth
+		if t.ready == 1 {
+			t.each = worth
+		} else if t.each != worth {
+			t.each = -1
+		}
+	}
+}
+
+// unlimited is the worth of a machine without limits.
+const unlimited = math.MaxInt32
+
+func (r *plan) worth(i int32) int64 { return worth(r.in.App.LimitsOf(*r.in.Machines[i])) }
+
+func worth(l balance.Limits) int64 {
+	switch {
+	case l.Soft > 0:
+		return int64(l.Soft)
+	case l.Hard > 0:
+		return int64(l.Hard)
+	}
+	return unlimited
+}
+
+// count classifies all machines.
+func (r *plan) count() {
+	r.d.Wait = r.p.boots.of(bootKey{kind: Cold}).Wait()
+	wanted := r.in.App.Autostart && (r.d.Demand > 0 || r.in.App.Min > 0 || r.in.App.MinPerRegion > 0)
+	for i, m := range r.in.Machines {
+		if a := &r.p.sights[i].asked; a.stale(r.now) {
+			if wanted {
+				a.pending, a.at = true, r.now
+				r.d.Start = append(r.d.Start, *m)
+				r.again++
+			} else {
+				*a = asked{}
+			}
+		}
+		st := r.p.stands(r.now, i, m)
+		r.p.stand[i] = st
+		if st == starting || st == ready || m.State == balance.Started || m.State == balance.Starting {
+			r.active++
+		}
+		switch st {
+		case ready:
+			r.ready++
+		case starting:
+			r.starting++
+			r.age(i, m)
+		}
+		switch st {
+		case ready, starting, recallable, broken, stopping:
+			r.serving++
+		}
+	}
+	if r.starting == 0 {
+		r.p.hedged = false
+	}
+	copy(r.p.stood, r.p.stand)
+	if r.again > 0 {
+		r.notes = fmt.Sprintf(", %d asked again", r.again)
+	}
+	r.budget = len(r.in.Machines)
+	if r.in.App.Max > 0 {
+		r.budget = max(0, r.in.App.Max-r.active)
+	}
+	if b := &r.p.breaker; b.open {
+		r.probing = true
+		if r.starting > 0 || r.now.Before(b.next) {
+			r.budget = 0
+		}
+		r.budget = min(r.budget, 1)
+	}
+	if !r.in.App.Autostart {
+		r.budget = 0
+	}
+}
+
+// age looks at how long a start has been in flight.
+func (r *plan) age(i int, m *balance.Machine) {
+	s := &r.p.sights[i]
+	at := s.asked.at
+	key := bootKey{m.Revision, s.kind}
+	if m.State == balance.Starting || m.State == balance.Started {
+		at = s.bootAt
+	} else if m.State == balance.Suspended {
+		key.kind = Resume
+	}
+	b := r.p.boots.of(key)
+	age := r.now.Sub(at)
+	r.d.Wait = max(r.d.Wait, b.Wait())
+	if left := b.Remaining(age); r.d.Remaining == 0 || left < r.d.Remaining {
+		r.d.Remaining = left
+	}
+	if age >= b.Suspect() {
+		r.d.Suspect++
+	}
+}
+
+// serve covers the demand, region by region.
+func (r *plan) serve() {
+	rest := int64(r.d.Demand)
+	for k, name := range r.in.Regions {
+		if rest <= 0 {
+			break
+		}
+		others := int64(0) // demand that has its home there comes first
+		if k > 0 {
+			others = int64(r.in.other(k))
+		}
+		for _, i := range r.p.regions[name] {
+			if st := r.p.stand[i]; st != ready && st != starting {
+				continue
+			}
+			c := r.worth(i)
+			if was := r.p.stood[i]; was == ready || was == starting {
+				r.d.Have++
+				r.home.add(was, c)
+			}
+			if others >= c {
+				others -= c
+				continue
+			}
+			if rest > 0 {
+				r.d.Want++
+			}
+			rest -= c - others
+			others = 0
+		}
+		had := len(r.d.Recall) + len(r.d.Start)
+		rest = r.fill(r.p.regions[name], rest, math.MaxInt)
+		r.d.Want += len(r.d.Recall) + len(r.d.Start) - had
+	}
+	for _, name := range r.in.Regions {
+		for _, i := range r.p.regions[name] {
+			if rest > 0 && r.budget > 0 && r.p.stand[i] == stopping {
+				r.start(i)
+				r.d.Want++
+				rest -= r.worth(i)
+			}
+		}
+	}
+	if rest > 0 {
+		c := worth(r.in.App.Limits)
+		r.short = int((rest + c - 1) / c)
+		r.d.Want += r.short
+	}
+	if m := r.in.App.Max; m > 0 {
+		r.d.Want = min(r.d.Want, m)
+	}
+	r.d.Want, r.d.Have = max(r.d.Want, r.least.want), max(r.d.Have, r.least.have)
+}
+
+// fill recalls and starts machines of list, at most n, while rest of the demand is uncovered.
+func (r *plan) fill(list []int32, rest int64, n int) int64 {
+	take := func(i int32) {
+		rest -= r.worth(i)
+		n--
+	}
+	for _, i := range list {
+		if rest <= 0 || n <= 0 {
+			return rest
+		}
+		if r.p.stand[i] == recallable {
+			r.recall(i)
+			take(i)
+		}
+	}
+	if r.probing {
+		if i, ok := r.probe(list); ok && rest > 0 && n > 0 && r.budget > 0 {
+			r.start(i)
+			take(i)
+		}
+		return rest
+	}
+	for _, i := range list {
+		if rest <= 0 || n <= 0 || r.budget <= 0 {
+			return rest
+		}
+		if r.p.stand[i] == startable {
+			r.start(i)
+			take(i)
+		}
+	}
+	return rest
+}
+
+// probe returns the machine of list that has failed least, back-off or not: the breaker's interval is back-off enough.
+func (r *plan) probe(list []int32) (best int32, ok bool) {
+	for _, i := range list {
+		if st := r.p.stand[i]; st != startable && st != held {
+			continue
+		}
+		if !ok || r.p.sights[i].fails < r.p.sights[best].fails {
+			best, ok = i, true
+		}
+	}
+	return best, ok
+}
+
+func (r *plan) start(i int32) {
+	m := r.in.Machines[i]
+	if r.probing {
+		r.p.breaker.probed(r.now, r.p.bits(m))
+	}
+	r.p.sights[i].asked = asked{on: true, epoch: m.Epoch, at: r.now, pending: true}
+	r.p.stand[i] = starting
+	r.budget--
+	r.active++
+	r.starting++
+	r.serving++
+	r.d.Start = append(r.d.Start, *m)
+}
+
+func (r *plan) recall(i int32) {
+	m := r.in.Machines[i]
+	r.p.sights[i].recall = recall{on: true, gen: m.CordonGen, at: r.now}
+	r.p.stand[i] = ready
+	r.d.Recall = append(r.d.Recall, *m)
+}
+
+// insist sees to it that of the machines that parked requests insist on one runs.
+func (r *plan) insist() {
+	for _, w := range r.in.Wants {
+		var candidates []int32
+		there := false
+		pick := func(list []int32) {
+			for _, i := range list {
+				if satisfies(w, r.in.Machines[i]) {
+					candidates = append(candidates, i)
+					st := r.p.stand[i]
+					there = there || st == ready || st == starting
+				}
+			}
+		}
+		for _, name := range r.in.Regions {
+			pick(r.p.regions[name])
+		}
+		if there || len(candidates) == 0 {
+			continue
+		}
+		had := len(r.d.Recall) + len(r.d.Start)
+		if r.fill(candidates, math.MaxInt64, 1); len(r.d.Recall)+len(r.d.Start) > had {
+			r.notes += ", one that a request insists on"
+		} else {
+			r.short++
+		}
+	}
+}
+
+// keep keeps the minimums: per region, then over all of them, the first of the canonical order. They come before the demand,
+// so that nodes with different demands start the same machines for them.
+func (r *plan) keep() {
+	app := &r.in.App
+	if !app.Autostart || app.Min == 0 && app.MinPerRegion == 0 {
+		return
+	}
+	atLeast := func(list []int32, want int, what string) {
+		n := 0
+		for _, i := range list {
+			if st := r.p.stand[i]; st == ready || st == starting {
+				n++
+			}
+		}
+		r.least.want, r.least.have = max(r.least.want, want), max(r.least.have, n)
+		if n >= want {
+			return
+		}
+		had := len(r.d.Recall) + len(r.d.Start)
+		r.fill(list, math.MaxInt64, want-n)
+		took := len(r.d.Recall) + len(r.d.Start) - had
+		r.short += want - n - took
+		if took > 0 {
+			r.notes += fmt.Sprintf(", %s %d of which %d there", what, want, n)
+		}
+	}
+	if app.MinPerRegion > 0 {
+		for _, name := range r.p.names {
+			atLeast(r.p.regions[name], app.MinPerRegion, "minimum in "+name)
+		}
+	}
+	atLeast(r.p.order, app.Min, "minimum")
+}
+
+// extra is the hedge: one start more when nothing serves and all that is starting is suspect.
+func (r *plan) extra() {
+	p := r.p
+	if !p.hedge || p.hedged || r.in.Parked == 0 || r.d.Acts() || r.starting == 0 || r.d.Suspect < r.starting || r.serving > r.starting {
+		return
+	}
+	for _, name := range r.in.Regions {
+		for _, i := range p.regions[name] {
+			if p.stand[i] == startable && r.budget > 0 {
+				p.hedged, r.d.Hedge = true, true
+				r.notes += ", all suspect: one extra"
+				r.start(i)
+				return
+			}
+		}
+	}
+}
+
+// refuse says so when nothing can serve what is parked for a while.
+func (r *plan) refuse() {
+	if !r.in.App.Autostart || r.serving > 0 {
+		return
+	}
+	b := &r.p.breaker
+	if !b.open && b.failures > 0 && r.short > 0 {
+		b.trip(r.now, r.in.Rand) // nothing is left to be tried
+	}
+	if r.in.Parked == 0 {
+		return
+	}
+	if b.open {
+		if r.now.Before(b.next) {
+			r.d.Refuse, r.d.RetryAfter = b.fault, b.next.Sub(r.now)
+			return
+		}
+	}
+	var soon *sight
+	for i := range r.p.sights {
+		if s := &r.p.sights[i]; r.p.stand[i] == held && (soon == nil || s.until.Before(soon.until)) {
+			soon = s
+		}
+	}
+	switch {
+	case soon == nil:
+		r.d.Refuse = fmt.Sprintf("none of its %d machines can be started", len(r.in.Machines))
+	case soon.until.Sub(r.now) > waitMin/2 && soon.fault != "":
+		r.d.Refuse, r.d.RetryAfter = soon.fault, soon.until.Sub(r.now)
+	}
+}
+
+// inputs is the first part of every reason.
+func (r *plan) inputs() string {
+	if r.d.Demand == 0 { // then it was not looked for anywhere
+		return "demand 0"
+	}
+	var s strings.Builder
+	fmt.Fprintf(&s, "demand %d, ready ", r.d.Demand)
+	switch t := &r.home; {
+	case t.ready == 0:
+		s.WriteString("0")
+	case t.each >= unlimited:
+		fmt.Fprintf(&s, "%d without limit", t.ready)
+	case t.each > 0:
+		fmt.Fprintf(&s, "%dx%d", t.ready, t.each)
+	default:
+		fmt.Fprintf(&s, "%d for %d", t.ready, t.worth)
+	}
+	fmt.Fprintf(&s, ", starting %d", r.home.starting)
+	return s.String()
+}
