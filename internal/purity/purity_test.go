@@ -11,6 +11,7 @@ import (
 var cores = map[string]string{
 	"balance":         "machine app order errors update request snapshot strategy closest leastload balance",
 	"rtt":             "estimator loss order packet schedule stat choose agree vector ladder",
+	"downscale":       "protocol words decider decision spare window",
 	"internal/delay":  "cities line stream",
 	"internal/events": "ring",
 }
