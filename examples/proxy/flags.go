@@ -1,6 +1,7 @@
 package main
 
 import (
+	"cmp"
 	"errors"
 	"flag"
 	"fmt"
@@ -48,9 +49,7 @@ func parse(args []string, out io.Writer) (settings, error) {
 	fs.DurationVar(&s.world.Window, "window", time.Minute, "how long load must have been low before one machine of several is stopped, as a `duration`")
 	rtt := fs.String("rtt", "on", "whether links between regions take the time that light and routers need: `on|off`")
 	if err := fs.Parse(args); errors.Is(err, flag.ErrHelp) {
-		fmt.Fprint(out, "proxy: a fleet on this machine, which starts, balances and sleeps with its load.\n\n")
-		fs.SetOutput(out)
-		fs.PrintDefaults()
+		help(fs, out)
 		return s, err
 	} else if err != nil {
 		return s, usageError{fmt.Errorf("%w: run with -h to see the flags", err)}
@@ -103,6 +102,15 @@ func parse(args []string, out io.Writer) (settings, error) {
 		return s, usageError{err}
 	}
 	return s, nil
+}
+
+// help explains every flag with its default, zero or not.
+func help(fs *flag.FlagSet, out io.Writer) {
+	fmt.Fprint(out, "proxy: a fleet on this machine, which starts, balances and sleeps with its load.\n\n")
+	fs.VisitAll(func(f *flag.Flag) {
+		unit, usage := flag.UnquoteUsage(f)
+		fmt.Fprintf(out, "  -%s %s\n    \t%s (default %s)\n", f.Name, unit, usage, cmp.Or(f.DefValue, `""`))
+	})
 }
 
 func choose[T any](flag, value string, of map[string]T) (T, error) {

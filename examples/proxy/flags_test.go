@@ -79,6 +79,9 @@ func TestHelpNamesEveryFlag(t *testing.T) {
 			t.Errorf("-h does not explain %s", f)
 		}
 	}
+	if flags, defaults := strings.Count(out.String(), "\n  -"), strings.Count(out.String(), "(default "); flags != defaults {
+		t.Errorf("-h explains %d flags and %d defaults", flags, defaults)
+	}
 }
 
 func TestExitStatus(t *testing.T) {
