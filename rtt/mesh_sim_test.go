@@ -516,3 +516,81 @@ func TestMeshTraceHoldsNoLock(t *testing.T) {
 		}
 	})
 }
+
+// A peer that claims to have held packets for nearly all of their round trip gains a factor of two, and when it shares
+// what it measured itself, nothing.
+func TestMeshLyingPeer(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		w := newWorld(t)
+		defer w.stop()
+		liar := newCodec([][]byte{secretA})
+		w.net.link = func(from, to netip.AddrPort, b []byte) []time.Duration {
+			if from == simAddr(2) && b[4] == typeReply {
+				var p packet
+				liar.open(b, &p)
+				p.sent = p.received + uint64(95*ms)
+				copy(b, sealed(liar, p))
+			}
+			return []time.Duration{50 * ms}
+		}
+		a, _ := w.start("a", "ra", 1, nil)
+		b, _ := w.start("b", "rb", 2, nil)
+		for i := range 90 {
+			time.Sleep(time.Second)
+			if _, err := a.Import(b.Export()); err != nil {
+				t.Fatal(err)
+			}
+			d, ok := a.RTT("rb")
+			if want := 50 * ms; i > 2 && (!ok || d < want) {
+				t.Fatalf("after %d s: RTT %v, %v; want at least half of the true 100ms", i, d, ok)
+			}
+		}
+		if d, _ := a.RTT("rb"); d != 100*ms {
+			t.Errorf("b measured 100ms itself, but counts as %v", d)
+		}
+		if ds := a.Table().Disagreements(); len(ds) != 1 || ds[0].AB != 50*ms || ds[0].BA != 100*ms {
+			t.Errorf("disagreements: %+v", ds)
+		}
+	})
+}
+
+// A node that did not run for ten minutes loses nobody over it.
+func TestMeshSuspended(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		w := newWorld(t)
+		defer w.stop()
+		w.net.link = oneWay(func(a, b int) time.Duration { return time.Duration(a*b) * 5 * ms })
+		var suspend atomic.Bool
+		lost := make(chan string, 10)
+		a, _ := w.start("a", "ra", 1, func(c *Config) {
+			c.Peers = PeersFunc(func() []Node {
+				if suspend.Swap(false) {
+					time.Sleep(10 * time.Minute)
+				}
+				return w.Peers()
+			})
+			c.Trace = &Trace{Lost: func(id string) { lost <- id }}
+		})
+		w.start("b", "rb", 2, nil)
+		w.start("c", "rc", 3, nil)
+		time.Sleep(30 * time.Second)
+		suspend.Store(true)
+		time.Sleep(2 * time.Second)
+		for _, after := range []time.Duration{5 * time.Minute, 5*time.Minute + 2*time.Second} {
+			time.Sleep(after)
+			if d, ok := a.RTT("rb"); !ok || d != 20*ms {
+				t.Errorf("RTT %v, %v", d, ok)
+			}
+		}
+		for p := range a.Table().Pairs() {
+			if p.State != StateFresh || p.Loss.Lost > 0 {
+				t.Errorf("two seconds after it woke: %+v", p)
+			}
+		}
+		select {
+		case id := <-lost:
+			t.Errorf("%s was lost", id)
+		default:
+		}
+	})
+}

@@ -45,11 +45,11 @@ func (m *Mesh) Counters() Counters {
 }
 
 const (
-	// answersPerSender is far above what any peer asks for: three in 300 ms, then one per second.
+	// answersPerSender and second is far above what any peer asks for: three in 300 ms, then one per second. A mesh that
+	// is configured to ask more often answers more often.
 	answersPerSender = 20
-	answersBurst     = 40
 	sendersKept      = 4096
-	readErrors       = 100 // in a row, then the socket is taken for broken
+	readErrors       = 100 // in a row and close together, then the socket is taken for broken
 )
 
 // serve reads datagrams until the socket is closed: it answers probes and takes in replies. It returns nil when it
@@ -62,8 +62,10 @@ func (m *Mesh) serve(ctx context.Context) error {
 		keys  *[][]byte
 		codec *codec
 		guard clockGuard
-		refl  = newReflector(m.session, answersPerSender, answersBurst, sendersKept)
+		rate  = max(answersPerSender, 3/m.cfg.Interval.Seconds())
+		refl  = newReflector(m.session, rate, int(2*rate), sendersKept)
 		fails int
+		at    time.Time // of the last failure
 	)
 	for {
 		n, from, stamp, err := m.sock.read(buf[:])
@@ -71,6 +73,12 @@ func (m *Mesh) serve(ctx context.Context) error {
 			if ctx.Err() != nil {
 				return nil
 			}
+			// Some systems report here that a packet sent earlier found nobody. That is no reason to stop.
+			now := time.Now()
+			if now.Sub(at) > 100*time.Millisecond {
+				fails = 0
+			}
+			at = now
 			if fails++; fails == readErrors || errors.Is(err, net.ErrClosed) {
 				return err
 			}

@@ -35,7 +35,8 @@ type Node struct {
 }
 
 // Peers says which nodes there are. Mesh asks once a second, and on [Mesh.Refresh], from one goroutine. The list may
-// contain the asking node itself, which is left out. Beyond Config.MaxPeers a part of every region is probed.
+// contain the asking node itself, which is left out. A node that is missing from a list is forgotten, one whose address
+// changed is asked anew. Beyond Config.MaxPeers a part of every region is probed.
 type Peers interface{ Peers() []Node }
 
 // PeerList is a fixed list of nodes.

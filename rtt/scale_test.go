@@ -79,7 +79,7 @@ func (f *fleet) later(i int, p packet) {
 
 // 500 peers at the default schedule: at most 60 kB/s each way, headers included, and 1 MB of memory.
 func TestScale500Peers(t *testing.T) {
-	const n, seconds, headers = 500, 30, 28
+	const n, seconds, headers = 500, 15, 28
 	synctest.Test(t, func(t *testing.T) {
 		f := newFleet(n)
 		var before, after runtime.MemStats
