@@ -93,8 +93,14 @@ func (w *world) note(s string) {
 	w.events = append(w.events, s)
 }
 
-// run starts balancer and autostart; they end with the test, or by stop.
+// run is launch in a bubble, until the first look at everything is over.
 func (w *world) run() {
+	w.launch()
+	time.Sleep(2 * planGap)
+}
+
+// launch starts balancer and autostart; stop ends them.
+func (w *world) launch() {
 	ctx, cancel := context.WithCancel(context.Background())
 	w.cancel = cancel
 	go w.b.Run(ctx)

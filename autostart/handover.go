@@ -134,7 +134,7 @@ func (q *queue) anyRoom() bool {
 	var r balance.Request
 	var c balance.Candidate
 	for i := range v.Regions() {
-		for t := balance.TierReady; t < balance.TierNone; t++ {
+		for t := balance.TierReady; t <= balance.TierFailing; t++ {
 			for j := range v.Len(i, t) {
 				if v.Usable(v.Slot(i, t, j), &r, &c) {
 					return true

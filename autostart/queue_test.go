@@ -1,0 +1,672 @@
+package autostart
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"math/rand/v2"
+	"slices"
+	"strings"
+	"sync"
+	"sync/atomic"
+	"testing"
+	"testing/synctest"
+	"time"
+
+	"github.com/ebbkit/ebb/balance"
+)
+
+// wake makes machine id run without anybody asking for it.
+func (w *world) wake(id balance.MachineID) *balance.Gate {
+	w.t.Helper()
+	g := w.fleet.Gate(w.app.ID, id)
+	token, _ := g.Start(g.Load().Epoch)
+	if !g.Ready(token) {
+		w.t.Fatalf("machine %s does not wake", id)
+	}
+	return g
+}
+
+// acquire is Acquire with a new request that must get a slot.
+func (w *world) acquire() (balance.Reservation, *balance.Request) {
+	w.t.Helper()
+	r := &balance.Request{App: w.app.ID}
+	slot, err := w.a.Acquire(w.t.Context(), r)
+	if err != nil {
+		w.t.Fatal(err)
+	}
+	return slot, r
+}
+
+// park lets a request wait; its result comes later.
+func (w *world) park(ctx context.Context, r *balance.Request) <-chan result {
+	c := make(chan result, 1)
+	go func() {
+		slot, err := w.a.Acquire(ctx, r)
+		c <- result{slot, err}
+	}()
+	synctest.Wait()
+	return c
+}
+
+type result struct {
+	slot balance.Reservation
+	err  error
+}
+
+// has returns what has come, and fails the test when nothing has.
+func has(t *testing.T, c <-chan result) result {
+	t.Helper()
+	synctest.Wait()
+	select {
+	case r := <-c:
+		return r
+	default:
+		t.Fatal("still waiting")
+		return result{}
+	}
+}
+
+func hasNot(t *testing.T, c <-chan result) {
+	t.Helper()
+	synctest.Wait()
+	select {
+	case r := <-c:
+		t.Fatalf("no longer waiting: %+v", r)
+	default:
+	}
+}
+
+// class fails the test unless err is of that class and knows when to come back, where after says so.
+func class(t *testing.T, err, want error, after bool) {
+	t.Helper()
+	e, ok := errors.AsType[*Error](err)
+	if !ok || !errors.Is(err, want) || after != (e.RetryAfter() > 0) {
+		t.Errorf("error %v, retry after %v; want %v", err, e.RetryAfter(), want)
+	}
+}
+
+func TestAboveSoftServesAndStarts(t *testing.T) {
+	bubble(t, func(t *testing.T) {
+		w := newWorld(t, balance.App{Autostart: true, Limits: balance.Limits{Soft: 2, Hard: 10}}, Config{}, boot{takes: sec}, boot{takes: sec}, boot{})
+		w.wake(canonical("web", 3)[0])
+		w.run()
+		began := time.Now()
+		var slots []balance.Reservation
+		for range 3 {
+			slot, _ := w.acquire()
+			slots = append(slots, slot)
+		}
+		if time.Since(began) != 0 {
+			t.Errorf("requests waited %v although a machine runs", time.Since(began))
+		}
+		synctest.Wait()
+		if w.started() != 1 {
+			t.Errorf("%d starts when the soft limit is passed, want 1", w.started())
+		}
+		time.Sleep(10 * sec)
+		if w.started() != 1 {
+			t.Errorf("%d starts, want no more than 1 for a demand of 3 and a soft limit of 2", w.started())
+		}
+		for i := range slots {
+			slots[i].Release(balance.Done)
+		}
+		w.stop()
+	})
+}
+
+func TestAsleep(t *testing.T) {
+	for name, tc := range map[string]struct {
+		app   balance.App
+		nobdy bool
+	}{
+		"autostart is off":        {app: balance.App{}},
+		"nobody to start it here": {app: balance.App{Autostart: true}, nobdy: true},
+	} {
+		t.Run(name, func(t *testing.T) {
+			bubble(t, func(t *testing.T) {
+				w := newWorld(t, tc.app, Config{}, boot{})
+				if tc.nobdy {
+					w.a, _ = New(w.b, nil, Config{})
+				}
+				w.run()
+				began := time.Now()
+				_, err := w.get(t.Context(), 0)
+				class(t, err, ErrAsleep, false)
+				if !errors.Is(err, balance.ErrNoMachine) || time.Since(began) > 0 {
+					t.Errorf("error %v after %v", err, time.Since(began))
+				}
+				w.stop()
+				if w.asks > 0 {
+					t.Error("started all the same")
+				}
+			})
+		})
+	}
+}
+
+func TestWaitingRoomWithoutStarter(t *testing.T) {
+	bubble(t, func(t *testing.T) {
+		w := newWorld(t, balance.App{Limits: balance.Limits{Hard: 1}}, Config{}, boot{})
+		w.a, _ = New(w.b, nil, Config{})
+		w.wake("m0")
+		w.run()
+		slot, _ := w.acquire()
+		c := w.park(t.Context(), &balance.Request{App: "web"})
+		hasNot(t, c)
+		slot.Release(balance.Done)
+		r := has(t, c)
+		if r.err != nil {
+			t.Fatal(r.err)
+		}
+		// Nobody lets go: patience ends after 10 s.
+		began := time.Now()
+		_, err := w.a.Acquire(t.Context(), &balance.Request{App: "web"})
+		class(t, err, ErrPatience, true)
+		if took := time.Since(began); took < 10*sec || took > 10*sec+2*tickEvery {
+			t.Errorf("patience ended after %v, want 10s and at most two ticks", took)
+		}
+		// A machine that goes to sleep leaves nothing to wait for.
+		c = w.park(t.Context(), &balance.Request{App: "web"})
+		g := w.fleet.Gate("web", "m0")
+		token, _ := g.CloseNow()
+		g.Closed(token, false)
+		class(t, has(t, c).err, ErrAsleep, false)
+		r.slot.Release(balance.Done)
+		w.stop()
+	})
+}
+
+func TestCrowded(t *testing.T) {
+	bubble(t, func(t *testing.T) {
+		w := newWorld(t, balance.App{Autostart: true, BootHint: 5 * sec}, Config{MaxParked: 2}, boot{takes: 5 * sec})
+		w.run()
+		a, b := w.park(t.Context(), &balance.Request{App: "web"}), w.park(t.Context(), &balance.Request{App: "web"})
+		time.Sleep(sec)
+		_, err := w.a.Acquire(t.Context(), &balance.Request{App: "web"})
+		class(t, err, ErrCrowded, true)
+		if e, _ := errors.AsType[*Error](err); e.RetryAfter() > 4*sec+tickEvery || e.RetryAfter() < 3*sec {
+			t.Errorf("come back after %v, want what is left of the boot", e.RetryAfter())
+		}
+		if in, parked := w.a.Demand("web"); in != 0 || parked != 2 || w.a.Parked("web") != 2 {
+			t.Errorf("demand %d and %d", in, parked)
+		}
+		time.Sleep(5 * sec)
+		for _, c := range []<-chan result{a, b} {
+			r := has(t, c)
+			r.slot.Release(balance.Done)
+		}
+		w.stop()
+	})
+	bubble(t, func(t *testing.T) {
+		w := newWorld(t, balance.App{Autostart: true}, Config{MaxParked: -1}, boot{takes: sec})
+		w.run()
+		_, err := w.get(t.Context(), 0)
+		class(t, err, ErrCrowded, true)
+		w.stop()
+	})
+}
+
+func TestClientLeaves(t *testing.T) {
+	bubble(t, func(t *testing.T) {
+		var left atomic.Int64
+		w := newWorld(t, balance.App{Autostart: true}, Config{Trace: Trace{Left: func(balance.AppID, time.Duration) { left.Add(1) }}}, boot{takes: sec})
+		w.run()
+		gone := errors.New("gone")
+		early, cancelEarly := context.WithCancelCause(t.Context())
+		sharp, cancelSharp := context.WithTimeout(t.Context(), sec) // at the very moment in which the machine is ready
+		defer cancelSharp()
+		a, b := w.park(early, &balance.Request{App: "web"}), w.park(sharp, &balance.Request{App: "web"})
+		c := w.park(t.Context(), &balance.Request{App: "web"})
+		cancelEarly(gone)
+		if r := has(t, a); !errors.Is(r.err, gone) {
+			t.Errorf("error %v, want the context's cause", r.err)
+		}
+		if n := w.a.Parked("web"); n != 2 {
+			t.Errorf("%d parked after one left, want 2", n)
+		}
+		time.Sleep(sec)
+		want := int64(2)
+		if r := has(t, b); r.err == nil {
+			r.slot.Release(balance.Done)
+			want = 1
+		} else if !errors.Is(r.err, context.DeadlineExceeded) {
+			t.Error(r.err)
+		}
+		r := has(t, c)
+		if r.err != nil {
+			t.Fatal(r.err)
+		}
+		r.slot.Release(balance.Done)
+		if left.Load() != want {
+			t.Errorf("%d left, want %d", left.Load(), want)
+		}
+		dead, cancel := context.WithCancel(t.Context())
+		cancel()
+		m := w.fleet.Gate("web", "m0")
+		token, _ := m.CloseNow()
+		m.Closed(token, false)
+		if _, err := w.a.Acquire(dead, &balance.Request{App: "web"}); !errors.Is(err, context.Canceled) {
+			t.Errorf("a request that is dead already: %v", err)
+		}
+		w.stop()
+		if n := w.b.InFlight("web"); n != 0 {
+			t.Errorf("%d in flight at the end", n)
+		}
+	})
+}
+
+func TestOrderAndReturn(t *testing.T) {
+	bubble(t, func(t *testing.T) {
+		w := newWorld(t, balance.App{Limits: balance.Limits{Hard: 1}}, Config{}, boot{})
+		g := w.wake("m0")
+		w.run()
+		held, heldReq := w.acquire() // by the warm path
+		var reqs []*balance.Request
+		var waits []<-chan result
+		for range 3 {
+			r := &balance.Request{App: "web"}
+			reqs, waits = append(reqs, r), append(waits, w.park(t.Context(), r))
+		}
+		held.Release(balance.Bounced)
+		first := has(t, waits[0])
+		hasNot(t, waits[1])
+		// The one from the warm path was there before all; it returns to the front.
+		back := w.park(t.Context(), heldReq)
+		first.slot.Release(balance.Bounced)
+		again := has(t, back)
+		// The first to be parked comes back, between it and the others.
+		waits[0] = w.park(t.Context(), reqs[0])
+		late := w.park(t.Context(), &balance.Request{App: "web"})
+		again.slot.Release(balance.Done)
+		for i, c := range append(slices.Clone(waits), late) {
+			r := has(t, c)
+			if r.err != nil {
+				t.Fatalf("%d: %v", i, r.err)
+			}
+			r.slot.Release(balance.Done)
+			synctest.Wait()
+		}
+		_ = g
+		w.stop()
+	})
+}
+
+func TestWhoWasRefusedWaitsForSomethingNew(t *testing.T) {
+	bubble(t, func(t *testing.T) {
+		w := newWorld(t, balance.App{Autostart: true, Limits: balance.Limits{Hard: 2}}, Config{}, boot{})
+		g := w.wake("m0")
+		w.run()
+		// The machine refused, and its row does not know yet: not the same door at once again.
+		r := &balance.Request{App: "web", Tried: []balance.MachineID{"m0"}, Place: 1}
+		c := w.park(t.Context(), r)
+		if hasNot(t, c); r.Tried != nil {
+			t.Errorf("it forgets what was tried before it waits: %v", r.Tried)
+		}
+		free := w.park(t.Context(), &balance.Request{App: "web"}) // who comes behind may use the machine
+		other := has(t, free)
+		time.Sleep(excludedFor)
+		got := has(t, c)
+		got.slot.Release(balance.Done)
+		other.slot.Release(balance.Done)
+		// The machine is started again meanwhile: that is something new.
+		c = w.park(t.Context(), &balance.Request{App: "web", Tried: []balance.MachineID{"m0"}, Place: 1})
+		hasNot(t, c)
+		token, _ := g.CloseNow()
+		g.Closed(token, false)
+		began := time.Now()
+		w.wake("m0")
+		got = has(t, c)
+		if got.slot.Release(balance.Done); time.Since(began) != 0 {
+			t.Errorf("waited %v for a machine that is new", time.Since(began))
+		}
+		w.stop()
+	})
+}
+
+func TestWhoInsistsWaitsForIt(t *testing.T) {
+	bubble(t, func(t *testing.T) {
+		w := newWorld(t, balance.App{Autostart: true, Limits: balance.Limits{Hard: 1}}, Config{}, boot{}, boot{takes: sec}, boot{})
+		ids := canonical("web", 3)
+		w.wake(ids[0])
+		w.run()
+		want := &balance.Want{Force: balance.Target{Machines: ids[1:2]}}
+		a := w.park(t.Context(), &balance.Request{App: "web", Want: want})
+		b := w.park(t.Context(), &balance.Request{App: "web", Want: &balance.Want{Force: balance.Target{Machines: ids[1:2]}}})
+		nobody := w.park(t.Context(), &balance.Request{App: "web", Want: &balance.Want{Revision: "none"}})
+		if r := has(t, nobody); !errors.Is(r.err, ErrAsleep) {
+			t.Errorf("one that insists on what there is not: %v", r.err)
+		}
+		passed := has(t, w.park(t.Context(), &balance.Request{App: "web"}))
+		if id := passed.slot.Machine().ID; id != ids[0] {
+			t.Errorf("served by %s, want the one that runs, %s", id, ids[0])
+		}
+		hasNot(t, a)
+		time.Sleep(sec)
+		ra := has(t, a)
+		if id := ra.slot.Machine().ID; id != ids[1] {
+			t.Errorf("served by %s, want %s", id, ids[1])
+		}
+		hasNot(t, b)
+		ra.slot.Release(balance.Done)
+		rb := has(t, b)
+		rb.slot.Release(balance.Done)
+		passed.slot.Release(balance.Done)
+		w.stop()
+	})
+}
+
+func TestLostSignalCostsATick(t *testing.T) {
+	bubble(t, func(t *testing.T) {
+		w := newWorld(t, balance.App{Autostart: true, Limits: balance.Limits{Hard: 1}}, Config{}, boot{takes: sec})
+		w.b.OnRoom(func(balance.AppID) {}) // none arrives
+		w.run()
+		began := time.Now()
+		if errs := w.many(3, 50*time.Millisecond); len(errs) > 0 {
+			t.Fatal(errs)
+		}
+		if took := time.Since(began); took > sec+3*(50*time.Millisecond+tickEvery) {
+			t.Errorf("three requests in turn took %v after a boot of 1s", took)
+		}
+		w.stop()
+	})
+}
+
+func TestMinimumWithoutRequests(t *testing.T) {
+	bubble(t, func(t *testing.T) {
+		w := newWorld(t, balance.App{Autostart: true, Min: 2}, Config{}, boot{}, boot{}, boot{})
+		w.run()
+		synctest.Wait()
+		ids := canonical("web", 3)
+		if !slices.Equal(slices.Sorted(slices.Values(w.starts)), slices.Sorted(slices.Values(ids[:2]))) {
+			t.Errorf("started %v, want the first two of %v", w.starts, ids)
+		}
+		w.fleet.Gate("web", ids[0]).Exited(1, true)
+		synctest.Wait()
+		time.Sleep(10 * tickEvery)
+		if w.started() != 3 {
+			t.Errorf("%d starts after one of the minimum crashed, want 3", w.started())
+		}
+		w.stop()
+	})
+}
+
+func TestRecallBeforeStart(t *testing.T) {
+	bubble(t, func(t *testing.T) {
+		w := newWorld(t, balance.App{Autostart: true}, Config{}, boot{}, boot{})
+		id := canonical("web", 2)[1] // not the first of the order
+		g := w.wake(id)
+		w.run()
+		g.Cordon()
+		slot, _ := w.acquire()
+		if slot.Machine().ID != id {
+			t.Errorf("served by %s, want the soft-cordoned %s rather than to wait", slot.Machine().ID, id)
+		}
+		time.Sleep(tickEvery)
+		if g.Load().Cordon != balance.CordonNone || w.started() > 0 || w.recall != 1 {
+			t.Errorf("cordon %v, %d starts, %d recalls", g.Load().Cordon, w.started(), w.recall)
+		}
+		slot.Release(balance.Done)
+		w.stop()
+	})
+}
+
+func TestPatience(t *testing.T) {
+	bubble(t, func(t *testing.T) {
+		w := newWorld(t, balance.App{Autostart: true, BootHint: 10 * sec}, Config{}, boot{never: true})
+		w.run()
+		began := time.Now()
+		_, err := w.get(t.Context(), 0)
+		class(t, err, ErrPatience, true)
+		if took := time.Since(began); took < 35*sec || took > 35*sec+2*tickEvery {
+			t.Errorf("patience ended after %v, want 3.5 boots of 10s", took)
+		}
+		w.stop()
+		if w.started() != 1 {
+			t.Errorf("%d starts", w.started())
+		}
+	})
+	bubble(t, func(t *testing.T) { // none but the client's
+		w := newWorld(t, balance.App{Autostart: true, BootHint: sec}, Config{MaxWait: -1}, boot{takes: 1000 * sec})
+		w.run()
+		if _, err := w.get(t.Context(), 0); err != nil {
+			t.Error(err)
+		}
+		w.stop()
+	})
+}
+
+func TestAppsComeAndGo(t *testing.T) {
+	bubble(t, func(t *testing.T) {
+		w := newWorld(t, balance.App{Autostart: true}, Config{}, boot{never: true})
+		w.run()
+		if _, err := w.a.Acquire(t.Context(), &balance.Request{App: "none"}); !errors.Is(err, balance.ErrNoApp) {
+			t.Errorf("unknown app: %v", err)
+		}
+		c := w.park(t.Context(), &balance.Request{App: "web"})
+		hasNot(t, c)
+		w.fleet.Apply(balance.RemoveApp{ID: "web"})
+		if r := has(t, c); !errors.Is(r.err, balance.ErrNoApp) {
+			t.Errorf("app removed under a parked request: %v", r.err)
+		}
+		w.fleet.Apply(balance.PutApp{App: balance.App{ID: "web", Autostart: true}})
+		if _, err := w.get(t.Context(), 0); !errors.Is(err, ErrAsleep) {
+			t.Errorf("app without machines: %v", err)
+		}
+		w.stop()
+	})
+}
+
+func TestRunEnds(t *testing.T) {
+	bubble(t, func(t *testing.T) {
+		w := newWorld(t, balance.App{Autostart: true}, Config{}, boot{takes: sec})
+		w.run()
+		c := w.park(t.Context(), &balance.Request{App: "web"})
+		w.stop()
+		class(t, has(t, c).err, ErrClosed, false)
+		if _, err := w.a.Acquire(t.Context(), &balance.Request{App: "web"}); err != nil { // the machine is up by now
+			t.Error(err)
+		}
+		token, _ := w.fleet.Gate("web", "m0").CloseNow()
+		w.fleet.Gate("web", "m0").Closed(token, false)
+		_, err := w.a.Acquire(t.Context(), &balance.Request{App: "web"})
+		class(t, err, ErrClosed, false)
+		if err := w.a.Run(t.Context()); err == nil {
+			t.Error("a second Run")
+		}
+	})
+}
+
+// panicky is an owner for whom nothing works.
+type panicky struct{ blocks bool }
+
+func (p panicky) Start(ctx context.Context, _ balance.Machine) (balance.StartAnswer, error) {
+	if p.blocks {
+		<-ctx.Done()
+		return 0, ctx.Err()
+	}
+	panic("oops")
+}
+func (p panicky) Recall(context.Context, balance.Machine) error { panic("oops") }
+
+func TestBadOwner(t *testing.T) {
+	for _, blocks := range []bool{false, true} {
+		bubble(t, func(t *testing.T) {
+			w := newWorld(t, balance.App{Autostart: true}, Config{}, boot{}, boot{})
+			var err error
+			if w.a, err = New(w.b, panicky{blocks}, Config{StartTimeout: sec}); err != nil {
+				t.Fatal(err)
+			}
+			w.run()
+			_, err = w.get(t.Context(), 0)
+			class(t, err, ErrStart, true)
+			want := "oops"
+			if blocks {
+				want = "deadline exceeded"
+			}
+			if e, _ := errors.AsType[*Error](err); !strings.Contains(e.Cause(), want) {
+				t.Errorf("cause %q, want it to name %q", e.Cause(), want)
+			}
+			w.stop()
+		})
+	}
+}
+
+func TestOtherNodesDemand(t *testing.T) {
+	bubble(t, func(t *testing.T) {
+		var others atomic.Int64
+		w := newWorld(t, balance.App{Autostart: true, Limits: balance.Limits{Soft: 10}}, Config{Others: func(_ balance.AppID, region string) int {
+			if region != "nrt" {
+				t.Errorf("asked for %q", region)
+			}
+			return int(others.Load())
+		}}, boot{}, boot{}, boot{})
+		w.run()
+		time.Sleep(sec)
+		if w.started() != 0 {
+			t.Errorf("%d starts without demand", w.started())
+		}
+		others.Store(11)
+		time.Sleep(2 * tickEvery)
+		if w.started() != 2 {
+			t.Errorf("%d starts for the demand of others, want 2", w.started())
+		}
+		w.stop()
+	})
+}
+
+func TestFullOfOthersRequests(t *testing.T) {
+	bubble(t, func(t *testing.T) {
+		// An edge that is not the owner: all it knows of others' requests is that the owner says "full".
+		f, _ := balance.NewFleet(balance.FleetConfig{Node: "edge", Region: "nrt"})
+		b, _ := balance.New(f, balance.Config{})
+		f.Apply(balance.PutApp{App: balance.App{ID: "web", Autostart: true, Limits: balance.Limits{Soft: 10, Hard: 10}}})
+		for i, state := range []balance.State{balance.Started, balance.Stopped} {
+			f.Apply(balance.PutMachine{Machine: balance.Machine{ID: balance.MachineID(fmt.Sprintf("m%d", i)), App: "web", Region: "nrt", Owner: "w", State: state, Epoch: 1}, Version: balance.Version{Incarnation: 1, Seq: 1}})
+		}
+		asked := make(chan balance.MachineID, 10)
+		a, _ := New(b, ownerFunc(func(m balance.Machine) (balance.StartAnswer, error) {
+			asked <- m.ID
+			return balance.StartAccepted, nil
+		}), Config{})
+		ctx, cancel := context.WithCancel(t.Context())
+		go b.Run(ctx)
+		go a.Run(ctx)
+		synctest.Wait()
+		r := balance.Request{App: "web"}
+		slot, err := a.Acquire(ctx, &r)
+		if err != nil {
+			t.Fatal(err)
+		}
+		slot.Observe(balance.Load{InFlight: 10, Limits: balance.Limits{Soft: 10, Hard: 10}, State: balance.Started, Epoch: 1, Seq: 1})
+		slot.Release(balance.Bounced)
+		r.Tried = append(r.Tried, "m0")
+		done := make(chan error)
+		go func() {
+			_, err := a.Acquire(ctx, &r)
+			done <- err
+		}()
+		time.Sleep(tickEvery)
+		select {
+		case id := <-asked:
+			if id != "m1" {
+				t.Errorf("asked for %s", id)
+			}
+		default:
+			t.Error("nothing is started although the only machine is full")
+		}
+		cancel()
+		<-done
+	})
+}
+
+type ownerFunc func(balance.Machine) (balance.StartAnswer, error)
+
+func (f ownerFunc) Start(_ context.Context, m balance.Machine) (balance.StartAnswer, error) { return f(m) }
+func (f ownerFunc) Recall(context.Context, balance.Machine) error                           { return nil }
+
+// Invariants A3 and A5 of the shell: with clients that leave, machines that refuse and hard limits, every request ends once,
+// no slot is lost or given twice, and nothing is left.
+func TestNoSlotIsLost(t *testing.T) {
+	const hard = 3
+	w := newWorld(t, balance.App{Limits: balance.Limits{Hard: hard}}, Config{MaxParked: 1 << 20, MaxWait: -1}, boot{}, boot{})
+	for _, id := range canonical("web", 2) {
+		w.wake(id)
+	}
+	w.launch()
+	var inside, served, left atomic.Int64
+	var wg sync.WaitGroup
+	const n = 2000
+	for i := range n {
+		wg.Go(func() {
+			rnd := rand.New(rand.NewPCG(1, uint64(i)))
+			ctx, cancel := context.WithCancel(t.Context())
+			defer cancel()
+			if rnd.IntN(4) == 0 {
+				stop := time.AfterFunc(time.Duration(rnd.IntN(3000))*time.Microsecond, cancel)
+				defer stop.Stop()
+			}
+			r := balance.Request{App: "web"}
+			for {
+				slot, err := w.a.Acquire(ctx, &r)
+				if err != nil {
+					if !errors.Is(err, context.Canceled) {
+						t.Error(err)
+					}
+					left.Add(1)
+					return
+				}
+				if k := inside.Add(1); k > 2*hard {
+					t.Errorf("%d inside at once, hard limits allow %d", k, 2*hard)
+				}
+				bounced := rnd.IntN(5) == 0
+				inside.Add(-1)
+				if bounced {
+					r.Tried = append(r.Tried, slot.Machine().ID)
+					slot.Release(balance.Bounced)
+					continue
+				}
+				slot.Release(balance.Done)
+				served.Add(1)
+				return
+			}
+		})
+	}
+	wg.Wait()
+	if served.Load()+left.Load() != n || w.b.InFlight("web") != 0 || w.a.Parked("web") != 0 || w.a.parked.Load() != 0 {
+		t.Errorf("served %d, left %d of %d; %d in flight, %d parked", served.Load(), left.Load(), n, w.b.InFlight("web"), w.a.Parked("web"))
+	}
+	w.stop()
+}
+
+// A flood that waits for one app does not hold up another.
+func TestAppsDoNotWaitForEachOther(t *testing.T) {
+	bubble(t, func(t *testing.T) {
+		w := newWorld(t, balance.App{Autostart: true}, Config{}, boot{never: true})
+		w.fleet.Apply(balance.PutApp{App: balance.App{ID: "api"}})
+		g, err := w.fleet.Host(balance.Machine{ID: "api-1", App: "api", Region: "nrt"})
+		if err != nil {
+			t.Fatal(err)
+		}
+		token, _ := g.Start(0)
+		g.Ready(token)
+		w.run()
+		ctx, cancel := context.WithCancel(t.Context())
+		for range 1000 {
+			go w.a.Acquire(ctx, &balance.Request{App: "web"})
+		}
+		synctest.Wait()
+		began := time.Now()
+		slot, err := w.a.Acquire(t.Context(), &balance.Request{App: "api"})
+		if err != nil || time.Since(began) > 0 {
+			t.Fatalf("the other app: %v after %v", err, time.Since(began))
+		}
+		slot.Release(balance.Done)
+		cancel()
+		synctest.Wait()
+		if n := w.a.Parked("web"); n != 0 {
+			t.Errorf("%d parked after all have left", n)
+		}
+		w.stop()
+	})
+}
