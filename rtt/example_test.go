@@ -152,3 +152,37 @@ func ExampleMesh_Import() {
 	// true <nil>
 	// false <nil>
 }
+
+// A status page lists every pair: the node's own rows, and those that were shared with it.
+func ExampleTable_Pairs() {
+	first := make(chan *rtt.Table, 1)
+	m, err := rtt.New(rtt.Config{
+		Self: rtt.Node{ID: "ams-1", Region: "ams"}, Key: []byte("thirty-two bytes, better random!"), Listen: "127.0.0.1:0",
+		Trace: &rtt.Trace{Table: func(t *rtt.Table) {
+			select {
+			case first <- t:
+			default:
+			}
+		}},
+	})
+	if err != nil {
+		panic(err)
+	}
+	if _, err := m.Import(rtt.Vector{From: "fra-1", Region: "fra", Incarnation: 1, Version: 1, Entries: []rtt.Entry{
+		{To: "ams-1", Region: "ams", Base: 7 * time.Millisecond, P90: 9 * time.Millisecond, State: rtt.StateFresh, Source: rtt.SourceUDP},
+		{To: "nrt-1", Region: "nrt", Base: 230 * time.Millisecond, P90: 240 * time.Millisecond, State: rtt.StateFresh, Source: rtt.SourceTCP},
+	}}); err != nil {
+		panic(err)
+	}
+	ctx, cancel := context.WithCancel(context.Background())
+	done := make(chan error)
+	go func() { done <- m.Run(ctx) }()
+	for p := range (<-first).Pairs() {
+		fmt.Println(p.From, p.To, p.Base, p.Jitter, p.State, p.Source)
+	}
+	cancel()
+	<-done
+	// Output:
+	// fra-1 ams-1 7ms 2ms fresh udp
+	// fra-1 nrt-1 230ms 10ms fresh tcp
+}

@@ -88,7 +88,7 @@ func (m *Mesh) miss(p *peer, now time.Time, way Source) {
 	before := p.est.State(now)
 	p.est.Miss()
 	p.ladder.result(now, way, false)
-	m.dirty = true
+	m.touch()
 	if before == StateFresh || before == StateStale {
 		p.pace.missed(now)
 		if p.est.State(now) == StateLost {
@@ -109,6 +109,7 @@ func (s *outbox) plan(p *peer, now time.Time) {
 	o := outgoing{p: p, way: way, node: p.node, base: base}
 	if way == SourceUDP {
 		p.seq++
+		// The runtime's generator is seeded by the system and cannot be predicted by a peer.
 		o.seq, o.nonce = p.seq, rand.Uint64()
 		if p.flying.launch(o.seq, o.nonce, mono(now), timeout(base, ok), p.path) {
 			m.miss(p, now, SourceUDP)

@@ -2,8 +2,10 @@ package rtttest_test
 
 import (
 	"context"
+	"fmt"
 	"net"
 	"net/netip"
+	"sync"
 	"testing"
 	"time"
 
@@ -170,4 +172,40 @@ func TestRelay(t *testing.T) {
 	if err := r.Close(); err != nil {
 		t.Error(err)
 	}
+}
+
+// A node behind a relay looks as far away as the relay says.
+func ExampleRelay() {
+	trace, news := &rtt.Trace{}, make(chan time.Duration, 1)
+	trace.Sample = func(_ string, s rtt.Sample) {
+		select {
+		case news <- s.RTT:
+		default:
+		}
+	}
+	far, err := rtt.New(rtt.Config{Self: rtt.Node{ID: "far", Region: "far"}, Key: key, Listen: "127.0.0.1:0"})
+	if err != nil {
+		panic(err)
+	}
+	relay, err := rtttest.NewRelay(far.Addr(), rtttest.Path{Delay: 20 * time.Millisecond}, rtttest.Path{Delay: 20 * time.Millisecond})
+	if err != nil {
+		panic(err)
+	}
+	defer relay.Close()
+	near, err := rtt.New(rtt.Config{
+		Self: rtt.Node{ID: "near", Region: "near"}, Key: key, Listen: "127.0.0.1:0", Trace: trace,
+		Peers: rtt.PeerList{{ID: "far", Region: "far", Addr: relay.Addr()}},
+	})
+	if err != nil {
+		panic(err)
+	}
+	ctx, cancel := context.WithCancel(context.Background())
+	var wg sync.WaitGroup
+	wg.Go(func() { far.Run(ctx) })
+	wg.Go(func() { near.Run(ctx) })
+	fmt.Println("at least 40ms:", <-news >= 40*time.Millisecond)
+	cancel()
+	wg.Wait()
+	// Output:
+	// at least 40ms: true
 }
