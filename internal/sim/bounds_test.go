@@ -16,49 +16,49 @@ type bound struct {
 }
 
 // bounds leave room for the noise of short runs and of other seeds: about a tenth over what full runs come to, and more
-// where a world has few events that matter. Lower them when the balancer gets better; this table is the only place.
+// where few events matter. Tighten them when the balancer gets better; this table is the only place.
 var bounds = map[string]bound{
-	"steady-20":   {1.2, 1.3, 0, 0, 0.01},
-	"steady-80":   {1.2, 1.3, 0, 0, 0.02},
-	"hot":         {1.1, 1.1, 0.006, 0, 0.10},
-	"flash":       {1.4, 1.8, 0, 0, 0.15},
-	"bursty":      {1.4, 1.8, 0, 0, 0.10},
-	"uneven":      {1.6, 2.0, 0, 0, 0.02}, // slow machines are only told by their load
-	"tail":        {1.3, 1.5, 0, 0, 0.02}, // a few requests are most of the work
-	"bimodal":     {1.6, 1.5, 0, 0, 0.05}, // what is behind a long one cannot be seen
-	"fifo":        {1.5, 1.8, 0, 0, 0.05}, // as above
-	"late-200ms":  {1.2, 1.3, 0.01, 0, 0.02},
-	"late-500ms":  {1.2, 1.3, 0.01, 0, 0.02},
-	"late-1s":     {1.2, 1.3, 0.01, 0, 0.02},
-	"late-2s":     {1.2, 1.3, 0.01, 0, 0.02},
-	"zipf":        {1.9, 2.3, 0, 0, 0.02}, // small edges hear little of what the large ones do
-	"crowd":       {25, 25, 0, 0, 0},      // they run in herds: own counts are 0 and the others' are of the last visit
-	"lossy":       {1.3, 1.4, 0.02, 0, 0.03},
-	"hard-reject": {1.3, 1.5, 0.05, 0.001, 0.05},
-	"hard-queue":  {1.2, 1.3, 0.6, 0, 0.15},
-	"one-process": {1.2, 1.2, 0, 0.01, 0}, // what crashes is lost
-	"solo-1-50":   {1.2, 1.2, 0.01, 0, 0},
-	"solo-1-80":   {60, 60, 0.01, 0.1, 0}, // an answer that counts itself is taken for a full machine
-	"solo-4-50":   {3, 5, 4, 0.01, 0},     // no grants: they guess
-	"solo-4-80":   {60, 60, 8, 0.1, 0},
-	"solo-20-50":  {3, 5, 4, 0.01, 0},
-	"solo-20-80":  {60, 60, 12, 0.1, 0},
-	"sparse":      {1.5, 1.8, 0, 0, 0.30},
-	"wrong-rtt":   {1.5, 1.7, 0, 0, 0.12},
-	"grey":        {1.5, 1.8, 0, 0, 0.02},
-	"sick":        {1.5, 3.0, 0, 0.02, 0},    // the p99 is the price of what failed
-	"dark":        {1.5, 1.8, 0, 0.01, 0.02}, // each try costs a second
-	"deploy":      {1.2, 1.3, 0.6, 0, 0.02},
-	"crashes":     {1.5, 1.6, 0.5, 0.01, 0.02}, // what runs on a machine is lost with it
-	"huge":        {1.2, 1.2, 0, 0, 0.02},
-	"nodes-20":    {1.1, 1.2, 0.03, 0, 0},
-	"nodes-20-2s": {1.2, 1.3, 0.8, 0.005, 0},
-	"nodes-100":   {1.4, 2.2, 1, 0.02, 0},
+	"steady-20":   {1.05, 1.05, 0, 0, 0.01},
+	"steady-80":   {1.15, 1.25, 0, 0, 0.02},
+	"hot":         {1.05, 1.05, 0.006, 0, 0.10}, // ahead of the oracle, which takes the last cheap slot and no thought for the next
+	"flash":       {1.35, 1.6, 0, 0, 0.15},
+	"bursty":      {1.35, 1.6, 0, 0, 0.10},
+	"uneven":      {1.35, 1.6, 0, 0, 0.02}, // slow machines are only told by their load
+	"tail":        {1.2, 1.3, 0, 0, 0.02},
+	"bimodal":     {1.35, 1.3, 0, 0, 0.05}, // what is behind a long one cannot be seen
+	"fifo":        {1.35, 1.5, 0, 0, 0.05}, // as above
+	"late-200ms":  {1.15, 1.2, 0.005, 0, 0.02},
+	"late-500ms":  {1.15, 1.2, 0.005, 0, 0.02},
+	"late-1s":     {1.15, 1.2, 0.005, 0, 0.02},
+	"late-2s":     {1.15, 1.2, 0.005, 0, 0.02},
+	"lossy":       {1.15, 1.2, 0.005, 0, 0.02},
+	"zipf":        {1.45, 1.6, 0, 0, 0.02}, // small edges hear little of what the large ones do
+	"crowd":       {2.15, 2.7, 0, 0, 0},    // own counts are 0 and what is known of others is of the last visit
+	"hard-reject": {1.2, 1.3, 0.02, 0, 0.05},
+	"hard-queue":  {1.15, 1.2, 0.4, 0, 0.15}, // a freed slot is told to one edge, and another takes it
+	"one-process": {1.1, 1.2, 0, 0.01, 0},    // what crashes is lost
+	"solo-1-50":   {1.05, 1.05, 0, 0, 0},
+	"solo-1-80":   {1.1, 1.15, 0, 0, 0},
+	"solo-4-50":   {1.1, 1.1, 0.5, 0, 0}, // from here on edges guess which slots are free: that takes bounces
+	"solo-4-80":   {1.3, 1.5, 2.5, 0, 0},
+	"solo-20-50":  {1.2, 1.2, 2.5, 0, 0},
+	"solo-20-80":  {1.8, 2.5, 8, 0, 0},
+	"sparse":      {1.35, 1.5, 0, 0, 0.30},
+	"wrong-rtt":   {1.3, 1.4, 0, 0, 0.15},
+	"grey":        {1.3, 1.5, 0, 0, 0.03},
+	"sick":        {1.2, 1.3, 0, 0.005, 0}, // a short run has as many first failures as a long one
+	"dark":        {1.3, 1.5, 0, 0.004, 0.03},
+	"deploy":      {1.1, 1.1, 0.05, 0, 0.40},    // a machine that bounced is not asked again for long
+	"crashes":     {1.3, 1.4, 0.02, 0.01, 0.03}, // what runs on a machine is lost with it
+	"huge":        {1.15, 1.2, 0, 0, 0.02},
+	"nodes-20":    {1.05, 1.06, 0.01, 0, 0},
+	"nodes-20-2s": {1.05, 1.06, 0.006, 0, 0},
+	"nodes-100":   {1.08, 1.08, 0.04, 0, 0},
 }
 
 // overall is what our rule is held to over all worlds: the geometric mean of mean latency over the oracle's, and the bounces
-// per request, the worlds alike.
-var overall = struct{ mean, bounces float64 }{1.5, 1.2}
+// per request, the worlds alike. The bounces are those of the solo worlds.
+var overall = struct{ mean, bounces float64 }{1.2, 0.4}
 
 // fewest is the number of measured requests below which a run says nothing of a p99 or of rare failures.
 const fewest = 3000

@@ -280,7 +280,9 @@ func (s *Sim) reply(req int32) {
 	e.picker.answer(r)
 	switch r.outcome {
 	case balance.Bounced:
-		s.out.Bounces++
+		if r.arrived >= int64(s.w.Warm) {
+			s.out.Bounces++
+		}
 		r.tried = append(r.tried, s.machines[r.machine].id)
 		if int(r.tries) >= s.w.Tries || !s.try(e, req) {
 			s.noRoom(e, req)

@@ -19,23 +19,22 @@ const (
 	ends
 )
 
-// Result is what came of a run. Counts over all requests; latencies, shares and the means per request only over those that
-// arrived after the warm-up.
+// Result is what came of a run.
 type Result struct {
 	World, Rule string
 	Seed        uint64
 
-	Requests   int
+	Requests   int // all
 	Ends       [ends]int
-	Bounces    int
-	Parks      int
+	Parks      int // times that a request was put into a waiting room
 	Unfinished int // had not ended when nothing was left to happen: a fault of the simulation or of the rule
 
-	Measured int
+	Measured int // arrived after the warm-up
+	Bounces  int // of these
 	Far      int // of these, served outside the region nearest to their edge
 	Unserved int // of these, not served
 
-	// Latencies are from a request's arrival at its edge to the answer there. One that was not served counts as
+	// Latencies are of those measured, from a request's arrival at its edge to the answer there. One that was not served counts as
 	// unservedCost times the mean work, or what it took if that is longer: failing fast must not look good.
 	Mean, P50, P99, Max time.Duration
 
@@ -110,7 +109,7 @@ func (s *Sim) result(rule Rule) Result {
 }
 
 // BouncesPer returns the bounces per request.
-func (r *Result) BouncesPer() float64 { return share(r.Bounces, r.Requests) }
+func (r *Result) BouncesPer() float64 { return share(r.Bounces, r.Measured) }
 
 // FarShare returns the share of requests that were served outside the nearest region.
 func (r *Result) FarShare() float64 { return share(r.Far, r.Measured) }

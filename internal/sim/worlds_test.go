@@ -27,9 +27,10 @@ var worlds = []world{
 			Regions: Uniform(3, 12, 2), Slots: 2, Limits: limits(6), Work: Exponential(50 * ms), Load: 0.8, Length: l(50 * sec)}
 	}},
 	{"hot", func(l lengthen) World {
+		t := max(3*sec, l(10*sec)) // shares of regions take a while to settle
 		return World{About: "one of four regions is offered 1.14 x its soft capacity, the others 0.6 x",
 			Regions: demand(Uniform(4, 20, 8), 1.14, 0.6, 0.6, 0.6), Limits: balance.Limits{Soft: 20, Hard: 25}, Reports: every250,
-			Work: Exponential(100 * ms), Load: (1.14 + 3*0.6) / 4, Length: l(10 * sec), Warm: l(10*sec) / 3}
+			Work: Exponential(100 * ms), Load: (1.14 + 3*0.6) / 4, Length: t, Warm: max(1500*ms, t/3)}
 	}},
 	{"flash", func(l lengthen) World {
 		t := l(50 * sec)
@@ -147,7 +148,7 @@ var worlds = []world{
 			Regions: append(Uniform(3, 1000, 1), Uniform(7, 1000, 0)...), Slots: 2, Limits: limits(4), RTT: Line(10, 2*ms, 20*ms), PerOwner: 250,
 			Reports: Reports{Every: sec, Delay: 500 * ms}, Work: Exponential(500 * ms), Load: 0.8 * 3 / 10, Length: t, Warm: max(sec, t/3)}
 	}},
-	nodes("nodes-20", 20, 100*ms, 8*sec), nodes("nodes-20-2s", 20, 2*sec, 160*sec), nodes("nodes-100", 100, 100*ms, 8*sec),
+	nodes("nodes-20", 20, 100*ms, 10*sec, 1500*ms), nodes("nodes-20-2s", 20, 2*sec, 160*sec, 15*sec), nodes("nodes-100", 100, 100*ms, 10*sec, 1500*ms),
 }
 
 // every250 is the lateness of the nodes worlds: 250 ms, seen 250 ms later.
@@ -179,8 +180,9 @@ func wrong(rtt [][]time.Duration) [][]time.Duration {
 // late is a world whose reports and rows are d late.
 func late(d time.Duration) world {
 	return world{"late-" + d.String(), func(l lengthen) World {
+		t := l(50 * sec)
 		return World{About: "hard limits, 85 %, reports so late",
-			Regions: Uniform(3, 12, 4), Slots: 4, Limits: balance.Limits{Soft: 7, Hard: 10}, Work: Exponential(100 * ms), Load: 0.85, Length: l(50 * sec),
+			Regions: Uniform(3, 12, 4), Slots: 4, Limits: balance.Limits{Soft: 7, Hard: 10}, Work: Exponential(100 * ms), Load: 0.85, Length: t, Warm: max(t/10, min(2*d, t/2)),
 			Reports: Reports{Every: d / 2, Delay: d}}
 	}}
 }
@@ -194,11 +196,11 @@ func solo(edges, percent int) world {
 	}}
 }
 
-// nodes is the world of many nodes at 90 %.
-func nodes(name string, n int, work, length time.Duration) world {
+// nodes is the world of many nodes at 90 %, after so long that everybody has heard of everybody and counts are settled.
+func nodes(name string, n int, work, length, warm time.Duration) world {
 	return world{name, func(l lengthen) World {
 		return World{About: "50 machines at 90 %, hard limits, that many edges",
 			Regions: Uniform(1, 50, n), Limits: balance.Limits{Soft: 20, Hard: 25}, Work: Exponential(work), Load: 0.9, Reports: every250,
-			Length: l(length), Warm: l(length) / 4}
+			Length: max(2*warm, l(length)), Warm: warm}
 	}}
 }
