@@ -20,6 +20,7 @@ type Mesh struct {
 	cfg     Config
 	sock    socket
 	session uint64
+	born    time.Time
 	count   counters
 	keys    atomic.Pointer[[][]byte]
 	table   atomic.Pointer[Table]
@@ -89,6 +90,7 @@ func New(c Config) (*Mesh, error) {
 		cfg:     c,
 		sock:    newSocket(c.Conn),
 		session: session(c.Self.ID, c.Incarnation),
+		born:    now,
 		wake:    make(chan struct{}, 1),
 		byID:    make(map[string]*peer),
 		byHash:  make(map[uint32]*peer),
@@ -330,7 +332,9 @@ func (m *Mesh) add(now time.Time, n Node) {
 		key = len(m.peers)
 		m.peers = append(m.peers, nil)
 	}
-	p := &peer{node: &n, key: int32(key)}
+	// A peer that was forgotten and is back still remembers our sequences, and takes lower ones for replays. No peer is
+	// asked once a millisecond, so the time since New is above all that were used.
+	p := &peer{node: &n, key: int32(key), seq: uint64(now.Sub(m.born) / time.Millisecond)}
 	p.pace.every = m.cfg.Interval
 	p.pace.begin(now, rand.Uint64())
 	m.peers[key] = p

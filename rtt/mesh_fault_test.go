@@ -287,3 +287,48 @@ func TestMeshSuspended(t *testing.T) {
 		}
 	})
 }
+
+// A node that is no longer in the list is forgotten, and asked anew when it is back.
+func TestMeshPeersComeAndGo(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		w := newWorld(t)
+		defer w.stop()
+		w.net.link = oneWay(func(a, b int) time.Duration { return time.Duration(a*b) * 5 * ms })
+		var hide atomic.Bool
+		a, _ := w.start("a", "ra", 1, func(c *Config) {
+			c.Peers = PeersFunc(func() []Node {
+				return slices.DeleteFunc(w.Peers(), func(n Node) bool { return n.ID == "b" && hide.Load() })
+			})
+		})
+		b, _ := w.start("b", "rb", 2, nil)
+		w.start("c", "rc", 3, nil)
+		time.Sleep(10 * time.Second)
+		tab := a.Table()
+		if tab.Self().ID != "a" || time.Since(tab.At()) > tableRest {
+			t.Errorf("table of %v, made at %v", tab.Self(), tab.At())
+		}
+		hide.Store(true)
+		a.Refresh()
+		time.Sleep(time.Second)
+		tab = a.Table()
+		_, known := tab.To("b")
+		_, inRegion := tab.Region("rb")
+		if _, ok := tab.RTT("rb"); known || inRegion || ok || len(tab.Nodes()) != 1 {
+			t.Errorf("b left, but: %v, %v, %v, %v", known, inRegion, ok, tab.Nodes())
+		}
+		asked := b.Counters().Asked
+		time.Sleep(10 * time.Second)
+		if n := b.Counters().Asked - asked; n > 15 { // c's, and none of a's
+			t.Errorf("b was asked %d times in 10 s", n)
+		}
+		if d, ok := a.RTT("rc"); !ok || d != 30*ms {
+			t.Errorf("rc: %v, %v", d, ok)
+		}
+		hide.Store(false)
+		a.Refresh()
+		time.Sleep(450 * ms)
+		if d, ok := a.RTT("rb"); !ok || d != 20*ms {
+			t.Errorf("b is back: %v, %v", d, ok)
+		}
+	})
+}

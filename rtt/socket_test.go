@@ -1,0 +1,82 @@
+package rtt
+
+import (
+	"context"
+	"net"
+	"net/netip"
+	"testing"
+	"time"
+)
+
+// Without kernel stamps, as on systems other than Linux, a mesh works in user space and says so.
+func TestPlainUDPIsMarked(t *testing.T) {
+	ctx, cancel := context.WithCancel(t.Context())
+	done := make(chan error, 2)
+	news := make(chan Sample, 100)
+	var peers PeerList
+	for _, id := range []string{"b", "a"} {
+		c := Config{Self: Node{ID: id, Region: id}, Key: secretA, Listen: "127.0.0.1:0", Peers: peers}
+		if id == "a" {
+			c.Trace = &Trace{Sample: func(_ string, s Sample) {
+				select {
+				case news <- s:
+				default:
+				}
+			}}
+		}
+		m, err := New(c)
+		if err != nil {
+			t.Fatal(err)
+		}
+		m.sock = plainUDP{m.cfg.Conn.(*net.UDPConn)}
+		peers = append(peers, m.Self())
+		go func() { done <- m.Run(ctx) }()
+	}
+	for range 3 {
+		select {
+		case s := <-news:
+			if s.Kernel || s.RTT <= 0 {
+				t.Errorf("%+v: marked as the kernel's, but there are no stamps", s)
+			}
+		case <-time.After(time.Minute):
+			t.Fatal("no sample")
+		}
+	}
+	cancel()
+	<-done
+	<-done
+}
+
+type stringAddr string
+
+func (stringAddr) Network() string  { return "test" }
+func (a stringAddr) String() string { return string(a) }
+
+func TestAddrPort(t *testing.T) {
+	want := netip.MustParseAddrPort("1.2.3.4:5")
+	for _, a := range []net.Addr{
+		&net.UDPAddr{IP: net.ParseIP("1.2.3.4"), Port: 5}, // 16 bytes long: the IPv6 form
+		net.UDPAddrFromAddrPort(want), stringAddr("1.2.3.4:5"), stringAddr("[::ffff:1.2.3.4]:5"),
+	} {
+		if got := addrPort(a); got != want {
+			t.Errorf("%v: %v, want %v", a, got, want)
+		}
+	}
+	if got := addrPort(stringAddr("pipe")); got.IsValid() {
+		t.Errorf("pipe: %v", got)
+	}
+	if got := unmap(netip.AddrPort{}); got.IsValid() || got != (netip.AddrPort{}) {
+		t.Errorf("no address: %v", got)
+	}
+}
+
+func TestWords(t *testing.T) {
+	for _, row := range []struct{ got, want string }{
+		{SourceTCP.String(), "tcp"}, {SourceShared.String(), "shared"}, {StateLost.String(), "lost"},
+		{ConfidenceHigh.String(), "high"}, {Source(99).String(), "invalid"}, {State(4).String(), "invalid"}, {Confidence(4).String(), "invalid"},
+	} {
+		if row.got != row.want {
+			t.Errorf("%q, want %q", row.got, row.want)
+		}
+	}
+}
