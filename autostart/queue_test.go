@@ -356,6 +356,50 @@ func TestWhoInsistsWaitsForIt(t *testing.T) {
 	})
 }
 
+// Long idle, and a request into the middle of a stop: neither is forgotten.
+func TestWakesAgain(t *testing.T) {
+	bubble(t, func(t *testing.T) {
+		w := newWorld(t, balance.App{Autostart: true}, Config{}, boot{takes: sec})
+		w.run()
+		get := func() {
+			t.Helper()
+			if _, err := w.get(t.Context(), sec); err != nil {
+				t.Fatal(err)
+			}
+		}
+		stop := func() (closed func()) {
+			g := w.fleet.Gate("web", "m0")
+			gen, _ := g.Cordon()
+			token, ok := g.Close(gen, true)
+			if !ok {
+				t.Fatal("not closed")
+			}
+			return func() {
+				if again, _ := g.Closed(token, true); again {
+					token, _ := g.Start(g.Load().Epoch)
+					g.Ready(token)
+				}
+			}
+		}
+		get()
+		stop()()
+		time.Sleep(45 * time.Minute)
+		get()
+		closed := stop()
+		c := w.park(t.Context(), &balance.Request{App: "web"})
+		time.Sleep(20 * sec) // a slow stop
+		hasNot(t, c)
+		closed()
+		time.Sleep(2 * sec)
+		r := has(t, c)
+		if r.err != nil {
+			t.Fatal(r.err)
+		}
+		r.slot.Release(balance.Done)
+		w.stop()
+	})
+}
+
 func TestLostSignalCostsATick(t *testing.T) {
 	bubble(t, func(t *testing.T) {
 		w := newWorld(t, balance.App{Autostart: true, Limits: balance.Limits{Hard: 1}}, Config{}, boot{takes: sec})

@@ -6,6 +6,8 @@ import (
 	"fmt"
 	"net"
 	"net/http"
+	"net/url"
+	"strings"
 	"time"
 
 	"github.com/ebbkit/ebb/balance"
@@ -37,8 +39,11 @@ func (c Check) withDefaults() (Check, error) {
 		return c, fmt.Errorf("autostart: Check.FailAfter %d: want 0 (3) or more", c.FailAfter)
 	case c.PassAfter < 0:
 		return c, fmt.Errorf("autostart: Check.PassAfter %d: want 0 (1) or more", c.PassAfter)
-	case c.Path != "" && c.Path[0] != '/':
-		return c, fmt.Errorf("autostart: Check.Path %q: want a path that begins with /", c.Path)
+	}
+	if c.Path != "" {
+		if u, err := url.ParseRequestURI(c.Path); err != nil || c.Path[0] != '/' || strings.ContainsAny(c.Path, " #") || u.Host != "" {
+			return c, fmt.Errorf("autostart: Check.Path %q: want a path such as /healthz, percent-encoded where needed", c.Path)
+		}
 	}
 	if c.Timeout == 0 {
 		c.Timeout = 2 * time.Second

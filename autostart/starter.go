@@ -27,7 +27,7 @@ type StarterConfig struct {
 // stopTimeout bounds the stop of a machine that failed to start, and the wait for a driver that does not heed its context.
 const stopTimeout = 10 * time.Second
 
-// ErrNotRunning is returned by [Starter.Start] before Run and after it.
+// ErrNotRunning is returned by [Starter.Start] after Run has ended, and when the context ends before Run begins.
 var ErrNotRunning = errors.New("autostart: the starter does not run")
 
 // Starter carries out the starts of the machines that its node owns: it moves their gates from starting to started or
@@ -40,6 +40,8 @@ type Starter struct {
 	driver Driver
 	config StarterConfig
 	probe  *prober
+
+	begun chan struct{} // closed by the first Run
 
 	mu    sync.Mutex
 	base  context.Context // of Run; nil when it does not run
@@ -88,7 +90,7 @@ func NewStarter(f *balance.Fleet, d Driver, c StarterConfig) (*Starter, error) {
 	if c.Check, err = c.Check.withDefaults(); err != nil {
 		return nil, err
 	}
-	return &Starter{fleet: f, driver: d, config: c, probe: newProber(c.Check), hosts: map[balance.MachineID]*hosted{}}, nil
+	return &Starter{fleet: f, driver: d, config: c, probe: newProber(c.Check), begun: make(chan struct{}), hosts: map[balance.MachineID]*hosted{}}, nil
 }
 
 // Run carries out starts, watches for exits and checks health until ctx ends. Then it stops the machines that are still
@@ -100,6 +102,11 @@ func (s *Starter) Run(ctx context.Context) error {
 		return fmt.Errorf("autostart: Starter.Run called while it runs")
 	}
 	s.base = ctx
+	select {
+	case <-s.begun:
+	default:
+		close(s.begun)
+	}
 	s.mu.Unlock()
 	s.watch(ctx)
 	s.mu.Lock()
@@ -158,12 +165,17 @@ func (s *Starter) guard(ctx context.Context, patience time.Duration, f func(cont
 var errBlocked = errors.New("the driver did not come back")
 
 // Start starts m from the epoch of its row, unless it has moved on, and returns what came of that; the rest is Run's. It is
-// idempotent: however often and by whom a start is asked for, one comes of it. The error is [ErrNotRunning], or says that m is
-// not this node's.
-func (s *Starter) Start(_ context.Context, m balance.Machine) (balance.StartAnswer, error) {
+// idempotent: however often and by whom a start is asked for, one comes of it. It waits only for Run to begin, so that requests
+// may come before everything is up. The error is [ErrNotRunning], or says that m is not this node's.
+func (s *Starter) Start(ctx context.Context, m balance.Machine) (balance.StartAnswer, error) {
 	gate := s.fleet.Gate(m.App, m.ID)
 	if gate == nil {
 		return balance.StartRefused, fmt.Errorf("autostart: machine %q of app %q is not owned by node %q: ask its owner", m.ID, m.App, s.fleet.Node())
+	}
+	select {
+	case <-s.begun:
+	case <-ctx.Done():
+		return balance.StartRefused, fmt.Errorf("%w: %w", ErrNotRunning, context.Cause(ctx))
 	}
 	if !s.running() {
 		return balance.StartRefused, ErrNotRunning
