@@ -72,7 +72,7 @@ func hasNot(t *testing.T, c <-chan result) {
 	synctest.Wait()
 	select {
 	case r := <-c:
-		t.Fatalf("no longer waiting: %+v", r)
+		t.Fatalf("no longer waiting: %+v, %v", r.slot, r.err)
 	default:
 	}
 }
@@ -387,7 +387,7 @@ func TestWakesAgain(t *testing.T) {
 		get()
 		closed := stop()
 		c := w.park(t.Context(), &balance.Request{App: "web"})
-		time.Sleep(20 * sec) // a slow stop
+		time.Sleep(5 * sec) // a slow stop
 		hasNot(t, c)
 		closed()
 		time.Sleep(2 * sec)
@@ -626,8 +626,10 @@ func TestFullOfOthersRequests(t *testing.T) {
 
 type ownerFunc func(balance.Machine) (balance.StartAnswer, error)
 
-func (f ownerFunc) Start(_ context.Context, m balance.Machine) (balance.StartAnswer, error) { return f(m) }
-func (f ownerFunc) Recall(context.Context, balance.Machine) error                           { return nil }
+func (f ownerFunc) Start(_ context.Context, m balance.Machine) (balance.StartAnswer, error) {
+	return f(m)
+}
+func (f ownerFunc) Recall(context.Context, balance.Machine) error { return nil }
 
 // Invariants A3 and A5 of the shell: with clients that leave, machines that refuse and hard limits, every request ends once,
 // no slot is lost or given twice, and nothing is left.
