@@ -29,8 +29,8 @@ const (
 	maxRTT = 30 * time.Second
 	// settled: of eight samples on a path whose queues are empty one time in three, one is within them in 96 % of cases.
 	settled = 8
-	// formerly: that many earlier windows count too. With queues in both directions, each of up to a tenth of the path, the minimum of 60 samples is within 2 %
-	// of the truth for 70 % of the time, that of 300 for 99.8 %.
+	// formerly: that many earlier windows count too. With queues in both directions, each of up to a tenth of the path,
+	// the minimum of 60 samples is within 2 % of the truth for 70 % of the time, that of 300 for 99.8 %.
 	formerly = 4
 	tick     = 100 * time.Nanosecond // resolution of a stored sample
 )

@@ -24,7 +24,8 @@ func (m *Mesh) publish(now time.Time) time.Time {
 	m.dirty, m.urgent, m.made = false, false, now
 	rows := make([]row, 0, len(m.byID))
 	for _, p := range m.byID {
-		rows = append(rows, row{p.node, p.est.Stat(now)})
+		s := p.est.Stat(now)
+		rows = append(rows, row{p.node, s, s.State == StateLost})
 	}
 	if m.imported || m.copied == nil {
 		m.imported = false
@@ -80,14 +81,17 @@ func (m *Mesh) repace(t *Table) {
 // tell reports what differs between two tables.
 func (m *Mesh) tell(old, t *Table) {
 	for _, r := range t.rows {
-		was, _ := old.To(r.node.ID)
+		was := false
+		if i, ok := old.find(r.node.ID); ok {
+			was = old.rows[i].lost
+		}
 		switch {
-		case r.stat.State == StateLost && was.State != StateLost:
+		case r.lost && !was:
 			m.cfg.Logger.Info("rtt: peer lost", "peer", r.node.ID, "region", r.node.Region)
 			if f := m.cfg.Trace.Lost; f != nil {
 				f(r.node.ID)
 			}
-		case r.stat.State != StateLost && was.State == StateLost:
+		case !r.lost && was:
 			m.cfg.Logger.Info("rtt: peer back", "peer", r.node.ID, "region", r.node.Region, "rtt", r.stat.Base)
 			if f := m.cfg.Trace.Back; f != nil {
 				f(r.node.ID)

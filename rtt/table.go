@@ -25,6 +25,7 @@ type Table struct {
 type row struct {
 	node *Node
 	stat Stat
+	lost bool // by its own probes, whatever stat says after mass silence
 }
 
 // Region is the way to the nearest node of a region.

@@ -14,7 +14,9 @@ func fresh(d time.Duration) Stat {
 
 func in(state State, s Stat) Stat { s.State = state; return s }
 
-func rowOf(id, region string, s Stat) row { return row{&Node{ID: id, Region: region}, s} }
+func rowOf(id, region string, s Stat) row {
+	return row{&Node{ID: id, Region: region}, s, s.State == StateLost}
+}
 
 func build(b *builder, now time.Time, vs []*Vector, rows ...row) *Table {
 	shared := map[string]gathered{}
