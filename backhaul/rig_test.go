@@ -4,6 +4,8 @@ import (
 	"cmp"
 	"context"
 	"fmt"
+	"io"
+	stdlog "log"
 	"net"
 	"net/http"
 	"net/http/httptest"
@@ -148,3 +150,6 @@ func (r *rig) quiet() {
 		time.Sleep(time.Millisecond) // polls for what has no event
 	}
 }
+
+// quietLog drops what net/http says about connections that the tests cut.
+var quietLog = stdlog.New(io.Discard, "", 0)

@@ -1,0 +1,253 @@
+package backhaul
+
+import (
+	"context"
+	"errors"
+	"io"
+	"net"
+	"net/http"
+	"net/http/httptest"
+	"strings"
+	"sync/atomic"
+	"testing"
+	"testing/synctest"
+	"time"
+
+	"github.com/ebbkit/ebb/balance"
+)
+
+// bubble is a rig without sockets, for a synctest bubble: one machine, local.
+type bubble struct {
+	gate  *balance.Gate
+	fleet *balance.Fleet
+	b     *balance.Balancer
+	t     *Transport
+	dials atomic.Int32
+}
+
+// newBubble serves h behind a machine of this process.
+func newBubble(t *testing.T, c Config, h http.Handler) *bubble {
+	t.Helper()
+	u := &bubble{}
+	var err error
+	if u.fleet, err = balance.NewFleet(balance.FleetConfig{Node: "node", Region: "nrt"}); err != nil {
+		t.Fatal(err)
+	}
+	if u.b, err = balance.New(u.fleet, balance.Config{}); err != nil {
+		t.Fatal(err)
+	}
+	if u.gate, err = u.fleet.Host(balance.Machine{ID: "m1", App: "web", Region: "nrt"}); err != nil {
+		t.Fatal(err)
+	}
+	token, _ := u.gate.Start(0)
+	u.gate.Ready(token)
+	l := newPipes()
+	s := &http.Server{Handler: h, ErrorLog: quietLog}
+	go s.Serve(l)
+	if c.DialMachine == nil {
+		c.DialMachine = func(ctx context.Context, m balance.Machine) (net.Conn, error) {
+			u.dials.Add(1)
+			return l.dial(ctx)
+		}
+	}
+	if u.t, err = NewTransport(NoWait(u.b), c); err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() {
+		u.t.Close()
+		s.Close()
+	})
+	return u
+}
+
+func (u *bubble) get(t *testing.T) {
+	t.Helper()
+	resp, err := u.t.RoundTrip(httptest.NewRequest("GET", "http://web/", nil))
+	if err != nil {
+		t.Error(err)
+		return
+	}
+	io.Copy(io.Discard, resp.Body)
+	resp.Body.Close()
+}
+
+func TestIdleConnectionsAreKeptForAWhile(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		u := newBubble(t, Config{}, says("hello"))
+		u.get(t)
+		time.Sleep(defaultMachineIdle - time.Second)
+		u.get(t)
+		time.Sleep(defaultMachineIdle - time.Second) // idle since the last use, not the first
+		u.get(t)
+		if u.dials.Load() != 1 {
+			t.Errorf("dialled %d times", u.dials.Load())
+		}
+		time.Sleep(defaultMachineIdle + time.Second)
+		for range u.t.machines.peers.Range {
+			t.Error("a peer without connections is still known")
+		}
+		u.get(t)
+		if u.dials.Load() != 2 {
+			t.Errorf("after the timeout: dialled %d times", u.dials.Load())
+		}
+	})
+}
+
+func TestConnectionsOfAnOlderEpochAreNotUsed(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		u := newBubble(t, Config{}, says("hello"))
+		u.get(t)
+		u.gate.Exited(1, false)
+		token, _ := u.gate.Start(1)
+		u.gate.Ready(token)
+		u.get(t)
+		if u.dials.Load() != 2 {
+			t.Errorf("dialled %d times; want a new connection for the new epoch", u.dials.Load())
+		}
+		pe := u.t.machines.peer("m1")
+		if len(pe.idle) != 1 || pe.epoch != 2 {
+			t.Errorf("%d idle of epoch %d", len(pe.idle), pe.epoch)
+		}
+	})
+}
+
+func TestIdleConnectionsAreLimitedAndTheLastUsedGoesFirst(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		block := make(chan struct{})
+		u := newBubble(t, Config{MaxIdle: 2}, http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) { <-block }))
+		for range 5 {
+			go u.get(t)
+		}
+		synctest.Wait()
+		close(block)
+		synctest.Wait()
+		pe := u.t.machines.peer("m1")
+		if len(pe.idle) != 2 || u.dials.Load() != 5 {
+			t.Fatalf("%d idle after %d dials", len(pe.idle), u.dials.Load())
+		}
+		oldest, last := pe.idle[0], pe.idle[1]
+		if c := pe.take(1); c != last {
+			t.Error("not the last used")
+		} else {
+			c.peer.pool.put(c)
+		}
+		if pe.idle[0] != oldest {
+			t.Error("the oldest did not stay")
+		}
+		u.t.CloseIdleConnections()
+		if len(pe.idle) != 0 {
+			t.Error("idle connections are not closed")
+		}
+	})
+}
+
+func TestDialingIsBounded(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		began := time.Now()
+		u := newBubble(t, Config{Failures: -1, DialMachine: func(ctx context.Context, m balance.Machine) (net.Conn, error) {
+			<-ctx.Done()
+			return nil, ctx.Err()
+		}}, nil)
+		_, err := u.t.RoundTrip(request(t, "GET", "http://web/", nil))
+		if m, ok := errors.AsType[*MachineError](err); !ok || m.Failure != FailDial || time.Since(began) != defaultDial {
+			t.Errorf("got %v after %v", err, time.Since(began))
+		}
+		if u.gate.InFlight() != 0 || u.b.InFlight("web") != 0 {
+			t.Error("still in flight")
+		}
+	})
+}
+
+func TestTheRequestsOwnDeadlineEndsIt(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		u := newBubble(t, Config{}, http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+			io.Copy(io.Discard, r.Body)
+			<-r.Context().Done()
+		}))
+		ctx, cancel := context.WithTimeout(t.Context(), 7*time.Second)
+		defer cancel()
+		began := time.Now()
+		_, err := u.t.RoundTrip(request(t, "POST", "http://web/", strings.NewReader("x")).WithContext(ctx))
+		if !errors.Is(err, context.DeadlineExceeded) || time.Since(began) != 7*time.Second {
+			t.Errorf("got %v after %v", err, time.Since(began))
+		}
+		synctest.Wait()
+		if u.gate.InFlight() != 0 || u.b.InFlight("web") != 0 {
+			t.Error("still in flight")
+		}
+	})
+}
+
+// An owner that has gone silent costs an upload AdmitTimeout, and no byte.
+func TestAnOwnerThatDoesNotAskForTheBody(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		edge, err := balance.NewFleet(balance.FleetConfig{Node: "edge", Region: "nrt"})
+		if err != nil {
+			t.Fatal(err)
+		}
+		b, _ := balance.New(edge, balance.Config{})
+		m := balance.Machine{ID: "m1", App: "web", Region: "nrt", Owner: "silent", State: balance.Started}
+		edge.Apply(balance.PutMachine{Machine: m, Version: balance.Version{Incarnation: 1, Seq: 1}})
+		var tries []Retried
+		tr, err := NewTransport(NoWait(b), Config{
+			Failures: 1,
+			Dial: func(context.Context, balance.NodeID) (net.Conn, error) {
+				a, c := net.Pipe()
+				go io.Copy(io.Discard, c)
+				return a, nil
+			},
+			Trace: Trace{Retry: func(r Retried) { tries = append(tries, r) }},
+		})
+		if err != nil {
+			t.Fatal(err)
+		}
+		body := strings.NewReader(strings.Repeat("x", 1<<20))
+		_, err = tr.RoundTrip(request(t, "POST", "http://web/", body))
+		if e, ok := errors.AsType[*MachineError](err); !ok || e.Failure != FailUnread {
+			t.Errorf("got %v", err)
+		}
+		if len(tries) != 1 || tries[0].Failure != FailUnread || tries[0].Took != defaultAdmit {
+			t.Errorf("got %+v", tries)
+		}
+		if body.Len() != 1<<20 {
+			t.Errorf("%d bytes of the body were read", 1<<20-body.Len())
+		}
+	})
+}
+
+// Late rows: every pick bounces. The rounds end, with pauses between them.
+func TestRoundsEnd(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		edge, _ := balance.NewFleet(balance.FleetConfig{Node: "edge", Region: "nrt"})
+		b, _ := balance.New(edge, balance.Config{})
+		for i := range 20 {
+			m := balance.Machine{ID: balance.MachineID(rune('a' + i)), App: "web", Region: "nrt", Owner: "w", State: balance.Started}
+			edge.Apply(balance.PutMachine{Machine: m, Version: balance.Version{Incarnation: 1, Seq: uint64(i + 1)}})
+		}
+		worker, _ := balance.NewFleet(balance.FleetConfig{Node: "w", Region: "nrt"})
+		h, err := NewHandler(worker, HandlerConfig{AnyNode: true})
+		if err != nil {
+			t.Fatal(err)
+		}
+		l := newPipes()
+		s := &http.Server{Handler: h, ErrorLog: quietLog}
+		go s.Serve(l)
+		tried := map[balance.MachineID]int{}
+		tr, _ := NewTransport(NoWait(b), Config{Rounds: 3,
+			Dial:  func(ctx context.Context, _ balance.NodeID) (net.Conn, error) { return l.dial(ctx) },
+			Trace: Trace{Try: func(x Try) { tried[x.Machine]++ }},
+		})
+		began := time.Now()
+		_, err = tr.RoundTrip(request(t, "GET", "http://web/", nil))
+		u, ok := errors.AsType[*UnavailableError](err)
+		if !ok || u.Bounces != 4*defaultBounces || u.Cause() != CauseFull {
+			t.Errorf("got %v", err)
+		}
+		if took := time.Since(began); took != 35*time.Millisecond {
+			t.Errorf("took %v, want the pauses 5 + 10 + 20 ms", took)
+		}
+		tr.Close()
+		s.Close()
+		synctest.Wait()
+	})
+}
