@@ -1,0 +1,148 @@
+package backhaul_test
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"net"
+	"net/http"
+	"net/http/httptest"
+	"net/http/httputil"
+	"strings"
+
+	"github.com/ebbkit/ebb/backhaul"
+	"github.com/ebbkit/ebb/balance"
+)
+
+// host starts an HTTP server as a machine of the fleet's node; package autostart starts real ones.
+func host(f *balance.Fleet, id balance.MachineID) (*balance.Gate, *httptest.Server) {
+	app := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		fmt.Fprintf(w, "%s says hello", id)
+	}))
+	gate, err := f.Host(balance.Machine{ID: id, App: "web", Region: "nrt", Addr: app.Listener.Addr().String()})
+	if err != nil {
+		panic(err)
+	}
+	token, _ := gate.Start(0)
+	gate.Ready(token)
+	return gate, app
+}
+
+func get(url string) string {
+	resp, err := http.Get(url)
+	if err != nil {
+		return err.Error()
+	}
+	defer resp.Body.Close()
+	body, _ := io.ReadAll(resp.Body)
+	return fmt.Sprint(resp.StatusCode, " ", strings.ReplaceAll(strings.TrimSpace(string(body)), "\n", ": "))
+}
+
+// One process that is edge and owner: the Transport enters the machine's gate and dials the machine.
+func Example() {
+	fleet, _ := balance.NewFleet(balance.FleetConfig{Node: "n1", Region: "nrt"})
+	fleet.Apply(balance.PutApp{App: balance.App{ID: "web", Limits: balance.Limits{Soft: 10, Hard: 20}}})
+	_, app := host(fleet, "m1")
+	defer app.Close()
+
+	b, _ := balance.New(fleet, balance.Config{})
+	transport, _ := backhaul.NewTransport(backhaul.NoWait(b), backhaul.Config{}) // with autostart: an *autostart.Autostart
+	defer transport.Close()
+	proxy := httptest.NewServer(&httputil.ReverseProxy{
+		Rewrite:      func(r *httputil.ProxyRequest) { r.Out.URL.Scheme, r.Out.URL.Host = "http", "web" },
+		Transport:    transport,
+		ErrorHandler: backhaul.ErrorHandler,
+	})
+	defer proxy.Close()
+	fmt.Println(get(proxy.URL))
+	// Output: 200 m1 says hello
+}
+
+// An edge and the owner of the machines are two nodes. The edge believes that m1 has room; its owner knows better.
+func ExampleHandler() {
+	worker, _ := balance.NewFleet(balance.FleetConfig{Node: "worker-1", Region: "nrt"})
+	worker.Apply(balance.PutApp{App: balance.App{ID: "web", Limits: balance.Limits{Hard: 1}}})
+	gate, app1 := host(worker, "m1")
+	defer app1.Close()
+	handler, _ := backhaul.NewHandler(worker, backhaul.HandlerConfig{Key: "secret-of-the-fleet"})
+	hop := httptest.NewServer(handler)
+	defer hop.Close()
+
+	edge, _ := balance.NewFleet(balance.FleetConfig{Node: "edge-1", Region: "nrt"})
+	rows := worker.Watch()
+	edge.Apply(rows.Take()...) // however rows travel
+	b, _ := balance.New(edge, balance.Config{})
+	transport, _ := backhaul.NewTransport(backhaul.NoWait(b), backhaul.Config{
+		Node: "edge-1",
+		Key:  "secret-of-the-fleet",
+		Dial: func(ctx context.Context, owner balance.NodeID) (net.Conn, error) {
+			var d net.Dialer
+			return d.DialContext(ctx, "tcp", hop.Listener.Addr().String())
+		},
+		Trace: backhaul.Trace{
+			Bounce: func(e backhaul.Bounced) {
+				fmt.Printf("%s bounced: %s, %d of %d in flight\n", e.Try.Machine, e.Reason, e.Load.InFlight, e.Load.Limits.Hard)
+			},
+			Done: func(d backhaul.Done) { fmt.Printf("%s: status %d, %d bytes\n", d.Try.Machine, d.Status, d.Received) },
+		},
+	})
+	defer transport.Close()
+	client := &http.Client{Transport: transport}
+
+	resp, _ := client.Get("http://web/")
+	io.Copy(io.Discard, resp.Body)
+	resp.Body.Close()
+
+	gate.Admit(0, 0) // another edge is faster
+	_, err := client.Get("http://web/")
+	var u *backhaul.UnavailableError
+	fmt.Println(errors.As(err, &u), u.Cause(), u.RetryAfter() > 0)
+	// Output:
+	// m1: status 200, 13 bytes
+	// m1 bounced: full, 1 of 1 in flight
+	// m1: status 0, 0 bytes
+	// true full true
+}
+
+// Clients learn when to come back, and scripts why.
+func ExampleNewErrorHandler() {
+	answer := backhaul.NewErrorHandler(backhaul.ErrorConfig{CauseHeader: "X-Cause"})
+	w := httptest.NewRecorder()
+	answer(w, httptest.NewRequest("GET", "/", nil), &backhaul.UnavailableError{
+		App: "web", Err: &balance.NoMachineError{App: "web", Seen: 2, Full: 2},
+	})
+	fmt.Println(w.Code, w.Header().Get("Retry-After"), w.Header().Get("X-Cause"))
+	fmt.Print(w.Body)
+	// Output:
+	// 503 1 full
+	// Service Unavailable
+	// balance: no machine of app "web" available: 2 seen, 2 at the hard limit
+}
+
+// The app is the first label of the host name, and a header asks for affinity.
+func ExampleConfig() {
+	route := func(r *http.Request) (balance.Request, error) {
+		app, _, _ := strings.Cut(r.Host, ".")
+		return balance.Request{App: balance.AppID(app), Key: r.Header.Get("X-Room")}, nil
+	}
+	fleet, _ := balance.NewFleet(balance.FleetConfig{Node: "n1", Region: "nrt"})
+	b, _ := balance.New(fleet, balance.Config{})
+	t, _ := backhaul.NewTransport(backhaul.NoWait(b), backhaul.Config{Route: route})
+	defer t.Close()
+	_, err := t.RoundTrip(httptest.NewRequest("GET", "http://chat.example.net/", nil))
+	fmt.Println(errors.Is(err, balance.ErrNoApp))
+	// Output: true
+}
+
+// A failure says what may be done after it.
+func ExampleFailure_Certainty() {
+	for _, f := range []backhaul.Failure{backhaul.FailDial, backhaul.FailUnread, backhaul.FailReset, backhaul.FailAnswer} {
+		fmt.Printf("%s: %s\n", f, f.Certainty())
+	}
+	// Output:
+	// dial: not sent
+	// unread: not executed
+	// reset: maybe executed
+	// answer: responded
+}
