@@ -215,8 +215,8 @@ func (b *Balancer) Pick(r Request) (Reservation, error) {
 		return b.traced(ab, &r)
 	}
 	if r.Want == nil {
-		if m := b.reserve(ab, &r); m != nil {
-			return Reservation{b: b, row: m}, nil
+		if m, token := b.reserve(ab, &r); m != nil {
+			return Reservation{b: b, row: m, token: token}, nil
 		}
 		return Reservation{}, ab.view.Load().nothing(&r)
 	}
@@ -226,13 +226,13 @@ func (b *Balancer) Pick(r Request) (Reservation, error) {
 func (b *Balancer) pick(ab *appBalance, r *Request) (Reservation, error) {
 	if r.Want != nil && !r.Want.Prefer.Empty() {
 		r.preferring = true
-		if m := b.reserve(ab, r); m != nil {
-			return Reservation{b: b, row: m}, nil
+		if m, token := b.reserve(ab, r); m != nil {
+			return Reservation{b: b, row: m, token: token}, nil
 		}
 		r.preferring = false
 	}
-	if m := b.reserve(ab, r); m != nil {
-		return Reservation{b: b, row: m}, nil
+	if m, token := b.reserve(ab, r); m != nil {
+		return Reservation{b: b, row: m, token: token}, nil
 	}
 	return Reservation{}, ab.view.Load().nothing(r)
 }
@@ -241,19 +241,25 @@ func (b *Balancer) pick(ab *appBalance, r *Request) (Reservation, error) {
 // machine has changed while its word was read.
 const attempts = 16
 
-func (b *Balancer) reserve(ab *appBalance, r *Request) *row {
+func (b *Balancer) reserve(ab *appBalance, r *Request) (m *row, token uint64) {
 	for range attempts {
 		view := ab.view.Load()
 		s, ok := choose(view.strategy(b), view, r)
 		if !ok {
-			return nil
+			return nil, 0
 		}
 		if m := view.row(s); m != nil && m.tier < tiers && m.cell.enter(view.order[s.region].rows.area) {
-			return m
+			if est(m.cell.est.Load())&grantMask == 0 {
+				return m, 0
+			}
+			if token, ok := m.cell.spend(); ok {
+				return m, token
+			}
+			m.cell.leave() // somebody of this node took the last grant
 		}
 		r.Rand = mix(r.Rand, 1)
 	}
-	return nil
+	return nil, 0
 }
 
 // choose calls the strategy; the usual one without copying the request.

@@ -172,6 +172,9 @@ func (b *batch) put(m Machine, v Version, gate *Gate) (changed bool, err error) 
 		}
 	}
 	d.store(r, m, v, held)
+	if d.app.granted.Load() > 0 {
+		held.cell.underGrants(d.next.app.LimitsOf(m))
+	}
 	b.f.tell(func(w *Watcher) { w.put(PutMachine{m, v}) })
 	return true, nil
 }

@@ -71,8 +71,8 @@ func (c *cell) enter(a *area) bool {
 		limit = h
 	}
 	if e := est(c.est.Load()); e&(grantMask|probeBit) != 0 {
-		if n, ok := e.grant(); ok {
-			limit = n
+		if _, ok := e.grant(); ok { // the owner has reserved the slot
+			limit = MaxLimit
 		}
 		if e&probeBit != 0 {
 			limit = min(limit, e.probes())
@@ -204,6 +204,7 @@ type memory struct {
 	fails   atomic.Uint32 // failures so far
 	started atomic.Int64  // the tick at which slow start began; 0 for none
 	out     atomic.Bool   // ejected as an outlier
+	wallet  wallet        // slots granted by the owner
 }
 
 // slowStart begins slow start: the machine has just started.

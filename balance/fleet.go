@@ -48,6 +48,7 @@ type app struct {
 	cells   index                 // reports find their cell without a lock
 	areas   map[string]*area      // under Fleet.mu
 	removed map[MachineID]Version // under Fleet.mu: rows older than a removal stay out
+	granted atomic.Int64          // the tick at which an owner granted a slot last; 0 when none does
 }
 
 // area returns what lives on of a region, made on demand; Fleet.mu is held.

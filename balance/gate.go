@@ -69,8 +69,11 @@ type Gate struct {
 
 	mu      sync.Mutex // serializes transitions
 	token   uint64
-	changed func() // called after each transition, with no lock held
-	cell    *cell  // of the machine in its owner's fleet: its score follows the gate; nil for a gate of no fleet
+	changed func()   // called after each transition, with no lock held
+	tokens  []uint64 // of slots granted and not yet redeemed
+	grants  uint64   // tokens given out so far
+	left    atomic.Pointer[func()]
+	cell    *cell // of the machine in its owner's fleet: its score follows the gate; nil for a gate of no fleet
 }
 
 // The fields of the word, from the lowest bit.
@@ -120,9 +123,7 @@ func (g *Gate) Admit(epoch, knownGen uint64) (Load, Bounce) {
 			next |= touchedBit
 		}
 		if g.word.CompareAndSwap(w, next) {
-			if g.cell != nil {
-				g.cell.changed()
-			}
+			g.moved()
 			return g.load(next), Admitted
 		}
 	}
@@ -151,6 +152,14 @@ func (g *Gate) Leave() {
 	if g.word.Add(^uint64(0))&inFlightMask == inFlightMask {
 		panic("balance: Gate.Leave without Admit")
 	}
+	g.moved()
+	if f := g.left.Load(); f != nil {
+		(*f)()
+	}
+}
+
+// moved tells the owner's own view that what is in flight has changed.
+func (g *Gate) moved() {
 	if g.cell != nil {
 		g.cell.changed()
 	}

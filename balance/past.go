@@ -25,6 +25,8 @@ type around struct {
 	gap  float32 // between two news of one machine
 	stay float32 // of a request, in ticks; 0 when unknown
 	ramp int64   // how long slow start takes
+
+	granted bool // owners of the app's machines grant their slots
 }
 
 // The constants of ageing. Those that concern others' load are multiples of the measured gap between two news: a constant

@@ -14,10 +14,11 @@ const (
 // Reservation is one request of this node counted in at one machine. It is a handle: pass it by pointer and release it
 // once; copying it is misuse.
 type Reservation struct {
-	b    *Balancer
-	row  *row
-	full bool // the owner has said so
-	away bool // the owner has said that the machine does not run
+	b     *Balancer
+	row   *row
+	token uint64 // of a granted slot
+	full  bool   // the owner has said so
+	away  bool   // the owner has said that the machine does not run
 }
 
 // Machine returns the row that was picked. It is valid while the reservation is.

@@ -28,8 +28,13 @@ func (f *Fleet) ageAll(tick int64) (turned map[AppID][]MachineID, ok bool) {
 	f.aged = tick
 	for id, a := range *f.apps.Load() {
 		s := a.snap.Load()
+		granted := a.granted.Load()
+		if granted > 0 && tick-granted >= lapse {
+			a.granted.CompareAndSwap(granted, 0)
+		}
 		var ms []MachineID
 		for _, r := range s.regions {
+			r.area.granted = granted > 0 && tick-granted < lapse
 			ms = r.step(ms, tick, dt, int64(s.app.SlowStart/tickEvery), f.eject)
 		}
 		if len(ms) > 0 {
@@ -108,6 +113,9 @@ func (m *row) age(turned []MachineID, a *area, sum *gathered, share float64, rea
 				mem.started.Store(0)
 			}
 			e = e.withRamp(part)
+		}
+		if _, granted := e.grant(); granted {
+			e = e.withGrant(mem.wallet.expire(a.tick), a.granted)
 		}
 		if m.tier == TierReady {
 			sum.sent += taken

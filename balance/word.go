@@ -110,7 +110,8 @@ func (e est) ramp() float32 {
 }
 func (e est) fails() int { return int(e & failsMask >> failsShift) }
 
-// grant returns how many requests the owner lets this node have at the machine; ok is false when it does not grant.
+// grant returns how many slots of the machine the owner has granted to this node and are not used yet; ok is false when
+// it does not grant.
 func (e est) grant() (n int, ok bool) {
 	g := int(e & grantMask >> grantShift)
 	return g - 1, g > 0
@@ -203,7 +204,7 @@ func full(own int, total float32, hard int, e est) bool {
 			return true
 		}
 		if n, ok := e.grant(); ok {
-			return own >= n
+			return n <= 0
 		}
 		if e&saidBit != 0 || e&probeBit != 0 && own >= e.probes() {
 			return true

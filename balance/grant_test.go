@@ -1,0 +1,192 @@
+package balance
+
+import (
+	"errors"
+	"fmt"
+	"math/rand/v2"
+	"testing"
+	"time"
+)
+
+// Four nodes share twenty machines that take one request at a time, at 90 % of what they can do. Slots come by grants, in
+// this process, so nobody is ever bounced, all requests are served, and no slot is lost.
+func TestGrantsServeWithoutBounces(t *testing.T) {
+	const nodes, machines = 4, 20
+	owner := newFleet(t, "w", "nrt")
+	apply(t, owner, PutApp{App{ID: "web", Limits: Limits{Soft: 1, Hard: 1}}})
+	gates := map[MachineID]*Gate{}
+	for i := range machines {
+		id := MachineID(fmt.Sprint("m", i))
+		g, err := owner.Host(Machine{ID: id, App: "web", Region: "nrt"})
+		if err != nil {
+			t.Fatal(err)
+		}
+		start(t, g)
+		gates[id] = g
+	}
+	now := time.Unix(0, 0)
+	edges := map[NodeID]*Balancer{}
+	granter, err := NewGranter(owner, GranterConfig{Now: func() time.Time { return now }, Give: func(n NodeID, g Grant) { edges[n].Take(g) }})
+	if err != nil {
+		t.Fatal(err)
+	}
+	rows := owner.Watch()
+	updates := rows.Take()
+	parked := map[NodeID]int{}
+	var names []NodeID
+	for i := range nodes {
+		n := NodeID(fmt.Sprint("edge", i))
+		f := newFleet(t, n, "nrt")
+		apply(t, f, updates...)
+		b, err := New(f, Config{})
+		if err != nil {
+			t.Fatal(err)
+		}
+		names, edges[n] = append(names, n), b
+	}
+	for _, n := range names {
+		granter.Ask(n, "web", 0)
+	}
+	type running struct {
+		res   Reservation
+		gate  *Gate
+		until time.Time
+	}
+	var inFlight []running
+	served, bounced := 0, 0
+	r := rand.New(rand.NewPCG(1, 2))
+	for step := range 3000 { // 10 ms each
+		now = now.Add(10 * time.Millisecond)
+		kept := inFlight[:0]
+		for i := range inFlight {
+			x := inFlight[i]
+			if now.Before(x.until) {
+				kept = append(kept, x)
+				continue
+			}
+			x.res.Observe(x.gate.Load())
+			x.gate.Leave()
+			x.res.Release(Done)
+			served++
+		}
+		inFlight = kept
+		for _, n := range names {
+			if r.Float64() < 0.9*machines/20/nodes {
+				parked[n]++
+				granter.Ask(n, "web", parked[n])
+			}
+			for parked[n] > 0 {
+				res, err := edges[n].Pick(Request{App: "web", Rand: r.Uint64() | 1})
+				if err != nil {
+					if !errors.Is(err, ErrFull) {
+						t.Fatal(err)
+					}
+					break
+				}
+				token, ok := res.Grant()
+				if !ok {
+					t.Fatal("a pick without a grant while the owner grants")
+				}
+				g := gates[res.Machine().ID]
+				if _, b := g.Redeem(token, 0); b != Admitted {
+					bounced++
+					res.Release(Bounced)
+					continue
+				}
+				parked[n]--
+				granter.Ask(n, "web", parked[n])
+				inFlight = append(inFlight, running{res, g, now.Add(time.Duration(100+r.IntN(200)) * time.Millisecond)})
+			}
+		}
+		if step%10 == 0 {
+			granter.Tick()
+			for _, n := range names {
+				granter.Ask(n, "web", parked[n])
+				edges[n].Tick(now)
+			}
+		}
+	}
+	waiting := 0
+	for _, n := range parked {
+		waiting += n
+	}
+	t.Logf("%d served, %d bounced, %d waiting at the end", served, bounced, waiting)
+	if served < 2000 || waiting > 20 {
+		t.Errorf("%d served, %d waiting: slots are not handed to those who need them", served, waiting)
+	}
+	if bounced*20 > served {
+		t.Errorf("%d of %d were bounced, want hardly any", bounced, served)
+	}
+	for i := range inFlight {
+		inFlight[i].gate.Leave()
+		inFlight[i].res.Release(Done)
+	}
+	now = now.Add(time.Minute)
+	granter.Tick()
+	for id, g := range gates {
+		if n := g.InFlight(); n != 0 {
+			t.Errorf("%s: %d in flight after all have left and unused grants were taken back", id, n)
+		}
+	}
+}
+
+func TestGrantStory(t *testing.T) {
+	g := newGate(t, Limits{Hard: 1})
+	if _, ok := g.Grant(); ok {
+		t.Error("a slot of a stopped machine was granted")
+	}
+	start(t, g)
+	token, ok := g.Grant()
+	if _, b := g.Admit(0, 0); !ok || b != Full {
+		t.Errorf("granted %v, and another enters: %v", ok, b)
+	}
+	gen, _ := g.Cordon()
+	if _, ok := g.Close(gen, false); ok {
+		t.Error("closed under a granted slot")
+	}
+	if l, b := g.Redeem(token, 0); b != Admitted || l.InFlight != 1 {
+		t.Errorf("redeem: %v %+v", b, l)
+	}
+	if _, b := g.Redeem(token, 0); b != Full {
+		t.Errorf("redeemed twice: %v", b)
+	}
+	g.Leave()
+	token, _ = g.Grant()
+	if !g.Revoke(token) || g.Revoke(token) || g.InFlight() != 0 {
+		t.Error("revoke")
+	}
+	token, _ = g.Grant()
+	g.CloseNow()
+	if _, b := g.Redeem(token, 0); b != Closing || g.InFlight() != 0 {
+		t.Errorf("redeemed at a closing gate: %v, %d in flight", b, g.InFlight())
+	}
+}
+
+// A node at which more requests wait than slots are on their way comes first; else slots go round.
+func TestSlotsGoWhereRequestsWait(t *testing.T) {
+	var s slots
+	for _, n := range []NodeID{"a", "b", "c"} {
+		s.ask(n, 0, 10)
+	}
+	var got []NodeID
+	give := func() {
+		n, _, ok := s.next(5)
+		if !ok {
+			n = "-"
+		}
+		s.hold(n, 1)
+		got = append(got, n)
+	}
+	give()
+	s.ask("c", 2, 10)
+	for range 4 {
+		give()
+	}
+	if w := "[a c c b -]"; fmt.Sprint(got) != w {
+		t.Errorf("slots went to %v, want %s", got, w)
+	}
+	s.expire(11)
+	if _, _, ok := s.next(11); ok {
+		t.Error("a slot for a node that is not heard of")
+	}
+}
