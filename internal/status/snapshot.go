@@ -15,6 +15,9 @@ type Snapshot struct {
 	Started  time.Time `json:"started,omitzero"`   // when the process started; a change tells the page to begin anew
 	Requests uint64    `json:"requests,omitempty"` // requests answered since then
 	InFlight int       `json:"in_flight"`          // requests in flight at the edges, parked ones included
+
+	// Also names what else can be asked for: "links" and "picks". [Handler] fills it in.
+	Also []string `json:"also,omitempty"`
 }
 
 // Node is a process that runs the library, or plays the role of one.
@@ -47,6 +50,9 @@ type RTT struct {
 	To   string  `json:"to"`
 	MS   float64 `json:"ms"`
 	Loss float64 `json:"loss"` // 0 to 1
+
+	// State is how much the figures are worth: fresh, stale or lost; empty means fresh.
+	State string `json:"state,omitempty"`
 }
 
 // normal returns s with empty lists for nil ones: scripts need not know null.

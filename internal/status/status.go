@@ -3,6 +3,8 @@
 //	/             the page, live
 //	/status.json  a [Snapshot]
 //	/events       the decisions, as server-sent events
+//	/links        the emulated links, a list of [Link]; POST changes one (when the source has [Links])
+//	/picks        the latest sampled picks and their reasons, a list of [Pick] (when the source has [Picks])
 package status
 
 import (
@@ -13,7 +15,8 @@ import (
 	"github.com/ebbkit/ebb/internal/events"
 )
 
-// Source is where the pages get what they show. Both methods are called concurrently.
+// Source is where the pages get what they show. Both methods are called concurrently. A source may also be a [Links] and a
+// [Picks]; the page leaves out what it is not.
 type Source interface {
 	// Snapshot returns the present state. The page asks twice a second.
 	Snapshot() Snapshot
@@ -30,9 +33,9 @@ var page embed.FS
 const contentSecurity = "default-src 'none'; style-src 'self'; script-src 'self'; connect-src 'self'; img-src data:; " +
 	"base-uri 'none'; form-action 'none'; frame-ancestors 'none'"
 
-// Handler serves the page, /status.json and /events; see the package comment. It only reads. Whoever may ask sees
-// everything, so it belongs on a private address. A connection to /events ends when its client leaves or the log is closed:
-// an [http.Server.Shutdown] waits for that.
+// Handler serves the page and what it shows; see the package comment. It only reads, but for POST /links, which pages of
+// other origins cannot use. Whoever may ask sees everything, so it belongs on a private address. A connection to /events
+// ends when its client leaves or the log is closed: an [http.Server.Shutdown] waits for that.
 func Handler(src Source) http.Handler {
 	mux := http.NewServeMux()
 	mux.Handle("GET /{$}", static("index.html", "text/html"))
@@ -41,15 +44,14 @@ func Handler(src Source) http.Handler {
 		mux.Handle("GET /"+name, static(name, "text/javascript"))
 	}
 	mux.HandleFunc("GET /status.json", func(w http.ResponseWriter, r *http.Request) {
-		body, err := json.Marshal(src.Snapshot().normal())
-		if err != nil {
-			http.Error(w, "status: "+err.Error(), http.StatusInternalServerError)
-			return
-		}
-		w.Header().Set("Content-Type", "application/json")
-		w.Write(append(body, '\n'))
+		s := src.Snapshot().normal()
+		s.Also = also(src)
+		writeJSON(w, s)
 	})
 	mux.HandleFunc("GET /events", func(w http.ResponseWriter, r *http.Request) { serveEvents(w, r, src.Events()) })
+	mux.HandleFunc("GET /links", func(w http.ResponseWriter, r *http.Request) { listLinks(w, src) })
+	mux.HandleFunc("POST /links", func(w http.ResponseWriter, r *http.Request) { changeLink(w, r, src) })
+	mux.HandleFunc("GET /picks", func(w http.ResponseWriter, r *http.Request) { listPicks(w, src) })
 	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 		h := w.Header()
 		h.Set("Cache-Control", "no-store")
@@ -60,8 +62,29 @@ func Handler(src Source) http.Handler {
 	})
 }
 
+// also returns what src has beyond the necessary.
+func also(src Source) (names []string) {
+	if len(linksOf(src)) > 0 {
+		names = append(names, "links")
+	}
+	if _, ok := src.(Picks); ok {
+		names = append(names, "picks")
+	}
+	return names
+}
+
+func writeJSON(w http.ResponseWriter, v any) {
+	body, err := json.Marshal(v)
+	if err != nil {
+		http.Error(w, "status: "+err.Error(), http.StatusInternalServerError)
+		return
+	}
+	w.Header().Set("Content-Type", "application/json")
+	w.Write(append(body, '\n'))
+}
+
 // scripts are the modules of the page.
-var scripts = []string{"page.js", "dom.js", "log.js", "regions.js", "roundtrips.js"}
+var scripts = []string{"page.js", "dom.js", "history.js", "links.js", "log.js", "picks.js", "regions.js", "roundtrips.js"}
 
 // static serves a file of the page. The type is not left to the system's table, which some systems have wrong.
 func static(name, contentType string) http.Handler {

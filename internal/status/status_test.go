@@ -59,7 +59,7 @@ func TestStatusNames(t *testing.T) {
 	src := &fake{log: events.NewLog(0), snapshot: Snapshot{
 		Nodes:    []Node{{"edge", "nrt", "edge", ""}, {"w-fra", "fra", "worker", "Frankfurt"}},
 		Machines: []Machine{{"fra-1", "web", "fra", "w-fra", "v2", "started", "passing", "soft", 3, 7, 10, 20}},
-		RTT:      []RTT{{"nrt", "fra", 226.5, 0.25}},
+		RTT:      []RTT{{"nrt", "fra", 226.5, 0.25, "stale"}},
 		Parked:   2,
 		Started:  time.Date(2026, 1, 2, 3, 4, 5, 0, time.UTC),
 		Requests: 99,
@@ -78,7 +78,7 @@ func TestStatusNames(t *testing.T) {
   {"id": "fra-1", "app": "web", "region": "fra", "owner": "w-fra", "revision": "v2", "state": "started", "health": "passing",
    "cordon": "soft", "epoch": 3, "load": 7, "soft": 10, "hard": 20}
  ],
- "rtt": [{"from": "nrt", "to": "fra", "ms": 226.5, "loss": 0.25}],
+ "rtt": [{"from": "nrt", "to": "fra", "ms": 226.5, "loss": 0.25, "state": "stale"}],
  "parked": 2,
  "started": "2026-01-02T03:04:05Z", "requests": 99, "in_flight": 9
 }`
@@ -97,7 +97,7 @@ func parse(t *testing.T, s string) any {
 }
 
 func TestStatusThatIsNoJSON(t *testing.T) {
-	src := &fake{log: events.NewLog(0), snapshot: Snapshot{RTT: []RTT{{"a", "b", math.NaN(), 0}}}}
+	src := &fake{log: events.NewLog(0), snapshot: Snapshot{RTT: []RTT{{From: "a", To: "b", MS: math.NaN()}}}}
 	if res := get(Handler(src), "GET", "/status.json"); res.StatusCode != http.StatusInternalServerError {
 		t.Errorf("status %d: %s", res.StatusCode, body(t, res))
 	}

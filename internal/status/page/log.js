@@ -14,6 +14,8 @@ export const kinds = {
   "stopped": { tone: "down" },
   "suspend": { tone: "down", why: "Suspended" },
   "suspended": { tone: "down" },
+  "link": { tone: "" },
+  "alarm": { tone: "bad" },
   "exit": { tone: "bad", why: "Exited" },
   "bounce": { tone: "warn", group: "requests", many: "bounces" },
   "retry": { tone: "warn", group: "requests", many: "retries" },

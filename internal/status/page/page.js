@@ -1,6 +1,8 @@
 // The page: polls status.json, follows the events, and rests while nobody looks.
 import { $, text } from "./dom.js";
+import { forgetPairs } from "./history.js";
 import { follow, forget, stopFollowing } from "./log.js";
+import { refreshPicks } from "./picks.js";
 import { refreshCauses, showRegions } from "./regions.js";
 import { showRoundTrips } from "./roundtrips.js";
 
@@ -39,13 +41,15 @@ function show(s) {
     if (started !== null) {
       answers = [];
       forget();
+      forgetPairs();
       follow();
     }
     started = s.started;
   }
   showFigures(s);
   showRegions(s);
-  showRoundTrips(s.rtt, s.nodes.map((n) => n.region));
+  showRoundTrips(s);
+  refreshPicks(s.also?.includes("picks"));
 }
 
 function showFigures(s) {
