@@ -8,8 +8,8 @@
 //
 // At an owner, a [Starter] carries starts out with a [Driver], finds out when a machine is ready, and goes on checking it.
 //
-// The files that decide are pure; they take the time and random bits as arguments: planner.go, plan.go, sights.go, backoff.go,
-// boot.go, waiters.go, wants.go, probes.go and regions.go. The others act.
+// The files that decide are pure; they take the time and random bits as arguments: planner.go, plan.go, sights.go, reason.go,
+// backoff.go, boot.go, waiters.go, wants.go, probes.go and regions.go. The others act.
 package autostart
 
 import (
@@ -221,9 +221,10 @@ func (a *Autostart) recall(ctx context.Context, q *queue, m balance.Machine) {
 		return
 	}
 	q.mind.Lock()
-	q.planner.Recalled(m, err)
+	q.planner.Recalled(time.Now(), m, err)
 	q.mind.Unlock()
 	a.config.Trace.recalled(m, err)
+	a.poke(q)
 }
 
 // contained makes a panic of what others wrote an error.

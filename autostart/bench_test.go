@@ -187,3 +187,24 @@ func benchHandover(bb *testing.B, parked, hard int) {
 	bb.ReportMetric(p99(first), "first-p99-us")
 	bb.ReportMetric(p99(last), fmt.Sprintf("%dth-p99-us", k))
 }
+
+// BenchmarkPark is one request that waits and whose client leaves: what the room adds to a request.
+func BenchmarkPark(bb *testing.B) {
+	_, a := warm(bb, 1, balance.Limits{Hard: 1})
+	held, err := a.Acquire(context.Background(), &balance.Request{App: "web"})
+	if err != nil {
+		bb.Fatal(err)
+	}
+	defer held.Release(balance.Done)
+	var leave context.CancelFunc
+	a.config.Trace.Parked = func(balance.AppID, int) { leave() }
+	bb.ReportAllocs()
+	for bb.Loop() {
+		ctx, cancel := context.WithCancel(context.Background())
+		leave = cancel
+		if _, err := a.Acquire(ctx, &balance.Request{App: "web"}); err == nil {
+			bb.Fatal("a slot that is not there")
+		}
+		cancel()
+	}
+}

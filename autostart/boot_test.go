@@ -93,7 +93,7 @@ func TestBootBookForgetsOldRevisions(t *testing.T) {
 }
 
 func TestBackoff(t *testing.T) {
-	for n, want := range map[int]time.Duration{-1: sec, 0: sec, 1: sec, 2: 2 * sec, 3: 4 * sec, 6: 32 * sec, 7: 60 * sec, 1 << 40: 60 * sec} {
+	for n, want := range map[int]time.Duration{-1: sec, 0: sec, 1: sec, 2: 2 * sec, 3: 4 * sec, 6: 32 * sec, 7: 60 * sec, 1 << 30: 60 * sec} {
 		low, mid, high := backoff(n, 0), backoff(n, 1<<63), backoff(n, 1<<64-1)
 		if low != want*4/5 || mid != want || high <= mid || high > want*6/5 {
 			t.Errorf("failure %d: %v %v %v, want %v give or take a fifth", n, low, mid, high, want)
@@ -114,7 +114,7 @@ func TestProbes(t *testing.T) {
 		{10 * sec, 1, 10 * time.Millisecond},
 		{sec, 1, 5 * time.Millisecond},
 		{sec, 3, 11250 * time.Microsecond},
-		{sec, 1 << 40, 50 * time.Millisecond},
+		{sec, 1 << 30, 50 * time.Millisecond},
 		{10 * time.Millisecond, 9, 5 * time.Millisecond},
 	} {
 		if got := nextProbe(tc.elapsed, tc.refusals); got != tc.want {

@@ -13,6 +13,9 @@ import (
 // The home region is filled first, what it cannot start overflows to the next one. In each: what runs and what is starting
 // counts, then soft-cordoned machines are recalled, then the first of the canonical order are started that can be.
 //
+// Nodes with different home regions each see to their own demand: of an app that sleeps everywhere, as many machines start as
+// there are home regions with a request, where one might have done. App.Regions gives all nodes one home.
+//
 // Invariants: with a static demand no more machines run and start than are wanted, however long boots take (one more with
 // hedging). Planners that do not talk and see the same rows start prefixes of the same order, so that together they start
 // no more than the one with the largest demand. While the breaker is open, at most one start per interval.
@@ -133,10 +136,11 @@ func (p *Planner) Answered(now time.Time, m balance.Machine, a balance.StartAnsw
 	}
 }
 
-// Recalled takes in what came of a recall. One that failed is not credited any more and tried again after a while.
-func (p *Planner) Recalled(m balance.Machine, err error) {
+// Recalled takes in what came of a recall. Where one failed, nothing is expected of the machine for a moment: its row may be
+// about to say that it stops.
+func (p *Planner) Recalled(now time.Time, m balance.Machine, err error) {
 	if i, ok := p.index[m.ID]; ok && err != nil && p.sights[i].recall.gen == m.CordonGen {
-		p.sights[i].recall = recall{}
+		p.sights[i].recall = recall{failed: true, gen: m.CordonGen, at: now}
 	}
 }
 

@@ -187,6 +187,10 @@ func TestPlanner(t *testing.T) {
 		{name: "recall comes before start", app: soft(10), machines: "nrt: a b c", steps: []step{{see: "b started, b cordoned", parked: 11, do: "recall b; start a"}}},
 		{name: "a recall counts until its row tells, and is repeated", machines: "nrt: a", steps: []step{
 			{see: "a started, a cordoned", inFlight: 1, do: "recall a"}, {at: sec, inFlight: 1}, {at: 6 * sec, inFlight: 1, do: "recall a"}, {at: 7 * sec, see: "a uncordoned", inFlight: 1}, {at: 8 * sec, see: "a cordoned", inFlight: 1, do: "recall a"}}},
+		{name: "a recall that fails: something else, and another try later", machines: "nrt: a b", steps: []step{
+			{see: "a started, a cordoned", inFlight: 1, do: "recall a", err: errors.New("too late")}, {inFlight: 1, do: "start b"}, {at: sec, see: "a stopping", parked: 1}}},
+		{name: "a recall that fails, and nothing else", machines: "nrt: a", steps: []step{
+			{see: "a started, a cordoned", inFlight: 1, do: "recall a", err: errors.New("no route")}, {inFlight: 1}, {at: sec, inFlight: 1, do: "recall a"}}},
 		{name: "the hard-cordoned are left alone", machines: "nrt: a b", steps: []step{{see: "a out, b started, b out", parked: 1, do: "refuse: none of its 2 machines can be started"}}},
 
 		// Bounds.
@@ -270,6 +274,9 @@ func TestPlanner(t *testing.T) {
 				s.see(st.see)
 				if got := s.plan(st.at, st.inFlight, st.parked); got != st.do {
 					t.Fatalf("step %d at %v (%s), demand %d+%d: %q, want %q", i, st.at, st.see, st.inFlight, st.parked, got, st.do)
+				}
+				for _, m := range s.last.Recall {
+					s.p.Recalled(t0.Add(st.at), m, st.err)
 				}
 				for _, m := range s.last.Start {
 					switch {

@@ -51,9 +51,10 @@ type asked struct {
 }
 
 type recall struct {
-	on  bool
-	gen uint64
-	at  time.Time
+	on     bool
+	failed bool
+	gen    uint64
+	at     time.Time
 }
 
 // align brings the tables in line with the machines there are; in the steady state it only compares.
@@ -202,7 +203,7 @@ type standing uint8
 
 const (
 	unusable   standing = iota // hard-cordoned
-	broken                     // runs, but its checks fail for good: used when nothing else is left, but no capacity
+	broken                     // runs, but nothing is expected of it: used when nothing else is left, but no capacity
 	ready                      // capacity, now
 	starting                   // capacity, credited
 	recallable                 // capacity that was to go to sleep
@@ -210,6 +211,18 @@ const (
 	held     // startable, but it failed too recently
 	stopping // can be told to start again once it has stopped
 )
+
+// stands says what a soft-cordoned machine is good for.
+func (r *recall) stands(now time.Time, gen uint64) standing {
+	switch age := now.Sub(r.at); {
+	case r.gen != gen:
+	case r.on && age < askedFor:
+		return ready
+	case r.failed && age < refusedFor:
+		return broken
+	}
+	return recallable
+}
 
 // stands says what machine i is good for.
 func (p *Planner) stands(now time.Time, i int, m *balance.Machine) standing {
@@ -226,8 +239,8 @@ func (p *Planner) stands(now time.Time, i int, m *balance.Machine) standing {
 			return starting
 		case m.Health == balance.Failing:
 			return broken
-		case m.Cordon == balance.CordonSoft && !(s.recall.on && s.recall.gen == m.CordonGen && now.Sub(s.recall.at) < askedFor):
-			return recallable
+		case m.Cordon == balance.CordonSoft:
+			return s.recall.stands(now, m.CordonGen)
 		}
 		return ready
 	}

@@ -18,8 +18,8 @@ type StarterConfig struct {
 	// BootCap bounds a start, from its acceptance to ready. A machine that takes longer is stopped and has failed. 0 means
 	// 10 min.
 	BootCap time.Duration
-	// Recent is how long after ready failing checks mean "coming" rather than "broken". 0 means as long as the app's
-	// longest known boot, between 5 s and 1 min, and 20 s before one is known; negative: not at all.
+	// Recent is how long after ready failing checks mean "coming" rather than "broken". 0 means as long as the
+	// machine's longest known boot, between 5 s and 1 min, and 20 s before one is known; negative: not at all.
 	Recent time.Duration
 	Trace  StarterTrace
 }
@@ -138,31 +138,6 @@ func (s *Starter) watch(ctx context.Context) {
 		}
 	}
 }
-
-// guard calls f in a goroutine of its own, makes a panic an error, and gives up on it when it is not back some time after ctx
-// has ended. That goroutine is then lost, with whatever blocks it.
-func (s *Starter) guard(ctx context.Context, patience time.Duration, f func(context.Context) error) error {
-	back := make(chan error, 1)
-	go func() {
-		_, err := contained(func() (struct{}, error) { return struct{}{}, f(ctx) })
-		back <- err
-	}()
-	select {
-	case err := <-back:
-		return err
-	case <-ctx.Done():
-	}
-	t := time.NewTimer(patience)
-	defer t.Stop()
-	select {
-	case err := <-back:
-		return err
-	case <-t.C:
-		return errBlocked
-	}
-}
-
-var errBlocked = errors.New("the driver did not come back")
 
 // Start starts m from the epoch of its row, unless it has moved on, and returns what came of that; the rest is Run's. It is
 // idempotent: however often and by whom a start is asked for, one comes of it. It waits only for Run to begin, so that requests
@@ -300,70 +275,6 @@ func (s *Starter) whyNot(ctx context.Context, r *run, err error) string {
 		return fmt.Sprintf("not ready after %v%s", s.config.BootCap, said)
 	}
 	return "the driver could not start it" + said
-}
-
-// driverStart calls the driver's Start. A driver that comes back after it has been given up finds its machine stopped again.
-func (s *Starter) driverStart(ctx context.Context, h *hosted, r *run) (b Booting, err error) {
-	if !s.claim(h) {
-		return b, errors.New("it has not come back from an earlier call")
-	}
-	var mu sync.Mutex
-	gone := false
-	m := r.m
-	err = s.guard(ctx, stopTimeout, func(ctx context.Context) error {
-		defer s.unclaim(h)
-		got, err := s.driver.Start(ctx, m)
-		mu.Lock()
-		late := gone
-		if !late {
-			b = got
-		}
-		mu.Unlock()
-		if late && err == nil {
-			return s.driver.Stop(context.WithoutCancel(ctx), m)
-		}
-		return err
-	})
-	if errors.Is(err, errBlocked) {
-		mu.Lock()
-		gone = true
-		mu.Unlock()
-		return Booting{}, err
-	}
-	return b, err
-}
-
-// claim notes that the driver is called for a machine: one call at a time.
-func (s *Starter) claim(h *hosted) bool {
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	if h.calling {
-		return false
-	}
-	h.calling = true
-	return true
-}
-
-func (s *Starter) unclaim(h *hosted) {
-	s.mu.Lock()
-	h.calling = false
-	s.mu.Unlock()
-}
-
-// abandon stops a machine that did not become ready, so that no credit is left while it may still run, and fails its start.
-func (s *Starter) abandon(h *hosted, r *run, fault string) {
-	if _, exited := errors.AsType[*ended](context.Cause(r.ctx)); !exited && s.claim(h) {
-		ctx, cancel := context.WithTimeout(context.WithoutCancel(r.ctx), stopTimeout)
-		err := s.guard(ctx, time.Second, func(ctx context.Context) error {
-			defer s.unclaim(h)
-			return s.driver.Stop(ctx, r.m)
-		})
-		cancel()
-		if err != nil {
-			fault += fmt.Sprintf("; and stopping it failed: %v", err)
-		}
-	}
-	s.fail(r.m, r.gate, r.token, fault)
 }
 
 // fail ends a start that came to nothing. The row says why before it says so.

@@ -1,0 +1,98 @@
+package autostart
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"sync"
+	"time"
+)
+
+// guard calls f in a goroutine of its own, makes a panic an error, and gives up on it when it is not back some time after ctx
+// has ended. That goroutine is then lost, with whatever blocks it.
+func (s *Starter) guard(ctx context.Context, patience time.Duration, f func(context.Context) error) error {
+	back := make(chan error, 1)
+	go func() {
+		_, err := contained(func() (struct{}, error) { return struct{}{}, f(ctx) })
+		back <- err
+	}()
+	select {
+	case err := <-back:
+		return err
+	case <-ctx.Done():
+	}
+	t := time.NewTimer(patience)
+	defer t.Stop()
+	select {
+	case err := <-back:
+		return err
+	case <-t.C:
+		return errBlocked
+	}
+}
+
+var errBlocked = errors.New("the driver did not come back")
+
+// driverStart calls the driver's Start. A driver that comes back after it has been given up finds its machine stopped again.
+func (s *Starter) driverStart(ctx context.Context, h *hosted, r *run) (b Booting, err error) {
+	if !s.claim(h) {
+		return b, errors.New("it has not come back from an earlier call")
+	}
+	var mu sync.Mutex
+	gone := false
+	m := r.m
+	err = s.guard(ctx, stopTimeout, func(ctx context.Context) error {
+		defer s.unclaim(h)
+		got, err := s.driver.Start(ctx, m)
+		mu.Lock()
+		late := gone
+		if !late {
+			b = got
+		}
+		mu.Unlock()
+		if late && err == nil {
+			return s.driver.Stop(context.WithoutCancel(ctx), m)
+		}
+		return err
+	})
+	if errors.Is(err, errBlocked) {
+		mu.Lock()
+		gone = true
+		mu.Unlock()
+		return Booting{}, err
+	}
+	return b, err
+}
+
+// claim notes that the driver is called for a machine: one call at a time.
+func (s *Starter) claim(h *hosted) bool {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if h.calling {
+		return false
+	}
+	h.calling = true
+	return true
+}
+
+func (s *Starter) unclaim(h *hosted) {
+	s.mu.Lock()
+	h.calling = false
+	s.mu.Unlock()
+}
+
+// abandon stops a machine that did not become ready, so that no credit is left while it may still run, and fails its start.
+func (s *Starter) abandon(h *hosted, r *run, fault string) {
+	if _, exited := errors.AsType[*ended](context.Cause(r.ctx)); !exited && s.claim(h) {
+		ctx, cancel := context.WithTimeout(context.WithoutCancel(r.ctx), stopTimeout)
+		err := s.guard(ctx, time.Second, func(ctx context.Context) error {
+			defer s.unclaim(h)
+			return s.driver.Stop(ctx, r.m)
+		})
+		cancel()
+		if err != nil {
+			fault += fmt.Sprintf("; and stopping it failed: %v", err)
+		}
+	}
+	s.fail(r.m, r.gate, r.token, fault)
+}

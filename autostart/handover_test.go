@@ -1,0 +1,174 @@
+package autostart
+
+import (
+	"errors"
+	"slices"
+	"testing"
+	"testing/synctest"
+	"time"
+
+	"github.com/ebbkit/ebb/balance"
+)
+
+func TestWhoWasRefusedWaitsForSomethingNew(t *testing.T) {
+	bubble(t, func(t *testing.T) {
+		w := newWorld(t, balance.App{Autostart: true, Limits: balance.Limits{Hard: 2}}, Config{}, boot{})
+		g := w.wake("m0")
+		w.run()
+		// The machine refused, and its row does not know yet: not the same door at once again.
+		r := &balance.Request{App: "web", Tried: []balance.MachineID{"m0"}, Place: 1}
+		c := w.park(t.Context(), r)
+		if hasNot(t, c); r.Tried != nil {
+			t.Errorf("it forgets what was tried before it waits: %v", r.Tried)
+		}
+		free := w.park(t.Context(), &balance.Request{App: "web"}) // who comes behind may use the machine
+		other := has(t, free)
+		time.Sleep(excludedFor)
+		got := has(t, c)
+		got.slot.Release(balance.Done)
+		other.slot.Release(balance.Done)
+		// The machine is started again meanwhile: that is something new.
+		c = w.park(t.Context(), &balance.Request{App: "web", Tried: []balance.MachineID{"m0"}, Place: 1})
+		hasNot(t, c)
+		token, _ := g.CloseNow()
+		g.Closed(token, false)
+		began := time.Now()
+		w.wake("m0")
+		got = has(t, c)
+		if got.slot.Release(balance.Done); time.Since(began) != 0 {
+			t.Errorf("waited %v for a machine that is new", time.Since(began))
+		}
+		w.stop()
+	})
+}
+
+func TestWhoInsistsWaitsForIt(t *testing.T) {
+	bubble(t, func(t *testing.T) {
+		w := newWorld(t, balance.App{Autostart: true, Limits: balance.Limits{Hard: 1}}, Config{}, boot{}, boot{takes: sec}, boot{})
+		ids := canonical("web", 3)
+		w.wake(ids[0])
+		w.run()
+		want := &balance.Want{Force: balance.Target{Machines: ids[1:2]}}
+		a := w.park(t.Context(), &balance.Request{App: "web", Want: want})
+		b := w.park(t.Context(), &balance.Request{App: "web", Want: &balance.Want{Force: balance.Target{Machines: ids[1:2]}}})
+		nobody := w.park(t.Context(), &balance.Request{App: "web", Want: &balance.Want{Revision: "none"}})
+		if r := has(t, nobody); !errors.Is(r.err, ErrAsleep) {
+			t.Errorf("one that insists on what there is not: %v", r.err)
+		}
+		passed := has(t, w.park(t.Context(), &balance.Request{App: "web"}))
+		if id := passed.slot.Machine().ID; id != ids[0] {
+			t.Errorf("served by %s, want the one that runs, %s", id, ids[0])
+		}
+		hasNot(t, a)
+		time.Sleep(sec)
+		ra := has(t, a)
+		if id := ra.slot.Machine().ID; id != ids[1] {
+			t.Errorf("served by %s, want %s", id, ids[1])
+		}
+		hasNot(t, b)
+		ra.slot.Release(balance.Done)
+		rb := has(t, b)
+		rb.slot.Release(balance.Done)
+		passed.slot.Release(balance.Done)
+		w.stop()
+	})
+}
+
+// Long idle, and a request into the middle of a stop: neither is forgotten.
+func TestWakesAgain(t *testing.T) {
+	bubble(t, func(t *testing.T) {
+		w := newWorld(t, balance.App{Autostart: true}, Config{}, boot{takes: sec})
+		w.run()
+		get := func() {
+			t.Helper()
+			if _, err := w.get(t.Context(), sec); err != nil {
+				t.Fatal(err)
+			}
+		}
+		stop := func() (closed func()) {
+			g := w.fleet.Gate("web", "m0")
+			gen, _ := g.Cordon()
+			token, ok := g.Close(gen, true)
+			if !ok {
+				t.Fatal("not closed")
+			}
+			return func() {
+				if again, _ := g.Closed(token, true); again {
+					token, _ := g.Start(g.Load().Epoch)
+					g.Ready(token)
+				}
+			}
+		}
+		get()
+		stop()()
+		time.Sleep(45 * time.Minute)
+		get()
+		closed := stop()
+		c := w.park(t.Context(), &balance.Request{App: "web"})
+		time.Sleep(5 * sec) // a slow stop
+		hasNot(t, c)
+		closed()
+		time.Sleep(2 * sec)
+		r := has(t, c)
+		if r.err != nil {
+			t.Fatal(r.err)
+		}
+		r.slot.Release(balance.Done)
+		w.stop()
+	})
+}
+
+func TestLostSignalCostsATick(t *testing.T) {
+	bubble(t, func(t *testing.T) {
+		w := newWorld(t, balance.App{Autostart: true, Limits: balance.Limits{Hard: 1}}, Config{}, boot{takes: sec})
+		w.b.OnRoom(func(balance.AppID) {}) // none arrives
+		w.run()
+		began := time.Now()
+		if errs := w.many(3, 50*time.Millisecond); len(errs) > 0 {
+			t.Fatal(errs)
+		}
+		if took := time.Since(began); took > sec+3*(50*time.Millisecond+tickEvery) {
+			t.Errorf("three requests in turn took %v after a boot of 1s", took)
+		}
+		w.stop()
+	})
+}
+
+func TestMinimumWithoutRequests(t *testing.T) {
+	bubble(t, func(t *testing.T) {
+		w := newWorld(t, balance.App{Autostart: true, Min: 2}, Config{}, boot{}, boot{}, boot{})
+		w.run()
+		synctest.Wait()
+		ids := canonical("web", 3)
+		if !slices.Equal(slices.Sorted(slices.Values(w.starts)), slices.Sorted(slices.Values(ids[:2]))) {
+			t.Errorf("started %v, want the first two of %v", w.starts, ids)
+		}
+		w.fleet.Gate("web", ids[0]).Exited(1, true)
+		synctest.Wait()
+		time.Sleep(10 * tickEvery)
+		if w.started() != 3 {
+			t.Errorf("%d starts after one of the minimum crashed, want 3", w.started())
+		}
+		w.stop()
+	})
+}
+
+func TestRecallBeforeStart(t *testing.T) {
+	bubble(t, func(t *testing.T) {
+		w := newWorld(t, balance.App{Autostart: true}, Config{}, boot{}, boot{})
+		id := canonical("web", 2)[1] // not the first of the order
+		g := w.wake(id)
+		w.run()
+		g.Cordon()
+		slot, _ := w.acquire()
+		if slot.Machine().ID != id {
+			t.Errorf("served by %s, want the soft-cordoned %s rather than to wait", slot.Machine().ID, id)
+		}
+		time.Sleep(tickEvery)
+		if g.Load().Cordon != balance.CordonNone || w.started() > 0 || w.recall != 1 {
+			t.Errorf("cordon %v, %d starts, %d recalls", g.Load().Cordon, w.started(), w.recall)
+		}
+		slot.Release(balance.Done)
+		w.stop()
+	})
+}
