@@ -41,8 +41,12 @@ type Config struct {
 	// Bounces is how many refusals a request takes in one round, before what it tried is forgotten and it goes back to the
 	// Picker. 0 means 8: with load on every reply a request needs 0.1 to 1 at high load.
 	Bounces int
-	// Rounds bounds these rounds. 0 means 8; pauses between them grow from 5 to 250 ms, 0.8 s together.
+	// Rounds bounds these rounds, counted from when the Picker last waited. 0 means 8; pauses between them grow from 5 to
+	// 250 ms, 0.8 s together. A Picker that waits may begin any number of rounds.
 	Rounds int
+	// Patience bounds the time from a request's first bounce to its last: then it is answered with 503, even where the Picker
+	// would wait on. 0 means 30 s, what most clients wait for; negative: no bound but the request's context.
+	Patience time.Duration
 	// Failures is how many failed tries a request survives, where the decision table allows another. 0 means 3; negative: none.
 	Failures int
 	// Idempotent says whether executing a request twice does no harm. nil: GET, HEAD, OPTIONS and TRACE, and whatever has a
@@ -101,6 +105,7 @@ const (
 	defaultBounces      = 8
 	defaultRounds       = 8
 	defaultFailures     = 3
+	defaultPatience     = 30 * time.Second
 	defaultDial         = 3 * time.Second
 	defaultAdmit        = 10 * time.Second
 	defaultMaxHeader    = 1 << 20
@@ -114,6 +119,7 @@ func (c *Config) resolve() error {
 	c.ReplayMemory = max(0, cmp.Or(c.ReplayMemory, defaultReplayMemory))
 	c.Bounces = cmp.Or(c.Bounces, defaultBounces)
 	c.Rounds = cmp.Or(c.Rounds, defaultRounds)
+	c.Patience = max(0, cmp.Or(c.Patience, defaultPatience))
 	c.Failures = max(0, cmp.Or(c.Failures, defaultFailures))
 	c.AdmitTimeout = cmp.Or(c.AdmitTimeout, defaultAdmit)
 	c.IdleTimeout = cmp.Or(c.IdleTimeout, defaultOwnerIdle)

@@ -51,11 +51,11 @@ func TestBudgetsAreApart(t *testing.T) {
 	var s spent
 	var got []verdict
 	for range 3 {
-		got = append(got, s.bounced(l))
+		got = append(got, s.bounced(l, 0))
 	}
 	got = append(got, s.failed(l, FailDial, false, bodyWhole))
 	for range 6 {
-		got = append(got, s.bounced(l))
+		got = append(got, s.bounced(l, 0))
 	}
 	want := []verdict{elsewhere, elsewhere, newRound, elsewhere, elsewhere, elsewhere, newRound, elsewhere, elsewhere, giveUp}
 	if d := cmp.Diff(want, got); d != "" {
@@ -63,6 +63,26 @@ func TestBudgetsAreApart(t *testing.T) {
 	}
 	if v := s.failed(l, FailDial, false, bodyWhole); v != giveUp {
 		t.Errorf("second failure: %v", v)
+	}
+}
+
+func TestAPickerThatWaitsMayBeginManyRounds(t *testing.T) {
+	l := limits{bounces: 2, rounds: 2, patience: time.Minute}
+	var s spent
+	for i := range 1000 {
+		s.renewed(time.Second)
+		if v := s.bounced(l, time.Duration(i)*time.Millisecond); v != elsewhere {
+			t.Fatalf("round %d: %v", i, v)
+		}
+	}
+	for i := range 100 { // it does not wait any more: we pause for it
+		s.renewed(0)
+		if v := s.bounced(l, time.Second); v != newRound || s.pause() < min(pauseFirst<<min(i, 10), pauseMax) {
+			t.Fatalf("hot round %d: %v, pause %v", i, v, s.pause())
+		}
+	}
+	if v := s.bounced(l, time.Minute+1); v != giveUp {
+		t.Errorf("patience is over: %v", v)
 	}
 }
 

@@ -118,11 +118,15 @@ type limits struct {
 	bounces  int // per round
 	rounds   int
 	failures int
+	patience time.Duration // from the first bounce to the last; 0 means no bound
 }
 
 // spent is what one request has used of its budgets.
 type spent struct {
-	bounces, rounds, failures int // bounces of the present round
+	bounces  int // of the present round
+	rounds   int // that we ended, since the picker last waited
+	hot      int // rounds in a row that the picker began without waiting
+	failures int
 }
 
 // failed decides after a failed try.
@@ -136,9 +140,16 @@ func (s *spent) failed(l limits, f Failure, idempotent bool, b bodyState) verdic
 	return elsewhere
 }
 
-// bounced decides after a bounce.
-func (s *spent) bounced(l limits) verdict {
-	if s.bounces++; s.bounces < l.bounces {
+// bounced decides after a bounce. since is the time since the first one.
+func (s *spent) bounced(l limits, since time.Duration) verdict {
+	s.bounces++
+	switch {
+	case l.patience > 0 && since > l.patience:
+		return giveUp
+	case s.hot > 0:
+		s.bounces = 0
+		return newRound
+	case s.bounces < l.bounces:
 		return elsewhere
 	}
 	return s.exhausted(l)
@@ -153,6 +164,17 @@ func (s *spent) exhausted(l limits) verdict {
 	return newRound
 }
 
+// renewed notes that the picker has begun a new round by itself, after waiting for so long. A picker that waits may begin
+// as many as it likes; if it did not wait, we do.
+func (s *spent) renewed(waited time.Duration) {
+	s.bounces = 0
+	if waited < pauseFirst {
+		s.hot++
+		return
+	}
+	s.rounds, s.hot = 0, 0
+}
+
 // The pause before a new round gives late rows and reports time to arrive: from one in-region round trip up to what a
 // person does not notice.
 const (
@@ -161,5 +183,5 @@ const (
 )
 
 func (s *spent) pause() time.Duration {
-	return min(pauseFirst<<max(0, min(s.rounds-1, 10)), pauseMax)
+	return min(pauseFirst<<max(0, min(max(s.rounds, s.hot)-1, 10)), pauseMax)
 }

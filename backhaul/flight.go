@@ -35,7 +35,8 @@ type flight struct {
 	waited       time.Duration
 	first        time.Duration
 	bounces      int
-	failed       error // the last failed try
+	bounced      time.Time // when the first bounce came
+	failed       error     // the last failed try
 	status       int
 	received     atomic.Int64
 }
@@ -83,9 +84,8 @@ func (f *flight) acquire() error {
 		f.waited += waited
 		if err == nil {
 			f.res, f.held = res, true
-			if tried > 0 && len(f.want.Tried) == 0 && f.spent.exhausted(f.t.limits) == giveUp {
-				f.release(balance.Bounced)
-				return f.unavailable(nil)
+			if tried > 0 && len(f.want.Tried) == 0 {
+				f.spent.renewed(waited)
 			}
 			m := f.res.Machine()
 			f.try = Try{App: f.want.App, Machine: m.ID, Owner: m.Owner, Region: m.Region, N: f.try.N + 1, Local: f.res.Gate() != nil, Waited: waited}
@@ -167,13 +167,15 @@ func (f *flight) attempt() (*http.Response, verdict, error) {
 
 // refused notes a bounce.
 func (f *flight) refused(b balance.Bounce, l balance.Load) verdict {
-	f.bounces++
+	if f.bounces++; f.bounces == 1 {
+		f.bounced = time.Now()
+	}
 	f.failed = nil
 	if hook := f.t.c.Trace.Bounce; hook != nil {
 		hook(Bounced{Try: f.try, Reason: b, Load: l, Took: time.Since(f.tried)})
 	}
 	f.release(balance.Bounced)
-	return f.spent.bounced(f.t.limits)
+	return f.spent.bounced(f.t.limits, time.Since(f.bounced))
 }
 
 // broke notes a failed try.

@@ -251,3 +251,58 @@ func TestRoundsEnd(t *testing.T) {
 		synctest.Wait()
 	})
 }
+
+// A fleet that is full for long: the picker waits, is granted a guess, and bounces, again and again.
+func TestPatienceOutlastsRounds(t *testing.T) {
+	for _, freed := range []bool{true, false} {
+		synctest.Test(t, func(t *testing.T) {
+			var u *bubble
+			u = newBubble(t, Config{Rounds: 1}, says("hello"))
+			leave := fill(t, u.gate, 3)
+			if err := u.gate.SetLimits(balance.Limits{Hard: 3}); err != nil {
+				t.Fatal(err)
+			}
+			u.t.picker = picking(func(ctx context.Context, r *balance.Request) (balance.Reservation, error) {
+				if len(r.Tried) > 0 {
+					r.Tried = nil
+					time.Sleep(100 * time.Millisecond)
+				}
+				return u.anyway()
+			})
+			began := time.Now()
+			if freed {
+				time.AfterFunc(20*time.Second, leave)
+			}
+			resp, err := u.t.RoundTrip(request(t, "GET", "http://web/", nil))
+			if took := time.Since(began).Round(time.Second); freed {
+				if err != nil || took != 20*time.Second {
+					t.Fatalf("got %v after %v", err, took)
+				}
+				io.Copy(io.Discard, resp.Body)
+				resp.Body.Close()
+			} else if e, ok := errors.AsType[*UnavailableError](err); !ok || e.Cause() != CauseFull || took != defaultPatience {
+				t.Errorf("got %v after %v", err, took)
+			} else {
+				leave()
+			}
+			if u.gate.InFlight() != 0 {
+				t.Error("still in flight")
+			}
+		})
+	}
+}
+
+type picking func(context.Context, *balance.Request) (balance.Reservation, error)
+
+func (p picking) Acquire(ctx context.Context, r *balance.Request) (balance.Reservation, error) {
+	return p(ctx, r)
+}
+
+// anyway reserves the machine although this process knows that it is full: an edge elsewhere would.
+func (u *bubble) anyway() (balance.Reservation, error) {
+	l := u.gate.Load().Limits
+	u.gate.SetLimits(balance.Limits{})
+	defer u.gate.SetLimits(l)
+	u.b.Tick(time.Now()) // "full" is believed for a moment only
+	return u.b.Pick(balance.Request{App: "web"})
+}

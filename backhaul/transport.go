@@ -31,7 +31,7 @@ func NewTransport(p Picker, c Config) (*Transport, error) {
 	if err := c.resolve(); err != nil {
 		return nil, err
 	}
-	t := &Transport{picker: p, c: c, limits: limits{bounces: c.Bounces, rounds: c.Rounds, failures: c.Failures}}
+	t := &Transport{picker: p, c: c, limits: limits{bounces: c.Bounces, rounds: c.Rounds, failures: c.Failures, patience: c.Patience}}
 	if c.Key != "" {
 		t.key = []string{c.Key}
 	}
