@@ -45,7 +45,6 @@ type item struct {
 	class    class
 	since    time.Time // beating one above it without a break
 	together bool      // in the group of the one above
-	pending  bool      // to be placed
 }
 
 type class uint8

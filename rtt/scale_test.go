@@ -19,9 +19,8 @@ type fleet struct {
 	codec  *codec
 	nodes  []*reflector
 	seq    []uint64
-	target uint64 // session of the mesh, learned from its probes
-	out    int    // bytes the mesh sent
-	in     int    // and got
+	out    int // bytes the mesh sent
+	in     int // and got
 	probes int
 }
 

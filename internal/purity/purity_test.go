@@ -10,7 +10,7 @@ import (
 // cores are the files that decide, by folder.
 var cores = map[string]string{
 	"balance":         "machine app order errors update request snapshot strategy closest leastload balance",
-	"rtt":             "estimator loss order packet schedule stat choose agree vector ladder",
+	"rtt":             "agree build choose clock estimator flight ladder loss order packet reflector schedule stat table vector",
 	"downscale":       "protocol words decider decision spare window",
 	"internal/delay":  "cities line stream",
 	"internal/events": "ring",
