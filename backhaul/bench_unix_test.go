@@ -10,6 +10,8 @@ import (
 	"syscall"
 	"testing"
 	"time"
+
+	"github.com/ebbkit/ebb/balance"
 )
 
 func cpu() time.Duration {
@@ -69,4 +71,27 @@ func BenchmarkHop(b *testing.B) {
 			b.ReportMetric(r[len(r)/2], via+"/reverseproxy")
 		}
 	})
+}
+
+// BenchmarkBounce measures what a bounce costs the owner, beside a request that it serves.
+func BenchmarkBounce(b *testing.B) {
+	r := newRig(b, rigConfig{app: balance.App{Limits: balance.Limits{Hard: 1}}})
+	r.host("full", startApp(b)).Admit(0, 0)
+	g := r.host("free", startApp(b))
+	if err := g.SetLimits(balance.Limits{}); err != nil {
+		b.Fatal(err)
+	}
+	const n = 4000
+	cost := func(id string) float64 {
+		before := cpu()
+		load(b, r.hop.URL, n, 32, headerKey+": "+testKey, headerTo+": web;"+id+";0;edge")
+		return float64(cpu() - before)
+	}
+	cost("free")
+	var ratios []float64
+	for range max(5, min(b.N, 15)) {
+		ratios = append(ratios, cost("full")/cost("free"))
+	}
+	slices.Sort(ratios)
+	b.ReportMetric(ratios[len(ratios)/2], "bounced/served")
 }
