@@ -68,12 +68,13 @@ func (e rude) Unwrap() error { return e.error }
 // prober looks at machines.
 type prober struct {
 	check  Check
+	naps   chan struct{} // bounds the threads that naps keep
 	dialer net.Dialer
 	client *http.Client
 }
 
 func newProber(c Check) *prober {
-	p := &prober{check: c}
+	p := &prober{check: c, naps: make(chan struct{}, napsMax)}
 	p.client = &http.Client{
 		// Each look is a connection of its own: a kept one would say nothing of the machine's port, and outlive a suspension.
 		Transport:     &http.Transport{DisableKeepAlives: true, DialContext: p.dialer.DialContext},
@@ -144,6 +145,25 @@ func (p *prober) await(ctx context.Context, m balance.Machine, began time.Time) 
 			refusals = 0
 		}
 		last = err
-		t.Reset(nextProbe(time.Since(began), refusals))
+		t.Reset(p.rest(nextProbe(time.Since(began), refusals)))
 	}
+}
+
+// napsMax is how many machines may be looked at in finer steps than timers have, at a time.
+const napsMax = 4
+
+// rest sleeps for a step that is too short for a timer, and returns what is left of it for one.
+func (p *prober) rest(step time.Duration) time.Duration {
+	if step >= time.Millisecond || p.check.Func != nil { // a func may live in a bubble, where only timers make time pass
+		return step
+	}
+	select {
+	case p.naps <- struct{}{}:
+		defer func() { <-p.naps }()
+		if nap(step) {
+			return 0
+		}
+	default:
+	}
+	return step
 }
