@@ -40,7 +40,7 @@ func parse(args []string, out io.Writer) (settings, error) {
 	fs.IntVar(&app.Limits.Hard, "hard", 0, "hard limit in `requests` in flight per machine: never more; 0 for none")
 	fs.IntVar(&app.Min, "min", 0, "`machines` kept running over all regions")
 	fs.IntVar(&app.Max, "max", 0, "most `machines` running over all regions; 0 for as many as there are")
-	strategy := fs.String("strategy", "closest", "how machines are picked: `closest|leastload`")
+	strategy := fs.String("strategy", "closest", "how machines are picked: `closest|leastload|pack`")
 	fs.DurationVar(&s.boot, "boot", 300*time.Millisecond, "how long the built-in app takes to boot, as a `duration`")
 	fs.DurationVar(&app.BootHint, "boot-hint", 0, "how long a boot is expected to take, as a `duration`; 0 to learn it")
 	autostart := fs.String("autostart", "on", "whether requests start machines: `on|off`")
@@ -87,7 +87,7 @@ func parse(args []string, out io.Writer) (settings, error) {
 		err = fmt.Errorf("-check %q: want a path that begins with /", s.world.Check)
 	}
 	if err == nil {
-		app.Strategy, err = choose("strategy", *strategy, map[string]balance.Strategy{"closest": balance.Closest{}, "leastload": balance.LeastLoad{}})
+		app.Strategy, err = choose("strategy", *strategy, map[string]balance.Strategy{"closest": balance.Closest{}, "leastload": balance.LeastLoad{}, "pack": balance.Pack{}})
 	}
 	if err == nil {
 		app.Autostart, err = choose("autostart", *autostart, map[string]bool{"on": true, "off": false})

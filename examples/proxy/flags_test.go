@@ -46,7 +46,7 @@ func TestBadFlagsAreNamed(t *testing.T) {
 		{"-window -1m", "-window -1m", "more than 0s"},
 		{"-boot -1s", "-boot -1s", "0s or more"},
 		{"-boot-hint -1s", "-boot-hint -1s", "0s (unknown) or more"},
-		{"-strategy random", `-strategy "random"`, "closest, leastload"},
+		{"-strategy random", `-strategy "random"`, "closest, leastload, pack"},
 		{"-autostart maybe", `-autostart "maybe"`, "off, on"},
 		{"-autostop pause", `-autostop "pause"`, "off, stop, suspend"},
 		{"-rtt yes", `-rtt "yes"`, "off, on"},

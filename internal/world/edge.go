@@ -23,6 +23,7 @@ type edge struct {
 	balancer  *balance.Balancer
 	auto      *autostart.Autostart
 	transport *backhaul.Transport
+	picks     picks
 }
 
 func (w *World) newEdge(region string) (_ *edge, err error) {
@@ -41,7 +42,7 @@ func (w *World) newEdge(region string) (_ *edge, err error) {
 	if err = e.fleet.Apply(balance.PutApp{App: w.config.App}); err != nil {
 		return nil, err
 	}
-	if e.balancer, err = balance.New(e.fleet, balance.Config{Distance: e.mesh}); err != nil {
+	if e.balancer, err = balance.New(e.fleet, balance.Config{Distance: e.mesh, Trace: e.tracePicks()}); err != nil {
 		return nil, err
 	}
 	if e.auto, err = autostart.New(e.balancer, owners{e}, autostart.Config{Trace: e.traceAuto()}); err != nil {

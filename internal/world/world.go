@@ -25,6 +25,7 @@ import (
 	"github.com/ebbkit/ebb/internal/delay"
 	"github.com/ebbkit/ebb/internal/events"
 	"github.com/ebbkit/ebb/internal/status"
+	"github.com/ebbkit/ebb/rtt"
 )
 
 // Driver is what a worker runs its machines with.
@@ -66,6 +67,7 @@ type World struct {
 	config  Config
 	links   *delay.Links
 	log     *events.Log
+	usual   []status.Link // see usualLinks
 	edge    *edge
 	workers []*worker
 	x       *exchange
@@ -100,6 +102,7 @@ func New(c Config) (_ *World, err error) {
 		}
 		w.links = delay.NewLinks(names...)
 	}
+	w.usual = w.usualLinks()
 	w.x = &exchange{links: w.links, acks: &acks{seen: map[ackKey]uint64{}}}
 	for _, r := range c.Regions {
 		k, err := w.newWorker(r)
@@ -282,8 +285,8 @@ func (w *World) Snapshot() status.Snapshot {
 	}
 	for _, n := range w.meshes() {
 		for p := range n.mesh.Table().Pairs() {
-			if p.From == string(n.id) && p.Known() {
-				s.RTT = append(s.RTT, status.RTT{From: p.From, To: p.To, MS: float64(p.Base) / float64(time.Millisecond), Loss: p.Loss.Value()})
+			if p.From == string(n.id) && (p.Known() || p.State == rtt.StateLost) {
+				s.RTT = append(s.RTT, status.RTT{From: p.From, To: p.To, MS: millis(p.Base), Loss: p.Loss.Value(), State: p.State.String()})
 			}
 		}
 	}

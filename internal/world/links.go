@@ -1,0 +1,44 @@
+package world
+
+import (
+	"fmt"
+	"time"
+
+	"github.com/ebbkit/ebb/internal/events"
+	"github.com/ebbkit/ebb/internal/status"
+)
+
+// usualLinks are the links as the world began, nearest pairs of the flag's order first; none where links take no time,
+// since what passes straight through cannot be slowed later.
+func (w *World) usualLinks() (ls []status.Link) {
+	if w.config.Near {
+		return nil
+	}
+	for i, a := range w.config.Regions {
+		for _, b := range w.config.Regions[i+1:] {
+			ls = append(ls, status.Link{From: a.Name, To: b.Name, Usual: millis(w.links.RTT(a.Name, b.Name))})
+		}
+	}
+	return ls
+}
+
+// Links implements [status.Links].
+func (w *World) Links() []status.Link {
+	ls := append([]status.Link(nil), w.usual...)
+	for i := range ls {
+		ls[i].MS = millis(w.links.RTT(ls[i].From, ls[i].To))
+	}
+	return ls
+}
+
+// SetLink implements [status.Links]: what is measured, and what follows from it, changes with it.
+func (w *World) SetLink(from, to string, rtt time.Duration) error {
+	// A link of no delay hands out connections that could never be slowed again.
+	rtt = max(rtt, 2*time.Nanosecond)
+	before := w.links.RTT(from, to)
+	w.links.Set(from, to, rtt)
+	w.log.Add(events.Event{Kind: "link", Node: from + "–" + to, Reason: fmt.Sprintf("round trip set from %v to %v", rounded(before), rounded(rtt))})
+	return nil
+}
+
+func millis(d time.Duration) float64 { return float64(d) / float64(time.Millisecond) }
