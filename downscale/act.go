@@ -26,6 +26,9 @@ func (r *run) observe(m *machine, now time.Time) {
 	anew := l.Epoch != m.epoch
 	m.began = m.began || up && anew
 	m.epoch = l.Epoch
+	if len(m.orders) > 0 {
+		r.obey(m, now, l)
+	}
 	switch p := &m.protocol; p.Phase() {
 	case Stopped, Active:
 		if !up {
@@ -36,20 +39,32 @@ func (r *run) observe(m *machine, now time.Time) {
 		if l.Cordon == balance.CordonSoft && m.gate.Uncordon(l.CordonGen) {
 			call(r.config.Trace.Uncordoned, m.row, "the cordon was left over from an earlier run")
 		}
-	case SoftCordoned:
+	case SoftCordoned, Notifying:
 		switch {
 		case !up:
 			r.step(m, now, Input{Kind: Down})
 		case l.Cordon != balance.CordonSoft || l.CordonGen != p.Gen():
+			m.why = "it was recalled"
 			if r.step(m, now, Input{Kind: Uncordoned}); !anew {
 				m.used = true // somebody counts on it
 				call(r.config.Trace.Uncordoned, m.row, "it was recalled")
 			}
-		case m.gate.Touched():
-			r.step(m, now, Input{Kind: Touched})
 		default:
-			r.quiet(m, now, l, used)
+			if m.gate.Touched() {
+				r.step(m, now, Input{Kind: Touched}) // a firm order does not mind
+			}
+			if m.protocol.Gen() == l.CordonGen {
+				r.quiet(m, now, l, used)
+			}
 		}
+	case Draining:
+		if r.pending >= r.config.Parallel {
+			return
+		}
+		if l.InFlight == 0 {
+			r.step(m, now, Input{Kind: Idle})
+		}
+		r.step(m, now, Input{Kind: Tick})
 	default:
 		r.step(m, now, Input{Kind: Tick})
 	}
@@ -61,11 +76,16 @@ func (r *run) quiet(m *machine, now time.Time, l balance.Load, used bool) {
 		r.step(m, now, Input{Kind: Acknowledged, Gate: l.CordonGen})
 	}
 	switch {
-	case l.InFlight > 0 || used:
+	case r.config.Busy != nil && r.config.Busy(m.row):
 		r.step(m, now, Input{Kind: Busy})
+		r.step(m, now, Input{Kind: Needed, Reason: "it says that it is busy"})
+	case used || l.InFlight > r.long(m, r.config.Notify):
+		r.step(m, now, Input{Kind: Busy})
+	case l.InFlight > 0:
+		r.step(m, now, Input{Kind: Lingering})
 	case r.pending < r.config.Parallel:
 		r.step(m, now, Input{Kind: Idle})
-	case now.Sub(m.since) < r.config.CordonMax:
+	case now.Sub(m.since) < r.config.CordonMax || len(m.orders) > 0:
 		return // a gate does not close before the driver has time for the machine
 	default:
 		r.step(m, now, Input{Kind: Needed, Reason: "the driver is busy with other machines"})
@@ -76,8 +96,9 @@ func (r *run) quiet(m *machine, now time.Time, l balance.Load, used bool) {
 // step steps a machine's protocol and carries out what comes of it.
 func (r *run) step(m *machine, now time.Time, in Input) {
 	for again := true; again; {
-		in, again = r.do(m, now, m.protocol.Step(now, in).Command)
+		in, again = r.do(m, now, m.protocol.Step(now, in))
 	}
+	m.settle()
 	if p := m.protocol.Phase(); !m.listed && p != Active && p != Stopped {
 		m.listed = true
 		r.leaving = append(r.leaving, m)
@@ -97,6 +118,7 @@ func (r *run) do(m *machine, now time.Time, c Command) (in Input, ok bool) {
 		call(t.Cordoned, m.row, c.Reason)
 		return Input{Kind: Cordoned, Token: c.Token, Gate: gen}, true
 	case Uncordon:
+		m.why = c.Reason
 		if m.gate.Uncordon(c.Gate) {
 			call(t.Uncordoned, m.row, c.Reason)
 		}
@@ -106,7 +128,17 @@ func (r *run) do(m *machine, now time.Time, c Command) (in Input, ok bool) {
 			return Input{Kind: Refused, Token: c.Token}, true
 		}
 		return Input{Kind: Closed, Token: c.Token, Gate: token}, true
+	case CloseNow:
+		token, ok := m.gate.CloseNow()
+		if !ok {
+			return Input{Kind: Refused, Token: c.Token}, true
+		}
+		call(t.Draining, m.row, c.Reason)
+		return Input{Kind: Closed, Token: c.Token, Gate: token}, true
+	case Notify:
+		r.notify(m, c)
 	case Reopen:
+		m.why = c.Reason
 		if m.gate.Reopen(c.Gate) {
 			call(t.Uncordoned, m.row, c.Reason)
 		}
@@ -122,6 +154,19 @@ func (r *run) do(m *machine, now time.Time, c Command) (in Input, ok bool) {
 		call(t.Stuck, m.row, c.Reason)
 	}
 	return Input{}, false
+}
+
+// notify tells a machine's long connections.
+func (r *run) notify(m *machine, c Command) {
+	of, within := r.config.Notify, r.config.Notice
+	if c.All {
+		of, within = AllClasses, m.protocol.drain
+	}
+	if r.long(m, of) == 0 {
+		return
+	}
+	r.config.Connections.Notify(r.rowOf(m), of, within)
+	call(r.config.Trace.Notified, m.row, of)
 }
 
 func (r *run) finish(m *machine, now time.Time, c Command) (Input, bool) {
@@ -190,7 +235,17 @@ func (r *run) rowOf(m *machine) balance.Machine {
 
 // end releases what is cordoned and waits for the driver.
 func (r *run) end() error {
+	for _, w := range r.orders.take() {
+		w.done <- errEnded
+	}
+	for _, a := range r.apps {
+		for _, m := range a.machines {
+			m.dismiss(errEnded)
+		}
+	}
 	for _, m := range r.leaving {
+		m.dismiss(errEnded)
+		r.step(m, time.Now(), Input{Kind: Withdrawn})
 		r.step(m, time.Now(), Input{Kind: Needed, Reason: "the downscaler ends"})
 	}
 	patience := time.NewTimer(2 * r.config.StopTimeout)
@@ -208,6 +263,8 @@ func (r *run) end() error {
 	for _, m := range r.leaving {
 		switch p := m.protocol.Phase(); {
 		case p == Active || p == Stopped:
+		case p == Draining:
+			m.gate.Reopen(m.protocol.gate)
 		case p == Stuck && !m.protocol.expires.IsZero(): // the driver is free, and in doubt
 			m.gate.Reopen(m.protocol.gate)
 		default:

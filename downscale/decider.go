@@ -19,14 +19,22 @@ type Seen struct {
 	Hard     bool           // it is hard-cordoned: it counts for nothing
 	Limits   balance.Limits // as they hold, the app's defaults filled in
 
-	// Own says that this node owns the machine. Only then are the fields below read, and only then can it be spared; rows of
-	// others count for the minimum.
-	Own     bool
-	Load    int  // requests in flight
-	Used    bool // something was admitted since the last Situation
-	Began   bool // it has come up since the last Situation, however short its start was
 	Leaving bool // soft-cordoned or closing: it is being stopped, and can still be recalled
-	Veto    bool // it cannot be spared now, unless the whole app is idle
+
+	// Own says that this node owns the machine: only then can it be spared.
+	Own   bool
+	Used  bool // own: something was admitted since the last Situation
+	Began bool // own: it has come up since the last Situation, however short its start was
+	Veto  bool // own: it cannot be spared now, unless the whole app is idle: its last stop was aborted a moment ago
+	Busy  bool // own: it cannot be spared now: it says so itself, or has long connections that nobody may tell
+
+	// Known says that another node owns the machine and has told its load; Stale, that it should have and has not, or too
+	// long ago. With neither, what others own counts for the minimums only.
+	Known bool
+	Stale bool
+
+	Load int // own and known: requests in flight, long connections among them
+	Long int // own: long connections that may be told
 
 	kept bool // it belongs to a minimum
 }
@@ -55,12 +63,16 @@ type Situation struct {
 // A machine can take its soft limit, else its hard limit. With neither it can take everything: load then justifies one
 // machine and never more, just as it starts no second one.
 //
+// Machines of other nodes whose load is known count like this node's, and when one of them is to go first, that is left to its
+// owner, for a while: so several deciders that see the same stop what one would. A region of which a load is not known
+// where it should be is left alone.
+//
 // Of the app's machines, running or not, the first [balance.App.Min] of the canonical order are never spared, nor are the
 // first MinPerRegion of each region: so several deciders that see different fleets keep the minimum between them. And none
 // is spared that would leave fewer than that running or starting, as far as this node sees.
 //
-// Machines of another revision go first, then idle ones, then from the back of the canonical order. A machine that leaves is
-// recalled, from the front of the order, as soon as neither rule holds for it any longer.
+// Machines of another revision go first, then idle ones, those without long connections, and from the back of the canonical
+// order. A machine that leaves is recalled, from the front of the order, as soon as neither rule holds for it any longer.
 type Decider struct {
 	config  Config
 	now     time.Time // of the latest Situation: time does not go back
@@ -72,8 +84,8 @@ type Decider struct {
 	// Of the present Situation.
 	at      []*regionLoad // by machine
 	running int           // started or starting and not leaving, of all owners
-	mine    int           // started and not leaving, of this node
-	leaving int
+	known   int           // started and not leaving, of this node or with a known load
+	leaving int           // of this node
 }
 
 // regionLoad is what a decider knows of one region: what it remembers, and the sums of the present Situation.
@@ -81,18 +93,24 @@ type regionLoad struct {
 	name    string
 	window  window
 	started time.Time // when a start was last under way
+	asked   map[balance.MachineID]asked
 
 	sums
 }
+
+// asked is since when it has been another owner's turn to let a machine go.
+type asked struct{ since, last time.Time }
 
 type sums struct {
 	here     bool // the region has machines of the app
 	load     int
 	running  int // of all owners: started or starting, not leaving
 	mine     int // of this node: started, not leaving
-	leaving  int // of this node
-	capacity int // of mine
-	endless  int // how many of mine have no limit
+	known    int // mine, and of others with a known load: started, not leaving
+	leaving  int // of those
+	capacity int // of known
+	endless  int // how many of known have no limit
+	stale    bool
 	starting balance.MachineID
 	first    int // machines so far in canonical order: the first are the minimum's
 
@@ -100,6 +118,8 @@ type sums struct {
 	room     int  // how many more
 	spared   bool
 	vetoed   bool
+	busy     balance.MachineID
+	turn     balance.MachineID // of another owner: it goes first
 	recalled bool
 }
 
@@ -122,7 +142,7 @@ func newDecider(resolved Config) *Decider {
 func (d *Decider) Decide(now time.Time, s Situation) []Decision {
 	d.begin(now, &s)
 	idle, isIdle := d.idle(&s)
-	if hold, ok := d.held(&s); ok {
+	if hold, ok := s.hold(); ok {
 		d.holdAll(&s, hold)
 		return d.out
 	}
@@ -145,7 +165,7 @@ func (d *Decider) begin(now time.Time, s *Situation) {
 		slices.SortFunc(s.Machines, bySeen)
 	}
 	d.out, d.at, d.order = d.out[:0], d.at[:0], d.order[:0]
-	d.running, d.mine, d.leaving = 0, 0, 0
+	d.running, d.known, d.leaving = 0, 0, 0
 	for _, r := range d.regions {
 		r.sums = sums{}
 	}
@@ -169,7 +189,7 @@ func (d *Decider) begin(now time.Time, s *Situation) {
 		r.window.add(now, r.load)
 		if r.starting != "" {
 			r.started = now
-			inUse = inUse || r.mine+r.leaving > 0
+			inUse = inUse || r.known+r.leaving > 0
 		}
 	}
 	slices.SortFunc(d.order, func(a, b *regionLoad) int { return cmp.Compare(a.name, b.name) })
@@ -194,36 +214,41 @@ func (d *Decider) region(name string) *regionLoad {
 
 // count adds m to the sums and reports whether it is in use.
 func (d *Decider) count(r *regionLoad, m *Seen, s *Situation) (inUse bool) {
-	up := m.State == balance.Started || m.State == balance.Starting
-	if up && !m.Hard && !(m.Own && m.Leaving) {
+	if m.counts() {
 		d.running++
 		r.running++
 	}
 	if m.State == balance.Starting {
 		r.starting = m.ID
 	}
-	if !m.Own {
-		return false
+	if !m.Own && !m.Known {
+		r.stale = r.stale || m.Stale && m.counts()
+		return m.Stale && m.counts() // nothing is stopped on doubt
 	}
-	if m.Began {
+	if m.Own && m.Began {
 		r.started = d.now
 	}
 	load := m.Load
-	if m.Used {
+	if m.Own && m.Used {
 		load = max(load, 1) // it came and went between two looks
 	}
 	r.load += load
 	switch {
 	case m.State != balance.Started || m.Hard:
 	case m.Leaving:
-		d.leaving++
 		r.leaving++
+		if m.Own {
+			d.leaving++
+		}
 	default:
-		d.mine++
-		r.mine++
+		d.known++
+		r.known++
+		if m.Own {
+			r.mine++
+		}
 		r.add(m, 1)
 	}
-	return load > 0 || m.Began
+	return load > 0 || m.Own && m.Began
 }
 
 // add counts m's capacity in, or out with -1.
@@ -265,19 +290,6 @@ func (d *Decider) idle(s *Situation) (of Decision, ok bool) {
 	keep := cmp.Or(s.App.KeepAlive, d.config.KeepAlive)
 	of = Decision{Verdict: Spare, Why: RuleKeepAlive, For: d.now.Sub(d.used), Of: keep}
 	return of, keep >= 0 && of.For >= keep
-}
-
-// held returns what holds for the whole app.
-func (d *Decider) held(s *Situation) (Decision, bool) {
-	switch {
-	case s.App.Autostop == balance.AutostopOff:
-		return Decision{Why: RuleOff}, true
-	case s.Parked > 0:
-		return Decision{Why: RuleParked, Count: s.Parked}, true
-	case s.Stale:
-		return Decision{Why: RuleStale}, true
-	}
-	return Decision{}, false
 }
 
 func (d *Decider) say(s *Situation, r *regionLoad, m *Seen, v Verdict, of Decision) {

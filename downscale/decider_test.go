@@ -174,9 +174,9 @@ func TestDeciderStories(t *testing.T) {
 			{at: 601 * sec, do: leave("m2"), want: "recall m2: autostop is off; hold: autostop is off"},
 		}},
 		{"nothing is stopped on doubt", c, stop, machines(10, 2), []act{
-			{at: 59 * sec, do: func(s *Situation) { s.Stale = true }, want: "hold: what edges last reported is too old"},
+			{at: 59 * sec, do: func(s *Situation) { s.Stale = true }, want: "hold: what was last reported is too old"},
 			{at: 60 * sec, do: func(s *Situation) { s.Stale = false }, want: "spare m2: keep-alive 30s over: no request since 1m; spare m1: keep-alive 30s over: no request since 1m"},
-			{at: 61 * sec, do: all(leave("m1", "m2"), func(s *Situation) { s.Stale = true }), want: "recall m1: what edges last reported is too old; recall m2: what edges last reported is too old"},
+			{at: 61 * sec, do: all(leave("m1", "m2"), func(s *Situation) { s.Stale = true }), want: "recall m1: what was last reported is too old; recall m2: what was last reported is too old"},
 		}},
 		{"parked requests are demand", c, stop, machines(10, 2), []act{
 			{at: 100 * sec, do: func(s *Situation) { s.Parked = 3 }, want: "hold: 3 requests parked"},

@@ -29,7 +29,7 @@ type Why uint8
 // The rules. The comment says which verdicts they come with.
 const (
 	RuleOff       Why = iota // hold, recall: App.Autostop is off
-	RuleStale                // hold, recall: the edges' reports are too old to stop anything on
+	RuleStale                // hold, recall: what others report is too old to stop anything on
 	RuleParked               // hold, recall: requests wait for a machine
 	RuleStarting             // hold, recall: a machine of the region is starting
 	RuleSettle               // hold: one was, a moment ago
@@ -39,6 +39,10 @@ const (
 	RuleMinimum              // hold, recall: no more machines run than the minimum
 	RulePace                 // hold: enough machines are on their way already
 	RuleBackoff              // hold: the machines that could be spared were needed a moment ago
+	RuleBusy                 // hold: the machine that could be spared says that it is busy
+	RuleTurn                 // hold: a machine of another owner goes first
+	RuleExcess               // hold, spare: see Excess
+	RuleOther                // of your own policy: see Decision.Text
 	RuleHeadroom             // spare: the others have room enough
 	RuleKeepAlive            // spare: nothing has been used for the whole keep-alive
 )
@@ -48,11 +52,14 @@ const (
 type Decision struct {
 	App     balance.AppID
 	Region  string
-	Machine balance.MachineID // the one to spare or recall; of a Hold, the one that RuleNeeded or RuleStarting is about
+	Machine balance.MachineID // the one to spare or recall; of a Hold, the one that the rule is about, if it is about one
 	Verdict Verdict
 	Why     Why
 
-	Count    int           // RuleParked: requests; RuleMinimum: machines that run; RulePace: on their way
+	Text string // of policies of your own: the reason, said instead of the rule's
+
+	Count    int           // RuleParked: requests; RuleMinimum, RuleExcess: machines that run; RulePace: on their way
+	Over     int           // RuleExcess: machines at or above their soft limit
 	Peak     int           // RuleHeadroom, RuleNeeded: largest load in the window
 	Capacity int           // RuleHeadroom, RuleNeeded: of the others; Unlimited if one of them has no limit
 	Headroom float64       // RuleHeadroom, RuleNeeded: the part of Capacity that the peak may take
@@ -65,11 +72,14 @@ const Unlimited = balance.MaxLimit + 1
 
 // Reason says in a sentence for people why it was decided so.
 func (d Decision) Reason() string {
+	if d.Text != "" {
+		return d.Text
+	}
 	switch d.Why {
 	case RuleOff:
 		return "autostop is off"
 	case RuleStale:
-		return "what edges last reported is too old"
+		return "what was last reported is too old"
 	case RuleParked:
 		return fmt.Sprintf("%s parked", count(d.Count, "request"))
 	case RuleStarting:
@@ -97,6 +107,14 @@ func (d Decision) Reason() string {
 		return fmt.Sprintf("%s on the way already", count(d.Count, "machine"))
 	case RuleBackoff:
 		return "what could be spared was needed a moment ago"
+	case RuleBusy:
+		return fmt.Sprintf("%s could be spared and is busy", d.Machine)
+	case RuleTurn:
+		return fmt.Sprintf("%s goes first, and is not ours", d.Machine)
+	case RuleExcess:
+		return fmt.Sprintf("%s running, %d at the soft limit", count(d.Count, "machine"), d.Over)
+	case RuleOther:
+		return "by a policy that says no more"
 	case RuleHeadroom:
 		return d.rule("<=")
 	case RuleKeepAlive:

@@ -50,8 +50,19 @@ type Acks interface {
 	Acked(app balance.AppID, id balance.MachineID, gen uint64) bool
 }
 
+// Loads tells the load of machines that other nodes own, as their owners reported it.
+type Loads interface {
+	// Load returns what is in flight on the machine; fresh is false when the report is missing or too old. It must not block.
+	Load(app balance.AppID, id balance.MachineID) (inFlight int, fresh bool)
+}
+
 // Config configures a [Downscaler], and with it its deciders and protocols. The zero value is valid.
 type Config struct {
+	// Preset is where the defaults of Window, Headroom, KeepAlive and Settle come from. The figures below are Balanced's.
+	Preset Preset
+	// Policy makes the policy of an app; nil means a [Decider] with this configuration.
+	Policy func(balance.AppID) Policy
+
 	// Window is how far back the load counts for the head-room rule. 0 means 5 min: with that, a load that swings through the
 	// day with noise on top hardly ever has a machine stopped only to be started again. Negative turns the rule off: only the
 	// keep-alive stops machines.
@@ -79,6 +90,12 @@ type Config struct {
 	// this. 0 means a fifth of Window: 1 min; negative not at all. When the whole app is idle it is waited for only after a
 	// failure (of the driver, or a node that acknowledged nothing), not after a request.
 	Backoff time.Duration
+	// Notify are the classes of long connections that do not keep a machine: when nothing else is in flight, they are told
+	// to end. What has not ended after Notice has the stop aborted all the same. Connections of other classes keep the
+	// machine, as requests do.
+	Notify Class
+	// Notice is how long connections that were told may take to end. 0 means 5 s.
+	Notice time.Duration
 	// StopTimeout bounds each call of the driver. 0 means 1 min. Twice as long without an answer is an alarm.
 	StopTimeout time.Duration
 	// Parallel bounds the calls of the driver at once. 0 means 64.
@@ -90,6 +107,14 @@ type Config struct {
 	// Restart is called for a machine that has stopped and that somebody wanted started meanwhile. nil leaves the start to
 	// whoever asks next. It must not block.
 	Restart func(balance.Machine)
+	// Busy reports that a machine must not be stopped now though nothing is in flight: it works on something that did not
+	// come as a request. Only an [Order] with Drain does not ask it. nil means never. It must not block.
+	Busy func(balance.Machine) bool
+	// Connections tells of long connections; nil means that none is known, and each counts as a request.
+	Connections Connections
+	// Loads tells the load of machines that other nodes own. With nil the head-room rule looks at this node's machines only,
+	// which is right where a region has one owner.
+	Loads Loads
 	// Demand tells of waiting requests; nil means that there are none.
 	Demand Demand
 	// Acks tells when other nodes know a cordon; nil means at once, which is right when this process is the only node.
@@ -103,6 +128,8 @@ type Config struct {
 type Trace struct {
 	Cordoned   func(m balance.Machine, reason string) // soft-cordoned: about to go, unless traffic comes
 	Uncordoned func(m balance.Machine, reason string) // runs on: needed after all
+	Notified   func(m balance.Machine, of Class)      // long connections were told to end
+	Draining   func(m balance.Machine, reason string) // the gate is closed over what is in flight, by order
 	Stopping   func(m balance.Machine, reason string) // the gate is closed and the driver told to stop
 	Suspending func(m balance.Machine, reason string) // the gate is closed and the driver told to suspend
 	Stopped    func(m balance.Machine, took time.Duration)
@@ -110,12 +137,17 @@ type Trace struct {
 	Failed     func(m balance.Machine, err error)     // the driver could not
 	Stuck      func(m balance.Machine, reason string) // the driver is silent or in doubt: people should look
 	Held       func(d Decision)                       // a region's reason to stop nothing has changed
+	Vetoed     func(d Decision)                       // what a policy said was not carried out: see Policy
 }
 
 func (c Config) resolve() (Config, error) {
 	bad := func(field string, v any, want string) (Config, error) {
 		return Config{}, fmt.Errorf("downscale: Config.%s %v: want %s", field, v, want)
 	}
+	if int(c.Preset) >= len(presets) {
+		return bad("Preset", c.Preset, "Balanced, Cost or Latency")
+	}
+	of := presets[c.Preset]
 	switch {
 	case c.Headroom < 0 || c.Headroom > 1 || c.Headroom != c.Headroom:
 		return bad("Headroom", c.Headroom, "0 (0.8) or more, at most 1")
@@ -123,17 +155,23 @@ func (c Config) resolve() (Config, error) {
 		return bad("Every", c.Every, "0 (1s) or more")
 	case c.CordonMax < 0:
 		return bad("CordonMax", c.CordonMax, "0 (30s) or more")
+	case c.Notify&^AllClasses != 0:
+		return bad("Notify", c.Notify, "classes of AllClasses")
+	case c.Notify != 0 && c.Connections == nil:
+		return bad("Notify", c.Notify, "0, or Connections to tell them")
+	case c.Notice < 0:
+		return bad("Notice", c.Notice, "0 (5s) or more")
 	case c.StopTimeout < 0:
 		return bad("StopTimeout", c.StopTimeout, "0 (1m) or more")
 	case c.Parallel < 0:
 		return bad("Parallel", c.Parallel, "0 (64) or more")
 	}
-	c.Window = cmp.Or(c.Window, 5*time.Minute)
-	c.Headroom = cmp.Or(c.Headroom, 0.8)
-	c.KeepAlive = cmp.Or(c.KeepAlive, 5*time.Minute)
+	c.Window = cmp.Or(c.Window, of.window)
+	c.Headroom = cmp.Or(c.Headroom, of.headroom)
+	c.KeepAlive = cmp.Or(c.KeepAlive, of.keepAlive)
 	c.Every = cmp.Or(c.Every, time.Second)
 	if c.Settle == 0 {
-		c.Settle = min(30*time.Second, max(0, c.Window))
+		c.Settle = min(of.settle, max(0, c.Window))
 	}
 	c.Quiet = max(0, cmp.Or(c.Quiet, time.Second))
 	c.CordonMax = cmp.Or(c.CordonMax, 30*time.Second)
@@ -141,6 +179,7 @@ func (c Config) resolve() (Config, error) {
 		c.Backoff = c.Window / 5
 	}
 	c.Backoff = max(0, c.Backoff)
+	c.Notice = cmp.Or(c.Notice, 5*time.Second)
 	c.StopTimeout = cmp.Or(c.StopTimeout, time.Minute)
 	c.Parallel = cmp.Or(c.Parallel, 64)
 	if c.Quiet >= c.CordonMax {
@@ -150,5 +189,5 @@ func (c Config) resolve() (Config, error) {
 }
 
 func (c Config) timing() Timing {
-	return Timing{Quiet: c.Quiet, CordonMax: c.CordonMax, Backoff: c.Backoff, StuckAfter: 2 * c.StopTimeout}
+	return Timing{Quiet: c.Quiet, CordonMax: c.CordonMax, Notice: c.Notice, Backoff: c.Backoff, StuckAfter: 2 * c.StopTimeout}
 }

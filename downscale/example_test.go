@@ -104,7 +104,7 @@ func ExampleProtocol() {
 	p := downscale.NewProtocol(downscale.Timing{Quiet: time.Second, CordonMax: 30 * time.Second, Backoff: time.Minute})
 	now := time.Now()
 	step := func(in downscale.Input) downscale.Command {
-		c := p.Step(now, in).Command
+		c := p.Step(now, in)
 		fmt.Println(in.Kind, "->", p.Phase(), c.Do)
 		return c
 	}

@@ -6,9 +6,11 @@ import (
 	"go/ast"
 	"go/parser"
 	"go/token"
+	"maps"
 	"regexp"
 	"slices"
 	"strings"
+	"sync"
 	"testing"
 	"time"
 
@@ -17,7 +19,7 @@ import (
 
 var full = flag.Bool("full", false, "explore larger models")
 
-type key [48]byte
+type key [52]byte
 
 // key packs a canonical world.
 func (w *world) key() (k key) {
@@ -36,7 +38,8 @@ func (w *world) key() (k key) {
 	bits(p.suspend, p.acked, p.wanted, p.frozen, !p.quiet.IsZero(), !p.expires.IsZero(), !p.backoff.IsZero(), w.owed)
 	bits(w.gate.cordon, w.gate.touched, w.gate.wanted, w.queue[0].Suspend, w.queue[0].Again, w.queue[1].Suspend, w.queue[1].Again)
 	bits(w.queue[2].Suspend, w.queue[2].Again, w.blind, p.fault)
-	put(uint8(p.phase), uint8(p.token), uint8(p.gate), uint8(w.proc), uint8(w.drain), uint8(w.gate.state), uint8(w.gate.gen), uint8(w.gate.token), w.gate.n)
+	bits(w.told, p.lingers, w.queue[0].All, w.queue[1].All, w.queue[2].All)
+	put(uint8(p.order), uint8(p.phase), uint8(p.token), uint8(p.gate), uint8(w.proc), uint8(w.drain), uint8(w.gate.state), uint8(w.gate.gen), uint8(w.gate.token), w.gate.n)
 	for _, c := range w.queue {
 		put(uint8(c.Do), uint8(c.Token), uint8(c.Gate))
 	}
@@ -62,7 +65,7 @@ func (w *world) atRest() bool {
 
 // explore visits every world that can be reached. It returns an error with the shortest way to a world that breaks a
 // promise, or to one from which nothing leads to rest.
-func (m *model) explore(quietTime time.Duration) (states, transitions int, err error) {
+func (m *model) explore() (states, transitions int, err error) {
 	type step struct {
 		state int32
 		label string
@@ -97,7 +100,7 @@ func (m *model) explore(quietTime time.Duration) (states, transitions int, err e
 		}
 		return i
 	}
-	first := world{p: NewProtocol(Timing{Quiet: quietTime, CordonMax: time.Hour, Backoff: time.Hour, StuckAfter: time.Hour})}
+	first := world{p: NewProtocol(Timing{Quiet: m.quiet, CordonMax: time.Hour, Backoff: time.Hour, StuckAfter: time.Hour})}
 	m.canon(&first)
 	add(first, step{})
 	for len(level) > 0 {
@@ -142,20 +145,28 @@ func (m *model) explore(quietTime time.Duration) (states, transitions int, err e
 }
 
 func TestProtocolExhaustively(t *testing.T) {
-	sizes := []int{1}
-	if *full {
-		sizes = append(sizes, 2)
-	}
-	edges := map[string]bool{}
-	for _, n := range sizes {
-		for _, quiet := range []time.Duration{0, time.Hour} {
-			m := &model{nodes: n, edges: edges}
-			states, transitions, err := m.explore(quiet)
-			if err != nil {
-				t.Fatalf("%d nodes, quiet %v, %d states: %v", n, quiet, states, err)
-			}
-			t.Logf("%d nodes, quiet %v: %d states, %d transitions", n, quiet, states, transitions)
+	var models []*model
+	for _, quiet := range []time.Duration{0, time.Hour} {
+		models = append(models, &model{nodes: 1, suspends: quiet > 0, quiet: quiet})
+		if *full {
+			models = append(models, &model{nodes: 1, quiet: quiet, more: true}, &model{nodes: 2, suspends: quiet > 0, quiet: quiet})
 		}
+	}
+	var all sync.WaitGroup
+	for _, m := range models {
+		m.edges = map[string]bool{}
+		all.Go(func() {
+			states, transitions, err := m.explore()
+			if err != nil {
+				t.Errorf("%d nodes, more %v, quiet %v, %d states: %v", m.nodes, m.more, m.quiet, states, err)
+			}
+			t.Logf("%d nodes, more %v, quiet %v: %d states, %d transitions", m.nodes, m.more, m.quiet, states, transitions)
+		})
+	}
+	all.Wait()
+	edges := map[string]bool{}
+	for _, m := range models {
+		maps.Copy(edges, m.edges)
 	}
 	var got []string
 	for e := range edges {

@@ -22,6 +22,7 @@ type world struct {
 	dup   call1 // the same once more, later
 	drain drainState
 	owed  bool // a start was promised during the stop
+	told  bool // all connections have been told
 	blind bool // the machine ended by itself while its gate was closed, and the gate takes no exits then
 	nodes [3]modelNode
 }
@@ -78,10 +79,13 @@ var (
 
 // model explores.
 type model struct {
-	nodes int
-	edges map[string]bool // of the diagram
-	err   error
-	next  func(label string, progress bool, w world)
+	nodes    int
+	quiet    time.Duration   // Timing.Quiet
+	suspends bool            // what firm orders want
+	more     bool            // answers that arrive twice, and both ways of stopping for every order: about four times the states
+	edges    map[string]bool // of the diagram
+	err      error
+	next     func(label string, progress bool, w world)
 }
 
 func (m *model) failf(format string, args ...any) {
@@ -93,7 +97,7 @@ func (m *model) failf(format string, args ...any) {
 // feed steps the protocol and queues its command.
 func (m *model) feed(w *world, in Input) {
 	from := w.p.phase
-	c := w.p.Step(modelNow, in).Command
+	c := w.p.Step(modelNow, in)
 	if from != w.p.phase || c.Do != None {
 		m.edges[edge(from.String(), in.Kind.String(), w.p.phase.String(), c.Do.String())] = true
 	}
@@ -142,7 +146,7 @@ func (m *model) carryOut(w *world) {
 			return
 		}
 		for i := range w.nodes[:m.nodes] {
-			if w.nodes[i].known < g.gen {
+			if w.nodes[i].known < g.gen && w.p.order == notOrdered {
 				m.failf("the gate closed although node %d has not seen the cordon", i)
 			}
 		}
@@ -152,6 +156,19 @@ func (m *model) carryOut(w *world) {
 			g.state = balance.Suspending
 		}
 		m.feed(w, Input{Kind: Closed, Token: c.Token, Gate: g.token})
+	case CloseNow:
+		if w.p.order != firm && !w.p.wanted {
+			m.failf("the gate closed over requests, and nobody ordered it")
+		}
+		if g.state != balance.Started {
+			m.feed(w, Input{Kind: Refused, Token: c.Token})
+			return
+		}
+		g.token++
+		g.state = balance.Stopping
+		m.feed(w, Input{Kind: Closed, Token: c.Token, Gate: g.token})
+	case Notify:
+		w.told = w.told || c.All
 	case Reopen:
 		if !g.closing() || g.token != c.Gate {
 			m.failf("Reopen with token %d of a gate that is %v with %d", c.Gate, g.state, g.token)
@@ -162,7 +179,7 @@ func (m *model) carryOut(w *world) {
 		g.clear(balance.Started)
 		w.owed = false // it runs
 	case Stop, Suspend:
-		if !g.closing() || g.n > 0 || g.token != c.Gate {
+		if !g.closing() || g.n > 0 && (c.Do == Suspend || !w.told) || g.token != c.Gate {
 			m.failf("%v of a gate that is %v with %d in flight", c.Do, g.state, g.n)
 		}
 		if w.op.do != None || w.drain == drainStopping {
@@ -202,7 +219,11 @@ func (m *model) look(w *world, kind func(Input)) {
 		} else {
 			kind(Input{Kind: Down})
 		}
-	case SoftCordoned:
+	case Draining:
+		if g.n == 0 {
+			kind(Input{Kind: Idle})
+		}
+	case SoftCordoned, Notifying:
 		acked := true
 		for _, n := range w.nodes[:m.nodes] {
 			acked = acked && n.acked >= g.gen
@@ -221,6 +242,8 @@ func (m *model) look(w *world, kind func(Input)) {
 			kind(Input{Kind: Busy})
 			if g.n == 0 {
 				kind(Input{Kind: Idle})
+			} else {
+				kind(Input{Kind: Lingering}) // what is in flight may be connections, or not
 			}
 		}
 	}
@@ -243,10 +266,16 @@ func (m *model) act(w world) {
 	}
 	if w.queue[1].Do == None { // the shell never gets further ahead
 		m.look(&w, func(in Input) { feed("look: "+in.Kind.String(), true, in) })
-		feed("surplus: stop", false, Input{Kind: Surplus})
 		feed("surplus: suspend", false, Input{Kind: Surplus, Suspend: true})
 		feed("all idle", false, Input{Kind: Surplus, Suspend: true, Idle: true})
 		feed("needed", false, Input{Kind: Needed})
+		feed("order", false, Input{Kind: Ordered})
+		feed("firm order", false, Input{Kind: Ordered, Drain: time.Hour, Suspend: m.suspends})
+		if m.more {
+			feed("firm order, the other way", false, Input{Kind: Ordered, Drain: time.Hour, Suspend: !m.suspends})
+			feed("surplus: stop", false, Input{Kind: Surplus})
+		}
+		feed("withdrawn", false, Input{Kind: Withdrawn})
 		if w.p.phase != Stopped {
 			feed("start wanted", false, Input{Kind: StartWanted})
 		}
@@ -296,7 +325,9 @@ func (m *model) driver(w *world, do func(string, bool, func(*world))) {
 	if w.ans != (call1{}) {
 		do("answer arrives", true, func(w *world) {
 			a := w.ans
-			w.ans, w.dup = call1{}, a
+			if w.ans = (call1{}); m.more {
+				w.dup = a
+			}
 			m.feed(w, Input{Kind: a.kind, Token: a.token})
 		})
 	}
@@ -379,7 +410,7 @@ func (m *model) check(w *world) {
 	quiet := w.queue[0].Do == None
 	g := &w.gate
 	switch p := w.p.phase; {
-	case w.op.do != None && (!g.closing() || g.n > 0):
+	case w.op.do != None && (!g.closing() || g.n > 0 && !w.told):
 		m.failf("the driver works behind a gate that is %v with %d in flight", g.state, g.n)
 	case w.op.do != None && p != Stopping && p != Suspending && p != Stuck:
 		m.failf("the driver works on a machine that is %v", p)
@@ -405,6 +436,7 @@ func (m *model) canon(w *world) {
 	if p.phase != Active || p.backoff.IsZero() || !modelNow.Before(p.backoff) {
 		p.backoff, p.fault = time.Time{}, false
 	}
+	w.told = w.told && w.gate.closing()
 	if !w.gate.closing() && (w.gate.state != balance.Started || w.proc == running) {
 		w.blind = false
 	}
@@ -413,7 +445,7 @@ func (m *model) canon(w *world) {
 	tokens = append(tokens, &p.token, &w.op.token, &w.ans.token, &w.dup.token)
 	gens = append(gens, &w.gate.gen)
 	gates = append(gates, &w.gate.token)
-	if p.phase == SoftCordoned || p.phase == Closing {
+	if p.phase == SoftCordoned || p.phase == Notifying || p.phase == Closing {
 		gens = append(gens, &p.gate)
 	} else {
 		gates = append(gates, &p.gate)
@@ -421,7 +453,7 @@ func (m *model) canon(w *world) {
 	for i := range w.queue {
 		c := &w.queue[i]
 		tokens = append(tokens, &c.Token)
-		if c.Do == Uncordon || c.Do == Close {
+		if c.Do == Uncordon || c.Do == Close || c.Do == CloseNow {
 			gens = append(gens, &c.Gate)
 		} else {
 			gates = append(gates, &c.Gate)

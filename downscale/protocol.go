@@ -6,6 +6,7 @@ import "time"
 type Timing struct {
 	Quiet      time.Duration // how long a cordoned machine is idle, the cordon known everywhere, before its gate closes
 	CordonMax  time.Duration // how long a cordon lasts at most
+	Notice     time.Duration // how long connections that were told may take to end
 	Backoff    time.Duration // how long an aborted stop is not tried again; doubles with each abort in a row, up to 16 times this
 	StuckAfter time.Duration // how long the driver may be silent; also the pause before another try when it did not know
 }
@@ -25,20 +26,42 @@ const maxDoublings = 4
 //	stopped       --StartWanted-->  stopped        Restart
 //	active        --Down-->         stopped
 //	active        --Surplus-->      soft-cordoned  Cordon
+//	active        --Ordered-->      soft-cordoned  Cordon
 //	soft-cordoned --Cordoned-->     active         Uncordon
+//	soft-cordoned --Cordoned-->     closing        CloseNow
 //	soft-cordoned --Idle-->         closing        Close
+//	soft-cordoned --Lingering-->    notifying      Notify
+//	soft-cordoned --Tick-->         notifying      Notify
 //	soft-cordoned --Tick-->         closing        Close
 //	soft-cordoned --Tick-->         active         Uncordon
 //	soft-cordoned --Touched-->      active         Uncordon
 //	soft-cordoned --Needed-->       active         Uncordon
 //	soft-cordoned --StartWanted-->  active         Uncordon
+//	soft-cordoned --Withdrawn-->    active         Uncordon
+//	soft-cordoned --Acknowledged--> closing        CloseNow
+//	soft-cordoned --Tick-->         closing        CloseNow
+//	soft-cordoned --Uncordoned-->   closing        CloseNow
 //	soft-cordoned --Refused-->      active
 //	soft-cordoned --Uncordoned-->   active
 //	soft-cordoned --Down-->         stopped
+//	notifying     --Idle-->         closing        Close
+//	notifying     --Tick-->         closing        Close
+//	notifying     --Tick-->         active         Uncordon
+//	notifying     --Touched-->      active         Uncordon
+//	notifying     --Needed-->       active         Uncordon
+//	notifying     --StartWanted-->  active         Uncordon
+//	notifying     --Withdrawn-->    active         Uncordon
+//	notifying     --Ordered-->      soft-cordoned
+//	notifying     --Uncordoned-->   active
+//	notifying     --Down-->         stopped
+//	closing       --Closed-->       draining       Notify
 //	closing       --Closed-->       stopping       Stop
 //	closing       --Closed-->       suspending     Suspend
 //	closing       --Refused-->      soft-cordoned
 //	closing       --Refused-->      active         Uncordon
+//	draining      --Idle-->         stopping       Stop
+//	draining      --Idle-->         suspending     Suspend
+//	draining      --Tick-->         stopping       Stop
 //	suspending    --Done-->         stopped        Finish
 //	suspending    --Failed-->       stopping       Stop
 //	suspending    --Unknown-->      stopping       Stop
@@ -54,30 +77,49 @@ const maxDoublings = 4
 //	stuck         --Unknown-->      stopping       Stop
 //	stuck         --Tick-->         stopping       Stop
 //
-// Invariants: Stop and Suspend are only commanded behind a gate that has closed at zero in flight; Close only after every
-// live node acknowledged the cordon and the machine was idle for Timing.Quiet since; at most one Stop or Suspend is under
-// way; a cordon ends within Timing.CordonMax, by Close or by Uncordon. A driver's failure to suspend leads to a stop: where
-// the driver stands is then unknown or unsupported, and stopped is a state that can be known.
+// A machine stops because it is surplus, or because somebody orders it, for a deploy or maintenance. Surplus gives way to
+// everything: a request, a connection, a missing acknowledgement. An order does not depend on acknowledgements: what is
+// missing after Timing.CordonMax is taken as given, since the gate protects who does not know. An order without Drain still
+// gives way to whatever is in flight; one with Drain closes the gate over it, tells the connections, and gives both that long.
+//
+// Invariants: Suspend is only commanded behind a gate with nothing in flight, and so is Stop, but for the end of an order's
+// Drain: then all connections have been told. For a surplus machine Close is only commanded after every live node
+// acknowledged the cordon and the machine was idle for Timing.Quiet since. At most one Stop or Suspend is under way. A
+// cordon ends, by a close or by Uncordon, within Timing.CordonMax, and Timing.Notice where there are connections to be told
+// (an order may take once more CordonMax). A driver's failure to suspend leads to a stop: where the driver stands is then
+// unknown or unsupported, and stopped is a state that can be known.
 type Protocol struct {
 	timing Timing
 
 	phase   Phase
+	order   order
 	token   uint64 // of the last command that wants an answer; they grow
-	gate    uint64 // SoftCordoned, Closing: the generation, 0 while Cordon is unanswered; after Closed: the gate's token
+	gate    uint64 // up to Closing: the generation, 0 while Cordon is unanswered; after Closed: the gate's token
 	suspend bool   // suspend rather than stop; later: Suspend rather than Stop is under way
-	acked   bool   // every live node knows the cordon
+	acked   bool   // every live node knows the cordon, or an order does not wait for it any longer
+	lingers bool   // quiet was armed by connections that are to be told
 	wanted  bool   // somebody needs the machine; it could not be had at once
 	frozen  bool   // a Suspend ended in doubt: the machine may be frozen, and is not opened again
 	fault   bool   // the last stop failed for another reason than that the machine was needed
 	aborts  int8   // in a row
-	reason  string // why it is surplus
+	drain   time.Duration
+	reason  string // why it is surplus, or ordered to stop
 
 	// Armed timers; zero is not armed.
-	quiet   time.Time // SoftCordoned: when the gate may close
-	expires time.Time // SoftCordoned: when the cordon ends; Suspending, Stopping: when the driver has been silent for too long; Stuck: when to try again
+	quiet   time.Time // SoftCordoned, Notifying: when the gate may close, or connections be told
+	expires time.Time // SoftCordoned, Notifying: when the cordon ends; Draining: when it stops all the same; Suspending, Stopping: when the driver has been silent for too long; Stuck: when to try again
 	backoff time.Time // Active: until when surplus does not count
 	calm    time.Time // when the aborts so far are forgotten
 }
+
+// order is who wants the machine stopped.
+type order uint8
+
+const (
+	notOrdered order = iota // it is surplus
+	patient                 // somebody, when nothing is in flight
+	firm                    // somebody, whatever is in flight
+)
 
 // NewProtocol returns the protocol of a machine that does not run.
 func NewProtocol(t Timing) Protocol { return Protocol{timing: t} }
@@ -87,7 +129,7 @@ func (p *Protocol) Phase() Phase { return p.phase }
 
 // Gen returns the generation of the cordon that is in force; 0 when there is none.
 func (p *Protocol) Gen() uint64 {
-	if p.phase == SoftCordoned || p.phase == Closing {
+	if p.phase == SoftCordoned || p.phase == Notifying || p.phase == Closing {
 		return p.gate
 	}
 	return 0
@@ -96,18 +138,9 @@ func (p *Protocol) Gen() uint64 {
 // BackingOff reports whether the last stop was aborted so recently that surplus alone starts no other.
 func (p *Protocol) BackingOff(now time.Time) bool { return p.phase == Active && now.Before(p.backoff) }
 
-// Step takes in what happened at time now. Time may stand still or go back; timers then fire later. It does not allocate.
-func (p *Protocol) Step(now time.Time, in Input) Output {
-	out := Output{Command: p.step(now, in)}
-	for _, t := range [...]time.Time{p.quiet, p.expires} {
-		if !t.IsZero() && (out.Wake.IsZero() || t.Before(out.Wake)) {
-			out.Wake = t
-		}
-	}
-	return out
-}
-
-func (p *Protocol) step(now time.Time, in Input) Command {
+// Step takes in what happened at time now. Time may stand still or go back; timers then fire later. Timers fire by Tick, so
+// whoever steps does so every now and then. It does not allocate.
+func (p *Protocol) Step(now time.Time, in Input) Command {
 	switch in.Kind {
 	case Cordoned, Closed, Refused, Done, Failed, Unknown:
 		if in.Token != p.token {
@@ -119,10 +152,18 @@ func (p *Protocol) step(now time.Time, in Input) Command {
 		return p.stopped(in)
 	case Active:
 		return p.active(now, in)
-	case SoftCordoned:
+	case SoftCordoned, Notifying:
+		switch {
+		case p.gate == 0:
+			return p.asked(now, in)
+		case p.order == firm:
+			return p.ordered(now, in)
+		}
 		return p.cordoned(now, in)
 	case Closing:
 		return p.closing(now, in)
+	case Draining:
+		return p.draining(now, in)
 	default:
 		return p.behindGate(now, in)
 	}
@@ -142,97 +183,43 @@ func (p *Protocol) active(now time.Time, in Input) Command {
 	switch in.Kind {
 	case Down:
 		p.enter(Stopped)
+		return Command{}
 	case Surplus:
 		if now.Before(p.backoff) && (p.fault || !in.Idle) {
 			return Command{}
 		}
-		p.enter(SoftCordoned)
-		p.gate, p.suspend, p.reason = 0, in.Suspend, in.Reason
-		p.expires = now.Add(p.timing.CordonMax)
-		return p.command(Command{Do: Cordon})
-	}
-	return Command{}
-}
-
-func (p *Protocol) cordoned(now time.Time, in Input) Command {
-	if p.gate == 0 { // Cordon is unanswered: it may be carried out any time, so what would end it has to wait
-		switch in.Kind {
-		case Cordoned:
-			if p.gate = in.Gate; p.wanted {
-				return p.abort(now, "it was needed")
-			}
-		case Refused:
-			p.back(now)
-		case Touched, Needed, StartWanted, Uncordoned, Down:
-			p.wanted = true
-		}
+		p.reason, p.suspend = in.Reason, in.Suspend
+	case Ordered:
+		p.obey(in)
+	default:
 		return Command{}
 	}
+	p.enter(SoftCordoned)
+	p.gate = 0
+	p.expires = now.Add(p.timing.CordonMax)
+	return p.command(Command{Do: Cordon})
+}
+
+// draining is behind a gate that has closed over what was in flight.
+func (p *Protocol) draining(now time.Time, in Input) Command {
 	switch in.Kind {
-	case Acknowledged:
-		p.acked = p.acked || in.Gate == p.gate
-	case Idle:
-		if p.acked && p.quiet.IsZero() {
-			p.quiet = now.Add(p.timing.Quiet)
-		}
-		return p.mayClose(now)
-	case Busy:
-		p.quiet = time.Time{}
-	case Tick:
-		if c := p.mayClose(now); c.Do != None || p.expires.IsZero() || now.Before(p.expires) {
-			return c
-		}
-		if !p.acked {
-			c := p.abort(now, "not every node acknowledged the cordon in time")
-			p.fault = true
-			return c
-		}
-		return p.abort(now, "it did not become idle in time")
-	case Touched:
-		return p.abort(now, "a request had no better machine")
-	case Needed:
-		return p.abort(now, in.Reason)
 	case StartWanted:
-		return p.abort(now, "a start was wanted")
-	case Uncordoned:
-		p.back(now)
-	case Down:
-		p.enter(Stopped)
-	}
-	return Command{}
-}
-
-func (p *Protocol) mayClose(now time.Time) Command {
-	if p.quiet.IsZero() || now.Before(p.quiet) {
-		return Command{}
-	}
-	expires := p.expires // the gate may refuse, and then the cordon goes on
-	p.enter(Closing)
-	p.expires = expires
-	return p.command(Command{Do: Close, Gate: p.gate, Suspend: p.suspend})
-}
-
-func (p *Protocol) closing(now time.Time, in Input) Command {
-	switch in.Kind {
-	case Needed, StartWanted:
 		p.wanted = true
-	case Refused:
-		if p.wanted {
-			return p.abort(now, "it was needed")
+	case Idle:
+		return p.stop(now)
+	case Tick:
+		if !p.expires.IsZero() && !now.Before(p.expires) {
+			return p.drive(now, Stopping, Stop) // not suspended: what is still there is cut off
 		}
-		expires := p.expires
-		p.enter(SoftCordoned)
-		p.expires = expires
-	case Closed:
-		p.gate = in.Gate
-		// Somebody may want it by now. It is not opened again all the same: a machine that ended by itself a moment ago would
-		// not be noticed, since the gate takes no exits while it closes. The start is remembered instead.
-		if p.suspend {
-			return p.drive(now, Suspending, Suspend)
-		}
-		return p.drive(now, Stopping, Stop)
 	}
 	return Command{}
+}
+
+func (p *Protocol) stop(now time.Time) Command {
+	if p.suspend {
+		return p.drive(now, Suspending, Suspend)
+	}
+	return p.drive(now, Stopping, Stop)
 }
 
 // behindGate is suspending, stopping and stuck: the gate is closed, so there is no hurry and nothing to lose.
@@ -309,9 +296,9 @@ func (p *Protocol) back(now time.Time) {
 
 func (p *Protocol) enter(to Phase) {
 	p.phase = to
-	p.wanted, p.frozen, p.quiet, p.expires = false, false, time.Time{}, time.Time{}
+	p.wanted, p.frozen, p.lingers, p.quiet, p.expires = false, false, false, time.Time{}, time.Time{}
 	if to == Active || to == Stopped {
-		p.suspend, p.acked = false, false
+		p.suspend, p.acked, p.order, p.drain = false, false, notOrdered, 0
 	}
 	if to == Stopped {
 		p.backoff, p.gate = time.Time{}, 0

@@ -177,7 +177,7 @@ func TestProtocolStories(t *testing.T) {
 				if s.edit != nil {
 					s.edit(&in)
 				}
-				c := p.Step(start.Add(s.at), in).Command
+				c := p.Step(start.Add(s.at), in)
 				if c.Token != 0 {
 					token = c.Token
 				}
@@ -217,13 +217,15 @@ type gateWorld struct {
 	starts  uint64  // token of a start under way
 	owed    bool    // a start was remembered by the gate
 	acked   bool    // every node knows the present cordon
+	long    bool    // what is in flight are long connections
+	told    bool    // all of them have been told
 	knew    bool    // a request that knew the present cordon has been admitted
 }
 
 func (w *gateWorld) feed(in Input) {
 	for again := true; again; {
 		before := w.p.token
-		c := w.p.Step(w.now, in).Command
+		c := w.p.Step(w.now, in)
 		if c.Token != 0 && c.Token <= before {
 			w.t.Fatalf("token %d after %d", c.Token, before)
 		}
@@ -247,13 +249,21 @@ func (w *gateWorld) do(c Command) (Input, bool) {
 		if !ok {
 			return Input{Kind: Refused, Token: c.Token}, true
 		}
-		if !w.acked {
+		if !w.acked && w.p.order == notOrdered {
 			w.t.Fatal("the gate closed and not every node knew the cordon")
 		}
 		if w.knew {
 			w.t.Fatal("the gate closed although a request came that knew the cordon")
 		}
 		return Input{Kind: Closed, Token: c.Token, Gate: token}, true
+	case CloseNow:
+		token, ok := w.gate.CloseNow()
+		if !ok {
+			return Input{Kind: Refused, Token: c.Token}, true
+		}
+		return Input{Kind: Closed, Token: c.Token, Gate: token}, true
+	case Notify:
+		w.told = c.All
 	case Reopen:
 		if w.frozen {
 			w.t.Fatal("a frozen machine was opened")
@@ -284,7 +294,9 @@ func (w *gateWorld) do(c Command) (Input, bool) {
 func (w *gateWorld) look() {
 	l, used := w.gate.Sample()
 	switch {
-	case w.p.Phase() == SoftCordoned && l.State == balance.Started:
+	case w.p.Phase() == Draining && l.InFlight == 0:
+		w.feed(Input{Kind: Idle})
+	case (w.p.Phase() == SoftCordoned || w.p.Phase() == Notifying) && l.State == balance.Started:
 		if l.Cordon != balance.CordonSoft || l.CordonGen != w.p.Gen() {
 			w.feed(Input{Kind: Uncordoned})
 			return
@@ -296,7 +308,9 @@ func (w *gateWorld) look() {
 		if w.acked {
 			w.feed(Input{Kind: Acknowledged, Gate: l.CordonGen})
 		}
-		if l.InFlight > 0 || used {
+		if l.InFlight > 0 && !used && w.long {
+			w.feed(Input{Kind: Lingering})
+		} else if l.InFlight > 0 || used {
 			w.feed(Input{Kind: Busy})
 		} else {
 			w.feed(Input{Kind: Idle})
@@ -304,7 +318,7 @@ func (w *gateWorld) look() {
 		w.feed(Input{Kind: Tick})
 	case l.State == balance.Started:
 		w.feed(Input{Kind: Up})
-	case w.p.Phase() <= SoftCordoned:
+	case w.p.Phase() <= Notifying:
 		w.feed(Input{Kind: Down})
 	default:
 		w.feed(Input{Kind: Tick})
@@ -324,7 +338,7 @@ func TestProtocolWithGate(t *testing.T) {
 				if w.op.Do == None {
 					t.Skip("nothing under way")
 				}
-				if gate.InFlight() > 0 || gate.State() != balance.Stopping && gate.State() != balance.Suspending {
+				if gate.InFlight() > 0 && (w.op.Do == Suspend || !w.told) || gate.State() != balance.Stopping && gate.State() != balance.Suspending {
 					t.Fatalf("%v behind a gate that is %v with %d in flight", w.op.Do, gate.State(), gate.InFlight())
 				}
 				op := w.op
@@ -350,9 +364,14 @@ func TestProtocolWithGate(t *testing.T) {
 				w.feed(Input{Kind: Surplus, Suspend: rapid.Bool().Draw(t, "suspend"), Idle: rapid.Bool().Draw(t, "idle")})
 			},
 			"needed": func(*rapid.T) { w.feed(Input{Kind: Needed}) },
-			"look":   func(*rapid.T) { w.look() },
-			"ack":    func(*rapid.T) { w.acked = true },
-			"time":   func(t *rapid.T) { w.now = w.now.Add(time.Duration(rapid.IntRange(-1, 20).Draw(t, "s")) * sec) },
+			"order": func(t *rapid.T) {
+				w.feed(Input{Kind: Ordered, Suspend: rapid.Bool().Draw(t, "suspend"), Drain: time.Duration(rapid.IntRange(0, 2).Draw(t, "drain")) * 30 * sec})
+			},
+			"withdraw": func(*rapid.T) { w.feed(Input{Kind: Withdrawn}) },
+			"long":     func(*rapid.T) { w.long = !w.long },
+			"look":     func(*rapid.T) { w.look() },
+			"ack":      func(*rapid.T) { w.acked = true },
+			"time":     func(t *rapid.T) { w.now = w.now.Add(time.Duration(rapid.IntRange(-1, 20).Draw(t, "s")) * sec) },
 			"request": func(t *rapid.T) {
 				gen := gate.Load().CordonGen
 				old := uint64(rapid.IntRange(0, 1).Draw(t, "old"))
@@ -396,7 +415,7 @@ func TestProtocolWithGate(t *testing.T) {
 				}
 			},
 			"run anew": func(t *rapid.T) { // what end and the next Run's first look do
-				if p := w.p.Phase(); p == Active || p == Stopped || p == SoftCordoned {
+				if p := w.p.Phase(); p == Active || p == Stopped || p == SoftCordoned || p == Notifying {
 					w.p = NewProtocol(testTiming)
 					if l := gate.Load(); l.Cordon == balance.CordonSoft {
 						gate.Uncordon(l.CordonGen)
@@ -454,11 +473,11 @@ func TestStepDoesNotAllocate(t *testing.T) {
 // wayDown takes a protocol from stopped over active to stopped, in 8 steps.
 func wayDown(p *Protocol, now time.Time) {
 	p.Step(now, Input{Kind: Up})
-	p.Step(now, Input{Kind: Cordoned, Token: p.Step(now, Input{Kind: Surplus, Reason: "x"}).Command.Token, Gate: 1})
+	p.Step(now, Input{Kind: Cordoned, Token: p.Step(now, Input{Kind: Surplus, Reason: "x"}).Token, Gate: 1})
 	p.Step(now, Input{Kind: Acknowledged, Gate: 1})
 	p.Step(now, Input{Kind: Idle})
-	c := p.Step(now.Add(sec), Input{Kind: Tick}).Command
-	c = p.Step(now.Add(sec), Input{Kind: Closed, Token: c.Token, Gate: 2}).Command
+	c := p.Step(now.Add(sec), Input{Kind: Tick})
+	c = p.Step(now.Add(sec), Input{Kind: Closed, Token: c.Token, Gate: 2})
 	p.Step(now.Add(sec), Input{Kind: Done, Token: c.Token})
 }
 

@@ -25,6 +25,7 @@ type Downscaler struct {
 	driver   Driver
 	config   Config
 	wake     chan struct{}
+	orders   orders
 	running  atomic.Bool
 	draining atomic.Int32
 }
@@ -68,11 +69,16 @@ func (d *Downscaler) Run(ctx context.Context) error {
 		case <-timer.C:
 		}
 		now := time.Now()
-		if now.Before(next) {
+		list := d.orders.take()
+		if len(list) == 0 && now.Before(next) {
 			r.look(now)
 		} else {
 			r.tick(now)
 			next = now.Add(d.config.Every)
+		}
+		if len(list) > 0 {
+			r.accept(list)
+			r.hear(now)
 		}
 		wait := next.Sub(now)
 		if len(r.leaving) > 0 {
@@ -91,10 +97,7 @@ func (d *Downscaler) Recall(_ context.Context, m balance.Machine) error {
 		return fmt.Errorf("downscale: recall of machine %q of app %q: node %q does not own it: ask its owner", m.ID, m.App, d.fleet.Node())
 	}
 	if g.Uncordon(m.CordonGen) {
-		select {
-		case d.wake <- struct{}{}:
-		default:
-		}
+		d.rouse()
 		return nil
 	}
 	if s := g.State(); s != balance.Started {
@@ -115,7 +118,7 @@ type run struct {
 }
 
 type appRun struct {
-	decider  *Decider
+	policy   Policy
 	snap     *balance.Snapshot
 	machines []*machine // in canonical order, of all owners
 	byID     map[balance.MachineID]*machine
@@ -129,6 +132,9 @@ type machine struct {
 	gate     *balance.Gate // nil for a machine of another owner
 	protocol Protocol
 	load     int
+	orders   []*wish
+	obeying  bool      // the protocol has taken them
+	why      string    // it went back to active, the last time
 	used     bool      // since the last decision
 	began    bool      // it came up since the last decision
 	listed   bool      // in run.leaving
@@ -167,6 +173,15 @@ func (r *run) tick(now time.Time) {
 	}
 }
 
+func (r *run) policy(id balance.AppID) Policy {
+	if r.config.Policy != nil {
+		if p := r.config.Policy(id); p != nil {
+			return p
+		}
+	}
+	return newDecider(r.config)
+}
+
 // look looks at the machines on their way.
 func (r *run) look(now time.Time) {
 	for _, m := range r.leaving {
@@ -182,7 +197,7 @@ func (r *run) look(now time.Time) {
 func (r *run) app(id balance.AppID, snap *balance.Snapshot) *appRun {
 	a, ok := r.apps[id]
 	if !ok {
-		a = &appRun{decider: newDecider(r.config), byID: map[balance.MachineID]*machine{}, held: map[string]Why{}}
+		a = &appRun{policy: r.policy(id), byID: map[balance.MachineID]*machine{}, held: map[string]Why{}}
 		r.apps[id] = a
 	}
 	if a.snap == snap {
@@ -204,6 +219,11 @@ func (r *run) app(id balance.AppID, snap *balance.Snapshot) *appRun {
 		a.byID[row.ID] = m
 		a.machines = append(a.machines, m)
 	}
+	for id, m := range old {
+		if a.byID[id] != m {
+			m.dismiss(fmt.Errorf("%w: %s has left the fleet", ErrBusy, id))
+		}
+	}
 	slices.SortFunc(a.machines, func(x, y *machine) int { return balance.CompareCanonical(&x.row, &y.row) })
 	return a
 }
@@ -212,7 +232,7 @@ func (r *run) app(id balance.AppID, snap *balance.Snapshot) *appRun {
 func (r *run) decide(a *appRun, now time.Time) {
 	s := Situation{App: a.snap.App(), Machines: a.seen[:0]}
 	for _, m := range a.machines {
-		s.Machines = append(s.Machines, m.see(s.App, now))
+		s.Machines = append(s.Machines, r.see(m, s.App, now))
 		m.used, m.began = false, false
 	}
 	a.seen = s.Machines
@@ -223,13 +243,20 @@ func (r *run) decide(a *appRun, now time.Time) {
 		n, fresh := r.config.Demand.Parked(s.App.ID)
 		s.Parked, s.Stale = n, !fresh
 	}
-	for _, d := range a.decider.Decide(now, s) {
+	refuse := func(d Decision) {
+		if r.config.Trace.Vetoed != nil {
+			r.config.Trace.Vetoed(d)
+		}
+	}
+	for _, d := range veto(&s, a.policy.Decide(now, s), refuse) {
 		switch d.Verdict {
 		case Spare:
 			delete(a.held, d.Region)
 			r.step(a.byID[d.Machine], now, Input{Kind: Surplus, Idle: d.Why == RuleKeepAlive, Suspend: s.App.Autostop == balance.AutostopSuspend, Reason: d.Reason()})
 		case Recall:
-			r.step(a.byID[d.Machine], now, Input{Kind: Needed, Reason: d.Reason()})
+			if m := a.byID[d.Machine]; m != nil && m.gate != nil {
+				r.step(m, now, Input{Kind: Needed, Reason: d.Reason()})
+			}
 		case Hold:
 			if why, ok := a.held[d.Region]; !ok || why != d.Why {
 				a.held[d.Region] = d.Why
@@ -241,16 +268,34 @@ func (r *run) decide(a *appRun, now time.Time) {
 	}
 }
 
-func (m *machine) see(app balance.App, now time.Time) Seen {
+func (r *run) see(m *machine, app balance.App, now time.Time) Seen {
 	s := Seen{
 		ID: m.row.ID, Region: m.row.Region, Revision: m.row.Revision, Rank: m.rank, State: m.row.State,
 		Failing: m.row.Health == balance.Failing, Hard: m.row.Cordon == balance.CordonHard, Limits: app.LimitsOf(m.row),
 	}
-	if m.gate != nil {
-		p := m.protocol.Phase()
-		s.Own, s.State, s.Load, s.Used, s.Began = true, m.gate.State(), m.load, m.used, m.began
-		s.Leaving = p == SoftCordoned || p == Closing
-		s.Veto = m.protocol.BackingOff(now)
+	if m.gate == nil {
+		s.Leaving = m.row.Cordon == balance.CordonSoft
+		if r.config.Loads != nil {
+			s.Load, s.Known = r.config.Loads.Load(app.ID, m.row.ID)
+			s.Stale = !s.Known
+		}
+		return s
+	}
+	p := m.protocol.Phase()
+	s.Own, s.State, s.Load, s.Used, s.Began = true, m.gate.State(), m.load, m.used, m.began
+	s.Leaving = p == SoftCordoned || p == Notifying || p == Closing
+	s.Veto = m.protocol.BackingOff(now)
+	if s.State == balance.Started {
+		s.Busy = r.config.Busy != nil && r.config.Busy(m.row) || m.load > 0 && r.long(m, AllClasses&^r.config.Notify) > 0
+		s.Long = r.long(m, r.config.Notify)
 	}
 	return s
+}
+
+// long returns how many long connections of these classes a machine has.
+func (r *run) long(m *machine, of Class) int {
+	if r.config.Connections == nil || of == 0 {
+		return 0
+	}
+	return r.config.Connections.Long(m.row, of)
 }

@@ -1,6 +1,10 @@
 package downscale
 
-import "github.com/ebbkit/ebb/balance"
+import (
+	"time"
+
+	"github.com/ebbkit/ebb/balance"
+)
 
 // recall takes back machines that leave, from the front of the order, until what is left of them may go.
 func (d *Decider) recall(s *Situation, idle Decision, isIdle bool) {
@@ -16,9 +20,10 @@ func (d *Decider) recall(s *Situation, idle Decision, isIdle bool) {
 		d.say(s, r, m, Recall, of)
 		r.recalled = true
 		d.running++
-		d.mine++
+		d.known++
 		d.leaving--
 		r.running++
+		r.known++
 		r.mine++
 		r.leaving--
 		r.add(m, 1)
@@ -36,8 +41,10 @@ func (d *Decider) needed(s *Situation, r *regionLoad, idle Decision, isIdle bool
 		return Decision{}, false
 	case r.starting != "":
 		return Decision{Why: RuleStarting}, true
-	case d.mine == 0:
+	case d.known == 0:
 		return d.last(idle), true
+	case r.stale:
+		return Decision{Why: RuleStale}, true
 	}
 	if of, held := d.unwatched(r); held {
 		return of, true
@@ -65,12 +72,12 @@ func (d *Decider) spare(s *Situation, idle Decision, isIdle bool) {
 			continue
 		}
 		if isIdle {
-			r.open, r.room = true, r.mine
+			r.open, r.room = true, r.known
 		} else if of, held := d.pace(r); held {
 			d.say(s, r, nil, Hold, of)
 			continue
 		} else {
-			r.open, r.room = true, max(1, (r.mine+r.leaving)/10)-r.leaving
+			r.open, r.room = true, max(1, (r.known+r.leaving)/10)-r.leaving
 		}
 		open = true
 	}
@@ -89,8 +96,12 @@ func (d *Decider) spare(s *Situation, idle Decision, isIdle bool) {
 	for _, r := range d.order {
 		switch {
 		case !r.open || r.spared:
+		case r.turn != "":
+			d.say(s, r, nil, Hold, Decision{Why: RuleTurn, Machine: r.turn})
 		case r.vetoed:
 			d.say(s, r, nil, Hold, Decision{Why: RuleBackoff})
+		case r.busy != "":
+			d.say(s, r, nil, Hold, Decision{Why: RuleBusy, Machine: r.busy})
 		default:
 			d.say(s, r, nil, Hold, Decision{Why: RuleMinimum, Count: r.running})
 		}
@@ -106,7 +117,9 @@ func (d *Decider) pace(r *regionLoad) (Decision, bool) {
 		return Decision{Why: RuleStarting, Machine: r.starting}, true
 	case !r.started.IsZero() && since < settle:
 		return Decision{Why: RuleSettle, For: since, Of: settle}, true
-	case max(1, (r.mine+r.leaving)/10) <= r.leaving:
+	case r.stale:
+		return Decision{Why: RuleStale}, true
+	case max(1, (r.known+r.leaving)/10) <= r.leaving:
 		return Decision{Why: RulePace, Count: r.leaving}, true
 	}
 	return d.unwatched(r)
@@ -116,22 +129,27 @@ func (d *Decider) pace(r *regionLoad) (Decision, bool) {
 const (
 	classOldIdle = iota
 	classOldBusy
+	classOldLong
 	classIdle
 	classBusy
+	classLong
 	classes
 	classNone
 )
 
 func classOf(m *Seen, revision string) int {
-	if !m.Own || m.Leaving || m.Hard || m.State != balance.Started || m.kept {
+	if !m.Own && !m.Known || m.Leaving || m.Hard || m.State != balance.Started || m.kept {
 		return classNone
 	}
 	class := classIdle
 	if revision != "" && m.Revision != revision {
 		class = classOldIdle
 	}
-	if m.Load > 0 || m.Used {
-		class++
+	switch {
+	case m.Own && m.Long > 0:
+		class += classLong - classIdle
+	case m.Load > 0 || m.Own && m.Used:
+		class += classBusy - classIdle
 	}
 	return class
 }
@@ -151,10 +169,15 @@ func (d *Decider) consider(s *Situation, r *regionLoad, m *Seen, idle Decision, 
 	switch {
 	case d.running <= s.App.Min || r.running <= s.App.MinPerRegion:
 		return
-	case !isIdle && m.Veto:
+	case m.Own && m.Busy:
+		r.busy = m.ID
+		return
+	case m.Own && !isIdle && m.Veto:
 		r.vetoed = true
 		return
-	case !isIdle && d.mine == 1:
+	case !m.Own && r.waited(m.ID, d.now, d.patience()):
+		return
+	case !isIdle && d.known == 1:
 		if r.open = false; !r.spared {
 			d.say(s, r, nil, Hold, d.last(idle))
 		}
@@ -171,13 +194,36 @@ func (d *Decider) consider(s *Situation, r *regionLoad, m *Seen, idle Decision, 
 		}
 		of.Why = RuleHeadroom
 	}
-	d.say(s, r, m, Spare, of)
-	r.spared = true
+	if m.Own {
+		d.say(s, r, m, Spare, of)
+		r.spared = true
+		r.mine--
+	} else {
+		r.turn = m.ID
+	}
 	d.running--
-	d.mine--
+	d.known--
 	r.running--
-	r.mine--
+	r.known--
 	r.add(m, -1)
 	r.room--
 	r.open = r.room > 0
+}
+
+// patience is how long another owner has to let a machine go whose turn it is: its view is as late as this node's, and what
+// keeps the machine running there nobody knows here.
+func (d *Decider) patience() time.Duration { return max(30*time.Second, 10*d.config.Every) }
+
+// waited reports whether another owner has not let a machine go for so long that others may go instead.
+func (r *regionLoad) waited(id balance.MachineID, now time.Time, patience time.Duration) bool {
+	a := r.asked[id]
+	if a.since.IsZero() || now.Sub(a.last) > patience { // not asked of late
+		a.since = now
+	}
+	a.last = now
+	if r.asked == nil {
+		r.asked = map[balance.MachineID]asked{}
+	}
+	r.asked[id] = a
+	return now.Sub(a.since) >= patience
 }

@@ -13,13 +13,15 @@ const (
 	Stopped      Phase = iota // it does not run: stopped, suspended, failed, or starting
 	Active                    // it runs and nobody wants it stopped
 	SoftCordoned              // it is avoided; the next request that has nothing better saves it
+	Notifying                 // soft-cordoned, and its long connections have been told
 	Closing                   // the gate has been asked to close
+	Draining                  // the gate has closed over what is in flight, by order; connections have been told
 	Suspending                // the gate is closed, the driver suspends
 	Stopping                  // the gate is closed, the driver stops
 	Stuck                     // the gate is closed and the driver has been silent for too long, or did not know
 )
 
-var phaseNames = [...]string{"stopped", "active", "soft-cordoned", "closing", "suspending", "stopping", "stuck"}
+var phaseNames = [...]string{"stopped", "active", "soft-cordoned", "notifying", "closing", "draining", "suspending", "stopping", "stuck"}
 
 // String returns the phase's name as it stands in logs.
 func (p Phase) String() string { return name(phaseNames[:], uint8(p), "phase") }
@@ -34,21 +36,24 @@ const (
 	Down                     // the gate says that it is not, and not by this protocol's doing
 	Surplus                  // the decider can spare it
 	Needed                   // the decider cannot spare it any longer, or somebody recalled it
+	Ordered                  // somebody wants it stopped, whether it is surplus or not
+	Withdrawn                // whoever ordered the stop does not want it any longer
 	StartWanted              // somebody wants it started
 	Touched                  // a request that knew the cordon came all the same
 	Acknowledged             // every live node knows the cordon
 	Idle                     // nothing is in flight, and nothing came since the last look
+	Lingering                // the same, but for long connections that may be told
 	Busy                     // something is, or did
 	Uncordoned               // the gate says that the cordon is gone, and not by this protocol's doing
 	Cordoned                 // the gate has carried out Cordon
-	Closed                   // the gate has carried out Close
-	Refused                  // the gate would not carry out Cordon or Close
+	Closed                   // the gate has carried out Close or CloseNow
+	Refused                  // the gate would not carry out Cordon, Close or CloseNow
 	Done                     // the driver has carried out Stop or Suspend
 	Failed                   // the driver could not; the machine still runs
 	Unknown                  // the driver does not know: it ran into its timeout
 )
 
-var kindNames = [...]string{"Tick", "Up", "Down", "Surplus", "Needed", "StartWanted", "Touched", "Acknowledged", "Idle", "Busy",
+var kindNames = [...]string{"Tick", "Up", "Down", "Surplus", "Needed", "Ordered", "Withdrawn", "StartWanted", "Touched", "Acknowledged", "Idle", "Lingering", "Busy",
 	"Uncordoned", "Cordoned", "Closed", "Refused", "Done", "Failed", "Unknown"}
 
 // String returns the kind's name as it stands in the diagram of [Protocol].
@@ -60,8 +65,11 @@ type Input struct {
 	Token   uint64 // Cordoned, Closed, Refused, Done, Failed, Unknown: of the command that it answers
 	Gate    uint64 // Cordoned, Acknowledged: the cordon's generation; Closed: the gate's token
 	Idle    bool   // Surplus: the whole app is idle; that the machine was needed a moment ago is no reason to wait
-	Suspend bool   // Surplus: suspend rather than stop
-	Reason  string // Surplus, Needed: a sentence for people
+	Suspend bool   // Surplus, Ordered: suspend rather than stop
+	Reason  string // Surplus, Needed, Ordered: a sentence for people
+	// Drain, of Ordered, is how long what is in flight may take behind the closed gate; 0 means that whatever is in flight
+	// keeps the machine from being stopped.
+	Drain time.Duration
 }
 
 // Act is what a [Command] asks for.
@@ -72,7 +80,9 @@ const (
 	None     Act = iota
 	Cordon       // Gate.Cordon; answer Cordoned with the generation, or Refused
 	Uncordon     // Gate.Uncordon of generation Gate; no answer
+	Notify       // tell the long connections that may be told, or All; no answer
 	Close        // Gate.Close of generation Gate; answer Closed with the gate's token, or Refused
+	CloseNow     // Gate.CloseNow; answer Closed with the gate's token, or Refused
 	Reopen       // Gate.Reopen with token Gate; no answer
 	Suspend      // Driver.Suspend; answer Done, Failed or Unknown
 	Stop         // Driver.Stop; answer Done, Failed or Unknown
@@ -81,7 +91,7 @@ const (
 	Alarm        // tell people that the machine is stuck; no answer
 )
 
-var actNames = [...]string{"-", "Cordon", "Uncordon", "Close", "Reopen", "Suspend", "Stop", "Finish", "Restart", "Alarm"}
+var actNames = [...]string{"-", "Cordon", "Uncordon", "Notify", "Close", "CloseNow", "Reopen", "Suspend", "Stop", "Finish", "Restart", "Alarm"}
 
 // String returns the act's name as it stands in the diagram of [Protocol].
 func (a Act) String() string { return name(actNames[:], uint8(a), "act") }
@@ -92,14 +102,9 @@ type Command struct {
 	Token   uint64 // to be echoed by the answer: an answer with another token changes nothing
 	Gate    uint64 // Uncordon, Close: the cordon's generation; Reopen, Suspend, Stop, Finish: the gate's token
 	Suspend bool   // Close: to suspend; Finish: the machine is suspended
+	All     bool   // Notify: of every class
 	Again   bool   // Finish: somebody wants it started again
 	Reason  string // a sentence for people
-}
-
-// Output is what comes of a step.
-type Output struct {
-	Command Command
-	Wake    time.Time // step again with Tick at this time, or later; zero means no need
 }
 
 func name(names []string, i uint8, kind string) string {

@@ -1,0 +1,50 @@
+package downscale
+
+import (
+	"strings"
+	"time"
+
+	"github.com/ebbkit/ebb/balance"
+)
+
+// Class is a set of classes of long connections. Requests are no class: they end by themselves and are waited for.
+type Class uint8
+
+// The classes, and how the connections of each are told.
+const (
+	Stream    Class = 1 << iota // HTTP/2 and gRPC streams: end of stream; the connection they share with others stays
+	Events                      // server-sent events and other answers without an end: the answer ends
+	WebSocket                   // close frame 1001, going away
+	TCP                         // raw TCP: half-close
+
+	AllClasses = Stream | Events | WebSocket | TCP
+)
+
+var classNames = [...]string{"stream", "events", "websocket", "tcp"}
+
+// String returns the names of the classes, joined by "+"; "none" for the empty set.
+func (c Class) String() string {
+	if c == 0 {
+		return "none"
+	}
+	var names []string
+	for i, n := range classNames {
+		if c&(1<<i) != 0 {
+			names = append(names, n)
+		}
+	}
+	if c&^AllClasses != 0 {
+		names = append(names, "unknown")
+	}
+	return strings.Join(names, "+")
+}
+
+// Connections knows the long connections to the machines that this node owns: who forwards them implements it. Each is also
+// one of what is in flight at the machine's gate, for as long as it is counted here. Its methods must not block.
+type Connections interface {
+	// Long returns how many connections of these classes the machine has.
+	Long(m balance.Machine, of Class) int
+	// Notify tells the machine's connections of these classes to end, in the way of their class, within that time. Those that
+	// were told already it leaves alone. It does not wait, and cuts none off: where that has to be, the machine's end does it.
+	Notify(m balance.Machine, of Class, within time.Duration)
+}
