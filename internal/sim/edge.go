@@ -23,6 +23,8 @@ type edge struct {
 	gen      int32 // of the arrivals: a new rate voids the arrival that is pending
 
 	parked []int32 // the waiting room, by serial
+	ticks  int     // so far
+	asks   int     // so far, of owners that grant
 	tries  int     // sent out and not yet answered
 }
 
@@ -60,6 +62,7 @@ type request struct {
 	knownGen uint64
 	load     balance.Load
 	held     balance.Reservation
+	grant    uint64 // token of the slot that it uses, 0 for none
 	tried    []balance.MachineID
 }
 
@@ -233,6 +236,7 @@ func (s *Sim) park(e *edge, req int32) {
 	e.parked = append(e.parked, 0)
 	copy(e.parked[at+1:], e.parked[at:])
 	e.parked[at] = req
+	s.say(e, false)
 }
 
 // deadline is evDeadline. A request that is being served is not cut off.
@@ -249,6 +253,7 @@ func (s *Sim) deadline(req, gen int32) {
 		}
 	}
 	r.parked = false
+	s.say(e, false)
 	s.end(req, TimedOut)
 }
 
@@ -259,6 +264,7 @@ func (s *Sim) drain(e *edge) {
 	}
 	for len(e.parked) > 0 && s.unpark(e) {
 	}
+	s.say(e, false)
 }
 
 // unpark sends the oldest parked request off, if there is room for it.
@@ -297,6 +303,9 @@ func (s *Sim) reply(req int32) {
 
 func (s *Sim) tick(e *edge) {
 	e.picker.tick(epoch.Add(time.Duration(s.now)))
+	if e.ticks++; e.ticks%sayAgain == 0 {
+		s.say(e, true)
+	}
 	s.q.push(s.now+int64(tickEvery), evTick, e.index, 0)
 	s.drain(e)
 }

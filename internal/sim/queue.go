@@ -18,6 +18,9 @@ const (
 	evBurst                // edge a enters or leaves a burst
 	evBooted               // the start of machine a with token b ends
 	evStopped              // the stop of machine a with token b ends
+	evGrant                // note a, a grant, reaches its edge
+	evAsk                  // note a, how many requests wait, reaches its owner
+	evGranter              // owner a's granter does its periodic work
 	evProbe                // probe a reaches its machine
 	evProbed               // probe a is back at its edge
 )

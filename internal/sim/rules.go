@@ -35,11 +35,15 @@ func Balanced(name string, strategy balance.Strategy) Rule {
 		if err := f.Apply(balance.PutApp{App: balance.App{ID: app, Limits: s.w.Limits}}); err != nil {
 			return nil, err
 		}
-		fill := s.tell
 		if s.w.OneProcess {
-			fill = s.host
+			err = s.host(f, owner{0, len(s.machines)})
+		} else {
+			err = s.tell(f)
 		}
-		if err := fill(f); err != nil {
+		if err == nil && s.w.Grants {
+			err = s.makeGrants()
+		}
+		if err != nil {
 			return nil, err
 		}
 		p := &balanced{s: s, fleet: f, balancer: b, rand: newRng(s.seed, forRule, int(e.index))}
@@ -57,9 +61,9 @@ func (s *Sim) tell(f *balance.Fleet) error {
 	return f.Apply(us...)
 }
 
-// host makes the fleet's node the owner of all machines.
-func (s *Sim) host(f *balance.Fleet) error {
-	for i := range s.machines {
+// host makes the fleet's node the home of an owner's gates.
+func (s *Sim) host(f *balance.Fleet, own owner) error {
+	for i := own.first; i < own.end; i++ {
 		m := &s.machines[i]
 		gate, err := f.Host(m.row)
 		if err != nil {
@@ -106,6 +110,7 @@ func (p *balanced) pick(r *request) (int32, bool) {
 	}
 	m := held.Machine()
 	r.held, r.knownGen = held, m.CordonGen
+	r.grant, _ = held.Grant()
 	return indexOf(m.ID), true
 }
 

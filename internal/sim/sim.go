@@ -42,9 +42,10 @@ type Sim struct {
 	probes      []probe
 	freeProbes  []int32
 
-	fastest    float64 // speed of any machine so far
-	moves      int64   // times that a machine may have got room
-	omniscient bool    // the rule knows at once
+	grants     *granting // nil without
+	fastest    float64   // speed of any machine so far
+	moves      int64     // times that a machine may have got room
+	omniscient bool      // the rule knows at once
 
 	links, boots *rng
 	seed         uint64
@@ -104,7 +105,7 @@ func (s *Sim) makeMachines() error {
 				return err
 			}
 			m := machine{id: machineID(i), index: int32(i), region: int32(r), gate: gate, slots: w.Slots, fifo: w.FIFO, speed: w.Speed(i), next: never}
-			m.row = balance.Machine{ID: m.id, App: app, Region: w.Regions[r].Name, Owner: "owner", Limits: w.Limits}
+			m.row = balance.Machine{ID: m.id, App: app, Region: w.Regions[r].Name, Limits: w.Limits}
 			if !w.Stopped(i) {
 				token, _ := gate.Start(0)
 				gate.Ready(token)
@@ -119,7 +120,11 @@ func (s *Sim) makeMachines() error {
 			s.regions[r] = append(s.regions[r], int32(i))
 		}
 		for first := len(s.machines) - w.Regions[r].Machines; first < len(s.machines); first += w.PerOwner {
-			s.owners = append(s.owners, owner{first, min(first+w.PerOwner, len(s.machines))})
+			own := owner{first, min(first+w.PerOwner, len(s.machines))}
+			for i := own.first; i < own.end; i++ {
+				s.machines[i].row.Owner = ownerID(len(s.owners))
+			}
+			s.owners = append(s.owners, own)
 		}
 	}
 	for o := range s.owners { // owners do not keep step with each other
@@ -173,6 +178,12 @@ func (s *Sim) run() {
 			s.booted(&s.machines[e.a], e.b)
 		case evStopped:
 			s.stopped(&s.machines[e.a], e.b)
+		case evGrant:
+			s.granted(e.a)
+		case evAsk:
+			s.asked(e.a)
+		case evGranter:
+			s.granter(e.a)
 		case evProbe:
 			s.probe(e.a)
 		case evProbed:

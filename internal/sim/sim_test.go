@@ -239,3 +239,22 @@ func TestWaitingRoom(t *testing.T) {
 		t.Errorf("%.2f were served: want 0.67", served)
 	}
 }
+
+// Where owners grant slots, hardly anybody is bounced, and what waits is served all the same.
+func TestGrants(t *testing.T) {
+	w := World{
+		Name: "grants", Regions: Uniform(1, 8, 4), RTT: Line(1, 10*ms, 0), Limits: balance.Limits{Soft: 1, Hard: 1}, PerOwner: 4,
+		Work: Exponential(200 * ms), Load: 0.7, Length: 60 * time.Second, Queue: true,
+	}
+	guessed := mustRun(t, w, Balanced(ours, nil), 1)
+	w.Grants = true
+	granted := mustRun(t, w, Balanced(ours, nil), 1)
+	if granted.Bounces*3 > guessed.Bounces || granted.Ends[Served] != granted.Requests || granted.Requests != guessed.Requests {
+		t.Errorf("%d of %d bounced and %d served, without grants %d of %d bounced", granted.Bounces, granted.Requests, granted.Ends[Served], guessed.Bounces, guessed.Requests)
+	}
+	for i, m := range granted.Machines {
+		if m.Most > 1 {
+			t.Errorf("machine %d had %d in flight: the hard limit is 1", i, m.Most)
+		}
+	}
+}

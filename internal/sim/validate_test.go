@@ -228,6 +228,7 @@ func TestWorldRefuses(t *testing.T) {
 		"wrong limits": func(w *World) { w.Limits = balance.Limits{Soft: 2, Hard: 1} },
 		"wrong burst":  func(w *World) { w.Burst.Factor = 0.5 },
 		"one process":  func(w *World) { w.OneProcess, w.Regions = true, Uniform(1, 1, 2) },
+		"grants":       func(w *World) { w.Grants = true },
 		"wrong loss":   func(w *World) { w.Reports.Loss = 2 },
 	} {
 		w := good

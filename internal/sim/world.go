@@ -51,6 +51,10 @@ type World struct {
 	// take no notice.
 	OneProcess bool
 
+	// Grants gives each owner a granter: slots of machines with small hard limits go to the edges where requests wait. Rules
+	// other than Balanced take no notice. It needs a Queue.
+	Grants bool
+
 	// Queue gives edges a waiting room: a request that finds no room waits for it, in order, up to Deadline after its
 	// arrival (0 means 10 s). Without one it fails at once.
 	Queue    bool
@@ -182,6 +186,9 @@ func (w World) resolve() (World, error) {
 	}
 	if w.OneProcess && edges != 1 {
 		return bad("OneProcess", edges, "one edge")
+	}
+	if w.Grants && (!w.Queue || w.OneProcess) {
+		return bad("Grants", w.Grants, "a Queue, and not OneProcess")
 	}
 	w.Slots = cmp.Or(w.Slots, w.Limits.Soft, 1)
 	w.PerOwner = cmp.Or(w.PerOwner, 1)

@@ -190,9 +190,9 @@ func late(d time.Duration) world {
 // solo is a world of machines that serve one request at a time, like GPUs, with so many edges and so much load.
 func solo(edges, percent int) world {
 	return world{fmt.Sprintf("solo-%d-%d", edges, percent), func(l lengthen) World {
-		return World{About: "machines that take one request at a time, and a waiting room",
+		return World{About: "machines that take one request at a time, four to an owner that grants their slots, and a waiting room",
 			Regions: Uniform(1, 20, edges), RTT: Line(1, 10*ms, 0), Limits: balance.Limits{Soft: 1, Hard: 1}, Work: Lognormal(200*ms, 0.5),
-			Load: float64(percent) / 100, Length: l(600 * sec), Queue: true, Reports: every250}
+			Load: float64(percent) / 100, Length: l(600 * sec), Queue: true, Grants: true, PerOwner: 4, Reports: every250}
 	}}
 }
 
