@@ -74,7 +74,11 @@ func (d *duplex) Read(p []byte) (int, error) {
 	return n, err
 }
 
-func (d *duplex) Write(p []byte) (int, error) { return d.rw.Write(p) }
+func (d *duplex) Write(p []byte) (int, error) {
+	n, err := d.rw.Write(p)
+	d.f.sent.Add(int64(n))
+	return n, err
+}
 
 // CloseWrite passes on that one side has nothing more to say.
 func (d *duplex) CloseWrite() error { return d.wire.CloseWrite() }

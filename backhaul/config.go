@@ -18,7 +18,8 @@ import (
 // process can be reached.
 type Config struct {
 	// Route says what a request asks for: the app, and where wanted a key for affinity. nil: URL.Host is the app's name,
-	// as Rewrite set it. An error ends the request.
+	// as Rewrite set it. An error ends the request; if it has a method
+	// StatusCode() int, [ErrorHandler] answers with that.
 	Route func(*http.Request) (balance.Request, error)
 
 	// Dial connects to the [Handler] of a machine's owner; ctx carries the DialTimeout. nil: there are no other nodes.

@@ -1,6 +1,7 @@
 package backhaul
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"net/http"
@@ -25,6 +26,7 @@ type ErrorConfig struct {
 //	[*MachineError]                    502, or 504 when it timed out
 //	the context's deadline             504
 //	the client's body broke off        400, or 413 when it is a [*net/http.MaxBytesError]
+//	an error with StatusCode() int     that status: what [Config].Route may say of an unknown host
 //	the client has left                499 without a body, for the log's sake: nobody reads it
 //	anything else                      502
 func ErrorHandler(w http.ResponseWriter, r *http.Request, err error) { ErrorConfig{}.answer(w, r, err) }
@@ -68,6 +70,7 @@ func classify(r *http.Request, err error) (status int, cause string) {
 	if errors.As(err, &caused) {
 		cause = caused.Cause()
 	}
+	var coded interface{ StatusCode() int }
 	_, unavailable := errors.AsType[*UnavailableError](err)
 	machine, failed := errors.AsType[*MachineError](err)
 	_, tooLarge := errors.AsType[*http.MaxBytesError](err)
@@ -77,6 +80,8 @@ func classify(r *http.Request, err error) (status int, cause string) {
 		return statusClientGone, CauseClient
 	case tooLarge:
 		return http.StatusRequestEntityTooLarge, CauseTooLarge
+	case errors.As(err, &coded) && coded.StatusCode() >= 400 && coded.StatusCode() < 600:
+		return coded.StatusCode(), cmp.Or(cause, CauseRequest)
 	case body:
 		return http.StatusBadRequest, CauseRequest
 	case failed && machine.Timeout(), errors.Is(err, context.DeadlineExceeded), errors.Is(r.Context().Err(), context.DeadlineExceeded):
@@ -89,10 +94,7 @@ func classify(r *http.Request, err error) (status int, cause string) {
 	case failed:
 		return http.StatusBadGateway, cause
 	}
-	if cause == "" {
-		cause = CauseInternal
-	}
-	return http.StatusBadGateway, cause
+	return http.StatusBadGateway, cmp.Or(cause, CauseInternal)
 }
 
 func retryAfter(err error) time.Duration {

@@ -20,6 +20,12 @@ func (startFailed) Error() string             { return "machine m1 did not start
 func (startFailed) RetryAfter() time.Duration { return 2500 * time.Millisecond }
 func (startFailed) Cause() string             { return "start-failed" }
 
+// unknownHost is what a user's Route may return.
+type unknownHost struct{}
+
+func (unknownHost) Error() string   { return "no such host" }
+func (unknownHost) StatusCode() int { return 404 }
+
 func TestErrorHandler(t *testing.T) {
 	full := &balance.NoMachineError{App: "web", Seen: 2, Full: 2, After: 100 * time.Millisecond}
 	machine := func(f Failure) error {
@@ -44,6 +50,7 @@ func TestErrorHandler(t *testing.T) {
 		{context.DeadlineExceeded, 504, "", "timeout", "deadline"},
 		{&bodyError{errors.New("unexpected EOF")}, 400, "", "bad-request", "unexpected EOF"},
 		{&bodyError{&http.MaxBytesError{Limit: 10}}, 413, "", "too-large", "too large"},
+		{unknownHost{}, 404, "", "bad-request", "no such host"},
 		{errors.New("boom"), 502, "", "internal", "boom"},
 	} {
 		for _, hide := range []bool{false, true} {

@@ -39,6 +39,7 @@ type flight struct {
 	failed       error     // the last failed try
 	status       int
 	received     atomic.Int64
+	sent         atomic.Int64 // over an upgraded connection
 }
 
 // run acquires and tries until there is an answer.
@@ -229,10 +230,10 @@ func (f *flight) finish(o balance.Outcome, err error) {
 		d := Done{
 			Try: f.try, Outcome: o, Status: f.status, Err: err,
 			Tries: f.try.N, Bounces: f.bounces, Failures: f.spent.failures,
-			Waited: f.waited, First: f.first, Total: time.Since(f.start), Received: f.received.Load(),
+			Waited: f.waited, First: f.first, Total: time.Since(f.start), Sent: f.sent.Load(), Received: f.received.Load(),
 		}
 		if f.body != nil {
-			d.Sent = f.body.read.Load()
+			d.Sent += f.body.read.Load()
 		}
 		hook(d)
 	}

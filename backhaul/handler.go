@@ -9,6 +9,7 @@ import (
 	"net"
 	"net/http"
 	"net/textproto"
+	"sync"
 	"sync/atomic"
 
 	"github.com/ebbkit/ebb/balance"
@@ -253,14 +254,22 @@ func (h *Handler) failed(w http.ResponseWriter, r *http.Request, t to, gate *bal
 
 // earlyHints passes 1xx answers of a machine on.
 type earlyHints struct {
-	w    http.ResponseWriter
-	over atomic.Bool
+	w http.ResponseWriter
+
+	mu   sync.Mutex // they come on another goroutine, and perhaps too late
+	over bool
 }
 
-func (e *earlyHints) close() { e.over.Store(true) }
+func (e *earlyHints) close() {
+	e.mu.Lock()
+	e.over = true
+	e.mu.Unlock()
+}
 
 func (e *earlyHints) got(code int, header textproto.MIMEHeader) error {
-	if e.over.Load() || code == http.StatusContinue { // the server asks for bodies by itself
+	e.mu.Lock()
+	defer e.mu.Unlock()
+	if e.over || code == http.StatusContinue { // the server asks for bodies by itself
 		return nil
 	}
 	h := e.w.Header()

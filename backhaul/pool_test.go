@@ -256,8 +256,7 @@ func TestRoundsEnd(t *testing.T) {
 func TestPatienceOutlastsRounds(t *testing.T) {
 	for _, freed := range []bool{true, false} {
 		synctest.Test(t, func(t *testing.T) {
-			var u *bubble
-			u = newBubble(t, Config{Rounds: 1}, says("hello"))
+			u := newBubble(t, Config{Rounds: 1}, says("hello"))
 			leave := fill(t, u.gate, 3)
 			if err := u.gate.SetLimits(balance.Limits{Hard: 3}); err != nil {
 				t.Fatal(err)

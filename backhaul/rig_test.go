@@ -135,8 +135,9 @@ func says(s string) http.Handler {
 // quiet waits until nothing is in flight anywhere, and fails if that does not come.
 func (r *rig) quiet() {
 	r.t.Helper()
-	deadline := time.Now().Add(20 * time.Second)
-	for {
+	poll := time.NewTicker(time.Millisecond) // the end of a connection is no event on this side of it
+	defer poll.Stop()
+	for deadline := time.Now().Add(30 * time.Second); ; <-poll.C {
 		n := r.b.InFlight("web") + r.handler.InFlight()
 		for _, g := range r.gates {
 			n += g.InFlight()
@@ -147,7 +148,6 @@ func (r *rig) quiet() {
 		if time.Now().After(deadline) {
 			r.t.Fatalf("%d still in flight, %d bytes kept", n, r.transport.kept.Load())
 		}
-		time.Sleep(time.Millisecond) // polls for what has no event
 	}
 }
 

@@ -30,7 +30,6 @@ func TestAFullFleetIsNotStormed(t *testing.T) {
 		t.Fatal(err)
 	}
 	var most, now [machines]atomic.Int32
-	var gates []*balance.Gate
 	for i := range machines {
 		app := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 			n := now[i].Add(1)
@@ -51,7 +50,6 @@ func TestAFullFleetIsNotStormed(t *testing.T) {
 		}
 		token, _ := g.Start(0)
 		g.Ready(token)
-		gates = append(gates, g)
 	}
 	handler, err := backhaul.NewHandler(worker, backhaul.HandlerConfig{Key: "k"})
 	if err != nil {

@@ -6,8 +6,9 @@ import (
 	"github.com/ebbkit/ebb/balance"
 )
 
-// Trace are functions that a [Transport] calls as requests make their way. Any may be nil. They are called on the
-// request's own goroutine with no lock held, get values only, and should return soon.
+// Trace are functions that a [Transport] calls as requests make their way. Any may be nil. They are called with no lock
+// held, on the goroutine that calls RoundTrip, and Done on the one that ends the answer's body; they get values only and
+// should return soon. Requests call them concurrently.
 type Trace struct {
 	Try    func(Try)     // a machine has been acquired and is about to be tried
 	Bounce func(Bounced) // the owner refused
@@ -54,8 +55,8 @@ type Done struct {
 	Waited   time.Duration // in the Picker, all tries together
 	First    time.Duration // from the start to the answer's head; 0 when there was none
 	Total    time.Duration // from the start to the end of the answer's body
-	Sent     int64         // bytes of the request's body that were read from the client
-	Received int64         // bytes of the answer's body
+	Sent     int64         // bytes of the request's body that were read from the client, and of an upgraded connection
+	Received int64         // bytes of the answer's body, or from an upgraded connection
 }
 
 // HandlerTrace are functions that a [Handler] calls, as those of [Trace].

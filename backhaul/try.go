@@ -106,7 +106,8 @@ func (f *flight) outgoing(ctx context.Context) *http.Request {
 	out.Header = h
 	out.GetBody = nil
 	out.Close = false
-	out.Cancel = nil //nolint:staticcheck // deprecated, and not for the hop
+	//lint:ignore SA1019 it is cleared because it is deprecated: the context rules on the hop
+	out.Cancel = nil
 	out.Body = nil
 	switch {
 	case f.body == nil:
