@@ -86,7 +86,7 @@ func (s Closest) visit(l *look, i int, best *found) bool {
 	if s.SpillAt < 0 {
 		shift = tierShift
 	}
-	if b.w>>shift < best.w>>shift {
+	if b.w < noUse && (best.w >= noUse || b.w>>shift < best.w>>shift) {
 		*best = b
 	}
 	return best.w>>shift == 0

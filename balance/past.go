@@ -71,7 +71,7 @@ func (p *past) step(e est, seen uint64, own, hard int, sent, failed uint32, a ar
 	p.hear(seen, a)
 	e = p.fadeOthers(e, own, hard, seen, a)
 	if q := e.penalty(); q > 0 {
-		e = e.withPenalty(q * float32(math.Exp2(-float64(a.dt)/penaltyHalf)))
+		e = e.withPenalty(forget(q, a.dt))
 	}
 	keep := 1 - fading(a.dt, memoryTicks)
 	taken := (sent - p.sent) & sentMask
@@ -120,9 +120,28 @@ func (p *past) fadeOthers(e est, own, hard int, seen uint64, a around) est {
 		if hard > 0 && hard <= fewSlots {
 			fade = fading(a.dt, fadeFast*a.gap)
 		}
-		others += (p.slow - others) * fade
+		others = towards(others, p.slow, fade)
 	}
 	return e.withOthers(others)
+}
+
+// forget is what is left of the load of failures after some ticks. It is rounded down: rounded to the nearest, the last of
+// it would stay for ever, and nobody would look at the machine again.
+func forget(q, dt float32) float32 {
+	q *= float32(math.Exp2(-float64(dt) / penaltyHalf))
+	return float32(math.Floor(float64(q)*penaltyUnit)) / penaltyUnit
+}
+
+// towards moves x by a part of the way, and by no less than an estimate can tell apart: else small steps would be lost.
+func towards(x, to, part float32) float32 {
+	step := (to - x) * part
+	switch {
+	case step > 0:
+		return min(x+max(step, 1.0/othersUnit), to)
+	case step < 0:
+		return max(x+min(step, -1.0/othersUnit), to)
+	}
+	return x
 }
 
 // slowness is by Little's law how long requests stay at the machine, compared with its region, as a factor on its load.

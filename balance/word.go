@@ -60,16 +60,16 @@ func (b base) soft() int  { return int(b >> baseSoftShift & MaxLimit) }
 func (b base) hard() int  { return int(b >> baseHardShift & MaxLimit) }
 
 // est is what this node believes of a machine beyond its own requests. From the lowest bit: what others have in flight,
-// in 1/16 requests (24) | recent failures as load, in 1/16 requests (16) | slowness in quarters above one (5) | slow
+// in 1/256 requests (28) | recent failures as load, in quarters of a request (12) | slowness in quarters above one (5) | slow
 // start in sixteenths, 0 for none (4) | the owner just said that it is full (1) | on probation (1) | consecutive
 // failures (4) | heard of (1) | slots granted plus one, 0 for no grants (6) | it bounced a request because it does not run
 // (1) | the owner said that it is soft-cordoned, which the row does not yet say (1).
 type est uint64
 
 const (
-	othersBits   = 24
+	othersBits   = 28
 	penaltyShift = othersBits
-	penaltyBits  = 16
+	penaltyBits  = 12
 	slowShift    = penaltyShift + penaltyBits
 	rampShift    = slowShift + 5
 	saidBit      = est(1) << (rampShift + 4)
@@ -92,11 +92,14 @@ const (
 	maxGrant = 62
 )
 
-func field(x float32, shift, bits int) est {
-	return est(min(max(x, 0)*16+0.5, float32(uint(1)<<bits-1))) << shift
+// othersUnit and penaltyUnit are the parts of a request that the fields count.
+const othersUnit, penaltyUnit = 256, 4
+
+func field(x float32, unit, shift, bits int) est {
+	return est(min(max(x, 0)*float32(unit)+0.5, float32(uint(1)<<bits-1))) << shift
 }
-func (e est) others() float32  { return float32(int32(e&othersMask)) / 16 }
-func (e est) penalty() float32 { return float32(int32(e&penaltyMask>>penaltyShift)) / 16 }
+func (e est) others() float32  { return float32(int32(e&othersMask)) / othersUnit }
+func (e est) penalty() float32 { return float32(int32(e&penaltyMask>>penaltyShift)) / penaltyUnit }
 
 // slow is the factor by which a grossly slow machine's load counts.
 func (e est) slow() float32 { return 1 + float32(int32(e&slowMask>>slowShift))/4 }
@@ -116,9 +119,11 @@ func (e est) grant() (n int, ok bool) {
 	g := int(e & grantMask >> grantShift)
 	return g - 1, g > 0
 }
-func (e est) withOthers(x float32) est  { return e&^othersMask | field(x, 0, othersBits) }
-func (e est) withPenalty(x float32) est { return e&^penaltyMask | field(x, penaltyShift, penaltyBits) }
-func (e est) withFails(n int) est       { return e&^failsMask | est(min(n, 15))<<failsShift }
+func (e est) withOthers(x float32) est { return e&^othersMask | field(x, othersUnit, 0, othersBits) }
+func (e est) withPenalty(x float32) est {
+	return e&^penaltyMask | field(x, penaltyUnit, penaltyShift, penaltyBits)
+}
+func (e est) withFails(n int) est { return e&^failsMask | est(min(n, 15))<<failsShift }
 
 // withSlow sets the factor, from 1 to 8.75.
 func (e est) withSlow(f float32) est {
