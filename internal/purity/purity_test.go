@@ -9,11 +9,13 @@ import (
 
 // cores are the files that decide, by folder.
 var cores = map[string]string{
-	"balance":         "machine app order errors update request snapshot strategy closest leastload balance",
-	"rtt":             "agree build choose clock estimator flight ladder loss order packet reflector schedule stat table vector",
-	"downscale":       "protocol words decider decision spare window",
-	"internal/delay":  "cities line stream",
-	"internal/events": "ring",
+	"autostart":         "planner plan sights reason backoff boot waiters wants probes regions",
+	"autostart/process": "words exit cgroup",
+	"balance":           "machine app order errors update request snapshot strategy closest leastload balance",
+	"rtt":               "agree build choose clock estimator flight ladder loss order packet reflector schedule stat table vector",
+	"downscale":         "protocol words decider decision spare window",
+	"internal/delay":    "cities line stream",
+	"internal/events":   "ring",
 }
 
 // allowed are imports that a core file may have all the same, with the reason.

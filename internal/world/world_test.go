@@ -55,7 +55,11 @@ func TestSleepsAndWakesAgain(t *testing.T) {
 			p := newPlay(t, func(c *Config) { c.App.Autostop, c.App.KeepAlive = mode, 200*time.Millisecond })
 			first := p.get("/").header.Get("X-Machine")
 			asleep := map[balance.Autostop]string{balance.AutostopStop: "stopped", balance.AutostopSuspend: "suspended"}[mode]
-			p.until("the machine sleeps", func(s status.Snapshot) bool { return in(s, asleep) >= 1 && in(s, "started") == 0 })
+			p.until("the machine sleeps, and the edge knows", func(s status.Snapshot) bool {
+				rows, _ := p.edge.fleet.App("web")
+				m, _ := rows.Machine(balance.MachineID(first))
+				return in(s, asleep) >= 1 && in(s, "started") == 0 && m.State.String() == asleep
+			})
 			if a := p.get("/"); a.status != http.StatusOK || a.header.Get("X-Machine") != first {
 				t.Errorf("woken: %+v, want 200 from %s", a, first)
 			}
