@@ -27,7 +27,9 @@ func (r *run) observe(m *machine, now time.Time) {
 	m.began = m.began || up && anew
 	m.epoch = l.Epoch
 	if len(m.orders) > 0 {
-		r.obey(m, now, l)
+		if before := m.protocol.Phase(); r.obey(m, now, l) != before {
+			return // l is of before
+		}
 	}
 	switch p := &m.protocol; p.Phase() {
 	case Stopped, Active:

@@ -116,8 +116,9 @@ func (r *run) accept(list []*wish) {
 	}
 }
 
-// obey tells the protocol what is ordered of a machine, again on each look, until it is done or given up.
-func (r *run) obey(m *machine, now time.Time, l balance.Load) {
+// obey tells the protocol what is ordered of a machine, again on each look, until it is done or given up. It returns where
+// the protocol stands then.
+func (r *run) obey(m *machine, now time.Time, l balance.Load) Phase {
 	kept := m.orders[:0]
 	for _, w := range m.orders {
 		over := w.epoch != 0 && w.epoch != l.Epoch || l.State.Startable()
@@ -133,12 +134,14 @@ func (r *run) obey(m *machine, now time.Time, l balance.Load) {
 	if m.orders = kept; len(kept) == 0 {
 		m.orders = nil
 		r.step(m, now, Input{Kind: Withdrawn})
-		return
+		return m.protocol.Phase()
 	}
 	for _, w := range slices.Clone(kept) { // a step may end them
 		r.step(m, now, Input{Kind: Ordered, Drain: w.order.Drain, Suspend: w.order.Suspend, Reason: w.order.Reason})
 	}
-	m.obeying = len(m.orders) > 0 && m.protocol.Phase() != Active && m.protocol.Phase() != Stopped
+	p := m.protocol.Phase()
+	m.obeying = len(m.orders) > 0 && p != Active && p != Stopped
+	return p
 }
 
 // hear tells the protocols of machines with orders at once, and not only on the next tick.

@@ -139,6 +139,8 @@ func newBench(t *testing.T, c Config, app balance.App, ids ...balance.MachineID)
 		Suspending: func(m balance.Machine, why string) { b.say("suspend %s: %s", m.ID, why) },
 		Stopped:    func(m balance.Machine, took time.Duration) { b.say("stopped %s in %v", m.ID, took) },
 		Suspended:  func(m balance.Machine, took time.Duration) { b.say("suspended %s in %v", m.ID, took) },
+		Notified:   func(m balance.Machine, of Class) { b.say("tell %s: %v", m.ID, of) },
+		Draining:   func(m balance.Machine, why string) { b.say("draining %s: %s", m.ID, why) },
 		Failed:     func(m balance.Machine, err error) { b.say("failed %s: %v", m.ID, err) },
 		Stuck:      func(m balance.Machine, why string) { b.say("stuck %s: %s", m.ID, why) },
 	}

@@ -1,0 +1,199 @@
+package downscale
+
+import (
+	"errors"
+	"sync"
+	"testing"
+	"testing/synctest"
+	"time"
+
+	"github.com/ebbkit/ebb/balance"
+)
+
+// switchboard forwards long connections. Those that are told end soon after, unless they are deaf.
+type switchboard struct {
+	b    *bench
+	mu   sync.Mutex
+	open map[balance.MachineID][]*longConn
+}
+
+type longConn struct {
+	class       Class
+	deaf, told  bool
+	gate        *balance.Gate
+	within      time.Duration
+	toldAt, end time.Time
+}
+
+func (s *switchboard) Long(m balance.Machine, of Class) (n int) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	for _, c := range s.open[m.ID] {
+		if c.class&of != 0 && c.end.IsZero() {
+			n++
+		}
+	}
+	return n
+}
+
+func (s *switchboard) Notify(m balance.Machine, of Class, within time.Duration) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	for _, c := range s.open[m.ID] {
+		if c.class&of == 0 || c.told {
+			continue
+		}
+		c.told, c.within, c.toldAt = true, within, time.Now()
+		if !c.deaf {
+			time.AfterFunc(950*time.Millisecond, func() { s.hangUp(c) })
+		}
+	}
+}
+
+func (s *switchboard) hangUp(c *longConn) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if c.end.IsZero() {
+		c.end = time.Now()
+		c.gate.Leave()
+	}
+}
+
+func (s *switchboard) connect(id balance.MachineID, of Class, deaf bool) *longConn {
+	s.b.request(id)
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	c := &longConn{class: of, deaf: deaf, gate: s.b.gate(id)}
+	s.open[id] = append(s.open[id], c)
+	return c
+}
+
+func TestLongConnections(t *testing.T) {
+	window := Config{Window: 10 * sec, KeepAlive: -1}
+	notify := func(of Class) Config { c := window; c.Notify = of; return c }
+	const why = "window 10s peak 2 <= 0.8 x 10 without m1"
+	suspendApp := stopApp
+	suspendApp.Autostop = balance.AutostopSuspend
+	for _, c := range []struct {
+		name   string
+		config Config
+		app    balance.App
+		do     func(b *bench, s *switchboard)
+		log    []string
+		states string
+	}{
+		{"they keep their machine by default", window, suspendApp, func(b *bench, s *switchboard) {
+			s.connect("m1", WebSocket, false)
+			s.connect("m2", Events, false)
+			time.Sleep(10 * time.Minute)
+		}, nil, "m1 started running, m2 started running"},
+		{"they are told and end, and then the machine is suspended", notify(WebSocket | Events), suspendApp, func(b *bench, s *switchboard) {
+			c := s.connect("m1", WebSocket, false)
+			s.connect("m2", Events, false)
+			time.Sleep(20 * sec)
+			if !c.told || c.within != 5*sec {
+				b.t.Errorf("told %v, within %v", c.told, c.within)
+			}
+		}, []string{"10s cordon m1: " + why, "11.1s tell m1: events+websocket", "13.1s suspend m1: " + why, "13.2s suspended m1 in 100ms"}, "m1 suspended frozen, m2 started running"},
+		{"those that do not end have the stop aborted", notify(AllClasses), suspendApp, func(b *bench, s *switchboard) {
+			s.connect("m1", TCP, true)
+			s.connect("m2", Stream, true)
+			time.Sleep(17 * sec)
+		}, []string{"10s cordon m1: " + why, "11.1s tell m1: stream+events+websocket+tcp", "16.1s uncordon m1: its connections did not end in time",
+			"17s cordon m2: window 10s peak 2 <= 0.8 x 10 without m2"}, "m1 started running, m2 started running"},
+		{"a class that is not to be told keeps the machine", notify(WebSocket), suspendApp, func(b *bench, s *switchboard) {
+			ws := s.connect("m1", WebSocket, false)
+			s.connect("m1", TCP, false)
+			s.connect("m2", TCP, false)
+			time.Sleep(10 * time.Minute)
+			if ws.told {
+				b.t.Error("a connection was told for nothing")
+			}
+		}, nil, "m1 started running, m2 started running"},
+		{"a request beside it is waited for before anything is told", notify(WebSocket), stopApp, func(b *bench, s *switchboard) {
+			c := s.connect("m1", WebSocket, false)
+			leave := b.request("m1")
+			s.connect("m2", TCP, false)
+			time.Sleep(19950 * time.Millisecond)
+			if c.told {
+				b.t.Error("told while a request is in flight")
+			}
+			leave()
+			time.Sleep(5 * sec)
+		}, []string{"10s cordon m1: window 10s peak 3 <= 0.8 x 10 without m1", "21s tell m1: websocket",
+			"23s stop m1: window 10s peak 3 <= 0.8 x 10 without m1", "23.1s stopped m1 in 100ms"}, "m1 stopped gone, m2 started running"},
+		{"who comes back to the machine for want of a better one aborts", notify(WebSocket), stopApp, func(b *bench, s *switchboard) {
+			s.connect("m1", WebSocket, false)
+			s.connect("m2", TCP, false)
+			time.Sleep(12050 * time.Millisecond)
+			s.connect("m1", WebSocket, false)
+			time.Sleep(sec)
+		}, []string{"10s cordon m1: " + why, "11.1s tell m1: websocket", "12.1s uncordon m1: a request had no better machine"}, "m1 started running, m2 started running"},
+		{"machines without long connections go first", notify(WebSocket), stopApp, func(b *bench, s *switchboard) {
+			s.connect("m1", WebSocket, false) // m1 is the last of the order
+			b.request("m2")
+			time.Sleep(10500 * time.Millisecond)
+		}, []string{"10s cordon m2: window 10s peak 2 <= 0.8 x 10 without m2"}, "m1 started running, m2 started running"},
+		{"a firm order tells all classes, and cuts off what does not end", window, stopApp, func(b *bench, s *switchboard) {
+			b.driver.draining = true
+			one, two := s.connect("m1", WebSocket, false), s.connect("m1", TCP, true)
+			b.wantOrder(b.order(b.t.Context(), "m1", Order{Reason: "deploy", Drain: 10 * sec, Suspend: true}), "")
+			if !one.told || !two.told || two.within != 10*sec {
+				b.t.Errorf("told %v and %v, within %v", one.told, two.told, two.within)
+			}
+		}, []string{"0s cordon m1: deploy", "1.1s draining m1: deploy", "1.1s tell m1: stream+events+websocket+tcp", "11.1s stop m1: deploy", "11.2s stopped m1 in 100ms"}, "m1 stopped gone, m2 started running"},
+	} {
+		t.Run(c.name, func(t *testing.T) {
+			synctest.Test(t, func(t *testing.T) {
+				s := &switchboard{open: map[balance.MachineID][]*longConn{}}
+				c.config.Connections = s
+				b := newBench(t, c.config, c.app, "m1", "m2")
+				s.b = b
+				end := b.run()
+				synctest.Wait()
+				c.do(b, s)
+				b.want(c.log...)
+				b.wantStates(c.states)
+				if err := end(); err != nil {
+					t.Error(err)
+				}
+			})
+		})
+	}
+}
+
+func TestABusyMachineIsLeftAlone(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		var busy sync.Map
+		c := quick
+		c.Busy = func(m balance.Machine) bool { _, ok := busy.Load(m.ID); return ok }
+		b := newBench(t, c, stopApp, "m1", "m2")
+		busy.Store(balance.MachineID("m1"), true)
+		defer b.run()()
+		time.Sleep(5500 * time.Millisecond)
+		b.want("5s cordon m2: keep-alive 5s over: no request since 5s")
+		busy.Store(balance.MachineID("m2"), true) // it has begun to work on something
+		time.Sleep(sec)
+		b.want("5.6s uncordon m2: it says that it is busy")
+		time.Sleep(time.Minute)
+		b.want()
+		if err := b.down.Stop(t.Context(), b.row("m1"), Order{}); !errors.Is(err, ErrBusy) {
+			t.Errorf("a polite order: %v", err)
+		}
+		b.forget()
+		if err := b.down.Stop(t.Context(), b.row("m1"), Order{Drain: sec}); err != nil {
+			t.Errorf("a firm order: %v", err)
+		}
+		busy.Clear()
+		time.Sleep(10 * sec)
+		b.wantStates("m1 stopped gone, m2 stopped gone")
+	})
+}
+
+func TestClassNames(t *testing.T) {
+	for c, want := range map[Class]string{0: "none", WebSocket: "websocket", Stream | TCP: "stream+tcp", AllClasses: "stream+events+websocket+tcp", 1 << 7: "unknown"} {
+		if got := c.String(); got != want {
+			t.Errorf("%d: %q, want %q", c, got, want)
+		}
+	}
+}
