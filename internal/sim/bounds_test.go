@@ -37,7 +37,7 @@ var bounds = map[string]bound{
 	"hard-reject": {1.2, 1.3, 0.02, 0, 0.05},
 	"hard-queue":  {1.15, 1.2, 0.4, 0, 0.15}, // a freed slot is told to one edge, and another takes it
 	"one-process": {1.1, 1.2, 0, 0.01, 0},    // what crashes is lost
-	"solo-1-50":   {1.06, 1.06, 0.01, 0, 0},     // owners of four machines each, which grant their slots
+	"solo-1-50":   {1.06, 1.06, 0.01, 0, 0},  // owners of four machines each, which grant their slots
 	"solo-1-80":   {1.1, 1.1, 0.01, 0, 0},
 	"solo-4-50":   {1.06, 1.06, 0.08, 0, 0},
 	"solo-4-80":   {1.15, 1.2, 0.12, 0, 0},
