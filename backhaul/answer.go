@@ -80,6 +80,17 @@ func (d *duplex) Write(p []byte) (int, error) {
 	return n, err
 }
 
+// WriteTo and ReadFrom spare [io.Copy] its large buffers.
+func (d *duplex) WriteTo(w io.Writer) (int64, error) { return relay(w, onlyReader{d}) }
+
+// ReadFrom: see WriteTo.
+func (d *duplex) ReadFrom(r io.Reader) (int64, error) { return relay(onlyWriter{d}, r) }
+
+type (
+	onlyReader struct{ io.Reader }
+	onlyWriter struct{ io.Writer }
+)
+
 // CloseWrite passes on that one side has nothing more to say.
 func (d *duplex) CloseWrite() error { return d.wire.CloseWrite() }
 

@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"io"
 	"net/http"
+	"slices"
 	"strings"
 	"sync"
 	"sync/atomic"
@@ -46,15 +47,23 @@ func (l *log) String() string {
 	return strings.Join(l.lines, ", ")
 }
 
-// last returns the last Done and checks that each of n requests had one.
+// last returns the last Done and checks that each of n requests had one. It waits: a client may have its answer before
+// the proxy has told its trace.
 func (l *log) last(t *testing.T, n int) Done {
 	t.Helper()
-	l.mu.Lock()
-	defer l.mu.Unlock()
-	if len(l.done) != n {
-		t.Fatalf("%d requests ended, want %d", len(l.done), n)
+	poll := time.NewTicker(time.Millisecond)
+	defer poll.Stop()
+	for deadline := time.Now().Add(30 * time.Second); ; <-poll.C {
+		l.mu.Lock()
+		done := slices.Clone(l.done)
+		l.mu.Unlock()
+		if len(done) == n {
+			return done[n-1]
+		}
+		if len(done) > n || time.Now().After(deadline) {
+			t.Fatalf("%d requests ended, want %d", len(done), n)
+		}
 	}
-	return l.done[n-1]
 }
 
 func fetch(t *testing.T, c *http.Client, req *http.Request) (*http.Response, string) {

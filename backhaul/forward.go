@@ -5,7 +5,6 @@ import (
 	"net/http"
 	"net/http/httptrace"
 	"strings"
-	"sync"
 
 	"github.com/ebbkit/ebb/balance"
 )
@@ -81,8 +80,8 @@ func hasToken(lists []string, token string) bool {
 	return false
 }
 
-// answer writes a machine's answer. The headers have been copied.
-func (h *Handler) answer(w http.ResponseWriter, resp *http.Response) error {
+// answerWith writes a machine's answer. The headers have been copied.
+func answerWith(w http.ResponseWriter, resp *http.Response) error {
 	hd := w.Header()
 	if _, ok := hd["Content-Type"]; !ok {
 		hd["Content-Type"] = nil // else the server guesses one
@@ -96,7 +95,7 @@ func (h *Handler) answer(w http.ResponseWriter, resp *http.Response) error {
 	w.WriteHeader(resp.StatusCode)
 	if resp.Body != http.NoBody {
 		live := resp.ContentLength == -1 || strings.HasPrefix(hd.Get("Content-Type"), "text/event-stream")
-		if err := h.copyBody(w, resp.Body, live); err != nil {
+		if err := copyBody(w, resp.Body, live); err != nil {
 			resp.Body.Close()
 			return err
 		}
@@ -117,19 +116,8 @@ func (h *Handler) answer(w http.ResponseWriter, resp *http.Response) error {
 	return nil
 }
 
-const bufferSize = 32 << 10
-
-type bufferPool struct{ sync.Pool }
-
-func (p *bufferPool) get() *[bufferSize]byte {
-	if b, ok := p.Get().(*[bufferSize]byte); ok {
-		return b
-	}
-	return new([bufferSize]byte)
-}
-
 // copyBody copies a body; where it is live, each piece is sent at once.
-func (h *Handler) copyBody(w http.ResponseWriter, body io.Reader, live bool) error {
+func copyBody(w http.ResponseWriter, body io.Reader, live bool) error {
 	var flush *http.ResponseController
 	if live {
 		flush = http.NewResponseController(w)
@@ -137,8 +125,8 @@ func (h *Handler) copyBody(w http.ResponseWriter, body io.Reader, live bool) err
 			return err
 		}
 	}
-	buf := h.buffers.get()
-	defer h.buffers.Put(buf)
+	buf := buffers.get()
+	defer buffers.Put(buf)
 	for {
 		n, err := body.Read(buf[:])
 		if n > 0 {
@@ -161,7 +149,7 @@ func (h *Handler) copyBody(w http.ResponseWriter, body io.Reader, live bool) err
 }
 
 // upgrade turns both connections into one, until both sides have ended or one breaks.
-func (h *Handler) upgrade(w http.ResponseWriter, resp *http.Response, machine *conn) {
+func upgrade(w http.ResponseWriter, resp *http.Response, machine *conn) {
 	back, ok := resp.Body.(io.ReadWriteCloser)
 	if !ok {
 		fault(w, http.StatusBadGateway, FailMalformed, "101 without a connection")
@@ -182,14 +170,14 @@ func (h *Handler) upgrade(w http.ResponseWriter, resp *http.Response, machine *c
 	}
 	done := make(chan error, 2)
 	go func() { // edge to machine; what was buffered comes first
-		_, err := io.Copy(back, rw.Reader)
+		_, err := relay(back, rw.Reader)
 		if err == nil {
 			err = machine.wire.CloseWrite()
 		}
 		done <- err
 	}()
 	go func() {
-		_, err := io.Copy(edge, back)
+		_, err := relay(edge, back)
 		if err == nil {
 			err = closeWrite(edge)
 		}

@@ -25,7 +25,6 @@ type Handler struct {
 	c        HandlerConfig
 	keys     [][sha256.Size]byte
 	machines *pool
-	buffers  *bufferPool
 
 	active   atomic.Int64
 	draining atomic.Bool
@@ -41,7 +40,7 @@ func NewHandler(f *balance.Fleet, c HandlerConfig) (*Handler, error) {
 	if err := c.resolve(); err != nil {
 		return nil, err
 	}
-	h := &Handler{fleet: f, c: c, idle: make(chan struct{}), buffers: &bufferPool{}}
+	h := &Handler{fleet: f, c: c, idle: make(chan struct{})}
 	for _, k := range []string{c.Key, c.NextKey} {
 		if k != "" {
 			h.keys = append(h.keys, sha256.Sum256([]byte(k)))
@@ -224,12 +223,12 @@ func (h *Handler) forward(w http.ResponseWriter, r *http.Request, t to, m *balan
 	if resp.StatusCode == http.StatusSwitchingProtocols {
 		copyHeader(hd, resp.Header, resp.Header["Upgrade"])
 		setLoad(hd, gate.Load())
-		h.upgrade(w, resp, x.conn)
+		upgrade(w, resp, x.conn)
 		return
 	}
 	copyHeader(hd, resp.Header, nil)
 	setLoad(hd, gate.Load())
-	err = h.answer(w, resp)
+	err = answerWith(w, resp)
 	x.pool.put(x.conn)
 	if err != nil {
 		panic(http.ErrAbortHandler) // the edge must not take what it has for all

@@ -2,6 +2,8 @@ package backhaul
 
 import (
 	"bufio"
+	"bytes"
+	"crypto/sha256"
 	"io"
 	"net"
 	"net/http"
@@ -89,6 +91,40 @@ func TestUpgradeWithEarlyBytes(t *testing.T) {
 		t.Errorf("got %q, %v", b, err)
 	}
 	r.quiet()
+}
+
+func TestAnUpgradedConnectionCarriesBulk(t *testing.T) {
+	both(t, func(t *testing.T, local bool) {
+		r := newRig(t, rigConfig{app: roomy, local: local})
+		r.serve("m1", http.HandlerFunc(echo))
+		c, err := net.Dial("tcp", r.front.Listener.Addr().String())
+		if err != nil {
+			t.Fatal(err)
+		}
+		defer c.Close()
+		io.WriteString(c, "GET /ws HTTP/1.1\r\nHost: x\r\nConnection: Upgrade\r\nUpgrade: echo\r\n\r\n")
+		br := bufio.NewReader(c)
+		if _, err := http.ReadResponse(br, nil); err != nil {
+			t.Fatal(err)
+		}
+		io.ReadFull(br, make([]byte, len("hello ")))
+		sent, got := sha256.New(), sha256.New()
+		go func() {
+			for _, size := range []int64{10, 1 << 20, 1, 2 << 10, 8 << 20, 5} { // buffers grow and shrink
+				io.Copy(c, io.LimitReader(&noise{n: size, sum: sent}, size))
+			}
+			c.(*net.TCPConn).CloseWrite()
+		}()
+		const total = 10 + 1<<20 + 1 + 2<<10 + 8<<20 + 5
+		n, err := io.CopyN(got, br, total)
+		if err != nil || !bytes.Equal(sent.Sum(nil), got.Sum(nil)) {
+			t.Errorf("got %d bytes of %d, %v", n, int64(total), err)
+		}
+		if rest, _ := io.ReadAll(br); string(rest) != " bye" {
+			t.Errorf("at the end: %q", rest)
+		}
+		r.quiet()
+	})
 }
 
 func TestAnUpgradedConnectionThatIsCutIsFreed(t *testing.T) {

@@ -1,0 +1,58 @@
+package backhaul
+
+import (
+	"io"
+	"sync"
+)
+
+// The buffers of a copy. Bodies use the large one; upgraded connections, most of which are idle most of the time, hold a
+// small one and take a large one while they have much to say.
+const (
+	bufferSize = 32 << 10
+	smallSize  = 2 << 10
+)
+
+var buffers bufferPool
+
+type bufferPool struct{ sync.Pool }
+
+func (p *bufferPool) get() *[bufferSize]byte {
+	if b, ok := p.Get().(*[bufferSize]byte); ok {
+		return b
+	}
+	return new([bufferSize]byte)
+}
+
+// relay copies one direction of an upgraded connection until src ends.
+func relay(dst io.Writer, src io.Reader) (written int64, err error) {
+	small := make([]byte, smallSize)
+	buf := small
+	var large *[bufferSize]byte
+	defer func() {
+		if large != nil {
+			buffers.Put(large)
+		}
+	}()
+	for {
+		n, err := src.Read(buf)
+		if n > 0 {
+			m, werr := dst.Write(buf[:n])
+			written += int64(m)
+			if werr != nil {
+				return written, werr
+			}
+		}
+		switch {
+		case err == io.EOF:
+			return written, nil
+		case err != nil:
+			return written, err
+		case n == len(buf) && large == nil:
+			large = buffers.get()
+			buf = large[:]
+		case n < smallSize && large != nil:
+			buffers.Put(large)
+			large, buf = nil, small
+		}
+	}
+}
