@@ -122,6 +122,12 @@ func (m Machine) validate() error {
 		return fmt.Errorf("balance: machine %q has no app: set Machine.App", m.ID)
 	case m.Region == "":
 		return fmt.Errorf("balance: machine %q has no region: set Machine.Region", m.ID)
+	case m.State > Failed:
+		return fmt.Errorf("balance: machine %q: %v is no state", m.ID, m.State)
+	case m.Health > Failing:
+		return fmt.Errorf("balance: machine %q: %v is no health", m.ID, m.Health)
+	case m.Cordon > CordonHard:
+		return fmt.Errorf("balance: machine %q: %v is no cordon", m.ID, m.Cordon)
 	}
 	if err := m.Limits.validate(); err != nil {
 		return fmt.Errorf("balance: machine %q: %w", m.ID, err)

@@ -9,11 +9,13 @@ const (
 	TierCordoned             // soft-cordoned
 	TierComing               // recently started, checks still failing
 	TierFailing              // checks failing, or ejected as an outlier: only when there is nothing else
-	tiers
-	TierNone // cannot be used: not started, or hard-cordoned
+	TierNone                 // cannot be used: not started, or hard-cordoned
 )
 
-var tierNames = [...]string{"ready", "cordoned", "coming", "failing", "tier(4)", "none"}
+// tiers is the number of tiers that can be used.
+const tiers = TierNone
+
+var tierNames = [...]string{"ready", "cordoned", "coming", "failing", "none"}
 
 // String returns the tier's name as it stands in logs and JSON.
 func (t Tier) String() string { return name(tierNames[:], uint8(t), "tier") }

@@ -90,8 +90,13 @@ func (v *View) Accepts(i int, bits uint64) bool {
 	return s >= shareAll || uint32(mix(bits, uint64(i)+1))%shareAll < s
 }
 
-// Len returns the number of machines of a tier in region i.
-func (v *View) Len(i int, t Tier) int { return len(v.order[i].rows.byTier[t]) }
+// Len returns the number of machines of a tier in region i. Those of [TierNone] are not listed.
+func (v *View) Len(i int, t Tier) int {
+	if t >= tiers {
+		return 0
+	}
+	return len(v.order[i].rows.byTier[t])
+}
 
 // Slot returns the slot of machine j of a tier in region i.
 func (v *View) Slot(i int, t Tier, j int) Slot {
@@ -106,8 +111,13 @@ func (v *View) Usable(s Slot, r *Request, c *Candidate) bool {
 	return m.tier < tiers && !c.full && r.admits(m)
 }
 
-// Machine returns the row of a slot, as its owner last wrote it.
-func (v *View) Machine(s Slot) *Machine { return v.row(s).machine() }
+// Machine returns the row of a slot, as its owner last wrote it; nil for a slot that is not of this view.
+func (v *View) Machine(s Slot) *Machine {
+	if m := v.row(s); m != nil {
+		return m.machine()
+	}
+	return nil
+}
 
 // Least looks at the machines of region i as the built-in strategies do and returns the best of the usable ones: the first
 // tier, then room below the soft limit, then the least use, then whose turn it is. Up to 64 machines are all looked at, beyond that n are
