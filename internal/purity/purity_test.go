@@ -13,6 +13,7 @@ var cores = map[string]string{
 	"autostart/process": "words exit cgroup",
 	"balance":           "machine app order errors update request snapshot strategy closest leastload balance",
 	"rtt":               "agree build choose clock estimator flight ladder loss order packet reflector schedule stat table vector",
+	"backhaul":          "decide load bounce errors trace",
 	"downscale":         "protocol words decider decision spare window",
 	"internal/delay":    "cities line stream",
 	"internal/events":   "ring",
