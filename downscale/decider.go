@@ -161,9 +161,7 @@ func (d *Decider) begin(now time.Time, s *Situation) {
 	gap := now.Sub(d.now)
 	first := d.now.IsZero()
 	d.now = now
-	if !slices.IsSortedFunc(s.Machines, bySeen) {
-		slices.SortFunc(s.Machines, bySeen)
-	}
+	s.sort()
 	d.out, d.at, d.order = d.out[:0], d.at[:0], d.order[:0]
 	d.running, d.known, d.leaving = 0, 0, 0
 	for _, r := range d.regions {
@@ -200,6 +198,12 @@ func (d *Decider) begin(now time.Time, s *Situation) {
 
 // blind is how long a decider may not be asked before it has to watch a window anew.
 func (d *Decider) blind() time.Duration { return max(10*d.config.Every, d.config.Window/10) }
+
+func (s *Situation) sort() {
+	if !slices.IsSortedFunc(s.Machines, bySeen) {
+		slices.SortFunc(s.Machines, bySeen)
+	}
+}
 
 func bySeen(a, b Seen) int { return cmp.Or(cmp.Compare(a.Rank, b.Rank), cmp.Compare(a.ID, b.ID)) }
 

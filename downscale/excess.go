@@ -36,6 +36,7 @@ func (e *Excess) Decide(now time.Time, s Situation) []Decision {
 	if s.held() {
 		return nil
 	}
+	s.sort()
 	f := floorOf(&s)
 	done := map[string]bool{}
 	for i := range s.Machines {

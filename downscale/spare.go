@@ -95,9 +95,10 @@ func (d *Decider) spare(s *Situation, idle Decision, isIdle bool) {
 	}
 	for _, r := range d.order {
 		switch {
-		case !r.open || r.spared:
+		case r.spared || r.mine == 0:
 		case r.turn != "":
 			d.say(s, r, nil, Hold, Decision{Why: RuleTurn, Machine: r.turn})
+		case !r.open: // said
 		case r.vetoed:
 			d.say(s, r, nil, Hold, Decision{Why: RuleBackoff})
 		case r.busy != "":
@@ -178,7 +179,7 @@ func (d *Decider) consider(s *Situation, r *regionLoad, m *Seen, idle Decision, 
 	case !m.Own && r.waited(m.ID, d.now, d.patience()):
 		return
 	case !isIdle && d.known == 1:
-		if r.open = false; !r.spared {
+		if r.open = false; !r.spared && r.turn == "" {
 			d.say(s, r, nil, Hold, d.last(idle))
 		}
 		return
@@ -186,7 +187,7 @@ func (d *Decider) consider(s *Situation, r *regionLoad, m *Seen, idle Decision, 
 		var fits bool
 		if fits, of = d.roomWithout(r, m); !fits {
 			r.open = false
-			if !r.spared {
+			if !r.spared && r.turn == "" {
 				of.Why = RuleNeeded
 				d.say(s, r, m, Hold, of)
 			}

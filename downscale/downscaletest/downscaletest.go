@@ -1,0 +1,51 @@
+// Package downscaletest checks that a [downscale.Policy] keeps the contract which the rest of the library relies on.
+//
+//	func TestMyPolicy(t *testing.T) {
+//		downscaletest.TestPolicy(t, downscaletest.Subject{New: func() downscale.Policy { return &myPolicy{} }})
+//	}
+//
+// Each clause of the contract is a subtest of its own, run over stories drawn at random from fixed seeds, in virtual time.
+// A downscaler carries out nothing that breaks the first clauses; a policy that does is vetoed, and stops less than it means to.
+package downscaletest
+
+import (
+	"cmp"
+	"fmt"
+	"testing"
+	"time"
+
+	"github.com/ebbkit/ebb/downscale"
+)
+
+// Subject is a policy under test and what the suite has to know about it.
+type Subject struct {
+	// New returns a policy of one app that has not decided anything yet.
+	New func() downscale.Policy
+	// Sleeps is how long an app may take to go to its minimum when nothing is used any more, for each of its machines. 0
+	// means one hour, negative that it never has to.
+	Sleeps time.Duration
+	// Stories is how many stories are told per clause; 0 means 50.
+	Stories int
+}
+
+// TestPolicy runs all clauses.
+func TestPolicy(t *testing.T, s Subject) {
+	if s.New == nil {
+		t.Fatal("downscaletest: Subject.New must be set")
+	}
+	s.Sleeps = cmp.Or(s.Sleeps, time.Hour)
+	s.Stories = cmp.Or(s.Stories, 50)
+	for _, c := range clauses {
+		t.Run(c.name, func(t *testing.T) {
+			for seed := range s.Stories {
+				c.check(&story{T: t, subject: s, clause: c.text, seed: uint64(seed)})
+			}
+		})
+	}
+}
+
+// broken ends the clause with what it says and what happened instead.
+func (s *story) broken(format string, args ...any) {
+	s.Helper()
+	s.Fatalf("the contract says: %s\nbut in story %d, at %v: %s", s.clause, s.seed, s.now.Sub(epoch), fmt.Sprintf(format, args...))
+}

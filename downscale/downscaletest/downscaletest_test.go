@@ -1,0 +1,133 @@
+package downscaletest_test
+
+import (
+	"os"
+	"os/exec"
+	"regexp"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/ebbkit/ebb/balance"
+	"github.com/ebbkit/ebb/downscale"
+	"github.com/ebbkit/ebb/downscale/downscaletest"
+)
+
+func TestGoodPolicies(t *testing.T) {
+	decider := func(c downscale.Config) func() downscale.Policy {
+		return func() downscale.Policy {
+			d, err := downscale.NewDecider(c)
+			if err != nil {
+				t.Fatal(err)
+			}
+			return d
+		}
+	}
+	for name, s := range map[string]downscaletest.Subject{
+		"balanced": {New: decider(downscale.Config{}), Sleeps: 10 * time.Minute},
+		"cost":     {New: decider(downscale.Config{Preset: downscale.Cost}), Sleeps: 2 * time.Minute},
+		"latency":  {New: decider(downscale.Config{Preset: downscale.Latency})},
+		"excess":   {New: func() downscale.Policy { return &downscale.Excess{} }, Sleeps: 10 * time.Minute},
+	} {
+		t.Run(name, func(t *testing.T) {
+			s.Stories = 10
+			downscaletest.TestPolicy(t, s)
+		})
+	}
+}
+
+// faulty is a policy with one fault: Excess, and then something wrong.
+type faulty struct {
+	downscale.Excess
+	fault string
+}
+
+func (f *faulty) Decide(now time.Time, s downscale.Situation) []downscale.Decision {
+	f.Pass = time.Nanosecond
+	spare := func(m downscale.Seen) downscale.Decision {
+		return downscale.Decision{App: s.App.ID, Region: m.Region, Machine: m.ID, Verdict: downscale.Spare, Why: downscale.RuleOther}
+	}
+	var all []downscale.Decision
+	for _, m := range s.Machines {
+		all = append(all, spare(m))
+	}
+	switch f.fault {
+	case "spares others'":
+		return all
+	case "unknown machines":
+		return append(f.Excess.Decide(now, s), spare(downscale.Seen{ID: "ghost", Region: "nrt"}))
+	case "below the minimum", "the first of the order":
+		s.App.Min, s.App.MinPerRegion = 0, 0
+	case "parked":
+		s.Parked = 0
+	case "autostop off":
+		s.App.Autostop = balance.AutostopStop
+	case "busy":
+		for i := range s.Machines {
+			s.Machines[i].Load = 0
+		}
+	case "never":
+		return nil
+	case "recalls":
+		return []downscale.Decision{{App: s.App.ID, Region: s.Machines[0].Region, Machine: s.Machines[0].ID, Verdict: downscale.Recall}}
+	case "nameless":
+		ds := f.Excess.Decide(now, s)
+		for i := range ds {
+			ds[i].App = ""
+		}
+		return ds
+	case "by row":
+		if m := s.Machines[0]; m.Own && m.State == balance.Started && !m.Hard && !m.Leaving && !m.Busy {
+			return []downscale.Decision{spare(m)}
+		}
+	case "by chance":
+		if time.Now().UnixNano()%3 == 0 {
+			return nil
+		}
+	}
+	return f.Excess.Decide(now, s)
+}
+
+var faults = map[string]string{
+	"spares others'":         "Spare/own",
+	"unknown machines":       "Spare/own",
+	"below the minimum":      "Spare/minimum",
+	"the first of the order": "Spare/first",
+	"parked":                 "Spare/held",
+	"autostop off":           "Spare/held",
+	"busy":                   "Spare/full",
+	"never":                  "Spare/sleeps",
+	"recalls":                "Recall/leaving",
+	"nameless":               "Decide/reasons",
+	"by row":                 "Decide/order",
+	"by chance":              "Decide/again",
+}
+
+// faultEnv makes this binary run the suite on a policy with that fault; it shall fail.
+const faultEnv = "DOWNSCALETEST_FAULT"
+
+func TestFault(t *testing.T) {
+	fault := os.Getenv(faultEnv)
+	if fault == "" {
+		t.Skip("run by TestFaultsAreFound")
+	}
+	downscaletest.TestPolicy(t, downscaletest.Subject{New: func() downscale.Policy { return &faulty{fault: fault} }, Sleeps: 5 * time.Minute, Stories: 20})
+}
+
+// The suite fails a policy for each fault, in the clause that the fault breaks (others may fail with it), and quotes it.
+func TestFaultsAreFound(t *testing.T) {
+	if testing.Short() {
+		t.Skip("executes itself for each fault")
+	}
+	for fault, clause := range faults {
+		t.Run(fault, func(t *testing.T) {
+			t.Parallel()
+			cmd := exec.CommandContext(t.Context(), os.Args[0], "-test.run=^TestFault$/"+clause)
+			cmd.Env = append(os.Environ(), faultEnv+"="+fault)
+			out, err := cmd.CombinedOutput()
+			if err == nil || !regexp.MustCompile(`--- FAIL: TestFault/`+regexp.QuoteMeta(clause)).Match(out) || !strings.Contains(string(out), "the contract says: ") {
+				t.Errorf("the fault was not found in %s (%v):\n%s", clause, err, out)
+			}
+		})
+	}
+}

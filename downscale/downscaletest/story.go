@@ -1,0 +1,145 @@
+package downscaletest
+
+import (
+	"fmt"
+	"math/rand/v2"
+	"slices"
+	"testing"
+	"time"
+
+	"github.com/ebbkit/ebb/balance"
+	"github.com/ebbkit/ebb/downscale"
+)
+
+var epoch = time.Unix(1_000_000_000, 0)
+
+// story is one app with its machines, and a policy that is asked about it each second.
+type story struct {
+	*testing.T
+	subject Subject
+	clause  string
+	seed    uint64
+
+	rand   *rand.Rand
+	policy downscale.Policy
+	now    time.Time
+	is     downscale.Situation
+	gone   map[balance.MachineID]time.Time // when a leaving machine will have stopped
+}
+
+// begin sets the scene: between 1 and 8 machines, started, of this node, in one or two regions.
+func (s *story) begin() {
+	s.rand = rand.New(rand.NewPCG(s.seed, 7))
+	s.policy = s.subject.New()
+	s.now = epoch
+	s.gone = map[balance.MachineID]time.Time{}
+	s.is = downscale.Situation{App: balance.App{ID: "app", Autostop: balance.AutostopStop}}
+	regions := []string{"nrt", "hkg"}[:1+s.rand.IntN(2)]
+	for i := range 1 + s.rand.IntN(8) {
+		id := balance.MachineID(fmt.Sprint("m", i))
+		s.is.Machines = append(s.is.Machines, downscale.Seen{
+			ID: id, Region: regions[s.rand.IntN(len(regions))], Rank: balance.Rank("app", id),
+			State: balance.Started, Limits: balance.Limits{Soft: 4, Hard: 8}, Own: true,
+		})
+	}
+	s.sort()
+}
+
+// minimums draws some.
+func (s *story) minimums() {
+	s.is.App.Min = s.rand.IntN(len(s.is.Machines) + 1)
+	s.is.App.MinPerRegion = s.rand.IntN(3)
+}
+
+func (s *story) sort() {
+	slices.SortFunc(s.is.Machines, func(a, b downscale.Seen) int {
+		if a.Rank < b.Rank || a.Rank == b.Rank && a.ID < b.ID {
+			return -1
+		}
+		return 1
+	})
+}
+
+// chance is true once in n times.
+func (s *story) chance(n int) bool { return s.rand.IntN(n) == 0 }
+
+// happen lets things happen to the machines: load comes and goes, machines start, crash, and are found busy.
+func (s *story) happen() {
+	for i := range s.is.Machines {
+		m := &s.is.Machines[i]
+		if s.chance(8) {
+			m.Load = s.rand.IntN(6)
+		}
+		m.Used, m.Began = m.Own && s.chance(20), false
+		if s.chance(100) {
+			m.State = []balance.State{balance.Started, balance.Starting, balance.Stopped, balance.Failed}[s.rand.IntN(4)]
+			m.Leaving = false
+			delete(s.gone, m.ID)
+		}
+		if s.chance(100) {
+			m.Hard = !m.Hard
+		}
+		if m.Own && s.chance(50) {
+			m.Busy = !m.Busy
+		}
+		if m.State != balance.Started {
+			m.Load, m.Used = 0, false
+		}
+	}
+}
+
+// pass lets time pass, and machines that leave stop.
+func (s *story) pass(d time.Duration) {
+	s.now = s.now.Add(d)
+	for i := range s.is.Machines {
+		m := &s.is.Machines[i]
+		if at, ok := s.gone[m.ID]; ok && !s.now.Before(at) {
+			m.State, m.Leaving, m.Load = balance.Stopped, false, 0
+			delete(s.gone, m.ID)
+		}
+	}
+}
+
+// ask asks the policy, of a copy.
+func (s *story) ask() []downscale.Decision {
+	is := s.is
+	is.Machines = slices.Clone(is.Machines)
+	return slices.Clone(s.policy.Decide(s.now, is))
+}
+
+// follow does what was decided: what is spared stops some seconds later.
+func (s *story) follow(ds []downscale.Decision) {
+	for _, d := range ds {
+		m := s.machine(d.Machine)
+		if m == nil {
+			continue
+		}
+		switch d.Verdict {
+		case downscale.Spare:
+			m.Leaving = true
+			s.gone[m.ID] = s.now.Add(time.Duration(1+s.rand.IntN(10)) * time.Second)
+		case downscale.Recall:
+			m.Leaving = false
+			delete(s.gone, m.ID)
+		}
+	}
+}
+
+func (s *story) machine(id balance.MachineID) *downscale.Seen {
+	for i := range s.is.Machines {
+		if m := &s.is.Machines[i]; m.ID == id {
+			return m
+		}
+	}
+	return nil
+}
+
+// up counts the machines that run or will and stay, in one region or in all.
+func (s *story) up(region string) (n int) {
+	for _, m := range s.is.Machines {
+		if (m.State == balance.Started || m.State == balance.Starting) && !m.Hard && !m.Leaving && (region == "" || m.Region == region) {
+			n++
+		}
+	}
+	return n
+}
