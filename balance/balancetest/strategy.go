@@ -74,7 +74,7 @@ func TestStrategy(t *testing.T, newStrategy func() balance.Strategy) {
 		for id := range a {
 			off += max(0, a[id]-b[id])
 		}
-		if off > 0.25 {
+		if off > 0.35 {
 			t.Fatalf("shares %v became %v; %q", a, b, "the order of the rows changes nothing, or only what chance does")
 		}
 	})
@@ -158,7 +158,7 @@ func equals(n int) []machine {
 
 // shares asks the strategy with many random bits.
 func (w *world) shares(t fataler, s balance.Strategy) map[balance.MachineID]float64 {
-	const n = 400
+	const n = 120
 	got := map[balance.MachineID]float64{}
 	for i := range uint64(n) {
 		id, _ := w.pick(t, s, balance.Request{Rand: (i + 1) * 0x9e3779b97f4a7c15})
