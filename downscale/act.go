@@ -181,7 +181,7 @@ func (r *run) finish(m *machine, now time.Time, c Command) (Input, bool) {
 	return Input{Kind: StartWanted}, again || c.Again
 }
 
-// drive calls the driver in the background. The answer comes through answers, or settles the gate when Run is over.
+// drive calls the driver in the background. The answer comes through answers, or to the gate when Run is over.
 func (r *run) drive(m *machine, now time.Time, c Command) {
 	r.pending++
 	m.since = now
@@ -202,7 +202,7 @@ func (r *run) drive(m *machine, now time.Time, c Command) {
 			if a.err == nil {
 				m.gate.Closed(c.Gate, c.Do == Suspend)
 			} else {
-				m.gate.Reopen(c.Gate)
+				r.doubts.Store(m.gate, c.Gate)
 			}
 		}
 	}()
@@ -268,13 +268,14 @@ func (r *run) end() error {
 		case p == Draining:
 			m.gate.Reopen(m.protocol.gate)
 		case p == Stuck && !m.protocol.expires.IsZero(): // the driver is free, and in doubt
-			m.gate.Reopen(m.protocol.gate)
+			r.doubts.Store(m.gate, m.protocol.gate)
+			fallthrough
 		default:
 			silent = append(silent, string(m.row.ID))
 		}
 	}
 	if len(silent) > 0 {
-		return fmt.Errorf("downscale: the driver still holds %s: their gates are settled when it answers", strings.Join(silent, ", "))
+		return fmt.Errorf("downscale: the driver has left %s in doubt: the gates stay closed until a later Run has stopped the machines", strings.Join(silent, ", "))
 	}
 	return nil
 }

@@ -124,6 +124,11 @@ const (
 // NewProtocol returns the protocol of a machine that does not run.
 func NewProtocol(t Timing) Protocol { return Protocol{timing: t} }
 
+// adopted returns the protocol of a machine whose stop an earlier protocol left in doubt, behind the gate with that token.
+func adopted(t Timing, token uint64, now time.Time) Protocol {
+	return Protocol{timing: t, phase: Stuck, gate: token, frozen: true, reason: "an earlier stop was left in doubt", expires: now}
+}
+
 // Phase returns where the protocol stands.
 func (p *Protocol) Phase() Phase { return p.phase }
 

@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"slices"
+	"sync"
 	"sync/atomic"
 	"time"
 
@@ -26,6 +27,7 @@ type Downscaler struct {
 	config   Config
 	wake     chan struct{}
 	orders   orders
+	doubts   sync.Map // of *balance.Gate: the token with which it is closed, and no Run is at it
 	running  atomic.Bool
 	draining atomic.Int32
 }
@@ -47,7 +49,8 @@ func New(f *balance.Fleet, d Driver, c Config) (*Downscaler, error) {
 
 // Run looks at the machines, decides, and stops what is surplus, until ctx ends. It then releases all cordons, waits for the
 // driver calls under way, each bounded by [Config.StopTimeout], and returns nil; or an error that names the machines whose
-// driver did not come back. It may be called again afterwards, but not twice at once.
+// driver did not come back, or did not know. Their gates stay closed, since nobody knows whether they run; a later Run has
+// them stopped for certain. It may be called again afterwards, but not twice at once.
 func (d *Downscaler) Run(ctx context.Context) error {
 	if !d.running.CompareAndSwap(false, true) {
 		return errors.New("downscale: Run is running already: one at a time")
@@ -156,7 +159,7 @@ func (r *run) tick(now time.Time) {
 		if !ok {
 			continue
 		}
-		a := r.app(id, snap)
+		a := r.app(id, snap, now)
 		mine := 0
 		for _, m := range a.machines {
 			if m.gate == nil {
@@ -194,7 +197,7 @@ func (r *run) look(now time.Time) {
 	})
 }
 
-func (r *run) app(id balance.AppID, snap *balance.Snapshot) *appRun {
+func (r *run) app(id balance.AppID, snap *balance.Snapshot, now time.Time) *appRun {
 	a, ok := r.apps[id]
 	if !ok {
 		a = &appRun{policy: r.policy(id), byID: map[balance.MachineID]*machine{}, held: map[string]Why{}}
@@ -214,6 +217,10 @@ func (r *run) app(id balance.AppID, snap *balance.Snapshot) *appRun {
 		m, ok := old[row.ID]
 		if !ok || m.gate != gate {
 			m = &machine{rank: balance.Rank(id, row.ID), gate: gate, protocol: NewProtocol(r.config.timing())}
+			if token, ok := r.doubts.LoadAndDelete(gate); ok {
+				m.protocol, m.listed = adopted(r.config.timing(), token.(uint64), now), true
+				r.leaving = append(r.leaving, m)
+			}
 		}
 		m.row = *row
 		a.byID[row.ID] = m
