@@ -89,7 +89,8 @@ const lendFor = 10 * time.Second
 // askFor is how long what a node said about its parked requests counts.
 const askFor = 5 * time.Second
 
-// Ask says how many requests of an app wait at a node now; it replaces what the node said before. Nodes say it when it
+// Ask says how many requests of an app wait at a node now; it replaces what the node said before. A node that asks several
+// owners tells each a part, another one each time: told of all, several would reserve slots for the same request. Nodes say it when it
 // changes, and every second or so while they live: a node that is not heard of gets no slots.
 func (g *Granter) Ask(node NodeID, app AppID, parked int) {
 	now := g.c.Now()
@@ -154,7 +155,7 @@ func (g *Granter) deal(app AppID) {
 				token, ok := gate.Grant()
 				if !ok && lacks {
 					var from given
-					if from, ok = a.takeBack(gate); ok {
+					if from, ok = a.takeBack(gate, now.Add(-g.c.For/10)); ok {
 						gifts = append(gifts, gift{from.node, Grant{App: app, Machine: m.id, Token: from.token, Revoked: true}})
 						token, ok = gate.Grant()
 					}
@@ -192,11 +193,11 @@ func (a *granting) settle(now time.Time, lasts time.Duration) {
 	a.slots.expire(now.UnixNano())
 }
 
-// takeBack revokes a slot of the gate that a node holds without need. A node that uses it before it
-// hears of that is bounced.
-func (a *granting) takeBack(gate *Gate) (given, bool) {
+// takeBack revokes a slot of the gate that a node holds without need: one that was lent, or one asked for that should have
+// been used by now. A node that uses it before it hears of that is bounced.
+func (a *granting) takeBack(gate *Gate, before time.Time) (given, bool) {
 	for i, x := range a.out {
-		if x.gate == gate && x.lent && a.slots.idle(x.node) && gate.Revoke(x.token) {
+		if x.gate == gate && (x.lent || x.at.Before(before)) && a.slots.idle(x.node) && gate.Revoke(x.token) {
 			a.slots.hold(x.node, -1)
 			a.out = append(a.out[:i], a.out[i+1:]...)
 			return x, true

@@ -24,7 +24,7 @@ func (b *Balancer) shares(ab *appBalance, s *Snapshot, order []reach, dt float32
 			ab.live[a] = l
 		}
 		if dt > 0 {
-			sp := spilling{use: a.use, target: target, cost: a.stay, limits: a.limits}
+			sp := spilling{use: a.use, target: target, cost: a.stay, limits: a.limits, gap: a.gap}
 			sp.other = cheapest(order, i, target)
 			if c.SpillAt < 0 {
 				sp.other = 0

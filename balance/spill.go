@@ -12,10 +12,12 @@ const (
 	shareLeast = 0.02
 	// spillAt is the mean use at which a region begins to give requests away, in soft limits.
 	spillAt = 0.95
-	// spillGain is how far a tick moves the share for each unit that the use is off; all from 0.005 to 0.05 are stable.
+	// spillGain is how far a tick moves the share for each unit that the use is off. It is stable on news up to 3 s late.
 	spillGain = 0.03
-	// spillStep bounds the move of one tick, so that news of 2 s and more cannot make it swing.
+	// spillStep bounds the move of one tick, so that one wild estimate moves little.
 	spillStep = 0.02
+	// spillGap is up to which gap between two news, in ticks, the controller keeps its pace; beyond it slows down with them.
+	spillGap = 10
 	// dearer is how many times what it costs elsewhere a region may cost before that counts. Below it is noise.
 	dearer = 1.05
 )
@@ -27,6 +29,7 @@ type spilling struct {
 	cost   float32 // of a request: round trip and time at the worker; 0 when unknown
 	other  float32 // of a request in the cheapest farther region with room; 0 when there is none
 	limits bool    // the machines have soft limits
+	gap    float32 // between two news of one machine, in ticks
 }
 
 // share returns the next share after dt ticks. Without a farther region that has room it goes back to one.
@@ -40,7 +43,7 @@ func (s spilling) next(share, dt float32) float32 {
 			off = min(off, dearer-s.cost/s.other)
 		}
 	}
-	step := min(max(spillGain*off, -spillStep), spillStep) * min(dt, 10)
+	step := min(max(spillGain*off, -spillStep), spillStep) * min(dt, 10) / max(1, s.gap/spillGap)
 	return min(max(share+step, shareLeast), 1)
 }
 
