@@ -8,8 +8,8 @@
 //
 // At an owner, a [Starter] carries starts out with a [Driver], finds out when a machine is ready, and goes on checking it.
 //
-// The files that decide are pure; they take the time and random bits as arguments: planner.go, plan.go, sights.go, reason.go,
-// backoff.go, boot.go, waiters.go, wants.go, probes.go and regions.go. The others act.
+// The files that decide are pure; they take the time and random bits as arguments: policy.go, rules.go, planner.go, plan.go,
+// sights.go, reason.go, backoff.go, boot.go, history.go, waiters.go, wants.go, probes.go and regions.go. The others act.
 package autostart
 
 import (
@@ -45,6 +45,15 @@ type Config struct {
 	// Hedge allows one extra start when nothing serves and every start in flight is suspect. Machines that die silently are
 	// then noticed sooner; boots slower than any before start one machine too many.
 	Hedge bool
+	// Policy returns the policy of an app; it is called once for each, and again when an app has been removed and comes back.
+	// nil, or a nil policy, means our own, a [Planner]; see also [NewSynchronous] and [NewAsynchronous].
+	Policy func(balance.AppID) Policy
+	// DryRun decides and traces, and asks nobody to start or recall anything. Requests wait as if that had been done: somebody
+	// else starts the machines. A decision that nobody carries out is made again every 5 s.
+	DryRun bool
+	// Spare returns how many machines an app has beyond those that its demand fills, while there is demand; to keep some for an
+	// app without demand, use its Min. What scales down has to know of them too, or it stops them again and again. nil: none.
+	Spare func(balance.AppID) int
 	// Others returns the demand that other nodes have for an app and this home region. nil: there are none, or they do not
 	// tell; then a machine whose owner says that it is full is taken to be full of others' requests.
 	Others func(app balance.AppID, region string) int
@@ -78,6 +87,9 @@ type Autostart struct {
 	parked atomic.Int64  // in all queues: the one look of a request when nobody waits
 	places atomic.Uint64 // the last place given
 	queues sync.Map      // balance.AppID -> *queue
+
+	making    sync.Mutex
+	histories histories
 
 	pokes   chan struct{}
 	pokedMu sync.Mutex
@@ -186,13 +198,21 @@ func (a *Autostart) act(ctx context.Context, commands *errgroup.Group, q *queue,
 	if d.Acts() || d.Refuse != "" {
 		a.config.Trace.decided(d)
 	}
-	// One command per machine at a time: what has been asked for stands in the planner until it is answered, so there is
-	// nothing for a singleflight to merge.
+	if a.config.DryRun {
+		q.pretend(d)
+		return
+	}
+	// One command per machine at a time. Our planner sees to that, other policies may not; a singleflight would merge calls
+	// that differ in their epochs.
 	for _, m := range d.Recall {
-		commands.Go(func() error { a.recall(ctx, q, m); return nil })
+		if q.claim(&m) {
+			commands.Go(func() error { a.recall(ctx, q, m); return nil })
+		}
 	}
 	for _, m := range d.Start {
-		commands.Go(func() error { a.start(ctx, q, m); return nil })
+		if q.claim(&m) {
+			commands.Go(func() error { a.start(ctx, q, m); return nil })
+		}
 	}
 	if d.Refuse != "" {
 		q.rejectAll(func(time.Duration) error { return q.refusal(d.Refuse, d.RetryAfter) })
@@ -206,9 +226,7 @@ func (a *Autostart) start(ctx context.Context, q *queue, m balance.Machine) {
 	if ctx.Err() != nil {
 		return // nobody plans any more
 	}
-	q.mind.Lock()
-	q.planner.Answered(time.Now(), m, answer, err)
-	q.mind.Unlock()
+	q.answer(Answer{At: time.Now(), Machine: m, Start: answer, Err: err})
 	a.config.Trace.answered(m, answer, err)
 	a.poke(q)
 }
@@ -220,9 +238,7 @@ func (a *Autostart) recall(ctx context.Context, q *queue, m balance.Machine) {
 	if ctx.Err() != nil {
 		return
 	}
-	q.mind.Lock()
-	q.planner.Recalled(time.Now(), m, err)
-	q.mind.Unlock()
+	q.answer(Answer{At: time.Now(), Machine: m, Recall: true, Err: err})
 	a.config.Trace.recalled(m, err)
 	a.poke(q)
 }
@@ -246,6 +262,9 @@ func (a *Autostart) close() {
 	a.work.Wait()
 }
 
+// decides reports whether anything is decided here: what nobody would start is nothing to wait for.
+func (a *Autostart) decides() bool { return a.owner != nil || a.config.DryRun }
+
 // spawn runs a dispatcher, unless a has been closed.
 func (a *Autostart) spawn(f func()) bool {
 	a.mu.Lock()
@@ -262,8 +281,14 @@ func (a *Autostart) queue(app balance.AppID) *queue {
 	if q, ok := a.queues.Load(app); ok {
 		return q.(*queue)
 	}
-	q, _ := a.queues.LoadOrStore(app, newQueue(a, app))
-	return q.(*queue)
+	a.making.Lock() // a policy is made once for an app
+	defer a.making.Unlock()
+	if q, ok := a.queues.Load(app); ok {
+		return q.(*queue)
+	}
+	q := newQueue(a, app)
+	a.queues.Store(app, q)
+	return q
 }
 
 // poke asks for a decision without waiting for it.
@@ -305,15 +330,4 @@ func (a *Autostart) Demand(app balance.AppID) (inFlight, parked int) {
 		parked = q.(*queue).waits()
 	}
 	return inFlight, parked
-}
-
-// Boots returns what this node has learned of an app's cold boots.
-func (a *Autostart) Boots(app balance.AppID) Boots {
-	q, ok := a.queues.Load(app)
-	if !ok {
-		return Boots{}
-	}
-	q.(*queue).mind.Lock()
-	defer q.(*queue).mind.Unlock()
-	return q.(*queue).planner.Boots()
 }

@@ -7,6 +7,9 @@ const (
 	backoffMin, backoffMax = time.Second, time.Minute
 	// breakerAfter is how many boots in a row have to fail before an app is taken to be broken rather than its machines.
 	breakerAfter = 3
+	// quitFor is how soon after ready an app ends by itself that does not mean to serve: also with exit status 0 that is a
+	// crash, or it would be started again and again.
+	quitFor = 2 * time.Second
 	// steadyAfter is how long a machine has to have run for its earlier failures to be forgotten.
 	steadyAfter = time.Minute
 )

@@ -122,6 +122,11 @@ func (k *bootBook) hint(d time.Duration) { k.all[Cold].Hint, k.all[Resume].Hint 
 
 func (k *bootBook) learn(key bootKey, took time.Duration) {
 	k.all[key.kind].Learn(took)
+	k.revision(key).Learn(took)
+}
+
+// revision returns the boots of one revision and kind, made on demand; it is then the most recent.
+func (k *bootBook) revision(key bootKey) *Boots {
 	b := k.by[key]
 	if b == nil {
 		b = &Boots{}
@@ -137,7 +142,7 @@ func (k *bootBook) learn(key bootKey, took time.Duration) {
 		delete(k.by, k.recent[0])
 		k.recent = k.recent[1:]
 	}
-	b.Learn(took)
+	return b
 }
 
 func (k *bootBook) of(key bootKey) *Boots {

@@ -89,7 +89,7 @@ func (q *queue) plan(now time.Time) Decision {
 		q.rows = append(q.rows, m)
 	}
 	input := Input{App: app, Machines: q.rows, InFlight: in.inFlight, Parked: in.parked, Wants: q.wants(), Rand: rand.Uint64()}
-	if q.a.owner == nil {
+	if !q.a.decides() {
 		input.App.Autostart = false // rows teach how long boots take all the same
 	} else {
 		input.Regions = q.regions(in.rows)
@@ -99,9 +99,10 @@ func (q *queue) plan(now time.Time) Decision {
 			input.Others = append(input.Others, others(q.app, r))
 		}
 	}
-	q.mind.Lock()
-	d := q.planner.Plan(now, input)
-	q.mind.Unlock()
+	if q.a.config.Spare != nil {
+		input.Spare = q.a.config.Spare(q.app)
+	}
+	d := q.decide(now, input)
 	q.last, q.quiet = in, d.settled
 
 	o := &outlook{wait: d.Wait, refuse: d.Refuse, until: now.Add(d.RetryAfter)}

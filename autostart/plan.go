@@ -24,7 +24,9 @@ type plan struct {
 	serving  int                      // that may serve one day: ready, starting, recallable, broken, stopping
 	short    int                      // machines wanted that cannot be started
 	again    int                      // starts asked for once more
-	home     tally                    // what there was where the demand was looked for
+	doomed   int                      // of starting: known never to become healthy
+	regions  int                      // where the demand was looked for: so many of Input.Regions
+	home     tally                    // what there was there
 	least    struct{ want, have int } // of the minimums
 }
 
@@ -107,6 +109,9 @@ func (r *plan) age(i int, m *balance.Machine) {
 	} else if m.State == balance.Suspended {
 		key.kind = Resume
 	}
+	if m.State == balance.Starting && m.Health == balance.Failing && !m.Recent {
+		r.doomed++
+	}
 	b := r.p.boots.of(key)
 	age := r.now.Sub(at)
 	r.d.Wait = max(r.d.Wait, b.Wait())
@@ -125,6 +130,7 @@ func (r *plan) serve() {
 		if rest <= 0 {
 			break
 		}
+		r.regions++
 		others := int64(0) // demand that has its home there comes first
 		if k > 0 {
 			others = int64(r.in.other(k))
@@ -154,7 +160,7 @@ func (r *plan) serve() {
 	}
 	for _, name := range r.in.Regions {
 		for _, i := range r.p.regions[name] {
-			if rest > 0 && r.budget > 0 && r.p.stand[i] == stopping {
+			if rest > 0 && r.budget > 0 && r.p.stand[i] == stopping && !r.p.sights[i].asked.on {
 				r.start(i)
 				r.d.Want++
 				rest -= r.worth(i)
@@ -198,12 +204,20 @@ func (r *plan) fill(list []int32, rest int64, n int) int64 {
 		if rest <= 0 || n <= 0 || r.budget <= 0 {
 			return rest
 		}
-		if r.p.stand[i] == startable {
+		if st := r.p.stand[i]; st == startable || st == stopping && r.justNow(i) {
 			r.start(i)
 			take(i)
 		}
 	}
 	return rest
+}
+
+// justNow reports whether a machine has been stopping for so short a time that others may not know it yet, or know already
+// that it is over. Then the order counts: who starts the next one instead disagrees with them. What stops for long is the
+// last resort.
+func (r *plan) justNow(i int32) bool {
+	s := &r.p.sights[i]
+	return !s.asked.on && r.now.Sub(s.since) < stopsFor
 }
 
 // probe returns the machine of list that has failed least, back-off or not: the breaker's interval is back-off enough.
@@ -303,17 +317,57 @@ func (r *plan) keep() {
 	atLeast(r.p.order, app.Min, "minimum")
 }
 
-// extra is the hedge: one start more when nothing serves and all that is starting is suspect.
+// spare keeps some machines more than the demand fills.
+func (r *plan) spare() {
+	if r.in.Spare <= 0 || r.d.Demand == 0 || !r.in.App.Autostart {
+		return
+	}
+	n := 0
+	for _, name := range r.in.Regions[:r.regions] {
+		for _, i := range r.p.regions[name] {
+			if st := r.p.stand[i]; st == ready || st == starting {
+				n++
+			}
+		}
+	}
+	missing := r.d.Want - r.short + r.in.Spare - n
+	r.d.Want += r.in.Spare
+	if r.in.App.Max > 0 {
+		r.d.Want = min(r.d.Want, r.in.App.Max)
+	}
+	for _, name := range r.in.Regions {
+		if missing <= 0 {
+			return
+		}
+		had := len(r.d.Recall) + len(r.d.Start)
+		r.fill(r.p.regions[name], math.MaxInt64, missing)
+		if took := len(r.d.Recall) + len(r.d.Start) - had; took > 0 {
+			missing -= took
+			r.notes += fmt.Sprintf(", %d to spare", took)
+		}
+	}
+	if r.in.App.Max == 0 || r.active < r.in.App.Max {
+		r.short += missing
+	}
+}
+
+// extra is the hedge: one start more when nothing serves and nothing that starts seems to come.
 func (r *plan) extra() {
 	p := r.p
-	if !p.hedge || p.hedged || r.in.Parked == 0 || r.d.Acts() || r.starting == 0 || r.d.Suspect < r.starting || r.serving > r.starting {
+	if p.hedged || r.in.Parked == 0 || r.d.Acts() || r.starting == 0 || r.serving > r.starting {
 		return
+	}
+	why := "all known to fail"
+	if r.doomed < r.starting {
+		if why = "all suspect"; !p.hedge || r.d.Suspect < r.starting {
+			return
+		}
 	}
 	for _, name := range r.in.Regions {
 		for _, i := range p.regions[name] {
 			if p.stand[i] == startable && r.budget > 0 {
 				p.hedged, r.d.Hedge = true, true
-				r.notes += ", all suspect: one extra"
+				r.notes += ", " + why + ": one extra"
 				r.start(i)
 				return
 			}

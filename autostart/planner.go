@@ -11,16 +11,18 @@ import (
 //
 // Demand is capacity wanted, in requests; a machine is worth its soft limit, else its hard limit, else any demand at all.
 // The home region is filled first, what it cannot start overflows to the next one. In each: what runs and what is starting
-// counts, then soft-cordoned machines are recalled, then the first of the canonical order are started that can be.
+// counts, then soft-cordoned machines are recalled, then the first of the canonical order are started that can be. Of those is
+// also what has begun to stop a moment ago: it starts again as soon as it has stopped, and nodes whose news are older or
+// younger ask for the same machine.
 //
 // Nodes with different home regions each see to their own demand: of an app that sleeps everywhere, as many machines start as
 // there are home regions with a request, where one might have done. App.Regions gives all nodes one home.
 //
 // Invariants: with a static demand no more machines run and start than are wanted, however long boots take (one more with
-// hedging). Planners that do not talk and see the same rows start prefixes of the same order, so that together they start
+// hedging, or when the owners of all that start say that these will not become healthy). Planners that do not talk and see the same rows start prefixes of the same order, so that together they start
 // no more than the one with the largest demand. While the breaker is open, at most one start per interval.
 type Planner struct {
-	hedge bool
+	hedge bool // one extra start is allowed when all are suspect
 
 	boots   bootBook
 	breaker breaker
@@ -38,8 +40,9 @@ type Planner struct {
 	names   []string           // of the regions, sorted
 }
 
-// NewPlanner returns a planner that has seen nothing. hedge allows one extra start, when nothing serves and every start in
-// flight is suspect.
+// NewPlanner returns a planner that has seen nothing. hedge allows one extra start when nothing serves and every start in
+// flight is suspect, see [Boots.Suspect]. Without it one is made only when all of them are known never to become healthy: their
+// rows say that they start and that their checks fail, and not that this is to be expected.
 func NewPlanner(hedge bool) *Planner { return &Planner{hedge: hedge} }
 
 // Input is what one decision is made from.
@@ -51,8 +54,12 @@ type Input struct {
 	Parked   int                // and in its waiting room
 	// Others is the demand (in flight and parked) that other nodes have for each of Regions as their home; missing means 0.
 	Others []int
+	// Spare is how many machines are wanted beyond those that the demand fills, as long as there is demand.
+	Spare int
 	// Wants are what parked requests insist on, each once; for each one machine is started if none of them runs or starts.
 	Wants []*balance.Want
+	// Answers are what came of what earlier decisions asked for, in the order of coming; each is told once.
+	Answers []Answer
 	// Rand are random bits; they only spread retries.
 	Rand uint64
 }
@@ -62,7 +69,7 @@ type Decision struct {
 	App    balance.AppID
 	Recall []balance.Machine // end their soft cordons, in this order
 	Start  []balance.Machine // start these, in this order, each from the epoch of its row
-	Hedge  bool              // the last of Start is an extra one, beyond what is wanted
+	Hedge  bool              // the last of Start is an extra one, beyond what is wanted: nothing that starts seems to come
 
 	Demand int // requests: in flight and parked, here and at other nodes with this home region
 	Want   int // machines whose capacity covers the demand and the minimums
@@ -88,6 +95,7 @@ func (d *Decision) Acts() bool { return len(d.Recall)+len(d.Start) > 0 }
 // [Planner.Recalled].
 func (p *Planner) Plan(now time.Time, in Input) Decision {
 	p.rand = in.Rand
+	p.heed(in.Answers)
 	p.boots.hint(in.App.BootHint)
 	p.align(in.Machines)
 	p.observe(now, in.Machines)
@@ -96,6 +104,7 @@ func (p *Planner) Plan(now time.Time, in Input) Decision {
 	r.keep()
 	r.serve()
 	r.insist()
+	r.spare()
 	r.extra()
 	r.refuse()
 	if r.d.Acts() {
@@ -112,7 +121,8 @@ func (in *Input) other(i int) int {
 	return 0
 }
 
-// Answered takes in what came of a start that was decided from that epoch. err means that it could not be asked for.
+// Answered takes in what came of a start that was decided from that epoch. err means that it could not be asked for. It does
+// what an [Answer] in the next Input does.
 func (p *Planner) Answered(now time.Time, m balance.Machine, a balance.StartAnswer, err error) {
 	i, ok := p.index[m.ID]
 	if !ok {

@@ -24,6 +24,9 @@ type story struct {
 	rows    []*balance.Machine
 	names   map[balance.MachineID]string
 	others  []int
+	spare   int
+	policy  Policy // instead of p
+	answers []Answer
 	wants   []*balance.Want
 	last    Decision
 }
@@ -116,7 +119,13 @@ func (s *story) see(what string) {
 
 // plan decides and returns what was decided as a text: "recall a; start b c; refuse: why".
 func (s *story) plan(at time.Duration, inFlight, parked int) string {
-	s.last = s.p.Plan(t0.Add(at), Input{App: s.app, Machines: s.rows, Regions: s.regions, InFlight: inFlight, Parked: parked, Others: s.others, Wants: s.wants})
+	var p Policy = s.p
+	if s.policy != nil {
+		p = s.policy
+	}
+	answers := s.answers
+	s.answers = nil
+	s.last = p.Plan(t0.Add(at), Input{App: s.app, Machines: s.rows, Regions: s.regions, InFlight: inFlight, Parked: parked, Others: s.others, Spare: s.spare, Wants: s.wants, Answers: answers})
 	var parts []string
 	list := func(what string, ms []balance.Machine) {
 		if len(ms) == 0 {
@@ -158,6 +167,7 @@ func TestPlanner(t *testing.T) {
 		app      balance.App
 		machines string
 		hedge    bool
+		spare    int
 		fresh    bool // the planner has seen nothing before the first step
 		others   []int
 		wants    []*balance.Want
@@ -237,12 +247,34 @@ func TestPlanner(t *testing.T) {
 		{name: "old news of a failure are nothing new", fresh: true, machines: "nrt: a", steps: []step{{see: "a failed", parked: 1, do: "start a"}}},
 
 		// Stops under way.
-		{name: "a stopping machine starts again only when there is no other", app: soft(1), machines: "nrt: a b", steps: []step{
-			{see: "a started, a stopping", parked: 1, do: "start b"}, {see: "b starting", parked: 2, do: "start a"}, {at: 20 * sec, parked: 2}, {at: 21 * sec, see: "a stopped", parked: 2}, {at: 22 * sec, see: "a starting", parked: 2}}},
+		{name: "what has stopped for a while starts again only when there is no other", app: soft(1), machines: "nrt: a b", steps: []step{
+			{see: "a started, a stopping"}, {at: 6 * sec, parked: 1, do: "start b"}, {at: 7 * sec, see: "b starting", parked: 2, do: "start a"}, {at: 20 * sec, parked: 2}, {at: 21 * sec, see: "a stopped", parked: 2}, {at: 22 * sec, see: "a starting", parked: 2}}},
+		{name: "what has just begun to stop keeps its place: others know already that it has stopped", app: soft(1), machines: "nrt: a b", steps: []step{
+			{see: "a started, a cordoned"}, {see: "a stopping", parked: 1, do: "start a"}, {at: 4 * sec, parked: 1}, {at: 4 * sec, see: "a stopped", parked: 1}, {at: 5 * sec, see: "a starting", parked: 1}}},
+		{name: "a stop that does not end frees the credit", app: soft(1), machines: "nrt: a b", steps: []step{
+			{see: "a started, a stopping", parked: 1, do: "start a"}, {at: 29 * sec, parked: 1}, {at: 30 * sec, parked: 1, do: "start a b"}, {at: 31 * sec, see: "b starting", parked: 1}}},
+		{name: "ready, and gone with status 0: at once, then later and later", machines: "nrt: a", steps: []step{
+			{parked: 1, do: "start a"}, {see: "a starting", parked: 1}, {at: sec, see: "a started", inFlight: 1}, {at: 2 * sec, see: "a stopped", parked: 1, do: "start a"},
+			{at: 3 * sec, see: "a starting", parked: 1}, {at: 4 * sec, see: "a started", inFlight: 1}, {at: 5 * sec, see: "a stopped", parked: 1}, {at: 5500 * time.Millisecond, parked: 1}, {at: 6500 * time.Millisecond, parked: 1, do: "start a"}}},
+		{name: "stopped by somebody: that is no crash", machines: "nrt: a", steps: []step{
+			{see: "a started", inFlight: 1}, {at: sec, see: "a cordoned"}, {at: sec, see: "a uncordoned, a stopped", parked: 1, do: "start a"}, {at: 2 * sec, see: "a started", inFlight: 1}, {at: 3 * sec, see: "a cordoned"}, {at: 3 * sec, see: "a uncordoned, a stopped", parked: 1, do: "start a"}}},
+		{name: "what works a while and ends by itself is no crash", machines: "nrt: a", steps: []step{
+			{see: "a started", inFlight: 1}, {at: 5 * sec, see: "a stopped", parked: 1, do: "start a"}, {at: 6 * sec, see: "a started", inFlight: 1}, {at: 10 * sec, see: "a stopped", parked: 1, do: "start a"}}},
+
+		// A spare.
+		{name: "a spare beside what the demand needs", app: soft(10), spare: 1, machines: "nrt: a b c d", steps: []step{
+			{}, {parked: 1, do: "start a b"}, {at: sec, see: "a started, b started", inFlight: 11, do: "start c"}, {at: 2 * sec, see: "c starting", inFlight: 11}, {at: 3 * sec, see: "c started"}}},
+		{name: "a spare is recalled first, and within the maximum", app: balance.App{Max: 2, Limits: balance.Limits{Soft: 10}}, spare: 3, machines: "nrt: a b c d", steps: []step{
+			{see: "a started, b started, b cordoned", inFlight: 1, do: "recall b"}, {see: "b uncordoned", inFlight: 1}}},
+		{name: "a spare where the demand overflows to", app: soft(10), spare: 1, machines: "nrt: a, hkg: b c d", steps: []step{{parked: 11, do: "start a b c"}, {see: "a started, b started, c started", inFlight: 11}}},
 
 		// Suspicion.
 		{name: "hedge: one extra when all are suspect and nothing serves", hedge: true, app: balance.App{BootHint: 2 * sec}, machines: "nrt: a b c", steps: []step{
 			{parked: 1, do: "start a"}, {see: "a starting", parked: 1}, {at: 3900 * time.Millisecond, parked: 1}, {at: 4 * sec, parked: 1, do: "start b"}, {at: 5 * sec, see: "b starting", parked: 1}, {at: 100 * sec, parked: 1}}},
+		{name: "known never to become healthy: one extra without hedging, and no more", machines: "nrt: a b c", steps: []step{
+			{parked: 1, do: "start a"}, {see: "a starting", parked: 1}, {at: sec, see: "a failing", parked: 1, do: "start b"}, {at: 2 * sec, see: "b starting", parked: 1}, {at: 3 * sec, see: "b failing", parked: 1}, {at: 300 * sec, parked: 1}}},
+		{name: "checks of a starting machine that fail as expected say nothing", machines: "nrt: a b", steps: []step{
+			{parked: 1, do: "start a"}, {see: "a starting, a coming", parked: 1}, {at: 60 * sec, parked: 1}}},
 		{name: "no hedge while anything serves", hedge: true, app: balance.App{BootHint: sec, Limits: balance.Limits{Soft: 1}}, machines: "nrt: a b c", steps: []step{
 			{see: "a started", inFlight: 1, parked: 1, do: "start b"}, {at: 60 * sec, see: "b starting", inFlight: 1, parked: 1}, {at: 600 * sec, inFlight: 1, parked: 1}}},
 
@@ -257,7 +289,7 @@ func TestPlanner(t *testing.T) {
 	} {
 		t.Run(tc.name, func(t *testing.T) {
 			s := newStory(t, tc.app, tc.machines)
-			s.p, s.others = NewPlanner(tc.hedge), tc.others
+			s.p, s.others, s.spare = NewPlanner(tc.hedge), tc.others, tc.spare
 			for _, w := range tc.wants { // by the machines' names in the story
 				w := *w
 				for i, name := range w.Force.Machines {

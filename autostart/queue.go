@@ -39,8 +39,10 @@ type queue struct {
 	quiet bool // the last decision found nothing to do and nothing under way
 	rows  []*balance.Machine
 
-	mind    sync.Mutex // guards planner: answers come from other goroutines
-	planner *Planner
+	mind    sync.Mutex // guards what follows: answers come from other goroutines, questions too
+	policy  Policy
+	answers []Answer // since the last decision
+	asking  map[balance.MachineID]bool
 }
 
 // outlook is what the last decision says to those who wait, and to those who come.
@@ -76,7 +78,21 @@ type tried struct {
 }
 
 func newQueue(a *Autostart, app balance.AppID) *queue {
-	return &queue{a: a, app: app, wake: make(chan struct{}, 1), planner: NewPlanner(a.config.Hedge)}
+	q := &queue{a: a, app: app, wake: make(chan struct{}, 1), asking: map[balance.MachineID]bool{}}
+	if a.config.Policy != nil {
+		q.policy = a.config.Policy(app)
+	}
+	if q.policy == nil {
+		q.policy = NewPlanner(a.config.Hedge)
+	}
+	a.histories.Lock()
+	h, ok := a.histories.of[app]
+	delete(a.histories.of, app)
+	a.histories.Unlock()
+	if l, is := q.policy.(learner); ok && is {
+		l.Restore(h)
+	}
+	return q
 }
 
 // Acquire finds a machine for r and counts the request in; the caller owes one Release. When nothing can serve r it waits,
@@ -94,7 +110,7 @@ func (a *Autostart) Acquire(ctx context.Context, r *balance.Request) (balance.Re
 		if r.Place == 0 {
 			r.Place = a.places.Load() // should it return: behind all who wait, before all who will
 		}
-		if slot.Busy() && a.owner != nil {
+		if slot.Busy() && a.decides() {
 			if q := a.queue(r.App); !q.off() {
 				a.poke(q)
 			}
@@ -258,7 +274,7 @@ func (q *queue) hopeless(why error) error {
 		return nil
 	}
 	rows, ok := q.a.balancer.Fleet().App(q.app)
-	if q.a.owner == nil || none.Stopped == 0 || !ok || !rows.App().Autostart {
+	if !q.a.decides() || none.Stopped == 0 || !ok || !rows.App().Autostart {
 		return &Error{App: q.app, Class: ErrAsleep, Err: why}
 	}
 	return nil

@@ -15,6 +15,8 @@ const (
 	askedFor = 5 * time.Second
 	// rememberedFor is the same for a start that waits for the end of a stop.
 	rememberedFor = 30 * time.Second
+	// stopsFor is how long a machine that has begun to stop keeps its place in the order: longer than news take.
+	stopsFor = 5 * time.Second
 	// lostMax is how often asking again may fail before an accepted start is given up: its owner is gone.
 	lostMax = 3
 	// refusedFor is how long a machine is left alone that refused because this node's picture of it is old.
@@ -28,6 +30,7 @@ type sight struct {
 	state   balance.State
 	since   time.Time // of this epoch and state, as seen here
 	bootAt  time.Time // when the start of this epoch was first seen
+	gen     uint64    // the cordon generation then
 	kind    BootKind
 	partial bool // the beginning of the boot was not seen: its length is not known
 
@@ -122,6 +125,12 @@ func (p *Planner) observe(now time.Time, ms []*balance.Machine) {
 // moved takes in one machine's change.
 func (p *Planner) moved(now time.Time, m *balance.Machine, s, was *sight) {
 	started := m.Epoch != was.epoch // a start has begun since the last look
+	if started || m.State == balance.Started {
+		s.gen = m.CordonGen
+	}
+	if was.state == balance.Started && now.Sub(was.since) >= steadyAfter {
+		s.fails = 0
+	}
 	if started {
 		s.kind, s.partial, s.bootAt = Cold, was.state == balance.Starting, now
 		if was.state == balance.Suspended || was.state == balance.Suspending {
@@ -147,11 +156,13 @@ func (p *Planner) moved(now time.Time, m *balance.Machine, s, was *sight) {
 		what := noBoot
 		if !started && (was.state == balance.Started || was.state == balance.Suspended) {
 			what = crash
-			if now.Sub(was.since) >= steadyAfter {
-				s.fails = 0
-			}
 		}
 		p.failed(now, m, s, m.Fault, what)
+	case balance.Stopped:
+		// Nobody has told it to: that takes a cordon first.
+		if was.state == balance.Started && !started && m.CordonGen == s.gen && now.Sub(was.since) < quitFor {
+			p.failed(now, m, s, fmt.Sprintf("it ended by itself %v after it was ready", now.Sub(was.since).Round(time.Millisecond)), crash)
+		}
 	}
 }
 
@@ -245,6 +256,9 @@ func (p *Planner) stands(now time.Time, i int, m *balance.Machine) standing {
 		return ready
 	}
 	if s.asked.on {
+		if !m.State.Startable() && now.Sub(s.since) >= rememberedFor {
+			return stopping // it will not come soon, whatever was asked for
+		}
 		if !s.asked.pending && s.asked.answer == balance.StartRunning {
 			return ready
 		}

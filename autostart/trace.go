@@ -19,6 +19,8 @@ type Trace struct {
 	Left func(app balance.AppID, waited time.Duration)
 	// Decided: a decision that recalls, starts or refuses.
 	Decided func(Decision)
+	// PolicyFailed: the app's policy panicked. It is asked again.
+	PolicyFailed func(app balance.AppID, err error)
 	// Answered: what came of a start; err when the owner could not be asked.
 	Answered func(m balance.Machine, a balance.StartAnswer, err error)
 	// Recalled: what came of a recall.
@@ -52,6 +54,12 @@ func (t *Trace) left(app balance.AppID, waited time.Duration) {
 func (t *Trace) decided(d Decision) {
 	if t.Decided != nil {
 		t.Decided(d)
+	}
+}
+
+func (t *Trace) policyFailed(app balance.AppID, err error) {
+	if t.PolicyFailed != nil {
+		t.PolicyFailed(app, err)
 	}
 }
 

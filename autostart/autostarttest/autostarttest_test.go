@@ -1,0 +1,198 @@
+package autostarttest_test
+
+import (
+	"os"
+	"os/exec"
+	"regexp"
+	"slices"
+	"strings"
+	"sync"
+	"testing"
+	"time"
+
+	"github.com/ebbkit/ebb/autostart"
+	"github.com/ebbkit/ebb/autostart/autostarttest"
+	"github.com/ebbkit/ebb/balance"
+)
+
+func TestPlanner(t *testing.T) {
+	autostarttest.TestPolicy(t, func() autostart.Policy { return autostart.NewPlanner(false) })
+}
+
+func TestHedgingPlanner(t *testing.T) {
+	autostarttest.TestPolicy(t, func() autostart.Policy { return unparked{autostart.NewPlanner(true)} })
+}
+
+// unparked hides from a planner that anything waits: then it hedges never, and all clauses hold.
+type unparked struct{ p *autostart.Planner }
+
+func (u unparked) Plan(now time.Time, in autostart.Input) autostart.Decision {
+	in.InFlight, in.Parked = in.InFlight+in.Parked, 0
+	return u.p.Plan(now, in)
+}
+
+// faultEnv makes this binary run the suite on a policy with that fault; it shall fail.
+const faultEnv = "AUTOSTARTTEST_FAULT"
+
+// faulty changes what our planner sees or says.
+type faulty struct {
+	p     *autostart.Planner
+	fault string
+	last  autostart.Decision
+	n     int
+}
+
+var serial int
+
+func (f *faulty) Plan(now time.Time, in autostart.Input) autostart.Decision {
+	f.n++
+	switch f.fault {
+	case "starts when idle":
+		in.Parked++
+	case "ignores off":
+		in.App.Autostart = true
+	case "knows only stopped":
+		in.Machines = keep(in.Machines, func(m *balance.Machine) bool { return m.State != balance.Suspended && m.State != balance.Failed })
+	case "one at a time":
+		d := f.p.Plan(now, in)
+		d.Start = d.Start[:min(1, len(d.Start))]
+		return d
+	case "one more":
+		in.Parked += 10
+	case "soft limit of nothing":
+		if in.App.Limits.Soft == 0 {
+			in.App.Limits.Soft = 1
+		}
+	case "no memory":
+		f.p, in.Answers = autostart.NewPlanner(false), nil
+	case "blind to boots":
+		in.Machines = keep(in.Machines, func(m *balance.Machine) bool { return m.State != balance.Starting })
+	case "waits for ever":
+		if f.n > 1 {
+			return autostart.Decision{}
+		}
+	case "never recalls":
+		in.Machines = keep(in.Machines, func(m *balance.Machine) bool { return m.Cordon == balance.CordonNone })
+	case "no maximum":
+		in.App.Max = 0
+	case "no minimum":
+		in.App.MinPerRegion = 0
+	case "knows no cordon":
+		rows := slices.Clone(in.Machines)
+		for i, m := range rows {
+			rows[i] = new(*m)
+			rows[i].Cordon = balance.CordonNone
+		}
+		in.Machines = rows
+	case "any region":
+		slices.Reverse(in.Regions)
+	case "all is home":
+		rows := slices.Clone(in.Machines)
+		for i, m := range rows {
+			rows[i] = new(*m)
+			rows[i].Region = "home"
+		}
+		d := f.p.Plan(now, autostart.Input{App: in.App, Machines: rows, Regions: in.Regions, InFlight: in.InFlight, Parked: in.Parked, Answers: in.Answers})
+		for i := range d.Start {
+			for _, m := range in.Machines {
+				if m.ID == d.Start[i].ID {
+					d.Start[i] = *m
+				}
+			}
+		}
+		return d
+	case "an order of its own":
+		d := f.p.Plan(now, in)
+		for i, s := range d.Start { // by turns
+			d.Start[i] = *in.Machines[(i+serial)%len(in.Machines)]
+			_ = s
+		}
+		serial += len(d.Start)
+		return d
+	case "no back-off":
+		f.p = autostart.NewPlanner(false)
+	case "gives up":
+		if slices.ContainsFunc(in.Machines, func(m *balance.Machine) bool { return m.State == balance.Failed }) {
+			return autostart.Decision{}
+		}
+	case "counts calls":
+		serial++
+		in.Parked += serial % 7
+	case "writes":
+		for _, m := range in.Machines {
+			m.Addr = "mine"
+		}
+	}
+	return f.p.Plan(now, in)
+}
+
+func keep(ms []*balance.Machine, f func(*balance.Machine) bool) []*balance.Machine {
+	return slices.DeleteFunc(slices.Clone(ms), func(m *balance.Machine) bool { return !f(m) })
+}
+
+func TestFault(t *testing.T) {
+	fault := os.Getenv(faultEnv)
+	if fault == "" {
+		t.Skip("run by TestFaultsAreFound")
+	}
+	autostarttest.TestPolicy(t, func() autostart.Policy {
+		switch fault {
+		case "synchronous":
+			return autostart.NewSynchronous(0, 0)
+		case "asynchronous":
+			return autostart.NewAsynchronous(0, 0)
+		}
+		return &faulty{p: autostart.NewPlanner(false), fault: fault}
+	})
+}
+
+// The suite fails a policy for each fault, in the clause that the fault breaks (others may fail with it), and quotes it.
+func TestFaultsAreFound(t *testing.T) {
+	if testing.Short() {
+		t.Skip("executes itself for each fault")
+	}
+	faults := map[string][]string{
+		"starts when idle":      {"Demand/none"},
+		"ignores off":           {"Demand/off"},
+		"knows only stopped":    {"Demand/wakes"},
+		"one at a time":         {"Demand/fills"},
+		"one more":              {"Demand/serves"},
+		"soft limit of nothing": {"Demand/unlimited"},
+		"blind to boots":        {"Credit/boots", "Credit/others"},
+		"no memory":             {"Credit/asked"},
+		"waits for ever":        {"Credit/lost", "Faults/progress"},
+		"never recalls":         {"Recall/first"},
+		"no maximum":            {"Bounds/maximum"},
+		"no minimum":            {"Bounds/minimum"},
+		"knows no cordon":       {"Bounds/cordon"},
+		"any region":            {"Regions/home"},
+		"all is home":           {"Regions/starves"},
+		"an order of its own":   {"Nodes/agree"},
+		"no back-off":           {"Failure/next", "Failure/loop", "Failure/unreachable"},
+		"gives up":              {"Failure/recovers"},
+		"counts calls":          {"Values/equal"},
+		// The rules of the modelled proxy, and just what is wrong with them.
+		"synchronous":  {"Credit/boots", "Recall/first", "Bounds/minimum", "Regions/starves", "Nodes/lag"},
+		"asynchronous": {"Demand/fills", "Credit/boots", "Recall/first", "Bounds/minimum", "Nodes/lag", "Failure/next"},
+	}
+	atOnce := make(chan struct{}, 2)
+	var all sync.WaitGroup
+	for fault, broken := range faults {
+		all.Go(func() {
+			atOnce <- struct{}{}
+			defer func() { <-atOnce }()
+			c := exec.Command(os.Args[0], "-test.run=^TestFault$", "-test.v", "-test.timeout=2m")
+			c.Env = append(os.Environ(), faultEnv+"="+fault)
+			out, err := c.CombinedOutput()
+			for _, clause := range broken {
+				if err == nil || !strings.Contains(string(out), "--- FAIL: TestFault/"+clause) {
+					t.Errorf("a policy with the fault %q does not fail %s as it should (%v)", fault, clause, err)
+				}
+			}
+			if !regexp.MustCompile(`the contract says: \w+ .*\n.*but: `).Match(out) {
+				t.Errorf("no clause is quoted for the fault %q:\n%s", fault, out)
+			}
+		})
+	}
+	all.Wait()
+}

@@ -1,0 +1,102 @@
+package autostart
+
+import (
+	"encoding/json"
+	"slices"
+	"time"
+)
+
+// History is what has been learned of one app's boots: a value to be kept over a restart, in JSON or otherwise. The zero
+// value knows nothing.
+type History struct {
+	Boots []HistoryBoots `json:"boots,omitempty"`
+}
+
+// HistoryBoots are the boots of one kind.
+type HistoryBoots struct {
+	// All says that they are those of all revisions together, else they are Revision's. Revisions stand in the order in which
+	// they booted last.
+	All      bool   `json:"all,omitempty"`
+	Revision string `json:"revision,omitempty"`
+	Resume   bool   `json:"resume,omitempty"` // resumes, else cold boots
+	Boots    Boots  `json:"boots"`
+}
+
+// bootsJSON is a Boots on paper.
+type bootsJSON struct {
+	Hint time.Duration   `json:"hintNs,omitempty"`
+	Last []time.Duration `json:"lastNs,omitempty"` // oldest first
+}
+
+// MarshalJSON writes the hint and the boots that are remembered, in nanoseconds and oldest first.
+func (b Boots) MarshalJSON() ([]byte, error) {
+	return json.Marshal(bootsJSON{b.Hint, b.list()})
+}
+
+// UnmarshalJSON replaces b by what MarshalJSON wrote. Durations below zero are left out, of too many the last ones count.
+func (b *Boots) UnmarshalJSON(text []byte) error {
+	var j bootsJSON
+	if err := json.Unmarshal(text, &j); err != nil {
+		return err
+	}
+	*b = Boots{Hint: max(j.Hint, 0)}
+	for _, d := range j.Last {
+		b.Learn(d)
+	}
+	return nil
+}
+
+// list returns the boots that are remembered, oldest first.
+func (b *Boots) list() []time.Duration {
+	n := min(b.seen, bootsKept)
+	l := make([]time.Duration, 0, n)
+	for i := b.seen - n; i < b.seen; i++ {
+		l = append(l, b.last[i%bootsKept])
+	}
+	return l
+}
+
+func (k *bootBook) history() (h History) {
+	for kind := range k.all {
+		if b := k.all[kind]; b.seen > 0 {
+			b.Hint = 0 // the app's row says it
+			h.Boots = append(h.Boots, HistoryBoots{All: true, Resume: BootKind(kind) == Resume, Boots: b})
+		}
+	}
+	for _, key := range k.recent {
+		b := *k.by[key]
+		b.Hint = 0
+		h.Boots = append(h.Boots, HistoryBoots{Revision: key.revision, Resume: key.kind == Resume, Boots: b})
+	}
+	return h
+}
+
+// restore puts h before what has been learned since.
+func (k *bootBook) restore(h History) {
+	since := *k
+	*k = bootBook{}
+	for kind := range since.all {
+		k.all[kind].Hint = since.all[kind].Hint
+	}
+	for _, from := range []History{h, since.history()} {
+		for _, e := range from.Boots {
+			key := bootKey{e.Revision, Cold}
+			if e.Resume {
+				key.kind = Resume
+			}
+			for _, took := range e.Boots.list() {
+				if e.All {
+					k.all[key.kind].Learn(took)
+				} else {
+					k.revision(key).Learn(took)
+				}
+			}
+		}
+	}
+}
+
+// History returns what p has learned of boots.
+func (p *Planner) History() History { return p.boots.history() }
+
+// Restore gives p what another planner of the same app has learned, as if p had seen it before all else.
+func (p *Planner) Restore(h History) { p.boots.restore(History{slices.Clone(h.Boots)}) }
