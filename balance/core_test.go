@@ -13,8 +13,8 @@ import (
 // core are the files that decide: arguments in, value out. cells are the third kind, which only adds atomics: counts and
 // words that are shared without locks, and the strategies' ways of looking at them.
 var (
-	core  = []string{"affinity.go", "app.go", "closest.go", "draw.go", "errors.go", "explain.go", "leastload.go", "look.go", "machine.go", "nothing.go", "order.go", "outlier.go", "pack.go", "past.go", "slice.go", "slots.go", "spill.go", "strategy.go", "tier.go", "update.go", "view.go", "want.go", "waterfill.go", "word.go"}
-	cells = []string{"area.go", "index.go", "row.go", "snapshot.go"}
+	core  = []string{"affinity.go", "app.go", "balance.go", "bounce.go", "closest.go", "draw.go", "errors.go", "explain.go", "leastload.go", "look.go", "machine.go", "nothing.go", "order.go", "outlier.go", "pack.go", "past.go", "request.go", "slice.go", "slots.go", "snapshot.go", "spill.go", "strategy.go", "tier.go", "update.go", "view.go", "want.go", "waterfill.go", "word.go"}
+	cells = []string{"area.go", "index.go", "region.go", "row.go"}
 )
 
 func TestCoreFilesArePure(t *testing.T) {

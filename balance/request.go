@@ -1,0 +1,39 @@
+package balance
+
+// Request is what a strategy knows of a request. It is a value; the zero value of every field but App is valid.
+type Request struct {
+	App AppID
+	// Key asks for affinity: requests with equal keys go to the same machine while it has room. Empty means none.
+	Key string
+	// Tried are the machines that have been tried for this request; they are left out exactly.
+	Tried []MachineID
+	// Rand are the random bits of this pick, the only chance in it. 0 means that the balancer draws them.
+	Rand uint64
+	// Place is the request's place in a waiting room. The waiting room sets it at the first try and finds it again at the
+	// next, so that a bounced request loses no ground. 0 for a request that is new.
+	Place uint64
+	// Want says which machines the request has to go to, or would rather; nil means any.
+	Want *Want
+
+	preferring bool // only what is preferred counts: the balancer's first try
+}
+
+// plain reports whether the request excludes nothing and belongs nowhere.
+func (r *Request) plain() bool { return len(r.Tried) == 0 && r.Want == nil && r.Key == "" }
+
+// admits reports whether a machine may serve the request.
+func (r *Request) admits(m *row) bool { return m != nil && !r.tried(m.id) && r.wants(m) }
+
+func (r *Request) tried(id MachineID) bool {
+	for _, t := range r.Tried {
+		if t == id {
+			return true
+		}
+	}
+	return false
+}
+
+func (r *Request) wants(m *row) bool {
+	w := r.Want
+	return w == nil || (w.Revision == "" || w.Revision == m.kin.revision) && w.Force.has(m) && (!r.preferring || w.Prefer.has(m))
+}
