@@ -35,6 +35,7 @@ func (r *run) observe(m *machine, now time.Time) {
 	case Stopped, Active:
 		if !up {
 			r.step(m, now, Input{Kind: Down})
+			r.adopt(m, now)
 			return
 		}
 		r.step(m, now, Input{Kind: Up})
@@ -68,6 +69,14 @@ func (r *run) observe(m *machine, now time.Time) {
 		}
 		r.step(m, now, Input{Kind: Tick})
 	default:
+		r.step(m, now, Input{Kind: Tick})
+	}
+}
+
+// adopt takes up the stop of a machine that an earlier Run left in doubt.
+func (r *run) adopt(m *machine, now time.Time) {
+	if token, ok := r.doubts.LoadAndDelete(m.gate); ok {
+		m.protocol = adopted(r.config.timing(), token.(uint64), now)
 		r.step(m, now, Input{Kind: Tick})
 	}
 }

@@ -92,7 +92,7 @@ func TestTheDocumentedRule(t *testing.T) {
 }
 
 func TestPresets(t *testing.T) {
-	for p, want := range map[Preset]string{Balanced: "balanced 5m 0.8 5m 30s 1m", Cost: "cost 1m30s 0.9 1m 15s 18s", Latency: "latency 15m 0.7 30m 1m 3m"} {
+	for p, want := range map[Preset]string{Balanced: "balanced 5m 0.8 5m 30s 1m", Cost: "cost 2m 0.9 1m 15s 24s", Latency: "latency 15m 0.7 30m 1m 3m"} {
 		c, err := Config{Preset: p}.resolve()
 		if got := fmt.Sprint(p, " ", short(c.Window), " ", c.Headroom, " ", short(c.KeepAlive), " ", short(c.Settle), " ", short(c.Backoff)); got != want || err != nil {
 			t.Errorf("%s, %v, want %s", got, err, want)

@@ -159,7 +159,7 @@ func (r *run) tick(now time.Time) {
 		if !ok {
 			continue
 		}
-		a := r.app(id, snap, now)
+		a := r.app(id, snap)
 		mine := 0
 		for _, m := range a.machines {
 			if m.gate == nil {
@@ -197,7 +197,7 @@ func (r *run) look(now time.Time) {
 	})
 }
 
-func (r *run) app(id balance.AppID, snap *balance.Snapshot, now time.Time) *appRun {
+func (r *run) app(id balance.AppID, snap *balance.Snapshot) *appRun {
 	a, ok := r.apps[id]
 	if !ok {
 		a = &appRun{policy: r.policy(id), byID: map[balance.MachineID]*machine{}, held: map[string]Why{}}
@@ -217,10 +217,6 @@ func (r *run) app(id balance.AppID, snap *balance.Snapshot, now time.Time) *appR
 		m, ok := old[row.ID]
 		if !ok || m.gate != gate {
 			m = &machine{rank: balance.Rank(id, row.ID), gate: gate, protocol: NewProtocol(r.config.timing())}
-			if token, ok := r.doubts.LoadAndDelete(gate); ok {
-				m.protocol, m.listed = adopted(r.config.timing(), token.(uint64), now), true
-				r.leaving = append(r.leaving, m)
-			}
 		}
 		m.row = *row
 		a.byID[row.ID] = m

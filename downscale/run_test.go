@@ -77,6 +77,9 @@ func (d *machineroom) work(ctx context.Context, m balance.Machine, to string) er
 	})
 	if deaf != nil {
 		<-deaf // whatever ctx says
+		if ctx.Err() != nil {
+			return ctx.Err()
+		}
 	}
 	t := time.NewTimer(takes)
 	defer t.Stop()
@@ -561,7 +564,7 @@ func TestDriverFailsHangsAndIsDeaf(t *testing.T) {
 		b.driver.set(func() { b.driver.deaf = nil })
 		defer b.run()()
 		time.Sleep(sec)
-		b.want("1m31.6s stop m1: an earlier stop was left in doubt", "1m31.6s stopped m1 in 0s")
+		b.want("1m31.5s stop m1: an earlier stop was left in doubt", "1m31.5s stopped m1 in 0s")
 		b.wantStates("m1 stopped gone")
 	})
 }

@@ -1,0 +1,333 @@
+package sim
+
+import (
+	"fmt"
+	"math"
+	"slices"
+	"strings"
+	"testing"
+	"text/tabwriter"
+	"time"
+
+	"github.com/ebbkit/ebb/balance"
+	"github.com/ebbkit/ebb/downscale"
+)
+
+// stopRule is a policy in the simulated day.
+type stopRule struct {
+	name string
+	make func() (downscale.Policy, error)
+}
+
+// documented is the rule that all are measured by.
+const documented = "documented"
+
+func stopRules() []stopRule {
+	decider := func(name string, c downscale.Config) stopRule {
+		return stopRule{name, func() (downscale.Policy, error) { return downscale.NewDecider(c) }}
+	}
+	sum := func(name string, headroom float64) stopRule {
+		return stopRule{name, func() (downscale.Policy, error) { return &sumRule{headroom: headroom}, nil }}
+	}
+	return []stopRule{
+		{documented, func() (downscale.Policy, error) { return &downscale.Excess{}, nil }},
+		sum("sum <= rest", 1),
+		sum("sum <= 0.8 rest", 0.8),
+		decider("cost", downscale.Config{Preset: downscale.Cost}),
+		decider("balanced", downscale.Config{}),
+		decider("latency", downscale.Config{Preset: downscale.Latency}),
+	}
+}
+
+// sumRule looks every 3 min at the load as it is, without a window: for comparison only.
+type sumRule struct {
+	headroom float64
+	last     time.Time
+}
+
+func (r *sumRule) Decide(now time.Time, s downscale.Situation) []downscale.Decision {
+	if r.last.IsZero() {
+		r.last = now
+	}
+	if now.Sub(r.last) < 3*time.Minute {
+		return nil
+	}
+	r.last = now
+	load, n, last := 0, 0, -1
+	for i, m := range s.Machines {
+		if load += m.Load; m.State == balance.Started && !m.Leaving {
+			n++
+			last = i
+		}
+	}
+	if n < 2 || float64(load) > r.headroom*float64((n-1)*daySoft) {
+		return nil
+	}
+	return []downscale.Decision{{App: s.App.ID, Region: dayRegion, Machine: s.Machines[last].ID, Verdict: downscale.Spare, Why: downscale.RuleOther}}
+}
+
+// TestDownscaleQuality holds the default policy to how often it stops what it has to start again, and at what price, on a
+// simulated day, and prints what all presets and rules come to.
+func TestDownscaleQuality(t *testing.T) {
+	days := 2
+	switch {
+	case *full:
+		days = 20
+	case raceEnabled:
+		days = 1
+	}
+	var (
+		table strings.Builder
+		of    = map[string]dayResult{}
+	)
+	w := tabwriter.NewWriter(&table, 0, 0, 2, ' ', tabwriter.AlignRight)
+	fmt.Fprintln(w, "rule\tflaps\tstops\taborts\tmachine-hours\tof documented\tover soft\t")
+	for _, rule := range stopRules() {
+		var sum dayResult
+		for i := range days {
+			policy, err := rule.make()
+			if err != nil {
+				t.Fatal(err)
+			}
+			sum.add(runDay(policy, *seed+uint64(i)))
+		}
+		r := sum.per(float64(days))
+		of[rule.name] = r
+		fmt.Fprintf(w, "%s\t%.1f\t%.1f\t%.1f\t%.1f\t%.2f\t%.0f s\t\n", rule.name, r.flaps, r.stops, r.aborts, r.hours, r.hours/of[documented].hours, r.over)
+	}
+	w.Flush()
+	t.Logf("per day, %d days of %d machines with a soft limit of %d:\n%s", days, dayMachines, daySoft, &table)
+	ours, base := of["balanced"], of[documented]
+	if ours.flaps > 1 {
+		t.Errorf("%.1f stops a day are followed by a start within 5 min, want at most 1", ours.flaps)
+	}
+	if ours.hours > 1.15*base.hours {
+		t.Errorf("%.1f machine-hours a day, %.2f x those of the documented rule, want at most 1.15", ours.hours, ours.hours/base.hours)
+	}
+	if base.flaps < 100 {
+		t.Errorf("the documented rule flaps %.1f times a day: that is no test", base.flaps)
+	}
+	if cost, latency := of["cost"], of["latency"]; cost.hours > ours.hours || ours.hours > latency.hours || latency.over > ours.over || cost.flaps > base.flaps/10 {
+		t.Errorf("the presets are not what they say: cost %+v, balanced %+v, latency %+v", cost, ours, latency)
+	}
+}
+
+// The simulated day: ten machines, and a load that swings between one and nine of them.
+const (
+	dayMachines = 10
+	daySoft     = 20
+	dayHard     = 60
+	dayRegion   = "nrt"
+	dayBoot     = 3 // seconds
+	dayLate     = 5 // seconds by which the policy knows loads late
+	daySeconds  = 24 * 60 * 60
+	dayRequest  = 2.0 // seconds that a request takes on average
+)
+
+// dayResult is what a day came to; with per, on average.
+type dayResult struct {
+	flaps  float64 // stops that were followed by a start within 5 min
+	stops  float64
+	aborts float64 // cordons that ended in the machine running on
+	hours  float64 // of machines that ran or booted
+	over   float64 // seconds in which the load was above the soft limits of what was ready
+}
+
+func (r *dayResult) add(o dayResult) {
+	r.flaps += o.flaps
+	r.stops += o.stops
+	r.aborts += o.aborts
+	r.hours += o.hours
+	r.over += o.over
+}
+
+func (r dayResult) per(n float64) dayResult {
+	return dayResult{r.flaps / n, r.stops / n, r.aborts / n, r.hours / n, r.over / n}
+}
+
+type dayMachine struct {
+	seen     downscale.Seen
+	protocol downscale.Protocol
+	gen      uint64
+	load     int
+	ready    int               // second at which its boot ends
+	op       downscale.Command // at the driver
+	past     [dayLate + 1]int
+}
+
+// day is a day under way. Machines have real protocols; gates are not needed, since requests here are a number.
+type day struct {
+	dayResult
+	policy   downscale.Policy
+	machines []dayMachine // in canonical order
+	noise    *rng
+	wander   float64
+	t        int
+	pending  []int // seconds of stops that no start has followed yet
+}
+
+func runDay(policy downscale.Policy, seed uint64) dayResult {
+	d := &day{policy: policy, noise: newRng(seed, forWork, 0), machines: make([]dayMachine, dayMachines)}
+	for i := range d.machines {
+		id := balance.MachineID(fmt.Sprint("m", i))
+		d.machines[i] = dayMachine{
+			seen: downscale.Seen{
+				ID: id, Region: dayRegion, Rank: balance.Rank("app", id), State: balance.Stopped, Own: true,
+				Limits: balance.Limits{Soft: daySoft, Hard: dayHard},
+			},
+			protocol: downscale.NewProtocol(downscale.Timing{Quiet: time.Second, CordonMax: 30 * time.Second, Backoff: time.Minute, StuckAfter: time.Minute}),
+		}
+	}
+	slices.SortFunc(d.machines, func(a, b dayMachine) int {
+		if a.seen.Rank < b.seen.Rank {
+			return -1
+		}
+		return 1
+	})
+	for d.t = range daySeconds {
+		d.second()
+	}
+	return d.dayResult
+}
+
+// demand is what is in flight: a sine over the day, the noise of requests that come and go, and bursts that last minutes.
+func (d *day) demand() int {
+	mean := 100 - 80*math.Cos(2*math.Pi*float64(d.t)/daySeconds)
+	keep := math.Exp(-1 / (10 * dayRequest))
+	gauss := math.Sqrt(2*d.noise.exp()) * math.Cos(2*math.Pi*d.noise.float64())
+	d.wander = keep*d.wander + math.Sqrt(1-keep*keep)*gauss
+	return max(0, int(math.Round(mean+math.Sqrt(mean)*d.wander)))
+}
+
+func (d *day) second() {
+	now := epoch.Add(time.Duration(d.t) * time.Second)
+	for i := range d.machines {
+		d.operate(&d.machines[i], now)
+	}
+	d.serve(d.demand(), now)
+	s := downscale.Situation{App: balance.App{ID: app, Autostop: balance.AutostopStop}}
+	for i := range d.machines {
+		m := &d.machines[i]
+		seen := m.seen
+		seen.Load = m.past[d.t%len(m.past)] // of dayLate seconds ago
+		m.past[d.t%len(m.past)] = m.load
+		p := m.protocol.Phase()
+		seen.Leaving = p == downscale.SoftCordoned || p == downscale.Closing
+		seen.Veto = m.protocol.BackingOff(now)
+		s.Machines = append(s.Machines, seen)
+		if m.seen.State != balance.Stopped {
+			d.hours += 1.0 / 3600
+		}
+	}
+	for _, x := range d.policy.Decide(now, s) {
+		for i := range d.machines {
+			switch m := &d.machines[i]; {
+			case m.seen.ID != x.Machine:
+			case x.Verdict == downscale.Spare:
+				d.step(m, now, downscale.Input{Kind: downscale.Surplus, Reason: "surplus"})
+			case x.Verdict == downscale.Recall:
+				d.step(m, now, downscale.Input{Kind: downscale.Needed})
+			}
+		}
+	}
+}
+
+// serve spreads the load over the machines, starts what is missing, and counts.
+func (d *day) serve(demand int, now time.Time) {
+	var open, cordoned []*dayMachine
+	coming := 0
+	for i := range d.machines {
+		m := &d.machines[i]
+		switch p := m.protocol.Phase(); {
+		case m.seen.State == balance.Starting:
+			coming++
+		case p == downscale.Active:
+			open = append(open, m)
+		case p == downscale.SoftCordoned:
+			cordoned = append(cordoned, m)
+		}
+		m.load /= 2 // what is left on a cordoned one goes away in seconds
+	}
+	// What does not fit below the soft limits has a cordoned machine recalled, or another started.
+	for missing := (demand+daySoft-1)/daySoft - len(open) - coming; missing > 0 && len(cordoned) > 0; missing-- {
+		d.step(cordoned[0], now, downscale.Input{Kind: downscale.Uncordoned})
+		d.aborts++
+		open, cordoned = append(open, cordoned[0]), cordoned[1:]
+	}
+	for i := range d.machines {
+		if len(open)+coming >= (demand+daySoft-1)/daySoft {
+			break
+		}
+		if m := &d.machines[i]; m.seen.State == balance.Stopped {
+			m.seen.State, m.ready = balance.Starting, d.t+dayBoot
+			coming++
+			for _, stop := range d.pending {
+				if d.t-stop <= 300 {
+					d.flaps++
+				}
+			}
+			d.pending = d.pending[:0]
+		}
+	}
+	if demand > len(open)*daySoft {
+		d.over++
+	}
+	rest := demand
+	for _, m := range cordoned {
+		rest -= m.load
+	}
+	for i, m := range open {
+		m.load = max(0, rest) / len(open)
+		if i < max(0, rest)%len(open) {
+			m.load++
+		}
+	}
+}
+
+// operate is what the shell does on each look, and the driver, which takes a second.
+func (d *day) operate(m *dayMachine, now time.Time) {
+	switch p := m.protocol.Phase(); {
+	case m.op.Do == downscale.Stop:
+		token := m.op.Token
+		m.op = downscale.Command{}
+		d.step(m, now, downscale.Input{Kind: downscale.Done, Token: token})
+	case m.seen.State == balance.Starting && d.t >= m.ready:
+		m.seen.State, m.seen.Began = balance.Started, true
+		d.step(m, now, downscale.Input{Kind: downscale.Up})
+	case p == downscale.Active:
+		m.seen.Began = false
+	case p == downscale.SoftCordoned:
+		d.step(m, now, downscale.Input{Kind: downscale.Acknowledged, Gate: m.gen})
+		kind := downscale.Busy
+		if m.load == 0 {
+			kind = downscale.Idle
+		}
+		d.step(m, now, downscale.Input{Kind: kind})
+		d.step(m, now, downscale.Input{Kind: downscale.Tick})
+	}
+}
+
+// step steps a machine's protocol and does what it says.
+func (d *day) step(m *dayMachine, now time.Time, in downscale.Input) {
+	for {
+		switch c := m.protocol.Step(now, in); c.Do {
+		case downscale.Cordon:
+			m.gen++
+			in = downscale.Input{Kind: downscale.Cordoned, Token: c.Token, Gate: m.gen}
+			continue
+		case downscale.Close:
+			in = downscale.Input{Kind: downscale.Closed, Token: c.Token, Gate: 1}
+			continue
+		case downscale.Uncordon:
+			d.aborts++
+		case downscale.Stop:
+			m.op = c
+			m.seen.State = balance.Stopping
+			d.stops++
+			d.pending = append(d.pending, d.t)
+		case downscale.Finish:
+			m.seen.State = balance.Stopped
+		}
+		return
+	}
+}
