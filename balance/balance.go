@@ -10,9 +10,17 @@
 //   - What the owner says is true: the gate is one atomic word, so a hard limit holds whatever anybody believed. A wrong
 //     guess costs one bounce, which puts the guesser right, and a try elsewhere.
 //
-// A pick takes no lock, reads no clock and does not allocate. It never waits: when nothing can serve it says why, with a
-// [*NoMachineError], and package autostart has the waiting room.
+// A pick takes no lock, reads no clock and does not allocate: scores are kept on write in a dense array for each region,
+// and a pick is a minimum over up to 64 of them, or over a few that are drawn by the room that they have. It never waits:
+// when nothing can serve it says why, with a [*NoMachineError], and package autostart has the waiting room.
 //
-// The files of this package are of three kinds. Rows, orders and strategies are pure; cells and gates are atomics, the one
-// place where this package shares memory; the fleet and the balancer publish immutable snapshots and views over them.
+// [Closest] fills the nearest region first and gives a slowly moving share away when it is dear or full; [LeastLoad] takes
+// all regions for one; [Pack] fills machines one after the other so that the rest can sleep. A [Strategy] of one's own
+// sees the same [View]; package balancetest checks that it keeps the contract. [Balancer.Explain] says why a pick goes where
+// it goes. Where many nodes share few machines each keeps to a slice of them ([Balancer.SetPeers]); where machines take
+// one to three requests at a time nobody guesses: a [Granter] at the owner hands out the slots.
+//
+// The files of this package are of three kinds. Rows, orders, estimates, controllers and strategies are pure; cells and
+// gates are atomics, the one place where this package shares memory; the fleet and the balancer publish immutable
+// snapshots and views over them.
 package balance

@@ -37,6 +37,7 @@ type Balancer struct {
 	distance Distance
 	trace    *Trace
 	apps     atomic.Pointer[map[AppID]*appBalance] // replaced when an app comes or goes
+	only     atomic.Pointer[appBalance]            // when there is but one, as in many programs
 	room     atomic.Pointer[func(AppID)]
 
 	mu      sync.Mutex // serializes rebuilding of views
@@ -46,6 +47,7 @@ type Balancer struct {
 }
 
 type appBalance struct {
+	id   AppID
 	app  *app
 	view atomic.Pointer[View]
 	live map[*area]*living // under Balancer.mu
@@ -142,6 +144,12 @@ func (b *Balancer) setApps(change func(map[AppID]*appBalance)) {
 	defer b.mu.Unlock()
 	next := maps.Clone(*b.apps.Load())
 	change(next)
+	b.only.Store(nil)
+	if len(next) == 1 {
+		for _, ab := range next {
+			b.only.Store(ab)
+		}
+	}
 	b.apps.Store(&next)
 }
 
@@ -149,7 +157,7 @@ func (b *Balancer) of(id AppID, a *app) *appBalance {
 	if v, ok := (*b.apps.Load())[id]; ok && v.app == a {
 		return v
 	}
-	ab := &appBalance{app: a, live: map[*area]*living{}}
+	ab := &appBalance{id: id, app: a, live: map[*area]*living{}}
 	b.setApps(func(apps map[AppID]*appBalance) {
 		if v, ok := apps[id]; ok && v.app == a { // somebody was quicker
 			ab = v
@@ -204,8 +212,11 @@ func (b *Balancer) View(id AppID) (*View, bool) {
 // Pick chooses a machine for r and counts the request in. On success the caller owes one [Reservation.Release]. The error
 // matches [ErrNoApp], [ErrFull] or [ErrNoMachine]. It never waits.
 func (b *Balancer) Pick(r Request) (Reservation, error) {
-	ab, ok := (*b.apps.Load())[r.App]
-	if !ok {
+	ab := b.only.Load()
+	if ab == nil || ab.id != r.App {
+		ab = (*b.apps.Load())[r.App]
+	}
+	if ab == nil {
 		return Reservation{}, fmt.Errorf("%w: %q: put it into the fleet with PutApp", ErrNoApp, r.App)
 	}
 	if r.Rand == 0 {

@@ -140,7 +140,7 @@ func (b *batch) removeApp(id AppID) {
 // put stores a row if it is newer than the one held. gate is given for machines that this node owns.
 func (b *batch) put(m Machine, v Version, gate *Gate) (changed bool, err error) {
 	d := b.draft(m.App)
-	if t, ok := d.app.removed[m.ID]; ok && !v.after(t) {
+	if t, ok := d.app.removed[m.ID]; ok && !v.after(t.Version) {
 		return false, nil
 	}
 	held := d.held(m.ID)
@@ -228,7 +228,7 @@ func (b *batch) remove(u RemoveMachine) {
 		d.gone = append(d.gone, m)
 		d.rows = slices.DeleteFunc(d.rows, func(n *row) bool { return n.id == m.id })
 	}
-	d.app.removed[u.ID] = u.Version
+	d.app.remove(u.ID, u.Version, b.f.tick.Load())
 	b.f.tell(func(w *Watcher) { w.put(u) })
 }
 

@@ -36,19 +36,24 @@ const (
 func (c *cell) own() int { return int(c.count.Load() & ownMask) }
 
 // score returns the upper part of the word for n requests in flight here.
-func (c *cell) score(n uint64) word {
+func (c *cell) score(n uint64) word { return c.scored(base(c.base.Load()), n) }
+
+func (c *cell) scored(b base, n uint64) word {
 	gate := -1
 	if c.gate != nil {
 		gate = c.gate.InFlight()
 	}
-	return score(base(c.base.Load()), int(n&ownMask), gate, est(c.est.Load()))
+	return score(b, int(n&ownMask), gate, est(c.est.Load()))
 }
 
-// rescore brings the word up to date.
-func (c *cell) rescore() {
-	n := c.count.Load()
-	for base(c.base.Load()) != baseRetired {
-		c.word.Store(c.score(n) | c.word.Load()&keep)
+// rescore brings the word up to date, n being what count was last seen as.
+func (c *cell) rescore(n uint64) {
+	for {
+		b := base(c.base.Load())
+		if b == baseRetired {
+			return
+		}
+		c.word.Store(c.scored(b, n) | c.word.Load()&keep)
 		now := c.count.Load()
 		if now == n {
 			return
@@ -59,8 +64,7 @@ func (c *cell) rescore() {
 
 // changed says that something but the count has changed.
 func (c *cell) changed() {
-	c.count.Add(turnedOne)
-	c.rescore()
+	c.rescore(c.count.Add(turnedOne))
 }
 
 // enter counts one request of this node in, below the limits that this node knows exactly, and notes whose turn it was.
@@ -94,17 +98,16 @@ func (c *cell) enter(a *area) bool {
 		turn = turnOf(was) + 1
 		a.turn.Store(turn)
 	}
-	c.word.Store(c.score(n) | word(turn)<<lapShift | was&(1<<saltBits-1))
-	if c.count.Load() != n {
-		c.rescore()
+	c.word.Store(c.scored(b, n) | word(turn)<<lapShift | was&(1<<saltBits-1))
+	if now := c.count.Load(); now != n {
+		c.rescore(now)
 	}
 	return true
 }
 
 // leave counts one request out.
 func (c *cell) leave() {
-	c.count.Add(^uint64(0))
-	c.rescore()
+	c.rescore(c.count.Add(^uint64(0)))
 }
 
 // observe notes what the owner said; it reports false for what is older than what is known. Own requests are taken at

@@ -47,8 +47,26 @@ type app struct {
 	snap    atomic.Pointer[Snapshot]
 	cells   index                 // reports find their cell without a lock
 	areas   map[string]*area      // under Fleet.mu
-	removed map[MachineID]Version // under Fleet.mu: rows older than a removal stay out
+	removed map[MachineID]removal // under Fleet.mu: rows older than a removal stay out
 	granted atomic.Int64          // the tick at which an owner granted a slot last; 0 when none does
+}
+
+// removal is what is remembered of a machine that was taken out.
+type removal struct {
+	Version
+	tick int64
+}
+
+// removalsKept is how many removals are remembered at least; beyond it those are forgotten that are older than
+// removalTicks (ten minutes): no row is that late.
+const removalsKept, removalTicks = 1000, 6000
+
+// remove remembers that a machine was taken out; Fleet.mu is held.
+func (a *app) remove(id MachineID, v Version, tick int64) {
+	a.removed[id] = removal{v, tick}
+	if n := len(a.removed); n > removalsKept && n&(n-1) == 0 { // now and then
+		maps.DeleteFunc(a.removed, func(_ MachineID, r removal) bool { return tick-r.tick > removalTicks })
+	}
 }
 
 // area returns what lives on of a region, made on demand; Fleet.mu is held.
@@ -162,7 +180,7 @@ func (f *Fleet) app(id AppID) *app {
 	if a, ok := apps[id]; ok {
 		return a
 	}
-	a := &app{areas: map[string]*area{}, removed: map[MachineID]Version{}}
+	a := &app{areas: map[string]*area{}, removed: map[MachineID]removal{}}
 	a.snap.Store(&Snapshot{app: App{ID: id}})
 	next := maps.Clone(apps)
 	next[id] = a

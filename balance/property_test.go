@@ -30,7 +30,7 @@ func TestScalingChangesNothing(t *testing.T) {
 				}
 				c := (*f.apps.Load())["web"].cells.find(m.ID)
 				c.count.Store(uint64(x.load * times))
-				c.rescore()
+				c.rescore(c.count.Load())
 			}
 			r, err := b.Pick(Request{App: "web", Rand: 5})
 			if err != nil {
@@ -59,7 +59,7 @@ func TestLeastLoadIsWithinOne(t *testing.T) {
 			}
 			c := (*f.apps.Load())["web"].cells.find(m.ID)
 			c.count.Store(uint64(n))
-			c.rescore()
+			c.rescore(c.count.Load())
 			least = min(least, n)
 		}
 		r, err := b.Pick(Request{App: "web"})

@@ -272,7 +272,7 @@ func TestStrategyRelations(t *testing.T) {
 					}
 					c := (*f.apps.Load())["web"].cells.find(m.ID)
 					c.count.Store(uint64(ms[i].n))
-					c.rescore()
+					c.rescore(c.count.Load())
 				}
 				if extra {
 					m := machine("extra", "nrt", Stopped)

@@ -132,7 +132,7 @@ func (m *row) age(turned []MachineID, a *area, sum *gathered, share float64, rea
 	if e != old && c.est.CompareAndSwap(uint64(old), uint64(e)) {
 		c.changed()
 	} else if c.word.Load()&^keep != c.score(c.count.Load()) {
-		c.rescore()
+		c.rescore(c.count.Load())
 	}
 	if m.tier == TierReady {
 		total := float32(own) + e.others()
@@ -203,7 +203,7 @@ func (a *area) rewind(r *regionRows) {
 		if m != nil {
 			w := m.cell.word
 			w.Store(w.Load() &^ (turnMax << lapShift))
-			m.cell.rescore()
+			m.cell.rescore(m.cell.count.Load())
 		}
 	}
 	a.turn.Store(1)
