@@ -119,6 +119,11 @@ const node = "worker"
 
 func newBench(t *testing.T, c Config, app balance.App, ids ...balance.MachineID) *bench {
 	t.Helper()
+	return newBenchAt(t, node, c, app, ids...)
+}
+
+func newBenchAt(t *testing.T, node balance.NodeID, c Config, app balance.App, ids ...balance.MachineID) *bench {
+	t.Helper()
 	f, err := balance.NewFleet(balance.FleetConfig{Node: node, Region: "nrt"})
 	if err != nil {
 		t.Fatal(err)

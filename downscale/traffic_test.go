@@ -23,6 +23,11 @@ func TestTrafficInWavesLosesNothing(t *testing.T) {
 }
 
 func waves(t *testing.T, autostop balance.Autostop) {
+	wavesWith(t, autostop, func(*bench) {}, func() {})
+}
+
+// wavesWith has something else go on meanwhile, until end is called.
+func wavesWith(t *testing.T, autostop balance.Autostop, meanwhile func(*bench), ended func()) {
 	app := balance.App{Autostop: autostop, Limits: balance.Limits{Soft: 4, Hard: 8}}
 	c := Config{Window: 10 * sec, KeepAlive: 2 * sec}
 	var b *bench
@@ -37,6 +42,8 @@ func waves(t *testing.T, autostop balance.Autostop) {
 	b.down.config.Trace.Stopped = func(balance.Machine, time.Duration) { stops.Add(1) }
 	b.down.config.Trace.Suspended = b.down.config.Trace.Stopped
 	end := b.run()
+	var other sync.WaitGroup
+	other.Go(func() { meanwhile(b) })
 	until := time.Now().Add(2 * time.Minute)
 	var clients sync.WaitGroup
 	for i := range 16 {
@@ -56,6 +63,8 @@ func waves(t *testing.T, autostop balance.Autostop) {
 		})
 	}
 	clients.Wait()
+	ended()
+	other.Wait()
 	time.Sleep(15 * sec)
 	if err := end(); err != nil {
 		t.Error(err)
