@@ -2,16 +2,25 @@
 //
 // A machine's owner runs it, for the machines it hosts. Two cores decide and a shell acts:
 //
-//   - a [Decider] per app says which machines are surplus: an app that nobody uses goes to its minimum when its keep-alive is
-//     over, a busy one gives up what the largest load of the last minutes does not justify;
+//   - a [Policy] per app says which machines are surplus. The default is [Decider]: an app that nobody uses goes to its
+//     minimum when its keep-alive is over, a busy one gives up what the largest load of the last minutes does not justify;
 //   - a [Protocol] per machine makes the stop safe. The machine is soft-cordoned first, so that requests go elsewhere, and
 //     every node acknowledges that. A request that knew of it and came all the same had nothing better: the stop is
 //     aborted. Then the gate closes by compare-and-swap at zero in flight, and only behind a closed gate is the driver told;
 //   - a [Downscaler] looks at the gates, steps the cores, and calls the driver.
 //
+// Deploys, maintenance and rules from elsewhere stop machines by the same protocol, through [Downscaler.Stop]. They proceed
+// without the acknowledgement of every node, since the gate protects whoever does not know; how much they wait for what is
+// in flight their [Order] says.
+//
+// Long connections (WebSockets, streams, raw TCP) are load, and keep their machine. Where [Config.Notify] says so they are
+// told first, have [Config.Notice] to end, and only then does the gate close. No machine is ever suspended under a connection.
+//
 // Safety depends on no timer and on no report being fresh. What is late makes a machine sleep later, never a request fail:
 // whatever is in doubt (a missing acknowledgement, an old report, a silent driver) ends in the machine running on, or in a
 // closed gate that sends callers elsewhere. A start that somebody wants during a stop is remembered and done afterwards.
+// Several downscalers, each for its own machines, need not agree on anything: each vetoes for its machines, and the order
+// that all share keeps the minimum. With [Loads] they also stop together what one of them would.
 //
 // Nothing that the package remembers has to survive: a Downscaler that starts anew finds leftovers of an earlier one in the
 // gates and releases them.
@@ -45,8 +54,9 @@ type Demand interface {
 
 // Acks tells what other nodes know.
 type Acks interface {
-	// Acked reports whether every live node picks by that generation of the machine's cordon, or a later one. It must not
-	// block.
+	// Acked reports whether every live node picks by that generation of the machine's cordon, or a later one. Live is a node
+	// that may still send something: one that is silent counts until it cannot any longer, say since its lease has ended, and
+	// one that has begun anew has acknowledged nothing. It must not block.
 	Acked(app balance.AppID, id balance.MachineID, gen uint64) bool
 }
 
