@@ -13,7 +13,9 @@ import (
 
 // Distance tells how far regions are, as a round trip from this node. Package rtt measures it.
 type Distance interface {
-	// RTT returns the round trip to a region; ok is false when it is unknown. Unknown is never taken for near.
+	// RTT returns the round trip to a region; ok is false when it is unknown, and a negative one counts as unknown. Unknown
+	// is never taken for near. It is asked on each tick and change, with a lock held: it must not call the balancer or its
+	// fleet.
 	RTT(region string) (rtt time.Duration, ok bool)
 }
 
@@ -162,7 +164,7 @@ func (b *Balancer) of(id AppID, a *app) *appBalance {
 		if v, ok := apps[id]; ok && v.app == a { // somebody was quicker
 			ab = v
 		}
-		ab.view.CompareAndSwap(nil, &View{snap: a.snap.Load()})
+		ab.view.CompareAndSwap(nil, newView(a.snap.Load(), nil))
 		apps[id] = ab
 	})
 	return ab
@@ -188,7 +190,7 @@ func (b *Balancer) rebuild(ab *appBalance, dt float32) {
 	if old.snap == s && slices.EqualFunc(old.order, order, sameReach) {
 		return
 	}
-	ab.view.Store(&View{snap: s, order: slices.Clone(order)})
+	ab.view.Store(newView(s, slices.Clone(order)))
 }
 
 func (b *Balancer) rtt(region string) (time.Duration, bool) {
@@ -259,7 +261,7 @@ func (b *Balancer) reserve(ab *appBalance, r *Request) (m *row, token uint64) {
 		if !ok {
 			return nil, 0
 		}
-		if m := view.row(s); m != nil && m.tier < tiers && m.cell.enter(view.order[s.region].rows.area) {
+		if m := view.row(s); m != nil && m.tier < tiers && m.enter(view.order[s.region].rows) {
 			if est(m.cell.est.Load())&grantMask == 0 {
 				return m, 0
 			}

@@ -67,8 +67,9 @@ func (c *cell) changed() {
 	c.rescore(c.count.Add(turnedOne))
 }
 
-// enter counts one request of this node in, below the limits that this node knows exactly, and notes whose turn it was.
-func (c *cell) enter(a *area) bool {
+// enter counts one request of this node in, below the limits that this node knows exactly, and notes whose turn it was,
+// unless the machine is alone in its region.
+func (c *cell) enter(a *area, alone bool) bool {
 	b := base(c.base.Load())
 	limit := MaxLimit
 	if h := b.hard(); h > 0 {
@@ -93,17 +94,23 @@ func (c *cell) enter(a *area) bool {
 		}
 		n = c.count.Load()
 	}
-	turn, was := a.turn.Load(), c.word.Load()
-	if turnOf(was) >= turn && turn < turnMax { // all that are equally used have had their turn
-		turn = turnOf(was) + 1
-		a.turn.Store(turn)
+	was := c.word.Load()
+	if !alone {
+		turn := a.turn.Load()
+		if turnOf(was) >= turn && turn < turnMax { // all that are equally used have had their turn
+			turn = turnOf(was) + 1
+			a.turn.Store(turn)
+		}
+		was = was&^(turnMax<<lapShift) | word(turn)<<lapShift
 	}
-	c.word.Store(c.scored(b, n) | word(turn)<<lapShift | was&(1<<saltBits-1))
+	c.word.Store(c.scored(b, n) | was&keep)
 	if now := c.count.Load(); now != n {
 		c.rescore(now)
 	}
 	return true
 }
+
+func (m *row) enter(r *regionRows) bool { return m.cell.enter(r.area, len(r.byID) == 1) }
 
 // leave counts one request out.
 func (c *cell) leave() {

@@ -13,10 +13,7 @@ const leastChoices = 8
 func (s LeastLoad) Pick(v *View, r Request) (Slot, bool) {
 	l := newLook(v, &r, s.Choices)
 	for t := range tiers {
-		n := 0
-		for i := range v.order {
-			n += v.Len(i, t)
-		}
+		n := v.count(t)
 		var slot Slot
 		var ok bool
 		switch draws := s.draws(n); {
@@ -84,13 +81,8 @@ func (l *look) leastOfDrawn(t Tier, n, draws int) (Slot, bool) {
 	least := found{w: noUse}
 	for try := 0; k < draws && try < 4*maxChoices; try++ {
 		bits := l.draw.next()
-		at, i := int(uint64(uint32(bits))*uint64(n)>>32), 0
-		for at >= l.v.Len(i, t) {
-			at -= l.v.Len(i, t)
-			i++
-		}
-		p := &l.v.order[i]
-		f := found{slot: Slot{int32(i), p.rows.byTier[t][at]}}
+		f := found{slot: l.v.nth(t, int(uint64(uint32(bits))*uint64(n)>>32))}
+		p := &l.v.order[f.slot.region]
 		f.w = p.rows.word(f.slot.pos)
 		if hadSlot(had[:k], f.slot) || try < 3*draws && !accept(useOf(f.w), p.level, p.least, uint32(bits>>32)) {
 			continue

@@ -354,3 +354,69 @@ func FuzzUpdates(f *testing.F) {
 		}
 	})
 }
+
+// A machine that leaves and comes back under its ID counts from zero, whatever its former self still has in flight.
+func TestComesBackAnew(t *testing.T) {
+	w := newWorld(t, nil, Limits{Soft: 2, Hard: 3})
+	w.put("m", "nrt", nil)
+	w.load("m", 3)
+	old := w.held["m"]
+	c := w.clock()
+	apply(t, w.f, RemoveMachine{"web", "m", Version{1, 100}})
+	c.pass(time.Second)
+	w.seq = 200
+	w.put("m", "nrt", nil)
+	w.put("other", "hkg", nil)
+	if n := w.b.InFlight("web"); n != 0 {
+		t.Errorf("the new one begins with %d in flight", n)
+	}
+	for i := range old {
+		old[i].Observe(Load{InFlight: 3, Limits: Limits{2, 3}, Seq: 9, State: Started})
+		old[i].Release(Errored)
+	}
+	w.b.Loads("web", func(m *Machine, c Candidate) bool {
+		if c.Own != 0 || c.Load != 0 || c.Full() {
+			t.Errorf("%s after its former self's requests have ended: %+v", m.ID, c)
+		}
+		return true
+	})
+	w.want("m")
+}
+
+// The quick look of a view finds what a look at each machine finds.
+func TestLeastAgreesWithLooking(t *testing.T) {
+	rapid.Check(t, func(t *rapid.T) {
+		f, _ := NewFleet(FleetConfig{Node: "edge", Region: "nrt"})
+		b, _ := New(f, Config{})
+		n := rapid.IntRange(1, 64).Draw(t, "machines")
+		for i := range n {
+			m := machine(MachineID(fmt.Sprint("m", i)), "nrt", Started)
+			m.Cordon = rapid.SampledFrom([]Cordon{CordonNone, CordonSoft, CordonHard}).Draw(t, "cordon")
+			m.Limits = Limits{Soft: rapid.IntRange(1, 5).Draw(t, "soft"), Hard: 6}
+			f.Apply(PutMachine{m, Version{1, 1}})
+			c := (*f.apps.Load())["web"].cells.find(m.ID)
+			c.count.Store(uint64(rapid.IntRange(0, 6).Draw(t, "load")))
+			c.rescore(c.count.Load())
+		}
+		v, _ := b.View("web")
+		r := Request{App: "web", Tried: []MachineID{"m0", "m3"}}
+		var best Candidate
+		found := false
+		for tier := range TierNone {
+			for j := range v.Len(0, tier) {
+				var c Candidate
+				if v.Usable(v.Slot(0, tier, j), &r, &c) && (!found || c.Tier == best.Tier && (!c.Busy() && best.Busy() || c.Busy() == best.Busy() && c.Use() < best.Use())) {
+					best, found = c, true
+				}
+			}
+		}
+		s, ok := v.Least(0, 0, &r)
+		if ok != found {
+			t.Fatalf("the quick look found %v, the slow one %v", ok, found)
+		}
+		var c Candidate
+		if ok && (!v.Usable(s, &r, &c) || c.Tier != best.Tier || c.Busy() != best.Busy() || math.Abs(c.Use()-best.Use()) > 1e-3) {
+			t.Fatalf("the quick look found %+v, the slow one %+v", c, best)
+		}
+	})
+}

@@ -7,6 +7,46 @@ import "time"
 type View struct {
 	snap  *Snapshot
 	order []reach
+	upTo  []int32 // for each region, the ready machines up to it
+}
+
+func newView(s *Snapshot, order []reach) *View {
+	v := &View{snap: s, order: order, upTo: make([]int32, len(order))}
+	n := 0
+	for i := range order {
+		n += len(order[i].rows.byTier[TierReady])
+		v.upTo[i] = int32(n)
+	}
+	return v
+}
+
+// count returns the machines of a tier in all regions.
+func (v *View) count(t Tier) (n int) {
+	if t == TierReady && len(v.upTo) > 0 {
+		return int(v.upTo[len(v.upTo)-1])
+	}
+	for i := range v.order {
+		n += v.Len(i, t)
+	}
+	return n
+}
+
+// nth returns the nth machine of a tier over all regions.
+func (v *View) nth(t Tier, n int) Slot {
+	i := 0
+	if t == TierReady {
+		for int(v.upTo[i]) <= n {
+			i++
+		}
+		if i > 0 {
+			n -= int(v.upTo[i-1])
+		}
+	} else {
+		for ; n >= v.Len(i, t); i++ {
+			n -= v.Len(i, t)
+		}
+	}
+	return Slot{int32(i), v.order[i].rows.byTier[t][n]}
 }
 
 // reach is a region as seen from this node.
