@@ -18,11 +18,11 @@ type switchboard struct {
 }
 
 type longConn struct {
-	class       Class
-	deaf, told  bool
-	gate        *balance.Gate
-	within      time.Duration
-	toldAt, end time.Time
+	class      Class
+	deaf, told bool
+	gate       *balance.Gate
+	within     time.Duration
+	end        time.Time
 }
 
 func (s *switchboard) Long(m balance.Machine, of Class) (n int) {
@@ -43,11 +43,18 @@ func (s *switchboard) Notify(m balance.Machine, of Class, within time.Duration) 
 		if c.class&of == 0 || c.told {
 			continue
 		}
-		c.told, c.within, c.toldAt = true, within, time.Now()
+		c.told, c.within = true, within
 		if !c.deaf {
 			time.AfterFunc(950*time.Millisecond, func() { s.hangUp(c) })
 		}
 	}
+}
+
+// wasTold returns whether a connection was told, and how long it was given.
+func (s *switchboard) wasTold(c *longConn) (bool, time.Duration) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return c.told, c.within
 }
 
 func (s *switchboard) hangUp(c *longConn) {
@@ -91,8 +98,8 @@ func TestLongConnections(t *testing.T) {
 			c := s.connect("m1", WebSocket, false)
 			s.connect("m2", Events, false)
 			time.Sleep(20 * sec)
-			if !c.told || c.within != 5*sec {
-				b.t.Errorf("told %v, within %v", c.told, c.within)
+			if told, within := s.wasTold(c); !told || within != 5*sec {
+				b.t.Errorf("told %v, within %v", told, within)
 			}
 		}, []string{"10s cordon m1: " + why, "11.1s tell m1: events+websocket", "13.1s suspend m1: " + why, "13.2s suspended m1 in 100ms"}, "m1 suspended frozen, m2 started running"},
 		{"those that do not end have the stop aborted", notify(AllClasses), suspendApp, func(b *bench, s *switchboard) {
@@ -106,7 +113,7 @@ func TestLongConnections(t *testing.T) {
 			s.connect("m1", TCP, false)
 			s.connect("m2", TCP, false)
 			time.Sleep(10 * time.Minute)
-			if ws.told {
+			if told, _ := s.wasTold(ws); told {
 				b.t.Error("a connection was told for nothing")
 			}
 		}, nil, "m1 started running, m2 started running"},
@@ -115,7 +122,7 @@ func TestLongConnections(t *testing.T) {
 			leave := b.request("m1")
 			s.connect("m2", TCP, false)
 			time.Sleep(19950 * time.Millisecond)
-			if c.told {
+			if told, _ := s.wasTold(c); told {
 				b.t.Error("told while a request is in flight")
 			}
 			leave()
@@ -138,8 +145,9 @@ func TestLongConnections(t *testing.T) {
 			b.driver.draining = true
 			one, two := s.connect("m1", WebSocket, false), s.connect("m1", TCP, true)
 			b.wantOrder(b.order(b.t.Context(), "m1", Order{Reason: "deploy", Drain: 10 * sec, Suspend: true}), "")
-			if !one.told || !two.told || two.within != 10*sec {
-				b.t.Errorf("told %v and %v, within %v", one.told, two.told, two.within)
+			first, _ := s.wasTold(one)
+			if second, within := s.wasTold(two); !first || !second || within != 10*sec {
+				b.t.Errorf("told %v and %v, within %v", first, second, within)
 			}
 		}, []string{"0s cordon m1: deploy", "1.1s draining m1: deploy", "1.1s tell m1: stream+events+websocket+tcp", "11.1s stop m1: deploy", "11.2s stopped m1 in 100ms"}, "m1 stopped gone, m2 started running"},
 	} {

@@ -232,7 +232,7 @@ func (d *Decider) count(r *regionLoad, m *Seen, s *Situation) (inUse bool) {
 	if m.Own && m.Began {
 		r.started = d.now
 	}
-	load := m.Load
+	load := max(0, m.Load) // a report may say anything
 	if m.Own && m.Used {
 		load = max(load, 1) // it came and went between two looks
 	}

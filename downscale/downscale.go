@@ -102,7 +102,7 @@ type Config struct {
 	Backoff time.Duration
 	// Notify are the classes of long connections that do not keep a machine: when nothing else is in flight, they are told
 	// to end. What has not ended after Notice has the stop aborted all the same. Connections of other classes keep the
-	// machine, as requests do.
+	// machine, as requests do. All of them are load and use: the keep-alive does not begin while one is open.
 	Notify Class
 	// Notice is how long connections that were told may take to end. 0 means 5 s.
 	Notice time.Duration

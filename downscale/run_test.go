@@ -609,6 +609,10 @@ func TestNewNamesBadConfiguration(t *testing.T) {
 		{Config{CordonMax: -sec}, "Config.CordonMax -1s"},
 		{Config{StopTimeout: -sec}, "Config.StopTimeout -1s"},
 		{Config{Parallel: -1}, "Config.Parallel -1"},
+		{Config{Notice: -sec}, "Config.Notice -1s"},
+		{Config{Notify: WebSocket}, "Config.Notify websocket: want 0, or Connections"},
+		{Config{Notify: 1 << 6}, "Config.Notify unknown: want classes of AllClasses"},
+		{Config{Preset: 3}, "Config.Preset preset(3): want Balanced"},
 		{Config{Quiet: time.Minute}, "Config.Quiet 1m0s: want less than CordonMax"},
 	} {
 		_, err := New(f, room, c.c)
