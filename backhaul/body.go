@@ -21,13 +21,16 @@ var (
 type source struct {
 	mu      sync.Mutex
 	rc      io.ReadCloser
-	keep    int    // how many bytes may be kept
-	kept    []byte // all that was read, while the body is whole
-	spent   bool   // something was read that was not kept
-	err     error  // what rc ended with
+	keep    int         // how many bytes may be kept
+	forget  atomic.Bool // no other try follows: nothing more is kept
+	kept    []byte      // all that was read, while the body is whole
+	spent   bool        // something was read that was not kept
+	err     error       // what rc ended with
 	closed  bool
 	closing atomic.Bool
 	read    atomic.Int64
+
+	reserved atomic.Int64 // of Config.ReplayMemory
 }
 
 // reader is the body of one try.
@@ -36,12 +39,60 @@ type reader struct {
 	pos   int64       // how much of the body this try has seen
 	over  atomic.Bool // the try has ended
 	asked atomic.Bool // it wanted to read
+
+	// A reader that waits reads no more than can be kept, until it hears that the peer has admitted the request.
+	waits bool
+	word  chan struct{}
+	told  atomic.Bool
+	ended chan struct{}
+	once  sync.Once
+
+	closed func() // called when net/http closes it; nil: none
+}
+
+func newReader(s *source, waits bool) *reader {
+	r := &reader{s: s, waits: waits}
+	if waits {
+		r.word, r.ended = make(chan struct{}), make(chan struct{})
+	}
+	return r
+}
+
+// hear lets the rest of the body go. It reports whether that is news. It does not block.
+func (r *reader) hear() bool {
+	if !r.waits || !r.told.CompareAndSwap(false, true) {
+		return false
+	}
+	close(r.word)
+	return true
+}
+
+func (r *reader) heard() bool { return !r.waits || r.told.Load() }
+
+// end ends the try.
+func (r *reader) end() {
+	r.over.Store(true)
+	if r.waits {
+		r.once.Do(func() { close(r.ended) })
+	}
 }
 
 func (r *reader) Read(p []byte) (int, error) {
 	r.asked.Store(true)
 	s := r.s
 	s.mu.Lock()
+	for !r.heard() && !r.over.Load() && r.pos >= int64(len(s.kept)) && s.err == nil {
+		if room := s.keep - len(s.kept); room > 0 && !s.spent {
+			p = p[:min(len(p), room)]
+			break
+		}
+		s.mu.Unlock()
+		select {
+		case <-r.word:
+		case <-r.ended:
+		}
+		s.mu.Lock()
+	}
 	n, err := r.next(p)
 	s.mu.Unlock()
 	if s.closing.Load() {
@@ -71,7 +122,7 @@ func (r *reader) next(p []byte) (int, error) {
 	r.pos += int64(n)
 	switch {
 	case n == 0:
-	case !s.spent && len(s.kept)+n <= s.keep:
+	case !s.spent && !s.forget.Load() && len(s.kept)+n <= s.keep:
 		if s.kept == nil {
 			s.kept = make([]byte, 0, max(n, min(s.keep, 4<<10)))
 		}
@@ -84,17 +135,23 @@ func (r *reader) next(p []byte) (int, error) {
 }
 
 // Close is what net/http calls when it is done with a try's body. The body itself stays open.
-func (r *reader) Close() error { return nil }
+func (r *reader) Close() error {
+	if r.closed != nil {
+		r.closed()
+		r.end()
+	}
+	return nil
+}
 
 // state returns what a further try could send. r is the last try, which has ended.
 func (s *source) state(r *reader) bodyState {
-	r.over.Store(true)
+	r.end()
 	if !r.asked.Load() {
 		return bodyWhole // s may be in use only by readers that asked
 	}
 	// A reader that is blocked in a read keeps what it reads if there is room for all; else it may spend the body.
 	if !s.mu.TryLock() {
-		if s.keep > 0 {
+		if r.waits && !r.told.Load() || !r.waits && s.keep > 0 {
 			return bodyWhole
 		}
 		return bodySpent

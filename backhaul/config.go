@@ -27,6 +27,25 @@ type Config struct {
 	// DialMachine connects to a machine that this process owns; nil: TCP to its Addr.
 	DialMachine func(ctx context.Context, m balance.Machine) (net.Conn, error)
 
+	// HTTP1 sends requests that came over HTTP/2 over HTTP/1.1 as well: for owners that do not speak HTTP/2 without TLS, as
+	// those behind a plain http.Server. gRPC then loses what needs both directions at once.
+	HTTP1 bool
+	// H2 says which machines of this process speak HTTP/2 without TLS ("h2c"). They get every request over it, except for
+	// upgrades, which are of HTTP/1.1. nil: none do. The owners of other machines have HandlerConfig.H2.
+	H2 func(balance.Machine) bool
+	// EpochHeader names a header that tells a machine of this process with each request which epoch it is in, as that of
+	// HandlerConfig does for others. Empty means none.
+	EpochHeader string
+	// RTT returns the measured round trip to a node, as package rtt does. Connecting then takes at most three round trips
+	// and 200 ms (within 300 ms and 3 s), and windows of HTTP/2 suit the path. nil: no path is known.
+	RTT func(balance.NodeID) (rtt time.Duration, ok bool)
+	// Bandwidth is what one connection to an owner may be expected to carry, in bytes per second: times the round trip it is
+	// the HTTP/2 window of a stream, from 256 KiB to 16 MiB. 0 means 60 MiB/s.
+	Bandwidth int64
+	// Pressure returns the part of the memory limit that is in use: from 0.8 and 0.9 on new connections get windows of a half
+	// and a quarter. nil: what the Go runtime holds of its memory limit (GOMEMLIMIT), 0 where there is none.
+	Pressure func() float64
+
 	// Node is this node's name, for the owners' logs and traces.
 	Node balance.NodeID
 	// Key is the secret that owners know this node by.
@@ -86,6 +105,13 @@ type HandlerConfig struct {
 	// AnyNode accepts requests without a key: for listeners that nobody else can reach.
 	AnyNode bool
 
+	// H2 says which machines speak HTTP/2 without TLS ("h2c"). They get every request over it, except for upgrades, which are
+	// of HTTP/1.1. nil: none do, and all get HTTP/1.1.
+	H2 func(balance.Machine) bool
+	// EpochHeader names a header that tells the machine with each request which epoch it is in, such as "Ebb-Epoch". An app
+	// that was suspended and resumed learns from it that time has passed. Empty means none.
+	EpochHeader string
+
 	// DialMachine connects to a machine; nil: TCP to its Addr.
 	DialMachine func(ctx context.Context, m balance.Machine) (net.Conn, error)
 	// DialTimeout, HeaderTimeout, MaxHeader and MaxIdle are as in [Config].
@@ -125,6 +151,10 @@ func (c *Config) resolve() error {
 	c.AdmitTimeout = cmp.Or(c.AdmitTimeout, defaultAdmit)
 	c.IdleTimeout = cmp.Or(c.IdleTimeout, defaultOwnerIdle)
 	c.MachineIdleTimeout = cmp.Or(c.MachineIdleTimeout, defaultMachineIdle)
+	c.Bandwidth = cmp.Or(c.Bandwidth, defaultBandwidth)
+	if c.Pressure == nil {
+		c.Pressure = memoryPressure
+	}
 	if c.Route == nil {
 		c.Route = routeByHost
 	}
@@ -139,10 +169,12 @@ func (c *Config) resolve() error {
 		return fmt.Errorf("backhaul: Config.Bounces %d: want 0 (the default) or more: a bounce is no failure", c.Bounces)
 	case c.Rounds < 0:
 		return fmt.Errorf("backhaul: Config.Rounds %d: want 0 (the default) or more", c.Rounds)
+	case c.Bandwidth < 0:
+		return fmt.Errorf("backhaul: Config.Bandwidth %d: want 0 (the default) or more bytes per second", c.Bandwidth)
 	case c.ReplayLimit > math.MaxInt32:
 		return fmt.Errorf("backhaul: Config.ReplayLimit %d: want at most %d bytes", c.ReplayLimit, math.MaxInt32)
 	}
-	if err := checkKey("Config.Key", c.Key); err != nil {
+	if err := errors.Join(checkKey("Config.Key", c.Key), checkEpoch("Config", &c.EpochHeader)); err != nil {
 		return err
 	}
 	return timeouts("Config", &c.DialTimeout, &c.HeaderTimeout, &c.MaxHeader, &c.MaxIdle)
@@ -152,6 +184,9 @@ func (c *HandlerConfig) resolve() error {
 	c.IdleTimeout = cmp.Or(c.IdleTimeout, defaultMachineIdle)
 	if c.DialMachine == nil {
 		c.DialMachine = dialMachine
+	}
+	if err := checkEpoch("HandlerConfig", &c.EpochHeader); err != nil {
+		return err
 	}
 	switch {
 	case c.Key == "" && !c.AnyNode:
@@ -184,6 +219,19 @@ func checkKey(field, key string) error {
 		return fmt.Errorf("backhaul: %s: want printable ASCII without spaces, as it travels in a header", field)
 	}
 	return nil
+}
+
+func checkEpoch(config string, name *string) error {
+	if strings.ContainsFunc(*name, func(r rune) bool { return !tokenRune(r) }) {
+		return fmt.Errorf("backhaul: %s.EpochHeader %q: want the name of a header, such as \"Ebb-Epoch\"", config, *name)
+	}
+	*name = http.CanonicalHeaderKey(*name)
+	return nil
+}
+
+// tokenRune reports whether a header's name may contain r (RFC 9110, 5.6.2).
+func tokenRune(r rune) bool {
+	return r >= '0' && r <= '9' || r >= 'a' && r <= 'z' || r >= 'A' && r <= 'Z' || strings.ContainsRune("!#$%&'*+-.^_`|~", r)
 }
 
 func routeByHost(r *http.Request) (balance.Request, error) {

@@ -10,15 +10,22 @@ import (
 	"time"
 )
 
-// conn is one connection to a peer, for one request at a time. It wraps [http.ClientConn], which sends a request once and
+// conn is one connection to a peer: HTTP/1.1 for one request at a time, or HTTP/2 for many. It wraps [http.ClientConn], which sends a request once and
 // never again: the loops of [http.Transport], which execute some requests twice, are not in the way.
 type conn struct {
 	cc     *http.ClientConn
 	wire   *wire
-	peer   *peer
+	peer   *peer // of HTTP/1.1
 	epoch  uint64
-	reused bool
 	idleAt time.Time
+
+	// Of HTTP/2; the lock of mux guards the rest.
+	mux     *mux
+	class   int
+	most    int // streams at once
+	streams int // in use
+	used    bool
+	retired bool // no further streams
 }
 
 // wire counts the bytes of a connection, which is how we know what was not sent. It has no ReadFrom: bodies come from
@@ -26,6 +33,7 @@ type conn struct {
 type wire struct {
 	net.Conn
 	wrote, got atomic.Int64
+	hello      *hello // of HTTP/2: waits for the peer's first frame
 }
 
 func (w *wire) Write(p []byte) (int, error) {
@@ -37,6 +45,9 @@ func (w *wire) Write(p []byte) (int, error) {
 func (w *wire) Read(p []byte) (int, error) {
 	n, err := w.Conn.Read(p)
 	w.got.Add(int64(n))
+	if w.hello != nil {
+		w.hello.feed(p[:n], err)
+	}
 	return n, err
 }
 
@@ -47,9 +58,9 @@ func (w *wire) CloseWrite() error {
 	return errors.ErrUnsupported
 }
 
-// roundTrip sends a request and returns the answer with its body, or says how that failed. body is the request's body if
-// it has one; expect says that it waits for the peer's word.
-func (c *conn) roundTrip(req *http.Request, body *reader, expect bool) (*http.Response, Failure, error) {
+// roundTrip sends a request over HTTP/1.1 and returns the answer with its body, or says how that failed. body is the
+// request's body if it has one.
+func (c *conn) roundTrip(req *http.Request, body *reader, x *exchange) (*http.Response, Failure, error) {
 	wrote, got := c.wire.wrote.Load(), c.wire.got.Load()
 	resp, err := c.cc.RoundTrip(req)
 	if err == nil {
@@ -64,11 +75,11 @@ func (c *conn) roundTrip(req *http.Request, body *reader, expect bool) (*http.Re
 		return nil, FailTimeout, context.Cause(ctx)
 	case body != nil && body.s.broken() != nil:
 		return nil, FailClient, &bodyError{body.s.broken()}
-	case c.wire.wrote.Load() == wrote && c.reused:
+	case c.wire.wrote.Load() == wrote && x.reused:
 		return nil, FailStale, err
 	case c.wire.wrote.Load() == wrote:
 		return nil, FailUnsent, err
-	case expect && body != nil && !body.asked.Load():
+	case x.expect && body != nil && !body.asked.Load():
 		return nil, FailUnread, err
 	case timedOut(err):
 		return nil, FailTimeout, err

@@ -34,10 +34,11 @@ const (
 	FailMalformed                // the answer's head is not HTTP, or larger than allowed (responded)
 	FailAnswer                   // the answer broke off after its head (responded)
 	FailClient                   // the client left, or its body broke off: nobody is there to retry for (maybe executed)
+	FailRefused                  // the peer says that it did not process the stream: GOAWAY, REFUSED_STREAM (not executed)
 	failures
 )
 
-var failureNames = [failures]string{"none", "dial", "stale", "unsent", "denied", "unread", "reset", "timeout", "malformed", "answer", "client"}
+var failureNames = [failures]string{"none", "dial", "stale", "unsent", "denied", "unread", "reset", "timeout", "malformed", "answer", "client", "refused"}
 
 // String returns the failure's name as it travels between nodes and stands in logs.
 func (f Failure) String() string { return word(failureNames[:], uint8(f)) }
@@ -54,7 +55,7 @@ func parseFailure(s string) (Failure, bool) {
 var certainties = [failures]Certainty{
 	FailNone: Responded,
 	FailDial: NotSent, FailStale: NotSent, FailUnsent: NotSent,
-	FailDenied: NotExecuted, FailUnread: NotExecuted,
+	FailDenied: NotExecuted, FailUnread: NotExecuted, FailRefused: NotExecuted,
 	FailReset: MaybeExecuted, FailTimeout: MaybeExecuted, FailClient: MaybeExecuted,
 	FailMalformed: Responded, FailAnswer: Responded,
 }

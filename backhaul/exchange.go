@@ -15,6 +15,11 @@ type exchange struct {
 	dial  dialer
 	body  *source // nil: the request has none
 
+	h2       bool // over HTTP/2
+	lane     lane
+	rtt      time.Duration // of the path to the peer
+	rttKnown bool
+
 	// expect: the peer asks for the body with "100 Continue" before we read a byte of it.
 	expect bool
 	// patience bounds the wait for that word; 0 means none.
@@ -22,28 +27,46 @@ type exchange struct {
 	// peek: the client's first byte comes before the peer gets anything. The client of an owner is an edge: it sends the
 	// first byte when the owner has asked for it, and until then may take the request elsewhere.
 	peek bool
+	// ask: the peer gets as much of the body as is kept, and says "100 Continue" when it may have the rest. Over HTTP/2 this
+	// is for bodies of unknown length, which may be one half of a conversation: the peer's side may have to speak first.
+	ask bool
+	// admitted is called when that word comes.
+	admitted func()
+	// ready is called when there is a connection, before anything is sent.
+	ready func()
 
-	conn *conn   // the connection of the answer
-	last *reader // the body of the last attempt
+	conn   *conn   // the connection of the answer
+	reused bool    // others have used it before
+	last   *reader // the body of the last attempt
+	stream *stream // of HTTP/2
 }
 
-// maxStale is how many dead pooled connections are drawn before a new one is made.
+// maxStale is how many dead pooled connections are drawn before a new one is made, and how many refused streams are opened
+// again.
 const maxStale = 2
 
 // do sends out and returns the answer's head. Dead pooled connections are passed over: as nothing was written, nothing has
 // happened. out belongs to do until then.
 func (x *exchange) do(out *http.Request) (*http.Response, Failure, error) {
 	for n := 0; ; n++ {
-		c, err := x.pool.get(out.Context(), x.name, x.epoch, n >= maxStale, x.dial)
+		c, reused, err := x.pool.get(out.Context(), x, n >= maxStale)
 		if err != nil {
 			return nil, dialFailure(out.Context(), err), err
 		}
+		x.reused = reused
+		if x.ready != nil {
+			x.ready()
+			x.ready = nil
+		}
 		if x.body != nil {
-			x.last = &reader{s: x.body}
+			if x.last != nil {
+				x.last.end()
+			}
+			x.last = newReader(x.body, x.ask)
 			out.Body = x.last
 			if x.peek && n == 0 {
 				if err := x.body.peek(x.last); err != nil {
-					x.pool.put(c)
+					x.giveBack(c)
 					return nil, FailClient, &bodyError{err}
 				}
 			}
@@ -53,7 +76,11 @@ func (x *exchange) do(out *http.Request) (*http.Response, Failure, error) {
 			x.conn = c
 			return resp, FailNone, nil
 		}
-		if fail != FailStale || x.state() == bodySpent {
+		if x.h2 {
+			x.pool.put(c)
+		}
+		again := fail == FailStale || fail == FailRefused && n < maxStale
+		if !again || n > maxStale+1 || x.state() == bodySpent {
 			return nil, fail, err
 		}
 	}
@@ -61,16 +88,53 @@ func (x *exchange) do(out *http.Request) (*http.Response, Failure, error) {
 
 // send is one attempt over one connection. A peer that does not ask for the body in time is cut off.
 func (x *exchange) send(c *conn, out *http.Request) (*http.Response, Failure, error) {
-	if x.expect && x.patience > 0 {
-		body := x.last
+	body := x.last
+	if !x.h2 {
+		if x.expect && x.patience > 0 {
+			t := time.AfterFunc(x.patience, func() {
+				if !body.asked.Load() {
+					c.close()
+				}
+			})
+			defer t.Stop()
+		}
+		return c.roundTrip(out, body, x)
+	}
+	var s *stream
+	req, s := open(out, func() {
+		if body != nil && body.hear() && x.admitted != nil {
+			x.admitted()
+		}
+	})
+	x.stream = s
+	if (x.expect || x.ask) && x.patience > 0 {
 		t := time.AfterFunc(x.patience, func() {
-			if !body.asked.Load() {
-				c.close()
+			if x.ask && !body.heard() || x.expect && !body.asked.Load() {
+				s.cancel(errNoWord)
 			}
 		})
 		defer t.Stop()
 	}
-	return c.roundTrip(out, x.last, x.expect)
+	return c.roundTrip2(out.Context(), req, s, body, x)
+}
+
+// giveBack returns a connection on which nothing was sent.
+func (x *exchange) giveBack(c *conn) {
+	if x.h2 {
+		c.cc.Release()
+	}
+	x.pool.put(c)
+}
+
+// end gives back the connection of an answer that has ended.
+func (x *exchange) end() {
+	if x.stream != nil {
+		x.stream.cancel(errStreamOver)
+	}
+	if x.conn != nil {
+		x.pool.put(x.conn)
+		x.conn = nil
+	}
 }
 
 // state returns what a further try could send as the body.
@@ -79,6 +143,13 @@ func (x *exchange) state() bodyState {
 		return bodyWhole
 	}
 	return x.body.state(x.last)
+}
+
+// done ends the last try's claim on the body, where there is an answer already.
+func (x *exchange) done() {
+	if x.last != nil {
+		x.last.end()
+	}
 }
 
 func dialFailure(ctx context.Context, err error) Failure {

@@ -17,6 +17,7 @@ type flight struct {
 	body *source // nil: none
 
 	want  balance.Request
+	route uint64 // what the lanes of HTTP/2 know requests by; 0 means not
 	spent spent
 
 	// Of the present try.
@@ -25,6 +26,7 @@ type flight struct {
 	gate *balance.Gate // entered by us
 	conn *conn         // to go back to its pool when the answer has been read
 	pool *pool
+	last *stream // of HTTP/2
 	try  Try
 
 	answered bool
@@ -149,8 +151,9 @@ func (f *flight) attempt() (*http.Response, verdict, error) {
 	} else {
 		resp, bounce, load, fail, err = f.remote(&x)
 	}
-	f.conn, f.pool = x.conn, x.pool
+	f.conn, f.pool, f.last = x.conn, x.pool, x.stream
 	if bounce != balance.Admitted {
+		x.done()
 		next := f.refused(bounce, load)
 		if next == giveUp {
 			err = f.unavailable(nil)
@@ -205,6 +208,10 @@ func (f *flight) release(o balance.Outcome) {
 		return
 	}
 	f.held = false
+	if f.last != nil {
+		f.last.cancel(errStreamOver)
+		f.last = nil
+	}
 	if f.conn != nil {
 		f.pool.put(f.conn)
 		f.conn = nil
@@ -222,9 +229,10 @@ func (f *flight) finish(o balance.Outcome, err error) {
 		return
 	}
 	f.release(o)
+	f.t.routes.mark(f.route, f.received.Load(), f.body, f.start)
 	if f.body != nil {
 		f.body.close()
-		f.t.kept.Add(-int64(f.body.keep))
+		f.t.kept.Add(-f.body.reserved.Swap(0))
 	}
 	if hook := f.t.c.Trace.Done; hook != nil {
 		d := Done{

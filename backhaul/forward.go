@@ -87,6 +87,9 @@ func answerWith(w http.ResponseWriter, resp *http.Response) error {
 		hd["Content-Type"] = nil // else the server guesses one
 	}
 	announced := len(resp.Trailer)
+	if announced > 0 {
+		delete(hd, "Content-Length") // HTTP/1.1 has trailers only after chunks
+	}
 	for k := range resp.Trailer {
 		if !internal(k) {
 			hd.Add("Trailer", k)

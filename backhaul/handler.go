@@ -9,6 +9,7 @@ import (
 	"net"
 	"net/http"
 	"net/textproto"
+	"strconv"
 	"sync"
 	"sync/atomic"
 
@@ -46,7 +47,7 @@ func NewHandler(f *balance.Fleet, c HandlerConfig) (*Handler, error) {
 			h.keys = append(h.keys, sha256.Sum256([]byte(k)))
 		}
 	}
-	h.machines = newPool(poolConfig{maxIdle: c.MaxIdle, idleTimeout: c.IdleTimeout, dialTimeout: c.DialTimeout, headerTimeout: c.HeaderTimeout, maxHeader: c.MaxHeader})
+	h.machines = newPool(poolConfig{near: true, maxIdle: c.MaxIdle, idleTimeout: c.IdleTimeout, dialTimeout: c.DialTimeout, headerTimeout: c.HeaderTimeout, maxHeader: c.MaxHeader})
 	return h, nil
 }
 
@@ -207,12 +208,19 @@ func fault(w http.ResponseWriter, status int, f Failure, words string) {
 func (h *Handler) forward(w http.ResponseWriter, r *http.Request, t to, m *balance.Machine, gate *balance.Gate, epoch uint64) {
 	x := exchange{pool: h.machines, name: string(m.ID), epoch: epoch}
 	x.dial = func(ctx context.Context) (net.Conn, error) { return h.c.DialMachine(ctx, *m) }
+	x.h2 = h.c.H2 != nil && h.c.H2(*m) && r.Header["Upgrade"] == nil
 	if r.ContentLength != 0 {
 		x.body = &source{rc: r.Body}
 		x.peek = r.Header["Expect"] != nil
 	}
 	early := &earlyHints{w: w}
+	if r.Header[headerAsk] != nil {
+		x.ready = func() { w.WriteHeader(http.StatusContinue) }
+	}
 	out := outbound(r, m, early)
+	if h.c.EpochHeader != "" {
+		out.Header[h.c.EpochHeader] = []string{strconv.FormatUint(epoch, 10)}
+	}
 	resp, fail, err := x.do(out)
 	early.close()
 	if err != nil {
@@ -229,7 +237,7 @@ func (h *Handler) forward(w http.ResponseWriter, r *http.Request, t to, m *balan
 	copyHeader(hd, resp.Header, nil)
 	setLoad(hd, gate.Load())
 	err = answerWith(w, resp)
-	x.pool.put(x.conn)
+	x.end()
 	if err != nil {
 		panic(http.ErrAbortHandler) // the edge must not take what it has for all
 	}

@@ -13,12 +13,18 @@ import (
 // pool keeps connections to peers: owners of machines, or machines. A peer is a name and an epoch; connections of an
 // older epoch are never used again. The last used connection is used first, so that a burst's surplus dies of age.
 type pool struct {
-	maxIdle     int
-	idleTimeout time.Duration
-	dialTimeout time.Duration
-	transport   *http.Transport
-	peers       sync.Map // string -> *peer
-	closed      atomic.Bool
+	poolConfig
+	transport *http.Transport                         // of HTTP/1.1
+	windows   [classes]atomic.Pointer[http.Transport] // of HTTP/2, by class
+	peers     sync.Map                                // string -> *peer
+	muxes     sync.Map                                // peerKey -> *mux
+	closed    atomic.Bool
+}
+
+// peerKey names the HTTP/2 connections to a peer.
+type peerKey struct {
+	name string
+	lane lane
 }
 
 type peer struct {
@@ -38,6 +44,54 @@ type poolConfig struct {
 	dialTimeout   time.Duration
 	headerTimeout time.Duration
 	maxHeader     int64
+
+	bandwidth int64          // of a path, in bytes per second, for the windows of HTTP/2
+	pressure  func() float64 // the part of the memory limit in use
+	near      bool           // the peers are machines: no choice of windows, and no pings, which some servers take for an attack
+}
+
+// limit bounds connecting.
+func (p *pool) limit(x *exchange) time.Duration { return dialLimit(x.rtt, x.rttKnown, p.dialTimeout) }
+
+// class chooses the windows of new connections.
+func (p *pool) class(x *exchange, had int) int {
+	if p.near {
+		return nearClass
+	}
+	return chooseClass(x.rtt, x.rttKnown, p.bandwidth, p.pressure(), had)
+}
+
+// The bounds of silence on an established connection: 5 s together.
+const (
+	pingAfter = 2 * time.Second
+	pingWait  = 3 * time.Second
+)
+
+// transport2 returns the transport whose connections have the windows of a class.
+func (p *pool) transport2(class int) *http.Transport {
+	if t := p.windows[class].Load(); t != nil {
+		return t
+	}
+	t := &http.Transport{
+		DialContext:            dialWire,
+		DisableCompression:     true,
+		ExpectContinueTimeout:  never,
+		ResponseHeaderTimeout:  p.headerTimeout,
+		MaxResponseHeaderBytes: p.maxHeader,
+		Protocols:              new(http.Protocols),
+		HTTP2: &http.HTTP2Config{
+			MaxReceiveBufferPerConnection: connWindow,
+			MaxReceiveBufferPerStream:     windowOf(class),
+		},
+	}
+	t.Protocols.SetUnencryptedHTTP2(true)
+	if !p.near {
+		t.HTTP2.SendPingTimeout, t.HTTP2.PingTimeout = pingAfter, pingWait
+	}
+	if !p.windows[class].CompareAndSwap(nil, t) {
+		return p.windows[class].Load()
+	}
+	return t
 }
 
 // never is how long a body waits for an owner's "100 Continue": the owner always answers, if only by breaking off.
@@ -45,7 +99,7 @@ const never = 24 * time.Hour
 
 func newPool(c poolConfig) *pool {
 	return &pool{
-		maxIdle: c.maxIdle, idleTimeout: c.idleTimeout, dialTimeout: c.dialTimeout,
+		poolConfig: c,
 		transport: &http.Transport{
 			DialContext:            dialWire,
 			DisableCompression:     true, // bodies pass as they are
@@ -61,8 +115,9 @@ type dialer func(ctx context.Context) (net.Conn, error)
 
 // dialing carries a dialer into the transport's DialContext, and the connection out of it.
 type dialing struct {
-	dial dialer
-	wire *wire
+	dial  dialer
+	wire  *wire
+	hello *hello // of HTTP/2
 }
 
 type dialingKey struct{}
@@ -73,31 +128,47 @@ func dialWire(ctx context.Context, _, _ string) (net.Conn, error) {
 	if err != nil {
 		return nil, err
 	}
-	d.wire = &wire{Conn: nc}
+	guard(nc)
+	d.wire = &wire{Conn: nc, hello: d.hello}
 	return d.wire, nil
 }
 
-// get returns an idle connection to a peer, or dials. fresh demands a new one.
-func (p *pool) get(ctx context.Context, name string, epoch uint64, fresh bool, dial dialer) (*conn, error) {
-	pe := p.peer(name)
-	if !fresh {
-		if c := pe.take(epoch); c != nil {
-			c.reused = true
-			return c, nil
+// get returns a connection for an exchange: an idle one, or a new one. fresh demands a new one. reused says that others have
+// used it before.
+func (p *pool) get(ctx context.Context, x *exchange, fresh bool) (c *conn, reused bool, err error) {
+	if x.h2 {
+		for {
+			if c, reused, err = p.mux(peerKey{x.name, x.lane}).get(ctx, x); err != errGone {
+				return c, reused, err
+			}
 		}
 	}
-	d := &dialing{dial: dial}
+	pe := p.peer(x.name)
+	if !fresh {
+		if c := pe.take(x.epoch); c != nil {
+			return c, true, nil
+		}
+	}
+	d := &dialing{dial: x.dial}
 	ctx = context.WithValue(ctx, dialingKey{}, d)
-	if p.dialTimeout > 0 {
+	if limit := p.limit(x); limit > 0 {
 		var cancel context.CancelFunc
-		ctx, cancel = context.WithTimeout(ctx, p.dialTimeout)
+		ctx, cancel = context.WithTimeout(ctx, limit)
 		defer cancel()
 	}
 	cc, err := p.transport.NewClientConn(ctx, "http", "peer:80")
 	if err != nil {
-		return nil, err
+		return nil, false, err
 	}
-	return &conn{cc: cc, wire: d.wire, peer: pe, epoch: epoch}, nil
+	return &conn{cc: cc, wire: d.wire, peer: pe, epoch: x.epoch}, false, nil
+}
+
+func (p *pool) mux(k peerKey) *mux {
+	if v, ok := p.muxes.Load(k); ok {
+		return v.(*mux)
+	}
+	v, _ := p.muxes.LoadOrStore(k, &mux{pool: p, key: k})
+	return v.(*mux)
 }
 
 func (p *pool) peer(name string) *peer {
@@ -144,6 +215,10 @@ func (pe *peer) drop(n int) {
 
 // put takes a connection back after its answer has been read, or closes it.
 func (p *pool) put(c *conn) {
+	if c.mux != nil {
+		c.mux.put(c)
+		return
+	}
 	if !c.free() || !p.keep(c) {
 		c.close()
 	}
@@ -195,6 +270,9 @@ func (p *pool) closeIdle() {
 		pe.drop(len(pe.idle))
 		pe.mu.Unlock()
 	}
+	for _, v := range p.muxes.Range {
+		v.(*mux).closeIdle()
+	}
 }
 
 func (p *pool) close() {
@@ -207,5 +285,8 @@ func (p *pool) close() {
 			pe.timer.Stop()
 		}
 		pe.mu.Unlock()
+	}
+	for _, v := range p.muxes.Range {
+		v.(*mux).stop()
 	}
 }

@@ -27,10 +27,11 @@ type rig struct {
 	watch  *balance.Watcher
 
 	handler   *Handler
-	hop       *httptest.Server
+	hop       *hop
 	transport *Transport
 	front     *httptest.Server // a ReverseProxy over transport
 	gates     map[balance.MachineID]*balance.Gate
+	h2        map[string]bool // machines that speak it, by address; nil: none
 }
 
 type rigConfig struct {
@@ -40,10 +41,44 @@ type rigConfig struct {
 	picker  func(*balance.Balancer) Picker // nil: NoWait
 	local   bool                           // one process: no hop
 	wrapHop func(http.Handler) http.Handler
+	h2      bool // everything speaks HTTP/2: client, front, hop and the machines that serve adds
+}
+
+// overHTTP2 makes the rigs of a test h2.
+var overHTTP2 bool
+
+// hop is the server of an owner.
+type hop struct {
+	URL      string
+	Listener net.Listener
+}
+
+func newHop(t testing.TB, h http.Handler) *hop {
+	t.Helper()
+	s, err := NewServer(h, ServerConfig{})
+	if err != nil {
+		t.Fatal(err)
+	}
+	l, err := net.Listen("tcp", "127.0.0.1:0")
+	if err != nil {
+		t.Fatal(err)
+	}
+	done := make(chan struct{})
+	go func() { defer close(done); s.Serve(l) }()
+	t.Cleanup(func() { s.Close(); <-done })
+	return &hop{"http://" + l.Addr().String(), l}
+}
+
+// h2c makes an unstarted server speak HTTP/2 without TLS, and its client nothing else.
+func h2c(s *httptest.Server) {
+	s.Config.Protocols = new(http.Protocols)
+	s.Config.Protocols.SetHTTP1(true)
+	s.Config.Protocols.SetUnencryptedHTTP2(true)
 }
 
 func newRig(t testing.TB, c rigConfig) *rig {
 	t.Helper()
+	c.h2 = c.h2 || overHTTP2
 	r := &rig{t: t, gates: map[balance.MachineID]*balance.Gate{}}
 	var err error
 	must := func(err error) {
@@ -65,15 +100,19 @@ func newRig(t testing.TB, c rigConfig) *rig {
 	c.app.ID = cmp.Or(c.app.ID, "web")
 	must(r.worker.Apply(balance.PutApp{App: c.app}))
 	r.sync()
+	if c.h2 {
+		r.h2 = map[string]bool{}
+		speaks := func(m balance.Machine) bool { return r.h2[m.Addr] }
+		c.config.H2, c.handler.H2 = speaks, speaks
+	}
 	c.handler.Key = cmp.Or(c.handler.Key, testKey)
 	r.handler, err = NewHandler(r.worker, c.handler)
 	must(err)
-	var hop http.Handler = r.handler
+	var owner http.Handler = r.handler
 	if c.wrapHop != nil {
-		hop = c.wrapHop(hop)
+		owner = c.wrapHop(owner)
 	}
-	r.hop = httptest.NewServer(hop)
-	t.Cleanup(r.hop.Close)
+	r.hop = newHop(t, owner)
 	c.config.Key = cmp.Or(c.config.Key, testKey)
 	c.config.Node = "edge"
 	if c.config.Dial == nil {
@@ -89,11 +128,21 @@ func newRig(t testing.TB, c rigConfig) *rig {
 	r.transport, err = NewTransport(p, c.config)
 	must(err)
 	t.Cleanup(r.transport.Close)
-	r.front = httptest.NewServer(&httputil.ReverseProxy{
+	r.front = httptest.NewUnstartedServer(&httputil.ReverseProxy{
 		Rewrite:      func(p *httputil.ProxyRequest) { p.Out.URL.Scheme, p.Out.URL.Host = "http", string(c.app.ID) },
 		Transport:    r.transport,
 		ErrorHandler: ErrorHandler,
+		ErrorLog:     quietLog,
 	})
+	if c.h2 {
+		h2c(r.front)
+	}
+	r.front.Start()
+	if c.h2 {
+		only := new(http.Protocols)
+		only.SetUnencryptedHTTP2(true)
+		r.front.Client().Transport.(*http.Transport).Protocols = only
+	}
 	t.Cleanup(r.front.Close)
 	return r
 }
@@ -123,7 +172,15 @@ func (r *rig) host(id balance.MachineID, addr string) *balance.Gate {
 
 // serve adds a started machine with a handler.
 func (r *rig) serve(id balance.MachineID, h http.Handler) *balance.Gate {
-	s := httptest.NewServer(h)
+	s := httptest.NewUnstartedServer(h)
+	if r.h2 != nil {
+		h2c(s)
+	}
+	s.Config.ErrorLog = quietLog
+	s.Start()
+	if r.h2 != nil {
+		r.h2[s.Listener.Addr().String()] = true
+	}
 	r.t.Cleanup(s.Close)
 	return r.host(id, s.Listener.Addr().String())
 }

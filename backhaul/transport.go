@@ -21,6 +21,7 @@ type Transport struct {
 	owners   *pool // by node
 	machines *pool // by machine and epoch; only those of this process
 	kept     atomic.Int64
+	routes   routes
 }
 
 // NewTransport returns a transport that asks p for machines. It starts nothing.
@@ -37,8 +38,9 @@ func NewTransport(p Picker, c Config) (*Transport, error) {
 	}
 	pc := poolConfig{maxIdle: c.MaxIdle, idleTimeout: c.IdleTimeout, dialTimeout: c.DialTimeout, headerTimeout: c.HeaderTimeout, maxHeader: c.MaxHeader}
 	pc.maxHeader += headerRoom
+	pc.bandwidth, pc.pressure = c.Bandwidth, c.Pressure
 	t.owners = newPool(pc)
-	pc.idleTimeout, pc.maxHeader = c.MachineIdleTimeout, c.MaxHeader
+	pc.idleTimeout, pc.maxHeader, pc.near = c.MachineIdleTimeout, c.MaxHeader, true
 	t.machines = newPool(pc)
 	return t, nil
 }
@@ -77,15 +79,24 @@ func (t *Transport) RoundTrip(req *http.Request) (*http.Response, error) {
 	return resp, nil
 }
 
-// source prepares the body of a request.
+// source prepares the body of a request. A stream of HTTP/2 of unknown length is kept as far as the limit goes, until it
+// is admitted.
 func (t *Transport) source(req *http.Request) *source {
 	s := &source{rc: req.Body}
-	if n := req.ContentLength; n > 0 && n <= int64(t.c.ReplayLimit) {
+	n := req.ContentLength
+	if n <= 0 && t.h2(req) {
+		n = int64(t.c.ReplayLimit)
+	}
+	if n > 0 && n <= int64(t.c.ReplayLimit) {
 		if t.kept.Add(n) <= t.c.ReplayMemory {
 			s.keep = int(n)
+			s.reserved.Store(n)
 		} else {
 			t.kept.Add(-n)
 		}
 	}
 	return s
 }
+
+// h2 reports whether a request goes over HTTP/2 on the hop.
+func (t *Transport) h2(req *http.Request) bool { return req.ProtoMajor == 2 && !t.c.HTTP1 }

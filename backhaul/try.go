@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"net"
 	"net/http"
+	"strconv"
 
 	"github.com/ebbkit/ebb/balance"
 )
@@ -29,7 +30,12 @@ func (f *flight) local(g *balance.Gate, x *exchange) (*http.Response, balance.Bo
 	f.gate = g
 	x.pool, x.name, x.epoch = f.t.machines, string(m.ID), load.Epoch
 	x.dial = func(ctx context.Context) (net.Conn, error) { return f.t.c.DialMachine(ctx, *m) }
-	resp, fail, err := x.do(f.outgoing(f.req.Context()))
+	x.h2 = f.t.c.H2 != nil && f.t.c.H2(*m) && f.req.Header["Upgrade"] == nil
+	out := f.outgoing(f.req.Context())
+	if name := f.t.c.EpochHeader; name != "" {
+		out.Header[name] = []string{strconv.FormatUint(load.Epoch, 10)}
+	}
+	resp, fail, err := x.do(out)
 	if err != nil {
 		return nil, balance.Admitted, load, fail, f.machineError(fail, err)
 	}
@@ -56,9 +62,17 @@ func (f *flight) remote(x *exchange) (*http.Response, balance.Bounce, balance.Lo
 	}
 	x.pool, x.name = t.owners, string(owner)
 	x.dial = func(ctx context.Context) (net.Conn, error) { return t.c.Dial(ctx, owner) }
-	x.expect, x.patience = f.body != nil && f.body.keep == 0, t.c.AdmitTimeout
+	x.patience = t.c.AdmitTimeout
+	if x.h2 = t.h2(f.req); x.h2 {
+		x.lane = f.lane()
+		x.ask = f.body != nil && f.req.ContentLength <= 0
+	}
+	if t.c.RTT != nil {
+		x.rtt, x.rttKnown = t.c.RTT(owner)
+	}
+	x.expect = f.body != nil && f.body.keep == 0 && !x.ask
 	ctx := f.req.Context()
-	if x.expect {
+	if x.expect || x.ask {
 		ctx = withoutContinue(ctx)
 	}
 	out := f.outgoing(ctx)
@@ -68,6 +82,10 @@ func (f *flight) remote(x *exchange) (*http.Response, balance.Bounce, balance.Lo
 	}
 	if x.expect {
 		out.Header["Expect"] = expectContinue
+	}
+	if x.ask {
+		out.Header[headerAsk] = askYes
+		x.admitted = f.admitted
 	}
 	resp, fail, err := x.do(out)
 	if err != nil {
@@ -92,7 +110,19 @@ func (f *flight) remote(x *exchange) (*http.Response, balance.Bounce, balance.Lo
 	return resp, balance.Admitted, load, FailNone, nil
 }
 
-var expectContinue = []string{"100-continue"}
+var (
+	expectContinue = []string{"100-continue"}
+	askYes         = []string{"1"}
+)
+
+// admitted is called when an owner has let a body of unknown length in: where the request may not be executed twice, what
+// was kept of the body is of no use any more. It must not block, as it is called on the goroutine that reads a connection.
+func (f *flight) admitted() {
+	if !f.t.c.Idempotent(f.req) {
+		f.body.forget.Store(true)
+		f.t.kept.Add(-f.body.reserved.Swap(0))
+	}
+}
 
 // outgoing is the request of one try: each has its own, as the last one's body may still be on its way.
 func (f *flight) outgoing(ctx context.Context) *http.Request {

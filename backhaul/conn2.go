@@ -1,0 +1,130 @@
+package backhaul
+
+import (
+	"context"
+	"errors"
+	"net/http"
+	"net/http/httptrace"
+	"strings"
+	"sync/atomic"
+	"time"
+)
+
+// stream is one request on an HTTP/2 connection: what must be told apart when it fails is not the connection's bytes, but
+// what became of the stream.
+type stream struct {
+	cancel context.CancelCauseFunc
+	wrote  atomic.Bool // its head was handed to the connection
+	back   atomic.Bool // RoundTrip has returned
+}
+
+// aborted is called when net/http closes the request's body, which it does when it has given the stream up, or when the
+// answer is an error. Then it waits for a read of the body to return, which a slow client may hold up; cancelling the
+// stream ends that wait. Where the answer is what closed the body, RoundTrip returns at once and all is well.
+func (s *stream) aborted() {
+	if s.back.Load() {
+		return
+	}
+	time.AfterFunc(abortWait, func() {
+		if !s.back.Load() {
+			s.cancel(errStreamOver)
+		}
+	})
+}
+
+const abortWait = 100 * time.Millisecond
+
+var (
+	errStreamOver = errors.New("backhaul: the request is over")
+	errNoWord     = timeoutError("backhaul: the owner did not ask for the body in time")
+)
+
+type timeoutError string
+
+func (e timeoutError) Error() string { return string(e) }
+func (e timeoutError) Timeout() bool { return true }
+
+// open prepares a request for a stream of its own. word is called when the peer says "100 Continue".
+func open(req *http.Request, word func()) (*http.Request, *stream) {
+	s := new(stream)
+	ctx, cancel := context.WithCancelCause(req.Context())
+	s.cancel = cancel
+	ctx = httptrace.WithClientTrace(ctx, &httptrace.ClientTrace{
+		WroteHeaders:   func() { s.wrote.Store(true) },
+		Got100Continue: word,
+	})
+	return req.WithContext(ctx), s
+}
+
+// roundTrip2 is roundTrip over a stream. ctx is the request's own context.
+func (c *conn) roundTrip2(ctx context.Context, req *http.Request, s *stream, body *reader, x *exchange) (*http.Response, Failure, error) {
+	if body != nil {
+		body.closed = s.aborted
+	}
+	resp, err := c.cc.RoundTrip(req)
+	s.back.Store(true)
+	if err == nil {
+		return resp, FailNone, nil
+	}
+	cause := context.Cause(req.Context())
+	s.cancel(errStreamOver)
+	unasked := x.expect && body != nil && !body.asked.Load()
+	switch {
+	case errors.Is(ctx.Err(), context.Canceled):
+		return nil, FailClient, context.Cause(ctx)
+	case ctx.Err() != nil:
+		return nil, FailTimeout, context.Cause(ctx)
+	case body != nil && body.s.broken() != nil:
+		return nil, FailClient, &bodyError{body.s.broken()}
+	case notStarted(err):
+		return nil, FailRefused, err
+	case !s.wrote.Load() && x.reused:
+		return nil, FailStale, err
+	case !s.wrote.Load():
+		return nil, FailUnsent, err
+	case unasked:
+		return nil, FailUnread, err
+	case cause == errNoWord:
+		return nil, FailTimeout, errNoWord
+	case timedOut(err):
+		return nil, FailTimeout, err
+	case misunderstood(err):
+		return nil, FailMalformed, err
+	}
+	return nil, FailReset, err
+}
+
+// h2Error has the shape of net/http's error of a stream, which cannot be named but fills in what looks like it.
+type h2Error struct {
+	StreamID uint32
+	Code     uint32
+	Cause    error
+}
+
+func (e h2Error) Error() string { return "stream error" }
+
+const (
+	codeProtocol = 0x1
+	codeRefused  = 0x7
+)
+
+// notStarted reports whether the peer has said that it did not process a stream: it refused it, or named an earlier one
+// as its last. The errors of the latter have no names outside of net/http; a test holds their words to it.
+func notStarted(err error) bool {
+	var e h2Error
+	if errors.As(err, &e) {
+		return e.Code == codeRefused
+	}
+	s := err.Error()
+	return strings.Contains(s, "Transport received Server's graceful shutdown GOAWAY") ||
+		strings.Contains(s, "Transport received GOAWAY from server")
+}
+
+// misunderstood reports whether it is us who did not accept what the peer sent.
+func misunderstood(err error) bool {
+	var e h2Error
+	if errors.As(err, &e) {
+		return e.Code == codeProtocol && (e.Cause == nil || e.Cause.Error() != "received from peer")
+	}
+	return strings.Contains(err.Error(), "response header list larger")
+}

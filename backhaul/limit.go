@@ -1,0 +1,119 @@
+package backhaul
+
+import (
+	"cmp"
+	"fmt"
+	"net"
+	"net/netip"
+	"sync"
+)
+
+// LimitConfig configures [LimitListener]. The zero value is valid.
+type LimitConfig struct {
+	// PerClient is how many connections one client may hold open. 0 means 256, which leaves room for the offices and
+	// carriers that hide many people behind one address; negative: no bound.
+	PerClient int
+	// Total is how many all may hold together. 0 means 16384; negative: no bound.
+	Total int
+	// Client names the client of a connection. nil: its address; of IPv6 the /64, which one person has all of.
+	Client func(net.Conn) string
+	// Refused is called for each connection that is closed at once for being one too many. nil: nothing is called.
+	Refused func(client string)
+}
+
+// LimitListener returns a listener for a front door that closes connections beyond the limits as they come. What a client
+// has open counts until it is closed by this side. Without it one client can hold every file descriptor of the process.
+func LimitListener(l net.Listener, c LimitConfig) (net.Listener, error) {
+	if l == nil {
+		return nil, fmt.Errorf("backhaul: LimitListener without a listener: pass what net.Listen returned")
+	}
+	c.PerClient = cmp.Or(c.PerClient, 256)
+	c.Total = cmp.Or(c.Total, 16384)
+	if c.Client == nil {
+		c.Client = clientAddr
+	}
+	return &limitListener{Listener: l, c: c, open: map[string]int{}}, nil
+}
+
+type limitListener struct {
+	net.Listener
+	c     LimitConfig
+	mu    sync.Mutex
+	open  map[string]int
+	total int
+}
+
+// Accept returns the next connection within the limits.
+func (l *limitListener) Accept() (net.Conn, error) {
+	for {
+		c, err := l.Listener.Accept()
+		if err != nil {
+			return nil, err
+		}
+		client := l.c.Client(c)
+		if l.enter(client) {
+			return &limited{Conn: c, l: l, client: client}, nil
+		}
+		c.Close()
+		if l.c.Refused != nil {
+			l.c.Refused(client)
+		}
+	}
+}
+
+func (l *limitListener) enter(client string) bool {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	if l.c.Total > 0 && l.total >= l.c.Total || l.c.PerClient > 0 && l.open[client] >= l.c.PerClient {
+		return false
+	}
+	l.total++
+	l.open[client]++
+	return true
+}
+
+func (l *limitListener) leave(client string) {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	l.total--
+	if l.open[client]--; l.open[client] <= 0 {
+		delete(l.open, client)
+	}
+}
+
+type limited struct {
+	net.Conn
+	l      *limitListener
+	client string
+	once   sync.Once
+}
+
+// Close closes the connection, and makes room for another.
+func (c *limited) Close() error {
+	err := c.Conn.Close()
+	c.once.Do(func() { c.l.leave(c.client) })
+	return err
+}
+
+// CloseWrite is what ends one direction of an upgraded connection.
+func (c *limited) CloseWrite() error { return closeWrite(c.Conn) }
+
+// NetConn returns the connection beneath.
+func (c *limited) NetConn() net.Conn { return c.Conn }
+
+func clientAddr(c net.Conn) string {
+	host, _, err := net.SplitHostPort(c.RemoteAddr().String())
+	if err != nil {
+		return c.RemoteAddr().String()
+	}
+	a, err := netip.ParseAddr(host)
+	if err != nil {
+		return host
+	}
+	if a = a.Unmap().WithZone(""); a.Is6() {
+		if p, err := a.Prefix(64); err == nil {
+			return p.String()
+		}
+	}
+	return a.String()
+}

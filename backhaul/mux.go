@@ -1,0 +1,333 @@
+package backhaul
+
+import (
+	"context"
+	"errors"
+	"net/http"
+	"slices"
+	"sync"
+	"time"
+)
+
+// mux keeps the HTTP/2 connections to one peer on one lane. A request gets a stream of a connection that has one free, or
+// waits for a new connection: never for a stream on a connection that may not get one ([http.Transport] does that, and
+// hangs). A new connection is used when the peer's SETTINGS have come: then it is known how many streams it takes, and
+// that somebody is there.
+type mux struct {
+	pool *pool
+	key  peerKey
+
+	mu      sync.Mutex
+	epoch   uint64
+	class   int // of new connections
+	checked time.Time
+	conns   []*conn
+	dialing int
+	waiting int
+	perConn int // streams that the last connection took
+	failed  int // dials that failed, ever
+	err     error
+	timer   *time.Timer
+	gone    bool
+
+	change signal // something got free, came or failed
+}
+
+// signal wakes all that wait for it. It has a lock of its own: net/http tells of free streams whatever we hold.
+type signal struct {
+	mu sync.Mutex
+	c  chan struct{}
+}
+
+func (s *signal) next() <-chan struct{} {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if s.c == nil {
+		s.c = make(chan struct{})
+	}
+	return s.c
+}
+
+func (s *signal) wake() {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if s.c != nil {
+		close(s.c)
+		s.c = nil
+	}
+}
+
+const (
+	// maxConns bounds the connections of a mux: with the usual 250 streams each, far above what a process can serve.
+	maxConns = 256
+	// reclass is how often the class of a path is looked at again.
+	reclass = time.Second
+)
+
+var (
+	errNoStream = errors.New("backhaul: no HTTP/2 stream got free in time")
+	errGone     = errors.New("backhaul: these connections have left the pool: look again")
+)
+
+// get returns a connection with a stream reserved on it. reused says that others have used the connection before.
+func (m *mux) get(ctx context.Context, x *exchange) (c *conn, reused bool, err error) {
+	limit := m.pool.limit(x)
+	var late <-chan time.Time
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	if m.gone {
+		return nil, false, errGone
+	}
+	m.renew(x.epoch)
+	m.look(x)
+	failed := m.failed
+	for {
+		if c := m.reserve(x.epoch); c != nil {
+			reused := c.used
+			c.used = true
+			return c, reused, nil
+		}
+		if m.failed != failed && m.dialing == 0 {
+			return nil, false, m.err
+		}
+		if m.failed == failed && m.dialing*max(m.perConn, 1) <= m.waiting && len(m.conns)+m.dialing < maxConns {
+			m.start(ctx, x, m.class)
+		}
+		m.waiting++
+		change := m.change.next()
+		m.mu.Unlock()
+		if late == nil && limit > 0 {
+			t := time.NewTimer(2 * limit) // the dial under way, and once more
+			defer t.Stop()
+			late = t.C
+		}
+		select {
+		case <-change:
+		case <-late:
+			err = errNoStream
+		case <-ctx.Done():
+			err = context.Cause(ctx)
+		}
+		m.mu.Lock()
+		m.waiting--
+		if err != nil {
+			return nil, false, err
+		}
+	}
+}
+
+// reserve takes a stream of the first connection that has one; m.mu is held. First ones fill up first, so that the others
+// die of age.
+func (m *mux) reserve(epoch uint64) *conn {
+	if epoch != m.epoch {
+		return nil
+	}
+	for i := 0; i < len(m.conns); i++ {
+		c := m.conns[i]
+		if c.cc.Err() != nil {
+			m.conns = slices.Delete(m.conns, i, i+1)
+			i--
+			continue
+		}
+		if c.streams < c.most && c.cc.Reserve() == nil {
+			c.streams++
+			return c
+		}
+	}
+	return nil
+}
+
+// look chooses the class again, now and then; m.mu is held. Where it has changed, a connection of the new class is made
+// and takes over; those of the old one end with their streams.
+func (m *mux) look(x *exchange) {
+	now := time.Now()
+	if !m.checked.IsZero() && now.Sub(m.checked) < reclass {
+		return
+	}
+	m.checked = now
+	had := m.class
+	if len(m.conns) == 0 {
+		had = -1
+	}
+	m.class = m.pool.class(x, had)
+	if had >= 0 && m.class != had && m.dialing == 0 {
+		m.start(context.Background(), x, m.class)
+	}
+}
+
+// start dials on a goroutine of its own, so that a request that gives up takes no connection from others; m.mu is held.
+func (m *mux) start(ctx context.Context, x *exchange, class int) {
+	m.dialing++
+	limit, dial, epoch := m.pool.limit(x), x.dial, x.epoch
+	ctx = context.WithoutCancel(ctx)
+	go func() {
+		c, err := m.dial(ctx, dial, limit, class)
+		m.mu.Lock()
+		defer m.mu.Unlock()
+		defer m.change.wake()
+		m.dialing--
+		if err != nil {
+			m.failed++
+			m.err = err
+			return
+		}
+		if epoch != m.epoch || m.pool.closed.Load() && m.waiting == 0 {
+			c.close()
+			return
+		}
+		m.perConn = c.most
+		c.mux, c.class, c.epoch, c.idleAt = m, class, epoch, time.Now()
+		old := m.conns
+		m.conns = []*conn{c}
+		for _, o := range old {
+			if o.class == class {
+				m.conns = append(m.conns, o)
+			} else {
+				o.retired = true
+				o.endIfUnused()
+			}
+		}
+		m.arm()
+		c.cc.SetStateHook(func(*http.ClientConn) { m.change.wake() })
+	}()
+}
+
+func (m *mux) dial(ctx context.Context, dial dialer, limit time.Duration, class int) (*conn, error) {
+	if limit > 0 {
+		var cancel context.CancelFunc
+		ctx, cancel = context.WithTimeout(ctx, limit)
+		defer cancel()
+	}
+	d := &dialing{dial: dial, hello: &hello{done: make(chan struct{})}}
+	cc, err := m.pool.transport2(class).NewClientConn(context.WithValue(ctx, dialingKey{}, d), "http", "peer:80")
+	if err != nil {
+		return nil, err
+	}
+	select {
+	case <-d.hello.done:
+	case <-ctx.Done():
+		cc.Close()
+		return nil, context.Cause(ctx)
+	}
+	if !d.hello.settings.ok {
+		cc.Close()
+		return nil, errors.New("backhaul: the peer does not speak HTTP/2 without TLS: serve the hop with NewServer")
+	}
+	c := &conn{cc: cc, wire: d.wire, most: maxStreams}
+	if n := d.hello.settings.streams; n > 0 {
+		c.most = int(min(n, maxStreams))
+	}
+	return c, nil
+}
+
+// maxStreams bounds the streams of one connection, whatever the peer would take.
+const maxStreams = 1000
+
+// hello waits for the first frame of a peer.
+type hello struct {
+	settings settings
+	done     chan struct{}
+	over     bool
+}
+
+func (h *hello) feed(p []byte, err error) {
+	if h.over {
+		return
+	}
+	h.settings.feed(p)
+	if h.settings.done || err != nil {
+		h.over = true
+		close(h.done)
+	}
+}
+
+// put gives a stream back.
+func (m *mux) put(c *conn) {
+	m.mu.Lock()
+	c.streams--
+	c.idleAt = time.Now()
+	if m.pool.closed.Load() || m.pool.maxIdle <= 0 || c.epoch != m.epoch {
+		c.retired = true
+	}
+	c.endIfUnused()
+	m.arm()
+	m.mu.Unlock()
+	m.change.wake()
+}
+
+// endIfUnused closes a connection that takes no more streams after its last one; its mux's lock is held.
+func (c *conn) endIfUnused() {
+	if c.retired && c.streams == 0 {
+		c.close()
+	}
+}
+
+// renew leaves the connections of an older epoch to their streams; m.mu is held.
+func (m *mux) renew(epoch uint64) {
+	if epoch <= m.epoch {
+		return
+	}
+	m.epoch = epoch
+	m.drop(func(*conn) bool { return true })
+}
+
+// drop takes connections out of use; m.mu is held.
+func (m *mux) drop(which func(*conn) bool) {
+	m.conns = slices.DeleteFunc(m.conns, func(c *conn) bool {
+		if !which(c) {
+			return false
+		}
+		c.retired = true
+		c.endIfUnused()
+		return true
+	})
+}
+
+// arm sets the timer that closes idle connections; m.mu is held.
+func (m *mux) arm() {
+	if m.timer == nil && m.pool.idleTimeout > 0 {
+		m.timer = time.AfterFunc(m.pool.idleTimeout, m.expire)
+	}
+}
+
+// expire closes what has been idle for too long, and takes a mux without connections out of the pool.
+func (m *mux) expire() {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	now := time.Now()
+	wait := m.pool.idleTimeout
+	m.drop(func(c *conn) bool {
+		if c.streams > 0 {
+			return false
+		}
+		left := m.pool.idleTimeout - now.Sub(c.idleAt)
+		if left > 0 && c.cc.Err() == nil {
+			wait = min(wait, left)
+			return false
+		}
+		return true
+	})
+	m.timer = nil
+	if len(m.conns) > 0 || m.dialing > 0 || m.waiting > 0 {
+		m.timer = time.AfterFunc(wait, m.expire)
+		return
+	}
+	m.gone = true
+	m.pool.muxes.CompareAndDelete(m.key, m)
+}
+
+// closeIdle closes the connections that carry nothing.
+func (m *mux) closeIdle() {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	m.drop(func(c *conn) bool { return c.streams == 0 })
+}
+
+func (m *mux) stop() {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	if m.timer != nil {
+		m.timer.Stop()
+		m.timer = nil
+	}
+}
