@@ -29,7 +29,7 @@ import (
 type Subject struct {
 	// Driver is the driver. Each clause gets a new Subject and leaves no machine of it running, unless it fails.
 	Driver autostart.Driver
-	// NewMachine returns a machine that has never run, with an ID of its own. When it runs, it shall accept TCP
+	// NewMachine returns a machine that has never run (Epoch 0), with an ID of its own. When it runs, it shall accept TCP
 	// connections at the address that Start returns, and it shall not end by itself.
 	NewMachine func() balance.Machine
 	// Crash makes a running machine end in another way than by the driver. addr is where it listens. Nil skips the
