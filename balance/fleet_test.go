@@ -297,3 +297,35 @@ func FuzzApply(f *testing.F) {
 		}
 	})
 }
+
+// What is left of a removed app does not bring it back: its gates' transitions, reports, releases and ticks.
+func TestRemovedAppStaysAway(t *testing.T) {
+	f := newFleet(t, "w", "nrt")
+	b, err := New(f, Config{})
+	if err != nil {
+		t.Fatal(err)
+	}
+	g, err := f.Host(Machine{ID: "m", App: "web", Region: "nrt"})
+	if err != nil {
+		t.Fatal(err)
+	}
+	start(t, g)
+	r, err := b.Pick(Request{App: "web"})
+	if err != nil {
+		t.Fatal(err)
+	}
+	apply(t, f, RemoveApp{"web"})
+	g.Cordon()
+	r.Observe(Load{InFlight: 1, State: Started, Seq: 1})
+	r.Release(Errored)
+	b.Tick(time.Unix(0, 0))
+	if _, ok := f.App("web"); ok || f.Report(Report{App: "web", ID: "m"}) || f.Gate("web", "m") != nil {
+		t.Error("a removed app is back")
+	}
+	if _, err := b.Pick(Request{App: "web"}); !errors.Is(err, ErrNoApp) {
+		t.Errorf("pick of a removed app: %v", err)
+	}
+	if len(f.Apps()) != 0 {
+		t.Errorf("apps %v", f.Apps())
+	}
+}

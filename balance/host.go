@@ -76,8 +76,12 @@ func (f *Fleet) limitGates(app AppID) {
 func (f *Fleet) follow(app AppID, id MachineID, edit func(*Machine)) error {
 	changed := false
 	err := f.locked(func() error {
+		a, ok := (*f.apps.Load())[app]
+		if !ok {
+			return nil // removed meanwhile
+		}
 		b := f.batch()
-		c := f.app(app).cells.find(id)
+		c := a.cells.find(id)
 		if c == nil || c.gate == nil {
 			return nil // removed meanwhile
 		}

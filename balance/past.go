@@ -6,7 +6,7 @@ import "math"
 type past struct {
 	seen    uint64  // what was heard last, as it stands in the cell
 	age     float32 // since then
-	slow    float32 // slow average of what others have
+	usual   float32 // what others have there of late
 	sent    uint32  // requests sent until the last tick
 	failed  uint32  // failures until the last tick
 	own     float32 // fading sums of what was in flight here at each tick,
@@ -32,10 +32,12 @@ type around struct {
 // The constants of ageing. Those that concern others' load are multiples of the measured gap between two news: a constant
 // time oscillates as soon as the news are later than it.
 const (
-	// fadeGaps is how many gaps it takes an estimate to fade into the machine's slow average.
+	// fadeGaps is how many gaps it takes what a reply said to fade into what is usual at the machine. Slow: with 4 gaps
+	// requests that stay for 2 s are bounced three times as often.
 	fadeGaps = 16
-	// slowGaps is how many gaps the slow average covers.
-	slowGaps = 2
+	// usualGaps is how many gaps the usual covers. Late reports move estimates by way of it only: taken at once they herd.
+	// A longer average forgets which machines are full: with 20 gaps bounces double.
+	usualGaps = 2
 	// staleGaps is after how many gaps, and at least staleTicks, what was heard of a machine has expired.
 	staleGaps, staleTicks = 20, 50
 	// awayTicks is how long a machine that bounced a request because it does not run is left out when nobody says more.
@@ -94,9 +96,9 @@ func (p *past) hear(seen uint64, a around) {
 		p.age += a.dt
 		return
 	case p.seen == 0:
-		p.slow = float32(seen & seenMask)
+		p.usual = float32(seen & seenMask)
 	default:
-		p.slow += (float32(seen&seenMask) - p.slow) * min(1, (p.age+a.dt)/(slowGaps*a.gap))
+		p.usual += (float32(seen&seenMask) - p.usual) * min(1, (p.age+a.dt)/(usualGaps*a.gap))
 	}
 	p.seen, p.age = seen, 0
 }
@@ -109,18 +111,18 @@ func (p *past) fadeOthers(e est, own, hard int, seen uint64, a around) est {
 	case seen == 0:
 		others = a.mean
 	case p.age > max(staleTicks, staleGaps*a.gap):
-		p.slow += (a.mean - p.slow) * fading(a.dt, staleTicks)
+		p.usual += (a.mean - p.usual) * fading(a.dt, staleTicks)
 		if own == 0 || others < a.mean { // never as idle
 			others = a.mean
 		}
 	case p.age == 0 && seen&replyBit != 0: // fresh
-	case own > 0 && p.age > 2*a.gap && others > p.slow:
+	case own > 0 && p.age > 2*a.gap && others > p.usual:
 	default:
 		fade := a.fade()
 		if hard > 0 && hard <= fewSlots {
 			fade = fading(a.dt, fadeFast*a.gap)
 		}
-		others = towards(others, p.slow, fade)
+		others = towards(others, p.usual, fade)
 	}
 	return e.withOthers(others)
 }

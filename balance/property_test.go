@@ -300,59 +300,61 @@ func TestAppsAreIsolated(t *testing.T) {
 func FuzzUpdates(f *testing.F) {
 	f.Add([]byte{0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14, 15, 16, 17, 18, 19, 20, 21, 22, 23, 24})
 	f.Add([]byte("PutMachine RemoveMachine NodeGone PutApp RemoveApp and again, in any order there is"))
-	f.Fuzz(func(t *testing.T, data []byte) {
-		fl := newFleet(t, "edge", "nrt")
-		b, err := New(fl, Config{Distance: distances{"nrt": -5, "hkg": 1 << 60}})
+	f.Fuzz(fuzzOne)
+}
+
+func fuzzOne(t *testing.T, data []byte) {
+	fl := newFleet(t, "edge", "nrt")
+	b, err := New(fl, Config{Distance: distances{"nrt": -5, "hkg": 1 << 60}})
+	if err != nil {
+		t.Fatal(err)
+	}
+	next := func() int {
+		if len(data) == 0 {
+			return 0
+		}
+		x := int(data[0])
+		data = data[1:]
+		return x
+	}
+	names := []string{"", "a", "b", "c"}
+	now := time.Unix(0, 0)
+	for len(data) > 0 {
+		app, id := AppID(names[next()%4]), MachineID(names[next()%4])
+		v := Version{uint64(next() % 4), uint64(next() % 8)}
+		switch next() % 8 {
+		case 0:
+			fl.Apply(PutApp{App{ID: app, Limits: Limits{Soft: next()%5 - 1, Hard: next()%5 - 1}, SlowStart: time.Duration(next()-1) * time.Second}})
+		case 1:
+			fl.Apply(RemoveApp{app})
+		case 2:
+			fl.Apply(RemoveMachine{app, id, v})
+		case 3:
+			fl.Apply(NodeGone{NodeID(names[next()%4]), v.Incarnation})
+		case 4:
+			fl.Report(Report{App: app, ID: id, Load: Load{InFlight: next() - 100, Limits: Limits{next(), next()}, State: State(next()), Seq: uint64(next())}, Version: v})
+		case 5:
+			now = now.Add(time.Duration(next()-100) * 100 * time.Millisecond)
+			b.Tick(now)
+		default:
+			fl.Apply(PutMachine{Machine{
+				ID: id, App: app, Region: names[next()%4], Owner: NodeID(names[next()%4]), State: State(next() % 9), Health: Health(next() % 4),
+				Cordon: Cordon(next() % 4), Limits: Limits{Soft: next()%5 - 1, Hard: next()%5 - 1}, Epoch: uint64(next()), Recent: next()%2 == 0,
+			}, v})
+		}
+		r, err := b.Pick(Request{App: app, Tried: []MachineID{MachineID(names[next()%4])}})
 		if err != nil {
-			t.Fatal(err)
+			continue
 		}
-		next := func() int {
-			if len(data) == 0 {
-				return 0
-			}
-			x := int(data[0])
-			data = data[1:]
-			return x
+		if m := r.Machine(); m.State != Started || m.Cordon == CordonHard || m.App != app {
+			t.Fatalf("picked %+v for app %q", m, app)
 		}
-		names := []string{"", "a", "b", "c"}
-		now := time.Unix(0, 0)
-		for len(data) > 0 {
-			app, id := AppID(names[next()%4]), MachineID(names[next()%4])
-			v := Version{uint64(next() % 4), uint64(next() % 8)}
-			switch next() % 8 {
-			case 0:
-				fl.Apply(PutApp{App{ID: app, Limits: Limits{Soft: next()%5 - 1, Hard: next()%5 - 1}, SlowStart: time.Duration(next()-1) * time.Second}})
-			case 1:
-				fl.Apply(RemoveApp{app})
-			case 2:
-				fl.Apply(RemoveMachine{app, id, v})
-			case 3:
-				fl.Apply(NodeGone{NodeID(names[next()%4]), v.Incarnation})
-			case 4:
-				fl.Report(Report{App: app, ID: id, Load: Load{InFlight: next() - 100, Limits: Limits{next(), next()}, State: State(next()), Seq: uint64(next())}, Version: v})
-			case 5:
-				now = now.Add(time.Duration(next()-100) * 100 * time.Millisecond)
-				b.Tick(now)
-			default:
-				fl.Apply(PutMachine{Machine{
-					ID: id, App: app, Region: names[next()%4], Owner: NodeID(names[next()%4]), State: State(next() % 9), Health: Health(next() % 4),
-					Cordon: Cordon(next() % 4), Limits: Limits{Soft: next()%5 - 1, Hard: next()%5 - 1}, Epoch: uint64(next()), Recent: next()%2 == 0,
-				}, v})
-			}
-			r, err := b.Pick(Request{App: app, Tried: []MachineID{MachineID(names[next()%4])}})
-			if err != nil {
-				continue
-			}
-			if m := r.Machine(); m.State != Started || m.Cordon == CordonHard || m.App != app {
-				t.Fatalf("picked %+v for app %q", m, app)
-			}
-			r.Observe(Load{InFlight: next(), Limits: Limits{next(), next()}, State: State(next()), Seq: uint64(next()), Epoch: uint64(next())})
-			r.Release(Outcome(next() % 6))
-			if n := b.InFlight(app); n != 0 {
-				t.Fatalf("%d in flight after the release", n)
-			}
+		r.Observe(Load{InFlight: next(), Limits: Limits{next(), next()}, State: State(next()), Seq: uint64(next()), Epoch: uint64(next())})
+		r.Release(Outcome(next() % 6))
+		if n := b.InFlight(app); n != 0 {
+			t.Fatalf("%d in flight after the release", n)
 		}
-	})
+	}
 }
 
 // A machine that leaves and comes back under its ID counts from zero, whatever its former self still has in flight.

@@ -51,6 +51,9 @@ func (f *Fleet) ageAll(tick int64) (turned map[AppID][]MachineID, ok bool) {
 func (f *Fleet) retier(id AppID, ms []MachineID) {
 	var touched []AppID
 	f.locked(func() error {
+		if _, ok := (*f.apps.Load())[id]; !ok {
+			return nil // removed meanwhile
+		}
 		b := f.batch()
 		d := b.draft(id)
 		for _, id := range ms {
