@@ -208,10 +208,10 @@ func (r *run) drive(m *machine, now time.Time, c Command) {
 		select {
 		case r.answers <- a:
 		case <-r.over:
-			if a.err == nil {
-				m.gate.Closed(c.Gate, c.Do == Suspend)
-			} else {
+			if a.err != nil {
 				r.doubts.Store(m.gate, c.Gate)
+			} else if again, _ := m.gate.Closed(c.Gate, c.Do == Suspend); again && r.config.Restart != nil && r.draining.Load() == 0 {
+				r.config.Restart(r.rowOf(m))
 			}
 		}
 	}()

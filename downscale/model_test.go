@@ -22,6 +22,9 @@ type world struct {
 	dup   call1 // the same once more, later
 	drain drainState
 	owed  bool // a start was promised during the stop
+	left  bool // a cordon of a downscaler that was cut off
+	late  bool // of such a one: the driver's answer goes to the gate, and not to the protocol
+	doubt bool // of such a one: the driver did not know, and the gate is closed until the next takes it up
 	told  bool // all connections have been told
 	blind bool // the machine ended by itself while its gate was closed, and the gate takes no exits then
 	nodes [3]modelNode
@@ -81,6 +84,8 @@ var (
 type model struct {
 	nodes    int
 	quiet    time.Duration   // Timing.Quiet
+	orders   bool            // somebody orders stops
+	cuts     bool            // the downscaler is cut off, and another begins
 	suspends bool            // what firm orders want
 	more     bool            // answers that arrive twice, and both ways of stopping for every order: about four times the states
 	edges    map[string]bool // of the diagram
@@ -269,13 +274,15 @@ func (m *model) act(w world) {
 		feed("surplus: suspend", false, Input{Kind: Surplus, Suspend: true})
 		feed("all idle", false, Input{Kind: Surplus, Suspend: true, Idle: true})
 		feed("needed", false, Input{Kind: Needed})
-		feed("order", false, Input{Kind: Ordered})
-		feed("firm order", false, Input{Kind: Ordered, Drain: time.Hour, Suspend: m.suspends})
+		if m.orders {
+			feed("order", false, Input{Kind: Ordered})
+			feed("firm order", false, Input{Kind: Ordered, Drain: time.Hour, Suspend: m.suspends})
+			feed("withdrawn", false, Input{Kind: Withdrawn})
+		}
 		if m.more {
 			feed("firm order, the other way", false, Input{Kind: Ordered, Drain: time.Hour, Suspend: !m.suspends})
 			feed("surplus: stop", false, Input{Kind: Surplus})
 		}
-		feed("withdrawn", false, Input{Kind: Withdrawn})
 		if w.p.phase != Stopped {
 			feed("start wanted", false, Input{Kind: StartWanted})
 		}
@@ -289,6 +296,9 @@ func (m *model) act(w world) {
 		}
 	}
 	m.driver(&w, do)
+	if m.cuts {
+		m.cutOff(&w, do)
+	}
 	m.others(&w, do)
 	for i := range w.nodes[:m.nodes] {
 		m.node(&w, i, do)
@@ -297,6 +307,54 @@ func (m *model) act(w world) {
 
 // timers are those of which the model decides when they fire.
 func (p *Protocol) timers() []*time.Time { return []*time.Time{&p.quiet, &p.expires, &p.backoff} }
+
+// cutOff ends the downscaler at any time and has another begin, and do what that does first.
+func (m *model) cutOff(w *world, do func(string, bool, func(*world))) {
+	g := w.gate
+	anew := NewProtocol(w.p.timing)
+	if w.queue[0].Do == None {
+		switch w.p.phase {
+		case SoftCordoned, Notifying:
+			do("cut off", false, func(w *world) { w.p, w.left = anew, true })
+		case Draining: // opened again
+			do("cut off", false, func(w *world) {
+				w.p, w.owed = anew, false
+				w.gate.clear(balance.Started)
+			})
+		case Suspending, Stopping, Stuck:
+			if w.op.do == None && w.ans == (call1{}) {
+				do("cut off", false, func(w *world) { w.p, w.doubt, w.dup = anew, true, call1{} })
+			} else {
+				do("cut off", false, func(w *world) { w.p, w.late, w.dup = anew, true, call1{} })
+			}
+		}
+	}
+	switch {
+	case w.left && (g.state != balance.Started || !g.cordon):
+		do("nothing is left over", true, func(w *world) { w.left = false })
+	case w.left && w.p.phase == Active:
+		do("what is left over is released", true, func(w *world) { w.left, w.gate.cordon, w.gate.touched = false, false, false })
+	case w.doubt && w.p.phase == Stopped && g.closing():
+		do("what is in doubt is taken up", true, func(w *world) { w.p, w.doubt = adopted(w.p.timing, w.gate.token, modelNow), false })
+	case w.late && w.ans != (call1{}):
+		do("answer arrives late", true, func(w *world) {
+			a := w.ans
+			w.ans, w.late = call1{}, false
+			if w.doubt = a.kind != Done; w.doubt {
+				return
+			}
+			again := w.gate.wanted
+			w.gate.clear(balance.Stopped)
+			if w.proc == frozen {
+				w.gate.state = balance.Suspended
+			}
+			if again {
+				w.owed = false
+				w.gate.state = balance.Starting
+			}
+		})
+	}
+}
 
 func (m *model) driver(w *world, do func(string, bool, func(*world))) {
 	answer := func(label string, kind Kind, to proc) {
@@ -322,7 +380,7 @@ func (m *model) driver(w *world, do func(string, bool, func(*world))) {
 			answer("in doubt", Unknown, w.proc)
 		}
 	}
-	if w.ans != (call1{}) {
+	if w.ans != (call1{}) && !w.late {
 		do("answer arrives", true, func(w *world) {
 			a := w.ans
 			if w.ans = (call1{}); m.more {
@@ -412,11 +470,11 @@ func (m *model) check(w *world) {
 	switch p := w.p.phase; {
 	case w.op.do != None && (!g.closing() || g.n > 0 && !w.told):
 		m.failf("the driver works behind a gate that is %v with %d in flight", g.state, g.n)
-	case w.op.do != None && p != Stopping && p != Suspending && p != Stuck:
+	case w.op.do != None && p != Stopping && p != Suspending && p != Stuck && !w.late:
 		m.failf("the driver works on a machine that is %v", p)
-	case quiet && (p == Active || p == Stopped) && g.state == balance.Started && g.cordon:
+	case quiet && (p == Active || p == Stopped) && g.state == balance.Started && g.cordon && !w.left:
 		m.failf("a cordon is left on a machine that is %v", p)
-	case quiet && (p == Active || p == Stopped) && g.closing() && w.drain == notDraining:
+	case quiet && (p == Active || p == Stopped) && g.closing() && w.drain == notDraining && !w.late && !w.doubt:
 		m.failf("a gate is left %v of a machine that is %v", g.state, p)
 	case quiet && p == Stopped && w.owed && g.state.Startable():
 		m.failf("a start was promised and not done")

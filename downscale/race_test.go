@@ -1,0 +1,5 @@
+//go:build race
+
+package downscale
+
+const raceEnabled = true
