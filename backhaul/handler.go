@@ -94,7 +94,7 @@ func (h *Handler) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 	}
 	h.active.Add(1)
 	defer h.leave()
-	if r.ContentLength != 0 && r.Header["Expect"] == nil {
+	if r.ContentLength != 0 && !awaited(r) {
 		defer h.duplex(w, r)()
 	}
 	gate := h.fleet.Gate(t.app, t.id)
@@ -211,10 +211,10 @@ func (h *Handler) forward(w http.ResponseWriter, r *http.Request, t to, m *balan
 	x.h2 = h.c.H2 != nil && h.c.H2(*m) && r.Header["Upgrade"] == nil
 	if r.ContentLength != 0 {
 		x.body = &source{rc: r.Body}
-		x.peek = r.Header["Expect"] != nil
+		x.peek = awaited(r)
 	}
 	early := &earlyHints{w: w}
-	if r.Header[headerAsk] != nil {
+	if v := r.Header[headerAsk]; len(v) == 1 && v[0] == askWord[0] && r.ProtoMajor == 2 {
 		x.ready = func() { w.WriteHeader(http.StatusContinue) }
 	}
 	out := outbound(r, m, early)
@@ -241,6 +241,12 @@ func (h *Handler) forward(w http.ResponseWriter, r *http.Request, t to, m *balan
 	if err != nil {
 		panic(http.ErrAbortHandler) // the edge must not take what it has for all
 	}
+}
+
+// awaited reports whether a request's body comes when we ask for it.
+func awaited(r *http.Request) bool {
+	v := r.Header[headerAsk]
+	return r.Header["Expect"] != nil || len(v) == 1 && v[0] == askBody[0]
 }
 
 // failed answers for a machine that did not.

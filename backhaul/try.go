@@ -82,9 +82,12 @@ func (f *flight) remote(x *exchange) (*http.Response, balance.Bounce, balance.Lo
 	}
 	if x.expect {
 		out.Header["Expect"] = expectContinue
+		if x.h2 {
+			out.Header[headerAsk] = askBody // an HTTP/2 server hides the Expect from its handler
+		}
 	}
 	if x.ask {
-		out.Header[headerAsk] = askYes
+		out.Header[headerAsk] = askWord
 		x.admitted = f.admitted
 	}
 	resp, fail, err := x.do(out)
@@ -112,7 +115,8 @@ func (f *flight) remote(x *exchange) (*http.Response, balance.Bounce, balance.Lo
 
 var (
 	expectContinue = []string{"100-continue"}
-	askYes         = []string{"1"}
+	askBody        = []string{"body"}
+	askWord        = []string{"word"}
 )
 
 // admitted is called when an owner has let a body of unknown length in: where the request may not be executed twice, what
