@@ -149,7 +149,7 @@ func TestProtocolExhaustively(t *testing.T) {
 	for _, quiet := range []time.Duration{0, time.Hour} {
 		long := quiet > 0
 		// Without races to find, a small part is enough.
-		models = append(models, &model{nodes: 1, quiet: quiet, suspends: long, cuts: true, orders: !raceEnabled})
+		models = append(models, &model{nodes: 1, quiet: quiet, suspends: long, cuts: long, orders: !raceEnabled})
 		if *full { // some minutes and gigabytes
 			models = append(models, &model{nodes: 1, quiet: quiet, cuts: true, orders: true, more: true}, &model{nodes: 2, quiet: quiet, suspends: long, cuts: long, orders: !long})
 		}

@@ -172,7 +172,7 @@ func (w *stormy) request(e *stormEdge) {
 	began := time.Now()
 	var tried []balance.MachineID
 	for {
-		if time.Since(began) > time.Minute {
+		if time.Since(began) > 3*time.Minute {
 			w.unserved.Add(1)
 			return
 		}
@@ -288,6 +288,9 @@ func (w *stormy) wake(v *stormView) {
 func (w *stormy) start(id balance.MachineID, from uint64) {
 	g := w.gate(id)
 	token, a := g.Start(from)
+	if a == balance.StartRefused { // the answer says which run it was
+		token, a = g.Start(g.Load().Epoch)
+	}
 	if a != balance.StartAccepted {
 		return
 	}
