@@ -37,7 +37,7 @@ func (s Closest) quick(v *View, bits uint64) (Slot, bool) {
 		return Slot{}, false
 	}
 	if n := len(p.rows.rows); n <= lookAll && (s.Choices <= 0 || n <= s.Choices) {
-		w, at := leastOf(p.rows.chunks[0], n, noUse)
+		w, at := leastOf(p.rows, n, noUse)
 		return Slot{0, int32(at)}, w < busyBit
 	}
 	list := p.rows.byTier[TierReady]

@@ -92,36 +92,52 @@ func (l *look) dense(i int, rows *regionRows, n int, b *found) {
 	if n == 0 {
 		return
 	}
-	c := rows.chunks[0]
 	if l.plain {
-		if w, at := leastOf(c, n, b.w); at >= 0 {
+		if w, at := leastOf(rows, n, b.w); at >= 0 {
 			b.w, b.slot = w, Slot{int32(i), int32(at)}
 		}
 		return
 	}
+	c := rows.chunks[0]
 	for j := range c[:n] {
-		if w := c[j].Load(); w < b.w && l.r.admits(rows.rows[j]) {
+		if w := c[j].Load(); w <= b.w && l.r.admits(rows.rows[j]) && (w < b.w || l.tie(i, int32(j), b)) {
 			b.w, b.slot = w, Slot{int32(i), int32(j)}
 		}
 	}
 }
 
-// leastOf returns the least of n words that is below w, and where it stands, else w and -1.
-func leastOf(c *chunk, n int, w word) (least word, at int) {
+// leastOf returns the least of the first n words of a small region that is below w, and where it stands, else w and -1.
+func leastOf(rows *regionRows, n int, w word) (least word, at int) {
 	least, at = w, -1
+	c := rows.chunks[0]
 	for j := range c[:n] {
-		if w := c[j].Load(); w < least {
+		if w := c[j].Load(); w <= least {
+			if w == least && (at < 0 || !before(rows.rows[j], rows.rows[at])) {
+				continue
+			}
 			least, at = w, j
 		}
 	}
 	return least, at
 }
 
+// before breaks the rare tie of two words by ID: two machines whose salts are alike too.
+func before(a, b *row) bool { return a != nil && b != nil && a.id < b.id }
+
+// tie reports whether a place of region i, whose word is that of the best so far, comes before it.
+func (l *look) tie(i int, pos int32, b *found) bool {
+	if b.w >= noUse || b.slot.region != int32(i) {
+		return false
+	}
+	rows := l.v.order[i].rows.rows
+	return before(rows[pos], rows[b.slot.pos])
+}
+
 // list looks at all of some places.
 func (l *look) list(i int, list []int32, b *found) {
 	rows := l.v.order[i].rows
 	for _, pos := range list {
-		if w := rows.word(pos); w < b.w && (l.plain || l.r.admits(rows.rows[pos])) {
+		if w := rows.word(pos); w <= b.w && (l.plain || l.r.admits(rows.rows[pos])) && (w < b.w || l.tie(i, pos, b)) {
 			b.w, b.slot = w, Slot{int32(i), pos}
 		}
 	}
