@@ -37,6 +37,17 @@ type Config struct {
 	// MaxParked bounds the requests of one app that wait; one more is rejected with [ErrCrowded]. Requests that return to an
 	// old place do not count. 0 means 1000; negative: nobody waits.
 	MaxParked int
+	// MaxParkedBytes bounds what they hold in memory, as [Sized] says; a request of which that is not known counts 1 KiB.
+	// 0 means 8 MiB; negative: no bound.
+	MaxParkedBytes int
+	// MaxParkedAll and MaxParkedAllBytes bound the same over all apps. When one is reached, an app with less than its equal
+	// share gets in all the same, and the youngest request of the app with most is rejected instead: a flood of one starves
+	// no other. 0 means ten times the bound of one app; negative: no bound.
+	MaxParkedAll, MaxParkedAllBytes int
+	// Ramp returns for how long a machine of an app that has become ready gets a part of those who wait only: a quarter of its
+	// limit at once, half of it after that time, and all after twice that, give or take a tick of 100 ms. It is for apps that
+	// collapse under the first wave. nil, or 0: all at once.
+	Ramp func(balance.AppID) time.Duration
 	// MaxWait bounds a wait. 0 means what the app's boots suggest, see [Boots.Wait], and 10 s where nothing is started here;
 	// negative: only the request's own context does.
 	MaxWait time.Duration
@@ -64,6 +75,16 @@ func (c Config) withDefaults() Config {
 	if c.MaxParked == 0 {
 		c.MaxParked = 1000
 	}
+	if c.MaxParkedBytes == 0 {
+		c.MaxParkedBytes = 8 << 20
+	}
+	all := func(set *int, one int) {
+		if *set == 0 {
+			*set = max(10*one, -1)
+		}
+	}
+	all(&c.MaxParkedAll, c.MaxParked)
+	all(&c.MaxParkedAllBytes, c.MaxParkedBytes)
 	if c.StartTimeout <= 0 {
 		c.StartTimeout = 10 * time.Second
 	}
@@ -85,6 +106,7 @@ type Autostart struct {
 	config   Config
 
 	parked atomic.Int64  // in all queues: the one look of a request when nobody waits
+	seats  crowd         // of all queues
 	places atomic.Uint64 // the last place given
 	queues sync.Map      // balance.AppID -> *queue
 
@@ -181,9 +203,13 @@ func (a *Autostart) changed(us []balance.Update, due map[*queue]struct{}) {
 		case balance.PutApp:
 			due[a.queue(u.App.ID)] = struct{}{}
 		case balance.PutMachine:
-			due[a.queue(u.Machine.App)] = struct{}{}
+			q := a.queue(u.Machine.App)
+			q.boots(&u.Machine)
+			due[q] = struct{}{}
 		case balance.RemoveMachine:
-			due[a.queue(u.App)] = struct{}{}
+			q := a.queue(u.App)
+			q.boots(&balance.Machine{ID: u.ID})
+			due[q] = struct{}{}
 		case balance.RemoveApp:
 			if q, ok := a.queues.LoadAndDelete(u.ID); ok {
 				delete(due, q.(*queue))

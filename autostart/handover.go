@@ -20,6 +20,7 @@ func (q *queue) dispatch() {
 		case now := <-t.C:
 			q.handOver()
 			q.expire(now)
+			q.sweep()
 			q.mu.Lock()
 			idle := q.room.n == 0
 			q.dispatching = !idle
@@ -67,6 +68,7 @@ func (q *queue) handOver() {
 			})
 			next = q.room.first
 		case err == nil:
+			q.ramped(slot.Machine())
 			q.unlocked(func() { q.give(&s.Value, slot) })
 			if next != nil && next.in == nil {
 				next = q.room.first
@@ -148,6 +150,7 @@ func (q *queue) anyRoom() bool {
 // request returns what to ask the balancer for, and whether that leaves anything out. q.mu is held.
 func (q *queue) request(w *waiting) (req balance.Request, limited bool) {
 	req, limited = w.req, insists(w.req.Want)
+	req.Tried = q.held(time.Now())
 	if len(w.tried) == 0 {
 		return req, limited
 	}
@@ -159,9 +162,10 @@ func (q *queue) request(w *waiting) (req balance.Request, limited bool) {
 	for _, t := range w.tried {
 		if m, ok := rows.Machine(t.id); ok && m.Epoch == t.epoch {
 			req.Tried = append(req.Tried, t.id)
+			limited = true
 		}
 	}
-	return req, limited || len(req.Tried) > 0
+	return req, limited
 }
 
 // tried notes the machines that r came back from and that could be picked again.
@@ -215,6 +219,8 @@ func (q *queue) end(why func(*waiting) error) {
 	for _, w := range ended {
 		err := w.err
 		w.done <- struct{}{}
-		q.a.config.Trace.rejected(q.app, err)
+		if err != errGone { // that one has left, and says so itself
+			q.a.config.Trace.rejected(q.app, err)
+		}
 	}
 }

@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"net"
 	"sync"
 	"sync/atomic"
 	"time"
@@ -29,7 +30,10 @@ type queue struct {
 	mu          sync.Mutex
 	room        room[waiting]
 	dispatching bool
-	insisting   int // of those who wait, how many wait for particular machines
+	insisting   int            // of those who wait, how many wait for particular machines
+	bytes       int            // that those who wait hold
+	looked      *seat[waiting] // whose connection has been looked at last
+	ramps       map[balance.MachineID]*ramp
 
 	again atomic.Int64 // when the balancer expects a slot, as a duration
 
@@ -67,6 +71,8 @@ type waiting struct {
 	req          balance.Request
 	tried        []tried
 	since, until time.Time
+	conn         net.Conn // of the client; nil when it is not known
+	bytes        int
 	done         chan struct{} // receives once, when slot or err is set
 	slot         balance.Reservation
 	err          error
@@ -140,6 +146,7 @@ func (a *Autostart) park(ctx context.Context, r *balance.Request, why error) (ba
 	}
 	s := &seat[waiting]{Value: waiting{since: now, until: now.Add(q.patience()), done: make(chan struct{}, 1)}}
 	w := &s.Value
+	w.conn, w.bytes = client(ctx)
 	w.tried = q.tried(r.Tried)
 	r.Tried = nil
 	n, err := q.join(s, r)
@@ -153,11 +160,17 @@ func (a *Autostart) park(ctx context.Context, r *balance.Request, why error) (ba
 
 	select {
 	case <-w.done:
-		if ctx.Err() == nil || w.err != nil {
-			break
+		switch {
+		case w.err == errGone:
+			w.err = a.left(q, w.since, context.Canceled)
+		case w.err != nil:
+		case ctx.Err() != nil:
+			w.slot.Release(balance.Canceled) // too late: the slot is for the next one
+			w.err = a.left(q, w.since, context.Cause(ctx))
+		case w.conn != nil && gone(w.conn):
+			w.slot.Release(balance.Canceled)
+			w.err = a.left(q, w.since, context.Canceled)
 		}
-		w.slot.Release(balance.Canceled) // too late: the slot is for the next one
-		w.err = a.leave(ctx, q, time.Since(w.since))
 	case <-ctx.Done():
 		q.mu.Lock()
 		waited := q.leave(s)
@@ -168,24 +181,41 @@ func (a *Autostart) park(ctx context.Context, r *balance.Request, why error) (ba
 				w.slot.Release(balance.Canceled)
 			}
 		}
-		w.err = a.leave(ctx, q, time.Since(w.since))
+		w.err = a.left(q, w.since, context.Cause(ctx))
 	}
 	return w.slot, w.err
 }
 
-func (a *Autostart) leave(ctx context.Context, q *queue, waited time.Duration) error {
+// left notes that a client has left.
+func (a *Autostart) left(q *queue, since time.Time, why error) error {
+	waited := time.Since(since)
 	a.config.Trace.left(q.app, waited)
-	return fmt.Errorf("autostart: app %q: left after waiting for %v: %w", q.app, waited.Round(time.Millisecond), context.Cause(ctx))
+	return fmt.Errorf("autostart: app %q: left after waiting for %v: %w", q.app, waited.Round(time.Millisecond), why)
 }
 
 // join seats a request, or says why it may not wait.
 func (q *queue) join(s *seat[waiting], r *balance.Request) (n int, err error) {
 	a := q.a
+	// Arrivals are bounded. Who returns is not one: it has had a slot, and there are so many of these.
+	arrives := r.Place == 0
+	if a.config.MaxParked < 0 {
+		return 0, q.crowded(0, "")
+	}
+	if !a.seat(q, s.Value.bytes, arrives) {
+		return 0, q.crowded(int(a.parked.Load()), "in all")
+	}
+	defer func() {
+		if err != nil {
+			a.seats.leave(s.Value.bytes)
+		}
+	}()
 	q.mu.Lock()
 	defer q.mu.Unlock()
-	// Arrivals are bounded. Who returns is not one: it has had a slot, and there are so many of these.
-	if limit := a.config.MaxParked; limit < 0 || q.room.n >= limit && r.Place == 0 {
-		return 0, q.crowded(q.room.n)
+	if arrives && q.room.n >= a.config.MaxParked {
+		return 0, q.crowded(q.room.n, "")
+	}
+	if limit := a.config.MaxParkedBytes; arrives && limit > 0 && q.bytes+s.Value.bytes > limit {
+		return 0, q.crowded(q.room.n, fmt.Sprintf("with %d bytes", q.bytes))
 	}
 	if !q.dispatching {
 		if !a.spawn(q.dispatch) {
@@ -198,6 +228,10 @@ func (q *queue) join(s *seat[waiting], r *balance.Request) (n int, err error) {
 	}
 	s.Value.req = *r
 	q.room.join(s, r.Place)
+	q.bytes += s.Value.bytes
+	if q.room.n == 1 {
+		a.seats.apps.Add(1)
+	}
 	if insists(r.Want) {
 		q.insisting++
 	}
@@ -210,6 +244,11 @@ func (q *queue) join(s *seat[waiting], r *balance.Request) (n int, err error) {
 func (q *queue) leave(s *seat[waiting]) bool {
 	if !q.room.leave(s) {
 		return false
+	}
+	q.bytes -= s.Value.bytes
+	q.a.seats.leave(s.Value.bytes)
+	if q.room.n == 0 {
+		q.a.seats.apps.Add(-1)
 	}
 	if insists(s.Value.req.Want) {
 		q.insisting--
@@ -253,8 +292,12 @@ func (q *queue) after(now time.Time) time.Duration {
 	return max(time.Duration(q.again.Load()), time.Second)
 }
 
-func (q *queue) crowded(n int) error {
-	return &Error{App: q.app, Class: ErrCrowded, Fault: fmt.Sprintf("%d wait", n), After: q.after(time.Now())}
+func (q *queue) crowded(n int, how string) error {
+	fault := fmt.Sprintf("%d wait", n)
+	if how != "" {
+		fault += " " + how
+	}
+	return &Error{App: q.app, Class: ErrCrowded, Fault: fault, After: q.after(time.Now())}
 }
 
 func (q *queue) refusal(fault string, after time.Duration) error {

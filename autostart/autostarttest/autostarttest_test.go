@@ -38,7 +38,6 @@ const faultEnv = "AUTOSTARTTEST_FAULT"
 type faulty struct {
 	p     *autostart.Planner
 	fault string
-	last  autostart.Decision
 	n     int
 }
 

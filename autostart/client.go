@@ -1,0 +1,93 @@
+package autostart
+
+import (
+	"context"
+	"errors"
+	"net"
+)
+
+type (
+	connKey struct{}
+	sizeKey struct{}
+)
+
+// sizeUnknown is what a parked request counts whose size is not known: a few headers.
+const sizeUnknown = 1 << 10
+
+// ConnContext is for [net/http.Server.ConnContext]: with it a parked request whose client has closed the connection is noticed.
+// net/http itself does not notice that before the body has been read, and a request is parked before that. It looks at the
+// state of the TCP connection, on Linux every 100 ms and at hand-over; elsewhere it has no effect, and whoever sends the request on
+// finds out. The end of a connection stands behind what has been sent: where that fills the receive buffer it is not seen
+// before somebody reads. A client that closes its sending side only, and waits for an answer, counts as gone; net/http treats it so once the
+// body is read.
+func ConnContext(ctx context.Context, c net.Conn) context.Context {
+	if !watchable(c) {
+		return ctx
+	}
+	return context.WithValue(ctx, connKey{}, c)
+}
+
+// Sized says how many bytes of memory the request of ctx holds while it is parked: of its headers, and of what has been read of a
+// connection.
+func Sized(ctx context.Context, bytes int) context.Context {
+	return context.WithValue(ctx, sizeKey{}, max(bytes, 0))
+}
+
+// client returns what is known of whose request ctx is.
+func client(ctx context.Context) (c net.Conn, bytes int) {
+	c, _ = ctx.Value(connKey{}).(net.Conn)
+	bytes, ok := ctx.Value(sizeKey{}).(int)
+	if !ok {
+		bytes = sizeUnknown
+	}
+	return c, bytes
+}
+
+// bare returns the connection below TLS.
+func bare(c net.Conn) net.Conn {
+	for {
+		under, ok := c.(interface{ NetConn() net.Conn })
+		if !ok {
+			return c
+		}
+		c = under.NetConn()
+	}
+}
+
+// errGone ends the wait of one whose client has left.
+var errGone = errors.New("its client has left")
+
+// looksMax is how many connections are looked at in a tick: a look is a system call, of some 300 ns.
+const looksMax = 1000
+
+// sweep ends the waits of those whose clients have left.
+func (q *queue) sweep() {
+	var look []*seat[waiting]
+	q.mu.Lock()
+	s := q.room.first
+	if q.looked != nil && q.looked.in == &q.room {
+		s = q.looked.next
+	}
+	for ; s != nil && len(look) < looksMax; s = s.next {
+		if s.Value.conn != nil {
+			look = append(look, s)
+		}
+		q.looked = s
+	}
+	if s == nil {
+		q.looked = nil // from the front again
+	}
+	q.mu.Unlock()
+	for _, s := range look {
+		if !gone(s.Value.conn) {
+			continue
+		}
+		q.mu.Lock()
+		in := q.leave(s)
+		q.mu.Unlock()
+		if in {
+			s.Value.err = errGone
+			s.Value.done <- struct{}{}
+		}
+	}
+}

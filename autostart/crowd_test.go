@@ -1,0 +1,315 @@
+package autostart
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"math/rand/v2"
+	"net"
+	"net/http"
+	"net/http/httptest"
+	"runtime"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/ebbkit/ebb/balance"
+	"pgregory.net/rapid"
+)
+
+func TestBoundsByBytes(t *testing.T) {
+	bubble(t, func(t *testing.T) {
+		w := newWorld(t, balance.App{Autostart: true, BootHint: 5 * sec}, Config{MaxParkedBytes: 10_000}, boot{takes: 5 * sec})
+		w.run()
+		defer w.stop()
+		a := w.park(Sized(t.Context(), 6000), &balance.Request{App: "web"})
+		_, err := w.a.Acquire(Sized(t.Context(), 6000), &balance.Request{App: "web"})
+		class(t, err, ErrCrowded, true)
+		if !strings.Contains(err.Error(), "1 wait with 6000 bytes") {
+			t.Errorf("error %v", err)
+		}
+		b := w.park(t.Context(), &balance.Request{App: "web"})
+		back := w.park(Sized(t.Context(), 6000), &balance.Request{App: "web", Place: 1}) // who returns is no arrival
+		hasNot(t, b)
+		time.Sleep(5 * sec)
+		for _, c := range []<-chan result{a, back} {
+			r := has(t, c)
+			r.slot.Release(balance.Done)
+		}
+		if r := has(t, b); r.err == nil {
+			r.slot.Release(balance.Done)
+		}
+		if n, bytes := w.a.seats.n.Load(), w.a.seats.bytes.Load(); n != 0 || bytes != 0 {
+			t.Errorf("%d seats and %d bytes are left behind", n, bytes)
+		}
+	})
+}
+
+func TestFloodStarvesNobody(t *testing.T) {
+	bubble(t, func(t *testing.T) {
+		w := newWorld(t, balance.App{Autostart: true}, Config{MaxParked: 100, MaxParkedAll: 12, MaxWait: -1}, boot{never: true})
+		for _, app := range []balance.AppID{"a", "b", "c"} {
+			w.boots[balance.MachineID(app)] = boot{never: true}
+			w.fleet.Apply(balance.PutApp{App: balance.App{ID: app, Autostart: true}})
+			w.fleet.Host(balance.Machine{ID: balance.MachineID(app), App: app, Region: "nrt"})
+		}
+		w.run()
+		defer w.stop()
+		ctx, cancel := context.WithCancel(t.Context())
+		defer cancel()
+		flood := func(app balance.AppID, n int) {
+			for range n {
+				w.park(ctx, &balance.Request{App: app})
+			}
+		}
+		parked := func() string { return fmt.Sprint(w.a.Parked("a"), w.a.Parked("b"), w.a.Parked("c")) }
+		for _, step := range []struct {
+			app  balance.AppID
+			n    int
+			want string
+		}{
+			{"a", 20, "12 0 0"}, {"b", 1, "11 1 0"}, {"b", 20, "6 6 0"}, {"a", 20, "6 6 0"}, {"c", 2, "5 5 2"}, {"c", 20, "4 4 4"}, {"a", 9, "4 4 4"},
+		} {
+			if flood(step.app, step.n); parked() != step.want {
+				t.Fatalf("after %d of %s: %s wait, want %s", step.n, step.app, parked(), step.want)
+			}
+		}
+		if n, apps := w.a.seats.n.Load(), w.a.seats.apps.Load(); n != 12 || apps != 3 {
+			t.Errorf("%d seats for %d apps, want 12 for 3", n, apps)
+		}
+	})
+}
+
+func TestFloodOfBytes(t *testing.T) {
+	bubble(t, func(t *testing.T) {
+		w := newWorld(t, balance.App{Autostart: true}, Config{MaxParkedBytes: -1, MaxParkedAllBytes: 100_000, MaxWait: -1}, boot{never: true})
+		w.boots["b"] = boot{never: true}
+		w.fleet.Apply(balance.PutApp{App: balance.App{ID: "b", Autostart: true}})
+		w.fleet.Host(balance.Machine{ID: "b", App: "b", Region: "nrt"})
+		w.run()
+		defer w.stop()
+		ctx, cancel := context.WithCancel(t.Context())
+		defer cancel()
+		for range 30 {
+			w.park(Sized(ctx, 5000), &balance.Request{App: "web"})
+		}
+		big := w.park(Sized(ctx, 40_000), &balance.Request{App: "b"})
+		hasNot(t, big)
+		if a := w.a.Parked("web"); a != 12 {
+			t.Errorf("%d of 5 kB wait beside one of 40 kB, want 12", a)
+		}
+		huge := w.park(Sized(ctx, 90_000), &balance.Request{App: "b"})
+		class(t, has(t, huge).err, ErrCrowded, true)
+		if a := w.a.Parked("web"); a != 12 {
+			t.Errorf("one that is too big displaced %d", 12-a)
+		}
+	})
+}
+
+func TestRampLetsThemInByWaves(t *testing.T) {
+	bubble(t, func(t *testing.T) {
+		app := balance.App{Autostart: true, Limits: balance.Limits{Hard: 20}}
+		w := newWorld(t, app, Config{Ramp: func(balance.AppID) time.Duration { return sec }}, boot{takes: 5 * sec})
+		w.run()
+		defer w.stop()
+		var cs []<-chan result
+		for range 30 {
+			cs = append(cs, w.park(t.Context(), &balance.Request{App: "web"}))
+		}
+		time.Sleep(5 * sec) // ready
+		for _, st := range []struct {
+			after time.Duration
+			in    int
+		}{{tickEvery, 5}, {sec / 2, 5}, {sec / 2, 10}, {sec / 2, 10}, {sec / 2, 20}, {10 * sec, 20}} {
+			time.Sleep(st.after)
+			if n := w.b.InFlight("web"); n != st.in {
+				t.Fatalf("%v later %d are in, want %d", st.after, n, st.in)
+			}
+		}
+		for _, c := range cs[:20] {
+			r := has(t, c)
+			r.slot.Release(balance.Done)
+		}
+		for _, c := range cs[20:] {
+			r := has(t, c)
+			r.slot.Release(balance.Done)
+		}
+	})
+}
+
+// Waves only grow, and end.
+func TestRampProperties(t *testing.T) {
+	rapid.Check(t, func(t *rapid.T) {
+		var r ramp
+		whole, waiting := rapid.IntRange(0, 50).Draw(t, "whole"), rapid.IntRange(1, 50).Draw(t, "waiting")
+		now, in := t0, 0
+		for range 30 {
+			for !r.full(now, sec) && in < 1000 {
+				r.give(now, whole, waiting)
+				in++
+				if now.Sub(r.began) < sec && in > max(1, r.whole/4) {
+					t.Fatalf("%d of %d in the first wave", in, r.whole)
+				}
+			}
+			now = now.Add(sec / 7)
+		}
+		if in < 1000 || !r.over(now, sec) {
+			t.Fatalf("%d are in long after", in)
+		}
+	})
+}
+
+// A client that hangs up while its upload is unread leaves the room, although net/http does not tell.
+func TestClientOfUnreadBodyLeaves(t *testing.T) {
+	if runtime.GOOS != "linux" {
+		t.Skip("needs TCP_INFO")
+	}
+	for _, secure := range []bool{false, true} {
+		t.Run(fmt.Sprintf("tls=%v", secure), func(t *testing.T) {
+			_, a := warm(t, 1, balance.Limits{Hard: 1})
+			held, err := a.Acquire(t.Context(), &balance.Request{App: "web"})
+			if err != nil {
+				t.Fatal(err)
+			}
+			defer held.Release(balance.Done)
+			a.config.MaxWait = -1
+			parked, left := make(chan struct{}, 2), make(chan error, 2)
+			a.config.Trace.Parked = func(balance.AppID, int) { parked <- struct{}{} }
+			s := httptest.NewUnstartedServer(http.HandlerFunc(func(_ http.ResponseWriter, r *http.Request) {
+				_, err := a.Acquire(r.Context(), &balance.Request{App: "web"})
+				left <- err
+			}))
+			s.Config.ConnContext = ConnContext
+			if s.Start(); secure {
+				s.Close()
+				s = httptest.NewUnstartedServer(s.Config.Handler)
+				s.Config.ConnContext = ConnContext
+				s.StartTLS()
+			}
+			defer s.Close()
+			body, writer := io.Pipe()
+			ctx, cancel := context.WithCancel(t.Context())
+			go func() {
+				req, _ := http.NewRequestWithContext(ctx, http.MethodPost, s.URL, body)
+				s.Client().Do(req)
+			}()
+			go writer.Write(make([]byte, 10_000)) // more would keep the end of the connection from arriving
+			<-parked
+			select {
+			case err := <-left:
+				t.Fatalf("left before its client did: %v", err)
+			default:
+			}
+			cancel()
+			writer.CloseWithError(errors.New("gone"))
+			if err := <-left; !errors.Is(err, context.Canceled) || a.Parked("web") != 0 {
+				t.Errorf("error %v with %d parked, want context.Canceled and none", err, a.Parked("web"))
+			}
+		})
+	}
+}
+
+func TestConnContextWithoutTCP(t *testing.T) {
+	a, b := net.Pipe()
+	defer a.Close()
+	defer b.Close()
+	ctx := ConnContext(t.Context(), a)
+	if c, n := client(ctx); c != nil || n != sizeUnknown {
+		t.Errorf("%v, %d bytes", c, n)
+	}
+	if _, n := client(Sized(ctx, -5)); n != 0 {
+		t.Errorf("%d bytes", n)
+	}
+}
+
+// A granted slot goes to who waits first, without a guess.
+func TestGrantWakesWhoWaits(t *testing.T) {
+	bubble(t, func(t *testing.T) {
+		w := newWorld(t, balance.App{Autostart: true, Limits: balance.Limits{Hard: 1}}, Config{})
+		row := balance.Machine{ID: "gpu", App: "web", Region: "nrt", Owner: "w", State: balance.Started, Epoch: 1}
+		w.fleet.Apply(balance.PutMachine{Machine: row, Version: balance.Version{Incarnation: 1, Seq: 1}})
+		w.run()
+		defer w.stop()
+		grant := balance.Grant{App: "web", Machine: "gpu", Epoch: 1, Token: 7, For: sec}
+		w.b.Take(grant)
+		first, r := w.acquire()
+		if token, ok := first.Grant(); !ok || token != 7 {
+			t.Fatalf("token %d, %v", token, ok)
+		}
+		_ = r
+		a, b := w.park(t.Context(), &balance.Request{App: "web"}), w.park(t.Context(), &balance.Request{App: "web"})
+		time.Sleep(sec)
+		hasNot(t, a)
+		grant.Token = 8
+		w.b.Take(grant)
+		got := has(t, a)
+		hasNot(t, b)
+		if token, ok := got.slot.Grant(); !ok || token != 8 {
+			t.Errorf("token %d, %v", token, ok)
+		}
+		got.slot.Release(balance.Done)
+		first.Release(balance.Done)
+		grant.Token = 9
+		w.b.Take(grant)
+		got = has(t, b)
+		got.slot.Release(balance.Done)
+	})
+}
+
+// What the room adds to a request: its seat and the channel on which it waits.
+func TestSeatsAreSmall(t *testing.T) {
+	const n = 1000
+	var r room[waiting]
+	seats := make([]*seat[waiting], 0, n)
+	var before, after runtime.MemStats
+	runtime.ReadMemStats(&before)
+	for i := range n {
+		s := &seat[waiting]{Value: waiting{done: make(chan struct{}, 1)}}
+		r.join(s, uint64(i+2))
+		seats = append(seats, s)
+	}
+	runtime.ReadMemStats(&after)
+	if each := (after.TotalAlloc - before.TotalAlloc) / n; each > 500 {
+		t.Errorf("%d bytes for each that waits, want at most 500", each)
+	}
+	runtime.KeepAlive(seats)
+}
+
+// BenchmarkLeave parks requests and cancels them in random order: the time of one cancel, without its goroutine's end.
+func BenchmarkLeave(bb *testing.B) {
+	for _, n := range []int{1000, 100_000} {
+		bb.Run(fmt.Sprintf("parked=%d", n), func(bb *testing.B) {
+			_, a := warm(bb, 1, balance.Limits{Hard: 1})
+			a.config.MaxParked, a.config.MaxParkedAll, a.config.MaxParkedBytes, a.config.MaxParkedAllBytes = n, -1, -1, -1
+			q := a.queue("web")
+			q.dispatching = true // nobody hands anything over
+			seats := make([]*seat[waiting], n)
+			bb.ReportAllocs()
+			var total time.Duration
+			ops := 0
+			for bb.Loop() {
+				for i := range seats {
+					seats[i] = &seat[waiting]{Value: waiting{done: make(chan struct{}, 1), bytes: sizeUnknown}}
+					if _, err := q.join(seats[i], &balance.Request{App: "web"}); err != nil {
+						bb.Fatal(err)
+					}
+				}
+				rand.Shuffle(n, func(i, j int) { seats[i], seats[j] = seats[j], seats[i] })
+				began := time.Now()
+				for _, s := range seats {
+					q.mu.Lock()
+					q.leave(s)
+					q.mu.Unlock()
+				}
+				total += time.Since(began)
+				ops += n
+			}
+			if q.room.n != 0 || a.seats.n.Load() != 0 || a.seats.bytes.Load() != 0 || a.seats.apps.Load() != 0 {
+				bb.Fatal("something is left behind")
+			}
+			bb.ReportMetric(float64(total.Nanoseconds())/float64(ops), "ns/leave")
+			bb.ReportMetric(0, "ns/op")
+		})
+	}
+}
