@@ -1,0 +1,81 @@
+package interop
+
+import (
+	"context"
+	"io"
+	"log"
+	"net"
+	"net/http"
+	"net/http/httputil"
+	"sync"
+	"testing"
+	"time"
+
+	"github.com/ebbkit/ebb/backhaul"
+	"github.com/ebbkit/ebb/balance"
+)
+
+// listen opens a port and serves it until the test ends.
+func listen(t testing.TB, serve func(net.Listener) error, stop func()) string {
+	t.Helper()
+	l, err := net.Listen("tcp", "127.0.0.1:0")
+	if err != nil {
+		t.Fatal(err)
+	}
+	var wg sync.WaitGroup
+	wg.Go(func() { serve(l) })
+	t.Cleanup(func() { stop(); wg.Wait() })
+	return l.Addr().String()
+}
+
+func serveHTTP(t testing.TB, h http.Handler) string {
+	s := &http.Server{Handler: h, Protocols: new(http.Protocols), ErrorLog: log.New(io.Discard, "", 0), ReadHeaderTimeout: 10 * time.Second}
+	s.Protocols.SetHTTP1(true)
+	s.Protocols.SetUnencryptedHTTP2(true)
+	return listen(t, s.Serve, func() { s.Close() })
+}
+
+// path is the whole way: a front door, an edge, the hop, an owner and its machine at addr. It returns the front's address.
+func path(t testing.TB, addr string, h2 bool) string {
+	t.Helper()
+	must := func(err error) {
+		t.Helper()
+		if err != nil {
+			t.Fatal(err)
+		}
+	}
+	worker, err := balance.NewFleet(balance.FleetConfig{Node: "worker", Region: "nrt"})
+	must(err)
+	must(worker.Apply(balance.PutApp{App: balance.App{ID: "web", Limits: balance.Limits{Hard: 1000}}}))
+	g, err := worker.Host(balance.Machine{ID: "m1", App: "web", Region: "nrt", Addr: addr})
+	must(err)
+	token, _ := g.Start(0)
+	g.Ready(token)
+	w := worker.Watch()
+	edge, err := balance.NewFleet(balance.FleetConfig{Node: "edge", Region: "nrt"})
+	must(err)
+	must(edge.Apply(w.Take()...))
+	w.Close()
+	b, err := balance.New(edge, balance.Config{})
+	must(err)
+	handler, err := backhaul.NewHandler(worker, backhaul.HandlerConfig{Key: "k", H2: func(balance.Machine) bool { return h2 }})
+	must(err)
+	server, err := backhaul.NewServer(handler, backhaul.ServerConfig{})
+	must(err)
+	hop := listen(t, server.Serve, func() { server.Close() })
+	transport, err := backhaul.NewTransport(backhaul.NoWait(b), backhaul.Config{
+		Node: "edge", Key: "k",
+		Dial: func(ctx context.Context, _ balance.NodeID) (net.Conn, error) {
+			var d net.Dialer
+			return d.DialContext(ctx, "tcp", hop)
+		},
+	})
+	must(err)
+	t.Cleanup(transport.Close)
+	return serveHTTP(t, &httputil.ReverseProxy{
+		Rewrite:      func(p *httputil.ProxyRequest) { p.Out.URL.Scheme, p.Out.URL.Host = "http", "web" },
+		Transport:    transport,
+		ErrorHandler: backhaul.ErrorHandler,
+		ErrorLog:     log.New(io.Discard, "", 0),
+	})
+}
