@@ -117,7 +117,7 @@ func TestProbes(t *testing.T) {
 		{sec, 1 << 30, 50 * time.Millisecond},
 		{10 * time.Millisecond, 9, 5 * time.Millisecond},
 	} {
-		if got := nextProbe(tc.elapsed, tc.refusals); got != tc.want {
+		if got := nextProbe(tc.elapsed, tc.refusals, window{}); got != tc.want {
 			t.Errorf("after %v and %d refusals: %v, want %v", tc.elapsed, tc.refusals, got, tc.want)
 		}
 	}
@@ -126,7 +126,7 @@ func TestProbes(t *testing.T) {
 		at := time.Duration(0)
 		looks := 0
 		for at < boot {
-			at += nextProbe(at, 0)
+			at += nextProbe(at, 0, window{})
 			looks++
 		}
 		if late := at - boot; late > max(time.Millisecond, boot/500) || looks > 12_000 {

@@ -2,6 +2,7 @@ package autostart_test
 
 import (
 	"context"
+	"encoding/json"
 	"errors"
 	"fmt"
 	"net"
@@ -138,4 +139,133 @@ func ExampleError() {
 		fmt.Println("503", e.Cause(), "- Retry-After:", e.RetryAfter().Seconds())
 	}
 	// Output: 503 no machine could be started: machine web-1: exit status 1 - Retry-After: 4
+}
+
+// Who looks knows how long an app's pauses are, and asks before it lets the app fall asleep.
+func ExampleIdle() {
+	var idle autostart.Idle
+	now := time.Date(2026, 1, 2, 3, 4, 5, 0, time.UTC)
+	for range 20 {
+		idle.Seen(now, 1)
+		idle.Seen(now.Add(time.Second), 0)
+		now = now.Add(91 * time.Second) // a request every minute and a half
+	}
+	fmt.Println(idle.KeepAlive(0, 5*time.Minute).Round(time.Second))
+	fmt.Println("as the app's row says:", idle.KeepAlive(time.Hour, 5*time.Minute))
+	// Output:
+	// 1m40s
+	// as the app's row says: 1h0m0s
+}
+
+// An agent in the machine says when it is ready; nobody has to look.
+func ExamplePush() {
+	var push autostart.Push
+	// Pass &push as StarterConfig.Readiness. Where the agent's message arrives:
+	push.Ready("web-1", 7)
+	fmt.Println(push.Await(context.Background(), balance.Machine{ID: "web-1", Epoch: 7}))
+	push.Failed("web-2", 1, errors.New("disk is full"))
+	fmt.Println(push.Await(context.Background(), balance.Machine{ID: "web-2", Epoch: 1}))
+	// Output:
+	// <nil>
+	// disk is full
+}
+
+// Why machines are started can be read, before anything is: this is a dry run.
+func ExampleDecision() {
+	ctx, cancel := context.WithCancel(context.Background())
+	fleet, _ := balance.NewFleet(balance.FleetConfig{Node: "laptop", Region: "nrt"})
+	fleet.Apply(balance.PutApp{App: balance.App{ID: "web", Autostart: true, Min: 1}})
+	fleet.Host(balance.Machine{ID: "web-1", App: "web", Region: "nrt"})
+	balancer, _ := balance.New(fleet, balance.Config{})
+	auto, _ := autostart.New(balancer, nil, autostart.Config{
+		DryRun: true,
+		Trace: autostart.Trace{Decided: func(d autostart.Decision) {
+			fmt.Printf("%s: %d of %d there, would start %s: %s\n", d.App, d.Have, d.Want, d.Start[0].ID, d.Reason)
+			cancel()
+		}},
+	})
+	auto.Run(ctx)
+	// Output: web: 0 of 1 there, would start web-1: demand 0, minimum 1 of which 0 there
+}
+
+// What has been learned of boots outlives the process.
+func ExampleHistory() {
+	before := autostart.NewPlanner(false)
+	now := time.Date(2026, 1, 2, 3, 4, 5, 0, time.UTC)
+	for _, state := range []balance.State{balance.Stopped, balance.Starting, balance.Started} {
+		m := balance.Machine{ID: "web-1", App: "web", Region: "nrt", State: state}
+		if state != balance.Stopped {
+			m.Epoch = 1
+		}
+		before.Plan(now, autostart.Input{App: balance.App{ID: "web"}, Machines: []*balance.Machine{&m}})
+		now = now.Add(8 * time.Second)
+	}
+	text, _ := json.Marshal(before.History())
+	fmt.Println(string(text))
+
+	var history autostart.History
+	json.Unmarshal(text, &history)
+	after := autostart.NewPlanner(false)
+	after.Restore(history)
+	boots := after.Boots()
+	fmt.Println("expected", boots.Expected())
+	// Output:
+	// {"boots":[{"all":true,"boots":{"lastNs":[8000000000]}},{"boots":{"lastNs":[8000000000]}}]}
+	// expected 8s
+}
+
+// The rule of an older proxy, to be compared with: it forgets a start after 20 s.
+func ExampleNewSynchronous() {
+	policy := autostart.NewSynchronous(0, 0)
+	rows := []*balance.Machine{{ID: "web-1", App: "web", Region: "nrt"}, {ID: "web-2", App: "web", Region: "nrt"}}
+	now := time.Date(2026, 1, 2, 3, 4, 5, 0, time.UTC)
+	for range 3 {
+		d := policy.Plan(now, autostart.Input{App: balance.App{ID: "web", Autostart: true}, Machines: rows, Regions: []string{"nrt"}, Parked: 1})
+		for i, m := range rows {
+			if len(d.Start) > 0 && d.Start[0].ID == m.ID {
+				rows[i] = &balance.Machine{ID: m.ID, App: "web", Region: "nrt", State: balance.Starting, Epoch: 1}
+				fmt.Println("start", m.ID)
+			}
+		}
+		now = now.Add(15 * time.Second)
+	}
+	// Output:
+	// start web-2
+	// start web-1
+}
+
+// A machine is ready when its health path says so, and failing when three looks in a row say otherwise.
+func ExampleCheck() {
+	fleet, _ := balance.NewFleet(balance.FleetConfig{Node: "laptop", Region: "nrt"})
+	_, err := autostart.NewStarter(fleet, &listeners{}, autostart.StarterConfig{Check: autostart.Check{Path: "/healthz", Every: 10 * time.Second}})
+	fmt.Println(err)
+	_, err = autostart.NewStarter(fleet, &listeners{}, autostart.StarterConfig{Check: autostart.Check{Path: "healthz"}})
+	fmt.Println(err)
+	// Output:
+	// <nil>
+	// autostart: Check.Path "healthz": want a path such as /healthz, percent-encoded where needed
+}
+
+// A Starter carries out one start, however often it is asked for.
+func ExampleStarter() {
+	ctx, cancel := context.WithCancel(context.Background())
+	fleet, _ := balance.NewFleet(balance.FleetConfig{Node: "laptop", Region: "nrt"})
+	fleet.Host(balance.Machine{ID: "web-1", App: "web", Region: "nrt"})
+	ready := make(chan balance.MachineID)
+	starter, _ := autostart.NewStarter(fleet, &listeners{running: map[balance.MachineID]net.Listener{}}, autostart.StarterConfig{
+		Trace: autostart.StarterTrace{Ready: func(m balance.Machine, kind autostart.BootKind, _ time.Duration) { ready <- m.ID }},
+	})
+	var running sync.WaitGroup
+	running.Go(func() { starter.Run(ctx) })
+	app, _ := fleet.App("web")
+	row, _ := app.Machine("web-1")
+	fmt.Println(starter.Start(ctx, row))
+	fmt.Println(<-ready, "is ready")
+	fmt.Println(starter.Start(ctx, row)) // the row is old by now
+	cancel()
+	running.Wait()
+	// Output:
+	// accepted <nil>
+	// web-1 is ready
+	// already started <nil>
 }

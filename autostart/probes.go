@@ -1,6 +1,9 @@
 package autostart
 
-import "time"
+import (
+	"slices"
+	"time"
+)
 
 const (
 	// probeMin is the step between first looks at a booting machine: a refused connection on the same host costs some
@@ -8,14 +11,22 @@ const (
 	probeMin = 500 * time.Microsecond
 	// probeShare makes later steps a thousandth of the time passed: a boot is seen at most 0.1 % late.
 	probeShare = 1000
+	// likelyShare is the same when the boots before this one ended about now.
+	likelyShare = 4000
 	// rudeMin and rudeShare hold for a machine that answers, but not yet as it should: each look makes work there.
 	rudeMin, rudeShare = 5 * time.Millisecond, 20
 )
 
 // nextProbe returns when to look again at a machine that has been booting for that long. refusals counts its answers in a
-// row that were not yet good; 0 when it does not answer at all.
-func nextProbe(elapsed time.Duration, refusals int) time.Duration {
+// row that were not yet good; 0 when it does not answer at all. likely is when it should be ready, as far as is known.
+func nextProbe(elapsed time.Duration, refusals int, likely window) time.Duration {
 	step := max(probeMin, elapsed/probeShare)
+	switch {
+	case likely.has(elapsed):
+		step = max(probeMin, elapsed/likelyShare)
+	case elapsed < likely.from:
+		step = max(probeMin, min(step, likely.from-elapsed)) // not beyond its beginning
+	}
 	if refusals == 0 {
 		return step
 	}
@@ -24,6 +35,21 @@ func nextProbe(elapsed time.Duration, refusals int) time.Duration {
 		rude += rude / 2
 	}
 	return max(step, min(rude, max(rudeMin, elapsed/rudeShare)))
+}
+
+// window is a part of a boot, from its beginning on.
+type window struct{ from, to time.Duration }
+
+func (w window) has(elapsed time.Duration) bool { return w.from <= elapsed && elapsed < w.to }
+
+// likely returns when a boot should end: from somewhat before the shortest that is known until well after the longest. The
+// zero window is of one of which nothing is known.
+func (b *Boots) likely() window {
+	if b.seen == 0 {
+		return window{}
+	}
+	l := b.list()
+	return window{slices.Min(l) * 9 / 10, slices.Max(l) * 5 / 4}
 }
 
 // streak turns the results of checks into health: it takes several failures in a row to be failing and one or several

@@ -7,6 +7,8 @@ import (
 	"net"
 	"net/http"
 	"net/url"
+	"os"
+	"os/exec"
 	"strings"
 	"time"
 
@@ -19,6 +21,10 @@ type Check struct {
 	// Path is asked for with HTTP/1.1; a status from 200 to 399 is good, and redirects are not followed. Empty: it is enough
 	// that the machine accepts a connection.
 	Path string
+	// Command, when it is not empty, is executed on the owner's host instead: a program and its arguments; exit status 0 means
+	// good. It finds the machine in the environment: EBB_APP, EBB_MACHINE, EBB_ADDR. What it writes is dropped, but for the
+	// end of it when it fails.
+	Command []string
 	// Func, when it is not nil, looks instead: nil means good. m.Addr is where the machine listens. It is called from several
 	// goroutines and should heed ctx.
 	Func func(ctx context.Context, m balance.Machine) error
@@ -39,6 +45,9 @@ func (c Check) withDefaults() (Check, error) {
 		return c, fmt.Errorf("autostart: Check.FailAfter %d: want 0 (3) or more", c.FailAfter)
 	case c.PassAfter < 0:
 		return c, fmt.Errorf("autostart: Check.PassAfter %d: want 0 (1) or more", c.PassAfter)
+	}
+	if len(c.Command) > 0 && (c.Command[0] == "" || c.Path != "") {
+		return c, fmt.Errorf("autostart: Check.Command %q with Path %q: want a program's name, and one of the two", c.Command, c.Path)
 	}
 	if c.Path != "" {
 		if u, err := url.ParseRequestURI(c.Path); err != nil || c.Path[0] != '/' || strings.ContainsAny(c.Path, " #") || u.Host != "" {
@@ -91,6 +100,9 @@ func (p *prober) look(ctx context.Context, m balance.Machine) error {
 		_, err := contained(func() (struct{}, error) { return struct{}{}, p.check.Func(ctx, m) })
 		return err
 	}
+	if len(p.check.Command) > 0 {
+		return p.run(ctx, m)
+	}
 	if p.check.Path != "" {
 		return p.get(ctx, m)
 	}
@@ -121,9 +133,36 @@ func (p *prober) get(ctx context.Context, m balance.Machine) error {
 	return nil
 }
 
-// await looks at a booting machine until it is ready. When ctx ends first, it returns the last answer, or nil if there was
+// run executes a check. That it fails counts as an answer: the next one is not due at once.
+func (p *prober) run(ctx context.Context, m balance.Machine) error {
+	c := exec.CommandContext(ctx, p.check.Command[0], p.check.Command[1:]...)
+	c.Env = append(os.Environ(), "EBB_APP="+string(m.App), "EBB_MACHINE="+string(m.ID), "EBB_ADDR="+m.Addr)
+	c.WaitDelay = time.Second // for what it leaves behind
+	out := &tail{}
+	c.Stdout, c.Stderr = out, out
+	if err := c.Run(); err != nil {
+		if said := strings.TrimSpace(string(out.last)); said != "" {
+			err = fmt.Errorf("%w: %s", err, said)
+		}
+		return rude{fmt.Errorf("%s: %w", p.check.Command[0], err)}
+	}
+	return nil
+}
+
+// tail keeps the end of what is written.
+type tail struct{ last []byte }
+
+func (t *tail) Write(b []byte) (int, error) {
+	t.last = append(t.last, b...)
+	if over := len(t.last) - 200; over > 0 {
+		t.last = append(t.last[:0], t.last[over:]...)
+	}
+	return len(b), nil
+}
+
+// await looks at a booting machine until it is ready; it should be within likely. When ctx ends first, it returns the last answer, or nil if there was
 // none, and false.
-func (p *prober) await(ctx context.Context, m balance.Machine, began time.Time) (last error, ready bool) {
+func (p *prober) await(ctx context.Context, m balance.Machine, began time.Time, likely window) (last error, ready bool) {
 	t := time.NewTimer(0)
 	defer t.Stop()
 	refusals := 0
@@ -145,7 +184,7 @@ func (p *prober) await(ctx context.Context, m balance.Machine, began time.Time) 
 			refusals = 0
 		}
 		last = err
-		t.Reset(p.rest(nextProbe(time.Since(began), refusals)))
+		t.Reset(p.rest(nextProbe(time.Since(began), refusals, likely)))
 	}
 }
 

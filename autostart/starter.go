@@ -15,6 +15,8 @@ import (
 type StarterConfig struct {
 	// Check says when a machine is ready, and how it is checked afterwards.
 	Check Check
+	// Readiness says when a machine is ready, instead of looks at it. nil: the driver does, if it is a [Readiness], else Check.
+	Readiness Readiness
 	// BootCap bounds a start, from its acceptance to ready. A machine that takes longer is stopped and has failed. 0 means
 	// 10 min.
 	BootCap time.Duration
@@ -85,6 +87,9 @@ func NewStarter(f *balance.Fleet, d Driver, c StarterConfig) (*Starter, error) {
 	}
 	if c.BootCap == 0 {
 		c.BootCap = 10 * time.Minute
+	}
+	if c.Readiness == nil {
+		c.Readiness, _ = d.(Readiness)
 	}
 	var err error
 	if c.Check, err = c.Check.withDefaults(); err != nil {
@@ -219,7 +224,7 @@ func (s *Starter) boot(h *hosted, r *run) bool {
 		s.abandon(h, r, fmt.Sprintf("the driver says that it listens at %q: %v", b.Addr, err))
 		return false
 	}
-	last, ready := s.probe.await(ctx, r.m, began)
+	last, ready := s.await(ctx, h, r, b.Kind, began)
 	if !ready {
 		s.abandon(h, r, s.whyNot(ctx, r, last))
 		return false
@@ -239,6 +244,26 @@ func (s *Starter) boot(h *hosted, r *run) bool {
 		context.AfterFunc(r.ctx, func() { forget.Stop() })
 	}
 	return true
+}
+
+// await waits until the machine is ready. When it is not, it returns what was heard last, or nil, and false.
+func (s *Starter) await(ctx context.Context, h *hosted, r *run, kind BootKind, began time.Time) (last error, ready bool) {
+	if told := s.config.Readiness; told != nil {
+		err := s.guard(ctx, time.Second, func(ctx context.Context) error { return told.Await(ctx, r.m) })
+		if !errors.Is(err, errors.ErrUnsupported) {
+			if err == nil || ctx.Err() == nil {
+				return err, err == nil && ctx.Err() == nil
+			}
+			return nil, false
+		}
+	}
+	if kind != Resume {
+		kind = Cold // drivers answer all sorts of things
+	}
+	s.mu.Lock()
+	likely := h.boots[kind].likely()
+	s.mu.Unlock()
+	return s.probe.await(ctx, r.m, began, likely)
 }
 
 // learn takes in a boot and returns how long the machine counts as recent.
@@ -273,6 +298,8 @@ func (s *Starter) whyNot(ctx context.Context, r *run, err error) string {
 		return "shutting down"
 	case ctx.Err() != nil:
 		return fmt.Sprintf("not ready after %v%s", s.config.BootCap, said)
+	case r.m.Addr != "" && err != nil:
+		return "it says that it will not be ready" + said
 	}
 	return "the driver could not start it" + said
 }

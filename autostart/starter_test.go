@@ -444,7 +444,7 @@ func TestProberOverSockets(t *testing.T) {
 	ctx, cancel := context.WithTimeout(t.Context(), time.Minute)
 	defer cancel()
 	go func() {
-		_, ready := p.await(ctx, balance.Machine{Addr: closed}, time.Now())
+		_, ready := p.await(ctx, balance.Machine{Addr: closed}, time.Now(), window{})
 		found <- ready
 	}()
 	l, err = net.Listen("tcp", closed)

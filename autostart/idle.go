@@ -1,0 +1,136 @@
+package autostart
+
+import (
+	"encoding/json"
+	"math"
+	"time"
+)
+
+const (
+	// Gaps are counted in buckets that grow by a fifth, from idleMin to idleMax: shorter ones keep no app awake anyway, and
+	// who comes back after more than idleMax does not mind a boot.
+	idleMin, idleMax = time.Second, 4 * time.Hour
+	idleSteps        = 4 // buckets to an octave
+	idleBuckets      = 58
+	// gapsMin is how many gaps have to be known before anything follows from them.
+	gapsMin = 16
+	// gapsKept is when all counts are halved, so that an app may change its habits.
+	gapsKept = 512
+)
+
+// Idle learns how long an app's pauses are, and with that how long its machines are worth keeping after a last request.
+// The zero value knows nothing. It is a value: a copy is a snapshot, and it may be kept over a restart in JSON. It is not
+// safe for concurrent use.
+//
+// Feed it with [Idle.Seen], or with [Idle.Gap]; ask [Idle.KeepAlive].
+type Idle struct {
+	counts [idleBuckets]uint32 // the last: longer than idleMax
+	n      uint32              // of all counts
+	since  time.Time           // the app has been idle since then; zero while it is not, or when that is not known
+}
+
+// Seen takes in how many requests are in flight or parked at now. A gap is from the look that found none until the next that
+// found some. Looks may be as far apart as they like: what goes unseen between two makes gaps longer than they were, and
+// machines are kept for longer, which is the safe side. A clock that is set back ends what is known of the present gap.
+func (i *Idle) Seen(now time.Time, requests int) {
+	switch {
+	case requests <= 0 && (i.since.IsZero() || now.Before(i.since)):
+		i.since = now
+	case requests > 0 && !i.since.IsZero():
+		i.Gap(now.Sub(i.since))
+		i.since = time.Time{}
+	}
+}
+
+// Gap adds a pause between two requests. Negative ones are ignored.
+func (i *Idle) Gap(d time.Duration) {
+	if d < 0 {
+		return
+	}
+	if i.n >= gapsKept {
+		i.n = 0
+		for b := range i.counts {
+			i.counts[b] /= 2
+			i.n += i.counts[b]
+		}
+	}
+	i.counts[idleBucket(d)]++
+	i.n++
+}
+
+// idleBucket returns the first bucket whose end is not below d.
+func idleBucket(d time.Duration) int {
+	if d <= idleMin {
+		return 0
+	}
+	if d > idleMax {
+		return idleBuckets - 1
+	}
+	b := int(math.Ceil(idleSteps * math.Log2(float64(d)/float64(idleMin))))
+	return min(b, idleBuckets-2)
+}
+
+// idleEnd returns the longest gap of a bucket.
+func idleEnd(b int) time.Duration {
+	return min(time.Duration(float64(idleMin)*math.Exp2(float64(b)/idleSteps)), idleMax)
+}
+
+// Learned returns for how long an app is worth being kept awake after its last request, from its own pauses: 1.1 times what
+// 99 % of them do not exceed. ok is false as long as they do not tell: fewer than 16 are known, or more than 1 % of them are
+// longer than 4 h, so that no keep-alive would bridge them.
+func (i *Idle) Learned() (d time.Duration, ok bool) {
+	if i.n < gapsMin {
+		return 0, false
+	}
+	want := i.n - i.n/100
+	sum := uint32(0)
+	for b := range idleBuckets - 1 {
+		if sum += i.counts[b]; sum >= want {
+			return idleEnd(b) * 11 / 10, true
+		}
+	}
+	return 0, false
+}
+
+// KeepAlive returns how long an app without requests keeps its machines: explicit when that is above 0, as an app's row
+// says it; else what has been learned; else otherwise.
+func (i *Idle) KeepAlive(explicit, otherwise time.Duration) time.Duration {
+	if explicit > 0 {
+		return explicit
+	}
+	if d, ok := i.Learned(); ok {
+		return d
+	}
+	return otherwise
+}
+
+// idleJSON is an Idle on paper.
+type idleJSON struct {
+	Counts []uint32 `json:"gaps,omitempty"` // by bucket, without empty ones at the end
+}
+
+// MarshalJSON writes the counts. What is known of the present gap is left out: another process does not know when it began.
+func (i Idle) MarshalJSON() ([]byte, error) {
+	last := 0
+	for b, n := range i.counts {
+		if n > 0 {
+			last = b + 1
+		}
+	}
+	return json.Marshal(idleJSON{i.counts[:last]})
+}
+
+// UnmarshalJSON replaces i by what MarshalJSON wrote.
+func (i *Idle) UnmarshalJSON(text []byte) error {
+	var j idleJSON
+	if err := json.Unmarshal(text, &j); err != nil {
+		return err
+	}
+	*i = Idle{}
+	copy(i.counts[:], j.Counts)
+	for b := range i.counts {
+		i.counts[b] = min(i.counts[b], 2*gapsKept)
+		i.n += i.counts[b]
+	}
+	return nil
+}
