@@ -41,6 +41,7 @@ type Gate struct {
 
 	mu      sync.Mutex // serializes transitions
 	token   uint64
+	ended   bool     // the run ended by itself while the gate was closing
 	changed func()   // called after each transition, with no lock held
 	tokens  []uint64 // of slots granted and not yet redeemed
 	grants  uint64   // tokens given out so far
@@ -216,6 +217,9 @@ func (g *Gate) Start(fromEpoch uint64) (token uint64, a StartAnswer) {
 		a = StartUnderway
 	case s == Started:
 		a = StartRunning
+		if g.word.Load()&cordonBit != 0 {
+			g.set(0, touchedBit) // who wants it started is as good a reason to keep it as a request
+		}
 	case s == Stopping || s == Suspending:
 		a = StartRemembered
 		g.set(0, wantedBit)
@@ -285,6 +289,7 @@ func (g *Gate) Close(gen uint64, suspend bool) (token uint64, ok bool) {
 		}
 		if ok = g.word.CompareAndSwap(w, (w&^stateMask|stateField(to))+turnUnit); ok {
 			g.token++
+			g.ended = false
 			token = g.token
 			break
 		}
@@ -299,6 +304,7 @@ func (g *Gate) CloseNow() (token uint64, ok bool) {
 	g.mu.Lock()
 	if ok = g.State() == Started; ok {
 		g.token++
+		g.ended = false
 		token = g.token
 		g.set(stateMask, stateField(Stopping))
 	}
@@ -322,19 +328,25 @@ func (g *Gate) Closed(token uint64, suspended bool) (again, ok bool) {
 	return again, ok
 }
 
-// Reopen moves stopping or suspending back to started: the driver could not, and the machine still runs.
+// Reopen moves stopping or suspending back to started: the driver could not, and the machine still runs. Where it has
+// ended meanwhile, see Exited, it moves to failed.
 func (g *Gate) Reopen(token uint64) bool {
 	g.mu.Lock()
 	ok := token == g.token && g.closing()
 	if ok {
-		g.set(stateMask|cordonBit|touchedBit|wantedBit, stateField(Started))
+		to := Started
+		if g.ended {
+			to = Failed
+		}
+		g.set(stateMask|cordonBit|touchedBit|wantedBit, stateField(to))
 	}
 	g.unlock(ok)
 	return ok
 }
 
 // Exited notes that the run of that epoch has ended by itself: to failed where it failed, else to stopped. A late report
-// of an older epoch changes nothing; nor does one during stopping or suspending, whose end Closed tells.
+// of an older epoch changes nothing. During stopping or suspending, whose end Closed tells, it changes nothing yet: but
+// there is no way back to started any more, see Reopen.
 func (g *Gate) Exited(epoch uint64, failed bool) bool {
 	to := Stopped
 	if failed {
@@ -342,7 +354,9 @@ func (g *Gate) Exited(epoch uint64, failed bool) bool {
 	}
 	g.mu.Lock()
 	s := g.State()
-	ok := epoch == g.epoch.Load() && (s == Starting || s == Started || s == Suspended)
+	current := epoch == g.epoch.Load()
+	g.ended = g.ended || current && g.closing()
+	ok := current && (s == Starting || s == Started || s == Suspended)
 	if ok {
 		g.token++ // whatever was under way for this run is void
 		g.set(stateMask|cordonBit|touchedBit|wantedBit, stateField(to))

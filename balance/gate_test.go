@@ -183,7 +183,7 @@ func TestGateModel(t *testing.T) {
 		var m struct {
 			state           State
 			cordon, touched bool
-			wanted          bool
+			wanted, ended   bool
 			n               int
 			epoch, gen      uint64
 			token           uint64
@@ -237,6 +237,7 @@ func TestGateModel(t *testing.T) {
 					m.epoch++
 				}
 				m.wanted = m.wanted || a == StartRemembered
+				m.touched = m.touched || a == StartRunning && m.cordon
 			},
 			"ready": func(t *rapid.T) {
 				k := anyToken()
@@ -275,7 +276,7 @@ func TestGateModel(t *testing.T) {
 				token, ok := g.Close(m.gen, true)
 				check("close", ok, want)
 				if want {
-					m.state, m.token = Suspending, token
+					m.state, m.token, m.ended = Suspending, token, false
 				}
 			},
 			"close now": func(t *rapid.T) {
@@ -283,7 +284,7 @@ func TestGateModel(t *testing.T) {
 				token, ok := g.CloseNow()
 				check("close now", ok, want)
 				if want {
-					m.state, m.token = Stopping, token
+					m.state, m.token, m.ended = Stopping, token, false
 				}
 			},
 			"closed": func(t *rapid.T) {
@@ -306,10 +307,14 @@ func TestGateModel(t *testing.T) {
 				check("reopen", g.Reopen(k), want)
 				if want {
 					m.state, m.cordon, m.touched, m.wanted = Started, false, false, false
+					if m.ended {
+						m.state = Failed
+					}
 				}
 			},
 			"exited": func(t *rapid.T) {
 				want := m.state == Starting || m.state == Started || m.state == Suspended
+				m.ended = m.ended || stopping()
 				check("exited", g.Exited(m.epoch, true), want)
 				if want {
 					m.state, m.cordon, m.touched, m.wanted = Failed, false, false, false
