@@ -48,9 +48,9 @@ func (r *run) observe(m *machine, now time.Time) {
 			r.step(m, now, Input{Kind: Down})
 		case l.Cordon != balance.CordonSoft || l.CordonGen != p.Gen():
 			m.why = "it was recalled"
-			if r.step(m, now, Input{Kind: Uncordoned}); !anew {
-				m.used = true // somebody counts on it
-				call(r.config.Trace.Uncordoned, m.row, "it was recalled")
+			r.step(m, now, Input{Kind: Uncordoned})
+			if m.used = m.used || !anew; !anew && p.Phase() == Active { // somebody counts on it
+				call(r.config.Trace.Uncordoned, m.row, m.why)
 			}
 		default:
 			if m.gate.Touched() {

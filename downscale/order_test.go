@@ -104,7 +104,7 @@ func TestOrders(t *testing.T) {
 			done := b.order(b.t.Context(), "m1", drain(sec))
 			b.down.Recall(b.t.Context(), b.row("m1"))
 			b.wantOrder(done, "")
-		}, nil, "m1 stopped gone, m2 started running"},
+		}, []string{"0s cordon m1: deploy", "0s draining m1: deploy", "100ms stop m1: deploy", "200ms stopped m1 in 100ms"}, "m1 stopped gone, m2 started running"},
 		{"with Drain a request that knew the cordon does not keep it", awake, stopApp, func(b *bench) {
 			done := b.order(b.t.Context(), "m1", drain(10*sec))
 			leave := b.request("m1")
