@@ -24,7 +24,8 @@ import (
 )
 
 // Owner is how an edge reaches the owner of a machine: in the same process, or over the hop. m is the row as the caller sees
-// it. Its methods are called from several goroutines, for one machine from one at a time, and should heed their context.
+// it. Its methods are called from several goroutines, each for one machine from one at a time, and should heed their context. A
+// start may come while a recall of the same machine is under way: news overtake answers.
 type Owner interface {
 	// Start starts m from the epoch of its row and returns when that is accepted, not when m is ready.
 	Start(ctx context.Context, m balance.Machine) (balance.StartAnswer, error)
@@ -231,12 +232,12 @@ func (a *Autostart) act(ctx context.Context, commands *errgroup.Group, q *queue,
 	// One command per machine at a time. Our planner sees to that, other policies may not; a singleflight would merge calls
 	// that differ in their epochs.
 	for _, m := range d.Recall {
-		if q.claim(&m) {
+		if q.claim(&m, true) {
 			commands.Go(func() error { a.recall(ctx, q, m); return nil })
 		}
 	}
 	for _, m := range d.Start {
-		if q.claim(&m) {
+		if q.claim(&m, false) {
 			commands.Go(func() error { a.start(ctx, q, m); return nil })
 		}
 	}

@@ -22,14 +22,21 @@ func (q *queue) decide(now time.Time, in Input) Decision {
 	return d
 }
 
-// claim notes that a command for m is on its way. It is false when one is already, or when m is another app's.
-func (q *queue) claim(m *balance.Machine) bool {
+// command is one that is on its way.
+type command struct {
+	id     balance.MachineID
+	recall bool
+}
+
+// claim notes that a command for m is on its way. It is false when that is so already, or when m is another app's.
+func (q *queue) claim(m *balance.Machine, recall bool) bool {
 	q.mind.Lock()
 	defer q.mind.Unlock()
-	if q.asking[m.ID] || m.App != q.app {
+	c := command{m.ID, recall}
+	if q.asking[c] || m.App != q.app {
 		return false
 	}
-	q.asking[m.ID] = true
+	q.asking[c] = true
 	return true
 }
 
@@ -37,7 +44,7 @@ func (q *queue) claim(m *balance.Machine) bool {
 func (q *queue) answer(a Answer) {
 	q.mind.Lock()
 	defer q.mind.Unlock()
-	delete(q.asking, a.Machine.ID)
+	delete(q.asking, command{a.Machine.ID, a.Recall})
 	q.answers = append(q.answers, a)
 }
 

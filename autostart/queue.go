@@ -46,7 +46,7 @@ type queue struct {
 	mind    sync.Mutex // guards what follows: answers come from other goroutines, questions too
 	policy  Policy
 	answers []Answer // since the last decision
-	asking  map[balance.MachineID]bool
+	asking  map[command]bool
 }
 
 // outlook is what the last decision says to those who wait, and to those who come.
@@ -84,7 +84,7 @@ type tried struct {
 }
 
 func newQueue(a *Autostart, app balance.AppID) *queue {
-	q := &queue{a: a, app: app, wake: make(chan struct{}, 1), asking: map[balance.MachineID]bool{}}
+	q := &queue{a: a, app: app, wake: make(chan struct{}, 1), asking: map[command]bool{}}
 	if a.config.Policy != nil {
 		q.policy = a.config.Policy(app)
 	}
