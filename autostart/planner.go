@@ -28,6 +28,7 @@ type Planner struct {
 	breaker breaker
 	hedged  bool // the extra start of this wake has been used
 	rand    uint64
+	last    time.Time // of the last decision
 
 	// The machines as of the last decision, all in its order.
 	ids     []balance.MachineID
@@ -95,7 +96,11 @@ func (d *Decision) Acts() bool { return len(d.Recall)+len(d.Start) > 0 }
 // [Planner.Recalled].
 func (p *Planner) Plan(now time.Time, in Input) Decision {
 	p.rand = in.Rand
-	p.heed(in.Answers)
+	if back := p.last.Sub(now); back > 0 && !p.last.IsZero() {
+		p.shift(back)
+	}
+	p.last = now
+	p.heed(now, in.Answers)
 	p.boots.hint(in.App.BootHint)
 	p.align(in.Machines)
 	p.observe(now, in.Machines)

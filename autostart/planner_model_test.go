@@ -150,6 +150,40 @@ func TestPlannerModel(t *testing.T) {
 				answers = append(answers, answer{commands[i], 0, errors.New("lost")})
 				commands = slices.Delete(commands, i, i+1)
 			},
+			"command arrives twice": func(t *rapid.T) {
+				if len(commands) == 0 {
+					t.Skip()
+				}
+				i := rapid.IntRange(0, len(commands)-1).Draw(t, "which")
+				commands = append(commands, commands[i])
+				deliver(i)
+			},
+			"answer arrives twice": func(t *rapid.T) {
+				if len(answers) == 0 {
+					t.Skip()
+				}
+				i := rapid.IntRange(0, len(answers)-1).Draw(t, "which")
+				if answers[i].err == nil {
+					answers = append(answers, answers[i])
+				}
+				hear(i)
+				plan(t)
+			},
+			"node restarts": func(t *rapid.T) { // and reads what there is before it decides
+				if len(commands) > 0 {
+					t.Skip() // of what is on its way it would know nothing
+				}
+				p, answers = NewPlanner(false), nil
+				clear(pending)
+				for _, id := range ids {
+					ms[id].row = ms[id].news()
+				}
+				plan(t)
+			},
+			"clock jumps back": func(t *rapid.T) {
+				now = now.Add(-rapid.SampledFrom([]time.Duration{sec, time.Hour}).Draw(t, "how far"))
+				plan(t)
+			},
 			"answer arrives": func(t *rapid.T) {
 				if len(answers) == 0 {
 					t.Skip()

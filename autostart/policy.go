@@ -35,8 +35,11 @@ type learner interface {
 }
 
 // heed takes in what came of earlier decisions.
-func (p *Planner) heed(as []Answer) {
+func (p *Planner) heed(now time.Time, as []Answer) {
 	for _, a := range as {
+		if a.At.After(now) { // the clock has been set back since
+			a.At = now
+		}
 		if a.Recall {
 			p.Recalled(a.At, a.Machine, a.Err)
 		} else {

@@ -122,6 +122,17 @@ func (p *Planner) observe(now time.Time, ms []*balance.Machine) {
 	}
 }
 
+// shift moves all that is remembered after a clock that was set back: what was to be waited for, or has been, stays as long.
+func (p *Planner) shift(back time.Duration) {
+	for i := range p.sights {
+		s := &p.sights[i]
+		for _, t := range []*time.Time{&s.since, &s.bootAt, &s.until, &s.asked.at, &s.recall.at} {
+			*t = t.Add(-back)
+		}
+	}
+	p.breaker.next = p.breaker.next.Add(-back)
+}
+
 // moved takes in one machine's change.
 func (p *Planner) moved(now time.Time, m *balance.Machine, s, was *sight) {
 	started := m.Epoch != was.epoch // a start has begun since the last look
