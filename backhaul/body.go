@@ -5,6 +5,7 @@ import (
 	"io"
 	"sync"
 	"sync/atomic"
+	"time"
 )
 
 var (
@@ -16,8 +17,8 @@ var (
 // source is a request's body over all tries. No try closes it. What has been read is kept while it may be needed again,
 // so that a further try begins where the first did.
 //
-// The body is read by one try at a time. A read that is blocked on a slow client when its try ends stays blocked: it
-// holds the lock, the next try waits for it, and finds what it read in kept.
+// The body is read by one try at a time. A read that is blocked on a slow client when its try ends stays blocked; the next
+// try has what was kept, then waits for that read, and finds what it brought in kept as well.
 type source struct {
 	mu      sync.Mutex
 	rc      io.ReadCloser
@@ -27,10 +28,13 @@ type source struct {
 	spent   bool        // something was read that was not kept
 	err     error       // what rc ended with
 	closed  bool
-	closing atomic.Bool
+	closing bool
+	busy    bool   // a try is reading
+	turn    signal // it is no more
 	read    atomic.Int64
 
 	reserved atomic.Int64 // of Config.ReplayMemory
+	endedAt  atomic.Int64 // when it ended, in Unix nanoseconds
 }
 
 // reader is the body of one try.
@@ -81,57 +85,100 @@ func (r *reader) Read(p []byte) (int, error) {
 	r.asked.Store(true)
 	s := r.s
 	s.mu.Lock()
-	for !r.heard() && !r.over.Load() && r.pos >= int64(len(s.kept)) && s.err == nil {
-		if room := s.keep - len(s.kept); room > 0 && !s.spent {
-			p = p[:min(len(p), room)]
-			break
+	for {
+		done, n, err := r.ready(p)
+		if done {
+			s.mu.Unlock()
+			return n, err
 		}
+		if !s.busy {
+			if room := s.keep - len(s.kept); r.heard() {
+				break
+			} else if room > 0 && !s.spent {
+				p = p[:min(len(p), room)]
+				break
+			}
+		}
+		turn := s.turn.next()
 		s.mu.Unlock()
 		select {
+		case <-turn: // nil channels of a reader that does not wait block for ever
 		case <-r.word:
 		case <-r.ended:
 		}
 		s.mu.Lock()
+		if r.heard() && s.busy { // the word alone is not our turn
+			turn = s.turn.next()
+			s.mu.Unlock()
+			select {
+			case <-turn:
+			case <-r.ended:
+			}
+			s.mu.Lock()
+		}
 	}
-	n, err := r.next(p)
+	s.busy = true
 	s.mu.Unlock()
-	if s.closing.Load() {
-		s.close()
+	n, err := s.rc.Read(p)
+	s.mu.Lock()
+	s.busy = false
+	over := r.over.Load()
+	s.take(r, over, p[:n], err)
+	if s.closing {
+		s.shut()
+	}
+	s.mu.Unlock()
+	s.turn.wake()
+	if over {
+		return 0, errBodyOver // another try has it
 	}
 	return n, err
 }
 
-func (r *reader) next(p []byte) (int, error) {
+// ready answers a read from what there is; s.mu is held.
+func (r *reader) ready(p []byte) (done bool, n int, err error) {
 	s := r.s
 	switch {
 	case r.over.Load():
-		return 0, errBodyOver
+		return true, 0, errBodyOver
 	case r.pos < int64(len(s.kept)):
 		n := copy(p, s.kept[r.pos:])
 		r.pos += int64(n)
-		return n, nil
+		return true, n, nil
+	case s.busy:
+		return false, 0, nil
 	case r.pos != s.read.Load():
-		return 0, errBodySpent // what this try would need next has gone out with another
+		return true, 0, errBodySpent // what this try would need next has gone out with another
 	case s.err != nil:
-		return 0, s.err
+		return true, 0, s.err
 	case s.closed:
-		return 0, errBodyClosed
+		return true, 0, errBodyClosed
 	}
-	n, err := s.rc.Read(p)
+	return false, 0, nil
+}
+
+// take notes what a read has brought; s.mu is held. What a try read that ended meanwhile is for the next one, and kept in
+// any case.
+func (s *source) take(r *reader, over bool, b []byte, err error) {
+	n := len(b)
 	s.read.Add(int64(n))
-	r.pos += int64(n)
+	if !over {
+		r.pos += int64(n)
+	}
 	switch {
 	case n == 0:
-	case !s.spent && !s.forget.Load() && len(s.kept)+n <= s.keep:
+	case !s.spent && (over || !s.forget.Load() && len(s.kept)+n <= s.keep):
 		if s.kept == nil {
 			s.kept = make([]byte, 0, max(n, min(s.keep, 4<<10)))
 		}
-		s.kept = append(s.kept, p[:n]...)
+		s.kept = append(s.kept, b...)
 	default:
 		s.spent, s.kept = true, nil
 	}
 	s.err = err
-	return n, err
+	if err == io.EOF {
+		s.endedAt.Store(time.Now().UnixNano())
+	}
 }
 
 // Close is what net/http calls when it is done with a try's body. The body itself stays open.
@@ -149,25 +196,20 @@ func (s *source) state(r *reader) bodyState {
 	if !r.asked.Load() {
 		return bodyWhole // s may be in use only by readers that asked
 	}
-	// A reader that is blocked in a read keeps what it reads if there is room for all; else it may spend the body.
-	if !s.mu.TryLock() {
-		if r.waits && !r.told.Load() || !r.waits && s.keep > 0 {
-			return bodyWhole
-		}
-		return bodySpent
-	}
+	s.mu.Lock()
 	defer s.mu.Unlock()
 	if s.spent {
 		return bodySpent
 	}
-	return bodyWhole
+	return bodyWhole // a read that is blocked now will be kept
 }
 
 // broken returns the error that reading from the client ended with, other than its end.
 func (s *source) broken() error {
-	if s == nil || !s.mu.TryLock() {
+	if s == nil {
 		return nil
 	}
+	s.mu.Lock()
 	defer s.mu.Unlock()
 	if s.err == io.EOF {
 		return nil
@@ -177,11 +219,16 @@ func (s *source) broken() error {
 
 // close closes the client's body, or leaves that to the read under way: closing must not wait for a slow client.
 func (s *source) close() {
-	s.closing.Store(true)
-	if !s.mu.TryLock() {
-		return
-	}
+	s.mu.Lock()
 	defer s.mu.Unlock()
+	s.closing = true
+	if !s.busy {
+		s.shut()
+	}
+}
+
+// shut closes the client's body; s.mu is held.
+func (s *source) shut() {
 	if !s.closed {
 		s.closed = true
 		s.rc.Close()

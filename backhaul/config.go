@@ -69,6 +69,12 @@ type Config struct {
 	Patience time.Duration
 	// Failures is how many failed tries a request survives, where the decision table allows another. 0 means 3; negative: none.
 	Failures int
+	// FailureRatio and FailureFloor bound the failed tries of all requests together, beside each request's own Failures: as
+	// many as FailureRatio of the requests, and FailureFloor a second; both over some 10 s. Beyond them a failure is passed on
+	// to the client, so that what is lost does not drown the rest in retries. 0 means 0.2 and 10; a negative FailureRatio: no
+	// such bound.
+	FailureRatio float64
+	FailureFloor float64
 	// Idempotent says whether executing a request twice does no harm. nil: GET, HEAD, OPTIONS and TRACE, and whatever has a
 	// header Idempotency-Key or X-Idempotency-Key.
 	Idempotent func(*http.Request) bool
@@ -94,6 +100,14 @@ type Config struct {
 
 	// Trace observes requests.
 	Trace Trace
+	// Slow is how long the answer's head may take until Trace.Trail hears of the request. 0 means 1 s, what people notice;
+	// negative: no request is slow.
+	Slow time.Duration
+	// Sample is which part of the other requests Trace.Trail hears of: one in Sample. 0 means 1000; negative: none.
+	Sample int
+	// MakeTrace gives requests without a traceparent header (W3C Trace Context) a new one, with the flag "sampled" unset. One
+	// that is there is passed on in any case.
+	MakeTrace bool
 }
 
 // HandlerConfig configures a [Handler]. Key or AnyNode is required; the zero value of the rest is valid.
@@ -148,6 +162,10 @@ func (c *Config) resolve() error {
 	c.Rounds = cmp.Or(c.Rounds, defaultRounds)
 	c.Patience = max(0, cmp.Or(c.Patience, defaultPatience))
 	c.Failures = max(0, cmp.Or(c.Failures, defaultFailures))
+	c.FailureRatio = cmp.Or(c.FailureRatio, 0.2)
+	c.FailureFloor = cmp.Or(c.FailureFloor, 10)
+	c.Slow = max(0, cmp.Or(c.Slow, time.Second))
+	c.Sample = max(0, cmp.Or(c.Sample, 1000))
 	c.AdmitTimeout = cmp.Or(c.AdmitTimeout, defaultAdmit)
 	c.IdleTimeout = cmp.Or(c.IdleTimeout, defaultOwnerIdle)
 	c.MachineIdleTimeout = cmp.Or(c.MachineIdleTimeout, defaultMachineIdle)
@@ -169,6 +187,10 @@ func (c *Config) resolve() error {
 		return fmt.Errorf("backhaul: Config.Bounces %d: want 0 (the default) or more: a bounce is no failure", c.Bounces)
 	case c.Rounds < 0:
 		return fmt.Errorf("backhaul: Config.Rounds %d: want 0 (the default) or more", c.Rounds)
+	case !(c.FailureFloor >= 0):
+		return fmt.Errorf("backhaul: Config.FailureFloor %v: want 0 (the default) or more tries per second", c.FailureFloor)
+	case c.FailureRatio != c.FailureRatio:
+		return fmt.Errorf("backhaul: Config.FailureRatio %v: want 0 (the default), more, or negative for no bound", c.FailureRatio)
 	case c.Bandwidth < 0:
 		return fmt.Errorf("backhaul: Config.Bandwidth %d: want 0 (the default) or more bytes per second", c.Bandwidth)
 	case c.ReplayLimit > math.MaxInt32:

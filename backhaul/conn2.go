@@ -3,6 +3,7 @@ package backhaul
 import (
 	"context"
 	"errors"
+	"io"
 	"net/http"
 	"net/http/httptrace"
 	"strings"
@@ -64,6 +65,9 @@ func (c *conn) roundTrip2(ctx context.Context, req *http.Request, s *stream, bod
 	resp, err := c.cc.RoundTrip(req)
 	s.back.Store(true)
 	if err == nil {
+		if resp.Body != http.NoBody {
+			resp.Body = &streamBody{resp.Body, s}
+		}
 		return resp, FailNone, nil
 	}
 	cause := context.Cause(req.Context())
@@ -92,6 +96,19 @@ func (c *conn) roundTrip2(ctx context.Context, req *http.Request, s *stream, bod
 		return nil, FailMalformed, err
 	}
 	return nil, FailReset, err
+}
+
+// streamBody is the body of an answer over HTTP/2. To close it ends the stream: net/http by itself waits for a read of the
+// request's body to return, which a slow client may hold up.
+type streamBody struct {
+	io.ReadCloser
+	s *stream
+}
+
+func (b *streamBody) Close() error {
+	b.s.cancel(errStreamOver)
+	b.ReadCloser.Close()
+	return nil
 }
 
 // h2Error has the shape of net/http's error of a stream, which cannot be named but fills in what looks like it.

@@ -77,6 +77,9 @@ func (x *exchange) do(out *http.Request) (*http.Response, Failure, error) {
 			return resp, FailNone, nil
 		}
 		if x.h2 {
+			if fail == FailRefused {
+				c.mux.retire(c) // it and we disagree on what it can take
+			}
 			x.pool.put(c)
 		}
 		again := fail == FailStale || fail == FailRefused && n < maxStale

@@ -42,6 +42,10 @@ type flight struct {
 	status       int
 	received     atomic.Int64
 	sent         atomic.Int64 // over an upgraded connection
+
+	steps []Step // where somebody wants a trail
+	trace string // the traceparent
+	made  bool   // by us
 }
 
 // run acquires and tries until there is an answer.
@@ -92,6 +96,7 @@ func (f *flight) acquire() error {
 			}
 			m := f.res.Machine()
 			f.try = Try{App: f.want.App, Machine: m.ID, Owner: m.Owner, Region: m.Region, N: f.try.N + 1, Local: f.res.Gate() != nil, Waited: waited}
+			f.step(Step{Kind: StepPick, Took: waited, Try: f.try})
 			return nil
 		}
 		if ctx.Err() != nil {
@@ -124,6 +129,7 @@ func (f *flight) pause() error {
 	clear(f.want.Tried)
 	f.want.Tried = f.want.Tried[:0]
 	ctx := f.req.Context()
+	f.step(Step{Kind: StepPark, Took: f.spent.pause(), Try: f.try})
 	t := time.NewTimer(f.spent.pause())
 	defer t.Stop()
 	select {
@@ -165,6 +171,7 @@ func (f *flight) attempt() (*http.Response, verdict, error) {
 	}
 	f.status = resp.StatusCode
 	f.first = time.Since(f.start)
+	f.step(Step{Kind: StepHead, Took: time.Since(f.tried), Try: f.try})
 	f.wrap(resp)
 	return resp, giveUp, nil
 }
@@ -178,6 +185,7 @@ func (f *flight) refused(b balance.Bounce, l balance.Load) verdict {
 	if hook := f.t.c.Trace.Bounce; hook != nil {
 		hook(Bounced{Try: f.try, Reason: b, Load: l, Took: time.Since(f.tried)})
 	}
+	f.step(Step{Kind: StepBounce, Took: time.Since(f.tried), Try: f.try, Reason: b, Load: l})
 	f.release(balance.Bounced)
 	return f.spent.bounced(f.t.limits, time.Since(f.bounced))
 }
@@ -192,6 +200,11 @@ func (f *flight) broke(fail Failure, err error, body bodyState) verdict {
 		f.failed = err
 	}
 	v := f.spent.failed(f.t.limits, fail, f.t.c.Idempotent(f.req), body)
+	f.step(Step{Kind: StepFail, Took: time.Since(f.tried), Try: f.try, Failure: fail, Err: err})
+	if v != giveUp && !f.t.afford(time.Now()) {
+		f.spent.failures--
+		v = giveUp
+	}
 	if v == giveUp {
 		return v // finish releases
 	}
@@ -234,17 +247,32 @@ func (f *flight) finish(o balance.Outcome, err error) {
 		f.body.close()
 		f.t.kept.Add(-f.body.reserved.Swap(0))
 	}
+	if f.t.c.Trace.Done == nil && f.t.c.Trace.Trail == nil {
+		return
+	}
+	d := f.done(o, err)
 	if hook := f.t.c.Trace.Done; hook != nil {
-		d := Done{
-			Try: f.try, Outcome: o, Status: f.status, Err: err,
-			Tries: f.try.N, Bounces: f.bounces, Failures: f.spent.failures,
-			Waited: f.waited, First: f.first, Total: time.Since(f.start), Sent: f.sent.Load(), Received: f.received.Load(),
-		}
-		if f.body != nil {
-			d.Sent += f.body.read.Load()
-		}
 		hook(d)
 	}
+	f.tell(d)
+}
+
+func (f *flight) done(o balance.Outcome, err error) Done {
+	d := Done{
+		Try: f.try, Outcome: o, Status: f.status, Err: err,
+		Tries: f.try.N, Bounces: f.bounces, Failures: f.spent.failures,
+		Waited: f.waited, First: f.first, Total: time.Since(f.start), Sent: f.sent.Load(), Received: f.received.Load(),
+	}
+	if d.First > 0 {
+		d.Download = d.Total - d.First
+	}
+	if f.body != nil {
+		d.Sent += f.body.read.Load()
+		if at := f.body.endedAt.Load(); at != 0 {
+			d.Upload = max(0, time.Unix(0, at).Sub(f.start))
+		}
+	}
+	return d
 }
 
 // unwind ends the request when RoundTrip panics.

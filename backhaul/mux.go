@@ -1,6 +1,7 @@
 package backhaul
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"net/http"
@@ -60,6 +61,8 @@ func (s *signal) wake() {
 const (
 	// maxConns bounds the connections of a mux: with the usual 250 streams each, far above what a process can serve.
 	maxConns = 256
+	// usualStreams is what a peer is expected to take until it has said so.
+	usualStreams = 100
 	// reclass is how often the class of a path is looked at again.
 	reclass = time.Second
 )
@@ -90,7 +93,7 @@ func (m *mux) get(ctx context.Context, x *exchange) (c *conn, reused bool, err e
 		if m.failed != failed && m.dialing == 0 {
 			return nil, false, m.err
 		}
-		if m.failed == failed && m.dialing*max(m.perConn, 1) <= m.waiting && len(m.conns)+m.dialing < maxConns {
+		if m.failed == failed && m.dialing*cmp.Or(m.perConn, usualStreams) <= m.waiting && len(m.conns)+m.dialing < maxConns {
 			m.start(ctx, x, m.class)
 		}
 		m.waiting++
@@ -269,6 +272,13 @@ func (m *mux) renew(epoch uint64) {
 	}
 	m.epoch = epoch
 	m.drop(func(*conn) bool { return true })
+}
+
+// retire opens no further streams on a connection.
+func (m *mux) retire(c *conn) {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	m.drop(func(o *conn) bool { return o == c })
 }
 
 // drop takes connections out of use; m.mu is held.

@@ -18,6 +18,11 @@ import (
 // newPair joins an edge and a worker with two machines, in memory, for a synctest bubble.
 func newPair(t *testing.T, c Config, hc HandlerConfig, machine http.Handler) (*Transport, *balance.Fleet) {
 	t.Helper()
+	return newPairServed(t, c, hc, ServerConfig{}, machine)
+}
+
+func newPairServed(t *testing.T, c Config, hc HandlerConfig, sc ServerConfig, machine http.Handler) (*Transport, *balance.Fleet) {
+	t.Helper()
 	worker, err := balance.NewFleet(balance.FleetConfig{Node: "worker", Region: "nrt"})
 	if err != nil {
 		t.Fatal(err)
@@ -54,7 +59,11 @@ func newPair(t *testing.T, c Config, hc HandlerConfig, machine http.Handler) (*T
 	if err != nil {
 		t.Fatal(err)
 	}
-	app, owner := &http.Server{Handler: machine, ErrorLog: quietLog}, &http.Server{Handler: h, ErrorLog: quietLog}
+	app := &http.Server{Handler: machine, ErrorLog: quietLog}
+	owner, err := NewServer(h, sc)
+	if err != nil {
+		t.Fatal(err)
+	}
 	go app.Serve(machines)
 	go owner.Serve(hop)
 	t.Cleanup(func() {

@@ -14,6 +14,7 @@ type Trace struct {
 	Bounce func(Bounced) // the owner refused
 	Retry  func(Retried) // a try failed and another follows
 	Done   func(Done)    // the request is over: answered to the last byte, failed, or abandoned; once per request
+	Trail  func(Trail)   // after Done, the whole way of a request that failed, was retried after a failure, or was slow (Config.Slow), and of some of the rest
 }
 
 // Try is one try of one request.
@@ -55,6 +56,8 @@ type Done struct {
 	Waited   time.Duration // in the Picker, all tries together
 	First    time.Duration // from the start to the answer's head; 0 when there was none
 	Total    time.Duration // from the start to the end of the answer's body
+	Upload   time.Duration // from the start to the end of the request's body; 0 when there was none, or its end was not read
+	Download time.Duration // from the answer's head to the end of its body
 	Sent     int64         // bytes of the request's body that were read from the client, and of an upgraded connection
 	Received int64         // bytes of the answer's body, or from an upgraded connection
 }

@@ -3,6 +3,7 @@ package backhaul
 import (
 	"errors"
 	"net/http"
+	"sync"
 	"sync/atomic"
 	"time"
 )
@@ -22,6 +23,22 @@ type Transport struct {
 	machines *pool // by machine and epoch; only those of this process
 	kept     atomic.Int64
 	routes   routes
+
+	budgetMu sync.Mutex
+	budget   budget
+}
+
+// earn and afford are the budget of failed tries of all requests.
+func (t *Transport) earn(now time.Time) {
+	t.budgetMu.Lock()
+	t.budget.earn(now)
+	t.budgetMu.Unlock()
+}
+
+func (t *Transport) afford(now time.Time) bool {
+	t.budgetMu.Lock()
+	defer t.budgetMu.Unlock()
+	return t.budget.spend(now)
 }
 
 // NewTransport returns a transport that asks p for machines. It starts nothing.
@@ -33,6 +50,7 @@ func NewTransport(p Picker, c Config) (*Transport, error) {
 		return nil, err
 	}
 	t := &Transport{picker: p, c: c, limits: limits{bounces: c.Bounces, rounds: c.Rounds, failures: c.Failures, patience: c.Patience}}
+	t.budget.ratio, t.budget.floor = c.FailureRatio, c.FailureFloor
 	if c.Key != "" {
 		t.key = []string{c.Key}
 	}
@@ -66,10 +84,12 @@ func (t *Transport) Close() {
 // broke off. [ErrorHandler] answers for each.
 func (t *Transport) RoundTrip(req *http.Request) (*http.Response, error) {
 	f := &flight{t: t, req: req, start: time.Now()}
+	t.earn(f.start)
 	if req.Body != nil && req.Body != http.NoBody {
 		f.body = t.source(req)
 	}
 	defer f.unwind() // whatever panics below
+	f.traced()
 	resp, err := f.run()
 	if err != nil {
 		f.finish(f.outcome, err)

@@ -137,6 +137,9 @@ func (f *flight) outgoing(ctx context.Context) *http.Request {
 			h[k] = v
 		}
 	}
+	if f.made {
+		h[headerTrace] = []string{f.trace}
+	}
 	out.Header = h
 	out.GetBody = nil
 	out.Close = false
