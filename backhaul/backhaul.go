@@ -11,28 +11,38 @@
 // The Transport decides alone; the connections under it send a request once. Each way in which a try can end without an
 // answer has a [Certainty]:
 //
-//	NotSent        dial     no connection to the owner or the machine
-//	               stale    a pooled connection was dead; another is taken, and it counts for nothing
-//	               unsent   a new connection died before a byte was written
-//	NotExecuted    bounce   the owner refused: full, closing, stopped, not here, another epoch
-//	               denied   the owner does not accept this node's key
-//	               unread   the connection died while the body waited for the owner's word
-//	MaybeExecuted  reset    the connection died after the request was written, before the answer's head was complete
-//	               timeout  no answer's head within HeaderTimeout
-//	Responded      malformed  the answer's head is not HTTP, or too large
-//	               answer   the answer broke off after its head
+//	NotSent        dial       no connection to the owner or the machine            TestAMachineThatRefusesConnectionsIsPassedOver
+//	               dial       a peer that accepts and says nothing (HTTP/2)       TestASilentPeerIsGivenUpByItsRoundTrip
+//	               stale      a pooled connection was dead: another is taken,     TestAPooledConnectionThatDiedIsNoFailure
+//	                          and it counts for nothing
+//	               unsent     a new connection died before a byte was written     TestAnyPlanOfFaults
+//	NotExecuted    bounce     the owner refused: full, closing, stopped, not       TestEveryBounceIsTriedElsewhere
+//	                          here, another epoch
+//	               denied     the owner does not accept this node's key           TestAStrangerIsNotServed
+//	               unread     the connection died while the body waited for       TestAnOwnerThatDoesNotAskForTheBody
+//	                          the owner's word
+//	               refused    GOAWAY or REFUSED_STREAM: not processed (HTTP/2)    TestStreamsThatFail
+//	MaybeExecuted  reset      the connection or stream died after the request     TestAMachineThatDiesUnderARequest
+//	                          was written, before the answer's head was complete
+//	               reset      a path that froze, found by ping (HTTP/2)           TestAPathThatFreezesIsLeftInFiveSeconds
+//	               timeout    no answer's head within HeaderTimeout               TestNoAnswerInTime
+//	Responded      malformed  the answer's head is not HTTP, or too large         TestAnAnswerThatIsNoHTTP
+//	               answer     the answer broke off after its head                 TestAnAnswerThatBreaksOffIsNotTakenForWhole
+//	-              client     the client left                                     TestAClientThatLeavesFreesTheMachine
+//	               client     the client's body broke off                         TestABodyThatBreaksOffIsNotTheMachinesFault
 //
 // and by that, by the request's method and by what is left of its body, it is sent to another machine or not:
 //
-//	                 not idempotent   idempotent   body read and gone
+//	                 not idempotent   idempotent   body read and gone   (TestDecisionTable)
 //	NotSent          yes              yes          no
 //	NotExecuted      yes              yes          no
 //	MaybeExecuted    no               yes          no
 //	Responded        no               no           no
 //
 // When the client has left, or its body breaks off, nothing is tried again. Bounces and failures have budgets of their
-// own ([Config].Bounces, [Config].Failures). A machine that was tried is excluded exactly, until none is left; then the
-// request goes back to the [Picker], where it may wait, and begins a new round.
+// own ([Config].Bounces, [Config].Failures), and the failures of all requests together have one besides
+// ([Config].FailureRatio). A machine that was tried is excluded exactly, until none is left; then the request goes back to
+// the [Picker], where it may wait, and begins a new round.
 //
 // # Bodies
 //
@@ -41,16 +51,34 @@
 // admitted and the machine connected, and sends the machine nothing before the first byte has come. So a refused try costs
 // no body and no memory, whatever its size.
 //
+// A body of unknown length over HTTP/2 may be one side of a conversation in which the other speaks first, as in gRPC. Its
+// request is sent at once, with as much of the body as is kept; the rest follows when the owner says that the request has
+// been admitted.
+//
 // # On the wire
 //
-// The hop speaks HTTP/1.1, one request at a time on a connection. The edge adds the headers Ebb-To (which machine) and
-// Ebb-Key; the owner adds Ebb-Load to every answer, Ebb-Bounce to a refusal and Ebb-Fault where the machine did not
-// answer. Headers that begin with Ebb- are removed from what clients and machines send. The key authenticates, it does not
-// encrypt: between hosts the connections belong in a private network or in TLS, by [Config].Dial and the owner's listener.
+// HTTP/1.1 stays HTTP/1.1, one request at a time on a connection. What came over HTTP/2 goes over HTTP/2 without TLS ("h2c"),
+// many on a connection: serve the hop with [NewServer], or set [Config].HTTP1. A machine gets HTTP/1.1, or h2c where
+// [HandlerConfig].H2 says so. CONNECT is answered with 501: a door for it is a door to everywhere.
+//
+// The edge adds the headers Ebb-To (which machine), Ebb-Key and Ebb-Ask (which bodies wait); the owner adds Ebb-Load to every
+// answer, Ebb-Bounce to a refusal and Ebb-Fault where the machine did not answer. Headers that begin with Ebb- are removed
+// from what clients and machines send. The key authenticates, it does not encrypt: between hosts the connections belong in a
+// private network or in TLS, by [Config].Dial and the owner's listener.
+//
+// # Windows and lanes
+//
+// The window of an HTTP/2 stream bounds its speed to a window per round trip. It is [Config].Bandwidth times the round trip
+// that [Config].RTT knows, from 256 KiB to 16 MiB, less when memory gets short; where the path changes, connections with
+// other windows take over. The edge announces its window and the [Server] of the owner uses the same for uploads. The window of
+// a connection is 1 GiB, so that streams that nobody reads stop no others. Requests with a body of 1 MiB or more, and those
+// whose like moved as much in the last minute, use connections of their own.
 //
 // # Waits
 //
-// Connecting is bounded by DialTimeout, an owner's word about a body by AdmitTimeout, the answer's head by HeaderTimeout
-// (none by default: long polls are legal), a new
-// round by its pause, waiting for a machine by the Picker, everything by the request's context.
+// Connecting is bounded by three round trips and 200 ms where [Config].RTT knows the path (at least 300 ms, at most 3 s), and
+// by DialTimeout; over HTTP/2 it includes the peer's first word. An established connection that is dead is given up in 5 s:
+// by a ping over HTTP/2; over TCP on Linux by TCP_USER_TIMEOUT, and everywhere by keep-alive probes, 1 s x 3 after 2 s. An
+// owner's word about a body is bounded by AdmitTimeout, the answer's head by HeaderTimeout (none by default: long polls are
+// legal), a new round by its pause, waiting for a machine by the Picker, everything by the request's context.
 package backhaul

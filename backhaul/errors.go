@@ -106,6 +106,15 @@ func (e *bodyError) Error() string { return "backhaul: reading the request's bod
 func (e *bodyError) Unwrap() error { return e.err }
 func (e *bodyError) Cause() string { return CauseRequest }
 
+// methodError refuses a method.
+type methodError string
+
+const errConnect = methodError("backhaul: CONNECT is not served: an app is reached by its requests, not through a tunnel")
+
+func (e methodError) Error() string { return string(e) }
+func (methodError) StatusCode() int { return 501 }
+func (methodError) Cause() string   { return CauseRequest }
+
 // ownerError is a failure as a machine's owner tells of it.
 type ownerError struct {
 	owner balance.NodeID

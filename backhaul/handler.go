@@ -20,7 +20,8 @@ import (
 // edge picked and sends it there, or bounces it with the reason and the machine's load. It never waits for a slot. It is
 // safe for concurrent use.
 //
-// The [http.Server] around it needs an IdleTimeout above the edges' and a MaxHeaderBytes above that of their servers.
+// Serve it with [NewServer]; a plain [http.Server] needs an IdleTimeout above the edges' and a MaxHeaderBytes above that of
+// their servers.
 type Handler struct {
 	fleet    *balance.Fleet
 	c        HandlerConfig
