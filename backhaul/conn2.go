@@ -62,6 +62,7 @@ func (c *conn) roundTrip2(ctx context.Context, req *http.Request, s *stream, bod
 	if body != nil {
 		body.closed = s.aborted
 	}
+	before := c.wire.wrote.Load()
 	resp, err := c.cc.RoundTrip(req)
 	s.back.Store(true)
 	if err == nil {
@@ -72,6 +73,7 @@ func (c *conn) roundTrip2(ctx context.Context, req *http.Request, s *stream, bod
 	}
 	cause := context.Cause(req.Context())
 	s.cancel(errStreamOver)
+	sent := s.wrote.Load() && c.wire.wrote.Load() != before // the head was handed over, and something of it, or of others, left
 	unasked := x.expect && body != nil && !body.asked.Load()
 	switch {
 	case errors.Is(ctx.Err(), context.Canceled):
@@ -82,9 +84,9 @@ func (c *conn) roundTrip2(ctx context.Context, req *http.Request, s *stream, bod
 		return nil, FailClient, &bodyError{body.s.broken()}
 	case notStarted(err):
 		return nil, FailRefused, err
-	case !s.wrote.Load() && x.reused:
+	case !sent && x.reused:
 		return nil, FailStale, err
-	case !s.wrote.Load():
+	case !sent:
 		return nil, FailUnsent, err
 	case unasked:
 		return nil, FailUnread, err

@@ -101,6 +101,7 @@ func newPool(c poolConfig) *pool {
 	return &pool{
 		poolConfig: c,
 		transport: &http.Transport{
+			ReadBufferSize:         2 << 10, // most heads fit; large reads pass it by, and upgraded connections keep it
 			DialContext:            dialWire,
 			DisableCompression:     true, // bodies pass as they are
 			ExpectContinueTimeout:  never,

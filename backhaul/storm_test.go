@@ -2,6 +2,7 @@ package backhaul_test
 
 import (
 	"context"
+	"flag"
 	"fmt"
 	"io"
 	"net"
@@ -21,7 +22,11 @@ import (
 // A retry storm: several edges, far more clients than slots, and hard limits that every edge guesses at. Every request is
 // answered, and bounces stay few, because edges hear of load in every reply and wait instead of trying on.
 func TestAFullFleetIsNotStormed(t *testing.T) {
-	const machines, hard, edges, clients, each = 4, 5, 2, 60, 10
+	const machines, hard, edges, each = 4, 5, 2, 10
+	clients := 60
+	if flag.Lookup("huge").Value.String() == "true" {
+		clients = 500
+	}
 	worker, err := balance.NewFleet(balance.FleetConfig{Node: "worker", Region: "nrt"})
 	if err != nil {
 		t.Fatal(err)
@@ -122,10 +127,10 @@ func TestAFullFleetIsNotStormed(t *testing.T) {
 	wg.Wait()
 	n := float64(answered.Load())
 	t.Logf("%v answered, %.2f tries and %.2f bounces each", n, float64(tries.Load())/n, float64(bounces.Load())/n)
-	if n != edges*clients*each {
+	if n != float64(edges*clients*each) {
 		t.Errorf("%v answered, want %d", n, edges*clients*each)
 	}
-	if tries.Load() > 6*answered.Load() {
+	if tries.Load() > 3*answered.Load() {
 		t.Errorf("%d tries for %v answers", tries.Load(), n)
 	}
 	for i := range most {

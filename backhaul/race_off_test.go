@@ -1,0 +1,5 @@
+//go:build !race
+
+package backhaul
+
+const raceEnabled = false

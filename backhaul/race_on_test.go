@@ -1,0 +1,6 @@
+//go:build race
+
+package backhaul
+
+// raceEnabled says that memory is not what it would be.
+const raceEnabled = true
