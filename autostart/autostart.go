@@ -39,7 +39,7 @@ type Config struct {
 	// old place do not count. 0 means 1000; negative: nobody waits.
 	MaxParked int
 	// MaxParkedBytes bounds what they hold in memory, as [Sized] says; a request of which that is not known counts 1 KiB.
-	// 0 means 8 MiB; negative: no bound.
+	// 0 means 8 KiB for each of MaxParked; negative: no bound.
 	MaxParkedBytes int
 	// MaxParkedAll and MaxParkedAllBytes bound the same over all apps. When one is reached, an app with less than its equal
 	// share gets in all the same, and the youngest request of the app with most is rejected instead: a flood of one starves
@@ -77,7 +77,7 @@ func (c Config) withDefaults() Config {
 		c.MaxParked = 1000
 	}
 	if c.MaxParkedBytes == 0 {
-		c.MaxParkedBytes = 8 << 20
+		c.MaxParkedBytes = c.MaxParked << 13
 	}
 	all := func(set *int, one int) {
 		if *set == 0 {
