@@ -97,14 +97,14 @@ func TestOrders(t *testing.T) {
 		}, []string{"0s cordon m1: deploy", "30s draining m1: deploy", "30.1s stop m1: deploy", "30.2s stopped m1 in 100ms"}, "m1 stopped gone, m2 started running"},
 		{"who recalls it has nothing better: it stays", awake, stopApp, func(b *bench) {
 			done := b.order(b.t.Context(), "m1", maintenance)
-			b.down.Recall(b.t.Context(), b.row("m1"))
+			b.recall("m1")
 			b.wantOrder(done, "it was recalled")
 		}, nil, "m1 started running, m2 started running"},
 		{"with Drain a recall comes too late", awake, stopApp, func(b *bench) {
 			done := b.order(b.t.Context(), "m1", drain(sec))
-			b.down.Recall(b.t.Context(), b.row("m1"))
+			b.recall("m1")
 			b.wantOrder(done, "")
-		}, []string{"0s cordon m1: deploy", "0s draining m1: deploy", "100ms stop m1: deploy", "200ms stopped m1 in 100ms"}, "m1 stopped gone, m2 started running"},
+		}, []string{"0s cordon m1: deploy", "100ms draining m1: deploy", "200ms stop m1: deploy", "300ms stopped m1 in 100ms"}, "m1 stopped gone, m2 started running"},
 		{"with Drain a request that knew the cordon does not keep it", awake, stopApp, func(b *bench) {
 			done := b.order(b.t.Context(), "m1", drain(10*sec))
 			leave := b.request("m1")

@@ -12,10 +12,6 @@ import (
 	"github.com/ebbkit/ebb/balance"
 )
 
-// ErrTooLate is what [Downscaler.Recall] answers when the machine's gate has closed. Start the machine instead: during the
-// stop that is remembered, afterwards it is done at once.
-var ErrTooLate = errors.New("downscale: too late to recall: the machine is stopping or has stopped")
-
 // lookEvery is how often machines on their way are looked at, at least: so soon after a request came to a machine that was
 // to go it is uncordoned, and others do not avoid it any longer.
 const lookEvery = 100 * time.Millisecond
@@ -89,24 +85,6 @@ func (d *Downscaler) Run(ctx context.Context) error {
 		}
 		timer.Reset(wait)
 	}
-}
-
-// Recall ends the soft cordon that m's row speaks of, so that the machine counts again. It is nil also when that cordon is
-// over already and the machine runs. It matches [ErrTooLate] when the machine does not run any longer, and is another error
-// when this node does not own it. It does not wait, and needs no Run.
-func (d *Downscaler) Recall(_ context.Context, m balance.Machine) error {
-	g := d.fleet.Gate(m.App, m.ID)
-	if g == nil {
-		return fmt.Errorf("downscale: recall of machine %q of app %q: node %q does not own it: ask its owner", m.ID, m.App, d.fleet.Node())
-	}
-	if g.Uncordon(m.CordonGen) {
-		d.rouse()
-		return nil
-	}
-	if s := g.State(); s != balance.Started {
-		return fmt.Errorf("%w: %s is %v", ErrTooLate, m.ID, s)
-	}
-	return nil
 }
 
 // run is the state of one Run; only its goroutine touches it.

@@ -395,33 +395,28 @@ func TestStartWantedWhileStoppingIsDoneAfterwards(t *testing.T) {
 	})
 }
 
+// recall ends the cordon of a machine at its gate, as its owner does for whoever asks.
+func (b *bench) recall(id balance.MachineID) bool {
+	s, _ := b.fleet.App("web")
+	m, _ := s.Machine(id)
+	return b.gate(id).Uncordon(m.CordonGen)
+}
+
 func TestRecall(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		b := newBench(t, quick, stopApp, "m1")
 		b.driver.takes = 2 * sec
 		defer b.run()()
-		row := func() balance.Machine { s, _ := b.fleet.App("web"); m, _ := s.Machine("m1"); return m }
-		time.Sleep(5500 * time.Millisecond)
-		old := row()
-		if err := b.down.Recall(t.Context(), old); err != nil {
-			t.Errorf("recall: %v", err)
+		time.Sleep(5550 * time.Millisecond)
+		if !b.recall("m1") {
+			t.Error("a cordoned machine cannot be recalled")
 		}
 		time.Sleep(100 * time.Millisecond)
-		b.want("5s cordon m1: keep-alive 5s over: no request since 5s", "5.5s uncordon m1: it was recalled")
-		if err := b.down.Recall(t.Context(), old); err != nil {
-			t.Errorf("recall of a machine that runs: %v", err)
-		}
-		time.Sleep(5900 * time.Millisecond)
-		b.want("11s cordon m1: keep-alive 5s over: no request since 5s")
-		if err := b.down.Recall(t.Context(), old); err != nil || row().Cordon != balance.CordonSoft {
-			t.Errorf("a recall from an earlier cordon: %v, cordon %v", err, row().Cordon)
-		}
-		time.Sleep(2 * sec)
-		if err := b.down.Recall(t.Context(), row()); !errors.Is(err, ErrTooLate) {
-			t.Errorf("recall of a machine that stops: %v", err)
-		}
-		if err := b.down.Recall(t.Context(), balance.Machine{ID: "x", App: "web"}); err == nil || errors.Is(err, ErrTooLate) {
-			t.Errorf("recall of somebody else's machine: %v", err)
+		b.want("5s cordon m1: keep-alive 5s over: no request since 5s", "5.6s uncordon m1: it was recalled")
+		time.Sleep(7850 * time.Millisecond)
+		b.want("11s cordon m1: keep-alive 5s over: no request since 5s", "12.1s stop m1: keep-alive 5s over: no request since 5s")
+		if b.recall("m1") {
+			t.Error("a machine whose gate has closed was recalled")
 		}
 		b.forget()
 	})

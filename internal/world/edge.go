@@ -150,6 +150,6 @@ func (o owners) Start(ctx context.Context, m balance.Machine) (balance.StartAnsw
 
 func (o owners) Recall(ctx context.Context, m balance.Machine) error {
 	k := o.e.w.worker(m.Owner)
-	_, err := call(ctx, o.e.w.x, &o.e.node, &k.node, func() (struct{}, error) { return struct{}{}, k.scaler.Recall(ctx, m) })
+	_, err := call(ctx, o.e.w.x, &o.e.node, &k.node, func() (struct{}, error) { return struct{}{}, k.starter.Recall(ctx, m) })
 	return err
 }
