@@ -67,13 +67,13 @@ func (d telling) Await(ctx context.Context, m balance.Machine) error {
 
 func TestDriverThatTells(t *testing.T) {
 	bubble(t, func(t *testing.T) {
-		r := newRig(t, StarterConfig{}, habits{boot: sec}, habits{boot: sec}, habits{boot: sec})
+		r := newRig(t, StarterConfig{Readiness: telling{}}, habits{boot: sec}, habits{boot: sec}, habits{boot: sec})
 		defer r.stop()
-		r.s.config.Readiness = telling{r.d}
 		for _, id := range []balance.MachineID{"m0", "m1", "m2"} {
 			r.start(id)
 		}
 		time.Sleep(2 * sec)
+		synctest.Wait()
 		for _, want := range []string{"ready m0 cold 0s", "ready m1 cold 1s", "failed m2: it says that it will not be ready: panic: bug"} {
 			if !slices.Contains(r.events, want) {
 				t.Errorf("%q, want %q among them", r.events, want)
