@@ -48,7 +48,7 @@ func (w *World) newEdge(region string) (_ *edge, err error) {
 	if e.auto, err = autostart.New(e.balancer, owners{e}, autostart.Config{Trace: e.traceAuto()}); err != nil {
 		return nil, err
 	}
-	e.transport, err = backhaul.NewTransport(e.auto, backhaul.Config{Node: e.id, Key: w.key, Dial: e.dial, Trace: e.traceTransport()})
+	e.transport, err = backhaul.NewTransport(e.auto, backhaul.Config{Node: e.id, Key: w.key, Dial: e.dial, RTT: e.rtt, Trace: e.traceTransport()})
 	return e, err
 }
 
@@ -56,6 +56,12 @@ func (w *World) newEdge(region string) (_ *edge, err error) {
 func (e *edge) dial(ctx context.Context, owner balance.NodeID) (net.Conn, error) {
 	k := e.w.worker(owner)
 	return e.w.links.Dialer(e.region, k.region)(ctx, "tcp", k.listener.Addr().String())
+}
+
+// rtt is how far an owner is, as measured.
+func (e *edge) rtt(owner balance.NodeID) (time.Duration, bool) {
+	s, ok := e.mesh.Table().To(string(owner))
+	return s.Base, ok && s.Known()
 }
 
 func (w *World) worker(id balance.NodeID) *worker {

@@ -4,11 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"io"
-	"log"
 	"net"
-	"net/http"
-	"time"
 
 	"github.com/ebbkit/ebb/autostart"
 	"github.com/ebbkit/ebb/backhaul"
@@ -29,7 +25,7 @@ type worker struct {
 	handler  *backhaul.Handler
 	demand   *demand
 	listener net.Listener
-	server   *http.Server
+	server   *backhaul.Server
 }
 
 func (w *World) newWorker(r Region) (_ *worker, err error) {
@@ -67,14 +63,14 @@ func (w *World) newWorker(r Region) (_ *worker, err error) {
 	if k.scaler, err = downscale.New(k.fleet, k.driver, downscale.Config{Window: w.config.Window, Demand: k.demand, Acks: w.x.acks, Restart: restart, Trace: k.traceScaler()}); err != nil {
 		return nil, err
 	}
-	if k.handler, err = backhaul.NewHandler(k.fleet, backhaul.HandlerConfig{Key: w.key}); err != nil {
+	if k.handler, err = backhaul.NewHandler(k.fleet, backhaul.HandlerConfig{Key: w.key, EpochHeader: "Ebb-Epoch"}); err != nil {
 		return nil, err
 	}
 	if k.listener, err = net.Listen("tcp", "127.0.0.1:0"); err != nil {
 		return nil, err
 	}
-	k.server = &http.Server{Handler: k.handler, ReadHeaderTimeout: 10 * time.Second, ErrorLog: log.New(io.Discard, "", 0)}
-	return k, nil
+	k.server, err = backhaul.NewServer(k.handler, backhaul.ServerConfig{})
+	return k, err
 }
 
 // run starts everything the worker does.

@@ -183,7 +183,7 @@ func (w *World) Run(ctx, hurry context.Context) error {
 	w.edge.run(run)
 
 	quiet := log.New(io.Discard, "", 0)
-	w.server = &http.Server{Handler: w.edge.handler(), ReadHeaderTimeout: 10 * time.Second, IdleTimeout: 2 * time.Minute, ErrorLog: quiet}
+	w.server = &http.Server{Handler: w.edge.handler(), ReadHeaderTimeout: 10 * time.Second, IdleTimeout: 2 * time.Minute, ConnContext: autostart.ConnContext, ErrorLog: quiet}
 	w.pageHTTP = &http.Server{Handler: status.Handler(w), ReadHeaderTimeout: 10 * time.Second, ErrorLog: quiet}
 	w.wait(ctx)
 	run("edge", func(context.Context) error { return served(w.server.Serve(w.public)) })
