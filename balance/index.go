@@ -90,16 +90,3 @@ func (x *index) grow(old *[]atomic.Pointer[cell]) *[]atomic.Pointer[cell] {
 	x.table.Store(&next)
 	return &next
 }
-
-// all calls do with each cell.
-func (x *index) all(do func(*cell)) {
-	t := x.table.Load()
-	if t == nil {
-		return
-	}
-	for i := range *t {
-		if c := (*t)[i].Load(); c != nil && c != removedCell {
-			do(c)
-		}
-	}
-}

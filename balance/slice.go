@@ -2,7 +2,6 @@ package balance
 
 import (
 	"cmp"
-	"slices"
 	"time"
 )
 
@@ -77,6 +76,3 @@ func compareReach(a, b reach) int {
 	}
 	return cmp.Or(cmp.Compare(a.rtt, b.rtt), cmp.Compare(a.rows.name, b.rows.name))
 }
-
-// ringPlace returns where a node stands among its peers, sorted; ok is false when it is not one of them.
-func ringPlace(peers []NodeID, node NodeID) (int, bool) { return slices.BinarySearch(peers, node) }

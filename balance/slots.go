@@ -72,11 +72,6 @@ func (s *slots) next(now int64) (node NodeID, lacks bool, ok bool) {
 	return s.nodes[best].node, most > 0, true
 }
 
-// lacking reports whether a node waits for more slots than it has been given.
-func (s *slots) lacking(now int64) bool {
-	return slices.ContainsFunc(s.nodes, func(a asking) bool { return a.until >= now && a.parked > a.held })
-}
-
 // idle reports whether what a node holds may be taken from it: nothing waits there.
 func (s *slots) idle(node NodeID) bool {
 	return !slices.ContainsFunc(s.nodes, func(a asking) bool { return a.node == node && a.parked > 0 })
