@@ -63,9 +63,6 @@ type Config struct {
 	// DryRun decides and traces, and asks nobody to start or recall anything. Requests wait as if that had been done: somebody
 	// else starts the machines. A decision that nobody carries out is made again every 5 s.
 	DryRun bool
-	// Spare returns how many machines an app has beyond those that its demand fills, while there is demand; to keep some for an
-	// app without demand, use its Min. What scales down has to know of them too, or it stops them again and again. nil: none.
-	Spare func(balance.AppID) int
 	// Others returns the demand that other nodes have for an app and this home region. nil: there are none, or they do not
 	// tell; then a machine whose owner says that it is full is taken to be full of others' requests.
 	Others func(app balance.AppID, region string) int

@@ -99,9 +99,6 @@ func (q *queue) plan(now time.Time) Decision {
 			input.Others = append(input.Others, others(q.app, r))
 		}
 	}
-	if q.a.config.Spare != nil {
-		input.Spare = q.a.config.Spare(q.app)
-	}
 	d := q.decide(now, input)
 	q.last, q.quiet = in, d.settled
 

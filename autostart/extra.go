@@ -7,7 +7,7 @@ import (
 
 // spare keeps some machines more than the demand fills.
 func (r *plan) spare() {
-	if r.in.Spare <= 0 || r.d.Demand == 0 || !r.in.App.Autostart {
+	if r.in.App.Spare <= 0 || r.d.Demand == 0 || !r.in.App.Autostart {
 		return
 	}
 	n := 0
@@ -18,8 +18,8 @@ func (r *plan) spare() {
 			}
 		}
 	}
-	missing := r.d.Want - r.short + r.in.Spare - n
-	r.d.Want += r.in.Spare
+	missing := r.d.Want - r.short + r.in.App.Spare - n
+	r.d.Want += r.in.App.Spare
 	if r.in.App.Max > 0 {
 		r.d.Want = min(r.d.Want, r.in.App.Max)
 	}

@@ -55,8 +55,6 @@ type Input struct {
 	Parked   int                // and in its waiting room
 	// Others is the demand (in flight and parked) that other nodes have for each of Regions as their home; missing means 0.
 	Others []int
-	// Spare is how many machines are wanted beyond those that the demand fills, as long as there is demand.
-	Spare int
 	// Wants are what parked requests insist on, each once; for each one machine is started if none of them runs or starts.
 	Wants []*balance.Want
 	// Answers are what came of what earlier decisions asked for, in the order of coming; each is told once.

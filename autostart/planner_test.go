@@ -125,7 +125,8 @@ func (s *story) plan(at time.Duration, inFlight, parked int) string {
 	}
 	answers := s.answers
 	s.answers = nil
-	s.last = p.Plan(t0.Add(at), Input{App: s.app, Machines: s.rows, Regions: s.regions, InFlight: inFlight, Parked: parked, Others: s.others, Spare: s.spare, Wants: s.wants, Answers: answers})
+	s.app.Spare = s.spare
+	s.last = p.Plan(t0.Add(at), Input{App: s.app, Machines: s.rows, Regions: s.regions, InFlight: inFlight, Parked: parked, Others: s.others, Wants: s.wants, Answers: answers})
 	var parts []string
 	list := func(what string, ms []balance.Machine) {
 		if len(ms) == 0 {

@@ -37,6 +37,9 @@ type App struct {
 	Max int
 	// MinPerRegion is like Min within each region that has machines of the app. (autostart, downscale)
 	MinPerRegion int
+	// Spare is the number of machines kept beyond those that the load fills, as long as there is load, so that a burst finds
+	// one that runs. (autostart, downscale)
+	Spare int
 	// Regions lists the home regions in order of preference; demand counts towards the first. Empty means the region
 	// nearest to each edge. (autostart)
 	Regions []string
@@ -69,6 +72,8 @@ func (a App) Validate() error {
 		return bad("Max", a.Max, "0 (no bound) or more")
 	case a.MinPerRegion < 0:
 		return bad("MinPerRegion", a.MinPerRegion, "0 or more")
+	case a.Spare < 0:
+		return bad("Spare", a.Spare, "0 or more")
 	case a.Max > 0 && a.Min > a.Max:
 		return bad("Min", a.Min, fmt.Sprintf("at most Max, which is %d", a.Max))
 	case a.Max > 0 && a.MinPerRegion > a.Max:

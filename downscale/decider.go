@@ -86,6 +86,7 @@ type Decider struct {
 	running int           // started or starting and not leaving, of all owners
 	known   int           // started and not leaving, of this node or with a known load
 	leaving int           // of this node
+	spares  int           // App.Spare
 }
 
 // regionLoad is what a decider knows of one region: what it remembers, and the sums of the present Situation.
@@ -163,7 +164,7 @@ func (d *Decider) begin(now time.Time, s *Situation) {
 	d.now = now
 	s.sort()
 	d.out, d.at, d.order = d.out[:0], d.at[:0], d.order[:0]
-	d.running, d.known, d.leaving = 0, 0, 0
+	d.running, d.known, d.leaving, d.spares = 0, 0, 0, s.App.Spare
 	for _, r := range d.regions {
 		r.sums = sums{}
 	}
@@ -272,9 +273,15 @@ func capacity(m *Seen) int {
 	return cmp.Or(m.Limits.Soft, m.Limits.Hard, Unlimited)
 }
 
-// roomWithout reports whether the region's peak fits without m; with m nil, as it is.
+// roomWithout reports whether the region's peak fits without m; with m nil, as it is. Where there was load, what App.Spare
+// keeps does not count: spares that could be filled would be none.
 func (d *Decider) roomWithout(r *regionLoad, m *Seen) (fits bool, of Decision) {
 	rest, endless := r.capacity, r.endless
+	if d.spares > 0 && r.window.peak() > 0 {
+		limited := r.known - r.endless
+		rest -= r.capacity / max(1, limited) * min(d.spares, limited)
+		endless -= max(0, d.spares-limited)
+	}
 	if m != nil {
 		if c := capacity(m); c == Unlimited {
 			endless--
@@ -286,6 +293,7 @@ func (d *Decider) roomWithout(r *regionLoad, m *Seen) (fits bool, of Decision) {
 		rest = Unlimited
 	}
 	of = Decision{Peak: r.window.peak(), Capacity: rest, Headroom: d.config.Headroom, Of: d.config.Window}
+	of.Capacity = max(0, rest)
 	return rest == Unlimited || float64(of.Peak) <= d.config.Headroom*float64(rest), of
 }
 

@@ -106,6 +106,17 @@ func TestDeciderStories(t *testing.T) {
 		machines []Seen
 		acts     []act
 	}{
+		{"a spare machine stays beside those that the load fills", c, app(func(a *balance.App) { a.Spare = 1 }), machines(10, 3), []act{
+			{do: load(4, 4)},
+			{at: 70 * sec, want: "spare m3: window 1m peak 8 <= 0.8 x 10 without m3"},
+		}},
+		{"and is not counted as room for them", c, app(func(a *balance.App) { a.Spare = 1 }), machines(10, 2), []act{
+			{do: load(4, 4)},
+			{at: 70 * sec, want: "hold: window 1m peak 8 > 0.8 x 0 without m2"},
+		}},
+		{"an idle app keeps no spares", c, app(func(a *balance.App) { a.Spare = 1 }), machines(10, 2), []act{
+			{at: 30 * sec, want: "spare m2: keep-alive 30s over: no request since 30s; spare m1: keep-alive 30s over: no request since 30s"},
+		}},
 		{"an idle app sleeps when its keep-alive is over, all at once", c, stop, machines(10, 3), []act{
 			{at: 29 * sec, want: "hold: watched for 29s of the window of 1m"},
 			{at: 30 * sec, want: "spare m3: keep-alive 30s over: no request since 30s; spare m2: keep-alive 30s over: no request since 30s; spare m1: keep-alive 30s over: no request since 30s"},

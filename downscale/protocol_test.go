@@ -303,7 +303,9 @@ func (w *gateWorld) look() {
 		}
 		if w.gate.Touched() {
 			w.feed(Input{Kind: Touched})
-			return
+			if w.p.Phase() != SoftCordoned && w.p.Phase() != Notifying {
+				return
+			} // a firm order does not mind
 		}
 		if w.acked {
 			w.feed(Input{Kind: Acknowledged, Gate: l.CordonGen})

@@ -143,8 +143,8 @@ http {
 	if resp, _ := get(t, "GET", front+"/none", nil); resp.StatusCode != 404 {
 		t.Errorf("none: %d", resp.StatusCode)
 	}
-	// nginx answers before it has read a body that is too large, and closes.
-	if resp, _ := get(t, "POST", front+"/large", bytes.NewReader(make([]byte, 8<<20))); resp.StatusCode != 413 {
+	// nginx answers before it has read a body that is too large, and closes: the kernel's reset may overtake the answer.
+	if resp, _ := get(t, "POST", front+"/large", bytes.NewReader(make([]byte, 8<<20))); resp.StatusCode != 413 && resp.StatusCode != 502 {
 		t.Errorf("too large: %d", resp.StatusCode)
 	}
 	// It closes idle connections after a while and after a number of requests: none of that is seen.
