@@ -32,7 +32,7 @@ func TestBoundsByBytes(t *testing.T) {
 		b := w.park(t.Context(), &balance.Request{App: "web"})
 		back := w.park(Sized(t.Context(), 6000), &balance.Request{App: "web", Place: 1}) // who returns is no arrival
 		hasNot(t, b)
-		time.Sleep(5 * sec)
+		time.Sleep(6 * sec)
 		for _, c := range []<-chan result{a, back} {
 			r := has(t, c)
 			r.slot.Release(balance.Done)
