@@ -163,7 +163,7 @@ func (w *world) shares(t fataler, s balance.Strategy) map[balance.MachineID]floa
 	got := map[balance.MachineID]float64{}
 	bits := rand.NewPCG(1, 2) // no plain sequence: a strategy's own generator may make it the same draws over and over
 	for range n {
-		id, _ := w.pick(t, s, balance.Request{Rand: bits.Uint64() | 1})
+		id, _ := w.pick(t, s, balance.Request{Rand: max(1, bits.Uint64())})
 		got[id] += 1.0 / n
 	}
 	return got
