@@ -11,7 +11,7 @@
 // A process plays one role or several. An edge has clients: a [balance.Balancer], an [autostart.Autostart] and a
 // [backhaul.Transport], which is an http.RoundTripper for httputil.ReverseProxy. A worker has machines, and is the owner of
 // each: an [autostart.Starter], a [downscale.Downscaler], a [backhaul.Handler] and a driver that runs them. One process that
-// is both needs no hop, which is how the example below is wired; examples/proxy wires several of each, in three regions.
+// is both needs no hop: the Example of examples/embedded wires it so. examples/proxy wires several of each, in three regions.
 //
 // What is shared is late, what is private is exact, what the owner says is true: every rule of the library is made of these
 // three. The owner's [balance.Gate] is one atomic word, so hard limits hold and nothing is sent to a machine that goes to

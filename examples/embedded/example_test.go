@@ -1,4 +1,4 @@
-package ebb_test
+package embedded_test
 
 import (
 	"context"

@@ -1,4 +1,4 @@
-package ebb_test
+package embedded_test
 
 import (
 	"os"
@@ -6,9 +6,9 @@ import (
 	"testing"
 )
 
-// The README's example is the package's, word for word.
+// The README shows the example word for word.
 func TestReadmeShowsTheExample(t *testing.T) {
-	readme, err := os.ReadFile("README.md")
+	readme, err := os.ReadFile("../../README.md")
 	if err != nil {
 		t.Fatal(err)
 	}
