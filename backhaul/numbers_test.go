@@ -184,8 +184,12 @@ func TestIdleUpgradedConnectionsTakeLittleMemory(t *testing.T) {
 	ends := measure(l.Addr().String(), 200) // what client and machine hold
 	each := measure(r.front.Listener.Addr().String(), n) - ends
 	t.Logf("%d connections, %d KiB each", n, each>>10)
-	if each > 100e3 && !raceEnabled {
-		t.Errorf("%d bytes each", each)
+	bound := 100e3
+	if n < 3000 {
+		bound = 150e3 // what other tests leave behind weighs more on few connections
+	}
+	if float64(each) > bound && !raceEnabled {
+		t.Errorf("%d bytes each, want at most %.0f", each, bound)
 	}
 }
 
