@@ -165,6 +165,14 @@ func TestMeshBadPackets(t *testing.T) {
 		a, _ := w.start("a", "ra", 1, nil)
 		b, _ := w.start("b", "rb", 2, func(c *Config) { c.Peers = nil })
 		time.Sleep(10 * time.Second)
+		// A packet still under way would be met by its own replay below: wait for a moment without one.
+		for range 1000 {
+			ca, cb := a.Counters(), b.Counters()
+			if ca.Sent == ca.Answered && ca.Answered == ca.Unasked && cb.Asked == cb.Replayed && cb.Asked == ca.Sent {
+				break
+			}
+			time.Sleep(ms)
+		}
 
 		sentByB := func() int { w.net.mu.Lock(); defer w.net.mu.Unlock(); return w.net.bytes[b2] }
 		before, sent := a.Table().regions[0], sentByB()
