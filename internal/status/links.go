@@ -1,12 +1,8 @@
 package status
 
 import (
-	"bytes"
 	"encoding/json"
-	"errors"
 	"fmt"
-	"io"
-	"mime"
 	"net/http"
 	"net/url"
 	"slices"
@@ -33,13 +29,8 @@ type Link struct {
 	Usual float64 `json:"usual_ms"` // and what it had at first, for the way back
 }
 
-const (
-	// maxLink bounds the round trip that can be set: above it nothing but timeouts can be seen.
-	maxLink = 10 * time.Second
-
-	// maxBody is more than any request to change a link needs.
-	maxBody = 4 << 10
-)
+// maxLink bounds the round trip that can be set: above it nothing but timeouts can be seen.
+const maxLink = 10 * time.Second
 
 // noLinks answers for a source without links. A list would promise that it can be changed.
 const noLinks = "status: no emulated links: there is nothing to change"
@@ -63,10 +54,7 @@ func listLinks(w http.ResponseWriter, src Source) {
 // changeLink serves POST /links with {from, to, ms} as JSON or as a form. It answers with the link as it is now. The order of
 // from and to does not matter.
 func changeLink(w http.ResponseWriter, r *http.Request, src Source) {
-	// Pages from elsewhere can send a form here without asking, so the origin is what decides. Who sends neither Origin nor
-	// Sec-Fetch-Site is no browser.
-	if err := http.NewCrossOriginProtection().Check(r); err != nil {
-		http.Error(w, "status: "+err.Error()+": change links from this page, or from outside a browser", http.StatusForbidden)
+	if !fromHere(w, r) {
 		return
 	}
 	links := linksOf(src)
@@ -74,7 +62,8 @@ func changeLink(w http.ResponseWriter, r *http.Request, src Source) {
 		http.Error(w, noLinks, http.StatusNotFound)
 		return
 	}
-	c, err := readChange(w, r)
+	var c change
+	err := readWish(w, r, &c, c.fill, wantChange)
 	i := -1
 	if err == nil {
 		i, err = c.find(links)
@@ -87,13 +76,7 @@ func changeLink(w http.ResponseWriter, r *http.Request, src Source) {
 		err = src.(Links).SetLink(links[i].From, links[i].To, rtt)
 	}
 	if err != nil {
-		code := http.StatusBadRequest
-		if _, ok := errors.AsType[*http.MaxBytesError](err); ok {
-			code = http.StatusRequestEntityTooLarge
-		} else if errors.Is(err, errContentType) {
-			code = http.StatusUnsupportedMediaType
-		}
-		http.Error(w, "status: "+err.Error(), code)
+		refuse(w, err)
 		return
 	}
 	if now := linksOf(src); i < len(now) {
@@ -109,36 +92,13 @@ type change struct {
 	MS   json.Number `json:"ms"`
 }
 
-var errContentType = errors.New("want application/json or application/x-www-form-urlencoded")
-
 // wantChange is the remedy for a body that is none.
-const wantChange = `want something like {"from": "nrt", "to": "fra", "ms": 300}`
+var wantChange = example{`{"from": "nrt", "to": "fra", "ms": 300}`, "from=nrt&to=fra&ms=300"}
 
-func readChange(w http.ResponseWriter, r *http.Request) (c change, err error) {
-	kind, _, _ := mime.ParseMediaType(r.Header.Get("Content-Type"))
-	if kind != "application/json" && kind != "application/x-www-form-urlencoded" {
-		return c, fmt.Errorf("Content-Type %q: %w", r.Header.Get("Content-Type"), errContentType)
-	}
-	body, err := io.ReadAll(http.MaxBytesReader(w, r.Body, maxBody))
-	if err != nil {
-		return c, fmt.Errorf("body: %w: %s", err, wantChange)
-	}
-	if kind == "application/json" {
-		d := json.NewDecoder(bytes.NewReader(body))
-		d.DisallowUnknownFields()
-		if err := d.Decode(&c); err != nil {
-			return c, fmt.Errorf("body %s: %v: %s", shown(string(body)), err, wantChange)
-		}
-		if d.More() {
-			return c, fmt.Errorf("body %s: goes on after its end: %s", shown(string(body)), wantChange)
-		}
-		return c, nil
-	}
-	form, err := url.ParseQuery(string(body))
-	if err != nil {
-		return c, fmt.Errorf("body %s: %v: want something like from=nrt&to=fra&ms=300", shown(string(body)), err)
-	}
-	return change{form.Get("from"), form.Get("to"), json.Number(form.Get("ms"))}, nil
+// fill reads the wish from a form.
+func (c *change) fill(form url.Values) error {
+	*c = change{form.Get("from"), form.Get("to"), json.Number(form.Get("ms"))}
+	return nil
 }
 
 // find returns the index of the link that is meant.
@@ -173,12 +133,4 @@ func (c change) rtt() (time.Duration, error) {
 		return 0, fmt.Errorf("ms %s: want milliseconds of round trip from 0 to %v", shown(string(c.MS)), limit)
 	}
 	return time.Duration(ms * float64(time.Millisecond)), nil
-}
-
-// shown quotes what someone sent, and not more of it than helps.
-func shown(s string) string {
-	if len(s) > 60 {
-		s = s[:60] + "…"
-	}
-	return strconv.Quote(s)
 }

@@ -4,6 +4,7 @@
 //	/status.json  a [Snapshot]
 //	/events       the decisions, as server-sent events
 //	/links        the emulated links, a list of [Link]; POST changes one (when the source has [Links])
+//	/stop         POST stops a machine, for maintenance (when the source has [Stops])
 //	/picks        the latest sampled picks and their reasons, a list of [Pick] (when the source has [Picks])
 package status
 
@@ -15,8 +16,8 @@ import (
 	"github.com/ebbkit/ebb/internal/events"
 )
 
-// Source is where the pages get what they show. Both methods are called concurrently. A source may also be a [Links] and a
-// [Picks]; the page leaves out what it is not.
+// Source is where the pages get what they show. Both methods are called concurrently. A source may also be a [Links], a
+// [Picks] and a [Stops]; the page leaves out what it is not.
 type Source interface {
 	// Snapshot returns the present state. The page asks twice a second.
 	Snapshot() Snapshot
@@ -33,8 +34,8 @@ var page embed.FS
 const contentSecurity = "default-src 'none'; style-src 'self'; script-src 'self'; connect-src 'self'; img-src data:; " +
 	"base-uri 'none'; form-action 'none'; frame-ancestors 'none'"
 
-// Handler serves the page and what it shows; see the package comment. It only reads, but for POST /links, which pages of
-// other origins cannot use. Whoever may ask sees everything, so it belongs on a private address. A connection to /events
+// Handler serves the page and what it shows; see the package comment. It only reads, but for POST /links and /stop, which
+// pages of other origins cannot use. Whoever may ask sees everything, so it belongs on a private address. A connection to /events
 // ends when its client leaves or the log is closed: an [http.Server.Shutdown] waits for that.
 func Handler(src Source) http.Handler {
 	mux := http.NewServeMux()
@@ -51,6 +52,7 @@ func Handler(src Source) http.Handler {
 	mux.HandleFunc("GET /events", func(w http.ResponseWriter, r *http.Request) { serveEvents(w, r, src.Events()) })
 	mux.HandleFunc("GET /links", func(w http.ResponseWriter, r *http.Request) { listLinks(w, src) })
 	mux.HandleFunc("POST /links", func(w http.ResponseWriter, r *http.Request) { changeLink(w, r, src) })
+	mux.HandleFunc("POST /stop", func(w http.ResponseWriter, r *http.Request) { stopMachine(w, r, src) })
 	mux.HandleFunc("GET /picks", func(w http.ResponseWriter, r *http.Request) { listPicks(w, src) })
 	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 		h := w.Header()
@@ -69,6 +71,9 @@ func also(src Source) (names []string) {
 	}
 	if _, ok := src.(Picks); ok {
 		names = append(names, "picks")
+	}
+	if _, ok := src.(Stops); ok {
+		names = append(names, "stop")
 	}
 	return names
 }

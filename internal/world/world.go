@@ -258,6 +258,7 @@ func (w *World) Describe(out io.Writer) {
 	fmt.Fprintf(out, "  for i in $(seq 60); do curl -s 'http://%s/slow?ms=2000' >/dev/null & done; wait\n", w.public.Addr())
 	if w.page != nil {
 		fmt.Fprintf(out, "  curl -sN 'http://%s/events?since=0'\n", w.page.Addr())
+		fmt.Fprintf(out, "  curl -d 'machine=%s-1&drain=10s' http://%s/stop\n", home, w.page.Addr())
 	}
 }
 

@@ -4,6 +4,7 @@ import { causes, kinds } from "./log.js";
 
 const regionCards = new Map();
 const machineRows = new Map();
+let stoppable = false;
 
 export function showRegions(s) {
   const regions = new Map();
@@ -17,6 +18,7 @@ export function showRegions(s) {
     r.edge ||= n.role.includes("edge");
   }
   for (const m of s.machines) region(m.region).machines.push(m);
+  stoppable = s.also?.includes("stop") ?? false;
   const manyApps = new Set(s.machines.map((m) => m.app)).size > 1;
 
   for (const [name, card] of regionCards) {
@@ -88,6 +90,10 @@ function machineRow(id) {
   const cordon = make("span", "tag", facts);
   const health = make("span", "tag bad", facts);
   const since = make("time", "", facts);
+  const stop = make("button", "stop", facts);
+  stop.type = "button";
+  text(stop, "Stop");
+  stop.addEventListener("click", () => stopMachine(id, stop));
   const bar = make("div", "bar", el);
   bar.setAttribute("role", "meter");
   bar.setAttribute("aria-label", `Requests in flight at ${id}`);
@@ -97,7 +103,7 @@ function machineRow(id) {
   const cause = make("p", "why", el);
   const causeWord = make("b", "", cause);
   const causeText = make("span", "", cause);
-  return { el, id, epoch, state, app, cordon, health, since, loadNumber, loadOf, bar, fill, soft, cause, causeWord, causeText };
+  return { el, id, epoch, state, app, cordon, health, since, stop, loadNumber, loadOf, bar, fill, soft, cause, causeWord, causeText };
 }
 
 function showMachine(row, m, manyApps) {
@@ -121,7 +127,25 @@ function showMachine(row, m, manyApps) {
   row.bar.setAttribute("aria-valuenow", m.load);
   row.bar.setAttribute("aria-valuemax", scale);
   row.el.title = [`app ${m.app}`, m.revision && `revision ${m.revision}`, `owner ${m.owner}`].filter(Boolean).join(" · ");
+  row.stop.hidden = !stoppable || m.state !== "started";
   showCause(row);
+}
+
+// stopMachine asks politely: a machine that does not become idle runs on, and its row then says why.
+async function stopMachine(id, button) {
+  button.disabled = true;
+  button.title = "";
+  try {
+    const res = await fetch("stop", {
+      method: "POST",
+      headers: { "Content-Type": "application/json" },
+      body: JSON.stringify({ machine: id, reason: "stopped on the status page" }),
+    });
+    if (!res.ok) button.title = (await res.text()).replace(/^status: /, "");
+  } catch {
+    button.title = "No answer: it may or may not stop.";
+  }
+  button.disabled = false;
 }
 
 /* ---- why a machine is as it is ---- */
