@@ -261,6 +261,9 @@ func TestExplain(t *testing.T) {
 	if x.Picked.ID != "h1" || len(x.Regions) != 2 || x.Regions[0].Busy != 1 || x.Regions[1].Excluded != 1 || x.Regions[1].Best[0].ID != "h1" || x.Strategy != "balance.Closest" {
 		t.Errorf("%+v", x)
 	}
+	if near, far := x.Regions[0], x.Regions[1]; !near.Known || near.RTT >= far.RTT || far.RTT == 0 {
+		t.Errorf("round trips: %v (%v), %v (%v)", near.RTT, near.Known, far.RTT, far.Known)
+	}
 	if n := w.b.InFlight("web"); n != 1 {
 		t.Errorf("explaining counted something in: %d in flight", n)
 	}

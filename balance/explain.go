@@ -1,5 +1,7 @@
 package balance
 
+import "time"
+
 // Explanation says why a pick went where it went: what the strategy saw, and what it chose.
 type Explanation struct {
 	App      AppID
@@ -17,7 +19,8 @@ type Explanation struct {
 // RegionLook is a region as the pick saw it, in its order.
 type RegionLook struct {
 	Region   string
-	RTT      string // "unknown" where it is not measured
+	RTT      time.Duration // meaningful where Known
+	Known    bool          // the round trip is measured; unknown is never near
 	Stats    RegionStats
 	Accepted bool // by the share, for this request
 	Sliced   int  // machines that this node keeps to; 0 for all

@@ -101,10 +101,7 @@ func (v *View) explain(r *Request, s Strategy) Explanation {
 	l := newLook(v, r, 0)
 	for i := range v.order {
 		p := &v.order[i]
-		look := RegionLook{Region: p.rows.name, RTT: "unknown", Stats: v.Stats(i), Accepted: l.accepts(i), Sliced: len(p.slice)}
-		if p.known {
-			look.RTT = p.rtt.String()
-		}
+		look := RegionLook{Region: p.rows.name, RTT: p.rtt, Known: p.known, Stats: v.Stats(i), Accepted: l.accepts(i), Sliced: len(p.slice)}
 		for t := range tiers {
 			for _, pos := range p.rows.byTier[t] {
 				look.add(p.rows.rows[pos], r)

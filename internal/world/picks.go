@@ -51,8 +51,8 @@ func (e *edge) tracePicks() *balance.Trace {
 		}
 		for _, r := range x.Regions {
 			var rtt *float64
-			if d, err := time.ParseDuration(r.RTT); err == nil {
-				rtt = new(millis(d))
+			if r.Known {
+				rtt = new(millis(r.RTT))
 			}
 			for _, c := range r.Best {
 				k.Candidates = append(k.Candidates, status.Candidate{Machine: string(c.ID), Region: r.Region, Load: c.Load, Soft: c.Limits.Soft, Hard: c.Limits.Hard, RTT: rtt, Note: noted(&c)})
