@@ -25,7 +25,7 @@ func (f *flight) wrap(resp *http.Response) {
 	}
 	a := answer{f, resp.Body}
 	if rw, ok := resp.Body.(io.ReadWriteCloser); ok && resp.StatusCode == http.StatusSwitchingProtocols {
-		resp.Body = &duplex{a, rw, f.conn.wire}
+		resp.Body = &duplex{a, rw, halfOf(resp.Body, f.conn)}
 		return
 	}
 	resp.Body = &a
@@ -65,7 +65,7 @@ func (a *answer) Close() error {
 type duplex struct {
 	answer
 	rw   io.ReadWriteCloser
-	wire *wire
+	half halver
 }
 
 func (d *duplex) Read(p []byte) (int, error) {
@@ -92,7 +92,7 @@ type (
 )
 
 // CloseWrite passes on that one side has nothing more to say.
-func (d *duplex) CloseWrite() error { return d.wire.CloseWrite() }
+func (d *duplex) CloseWrite() error { return d.half.CloseWrite() }
 
 // discard reads what little a bounce may have as a body, so that its connection can be used again.
 func discard(resp *http.Response) {

@@ -46,6 +46,9 @@ type Config struct {
 	// and a quarter. nil: what the Go runtime holds of its memory limit (GOMEMLIMIT), 0 where there is none.
 	Pressure func() float64
 
+	// Connections knows the long connections to machines of this process from then on. nil: each is a request.
+	Connections *Connections
+
 	// Node is this node's name, for the owners' logs and traces.
 	Node balance.NodeID
 	// Key is the secret that owners know this node by.
@@ -135,6 +138,9 @@ type HandlerConfig struct {
 	MaxIdle       int
 	// IdleTimeout is how long an idle connection to a machine is kept. 0 means 4 s: common app servers close after 5.
 	IdleTimeout time.Duration
+
+	// Connections knows the long connections to machines from then on. nil: each is a request.
+	Connections *Connections
 
 	// Trace observes requests.
 	Trace HandlerTrace

@@ -12,9 +12,10 @@ import (
 
 // flight is one request on its way.
 type flight struct {
-	t    *Transport
-	req  *http.Request
-	body *source // nil: none
+	t      *Transport
+	req    *http.Request
+	body   *source // nil: none
+	spigot *spigot // of body; nil: its messages cannot be ended
 
 	want  balance.Request
 	route uint64 // what the lanes of HTTP/2 know requests by; 0 means not
@@ -27,6 +28,7 @@ type flight struct {
 	conn *conn         // to go back to its pool when the answer has been read
 	pool *pool
 	last *stream // of HTTP/2
+	long leaver  // nil: it is a request
 	try  Try
 
 	answered bool
@@ -221,6 +223,10 @@ func (f *flight) release(o balance.Outcome) {
 		return
 	}
 	f.held = false
+	if f.long != nil {
+		f.long.leave() // before the gate, and before the connection is used again
+		f.long = nil
+	}
 	if f.last != nil {
 		f.last.cancel(errStreamOver)
 		f.last = nil

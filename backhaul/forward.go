@@ -2,6 +2,7 @@ package backhaul
 
 import (
 	"io"
+	"net"
 	"net/http"
 	"net/http/httptrace"
 	"strings"
@@ -175,7 +176,7 @@ func upgrade(w http.ResponseWriter, resp *http.Response, machine *conn) {
 	go func() { // edge to machine; what was buffered comes first
 		_, err := relay(back, rw.Reader)
 		if err == nil {
-			err = machine.wire.CloseWrite()
+			err = halfOf(resp.Body, machine).CloseWrite()
 		}
 		done <- err
 	}()
@@ -186,10 +187,41 @@ func upgrade(w http.ResponseWriter, resp *http.Response, machine *conn) {
 		}
 		done <- err
 	}()
-	if err := <-done; err == nil {
-		<-done // the other half may go on
+	err = <-done
+	if err == nil {
+		err = <-done // the other half may go on
+	}
+	if err == errTold {
+		breakOff(edge) // else the edge takes it for a half-close, and waits for a client that is deaf
 	}
 }
+
+// breakOff has a connection end in a reset.
+func breakOff(c net.Conn) {
+	for {
+		switch t := c.(type) {
+		case *greeted:
+			c = t.Conn
+		case interface{ NetConn() net.Conn }: // TLS
+			c = t.NetConn()
+		case interface{ SetLinger(sec int) error }:
+			t.SetLinger(0) //nolint:errcheck // it ends either way
+			return
+		default:
+			return
+		}
+	}
+}
+
+// halfOf returns what ends one direction of an upgraded connection to a machine.
+func halfOf(body io.ReadCloser, machine *conn) halver {
+	if t, ok := body.(*tunnel); ok {
+		return t
+	}
+	return machine.wire
+}
+
+type halver interface{ CloseWrite() error }
 
 func closeWrite(c any) error {
 	if c, ok := c.(interface{ CloseWrite() error }); ok {

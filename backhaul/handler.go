@@ -210,8 +210,14 @@ func (h *Handler) forward(w http.ResponseWriter, r *http.Request, t to, m *balan
 	x := exchange{pool: h.machines, name: string(m.ID), epoch: epoch}
 	x.dial = func(ctx context.Context) (net.Conn, error) { return h.c.DialMachine(ctx, *m) }
 	x.h2 = h.c.H2 != nil && h.c.H2(*m) && r.Header["Upgrade"] == nil
+	var body *spigot
 	if r.ContentLength != 0 {
 		x.body = &source{rc: r.Body}
+		if h.c.Connections != nil {
+			if body = newSpigot(r); body != nil {
+				x.body.rc = body
+			}
+		}
 		x.peek = awaited(r)
 	}
 	early := &earlyHints{w: w}
@@ -228,20 +234,29 @@ func (h *Handler) forward(w http.ResponseWriter, r *http.Request, t to, m *balan
 		h.failed(w, r, t, gate, epoch, fail, err)
 		return
 	}
+	err = h.pass(w, resp, gate, &x, h.c.Connections.watch(t.app, t.id, r, resp, &x, body))
+	x.end()
+	if err != nil {
+		panic(http.ErrAbortHandler) // the edge must not take what it has for all
+	}
+}
+
+// pass passes an answer, and what it may become, back.
+func (h *Handler) pass(w http.ResponseWriter, resp *http.Response, gate *balance.Gate, x *exchange, l leaver) error {
+	if l != nil {
+		defer l.leave()
+	}
 	hd := w.Header()
 	if resp.StatusCode == http.StatusSwitchingProtocols {
 		copyHeader(hd, resp.Header, resp.Header["Upgrade"])
 		setLoad(hd, gate.Load())
 		upgrade(w, resp, x.conn)
-		return
+		x.conn = nil // it is no HTTP any more
+		return nil
 	}
 	copyHeader(hd, resp.Header, nil)
 	setLoad(hd, gate.Load())
-	err = answerWith(w, resp)
-	x.end()
-	if err != nil {
-		panic(http.ErrAbortHandler) // the edge must not take what it has for all
-	}
+	return answerWith(w, resp)
 }
 
 // awaited reports whether a request's body comes when we ask for it.

@@ -89,6 +89,11 @@ func (t *Transport) RoundTrip(req *http.Request) (*http.Response, error) {
 	t.earn(f.start)
 	if req.Body != nil && req.Body != http.NoBody {
 		f.body = t.source(req)
+		if t.c.Connections != nil {
+			if f.spigot = newSpigot(req); f.spigot != nil {
+				f.body.rc = f.spigot
+			}
+		}
 	}
 	defer f.unwind() // whatever panics below
 	f.traced()

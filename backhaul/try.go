@@ -40,6 +40,7 @@ func (f *flight) local(g *balance.Gate, x *exchange) (*http.Response, balance.Bo
 		return nil, balance.Admitted, load, fail, f.machineError(fail, err)
 	}
 	strip(resp.Header)
+	f.long = f.t.c.Connections.watch(m.App, m.ID, f.req, resp, x, f.spigot)
 	return resp, balance.Admitted, load, FailNone, nil
 }
 

@@ -1,0 +1,556 @@
+package backhaul
+
+import (
+	"bufio"
+	"bytes"
+	"context"
+	"io"
+	"net"
+	"net/http"
+	"slices"
+	"strings"
+	"sync"
+	"sync/atomic"
+	"testing"
+	"time"
+
+	"github.com/ebbkit/ebb/balance"
+	"github.com/ebbkit/ebb/downscale"
+)
+
+// longRig is a rig whose long connections are known.
+func longRig(t testing.TB, local bool, age time.Duration) (*rig, *Connections) {
+	c := &Connections{StreamAge: age}
+	return newRig(t, rigConfig{app: roomy, local: local, config: Config{Connections: c}, handler: HandlerConfig{Connections: c}}), c
+}
+
+var m1 = balance.Machine{ID: "m1", App: "web"}
+
+// long waits for n connections of a class to be known.
+func (r *rig) long(c *Connections, of downscale.Class, n int) {
+	r.t.Helper()
+	deadline := time.After(30 * time.Second)
+	for c.Long(m1, of) != n {
+		select {
+		case <-time.After(time.Millisecond):
+		case <-deadline:
+			r.t.Fatalf("%d long connections of class %v, want %d", c.Long(m1, of), of, n)
+		}
+	}
+	if all := c.Long(m1, downscale.AllClasses); all != n {
+		r.t.Fatalf("%d long connections in all, want %d", all, n)
+	}
+}
+
+// script is a machine that says and hears what a test wants, over an upgraded connection.
+type script struct {
+	proto string
+	conns chan net.Conn
+}
+
+func (s script) ServeHTTP(w http.ResponseWriter, _ *http.Request) {
+	c, _, err := http.NewResponseController(w).Hijack()
+	if err != nil {
+		panic(err)
+	}
+	io.WriteString(c, "HTTP/1.1 101 Switching Protocols\r\nConnection: Upgrade\r\nUpgrade: "+s.proto+"\r\n\r\n")
+	s.conns <- c
+}
+
+// upgraded opens a connection through the rig to a new machine m1 and returns both its ends.
+func upgraded(t *testing.T, r *rig, proto string) (client net.Conn, fromMachine *bufio.Reader, machine net.Conn) {
+	t.Helper()
+	s := script{proto, make(chan net.Conn, 1)}
+	r.serve("m1", s)
+	client, err := net.Dial("tcp", r.front.Listener.Addr().String())
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { client.Close() })
+	io.WriteString(client, "GET /ws HTTP/1.1\r\nHost: x\r\nConnection: Upgrade\r\nUpgrade: "+proto+"\r\n\r\n")
+	fromMachine = bufio.NewReader(client)
+	if resp, err := http.ReadResponse(fromMachine, nil); err != nil || resp.StatusCode != 101 {
+		t.Fatal(resp, err)
+	}
+	machine = <-s.conns
+	t.Cleanup(func() { machine.Close() })
+	for _, c := range []net.Conn{client, machine} {
+		c.SetDeadline(time.Now().Add(time.Minute))
+	}
+	return client, fromMachine, machine
+}
+
+func expect(t *testing.T, who string, r io.Reader, want string) {
+	t.Helper()
+	got := make([]byte, len(want))
+	if n, err := io.ReadFull(r, got); err != nil || string(got) != want {
+		t.Fatalf("%s: got %q, %v; want %q", who, got[:n], err, want)
+	}
+}
+
+const maskedBye = "\x88\x82\x00\x00\x00\x00\x03\xe9"
+
+// However the machine's frames arrive, the client gets whole ones, a close frame, and nothing more; its answer reaches the
+// machine, and the connection ends.
+func TestAWebSocketIsToldBetweenTwoFrames(t *testing.T) {
+	for _, c := range []struct{ name, before, rest string }{
+		{"idle", "", ""},
+		{"after a message", "\x81\x02hi", ""},
+		{"in the middle of a message", "\x81\x05he", "llo"},
+		{"in the middle of a head", "\x82\x7e\x00", "\x80" + strings.Repeat("x", 128)},
+		{"between two fragments", "\x01\x02he", ""},
+		{"in a compressed fragment", "\xc1\x02he\x00\x04l", "lo!"},
+	} {
+		t.Run(c.name, func(t *testing.T) {
+			both(t, func(t *testing.T, local bool) {
+				r, conns := longRig(t, local, 0)
+				client, back, machine := upgraded(t, r, "websocket")
+				r.long(conns, downscale.WebSocket, 1)
+				io.WriteString(machine, c.before)
+				expect(t, "the client before", back, c.before)
+				for range 3 { // it is told once
+					conns.Notify(m1, downscale.WebSocket, time.Hour)
+				}
+				if c.rest != "" {
+					io.WriteString(machine, c.rest+"\x81\x04lost")
+				}
+				expect(t, "the client", back, c.rest+string(goingAway))
+				io.WriteString(client, "\x81\x82\x00\x00\x00\x00ok"+maskedBye)
+				expect(t, "the machine", machine, "\x81\x82\x00\x00\x00\x00ok"+maskedBye)
+				if n := conns.Long(m1, downscale.WebSocket); n != 1 {
+					t.Errorf("%d connections after being told", n)
+				}
+				io.WriteString(machine, "\x81\x04lost\x88\x02\x03\xe9")
+				machine.Close()
+				if rest, err := io.ReadAll(back); len(rest) > 0 || err != nil {
+					t.Errorf("after the close frame: %q, %v", rest, err)
+				}
+				client.Close()
+				r.quiet()
+				r.long(conns, downscale.AllClasses, 0)
+			})
+		})
+	}
+}
+
+func TestAWebSocketThatIsDeafIsClosed(t *testing.T) {
+	both(t, func(t *testing.T, local bool) {
+		r, conns := longRig(t, local, 0)
+		_, back, machine := upgraded(t, r, "WebSocket")
+		conns.Notify(m1, downscale.AllClasses, 20*time.Millisecond)
+		if got, _ := io.ReadAll(back); !bytes.Equal(got, goingAway) {
+			t.Errorf("got %q", got)
+		}
+		if got, err := io.ReadAll(machine); len(got) > 0 || err != nil {
+			t.Errorf("the machine got %q, %v", got, err)
+		}
+		r.quiet()
+		r.long(conns, downscale.AllClasses, 0)
+	})
+}
+
+// A machine that closes a WebSocket itself is not interrupted.
+func TestAWebSocketThatCloses(t *testing.T) {
+	both(t, func(t *testing.T, local bool) {
+		r, conns := longRig(t, local, 0)
+		client, back, machine := upgraded(t, r, "websocket")
+		io.WriteString(machine, "\x88\x02\x03")
+		expect(t, "the client before", back, "\x88\x02\x03")
+		conns.Notify(m1, downscale.WebSocket, time.Hour)
+		io.WriteString(machine, "\xe8")
+		expect(t, "the client", back, "\xe8")
+		io.WriteString(client, maskedBye)
+		expect(t, "the machine", machine, maskedBye)
+		machine.Close()
+		if rest, err := io.ReadAll(back); len(rest) > 0 || err != nil {
+			t.Errorf("in the end: %q, %v", rest, err)
+		}
+		client.Close()
+		r.quiet()
+	})
+}
+
+func TestAnUpgradedConnectionIsToldByHalfCloses(t *testing.T) {
+	both(t, func(t *testing.T, local bool) {
+		r, conns := longRig(t, local, 0)
+		client, back, machine := upgraded(t, r, "echo")
+		r.long(conns, downscale.TCP, 1)
+		conns.Notify(m1, downscale.WebSocket|downscale.Events|downscale.Stream, time.Nanosecond) // of other classes
+		io.WriteString(client, "still here")
+		expect(t, "the machine", machine, "still here")
+		conns.Notify(m1, downscale.TCP, time.Hour)
+		if rest, err := io.ReadAll(machine); len(rest) > 0 || err != nil {
+			t.Errorf("the machine got %q, %v", rest, err)
+		}
+		io.WriteString(client, "too late")
+		io.WriteString(machine, "last words")
+		machine.Close()
+		if got, err := io.ReadAll(back); string(got) != "last words" || err != nil {
+			t.Errorf("the client got %q, %v", got, err)
+		}
+		client.Close()
+		r.quiet()
+		r.long(conns, downscale.AllClasses, 0)
+	})
+}
+
+// A machine that does not end what its client has ended: the client hears of it all the same.
+func TestAnUpgradedConnectionOfADeafMachine(t *testing.T) {
+	both(t, func(t *testing.T, local bool) {
+		r, conns := longRig(t, local, 0)
+		client, back, machine := upgraded(t, r, "echo")
+		conns.Notify(m1, downscale.TCP, 20*time.Millisecond)
+		if got, err := io.ReadAll(back); len(got) > 0 || err != nil {
+			t.Errorf("the client got %q, %v", got, err)
+		}
+		client.Close()
+		machine.Close()
+		r.quiet()
+	})
+}
+
+// events is a machine with an answer without an end.
+func events(kind string, left chan<- struct{}) http.Handler {
+	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		if r.URL.Path != "/events" {
+			io.WriteString(w, "short")
+			return
+		}
+		w.Header().Set("Content-Type", kind)
+		io.WriteString(w, "data: 1\n\n")
+		http.NewResponseController(w).Flush()
+		<-r.Context().Done()
+		left <- struct{}{}
+	})
+}
+
+func TestAnAnswerWithoutAnEndIsEnded(t *testing.T) {
+	for _, kind := range []string{"text/event-stream", "Application/X-NDJSON; charset=utf-8", "multipart/x-mixed-replace; boundary=x"} {
+		both(t, func(t *testing.T, local bool) {
+			r, conns := longRig(t, local, 0)
+			left := make(chan struct{}, 1)
+			r.serve("m1", events(kind, left))
+			resp, err := r.front.Client().Do(request(t, "GET", r.front.URL+"/events", nil))
+			if err != nil {
+				t.Fatal(err)
+			}
+			defer resp.Body.Close()
+			expect(t, "the client", resp.Body, "data: 1\n\n")
+			r.long(conns, downscale.Events, 1)
+			conns.Notify(m1, downscale.AllClasses&^downscale.Events, time.Nanosecond) // of other classes
+			if _, short := fetch(t, r.front.Client(), request(t, "GET", r.front.URL, nil)); short != "short" {
+				t.Errorf("beside it: %q", short)
+			}
+			conns.Notify(m1, downscale.Events, time.Hour)
+			if rest, err := io.ReadAll(resp.Body); len(rest) > 0 || err != nil {
+				t.Errorf("the answer ends in %q, %v; want a clean end", rest, err)
+			}
+			<-left
+			r.quiet()
+			r.long(conns, downscale.AllClasses, 0)
+			if _, short := fetch(t, r.front.Client(), request(t, "GET", r.front.URL, nil)); short != "short" {
+				t.Errorf("after it: %q", short)
+			}
+		})
+	}
+}
+
+// The line that is half through is sent to its end.
+func TestAnEventIsNotBrokenOff(t *testing.T) {
+	both(t, func(t *testing.T, local bool) {
+		r, conns := longRig(t, local, 0)
+		told := make(chan struct{})
+		r.serve("m1", http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+			w.Header().Set("Content-Type", "text/event-stream")
+			io.WriteString(w, "data: be")
+			http.NewResponseController(w).Flush()
+			<-told
+			io.WriteString(w, "gun\ndata: lost\n\n")
+			http.NewResponseController(w).Flush()
+			<-r.Context().Done()
+		}))
+		resp, err := r.front.Client().Do(request(t, "GET", r.front.URL, nil))
+		if err != nil {
+			t.Fatal(err)
+		}
+		defer resp.Body.Close()
+		expect(t, "the client", resp.Body, "data: be")
+		conns.Notify(m1, downscale.Events, time.Hour)
+		close(told)
+		if rest, err := io.ReadAll(resp.Body); string(rest) != "gun\n" || err != nil {
+			t.Errorf("the answer ends in %q, %v", rest, err)
+		}
+		r.quiet()
+	})
+}
+
+func TestRequestsAreNotLong(t *testing.T) {
+	both(t, func(t *testing.T, local bool) {
+		r, conns := longRig(t, local, time.Nanosecond)
+		held, free := make(chan struct{}), make(chan struct{})
+		r.serve("m1", http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+			w.Header().Set("Content-Type", r.URL.Query().Get("type"))
+			if n := r.URL.Query().Get("length"); n != "" {
+				w.Header().Set("Content-Length", n)
+			}
+			io.WriteString(w, "x\n")
+			http.NewResponseController(w).Flush()
+			held <- struct{}{}
+			<-free
+			io.WriteString(w, "y\n")
+		}))
+		for _, c := range []string{"type=text/plain", "type=application/octet-stream", "type=text/event-stream&length=4", "type=application/grpc-web&length=4", "type="} {
+			got := make(chan string)
+			go func() {
+				resp, err := r.front.Client().Get(r.front.URL + "/?" + c)
+				got <- read(t, resp, err)
+			}()
+			<-held
+			conns.Notify(m1, downscale.AllClasses, time.Nanosecond)
+			if n := conns.Long(m1, downscale.AllClasses); n != 0 {
+				t.Errorf("%s: %d long connections", c, n)
+			}
+			free <- struct{}{}
+			if b := <-got; b != "x\ny\n" {
+				t.Errorf("%s: got %q", c, b)
+			}
+		}
+		r.quiet()
+	})
+}
+
+// calls is a machine that speaks gRPC, as far as that matters here: it echoes messages, greets before, and ends the call
+// with its own status when the client has no more.
+type calls struct{ heard atomic.Int64 }
+
+func (c *calls) ServeHTTP(w http.ResponseWriter, r *http.Request) {
+	w.Header().Set("Content-Type", "application/grpc+proto")
+	w.Write(grpcMessage(0, 3))
+	http.NewResponseController(w).Flush()
+	var b []byte
+	var err error
+	for err == nil {
+		var buf [100]byte
+		var n int
+		n, err = r.Body.Read(buf[:])
+		b = append(b, buf[:n]...)
+		c.heard.Add(int64(n))
+	}
+	if r.URL.Path != "/talk" { // it does not mind that the client has said all
+		<-r.Context().Done()
+		return
+	}
+	w.Write(b)
+	w.Header().Set(http.TrailerPrefix+"Grpc-Status", "0")
+	if err != io.EOF {
+		w.Header().Set(http.TrailerPrefix+"Grpc-Status", "13")
+	}
+}
+
+func call(t *testing.T, r *rig, path string, body io.Reader) *http.Response {
+	t.Helper()
+	req := request(t, "POST", r.front.URL+path, body)
+	req.Header.Set("Content-Type", "application/grpc")
+	resp, err := r.front.Client().Do(req)
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { resp.Body.Close() })
+	expect(t, "the client", resp.Body, string(grpcMessage(0, 3)))
+	return resp
+}
+
+func TestAGRPCCallIsTold(t *testing.T) {
+	overHTTP2 = true
+	defer func() { overHTTP2 = false }()
+	for _, local := range []bool{false, true} {
+		for _, c := range []struct {
+			name, path   string
+			before, rest []byte // of the client, before it is told and after
+			sent         bool   // the client has said all before
+			within       time.Duration
+			status       string
+			back         []byte
+		}{
+			{"the machine ends it", "/talk", nil, nil, false, time.Hour, "0", nil},
+			{"after a message", "/talk", grpcMessage(0, 4), nil, false, time.Hour, "0", grpcMessage(0, 4)},
+			{"in the middle of a message", "/talk", grpcMessage(0, 7)[:6], append(grpcMessage(0, 7)[6:], grpcMessage(0, 9)...), false, time.Hour, "0", grpcMessage(0, 7)},
+			{"the client has said all", "/watch", grpcMessage(0, 4), nil, true, time.Hour, "14", nil},
+			{"a deaf machine", "/deaf", grpcMessage(0, 4), nil, false, 20 * time.Millisecond, "14", nil},
+		} {
+			t.Run(c.name, func(t *testing.T) {
+				r, conns := longRig(t, local, time.Nanosecond)
+				var machine calls
+				r.serve("m1", &machine)
+				pr, pw := io.Pipe()
+				defer pw.Close()
+				go func() {
+					pw.Write(c.before)
+					if c.sent {
+						pw.Close()
+					}
+				}()
+				other, otherEnd := io.Pipe()
+				resp := call(t, r, c.path, pr)
+				beside := call(t, r, "/talk", other)
+				r.long(conns, downscale.Stream, 2)
+				otherEnd.Close()
+				if rest, err := io.ReadAll(beside.Body); len(rest) > 0 || err != nil || beside.Trailer.Get("Grpc-Status") != "0" {
+					t.Errorf("another call: %q, %v, %v", rest, err, beside.Trailer)
+				}
+				r.long(conns, downscale.Stream, 1)
+				for machine.heard.Load() != int64(len(c.before)) {
+					<-time.After(time.Millisecond)
+				}
+				if c.sent {
+					r.spent(conns)
+				}
+				conns.Notify(m1, downscale.Stream, c.within)
+				if c.rest != nil {
+					pw.Write(c.rest)
+				}
+				rest, err := io.ReadAll(resp.Body)
+				if !bytes.Equal(rest, c.back) || err != nil || resp.Trailer.Get("Grpc-Status") != c.status {
+					t.Errorf("got %q, %v, %v; want %q and status %s", rest, err, resp.Trailer, c.back, c.status)
+				}
+				resp.Body.Close()
+				pr.CloseWithError(io.ErrClosedPipe)
+				r.quiet()
+				r.long(conns, downscale.AllClasses, 0)
+			})
+		}
+	}
+}
+
+// spent waits until a call's machine has got the end of the client's messages.
+func (r *rig) spent(c *Connections) {
+	all := func() bool {
+		c.mu.Lock()
+		defer c.mu.Unlock()
+		for l := range c.each(m1, downscale.Stream) {
+			if !l.endable.(*ongoing).request.over.Load() {
+				return false
+			}
+		}
+		return true
+	}
+	for deadline := time.Now().Add(30 * time.Second); !all() && time.Now().Before(deadline); {
+		<-time.After(time.Millisecond)
+	}
+}
+
+// A gRPC call is a request at first.
+func TestAGRPCCallIsLongInTime(t *testing.T) {
+	overHTTP2 = true
+	defer func() { overHTTP2 = false }()
+	r, conns := longRig(t, false, time.Hour)
+	r.serve("m1", new(calls))
+	pr, pw := io.Pipe()
+	resp := call(t, r, "/talk", pr)
+	conns.Notify(m1, downscale.Stream, time.Nanosecond)
+	if n := conns.Long(m1, downscale.Stream); n != 0 {
+		t.Errorf("%d long connections", n)
+	}
+	pw.Write(grpcMessage(0, 5))
+	pw.Close()
+	if rest, err := io.ReadAll(resp.Body); !bytes.Equal(rest, grpcMessage(0, 5)) || err != nil || resp.Trailer.Get("Grpc-Status") != "0" {
+		t.Errorf("got %q, %v, %v", rest, err, resp.Trailer)
+	}
+	r.quiet()
+}
+
+// Nobody counts as long who is not in flight, at any moment.
+func TestNoMoreLongThanInFlight(t *testing.T) {
+	both(t, func(t *testing.T, local bool) {
+		r, conns := longRig(t, local, 0)
+		g := r.serve("m1", events("text/event-stream", make(chan struct{}, 100)))
+		var phase sync.WaitGroup
+		watch := func(order func() (inFlight, long int)) (end func()) {
+			stop, done := make(chan struct{}), make(chan struct{})
+			go func() {
+				defer close(done)
+				for {
+					select {
+					case <-stop:
+						return
+					default:
+					}
+					if f, l := order(); l > f {
+						t.Errorf("%d long, %d in flight", l, f)
+						return
+					}
+				}
+			}()
+			return func() { close(stop); <-done }
+		}
+		ctx, cancel := context.WithCancel(t.Context())
+		end := watch(func() (int, int) { l := conns.Long(m1, downscale.AllClasses); return g.InFlight(), l }) // they only come
+		for range 30 {
+			phase.Go(func() {
+				req, _ := http.NewRequestWithContext(ctx, "GET", r.front.URL+"/events", nil)
+				if resp, err := r.front.Client().Do(req); err != nil {
+					t.Error(err)
+				} else {
+					context.AfterFunc(ctx, func() { resp.Body.Close() })
+				}
+			})
+		}
+		phase.Wait()
+		r.long(conns, downscale.Events, 30)
+		end()
+		end = watch(func() (int, int) { f := g.InFlight(); return f, conns.Long(m1, downscale.AllClasses) }) // they only go
+		conns.Notify(m1, downscale.Events, time.Hour)
+		r.quiet()
+		end()
+		cancel()
+		r.long(conns, downscale.Events, 0)
+	})
+}
+
+// What is told when it is over already ends nothing: its connection serves another request by then.
+func TestToldTooLate(t *testing.T) {
+	c := &Connections{}
+	far := &conn{}
+	o := c.watch("web", "m1", request(t, "GET", "http://web/", nil), &http.Response{StatusCode: 200, ContentLength: -1,
+		Header: http.Header{"Content-Type": {"text/event-stream"}}, Body: io.NopCloser(strings.NewReader("data: 1\n"))}, &exchange{conn: far}, nil).(*ongoing)
+	if n := c.Long(m1, downscale.AllClasses); n != 1 {
+		t.Fatalf("%d long connections", n)
+	}
+	o.leave()
+	o.tell(time.Hour) // far has nothing to be closed: that would panic
+	o.force()
+	if n := c.Long(m1, downscale.AllClasses); n != 0 || len(c.machines) != 0 {
+		t.Errorf("%d long connections, %d machines remembered", n, len(c.machines))
+	}
+}
+
+func TestWatchingARequestDoesNotAllocate(t *testing.T) {
+	c := &Connections{}
+	req := request(t, "GET", "http://web/", nil)
+	for _, resp := range []*http.Response{
+		{StatusCode: 200, ContentLength: 5, Header: http.Header{"Content-Type": {"text/event-stream"}}},
+		{StatusCode: 200, ContentLength: -1, Header: http.Header{"Content-Type": {"text/html; charset=utf-8"}}},
+		{StatusCode: 200, ContentLength: -1, Header: http.Header{}},
+	} {
+		if n := testing.AllocsPerRun(100, func() {
+			if c.watch("web", "m1", req, resp, nil, nil) != nil {
+				t.Error("a request is long")
+			}
+		}); n != 0 {
+			t.Errorf("%v allocs", n)
+		}
+	}
+}
+
+func TestClassesHaveAPlaceInTheRegister(t *testing.T) {
+	c := &Connections{}
+	var want []downscale.Class
+	for i := range classCount {
+		class := downscale.Class(1 << i)
+		want = append(want, class)
+		c.add(&long{in: c, machine: machineKey{"web", "m1"}, class: class, endable: &tunnel{}})
+	}
+	if slices.Max(want) != downscale.TCP || c.Long(m1, downscale.AllClasses) != classCount {
+		t.Errorf("the register has %d places and knows %d connections", classCount, c.Long(m1, downscale.AllClasses))
+	}
+}

@@ -1,0 +1,121 @@
+package backhaul
+
+import (
+	"bytes"
+	"encoding/binary"
+)
+
+// framing is how one direction of a long connection is cut into messages.
+type framing uint8
+
+const (
+	noFrames   framing = iota // any place is as good as any other
+	lines                     // server-sent events, JSON lines
+	webSockets                // RFC 6455: control frames may stand between any two frames, also those of one message
+	grpcs                     // length-prefixed messages
+)
+
+// frames follows what passes in one direction, and knows where something of ours may come between: it reads heads, skips
+// payloads, and keeps no byte of them. The zero value is at the beginning of an unframed stream.
+type frames struct {
+	kind framing
+	have uint8 // bytes of head
+	head [10]byte
+	left uint64 // bytes of the present frame that are still to come, once its head is whole
+	open bool   // in the middle of a frame, or of a line
+	lost bool   // that was no frame: there is no safe place any more
+	// closing says that a close frame of a WebSocket has begun: whoever sends it says nothing after it.
+	closing bool
+	count   uint64 // frames that have passed whole
+}
+
+// whole reports whether we are between two frames.
+func (f *frames) whole() bool { return !f.open && !f.lost }
+
+// pass takes p in and returns its length; with stop only up to the end of the frame that is open, and 0 where none is.
+func (f *frames) pass(p []byte, stop bool) int {
+	n := 0
+	for n < len(p) && (!stop || !f.whole()) {
+		n += f.step(p[n:])
+	}
+	return n
+}
+
+// step takes in bytes of p, at least one and none beyond the end of the present frame, and returns how many.
+func (f *frames) step(p []byte) int {
+	switch {
+	case f.kind == noFrames || f.lost:
+		return len(p)
+	case f.kind == lines:
+		n := bytes.IndexByte(p, '\n') + 1
+		f.open = n == 0
+		if f.open {
+			return len(p)
+		}
+		f.count++
+		return n
+	case !f.open || f.have > 0: // in a head
+		f.open = true
+		f.head[f.have] = p[0]
+		f.have++
+		if f.have == f.headLen() {
+			f.begin()
+		}
+		return 1
+	}
+	n := min(uint64(len(p)), f.left)
+	f.left -= n
+	f.end()
+	return int(n)
+}
+
+// headLen returns how long the present head is, as far as can be told.
+func (f *frames) headLen() uint8 {
+	if f.kind == grpcs {
+		return 5
+	}
+	if f.have < 2 {
+		return 2
+	}
+	switch f.head[1] & 0x7f {
+	case 126:
+		return 4
+	case 127:
+		return 10
+	}
+	return 2
+}
+
+// begin reads a head that is whole. The mask's key counts as payload: neither is looked at.
+func (f *frames) begin() {
+	f.have = 0
+	switch n := f.head[1] & 0x7f; {
+	case f.kind == grpcs:
+		f.left = uint64(binary.BigEndian.Uint32(f.head[1:5]))
+		f.lost = f.head[0] > 1
+	case n == 126:
+		f.left = uint64(binary.BigEndian.Uint16(f.head[2:4]))
+	case n == 127:
+		f.left = binary.BigEndian.Uint64(f.head[2:10])
+		f.lost = f.left >= 1<<63
+	default:
+		f.left = uint64(n)
+	}
+	if f.kind == webSockets {
+		f.closing = f.closing || f.head[0]&0x0f == 0x8
+		if f.head[1]&0x80 != 0 && !f.lost {
+			f.left += 4
+		}
+	}
+	f.end()
+}
+
+func (f *frames) end() {
+	if f.left == 0 && !f.lost {
+		f.open = false
+		f.count++
+	}
+}
+
+// goingAway is a server's close frame: 1001, and a word for people.
+var goingAway = []byte("\x88\x0c\x03\xe9going away")

@@ -1,0 +1,144 @@
+package backhaul
+
+import (
+	"bytes"
+	"encoding/binary"
+	"slices"
+	"strings"
+	"testing"
+
+	"pgregory.net/rapid"
+)
+
+func webSocketFrame(first byte, payload int, masked bool) []byte {
+	b := []byte{first, 0}
+	switch {
+	case payload < 126:
+		b[1] = byte(payload)
+	case payload < 1<<16:
+		b[1] = 126
+		b = binary.BigEndian.AppendUint16(b, uint16(payload))
+	default:
+		b[1] = 127
+		b = binary.BigEndian.AppendUint64(b, uint64(payload))
+	}
+	if masked {
+		b[1] |= 0x80
+		b = append(b, 1, 2, 3, 4)
+	}
+	return append(b, bytes.Repeat([]byte{0x88}, payload)...) // what looks like the head of a close frame
+}
+
+func grpcMessage(flag byte, payload int) []byte {
+	b := binary.BigEndian.AppendUint32([]byte{flag}, uint32(payload))
+	return append(b, bytes.Repeat([]byte{1}, payload)...)
+}
+
+// Wherever a stream is cut into reads, a frame of ours may come between two of its frames and nowhere else.
+func TestFramesAreFollowedHoweverTheyArrive(t *testing.T) {
+	rapid.Check(t, func(t *rapid.T) {
+		kind := rapid.SampledFrom([]framing{lines, webSockets, grpcs}).Draw(t, "kind")
+		var stream []byte
+		ends := []int{0}
+		for range rapid.IntRange(0, 6).Draw(t, "frames") {
+			size := rapid.OneOf(rapid.SampledFrom([]int{0, 1, 125, 126, 65535, 65536}), rapid.IntRange(0, 300)).Draw(t, "size")
+			switch kind {
+			case lines:
+				stream = append(stream, strings.Repeat("x", size)+"\n"...)
+			case webSockets:
+				first := rapid.SampledFrom([]byte{0x81, 0x01, 0x00, 0x80, 0xc2, 0x89}).Draw(t, "first")
+				stream = append(stream, webSocketFrame(first, size, rapid.Bool().Draw(t, "masked"))...)
+			case grpcs:
+				stream = append(stream, grpcMessage(byte(size%2), size)...)
+			}
+			ends = append(ends, len(stream))
+		}
+		f := frames{kind: kind}
+		at := 0
+		stop := rapid.IntRange(0, len(stream)).Draw(t, "told at")
+		for at < len(stream) {
+			n := rapid.IntRange(1, len(stream)-at).Draw(t, "read")
+			told := at >= stop
+			passed := f.pass(stream[at:at+n], told)
+			if !told && passed != n {
+				t.Fatalf("passed %d of %d", passed, n)
+			}
+			at += passed
+			if _, end := slices.BinarySearch(ends, at); f.whole() != end {
+				t.Fatalf("at %d of ends %v: whole is %v", at, ends, f.whole())
+			}
+			if told && f.whole() {
+				if i, _ := slices.BinarySearch(ends, stop); at != ends[i] && at-passed <= stop {
+					t.Fatalf("stopped at %d, told at %d, ends %v", at, stop, ends)
+				}
+				break
+			}
+		}
+		if f.closing || f.lost {
+			t.Fatalf("closing %v, lost %v", f.closing, f.lost)
+		}
+	})
+}
+
+func TestFrames(t *testing.T) {
+	for _, c := range []struct {
+		name                 string
+		kind                 framing
+		in                   []byte
+		whole, closing, lost bool
+		count                uint64
+	}{
+		{"nothing yet", webSockets, nil, true, false, false, 0},
+		{"half a head", webSockets, []byte{0x81}, false, false, false, 0},
+		{"half a length", webSockets, []byte{0x82, 126, 1}, false, false, false, 0},
+		{"half a payload", webSockets, []byte{0x81, 2, 'h'}, false, false, false, 0},
+		{"a message", webSockets, []byte{0x81, 2, 'h', 'i'}, true, false, false, 1},
+		{"between two fragments", webSockets, []byte{0x01, 2, 'h', 'i'}, true, false, false, 1},
+		{"the head of a close frame", webSockets, []byte{0x88, 2, 3}, false, true, false, 0},
+		{"a close frame", webSockets, goingAway, true, true, false, 1},
+		{"a length that cannot be", webSockets, []byte{0x82, 127, 0x80, 0, 0, 0, 0, 0, 0, 0, 0, 0}, false, false, true, 0},
+		{"the longest", webSockets, []byte{0x82, 0xff, 0x7f, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0}, false, false, false, 0},
+		{"half a gRPC message", grpcs, []byte{0, 0, 0, 0, 2, 1}, false, false, false, 0},
+		{"two gRPC messages", grpcs, []byte{0, 0, 0, 0, 1, 1, 1, 0, 0, 0, 0}, true, false, false, 2},
+		{"no gRPC message", grpcs, []byte("<html>"), false, false, true, 0},
+		{"half a line", lines, []byte("data: x\nda"), false, false, false, 1},
+		{"any place", noFrames, []byte("whatever"), true, false, false, 0},
+	} {
+		f := frames{kind: c.kind}
+		if n := f.pass(c.in, false); n != len(c.in) || f.whole() != c.whole || f.closing != c.closing || f.lost != c.lost || f.count != c.count {
+			t.Errorf("%s: passed %d of %d, %+v", c.name, n, len(c.in), f)
+		}
+	}
+	if len(goingAway) != 2+int(goingAway[1]) || binary.BigEndian.Uint16(goingAway[2:]) != 1001 {
+		t.Errorf("close frame % x", goingAway)
+	}
+}
+
+// Reading in one piece and reading in two ends in the same place, whatever the bytes.
+func FuzzFrames(f *testing.F) {
+	f.Add(uint8(webSockets), webSocketFrame(0x81, 300, false), 3)
+	f.Add(uint8(grpcs), grpcMessage(0, 70), 2)
+	f.Add(uint8(lines), []byte("a\nb"), 1)
+	f.Fuzz(func(t *testing.T, kind uint8, p []byte, at int) {
+		one, two := frames{kind: framing(kind % 4)}, frames{kind: framing(kind % 4)}
+		one.pass(p, false)
+		at = min(max(at, 0), len(p))
+		two.pass(p[:at], false)
+		n := two.pass(p[at:], true)
+		if n < len(p)-at && !two.whole() {
+			t.Fatal("stopped inside a frame")
+		}
+		two.pass(p[at+n:], false)
+		if one != two {
+			t.Fatalf("%+v\n%+v", one, two)
+		}
+	})
+}
+
+func TestFollowingFramesDoesNotAllocate(t *testing.T) {
+	p := webSocketFrame(0x82, 70_000, false)
+	f := frames{kind: webSockets}
+	if n := testing.AllocsPerRun(100, func() { f.pass(p, false) }); n != 0 {
+		t.Errorf("%v allocs", n)
+	}
+}

@@ -1,0 +1,143 @@
+package backhaul
+
+import (
+	"io"
+	"maps"
+	"net/http"
+	"sync"
+	"time"
+
+	"github.com/ebbkit/ebb/downscale"
+)
+
+// ongoing is the body of an answer without an end of its own, which can be told to end.
+type ongoing struct {
+	long
+	resp    *http.Response
+	body    io.ReadCloser
+	conn    *conn
+	stream  *stream // of HTTP/2
+	request *spigot // of gRPC; nil: the client's messages cannot be ended
+	began   time.Time
+
+	mu     sync.Mutex
+	frames frames
+	stop   bool // at the end of the present frame
+	cut    bool // nothing more of the machine's
+	over   bool
+	timer  *time.Timer
+}
+
+func (c *Connections) watchAnswer(l long, kind framing, resp *http.Response, x *exchange, body *spigot) leaver {
+	o := &ongoing{long: l, resp: resp, body: resp.Body, conn: x.conn, stream: x.stream, request: body, began: time.Now()}
+	o.frames.kind = kind
+	o.endable = o
+	resp.Body = o
+	c.add(&o.long)
+	return o
+}
+
+func (o *ongoing) lasts() bool {
+	if o.class != downscale.Stream {
+		return true
+	}
+	o.mu.Lock()
+	defer o.mu.Unlock()
+	return o.frames.count > 0 && time.Since(o.began) >= o.in.streamAge()
+}
+
+func (o *ongoing) tell(force time.Duration) {
+	o.mu.Lock()
+	defer o.mu.Unlock()
+	if o.over {
+		return
+	}
+	o.timer = time.AfterFunc(force, o.force)
+	if o.request == nil || !o.request.finish() {
+		o.halt()
+	}
+}
+
+// force ends what the machine has not ended. A machine that stops in the middle of a line has said all it will.
+func (o *ongoing) force() {
+	o.mu.Lock()
+	defer o.mu.Unlock()
+	if o.halt(); o.class == downscale.Events && !o.over && !o.cut {
+		o.abandon()
+	}
+}
+
+// halt ends the answer where it can be ended: now, or when the present frame has passed; o.mu is held.
+func (o *ongoing) halt() {
+	if o.stop = true; !o.over && !o.cut && o.frames.whole() {
+		o.abandon()
+	}
+}
+
+// abandon leaves the machine, which wakes the reader; o.mu is held.
+func (o *ongoing) abandon() {
+	o.cut = true
+	if o.stream != nil {
+		o.stream.cancel(errStreamOver)
+	} else {
+		o.conn.close()
+	}
+}
+
+// leave is called before the connection is used again: what is told later must not end it.
+func (o *ongoing) leave() {
+	o.mu.Lock()
+	o.over = true
+	if o.timer != nil {
+		o.timer.Stop()
+	}
+	o.mu.Unlock()
+	o.in.remove(&o.long)
+}
+
+func (o *ongoing) Read(p []byte) (int, error) {
+	o.mu.Lock()
+	cut := o.cut
+	o.mu.Unlock()
+	if cut {
+		return 0, o.end()
+	}
+	n, err := o.body.Read(p)
+	o.mu.Lock()
+	defer o.mu.Unlock()
+	switch {
+	case o.cut: // what came meanwhile is behind the end
+		return 0, o.end()
+	case err == io.EOF && !o.stop:
+		return n, err // by itself
+	}
+	passed := o.frames.pass(p[:n], o.stop)
+	if err == io.EOF && passed == n {
+		return n, err
+	}
+	n = passed
+	if o.stop && o.frames.whole() {
+		if o.abandon(); n == 0 {
+			return 0, o.end()
+		}
+		return n, nil
+	}
+	return n, err
+}
+
+// end completes the answer. A gRPC call has its status there.
+func (o *ongoing) end() error {
+	if o.class == downscale.Stream {
+		t := maps.Clone(o.resp.Trailer)
+		if t == nil {
+			t = http.Header{}
+		}
+		t["Grpc-Status"], t["Grpc-Message"] = unavailable, goesToSleep
+		o.resp.Trailer = t
+	}
+	return io.EOF
+}
+
+var unavailable, goesToSleep = []string{"14"}, []string{"the machine goes to sleep: call again"}
+
+func (o *ongoing) Close() error { return o.body.Close() }

@@ -1,0 +1,110 @@
+package backhaul
+
+import (
+	"io"
+	"net/http"
+	"sync"
+	"sync/atomic"
+)
+
+// spigot is the body of a gRPC request, whose messages can be ended while a read waits for the client. Reads of the client
+// run on goroutines of their own and into a buffer of our own; one that never returns is left behind, until the server or
+// caller whose body it is closes that.
+type spigot struct {
+	io.ReadCloser
+	shut chan struct{}
+	once sync.Once
+	over atomic.Bool // the machine has got, or is about to get, the end
+
+	// Of the one who reads; a source lets one at a time.
+	frames  frames
+	reading bool
+	got     chan took
+	buf     []byte
+	rest    []byte // of buf
+	err     error
+}
+
+type took struct {
+	n   int
+	err error
+}
+
+// newSpigot returns nil for a request that is no gRPC call.
+func newSpigot(r *http.Request) *spigot {
+	if r.ProtoMajor != 2 || r.Body == nil || r.Body == http.NoBody || !isGRPC(mediaType(r.Header)) {
+		return nil
+	}
+	return &spigot{ReadCloser: r.Body, shut: make(chan struct{}), got: make(chan took, 1), frames: frames{kind: grpcs}}
+}
+
+// finish ends the client's messages after the present one. It reports whether that is any news to the machine.
+func (s *spigot) finish() bool {
+	if s.over.Load() {
+		return false
+	}
+	s.once.Do(func() { close(s.shut) })
+	return true
+}
+
+func (s *spigot) finished() bool {
+	select {
+	case <-s.shut:
+		return true
+	default:
+		return false
+	}
+}
+
+func (s *spigot) Read(p []byte) (int, error) {
+	for {
+		if s.finished() && s.frames.whole() {
+			s.over.Store(true)
+			return 0, io.EOF
+		}
+		if len(s.rest) > 0 {
+			n := copy(p, s.rest)
+			n = s.frames.pass(p[:n], s.finished())
+			s.rest = s.rest[n:]
+			if n > 0 {
+				return n, nil
+			}
+			continue
+		}
+		if s.err != nil {
+			s.over.Store(true)
+			return 0, s.err
+		}
+		if !s.reading {
+			s.fetch(len(p))
+		}
+		var shut <-chan struct{}
+		if s.frames.whole() {
+			shut = s.shut
+		}
+		select {
+		case t := <-s.got:
+			s.reading = false
+			s.rest, s.err = s.buf[:t.n], t.err
+			if t.err != nil {
+				s.over.Store(true)
+			}
+		case <-shut:
+		}
+	}
+}
+
+// fetch reads from the client. The buffer grows with what the client has to say.
+func (s *spigot) fetch(most int) {
+	s.reading = true
+	switch {
+	case s.buf == nil:
+		s.buf = make([]byte, smallSize)
+	case len(s.buf) < bufferSize && len(s.buf) < most && cap(s.rest) == 0:
+		s.buf = make([]byte, min(bufferSize, most))
+	}
+	go func(b []byte) {
+		n, err := s.ReadCloser.Read(b)
+		s.got <- took{n, err}
+	}(s.buf)
+}
