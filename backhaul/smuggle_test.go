@@ -9,7 +9,6 @@ import (
 	"net/http"
 	"strings"
 	"sync"
-	"sync/atomic"
 	"testing"
 	"testing/synctest"
 	"time"
@@ -172,12 +171,12 @@ func TestLimitListener(t *testing.T) {
 	if _, err := LimitListener(nil, LimitConfig{}); err == nil {
 		t.Error("no listener, no error")
 	}
-	var refused atomic.Int32
+	refused := make(chan string, 10)
 	inner := newPipes()
 	l, err := LimitListener(inner, LimitConfig{
 		PerClient: 2, Total: 3,
 		Client:  func(c net.Conn) string { b := make([]byte, 1); io.ReadFull(c, b); return string(b) },
-		Refused: func(string) { refused.Add(1) },
+		Refused: func(client string) { refused <- client },
 	})
 	if err != nil {
 		t.Fatal(err)
@@ -194,14 +193,19 @@ func TestLimitListener(t *testing.T) {
 		}
 	}()
 	open := func(client string) bool {
-		before := refused.Load()
 		c, err := inner.dial(context.Background())
 		if err != nil {
-			t.Fatal(err)
+			t.Error(err)
+			return false
 		}
 		io.WriteString(c, client)
 		if _, err := c.Read(make([]byte, 1)); err != nil { // an accepted one gets a byte
-			if refused.Load() <= before {
+			select { // told after it was closed
+			case got := <-refused:
+				if got != client {
+					t.Errorf("%s was closed, told of %s", client, got)
+				}
+			case <-time.After(time.Minute):
 				t.Error("closed and not told")
 			}
 			return false
