@@ -55,6 +55,7 @@ func serve() int {
 		fmt.Fprintf(w, "args %v\ndir %s\n", os.Args[1:], dir)
 	})
 	mux.HandleFunc("/count", func(w http.ResponseWriter, _ *http.Request) { fmt.Fprintln(w, count.Add(1)) })
+	mux.HandleFunc("/terms", func(w http.ResponseWriter, _ *http.Request) { fmt.Fprintln(w, terms.Load()) })
 	mux.HandleFunc("/pid", func(w http.ResponseWriter, _ *http.Request) { fmt.Fprintln(w, os.Getpid()) })
 	mux.HandleFunc("/exit", func(http.ResponseWriter, *http.Request) { os.Exit(3) })
 	fmt.Fprintln(os.Stderr, http.ListenAndServe("127.0.0.1:"+os.Getenv("PORT"), mux))
@@ -70,9 +71,18 @@ func polite() int {
 	return 42
 }
 
+// terms is how often stubborn was asked to end.
+var terms atomic.Int64
+
 // stubborn does not end when it gets SIGTERM.
 func stubborn() int {
-	signal.Ignore(syscall.SIGTERM)
+	term := make(chan os.Signal, 1)
+	signal.Notify(term, syscall.SIGTERM)
+	go func() {
+		for range term {
+			terms.Add(1)
+		}
+	}()
 	return serve()
 }
 

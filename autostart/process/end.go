@@ -36,10 +36,11 @@ func (d *Driver) Stop(ctx context.Context, m balance.Machine) error {
 // end stops c and waits for it.
 func (d *Driver) end(ctx context.Context, c *child) error {
 	begin := time.Now()
+	polite := d.command.stopTimeout > 0 && ctx.Err() == nil
 	d.mu.Lock()
 	if d.children[c.id] == c {
 		c.asked = true
-		if d.command.stopTimeout > 0 && ctx.Err() == nil {
+		if polite {
 			_ = signalGroup(c.cmd.Process, d.command.stopSignal)
 			_ = signalGroup(c.cmd.Process, sigCont) // a stopped process would keep the first signal for later
 		}
@@ -57,7 +58,9 @@ func (d *Driver) end(ctx context.Context, c *child) error {
 	}
 	d.mu.Lock()
 	if d.children[c.id] == c {
-		c.overdue = time.Since(begin).Round(time.Millisecond)
+		if polite {
+			c.overdue = max(time.Since(begin).Round(time.Millisecond), time.Millisecond)
+		}
 		d.kill(c)
 	}
 	d.mu.Unlock()

@@ -208,16 +208,12 @@ func TestStopKills(t *testing.T) {
 	for _, test := range []struct {
 		name    string
 		timeout time.Duration
-		ctx     func() (context.Context, context.CancelFunc)
+		cancel  bool // the context, when the machine has been asked
 		reason  string
 	}{
-		{"time is up", 20 * time.Millisecond, func() (context.Context, context.CancelFunc) { return context.WithCancel(context.Background()) },
-			"after it was asked to stop"},
-		{"context ends", patience, func() (context.Context, context.CancelFunc) {
-			return context.WithTimeout(context.Background(), 20*time.Millisecond)
-		}, "after it was asked to stop"},
-		{"no time", -1, func() (context.Context, context.CancelFunc) { return context.WithCancel(context.Background()) },
-			"stopped: killed by signal: killed"},
+		{"time is up", 20 * time.Millisecond, false, "after it was asked to stop"},
+		{"context ends", patience, true, "after it was asked to stop"},
+		{"no time", -1, false, "stopped: killed by signal: killed"},
 	} {
 		t.Run(test.name, func(t *testing.T) {
 			c := config("stubborn")
@@ -226,8 +222,21 @@ func TestStopKills(t *testing.T) {
 			m := machine()
 			start(t, d, &m)
 			get(t, m, "/")
-			ctx, cancel := test.ctx()
+			ctx, cancel := context.WithCancel(t.Context())
 			defer cancel()
+			if test.cancel {
+				go func() {
+					for {
+						body, err := ask(ctx, m, "/terms")
+						if err != nil {
+							return
+						}
+						if body != "0\n" {
+							cancel()
+						}
+					}
+				}()
+			}
 			begin := time.Now()
 			if err := d.Stop(ctx, m); err != nil {
 				t.Fatal(err)
