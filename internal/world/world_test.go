@@ -88,24 +88,25 @@ func TestLimits(t *testing.T) {
 			}
 		}
 	})
+	// They go on until the further machines run, however long those take to boot.
+	demand, enough := context.WithCancel(t.Context())
 	var clients sync.WaitGroup
 	for range 20 {
 		clients.Go(func() {
-			for range 3 {
+			for n := 0; n < 3 || demand.Err() == nil; n++ {
 				if a := p.get("/slow?ms=20"); a.status != http.StatusOK {
 					t.Errorf("%d %s", a.status, a.body)
 				}
 			}
 		})
 	}
+	p.until("demand 20 at soft 2 starts a third machine", func(s status.Snapshot) bool { return in(s, "started") >= 3 })
+	enough()
 	clients.Wait()
 	unwatch()
 	wg.Wait()
 	if over.Load() > 0 {
 		t.Error("a machine was above its hard limit")
-	}
-	if s := p.Snapshot(); in(s, "started") < 3 {
-		t.Errorf("demand 20 at soft 2 started only %d machines", in(s, "started"))
 	}
 	p.until("in flight back to 0", idle)
 }
@@ -287,6 +288,7 @@ func TestNearestByMeasurement(t *testing.T) {
 		c.Near, c.Regions = false, []Region{{"nrt", 1}, {"hkg", 1}, {"fra", 1}}
 		c.App.Limits = balance.Limits{Soft: 1, Hard: 1}
 	})
+	p.until("the edge has measured all ways", func(status.Snapshot) bool { return p.edge.oriented(p.config.Regions) })
 	p.get("/")
 	byTo := map[string]float64{}
 	for _, r := range p.Snapshot().RTT {
@@ -314,9 +316,25 @@ func TestDrain(t *testing.T) {
 	p := newPlay(t, nil)
 	got := make(chan answer, 1)
 	p.get("/")
-	go func() { got <- p.get("/slow?ms=300") }()
+	p.until("in flight back to 0", idle)
+	body, rest := io.Pipe() // in flight for as long as this test wants
+	go func() {
+		a, err := p.try("POST", "/upload", body)
+		if err != nil {
+			t.Errorf("in flight at the end: %v", err)
+		}
+		got <- a
+	}()
 	p.until("the request is there", func(s status.Snapshot) bool { return s.InFlight > 0 })
 	p.stop()
+	p.until("no new clients", func(status.Snapshot) bool {
+		c, err := net.Dial("tcp", p.Addr().String())
+		if err == nil {
+			c.Close()
+		}
+		return err != nil
+	})
+	rest.Close()
 	if a := <-got; a.status != http.StatusOK {
 		t.Errorf("in flight at the end: %+v", a)
 	}
