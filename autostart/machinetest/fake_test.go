@@ -26,6 +26,7 @@ type listener struct {
 	net.Listener
 	epoch, cold uint64 // of the last start, and of the last that was not a resume
 	suspended   bool
+	ctx         context.Context // of its start
 }
 
 func newFake(fault string) *fake {
@@ -33,6 +34,9 @@ func newFake(fault string) *fake {
 }
 
 func (f *fake) Start(ctx context.Context, m balance.Machine) (autostart.Booting, error) {
+	if f.fault == "ends with context" { // late, as a driver would that is told by a goroutine of its own
+		f.endOrphans(m.ID)
+	}
 	f.mu.Lock()
 	defer f.mu.Unlock()
 	if l := f.machines[m.ID]; l != nil {
@@ -61,11 +65,7 @@ func (f *fake) Start(ctx context.Context, m balance.Machine) (autostart.Booting,
 	if err != nil {
 		return autostart.Booting{}, err
 	}
-	started := &listener{Listener: l, epoch: m.Epoch, cold: m.Epoch}
-	f.machines[m.ID] = started
-	if f.fault == "ends with context" {
-		context.AfterFunc(ctx, func() { f.crash(m.ID) })
-	}
+	f.machines[m.ID] = &listener{Listener: l, epoch: m.Epoch, cold: m.Epoch, ctx: ctx}
 	addr := l.Addr().String()
 	switch f.fault {
 	case "one address for all":
@@ -99,6 +99,21 @@ func (f *fake) Stop(_ context.Context, m balance.Machine) error {
 	f.mu.Unlock()
 	f.report(m.ID, l)
 	return nil
+}
+
+// endOrphans ends all machines but one whose starts' contexts have ended.
+func (f *fake) endOrphans(but balance.MachineID) {
+	f.mu.Lock()
+	var ended []balance.MachineID
+	for id, l := range f.machines {
+		if id != but && l.ctx.Err() != nil {
+			ended = append(ended, id)
+		}
+	}
+	f.mu.Unlock()
+	for _, id := range ended {
+		f.crash(id)
+	}
 }
 
 // crash ends a machine by itself.
