@@ -260,20 +260,24 @@ func TestGrantWakesWhoWaits(t *testing.T) {
 // What the room adds to a request: its seat and the channel on which it waits.
 func TestSeatsAreSmall(t *testing.T) {
 	const n = 1000
-	var r room[waiting]
-	seats := make([]*seat[waiting], 0, n)
-	var before, after runtime.MemStats
-	runtime.ReadMemStats(&before)
-	for i := range n {
-		s := &seat[waiting]{Value: waiting{done: make(chan struct{}, 1)}}
-		r.join(s, uint64(i+2))
-		seats = append(seats, s)
+	least := uint64(1 << 60) // of several: whatever else goes on in the process allocates too
+	for range 5 {
+		var r room[waiting]
+		seats := make([]*seat[waiting], 0, n)
+		var before, after runtime.MemStats
+		runtime.ReadMemStats(&before)
+		for i := range n {
+			s := &seat[waiting]{Value: waiting{done: make(chan struct{}, 1)}}
+			r.join(s, uint64(i+2))
+			seats = append(seats, s)
+		}
+		runtime.ReadMemStats(&after)
+		least = min(least, (after.TotalAlloc-before.TotalAlloc)/n)
+		runtime.KeepAlive(seats)
 	}
-	runtime.ReadMemStats(&after)
-	if each := (after.TotalAlloc - before.TotalAlloc) / n; each > 500 {
-		t.Errorf("%d bytes for each that waits, want at most 500", each)
+	if least > 500 {
+		t.Errorf("%d bytes for each that waits, want at most 500", least)
 	}
-	runtime.KeepAlive(seats)
 }
 
 // BenchmarkLeave parks requests and cancels them in random order: the time of one cancel, without its goroutine's end.

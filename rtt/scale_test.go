@@ -83,6 +83,7 @@ func TestScale500Peers(t *testing.T) {
 		f := newFleet(n)
 		var before, after runtime.MemStats
 		runtime.GC()
+		runtime.GC() // pools let go of what they hold in the second
 		runtime.ReadMemStats(&before)
 		m, err := New(Config{Self: Node{ID: "me", Region: "home"}, Incarnation: 1, Key: secretA, Peers: f.peers(40), Conn: f})
 		if err != nil {
@@ -112,9 +113,13 @@ func TestScale500Peers(t *testing.T) {
 		out, in := float64(f.out)*packet/packetSize/seconds/1000, float64(f.in)*packet/packetSize/seconds/1000
 		probes := float64(f.probes) / seconds
 		f.mu.Unlock()
-		runtime.GC()
-		runtime.ReadMemStats(&after)
-		size := float64(int64(after.HeapAlloc)-int64(before.HeapAlloc)) / 1e6
+		size := 1e9 // the least of some moments: of one, another test's remains may be a part
+		for range 5 {
+			time.Sleep(time.Second)
+			runtime.GC()
+			runtime.ReadMemStats(&after)
+			size = min(size, float64(int64(after.HeapAlloc)-int64(before.HeapAlloc))/1e6)
+		}
 		t.Logf("500 peers: %.0f probes/s, %.1f kB/s out, %.1f kB/s in, %.2f MB", probes, out, in, size)
 		if out > 60 || in > 60 {
 			t.Errorf("%.1f kB/s out, %.1f kB/s in; want at most 60 each way", out, in)

@@ -34,7 +34,7 @@ func TestKernelStamp(t *testing.T) {
 			t.Errorf("stamped %v after the send", d)
 		}
 	}
-	if n := testing.AllocsPerRun(100, func() {
+	if n := testing.AllocsPerRun(2000, func() {
 		s.write(buf[:1], to)
 		s.read(buf)
 	}); n != 0 {

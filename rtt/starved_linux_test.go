@@ -48,6 +48,9 @@ func TestStarvedHost(t *testing.T) {
 	s, _ := a.Table().To("b")
 	t.Logf("round trip on loopback, starved: timed in user space min %v, p50 %v, max %v; base %v (kernel=%v, %d samples, p90 %v)",
 		user[0], user[len(user)/2], user[len(user)-1], s.Base, s.Kernel, s.Samples, s.P90)
+	if !s.Kernel {
+		t.Skip("this kernel stamps no packets")
+	}
 	if s.Base > time.Millisecond {
 		t.Errorf("base %v on loopback, want at most 1ms", s.Base)
 	}

@@ -199,7 +199,7 @@ func bigTable(regions, nodes int) *Table {
 
 func TestTableReadsAllocateNothing(t *testing.T) {
 	tab := bigTable(40, 500)
-	if n := testing.AllocsPerRun(100, func() {
+	if n := testing.AllocsPerRun(5000, func() {
 		tab.RTT("region-07")
 		tab.RTT("home")
 		tab.RTT("nowhere")

@@ -85,7 +85,7 @@ func TestStrategy(t *testing.T, newStrategy func() balance.Strategy) {
 		v, _ := w.b.View(app)
 		for name, r := range map[string]balance.Request{"plain": {App: app, Rand: 7}, "tried": {App: app, Rand: 7, Tried: []balance.MachineID{"m000", "m001"}}, "key": {App: app, Rand: 7, Key: "user"}} {
 			s.Pick(v, r)
-			if n := testing.AllocsPerRun(100, func() { s.Pick(v, r) }); n > 0 {
+			if n := testing.AllocsPerRun(1000, func() { s.Pick(v, r) }); n > 0 {
 				t.Errorf("%s: %v allocations; %q", name, n, "Pick does not allocate")
 			}
 		}

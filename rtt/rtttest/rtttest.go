@@ -96,8 +96,12 @@ func TestDistance(t *testing.T, open func(t *testing.T, own string, truth map[st
 		}
 	})
 	t.Run("reading allocates nothing", func(t *testing.T) {
-		// Other goroutines of the source may allocate meanwhile, hence a share of many reads.
-		if n := testing.AllocsPerRun(2000, func() { d.RTT("near"); d.RTT(own); d.RTT("nowhere") }); n >= 1 {
+		// Other goroutines of the source may allocate meanwhile, hence a share of many reads, and more than one try.
+		n := 1.0
+		for i := 0; i < 10 && n >= 1; i++ {
+			n = testing.AllocsPerRun(2000, func() { d.RTT("near"); d.RTT(own); d.RTT("nowhere") })
+		}
+		if n >= 1 {
 			t.Errorf("%v allocations per three reads, want none", n)
 		}
 	})
