@@ -153,8 +153,27 @@ func ExampleIdle() {
 	fmt.Println(idle.KeepAlive(0, 5*time.Minute).Round(time.Second))
 	fmt.Println("as the app's row says:", idle.KeepAlive(time.Hour, 5*time.Minute))
 	// Output:
-	// 1m40s
+	// 1m45s
 	// as the app's row says: 1h0m0s
+}
+
+// A downscaler feeds and asks Idles where they are its Config.Habits. What they know lasts over a restart.
+func ExampleIdles() {
+	var idles autostart.Idles // downscale.Config{Habits: &idles}
+	for range 20 {
+		idles.Gap("shop", 6*time.Minute) // the downscaler does this
+	}
+	text, _ := json.Marshal(&idles)
+
+	var later autostart.Idles
+	if err := json.Unmarshal(text, &later); err != nil {
+		fmt.Println(err)
+	}
+	fmt.Println("shop:", later.KeepAlive("shop", 5*time.Minute).Round(time.Minute))
+	fmt.Println("another:", later.KeepAlive("another", 5*time.Minute))
+	// Output:
+	// shop: 7m0s
+	// another: 5m0s
 }
 
 // An agent in the machine says when it is ready; nobody has to look.

@@ -7,22 +7,25 @@ import (
 )
 
 const (
-	// Gaps are counted in buckets that grow by a fifth, from idleMin to idleMax: shorter ones keep no app awake anyway, and
-	// who comes back after more than idleMax does not mind a boot.
-	idleMin, idleMax = time.Second, 4 * time.Hour
+	// Gaps are counted in buckets that grow by a fifth, from idleMin to idleMax. Shorter ones are no pause, and would soon fill
+	// the memory of a busy app; who comes back after more than idleMax does not mind a boot.
+	idleMin, idleMax = 10 * time.Second, 4 * time.Hour
 	idleSteps        = 4 // buckets to an octave
-	idleBuckets      = 58
+	idleBuckets      = 44
 	// gapsMin is how many gaps have to be known before anything follows from them.
 	gapsMin = 16
 	// gapsKept is when all counts are halved, so that an app may change its habits.
 	gapsKept = 512
+	// stretch bounds how much longer than usual an app is kept awake for its habits: beyond it, it sleeps as others do, since
+	// machines would hardly ever sleep. shrink bounds the other side.
+	stretch, shrink = 6, 10
 )
 
 // Idle learns how long an app's pauses are, and with that how long its machines are worth keeping after a last request.
 // The zero value knows nothing. It is a value: a copy is a snapshot, and it may be kept over a restart in JSON. It is not
 // safe for concurrent use.
 //
-// Feed it with [Idle.Seen], or with [Idle.Gap]; ask [Idle.KeepAlive].
+// Feed it with [Idle.Seen], or with [Idle.Gap]; ask [Idle.KeepAlive]. Of many apps, [Idles] keeps one each.
 type Idle struct {
 	counts [idleBuckets]uint32 // the last: longer than idleMax
 	n      uint32              // of all counts
@@ -42,9 +45,9 @@ func (i *Idle) Seen(now time.Time, requests int) {
 	}
 }
 
-// Gap adds a pause between two requests. Negative ones are ignored.
+// Gap adds a pause between two requests. What is shorter than 10 s is none, and is ignored.
 func (i *Idle) Gap(d time.Duration) {
-	if d < 0 {
+	if d < idleMin {
 		return
 	}
 	if i.n >= gapsKept {
@@ -94,14 +97,32 @@ func (i *Idle) Learned() (d time.Duration, ok bool) {
 
 // KeepAlive returns how long an app without requests keeps its machines: explicit when that is above 0, as an app's row
 // says it; else what has been learned; else otherwise.
+//
+// What has been learned stays near what is usual. It counts up to six times otherwise: an app that would have to be kept
+// longer sleeps as usual. And it is shorter than otherwise only as far as that would have cut short no pause that is
+// remembered, and not below a tenth of otherwise.
 func (i *Idle) KeepAlive(explicit, otherwise time.Duration) time.Duration {
 	if explicit > 0 {
 		return explicit
 	}
-	if d, ok := i.Learned(); ok {
+	d, ok := i.Learned()
+	switch {
+	case !ok || d/stretch > otherwise:
+		return otherwise
+	case d >= otherwise:
 		return d
 	}
-	return otherwise
+	return min(max(d, i.longestWithin(otherwise), otherwise/shrink), otherwise)
+}
+
+// longestWithin returns 1.1 times the longest gap of those that are not longer than limit.
+func (i *Idle) longestWithin(limit time.Duration) time.Duration {
+	for b := idleBuckets - 2; b >= 0; b-- {
+		if i.counts[b] > 0 && idleEnd(b-1) < limit {
+			return idleEnd(b) * 11 / 10
+		}
+	}
+	return 0
 }
 
 // idleJSON is an Idle on paper.

@@ -48,6 +48,8 @@ type Situation struct {
 	Machines []Seen
 	Parked   int  // requests that wait at edges
 	Stale    bool // Parked is not known to be current: nothing is stopped
+	// KeepAlive is how long the app is kept without a request by its habits; 0 when these are not known. App.KeepAlive beats it.
+	KeepAlive time.Duration
 }
 
 // Decider decides which machines of one app, of those that this node owns, are surplus. It is not safe for concurrent use.
@@ -55,7 +57,7 @@ type Situation struct {
 // Each region is looked at by itself. A machine is spared when one of two rules says so:
 //
 //   - Keep-alive: nothing is in flight in the whole app, nothing waits and nothing has been admitted or started for
-//     [balance.App.KeepAlive]. All surplus machines go at once.
+//     [balance.App.KeepAlive], else [Situation.KeepAlive], else [Config.KeepAlive]. All surplus machines go at once.
 //   - Head-room: the largest load of the last [Config.Window] is at most [Config.Headroom] of what the others can take, no
 //     machine is starting or has been within [Config.Settle], and the whole window has been watched. At most
 //     max(1, 10 %) of the region's machines are on their way at once. The app's last machine is left to the keep-alive.
@@ -299,7 +301,7 @@ func (d *Decider) roomWithout(r *regionLoad, m *Seen) (fits bool, of Decision) {
 
 // idle returns how the keep-alive rule decides; ok is false when it does not hold.
 func (d *Decider) idle(s *Situation) (of Decision, ok bool) {
-	keep := cmp.Or(s.App.KeepAlive, d.config.KeepAlive)
+	keep := cmp.Or(s.App.KeepAlive, s.KeepAlive, d.config.KeepAlive)
 	of = Decision{Verdict: Spare, Why: RuleKeepAlive, For: d.now.Sub(d.used), Of: keep}
 	return of, keep >= 0 && of.For >= keep
 }

@@ -60,10 +60,20 @@ type Acks interface {
 	Acked(app balance.AppID, id balance.MachineID, gen uint64) bool
 }
 
-// Loads tells the load of machines that other nodes own, as their owners reported it.
+// Loads tells the load of machines that other nodes own, as their owners reported it. [Reports] is one.
 type Loads interface {
 	// Load returns what is in flight on the machine; fresh is false when the report is missing or too old. It must not block.
 	Load(app balance.AppID, id balance.MachineID) (inFlight int, fresh bool)
+}
+
+// Habits learns from an app's own pauses how long its machines are worth keeping. autostart.Idles is one.
+type Habits interface {
+	// Gap tells of a pause of the app that has just ended, as long as the keep-alive sees it: from the last look that found it
+	// in use, and idle after that, to the first that found it in use again. It must not block.
+	Gap(app balance.AppID, d time.Duration)
+	// KeepAlive returns how long the app keeps its machines without a request, or otherwise, which is what holds where nothing
+	// has been learned. It must not block.
+	KeepAlive(app balance.AppID, otherwise time.Duration) time.Duration
 }
 
 // Config configures a [Downscaler], and with it its deciders and protocols. The zero value is valid.
@@ -80,8 +90,9 @@ type Config struct {
 	// Headroom is the part of the remaining machines' limits that the largest load of the window may take. 0 means 0.8; at
 	// most 1.
 	Headroom float64
-	// KeepAlive is how long an app without a request keeps its machines, where [balance.App.KeepAlive] is 0. 0 means 5 min.
-	// Negative turns the rule off: an app's last machine then runs for ever.
+	// KeepAlive is how long an app without a request keeps its machines, where [balance.App.KeepAlive] is 0 and Habits know
+	// nothing better. 0 means 5 min. Negative turns the rule off: an app's last machine then runs for ever, unless its own
+	// KeepAlive says otherwise.
 	KeepAlive time.Duration
 	// Settle is how long after a start the head-room rule leaves a region alone. 0 means 30 s, or Window where that is
 	// shorter. Negative means not at all.
@@ -125,6 +136,13 @@ type Config struct {
 	// Loads tells the load of machines that other nodes own. With nil the head-room rule looks at this node's machines only,
 	// which is right where a region has one owner.
 	Loads Loads
+	// Habits learns each app's pauses and says how long it is kept: longer than KeepAlive where it comes back a little later
+	// than that, shorter where it does not. An app's own KeepAlive beats it. nil means that nothing is learned.
+	//
+	// Pauses are of what this node sees: its own machines, those whose Loads it knows, and what waits. Where several nodes own
+	// an app's machines and tell no loads, each learns the pauses of its own; they are longer than the app's, so machines are
+	// kept longer than they need be, and never for a shorter time.
+	Habits Habits
 	// Demand tells of waiting requests; nil means that there are none.
 	Demand Demand
 	// Acks tells when other nodes know a cordon; nil means at once, which is right when this process is the only node.

@@ -255,3 +255,18 @@ func ExamplePreset() {
 	// balanced <nil>
 	// latency <nil>
 }
+
+// An owner of a region with other owners looks at their loads too. Reports hold them; each that arrives goes there.
+func ExampleReports() {
+	reports, err := downscale.NewReports(time.Second) // downscale.Config{Loads: reports}
+	if err != nil {
+		fmt.Println(err)
+		return
+	}
+	reports.Put(balance.Report{App: "web", ID: "web-7", Load: balance.Load{InFlight: 12, Seq: 1}, Version: balance.Version{Incarnation: 1}})
+	fmt.Println(reports.Load("web", "web-7"))
+	fmt.Println(reports.Load("web", "web-8")) // nobody has told: nothing of the region is stopped
+	// Output:
+	// 12 true
+	// 0 false
+}

@@ -105,6 +105,7 @@ type appRun struct {
 	byID     map[balance.MachineID]*machine
 	seen     []Seen
 	held     map[string]Why // by region: what was last traced
+	pauses   pauses
 }
 
 type machine struct {
@@ -224,6 +225,7 @@ func (r *run) decide(a *appRun, now time.Time) {
 		n, fresh := r.config.Demand.Parked(s.App.ID)
 		s.Parked, s.Stale = n, !fresh
 	}
+	r.habits(a, now, &s)
 	refuse := func(d Decision) {
 		if r.config.Trace.Vetoed != nil {
 			r.config.Trace.Vetoed(d)
@@ -246,6 +248,20 @@ func (r *run) decide(a *appRun, now time.Time) {
 				}
 			}
 		}
+	}
+}
+
+// habits tells of a pause of the app, and asks how long it is kept.
+func (r *run) habits(a *appRun, now time.Time, s *Situation) {
+	h := r.config.Habits
+	if h == nil {
+		return
+	}
+	if gap, ended := a.pauses.look(now, s.inUse()); ended {
+		h.Gap(s.App.ID, gap)
+	}
+	if s.App.KeepAlive == 0 && r.config.KeepAlive > 0 {
+		s.KeepAlive = h.KeepAlive(s.App.ID, r.config.KeepAlive)
 	}
 }
 

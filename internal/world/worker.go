@@ -24,6 +24,7 @@ type worker struct {
 	scaler   *downscale.Downscaler
 	handler  *backhaul.Handler
 	demand   *demand
+	idles    autostart.Idles
 	listener net.Listener
 	server   *backhaul.Server
 }
@@ -60,7 +61,7 @@ func (w *World) newWorker(r Region) (_ *worker, err error) {
 		return nil, err
 	}
 	restart := func(m balance.Machine) { k.starter.Start(context.Background(), m) }
-	if k.scaler, err = downscale.New(k.fleet, k.driver, downscale.Config{Window: w.config.Window, Demand: k.demand, Acks: w.x.acks, Restart: restart, Trace: k.traceScaler()}); err != nil {
+	if k.scaler, err = downscale.New(k.fleet, k.driver, downscale.Config{Window: w.config.Window, Demand: k.demand, Acks: w.x.acks, Restart: restart, Habits: &k.idles, Trace: k.traceScaler()}); err != nil {
 		return nil, err
 	}
 	if k.handler, err = backhaul.NewHandler(k.fleet, backhaul.HandlerConfig{Key: w.key, EpochHeader: "Ebb-Epoch"}); err != nil {

@@ -1,0 +1,138 @@
+package autostart
+
+import (
+	"cmp"
+	"encoding/json"
+	"fmt"
+	"slices"
+	"sync"
+	"time"
+
+	"github.com/ebbkit/ebb/balance"
+)
+
+// idlesKept is how many apps are remembered: at a quarter of a kilobyte each, 2.5 MB.
+const idlesKept = 10_000
+
+// Idles learns the pauses of many apps, each as an [Idle]. The zero value knows nothing and is ready for use. All methods are
+// safe for concurrent use. It may be kept over a restart in JSON.
+//
+// Package downscale feeds and asks it where it is Config.Habits. At most 10,000 apps are remembered; of more, those that
+// have had no pause for longest are forgotten.
+type Idles struct {
+	mu   sync.Mutex
+	apps map[balance.AppID]*habit
+	turn uint64
+}
+
+// habit is what is known of one app.
+type habit struct {
+	Idle
+	turn uint64 // when it was last told of; the lowest is forgotten first
+}
+
+// Gap takes in a pause of an app, from a last request to the next. See [Idle.Gap].
+func (i *Idles) Gap(app balance.AppID, d time.Duration) {
+	if d < idleMin {
+		return
+	}
+	i.mu.Lock()
+	defer i.mu.Unlock()
+	i.turn++
+	h := i.apps[app]
+	if h == nil {
+		if i.apps == nil {
+			i.apps = map[balance.AppID]*habit{}
+		}
+		if len(i.apps) >= idlesKept {
+			i.forgetOne()
+		}
+		h = &habit{}
+		i.apps[app] = h
+	}
+	h.turn = i.turn
+	h.Idle.Gap(d)
+}
+
+// forgetOne makes room. It looks at all, which is rare: once for an app that has a pause, and only when there are too many.
+func (i *Idles) forgetOne() {
+	var oldest balance.AppID
+	turn := i.turn
+	for id, h := range i.apps {
+		if h.turn < turn {
+			oldest, turn = id, h.turn
+		}
+	}
+	delete(i.apps, oldest)
+}
+
+// KeepAlive returns how long an app without requests keeps its machines: what has been learned, near otherwise, or
+// otherwise itself. See [Idle.KeepAlive].
+func (i *Idles) KeepAlive(app balance.AppID, otherwise time.Duration) time.Duration {
+	i.mu.Lock()
+	defer i.mu.Unlock()
+	if h := i.apps[app]; h != nil {
+		return h.Idle.KeepAlive(0, otherwise)
+	}
+	return otherwise
+}
+
+// Of returns what is known of an app, as a copy.
+func (i *Idles) Of(app balance.AppID) Idle {
+	i.mu.Lock()
+	defer i.mu.Unlock()
+	if h := i.apps[app]; h != nil {
+		return h.Idle
+	}
+	return Idle{}
+}
+
+// Forget drops what is known of an app.
+func (i *Idles) Forget(app balance.AppID) {
+	i.mu.Lock()
+	defer i.mu.Unlock()
+	delete(i.apps, app)
+}
+
+// idleOf is one app on paper. They are a list, so that the order in which apps are forgotten lasts.
+type idleOf struct {
+	App  balance.AppID `json:"app"`
+	Idle Idle          `json:"idle"`
+}
+
+// MarshalJSON writes what is known of all apps, those that had a pause last at the end.
+func (i *Idles) MarshalJSON() ([]byte, error) {
+	type turned struct {
+		idleOf
+		turn uint64
+	}
+	i.mu.Lock()
+	all := make([]turned, 0, len(i.apps))
+	for id, h := range i.apps {
+		all = append(all, turned{idleOf{id, h.Idle}, h.turn})
+	}
+	i.mu.Unlock()
+	slices.SortFunc(all, func(a, b turned) int { return cmp.Compare(a.turn, b.turn) })
+	list := make([]idleOf, len(all))
+	for k := range all {
+		list[k] = all[k].idleOf
+	}
+	return json.Marshal(list)
+}
+
+// UnmarshalJSON replaces what is known by what MarshalJSON wrote. Of too many apps, the last are taken.
+func (i *Idles) UnmarshalJSON(text []byte) error {
+	var list []idleOf
+	if err := json.Unmarshal(text, &list); err != nil {
+		return fmt.Errorf("autostart: pauses of apps: %w", err)
+	}
+	list = list[max(0, len(list)-idlesKept):]
+	apps := make(map[balance.AppID]*habit, len(list))
+	for k := range list {
+		apps[list[k].App] = &habit{list[k].Idle, uint64(k + 1)}
+	}
+	i.mu.Lock()
+	defer i.mu.Unlock()
+	i.apps, i.turn = apps, uint64(len(list))
+	return nil
+}

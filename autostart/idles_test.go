@@ -1,0 +1,105 @@
+package autostart
+
+import (
+	"encoding/json"
+	"fmt"
+	"sync"
+	"testing"
+	"time"
+
+	"github.com/ebbkit/ebb/balance"
+)
+
+func TestIdles(t *testing.T) {
+	var i Idles
+	for range 20 {
+		i.Gap("a", 40*sec)
+		i.Gap("b", 20*time.Minute)
+		i.Gap("c", sec) // no pause
+	}
+	check := func(i *Idles) {
+		t.Helper()
+		for app, want := range map[balance.AppID]time.Duration{"a": 44 * sec, "b": i.KeepAlive("b", 5*time.Minute), "c": 5 * time.Minute, "d": 5 * time.Minute} {
+			if d := i.KeepAlive(app, 5*time.Minute); d != want {
+				t.Errorf("%s: %v, want %v", app, d, want)
+			}
+		}
+		if d := i.KeepAlive("b", 5*time.Minute); d < 22*time.Minute {
+			t.Errorf("b: %v, want 22 min or more", d)
+		}
+	}
+	check(&i)
+	text, err := json.Marshal(&i)
+	if err != nil {
+		t.Fatal(err)
+	}
+	var back Idles
+	if err := json.Unmarshal(text, &back); err != nil {
+		t.Fatal(err)
+	}
+	check(&back)
+	back.Forget("a")
+	if idle := back.Of("a"); idle != (Idle{}) || back.KeepAlive("a", sec) != sec {
+		t.Error("it is known after it has been forgotten")
+	}
+	for _, bad := range []string{`{}`, `[{"idle":3}]`, `[`} {
+		if back.UnmarshalJSON([]byte(bad)) == nil {
+			t.Errorf("%s is taken", bad)
+		}
+	}
+	if idle := back.Of("b"); idle == (Idle{}) {
+		t.Error("nonsense has replaced what was known")
+	}
+}
+
+func TestIdlesAreBounded(t *testing.T) {
+	var i Idles
+	app := func(n int) balance.AppID { return balance.AppID(fmt.Sprint("app", n)) }
+	for n := range idlesKept {
+		i.Gap(app(n), time.Minute)
+	}
+	i.Gap(app(0), time.Minute) // now 1 is the oldest
+	for n := range 10 {
+		i.Gap(app(idlesKept+n), time.Minute)
+	}
+	if len(i.apps) != idlesKept {
+		t.Errorf("%d apps, want %d", len(i.apps), idlesKept)
+	}
+	known := func(i *Idles, n int) bool { return i.apps[app(n)] != nil }
+	if !known(&i, 0) || known(&i, 1) || known(&i, 10) || !known(&i, 11) || !known(&i, idlesKept+9) {
+		t.Error("not the oldest were forgotten")
+	}
+	text, _ := json.Marshal(&i)
+	var back Idles
+	if err := json.Unmarshal(text, &back); err != nil {
+		t.Fatal(err)
+	}
+	for n := range 10 {
+		back.Gap(app(2*idlesKept+n), time.Minute)
+	}
+	if !known(&back, 0) || known(&back, 11) || known(&back, 20) || !known(&back, 21) {
+		t.Error("the order of forgetting did not last")
+	}
+}
+
+func TestIdlesConcurrently(t *testing.T) {
+	var i Idles
+	var wg sync.WaitGroup
+	for k := range 4 {
+		wg.Go(func() {
+			for n := range 200 {
+				app := balance.AppID(fmt.Sprint(n % 5))
+				i.Gap(app, time.Minute)
+				i.KeepAlive(app, sec)
+				if k == 0 && n%50 == 0 {
+					text, err := json.Marshal(&i)
+					if err != nil || i.UnmarshalJSON(text) != nil {
+						t.Error(err)
+					}
+					i.Forget(app)
+				}
+			}
+		})
+	}
+	wg.Wait()
+}

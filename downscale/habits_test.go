@@ -1,0 +1,176 @@
+package downscale
+
+import (
+	"encoding/json"
+	"testing"
+	"testing/synctest"
+	"time"
+
+	"github.com/ebbkit/ebb/autostart"
+	"github.com/ebbkit/ebb/balance"
+)
+
+func TestPausesFindGaps(t *testing.T) {
+	type look struct {
+		at    int
+		inUse bool
+		gap   int // seconds; 0 for none
+	}
+	for _, tc := range []struct {
+		name  string
+		looks []look
+	}{
+		{"the first use ends no pause", []look{{0, false, 0}, {50, true, 0}, {51, false, 0}, {90, true, 40}}},
+		{"use at each look is no pause", []look{{0, true, 0}, {1, true, 0}, {2, true, 0}}},
+		{"from the last use, as the keep-alive counts", []look{{0, true, 0}, {5, true, 0}, {6, false, 0}, {20, false, 0}, {45, true, 40}, {46, true, 0}}},
+		{"looks that are missing are no pause", []look{{0, true, 0}, {600, true, 0}, {601, false, 0}, {700, true, 100}}},
+		{"time stands still", []look{{5, true, 0}, {5, false, 0}, {5, true, 0}}},
+		{"time goes back", []look{{100, true, 0}, {101, false, 0}, {50, true, 0}, {51, false, 0}, {80, true, 30}}},
+	} {
+		t.Run(tc.name, func(t *testing.T) {
+			var p pauses
+			for _, l := range tc.looks {
+				gap, ended := p.look(time.Unix(int64(l.at), 0), l.inUse)
+				if gap != time.Duration(l.gap)*sec || ended != (l.gap > 0) {
+					t.Errorf("at %d s: %v, %v; want %d s", l.at, gap, ended, l.gap)
+				}
+			}
+		})
+	}
+}
+
+func TestWhatTheKeepAliveIs(t *testing.T) {
+	for _, tc := range []struct {
+		name                     string
+		explicit, learned, usual time.Duration
+		sleeps                   int // second at which the machine goes, 0 for never
+	}{
+		{"usual", 0, 0, 30 * sec, 30},
+		{"learned beats usual", 0, 44 * sec, 30 * sec, 44},
+		{"and may be shorter", 0, 12 * sec, 30 * sec, 12},
+		{"explicit beats learned", 20 * sec, 44 * sec, 30 * sec, 20},
+		{"explicit beats off", 20 * sec, 0, -1, 20},
+		{"off", 0, 0, -1, 0},
+	} {
+		t.Run(tc.name, func(t *testing.T) {
+			d, err := NewDecider(Config{Window: -1, KeepAlive: tc.usual})
+			if err != nil {
+				t.Fatal(err)
+			}
+			app := stopApp
+			app.KeepAlive = tc.explicit
+			s := Situation{App: app, Machines: machines(1, 1), KeepAlive: tc.learned}
+			for at := range 120 {
+				for _, of := range d.Decide(time.Unix(int64(at), 0), s) {
+					if of.Verdict == Spare {
+						if at != tc.sleeps {
+							t.Errorf("spared after %d s, want %d", at, tc.sleeps)
+						}
+						return
+					}
+				}
+			}
+			if tc.sleeps != 0 {
+				t.Errorf("not spared, want after %d s", tc.sleeps)
+			}
+		})
+	}
+}
+
+// periodic is an app with a short request each period, woken when it sleeps; it returns how often that was.
+func periodic(t *testing.T, b *bench, periods int, every time.Duration) (woken int) {
+	t.Helper()
+	for range periods {
+		if b.gate("m1").State() != balance.Started {
+			woken++
+			b.boot("m1")
+		}
+		b.request("m1")() // far shorter than a look
+		time.Sleep(every)
+	}
+	return woken
+}
+
+func habitual(h Habits) Config {
+	return Config{Window: 10 * sec, KeepAlive: 30 * sec, Habits: h}
+}
+
+func TestAppLearnsItsPause(t *testing.T) {
+	var learned []byte
+	synctest.Test(t, func(t *testing.T) {
+		var idles autostart.Idles
+		b := newBench(t, habitual(&idles), stopApp, "m1")
+		end := b.run()
+		time.Sleep(300 * time.Millisecond)
+		if n := periodic(t, b, 20, 40*sec); n < 10 {
+			t.Errorf("woken %d times before anything is known, want nearly each time", n)
+		}
+		if d := idles.KeepAlive("web", 30*sec); d < 44*sec || d > 53*sec {
+			t.Errorf("learned %v, want 44 s and what looks cost", d)
+		}
+		if n := periodic(t, b, 50, 40*sec); n != 0 {
+			t.Errorf("woken %d times of 50 afterwards, want never", n)
+		}
+		b.forget()
+		time.Sleep(time.Minute) // the requests end
+		b.wantStates("m1 stopped gone")
+		end()
+		var err error
+		if learned, err = json.Marshal(&idles); err != nil {
+			t.Error(err)
+		}
+	})
+	synctest.Test(t, func(t *testing.T) { // another process
+		var idles autostart.Idles
+		if err := json.Unmarshal(learned, &idles); err != nil {
+			t.Fatal(err)
+		}
+		b := newBench(t, habitual(&idles), stopApp, "m1")
+		defer b.run()()
+		time.Sleep(300 * time.Millisecond)
+		if n := periodic(t, b, 20, 40*sec); n != 0 {
+			t.Errorf("woken %d times after a restart, want never", n)
+		}
+	})
+}
+
+func TestAppWithLongPausesSleepsAsUsual(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		var idles autostart.Idles
+		b := newBench(t, habitual(&idles), stopApp, "m1")
+		defer b.run()()
+		time.Sleep(300 * time.Millisecond)
+		periodic(t, b, 30, time.Hour)
+		idle := idles.Of("web")
+		if d, ok := idle.Learned(); !ok || d < time.Hour {
+			t.Errorf("its pauses are not known: %v, %v", d, ok)
+		}
+		b.forget()
+		b.boot("m1")
+		began := time.Since(b.start)
+		b.request("m1")()
+		time.Sleep(40 * sec)
+		b.wantStates("m1 stopped gone")
+		if time.Since(b.start)-began > 41*sec {
+			t.Error("it was kept longer than usual")
+		}
+	})
+}
+
+// An app's own keep-alive is not learned against.
+func TestExplicitKeepAliveAsksNobody(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		var idles autostart.Idles
+		for range 50 {
+			idles.Gap("web", 40*sec)
+		}
+		app := stopApp
+		app.KeepAlive = 15 * sec
+		b := newBench(t, habitual(&idles), app, "m1")
+		defer b.run()()
+		time.Sleep(300 * time.Millisecond)
+		b.request("m1")()
+		time.Sleep(19 * sec)
+		b.wantStates("m1 stopped gone")
+	})
+}

@@ -1,0 +1,38 @@
+package downscale
+
+import "time"
+
+// pauses finds the pauses of one app. The zero value has seen nothing.
+type pauses struct {
+	used time.Time // the latest look that found the app in use; zero before the first
+	idle bool      // looks since then found it idle
+}
+
+// look takes in whether the app is in use, and returns the length of a pause that this ends. It is counted from the same
+// look as the keep-alive: who is kept for that long is kept for the whole pause.
+func (p *pauses) look(now time.Time, inUse bool) (gap time.Duration, ended bool) {
+	if !inUse {
+		p.idle = true
+		return 0, false
+	}
+	if p.idle && !p.used.IsZero() && now.After(p.used) {
+		gap, ended = now.Sub(p.used), true
+	}
+	p.used, p.idle = now, false
+	return gap, ended
+}
+
+// inUse reports whether requests are in flight, wait, or have come and gone since the last look. A start is no use: what is
+// started for a request shows in that request.
+func (s *Situation) inUse() bool {
+	if s.Parked > 0 {
+		return true
+	}
+	for i := range s.Machines {
+		m := &s.Machines[i]
+		if (m.Own || m.Known) && m.Load > 0 || m.Own && m.Used {
+			return true
+		}
+	}
+	return false
+}

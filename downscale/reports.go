@@ -1,0 +1,74 @@
+package downscale
+
+import (
+	"cmp"
+	"fmt"
+	"sync"
+	"time"
+
+	"github.com/ebbkit/ebb/balance"
+)
+
+// Reports keeps the load reports of other owners' machines for [Config.Loads]. Give each report that arrives to it, as to
+// the fleet. Make one with [NewReports]; all methods are safe for concurrent use.
+//
+// It holds one entry for each machine that was ever reported; see [Reports.Forget].
+type Reports struct {
+	maxAge time.Duration
+
+	mu   sync.RWMutex
+	last map[reported]report
+}
+
+type reported struct {
+	app balance.AppID
+	id  balance.MachineID
+}
+
+type report struct {
+	incarnation uint64
+	seq         uint64
+	inFlight    int
+	at          time.Time // of arrival: by this node's clock, whatever the owner's says
+}
+
+// NewReports returns an empty Reports. maxAge is how old a report may be to count, from its arrival here: a few times the
+// interval of reports. 0 means 3 s; less is an error.
+func NewReports(maxAge time.Duration) (*Reports, error) {
+	if maxAge < 0 {
+		return nil, fmt.Errorf("downscale: NewReports with a maxAge of %v: want 0 (3s) or more", maxAge)
+	}
+	return &Reports{maxAge: cmp.Or(maxAge, 3*time.Second), last: map[reported]report{}}, nil
+}
+
+// Put takes in a report that arrives now, and reports false for one that is not newer than what is known: a message that came
+// twice makes nothing fresh. Of one owner's incarnation, reports are ordered by Load.Seq, which each look at a gate counts on.
+func (r *Reports) Put(of balance.Report) bool {
+	key := reported{of.App, of.ID}
+	next := report{of.Version.Incarnation, of.Load.Seq, max(0, of.Load.InFlight), time.Now()}
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	if was, ok := r.last[key]; ok && cmp.Or(cmp.Compare(next.incarnation, was.incarnation), cmp.Compare(next.seq, was.seq)) <= 0 {
+		return false
+	}
+	r.last[key] = next
+	return true
+}
+
+// Load implements [Loads], in O(1).
+func (r *Reports) Load(app balance.AppID, id balance.MachineID) (inFlight int, fresh bool) {
+	r.mu.RLock()
+	last, ok := r.last[reported{app, id}]
+	r.mu.RUnlock()
+	if !ok || time.Since(last.at) > r.maxAge {
+		return 0, false
+	}
+	return last.inFlight, true
+}
+
+// Forget drops what is known of a machine that has been removed.
+func (r *Reports) Forget(app balance.AppID, id balance.MachineID) {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	delete(r.last, reported{app, id})
+}
