@@ -58,7 +58,7 @@ type Config struct {
 	// then noticed sooner; boots slower than any before start one machine too many.
 	Hedge bool
 	// Policy returns the policy of an app; it is called once for each, and again when an app has been removed and comes back.
-	// nil, or a nil policy, means our own, a [Planner]; see also [NewSynchronous] and [NewAsynchronous].
+	// nil, or a nil policy, means our own, a [Planner]; see also [NewSynchronous] and [NewAsynchronous]. It must not block.
 	Policy func(balance.AppID) Policy
 	// DryRun decides and traces, and asks nobody to start or recall anything. Requests wait as if that had been done: somebody
 	// else starts the machines. A decision that nobody carries out is made again every 5 s.
@@ -135,7 +135,7 @@ func New(b *balance.Balancer, o Owner, c Config) (*Autostart, error) {
 }
 
 // Run plans until ctx ends, and then rejects what is parked and returns nil when nothing of it runs any more. Starts that
-// owners have accepted go on. Before Run, requests wait but nothing is started. It may be called once.
+// owners have accepted go on, and so does the goroutine of a policy of your own that does not come back. Before Run, requests wait but nothing is started. It may be called once.
 func (a *Autostart) Run(ctx context.Context) error {
 	if !a.began.CompareAndSwap(false, true) {
 		return fmt.Errorf("autostart: Run called twice: make another with New")
@@ -185,7 +185,9 @@ func (a *Autostart) Run(ctx context.Context) error {
 			}
 			delete(due, q)
 			q.poked.Store(false) // from here on a poke means something new
-			a.act(ctx, &commands, q, q.plan(now))
+			if d, ok := q.plan(now); ok {
+				a.act(ctx, &commands, q, d)
+			}
 			q.next = now.Add(max(planGap, planShare*time.Since(now)))
 		}
 		if next > 0 {

@@ -1,26 +1,166 @@
 package autostart
 
 import (
-	"maps"
-	"sync"
+	"fmt"
+	"sync/atomic"
 	"time"
 
 	"github.com/ebbkit/ebb/balance"
 )
 
-// decide asks the policy. One that panics decides nothing, and is asked again.
-func (q *queue) decide(now time.Time, in Input) Decision {
-	q.mind.Lock()
+const (
+	// policyWait is how long all other apps wait for a policy that is not ours: most answer in less, and then a decision does
+	// not wait for its turn.
+	policyWait = 5 * time.Millisecond
+	// policyPatience is how long a policy may panic, or say nothing, until requests that only it could help are sent away.
+	policyPatience = time.Second
+)
+
+var errPolicySilent = fmt.Errorf("it has not come back for %v", policyPatience)
+
+// thought is a question to a policy that is under way.
+type thought struct {
+	since time.Time
+	in    input
+	off   bool         // autostart is off
+	back  chan verdict // receives once; nil when the policy is ours
+	told  bool         // that it takes too long
+	late  atomic.Bool  // nobody waits for the answer, so that it has to announce itself
+}
+
+type verdict struct {
+	d   Decision
+	err error
+}
+
+// decide asks the policy; ok is false when the answer is still to come. Ours are asked here and now. Another may do anything:
+// it has a goroutine of its own, and whatever it does stops the planning of its own app only.
+func (q *queue) decide(now time.Time, t *thought, in Input) (d Decision, ok bool) {
+	if q.ours {
+		d, err := q.think(now, in)
+		return q.concluded(now, t, verdict{d, err}), true
+	}
+	t.back = make(chan verdict, 1)
+	q.thought = t
+	go func() {
+		d, err := q.think(now, in)
+		t.back <- verdict{d, err}
+		if t.late.Load() {
+			q.a.poke(q)
+		}
+	}()
+	patience := time.NewTimer(policyWait)
+	defer patience.Stop()
+	select {
+	case v := <-t.back:
+		return q.concluded(now, t, v), true
+	case <-patience.C:
+		t.late.Store(true)
+		return q.rethink(now) // it may have come before that
+	}
+}
+
+// rethink looks whether a question that is under way has been answered.
+func (q *queue) rethink(now time.Time) (d Decision, ok bool) {
+	t := q.thought
+	select {
+	case v := <-t.back:
+		return q.concluded(now, t, v), true
+	default:
+	}
+	if now.Sub(t.since) < policyPatience {
+		return Decision{}, false
+	}
+	if !t.told {
+		t.told = true
+		q.a.config.Trace.policyFailed(q.app, errPolicySilent)
+	}
+	d = q.helpless("its policy does not answer")
+	q.look(now, t, d)
+	return d, true
+}
+
+// think asks the policy. q.mind keeps others from it meanwhile.
+func (q *queue) think(now time.Time, in Input) (Decision, error) {
+	q.mind <- struct{}{}
+	defer func() { <-q.mind }()
+	q.news.Lock()
 	in.Answers, q.answers = q.answers, nil
-	d, err := contained(func() (Decision, error) { return q.policy.Plan(now, in), nil })
-	q.mind.Unlock()
-	if err != nil {
-		q.a.config.Trace.policyFailed(q.app, err)
-		d = Decision{Wait: waitMin}
+	q.news.Unlock()
+	return contained(func() (Decision, error) { return q.policy.Plan(now, in), nil })
+}
+
+// concluded takes in what the policy said. One that panics decides nothing, and is asked again.
+func (q *queue) concluded(now time.Time, t *thought, v verdict) Decision {
+	q.thought = nil
+	d := v.d
+	switch {
+	case v.err == nil:
+		q.failing = time.Time{}
+	default:
+		q.a.config.Trace.policyFailed(q.app, v.err)
+		if q.failing.IsZero() {
+			q.failing = now
+		}
+		if d = (Decision{Wait: waitMin}); now.Sub(q.failing) >= policyPatience {
+			d = q.helpless("its policy fails")
+		}
 	}
 	d.App = q.app
+	q.look(now, t, d)
 	return d
 }
+
+// helpless is the decision for an app whose policy is of no help: what nothing serves is sent away, and told why. What runs
+// and starts goes on.
+func (q *queue) helpless(why string) Decision {
+	d := Decision{App: q.app, Wait: waitMin}
+	rows, ok := q.a.balancer.Fleet().App(q.app)
+	if !ok || q.waits() == 0 {
+		return d
+	}
+	for m := range rows.All() {
+		if (m.State == balance.Started || m.State == balance.Starting) && m.Cordon != balance.CordonHard {
+			return d
+		}
+	}
+	d.Refuse, d.RetryAfter = why, policyPatience
+	return d
+}
+
+// look notes what a decision says to those who wait.
+func (q *queue) look(now time.Time, t *thought, d Decision) {
+	q.last, q.quiet = t.in, d.settled
+	o := &outlook{wait: d.Wait, refuse: d.Refuse, until: now.Add(d.RetryAfter)}
+	if t.off {
+		o.off, o.wait = true, waitMin
+	}
+	if d.Remaining > 0 {
+		o.coming = now.Add(d.Remaining)
+	}
+	q.view.Store(o)
+}
+
+// minded does something with the policy while it is not being asked; not at all when it does not come back.
+func (q *queue) minded(do func()) {
+	patience := time.NewTimer(policyPatience)
+	defer patience.Stop()
+	select {
+	case q.mind <- struct{}{}:
+	case <-patience.C:
+		return
+	}
+	defer func() { <-q.mind }()
+	if _, err := contained(func() (struct{}, error) { do(); return struct{}{}, nil }); err != nil {
+		q.a.config.Trace.policyFailed(q.app, err)
+	}
+}
+
+// brokenPolicy stands in for one that could not be made.
+type brokenPolicy struct{ err error }
+
+// Plan implements [Policy].
+func (b brokenPolicy) Plan(time.Time, Input) Decision { panic(b.err) }
 
 // command is one that is on its way.
 type command struct {
@@ -30,8 +170,8 @@ type command struct {
 
 // claim notes that a command for m is on its way. It is false when that is so already, or when m is another app's.
 func (q *queue) claim(m *balance.Machine, recall bool) bool {
-	q.mind.Lock()
-	defer q.mind.Unlock()
+	q.news.Lock()
+	defer q.news.Unlock()
 	c := command{m.ID, recall}
 	if q.asking[c] || m.App != q.app {
 		return false
@@ -42,16 +182,16 @@ func (q *queue) claim(m *balance.Machine, recall bool) bool {
 
 // answer keeps an answer for the next decision.
 func (q *queue) answer(a Answer) {
-	q.mind.Lock()
-	defer q.mind.Unlock()
+	q.news.Lock()
+	defer q.news.Unlock()
 	delete(q.asking, command{a.Machine.ID, a.Recall})
 	q.answers = append(q.answers, a)
 }
 
 // pretend answers what is decided in a dry run.
 func (q *queue) pretend(d Decision) {
-	q.mind.Lock()
-	defer q.mind.Unlock()
+	q.news.Lock()
+	defer q.news.Unlock()
 	now := time.Now()
 	for _, m := range d.Recall {
 		q.answers = append(q.answers, Answer{At: now, Machine: m, Recall: true})
@@ -59,70 +199,4 @@ func (q *queue) pretend(d Decision) {
 	for _, m := range d.Start {
 		q.answers = append(q.answers, Answer{At: now, Machine: m, Start: balance.StartAccepted})
 	}
-}
-
-// histories are what has been restored for apps that have no queue yet.
-type histories struct {
-	sync.Mutex
-	of map[balance.AppID]History
-}
-
-// Boots returns what this node has learned of an app's cold boots.
-func (a *Autostart) Boots(app balance.AppID) (b Boots) {
-	q, ok := a.queues.Load(app)
-	if !ok {
-		return b
-	}
-	q.(*queue).mind.Lock()
-	defer q.(*queue).mind.Unlock()
-	if p, ok := q.(*queue).policy.(interface{ Boots() Boots }); ok {
-		b = p.Boots()
-	}
-	return b
-}
-
-// Histories returns what this node has learned of all apps' boots, for [Autostart.Restore] after a restart. Apps of which
-// nothing is known are left out.
-func (a *Autostart) Histories() map[balance.AppID]History {
-	a.histories.Lock()
-	all := maps.Clone(a.histories.of)
-	a.histories.Unlock()
-	if all == nil {
-		all = map[balance.AppID]History{}
-	}
-	a.queues.Range(func(id, v any) bool {
-		q := v.(*queue)
-		q.mind.Lock()
-		defer q.mind.Unlock()
-		if l, ok := q.policy.(learner); ok {
-			if h := l.History(); len(h.Boots) > 0 {
-				all[id.(balance.AppID)] = h
-			}
-		}
-		return true
-	})
-	return all
-}
-
-// Restore takes in what an earlier process has learned, as if it had been seen before all else. Call it once, best before
-// Run. Apps that are not known yet get it when they are.
-func (a *Autostart) Restore(all map[balance.AppID]History) {
-	a.histories.Lock()
-	a.histories.of = maps.Clone(all)
-	a.histories.Unlock()
-	a.queues.Range(func(id, v any) bool {
-		a.histories.Lock()
-		h, ok := a.histories.of[id.(balance.AppID)]
-		delete(a.histories.of, id.(balance.AppID))
-		a.histories.Unlock()
-		if ok {
-			q := v.(*queue)
-			q.mind.Lock()
-			defer q.mind.Unlock()
-			if l, ok := q.policy.(learner); ok {
-				l.Restore(h)
-			}
-		}
-		return true
-	})
 }

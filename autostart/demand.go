@@ -78,11 +78,14 @@ func (q *queue) regions(rows *balance.Snapshot) []string {
 	return RegionOrder(rows.App(), nearest, rows.Regions())
 }
 
-// plan decides for the present state.
-func (q *queue) plan(now time.Time) Decision {
+// plan decides for the present state; ok is false while the policy has not answered.
+func (q *queue) plan(now time.Time) (d Decision, ok bool) {
+	if q.thought != nil {
+		return q.rethink(now)
+	}
 	in, app := q.demand()
 	if in.rows == nil {
-		return Decision{}
+		return Decision{}, true
 	}
 	q.rows = q.rows[:0]
 	for m := range in.rows.All() {
@@ -99,16 +102,6 @@ func (q *queue) plan(now time.Time) Decision {
 			input.Others = append(input.Others, others(q.app, r))
 		}
 	}
-	d := q.decide(now, input)
-	q.last, q.quiet = in, d.settled
-
-	o := &outlook{wait: d.Wait, refuse: d.Refuse, until: now.Add(d.RetryAfter)}
-	if !input.App.Autostart {
-		o.off, o.wait = true, waitMin
-	}
-	if d.Remaining > 0 {
-		o.coming = now.Add(d.Remaining)
-	}
-	q.view.Store(o)
-	return d
+	q.last, q.quiet = in, false
+	return q.decide(now, &thought{since: now, in: in, off: !input.App.Autostart}, input)
 }

@@ -12,7 +12,12 @@ import (
 // and may remember what it has seen. It reads no clock and does not keep or change what in points to, but for the rows:
 // these never change.
 //
-// A Policy that also has the methods History and Restore of [Planner] is asked for what it has learned, and told.
+// A policy of your own is asked in a goroutine of its own. One that panics is asked again; one that blocks is not, until it
+// comes back. Both stop the planning of their own app only: when that has lasted for 1 s, requests of this app that nothing
+// serves are rejected with [ErrStart], and [Trace.PolicyFailed] tells.
+//
+// A Policy that also has the methods History and Restore of [Planner] is asked for what it has learned, and told. These must
+// not block.
 type Policy interface {
 	// Plan decides. What it says to start or recall is asked for once; what came of that is in a later Input's Answers,
 	// until then it is under way.

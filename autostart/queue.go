@@ -38,14 +38,19 @@ type queue struct {
 	again atomic.Int64 // when the balancer expects a slot, as a duration
 
 	// The planning goroutine's own.
-	next  time.Time // not to be planned before
-	last  input
-	quiet bool // the last decision found nothing to do and nothing under way
-	rows  []*balance.Machine
+	next    time.Time // not to be planned before
+	last    input
+	quiet   bool // the last decision found nothing to do and nothing under way
+	rows    []*balance.Machine
+	thought *thought  // a question that the policy has not answered yet
+	failing time.Time // since when the policy has panicked each time; zero while it does not
 
-	mind    sync.Mutex // guards what follows: answers come from other goroutines, questions too
-	policy  Policy
-	answers []Answer // since the last decision
+	mind   chan struct{} // holds one while the policy is asked anything
+	policy Policy
+	ours   bool // it answers at once
+
+	news    sync.Mutex // guards what follows: answers come from other goroutines
+	answers []Answer   // since the last decision
 	asking  map[command]bool
 }
 
@@ -84,19 +89,26 @@ type tried struct {
 }
 
 func newQueue(a *Autostart, app balance.AppID) *queue {
-	q := &queue{a: a, app: app, wake: make(chan struct{}, 1), asking: map[command]bool{}}
+	q := &queue{a: a, app: app, wake: make(chan struct{}, 1), mind: make(chan struct{}, 1), asking: map[command]bool{}}
 	if a.config.Policy != nil {
-		q.policy = a.config.Policy(app)
+		p, err := contained(func() (Policy, error) { return a.config.Policy(app), nil })
+		if q.policy = p; err != nil {
+			q.policy = brokenPolicy{err} // which is told when it is asked
+		}
 	}
 	if q.policy == nil {
 		q.policy = NewPlanner(a.config.Hedge)
+	}
+	switch q.policy.(type) {
+	case *Planner, *windowed:
+		q.ours = true
 	}
 	a.histories.Lock()
 	h, ok := a.histories.of[app]
 	delete(a.histories.of, app)
 	a.histories.Unlock()
 	if l, is := q.policy.(learner); ok && is {
-		l.Restore(h)
+		q.minded(func() { l.Restore(h) })
 	}
 	return q
 }

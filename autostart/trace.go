@@ -19,7 +19,7 @@ type Trace struct {
 	Left func(app balance.AppID, waited time.Duration)
 	// Decided: a decision that recalls, starts or refuses.
 	Decided func(Decision)
-	// PolicyFailed: the app's policy panicked. It is asked again.
+	// PolicyFailed: the app's policy panicked, and is asked again; or it has not come back for 1 s, which is told once.
 	PolicyFailed func(app balance.AppID, err error)
 	// Answered: what came of a start; err when the owner could not be asked.
 	Answered func(m balance.Machine, a balance.StartAnswer, err error)

@@ -1,0 +1,70 @@
+package autostart
+
+import (
+	"maps"
+	"sync"
+
+	"github.com/ebbkit/ebb/balance"
+)
+
+// histories are what has been restored for apps that have no queue yet.
+type histories struct {
+	sync.Mutex
+	of map[balance.AppID]History
+}
+
+// Boots returns what this node has learned of an app's cold boots.
+func (a *Autostart) Boots(app balance.AppID) (b Boots) {
+	q, ok := a.queues.Load(app)
+	if !ok {
+		return b
+	}
+	if p, ok := q.(*queue).policy.(interface{ Boots() Boots }); ok {
+		q.(*queue).minded(func() { b = p.Boots() })
+	}
+	return b
+}
+
+// Histories returns what this node has learned of all apps' boots, for [Autostart.Restore] after a restart. Apps of which
+// nothing is known are left out, as are those whose policy is not ours and does not come back from a question.
+func (a *Autostart) Histories() map[balance.AppID]History {
+	a.histories.Lock()
+	all := maps.Clone(a.histories.of)
+	a.histories.Unlock()
+	if all == nil {
+		all = map[balance.AppID]History{}
+	}
+	a.queues.Range(func(id, v any) bool {
+		q := v.(*queue)
+		if l, ok := q.policy.(learner); ok {
+			q.minded(func() {
+				if h := l.History(); len(h.Boots) > 0 {
+					all[id.(balance.AppID)] = h
+				}
+			})
+		}
+		return true
+	})
+	return all
+}
+
+// Restore takes in what an earlier process has learned, as if it had been seen before all else. Call it once, best before
+// Run. Apps that are not known yet get it when they are.
+func (a *Autostart) Restore(all map[balance.AppID]History) {
+	a.histories.Lock()
+	a.histories.of = maps.Clone(all)
+	a.histories.Unlock()
+	a.queues.Range(func(id, v any) bool {
+		a.histories.Lock()
+		h, ok := a.histories.of[id.(balance.AppID)]
+		delete(a.histories.of, id.(balance.AppID))
+		a.histories.Unlock()
+		if ok {
+			q := v.(*queue)
+			if l, ok := q.policy.(learner); ok {
+				q.minded(func() { l.Restore(h) })
+			}
+		}
+		return true
+	})
+}
