@@ -55,7 +55,8 @@ type Config struct {
 	// StartTimeout bounds one call of the owner. 0 means 10 s.
 	StartTimeout time.Duration
 	// Hedge allows one extra start when nothing serves and every start in flight is suspect. Machines that die silently are
-	// then noticed sooner; boots slower than any before start one machine too many.
+	// then noticed sooner; boots slower than any before start one machine too many. Without it, one is made when the machines'
+	// owners say so; a [Starter] does, of a start that takes longer than is suspect to it, and 5 s at least.
 	Hedge bool
 	// Policy returns the policy of an app; it is called once for each, and again when an app has been removed and comes back.
 	// nil, or a nil policy, means our own, a [Planner]; see also [NewSynchronous] and [NewAsynchronous]. It must not block.

@@ -49,6 +49,7 @@ type Starter struct {
 	base  context.Context // of Run; nil when it does not run
 	jobs  sync.WaitGroup
 	hosts map[balance.MachineID]*hosted
+	books map[balance.AppID]*bootBook // of all machines of an app that this node has booted
 }
 
 // hosted is what a starter holds of one machine; Starter.mu guards it.
@@ -65,6 +66,8 @@ type run struct {
 	token uint64
 	ctx   context.Context
 	end   context.CancelCauseFunc // with an ended, when the machine has
+	began time.Time
+	up    bool // it has become ready; only edits of the row look, which are one at a time
 }
 
 // ended is the cause with which a run ends when its machine does.
@@ -95,7 +98,7 @@ func NewStarter(f *balance.Fleet, d Driver, c StarterConfig) (*Starter, error) {
 	if c.Check, err = c.Check.withDefaults(); err != nil {
 		return nil, err
 	}
-	return &Starter{fleet: f, driver: d, config: c, probe: newProber(c.Check), begun: make(chan struct{}), hosts: map[balance.MachineID]*hosted{}}, nil
+	return &Starter{fleet: f, driver: d, config: c, probe: newProber(c.Check), begun: make(chan struct{}), hosts: map[balance.MachineID]*hosted{}, books: map[balance.AppID]*bootBook{}}, nil
 }
 
 // Run carries out starts, watches for exits and checks health until ctx ends. Then it stops the machines that are still
@@ -209,10 +212,13 @@ func (s *Starter) begin(m balance.Machine, gate *balance.Gate, token uint64) boo
 // boot brings the machine up and reports whether it is ready.
 func (s *Starter) boot(h *hosted, r *run) bool {
 	began := time.Now()
+	r.began = began
 	s.config.Trace.starting(r.m)
 	ctx, cancel := context.WithTimeout(r.ctx, s.config.BootCap)
 	defer cancel()
 	s.edit(r, func(m *balance.Machine) { m.Health, m.Recent = balance.HealthUnknown, false })
+	doubt := time.AfterFunc(s.patience(r, Cold), func() { s.doubt(r) })
+	defer doubt.Stop()
 
 	b, err := s.driverStart(ctx, h, r)
 	if err != nil {
@@ -224,14 +230,18 @@ func (s *Starter) boot(h *hosted, r *run) bool {
 		s.abandon(h, r, fmt.Sprintf("the driver says that it listens at %q: %v", b.Addr, err))
 		return false
 	}
+	if b.Kind == Resume {
+		doubt.Reset(max(0, s.patience(r, Resume)-time.Since(began)))
+	}
 	last, ready := s.await(ctx, h, r, b.Kind, began)
 	if !ready {
 		s.abandon(h, r, s.whyNot(ctx, r, last))
 		return false
 	}
 	took := time.Since(began)
-	recent := s.learn(h, b.Kind, took)
+	recent := s.learn(h, r, b.Kind, took)
 	s.edit(r, func(m *balance.Machine) { // before ready, so that the row which says so is whole
+		r.up = true
 		m.Addr, m.Fault, m.Health, m.Recent = b.Addr, "", balance.Passing, recent > 0
 	})
 	if !r.gate.Ready(r.token) {
@@ -262,12 +272,15 @@ func (s *Starter) await(ctx context.Context, h *hosted, r *run, kind BootKind, b
 	}
 	s.mu.Lock()
 	likely := h.boots[kind].likely()
+	if likely == (window{}) {
+		likely = s.book(r).of(bootKey{r.m.Revision, kind}).likely()
+	}
 	s.mu.Unlock()
 	return s.probe.await(ctx, r.m, began, likely)
 }
 
 // learn takes in a boot and returns how long the machine counts as recent.
-func (s *Starter) learn(h *hosted, kind BootKind, took time.Duration) time.Duration {
+func (s *Starter) learn(h *hosted, r *run, kind BootKind, took time.Duration) time.Duration {
 	if kind != Resume {
 		kind = Cold // drivers answer all sorts of things
 	}
@@ -275,6 +288,7 @@ func (s *Starter) learn(h *hosted, kind BootKind, took time.Duration) time.Durat
 	defer s.mu.Unlock()
 	recent := recentFor(&h.boots[kind])
 	h.boots[kind].Learn(took)
+	s.book(r).learn(bootKey{r.m.Revision, kind}, took)
 	switch {
 	case s.config.Recent < 0:
 		return 0

@@ -86,7 +86,7 @@ type StarterTrace struct {
 	Failed func(m balance.Machine)
 	// Exited: a machine that was ready, or suspended, ended without being told to by its gate's holder.
 	Exited func(m balance.Machine, e Exit)
-	// Health: checks have changed what the machine's row says.
+	// Health: checks have changed what the machine's row says, or it takes suspiciously long to start.
 	Health func(m balance.Machine, h balance.Health, err error)
 	// WatchFailed: the driver's Watch ended although it should not have; it is called again.
 	WatchFailed func(err error)
