@@ -2,12 +2,15 @@ package downscale
 
 import (
 	"errors"
+	"fmt"
+	"slices"
 	"sync"
 	"testing"
 	"testing/synctest"
 	"time"
 
 	"github.com/ebbkit/ebb/balance"
+	"github.com/google/go-cmp/cmp"
 )
 
 // switchboard forwards long connections. Those that are told end soon after, unless they are deaf.
@@ -168,6 +171,66 @@ func TestLongConnections(t *testing.T) {
 			})
 		})
 	}
+}
+
+// Why a machine stays is told once, and again when it changes.
+func TestHeldNamesTheConnections(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		s := &switchboard{open: map[balance.MachineID][]*longConn{}}
+		b := newBench(t, Config{Window: 10 * sec, Settle: -1, Connections: s, Notify: WebSocket}, stopApp, "m1", "m2")
+		s.b = b
+		var held, vetoed []string
+		b.down.config.Trace.Held = func(d Decision) { held = append(held, d.Reason()) }
+		b.down.config.Trace.Vetoed = func(d Decision) { vetoed = append(vetoed, d.Reason()) }
+		end := b.run()
+		ws := s.connect("m2", WebSocket, false)
+		for _, m := range []balance.MachineID{"m1", "m2"} {
+			s.connect(m, Events, true)
+		}
+		time.Sleep(time.Minute)
+		tcp := s.connect("m1", TCP, true)
+		time.Sleep(time.Minute)
+		s.hangUp(tcp)
+		s.hangUp(ws)
+		for _, c := range s.open["m2"] {
+			s.hangUp(c)
+		}
+		time.Sleep(time.Minute)
+		end()
+		want := []string{"watched for 0s of the window of 10s", "m1 could be spared but for its long connections: events",
+			"m1 could be spared but for its long connections: events+tcp",
+			"1 machine on the way already", "m1 could be spared but for its long connections: events"}
+		if d := cmp.Diff(want, held); d != "" || vetoed != nil {
+			t.Errorf("held (-want +got):\n%s\nvetoed %q", d, vetoed)
+		}
+	})
+}
+
+// A policy that does not mind connections is told no, and why.
+func TestAPolicyIsVetoedForConnections(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		s := &switchboard{open: map[balance.MachineID][]*longConn{}}
+		b := newBench(t, Config{Connections: s, Policy: func(balance.AppID) Policy {
+			return policyFunc(func(_ time.Time, s Situation) []Decision {
+				return []Decision{{App: s.App.ID, Region: "nrt", Machine: "m1", Verdict: Spare, Text: "because I say so"}}
+			})
+		}}, stopApp, "m1")
+		s.b = b
+		var vetoed []string
+		b.down.config.Trace.Vetoed = func(d Decision) { vetoed = append(vetoed, fmt.Sprint(d.Machine, " ", d.Open)) }
+		c := s.connect("m1", WebSocket, false)
+		end := b.run()
+		time.Sleep(time.Minute)
+		s.connect("m1", Events, true)
+		time.Sleep(time.Minute)
+		s.hangUp(c)
+		time.Sleep(time.Minute)
+		end()
+		if want := []string{"m1 websocket", "m1 events+websocket", "m1 events"}; !slices.Equal(vetoed, want) {
+			t.Errorf("vetoed %q, want %q", vetoed, want)
+		}
+		b.want()
+	})
 }
 
 func TestABusyMachineIsLeftAlone(t *testing.T) {

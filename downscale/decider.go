@@ -33,8 +33,9 @@ type Seen struct {
 	Known bool
 	Stale bool
 
-	Load int // own and known: requests in flight, long connections among them
-	Long int // own: long connections that may be told
+	Load int   // own and known: requests in flight, long connections among them
+	Long int   // own: long connections that may be told
+	Open Class // own: the classes of all its long connections
 
 	kept bool // it belongs to a minimum
 }
@@ -89,6 +90,7 @@ type Decider struct {
 	known   int           // started and not leaving, of this node or with a known load
 	leaving int           // of this node
 	spares  int           // App.Spare
+	open    Class         // of this node's machines
 }
 
 // regionLoad is what a decider knows of one region: what it remembers, and the sums of the present Situation.
@@ -122,12 +124,13 @@ type sums struct {
 	spared   bool
 	vetoed   bool
 	busy     balance.MachineID
+	keep     Class             // of busy: the long connections that keep it
 	turn     balance.MachineID // of another owner: it goes first
 	recalled bool
 }
 
-// NewDecider returns a decider. Of the configuration it reads Window, KeepAlive, Headroom, Settle and Every, which is how
-// often it is asked.
+// NewDecider returns a decider. Of the configuration it reads Window, KeepAlive, Headroom, Settle, Notify and Every, which is
+// how often it is asked.
 func NewDecider(c Config) (*Decider, error) {
 	c, err := c.resolve()
 	if err != nil {
@@ -166,7 +169,7 @@ func (d *Decider) begin(now time.Time, s *Situation) {
 	d.now = now
 	s.sort()
 	d.out, d.at, d.order = d.out[:0], d.at[:0], d.order[:0]
-	d.running, d.known, d.leaving, d.spares = 0, 0, 0, s.App.Spare
+	d.running, d.known, d.leaving, d.spares, d.open = 0, 0, 0, s.App.Spare, 0
 	for _, r := range d.regions {
 		r.sums = sums{}
 	}
@@ -235,6 +238,7 @@ func (d *Decider) count(r *regionLoad, m *Seen, s *Situation) (inUse bool) {
 	if m.Own && m.Began {
 		r.started = d.now
 	}
+	d.open |= m.Open
 	load := max(0, m.Load) // a report may say anything
 	if m.Own && m.Used {
 		load = max(load, 1) // it came and went between two looks

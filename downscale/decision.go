@@ -39,7 +39,7 @@ const (
 	RuleMinimum              // hold, recall: no more machines run than the minimum
 	RulePace                 // hold: enough machines are on their way already
 	RuleBackoff              // hold: the machines that could be spared were needed a moment ago
-	RuleBusy                 // hold: the machine that could be spared says that it is busy
+	RuleBusy                 // hold: the machine that could be spared has long connections, or says that it is busy
 	RuleTurn                 // hold: a machine of another owner goes first
 	RuleExcess               // hold, spare: see Excess
 	RuleOther                // of your own policy: see Decision.Text
@@ -59,6 +59,7 @@ type Decision struct {
 	Text string // of policies of your own: the reason, said instead of the rule's
 
 	Count    int           // RuleParked: requests; RuleMinimum, RuleExcess: machines that run; RulePace: on their way
+	Open     Class         // RuleBusy: long connections that keep it, none if it says so itself; RuleLast: of the app; when vetoed: of the machine
 	Over     int           // RuleExcess: machines at or above their soft limit
 	Peak     int           // RuleHeadroom, RuleNeeded: largest load in the window
 	Capacity int           // RuleHeadroom, RuleNeeded: of the others; Unlimited if one of them has no limit
@@ -95,6 +96,8 @@ func (d Decision) Reason() string {
 		return d.rule(">")
 	case RuleLast:
 		switch {
+		case d.For <= 0 && d.Open != 0:
+			return fmt.Sprintf("the last machine is in use: %v open", d.Open)
 		case d.For <= 0:
 			return "the last machine is in use"
 		case d.Of < 0:
@@ -108,6 +111,9 @@ func (d Decision) Reason() string {
 	case RuleBackoff:
 		return "what could be spared was needed a moment ago"
 	case RuleBusy:
+		if d.Open != 0 {
+			return fmt.Sprintf("%s could be spared but for its long connections: %v", d.Machine, d.Open)
+		}
 		return fmt.Sprintf("%s could be spared and is busy", d.Machine)
 	case RuleTurn:
 		return fmt.Sprintf("%s goes first, and is not ours", d.Machine)

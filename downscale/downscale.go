@@ -165,7 +165,7 @@ type Trace struct {
 	Failed     func(m balance.Machine, err error)     // the driver could not
 	Stuck      func(m balance.Machine, reason string) // the driver is silent or in doubt: people should look
 	Held       func(d Decision)                       // a region's reason to stop nothing has changed
-	Vetoed     func(d Decision)                       // what a policy said was not carried out: see Policy
+	Vetoed     func(d Decision)                       // what a policy said was not carried out, and not said and refused the time before: see Policy
 }
 
 func (c Config) resolve() (Config, error) {

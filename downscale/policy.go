@@ -78,6 +78,9 @@ func veto(s *Situation, ds []Decision, refuse func(Decision)) (allowed []Decisio
 			f, made = floorOf(s), true
 		}
 		if i := s.index(d.Machine); i < 0 || s.held() || !s.Machines[i].spareable() || !f.lets(s, i) {
+			if i >= 0 && s.Machines[i].Busy {
+				d.Open = s.Machines[i].Open
+			}
 			refuse(d)
 		} else {
 			f.goes(s, i)

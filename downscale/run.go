@@ -104,8 +104,16 @@ type appRun struct {
 	machines []*machine // in canonical order, of all owners
 	byID     map[balance.MachineID]*machine
 	seen     []Seen
-	held     map[string]Why // by region: what was last traced
+	held     map[string]reason // by region: what was last traced
+	vetoed   []reason          // what was, in the last tick
 	pauses   pauses
+}
+
+// reason is what has to change for a decision to be traced again.
+type reason struct {
+	why     Why
+	machine balance.MachineID
+	open    Class
 }
 
 type machine struct {
@@ -179,7 +187,7 @@ func (r *run) look(now time.Time) {
 func (r *run) app(id balance.AppID, snap *balance.Snapshot) *appRun {
 	a, ok := r.apps[id]
 	if !ok {
-		a = &appRun{policy: r.policy(id), byID: map[balance.MachineID]*machine{}, held: map[string]Why{}}
+		a = &appRun{policy: r.policy(id), byID: map[balance.MachineID]*machine{}, held: map[string]reason{}}
 		r.apps[id] = a
 	}
 	if a.snap == snap {
@@ -226,12 +234,17 @@ func (r *run) decide(a *appRun, now time.Time) {
 		s.Parked, s.Stale = n, !fresh
 	}
 	r.habits(a, now, &s)
+	var vetoed []reason
 	refuse := func(d Decision) {
-		if r.config.Trace.Vetoed != nil {
+		why := reason{d.Why, d.Machine, d.Open}
+		vetoed = append(vetoed, why)
+		if r.config.Trace.Vetoed != nil && !slices.Contains(a.vetoed, why) {
 			r.config.Trace.Vetoed(d)
 		}
 	}
-	for _, d := range veto(&s, a.policy.Decide(now, s), refuse) {
+	decided := veto(&s, a.policy.Decide(now, s), refuse)
+	a.vetoed = vetoed
+	for _, d := range decided {
 		switch d.Verdict {
 		case Spare:
 			delete(a.held, d.Region)
@@ -241,8 +254,12 @@ func (r *run) decide(a *appRun, now time.Time) {
 				r.step(m, now, Input{Kind: Needed, Reason: d.Reason()})
 			}
 		case Hold:
-			if why, ok := a.held[d.Region]; !ok || why != d.Why {
-				a.held[d.Region] = d.Why
+			why := reason{why: d.Why, open: d.Open}
+			if d.Why == RuleBusy {
+				why.machine = d.Machine
+			}
+			if last, ok := a.held[d.Region]; !ok || last != why {
+				a.held[d.Region] = why
 				if r.config.Trace.Held != nil {
 					r.config.Trace.Held(d)
 				}
@@ -283,10 +300,22 @@ func (r *run) see(m *machine, app balance.App, now time.Time) Seen {
 	s.Leaving = p == SoftCordoned || p == Notifying || p == Closing
 	s.Veto = m.protocol.BackingOff(now)
 	if s.State == balance.Started {
-		s.Busy = r.config.Busy != nil && r.config.Busy(m.row) || m.load > 0 && r.long(m, AllClasses&^r.config.Notify) > 0
-		s.Long = r.long(m, r.config.Notify)
+		if m.load > 0 {
+			s.Open, s.Long = r.open(m), r.long(m, r.config.Notify)
+		}
+		s.Busy = r.config.Busy != nil && r.config.Busy(m.row) || s.Open&^r.config.Notify != 0
 	}
 	return s
+}
+
+// open returns the classes of a machine's long connections.
+func (r *run) open(m *machine) (of Class) {
+	for c := Class(1); c < AllClasses; c <<= 1 {
+		if r.long(m, c) > 0 {
+			of |= c
+		}
+	}
+	return of
 }
 
 // long returns how many long connections of these classes a machine has.

@@ -56,7 +56,7 @@ func (d *Decider) needed(s *Situation, r *regionLoad, idle Decision, isIdle bool
 
 // last is the decision about an app's last machine, which only the keep-alive spares.
 func (d *Decider) last(idle Decision) Decision {
-	return Decision{Why: RuleLast, For: idle.For, Of: idle.Of}
+	return Decision{Why: RuleLast, For: idle.For, Of: idle.Of, Open: d.open}
 }
 
 func (d *Decider) unwatched(r *regionLoad) (Decision, bool) {
@@ -102,7 +102,7 @@ func (d *Decider) spare(s *Situation, idle Decision, isIdle bool) {
 		case r.vetoed:
 			d.say(s, r, nil, Hold, Decision{Why: RuleBackoff})
 		case r.busy != "":
-			d.say(s, r, nil, Hold, Decision{Why: RuleBusy, Machine: r.busy})
+			d.say(s, r, nil, Hold, Decision{Why: RuleBusy, Machine: r.busy, Open: r.keep})
 		default:
 			d.say(s, r, nil, Hold, Decision{Why: RuleMinimum, Count: r.running})
 		}
@@ -171,7 +171,9 @@ func (d *Decider) consider(s *Situation, r *regionLoad, m *Seen, idle Decision, 
 	case d.running <= s.App.Min || r.running <= s.App.MinPerRegion:
 		return
 	case m.Own && m.Busy:
-		r.busy = m.ID
+		if r.busy == "" {
+			r.busy, r.keep = m.ID, m.Open&^d.config.Notify
+		}
 		return
 	case m.Own && !isIdle && m.Veto:
 		r.vetoed = true

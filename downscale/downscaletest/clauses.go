@@ -267,5 +267,5 @@ func backwards(s *story) {
 func sameRow(a, b downscale.Seen) bool {
 	return a.ID == b.ID && a.Region == b.Region && a.Revision == b.Revision && a.Rank == b.Rank && a.State == b.State && a.Failing == b.Failing &&
 		a.Hard == b.Hard && a.Limits == b.Limits && a.Leaving == b.Leaving && a.Own == b.Own && a.Used == b.Used && a.Began == b.Began &&
-		a.Veto == b.Veto && a.Busy == b.Busy && a.Known == b.Known && a.Stale == b.Stale && a.Load == b.Load && a.Long == b.Long
+		a.Veto == b.Veto && a.Busy == b.Busy && a.Known == b.Known && a.Stale == b.Stale && a.Load == b.Load && a.Long == b.Long && a.Open == b.Open
 }

@@ -12,6 +12,7 @@ import (
 	"time"
 
 	"github.com/ebbkit/ebb/balance"
+	"github.com/ebbkit/ebb/downscale"
 	"github.com/ebbkit/ebb/internal/world"
 )
 
@@ -47,6 +48,7 @@ func parse(args []string, out io.Writer) (settings, error) {
 	autostop := fs.String("autostop", "stop", "what becomes of machines that are not needed: `stop|suspend|off`")
 	fs.DurationVar(&app.KeepAlive, "keepalive", 30*time.Second, "how long an idle app keeps its machines, as a `duration`")
 	fs.DurationVar(&s.world.Window, "window", time.Minute, "how long load must have been low before one machine of several is stopped, as a `duration`")
+	notify := fs.String("notify", "", "`classes` of long connections (stream,events,websocket,tcp) that are told to end when their machine is not needed; others keep it")
 	rtt := fs.String("rtt", "on", "whether links between regions take the time that light and routers need: `on|off`")
 	if err := fs.Parse(args); errors.Is(err, flag.ErrHelp) {
 		help(fs, out)
@@ -96,6 +98,9 @@ func parse(args []string, out io.Writer) (settings, error) {
 		app.Autostop, err = choose("autostop", *autostop, map[string]balance.Autostop{"off": balance.AutostopOff, "stop": balance.AutostopStop, "suspend": balance.AutostopSuspend})
 	}
 	if err == nil {
+		s.world.Notify, err = parseClasses(*notify)
+	}
+	if err == nil {
 		s.world.Near, err = choose("rtt", *rtt, map[string]bool{"on": false, "off": true})
 	}
 	if err != nil {
@@ -123,6 +128,28 @@ func choose[T any](flag, value string, of map[string]T) (T, error) {
 		return v, fmt.Errorf("-%s %q: want one of %s", flag, value, strings.Join(slices.Sorted(slices.Values(names)), ", "))
 	}
 	return v, nil
+}
+
+// parseClasses reads the classes of long connections.
+func parseClasses(s string) (of downscale.Class, err error) {
+	if s == "" {
+		return 0, nil
+	}
+	for part := range strings.SplitSeq(s, ",") {
+		name := strings.TrimSpace(part)
+		c := downscale.Class(1)
+		for c.String() != name && c < downscale.AllClasses {
+			c <<= 1
+		}
+		switch {
+		case c > downscale.AllClasses:
+			return 0, fmt.Errorf("-notify %q: %q is no class of long connections; want some of stream, events, websocket, tcp", s, name)
+		case of&c != 0:
+			return 0, fmt.Errorf("-notify %q: %q stands there twice: give it once", s, name)
+		}
+		of |= c
+	}
+	return of, nil
 }
 
 // maxMachines bounds what a typing error can start.

@@ -12,16 +12,17 @@ import (
 	"github.com/google/go-cmp/cmp"
 
 	"github.com/ebbkit/ebb/balance"
+	"github.com/ebbkit/ebb/downscale"
 	"github.com/ebbkit/ebb/internal/world"
 )
 
 func TestFlags(t *testing.T) {
-	s, err := parse(strings.Fields("-regions nrt=4,hkg=1 -soft 10 -hard 20 -min 1 -max 3 -strategy leastload -boot 8s -boot-hint 9s -autostart off -autostop suspend -keepalive 2s -window 10s -rtt off -check /up -listen :0 -status :1"), io.Discard)
+	s, err := parse(strings.Fields("-regions nrt=4,hkg=1 -soft 10 -hard 20 -min 1 -max 3 -strategy leastload -boot 8s -boot-hint 9s -autostart off -autostop suspend -keepalive 2s -window 10s -rtt off -notify websocket,events -check /up -listen :0 -status :1"), io.Discard)
 	if err != nil {
 		t.Fatal(err)
 	}
 	want := settings{boot: 8 * time.Second, world: world.Config{
-		Listen: ":0", Status: ":1", Check: "/up", Window: 10 * time.Second, Near: true,
+		Listen: ":0", Status: ":1", Check: "/up", Window: 10 * time.Second, Near: true, Notify: downscale.WebSocket | downscale.Events,
 		Regions: []world.Region{{Name: "nrt", Machines: 4}, {Name: "hkg", Machines: 1}},
 		App: balance.App{ID: "web", Autostop: balance.AutostopSuspend, Min: 1, Max: 3, Limits: balance.Limits{Soft: 10, Hard: 20},
 			BootHint: 9 * time.Second, KeepAlive: 2 * time.Second, Strategy: balance.LeastLoad{}},
@@ -50,6 +51,10 @@ func TestBadFlagsAreNamed(t *testing.T) {
 		{"-autostart maybe", `-autostart "maybe"`, "off, on"},
 		{"-autostop pause", `-autostop "pause"`, "off, stop, suspend"},
 		{"-rtt yes", `-rtt "yes"`, "off, on"},
+		{"-notify websockets", `-notify "websockets"`, "stream, events, websocket, tcp"},
+		{"-notify tcp,", `"" is no class`, "stream, events, websocket, tcp"},
+		{"-notify tcp,events,tcp", `-notify "tcp,events,tcp"`, "give it once"},
+		{"-notify none", `"none"`, "stream, events, websocket, tcp"},
 		{"-check up", `-check "up"`, "begins with /"},
 		{"-regions nrt", `-regions "nrt"`, "nrt=2,hkg=2"},
 		{"-regions nrt=0", `-regions "nrt=0"`, "nrt=2,hkg=2"},
@@ -74,7 +79,7 @@ func TestHelpNamesEveryFlag(t *testing.T) {
 	if _, err := parse([]string{"-h"}, &out); !errors.Is(err, flag.ErrHelp) {
 		t.Fatal(err)
 	}
-	for f := range strings.FieldsSeq("-listen -status -regions -soft -hard -min -max -strategy -boot -boot-hint -autostart -autostop -keepalive -window -rtt -app -check") {
+	for f := range strings.FieldsSeq("-listen -status -regions -soft -hard -min -max -strategy -boot -boot-hint -autostart -autostop -keepalive -window -notify -rtt -app -check") {
 		if !strings.Contains(out.String(), "  "+f+" ") {
 			t.Errorf("-h does not explain %s", f)
 		}

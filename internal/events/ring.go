@@ -17,6 +17,7 @@ const (
 	Started    Kind = "started"     // the machine is ready
 	SoftCordon Kind = "soft-cordon" // a machine is about to be stopped unless traffic comes
 	Uncordon   Kind = "uncordon"    // it was needed after all
+	Veto       Kind = "veto"        // a machine is not stopped that could be but for what the reason names
 	Stop       Kind = "stop"        // a stop was ordered
 	Stopped    Kind = "stopped"
 	Suspend    Kind = "suspend" // a suspension was ordered

@@ -66,6 +66,9 @@ func (k *worker) traceStarter() autostart.StarterTrace {
 
 func (k *worker) traceScaler() downscale.Trace {
 	log := k.w.log
+	veto := func(d downscale.Decision, reason string) {
+		log.Add(events.Event{Kind: events.Veto, App: string(d.App), Machine: string(d.Machine), Node: string(k.id), Reason: reason})
+	}
 	return downscale.Trace{
 		Cordoned:   func(m balance.Machine, reason string) { k.tell(log, events.SoftCordon, m, "%s", reason) },
 		Uncordoned: func(m balance.Machine, reason string) { k.tell(log, events.Uncordon, m, "%s", reason) },
@@ -77,6 +80,12 @@ func (k *worker) traceScaler() downscale.Trace {
 		Suspended: func(m balance.Machine, took time.Duration) {
 			k.tell(log, events.Suspended, m, "took %v", rounded(took))
 		},
+		Held: func(d downscale.Decision) {
+			if d.Why == downscale.RuleBusy || d.Open != 0 {
+				veto(d, d.Reason())
+			}
+		},
+		Vetoed: func(d downscale.Decision) { veto(d, "not stopped although "+d.Reason()) },
 		Failed: func(m balance.Machine, err error) { k.tell(log, "alarm", m, "the driver failed: %v", err) },
 		Stuck:  func(m balance.Machine, reason string) { k.tell(log, "alarm", m, "stuck: %s", reason) },
 	}

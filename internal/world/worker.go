@@ -61,10 +61,14 @@ func (w *World) newWorker(r Region) (_ *worker, err error) {
 		return nil, err
 	}
 	restart := func(m balance.Machine) { k.starter.Start(context.Background(), m) }
-	if k.scaler, err = downscale.New(k.fleet, k.driver, downscale.Config{Window: w.config.Window, Demand: k.demand, Acks: w.x.acks, Restart: restart, Habits: &k.idles, Trace: k.traceScaler()}); err != nil {
+	conns := &backhaul.Connections{}
+	if k.scaler, err = downscale.New(k.fleet, k.driver, downscale.Config{
+		Window: w.config.Window, Demand: k.demand, Acks: w.x.acks, Restart: restart, Habits: &k.idles, Trace: k.traceScaler(),
+		Connections: conns, Notify: w.config.Notify,
+	}); err != nil {
 		return nil, err
 	}
-	if k.handler, err = backhaul.NewHandler(k.fleet, backhaul.HandlerConfig{Key: w.key, EpochHeader: "Ebb-Epoch"}); err != nil {
+	if k.handler, err = backhaul.NewHandler(k.fleet, backhaul.HandlerConfig{Key: w.key, EpochHeader: "Ebb-Epoch", Connections: conns}); err != nil {
 		return nil, err
 	}
 	if k.listener, err = net.Listen("tcp", "127.0.0.1:0"); err != nil {

@@ -22,6 +22,7 @@ import (
 
 	"github.com/ebbkit/ebb/autostart"
 	"github.com/ebbkit/ebb/balance"
+	"github.com/ebbkit/ebb/downscale"
 	"github.com/ebbkit/ebb/internal/delay"
 	"github.com/ebbkit/ebb/internal/events"
 	"github.com/ebbkit/ebb/internal/status"
@@ -43,14 +44,15 @@ type Region struct {
 
 // Config says what the world has.
 type Config struct {
-	Listen  string        // address of the edge, for clients
-	Status  string        // address of the status page; empty for none
-	Regions []Region      // the edge sits in the first
-	App     balance.App   // the one app
-	Title   string        // what the status page calls it
-	Check   string        // path that is asked for readiness and health; empty for a TCP connect
-	Window  time.Duration // downscale's window; 0 for its default
-	Near    bool          // links take no time
+	Listen  string          // address of the edge, for clients
+	Status  string          // address of the status page; empty for none
+	Regions []Region        // the edge sits in the first
+	App     balance.App     // the one app
+	Title   string          // what the status page calls it
+	Check   string          // path that is asked for readiness and health; empty for a TCP connect
+	Window  time.Duration   // downscale's window; 0 for its default
+	Notify  downscale.Class // the long connections that are told to end when their machine is not needed; others keep it
+	Near    bool            // links take no time
 	Driver  func(region string) (Driver, error)
 }
 

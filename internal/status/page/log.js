@@ -10,6 +10,7 @@ export const kinds = {
   "resume": { tone: "up", why: "Resuming" },
   "soft-cordon": { tone: "down", why: "Winding down" },
   "uncordon": { tone: "up", why: "Kept" },
+  "veto": { tone: "up", why: "Kept" },
   "notify": { tone: "down", why: "Clients told to leave" },
   "drain": { tone: "down", why: "Closed, letting requests end" },
   "stop": { tone: "down", why: "Put to sleep" },

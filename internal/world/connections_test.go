@@ -1,0 +1,210 @@
+package world
+
+import (
+	"bufio"
+	"bytes"
+	"context"
+	"fmt"
+	"io"
+	"net"
+	"net/http"
+	"slices"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/ebbkit/ebb/balance"
+	"github.com/ebbkit/ebb/downscale"
+	"github.com/ebbkit/ebb/internal/events"
+	"github.com/ebbkit/ebb/internal/status"
+)
+
+// guarded is a driver that looks whether it may suspend.
+type guarded struct {
+	Driver
+	p *longPlay
+}
+
+func (d *guarded) Suspend(ctx context.Context, m balance.Machine) error {
+	if n := d.p.workers[0].fleet.Gate(m.App, m.ID).InFlight(); n > 0 {
+		d.p.Errorf("%s is suspended under %d connections", m.ID, n)
+	}
+	return d.Driver.Suspend(ctx, m)
+}
+
+// longPlay is a world of two machines of which one is too many. One has a WebSocket, the other an event stream.
+type longPlay struct {
+	*play
+	ws          net.Conn
+	fromWS      *bufio.Reader
+	sse         *http.Response
+	onWS, onSSE string
+}
+
+func newLongPlay(t *testing.T, notify downscale.Class) *longPlay {
+	t.Helper()
+	p := &longPlay{}
+	p.play = newPlay(t, func(c *Config) {
+		c.App.Autostop, c.Window, c.Notify = balance.AutostopSuspend, time.Second, notify
+		drive := c.Driver
+		c.Driver = func(region string) (Driver, error) {
+			d, err := drive(region)
+			return &guarded{d, p}, err
+		}
+	})
+	for p.onWS == "" || p.onWS == p.onSSE { // one may have gone to sleep before it was used
+		if p.ws != nil {
+			p.ws.Close()
+			p.sse.Body.Close()
+		}
+		p.connect(t)
+	}
+	t.Cleanup(func() { p.ws.Close(); p.sse.Body.Close() })
+	return p
+}
+
+func (p *longPlay) connect(t *testing.T) {
+	t.Helper()
+	k := p.workers[0]
+	rows, _ := k.fleet.App("web")
+	for m := range rows.All() {
+		if _, err := k.starter.Start(t.Context(), *m); err != nil {
+			t.Fatal(err)
+		}
+	}
+	p.until("both run, and the edge knows", func(s status.Snapshot) bool {
+		known := 0
+		rows, _ := p.edge.fleet.App("web")
+		for m := range rows.All() {
+			if m.State == balance.Started {
+				known++
+			}
+		}
+		return known == 2 && idle(s)
+	})
+	var err error
+	if p.ws, err = net.Dial("tcp", p.Addr().String()); err != nil {
+		t.Fatal(err)
+	}
+	p.ws.SetDeadline(time.Now().Add(patience))
+	fmt.Fprintf(p.ws, "GET /ws HTTP/1.1\r\nHost: web\r\nConnection: Upgrade\r\nUpgrade: websocket\r\nSec-WebSocket-Version: 13\r\nSec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==\r\n\r\n")
+	p.fromWS = bufio.NewReader(p.ws)
+	resp, err := http.ReadResponse(p.fromWS, nil)
+	if err != nil || resp.StatusCode != http.StatusSwitchingProtocols {
+		t.Fatalf("handshake: %+v, %v", resp, err)
+	}
+	if p.sse, err = p.client.Get(p.url + "/sse?ms=10"); err != nil {
+		t.Fatal(err)
+	}
+	p.onWS, p.onSSE = "", p.sse.Header.Get("X-Machine")
+	for _, m := range p.Snapshot().Machines {
+		if m.Load == 1 && m.ID != p.onSSE {
+			p.onWS = m.ID
+		}
+	}
+}
+
+// vetoes returns why machines were not stopped.
+func (p *longPlay) vetoes() (reasons []string) {
+	for _, e := range p.Events().Since(0, 10_000) {
+		if e.Kind == events.Veto {
+			reasons = append(reasons, e.Reason)
+		}
+	}
+	return reasons
+}
+
+// state returns the state of a machine.
+func (p *longPlay) state(id string) string {
+	for _, m := range p.Snapshot().Machines {
+		if m.ID == id {
+			return m.State
+		}
+	}
+	return ""
+}
+
+func (p *longPlay) suspended(id string) {
+	p.Helper()
+	p.until("the machine sleeps", func(status.Snapshot) bool { return p.state(id) == "suspended" })
+}
+
+func (p *longPlay) echoes() {
+	p.Helper()
+	p.ws.Write([]byte{0x81, 0x82, 0, 0, 0, 0, 'h', 'i'}) // a masked text frame
+	frame := make([]byte, 4)
+	if _, err := io.ReadFull(p.fromWS, frame); err != nil || !bytes.Equal(frame, []byte{0x81, 2, 'h', 'i'}) {
+		p.Errorf("echo: %q, %v", frame, err)
+	}
+}
+
+// wantTold checks that a machine was cordoned, its connections told, and then it was suspended.
+func (p *longPlay) wantTold(id string) {
+	p.Helper()
+	ks := p.kinds(id)
+	last := func(kind string) int {
+		for i := len(ks) - 1; i >= 0; i-- {
+			if ks[i] == kind {
+				return i
+			}
+		}
+		return -1
+	}
+	if c, n, s := last("soft-cordon"), last("notify"), last("suspend"); c < 0 || n < c || s < n {
+		p.Errorf("%s: soft-cordon at %d, notify at %d, suspend at %d of %v", id, c, n, s, ks)
+	}
+}
+
+func TestLongConnectionsVetoByDefault(t *testing.T) {
+	p := newLongPlay(t, 0)
+	p.until("a veto that says why", func(status.Snapshot) bool {
+		return slices.ContainsFunc(p.vetoes(), func(r string) bool { return strings.Contains(r, "long connections: ") })
+	})
+	p.until("two decisions more", func() func(status.Snapshot) bool {
+		at := time.Now()
+		return func(status.Snapshot) bool { return time.Since(at) > 2500*time.Millisecond }
+	}())
+	if told := p.vetoes(); len(slices.Compact(slices.Clone(told))) != len(told) {
+		t.Errorf("a veto is told again and again: %q", told)
+	}
+	if a, b := p.state(p.onWS), p.state(p.onSSE); a != "started" || b != "started" {
+		t.Errorf("under long connections: %s and %s", a, b)
+	}
+	p.echoes()
+	p.sse.Body.Close()
+	p.suspended(p.onSSE) // nothing keeps it any longer
+	p.echoes()
+}
+
+func TestAWebSocketIsToldBeforeItsMachineSleeps(t *testing.T) {
+	p := newLongPlay(t, downscale.WebSocket)
+	p.echoes()
+	frame := make([]byte, 14)
+	if _, err := io.ReadFull(p.fromWS, frame); err != nil || string(frame) != "\x88\x0c\x03\xe9going away" {
+		t.Fatalf("got %q, %v; want a close frame with 1001", frame, err)
+	}
+	if s := p.state(p.onWS); s != "started" {
+		t.Errorf("told when %s", s)
+	}
+	p.ws.Write([]byte("\x88\x82\x00\x00\x00\x00\x03\xe9"))
+	if rest, err := io.ReadAll(p.fromWS); len(rest) > 0 || err != nil {
+		t.Errorf("after the close frame: %q, %v", rest, err)
+	}
+	p.ws.Close()
+	p.suspended(p.onWS)
+	p.wantTold(p.onWS)
+	if s := p.state(p.onSSE); s != "started" {
+		t.Errorf("the machine under an event stream is %s", s)
+	}
+}
+
+func TestAnEventStreamEndsBeforeItsMachineSleeps(t *testing.T) {
+	p := newLongPlay(t, downscale.Events)
+	b, err := io.ReadAll(p.sse.Body)
+	if err != nil || !bytes.HasPrefix(b, []byte("id: 1\n")) || !bytes.HasSuffix(b, []byte("\n")) {
+		t.Errorf("the stream ends in %q, %v; want a clean end", b[max(0, len(b)-80):], err)
+	}
+	p.suspended(p.onSSE)
+	p.wantTold(p.onSSE)
+	p.echoes()
+}
