@@ -61,7 +61,7 @@
 // many on a connection: serve the hop with [NewServer], or set [Config].HTTP1. A machine gets HTTP/1.1, or h2c where
 // [HandlerConfig].H2 says so. CONNECT is answered with 501: a door for it is a door to everywhere.
 //
-// The edge adds the headers Ebb-To (which machine), Ebb-Key and Ebb-Ask (which bodies wait); the owner adds Ebb-Load to every
+// The edge adds the headers Ebb-To (which machine, and the token of a slot that its owner has granted), Ebb-Key and Ebb-Ask (which bodies wait); the owner adds Ebb-Load to every
 // answer, Ebb-Bounce to a refusal and Ebb-Fault where the machine did not answer. Headers that begin with Ebb- are removed
 // from what clients and machines send. The key authenticates, it does not encrypt: between hosts the connections belong in a
 // private network or in TLS, by [Config].Dial and the owner's listener.

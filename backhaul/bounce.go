@@ -21,22 +21,30 @@ type to struct {
 	id   balance.MachineID
 	gen  uint64 // the cordon generation that the edge knew
 	node balance.NodeID
+	slot uint64 // the token of the slot that the owner has granted; 0 for none
 }
 
-// appendTo writes "app;machine;generation;node".
+// appendTo writes "app;machine;generation;node", and ";token" where there is one.
 func appendTo(b []byte, t to) []byte {
 	b = append(escape(b, string(t.app)), ';')
 	b = append(escape(b, string(t.id)), ';')
 	b = append(strconv.AppendUint(b, t.gen, 10), ';')
-	return escape(b, string(t.node))
+	b = escape(b, string(t.node))
+	if t.slot != 0 {
+		b = strconv.AppendUint(append(b, ';'), t.slot, 10)
+	}
+	return b
 }
 
-// parseTo is the inverse. Further fields are ignored.
+// parseTo is the inverse. Further fields are ignored, and a token that cannot be read is none: it only ever gets a request
+// in sooner.
 func parseTo(s string) (t to, ok bool) {
 	app, s := cut(s, ';')
 	id, s := cut(s, ';')
 	gen, s := cut(s, ';')
-	node, _ := cut(s, ';')
+	node, s := cut(s, ';')
+	token, _ := cut(s, ';')
+	slot, _ := number(token)
 	g, ok := number(gen)
 	a, ok1 := unescape(app)
 	i, ok2 := unescape(id)
@@ -44,7 +52,7 @@ func parseTo(s string) (t to, ok bool) {
 	if !ok || !ok1 || !ok2 || !ok3 || a == "" || i == "" {
 		return to{}, false
 	}
-	return to{app: balance.AppID(a), id: balance.MachineID(i), gen: g, node: balance.NodeID(n)}, true
+	return to{app: balance.AppID(a), id: balance.MachineID(i), gen: g, node: balance.NodeID(n), slot: slot}, true
 }
 
 // maxFault bounds the words that go with a fault.

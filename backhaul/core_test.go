@@ -103,8 +103,9 @@ func TestPausesGrowToABound(t *testing.T) {
 
 func anyLoad(t *rapid.T) balance.Load {
 	limit := rapid.IntRange(0, balance.MaxLimit)
+	inFlight := limit.Draw(t, "inFlight")
 	return balance.Load{
-		InFlight: limit.Draw(t, "inFlight"), Limits: balance.Limits{Soft: limit.Draw(t, "soft"), Hard: limit.Draw(t, "hard")},
+		InFlight: inFlight, Granted: uint16(rapid.IntRange(0, min(inFlight, 3)).Draw(t, "granted")), Limits: balance.Limits{Soft: limit.Draw(t, "soft"), Hard: limit.Draw(t, "hard")},
 		State:     balance.State(rapid.Uint8Range(0, uint8(balance.Failed)).Draw(t, "state")),
 		Cordon:    balance.Cordon(rapid.Uint8Range(0, uint8(balance.CordonHard)).Draw(t, "cordon")),
 		CordonGen: rapid.Uint64().Draw(t, "gen"), Epoch: rapid.Uint64().Draw(t, "epoch"), Seq: rapid.Uint64().Draw(t, "seq"),
@@ -115,7 +116,11 @@ func TestLoadTravels(t *testing.T) {
 	rapid.Check(t, func(t *rapid.T) {
 		l := anyLoad(t)
 		s := string(appendLoad(nil, l))
-		for _, s := range []string{s, s + " 9 of a later version"} {
+		later := s + " 9 of a later version"
+		if l.Granted == 0 {
+			later = s + " 0 9 of a later version"
+		}
+		for _, s := range []string{s, later} {
 			if got, ok := parseLoad(s); !ok || got != l {
 				t.Fatalf("%q: got %+v, %v; want %+v", s, got, ok, l)
 			}
@@ -133,7 +138,7 @@ func TestWhatEdgesAndOwnersSayTravels(t *testing.T) {
 	rapid.Check(t, func(t *rapid.T) {
 		name := rapid.OneOf(rapid.StringN(1, 20, 40), rapid.StringMatching(`[a-z0-9.-]{1,20}`))
 		want := to{app: balance.AppID(name.Draw(t, "app")), id: balance.MachineID(name.Draw(t, "id")), gen: rapid.Uint64().Draw(t, "gen"),
-			node: balance.NodeID(rapid.String().Draw(t, "node"))}
+			node: balance.NodeID(rapid.String().Draw(t, "node")), slot: rapid.OneOf(rapid.Just(uint64(0)), rapid.Uint64()).Draw(t, "slot")}
 		s := string(appendTo(nil, want))
 		if strings.ContainsFunc(s, func(r rune) bool { return r <= ' ' || r >= 0x7f }) {
 			t.Fatalf("%q is not fit for a header", s)
@@ -186,6 +191,8 @@ func TestCodecsDoNotAllocate(t *testing.T) {
 
 func FuzzParseLoad(f *testing.F) {
 	f.Add("12 20 25 2 0 3 7 123456")
+	f.Add("2 1 3 2 0 3 7 123456 1")
+	f.Add("2 1 3 2 0 3 7 123456 9")
 	f.Add("")
 	f.Fuzz(func(t *testing.T, s string) {
 		l, ok := parseLoad(s)
@@ -204,6 +211,8 @@ func FuzzParseLoad(f *testing.F) {
 func FuzzParseTo(f *testing.F) {
 	f.Add("web;nrt-1;3;edge-1")
 	f.Add("a%3Bb;%25;0;")
+	f.Add("web;nrt-1;3;edge-1;18446744073709551615;later")
+	f.Add("web;nrt-1;3;edge-1;-1")
 	f.Fuzz(func(t *testing.T, s string) {
 		w, ok := parseTo(s)
 		if !ok {

@@ -201,6 +201,9 @@ func (f *flight) broke(fail Failure, err error, body bodyState) verdict {
 	} else {
 		f.failed = err
 	}
+	if fail.Certainty() == NotSent {
+		f.res.Undelivered()
+	}
 	v := f.spent.failed(f.t.limits, fail, f.t.c.Idempotent(f.req), body)
 	f.step(Step{Kind: StepFail, Took: time.Since(f.tried), Try: f.try, Failure: fail, Err: err})
 	if v != giveUp && !f.t.afford(time.Now()) {

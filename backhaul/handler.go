@@ -108,7 +108,7 @@ func (h *Handler) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 		h.bounce(w, t, balance.NotHere, balance.Load{})
 		return
 	}
-	load, refused := gate.Admit(0, t.gen)
+	load, refused := gate.Enter(t.slot, 0, t.gen)
 	if refused != balance.Admitted {
 		h.bounce(w, t, refused, load)
 		return

@@ -36,6 +36,7 @@ type rig struct {
 
 type rigConfig struct {
 	app     balance.App
+	balance balance.Config
 	config  Config
 	handler HandlerConfig
 	picker  func(*balance.Balancer) Picker // nil: NoWait
@@ -95,7 +96,7 @@ func newRig(t testing.TB, c rigConfig) *rig {
 		must(err)
 		r.watch = r.worker.Watch()
 	}
-	r.b, err = balance.New(r.edge, balance.Config{})
+	r.b, err = balance.New(r.edge, c.balance)
 	must(err)
 	c.app.ID = cmp.Or(c.app.ID, "web")
 	must(r.worker.Apply(balance.PutApp{App: c.app}))

@@ -22,7 +22,8 @@ func (f *flight) machineError(fail Failure, err error) error {
 // local enters the gate of a machine of this process and sends the request to the machine.
 func (f *flight) local(g *balance.Gate, x *exchange) (*http.Response, balance.Bounce, balance.Load, Failure, error) {
 	m := f.res.Machine()
-	load, bounce := g.Admit(m.Epoch, m.CordonGen)
+	slot, _ := f.res.Grant()
+	load, bounce := g.Enter(slot, m.Epoch, m.CordonGen)
 	if bounce != balance.Admitted {
 		f.res.Observe(load)
 		return nil, bounce, load, FailNone, nil
@@ -77,7 +78,8 @@ func (f *flight) remote(x *exchange) (*http.Response, balance.Bounce, balance.Lo
 		ctx = withoutContinue(ctx)
 	}
 	out := f.outgoing(ctx)
-	out.Header[headerTo] = []string{string(appendTo(make([]byte, 0, 64), to{app: m.App, id: m.ID, gen: m.CordonGen, node: t.c.Node}))}
+	slot, _ := f.res.Grant()
+	out.Header[headerTo] = []string{string(appendTo(make([]byte, 0, 64), to{app: m.App, id: m.ID, gen: m.CordonGen, node: t.c.Node, slot: slot}))}
 	if t.key != nil {
 		out.Header[headerKey] = t.key
 	}

@@ -27,6 +27,9 @@ type Config struct {
 	Distance Distance
 	// Trace observes picks; nil costs nothing.
 	Trace *Trace
+	// GiveBack carries a granted slot that could not be used back to the machine's owner: there to [Granter.Back]. It is
+	// called by [Reservation.Release] and must not block. nil: such slots return when they expire.
+	GiveBack func(owner NodeID, g Grant)
 }
 
 // tickEvery moves the coarse clock, ages estimates and reads distances again: a pick never reads a clock.
@@ -38,6 +41,7 @@ type Balancer struct {
 	strategy Strategy
 	distance Distance
 	trace    *Trace
+	giveBack func(NodeID, Grant)
 	apps     atomic.Pointer[map[AppID]*appBalance] // replaced when an app comes or goes
 	only     atomic.Pointer[appBalance]            // when there is but one, as in many programs
 	room     atomic.Pointer[func(AppID)]
@@ -52,6 +56,7 @@ type appBalance struct {
 	id   AppID
 	app  *app
 	view atomic.Pointer[View]
+	asks atomic.Uint64     // times that parked requests were split over owners
 	live map[*area]*living // under Balancer.mu
 }
 
@@ -72,7 +77,7 @@ func New(f *Fleet, c Config) (*Balancer, error) {
 	if c.Trace != nil && c.Trace.Every < 0 {
 		return nil, fmt.Errorf("balance: Config.Trace.Every %d: want 0 (every pick) or more", c.Trace.Every)
 	}
-	b := &Balancer{fleet: f, strategy: c.Strategy, distance: c.Distance, trace: c.Trace}
+	b := &Balancer{fleet: f, strategy: c.Strategy, distance: c.Distance, trace: c.Trace, giveBack: c.GiveBack}
 	b.apps.Store(&map[AppID]*appBalance{})
 	if b.strategy == nil {
 		b.strategy = Closest{}
@@ -228,8 +233,8 @@ func (b *Balancer) Pick(r Request) (Reservation, error) {
 		return b.traced(ab, &r)
 	}
 	if r.Want == nil {
-		if m, token := b.reserve(ab, &r); m != nil {
-			return Reservation{b: b, row: m, token: token}, nil
+		if m, slot := b.reserve(ab, &r); m != nil {
+			return Reservation{b: b, row: m, ticket: slot}, nil
 		}
 		return Reservation{}, ab.view.Load().nothing(&r)
 	}
@@ -239,13 +244,13 @@ func (b *Balancer) Pick(r Request) (Reservation, error) {
 func (b *Balancer) pick(ab *appBalance, r *Request) (Reservation, error) {
 	if r.Want != nil && !r.Want.Prefer.Empty() {
 		r.preferring = true
-		if m, token := b.reserve(ab, r); m != nil {
-			return Reservation{b: b, row: m, token: token}, nil
+		if m, slot := b.reserve(ab, r); m != nil {
+			return Reservation{b: b, row: m, ticket: slot}, nil
 		}
 		r.preferring = false
 	}
-	if m, token := b.reserve(ab, r); m != nil {
-		return Reservation{b: b, row: m, token: token}, nil
+	if m, slot := b.reserve(ab, r); m != nil {
+		return Reservation{b: b, row: m, ticket: slot}, nil
 	}
 	return Reservation{}, ab.view.Load().nothing(r)
 }
@@ -254,25 +259,25 @@ func (b *Balancer) pick(ab *appBalance, r *Request) (Reservation, error) {
 // machine has changed while its word was read.
 const attempts = 16
 
-func (b *Balancer) reserve(ab *appBalance, r *Request) (m *row, token uint64) {
+func (b *Balancer) reserve(ab *appBalance, r *Request) (m *row, slot ticket) {
 	for range attempts {
 		view := ab.view.Load()
 		s, ok := choose(view.strategy(b), view, r)
 		if !ok {
-			return nil, 0
+			return nil, ticket{}
 		}
 		if m := view.row(s); m != nil && m.tier < tiers && m.enter(view.order[s.region].rows) {
 			if est(m.cell.est.Load())&grantMask == 0 {
-				return m, 0
+				return m, ticket{}
 			}
-			if token, ok := m.cell.spend(); ok {
-				return m, token
+			if slot, ok := m.cell.remember().purse().take(m.cell); ok {
+				return m, slot
 			}
 			m.cell.leave() // somebody of this node took the last grant
 		}
 		r.Rand = mix(r.Rand, 1)
 	}
-	return nil, 0
+	return nil, ticket{}
 }
 
 // choose calls the strategy; the usual one without copying the request.

@@ -167,6 +167,11 @@ func (b *batch) put(m Machine, v Version, gate *Gate) (changed bool, err error) 
 		if held.epoch != m.Epoch || held.kin.incarnation != v.Incarnation {
 			held.cell.forget()
 		}
+		if m := held.cell.mem.Load(); m != nil && held.kin.incarnation != v.Incarnation {
+			if w := m.wallet.Load(); w != nil {
+				w.clear(held.cell)
+			}
+		}
 		if m.State == Started && (held.state != Started || held.epoch != m.Epoch) && d.next.app.SlowStart > 0 {
 			held.cell.slowStart(b.f.tick.Load())
 		}

@@ -121,7 +121,11 @@ func (c *cell) leave() {
 // that moment, the answered one included. A reply is private and fresh: it moves the estimate at once. A report is shared
 // and late: it only says "full of others", and moves the averages at the next tick.
 func (c *cell) observe(l Load, reply bool) bool {
-	others := min(max(0, l.InFlight-c.own()), MaxLimit)
+	inFlight := l.InFlight
+	if l.Granted > 0 && est(c.est.Load())&grantMask != 0 { // who guesses cannot use a granted slot; who waits for grants may get one
+		inFlight -= int(l.Granted)
+	}
+	others := min(max(0, inFlight-c.own()), MaxLimit)
 	next := l.Seq&seqMask<<seqShift | uint64(others)
 	if reply {
 		next |= replyBit
@@ -179,7 +183,12 @@ func (c *cell) forget() {
 	c.seen.Store(0)
 	c.update(func(e est) est { return e & (grantMask | rampMask) })
 	if m := c.mem.Load(); m != nil {
-		c.mem.CompareAndSwap(m, nil)
+		var kept *memory
+		if w := m.wallet.Load(); w != nil {
+			kept = &memory{}
+			kept.wallet.Store(w)
+		}
+		c.mem.CompareAndSwap(m, kept)
 	}
 }
 
@@ -210,11 +219,11 @@ func (c *cell) remember() *memory {
 
 // memory is what is remembered of a machine beyond its cell.
 type memory struct {
-	past                  // of the tick, which is one at a time
-	fails   atomic.Uint32 // failures so far
-	started atomic.Int64  // the tick at which slow start began; 0 for none
-	out     atomic.Bool   // ejected as an outlier
-	wallet  wallet        // slots granted by the owner
+	past                           // of the tick, which is one at a time
+	fails   atomic.Uint32          // failures so far
+	started atomic.Int64           // the tick at which slow start began; 0 for none
+	out     atomic.Bool            // ejected as an outlier
+	wallet  atomic.Pointer[wallet] // slots granted by the owner; nil until there is one
 }
 
 // slowStart begins slow start: the machine has just started.

@@ -75,6 +75,30 @@ func ExampleLeastLoad() {
 	// Output: nrt-0 nrt-0 hkg-1 nrt-0 hkg-1
 }
 
+// Fifteen requests wait at an edge: the near owner is told of as many as it has slots, and the far one of the rest.
+func ExampleBalancer_Asks() {
+	fleet, _ := balance.NewFleet(balance.FleetConfig{Node: "edge-nrt", Region: "nrt"})
+	b, _ := balance.New(fleet, balance.Config{Distance: trips{"nrt": time.Millisecond, "hkg": 50 * time.Millisecond}})
+	fleet.Apply(balance.PutApp{App: balance.App{ID: "gpu", Limits: balance.Limits{Soft: 1, Hard: 1}}})
+	for i := range 20 {
+		m := balance.Machine{ID: balance.MachineID(fmt.Sprint("gpu-", i)), App: "gpu", Region: "nrt", Owner: "worker-nrt", State: balance.Started}
+		if i >= 10 {
+			m.Region, m.Owner = "hkg", "worker-hkg"
+		}
+		fleet.Apply(balance.PutMachine{Machine: m, Version: balance.Version{Incarnation: 1, Seq: 1}})
+	}
+	for _, parked := range []int{3, 15} {
+		for owner, part := range b.Asks("gpu", parked) {
+			fmt.Println(parked, "wait: tell", owner, part)
+		}
+	}
+	// Output:
+	// 3 wait: tell worker-nrt 3
+	// 3 wait: tell worker-hkg -1
+	// 15 wait: tell worker-nrt 10
+	// 15 wait: tell worker-hkg 5
+}
+
 // A GPU takes one request at a time: its owner hands the slot to the node at which one waits.
 func ExampleGranter() {
 	owner, _ := balance.NewFleet(balance.FleetConfig{Node: "worker", Region: "nrt"})
@@ -90,14 +114,19 @@ func ExampleGranter() {
 	b, _ := balance.New(edge, balance.Config{})
 
 	granter, _ := balance.NewGranter(owner, balance.GranterConfig{Give: func(to balance.NodeID, g balance.Grant) { b.Take(g) }})
-	granter.Ask("edge", "gpu", 1) // one request waits there
+	for owner, part := range b.Asks("gpu", 1) { // one request waits here
+		fmt.Println("ask", owner, "for", part)
+		granter.Ask("edge", "gpu", part) // over a network, in practice
+	}
 
 	r, _ := b.Pick(balance.Request{App: "gpu"})
 	slot, _ := r.Grant()
-	_, bounce := gate.Redeem(slot, 0) // the slot was kept for it
+	_, bounce := gate.Enter(slot, 0, 0) // the slot was kept for it
 	fmt.Println(r.Machine().ID, bounce)
 
 	gate.Leave()
 	r.Release(balance.Done)
-	// Output: gpu-1 admitted
+	// Output:
+	// ask worker for 1
+	// gpu-1 admitted
 }

@@ -2,16 +2,18 @@ package balance
 
 import (
 	"fmt"
+	"math"
 	"sync"
 	"sync/atomic"
 )
 
 // Load is what the owner says of a machine in every reply, bounce and report. It was exact when it was written.
 type Load struct {
-	InFlight  int    // requests in flight, including the one that the reply answers
+	InFlight  int    // requests in flight, including the one that the reply answers, and slots granted
 	Limits    Limits // as the gate enforces them
 	State     State
 	Cordon    Cordon
+	Granted   uint16 // of InFlight, slots that are reserved for requests still to come: taken, but not in use; see [Granter]
 	CordonGen uint64
 	Epoch     uint64
 	Seq       uint64 // grows with every Load of one gate, so that older ones can be dropped
@@ -41,10 +43,11 @@ type Gate struct {
 
 	mu      sync.Mutex // serializes transitions
 	token   uint64
-	ended   bool     // the run ended by itself while the gate was closing
-	changed func()   // called after each transition, with no lock held
-	tokens  []uint64 // of slots granted and not yet redeemed
-	grants  uint64   // tokens given out so far
+	ended   bool         // the run ended by itself while the gate was closing
+	changed func()       // called after each transition, with no lock held
+	tokens  []uint64     // of slots granted and not yet redeemed
+	grants  uint64       // the last token given out
+	held    atomic.Int32 // len(tokens), for those without the lock
 	left    atomic.Pointer[func()]
 	cell    *cell // of the machine in its owner's fleet: its score follows the gate; nil for a gate of no fleet
 }
@@ -149,6 +152,9 @@ func (g *Gate) load(w uint64) Load {
 		CordonGen: g.gen.Load(),
 		Epoch:     g.epoch.Load(),
 		Seq:       g.seq.Add(1),
+	}
+	if n := g.held.Load(); n > 0 {
+		l.Granted = uint16(min(int(n), l.InFlight, math.MaxUint16))
 	}
 	if w&cordonBit != 0 {
 		l.Cordon = CordonSoft

@@ -1,6 +1,7 @@
 package balance
 
 import (
+	"context"
 	"fmt"
 	"sync"
 	"time"
@@ -14,14 +15,16 @@ type Grant struct {
 	Epoch   uint64
 	Token   uint64
 	For     time.Duration // how long the node may use it, from when it is received
-	Revoked bool          // the owner takes the slot back: another node needs it more
+	Revoked bool          // the owner takes the slot back: another node needs it more, or the machine goes to sleep
 }
 
 // GranterConfig configures a [Granter].
 type GranterConfig struct {
-	// Give carries a grant to a node: in this process to [Balancer.Take]. It is called with no lock held; required.
+	// Give carries a grant to a node: in this process to [Balancer.Take]. It is called with no lock held, on
+	// the goroutine of whatever frees a slot, and must not block; required.
 	Give func(NodeID, Grant)
-	// For is how long a grant may be used; 0 means 1 s. Unused ones return to the owner after twice as long.
+	// For is how long a grant may be used; 0 means 1 s. Unused ones return to the owner after twice as long: it has
+	// to be longer than the way to the node and back.
 	For time.Duration
 	// MaxHard is up to which hard limit a machine's slots are granted; 0 means 3. Above it guessing is good enough.
 	MaxHard int
@@ -29,9 +32,21 @@ type GranterConfig struct {
 	Now func() time.Time
 }
 
+// tickGrants is how often Run takes back and hands out.
+const tickGrants = 100 * time.Millisecond
+
 // Granter hands out the slots of an owner's machines that take 1 to 3 requests at a time: GPU pools. No node can guess
 // which of them is free now, so the owner says it: a slot goes to the node at which most requests wait, or, when nobody
 // waits, to one node after the other. All methods are safe for concurrent use.
+//
+// Nodes say how many requests wait with [Granter.Ask], split over the owners by [Balancer.Asks]. A grant reaches the node
+// through [GranterConfig.Give] and [Balancer.Take]; its next pick uses it, and the token, which [Reservation.Grant] returns,
+// travels with the request to [Gate.Enter]; package backhaul does that. Any of these messages may be lost, late or
+// doubled: the gate counts a granted slot as taken until its token is spent or taken back, so that limits hold, and what is
+// not used returns in time.
+//
+// Where all requests enter in the process that owns the machines no grants are needed: a [Balancer] reads its own gates, and
+// its picks are exact. A node that shares the machines it owns with other nodes asks itself like any other.
 type Granter struct {
 	fleet *Fleet
 	c     GranterConfig
@@ -44,21 +59,24 @@ type Granter struct {
 type granting struct {
 	slots  slots
 	out    []given
-	hooked map[*Gate]bool
+	hooked map[*Gate]uint64 // the round that saw it last
+	round  uint64
 	used   time.Time // when a request waited or a slot was used last
+	gave   time.Time // when a slot was given last
 }
 
 // given is a grant that is on its way or waits to be used.
 type given struct {
-	node  NodeID
-	gate  *Gate
-	token uint64
-	at    time.Time
-	lent  bool // given to a node at which nothing waited
+	node    NodeID
+	machine MachineID
+	gate    *Gate
+	token   uint64
+	at      time.Time
+	lent    bool // given to a node at which nothing waited
 }
 
-// NewGranter returns a granter for the machines that f's node owns. It starts nothing: it acts when it is asked, when a
-// request leaves, and on Tick.
+// NewGranter returns a granter for the machines that f's node owns; a fleet has one. It starts nothing: it acts when it is
+// asked, when a request leaves, when a row changes, and on Tick.
 func NewGranter(f *Fleet, c GranterConfig) (*Granter, error) {
 	switch {
 	case f == nil:
@@ -79,7 +97,9 @@ func NewGranter(f *Fleet, c GranterConfig) (*Granter, error) {
 	if c.Now == nil {
 		c.Now = time.Now
 	}
-	return &Granter{fleet: f, c: c, apps: map[AppID]*granting{}}, nil
+	g := &Granter{fleet: f, c: c, apps: map[AppID]*granting{}}
+	f.listen(g.changed)
+	return g, nil
 }
 
 // lendFor is how long after the last use slots are lent to nodes at which nothing waits. A lent slot counts as in flight,
@@ -90,25 +110,67 @@ const lendFor = 10 * time.Second
 const askFor = 5 * time.Second
 
 // Ask says how many requests of an app wait at a node now; it replaces what the node said before. A node that asks several
-// owners tells each a part, another one each time: told of all, several would reserve slots for the same request. Nodes say it when it
-// changes, and every second or so while they live: a node that is not heard of gets no slots.
+// owners tells each a part, another one each time: told of all, several would reserve slots for the same request.
+// [Balancer.Asks] splits them. Nodes say it when it changes, and every second or so while they live: a node that is not
+// heard of gets no slots. A negative number says that the node does not even want one at hand.
 func (g *Granter) Ask(node NodeID, app AppID, parked int) {
 	now := g.c.Now()
 	g.mu.Lock()
-	a := g.app(app)
+	a, ok := g.apps[app]
+	if !ok {
+		a = &granting{hooked: map[*Gate]uint64{}}
+		g.apps[app] = a
+	}
 	if parked > 0 {
 		a.used = now
 	}
-	a.slots.ask(node, max(parked, 0), now.Add(askFor).UnixNano())
+	a.slots.ask(node, parked, now.Add(askFor).UnixNano())
 	g.mu.Unlock()
 	g.deal(app)
 }
 
-// Tick takes back what was not used in time and hands out what is free. Call it every 100 ms or so.
+// Back takes back a slot that the node could not use, see [Config.GiveBack]. It is free at the next occasion, and not at
+// once: the same node would only fail to use it again. Of a slot that was used or taken back meanwhile it does nothing.
+func (g *Granter) Back(node NodeID, back Grant) {
+	g.mu.Lock()
+	defer g.mu.Unlock()
+	a, ok := g.apps[back.App]
+	if !ok {
+		return
+	}
+	for i, x := range a.out {
+		if x.token == back.Token && x.machine == back.Machine && x.node == node && x.gate.Revoke(x.token) {
+			a.slots.hold(node, -1)
+			a.out = append(a.out[:i], a.out[i+1:]...)
+			return
+		}
+	}
+}
+
+// Run ticks every 100 ms until ctx ends; then it returns nil.
+func (g *Granter) Run(ctx context.Context) error {
+	t := time.NewTicker(tickGrants)
+	defer t.Stop()
+	for {
+		select {
+		case <-ctx.Done():
+			return nil
+		case <-t.C:
+			g.Tick()
+		}
+	}
+}
+
+// Tick takes back what was not used in time and hands out what is free. It is for callers with a loop or a clock of their
+// own: call it every 100 ms or so.
 func (g *Granter) Tick() {
 	g.mu.Lock()
 	var apps []AppID
-	for id := range g.apps {
+	for id, a := range g.apps {
+		if len(a.slots.nodes) == 0 && len(a.out) == 0 {
+			delete(g.apps, id) // nobody has asked for long
+			continue
+		}
 		apps = append(apps, id)
 	}
 	g.mu.Unlock()
@@ -117,56 +179,35 @@ func (g *Granter) Tick() {
 	}
 }
 
-func (g *Granter) app(id AppID) *granting {
-	a, ok := g.apps[id]
-	if !ok {
-		a = &granting{hooked: map[*Gate]bool{}}
-		g.apps[id] = a
+// changed is called when rows of an app have changed. To nodes that have had slots lately it hands those of a new machine at
+// once. Others guess, and would find the slot that is on its way to them taken.
+func (g *Granter) changed(app AppID) {
+	g.mu.Lock()
+	a, ok := g.apps[app]
+	ok = ok && g.c.Now().Sub(a.gave) < lapse*tickEvery
+	g.mu.Unlock()
+	if ok {
+		g.deal(app)
 	}
-	return a
+}
+
+// gift is a message to a node.
+type gift struct {
+	node NodeID
+	Grant
 }
 
 // deal brings the grants of an app in line with its gates: level-triggered, whatever happened in between.
 func (g *Granter) deal(app AppID) {
 	now := g.c.Now()
-	type gift struct {
-		node NodeID
-		Grant
-	}
 	var gifts []gift
 	g.mu.Lock()
-	a := g.app(app)
-	a.settle(now, g.c.For)
-	if s, ok := g.fleet.App(app); ok {
-		for m := range s.rows() {
-			gate := m.cell.gate
-			if gate == nil || m.kin.limits.Hard == 0 || m.kin.limits.Hard > g.c.MaxHard {
-				continue
-			}
-			if !a.hooked[gate] {
-				a.hooked[gate] = true
-				gate.onLeave(func() { g.deal(app) })
-			}
-			for {
-				node, lacks, ok := a.slots.next(now.UnixNano())
-				if !ok || !lacks && (now.Sub(a.used) > lendFor || m.cordon() != CordonNone) {
-					break
-				}
-				token, ok := gate.Grant()
-				if !ok && lacks {
-					var from given
-					if from, ok = a.takeBack(gate, now.Add(-g.c.For/10)); ok {
-						gifts = append(gifts, gift{from.node, Grant{App: app, Machine: m.id, Token: from.token, Revoked: true}})
-						token, ok = gate.Grant()
-					}
-				}
-				if !ok {
-					break
-				}
-				a.slots.hold(node, 1)
-				a.out = append(a.out, given{node, gate, token, now, !lacks})
-				gifts = append(gifts, gift{node, Grant{App: app, Machine: m.id, Epoch: gate.epoch.Load(), Token: token, For: g.c.For}})
-			}
+	if a, ok := g.apps[app]; ok {
+		for _, x := range a.settle(now, g.c.For) {
+			gifts = append(gifts, x.revoked(app))
+		}
+		if s, ok := g.fleet.App(app); ok {
+			gifts = g.hand(s, app, a, now, gifts)
 		}
 	}
 	g.mu.Unlock()
@@ -175,22 +216,98 @@ func (g *Granter) deal(app AppID) {
 	}
 }
 
-// settle drops the grants that were used, and takes back those that were not used in time.
-func (a *granting) settle(now time.Time, lasts time.Duration) {
+// hand gives free slots to nodes: those of the best machines first. What nodes hold without need is taken from them only when
+// nothing is free and somebody waits.
+func (g *Granter) hand(s *Snapshot, app AppID, a *granting, now time.Time, gifts []gift) []gift {
+	a.round++
+	for tier := range tiers {
+		for m := range s.rows() {
+			if !g.grants(m) || m.tier != tier {
+				continue
+			}
+			gate := m.cell.gate
+			if a.hooked[gate] == 0 {
+				gate.onLeave(func() { g.deal(app) })
+			}
+			a.hooked[gate] = a.round
+			for {
+				node, lacks, ok := a.slots.next(now.UnixNano())
+				if !ok || !lacks && (now.Sub(a.used) > lendFor || tier != TierReady || gate.word.Load()&cordonBit != 0) {
+					break
+				}
+				token, ok := gate.Grant()
+				if !ok {
+					break
+				}
+				gifts = append(gifts, a.give(m, app, node, token, now, g.c.For, !lacks))
+			}
+		}
+	}
+	for gate, round := range a.hooked {
+		if round != a.round {
+			delete(a.hooked, gate) // it sleeps, or has been removed
+		}
+	}
+	for m := range s.rows() {
+		for g.grants(m) && m.tier < tiers {
+			node, lacks, ok := a.slots.next(now.UnixNano())
+			if !ok || !lacks {
+				return gifts
+			}
+			from, ok := a.takeBack(m.cell.gate, now.Add(-g.c.For/10))
+			if !ok {
+				break
+			}
+			gifts = append(gifts, from.revoked(app))
+			if token, ok := m.cell.gate.Grant(); ok {
+				gifts = append(gifts, a.give(m, app, node, token, now, g.c.For, false))
+			}
+		}
+	}
+	return gifts
+}
+
+// grants reports whether the slots of a machine are granted here.
+func (g *Granter) grants(m *row) bool {
+	return m.cell.gate != nil && m.kin.limits.Hard > 0 && m.kin.limits.Hard <= g.c.MaxHard
+}
+
+// give notes a grant.
+func (a *granting) give(m *row, app AppID, node NodeID, token uint64, now time.Time, lasts time.Duration, lent bool) gift {
+	a.gave = now
+	a.slots.hold(node, 1)
+	a.out = append(a.out, given{node, m.id, m.cell.gate, token, now, lent})
+	return gift{node, Grant{App: app, Machine: m.id, Epoch: m.cell.gate.epoch.Load(), Token: token, For: lasts}}
+}
+
+func (x *given) revoked(app AppID) gift {
+	return gift{x.node, Grant{App: app, Machine: x.machine, Token: x.token, Revoked: true}}
+}
+
+// settle drops the grants that were used, and takes back those that were not used in time. Those that it takes back before
+// it returns: of a machine that does not run, and loans of one that is about to sleep.
+func (a *granting) settle(now time.Time, lasts time.Duration) (revoked []given) {
 	kept := a.out[:0]
 	for _, x := range a.out {
-		late := now.Sub(x.at) > 2*lasts && x.gate.Revoke(x.token)
-		if late || !x.gate.granted(x.token) {
-			a.slots.hold(x.node, -1)
-			if !late {
-				a.used = now
-			}
+		w := x.gate.word.Load()
+		early := stateOf(w) != Started || x.lent && w&cordonBit != 0
+		back := (early || now.Sub(x.at) > 2*lasts) && x.gate.Revoke(x.token)
+		switch {
+		case back && early:
+			revoked = append(revoked, x)
+		case back:
+		case x.gate.granted(x.token):
+			kept = append(kept, x)
 			continue
+		default:
+			a.used = now
 		}
-		kept = append(kept, x)
+		a.slots.hold(x.node, -1)
 	}
+	clear(a.out[len(kept):])
 	a.out = kept
 	a.slots.expire(now.UnixNano())
+	return revoked
 }
 
 // takeBack revokes a slot of the gate that a node holds without need: one that was lent, or one asked for that should have

@@ -14,11 +14,13 @@ const (
 // Reservation is one request of this node counted in at one machine. It is a handle: pass it by pointer and release it
 // once; copying it is misuse.
 type Reservation struct {
-	b     *Balancer
-	row   *row
-	token uint64 // of a granted slot
-	full  bool   // the owner has said so
-	away  bool   // the owner has said that the machine does not run
+	b      *Balancer
+	row    *row
+	ticket ticket // of a granted slot; token 0 without one
+	shown  bool   // the token may have left this process
+	lost   bool   // it has not after all
+	full   bool   // the owner has said so
+	away   bool   // the owner has said that the machine does not run
 }
 
 // Machine returns the row that was picked. It is valid while the reservation is.
@@ -58,6 +60,9 @@ func (r *Reservation) Observe(l Load) {
 func (r *Reservation) Release(o Outcome) {
 	if r.row == nil {
 		panic("balance: Reservation released twice")
+	}
+	if r.ticket.token != 0 && (!r.shown || r.lost) {
+		r.giveBack()
 	}
 	b, m, full, away := r.b, r.row, r.full, r.away
 	*r = Reservation{}

@@ -17,7 +17,7 @@ type slots struct {
 // asking is what one node has said, and what it has been given and has not used.
 type asking struct {
 	node   NodeID
-	parked int
+	parked int // negative: none, and it wants no slot at hand
 	held   int
 	until  int64 // what it said counts until then, in nanoseconds of the caller's clock
 }
@@ -36,6 +36,9 @@ func (s *slots) hold(node NodeID, n int) {
 	for i := range s.nodes {
 		if s.nodes[i].node == node {
 			s.nodes[i].held += n
+			if n > 0 {
+				s.turn = i + 1
+			}
 		}
 	}
 }
@@ -61,14 +64,13 @@ func (s *slots) next(now int64) (node NodeID, lacks bool, ok bool) {
 	}
 	for i := 0; i < len(s.nodes) && best < 0; i++ {
 		j := (s.turn + i) % len(s.nodes)
-		if a := &s.nodes[j]; a.until >= now && a.held == 0 {
+		if a := &s.nodes[j]; a.until >= now && a.held == 0 && a.parked >= 0 {
 			best = j
 		}
 	}
 	if best < 0 {
 		return "", false, false
 	}
-	s.turn = best + 1
 	return s.nodes[best].node, most > 0, true
 }
 

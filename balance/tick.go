@@ -118,7 +118,7 @@ func (m *row) age(turned []MachineID, a *area, sum *gathered, share float64, rea
 			e = e.withRamp(part)
 		}
 		if _, granted := e.grant(); granted {
-			e = e.withGrant(mem.wallet.expire(a.tick), a.granted)
+			e = e.withGrant(mem.purse().expire(a.tick), a.granted)
 		}
 		if m.tier == TierReady {
 			sum.sent += taken

@@ -24,7 +24,6 @@ type edge struct {
 
 	parked []int32 // the waiting room, by serial
 	ticks  int     // so far
-	asks   int     // so far, of owners that grant
 	tries  int     // sent out and not yet answered
 }
 

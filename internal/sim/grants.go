@@ -105,18 +105,15 @@ func (s *Sim) granter(o int32) {
 	s.q.push(s.now+int64(tickEvery), evGranter, o, 0)
 }
 
-// say tells owners how many requests wait at an edge, if that has changed or again is set. Each is told of a part, another
-// one each time: told of all of them, several owners would reserve slots for the same request.
+// say tells owners how many requests wait at an edge, if that has changed or again is set.
 func (s *Sim) say(e *edge, again bool) {
 	g := s.grants
 	if g == nil || !again && int(g.said[e.index]) == len(e.parked) {
 		return
 	}
 	g.said[e.index] = int32(len(e.parked))
-	n := len(s.owners)
-	e.asks++
-	for o := range n {
-		s.send(evAsk, note{edge: e.index, owner: int32(o), waiting: (len(e.parked) + (o+int(e.index)+e.asks)%n) / n})
+	for owner, part := range s.Balancer(int(e.index)).Asks(app, len(e.parked)) {
+		s.send(evAsk, note{edge: e.index, owner: g.owners[owner], waiting: part})
 	}
 }
 

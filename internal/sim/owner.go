@@ -19,13 +19,7 @@ func (s *Sim) reach(req int32) {
 		s.lose(req)
 		return
 	}
-	var load balance.Load
-	var bounce balance.Bounce
-	if r.grant != 0 {
-		load, bounce = m.gate.Redeem(r.grant, 0)
-	} else {
-		load, bounce = m.gate.Admit(0, r.knownGen)
-	}
+	load, bounce := m.gate.Enter(r.grant, 0, r.knownGen)
 	if bounce != balance.Admitted {
 		r.load, r.outcome, r.bounce = load, balance.Bounced, bounce
 		s.q.push(s.now+s.half(s.edges[r.edge].region, m.region), evReply, req, 0)

@@ -110,7 +110,7 @@ func (p *balanced) pick(r *request) (int32, bool) {
 	}
 	m := held.Machine()
 	r.held, r.knownGen = held, m.CordonGen
-	r.grant, _ = held.Grant()
+	r.grant, _ = r.held.Grant()
 	return indexOf(m.ID), true
 }
 
