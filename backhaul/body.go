@@ -52,6 +52,9 @@ type reader struct {
 	once  sync.Once
 
 	closed func() // called when net/http closes it; nil: none
+
+	wire     *wire       // of HTTP/1.1; set before the try
+	answered atomic.Bool // the try has an answer
 }
 
 func newReader(s *source, waits bool) *reader {
@@ -132,7 +135,19 @@ func (r *reader) Read(p []byte) (int, error) {
 	if over {
 		return 0, errBodyOver // another try has it
 	}
+	if err != nil && err != io.EOF {
+		r.hold()
+	}
 	return n, err
+}
+
+// hold keeps the end of the body back while an answer comes, which net/http would cut off: a server that has begun to
+// answer may close the request's body, and a client that gets an answer may have no more to say. An owner or machine that
+// ends its answer only after the whole body is not waited for.
+func (r *reader) hold() {
+	if r.wire != nil && r.answered.Load() {
+		r.wire.wait(time.Second)
+	}
 }
 
 // ready answers a read from what there is; s.mu is held.

@@ -6,7 +6,6 @@ import (
 	"io"
 	"net"
 	"net/http"
-	"sync/atomic"
 	"time"
 )
 
@@ -26,36 +25,6 @@ type conn struct {
 	streams int // in use
 	used    bool
 	retired bool // no further streams
-}
-
-// wire counts the bytes of a connection, which is how we know what was not sent. It has no ReadFrom: bodies come from
-// readers that cannot be spliced, and every byte is to be counted as it goes.
-type wire struct {
-	net.Conn
-	wrote, got atomic.Int64
-	hello      *hello // of HTTP/2: waits for the peer's first frame
-}
-
-func (w *wire) Write(p []byte) (int, error) {
-	n, err := w.Conn.Write(p)
-	w.wrote.Add(int64(n))
-	return n, err
-}
-
-func (w *wire) Read(p []byte) (int, error) {
-	n, err := w.Conn.Read(p)
-	w.got.Add(int64(n))
-	if w.hello != nil {
-		w.hello.feed(p[:n], err)
-	}
-	return n, err
-}
-
-func (w *wire) CloseWrite() error {
-	if c, ok := w.Conn.(interface{ CloseWrite() error }); ok {
-		return c.CloseWrite()
-	}
-	return errors.ErrUnsupported
 }
 
 // roundTrip sends a request over HTTP/1.1 and returns the answer with its body, or says how that failed. body is the

@@ -101,7 +101,14 @@ func (x *exchange) send(c *conn, out *http.Request) (*http.Response, Failure, er
 			})
 			defer t.Stop()
 		}
-		return c.roundTrip(out, body, x)
+		if body != nil {
+			body.wire = c.wire
+		}
+		resp, fail, err := c.roundTrip(out, body, x)
+		if body != nil && err == nil {
+			body.answered.Store(true)
+		}
+		return resp, fail, err
 	}
 	var s *stream
 	req, s := open(out, func() {

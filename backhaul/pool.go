@@ -130,7 +130,7 @@ func dialWire(ctx context.Context, _, _ string) (net.Conn, error) {
 		return nil, err
 	}
 	guard(nc)
-	d.wire = &wire{Conn: nc, hello: d.hello}
+	d.wire = newWire(nc, d.hello)
 	return d.wire, nil
 }
 
@@ -182,20 +182,28 @@ func (p *pool) peer(name string) *peer {
 
 // take returns the last used connection of an epoch that is still alive, or nil.
 func (pe *peer) take(epoch uint64) *conn {
+	for {
+		c := pe.pop(epoch)
+		if c == nil || c.free() && c.wire.still() {
+			return c
+		}
+		c.close() // the peer closed it while it was idle, or sent what nobody had asked for
+	}
+}
+
+// pop takes the last used connection of an epoch out.
+func (pe *peer) pop(epoch uint64) *conn {
 	pe.mu.Lock()
 	defer pe.mu.Unlock()
 	pe.renew(epoch)
-	for len(pe.idle) > 0 && epoch == pe.epoch {
-		last := len(pe.idle) - 1
-		c := pe.idle[last]
-		pe.idle[last] = nil
-		pe.idle = pe.idle[:last]
-		if c.free() {
-			return c
-		}
-		c.close() // the peer closed it while it was idle
+	if len(pe.idle) == 0 || epoch != pe.epoch {
+		return nil
 	}
-	return nil
+	last := len(pe.idle) - 1
+	c := pe.idle[last]
+	pe.idle[last] = nil
+	pe.idle = pe.idle[:last]
+	return c
 }
 
 // renew drops the connections of an older epoch; pe.mu is held.
@@ -236,6 +244,7 @@ func (p *pool) keep(c *conn) bool {
 	if len(pe.idle) >= p.maxIdle {
 		pe.drop(1)
 	}
+	c.wire.rest()
 	c.peer, c.idleAt = pe, time.Now()
 	pe.idle = append(pe.idle, c)
 	if pe.timer == nil && p.idleTimeout > 0 {

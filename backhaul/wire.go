@@ -1,0 +1,146 @@
+package backhaul
+
+import (
+	"errors"
+	"net"
+	"runtime"
+	"sync"
+	"sync/atomic"
+	"time"
+)
+
+// wire is a connection that knows what went over it. It counts bytes, which is how we know what was not sent. It has no
+// ReadFrom: bodies come from readers that cannot be spliced, and every byte is to be counted as it goes.
+//
+// On HTTP/1.1 nothing but its place tells whose answer some bytes are, so bytes that come while no request is under way
+// must never be taken for the answer of the next one. net/http reads all the time and gives a connection up on such
+// bytes, unless the next request comes first. So a wire has phases:
+//
+//	open --put back--> idle --first byte of the next request--> open
+//	                    '-----anything arrives, or the end-----> spoilt
+//
+// What arrives at an idle wire is not handed to net/http. An idle wire is lent only while net/http waits in Read, as then
+// it has no byte left over from before; and it opens only where the kernel has received no byte that we have not read.
+type wire struct {
+	net.Conn
+	wrote, got atomic.Int64
+	hello      *hello // of HTTP/2: waits for the peer's first frame
+
+	phase   atomic.Int32
+	reading atomic.Bool // somebody is in Read
+	kernel  kernel
+	began   int64         // what was written before the present request
+	once    sync.Once     // closes over
+	over    chan struct{} // nothing more can be read; nil over HTTP/2
+}
+
+const (
+	phaseOpen int32 = iota
+	phaseIdle
+	phaseSpoilt
+)
+
+var errUnasked = errors.New("backhaul: the peer closed an idle connection, or sent on it what nobody had asked for")
+
+func newWire(c net.Conn, h *hello) *wire {
+	w := &wire{Conn: c, hello: h}
+	if h == nil {
+		w.over = make(chan struct{})
+		w.kernel.watch(c)
+	}
+	return w
+}
+
+// rest makes the wire idle: the answer has been read to its end.
+func (w *wire) rest() { w.phase.CompareAndSwap(phaseOpen, phaseIdle) }
+
+// maxYields bounds the wait for the goroutine that reads: after an answer it takes a moment to come back to Read.
+const maxYields = 64
+
+// still reports whether an idle wire may be lent: nothing is left over from before, in our buffers or the kernel's.
+func (w *wire) still() bool {
+	for n := 0; !w.reading.Load(); n++ {
+		if n == maxYields {
+			return false // rather dial than guess
+		}
+		runtime.Gosched()
+	}
+	return w.phase.Load() == phaseIdle && !w.kernel.holds(w.got.Load())
+}
+
+// begin opens an idle wire for a request. Time has passed since it was lent: the request's body may have been waited for.
+// Bytes that another goroutine has taken from the kernel and not counted yet are seen here, or it sees that the wire was idle.
+func (w *wire) begin() bool {
+	if w.kernel.holds(w.got.Load()) || !w.phase.CompareAndSwap(phaseIdle, phaseOpen) {
+		return false
+	}
+	w.began = w.wrote.Load()
+	return true
+}
+
+func (w *wire) Read(p []byte) (int, error) {
+	w.reading.Store(true)
+	n, err := w.Conn.Read(p)
+	w.reading.Store(false)
+	if n > 0 && w.phase.Load() != phaseOpen && (w.phase.CompareAndSwap(phaseIdle, phaseSpoilt) || w.phase.Load() == phaseSpoilt) {
+		n, err = 0, errUnasked
+	}
+	w.got.Add(int64(n))
+	if err != nil && w.over != nil {
+		w.end()
+	}
+	if w.hello != nil {
+		w.hello.feed(p[:n], err)
+	}
+	return n, err
+}
+
+// Write writes. A peer that answers and closes while a request's body is still on its way makes us fail to write although
+// its answer is there, or about to be: then the error is told when there is nothing more to read.
+func (w *wire) Write(p []byte) (int, error) {
+	if w.phase.Load() != phaseOpen && !w.begin() {
+		return 0, errUnasked
+	}
+	n, err := w.Conn.Write(p)
+	wrote := w.wrote.Add(int64(n))
+	if err != nil && w.over != nil && wrote > w.began {
+		w.wait(silence)
+	}
+	return n, err
+}
+
+// wait waits until nothing more can be read, or nothing has come for so long. What cannot be written can usually not be
+// read any more either, beyond what has come; a bound is for connections that are stranger than that.
+func (w *wire) wait(most time.Duration) {
+	t := time.NewTicker(most)
+	defer t.Stop()
+	for {
+		got := w.got.Load()
+		select {
+		case <-w.over:
+			return
+		case <-t.C:
+			if w.got.Load() == got {
+				return
+			}
+		}
+	}
+}
+
+func (w *wire) end() { w.once.Do(func() { close(w.over) }) }
+
+// Close closes the connection.
+func (w *wire) Close() error {
+	if w.over != nil {
+		w.end()
+	}
+	return w.Conn.Close()
+}
+
+// CloseWrite ends one direction.
+func (w *wire) CloseWrite() error {
+	if c, ok := w.Conn.(interface{ CloseWrite() error }); ok {
+		return c.CloseWrite()
+	}
+	return errors.ErrUnsupported
+}
