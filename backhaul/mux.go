@@ -69,6 +69,7 @@ const (
 
 var (
 	errNoStream = errors.New("backhaul: no HTTP/2 stream got free in time")
+	errOlder    = errors.New("backhaul: the machine has been started again since")
 	errGone     = errors.New("backhaul: these connections have left the pool: look again")
 )
 
@@ -85,7 +86,10 @@ func (m *mux) get(ctx context.Context, x *exchange) (c *conn, reused bool, err e
 	m.look(x)
 	failed := m.failed
 	for {
-		if c := m.reserve(x.epoch); c != nil {
+		if m.pool.near && x.epoch < m.epoch {
+			return nil, false, errOlder
+		}
+		if c := m.reserve(); c != nil {
 			reused := c.used
 			c.used = true
 			return c, reused, nil
@@ -121,10 +125,7 @@ func (m *mux) get(ctx context.Context, x *exchange) (c *conn, reused bool, err e
 
 // reserve takes a stream of the first connection that has one; m.mu is held. First ones fill up first, so that the others
 // die of age.
-func (m *mux) reserve(epoch uint64) *conn {
-	if epoch != m.epoch {
-		return nil
-	}
+func (m *mux) reserve() *conn {
 	for i := 0; i < len(m.conns); i++ {
 		c := m.conns[i]
 		if c.cc.Err() != nil {
@@ -161,7 +162,7 @@ func (m *mux) look(x *exchange) {
 // start dials on a goroutine of its own, so that a request that gives up takes no connection from others; m.mu is held.
 func (m *mux) start(ctx context.Context, x *exchange, class int) {
 	m.dialing++
-	limit, dial, epoch := m.pool.limit(x), x.dial, x.epoch
+	limit, dial, epoch := m.pool.limit(x), x.dial, m.epoch
 	ctx = context.WithoutCancel(ctx)
 	go func() {
 		c, err := m.dial(ctx, dial, limit, class)

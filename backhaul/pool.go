@@ -10,8 +10,8 @@ import (
 	"time"
 )
 
-// pool keeps connections to peers: owners of machines, or machines. A peer is a name and an epoch; connections of an
-// older epoch are never used again. The last used connection is used first, so that a burst's surplus dies of age.
+// pool keeps connections to peers: owners of machines, or machines. A peer is a name and an epoch, which for an owner is its
+// incarnation; connections of an older epoch are never used again. The last used connection is used first, so that a burst's surplus dies of age.
 type pool struct {
 	poolConfig
 	transport *http.Transport                         // of HTTP/1.1
@@ -150,6 +150,10 @@ func (p *pool) get(ctx context.Context, x *exchange, fresh bool) (c *conn, reuse
 			return c, true, nil
 		}
 	}
+	epoch := x.epoch
+	if !p.near {
+		epoch = pe.newest(epoch)
+	}
 	d := &dialing{dial: x.dial}
 	ctx = context.WithValue(ctx, dialingKey{}, d)
 	if limit := p.limit(x); limit > 0 {
@@ -161,7 +165,7 @@ func (p *pool) get(ctx context.Context, x *exchange, fresh bool) (c *conn, reuse
 	if err != nil {
 		return nil, false, err
 	}
-	return &conn{cc: cc, wire: d.wire, peer: pe, epoch: x.epoch}, false, nil
+	return &conn{cc: cc, wire: d.wire, peer: pe, epoch: epoch}, false, nil
 }
 
 func (p *pool) mux(k peerKey) *mux {
@@ -180,7 +184,7 @@ func (p *pool) peer(name string) *peer {
 	return v.(*peer)
 }
 
-// take returns the last used connection of an epoch that is still alive, or nil.
+// take returns the last used connection that is still alive, or nil.
 func (pe *peer) take(epoch uint64) *conn {
 	for {
 		c := pe.pop(epoch)
@@ -191,12 +195,13 @@ func (pe *peer) take(epoch uint64) *conn {
 	}
 }
 
-// pop takes the last used connection of an epoch out.
+// pop takes the last used connection out. A row of an owner's earlier incarnation may still be there when another row has
+// told of the next: who owns the machine now says the process that there is. A machine's earlier epoch is over.
 func (pe *peer) pop(epoch uint64) *conn {
 	pe.mu.Lock()
 	defer pe.mu.Unlock()
 	pe.renew(epoch)
-	if len(pe.idle) == 0 || epoch != pe.epoch {
+	if len(pe.idle) == 0 || epoch < pe.epoch && pe.pool.near {
 		return nil
 	}
 	last := len(pe.idle) - 1
@@ -204,6 +209,13 @@ func (pe *peer) pop(epoch uint64) *conn {
 	pe.idle[last] = nil
 	pe.idle = pe.idle[:last]
 	return c
+}
+
+// newest returns the epoch of what is dialled now: perhaps a later one than the request knows.
+func (pe *peer) newest(epoch uint64) uint64 {
+	pe.mu.Lock()
+	defer pe.mu.Unlock()
+	return max(epoch, pe.epoch)
 }
 
 // renew drops the connections of an older epoch; pe.mu is held.

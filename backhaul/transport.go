@@ -21,7 +21,7 @@ type Transport struct {
 	c        Config
 	limits   limits
 	key      []string
-	owners   *pool // by node
+	owners   *pool // by node and incarnation
 	machines *pool // by machine and epoch; only those of this process
 	kept     atomic.Int64
 	routes   routes

@@ -62,7 +62,7 @@ func (f *flight) remote(x *exchange) (*http.Response, balance.Bounce, balance.Lo
 		err := fmt.Errorf("backhaul: node %q owns the machine and Config.Dial is nil: set it to reach other nodes", owner)
 		return nil, balance.Admitted, balance.Load{}, FailDial, f.machineError(FailDial, err)
 	}
-	x.pool, x.name = t.owners, string(owner)
+	x.pool, x.name, x.epoch = t.owners, string(owner), f.res.Incarnation()
 	x.dial = func(ctx context.Context) (net.Conn, error) { return t.c.Dial(ctx, owner) }
 	x.patience = t.c.AdmitTimeout
 	if x.h2 = t.h2(f.req); x.h2 {

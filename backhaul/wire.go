@@ -27,7 +27,8 @@ type wire struct {
 	hello      *hello // of HTTP/2: waits for the peer's first frame
 
 	phase   atomic.Int32
-	reading atomic.Bool // somebody is in Read
+	reading atomic.Bool                   // somebody is in Read
+	waiter  atomic.Pointer[chan struct{}] // of who waits for that; nil: nobody
 	kernel  kernel
 	began   int64         // what was written before the present request
 	once    sync.Once     // closes over
@@ -54,18 +55,40 @@ func newWire(c net.Conn, h *hello) *wire {
 // rest makes the wire idle: the answer has been read to its end.
 func (w *wire) rest() { w.phase.CompareAndSwap(phaseOpen, phaseIdle) }
 
-// maxYields bounds the wait for the goroutine that reads: after an answer it takes a moment to come back to Read.
-const maxYields = 64
+// After an answer the goroutine that reads takes a moment to come back to Read. Mostly that has passed; else it is let run,
+// and where the machine is busy a little longer is waited for it. That is cheaper than another connection.
+const (
+	yields   = 64
+	maxStill = 5 * time.Millisecond
+)
 
 // still reports whether an idle wire may be lent: nothing is left over from before, in our buffers or the kernel's.
 func (w *wire) still() bool {
-	for n := 0; !w.reading.Load(); n++ {
-		if n == maxYields {
-			return false // rather dial than guess
-		}
+	for n := 0; n < yields && !w.reading.Load(); n++ {
 		runtime.Gosched()
 	}
+	if !w.reading.Load() && !w.await() {
+		return false // rather dial than guess
+	}
 	return w.phase.Load() == phaseIdle && !w.kernel.holds(w.got.Load())
+}
+
+// await waits until somebody is in Read, or the wire is closed.
+func (w *wire) await() bool {
+	came := make(chan struct{}, 1)
+	w.waiter.Store(&came)
+	defer w.waiter.Store(nil)
+	if w.reading.Load() {
+		return true
+	}
+	t := time.NewTimer(maxStill)
+	defer t.Stop()
+	select {
+	case <-came:
+	case <-w.over:
+	case <-t.C:
+	}
+	return w.reading.Load()
 }
 
 // begin opens an idle wire for a request. Time has passed since it was lent: the request's body may have been waited for.
@@ -80,6 +103,12 @@ func (w *wire) begin() bool {
 
 func (w *wire) Read(p []byte) (int, error) {
 	w.reading.Store(true)
+	if c := w.waiter.Load(); c != nil {
+		select {
+		case *c <- struct{}{}:
+		default:
+		}
+	}
 	n, err := w.Conn.Read(p)
 	w.reading.Store(false)
 	if n > 0 && w.phase.Load() != phaseOpen && (w.phase.CompareAndSwap(phaseIdle, phaseSpoilt) || w.phase.Load() == phaseSpoilt) {

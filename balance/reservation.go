@@ -26,6 +26,10 @@ type Reservation struct {
 // Machine returns the row that was picked. It is valid while the reservation is.
 func (r *Reservation) Machine() *Machine { return r.row.machine() }
 
+// Incarnation returns which start of the machine's owner the picked row is from: a later one is another process, and
+// nothing that was agreed with an earlier one holds. It is valid while the reservation is.
+func (r *Reservation) Incarnation() uint64 { return r.row.kin.incarnation }
+
 // Gate returns the gate of the machine when this process owns it, else nil.
 func (r *Reservation) Gate() *Gate { return r.row.cell.gate }
 
