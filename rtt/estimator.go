@@ -51,7 +51,7 @@ func (e entry) duration() time.Duration { return time.Duration(e.rtt) * tick }
 // queue, so the minima of the four windows before count too, as long as they differ by less than half of the noise
 // (p90 - minimum): on a quiet path they never do, and it is the last 60 samples alone.
 //
-// Observe and Miss take constant time and allocate nothing. Only differences of the times passed in are used, so they
+// Observe, Miss and Lose take constant time and allocate nothing. Only differences of the times passed in are used, so they
 // should carry a monotonic reading. The zero value is ready. An Estimator is not safe for concurrent use.
 //
 // Invariant: the base is one of the accepted samples, never below their minimum and never above the last window's
@@ -111,11 +111,7 @@ func (e *Estimator) Observe(now time.Time, s Sample) bool {
 		e.alive(now)
 		return true
 	}
-	if s.Late {
-		e.loss.takeBack()
-	} else {
-		e.loss.add(1, 0)
-	}
+	e.loss.add(1, 0)
 	e.alive(now)
 	e.push(x)
 	e.test(now, x)
@@ -154,13 +150,17 @@ func (e *Estimator) base() entry {
 	return low
 }
 
-// Miss takes in that a probe was not answered in time.
+// Miss takes in that a probe was not answered in the time its path usually takes: after three in a row the peer is lost.
+// It is no loss yet, for the path may have become longer and the answer be under way; see [Estimator.Lose].
 func (e *Estimator) Miss() {
-	e.loss.add(1, 1)
 	if e.missed < 255 {
 		e.missed++
 	}
 }
+
+// Lose takes in that a probe will not be answered any more: it counts in [Stat.Loss]. Call it once for a probe, after so
+// long that whatever answers has answered; a [Mesh] waits for three seconds.
+func (e *Estimator) Lose() { e.loss.add(1, 1) }
 
 // Restart forgets the window, because the peer was restarted or moved. The old base is still answered, as stale, until
 // the first new sample, so that a restart is never a distance of zero.

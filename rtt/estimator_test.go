@@ -165,13 +165,13 @@ func TestEstimatorStat(t *testing.T) {
 		}
 	}
 	e.Miss()
+	if s := e.Stat(now); s.Loss != (Fraction{0, 20}) {
+		t.Errorf("of what is only late the loss is %v, want 0 of 20", s.Loss)
+	}
+	e.Lose()
 	s := e.Stat(now.Add(time.Second))
 	if s.Base != 40*ms || s.P90 != 57*ms || s.Jitter != 17*ms || s.Samples != 20 || s.Age != time.Second || s.Loss != (Fraction{1, 21}) || !s.Kernel {
 		t.Errorf("%+v", s)
-	}
-	e.Observe(now, Sample{RTT: 50 * ms, Source: SourceUDP, Late: true})
-	if s := e.Stat(now); s.Loss != (Fraction{0, 21}) {
-		t.Errorf("after the late answer loss is %v, want 0 of 21", s.Loss)
 	}
 }
 
@@ -288,6 +288,7 @@ func TestObserveAllocatesNothing(t *testing.T) {
 		now = now.Add(time.Second)
 		e.Observe(now, Sample{RTT: 50*ms + time.Duration(i*7919%1000)*30*time.Microsecond, Source: SourceUDP})
 		e.Miss()
+		e.Lose()
 	}); n != 0 {
 		t.Errorf("%v allocations", n)
 	}

@@ -56,6 +56,7 @@ func (m *Mesh) fallback(ctx context.Context, o outgoing) {
 		m.count.answered.Add(1)
 	} else {
 		m.miss(o.p, now, o.way)
+		m.lose(o.p)
 	}
 	m.mu.Unlock()
 	if ok && m.cfg.Trace.Sample != nil {

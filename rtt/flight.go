@@ -2,8 +2,12 @@ package rtt
 
 import "time"
 
-// flights are the probes of one peer that may still be answered, the last eight. Times are monotonic readings since
+// flights are the probes of one peer that may still be answered, eight at most. Times are monotonic readings since
 // any one origin. The zero value is empty.
+//
+// Late and lost are two things. When a way becomes longer at once, from 37 ms to 600 ms say, every answer comes after
+// its time for a while: the peer is asked again, and after three such answers that do not come it counts as lost. But a
+// probe counts as a loss only when it is not answered for as long as answers are taken.
 type flights [8]flight
 
 type flight struct {
@@ -11,7 +15,7 @@ type flight struct {
 	nonce uint64
 	sent  time.Duration // monotonic
 	wall  time.Duration // wall clock at the same moment
-	due   time.Duration // when it is given up
+	due   time.Duration // when it is overdue, then when it is lost
 	phase phase
 	path  uint8 // which address of the peer it went to
 	put   bool  // due was put off once
@@ -22,42 +26,84 @@ type phase uint8
 const (
 	landed  phase = iota // nothing is under way
 	flying               // sent
-	overdue              // given up; a late answer is still taken
+	overdue              // not answered in time; the answer is still taken
 )
 
-func (fs *flights) slot(seq uint64) *flight { return &fs[seq%uint64(len(fs))] }
+// of returns probe seq, nil when it is not under way.
+func (fs *flights) of(seq uint64) *flight {
+	for i := range fs {
+		if f := &fs[i]; f.phase != landed && f.seq == seq {
+			return f
+		}
+	}
+	return nil
+}
 
-// launch notes probe seq, and reports whether it pushed out one that was neither answered nor given up.
-func (fs *flights) launch(seq, nonce uint64, now, timeout time.Duration, path uint8) (lost bool) {
-	f := fs.slot(seq)
-	lost = f.phase == flying
+// free returns where the next probe goes: where nothing is, or the oldest was.
+func (fs *flights) free() *flight {
+	oldest := &fs[0]
+	for i := range fs {
+		f := &fs[i]
+		if f.phase == landed {
+			return f
+		}
+		if f.sent < oldest.sent {
+			oldest = f
+		}
+	}
+	return oldest
+}
+
+// room reports whether a probe may be launched at now: not while eight are under way, of which the oldest is younger
+// than any usual answer. Where probes go out faster than answers can come, that keeps the first from being forgotten
+// before its answer is there.
+func (fs *flights) room(now time.Duration) bool {
+	f := fs.free()
+	return f.phase == landed || now-f.sent >= timeoutMax
+}
+
+// under returns how many are under way.
+func (fs *flights) under() (n int) {
+	for i := range fs {
+		if fs[i].phase != landed {
+			n++
+		}
+	}
+	return n
+}
+
+// launch notes probe seq. When it pushes out one that was not answered, that is lost; missed tells that it was not even
+// overdue.
+func (fs *flights) launch(seq, nonce uint64, now, timeout time.Duration, path uint8) (missed, lost bool) {
+	f := fs.free()
+	missed, lost = f.phase == flying, f.phase != landed
 	*f = flight{seq: seq, nonce: nonce, sent: now, due: now + timeout, phase: flying, path: path}
-	return lost
+	return missed, lost
 }
 
 // stamp corrects the time probe seq was sent at.
 func (fs *flights) stamp(seq uint64, mono, wall time.Duration) {
-	if f := fs.slot(seq); f.seq == seq {
+	if f := fs.of(seq); f != nil {
 		f.sent, f.wall = mono, wall
 	}
 }
 
-// due returns when the next probe is to be given up, false when none is flying.
+// due returns when the next probe is overdue or lost, false when none is under way.
 func (fs *flights) due() (at time.Duration, ok bool) {
 	for i := range fs {
-		if f := &fs[i]; f.phase == flying && (!ok || f.due < at) {
+		if f := &fs[i]; f.phase != landed && (!ok || f.due < at) {
 			at, ok = f.due, true
 		}
 	}
 	return at, ok
 }
 
-// expire gives up what is overdue at now and returns how many that are. When the caller comes late, then so did
-// whoever reads answers: they may be waiting in the socket. So probes get as much longer, once.
-func (fs *flights) expire(now, late time.Duration) (n int) {
+// expire returns how many probes are newly overdue at now, and how many are lost. When the caller comes late, then so
+// did whoever reads answers: they may be waiting in the socket. So probes get as much longer, once.
+func (fs *flights) expire(now, late time.Duration) (missed, lost int) {
 	for i := range fs {
 		f := &fs[i]
-		if f.phase != flying || f.due > now {
+		if f.phase == landed || f.due > now {
 			continue
 		}
 		if late > 20*time.Millisecond && !f.put {
@@ -65,20 +111,34 @@ func (fs *flights) expire(now, late time.Duration) (n int) {
 			f.due = now + min(late, time.Second)
 			continue
 		}
-		f.phase = overdue
-		n++
+		if f.phase == flying {
+			missed++
+			f.phase, f.due = overdue, f.until()
+		}
+		if f.due <= now {
+			lost++
+			*f = flight{}
+		}
 	}
-	return n
+	return missed, lost
+}
+
+// until is how long an answer to f is taken.
+func (f *flight) until() time.Duration {
+	if f.put {
+		return f.sent + answerable + time.Second
+	}
+	return f.sent + answerable
 }
 
 // land takes in an answer that arrived at now. It is false for one nobody waits for: of another probe, the second,
 // after three seconds, or of a probe that went elsewhere.
-func (fs *flights) land(seq, nonce uint64, now time.Duration, path uint8) (f flight, late, ok bool) {
-	s := fs.slot(seq)
-	if s.seq != seq || s.nonce != nonce || s.path != path || s.phase == landed || now-s.sent > answerable {
-		return flight{}, false, false
+func (fs *flights) land(seq, nonce uint64, now time.Duration, path uint8) (f flight, ok bool) {
+	s := fs.of(seq)
+	if s == nil || s.nonce != nonce || s.path != path || now > s.until() {
+		return flight{}, false
 	}
 	f = *s
 	*s = flight{}
-	return f, f.phase == overdue, true
+	return f, true
 }

@@ -8,6 +8,8 @@ import "time"
 type ladder struct {
 	rung  Source // 0 means SourceUDP
 	fails int    // in a row, on rung
+	turn  uint8  // of the search, see next
+	web   bool   // HTTP's turn among those that are not UDP
 	retry time.Time
 }
 
@@ -19,8 +21,9 @@ const (
 	climbEvery = 30 * time.Second
 )
 
-// next says how to send the next probe, given the ways the peer has; SourceNone when it has none.
-func (l *ladder) next(now time.Time, udp, tcp, http bool) Source {
+// next says how to send the next probe, given the ways the peer has and whether one of another kind than UDP is still
+// under way; SourceNone when it has none.
+func (l *ladder) next(now time.Time, udp, tcp, http, busy bool) Source {
 	if !udp {
 		switch {
 		case tcp && (!http || l.fails/blockedAfter%2 == 0):
@@ -41,25 +44,30 @@ func (l *ladder) next(now time.Time, udp, tcp, http bool) Source {
 	if l.fails < blockedAfter {
 		return cur
 	}
-	// Nothing answers on this rung: UDP on every second probe, the others between.
-	ways := [4]Source{SourceUDP, SourceTCP, SourceUDP, SourceHTTP}
-	switch w := ways[l.fails%4]; {
-	case w == SourceTCP && tcp, w == SourceHTTP && http:
-		return w
+	// Nothing answers on this rung: UDP on every second probe, the others between, TCP first. Probes are counted and not
+	// their failures, of which many may come at once.
+	l.turn++
+	switch {
+	case l.turn%2 == 0 || busy || !tcp && !http:
+		return SourceUDP
+	case tcp && !(http && l.web):
+		l.web = true
+		return SourceTCP
 	}
-	return SourceUDP
+	l.web = false
+	return SourceHTTP
 }
 
 // result takes in how a probe ended.
 func (l *ladder) result(now time.Time, way Source, ok bool) {
 	switch {
 	case ok && way == SourceUDP:
-		l.rung, l.fails = SourceUDP, 0
+		l.rung, l.fails, l.turn, l.web = SourceUDP, 0, 0, false
 	case ok && (l.rung == way || l.fails >= blockedAfter):
 		if l.rung != way {
 			l.retry = now.Add(climbEvery)
 		}
-		l.rung, l.fails = way, 0
+		l.rung, l.fails, l.turn, l.web = way, 0, 0, false
 	case ok:
 		// A late answer of a rung that is not needed.
 	case way == l.rung || l.rung == SourceNone || l.fails >= blockedAfter:

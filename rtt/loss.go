@@ -16,7 +16,7 @@ func (t *tally) add(n, lost int) {
 	}
 }
 
-// takeBack turns one counted loss into a success: its answer was only late.
+// takeBack turns one counted loss into a success: it was only overtaken.
 func (t *tally) takeBack() {
 	switch {
 	case t.lost > 0:
@@ -46,8 +46,15 @@ func (d *directions) reply(session, seq, count uint64) {
 		d.session, d.seq, d.count = session, seq, count
 		return
 	}
-	if seq <= d.seq {
-		d.in.takeBack() // an answer that was overtaken: it had been counted as lost on its way back
+	if seq <= d.seq { // overtaken, as all are for a moment when a path becomes shorter
+		if count <= d.count {
+			d.in.takeBack() // on its way back: it had been counted as lost there
+			return
+		}
+		if d.found(count-d.count) > 0 { // on its way there: the far end had it after the one that was answered before
+			d.in.takeBack()
+		}
+		d.count = count
 		return
 	}
 	sent := seq - d.seq
@@ -55,8 +62,23 @@ func (d *directions) reply(session, seq, count uint64) {
 		d.seq, d.count = seq, count // the far end forgot us meanwhile
 		return
 	}
-	arrived := min(count-d.count, sent) // more than were sent: overtaken probes of before
+	arrived := count - d.count
+	if arrived > sent { // more than were sent: probes of before that were overtaken
+		d.found(arrived - sent)
+		arrived = sent
+	}
 	d.out.add(int(sent), int(sent-arrived))
 	d.in.add(int(arrived), int(arrived-1))
 	d.seq, d.count = seq, count
+}
+
+// found takes in that n probes have arrived which had been counted as lost on their way out, and returns how many were.
+// Their answers are awaited.
+func (d *directions) found(n uint64) uint64 {
+	n = min(n, uint64(d.out.fraction().Lost))
+	for range n {
+		d.out.takeBack()
+		d.in.add(1, 1)
+	}
+	return n
 }

@@ -305,6 +305,7 @@ func (m *Mesh) setPeers(now time.Time, nodes []Node) {
 		}
 		if p.node.Addr != n.Addr {
 			p.path++
+			p.flying = flights{} // what went to the old address says nothing of the new one
 			p.est.Restart()
 			p.ladder = ladder{}
 			p.pace.begin(now, rand.Uint64())

@@ -31,7 +31,7 @@ func newOutbox(m *Mesh) *outbox { return &outbox{m: m} }
 // maxBatch is how many probes are sent before the table gets its turn.
 const maxBatch = 64
 
-// round gives up what is overdue, sends what is due, and returns when there is more to do, zero for never.
+// round counts what is overdue or lost, sends what is due, and returns when there is more to do, zero for never.
 func (s *outbox) round(ctx context.Context, wg *sync.WaitGroup, now time.Time) time.Time {
 	m := s.m
 	if keys := m.keys.Load(); keys != s.keys {
@@ -76,21 +76,34 @@ func (p *peer) due(now time.Time) time.Time {
 	return p.pace.next
 }
 
-// giveUp counts the probes of p that should have been answered by now. This round comes late by so much.
+// giveUp counts the probes of p that should have been answered by now, and those that will not be any more. This round
+// comes late by so much.
 func (m *Mesh) giveUp(p *peer, now time.Time, late time.Duration) {
-	for range p.flying.expire(mono(now), late) {
+	missed, lost := p.flying.expire(mono(now), late)
+	for range missed {
 		m.miss(p, now, SourceUDP)
+	}
+	for range lost {
+		m.lose(p)
 	}
 }
 
-// miss takes in that a probe of p was not answered. m.mu is held.
+// lose takes in that a probe of p will not be answered any more. m.mu is held.
+func (m *Mesh) lose(p *peer) {
+	p.est.Lose()
+	m.touch()
+}
+
+// miss takes in that a probe of p was not answered in time. m.mu is held.
 func (m *Mesh) miss(p *peer, now time.Time, way Source) {
 	before := p.est.State(now)
 	p.est.Miss()
 	p.ladder.result(now, way, false)
 	m.touch()
 	if before == StateFresh || before == StateStale {
-		p.pace.missed(now)
+		if p.flying.under() <= len(p.flying)/2 { // else it is a long way, on which they only come late
+			p.pace.missed(now)
+		}
 		if p.est.State(now) == StateLost {
 			m.urgent = true
 		}
@@ -101,8 +114,8 @@ func (m *Mesh) miss(p *peer, now time.Time, way Source) {
 func (s *outbox) plan(p *peer, now time.Time) {
 	m := s.m
 	p.pace.sent(now, rand.Uint64())
-	way := p.ladder.next(now, p.node.Addr.IsValid(), p.node.TCP.IsValid(), p.node.HTTP != "")
-	if way == SourceNone || way != SourceUDP && p.busy {
+	way := p.ladder.next(now, p.node.Addr.IsValid(), p.node.TCP.IsValid(), p.node.HTTP != "", p.busy)
+	if way == SourceNone || way != SourceUDP && p.busy || way == SourceUDP && !p.flying.room(mono(now)) {
 		return
 	}
 	base, ok := p.est.Base()
@@ -111,8 +124,12 @@ func (s *outbox) plan(p *peer, now time.Time) {
 		p.seq++
 		// The runtime's generator is seeded by the system and cannot be predicted by a peer.
 		o.seq, o.nonce = p.seq, rand.Uint64()
-		if p.flying.launch(o.seq, o.nonce, mono(now), timeout(base, ok), p.path) {
+		missed, lost := p.flying.launch(o.seq, o.nonce, mono(now), timeout(base, ok), p.path)
+		if missed {
 			m.miss(p, now, SourceUDP)
+		}
+		if lost {
+			m.lose(p)
 		}
 	} else {
 		p.busy = true
@@ -135,7 +152,7 @@ func (s *outbox) send(ctx context.Context, wg *sync.WaitGroup, o *outgoing) {
 	o.p.flying.stamp(o.seq, mono(at), wall(at))
 	m.mu.Unlock()
 	if err := m.sock.write(s.buf[:], o.node.Addr); err != nil {
-		m.count.sendErrors.Add(1) // it will be given up like any other
+		m.count.sendErrors.Add(1) // it will be missed like any other
 	}
 }
 
@@ -162,7 +179,7 @@ func (m *Mesh) reply(a *arrival, k *packet) drop {
 	if a.from != p.node.Addr {
 		path++ // none of its probes went there
 	}
-	f, late, ok := p.flying.land(k.seq, k.nonce, mono(a.now), path)
+	f, ok := p.flying.land(k.seq, k.nonce, mono(a.now), path)
 	if !ok {
 		m.mu.Unlock()
 		return dropUnasked
@@ -182,7 +199,6 @@ func (m *Mesh) reply(a *arrival, k *packet) drop {
 		residence: time.Duration(k.sent - k.received), farStamped: k.flags&flagKernel != 0,
 	}
 	s, ok := x.sample(base)
-	s.Late = late
 	m.accept(p, a.now, s, ok)
 	id := p.node.ID
 	m.mu.Unlock()

@@ -10,11 +10,12 @@ const (
 	// probe together.
 	spread = 20 * time.Millisecond
 	// timeouts of a probe: three times the usual round trip and what a scheduler may add. A late answer still counts,
-	// so a short one costs little, and makes a lost peer known within a second.
+	// and is no loss, so a short one costs little, and makes a lost peer known within a second.
 	timeoutMin  = 200 * time.Millisecond
 	timeoutMax  = time.Second
 	timeoutMore = 50 * time.Millisecond
-	// answerable is how long an answer is still taken.
+	// answerable is how long an answer is still taken. One that never came by then is a loss: it is generous for any path
+	// that is worth using, so that a path which becomes much longer at once does not look like one that loses packets.
 	answerable = 3 * time.Second
 )
 
@@ -60,8 +61,8 @@ func (p *pace) sent(now time.Time, random uint64) {
 	}
 }
 
-// missed is called when a probe was given up and the peer is not yet lost: asking again at once tells a lost packet
-// from a lost peer.
+// missed is called when a probe is overdue and the peer is not yet lost: asking again at once tells a lost packet from a
+// lost peer.
 func (p *pace) missed(now time.Time) {
 	if at := now.Add(quickGap); at.Before(p.next) {
 		p.next = at

@@ -141,7 +141,7 @@ func TestLadder(t *testing.T) {
 	play := func(l *ladder, now *time.Time, n int, hasUDP, hasTCP, hasHTTP bool, works func(way) bool) (used []way) {
 		for range n {
 			*now = now.Add(time.Second)
-			w := l.next(*now, hasUDP, hasTCP, hasHTTP)
+			w := l.next(*now, hasUDP, hasTCP, hasHTTP, false)
 			used = append(used, w)
 			if w != SourceNone {
 				l.result(*now, w, works(w))
@@ -201,6 +201,19 @@ func TestLadder(t *testing.T) {
 		u := play(&l, &now, 100, true, true, true, only())
 		if count(u, udp) < 50 || count(u, tcp) < 20 || count(u, web) < 20 {
 			t.Error(u)
+		}
+	})
+	t.Run("many udp probes fail at once: tcp is the first to be tried, and http not while that is under way", func(t *testing.T) {
+		var l ladder
+		for range 8 {
+			l.result(epoch, udp, false)
+		}
+		var u []way
+		for i := range 8 {
+			u = append(u, l.next(epoch, true, true, true, i > 0 && i < 5))
+		}
+		if want := []way{tcp, udp, udp, udp, udp, udp, web, udp}; !slices.Equal(u, want) {
+			t.Errorf("%v, want %v", u, want)
 		}
 	})
 	t.Run("no fallbacks", func(t *testing.T) {

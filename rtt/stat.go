@@ -32,7 +32,8 @@ const (
 	StateFresh
 	// StateStale: measured once, but not lately. The distance is still the best guess there is.
 	StateStale
-	// StateLost: the last three probes went unanswered and nothing else was heard since.
+	// StateLost: the last three probes went unanswered for three times their usual round trip (0.2 to 1 s, or half again
+	// of a longer one), and nothing else was heard since.
 	StateLost
 )
 
@@ -98,7 +99,6 @@ type Sample struct {
 	Residence time.Duration // how long the far end says it held the packet; 0 when it does not say
 	Source    Source
 	Kernel    bool // every stamp that matters was taken by a kernel, so that busy processes do not show
-	Late      bool // it answers a probe that was already given up, and takes that loss back
 }
 
 // Stat is what is known about the way to one node. It is a plain value.
@@ -107,7 +107,7 @@ type Stat struct {
 	P90    time.Duration // 90th percentile of the window
 	Jitter time.Duration // P90 - Base
 
-	Loss    Fraction // probes without an answer, either direction
+	Loss    Fraction // probes without an answer within 3 s, either direction; a late answer is none
 	LossOut Fraction // probes that did not arrive at the peer, by the peer's count
 	LossIn  Fraction // answers that did not come back, by the peer's count
 
