@@ -18,8 +18,9 @@ import (
 type asker struct {
 	req     *balance.Request
 	cancel  context.CancelFunc
-	left    bool // its client has
-	bounced bool // it has been, and may be passed over for a while
+	left    bool                // its client has
+	bounced bool                // it has been, and may be passed over for a while
+	refused []balance.MachineID // by whom; left out for a while, though req.Tried is nil again when it waits
 	done    bool
 	slot    balance.Reservation
 	holds   bool
@@ -124,7 +125,7 @@ func queueModel(t *testing.T, rt *rapid.T) {
 		"owner refuses": func(rt *rapid.T) {
 			a := pick(rt, "who", func(a *asker) bool { return a.holds })
 			release(a, balance.Bounced)
-			a.bounced = true
+			a.bounced, a.refused = true, append(a.refused, a.at)
 			a.req.Tried = append(a.req.Tried, a.at)
 			ask(a)
 		},
@@ -176,7 +177,7 @@ func queueModel(t *testing.T, rt *rapid.T) {
 					continue // or what has room now had none then
 				}
 				for _, id := range ids {
-					if l := w.fleet.Gate("web", id).Load(); l.State == balance.Started && l.Cordon == balance.CordonNone && held[id] < hard && a.holds && !slices.Contains(a.req.Tried, id) {
+					if l := w.fleet.Gate("web", id).Load(); l.State == balance.Started && l.Cordon == balance.CordonNone && held[id] < hard && a.holds && !slices.Contains(a.refused, id) {
 						rt.Fatalf("A6: handed to the cordoned %s while %s has room", a.at, id)
 					}
 				}
