@@ -1,0 +1,174 @@
+package backhaul
+
+import (
+	"bufio"
+	"context"
+	"fmt"
+	"io"
+	"math/rand/v2"
+	"net"
+	"net/http"
+	"sync"
+	"sync/atomic"
+	"testing"
+	"time"
+
+	"github.com/ebbkit/ebb/balance"
+	"github.com/ebbkit/ebb/downscale"
+)
+
+// bedroom suspends machines and looks whether it may.
+type bedroom struct {
+	r     *rig
+	conns *Connections
+}
+
+func (d bedroom) Suspend(_ context.Context, m balance.Machine) error {
+	if f, l := d.r.gates[m.ID].InFlight(), d.conns.Long(m, downscale.AllClasses); f+l > 0 {
+		d.r.t.Errorf("%s is suspended under %d exchanges, %d of them long", m.ID, f, l)
+	}
+	return nil
+}
+
+func (d bedroom) Stop(ctx context.Context, m balance.Machine) error { return d.Suspend(ctx, m) }
+
+// Clients come and go with connections of all kinds, some rude, while machines are suspended all the time: none ever under a
+// connection that is open, and no connection that was told ends but well.
+func TestNoMachineSleepsUnderAConnection(t *testing.T) {
+	both(t, func(t *testing.T, local bool) {
+		const sleeps = 6
+		r, conns := longRig(t, local, time.Millisecond)
+		var told, slept atomic.Int64
+		mux := http.NewServeMux()
+		mux.HandleFunc("/short", says("short").ServeHTTP)
+		mux.HandleFunc("/events", func(w http.ResponseWriter, r *http.Request) {
+			w.Header().Set("Content-Type", "text/event-stream")
+			for r.Context().Err() == nil {
+				if _, err := io.WriteString(w, "data: x\n"); err != nil {
+					return
+				}
+				http.NewResponseController(w).Flush()
+				select {
+				case <-r.Context().Done():
+				case <-time.After(time.Millisecond):
+				}
+			}
+		})
+		mux.HandleFunc("/ws", func(w http.ResponseWriter, r *http.Request) {
+			c, rw, err := http.NewResponseController(w).Hijack()
+			if err != nil {
+				return
+			}
+			defer c.Close()
+			io.WriteString(c, "HTTP/1.1 101 Switching Protocols\r\nConnection: Upgrade\r\nUpgrade: websocket\r\n\r\n\x81\x02hi")
+			io.ReadFull(rw, make([]byte, 1)) // the client leaves, or closes
+		})
+		mux.Handle("/call", new(calls))
+		for _, id := range []balance.MachineID{"m1", "m2"} {
+			r.serve(id, mux)
+		}
+		wake := func(m balance.Machine, _ time.Duration) {
+			slept.Add(1)
+			g := r.gates[m.ID]
+			if token, a := g.Start(g.Load().Epoch); a == balance.StartAccepted {
+				g.Ready(token)
+			}
+		}
+		if err := r.worker.Apply(balance.PutApp{App: balance.App{ID: "web", Autostop: balance.AutostopSuspend, Min: 1, Limits: roomy.Limits}}); err != nil {
+			t.Fatal(err)
+		}
+		scaler, err := downscale.New(r.worker, bedroom{r, conns}, downscale.Config{
+			Window: 20 * time.Millisecond, Settle: -1, Every: 5 * time.Millisecond, Quiet: time.Millisecond, Backoff: -1, Notice: 100 * time.Millisecond,
+			Connections: conns, Notify: downscale.AllClasses,
+			Trace: downscale.Trace{Suspended: wake, Stopped: wake, Notified: func(balance.Machine, downscale.Class) { told.Add(1) }},
+		})
+		if err != nil {
+			t.Fatal(err)
+		}
+		ctx, stop := context.WithCancel(t.Context())
+		var running, clients sync.WaitGroup
+		running.Go(func() {
+			if err := scaler.Run(ctx); err != nil {
+				t.Error(err)
+			}
+		})
+		running.Go(func() { // rows travel
+			for ctx.Err() == nil {
+				r.sync()
+				<-time.After(time.Millisecond)
+			}
+		})
+		enough, cancel := context.WithTimeout(t.Context(), time.Minute)
+		done := func() bool { return enough.Err() != nil || slept.Load() >= sleeps && told.Load() >= sleeps }
+		for _, kind := range []string{"/short", "/events", "/events", "/ws", "/ws", "/call"} {
+			clients.Go(func() {
+				for !done() {
+					if err := visit(r, kind); err != nil {
+						t.Errorf("%s: %v", kind, err)
+						return
+					}
+				}
+			})
+		}
+		clients.Wait()
+		cancel()
+		r.quiet()
+		stop()
+		running.Wait()
+		if slept.Load() < sleeps || told.Load() < sleeps {
+			t.Errorf("machines slept %d times and were told %d times", slept.Load(), told.Load())
+		}
+		r.long(conns, downscale.AllClasses, 0)
+	})
+}
+
+// visit is a client: it leaves by itself after some time, or is told to.
+func visit(r *rig, kind string) error {
+	stays := time.Duration(rand.IntN(200)) * time.Millisecond
+	ctx, cancel := context.WithTimeout(context.Background(), stays)
+	defer cancel()
+	if kind == "/ws" {
+		c, err := net.Dial("tcp", r.front.Listener.Addr().String())
+		if err != nil {
+			return err
+		}
+		defer c.Close()
+		defer context.AfterFunc(ctx, func() { c.Close() })()
+		io.WriteString(c, "GET /ws HTTP/1.1\r\nHost: x\r\nConnection: Upgrade\r\nUpgrade: websocket\r\n\r\n")
+		br := bufio.NewReader(c)
+		if resp, err := http.ReadResponse(br, nil); err != nil && ctx.Err() == nil || err == nil && resp.StatusCode != 101 {
+			return fmt.Errorf("%v, %w", resp, err)
+		}
+		if got, err := io.ReadAll(br); err == nil && string(got) != "\x81\x02hi"+string(goingAway) && ctx.Err() == nil {
+			return fmt.Errorf("a WebSocket ends in %q", got) // else it was we who left
+		} else if len(got) > 4 {
+			io.WriteString(c, maskedBye)
+		}
+		return nil
+	}
+	var body io.Reader
+	if kind == "/call" {
+		pr, pw := io.Pipe()
+		defer context.AfterFunc(ctx, func() { pw.Close() })() // net/http waits for it
+		body = pr
+	}
+	if kind == "/short" {
+		ctx = context.WithoutCancel(ctx)
+	}
+	req, err := http.NewRequestWithContext(ctx, "POST", r.front.URL+kind, body)
+	if err != nil {
+		return err
+	}
+	req.Header.Set("Content-Type", "application/grpc")
+	resp, err := r.front.Client().Do(req)
+	if err != nil && ctx.Err() != nil {
+		return nil
+	} else if err != nil {
+		return err
+	}
+	defer resp.Body.Close()
+	if _, err := io.Copy(io.Discard, resp.Body); err != nil && ctx.Err() == nil || resp.StatusCode != 200 {
+		return fmt.Errorf("%d, ends in %w", resp.StatusCode, err)
+	}
+	return nil
+}
