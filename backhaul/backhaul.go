@@ -74,6 +74,11 @@
 // a connection is 1 GiB, so that streams that nobody reads stop no others. Requests with a body of 1 MiB or more, and those
 // whose like moved as much in the last minute, use connections of their own.
 //
+// # Long connections
+//
+// [Connections] knows the connections that do not end by themselves, by class, and tells them to end before their machine
+// sleeps: package downscale asks it to. Without one, each keeps its machine as a request does.
+//
 // # Waits
 //
 // Connecting is bounded by three round trips and 200 ms where [Config].RTT knows the path (at least 300 ms, at most 3 s), and

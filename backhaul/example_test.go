@@ -1,6 +1,7 @@
 package backhaul_test
 
 import (
+	"bufio"
 	"context"
 	"errors"
 	"fmt"
@@ -10,9 +11,11 @@ import (
 	"net/http/httptest"
 	"net/http/httputil"
 	"strings"
+	"time"
 
 	"github.com/ebbkit/ebb/backhaul"
 	"github.com/ebbkit/ebb/balance"
+	"github.com/ebbkit/ebb/downscale"
 )
 
 // host starts an HTTP server as a machine of the fleet's node; package autostart starts real ones.
@@ -133,6 +136,48 @@ func ExampleConfig() {
 	_, err := t.RoundTrip(httptest.NewRequest("GET", "http://chat.example.net/", nil))
 	fmt.Println(errors.Is(err, balance.ErrNoApp))
 	// Output: true
+}
+
+// One register of long connections, for what sends requests to the node's machines and for what puts those to sleep. An
+// event stream is told to end before its machine is suspended.
+func ExampleConnections() {
+	fleet, _ := balance.NewFleet(balance.FleetConfig{Node: "n1", Region: "nrt"})
+	fleet.Apply(balance.PutApp{App: balance.App{ID: "web", Limits: balance.Limits{Soft: 10, Hard: 20}}})
+	feed := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		w.Header().Set("Content-Type", "text/event-stream")
+		fmt.Fprint(w, "data: hello\n")
+		http.NewResponseController(w).Flush()
+		<-r.Context().Done()
+	}))
+	defer feed.Close()
+	gate, _ := fleet.Host(balance.Machine{ID: "m1", App: "web", Region: "nrt", Addr: feed.Listener.Addr().String()})
+	token, _ := gate.Start(0)
+	gate.Ready(token)
+
+	conns := new(backhaul.Connections) // goes into downscale.Config too, beside Notify
+	b, _ := balance.New(fleet, balance.Config{})
+	transport, _ := backhaul.NewTransport(backhaul.NoWait(b), backhaul.Config{Connections: conns})
+	defer transport.Close()
+	resp, err := (&http.Client{Transport: transport}).Get("http://web/")
+	if err != nil {
+		panic(err)
+	}
+	defer resp.Body.Close()
+	lines := bufio.NewReader(resp.Body)
+	first, _ := lines.ReadString('\n')
+	fmt.Print(first)
+
+	m1 := balance.Machine{App: "web", ID: "m1"}
+	fmt.Println(conns.Long(m1, downscale.Events), "event stream")
+	conns.Notify(m1, downscale.Events|downscale.WebSocket, 5*time.Second) // downscale does this
+	rest, err := io.ReadAll(lines)
+	fmt.Printf("%q, %v\n", rest, err)
+	fmt.Println(conns.Long(m1, downscale.AllClasses), "connections,", gate.InFlight(), "in flight")
+	// Output:
+	// data: hello
+	// 1 event stream
+	// "", <nil>
+	// 0 connections, 0 in flight
 }
 
 // A failure says what may be done after it.

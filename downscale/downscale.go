@@ -13,8 +13,8 @@
 // without the acknowledgement of every node, since the gate protects whoever does not know; how much they wait for what is
 // in flight their [Order] says.
 //
-// Long connections (WebSockets, streams, raw TCP) are load, and keep their machine. Where [Config.Notify] says so they are
-// told first, have [Config.Notice] to end, and only then does the gate close. No machine is ever suspended under a connection.
+// Long connections (WebSockets, streams, raw TCP) are load, and keep their machine: [Trace].Held says which, once. Where
+// [Config.Notify] says so they are told first, by whoever forwards them ([Connections]; package backhaul has one), have [Config.Notice] to end, and only then does the gate close. No machine is ever suspended under a connection.
 //
 // Safety depends on no timer and on no report being fresh. What is late makes a machine sleep later, never a request fail:
 // whatever is in doubt (a missing acknowledgement, an old report, a silent driver) ends in the machine running on, or in a

@@ -38,6 +38,12 @@ func serveHTTP(t testing.TB, h http.Handler) string {
 // path is the whole way: a front door, an edge, the hop, an owner and its machine at addr. It returns the front's address.
 func path(t testing.TB, addr string, h2 bool) string {
 	t.Helper()
+	return pathKnowing(t, addr, h2, new(backhaul.Connections))
+}
+
+// pathKnowing is path where the owner knows its long connections.
+func pathKnowing(t testing.TB, addr string, h2 bool, conns *backhaul.Connections) string {
+	t.Helper()
 	must := func(err error) {
 		t.Helper()
 		if err != nil {
@@ -58,7 +64,7 @@ func path(t testing.TB, addr string, h2 bool) string {
 	w.Close()
 	b, err := balance.New(edge, balance.Config{})
 	must(err)
-	handler, err := backhaul.NewHandler(worker, backhaul.HandlerConfig{Key: "k", H2: func(balance.Machine) bool { return h2 }})
+	handler, err := backhaul.NewHandler(worker, backhaul.HandlerConfig{Key: "k", H2: func(balance.Machine) bool { return h2 }, Connections: conns})
 	must(err)
 	server, err := backhaul.NewServer(handler, backhaul.ServerConfig{})
 	must(err)
