@@ -95,6 +95,10 @@ type Config struct {
 	MaxHeader int64
 	// MaxIdle is how many idle connections are kept for each owner and each machine. 0 means 256; negative: none.
 	MaxIdle int
+	// Spare is how many connections are kept ready for each owner that is in use, so that one request more than before does
+	// not wait for a connection to be made; over HTTP/2 one is made when the streams of all others are taken. 0 means 1;
+	// negative: none. Machines get none: they are near, and a simple app serves one connection at a time.
+	Spare int
 	// IdleTimeout is how long an idle connection to an owner is kept. 0 means 90 s; keep it below the IdleTimeout of the
 	// owner's http.Server. Negative: for ever.
 	IdleTimeout time.Duration
@@ -173,6 +177,7 @@ func (c *Config) resolve() error {
 	c.Slow = max(0, cmp.Or(c.Slow, time.Second))
 	c.Sample = max(0, cmp.Or(c.Sample, 1000))
 	c.AdmitTimeout = cmp.Or(c.AdmitTimeout, defaultAdmit)
+	c.Spare = max(0, cmp.Or(c.Spare, 1))
 	c.IdleTimeout = cmp.Or(c.IdleTimeout, defaultOwnerIdle)
 	c.MachineIdleTimeout = cmp.Or(c.MachineIdleTimeout, defaultMachineIdle)
 	c.Bandwidth = cmp.Or(c.Bandwidth, defaultBandwidth)

@@ -92,6 +92,9 @@ func (m *mux) get(ctx context.Context, x *exchange) (c *conn, reused bool, err e
 		if c := m.reserve(); c != nil {
 			reused := c.used
 			c.used = true
+			if c.streams == c.most && m.scarce() {
+				m.start(ctx, x, m.class)
+			}
 			return c, reused, nil
 		}
 		if m.failed != failed && m.dialing == 0 {

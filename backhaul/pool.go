@@ -19,6 +19,9 @@ type pool struct {
 	peers     sync.Map                                // string -> *peer
 	muxes     sync.Map                                // peerKey -> *mux
 	closed    atomic.Bool
+
+	background context.Context // of connections that are made ahead; ends with the pool
+	end        context.CancelFunc
 }
 
 // peerKey names the HTTP/2 connections to a peer.
@@ -36,10 +39,12 @@ type peer struct {
 	idle  []*conn // the last used one last
 	timer *time.Timer
 	gone  bool // taken out of the pool: look again
+	ahead bool // a spare connection is being made
 }
 
 type poolConfig struct {
 	maxIdle       int
+	spare         int // connections made ahead; 0 means none
 	idleTimeout   time.Duration
 	dialTimeout   time.Duration
 	headerTimeout time.Duration
@@ -56,7 +61,7 @@ func (p *pool) limit(x *exchange) time.Duration { return dialLimit(x.rtt, x.rttK
 // class chooses the windows of new connections.
 func (p *pool) class(x *exchange, had int) int {
 	if p.near {
-		return nearClass
+		return minClass // they all have nearWindow
 	}
 	return chooseClass(x.rtt, x.rttKnown, p.bandwidth, p.pressure(), had)
 }
@@ -72,6 +77,10 @@ func (p *pool) transport2(class int) *http.Transport {
 	if t := p.windows[class].Load(); t != nil {
 		return t
 	}
+	window := windowOf(class)
+	if p.near {
+		window = nearWindow
+	}
 	t := &http.Transport{
 		DialContext:            dialWire,
 		DisableCompression:     true,
@@ -81,7 +90,7 @@ func (p *pool) transport2(class int) *http.Transport {
 		Protocols:              new(http.Protocols),
 		HTTP2: &http.HTTP2Config{
 			MaxReceiveBufferPerConnection: connWindow,
-			MaxReceiveBufferPerStream:     windowOf(class),
+			MaxReceiveBufferPerStream:     window,
 		},
 	}
 	t.Protocols.SetUnencryptedHTTP2(true)
@@ -98,8 +107,9 @@ func (p *pool) transport2(class int) *http.Transport {
 const never = 24 * time.Hour
 
 func newPool(c poolConfig) *pool {
+	background, end := context.WithCancel(context.Background())
 	return &pool{
-		poolConfig: c,
+		poolConfig: c, background: background, end: end,
 		transport: &http.Transport{
 			ReadBufferSize:         2 << 10, // most heads fit; large reads pass it by, and upgraded connections keep it
 			DialContext:            dialWire,
@@ -147,6 +157,7 @@ func (p *pool) get(ctx context.Context, x *exchange, fresh bool) (c *conn, reuse
 	pe := p.peer(x.name)
 	if !fresh {
 		if c := pe.take(x.epoch); c != nil {
+			pe.prepare(x)
 			return c, true, nil
 		}
 	}
@@ -154,18 +165,26 @@ func (p *pool) get(ctx context.Context, x *exchange, fresh bool) (c *conn, reuse
 	if !p.near {
 		epoch = pe.newest(epoch)
 	}
-	d := &dialing{dial: x.dial}
+	if c, err = pe.dial(ctx, x.dial, p.limit(x), epoch); err == nil {
+		pe.prepare(x)
+	}
+	return c, false, err
+}
+
+// dial makes an HTTP/1.1 connection.
+func (pe *peer) dial(ctx context.Context, dial dialer, limit time.Duration, epoch uint64) (*conn, error) {
+	d := &dialing{dial: dial}
 	ctx = context.WithValue(ctx, dialingKey{}, d)
-	if limit := p.limit(x); limit > 0 {
+	if limit > 0 {
 		var cancel context.CancelFunc
 		ctx, cancel = context.WithTimeout(ctx, limit)
 		defer cancel()
 	}
-	cc, err := p.transport.NewClientConn(ctx, "http", "peer:80")
+	cc, err := pe.pool.transport.NewClientConn(ctx, "http", "peer:80")
 	if err != nil {
-		return nil, false, err
+		return nil, err
 	}
-	return &conn{cc: cc, wire: d.wire, peer: pe, epoch: epoch}, false, nil
+	return &conn{cc: cc, wire: d.wire, peer: pe, epoch: epoch}, nil
 }
 
 func (p *pool) mux(k peerKey) *mux {
@@ -299,6 +318,7 @@ func (p *pool) closeIdle() {
 
 func (p *pool) close() {
 	p.closed.Store(true)
+	p.end()
 	p.closeIdle()
 	for _, v := range p.peers.Range {
 		pe := v.(*peer)

@@ -201,6 +201,7 @@ func TestAnOwnerThatDoesNotAskForTheBody(t *testing.T) {
 		if err != nil {
 			t.Fatal(err)
 		}
+		defer tr.Close()
 		body := strings.NewReader(strings.Repeat("x", 1<<20))
 		_, err = tr.RoundTrip(request(t, "POST", "http://web/", body))
 		if e, ok := errors.AsType[*MachineError](err); !ok || e.Failure != FailUnread {

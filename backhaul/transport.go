@@ -59,7 +59,9 @@ func NewTransport(p Picker, c Config) (*Transport, error) {
 	pc := poolConfig{maxIdle: c.MaxIdle, idleTimeout: c.IdleTimeout, dialTimeout: c.DialTimeout, headerTimeout: c.HeaderTimeout, maxHeader: c.MaxHeader}
 	pc.maxHeader += headerRoom
 	pc.bandwidth, pc.pressure = c.Bandwidth, c.Pressure
+	pc.spare = c.Spare
 	t.owners = newPool(pc)
+	pc.spare = 0
 	pc.idleTimeout, pc.maxHeader, pc.near = c.MachineIdleTimeout, c.MaxHeader, true
 	t.machines = newPool(pc)
 	return t, nil
