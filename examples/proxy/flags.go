@@ -34,7 +34,9 @@ func parse(args []string, out io.Writer) (settings, error) {
 	fs.SetOutput(io.Discard) // our own lines, see below
 	fs.StringVar(&s.world.Listen, "listen", "127.0.0.1:8080", "`address` of the edge, for clients")
 	fs.StringVar(&s.world.Status, "status", "127.0.0.1:8081", "`address` of the status page; empty for none")
-	regions := fs.String("regions", "nrt=2,hkg=2,fra=2", "`regions` by airport code and machines in each; the edge sits in the first")
+	regions := fs.String("regions", "nrt=2,hkg=2,fra=2", "`regions` by airport code and machines in each; the edges sit in the first")
+	fs.IntVar(&s.world.Edges, "edges", 1, "`edges`, between which clients are shared in turn")
+	grants := fs.String("grants", "on", "whether owners grant the slots of machines with -hard 1 to 3, or edges guess: `on|off`")
 	fs.StringVar(&s.app, "app", "", "`command` that runs a machine, with $PORT for the port to listen on; empty for the built-in app")
 	fs.StringVar(&s.world.Check, "check", "", "`path` that answers 2xx or 3xx when a machine is ready; empty for a TCP connect")
 	fs.IntVar(&app.Limits.Soft, "soft", 20, "soft limit in `requests` in flight per machine: above it another is started; 0 for none")
@@ -77,6 +79,8 @@ func parse(args []string, out io.Writer) (settings, error) {
 		err = fmt.Errorf("-max %d: want 0 (no bound) or more", app.Max)
 	case app.Max > 0 && app.Min > app.Max:
 		err = fmt.Errorf("-min %d is above -max %d: lower -min or raise -max", app.Min, app.Max)
+	case s.world.Edges < 1:
+		err = fmt.Errorf("-edges %d: want 1 or more", s.world.Edges)
 	case s.boot < 0:
 		err = fmt.Errorf("-boot %v: want 0s or more", s.boot)
 	case app.BootHint < 0:
@@ -102,6 +106,9 @@ func parse(args []string, out io.Writer) (settings, error) {
 	}
 	if err == nil {
 		s.world.Near, err = choose("rtt", *rtt, map[string]bool{"on": false, "off": true})
+	}
+	if err == nil {
+		s.world.Guess, err = choose("grants", *grants, map[string]bool{"on": false, "off": true})
 	}
 	if err != nil {
 		return s, usageError{err}

@@ -17,12 +17,12 @@ import (
 )
 
 func TestFlags(t *testing.T) {
-	s, err := parse(strings.Fields("-regions nrt=4,hkg=1 -soft 10 -hard 20 -min 1 -max 3 -strategy leastload -boot 8s -boot-hint 9s -autostart off -autostop suspend -keepalive 2s -window 10s -rtt off -notify websocket,events -check /up -listen :0 -status :1"), io.Discard)
+	s, err := parse(strings.Fields("-regions nrt=4,hkg=1 -edges 3 -grants off -soft 10 -hard 20 -min 1 -max 3 -strategy leastload -boot 8s -boot-hint 9s -autostart off -autostop suspend -keepalive 2s -window 10s -rtt off -notify websocket,events -check /up -listen :0 -status :1"), io.Discard)
 	if err != nil {
 		t.Fatal(err)
 	}
 	want := settings{boot: 8 * time.Second, world: world.Config{
-		Listen: ":0", Status: ":1", Check: "/up", Window: 10 * time.Second, Near: true, Notify: downscale.WebSocket | downscale.Events,
+		Listen: ":0", Status: ":1", Check: "/up", Window: 10 * time.Second, Near: true, Notify: downscale.WebSocket | downscale.Events, Edges: 3, Guess: true,
 		Regions: []world.Region{{Name: "nrt", Machines: 4}, {Name: "hkg", Machines: 1}},
 		App: balance.App{ID: "web", Autostop: balance.AutostopSuspend, Min: 1, Max: 3, Limits: balance.Limits{Soft: 10, Hard: 20},
 			BootHint: 9 * time.Second, KeepAlive: 2 * time.Second, Strategy: balance.LeastLoad{}},
@@ -47,6 +47,8 @@ func TestBadFlagsAreNamed(t *testing.T) {
 		{"-window -1m", "-window -1m", "more than 0s"},
 		{"-boot -1s", "-boot -1s", "0s or more"},
 		{"-boot-hint -1s", "-boot-hint -1s", "0s (unknown) or more"},
+		{"-edges 0", "-edges 0", "1 or more"},
+		{"-grants maybe", `-grants "maybe"`, "off, on"},
 		{"-strategy random", `-strategy "random"`, "closest, leastload, pack"},
 		{"-autostart maybe", `-autostart "maybe"`, "off, on"},
 		{"-autostop pause", `-autostop "pause"`, "off, stop, suspend"},
@@ -79,7 +81,7 @@ func TestHelpNamesEveryFlag(t *testing.T) {
 	if _, err := parse([]string{"-h"}, &out); !errors.Is(err, flag.ErrHelp) {
 		t.Fatal(err)
 	}
-	for f := range strings.FieldsSeq("-listen -status -regions -soft -hard -min -max -strategy -boot -boot-hint -autostart -autostop -keepalive -window -notify -rtt -app -check") {
+	for f := range strings.FieldsSeq("-listen -status -regions -edges -grants -soft -hard -min -max -strategy -boot -boot-hint -autostart -autostop -keepalive -window -notify -rtt -app -check") {
 		if !strings.Contains(out.String(), "  "+f+" ") {
 			t.Errorf("-h does not explain %s", f)
 		}

@@ -2,6 +2,7 @@ package world
 
 import (
 	"context"
+	"fmt"
 	"net"
 	"net/http"
 	"net/http/httputil"
@@ -23,11 +24,14 @@ type edge struct {
 	balancer  *balance.Balancer
 	auto      *autostart.Autostart
 	transport *backhaul.Transport
-	picks     picks
+	parks     chan struct{} // how many wait has changed
 }
 
-func (w *World) newEdge(region string) (_ *edge, err error) {
-	e := &edge{node: node{id: balance.NodeID("edge-" + region), region: region}, w: w}
+func (w *World) newEdge(region string, n int) (_ *edge, err error) {
+	e := &edge{node: node{id: balance.NodeID("edge-" + region), region: region}, w: w, parks: make(chan struct{}, 1)}
+	if n > 0 {
+		e.id = balance.NodeID(fmt.Sprintf("edge-%s-%d", region, n+1))
+	}
 	defer func() {
 		if err != nil {
 			e.close()
@@ -42,7 +46,7 @@ func (w *World) newEdge(region string) (_ *edge, err error) {
 	if err = e.fleet.Apply(balance.PutApp{App: w.config.App}); err != nil {
 		return nil, err
 	}
-	if e.balancer, err = balance.New(e.fleet, balance.Config{Distance: e.mesh, Trace: e.tracePicks()}); err != nil {
+	if e.balancer, err = balance.New(e.fleet, balance.Config{Distance: e.mesh, Trace: e.tracePicks(), GiveBack: e.giveBack}); err != nil {
 		return nil, err
 	}
 	if e.auto, err = autostart.New(e.balancer, owners{e}, autostart.Config{Trace: e.traceAuto()}); err != nil {
@@ -73,9 +77,9 @@ func (w *World) worker(id balance.NodeID) *worker {
 	panic("world: a machine of node " + string(id) + ", which is not there")
 }
 
-// handler is what clients talk to: the standard reverse proxy over our transport.
+// handler is the standard reverse proxy over our transport.
 func (e *edge) handler() http.Handler {
-	proxy := &httputil.ReverseProxy{
+	return &httputil.ReverseProxy{
 		Rewrite: func(r *httputil.ProxyRequest) {
 			r.Out.URL.Scheme, r.Out.URL.Host = "http", string(e.w.config.App.ID)
 			r.SetXForwarded()
@@ -84,10 +88,6 @@ func (e *edge) handler() http.Handler {
 		ErrorHandler: backhaul.ErrorHandler,
 		BufferPool:   buffers{},
 	}
-	return http.HandlerFunc(func(rw http.ResponseWriter, r *http.Request) {
-		e.w.requests.Add(1)
-		proxy.ServeHTTP(rw, r)
-	})
 }
 
 // buffers lends the proxy its copy buffers.
@@ -118,6 +118,9 @@ func (e *edge) run(run func(string, func(context.Context) error)) {
 	run(name, e.balancer.Run)
 	run(name, e.auto.Run)
 	run(name, e.reportDemand)
+	if !e.w.config.Guess {
+		run(name, e.askSlots)
+	}
 }
 
 // reportDemand tells the workers what waits here.

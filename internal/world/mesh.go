@@ -27,7 +27,10 @@ type meshed struct {
 }
 
 func (w *World) meshes() []meshed {
-	ms := []meshed{{&w.edge.node, w.edge.mesh, w.edge.peers}}
+	var ms []meshed
+	for _, e := range w.edges {
+		ms = append(ms, meshed{&e.node, e.mesh, e.peers})
+	}
 	for _, k := range w.workers {
 		ms = append(ms, meshed{&k.node, k.mesh, k.peers})
 	}

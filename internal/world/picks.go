@@ -18,7 +18,7 @@ const (
 	picksKept = 40
 )
 
-// picks keeps the latest explanations of an edge's picks.
+// picks keeps the latest explanations of the edges' picks.
 type picks struct {
 	mu   sync.Mutex
 	kept []status.Pick // oldest first
@@ -35,7 +35,7 @@ func (p *picks) add(k status.Pick) {
 
 // Picks implements [status.Picks].
 func (w *World) Picks() []status.Pick {
-	p := &w.edge.picks
+	p := &w.picks
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	ks := slices.Clone(p.kept)
@@ -61,7 +61,7 @@ func (e *edge) tracePicks() *balance.Trace {
 				k.Candidates = append(k.Candidates, status.Candidate{Region: r.Region, RTT: rtt, Note: fmt.Sprintf("%d full, %d tried already", r.Full, r.Excluded)})
 			}
 		}
-		e.picks.add(k)
+		e.w.picks.add(k)
 	}}
 }
 

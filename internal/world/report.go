@@ -22,8 +22,12 @@ func (e *edge) traceAuto() autostart.Trace {
 	log := e.w.log
 	return autostart.Trace{
 		Parked: func(app balance.AppID, parked int) {
+			e.parkedChanged()
 			log.Add(events.Event{Kind: events.Park, App: string(app), Node: string(e.id), Reason: "no machine has room"})
 		},
+		HandedOver: func(balance.AppID, balance.MachineID, time.Duration) { e.parkedChanged() },
+		Rejected:   func(balance.AppID, error) { e.parkedChanged() },
+		Left:       func(balance.AppID, time.Duration) { e.parkedChanged() },
 		Decided: func(d autostart.Decision) {
 			for _, m := range d.Start {
 				k := events.Start

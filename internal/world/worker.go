@@ -23,6 +23,7 @@ type worker struct {
 	starter  *autostart.Starter
 	scaler   *downscale.Downscaler
 	handler  *backhaul.Handler
+	granter  *balance.Granter
 	demand   *demand
 	idles    autostart.Idles
 	listener net.Listener
@@ -30,7 +31,7 @@ type worker struct {
 }
 
 func (w *World) newWorker(r Region) (_ *worker, err error) {
-	k := &worker{node: node{id: balance.NodeID("worker-" + r.Name), region: r.Name}, w: w, demand: &demand{edges: map[balance.NodeID]edgeDemand{}, want: 1}}
+	k := &worker{node: node{id: balance.NodeID("worker-" + r.Name), region: r.Name}, w: w, demand: &demand{edges: map[balance.NodeID]edgeDemand{}, want: max(w.config.Edges, 1)}}
 	defer func() {
 		if err != nil {
 			k.close()
@@ -46,6 +47,9 @@ func (w *World) newWorker(r Region) (_ *worker, err error) {
 		if _, err = k.fleet.Host(balance.Machine{ID: balance.MachineID(fmt.Sprintf("%s-%d", r.Name, i+1)), App: w.config.App.ID, Region: r.Name}); err != nil {
 			return nil, err
 		}
+	}
+	if err = k.newGranter(); err != nil {
+		return nil, err
 	}
 	if k.mesh, k.peers, err = w.newMesh(k.id, r.Name); err != nil {
 		return nil, err
@@ -84,9 +88,10 @@ func (k *worker) run(run func(string, func(context.Context) error)) {
 	run(name, k.mesh.Run)
 	run(name, k.starter.Run)
 	run(name, k.scaler.Run)
+	run(name, k.granter.Run)
 	run(name, func(ctx context.Context) error { return k.w.x.publish(ctx, &k.node) })
 	run(name, func(ctx context.Context) error {
-		return k.w.x.report(ctx, &k.node, k.w.config.App.ID, []*node{&k.w.edge.node})
+		return k.w.x.report(ctx, &k.node, k.w.config.App.ID, k.w.edgeNodes())
 	})
 	run(name, func(context.Context) error { return served(k.server.Serve(k.listener)) })
 }

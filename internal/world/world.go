@@ -1,4 +1,4 @@
-// Package world plays a fleet in one process: an edge that takes requests and workers that host machines, in several
+// Package world plays a fleet in one process: edges that take requests and workers that host machines, in several
 // regions, each node with a catalogue of its own. Rows, reports, acknowledgements, commands, probes and requests all travel
 // over links that are as slow as the real ones, so that every decision is made on late information, as in the field.
 //
@@ -15,6 +15,7 @@ import (
 	"log"
 	"net"
 	"net/http"
+	"slices"
 	"sync/atomic"
 	"time"
 
@@ -46,7 +47,9 @@ type Region struct {
 type Config struct {
 	Listen  string          // address of the edge, for clients
 	Status  string          // address of the status page; empty for none
-	Regions []Region        // the edge sits in the first
+	Regions []Region        // the edges sit in the first
+	Edges   int             // how many; clients come to them in turn; 0 means 1
+	Guess   bool            // edges guess which machines with small hard limits are free, and ask for no slots
 	App     balance.App     // the one app
 	Title   string          // what the status page calls it
 	Check   string          // path that is asked for readiness and health; empty for a TCP connect
@@ -70,8 +73,10 @@ type World struct {
 	links   *delay.Links
 	log     *events.Log
 	usual   []status.Link // see usualLinks
-	edge    *edge
+	edges   []*edge
+	edge    *edge // the first
 	workers []*worker
+	picks   picks
 	x       *exchange
 	key     string // shared by all nodes
 	started time.Time
@@ -114,12 +119,36 @@ func New(c Config) (_ *World, err error) {
 		w.workers = append(w.workers, k)
 		w.x.nodes = append(w.x.nodes, &k.node)
 	}
-	if w.edge, err = w.newEdge(c.Regions[0].Name); err != nil {
-		return nil, err
+	for n := range max(c.Edges, 1) {
+		e, err := w.newEdge(c.Regions[0].Name, n)
+		if err != nil {
+			return nil, err
+		}
+		w.edges = append(w.edges, e)
+		w.x.nodes = append(w.x.nodes, &e.node)
+		w.x.acks.nodes = append(w.x.acks.nodes, e.id)
 	}
-	w.x.nodes = append(w.x.nodes, &w.edge.node)
-	w.x.acks.nodes = []balance.NodeID{w.edge.id}
+	w.edge = w.edges[0]
 	return w, nil
+}
+
+func (w *World) edgeNodes() (ns []*node) {
+	for _, e := range w.edges {
+		ns = append(ns, &e.node)
+	}
+	return ns
+}
+
+// handler is what clients talk to: the edges in turn.
+func (w *World) handler() http.Handler {
+	var of []http.Handler
+	for _, e := range w.edges {
+		of = append(of, e.handler())
+	}
+	return http.HandlerFunc(func(rw http.ResponseWriter, r *http.Request) {
+		n := w.requests.Add(1)
+		of[n%uint64(len(of))].ServeHTTP(rw, r)
+	})
 }
 
 func listen(flag, addr string) (net.Listener, error) {
@@ -154,8 +183,8 @@ func (w *World) Close() {
 	for _, k := range w.workers {
 		k.close()
 	}
-	if w.edge != nil {
-		w.edge.close()
+	for _, e := range w.edges {
+		e.close()
 	}
 	w.links.Close()
 	w.log.Close()
@@ -182,10 +211,12 @@ func (w *World) Run(ctx, hurry context.Context) error {
 	for _, k := range w.workers {
 		k.run(run)
 	}
-	w.edge.run(run)
+	for _, e := range w.edges {
+		e.run(run)
+	}
 
 	quiet := log.New(io.Discard, "", 0)
-	w.server = &http.Server{Handler: w.edge.handler(), ReadHeaderTimeout: 10 * time.Second, IdleTimeout: 2 * time.Minute, ConnContext: autostart.ConnContext, ErrorLog: quiet}
+	w.server = &http.Server{Handler: w.handler(), ReadHeaderTimeout: 10 * time.Second, IdleTimeout: 2 * time.Minute, ConnContext: autostart.ConnContext, ErrorLog: quiet}
 	w.pageHTTP = &http.Server{Handler: status.Handler(w), ReadHeaderTimeout: 10 * time.Second, ErrorLog: quiet}
 	w.wait(ctx)
 	run("edge", func(context.Context) error { return served(w.server.Serve(w.public)) })
@@ -201,13 +232,13 @@ func (w *World) Run(ctx, hurry context.Context) error {
 	return g.Wait()
 }
 
-// wait returns when the edge knows all machines and how far all regions are, or gives up.
+// wait returns when the edges know all machines and how far all regions are, or gives up.
 func (w *World) wait(ctx context.Context) {
 	ctx, cancel := context.WithTimeout(ctx, settle)
 	defer cancel()
 	t := time.NewTicker(10 * time.Millisecond)
 	defer t.Stop()
-	for !w.edge.oriented(w.config.Regions) {
+	for slices.ContainsFunc(w.edges, func(e *edge) bool { return !e.oriented(w.config.Regions) }) {
 		select {
 		case <-ctx.Done():
 			return
@@ -266,10 +297,13 @@ func (w *World) Describe(out io.Writer) {
 
 // Snapshot implements [status.Source]: machines as their owners see them.
 func (w *World) Snapshot() status.Snapshot {
-	s := status.Snapshot{Title: cmp.Or(w.config.Title, "ebb"), Started: w.started, Requests: w.requests.Load(), Parked: w.edge.auto.Parked(w.config.App.ID)}
-	inFlight, parked := w.edge.auto.Demand(w.config.App.ID)
-	s.InFlight = inFlight + parked
-	s.Nodes = append(s.Nodes, status.Node{ID: string(w.edge.id), Region: w.edge.region, Role: "edge", Place: delay.CityName(w.edge.region)})
+	s := status.Snapshot{Title: cmp.Or(w.config.Title, "ebb"), Started: w.started, Requests: w.requests.Load()}
+	for _, e := range w.edges {
+		inFlight, parked := e.auto.Demand(w.config.App.ID)
+		s.InFlight += inFlight + parked
+		s.Parked += e.auto.Parked(w.config.App.ID)
+		s.Nodes = append(s.Nodes, status.Node{ID: string(e.id), Region: e.region, Role: "edge", Place: delay.CityName(e.region)})
+	}
 	for _, k := range w.workers {
 		s.Nodes = append(s.Nodes, status.Node{ID: string(k.id), Region: k.region, Role: "worker", Place: delay.CityName(k.region)})
 		rows, _ := k.fleet.App(w.config.App.ID)

@@ -1,0 +1,66 @@
+package world
+
+import (
+	"context"
+	"time"
+
+	"github.com/ebbkit/ebb/balance"
+)
+
+// Machines that take one to three requests at a time are not guessed: edges ask their owners for slots, and owners grant
+// them. Both messages take half a round trip.
+
+// askGap is the least time between two askings of an edge: what changes meanwhile is said together.
+const askGap = 2 * time.Millisecond
+
+// newGranter makes the worker's granter.
+func (k *worker) newGranter() (err error) {
+	k.granter, err = balance.NewGranter(k.fleet, balance.GranterConfig{Give: func(to balance.NodeID, g balance.Grant) {
+		for _, e := range k.w.edges {
+			if e.id == to {
+				k.w.x.send(&k.node, &e.node, func() { e.balancer.Take(g) })
+			}
+		}
+	}})
+	return err
+}
+
+// askSlots tells the owners how many requests wait here, whenever that changes, and now and then.
+func (e *edge) askSlots(ctx context.Context) error {
+	app := e.w.config.App.ID
+	again, gap := time.NewTicker(reportEvery), time.NewTimer(0)
+	defer again.Stop()
+	defer gap.Stop()
+	for {
+		select { // the gap first
+		case <-ctx.Done():
+			return nil
+		case <-gap.C:
+		}
+		select {
+		case <-ctx.Done():
+			return nil
+		case <-again.C:
+		case <-e.parks:
+		}
+		for owner, part := range e.balancer.Asks(app, e.auto.Parked(app)) {
+			k := e.w.worker(owner)
+			e.w.x.send(&e.node, &k.node, func() { k.granter.Ask(e.id, app, part) })
+		}
+		gap.Reset(askGap)
+	}
+}
+
+// parkedChanged has the owners told how many wait.
+func (e *edge) parkedChanged() {
+	select {
+	case e.parks <- struct{}{}:
+	default:
+	}
+}
+
+// giveBack carries a slot that could not be used back to its owner.
+func (e *edge) giveBack(owner balance.NodeID, g balance.Grant) {
+	k := e.w.worker(owner)
+	e.w.x.send(&e.node, &k.node, func() { k.granter.Back(e.id, g) })
+}
