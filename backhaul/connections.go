@@ -24,7 +24,8 @@ import (
 //   - TCP: a connection upgraded to anything else. The machine gets the end of what the client says; what it says to that
 //     still reaches the client.
 //   - Events: an answer without a length of type text/event-stream, JSON lines or multipart/x-mixed-replace. After the
-//     present line the answer ends, complete, and the machine sees its client leave.
+//     present line (of one that is compressed, after what has come) the answer ends as if it were complete, and the machine
+//     sees its client leave.
 //   - Stream: a gRPC call over HTTP/2 whose answer has brought a message and goes on after StreamAge. The machine gets the end
 //     of the client's messages, after the present one, so that it ends the call with its own status. Where that had come
 //     before, the client gets the status UNAVAILABLE, which clients try again, after the machine's present message. Other
@@ -166,7 +167,10 @@ func (c *Connections) watch(app balance.AppID, id balance.MachineID, req *http.R
 	kind := noFrames
 	switch t := mediaType(resp.Header); {
 	case t == "text/event-stream", t == "application/x-ndjson", t == "application/jsonl", t == "application/json-seq":
-		l.class, kind = downscale.Events, lines
+		l.class = downscale.Events
+		if resp.Header["Content-Encoding"] == nil {
+			kind = lines
+		}
 	case t == "multipart/x-mixed-replace":
 		l.class = downscale.Events
 	case req.ProtoMajor == 2 && isGRPC(t):

@@ -67,6 +67,13 @@ func load(per ...int) func(*Situation) {
 	}
 }
 
+// open has a machine with n long connections that may be told.
+func open(i int, of Class, n int) func(*Situation) {
+	return func(s *Situation) { s.Machines[i].Open, s.Machines[i].Long = of, n }
+}
+
+func busy(i int) func(*Situation) { return func(s *Situation) { s.Machines[i].Busy = true } }
+
 func state(i int, st balance.State) func(*Situation) {
 	return func(s *Situation) { s.Machines[i].State = st }
 }
@@ -212,6 +219,13 @@ func TestDeciderStories(t *testing.T) {
 			{at: 60 * sec, do: all(load(1), func(s *Situation) { s.Machines[2].Veto = true }), want: "spare m2: window 1m peak 1 <= 0.8 x 20 without m2"},
 			{at: 61 * sec, do: func(s *Situation) { s.Machines[0].Veto, s.Machines[1].Veto = true, true }, want: "hold: what could be spared was needed a moment ago"},
 			{at: 91 * sec, do: load(), want: "spare m3: keep-alive 30s over: no request since 30s; spare m2: keep-alive 30s over: no request since 30s; spare m1: keep-alive 30s over: no request since 30s"},
+		}},
+		{"machines without long connections go first, and what keeps one is named", c, stop, machines(10, 3), []act{
+			{at: 60 * sec, do: all(load(1, 2, 1), open(2, WebSocket, 1)), want: "spare m2: window 1m peak 4 <= 0.8 x 20 without m2"},
+			{at: 61 * sec, do: all(load(1, 1, 1), open(0, TCP, 1), open(1, TCP, 1)), want: "spare m3: window 1m peak 4 <= 0.8 x 20 without m3"},
+			{at: 62 * sec, do: all(busy(0), busy(1), busy(2)), want: "hold: m3 could be spared but for its long connections: websocket"},
+			{at: 63 * sec, do: open(2, 0, 0), want: "hold: m3 could be spared and is busy"},
+			{at: 64 * sec, do: all(state(1, balance.Stopped), state(2, balance.Stopped), func(s *Situation) { s.Machines[0].Busy = false }), want: "hold: the last machine is in use: tcp open"},
 		}},
 		{"without limits one machine takes everything", c, stop, machines(0, 3), []act{
 			{at: 60 * sec, do: load(500, 500, 500), want: "spare m3: window 1m peak 1500 <= 0.8 x unlimited without m3"},

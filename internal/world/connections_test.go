@@ -208,3 +208,29 @@ func TestAnEventStreamEndsBeforeItsMachineSleeps(t *testing.T) {
 	p.wantTold(p.onSSE)
 	p.echoes()
 }
+
+// Maintenance does not ask whether connections may be told.
+func TestAnOrderTellsLongConnections(t *testing.T) {
+	p := newLongPlay(t, 0)
+	stopped := make(chan error, 2)
+	for _, id := range []string{p.onWS, p.onSSE} {
+		go func() { stopped <- p.StopMachine(t.Context(), id, status.Order{Reason: "new kernel", Drain: patience}) }()
+	}
+	if b, err := io.ReadAll(p.sse.Body); err != nil || !bytes.HasSuffix(b, []byte("\n")) {
+		t.Errorf("the stream ends in %q, %v; want a clean end", b[max(0, len(b)-80):], err)
+	}
+	frame := make([]byte, 14)
+	if _, err := io.ReadFull(p.fromWS, frame); err != nil || string(frame) != "\x88\x0c\x03\xe9going away" {
+		t.Fatalf("got %q, %v; want a close frame with 1001", frame, err)
+	}
+	p.ws.Write([]byte("\x88\x82\x00\x00\x00\x00\x03\xe9"))
+	p.ws.Close()
+	for range 2 {
+		if err := <-stopped; err != nil {
+			t.Error(err)
+		}
+	}
+	if a, b := p.state(p.onWS), p.state(p.onSSE); a != "stopped" || b != "stopped" {
+		t.Errorf("after the order: %s and %s", a, b)
+	}
+}
