@@ -3,6 +3,7 @@ package autostart
 import (
 	"context"
 	"fmt"
+	"runtime"
 	"slices"
 	"sync"
 	"testing"
@@ -108,6 +109,55 @@ func BenchmarkAcquire(bb *testing.B) {
 	}
 }
 
+// BenchmarkWarmPath is what Acquire adds to the balancer's Pick where something serves. Both run by turns, a few hundred
+// requests each, so that whatever else the host does falls on both; its figures are medians over the turns. ns/op is a
+// request through each.
+func BenchmarkWarmPath(bb *testing.B) {
+	for _, n := range []int{10, 50} {
+		bb.Run(fmt.Sprintf("machines=%d", n), func(bb *testing.B) {
+			b, a := warm(bb, n, balance.Limits{Soft: 10, Hard: 20})
+			ctx := context.Background()
+			r := &balance.Request{} // as in a server: it is part of what is allocated for the request anyway
+			const turn = 500
+			var alone, through []time.Duration
+			bb.ReportAllocs()
+			for left := bb.N; left > 0; left -= turn {
+				k := min(left, turn)
+				began := time.Now()
+				for range k {
+					*r = balance.Request{App: "web"}
+					slot, err := b.Pick(*r)
+					if err != nil {
+						bb.Fatal(err)
+					}
+					slot.Release(balance.Done)
+				}
+				between := time.Now()
+				for range k {
+					*r = balance.Request{App: "web"}
+					slot, err := a.Acquire(ctx, r)
+					if err != nil {
+						bb.Fatal(err)
+					}
+					slot.Release(balance.Done)
+				}
+				if k == turn {
+					alone, through = append(alone, between.Sub(began)), append(through, time.Since(between))
+				}
+			}
+			if len(alone) == 0 {
+				return
+			}
+			slices.Sort(alone)
+			slices.Sort(through)
+			ns := func(ds []time.Duration) float64 { return float64(ds[len(ds)/2]) / turn }
+			bb.ReportMetric(ns(alone), "pick-ns")
+			bb.ReportMetric(ns(through), "acquire-ns")
+			bb.ReportMetric(ns(through)-ns(alone), "extra-ns")
+		})
+	}
+}
+
 // BenchmarkHandover measures from the instant in which a machine is ready to those in which its first requests have their
 // slots, with a hard limit of 20. Its figures are the two percentiles; ns/op is the whole cycle, going to sleep included.
 func BenchmarkHandover(bb *testing.B) {
@@ -135,6 +185,8 @@ func benchHandover(bb *testing.B, parked, hard int) {
 		at   time.Time
 	}
 	slots := make(chan given, parked)
+	waits := make(chan struct{}, parked)
+	a.config.Trace.Parked = func(balance.AppID, int) { waits <- struct{}{} }
 	ctx, cancel := context.WithCancel(context.Background())
 	var all sync.WaitGroup
 	park := func(k int) {
@@ -146,10 +198,12 @@ func benchHandover(bb *testing.B, parked, hard int) {
 				}
 			})
 		}
-		for a.Parked("web") < parked {
-			time.Sleep(100 * time.Microsecond) // before the clock runs
+		for range k {
+			<-waits // before the clock runs
 		}
-		time.Sleep(200 * time.Microsecond) // and until they sleep
+		for range 2 * k {
+			runtime.Gosched() // until they sleep
+		}
 	}
 	k := min(parked, hard)
 	park(parked)

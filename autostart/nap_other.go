@@ -4,5 +4,10 @@ package autostart
 
 import "time"
 
-// nap sleeps for less than a millisecond, where that is possible: elsewhere the first looks are as far apart as timers are.
-func nap(time.Duration) bool { return false }
+// napper would sleep for less than a millisecond; here there is none, and timers have to do.
+type napper struct{}
+
+func newNapper() *napper { return nil }
+
+func (*napper) nap(time.Duration) bool { return false }
+func (*napper) close()                 {}

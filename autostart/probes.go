@@ -11,7 +11,8 @@ const (
 	probeMin = 500 * time.Microsecond
 	// probeShare makes later steps a thousandth of the time passed: a boot is seen at most 0.1 % late.
 	probeShare = 1000
-	// likelyShare is the same when the boots before this one ended about now.
+	// likelyMin and likelyShare are the same when the boots before this one ended about now.
+	likelyMin   = 250 * time.Microsecond
 	likelyShare = 4000
 	// rudeMin and rudeShare hold for a machine that answers, but not yet as it should: each look makes work there.
 	rudeMin, rudeShare = 5 * time.Millisecond, 20
@@ -23,7 +24,7 @@ func nextProbe(elapsed time.Duration, refusals int, likely window) time.Duration
 	step := max(probeMin, elapsed/probeShare)
 	switch {
 	case likely.has(elapsed):
-		step = max(probeMin, elapsed/likelyShare)
+		step = max(likelyMin, elapsed/likelyShare)
 	case elapsed < likely.from:
 		step = max(probeMin, min(step, likely.from-elapsed)) // not beyond its beginning
 	}

@@ -77,7 +77,7 @@ func (e rude) Unwrap() error { return e.error }
 // prober looks at machines.
 type prober struct {
 	check  Check
-	naps   chan struct{} // bounds the threads that naps keep
+	naps   chan struct{} // bounds those who look in the finest steps
 	dialer net.Dialer
 	client *http.Client
 }
@@ -165,6 +165,13 @@ func (t *tail) Write(b []byte) (int, error) {
 func (p *prober) await(ctx context.Context, m balance.Machine, began time.Time, likely window) (last error, ready bool) {
 	t := time.NewTimer(0)
 	defer t.Stop()
+	var fine *napper
+	defer func() {
+		if fine != nil {
+			fine.close()
+			<-p.naps
+		}
+	}()
 	refusals := 0
 	for {
 		select {
@@ -184,25 +191,35 @@ func (p *prober) await(ctx context.Context, m balance.Machine, began time.Time, 
 			refusals = 0
 		}
 		last = err
-		t.Reset(p.rest(nextProbe(time.Since(began), refusals, likely)))
+		step := nextProbe(time.Since(began), refusals, likely)
+		if step < time.Millisecond {
+			if fine == nil {
+				fine = p.napper()
+			}
+			if fine != nil && fine.nap(step) {
+				step = 0
+			}
+		}
+		t.Reset(step)
 	}
 }
 
-// napsMax is how many machines may be looked at in finer steps than timers have, at a time.
+// napsMax is how many machines may be looked at in finer steps than timers have, at a time: each takes 4 to 8 % of a core.
 const napsMax = 4
 
-// rest sleeps for a step that is too short for a timer, and returns what is left of it for one.
-func (p *prober) rest(step time.Duration) time.Duration {
-	if step >= time.Millisecond || p.check.Func != nil { // a func may live in a bubble, where only timers make time pass
-		return step
+// napper returns one, if there is one to be had. Who has it owes p.naps one when it is closed.
+func (p *prober) napper() *napper {
+	if p.check.Func != nil { // a func may live in a bubble, where only timers make time pass
+		return nil
 	}
 	select {
 	case p.naps <- struct{}{}:
-		defer func() { <-p.naps }()
-		if nap(step) {
-			return 0
-		}
 	default:
+		return nil
 	}
-	return step
+	n := newNapper()
+	if n == nil {
+		<-p.naps
+	}
+	return n
 }
