@@ -28,8 +28,8 @@ func TestNapSleeps(t *testing.T) {
 	}
 }
 
-// While machines are looked at in the finest steps, timers of the same process go on. With naps in system calls this test
-// would hang for as long as the looks are fine.
+// While machines are looked at in the finest steps, timers of the same process go on, and in the end no napper is left. With
+// naps in system calls it took as long as the looks were fine: 4 s.
 func TestFineLooksHoldNobodyUp(t *testing.T) {
 	l, err := net.Listen("tcp", "127.0.0.1:0")
 	if err != nil {
