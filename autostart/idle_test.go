@@ -106,3 +106,27 @@ func TestIdleProperties(t *testing.T) {
 		}
 	})
 }
+
+// A learned keep-alive stays near the usual one, and one that is shorter cuts short no pause that the usual one bridges.
+func TestLearnedKeepAliveProperties(t *testing.T) {
+	rapid.Check(t, func(t *rapid.T) {
+		usual := time.Duration(rapid.Int64Range(int64(sec), int64(time.Hour)).Draw(t, "usual"))
+		var i Idle
+		ds := rapid.SliceOfN(rapid.Int64Range(0, 4*int64(usual)), 0, 200).Draw(t, "gaps")
+		for _, d := range ds {
+			i.Gap(time.Duration(d))
+		}
+		keep := i.KeepAlive(0, usual)
+		if keep < usual/shrink || keep/stretch > usual {
+			t.Fatalf("%v where %v is usual", keep, usual)
+		}
+		for _, d := range ds {
+			if d := time.Duration(d); d >= idleMin && d > keep && d <= usual {
+				t.Fatalf("%v cuts a pause of %v short, and %v is usual", keep, d, usual)
+			}
+		}
+		if explicit := usual * 3; i.KeepAlive(explicit, usual) != explicit {
+			t.Fatal("explicit does not count")
+		}
+	})
+}

@@ -2,6 +2,7 @@ package downscale
 
 import (
 	"encoding/json"
+	"slices"
 	"testing"
 	"testing/synctest"
 	"time"
@@ -173,4 +174,58 @@ func TestExplicitKeepAliveAsksNobody(t *testing.T) {
 		time.Sleep(19 * sec)
 		b.wantStates("m1 stopped gone")
 	})
+}
+
+func TestWhatIsUse(t *testing.T) {
+	for _, tc := range []struct {
+		name  string
+		s     Situation
+		inUse bool
+	}{
+		{"nothing", Situation{}, false},
+		{"idle", Situation{Machines: []Seen{{Own: true}, {Known: true}}}, false},
+		{"in flight", Situation{Machines: []Seen{{Own: true, Load: 1}}}, true},
+		{"came and went", Situation{Machines: []Seen{{Own: true, Used: true}}}, true},
+		{"waits", Situation{Parked: 1}, true},
+		{"at another owner", Situation{Machines: []Seen{{Own: true}, {Known: true, Load: 2}}}, true},
+		{"at another owner, who has not told of late", Situation{Machines: []Seen{{Own: true}, {Stale: true, Load: 2}}}, false},
+		{"a start is none", Situation{Machines: []Seen{{Own: true, Began: true}}}, false},
+		{"nonsense", Situation{Machines: []Seen{{Own: true, Load: -3}}, Parked: -1}, false},
+	} {
+		if got := tc.s.inUse(); got != tc.inUse {
+			t.Errorf("%s: %v", tc.name, got)
+		}
+	}
+}
+
+// Two owners without each other's loads learn longer pauses than the app has, never shorter ones; with them, the app's.
+func TestPausesOfSeveralOwners(t *testing.T) {
+	for _, shared := range []bool{false, true} {
+		var a, b pauses
+		var gaps [2][]time.Duration
+		for at := 0; at <= 400; at += 10 { // a request every 20 s, by turns
+			mine, others := at%40 == 0, at%40 == 20
+			for k, p := range []*pauses{&a, &b} {
+				s := Situation{Machines: []Seen{{Own: true, Used: mine}, {}}}
+				if k == 1 {
+					s.Machines[0].Used = others
+				}
+				if s.Machines[1].Known = shared; shared && !s.Machines[0].Used && (mine || others) {
+					s.Machines[1].Load = 1
+				}
+				if gap, ended := p.look(time.Unix(int64(at), 0), s.inUse()); ended {
+					gaps[k] = append(gaps[k], gap)
+				}
+			}
+		}
+		want := 40 * sec
+		if shared {
+			want = 20 * sec
+		}
+		for k := range gaps {
+			if len(gaps[k]) < 9 || slices.Min(gaps[k]) != want || slices.Max(gaps[k]) != want {
+				t.Errorf("shared %v: owner %d found %v, want %v each", shared, k, gaps[k], want)
+			}
+		}
+	}
 }
