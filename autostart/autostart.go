@@ -190,6 +190,9 @@ func (a *Autostart) Run(ctx context.Context) error {
 				a.act(ctx, &commands, q, d)
 			}
 			q.next = now.Add(max(planGap, planShare*time.Since(now)))
+			if q.last.alone {
+				q.next = now // the one who waits was left out: the next decision is the first
+			}
 		}
 		if next > 0 {
 			again.Reset(next)

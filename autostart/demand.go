@@ -34,7 +34,7 @@ func (q *queue) demand() (in input, app balance.App) {
 		in.inFlight += n
 		return true
 	})
-	in.parked = q.waits()
+	in.parked, in.alone = q.counted()
 	if q.a.config.Others != nil {
 		if order := q.regions(rows); len(order) > 0 {
 			in.others = q.a.config.Others(q.app, order[0])
@@ -47,6 +47,18 @@ func (q *queue) demand() (in input, app balance.App) {
 func (q *queue) waits() int {
 	given := q.given.Load() // before parked, see demand
 	return max(0, int(q.parked.Load()-given))
+}
+
+// counted returns how many wait, for the planning goroutine. If it leaves one out that is being picked for, the dispatcher
+// asks for another look afterwards: whoever comes alone would wait for the next tick otherwise. alone says that this is so.
+func (q *queue) counted() (n int, alone bool) {
+	q.missed.Store(true) // before given, which the dispatcher changes before it looks here
+	given := q.given.Load()
+	if given == 0 {
+		q.missed.Store(false)
+	}
+	n = max(0, int(q.parked.Load()-given))
+	return n, n == 0 && given > 0
 }
 
 // wantsKept bounds the particular machines that are started for: requests that insist are few, or of few kinds.

@@ -59,6 +59,9 @@ func (q *queue) handOver() {
 			q.leave(s)
 		}
 		q.given.Store(0)
+		if q.missed.CompareAndSwap(true, false) {
+			q.a.poke(q)
+		}
 		switch {
 		case !stayed: // it left meanwhile
 			q.unlocked(func() {

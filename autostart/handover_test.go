@@ -1,6 +1,7 @@
 package autostart
 
 import (
+	"context"
 	"errors"
 	"slices"
 	"testing"
@@ -170,5 +171,38 @@ func TestRecallBeforeStart(t *testing.T) {
 		}
 		slot.Release(balance.Done)
 		w.stop()
+	})
+}
+
+// A decision that falls into the dispatcher's own pick leaves out the one that it picks for; another follows at once.
+func TestDecisionDuringPick(t *testing.T) {
+	bubble(t, func(t *testing.T) {
+		var w *world
+		picks := 0
+		hold := make(chan struct{})
+		slow := balance.StrategyFunc(func(*balance.View, balance.Request) (balance.Slot, bool) {
+			if picks++; picks == 2 { // the first is the request's own, the second the dispatcher's
+				<-hold
+			}
+			return balance.Slot{}, false
+		})
+		w = newWorld(t, balance.App{Autostart: true, Strategy: slow}, Config{}, boot{takes: sec})
+		w.run()
+		defer w.stop()
+		ctx, cancel := context.WithCancel(t.Context())
+		w.a.poke(w.a.queue("web"))
+		synctest.Wait() // a decision has just been made, so that the next one comes after a while
+		parked := w.park(ctx, &balance.Request{App: "web"})
+		time.Sleep(2 * planGap)
+		if picks != 2 || w.started() != 0 {
+			t.Errorf("%d picks and %d starts: no decision fell into a pick", picks, w.started())
+		}
+		close(hold)
+		synctest.Wait()
+		if w.started() != 1 {
+			t.Error("nothing is started at once")
+		}
+		cancel()
+		has(t, parked)
 	})
 }

@@ -23,6 +23,7 @@ type queue struct {
 	app    balance.AppID
 	parked atomic.Int32 // the length of room, for those without the lock
 	given  atomic.Int32 // 1 while the dispatcher picks for one of them: it may be in flight already
+	missed atomic.Bool  // the last look at the demand left that one out
 	poked  atomic.Bool
 	wake   chan struct{} // to the dispatcher; one pending signal is as good as many
 	view   atomic.Pointer[outlook]
@@ -68,6 +69,7 @@ type input struct {
 	rows     *balance.Snapshot
 	inFlight int
 	parked   int
+	alone    bool // one waits, and is not counted: see queue.counted
 	others   int
 }
 
