@@ -139,7 +139,7 @@ func TestSuiteFindsBrokenStrategies(t *testing.T) {
 		return
 	}
 	for name := range broken {
-		cmd := exec.Command(os.Args[0], "-test.run=^TestSuiteFindsBrokenStrategies$", "-rapid.nofailfile")
+		cmd := exec.Command(os.Args[0], "-test.run=^TestSuiteFindsBrokenStrategies$", "-rapid.nofailfile", "-rapid.shrinktime=1ms")
 		cmd.Env = append(os.Environ(), "BALANCETEST_BROKEN="+name)
 		if out, err := cmd.CombinedOutput(); err == nil {
 			t.Errorf("a strategy that %s passes the suite:\n%s", name, out)
