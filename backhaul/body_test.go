@@ -26,19 +26,29 @@ func both(t *testing.T, f func(t *testing.T, local bool)) {
 
 // noise is a body that is never in memory.
 type noise struct {
-	n    int64
-	seed byte
-	sum  hash.Hash
+	n   int64
+	at  int // in noises
+	sum hash.Hash
 }
+
+// noises is what noise repeats: its length is no power of two, so that what is lost or doubled in whole buffers shows.
+var noises = func() []byte {
+	b, seed := make([]byte, 99_991), uint32(1)
+	for i := range b {
+		seed = seed*1664525 + 1013904223
+		b[i] = byte(seed >> 24)
+	}
+	return b
+}()
 
 func (z *noise) Read(p []byte) (int, error) {
 	if z.n == 0 {
 		return 0, io.EOF
 	}
 	p = p[:min(int64(len(p)), z.n)]
-	for i := range p {
-		z.seed = z.seed*37 + 11
-		p[i] = z.seed
+	for rest := p; len(rest) > 0; {
+		n := copy(rest, noises[z.at:])
+		rest, z.at = rest[n:], (z.at+n)%len(noises)
 	}
 	z.n -= int64(len(p))
 	z.sum.Write(p)
