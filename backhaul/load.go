@@ -1,7 +1,6 @@
 package backhaul
 
 import (
-	"math"
 	"strconv"
 
 	"github.com/ebbkit/ebb/balance"
@@ -23,22 +22,18 @@ func internal(name string) bool {
 	return len(name) >= len(prefix) && name[3] == '-' && name[0]|0x20 == 'e' && name[1]|0x20 == 'b' && name[2]|0x20 == 'b'
 }
 
-// appendLoad writes a load as eight numbers: in flight, soft, hard, state, cordon, cordon generation, epoch, sequence; and
-// a ninth where slots are granted.
+// appendLoad writes a load as eight numbers: in flight, soft, hard, state, cordon, cordon generation, epoch, sequence.
 func appendLoad(b []byte, l balance.Load) []byte {
 	b = strconv.AppendInt(b, int64(l.InFlight), 10)
 	for _, n := range [...]uint64{uint64(l.Limits.Soft), uint64(l.Limits.Hard), uint64(l.State), uint64(l.Cordon), l.CordonGen, l.Epoch, l.Seq} {
 		b = append(b, ' ')
 		b = strconv.AppendUint(b, n, 10)
 	}
-	if l.Granted > 0 {
-		b = strconv.AppendUint(append(b, ' '), uint64(l.Granted), 10)
-	}
 	return b
 }
 
-// parseLoad is the inverse. A ninth number that cannot be read is taken for 0, and further ones, of a later version, are
-// ignored; anything else that appendLoad would not write is refused.
+// parseLoad is the inverse. Further numbers, of a later version, are ignored; anything else that appendLoad would not
+// write is refused.
 func parseLoad(s string) (l balance.Load, ok bool) {
 	var n [8]uint64
 	for i := range n {
@@ -48,15 +43,13 @@ func parseLoad(s string) (l balance.Load, ok bool) {
 			return balance.Load{}, false
 		}
 	}
-	field, _ := cut(s, ' ')
-	granted, _ := number(field)
 	if max(n[0], n[1], n[2]) > balance.MaxLimit || n[3] > uint64(balance.Failed) || n[4] > uint64(balance.CordonHard) {
 		return balance.Load{}, false
 	}
 	return balance.Load{
-		InFlight: int(n[0]), Granted: uint16(min(granted, n[0], math.MaxUint16)),
-		Limits: balance.Limits{Soft: int(n[1]), Hard: int(n[2])},
-		State:  balance.State(n[3]), Cordon: balance.Cordon(n[4]),
+		InFlight: int(n[0]),
+		Limits:   balance.Limits{Soft: int(n[1]), Hard: int(n[2])},
+		State:    balance.State(n[3]), Cordon: balance.Cordon(n[4]),
 		CordonGen: n[5], Epoch: n[6], Seq: n[7],
 	}, true
 }

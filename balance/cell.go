@@ -119,13 +119,13 @@ func (c *cell) leave() {
 
 // observe notes what the owner said; it reports false for what is older than what is known. Own requests are taken at
 // that moment, the answered one included. A reply is private and fresh: it moves the estimate at once. A report is shared
-// and late: it only says "full of others", and moves the averages at the next tick.
-func (c *cell) observe(l Load, reply bool) bool {
-	inFlight := l.InFlight
-	if l.Granted > 0 && est(c.est.Load())&grantMask != 0 { // who guesses cannot use a granted slot; who waits for grants may get one
-		inFlight -= int(l.Granted)
+// and late: it only says "full of others", and moves the averages at the next tick. granted of what is in flight are slots
+// that are kept for requests still to come: no load to a node that waits for one.
+func (c *cell) observe(l Load, granted int, reply bool) bool {
+	if granted > 0 && est(c.est.Load())&grantMask == 0 {
+		granted = 0 // who guesses cannot use a granted slot
 	}
-	others := min(max(0, inFlight-c.own()), MaxLimit)
+	others := min(max(0, l.InFlight-granted-c.own()), MaxLimit)
 	next := l.Seq&seqMask<<seqShift | uint64(others)
 	if reply {
 		next |= replyBit

@@ -202,5 +202,5 @@ func (f *Fleet) Report(r Report) bool {
 	if k := c.row.Load().kin; k == nil || r.Version.Incarnation != 0 && r.Version.Incarnation < k.incarnation {
 		return false
 	}
-	return c.observe(r.Load, false)
+	return c.observe(r.Load, r.Granted, false)
 }

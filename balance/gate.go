@@ -2,7 +2,6 @@ package balance
 
 import (
 	"fmt"
-	"math"
 	"sync"
 	"sync/atomic"
 )
@@ -13,7 +12,6 @@ type Load struct {
 	Limits    Limits // as the gate enforces them
 	State     State
 	Cordon    Cordon
-	Granted   uint16 // of InFlight, slots that are reserved for requests still to come: taken, but not in use; see [Granter]
 	CordonGen uint64
 	Epoch     uint64
 	Seq       uint64 // grows with every Load of one gate, so that older ones can be dropped
@@ -153,16 +151,17 @@ func (g *Gate) load(w uint64) Load {
 		Epoch:     g.epoch.Load(),
 		Seq:       g.seq.Add(1),
 	}
-	if n := g.held.Load(); n > 0 {
-		l.Granted = uint16(min(int(n), l.InFlight, math.MaxUint16))
-	}
 	if w&cordonBit != 0 {
 		l.Cordon = CordonSoft
 	}
 	return l
 }
 
-// InFlight returns the number of requests in flight.
+// Granted returns how many slots are granted and not yet used: they count as in flight, since they are taken, and are no
+// load.
+func (g *Gate) Granted() int { return int(g.held.Load()) }
+
+// InFlight returns the number of requests in flight, and of slots granted.
 func (g *Gate) InFlight() int { return int(g.word.Load() & inFlightMask) }
 
 // State returns the machine's state.

@@ -230,8 +230,8 @@ func (p *pools) check() {
 			if running > poolHard || l.InFlight > poolHard {
 				p.t.Fatalf("%d run and %d are in flight where %d may", running, l.InFlight, poolHard)
 			}
-			if l.InFlight != running+int(l.Granted) {
-				p.t.Fatalf("%d in flight: %d run and %d are granted", l.InFlight, running, l.Granted)
+			if l.InFlight != running+g.Granted() {
+				p.t.Fatalf("%d in flight: %d run and %d are granted", l.InFlight, running, g.Granted())
 			}
 		}
 	}
@@ -350,7 +350,7 @@ func TestGrantsSurviveFaults(t *testing.T) {
 				l := g.Load()
 				token, closed := g.Close(gen, false)
 				if closed != (l.InFlight == 0) {
-					t.Fatalf("closed: %v, with %d in flight, %d of them granted", closed, l.InFlight, l.Granted)
+					t.Fatalf("closed: %v, with %d in flight, %d of them granted", closed, l.InFlight, g.Granted())
 				}
 				if !closed {
 					g.Uncordon(gen)
@@ -363,8 +363,8 @@ func TestGrantsSurviveFaults(t *testing.T) {
 				_, o := owner()
 				g := o.gates[rapid.IntRange(0, 1).Draw(t, "gate")]
 				g.Exited(g.Load().Epoch, true)
-				if l := g.Load(); l.Granted > 0 {
-					t.Fatalf("%d slots granted of a machine that is dead", l.Granted)
+				if g.Granted() > 0 {
+					t.Fatalf("%d slots granted of a machine that is dead", g.Granted())
 				}
 				for i := len(o.running) - 1; i >= 0; i-- {
 					if o.running[i].gate == g {
@@ -456,7 +456,7 @@ func (p *pools) settle() {
 	for _, o := range p.owners {
 		for _, g := range o.gates {
 			if l, used := g.Sample(); l.InFlight != 0 || used {
-				p.t.Fatalf("nobody uses the app, and %d are in flight (%d granted), used: %v", l.InFlight, l.Granted, used)
+				p.t.Fatalf("nobody uses the app, and %d are in flight (%d granted), used: %v", l.InFlight, g.Granted(), used)
 			}
 			gen, _ := g.Cordon()
 			if _, ok := g.Close(gen, false); !ok {

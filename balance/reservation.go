@@ -55,7 +55,7 @@ func (r *Reservation) Observe(l Load) {
 	}
 	r.away = l.State != Started
 	r.full = l.Limits.Hard > 0 && l.InFlight >= l.Limits.Hard
-	if c.observe(l, true) && (l.Limits.Hard == 0 || l.InFlight < l.Limits.Hard) {
+	if c.observe(l, 0, true) && (l.Limits.Hard == 0 || l.InFlight < l.Limits.Hard) {
 		r.b.signal(r.row.kin.app)
 	}
 }

@@ -71,5 +71,6 @@ type Report struct {
 	App     AppID
 	ID      MachineID
 	Load    Load
+	Granted int     // of Load.InFlight, as [Gate.Granted] says; 0 where the owner grants no slots
 	Version Version // only its incarnation counts; reports are ordered by Load.Seq
 }

@@ -21,7 +21,7 @@ type answer struct {
 // observe looks at a machine's gate and tells its protocol.
 func (r *run) observe(m *machine, now time.Time) {
 	l, used := m.gate.Sample()
-	m.load, m.used = l.InFlight-int(l.Granted), m.used || used // a slot that is only reserved is not demand
+	m.load, m.used = max(0, l.InFlight-m.gate.Granted()), m.used || used // a slot that is only reserved is not demand
 	up := l.State == balance.Started
 	anew := l.Epoch != m.epoch
 	m.began = m.began || up && anew

@@ -33,7 +33,7 @@ type picker interface {
 	pick(r *request) (machine int32, ok bool)
 	// answer takes in the answer or bounce in r and counts the request out.
 	answer(r *request)
-	report(machine int32, l *balance.Load)
+	report(machine int32, l *balance.Load, granted int)
 	row(r *sentRow)
 	tick(now time.Time)
 	// room reports whether anything has happened, since it last said so, that may have made room.

@@ -91,10 +91,10 @@ func (t *truth) least(region int32) float64 {
 	return t.s.w.Work.mean/t.s.fastest + float64(t.s.rtt[t.e.region][region])/1e9
 }
 
-func (t *truth) answer(*request)             {}
-func (t *truth) report(int32, *balance.Load) {}
-func (t *truth) row(*sentRow)                {}
-func (t *truth) tick(time.Time)              {}
+func (t *truth) answer(*request)                  {}
+func (t *truth) report(int32, *balance.Load, int) {}
+func (t *truth) row(*sentRow)                     {}
+func (t *truth) tick(time.Time)                   {}
 func (t *truth) room() bool {
 	was := t.moves
 	t.moves = t.s.moves

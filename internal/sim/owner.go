@@ -84,6 +84,7 @@ type sentReport struct {
 	owner int32
 	left  int32 // edges that will still get it
 	loads []balance.Load
+	given []int // slots granted, by machine
 }
 
 // report is evReport.
@@ -97,9 +98,10 @@ func (s *Sim) report(o int32) {
 		s.reports = append(s.reports, sentReport{})
 	}
 	rep := &s.reports[i]
-	rep.owner, rep.left, rep.loads = o, 0, rep.loads[:0]
+	rep.owner, rep.left, rep.loads, rep.given = o, 0, rep.loads[:0], rep.given[:0]
 	for m := own.first; m < own.end; m++ {
 		rep.loads = append(rep.loads, s.machines[m].gate.Load())
+		rep.given = append(rep.given, s.machines[m].gate.Granted())
 	}
 	dark := s.machines[own.first].dark
 	p := &s.w.Reports
@@ -121,7 +123,7 @@ func (s *Sim) reported(report int32, e *edge) {
 	rep := &s.reports[report]
 	first := int32(s.owners[rep.owner].first)
 	for i := range rep.loads {
-		e.picker.report(first+int32(i), &rep.loads[i])
+		e.picker.report(first+int32(i), &rep.loads[i], rep.given[i])
 	}
 	if rep.left--; rep.left == 0 {
 		s.freeReports = append(s.freeReports, report)

@@ -180,7 +180,7 @@ func (l *listener) answer(*request)             {}
 func (l *listener) row(*sentRow)                {}
 func (l *listener) tick(time.Time)              {}
 func (l *listener) room() bool                  { return false }
-func (l *listener) report(_ int32, load *balance.Load) {
+func (l *listener) report(_ int32, load *balance.Load, _ int) {
 	l.reports++
 	if load.Cordon == balance.CordonSoft && l.cordoned == 0 {
 		l.cordoned = l.s.Now()

@@ -69,7 +69,7 @@ func (v *view) row(r *sentRow) {
 	v.roomy = true
 }
 
-func (v *view) report(m int32, l *balance.Load) {
+func (v *view) report(m int32, l *balance.Load, _ int) {
 	v.sum[v.region(m)] += int64(int32(l.InFlight) - v.said[m])
 	v.said[m] = int32(l.InFlight)
 	v.roomy = true

@@ -51,8 +51,8 @@ func TestGrantsOverTheHop(t *testing.T) {
 		p.until("the app sleeps", func(s status.Snapshot) bool { return in(s, "stopped") == 4 })
 		for _, k := range p.workers {
 			for m := range mustApp(p, k).All() {
-				if l := k.fleet.Gate("web", m.ID).Load(); l.InFlight != 0 || l.Granted != 0 {
-					t.Errorf("%s sleeps with %d in flight, %d granted", m.ID, l.InFlight, l.Granted)
+				if g := k.fleet.Gate("web", m.ID); g.InFlight() != 0 {
+					t.Errorf("%s sleeps with %d in flight, %d granted", m.ID, g.InFlight(), g.Granted())
 				}
 			}
 		}
