@@ -59,9 +59,6 @@ func (g *Gate) redeem(epoch, knownGen uint64) (Load, Bounce) {
 			next |= touchedBit
 		}
 		if g.word.CompareAndSwap(w, next) {
-			if f := g.left.Load(); f != nil {
-				(*f)() // the node has one slot less at hand
-			}
 			return g.load(next), Admitted
 		}
 	}
