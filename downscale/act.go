@@ -58,6 +58,7 @@ func (r *run) observe(m *machine, now time.Time) {
 			}
 			if m.protocol.Gen() == l.CordonGen {
 				r.quiet(m, now, l, used)
+				r.remind(m, now)
 			}
 		}
 	case Draining:
@@ -68,6 +69,7 @@ func (r *run) observe(m *machine, now time.Time) {
 			r.step(m, now, Input{Kind: Idle})
 		}
 		r.step(m, now, Input{Kind: Tick})
+		r.remind(m, now)
 	default:
 		r.step(m, now, Input{Kind: Tick})
 	}
@@ -178,6 +180,21 @@ func (r *run) notify(m *machine, c Command) {
 	}
 	r.config.Connections.Notify(r.rowOf(m), of, within)
 	call(r.config.Trace.Notified, m.row, of)
+}
+
+// remind tells those that have become long since the others were told: a handshake was under way.
+func (r *run) remind(m *machine, now time.Time) {
+	of := r.config.Notify
+	switch m.protocol.Phase() {
+	case Draining:
+		of = AllClasses
+	case Notifying:
+	default:
+		return
+	}
+	if left := m.protocol.expires.Sub(now); left > 0 && r.long(m, of) > 0 {
+		r.config.Connections.Notify(r.rowOf(m), of, left)
+	}
 }
 
 func (r *run) finish(m *machine, now time.Time, c Command) (Input, bool) {

@@ -45,8 +45,8 @@ type Connections interface {
 	// Long returns how many connections of these classes the machine has.
 	Long(m balance.Machine, of Class) int
 	// Notify tells the machine's connections of these classes to end, in the way of their class, within that time. Those that
-	// were told already it leaves alone. It does not wait. Within that time, what has been told may be ended as its protocol
-	// has it, also where the other end says nothing; but nothing is broken off in the middle of a message: where that has to
-	// be, the machine's end does it.
+	// were told already it leaves alone, so it may be called again for those that have come since. It does not wait. Within
+	// that time, what has been told may be ended as its protocol has it, also where the other end says nothing; but nothing
+	// is broken off in the middle of a message: where that has to be, the machine's end does it.
 	Notify(m balance.Machine, of Class, within time.Duration)
 }

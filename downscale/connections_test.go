@@ -153,6 +153,21 @@ func TestLongConnections(t *testing.T) {
 				b.t.Errorf("told %v and %v, within %v", first, second, within)
 			}
 		}, []string{"0s cordon m1: deploy", "1.1s draining m1: deploy", "1.1s tell m1: stream+events+websocket+tcp", "11.1s stop m1: deploy", "11.2s stopped m1 in 100ms"}, "m1 stopped gone, m2 started running"},
+		{"a handshake that ends after the others were told is told too", window, stopApp, func(b *bench, s *switchboard) {
+			b.driver.draining = true
+			s.connect("m1", WebSocket, true)
+			b.request("m1")
+			go func() {
+				time.Sleep(5050 * time.Millisecond)
+				s.mu.Lock()
+				defer s.mu.Unlock()
+				s.open["m1"] = append(s.open["m1"], &longConn{class: WebSocket, gate: b.gate("m1")}) // what the request has become
+			}()
+			b.wantOrder(b.order(b.t.Context(), "m1", Order{Reason: "deploy", Drain: 10 * sec}), "")
+			if told, within := s.wasTold(s.open["m1"][1]); !told || within != 6*sec {
+				b.t.Errorf("told %v, within %v", told, within)
+			}
+		}, []string{"0s cordon m1: deploy", "1.1s draining m1: deploy", "1.1s tell m1: stream+events+websocket+tcp", "11.1s stop m1: deploy", "11.2s stopped m1 in 100ms"}, "m1 stopped gone, m2 started running"},
 	} {
 		t.Run(c.name, func(t *testing.T) {
 			synctest.Test(t, func(t *testing.T) {
