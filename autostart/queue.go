@@ -121,23 +121,30 @@ func newQueue(a *Autostart, app balance.AppID) *queue {
 //
 // It sets r.Place: a request that returns because its machine refused it finds its old place by that. Before it waits it
 // sets r.Tried to nil: these machines are still left out for a moment, but when nothing else is left it may be one of them.
-func (a *Autostart) Acquire(ctx context.Context, r *balance.Request) (balance.Reservation, error) {
-	if a.parked.Load() == 0 || a.Parked(r.App) == 0 {
-		slot, err := a.balancer.Pick(*r)
-		if err != nil {
-			return a.park(ctx, r, err)
-		}
-		if r.Place == 0 {
-			r.Place = a.places.Load() // should it return: behind all who wait, before all who will
-		}
-		if slot.Busy() && a.decides() {
-			if q := a.queue(r.App); !q.off() {
-				a.poke(q)
-			}
-		}
-		return slot, nil
+func (a *Autostart) Acquire(ctx context.Context, r *balance.Request) (slot balance.Reservation, err error) {
+	if a.parked.Load() != 0 && a.Parked(r.App) != 0 {
+		return a.park(ctx, r, nil)
 	}
-	return a.park(ctx, r, nil)
+	if slot, err = a.balancer.Pick(*r); err != nil {
+		return a.park(ctx, r, err)
+	}
+	if r.Place == 0 {
+		r.Place = a.places.Load() // should it return: behind all who wait, before all who will
+	}
+	if slot.Busy() {
+		a.busy(r.App)
+	}
+	return slot, nil
+}
+
+// busy asks for a decision: a request has gone to a machine that has enough of them.
+func (a *Autostart) busy(app balance.AppID) {
+	if !a.decides() {
+		return
+	}
+	if q := a.queue(app); !q.off() {
+		a.poke(q)
+	}
 }
 
 // park waits for a slot. why is what the balancer said, nil when it was not asked because others wait already.
