@@ -66,6 +66,11 @@
 // from what clients and machines send. The key authenticates, it does not encrypt: between hosts the connections belong in a
 // private network or in TLS, by [Config].Dial and the owner's listener.
 //
+// Where an owner grants the slots of machines that take a few requests at a time ([balance.Granter]), the token of the slot
+// goes with the request, and the gate lets it in by that. A slot that was taken back meanwhile is as good as none: the
+// request gets one that is free, or is bounced. Asking for slots and granting them is not this package's business: both are
+// small messages that may be lost, for whatever carries rows and reports.
+//
 // # Windows and lanes
 //
 // The window of an HTTP/2 stream bounds its speed to a window per round trip. It is [Config].Bandwidth times the round trip

@@ -440,8 +440,8 @@ func (p *pools) settle() {
 			p.finish(o, 0, Done)
 		}
 	}
-	for range 150 {
-		p.tick(100 * time.Millisecond)
+	for range 30 {
+		p.tick(500 * time.Millisecond)
 		deliver()
 	}
 	for _, o := range p.owners {
@@ -449,8 +449,8 @@ func (p *pools) settle() {
 			g.Sample()
 		}
 	}
-	for range 20 {
-		p.tick(100 * time.Millisecond)
+	for range 4 {
+		p.tick(500 * time.Millisecond)
 		deliver()
 	}
 	for _, o := range p.owners {

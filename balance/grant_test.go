@@ -4,6 +4,8 @@ import (
 	"errors"
 	"fmt"
 	"math/rand/v2"
+	"sync"
+	"sync/atomic"
 	"testing"
 	"time"
 )
@@ -188,5 +190,97 @@ func TestSlotsGoWhereRequestsWait(t *testing.T) {
 	s.expire(11)
 	if _, _, ok := s.next(11); ok {
 		t.Error("a slot for a node that is not heard of")
+	}
+}
+
+// Nodes that take, use, drop and lose slots all at once: never more at a machine than its limit, and all slots return.
+func TestGrantsUnderContention(t *testing.T) {
+	const nodes, machines, hard, each = 4, 3, 2, 300
+	owner := newFleet(t, "w", "nrt")
+	apply(t, owner, PutApp{App{ID: "web", Limits: Limits{Soft: 1, Hard: hard}}})
+	gates := map[MachineID]*Gate{}
+	running := map[MachineID]*atomic.Int32{}
+	for i := range machines {
+		id := MachineID(fmt.Sprint("m", i))
+		g, err := owner.Host(Machine{ID: id, App: "web", Region: "nrt"})
+		if err != nil {
+			t.Fatal(err)
+		}
+		start(t, g)
+		gates[id], running[id] = g, new(atomic.Int32)
+	}
+	var now atomic.Int64 // milliseconds
+	edges := map[NodeID]*Balancer{}
+	granter, err := NewGranter(owner, GranterConfig{
+		Now:  func() time.Time { return time.UnixMilli(1 + now.Load()) },
+		Give: func(n NodeID, g Grant) { edges[n].Take(g) },
+	})
+	if err != nil {
+		t.Fatal(err)
+	}
+	rows := owner.Watch()
+	updates := rows.Take()
+	rows.Close()
+	for i := range nodes {
+		n := NodeID(fmt.Sprint("edge", i))
+		f := newFleet(t, n, "nrt")
+		apply(t, f, updates...)
+		if edges[n], err = New(f, Config{GiveBack: func(_ NodeID, g Grant) { granter.Back(n, g) }}); err != nil {
+			t.Fatal(err)
+		}
+	}
+	var served atomic.Int64
+	var wg sync.WaitGroup
+	for n, b := range edges {
+		for range 4 {
+			wg.Go(func() {
+				for i := range each {
+					for _, part := range b.Asks("web", 1) {
+						granter.Ask(n, "web", part)
+					}
+					r, err := b.Pick(Request{App: "web"})
+					if err != nil {
+						b.Tick(time.UnixMilli(1 + now.Add(10)))
+						granter.Tick()
+						continue
+					}
+					id := r.Machine().ID
+					if i%7 == 0 { // its client has left
+						r.Release(Canceled)
+						continue
+					}
+					token, _ := r.Grant()
+					if i%11 == 0 { // its owner is out of reach
+						r.Undelivered()
+						r.Release(Errored)
+						continue
+					}
+					if _, bounce := gates[id].Enter(token, 0, 0); bounce != Admitted {
+						r.Release(Bounced)
+						continue
+					}
+					if running[id].Add(1) > hard {
+						t.Errorf("%s serves more than %d", id, hard)
+					}
+					served.Add(1)
+					running[id].Add(-1)
+					gates[id].Leave()
+					r.Release(Done)
+				}
+			})
+		}
+	}
+	wg.Wait()
+	if served.Load() == 0 {
+		t.Error("nobody was served")
+	}
+	for range 3 {
+		now.Add(20_000)
+		granter.Tick()
+	}
+	for id, g := range gates {
+		if n := g.InFlight(); n != 0 || g.Granted() != 0 {
+			t.Errorf("%s: %d in flight and %d granted when all is over", id, n, g.Granted())
+		}
 	}
 }

@@ -118,7 +118,8 @@ func (m *row) age(turned []MachineID, a *area, sum *gathered, share float64, rea
 			e = e.withRamp(part)
 		}
 		if _, granted := e.grant(); granted {
-			e = e.withGrant(mem.purse().expire(a.tick), a.granted)
+			n := mem.purse().expire(a.tick)
+			e = e.withGrant(n, a.granted || n > 0)
 		}
 		if m.tier == TierReady {
 			sum.sent += taken
