@@ -191,16 +191,25 @@ func (s *sent) Close() error { s.closed++; return nil }
 // Whatever goes wrong, in whatever order: each request ends exactly once, an answer that is whole is right, what must not
 // be executed twice is not, and nothing stays in flight.
 func TestAnyPlanOfFaults(t *testing.T) {
-	rapid.Check(t, func(t *rapid.T) { rapid.SyncTest(t, playPlan) })
+	rapid.Check(t, func(t *rapid.T) { rapid.SyncTest(t, func(t *rapid.T) { playPlan(t, false) }) })
 }
 
-func playPlan(t *rapid.T) {
+// The same over HTTP/2, all the way: the hop's connections die at any byte, machines answer, abort and refuse streams.
+func TestAnyPlanOfFaultsOverHTTP2(t *testing.T) {
+	rapid.Check(t, func(t *rapid.T) { rapid.SyncTest(t, func(t *rapid.T) { playPlan(t, true) }) })
+}
+
+func playPlan(t *rapid.T, h2 bool) {
 	p := &plan{executed: map[string]int{}}
 	offset := rapid.OneOf(rapid.Just(-1), rapid.Just(-1), rapid.IntRange(0, 400), rapid.IntRange(0, 100<<10))
 	p.hops = rapid.SliceOfN(rapid.Custom(func(t *rapid.T) hopFault {
 		return hopFault{rapid.SampledFrom([]int{0, 0, 0, 1}).Draw(t, "refuse"), offset.Draw(t, "write"), offset.Draw(t, "read")}
 	}), 0, 5).Draw(t, "hops")
-	p.machines = rapid.SliceOfN(rapid.SampledFrom(machineFaults), 0, 6).Draw(t, "machines")
+	kinds := machineFaults
+	if h2 {
+		kinds = machineFaults2
+	}
+	p.machines = rapid.SliceOfN(rapid.SampledFrom(kinds), 0, 6).Draw(t, "machines")
 	local := rapid.Bool().Draw(t, "local")
 
 	ctx, cancel := context.WithCancel(context.Background())
@@ -219,15 +228,21 @@ func playPlan(t *rapid.T) {
 	}
 	watch := worker.Watch()
 	ok(worker.Apply(balance.PutApp{App: balance.App{ID: "web", Limits: balance.Limits{Hard: 2000}}}))
+	app := newPlanApp(p)
 	dialMachine := func(ctx context.Context, m balance.Machine) (net.Conn, error) {
+		if h2 {
+			return app.dial(ctx)
+		}
 		a, b := net.Pipe()
 		go p.serve(b)
 		return a, nil
 	}
-	h, err := NewHandler(worker, HandlerConfig{Key: "k", DialMachine: dialMachine, HeaderTimeout: time.Second})
+	speaks := func(balance.Machine) bool { return h2 }
+	h, err := NewHandler(worker, HandlerConfig{Key: "k", DialMachine: dialMachine, HeaderTimeout: time.Second, H2: speaks})
 	ok(err)
 	l := newPipes()
-	srv := &http.Server{Handler: h, ErrorLog: quietLog}
+	srv, err := NewServer(h, ServerConfig{})
+	ok(err)
 	go srv.Serve(l)
 	b, err := balance.New(edge, balance.Config{})
 	ok(err)
@@ -261,6 +276,7 @@ func playPlan(t *rapid.T) {
 			}
 			return &cutConn{Conn: c, toWrite: f.write, read: f.read}, nil
 		},
+		H2:    speaks,
 		Trace: Trace{Done: func(Done) { dones++ }},
 	})
 	ok(err)
@@ -270,6 +286,7 @@ func playPlan(t *rapid.T) {
 		tr.Close()
 		h.machines.close()
 		srv.Close()
+		app.close()
 		synctest.Wait()
 	}()
 
@@ -283,6 +300,9 @@ func playPlan(t *rapid.T) {
 		rctx, leave := context.WithCancel(ctx)
 		req, err := http.NewRequestWithContext(rctx, method, fmt.Sprintf("http://web/%d", i), nil)
 		ok(err)
+		if h2 {
+			over2(req)
+		}
 		src := &sent{Reader: bytes.NewReader(body)}
 		if size > 0 {
 			req.Body, req.ContentLength = src, int64(size)
