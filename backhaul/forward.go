@@ -172,24 +172,28 @@ func upgrade(w http.ResponseWriter, resp *http.Response, machine *conn) {
 	if rw.Flush() != nil {
 		return
 	}
-	done := make(chan error, 2)
+	in := rw.Reader // rw has another buffer, which is not needed any more
+	rest := make(chan error, 1)
 	go func() { // edge to machine; what was buffered comes first
-		_, err := relay(back, rw.Reader)
+		_, err := relay(back, in)
 		if err == nil {
 			err = halfOf(resp.Body, machine).CloseWrite()
 		}
-		done <- err
-	}()
-	go func() {
-		_, err := relay(edge, back)
-		if err == nil {
-			err = closeWrite(edge)
+		if err == errTold {
+			breakOff(edge)
 		}
-		done <- err
+		if err != nil { // ends the other half as well
+			edge.Close()
+			back.Close()
+		}
+		rest <- err
 	}()
-	err = <-done
+	_, err = relay(edge, back) // on this goroutine: there may be many that are idle
 	if err == nil {
-		err = <-done // the other half may go on
+		err = closeWrite(edge)
+	}
+	if err == nil {
+		err = <-rest // the other half may go on
 	}
 	if err == errTold {
 		breakOff(edge) // else the edge takes it for a half-close, and waits for a client that is deaf

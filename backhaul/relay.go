@@ -9,7 +9,7 @@ import (
 // small one and take a large one while they have much to say.
 const (
 	bufferSize = 32 << 10
-	smallSize  = 2 << 10
+	smallSize  = 1 << 10 // what chats and pings say at once
 )
 
 var buffers bufferPool
