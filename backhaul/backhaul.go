@@ -79,6 +79,18 @@
 // a connection is 1 GiB, so that streams that nobody reads stop no others. Requests with a body of 1 MiB or more, and those
 // whose like moved as much in the last minute, use connections of their own.
 //
+// # Pooled connections
+//
+// Connections are kept for each owner and its incarnation, and for each machine and its epoch: none outlives the process at
+// its other end. An idle HTTP/1.1 connection on which anything has arrived, its end included, is not used again: what a
+// machine sends beyond one answer is never taken for the next. On Linux the kernel is asked before a request is sent, which
+// takes less than a microsecond; elsewhere, and through TLS, what counts is what has been read, which leaves the moment
+// between arrival and that. What a machine sends while the next request is already on its way cannot be told from an answer.
+// An owner in use has [Config].Spare connections ready.
+//
+// A machine that answers and closes while a body is on its way has answered: the answer is read although the body cannot be
+// written any more.
+//
 // # Long connections
 //
 // [Connections] knows the connections that do not end by themselves, by class, and tells them to end before their machine
