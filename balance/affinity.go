@@ -39,12 +39,13 @@ func (l *look) bounded(w word, m *row, bound uint64) bool {
 	return m.kin.limits.Soft == 0 && bound > 0 && uint64(useOf(w)*16) > bound
 }
 
-// closer reports whether a machine comes before the best so far: a better tier, room, the hash; without room the load.
+// closer reports whether a machine comes before the best so far: a better tier, room, the hash; without room the load and
+// then the hash. Whose turn it is does not matter to a key.
 func (l *look) closer(w word, h uint64, b *found) bool {
 	if w>>busyShift != b.w>>busyShift {
 		return w < b.w
 	}
-	if w&busyBit != 0 {
+	if w&busyBit != 0 && w>>useShift != b.w>>useShift {
 		return w < b.w
 	}
 	return h > b.hash

@@ -178,7 +178,6 @@ func TestLongConnectionsVetoByDefault(t *testing.T) {
 
 func TestAWebSocketIsToldBeforeItsMachineSleeps(t *testing.T) {
 	p := newLongPlay(t, downscale.WebSocket)
-	p.echoes()
 	frame := make([]byte, 14)
 	if _, err := io.ReadFull(p.fromWS, frame); err != nil || string(frame) != "\x88\x0c\x03\xe9going away" {
 		t.Fatalf("got %q, %v; want a close frame with 1001", frame, err)
