@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"net"
+	"time"
 
 	"github.com/ebbkit/ebb/autostart"
 	"github.com/ebbkit/ebb/backhaul"
@@ -23,6 +24,7 @@ type worker struct {
 	starter  *autostart.Starter
 	scaler   *downscale.Downscaler
 	handler  *backhaul.Handler
+	conns    backhaul.Connections
 	granter  *balance.Granter
 	demand   *demand
 	idles    autostart.Idles
@@ -65,14 +67,13 @@ func (w *World) newWorker(r Region) (_ *worker, err error) {
 		return nil, err
 	}
 	restart := func(m balance.Machine) { k.starter.Start(context.Background(), m) }
-	conns := &backhaul.Connections{}
 	if k.scaler, err = downscale.New(k.fleet, k.driver, downscale.Config{
 		Window: w.config.Window, Demand: k.demand, Acks: w.x.acks, Restart: restart, Habits: &k.idles, Trace: k.traceScaler(),
-		Connections: conns, Notify: w.config.Notify,
+		Connections: &k.conns, Notify: w.config.Notify,
 	}); err != nil {
 		return nil, err
 	}
-	if k.handler, err = backhaul.NewHandler(k.fleet, backhaul.HandlerConfig{Key: w.key, EpochHeader: "Ebb-Epoch", Connections: conns}); err != nil {
+	if k.handler, err = backhaul.NewHandler(k.fleet, backhaul.HandlerConfig{Key: w.key, EpochHeader: "Ebb-Epoch", Connections: &k.conns}); err != nil {
 		return nil, err
 	}
 	if k.listener, err = net.Listen("tcp", "127.0.0.1:0"); err != nil {
@@ -94,6 +95,14 @@ func (k *worker) run(run func(string, func(context.Context) error)) {
 		return k.w.x.report(ctx, &k.node, k.w.config.App.ID, k.w.edgeNodes())
 	})
 	run(name, func(context.Context) error { return served(k.server.Serve(k.listener)) })
+}
+
+// leave tells the long connections to the worker's machines to end within that time.
+func (k *worker) leave(within time.Duration) {
+	rows, _ := k.fleet.App(k.w.config.App.ID)
+	for m := range rows.All() {
+		k.conns.Notify(*m, downscale.AllClasses, within)
+	}
 }
 
 // drain stops all machines and the hop to them.

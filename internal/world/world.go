@@ -251,6 +251,9 @@ func (w *World) wait(ctx context.Context) {
 func (w *World) drain(hurry context.Context) {
 	ctx, cancel := context.WithTimeout(hurry, drainFor)
 	defer cancel()
+	for _, k := range w.workers {
+		k.leave(drainFor)
+	}
 	if w.server.Shutdown(ctx) != nil {
 		w.server.Close()
 	}

@@ -311,6 +311,21 @@ func TestNearestByMeasurement(t *testing.T) {
 	}
 }
 
+// The end tells who would stay for ever: a clean end of the event stream, and no wait for it.
+func TestDrainTellsStreams(t *testing.T) {
+	p := newPlay(t, nil)
+	resp, err := p.client.Get(p.url + "/sse?ms=5")
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer resp.Body.Close()
+	p.stop()
+	if _, err := io.Copy(io.Discard, resp.Body); err != nil {
+		t.Errorf("the stream broke off: %v", err)
+	}
+	p.end()
+}
+
 // The end loses nothing: a request in flight is answered, then the machines stop.
 func TestDrain(t *testing.T) {
 	p := newPlay(t, nil)
