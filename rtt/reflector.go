@@ -22,7 +22,8 @@ type sender struct {
 	last   time.Time
 }
 
-// senderIdle is after how long a silent sender is forgotten. It is longer than the slowest probe interval by far.
+// senderIdle is after how long a silent sender is forgotten. It is longer than the slowest probe interval by far. Who has
+// recorded a probe can have it answered once more after that: by a packet of the same size, which no prober believes.
 const senderIdle = 2 * time.Minute
 
 func newReflector(session uint64, rate float64, burst, max int) *reflector {

@@ -1,6 +1,8 @@
 package rtt
 
 import (
+	"bytes"
+	"maps"
 	"testing"
 	"time"
 
@@ -143,15 +145,17 @@ func TestTallyForgets(t *testing.T) {
 }
 
 // FuzzReflector plays any datagrams to a responder: it never sends more bytes than it got, answers nothing it does not
-// believe, and answers no probe twice.
+// believe, and answers no probe twice while it remembers the sender.
 func FuzzReflector(f *testing.F) {
 	f.Add([]byte{1, 2, 3}, uint8(3))
 	f.Add([]byte{0, 0, 1, 1, 255, 9}, uint8(0))
+	f.Add(append(append([]byte{0, 0x78}, bytes.Repeat([]byte{254, 1}, 600)...), 0, 0x81, 0, 0x78), uint8(24)) // forgotten, then replayed
 	f.Fuzz(func(t *testing.T, script []byte, key uint8) {
 		c := newCodec([][]byte{secretA})
 		r := newReflector(7, 20, 40, 8)
 		in, out := 0, 0
 		answered := map[[2]uint64]int{}
+		heard := map[uint64]time.Time{}
 		now := epoch
 		for i := 0; i+1 < len(script); i += 2 {
 			now = now.Add(time.Duration(script[i]) * ms)
@@ -168,7 +172,14 @@ func FuzzReflector(f *testing.F) {
 			if forged && 1+key != 0 {
 				t.Fatal("a forged packet was believed")
 			}
-			if p.kind != typeProbe || r.answer(now, &p) != dropNone {
+			if p.kind != typeProbe {
+				continue
+			}
+			if now.Sub(heard[p.prober]) > senderIdle {
+				maps.DeleteFunc(answered, func(id [2]uint64, _ int) bool { return id[0] == p.prober })
+			}
+			heard[p.prober] = now
+			if r.answer(now, &p) != dropNone {
 				continue
 			}
 			out += packetSize
