@@ -2,6 +2,7 @@ package balancetest_test
 
 import (
 	"fmt"
+	"math/rand/v2"
 	"os"
 	"os/exec"
 	"testing"
@@ -26,28 +27,29 @@ func TestStrategies(t *testing.T) {
 	}
 }
 
-// Firm is a strategy of one's own. It stays in the nearest region as long as that has anything, takes the better of two
-// random machines, and leaves the rest to the balancer.
+// Firm is a strategy of one's own. It stays in the nearest region as long as that has anything, takes the least used
+// machine there, of equal ones any, and leaves the rest to the balancer.
 type Firm struct{}
 
 // Pick implements balance.Strategy.
 func (Firm) Pick(v *balance.View, r balance.Request) (best balance.Slot, ok bool) {
+	var chance rand.PCG
+	chance.Seed(r.Rand, 0)
 	for tier := balance.TierReady; tier < balance.TierNone; tier++ {
 		for region := range v.Regions() {
 			var least, c balance.Candidate
-			n := v.Len(region, tier)
-			for i := range n { // from a random place on, until two were usable
-				s := v.Slot(region, tier, (i+int(r.Rand%uint64(n)))%n)
-				if !v.Usable(s, &r, &c) {
-					continue
+			equals := uint64(0)
+			for i := range v.Len(region, tier) {
+				s := v.Slot(region, tier, i)
+				switch {
+				case !v.Usable(s, &r, &c):
+				case !ok || c.Use() < least.Use():
+					best, least, equals, ok = s, c, 1, true
+				case c.Use() == least.Use():
+					if equals++; chance.Uint64()%equals == 0 {
+						best = s
+					}
 				}
-				if !ok || c.Use() < least.Use() {
-					best, least = s, c
-				}
-				if ok {
-					return best, true
-				}
-				ok = true
 			}
 			if ok {
 				return best, true
