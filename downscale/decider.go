@@ -42,8 +42,10 @@ type Seen struct {
 
 // Situation is what a [Decider] decides on.
 type Situation struct {
-	App      balance.App
-	Revision string // machines of any other revision go first; empty means that all are equal
+	App balance.App
+	// Revision is the present one: machines of any other go first, and one that cannot for the moment (Veto) is waited for.
+	// Empty means that all are equal.
+	Revision string
 	// Machines are all machines of the app, whoever owns them and whatever their state, by Rank and then ID. If they come in
 	// another order they are sorted in place.
 	Machines []Seen
@@ -119,14 +121,15 @@ type sums struct {
 	starting balance.MachineID
 	first    int // machines so far in canonical order: the first are the minimum's
 
-	open     bool // more may be spared
-	room     int  // how many more
-	spared   bool
-	vetoed   bool
-	busy     balance.MachineID
-	keep     Class             // of busy: the long connections that keep it
-	turn     balance.MachineID // of another owner: it goes first
-	recalled bool
+	open      bool // more may be spared
+	room      int  // how many more
+	spared    bool
+	vetoed    bool
+	oldVetoed bool // one of an old revision is
+	busy      balance.MachineID
+	keep      Class             // of busy: the long connections that keep it
+	turn      balance.MachineID // of another owner: it goes first
+	recalled  bool
 }
 
 // NewDecider returns a decider. Of the configuration it reads Window, KeepAlive, Headroom, Settle, Notify and Every, which is

@@ -220,6 +220,17 @@ func TestDeciderStories(t *testing.T) {
 			{at: 61 * sec, do: func(s *Situation) { s.Machines[0].Veto, s.Machines[1].Veto = true, true }, want: "hold: what could be spared was needed a moment ago"},
 			{at: 91 * sec, do: load(), want: "spare m3: keep-alive 30s over: no request since 30s; spare m2: keep-alive 30s over: no request since 30s; spare m1: keep-alive 30s over: no request since 30s"},
 		}},
+		{"one of an old revision that was needed a moment ago is waited for, and no present one goes in its stead", Config{Window: 10 * sec, KeepAlive: time.Hour}, stop, machines(10, 3), []act{
+			{at: 10 * sec, do: func(s *Situation) {
+				s.Revision = "v2"
+				for i := range s.Machines {
+					s.Machines[i].Load, s.Machines[i].Revision = 1, "v2"
+				}
+				s.Machines[1].Revision, s.Machines[1].Veto = "v1", true
+			}, want: "hold: what could be spared was needed a moment ago"},
+			{at: 11 * sec, do: func(s *Situation) { s.Machines[1].Veto, s.Machines[1].Busy = false, true }, want: "spare m3: window 10s peak 3 <= 0.8 x 20 without m3"},
+			{at: 12 * sec, do: func(s *Situation) { s.Machines[1].Busy = false }, want: "spare m2: window 10s peak 3 <= 0.8 x 20 without m2"},
+		}},
 		{"machines without long connections go first, and what keeps one is named", c, stop, machines(10, 3), []act{
 			{at: 60 * sec, do: all(load(1, 2, 1), open(2, WebSocket, 1)), want: "spare m2: window 1m peak 4 <= 0.8 x 20 without m2"},
 			{at: 61 * sec, do: all(load(1, 1, 1), open(0, TCP, 1), open(1, TCP, 1)), want: "spare m3: window 1m peak 4 <= 0.8 x 20 without m3"},

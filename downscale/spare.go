@@ -138,12 +138,14 @@ const (
 	classNone
 )
 
+func isOld(m *Seen, revision string) bool { return revision != "" && m.Revision != revision }
+
 func classOf(m *Seen, revision string) int {
 	if !m.Own && !m.Known || m.Leaving || m.Hard || m.State != balance.Started || m.kept {
 		return classNone
 	}
 	class := classIdle
-	if revision != "" && m.Revision != revision {
+	if isOld(m, revision) {
 		class = classOldIdle
 	}
 	switch {
@@ -177,7 +179,10 @@ func (d *Decider) consider(s *Situation, r *regionLoad, m *Seen, idle Decision, 
 		return
 	case m.Own && !isIdle && m.Veto:
 		r.vetoed = true
+		r.oldVetoed = r.oldVetoed || isOld(m, s.Revision)
 		return
+	case r.oldVetoed && !isIdle && !isOld(m, s.Revision):
+		return // in its stead one of the present revision would go, and it would stay
 	case !m.Own && r.waited(m.ID, d.now, d.patience()):
 		return
 	case !isIdle && d.known == 1:
