@@ -314,7 +314,7 @@ func TestRegressions(t *testing.T) {
 		{"argo-rollouts 4534: a third revision arrives while the second replaces the first", func(t *testing.T) {
 			var revision atomic.Value
 			revision.Store("v1")
-			c := Config{Window: 5 * sec, KeepAlive: -1, Acks: &fickle{every: 20}, Revision: func(balance.AppID) string { return revision.Load().(string) }}
+			c := Config{Window: 5 * sec, KeepAlive: -1, Acks: &fickle{every: 40}, Revision: func(balance.AppID) string { return revision.Load().(string) }}
 			app := stopApp
 			var ids []balance.MachineID
 			for i := range 9 {
