@@ -145,9 +145,9 @@ func TestStalledStreamsStopNoOther(t *testing.T) {
 
 // Idle upgraded connections: what both hops hold for each.
 func TestIdleUpgradedConnectionsTakeLittleMemory(t *testing.T) {
-	n := 200
+	n, times, limit := 200, 3, int64(125e3) // few carry what many share, and what the tests before left behind
 	if *huge {
-		n = 3000
+		n, times, limit = 3000, 1, 100e3 // of more, a process could not have three rounds open
 	}
 	r := newRig(t, rigConfig{app: balance.App{ID: "web", Limits: balance.Limits{Hard: 5000}}})
 	l, err := net.Listen("tcp", "127.0.0.1:0") // a machine that holds nothing but the connection
@@ -191,10 +191,15 @@ func TestIdleUpgradedConnectionsTakeLittleMemory(t *testing.T) {
 		return (memory() - before) / int64(n)
 	}
 	ends := measure(l.Addr().String(), 200) // what client and machine hold
-	each := measure(r.front.Listener.Addr().String(), n) - ends
-	t.Logf("%d connections, %d KiB each", n, each>>10)
-	if each > 100e3 && !raceEnabled {
-		t.Errorf("%d bytes each, want at most 100 kB", each)
+	var seen []int64
+	for range times {
+		seen = append(seen, measure(r.front.Listener.Addr().String(), n)-ends)
+	}
+	slices.Sort(seen)
+	each := seen[times/2]
+	t.Logf("%d connections, %d KiB each, of %v bytes", n, each>>10, seen)
+	if each > limit && !raceEnabled {
+		t.Errorf("%d bytes each, want at most %d", each, limit)
 	}
 }
 
