@@ -6,6 +6,7 @@ import (
 	"slices"
 	"sync"
 	"testing"
+	"testing/synctest"
 	"time"
 
 	"github.com/ebbkit/ebb/balance"
@@ -38,7 +39,7 @@ func (w *world) many(n int, hold time.Duration) (errs []error) {
 func TestOneStartForManyRequests(t *testing.T) {
 	for _, takes := range []time.Duration{0, 300 * time.Millisecond, 45 * time.Second} {
 		for _, hint := range []time.Duration{0, time.Second} {
-			bubble(t, func(t *testing.T) {
+			synctest.Test(t, func(t *testing.T) {
 				b := boot{takes: takes}
 				w := newWorld(t, balance.App{Autostart: true, BootHint: hint, Limits: balance.Limits{Soft: 50}}, Config{MaxWait: 3 * time.Minute}, b, b, b, b)
 				w.run()
@@ -62,7 +63,7 @@ func TestOneStartForManyRequests(t *testing.T) {
 }
 
 func TestFirstNeverHealthy(t *testing.T) {
-	bubble(t, func(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
 		w := newWorld(t, balance.App{Autostart: true}, Config{}, boot{takes: 5 * time.Second, fault: "not ready after 5s"}, boot{takes: time.Second}, boot{})
 		w.run()
 		if errs := w.many(20, time.Millisecond); len(errs) > 0 {
@@ -76,7 +77,7 @@ func TestFirstNeverHealthy(t *testing.T) {
 }
 
 func TestStartFailsEverywhere(t *testing.T) {
-	bubble(t, func(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
 		w := newWorld(t, balance.App{Autostart: true}, Config{}, boot{takes: 100 * time.Millisecond, fault: "exit status 1"})
 		w.run()
 		errs := w.many(10, 0)

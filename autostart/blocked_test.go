@@ -52,7 +52,7 @@ func wantRefusal(t *testing.T, err error, cause string) {
 }
 
 func TestBlockedPolicyStopsItsAppOnly(t *testing.T) {
-	bubble(t, func(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
 		blocked, calls := make(chan struct{}), 0
 		var told []string
 		w := twoApps(t, func() Policy {
@@ -114,7 +114,7 @@ func TestBlockedPolicyStopsItsAppOnly(t *testing.T) {
 }
 
 func TestBlockedPolicyLeavesWhatRuns(t *testing.T) {
-	bubble(t, func(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
 		blocked := make(chan struct{})
 		w := newWorld(t, balance.App{ID: "web", Autostart: true, Limits: balance.Limits{Hard: 1}}, Config{
 			Policy: func(balance.AppID) Policy {
@@ -145,7 +145,7 @@ func TestPanickingPolicyStopsItsAppOnly(t *testing.T) {
 		"made": func() Policy { panic("bug") },
 	} {
 		t.Run(name, func(t *testing.T) {
-			bubble(t, func(t *testing.T) {
+			synctest.Test(t, func(t *testing.T) {
 				failed := 0
 				w := twoApps(t, make, func(app balance.AppID, err error) {
 					if failed++; app != "bad" || !strings.Contains(err.Error(), "bug") {

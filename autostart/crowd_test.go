@@ -12,6 +12,7 @@ import (
 	"runtime"
 	"strings"
 	"testing"
+	"testing/synctest"
 	"time"
 
 	"github.com/ebbkit/ebb/balance"
@@ -19,7 +20,7 @@ import (
 )
 
 func TestBoundsByBytes(t *testing.T) {
-	bubble(t, func(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
 		w := newWorld(t, balance.App{Autostart: true, BootHint: 5 * sec}, Config{MaxParkedBytes: 10_000}, boot{takes: 5 * sec})
 		w.run()
 		defer w.stop()
@@ -47,7 +48,7 @@ func TestBoundsByBytes(t *testing.T) {
 }
 
 func TestFloodStarvesNobody(t *testing.T) {
-	bubble(t, func(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
 		w := newWorld(t, balance.App{Autostart: true}, Config{MaxParked: 100, MaxParkedAll: 12, MaxWait: -1}, boot{never: true})
 		for _, app := range []balance.AppID{"a", "b", "c"} {
 			w.boots[balance.MachineID(app)] = boot{never: true}
@@ -82,7 +83,7 @@ func TestFloodStarvesNobody(t *testing.T) {
 }
 
 func TestFloodOfBytes(t *testing.T) {
-	bubble(t, func(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
 		w := newWorld(t, balance.App{Autostart: true}, Config{MaxParkedBytes: -1, MaxParkedAllBytes: 100_000, MaxWait: -1}, boot{never: true})
 		w.boots["b"] = boot{never: true}
 		w.fleet.Apply(balance.PutApp{App: balance.App{ID: "b", Autostart: true}})
@@ -108,7 +109,7 @@ func TestFloodOfBytes(t *testing.T) {
 }
 
 func TestRampLetsThemInByWaves(t *testing.T) {
-	bubble(t, func(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
 		app := balance.App{Autostart: true, Limits: balance.Limits{Hard: 20}}
 		w := newWorld(t, app, Config{Ramp: func(balance.AppID) time.Duration { return sec }}, boot{takes: 5 * sec})
 		w.run()
@@ -225,7 +226,7 @@ func TestConnContextWithoutTCP(t *testing.T) {
 
 // A granted slot goes to who waits first, without a guess.
 func TestGrantWakesWhoWaits(t *testing.T) {
-	bubble(t, func(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
 		w := newWorld(t, balance.App{Autostart: true, Limits: balance.Limits{Hard: 1}}, Config{})
 		row := balance.Machine{ID: "gpu", App: "web", Region: "nrt", Owner: "w", State: balance.Started, Epoch: 1}
 		w.fleet.Apply(balance.PutMachine{Machine: row, Version: balance.Version{Incarnation: 1, Seq: 1}})

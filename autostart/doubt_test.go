@@ -30,7 +30,7 @@ func TestStartIsDoubtedWhenItTakesTooLong(t *testing.T) {
 		{"nor is a resume doubted sooner than a cold boot", 0, []habits{{boot: 30 * sec}, {boot: sec, kind: Resume}}, habits{boot: time.Hour, kind: Resume}, 60 * sec},
 	} {
 		t.Run(tc.name, func(t *testing.T) {
-			bubble(t, func(t *testing.T) {
+			synctest.Test(t, func(t *testing.T) {
 				r := newRig(t, StarterConfig{}, tc.slow, habits{})
 				defer r.stop()
 				r.fleet.Apply(balance.PutApp{App: balance.App{ID: "web", BootHint: tc.hint}})
@@ -71,7 +71,7 @@ func TestStartIsDoubtedWhenItTakesTooLong(t *testing.T) {
 // The first machine never gets healthy, the second does: all are answered, and two have been started.
 func TestMachineThatNeverGetsHealthy(t *testing.T) {
 	for _, hedge := range []bool{false, true} {
-		bubble(t, func(t *testing.T) {
+		synctest.Test(t, func(t *testing.T) {
 			app := balance.App{ID: "web", Autostart: true, BootHint: 5 * sec, Limits: balance.Limits{Soft: 50, Hard: 60}}
 			r := newRig(t, StarterConfig{}, habits{}, habits{}, habits{})
 			order := canonical("web", 3)

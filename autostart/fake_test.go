@@ -6,7 +6,6 @@ import (
 	"fmt"
 	"sync"
 	"testing"
-	"testing/synctest"
 	"time"
 
 	"github.com/ebbkit/ebb/balance"
@@ -182,9 +181,4 @@ func (w *world) get(ctx context.Context, hold time.Duration) (balance.MachineID,
 	g.Leave()
 	slot.Release(balance.Done)
 	return id, nil
-}
-
-func bubble(t *testing.T, f func(t *testing.T)) {
-	t.Helper()
-	synctest.Test(t, f)
 }

@@ -12,7 +12,7 @@ import (
 )
 
 func TestWhoWasRefusedWaitsForSomethingNew(t *testing.T) {
-	bubble(t, func(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
 		w := newWorld(t, balance.App{Autostart: true, Limits: balance.Limits{Hard: 2}}, Config{}, boot{})
 		g := w.wake("m0")
 		w.run()
@@ -44,7 +44,7 @@ func TestWhoWasRefusedWaitsForSomethingNew(t *testing.T) {
 }
 
 func TestWhoInsistsWaitsForIt(t *testing.T) {
-	bubble(t, func(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
 		w := newWorld(t, balance.App{Autostart: true, Limits: balance.Limits{Hard: 1}}, Config{}, boot{}, boot{takes: sec}, boot{})
 		ids := canonical("web", 3)
 		w.wake(ids[0])
@@ -77,7 +77,7 @@ func TestWhoInsistsWaitsForIt(t *testing.T) {
 
 // Long idle, and a request into the middle of a stop: neither is forgotten.
 func TestWakesAgain(t *testing.T) {
-	bubble(t, func(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
 		w := newWorld(t, balance.App{Autostart: true}, Config{}, boot{takes: sec})
 		w.run()
 		get := func() {
@@ -120,7 +120,7 @@ func TestWakesAgain(t *testing.T) {
 }
 
 func TestLostSignalCostsATick(t *testing.T) {
-	bubble(t, func(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
 		w := newWorld(t, balance.App{Autostart: true, Limits: balance.Limits{Hard: 1}}, Config{}, boot{takes: sec})
 		w.b.OnRoom(func(balance.AppID) {}) // none arrives
 		w.run()
@@ -136,7 +136,7 @@ func TestLostSignalCostsATick(t *testing.T) {
 }
 
 func TestMinimumWithoutRequests(t *testing.T) {
-	bubble(t, func(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
 		w := newWorld(t, balance.App{Autostart: true, Min: 2}, Config{}, boot{}, boot{}, boot{})
 		w.run()
 		synctest.Wait()
@@ -155,7 +155,7 @@ func TestMinimumWithoutRequests(t *testing.T) {
 }
 
 func TestRecallBeforeStart(t *testing.T) {
-	bubble(t, func(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
 		w := newWorld(t, balance.App{Autostart: true}, Config{}, boot{}, boot{})
 		id := canonical("web", 2)[1] // not the first of the order
 		g := w.wake(id)
@@ -176,7 +176,7 @@ func TestRecallBeforeStart(t *testing.T) {
 
 // A decision that falls into the dispatcher's own pick leaves out the one that it picks for; another follows at once.
 func TestDecisionDuringPick(t *testing.T) {
-	bubble(t, func(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
 		var w *world
 		picks := 0
 		hold := make(chan struct{})

@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"sync"
 	"testing"
+	"testing/synctest"
 	"time"
 
 	"github.com/ebbkit/ebb/balance"
@@ -176,7 +177,7 @@ func TestThreeNodesAgreeWithoutTalking(t *testing.T) {
 		{2, [3]int{5, 0, 6}, 3},
 	} {
 		t.Run(fmt.Sprint(tc.soft, tc.demand), func(t *testing.T) {
-			bubble(t, func(t *testing.T) {
+			synctest.Test(t, func(t *testing.T) {
 				r := newRegion(t, balance.App{Limits: balance.Limits{Soft: tc.soft}, BootHint: 45 * sec}, lags, slow, slow, slow, slow, slow, slow)
 				defer r.stop()
 				var answers [3]<-chan error
@@ -317,6 +318,6 @@ func TestRegressions(t *testing.T) {
 			all(t, errs, 10)
 		}},
 	} {
-		t.Run(tc.name, func(t *testing.T) { bubble(t, tc.run) })
+		t.Run(tc.name, func(t *testing.T) { synctest.Test(t, tc.run) })
 	}
 }

@@ -5,6 +5,7 @@ import (
 	"errors"
 	"slices"
 	"testing"
+	"testing/synctest"
 	"time"
 
 	"github.com/ebbkit/ebb/balance"
@@ -28,7 +29,7 @@ func (w *world) decided() (ds []string) {
 }
 
 func TestDryRun(t *testing.T) {
-	bubble(t, func(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
 		w := newWorld(t, balance.App{ID: "web", Autostart: true}, Config{DryRun: true}, boot{takes: sec}, boot{takes: sec})
 		w.run()
 		defer w.stop()
@@ -53,7 +54,7 @@ func TestDryRun(t *testing.T) {
 }
 
 func TestPolicyThatMisbehaves(t *testing.T) {
-	bubble(t, func(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
 		calls, failed := 0, 0
 		twice := policyFunc(func(now time.Time, in Input) (d Decision) {
 			calls++
@@ -165,7 +166,7 @@ func TestHistoryRoundTrip(t *testing.T) {
 }
 
 func TestRestoreBeforeAppsAreKnown(t *testing.T) {
-	bubble(t, func(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
 		var learned Boots
 		learned.Learn(3 * sec)
 		all := map[balance.AppID]History{"web": {Boots: []HistoryBoots{{All: true, Boots: learned}}}, "other": {Boots: []HistoryBoots{{All: true, Boots: learned}}}}

@@ -30,7 +30,7 @@ func TestPushedReadiness(t *testing.T) {
 		{name: "another start's word", say: func(p *Push) { p.Ready("m0", 0); p.Ready("m1", 1) }, after: 6 * sec, want: "failed m0: not ready after 5s"},
 	} {
 		t.Run(tc.name, func(t *testing.T) {
-			bubble(t, func(t *testing.T) {
+			synctest.Test(t, func(t *testing.T) {
 				p := &Push{}
 				r := newRig(t, StarterConfig{Readiness: p, BootCap: 5 * sec}, habits{boot: time.Hour}) // looks would find nothing
 				defer r.stop()
@@ -66,7 +66,7 @@ func (d telling) Await(ctx context.Context, m balance.Machine) error {
 }
 
 func TestDriverThatTells(t *testing.T) {
-	bubble(t, func(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
 		r := newRig(t, StarterConfig{Readiness: telling{}}, habits{boot: sec}, habits{boot: sec}, habits{boot: sec})
 		defer r.stop()
 		for _, id := range []balance.MachineID{"m0", "m1", "m2"} {

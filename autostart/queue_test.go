@@ -87,7 +87,7 @@ func class(t *testing.T, err, want error, after bool) {
 }
 
 func TestAboveSoftServesAndStarts(t *testing.T) {
-	bubble(t, func(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
 		w := newWorld(t, balance.App{Autostart: true, Limits: balance.Limits{Soft: 2, Hard: 10}}, Config{}, boot{takes: sec}, boot{takes: sec}, boot{})
 		w.wake(canonical("web", 3)[0])
 		w.run()
@@ -124,7 +124,7 @@ func TestAsleep(t *testing.T) {
 		"nobody to start it here": {app: balance.App{Autostart: true}, nobdy: true},
 	} {
 		t.Run(name, func(t *testing.T) {
-			bubble(t, func(t *testing.T) {
+			synctest.Test(t, func(t *testing.T) {
 				w := newWorld(t, tc.app, Config{}, boot{})
 				if tc.nobdy {
 					w.a, _ = New(w.b, nil, Config{})
@@ -146,7 +146,7 @@ func TestAsleep(t *testing.T) {
 }
 
 func TestWaitingRoomWithoutStarter(t *testing.T) {
-	bubble(t, func(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
 		w := newWorld(t, balance.App{Limits: balance.Limits{Hard: 1}}, Config{}, boot{})
 		w.a, _ = New(w.b, nil, Config{})
 		w.wake("m0")
@@ -178,7 +178,7 @@ func TestWaitingRoomWithoutStarter(t *testing.T) {
 }
 
 func TestCrowded(t *testing.T) {
-	bubble(t, func(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
 		w := newWorld(t, balance.App{Autostart: true, BootHint: 5 * sec}, Config{MaxParked: 2}, boot{takes: 5 * sec})
 		w.run()
 		a, b := w.park(t.Context(), &balance.Request{App: "web"}), w.park(t.Context(), &balance.Request{App: "web"})
@@ -199,7 +199,7 @@ func TestCrowded(t *testing.T) {
 		}
 		w.stop()
 	})
-	bubble(t, func(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
 		w := newWorld(t, balance.App{Autostart: true}, Config{MaxParked: -1}, boot{takes: sec})
 		w.run()
 		_, err := w.get(t.Context(), 0)
@@ -209,7 +209,7 @@ func TestCrowded(t *testing.T) {
 }
 
 func TestClientLeaves(t *testing.T) {
-	bubble(t, func(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
 		var left atomic.Int64
 		w := newWorld(t, balance.App{Autostart: true}, Config{Trace: Trace{Left: func(balance.AppID, time.Duration) { left.Add(1) }}}, boot{takes: sec})
 		w.run()
@@ -258,7 +258,7 @@ func TestClientLeaves(t *testing.T) {
 }
 
 func TestOrderAndReturn(t *testing.T) {
-	bubble(t, func(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
 		w := newWorld(t, balance.App{Limits: balance.Limits{Hard: 1}}, Config{}, boot{})
 		g := w.wake("m0")
 		w.run()
@@ -294,7 +294,7 @@ func TestOrderAndReturn(t *testing.T) {
 }
 
 func TestPatience(t *testing.T) {
-	bubble(t, func(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
 		w := newWorld(t, balance.App{Autostart: true, BootHint: 10 * sec}, Config{}, boot{never: true})
 		w.run()
 		began := time.Now()
@@ -308,7 +308,7 @@ func TestPatience(t *testing.T) {
 			t.Errorf("%d starts", w.started())
 		}
 	})
-	bubble(t, func(t *testing.T) { // none but the client's
+	synctest.Test(t, func(t *testing.T) { // none but the client's
 		w := newWorld(t, balance.App{Autostart: true, BootHint: sec}, Config{MaxWait: -1}, boot{takes: 1000 * sec})
 		w.run()
 		if _, err := w.get(t.Context(), 0); err != nil {
@@ -319,7 +319,7 @@ func TestPatience(t *testing.T) {
 }
 
 func TestAppsComeAndGo(t *testing.T) {
-	bubble(t, func(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
 		w := newWorld(t, balance.App{Autostart: true}, Config{}, boot{never: true})
 		w.run()
 		if _, err := w.a.Acquire(t.Context(), &balance.Request{App: "none"}); !errors.Is(err, balance.ErrNoApp) {
@@ -340,7 +340,7 @@ func TestAppsComeAndGo(t *testing.T) {
 }
 
 func TestRunEnds(t *testing.T) {
-	bubble(t, func(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
 		w := newWorld(t, balance.App{Autostart: true}, Config{}, boot{takes: sec})
 		w.run()
 		c := w.park(t.Context(), &balance.Request{App: "web"})
@@ -373,7 +373,7 @@ func (p panicky) Recall(context.Context, balance.Machine) error { panic("oops") 
 
 func TestBadOwner(t *testing.T) {
 	for _, blocks := range []bool{false, true} {
-		bubble(t, func(t *testing.T) {
+		synctest.Test(t, func(t *testing.T) {
 			w := newWorld(t, balance.App{Autostart: true}, Config{}, boot{}, boot{})
 			var err error
 			if w.a, err = New(w.b, panicky{blocks}, Config{StartTimeout: sec}); err != nil {
@@ -395,7 +395,7 @@ func TestBadOwner(t *testing.T) {
 }
 
 func TestOtherNodesDemand(t *testing.T) {
-	bubble(t, func(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
 		var others atomic.Int64
 		w := newWorld(t, balance.App{Autostart: true, Limits: balance.Limits{Soft: 10}}, Config{Others: func(_ balance.AppID, region string) int {
 			if region != "nrt" {
@@ -418,7 +418,7 @@ func TestOtherNodesDemand(t *testing.T) {
 }
 
 func TestFullOfOthersRequests(t *testing.T) {
-	bubble(t, func(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
 		// An edge that is not the owner: all it knows of others' requests is that the owner says "full".
 		f, _ := balance.NewFleet(balance.FleetConfig{Node: "edge", Region: "nrt"})
 		b, _ := balance.New(f, balance.Config{})
@@ -525,7 +525,7 @@ func TestNoSlotIsLost(t *testing.T) {
 
 // A flood that waits for one app does not hold up another.
 func TestAppsDoNotWaitForEachOther(t *testing.T) {
-	bubble(t, func(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
 		w := newWorld(t, balance.App{Autostart: true}, Config{}, boot{never: true})
 		w.fleet.Apply(balance.PutApp{App: balance.App{ID: "api"}})
 		g, err := w.fleet.Host(balance.Machine{ID: "api-1", App: "api", Region: "nrt"})

@@ -51,7 +51,7 @@ func TestStarterStories(t *testing.T) {
 			events: []string{"starting m0@1", "ready m0 cold 1s", "exited m0@1: exit status 0"}},
 	} {
 		t.Run(tc.name, func(t *testing.T) {
-			bubble(t, func(t *testing.T) {
+			synctest.Test(t, func(t *testing.T) {
 				r := newRig(t, tc.config, tc.habits)
 				if a := r.start("m0"); a != balance.StartAccepted {
 					t.Fatalf("answer %v", a)
@@ -78,7 +78,7 @@ func TestStarterStories(t *testing.T) {
 }
 
 func TestStartIsIdempotent(t *testing.T) {
-	bubble(t, func(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
 		r := newRig(t, StarterConfig{}, habits{boot: sec})
 		row := r.row("m0")
 		var mu sync.Mutex
@@ -126,7 +126,7 @@ func TestStartIsIdempotent(t *testing.T) {
 }
 
 func TestStopAndSuspendAreNoFaults(t *testing.T) {
-	bubble(t, func(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
 		r := newRig(t, StarterConfig{}, habits{boot: sec})
 		gate := r.fleet.Gate("web", "m0")
 		r.start("m0")
@@ -178,7 +178,7 @@ func TestStopAndSuspendAreNoFaults(t *testing.T) {
 }
 
 func TestHealthAfterReady(t *testing.T) {
-	bubble(t, func(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
 		r := newRig(t, StarterConfig{Recent: 20 * sec}, habits{})
 		r.start("m0")
 		sick := func(sick bool) {
@@ -214,7 +214,7 @@ func TestHealthAfterReady(t *testing.T) {
 }
 
 func TestRecentIsLearned(t *testing.T) {
-	bubble(t, func(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
 		r := newRig(t, StarterConfig{}, habits{boot: 10 * sec})
 		recent := func() (for_ time.Duration) {
 			began := time.Now()
@@ -241,7 +241,7 @@ func TestRecentIsLearned(t *testing.T) {
 
 // A driver that blocks costs its own machine's start, and what it starts in the end is stopped.
 func TestBlockedDriver(t *testing.T) {
-	bubble(t, func(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
 		block := make(chan struct{})
 		r := newRig(t, StarterConfig{BootCap: 5 * sec}, habits{blocks: block}, habits{})
 		r.start("m0")
@@ -275,7 +275,7 @@ func TestBlockedDriver(t *testing.T) {
 }
 
 func TestRunEndsWhileStarting(t *testing.T) {
-	bubble(t, func(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
 		r := newRig(t, StarterConfig{}, habits{boot: time.Hour}, habits{})
 		r.start("m0")
 		r.start("m1")
@@ -295,7 +295,7 @@ func TestRunEndsWhileStarting(t *testing.T) {
 }
 
 func TestStartWaitsForRun(t *testing.T) {
-	bubble(t, func(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
 		r := newRig(t, StarterConfig{}, habits{})
 		s, err := NewStarter(r.fleet, r.d, StarterConfig{Check: Check{Func: r.d.check}})
 		if err != nil {
@@ -325,7 +325,7 @@ func TestStartWaitsForRun(t *testing.T) {
 }
 
 func TestWatchIsCalledAgain(t *testing.T) {
-	bubble(t, func(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
 		d := newFakeDriver()
 		d.watchErr = errors.New("lost the connection")
 		f, _ := balance.NewFleet(balance.FleetConfig{Node: "n", Region: "nrt"})
@@ -356,7 +356,7 @@ func TestWatchIsCalledAgain(t *testing.T) {
 
 // Edge and owner together: exactly one start, all answered; and the fault of a machine reaches the client.
 func TestWholePath(t *testing.T) {
-	bubble(t, func(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
 		r := newRig(t, StarterConfig{}, habits{boot: 45 * sec}, habits{boot: 45 * sec})
 		r.fleet.Apply(balance.PutApp{App: balance.App{ID: "web", Autostart: true, Limits: balance.Limits{Soft: 50, Hard: 60}}})
 		b, _ := balance.New(r.fleet, balance.Config{})
