@@ -1,0 +1,268 @@
+package main
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"log"
+	"net"
+	"net/http"
+	"net/http/httputil"
+	"os"
+	"strconv"
+	"time"
+
+	"golang.org/x/sync/errgroup"
+
+	"github.com/ebbkit/ebb/autostart"
+	"github.com/ebbkit/ebb/autostart/process"
+	"github.com/ebbkit/ebb/backhaul"
+	"github.com/ebbkit/ebb/balance"
+	"github.com/ebbkit/ebb/downscale"
+)
+
+// The apps: on the edge itself and behind a worker, each over HTTP/1.1 and over HTTP/2.
+var apps = []struct {
+	id   balance.AppID
+	far  bool // hosted by the worker: requests go over the hop
+	h2   bool // its machines speak HTTP/2 without TLS
+	hard int
+}{
+	{id: "near", hard: 4},
+	{id: "near-h2", h2: true, hard: 4},
+	{id: "far", far: true, hard: 4},
+	{id: "far-h2", far: true, h2: true, hard: 4},
+}
+
+// machinesPerApp is how many machines each app has.
+const machinesPerApp = 3
+
+// causeHeader stands in the proxy's own answers.
+const causeHeader = "X-Proxy-Cause"
+
+// host is a node that has machines.
+type host struct {
+	fleet   *balance.Fleet
+	driver  *process.Driver
+	starter *autostart.Starter
+	scaler  *downscale.Downscaler
+	conns   *backhaul.Connections
+}
+
+// fleet is an edge that has machines of its own, and a worker behind it.
+type fleet struct {
+	edge, worker host
+	transport    *backhaul.Transport
+	handler      *backhaul.Handler
+	hop          *backhaul.Server
+	front        *http.Server
+	addr         string // of the front
+	listeners    []net.Listener
+
+	stop    context.CancelFunc
+	running errgroup.Group
+}
+
+func h2c(m balance.Machine) bool {
+	for _, a := range apps {
+		if a.id == m.App {
+			return a.h2
+		}
+	}
+	return false
+}
+
+// newHost makes a node that hosts the machines of the apps that are far, or of those that are not.
+func newHost(node balance.NodeID, far bool, journal string) (h host, err error) {
+	if h.fleet, err = balance.NewFleet(balance.FleetConfig{Node: node, Region: "here"}); err != nil {
+		return h, err
+	}
+	for _, a := range apps {
+		row := balance.App{
+			ID: a.id, Autostart: true, Autostop: balance.AutostopStop, Limits: balance.Limits{Soft: a.hard / 2, Hard: a.hard},
+			KeepAlive: 3 * time.Second,
+		}
+		if err := h.fleet.Apply(balance.PutApp{App: row}); err != nil {
+			return h, err
+		}
+		for n := range machinesPerApp {
+			if a.far != far {
+				break
+			}
+			id := balance.MachineID(fmt.Sprintf("%s-%d", a.id, n+1))
+			if _, err := h.fleet.Host(balance.Machine{ID: id, App: a.id, Region: "here"}); err != nil {
+				return h, err
+			}
+		}
+	}
+	self, err := os.Executable()
+	if err != nil {
+		return h, err
+	}
+	h.driver, err = process.New(process.Config{
+		Argv: []string{self}, Env: []string{journalVariable + "=" + journal, hardVariable + "=" + strconv.Itoa(apps[0].hard)},
+	})
+	if err != nil {
+		return h, err
+	}
+	if h.starter, err = autostart.NewStarter(h.fleet, h.driver, autostart.StarterConfig{}); err != nil {
+		return h, err
+	}
+	h.conns = new(backhaul.Connections)
+	return h, nil
+}
+
+// newFleet builds everything and starts it.
+func newFleet(journal string) (_ *fleet, err error) {
+	f := new(fleet)
+	if f.edge, err = newHost("edge", false, journal); err != nil {
+		return nil, err
+	}
+	if f.worker, err = newHost("worker", true, journal); err != nil {
+		return nil, err
+	}
+	key := "of-this-run-" + strconv.Itoa(os.Getpid())
+	f.handler, err = backhaul.NewHandler(f.worker.fleet, backhaul.HandlerConfig{Key: key, H2: h2c, Connections: f.worker.conns})
+	if err != nil {
+		return nil, err
+	}
+	if f.hop, err = backhaul.NewServer(f.handler, backhaul.ServerConfig{}); err != nil {
+		return nil, err
+	}
+	hop, err := f.listen()
+	if err != nil {
+		return nil, err
+	}
+	balancer, err := balance.New(f.edge.fleet, balance.Config{})
+	if err != nil {
+		return nil, err
+	}
+	waiting, err := autostart.New(balancer, owners{f}, autostart.Config{})
+	if err != nil {
+		return nil, err
+	}
+	f.transport, err = backhaul.NewTransport(waiting, backhaul.Config{
+		Node: "edge", Key: key, H2: h2c, Connections: f.edge.conns,
+		Dial: func(ctx context.Context, _ balance.NodeID) (net.Conn, error) {
+			var d net.Dialer
+			return d.DialContext(ctx, "tcp", hop.Addr().String())
+		},
+	})
+	if err != nil {
+		return nil, err
+	}
+	// Only the edge stops machines: the worker's are never idle for long enough to matter, and what acknowledges a stop
+	// between two nodes is not this program's business.
+	if f.edge.scaler, err = downscale.New(f.edge.fleet, f.edge.driver, downscale.Config{
+		Window: 3 * time.Second, Connections: f.edge.conns,
+	}); err != nil {
+		return nil, err
+	}
+	if err := f.serve(); err != nil {
+		return nil, err
+	}
+	ctx, stop := context.WithCancel(context.Background())
+	f.stop = stop
+	for _, run := range []func(context.Context) error{
+		balancer.Run, waiting.Run, f.edge.starter.Run, f.worker.starter.Run, f.edge.scaler.Run, f.carryRows,
+	} {
+		f.running.Go(func() error { return run(ctx) })
+	}
+	f.running.Go(func() error { return closed(f.hop.Serve(hop)) })
+	return f, nil
+}
+
+func (f *fleet) listen() (net.Listener, error) {
+	l, err := net.Listen("tcp", "127.0.0.1:0")
+	if err == nil {
+		f.listeners = append(f.listeners, l)
+	}
+	return l, err
+}
+
+// serve begins to take requests of clients.
+func (f *fleet) serve() error {
+	l, err := f.listen()
+	if err != nil {
+		return err
+	}
+	f.addr = l.Addr().String()
+	quiet := log.New(io.Discard, "", 0)
+	proxy := &httputil.ReverseProxy{
+		Rewrite:      func(r *httputil.ProxyRequest) { r.Out.URL.Scheme, r.Out.URL.Host = "http", r.In.Host },
+		Transport:    f.transport,
+		ErrorHandler: backhaul.NewErrorHandler(backhaul.ErrorConfig{CauseHeader: causeHeader}),
+		ErrorLog:     quiet,
+	}
+	protocols := new(http.Protocols)
+	protocols.SetHTTP1(true)
+	protocols.SetUnencryptedHTTP2(true)
+	f.front = &http.Server{Handler: proxy, ConnContext: autostart.ConnContext, Protocols: protocols, ErrorLog: quiet}
+	f.running.Go(func() error { return closed(f.front.Serve(l)) })
+	return nil
+}
+
+func closed(err error) error {
+	if errors.Is(err, http.ErrServerClosed) {
+		return nil
+	}
+	return err
+}
+
+// carryRows keeps the edge's view of the worker's machines up to date, a moment late.
+func (f *fleet) carryRows(ctx context.Context) error {
+	watch := f.worker.fleet.Watch()
+	t := time.NewTicker(20 * time.Millisecond)
+	defer t.Stop()
+	for {
+		if err := f.edge.fleet.Apply(watch.Take()...); err != nil {
+			return err
+		}
+		select {
+		case <-ctx.Done():
+			return nil
+		case <-t.C:
+		}
+	}
+}
+
+// inFlight is what the gates of all machines hold.
+func (f *fleet) inFlight() (n int) {
+	for _, h := range []host{f.edge, f.worker} {
+		for _, a := range apps {
+			for i := range machinesPerApp {
+				if g := h.fleet.Gate(a.id, balance.MachineID(fmt.Sprintf("%s-%d", a.id, i+1))); g != nil {
+					n += g.InFlight()
+				}
+			}
+		}
+	}
+	return n
+}
+
+// end stops everything in the order in which nothing is lost.
+func (f *fleet) end(ctx context.Context) error {
+	errs := []error{f.front.Shutdown(ctx), f.edge.scaler.Drain(ctx)}
+	f.transport.Close()
+	errs = append(errs, f.handler.Shutdown(ctx), f.hop.Shutdown(ctx))
+	f.stop()
+	errs = append(errs, f.running.Wait(), f.edge.driver.Shutdown(ctx), f.worker.driver.Shutdown(ctx))
+	return errors.Join(errs...)
+}
+
+// owners asks the node that owns a machine.
+type owners struct{ f *fleet }
+
+func (o owners) of(m balance.Machine) *autostart.Starter {
+	if m.Owner == "worker" {
+		return o.f.worker.starter
+	}
+	return o.f.edge.starter
+}
+
+func (o owners) Start(ctx context.Context, m balance.Machine) (balance.StartAnswer, error) {
+	return o.of(m).Start(ctx, m)
+}
+
+func (o owners) Recall(ctx context.Context, m balance.Machine) error { return o.of(m).Recall(ctx, m) }
