@@ -8,7 +8,7 @@
 //
 // At an owner, a [Starter] carries starts out with a [Driver], finds out when a machine is ready, and goes on checking it.
 //
-// The files that decide are pure; they take the time and random bits as arguments: policy.go, rules.go, planner.go, plan.go, extra.go,
+// The files that decide are pure; they take the time and random bits as arguments: policy.go, rules.go, planner.go, plan.go, pace.go, extra.go,
 // sights.go, reason.go, backoff.go, boot.go, history.go, idle.go, ramp.go, waiters.go, wants.go, probes.go and regions.go. The others act.
 package autostart
 
@@ -90,13 +90,8 @@ func (c Config) withDefaults() Config {
 	return c
 }
 
-const (
-	// tickEvery repairs lost signals: state is looked at again as long as there is demand.
-	tickEvery = 100 * time.Millisecond
-	// planGap and planShare keep planning from eating a core when every request asks for it: that much time, and that many
-	// times what the last decision took, between two decisions for one app.
-	planGap, planShare = 2 * time.Millisecond, 10
-)
+// tickEvery repairs lost signals: state is looked at again as long as there is demand.
+const tickEvery = 100 * time.Millisecond
 
 // Autostart is the waiting room and the planner of one node. All methods are safe for concurrent use.
 type Autostart struct {
@@ -178,7 +173,7 @@ func (a *Autostart) Run(ctx context.Context) error {
 		next := time.Duration(0)
 		for q := range due {
 			now := time.Now()
-			if wait := q.next.Sub(now); wait > 0 {
+			if wait := q.pace.next.Sub(now); wait > 0 {
 				if next == 0 || wait < next {
 					next = wait
 				}
@@ -186,12 +181,13 @@ func (a *Autostart) Run(ctx context.Context) error {
 			}
 			delete(due, q)
 			q.poked.Store(false) // from here on a poke means something new
-			if d, ok := q.plan(now); ok {
+			d, ok := q.plan(now)
+			if ok {
 				a.act(ctx, &commands, q, d)
 			}
-			q.next = now.Add(max(planGap, planShare*time.Since(now)))
+			q.pace.decided(now, time.Since(now), d.Acts() || d.Refuse != "")
 			if q.last.alone {
-				q.next = now // the one who waits was left out: the next decision is the first
+				q.pace.next = now // the one who waits was left out: the next decision is the first
 			}
 		}
 		if next > 0 {

@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"sync"
 	"testing"
+	"testing/synctest"
 	"time"
 
 	"github.com/ebbkit/ebb/balance"
@@ -95,7 +96,7 @@ func (w *world) note(s string) {
 // run is launch in a bubble, until the first look at everything is over.
 func (w *world) run() {
 	w.launch()
-	time.Sleep(2 * planGap)
+	synctest.Wait()
 }
 
 // launch starts balancer and autostart; stop ends them.

@@ -190,8 +190,7 @@ func TestDecisionDuringPick(t *testing.T) {
 		w.run()
 		defer w.stop()
 		ctx, cancel := context.WithCancel(t.Context())
-		w.a.poke(w.a.queue("web"))
-		synctest.Wait() // a decision has just been made, so that the next one comes after a while
+		w.a.queue("web").pace.next = time.Now().Add(planGap) // as if another decision had just been made
 		parked := w.park(ctx, &balance.Request{App: "web"})
 		time.Sleep(2 * planGap)
 		if picks != 2 || w.started() != 0 {

@@ -39,7 +39,7 @@ type queue struct {
 	again atomic.Int64 // when the balancer expects a slot, as a duration
 
 	// The planning goroutine's own.
-	next    time.Time // not to be planned before
+	pace    pace
 	last    input
 	quiet   bool // the last decision found nothing to do and nothing under way
 	rows    []*balance.Machine
