@@ -16,7 +16,10 @@ type Snapshot struct {
 	Requests uint64    `json:"requests,omitempty"` // requests answered since then
 	InFlight int       `json:"in_flight"`          // requests in flight at the edges, parked ones included
 
-	// Also names what else can be asked for: "links" and "picks". [Handler] fills it in.
+	// AutostartOff says that requests do not wake machines.
+	AutostartOff bool `json:"autostart_off,omitempty"`
+
+	// Also names what else can be asked for: "history", "links", "picks" and "stop". [Handler] fills it in.
 	Also []string `json:"also,omitempty"`
 }
 

@@ -5,6 +5,7 @@
 //	/events       the decisions, as server-sent events
 //	/links        the emulated links, a list of [Link]; POST changes one (when the source has [Links])
 //	/stop         POST stops a machine, for maintenance (when the source has [Stops])
+//	/history      the last two minutes, a list of [Sample] (when the source is a [Historian])
 //	/picks        the latest sampled picks and their reasons, a list of [Pick] (when the source has [Picks])
 package status
 
@@ -17,7 +18,7 @@ import (
 )
 
 // Source is where the pages get what they show. Both methods are called concurrently. A source may also be a [Links], a
-// [Picks] and a [Stops]; the page leaves out what it is not.
+// [Picks], a [Stops] and a [Historian]; the page leaves out what it is not.
 type Source interface {
 	// Snapshot returns the present state. The page asks twice a second.
 	Snapshot() Snapshot
@@ -50,6 +51,7 @@ func Handler(src Source) http.Handler {
 		writeJSON(w, s)
 	})
 	mux.HandleFunc("GET /events", func(w http.ResponseWriter, r *http.Request) { serveEvents(w, r, src.Events()) })
+	mux.HandleFunc("GET /history", func(w http.ResponseWriter, r *http.Request) { listHistory(w, src) })
 	mux.HandleFunc("GET /links", func(w http.ResponseWriter, r *http.Request) { listLinks(w, src) })
 	mux.HandleFunc("POST /links", func(w http.ResponseWriter, r *http.Request) { changeLink(w, r, src) })
 	mux.HandleFunc("POST /stop", func(w http.ResponseWriter, r *http.Request) { stopMachine(w, r, src) })
@@ -68,6 +70,9 @@ func Handler(src Source) http.Handler {
 func also(src Source) (names []string) {
 	if len(linksOf(src)) > 0 {
 		names = append(names, "links")
+	}
+	if _, ok := src.(Historian); ok {
+		names = append(names, "history")
 	}
 	if _, ok := src.(Picks); ok {
 		names = append(names, "picks")

@@ -83,6 +83,7 @@ type World struct {
 
 	public, page     net.Listener
 	requests         atomic.Uint64
+	past             status.History
 	server, pageHTTP *http.Server
 }
 
@@ -219,6 +220,7 @@ func (w *World) Run(ctx, hurry context.Context) error {
 	w.server = &http.Server{Handler: w.handler(), ReadHeaderTimeout: 10 * time.Second, IdleTimeout: 2 * time.Minute, ConnContext: autostart.ConnContext, ErrorLog: quiet}
 	w.pageHTTP = &http.Server{Handler: status.Handler(w), ReadHeaderTimeout: 10 * time.Second, ErrorLog: quiet}
 	w.wait(ctx)
+	run("history", func(ctx context.Context) error { return w.past.Run(ctx, w) })
 	run("edge", func(context.Context) error { return served(w.server.Serve(w.public)) })
 	if w.page != nil {
 		run("status page", func(context.Context) error { return served(w.pageHTTP.Serve(w.page)) })
@@ -300,7 +302,7 @@ func (w *World) Describe(out io.Writer) {
 
 // Snapshot implements [status.Source]: machines as their owners see them.
 func (w *World) Snapshot() status.Snapshot {
-	s := status.Snapshot{Title: cmp.Or(w.config.Title, "ebb"), Started: w.started, Requests: w.requests.Load()}
+	s := status.Snapshot{Title: cmp.Or(w.config.Title, "ebb"), Started: w.started, Requests: w.requests.Load(), AutostartOff: !w.config.App.Autostart}
 	for _, e := range w.edges {
 		inFlight, parked := e.auto.Demand(w.config.App.ID)
 		s.InFlight += inFlight + parked
@@ -332,6 +334,9 @@ func (w *World) Snapshot() status.Snapshot {
 	}
 	return s
 }
+
+// History implements [status.Historian].
+func (w *World) History() *status.History { return &w.past }
 
 // Events implements [status.Source].
 func (w *World) Events() *events.Log { return w.log }

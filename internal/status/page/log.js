@@ -25,8 +25,12 @@ export const kinds = {
   "park": { tone: "warn", group: "requests", many: "parks" },
 };
 
-// The latest event that gives a cause, by machine.
+// The latest event that gives a cause, by machine: its name is only its app's.
 export const causes = new Map();
+export const machineKey = (app, id) => JSON.stringify([app, id]);
+
+// nameNodes says whether rows tell which node they are of: one edge needs no name.
+export const nameNodes = (several) => $("log").classList.toggle("nodes", several);
 
 let onEvents = () => {};
 let lastSeq = 0;
@@ -43,7 +47,7 @@ export function follow(changed = onEvents) {
     const e = JSON.parse(m.data);
     if (e.seq <= lastSeq) forget(); // the proxy began anew
     lastSeq = e.seq;
-    if (kinds[e.kind]?.why && e.machine) causes.set(e.machine, e);
+    if (kinds[e.kind]?.why && e.machine) causes.set(machineKey(e.app, e.machine), e);
     waiting.push(e);
     if (waiting.length === 1) requestAnimationFrame(showEvents);
   };
@@ -129,6 +133,7 @@ function eventRow(e, isNew) {
   when.title = t.toLocaleString();
   text(when, t.toLocaleTimeString([], { hour12: false }));
   text(make("p", "reason", li), e.reason);
+  if (e.machine && e.node) text(make("p", "node", li), `by ${e.node}`);
   li.title = [e.app && `app ${e.app}`, e.node && `node ${e.node}`, `event ${e.seq}`].filter(Boolean).join(" · ");
   return li;
 }

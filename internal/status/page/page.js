@@ -1,7 +1,7 @@
 // The page: polls status.json, follows the events, and rests while nobody looks.
 import { $, text } from "./dom.js";
 import { forgetPairs } from "./history.js";
-import { follow, forget, stopFollowing } from "./log.js";
+import { follow, forget, nameNodes, stopFollowing } from "./log.js";
 import { refreshPicks } from "./picks.js";
 import { refreshCauses, showRegions } from "./regions.js";
 import { showRoundTrips } from "./roundtrips.js";
@@ -40,12 +40,18 @@ function show(s) {
   if (s.started !== undefined && started !== s.started) {
     if (started !== null) {
       answers = [];
+      past = [];
+      recalled = false;
       forget();
       forgetPairs();
       follow();
     }
     started = s.started;
   }
+  nameNodes(s.nodes.filter((n) => n.role.includes("edge")).length > 1);
+  const hint = s.autostart_off ? "Autostart is off: requests wake no machine." : "Send a request: it wakes a machine.";
+  text($("no-log-hint"), hint);
+  if (s.also?.includes("history")) recall();
   showFigures(s);
   showRegions(s);
   showRoundTrips(s);
@@ -66,7 +72,7 @@ function showFigures(s) {
   text($("running-of"), `of ${s.machines.length}`);
   text($("running-note"), [starting && `${starting} starting`, leaving && `${leaving} going to sleep`, failed && `${failed} failed`].filter(Boolean).join(", ") || "\u00a0");
   text($("asleep"), asleep);
-  text($("asleep-note"), suspended ? `${suspended} suspended` : asleep && !running ? "wakes on a request" : "\u00a0");
+  text($("asleep-note"), suspended ? `${suspended} suspended` : asleep && !running ? (s.autostart_off ? "autostart is off" : "wakes on a request") : "\u00a0");
   text($("inflight"), inFlight);
   text($("rate"), rate(s.requests));
   text($("parked"), s.parked);
@@ -89,14 +95,36 @@ function rate(requests) {
 
 /* ---- two minutes back ---- */
 
-let past = []; // {t, load, machines}
+let past = []; // {t, load, machines}, oldest first
+let recalled = false;
+
+// recall asks once for what was before the page was opened, or came back.
+async function recall() {
+  if (recalled) return;
+  recalled = true;
+  try {
+    const res = await fetch("history", { cache: "no-store", signal: AbortSignal.timeout(4000) });
+    if (!res.ok) return;
+    const now = performance.now() / 1000;
+    const before = (await res.json()).map((s) => ({ t: now - s.ago, load: s.in_flight, machines: s.running }));
+    const oldest = past.length ? past[0].t : Infinity;
+    past = [...before.filter((s) => s.t < oldest), ...past];
+  } catch {
+    recalled = false;
+  }
+}
 
 function showHistory(load, machines, all) {
   const now = performance.now() / 1000;
   past.push({ t: now, load, machines });
   while (past.length > 1 && past[1].t < now - historySeconds) past.shift();
-  const top = Math.max(8, ...past.map((h) => h.load));
-  text($("history-peak"), Math.max(...past.map((h) => h.load)));
+  const peak = Math.max(...past.map((h) => h.load));
+  const top = roundTop(peak);
+  text($("history-peak"), peak);
+  text($("history-all"), all);
+  text($("history-top"), top);
+  text($("history-half"), top / 2);
+  text($("history-machines-top"), all);
   const x = (h) => (240 * (1 - (now - h.t) / historySeconds)).toFixed(2);
   const y = (v, of) => (39 - (38 * v) / Math.max(1, of)).toFixed(2);
   const loadPath = past.map((h, i) => `${i ? "L" : "M"}${x(h)} ${y(h.load, top)}`).join("");
@@ -105,6 +133,15 @@ function showHistory(load, machines, all) {
   $("history-load").setAttribute("d", loadPath);
   $("history-area").setAttribute("d", `${loadPath}L240 40L${x(past[0])} 40Z`);
   $("history-machines").setAttribute("d", steps);
+}
+
+// roundTop is where an axis ends: an even number that people read at once, at or above the peak.
+function roundTop(peak) {
+  let step = 1;
+  for (;;) {
+    for (const n of [4, 8, 10, 20]) if (n * step >= peak) return n * step;
+    step *= 10;
+  }
 }
 
 /* ---- begin; rest while nobody looks ---- */
@@ -116,6 +153,7 @@ document.addEventListener("visibilitychange", () => {
     live("paused", "paused");
   } else {
     past = [];
+    recalled = false;
     answers = [];
     follow(refreshCauses);
     poll();

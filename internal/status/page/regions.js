@@ -1,6 +1,6 @@
 // The regions, their machines, and why each machine is as it is. Rows are made once and changed in place.
 import { $, make, text } from "./dom.js";
-import { causes, kinds } from "./log.js";
+import { causes, kinds, machineKey } from "./log.js";
 
 const regionCards = new Map();
 const machineRows = new Map();
@@ -36,17 +36,18 @@ export function showRegions(s) {
     text(card.awake, r.machines.length ? `${up} of ${r.machines.length} running` : "no machines");
     r.machines.sort((a, b) => a.id.localeCompare(b.id, "en", { numeric: true }));
     for (const m of r.machines) {
-      let row = machineRows.get(m.id);
-      if (!row) machineRows.set(m.id, (row = machineRow(m.id)));
+      const key = machineKey(m.app, m.id);
+      let row = machineRows.get(key);
+      if (!row) machineRows.set(key, (row = machineRow(m.id)));
       if (row.el.parentElement !== card.list) insertSorted(card.list, row.el);
       showMachine(row, m, manyApps);
     }
   }
-  const present = new Set(s.machines.map((m) => m.id));
-  for (const [id, row] of machineRows) {
-    if (!present.has(id)) {
+  const present = new Set(s.machines.map((m) => machineKey(m.app, m.id)));
+  for (const [key, row] of machineRows) {
+    if (!present.has(key)) {
       row.el.remove();
-      machineRows.delete(id);
+      machineRows.delete(key);
     }
   }
   $("no-regions").hidden = regions.size > 0;
@@ -80,12 +81,12 @@ function machineRow(id) {
   const line = make("div", "line", el);
   make("i", "dot", line).ariaHidden = "true";
   text(make("span", "id", line), id);
-  const epoch = make("span", "epoch", line);
   const load = make("span", "load", line);
   const loadNumber = make("b", "", load);
   const loadOf = make("span", "", load);
   const facts = make("p", "facts", el);
   const state = make("span", "state", facts);
+  const epoch = make("span", "epoch", facts);
   const app = make("span", "", facts);
   const cordon = make("span", "tag", facts);
   const health = make("span", "tag bad", facts);
@@ -103,6 +104,14 @@ function machineRow(id) {
   const cause = make("p", "why", el);
   const causeWord = make("b", "", cause);
   const causeText = make("span", "", cause);
+  // A long reason is cut to two lines until somebody wants to read it.
+  const toggle = () => cause.ariaExpanded = String(cause.classList.toggle("open"));
+  cause.addEventListener("click", () => cause.classList.contains("long") && toggle());
+  cause.addEventListener("keydown", (e) => {
+    if (!cause.classList.contains("long") || (e.key !== "Enter" && e.key !== " ")) return;
+    e.preventDefault();
+    toggle();
+  });
   return { el, id, epoch, state, app, cordon, health, since, stop, loadNumber, loadOf, bar, fill, soft, cause, causeWord, causeText };
 }
 
@@ -117,8 +126,8 @@ function showMachine(row, m, manyApps) {
   text(row.cordon, m.cordon === "none" ? "" : `${m.cordon} cordon`);
   text(row.health, m.health === "failing" ? "checks fail" : "");
   text(row.loadNumber, asleep && !m.load ? "" : m.load);
-  const limits = [m.soft && `soft ${m.soft}`, m.hard && `hard ${m.hard}`].filter(Boolean).join(", ");
-  text(row.loadOf, asleep && !m.load ? "" : m.hard || m.soft ? ` / ${m.hard || m.soft}` : " in flight");
+  const limits = [m.soft && `soft ${m.soft}`, m.hard && `hard ${m.hard}`].filter(Boolean).join(" · ");
+  text(row.loadOf, asleep && !m.load ? limits : limits ? ` · ${limits}` : " in flight");
   row.bar.title = limits ? `${m.load} in flight; ${limits}` : `${m.load} in flight`;
   const scale = m.hard || Math.max(1.5 * m.soft, m.load, 10);
   row.fill.style.width = `${Math.min(100, (100 * m.load) / scale)}%`;
@@ -153,17 +162,19 @@ async function stopMachine(id, button) {
 const ups = ["start", "resume", "uncordon"];
 
 function showCause(row) {
-  const e = causes.get(row.id);
   const m = row.m;
+  const e = m && causes.get(machineKey(m.app, m.id));
   if (!e || !m) {
-    text(row.causeWord, "");
-    text(row.causeText, m?.epoch ? "" : "Never started");
+    text(row.causeWord, m && !m.epoch ? "Asleep: " : "");
+    text(row.causeText, m && !m.epoch ? "nothing has needed it yet" : "");
     text(row.since, "");
     return;
   }
   let word = kinds[e.kind].why;
-  if (e.kind === "start" && m.state === "started") word = "Started";
-  if (e.kind === "resume" && m.state === "started") word = "Resumed";
+  if (e.kind === "start" && m.state === "started") word = "Awake";
+  if (e.kind === "resume" && m.state === "started") word = "Awake, resumed";
+  if (e.kind === "stop" && m.state === "stopped") word = "Asleep";
+  if (e.kind === "suspend" && m.state === "suspended") word = "Asleep, suspended";
   if (e.kind === "stop" && m.state === "stopping") word = "Stopping";
   if (e.kind === "suspend" && m.state === "suspending") word = "Suspending";
   if (ups.includes(e.kind) && m.state === "failed") word = "Failed to start";
@@ -171,6 +182,13 @@ function showCause(row) {
   text(row.causeText, e.reason);
   text(row.since, ago(e.time));
   row.cause.title = e.reason;
+  if (!row.cause.classList.contains("open")) {
+    const long = row.cause.scrollHeight > row.cause.clientHeight + 1;
+    row.cause.classList.toggle("long", long);
+    row.cause.tabIndex = long ? 0 : -1;
+    row.cause.role = long ? "button" : null;
+    row.cause.ariaExpanded = long ? "false" : null;
+  }
 }
 
 export function refreshCauses() {
@@ -179,7 +197,7 @@ export function refreshCauses() {
 
 function ago(time) {
   const s = Math.max(0, (Date.now() - Date.parse(time)) / 1000);
-  if (s < 5) return "just now";
+  if (s < 5) return "now";
   if (s < 60) return `${Math.floor(s / 5) * 5} s ago`;
   if (s < 3600) return `${Math.floor(s / 60)} min ago`;
   return `${Math.floor(s / 3600)} h ago`;
