@@ -288,9 +288,7 @@ func TestRegressions(t *testing.T) {
 				if token, ok := g.Close(gen, false); ok {
 					r.worker.d.Stop(t.Context(), m)
 					time.Sleep(30 * time.Millisecond)
-					if again, _ := g.Closed(token, false); again { // as downscale's Restart does
-						r.worker.s.Start(t.Context(), r.worker.row("m0"))
-					}
+					g.Closed(token, false)
 				} else {
 					g.Uncordon(gen)
 				}

@@ -23,6 +23,7 @@ type habits struct {
 	addr     string        // that Start says; empty means a good one
 	kind     BootKind
 	stopErr  error
+	stops    time.Duration // Stop takes that long
 }
 
 // fakeDriver is a driver whose machines are entries in a map.
@@ -112,8 +113,9 @@ func (d *fakeDriver) crash(id balance.MachineID, e Exit) {
 func (d *fakeDriver) Stop(_ context.Context, m balance.Machine) error {
 	d.mu.Lock()
 	d.stops++
-	err := d.habits[m.ID].stopErr
+	err, takes := d.habits[m.ID].stopErr, d.habits[m.ID].stops
 	d.mu.Unlock()
+	time.Sleep(takes)
 	if err == nil {
 		d.crash(m.ID, Exit{Code: -1, Signal: "terminated", Reason: "killed by signal: terminated"})
 	}

@@ -116,7 +116,9 @@ func (s *Starter) Run(ctx context.Context) error {
 		close(s.begun)
 	}
 	s.mu.Unlock()
+	release := s.fleet.Keep(balance.Keeper{Wanted: s.wanted})
 	s.watch(ctx)
+	release()
 	s.mu.Lock()
 	s.base = nil
 	s.mu.Unlock()
@@ -163,6 +165,9 @@ func (s *Starter) Start(ctx context.Context, m balance.Machine) (balance.StartAn
 	if !s.running() {
 		return balance.StartRefused, ErrNotRunning
 	}
+	if gate.State() == balance.Stopping || gate.State() == balance.Suspending {
+		s.host(m) // before the gate may remember it
+	}
 	token, answer := gate.Start(m.Epoch)
 	if answer != balance.StartAccepted {
 		return answer, nil
@@ -174,6 +179,37 @@ func (s *Starter) Start(ctx context.Context, m balance.Machine) (balance.StartAn
 		return balance.StartRefused, ErrNotRunning
 	}
 	return answer, nil
+}
+
+// wanted does a start that a gate has remembered while the machine was being stopped. Of several starters it is for the one
+// that was asked, or that has started the machine before.
+func (s *Starter) wanted(app balance.AppID, id balance.MachineID) {
+	s.mu.Lock()
+	_, mine := s.hosts[id]
+	s.mu.Unlock()
+	rows, ok := s.fleet.App(app)
+	if !ok || !mine {
+		return
+	}
+	if m, ok := rows.Machine(id); ok {
+		_, _ = s.Start(context.Background(), m) // it does not wait, as Run has begun; who has been quicker is no error
+	}
+}
+
+// host returns what is held of a machine, made on demand.
+func (s *Starter) host(m balance.Machine) *hosted {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return s.hostLocked(m)
+}
+
+func (s *Starter) hostLocked(m balance.Machine) *hosted {
+	h := s.hosts[m.ID]
+	if h == nil {
+		h = &hosted{}
+		s.hosts[m.ID] = h
+	}
+	return h
 }
 
 func (s *Starter) running() bool {
@@ -189,11 +225,7 @@ func (s *Starter) begin(m balance.Machine, gate *balance.Gate, token uint64) boo
 	if s.base == nil || s.base.Err() != nil {
 		return false
 	}
-	h := s.hosts[m.ID]
-	if h == nil {
-		h = &hosted{}
-		s.hosts[m.ID] = h
-	}
+	h := s.hostLocked(m)
 	if h.run != nil {
 		h.run.end(errAgain)
 	}

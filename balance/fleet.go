@@ -36,6 +36,8 @@ type Fleet struct {
 	aged   int64      // tick up to which all machines have aged
 	eject  float64    // share of a region's machines that may be ejected as outliers, negative for none
 
+	keepers keepers // of the machines that this node owns
+
 	mu        sync.Mutex // serializes writers
 	seq       uint64     // of the last row written here as an owner
 	gone      map[NodeID]uint64

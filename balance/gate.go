@@ -42,11 +42,13 @@ type Gate struct {
 	mu      sync.Mutex // serializes transitions
 	token   uint64
 	ended   bool         // the run ended by itself while the gate was closing
+	final   bool         // no start is remembered during the present stop
 	changed func()       // called after each transition, with no lock held
 	tokens  []uint64     // of slots granted and not yet redeemed
 	grants  uint64       // the last token given out
 	held    atomic.Int32 // len(tokens), for those without the lock
 	left    atomic.Pointer[func()]
+	kept    *kept // who does the starts that it remembers; nil for a gate of no fleet
 	cell    *cell // of the machine in its owner's fleet: its score follows the gate; nil for a gate of no fleet
 }
 
@@ -201,7 +203,7 @@ type StartAnswer uint8
 
 // The answers. None of them is an error: views are late, and a start is wanted, not a particular transition.
 const (
-	StartRefused    StartAnswer = iota // the machine ran and ended since the caller looked: look again
+	StartRefused    StartAnswer = iota // the machine ran and ended since the caller looked, or is being stopped and nobody starts it then: look again
 	StartAccepted                      // starting now, under a new epoch
 	StartUnderway                      // already starting
 	StartRunning                       // already started
@@ -226,8 +228,10 @@ func (g *Gate) Start(fromEpoch uint64) (token uint64, a StartAnswer) {
 			g.set(0, touchedBit) // who wants it started is as good a reason to keep it as a request
 		}
 	case s == Stopping || s == Suspending:
-		a = StartRemembered
-		g.set(0, wantedBit)
+		if !g.final && g.kept.remembers() {
+			a = StartRemembered
+			g.set(0, wantedBit)
+		}
 	case fromEpoch == g.epoch.Load():
 		a = StartAccepted
 		g.token++
@@ -294,7 +298,7 @@ func (g *Gate) Close(gen uint64, suspend bool) (token uint64, ok bool) {
 		}
 		if ok = g.word.CompareAndSwap(w, (w&^stateMask|stateField(to))+turnUnit); ok {
 			g.token++
-			g.ended = false
+			g.ended, g.final = false, false
 			token = g.token
 			break
 		}
@@ -309,7 +313,7 @@ func (g *Gate) CloseNow() (token uint64, ok bool) {
 	g.mu.Lock()
 	if ok = g.State() == Started; ok {
 		g.token++
-		g.ended = false
+		g.ended, g.final = false, false
 		token = g.token
 		g.set(stateMask, stateField(Stopping))
 	}
@@ -318,7 +322,7 @@ func (g *Gate) CloseNow() (token uint64, ok bool) {
 }
 
 // Closed ends the stop with that token: in suspended where suspended says so, else in stopped. again is true when a start
-// was wanted meanwhile: the caller starts the machine.
+// was wanted meanwhile: the fleet's keepers have been told, see [Keeper]. Of a gate of no fleet the caller starts the machine.
 func (g *Gate) Closed(token uint64, suspended bool) (again, ok bool) {
 	to := Stopped
 	if suspended {
@@ -330,7 +334,32 @@ func (g *Gate) Closed(token uint64, suspended bool) (again, ok bool) {
 		g.set(stateMask|cordonBit|touchedBit|wantedBit, stateField(to))
 	}
 	g.unlock(ok)
+	if again {
+		g.kept.wanted()
+	}
 	return again, ok
+}
+
+// Forget drops the start that is wanted when the present stop is over, and has any other refused until then. It is for stops
+// after which nothing is to start: of a node that ends, or of a machine that is removed. It is false when nothing is being
+// stopped.
+func (g *Gate) Forget() bool {
+	g.mu.Lock()
+	defer g.mu.Unlock()
+	if !g.closing() {
+		return false
+	}
+	g.final = true
+	g.set(wantedBit, 0)
+	return true
+}
+
+// Suspect tells the fleet's keepers that nothing listens at the machine's address, in the run of that epoch. It is for
+// whoever forwards requests.
+func (g *Gate) Suspect(epoch uint64) {
+	if g.epoch.Load() == epoch && g.State() == Started {
+		g.kept.suspect(epoch)
+	}
 }
 
 // Reopen moves stopping or suspending back to started: the driver could not, and the machine still runs. Where it has

@@ -351,3 +351,100 @@ func BenchmarkGate(b *testing.B) {
 		})
 	})
 }
+
+// A start that comes during a stop is remembered where somebody does it then, and told once when the stop is over.
+func TestGateRemembersForItsKeepers(t *testing.T) {
+	f, err := NewFleet(FleetConfig{Node: "w", Region: "nrt"})
+	if err != nil {
+		t.Fatal(err)
+	}
+	g, err := f.Host(Machine{ID: "m", App: "web", Region: "nrt"})
+	if err != nil {
+		t.Fatal(err)
+	}
+	var told []MachineID
+	stop := func(meanwhile func(token uint64)) (again bool) {
+		t.Helper()
+		start(t, g)
+		token, ok := g.CloseNow()
+		if !ok {
+			t.Fatal("not closed")
+		}
+		meanwhile(token)
+		again, _ = g.Closed(token, false)
+		return again
+	}
+	asks := func(want StartAnswer) func(uint64) {
+		return func(uint64) {
+			t.Helper()
+			if _, a := g.Start(0); a != want {
+				t.Errorf("start during a stop: %v, want %v", a, want)
+			}
+		}
+	}
+	if stop(asks(StartRefused)) {
+		t.Error("a start is remembered that nobody would do")
+	}
+	f.Keep(Keeper{})
+	if stop(asks(StartRefused)) {
+		t.Error("a start is remembered that no keeper would do")
+	}
+	release := f.Keep(Keeper{Wanted: func(app AppID, id MachineID) {
+		if app != "web" || g.State() != Stopped {
+			t.Errorf("app %q is told of while its machine is %v", app, g.State())
+		}
+		told = append(told, id)
+	}})
+	if !stop(asks(StartRemembered)) || len(told) != 1 || told[0] != "m" {
+		t.Errorf("told of %q, want m once", told)
+	}
+	if stop(func(uint64) {}) || len(told) != 1 {
+		t.Error("told of a start that nobody asked for")
+	}
+	if stop(func(uint64) {
+		asks(StartRemembered)(0)
+		if !g.Forget() {
+			t.Error("there is a stop, and it cannot be made to forget")
+		}
+		asks(StartRefused)(0)
+	}) || len(told) != 1 {
+		t.Error("told of a start that was to be forgotten")
+	}
+	if g.Forget() {
+		t.Error("there is no stop, and it forgets")
+	}
+	if !stop(func(token uint64) {
+		asks(StartRemembered)(0) // the stop before this one was for good, this one is not
+	}) || len(told) != 2 {
+		t.Errorf("told %d times, want 2", len(told))
+	}
+	stop(func(token uint64) {
+		asks(StartRemembered)(0)
+		g.Reopen(token) // it runs on: there is nothing to do
+	})
+	if len(told) != 2 {
+		t.Errorf("told of the start of a machine that was not stopped after all")
+	}
+	token, _ := g.CloseNow()
+	g.Closed(token, false)
+	release()
+	if stop(asks(StartRefused)) || len(told) != 2 {
+		t.Error("a start is remembered after its keeper has left")
+	}
+}
+
+func TestGateSuspects(t *testing.T) {
+	f, _ := NewFleet(FleetConfig{Node: "w", Region: "nrt"})
+	g, _ := f.Host(Machine{ID: "m", App: "web", Region: "nrt"})
+	var told []uint64
+	defer f.Keep(Keeper{Suspect: func(_ AppID, _ MachineID, epoch uint64) { told = append(told, epoch) }})()
+	g.Suspect(0) // it does not run
+	start(t, g)
+	g.Suspect(0)
+	g.Suspect(1)
+	g.Suspect(2)
+	if len(told) != 1 || told[0] != 1 {
+		t.Errorf("told of epochs %v, want 1", told)
+	}
+	newGate(t, Limits{}).Suspect(0) // of no fleet: there is nobody to tell
+}

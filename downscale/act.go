@@ -158,11 +158,7 @@ func (r *run) do(m *machine, now time.Time, c Command) (in Input, ok bool) {
 	case Suspend, Stop:
 		r.drive(m, now, c)
 	case Finish:
-		return r.finish(m, now, c)
-	case Restart:
-		if r.config.Restart != nil && r.draining.Load() == 0 {
-			r.config.Restart(r.rowOf(m))
-		}
+		r.finish(m, now, c)
 	case Alarm:
 		call(t.Stuck, m.row, c.Reason)
 	}
@@ -197,14 +193,16 @@ func (r *run) remind(m *machine, now time.Time) {
 	}
 }
 
-func (r *run) finish(m *machine, now time.Time, c Command) (Input, bool) {
-	again, _ := m.gate.Closed(c.Gate, c.Suspend)
+func (r *run) finish(m *machine, now time.Time, c Command) {
+	if c.Again {
+		m.gate.Start(0) // which the gate remembers, as for anybody
+	}
+	m.gate.Closed(c.Gate, c.Suspend)
 	f := r.config.Trace.Stopped
 	if c.Suspend {
 		f = r.config.Trace.Suspended
 	}
 	call(f, m.row, now.Sub(m.since))
-	return Input{Kind: StartWanted}, again || c.Again
 }
 
 // drive calls the driver in the background. The answer comes through answers, or to the gate when Run is over.
@@ -227,8 +225,8 @@ func (r *run) drive(m *machine, now time.Time, c Command) {
 		case <-r.over:
 			if a.err != nil {
 				r.doubts.Store(m.gate, c.Gate)
-			} else if again, _ := m.gate.Closed(c.Gate, c.Do == Suspend); again && r.config.Restart != nil && r.draining.Load() == 0 {
-				r.config.Restart(r.rowOf(m))
+			} else {
+				m.gate.Closed(c.Gate, c.Do == Suspend)
 			}
 		}
 	}()

@@ -18,7 +18,8 @@
 //
 // Safety depends on no timer and on no report being fresh. What is late makes a machine sleep later, never a request fail:
 // whatever is in doubt (a missing acknowledgement, an old report, a silent driver) ends in the machine running on, or in a
-// closed gate that sends callers elsewhere. A start that somebody wants during a stop is remembered and done afterwards.
+// closed gate that sends callers elsewhere. A start that somebody wants during a stop is remembered by the gate, and done
+// afterwards by whoever starts this node's machines: an autostart.Starter, or another [balance.Keeper].
 // Several downscalers, each for its own machines, need not agree on anything: each vetoes for its machines, and the order
 // that all share keeps the minimum. With [Loads] they also stop together what one of them would.
 //
@@ -125,9 +126,6 @@ type Config struct {
 	// Revision tells which revision of an app is the present one: machines of any other are stopped first. nil, or an empty
 	// answer, means that all are equal. It must not block.
 	Revision func(balance.AppID) string
-	// Restart is called for a machine that has stopped and that somebody wanted started meanwhile. nil leaves the start to
-	// whoever asks next. It must not block.
-	Restart func(balance.Machine)
 	// Busy reports that a machine must not be stopped now though nothing is in flight: it works on something that did not
 	// come as a request. Only an [Order] with Drain does not ask it. nil means never. It must not block.
 	Busy func(balance.Machine) bool

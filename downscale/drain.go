@@ -85,6 +85,7 @@ func (d *drain) machine(m balance.Machine, gate *balance.Gate) error {
 			if !ok {
 				continue
 			}
+			gate.Forget()
 			for gate.InFlight() > 0 && d.pause(d.soft, drainPoll) {
 			}
 			if err = d.stop(m); err != nil {
@@ -101,6 +102,7 @@ func (d *drain) machine(m balance.Machine, gate *balance.Gate) error {
 				gate.Exited(l.Epoch, false)
 			}
 		default: // stopping or suspending already, by Run
+			gate.Forget()
 			if !d.pause(d.hard, drainPoll) {
 				return fmt.Errorf("downscale: drain: %s is still %v", m.ID, l.State)
 			}

@@ -58,9 +58,8 @@ func TestDrainDoesNotWaitForEver(t *testing.T) {
 
 func TestDrainDuringAStopOfRun(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
-		c := quick
-		c.Restart = func(m balance.Machine) { t.Errorf("restart of %s while draining", m.ID) }
-		b := newBench(t, c, stopApp, "m1")
+		b := newBench(t, quick, stopApp, "m1")
+		b.fleet.Keep(balance.Keeper{Wanted: func(_ balance.AppID, id balance.MachineID) { t.Errorf("start of %s while draining", id) }})
 		b.driver.takes = 3 * sec
 		defer b.run()()
 		time.Sleep(7 * sec)

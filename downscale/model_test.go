@@ -204,11 +204,7 @@ func (m *model) carryOut(w *world) {
 			g.state = balance.Suspended
 		}
 		if again {
-			m.feed(w, Input{Kind: StartWanted})
-		}
-	case Restart:
-		w.owed = false
-		if g.state.Startable() {
+			w.owed = false
 			g.state = balance.Starting
 		}
 	}

@@ -23,7 +23,6 @@ const maxDoublings = 4
 // a start that is wanted while the gate is closed) or change nothing, and so do answers to any command but the last.
 //
 //	stopped       --Up-->           active
-//	stopped       --StartWanted-->  stopped        Restart
 //	active        --Down-->         stopped
 //	active        --Surplus-->      soft-cordoned  Cordon
 //	active        --Ordered-->      soft-cordoned  Cordon
@@ -175,11 +174,8 @@ func (p *Protocol) Step(now time.Time, in Input) Command {
 }
 
 func (p *Protocol) stopped(in Input) Command {
-	switch in.Kind {
-	case Up:
+	if in.Kind == Up {
 		p.enter(Active)
-	case StartWanted:
-		return Command{Do: Restart, Reason: "a start was wanted while it was being stopped"}
 	}
 	return Command{}
 }

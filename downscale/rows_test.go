@@ -292,10 +292,8 @@ func TestRegressions(t *testing.T) {
 		}},
 		{"sablier's expiry race: a start between expiry and stop is not killed by the late stop", func(t *testing.T) {
 			for at := 5 * sec; at < 9*sec; at += 170 * time.Millisecond {
-				c := quick
-				var b *bench
-				c.Restart = func(m balance.Machine) { b.boot(m.ID) }
-				b = newBench(t, c, stopApp, "m1")
+				b := newBench(t, quick, stopApp, "m1")
+				b.fleet.Keep(balance.Keeper{Wanted: func(_ balance.AppID, id balance.MachineID) { b.boot(id) }})
 				b.driver.takes = 2 * sec
 				end := b.run()
 				time.Sleep(at)

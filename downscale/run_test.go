@@ -148,16 +148,14 @@ func TestSuspendFallsBackToStop(t *testing.T) {
 
 func TestStartWantedWhileStoppingIsDoneAfterwards(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
-		c := quick
-		var b *bench
-		c.Restart = func(m balance.Machine) {
-			if m.State != balance.Stopped {
-				t.Errorf("restart of a machine that is %v", m.State)
+		b := newBench(t, quick, stopApp, "m1")
+		b.fleet.Keep(balance.Keeper{Wanted: func(_ balance.AppID, id balance.MachineID) {
+			if s := b.gate(id).State(); s != balance.Stopped {
+				t.Errorf("start of a machine that is %v", s)
 			}
-			b.say("restart %s", m.ID)
-			b.boot(m.ID)
-		}
-		b = newBench(t, c, stopApp, "m1")
+			b.say("start %s", id)
+			b.boot(id)
+		}})
 		b.driver.takes = 2 * sec
 		defer b.run()()
 		time.Sleep(7 * sec)
@@ -165,7 +163,7 @@ func TestStartWantedWhileStoppingIsDoneAfterwards(t *testing.T) {
 			t.Errorf("start while stopping: %v", a)
 		}
 		time.Sleep(2 * sec)
-		b.want("5s cordon m1: keep-alive 5s over: no request since 5s", "6.1s stop m1: keep-alive 5s over: no request since 5s", "8.1s stopped m1 in 2s", "8.1s restart m1")
+		b.want("5s cordon m1: keep-alive 5s over: no request since 5s", "6.1s stop m1: keep-alive 5s over: no request since 5s", "8.1s stopped m1 in 2s", "8.1s start m1")
 		b.wantStates("m1 started running")
 	})
 }

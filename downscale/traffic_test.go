@@ -30,9 +30,8 @@ func waves(t *testing.T, autostop balance.Autostop) {
 func wavesWith(t *testing.T, autostop balance.Autostop, meanwhile func(*bench), ended func()) {
 	app := balance.App{Autostop: autostop, Limits: balance.Limits{Soft: 4, Hard: 8}}
 	c := Config{Window: 10 * sec, KeepAlive: 2 * sec}
-	var b *bench
-	c.Restart = func(m balance.Machine) { go b.wake(m.ID) }
-	b = newBench(t, c, app, "m1", "m2", "m3", "m4")
+	b := newBench(t, c, app, "m1", "m2", "m3", "m4")
+	b.fleet.Keep(balance.Keeper{Wanted: func(_ balance.AppID, id balance.MachineID) { go b.wake(id) }})
 	lb, err := balance.New(b.fleet, balance.Config{})
 	if err != nil {
 		t.Fatal(err)

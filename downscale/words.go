@@ -86,12 +86,11 @@ const (
 	Reopen       // Gate.Reopen with token Gate; no answer
 	Suspend      // Driver.Suspend; answer Done, Failed or Unknown
 	Stop         // Driver.Stop; answer Done, Failed or Unknown
-	Finish       // Gate.Closed with token Gate; answer StartWanted if Again is set, or if the gate says so
-	Restart      // have the machine started again; no answer
+	Finish       // Gate.Closed with token Gate, having asked the gate for a start first if Again is set; no answer
 	Alarm        // tell people that the machine is stuck; no answer
 )
 
-var actNames = [...]string{"-", "Cordon", "Uncordon", "Notify", "Close", "CloseNow", "Reopen", "Suspend", "Stop", "Finish", "Restart", "Alarm"}
+var actNames = [...]string{"-", "Cordon", "Uncordon", "Notify", "Close", "CloseNow", "Reopen", "Suspend", "Stop", "Finish", "Alarm"}
 
 // String returns the act's name as it stands in the diagram of [Protocol].
 func (a Act) String() string { return name(actNames[:], uint8(a), "act") }

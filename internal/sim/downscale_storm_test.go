@@ -105,7 +105,6 @@ func storm(t *testing.T, requests int64, seed uint64) {
 	w.down, err = downscale.New(w.worker, w, downscale.Config{
 		Window: 10 * time.Second, KeepAlive: 2 * time.Second, StopTimeout: 5 * time.Second, CordonMax: 8 * time.Second, Quiet: 200 * time.Millisecond,
 		Acks: w, Connections: w, Notify: downscale.WebSocket,
-		Restart: func(m balance.Machine) { w.start(m.ID, w.gate(m.ID).Load().Epoch) },
 		Trace: downscale.Trace{
 			Stopped: note(&w.stops), Suspended: note(&w.suspends),
 			Uncordoned: func(balance.Machine, string) { w.aborts.Add(1) },
@@ -114,6 +113,7 @@ func storm(t *testing.T, requests int64, seed uint64) {
 	if err != nil {
 		t.Fatal(err)
 	}
+	w.worker.Keep(balance.Keeper{Wanted: func(_ balance.AppID, id balance.MachineID) { w.start(id, w.gate(id).Load().Epoch) }})
 	var background sync.WaitGroup
 	background.Go(func() { w.runDownscaler(ctx) })
 	background.Go(func() { w.maintain(ctx) })

@@ -66,9 +66,8 @@ func (w *World) newWorker(r Region) (_ *worker, err error) {
 	if k.starter, err = autostart.NewStarter(k.fleet, k.driver, autostart.StarterConfig{Check: check, Trace: k.traceStarter()}); err != nil {
 		return nil, err
 	}
-	restart := func(m balance.Machine) { k.starter.Start(context.Background(), m) }
 	if k.scaler, err = downscale.New(k.fleet, k.driver, downscale.Config{
-		Window: w.config.Window, Demand: k.demand, Acks: w.x.acks, Restart: restart, Habits: &k.idles, Trace: k.traceScaler(),
+		Window: w.config.Window, Demand: k.demand, Acks: w.x.acks, Habits: &k.idles, Trace: k.traceScaler(),
 		Connections: &k.conns, Notify: w.config.Notify,
 	}); err != nil {
 		return nil, err
