@@ -81,7 +81,8 @@ func hasToken(lists []string, token string) bool {
 	return false
 }
 
-// answerWith writes a machine's answer. The headers have been copied.
+// answerWith writes a machine's answer. The headers have been copied. An answer that breaks off is written as far as it
+// came, head included, before the error is returned: the edge must see that the machine has answered.
 func answerWith(w http.ResponseWriter, resp *http.Response) error {
 	hd := w.Header()
 	if _, ok := hd["Content-Type"]; !ok {
@@ -100,6 +101,7 @@ func answerWith(w http.ResponseWriter, resp *http.Response) error {
 	if resp.Body != http.NoBody {
 		live := resp.ContentLength == -1 || strings.HasPrefix(hd.Get("Content-Type"), "text/event-stream")
 		if err := copyBody(w, resp.Body, live); err != nil {
+			http.NewResponseController(w).Flush() //nolint:errcheck // there is nobody left to tell
 			resp.Body.Close()
 			return err
 		}
