@@ -41,6 +41,51 @@ func path(t testing.TB, addr string, h2 bool) string {
 	return pathKnowing(t, addr, h2, new(backhaul.Connections))
 }
 
+// near is the same without the hop: the edge is the machine's owner.
+func near(t testing.TB, addr string, h2 bool) string {
+	t.Helper()
+	fleet, err := balance.NewFleet(balance.FleetConfig{Node: "here", Region: "nrt"})
+	if err != nil {
+		t.Fatal(err)
+	}
+	host(t, fleet, addr)
+	return front(t, fleet, backhaul.Config{H2: func(balance.Machine) bool { return h2 }})
+}
+
+// host adds the app and its one machine, which runs.
+func host(t testing.TB, fleet *balance.Fleet, addr string) {
+	t.Helper()
+	if err := fleet.Apply(balance.PutApp{App: balance.App{ID: "web", Limits: balance.Limits{Hard: 1000}}}); err != nil {
+		t.Fatal(err)
+	}
+	g, err := fleet.Host(balance.Machine{ID: "m1", App: "web", Region: "nrt", Addr: addr})
+	if err != nil {
+		t.Fatal(err)
+	}
+	token, _ := g.Start(0)
+	g.Ready(token)
+}
+
+// front serves clients of the one app.
+func front(t testing.TB, fleet *balance.Fleet, c backhaul.Config) string {
+	t.Helper()
+	b, err := balance.New(fleet, balance.Config{})
+	if err != nil {
+		t.Fatal(err)
+	}
+	transport, err := backhaul.NewTransport(backhaul.NoWait(b), c)
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(transport.Close)
+	return serveHTTP(t, &httputil.ReverseProxy{
+		Rewrite:      func(p *httputil.ProxyRequest) { p.Out.URL.Scheme, p.Out.URL.Host = "http", "web" },
+		Transport:    transport,
+		ErrorHandler: backhaul.ErrorHandler,
+		ErrorLog:     log.New(io.Discard, "", 0),
+	})
+}
+
 // pathKnowing is path where the owner knows its long connections.
 func pathKnowing(t testing.TB, addr string, h2 bool, conns *backhaul.Connections) string {
 	t.Helper()
@@ -52,36 +97,22 @@ func pathKnowing(t testing.TB, addr string, h2 bool, conns *backhaul.Connections
 	}
 	worker, err := balance.NewFleet(balance.FleetConfig{Node: "worker", Region: "nrt"})
 	must(err)
-	must(worker.Apply(balance.PutApp{App: balance.App{ID: "web", Limits: balance.Limits{Hard: 1000}}}))
-	g, err := worker.Host(balance.Machine{ID: "m1", App: "web", Region: "nrt", Addr: addr})
-	must(err)
-	token, _ := g.Start(0)
-	g.Ready(token)
+	host(t, worker, addr)
 	w := worker.Watch()
 	edge, err := balance.NewFleet(balance.FleetConfig{Node: "edge", Region: "nrt"})
 	must(err)
 	must(edge.Apply(w.Take()...))
 	w.Close()
-	b, err := balance.New(edge, balance.Config{})
-	must(err)
 	handler, err := backhaul.NewHandler(worker, backhaul.HandlerConfig{Key: "k", H2: func(balance.Machine) bool { return h2 }, Connections: conns})
 	must(err)
 	server, err := backhaul.NewServer(handler, backhaul.ServerConfig{})
 	must(err)
 	hop := listen(t, server.Serve, func() { server.Close() })
-	transport, err := backhaul.NewTransport(backhaul.NoWait(b), backhaul.Config{
+	return front(t, edge, backhaul.Config{
 		Node: "edge", Key: "k",
 		Dial: func(ctx context.Context, _ balance.NodeID) (net.Conn, error) {
 			var d net.Dialer
 			return d.DialContext(ctx, "tcp", hop)
 		},
-	})
-	must(err)
-	t.Cleanup(transport.Close)
-	return serveHTTP(t, &httputil.ReverseProxy{
-		Rewrite:      func(p *httputil.ProxyRequest) { p.Out.URL.Scheme, p.Out.URL.Host = "http", "web" },
-		Transport:    transport,
-		ErrorHandler: backhaul.ErrorHandler,
-		ErrorLog:     log.New(io.Discard, "", 0),
 	})
 }
