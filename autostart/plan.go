@@ -336,7 +336,11 @@ func (r *plan) refuse() {
 		}
 	}
 	var soon *sight
-	for i := range r.p.sights {
+	gone := 0
+	for i, m := range r.in.Machines {
+		if m.State == balance.Gone {
+			gone++
+		}
 		if s := &r.p.sights[i]; r.p.stand[i] == held && (soon == nil || s.until.Before(soon.until)) {
 			soon = s
 		}
@@ -344,6 +348,9 @@ func (r *plan) refuse() {
 	switch {
 	case soon == nil:
 		r.d.Refuse = fmt.Sprintf("none of its %d machines can be started", len(r.in.Machines))
+		if gone > 0 {
+			r.d.Refuse += fmt.Sprintf(": the nodes of %d are gone", gone)
+		}
 	case soon.until.Sub(r.now) > waitMin/2 && soon.fault != "":
 		r.d.Refuse, r.d.RetryAfter = soon.fault, soon.until.Sub(r.now)
 	}

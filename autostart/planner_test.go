@@ -98,6 +98,8 @@ func (s *story) see(what string) {
 			m.State = balance.Stopped
 		case "suspended":
 			m.State = balance.Suspended
+		case "gone":
+			m.State = balance.Gone
 		case "cordoned":
 			m.Cordon = balance.CordonSoft
 			m.CordonGen++
@@ -192,7 +194,10 @@ func TestPlanner(t *testing.T) {
 		{name: "a start that somebody else asked for counts", machines: "nrt: a b", steps: []step{{see: "b starting", parked: 1, do: ""}}},
 		{name: "a machine that runs and is about to be ready counts", machines: "nrt: a b", steps: []step{{see: "a started, a coming", parked: 1, do: ""}}},
 		{name: "one that is broken does not", machines: "nrt: a b", steps: []step{{see: "a started, a failing", inFlight: 1, do: "start b"}}},
-		{name: "owner gone while starting: the credit is gone", machines: "nrt: a b", steps: []step{{parked: 1, do: "start a"}, {see: "a starting", parked: 1}, {see: "a stopped", parked: 1, do: "start a"}}},
+		{name: "owner gone while starting: the credit is gone", machines: "nrt: a b", steps: []step{{parked: 1, do: "start a"}, {see: "a starting", parked: 1}, {see: "a gone", parked: 1, do: "start b"}}},
+		{name: "owner gone before it has answered, and back again", machines: "nrt: a b", steps: []step{
+			{parked: 1, do: "start a", later: true}, {see: "a gone", parked: 1, do: "start b"}, {at: sec, see: "b starting, a stopped", parked: 1}, {at: 2 * sec, see: "b gone", parked: 1, do: "start a"}}},
+		{name: "all owners gone", machines: "nrt: a b", steps: []step{{see: "a gone, b gone", parked: 1, do: "refuse: none of its 2 machines can be started: the nodes of 2 are gone"}}},
 
 		// Recall.
 		{name: "recall comes before start", app: soft(10), machines: "nrt: a b c", steps: []step{{see: "b started, b cordoned", parked: 11, do: "recall b; start a"}}},

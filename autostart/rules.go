@@ -57,7 +57,7 @@ func (w *windowed) Plan(now time.Time, in Input) Decision {
 	var capacity int64
 	running, trusted, active := 0, 0, 0
 	for _, m := range in.Machines {
-		if m.Cordon == balance.CordonHard {
+		if m.Cordon == balance.CordonHard || m.State == balance.Gone {
 			continue
 		}
 		s, seen := w.seen[m.ID]

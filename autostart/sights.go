@@ -116,7 +116,7 @@ func (p *Planner) observe(now time.Time, ms []*balance.Machine) {
 		} else if m.State == balance.Starting {
 			s.bootAt, s.partial = now, true
 		}
-		if m.Epoch > s.asked.epoch {
+		if m.Epoch > s.asked.epoch || m.State == balance.Gone {
 			s.asked = asked{}
 		}
 	}
@@ -141,6 +141,9 @@ func (p *Planner) moved(now time.Time, m *balance.Machine, s, was *sight) {
 	}
 	if was.state == balance.Started && now.Sub(was.since) >= steadyAfter {
 		s.fails = 0
+	}
+	if was.state == balance.Gone { // its node is another one than that which failed
+		s.fails, s.until = 0, now
 	}
 	if started {
 		s.kind, s.partial, s.bootAt = Cold, was.state == balance.Starting, now
@@ -224,7 +227,7 @@ func (a *asked) stale(now time.Time) bool {
 type standing uint8
 
 const (
-	unusable   standing = iota // hard-cordoned
+	unusable   standing = iota // hard-cordoned, or of a node that is gone
 	broken                     // runs, but nothing is expected of it: used when nothing else is left, but no capacity
 	ready                      // capacity, now
 	starting                   // capacity, credited
@@ -253,6 +256,8 @@ func (p *Planner) stands(now time.Time, i int, m *balance.Machine) standing {
 		return unusable
 	}
 	switch m.State {
+	case balance.Gone:
+		return unusable
 	case balance.Starting:
 		return starting
 	case balance.Started:

@@ -237,21 +237,22 @@ func (b *batch) remove(u RemoveMachine) {
 	b.f.tell(func(w *Watcher) { w.put(u) })
 }
 
-// nodeGone takes the machines of a vanished owner as stopped.
+// nodeGone takes the machines of a vanished owner as gone.
 func (b *batch) nodeGone(u NodeGone) {
 	b.f.gone[u.Node] = max(b.f.gone[u.Node], u.Incarnation)
 	for id := range *b.f.apps.Load() {
 		var of []*row
 		for m := range b.current(id).rows() {
-			if m.kin.owner == u.Node && m.kin.incarnation <= u.Incarnation && m.state != Stopped {
+			if m.kin.owner == u.Node && m.kin.incarnation <= u.Incarnation && m.state != Gone {
 				of = append(of, m)
 			}
 		}
 		for _, m := range of {
 			d := b.draft(id)
-			stopped := m.unpack()
-			stopped.State = Stopped
-			d.store(d.region(m.kin.region), stopped, m.version(), m)
+			gone := m.unpack()
+			gone.State = Gone
+			d.store(d.region(m.kin.region), gone, m.version(), m)
+			b.f.tell(func(w *Watcher) { w.put(PutMachine{gone, m.version()}) })
 		}
 	}
 }

@@ -24,7 +24,7 @@ type NoMachineError struct {
 	Seen      int // machines of the app
 	Unwanted  int // not what the request has to go to: machine, region or revision
 	Excluded  int // left out by the request: tried already
-	Stopped   int // stopped, suspended, failed, stopping or suspending
+	Stopped   int // stopped, suspended, failed, stopping, suspending or gone
 	Starting  int // on their way up
 	Cordoned  int // hard-cordoned
 	Unhealthy int // with failing checks or ejected as outliers, and at their hard limit all the same

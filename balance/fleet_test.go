@@ -60,8 +60,8 @@ func TestStaleUpdatesChangeNothing(t *testing.T) {
 		{"newer", at(1, 6, Stopping), Stopping},
 		{"a new incarnation starts its sequence anew", at(2, 1, Started), Started},
 		{"the old incarnation is void", at(1, 99, Stopped), Started},
-		{"the node is gone", NodeGone{"w", 2}, Stopped},
-		{"what it said before is void", at(2, 50, Started), Stopped},
+		{"the node is gone", NodeGone{"w", 2}, Gone},
+		{"what it said before is void", at(2, 50, Started), Gone},
 		{"until it is back", at(3, 1, Started), Started},
 	} {
 		apply(t, f, step.do)

@@ -14,7 +14,8 @@ type AppID string
 // State is where a machine is in its life. The owner's [Gate] holds the truth; a row carries a late copy.
 type State uint8
 
-// The states. Only Started admits requests. Stopped, Suspended and Failed can be started.
+// The states. Only Started admits requests. Stopped, Suspended and Failed can be started. Gone is no state of a gate: the
+// node that owns the machine has ended, see [NodeGone], so that nothing can be done with it until that node speaks of it again.
 const (
 	Stopped State = iota
 	Starting
@@ -23,9 +24,10 @@ const (
 	Suspending
 	Suspended
 	Failed
+	Gone
 )
 
-var stateNames = [...]string{"stopped", "starting", "started", "stopping", "suspending", "suspended", "failed"}
+var stateNames = [...]string{"stopped", "starting", "started", "stopping", "suspending", "suspended", "failed", "gone"}
 
 // String returns the state's name as it stands in logs and JSON.
 func (s State) String() string { return name(stateNames[:], uint8(s), "state") }
@@ -122,7 +124,7 @@ func (m Machine) validate() error {
 		return fmt.Errorf("balance: machine %q has no app: set Machine.App", m.ID)
 	case m.Region == "":
 		return fmt.Errorf("balance: machine %q has no region: set Machine.Region", m.ID)
-	case m.State > Failed:
+	case m.State > Gone:
 		return fmt.Errorf("balance: machine %q: %v is no state", m.ID, m.State)
 	case m.Health > Failing:
 		return fmt.Errorf("balance: machine %q: %v is no health", m.ID, m.Health)

@@ -34,6 +34,7 @@ var clauses = []struct {
 	{"Regions/starves", "Home never starves because machines run elsewhere.", starves},
 	{"Nodes/agree", "Nodes that do not talk start the same machines: together no more than the one with the largest demand.", agree},
 	{"Nodes/lag", "A node that hears of a stop late starts no other machine than one that knows of it.", lag},
+	{"Nodes/gone", "A machine whose node is gone is left alone, and a start of it counts no longer.", gone},
 	{"Failure/next", "When a boot fails, another machine is started.", failNext},
 	{"Failure/loop", "An app that always fails is not started in a tight loop.", failLoop},
 	{"Failure/recovers", "An app whose fault is over is served again within two minutes.", recovers},
@@ -277,6 +278,31 @@ func lag(b *bench) {
 	}
 	if d := a.plan(0, 5); names(d.Start) != names(late.Start) || len(d.Start) != 1 {
 		b.broken("one node sees them stopped and starts %q, another sees them stopping and starts %q", names(d.Start), names(late.Start))
+	}
+}
+
+func gone(b *bench) {
+	n := b.world(soft(10), 3).node()
+	first := n.plan(0, 1)
+	if len(first.Start) != 1 {
+		b.broken("%q is started for one request", names(first.Start))
+	}
+	id := first.Start[0].ID
+	n.answers = append(n.answers, autostart.Answer{At: n.now, Machine: first.Start[0], Start: balance.StartAccepted})
+	n.move(id, balance.Gone)
+	n.now = n.now.Add(100 * time.Millisecond)
+	d := n.plan(0, 1)
+	if len(d.Start) != 1 || d.Start[0].ID == id {
+		b.broken("%q is started, its node goes, and then %q is started", id, names(d.Start))
+	}
+	for i := range n.rows {
+		n.move(n.rows[i].ID, balance.Gone)
+	}
+	for range 100 {
+		n.now = n.now.Add(time.Second)
+		if d := n.plan(0, 9); d.Acts() {
+			b.broken("all nodes are gone, and %q is started, %q recalled", names(d.Start), names(d.Recall))
+		}
 	}
 }
 
