@@ -35,8 +35,8 @@ func TestFleet(t *testing.T, newFleet func() Fleet) {
 			{"a later incarnation, from its first number", row("m", 2, 1, balance.Started), balance.Started},
 			{"the earlier incarnation, however high its number", row("m", 1, 99, balance.Stopped), balance.Started},
 			{"the end of an earlier incarnation", balance.NodeGone{Node: "w", Incarnation: 1}, balance.Started},
-			{"the end of this one", balance.NodeGone{Node: "w", Incarnation: 2}, balance.Stopped},
-			{"what the ended one had said", row("m", 2, 50, balance.Started), balance.Stopped},
+			{"the end of this one", balance.NodeGone{Node: "w", Incarnation: 2}, balance.Gone},
+			{"what the ended one had said", row("m", 2, 50, balance.Started), balance.Gone},
 			{"its next incarnation", row("m", 3, 1, balance.Started), balance.Started},
 		} {
 			if err := f.Apply(c.do); err != nil {
