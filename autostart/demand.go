@@ -90,6 +90,24 @@ func (q *queue) regions(rows *balance.Snapshot) []string {
 	return RegionOrder(rows.App(), nearest, rows.Regions())
 }
 
+// rttUnknown is what a round trip is taken for that nobody has measured: few places are farther from each other.
+const rttUnknown = 350 * time.Millisecond
+
+// rtts returns the round trips to regions.
+func (q *queue) rtts(regions []string) []time.Duration {
+	rs := make([]time.Duration, len(regions))
+	v, ok := q.a.balancer.View(q.app)
+	for i, name := range regions {
+		rs[i] = rttUnknown
+		for k := 0; ok && k < v.Regions(); k++ {
+			if of, rtt, known := v.Region(k); of == name && known {
+				rs[i] = rtt
+			}
+		}
+	}
+	return rs
+}
+
 // plan decides for the present state; ok is false while the policy has not answered.
 func (q *queue) plan(now time.Time) (d Decision, ok bool) {
 	if q.thought != nil {
@@ -108,6 +126,7 @@ func (q *queue) plan(now time.Time) (d Decision, ok bool) {
 		input.App.Autostart = false // rows teach how long boots take all the same
 	} else {
 		input.Regions = q.regions(in.rows)
+		input.RTT = q.rtts(input.Regions)
 	}
 	if others := q.a.config.Others; others != nil {
 		for _, r := range input.Regions {

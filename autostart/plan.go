@@ -3,6 +3,7 @@ package autostart
 import (
 	"fmt"
 	"math"
+	"slices"
 	"time"
 
 	"github.com/ebbkit/ebb/balance"
@@ -21,7 +22,8 @@ type plan struct {
 	active   int  // machines started or starting, whatever their use
 	ready    int
 	starting int
-	serving  int                      // that may serve one day: ready, starting, recallable, broken, stopping
+	silent   []balance.NodeID         // owners that do not answer
+	serving  int                      // that may serve one day: ready, starting, recallable, broken, stopping, silent
 	short    int                      // machines wanted that cannot be started
 	again    int                      // starts asked for once more
 	doomed   int                      // of starting: known never to become healthy
@@ -45,6 +47,30 @@ func worth(l balance.Limits) int64 {
 	return unlimited
 }
 
+// listen finds out which owners do not answer. As long as nobody waits there is time to wait for them.
+func (r *plan) listen() {
+	if r.in.Parked == 0 {
+		return
+	}
+	for i, m := range r.in.Machines {
+		if a := &r.p.sights[i].asked; a.on && a.pending && a.overdue(r.now, r.in.rtt(m.Region)) && !slices.Contains(r.silent, m.Owner) {
+			r.silent = append(r.silent, m.Owner)
+		}
+	}
+}
+
+// hush takes into account that an owner does not answer.
+func (r *plan) hush(i int, m *balance.Machine, st standing) standing {
+	switch {
+	case len(r.silent) == 0 || !slices.Contains(r.silent, m.Owner):
+	case st == startable:
+		return held
+	case st == starting && m.State != balance.Starting && r.p.sights[i].asked.overdue(r.now, r.in.rtt(m.Region)):
+		return silent
+	}
+	return st
+}
+
 // count classifies all machines.
 func (r *plan) count() {
 	r.d.Wait = r.p.boots.of(bootKey{kind: Cold}).Wait()
@@ -59,9 +85,9 @@ func (r *plan) count() {
 				*a = asked{}
 			}
 		}
-		st := r.p.stands(r.now, i, m)
+		st := r.hush(i, m, r.p.stands(r.now, i, m))
 		r.p.stand[i] = st
-		if st == starting || st == ready || m.State == balance.Started || m.State == balance.Starting {
+		if st == starting || st == ready || st == silent || m.State == balance.Started || m.State == balance.Starting {
 			r.active++
 		}
 		switch st {
@@ -72,7 +98,7 @@ func (r *plan) count() {
 			r.age(i, m)
 		}
 		switch st {
-		case ready, starting, recallable, broken, stopping:
+		case ready, starting, recallable, broken, stopping, silent:
 			r.serving++
 		}
 	}
@@ -80,8 +106,11 @@ func (r *plan) count() {
 		r.p.hedged = false
 	}
 	copy(r.p.stood, r.p.stand)
+	if n := len(r.silent); n > 0 {
+		r.notes = fmt.Sprintf(", %d owners do not answer", n)
+	}
 	if r.again > 0 {
-		r.notes = fmt.Sprintf(", %d asked again", r.again)
+		r.notes += fmt.Sprintf(", %d asked again", r.again)
 	}
 	r.budget = len(r.in.Machines)
 	if r.in.App.Max > 0 {

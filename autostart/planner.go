@@ -1,6 +1,7 @@
 package autostart
 
 import (
+	"slices"
 	"time"
 
 	"github.com/ebbkit/ebb/balance"
@@ -55,6 +56,10 @@ type Input struct {
 	Parked   int                // and in its waiting room
 	// Others is the demand (in flight and parked) that other nodes have for each of Regions as their home; missing means 0.
 	Others []int
+	// RTT is the round trip to each of Regions; missing or negative means unknown. While requests are parked, an owner there
+	// that has not answered a start for three of them, and 300 ms at least, is silent: what it was asked for is not counted
+	// on, and machines of other owners are asked too. One whose round trip is not known is waited for.
+	RTT []time.Duration
 	// Wants are what parked requests insist on, each once; for each one machine is started if none of them runs or starts.
 	Wants []*balance.Want
 	// Answers are what came of what earlier decisions asked for, in the order of coming; each is told once.
@@ -103,6 +108,7 @@ func (p *Planner) Plan(now time.Time, in Input) Decision {
 	p.align(in.Machines)
 	p.observe(now, in.Machines)
 	r := plan{p: p, now: now, in: &in, d: Decision{App: in.App.ID, Demand: in.InFlight + in.Parked + in.other(0)}}
+	r.listen()
 	r.count()
 	r.keep()
 	r.serve()
@@ -113,8 +119,16 @@ func (p *Planner) Plan(now time.Time, in Input) Decision {
 	if r.d.Acts() {
 		r.d.Reason = r.inputs() + r.notes
 	}
-	r.d.settled = !r.d.Acts() && r.d.Refuse == "" && r.starting == 0 && r.short == 0 && !p.breaker.open
+	r.d.settled = !r.d.Acts() && r.d.Refuse == "" && r.starting == 0 && r.short == 0 && len(r.silent) == 0 && !p.breaker.open
 	return r.d
+}
+
+// rtt returns the round trip to a region, negative where it is not known.
+func (in *Input) rtt(region string) time.Duration {
+	if i := slices.Index(in.Regions, region); i >= 0 && i < len(in.RTT) {
+		return in.RTT[i]
+	}
+	return -1
 }
 
 func (in *Input) other(i int) int {

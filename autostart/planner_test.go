@@ -24,6 +24,7 @@ type story struct {
 	rows    []*balance.Machine
 	names   map[balance.MachineID]string
 	others  []int
+	rtt     []time.Duration
 	spare   int
 	policy  Policy // instead of p
 	answers []Answer
@@ -128,7 +129,7 @@ func (s *story) plan(at time.Duration, inFlight, parked int) string {
 	answers := s.answers
 	s.answers = nil
 	s.app.Spare = s.spare
-	s.last = p.Plan(t0.Add(at), Input{App: s.app, Machines: s.rows, Regions: s.regions, InFlight: inFlight, Parked: parked, Others: s.others, Wants: s.wants, Answers: answers})
+	s.last = p.Plan(t0.Add(at), Input{App: s.app, Machines: s.rows, Regions: s.regions, InFlight: inFlight, Parked: parked, Others: s.others, RTT: s.rtt, Wants: s.wants, Answers: answers})
 	var parts []string
 	list := func(what string, ms []balance.Machine) {
 		if len(ms) == 0 {
@@ -308,27 +309,33 @@ func TestPlanner(t *testing.T) {
 				s.plan(0, 0, 0) // a first look at sleeping machines
 				s.app.Autostart = true
 			}
-			for i, st := range tc.steps {
-				s.see(st.see)
-				if got := s.plan(st.at, st.inFlight, st.parked); got != st.do {
-					t.Fatalf("step %d at %v (%s), demand %d+%d: %q, want %q", i, st.at, st.see, st.inFlight, st.parked, got, st.do)
-				}
-				for _, m := range s.last.Recall {
-					s.p.Recalled(t0.Add(st.at), m, st.err)
-				}
-				for _, m := range s.last.Start {
-					switch {
-					case st.later:
-					case st.err != nil || st.refused:
-						s.p.Answered(t0.Add(st.at), m, balance.StartRefused, st.err)
-					case m.State == balance.Stopping:
-						s.p.Answered(t0.Add(st.at), m, balance.StartRemembered, nil)
-					default:
-						s.p.Answered(t0.Add(st.at), m, balance.StartAccepted, nil)
-					}
-				}
-			}
+			s.play(tc.steps)
 		})
+	}
+}
+
+// play plays steps, and fails the test at the first that goes otherwise.
+func (s *story) play(steps []step) {
+	s.t.Helper()
+	for i, st := range steps {
+		s.see(st.see)
+		if got := s.plan(st.at, st.inFlight, st.parked); got != st.do {
+			s.t.Fatalf("step %d at %v (%s), demand %d+%d: %q, want %q", i, st.at, st.see, st.inFlight, st.parked, got, st.do)
+		}
+		for _, m := range s.last.Recall {
+			s.p.Recalled(t0.Add(st.at), m, st.err)
+		}
+		for _, m := range s.last.Start {
+			switch {
+			case st.later:
+			case st.err != nil || st.refused:
+				s.p.Answered(t0.Add(st.at), m, balance.StartRefused, st.err)
+			case m.State == balance.Stopping:
+				s.p.Answered(t0.Add(st.at), m, balance.StartRemembered, nil)
+			default:
+				s.p.Answered(t0.Add(st.at), m, balance.StartAccepted, nil)
+			}
+		}
 	}
 }
 

@@ -19,6 +19,9 @@ const (
 	stopsFor = 5 * time.Second
 	// lostMax is how often asking again may fail before an accepted start is given up: its owner is gone.
 	lostMax = 3
+	// answerMin and answerRTTs are how long an owner may take to answer a start, at least and in round trips: below it a host
+	// that is only busy would cost a machine too many, above it one that is dead costs those who wait.
+	answerMin, answerRTTs = 300 * time.Millisecond, 3
 	// refusedFor is how long a machine is left alone that refused because this node's picture of it is old.
 	refusedFor = time.Second
 )
@@ -214,6 +217,11 @@ func (p *Planner) bits(m *balance.Machine) uint64 {
 	return (p.rand ^ balance.Rank(m.App, m.ID)) * 0x9e3779b97f4a7c15
 }
 
+// overdue reports whether an owner that far away should have answered by now. What it has accepted before it will do.
+func (a *asked) overdue(now time.Time, rtt time.Duration) bool {
+	return a.on && a.pending && !a.accepted && rtt >= 0 && now.Sub(a.at) >= max(answerMin, answerRTTs*min(rtt, time.Minute))
+}
+
 // stale reports whether an answered start has gone unseen for too long.
 func (a *asked) stale(now time.Time) bool {
 	limit := askedFor
@@ -233,8 +241,9 @@ const (
 	starting                   // capacity, credited
 	recallable                 // capacity that was to go to sleep
 	startable
-	held     // startable, but it failed too recently
+	held     // startable, but it failed too recently, or its owner is silent
 	stopping // can be told to start again once it has stopped
+	silent   // asked to start, and its owner does not answer: it may come, but is not counted on
 )
 
 // stands says what a soft-cordoned machine is good for.

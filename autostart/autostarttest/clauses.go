@@ -35,6 +35,7 @@ var clauses = []struct {
 	{"Nodes/agree", "Nodes that do not talk start the same machines: together no more than the one with the largest demand.", agree},
 	{"Nodes/lag", "A node that hears of a stop late starts no other machine than one that knows of it.", lag},
 	{"Nodes/gone", "A machine whose node is gone is left alone, and a start of it counts no longer.", gone},
+	{"Nodes/silent", "While requests wait, an owner that has not answered a start after a second and three round trips is not waited for: another owner's machine is started.", silent},
 	{"Failure/next", "When a boot fails, another machine is started.", failNext},
 	{"Failure/loop", "An app that always fails is not started in a tight loop.", failLoop},
 	{"Failure/recovers", "An app whose fault is over is served again within two minutes.", recovers},
@@ -304,6 +305,30 @@ func gone(b *bench) {
 			b.broken("all nodes are gone, and %q is started, %q recalled", names(d.Start), names(d.Recall))
 		}
 	}
+}
+
+func silent(b *bench) {
+	n := b.world(soft(10), 4).node()
+	n.rtt = []time.Duration{time.Millisecond}
+	for i := range n.rows {
+		n.edit(n.rows[i].ID, func(m *balance.Machine) { m.Owner = []balance.NodeID{"one", "other"}[i%2] })
+	}
+	first := n.plan(0, 1).Start
+	if len(first) != 1 {
+		b.broken("%q is started for one request", names(first))
+	}
+	for range 11 {
+		n.now = n.now.Add(100 * time.Millisecond)
+		d := n.plan(0, 1)
+		if len(d.Start) == 0 {
+			continue
+		}
+		if len(d.Start) > 1 || d.Start[0].Owner == first[0].Owner {
+			b.broken("the owner of %q does not answer, and then %q is started", names(first), names(d.Start))
+		}
+		return
+	}
+	b.broken("the owner of %q has not answered for 1.1 s, and nothing else is started", names(first))
 }
 
 // boot is one second in the life of an app whose machines boot at once, or fail at once.
