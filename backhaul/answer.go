@@ -1,11 +1,8 @@
 package backhaul
 
 import (
-	"context"
 	"io"
 	"net/http"
-	"net/http/httptrace"
-	"net/textproto"
 
 	"github.com/ebbkit/ebb/balance"
 )
@@ -13,17 +10,19 @@ import (
 // answer is the body of an answer; its end ends the request.
 type answer struct {
 	f    *flight
+	resp *http.Response
 	body io.ReadCloser
 }
 
 // wrap makes the end of the answer the end of the request. An answer without a body has ended already.
 func (f *flight) wrap(resp *http.Response) {
 	resp.Request = f.req
+	strip(resp.Trailer)
 	if resp.Body == http.NoBody {
 		f.finish(balance.Done, nil)
 		return
 	}
-	a := answer{f, resp.Body}
+	a := answer{f, resp, resp.Body}
 	if rw, ok := resp.Body.(io.ReadWriteCloser); ok && resp.StatusCode == http.StatusSwitchingProtocols {
 		resp.Body = &duplex{a, rw, halfOf(resp.Body, f.conn)}
 		return
@@ -35,6 +34,7 @@ func (a *answer) Read(p []byte) (int, error) {
 	n, err := a.body.Read(p)
 	a.f.received.Add(int64(n))
 	if err == io.EOF {
+		strip(a.resp.Trailer) // it has come now
 		a.f.finish(balance.Done, nil)
 	} else if err != nil {
 		a.f.finish(a.f.brokenOff(), err)
@@ -99,25 +99,3 @@ func discard(resp *http.Response) {
 	io.CopyN(io.Discard, resp.Body, 4<<10)
 	resp.Body.Close()
 }
-
-// withoutContinue hides an owner's "100 Continue", which answers the Expect of the hop and not one of the client's, from
-// the client's trace. Nothing else of the trace is kept.
-func withoutContinue(ctx context.Context) context.Context {
-	outer := httptrace.ContextClientTrace(ctx)
-	if outer == nil || outer.Got1xxResponse == nil {
-		return ctx
-	}
-	return httptrace.WithClientTrace(untraced{ctx}, &httptrace.ClientTrace{
-		Got1xxResponse: func(code int, h textproto.MIMEHeader) error {
-			if code == http.StatusContinue {
-				return nil
-			}
-			return outer.Got1xxResponse(code, h)
-		},
-	})
-}
-
-// untraced is a context without the values of its parent.
-type untraced struct{ context.Context }
-
-func (untraced) Value(any) any { return nil }

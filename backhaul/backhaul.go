@@ -59,11 +59,16 @@
 //
 // HTTP/1.1 stays HTTP/1.1, one request at a time on a connection. What came over HTTP/2 goes over HTTP/2 without TLS ("h2c"),
 // many on a connection: serve the hop with [NewServer], or set [Config].HTTP1. A machine gets HTTP/1.1, or h2c where
-// [HandlerConfig].H2 says so. CONNECT is answered with 501: a door for it is a door to everywhere.
+// [HandlerConfig].H2 says so. CONNECT is answered with 501: a door for it is a door to everywhere. Nor is an upgrade to another version of HTTP ("h2c")
+// passed on: such a request goes on as the HTTP/1.1 that it is. A machine that switches to what was not asked for has not answered.
+//
+// Trailers pass in both directions. Those of a request are taken from its Trailer when its body has ended, as [http.Client]
+// does; a client's come only as far as [net/http/httputil.ReverseProxy] lets them, which clones the request before its
+// trailers have come: let Rewrite set Out.Trailer = In.Trailer.
 //
 // The edge adds the headers Ebb-To (which machine, and the token of a slot that its owner has granted), Ebb-Key and Ebb-Ask (which bodies wait); the owner adds Ebb-Load to every
-// answer, Ebb-Bounce to a refusal and Ebb-Fault where the machine did not answer. Headers that begin with Ebb- are removed
-// from what clients and machines send. The key authenticates, it does not encrypt: between hosts the connections belong in a
+// answer, Ebb-Bounce to a refusal and Ebb-Fault where the machine did not answer. Headers that begin with Ebb- or Ebb_, in
+// any case, are removed from what clients and machines send: from heads, from 1xx answers and from trailers. The key authenticates, it does not encrypt: between hosts the connections belong in a
 // private network or in TLS, by [Config].Dial and the owner's listener.
 //
 // Where an owner grants the slots of machines that take a few requests at a time ([balance.Granter]), the token of the slot

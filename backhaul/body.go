@@ -3,6 +3,7 @@ package backhaul
 import (
 	"errors"
 	"io"
+	"net/http"
 	"sync"
 	"sync/atomic"
 	"time"
@@ -33,6 +34,10 @@ type source struct {
 	turn    signal // it is no more
 	read    atomic.Int64
 
+	from     *http.Request // whose body it is: its trailers come with the end
+	names    http.Header   // of the trailers that were announced and are passed on
+	trailers http.Header   // what has come
+
 	reserved atomic.Int64 // of Config.ReplayMemory
 	endedAt  atomic.Int64 // when it ended, in Unix nanoseconds
 }
@@ -50,6 +55,8 @@ type reader struct {
 	told  atomic.Bool
 	ended chan struct{}
 	once  sync.Once
+
+	trailer http.Header // of this try's request: gets the values with the end of the body; nil: there are none
 
 	closed func() // called when net/http closes it; nil: none
 
@@ -85,6 +92,14 @@ func (r *reader) end() {
 }
 
 func (r *reader) Read(p []byte) (int, error) {
+	n, err := r.read(p)
+	if err == io.EOF && r.trailer != nil {
+		r.s.fillTrailer(r.trailer)
+	}
+	return n, err
+}
+
+func (r *reader) read(p []byte) (int, error) {
 	r.asked.Store(true)
 	s := r.s
 	s.mu.Lock()
@@ -192,6 +207,7 @@ func (s *source) take(r *reader, over bool, b []byte, err error) {
 	}
 	s.err = err
 	if err == io.EOF {
+		s.takeTrailers()
 		s.endedAt.Store(time.Now().UnixNano())
 	}
 }

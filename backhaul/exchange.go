@@ -64,6 +64,10 @@ func (x *exchange) do(out *http.Request) (*http.Response, Failure, error) {
 			}
 			x.last = newReader(x.body, x.ask)
 			out.Body = x.last
+			x.last.trailer = x.body.newTrailer(x.h2)
+			if out.Trailer = x.last.trailer; len(out.Trailer) > 0 && !x.h2 {
+				out.ContentLength = -1 // HTTP/1.1 has trailers only after chunks
+			}
 			if x.peek && n == 0 {
 				if err := x.body.peek(x.last); err != nil {
 					x.giveBack(c)
@@ -72,6 +76,10 @@ func (x *exchange) do(out *http.Request) (*http.Response, Failure, error) {
 			}
 		}
 		resp, fail, err := x.send(c, out)
+		if err == nil && switched(out.Header, resp) {
+			c.close()
+			return nil, FailMalformed, errSwitched
+		}
 		if err == nil {
 			x.conn = c
 			return resp, FailNone, nil

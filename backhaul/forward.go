@@ -20,10 +20,11 @@ func outbound(r *http.Request, m *balance.Machine, early *earlyHints) *http.Requ
 	out.Header = make(http.Header, len(r.Header)+1)
 	upgrade := ""
 	if v := r.Header["Upgrade"]; len(v) > 0 && hasToken(r.Header["Connection"], "upgrade") {
-		upgrade = v[0]
+		upgrade = withoutHTTP(v)
 	}
 	copyHeader(out.Header, r.Header, nil)
 	delete(out.Header, "Expect") // between edge and owner only
+	delete(out.Header, headerHTTP2Settings)
 	if upgrade != "" {
 		out.Header["Connection"] = []string{"Upgrade"}
 		out.Header["Upgrade"] = []string{upgrade}
@@ -36,7 +37,7 @@ func outbound(r *http.Request, m *balance.Machine, early *earlyHints) *http.Requ
 	}
 	out.RequestURI = ""
 	out.Close = false
-	out.Body = nil
+	out.Body, out.Trailer = nil, nil
 	out.TransferEncoding = nil
 	return out
 }

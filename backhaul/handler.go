@@ -9,7 +9,6 @@ import (
 	"net"
 	"net/http"
 	"net/textproto"
-	"strconv"
 	"sync"
 	"sync/atomic"
 
@@ -209,10 +208,9 @@ func fault(w http.ResponseWriter, status int, f Failure, words string) {
 func (h *Handler) forward(w http.ResponseWriter, r *http.Request, t to, m *balance.Machine, gate *balance.Gate, epoch uint64) {
 	x := exchange{pool: h.machines, name: string(m.ID), epoch: epoch}
 	x.dial = func(ctx context.Context) (net.Conn, error) { return h.c.DialMachine(ctx, *m) }
-	x.h2 = h.c.H2 != nil && h.c.H2(*m) && r.Header["Upgrade"] == nil
 	var body *spigot
 	if r.ContentLength != 0 {
-		x.body = &source{rc: r.Body}
+		x.body = &source{rc: r.Body, from: r, names: announced(r.Trailer)}
 		if h.c.Connections != nil {
 			if body = newSpigot(r); body != nil {
 				x.body.rc = body
@@ -225,9 +223,8 @@ func (h *Handler) forward(w http.ResponseWriter, r *http.Request, t to, m *balan
 		x.ready = func() { w.WriteHeader(http.StatusContinue) }
 	}
 	out := outbound(r, m, early)
-	if h.c.EpochHeader != "" {
-		out.Header[h.c.EpochHeader] = []string{strconv.FormatUint(epoch, 10)}
-	}
+	x.h2 = h.c.H2 != nil && h.c.H2(*m) && out.Header["Upgrade"] == nil
+	setEpoch(out.Header, h.c.EpochHeader, epoch)
 	resp, fail, err := x.do(out)
 	early.close()
 	if err != nil {

@@ -6,7 +6,8 @@ import (
 	"github.com/ebbkit/ebb/balance"
 )
 
-// The headers of the hop. They are removed from what clients and machines send, in every spelling.
+// The headers of the hop. They are removed from what clients and machines send, in every spelling, also that of CGI and WSGI,
+// for which Ebb_Load is Ebb-Load.
 const (
 	prefix       = "Ebb-"
 	headerTo     = "Ebb-To"     // request: which machine, and what the edge knows of it
@@ -19,7 +20,7 @@ const (
 
 // internal reports whether a header belongs to the hop.
 func internal(name string) bool {
-	return len(name) >= len(prefix) && name[3] == '-' && name[0]|0x20 == 'e' && name[1]|0x20 == 'b' && name[2]|0x20 == 'b'
+	return len(name) >= len(prefix) && (name[3] == '-' || name[3] == '_') && name[0]|0x20 == 'e' && name[1]|0x20 == 'b' && name[2]|0x20 == 'b'
 }
 
 // appendLoad writes a load as eight numbers: in flight, soft, hard, state, cordon, cordon generation, epoch, sequence.

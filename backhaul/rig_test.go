@@ -130,7 +130,13 @@ func newRig(t testing.TB, c rigConfig) *rig {
 	must(err)
 	t.Cleanup(r.transport.Close)
 	r.front = httptest.NewUnstartedServer(&httputil.ReverseProxy{
-		Rewrite:      func(p *httputil.ProxyRequest) { p.Out.URL.Scheme, p.Out.URL.Host = "http", string(c.app.ID) },
+		Rewrite: func(p *httputil.ProxyRequest) {
+			p.Out.URL.Scheme, p.Out.URL.Host = "http", string(c.app.ID)
+			if p.In.Trailer == nil {
+				p.In.Trailer = http.Header{}
+			}
+			p.Out.Trailer = p.In.Trailer
+		},
 		Transport:    r.transport,
 		ErrorHandler: ErrorHandler,
 		ErrorLog:     quietLog,

@@ -157,9 +157,6 @@ func TestEarlyHintsPass(t *testing.T) {
 			}))
 			_, body := fetch(t, r.front.Client(), req)
 			want := "[103</style.css>; rel=preload1]" // one header: nothing of the hop
-			if local {
-				want = "[103</style.css>; rel=preload2]" // there is no hop that the header could deceive
-			}
 			if len(body) != size || fmt.Sprint(hints) != want {
 				t.Errorf("%d bytes: got %d bytes, %v; want %v", size, len(body), hints, want)
 			}
@@ -169,7 +166,7 @@ func TestEarlyHintsPass(t *testing.T) {
 }
 
 // spelled are ways to write a header of the hop.
-var spelled = []string{"Ebb-To", "ebb-key", "EBB-LOAD", "Ebb-Bounce", "eBB-Fault", "Ebb-Anything"}
+var spelled = []string{"Ebb-To", "ebb-key", "EBB-LOAD", "Ebb-Bounce", "eBB-Fault", "Ebb-Anything", "Ebb_Load", "ebb_bounce", "EBB_FAULT"}
 
 func TestHeadersOfTheHopStayInside(t *testing.T) {
 	both(t, func(t *testing.T, local bool) {

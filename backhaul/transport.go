@@ -115,7 +115,7 @@ func (t *Transport) RoundTrip(req *http.Request) (*http.Response, error) {
 // source prepares the body of a request. A stream of HTTP/2 of unknown length is kept as far as the limit goes, until it
 // is admitted.
 func (t *Transport) source(req *http.Request) *source {
-	s := &source{rc: req.Body}
+	s := &source{rc: req.Body, from: req, names: announced(req.Trailer)}
 	n := req.ContentLength
 	if n <= 0 && t.h2(req) {
 		n = int64(t.c.ReplayLimit)

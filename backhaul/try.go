@@ -6,7 +6,6 @@ import (
 	"fmt"
 	"net"
 	"net/http"
-	"strconv"
 
 	"github.com/ebbkit/ebb/balance"
 )
@@ -31,11 +30,9 @@ func (f *flight) local(g *balance.Gate, x *exchange) (*http.Response, balance.Bo
 	f.gate = g
 	x.pool, x.name, x.epoch = f.t.machines, string(m.ID), load.Epoch
 	x.dial = func(ctx context.Context) (net.Conn, error) { return f.t.c.DialMachine(ctx, *m) }
-	x.h2 = f.t.c.H2 != nil && f.t.c.H2(*m) && f.req.Header["Upgrade"] == nil
-	out := f.outgoing(f.req.Context())
-	if name := f.t.c.EpochHeader; name != "" {
-		out.Header[name] = []string{strconv.FormatUint(load.Epoch, 10)}
-	}
+	out := f.outgoing(passing1xx(f.req.Context(), false))
+	x.h2 = f.t.c.H2 != nil && f.t.c.H2(*m) && out.Header["Upgrade"] == nil
+	setEpoch(out.Header, f.t.c.EpochHeader, load.Epoch)
 	resp, fail, err := x.do(out)
 	if err != nil {
 		return nil, balance.Admitted, load, fail, f.machineError(fail, err)
@@ -43,15 +40,6 @@ func (f *flight) local(g *balance.Gate, x *exchange) (*http.Response, balance.Bo
 	strip(resp.Header)
 	f.long = f.t.c.Connections.watch(m.App, m.ID, f.req, resp, x, f.spigot)
 	return resp, balance.Admitted, load, FailNone, nil
-}
-
-// strip removes the headers of the hop.
-func strip(h http.Header) {
-	for k := range h {
-		if internal(k) {
-			delete(h, k)
-		}
-	}
 }
 
 // remote sends the request to the machine's owner.
@@ -75,7 +63,7 @@ func (f *flight) remote(x *exchange) (*http.Response, balance.Bounce, balance.Lo
 	x.expect = f.body != nil && f.body.keep == 0 && !x.ask
 	ctx := f.req.Context()
 	if x.expect || x.ask {
-		ctx = withoutContinue(ctx)
+		ctx = passing1xx(ctx, true) // it answers the Expect of the hop and not one of the client's
 	}
 	out := f.outgoing(ctx)
 	slot, _ := f.res.Grant()
@@ -140,6 +128,7 @@ func (f *flight) outgoing(ctx context.Context) *http.Request {
 			h[k] = v
 		}
 	}
+	keepHTTP(h)
 	if f.made {
 		h[headerTrace] = []string{f.trace}
 	}
@@ -148,7 +137,7 @@ func (f *flight) outgoing(ctx context.Context) *http.Request {
 	out.Close = false
 	//lint:ignore SA1019 it is cleared because it is deprecated: the context rules on the hop
 	out.Cancel = nil
-	out.Body = nil
+	out.Body, out.Trailer = nil, nil
 	switch {
 	case f.body == nil:
 		out.ContentLength = 0
