@@ -68,8 +68,9 @@
 //
 // The edge adds the headers Ebb-To (which machine, and the token of a slot that its owner has granted), Ebb-Key and Ebb-Ask (which bodies wait); the owner adds Ebb-Load to every
 // answer, Ebb-Bounce to a refusal and Ebb-Fault where the machine did not answer. Headers that begin with Ebb- or Ebb_, in
-// any case, are removed from what clients and machines send: from heads, from 1xx answers and from trailers. The key authenticates, it does not encrypt: between hosts the connections belong in a
-// private network or in TLS, by [Config].Dial and the owner's listener.
+// any case, are removed from what clients and machines send: from heads, from 1xx answers and from trailers. The key
+// authenticates, it does not encrypt: between hosts the connections belong in a private network or in TLS, by
+// [Config].Dial and the owner's listener.
 //
 // Where an owner grants the slots of machines that take a few requests at a time ([balance.Granter]), the token of the slot
 // goes with the request, and the gate lets it in by that. A slot that was taken back meanwhile is as good as none: the
