@@ -19,6 +19,11 @@ import (
 // Nodes with different home regions each see to their own demand: of an app that sleeps everywhere, as many machines start as
 // there are home regions with a request, where one might have done. App.Regions gives all nodes one home.
 //
+// A machine whose boot fails is left alone for 1 s, doubling up to 1 min; so is one whose run ends early, from the second time
+// on. Early is before ten times its boot, 1 s at least and 1 min at most (1 min where no boot is known): what has run for
+// longer starts again at once, since something outside may have killed it. Three boots of an app that fail in a row open a
+// breaker: then one machine is tried at a time, at the same intervals.
+//
 // Invariants: with a static demand no more machines run and start than are wanted, however long boots take (one more with
 // hedging, or when the owners of all that start say that these will not become healthy). Planners that do not talk and see the same rows start prefixes of the same order, so that together they start
 // no more than the one with the largest demand. While the breaker is open, at most one start per interval.

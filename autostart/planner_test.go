@@ -245,6 +245,14 @@ func TestPlanner(t *testing.T) {
 			{at: 5 * sec, see: "b failed", parked: 1, do: "start a"}}},
 		{name: "a machine that ran for long may start again at once", machines: "nrt: a", steps: []step{
 			{see: "a started", inFlight: 1}, {at: sec, see: "a failed", parked: 1, do: "start a"}, {at: 2 * sec, see: "a started", inFlight: 1}, {at: 90 * sec, see: "a failed", parked: 1, do: "start a"}}},
+		{name: "killed again and again, each time after ten boots: it starts again at once", machines: "nrt: a", steps: []step{
+			{parked: 1, do: "start a"}, {see: "a starting", parked: 1}, {at: 300 * time.Millisecond, see: "a started", inFlight: 1},
+			{at: 3400 * time.Millisecond, see: "a failed", parked: 1, do: "start a"}, {at: 3400 * time.Millisecond, see: "a starting", parked: 1}, {at: 3700 * time.Millisecond, see: "a started", inFlight: 1},
+			{at: 7 * sec, see: "a failed", parked: 1, do: "start a"}, {at: 7 * sec, see: "a starting", parked: 1}, {at: 7300 * time.Millisecond, see: "a started", inFlight: 1}, {at: 11 * sec, see: "a failed", parked: 1, do: "start a"}}},
+		{name: "ended again and again before that: later and later", machines: "nrt: a", steps: []step{
+			{parked: 1, do: "start a"}, {see: "a starting", parked: 1}, {at: 300 * time.Millisecond, see: "a started", inFlight: 1},
+			{at: 3200 * time.Millisecond, see: "a failed", parked: 1, do: "start a"}, {at: 3200 * time.Millisecond, see: "a starting", parked: 1}, {at: 3500 * time.Millisecond, see: "a started", inFlight: 1},
+			{at: 6 * sec, see: "a failed", parked: 1}, {at: 8 * sec, parked: 1, do: "start a"}}},
 		{name: "owner out of reach: the next machine, and the app is not to blame", machines: "nrt: a b c d e f", steps: []step{
 			{parked: 1, do: "start a", err: errors.New("no route")}, {parked: 1, do: "start b", err: errors.New("no route")}, {parked: 1, do: "start c", err: errors.New("no route")}, {parked: 1, do: "start d"}}},
 		{name: "old picture: look again", machines: "nrt: a b", steps: []step{

@@ -142,7 +142,7 @@ func (p *Planner) moved(now time.Time, m *balance.Machine, s, was *sight) {
 	if started || m.State == balance.Started {
 		s.gen = m.CordonGen
 	}
-	if was.state == balance.Started && now.Sub(was.since) >= steadyAfter {
+	if ran := now.Sub(was.since); was.state == balance.Started && ran >= p.steady(m, was.kind) && (m.State == balance.Failed || ran >= quitFor) {
 		s.fails = 0
 	}
 	if was.state == balance.Gone { // its node is another one than that which failed
@@ -181,6 +181,16 @@ func (p *Planner) moved(now time.Time, m *balance.Machine, s, was *sight) {
 			p.failed(now, m, s, fmt.Sprintf("it ended by itself %v after it was ready", now.Sub(was.since).Round(time.Millisecond)), crash)
 		}
 	}
+}
+
+// steady returns how long a machine has to have run for its end to be no reason to wait with the next start: then what went
+// before is forgotten, and whatever ended it may have come from outside.
+func (p *Planner) steady(m *balance.Machine, kind BootKind) time.Duration {
+	b := p.boots.of(bootKey{m.Revision, kind})
+	if !b.Known() {
+		return steadyMax
+	}
+	return min(max(steadyMin, steadyBoots*min(b.Expected(), steadyMax)), steadyMax)
 }
 
 // failure is a way to fail.

@@ -38,6 +38,7 @@ var clauses = []struct {
 	{"Nodes/silent", "While requests wait, an owner that has not answered a start after a second and three round trips is not waited for: another owner's machine is started.", silent},
 	{"Failure/next", "When a boot fails, another machine is started.", failNext},
 	{"Failure/loop", "An app that always fails is not started in a tight loop.", failLoop},
+	{"Failure/killed", "A machine that is killed after it has run well for minutes is started again at once, however often that happens.", killed},
 	{"Failure/recovers", "An app whose fault is over is served again within two minutes.", recovers},
 	{"Failure/unreachable", "When a machine's owner cannot be asked, another machine is started.", unreachable},
 	{"Values/equal", "Equal inputs give equal decisions: there is no clock and no chance but those given.", equal},
@@ -373,6 +374,24 @@ func failLoop(b *bench) {
 	// Ten at once, a few while it is noticed, and then one per interval of up to a minute.
 	if starts > 60 {
 		b.broken("%d starts in 300 s, all of which fail", starts)
+	}
+}
+
+func killed(b *bench) {
+	n := b.world(soft(10), 1).node()
+	for i := range 8 {
+		d := n.plan(0, 1)
+		if len(d.Start) != 1 || d.Refuse != "" {
+			b.broken("killed %d times, each time after two minutes, and then %q is started, and what waits is refused: %q", i, names(d.Start), d.Refuse)
+		}
+		n.carry(d)
+		n.plan(0, 1)
+		n.now = n.now.Add(time.Second)
+		n.move("home-0", balance.Started)
+		n.plan(1, 0)
+		n.now = n.now.Add(2 * time.Minute)
+		n.plan(1, 0)
+		n.move("home-0", balance.Failed)
 	}
 }
 
