@@ -46,7 +46,7 @@ func (w *world) bad() (time.Duration, error) {
 func wantRefusal(t *testing.T, err error, cause string) {
 	t.Helper()
 	e, ok := errors.AsType[*Error](err)
-	if !ok || !errors.Is(err, ErrStart) || !strings.Contains(e.Cause(), cause) || e.RetryAfter() <= 0 {
+	if !ok || !errors.Is(err, ErrStart) || !strings.Contains(e.Reason(), cause) || e.RetryAfter() <= 0 {
 		t.Errorf("%v, want ErrStart with %q and a time to come back", err, cause)
 	}
 }

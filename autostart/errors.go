@@ -43,8 +43,27 @@ func (e *Error) Unwrap() []error {
 // RetryAfter returns After.
 func (e *Error) RetryAfter() time.Duration { return e.After }
 
-// Cause returns the part of the message that may be shown to a client.
+// Cause returns the class in one word, for metrics and logs: "start-failed", "asleep", "queue-full", "queue-timeout" or
+// "shutting-down".
 func (e *Error) Cause() string {
+	switch e.Class {
+	case ErrStart:
+		return "start-failed"
+	case ErrAsleep:
+		return "asleep"
+	case ErrCrowded:
+		return "queue-full"
+	case ErrPatience:
+		return "queue-timeout"
+	case ErrClosed:
+		return "shutting-down"
+	}
+	return ""
+}
+
+// Reason says in a sentence why: the class, and the fault where there is one. It is for people who run the app, and may name
+// machines.
+func (e *Error) Reason() string {
 	s := e.Class.Error()
 	if e.Fault != "" {
 		s += ": " + e.Fault
@@ -54,7 +73,7 @@ func (e *Error) Cause() string {
 
 // Error implements error.
 func (e *Error) Error() string {
-	s := fmt.Sprintf("autostart: app %q: %s", e.App, e.Cause())
+	s := fmt.Sprintf("autostart: app %q: %s", e.App, e.Reason())
 	if e.Waited > 0 {
 		s += fmt.Sprintf(", after waiting for %v", e.Waited.Round(time.Millisecond))
 	}

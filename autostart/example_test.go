@@ -136,7 +136,7 @@ func ExampleRegionOrder() {
 func ExampleError() {
 	var err error = &autostart.Error{App: "web", Class: autostart.ErrStart, Fault: "machine web-1: exit status 1", After: 4 * time.Second}
 	if e, ok := errors.AsType[*autostart.Error](err); ok && errors.Is(err, autostart.ErrStart) {
-		fmt.Println("503", e.Cause(), "- Retry-After:", e.RetryAfter().Seconds())
+		fmt.Println("503", e.Reason(), "- Retry-After:", e.RetryAfter().Seconds())
 	}
 	// Output: 503 no machine could be started: machine web-1: exit status 1 - Retry-After: 4
 }

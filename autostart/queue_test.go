@@ -386,8 +386,8 @@ func TestBadOwner(t *testing.T) {
 			if blocks {
 				want = "deadline exceeded"
 			}
-			if e, _ := errors.AsType[*Error](err); !strings.Contains(e.Cause(), want) {
-				t.Errorf("cause %q, want it to name %q", e.Cause(), want)
+			if e, _ := errors.AsType[*Error](err); !strings.Contains(e.Reason(), want) {
+				t.Errorf("reason %q, want it to name %q", e.Reason(), want)
 			}
 			w.stop()
 		})

@@ -43,15 +43,6 @@ var failureNames = [failures]string{"none", "dial", "stale", "unsent", "denied",
 // String returns the failure's name as it travels between nodes and stands in logs.
 func (f Failure) String() string { return word(failureNames[:], uint8(f)) }
 
-func parseFailure(s string) (Failure, bool) {
-	for i, n := range failureNames {
-		if n == s {
-			return Failure(i), true
-		}
-	}
-	return FailNone, false
-}
-
 var certainties = [failures]Certainty{
 	FailNone: Responded,
 	FailDial: NotSent, FailStale: NotSent, FailUnsent: NotSent,
@@ -66,13 +57,6 @@ func (f Failure) Certainty() Certainty {
 		return Responded
 	}
 	return certainties[f]
-}
-
-func word(names []string, i uint8) string {
-	if int(i) < len(names) {
-		return names[i]
-	}
-	return "unknown"
 }
 
 // bodyState is what a further try could send as the request's body.

@@ -4,6 +4,7 @@ import (
 	"cmp"
 	"context"
 	"errors"
+	"fmt"
 	"net/http"
 	"strconv"
 	"time"
@@ -15,14 +16,17 @@ import (
 type ErrorConfig struct {
 	// CauseHeader names a header of the answer that gets the cause in one word, such as "X-Proxy-Cause"; empty means none.
 	CauseHeader string
-	// Hide leaves the reason out of the answer's body, where clients should not learn names of machines and nodes.
-	Hide bool
+	// Details adds the error itself to the answer's body. It names machines, nodes and addresses, and says what a failed
+	// start wrote: for development, on listeners that only developers reach. Without it [Trace].Done is where it is told.
+	Details bool
 }
 
 // ErrorHandler answers for a request that could not be served, with what a [Transport] returned. It has the shape of
-// [net/http/httputil.ReverseProxy]'s ErrorHandler. The answer is plain text and never cached.
+// [net/http/httputil.ReverseProxy]'s ErrorHandler. The answer is plain text and never cached; it says what a client can do,
+// and nothing of what is behind the proxy.
 //
 //	[*UnavailableError]                503, Retry-After in whole seconds, at least 1
+//	that of an unknown app             404
 //	[*MachineError]                    502, or 504 when it timed out
 //	the context's deadline             504
 //	the client's body broke off        400, or 413 when it is a [*net/http.MaxBytesError]
@@ -38,7 +42,7 @@ func NewErrorHandler(c ErrorConfig) func(http.ResponseWriter, *http.Request, err
 const statusClientGone = 499
 
 func (c ErrorConfig) answer(w http.ResponseWriter, r *http.Request, err error) {
-	status, cause := classify(r, err)
+	status, cause := Classify(r, err)
 	h := w.Header()
 	if c.CauseHeader != "" {
 		h.Set(c.CauseHeader, cause)
@@ -51,21 +55,40 @@ func (c ErrorConfig) answer(w http.ResponseWriter, r *http.Request, err error) {
 	h.Set("X-Content-Type-Options", "nosniff")
 	h.Set("Cache-Control", "no-store")
 	h.Del("Content-Length")
+	after := 0
 	if status == http.StatusServiceUnavailable {
-		h.Set("Retry-After", strconv.Itoa(wholeSeconds(retryAfter(err))))
+		after = wholeSeconds(retryAfter(err))
+		h.Set("Retry-After", strconv.Itoa(after))
 	}
 	w.WriteHeader(status)
 	if r.Method == http.MethodHead {
 		return
 	}
-	text := http.StatusText(status) + "\n"
-	if !c.Hide {
+	text := advice(status, cause, after)
+	if c.Details {
 		text += err.Error() + "\n"
 	}
 	w.Write([]byte(text))
 }
 
-func classify(r *http.Request, err error) (status int, cause string) {
+// advice is what a client reads: what happened as far as it matters there, and what can be done.
+func advice(status int, cause string, after int) string {
+	text := http.StatusText(status)
+	switch {
+	case status == http.StatusServiceUnavailable:
+		text += fmt.Sprintf(": the request was not served; try again in %d s", after)
+	case cause == CauseNoApp:
+		text += ": there is no such app here"
+	case status == http.StatusGatewayTimeout:
+		text += ": no answer in time; the request may have been executed"
+	case cause == CauseMachine:
+		text += ": the app did not answer properly; the request may have been executed"
+	}
+	return text + "\n"
+}
+
+// Classify returns the status that [ErrorHandler] answers with to r when RoundTrip returned err, and the cause in one word.
+func Classify(r *http.Request, err error) (status int, cause string) {
 	var caused interface{ Cause() string }
 	if errors.As(err, &caused) {
 		cause = caused.Cause()
@@ -84,9 +107,11 @@ func classify(r *http.Request, err error) (status int, cause string) {
 		return coded.StatusCode(), cmp.Or(cause, CauseRequest)
 	case body:
 		return http.StatusBadRequest, CauseRequest
+	case errors.Is(err, balance.ErrNoApp):
+		return http.StatusNotFound, CauseNoApp
 	case failed && machine.Timeout(), errors.Is(err, context.DeadlineExceeded), errors.Is(r.Context().Err(), context.DeadlineExceeded):
 		return http.StatusGatewayTimeout, CauseTimeout
-	case unavailable, errors.Is(err, balance.ErrNoMachine), errors.Is(err, balance.ErrNoApp):
+	case unavailable, errors.Is(err, balance.ErrNoMachine):
 		if cause == "" {
 			cause = (&UnavailableError{Err: err}).Cause()
 		}

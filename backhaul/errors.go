@@ -9,20 +9,21 @@ import (
 )
 
 // The causes: one word each, for the cause header, metrics and logs. A [Picker]'s error may bring its own, by a method
-// Cause() string.
+// Cause() string; so may an error of Config.Route.
 const (
 	CauseNoApp     = "no-app"      // the fleet does not know the app
 	CauseNoMachine = "no-machine"  // no machine can take the request
 	CauseFull      = "full"        // every machine is at its hard limit
 	CauseMachine   = "machine"     // the machine, or the way to it, failed
 	CauseTimeout   = "timeout"     // no answer in time
-	CauseRequest   = "bad-request" // the client's body broke off or was malformed
+	CauseRequest   = "bad-request" // the client's body broke off, or the request is not served
 	CauseTooLarge  = "too-large"   // the client's body is larger than a limit set before
 	CauseClient    = "client"      // the client left
 	CauseInternal  = "internal"    // a fault of the proxy's set-up
 )
 
-// UnavailableError says that no machine took a request: 503, come back after RetryAfter.
+// UnavailableError says that no machine took a request: 503, come back after RetryAfter; or 404, when the fleet does not know
+// the app.
 type UnavailableError struct {
 	App     balance.AppID
 	Tries   int   // how many machines were tried before
@@ -30,7 +31,7 @@ type UnavailableError struct {
 	Err     error // what the [Picker] said; where there is none, the budget of bounces is spent
 }
 
-// Error says why in words that a client may read.
+// Error says why, for people who run the app.
 func (e *UnavailableError) Error() string {
 	switch {
 	case e.Err == nil:

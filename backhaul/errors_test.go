@@ -40,7 +40,7 @@ func TestErrorHandler(t *testing.T) {
 	}{
 		{&UnavailableError{App: "web", Err: full, Bounces: 3}, 503, "1", "full", "2 at the hard limit (after 3 bounces)"},
 		{&UnavailableError{App: "web", Err: &balance.NoMachineError{App: "web", Seen: 1, Stopped: 1}}, 503, "1", "no-machine", "1 stopped"},
-		{&UnavailableError{App: "web", Err: fmt.Errorf("%w: web", balance.ErrNoApp)}, 503, "1", "no-app", "unknown app"},
+		{&UnavailableError{App: "web", Err: fmt.Errorf("%w: web", balance.ErrNoApp)}, 404, "", "no-app", "unknown app"},
 		{&UnavailableError{App: "web", Err: startFailed{}}, 503, "3", "start-failed", "exit status 3"},
 		{&UnavailableError{App: "web", Bounces: 64}, 503, "1", "full", "64 machines refused"},
 		{fmt.Errorf("wrapped: %w", &UnavailableError{Err: startFailed{}}), 503, "3", "start-failed", "exit status 3"},
@@ -53,15 +53,15 @@ func TestErrorHandler(t *testing.T) {
 		{unknownHost{}, 404, "", "bad-request", "no such host"},
 		{errors.New("boom"), 502, "", "internal", "boom"},
 	} {
-		for _, hide := range []bool{false, true} {
+		for _, details := range []bool{false, true} {
 			w := httptest.NewRecorder()
-			NewErrorHandler(ErrorConfig{CauseHeader: "X-Cause", Hide: hide})(w, httptest.NewRequest("GET", "/", nil), tt.err)
+			NewErrorHandler(ErrorConfig{CauseHeader: "X-Cause", Details: details})(w, httptest.NewRequest("GET", "/", nil), tt.err)
 			h := w.Header()
 			if w.Code != tt.status || h.Get("Retry-After") != tt.retry || h.Get("X-Cause") != tt.cause || h.Get("Cache-Control") != "no-store" {
 				t.Errorf("%v: got %d %v", tt.err, w.Code, h)
 			}
-			if got := strings.Contains(w.Body.String(), tt.text); got == hide {
-				t.Errorf("%v: hide=%v, body %q", tt.err, hide, w.Body)
+			if got := strings.Contains(w.Body.String(), tt.text); got != details {
+				t.Errorf("%v: details=%v, body %q", tt.err, details, w.Body)
 			}
 		}
 	}

@@ -6,10 +6,12 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"maps"
 	"net"
 	"net/http"
 	"net/http/httptest"
 	"net/http/httputil"
+	"slices"
 	"strings"
 	"time"
 
@@ -104,7 +106,7 @@ func ExampleHandler() {
 	// Output:
 	// m1: status 200, 13 bytes
 	// m1 bounced: full, 1 of 1 in flight
-	// m1: status 0, 0 bytes
+	// m1: status 503, 0 bytes
 	// true full true
 }
 
@@ -119,8 +121,55 @@ func ExampleNewErrorHandler() {
 	fmt.Print(w.Body)
 	// Output:
 	// 503 1 full
-	// Service Unavailable
-	// balance: no machine of app "web" available: 2 seen, 2 at the hard limit
+	// Service Unavailable: the request was not served; try again in 1 s
+}
+
+// Metrics from Done alone: requests by app and status, why some were not served, and which machines failed.
+func ExampleTrace_metrics() {
+	count := map[string]int{} // counters of a metrics library
+	transportOf := func(f *balance.Fleet) *backhaul.Transport {
+		b, _ := balance.New(f, balance.Config{})
+		t, _ := backhaul.NewTransport(backhaul.NoWait(b), backhaul.Config{Trace: backhaul.Trace{Done: func(d backhaul.Done) {
+			app := string(d.App)
+			if d.Cause == backhaul.CauseNoApp {
+				app = "unknown" // else anybody can make labels
+			}
+			count[fmt.Sprintf("requests{app=%s,method=%s,status=%d}", app, d.Method, d.Status)]++
+			if d.Cause != "" {
+				count[fmt.Sprintf("unserved{app=%s,cause=%s}", app, d.Cause)]++
+			}
+			if d.Outcome == balance.Errored {
+				count[fmt.Sprintf("failures{machine=%s}", d.Try.Machine)]++
+			}
+		}}})
+		return t
+	}
+	fleet, _ := balance.NewFleet(balance.FleetConfig{Node: "n1", Region: "nrt"})
+	fleet.Apply(balance.PutApp{App: balance.App{ID: "web"}}, balance.PutApp{App: balance.App{ID: "asleep"}})
+	_, app := host(fleet, "m1")
+	defer app.Close()
+	transport := transportOf(fleet)
+	defer transport.Close()
+	proxy := httptest.NewServer(&httputil.ReverseProxy{
+		Rewrite: func(r *httputil.ProxyRequest) {
+			r.Out.URL.Scheme, r.Out.URL.Host = "http", strings.Trim(r.In.URL.Path, "/")
+		},
+		Transport:    transport,
+		ErrorHandler: backhaul.ErrorHandler,
+	})
+	defer proxy.Close()
+	for _, name := range []string{"web", "web", "asleep", "no-such-app"} {
+		get(proxy.URL + "/" + name)
+	}
+	for _, line := range slices.Sorted(maps.Keys(count)) {
+		fmt.Println(line, count[line])
+	}
+	// Output:
+	// requests{app=asleep,method=GET,status=503} 1
+	// requests{app=unknown,method=GET,status=404} 1
+	// requests{app=web,method=GET,status=200} 2
+	// unserved{app=asleep,cause=no-machine} 1
+	// unserved{app=unknown,cause=no-app} 1
 }
 
 // The app is the first label of the host name, and a header asks for affinity.

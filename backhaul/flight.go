@@ -1,6 +1,7 @@
 package backhaul
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"net/http"
@@ -39,8 +40,9 @@ type flight struct {
 	waited       time.Duration
 	first        time.Duration
 	bounces      int
-	bounced      time.Time // when the first bounce came
-	failed       error     // the last failed try
+	bounced      time.Time       // when the first bounce came
+	failed       error           // the last failed try,
+	blame        balance.Outcome // and what it says of its machine
 	status       int
 	received     atomic.Int64
 	sent         atomic.Int64 // over an upgraded connection
@@ -52,11 +54,15 @@ type flight struct {
 
 // run acquires and tries until there is an answer.
 func (f *flight) run() (*http.Response, error) {
+	f.outcome = balance.Unserved
 	want, err := f.t.c.Route(f.req)
 	if err != nil {
 		return nil, err
 	}
 	f.want = want
+	if f.req.Method == http.MethodConnect {
+		return nil, errConnect
+	}
 	for {
 		if err := f.acquire(); err != nil {
 			return nil, err
@@ -119,9 +125,13 @@ func (f *flight) acquire() error {
 // unavailable is the error when the picker finds nothing. After a failed try with no bounce since, that failure is what
 // the client should hear of.
 func (f *flight) unavailable(err error) error {
-	f.outcome = balance.Bounced
 	if f.failed != nil && (err == nil || errors.Is(err, balance.ErrNoMachine)) {
+		f.outcome = f.blame
 		return f.failed
+	}
+	f.outcome = balance.Unserved
+	if f.bounces > 0 {
+		f.outcome = balance.Bounced
 	}
 	return &UnavailableError{App: f.want.App, Tries: f.try.N, Bounces: f.bounces, Err: err}
 }
@@ -199,7 +209,7 @@ func (f *flight) broke(fail Failure, err error, body bodyState) verdict {
 		f.outcome = balance.Canceled // says nothing about the machine
 		fail = FailClient
 	} else {
-		f.failed = err
+		f.failed, f.blame = err, f.outcome
 	}
 	if fail.Certainty() == NotSent {
 		f.res.Undelivered()
@@ -268,10 +278,15 @@ func (f *flight) finish(o balance.Outcome, err error) {
 
 func (f *flight) done(o balance.Outcome, err error) Done {
 	d := Done{
-		Try: f.try, Outcome: o, Status: f.status, Err: err,
+		App: f.want.App, Method: cmp.Or(f.req.Method, http.MethodGet), Host: f.req.Host, Context: f.req.Context(),
+		Try: f.try, Outcome: o, Err: err,
 		Tries: f.try.N, Bounces: f.bounces, Failures: f.spent.failures,
 		Waited: f.waited, First: f.first, Total: time.Since(f.start), Sent: f.sent.Load(), Received: f.received.Load(),
 	}
+	if d.Host == "" && f.req.URL != nil {
+		d.Host = f.req.URL.Host
+	}
+	d.Status, d.Cause = f.said(o, err)
 	if d.First > 0 {
 		d.Download = d.Total - d.First
 	}
@@ -282,6 +297,23 @@ func (f *flight) done(o balance.Outcome, err error) Done {
 		}
 	}
 	return d
+}
+
+// said returns what the client was told: the status and, where it was no whole answer, the cause.
+func (f *flight) said(o balance.Outcome, err error) (status int, cause string) {
+	switch {
+	case err == errPanic:
+		return 0, CauseInternal
+	case f.status == 0:
+		return Classify(f.req, err)
+	case o == balance.Canceled && errors.Is(f.req.Context().Err(), context.DeadlineExceeded):
+		return f.status, CauseTimeout
+	case o == balance.Canceled:
+		return f.status, CauseClient
+	case err != nil:
+		return f.status, CauseMachine
+	}
+	return f.status, ""
 }
 
 // unwind ends the request when RoundTrip panics.

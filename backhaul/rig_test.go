@@ -138,7 +138,7 @@ func newRig(t testing.TB, c rigConfig) *rig {
 			p.Out.Trailer = p.In.Trailer
 		},
 		Transport:    r.transport,
-		ErrorHandler: ErrorHandler,
+		ErrorHandler: NewErrorHandler(ErrorConfig{Details: true}),
 		ErrorLog:     quietLog,
 	})
 	if c.h2 {

@@ -1,6 +1,7 @@
 package backhaul
 
 import (
+	"context"
 	"time"
 
 	"github.com/ebbkit/ebb/balance"
@@ -44,11 +45,23 @@ type Retried struct {
 	Took    time.Duration
 }
 
-// Done is a request at its end.
+// Done is a request at its end. It has all that metrics by app, status and cause need, also of requests that nothing served.
 type Done struct {
-	Try      Try // the last one; zero when no machine was found
-	Outcome  balance.Outcome
-	Status   int   // of the answer; 0 when there was none
+	// App is what Config.Route said; empty when it returned an error. When Cause is [CauseNoApp] it is what the client asked
+	// for, whatever that was: no label for a metric.
+	App     balance.AppID
+	Method  string
+	Host    string          // as the client asked for it
+	Context context.Context // the request's, with the values that middleware has put there; it may have ended
+
+	Try     Try // the last one; zero when no machine was found
+	Outcome balance.Outcome
+	// Status is what the client was answered: the machine's status, else what [Classify] says of Err, which is what
+	// [ErrorHandler] answers. 499 when the client left before an answer; 0 when RoundTrip panicked.
+	Status int
+	// Cause says in one word why there was no answer or why it broke off, as [Classify] does; empty when the machine
+	// answered to the end, whatever its status.
+	Cause    string
 	Err      error // what RoundTrip returned, or what broke the answer off
 	Tries    int
 	Bounces  int

@@ -6,8 +6,6 @@ import (
 	"sync"
 	"sync/atomic"
 	"time"
-
-	"github.com/ebbkit/ebb/balance"
 )
 
 // Transport is the edge's side of the hop: an [http.RoundTripper] that acquires a machine for each request, sends the
@@ -99,10 +97,6 @@ func (t *Transport) RoundTrip(req *http.Request) (*http.Response, error) {
 	}
 	defer f.unwind() // whatever panics below
 	f.traced()
-	if req.Method == http.MethodConnect {
-		f.finish(balance.Canceled, errConnect)
-		return nil, errConnect
-	}
 	resp, err := f.run()
 	if err != nil {
 		f.finish(f.outcome, err)

@@ -1,15 +1,45 @@
 package balance
 
+import (
+	"fmt"
+	"slices"
+	"strings"
+)
+
 // Outcome is how a request ended for the machine that it was sent to.
 type Outcome uint8
 
-// The outcomes.
+// The outcomes. Only Done and Errored say anything about the machine's health.
 const (
 	Done     Outcome = iota // answered
-	Bounced                 // refused by the owner; says nothing about the machine's health
-	Errored                 // the machine or the way to it failed
-	Canceled                // the client left; says nothing about the machine
+	Bounced                 // refused by the owner
+	Errored                 // the machine or the way to it failed, or it answered that it failed
+	Canceled                // the client left
+	Unserved                // no machine got it: none was found, or this node could not send it
 )
+
+var outcomeNames = [...]string{"done", "bounced", "errored", "canceled", "unserved"}
+
+// String returns the outcome's name as it stands in logs, JSON and metrics.
+func (o Outcome) String() string { return name(outcomeNames[:], uint8(o), "outcome") }
+
+// MarshalText returns the outcome's name.
+func (o Outcome) MarshalText() ([]byte, error) {
+	if int(o) >= len(outcomeNames) {
+		return nil, fmt.Errorf("balance: %v has no name", o)
+	}
+	return []byte(o.String()), nil
+}
+
+// UnmarshalText is the inverse of [Outcome.MarshalText].
+func (o *Outcome) UnmarshalText(text []byte) error {
+	i := slices.Index(outcomeNames[:], string(text))
+	if i < 0 {
+		return fmt.Errorf("balance: unknown outcome %q: want one of %s", text, strings.Join(outcomeNames[:], ", "))
+	}
+	*o = Outcome(i)
+	return nil
+}
 
 // Reservation is one request of this node counted in at one machine. It is a handle: pass it by pointer and release it
 // once; copying it is misuse.

@@ -28,10 +28,11 @@ const (
 	Bounce Kind = "bounce" // an owner refused a request
 	Retry  Kind = "retry"  // a request was tried again elsewhere
 	Park   Kind = "park"   // a request had to wait for a machine
+	Failed Kind = "failed" // a request was answered by the proxy itself, or its answer broke off
 )
 
 // plurals are the kinds that are summed, and how several are called.
-var plurals = map[Kind]string{Bounce: "bounces", Retry: "retries", Park: "parks"}
+var plurals = map[Kind]string{Bounce: "bounces", Retry: "retries", Park: "parks", Failed: "failures"}
 
 // Event is one decision or happening. App, Machine and Node are empty where they mean nothing.
 type Event struct {
@@ -56,7 +57,7 @@ const maxReasons = 3
 
 // Ring holds the latest events, numbered. It is not safe for concurrent use.
 //
-// Bounces, retries and parks come in floods. The first of its kind, app, machine and node is an event at once, so that it
+// Bounces, retries, parks and failures come in floods. The first of its kind, app, machine and node is an event at once, so that it
 // stands before what it causes; those of the second that follows are summed into one event at its end ("12 bounces: full"),
 // and so is every further second until one passes without.
 type Ring struct {

@@ -192,7 +192,7 @@ func (f *fleet) serve() error {
 	proxy := &httputil.ReverseProxy{
 		Rewrite:      func(r *httputil.ProxyRequest) { r.Out.URL.Scheme, r.Out.URL.Host = "http", r.In.Host },
 		Transport:    f.transport,
-		ErrorHandler: backhaul.NewErrorHandler(backhaul.ErrorConfig{CauseHeader: causeHeader}),
+		ErrorHandler: backhaul.NewErrorHandler(backhaul.ErrorConfig{CauseHeader: causeHeader, Details: true}),
 		ErrorLog:     quiet,
 	}
 	protocols := new(http.Protocols)

@@ -84,10 +84,16 @@ func (e *edge) handler() http.Handler {
 			r.Out.URL.Scheme, r.Out.URL.Host = "http", string(e.w.config.App.ID)
 			r.SetXForwarded()
 		},
-		Transport:    e.transport,
-		ErrorHandler: backhaul.ErrorHandler,
+		Transport: e.transport,
+		// What listens on this host only is for development.
+		ErrorHandler: backhaul.NewErrorHandler(backhaul.ErrorConfig{Details: isLoopback(e.w.public.Addr())}),
 		BufferPool:   buffers{},
 	}
+}
+
+func isLoopback(a net.Addr) bool {
+	tcp, ok := a.(*net.TCPAddr)
+	return ok && tcp.IP.IsLoopback()
 }
 
 // buffers lends the proxy its copy buffers.

@@ -54,6 +54,11 @@ func (e *edge) traceTransport() backhaul.Trace {
 		Retry: func(r backhaul.Retried) {
 			log.Add(events.Event{Kind: events.Retry, App: string(r.Try.App), Machine: string(r.Try.Machine), Node: string(e.id), Reason: r.Failure.String()})
 		},
+		Done: func(d backhaul.Done) {
+			if d.Err != nil && d.Cause != backhaul.CauseClient {
+				log.Add(events.Event{Kind: events.Failed, App: string(d.App), Machine: string(d.Try.Machine), Node: string(e.id), Reason: fmt.Sprintf("%d: %v", d.Status, d.Err)})
+			}
+		},
 	}
 }
 

@@ -23,6 +23,7 @@ export const kinds = {
   "bounce": { tone: "warn", group: "requests", many: "bounces" },
   "retry": { tone: "warn", group: "requests", many: "retries" },
   "park": { tone: "warn", group: "requests", many: "parks" },
+  "failed": { tone: "bad", group: "requests", many: "failures" },
 };
 
 // The latest event that gives a cause, by machine: its name is only its app's.
@@ -95,7 +96,7 @@ function showEvents() {
   onEvents();
 }
 
-// Bounces, retries and parks of one machine and node come once a second while a flood lasts. They share a row that counts,
+// Bounces, retries, parks and failures of one machine and node come once a second while a flood lasts. They share a row that counts,
 // so that the list does not run away.
 let floods = new Map();
 const floodGap = 3000; // ms without one end a flood

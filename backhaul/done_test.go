@@ -1,0 +1,157 @@
+package backhaul
+
+import (
+	"context"
+	"encoding"
+	"errors"
+	"fmt"
+	"io"
+	"net/http"
+	"net/http/httptest"
+	"strings"
+	"testing"
+
+	"github.com/ebbkit/ebb/balance"
+)
+
+// contextKey is where a test's middleware puts a value.
+type contextKey struct{}
+
+// forbidden is what a user's Route may return.
+type forbidden struct{}
+
+func (forbidden) Error() string   { return "not for you" }
+func (forbidden) StatusCode() int { return 403 }
+
+// Done tells of each request what metrics need, whether a machine answered it or nothing did: the app, the status that the
+// client got, and the cause. Nobody is said to have refused what nobody was asked for.
+func TestDoneTellsWhatTheClientGot(t *testing.T) {
+	for _, tt := range []struct {
+		name, app, method, path string
+		full                    bool // the machine, and the edge does not know
+		status                  int
+		cause                   string
+		outcome                 balance.Outcome
+	}{
+		{name: "answered", app: "web", path: "/", status: 200, outcome: balance.Done},
+		{name: "the app's own 404", app: "web", path: "/none", status: 404, outcome: balance.Done},
+		{name: "asleep", app: "asleep", path: "/", status: 503, cause: CauseNoMachine, outcome: balance.Unserved},
+		{name: "unknown app", app: "unknown", path: "/", status: 404, cause: CauseNoApp, outcome: balance.Unserved},
+		{name: "full", app: "web", path: "/", full: true, status: 503, cause: CauseFull, outcome: balance.Bounced},
+		{name: "broken off before its head", app: "web", method: "POST", path: "/reset", status: 502, cause: CauseMachine, outcome: balance.Errored},
+		{name: "broken off after its head", app: "web", path: "/cut", status: 200, cause: CauseMachine, outcome: balance.Errored},
+		{name: "refused by Route", path: "/", status: 403, cause: CauseRequest, outcome: balance.Unserved},
+		{name: "CONNECT", app: "web", method: "CONNECT", path: "/", status: 501, cause: CauseRequest, outcome: balance.Unserved},
+	} {
+		t.Run(tt.name, func(t *testing.T) {
+			var l log
+			route := func(r *http.Request) (balance.Request, error) {
+				if tt.app == "" {
+					return balance.Request{}, forbidden{}
+				}
+				return balance.Request{App: balance.AppID(tt.app)}, nil
+			}
+			r := newRig(t, rigConfig{app: balance.App{Limits: balance.Limits{Hard: 2}}, config: Config{Route: route, Rounds: 1, Trace: l.trace()}})
+			g := r.serve("m1", http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+				switch r.URL.Path {
+				case "/reset":
+					panic(http.ErrAbortHandler)
+				case "/cut":
+					w.Write(make([]byte, 64<<10))
+					w.(http.Flusher).Flush()
+					panic(http.ErrAbortHandler)
+				case "/none":
+					http.NotFound(w, r)
+				}
+			}))
+			leave := func() {}
+			if tt.full {
+				leave = fill(t, g, 2)
+			}
+			if err := r.edge.Apply(balance.PutApp{App: balance.App{ID: "asleep"}}); err != nil {
+				t.Fatal(err)
+			}
+			front := r.front.Config.Handler
+			proxy := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+				front.ServeHTTP(w, r.WithContext(context.WithValue(r.Context(), contextKey{}, "from middleware")))
+			}))
+			defer proxy.Close()
+			req := request(t, tt.method, proxy.URL+tt.path, nil)
+			req.Host = "shop.example"
+			resp, err := proxy.Client().Do(req)
+			if err != nil {
+				t.Fatal(err)
+			}
+			io.Copy(io.Discard, resp.Body)
+			resp.Body.Close()
+			d := l.last(t, 1)
+			if d.Status != tt.status || resp.StatusCode != tt.status || d.Cause != tt.cause || d.Outcome != tt.outcome || string(d.App) != tt.app {
+				t.Errorf("the client got %d; done: app %q, status %d, cause %q, outcome %v (%v)", resp.StatusCode, d.App, d.Status, d.Cause, d.Outcome, d.Err)
+			}
+			if d.Method != req.Method || d.Host != "shop.example" || d.Context.Value(contextKey{}) != "from middleware" {
+				t.Errorf("done: %s %s, context %v", d.Method, d.Host, d.Context)
+			}
+			if again := resp.Header.Get("Retry-After"); (again != "") != (tt.status == 503) {
+				t.Errorf("status %d with Retry-After %q", tt.status, again)
+			}
+			leave()
+			r.quiet()
+		})
+	}
+}
+
+// What a client reads says what it can do, and nothing of what is behind the proxy.
+func TestErrorsDoNotNameWhatIsInside(t *testing.T) {
+	for _, err := range []error{
+		&UnavailableError{App: "web", Err: &balance.NoMachineError{App: "web", Seen: 2, Full: 2}},
+		&UnavailableError{App: "web", Err: fmt.Errorf("%w: %q: put it into the fleet with PutApp", balance.ErrNoApp, "web")},
+		&UnavailableError{App: "web", Err: startFailed{}},
+		&MachineError{App: "web", Machine: "m1", Owner: "worker-3", Failure: FailReset, Err: errors.New("read tcp 10.0.0.7:4711: connection reset")},
+		&MachineError{App: "web", Machine: "m1", Owner: "worker-3", Failure: FailTimeout, Err: context.DeadlineExceeded},
+		&bodyError{errors.New("read tcp 10.0.0.7:4711: m1")},
+		errors.New("backhaul: worker-3 m1 10.0.0.7"),
+	} {
+		w := httptest.NewRecorder()
+		ErrorHandler(w, request(t, "GET", "http://x/", nil), err)
+		for _, inside := range []string{"m1", "worker-3", "10.0.0.7", "web", "PutApp"} {
+			if strings.Contains(w.Body.String(), inside) {
+				t.Errorf("%v: the client reads %q", err, w.Body)
+			}
+		}
+		if !strings.HasPrefix(w.Body.String(), http.StatusText(w.Code)) {
+			t.Errorf("%v: the client reads %q", err, w.Body)
+		}
+	}
+}
+
+// Each value of each enum reads back its own text, and no other text is taken.
+func TestEnumsReadTheirOwnText(t *testing.T) {
+	for _, names := range []struct {
+		n    int
+		text func(i int) (value encoding.TextMarshaler, back encoding.TextUnmarshaler)
+	}{
+		{int(failures), func(i int) (encoding.TextMarshaler, encoding.TextUnmarshaler) { return Failure(i), new(Failure) }},
+		{len(certaintyNames), func(i int) (encoding.TextMarshaler, encoding.TextUnmarshaler) { return Certainty(i), new(Certainty) }},
+		{len(stepNames), func(i int) (encoding.TextMarshaler, encoding.TextUnmarshaler) { return StepKind(i), new(StepKind) }},
+	} {
+		seen := map[string]bool{}
+		for i := range names.n {
+			value, back := names.text(i)
+			text, err := value.MarshalText()
+			if err != nil || fmt.Sprint(value) != string(text) || seen[string(text)] {
+				t.Errorf("%T(%d) has the text %q, %v", value, i, text, err)
+			}
+			seen[string(text)] = true
+			if err := back.UnmarshalText(text); err != nil || fmt.Sprint(back) != string(text) {
+				t.Errorf("%T: %q reads back as %v, %v", value, text, back, err)
+			}
+		}
+		value, back := names.text(names.n)
+		if text, err := value.MarshalText(); err == nil {
+			t.Errorf("%T(%d) has the text %q", value, names.n, text)
+		}
+		if err := back.UnmarshalText([]byte("later")); err == nil || !strings.Contains(err.Error(), "want one of") {
+			t.Errorf("%T: %v", value, err)
+		}
+	}
+}
