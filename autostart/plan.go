@@ -76,7 +76,8 @@ func (r *plan) count() {
 	r.d.Wait = r.p.boots.of(bootKey{kind: Cold}).Wait()
 	wanted := r.in.App.Autostart && (r.d.Demand > 0 || r.in.App.Min > 0 || r.in.App.MinPerRegion > 0)
 	for i, m := range r.in.Machines {
-		if a := &r.p.sights[i].asked; a.stale(r.now) {
+		if s := &r.p.sights[i]; s.stale(r.now) {
+			a := &s.asked
 			if wanted {
 				a.pending, a.at = true, r.now
 				r.d.Start = append(r.d.Start, *m)
@@ -96,6 +97,8 @@ func (r *plan) count() {
 		case starting:
 			r.starting++
 			r.age(i, m)
+		case stopping:
+			r.after(i, m)
 		}
 		switch st {
 		case ready, starting, recallable, broken, stopping, silent:
@@ -130,6 +133,10 @@ func (r *plan) count() {
 
 // age looks at how long a start has been in flight.
 func (r *plan) age(i int, m *balance.Machine) {
+	if closing(m.State) {
+		r.after(i, m)
+		return
+	}
 	s := &r.p.sights[i]
 	at := s.asked.at
 	key := bootKey{m.Revision, s.kind}
@@ -144,11 +151,31 @@ func (r *plan) age(i int, m *balance.Machine) {
 	b := r.p.boots.of(key)
 	age := r.now.Sub(at)
 	r.d.Wait = max(r.d.Wait, b.Wait())
-	if left := b.Remaining(age); r.d.Remaining == 0 || left < r.d.Remaining {
-		r.d.Remaining = left
-	}
+	r.remaining(b.Remaining(age))
 	if age >= b.Suspect() {
 		r.d.Suspect++
+	}
+}
+
+// after looks at a start that waits for the end of a stop.
+func (r *plan) after(i int, m *balance.Machine) {
+	s := &r.p.sights[i]
+	if !s.asked.on {
+		return
+	}
+	key := bootKey{m.Revision, Cold}
+	if m.State == balance.Suspending {
+		key.kind = Resume
+	}
+	b, age := r.p.boots.of(key), r.now.Sub(s.since)
+	r.d.Wait = max(r.d.Wait, r.p.stops.bound(m.State, age)+b.Wait())
+	r.remaining(r.p.stops.left(m.State, age) + b.Expected())
+}
+
+// remaining notes when a start should be ready; the first counts.
+func (r *plan) remaining(left time.Duration) {
+	if r.d.Remaining == 0 || left < r.d.Remaining {
+		r.d.Remaining = left
 	}
 }
 
@@ -188,13 +215,9 @@ func (r *plan) serve() {
 		r.d.Want += len(r.d.Recall) + len(r.d.Start) - had
 	}
 	for _, name := range r.in.Regions {
-		for _, i := range r.p.regions[name] {
-			if rest > 0 && r.budget > 0 && r.p.stand[i] == stopping && !r.p.sights[i].asked.on {
-				r.start(i)
-				r.d.Want++
-				rest -= r.worth(i)
-			}
-		}
+		had := len(r.d.Start)
+		rest = r.lastResort(r.p.regions[name], rest, math.MaxInt)
+		r.d.Want += len(r.d.Start) - had
 	}
 	if rest > 0 {
 		c := worth(r.in.App.Limits)
@@ -233,7 +256,7 @@ func (r *plan) fill(list []int32, rest int64, n int) int64 {
 		if rest <= 0 || n <= 0 || r.budget <= 0 {
 			return rest
 		}
-		if st := r.p.stand[i]; st == startable || st == stopping && r.justNow(i) {
+		if st := r.p.stand[i]; st == startable || st == stopping && r.askable(i) && r.p.soon(r.now, int(i), r.in.Machines[i]) {
 			r.start(i)
 			take(i)
 		}
@@ -241,12 +264,25 @@ func (r *plan) fill(list []int32, rest int64, n int) int64 {
 	return rest
 }
 
-// justNow reports whether a machine has been stopping for so short a time that others may not know it yet, or know already
-// that it is over. Then the order counts: who starts the next one instead disagrees with them. What stops for long is the
-// last resort.
-func (r *plan) justNow(i int32) bool {
+// askable reports whether a machine that stops may be asked to start afterwards.
+func (r *plan) askable(i int32) bool {
 	s := &r.p.sights[i]
-	return !s.asked.on && r.now.Sub(s.since) < stopsFor
+	return !s.asked.on && !r.now.Before(s.until)
+}
+
+// lastResort asks machines of list that are stopping to start afterwards, however long their stop takes.
+func (r *plan) lastResort(list []int32, rest int64, n int) int64 {
+	for _, i := range list {
+		if rest <= 0 || n <= 0 || r.budget <= 0 {
+			break
+		}
+		if r.p.stand[i] == stopping && r.askable(i) {
+			r.start(i)
+			rest -= r.worth(i)
+			n--
+		}
+	}
+	return rest
 }
 
 // probe returns the machine of list that has failed least, back-off or not: the breaker's interval is back-off enough.
@@ -304,7 +340,10 @@ func (r *plan) insist() {
 			continue
 		}
 		had := len(r.d.Recall) + len(r.d.Start)
-		if r.fill(candidates, math.MaxInt64, 1); len(r.d.Recall)+len(r.d.Start) > had {
+		if rest := r.fill(candidates, math.MaxInt64, 1); len(r.d.Recall)+len(r.d.Start) == had {
+			r.lastResort(candidates, rest, 1)
+		}
+		if len(r.d.Recall)+len(r.d.Start) > had {
 			r.notes += ", one that a request insists on"
 		} else {
 			r.short++

@@ -13,8 +13,8 @@ import (
 // Demand is capacity wanted, in requests; a machine is worth its soft limit, else its hard limit, else any demand at all.
 // The home region is filled first, what it cannot start overflows to the next one. In each: what runs and what is starting
 // counts, then soft-cordoned machines are recalled, then the first of the canonical order are started that can be. Of those is
-// also what has begun to stop a moment ago: it starts again as soon as it has stopped, and nodes whose news are older or
-// younger ask for the same machine.
+// also what is stopping, as long as that should be over before another machine has booted: it starts again as soon as it has
+// stopped, and nodes whose news are older or younger ask for the same machine. One that takes longer is the last resort.
 //
 // Nodes with different home regions each see to their own demand: of an app that sleeps everywhere, as many machines start as
 // there are home regions with a request, where one might have done. App.Regions gives all nodes one home.
@@ -31,6 +31,7 @@ type Planner struct {
 	hedge bool // one extra start is allowed when all are suspect
 
 	boots   bootBook
+	stops   stops
 	breaker breaker
 	hedged  bool // the extra start of this wake has been used
 	rand    uint64

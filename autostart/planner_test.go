@@ -265,9 +265,22 @@ func TestPlanner(t *testing.T) {
 		{name: "what has stopped for a while starts again only when there is no other", app: soft(1), machines: "nrt: a b", steps: []step{
 			{see: "a started, a stopping"}, {at: 6 * sec, parked: 1, do: "start b"}, {at: 7 * sec, see: "b starting", parked: 2, do: "start a"}, {at: 20 * sec, parked: 2}, {at: 21 * sec, see: "a stopped", parked: 2}, {at: 22 * sec, see: "a starting", parked: 2}}},
 		{name: "what has just begun to stop keeps its place: others know already that it has stopped", app: soft(1), machines: "nrt: a b", steps: []step{
-			{see: "a started, a cordoned"}, {see: "a stopping", parked: 1, do: "start a"}, {at: 4 * sec, parked: 1}, {at: 4 * sec, see: "a stopped", parked: 1}, {at: 5 * sec, see: "a starting", parked: 1}}},
-		{name: "a stop that does not end frees the credit", app: soft(1), machines: "nrt: a b", steps: []step{
-			{see: "a started, a stopping", parked: 1, do: "start a"}, {at: 29 * sec, parked: 1}, {at: 30 * sec, parked: 1, do: "start a b"}, {at: 31 * sec, see: "b starting", parked: 1}}},
+			{see: "a started, a cordoned"}, {see: "a stopping", parked: 1, do: "start a"}, {at: 900 * time.Millisecond, parked: 1}, {at: 900 * time.Millisecond, see: "a stopped", parked: 1}, {at: sec, see: "a starting", parked: 1}}},
+		{name: "a stop that takes longer than a boot frees the credit", app: balance.App{BootHint: 4 * sec, Limits: balance.Limits{Soft: 1}}, machines: "nrt: a b c", steps: []step{
+			{see: "a started, a stopping", parked: 1, do: "start a"}, {at: 4 * sec, parked: 1}, {at: 4100 * time.Millisecond, parked: 1, do: "start b"}, {at: 5 * sec, see: "b starting", parked: 1}, {at: 60 * sec, parked: 1}}},
+		{name: "what is known to stop slowly is asked last", app: balance.App{BootHint: 4 * sec, Limits: balance.Limits{Soft: 1}}, machines: "nrt: a b", steps: []step{
+			{see: "a started"}, {see: "a stopping"}, {at: 8 * sec, see: "a stopped"}, {at: 9 * sec, see: "a started"}, {at: 20 * sec, see: "a stopping"},
+			{at: 21 * sec, parked: 1, do: "start b"}, {at: 22 * sec, see: "b starting", parked: 2, do: "start a"}, {at: 23 * sec, parked: 2}, {at: 28 * sec, see: "a stopped", parked: 2}, {at: 28 * sec, see: "a starting", parked: 2}}},
+		{name: "and in its place again when its stop is nearly over", app: balance.App{BootHint: 4 * sec, Limits: balance.Limits{Soft: 1}}, machines: "nrt: a b", steps: []step{
+			{see: "a started"}, {see: "a stopping"}, {at: 8 * sec, see: "a stopped"}, {at: 9 * sec, see: "a started"}, {at: 20 * sec, see: "a stopping"}, {at: 24 * sec, parked: 1, do: "start a"}, {at: 32 * sec, parked: 1}, {at: 33 * sec, parked: 1, do: "start b"}}},
+		{name: "what is known to stop quickly is waited for where boots are slow", app: balance.App{BootHint: 45 * sec, Limits: balance.Limits{Soft: 1}}, machines: "nrt: a b", steps: []step{
+			{see: "a started"}, {see: "a stopping"}, {at: 3 * sec, see: "a stopped"}, {at: 9 * sec, see: "a started"}, {at: 20 * sec, see: "a stopping"}, {at: 20 * sec, parked: 1, do: "start a"}, {at: 60 * sec, parked: 1}}},
+		{name: "a stop of which the beginning was not seen teaches nothing", app: balance.App{BootHint: 4 * sec, Limits: balance.Limits{Soft: 1}}, machines: "nrt: a b", fresh: true, steps: []step{
+			{see: "a started, a stopping"}, {at: 60 * sec, see: "a stopped"}, {at: 70 * sec, see: "a started"}, {at: 80 * sec, see: "a stopping"}, {at: 81 * sec, parked: 1, do: "start a"}}},
+		{name: "a start that its owner was to remember, and has not", app: soft(1), machines: "nrt: a b", steps: []step{
+			{see: "a started, a stopping", parked: 1, do: "start a"}, {at: 200 * time.Millisecond, see: "a stopped", parked: 1}, {at: 1100 * time.Millisecond, parked: 1}, {at: 1200 * time.Millisecond, parked: 1, do: "start a"}}},
+		{name: "a start that its owner does not remember", app: soft(1), machines: "nrt: a", steps: []step{
+			{see: "a started, a stopping", parked: 1, do: "start a", refused: true}, {at: 100 * time.Millisecond, parked: 1}, {at: sec, parked: 1, do: "start a", refused: true}, {at: 3 * sec, see: "a stopped", parked: 1, do: "start a"}}},
 		{name: "ready, and gone with status 0: at once, then later and later", machines: "nrt: a", steps: []step{
 			{parked: 1, do: "start a"}, {see: "a starting", parked: 1}, {at: sec, see: "a started", inFlight: 1}, {at: 2 * sec, see: "a stopped", parked: 1, do: "start a"},
 			{at: 3 * sec, see: "a starting", parked: 1}, {at: 4 * sec, see: "a started", inFlight: 1}, {at: 5 * sec, see: "a stopped", parked: 1}, {at: 5500 * time.Millisecond, parked: 1}, {at: 6500 * time.Millisecond, parked: 1, do: "start a"}}},

@@ -110,12 +110,18 @@ func (d *fakeDriver) crash(id balance.MachineID, e Exit) {
 	}
 }
 
-func (d *fakeDriver) Stop(_ context.Context, m balance.Machine) error {
+func (d *fakeDriver) Stop(ctx context.Context, m balance.Machine) error {
 	d.mu.Lock()
 	d.stops++
 	err, takes := d.habits[m.ID].stopErr, d.habits[m.ID].stops
 	d.mu.Unlock()
-	time.Sleep(takes)
+	if takes > 0 {
+		select {
+		case <-time.After(takes):
+		case <-ctx.Done():
+			return ctx.Err()
+		}
+	}
 	if err == nil {
 		d.crash(m.ID, Exit{Code: -1, Signal: "terminated", Reason: "killed by signal: terminated"})
 	}

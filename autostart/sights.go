@@ -13,10 +13,6 @@ const (
 	// askedFor is how long nothing is done about an answered command that the row does not show: the row is on its way. Then it
 	// is given again, to the same machine: it may have been lost, and if it was not, another machine would be one too many.
 	askedFor = 5 * time.Second
-	// rememberedFor is the same for a start that waits for the end of a stop.
-	rememberedFor = 30 * time.Second
-	// stopsFor is how long a machine that has begun to stop keeps its place in the order: longer than news take.
-	stopsFor = 5 * time.Second
 	// lostMax is how often asking again may fail before an accepted start is given up: its owner is gone.
 	lostMax = 3
 	// answerMin and answerRTTs are how long an owner may take to answer a start, at least and in round trips: below it a host
@@ -35,7 +31,7 @@ type sight struct {
 	bootAt  time.Time // when the start of this epoch was first seen
 	gen     uint64    // the cordon generation then
 	kind    BootKind
-	partial bool // the beginning of the boot was not seen: its length is not known
+	partial bool // the beginning of the boot, or of the stop, was not seen: its length is not known
 
 	asked  asked
 	recall recall
@@ -116,7 +112,7 @@ func (p *Planner) observe(now time.Time, ms []*balance.Machine) {
 		s.known, s.epoch, s.state, s.since = true, m.Epoch, m.State, now
 		if was.known {
 			p.moved(now, m, s, &was)
-		} else if m.State == balance.Starting {
+		} else if m.State == balance.Starting || closing(m.State) {
 			s.bootAt, s.partial = now, true
 		}
 		if m.Epoch > s.asked.epoch || m.State == balance.Gone {
@@ -159,7 +155,12 @@ func (p *Planner) moved(now time.Time, m *balance.Machine, s, was *sight) {
 			s.partial = true
 		}
 	}
+	if closing(was.state) && !started && (m.State == balance.Stopped || m.State == balance.Suspended) && !was.partial {
+		p.stops.of(was.state).Learn(now.Sub(was.since))
+	}
 	switch m.State {
+	case balance.Stopping, balance.Suspending:
+		s.partial = started
 	case balance.Started:
 		if !started && was.state != balance.Starting {
 			return // reopened
@@ -232,13 +233,17 @@ func (a *asked) overdue(now time.Time, rtt time.Duration) bool {
 	return a.on && a.pending && !a.accepted && rtt >= 0 && now.Sub(a.at) >= max(answerMin, answerRTTs*min(rtt, time.Minute))
 }
 
-// stale reports whether an answered start has gone unseen for too long.
-func (a *asked) stale(now time.Time) bool {
-	limit := askedFor
-	if a.answer == balance.StartRemembered {
-		limit = rememberedFor
+// stale reports whether an answered start has gone unseen for too long. One that waits for the end of a stop is remembered by
+// the machine's gate, however long that takes.
+func (s *sight) stale(now time.Time) bool {
+	a := &s.asked
+	switch {
+	case !a.on || a.pending:
+		return false
+	case a.answer != balance.StartRemembered:
+		return now.Sub(a.at) >= askedFor
 	}
-	return a.on && !a.pending && now.Sub(a.at) >= limit
+	return s.state.Startable() && now.Sub(later(a.at, s.since)) >= restartFor
 }
 
 // standing is what a machine is good for in one decision.
@@ -291,8 +296,8 @@ func (p *Planner) stands(now time.Time, i int, m *balance.Machine) standing {
 		return ready
 	}
 	if s.asked.on {
-		if !m.State.Startable() && now.Sub(s.since) >= rememberedFor {
-			return stopping // it will not come soon, whatever was asked for
+		if closing(m.State) && !p.soon(now, i, m) {
+			return stopping // it comes, but another one sooner
 		}
 		if !s.asked.pending && s.asked.answer == balance.StartRunning {
 			return ready

@@ -34,6 +34,8 @@ var clauses = []struct {
 	{"Regions/starves", "Home never starves because machines run elsewhere.", starves},
 	{"Nodes/agree", "Nodes that do not talk start the same machines: together no more than the one with the largest demand.", agree},
 	{"Nodes/lag", "A node that hears of a stop late starts no other machine than one that knows of it.", lag},
+	{"Stops/slow", "A machine that takes long to stop is not waited for while another can be started.", slowStop},
+	{"Stops/last", "When all others are stopping, one of them is asked to start afterwards, and after the stop it is not forgotten.", stopsLast},
 	{"Nodes/gone", "A machine whose node is gone is left alone, and a start of it counts no longer.", gone},
 	{"Nodes/silent", "While requests wait, an owner that has not answered a start after a second and three round trips is not waited for: another owner's machine is started.", silent},
 	{"Failure/next", "When a boot fails, another machine is started.", failNext},
@@ -281,6 +283,60 @@ func lag(b *bench) {
 	if d := a.plan(0, 5); names(d.Start) != names(late.Start) || len(d.Start) != 1 {
 		b.broken("one node sees them stopped and starts %q, another sees them stopping and starts %q", names(d.Start), names(late.Start))
 	}
+}
+
+func slowStop(b *bench) {
+	for _, asked := range []bool{false, true} {
+		n := b.world(soft(10), 2).node()
+		first := n.plan(0, 1)
+		if len(first.Start) != 1 {
+			b.broken("%q is started for one request", names(first.Start))
+		}
+		id := first.Start[0].ID
+		n.carry(first)
+		n.plan(0, 1)
+		n.now = n.now.Add(time.Second)
+		n.move(id, balance.Started)
+		n.plan(1, 0)
+		n.move(id, balance.Stopping)
+		n.plan(0, 0)
+		if asked {
+			n.carry(n.plan(0, 1))
+		}
+		up := false
+		for range 100 { // ten seconds
+			n.now = n.now.Add(100 * time.Millisecond)
+			n.carry(n.plan(0, 1))
+			up = up || n.count(balance.Starting) > 0
+		}
+		if !up {
+			b.broken("%q has been stopping for 10 s (asked for at once: %v), and the other has not been started", id, asked)
+		}
+	}
+}
+
+func stopsLast(b *bench) {
+	n := b.world(soft(10), 1).node()
+	n.move("home-0", balance.Started)
+	n.plan(1, 0)
+	n.move("home-0", balance.Stopping)
+	n.plan(0, 0)
+	n.now = n.now.Add(10 * time.Second)
+	d := n.plan(0, 1)
+	if len(d.Start) != 1 || d.Refuse != "" {
+		b.broken("%q is started, and what waits is refused: %q", names(d.Start), d.Refuse)
+	}
+	n.carry(d)
+	n.now = n.now.Add(10 * time.Second)
+	n.plan(0, 1)
+	n.move("home-0", balance.Stopped) // its owner had forgotten
+	for range 100 {
+		n.now = n.now.Add(100 * time.Millisecond)
+		if n.carry(n.plan(0, 1)); n.count(balance.Starting) > 0 {
+			return
+		}
+	}
+	b.broken("it has stopped 10 s ago, and is not started")
 }
 
 func gone(b *bench) {

@@ -1,0 +1,104 @@
+package autostart
+
+import (
+	"testing"
+	"testing/synctest"
+	"time"
+
+	"github.com/ebbkit/ebb/balance"
+)
+
+func TestStopsAreLearned(t *testing.T) {
+	var k stops
+	left := func(age, want time.Duration) {
+		t.Helper()
+		if got := k.left(balance.Stopping, age); got != want {
+			t.Errorf("after %v of a stop %v is left, want %v", age, got, want)
+		}
+	}
+	bound := func(age, want time.Duration) {
+		t.Helper()
+		if got := k.bound(balance.Stopping, age); got != want {
+			t.Errorf("after %v of a stop %v is left at most, want %v", age, got, want)
+		}
+	}
+	left(0, 0)
+	left(7*sec, 7*sec)
+	left(-sec, 0)
+	bound(0, stopUnknown)
+	bound(50*sec, 50*sec)
+	for _, took := range []time.Duration{3 * sec, 4 * sec, 5 * sec} {
+		k.of(balance.Stopping).Learn(took)
+	}
+	k.of(balance.Suspending).Learn(time.Minute)
+	left(0, 4*sec)
+	left(3*sec, sec)
+	left(4*sec, sec)
+	left(6*sec, 2*sec)
+	bound(0, 10*sec)
+	bound(30*sec, 26*sec)
+}
+
+// A request that insists on a machine which stops slowly asks for it all the same.
+func TestInsistsOnAMachineThatStops(t *testing.T) {
+	s := newStory(t, balance.App{}, "nrt: a b")
+	s.see("a started, b started")
+	s.plan(0, 0, 0)
+	s.see("a stopping")
+	s.plan(sec, 0, 0)
+	s.wants = []*balance.Want{{Force: balance.Target{Machines: []balance.MachineID{s.row("a").ID}}}}
+	if got := s.plan(30*sec, 0, 1); got != "start a" {
+		t.Errorf("%q, want that it is asked", got)
+	}
+	s.p.Answered(t0.Add(30*sec), s.last.Start[0], balance.StartRemembered, nil)
+	if got := s.plan(90*sec, 0, 1); got != "" || s.last.Wait < 180*sec {
+		t.Errorf("%q, want that it is waited for; it may be parked for %v", got, s.last.Wait)
+	}
+}
+
+// While a machine stops slowly, another one serves; where there is none, what waits is served after the stop.
+func TestRequestDuringASlowStop(t *testing.T) {
+	const boot = 100 * time.Millisecond
+	for _, tc := range []struct {
+		name        string
+		stop, into  time.Duration
+		machines    int
+		again       bool // the stop has been seen before
+		least, most time.Duration
+	}{
+		{"just begun, and nothing is known", 15 * sec, 0, 2, false, boot, newsFor + tickEvery + boot},
+		{"for a while", 15 * sec, sec, 2, false, boot, boot},
+		{"for long", 15 * sec, 6 * sec, 2, false, boot, boot},
+		{"known to be slow", 15 * sec, 0, 2, true, boot, boot},
+		{"known to be quick", 200 * time.Millisecond, 0, 2, true, 200*time.Millisecond + boot, 200*time.Millisecond + boot},
+		{"no other, and longer than a request waits for a known boot", 15 * sec, sec, 1, false, 14*sec + boot, 14*sec + boot},
+		{"no other, and known", 15 * sec, sec, 1, true, 14*sec + boot, 14*sec + boot},
+	} {
+		t.Run(tc.name, func(t *testing.T) {
+			synctest.Test(t, func(t *testing.T) {
+				hs := make([]habits, tc.machines)
+				for i := range hs {
+					hs[i] = habits{boot: boot, stops: tc.stop}
+				}
+				n := newNode(t, balance.App{KeepAlive: sec}, StarterConfig{}, hs...)
+				defer n.stop()
+				first := canonical("web", tc.machines)[0]
+				for seen := !tc.again; ; seen = true {
+					if _, _, err := n.get(); err != nil {
+						t.Fatal(err)
+					}
+					if n.stopping(first, 0); seen {
+						break
+					}
+					time.Sleep(tc.stop + sec)
+				}
+				time.Sleep(tc.into)
+				id, waited, err := n.get()
+				const late, slack = 100 * time.Millisecond, 20 * time.Millisecond // how late a stop is seen here, a boot there
+				if err != nil || waited < tc.least-late-slack || waited > tc.most+slack {
+					t.Errorf("served by %q after %v, error %v; want between %v and %v", id, waited, err, tc.least, tc.most)
+				}
+			})
+		})
+	}
+}
