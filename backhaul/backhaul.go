@@ -21,7 +21,9 @@
 //	               denied     the owner does not accept this node's key           TestAStrangerIsNotServed
 //	               unread     the connection died while the body waited for       TestAnOwnerThatDoesNotAskForTheBody
 //	                          the owner's word
-//	               refused    GOAWAY or REFUSED_STREAM: not processed (HTTP/2)    TestStreamsThatFail
+//	               refused    GOAWAY or REFUSED_STREAM: not processed (HTTP/2);   TestTheGracefulEndOfAConnectionIsNoFailure
+//	                          tried again over another connection before it is    TestAMachineThatRefusesForEverIsToldOf
+//	                          told, and counted as a bounce
 //	MaybeExecuted  reset      the connection or stream died after the request     TestAMachineThatDiesUnderARequest
 //	                          was written, before the answer's head was complete
 //	               reset      a path that froze, found by ping (HTTP/2)           TestAPathThatFreezesIsLeftInFiveSeconds
@@ -50,6 +52,11 @@
 // read is kept for another try. Larger ones wait for the owner's "100 Continue": the owner asks when the request has been
 // admitted and the machine connected, and sends the machine nothing before the first byte has come. So a refused try costs
 // no body and no memory, whatever its size.
+//
+// Who speaks HTTP/2 with a machine keeps the first 64 KiB of a body as well, until the machine answers: a machine that ends a
+// connection refuses the requests that it meets (nginx after keepalive_requests, gRPC servers after MaxConnectionAge), and
+// they go out again over another one. A larger body gets a connection of its own, from the first time on that some machine
+// refused a request.
 //
 // A body of unknown length over HTTP/2 may be one side of a conversation in which the other speaks first, as in gRPC. Its
 // request is sent at once, with as much of the body as is kept; the rest follows when the owner says that the request has

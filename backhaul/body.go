@@ -266,9 +266,26 @@ func (s *source) shut() {
 	}
 }
 
+// retain keeps the first n bytes for another try, if fewer than limit are kept of all bodies together. held counts them.
+func (s *source) retain(n int, held *atomic.Int64, limit int64) {
+	if n <= s.keep {
+		return
+	}
+	more := int64(n - s.keep)
+	if held.Add(more) > limit {
+		held.Add(-more)
+		return
+	}
+	s.keep = n
+	s.reserved.Add(more)
+}
+
+// covers reports whether a body of that length is kept as a whole.
+func (s *source) covers(length int64) bool { return length > 0 && int64(s.keep) >= length }
+
 // peek reads the first bytes into kept, so that they can be sent again with another connection.
 func (s *source) peek(r *reader) error {
-	s.keep = peekSize
+	s.keep = max(s.keep, peekSize)
 	var first [peekSize]byte
 	_, err := r.Read(first[:])
 	r.pos = 0

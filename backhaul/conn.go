@@ -24,6 +24,7 @@ type conn struct {
 	most    int // streams at once
 	streams int // in use
 	used    bool
+	alone   bool // of one request; not among the mux's connections
 	retired bool // no further streams
 }
 

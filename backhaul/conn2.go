@@ -84,7 +84,7 @@ func (c *conn) roundTrip2(ctx context.Context, req *http.Request, s *stream, bod
 		return nil, FailClient, &bodyError{body.s.broken()}
 	case notStarted(err):
 		return nil, FailRefused, err
-	case !sent && x.reused:
+	case !sent && (x.reused || !c.alone): // it may have ended under others since
 		return nil, FailStale, err
 	case !sent:
 		return nil, FailUnsent, err

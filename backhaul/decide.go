@@ -125,6 +125,15 @@ func (s *spent) failed(l limits, f Failure, idempotent bool, b bodyState) verdic
 	return elsewhere
 }
 
+// refused decides after a stream that the peer did not take, such as one that met the end of its connection. That is how
+// connections end: it costs what a bounce costs, and nothing of the budgets for failures.
+func (s *spent) refused(l limits, b bodyState, since time.Duration) verdict {
+	if !mayRetry(FailRefused, false, b) {
+		return giveUp
+	}
+	return s.bounced(l, since)
+}
+
 // bounced decides after a bounce. since is the time since the first one.
 func (s *spent) bounced(l limits, since time.Duration) verdict {
 	s.bounces++

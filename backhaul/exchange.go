@@ -27,6 +27,9 @@ type exchange struct {
 	// peek: the client's first byte comes before the peer gets anything. The client of an owner is an edge: it sends the
 	// first byte when the owner has asked for it, and until then may take the request elsewhere.
 	peek bool
+	// once: more of the body may go out than is kept. Such a request gets a connection of its own at once, where peers have been
+	// seen to refuse streams.
+	once bool
 	// ask: the peer gets as much of the body as is kept, and says "100 Continue" when it may have the rest. Over HTTP/2 this
 	// is for bodies of unknown length, which may be one half of a conversation: the peer's side may have to speak first.
 	ask bool
@@ -41,12 +44,16 @@ type exchange struct {
 	stream *stream // of HTTP/2
 }
 
-// maxStale is how many dead pooled connections are drawn before a new one is made, and how many refused streams are opened
-// again.
+// maxStale is how many dead pooled connections and refused streams are met before the request gets a new connection of its
+// own: a peer that ends its connections after some requests serves the first one on each.
 const maxStale = 2
 
+// maxOwn is how many connections of its own a request gets. A peer that refuses even the first stream will not take it.
+const maxOwn = 3
+
 // do sends out and returns the answer's head. Dead pooled connections are passed over: as nothing was written, nothing has
-// happened. out belongs to do until then.
+// happened. Nor has it where the peer refuses a stream, as each does that is about to end a connection and gets one more
+// request on it. out belongs to do until then.
 func (x *exchange) do(out *http.Request) (*http.Response, Failure, error) {
 	for n := 0; ; n++ {
 		c, reused, err := x.pool.get(out.Context(), x, n >= maxStale)
@@ -90,8 +97,8 @@ func (x *exchange) do(out *http.Request) (*http.Response, Failure, error) {
 			}
 			x.pool.put(c)
 		}
-		again := fail == FailStale || fail == FailRefused && n < maxStale
-		if !again || n > maxStale+1 || x.state() == bodySpent {
+		again := (fail == FailStale || fail == FailRefused) && n+1 < maxStale+maxOwn
+		if !again || x.state() == bodySpent {
 			return nil, fail, err
 		}
 	}

@@ -190,7 +190,8 @@ func (f *flight) attempt() (*http.Response, verdict, error) {
 
 // refused notes a bounce.
 func (f *flight) refused(b balance.Bounce, l balance.Load) verdict {
-	if f.bounces++; f.bounces == 1 {
+	f.bounces++
+	if f.bounced.IsZero() {
 		f.bounced = time.Now()
 	}
 	f.failed = nil
@@ -205,6 +206,9 @@ func (f *flight) refused(b balance.Bounce, l balance.Load) verdict {
 // broke notes a failed try.
 func (f *flight) broke(fail Failure, err error, body bodyState) verdict {
 	f.outcome = balance.Errored
+	if fail == FailRefused {
+		f.outcome = balance.Bounced
+	}
 	if f.req.Context().Err() != nil || fail == FailClient {
 		f.outcome = balance.Canceled // says nothing about the machine
 		fail = FailClient
@@ -214,9 +218,17 @@ func (f *flight) broke(fail Failure, err error, body bodyState) verdict {
 	if fail.Certainty() == NotSent {
 		f.res.Undelivered()
 	}
-	v := f.spent.failed(f.t.limits, fail, f.t.c.Idempotent(f.req), body)
+	var v verdict
+	if fail == FailRefused {
+		if f.bounced.IsZero() {
+			f.bounced = time.Now()
+		}
+		v = f.spent.refused(f.t.limits, body, time.Since(f.bounced))
+	} else {
+		v = f.spent.failed(f.t.limits, fail, f.t.c.Idempotent(f.req), body)
+	}
 	f.step(Step{Kind: StepFail, Took: time.Since(f.tried), Try: f.try, Failure: fail, Err: err})
-	if v != giveUp && !f.t.afford(time.Now()) {
+	if v != giveUp && fail != FailRefused && !f.t.afford(time.Now()) {
 		f.spent.failures--
 		v = giveUp
 	}

@@ -199,15 +199,18 @@ func TestStreamsThatFail(t *testing.T) {
 			})
 		})
 	}
-	// A peer that refuses for ever is passed over, and then told of.
+	// A peer that refuses for ever is passed over, again and again, and then told of. No failure is spent on it.
 	synctest.Test(t, func(t *testing.T) {
 		var l log
-		tr := pair2(t, Config{Failures: 1, Trace: l.trace()}, ServerConfig{}, says(""), func(int, dialer) dialer {
+		tr := pair2(t, Config{Failures: -1, Trace: l.trace()}, ServerConfig{}, says(""), func(int, dialer) dialer {
 			return fakeOwner(func(say func(...[]byte), s uint32) { say(frame(3, 0, s, u32(codeRefused)...)) })
 		})
 		_, err := tr.RoundTrip(over2(request(t, "POST", "http://web/", nil)))
-		if e, ok := errors.AsType[*MachineError](err); !ok || e.Failure != FailRefused || e.Tries != 2 {
+		if e, ok := errors.AsType[*MachineError](err); !ok || e.Failure != FailRefused || e.Tries != 2*(defaultRounds+1) {
 			t.Errorf("got %v, %s", err, &l)
+		}
+		if d := l.last(t, 1); d.Failures != 0 || d.Outcome != balance.Bounced {
+			t.Errorf("done: %+v", d)
 		}
 	})
 }

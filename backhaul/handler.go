@@ -28,6 +28,7 @@ type Handler struct {
 	machines *pool
 
 	active   atomic.Int64
+	kept     atomic.Int64 // bytes of bodies that may be kept
 	draining atomic.Bool
 	idle     chan struct{} // closed when draining and nothing is active
 	isIdle   atomic.Bool
@@ -225,17 +226,44 @@ func (h *Handler) forward(w http.ResponseWriter, r *http.Request, t to, m *balan
 	out := outbound(r, m, early)
 	x.h2 = h.c.H2 != nil && h.c.H2(*m) && out.Header["Upgrade"] == nil
 	setEpoch(out.Header, h.c.EpochHeader, epoch)
+	if x.body != nil {
+		x.body.retain(reopenable(r.ContentLength, x.h2), &h.kept, defaultReplayMemory)
+		defer func() { h.kept.Add(-x.body.reserved.Load()) }()
+		x.once = x.h2 && !x.body.covers(r.ContentLength) && (r.ContentLength > 0 || r.ProtoMajor == 1)
+	}
 	resp, fail, err := x.do(out)
 	early.close()
 	if err != nil {
 		h.failed(w, r, t, gate, epoch, fail, err)
 		return
 	}
+	if x.body != nil {
+		x.body.forget.Store(true)
+	}
 	err = h.pass(w, resp, gate, &x, h.c.Connections.watch(t.app, t.id, r, resp, &x, body))
 	x.end()
 	if err != nil {
 		panic(http.ErrAbortHandler) // the edge must not take what it has for all
 	}
+}
+
+// What is kept of a body, so that the request can be sent over another connection: over HTTP/2 what a peer takes before it
+// says anything, by the protocol's default window; over HTTP/1.1 what is read before anything is written.
+const (
+	keptForStream = 64 << 10
+	keptForWrite  = 4 << 10
+)
+
+// reopenable returns how much of a body of that length, 0 or negative where unknown, is kept.
+func reopenable(length int64, h2 bool) int {
+	most := keptForWrite
+	if h2 {
+		most = keptForStream
+	}
+	if length > 0 && length < int64(most) {
+		return int(length)
+	}
+	return most
 }
 
 // pass passes an answer, and what it may become, back.

@@ -126,6 +126,31 @@ func (m *mux) get(ctx context.Context, x *exchange) (c *conn, reused bool, err e
 	}
 }
 
+// own returns a new connection with a stream reserved on it. It takes no other streams until that one is given back.
+func (m *mux) own(ctx context.Context, x *exchange) (*conn, error) {
+	m.mu.Lock()
+	if m.gone {
+		m.mu.Unlock()
+		return nil, errGone
+	}
+	m.renew(x.epoch)
+	class, epoch := m.class, m.epoch
+	m.mu.Unlock()
+	if m.pool.near && x.epoch < epoch {
+		return nil, errOlder
+	}
+	c, err := m.dial(ctx, x.dial, m.pool.limit(x), class)
+	if err != nil {
+		return nil, err
+	}
+	if err := c.cc.Reserve(); err != nil {
+		c.close()
+		return nil, err
+	}
+	c.mux, c.class, c.epoch, c.streams, c.used, c.alone = m, class, epoch, 1, true, true
+	return c, nil
+}
+
 // reserve takes a stream of the first connection that has one; m.mu is held. First ones fill up first, so that the others
 // die of age.
 func (m *mux) reserve() *conn {
@@ -256,10 +281,27 @@ func (m *mux) put(c *conn) {
 	if m.pool.closed.Load() || m.pool.maxIdle <= 0 || c.epoch != m.epoch {
 		c.retired = true
 	}
+	if c.alone {
+		m.share(c)
+	}
 	c.endIfUnused()
 	m.arm()
 	m.mu.Unlock()
 	m.change.wake()
+}
+
+// share lets others use a connection that was one request's own, where they may need it; m.mu is held.
+func (m *mux) share(c *conn) {
+	c.alone = false
+	room := slices.ContainsFunc(m.conns, func(o *conn) bool { return o.streams < o.most })
+	if room || m.gone || c.class != m.class || c.cc.Err() != nil {
+		c.retired = true
+	}
+	if c.retired {
+		return
+	}
+	m.conns = append(m.conns, c)
+	c.cc.SetStateHook(func(*http.ClientConn) { m.change.wake() })
 }
 
 // endIfUnused closes a connection that takes no more streams after its last one; its mux's lock is held.
@@ -278,10 +320,12 @@ func (m *mux) renew(epoch uint64) {
 	m.drop(func(*conn) bool { return true })
 }
 
-// retire opens no further streams on a connection.
+// retire opens no further streams on a connection, as the peer has refused one.
 func (m *mux) retire(c *conn) {
+	m.pool.refused.Store(true)
 	m.mu.Lock()
 	defer m.mu.Unlock()
+	c.retired = true
 	m.drop(func(o *conn) bool { return o == c })
 }
 

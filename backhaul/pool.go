@@ -19,6 +19,7 @@ type pool struct {
 	peers     sync.Map                                // string -> *peer
 	muxes     sync.Map                                // peerKey -> *mux
 	closed    atomic.Bool
+	refused   atomic.Bool // a peer has refused a stream
 
 	background context.Context // of connections that are made ahead; ends with the pool
 	end        context.CancelFunc
@@ -144,12 +145,18 @@ func dialWire(ctx context.Context, _, _ string) (net.Conn, error) {
 	return d.wire, nil
 }
 
-// get returns a connection for an exchange: an idle one, or a new one. fresh demands a new one. reused says that others have
-// used it before.
+// get returns a connection for an exchange: an idle one, or a new one; of HTTP/2 also one that others use. fresh demands a
+// new one, which nobody else uses before the exchange has ended. reused says that others have used it before.
 func (p *pool) get(ctx context.Context, x *exchange, fresh bool) (c *conn, reused bool, err error) {
 	if x.h2 {
 		for {
-			if c, reused, err = p.mux(peerKey{x.name, x.lane}).get(ctx, x); err != errGone {
+			m := p.mux(peerKey{x.name, x.lane})
+			if fresh || x.once && p.refused.Load() {
+				c, err = m.own(ctx, x)
+			} else {
+				c, reused, err = m.get(ctx, x)
+			}
+			if err != errGone {
 				return c, reused, err
 			}
 		}

@@ -45,7 +45,9 @@ func newPairServed(t *testing.T, c Config, hc HandlerConfig, sc ServerConfig, ma
 	}
 	machines, hop := newPipes(), newPipes()
 	hc.AnyNode = true
-	hc.DialMachine = func(ctx context.Context, _ balance.Machine) (net.Conn, error) { return machines.dial(ctx) }
+	if hc.DialMachine == nil {
+		hc.DialMachine = func(ctx context.Context, _ balance.Machine) (net.Conn, error) { return machines.dial(ctx) }
+	}
 	h, err := NewHandler(worker, hc)
 	if err != nil {
 		t.Fatal(err)

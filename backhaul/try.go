@@ -33,6 +33,10 @@ func (f *flight) local(g *balance.Gate, x *exchange) (*http.Response, balance.Bo
 	out := f.outgoing(passing1xx(f.req.Context(), false))
 	x.h2 = f.t.c.H2 != nil && f.t.c.H2(*m) && out.Header["Upgrade"] == nil
 	setEpoch(out.Header, f.t.c.EpochHeader, load.Epoch)
+	if x.h2 && f.body != nil {
+		f.body.retain(reopenable(f.req.ContentLength, true), &f.t.kept, f.t.c.ReplayMemory)
+		x.once = !f.body.covers(f.req.ContentLength) && (f.req.ContentLength > 0 || f.req.ProtoMajor == 1)
+	}
 	resp, fail, err := x.do(out)
 	if err != nil {
 		return nil, balance.Admitted, load, fail, f.machineError(fail, err)
@@ -60,7 +64,7 @@ func (f *flight) remote(x *exchange) (*http.Response, balance.Bounce, balance.Lo
 	if t.c.RTT != nil {
 		x.rtt, x.rttKnown = t.c.RTT(owner)
 	}
-	x.expect = f.body != nil && f.body.keep == 0 && !x.ask
+	x.expect = f.body != nil && !x.ask && !f.body.covers(f.req.ContentLength)
 	ctx := f.req.Context()
 	if x.expect || x.ask {
 		ctx = passing1xx(ctx, true) // it answers the Expect of the hop and not one of the client's
