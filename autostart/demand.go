@@ -26,7 +26,11 @@ func (q *queue) demand() (in input, app balance.App) {
 	in.rows, app = rows, rows.App()
 	// In flight before parked: what is handed over meanwhile is then missed, which the next look repairs, and never counted
 	// twice, which would start a machine that nobody needs.
-	q.a.balancer.Loads(q.app, func(_ *balance.Machine, c balance.Candidate) bool {
+	q.outliers = q.outliers[:0]
+	q.a.balancer.Loads(q.app, func(m *balance.Machine, c balance.Candidate) bool {
+		if c.Tier == balance.TierFailing && m.Health != balance.Failing {
+			q.outliers = append(q.outliers, m.ID)
+		}
 		n := c.Own
 		if c.Said && q.a.config.Others == nil {
 			n = max(n, c.Limits.Hard)
@@ -34,6 +38,7 @@ func (q *queue) demand() (in input, app balance.App) {
 		in.inFlight += n
 		return true
 	})
+	in.outliers = len(q.outliers)
 	in.parked, in.alone = q.counted()
 	if q.a.config.Others != nil {
 		if order := q.regions(rows); len(order) > 0 {
@@ -121,7 +126,8 @@ func (q *queue) plan(now time.Time) (d Decision, ok bool) {
 	for m := range in.rows.All() {
 		q.rows = append(q.rows, m)
 	}
-	input := Input{App: app, Machines: q.rows, InFlight: in.inFlight, Parked: in.parked, Wants: q.wants(), Rand: rand.Uint64()}
+	input := Input{App: app, Machines: q.rows, InFlight: in.inFlight, Parked: in.parked, Wants: q.wants(), Outliers: slices.Clone(q.outliers), Rand: rand.Uint64()}
+	input.Unserved = q.sick.Swap(false)
 	if !q.a.decides() {
 		input.App.Autostart = false // rows teach how long boots take all the same
 	} else {

@@ -72,6 +72,9 @@ func (q *queue) handOver() {
 			next = q.room.first
 		case err == nil:
 			q.ramped(slot.Machine())
+			if slot.Failing() {
+				q.a.failing(q.app)
+			}
 			q.unlocked(func() { q.give(&s.Value, slot) })
 			if next != nil && next.in == nil {
 				next = q.room.first

@@ -21,6 +21,7 @@ type plan struct {
 	probing  bool // the breaker is open: one start, of any machine
 	active   int  // machines started or starting, whatever their use
 	ready    int
+	broken   int
 	starting int
 	silent   []balance.NodeID         // owners that do not answer
 	serving  int                      // that may serve one day: ready, starting, recallable, broken, stopping, silent
@@ -87,6 +88,9 @@ func (r *plan) count() {
 			}
 		}
 		st := r.hush(i, m, r.p.stands(r.now, i, m))
+		if st == ready && slices.Contains(r.in.Outliers, m.ID) {
+			st = broken
+		}
 		r.p.stand[i] = st
 		if st == starting || st == ready || st == silent || m.State == balance.Started || m.State == balance.Starting {
 			r.active++
@@ -94,6 +98,8 @@ func (r *plan) count() {
 		switch st {
 		case ready:
 			r.ready++
+		case broken:
+			r.broken++
 		case starting:
 			r.starting++
 			r.age(i, m)
@@ -127,6 +133,10 @@ func (r *plan) count() {
 		r.budget = min(r.budget, 1)
 	}
 	if !r.in.App.Autostart {
+		r.budget = 0
+	}
+	// Where several run and all are broken it is the app, and one more machine would be as broken as they are.
+	if r.broken >= breakerAfter && r.ready+r.starting == 0 && r.in.Parked == 0 {
 		r.budget = 0
 	}
 }

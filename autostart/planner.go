@@ -60,6 +60,11 @@ type Input struct {
 	Regions  []string           // home first, then where it overflows to; see [RegionOrder]
 	InFlight int                // this node's requests in flight
 	Parked   int                // and in its waiting room
+	// Unserved says that since the last decision a request has gone to a failing machine, for want of a better one. It is
+	// demand, though it may have ended by now: what fails fast leaves no trace in the other counts.
+	Unserved bool
+	// Outliers are machines that this node avoids for their failures, although their checks pass. They are no capacity.
+	Outliers []balance.MachineID
 	// Others is the demand (in flight and parked) that other nodes have for each of Regions as their home; missing means 0.
 	Others []int
 	// RTT is the round trip to each of Regions; missing or negative means unknown. While requests are parked, an owner there
@@ -113,7 +118,7 @@ func (p *Planner) Plan(now time.Time, in Input) Decision {
 	p.boots.hint(in.App.BootHint)
 	p.align(in.Machines)
 	p.observe(now, in.Machines)
-	r := plan{p: p, now: now, in: &in, d: Decision{App: in.App.ID, Demand: in.InFlight + in.Parked + in.other(0)}}
+	r := plan{p: p, now: now, in: &in, d: Decision{App: in.App.ID, Demand: in.demand()}}
 	r.listen()
 	r.count()
 	r.keep()
@@ -127,6 +132,14 @@ func (p *Planner) Plan(now time.Time, in Input) Decision {
 	}
 	r.d.settled = !r.d.Acts() && r.d.Refuse == "" && r.starting == 0 && r.short == 0 && len(r.silent) == 0 && !p.breaker.open
 	return r.d
+}
+
+func (in *Input) demand() int {
+	n := in.InFlight + in.Parked + in.other(0)
+	if in.Unserved {
+		return max(n, 1)
+	}
+	return n
 }
 
 // rtt returns the round trip to a region, negative where it is not known.

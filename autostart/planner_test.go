@@ -17,19 +17,21 @@ var t0 = time.Date(2026, 1, 2, 3, 4, 5, 0, time.UTC)
 
 // story is a planner and the rows that it sees. Machines are called a, b, c... in canonical order within their region.
 type story struct {
-	t       *testing.T
-	p       *Planner
-	app     balance.App
-	regions []string
-	rows    []*balance.Machine
-	names   map[balance.MachineID]string
-	others  []int
-	rtt     []time.Duration
-	spare   int
-	policy  Policy // instead of p
-	answers []Answer
-	wants   []*balance.Want
-	last    Decision
+	t        *testing.T
+	p        *Planner
+	app      balance.App
+	regions  []string
+	rows     []*balance.Machine
+	names    map[balance.MachineID]string
+	others   []int
+	rtt      []time.Duration
+	spare    int
+	unserved bool
+	outliers []balance.MachineID
+	policy   Policy // instead of p
+	answers  []Answer
+	wants    []*balance.Want
+	last     Decision
 }
 
 // newStory makes machines from a text such as "nrt: a b c, hkg: d e".
@@ -129,7 +131,7 @@ func (s *story) plan(at time.Duration, inFlight, parked int) string {
 	answers := s.answers
 	s.answers = nil
 	s.app.Spare = s.spare
-	s.last = p.Plan(t0.Add(at), Input{App: s.app, Machines: s.rows, Regions: s.regions, InFlight: inFlight, Parked: parked, Others: s.others, RTT: s.rtt, Wants: s.wants, Answers: answers})
+	s.last = p.Plan(t0.Add(at), Input{App: s.app, Machines: s.rows, Regions: s.regions, InFlight: inFlight, Parked: parked, Unserved: s.unserved, Outliers: s.outliers, Others: s.others, RTT: s.rtt, Wants: s.wants, Answers: answers})
 	var parts []string
 	list := func(what string, ms []balance.Machine) {
 		if len(ms) == 0 {
@@ -158,6 +160,8 @@ type step struct {
 	see      string
 	inFlight int
 	parked   int
+	unserved bool   // a request went to a failing machine
+	outliers string // by name
 	do       string
 	refused  bool  // the owner says: look again
 	err      error // the owner cannot be reached
@@ -199,6 +203,13 @@ func TestPlanner(t *testing.T) {
 		{name: "owner gone before it has answered, and back again", machines: "nrt: a b", steps: []step{
 			{parked: 1, do: "start a", later: true}, {see: "a gone", parked: 1, do: "start b"}, {at: sec, see: "b starting, a stopped", parked: 1}, {at: 2 * sec, see: "b gone", parked: 1, do: "start a"}}},
 		{name: "all owners gone", machines: "nrt: a b", steps: []step{{see: "a gone, b gone", parked: 1, do: "refuse: none of its 2 machines can be started: the nodes of 2 are gone"}}},
+
+		{name: "a request that a broken machine has served already is demand", machines: "nrt: a b", steps: []step{
+			{see: "a started, a failing", unserved: true, do: "start b"}, {at: sec, see: "b starting", unserved: true}, {at: 9 * sec, see: "b started"}}},
+		{name: "an outlier is no capacity", app: soft(1), machines: "nrt: a b c", steps: []step{
+			{see: "a started, b started", inFlight: 2, do: ""}, {inFlight: 2, outliers: "b", do: "start c"}, {at: sec, see: "c starting", inFlight: 2, outliers: "b"}}},
+		{name: "three run and all are broken: it is the app, and one more is started only for what waits", app: soft(1), machines: "nrt: a b c d e", steps: []step{
+			{see: "a started, a failing, b started, b failing, c started, c failing", inFlight: 9, unserved: true}, {inFlight: 9, parked: 1, do: "start d e"}}},
 
 		// Recall.
 		{name: "recall comes before start", app: soft(10), machines: "nrt: a b c", steps: []step{{see: "b started, b cordoned", parked: 11, do: "recall b; start a"}}},
@@ -340,6 +351,10 @@ func (s *story) play(steps []step) {
 	s.t.Helper()
 	for i, st := range steps {
 		s.see(st.see)
+		s.unserved, s.outliers = st.unserved, nil
+		for name := range strings.FieldsSeq(st.outliers) {
+			s.outliers = append(s.outliers, s.row(name).ID)
+		}
 		if got := s.plan(st.at, st.inFlight, st.parked); got != st.do {
 			s.t.Fatalf("step %d at %v (%s), demand %d+%d: %q, want %q", i, st.at, st.see, st.inFlight, st.parked, got, st.do)
 		}

@@ -25,6 +25,7 @@ type queue struct {
 	given  atomic.Int32 // 1 while the dispatcher picks for one of them: it may be in flight already
 	missed atomic.Bool  // the last look at the demand left that one out
 	poked  atomic.Bool
+	sick   atomic.Bool   // a request has gone to a failing machine since the last decision
 	wake   chan struct{} // to the dispatcher; one pending signal is as good as many
 	view   atomic.Pointer[outlook]
 
@@ -39,12 +40,13 @@ type queue struct {
 	again atomic.Int64 // when the balancer expects a slot, as a duration
 
 	// The planning goroutine's own.
-	pace    pace
-	last    input
-	quiet   bool // the last decision found nothing to do and nothing under way
-	rows    []*balance.Machine
-	thought *thought  // a question that the policy has not answered yet
-	failing time.Time // since when the policy has panicked each time; zero while it does not
+	pace     pace
+	last     input
+	quiet    bool // the last decision found nothing to do and nothing under way
+	rows     []*balance.Machine
+	outliers []balance.MachineID
+	thought  *thought  // a question that the policy has not answered yet
+	failing  time.Time // since when the policy has panicked each time; zero while it does not
 
 	mind   chan struct{} // holds one while the policy is asked anything
 	policy Policy
@@ -70,6 +72,7 @@ type input struct {
 	inFlight int
 	parked   int
 	alone    bool // one waits, and is not counted: see queue.counted
+	outliers int
 	others   int
 }
 
@@ -131,10 +134,24 @@ func (a *Autostart) Acquire(ctx context.Context, r *balance.Request) (slot balan
 	if r.Place == 0 {
 		r.Place = a.places.Load() // should it return: behind all who wait, before all who will
 	}
-	if slot.Busy() {
+	switch {
+	case slot.Failing():
+		a.failing(r.App)
+	case slot.Busy():
 		a.busy(r.App)
 	}
 	return slot, nil
+}
+
+// failing asks for a decision: a request has gone to a machine that may well fail it.
+func (a *Autostart) failing(app balance.AppID) {
+	if !a.decides() {
+		return
+	}
+	if q := a.queue(app); !q.off() {
+		q.sick.Store(true) // it may have ended by the time of the decision
+		a.poke(q)
+	}
 }
 
 // busy asks for a decision: a request has gone to a machine that has enough of them.

@@ -14,15 +14,16 @@ import (
 // node is all of one process: a rig with a balancer, a planner and a downscaler, wired as the README does it.
 type node struct {
 	*rig
-	b    *balance.Balancer
-	a    *Autostart
-	stop func()
+	b     *balance.Balancer
+	a     *Autostart
+	takes time.Duration // a request
+	stop  func()
 }
 
 // newNode makes a node whose machines have those habits, in canonical order.
 func newNode(t *testing.T, app balance.App, sc StarterConfig, hs ...habits) *node {
 	t.Helper()
-	n := &node{rig: newRig(t, sc, make([]habits, len(hs))...)}
+	n := &node{rig: newRig(t, sc, make([]habits, len(hs))...), takes: time.Millisecond}
 	for i, id := range canonical("web", len(hs)) {
 		n.d.habits[id] = hs[i]
 	}
@@ -58,7 +59,7 @@ func newNode(t *testing.T, app balance.App, sc StarterConfig, hs ...habits) *nod
 	return n
 }
 
-// get sends a request that takes a moment and returns who served it and how long it waited.
+// get sends a request and returns who served it and how long it waited.
 func (n *node) get() (balance.MachineID, time.Duration, error) {
 	began := time.Now()
 	slot, err := n.a.Acquire(n.t.Context(), &balance.Request{App: "web"})
@@ -70,7 +71,7 @@ func (n *node) get() (balance.MachineID, time.Duration, error) {
 	if _, b := g.Admit(0, slot.Machine().CordonGen); b != balance.Admitted {
 		n.t.Errorf("slot of %s given, and its gate says %v", id, b)
 	} else {
-		time.Sleep(time.Millisecond)
+		time.Sleep(n.takes)
 		g.Leave()
 	}
 	slot.Release(balance.Done)

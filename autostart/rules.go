@@ -44,7 +44,7 @@ type windowedSight struct {
 
 // Plan implements [Policy].
 func (w *windowed) Plan(now time.Time, in Input) Decision {
-	d := Decision{App: in.App.ID, Demand: in.InFlight + in.Parked + in.other(0), Wait: bootUnknown}
+	d := Decision{App: in.App.ID, Demand: in.demand(), Wait: bootUnknown}
 	if w.seen == nil {
 		w.seen = map[balance.MachineID]windowedSight{}
 	}

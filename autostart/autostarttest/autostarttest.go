@@ -60,6 +60,7 @@ type node struct {
 	policy  autostart.Policy
 	answers []autostart.Answer
 	rtt     []time.Duration // to the regions; nil: not known
+	failed  bool            // a request has gone to a failing machine
 	bits    uint64
 }
 
@@ -131,7 +132,7 @@ func (n *node) plan(inFlight, parked int, others ...int) autostart.Decision {
 	for i, m := range n.rows {
 		before[i] = *m
 	}
-	in := autostart.Input{App: n.app, Machines: slices.Clone(n.rows), Regions: slices.Clone(n.regions), InFlight: inFlight, Parked: parked, Others: others, RTT: slices.Clone(n.rtt), Answers: n.answers, Rand: n.bits}
+	in := autostart.Input{App: n.app, Machines: slices.Clone(n.rows), Regions: slices.Clone(n.regions), InFlight: inFlight, Parked: parked, Others: others, RTT: slices.Clone(n.rtt), Unserved: n.failed, Answers: n.answers, Rand: n.bits}
 	n.answers = nil
 	d := n.policy.Plan(n.now, in)
 	for i, m := range n.rows {

@@ -22,6 +22,7 @@ var clauses = []struct {
 	{"Demand/fills", "As many machines are started as the demand fills, at once.", fills},
 	{"Demand/serves", "Demand that what runs can take starts nothing.", serves},
 	{"Demand/unlimited", "A machine without limits is worth any demand.", unlimited},
+	{"Demand/failing", "A request that went to a failing machine starts another, though it has ended by now.", failing},
 	{"Credit/boots", "A start in flight counts as the machine that it will be, however long it takes.", credit},
 	{"Credit/asked", "What has been asked for counts from then on, before it is answered and before its row shows it.", asked},
 	{"Credit/others", "A start that somebody else asked for counts.", foreign},
@@ -111,6 +112,25 @@ func unlimited(b *bench) {
 	n := b.world(balance.App{}, 4).node()
 	if d := n.plan(100, 10_000); len(d.Start) != 1 {
 		b.broken("%d are started", len(d.Start))
+	}
+}
+
+func failing(b *bench) {
+	n := b.world(soft(10), 3).node()
+	n.move("home-1", balance.Started)
+	n.edit("home-1", func(m *balance.Machine) { m.Health = balance.Failing })
+	n.plan(0, 0)
+	n.failed = true
+	d := n.plan(0, 0)
+	if len(d.Start) != 1 {
+		b.broken("%q is started", names(d.Start))
+	}
+	n.carry(d)
+	for range 20 {
+		n.now = n.now.Add(time.Second)
+		if d := n.plan(0, 0); d.Acts() {
+			b.broken("%q is started beside the one that starts already", names(d.Start))
+		}
 	}
 }
 
