@@ -93,6 +93,9 @@ func (c Config) withDefaults() Config {
 // tickEvery repairs lost signals: state is looked at again as long as there is demand.
 const tickEvery = 100 * time.Millisecond
 
+// othersTicks is how many ticks pass until the demand of other nodes is asked for, also for apps that sleep here.
+const othersTicks = 5
+
 // Autostart is the waiting room and the planner of one node. All methods are safe for concurrent use.
 type Autostart struct {
 	balancer *balance.Balancer
@@ -147,19 +150,25 @@ func (a *Autostart) Run(ctx context.Context) error {
 	defer again.Stop()
 
 	due := map[*queue]struct{}{}
+	awake := map[*queue]struct{}{} // what a tick has to look at: a thousand apps that sleep cost no more than ten
+	ticks := 0
 	for {
 		select {
 		case <-ctx.Done():
 			return nil
 		case <-rows.C():
-			a.changed(rows.Take(), due)
+			a.changed(rows.Take(), due, awake)
 		case <-tick.C:
-			a.queues.Range(func(_, q any) bool {
-				if q.(*queue).wanted() {
-					due[q.(*queue)] = struct{}{}
+			if ticks++; a.config.Others != nil && ticks%othersTicks == 0 { // nobody tells when that changes
+				a.queues.Range(func(_, q any) bool { awake[q.(*queue)] = struct{}{}; return true })
+			}
+			for q := range awake {
+				if q.wanted() {
+					due[q] = struct{}{}
+				} else if q.resting() {
+					delete(awake, q)
 				}
-				return true
-			})
+			}
 		case <-a.pokes:
 		case <-again.C:
 		}
@@ -181,6 +190,7 @@ func (a *Autostart) Run(ctx context.Context) error {
 			}
 			delete(due, q)
 			q.poked.Store(false) // from here on a poke means something new
+			awake[q] = struct{}{}
 			d, ok := q.plan(now)
 			if ok {
 				a.act(ctx, &commands, q, d)
@@ -196,23 +206,38 @@ func (a *Autostart) Run(ctx context.Context) error {
 	}
 }
 
-// changed notes whose rows have changed.
-func (a *Autostart) changed(us []balance.Update, due map[*queue]struct{}) {
+// changed notes whose rows have changed. An app that sleeps and has no queue gets none: its first request makes one.
+func (a *Autostart) changed(us []balance.Update, due, awake map[*queue]struct{}) {
+	look := func(app balance.AppID, asleep bool) *queue {
+		if asleep && a.config.Others == nil {
+			q, ok := a.queues.Load(app)
+			if !ok {
+				return nil
+			}
+			due[q.(*queue)] = struct{}{}
+			return q.(*queue)
+		}
+		q := a.queue(app)
+		due[q] = struct{}{}
+		return q
+	}
 	for _, u := range us {
 		switch u := u.(type) {
 		case balance.PutApp:
-			due[a.queue(u.App.ID)] = struct{}{}
+			look(u.App.ID, u.App.Min == 0 && u.App.MinPerRegion == 0)
 		case balance.PutMachine:
-			q := a.queue(u.Machine.App)
-			q.boots(&u.Machine)
-			due[q] = struct{}{}
+			m := &u.Machine
+			if q := look(m.App, m.State == balance.Stopped || m.State == balance.Suspended); q != nil {
+				q.boots(m)
+			}
 		case balance.RemoveMachine:
-			q := a.queue(u.App)
-			q.boots(&balance.Machine{ID: u.ID})
-			due[q] = struct{}{}
+			if q := look(u.App, true); q != nil {
+				q.boots(&balance.Machine{ID: u.ID})
+			}
 		case balance.RemoveApp:
 			if q, ok := a.queues.LoadAndDelete(u.ID); ok {
 				delete(due, q.(*queue))
+				delete(awake, q.(*queue))
 				q.(*queue).wakeUp() // its waiters learn that there is no such app
 			}
 		}

@@ -17,6 +17,22 @@ func (q *queue) wanted() bool {
 	return !q.quiet || in != q.last
 }
 
+// resting reports whether only news can make a difference to the app: a request or a change of its rows, both of which lead to
+// a decision. Nothing of it runs, and the last decision left nothing under way.
+func (q *queue) resting() bool {
+	if q.thought != nil || !q.quiet && q.last.rows != nil || q.last.inFlight+q.last.parked+q.last.others > 0 || q.last.alone {
+		return false
+	}
+	for _, m := range q.rows {
+		switch m.State {
+		case balance.Stopped, balance.Suspended, balance.Failed:
+		default:
+			return false
+		}
+	}
+	return true
+}
+
 // demand reads what a decision depends on.
 func (q *queue) demand() (in input, app balance.App) {
 	rows, ok := q.a.balancer.Fleet().App(q.app)

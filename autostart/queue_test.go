@@ -409,7 +409,7 @@ func TestOtherNodesDemand(t *testing.T) {
 			t.Errorf("%d starts without demand", w.started())
 		}
 		others.Store(11)
-		time.Sleep(2 * tickEvery)
+		time.Sleep((othersTicks + 2) * tickEvery)
 		if w.started() != 2 {
 			t.Errorf("%d starts for the demand of others, want 2", w.started())
 		}

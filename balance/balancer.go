@@ -120,10 +120,16 @@ func (b *Balancer) Tick(now time.Time) {
 	b.mu.Unlock()
 	f.age(tick)
 	for id, a := range *f.apps.Load() {
+		if tick%restTicks != 0 && a.rest.Load() == a.snap.Load() {
+			continue // nothing can be picked
+		}
 		b.rebuild(b.of(id, a), dt)
 		b.signal(id) // a machine that said "full" may be tried again
 	}
 }
+
+// restTicks is how often the distances of an app that sleeps are looked at: each 5 s, before its planner needs them.
+const restTicks = 50
 
 // SetPeers says which nodes of this node's region balance the same apps, this one included. When they are many and the
 // machines few, each keeps to a slice of the machines. The last call counts; without one there are no slices.

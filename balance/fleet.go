@@ -47,10 +47,11 @@ type Fleet struct {
 
 type app struct {
 	snap    atomic.Pointer[Snapshot]
-	cells   index                 // reports find their cell without a lock
-	areas   map[string]*area      // under Fleet.mu
-	removed map[MachineID]removal // under Fleet.mu: rows older than a removal stay out
-	granted atomic.Int64          // the tick at which an owner granted a slot last; 0 when none does
+	cells   index                    // reports find their cell without a lock
+	areas   map[string]*area         // under Fleet.mu
+	removed map[MachineID]removal    // under Fleet.mu: rows older than a removal stay out
+	granted atomic.Int64             // the tick at which an owner granted a slot last; 0 when none does
+	rest    atomic.Pointer[Snapshot] // the one in which nothing runs and nothing is left to age
 }
 
 // removal is what is remembered of a machine that was taken out.

@@ -28,14 +28,23 @@ func (f *Fleet) ageAll(tick int64) (turned map[AppID][]MachineID, ok bool) {
 	f.aged = tick
 	for id, a := range *f.apps.Load() {
 		s := a.snap.Load()
+		if a.rest.Load() == s {
+			continue
+		}
 		granted := a.granted.Load()
 		if granted > 0 && tick-granted >= lapse {
 			a.granted.CompareAndSwap(granted, 0)
 		}
 		var ms []MachineID
+		rests := granted == 0
 		for _, r := range s.regions {
 			r.area.granted = granted > 0 && tick-granted < lapse
-			ms = r.step(ms, tick, dt, int64(s.app.SlowStart/tickEvery), f.eject)
+			var moving bool
+			ms, moving = r.step(ms, tick, dt, int64(s.app.SlowStart/tickEvery), f.eject)
+			rests = rests && !moving
+		}
+		if rests {
+			a.rest.Store(s)
 		}
 		if len(ms) > 0 {
 			if turned == nil {
@@ -67,9 +76,13 @@ func (f *Fleet) retier(id AppID, ms []MachineID) {
 	f.notify(touched)
 }
 
-// step ages a region's machines, gathers its means, and appends those that have become or ceased to be outliers.
-func (r *regionRows) step(turned []MachineID, tick, dt, ramp int64, share float64) []MachineID {
+// step ages a region's machines, gathers its means, and appends those that have become or ceased to be outliers. It reports
+// whether another tick would change anything.
+func (r *regionRows) step(turned []MachineID, tick, dt, ramp int64, share float64) ([]MachineID, bool) {
 	a := r.area
+	if a.tick > 0 && a.tick < tick {
+		dt = tick - a.tick // it may have rested
+	}
 	a.tick, a.dt, a.ramp = tick, float32(dt), ramp
 	if a.gap == 0 {
 		a.gap = 5
@@ -86,7 +99,7 @@ func (r *regionRows) step(turned []MachineID, tick, dt, ramp int64, share float6
 	if a.turn.Load() > turnMax/2 {
 		a.rewind(r)
 	}
-	return turned
+	return turned, sum.moving
 }
 
 // gathered are the sums over a region's machines at one tick.
@@ -94,6 +107,7 @@ type gathered struct {
 	ready, heard, news, sent, own int
 	load, others, use, least      float32
 	soft                          int
+	moving                        bool // something can be picked, is in flight, or has not aged to its end
 }
 
 func (m *row) age(turned []MachineID, a *area, sum *gathered, share float64, ready, failing int) []MachineID {
@@ -132,6 +146,9 @@ func (m *row) age(turned []MachineID, a *area, sum *gathered, share float64, rea
 			}
 		}
 		turned, e = m.judge(turned, mem, e, a.tick, share, ready, failing)
+	}
+	if m.tier < tiers || own > 0 || e != old || mem != nil && mem.out.Load() {
+		sum.moving = true
 	}
 	if e != old && c.est.CompareAndSwap(uint64(old), uint64(e)) {
 		c.changed()

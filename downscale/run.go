@@ -76,6 +76,9 @@ func (d *Downscaler) Run(ctx context.Context) error {
 			next = now.Add(d.config.Every)
 		}
 		if len(list) > 0 {
+			for _, a := range r.apps {
+				a.rests = false
+			}
 			r.accept(list)
 			r.hear(now)
 		}
@@ -107,6 +110,8 @@ type appRun struct {
 	held     map[string]reason // by region: what was last traced
 	vetoed   []reason          // what was, in the last tick
 	pauses   pauses
+	asked    bool // the policy has been asked while something moved, and has to hear once that nothing does
+	rests    bool // nothing of it runs: looked at again when a row changes, or an order comes
 }
 
 // reason is what has to change for a decision to be traced again.
@@ -147,6 +152,9 @@ func (r *run) tick(now time.Time) {
 			continue
 		}
 		a := r.app(id, snap)
+		if a.rests {
+			continue
+		}
 		mine := 0
 		for _, m := range a.machines {
 			if m.gate == nil {
@@ -158,9 +166,26 @@ func (r *run) tick(now time.Time) {
 			}
 		}
 		if mine > 0 && r.draining.Load() == 0 {
-			r.decide(a, now)
+			moves := slices.ContainsFunc(a.machines, (*machine).moves)
+			if moves || a.asked {
+				r.decide(a, now)
+			}
+			a.rests, a.asked = !moves, moves
 		}
 	}
+}
+
+// moves reports whether time alone can change what is decided about a machine: it runs, or is on its way. What is asleep
+// wakes by a change of its row.
+func (m *machine) moves() bool {
+	if m.gate == nil {
+		return m.row.State == balance.Started || m.row.State == balance.Starting
+	}
+	switch m.gate.State() {
+	case balance.Stopped, balance.Suspended, balance.Failed:
+		return m.listed || len(m.orders) > 0 || m.used || m.began
+	}
+	return true
 }
 
 func (r *run) policy(id balance.AppID) Policy {
@@ -193,6 +218,7 @@ func (r *run) app(id balance.AppID, snap *balance.Snapshot) *appRun {
 	if a.snap == snap {
 		return a
 	}
+	a.rests = false
 	a.snap, a.machines = snap, a.machines[:0]
 	old := a.byID
 	a.byID = make(map[balance.MachineID]*machine, len(old))
