@@ -45,6 +45,11 @@ type Config struct {
 	// share gets in all the same, and the youngest request of the app with most is rejected instead: a flood of one starves
 	// no other. 0 means ten times the bound of one app; negative: no bound.
 	MaxParkedAll, MaxParkedAllBytes int
+	// MaxParkedTenant bounds the requests of one tenant of an app that wait, see
+	// [balance.Request.Tenant]; those without one are one. 0 means no bound but the app's: when
+	// that is reached, a request of a tenant with less than its equal share gets in all the same,
+	// and the youngest of the tenant with most is rejected instead.
+	MaxParkedTenant int
 	// Ramp returns for how long a machine of an app that has become ready gets a part of those who wait only: a quarter of its
 	// limit at once, half of it after that time, and all after twice that, give or take a tick of 100 ms. It is for apps that
 	// collapse under the first wave. nil, or 0: all at once.

@@ -64,11 +64,11 @@ const looksMax = 1000
 func (q *queue) sweep() {
 	var look []*seat[waiting]
 	q.mu.Lock()
-	s := q.room.first
-	if q.looked != nil && q.looked.in == &q.room {
-		s = q.looked.next
+	s := q.room.after(nil)
+	if q.looked != nil && q.looked.in != nil {
+		s = q.room.after(q.looked)
 	}
-	for ; s != nil && len(look) < looksMax; s = s.next {
+	for ; s != nil && len(look) < looksMax; s = q.room.after(s) {
 		if s.Value.conn != nil {
 			look = append(look, s)
 		}

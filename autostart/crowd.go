@@ -2,7 +2,6 @@ package autostart
 
 import (
 	"sync/atomic"
-	"time"
 )
 
 // crowd counts all who wait, over all apps.
@@ -30,9 +29,10 @@ func (c *Config) share(n, bytes int64) (s float64) {
 // evictionsMax is how many requests one arrival may displace: it may be a large one.
 const evictionsMax = 16
 
-// seat counts a request in for the bounds over all apps. Where they are reached it takes a seat away from the app that has
-// most, if q has less than its share; else it reports false.
-func (a *Autostart) seat(q *queue, bytes int, arrives bool) bool {
+// seat counts a request in for the bounds over all apps. Where they are reached it takes a seat
+// away from the app that has most, if q has less than its share, or from another tenant of q that
+// has more; else it reports false.
+func (a *Autostart) seat(q *queue, tenant string, bytes int, arrives bool) bool {
 	all := &a.seats
 	all.n.Add(1)
 	all.bytes.Add(int64(bytes))
@@ -45,7 +45,13 @@ func (a *Autostart) seat(q *queue, bytes int, arrives bool) bool {
 		}
 		q.mu.Unlock()
 		// Who floods is turned away at the cost of this comparison; the search is for the others.
-		if n == evictionsMax || own*float64(apps) > 1 || !a.evict(own) {
+		room := n < evictionsMax
+		if room && own*float64(apps) > 1 {
+			room = a.evictOf(q, tenant)
+		} else if room {
+			room = a.evict(own)
+		}
+		if !room {
 			all.leave(bytes)
 			return false
 		}
@@ -53,7 +59,20 @@ func (a *Autostart) seat(q *queue, bytes int, arrives bool) bool {
 	return true
 }
 
-// evict ends the wait of the youngest request of the app that has most, if that is more than a share.
+// evictOf ends the wait of q's tenant with most, if that is not the one of the new request.
+func (a *Autostart) evictOf(q *queue, tenant string) bool {
+	err := q.crowded(int(a.parked.Load()), "in all")
+	q.mu.Lock()
+	w := q.displace(tenant, err)
+	q.mu.Unlock()
+	if w != nil {
+		q.turnAway(w)
+	}
+	return w != nil
+}
+
+// evict ends the wait of the youngest request of the app that has most, if that is more than a
+// share, and there of the tenant that has most.
 func (a *Autostart) evict(share float64) bool {
 	var most *queue
 	a.queues.Range(func(_, v any) bool {
@@ -74,17 +93,10 @@ func (a *Autostart) evict(share float64) bool {
 	q := most
 	err := q.crowded(int(a.parked.Load()), "in all")
 	q.mu.Lock()
-	s := q.room.last
-	if s == nil || !q.leave(s) {
-		q.mu.Unlock()
-		return true // somebody left meanwhile: look again
-	}
+	w := q.evict(q.room.longest(), err)
 	q.mu.Unlock()
-	s.Value.err = err
-	if e, ok := err.(*Error); ok {
-		e.Waited = time.Since(s.Value.since)
+	if w != nil { // else somebody left meanwhile: look again
+		q.turnAway(w)
 	}
-	s.Value.done <- struct{}{}
-	a.config.Trace.rejected(q.app, err)
 	return true
 }

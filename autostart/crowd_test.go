@@ -269,7 +269,7 @@ func TestSeatsAreSmall(t *testing.T) {
 		runtime.ReadMemStats(&before)
 		for i := range n {
 			s := &seat[waiting]{Value: waiting{done: make(chan struct{}, 1)}}
-			r.join(s, uint64(i+2))
+			r.join(s, "", uint64(i+2), false)
 			seats = append(seats, s)
 		}
 		runtime.ReadMemStats(&after)

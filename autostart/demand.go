@@ -92,7 +92,7 @@ func (q *queue) wants() (ws []*balance.Want) {
 	if q.insisting == 0 {
 		return nil
 	}
-	for s := q.room.first; s != nil && len(ws) < wantsKept; s = s.next {
+	for s := q.room.after(nil); s != nil && len(ws) < wantsKept; s = q.room.after(s) {
 		if w := s.Value.req.Want; insists(w) && !slices.ContainsFunc(ws, func(o *balance.Want) bool { return sameWant(o, w) }) {
 			ws = append(ws, w)
 		}

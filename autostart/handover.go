@@ -38,25 +38,26 @@ func (q *queue) dispatch() {
 	}
 }
 
-// handOver gives free slots to those who wait, oldest first, until the balancer has none. Who may not use what is free,
-// because it has tried it or has to go elsewhere, is passed over.
+// handOver gives free slots to those who wait, by turns, until the balancer has none. Who may not
+// use what is free, because it has tried it or has to go elsewhere, is passed over.
 func (q *queue) handOver() {
 	var vain []*balance.Want // what has been asked for in this round and is not there
 	q.mu.Lock()
 	defer q.mu.Unlock()
-	for s := q.room.first; s != nil; {
+	q.room.begin()
+	for s := q.room.turn(); s != nil; s = q.room.turn() {
 		req, limited := q.request(&s.Value)
 		if len(req.Tried) == 0 && slices.ContainsFunc(vain, func(w *balance.Want) bool { return sameWant(w, req.Want) }) {
-			s = s.next
+			q.room.pass(s)
 			continue
 		}
 		q.given.Store(1)
 		q.mu.Unlock()
 		slot, err := q.a.balancer.Pick(req)
 		q.mu.Lock()
-		next, stayed := s.next, s.in != nil
-		if err == nil && stayed {
-			q.leave(s)
+		stayed := s.in != nil
+		if err == nil && stayed && q.room.served(s) {
+			q.left(&s.Value)
 		}
 		q.given.Store(0)
 		if q.missed.CompareAndSwap(true, false) {
@@ -69,24 +70,18 @@ func (q *queue) handOver() {
 					slot.Release(balance.Canceled)
 				}
 			})
-			next = q.room.first
 		case err == nil:
 			q.ramped(slot.Machine())
 			if slot.Failing() {
 				q.a.failing(q.app)
 			}
 			q.unlocked(func() { q.give(&s.Value, slot) })
-			if next != nil && next.in == nil {
-				next = q.room.first
-			}
 		case limited && q.anyRoom():
 			if len(req.Tried) == 0 {
 				vain = append(vain, req.Want)
 			}
+			q.room.pass(s)
 			q.unlocked(func() { q.giveUp(s, err) })
-			if next != nil && next.in == nil {
-				next = q.room.first
-			}
 		default: // whoever comes behind finds no more than this one
 			q.unlocked(func() {
 				if none, ok := errors.AsType[*balance.NoMachineError](err); ok {
@@ -100,7 +95,6 @@ func (q *queue) handOver() {
 			})
 			return
 		}
-		s = next
 	}
 }
 
@@ -212,8 +206,8 @@ func (q *queue) rejectAll(why func(waited time.Duration) error) {
 func (q *queue) end(why func(*waiting) error) {
 	var ended []*waiting
 	q.mu.Lock()
-	for s := q.room.first; s != nil; {
-		next := s.next
+	for s := q.room.after(nil); s != nil; {
+		next := q.room.after(s)
 		if err := why(&s.Value); err != nil {
 			q.leave(s)
 			s.Value.err = err

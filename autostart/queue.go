@@ -118,9 +118,10 @@ func newQueue(a *Autostart, app balance.AppID) *queue {
 	return q
 }
 
-// Acquire finds a machine for r and counts the request in; the caller owes one Release. When nothing can serve r it waits,
-// in the order of coming, until ctx ends or patience does; then the error is ctx's cause, or an [*Error]. An app that the
-// fleet does not know is a [balance.ErrNoApp].
+// Acquire finds a machine for r and counts the request in; the caller owes one Release. When
+// nothing can serve r it waits until ctx ends or patience does; then the error is ctx's cause, or
+// an [*Error]. Those who wait for an app are served by turns, one of each tenant, and those of one
+// tenant in the order of coming. An app that the fleet does not know is a [balance.ErrNoApp].
 //
 // It sets r.Place: a request that returns because its machine refused it finds its old place by that. Before it waits it
 // sets r.Tried to nil: these machines are still left out for a moment, but when nothing else is left it may be one of them.
@@ -239,21 +240,33 @@ func (q *queue) join(s *seat[waiting], r *balance.Request) (n int, err error) {
 	if a.config.MaxParked < 0 {
 		return 0, q.crowded(0, "")
 	}
-	if !a.seat(q, s.Value.bytes, arrives) {
+	if !a.seat(q, r.Tenant, s.Value.bytes, arrives) {
 		return 0, q.crowded(int(a.parked.Load()), "in all")
 	}
+	var displaced []*waiting
 	defer func() {
 		if err != nil {
 			a.seats.leave(s.Value.bytes)
 		}
+		for _, w := range displaced {
+			q.turnAway(w)
+		}
 	}()
 	q.mu.Lock()
 	defer q.mu.Unlock()
-	if arrives && q.room.n >= a.config.MaxParked {
-		return 0, q.crowded(q.room.n, "")
+	if limit := a.config.MaxParkedTenant; arrives && limit > 0 {
+		if own := q.room.waiting(r.Tenant); own >= limit {
+			return 0, q.crowded(own, "for this tenant")
+		}
 	}
-	if limit := a.config.MaxParkedBytes; arrives && limit > 0 && q.bytes+s.Value.bytes > limit {
-		return 0, q.crowded(q.room.n, fmt.Sprintf("with %d bytes", q.bytes))
+	for arrives {
+		if err := q.over(s.Value.bytes); err == nil {
+			break
+		} else if w := q.displace(r.Tenant, err); w != nil && len(displaced) < evictionsMax {
+			displaced = append(displaced, w)
+		} else {
+			return 0, err
+		}
 	}
 	if !q.dispatching {
 		if !a.spawn(q.dispatch) {
@@ -261,11 +274,11 @@ func (q *queue) join(s *seat[waiting], r *balance.Request) (n int, err error) {
 		}
 		q.dispatching = true
 	}
-	if r.Place == 0 {
+	if arrives {
 		r.Place = a.places.Add(1)
 	}
 	s.Value.req = *r
-	q.room.join(s, r.Place)
+	q.room.join(s, r.Tenant, r.Place, !arrives)
 	q.bytes += s.Value.bytes
 	if q.room.n == 1 {
 		a.seats.apps.Add(1)
@@ -278,22 +291,79 @@ func (q *queue) join(s *seat[waiting], r *balance.Request) (n int, err error) {
 	return q.room.n, nil
 }
 
+// over returns why the app's bounds let no further request with so many bytes wait; nil when they
+// do. q.mu is held.
+func (q *queue) over(bytes int) error {
+	switch c := &q.a.config; {
+	case q.room.n >= c.MaxParked:
+		return q.crowded(q.room.n, "")
+	case c.MaxParkedBytes > 0 && q.bytes+bytes > c.MaxParkedBytes:
+		return q.crowded(q.room.n, fmt.Sprintf("with %d bytes", q.bytes))
+	}
+	return nil
+}
+
+// displace takes out the youngest request of the tenant with most that wait, to make room for a
+// request of another one that has less than its equal share. It returns nil when there is none.
+// q.mu is held; whoever is taken out is owed an end, see turnAway.
+func (q *queue) displace(tenant string, err error) *waiting {
+	own, tenants := q.room.waiting(tenant), q.room.tenants
+	if own == 0 {
+		tenants++
+	}
+	if (own+1)*tenants > q.room.n { // who floods is turned away at the cost of this comparison
+		return nil
+	}
+	most := q.room.longest()
+	if most == nil || most.n <= own+1 {
+		return nil
+	}
+	return q.evict(most, err)
+}
+
+// evict takes out the youngest request of a tenant. q.mu is held.
+func (q *queue) evict(t *tenant[waiting], err error) *waiting {
+	if t == nil {
+		return nil
+	}
+	s := t.last
+	q.leave(s)
+	w := &s.Value
+	w.err = err
+	if e, ok := err.(*Error); ok {
+		e.Waited = time.Since(w.since)
+	}
+	return w
+}
+
+// turnAway ends the wait of one that has been taken out.
+func (q *queue) turnAway(w *waiting) {
+	err := w.err
+	w.done <- struct{}{}
+	q.a.config.Trace.rejected(q.app, err)
+}
+
 // leave takes s out; q.mu is held.
 func (q *queue) leave(s *seat[waiting]) bool {
 	if !q.room.leave(s) {
 		return false
 	}
-	q.bytes -= s.Value.bytes
-	q.a.seats.leave(s.Value.bytes)
+	q.left(&s.Value)
+	return true
+}
+
+// left counts one out that has left the room; q.mu is held.
+func (q *queue) left(w *waiting) {
+	q.bytes -= w.bytes
+	q.a.seats.leave(w.bytes)
 	if q.room.n == 0 {
 		q.a.seats.apps.Add(-1)
 	}
-	if insists(s.Value.req.Want) {
+	if insists(w.req.Want) {
 		q.insisting--
 	}
 	q.parked.Add(-1)
 	q.a.parked.Add(-1)
-	return true
 }
 
 func (q *queue) wakeUp() {

@@ -29,10 +29,11 @@ type asker struct {
 	err     error
 }
 
-// Invariants A2, A3, A5 and A6 of a node that is edge and owner, while clients come and leave, machines boot, crash, are
-// cordoned and fall asleep, and owners refuse: each request ends once; of those that may go anywhere the oldest is served first;
-// nothing is handed over before ready, above the hard limit, or to a soft-cordoned machine while another has room; and when
-// all is well, all are served.
+// Invariants A2, A3, A5 and A6 of a node that is edge and owner, while clients come and leave,
+// machines boot, crash, are cordoned and fall asleep, and owners refuse: each request ends once; of
+// a tenant's that may go anywhere the oldest is served first; nothing is handed over before ready,
+// above the hard limit, or to a soft-cordoned machine while another has room; and when all is well,
+// all are served.
 func TestQueueModel(t *testing.T) {
 	rapid.Check(t, func(rt *rapid.T) {
 		rapid.SyncTest(rt, func(rt *rapid.T) { queueModel(t, rt) })
@@ -96,9 +97,11 @@ func queueModel(t *testing.T, rt *rapid.T) {
 		return some[rapid.IntRange(0, len(some)-1).Draw(rt, what)]
 	}
 	machine := rapid.SampledFrom(ids)
+	tenants := rapid.IntRange(1, 4).Draw(rt, "tenants")
+	tenant := rapid.SampledFrom([]string{"", "", "a", "b"}[:tenants])
 	rt.Repeat(map[string]func(*rapid.T){
-		"request": func(*rapid.T) {
-			a := &asker{req: &balance.Request{App: "web"}}
+		"request": func(rt *rapid.T) {
+			a := &asker{req: &balance.Request{App: "web", Tenant: tenant.Draw(rt, "tenant")}}
 			mu.Lock()
 			askers = append(askers, a)
 			mu.Unlock()
@@ -106,7 +109,7 @@ func queueModel(t *testing.T, rt *rapid.T) {
 		},
 		"answer, and a request at the same moment": func(rt *rapid.T) {
 			old := pick(rt, "who", func(a *asker) bool { return a.holds })
-			a := &asker{req: &balance.Request{App: "web"}}
+			a := &asker{req: &balance.Request{App: "web", Tenant: tenant.Draw(rt, "tenant")}}
 			mu.Lock()
 			askers = append(askers, a)
 			mu.Unlock()
@@ -151,13 +154,15 @@ func queueModel(t *testing.T, rt *rapid.T) {
 			mu.Lock()
 			defer mu.Unlock()
 			held := map[balance.MachineID]int{}
-			waiting := ^uint64(0)
+			waiting := map[string]uint64{} // the first of each tenant
 			for _, a := range askers {
 				switch {
 				case a.holds:
 					held[a.at]++
 				case !a.done && !a.bounced && !a.left:
-					waiting = min(waiting, a.req.Place)
+					if first, ok := waiting[a.req.Tenant]; !ok || a.req.Place < first {
+						waiting[a.req.Tenant] = a.req.Place
+					}
 				case a.done && a.err != nil && a.left == errors.Is(a.err, context.Canceled):
 				case a.done && a.err != nil && errors.Is(a.err, ErrStart): // all machines have crashed again and again
 				case a.done && a.err != nil:
@@ -170,8 +175,8 @@ func queueModel(t *testing.T, rt *rapid.T) {
 				}
 			}
 			for _, a := range served {
-				if a.req.Place > waiting && !a.bounced {
-					rt.Fatalf("A3: place %d is served while %d waits", a.req.Place, waiting)
+				if first, ok := waiting[a.req.Tenant]; ok && a.req.Place > first && !a.bounced {
+					rt.Fatalf("A3: %q: place %d served while %d waits", a.req.Tenant, a.req.Place, first)
 				}
 				if w.fleet.Gate("web", a.at).Load().Cordon == balance.CordonNone || !a.when.Equal(time.Now()) {
 					continue // or what has room now had none then

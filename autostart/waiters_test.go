@@ -2,22 +2,48 @@ package autostart
 
 import (
 	"slices"
+	"strconv"
+	"strings"
 	"testing"
 
 	"pgregory.net/rapid"
 )
 
-// places returns the places of a room from front to back, and checks its links both ways.
-func places[T any](t interface{ Fatalf(string, ...any) }, r *room[T]) (ps []uint64) {
-	var last *seat[T]
-	for s := r.first; s != nil; last, s = s, s.next {
-		if s.prev != last || s.in != r {
-			t.Fatalf("broken links at place %d", s.place)
+// places returns the places of a tenant's queue from front to back, and checks all links of the
+// room.
+func places[T any](t interface{ Fatalf(string, ...any) }, r *room[T], name string) (ps []uint64) {
+	n, tenants := 0, 0
+	var before *tenant[T]
+	for q := r.front; q != nil; before, q = q, q.next {
+		tenants++
+		n += q.n
+		if q.prev != before || q.in != r || q.n == 0 || q.name != "" && r.named[q.name] != q {
+			t.Fatalf("broken links at tenant %q", q.name)
 		}
-		ps = append(ps, s.place)
+		var last *seat[T]
+		seats := 0
+		for s := q.first; s != nil; last, s = s, s.next {
+			seats++
+			if s.prev != last || s.in != q || last != nil && last.place > s.place {
+				t.Fatalf("broken links at place %d", s.place)
+			}
+			if q.name == name {
+				ps = append(ps, s.place)
+			}
+		}
+		if q.last != last || seats != q.n {
+			t.Fatalf("tenant %q counts %d and has %d", q.name, q.n, seats)
+		}
 	}
-	if r.last != last || len(ps) != r.n {
-		t.Fatalf("the room counts %d and has %d", r.n, len(ps))
+	if r.back != before || n != r.n || tenants != r.tenants || len(r.named) > tenants {
+		t.Fatalf("the room counts %d of %d tenants, and has %d of %d", r.n, r.tenants, n, tenants)
+	}
+	met := 0
+	for s := r.after(nil); s != nil; s = r.after(s) {
+		met++
+	}
+	if met != n {
+		t.Fatalf("%d of %d are met on the way through", met, n)
 	}
 	return ps
 }
@@ -28,11 +54,11 @@ func TestRoom(t *testing.T) {
 	join := func(name string, place uint64) {
 		s := &seat[string]{Value: name}
 		seats[name] = s
-		r.join(s, place)
+		r.join(s, "", place, false)
 	}
 	order := func() (names []string) {
-		places(t, &r)
-		for s := r.first; s != nil; s = s.next {
+		places(t, &r, "")
+		for s := r.after(nil); s != nil; s = r.after(s) {
 			names = append(names, s.Value)
 		}
 		return names
@@ -64,40 +90,119 @@ func TestRoom(t *testing.T) {
 	}
 }
 
-// The room against an obvious one: a slice kept sorted.
+// serve takes out whose turn it is.
+func (r *room[T]) serve() *seat[T] {
+	r.begin()
+	s := r.turn()
+	if s != nil {
+		r.served(s)
+	}
+	return s
+}
+
+// The order in which those who wait are served.
+func TestTenantsTakeTurns(t *testing.T) {
+	for _, tc := range []struct {
+		name string
+		// A letter is a request of that tenant that comes, "." serves one, "<" lets the last who
+		// was served return, "-" takes the tenant's first out whose letter follows.
+		story string
+		want  string // who are served in the end
+	}{
+		{"one tenant: the order of coming", "aaa", "aaa"},
+		{"who comes late comes after the others' first", "aaaab", "abaaa"},
+		{"and its second after their second", "aaaabb", "ababaa"},
+		{"a round that has been served is over", "aaaaaa...bb", "ababa"},
+		{"three", "aaaabbbbcc", "abcabcabab"},
+		{"who has been away has saved nothing up", "ab..aaaa..bbb", "ababb"},
+		{"who returns comes first", "aaabbb.<", "ababab"},
+		{"and again", "aaabbb.<.<.", "babab"},
+		{"who leaves costs its tenant no turn", "aaaabbb-bb-bb", "abababa"},
+	} {
+		t.Run(tc.name, func(t *testing.T) {
+			var r room[string]
+			var last *seat[string]
+			place := uint64(0)
+			for i := 0; i < len(tc.story); i++ {
+				switch c := tc.story[i]; c {
+				case '.':
+					last = r.serve()
+				case '<':
+					r.join(last, last.Value, last.place, true)
+				case '-':
+					i++
+					r.leave(r.named[tc.story[i:i+1]].first)
+				default:
+					place++
+					r.join(&seat[string]{Value: string(c)}, string(c), place, false)
+				}
+				places(t, &r, "")
+			}
+			var served []string
+			for s := r.serve(); s != nil; s = r.serve() {
+				served = append(served, s.Value)
+			}
+			if got := strings.Join(served, ""); got != tc.want {
+				t.Errorf("%s: served %s, want %s", tc.story, got, tc.want)
+			}
+		})
+	}
+}
+
+// The room against an obvious one: a slice for each tenant, kept sorted. Of two tenants that wait
+// all the time neither gets more than one turn more than the other, but for those that return.
 func TestRoomModel(t *testing.T) {
+	names := []string{"", "a", "b"}
 	rapid.Check(t, func(t *rapid.T) {
 		type one struct {
 			s     *seat[int]
+			name  string
 			place uint64
-			came  int
 		}
 		var r room[int]
-		var model, gone []one
+		model := map[string][]one{}
+		var gone []one
 		var last uint64
-		came := 0
-		add := func(o one) {
-			came++
-			o.came = came
-			i, _ := slices.BinarySearchFunc(model, o.place+1, func(m one, p uint64) int {
+		more := map[[2]string]int{} // turns that the first got more than the second since both wait
+		settle := func() {
+			for pair := range more {
+				if len(model[pair[0]]) == 0 || len(model[pair[1]]) == 0 {
+					delete(more, pair)
+				}
+			}
+		}
+		name := rapid.SampledFrom(names)
+		add := func(o one, returns bool) {
+			of := model[o.name]
+			i, _ := slices.BinarySearchFunc(of, o.place+1, func(m one, p uint64) int {
 				if m.place < p {
 					return -1
 				}
 				return 1
 			})
-			model = slices.Insert(model, i, o)
-			r.join(o.s, o.place)
+			model[o.name] = slices.Insert(of, i, o)
+			r.join(o.s, o.name, o.place, returns)
+		}
+		some := func(t *rapid.T) (string, int) {
+			who := name.Draw(t, "tenant")
+			if len(model[who]) == 0 {
+				t.Skip()
+			}
+			return who, rapid.IntRange(0, len(model[who])-1).Draw(t, "who")
 		}
 		t.Repeat(map[string]func(*rapid.T){
 			"arrive": func(t *rapid.T) {
 				last++
-				add(one{s: &seat[int]{Value: int(last)}, place: last})
+				s := &seat[int]{Value: int(last)}
+				add(one{s: s, place: last, name: name.Draw(t, "tenant")}, false)
 			},
 			"arrive from the warm path": func(t *rapid.T) { // it has the place of the last who was parked before
 				if last == 0 {
 					t.Skip()
 				}
-				add(one{s: &seat[int]{}, place: rapid.Uint64Range(max(4, last)-3, last).Draw(t, "place")})
+				place := rapid.Uint64Range(max(4, last)-3, last).Draw(t, "place")
+				add(one{s: &seat[int]{}, place: place, name: name.Draw(t, "tenant")}, true)
+				clear(more)
 			},
 			"return": func(t *rapid.T) {
 				if len(gone) == 0 {
@@ -106,31 +211,80 @@ func TestRoomModel(t *testing.T) {
 				i := rapid.IntRange(0, len(gone)-1).Draw(t, "who")
 				o := gone[i]
 				gone = slices.Delete(gone, i, i+1)
-				add(o)
+				add(o, true)
+				clear(more)
 			},
 			"leave": func(t *rapid.T) {
-				if len(model) == 0 {
-					t.Skip()
-				}
-				i := rapid.IntRange(0, len(model)-1).Draw(t, "who")
-				o := model[i]
+				who, i := some(t)
+				o := model[who][i]
 				if !r.leave(o.s) || r.leave(o.s) {
 					t.Fatal("a wait ends exactly once")
 				}
-				model = slices.Delete(model, i, i+1)
+				model[who] = slices.Delete(model[who], i, i+1)
 				gone = append(gone, o)
+				settle()
+			},
+			"serve, after some have been passed over": func(t *rapid.T) {
+				if r.n == 0 {
+					t.Skip()
+				}
+				r.begin()
+				passed := map[*seat[int]]bool{}
+				for range rapid.IntRange(0, 3).Draw(t, "passed over") {
+					if s := r.turn(); s != nil && len(passed) < r.n-1 {
+						passed[s] = true
+						r.pass(s)
+					}
+				}
+				s := r.turn()
+				var o one
+				for who, of := range model {
+					for i, m := range of {
+						if m.s == s {
+							o = m
+							model[who] = slices.Delete(of, i, i+1)
+							break
+						}
+						mine := slices.ContainsFunc(of, func(m one) bool { return m.s == s })
+						if mine && !passed[m.s] {
+							t.Fatalf("%q: served before who came first", who)
+						}
+					}
+				}
+				if o.s == nil || !r.served(s) || r.served(s) {
+					t.Fatal("nobody's turn, or that of somebody who does not wait")
+				}
+				gone = append(gone, o)
+				for _, other := range names {
+					if other == o.name || len(model[other]) == 0 {
+						continue
+					}
+					more[[2]string{o.name, other}]++
+					more[[2]string{other, o.name}]--
+					if d := more[[2]string{o.name, other}]; len(passed) == 0 && d > 1 {
+						t.Fatalf("%q got %d turns more than %q", o.name, d, other)
+					} else if len(passed) > 0 {
+						clear(more)
+					}
+				}
+				settle()
 			},
 			"": func(t *rapid.T) {
-				var want []uint64
-				for _, o := range model {
-					want = append(want, o.place)
+				for _, who := range names {
+					var want []uint64
+					for _, o := range model[who] {
+						want = append(want, o.place)
+					}
+					if got := places(t, &r, who); !slices.Equal(got, want) {
+						t.Fatalf("places of %q: %v, want %v", who, got, want)
+					}
+					if r.waiting(who) != len(want) {
+						t.Fatalf("%d of %q wait, want %d", r.waiting(who), who, len(want))
+					}
 				}
-				if got := places(t, &r); !slices.Equal(got, want) {
-					t.Fatalf("places %v, want %v", got, want)
-				}
-				for s, i := r.first, 0; s != nil; s, i = s.next, i+1 {
-					if s != model[i].s {
-						t.Fatalf("at %d somebody else than the model's", i)
+				for _, of := range model {
+					if most := r.longest(); len(of) > 0 && len(of) > most.n {
+						t.Fatalf("%q has not most", most.name)
 					}
 				}
 			},
@@ -141,19 +295,27 @@ func TestRoomModel(t *testing.T) {
 // What leaves in any order costs the same, however many wait.
 func BenchmarkRoom(b *testing.B) {
 	const n = 100_000
-	seats := make([]seat[waiting], n)
-	var r room[waiting]
-	b.ReportAllocs()
-	k := 0
-	for b.Loop() {
-		if k == 0 {
-			r = room[waiting]{}
-			for i := range seats {
-				seats[i] = seat[waiting]{}
-				r.join(&seats[i], uint64(i+1))
+	for _, tenants := range []int{1, 1000} {
+		b.Run("tenants="+strconv.Itoa(tenants), func(b *testing.B) {
+			names := make([]string, tenants)
+			for i := range names[1:] {
+				names[i+1] = strconv.Itoa(i)
 			}
-		}
-		r.leave(&seats[k*7919%n]) // 7919 is prime: each once, all over the place
-		k = (k + 1) % n
+			seats := make([]seat[waiting], n)
+			r := new(room[waiting])
+			b.ReportAllocs()
+			k := 0
+			for b.Loop() {
+				if k == 0 {
+					r = new(room[waiting])
+					for i := range seats {
+						seats[i] = seat[waiting]{}
+						r.join(&seats[i], names[i%tenants], uint64(i+1), false)
+					}
+				}
+				r.leave(&seats[k*7919%n]) // 7919 is prime: each once, all over the place
+				k = (k + 1) % n
+			}
+		})
 	}
 }

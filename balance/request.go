@@ -5,12 +5,17 @@ type Request struct {
 	App AppID
 	// Key asks for affinity: requests with equal keys go to the same machine while it has room. Empty means none.
 	Key string
+	// Tenant is on whose behalf the request is, such as a customer or an API key. Requests that
+	// wait take turns by tenant within their app; those without one are a tenant of their own. It
+	// has no part in the pick.
+	Tenant string
 	// Tried are the machines that have been tried for this request; they are left out exactly.
 	Tried []MachineID
 	// Rand are the random bits of this pick, the only chance in it. 0 means that the balancer draws them.
 	Rand uint64
-	// Place is the request's place in a waiting room. The waiting room sets it at the first try and finds it again at the
-	// next, so that a bounced request loses no ground. 0 for a request that is new.
+	// Place is the request's place in its app's waiting room. The waiting room sets it at the first
+	// try and finds it again at the next, so that a bounced request loses no ground. 0 for a
+	// request that is new.
 	Place uint64
 	// Want says which machines the request has to go to, or would rather; nil means any.
 	Want *Want
