@@ -11,7 +11,7 @@ import (
 // exited takes in the driver's word that a machine has ended. It does not block: the machine's own goroutine does the rest.
 func (s *Starter) exited(e Exit) {
 	s.mu.Lock()
-	h := s.hosts[e.ID]
+	h := s.hosts[balance.MachineKey{App: e.App, ID: e.ID}]
 	var r *run
 	if h != nil {
 		r = h.run

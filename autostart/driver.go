@@ -48,6 +48,7 @@ type Booting struct {
 
 // Exit is the end of a machine.
 type Exit struct {
+	App    balance.AppID
 	ID     balance.MachineID
 	Epoch  uint64 // of the start or resume that ended, so that a late report cannot hurt a newer one
 	Code   int    // exit code; -1 when a signal ended it

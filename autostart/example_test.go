@@ -16,7 +16,7 @@ import (
 // listeners is a driver whose machines are no more than listening sockets. Package process has a real one.
 type listeners struct {
 	mu      sync.Mutex
-	running map[balance.MachineID]net.Listener
+	running map[balance.MachineKey]net.Listener
 }
 
 func (d *listeners) Start(_ context.Context, m balance.Machine) (autostart.Booting, error) {
@@ -26,15 +26,15 @@ func (d *listeners) Start(_ context.Context, m balance.Machine) (autostart.Booti
 	}
 	d.mu.Lock()
 	defer d.mu.Unlock()
-	d.running[m.ID] = l
+	d.running[m.Key()] = l
 	return autostart.Booting{Addr: l.Addr().String()}, nil
 }
 
 func (d *listeners) Stop(_ context.Context, m balance.Machine) error {
 	d.mu.Lock()
 	defer d.mu.Unlock()
-	if l, ok := d.running[m.ID]; ok {
-		delete(d.running, m.ID)
+	if l, ok := d.running[m.Key()]; ok {
+		delete(d.running, m.Key())
 		return l.Close()
 	}
 	return nil
@@ -56,7 +56,7 @@ func Example() {
 	fleet.Host(balance.Machine{ID: "web-2", App: "web", Region: "nrt"})
 	balancer, _ := balance.New(fleet, balance.Config{})
 
-	driver := &listeners{running: map[balance.MachineID]net.Listener{}}
+	driver := &listeners{running: map[balance.MachineKey]net.Listener{}}
 	starter, _ := autostart.NewStarter(fleet, driver, autostart.StarterConfig{})
 	auto, _ := autostart.New(balancer, starter, autostart.Config{
 		Trace: autostart.Trace{Decided: func(d autostart.Decision) { fmt.Println("start", d.Start[0].ID+":", d.Reason) }},
@@ -180,10 +180,10 @@ func ExampleIdles() {
 func ExamplePush() {
 	var push autostart.Push
 	// Pass &push as StarterConfig.Readiness. Where the agent's message arrives:
-	push.Ready("web-1", 7)
-	fmt.Println(push.Await(context.Background(), balance.Machine{ID: "web-1", Epoch: 7}))
-	push.Failed("web-2", 1, errors.New("disk is full"))
-	fmt.Println(push.Await(context.Background(), balance.Machine{ID: "web-2", Epoch: 1}))
+	push.Ready("web", "web-1", 7)
+	fmt.Println(push.Await(context.Background(), balance.Machine{App: "web", ID: "web-1", Epoch: 7}))
+	push.Failed("web", "web-2", 1, errors.New("disk is full"))
+	fmt.Println(push.Await(context.Background(), balance.Machine{App: "web", ID: "web-2", Epoch: 1}))
 	// Output:
 	// <nil>
 	// disk is full
@@ -271,7 +271,7 @@ func ExampleStarter() {
 	fleet, _ := balance.NewFleet(balance.FleetConfig{Node: "laptop", Region: "nrt"})
 	fleet.Host(balance.Machine{ID: "web-1", App: "web", Region: "nrt"})
 	ready := make(chan balance.MachineID)
-	starter, _ := autostart.NewStarter(fleet, &listeners{running: map[balance.MachineID]net.Listener{}}, autostart.StarterConfig{
+	starter, _ := autostart.NewStarter(fleet, &listeners{running: map[balance.MachineKey]net.Listener{}}, autostart.StarterConfig{
 		Trace: autostart.StarterTrace{Ready: func(m balance.Machine, kind autostart.BootKind, _ time.Duration) { ready <- m.ID }},
 	})
 	var running sync.WaitGroup

@@ -20,7 +20,7 @@ type Readiness interface {
 // Push is a [Readiness] that is told from outside. The zero value is ready for use. All methods are safe for concurrent use.
 type Push struct {
 	mu   sync.Mutex
-	said map[balance.MachineID]*word
+	said map[balance.MachineKey]*word
 }
 
 // word is what has been said of one start, or is waited for.
@@ -34,21 +34,23 @@ var errSilent = errors.New("it is not ready and does not say why")
 
 // Ready says that a machine is ready, in the start of that epoch. It may come before anybody waits for it. Only the first
 // word about a start counts, and none about one that is older than another which has been heard of.
-func (p *Push) Ready(id balance.MachineID, epoch uint64) { p.say(id, epoch, nil) }
+func (p *Push) Ready(app balance.AppID, id balance.MachineID, epoch uint64) {
+	p.say(balance.MachineKey{App: app, ID: id}, epoch, nil)
+}
 
 // Failed says that a machine will never be ready in the start of that epoch, and why. That is quicker than to wait for the
 // cap of a boot.
-func (p *Push) Failed(id balance.MachineID, epoch uint64, err error) {
+func (p *Push) Failed(app balance.AppID, id balance.MachineID, epoch uint64, err error) {
 	if err == nil {
 		err = errSilent
 	}
-	p.say(id, epoch, err)
+	p.say(balance.MachineKey{App: app, ID: id}, epoch, err)
 }
 
-func (p *Push) say(id balance.MachineID, epoch uint64, err error) {
+func (p *Push) say(k balance.MachineKey, epoch uint64, err error) {
 	p.mu.Lock()
 	defer p.mu.Unlock()
-	w := p.word(id, epoch)
+	w := p.word(k, epoch)
 	if w == nil {
 		return
 	}
@@ -61,8 +63,8 @@ func (p *Push) say(id balance.MachineID, epoch uint64, err error) {
 }
 
 // word returns what is said of a start; nil when that is over. One word is kept for each machine.
-func (p *Push) word(id balance.MachineID, epoch uint64) *word {
-	w := p.said[id]
+func (p *Push) word(k balance.MachineKey, epoch uint64) *word {
+	w := p.said[k]
 	switch {
 	case w != nil && w.epoch == epoch:
 		return w
@@ -71,16 +73,16 @@ func (p *Push) word(id balance.MachineID, epoch uint64) *word {
 	}
 	w = &word{epoch: epoch, done: make(chan struct{})}
 	if p.said == nil {
-		p.said = map[balance.MachineID]*word{}
+		p.said = map[balance.MachineKey]*word{}
 	}
-	p.said[id] = w
+	p.said[k] = w
 	return w
 }
 
 // Await implements [Readiness].
 func (p *Push) Await(ctx context.Context, m balance.Machine) error {
 	p.mu.Lock()
-	w := p.word(m.ID, m.Epoch)
+	w := p.word(m.Key(), m.Epoch)
 	p.mu.Unlock()
 	if w == nil {
 		return errors.New("it has been started again")
@@ -94,8 +96,8 @@ func (p *Push) Await(ctx context.Context, m balance.Machine) error {
 }
 
 // Forget drops what is kept of a machine that has been removed.
-func (p *Push) Forget(id balance.MachineID) {
+func (p *Push) Forget(app balance.AppID, id balance.MachineID) {
 	p.mu.Lock()
 	defer p.mu.Unlock()
-	delete(p.said, id)
+	delete(p.said, balance.MachineKey{App: app, ID: id})
 }

@@ -22,12 +22,12 @@ func TestPushedReadiness(t *testing.T) {
 		after time.Duration
 		want  string
 	}{
-		{name: "ready", say: func(p *Push) { p.Ready("m0", 1) }, want: "ready m0 cold 3s"},
-		{name: "ready before it is waited for", early: true, say: func(p *Push) { p.Ready("m0", 1) }, want: "ready m0 cold 0s"},
-		{name: "never", say: func(p *Push) { p.Failed("m0", 1, errors.New("no disk")) }, want: "failed m0: it says that it will not be ready: no disk"},
-		{name: "never, and no reason", say: func(p *Push) { p.Failed("m0", 1, nil) }, want: "failed m0: it says that it will not be ready: it is not ready and does not say why"},
-		{name: "the first word counts", say: func(p *Push) { p.Ready("m0", 1); p.Failed("m0", 1, nil) }, want: "ready m0 cold 3s"},
-		{name: "another start's word", say: func(p *Push) { p.Ready("m0", 0); p.Ready("m1", 1) }, after: 6 * sec, want: "failed m0: not ready after 5s"},
+		{name: "ready", say: func(p *Push) { p.Ready("web", "m0", 1) }, want: "ready m0 cold 3s"},
+		{name: "ready before it is waited for", early: true, say: func(p *Push) { p.Ready("web", "m0", 1) }, want: "ready m0 cold 0s"},
+		{name: "never", say: func(p *Push) { p.Failed("web", "m0", 1, errors.New("no disk")) }, want: "failed m0: it says that it will not be ready: no disk"},
+		{name: "never, and no reason", say: func(p *Push) { p.Failed("web", "m0", 1, nil) }, want: "failed m0: it says that it will not be ready: it is not ready and does not say why"},
+		{name: "the first word counts", say: func(p *Push) { p.Ready("web", "m0", 1); p.Failed("web", "m0", 1, nil) }, want: "ready m0 cold 3s"},
+		{name: "another start's word", say: func(p *Push) { p.Ready("web", "m0", 0); p.Ready("web", "m1", 1) }, after: 6 * sec, want: "failed m0: not ready after 5s"},
 	} {
 		t.Run(tc.name, func(t *testing.T) {
 			synctest.Test(t, func(t *testing.T) {
@@ -88,14 +88,14 @@ func TestDriverThatTells(t *testing.T) {
 
 func TestPushForgets(t *testing.T) {
 	p := &Push{}
-	p.Ready("m", 7)
-	if err := p.Await(t.Context(), balance.Machine{ID: "m", Epoch: 6}); err == nil {
+	p.Ready("web", "m", 7)
+	if err := p.Await(t.Context(), balance.Machine{App: "web", ID: "m", Epoch: 6}); err == nil {
 		t.Error("an older start is ready")
 	}
-	p.Forget("m")
+	p.Forget("web", "m")
 	ctx, cancel := context.WithCancel(t.Context())
 	cancel()
-	if err := p.Await(ctx, balance.Machine{ID: "m", Epoch: 7}); !errors.Is(err, context.Canceled) || len(p.said) != 1 {
+	if err := p.Await(ctx, balance.Machine{App: "web", ID: "m", Epoch: 7}); !errors.Is(err, context.Canceled) || len(p.said) != 1 {
 		t.Errorf("%v", err)
 	}
 }

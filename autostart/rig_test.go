@@ -104,7 +104,7 @@ func (d *fakeDriver) crash(id balance.MachineID, e Exit) {
 	if f.timer != nil {
 		f.timer.Stop()
 	}
-	e.ID, e.Epoch = id, f.epoch
+	e.App, e.ID, e.Epoch = "web", id, f.epoch
 	for _, w := range watchers {
 		w(e)
 	}

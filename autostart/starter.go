@@ -48,7 +48,7 @@ type Starter struct {
 	mu    sync.Mutex
 	base  context.Context // of Run; nil when it does not run
 	jobs  sync.WaitGroup
-	hosts map[balance.MachineID]*hosted
+	hosts map[balance.MachineKey]*hosted
 	books map[balance.AppID]*bootBook // of all machines of an app that this node has booted
 }
 
@@ -98,7 +98,7 @@ func NewStarter(f *balance.Fleet, d Driver, c StarterConfig) (*Starter, error) {
 	if c.Check, err = c.Check.withDefaults(); err != nil {
 		return nil, err
 	}
-	return &Starter{fleet: f, driver: d, config: c, probe: newProber(c.Check), begun: make(chan struct{}), hosts: map[balance.MachineID]*hosted{}, books: map[balance.AppID]*bootBook{}}, nil
+	return &Starter{fleet: f, driver: d, config: c, probe: newProber(c.Check), begun: make(chan struct{}), hosts: map[balance.MachineKey]*hosted{}, books: map[balance.AppID]*bootBook{}}, nil
 }
 
 // Run carries out starts, watches for exits and checks health until ctx ends. Then it stops the machines that are still
@@ -185,7 +185,7 @@ func (s *Starter) Start(ctx context.Context, m balance.Machine) (balance.StartAn
 // that was asked, or that has started the machine before.
 func (s *Starter) wanted(app balance.AppID, id balance.MachineID) {
 	s.mu.Lock()
-	_, mine := s.hosts[id]
+	_, mine := s.hosts[balance.MachineKey{App: app, ID: id}]
 	s.mu.Unlock()
 	rows, ok := s.fleet.App(app)
 	if !ok || !mine {
@@ -204,10 +204,10 @@ func (s *Starter) host(m balance.Machine) *hosted {
 }
 
 func (s *Starter) hostLocked(m balance.Machine) *hosted {
-	h := s.hosts[m.ID]
+	h := s.hosts[m.Key()]
 	if h == nil {
 		h = &hosted{}
-		s.hosts[m.ID] = h
+		s.hosts[m.Key()] = h
 	}
 	return h
 }

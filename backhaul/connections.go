@@ -41,12 +41,7 @@ type Connections struct {
 	StreamAge time.Duration
 
 	mu       sync.Mutex // taken twice in the life of a long connection, and when somebody asks
-	machines map[machineKey]*longs
-}
-
-type machineKey struct {
-	app balance.AppID
-	id  balance.MachineID
+	machines map[balance.MachineKey]*longs
 }
 
 // longs are the long connections of one machine, by class.
@@ -57,7 +52,7 @@ const classCount = 4
 // long is one connection in the register. It leaves it before its gate: nobody counts more than is in flight.
 type long struct {
 	in      *Connections
-	machine machineKey
+	machine balance.MachineKey
 	class   downscale.Class
 	told    bool // in.mu is held
 	endable
@@ -103,7 +98,7 @@ func (c *Connections) Notify(m balance.Machine, of downscale.Class, within time.
 
 // each goes through a machine's connections; c.mu is held.
 func (c *Connections) each(m balance.Machine, of downscale.Class) func(func(*long) bool) {
-	ls := c.machines[machineKey{m.App, m.ID}]
+	ls := c.machines[m.Key()]
 	return func(yield func(*long) bool) {
 		if ls == nil {
 			return
@@ -127,7 +122,7 @@ func (c *Connections) add(l *long) {
 	ls := c.machines[l.machine]
 	if ls == nil {
 		if c.machines == nil {
-			c.machines = map[machineKey]*longs{}
+			c.machines = map[balance.MachineKey]*longs{}
 		}
 		ls = new(longs)
 		c.machines[l.machine] = ls
@@ -160,7 +155,7 @@ func (c *Connections) watch(app balance.AppID, id balance.MachineID, req *http.R
 	if c == nil || resp.StatusCode != http.StatusSwitchingProtocols && (resp.ContentLength != -1 || resp.Body == http.NoBody) {
 		return nil
 	}
-	l := long{in: c, machine: machineKey{app, id}}
+	l := long{in: c, machine: balance.MachineKey{App: app, ID: id}}
 	if resp.StatusCode == http.StatusSwitchingProtocols {
 		return c.watchUpgrade(l, resp, x)
 	}

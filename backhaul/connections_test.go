@@ -407,7 +407,7 @@ func TestClassesHaveAPlaceInTheRegister(t *testing.T) {
 	for i := range classCount {
 		class := downscale.Class(1 << i)
 		want = append(want, class)
-		c.add(&long{in: c, machine: machineKey{"web", "m1"}, class: class, endable: &tunnel{}})
+		c.add(&long{in: c, machine: balance.MachineKey{App: "web", ID: "m1"}, class: class, endable: &tunnel{}})
 	}
 	if slices.Max(want) != downscale.TCP || c.Long(m1, downscale.AllClasses) != classCount {
 		t.Errorf("the register has %d places and knows %d connections", classCount, c.Long(m1, downscale.AllClasses))

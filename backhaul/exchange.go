@@ -10,7 +10,7 @@ import (
 // exchange is one try on the wire: a request to one peer and its answer.
 type exchange struct {
 	pool  *pool
-	name  string
+	name  peerName
 	epoch uint64
 	dial  dialer
 	body  *source // nil: the request has none

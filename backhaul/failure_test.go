@@ -210,7 +210,7 @@ func TestAPooledConnectionThatDiedIsNoFailure(t *testing.T) {
 				}
 				conns = nil
 				mu.Unlock()
-				pe := pool.peer("m1")
+				pe := pool.peer(peerName{"web", "m1"})
 				for alive := true; alive; {
 					pe.mu.Lock()
 					alive = len(pe.idle) > 0 && pe.idle[0].free()

@@ -144,7 +144,7 @@ func TestConnectionsFollowThePath(t *testing.T) {
 			resp, err = tr.RoundTrip(over2(request(t, "GET", "http://web/", nil)))
 			read(t, resp, err)
 			synctest.Wait()
-			m := tr.owners.mux(peerKey{"worker", interactive})
+			m := tr.owners.mux(peerKey{ownerName("worker"), interactive})
 			m.mu.Lock()
 			defer m.mu.Unlock()
 			var s []string

@@ -207,7 +207,7 @@ func fault(w http.ResponseWriter, status int, f Failure, words string) {
 
 // forward sends an admitted request to its machine and passes the answer back.
 func (h *Handler) forward(w http.ResponseWriter, r *http.Request, t to, m *balance.Machine, gate *balance.Gate, epoch uint64) {
-	x := exchange{pool: h.machines, name: string(m.ID), epoch: epoch}
+	x := exchange{pool: h.machines, name: machineName(m), epoch: epoch}
 	x.dial = func(ctx context.Context) (net.Conn, error) { return h.c.DialMachine(ctx, *m) }
 	var body *spigot
 	if r.ContentLength != 0 {

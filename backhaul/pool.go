@@ -8,6 +8,8 @@ import (
 	"sync"
 	"sync/atomic"
 	"time"
+
+	"github.com/ebbkit/ebb/balance"
 )
 
 // pool keeps connections to peers: owners of machines, or machines. A peer is a name and an epoch, which for an owner is its
@@ -16,7 +18,7 @@ type pool struct {
 	poolConfig
 	transport *http.Transport                         // of HTTP/1.1
 	windows   [classes]atomic.Pointer[http.Transport] // of HTTP/2, by class
-	peers     sync.Map                                // string -> *peer
+	peers     sync.Map                                // peerName -> *peer
 	muxes     sync.Map                                // peerKey -> *mux
 	closed    atomic.Bool
 	refused   atomic.Bool // a peer has refused a stream
@@ -25,15 +27,21 @@ type pool struct {
 	end        context.CancelFunc
 }
 
+// peerName names a peer: an owner by its node, a machine by its app and ID.
+type peerName struct{ app, id string }
+
+func ownerName(n balance.NodeID) peerName     { return peerName{"", string(n)} }
+func machineName(m *balance.Machine) peerName { return peerName{string(m.App), string(m.ID)} }
+
 // peerKey names the HTTP/2 connections to a peer.
 type peerKey struct {
-	name string
+	name peerName
 	lane lane
 }
 
 type peer struct {
 	pool *pool
-	name string
+	name peerName
 
 	mu    sync.Mutex
 	epoch uint64
@@ -202,7 +210,7 @@ func (p *pool) mux(k peerKey) *mux {
 	return v.(*mux)
 }
 
-func (p *pool) peer(name string) *peer {
+func (p *pool) peer(name peerName) *peer {
 	if v, ok := p.peers.Load(name); ok {
 		return v.(*peer)
 	}

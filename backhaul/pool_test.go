@@ -104,7 +104,7 @@ func TestConnectionsOfAnOlderEpochAreNotUsed(t *testing.T) {
 		if u.dials.Load() != 2 {
 			t.Errorf("dialled %d times; want a new connection for the new epoch", u.dials.Load())
 		}
-		pe := u.t.machines.peer("m1")
+		pe := u.t.machines.peer(peerName{"web", "m1"})
 		if len(pe.idle) != 1 || pe.epoch != 2 {
 			t.Errorf("%d idle of epoch %d", len(pe.idle), pe.epoch)
 		}
@@ -121,7 +121,7 @@ func TestIdleConnectionsAreLimitedAndTheLastUsedGoesFirst(t *testing.T) {
 		synctest.Wait()
 		close(block)
 		synctest.Wait()
-		pe := u.t.machines.peer("m1")
+		pe := u.t.machines.peer(peerName{"web", "m1"})
 		if len(pe.idle) != 2 || u.dials.Load() != 5 {
 			t.Fatalf("%d idle after %d dials", len(pe.idle), u.dials.Load())
 		}

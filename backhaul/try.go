@@ -28,7 +28,7 @@ func (f *flight) local(g *balance.Gate, x *exchange) (*http.Response, balance.Bo
 		return nil, bounce, load, FailNone, nil
 	}
 	f.gate = g
-	x.pool, x.name, x.epoch = f.t.machines, string(m.ID), load.Epoch
+	x.pool, x.name, x.epoch = f.t.machines, machineName(m), load.Epoch
 	x.dial = func(ctx context.Context) (net.Conn, error) { return f.t.c.DialMachine(ctx, *m) }
 	out := f.outgoing(passing1xx(f.req.Context(), false))
 	x.h2 = f.t.c.H2 != nil && f.t.c.H2(*m) && out.Header["Upgrade"] == nil
@@ -54,7 +54,7 @@ func (f *flight) remote(x *exchange) (*http.Response, balance.Bounce, balance.Lo
 		err := fmt.Errorf("backhaul: node %q owns the machine and Config.Dial is nil: set it to reach other nodes", owner)
 		return nil, balance.Admitted, balance.Load{}, FailDial, f.machineError(FailDial, err)
 	}
-	x.pool, x.name, x.epoch = t.owners, string(owner), f.res.Incarnation()
+	x.pool, x.name, x.epoch = t.owners, ownerName(owner), f.res.Incarnation()
 	x.dial = func(ctx context.Context) (net.Conn, error) { return t.c.Dial(ctx, owner) }
 	x.patience = t.c.AdmitTimeout
 	if x.h2 = t.h2(f.req); x.h2 {

@@ -2,7 +2,7 @@ package balance
 
 import "fmt"
 
-// MachineID names a machine; unique in a fleet, over all apps.
+// MachineID names a machine of an app; two apps may each have a machine of the same ID. See [MachineKey].
 type MachineID string
 
 // NodeID names a node: a process that runs this library.
@@ -10,6 +10,15 @@ type NodeID string
 
 // AppID names an app: the unit that is balanced and scaled.
 type AppID string
+
+// MachineKey is a machine's identity in a fleet: whatever is kept by machine over more than one app is kept by it.
+type MachineKey struct {
+	App AppID
+	ID  MachineID
+}
+
+// String returns "app/id", for people.
+func (k MachineKey) String() string { return string(k.App) + "/" + string(k.ID) }
 
 // State is where a machine is in its life. The owner's [Gate] holds the truth; a row carries a late copy.
 type State uint8
@@ -96,7 +105,7 @@ func (l Limits) validate() error {
 // Machine is one instance of an app: a row, as its owner last wrote it. It is a value; live load is read through a
 // [View] or a [Gate], never from here.
 type Machine struct {
-	ID       MachineID
+	ID       MachineID // unique among the app's machines
 	App      AppID
 	Region   string
 	Owner    NodeID // the worker that hosts it: the single writer of this row and the only one that admits work to it
@@ -115,6 +124,9 @@ type Machine struct {
 	// Fault says in a sentence why the machine's last start or run failed; empty when it did not. It is for people.
 	Fault string
 }
+
+// Key returns the machine's identity.
+func (m Machine) Key() MachineKey { return MachineKey{m.App, m.ID} }
 
 func (m Machine) validate() error {
 	switch {

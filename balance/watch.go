@@ -50,11 +50,6 @@ func (w *Watcher) Close() {
 	delete(w.fleet.watchers, w)
 }
 
-type machineKey struct {
-	app AppID
-	id  MachineID
-}
-
 // put notes a change; fleet.mu is held.
 func (w *Watcher) put(u Update) {
 	var k any
@@ -64,9 +59,9 @@ func (w *Watcher) put(u Update) {
 	case RemoveApp:
 		k = u.ID
 	case PutMachine:
-		k = machineKey{u.Machine.App, u.Machine.ID}
+		k = u.Machine.Key()
 	case RemoveMachine:
-		k = machineKey{u.App, u.ID}
+		k = MachineKey{u.App, u.ID}
 	}
 	if _, ok := w.pending[k]; !ok {
 		w.order = append(w.order, k)

@@ -295,7 +295,7 @@ func (r *run) end() error {
 			r.doubts.Store(m.gate, m.protocol.gate)
 			fallthrough
 		default:
-			silent = append(silent, string(m.row.ID))
+			silent = append(silent, m.row.Key().String())
 		}
 	}
 	if len(silent) > 0 {

@@ -104,7 +104,7 @@ func (d *drain) machine(m balance.Machine, gate *balance.Gate) error {
 		default: // stopping or suspending already, by Run
 			gate.Forget()
 			if !d.pause(d.hard, drainPoll) {
-				return fmt.Errorf("downscale: drain: %s is still %v", m.ID, l.State)
+				return fmt.Errorf("downscale: drain: %v is still %v", m.Key(), l.State)
 			}
 			continue
 		}
@@ -130,7 +130,7 @@ func (d *drain) pause(ctx context.Context, wait time.Duration) bool {
 // not be there to be stopped yet.
 func (d *drain) stop(m balance.Machine) error {
 	if err := d.slots.Acquire(d.hard, 1); err != nil {
-		return fmt.Errorf("downscale: drain: %s was not stopped: no time left", m.ID)
+		return fmt.Errorf("downscale: drain: %v was not stopped: no time left", m.Key())
 	}
 	defer d.slots.Release(1)
 	began := time.Now()
@@ -143,7 +143,7 @@ func (d *drain) stop(m balance.Machine) error {
 		}
 		if !d.pause(d.soft, wait) {
 			call(d.config.Trace.Failed, m, err)
-			return fmt.Errorf("downscale: drain: stop %s: %w", m.ID, err)
+			return fmt.Errorf("downscale: drain: stop %v: %w", m.Key(), err)
 		}
 	}
 }

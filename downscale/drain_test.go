@@ -78,7 +78,7 @@ func TestDrainNamesWhatItCouldNotStop(t *testing.T) {
 		ctx, cancel := context.WithTimeout(t.Context(), 5*sec)
 		defer cancel()
 		err := b.down.Drain(ctx)
-		if err == nil || !strings.Contains(err.Error(), "stop m1: fake: no") || !strings.Contains(err.Error(), "stop m2: fake: no") {
+		if err == nil || !strings.Contains(err.Error(), "stop web/m1: fake: no") || !strings.Contains(err.Error(), "stop web/m2: fake: no") {
 			t.Errorf("drain: %v", err)
 		}
 		b.wantStates("m1 started running, m2 started running")

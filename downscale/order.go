@@ -164,7 +164,7 @@ func (m *machine) settle() {
 	switch m.protocol.Phase() {
 	case Stopped:
 	case Active:
-		err = fmt.Errorf("%w: %s: %s", ErrBusy, m.row.ID, m.why)
+		err = fmt.Errorf("%w: %v: %s", ErrBusy, m.row.Key(), m.why)
 	default:
 		return
 	}

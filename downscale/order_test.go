@@ -63,7 +63,7 @@ func TestOrders(t *testing.T) {
 		{"a request keeps the machine", awake, stopApp, func(b *bench) {
 			done := b.order(b.t.Context(), "m1", maintenance)
 			b.request("m1")()
-			b.wantOrder(done, "the machine runs on: m1: a request had no better machine")
+			b.wantOrder(done, "the machine runs on: web/m1: a request had no better machine")
 		}, nil, "m1 started running, m2 started running"},
 		{"a request that came before keeps it too", awake, stopApp, func(b *bench) {
 			leave := b.request("m1")

@@ -17,12 +17,7 @@ type Reports struct {
 	maxAge time.Duration
 
 	mu   sync.RWMutex
-	last map[reported]report
-}
-
-type reported struct {
-	app balance.AppID
-	id  balance.MachineID
+	last map[balance.MachineKey]report
 }
 
 type report struct {
@@ -38,13 +33,13 @@ func NewReports(maxAge time.Duration) (*Reports, error) {
 	if maxAge < 0 {
 		return nil, fmt.Errorf("downscale: NewReports with a maxAge of %v: want 0 (3s) or more", maxAge)
 	}
-	return &Reports{maxAge: cmp.Or(maxAge, 3*time.Second), last: map[reported]report{}}, nil
+	return &Reports{maxAge: cmp.Or(maxAge, 3*time.Second), last: map[balance.MachineKey]report{}}, nil
 }
 
 // Put takes in a report that arrives now, and reports false for one that is not newer than what is known: a message that came
 // twice makes nothing fresh. Of one owner's incarnation, reports are ordered by Load.Seq, which each look at a gate counts on.
 func (r *Reports) Put(of balance.Report) bool {
-	key := reported{of.App, of.ID}
+	key := balance.MachineKey{App: of.App, ID: of.ID}
 	next := report{of.Version.Incarnation, of.Load.Seq, max(0, of.Load.InFlight), time.Now()}
 	r.mu.Lock()
 	defer r.mu.Unlock()
@@ -58,7 +53,7 @@ func (r *Reports) Put(of balance.Report) bool {
 // Load implements [Loads], in O(1).
 func (r *Reports) Load(app balance.AppID, id balance.MachineID) (inFlight int, fresh bool) {
 	r.mu.RLock()
-	last, ok := r.last[reported{app, id}]
+	last, ok := r.last[balance.MachineKey{App: app, ID: id}]
 	r.mu.RUnlock()
 	if !ok || time.Since(last.at) > r.maxAge {
 		return 0, false
@@ -70,5 +65,5 @@ func (r *Reports) Load(app balance.AppID, id balance.MachineID) (inFlight int, f
 func (r *Reports) Forget(app balance.AppID, id balance.MachineID) {
 	r.mu.Lock()
 	defer r.mu.Unlock()
-	delete(r.last, reported{app, id})
+	delete(r.last, balance.MachineKey{App: app, ID: id})
 }

@@ -237,7 +237,7 @@ func (r *run) app(id balance.AppID, snap *balance.Snapshot) *appRun {
 	}
 	for id, m := range old {
 		if a.byID[id] != m {
-			m.dismiss(fmt.Errorf("%w: %s has left the fleet", ErrBusy, id))
+			m.dismiss(fmt.Errorf("%w: %v has left the fleet", ErrBusy, m.row.Key()))
 		}
 	}
 	slices.SortFunc(a.machines, func(x, y *machine) int { return balance.CompareCanonical(&x.row, &y.row) })

@@ -328,7 +328,7 @@ func TestDriverFailsHangsAndIsDeaf(t *testing.T) {
 		time.Sleep(40 * sec)
 		b.want("40.1s stop m1: keep-alive 5s over: no request since 9s", "1m0.1s stuck m1: the driver does not answer")
 		time.Sleep(10 * sec)
-		if err := end(); err == nil || !strings.Contains(err.Error(), "has left m1 in doubt") {
+		if err := end(); err == nil || !strings.Contains(err.Error(), "has left web/m1 in doubt") {
 			t.Errorf("run with a deaf driver: %v", err)
 		}
 		b.forget()

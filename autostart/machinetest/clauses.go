@@ -22,7 +22,7 @@ var clauses = []struct {
 	{"Start/cancelled", "Start with a context that has ended either works or returns an error and starts nothing", startCancelled},
 	{"Stop/gone", "Stop ends a machine and returns when it is gone", stopGone},
 	{"Stop/idle", "stopping a machine that does not run is no error", stopIdle},
-	{"Stop/epoch", "an exit carries the machine's ID, the epoch of the start that ended, and a reason", exitFields},
+	{"Stop/epoch", "an exit carries the machine's app and ID, the epoch of the start that ended, and a reason", exitFields},
 	{"Suspend/resume", "Suspend freezes a machine so that a later Start resumes it; a driver that cannot returns an error matching errors.ErrUnsupported", suspendResume},
 	{"Suspend/unsupported", "after a Suspend that is not supported the machine still runs", suspendUnsupported},
 	{"Suspend/idle", "suspending a machine that does not run is an error", suspendIdle},
@@ -34,6 +34,7 @@ var clauses = []struct {
 	{"Watch/crash", "Watch reports a machine that ended by itself, which can then be started again", watchCrash},
 	{"Watch/calls", "exited may call the driver", watchCalls},
 	{"Machines/apart", "operations on different machines may run at once, and each machine has its own address", apart},
+	{"Machines/apps", "a machine is known by its app and its ID: two apps may each have a machine of the same ID", sameID},
 }
 
 func boots(b *bench) {
@@ -81,7 +82,7 @@ func outlives(b *bench) {
 	b.listens(m)
 	b.stop(m)
 	w.want(m)
-	w.wantOnce(start{other.ID, 1}, start{m.ID, 1})
+	w.wantOnce(start{other.Key(), 1}, start{m.Key(), 1})
 }
 
 func startAgain(b *bench) {
@@ -92,7 +93,7 @@ func startAgain(b *bench) {
 		b.stop(m)
 		w.want(m)
 	}
-	w.wantOnce(start{m.ID, 1}, start{m.ID, 2}, start{m.ID, 3})
+	w.wantOnce(start{m.Key(), 1}, start{m.Key(), 2}, start{m.Key(), 3})
 }
 
 func startCancelled(b *bench) {
@@ -192,7 +193,7 @@ func suspendStop(b *bench) {
 	b.start(&m, autostart.Cold)
 	b.stop(m)
 	w.want(m)
-	w.wantOnce(start{m.ID, 1}, start{m.ID, 2})
+	w.wantOnce(start{m.Key(), 1}, start{m.Key(), 2})
 }
 
 func suspendEpoch(b *bench) {
@@ -205,7 +206,7 @@ func suspendEpoch(b *bench) {
 	b.start(&m, autostart.Resume)
 	b.stop(m)
 	checkExit(b, w.want(m))
-	w.wantOnce(start{m.ID, 3})
+	w.wantOnce(start{m.Key(), 3})
 }
 
 func watchEnds(b *bench) {
@@ -228,7 +229,7 @@ func watchOnce(b *bench) {
 		b.stop(m)
 		b.stop(m)
 		w.want(m)
-		starts = append(starts, start{m.ID, m.Epoch})
+		starts = append(starts, start{m.Key(), m.Epoch})
 	}
 	w.wantOnce(starts...)
 }
@@ -260,7 +261,7 @@ func watchCrash(b *bench) {
 		checkExit(b, w.want(m))
 		b.stop(m)
 	}
-	w.wantOnce(start{m.ID, 1}, start{m.ID, 2})
+	w.wantOnce(start{m.Key(), 1}, start{m.Key(), 2})
 }
 
 func watchCalls(b *bench) {
@@ -321,12 +322,31 @@ func apart(b *bench) {
 		if errs[i] != nil {
 			b.broken("Stop(%s) beside others: %v", m.ID, errs[i])
 		}
-		starts = append(starts, start{m.ID, 1})
+		starts = append(starts, start{m.Key(), 1})
 	}
 	for _, m := range machines {
-		if w.seen[start{m.ID, 1}] == 0 {
+		if w.seen[start{m.Key(), 1}] == 0 {
 			w.want(m)
 		}
 	}
 	w.wantOnce(starts...)
+}
+
+func sameID(b *bench) {
+	w := b.watch()
+	one := b.NewMachine()
+	two := one
+	two.App += "-2"
+	b.start(&one, autostart.Cold)
+	b.start(&two, autostart.Cold)
+	if one.Addr == two.Addr {
+		b.broken("%v and %v both have the address %s", one.Key(), two.Key(), one.Addr)
+	}
+	b.stop(one)
+	w.want(one)
+	b.silent(one)
+	b.listens(two)
+	b.stop(two)
+	w.want(two)
+	w.wantOnce(start{one.Key(), 1}, start{two.Key(), 1})
 }

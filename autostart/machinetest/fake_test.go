@@ -16,7 +16,7 @@ type fake struct {
 	fault string
 
 	mu       sync.Mutex
-	machines map[balance.MachineID]*listener
+	machines map[balance.MachineKey]*listener
 	watchers map[int]func(autostart.Exit)
 	next     int
 }
@@ -30,16 +30,24 @@ type listener struct {
 }
 
 func newFake(fault string) *fake {
-	return &fake{fault: fault, machines: make(map[balance.MachineID]*listener), watchers: make(map[int]func(autostart.Exit))}
+	return &fake{fault: fault, machines: make(map[balance.MachineKey]*listener), watchers: make(map[int]func(autostart.Exit))}
+}
+
+// key is what a machine is known by.
+func (f *fake) key(m balance.Machine) balance.MachineKey {
+	if f.fault == "known by ID alone" {
+		m.App = ""
+	}
+	return m.Key()
 }
 
 func (f *fake) Start(ctx context.Context, m balance.Machine) (autostart.Booting, error) {
 	if f.fault == "ends with context" { // late, as a driver would that is told by a goroutine of its own
-		f.endOrphans(m.ID)
+		f.endOrphans(f.key(m))
 	}
 	f.mu.Lock()
 	defer f.mu.Unlock()
-	if l := f.machines[m.ID]; l != nil {
+	if l := f.machines[f.key(m)]; l != nil {
 		if !l.suspended {
 			switch f.fault {
 			case "starts twice":
@@ -65,7 +73,7 @@ func (f *fake) Start(ctx context.Context, m balance.Machine) (autostart.Booting,
 	if err != nil {
 		return autostart.Booting{}, err
 	}
-	f.machines[m.ID] = &listener{Listener: l, epoch: m.Epoch, cold: m.Epoch, ctx: ctx}
+	f.machines[f.key(m)] = &listener{Listener: l, epoch: m.Epoch, cold: m.Epoch, ctx: ctx}
 	addr := l.Addr().String()
 	switch f.fault {
 	case "one address for all":
@@ -80,7 +88,7 @@ func (f *fake) Start(ctx context.Context, m balance.Machine) (autostart.Booting,
 
 func (f *fake) Stop(_ context.Context, m balance.Machine) error {
 	f.mu.Lock()
-	l := f.machines[m.ID]
+	l := f.machines[f.key(m)]
 	if l == nil {
 		f.mu.Unlock()
 		if f.fault == "stop of nothing fails" {
@@ -92,40 +100,40 @@ func (f *fake) Stop(_ context.Context, m balance.Machine) error {
 		f.mu.Unlock()
 		return errors.New("suspended")
 	}
-	delete(f.machines, m.ID)
+	delete(f.machines, f.key(m))
 	if f.fault != "stop leaves it" {
 		_ = l.Close()
 	}
 	f.mu.Unlock()
-	f.report(m.ID, l)
+	f.report(m.Key(), l)
 	return nil
 }
 
 // endOrphans ends all machines but one whose starts' contexts have ended.
-func (f *fake) endOrphans(but balance.MachineID) {
+func (f *fake) endOrphans(but balance.MachineKey) {
 	f.mu.Lock()
-	var ended []balance.MachineID
-	for id, l := range f.machines {
-		if id != but && l.ctx.Err() != nil {
-			ended = append(ended, id)
+	var ended []balance.MachineKey
+	for k, l := range f.machines {
+		if k != but && l.ctx.Err() != nil {
+			ended = append(ended, k)
 		}
 	}
 	f.mu.Unlock()
-	for _, id := range ended {
-		f.crash(id)
+	for _, k := range ended {
+		f.crash(k)
 	}
 }
 
 // crash ends a machine by itself.
-func (f *fake) crash(id balance.MachineID) {
+func (f *fake) crash(k balance.MachineKey) {
 	f.mu.Lock()
-	l := f.machines[id]
-	delete(f.machines, id)
+	l := f.machines[k]
+	delete(f.machines, k)
 	f.mu.Unlock()
 	if l != nil {
 		_ = l.Close()
 		if f.fault != "crash unseen" {
-			f.report(id, l)
+			f.report(k, l)
 		}
 	}
 }
@@ -135,7 +143,7 @@ func (f *fake) Suspend(_ context.Context, m balance.Machine) error {
 		return fmt.Errorf("fake: %w", errors.ErrUnsupported)
 	}
 	f.mu.Lock()
-	l := f.machines[m.ID]
+	l := f.machines[f.key(m)]
 	f.mu.Unlock()
 	switch {
 	case f.fault == "unsupported suspend ends it":
@@ -150,20 +158,22 @@ func (f *fake) Suspend(_ context.Context, m balance.Machine) error {
 	}
 	l.suspended = true
 	if f.fault == "suspension is an exit" {
-		f.report(m.ID, l)
+		f.report(m.Key(), l)
 	}
 	return nil
 }
 
 // report tells the watchers that l has ended.
-func (f *fake) report(id balance.MachineID, l *listener) {
-	e := autostart.Exit{ID: id, Epoch: l.epoch, Code: 0, Reason: "exit status 0"}
+func (f *fake) report(k balance.MachineKey, l *listener) {
+	e := autostart.Exit{App: k.App, ID: k.ID, Epoch: l.epoch, Code: 0, Reason: "exit status 0"}
 	times := 1
 	switch f.fault {
 	case "no exits":
 		return
 	case "every exit twice":
 		times = 2
+	case "no app":
+		e.App = ""
 	case "no reason":
 		e.Reason = ""
 	case "code beside signal":

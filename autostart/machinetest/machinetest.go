@@ -30,7 +30,8 @@ type Subject struct {
 	// Driver is the driver. Each clause gets a new Subject and leaves no machine of it running, unless it fails.
 	Driver autostart.Driver
 	// NewMachine returns a machine that has never run (Epoch 0), with an ID of its own. When it runs, it shall accept TCP
-	// connections at the address that Start returns, and it shall not end by itself.
+	// connections at the address that Start returns, and it shall not end by itself. The suite also starts machines of other
+	// apps that have the IDs of these.
 	NewMachine func() balance.Machine
 	// Crash makes a running machine end in another way than by the driver. addr is where it listens. Nil skips the
 	// clauses about machines that end by themselves.
@@ -51,7 +52,7 @@ func TestDriver(t *testing.T, newSubject func(t *testing.T) Subject) {
 			ctx, cancel := context.WithTimeout(context.Background(), s.Timeout) // not t's: cleanups use it
 			t.Cleanup(cancel)
 			s.Driver = bounded{s.Driver, ctx}
-			c.check(&bench{T: t, Subject: s, ctx: ctx, clause: c.text, scratch: make(map[balance.MachineID]bool)})
+			c.check(&bench{T: t, Subject: s, ctx: ctx, clause: c.text, scratch: make(map[balance.MachineKey]bool)})
 		})
 	}
 }
@@ -108,7 +109,7 @@ type bench struct {
 	Subject
 	ctx     context.Context // ends with the timeout
 	clause  string
-	scratch map[balance.MachineID]bool // machines that watches began with
+	scratch map[balance.MachineKey]bool // machines that watches began with
 }
 
 // broken ends the test with the clause and what happened instead.
@@ -213,9 +214,12 @@ type watch struct {
 
 // start names one start of one machine.
 type start struct {
-	id    balance.MachineID
-	epoch uint64
+	machine balance.MachineKey
+	epoch   uint64
 }
+
+// keyOf returns which machine an exit is of.
+func keyOf(e autostart.Exit) balance.MachineKey { return balance.MachineKey{App: e.App, ID: e.ID} }
 
 // watch begins to watch and returns when the driver reports exits to it. Each exit also goes to the funcs. Watches still
 // open at the end of the test are ended.
@@ -250,7 +254,7 @@ func (b *bench) watch(exited ...func(autostart.Exit)) *watch {
 	// Nothing tells that a Watch has begun but its reports, and a driver may forget what ends before: machines of no
 	// interest end until one of them is reported.
 	scratch := b.NewMachine()
-	b.scratch[scratch.ID] = true
+	b.scratch[scratch.Key()] = true
 	for {
 		scratch.Epoch++
 		if _, err := b.Driver.Start(b.ctx, scratch); err != nil {
@@ -269,8 +273,8 @@ func (b *bench) watch(exited ...func(autostart.Exit)) *watch {
 
 // note counts e.
 func (w *watch) note(e autostart.Exit) {
-	if !w.b.scratch[e.ID] {
-		w.seen[start{e.ID, e.Epoch}]++
+	if k := keyOf(e); !w.b.scratch[k] {
+		w.seen[start{k, e.Epoch}]++
 	}
 }
 
@@ -281,11 +285,11 @@ func (w *watch) want(m balance.Machine) autostart.Exit {
 		select {
 		case e := <-w.exits:
 			w.note(e)
-			if e.ID == m.ID && e.Epoch == m.Epoch {
+			if keyOf(e) == m.Key() && e.Epoch == m.Epoch {
 				return e
 			}
 		case <-w.b.ctx.Done():
-			w.b.broken("no exit of %s at epoch %d was reported within %v; those reported: %v", m.ID, m.Epoch, w.b.Timeout, w.seen)
+			w.b.broken("no exit of %v at epoch %d was reported within %v; those reported: %v", m.Key(), m.Epoch, w.b.Timeout, w.seen)
 		}
 	}
 }
@@ -304,11 +308,11 @@ func (w *watch) wantOnce(starts ...start) {
 	}
 	for _, s := range starts {
 		if n := w.seen[s]; n != 1 {
-			w.b.broken("%d exits of %s at epoch %d were reported, want 1", n, s.id, s.epoch)
+			w.b.broken("%d exits of %v at epoch %d were reported, want 1", n, s.machine, s.epoch)
 		}
 		delete(w.seen, s)
 	}
 	for s := range w.seen {
-		w.b.broken("an exit of %s at epoch %d was reported, which did not end", s.id, s.epoch)
+		w.b.broken("an exit of %v at epoch %d was reported, which did not end", s.machine, s.epoch)
 	}
 }

@@ -27,7 +27,7 @@ func subject(t *testing.T, fault string, timeout time.Duration) machinetest.Subj
 			return balance.Machine{ID: balance.MachineID(fmt.Sprintf("m-%d", serial.Add(1))), App: "app", Region: "nrt"}
 		},
 		Crash: func(m balance.Machine, _ string) error {
-			f.crash(m.ID)
+			f.crash(m.Key())
 			return nil
 		},
 		Timeout: timeout,
@@ -53,7 +53,7 @@ func TestFault(t *testing.T) {
 	var timeout time.Duration // none is needed where the suite does not wait for what never comes
 	switch fault {
 	case "refused start changes epoch", "refused start ends machine", "no address", "ends with context", "unsupported suspend ends it",
-		"epoch of the cold start", "no exits", "one watch only", "crash unseen", "calls with lock held":
+		"epoch of the cold start", "no app", "no exits", "one watch only", "crash unseen", "calls with lock held":
 		timeout = time.Second
 	}
 	machinetest.TestDriver(t, func(t *testing.T) machinetest.Subject { return subject(t, fault, timeout) })
@@ -74,6 +74,7 @@ func TestFaultsAreFound(t *testing.T) {
 		"stop leaves it":                 "Stop/gone",
 		"stop of nothing fails":          "Stop/idle",
 		"no reason":                      "Stop/epoch",
+		"no app":                         "Stop/epoch",
 		"code beside signal":             "Stop/epoch",
 		"resume called cold":             "Suspend/resume",
 		"suspend fails":                  "Suspend/resume",
@@ -89,6 +90,7 @@ func TestFaultsAreFound(t *testing.T) {
 		"crash unseen":                   "Watch/crash",
 		"calls with lock held":           "Watch/calls",
 		"one address for all":            "Machines/apart",
+		"known by ID alone":              "Machines/apps",
 	}
 	atOnce := make(chan struct{}, 4) // they mostly wait
 	var all sync.WaitGroup

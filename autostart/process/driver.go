@@ -30,7 +30,7 @@ type Driver struct {
 	exits   exits
 
 	mu       sync.Mutex
-	children map[balance.MachineID]*child
+	children map[balance.MachineKey]*child
 	closed   bool
 	running  sync.WaitGroup // one for each child, until its exit is reported
 
@@ -44,7 +44,7 @@ var _ autostart.Driver = (*Driver)(nil)
 
 // child is one process group, from the call of Start to the report of its exit. Driver.mu guards what changes.
 type child struct {
-	id      balance.MachineID
+	key     balance.MachineKey
 	port    int
 	addr    string
 	started time.Time
@@ -67,7 +67,7 @@ func (d *Driver) Start(ctx context.Context, m balance.Machine) (autostart.Bootin
 		return autostart.Booting{}, errors.New("process: start of a machine without an ID: set Machine.ID")
 	}
 	if err := ctx.Err(); err != nil {
-		return autostart.Booting{}, fmt.Errorf("process: start %s: %w", m.ID, err)
+		return autostart.Booting{}, fmt.Errorf("process: start %v: %w", m.Key(), err)
 	}
 	c, resumed, err := d.claim(m)
 	if err != nil {
@@ -78,14 +78,14 @@ func (d *Driver) Start(ctx context.Context, m balance.Machine) (autostart.Bootin
 	}
 	if err := d.create(c, m); err != nil {
 		d.mu.Lock()
-		delete(d.children, m.ID)
+		delete(d.children, m.Key())
 		d.mu.Unlock()
 		if c.port != 0 {
 			ports.release(c.port)
 		}
 		close(c.gone)
 		d.running.Done()
-		return autostart.Booting{}, fmt.Errorf("process: start %s: %w", m.ID, err)
+		return autostart.Booting{}, fmt.Errorf("process: start %v: %w", m.Key(), err)
 	}
 	return autostart.Booting{Addr: c.addr, Kind: autostart.Cold}, nil
 }
@@ -97,18 +97,18 @@ func (d *Driver) claim(m balance.Machine) (c *child, resumed bool, err error) {
 	if d.closed {
 		return nil, false, ErrClosed
 	}
-	if c, ok := d.children[m.ID]; ok {
+	if c, ok := d.children[m.Key()]; ok {
 		if !c.suspended {
-			return nil, false, fmt.Errorf("process: start %s at epoch %d: it already runs, since epoch %d", m.ID, m.Epoch, c.epoch)
+			return nil, false, fmt.Errorf("process: start %v at epoch %d: it already runs, since epoch %d", m.Key(), m.Epoch, c.epoch)
 		}
 		if err := signalGroup(c.cmd.Process, sigCont); err != nil {
-			return nil, false, fmt.Errorf("process: resume %s: %w", m.ID, err)
+			return nil, false, fmt.Errorf("process: resume %v: %w", m.Key(), err)
 		}
 		c.suspended, c.epoch = false, m.Epoch
 		return c, true, nil
 	}
-	c = &child{id: m.ID, epoch: m.Epoch, gone: make(chan struct{})}
-	d.children[m.ID] = c
+	c = &child{key: m.Key(), epoch: m.Epoch, gone: make(chan struct{})}
+	d.children[m.Key()] = c
 	d.running.Add(1)
 	return c, false, nil
 }

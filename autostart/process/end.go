@@ -21,10 +21,10 @@ const killPatience = 10 * time.Second
 // error means that even SIGKILL could not end it, and that its exit will be reported if it goes later.
 func (d *Driver) Stop(ctx context.Context, m balance.Machine) error {
 	d.mu.Lock()
-	c := d.children[m.ID]
+	c := d.children[m.Key()]
 	if c != nil && c.cmd == nil {
 		d.mu.Unlock()
-		return fmt.Errorf("process: stop %s: its Start has not returned", m.ID)
+		return fmt.Errorf("process: stop %v: its Start has not returned", m.Key())
 	}
 	d.mu.Unlock()
 	if c == nil {
@@ -38,7 +38,7 @@ func (d *Driver) end(ctx context.Context, c *child) error {
 	begin := time.Now()
 	polite := d.command.stopTimeout > 0 && ctx.Err() == nil
 	d.mu.Lock()
-	if d.children[c.id] == c {
+	if d.children[c.key] == c {
 		c.asked = true
 		if polite {
 			_ = signalGroup(c.cmd.Process, d.command.stopSignal)
@@ -57,7 +57,7 @@ func (d *Driver) end(ctx context.Context, c *child) error {
 		}
 	}
 	d.mu.Lock()
-	if d.children[c.id] == c {
+	if d.children[c.key] == c {
 		if polite {
 			c.overdue = max(time.Since(begin).Round(time.Millisecond), time.Millisecond)
 		}
@@ -70,7 +70,7 @@ func (d *Driver) end(ctx context.Context, c *child) error {
 	case <-c.gone:
 		return nil
 	case <-patience.C:
-		return fmt.Errorf("process: stop %s: process %d is still there %v after SIGKILL: the kernel holds it", c.id, c.cmd.Process.Pid, killPatience)
+		return fmt.Errorf("process: stop %v: process %d is still there %v after SIGKILL: the kernel holds it", c.key, c.cmd.Process.Pid, killPatience)
 	}
 }
 
@@ -133,7 +133,7 @@ func (d *Driver) await(c *child, g *guard.Guard) {
 		_ = c.cmd.Wait()
 	}
 	d.mu.Lock()
-	delete(d.children, c.id)     // from here on nothing else signals it
+	delete(d.children, c.key)    // from here on nothing else signals it
 	_ = killGroup(c.cmd.Process) // what it has left behind
 	life := time.Since(c.started)
 	d.mu.Unlock()
@@ -148,5 +148,5 @@ func (d *Driver) await(c *child, g *guard.Guard) {
 	e.code, e.signal = outcome(c.cmd.ProcessState)
 	e.memory = !c.killed && e.signal == killedName && c.memory.killed()
 	ports.release(c.port)
-	d.exits.add(autostart.Exit{ID: c.id, Epoch: c.epoch, Code: e.code, Signal: e.signal, Reason: e.reason()})
+	d.exits.add(autostart.Exit{App: c.key.App, ID: c.key.ID, Epoch: c.epoch, Code: e.code, Signal: e.signal, Reason: e.reason()})
 }

@@ -85,7 +85,7 @@ const (
 // New checks c and returns a driver, which starts nothing before the first Start. The error names the field and what to
 // do about it; a program that does not exist is found here, so that a caller can end with one line at start-up.
 func New(c Config) (*Driver, error) {
-	d := &Driver{children: make(map[balance.MachineID]*child)}
+	d := &Driver{children: make(map[balance.MachineKey]*child)}
 	if err := d.resolve(c); err != nil {
 		return nil, fmt.Errorf("process: %w", err)
 	}

@@ -13,9 +13,9 @@ import (
 // the error is ctx's.
 func (d *Driver) Suspend(ctx context.Context, m balance.Machine) error {
 	if !canSuspend {
-		return fmt.Errorf("process: suspend %s: %w on this system", m.ID, errors.ErrUnsupported)
+		return fmt.Errorf("process: suspend %v: %w on this system", m.Key(), errors.ErrUnsupported)
 	}
-	c, err := d.freeze(m.ID)
+	c, err := d.freeze(m.Key())
 	if err != nil || c == nil {
 		return err
 	}
@@ -35,18 +35,18 @@ func (d *Driver) Suspend(ctx context.Context, m balance.Machine) error {
 }
 
 // freeze sends SIGSTOP. It returns nil where there is nothing left to do.
-func (d *Driver) freeze(id balance.MachineID) (*child, error) {
+func (d *Driver) freeze(k balance.MachineKey) (*child, error) {
 	d.mu.Lock()
 	defer d.mu.Unlock()
-	c := d.children[id]
+	c := d.children[k]
 	switch {
 	case c == nil || c.cmd == nil:
-		return nil, fmt.Errorf("process: suspend %s: it does not run", id)
+		return nil, fmt.Errorf("process: suspend %v: it does not run", k)
 	case c.suspended:
 		return nil, nil
 	}
 	if err := signalGroup(c.cmd.Process, sigStop); err != nil {
-		return nil, fmt.Errorf("process: suspend %s: %w", id, err)
+		return nil, fmt.Errorf("process: suspend %v: %w", k, err)
 	}
 	return c, nil
 }
@@ -55,8 +55,8 @@ func (d *Driver) freeze(id balance.MachineID) (*child, error) {
 func (d *Driver) frozen(ctx context.Context, c *child) (done bool, err error) {
 	d.mu.Lock()
 	defer d.mu.Unlock()
-	if d.children[c.id] != c {
-		return true, fmt.Errorf("process: suspend %s: it ended", c.id)
+	if d.children[c.key] != c {
+		return true, fmt.Errorf("process: suspend %v: it ended", c.key)
 	}
 	if isStopped(c.cmd.Process.Pid) {
 		c.suspended = true
@@ -64,7 +64,7 @@ func (d *Driver) frozen(ctx context.Context, c *child) (done bool, err error) {
 	}
 	if err := ctx.Err(); err != nil {
 		_ = signalGroup(c.cmd.Process, sigCont)
-		return true, fmt.Errorf("process: suspend %s: %w", c.id, err)
+		return true, fmt.Errorf("process: suspend %v: %w", c.key, err)
 	}
 	return false, nil
 }

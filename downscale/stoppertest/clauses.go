@@ -48,6 +48,10 @@ func stopUnknown(b *bench) {
 	ghost.ID += "-that-never-was"
 	b.stop(ghost)
 	b.runs(m)
+	ghost = m // of another app: a machine is known by its app and its ID
+	ghost.App += "-that-never-was"
+	b.stop(ghost)
+	b.runs(m)
 	b.stop(m)
 }
 

@@ -11,14 +11,15 @@ import (
 func ExampleTestDriver() {
 	_ = func(t *testing.T) { // func TestMyDriver(t *testing.T)
 		stoppertest.TestDriver(t, func(t *testing.T) stoppertest.Subject {
-			driver := &fake{is: map[balance.MachineID]string{}}
+			driver := &fake{is: map[balance.MachineKey]string{}}
 			return stoppertest.Subject{
 				Driver: driver,
 				Boot: func() balance.Machine {
-					driver.set("m-1", "running")
-					return balance.Machine{ID: "m-1", App: "app", Region: "nrt"}
+					m := balance.Machine{ID: "m-1", App: "app", Region: "nrt"}
+					driver.set(m, "running")
+					return m
 				},
-				Runs: func(m balance.Machine) bool { return driver.get(m.ID) == "running" },
+				Runs: func(m balance.Machine) bool { return driver.get(m) == "running" },
 			}
 		})
 	}

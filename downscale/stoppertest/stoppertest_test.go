@@ -46,30 +46,38 @@ type fake struct {
 	fault string
 
 	mu sync.Mutex
-	is map[balance.MachineID]string // running, frozen or ending
+	is map[balance.MachineKey]string // running, frozen or ending
 }
 
-func (f *fake) set(id balance.MachineID, is string) {
+func (f *fake) set(m balance.Machine, is string) {
 	f.mu.Lock()
 	defer f.mu.Unlock()
-	if f.is[id] = is; is == "" {
-		delete(f.is, id)
+	if f.is[f.key(m)] = is; is == "" {
+		delete(f.is, f.key(m))
 	}
 }
 
-func (f *fake) get(id balance.MachineID) string {
+func (f *fake) get(m balance.Machine) string {
 	f.mu.Lock()
 	defer f.mu.Unlock()
-	return f.is[id]
+	return f.is[f.key(m)]
+}
+
+// key is what a machine is known by.
+func (f *fake) key(m balance.Machine) balance.MachineKey {
+	if f.fault == "known by ID alone" {
+		m.App = ""
+	}
+	return m.Key()
 }
 
 func (f *fake) Stop(ctx context.Context, m balance.Machine) error {
-	is := f.get(m.ID)
+	is := f.get(m)
 	switch {
 	case f.fault == "lies":
 		return nil
 	case f.fault == "late":
-		f.set(m.ID, "ending") // until somebody has seen it run
+		f.set(m, "ending") // until somebody has seen it run
 		return nil
 	case f.fault == "stop of nothing fails" && is == "":
 		return errors.New("it does not run")
@@ -90,17 +98,17 @@ func (f *fake) Stop(ctx context.Context, m balance.Machine) error {
 		clear(f.is)
 		f.mu.Unlock()
 	}
-	f.set(m.ID, "")
+	f.set(m, "")
 	return nil
 }
 
 func (f *fake) Suspend(_ context.Context, m balance.Machine) error {
-	is := f.get(m.ID)
+	is := f.get(m)
 	switch f.fault {
 	case "cannot suspend":
 		return fmt.Errorf("fake: %w", errors.ErrUnsupported)
 	case "unsupported suspend ends it":
-		f.set(m.ID, "")
+		f.set(m, "")
 		return fmt.Errorf("fake: %w", errors.ErrUnsupported)
 	case "suspends nothing":
 		return nil
@@ -109,7 +117,7 @@ func (f *fake) Suspend(_ context.Context, m balance.Machine) error {
 		return errors.New("it does not run")
 	}
 	if f.fault != "says suspended" {
-		f.set(m.ID, "frozen")
+		f.set(m, "frozen")
 	}
 	return nil
 }
@@ -117,26 +125,26 @@ func (f *fake) Suspend(_ context.Context, m balance.Machine) error {
 var serial atomic.Int64
 
 func subject(fault string, timeout time.Duration) stoppertest.Subject {
-	f := &fake{fault: fault, is: map[balance.MachineID]string{}}
+	f := &fake{fault: fault, is: map[balance.MachineKey]string{}}
 	return stoppertest.Subject{
 		Driver: f,
 		Boot: func() balance.Machine {
 			m := balance.Machine{ID: balance.MachineID(fmt.Sprintf("m-%d", serial.Add(1))), App: "app", Region: "nrt", Epoch: 1}
-			f.set(m.ID, "running")
+			f.set(m, "running")
 			return m
 		},
 		Runs: func(m balance.Machine) bool {
-			is := f.get(m.ID)
+			is := f.get(m)
 			if is == "ending" {
-				f.set(m.ID, "")
+				f.set(m, "")
 			}
 			return is == "running" || is == "ending"
 		},
 		Resume: func(m balance.Machine) error {
-			if f.get(m.ID) != "frozen" || fault == "does not resume" {
+			if f.get(m) != "frozen" || fault == "does not resume" {
 				return errors.New("it is not frozen")
 			}
-			f.set(m.ID, "running")
+			f.set(m, "running")
 			return nil
 		},
 		Timeout: timeout,
@@ -202,7 +210,7 @@ func TestFault(t *testing.T) {
 	}
 	var timeout time.Duration // none is needed where the suite does not wait for what never comes
 	switch fault {
-	case "stop of a stranger ends others", "deaf to its context", "unsupported suspend ends it", "cannot stop what is frozen", "stops all":
+	case "stop of a stranger ends others", "known by ID alone", "deaf to its context", "unsupported suspend ends it", "cannot stop what is frozen", "stops all":
 		timeout = time.Second
 	}
 	stoppertest.TestDriver(t, func(t *testing.T) stoppertest.Subject { return subject(fault, timeout) })
@@ -218,6 +226,7 @@ func TestFaultsAreFound(t *testing.T) {
 		"late":                           "Stop/gone",
 		"stop of nothing fails":          "Stop/idle",
 		"stop of a stranger ends others": "Stop/unknown",
+		"known by ID alone":              "Stop/unknown",
 		"deaf to its context":            "Stop/ended",
 		"says stopped when cut off":      "Stop/ended",
 		"says suspended":                 "Suspend/freezes",

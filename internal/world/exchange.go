@@ -74,7 +74,7 @@ func (x *exchange) apply(from, to *node, us []balance.Update) {
 	}
 	for _, u := range us {
 		m := u.(balance.PutMachine).Machine
-		x.send(to, from, func() { x.acks.put(to.id, m.ID, m.CordonGen) })
+		x.send(to, from, func() { x.acks.put(to.id, m.Key(), m.CordonGen) })
 	}
 }
 
@@ -113,22 +113,22 @@ type acks struct {
 }
 
 type ackKey struct {
-	node balance.NodeID
-	id   balance.MachineID
+	node    balance.NodeID
+	machine balance.MachineKey
 }
 
-func (a *acks) put(n balance.NodeID, id balance.MachineID, gen uint64) {
+func (a *acks) put(n balance.NodeID, m balance.MachineKey, gen uint64) {
 	a.mu.Lock()
 	defer a.mu.Unlock()
-	a.seen[ackKey{n, id}] = max(a.seen[ackKey{n, id}], gen)
+	a.seen[ackKey{n, m}] = max(a.seen[ackKey{n, m}], gen)
 }
 
 // Acked implements downscale.Acks.
-func (a *acks) Acked(_ balance.AppID, id balance.MachineID, gen uint64) bool {
+func (a *acks) Acked(app balance.AppID, id balance.MachineID, gen uint64) bool {
 	a.mu.Lock()
 	defer a.mu.Unlock()
 	for _, n := range a.nodes {
-		if a.seen[ackKey{n, id}] < gen {
+		if a.seen[ackKey{n, balance.MachineKey{App: app, ID: id}}] < gen {
 			return false
 		}
 	}

@@ -394,3 +394,13 @@ func TestStatusPage(t *testing.T) {
 		t.Errorf("%+v, %v", s, err)
 	}
 }
+
+// A cordon is known everywhere when each edge has acknowledged it for this app's machine: another app may have one of the
+// same ID.
+func TestAcknowledgementsAreOfOneAppsMachine(t *testing.T) {
+	a := &acks{seen: map[ackKey]uint64{}, nodes: []balance.NodeID{"e"}}
+	a.put("e", balance.MachineKey{App: "web", ID: "m1"}, 3)
+	if !a.Acked("web", "m1", 3) || a.Acked("web", "m1", 4) || a.Acked("shop", "m1", 1) {
+		t.Error("an acknowledgement counts for another machine or generation, or not at all")
+	}
+}
