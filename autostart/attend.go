@@ -6,6 +6,7 @@ import (
 	"time"
 
 	"github.com/ebbkit/ebb/balance"
+	"github.com/ebbkit/ebb/internal/oslimit"
 )
 
 // exited takes in the driver's word that a machine has ended. It does not block: the machine's own goroutine does the rest.
@@ -47,6 +48,9 @@ func (s *Starter) attend(r *run) {
 		err := s.probe.look(r.ctx, r.m)
 		if r.ctx.Err() != nil || r.gate.State() != balance.Started {
 			continue // it went to sleep under the look
+		}
+		if oslimit.NoProcess(err) {
+			continue // this node could not look, which says nothing of the machine
 		}
 		if health.add(err == nil, s.config.Check.FailAfter, s.config.Check.PassAfter) {
 			h := balance.Passing

@@ -16,6 +16,9 @@
 //	               stale      a pooled connection was dead: another is taken,     TestAPooledConnectionThatDiedIsNoFailure
 //	                          and it counts for nothing
 //	               unsent     a new connection died before a byte was written     TestAnyPlanOfFaults
+//	               limit      this node or the owner has no more descriptors,     TestOwnLimitsAreNotTheMachinesFault
+//	                          memory or ports
+//	               limit      the request's own deadline passed before it left    TestARequestsOwnDeadlineIsNotTheMachinesFault
 //	NotExecuted    bounce     the owner refused: full, closing, stopped, not       TestEveryBounceIsTriedElsewhere
 //	                          here, another epoch
 //	               denied     the owner does not accept this node's key           TestAStrangerIsNotServed
@@ -28,6 +31,7 @@
 //	                          was written, before the answer's head was complete
 //	               reset      a path that froze, found by ping (HTTP/2)           TestAPathThatFreezesIsLeftInFiveSeconds
 //	               timeout    no answer's head within HeaderTimeout               TestNoAnswerInTime
+//	               deadline   the request's own deadline passed after it left     TestARequestsOwnDeadlineIsNotTheMachinesFault
 //	Responded      malformed  the answer's head is not HTTP, or too large         TestAnAnswerThatIsNoHTTP
 //	               answer     the answer broke off after its head                 TestAnAnswerThatBreaksOffIsNotTakenForWhole
 //	-              client     the client left                                     TestAClientThatLeavesFreesTheMachine
@@ -41,7 +45,9 @@
 //	MaybeExecuted    no               yes          no
 //	Responded        no               no           no
 //
-// When the client has left, or its body breaks off, nothing is tried again. Bounces and failures have budgets of their
+// When the client has left, its body breaks off or the request's own deadline passes, nothing is tried again. What ends
+// without having been executed is answered with 503 and Retry-After, what may have been with 502 or 504. A limit, a deadline
+// and a client say nothing about the machine, and do not count against it. Bounces and failures have budgets of their
 // own ([Config].Bounces, [Config].Failures), and the failures of all requests together have one besides
 // ([Config].FailureRatio). A machine that was tried is excluded exactly, until none is left; then the request goes back to
 // the [Picker], where it may wait, and begins a new round.

@@ -1,7 +1,6 @@
 package backhaul
 
 import (
-	"context"
 	"errors"
 	"io"
 	"net"
@@ -39,10 +38,9 @@ func (c *conn) roundTrip(req *http.Request, body *reader, x *exchange) (*http.Re
 	c.close()
 	ctx := req.Context()
 	switch {
-	case errors.Is(ctx.Err(), context.Canceled):
-		return nil, FailClient, context.Cause(ctx)
 	case ctx.Err() != nil:
-		return nil, FailTimeout, context.Cause(ctx)
+		fail, err := ended(ctx, c.wire.wrote.Load() != wrote)
+		return nil, fail, err
 	case body != nil && body.s.broken() != nil:
 		return nil, FailClient, &bodyError{body.s.broken()}
 	case c.wire.wrote.Load() == wrote && x.reused:

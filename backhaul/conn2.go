@@ -76,10 +76,9 @@ func (c *conn) roundTrip2(ctx context.Context, req *http.Request, s *stream, bod
 	sent := s.wrote.Load() && c.wire.wrote.Load() != before // the head was handed over, and something of it, or of others, left
 	unasked := x.expect && body != nil && !body.asked.Load()
 	switch {
-	case errors.Is(ctx.Err(), context.Canceled):
-		return nil, FailClient, context.Cause(ctx)
 	case ctx.Err() != nil:
-		return nil, FailTimeout, context.Cause(ctx)
+		fail, err := ended(ctx, sent)
+		return nil, fail, err
 	case body != nil && body.s.broken() != nil:
 		return nil, FailClient, &bodyError{body.s.broken()}
 	case notStarted(err):

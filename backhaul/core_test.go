@@ -33,6 +33,9 @@ func TestDecisionTable(t *testing.T) {
 		{FailMalformed, Responded, giveUp, giveUp, giveUp, giveUp},
 		{FailAnswer, Responded, giveUp, giveUp, giveUp, giveUp},
 		{FailClient, MaybeExecuted, giveUp, giveUp, giveUp, giveUp},
+		{FailRefused, NotExecuted, elsewhere, elsewhere, giveUp, giveUp},
+		{FailLimit, NotSent, elsewhere, elsewhere, giveUp, giveUp},
+		{FailDeadline, MaybeExecuted, giveUp, giveUp, giveUp, giveUp},
 		{failures, Responded, giveUp, giveUp, giveUp, giveUp}, // of a later version
 	} {
 		decide := func(idem bool, b bodyState) verdict { return new(spent).failed(l, row.failure, idem, b) }

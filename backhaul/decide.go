@@ -35,19 +35,21 @@ const (
 	FailAnswer                   // the answer broke off after its head (responded)
 	FailClient                   // the client left, or its body broke off: nobody is there to retry for (maybe executed)
 	FailRefused                  // the peer says that it did not process the stream: GOAWAY, REFUSED_STREAM (not executed)
+	FailLimit                    // a limit of this node or the owner, not of the machine: no descriptor, memory or port, or the request's own deadline passed before it was sent (not sent)
+	FailDeadline                 // the request's own deadline passed after it was sent (maybe executed)
 	failures
 )
 
-var failureNames = [failures]string{"none", "dial", "stale", "unsent", "denied", "unread", "reset", "timeout", "malformed", "answer", "client", "refused"}
+var failureNames = [failures]string{"none", "dial", "stale", "unsent", "denied", "unread", "reset", "timeout", "malformed", "answer", "client", "refused", "limit", "deadline"}
 
 // String returns the failure's name as it travels between nodes and stands in logs.
 func (f Failure) String() string { return word(failureNames[:], uint8(f)) }
 
 var certainties = [failures]Certainty{
 	FailNone: Responded,
-	FailDial: NotSent, FailStale: NotSent, FailUnsent: NotSent,
+	FailDial: NotSent, FailStale: NotSent, FailUnsent: NotSent, FailLimit: NotSent,
 	FailDenied: NotExecuted, FailUnread: NotExecuted, FailRefused: NotExecuted,
-	FailReset: MaybeExecuted, FailTimeout: MaybeExecuted, FailClient: MaybeExecuted,
+	FailReset: MaybeExecuted, FailTimeout: MaybeExecuted, FailClient: MaybeExecuted, FailDeadline: MaybeExecuted,
 	FailMalformed: Responded, FailAnswer: Responded,
 }
 
@@ -87,7 +89,7 @@ var retryable = [...][2][2]bool{
 }
 
 func mayRetry(f Failure, idempotent bool, b bodyState) bool {
-	if f == FailClient {
+	if f == FailClient || f == FailDeadline {
 		return false
 	}
 	column := 0

@@ -27,7 +27,9 @@ type ErrorConfig struct {
 //
 //	[*UnavailableError]                503, Retry-After in whole seconds, at least 1
 //	that of an unknown app             404
-//	[*MachineError]                    502, or 504 when it timed out
+//	[*MachineError], not executed      503, Retry-After
+//	that of no answer in time          504
+//	any other                          502
 //	the context's deadline             504
 //	the client's body broke off        400, or 413 when it is a [*net/http.MaxBytesError]
 //	an error with StatusCode() int     that status: what [Config].Route may say of an unknown host
@@ -109,7 +111,9 @@ func Classify(r *http.Request, err error) (status int, cause string) {
 		return http.StatusBadRequest, CauseRequest
 	case errors.Is(err, balance.ErrNoApp):
 		return http.StatusNotFound, CauseNoApp
-	case failed && machine.Timeout(), errors.Is(err, context.DeadlineExceeded), errors.Is(r.Context().Err(), context.DeadlineExceeded):
+	case failed && machine.unsent():
+		return http.StatusServiceUnavailable, cause
+	case failed && machine.Timeout(), !unavailable && errors.Is(err, context.DeadlineExceeded):
 		return http.StatusGatewayTimeout, CauseTimeout
 	case unavailable, errors.Is(err, balance.ErrNoMachine):
 		if cause == "" {

@@ -15,9 +15,10 @@ const (
 	CauseNoMachine = "no-machine"  // no machine can take the request
 	CauseFull      = "full"        // every machine is at its hard limit
 	CauseMachine   = "machine"     // the machine, or the way to it, failed
-	CauseTimeout   = "timeout"     // no answer in time
+	CauseTimeout   = "timeout"     // no answer in time, or the request's own deadline passed
 	CauseRequest   = "bad-request" // the client's body broke off, or the request is not served
 	CauseTooLarge  = "too-large"   // the client's body is larger than a limit set before
+	CauseLimit     = "limit"       // this node, or the machine's owner, has no more descriptors, memory or ports
 	CauseClient    = "client"      // the client left
 	CauseInternal  = "internal"    // a fault of the proxy's set-up
 )
@@ -60,6 +61,8 @@ func (e *UnavailableError) Cause() string {
 	switch {
 	case e.Err == nil:
 		return CauseFull
+	case timedOut(e.Err):
+		return CauseTimeout
 	case errors.As(e.Err, &c):
 		return c.Cause()
 	case errors.Is(e.Err, balance.ErrNoApp):
@@ -70,8 +73,9 @@ func (e *UnavailableError) Cause() string {
 	return CauseNoMachine
 }
 
-// MachineError says that a machine, or the way to it, failed and that the request may not or cannot be tried again: 502,
-// or 504 when it timed out.
+// MachineError says that a machine, or the way to it, failed and that the request may not or cannot be tried again. By the
+// certainty of its Failure: 503 when the machine has not seen the request, come back after RetryAfter; else 502, or 504 when
+// there was no answer in time. With [FailLimit] and [FailDeadline] it is not the machine that failed.
 type MachineError struct {
 	App     balance.AppID
 	Machine balance.MachineID
@@ -90,12 +94,26 @@ func (e *MachineError) Error() string {
 func (e *MachineError) Unwrap() error { return e.Err }
 
 // Timeout reports whether the machine did not answer in time.
-func (e *MachineError) Timeout() bool { return e.Failure == FailTimeout }
+func (e *MachineError) Timeout() bool { return e.Failure == FailTimeout || e.Failure == FailDeadline }
+
+// unsent reports whether the machine has not seen the request.
+func (e *MachineError) unsent() bool { return e.Failure.Certainty() <= NotExecuted }
+
+// RetryAfter returns a second where the machine has not seen the request, else 0: it may have been executed.
+func (e *MachineError) RetryAfter() time.Duration {
+	if e.unsent() {
+		return time.Second
+	}
+	return 0
+}
 
 // Cause returns the cause in one word.
 func (e *MachineError) Cause() string {
-	if e.Timeout() {
+	switch {
+	case e.Timeout(), e.Failure == FailLimit && timedOut(e.Err):
 		return CauseTimeout
+	case e.Failure == FailLimit:
+		return CauseLimit
 	}
 	return CauseMachine
 }

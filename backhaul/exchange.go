@@ -5,6 +5,8 @@ import (
 	"errors"
 	"net/http"
 	"time"
+
+	"github.com/ebbkit/ebb/internal/oslimit"
 )
 
 // exchange is one try on the wire: a request to one peer and its answer.
@@ -90,6 +92,9 @@ func (x *exchange) do(out *http.Request) (*http.Response, Failure, error) {
 		if err == nil {
 			x.conn = c
 			return resp, FailNone, nil
+		}
+		if fail == FailUnsent && oslimit.Reached(err) {
+			fail = FailLimit
 		}
 		if x.h2 {
 			if fail == FailRefused {
@@ -177,9 +182,24 @@ func (x *exchange) done() {
 	}
 }
 
+// dialFailure says why there is no connection. ctx is the request's.
 func dialFailure(ctx context.Context, err error) Failure {
-	if errors.Is(ctx.Err(), context.Canceled) {
+	switch {
+	case errors.Is(ctx.Err(), context.Canceled):
 		return FailClient
+	case ctx.Err() != nil, oslimit.Reached(err):
+		return FailLimit
 	}
 	return FailDial
+}
+
+// ended says what failed when a request's context has ended, once a connection had been made.
+func ended(ctx context.Context, sent bool) (Failure, error) {
+	switch {
+	case errors.Is(ctx.Err(), context.Canceled):
+		return FailClient, context.Cause(ctx)
+	case sent:
+		return FailDeadline, context.Cause(ctx)
+	}
+	return FailLimit, context.Cause(ctx)
 }

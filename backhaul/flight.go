@@ -9,6 +9,7 @@ import (
 	"time"
 
 	"github.com/ebbkit/ebb/balance"
+	"github.com/ebbkit/ebb/internal/oslimit"
 )
 
 // flight is one request on its way.
@@ -88,8 +89,7 @@ func (f *flight) acquire() error {
 	ctx := f.req.Context()
 	for {
 		if ctx.Err() != nil {
-			f.outcome = balance.Canceled
-			return context.Cause(ctx)
+			return f.gaveUp()
 		}
 		tried := len(f.want.Tried)
 		began := time.Now()
@@ -108,8 +108,7 @@ func (f *flight) acquire() error {
 			return nil
 		}
 		if ctx.Err() != nil {
-			f.outcome = balance.Canceled
-			return context.Cause(ctx)
+			return f.gaveUp()
 		}
 		// What is left has been tried: all of it may be tried again in a new round.
 		if nm, ok := errors.AsType[*balance.NoMachineError](err); ok && nm.Excluded > 0 && f.spent.exhausted(f.t.limits) == newRound {
@@ -148,9 +147,18 @@ func (f *flight) pause() error {
 	case <-t.C:
 		return nil
 	case <-ctx.Done():
-		f.outcome = balance.Canceled
+		return f.gaveUp()
+	}
+}
+
+// gaveUp is the error when the request's context ends while no machine has it: the client has left, or its time is up.
+func (f *flight) gaveUp() error {
+	f.outcome = balance.Canceled
+	ctx := f.req.Context()
+	if errors.Is(ctx.Err(), context.Canceled) {
 		return context.Cause(ctx)
 	}
+	return &UnavailableError{App: f.want.App, Tries: f.try.N, Bounces: f.bounces, Err: context.Cause(ctx)}
 }
 
 // attempt tries the machine that is reserved. Without an answer the reservation has been released.
@@ -205,26 +213,32 @@ func (f *flight) refused(b balance.Bounce, l balance.Load) verdict {
 
 // broke notes a failed try.
 func (f *flight) broke(fail Failure, err error, body bodyState) verdict {
-	f.outcome = balance.Errored
-	if fail == FailRefused {
-		f.outcome = balance.Bounced
-	}
-	if f.req.Context().Err() != nil || fail == FailClient {
+	over := f.req.Context().Err() != nil
+	switch {
+	case fail == FailClient, fail == FailDeadline, over:
 		f.outcome = balance.Canceled // says nothing about the machine
-		fail = FailClient
-	} else {
+	case fail == FailLimit, oslimit.Reached(err):
+		f.outcome = balance.Unserved // nor does this
+	case fail == FailRefused:
+		f.outcome = balance.Bounced
+	default:
+		f.outcome = balance.Errored
+	}
+	if !over {
 		f.failed, f.blame = err, f.outcome
 	}
 	if fail.Certainty() == NotSent {
 		f.res.Undelivered()
 	}
-	var v verdict
-	if fail == FailRefused {
+	v := giveUp
+	switch {
+	case over:
+	case fail == FailRefused:
 		if f.bounced.IsZero() {
 			f.bounced = time.Now()
 		}
 		v = f.spent.refused(f.t.limits, body, time.Since(f.bounced))
-	} else {
+	default:
 		v = f.spent.failed(f.t.limits, fail, f.t.c.Idempotent(f.req), body)
 	}
 	f.step(Step{Kind: StepFail, Took: time.Since(f.tried), Try: f.try, Failure: fail, Err: err})

@@ -292,7 +292,7 @@ func awaited(r *http.Request) bool {
 
 // failed answers for a machine that did not.
 func (h *Handler) failed(w http.ResponseWriter, r *http.Request, t to, gate *balance.Gate, epoch uint64, fail Failure, err error) {
-	if r.Context().Err() != nil || fail == FailClient {
+	if errors.Is(r.Context().Err(), context.Canceled) || fail == FailClient {
 		panic(http.ErrAbortHandler) // the edge has left, or its body has broken off: nobody to tell
 	}
 	if h.c.Trace.Fault != nil {
@@ -300,7 +300,7 @@ func (h *Handler) failed(w http.ResponseWriter, r *http.Request, t to, gate *bal
 	}
 	setLoad(w.Header(), gate.Load())
 	status := http.StatusBadGateway
-	if fail == FailTimeout {
+	if fail == FailTimeout || fail == FailDeadline {
 		status = http.StatusGatewayTimeout
 	}
 	fault(w, status, fail, err.Error())

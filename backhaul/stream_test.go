@@ -215,7 +215,7 @@ func TestAStrangerIsNotServed(t *testing.T) {
 	var served atomic.Int32
 	g := r.serve("m1", http.HandlerFunc(func(http.ResponseWriter, *http.Request) { served.Add(1) }))
 	resp, body := fetch(t, r.front.Client(), request(t, "GET", r.front.URL, nil))
-	if resp.StatusCode != 502 || !strings.Contains(body, "denied (not executed)") {
+	if resp.StatusCode != 503 || !strings.Contains(body, "denied (not executed)") {
 		t.Errorf("through an edge: %d %s", resp.StatusCode, body)
 	}
 	for _, tt := range []struct {

@@ -90,7 +90,8 @@ type Refused struct {
 	Load    balance.Load
 }
 
-// Faulted is an admitted request that its machine did not answer.
+// Faulted is an admitted request that its machine did not answer. With [FailLimit] and [FailDeadline] that is not the
+// machine's fault.
 type Faulted struct {
 	App     balance.AppID
 	Machine balance.MachineID

@@ -12,7 +12,7 @@ import (
 
 // machineError describes a failed try.
 func (f *flight) machineError(fail Failure, err error) error {
-	if _, ok := errors.AsType[*bodyError](err); ok || f.req.Context().Err() != nil {
+	if _, ok := errors.AsType[*bodyError](err); ok || fail == FailClient {
 		return err
 	}
 	return &MachineError{App: f.want.App, Machine: f.try.Machine, Owner: f.try.Owner, Failure: fail, Tries: f.try.N, Err: err}

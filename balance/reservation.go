@@ -14,7 +14,7 @@ const (
 	Done     Outcome = iota // answered
 	Bounced                 // refused by the owner
 	Errored                 // the machine or the way to it failed, or it answered that it failed
-	Canceled                // the client left
+	Canceled                // the client left, or the request's time was up
 	Unserved                // no machine got it: none was found, or this node could not send it
 )
 

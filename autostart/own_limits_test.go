@@ -1,0 +1,60 @@
+//go:build unix
+
+package autostart
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"net"
+	"os"
+	"os/exec"
+	"sync/atomic"
+	"syscall"
+	"testing"
+	"testing/synctest"
+	"time"
+
+	"github.com/ebbkit/ebb/balance"
+)
+
+// Checks that this node could not make, for want of descriptors, memory, ports or processes, say nothing of the machine:
+// they are neither failures nor successes, and those before and after them count as if they stood in a row.
+func TestOwnLimitsAreNotFailingChecks(t *testing.T) {
+	for _, limit := range []error{
+		&net.OpError{Op: "dial", Net: "tcp", Err: os.NewSyscallError("socket", syscall.EMFILE)},
+		&net.OpError{Op: "dial", Net: "tcp", Err: os.NewSyscallError("connect", syscall.EADDRNOTAVAIL)},
+		rude{fmt.Errorf("check: %w", &exec.Error{Name: "check", Err: os.NewSyscallError("fork/exec", syscall.EAGAIN)})},
+	} {
+		synctest.Test(t, func(t *testing.T) {
+			r := newRig(t, StarterConfig{}, habits{boot: sec})
+			defer r.stop()
+			var result atomic.Pointer[error] // of checks from now on; nil asks the machine
+			look := r.s.probe.check.Func
+			r.s.probe.check.Func = func(ctx context.Context, m balance.Machine) error {
+				if err := result.Load(); err != nil {
+					return *err
+				}
+				return look(ctx, m)
+			}
+			r.start("m0")
+			time.Sleep(2 * sec)
+			checks := func(n int, err error, want balance.Health) {
+				t.Helper()
+				result.Store(&err)
+				time.Sleep(time.Duration(n) * 5 * sec)
+				synctest.Wait()
+				if m := r.row("m0"); m.Health != want {
+					t.Errorf("after %d checks with %v: %v, want %v", n, err, m.Health, want)
+				}
+			}
+			unwell := errors.New("unwell")
+			checks(100, limit, balance.Passing)
+			checks(2, unwell, balance.Passing)
+			checks(100, limit, balance.Passing)
+			checks(1, unwell, balance.Failing)
+			checks(100, limit, balance.Failing)
+			checks(1, nil, balance.Passing)
+		})
+	}
+}
