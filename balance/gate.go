@@ -38,6 +38,7 @@ type Gate struct {
 	epoch atomic.Uint64
 	gen   atomic.Uint64
 	seq   atomic.Uint64
+	peak  atomic.Uint64 // the most in flight since the last TakePeak
 
 	mu      sync.Mutex // serializes transitions
 	token   uint64
@@ -99,10 +100,30 @@ func (g *Gate) Admit(epoch, knownGen uint64) (Load, Bounce) {
 			next |= touchedBit
 		}
 		if g.word.CompareAndSwap(w, next) {
+			if n := next & inFlightMask; n > g.peak.Load() {
+				g.raise(n)
+			}
 			g.moved()
 			return g.load(next), Admitted
 		}
 	}
+}
+
+// raise lifts the high-water mark to n.
+func (g *Gate) raise(n uint64) {
+	for old := g.peak.Load(); n > old; old = g.peak.Load() {
+		if g.peak.CompareAndSwap(old, n) {
+			return
+		}
+	}
+}
+
+// TakePeak returns the most requests that were in flight at once, granted slots among them, since the last TakePeak, and
+// begins anew. It has one caller: the machine's decider, which so sees the peaks that started a machine and not only what is
+// there when it looks.
+func (g *Gate) TakePeak() int {
+	now := g.word.Load() & inFlightMask
+	return int(max(now, g.peak.Swap(now)))
 }
 
 func (g *Gate) refuses(w, epoch uint64) Bounce {

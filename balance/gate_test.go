@@ -111,6 +111,30 @@ func TestGateKnownCordonAborts(t *testing.T) {
 	}
 }
 
+// The high-water mark sees what came and went between two looks, once.
+func TestGatePeakSeesShortRequests(t *testing.T) {
+	g := newGate(t, Limits{})
+	start(t, g)
+	if n := g.TakePeak(); n != 0 {
+		t.Errorf("peak %d of a machine that had no request", n)
+	}
+	for range 3 {
+		g.Admit(0, 0)
+	}
+	for range 2 {
+		g.Leave()
+	}
+	for i, want := range []int{3, 1, 1} { // the last one is still there
+		if n := g.TakePeak(); n != want {
+			t.Errorf("look %d: peak %d, want %d", i, n, want)
+		}
+	}
+	g.Leave()
+	if a, b := g.TakePeak(), g.TakePeak(); a != 1 || b != 0 {
+		t.Errorf("peaks %d and %d after the last request, want 1 and 0", a, b)
+	}
+}
+
 func TestGateSampleSeesShortRequests(t *testing.T) {
 	g := newGate(t, Limits{})
 	start(t, g)

@@ -2,6 +2,7 @@ package downscale
 
 import (
 	"cmp"
+	"math"
 	"slices"
 	"time"
 
@@ -33,7 +34,10 @@ type Seen struct {
 	Known bool
 	Stale bool
 
-	Load int   // own and known: requests in flight, long connections among them
+	Load int // own and known: requests in flight, long connections among them
+	// Peak is the most that were in flight at once since the last Situation: what the window remembers. Below Load it counts
+	// as Load. It sees the bursts that start machines, which one look a second does not.
+	Peak int
 	Long int   // own: long connections that may be told
 	Open Class // own: the classes of all its long connections
 
@@ -111,12 +115,14 @@ type asked struct{ since, last time.Time }
 type sums struct {
 	here     bool // the region has machines of the app
 	load     int
-	running  int // of all owners: started or starting, not leaving
-	mine     int // of this node: started, not leaving
-	known    int // mine, and of others with a known load: started, not leaving
-	leaving  int // of those
-	capacity int // of known
-	endless  int // how many of known have no limit
+	burst    int     // what peaks stood above the load, and more than noise does: summed
+	noise    float64 // the squares of what they stood above it as noise does: summed
+	running  int     // of all owners: started or starting, not leaving
+	mine     int     // of this node: started, not leaving
+	known    int     // mine, and of others with a known load: started, not leaving
+	leaving  int     // of those
+	capacity int     // of known
+	endless  int     // how many of known have no limit
 	stale    bool
 	starting balance.MachineID
 	first    int // machines so far in canonical order: the first are the minimum's
@@ -193,7 +199,7 @@ func (d *Decider) begin(now time.Time, s *Situation) {
 		if !first && gap > d.blind() {
 			r.window = newWindow(d.config.Window) // what happened meanwhile nobody knows
 		}
-		r.window.add(now, r.load)
+		r.window.add(now, r.peak())
 		if r.starting != "" {
 			r.started = now
 			inUse = inUse || r.known+r.leaving > 0
@@ -247,6 +253,10 @@ func (d *Decider) count(r *regionLoad, m *Seen, s *Situation) (inUse bool) {
 		load = max(load, 1) // it came and went between two looks
 	}
 	r.load += load
+	if !m.Leaving { // its load moves to the others, whose peaks have it
+		n, b := split(load, m.Peak)
+		r.noise, r.burst = r.noise+n*n, r.burst+b
+	}
 	switch {
 	case m.State != balance.Started || m.Hard:
 	case m.Leaving:
@@ -264,6 +274,19 @@ func (d *Decider) count(r *regionLoad, m *Seen, s *Situation) (inUse bool) {
 	}
 	return load > 0 || m.Own && m.Began
 }
+
+// split divides what a machine's peak stands above its load into noise and burst. Requests that arrive by chance vary by the
+// root of their number, and three times that is as far as chance goes in a second; what is above came for a reason that other
+// machines are likely to share.
+func split(load, peak int) (noise float64, burst int) {
+	above := max(0, peak-load)
+	limit := int(3*math.Sqrt(float64(max(1, load))) + 0.5)
+	return float64(min(above, limit)), max(0, above-limit)
+}
+
+// peak estimates the most that the region's machines had together. Their own peaks came at different times: as far as they
+// are noise, which is independent, the squares add up and not the peaks themselves.
+func (r *regionLoad) peak() int { return r.load + r.burst + int(math.Sqrt(r.noise)+0.5) }
 
 // add counts m's capacity in, or out with -1.
 func (r *regionLoad) add(m *Seen, sign int) {

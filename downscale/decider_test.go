@@ -438,3 +438,46 @@ func BenchmarkDecide(b *testing.B) {
 		})
 	}
 }
+
+// The peaks of machines came at different times, as far as they are noise; what is beyond noise they have together.
+func TestPeaksOfMachinesAddUp(t *testing.T) {
+	type machine struct {
+		load, peak int
+		leaving    bool
+	}
+	many := func(n int, m machine) (ms []machine) {
+		for range n {
+			ms = append(ms, m)
+		}
+		return ms
+	}
+	for _, tt := range []struct {
+		name     string
+		machines []machine
+		want     int
+	}{
+		{"no load", many(3, machine{}), 0},
+		{"a steady one", many(3, machine{load: 5, peak: 5}), 15},
+		{"a peak below the load is none", many(1, machine{load: 5, peak: 2}), 5},
+		{"one machine's peak is what there was", many(1, machine{load: 4, peak: 9}), 9},
+		{"noise of four machines: half of its sum", many(4, machine{load: 4, peak: 9}), 16 + 10},
+		{"a burst over all of them", many(10, machine{peak: 8}), 10*5 + 9},
+		{"what is leaving has moved to the others", append(many(2, machine{load: 10, peak: 10}), machine{peak: 7, leaving: true}), 20},
+	} {
+		d, err := NewDecider(Config{})
+		if err != nil {
+			t.Fatal(err)
+		}
+		s := Situation{App: balance.App{ID: "web"}}
+		for i, m := range tt.machines {
+			s.Machines = append(s.Machines, Seen{
+				ID: balance.MachineID(fmt.Sprint("m", i)), Region: "r", Rank: uint64(i), State: balance.Started, Own: true,
+				Load: m.load, Peak: m.peak, Leaving: m.leaving, Limits: balance.Limits{Soft: 10},
+			})
+		}
+		d.Decide(time.Unix(1, 0), s)
+		if got := d.regions["r"].window.peak(); got != tt.want {
+			t.Errorf("%s: %d, want %d", tt.name, got, tt.want)
+		}
+	}
+}

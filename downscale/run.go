@@ -127,6 +127,7 @@ type machine struct {
 	gate     *balance.Gate // nil for a machine of another owner
 	protocol Protocol
 	load     int
+	peak     int // since the last decision
 	orders   []*wish
 	obeying  bool      // the protocol has taken them
 	why      string    // it went back to active, the last time
@@ -249,7 +250,7 @@ func (r *run) decide(a *appRun, now time.Time) {
 	s := Situation{App: a.snap.App(), Machines: a.seen[:0]}
 	for _, m := range a.machines {
 		s.Machines = append(s.Machines, r.see(m, s.App, now))
-		m.used, m.began = false, false
+		m.used, m.began, m.peak = false, false, 0
 	}
 	a.seen = s.Machines
 	if r.config.Revision != nil {
@@ -322,7 +323,7 @@ func (r *run) see(m *machine, app balance.App, now time.Time) Seen {
 		return s
 	}
 	p := m.protocol.Phase()
-	s.Own, s.State, s.Load, s.Used, s.Began = true, m.gate.State(), m.load, m.used, m.began
+	s.Own, s.State, s.Load, s.Peak, s.Used, s.Began = true, m.gate.State(), m.load, m.peak, m.used, m.began
 	s.Leaving = p == SoftCordoned || p == Notifying || p == Closing
 	s.Veto = m.protocol.BackingOff(now)
 	if s.State == balance.Started {

@@ -1,0 +1,185 @@
+package sim
+
+import (
+	"fmt"
+	"math/rand/v2"
+	"testing"
+	"time"
+
+	"github.com/ebbkit/ebb/autostart"
+	"github.com/ebbkit/ebb/balance"
+	"github.com/ebbkit/ebb/downscale"
+)
+
+// noisy is an app under a steady load of short requests, with its planner, its decider and the gates of its machines.
+type noisy struct {
+	now      time.Time
+	rand     *rand.Rand
+	app      balance.App
+	planner  *autostart.Planner
+	decider  *downscale.Decider
+	machines []balance.Machine
+	gates    []*balance.Gate
+	ready    []time.Time // when those that start are
+	token    []uint64
+	flight   []flying
+	next     time.Time
+	starts   int
+	blind    bool // the decider gets what is in flight when it looks, and no peaks
+}
+
+type flying struct {
+	ends time.Time
+	at   int
+}
+
+const (
+	noiseRate = 240                   // requests a second
+	noiseStay = 50 * time.Millisecond // of a request: 12 in flight on average
+	noiseBoot = 4 * time.Second
+)
+
+func newNoisy(preset downscale.Preset, blind bool, seed uint64) (*noisy, error) {
+	d, err := downscale.NewDecider(downscale.Config{Preset: preset})
+	if err != nil {
+		return nil, err
+	}
+	n := &noisy{
+		now: time.Date(2026, 1, 1, 0, 0, 0, 0, time.UTC), rand: rand.New(rand.NewPCG(seed, 2)),
+		app:     balance.App{ID: "web", Autostart: true, Autostop: balance.AutostopStop, MinPerRegion: 1},
+		planner: autostart.NewPlanner(false), decider: d, blind: blind,
+	}
+	n.next = n.now
+	const machines, running = 6, 3
+	for i := range machines {
+		limits := balance.Limits{Soft: 8, Hard: 16}
+		g, err := balance.NewGate(limits)
+		if err != nil {
+			return nil, err
+		}
+		m := balance.Machine{ID: balance.MachineID(fmt.Sprint("m", i)), App: "web", Region: "r", Limits: limits}
+		if i < running {
+			token, _ := g.Start(0)
+			g.Ready(token)
+			m.State, m.Epoch = balance.Started, 1
+		}
+		n.machines, n.gates = append(n.machines, m), append(n.gates, g)
+	}
+	n.ready, n.token = make([]time.Time, machines), make([]uint64, machines)
+	return n, nil
+}
+
+func (n *noisy) exponential(mean time.Duration) time.Duration {
+	return time.Duration(n.rand.ExpFloat64() * float64(mean))
+}
+
+// requests lets time go on to now: those that are over leave, new ones go to the machine with the least.
+func (n *noisy) requests() {
+	kept := n.flight[:0]
+	for _, f := range n.flight {
+		if f.ends.After(n.now) {
+			kept = append(kept, f)
+		} else {
+			n.gates[f.at].Leave()
+		}
+	}
+	n.flight = kept
+	for ; !n.next.After(n.now); n.next = n.next.Add(n.exponential(time.Second / noiseRate)) {
+		best := -1
+		for i, g := range n.gates {
+			if g.State() == balance.Started && (best < 0 || g.InFlight() < n.gates[best].InFlight()) {
+				best = i
+			}
+		}
+		if best >= 0 {
+			if _, b := n.gates[best].Admit(0, 0); b == balance.Admitted {
+				n.flight = append(n.flight, flying{n.now.Add(n.exponential(noiseStay)), best})
+			}
+		}
+	}
+}
+
+// plan is what the edge does: it starts what the demand of the moment needs.
+func (n *noisy) plan() {
+	in := autostart.Input{App: n.app, Regions: []string{"r"}, InFlight: len(n.flight)}
+	for i := range n.machines {
+		if n.machines[i].State == balance.Starting && !n.now.Before(n.ready[i]) {
+			n.gates[i].Ready(n.token[i])
+			n.machines[i].State = balance.Started
+		}
+		row := n.machines[i]
+		in.Machines = append(in.Machines, &row)
+	}
+	for _, m := range n.planner.Plan(n.now, in).Start {
+		i := int(m.ID[1] - '0')
+		n.token[i], _ = n.gates[i].Start(n.machines[i].Epoch)
+		n.planner.Answered(n.now, m, balance.StartAccepted, nil)
+		n.machines[i].State, n.machines[i].Epoch, n.ready[i] = balance.Starting, n.machines[i].Epoch+1, n.now.Add(noiseBoot)
+		n.starts++
+	}
+}
+
+// decide is what the owner does each second: it stops what the peaks of the window leave over.
+func (n *noisy) decide() {
+	s := downscale.Situation{App: n.app}
+	for i, m := range n.machines {
+		load, used := n.gates[i].Sample()
+		seen := downscale.Seen{
+			ID: m.ID, Region: "r", Rank: balance.Rank("web", m.ID), State: m.State, Limits: m.Limits, Own: true,
+			Load: load.InFlight, Used: used, Peak: n.gates[i].TakePeak(),
+		}
+		if n.blind {
+			seen.Peak = 0
+		}
+		s.Machines = append(s.Machines, seen)
+	}
+	for _, d := range n.decider.Decide(n.now, s) {
+		if d.Verdict != downscale.Spare {
+			continue
+		}
+		i := int(d.Machine[1] - '0')
+		if gen, ok := n.gates[i].Cordon(); ok {
+			if token, ok := n.gates[i].Close(gen, false); ok {
+				n.gates[i].Closed(token, false)
+				n.machines[i].State = balance.Stopped
+			} else {
+				n.gates[i].Uncordon(gen)
+			}
+		}
+	}
+}
+
+// An hour of steady noise needs no more machines at its end than at its begin: who starts machines and who stops them go by
+// the same peaks. A decider that looks once a second stops what the planner starts again.
+func TestSteadyNoiseStartsNothingTwice(t *testing.T) {
+	length := 20 * time.Minute
+	if *full {
+		length = time.Hour
+	}
+	for _, preset := range []downscale.Preset{downscale.Cost, downscale.Balanced} {
+		starts := map[bool]int{}
+		for _, blind := range []bool{true, false} {
+			n, err := newNoisy(preset, blind, 1)
+			if err != nil {
+				t.Fatal(err)
+			}
+			const step = 2 * time.Millisecond
+			for i := time.Duration(0); i < length; i += step {
+				n.now = n.now.Add(step)
+				n.requests()
+				n.plan()
+				if i%time.Second == time.Second-step {
+					n.decide()
+				}
+			}
+			starts[blind] = n.starts
+		}
+		t.Logf("%v of steady noise, preset %v: %d starts by the peaks, %d by a look a second", length, preset, starts[false], starts[true])
+		if starts[false] > 1 {
+			t.Errorf("preset %v: %d starts in %v of steady noise, want at most 1", preset, starts[false], length)
+		}
+		if preset == downscale.Cost && starts[true] <= 1 {
+			t.Errorf("a look a second starts %d machines: this test finds nothing", starts[true])
+		}
+	}
+}
