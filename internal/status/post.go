@@ -46,7 +46,7 @@ func readWish(w http.ResponseWriter, r *http.Request, wish any, fill func(url.Va
 		if err := d.Decode(wish); err != nil {
 			return fmt.Errorf("body %s: %v: want something like %s", shown(string(body)), err, want.json)
 		}
-		if d.More() {
+		if _, err := d.Token(); err != io.EOF {
 			return fmt.Errorf("body %s: goes on after its end: want something like %s", shown(string(body)), want.json)
 		}
 		return nil

@@ -36,9 +36,10 @@ const contentSecurity = "default-src 'none'; style-src 'self'; script-src 'self'
 	"base-uri 'none'; form-action 'none'; frame-ancestors 'none'"
 
 // Handler serves the page and what it shows; see the package comment. It only reads, but for POST /links and /stop, which
-// pages of other origins cannot use. Whoever may ask sees everything, so it belongs on a private address. A connection to /events
-// ends when its client leaves or the log is closed: an [http.Server.Shutdown] waits for that.
-func Handler(src Source) http.Handler {
+// pages of other origins cannot use. Requests are refused unless they name this machine: by an IP address, as localhost or
+// by one of names. Whoever may ask sees everything, so it belongs on a private address. A connection to /events ends when
+// its client leaves or the log is closed: an [http.Server.Shutdown] waits for that.
+func Handler(src Source, names ...string) http.Handler {
 	mux := http.NewServeMux()
 	mux.Handle("GET /{$}", static("index.html", "text/html"))
 	mux.Handle("GET /page.css", static("page.css", "text/css"))
@@ -56,13 +57,14 @@ func Handler(src Source) http.Handler {
 	mux.HandleFunc("POST /links", func(w http.ResponseWriter, r *http.Request) { changeLink(w, r, src) })
 	mux.HandleFunc("POST /stop", func(w http.ResponseWriter, r *http.Request) { stopMachine(w, r, src) })
 	mux.HandleFunc("GET /picks", func(w http.ResponseWriter, r *http.Request) { listPicks(w, src) })
+	pages := forUs(mux, names)
 	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 		h := w.Header()
 		h.Set("Cache-Control", "no-store")
 		h.Set("Content-Security-Policy", contentSecurity)
 		h.Set("Referrer-Policy", "no-referrer")
 		h.Set("X-Content-Type-Options", "nosniff")
-		mux.ServeHTTP(w, r)
+		pages.ServeHTTP(w, r)
 	})
 }
 

@@ -29,9 +29,12 @@ type fake struct {
 func (f *fake) Snapshot() Snapshot  { return f.snapshot }
 func (f *fake) Events() *events.Log { return f.log }
 
+// pageURL is where the page is asked: what stands in Host.
+const pageURL = "http://127.0.0.1:8081"
+
 func get(h http.Handler, method, target string) *http.Response {
 	w := httptest.NewRecorder()
-	h.ServeHTTP(w, httptest.NewRequest(method, target, nil))
+	h.ServeHTTP(w, httptest.NewRequest(method, pageURL+target, nil))
 	return w.Result()
 }
 
@@ -49,7 +52,7 @@ func ExampleHandler() {
 		Machines: []Machine{{ID: "nrt-1", App: "web", Region: "nrt", State: "stopped", Health: "unknown", Cordon: "none", Soft: 10, Hard: 20}},
 	}}
 	w := httptest.NewRecorder()
-	Handler(src).ServeHTTP(w, httptest.NewRequest("GET", "/status.json", nil))
+	Handler(src).ServeHTTP(w, httptest.NewRequest("GET", "http://127.0.0.1:8081/status.json", nil))
 	fmt.Print(w.Body)
 	// Output:
 	// {"nodes":[],"machines":[{"id":"nrt-1","app":"web","region":"nrt","owner":"","revision":"","state":"stopped","health":"unknown","cordon":"none","epoch":0,"load":0,"soft":10,"hard":20}],"rtt":[],"parked":0,"in_flight":0}
@@ -257,7 +260,7 @@ func TestEventsReplay(t *testing.T) {
 		{"9999", "", 501, 1000}, // a number of an earlier process
 		{"1500", "", 0, 0},
 	} {
-		r := httptest.NewRequest("GET", "/events?follow=0&since="+row.since, nil)
+		r := httptest.NewRequest("GET", pageURL+"/events?follow=0&since="+row.since, nil)
 		if row.lastEventID != "" {
 			r.Header.Set("Last-Event-ID", row.lastEventID)
 		}
@@ -297,7 +300,7 @@ func TestEventsLive(t *testing.T) {
 			defer close(done)
 			defer pw.Close()
 			// Without since: from now on.
-			Handler(src).ServeHTTP(&streamWriter{http.Header{}, pw}, httptest.NewRequest("GET", "/events", nil).WithContext(ctx))
+			Handler(src).ServeHTTP(&streamWriter{http.Header{}, pw}, httptest.NewRequest("GET", pageURL+"/events", nil).WithContext(ctx))
 		}()
 		r := bufio.NewReader(pr)
 		if line, _ := r.ReadString('\n'); line != "retry: 1000\n" {
@@ -360,7 +363,7 @@ func TestEventsToAStalledClient(t *testing.T) {
 		done := make(chan bool)
 		go func() {
 			defer close(done)
-			Handler(src).ServeHTTP(w, httptest.NewRequest("GET", "/events?since=0", nil))
+			Handler(src).ServeHTTP(w, httptest.NewRequest("GET", pageURL+"/events?since=0", nil))
 		}()
 		synctest.Wait()
 		start := time.Now()
