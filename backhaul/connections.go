@@ -6,6 +6,7 @@ import (
 	"net/http"
 	"strings"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	"github.com/ebbkit/ebb/balance"
@@ -54,8 +55,33 @@ type long struct {
 	in      *Connections
 	machine balance.MachineKey
 	class   downscale.Class
-	told    bool // in.mu is held
+	told    bool         // in.mu is held
+	data    atomic.Bool  // some has passed since the last look
+	asked   *atomic.Bool // the same of the request's messages, where these are followed apart; nil: they are not
+	quiet   time.Time    // when a look last found data, or the first look was; in.mu is held
 	endable
+}
+
+// follow notes whether data has passed: no clock is read for that.
+func (l *long) follow(f *frames) {
+	if f.data {
+		f.data = false
+		if !l.data.Load() {
+			l.data.Store(true)
+		}
+	}
+}
+
+// idle reports whether no data has passed for that long; in.mu is held. It is as exact as looks are frequent.
+func (l *long) idle(now time.Time, after time.Duration) bool {
+	data := l.data.Swap(false)
+	if l.asked != nil && l.asked.Swap(false) {
+		data = true
+	}
+	if data || l.quiet.IsZero() {
+		l.quiet = now
+	}
+	return now.Sub(l.quiet) >= after
 }
 
 // endable is a connection as it is told.
@@ -80,12 +106,36 @@ func (c *Connections) Long(m balance.Machine, of downscale.Class) (n int) {
 	return n
 }
 
+// Idle returns how many connections of these classes have carried no data for that long, as found by this and earlier calls:
+// it is asked about once a second.
+func (c *Connections) Idle(m balance.Machine, of downscale.Class, quiet time.Duration) (n int) {
+	now := time.Now()
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	for l := range c.each(m, of) {
+		if l.idle(now, quiet) && l.lasts() {
+			n++
+		}
+	}
+	return n
+}
+
 // Notify tells a machine's connections of these classes to end, those that have not been told. It does not block.
 func (c *Connections) Notify(m balance.Machine, of downscale.Class, within time.Duration) {
+	c.tell(m, of, within, func(*long) bool { return true })
+}
+
+// NotifyIdle does the same to those that have carried no data for that long.
+func (c *Connections) NotifyIdle(m balance.Machine, of downscale.Class, quiet, within time.Duration) {
+	now := time.Now()
+	c.tell(m, of, within, func(l *long) bool { return l.idle(now, quiet) })
+}
+
+func (c *Connections) tell(m balance.Machine, of downscale.Class, within time.Duration, which func(*long) bool) {
 	var list []*long
 	c.mu.Lock()
 	for l := range c.each(m, of) {
-		if !l.told && l.lasts() {
+		if !l.told && l.lasts() && which(l) {
 			l.told = true
 			list = append(list, l)
 		}
@@ -155,25 +205,23 @@ func (c *Connections) watch(app balance.AppID, id balance.MachineID, req *http.R
 	if c == nil || resp.StatusCode != http.StatusSwitchingProtocols && (resp.ContentLength != -1 || resp.Body == http.NoBody) {
 		return nil
 	}
-	l := long{in: c, machine: balance.MachineKey{App: app, ID: id}}
+	machine := balance.MachineKey{App: app, ID: id}
 	if resp.StatusCode == http.StatusSwitchingProtocols {
-		return c.watchUpgrade(l, resp, x)
+		return c.watchUpgrade(machine, resp, x)
 	}
-	kind := noFrames
+	class, kind := downscale.Events, noFrames
 	switch t := mediaType(resp.Header); {
 	case t == "text/event-stream", t == "application/x-ndjson", t == "application/jsonl", t == "application/json-seq":
-		l.class = downscale.Events
 		if resp.Header["Content-Encoding"] == nil {
 			kind = lines
 		}
 	case t == "multipart/x-mixed-replace":
-		l.class = downscale.Events
 	case req.ProtoMajor == 2 && isGRPC(t):
-		l.class, kind = downscale.Stream, grpcs
+		class, kind = downscale.Stream, grpcs
 	default:
 		return nil
 	}
-	return c.watchAnswer(l, kind, resp, x, body)
+	return c.watchAnswer(machine, class, kind, resp, x, body)
 }
 
 // leaver is what watch has registered.

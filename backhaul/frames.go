@@ -27,6 +27,9 @@ type frames struct {
 	// closing says that a close frame of a WebSocket has begun: whoever sends it says nothing after it.
 	closing bool
 	count   uint64 // frames that have passed whole
+	// data says that something has passed which is not there to keep the connection alive: neither control frames of a
+	// WebSocket nor empty lines and comments of an event stream. Whoever reads it resets it.
+	data bool
 }
 
 // whole reports whether we are between two frames.
@@ -45,8 +48,15 @@ func (f *frames) pass(p []byte, stop bool) int {
 func (f *frames) step(p []byte) int {
 	switch {
 	case f.kind == noFrames || f.lost:
+		f.data = true
 		return len(p)
 	case f.kind == lines:
+		if !f.open {
+			f.head[0] = p[0]
+		}
+		if first := f.head[0]; first != ':' && first != '\n' && first != '\r' {
+			f.data = true
+		}
 		n := bytes.IndexByte(p, '\n') + 1
 		f.open = n == 0
 		if f.open {
@@ -63,6 +73,7 @@ func (f *frames) step(p []byte) int {
 		}
 		return 1
 	}
+	f.carries()
 	n := min(uint64(len(p)), f.left)
 	f.left -= n
 	f.end()
@@ -89,6 +100,7 @@ func (f *frames) headLen() uint8 {
 // begin reads a head that is whole. The mask's key counts as payload: neither is looked at.
 func (f *frames) begin() {
 	f.have = 0
+	f.carries()
 	switch n := f.head[1] & 0x7f; {
 	case f.kind == grpcs:
 		f.left = uint64(binary.BigEndian.Uint32(f.head[1:5]))
@@ -108,6 +120,14 @@ func (f *frames) begin() {
 		}
 	}
 	f.end()
+}
+
+// carries notes what the present frame is.
+func (f *frames) carries() {
+	const control = 0x8 // opcodes from here on (RFC 6455, 5.2)
+	if f.kind != webSockets || f.head[0]&0xf < control {
+		f.data = true
+	}
 }
 
 func (f *frames) end() {

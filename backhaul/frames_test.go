@@ -142,3 +142,39 @@ func TestFollowingFramesDoesNotAllocate(t *testing.T) {
 		t.Errorf("%v allocs", n)
 	}
 }
+
+// What is only there to keep a connection alive is no data, however it is cut.
+func TestKeepAlivesAreNoData(t *testing.T) {
+	for _, tt := range []struct {
+		name string
+		kind framing
+		in   string
+		data bool
+	}{
+		{"a ping", webSockets, string(webSocketFrame(0x89, 3, false)), false},
+		{"a pong of the client", webSockets, string(webSocketFrame(0x8a, 0, true)), false},
+		{"a close frame", webSockets, string(goingAway), false},
+		{"a message", webSockets, string(webSocketFrame(0x81, 3, true)), true},
+		{"an empty message", webSockets, string(webSocketFrame(0x82, 0, false)), true},
+		{"the rest of a message", webSockets, string(webSocketFrame(0x80, 300, false)), true},
+		{"pings and a message", webSockets, string(webSocketFrame(0x89, 9, false)) + string(webSocketFrame(0x02, 1, false)), true},
+		{"what is no WebSocket", webSockets, "\x81\xff\xff\xff\xff\xff\xff\xff\xff\xff????", true},
+		{"a comment of an event stream", lines, ": still here\n\n", false},
+		{"empty lines", lines, "\r\n\n", false},
+		{"an event", lines, ":\n\ndata: x\n\n", true},
+		{"a message of gRPC", grpcs, string(grpcMessage(0, 0)), true},
+		{"bytes", noFrames, "x", true},
+	} {
+		for size := 1; size <= 3; size++ {
+			f := frames{kind: tt.kind}
+			for rest := []byte(tt.in); len(rest) > 0; {
+				n := min(size, len(rest))
+				f.pass(rest[:n], false)
+				rest = rest[n:]
+			}
+			if f.data != tt.data {
+				t.Errorf("%s in pieces of %d: data %v, want %v", tt.name, size, f.data, tt.data)
+			}
+		}
+	}
+}

@@ -7,6 +7,7 @@ import (
 	"sync"
 	"time"
 
+	"github.com/ebbkit/ebb/balance"
 	"github.com/ebbkit/ebb/downscale"
 )
 
@@ -28,10 +29,15 @@ type ongoing struct {
 	timer  *time.Timer
 }
 
-func (c *Connections) watchAnswer(l long, kind framing, resp *http.Response, x *exchange, body *spigot) leaver {
-	o := &ongoing{long: l, resp: resp, body: resp.Body, conn: x.conn, stream: x.stream, request: body, began: time.Now()}
+func (c *Connections) watchAnswer(
+	machine balance.MachineKey, class downscale.Class, kind framing, resp *http.Response, x *exchange, body *spigot,
+) leaver {
+	o := &ongoing{long: long{in: c, machine: machine, class: class}, resp: resp, body: resp.Body, conn: x.conn, stream: x.stream, request: body, began: time.Now()}
 	o.frames.kind = kind
 	o.endable = o
+	if body != nil {
+		o.asked = &body.data
+	}
 	resp.Body = o
 	c.add(&o.long)
 	return o
@@ -112,6 +118,7 @@ func (o *ongoing) Read(p []byte) (int, error) {
 		return n, err // by itself
 	}
 	passed := o.frames.pass(p[:n], o.stop)
+	o.follow(&o.frames)
 	if err == io.EOF && passed == n {
 		return n, err
 	}

@@ -16,6 +16,8 @@ type spigot struct {
 	once sync.Once
 	over atomic.Bool // the machine has got, or is about to get, the end
 
+	data atomic.Bool // some has passed since somebody looked
+
 	// Of the one who reads; a source lets one at a time.
 	frames  frames
 	reading bool
@@ -65,6 +67,9 @@ func (s *spigot) Read(p []byte) (int, error) {
 		if len(s.rest) > 0 {
 			n := copy(p, s.rest)
 			n = s.frames.pass(p[:n], s.finished())
+			if n > 0 && !s.data.Load() {
+				s.data.Store(true)
+			}
 			s.rest = s.rest[n:]
 			if n > 0 {
 				return n, nil

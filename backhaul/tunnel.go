@@ -9,6 +9,7 @@ import (
 	"sync/atomic"
 	"time"
 
+	"github.com/ebbkit/ebb/balance"
 	"github.com/ebbkit/ebb/downscale"
 )
 
@@ -31,18 +32,20 @@ type tunnel struct {
 	frames frames // of the machine
 	silent bool   // nothing more of the machine's
 	bye    []byte // what the client still has to get of our close frame
+
+	client frames // of the client; the writer's
 }
 
-func (c *Connections) watchUpgrade(l long, resp *http.Response, x *exchange) leaver {
+func (c *Connections) watchUpgrade(machine balance.MachineKey, resp *http.Response, x *exchange) leaver {
 	rw, ok := resp.Body.(io.ReadWriteCloser)
 	if !ok {
 		return nil // nobody can use it
 	}
-	t := &tunnel{long: l, rw: rw, wire: x.conn.wire}
+	t := &tunnel{long: long{in: c, machine: machine}, rw: rw, wire: x.conn.wire}
 	t.class = downscale.TCP
 	if v := resp.Header["Upgrade"]; len(v) > 0 && strings.EqualFold(strings.TrimSpace(v[0]), "websocket") {
 		t.class = downscale.WebSocket
-		t.frames.kind = webSockets
+		t.frames.kind, t.client.kind = webSockets, webSockets
 	}
 	t.endable = t
 	resp.Body = t
@@ -88,6 +91,7 @@ func (t *tunnel) Read(p []byte) (int, error) {
 			n = 0
 		} else {
 			n = t.frames.pass(p[:n], t.ending1001())
+			t.follow(&t.frames)
 		}
 		if err != nil && t.told.Load() && errors.Is(err, os.ErrDeadlineExceeded) {
 			t.wire.SetReadDeadline(time.Time{})
@@ -125,6 +129,8 @@ func (t *tunnel) farewell(p []byte) (int, error) {
 
 func (t *tunnel) Write(p []byte) (int, error) {
 	n, err := t.rw.Write(p)
+	t.client.pass(p[:n], false)
+	t.follow(&t.client)
 	if err != nil && t.class == downscale.TCP && t.told.Load() {
 		return len(p), nil // the machine has been told that nothing comes; what it still says counts
 	}

@@ -49,6 +49,9 @@ type App struct {
 	BootHint time.Duration
 	// KeepAlive is how long an app with no request keeps its machines above Min; 0 means downscale's default. (downscale)
 	KeepAlive time.Duration
+	// IdleAfter is how long a long connection (WebSocket, event stream, gRPC stream, other upgrades) may carry no data until
+	// it is idle: it then no longer keeps its machine, and is told to end before that sleeps. 0 means never. (downscale)
+	IdleAfter time.Duration
 	// SlowStart is how long a machine that has just started takes less than its soft limit, from a tenth up; 0 means that
 	// it takes its full share at once. (balance)
 	SlowStart time.Duration
@@ -80,6 +83,8 @@ func (a App) Validate() error {
 		return bad("MinPerRegion", a.MinPerRegion, fmt.Sprintf("at most Max, which is %d", a.Max))
 	case a.BootHint < 0:
 		return bad("BootHint", a.BootHint, "0 (unknown) or more")
+	case a.IdleAfter < 0:
+		return bad("IdleAfter", a.IdleAfter, "0 (never) or more")
 	case a.KeepAlive < 0:
 		return bad("KeepAlive", a.KeepAlive, "0 (the default) or more")
 	case a.SlowStart < 0:

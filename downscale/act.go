@@ -93,7 +93,7 @@ func (r *run) quiet(m *machine, now time.Time, l balance.Load, used bool) {
 	case r.config.Busy != nil && r.config.Busy(m.row):
 		r.step(m, now, Input{Kind: Busy})
 		r.step(m, now, Input{Kind: Needed, Reason: "it says that it is busy"})
-	case used || l.InFlight > r.long(m, r.config.Notify):
+	case used || l.InFlight > r.tellable(m, r.quietFor(m)):
 		r.step(m, now, Input{Kind: Busy})
 	case l.InFlight > 0:
 		r.step(m, now, Input{Kind: Lingering})
@@ -172,11 +172,35 @@ func (r *run) notify(m *machine, c Command) {
 	if c.All {
 		of, within = AllClasses, m.protocol.drain
 	}
-	if r.long(m, of) == 0 {
-		return
+	r.tell(m, of, within)
+}
+
+// tell tells a machine's long connections of these classes, and those of the others that are idle.
+func (r *run) tell(m *machine, of Class, within time.Duration) {
+	told, quiet := Class(0), r.quietFor(m)
+	if r.long(m, of) > 0 {
+		told = of
+		r.config.Connections.Notify(r.rowOf(m), of, within)
 	}
-	r.config.Connections.Notify(r.rowOf(m), of, within)
-	call(r.config.Trace.Notified, m.row, of)
+	if rest := AllClasses &^ of; r.idle(m, rest, quiet) > 0 {
+		for c := Class(1); c < AllClasses; c <<= 1 {
+			if rest&c != 0 && r.idle(m, c, quiet) > 0 {
+				told |= c
+			}
+		}
+		r.config.Connections.NotifyIdle(r.rowOf(m), rest, quiet, within)
+	}
+	if told != 0 {
+		call(r.config.Trace.Notified, m.row, told)
+	}
+}
+
+// quietFor is how long a connection of the machine's app may be without data until it is idle.
+func (r *run) quietFor(m *machine) time.Duration {
+	if snap, ok := r.fleet.App(m.row.App); ok {
+		return snap.App().IdleAfter
+	}
+	return 0
 }
 
 // remind tells those that have become long since the others were told: a handshake was under way.
@@ -189,8 +213,15 @@ func (r *run) remind(m *machine, now time.Time) {
 	default:
 		return
 	}
-	if left := m.protocol.expires.Sub(now); left > 0 && r.long(m, of) > 0 {
+	left := m.protocol.expires.Sub(now)
+	if left <= 0 {
+		return
+	}
+	if r.long(m, of) > 0 {
 		r.config.Connections.Notify(r.rowOf(m), of, left)
+	}
+	if rest, quiet := AllClasses&^of, r.quietFor(m); r.idle(m, rest, quiet) > 0 {
+		r.config.Connections.NotifyIdle(r.rowOf(m), rest, quiet, left)
 	}
 }
 

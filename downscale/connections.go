@@ -49,4 +49,10 @@ type Connections interface {
 	// that time, what has been told may be ended as its protocol has it, also where the other end says nothing; but nothing
 	// is broken off in the middle of a message: where that has to be, the machine's end does it.
 	Notify(m balance.Machine, of Class, within time.Duration)
+
+	// Idle returns how many connections of these classes have carried no data for that long. What keeps a connection alive is
+	// no data: control frames of a WebSocket, comments of an event stream, pings of HTTP/2.
+	Idle(m balance.Machine, of Class, quiet time.Duration) int
+	// NotifyIdle tells these connections to end, as Notify does.
+	NotifyIdle(m balance.Machine, of Class, quiet, within time.Duration)
 }

@@ -23,6 +23,7 @@ type switchboard struct {
 type longConn struct {
 	class      Class
 	deaf, told bool
+	data       time.Time // when it last carried some
 	gate       *balance.Gate
 	within     time.Duration
 	end        time.Time
@@ -39,11 +40,26 @@ func (s *switchboard) Long(m balance.Machine, of Class) (n int) {
 	return n
 }
 
-func (s *switchboard) Notify(m balance.Machine, of Class, within time.Duration) {
+func (s *switchboard) Idle(m balance.Machine, of Class, quiet time.Duration) (n int) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	for _, c := range s.open[m.ID] {
-		if c.class&of == 0 || c.told {
+		if c.class&of != 0 && c.end.IsZero() && time.Since(c.data) >= quiet {
+			n++
+		}
+	}
+	return n
+}
+
+func (s *switchboard) Notify(m balance.Machine, of Class, within time.Duration) {
+	s.NotifyIdle(m, of, 0, within)
+}
+
+func (s *switchboard) NotifyIdle(m balance.Machine, of Class, quiet, within time.Duration) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	for _, c := range s.open[m.ID] {
+		if c.class&of == 0 || c.told || time.Since(c.data) < quiet {
 			continue
 		}
 		c.told, c.within = true, within
@@ -78,11 +94,19 @@ func (s *switchboard) connect(id balance.MachineID, of Class, deaf bool) *longCo
 	return c
 }
 
+// carry has a connection carry data all the time for that long.
+func (s *switchboard) carry(c *longConn, length time.Duration) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	c.data = time.Now().Add(length)
+}
+
 func TestLongConnections(t *testing.T) {
 	window := Config{Window: 10 * sec, KeepAlive: -1}
 	notify := func(of Class) Config { c := window; c.Notify = of; return c }
 	const why = "window 10s peak 2 <= 0.8 x 10 without m1"
-	suspendApp := stopApp
+	suspendApp, idleApp := stopApp, stopApp
+	idleApp.IdleAfter = 30 * sec
 	suspendApp.Autostop = balance.AutostopSuspend
 	for _, c := range []struct {
 		name   string
@@ -111,6 +135,27 @@ func TestLongConnections(t *testing.T) {
 			time.Sleep(17 * sec)
 		}, []string{"10s cordon m1: " + why, "11.1s tell m1: stream+events+websocket+tcp", "16.1s uncordon m1: its connections did not end in time",
 			"17s cordon m2: window 10s peak 2 <= 0.8 x 10 without m2"}, "m1 started running, m2 started running"},
+		{"idle ones hold no machine, not the last one either", Config{KeepAlive: 20 * sec}, idleApp, func(b *bench, s *switchboard) {
+			one, two := s.connect("m1", WebSocket, false), s.connect("m2", TCP, false)
+			s.carry(one, 2*time.Minute)
+			time.Sleep(5 * time.Minute)
+			if first, _ := s.wasTold(one); !first || one.end.Sub(one.data) < idleApp.IdleAfter+20*sec {
+				b.t.Errorf("told %v, %v after its last data", first, one.end.Sub(one.data))
+			}
+			if second, _ := s.wasTold(two); !second {
+				b.t.Error("the connection without data was not told")
+			}
+		}, []string{
+			"2m49s cordon m1: keep-alive 20s over: no request since 20s", "2m49s cordon m2: keep-alive 20s over: no request since 20s",
+			"2m50.1s tell m1: websocket", "2m50.1s tell m2: tcp",
+			"2m52.1s stop m1: keep-alive 20s over: no request since 20s", "2m52.1s stop m2: keep-alive 20s over: no request since 20s",
+			"2m52.2s stopped m1 in 100ms", "2m52.2s stopped m2 in 100ms",
+		}, "m1 stopped gone, m2 stopped gone"},
+		{"one that carries data keeps its machine", Config{KeepAlive: 20 * sec}, idleApp, func(b *bench, s *switchboard) {
+			s.carry(s.connect("m1", WebSocket, false), time.Hour)
+			s.carry(s.connect("m2", WebSocket, false), time.Hour)
+			time.Sleep(10 * time.Minute)
+		}, nil, "m1 started running, m2 started running"},
 		{"a class that is not to be told keeps the machine", notify(WebSocket), suspendApp, func(b *bench, s *switchboard) {
 			ws := s.connect("m1", WebSocket, false)
 			s.connect("m1", TCP, false)

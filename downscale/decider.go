@@ -39,7 +39,8 @@ type Seen struct {
 	// as Load. It sees the bursts that start machines, which one look a second does not.
 	Peak int
 	Long int   // own: long connections that may be told
-	Open Class // own: the classes of all its long connections
+	Idle int   // own: of Load, the long connections that have carried no data for App.IdleAfter: they are no use
+	Open Class // own: the classes of its long connections, idle ones apart
 
 	kept bool // it belongs to a minimum
 }
@@ -272,7 +273,7 @@ func (d *Decider) count(r *regionLoad, m *Seen, s *Situation) (inUse bool) {
 		}
 		r.add(m, 1)
 	}
-	return load > 0 || m.Own && m.Began
+	return load > m.Idle || m.Own && m.Began
 }
 
 // split divides what a machine's peak stands above its load into noise and burst. Requests that arrive by chance vary by the

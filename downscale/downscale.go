@@ -15,6 +15,8 @@
 //
 // Long connections (WebSockets, streams, raw TCP) are load, and keep their machine: [Trace].Held says which, once. Where
 // [Config.Notify] says so they are told first, by whoever forwards them ([Connections]; package backhaul has one), have [Config.Notice] to end, and only then does the gate close. No machine is ever suspended under a connection.
+// A long connection that has carried no data for [balance.App].IdleAfter keeps no machine, the last one of its app neither: it
+// is told as those of Notify are. Data counts, not sockets: servers ping to keep connections alive.
 //
 // Safety depends on no timer and on no report being fresh. What is late makes a machine sleep later, never a request fail:
 // whatever is in doubt (a missing acknowledgement, an old report, a silent driver) ends in the machine running on, or in a

@@ -174,6 +174,10 @@ func (p *phone) Long(_ balance.Machine, of downscale.Class) int {
 	return p.open
 }
 
+// This phone does not look at what its connections carry: none is ever idle.
+func (*phone) Idle(balance.Machine, downscale.Class, time.Duration) int                  { return 0 }
+func (*phone) NotifyIdle(balance.Machine, downscale.Class, time.Duration, time.Duration) {}
+
 func (p *phone) Notify(m balance.Machine, of downscale.Class, within time.Duration) {
 	fmt.Printf("close frame 1001 to %d clients of %s (%v, within %v)\n", p.open, m.ID, of, within)
 }

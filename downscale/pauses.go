@@ -30,7 +30,7 @@ func (s *Situation) inUse() bool {
 	}
 	for i := range s.Machines {
 		m := &s.Machines[i]
-		if (m.Own || m.Known) && m.Load > 0 || m.Own && m.Used {
+		if (m.Own || m.Known) && m.Load > m.Idle || m.Own && m.Used {
 			return true
 		}
 	}

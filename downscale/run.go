@@ -328,21 +328,35 @@ func (r *run) see(m *machine, app balance.App, now time.Time) Seen {
 	s.Veto = m.protocol.BackingOff(now)
 	if s.State == balance.Started {
 		if m.load > 0 {
-			s.Open, s.Long = r.open(m), r.long(m, r.config.Notify)
+			s.Open = r.open(m, app.IdleAfter)
+			s.Long, s.Idle = r.tellable(m, app.IdleAfter), r.idle(m, AllClasses, app.IdleAfter)
 		}
 		s.Busy = r.config.Busy != nil && r.config.Busy(m.row) || s.Open&^r.config.Notify != 0
 	}
 	return s
 }
 
-// open returns the classes of a machine's long connections.
-func (r *run) open(m *machine) (of Class) {
+// open returns the classes of a machine's long connections that are not idle.
+func (r *run) open(m *machine, quiet time.Duration) (of Class) {
 	for c := Class(1); c < AllClasses; c <<= 1 {
-		if r.long(m, c) > 0 {
+		if n := r.long(m, c); n > 0 && n > r.idle(m, c, quiet) {
 			of |= c
 		}
 	}
 	return of
+}
+
+// tellable returns how many long connections may be told to end: those of some classes, and of the others the idle ones.
+func (r *run) tellable(m *machine, quiet time.Duration) int {
+	return r.long(m, r.config.Notify) + r.idle(m, AllClasses&^r.config.Notify, quiet)
+}
+
+// idle returns how many long connections of these classes have carried no data for that long; 0 means that none is idle.
+func (r *run) idle(m *machine, of Class, quiet time.Duration) int {
+	if r.config.Connections == nil || of == 0 || quiet <= 0 {
+		return 0
+	}
+	return r.config.Connections.Idle(r.rowOf(m), of, quiet)
 }
 
 // long returns how many long connections of these classes a machine has.
@@ -350,5 +364,5 @@ func (r *run) long(m *machine, of Class) int {
 	if r.config.Connections == nil || of == 0 {
 		return 0
 	}
-	return r.config.Connections.Long(m.row, of)
+	return r.config.Connections.Long(r.rowOf(m), of)
 }

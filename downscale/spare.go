@@ -151,7 +151,7 @@ func classOf(m *Seen, revision string) int {
 	switch {
 	case m.Own && m.Long > 0:
 		class += classLong - classIdle
-	case m.Load > 0 || m.Own && m.Used:
+	case m.Load > m.Idle || m.Own && m.Used:
 		class += classBusy - classIdle
 	}
 	return class

@@ -49,6 +49,7 @@ func parse(args []string, out io.Writer) (settings, error) {
 	autostart := fs.String("autostart", "on", "whether requests start machines: `on|off`")
 	autostop := fs.String("autostop", "stop", "what becomes of machines that are not needed: `stop|suspend|off`")
 	fs.DurationVar(&app.KeepAlive, "keepalive", 30*time.Second, "how long an idle app keeps its machines, as a `duration`")
+	fs.DurationVar(&app.IdleAfter, "idle", time.Minute, "how long a WebSocket or stream may carry no data until it no longer keeps its machine, as a `duration`; 0 for never")
 	fs.DurationVar(&s.world.Window, "window", time.Minute, "how long load must have been low before one machine of several is stopped, as a `duration`")
 	notify := fs.String("notify", "", "`classes` of long connections (stream,events,websocket,tcp) that are told to end when their machine is not needed; others keep it")
 	rtt := fs.String("rtt", "on", "whether links between regions take the time that light and routers need: `on|off`")
@@ -85,6 +86,8 @@ func parse(args []string, out io.Writer) (settings, error) {
 		err = fmt.Errorf("-boot %v: want 0s or more", s.boot)
 	case app.BootHint < 0:
 		err = fmt.Errorf("-boot-hint %v: want 0s (unknown) or more", app.BootHint)
+	case app.IdleAfter < 0:
+		err = fmt.Errorf("-idle %v: want 0s (never) or more", app.IdleAfter)
 	case app.KeepAlive <= 0:
 		err = fmt.Errorf("-keepalive %v: want more than 0s; -autostop off keeps machines running for ever", app.KeepAlive)
 	case s.world.Window <= 0:

@@ -160,7 +160,7 @@ func TestSleepingApps(t *testing.T) {
 }
 
 func exitOf(m balance.Machine) autostart.Exit {
-	return autostart.Exit{ID: m.ID, Epoch: m.Epoch, Reason: "stopped"}
+	return autostart.Exit{App: m.App, ID: m.ID, Epoch: m.Epoch, Reason: "stopped"}
 }
 
 // cpuTime is what this process has used.

@@ -368,6 +368,10 @@ func (w *stormy) Long(m balance.Machine, of downscale.Class) (n int) {
 	return n
 }
 
+// Idle and NotifyIdle implement downscale.Connections: none is idle.
+func (*stormy) Idle(balance.Machine, downscale.Class, time.Duration) int                  { return 0 }
+func (*stormy) NotifyIdle(balance.Machine, downscale.Class, time.Duration, time.Duration) {}
+
 // Notify implements downscale.Connections.
 func (w *stormy) Notify(m balance.Machine, of downscale.Class, _ time.Duration) {
 	w.mu.Lock()
