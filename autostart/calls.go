@@ -31,17 +31,27 @@ func (s *Starter) guard(ctx context.Context, patience time.Duration, f func(cont
 	}
 }
 
-var errBlocked = errors.New("the driver did not come back")
+// callMax bounds one call of the driver's Start.
+const callMax = 30 * time.Second
 
-// driverStart calls the driver's Start. A driver that comes back after it has been given up finds its machine stopped again.
+var (
+	errBlocked = errors.New("the driver did not come back")
+	errEarlier = errors.New("it has not come back from an earlier call")
+	errSlow    = errors.New("it was not started")
+)
+
+// driverStart calls the driver's Start. A driver that comes back after it has been given up finds
+// its machine stopped again.
 func (s *Starter) driverStart(ctx context.Context, h *hosted, r *run) (b Booting, err error) {
 	if !s.claim(h) {
-		return b, errors.New("it has not come back from an earlier call")
+		return b, errEarlier
 	}
+	call, cancel := context.WithTimeout(ctx, callMax)
+	defer cancel()
 	var mu sync.Mutex
 	gone := false
 	m := r.m
-	err = s.guard(ctx, stopTimeout, func(ctx context.Context) error {
+	err = s.guard(call, time.Second, func(ctx context.Context) error {
 		defer s.unclaim(h)
 		got, err := s.driver.Start(ctx, m)
 		mu.Lock()
@@ -59,9 +69,14 @@ func (s *Starter) driverStart(ctx context.Context, h *hosted, r *run) (b Booting
 		mu.Lock()
 		gone = true
 		mu.Unlock()
+	}
+	if err != nil && call.Err() != nil && ctx.Err() == nil {
+		err = fmt.Errorf("%w within %v: %w", errSlow, callMax, err)
+	}
+	if err != nil {
 		return Booting{}, err
 	}
-	return b, err
+	return b, nil
 }
 
 // claim notes that the driver is called for a machine: one call at a time.

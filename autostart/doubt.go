@@ -40,7 +40,7 @@ func (s *Starter) book(r *run) *bootBook {
 // doubt says in the row of a machine that starts, and that has been looked at in vain for longer than its boots take, that its
 // checks fail and that this is not to be expected. It goes on starting, and its start may still end well; but where nothing
 // else serves, one other machine is started.
-func (s *Starter) doubt(r *run) {
+func (s *Starter) doubt(r *run, began time.Time) {
 	told := false
 	s.edit(r, func(m *balance.Machine) {
 		if m.State == balance.Starting && !r.up {
@@ -48,6 +48,7 @@ func (s *Starter) doubt(r *run) {
 		}
 	})
 	if told {
-		s.config.Trace.health(r.m, balance.Failing, fmt.Errorf("not ready after %v", time.Since(r.began).Round(time.Millisecond)))
+		took := time.Since(began).Round(time.Millisecond)
+		s.config.Trace.health(r.m, balance.Failing, fmt.Errorf("not ready after %v", took))
 	}
 }

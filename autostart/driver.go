@@ -9,9 +9,14 @@ import (
 // Driver makes machines run. Only the machine's owner calls it, one operation per machine at a time; operations on
 // different machines may run at once. package process has a driver for child processes.
 type Driver interface {
-	// Start boots m, or resumes it where it is suspended, and returns as soon as the machine exists: readiness is not the
-	// driver's business. m.Epoch is the epoch of this start. The machine outlives ctx. Start on a machine that already runs
-	// is an error.
+	// Start boots m, or resumes it where it is suspended, and returns as soon as the machine
+	// exists: readiness is not the driver's business. A call that takes longer than 30 s is given
+	// up; it should end with ctx. m.Epoch is the epoch of this start. The machine outlives ctx.
+	// Start on a machine that already runs is an error.
+	//
+	// After an error nothing of m runs, or Stop ends it, and Start may be called again, for the
+	// same epoch too. [TryAgain] says that the error passes by itself. After any other the driver
+	// is called up to three times more within some seconds; then the start has failed.
 	Start(ctx context.Context, m balance.Machine) (Booting, error)
 	// Stop ends m and returns when it is gone. Stopping a machine that does not run is no error.
 	Stop(ctx context.Context, m balance.Machine) error

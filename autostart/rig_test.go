@@ -187,7 +187,14 @@ type rig struct {
 
 func newRig(t *testing.T, c StarterConfig, hs ...habits) *rig {
 	t.Helper()
-	r := &rig{t: t, d: newFakeDriver()}
+	d := newFakeDriver()
+	return newRigWith(t, d, d, c, hs...)
+}
+
+// newRigWith is newRig with another driver, around d.
+func newRigWith(t *testing.T, d *fakeDriver, driver Driver, c StarterConfig, hs ...habits) *rig {
+	t.Helper()
+	r := &rig{t: t, d: d}
 	var err error
 	if r.fleet, err = balance.NewFleet(balance.FleetConfig{Node: "n", Region: "nrt"}); err != nil {
 		t.Fatal(err)
@@ -210,7 +217,7 @@ func newRig(t *testing.T, c StarterConfig, hs ...habits) *rig {
 		Health:      func(m balance.Machine, h balance.Health, err error) { r.note("%s %v: %v", m.ID, h, err) },
 		WatchFailed: func(err error) { r.note("watch: %v", err) },
 	}
-	if r.s, err = NewStarter(r.fleet, r.d, c); err != nil {
+	if r.s, err = NewStarter(r.fleet, driver, c); err != nil {
 		t.Fatal(err)
 	}
 	ctx, cancel := context.WithCancel(context.Background())

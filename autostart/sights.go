@@ -32,6 +32,7 @@ type sight struct {
 	gen     uint64    // the cordon generation then
 	kind    BootKind
 	partial bool // the beginning of the boot, or of the stop, was not seen: its length is not known
+	held    bool // its owner has not begun to boot it, see balance.Machine.Recent
 
 	asked  asked
 	recall recall
@@ -106,10 +107,13 @@ func (p *Planner) observe(now time.Time, ms []*balance.Machine) {
 	for i, m := range ms {
 		s := &p.sights[i]
 		if s.known && s.epoch == m.Epoch && s.state == m.State {
+			if held := m.State == balance.Starting && m.Recent; held || s.held {
+				s.bootAt, s.partial, s.held = now, false, held // its boot begins now, or later
+			}
 			continue
 		}
 		was := *s
-		s.known, s.epoch, s.state, s.since = true, m.Epoch, m.State, now
+		s.known, s.epoch, s.state, s.since, s.held = true, m.Epoch, m.State, now, false
 		if was.known {
 			p.moved(now, m, s, &was)
 		} else if m.State == balance.Starting || closing(m.State) {

@@ -1,6 +1,7 @@
 package autostart
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -17,9 +18,15 @@ type StarterConfig struct {
 	Check Check
 	// Readiness says when a machine is ready, instead of looks at it. nil: the driver does, if it is a [Readiness], else Check.
 	Readiness Readiness
-	// BootCap bounds a start, from its acceptance to ready. A machine that takes longer is stopped and has failed. 0 means
-	// 10 min.
+	// BootCap bounds a start, from the call of the driver to ready. A machine that takes longer is
+	// stopped and has failed. 0 means 10 min.
 	BootCap time.Duration
+	// Parallel bounds the starts that are under way at once, so that a host is not busy with all of
+	// them and ready with none, and so that an interface with a limit on calls is not run over. A
+	// start counts from the call of the driver until the machine is ready, but not for longer than
+	// 2 s after the call. The others wait in the order in which they were accepted, and count as
+	// starting. 0 means 16; negative: no bound.
+	Parallel int
 	// Recent is how long after ready failing checks mean "coming" rather than "broken". 0 means as long as the
 	// machine's longest known boot, between 5 s and 1 min, and 20 s before one is known; negative: not at all.
 	Recent time.Duration
@@ -42,6 +49,7 @@ type Starter struct {
 	driver Driver
 	config StarterConfig
 	probe  *prober
+	turns  turns
 
 	begun chan struct{} // closed by the first Run
 
@@ -50,13 +58,15 @@ type Starter struct {
 	jobs  sync.WaitGroup
 	hosts map[balance.MachineKey]*hosted
 	books map[balance.AppID]*bootBook // of all machines of an app that this node has booted
+	calls Boots                       // how long calls of the driver's Start took
 }
 
 // hosted is what a starter holds of one machine; Starter.mu guards it.
 type hosted struct {
-	run     *run // the last start
-	calling bool // the driver has not come back from a call
-	boots   [2]Boots
+	run       *run      // the last start
+	calling   bool      // the driver has not come back from a call
+	notBefore time.Time // the driver wants to be called again
+	boots     [2]Boots
 }
 
 // run is one start of a machine and what follows, until it ends or the machine is started again.
@@ -98,7 +108,12 @@ func NewStarter(f *balance.Fleet, d Driver, c StarterConfig) (*Starter, error) {
 	if c.Check, err = c.Check.withDefaults(); err != nil {
 		return nil, err
 	}
-	return &Starter{fleet: f, driver: d, config: c, probe: newProber(c.Check), begun: make(chan struct{}), hosts: map[balance.MachineKey]*hosted{}, books: map[balance.AppID]*bootBook{}}, nil
+	c.Parallel = cmp.Or(c.Parallel, 16)
+	return &Starter{
+		fleet: f, driver: d, config: c, probe: newProber(c.Check),
+		turns: turns{limit: c.Parallel}, begun: make(chan struct{}),
+		hosts: map[balance.MachineKey]*hosted{}, books: map[balance.AppID]*bootBook{},
+	}, nil
 }
 
 // Run carries out starts, watches for exits and checks health until ctx ends. Then it stops the machines that are still
@@ -243,27 +258,29 @@ func (s *Starter) begin(m balance.Machine, gate *balance.Gate, token uint64) boo
 
 // boot brings the machine up and reports whether it is ready.
 func (s *Starter) boot(h *hosted, r *run) bool {
-	began := time.Now()
-	r.began = began
 	s.config.Trace.starting(r.m)
-	ctx, cancel := context.WithTimeout(r.ctx, s.config.BootCap)
-	defer cancel()
 	s.edit(r, func(m *balance.Machine) { m.Health, m.Recent = balance.HealthUnknown, false })
-	doubt := time.AfterFunc(s.patience(r, Cold), func() { s.doubt(r) })
-	defer doubt.Stop()
-
-	b, err := s.driverStart(ctx, h, r)
-	if err != nil {
-		s.fail(r.m, r.gate, r.token, s.whyNot(ctx, r, err))
+	b, done := s.create(h, r)
+	if done == nil {
 		return false
 	}
+	done = sync.OnceFunc(done)
+	defer done()
+	turn := time.AfterFunc(turnMax, done)
+	defer turn.Stop()
+	began := r.began
+	ctx, cancel := context.WithDeadline(r.ctx, began.Add(s.config.BootCap))
+	defer cancel()
+	kind := Cold
+	if b.Kind == Resume {
+		kind = Resume
+	}
+	doubt := time.AfterFunc(s.patience(r, kind)-time.Since(began), func() { s.doubt(r, began) })
+	defer doubt.Stop()
 	r.m.Addr = b.Addr
 	if err := checkAddr(b.Addr); err != nil {
 		s.abandon(h, r, fmt.Sprintf("the driver says that it listens at %q: %v", b.Addr, err))
 		return false
-	}
-	if b.Kind == Resume {
-		doubt.Reset(max(0, s.patience(r, Resume)-time.Since(began)))
 	}
 	last, ready := s.await(ctx, h, r, b.Kind, began)
 	if !ready {

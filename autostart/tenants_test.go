@@ -153,9 +153,12 @@ func TestBoundsOfTenants(t *testing.T) {
 				}
 				w := newWorld(t, balance.App{Autostart: true}, tc.config, boot{never: true})
 				w.run()
-				defer w.stop()
 				ctx, cancel := context.WithCancel(t.Context())
-				defer cancel()
+				defer func() {
+					cancel()
+					synctest.Wait() // they leave, and are not rejected by the end
+					w.stop()
+				}()
 				if tc.bytes > 0 {
 					ctx = Sized(ctx, tc.bytes)
 				}

@@ -80,7 +80,11 @@ func (t *Trace) recalled(m balance.Machine, err error) {
 type StarterTrace struct {
 	// Starting: the start has been accepted; m.Epoch is the new one.
 	Starting func(m balance.Machine)
-	// Ready: the machine takes requests. took is the time since Starting; m.Addr is set.
+	// Delayed: the driver could not start the machine and is called again after that time; err says
+	// why. 0: the start is given back, and whoever still wants it asks again.
+	Delayed func(m balance.Machine, err error, wait time.Duration)
+	// Ready: the machine takes requests. took is the time since the call of the driver; m.Addr is
+	// set.
 	Ready func(m balance.Machine, kind BootKind, took time.Duration)
 	// Failed: the start came to nothing; m.Fault says why.
 	Failed func(m balance.Machine)
@@ -95,6 +99,12 @@ type StarterTrace struct {
 func (t *StarterTrace) starting(m balance.Machine) {
 	if t.Starting != nil {
 		t.Starting(m)
+	}
+}
+
+func (t *StarterTrace) delayed(m balance.Machine, err error, wait time.Duration) {
+	if t.Delayed != nil {
+		t.Delayed(m, err, wait)
 	}
 }
 

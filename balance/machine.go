@@ -115,8 +115,10 @@ type Machine struct {
 
 	State  State
 	Health Health
-	// Recent says that the machine is young enough for failing checks to mean "coming" rather than "broken". The owner
-	// sets and clears it, so that no reader needs the owner's clock.
+	// Recent says that the machine is young enough for failing checks to mean "coming" rather than
+	// "broken". The owner sets and clears it, so that no reader needs the owner's clock. Of a
+	// machine that starts it says that the boot has not begun: the owner waits for its turn, or for
+	// a driver that has asked to be called later.
 	Recent    bool
 	Cordon    Cordon
 	CordonGen uint64 // counts the machine's cordons; requests carry the generation their node had seen
