@@ -84,7 +84,7 @@ func BenchmarkBounce(b *testing.B) {
 	const n = 4000
 	cost := func(id string) float64 {
 		before := cpu()
-		load(b, r.hop.URL, n, 32, headerKey+": "+testKey, headerTo+": web;"+id+";0;edge")
+		load(b, r.hop.URL, n, 32, loadKey+": "+testKey, headerTo+": web;"+id+";0;edge")
 		return float64(cpu() - before)
 	}
 	cost("free")

@@ -3,6 +3,7 @@ package backhaul
 import (
 	"cmp"
 	"context"
+	"crypto/x509"
 	"errors"
 	"fmt"
 	"math"
@@ -51,8 +52,14 @@ type Config struct {
 
 	// Node is this node's name, for the owners' logs and traces.
 	Node balance.NodeID
-	// Key is the secret that owners know this node by.
+	// Key is the cluster's secret, by which this node and the owners prove to each other on each connection that they belong
+	// together; it is never sent. It is to be random, of 16 bytes or more: say, what "openssl rand -base64 32" prints. In
+	// clear it protects the beginning of a connection and nothing that follows: see the package comment. Empty: owners have
+	// to know this node by its certificate, or let anybody in.
 	Key string
+	// NextKey is another key that will do, so that the key can be changed without a gap: first every node gets the new one as
+	// its Key and the old one as its NextKey, in any order, then every node loses the old one. Empty means none.
+	NextKey string
 
 	// ReplayLimit is the size in bytes of the largest body that is sent at once and kept for another try. Larger bodies,
 	// and those of unknown length, wait for the owner to ask for them, which costs a round trip and no memory. 0 means
@@ -117,13 +124,17 @@ type Config struct {
 	MakeTrace bool
 }
 
-// HandlerConfig configures a [Handler]. Key or AnyNode is required; the zero value of the rest is valid.
+// HandlerConfig configures a [Handler]. Key, Certificate or AnyNode is required; the zero value of the rest is valid.
 type HandlerConfig struct {
-	// Key is the secret that edges must show. Others get 403, and no machine hears of them.
-	Key string
-	// NextKey is accepted as well, so that a key can be changed without a gap; empty means none.
+	// Key and NextKey are as in [Config]: edges that prove one of them are served. Others get 403, and no machine hears of
+	// them.
+	Key     string
 	NextKey string
-	// AnyNode accepts requests without a key: for listeners that nobody else can reach.
+	// Certificate accepts edges by the client certificate of their TLS connection, and returns the node's name, for traces;
+	// an error refuses it. It is asked about certificates that the server has verified, as its tls.Config.ClientAuth and
+	// ClientCAs say. [CertificateNode] is one. It must be safe for concurrent use. nil: certificates are not looked at.
+	Certificate func(*x509.Certificate) (balance.NodeID, error)
+	// AnyNode accepts all connections: for listeners that nobody else can reach.
 	AnyNode bool
 
 	// H2 says which machines speak HTTP/2 without TLS ("h2c"). They get every request over it, except for upgrades, which are
@@ -207,7 +218,10 @@ func (c *Config) resolve() error {
 	case c.ReplayLimit > math.MaxInt32:
 		return fmt.Errorf("backhaul: Config.ReplayLimit %d: want at most %d bytes", c.ReplayLimit, math.MaxInt32)
 	}
-	if err := errors.Join(checkKey("Config.Key", c.Key), checkEpoch("Config", &c.EpochHeader)); err != nil {
+	if c.Key == "" && c.NextKey != "" {
+		return errors.New("backhaul: Config.NextKey without Key: set Key to the present secret")
+	}
+	if err := errors.Join(checkKey("Config.Key", c.Key), checkKey("Config.NextKey", c.NextKey), checkEpoch("Config", &c.EpochHeader)); err != nil {
 		return err
 	}
 	return timeouts("Config", &c.DialTimeout, &c.HeaderTimeout, &c.MaxHeader, &c.MaxIdle)
@@ -222,8 +236,8 @@ func (c *HandlerConfig) resolve() error {
 		return err
 	}
 	switch {
-	case c.Key == "" && !c.AnyNode:
-		return errors.New("backhaul: HandlerConfig.Key is empty: set the secret that edges show, or AnyNode where nobody else can connect")
+	case c.Key == "" && c.NextKey == "" && c.Certificate == nil && !c.AnyNode:
+		return errors.New("backhaul: HandlerConfig.Key is empty: set the cluster's secret, or Certificate for edges with certificates, or AnyNode where nobody else can connect")
 	case c.Key == "" && c.NextKey != "":
 		return errors.New("backhaul: HandlerConfig.NextKey without Key: set Key to the present secret")
 	}
@@ -249,7 +263,7 @@ func timeouts(config string, dial, header *time.Duration, maxHeader *int64, maxI
 // checkKey returns an error without the key in it: errors are logged.
 func checkKey(field, key string) error {
 	if strings.ContainsFunc(key, func(r rune) bool { return r <= ' ' || r >= 0x7f }) {
-		return fmt.Errorf("backhaul: %s: want printable ASCII without spaces, as it travels in a header", field)
+		return fmt.Errorf("backhaul: %s: want printable ASCII without spaces; what is read from a file may end in a line feed", field)
 	}
 	return nil
 }

@@ -43,6 +43,8 @@ func (c *conn) roundTrip(req *http.Request, body *reader, x *exchange) (*http.Re
 		return nil, fail, err
 	case body != nil && body.s.broken() != nil:
 		return nil, FailClient, &bodyError{body.s.broken()}
+	case refusedBy(c.wire.Conn) != nil:
+		return nil, FailDenied, refusedBy(c.wire.Conn)
 	case c.wire.wrote.Load() == wrote && x.reused:
 		return nil, FailStale, err
 	case c.wire.wrote.Load() == wrote:

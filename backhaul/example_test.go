@@ -71,8 +71,10 @@ func ExampleHandler() {
 	gate, app1 := host(worker, "m1")
 	defer app1.Close()
 	handler, _ := backhaul.NewHandler(worker, backhaul.HandlerConfig{Key: "secret-of-the-fleet"})
-	hop := httptest.NewServer(handler)
+	hop, _ := backhaul.NewServer(handler, backhaul.ServerConfig{})
 	defer hop.Close()
+	listener, _ := net.Listen("tcp", "127.0.0.1:0")
+	go hop.Serve(listener)
 
 	edge, _ := balance.NewFleet(balance.FleetConfig{Node: "edge-1", Region: "nrt"})
 	rows := worker.Watch()
@@ -83,7 +85,7 @@ func ExampleHandler() {
 		Key:  "secret-of-the-fleet",
 		Dial: func(ctx context.Context, owner balance.NodeID) (net.Conn, error) {
 			var d net.Dialer
-			return d.DialContext(ctx, "tcp", hop.Listener.Addr().String())
+			return d.DialContext(ctx, "tcp", listener.Addr().String())
 		},
 		Trace: backhaul.Trace{
 			Bounce: func(e backhaul.Bounced) {

@@ -190,6 +190,9 @@ func dialFailure(ctx context.Context, err error) Failure {
 	case ctx.Err() != nil, oslimit.Reached(err):
 		return FailLimit
 	}
+	if denied(err) {
+		return FailDenied
+	}
 	return FailDial
 }
 

@@ -2,8 +2,6 @@ package backhaul
 
 import (
 	"context"
-	"crypto/sha256"
-	"crypto/subtle"
 	"errors"
 	"io"
 	"net"
@@ -11,6 +9,7 @@ import (
 	"net/textproto"
 	"sync"
 	"sync/atomic"
+	"time"
 
 	"github.com/ebbkit/ebb/balance"
 )
@@ -19,12 +18,13 @@ import (
 // edge picked and sends it there, or bounces it with the reason and the machine's load. It never waits for a slot. It is
 // safe for concurrent use.
 //
-// Serve it with [NewServer]; a plain [http.Server] needs an IdleTimeout above the edges' and a MaxHeaderBytes above that of
-// their servers.
+// Serve it with [NewServer]. A plain [http.Server] needs [Handler.Listener] and [ConnContext], or client certificates that
+// it has verified and [HandlerConfig].Certificate accepts, else every request is answered with 403; further an IdleTimeout
+// above the edges', and a MaxHeaderBytes above that of their servers.
 type Handler struct {
 	fleet    *balance.Fleet
 	c        HandlerConfig
-	keys     [][sha256.Size]byte
+	keys     []authKey
 	machines *pool
 
 	active   atomic.Int64
@@ -43,11 +43,7 @@ func NewHandler(f *balance.Fleet, c HandlerConfig) (*Handler, error) {
 		return nil, err
 	}
 	h := &Handler{fleet: f, c: c, idle: make(chan struct{})}
-	for _, k := range []string{c.Key, c.NextKey} {
-		if k != "" {
-			h.keys = append(h.keys, sha256.Sum256([]byte(k)))
-		}
-	}
+	h.keys = authKeys(c.Key, c.NextKey)
 	h.machines = newPool(poolConfig{near: true, maxIdle: c.MaxIdle, idleTimeout: c.IdleTimeout, dialTimeout: c.DialTimeout, headerTimeout: c.HeaderTimeout, maxHeader: c.MaxHeader})
 	return h, nil
 }
@@ -79,9 +75,9 @@ func (h *Handler) leave() {
 
 // ServeHTTP serves one request of an edge.
 func (h *Handler) ServeHTTP(w http.ResponseWriter, r *http.Request) {
-	if !h.knows(r.Header[headerKey]) {
-		w.Header().Set("Connection", "close")
-		fault(w, http.StatusForbidden, FailDenied, "this node does not know the key")
+	node, ok := h.knows(r)
+	if !ok {
+		deny(w, http.StatusForbidden, remedy)
 		return
 	}
 	t, ok := to{}, false
@@ -89,9 +85,11 @@ func (h *Handler) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 		t, ok = parseTo(v[0])
 	}
 	if !ok {
-		w.Header().Set("Connection", "close")
-		fault(w, http.StatusBadRequest, FailDenied, "no machine named: only a backhaul.Transport can be served here")
+		deny(w, http.StatusBadRequest, "no machine named: only a backhaul.Transport can be served here")
 		return
+	}
+	if node != "" {
+		t.node = node // what it is called says who knows it, not itself
 	}
 	h.active.Add(1)
 	defer h.leave()
@@ -154,21 +152,6 @@ func (e *ending) Read(p []byte) (int, error) {
 	return n, err
 }
 
-// knows compares keys in constant time.
-func (h *Handler) knows(keys []string) bool {
-	if h.c.AnyNode {
-		return true
-	}
-	if len(keys) != 1 {
-		return false
-	}
-	got, ok := sha256.Sum256([]byte(keys[0])), 0
-	for i := range h.keys {
-		ok |= subtle.ConstantTimeCompare(got[:], h.keys[i][:])
-	}
-	return ok == 1
-}
-
 func (h *Handler) row(t to) (balance.Machine, bool) {
 	s, ok := h.fleet.App(t.app)
 	if !ok {
@@ -203,6 +186,13 @@ func fault(w http.ResponseWriter, status int, f Failure, words string) {
 	hd[headerFault] = []string{string(appendFault(nil, f, words))}
 	hd["Content-Length"] = noLength
 	w.WriteHeader(status)
+}
+
+// deny refuses whoever does not belong here. A body that never comes is not waited for: net/http would.
+func deny(w http.ResponseWriter, status int, words string) {
+	http.NewResponseController(w).SetReadDeadline(time.Now().Add(lingerFor)) //nolint:errcheck // not every server can
+	w.Header().Set("Connection", "close")
+	fault(w, status, FailDenied, words)
 }
 
 // forward sends an admitted request to its machine and passes the answer back.

@@ -11,7 +11,6 @@ import (
 const (
 	prefix       = "Ebb-"
 	headerTo     = "Ebb-To"     // request: which machine, and what the edge knows of it
-	headerKey    = "Ebb-Key"    // request: the node's secret
 	headerAsk    = "Ebb-Ask"    // request, HTTP/2: "body", which waits for "100 Continue", or "word": say it when the request is admitted
 	headerLoad   = "Ebb-Load"   // answer: the machine's load
 	headerBounce = "Ebb-Bounce" // answer: refused, and why

@@ -1,6 +1,7 @@
 package backhaul
 
 import (
+	"context"
 	"fmt"
 	"io"
 	"net"
@@ -46,11 +47,19 @@ func runApp() {
 	io.Copy(io.Discard, os.Stdin)
 }
 
+// loadKey names no header, but the key by which the load generator authenticates.
+const loadKey = "key"
+
 // runLoad sends n requests over c connections, with further headers as "Name: value".
 func runLoad(url, n, c string, headers []string) {
 	total, _ := strconv.Atoi(n)
 	conns, _ := strconv.Atoi(c)
 	t := &http.Transport{MaxIdleConnsPerHost: conns}
+	for _, h := range headers {
+		if k, key, _ := strings.Cut(h, ": "); k == loadKey {
+			t.DialContext = func(ctx context.Context, _, addr string) (net.Conn, error) { return dialHop(ctx, addr, key) }
+		}
+	}
 	var wg sync.WaitGroup
 	for i := range conns {
 		wg.Go(func() {

@@ -1,6 +1,7 @@
 package backhaul
 
 import (
+	"bytes"
 	"cmp"
 	"context"
 	"errors"
@@ -230,7 +231,7 @@ func (m *mux) dial(ctx context.Context, dial dialer, limit time.Duration, class 
 		ctx, cancel = context.WithTimeout(ctx, limit)
 		defer cancel()
 	}
-	d := &dialing{dial: dial, hello: &hello{done: make(chan struct{})}}
+	d := &dialing{pool: m.pool, peer: m.key.name, dial: dial, hello: &hello{done: make(chan struct{})}}
 	cc, err := m.pool.transport2(class).NewClientConn(context.WithValue(ctx, dialingKey{}, d), "http", "peer:80")
 	if err != nil {
 		return nil, err
@@ -243,6 +244,12 @@ func (m *mux) dial(ctx context.Context, dial dialer, limit time.Duration, class 
 	}
 	if !d.hello.settings.ok {
 		cc.Close()
+		switch err := refusedBy(d.wire.Conn); {
+		case err != nil:
+			return nil, err
+		case d.hello.forbidden:
+			return nil, &deniedError{peer: m.key.name, words: "it wants to know who this is: set Config.Key to its HandlerConfig.Key, or show a certificate"}
+		}
 		return nil, errors.New("backhaul: the peer does not speak HTTP/2 without TLS: serve the hop with NewServer")
 	}
 	c := &conn{cc: cc, wire: d.wire, most: maxStreams}
@@ -260,12 +267,15 @@ type hello struct {
 	settings settings
 	done     chan struct{}
 	over     bool
+
+	forbidden bool // it says 403, and says it in HTTP/1.1
 }
 
 func (h *hello) feed(p []byte, err error) {
 	if h.over {
 		return
 	}
+	h.forbidden = h.forbidden || bytes.HasPrefix(p, []byte("HTTP/1.1 403 "))
 	h.settings.feed(p)
 	if h.settings.done || err != nil {
 		h.over = true

@@ -61,11 +61,18 @@ type poolConfig struct {
 
 	bandwidth int64          // of a path, in bytes per second, for the windows of HTTP/2
 	pressure  func() float64 // the part of the memory limit in use
+	keys      []authKey      // of the cluster; none: owners have certificates, or let anybody in
 	near      bool           // the peers are machines: no choice of windows, and no pings, which some servers take for an attack
 }
 
-// limit bounds connecting.
-func (p *pool) limit(x *exchange) time.Duration { return dialLimit(x.rtt, x.rttKnown, p.dialTimeout) }
+// limit bounds connecting. An owner's proof takes one round trip more.
+func (p *pool) limit(x *exchange) time.Duration {
+	rtt := x.rtt
+	if len(p.keys) > 0 {
+		rtt += rtt / 3
+	}
+	return dialLimit(rtt, x.rttKnown, p.dialTimeout)
+}
 
 // class chooses the windows of new connections.
 func (p *pool) class(x *exchange, had int) int {
@@ -135,6 +142,8 @@ type dialer func(ctx context.Context) (net.Conn, error)
 
 // dialing carries a dialer into the transport's DialContext, and the connection out of it.
 type dialing struct {
+	pool  *pool
+	peer  string
 	dial  dialer
 	wire  *wire
 	hello *hello // of HTTP/2
@@ -149,6 +158,14 @@ func dialWire(ctx context.Context, _, _ string) (net.Conn, error) {
 		return nil, err
 	}
 	guard(nc)
+	if !d.pool.near {
+		c, err := authenticate(ctx, nc, d.peer, d.pool.keys, d.hello != nil)
+		if err != nil {
+			nc.Close()
+			return nil, err
+		}
+		nc = c
+	}
 	d.wire = newWire(nc, d.hello)
 	return d.wire, nil
 }
@@ -188,7 +205,7 @@ func (p *pool) get(ctx context.Context, x *exchange, fresh bool) (c *conn, reuse
 
 // dial makes an HTTP/1.1 connection.
 func (pe *peer) dial(ctx context.Context, dial dialer, limit time.Duration, epoch uint64) (*conn, error) {
-	d := &dialing{dial: dial}
+	d := &dialing{pool: pe.pool, peer: pe.name, dial: dial}
 	ctx = context.WithValue(ctx, dialingKey{}, d)
 	if limit > 0 {
 		var cancel context.CancelFunc

@@ -54,7 +54,8 @@ type hop struct {
 	Listener net.Listener
 }
 
-func newHop(t testing.TB, h http.Handler) *hop {
+// newHop serves h, or what is wrapped around an owner's handler, which is then named besides.
+func newHop(t testing.TB, h http.Handler, inside ...*Handler) *hop {
 	t.Helper()
 	s, err := NewServer(h, ServerConfig{})
 	if err != nil {
@@ -64,10 +65,24 @@ func newHop(t testing.TB, h http.Handler) *hop {
 	if err != nil {
 		t.Fatal(err)
 	}
+	served := l
+	for _, in := range inside {
+		served = in.Listener(l)
+	}
 	done := make(chan struct{})
-	go func() { defer close(done); s.Serve(l) }()
+	go func() { defer close(done); s.Serve(served) }()
 	t.Cleanup(func() { s.Close(); <-done })
 	return &hop{"http://" + l.Addr().String(), l}
+}
+
+// dialHop connects to an owner and authenticates by that key.
+func dialHop(ctx context.Context, addr, key string) (net.Conn, error) {
+	var d net.Dialer
+	c, err := d.DialContext(ctx, "tcp", addr)
+	if err != nil {
+		return nil, err
+	}
+	return authenticate(ctx, c, "worker", authKeys(key), false)
 }
 
 // h2c makes an unstarted server speak HTTP/2 without TLS, and its client nothing else.
@@ -109,11 +124,11 @@ func newRig(t testing.TB, c rigConfig) *rig {
 	c.handler.Key = cmp.Or(c.handler.Key, testKey)
 	r.handler, err = NewHandler(r.worker, c.handler)
 	must(err)
-	var owner http.Handler = r.handler
 	if c.wrapHop != nil {
-		owner = c.wrapHop(owner)
+		r.hop = newHop(t, c.wrapHop(r.handler), r.handler)
+	} else {
+		r.hop = newHop(t, r.handler)
 	}
-	r.hop = newHop(t, owner)
 	c.config.Key = cmp.Or(c.config.Key, testKey)
 	c.config.Node = "edge"
 	if c.config.Dial == nil {

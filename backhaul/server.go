@@ -18,13 +18,17 @@ type ServerConfig struct {
 	// IdleTimeout is how long a connection without requests is kept. 0 means 3 minutes: it must be above Config.IdleTimeout of
 	// all edges, else requests meet connections that are being closed.
 	IdleTimeout time.Duration
-	// HeaderTimeout bounds the time from the first byte of a request to the end of its head, and from a new connection to
-	// that. 0 means 10 s.
+	// HeaderTimeout bounds the time from the first byte of a request to the end of its head, and the time that a new
+	// connection takes to authenticate, or to send a first byte where it need not. 0 means 10 s.
 	HeaderTimeout time.Duration
 	// MaxHeader bounds the head of a request in bytes. 0 means 1 MiB and what edges add: above what their servers let in.
 	MaxHeader int
 	// MaxStreams is how many requests one HTTP/2 connection may carry. 0 means 1000; edges open further connections beyond.
 	MaxStreams int
+	// MaxUnauthenticated is how many connections may be open that have not authenticated, of all listeners. Beyond it each new
+	// one closes the oldest of them. Each holds some kilobytes, for at most HeaderTimeout. 0 means 1024: a thousand edges
+	// that come at once. Negative: no bound. It has no meaning where the handler is not a [Handler].
+	MaxUnauthenticated int
 	// Logger gets what goes wrong with connections; nil: nothing is logged.
 	Logger *slog.Logger
 }
@@ -34,6 +38,7 @@ func (c *ServerConfig) resolve() error {
 	c.HeaderTimeout = cmp.Or(c.HeaderTimeout, 10*time.Second)
 	c.MaxHeader = cmp.Or(c.MaxHeader, defaultMaxHeader+headerRoom)
 	c.MaxStreams = cmp.Or(c.MaxStreams, maxStreams)
+	c.MaxUnauthenticated = cmp.Or(c.MaxUnauthenticated, defaultUnauthenticated)
 	if c.Logger == nil {
 		c.Logger = slog.New(slog.DiscardHandler)
 	}
@@ -54,11 +59,15 @@ func (c *ServerConfig) resolve() error {
 // HTTP/2 connection gets windows for uploads as large as those that its edge has announced for downloads: the edge knows
 // the path. One [http.Server] has the same windows for all, so there is one for each class.
 //
+// A [Handler] that it serves hears from authenticated connections only: others are refused before anything of HTTP/2, or a
+// body, has been read. What is wrapped around a Handler is served like any other, and needs [Handler.Listener] for that.
+//
 // For TLS, pass a [crypto/tls.NewListener]; edges then return TLS connections from [Config].Dial. No protocol needs to be
 // negotiated. All methods are safe for concurrent use.
 type Server struct {
 	handler http.Handler
 	c       ServerConfig
+	pending *pending
 
 	mu        sync.Mutex
 	listeners map[net.Listener]struct{}
@@ -85,7 +94,7 @@ func NewServer(h http.Handler, c ServerConfig) (*Server, error) {
 		return nil, err
 	}
 	return &Server{
-		handler: h, c: c, listeners: map[net.Listener]struct{}{}, opening: map[net.Conn]struct{}{}, servers: map[int]*inner{},
+		handler: h, c: c, pending: newPending(c.MaxUnauthenticated), listeners: map[net.Listener]struct{}{}, opening: map[net.Conn]struct{}{}, servers: map[int]*inner{},
 	}, nil
 }
 
@@ -131,8 +140,13 @@ func (s *Server) over() bool {
 	return s.closed
 }
 
-// open finds out what a new connection speaks and hands it over.
+// open authenticates a new connection, finds out what it speaks and hands it over.
 func (s *Server) open(c net.Conn) {
+	if h, ok := s.handler.(*Handler); ok {
+		if _, done := c.(*ownerConn); !done {
+			c = newOwnerConn(c, h, s.pending, s.c.HeaderTimeout)
+		}
+	}
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	if s.closed {
@@ -141,7 +155,7 @@ func (s *Server) open(c net.Conn) {
 	}
 	s.opening[c] = struct{}{}
 	s.running.Go(func() {
-		class, head, err := greet(c, s.c.HeaderTimeout)
+		class, head, err := s.greet(c)
 		s.mu.Lock()
 		defer s.mu.Unlock()
 		delete(s.opening, c)
@@ -149,18 +163,26 @@ func (s *Server) open(c net.Conn) {
 			c.Close()
 			return
 		}
-		guard(c)
-		s.server(class).in.give(&greeted{Conn: c, head: head})
+		s.server(class).in.give(newGreeted(c, head))
 	})
 }
 
-// greet reads the first bytes of a connection: up to the first that HTTP/2 does not begin with, or to the end of its first
-// frame.
-func greet(c net.Conn, limit time.Duration) (class int, head []byte, err error) {
-	if limit > 0 {
-		if err := c.SetReadDeadline(time.Now().Add(limit)); err != nil {
+// greet authenticates a connection, and reads its first bytes: up to the first that HTTP/2 does not begin with, or to the
+// end of its first frame. An edge may have made a connection ahead of the request that it is for.
+func (s *Server) greet(c net.Conn) (class int, head []byte, err error) {
+	guard(c)
+	wait := s.c.HeaderTimeout // for the first byte
+	if o, ok := c.(*ownerConn); ok {
+		if !o.h.c.AnyNode {
+			wait = s.c.IdleTimeout
+		}
+		o.wait = wait
+		if err := o.authenticate(); err != nil {
 			return 0, nil, err
 		}
+	}
+	if err := c.SetReadDeadline(time.Now().Add(wait)); err != nil {
+		return 0, nil, err
 	}
 	buf := make([]byte, 512)
 	n := 0
@@ -169,6 +191,11 @@ func greet(c net.Conn, limit time.Duration) (class int, head []byte, err error) 
 		m, err := c.Read(buf[n:])
 		if err != nil {
 			return 0, nil, err
+		}
+		if n == 0 {
+			if err := c.SetReadDeadline(time.Now().Add(s.c.HeaderTimeout)); err != nil {
+				return 0, nil, err
+			}
 		}
 		before := n
 		n += m
@@ -194,6 +221,16 @@ func greet(c net.Conn, limit time.Duration) (class int, head []byte, err error) 
 type greeted struct {
 	net.Conn
 	head []byte
+	from net.Conn // as it was accepted
+}
+
+// newGreeted leaves out what has nothing to do any more.
+func newGreeted(c net.Conn, head []byte) *greeted {
+	g := &greeted{Conn: c, head: head, from: c}
+	if o, ok := c.(*ownerConn); ok && len(o.rest) == 0 {
+		g.Conn = o.Conn
+	}
+	return g
 }
 
 func (g *greeted) Read(p []byte) (int, error) {
@@ -217,7 +254,7 @@ func (s *Server) server(class int) *inner {
 	}
 	h := &http.Server{
 		Handler: s.handler, IdleTimeout: s.c.IdleTimeout, ReadHeaderTimeout: s.c.HeaderTimeout,
-		MaxHeaderBytes: s.c.MaxHeader, ErrorLog: slog.NewLogLogger(s.c.Logger.Handler(), slog.LevelWarn), Protocols: new(http.Protocols),
+		ConnContext: ConnContext, MaxHeaderBytes: s.c.MaxHeader, ErrorLog: slog.NewLogLogger(s.c.Logger.Handler(), slog.LevelWarn), Protocols: new(http.Protocols),
 	}
 	if class == classHTTP1 {
 		h.Protocols.SetHTTP1(true)

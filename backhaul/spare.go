@@ -20,6 +20,9 @@ func (pe *peer) prepare(x *exchange) {
 	go func() {
 		for {
 			c, err := pe.dial(p.background, dial, limit, epoch)
+			if err == nil {
+				announce(c.wire.Conn) //nolint:errcheck // who takes the connection finds out
+			}
 			if err == nil && !p.keep(c) {
 				c.close()
 			}

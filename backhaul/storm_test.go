@@ -60,7 +60,10 @@ func TestAFullFleetIsNotStormed(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	hop := httptest.NewServer(handler)
+	hop := httptest.NewUnstartedServer(handler)
+	hop.Listener = handler.Listener(hop.Listener)
+	hop.Config.ConnContext = backhaul.ConnContext
+	hop.Start()
 	t.Cleanup(hop.Close)
 
 	ctx, cancel := context.WithCancel(t.Context())

@@ -3,9 +3,11 @@ package backhaul
 import (
 	"bufio"
 	"bytes"
+	"context"
 	"errors"
 	"fmt"
 	"io"
+	"net"
 	"net/http"
 	"net/http/httptrace"
 	"net/textproto"
@@ -214,39 +216,49 @@ func TestAStrangerIsNotServed(t *testing.T) {
 	r := newRig(t, rigConfig{app: roomy, handler: HandlerConfig{NextKey: "next"}, config: Config{Key: "wrong", Trace: l.trace()}})
 	var served atomic.Int32
 	g := r.serve("m1", http.HandlerFunc(func(http.ResponseWriter, *http.Request) { served.Add(1) }))
-	resp, body := fetch(t, r.front.Client(), request(t, "GET", r.front.URL, nil))
-	if resp.StatusCode != 503 || !strings.Contains(body, "denied (not executed)") {
-		t.Errorf("through an edge: %d %s", resp.StatusCode, body)
+	if resp, _ := fetch(t, r.front.Client(), request(t, "GET", r.front.URL, nil)); resp.StatusCode != 503 {
+		t.Errorf("through an edge: %d", resp.StatusCode)
+	}
+	_, err := r.transport.RoundTrip(request(t, "POST", "http://web/", strings.NewReader("x")))
+	if e, ok := err.(*MachineError); !ok || e.Failure != FailDenied || !strings.Contains(err.Error(), "denied (not executed)") || !strings.Contains(err.Error(), "Config.Key") {
+		t.Errorf("through an edge: %v", err)
 	}
 	for _, tt := range []struct {
-		keys []string
-		to   string
-		want int
+		key, to string
+		want    int // 0: no connection
 	}{
-		{nil, "web;m1;0;edge", 403},
-		{[]string{"wrong"}, "web;m1;0;edge", 403},
-		{[]string{testKey + "x"}, "web;m1;0;edge", 403},
-		{[]string{testKey, "wrong"}, "web;m1;0;edge", 403},
-		{[]string{testKey}, "web;m1;0;edge", 200},
-		{[]string{"next"}, "web;m1;0;edge", 200},
-		{[]string{testKey}, "", 400},
-		{[]string{testKey}, "web", 400},
-		{[]string{testKey}, "web;m1;-1;edge", 400},
-		{[]string{testKey}, "web;m9;0;edge", 503},
-		{[]string{testKey}, "app;m1;0;edge", 503},
+		{"", "web;m1;0;edge", 403},
+		{"wrong", "web;m1;0;edge", 0},
+		{testKey + "x", "web;m1;0;edge", 0},
+		{testKey, "web;m1;0;edge", 200},
+		{"next", "web;m1;0;edge", 200},
+		{testKey, "", 400},
+		{testKey, "web", 400},
+		{testKey, "web;m1;-1;edge", 400},
+		{testKey, "web;m9;0;edge", 503},
+		{testKey, "app;m1;0;edge", 503},
 	} {
 		served.Store(0)
 		req := request(t, "GET", r.hop.URL, nil)
-		req.Header[headerKey] = tt.keys
+		req.Header["Ebb-Key"] = []string{testKey} // a key in a request is nothing
 		if tt.to != "" {
 			req.Header[headerTo] = []string{tt.to}
 		}
-		resp, _ := fetch(t, r.front.Client(), req)
-		if resp.StatusCode != tt.want || (served.Load() == 1) != (tt.want == 200) {
-			t.Errorf("%v %q: got %d, served %d; want %d", tt.keys, tt.to, resp.StatusCode, served.Load(), tt.want)
+		c := &http.Transport{DialContext: func(ctx context.Context, _, addr string) (net.Conn, error) { return dialHop(ctx, addr, tt.key) }}
+		got := 0
+		resp, err := c.RoundTrip(req)
+		if err == nil {
+			got = resp.StatusCode
+			resp.Body.Close()
+		} else if !denied(err) {
+			t.Errorf("%q %q: %v", tt.key, tt.to, err)
+		}
+		c.CloseIdleConnections()
+		if got != tt.want || (served.Load() == 1) != (tt.want == 200) {
+			t.Errorf("%q %q: got %d, served %d; want %d", tt.key, tt.to, got, served.Load(), tt.want)
 		}
 		if tt.want == 403 && resp.Header.Get(headerLoad) != "" {
-			t.Errorf("%v: a stranger learns the load", tt.keys)
+			t.Errorf("%q: a stranger learns the load", tt.key)
 		}
 	}
 	if _, used := g.Sample(); !used {

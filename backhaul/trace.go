@@ -79,6 +79,13 @@ type Done struct {
 type HandlerTrace struct {
 	Bounce func(Refused) // a request was refused
 	Fault  func(Faulted) // a machine failed
+	Denied func(Denied)  // a connection was refused, as nobody of the cluster is there
+}
+
+// Denied is a connection that a [Handler] did not accept. Anybody who can connect can cause one.
+type Denied struct {
+	Addr string // of the other end
+	Err  error
 }
 
 // Refused is a request that a [Handler] bounced.

@@ -18,7 +18,6 @@ type Transport struct {
 	picker   Picker
 	c        Config
 	limits   limits
-	key      []string
 	owners   *pool // by node and incarnation
 	machines *pool // by machine and epoch; only those of this process
 	kept     atomic.Int64
@@ -51,15 +50,12 @@ func NewTransport(p Picker, c Config) (*Transport, error) {
 	}
 	t := &Transport{picker: p, c: c, limits: limits{bounces: c.Bounces, rounds: c.Rounds, failures: c.Failures, patience: c.Patience}}
 	t.budget.ratio, t.budget.floor = c.FailureRatio, c.FailureFloor
-	if c.Key != "" {
-		t.key = []string{c.Key}
-	}
 	pc := poolConfig{maxIdle: c.MaxIdle, idleTimeout: c.IdleTimeout, dialTimeout: c.DialTimeout, headerTimeout: c.HeaderTimeout, maxHeader: c.MaxHeader}
 	pc.maxHeader += headerRoom
 	pc.bandwidth, pc.pressure = c.Bandwidth, c.Pressure
-	pc.spare = c.Spare
+	pc.spare, pc.keys = c.Spare, authKeys(c.Key, c.NextKey)
 	t.owners = newPool(pc)
-	pc.spare = 0
+	pc.spare, pc.keys = 0, nil
 	pc.idleTimeout, pc.maxHeader, pc.near = c.MachineIdleTimeout, c.MaxHeader, true
 	t.machines = newPool(pc)
 	return t, nil

@@ -72,9 +72,6 @@ func (f *flight) remote(x *exchange) (*http.Response, balance.Bounce, balance.Lo
 	out := f.outgoing(ctx)
 	slot, _ := f.res.Grant()
 	out.Header[headerTo] = []string{string(appendTo(make([]byte, 0, 64), to{app: m.App, id: m.ID, gen: m.CordonGen, node: t.c.Node, slot: slot}))}
-	if t.key != nil {
-		out.Header[headerKey] = t.key
-	}
 	if x.expect {
 		out.Header["Expect"] = expectContinue
 		if x.h2 {

@@ -76,12 +76,12 @@ func TestUpgrade(t *testing.T) {
 func TestUpgradeWithEarlyBytes(t *testing.T) {
 	r := newRig(t, rigConfig{app: roomy})
 	r.serve("m1", http.HandlerFunc(echo))
-	c, err := net.Dial("tcp", r.hop.Listener.Addr().String())
+	c, err := dialHop(t.Context(), r.hop.Listener.Addr().String(), testKey)
 	if err != nil {
 		t.Fatal(err)
 	}
 	defer c.Close()
-	io.WriteString(c, "GET /ws HTTP/1.1\r\nHost: x\r\nConnection: Upgrade\r\nUpgrade: echo\r\nEbb-Key: "+testKey+"\r\nEbb-To: web;m1;0;edge\r\n\r\nearly")
+	io.WriteString(c, "GET /ws HTTP/1.1\r\nHost: x\r\nConnection: Upgrade\r\nUpgrade: echo\r\nEbb-To: web;m1;0;edge\r\n\r\nearly")
 	br := bufio.NewReader(c)
 	if _, err := http.ReadResponse(br, nil); err != nil {
 		t.Fatal(err)

@@ -117,7 +117,7 @@ func (f *flow) next() ([]byte, error) {
 	return f.await()
 }
 
-// done removes the bytes that next returned.
+// done removes the bytes that next returned, unless they were dropped meanwhile.
 func (f *flow) done(n int) {
 	f.mu.Lock()
 	defer f.mu.Unlock()
@@ -125,7 +125,7 @@ func (f *flow) done(n int) {
 }
 
 func (f *flow) removed(n int) {
-	if n > 0 {
+	if n = min(n, f.stream.size); n > 0 {
 		f.stream.take(n)
 		f.put.cond.Broadcast()
 	}

@@ -1,0 +1,740 @@
+package backhaul
+
+import (
+	"bufio"
+	"bytes"
+	"context"
+	"crypto/tls"
+	"errors"
+	"fmt"
+	"io"
+	"net"
+	"net/http"
+	"net/http/httptest"
+	"strings"
+	"sync"
+	"sync/atomic"
+	"testing"
+	"testing/synctest"
+	"time"
+
+	"github.com/ebbkit/ebb/balance"
+	"github.com/ebbkit/ebb/internal/delay"
+)
+
+// cluster is an edge and a worker in memory, for a synctest bubble.
+type cluster struct {
+	edge    *Transport
+	worker  *Handler
+	server  *Server
+	hop     *pipes
+	served  atomic.Int32 // requests that the machine got
+	refused []Denied
+	mu      sync.Mutex
+}
+
+type clusterConfig struct {
+	config  Config
+	handler HandlerConfig
+	server  ServerConfig
+	listen  func(net.Listener) net.Listener // around the owner's listener; nil: none
+	dial    func(dialOwner) dialOwner       // around the edge's; nil: none
+	machine func(http.ResponseWriter, *http.Request)
+}
+
+type dialOwner = func(context.Context, balance.NodeID) (net.Conn, error)
+
+func newCluster(t *testing.T, c clusterConfig) *cluster {
+	t.Helper()
+	must := func(err error) {
+		t.Helper()
+		if err != nil {
+			t.Fatal(err)
+		}
+	}
+	k := &cluster{hop: newPipes()}
+	worker, err := balance.NewFleet(balance.FleetConfig{Node: "worker", Region: "nrt"})
+	must(err)
+	edge, err := balance.NewFleet(balance.FleetConfig{Node: "edge", Region: "nrt"})
+	must(err)
+	g, err := worker.Host(balance.Machine{ID: "m1", App: "web", Region: "nrt"})
+	must(err)
+	token, _ := g.Start(0)
+	g.Ready(token)
+	w := worker.Watch()
+	must(edge.Apply(w.Take()...))
+	w.Close()
+	machines := newPipes()
+	app := &http.Server{ErrorLog: quietLog, Handler: http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		k.served.Add(1)
+		if c.machine != nil {
+			c.machine(w, r)
+			return
+		}
+		b, _ := io.ReadAll(r.Body)
+		fmt.Fprintf(w, "%s %s", r.Method, b)
+	})}
+	go app.Serve(machines)
+	c.handler.DialMachine = func(ctx context.Context, _ balance.Machine) (net.Conn, error) { return machines.dial(ctx) }
+	c.handler.Trace.Denied = func(d Denied) {
+		k.mu.Lock()
+		defer k.mu.Unlock()
+		k.refused = append(k.refused, d)
+	}
+	k.worker, err = NewHandler(worker, c.handler)
+	must(err)
+	k.server, err = NewServer(k.worker, c.server)
+	must(err)
+	var l net.Listener = k.hop
+	if c.listen != nil {
+		l = c.listen(l)
+	}
+	go k.server.Serve(l)
+	b, err := balance.New(edge, balance.Config{})
+	must(err)
+	dial := func(ctx context.Context, _ balance.NodeID) (net.Conn, error) { return k.hop.dial(ctx) }
+	if c.dial != nil {
+		dial = c.dial(dial)
+	}
+	c.config.Dial, c.config.Node = dial, "edge"
+	k.edge, err = NewTransport(NoWait(b), c.config)
+	must(err)
+	t.Cleanup(func() {
+		k.edge.Close()
+		k.worker.machines.close()
+		k.server.Close()
+		app.Close()
+	})
+	return k
+}
+
+// do sends a request and returns what the machine says, or the failure.
+func (k *cluster) do(t *testing.T, method, body string, major int) string {
+	t.Helper()
+	req := request(t, method, "http://web/", nil)
+	if body != "" {
+		req = request(t, method, "http://web/", strings.NewReader(body))
+	}
+	req.ProtoMajor = major
+	resp, err := k.edge.RoundTrip(req)
+	if e, ok := errors.AsType[*MachineError](err); ok {
+		return e.Failure.String() + ": " + err.Error()
+	}
+	return read(t, resp, err)
+}
+
+// authority is a certificate authority.
+type authority struct {
+	cert tls.Certificate
+	pem  []byte
+}
+
+// What a request costs in round trips: over a new connection, and over one that is there. Time is virtual, and nothing
+// but the path takes any.
+func TestWhatAuthenticationCostsInRoundTrips(t *testing.T) {
+	const rtt = 100 * time.Millisecond
+	for _, tt := range []struct {
+		name      string
+		key       string
+		tls       bool
+		certs     bool
+		get, post [2]int // over HTTP/1.1 and HTTP/2, on a new connection
+	}{
+		{"in clear, anybody", "", false, false, [2]int{2, 3}, [2]int{2, 3}},
+		{"in clear, a key", "key", false, false, [2]int{3, 4}, [2]int{3, 4}},
+		{"over TLS, anybody", "", true, false, [2]int{3, 4}, [2]int{3, 4}},
+		{"over TLS, a key", "key", true, false, [2]int{3, 4}, [2]int{4, 4}}, // a body waits for the owner's proof
+		{"over TLS, certificates", "", true, true, [2]int{3, 4}, [2]int{3, 4}},
+		{"over TLS, certificates and a key", "key", true, true, [2]int{3, 4}, [2]int{4, 4}},
+	} {
+		for _, major := range []int{1, 2} {
+			for _, method := range []string{"GET", "POST"} {
+				synctest.Test(t, func(t *testing.T) {
+					ca := newAuthority(t, "ca")
+					links := delay.NewLinks()
+					links.Set("edge", "worker", rtt)
+					t.Cleanup(func() { links.Close() })
+					c := clusterConfig{
+						config:  Config{Key: tt.key, Spare: -1, RTT: func(balance.NodeID) (time.Duration, bool) { return rtt, true }},
+						handler: HandlerConfig{Key: tt.key, AnyNode: tt.key == "" && !tt.certs},
+						dial: func(dial dialOwner) dialOwner {
+							far := links.WrapDial("edge", "worker", func(ctx context.Context, _, _ string) (net.Conn, error) { return dial(ctx, "worker") })
+							return func(ctx context.Context, _ balance.NodeID) (net.Conn, error) { return far(ctx, "", "") }
+						},
+					}
+					if tt.certs {
+						c.handler.Certificate = CertificateNode
+					}
+					if tt.tls {
+						c.listen = func(l net.Listener) net.Listener {
+							return tls.NewListener(l, &tls.Config{Certificates: []tls.Certificate{ca.issue(t, "worker", time.Hour)}, ClientAuth: tls.VerifyClientCertIfGiven, ClientCAs: ca.pool()})
+						}
+						plain := c.dial
+						c.dial = func(dial dialOwner) dialOwner {
+							dial = plain(dial)
+							return func(ctx context.Context, owner balance.NodeID) (net.Conn, error) {
+								nc, err := dial(ctx, owner)
+								if err != nil {
+									return nil, err
+								}
+								config := &tls.Config{ServerName: "worker", RootCAs: ca.pool()}
+								if tt.certs {
+									config.Certificates = []tls.Certificate{ca.issue(t, "edge", time.Hour)}
+								}
+								return tls.Client(nc, config), nil
+							}
+						}
+					}
+					k := newCluster(t, c)
+					want, body := tt.get[major-1], ""
+					if method == "POST" {
+						want, body = tt.post[major-1], "hello"
+					}
+					for n, trips := range []int{want, 1, 1} {
+						began := time.Now()
+						if got := k.do(t, method, body, major); got != method+" "+body {
+							t.Errorf("%s, %s, HTTP/%d: %s", tt.name, method, major, got)
+						}
+						if took := time.Since(began); took != time.Duration(trips)*rtt {
+							t.Errorf("%s, %s, HTTP/%d, request %d: took %v, want %d x %v", tt.name, method, major, n, took, trips, rtt)
+						}
+					}
+				})
+			}
+		}
+	}
+}
+
+// A connection that is made ahead authenticates ahead, and is there for longer than a stranger's would be.
+func TestSpareConnectionsAreReady(t *testing.T) {
+	const rtt = 100 * time.Millisecond
+	for _, overTLS := range []bool{false, true} {
+		synctest.Test(t, func(t *testing.T) {
+			ca := newAuthority(t, "ca")
+			links := delay.NewLinks()
+			links.Set("edge", "worker", rtt)
+			t.Cleanup(func() { links.Close() })
+			slow := make(chan struct{})
+			c := clusterConfig{
+				config: Config{Key: "key"}, handler: HandlerConfig{Key: "key"},
+				machine: func(w http.ResponseWriter, r *http.Request) {
+					if r.Method == "GET" {
+						<-slow
+					}
+					io.Copy(w, r.Body)
+				},
+			}
+			c.dial = func(dial dialOwner) dialOwner {
+				far := links.WrapDial("edge", "worker", func(ctx context.Context, _, _ string) (net.Conn, error) { return dial(ctx, "worker") })
+				return func(ctx context.Context, _ balance.NodeID) (net.Conn, error) {
+					nc, err := far(ctx, "", "")
+					if err == nil && overTLS {
+						nc = tls.Client(nc, &tls.Config{ServerName: "worker", RootCAs: ca.pool()})
+					}
+					return nc, err
+				}
+			}
+			if overTLS {
+				c.listen = func(l net.Listener) net.Listener {
+					return tls.NewListener(l, &tls.Config{Certificates: []tls.Certificate{ca.issue(t, "worker", time.Hour)}})
+				}
+			}
+			k := newCluster(t, c)
+			done := make(chan string)
+			go func() { done <- k.do(t, "GET", "", 1) }() // takes the connection that it makes
+			time.Sleep(time.Minute)                       // longer than a connection may be silent that has not authenticated
+			began := time.Now()
+			if got := k.do(t, "POST", "hello", 1); got != "hello" || time.Since(began) != rtt {
+				t.Errorf("TLS %v: %q after %v, want one round trip", overTLS, got, time.Since(began))
+			}
+			time.Sleep(time.Second) // another one is made
+			if n := k.server.pending.len(); n != 0 {
+				t.Errorf("TLS %v: %d connections count as not authenticated", overTLS, n)
+			}
+			close(slow)
+			<-done
+		})
+	}
+}
+
+// tap records what one side of a connection writes.
+type tap struct {
+	net.Conn
+	mu  sync.Mutex
+	buf bytes.Buffer
+}
+
+func (c *tap) Write(p []byte) (int, error) {
+	c.mu.Lock()
+	c.buf.Write(p)
+	c.mu.Unlock()
+	return c.Conn.Write(p)
+}
+
+func (c *tap) recorded() []byte {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	return bytes.Clone(c.buf.Bytes())
+}
+
+// Whatever an edge has sent, sent once more executes nothing: in clear, and inside of another TLS connection.
+func TestACopyOfAConnectionExecutesNothing(t *testing.T) {
+	for _, overTLS := range []bool{false, true} {
+		for _, major := range []int{1, 2} {
+			for _, method := range []string{"GET", "POST"} {
+				synctest.Test(t, func(t *testing.T) {
+					var taps []*tap
+					ca := newAuthority(t, "ca")
+					inside := func(nc net.Conn) net.Conn { return nc }
+					c := clusterConfig{config: Config{Key: "key", Spare: -1}, handler: HandlerConfig{Key: "key"}}
+					if overTLS {
+						server := &tls.Config{Certificates: []tls.Certificate{ca.issue(t, "worker", time.Hour)}, SessionTicketsDisabled: true}
+						c.listen = func(l net.Listener) net.Listener { return tls.NewListener(l, server) }
+						inside = func(nc net.Conn) net.Conn {
+							return tls.Client(nc, &tls.Config{ServerName: "worker", RootCAs: ca.pool()})
+						}
+					}
+					c.dial = func(dial dialOwner) dialOwner {
+						return func(ctx context.Context, owner balance.NodeID) (net.Conn, error) {
+							nc, err := dial(ctx, owner)
+							if err != nil {
+								return nil, err
+							}
+							tp := &tap{Conn: inside(nc)}
+							taps = append(taps, tp)
+							if t, ok := tp.Conn.(*tls.Conn); ok {
+								return &tappedTLS{tp, t}, nil
+							}
+							return tp, nil
+						}
+					}
+					k := newCluster(t, c)
+					if got := k.do(t, method, "hello", major); got != method+" hello" {
+						t.Fatal(got)
+					}
+					sent := taps[0].recorded()
+					if !beginsHello(sent) || len(sent) < helloSize+proofSize {
+						t.Fatalf("recorded %q", sent)
+					}
+					if bytes.Contains(sent, []byte("Ebb-Key")) || bytes.Contains(sent, []byte("key\r")) {
+						t.Error("the key is sent")
+					}
+					served := k.served.Load()
+					for _, pieces := range [][]int{{len(sent)}, {helloSize}, {helloSize, len(sent)}, {helloSize, helloSize + proofSize, len(sent)}} {
+						raw, err := k.hop.dial(t.Context())
+						if err != nil {
+							t.Fatal(err)
+						}
+						nc := inside(raw)
+						go func() {
+							at := 0
+							for _, to := range pieces {
+								nc.Write(sent[at:to])
+								at = to
+							}
+						}()
+						got, _ := io.ReadAll(nc) // until the owner ends it
+						if bytes.Contains(got, []byte("200 OK")) || k.served.Load() != served {
+							t.Errorf("TLS %v, HTTP/%d, %s, in pieces %v: %d executed, answered %q", overTLS, major, method, pieces, k.served.Load()-served, got)
+						}
+						nc.Close()
+					}
+					synctest.Wait()
+					if n := k.server.pending.len(); n != 0 {
+						t.Errorf("%d are left", n)
+					}
+				})
+			}
+		}
+	}
+}
+
+// tappedTLS is a TLS connection that records what is written into it.
+type tappedTLS struct {
+	*tap
+	t *tls.Conn
+}
+
+func (c *tappedTLS) NetConn() net.Conn { return c.t }
+
+// Who answers in an owner's place gets no more of a request than its head, and that over TLS only.
+func TestAnImpostorGetsNoBody(t *testing.T) {
+	for _, tt := range []struct {
+		name    string
+		overTLS bool
+		major   int
+		says    string // after the hello
+		want    Failure
+		head    bool // it may have seen that
+	}{
+		{"in clear, silent", false, 1, "", FailDial, false},
+		{"in clear, HTTP", false, 1, "HTTP/1.1 400 Bad Request\r\nContent-Length: 0\r\n\r\n", FailDenied, false},
+		{"in clear, a refusal", false, 1, string(appendRefusal(nil, authUnknown)), FailDenied, false},
+		{"in clear, a reply of another key", false, 2, "reply", FailDenied, false},
+		{"over TLS, silent", true, 1, "", FailTimeout, true},
+		{"over TLS, an answer at once", true, 1, "HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\nok", FailDenied, true},
+		{"over TLS, a reply of another key", true, 1, "reply", FailDenied, true},
+		{"over TLS, a reply of another key", true, 2, "reply", FailDenied, false},
+		{"over TLS, a refusal", true, 1, string(appendRefusal(nil, authUnknown)), FailDenied, true},
+	} {
+		synctest.Test(t, func(t *testing.T) {
+			ca := newAuthority(t, "ca")
+			var got bytes.Buffer
+			var mu sync.Mutex
+			c := clusterConfig{config: Config{Key: "key", Spare: -1, Failures: -1}, handler: HandlerConfig{Key: "key"}}
+			c.dial = func(dialOwner) dialOwner {
+				return func(ctx context.Context, owner balance.NodeID) (net.Conn, error) {
+					near, far := net.Pipe()
+					var nc, in net.Conn = near, far
+					if tt.overTLS {
+						nc = tls.Client(near, &tls.Config{InsecureSkipVerify: true})
+						in = tls.Server(far, &tls.Config{Certificates: []tls.Certificate{ca.issue(t, "worker", time.Hour)}, SessionTicketsDisabled: true})
+					}
+					go func() {
+						defer in.Close()
+						hello := make([]byte, helloSize)
+						if _, err := io.ReadFull(in, hello); err != nil {
+							return
+						}
+						go func() {
+							says := tt.says
+							if says == "reply" {
+								other := authKeys("other")
+								var binding []byte
+								s := authConfirm
+								if t := tlsOf(in); t != nil {
+									binding, _ = bindingOf(t)
+									s = authWelcome
+								}
+								says = string(appendReply(nil, s, other[0], hello, nonceB, binding))
+							}
+							io.WriteString(in, says)
+						}()
+						for b := make([]byte, 1000); ; {
+							n, err := in.Read(b)
+							mu.Lock()
+							got.Write(b[:n])
+							mu.Unlock()
+							if err != nil {
+								return
+							}
+						}
+					}()
+					return nc, nil
+				}
+			}
+			k := newCluster(t, c)
+			if fail := k.do(t, "POST", "secret body", tt.major); !strings.HasPrefix(fail, tt.want.String()+": ") {
+				t.Errorf("%s: %s; want %v", tt.name, fail, tt.want)
+			}
+			time.Sleep(time.Minute)
+			mu.Lock()
+			defer mu.Unlock()
+			if s := got.String(); strings.Contains(s, "secret") || strings.Contains(s, "POST") != tt.head {
+				t.Errorf("%s: it got %q", tt.name, s)
+			}
+		})
+	}
+}
+
+// Somebody who ends TLS in the middle has two connections with different keying material, whatever certificates the edge
+// accepts. In clear nobody can tell.
+func TestARelayThatEndsTLSIsFoundOut(t *testing.T) {
+	for _, overTLS := range []bool{true, false} {
+		synctest.Test(t, func(t *testing.T) {
+			ca := newAuthority(t, "ca")
+			cert := ca.issue(t, "worker", time.Hour)
+			server := &tls.Config{Certificates: []tls.Certificate{cert}, SessionTicketsDisabled: true}
+			anything := &tls.Config{InsecureSkipVerify: true}
+			c := clusterConfig{config: Config{Key: "key", Spare: -1, Failures: -1}, handler: HandlerConfig{Key: "key"}}
+			if overTLS {
+				c.listen = func(l net.Listener) net.Listener { return tls.NewListener(l, server) }
+			}
+			c.dial = func(dial dialOwner) dialOwner {
+				return func(ctx context.Context, owner balance.NodeID) (net.Conn, error) {
+					up, err := dial(ctx, owner)
+					if err != nil {
+						return nil, err
+					}
+					near, far := net.Pipe()
+					if !overTLS {
+						go splice(far, up)
+						return near, nil
+					}
+					go splice(tls.Server(far, server), tls.Client(up, anything))
+					return tls.Client(near, anything), nil
+				}
+			}
+			k := newCluster(t, c)
+			got := k.do(t, "POST", "hello", 1)
+			if overTLS && (!strings.HasPrefix(got, "denied: ") || k.served.Load() != 0) || !overTLS && got != "POST hello" {
+				t.Errorf("TLS %v: %s; %d executed", overTLS, got, k.served.Load())
+			}
+		})
+	}
+}
+
+func splice(a, b net.Conn) {
+	go func() { io.Copy(a, b); a.Close() }()
+	io.Copy(b, a)
+	b.Close()
+}
+
+// What does not fit together says on both sides what is wrong and what to do.
+func TestNodesThatDoNotAcceptEachOtherSayWhy(t *testing.T) {
+	for _, tt := range []struct {
+		name        string
+		edge        Config
+		owner       HandlerConfig
+		edgeTLS     bool // and the owner not
+		words, told string
+	}{
+		{"another key", Config{Key: "old"}, HandlerConfig{Key: "new"}, false, "HandlerConfig.Key", "Config.Key"},
+		{"no key here", Config{}, HandlerConfig{Key: "new"}, false, "Config.Key", "Config.Key"},
+		{"no key there", Config{Key: "key"}, HandlerConfig{AnyNode: true}, false, "HandlerConfig.Key", "HandlerConfig.Key"},
+		{"certificates there", Config{Key: "key"}, HandlerConfig{Certificate: CertificateNode}, false, "HandlerConfig.Key", "HandlerConfig.Key"},
+	} {
+		for _, major := range []int{1, 2} {
+			synctest.Test(t, func(t *testing.T) {
+				tt.edge.Spare, tt.edge.Failures = -1, -1
+				k := newCluster(t, clusterConfig{config: tt.edge, handler: tt.owner})
+				got := k.do(t, "POST", "hello", major)
+				if !strings.HasPrefix(got, "denied: ") || !strings.Contains(got, "not executed") || !strings.Contains(got, tt.words) {
+					t.Errorf("%s, HTTP/%d: %s", tt.name, major, got)
+				}
+				time.Sleep(time.Minute)
+				k.mu.Lock()
+				defer k.mu.Unlock()
+				if len(k.refused) == 0 || !strings.Contains(k.refused[0].Err.Error(), tt.told) || k.refused[0].Addr == "" {
+					t.Errorf("%s, HTTP/%d: the owner was told of %v", tt.name, major, k.refused)
+				}
+				if k.served.Load() != 0 {
+					t.Errorf("%s: executed", tt.name)
+				}
+			})
+		}
+	}
+}
+
+// A node that an owner does not accept fails alone: the request goes to another owner, and the machine is not blamed.
+func TestADeniedRequestGoesElsewhere(t *testing.T) {
+	both(t, func(t *testing.T, local bool) {
+		if local {
+			return
+		}
+		var l log
+		r := newRig(t, rigConfig{app: roomy, config: Config{Trace: l.trace(), Key: "stranger", Failures: 1}})
+		r.serve("m1", says("one"))
+		for range 3 {
+			_, err := r.transport.RoundTrip(request(t, "POST", "http://web/", strings.NewReader("x")))
+			if e, ok := errors.AsType[*MachineError](err); !ok || e.Failure != FailDenied {
+				t.Fatalf("got %v", err)
+			}
+		}
+		r.quiet()
+	})
+}
+
+// The keys of a fleet change in any order of its nodes, and every request is served meanwhile.
+func TestKeysChangeWithoutAGap(t *testing.T) {
+	steps := [][2]string{{"old", ""}, {"new", "old"}, {"new", ""}}
+	for e := range steps {
+		for o := range steps {
+			if e-o > 1 || o-e > 1 {
+				continue // a step begins when the last one has reached every node
+			}
+			for _, major := range []int{1, 2} {
+				synctest.Test(t, func(t *testing.T) {
+					k := newCluster(t, clusterConfig{
+						config:  Config{Key: steps[e][0], NextKey: steps[e][1], Spare: -1},
+						handler: HandlerConfig{Key: steps[o][0], NextKey: steps[o][1]},
+					})
+					if got := k.do(t, "POST", "hello", major); got != "POST hello" {
+						t.Errorf("edge %q, owner %q: %s", steps[e], steps[o], got)
+					}
+				})
+			}
+		}
+	}
+}
+
+// Strangers are closed at once, whatever they do not send. Nothing of a body is waited for.
+func TestStrangersAreClosedAtOnce(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		k := newCluster(t, clusterConfig{config: Config{Key: "key"}, handler: HandlerConfig{Key: "key"}})
+		for _, tt := range []struct {
+			first string
+			most  time.Duration
+			want  string
+		}{
+			{"POST / HTTP/1.1\r\nHost: x\r\nContent-Length: 10\r\n\r\n", lingerFor, "403"},
+			{"POST / HTTP/1.1\r\nHost: x\r\nTransfer-Encoding: chunked\r\n\r\n", lingerFor, "403"},
+			{"POST / HTTP/1.1\r\nHost: x\r\nExpect: 100-continue\r\nContent-Length: 10\r\n\r\n", lingerFor, "403"},
+			{"G", lingerFor, "403"},
+			{clientPreface, lingerFor, "403"},
+			{"\x16\x03\x01", lingerFor, "403"},
+			{string(appendHello(nil, authKeys("guess"), nonceA, nil)), lingerFor, ""},
+			{string(appendHello(nil, authKeys("key"), nonceA, boundA)), lingerFor, ""},
+			{"", 10 * time.Second, ""},
+			{"\x00ebb", 10 * time.Second, ""},
+			{string(appendHello(nil, authKeys("key"), nonceA, nil)), 10 * time.Second, ""}, // a copy: no confirmation comes
+		} {
+			c, err := k.hop.dial(t.Context())
+			if err != nil {
+				t.Fatal(err)
+			}
+			began := time.Now()
+			if tt.first != "" {
+				go io.WriteString(c, tt.first)
+			}
+			got, err := io.ReadAll(c)
+			if took := time.Since(began); took > tt.most || err != nil {
+				t.Errorf("%q: closed after %v, %v; want %v", tt.first, took, err, tt.most)
+			}
+			if tt.want != "" {
+				resp, err := http.ReadResponse(bufio.NewReader(bytes.NewReader(got)), nil)
+				if err != nil || fmt.Sprint(resp.StatusCode) != tt.want || !resp.Close {
+					t.Errorf("%q: answered %q", tt.first, got)
+				}
+			}
+			c.Close()
+		}
+		synctest.Wait()
+		if n := k.server.pending.len(); n != 0 {
+			t.Errorf("%d are left", n)
+		}
+		if got := k.do(t, "POST", "hello", 1); got != "POST hello" || k.served.Load() != 1 {
+			t.Errorf("%s; %d executed", got, k.served.Load())
+		}
+	})
+}
+
+// However many strangers there are, their number is bounded, and a node gets in.
+func TestTheNumberOfStrangersIsBounded(t *testing.T) {
+	for _, firsts := range [][]string{{""}, {"\x00ebb"}, {string(appendHello(nil, authKeys("key"), nonceA, nil))}, {"", "\x00"}} {
+		synctest.Test(t, func(t *testing.T) {
+			const most = 8
+			k := newCluster(t, clusterConfig{
+				config: Config{Key: "key", Spare: -1}, handler: HandlerConfig{Key: "key"}, server: ServerConfig{MaxUnauthenticated: most},
+			})
+			var open atomic.Int32
+			stranger := func(i int) {
+				c, err := k.hop.dial(t.Context())
+				if err != nil {
+					t.Fatal(err)
+				}
+				open.Add(1)
+				go io.WriteString(c, firsts[i%len(firsts)])
+				go func() { io.Copy(io.Discard, c); open.Add(-1); c.Close() }()
+			}
+			for i := range 5 * most {
+				stranger(i)
+				synctest.Wait()
+				if n, p := open.Load(), k.server.pending.len(); n > most || p > most {
+					t.Fatalf("%d open, %d pending; want at most %d", n, p, most)
+				}
+				if i%most == 0 {
+					if got := k.do(t, "POST", "hello", 1+i/most%2); got != "POST hello" {
+						t.Errorf("among %d strangers: %s", open.Load(), got)
+					}
+				}
+			}
+			time.Sleep(11 * time.Second)
+			synctest.Wait()
+			if open.Load() != 0 || k.server.pending.len() != 0 {
+				t.Errorf("%d are open after their time", open.Load())
+			}
+			if got := k.do(t, "POST", "hello", 1); got != "POST hello" { // over the connection that was there all the time
+				t.Error(got)
+			}
+		})
+	}
+}
+
+// Behind another server a handler serves who has authenticated, and tells others what is missing.
+func TestAHandlerBehindAnotherServer(t *testing.T) {
+	r := newRig(t, rigConfig{app: roomy})
+	r.serve("m1", says("one"))
+	start := func(change func(*httptest.Server)) (addr string) {
+		s := httptest.NewUnstartedServer(r.handler)
+		s.Config.ErrorLog = quietLog
+		change(s)
+		s.Start()
+		t.Cleanup(s.Close)
+		return s.Listener.Addr().String()
+	}
+	bare := start(func(*httptest.Server) {})
+	half := start(func(s *httptest.Server) { s.Config.ConnContext = ConnContext })
+	whole := start(func(s *httptest.Server) {
+		s.Listener = r.handler.Listener(s.Listener)
+		s.Config.ConnContext = ConnContext
+	})
+	forgotten := start(func(s *httptest.Server) { s.Listener = r.handler.Listener(s.Listener) })
+	other, err := NewHandler(r.worker, HandlerConfig{AnyNode: true})
+	if err != nil {
+		t.Fatal(err)
+	}
+	foreign := start(func(s *httptest.Server) { // authenticated, by another handler
+		s.Listener = other.Listener(s.Listener)
+		s.Config.ConnContext = ConnContext
+	})
+	for _, tt := range []struct {
+		name, addr, key string
+		want            int
+		words           string
+	}{
+		{"nothing", bare, "", 403, "Handler.Listener"},
+		{"ConnContext alone", half, "", 403, "Handler.Listener"},
+		{"both, no key", whole, "", 403, "Config.Key"},
+		{"both", whole, testKey, 200, ""},
+		{"both, another key", whole, "guess", 0, "Config.Key"},
+		{"Listener alone", forgotten, testKey, 403, "ConnContext"},
+		{"a preface that nobody expects", bare, testKey, 0, "Handler.Listener"},
+		{"another handler's", foreign, "", 403, "ConnContext"},
+	} {
+		c := &http.Transport{DialContext: func(ctx context.Context, _, addr string) (net.Conn, error) { return dialHop(ctx, addr, tt.key) }}
+		req := request(t, "GET", "http://"+tt.addr, nil)
+		req.Header[headerTo] = []string{"web;m1;0;edge"}
+		resp, err := c.RoundTrip(req)
+		switch {
+		case err != nil && (tt.want != 0 || !strings.Contains(err.Error(), tt.words)):
+			t.Errorf("%s: %v", tt.name, err)
+		case err == nil:
+			f, words := parseFault(resp.Header.Get(headerFault))
+			if resp.StatusCode != tt.want || tt.want == 403 && (f != FailDenied || !strings.Contains(words, tt.words)) {
+				t.Errorf("%s: %d, %v %q", tt.name, resp.StatusCode, f, words)
+			}
+			resp.Body.Close()
+		}
+		c.CloseIdleConnections()
+	}
+	r.quiet()
+}
+
+// A refusal behind another server does not wait for a body either.
+func TestAForeignServerIsNotHeldByABody(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		fleet, err := balance.NewFleet(balance.FleetConfig{Node: "worker", Region: "nrt"})
+		if err != nil {
+			t.Fatal(err)
+		}
+		h, err := NewHandler(fleet, HandlerConfig{Key: "key"})
+		if err != nil {
+			t.Fatal(err)
+		}
+		l := newPipes()
+		s := &http.Server{Handler: h, ErrorLog: quietLog}
+		go s.Serve(l)
+		defer s.Close()
+		c, err := l.dial(t.Context())
+		if err != nil {
+			t.Fatal(err)
+		}
+		began := time.Now()
+		go io.WriteString(c, "POST / HTTP/1.1\r\nHost: x\r\nContent-Length: 10\r\n\r\n")
+		got, _ := io.ReadAll(c)
+		if took := time.Since(began); took > 2*lingerFor || !bytes.HasPrefix(got, []byte("HTTP/1.1 403")) { // and what net/http adds
+			t.Errorf("closed after %v with %q", took, got)
+		}
+	})
+}

@@ -1,0 +1,316 @@
+package backhaul
+
+import (
+	"bytes"
+	"context"
+	"crypto/rand"
+	"crypto/tls"
+	"errors"
+	"fmt"
+	"io"
+	"net"
+	"reflect"
+	"sync"
+	"sync/atomic"
+	"time"
+)
+
+// authTimeout bounds the preface where nothing else does.
+const authTimeout = 10 * time.Second
+
+// deniedError says that this node and a peer do not accept each other. It is told before the peer acts on anything.
+type deniedError struct {
+	peer  string
+	words string
+	err   error
+}
+
+func (e *deniedError) Error() string {
+	return fmt.Sprintf("backhaul: owner %q and this node do not accept each other: %s", e.peer, e.words)
+}
+
+func (e *deniedError) Unwrap() error { return e.err }
+
+// denied reports whether a connection failed because its ends do not accept each other.
+func denied(err error) bool {
+	_, ok := errors.AsType[*deniedError](err)
+	return ok
+}
+
+// tlsOf returns the TLS connection that c is, or has beneath it; nil: none.
+func tlsOf(c net.Conn) *tls.Conn {
+	for {
+		switch t := c.(type) {
+		case *tls.Conn:
+			return t
+		case interface{ NetConn() net.Conn }:
+			c = t.NetConn()
+		default:
+			return nil
+		}
+	}
+}
+
+// bindingOf returns the keying material that a key's proofs are bound to.
+func bindingOf(t *tls.Conn) ([]byte, error) {
+	s := t.ConnectionState()
+	b, err := s.ExportKeyingMaterial(exporterLabel, nil, bindingSize)
+	if err != nil {
+		return nil, fmt.Errorf("backhaul: the key cannot be bound to this TLS connection; set tls.Config.MinVersion to tls.VersionTLS13 at both ends: %w", err)
+	}
+	return b, nil
+}
+
+func newNonce() (n [nonceSize]byte) {
+	rand.Read(n[:]) //nolint:errcheck // it does not fail
+	return n
+}
+
+// authenticate does an edge's part on a new connection to an owner, and returns the connection to use: in clear when the
+// owner has proven itself, over TLS as soon as that is under way. whole says that all that is written first may go out
+// before the owner's proof, as in HTTP/2, whose connections begin with nothing that a request has brought.
+func authenticate(ctx context.Context, c net.Conn, peer string, keys []authKey, whole bool) (net.Conn, error) {
+	t := tlsOf(c)
+	if t == nil && len(keys) == 0 {
+		return c, nil
+	}
+	ctx, cancel := context.WithTimeout(ctx, authTimeout)
+	defer cancel()
+	if t == nil {
+		return c, authenticateInClear(ctx, c, peer, keys)
+	}
+	if err := t.HandshakeContext(ctx); err != nil {
+		if ctx.Err() != nil {
+			return nil, context.Cause(ctx)
+		}
+		return nil, tlsDenied(peer, err)
+	}
+	e := &edgeConn{Conn: c, peer: peer, keys: keys, whole: whole, turn: make(chan struct{}, 1)}
+	if len(keys) == 0 {
+		e.settled.Store(true)
+		return e, nil
+	}
+	var err error
+	if e.binding, err = bindingOf(t); err != nil {
+		return nil, &deniedError{peer, err.Error(), err}
+	}
+	e.hello = appendHello(make([]byte, 0, helloSize), keys, newNonce(), e.binding)
+	return e, nil
+}
+
+// authenticateInClear waits for the owner to prove itself, and then proves this node.
+func authenticateInClear(ctx context.Context, c net.Conn, peer string, keys []authKey) error {
+	stop := context.AfterFunc(ctx, func() { c.SetDeadline(time.Unix(1, 0)) })
+	err := func() error {
+		hello := appendHello(make([]byte, 0, helloSize), keys, newNonce(), nil)
+		if _, err := c.Write(hello); err != nil {
+			return err
+		}
+		reply, err := readReply(c)
+		if err != nil {
+			return err
+		}
+		key, why := judgeReply(reply, hello, keys, nil)
+		if why != "" {
+			return &deniedError{peer: peer, words: string(why)}
+		}
+		proof := confirmation(keys[key], hello, reply)
+		_, err = c.Write(proof[:])
+		return err
+	}()
+	if !stop() {
+		return context.Cause(ctx)
+	}
+	return err
+}
+
+// readReply reads what an owner says to a hello. What is no reply may be shorter than one.
+func readReply(c net.Conn) ([]byte, error) {
+	var b [replySize]byte
+	n, err := io.ReadAtLeast(c, b[:], magicSize)
+	if n >= magicSize && bytes.HasPrefix(b[:], []byte(replyMagic)) {
+		m := 0
+		m, err = io.ReadFull(c, b[n:])
+		n += m
+	}
+	if n < magicSize || err != nil {
+		return nil, fmt.Errorf("backhaul: the owner ended the connection during the preface: %w", err)
+	}
+	return b[:n], nil
+}
+
+// tlsDenied tells what two ends do not accept in each other's certificates from what is no opinion of theirs.
+func tlsDenied(peer string, err error) error {
+	if v, ok := errors.AsType[*tls.CertificateVerificationError](err); ok {
+		return &deniedError{peer, "this node does not accept its certificate; see tls.Config.RootCAs and ServerName: " + v.Err.Error(), err}
+	}
+	if alert, ok := remoteAlert(err); ok && aboutCertificates(alert) {
+		return &deniedError{peer, "it does not accept this node's certificate; see tls.Config.Certificates here and ClientCAs there: " + err.Error(), err}
+	}
+	return err
+}
+
+// remoteAlert returns the alert (RFC 8446, 6) by which the other end has ended a TLS connection. Its type has no name
+// outside of crypto/tls.
+func remoteAlert(err error) (alert uint8, ok bool) {
+	op, ok := errors.AsType[*net.OpError](err)
+	if !ok || op.Op != "remote error" {
+		return 0, false
+	}
+	if v := reflect.ValueOf(op.Err); v.Kind() == reflect.Uint8 {
+		return uint8(v.Uint()), true
+	}
+	return 0, false
+}
+
+// aboutCertificates reports whether an alert refuses the certificate of the one who gets it. A server sends these before
+// it reads anything that is not handshake.
+func aboutCertificates(alert uint8) bool {
+	switch alert {
+	case 42, 43, 44, 45, 46, 48, 49, 116: // bad, unsupported, revoked, expired, unknown, unknown CA, access denied, required
+		return true
+	}
+	return false
+}
+
+// edgeConn is a TLS connection to an owner. The first write carries the hello, and of what is written only the head of a
+// request goes with it; the rest waits for the owner's proof, which the first read takes in. A server that does not accept
+// our certificate tells us when we read as well.
+type edgeConn struct {
+	net.Conn
+	peer    string
+	keys    []authKey
+	binding []byte
+	whole   bool
+
+	once  sync.Once // sends the hello
+	hello []byte
+	timer atomic.Pointer[time.Timer]
+
+	settled atomic.Bool   // the owner has proven itself, or need not
+	read    atomic.Bool   // something has been read since
+	turn    chan struct{} // holds a token while somebody reads the reply
+	failed  error
+	refused atomic.Pointer[deniedError]
+}
+
+var endOfHead = []byte("\r\n\r\n")
+
+// greetWith sends the hello with early behind it, unless it has been sent.
+func (c *edgeConn) greetWith(early []byte) (sent bool, err error) {
+	c.once.Do(func() {
+		if c.settled.Load() {
+			return
+		}
+		sent = true
+		c.timer.Store(time.AfterFunc(authTimeout, func() { c.Conn.Close() }))
+		_, err = c.Conn.Write(append(c.hello, early...))
+	})
+	return sent, err
+}
+
+// Write writes. It does not return before all of p may be sent.
+func (c *edgeConn) Write(p []byte) (n int, err error) {
+	if !c.settled.Load() {
+		early := p
+		if i := bytes.Index(p, endOfHead); i >= 0 && !c.whole {
+			early = p[:i+len(endOfHead)]
+		}
+		sent, err := c.greetWith(early)
+		if err != nil {
+			return 0, err
+		}
+		if sent {
+			n = len(early)
+		}
+		if n == len(p) {
+			return n, nil
+		}
+		if err := c.settle(); err != nil {
+			return n, err
+		}
+	}
+	m, err := c.Conn.Write(p[n:])
+	return n + m, err
+}
+
+// settle reads the owner's reply, or waits for who does.
+func (c *edgeConn) settle() error {
+	c.turn <- struct{}{}
+	defer func() { <-c.turn }()
+	if c.settled.Load() || c.failed != nil {
+		return c.failed
+	}
+	reply, err := readReply(c.Conn)
+	if t := c.timer.Load(); t != nil && !t.Stop() {
+		err = errNoReply
+	}
+	if err == nil {
+		if _, why := judgeReply(reply, c.hello, c.keys, c.binding); why != "" {
+			err = &deniedError{peer: c.peer, words: string(why)}
+		}
+	}
+	if err = c.note(err); err != nil {
+		c.failed = err
+		c.Conn.Close()
+		return err
+	}
+	c.settled.Store(true)
+	return nil
+}
+
+const errNoReply = timeoutError("backhaul: the owner did not answer the preface in time")
+
+// note keeps what says that the ends do not accept each other.
+func (c *edgeConn) note(err error) error {
+	if err == nil {
+		return nil
+	}
+	err = tlsDenied(c.peer, err)
+	if d, ok := errors.AsType[*deniedError](err); ok {
+		c.refused.Store(d)
+	}
+	return err
+}
+
+// Read reads what follows the owner's reply.
+func (c *edgeConn) Read(p []byte) (int, error) {
+	if !c.settled.Load() {
+		if err := c.settle(); err != nil {
+			return 0, err
+		}
+	}
+	n, err := c.Conn.Read(p)
+	if err != nil && !c.read.Load() {
+		err = c.note(err)
+	}
+	if n > 0 && !c.read.Load() {
+		c.read.Store(true)
+	}
+	return n, err
+}
+
+// CloseWrite ends one direction.
+func (c *edgeConn) CloseWrite() error { return closeWrite(c.Conn) }
+
+// NetConn returns the connection beneath.
+func (c *edgeConn) NetConn() net.Conn { return c.Conn }
+
+// announce sends the hello on a connection that is made ahead of a request.
+func announce(c net.Conn) error {
+	if e, ok := c.(*edgeConn); ok {
+		_, err := e.greetWith(nil)
+		return err
+	}
+	return nil
+}
+
+// refusedBy returns the error of a connection whose ends do not accept each other; nil: they do, or do not say.
+func refusedBy(c net.Conn) error {
+	if e, ok := c.(*edgeConn); ok {
+		if d := e.refused.Load(); d != nil {
+			return d
+		}
+	}
+	return nil
+}

@@ -1,0 +1,234 @@
+package backhaul
+
+import (
+	"crypto/hmac"
+	"crypto/sha256"
+)
+
+// An edge and an owner prove to each other, on each connection and before HTTP, that they know the cluster's key:
+//
+//	edge -> owner   hello    8 magic, version | 1 bound | 32 nonce | 32 proof | 32 proof by NextKey, or the same again
+//	owner -> edge   reply    8 magic, version | 1 status | 32 nonce | 32 proof
+//	edge -> owner   confirm  32 proof; in clear only
+//
+// A proof is HMAC-SHA256 with a key derived from the cluster's key and the message's name, over all that came before it on
+// the connection, both nonces included once there are two, and over the binding: where the connection is TLS, 32 bytes of
+// its exported keying material (RFC 5705, RFC 8446 7.5; label "EXPORTER-ebb-hop-1"), else nothing. The byte "bound" says
+// which; ends that do not agree about it refuse each other.
+//
+// Over TLS the keying material contains randomness of both ends, so that a hello is good for one connection only. The edge
+// sends the head of its first request right behind it, and everything else when it has verified the reply: no round trip is
+// added. The owner acts on a request when it has verified the hello.
+//
+// In clear a hello is as good as a copy of it, whatever it says; only what the owner has said on this very connection makes
+// it fresh. So the edge sends nothing behind it: it waits for the reply, verifies it, and sends confirm, its request behind
+// it in full. The owner acts on a request when it has verified confirm. That is one round trip for each new connection, as
+// long as the handshake of TLS takes; no clock and no memory of past hellos is needed. That hello has a proof all the same
+// keeps strangers from getting a reply, by which they could guess at weak keys, and names the key to use.
+//
+// What others can do:
+//
+//   - Who records connections and sends a copy, to this owner or another, now or later, gets no further than a reply in
+//     clear, and not as far over TLS. Nothing is executed, and the owner keeps nothing but a connection for HeaderTimeout.
+//   - Who sends back what came, to the same node or another, is refused: each message has its own key.
+//   - Who sits in the way and passes on what comes (a relay) stays in the way. Over TLS that takes a certificate that the
+//     edge accepts, and then still fails, as the two halves have different keying material. In clear it works, as for
+//     anyone who can change packets: they can read everything, alter requests and answers, and add requests of their own.
+//     In clear the key authenticates the beginning of a connection and protects nothing that follows.
+//   - Who holds a key is every node of the cluster. Only certificates tell nodes apart.
+//   - Who sees a hello, or makes an edge connect to them, can try keys on it at leisure: a key is to be random, of 128
+//     bits or more.
+const (
+	// No method of HTTP begins with 0, and the end of a line has a server that knows nothing of this say so at once.
+	helloMagic = "\x00ebbK1\r\n"
+	replyMagic = "\x00ebbO1\r\n"
+	magicSize  = 8
+	versionAt  = 5
+	nonceSize  = 32
+	proofSize  = sha256.Size
+
+	helloSigned = magicSize + 1 + nonceSize // what the proofs of a hello cover, with the binding
+	helloSize   = helloSigned + 2*proofSize
+	replySigned = magicSize + 1 + nonceSize // what the proof of a reply covers besides
+	replySize   = replySigned + proofSize
+
+	exporterLabel = "EXPORTER-ebb-hop-1"
+	bindingSize   = 32
+)
+
+// authStatus is what an owner says to a hello.
+type authStatus uint8
+
+const (
+	authWelcome authStatus = iota // the edge is authenticated
+	authConfirm                   // the edge is to confirm
+	authUnknown                   // none of the proofs is by a key of the owner's
+	authUnbound                   // one end sees TLS and the other does not
+	authKeyless                   // the owner has no key
+	authVersion                   // the owner does not speak this version
+	authStatuses
+)
+
+var authWords = [authStatuses]string{
+	authUnknown: "it does not know the key: set Config.Key or NextKey to its HandlerConfig.Key or NextKey",
+	authUnbound: "one end of the connection sees TLS and the other does not, so something ends TLS in between: " +
+		"let the nodes end it themselves, with Config.Dial returning the *tls.Conn and the owner serving a tls.Listener",
+	authKeyless: "it has no key: set HandlerConfig.Key there, or leave Config.Key empty here",
+	authVersion: "it speaks another version of the preface: update the older node",
+}
+
+// words returns what the edge's side says about a refusal.
+func (s authStatus) words() string {
+	if s < authStatuses {
+		return authWords[s]
+	}
+	return "it refuses for a reason that this version does not know: update this node"
+}
+
+// authKey is a cluster's key, as both ends use it.
+type authKey struct{ hello, reply, confirm []byte }
+
+func newAuthKey(secret string) authKey {
+	derive := func(what string) []byte {
+		p := sign([]byte(secret), []byte("ebb hop 1 "+what))
+		return p[:]
+	}
+	return authKey{derive("hello"), derive("reply"), derive("confirm")}
+}
+
+// authKeys returns the keys that are set.
+func authKeys(secrets ...string) (keys []authKey) {
+	for _, s := range secrets {
+		if s != "" {
+			keys = append(keys, newAuthKey(s))
+		}
+	}
+	return keys
+}
+
+// sign returns the HMAC of parts, whose sizes are fixed or follow from an earlier part.
+func sign(key []byte, parts ...[]byte) (proof [proofSize]byte) {
+	h := hmac.New(sha256.New, key)
+	for _, p := range parts {
+		h.Write(p)
+	}
+	h.Sum(proof[:0])
+	return proof
+}
+
+// appendHello writes a hello with proofs by one or two keys. The binding is nil in clear.
+func appendHello(b []byte, keys []authKey, nonce [nonceSize]byte, binding []byte) []byte {
+	at := len(b)
+	b = append(b, helloMagic...)
+	b = append(b, boundByte(binding))
+	b = append(b, nonce[:]...)
+	signed := b[at:]
+	for _, k := range []authKey{keys[0], keys[len(keys)-1]} {
+		p := sign(k.hello, signed[:helloSigned], binding)
+		b = append(b, p[:]...)
+	}
+	return b
+}
+
+func boundByte(binding []byte) byte {
+	if binding != nil {
+		return 1
+	}
+	return 0
+}
+
+// beginsHello reports whether b may be the beginning of a hello, of any version.
+func beginsHello(b []byte) bool {
+	n := min(len(b), versionAt)
+	return string(b[:n]) == helloMagic[:n]
+}
+
+// judgeHello decides about a hello of helloSize bytes: by which of the owner's keys it is proven, or why not.
+func judgeHello(hello []byte, keys []authKey, binding []byte) (key int, s authStatus) {
+	switch {
+	case len(hello) != helloSize || string(hello[:magicSize]) != helloMagic:
+		return 0, authVersion
+	case len(keys) == 0:
+		return 0, authKeyless
+	case hello[magicSize] != boundByte(binding):
+		return 0, authUnbound
+	}
+	key = -1
+	for i, k := range keys { // each with each: how long it takes does not tell which it was
+		want := sign(k.hello, hello[:helloSigned], binding)
+		first := hmac.Equal(want[:], hello[helloSigned:][:proofSize])
+		second := hmac.Equal(want[:], hello[helloSigned+proofSize:])
+		if first || second {
+			key = i
+		}
+	}
+	switch {
+	case key < 0:
+		return 0, authUnknown
+	case binding == nil:
+		return key, authConfirm
+	}
+	return key, authWelcome
+}
+
+// appendReply writes the reply to a hello that was proven by k.
+func appendReply(b []byte, s authStatus, k authKey, hello []byte, nonce [nonceSize]byte, binding []byte) []byte {
+	at := len(b)
+	b = append(b, replyMagic...)
+	b = append(b, byte(s))
+	b = append(b, nonce[:]...)
+	p := sign(k.reply, hello, b[at:], binding)
+	return append(b, p[:]...)
+}
+
+// appendRefusal writes the reply to any other. Who has no key cannot prove anything.
+func appendRefusal(b []byte, s authStatus) []byte {
+	b = append(append(b, replyMagic...), byte(s))
+	return append(b, make([]byte, replySize-magicSize-1)...)
+}
+
+// refusal says why a reply is none, or not to be believed. A refusal proves nothing: whoever can forge one can also cut the
+// connection.
+type refusal string
+
+const (
+	refusalAlien  refusal = "it does not answer the preface: serve its Handler with NewServer, or wrap the listener of another server with Handler.Listener"
+	refusalForged refusal = "it cannot prove that it knows the key: this is not the owner, or something alters what passes"
+)
+
+// judgeReply decides about a reply of replySize bytes, or what came instead of one: by which of the edge's keys the owner
+// proves itself, or why the connection is of no use ("" means that it is).
+func judgeReply(reply, hello []byte, keys []authKey, binding []byte) (key int, why refusal) {
+	if len(reply) != replySize || string(reply[:magicSize]) != replyMagic {
+		return 0, refusalAlien
+	}
+	s, want := authStatus(reply[magicSize]), authConfirm
+	if binding != nil {
+		want = authWelcome
+	}
+	if s > authConfirm {
+		return 0, refusal(s.words())
+	}
+	key = -1
+	for i, k := range keys {
+		p := sign(k.reply, hello, reply[:replySigned], binding)
+		if hmac.Equal(p[:], reply[replySigned:]) {
+			key = i
+		}
+	}
+	if key < 0 || s != want {
+		return 0, refusalForged
+	}
+	return key, ""
+}
+
+// confirmation is the proof that ends the exchange in clear.
+func confirmation(k authKey, hello, reply []byte) [proofSize]byte {
+	return sign(k.confirm, hello, reply)
+}
+
+// confirms reports whether a confirmation is right.
+func confirms(proof []byte, k authKey, hello, reply []byte) bool {
+	want := confirmation(k, hello, reply)
+	return hmac.Equal(want[:], proof)
+}

@@ -1,0 +1,151 @@
+package backhaul
+
+import (
+	"context"
+	"crypto/tls"
+	"crypto/x509"
+	"errors"
+	"fmt"
+	"net"
+	"os"
+	"strings"
+	"sync/atomic"
+	"time"
+
+	"github.com/ebbkit/ebb/balance"
+)
+
+// Identity is a node's certificate and the authorities that vouch for other nodes, from files, for TLS in which both ends
+// show who they are: the way to connect nodes wherever the network is not to be trusted. A node's certificate has the
+// node's name ([balance.NodeID]) as its first DNS name, and is good for servers and clients (extended key usage).
+//
+// Certificates are short-lived: [Identity.Reload] takes new files up, for connections that are made from then on. To
+// change the authority, put the new one beside the old one into every node's CA file, then change the certificates, then
+// take the old one out. Connections that are open stay open: close them with [Transport.CloseIdleConnections], or by
+// restarting, where a certificate has to lose its power at once.
+//
+// All methods are safe for concurrent use.
+type Identity struct {
+	files  IdentityFiles
+	loaded atomic.Pointer[identity]
+}
+
+// IdentityFiles names files in PEM. All are required.
+type IdentityFiles struct {
+	Cert string // the node's certificate, and those between it and the authority
+	Key  string // its private key
+	CA   string // the authorities whose certificates make a node
+}
+
+type identity struct {
+	cert  tls.Certificate
+	roots *x509.CertPool
+}
+
+// LoadIdentity reads the files.
+func LoadIdentity(f IdentityFiles) (*Identity, error) {
+	for name, value := range map[string]string{"Cert": f.Cert, "Key": f.Key, "CA": f.CA} {
+		if value == "" {
+			return nil, fmt.Errorf("backhaul: IdentityFiles.%s is empty: name a file in PEM", name)
+		}
+	}
+	id := &Identity{files: f}
+	return id, id.Reload()
+}
+
+// Reload reads the files again. On an error, which names the field, what was loaded before stays in use.
+func (id *Identity) Reload() error {
+	pair, err := tls.LoadX509KeyPair(id.files.Cert, id.files.Key)
+	if err != nil {
+		return fmt.Errorf("backhaul: IdentityFiles.Cert %s with Key %s: %w: want a certificate in PEM and the private key that belongs to it", id.files.Cert, id.files.Key, err)
+	}
+	if pair.Leaf == nil {
+		if pair.Leaf, err = x509.ParseCertificate(pair.Certificate[0]); err != nil {
+			return fmt.Errorf("backhaul: IdentityFiles.Cert %s: %w", id.files.Cert, err)
+		}
+	}
+	if _, err := CertificateNode(pair.Leaf); err != nil {
+		return fmt.Errorf("backhaul: IdentityFiles.Cert %s: %w", id.files.Cert, err)
+	}
+	pem, err := os.ReadFile(id.files.CA)
+	if err != nil {
+		return fmt.Errorf("backhaul: IdentityFiles.CA: %w", err)
+	}
+	roots := x509.NewCertPool()
+	if !roots.AppendCertsFromPEM(pem) {
+		return fmt.Errorf("backhaul: IdentityFiles.CA %s: no certificate in it: want the authorities of the nodes in PEM", id.files.CA)
+	}
+	chain := x509.NewCertPool()
+	for _, der := range pair.Certificate[1:] {
+		if c, err := x509.ParseCertificate(der); err == nil {
+			chain.AddCert(c)
+		}
+	}
+	for _, use := range []x509.ExtKeyUsage{x509.ExtKeyUsageServerAuth, x509.ExtKeyUsageClientAuth} {
+		if _, err := pair.Leaf.Verify(x509.VerifyOptions{Roots: roots, Intermediates: chain, KeyUsages: []x509.ExtKeyUsage{use}}); err != nil {
+			return fmt.Errorf("backhaul: IdentityFiles.Cert %s: %w: want one that is valid now, that an authority of %s has signed, and that is good for servers and clients", id.files.Cert, err, id.files.CA)
+		}
+	}
+	id.loaded.Store(&identity{cert: pair, roots: roots})
+	return nil
+}
+
+// Node returns the name in the node's own certificate.
+func (id *Identity) Node() balance.NodeID {
+	node, _ := CertificateNode(id.loaded.Load().cert.Leaf)
+	return node
+}
+
+// NotAfter returns when the node's certificate expires.
+func (id *Identity) NotAfter() time.Time { return id.loaded.Load().cert.Leaf.NotAfter }
+
+// Server returns the configuration for the owner's listener ([crypto/tls.NewListener]): clients must have a certificate.
+// Set [HandlerConfig].Certificate to [CertificateNode] beside it.
+func (id *Identity) Server() *tls.Config {
+	return &tls.Config{
+		MinVersion: tls.VersionTLS13,
+		GetConfigForClient: func(*tls.ClientHelloInfo) (*tls.Config, error) {
+			l := id.loaded.Load()
+			return &tls.Config{
+				MinVersion: tls.VersionTLS13, Certificates: []tls.Certificate{l.cert},
+				ClientAuth: tls.RequireAndVerifyClientCert, ClientCAs: l.roots,
+				SessionTicketsDisabled: true, // a resumed session would outlive the authority that it was verified by
+			}, nil
+		},
+	}
+}
+
+// Client returns the configuration for one connection to an owner: its certificate has to name that node.
+func (id *Identity) Client(owner balance.NodeID) *tls.Config {
+	l := id.loaded.Load()
+	return &tls.Config{
+		MinVersion: tls.VersionTLS13, ServerName: string(owner), RootCAs: l.roots,
+		GetClientCertificate: func(*tls.CertificateRequestInfo) (*tls.Certificate, error) {
+			return &l.cert, nil // whatever authorities the owner names: it is the owner's to judge
+		},
+	}
+}
+
+// Dial makes what is needed of a plain dial function for [Config].Dial.
+func (id *Identity) Dial(dial func(ctx context.Context, owner balance.NodeID) (net.Conn, error)) func(context.Context, balance.NodeID) (net.Conn, error) {
+	return func(ctx context.Context, owner balance.NodeID) (net.Conn, error) {
+		c, err := dial(ctx, owner)
+		if err != nil {
+			return nil, err
+		}
+		return tls.Client(c, id.Client(owner)), nil // the Transport waits for the handshake
+	}
+}
+
+// CertificateNode returns the node that a certificate names: its first DNS name, else its common name. It is a
+// [HandlerConfig].Certificate that accepts every node that an authority vouches for.
+func CertificateNode(c *x509.Certificate) (balance.NodeID, error) {
+	name := c.Subject.CommonName
+	if len(c.DNSNames) > 0 {
+		name = c.DNSNames[0]
+	}
+	if name == "" || strings.ContainsAny(name, "*") {
+		return "", errors.New("the certificate names no node: give it the node's name as its first DNS name")
+	}
+	return balance.NodeID(name), nil
+}
