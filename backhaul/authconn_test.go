@@ -28,7 +28,8 @@ type cluster struct {
 	worker  *Handler
 	server  *Server
 	hop     *pipes
-	served  atomic.Int32 // requests that the machine got
+	fleet   *balance.Fleet // the edge's
+	served  atomic.Int32   // requests that the machine got
 	refused []Denied
 	mu      sync.Mutex
 }
@@ -97,6 +98,7 @@ func newCluster(t *testing.T, c clusterConfig) *cluster {
 		dial = c.dial(dial)
 	}
 	c.config.Dial, c.config.Node = dial, "edge"
+	k.fleet = edge
 	k.edge, err = NewTransport(NoWait(b), c.config)
 	must(err)
 	t.Cleanup(func() {
@@ -516,23 +518,68 @@ func TestNodesThatDoNotAcceptEachOtherSayWhy(t *testing.T) {
 	}
 }
 
-// A node that an owner does not accept fails alone: the request goes to another owner, and the machine is not blamed.
-func TestADeniedRequestGoesElsewhere(t *testing.T) {
-	both(t, func(t *testing.T, local bool) {
-		if local {
-			return
-		}
-		var l log
-		r := newRig(t, rigConfig{app: roomy, config: Config{Trace: l.trace(), Key: "stranger", Failures: 1}})
-		r.serve("m1", says("one"))
-		for range 3 {
-			_, err := r.transport.RoundTrip(request(t, "POST", "http://web/", strings.NewReader("x")))
-			if e, ok := errors.AsType[*MachineError](err); !ok || e.Failure != FailDenied {
-				t.Fatalf("got %v", err)
+// An owner with another key is none to this node, and nobody else has to do with that: each request is served by the other
+// owner, whose machine is charged nothing, and none is executed twice.
+func TestADeniedRequestIsServedElsewhere(t *testing.T) {
+	for _, major := range []int{1, 2} {
+		synctest.Test(t, func(t *testing.T) {
+			var l log
+			var failed sync.Map // what each machine was charged
+			trace := l.trace()
+			trace.Retry = func(r Retried) {
+				failed.Store(r.Try.Machine, r.Failure)
+				if r.Failure != FailDenied {
+					t.Errorf("%s failed: %v", r.Try.Machine, r.Err)
+				}
 			}
-		}
-		r.quiet()
-	})
+			good := newCluster(t, clusterConfig{config: Config{Key: "key", Trace: trace, FailureRatio: -1}, handler: HandlerConfig{Key: "key"}})
+			other, err := balance.NewFleet(balance.FleetConfig{Node: "other", Region: "nrt"})
+			if err != nil {
+				t.Fatal(err)
+			}
+			g, err := other.Host(balance.Machine{ID: "m2", App: "web", Region: "nrt"})
+			if err != nil {
+				t.Fatal(err)
+			}
+			token, _ := g.Start(0)
+			g.Ready(token)
+			w := other.Watch()
+			if err := good.fleet.Apply(w.Take()...); err != nil {
+				t.Fatal(err)
+			}
+			w.Close()
+			h, err := NewHandler(other, HandlerConfig{Key: "another"})
+			if err != nil {
+				t.Fatal(err)
+			}
+			s, err := NewServer(h, ServerConfig{})
+			if err != nil {
+				t.Fatal(err)
+			}
+			hop := newPipes()
+			go s.Serve(hop)
+			defer s.Close()
+			first := good.edge.c.Dial
+			good.edge.c.Dial = func(ctx context.Context, owner balance.NodeID) (net.Conn, error) {
+				if owner == "other" {
+					return hop.dial(ctx)
+				}
+				return first(ctx, owner)
+			}
+			const requests = 30
+			for range requests {
+				if got := good.do(t, "POST", "hello", major); got != "POST hello" {
+					t.Error(got)
+				}
+			}
+			if _, blamed := failed.Load(balance.MachineID("m1")); blamed || good.served.Load() != requests {
+				t.Errorf("%d executed; the other machine blamed: %v", good.served.Load(), blamed)
+			}
+			if _, tried := failed.Load(balance.MachineID("m2")); !tried {
+				t.Error("the owner with the other key was never tried")
+			}
+		})
+	}
 }
 
 // The keys of a fleet change in any order of its nodes, and every request is served meanwhile.

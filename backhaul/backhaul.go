@@ -21,7 +21,7 @@
 //	               limit      the request's own deadline passed before it left    TestARequestsOwnDeadlineIsNotTheMachinesFault
 //	NotExecuted    bounce     the owner refused: full, closing, stopped, not       TestEveryBounceIsTriedElsewhere
 //	                          here, another epoch
-//	               denied     the owner does not accept this node's key           TestAStrangerIsNotServed
+//	               denied     the owner and this node do not accept each other    TestAStrangerIsNotServed
 //	               unread     the connection died while the body waited for       TestAnOwnerThatDoesNotAskForTheBody
 //	                          the owner's word
 //	               refused    GOAWAY or REFUSED_STREAM: not processed (HTTP/2);   TestTheGracefulEndOfAConnectionIsNoFailure
@@ -79,11 +79,28 @@
 // does; a client's come only as far as [net/http/httputil.ReverseProxy] lets them, which clones the request before its
 // trailers have come: let Rewrite set Out.Trailer = In.Trailer.
 //
-// The edge adds the headers Ebb-To (which machine, and the token of a slot that its owner has granted), Ebb-Key and Ebb-Ask (which bodies wait); the owner adds Ebb-Load to every
-// answer, Ebb-Bounce to a refusal and Ebb-Fault where the machine did not answer. Headers that begin with Ebb- or Ebb_, in
-// any case, are removed from what clients and machines send: from heads, from 1xx answers and from trailers. The key
-// authenticates, it does not encrypt: between hosts the connections belong in a private network or in TLS, by
-// [Config].Dial and the owner's listener.
+// The edge adds the headers Ebb-To (which machine, and the token of a slot that its owner has granted) and Ebb-Ask (which
+// bodies wait); the owner adds Ebb-Load to every answer, Ebb-Bounce to a refusal and Ebb-Fault where the machine did not
+// answer. Headers that begin with Ebb- or Ebb_, in any case, are removed from what clients and machines send: from heads,
+// from 1xx answers and from trailers.
+//
+// # Trust
+//
+// An owner serves connections that it has authenticated, in one of two ways or both:
+//
+//   - certificates: TLS in which both ends have one ([Identity], [HandlerConfig].Certificate). Each node is known by name,
+//     and what passes is secret and cannot be altered. This is the way wherever the network is not to be trusted.
+//   - a key of the cluster ([Config].Key, [HandlerConfig].Key): before HTTP begins, the ends of a connection prove to each
+//     other that they know it; it is never sent. Over TLS the proofs are bound to that very TLS connection, so that nobody
+//     can sit in the middle whatever certificates are accepted. In clear the key authenticates the beginning of a
+//     connection and protects nothing after it: who can read the network sees everything, and who can change packets can
+//     do all that a node can. That is for private networks and for tunnels that encrypt by themselves.
+//
+// The preface of a key costs no round trip over TLS, except that a body waits for the owner's proof; in clear it costs one
+// for each new connection, which [Config].Spare makes ahead. No copy of what was sent before executes anything.
+//
+// Who does not authenticate is refused with 403 before anything of HTTP/2 or a body has been read, and closed; how many such
+// connections there are is bounded ([ServerConfig].MaxUnauthenticated).
 //
 // Where an owner grants the slots of machines that take a few requests at a time ([balance.Granter]), the token of the slot
 // goes with the request, and the gate lets it in by that. A slot that was taken back meanwhile is as good as none: the

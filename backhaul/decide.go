@@ -27,7 +27,7 @@ const (
 	FailDial                     // no connection to the owner or the machine: refused, timed out, cut while connecting (not sent)
 	FailStale                    // a pooled connection was dead before anything was written (not sent; another connection is taken, and it counts for nothing)
 	FailUnsent                   // a new connection died before anything was written (not sent)
-	FailDenied                   // the owner does not accept this node's key (not executed)
+	FailDenied                   // the owner and this node do not accept each other's key or certificate (not executed)
 	FailUnread                   // the connection died while the body still waited for the owner's word (not executed)
 	FailReset                    // the connection died after the request was written, before the answer's head was complete (maybe executed)
 	FailTimeout                  // no answer's head in time (maybe executed)

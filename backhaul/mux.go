@@ -231,7 +231,7 @@ func (m *mux) dial(ctx context.Context, dial dialer, limit time.Duration, class 
 		ctx, cancel = context.WithTimeout(ctx, limit)
 		defer cancel()
 	}
-	d := &dialing{pool: m.pool, peer: m.key.name, dial: dial, hello: &hello{done: make(chan struct{})}}
+	d := &dialing{pool: m.pool, peer: m.key.name.id, dial: dial, hello: &hello{done: make(chan struct{})}}
 	cc, err := m.pool.transport2(class).NewClientConn(context.WithValue(ctx, dialingKey{}, d), "http", "peer:80")
 	if err != nil {
 		return nil, err
@@ -248,7 +248,7 @@ func (m *mux) dial(ctx context.Context, dial dialer, limit time.Duration, class 
 		case err != nil:
 			return nil, err
 		case d.hello.forbidden:
-			return nil, &deniedError{peer: m.key.name, words: "it wants to know who this is: set Config.Key to its HandlerConfig.Key, or show a certificate"}
+			return nil, &deniedError{peer: m.key.name.id, words: "it wants to know who this is: set Config.Key to its HandlerConfig.Key, or show a certificate"}
 		}
 		return nil, errors.New("backhaul: the peer does not speak HTTP/2 without TLS: serve the hop with NewServer")
 	}

@@ -1,6 +1,7 @@
 package backhaul
 
 import (
+	"context"
 	"crypto/ecdsa"
 	"crypto/elliptic"
 	"crypto/rand"
@@ -8,11 +9,18 @@ import (
 	"crypto/x509"
 	"crypto/x509/pkix"
 	"encoding/pem"
+	"errors"
 	"math/big"
+	"net"
 	"os"
 	"path/filepath"
+	"strings"
 	"testing"
+	"testing/synctest"
 	"time"
+
+	"github.com/ebbkit/ebb/balance"
+	"github.com/ebbkit/ebb/internal/delay"
 )
 
 func newAuthority(t testing.TB, name string) *authority {
@@ -86,4 +94,226 @@ func files(t testing.TB, dir string, cert tls.Certificate, cas ...*authority) Id
 		}
 	}
 	return f
+}
+
+// withIdentities makes the connections of a cluster mutual TLS.
+func withIdentities(c clusterConfig, edge, worker *Identity) clusterConfig {
+	c.handler.Certificate = CertificateNode
+	c.listen = func(l net.Listener) net.Listener { return tls.NewListener(l, worker.Server()) }
+	c.dial = func(dial dialOwner) dialOwner { return edge.Dial(dial) }
+	return c
+}
+
+func loadIdentity(t *testing.T, f IdentityFiles) *Identity {
+	t.Helper()
+	id, err := LoadIdentity(f)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return id
+}
+
+// Nodes know each other by certificates, and an owner by what the certificate says, not by what the edge says.
+func TestNodesKnowEachOtherByCertificates(t *testing.T) {
+	for _, major := range []int{1, 2} {
+		synctest.Test(t, func(t *testing.T) {
+			ca := newAuthority(t, "ca")
+			var seen []balance.NodeID
+			c := clusterConfig{handler: HandlerConfig{Trace: HandlerTrace{Bounce: func(r Refused) { seen = append(seen, r.Node) }}}}
+			k := newCluster(t, withIdentities(c,
+				loadIdentity(t, files(t, t.TempDir(), ca.issue(t, "edge-7", time.Hour), ca)),
+				loadIdentity(t, files(t, t.TempDir(), ca.issue(t, "worker", time.Hour), ca))))
+			for range 2 {
+				if got := k.do(t, "POST", "hello", major); got != "POST hello" {
+					t.Errorf("HTTP/%d: %s", major, got)
+				}
+			}
+			k.worker.draining.Store(true) // it bounces, and tells of whom
+			k.edge.limits = limits{}
+			k.edge.RoundTrip(request(t, "GET", "http://web/", nil)) //nolint:errcheck,bodyclose // it is bounced
+			if len(seen) == 0 || seen[0] != "edge-7" {
+				t.Errorf("the owner knows the edge as %q", seen)
+			}
+		})
+	}
+}
+
+// What is wrong with a certificate is said at the edge, and no request is executed.
+func TestCertificatesThatDoNotFit(t *testing.T) {
+	for _, tt := range []struct {
+		name  string
+		edge  func(t *testing.T, ca, other *authority, certs *bothCerts)
+		words string
+	}{
+		{"the edge's is of another authority", func(t *testing.T, ca, other *authority, certs *bothCerts) {
+			certs.edge = other.issue(t, "edge", time.Hour)
+		}, "this node's certificate"},
+		{"the edge has none", func(t *testing.T, ca, other *authority, certs *bothCerts) { certs.edge = tls.Certificate{} }, "this node's certificate"},
+		{"the edge's has expired", func(t *testing.T, ca, other *authority, certs *bothCerts) {
+			certs.edge = ca.issue(t, "edge", -time.Minute)
+		}, "this node's certificate"},
+		{"the owner's is of another authority", func(t *testing.T, ca, other *authority, certs *bothCerts) {
+			certs.worker = other.issue(t, "worker", time.Hour)
+		}, "RootCAs"},
+		{"the owner's is of another node", func(t *testing.T, ca, other *authority, certs *bothCerts) {
+			certs.worker = ca.issue(t, "worker-2", time.Hour)
+		}, "ServerName"},
+		{"the owner's has expired", func(t *testing.T, ca, other *authority, certs *bothCerts) {
+			certs.worker = ca.issue(t, "worker", -time.Minute)
+		}, "expired"},
+	} {
+		for _, major := range []int{1, 2} {
+			synctest.Test(t, func(t *testing.T) {
+				ca, other := newAuthority(t, "ca"), newAuthority(t, "other")
+				certs := &bothCerts{edge: ca.issue(t, "edge", time.Hour), worker: ca.issue(t, "worker", time.Hour)}
+				tt.edge(t, ca, other, certs)
+				c := clusterConfig{config: Config{Spare: -1, Failures: -1}, handler: HandlerConfig{Certificate: CertificateNode}}
+				c.listen = func(l net.Listener) net.Listener {
+					return tls.NewListener(l, &tls.Config{MinVersion: tls.VersionTLS13, Certificates: []tls.Certificate{certs.worker}, ClientAuth: tls.RequireAndVerifyClientCert, ClientCAs: ca.pool(), SessionTicketsDisabled: true})
+				}
+				c.dial = func(dial dialOwner) dialOwner {
+					far := buffered(t, dial)
+					return func(ctx context.Context, owner balance.NodeID) (net.Conn, error) {
+						nc, err := far(ctx, owner)
+						if err != nil {
+							return nil, err
+						}
+						return tls.Client(nc, &tls.Config{ServerName: string(owner), RootCAs: ca.pool(), GetClientCertificate: func(*tls.CertificateRequestInfo) (*tls.Certificate, error) { return &certs.edge, nil }}), nil
+					}
+				}
+				k := newCluster(t, c)
+				got := k.do(t, "POST", "hello", major)
+				if !strings.HasPrefix(got, "denied: ") || !strings.Contains(got, tt.words) || k.served.Load() != 0 {
+					t.Errorf("%s, HTTP/%d: %s; %d executed", tt.name, major, got, k.served.Load())
+				}
+			})
+		}
+	}
+}
+
+// buffered makes a connection in memory hold what is on its way, as a kernel does.
+func buffered(t *testing.T, dial dialOwner) dialOwner {
+	links := delay.NewLinks()
+	links.Set("edge", "worker", time.Millisecond)
+	t.Cleanup(func() { links.Close() })
+	return func(ctx context.Context, owner balance.NodeID) (net.Conn, error) {
+		return links.WrapDial("edge", "worker", func(ctx context.Context, _, _ string) (net.Conn, error) { return dial(ctx, owner) })(ctx, "", "")
+	}
+}
+
+type bothCerts struct{ edge, worker tls.Certificate }
+
+// A node whose certificate nobody verified, or that the owner does not want, is a stranger.
+func TestACertificateHasToBeVerifiedAndAccepted(t *testing.T) {
+	for _, tt := range []struct {
+		name   string
+		auth   tls.ClientAuthType
+		accept func(*x509.Certificate) (balance.NodeID, error)
+		want   string
+	}{
+		{"verified", tls.VerifyClientCertIfGiven, CertificateNode, "POST hello"},
+		{"not verified", tls.RequireAnyClientCert, CertificateNode, "denied: "},
+		{"not asked for", tls.NoClientCert, CertificateNode, "denied: "},
+		{"not accepted", tls.VerifyClientCertIfGiven, func(*x509.Certificate) (balance.NodeID, error) { return "", errors.New("no guests") }, "denied: "},
+	} {
+		synctest.Test(t, func(t *testing.T) {
+			ca := newAuthority(t, "ca")
+			edge := loadIdentity(t, files(t, t.TempDir(), ca.issue(t, "edge", time.Hour), ca))
+			worker := ca.issue(t, "worker", time.Hour)
+			c := withIdentities(clusterConfig{config: Config{Failures: -1, Spare: -1}}, edge, nil)
+			c.handler.Certificate = tt.accept
+			c.listen = func(l net.Listener) net.Listener {
+				return tls.NewListener(l, &tls.Config{Certificates: []tls.Certificate{worker}, ClientAuth: tt.auth, ClientCAs: ca.pool(), SessionTicketsDisabled: true})
+			}
+			k := newCluster(t, c)
+			if got := k.do(t, "POST", "hello", 1); !strings.HasPrefix(got, tt.want) || (k.served.Load() == 1) != (tt.want == "POST hello") {
+				t.Errorf("%s: %s", tt.name, got)
+			}
+		})
+	}
+}
+
+// Certificates and their authority are replaced under traffic, one node after the other.
+func TestCertificatesChangeWithoutAGap(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		old, next := newAuthority(t, "old"), newAuthority(t, "next")
+		edgeDir, workerDir := t.TempDir(), t.TempDir()
+		edge := loadIdentity(t, files(t, edgeDir, old.issue(t, "edge", time.Hour), old))
+		worker := loadIdentity(t, files(t, workerDir, old.issue(t, "worker", time.Hour), old))
+		k := newCluster(t, withIdentities(clusterConfig{config: Config{Spare: -1, MaxIdle: -1}}, edge, worker)) // each request has a new connection
+		served := func(when string) {
+			t.Helper()
+			if got := k.do(t, "POST", "hello", 1); got != "POST hello" {
+				t.Errorf("%s: %s", when, got)
+			}
+		}
+		served("at the beginning")
+		for _, step := range []struct {
+			name string
+			ca   *authority
+			cas  []*authority
+		}{
+			{"both authorities", old, []*authority{old, next}},
+			{"a certificate of the next", next, []*authority{old, next}},
+			{"the next authority alone", next, []*authority{next}},
+		} {
+			files(t, edgeDir, step.ca.issue(t, "edge", 2*time.Hour), step.cas...)
+			if err := edge.Reload(); err != nil {
+				t.Fatal(err)
+			}
+			served(step.name + ", at the edge")
+			files(t, workerDir, step.ca.issue(t, "worker", 2*time.Hour), step.cas...)
+			if err := worker.Reload(); err != nil {
+				t.Fatal(err)
+			}
+			served(step.name + ", at both")
+		}
+		if edge.Node() != "edge" || !edge.NotAfter().After(time.Now().Add(time.Hour)) {
+			t.Errorf("%s until %v", edge.Node(), edge.NotAfter())
+		}
+		// A file that is half written changes nothing.
+		if err := os.WriteFile(filepath.Join(edgeDir, "node.pem"), []byte("-----BEGIN"), 0o600); err != nil {
+			t.Fatal(err)
+		}
+		if err := edge.Reload(); err == nil || !strings.Contains(err.Error(), "IdentityFiles.Cert") {
+			t.Errorf("half a file: %v", err)
+		}
+		served("after a reload that failed")
+	})
+}
+
+func TestIdentityErrorsNameFieldAndRemedy(t *testing.T) {
+	ca, other := newAuthority(t, "ca"), newAuthority(t, "other")
+	for _, tt := range []struct {
+		name string
+		make func(dir string) IdentityFiles
+		want []string
+	}{
+		{"no name", func(dir string) IdentityFiles { return IdentityFiles{Cert: "a", CA: "b"} }, []string{"IdentityFiles.Key", "PEM"}},
+		{"no file", func(dir string) IdentityFiles {
+			return IdentityFiles{Cert: dir + "/x", Key: dir + "/y", CA: dir + "/z"}
+		}, []string{"IdentityFiles.Cert", "no such file"}},
+		{"no authority", func(dir string) IdentityFiles { return files(t, dir, ca.issue(t, "n", time.Hour)) }, []string{"IdentityFiles.CA", "PEM"}},
+		{"another authority", func(dir string) IdentityFiles { return files(t, dir, ca.issue(t, "n", time.Hour), other) }, []string{"IdentityFiles.Cert", "authority"}},
+		{"expired", func(dir string) IdentityFiles { return files(t, dir, ca.issue(t, "n", -time.Minute), ca) }, []string{"IdentityFiles.Cert", "expired"}},
+		{"for clients only", func(dir string) IdentityFiles {
+			return files(t, dir, ca.sign(t, &x509.Certificate{DNSNames: []string{"n"}, NotAfter: time.Now().Add(time.Hour), ExtKeyUsage: []x509.ExtKeyUsage{x509.ExtKeyUsageClientAuth}}), ca)
+		}, []string{"IdentityFiles.Cert", "servers and clients"}},
+		{"nameless", func(dir string) IdentityFiles {
+			return files(t, dir, ca.sign(t, &x509.Certificate{NotAfter: time.Now().Add(time.Hour)}), ca)
+		}, []string{"IdentityFiles.Cert", "DNS name"}},
+	} {
+		_, err := LoadIdentity(tt.make(t.TempDir()))
+		for _, want := range tt.want {
+			if err == nil || !strings.Contains(err.Error(), want) {
+				t.Errorf("%s: got %v, want something with %q", tt.name, err, want)
+			}
+		}
+	}
+	if _, err := CertificateNode(&x509.Certificate{DNSNames: []string{"*.example.net"}}); err == nil {
+		t.Error("a wildcard names a node")
+	}
+	if n, err := CertificateNode(&x509.Certificate{Subject: pkix.Name{CommonName: "edge"}}); n != "edge" || err != nil {
+		t.Errorf("by the common name: %q, %v", n, err)
+	}
 }

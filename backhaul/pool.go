@@ -205,7 +205,7 @@ func (p *pool) get(ctx context.Context, x *exchange, fresh bool) (c *conn, reuse
 
 // dial makes an HTTP/1.1 connection.
 func (pe *peer) dial(ctx context.Context, dial dialer, limit time.Duration, epoch uint64) (*conn, error) {
-	d := &dialing{pool: pe.pool, peer: pe.name, dial: dial}
+	d := &dialing{pool: pe.pool, peer: pe.name.id, dial: dial}
 	ctx = context.WithValue(ctx, dialingKey{}, d)
 	if limit > 0 {
 		var cancel context.CancelFunc
