@@ -25,10 +25,11 @@ type edge struct {
 	auto      *autostart.Autostart
 	transport *backhaul.Transport
 	parks     chan struct{} // how many wait has changed
+	others    *demand       // of the other edges
 }
 
 func (w *World) newEdge(region string, n int) (_ *edge, err error) {
-	e := &edge{node: node{id: balance.NodeID("edge-" + region), region: region}, w: w, parks: make(chan struct{}, 1)}
+	e := &edge{node: node{id: balance.NodeID("edge-" + region), region: region}, w: w, parks: make(chan struct{}, 1), others: newDemand(0)}
 	if n > 0 {
 		e.id = balance.NodeID(fmt.Sprintf("edge-%s-%d", region, n+1))
 	}
@@ -49,7 +50,11 @@ func (w *World) newEdge(region string, n int) (_ *edge, err error) {
 	if e.balancer, err = balance.New(e.fleet, balance.Config{Distance: e.mesh, Trace: e.tracePicks(), GiveBack: e.giveBack}); err != nil {
 		return nil, err
 	}
-	if e.auto, err = autostart.New(e.balancer, owners{e}, autostart.Config{Trace: e.traceAuto()}); err != nil {
+	c := autostart.Config{Trace: e.traceAuto()}
+	if w.config.Edges > 1 { // all of them sit in one region
+		c.Others = func(balance.AppID, string) int { return e.others.sum() }
+	}
+	if e.auto, err = autostart.New(e.balancer, owners{e}, c); err != nil {
 		return nil, err
 	}
 	e.transport, err = backhaul.NewTransport(e.auto, backhaul.Config{Node: e.id, Key: w.key, Dial: e.dial, RTT: e.rtt, Trace: e.traceTransport()})
@@ -129,14 +134,19 @@ func (e *edge) run(run func(string, func(context.Context) error)) {
 	}
 }
 
-// reportDemand tells the workers what waits here.
+// reportDemand tells the workers what waits here, and the other edges what there is.
 func (e *edge) reportDemand(ctx context.Context) error {
 	t := time.NewTicker(reportEvery)
 	defer t.Stop()
 	for {
-		parked := e.auto.Parked(e.w.config.App.ID)
+		inFlight, parked := e.auto.Demand(e.w.config.App.ID)
 		for _, k := range e.w.workers {
-			e.w.x.send(&e.node, &k.node, func() { k.demand.put(e.id, parked) })
+			e.w.x.send(&e.node, &k.node, func() { k.demand.put(e.id, inFlight, parked) })
+		}
+		for _, o := range e.w.edges {
+			if o != e {
+				e.w.x.send(&e.node, &o.node, func() { o.others.put(e.id, inFlight, parked) })
+			}
 		}
 		select {
 		case <-ctx.Done():

@@ -135,7 +135,7 @@ func (a *acks) Acked(app balance.AppID, id balance.MachineID, gen uint64) bool {
 	return true
 }
 
-// demand is what the edges last reported to one worker.
+// demand is what the edges last reported to one worker, or to another edge.
 type demand struct {
 	mu    sync.Mutex
 	edges map[balance.NodeID]edgeDemand
@@ -143,14 +143,30 @@ type demand struct {
 }
 
 type edgeDemand struct {
-	parked int
-	at     time.Time // by the receiver's own clock
+	parked, inFlight int
+	at               time.Time // by the receiver's own clock
 }
 
-func (d *demand) put(n balance.NodeID, parked int) {
+func newDemand(edges int) *demand {
+	return &demand{edges: map[balance.NodeID]edgeDemand{}, want: edges}
+}
+
+func (d *demand) put(n balance.NodeID, inFlight, parked int) {
 	d.mu.Lock()
 	defer d.mu.Unlock()
-	d.edges[n] = edgeDemand{parked, time.Now()}
+	d.edges[n] = edgeDemand{parked: parked, inFlight: inFlight, at: time.Now()}
+}
+
+// sum is what the edges have, in flight and parked, as far as they told lately.
+func (d *demand) sum() (n int) {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	for _, e := range d.edges {
+		if time.Since(e.at) < staleAfter {
+			n += e.inFlight + e.parked
+		}
+	}
+	return n
 }
 
 // Parked implements downscale.Demand.

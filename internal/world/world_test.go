@@ -404,3 +404,17 @@ func TestAcknowledgementsAreOfOneAppsMachine(t *testing.T) {
 		t.Error("an acknowledgement counts for another machine or generation, or not at all")
 	}
 }
+
+// What one edge has is no secret to the others: both plan for the demand of all.
+func TestEdgesKnowEachOthersDemand(t *testing.T) {
+	d := newDemand(2)
+	d.put("a", 3, 1)
+	d.put("b", 5, 0)
+	d.put("a", 4, 2) // newer
+	if n := d.sum(); n != 11 {
+		t.Errorf("sum %d, want 11", n)
+	}
+	if parked, fresh := d.Parked("web"); parked != 2 || !fresh {
+		t.Errorf("parked %d, fresh %v", parked, fresh)
+	}
+}
