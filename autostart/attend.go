@@ -11,28 +11,35 @@ import (
 
 // exited takes in the driver's word that a machine has ended. It does not block: the machine's own goroutine does the rest.
 func (s *Starter) exited(e Exit) {
-	s.mu.Lock()
-	h := s.hosts[balance.MachineKey{App: e.App, ID: e.ID}]
-	var r *run
-	if h != nil {
-		r = h.run
-	}
-	s.mu.Unlock()
-	if r != nil && r.m.Epoch == e.Epoch { // else it is about an earlier start, or somebody else's machine
+	if r := s.run(balance.MachineKey{App: e.App, ID: e.ID}, e.Epoch); r != nil { // else it is about an earlier start, or somebody else's machine
 		r.end(&ended{e})
 	}
 }
 
-// attend stays with a machine that is ready: it checks its health while it runs, and notices its end. A stop or a suspension
-// is somebody else's doing; a suspended machine may still end.
-func (s *Starter) attend(r *run) {
-	var tick <-chan time.Time
-	if s.config.Check.Every > 0 {
-		t := time.NewTicker(s.config.Check.Every)
-		defer t.Stop()
-		tick = t.C
+// run returns the run of a machine's start of that epoch, if it is the last, or nil.
+func (s *Starter) run(key balance.MachineKey, epoch uint64) *run {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if h := s.hosts[key]; h != nil && h.run != nil && h.run.m.Epoch == epoch {
+		return h.run
 	}
-	var health streak
+	return nil
+}
+
+// attend stays with a machine that is ready: it checks its health while it runs, restarts it when it is taken for dead, and
+// notices its end. A stop or a suspension is somebody else's doing; a suspended machine may still end.
+func (s *Starter) attend(h *hosted, r *run) {
+	l := liveness{check: s.config.Check, tries: s.tries(h)}
+	l.begin(time.Now())
+	next := time.NewTimer(time.Hour)
+	next.Stop()
+	defer next.Stop()
+	again := func(in time.Duration) {
+		if in > 0 {
+			next.Reset(in)
+		}
+	}
+	again(l.check.Every)
 	for {
 		select {
 		case <-r.ctx.Done():
@@ -40,25 +47,47 @@ func (s *Starter) attend(r *run) {
 				s.over(r, e.exit)
 			}
 			return
-		case <-tick:
+		case <-next.C:
+		case <-r.suspect:
 		}
-		if r.gate.State() != balance.Started {
+		if st := r.gate.State(); st != balance.Started {
+			if st == balance.Stopped || st == balance.Failed {
+				return // it has been stopped, and nobody has reported its end
+			}
+			l.begin(time.Now())
+			again(l.check.Every)
 			continue
 		}
+		began := time.Now()
 		err := s.probe.look(r.ctx, r.m)
 		if r.ctx.Err() != nil || r.gate.State() != balance.Started {
-			continue // it went to sleep under the look
+			again(l.check.Every) // it went to sleep under the look
+			continue
 		}
 		if oslimit.NoProcess(err) {
-			continue // this node could not look, which says nothing of the machine
+			again(l.check.Every) // this node could not look, which says nothing of the machine
+			continue
 		}
-		if health.add(err == nil, s.config.Check.FailAfter, s.config.Check.PassAfter) {
-			h := balance.Passing
-			if health.failing {
-				h = balance.Failing
+		row := s.row(r.m)
+		changed, restart, wait := l.look(began, conditionOf(err), s.restartAfter(r.m.App), row.Recent)
+		if changed {
+			health := balance.Passing
+			if l.streak.failing {
+				health = balance.Failing
 			}
-			s.edit(r, func(m *balance.Machine) { m.Health = h })
-			s.config.Trace.health(r.m, h, err)
+			s.edit(r, func(m *balance.Machine) {
+				if m.Health = health; health == balance.Passing {
+					m.Fault = "" // of a restart that failed
+				}
+			})
+			s.config.Trace.health(r.m, health, err)
+		}
+		if restart && s.mayRestart(r, err) && s.restart(h, r, &l, err) {
+			return
+		}
+		s.tried(h, l.tries)
+		if wait > 0 {
+			again(max(wait-time.Since(began), time.Millisecond))
 		}
 	}
 }

@@ -12,7 +12,7 @@ import (
 func TestFailingMachineIsReplaced(t *testing.T) {
 	for _, takes := range []time.Duration{0, time.Millisecond, 20 * time.Millisecond} {
 		synctest.Test(t, func(t *testing.T) {
-			n := newNode(t, balance.App{}, StarterConfig{Recent: -1}, habits{boot: 300 * time.Millisecond}, habits{boot: 300 * time.Millisecond})
+			n := newNode(t, balance.App{}, StarterConfig{Recent: -1, RestartAfter: -1}, habits{boot: 300 * time.Millisecond}, habits{boot: 300 * time.Millisecond})
 			defer n.stop()
 			n.takes = takes
 			sick, _, err := n.get()

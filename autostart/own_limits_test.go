@@ -27,11 +27,13 @@ func TestOwnLimitsAreNotFailingChecks(t *testing.T) {
 		rude{fmt.Errorf("check: %w", &exec.Error{Name: "check", Err: os.NewSyscallError("fork/exec", syscall.EAGAIN)})},
 	} {
 		synctest.Test(t, func(t *testing.T) {
-			r := newRig(t, StarterConfig{}, habits{boot: sec})
+			r := newRig(t, StarterConfig{RestartAfter: -1}, habits{boot: sec})
 			defer r.stop()
 			var result atomic.Pointer[error] // of checks from now on; nil asks the machine
+			var made atomic.Int64
 			look := r.s.probe.check.Func
 			r.s.probe.check.Func = func(ctx context.Context, m balance.Machine) error {
+				made.Add(1)
 				if err := result.Load(); err != nil {
 					return *err
 				}
@@ -42,7 +44,10 @@ func TestOwnLimitsAreNotFailingChecks(t *testing.T) {
 			checks := func(n int, err error, want balance.Health) {
 				t.Helper()
 				result.Store(&err)
-				time.Sleep(time.Duration(n) * 5 * sec)
+				made.Store(0)
+				for made.Load() < int64(n) {
+					time.Sleep(100 * time.Millisecond)
+				}
 				synctest.Wait()
 				if m := r.row("m0"); m.Health != want {
 					t.Errorf("after %d checks with %v: %v, want %v", n, err, m.Health, want)

@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"sync"
+	"syscall"
 	"testing"
 	"testing/synctest"
 	"time"
@@ -28,20 +29,23 @@ type habits struct {
 
 // fakeDriver is a driver whose machines are entries in a map.
 type fakeDriver struct {
-	mu       sync.Mutex
-	habits   map[balance.MachineID]habits
-	running  map[balance.MachineID]*fakeMachine
-	watchers map[int]func(Exit)
-	watches  int
-	watchErr error // the next Watch fails with that
-	starts   int
-	stops    int
+	mu        sync.Mutex
+	habits    map[balance.MachineID]habits
+	running   map[balance.MachineID]*fakeMachine
+	watchers  map[int]func(Exit)
+	watches   int
+	watchErr  error // the next Watch fails with that
+	starts    int
+	stops     int
+	sickAfter time.Duration // machines that start from now on are sick after that; 0 is never
 }
 
 type fakeMachine struct {
 	epoch     uint64
 	listens   time.Time
 	sick      bool
+	refuses   bool // nothing listens
+	frozen    bool // it accepts, and does not answer
 	suspended bool
 	timer     *time.Timer
 }
@@ -78,6 +82,13 @@ func (d *fakeDriver) Start(_ context.Context, m balance.Machine) (Booting, error
 		d.running[m.ID] = f
 	}
 	f.listens = time.Now().Add(h.boot)
+	if after := d.sickAfter; after > 0 {
+		time.AfterFunc(h.boot+after, func() {
+			d.mu.Lock()
+			defer d.mu.Unlock()
+			f.sick = true
+		})
+	}
 	if h.ends > 0 {
 		f.timer = time.AfterFunc(h.ends, func() { d.crash(m.ID, h.end) })
 	}
@@ -154,13 +165,20 @@ func (d *fakeDriver) Watch(ctx context.Context, exited func(Exit)) error {
 }
 
 // check is the Check.Func of machines that are entries in a map.
-func (d *fakeDriver) check(_ context.Context, m balance.Machine) error {
+func (d *fakeDriver) check(ctx context.Context, m balance.Machine) error {
 	d.mu.Lock()
+	if f := d.running[m.ID]; f != nil && f.frozen {
+		d.mu.Unlock()
+		<-ctx.Done()
+		return ctx.Err()
+	}
 	defer d.mu.Unlock()
 	f := d.running[m.ID]
 	switch {
 	case f == nil || f.suspended || time.Now().Before(f.listens):
-		return errors.New("connection refused")
+		return syscall.ECONNREFUSED
+	case f.refuses:
+		return errRefused
 	case f.sick:
 		return errors.New("unwell")
 	}
@@ -214,6 +232,7 @@ func newRigWith(t *testing.T, d *fakeDriver, driver Driver, c StarterConfig, hs 
 		},
 		Failed:      func(m balance.Machine) { r.note("failed %s: %s", m.ID, m.Fault) },
 		Exited:      func(m balance.Machine, e Exit) { r.note("exited %s@%d: %s", m.ID, e.Epoch, e.Reason) },
+		Restarting:  func(m balance.Machine) { r.note("restarting %s: %s", m.ID, m.Fault) },
 		Health:      func(m balance.Machine, h balance.Health, err error) { r.note("%s %v: %v", m.ID, h, err) },
 		WatchFailed: func(err error) { r.note("watch: %v", err) },
 	}

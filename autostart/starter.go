@@ -30,7 +30,13 @@ type StarterConfig struct {
 	// Recent is how long after ready failing checks mean "coming" rather than "broken". 0 means as long as the
 	// machine's longest known boot, between 5 s and 1 min, and 20 s before one is known; negative: not at all.
 	Recent time.Duration
-	Trace  StarterTrace
+	// RestartAfter is how long the checks of a machine that was ready may fail until it is stopped and started again, where
+	// its app's own RestartAfter is 0. 0 means 30 s; negative: never. A machine at whose address nothing listens any longer is
+	// restarted after 1 s already. What is in flight there is cut off. Each restart that does not help doubles both, up to 16
+	// times; answers to requests do not count. Where all machines of an app fail their checks, only the first of the canonical
+	// order is restarted.
+	RestartAfter time.Duration
+	Trace        StarterTrace
 }
 
 // stopTimeout bounds the stop of a machine that failed to start, and the wait for a driver that does not heed its context.
@@ -67,17 +73,21 @@ type hosted struct {
 	calling   bool      // the driver has not come back from a call
 	notBefore time.Time // the driver wants to be called again
 	boots     [2]Boots
+	tries     int // restarts in a row that have not helped
+
+	restarted, ready time.Time // when it was and became so, the last time
 }
 
 // run is one start of a machine and what follows, until it ends or the machine is started again.
 type run struct {
-	m     balance.Machine // as of the start; Addr is set when it is known
-	gate  *balance.Gate
-	token uint64
-	ctx   context.Context
-	end   context.CancelCauseFunc // with an ended, when the machine has
-	began time.Time
-	up    bool // it has become ready; only edits of the row look, which are one at a time
+	m       balance.Machine // as of the start; Addr is set when it is known
+	gate    *balance.Gate
+	token   uint64
+	ctx     context.Context
+	end     context.CancelCauseFunc // with an ended, when the machine has
+	began   time.Time
+	suspect chan struct{} // holds one when it is to be looked at now
+	up      bool          // it has become ready; only edits of the row look, which are one at a time
 }
 
 // ended is the cause with which a run ends when its machine does.
@@ -100,6 +110,9 @@ func NewStarter(f *balance.Fleet, d Driver, c StarterConfig) (*Starter, error) {
 	}
 	if c.BootCap == 0 {
 		c.BootCap = 10 * time.Minute
+	}
+	if c.RestartAfter == 0 {
+		c.RestartAfter = restartDefault
 	}
 	if c.Readiness == nil {
 		c.Readiness, _ = d.(Readiness)
@@ -131,7 +144,7 @@ func (s *Starter) Run(ctx context.Context) error {
 		close(s.begun)
 	}
 	s.mu.Unlock()
-	release := s.fleet.Keep(balance.Keeper{Wanted: s.wanted})
+	release := s.fleet.Keep(balance.Keeper{Wanted: s.wanted, Suspect: s.suspect})
 	s.watch(ctx)
 	release()
 	s.mu.Lock()
@@ -244,13 +257,13 @@ func (s *Starter) begin(m balance.Machine, gate *balance.Gate, token uint64) boo
 	if h.run != nil {
 		h.run.end(errAgain)
 	}
-	r := &run{m: m, gate: gate, token: token}
+	r := &run{m: m, gate: gate, token: token, suspect: make(chan struct{}, 1)}
 	r.ctx, r.end = context.WithCancelCause(s.base)
 	h.run = r
 	s.jobs.Go(func() {
 		defer r.end(nil)
 		if s.boot(h, r) {
-			s.attend(r)
+			s.attend(h, r)
 		}
 	})
 	return true
@@ -335,6 +348,7 @@ func (s *Starter) learn(h *hosted, r *run, kind BootKind, took time.Duration) ti
 	}
 	s.mu.Lock()
 	defer s.mu.Unlock()
+	h.ready = time.Now()
 	recent := recentFor(&h.boots[kind])
 	h.boots[kind].Learn(took)
 	s.book(r).learn(bootKey{r.m.Revision, kind}, took)

@@ -196,11 +196,11 @@ func TestHealthAfterReady(t *testing.T) {
 		time.Sleep(sec)
 		health("ready", balance.Passing, true)
 		sick(true)
-		time.Sleep(10 * sec) // two checks
+		time.Sleep(6 * sec) // two checks, the second soon after the first
 		health("two failures are not enough", balance.Passing, true)
-		time.Sleep(5 * sec)
+		time.Sleep(2 * sec)
 		health("three are", balance.Failing, true)
-		time.Sleep(5 * sec)
+		time.Sleep(12 * sec)
 		health("no longer recent", balance.Failing, false)
 		sick(false)
 		time.Sleep(5 * sec)

@@ -285,6 +285,7 @@ func (h *Handler) failed(w http.ResponseWriter, r *http.Request, t to, gate *bal
 	if errors.Is(r.Context().Err(), context.Canceled) || fail == FailClient {
 		panic(http.ErrAbortHandler) // the edge has left, or its body has broken off: nobody to tell
 	}
+	suspect(gate, epoch, fail, err)
 	if h.c.Trace.Fault != nil {
 		h.c.Trace.Fault(Faulted{App: t.app, Machine: t.id, Node: t.node, Epoch: epoch, Failure: fail, Err: err})
 	}

@@ -39,6 +39,7 @@ func (f *flight) local(g *balance.Gate, x *exchange) (*http.Response, balance.Bo
 	}
 	resp, fail, err := x.do(out)
 	if err != nil {
+		suspect(g, load.Epoch, fail, err)
 		return nil, balance.Admitted, load, fail, f.machineError(fail, err)
 	}
 	strip(resp.Header)

@@ -70,6 +70,9 @@ func (k *worker) traceStarter() autostart.StarterTrace {
 		},
 		Failed: func(m balance.Machine) { k.tell(log, events.Exit, m, "did not come up: %s", m.Fault) },
 		Exited: func(m balance.Machine, x autostart.Exit) { k.tell(log, events.Exit, m, "%s", x.Reason) },
+		Restarting: func(m balance.Machine) {
+			k.tell(log, "restart", m, "%s", m.Fault)
+		},
 	}
 }
 

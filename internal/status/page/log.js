@@ -20,6 +20,7 @@ export const kinds = {
   "link": { tone: "" },
   "alarm": { tone: "bad" },
   "exit": { tone: "bad", why: "Exited" },
+  "restart": { tone: "bad", why: "Started again" },
   "bounce": { tone: "warn", group: "requests", many: "bounces" },
   "retry": { tone: "warn", group: "requests", many: "retries" },
   "park": { tone: "warn", group: "requests", many: "parks" },

@@ -1,0 +1,344 @@
+package autostart
+
+import (
+	"errors"
+	"fmt"
+	"strings"
+	"syscall"
+	"testing"
+	"testing/synctest"
+	"time"
+
+	"github.com/ebbkit/ebb/balance"
+	"github.com/google/go-cmp/cmp"
+)
+
+func TestLiveness(t *testing.T) {
+	const ms = time.Millisecond
+	type look struct {
+		at     time.Duration
+		found  condition
+		recent bool
+		next   time.Duration
+		do     string // "failing", "passing", "restart"
+	}
+	for _, tc := range []struct {
+		name  string
+		check Check // the zero value is the default
+		after time.Duration
+		tries int // restarts before, in vain
+		looks []look
+		left  int // tries, at the end
+	}{
+		{name: "well", looks: []look{{at: 5 * sec, next: 5 * sec}, {at: 10 * sec, next: 5 * sec}}},
+		{name: "what fails is looked into more often, and is failing by the third", looks: []look{
+			{at: 5 * sec, found: unwell, next: 5 * sec / 3}, {at: 7 * sec, found: unwell, next: 5 * sec / 3}, {at: 9 * sec, found: unwell, next: 5 * sec, do: "failing"}, {at: 14 * sec, next: 5 * sec, do: "passing"}}},
+		{name: "a restart after 30 s of failures, to the moment", looks: []look{
+			{at: 5 * sec, found: unwell, next: 5 * sec / 3}, {at: 7 * sec, found: unwell, next: 5 * sec / 3}, {at: 9 * sec, found: unwell, next: 5 * sec, do: "failing"},
+			{at: 32 * sec, found: unwell, next: 3 * sec}, {at: 34900 * ms, found: unwell, next: 200 * ms}, {at: 35 * sec, found: unwell, next: 200 * ms, do: "restart"}}},
+		{name: "one that passes begins anew", looks: []look{
+			{at: 5 * sec, found: unwell, next: 5 * sec / 3}, {at: 30 * sec, next: 5 * sec}, {at: 36 * sec, found: unwell, next: 5 * sec / 3}, {at: 65 * sec, found: unwell, next: sec}, {at: 66 * sec, found: unwell, next: 200 * ms, do: "failing restart"}}},
+		{name: "failures of a recent machine are expected", looks: []look{
+			{at: 5 * sec, found: unwell, recent: true, next: 5 * sec / 3}, {at: 60 * sec, found: unwell, recent: true, next: 5 * sec / 3}, {at: 61 * sec, found: unwell, next: 5 * sec, do: "failing"}, {at: 90 * sec, found: unwell, next: 200 * ms, do: "restart"}}},
+		{name: "nothing listens: within a second, also where it is recent", looks: []look{
+			{at: 5 * sec, found: deaf, recent: true, next: 200 * ms}, {at: 5200 * ms, found: deaf, recent: true, next: 200 * ms}, {at: 5400 * ms, found: deaf, recent: true, next: 200 * ms, do: "failing"}, {at: 6 * sec, found: deaf, recent: true, next: 200 * ms, do: "restart"}}},
+		{name: "a port that is opened anew", looks: []look{
+			{at: 5 * sec, found: deaf, next: 200 * ms}, {at: 5800 * ms, found: deaf, next: 200 * ms}, {at: 6 * sec, next: 5 * sec}, {at: 11 * sec, found: deaf, next: 200 * ms}}},
+		{name: "never", after: -1, looks: []look{
+			{at: 5 * sec, found: deaf, next: 5 * sec / 3}, {at: 7 * sec, found: deaf, next: 5 * sec / 3}, {at: 9 * sec, found: deaf, next: 5 * sec, do: "failing"}, {at: 999 * sec, found: deaf, next: 5 * sec}}},
+		{name: "no checks: what is looked at for a reason", check: Check{Every: -1}, looks: []look{
+			{at: 5 * sec, found: unwell}, {at: 99 * sec, found: unwell}, {at: 100 * sec, found: deaf, next: 200 * ms, do: "failing"}, {at: 101 * sec, found: deaf, next: 200 * ms, do: "restart"}}},
+		{name: "each that does not help doubles it", tries: 2, looks: []look{
+			{at: 5 * sec, found: unwell, next: 5 * sec / 3}, {at: 124 * sec, found: unwell, next: sec}, {at: 125 * sec, found: unwell, next: 200 * ms, do: "failing restart"}}, left: 2},
+		{name: "so it is where nothing listens", tries: 2, looks: []look{
+			{at: 5 * sec, found: deaf, next: 800 * ms}, {at: 8900 * ms, found: deaf, next: 800 * ms}, {at: 9 * sec, found: deaf, next: 800 * ms, do: "failing restart"}}, left: 2},
+		{name: "up to 16 times", tries: 9, looks: []look{{at: 5 * sec, found: unwell, next: 5 * sec / 3}, {at: 485 * sec, found: unwell, next: 200 * ms, do: "restart"}}, left: 9},
+		{name: "forgotten when it has run well for as long", tries: 1, looks: []look{{at: 59 * sec, next: 5 * sec}, {at: 60 * sec, next: 5 * sec}, {at: 61 * sec, found: unwell, next: 5 * sec / 3}, {at: 91 * sec, found: unwell, next: 200 * ms, do: "restart"}}},
+		{name: "one failure begins that anew", tries: 1, looks: []look{{at: 59 * sec, found: unwell, next: 5 * sec / 3}, {at: 60 * sec, next: 5 * sec}, {at: 119 * sec, next: 5 * sec}}, left: 1},
+		{name: "a clock that is set back", looks: []look{
+			{at: 100 * sec, found: unwell, next: 5 * sec / 3}, {at: 5 * sec, found: unwell, next: 5 * sec / 3}, {at: 6 * sec, next: 5 * sec}, {at: 7 * sec, found: unwell, next: 5 * sec / 3}}},
+	} {
+		t.Run(tc.name, func(t *testing.T) {
+			check, err := tc.check.withDefaults()
+			if err != nil {
+				t.Fatal(err)
+			}
+			after := tc.after
+			if after == 0 {
+				after = restartDefault
+			}
+			l := liveness{check: check, tries: tc.tries}
+			l.begin(t0)
+			for i, k := range tc.looks {
+				changed, restart, next := l.look(t0.Add(k.at), k.found, after, k.recent)
+				var do []string
+				if changed {
+					do = append(do, map[bool]string{true: "failing", false: "passing"}[l.streak.failing])
+				}
+				if restart {
+					do = append(do, "restart")
+				}
+				if got := strings.Join(do, " "); got != k.do || next != k.next {
+					t.Fatalf("look %d at %v: %q, next after %v; want %q, %v", i, k.at, got, next, k.do, k.next)
+				}
+			}
+			if l.tries != tc.left {
+				t.Errorf("%d tries in the end, want %d", l.tries, tc.left)
+			}
+		})
+	}
+}
+
+// What fails everywhere is no reason to restart all; one is tried.
+func TestBlames(t *testing.T) {
+	ids := canonical("web", 4)
+	for _, tc := range []struct {
+		name   string
+		states string // in canonical order: w well, y well and young, o restarted for the same, f failing, s stopped
+		want   string // who may be restarted
+	}{
+		{"it is the only one", "fsss", "a"},
+		{"another is well", "fwss", "a"},
+		{"two of three", "ffws", "ab"},
+		{"all that run fail", "fffs", "a"},
+		{"all that run fail, and the first of the order sleeps", "sffs", "b"},
+		{"another starts, to replace it", "yfss", "b"},
+		{"one has been restarted: what comes of that is waited for", "offs", ""},
+		{"one has been restarted, and another is well", "offw", "bc"},
+	} {
+		var ms []*balance.Machine
+		trials := map[balance.MachineID]trial{}
+		for i, c := range tc.states {
+			m := &balance.Machine{ID: ids[i], App: "web", State: balance.Started}
+			switch c {
+			case 'f':
+				m.Health = balance.Failing
+			case 's':
+				m.State = balance.Stopped
+			case 'o':
+				trials[m.ID] = trialOpen
+			case 'w':
+				trials[m.ID] = trialPassed
+			}
+			ms = append([]*balance.Machine{m}, ms...) // not in order
+		}
+		got := ""
+		for i, c := range tc.states {
+			if c == 'f' && blames(ms, ids[i], func(m *balance.Machine) trial { return trials[m.ID] }) {
+				got += string(rune('a' + i))
+			}
+		}
+		if got != tc.want {
+			t.Errorf("%s (%s): %q may be restarted, want %q", tc.name, tc.states, got, tc.want)
+		}
+	}
+}
+
+// refuses makes nothing listen at a machine's address, though its driver believes that it runs.
+func (d *fakeDriver) refuses(id balance.MachineID) {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	d.running[id].refuses = true
+}
+
+func (d *fakeDriver) sicken(id balance.MachineID, sick bool) {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	d.running[id].sick = sick
+}
+
+func TestRestartOfAMachineThatIsDead(t *testing.T) {
+	for _, tc := range []struct {
+		name string
+		c    StarterConfig
+		app  time.Duration // its RestartAfter
+		do   func(r *rig)
+		want []string
+	}{
+		{"its checks fail", StarterConfig{}, 0, func(r *rig) {
+			time.Sleep(30 * sec)
+			r.d.sicken("m0", true)
+			time.Sleep(50 * sec)
+		}, []string{"m0 failing: unwell", "restarting m0: its checks have failed for 30s: unwell", "starting m0@2", "ready m0 cold 1s"}},
+		{"and pass again in time", StarterConfig{}, 0, func(r *rig) {
+			r.d.sicken("m0", true)
+			time.Sleep(30 * sec)
+			r.d.sicken("m0", false)
+			time.Sleep(60 * sec)
+		}, []string{"m0 failing: unwell", "m0 passing: <nil>"}},
+		{"nothing listens there", StarterConfig{}, 0, func(r *rig) {
+			r.d.refuses("m0")
+			time.Sleep(10 * sec)
+		}, []string{"m0 failing: dial: connection refused", "restarting m0: nothing has listened there for 1s: dial: connection refused", "starting m0@2", "ready m0 cold 1s"}},
+		{"nothing listens there, and a request has noticed", StarterConfig{Check: Check{Every: -1}}, 0, func(r *rig) {
+			r.d.refuses("m0")
+			r.fleet.Gate("web", "m0").Suspect(1)
+			time.Sleep(3 * sec)
+		}, []string{"m0 failing: dial: connection refused", "restarting m0: nothing has listened there for 1s: dial: connection refused", "starting m0@2", "ready m0 cold 1s"}},
+		{"a request was wrong about it", StarterConfig{}, 0, func(r *rig) {
+			r.fleet.Gate("web", "m0").Suspect(1)
+			r.fleet.Gate("web", "m0").Suspect(1)
+			time.Sleep(60 * sec)
+		}, nil},
+		{"its exit was not reported", StarterConfig{}, 0, func(r *rig) {
+			r.d.mu.Lock()
+			delete(r.d.running, "m0")
+			r.d.mu.Unlock()
+			time.Sleep(10 * sec)
+		}, []string{"m0 failing: connection refused", "restarting m0: nothing has listened there for 1s: connection refused", "starting m0@2", "ready m0 cold 1s"}},
+		{"it is frozen: it accepts, and does not answer", StarterConfig{}, 0, func(r *rig) {
+			r.d.mu.Lock()
+			r.d.running["m0"].frozen = true
+			r.d.mu.Unlock()
+			time.Sleep(5*sec + 3*2*sec) // until the next check, and three that time out
+			if m := r.row("m0"); m.Health != balance.Failing {
+				r.t.Errorf("it is %v after one interval and its checks", m.Health)
+			}
+			time.Sleep(40 * sec)
+		}, []string{"m0 failing: context deadline exceeded", "restarting m0: its checks have failed for 32s: context deadline exceeded", "starting m0@2", "ready m0 cold 1s"}},
+		{"not for this starter", StarterConfig{RestartAfter: -1}, 0, func(r *rig) {
+			r.d.refuses("m0")
+			time.Sleep(10 * time.Minute)
+		}, []string{"m0 failing: dial: connection refused"}},
+		{"not for this app", StarterConfig{}, -1, func(r *rig) {
+			r.d.sicken("m0", true)
+			time.Sleep(10 * time.Minute)
+		}, []string{"m0 failing: unwell"}},
+		{"sooner for this app", StarterConfig{RestartAfter: -1}, 10 * sec, func(r *rig) {
+			time.Sleep(30 * sec)
+			r.d.sicken("m0", true)
+			time.Sleep(20 * sec)
+		}, []string{"m0 failing: unwell", "restarting m0: its checks have failed for 10s: unwell", "starting m0@2", "ready m0 cold 1s"}},
+	} {
+		t.Run(tc.name, func(t *testing.T) {
+			synctest.Test(t, func(t *testing.T) {
+				r := newRig(t, tc.c, habits{boot: sec})
+				r.fleet.Apply(balance.PutApp{App: balance.App{ID: "web", RestartAfter: tc.app}})
+				r.start("m0")
+				time.Sleep(2 * sec)
+				tc.do(r)
+				r.stop()
+				want := append([]string{"starting m0@1", "ready m0 cold 1s"}, tc.want...)
+				if diff := cmp.Diff(want, r.events); diff != "" {
+					t.Errorf("events (-want +got)\n%s", diff)
+				}
+				if m := r.row("m0"); m.State != balance.Started || m.Fault != "" {
+					t.Errorf("in the end: %+v", m)
+				}
+			})
+		})
+	}
+}
+
+// Restarts that do not help come later and later; one that does is forgotten.
+func TestRestartsBackOff(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		r := newRig(t, StarterConfig{Recent: -1}, habits{})
+		defer r.stop()
+		r.d.mu.Lock()
+		r.d.sickAfter = sec // each run is well for a moment only
+		r.d.mu.Unlock()
+		r.start("m0")
+		starts := func(in time.Duration) int {
+			before, _, _ := r.d.counts()
+			time.Sleep(in)
+			after, _, _ := r.d.counts()
+			return after - before
+		}
+		if n := starts(10 * time.Minute); n < 4 || n > 5 {
+			t.Errorf("%d restarts in the first 10 min, want those after 30 s, 1, 2 and 4 min", n)
+		}
+		if n := starts(time.Hour); n < 6 || n > 8 {
+			t.Errorf("%d restarts in the hour after that, want one each 8 min", n)
+		}
+		r.d.mu.Lock()
+		r.d.sickAfter = 0
+		r.d.mu.Unlock()
+		time.Sleep(time.Hour)
+		r.d.sicken("m0", true)
+		if n := starts(45 * sec); n != 1 {
+			t.Errorf("%d restarts of what had been well for long, want 1 after 30 s", n)
+		}
+	})
+}
+
+// A machine that cannot be stopped is not forgotten: it stays what it is, and is tried again.
+func TestRestartThatCannotBe(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		r := newRig(t, StarterConfig{Recent: -1}, habits{stopErr: errors.New("no")})
+		defer r.stop()
+		r.start("m0")
+		time.Sleep(sec)
+		r.d.sicken("m0", true)
+		time.Sleep(40 * sec)
+		if m := r.row("m0"); m.State != balance.Started || m.Health != balance.Failing || !strings.Contains(m.Fault, "stopping it failed: no") {
+			t.Errorf("row %+v", m)
+		}
+		r.d.mu.Lock()
+		r.d.habits["m0"] = habits{}
+		r.d.mu.Unlock()
+		time.Sleep(2 * time.Minute)
+		if m := r.row("m0"); m.State != balance.Started || m.Health != balance.Passing || m.Epoch != 2 || m.Fault != "" {
+			t.Errorf("row after it could be: %+v", m)
+		}
+	})
+}
+
+// A stop by somebody else, and one for good, come first.
+func TestRestartAndOtherStops(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		r := newRig(t, StarterConfig{Recent: -1}, habits{stops: 2 * sec})
+		defer r.stop()
+		r.start("m0")
+		time.Sleep(sec)
+		g := r.fleet.Gate("web", "m0")
+		token, _ := g.CloseNow()
+		r.d.refuses("m0")
+		time.Sleep(time.Minute)
+		if _, stops, _ := r.d.counts(); stops != 0 {
+			t.Errorf("%d stops behind a gate that somebody else has closed", stops)
+		}
+		g.Reopen(token)
+		for g.State() == balance.Started {
+			time.Sleep(100 * time.Millisecond)
+		}
+		g.Forget() // somebody ends all machines
+		time.Sleep(time.Minute)
+		if starts, stops, running := r.d.counts(); starts != 1 || stops != 1 || running != 0 || g.State() != balance.Stopped {
+			t.Errorf("%d starts, %d stops, %d running, %v; want that it stays stopped", starts, stops, running, g.State())
+		}
+	})
+}
+
+// Where all machines fail their checks, one is restarted to see whether it helps; when it does, the others are.
+func TestRestartWhereAllFail(t *testing.T) {
+	for _, helps := range []bool{false, true} {
+		synctest.Test(t, func(t *testing.T) {
+			r := newRig(t, StarterConfig{Recent: -1}, habits{}, habits{}, habits{})
+			defer r.stop()
+			for i := range 3 {
+				r.start(balance.MachineID(fmt.Sprintf("m%d", i)))
+			}
+			time.Sleep(sec)
+			r.d.mu.Lock()
+			if !helps {
+				r.d.sickAfter = time.Nanosecond
+			}
+			for _, f := range r.d.running {
+				f.sick = true
+			}
+			r.d.mu.Unlock()
+			time.Sleep(42 * sec)
+			starts, _, _ := r.d.counts()
+			if m := r.row(canonical("web", 3)[0]); starts != 4 || m.Epoch != 2 {
+				t.Errorf("helps: %v: %d restarts, the first of the order at epoch %d; want 1, and 2", helps, starts-3, m.Epoch)
+			}
+			time.Sleep(50 * sec)
+			if starts, _, _ := r.d.counts(); !helps && starts != 5 && starts != 4 || helps && starts != 6 {
+				t.Errorf("helps: %v: %d restarts after 90 s", helps, starts-3)
+			}
+		})
+	}
+}
+
+var errRefused = fmt.Errorf("dial: %w", syscall.ECONNREFUSED)

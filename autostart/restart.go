@@ -1,0 +1,119 @@
+package autostart
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"slices"
+	"syscall"
+	"time"
+
+	"github.com/ebbkit/ebb/balance"
+)
+
+// conditionOf says what the result of a look means.
+func conditionOf(err error) condition {
+	switch {
+	case err == nil:
+		return well
+	case errors.Is(err, syscall.ECONNREFUSED):
+		return deaf
+	}
+	return unwell
+}
+
+// suspect takes in that a request found nobody listening at a machine's address: it is looked at now.
+func (s *Starter) suspect(app balance.AppID, id balance.MachineID, epoch uint64) {
+	if r := s.run(balance.MachineKey{App: app, ID: id}, epoch); r != nil {
+		select {
+		case r.suspect <- struct{}{}:
+		default: // it is about to be looked at
+		}
+	}
+}
+
+// restartAfter returns for how long checks may fail; negative is for ever.
+func (s *Starter) restartAfter(app balance.AppID) time.Duration {
+	if rows, ok := s.fleet.App(app); ok && rows.App().RestartAfter != 0 {
+		return rows.App().RestartAfter
+	}
+	return s.config.RestartAfter
+}
+
+// mayRestart reports whether a machine is the right one to be restarted for what a look found.
+func (s *Starter) mayRestart(r *run, err error) bool {
+	rows, ok := s.fleet.App(r.m.App)
+	if !ok {
+		return false // it has been removed: whoever did that sees to it
+	}
+	if conditionOf(err) == deaf {
+		return true
+	}
+	after := s.restartAfter(r.m.App)
+	return blames(slices.Collect(rows.All()), r.m.ID, func(m *balance.Machine) trial { return s.trial(m, after) })
+}
+
+// trial says what a machine tells of others that fail their checks: of one that somebody else owns, its row does.
+func (s *Starter) trial(m *balance.Machine, after time.Duration) trial {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	h := s.hosts[m.Key()]
+	switch {
+	case m.State == balance.Started && !m.Recent && (h == nil || time.Since(h.ready) >= after):
+		return trialPassed
+	case h != nil && (time.Since(h.restarted) < after || h.tries > 0 && (m.State == balance.Starting || closing(m.State))):
+		return trialOpen
+	}
+	return trialNone
+}
+
+func (s *Starter) tries(h *hosted) int {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return h.tries
+}
+
+func (s *Starter) tried(h *hosted, n int) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	h.tries = n
+}
+
+// restart stops a machine that is taken for dead, so that what waits for an answer of it is freed, and has it started again
+// as whoever asks during a stop has. It is false when the machine runs on.
+func (s *Starter) restart(h *hosted, r *run, l *liveness, found error) bool {
+	if !s.claim(h) {
+		return false // the driver is still at it
+	}
+	l.tries++
+	s.tried(h, l.tries)
+	s.mu.Lock()
+	h.restarted = time.Now() // before the gate tells: others look at both, see trial
+	s.mu.Unlock()
+	token, ok := r.gate.CloseNow()
+	if !ok {
+		l.tries--
+		s.unclaim(h)
+		return false // it is being stopped already
+	}
+	r.gate.Start(r.m.Epoch) // remembered
+	m := r.m
+	m.Fault = l.why(time.Now(), found)
+	s.edit(r, func(row *balance.Machine) { row.Fault = m.Fault })
+	s.config.Trace.restarting(m)
+	ctx, cancel := context.WithTimeout(context.WithoutCancel(r.ctx), stopTimeout)
+	err := s.guard(ctx, time.Second, func(ctx context.Context) error {
+		defer s.unclaim(h)
+		return s.driver.Stop(ctx, r.m)
+	})
+	cancel()
+	if err == nil {
+		r.gate.Closed(token, false)
+		return true
+	}
+	err = fmt.Errorf("%s; and stopping it failed: %w", m.Fault, err)
+	s.edit(r, func(row *balance.Machine) { row.Fault = err.Error() })
+	r.gate.Reopen(token)
+	s.config.Trace.health(r.m, balance.Failing, err)
+	return false
+}
