@@ -28,6 +28,7 @@ import (
 const (
 	childVariable = "DEMOAPP"      // 1: be the app
 	bootVariable  = "DEMOAPP_BOOT" // how long to wait before listening, such as 8s
+	tellVariable  = "DEMOAPP_TELL" // an address to connect to, for a moment, as soon as it listens
 )
 
 // shutdownTimeout is how long requests in flight may take after a SIGTERM. It is below the 5 s after which drivers kill.
@@ -53,6 +54,9 @@ func Env(boot time.Duration) []string {
 	return env
 }
 
+// Notify returns a pair for the environment by which the app connects to addr, for a moment, as soon as it listens.
+func Notify(addr string) string { return tellVariable + "=" + addr }
+
 // Main runs the app until SIGTERM or SIGINT and returns the exit status. It listens on 127.0.0.1:$PORT.
 func Main() int {
 	ctx, stop := signal.NotifyContext(context.Background(), syscall.SIGTERM, os.Interrupt)
@@ -73,6 +77,11 @@ func Main() int {
 		return exitRuntime
 	}
 	config.ReadyAt = time.Now()
+	if addr := os.Getenv(tellVariable); addr != "" {
+		if c, err := net.Dial("tcp", addr); err == nil {
+			c.Close()
+		}
+	}
 	config.Crash = func() { os.Exit(exitCrash) }
 	if err := serve(ctx, l, config); err != nil {
 		fmt.Fprintln(os.Stderr, "demoapp:", err)
