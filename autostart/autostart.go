@@ -15,8 +15,10 @@
 package autostart
 
 import (
+	"cmp"
 	"context"
 	"fmt"
+	"math"
 	"sync"
 	"sync/atomic"
 	"time"
@@ -65,8 +67,9 @@ type Config struct {
 	// then noticed sooner; boots slower than any before start one machine too many. Without it, one is made when the machines'
 	// owners say so; a [Starter] does, of a start that takes longer than is suspect to it, and 5 s at least.
 	Hedge bool
-	// Policy returns the policy of an app; it is called once for each, and again when an app has been removed and comes back.
-	// nil, or a nil policy, means our own, a [Planner]; see also [NewSynchronous] and [NewAsynchronous]. It must not block.
+	// Policy returns the policy of an app; Run calls it once for each, before the first decision, and again when an app has been
+	// removed and comes back. nil, or a nil policy, means our own, a [Planner]; see also [NewSynchronous] and [NewAsynchronous].
+	// It must not block.
 	Policy func(balance.AppID) Policy
 	// DryRun decides and traces, and asks nobody to start or recall anything. Requests wait as if that had been done: somebody
 	// else starts the machines. A decision that nobody carries out is made again every 5 s.
@@ -77,24 +80,25 @@ type Config struct {
 	Trace  Trace
 }
 
-func (c Config) withDefaults() Config {
-	if c.MaxParked == 0 {
-		c.MaxParked = 1000
+func (c Config) withDefaults() (Config, error) {
+	switch {
+	case c.MaxParkedTenant < 0:
+		return c, fmt.Errorf("autostart: Config.MaxParkedTenant %d: want 0 (no bound but the app's) or more", c.MaxParkedTenant)
+	case c.StartTimeout < 0:
+		return c, fmt.Errorf("autostart: Config.StartTimeout %v: want 0 (10s) or more", c.StartTimeout)
 	}
-	if c.MaxParkedBytes == 0 {
-		c.MaxParkedBytes = c.MaxParked << 13
-	}
-	all := func(set *int, one int) {
-		if *set == 0 {
-			*set = max(10*one, -1)
+	times := func(n, one int) int {
+		if one < 0 {
+			return -1
 		}
+		return n * min(one, math.MaxInt/n)
 	}
-	all(&c.MaxParkedAll, c.MaxParked)
-	all(&c.MaxParkedAllBytes, c.MaxParkedBytes)
-	if c.StartTimeout <= 0 {
-		c.StartTimeout = 10 * time.Second
-	}
-	return c
+	c.MaxParked = cmp.Or(c.MaxParked, 1000)
+	c.MaxParkedBytes = cmp.Or(c.MaxParkedBytes, times(8<<10, c.MaxParked))
+	c.MaxParkedAll = cmp.Or(c.MaxParkedAll, times(10, c.MaxParked))
+	c.MaxParkedAllBytes = cmp.Or(c.MaxParkedAllBytes, times(10, c.MaxParkedBytes))
+	c.StartTimeout = cmp.Or(c.StartTimeout, 10*time.Second)
+	return c, nil
 }
 
 // tickEvery repairs lost signals: state is looked at again as long as there is demand.
@@ -134,17 +138,21 @@ func New(b *balance.Balancer, o Owner, c Config) (*Autostart, error) {
 	if b == nil {
 		return nil, fmt.Errorf("autostart: New without a balancer: make one with balance.New")
 	}
-	a := &Autostart{balancer: b, owner: o, config: c.withDefaults(), pokes: make(chan struct{}, 1), closed: make(chan struct{})}
+	c, err := c.withDefaults()
+	if err != nil {
+		return nil, err
+	}
+	a := &Autostart{balancer: b, owner: o, config: c, pokes: make(chan struct{}, 1), closed: make(chan struct{})}
 	a.places.Store(1) // 0 is a request that has none
 	b.OnRoom(a.room)
 	return a, nil
 }
 
 // Run plans until ctx ends, and then rejects what is parked and returns nil when nothing of it runs any more. Starts that
-// owners have accepted go on, and so does the goroutine of a policy of your own that does not come back. Before Run, requests wait but nothing is started. It may be called once.
+// owners have accepted go on, and so does the goroutine of a policy of your own that does not come back. Before Run, requests wait but nothing is started. An Autostart runs once: another call returns an error.
 func (a *Autostart) Run(ctx context.Context) error {
 	if !a.began.CompareAndSwap(false, true) {
-		return fmt.Errorf("autostart: Run called twice: make another with New")
+		return fmt.Errorf("autostart: Autostart.Run was called before: make another one with New")
 	}
 	var commands errgroup.Group // none returns an error: what came of each goes to its planner
 	defer commands.Wait()

@@ -36,7 +36,7 @@ type verdict struct {
 // decide asks the policy; ok is false when the answer is still to come. Ours are asked here and now. Another may do anything:
 // it has a goroutine of its own, and whatever it does stops the planning of its own app only.
 func (q *queue) decide(now time.Time, t *thought, in Input) (d Decision, ok bool) {
-	if q.ours {
+	if q.makePolicy(); q.ours {
 		d, err := q.think(now, in)
 		return q.concluded(now, t, verdict{d, err}), true
 	}
@@ -87,7 +87,8 @@ func (q *queue) think(now time.Time, in Input) (Decision, error) {
 	q.news.Lock()
 	in.Answers, q.answers = q.answers, nil
 	q.news.Unlock()
-	return contained(func() (Decision, error) { return q.policy.Plan(now, in), nil })
+	policy := *q.policy.Load()
+	return contained(func() (Decision, error) { return policy.Plan(now, in), nil })
 }
 
 // concluded takes in what the policy said. One that panics decides nothing, and is asked again.

@@ -43,8 +43,8 @@ func (s *Starter) book(r *run) *bootBook {
 func (s *Starter) doubt(r *run, began time.Time) {
 	told := false
 	s.edit(r, func(m *balance.Machine) {
-		if m.State == balance.Starting && !r.up {
-			m.Health, m.Recent, told = balance.Failing, false, true
+		if told = m.State == balance.Starting && !r.up.Load(); told {
+			m.Health, m.Recent = balance.Failing, false
 		}
 	})
 	if told {

@@ -42,11 +42,12 @@ func (q *queue) dispatch() {
 // use what is free, because it has tried it or has to go elsewhere, is passed over.
 func (q *queue) handOver() {
 	var vain []*balance.Want // what has been asked for in this round and is not there
+	step := q.rampStep()
 	q.mu.Lock()
 	defer q.mu.Unlock()
 	q.room.begin()
 	for s := q.room.turn(); s != nil; s = q.room.turn() {
-		req, limited := q.request(&s.Value)
+		req, limited := q.request(&s.Value, step)
 		if len(req.Tried) == 0 && slices.ContainsFunc(vain, func(w *balance.Want) bool { return sameWant(w, req.Want) }) {
 			q.room.pass(s)
 			continue
@@ -148,9 +149,9 @@ func (q *queue) anyRoom() bool {
 }
 
 // request returns what to ask the balancer for, and whether that leaves anything out. q.mu is held.
-func (q *queue) request(w *waiting) (req balance.Request, limited bool) {
+func (q *queue) request(w *waiting, step time.Duration) (req balance.Request, limited bool) {
 	req, limited = w.req, insists(w.req.Want)
-	req.Tried = q.held(time.Now())
+	req.Tried = q.held(time.Now(), step)
 	if len(w.tried) == 0 {
 		return req, limited
 	}

@@ -19,8 +19,10 @@ func (a *Autostart) Boots(app balance.AppID) (b Boots) {
 	if !ok {
 		return b
 	}
-	if p, ok := q.(*queue).policy.(interface{ Boots() Boots }); ok {
-		q.(*queue).minded(func() { b = p.Boots() })
+	if p := q.(*queue).policy.Load(); p != nil {
+		if p, ok := (*p).(interface{ Boots() Boots }); ok {
+			q.(*queue).minded(func() { b = p.Boots() })
+		}
 	}
 	return b
 }
@@ -36,7 +38,7 @@ func (a *Autostart) Histories() map[balance.AppID]History {
 	}
 	a.queues.Range(func(id, v any) bool {
 		q := v.(*queue)
-		if l, ok := q.policy.(learner); ok {
+		if l := q.learner(); l != nil {
 			q.minded(func() {
 				if h := l.History(); len(h.Boots) > 0 {
 					all[id.(balance.AppID)] = h
@@ -54,17 +56,21 @@ func (a *Autostart) Restore(all map[balance.AppID]History) {
 	a.histories.Lock()
 	a.histories.of = maps.Clone(all)
 	a.histories.Unlock()
-	a.queues.Range(func(id, v any) bool {
-		a.histories.Lock()
-		h, ok := a.histories.of[id.(balance.AppID)]
-		delete(a.histories.of, id.(balance.AppID))
-		a.histories.Unlock()
-		if ok {
-			q := v.(*queue)
-			if l, ok := q.policy.(learner); ok {
-				q.minded(func() { l.Restore(h) })
-			}
-		}
-		return true
-	})
+	a.queues.Range(func(_, q any) bool { q.(*queue).restore(); return true })
+}
+
+// restore gives the policy what has been restored for it. Where there is no policy yet that waits for it.
+func (q *queue) restore() {
+	p := q.policy.Load()
+	if p == nil {
+		return
+	}
+	hs := &q.a.histories
+	hs.Lock()
+	h, ok := hs.of[q.app]
+	delete(hs.of, q.app)
+	hs.Unlock()
+	if l := q.learner(); ok && l != nil {
+		q.minded(func() { l.Restore(h) })
+	}
 }

@@ -48,9 +48,9 @@ type queue struct {
 	thought  *thought  // a question that the policy has not answered yet
 	failing  time.Time // since when the policy has panicked each time; zero while it does not
 
-	mind   chan struct{} // holds one while the policy is asked anything
-	policy Policy
-	ours   bool // it answers at once
+	mind   chan struct{}          // holds one while the policy is asked anything
+	policy atomic.Pointer[Policy] // nil until Run has made it
+	ours   bool                   // it answers at once
 
 	news    sync.Mutex // guards what follows: answers come from other goroutines
 	answers []Answer   // since the last decision
@@ -95,27 +95,43 @@ type tried struct {
 
 func newQueue(a *Autostart, app balance.AppID) *queue {
 	q := &queue{a: a, app: app, wake: make(chan struct{}, 1), mind: make(chan struct{}, 1), asking: map[command]bool{}}
-	if a.config.Policy != nil {
-		p, err := contained(func() (Policy, error) { return a.config.Policy(app), nil })
-		if q.policy = p; err != nil {
-			q.policy = brokenPolicy{err} // which is told when it is asked
-		}
+	if a.config.Policy == nil {
+		q.setPolicy(NewPlanner(a.config.Hedge))
 	}
-	if q.policy == nil {
-		q.policy = NewPlanner(a.config.Hedge)
+	return q
+}
+
+// makePolicy makes the policy if there is none yet. It is for the planning goroutine: no lock is held.
+func (q *queue) makePolicy() {
+	if q.policy.Load() != nil {
+		return
 	}
-	switch q.policy.(type) {
+	p, err := contained(func() (Policy, error) { return q.a.config.Policy(q.app), nil })
+	switch {
+	case err != nil:
+		p = brokenPolicy{err} // which is told when it is asked
+	case p == nil:
+		p = NewPlanner(q.a.config.Hedge)
+	}
+	q.setPolicy(p)
+}
+
+func (q *queue) setPolicy(p Policy) {
+	switch p.(type) {
 	case *Planner, *windowed:
 		q.ours = true
 	}
-	a.histories.Lock()
-	h, ok := a.histories.of[app]
-	delete(a.histories.of, app)
-	a.histories.Unlock()
-	if l, is := q.policy.(learner); ok && is {
-		q.minded(func() { l.Restore(h) })
+	q.policy.Store(&p) // before what has been restored is looked for: see Restore
+	q.restore()
+}
+
+// learner returns the policy if it learns, else nil.
+func (q *queue) learner() learner {
+	if p := q.policy.Load(); p != nil {
+		l, _ := (*p).(learner)
+		return l
 	}
-	return q
+	return nil
 }
 
 // Acquire finds a machine for r and counts the request in; the caller owes one Release. When

@@ -7,6 +7,7 @@ import (
 	"fmt"
 	"net"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	"github.com/ebbkit/ebb/balance"
@@ -57,7 +58,8 @@ type Starter struct {
 	probe  *prober
 	turns  turns
 
-	begun chan struct{} // closed by the first Run
+	ran   atomic.Bool
+	begun chan struct{} // closed by Run
 
 	mu    sync.Mutex
 	base  context.Context // of Run; nil when it does not run
@@ -87,7 +89,7 @@ type run struct {
 	end     context.CancelCauseFunc // with an ended, when the machine has
 	began   time.Time
 	suspect chan struct{} // holds one when it is to be looked at now
-	up      bool          // it has become ready; only edits of the row look, which are one at a time
+	up      atomic.Bool   // it has become ready; edits of the row look
 }
 
 // ended is the cause with which a run ends when its machine does.
@@ -130,20 +132,15 @@ func NewStarter(f *balance.Fleet, d Driver, c StarterConfig) (*Starter, error) {
 }
 
 // Run carries out starts, watches for exits and checks health until ctx ends. Then it stops the machines that are still
-// booting, leaves the others as they are, and returns nil. It may run again afterwards.
+// booting, leaves the others as they are, and returns nil. A Starter runs once: another call returns an error.
 func (s *Starter) Run(ctx context.Context) error {
+	if s.ran.Swap(true) {
+		return errors.New("autostart: Starter.Run was called before: make another starter with NewStarter")
+	}
 	s.mu.Lock()
-	if s.base != nil {
-		s.mu.Unlock()
-		return fmt.Errorf("autostart: Starter.Run called while it runs")
-	}
 	s.base = ctx
-	select {
-	case <-s.begun:
-	default:
-		close(s.begun)
-	}
 	s.mu.Unlock()
+	close(s.begun)
 	release := s.fleet.Keep(balance.Keeper{Wanted: s.wanted, Suspect: s.suspect})
 	s.watch(ctx)
 	release()
@@ -303,7 +300,7 @@ func (s *Starter) boot(h *hosted, r *run) bool {
 	took := time.Since(began)
 	recent := s.learn(h, r, b.Kind, took)
 	s.edit(r, func(m *balance.Machine) { // before ready, so that the row which says so is whole
-		r.up = true
+		r.up.Store(true)
 		m.Addr, m.Fault, m.Health, m.Recent = b.Addr, "", balance.Passing, recent > 0
 	})
 	if !r.gate.Ready(r.token) {

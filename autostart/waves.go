@@ -7,7 +7,7 @@ import (
 	"github.com/ebbkit/ebb/balance"
 )
 
-// rampStep returns for how long a wave lasts; 0 is without waves.
+// rampStep returns for how long a wave lasts; 0 is without waves. No lock is held.
 func (q *queue) rampStep() time.Duration {
 	if q.a.config.Ramp == nil {
 		return 0
@@ -34,12 +34,11 @@ func (q *queue) boots(m *balance.Machine) {
 	}
 }
 
-// held returns the machines that take nobody before the next wave. q.mu is held.
-func (q *queue) held(now time.Time) (ids []balance.MachineID) {
+// held returns the machines that take nobody before the next wave, of that length. q.mu is held.
+func (q *queue) held(now time.Time, step time.Duration) (ids []balance.MachineID) {
 	if len(q.ramps) == 0 {
 		return nil
 	}
-	step := q.rampStep()
 	for id, r := range q.ramps {
 		if r.over(now, step) {
 			delete(q.ramps, id)

@@ -65,7 +65,8 @@ type Config struct {
 	// and those of unknown length, wait for the owner to ask for them, which costs a round trip and no memory. 0 means
 	// 64 KiB: below it the wait costs more than the copy. Negative: every body waits.
 	ReplayLimit int
-	// ReplayMemory bounds the bytes kept for all requests together; beyond it bodies wait as large ones do. 0 means 64 MiB.
+	// ReplayMemory bounds the bytes kept for all requests together; beyond it bodies wait as large ones do. 0 means 64 MiB;
+	// negative: nothing is kept.
 	ReplayMemory int64
 
 	// Bounces is how many refusals a request takes in one round, before what it tried is forgotten and it goes back to the
@@ -110,6 +111,7 @@ type Config struct {
 	// owner's http.Server. Negative: for ever.
 	IdleTimeout time.Duration
 	// MachineIdleTimeout is the same for machines of this process. 0 means 4 s: common app servers close after 5.
+	// Negative: for ever.
 	MachineIdleTimeout time.Duration
 
 	// Trace observes requests.
@@ -152,6 +154,7 @@ type HandlerConfig struct {
 	MaxHeader     int64
 	MaxIdle       int
 	// IdleTimeout is how long an idle connection to a machine is kept. 0 means 4 s: common app servers close after 5.
+	// Negative: for ever.
 	IdleTimeout time.Duration
 
 	// Connections knows the long connections to machines from then on. nil: each is a request.

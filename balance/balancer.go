@@ -2,6 +2,7 @@ package balance
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"maps"
 	"math/rand/v2"
@@ -14,8 +15,8 @@ import (
 // Distance tells how far regions are, as a round trip from this node. Package rtt measures it.
 type Distance interface {
 	// RTT returns the round trip to a region; ok is false when it is unknown, and a negative one counts as unknown. Unknown
-	// is never taken for near. It is asked on each tick and change, with a lock held: it must not call the balancer or its
-	// fleet.
+	// is never taken for near. It is asked on each tick and change, from several goroutines and with no lock held, and must
+	// not block.
 	RTT(region string) (rtt time.Duration, ok bool)
 }
 
@@ -45,6 +46,8 @@ type Balancer struct {
 	apps     atomic.Pointer[map[AppID]*appBalance] // replaced when an app comes or goes
 	only     atomic.Pointer[appBalance]            // when there is but one, as in many programs
 	room     atomic.Pointer[func(AppID)]
+
+	ran atomic.Bool
 
 	mu      sync.Mutex // serializes rebuilding of views
 	started time.Time  // of the coarse clock; set by the first Tick
@@ -93,8 +96,12 @@ func New(f *Fleet, c Config) (*Balancer, error) {
 func (b *Balancer) Fleet() *Fleet { return b.fleet }
 
 // Run keeps the coarse clock, the estimates and the order of the regions up to date until ctx ends; then it returns nil.
-// Without it picks work, but estimates do not age and distances are read only when the fleet changes.
+// Without it picks work, but estimates do not age and distances are read only when the fleet changes. A Balancer runs once:
+// another call returns an error.
 func (b *Balancer) Run(ctx context.Context) error {
+	if b.ran.Swap(true) {
+		return errors.New("balance: Balancer.Run was called before: make another balancer with New")
+	}
 	t := time.NewTicker(tickEvery)
 	defer t.Stop()
 	for {
@@ -184,13 +191,22 @@ func (b *Balancer) of(id AppID, a *app) *appBalance {
 // rebuild makes the view of the present snapshot, distances and shares, unless it is the one that stands. dt is how many
 // ticks have passed since the last time.
 func (b *Balancer) rebuild(ab *appBalance, dt float32) {
+	var few [16]distanceTo
+	far := few[:0]
+	for _, r := range ab.app.snap.Load().regions { // before the lock: this calls what is not ours
+		d, ok := b.rtt(r.name)
+		far = append(far, distanceTo{r.name, d, ok})
+	}
 	b.mu.Lock()
 	defer b.mu.Unlock()
 	s := ab.app.snap.Load()
 	order := b.order[:0]
 	for _, r := range s.regions {
 		p := reach{rows: r}
-		p.rtt, p.known = b.rtt(r.name)
+		// A region that has come meanwhile is not among them: the change that brought it asks for it.
+		if i := slices.IndexFunc(far, func(d distanceTo) bool { return d.region == r.name }); i >= 0 {
+			p.rtt, p.known = far[i].rtt, far[i].known
+		}
 		order = append(order, p)
 	}
 	slices.SortFunc(order, compareReach)
@@ -198,10 +214,16 @@ func (b *Balancer) rebuild(ab *appBalance, dt float32) {
 	b.shares(ab, s, order, dt)
 	b.order = order
 	old := ab.view.Load()
-	if old.snap == s && slices.EqualFunc(old.order, order, sameReach) {
-		return
+	if old.snap != s || !slices.EqualFunc(old.order, order, sameReach) {
+		ab.view.Store(newView(s, slices.Clone(order)))
 	}
-	ab.view.Store(newView(s, slices.Clone(order)))
+}
+
+// distanceTo is a region's measured round trip.
+type distanceTo struct {
+	region string
+	rtt    time.Duration
+	known  bool
 }
 
 func (b *Balancer) rtt(region string) (time.Duration, bool) {

@@ -44,6 +44,7 @@ type Gate struct {
 	token   uint64
 	ended   bool         // the run ended by itself while the gate was closing
 	final   bool         // no start is remembered during the present stop
+	doubt   bool         // who closed the gate does not know how the present stop has ended
 	changed func()       // called after each transition, with no lock held
 	tokens  []uint64     // of slots granted and not yet redeemed
 	grants  uint64       // the last token given out
@@ -319,7 +320,7 @@ func (g *Gate) Close(gen uint64, suspend bool) (token uint64, ok bool) {
 		}
 		if ok = g.word.CompareAndSwap(w, (w&^stateMask|stateField(to))+turnUnit); ok {
 			g.token++
-			g.ended, g.final = false, false
+			g.ended, g.final, g.doubt = false, false, false
 			token = g.token
 			break
 		}
@@ -334,7 +335,7 @@ func (g *Gate) CloseNow() (token uint64, ok bool) {
 	g.mu.Lock()
 	if ok = g.State() == Started; ok {
 		g.token++
-		g.ended, g.final = false, false
+		g.ended, g.final, g.doubt = false, false, false
 		token = g.token
 		g.set(stateMask, stateField(Stopping))
 	}
@@ -361,9 +362,6 @@ func (g *Gate) Closed(token uint64, suspended bool) (again, ok bool) {
 	return again, ok
 }
 
-// Wanted reports whether a start is remembered: somebody wants the machine that is being stopped.
-func (g *Gate) Wanted() bool { return g.word.Load()&wantedBit != 0 }
-
 // Forget drops the start that is wanted when the present stop is over, and has any other refused until then. It is for stops
 // after which nothing is to start: of a node that ends, or of a machine that is removed. It is false when nothing is being
 // stopped.
@@ -376,6 +374,28 @@ func (g *Gate) Forget() bool {
 	g.final = true
 	g.set(wantedBit, 0)
 	return true
+}
+
+// Abandon gives the stop with that token up by whoever carries it out, and does not know whether the machine still runs: the
+// gate stays closed until [Gate.TakeOver] has found somebody who sees to it.
+func (g *Gate) Abandon(token uint64) bool {
+	g.mu.Lock()
+	defer g.mu.Unlock()
+	ok := token == g.token && g.closing()
+	g.doubt = g.doubt || ok
+	return ok
+}
+
+// TakeOver takes over a stop that was abandoned, in doubt whether the machine still runs. The token of who had it is void.
+func (g *Gate) TakeOver() (token uint64, ok bool) {
+	g.mu.Lock()
+	defer g.mu.Unlock()
+	if ok = g.doubt && g.closing(); ok {
+		g.doubt = false
+		g.token++
+		token = g.token
+	}
+	return token, ok
 }
 
 // Suspect tells the fleet's keepers that nothing listens at the machine's address, in the run of that epoch. It is for

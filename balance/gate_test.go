@@ -472,3 +472,48 @@ func TestGateSuspects(t *testing.T) {
 	}
 	newGate(t, Limits{}).Suspect(0) // of no fleet: there is nobody to tell
 }
+
+// A stop that was abandoned has one successor, whose token ends it; the token of whoever gave it up is void from then on. A stop
+// that somebody is at, and one that is over, is nobody else's.
+func TestAbandonedStopsAreTakenOver(t *testing.T) {
+	g, err := NewGate(Limits{})
+	if err != nil {
+		t.Fatal(err)
+	}
+	start, _ := g.Start(0)
+	g.Ready(start)
+	if g.Abandon(start) {
+		t.Error("abandoned, and nothing is being stopped")
+	}
+	stop, _ := g.CloseNow()
+	if _, ok := g.TakeOver(); ok {
+		t.Error("taken from somebody who is at it")
+	}
+	if g.Abandon(stop - 1) {
+		t.Error("abandoned with another token")
+	}
+	if !g.Abandon(stop) {
+		t.Error("not abandoned")
+	}
+	next, ok := g.TakeOver()
+	if _, again := g.TakeOver(); !ok || again || next == stop {
+		t.Errorf("taken over %v, and once more %v; token %d after %d", ok, again, next, stop)
+	}
+	if _, ok := g.Closed(stop, false); ok || g.Reopen(stop) || g.Abandon(stop) {
+		t.Error("whoever gave the stop up has ended it")
+	}
+	if _, ok := g.Closed(next, false); !ok || g.State() != Stopped {
+		t.Errorf("%v after the end of the stop", g.State())
+	}
+	start, _ = g.Start(1)
+	g.Ready(start)
+	stop, _ = g.CloseNow()
+	if _, ok := g.TakeOver(); ok {
+		t.Error("a new stop begins in doubt")
+	}
+	g.Abandon(stop)
+	g.Closed(stop, false) // the answer came after all
+	if _, ok := g.TakeOver(); ok || g.State() != Stopped {
+		t.Errorf("a stop that is over was taken over; %v", g.State())
+	}
+}

@@ -2,8 +2,10 @@ package balance
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"sync"
+	"sync/atomic"
 	"time"
 )
 
@@ -50,6 +52,7 @@ const tickGrants = 100 * time.Millisecond
 type Granter struct {
 	fleet *Fleet
 	c     GranterConfig
+	ran   atomic.Bool
 
 	mu   sync.Mutex
 	apps map[AppID]*granting
@@ -147,8 +150,11 @@ func (g *Granter) Back(node NodeID, back Grant) {
 	}
 }
 
-// Run ticks every 100 ms until ctx ends; then it returns nil.
+// Run ticks every 100 ms until ctx ends; then it returns nil. A Granter runs once: another call returns an error.
 func (g *Granter) Run(ctx context.Context) error {
+	if g.ran.Swap(true) {
+		return errors.New("balance: Granter.Run was called before: make another granter with NewGranter")
+	}
 	t := time.NewTicker(tickGrants)
 	defer t.Stop()
 	for {
@@ -184,9 +190,12 @@ func (g *Granter) Tick() {
 func (g *Granter) changed(app AppID) {
 	g.mu.Lock()
 	a, ok := g.apps[app]
-	ok = ok && g.c.Now().Sub(a.gave) < lapse*tickEvery
-	g.mu.Unlock()
+	var gave time.Time
 	if ok {
+		gave = a.gave
+	}
+	g.mu.Unlock()
+	if ok && g.c.Now().Sub(gave) < lapse*tickEvery {
 		g.deal(app)
 	}
 }

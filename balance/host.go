@@ -50,7 +50,8 @@ func (f *Fleet) Gate(app AppID, id MachineID) *Gate {
 }
 
 // Edit changes the row of a machine that this node owns. What belongs to the machine's identity or to its gate (ID, App,
-// Region, Owner, State, Cordon, CordonGen, Epoch) stays as it is. Edit holds the fleet's lock: do not call back.
+// Region, Owner, State, Cordon, CordonGen, Epoch) stays as it is. edit is called with no lock held, and once more, with the
+// row as it is then, whenever the row has changed before its edit was in: it should set fields and do nothing else.
 func (f *Fleet) Edit(app AppID, id MachineID, edit func(*Machine)) error {
 	if f.Gate(app, id) == nil {
 		return fmt.Errorf("balance: machine %q of app %q is not owned by node %q: only its owner edits it", id, app, f.node)
@@ -76,18 +77,11 @@ func (f *Fleet) limitGates(app AppID) {
 // follow writes the row anew from the gate, and from edit if there is one. It is level-triggered: however many
 // transitions there were, and in whatever order their notices come, the row ends as the gate is.
 func (f *Fleet) follow(app AppID, id MachineID, edit func(*Machine)) error {
-	changed := false
-	err := f.locked(func() error {
-		a, ok := (*f.apps.Load())[app]
-		if !ok {
+	for {
+		row := f.ownRow(app, id)
+		if row == nil {
 			return nil // removed meanwhile
 		}
-		b := f.batch()
-		c := a.cells.find(id)
-		if c == nil || c.gate == nil {
-			return nil // removed meanwhile
-		}
-		row := c.row.Load()
 		m := row.unpack()
 		if edit != nil {
 			edit(&m)
@@ -96,19 +90,53 @@ func (f *Fleet) follow(app AppID, id MachineID, edit func(*Machine)) error {
 				return err
 			}
 		}
-		l := c.gate.Load()
+		stands, changed, err := f.rewrite(row, m)
+		if changed {
+			f.notify([]AppID{app})
+		}
+		if stands {
+			return err
+		}
+	}
+}
+
+// ownRow returns the row of a machine that this node owns; nil when it is not there.
+func (f *Fleet) ownRow(app AppID, id MachineID) (r *row) {
+	a, ok := (*f.apps.Load())[app]
+	if !ok {
+		return nil
+	}
+	c := a.cells.find(id)
+	if c == nil || c.gate == nil {
+		return nil
+	}
+	if r = c.row.Load(); r.kin == nil { // Host has not returned: its batch holds the lock
+		f.locked(func() error { r = c.row.Load(); return nil })
+	}
+	return r
+}
+
+// rewrite replaces a row by m, with what the gate says now. stands is false when another row has taken its place.
+func (f *Fleet) rewrite(row *row, m Machine) (stands, changed bool, err error) {
+	err = f.locked(func() error {
+		a, ok := (*f.apps.Load())[m.App]
+		if stands = !ok || a.cells.find(m.ID) != row.cell; stands {
+			return nil // removed meanwhile
+		}
+		if stands = row.cell.row.Load() == row; !stands {
+			return nil
+		}
+		l := row.cell.gate.Load()
 		m.State, m.Cordon, m.CordonGen, m.Epoch = l.State, l.Cordon, l.CordonGen, l.Epoch
 		if m == row.unpack() {
 			return nil
 		}
+		b := f.batch()
 		f.seq++
 		var err error
 		changed, err = b.put(m, Version{f.incarnation, f.seq}, nil)
 		b.commit()
 		return err
 	})
-	if changed {
-		f.notify([]AppID{app})
-	}
-	return err
+	return stands, changed, err
 }

@@ -4,7 +4,6 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"math/rand/v2"
 	"strings"
 	"time"
 
@@ -79,8 +78,8 @@ func (r *run) observe(m *machine, now time.Time) {
 
 // adopt takes up the stop of a machine that an earlier Run left in doubt.
 func (r *run) adopt(m *machine, now time.Time) {
-	if token, ok := r.doubts.LoadAndDelete(m.gate); ok {
-		m.protocol = adopted(r.config.timing(), token.(uint64), now)
+	if token, ok := m.gate.TakeOver(); ok {
+		m.protocol = adopted(r.config.timing(), token, now)
 		r.step(m, now, Input{Kind: Tick})
 	}
 }
@@ -252,53 +251,18 @@ func (r *run) drive(m *machine, now time.Time, c Command) {
 		ctx, cancel := context.WithTimeout(r.ctx, r.config.StopTimeout)
 		defer cancel()
 		a := answer{m: m, cmd: c, err: do(ctx, row)}
-		passes := false
-		for n := 0; a.err != nil; n++ {
-			var wait time.Duration
-			wait, passes = retryAfter(a.err, n, rand.Uint64())
-			if !passes || !pause(ctx, m.gate, wait) {
-				break
-			}
-			a.err = do(ctx, row)
-		}
-		a.doubt = a.err != nil && ctx.Err() != nil && !passes
+		a.doubt = a.err != nil && ctx.Err() != nil
 		select {
 		case r.answers <- a:
 		case <-r.over:
 			if a.err != nil {
-				r.doubts.Store(m.gate, c.Gate)
+				m.gate.Abandon(c.Gate)
 			} else {
 				m.gate.Closed(c.Gate, c.Do == Suspend)
 			}
 		}
 	}()
 }
-
-// pause waits before the driver is called again. It is false when the call has no time left, or
-// when somebody wants the machine, which runs.
-func pause(ctx context.Context, gate *balance.Gate, d time.Duration) bool {
-	end := time.Now().Add(d)
-	if limit, ok := ctx.Deadline(); ok && !limit.After(end) {
-		return false
-	}
-	t := time.NewTicker(wantedEvery)
-	defer t.Stop()
-	for left := d; left > 0; left = time.Until(end) {
-		if gate.Wanted() {
-			return false
-		}
-		t.Reset(min(left, wantedEvery))
-		select {
-		case <-ctx.Done():
-			return false
-		case <-t.C:
-		}
-	}
-	return !gate.Wanted()
-}
-
-// wantedEvery is how often somebody who wants a machine is looked for while its stop is put off.
-const wantedEvery = 100 * time.Millisecond
 
 // answered tells the protocol how a driver call ended.
 func (r *run) answered(a answer) {
@@ -329,7 +293,7 @@ func (r *run) rowOf(m *machine) balance.Machine {
 
 // end releases what is cordoned and waits for the driver.
 func (r *run) end() error {
-	for _, w := range r.orders.take() {
+	for _, w := range r.orders.end() {
 		w.done <- errEnded
 	}
 	for _, a := range r.apps {
@@ -360,14 +324,14 @@ func (r *run) end() error {
 		case p == Draining:
 			m.gate.Reopen(m.protocol.gate)
 		case p == Stuck && !m.protocol.expires.IsZero(): // the driver is free, and in doubt
-			r.doubts.Store(m.gate, m.protocol.gate)
+			m.gate.Abandon(m.protocol.gate)
 			fallthrough
 		default:
 			silent = append(silent, m.row.Key().String())
 		}
 	}
 	if len(silent) > 0 {
-		return fmt.Errorf("downscale: the driver has left %s in doubt: the gates stay closed until a later Run has stopped the machines", strings.Join(silent, ", "))
+		return fmt.Errorf("downscale: the driver has left %s in doubt: the gates stay closed until Drain, or another downscaler, has stopped the machines", strings.Join(silent, ", "))
 	}
 	return nil
 }

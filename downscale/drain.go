@@ -103,6 +103,14 @@ func (d *drain) machine(m balance.Machine, gate *balance.Gate) error {
 			}
 		default: // stopping or suspending already, by Run
 			gate.Forget()
+			if token, ok := gate.TakeOver(); ok { // by one that has ended
+				if err = d.stop(m); err != nil {
+					gate.Abandon(token)
+					return err
+				}
+				gate.Closed(token, false)
+				continue
+			}
 			if !d.pause(d.hard, drainPoll) {
 				return fmt.Errorf("downscale: drain: %v is still %v", m.Key(), l.State)
 			}

@@ -87,3 +87,31 @@ func TestDrainNamesWhatItCouldNotStop(t *testing.T) {
 		}
 	})
 }
+
+// A stop that Run has left in doubt is carried through by Drain: the gate says that nobody is at it.
+func TestDrainTakesOverWhatWasLeftInDoubt(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		c := quick
+		c.StopTimeout = 10 * sec
+		b := newBench(t, c, stopApp, "m1")
+		b.driver.set(func() { b.driver.takes = time.Hour }) // runs into its timeout
+		end := b.run()
+		time.Sleep(20 * sec)
+		if err := end(); err == nil {
+			t.Fatal("Run has left nothing in doubt")
+		}
+		b.wantStates("m1 stopping running")
+		b.driver.set(func() { b.driver.refuse, b.driver.takes = errors.New("fake: no"), 0 })
+		ctx, cancel := context.WithTimeout(t.Context(), sec)
+		defer cancel()
+		if err := b.down.Drain(ctx); err == nil {
+			t.Error("the driver refused, and Drain says nothing")
+		}
+		b.wantStates("m1 stopping running") // still in doubt
+		b.driver.set(func() { b.driver.refuse = nil })
+		if err := b.down.Drain(t.Context()); err != nil {
+			t.Errorf("drain: %v", err)
+		}
+		b.wantStates("m1 stopped gone")
+	})
+}

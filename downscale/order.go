@@ -51,7 +51,9 @@ func (d *Downscaler) Stop(ctx context.Context, m balance.Machine, o Order) error
 		o.Reason = "by order"
 	}
 	w := &wish{ctx: ctx, app: m.App, id: m.ID, epoch: m.Epoch, order: o, done: make(chan error, 1)}
-	d.orders.put(w)
+	if !d.orders.put(w) {
+		return errEnded
+	}
 	d.rouse()
 	select {
 	case err := <-w.done:
@@ -82,14 +84,26 @@ type wish struct {
 
 // orders are those that Run has not taken yet.
 type orders struct {
-	mu   sync.Mutex
-	list []*wish
+	mu    sync.Mutex
+	list  []*wish
+	ended bool // Run has, and takes no more
 }
 
-func (o *orders) put(w *wish) {
+func (o *orders) put(w *wish) bool {
 	o.mu.Lock()
 	defer o.mu.Unlock()
-	o.list = append(o.list, w)
+	if !o.ended {
+		o.list = append(o.list, w)
+	}
+	return !o.ended
+}
+
+// end lets no further order in and returns those that are left.
+func (o *orders) end() []*wish {
+	o.mu.Lock()
+	o.ended = true
+	o.mu.Unlock()
+	return o.take()
 }
 
 // take empties the list.

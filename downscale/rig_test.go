@@ -107,6 +107,7 @@ type bench struct {
 	fleet  *balance.Fleet
 	driver *machineroom
 	down   *Downscaler
+	ran    bool // down has run
 	start  time.Time
 
 	mu  sync.Mutex
@@ -194,8 +195,15 @@ func (b *bench) boot(id balance.MachineID) {
 	b.driver.set(func() { b.driver.is[id] = "running" })
 }
 
-// run runs the downscaler until the returned function is called.
+// run runs the downscaler until the returned function is called; the next time it is another one.
 func (b *bench) run() (end func() error) {
+	if b.ran {
+		var err error
+		if b.down, err = New(b.fleet, b.driver, b.down.config); err != nil {
+			b.t.Fatal(err)
+		}
+	}
+	b.ran = true
 	ctx, cancel := context.WithCancel(b.t.Context())
 	done := make(chan error, 1)
 	go func() { done <- b.down.Run(ctx) }()

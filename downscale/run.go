@@ -5,7 +5,6 @@ import (
 	"errors"
 	"fmt"
 	"slices"
-	"sync"
 	"sync/atomic"
 	"time"
 
@@ -23,8 +22,7 @@ type Downscaler struct {
 	config   Config
 	wake     chan struct{}
 	orders   orders
-	doubts   sync.Map // of *balance.Gate: the token with which it is closed, and no Run is at it
-	running  atomic.Bool
+	ran      atomic.Bool
 	draining atomic.Int32
 }
 
@@ -45,13 +43,12 @@ func New(f *balance.Fleet, d Driver, c Config) (*Downscaler, error) {
 
 // Run looks at the machines, decides, and stops what is surplus, until ctx ends. It then releases all cordons, waits for the
 // driver calls under way, each bounded by [Config.StopTimeout], and returns nil; or an error that names the machines whose
-// driver did not come back, or did not know. Their gates stay closed, since nobody knows whether they run; a later Run has
-// them stopped for certain. It may be called again afterwards, but not twice at once.
+// driver did not come back, or did not know. Their gates stay closed, since nobody knows whether they run; [Downscaler.Drain], or
+// the Run of another downscaler, has them stopped for certain. A Downscaler runs once: another call returns an error.
 func (d *Downscaler) Run(ctx context.Context) error {
-	if !d.running.CompareAndSwap(false, true) {
-		return errors.New("downscale: Run is running already: one at a time")
+	if d.ran.Swap(true) {
+		return errors.New("downscale: Downscaler.Run was called before: make another downscaler with New")
 	}
-	defer d.running.Store(false)
 	r := &run{Downscaler: d, ctx: context.WithoutCancel(ctx), apps: map[balance.AppID]*appRun{}, answers: make(chan answer), over: make(chan struct{})}
 	defer close(r.over)
 	timer := time.NewTimer(0)

@@ -247,7 +247,7 @@ func TestNothingIsLeftCordoned(t *testing.T) {
 		end := b.run()
 		synctest.Wait()
 		if err := b.down.Run(t.Context()); err == nil {
-			t.Error("two runs at once")
+			t.Error("it runs twice")
 		}
 		time.Sleep(5500 * time.Millisecond)
 		if err := end(); err != nil {

@@ -2,7 +2,6 @@ package rtt_test
 
 import (
 	"context"
-	"errors"
 	"fmt"
 	"sync"
 	"time"
@@ -36,7 +35,7 @@ func Example() {
 	var wg sync.WaitGroup
 	for _, m := range []*rtt.Mesh{fra, ams} {
 		wg.Go(func() {
-			if err := m.Run(ctx); !errors.Is(err, context.Canceled) {
+			if err := m.Run(ctx); err != nil {
 				fmt.Println(err)
 			}
 		})

@@ -1,7 +1,6 @@
 package rtt
 
 import (
-	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -223,29 +222,27 @@ func (m *Mesh) Close() error {
 }
 
 // errRan is returned by a second Run.
-var errRan = errors.New("rtt: Run was called before, or Close: make a new Mesh")
+var errRan = errors.New("rtt: Mesh.Run was called before, or Close: make another mesh with New")
 
 // Run probes and answers until ctx ends or the socket fails. It then closes the socket, waits for everything it
-// started, and returns ctx's error or the socket's. A Mesh runs once.
+// started, and returns nil, or the socket's error. A Mesh runs once: another call returns an error, as one after Close does.
 func (m *Mesh) Run(ctx context.Context) error {
 	if m.ran.Swap(true) {
 		return errRan
 	}
-	parent := ctx
-	ctx, cancel := context.WithCancelCause(ctx)
-	defer cancel(nil)
+	ctx, cancel := context.WithCancel(ctx)
+	defer cancel()
 	var wg sync.WaitGroup
+	var broken error // read after wg.Wait
 	wg.Go(func() {
-		if err := m.serve(ctx); err != nil {
-			cancel(err)
-		}
+		broken = m.serve(ctx)
+		cancel()
 	})
 	m.drive(ctx, &wg)
-	err := cmp.Or(parent.Err(), context.Cause(ctx))
 	_ = m.sock.close() // ends serve
 	m.ways.close()
 	wg.Wait()
-	return err
+	return broken
 }
 
 const (

@@ -54,7 +54,7 @@ func start(t *testing.T, id, region string, edit func(*rtt.Config)) (*rtt.Mesh, 
 	go func() { done <- m.Run(ctx) }()
 	t.Cleanup(func() {
 		cancel()
-		if err := <-done; !errors.Is(err, context.Canceled) {
+		if err := <-done; err != nil {
 			t.Errorf("Run of %s: %v", id, err)
 		}
 	})

@@ -2,7 +2,6 @@ package rtt
 
 import (
 	"context"
-	"errors"
 	"net"
 	"net/netip"
 	"slices"
@@ -172,7 +171,7 @@ func (w *world) start(id, region string, at int, edit func(*Config)) (*Mesh, fun
 	go func() { done <- m.Run(ctx) }()
 	stop := sync.OnceFunc(func() {
 		cancel()
-		if err := <-done; !errors.Is(err, context.Canceled) {
+		if err := <-done; err != nil {
 			w.t.Errorf("Run of %s: %v", id, err)
 		}
 	})

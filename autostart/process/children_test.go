@@ -7,7 +7,6 @@ import (
 	"net/http"
 	"os"
 	"os/signal"
-	"strings"
 	"sync/atomic"
 	"syscall"
 	"testing"
@@ -44,12 +43,8 @@ func die(s syscall.Signal) int {
 	select {}
 }
 
-// serve answers with its environment until a signal ends it. Of some machines nothing is ever
-// heard.
+// serve answers with its environment until a signal ends it.
 func serve() int {
-	if strings.HasPrefix(os.Getenv("MACHINE"), "silent-") {
-		select {}
-	}
 	var count atomic.Int64
 	mux := http.NewServeMux()
 	mux.HandleFunc("/", func(w http.ResponseWriter, _ *http.Request) {

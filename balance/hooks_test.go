@@ -1,0 +1,135 @@
+package balance
+
+import (
+	"testing"
+	"time"
+)
+
+// reentrant is a node with every hook set to the same func, which may use all that it has been hooked into.
+type reentrant struct {
+	f      *Fleet
+	b      *Balancer
+	g      *Granter
+	now    time.Time
+	called map[string]bool
+}
+
+// hook has name noted and, the first time, calls everything.
+func (x *reentrant) hook(name string) {
+	if !x.called[name] {
+		x.called[name] = true
+		x.everything()
+	}
+}
+
+func (x *reentrant) everything() {
+	x.f.Apply(PutApp{App{ID: "another"}}, RemoveApp{ID: "another"})
+	x.f.Edit("web", "m1", func(m *Machine) { m.Addr += "." })
+	x.f.Watch().Close()
+	x.f.Report(Report{App: "web", ID: "m1"})
+	if x.b != nil {
+		x.b.Tick(x.now)
+		x.b.SetPeers("n", "other")
+		x.b.Explain(Request{App: "web"})
+		if r, err := x.b.Pick(Request{App: "web", Rand: 1}); err == nil {
+			r.Release(Done)
+		}
+		x.b.Take(Grant{App: "web", Machine: "m1", Token: 1, Revoked: true})
+	}
+	if x.g != nil {
+		x.g.Ask("n", "web", 0)
+		x.g.Back("n", Grant{App: "web", Machine: "m1", Token: 1})
+		x.g.Tick()
+	}
+}
+
+func (x *reentrant) RTT(string) (time.Duration, bool) { x.hook("Distance.RTT"); return 0, false }
+
+func (x *reentrant) Pick(v *View, r Request) (Slot, bool) {
+	x.hook("Strategy.Pick")
+	return Closest{}.Pick(v, r)
+}
+
+// No hook and no interface of a caller is called with a lock held: each may use what it is hooked into. Against a lock this
+// test does not fail but stands still.
+func TestHooksMayCallBack(t *testing.T) {
+	x := &reentrant{called: map[string]bool{}, now: time.Unix(1000, 0)}
+	var err error
+	if x.f, err = NewFleet(FleetConfig{Node: "n", Region: "nrt"}); err != nil {
+		t.Fatal(err)
+	}
+	release := x.f.Keep(Keeper{
+		Wanted:  func(AppID, MachineID) { x.hook("Keeper.Wanted") },
+		Suspect: func(AppID, MachineID, uint64) { x.hook("Keeper.Suspect") },
+	})
+	defer release()
+	x.f.Apply(PutApp{App{ID: "web"}})
+	gate, err := x.f.Host(Machine{ID: "m1", App: "web", Region: "nrt", Limits: Limits{Hard: 1}})
+	if err != nil {
+		t.Fatal(err)
+	}
+	x.b, err = New(x.f, Config{
+		Strategy: x, Distance: x,
+		Trace:    &Trace{Picked: func(Explanation) { x.hook("Trace.Picked") }},
+		GiveBack: func(NodeID, Grant) { x.hook("Config.GiveBack") },
+	})
+	if err != nil {
+		t.Fatal(err)
+	}
+	x.g, err = NewGranter(x.f, GranterConfig{
+		Now: func() time.Time { x.hook("GranterConfig.Now"); return x.now },
+		Give: func(_ NodeID, g Grant) {
+			x.hook("GranterConfig.Give")
+			x.b.Take(g)
+		},
+	})
+	if err != nil {
+		t.Fatal(err)
+	}
+	token, _ := gate.Start(0)
+	gate.Ready(token)
+	x.f.Edit("web", "m1", func(*Machine) { x.hook("Fleet.Edit") })
+	gate.Suspect(1)
+
+	x.g.Ask("n", "web", 1)
+	r, err := x.b.Pick(Request{App: "web", Rand: 1})
+	if err != nil {
+		t.Fatal(err)
+	}
+	if _, ok := r.Grant(); !ok {
+		t.Fatal("no slot was granted")
+	}
+	r.Undelivered()
+	r.Release(Errored)
+
+	stop, _ := gate.CloseNow()
+	gate.Start(1)
+	gate.Closed(stop, false)
+	for _, hook := range []string{"Distance.RTT", "Strategy.Pick", "Trace.Picked", "Config.GiveBack", "GranterConfig.Give", "GranterConfig.Now", "Keeper.Wanted", "Keeper.Suspect", "Fleet.Edit"} {
+		if !x.called[hook] {
+			t.Errorf("%s was not called", hook)
+		}
+	}
+}
+
+// An edit of a row that another edit has overtaken is made again, over the row as it is then: no edit is lost.
+func TestAnEditIsMadeOverThePresentRow(t *testing.T) {
+	f, err := NewFleet(FleetConfig{Node: "n", Region: "nrt"})
+	if err != nil {
+		t.Fatal(err)
+	}
+	if _, err := f.Host(Machine{ID: "m1", App: "web", Region: "nrt"}); err != nil {
+		t.Fatal(err)
+	}
+	calls := 0
+	err = f.Edit("web", "m1", func(m *Machine) {
+		if calls++; calls == 1 {
+			f.Edit("web", "m1", func(m *Machine) { m.Fault = "overtook" })
+		}
+		m.Addr += "x"
+	})
+	s, _ := f.App("web")
+	if m, _ := s.Machine("m1"); err != nil || calls != 2 || m.Addr != "x" || m.Fault != "overtook" {
+		t.Errorf("%v; %d calls, and the row has the address %q and the fault %q", err, calls, m.Addr, m.Fault)
+	}
+}
