@@ -362,6 +362,9 @@ func (g *Gate) Closed(token uint64, suspended bool) (again, ok bool) {
 	return again, ok
 }
 
+// Wanted reports whether a start is remembered: somebody wants the machine that is being stopped.
+func (g *Gate) Wanted() bool { return g.word.Load()&wantedBit != 0 }
+
 // Forget drops the start that is wanted when the present stop is over, and has any other refused until then. It is for stops
 // after which nothing is to start: of a node that ends, or of a machine that is removed. It is false when nothing is being
 // stopped.

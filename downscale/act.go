@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"math/rand/v2"
 	"strings"
 	"time"
 
@@ -251,7 +252,16 @@ func (r *run) drive(m *machine, now time.Time, c Command) {
 		ctx, cancel := context.WithTimeout(r.ctx, r.config.StopTimeout)
 		defer cancel()
 		a := answer{m: m, cmd: c, err: do(ctx, row)}
-		a.doubt = a.err != nil && ctx.Err() != nil
+		passes := false
+		for n := 0; a.err != nil; n++ {
+			var wait time.Duration
+			wait, passes = retryAfter(a.err, n, rand.Uint64())
+			if !passes || !pause(ctx, m.gate, wait) {
+				break
+			}
+			a.err = do(ctx, row)
+		}
+		a.doubt = a.err != nil && ctx.Err() != nil && !passes
 		select {
 		case r.answers <- a:
 		case <-r.over:
@@ -263,6 +273,32 @@ func (r *run) drive(m *machine, now time.Time, c Command) {
 		}
 	}()
 }
+
+// pause waits before the driver is called again. It is false when the call has no time left, or
+// when somebody wants the machine, which runs.
+func pause(ctx context.Context, gate *balance.Gate, d time.Duration) bool {
+	end := time.Now().Add(d)
+	if limit, ok := ctx.Deadline(); ok && !limit.After(end) {
+		return false
+	}
+	t := time.NewTicker(wantedEvery)
+	defer t.Stop()
+	for left := d; left > 0; left = time.Until(end) {
+		if gate.Wanted() {
+			return false
+		}
+		t.Reset(min(left, wantedEvery))
+		select {
+		case <-ctx.Done():
+			return false
+		case <-t.C:
+		}
+	}
+	return !gate.Wanted()
+}
+
+// wantedEvery is how often somebody who wants a machine is looked for while its stop is put off.
+const wantedEvery = 100 * time.Millisecond
 
 // answered tells the protocol how a driver call ended.
 func (r *run) answered(a answer) {

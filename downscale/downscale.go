@@ -40,10 +40,14 @@ import (
 
 // Driver ends machines. It is called from several goroutines, for one machine only once at a time.
 type Driver interface {
-	// Stop ends m and returns when it is gone. Stopping a machine that does not run is no error. After any error but ctx's
-	// the machine is taken as running still; after ctx's as in doubt, and Stop is called again.
+	// Stop ends m and returns when it is gone. Stopping a machine that does not run is no error.
+	// After any error but ctx's the machine is taken as running still; after ctx's as in doubt, and
+	// Stop is called again. An error that has a method RetryAfter() time.Duration, as
+	// autostart.TryAgain has, passes by itself: the machine runs, and the call is made again, not
+	// before that time, as long as [Config].StopTimeout lasts and nobody wants the machine.
 	Stop(ctx context.Context, m balance.Machine) error
-	// Suspend freezes m so that a start resumes it. After any error the machine is stopped instead; where the driver cannot
+	// Suspend freezes m so that a start resumes it. Errors that pass by themselves are tried again
+	// as those of Stop are. After any other the machine is stopped instead; where the driver cannot
 	// suspend, the error matches [errors.ErrUnsupported].
 	Suspend(ctx context.Context, m balance.Machine) error
 }

@@ -2,8 +2,10 @@ package machinetest
 
 import (
 	"context"
+	"errors"
 	"net"
 	"sync"
+	"time"
 
 	"github.com/ebbkit/ebb/autostart"
 	"github.com/ebbkit/ebb/balance"
@@ -20,6 +22,9 @@ var clauses = []struct {
 	{"Start/outlives", "a machine outlives the context of its Start", outlives},
 	{"Start/again", "a machine that was stopped can be started again, at the next epoch", startAgain},
 	{"Start/cancelled", "Start with a context that has ended either works or returns an error and starts nothing", startCancelled},
+	{"Start/cut", "Start returns when its context ends; after an error Stop leaves nothing behind, and Start can be called again", startCut},
+	{"Start/exists", "Start returns as soon as the machine exists, within 30 s, also where it never becomes ready", startExists},
+	{"Start/passing", "an error that passes by itself is an autostart.TryAgain and starts nothing; the same Start works later", startPassing},
 	{"Stop/gone", "Stop ends a machine and returns when it is gone", stopGone},
 	{"Stop/idle", "stopping a machine that does not run is no error", stopIdle},
 	{"Stop/epoch", "an exit carries the machine's app and ID, the epoch of the start that ended, and a reason", exitFields},
@@ -109,6 +114,78 @@ func startCancelled(b *bench) {
 	}
 	b.start(&m, autostart.Cold) // fails where the refused one runs after all
 	b.stop(m)
+}
+
+// startCut cuts a start off at whatever it is doing.
+func startCut(b *bench) {
+	for range 5 {
+		m := b.NewMachine()
+		m.Epoch++
+		ctx, cancel := context.WithCancel(b.ctx)
+		type answer struct {
+			boot autostart.Booting
+			err  error
+		}
+		done := make(chan answer, 1)
+		go func() {
+			boot, err := b.Driver.Start(ctx, m)
+			done <- answer{boot, err}
+		}()
+		_ = b.dial("127.0.0.1:1") // some time
+		cancel()
+		a := <-done
+		switch m.Addr = a.boot.Addr; {
+		case errors.Is(a.err, errBlocks):
+			b.broken("Start(%s) goes on after its context has ended", m.ID)
+		case a.err == nil:
+			b.listens(m)
+		}
+		b.stop(m)
+		b.start(&m, autostart.Cold)
+		b.stop(m)
+	}
+}
+
+func startExists(b *bench) {
+	if b.NewSilent == nil {
+		b.Skip("Subject.NewSilent is nil")
+	}
+	m := b.NewSilent()
+	m.Epoch++
+	ctx, cancel := context.WithTimeout(b.ctx, 30*time.Second)
+	defer cancel()
+	boot, err := b.Driver.Start(ctx, m)
+	if err != nil {
+		b.broken("Start(%s), which exists and never listens: %v", m.ID, err)
+	}
+	m.Addr = boot.Addr
+	b.silent(m)
+	b.stop(m)
+}
+
+func startPassing(b *bench) {
+	if b.Throttle == nil {
+		b.Skip("Subject.Throttle is nil")
+	}
+	m := b.NewMachine()
+	m.Epoch++
+	b.Throttle(true)
+	boot, err := b.Driver.Start(b.ctx, m)
+	value, isValue := errors.AsType[autostart.TryAgain](err)
+	pointer, isPointer := errors.AsType[*autostart.TryAgain](err)
+	switch {
+	case err == nil:
+		b.broken("Start(%s) returned %+v and no error", m.ID, boot)
+	case !isValue && !isPointer:
+		b.broken("Start(%s): %v", m.ID, err)
+	case isValue && value.After < 0, isPointer && pointer.After < 0:
+		b.broken("Start(%s): %v, which is to be tried again in the past", m.ID, err)
+	}
+	b.Throttle(false)
+	m.Epoch-- // for the same epoch
+	b.start(&m, autostart.Cold)
+	b.stop(m)
+	b.silent(m)
 }
 
 func stopGone(b *bench) {

@@ -5,7 +5,9 @@ import (
 	"errors"
 	"fmt"
 	"net"
+	"strings"
 	"sync"
+	"time"
 
 	"github.com/ebbkit/ebb/autostart"
 	"github.com/ebbkit/ebb/balance"
@@ -19,6 +21,8 @@ type fake struct {
 	machines map[balance.MachineKey]*listener
 	watchers map[int]func(autostart.Exit)
 	next     int
+	throttle bool
+	deaf     chan struct{} // closed at the end
 }
 
 // listener is a fake machine that runs or is suspended.
@@ -30,7 +34,7 @@ type listener struct {
 }
 
 func newFake(fault string) *fake {
-	return &fake{fault: fault, machines: make(map[balance.MachineKey]*listener), watchers: make(map[int]func(autostart.Exit))}
+	return &fake{fault: fault, machines: make(map[balance.MachineKey]*listener), watchers: make(map[int]func(autostart.Exit)), deaf: make(chan struct{})}
 }
 
 // key is what a machine is known by.
@@ -42,6 +46,13 @@ func (f *fake) key(m balance.Machine) balance.MachineKey {
 }
 
 func (f *fake) Start(ctx context.Context, m balance.Machine) (autostart.Booting, error) {
+	if f.fault == "deaf to its context" {
+		<-f.deaf
+	}
+	if f.fault == "waits until ready" && silent(m) {
+		<-ctx.Done()
+		return autostart.Booting{}, ctx.Err()
+	}
 	if f.fault == "ends with context" { // late, as a driver would that is told by a goroutine of its own
 		f.endOrphans(f.key(m))
 	}
@@ -69,9 +80,16 @@ func (f *fake) Start(ctx context.Context, m balance.Machine) (autostart.Booting,
 	if ctx.Err() != nil && f.fault != "cancelled start fails but runs" {
 		return autostart.Booting{}, ctx.Err()
 	}
+	throttled := f.throttle && f.fault != "knows no limits"
+	if throttled && f.fault != "starts what it refuses" {
+		return autostart.Booting{}, f.later()
+	}
 	l, err := net.Listen("tcp", "127.0.0.1:0")
 	if err != nil {
 		return autostart.Booting{}, err
+	}
+	if silent(m) {
+		_ = l.Close()
 	}
 	f.machines[f.key(m)] = &listener{Listener: l, epoch: m.Epoch, cold: m.Epoch, ctx: ctx}
 	addr := l.Addr().String()
@@ -83,8 +101,25 @@ func (f *fake) Start(ctx context.Context, m balance.Machine) (autostart.Booting,
 	case "no address":
 		addr = ""
 	}
+	if throttled {
+		return autostart.Booting{}, f.later()
+	}
 	return autostart.Booting{Addr: addr}, ctx.Err()
 }
+
+// later is the error of a driver that may not make more calls now.
+func (f *fake) later() error {
+	switch f.fault {
+	case "passing errors look like others":
+		return errors.New("429")
+	case "in the past":
+		return &autostart.TryAgain{After: -time.Second}
+	}
+	return fmt.Errorf("fake: %w", autostart.TryAgain{After: time.Second})
+}
+
+// silent reports whether m never listens.
+func silent(m balance.Machine) bool { return strings.HasPrefix(string(m.ID), "silent") }
 
 func (f *fake) Stop(_ context.Context, m balance.Machine) error {
 	f.mu.Lock()
@@ -218,6 +253,7 @@ func (f *fake) Watch(ctx context.Context, exited func(autostart.Exit)) error {
 
 // Close ends what a failed clause has left.
 func (f *fake) Close() {
+	close(f.deaf)
 	if !f.mu.TryLock() {
 		return // by the fault "calls with lock held"
 	}

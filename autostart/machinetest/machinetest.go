@@ -36,6 +36,13 @@ type Subject struct {
 	// Crash makes a running machine end in another way than by the driver. addr is where it listens. Nil skips the
 	// clauses about machines that end by themselves.
 	Crash func(m balance.Machine, addr string) error
+	// NewSilent returns a machine that has never run, with an ID of its own, and that never listens
+	// when it runs. Nil skips the clause about it.
+	NewSilent func() balance.Machine
+	// Throttle makes the driver's calls fail, from now on or no longer, in a way that passes by
+	// itself: what it drives machines with lets nobody in for a while. Nil skips the clause about
+	// it.
+	Throttle func(on bool)
 	// Timeout bounds each wait; 0 means one minute. It may be long: a driver that works does not reach it.
 	Timeout time.Duration
 }

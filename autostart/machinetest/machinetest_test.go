@@ -30,6 +30,14 @@ func subject(t *testing.T, fault string, timeout time.Duration) machinetest.Subj
 			f.crash(m.Key())
 			return nil
 		},
+		NewSilent: func() balance.Machine {
+			return balance.Machine{ID: balance.MachineID(fmt.Sprintf("silent-%d", serial.Add(1))), App: "app", Region: "nrt"}
+		},
+		Throttle: func(on bool) {
+			f.mu.Lock()
+			defer f.mu.Unlock()
+			f.throttle = on
+		},
 		Timeout: timeout,
 	}
 }
@@ -53,7 +61,7 @@ func TestFault(t *testing.T) {
 	var timeout time.Duration // none is needed where the suite does not wait for what never comes
 	switch fault {
 	case "refused start changes epoch", "refused start ends machine", "no address", "ends with context", "unsupported suspend ends it",
-		"epoch of the cold start", "no app", "no exits", "one watch only", "crash unseen", "calls with lock held":
+		"epoch of the cold start", "no app", "no exits", "one watch only", "crash unseen", "calls with lock held", "deaf to its context", "waits until ready":
 		timeout = time.Second
 	}
 	machinetest.TestDriver(t, func(t *testing.T) machinetest.Subject { return subject(t, fault, timeout) })
@@ -65,32 +73,38 @@ func TestFaultsAreFound(t *testing.T) {
 		t.Skip("executes itself for each fault")
 	}
 	faults := map[string]string{
-		"starts twice":                   "Start/running",
-		"refused start changes epoch":    "Start/running",
-		"refused start ends machine":     "Start/running",
-		"no address":                     "Start/boots",
-		"ends with context":              "Start/outlives",
-		"cancelled start fails but runs": "Start/cancelled",
-		"stop leaves it":                 "Stop/gone",
-		"stop of nothing fails":          "Stop/idle",
-		"no reason":                      "Stop/epoch",
-		"no app":                         "Stop/epoch",
-		"code beside signal":             "Stop/epoch",
-		"resume called cold":             "Suspend/resume",
-		"suspend fails":                  "Suspend/resume",
-		"unsupported suspend ends it":    "Suspend/unsupported",
-		"suspends nothing":               "Suspend/idle",
-		"suspended cannot stop":          "Suspend/stop",
-		"suspension is an exit":          "Suspend/epoch",
-		"epoch of the cold start":        "Suspend/epoch",
-		"watch returns an error":         "Watch/ends",
-		"no exits":                       "Watch/once",
-		"every exit twice":               "Watch/once",
-		"one watch only":                 "Watch/several",
-		"crash unseen":                   "Watch/crash",
-		"calls with lock held":           "Watch/calls",
-		"one address for all":            "Machines/apart",
-		"known by ID alone":              "Machines/apps",
+		"starts twice":                    "Start/running",
+		"refused start changes epoch":     "Start/running",
+		"refused start ends machine":      "Start/running",
+		"no address":                      "Start/boots",
+		"ends with context":               "Start/outlives",
+		"cancelled start fails but runs":  "Start/cancelled",
+		"deaf to its context":             "Start/cut",
+		"waits until ready":               "Start/exists",
+		"knows no limits":                 "Start/passing",
+		"starts what it refuses":          "Start/passing",
+		"passing errors look like others": "Start/passing",
+		"in the past":                     "Start/passing",
+		"stop leaves it":                  "Stop/gone",
+		"stop of nothing fails":           "Stop/idle",
+		"no reason":                       "Stop/epoch",
+		"no app":                          "Stop/epoch",
+		"code beside signal":              "Stop/epoch",
+		"resume called cold":              "Suspend/resume",
+		"suspend fails":                   "Suspend/resume",
+		"unsupported suspend ends it":     "Suspend/unsupported",
+		"suspends nothing":                "Suspend/idle",
+		"suspended cannot stop":           "Suspend/stop",
+		"suspension is an exit":           "Suspend/epoch",
+		"epoch of the cold start":         "Suspend/epoch",
+		"watch returns an error":          "Watch/ends",
+		"no exits":                        "Watch/once",
+		"every exit twice":                "Watch/once",
+		"one watch only":                  "Watch/several",
+		"crash unseen":                    "Watch/crash",
+		"calls with lock held":            "Watch/calls",
+		"one address for all":             "Machines/apart",
+		"known by ID alone":               "Machines/apps",
 	}
 	atOnce := make(chan struct{}, 4) // they mostly wait
 	var all sync.WaitGroup

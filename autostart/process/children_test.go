@@ -7,6 +7,7 @@ import (
 	"net/http"
 	"os"
 	"os/signal"
+	"strings"
 	"sync/atomic"
 	"syscall"
 	"testing"
@@ -43,8 +44,12 @@ func die(s syscall.Signal) int {
 	select {}
 }
 
-// serve answers with its environment until a signal ends it.
+// serve answers with its environment until a signal ends it. Of some machines nothing is ever
+// heard.
 func serve() int {
+	if strings.HasPrefix(os.Getenv("MACHINE"), "silent-") {
+		select {}
+	}
 	var count atomic.Int64
 	mux := http.NewServeMux()
 	mux.HandleFunc("/", func(w http.ResponseWriter, _ *http.Request) {

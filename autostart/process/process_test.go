@@ -121,6 +121,11 @@ func TestConformance(t *testing.T) {
 		return machinetest.Subject{
 			Driver:     newDriver(t, config("serve")),
 			NewMachine: machine,
+			NewSilent: func() balance.Machine {
+				m := machine()
+				m.ID = "silent-" + m.ID
+				return m
+			},
 			Crash: func(_ balance.Machine, addr string) error {
 				_, err := ask(t.Context(), balance.Machine{Addr: addr}, "/exit")
 				if err == nil {

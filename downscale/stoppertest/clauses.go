@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"sync"
+	"time"
 
 	"github.com/ebbkit/ebb/balance"
 )
@@ -19,6 +20,7 @@ var clauses = []struct {
 	{"Stop/unknown", "stopping a machine that the driver has never heard of is no error", stopUnknown},
 	{"Stop/ended", "Stop with a context that has ended returns, with an error where the machine may still run; Stop can then be called again", stopEnded},
 	{"Stop/cut", "Stop returns when its context ends, and Stop can then be called again", stopCut},
+	{"Stop/passing", "an error that passes by itself has a method RetryAfter() time.Duration; the machine runs as before, and the call can be made again", passing},
 	{"Suspend/freezes", "Suspend freezes a machine and returns when it is frozen", suspendFreezes},
 	{"Suspend/resumes", "a machine that was suspended can be resumed", suspendResumes},
 	{"Suspend/unsupported", "after an error of Suspend that matches errors.ErrUnsupported the machine runs as before", suspendUnsupported},
@@ -89,6 +91,28 @@ func stopCut(b *bench) {
 		b.stop(m)
 		b.silent(m)
 	}
+}
+
+func passing(b *bench) {
+	if b.Throttle == nil {
+		b.Skip("Subject.Throttle is not set")
+	}
+	m := b.boot()
+	b.Throttle(true)
+	err := b.tryStop(b.ctx, m)
+	var later interface{ RetryAfter() time.Duration }
+	switch {
+	case err == nil:
+		b.broken("Stop(%s) returned no error", m.ID)
+	case !errors.As(err, &later):
+		b.broken("Stop(%s): %v", m.ID, err)
+	case later.RetryAfter() < 0:
+		b.broken("Stop(%s): %v, which is to be tried again in the past", m.ID, err)
+	}
+	b.runs(m)
+	b.Throttle(false)
+	b.stop(m)
+	b.silent(m)
 }
 
 func suspendFreezes(b *bench) {

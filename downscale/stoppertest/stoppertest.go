@@ -33,6 +33,10 @@ type Subject struct {
 	Runs func(m balance.Machine) bool
 	// Resume starts a suspended machine again. Nil skips the clause about it.
 	Resume func(m balance.Machine) error
+	// Throttle makes the driver's calls fail, from now on or no longer, in a way that passes by
+	// itself: what it drives machines with lets nobody in for a while. Nil skips the clause about
+	// it.
+	Throttle func(on bool)
 	// Timeout bounds each wait; 0 means one minute. It may be long: a driver that works does not reach it.
 	Timeout time.Duration
 }

@@ -47,7 +47,15 @@ type fake struct {
 
 	mu sync.Mutex
 	is map[balance.MachineKey]string // running, frozen or ending
+
+	throttle atomic.Bool
 }
+
+// later is the error of a driver that may not make more calls now.
+type later struct{ time.Duration }
+
+func (later) Error() string               { return "429" }
+func (l later) RetryAfter() time.Duration { return l.Duration }
 
 func (f *fake) set(m balance.Machine, is string) {
 	f.mu.Lock()
@@ -74,6 +82,15 @@ func (f *fake) key(m balance.Machine) balance.MachineKey {
 func (f *fake) Stop(ctx context.Context, m balance.Machine) error {
 	is := f.get(m)
 	switch {
+	case f.throttle.Load() && f.fault == "passing errors look like others":
+		return errors.New("429")
+	case f.throttle.Load() && f.fault == "in the past":
+		return later{-time.Second}
+	case f.throttle.Load() && f.fault != "knows no limits":
+		if f.fault == "stops what it refuses" {
+			f.set(m, "")
+		}
+		return fmt.Errorf("fake: %w", later{time.Second})
 	case f.fault == "lies":
 		return nil
 	case f.fault == "late":
@@ -147,7 +164,8 @@ func subject(fault string, timeout time.Duration) stoppertest.Subject {
 			f.set(m, "running")
 			return nil
 		},
-		Timeout: timeout,
+		Throttle: func(on bool) { f.throttle.Store(on) },
+		Timeout:  timeout,
 	}
 }
 
@@ -210,7 +228,7 @@ func TestFault(t *testing.T) {
 	}
 	var timeout time.Duration // none is needed where the suite does not wait for what never comes
 	switch fault {
-	case "stop of a stranger ends others", "known by ID alone", "deaf to its context", "unsupported suspend ends it", "cannot stop what is frozen", "stops all":
+	case "stop of a stranger ends others", "known by ID alone", "deaf to its context", "unsupported suspend ends it", "cannot stop what is frozen", "stops all", "stops what it refuses":
 		timeout = time.Second
 	}
 	stoppertest.TestDriver(t, func(t *testing.T) stoppertest.Subject { return subject(fault, timeout) })
@@ -222,19 +240,23 @@ func TestFaultsAreFound(t *testing.T) {
 		t.Skip("executes itself for each fault")
 	}
 	for fault, clause := range map[string]string{
-		"lies":                           "Stop/gone",
-		"late":                           "Stop/gone",
-		"stop of nothing fails":          "Stop/idle",
-		"stop of a stranger ends others": "Stop/unknown",
-		"known by ID alone":              "Stop/unknown",
-		"deaf to its context":            "Stop/ended",
-		"says stopped when cut off":      "Stop/ended",
-		"says suspended":                 "Suspend/freezes",
-		"does not resume":                "Suspend/resumes",
-		"unsupported suspend ends it":    "Suspend/unsupported",
-		"suspends nothing":               "Suspend/idle",
-		"cannot stop what is frozen":     "Suspend/stop",
-		"stops all":                      "Machines/apart",
+		"lies":                            "Stop/gone",
+		"late":                            "Stop/gone",
+		"stop of nothing fails":           "Stop/idle",
+		"stop of a stranger ends others":  "Stop/unknown",
+		"known by ID alone":               "Stop/unknown",
+		"deaf to its context":             "Stop/ended",
+		"says stopped when cut off":       "Stop/ended",
+		"knows no limits":                 "Stop/passing",
+		"stops what it refuses":           "Stop/passing",
+		"passing errors look like others": "Stop/passing",
+		"in the past":                     "Stop/passing",
+		"says suspended":                  "Suspend/freezes",
+		"does not resume":                 "Suspend/resumes",
+		"unsupported suspend ends it":     "Suspend/unsupported",
+		"suspends nothing":                "Suspend/idle",
+		"cannot stop what is frozen":      "Suspend/stop",
+		"stops all":                       "Machines/apart",
 	} {
 		t.Run(fault, func(t *testing.T) {
 			t.Parallel()
