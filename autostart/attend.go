@@ -59,7 +59,7 @@ func (s *Starter) attend(h *hosted, r *run) {
 			continue
 		}
 		began := time.Now()
-		err := s.probe.look(r.ctx, r.m)
+		err := s.look(r)
 		if r.ctx.Err() != nil || r.gate.State() != balance.Started {
 			again(l.check.Every) // it went to sleep under the look
 			continue
@@ -90,6 +90,22 @@ func (s *Starter) attend(h *hosted, r *run) {
 			again(max(wait-time.Since(began), time.Millisecond))
 		}
 	}
+}
+
+// look looks at a machine that was ready: by its check, and by what its driver knows of it.
+func (s *Starter) look(r *run) error {
+	err := s.probe.look(r.ctx, r.m)
+	d, ok := s.driver.(Inspector)
+	if err != nil || !ok {
+		return err
+	}
+	ctx, cancel := context.WithTimeout(r.ctx, s.config.Check.Timeout)
+	defer cancel()
+	err = s.guard(ctx, time.Second, func(ctx context.Context) error { return d.Inspect(ctx, r.m) })
+	if errors.Is(err, errors.ErrUnsupported) || errors.Is(err, errBlocked) {
+		return nil // it does not say
+	}
+	return err
 }
 
 // over notes the end of a machine that was ready. An exit status other than 0, or a signal, is a failure; a machine that

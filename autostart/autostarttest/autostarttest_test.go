@@ -43,6 +43,8 @@ type faulty struct {
 	p     *autostart.Planner
 	fault string
 	n     int
+
+	killed int
 }
 
 var serial int
@@ -112,6 +114,28 @@ func (f *faulty) Plan(now time.Time, in autostart.Input) autostart.Decision {
 		}
 		serial += len(d.Start)
 		return d
+	case "what is gone is stopped": // as it was once told
+		in.Machines = as(in.Machines, func(m *balance.Machine) {
+			if m.State == balance.Gone {
+				m.State = balance.Stopped
+			}
+		})
+	case "waits for silent owners":
+		in.RTT = nil
+	case "blind to failing machines":
+		in.Unserved = false
+	case "trusts every stop":
+		in.Machines = as(in.Machines, func(m *balance.Machine) {
+			if m.State == balance.Stopping {
+				m.State = balance.Starting
+			}
+		})
+	case "asks nobody who stops":
+		in.Machines = keep(in.Machines, func(m *balance.Machine) bool { return m.State != balance.Stopping })
+	case "a kill is a crash":
+		if f.killed += len(keep(in.Machines, func(m *balance.Machine) bool { return m.State == balance.Failed })); f.killed > 2 {
+			return autostart.Decision{}
+		}
 	case "no back-off":
 		f.p = autostart.NewPlanner(false)
 	case "gives up":
@@ -127,6 +151,16 @@ func (f *faulty) Plan(now time.Time, in autostart.Input) autostart.Decision {
 		}
 	}
 	return f.p.Plan(now, in)
+}
+
+// as returns rows that have been changed.
+func as(ms []*balance.Machine, change func(*balance.Machine)) []*balance.Machine {
+	rows := slices.Clone(ms)
+	for i, m := range rows {
+		rows[i] = new(*m)
+		change(rows[i])
+	}
+	return rows
 }
 
 func keep(ms []*balance.Machine, f func(*balance.Machine) bool) []*balance.Machine {
@@ -174,6 +208,13 @@ func TestFaultsAreFound(t *testing.T) {
 		"no back-off":           {"Failure/next", "Failure/loop", "Failure/unreachable"},
 		"gives up":              {"Failure/recovers"},
 		"counts calls":          {"Values/equal"},
+
+		"what is gone is stopped":   {"Nodes/gone"},
+		"waits for silent owners":   {"Nodes/silent"},
+		"blind to failing machines": {"Demand/failing"},
+		"trusts every stop":         {"Stops/slow", "Stops/last"},
+		"asks nobody who stops":     {"Stops/last"},
+		"a kill is a crash":         {"Failure/killed"},
 		// The rules of the modelled proxy, and just what is wrong with them.
 		"synchronous":  {"Credit/boots", "Recall/first", "Bounds/minimum", "Regions/starves", "Nodes/lag"},
 		"asynchronous": {"Demand/fills", "Credit/boots", "Recall/first", "Bounds/minimum", "Nodes/lag", "Failure/next"},

@@ -38,8 +38,63 @@ var clauses = []struct {
 	{"Watch/several", "each of several Watches is told", watchSeveral},
 	{"Watch/crash", "Watch reports a machine that ended by itself, which can then be started again", watchCrash},
 	{"Watch/calls", "exited may call the driver", watchCalls},
+	{"Inspect/runs", "where the driver can be asked whether a machine runs, it says that it does, also after a resume", inspectRuns},
+	{"Inspect/ended", "where the driver can be asked whether a machine runs, it says why not when it has ended", inspectEnded},
 	{"Machines/apart", "operations on different machines may run at once, and each machine has its own address", apart},
 	{"Machines/apps", "a machine is known by its app and its ID: two apps may each have a machine of the same ID", sameID},
+}
+
+// inspects returns what the driver says of m; ok is false when it cannot be asked.
+func (b *bench) inspects(m balance.Machine) (err error, ok bool) {
+	i, ok := b.Driver.(bounded).Driver.(autostart.Inspector)
+	if !ok {
+		return nil, false
+	}
+	err = b.Driver.(bounded).bound(func() error { return i.Inspect(b.ctx, m) })
+	return err, !errors.Is(err, errors.ErrUnsupported)
+}
+
+func inspectRuns(b *bench) {
+	m := b.NewMachine()
+	b.start(&m, autostart.Cold)
+	err, ok := b.inspects(m)
+	if !ok {
+		b.Skip("the driver is no autostart.Inspector")
+	}
+	if err != nil {
+		b.broken("Inspect(%s), which runs: %v", m.ID, err)
+	}
+	if err := b.Driver.Suspend(b.ctx, m); err == nil {
+		b.start(&m, autostart.Resume)
+		if err, _ := b.inspects(m); err != nil {
+			b.broken("Inspect(%s), which runs again after a suspension: %v", m.ID, err)
+		}
+	}
+	b.stop(m)
+}
+
+func inspectEnded(b *bench) {
+	m := b.NewMachine()
+	b.start(&m, autostart.Cold)
+	if _, ok := b.inspects(m); !ok {
+		b.stop(m)
+		b.Skip("the driver is no autostart.Inspector")
+	}
+	b.stop(m)
+	if err, _ := b.inspects(m); err == nil {
+		b.broken("Inspect(%s), which was stopped, returned no error", m.ID)
+	}
+	if b.Crash == nil {
+		return
+	}
+	m = b.NewMachine()
+	w := b.watch()
+	b.start(&m, autostart.Cold)
+	b.crash(m)
+	w.want(m)
+	if err, _ := b.inspects(m); err == nil {
+		b.broken("Inspect(%s), which has ended by itself, returned no error", m.ID)
+	}
 }
 
 func boots(b *bench) {

@@ -45,6 +45,22 @@ func (f *fake) key(m balance.Machine) balance.MachineKey {
 	return m.Key()
 }
 
+// Inspect implements autostart.Inspector.
+func (f *fake) Inspect(_ context.Context, m balance.Machine) error {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	l := f.machines[f.key(m)]
+	switch {
+	case f.fault == "cannot suspend":
+		return fmt.Errorf("inspect: %w", errors.ErrUnsupported)
+	case f.fault == "always says that it runs":
+		return nil
+	case l == nil || l.suspended || f.fault == "runs, and says it does not":
+		return fmt.Errorf("%s does not run", m.ID)
+	}
+	return nil
+}
+
 func (f *fake) Start(ctx context.Context, m balance.Machine) (autostart.Booting, error) {
 	if f.fault == "deaf to its context" {
 		<-f.deaf

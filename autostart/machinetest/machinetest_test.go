@@ -103,6 +103,8 @@ func TestFaultsAreFound(t *testing.T) {
 		"one watch only":                  "Watch/several",
 		"crash unseen":                    "Watch/crash",
 		"calls with lock held":            "Watch/calls",
+		"runs, and says it does not":      "Inspect/runs",
+		"always says that it runs":        "Inspect/ended",
 		"one address for all":             "Machines/apart",
 		"known by ID alone":               "Machines/apps",
 	}

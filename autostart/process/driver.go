@@ -40,7 +40,10 @@ type Driver struct {
 	guard    *guard.Guard // nil with Config.NoGuard
 }
 
-var _ autostart.Driver = (*Driver)(nil)
+var (
+	_ autostart.Driver    = (*Driver)(nil)
+	_ autostart.Inspector = (*Driver)(nil)
+)
 
 // child is one process group, from the call of Start to the report of its exit. Driver.mu guards what changes.
 type child struct {

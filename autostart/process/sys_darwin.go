@@ -31,5 +31,8 @@ func awaitExit(pid int) bool {
 	}
 }
 
+// seesStopped says that isStopped does not look.
+const seesStopped = false
+
 // isStopped reports true: there is no cheap way to see it, and the signal acts within microseconds.
 func isStopped(int) bool { return true }

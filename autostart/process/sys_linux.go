@@ -43,6 +43,9 @@ func awaitExit(pid int) bool {
 	return err == nil
 }
 
+// seesStopped says that isStopped looks.
+const seesStopped = true
+
 // isStopped reports whether the child pid rests after a SIGSTOP.
 func isStopped(pid int) bool {
 	info, err := waitID(pid, syscall.WSTOPPED|syscall.WNOHANG)

@@ -1,0 +1,91 @@
+//go:build linux
+
+package process_test
+
+import (
+	"context"
+	"fmt"
+	"io"
+	"net/http"
+	"strconv"
+	"strings"
+	"syscall"
+	"testing"
+	"time"
+
+	"github.com/ebbkit/ebb/autostart"
+	"github.com/ebbkit/ebb/balance"
+)
+
+// A machine that somebody has stopped with SIGSTOP accepts connections and answers nothing. With the
+// default check too it is found, restarted, and what waits for its answer is freed.
+func TestFrozenMachineIsRestarted(t *testing.T) {
+	fleet, err := balance.NewFleet(balance.FleetConfig{Node: "here", Region: "home"})
+	if err != nil {
+		t.Fatal(err)
+	}
+	c := config("serve")
+	c.StopTimeout = 0 // it dies of SIGTERM
+	failing, ready := make(chan error, 8), make(chan balance.Machine, 8)
+	s, err := autostart.NewStarter(fleet, newDriver(t, c), autostart.StarterConfig{
+		Check: autostart.Check{Every: 20 * time.Millisecond, Timeout: patience}, RestartAfter: 100 * time.Millisecond, Recent: -1,
+		Trace: autostart.StarterTrace{
+			Ready: func(m balance.Machine, _ autostart.BootKind, _ time.Duration) { ready <- m },
+			Health: func(_ balance.Machine, h balance.Health, err error) {
+				if h == balance.Failing {
+					failing <- err
+				}
+			},
+		},
+	})
+	if err != nil {
+		t.Fatal(err)
+	}
+	m := machine()
+	if _, err := fleet.Host(m); err != nil {
+		t.Fatal(err)
+	}
+	ctx, cancel := context.WithCancel(t.Context())
+	ended := make(chan error, 1)
+	go func() { ended <- s.Run(ctx) }()
+	defer func() { cancel(); <-ended }()
+	if a, err := s.Start(ctx, m); err != nil || a != balance.StartAccepted {
+		t.Fatalf("start: %v, %v", a, err)
+	}
+	m = <-ready
+	get := func(path string) (string, error) {
+		resp, err := http.Get("http://" + m.Addr + path)
+		if err != nil {
+			return "", err
+		}
+		defer resp.Body.Close()
+		b, err := io.ReadAll(resp.Body)
+		return strings.TrimSpace(string(b)), err
+	}
+	first, err := get("/pid")
+	if err != nil {
+		t.Fatal(err)
+	}
+	pid, err := strconv.Atoi(first)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := syscall.Kill(-pid, syscall.SIGSTOP); err != nil {
+		t.Fatal(err)
+	}
+	stuck := make(chan error, 1)
+	go func() {
+		_, err := get("/pid")
+		stuck <- err
+	}()
+	if err := <-failing; !strings.Contains(fmt.Sprint(err), "SIGSTOP") {
+		t.Errorf("failing: %v, want that it is stopped", err)
+	}
+	if m = <-ready; m.Epoch != 2 {
+		t.Errorf("ready at epoch %d, want 2", m.Epoch)
+	}
+	<-stuck // with an answer that it gave as it was woken to end, or without
+	if again, err := get("/pid"); err != nil || again == first {
+		t.Errorf("after the restart process %s answers, error %v; before it was %s", again, err, first)
+	}
+}
