@@ -9,9 +9,9 @@
 // At an owner, a [Starter] carries starts out with a [Driver], finds out when a machine is ready, and goes on checking it.
 //
 // The files that decide are pure; they take the time and random bits as arguments: policy.go,
-// rules.go, planner.go, plan.go, pace.go, extra.go, sights.go, stops.go, liveness.go, reason.go, backoff.go,
-// boot.go, history.go, idle.go, ramp.go, waiters.go, retry.go, wants.go, probes.go and regions.go.
-// The others act.
+// rules.go, planner.go, rate.go, plan.go, pace.go, extra.go, sights.go, stops.go, liveness.go,
+// reason.go, backoff.go, boot.go, history.go, idle.go, ramp.go, waiters.go, retry.go, wants.go,
+// probes.go and regions.go. The others act.
 package autostart
 
 import (
@@ -39,15 +39,18 @@ type Owner interface {
 
 // Config configures an [Autostart].
 type Config struct {
-	// MaxParked bounds the requests of one app that wait; one more is rejected with [ErrCrowded]. Requests that return to an
-	// old place do not count. 0 means 1000; negative: nobody waits.
+	// MaxParked bounds the requests of one app that wait; one more is rejected with [ErrCrowded].
+	// Fewer wait where it is known how many are served in a second: as many as are served before
+	// their patience ends, but at least 16. Requests that return to an old place do not count. 0
+	// means 10,000, and 1000 while that is not known; negative: nobody waits.
 	MaxParked int
 	// MaxParkedBytes bounds what they hold in memory, as [Sized] says; a request of which that is not known counts 1 KiB.
-	// 0 means 8 KiB for each of MaxParked; negative: no bound.
+	// 0 means 8 KiB for each of MaxParked, or of 1000 where that is 0; negative: no bound.
 	MaxParkedBytes int
-	// MaxParkedAll and MaxParkedAllBytes bound the same over all apps. When one is reached, an app with less than its equal
-	// share gets in all the same, and the youngest request of the app with most is rejected instead: a flood of one starves
-	// no other. 0 means ten times the bound of one app; negative: no bound.
+	// MaxParkedAll and MaxParkedAllBytes bound the same over all apps. When one is reached, an app
+	// with less than its equal share gets in all the same, and the youngest request of the app with
+	// most is rejected instead: a flood of one starves no other. 0 means ten times the bound of one
+	// app, or 10,000 where that is 0; negative: no bound.
 	MaxParkedAll, MaxParkedAllBytes int
 	// MaxParkedTenant bounds the requests of one tenant of an app that wait, see
 	// [balance.Request.Tenant]; those without one are one. 0 means no bound but the app's: when
@@ -58,8 +61,9 @@ type Config struct {
 	// limit at once, half of it after that time, and all after twice that, give or take a tick of 100 ms. It is for apps that
 	// collapse under the first wave. nil, or 0: all at once.
 	Ramp func(balance.AppID) time.Duration
-	// MaxWait bounds a wait. 0 means what the app's boots suggest, see [Boots.Wait], and 10 s where nothing is started here;
-	// negative: only the request's own context does.
+	// MaxWait bounds a wait. 0 means as long as a start that is in flight may take, see
+	// [Boots.Wait], and 10 s where there is none; whatever is started, no longer than 5 min, or
+	// twice what one start may take. Negative: only the request's own context does.
 	MaxWait time.Duration
 	// StartTimeout bounds one call of the owner. 0 means 10 s.
 	StartTimeout time.Duration
@@ -80,6 +84,10 @@ type Config struct {
 	Trace  Trace
 }
 
+// parkedUsual and parkedMax are how many requests of an app may wait by default: while it is not
+// known how many are served in a second, and at most.
+const parkedUsual, parkedMax = 1000, 10_000
+
 func (c Config) withDefaults() (Config, error) {
 	switch {
 	case c.MaxParkedTenant < 0:
@@ -93,9 +101,10 @@ func (c Config) withDefaults() (Config, error) {
 		}
 		return n * min(one, math.MaxInt/n)
 	}
-	c.MaxParked = cmp.Or(c.MaxParked, 1000)
-	c.MaxParkedBytes = cmp.Or(c.MaxParkedBytes, times(8<<10, c.MaxParked))
-	c.MaxParkedAll = cmp.Or(c.MaxParkedAll, times(10, c.MaxParked))
+	usual := cmp.Or(c.MaxParked, parkedUsual)
+	c.MaxParked = cmp.Or(c.MaxParked, parkedMax)
+	c.MaxParkedBytes = cmp.Or(c.MaxParkedBytes, times(8<<10, usual))
+	c.MaxParkedAll = cmp.Or(c.MaxParkedAll, times(10, usual))
 	c.MaxParkedAllBytes = cmp.Or(c.MaxParkedAllBytes, times(10, c.MaxParkedBytes))
 	c.StartTimeout = cmp.Or(c.StartTimeout, 10*time.Second)
 	return c, nil
@@ -118,6 +127,8 @@ type Autostart struct {
 	places atomic.Uint64 // the last place given
 	queues sync.Map      // balance.AppID -> *queue
 
+	usual int // how many may wait of an app of which no rate is known
+
 	making    sync.Mutex
 	histories histories
 
@@ -138,11 +149,12 @@ func New(b *balance.Balancer, o Owner, c Config) (*Autostart, error) {
 	if b == nil {
 		return nil, fmt.Errorf("autostart: New without a balancer: make one with balance.New")
 	}
+	usual := cmp.Or(c.MaxParked, parkedUsual)
 	c, err := c.withDefaults()
 	if err != nil {
 		return nil, err
 	}
-	a := &Autostart{balancer: b, owner: o, config: c, pokes: make(chan struct{}, 1), closed: make(chan struct{})}
+	a := &Autostart{balancer: b, owner: o, config: c, pokes: make(chan struct{}, 1), closed: make(chan struct{}), usual: usual}
 	a.places.Store(1) // 0 is a request that has none
 	b.OnRoom(a.room)
 	return a, nil

@@ -13,10 +13,10 @@ const (
 	bootUnknown = 180 * time.Second
 	// Suspicion is held within these bounds: below the first it would fall on noise, above the second help comes too late.
 	suspectMin, suspectMax = 2 * time.Second, 10 * time.Minute
-	// A parked request waits as long as several boots take, and never less than waitMin: the machine that boots for it may
-	// fail and another boot after it. The upper bound is for hints that nobody can have meant.
-	waitMin, waitMax = 10 * time.Second, 24 * time.Hour
-	waitBoots        = 3.5
+	// A request that nothing starts for waits for waitMin. One that waits for a start waits for
+	// waitMargin after that has become suspect: it may end well all the same, or another that is
+	// made instead. waitMax is for hints that nobody can have meant.
+	waitMin, waitMargin, waitMax = 10 * time.Second, 15 * time.Second, 24 * time.Hour
 )
 
 // Boots is what is known of how long starts take: the last 32 that ended well. The zero value knows nothing. It is a
@@ -82,9 +82,13 @@ func (b *Boots) Suspect() time.Duration {
 	return min(max(2*min(b.Longest(), suspectMax), suspectMin), suspectMax)
 }
 
-// Remaining returns how much longer a start of that age should take: until the median, then until the longest, then until
-// it is suspect, then a second at a time.
+// Remaining returns how much longer a start of that age should take: until the median, then until
+// the longest, then until it is suspect, then a second at a time. When nothing is known it is as
+// long again, between 1 and 30 s.
 func (b *Boots) Remaining(age time.Duration) time.Duration {
+	if !b.Known() {
+		return min(max(age, time.Second), 30*time.Second)
+	}
 	for _, end := range [...]time.Duration{b.Expected(), b.Longest(), b.Suspect()} {
 		if age < end {
 			return end - age
@@ -93,12 +97,14 @@ func (b *Boots) Remaining(age time.Duration) time.Duration {
 	return time.Second
 }
 
-// Wait returns how long a request may be parked: 3.5 times the expected boot and at least 10 s; 180 s when nothing is known.
+// Wait returns how long a request may be parked for a start that begins now: until that is suspect
+// and no boot that is known took longer, and 15 s more.
 func (b *Boots) Wait() time.Duration {
-	if !b.Known() {
-		return bootUnknown
+	longest := b.Suspect()
+	if b.Known() {
+		longest = max(longest, min(b.Longest(), waitMax))
 	}
-	return max(waitMin, time.Duration(waitBoots*float64(min(b.Expected(), waitMax))))
+	return longest + waitMargin
 }
 
 // bootKey tells boots apart that are learned apart.

@@ -23,13 +23,13 @@ func TestBoots(t *testing.T) {
 		b                                *Boots
 		expected, longest, suspect, wait time.Duration
 	}{
-		{"nothing is known", boots(0), 180 * sec, 180 * sec, 180 * sec, 180 * sec},
-		{"a hint is one boot", boots(8 * sec), 8 * sec, 8 * sec, 16 * sec, 28 * sec},
-		{"a hint beside boots", boots(8*sec, 2*sec, 3*sec), 3 * sec, 8 * sec, 16 * sec, 10500 * time.Millisecond},
-		{"fast boots", boots(0, 50*time.Millisecond), 50 * time.Millisecond, 50 * time.Millisecond, 2 * sec, 10 * sec},
-		{"very slow boots", boots(0, 20*time.Minute), 20 * time.Minute, 20 * time.Minute, 10 * time.Minute, 70 * time.Minute},
-		{"negative boots teach nothing", boots(0, -sec), 180 * sec, 180 * sec, 180 * sec, 180 * sec},
-		{"a huge hint", boots(1 << 62), 1 << 62, 1 << 62, 10 * time.Minute, 84 * time.Hour},
+		{"nothing is known", boots(0), 180 * sec, 180 * sec, 180 * sec, 195 * sec},
+		{"a hint is one boot", boots(8 * sec), 8 * sec, 8 * sec, 16 * sec, 31 * sec},
+		{"a hint beside boots", boots(8*sec, 2*sec, 3*sec), 3 * sec, 8 * sec, 16 * sec, 31 * sec},
+		{"fast boots", boots(0, 50*time.Millisecond), 50 * time.Millisecond, 50 * time.Millisecond, 2 * sec, 17 * sec},
+		{"very slow boots", boots(0, 20*time.Minute), 20 * time.Minute, 20 * time.Minute, 10 * time.Minute, 20*time.Minute + 15*sec},
+		{"negative boots teach nothing", boots(0, -sec), 180 * sec, 180 * sec, 180 * sec, 195 * sec},
+		{"a huge hint", boots(1 << 62), 1 << 62, 1 << 62, 10 * time.Minute, 24*time.Hour + 15*sec},
 	} {
 		t.Run(tc.name, func(t *testing.T) {
 			got := [...]time.Duration{tc.b.Expected(), tc.b.Longest(), tc.b.Suspect(), tc.b.Wait()}
@@ -50,6 +50,11 @@ func TestBoots(t *testing.T) {
 	for age, want := range map[time.Duration]time.Duration{0: 10 * sec, 4 * sec: 6 * sec, 10 * sec: 10 * sec, 39 * sec: sec, 41 * sec: sec, -sec: 11 * sec} {
 		if got := b.Remaining(age); got != want {
 			t.Errorf("remaining at %v: %v, want %v", age, got, want)
+		}
+	}
+	for age, want := range map[time.Duration]time.Duration{-sec: sec, 0: sec, 4 * sec: 4 * sec, time.Hour: 30 * sec} {
+		if got := boots(0).Remaining(age); got != want {
+			t.Errorf("nothing known, remaining at %v: %v, want %v", age, got, want)
 		}
 	}
 }

@@ -61,8 +61,8 @@ func (a *Autostart) seat(q *queue, tenant string, bytes int, arrives bool) bool 
 
 // evictOf ends the wait of q's tenant with most, if that is not the one of the new request.
 func (a *Autostart) evictOf(q *queue, tenant string) bool {
-	err := q.crowded(int(a.parked.Load()), "in all")
 	q.mu.Lock()
+	err := q.crowded(int(a.parked.Load()), "in all")
 	w := q.displace(tenant, err)
 	q.mu.Unlock()
 	if w != nil {
@@ -91,8 +91,8 @@ func (a *Autostart) evict(share float64) bool {
 		return false
 	}
 	q := most
-	err := q.crowded(int(a.parked.Load()), "in all")
 	q.mu.Lock()
+	err := q.crowded(int(a.parked.Load()), "in all")
 	w := q.evict(q.room.longest(), err)
 	q.mu.Unlock()
 	if w != nil { // else somebody left meanwhile: look again

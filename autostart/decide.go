@@ -136,6 +136,9 @@ func (q *queue) look(now time.Time, t *thought, d Decision) {
 	if t.off {
 		o.off, o.wait = true, waitMin
 	}
+	if d.Await > 0 {
+		o.await = now.Add(d.Await)
+	}
 	if d.Remaining > 0 {
 		o.coming = now.Add(d.Remaining)
 	}

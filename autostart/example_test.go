@@ -119,7 +119,7 @@ func ExampleBoots() {
 	fmt.Println("a start of 4s needs about", b.Remaining(4*time.Second), "more")
 	// Output:
 	// nothing is known: suspect after 3m0s
-	// expected 10s - suspect after 28s - a request waits at most 35s
+	// expected 10s - suspect after 28s - a request waits at most 43s
 	// a start of 4s needs about 6s more
 }
 

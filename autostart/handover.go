@@ -58,6 +58,7 @@ func (q *queue) handOver() {
 		q.mu.Lock()
 		stayed := s.in != nil
 		if err == nil && stayed && q.room.served(s) {
+			q.rate.gave(time.Now(), q.room.n > 0)
 			q.left(&s.Value)
 		}
 		q.given.Store(0)
@@ -186,9 +187,11 @@ func (q *queue) tried(ids []balance.MachineID) (ts []tried) {
 // expire rejects those who have waited long enough. Patience only grows while somebody waits: a boot that ends must not cost
 // those who waited for it their slot.
 func (q *queue) expire(now time.Time) {
-	patience, after := q.patience(), q.after(now)
+	q.mu.Lock()
+	after := q.after(now)
+	q.mu.Unlock()
 	q.end(func(w *waiting) error {
-		if until := w.since.Add(patience); until.After(w.until) {
+		if until := q.until(w.since); until.After(w.until) {
 			w.until = until
 		}
 		if now.Before(w.until) {

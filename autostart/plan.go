@@ -74,7 +74,7 @@ func (r *plan) hush(i int, m *balance.Machine, st standing) standing {
 
 // count classifies all machines.
 func (r *plan) count() {
-	r.d.Wait = r.p.boots.of(bootKey{kind: Cold}).Wait()
+	r.d.Wait = waitMin
 	wanted := r.in.App.Autostart && (r.d.Demand > 0 || r.in.App.Min > 0 || r.in.App.MinPerRegion > 0)
 	for i, m := range r.in.Machines {
 		if s := &r.p.sights[i]; s.stale(r.now) {
@@ -160,7 +160,10 @@ func (r *plan) age(i int, m *balance.Machine) {
 	}
 	b := r.p.boots.of(key)
 	age := r.now.Sub(at)
-	r.d.Wait = max(r.d.Wait, b.Wait())
+	if s.held {
+		age = 0 // it has not begun
+	}
+	r.await(b.Wait(), b.Wait()-age)
 	r.remaining(b.Remaining(age))
 	if age >= b.Suspect() {
 		r.d.Suspect++
@@ -178,8 +181,14 @@ func (r *plan) after(i int, m *balance.Machine) {
 		key.kind = Resume
 	}
 	b, age := r.p.boots.of(key), r.now.Sub(s.since)
-	r.d.Wait = max(r.d.Wait, r.p.stops.bound(m.State, age)+b.Wait())
+	wait := r.p.stops.bound(m.State, age) + b.Wait()
+	r.await(wait, wait)
 	r.remaining(r.p.stops.left(m.State, age) + b.Expected())
+}
+
+// await notes a start that is worth waiting for: for how long from its beginning, and from now.
+func (r *plan) await(whole, left time.Duration) {
+	r.d.Wait, r.d.Await = max(r.d.Wait, whole), max(r.d.Await, left)
 }
 
 // remaining notes when a start should be ready; the first counts.
@@ -320,6 +329,13 @@ func (r *plan) start(i int32) {
 	r.starting++
 	r.serving++
 	r.d.Start = append(r.d.Start, *m)
+	key := bootKey{m.Revision, Cold}
+	if m.State == balance.Suspended {
+		key.kind = Resume
+	}
+	b := r.p.boots.of(key)
+	r.await(b.Wait(), b.Wait())
+	r.remaining(b.Remaining(0))
 }
 
 func (r *plan) recall(i int32) {

@@ -96,7 +96,12 @@ type Decision struct {
 	Refuse     string
 	RetryAfter time.Duration
 
-	Wait      time.Duration // how long a request may be parked
+	// Wait is how long a request may be parked: as long as the starts in flight may take, and some
+	// more; 10 s when there are none.
+	Wait time.Duration
+	// Await is how much longer a start in flight is worth waiting for, whatever Wait says; 0 when
+	// none is.
+	Await     time.Duration
 	Remaining time.Duration // until the next start in flight should be ready; 0 when none is
 	Suspect   int           // starts in flight that take suspiciously long
 

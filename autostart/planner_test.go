@@ -379,7 +379,7 @@ func TestPlannerReasons(t *testing.T) {
 	s := newStory(t, balance.App{Limits: balance.Limits{Soft: 20}}, "nrt: a b c d")
 	s.see("a started")
 	s.plan(0, 20, 3)
-	want := Decision{App: "web", Start: []balance.Machine{*s.row("b")}, Demand: 23, Want: 2, Have: 1, Reason: "demand 23, ready 1x20, starting 0", Wait: 180 * sec}
+	want := Decision{App: "web", Start: []balance.Machine{*s.row("b")}, Demand: 23, Want: 2, Have: 1, Reason: "demand 23, ready 1x20, starting 0", Wait: 195 * sec, Await: 195 * sec, Remaining: sec}
 	if diff := cmp.Diff(want, s.last, cmp.FilterPath(func(p cmp.Path) bool { return p.String() == "settled" }, cmp.Ignore())); diff != "" {
 		t.Errorf("(-want +got)\n%s", diff)
 	}
@@ -434,8 +434,8 @@ func TestPlannerLearnsBoots(t *testing.T) {
 	s.plan(92*sec, 0, 0)
 	s.see("a starting")
 	s.plan(100*sec, 0, 1)
-	if s.last.Wait != 180*sec || s.last.Remaining != 180*sec {
-		t.Errorf("wait %v, remaining %v of a first resume, want 180s", s.last.Wait, s.last.Remaining)
+	if s.last.Wait != 195*sec || s.last.Remaining != sec {
+		t.Errorf("wait %v, remaining %v of a first resume, want 195s and 1s", s.last.Wait, s.last.Remaining)
 	}
 	s.see("a started")
 	s.plan(101*sec, 0, 0)

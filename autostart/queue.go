@@ -32,8 +32,9 @@ type queue struct {
 	mu          sync.Mutex
 	room        room[waiting]
 	dispatching bool
-	insisting   int            // of those who wait, how many wait for particular machines
-	bytes       int            // that those who wait hold
+	insisting   int // of those who wait, how many wait for particular machines
+	bytes       int // that those who wait hold
+	rate        rate
 	looked      *seat[waiting] // whose connection has been looked at last
 	ramps       map[balance.MachineID]*ramp
 
@@ -61,6 +62,7 @@ type queue struct {
 type outlook struct {
 	off    bool // autostart is off: load is no reason for a decision
 	wait   time.Duration
+	await  time.Time // until when a start in flight is worth waiting for
 	coming time.Time // when a start in flight should be ready; zero when none is
 	refuse string
 	until  time.Time // of refuse
@@ -199,7 +201,7 @@ func (a *Autostart) park(ctx context.Context, r *balance.Request, why error) (ba
 		a.config.Trace.rejected(q.app, err)
 		return balance.Reservation{}, err
 	}
-	s := &seat[waiting]{Value: waiting{since: now, until: now.Add(q.patience()), done: make(chan struct{}, 1)}}
+	s := &seat[waiting]{Value: waiting{since: now, until: q.until(now), done: make(chan struct{}, 1)}}
 	w := &s.Value
 	w.conn, w.bytes = client(ctx)
 	w.tried = q.tried(r.Tried)
@@ -254,10 +256,10 @@ func (q *queue) join(s *seat[waiting], r *balance.Request) (n int, err error) {
 	// Arrivals are bounded. Who returns is not one: it has had a slot, and there are so many of these.
 	arrives := r.Place == 0
 	if a.config.MaxParked < 0 {
-		return 0, q.crowded(0, "")
+		return 0, q.turnedAway(0, "")
 	}
 	if !a.seat(q, r.Tenant, s.Value.bytes, arrives) {
-		return 0, q.crowded(int(a.parked.Load()), "in all")
+		return 0, q.turnedAway(int(a.parked.Load()), "in all")
 	}
 	var displaced []*waiting
 	defer func() {
@@ -311,7 +313,7 @@ func (q *queue) join(s *seat[waiting], r *balance.Request) (n int, err error) {
 // do. q.mu is held.
 func (q *queue) over(bytes int) error {
 	switch c := &q.a.config; {
-	case q.room.n >= c.MaxParked:
+	case q.room.n >= q.limit(time.Now()):
 		return q.crowded(q.room.n, "")
 	case c.MaxParkedBytes > 0 && q.bytes+bytes > c.MaxParkedBytes:
 		return q.crowded(q.room.n, fmt.Sprintf("with %d bytes", q.bytes))
@@ -374,6 +376,7 @@ func (q *queue) left(w *waiting) {
 	q.a.seats.leave(w.bytes)
 	if q.room.n == 0 {
 		q.a.seats.apps.Add(-1)
+		q.rate.stop(time.Now())
 	}
 	if insists(w.req.Want) {
 		q.insisting--
@@ -394,7 +397,7 @@ func (q *queue) off() bool {
 	return o != nil && o.off
 }
 
-// patience returns how long to wait at most.
+// patience returns how long to wait at most, where no start in flight is worth waiting for longer.
 func (q *queue) patience() time.Duration {
 	switch c := &q.a.config; {
 	case c.MaxWait < 0:
@@ -408,14 +411,55 @@ func (q *queue) patience() time.Duration {
 	return waitMin
 }
 
-// after returns when to come back.
-func (q *queue) after(now time.Time) time.Duration {
-	if o := q.view.Load(); o != nil && !o.coming.IsZero() {
-		return max(o.coming.Sub(now), tickEvery)
+// awaitMax bounds a wait in all, however many starts are made one after the other: a driver that
+// asks again and again to be called later would hold requests for ever.
+const awaitMax = 5 * time.Minute
+
+// until returns when the patience of one ends who has waited since then.
+func (q *queue) until(since time.Time) time.Time {
+	wait := q.patience()
+	end := since.Add(wait)
+	if o := q.view.Load(); o != nil && q.a.config.MaxWait == 0 && o.await.After(end) {
+		end = o.await
+		if limit := since.Add(max(2*wait, awaitMax)); end.After(limit) {
+			end = limit
+		}
 	}
-	return max(time.Duration(q.again.Load()), time.Second)
+	return end
 }
 
+// after returns when to come back: when the next start should be ready, and those who wait have
+// been served. q.mu is held.
+func (q *queue) after(now time.Time) time.Duration {
+	d := q.rate.drain(now, q.room.n)
+	if o := q.view.Load(); o != nil && !o.coming.IsZero() {
+		return max(o.coming.Sub(now)+d, tickEvery)
+	}
+	return max(time.Duration(q.again.Load()), d, time.Second)
+}
+
+// limit returns how many may wait: no more than are served before their patience ends, if that is
+// known and no start is in flight. q.mu is held.
+func (q *queue) limit(now time.Time) int {
+	c := &q.a.config
+	if wait := q.patience(); wait < 1<<62 {
+		if o := q.view.Load(); o == nil || o.coming.IsZero() {
+			if _, ok := q.rate.perSecond(now); ok {
+				return q.rate.within(now, wait, c.MaxParked)
+			}
+		}
+	}
+	return q.a.usual
+}
+
+// turnedAway is crowded without the lock.
+func (q *queue) turnedAway(n int, how string) error {
+	q.mu.Lock()
+	defer q.mu.Unlock()
+	return q.crowded(n, how)
+}
+
+// crowded says that there is no room. q.mu is held.
 func (q *queue) crowded(n int, how string) error {
 	fault := fmt.Sprintf("%d wait", n)
 	if how != "" {
