@@ -2,7 +2,7 @@
 //
 // At an edge, an [Autostart] is the one waiting room and the planner of each app. A request that something can serve goes
 // there at once, above the soft limit if need be, and another machine is started beside it. A request that nothing can serve
-// is parked before its body is read, and handed the first slot that appears: of a machine that has become ready, or that
+// is parked, and handed the first slot that appears: of a machine that has become ready, or that
 // another request has left. Demand is what is in flight and parked; a start in flight counts as the machine that it will be,
 // however long it takes, and nodes which do not talk start the same machines. So a slow boot starts no second machine.
 //
@@ -44,8 +44,11 @@ type Config struct {
 	// their patience ends, but at least 16. Requests that return to an old place do not count. 0
 	// means 10,000, and 1000 while that is not known; negative: nobody waits.
 	MaxParked int
-	// MaxParkedBytes bounds what they hold in memory, as [Sized] says; a request of which that is not known counts 1 KiB.
-	// 0 means 8 KiB for each of MaxParked, or of 1000 where that is 0; negative: no bound.
+	// MaxParkedBytes bounds what they hold in memory: what [Sized] says of a request, or 1 KiB
+	// where it says nothing, and the body that has been read, see [balance.Request].Held. One more
+	// is rejected as above. 0 means 32 KiB for each of MaxParked, or of 1000 where that is 0: half
+	// of the largest body that backhaul reads ahead, so that small bodies wait in any number, and
+	// an app whose clients all send large ones takes no more than 32 MiB. Negative: no bound.
 	MaxParkedBytes int
 	// MaxParkedAll and MaxParkedAllBytes bound the same over all apps. When one is reached, an app
 	// with less than its equal share gets in all the same, and the youngest request of the app with
@@ -103,7 +106,7 @@ func (c Config) withDefaults() (Config, error) {
 	}
 	usual := cmp.Or(c.MaxParked, parkedUsual)
 	c.MaxParked = cmp.Or(c.MaxParked, parkedMax)
-	c.MaxParkedBytes = cmp.Or(c.MaxParkedBytes, times(8<<10, usual))
+	c.MaxParkedBytes = cmp.Or(c.MaxParkedBytes, times(32<<10, usual))
 	c.MaxParkedAll = cmp.Or(c.MaxParkedAll, times(10, usual))
 	c.MaxParkedAllBytes = cmp.Or(c.MaxParkedAllBytes, times(10, c.MaxParkedBytes))
 	c.StartTimeout = cmp.Or(c.StartTimeout, 10*time.Second)
@@ -339,6 +342,9 @@ func (a *Autostart) close() {
 	close(a.closed)
 	a.work.Wait()
 }
+
+// Fleet returns the fleet that machines are picked from.
+func (a *Autostart) Fleet() *balance.Fleet { return a.balancer.Fleet() }
 
 // decides reports whether anything is decided here: what nobody would start is nothing to wait for.
 func (a *Autostart) decides() bool { return a.owner != nil || a.config.DryRun }

@@ -47,6 +47,29 @@ func TestBoundsByBytes(t *testing.T) {
 	})
 }
 
+// A body that has been read counts as what its request holds.
+func TestBodiesThatWaitAreBounded(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		w := newWorld(t, balance.App{Autostart: true, BootHint: 5 * sec}, Config{MaxParkedBytes: 10_000}, boot{takes: 5 * sec})
+		w.run()
+		defer w.stop()
+		a := w.park(t.Context(), &balance.Request{App: "web", Held: 8000})
+		_, err := w.a.Acquire(t.Context(), &balance.Request{App: "web", Held: 8000})
+		class(t, err, ErrCrowded, true)
+		_, err = w.a.Acquire(Sized(t.Context(), 500), &balance.Request{App: "web", Held: 500})
+		class(t, err, ErrCrowded, true)
+		b := w.park(Sized(t.Context(), 100), &balance.Request{App: "web", Held: 800})
+		time.Sleep(6 * sec)
+		for _, c := range []<-chan result{a, b} {
+			r := has(t, c)
+			r.slot.Release(balance.Done)
+		}
+		if n, bytes := w.a.seats.n.Load(), w.a.seats.bytes.Load(); n != 0 || bytes != 0 {
+			t.Errorf("%d seats and %d bytes are left behind", n, bytes)
+		}
+	})
+}
+
 func TestFloodStarvesNobody(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		w := newWorld(t, balance.App{Autostart: true}, Config{MaxParked: 100, MaxParkedAll: 12, MaxWait: -1}, boot{never: true})

@@ -204,6 +204,7 @@ func (a *Autostart) park(ctx context.Context, r *balance.Request, why error) (ba
 	s := &seat[waiting]{Value: waiting{since: now, until: q.until(now), done: make(chan struct{}, 1)}}
 	w := &s.Value
 	w.conn, w.bytes = client(ctx)
+	w.bytes += max(r.Held, 0)
 	w.tried = q.tried(r.Tried)
 	r.Tried = nil
 	n, err := q.join(s, r)

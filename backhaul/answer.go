@@ -22,6 +22,7 @@ func (f *flight) wrap(resp *http.Response) {
 		f.finish(balance.Done, nil)
 		return
 	}
+	defer f.hand(resp)
 	a := answer{f, resp, resp.Body}
 	if rw, ok := resp.Body.(io.ReadWriteCloser); ok && resp.StatusCode == http.StatusSwitchingProtocols {
 		resp.Body = &duplex{a, rw, halfOf(resp.Body, f.conn)}
@@ -31,12 +32,15 @@ func (f *flight) wrap(resp *http.Response) {
 }
 
 func (a *answer) Read(p []byte) (int, error) {
+	a.f.turn()
 	n, err := a.body.Read(p)
+	a.f.turn()
 	a.f.received.Add(int64(n))
 	if err == io.EOF {
 		strip(a.resp.Trailer) // it has come now
 		a.f.finish(balance.Done, nil)
 	} else if err != nil {
+		err = a.f.stallOf(err)
 		a.f.finish(a.f.brokenOff(), err)
 	}
 	return n, err
@@ -44,7 +48,7 @@ func (a *answer) Read(p []byte) (int, error) {
 
 // brokenOff tells a client that left from a machine that broke off.
 func (f *flight) brokenOff() balance.Outcome {
-	if f.req.Context().Err() != nil {
+	if f.req.Context().Err() != nil || f.stall.Load() != nil {
 		return balance.Canceled
 	}
 	return balance.Errored

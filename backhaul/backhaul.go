@@ -54,10 +54,18 @@
 //
 // # Bodies
 //
-// No try closes the client's body. Up to [Config].ReplayLimit and of known length it is sent at once, and what has been
-// read is kept for another try. Larger ones wait for the owner's "100 Continue": the owner asks when the request has been
-// admitted and the machine connected, and sends the machine nothing before the first byte has come. So a refused try costs
-// no body and no memory, whatever its size.
+// No try closes the client's body. Up to [Config].ReplayLimit and of known length it is read to its
+// end before a machine is asked for, in the form with a hop and in that without: a client that
+// sends one byte of a form and pauses holds no slot. It is kept for another try, counts in the
+// bytes of a waiting room ([balance.Request].Held), and holds memory for what has come of it, not
+// for what was announced. A client that expects "100 Continue" before it sends such a body gets it
+// from the server in front then, and thus before the app has spoken: nobody can read a body without
+// saying so. Of a body above the limit, and where [Config].ReplayMemory is used up, nothing is read
+// before there is a slot.
+//
+// Larger ones wait for the owner's "100 Continue": the owner asks when the request has been
+// admitted and the machine connected, and sends the machine nothing before the first byte has come.
+// So a refused try costs no body and no memory, whatever its size.
 //
 // Who speaks HTTP/2 with a machine keeps the first 64 KiB of a body as well, until the machine answers: a machine that ends a
 // connection refuses the requests that it meets (nginx after keepalive_requests, gRPC servers after MaxConnectionAge), and
@@ -139,4 +147,17 @@
 // by a ping over HTTP/2; over TCP on Linux by TCP_USER_TIMEOUT, and everywhere by keep-alive probes, 1 s x 3 after 2 s. An
 // owner's word about a body is bounded by AdmitTimeout, the answer's head by HeaderTimeout (none by default: long polls are
 // legal), a new round by its pause, waiting for a machine by the Picker, everything by the request's context.
+//
+// What a client does not do is bounded by its app's row, and looked at a few times in each bound
+// rather than by a timer for each request, so that a bound takes effect up to a quarter later. Then
+// the slot is free, the request ends in a [*StallError], which [Done].Err has, and nothing is said
+// against the machine:
+//
+//	BodyPause    60 s  nothing comes of a body that is awaited: 408. Not while the machine does not
+//	                   read, nor of a gRPC call, nor of a body of unknown length once the machine
+//	                   has begun to answer: those are conversations.
+//	AnswerPause  6 h   nothing is read of an answer that waits: it breaks off
+//	UpgradeWait  60 s  a request for an upgrade gets no answer: 504
+//
+// Owners keep half as much again for their own gates, for edges that are gone or slow.
 package backhaul

@@ -12,6 +12,7 @@ import (
 var (
 	errBodyOver   = errors.New("backhaul: the try that this body belonged to is over")
 	errBodyClosed = errors.New("backhaul: the request's body was closed")
+	errBodyLonger = errors.New("backhaul: the request's body is longer than announced")
 	errBodySpent  = errors.New("backhaul: the request's body cannot be sent again")
 )
 
@@ -26,12 +27,14 @@ type source struct {
 	keep    int         // how many bytes may be kept
 	forget  atomic.Bool // no other try follows: nothing more is kept
 	kept    []byte      // all that was read, while the body is whole
+	whole   bool        // all of it was read before the first try
 	spent   bool        // something was read that was not kept
 	err     error       // what rc ended with
 	closed  bool
 	closing bool
 	busy    bool   // a try is reading
 	turn    signal // it is no more
+	awaited turn   // odd while a read waits for the client
 	read    atomic.Int64
 
 	from     *http.Request // whose body it is: its trailers come with the end
@@ -137,7 +140,9 @@ func (r *reader) read(p []byte) (int, error) {
 	}
 	s.busy = true
 	s.mu.Unlock()
+	s.awaited.pass()
 	n, err := s.rc.Read(p)
+	s.awaited.pass()
 	s.mu.Lock()
 	s.busy = false
 	over := r.over.Load()
@@ -264,6 +269,72 @@ func (s *source) shut() {
 		s.closed = true
 		s.rc.Close()
 	}
+}
+
+// ahead reads a body of n bytes into memory before anything is sent. reserve is asked for the
+// memory, more and more of it as the body comes: who announces much and sends nothing holds
+// nothing. Where it is refused, what has come is kept and the rest stays unread. It is called
+// before the first try, and may be left behind.
+func (s *source) ahead(n int, reserve func(int) bool) error {
+	s.mu.Lock()
+	s.busy = true
+	s.mu.Unlock()
+	var kept []byte
+	var err error
+	for size := 0; err == nil && len(kept) <= n; {
+		if len(kept) == size {
+			if size = max(2*size, firstAhead); size >= n {
+				size = n + 1 // to see the end
+			}
+			if !s.grow(size, n, reserve) {
+				break
+			}
+			kept = append(make([]byte, 0, size), kept...)
+		}
+		s.awaited.pass()
+		var m int
+		m, err = s.rc.Read(kept[len(kept):size])
+		s.awaited.pass()
+		kept = kept[:len(kept)+m]
+		s.read.Add(int64(m))
+	}
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	defer s.turn.wake()
+	s.busy = false
+	s.kept, s.keep, s.err = kept, len(kept), err
+	switch {
+	case len(kept) > n:
+		s.err = errBodyLonger
+	case err == io.EOF && len(kept) < n:
+		s.err = io.ErrUnexpectedEOF
+	case err == io.EOF:
+		s.whole = true
+		s.takeTrailers()
+		s.endedAt.Store(time.Now().UnixNano())
+	}
+	if s.closing {
+		s.shut()
+	}
+	if s.whole {
+		return nil
+	}
+	return s.err
+}
+
+// firstAhead holds most forms and calls.
+const firstAhead = 4 << 10
+
+// grow asks for memory up to size, of a body of n bytes, unless nobody wants it any more.
+func (s *source) grow(size, n int, reserve func(int) bool) bool {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	more := min(size, n) - int(s.reserved.Load())
+	if s.closing || more > 0 && !reserve(more) {
+		return false
+	}
+	s.reserved.Add(int64(max(more, 0)))
+	return true
 }
 
 // retain keeps the first n bytes for another try, if fewer than limit are kept of all bodies together. held counts them.

@@ -119,9 +119,11 @@ func TestABouncedBodyIsNotRead(t *testing.T) {
 	r.quiet()
 }
 
-func TestASlowSmallBodyIsKeptOverABounce(t *testing.T) {
+// The beginning of a body whose length is not known has gone to the first machine; the next gets it
+// all the same.
+func TestASlowBodyIsKeptOverABounce(t *testing.T) {
 	var l log
-	r := newRig(t, rigConfig{app: roomy, config: Config{Trace: l.trace()}})
+	r := newRig(t, rigConfig{app: roomy, h2: true, config: Config{Trace: l.trace()}})
 	bounced := make(chan struct{})
 	r.transport.c.Trace.Bounce = func(b Bounced) { close(bounced) }
 	leave := fill(t, r.serve("m1", says("one")), 50)
@@ -134,7 +136,6 @@ func TestASlowSmallBodyIsKeptOverABounce(t *testing.T) {
 		pw.Close()
 	}()
 	req := request(t, "POST", r.front.URL, pr)
-	req.ContentLength = int64(len("before, after"))
 	if _, got := fetch(t, r.front.Client(), req); got != "before, after" {
 		t.Errorf("got %q", got)
 	}

@@ -61,9 +61,10 @@ type Config struct {
 	// its Key and the old one as its NextKey, in any order, then every node loses the old one. Empty means none.
 	NextKey string
 
-	// ReplayLimit is the size in bytes of the largest body that is sent at once and kept for another try. Larger bodies,
-	// and those of unknown length, wait for the owner to ask for them, which costs a round trip and no memory. 0 means
-	// 64 KiB: below it the wait costs more than the copy. Negative: every body waits.
+	// ReplayLimit is the size in bytes of the largest body that is read before a machine is asked
+	// for and kept for another try. Larger bodies, and those of unknown length, wait for the owner
+	// to ask for them, which costs a round trip and no memory. 0 means 64 KiB: below it the wait
+	// costs more than the copy. Negative: every body waits.
 	ReplayLimit int
 	// ReplayMemory bounds the bytes kept for all requests together; beyond it bodies wait as large ones do. 0 means 64 MiB;
 	// negative: nothing is kept.

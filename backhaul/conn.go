@@ -1,6 +1,7 @@
 package backhaul
 
 import (
+	"context"
 	"errors"
 	"io"
 	"net"
@@ -31,7 +32,7 @@ type conn struct {
 // request's body if it has one.
 func (c *conn) roundTrip(req *http.Request, body *reader, x *exchange) (*http.Response, Failure, error) {
 	wrote, got := c.wire.wrote.Load(), c.wire.got.Load()
-	resp, err := c.cc.RoundTrip(req)
+	resp, err := c.send(req, body)
 	if err == nil {
 		return resp, FailNone, nil
 	}
@@ -58,6 +59,49 @@ func (c *conn) roundTrip(req *http.Request, body *reader, x *exchange) (*http.Re
 	}
 	return nil, FailReset, err
 }
+
+// send sends a request. net/http does not return, whatever happens, before a read of the request's
+// body does, and that may wait for a client: where the body is not all here, it is left behind once
+// the context has ended.
+func (c *conn) send(req *http.Request, body *reader) (*http.Response, error) {
+	if body == nil || body.s.whole {
+		return c.cc.RoundTrip(req)
+	}
+	type result struct {
+		resp *http.Response
+		err  error
+	}
+	came := make(chan result, 1)
+	go func() {
+		resp, err := c.cc.RoundTrip(req)
+		came <- result{resp, err}
+	}()
+	select {
+	case r := <-came:
+		return r.resp, r.err
+	case <-req.Context().Done():
+	}
+	look := time.NewTicker(abandonWait)
+	defer look.Stop()
+	for {
+		select {
+		case r := <-came:
+			return r.resp, r.err
+		case <-look.C:
+			if body.s.awaited.waits() {
+				go func() {
+					if r := <-came; r.err == nil {
+						r.resp.Body.Close()
+					}
+				}()
+				return nil, context.Cause(req.Context())
+			}
+		}
+	}
+}
+
+// abandonWait is what net/http may take to notice that a context has ended.
+const abandonWait = 5 * time.Millisecond
 
 func timedOut(err error) bool {
 	var t interface{ Timeout() bool }

@@ -31,6 +31,7 @@ type ErrorConfig struct {
 //	that of no answer in time          504
 //	any other                          502
 //	the context's deadline             504
+//	a [*StallError]                    408 where a body did not come, 504 where no upgrade did
 //	the client's body broke off        400, or 413 when it is a [*net/http.MaxBytesError]
 //	an error with StatusCode() int     that status: what [Config].Route may say of an unknown host
 //	the client has left                499 without a body, for the log's sake: nobody reads it
@@ -53,6 +54,9 @@ func (c ErrorConfig) answer(w http.ResponseWriter, r *http.Request, err error) {
 		w.WriteHeader(status)
 		return
 	}
+	if status == http.StatusRequestTimeout || cause == CauseTimeout {
+		hangUp(w, r)
+	}
 	h.Set("Content-Type", "text/plain; charset=utf-8")
 	h.Set("X-Content-Type-Options", "nosniff")
 	h.Set("Cache-Control", "no-store")
@@ -73,6 +77,20 @@ func (c ErrorConfig) answer(w http.ResponseWriter, r *http.Request, err error) {
 	w.Write([]byte(text))
 }
 
+// hangUp ends a read of the request's body that may still be waiting for a client, and the
+// connection after the answer: else net/http writes no answer over HTTP/1.1 before that read has
+// returned.
+func hangUp(w http.ResponseWriter, r *http.Request) {
+	if r.Body == nil || r.Body == http.NoBody {
+		return
+	}
+	if r.ProtoMajor == 1 {
+		w.Header().Set("Connection", "close")
+	}
+	c := http.NewResponseController(w)
+	c.SetReadDeadline(time.Unix(1, 0)) //nolint:errcheck // where that cannot be had, it waits
+}
+
 // advice is what a client reads: what happened as far as it matters there, and what can be done.
 func advice(status int, cause string, after int) string {
 	text := http.StatusText(status)
@@ -81,6 +99,8 @@ func advice(status int, cause string, after int) string {
 		text += fmt.Sprintf(": the request was not served; try again in %d s", after)
 	case cause == CauseNoApp:
 		text += ": there is no such app here"
+	case status == http.StatusRequestTimeout && cause == CauseStalled:
+		text += ": nothing came of the request's body; the connection is closed"
 	case status == http.StatusGatewayTimeout:
 		text += ": no answer in time; the request may have been executed"
 	case cause == CauseMachine:

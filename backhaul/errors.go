@@ -20,6 +20,7 @@ const (
 	CauseTooLarge  = "too-large"   // the client's body is larger than a limit set before
 	CauseLimit     = "limit"       // this node, or the machine's owner, has no more descriptors, memory or ports
 	CauseClient    = "client"      // the client left
+	CauseStalled   = "stalled"     // the client sent no body, or read no answer, for too long
 	CauseInternal  = "internal"    // a fault of the proxy's set-up
 )
 

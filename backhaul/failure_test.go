@@ -278,7 +278,11 @@ func TestABodyThatBreaksOffIsNotTheMachinesFault(t *testing.T) {
 					t.Errorf("got %v, want %v", err, broken)
 				}
 				r.quiet()
-				if d := l.last(t, 1); d.Outcome != balance.Canceled || d.Tries != 1 {
+				tries := 1
+				if size <= defaultReplay {
+					tries = 0 // it is read before a machine is asked for
+				}
+				if d := l.last(t, 1); d.Outcome != balance.Canceled || d.Tries != tries {
 					t.Errorf("done: %+v", d)
 				}
 			})

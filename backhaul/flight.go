@@ -48,6 +48,12 @@ type flight struct {
 	received     atomic.Int64
 	sent         atomic.Int64 // over an upgraded connection
 
+	ctx      context.Context // of the tries
+	cancel   context.CancelCauseFunc
+	progress *progress                  // nil: nothing can stall
+	stall    atomic.Pointer[StallError] // why it was ended
+	handed   atomic.Bool                // the answer has been handed out
+
 	steps []Step // where somebody wants a trail
 	trace string // the traceparent
 	made  bool   // by us
@@ -64,6 +70,11 @@ func (f *flight) run() (*http.Response, error) {
 	if f.req.Method == http.MethodConnect {
 		return nil, errConnect
 	}
+	if err := f.ahead(); err != nil {
+		return nil, err
+	}
+	f.outcome = balance.Unserved
+	f.watch()
 	for {
 		if err := f.acquire(); err != nil {
 			return nil, err
@@ -172,6 +183,7 @@ func (f *flight) attempt() (*http.Response, verdict, error) {
 	var fail Failure
 	var err error
 	bounce, load := balance.Admitted, balance.Load{}
+	defer f.watchUpgrade()()
 	if g := f.res.Gate(); g != nil {
 		resp, bounce, load, fail, err = f.local(g, &x)
 	} else {
@@ -187,6 +199,7 @@ func (f *flight) attempt() (*http.Response, verdict, error) {
 		return nil, next, err
 	}
 	if err != nil {
+		err = f.stallOf(err)
 		return nil, f.broke(fail, err, x.state()), err
 	}
 	f.status = resp.StatusCode
@@ -286,7 +299,13 @@ func (f *flight) finish(o balance.Outcome, err error) {
 	if !f.over.CompareAndSwap(false, true) {
 		return
 	}
+	if f.progress != nil {
+		f.t.sweeper.remove(f.progress)
+	}
 	f.release(o)
+	if f.cancel != nil {
+		f.cancel(errStreamOver)
+	}
 	f.t.routes.mark(f.route, f.received.Load(), f.body, f.start)
 	if f.body != nil {
 		f.body.close()
@@ -334,6 +353,8 @@ func (f *flight) said(o balance.Outcome, err error) (status int, cause string) {
 		return Classify(f.req, err)
 	case o == balance.Canceled && errors.Is(f.req.Context().Err(), context.DeadlineExceeded):
 		return f.status, CauseTimeout
+	case f.stall.Load() != nil:
+		return f.status, CauseStalled
 	case o == balance.Canceled:
 		return f.status, CauseClient
 	case err != nil:

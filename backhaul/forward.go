@@ -1,6 +1,7 @@
 package backhaul
 
 import (
+	"context"
 	"io"
 	"net"
 	"net/http"
@@ -11,8 +12,8 @@ import (
 )
 
 // outbound is the request that a machine gets.
-func outbound(r *http.Request, m *balance.Machine, early *earlyHints) *http.Request {
-	ctx := httptrace.WithClientTrace(r.Context(), &httptrace.ClientTrace{Got1xxResponse: early.got})
+func outbound(ctx context.Context, r *http.Request, m *balance.Machine, early *earlyHints) *http.Request {
+	ctx = httptrace.WithClientTrace(ctx, &httptrace.ClientTrace{Got1xxResponse: early.got})
 	out := r.WithContext(ctx)
 	u := *r.URL
 	u.Scheme, u.Host = "http", string(m.ID) // never dialled: the connection is there
@@ -84,7 +85,7 @@ func hasToken(lists []string, token string) bool {
 
 // answerWith writes a machine's answer. The headers have been copied. An answer that breaks off is written as far as it
 // came, head included, before the error is returned: the edge must see that the machine has answered.
-func answerWith(w http.ResponseWriter, resp *http.Response) error {
+func answerWith(w http.ResponseWriter, resp *http.Response, s *serving) error {
 	hd := w.Header()
 	if _, ok := hd["Content-Type"]; !ok {
 		hd["Content-Type"] = nil // else the server guesses one
@@ -101,7 +102,7 @@ func answerWith(w http.ResponseWriter, resp *http.Response) error {
 	w.WriteHeader(resp.StatusCode)
 	if resp.Body != http.NoBody {
 		live := resp.ContentLength == -1 || strings.HasPrefix(hd.Get("Content-Type"), "text/event-stream")
-		if err := copyBody(w, resp.Body, live); err != nil {
+		if err := copyBody(w, resp.Body, live, s); err != nil {
 			http.NewResponseController(w).Flush() //nolint:errcheck // there is nobody left to tell
 			resp.Body.Close()
 			return err
@@ -124,11 +125,14 @@ func answerWith(w http.ResponseWriter, resp *http.Response) error {
 }
 
 // copyBody copies a body; where it is live, each piece is sent at once.
-func copyBody(w http.ResponseWriter, body io.Reader, live bool) error {
+func copyBody(w http.ResponseWriter, body io.Reader, live bool, s *serving) error {
 	var flush *http.ResponseController
 	if live {
 		flush = http.NewResponseController(w)
-		if err := flush.Flush(); err != nil { // the head, before the first piece
+		s.turn()
+		err := flush.Flush() // the head, before the first piece
+		s.turn()
+		if err != nil {
 			return err
 		}
 	}
@@ -137,13 +141,14 @@ func copyBody(w http.ResponseWriter, body io.Reader, live bool) error {
 	for {
 		n, err := body.Read(buf[:])
 		if n > 0 {
-			if _, werr := w.Write(buf[:n]); werr != nil {
-				return werr
+			s.turn()
+			_, werr := w.Write(buf[:n])
+			if werr == nil && live {
+				werr = flush.Flush()
 			}
-			if live {
-				if ferr := flush.Flush(); ferr != nil {
-					return ferr
-				}
+			s.turn()
+			if werr != nil {
+				return werr
 			}
 		}
 		if err == io.EOF {

@@ -29,6 +29,7 @@ type Handler struct {
 
 	active   atomic.Int64
 	kept     atomic.Int64 // bytes of bodies that may be kept
+	sweeper  sweeper
 	draining atomic.Bool
 	idle     chan struct{} // closed when draining and nothing is active
 	isIdle   atomic.Bool
@@ -213,7 +214,13 @@ func (h *Handler) forward(w http.ResponseWriter, r *http.Request, t to, m *balan
 	if v := r.Header[headerAsk]; len(v) == 1 && v[0] == askWord[0] && r.ProtoMajor == 2 {
 		x.ready = func() { w.WriteHeader(http.StatusContinue) }
 	}
-	out := outbound(r, m, early)
+	served := h.serving(w, r, t.app, x.body)
+	defer func() { served.close() }()
+	ctx := r.Context()
+	if served != nil {
+		ctx = served.ctx
+	}
+	out := outbound(ctx, r, m, early)
 	x.h2 = h.c.H2 != nil && h.c.H2(*m) && out.Header["Upgrade"] == nil
 	setEpoch(out.Header, h.c.EpochHeader, epoch)
 	if x.body != nil {
@@ -222,7 +229,12 @@ func (h *Handler) forward(w http.ResponseWriter, r *http.Request, t to, m *balan
 		x.once = x.h2 && !x.body.covers(r.ContentLength) && (r.ContentLength > 0 || r.ProtoMajor == 1)
 	}
 	resp, fail, err := x.do(out)
+	served.answered()
 	early.close()
+	if stall := served.stalledBy(); stall != nil && err != nil {
+		h.stalled(w, r, t, epoch, stall)
+		return
+	}
 	if err != nil {
 		h.failed(w, r, t, gate, epoch, fail, err)
 		return
@@ -230,7 +242,12 @@ func (h *Handler) forward(w http.ResponseWriter, r *http.Request, t to, m *balan
 	if x.body != nil {
 		x.body.forget.Store(true)
 	}
-	err = h.pass(w, resp, gate, &x, h.c.Connections.watch(t.app, t.id, r, resp, &x, body))
+	if resp.StatusCode == http.StatusSwitchingProtocols {
+		served.stop()
+	} else {
+		served = served.answering(h, w, r, t.app, resp)
+	}
+	err = h.pass(w, resp, gate, &x, served, h.c.Connections.watch(t.app, t.id, r, resp, &x, body))
 	x.end()
 	if err != nil {
 		panic(http.ErrAbortHandler) // the edge must not take what it has for all
@@ -257,7 +274,7 @@ func reopenable(length int64, h2 bool) int {
 }
 
 // pass passes an answer, and what it may become, back.
-func (h *Handler) pass(w http.ResponseWriter, resp *http.Response, gate *balance.Gate, x *exchange, l leaver) error {
+func (h *Handler) pass(w http.ResponseWriter, resp *http.Response, gate *balance.Gate, x *exchange, s *serving, l leaver) error {
 	if l != nil {
 		defer l.leave()
 	}
@@ -271,13 +288,26 @@ func (h *Handler) pass(w http.ResponseWriter, resp *http.Response, gate *balance
 	}
 	copyHeader(hd, resp.Header, nil)
 	setLoad(hd, gate.Load())
-	return answerWith(w, resp)
+	return answerWith(w, resp, s)
 }
 
 // awaited reports whether a request's body comes when we ask for it.
 func awaited(r *http.Request) bool {
 	v := r.Header[headerAsk]
 	return r.Header["Expect"] != nil || len(v) == 1 && v[0] == askBody[0]
+}
+
+// stalled answers for a request that its edge should have ended.
+func (h *Handler) stalled(w http.ResponseWriter, r *http.Request, t to, epoch uint64, err *StallError) {
+	if h.c.Trace.Fault != nil {
+		h.c.Trace.Fault(Faulted{
+			App: t.app, Machine: t.id, Node: t.node, Epoch: epoch, Failure: FailClient, Err: err,
+		})
+	}
+	if r.ProtoMajor == 1 {
+		w.Header().Set("Connection", "close") // the rest of the body is on its way, or never comes
+	}
+	fault(w, err.StatusCode(), FailClient, err.Error())
 }
 
 // failed answers for a machine that did not.

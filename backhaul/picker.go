@@ -14,6 +14,10 @@ import (
 //
 // The errors are passed on to the client's side in an [*UnavailableError]. Where they have a method RetryAfter()
 // time.Duration it becomes the Retry-After of the answer; where they have a method Cause() string, its cause.
+//
+// A Picker with a method Fleet() *[balance.Fleet], as both have, is asked for it: what the rows of
+// apps say of their requests then holds, see [balance.App].BodyPause and the fields behind it. For
+// others the defaults hold.
 type Picker interface {
 	Acquire(ctx context.Context, r *balance.Request) (balance.Reservation, error)
 }
@@ -26,3 +30,6 @@ type noWait struct{ b *balance.Balancer }
 func (p noWait) Acquire(_ context.Context, r *balance.Request) (balance.Reservation, error) {
 	return p.b.Pick(*r)
 }
+
+// Fleet returns the fleet that is picked from.
+func (p noWait) Fleet() *balance.Fleet { return p.b.Fleet() }

@@ -61,3 +61,13 @@ func (k StepKind) MarshalText() ([]byte, error) {
 func (k *StepKind) UnmarshalText(text []byte) error {
 	return unmarshalWord(k, "kind of step", stepNames[:], text)
 }
+
+// MarshalText returns the stall's name.
+func (s Stall) MarshalText() ([]byte, error) {
+	return marshalWord("stall", stallNames[:], uint8(s))
+}
+
+// UnmarshalText is the inverse of [Stall.MarshalText].
+func (s *Stall) UnmarshalText(text []byte) error {
+	return unmarshalWord(s, "stall", stallNames[:], text)
+}

@@ -7,8 +7,9 @@ import (
 	"github.com/ebbkit/ebb/balance"
 )
 
-// Trace are functions that a [Transport] calls as requests make their way. Any may be nil. They are called with no lock
-// held, on the goroutine that calls RoundTrip, and Done on the one that ends the answer's body; they get values only and
+// Trace are functions that a [Transport] calls as requests make their way. Any may be nil. They are
+// called with no lock held, on the goroutine that calls RoundTrip, and Done on the one that ends
+// the answer's body, or on one of ours where the client has stalled; they get values only and
 // should return soon. Requests call them concurrently.
 type Trace struct {
 	Try    func(Try)     // a machine has been acquired and is about to be tried

@@ -6,6 +6,8 @@ import (
 	"sync"
 	"sync/atomic"
 	"time"
+
+	"github.com/ebbkit/ebb/balance"
 )
 
 // Transport is the edge's side of the hop: an [http.RoundTripper] that acquires a machine for each request, sends the
@@ -22,6 +24,8 @@ type Transport struct {
 	machines *pool // by machine and epoch; only those of this process
 	kept     atomic.Int64
 	routes   routes
+	rows     interface{ Fleet() *balance.Fleet } // the picker; nil: it does not tell
+	sweeper  sweeper
 
 	budgetMu sync.Mutex
 	budget   budget
@@ -49,6 +53,7 @@ func NewTransport(p Picker, c Config) (*Transport, error) {
 		return nil, err
 	}
 	t := &Transport{picker: p, c: c, limits: limits{bounces: c.Bounces, rounds: c.Rounds, failures: c.Failures, patience: c.Patience}}
+	t.rows, _ = p.(interface{ Fleet() *balance.Fleet })
 	t.budget.ratio, t.budget.floor = c.FailureRatio, c.FailureFloor
 	pc := poolConfig{maxIdle: c.MaxIdle, idleTimeout: c.IdleTimeout, dialTimeout: c.DialTimeout, headerTimeout: c.HeaderTimeout, maxHeader: c.MaxHeader}
 	pc.maxHeader += headerRoom
@@ -81,7 +86,7 @@ func (t *Transport) Close() {
 // [*UnavailableError] or a [*MachineError], or tells of the request: its context has ended, its route is unknown, its body
 // broke off. [ErrorHandler] answers for each.
 func (t *Transport) RoundTrip(req *http.Request) (*http.Response, error) {
-	f := &flight{t: t, req: req, start: time.Now()}
+	f := &flight{t: t, req: req, ctx: req.Context(), start: time.Now()}
 	t.earn(f.start)
 	if req.Body != nil && req.Body != http.NoBody {
 		f.body = t.source(req)
@@ -106,19 +111,36 @@ func (t *Transport) RoundTrip(req *http.Request) (*http.Response, error) {
 // is admitted.
 func (t *Transport) source(req *http.Request) *source {
 	s := &source{rc: req.Body, from: req, names: announced(req.Trailer)}
-	n := req.ContentLength
-	if n <= 0 && t.h2(req) {
-		n = int64(t.c.ReplayLimit)
-	}
-	if n > 0 && n <= int64(t.c.ReplayLimit) {
-		if t.kept.Add(n) <= t.c.ReplayMemory {
-			s.keep = int(n)
-			s.reserved.Store(n)
-		} else {
-			t.kept.Add(-n)
-		}
+	if req.ContentLength <= 0 && t.h2(req) && t.reserve(t.c.ReplayLimit) {
+		s.keep = t.c.ReplayLimit
+		s.reserved.Store(int64(s.keep))
 	}
 	return s
+}
+
+// reserve asks for n bytes of Config.ReplayMemory.
+func (t *Transport) reserve(n int) bool {
+	if t.kept.Add(int64(n)) > t.c.ReplayMemory {
+		t.kept.Add(int64(-n))
+		return false
+	}
+	return true
+}
+
+// bounds returns what an app's requests may wait for.
+func (t *Transport) bounds(app balance.AppID) bounds {
+	a := t.app(app)
+	return boundsOf(&a)
+}
+
+// app returns an app's row; a zero one where it is not known.
+func (t *Transport) app(id balance.AppID) balance.App {
+	if t.rows != nil {
+		if s, ok := t.rows.Fleet().App(id); ok {
+			return s.App()
+		}
+	}
+	return balance.App{ID: id}
 }
 
 // h2 reports whether a request goes over HTTP/2 on the hop.

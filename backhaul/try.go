@@ -30,7 +30,7 @@ func (f *flight) local(g *balance.Gate, x *exchange) (*http.Response, balance.Bo
 	f.gate = g
 	x.pool, x.name, x.epoch = f.t.machines, machineName(m), load.Epoch
 	x.dial = func(ctx context.Context) (net.Conn, error) { return f.t.c.DialMachine(ctx, *m) }
-	out := f.outgoing(passing1xx(f.req.Context(), false))
+	out := f.outgoing(passing1xx(f.ctx, false))
 	x.h2 = f.t.c.H2 != nil && f.t.c.H2(*m) && out.Header["Upgrade"] == nil
 	setEpoch(out.Header, f.t.c.EpochHeader, load.Epoch)
 	if x.h2 && f.body != nil {
@@ -66,7 +66,7 @@ func (f *flight) remote(x *exchange) (*http.Response, balance.Bounce, balance.Lo
 		x.rtt, x.rttKnown = t.c.RTT(owner)
 	}
 	x.expect = f.body != nil && !x.ask && !f.body.covers(f.req.ContentLength)
-	ctx := f.req.Context()
+	ctx := f.ctx
 	if x.expect || x.ask {
 		ctx = passing1xx(ctx, true) // it answers the Expect of the hop and not one of the client's
 	}
@@ -100,6 +100,9 @@ func (f *flight) remote(x *exchange) (*http.Response, balance.Bounce, balance.Lo
 	if v := resp.Header[headerFault]; len(v) > 0 {
 		discard(resp)
 		fail, words := parseFault(v[0])
+		if fail == FailClient {
+			return nil, balance.Admitted, load, fail, f.stalledThere(resp.StatusCode)
+		}
 		return nil, balance.Admitted, load, fail, f.machineError(fail, &ownerError{owner, words})
 	}
 	strip(resp.Header)

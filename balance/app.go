@@ -3,6 +3,8 @@ package balance
 import (
 	"cmp"
 	"fmt"
+	"slices"
+	"strings"
 	"time"
 )
 
@@ -20,6 +22,45 @@ var autostopNames = [...]string{"off", "stop", "suspend"}
 
 // String returns the mode's name as flags and JSON spell it.
 func (a Autostop) String() string { return name(autostopNames[:], uint8(a), "autostop") }
+
+// Abandoned says what becomes of a request whose client has left before the machine has answered.
+// Its slot is held in either case until the machine is done, as far as that can be known; package
+// backhaul has the table.
+type Abandoned uint8
+
+// The modes.
+const (
+	// AbandonedTell closes the sending half of the connection to the machine, which ends the work
+	// of apps that listen for it.
+	AbandonedTell Abandoned = iota
+	// AbandonedFinish tells the machine nothing: it works on, and its answer is read and dropped. A
+	// hard limit then holds for what the app executes, whatever its clients do.
+	AbandonedFinish
+)
+
+var abandonedNames = [...]string{"tell", "finish"}
+
+// String returns the mode's name as flags and JSON spell it.
+func (a Abandoned) String() string { return name(abandonedNames[:], uint8(a), "abandoned") }
+
+// MarshalText returns the mode's name.
+func (a Abandoned) MarshalText() ([]byte, error) {
+	if int(a) >= len(abandonedNames) {
+		return nil, fmt.Errorf("balance: %v has no name", a)
+	}
+	return []byte(a.String()), nil
+}
+
+// UnmarshalText is the inverse of [Abandoned.MarshalText].
+func (a *Abandoned) UnmarshalText(text []byte) error {
+	i := slices.Index(abandonedNames[:], string(text))
+	if i < 0 {
+		return fmt.Errorf("balance: unknown mode %q of abandoned requests: want one of %s",
+			text, strings.Join(abandonedNames[:], ", "))
+	}
+	*a = Abandoned(i)
+	return nil
+}
 
 // App is what an operator says about one app. It is a plain row; the comment on each field names the package that reads
 // it. The zero value of every field but ID is valid: autostart and autostop off, no bounds, no limits.
@@ -58,6 +99,27 @@ type App struct {
 	// SlowStart is how long a machine that has just started takes less than its soft limit, from a tenth up; 0 means that
 	// it takes its full share at once. (balance)
 	SlowStart time.Duration
+	// BodyPause is how long a client may pause in sending a body that is awaited; then the request
+	// is answered with 408. Time in which the machine does not read is no pause, nor is the silence
+	// of a client whose gRPC call or answer is under way. 0 means 60 s, what common servers allow;
+	// negative: no bound. (backhaul)
+	BodyPause time.Duration
+	// AnswerPause is how long a client may read nothing of an answer that waits for it; then the
+	// request is broken off and its slot free. 0 means 6 h: people pause a download or a video for
+	// a meal or a meeting and expect it to go on, and a machine without a hard limit loses little
+	// by that. A machine that takes few requests at a time, such as a GPU, cannot be kept that
+	// long: minutes suit it. Negative: no bound. (backhaul)
+	AnswerPause time.Duration
+	// UpgradeWait is how long a request for an upgrade may wait for the machine's 101; then it is
+	// answered with 504. 0 means 60 s; negative: no bound. (backhaul)
+	UpgradeWait time.Duration
+	// Abandoned says what becomes of requests whose clients have left. (backhaul)
+	Abandoned Abandoned
+	// AbandonedHold is how long the slot of such a request is held when the machine does not say
+	// that it is done. 0 means what the app has been seen to need: the 99th percentile of its
+	// service times, from 1 s to 60 s, where the machine has closed the connection without an
+	// answer, and 60 s where it is silent. (backhaul)
+	AbandonedHold time.Duration
 	// Strategy overrides the balancer's; nil means the balancer's own. (balance)
 	Strategy Strategy
 }
@@ -92,6 +154,10 @@ func (a App) Validate() error {
 		return bad("KeepAlive", a.KeepAlive, "0 (the default) or more")
 	case a.SlowStart < 0:
 		return bad("SlowStart", a.SlowStart, "0 (off) or more")
+	case a.Abandoned > AbandonedFinish:
+		return bad("Abandoned", a.Abandoned, "tell or finish")
+	case a.AbandonedHold < 0:
+		return bad("AbandonedHold", a.AbandonedHold, "0 (learned) or more")
 	}
 	if err := a.Limits.validate(); err != nil {
 		return fmt.Errorf("balance: app %q: %w", a.ID, err)

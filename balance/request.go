@@ -17,6 +17,9 @@ type Request struct {
 	// try and finds it again at the next, so that a bounced request loses no ground. 0 for a
 	// request that is new.
 	Place uint64
+	// Held is what the request holds in memory while it waits, in bytes, beside its head: its body,
+	// where that has been read already. A waiting room counts it.
+	Held int
 	// Want says which machines the request has to go to, or would rather; nil means any.
 	Want *Want
 

@@ -1,0 +1,142 @@
+package backhaul
+
+import (
+	"context"
+	"net/http"
+	"sync/atomic"
+	"time"
+
+	"github.com/ebbkit/ebb/balance"
+)
+
+// serving is a request of a [Handler] that may stall: what its edge should end, and does not. Its
+// bounds are the owner's.
+type serving struct {
+	progress
+	h   *Handler
+	w   http.ResponseWriter
+	r   *http.Request
+	app balance.AppID
+
+	ctx    context.Context // of the machine's request
+	cancel context.CancelCauseFunc
+	stall  atomic.Pointer[StallError]
+	timer  *time.Timer // of an upgrade
+}
+
+// serving returns nil for a request without a body that asks for no upgrade.
+func (h *Handler) serving(w http.ResponseWriter, r *http.Request, app balance.AppID, body *source) *serving {
+	upgrade := upgrades(r)
+	if body == nil && !upgrade {
+		return nil
+	}
+	s := h.watched(w, r, app)
+	s.ctx, s.cancel = context.WithCancelCause(r.Context())
+	if body != nil {
+		s.body = &body.awaited
+		s.talks.Store(isGRPC(mediaType(r.Header)))
+		h.sweeper.add(&s.progress)
+	}
+	if upgrade && s.bounds.upgrade > 0 {
+		s.timer = time.AfterFunc(s.bounds.upgrade, func() {
+			s.end(&StallError{app, StallUpgrade, s.bounds.upgrade})
+		})
+	}
+	return s
+}
+
+func (h *Handler) watched(w http.ResponseWriter, r *http.Request, app balance.AppID) *serving {
+	s := &serving{h: h, w: w, r: r, app: app}
+	s.bounds = boundsOf(&balance.App{}).owners()
+	if rows, ok := h.fleet.App(app); ok {
+		a := rows.App()
+		s.bounds = boundsOf(&a).owners()
+	}
+	s.stalled = func(what Stall) {
+		after := s.bounds.body
+		if what == StallAnswer {
+			after = s.bounds.answer
+		}
+		s.end(&StallError{app, what, after})
+	}
+	return s
+}
+
+// answering has an answer looked at that may not fit into buffers. s may be nil.
+func (s *serving) answering(h *Handler, w http.ResponseWriter, r *http.Request, app balance.AppID, resp *http.Response) *serving {
+	if resp.ContentLength >= 0 && resp.ContentLength <= bufferSize {
+		return s
+	}
+	if s == nil {
+		s = h.watched(w, r, app)
+	}
+	if r.ContentLength <= 0 {
+		s.talks.Store(true)
+	}
+	h.sweeper.add(&s.progress)
+	return s
+}
+
+// turn passes the turn between the edge, which is to take the answer, and the machine.
+func (s *serving) turn() {
+	if s != nil {
+		s.answer.pass()
+	}
+}
+
+// end ends the request, wherever it waits.
+func (s *serving) end(err *StallError) {
+	s.stall.Store(err)
+	c := http.NewResponseController(s.w)
+	switch err.Stall {
+	case StallAnswer:
+		c.SetWriteDeadline(time.Unix(1, 0)) //nolint:errcheck // both servers of net/http can
+	case StallBody:
+		c.SetReadDeadline(time.Unix(1, 0)) //nolint:errcheck
+	}
+	if s.cancel != nil {
+		s.cancel(err)
+	}
+}
+
+// stop ends the watch over a request that is over, and over one that has become a connection.
+func (s *serving) stop() {
+	if s == nil {
+		return
+	}
+	s.h.sweeper.remove(&s.progress)
+	if s.timer != nil {
+		s.timer.Stop()
+	}
+}
+
+func (s *serving) close() {
+	if s == nil {
+		return
+	}
+	s.stop()
+	if s.cancel != nil {
+		s.cancel(errStreamOver)
+	}
+}
+
+// answered notes the machine's answer.
+func (s *serving) answered() {
+	if s != nil && s.timer != nil {
+		s.timer.Stop()
+	}
+}
+
+// stalledBy returns why the request was ended here, or nil.
+func (s *serving) stalledBy() *StallError {
+	if s == nil {
+		return nil
+	}
+	return s.stall.Load()
+}
+
+// upgrades reports whether a request asks for an upgrade.
+func upgrades(r *http.Request) bool {
+	v := r.Header["Upgrade"]
+	return len(v) > 0 && hasToken(r.Header["Connection"], "upgrade")
+}

@@ -1,0 +1,134 @@
+package backhaul
+
+import (
+	"sync"
+	"sync/atomic"
+	"time"
+)
+
+// turn counts whose turn it is: odd while something is awaited from the client, even while it is
+// not.
+type turn struct{ atomic.Uint32 }
+
+// pass passes the turn on.
+func (t *turn) pass() { t.Add(1) }
+
+// waits reports whether something is awaited.
+func (t *turn) waits() bool { return t.Load()%2 == 1 }
+
+// progress is what a sweeper looks at.
+type progress struct {
+	bounds bounds
+	body   *turn // nil: there is none, or it is all here
+	answer turn
+	talks  atomic.Bool // a body that may be silent
+	// stalled is called once, when a bound has passed. It must not block.
+	stalled func(Stall)
+
+	// Of the sweeper.
+	in         *sweeper
+	prev, next *progress
+	bodyAt     standing
+	answerAt   standing
+}
+
+// sweeper looks at the requests that may stall, now and then while there are any: so none has a
+// timer of its own. Most requests are never here: those without a body, or with one that has come,
+// whose answers are read at once. The zero value is ready.
+type sweeper struct {
+	mu    sync.Mutex
+	first *progress
+	every time.Duration
+	timer *time.Timer
+}
+
+// add has a request looked at.
+func (s *sweeper) add(p *progress) {
+	every := time.Duration(0)
+	for _, bound := range [...]time.Duration{p.bounds.body, p.bounds.answer} {
+		if bound > 0 && (every == 0 || look(bound) < every) {
+			every = look(bound)
+		}
+	}
+	if every == 0 {
+		return
+	}
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if p.in != nil {
+		return
+	}
+	p.in = s
+	if p.next = s.first; p.next != nil {
+		p.next.prev = p
+	}
+	s.first = p
+	switch {
+	case s.timer == nil:
+		s.every = every
+		s.timer = time.AfterFunc(every, s.sweep)
+	case every < s.every:
+		s.every = every
+		s.timer.Reset(every)
+	}
+}
+
+// remove ends that. What is called back already may still be under way.
+func (s *sweeper) remove(p *progress) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.drop(p)
+}
+
+// drop is remove; s.mu is held.
+func (s *sweeper) drop(p *progress) {
+	if p.in == nil {
+		return
+	}
+	p.in = nil
+	if p.next != nil {
+		p.next.prev = p.prev
+	}
+	if p.prev != nil {
+		p.prev.next = p.next
+	} else {
+		s.first = p.next
+	}
+	p.prev, p.next = nil, nil
+	if s.first == nil && s.timer != nil {
+		s.timer.Stop()
+		s.timer = nil
+	}
+}
+
+func (s *sweeper) sweep() {
+	type found struct {
+		p *progress
+		s Stall
+	}
+	var late []found
+	s.mu.Lock()
+	now := time.Now()
+	for p := s.first; p != nil; {
+		next := p.next
+		if st, ok := p.look(now); ok {
+			s.drop(p)
+			late = append(late, found{p, st})
+		}
+		p = next
+	}
+	if s.timer != nil {
+		s.timer.Reset(s.every)
+	}
+	s.mu.Unlock()
+	for _, f := range late {
+		f.p.stalled(f.s)
+	}
+}
+
+func (p *progress) look(now time.Time) (Stall, bool) {
+	if p.body != nil && p.bodyAt.stands(now, p.body.Load(), p.bounds.body) && !p.talks.Load() {
+		return StallBody, true
+	}
+	return StallAnswer, p.answerAt.stands(now, p.answer.Load(), p.bounds.answer)
+}
