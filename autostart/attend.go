@@ -26,8 +26,9 @@ func (s *Starter) run(key balance.MachineKey, epoch uint64) *run {
 	return nil
 }
 
-// attend stays with a machine that is ready: it checks its health while it runs, restarts it when it is taken for dead, and
-// notices its end. A stop or a suspension is somebody else's doing; a suspended machine may still end.
+// attend stays with a machine that is ready: it checks its health while it runs, restarts it when
+// it is taken for dead, and notices its end. A stop or a suspension is somebody else's doing; a
+// suspended machine may still end.
 func (s *Starter) attend(h *hosted, r *run) {
 	l := liveness{check: s.config.Check, tries: s.tries(h)}
 	l.begin(time.Now())

@@ -10,9 +10,10 @@ const (
 	// quitFor is how soon after ready an app ends by itself that does not mean to serve: also with exit status 0 that is a
 	// crash, or it would be started again and again.
 	quitFor = 2 * time.Second
-	// A machine that has run for ten times its boot, within these bounds, has not ended early: it starts again at once, and
-	// its earlier failures are forgotten. Restarts then cost a tenth of its time at most, and a machine that is killed from
-	// outside, by a lack of memory or by the host, is not held back like one that crashes as it starts.
+	// A machine that has run for ten times its boot, within these bounds, has not ended early: it
+	// starts again at once, and its earlier failures are forgotten. Restarts then cost a tenth of
+	// its time at most, and a machine that is killed from outside, by a lack of memory or by the
+	// host, is not held back like one that crashes as it starts.
 	steadyBoots          = 10
 	steadyMin, steadyMax = time.Second, time.Minute
 )

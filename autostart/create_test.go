@@ -330,9 +330,12 @@ func TestTurnsWhileMachinesBoot(t *testing.T) {
 				r.start(balance.MachineID(fmt.Sprintf("m%d", i)))
 			}
 			time.Sleep(want + 100*time.Millisecond)
-			if len(d.at) != 4 {
-				t.Errorf("boots of %v: %d have begun after %v, want 4", boot, len(d.at), want)
-			} else if last := d.at[3].Sub(began); last < want*3/4-10*time.Millisecond {
+			d.mu.Lock()
+			at := d.at
+			d.mu.Unlock()
+			if len(at) != 4 {
+				t.Errorf("boots of %v: %d have begun after %v, want 4", boot, len(at), want)
+			} else if last := at[3].Sub(began); last < want*3/4-10*time.Millisecond {
 				t.Errorf("boots of %v: the last began after %v", boot, last)
 			}
 			r.stop()

@@ -111,7 +111,8 @@ func (q *queue) regions(rows *balance.Snapshot) []string {
 	return RegionOrder(rows.App(), nearest, rows.Regions())
 }
 
-// rttUnknown is what a round trip is taken for that nobody has measured: few places are farther from each other.
+// rttUnknown is what a round trip is taken for that nobody has measured: few places are farther
+// from each other.
 const rttUnknown = 350 * time.Millisecond
 
 // rtts returns the round trips to regions.

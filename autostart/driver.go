@@ -31,10 +31,10 @@ type Driver interface {
 // Inspector may be implemented by a [Driver] that knows more of a machine than its address tells,
 // such as that its process is stopped, or that it has ended and nobody has reported it.
 type Inspector interface {
-	// Inspect returns nil when m runs, in the start of m.Epoch, and an error that says what is wrong
-	// when it does not. It is called for machines that were ready and have passed their check, as
-	// often as they are checked, and heeds ctx. An error counts as a check that failed; one matching
-	// [errors.ErrUnsupported] says nothing.
+	// Inspect returns nil when m runs, in the start of m.Epoch, and an error that says what is
+	// wrong when it does not. It is called for machines that were ready and have passed their
+	// check, as often as they are checked, and heeds ctx. An error counts as a check that failed;
+	// one matching [errors.ErrUnsupported] says nothing.
 	Inspect(ctx context.Context, m balance.Machine) error
 }
 

@@ -8,7 +8,8 @@ import (
 	"github.com/ebbkit/ebb/balance"
 )
 
-// A machine that fails, and does so fast, is replaced like one that keeps its requests: what it serves is not served.
+// A machine that fails, and does so fast, is replaced like one that keeps its requests: what it
+// serves is not served.
 func TestFailingMachineIsReplaced(t *testing.T) {
 	for _, takes := range []time.Duration{0, time.Millisecond, 20 * time.Millisecond} {
 		synctest.Test(t, func(t *testing.T) {

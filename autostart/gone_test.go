@@ -11,7 +11,8 @@ import (
 	"github.com/ebbkit/ebb/balance"
 )
 
-// away is an edge whose machines are owned by other nodes: m0, m1... in canonical order. Some of these nodes answer nothing.
+// away is an edge whose machines are owned by other nodes: m0, m1... in canonical order. Some of
+// these nodes answer nothing.
 type away struct {
 	t     *testing.T
 	fleet *balance.Fleet

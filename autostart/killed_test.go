@@ -8,8 +8,8 @@ import (
 	"github.com/ebbkit/ebb/balance"
 )
 
-// One of four machines is killed from outside each second, and boots take 5 ms: they are up nearly all the time, and nobody
-// is sent away.
+// One of four machines is killed from outside each second, and boots take 5 ms: they are up nearly
+// all the time, and nobody is sent away.
 func TestKilledMachinesStartAgainAtOnce(t *testing.T) {
 	const tick = 5 * time.Millisecond
 	for seed := range uint64(20) {

@@ -8,11 +8,13 @@ import (
 )
 
 const (
-	// restartDefault is how long checks may fail until a machine is restarted: as long as Kubernetes takes by default, and
-	// longer than most pauses from which a program comes back by itself.
+	// restartDefault is how long checks may fail until a machine is restarted: as long as
+	// Kubernetes takes by default, and longer than most pauses from which a program comes back by
+	// itself.
 	restartDefault = 30 * time.Second
-	// deafFor is how long nothing may listen at a machine's address, looked at in steps of deafStep: what does not listen
-	// serves nobody, but a program that opens its port anew gets the time for it.
+	// deafFor is how long nothing may listen at a machine's address, looked at in steps of
+	// deafStep: what does not listen serves nobody, but a program that opens its port anew gets the
+	// time for it.
 	deafFor, deafStep = time.Second, 200 * time.Millisecond
 	// restartDoublings bounds the back-off to 16 times the first.
 	restartDoublings = 4
@@ -27,8 +29,9 @@ const (
 	deaf             // nothing listens
 )
 
-// liveness follows the checks of one machine while it runs: whether it is healthy, when to look again, and whether it has to
-// be stopped and started again. Between runs only tries is kept. It is not safe for concurrent use.
+// liveness follows the checks of one machine while it runs: whether it is healthy, when to look
+// again, and whether it has to be stopped and started again. Between runs only tries is kept. It is
+// not safe for concurrent use.
 type liveness struct {
 	check  Check // of which Every, FailAfter and PassAfter count
 	streak streak
@@ -41,8 +44,9 @@ type liveness struct {
 // begin begins a run.
 func (l *liveness) begin(now time.Time) { *l = liveness{check: l.check, good: now, tries: l.tries} }
 
-// look takes in what a look found. after is how long checks may fail until the machine is restarted; negative is for ever.
-// While the machine is recent, failing checks are expected. next is when to look again, 0 where that is not planned.
+// look takes in what a look found. after is how long checks may fail until the machine is
+// restarted; negative is for ever. While the machine is recent, failing checks are expected. next
+// is when to look again, 0 where that is not planned.
 func (l *liveness) look(now time.Time, c condition, after time.Duration, recent bool) (changed, restart bool, next time.Duration) {
 	changed = l.streak.add(c == well, l.check.FailAfter, l.check.PassAfter)
 	next = max(l.check.Every, 0)
@@ -98,9 +102,10 @@ const (
 	trialPassed              // it has run well for long enough
 )
 
-// blames reports whether a machine's failing checks are a reason to restart it. Where all of the app's machines that run
-// fail, it may be something that they share: then only the first of the canonical order is restarted, and what comes of
-// that is waited for. of is asked of the others whose checks do not fail.
+// blames reports whether a machine's failing checks are a reason to restart it. Where all of the
+// app's machines that run fail, it may be something that they share: then only the first of the
+// canonical order is restarted, and what comes of that is waited for. of is asked of the others
+// whose checks do not fail.
 func blames(ms []*balance.Machine, id balance.MachineID, of func(*balance.Machine) trial) bool {
 	var first *balance.Machine
 	open := false

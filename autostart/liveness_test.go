@@ -310,7 +310,8 @@ func TestRestartAndOtherStops(t *testing.T) {
 	})
 }
 
-// Where all machines fail their checks, one is restarted to see whether it helps; when it does, the others are.
+// Where all machines fail their checks, one is restarted to see whether it helps; when it does, the
+// others are.
 func TestRestartWhereAllFail(t *testing.T) {
 	for _, helps := range []bool{false, true} {
 		synctest.Test(t, func(t *testing.T) {

@@ -3,11 +3,12 @@ package autostart
 import "time"
 
 const (
-	// planGap and planShare keep planning from eating a core when every request asks for it: that much time, and that many
-	// times what the last decision took, are the price of a decision for one app.
+	// planGap and planShare keep planning from eating a core when every request asks for it: that
+	// much time, and that many times what the last decision took, are the price of a decision for
+	// one app.
 	planGap, planShare = 2 * time.Millisecond, 10
-	// planBurst is how many decisions that do nothing may be made on credit: after one there is no gap, and who comes
-	// right after it is planned for at once.
+	// planBurst is how many decisions that do nothing may be made on credit: after one there is no
+	// gap, and who comes right after it is planned for at once.
 	planBurst = 16
 )
 
@@ -17,8 +18,9 @@ type pace struct {
 	paid time.Time // until when the decisions so far are paid for
 }
 
-// decided notes a decision at time now that took so long. One that acts is followed by a gap, in which those who come
-// meanwhile are gathered for the next; one that does nothing only when many came before it.
+// decided notes a decision at time now that took so long. One that acts is followed by a gap, in
+// which those who come meanwhile are gathered for the next; one that does nothing only when many
+// came before it.
 func (p *pace) decided(now time.Time, took time.Duration, acts bool) {
 	price := max(planGap, planShare*took)
 	if acts {

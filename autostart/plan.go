@@ -48,7 +48,8 @@ func worth(l balance.Limits) int64 {
 	return unlimited
 }
 
-// listen finds out which owners do not answer. As long as nobody waits there is time to wait for them.
+// listen finds out which owners do not answer. As long as nobody waits there is time to wait for
+// them.
 func (r *plan) listen() {
 	if r.in.Parked == 0 {
 		return
@@ -135,7 +136,8 @@ func (r *plan) count() {
 	if !r.in.App.Autostart {
 		r.budget = 0
 	}
-	// Where several run and all are broken it is the app, and one more machine would be as broken as they are.
+	// Where several run and all are broken it is the app, and one more machine would be as broken
+	// as they are.
 	if r.broken >= breakerAfter && r.ready+r.starting == 0 && r.in.Parked == 0 {
 		r.budget = 0
 	}
@@ -289,7 +291,8 @@ func (r *plan) askable(i int32) bool {
 	return !s.asked.on && !r.now.Before(s.until)
 }
 
-// lastResort asks machines of list that are stopping to start afterwards, however long their stop takes.
+// lastResort asks machines of list that are stopping to start afterwards, however long their stop
+// takes.
 func (r *plan) lastResort(list []int32, rest int64, n int) int64 {
 	for _, i := range list {
 		if rest <= 0 || n <= 0 || r.budget <= 0 {

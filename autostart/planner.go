@@ -10,19 +10,22 @@ import (
 // Planner decides which machines of one app one node recalls and starts. It is a pure state machine: it remembers what it
 // has seen and asked for, and reads no clock. It is not safe for concurrent use; make one with [NewPlanner].
 //
-// Demand is capacity wanted, in requests; a machine is worth its soft limit, else its hard limit, else any demand at all.
-// The home region is filled first, what it cannot start overflows to the next one. In each: what runs and what is starting
-// counts, then soft-cordoned machines are recalled, then the first of the canonical order are started that can be. Of those is
-// also what is stopping, as long as that should be over before another machine has booted: it starts again as soon as it has
-// stopped, and nodes whose news are older or younger ask for the same machine. One that takes longer is the last resort.
+// Demand is capacity wanted, in requests; a machine is worth its soft limit, else its hard limit,
+// else any demand at all. The home region is filled first, what it cannot start overflows to the
+// next one. In each: what runs and what is starting counts, then soft-cordoned machines are
+// recalled, then the first of the canonical order are started that can be. Of those is also what is
+// stopping, as long as that should be over before another machine has booted: it starts again as
+// soon as it has stopped, and nodes whose news are older or younger ask for the same machine. One
+// that takes longer is the last resort.
 //
 // Nodes with different home regions each see to their own demand: of an app that sleeps everywhere, as many machines start as
 // there are home regions with a request, where one might have done. App.Regions gives all nodes one home.
 //
-// A machine whose boot fails is left alone for 1 s, doubling up to 1 min; so is one whose run ends early, from the second time
-// on. Early is before ten times its boot, 1 s at least and 1 min at most (1 min where no boot is known): what has run for
-// longer starts again at once, since something outside may have killed it. Three boots of an app that fail in a row open a
-// breaker: then one machine is tried at a time, at the same intervals.
+// A machine whose boot fails is left alone for 1 s, doubling up to 1 min; so is one whose run ends
+// early, from the second time on. Early is before ten times its boot, 1 s at least and 1 min at
+// most (1 min where no boot is known): what has run for longer starts again at once, since
+// something outside may have killed it. Three boots of an app that fail in a row open a breaker:
+// then one machine is tried at a time, at the same intervals.
 //
 // Invariants: with a static demand no more machines run and start than are wanted, however long boots take (one more with
 // hedging, or when the owners of all that start say that these will not become healthy). Planners that do not talk and see the same rows start prefixes of the same order, so that together they start
@@ -60,16 +63,19 @@ type Input struct {
 	Regions  []string           // home first, then where it overflows to; see [RegionOrder]
 	InFlight int                // this node's requests in flight
 	Parked   int                // and in its waiting room
-	// Unserved says that since the last decision a request has gone to a failing machine, for want of a better one. It is
-	// demand, though it may have ended by now: what fails fast leaves no trace in the other counts.
+	// Unserved says that since the last decision a request has gone to a failing machine, for want
+	// of a better one. It is demand, though it may have ended by now: what fails fast leaves no
+	// trace in the other counts.
 	Unserved bool
-	// Outliers are machines that this node avoids for their failures, although their checks pass. They are no capacity.
+	// Outliers are machines that this node avoids for their failures, although their checks pass.
+	// They are no capacity.
 	Outliers []balance.MachineID
 	// Others is the demand (in flight and parked) that other nodes have for each of Regions as their home; missing means 0.
 	Others []int
-	// RTT is the round trip to each of Regions; missing or negative means unknown. While requests are parked, an owner there
-	// that has not answered a start for three of them, and 300 ms at least, is silent: what it was asked for is not counted
-	// on, and machines of other owners are asked too. One whose round trip is not known is waited for.
+	// RTT is the round trip to each of Regions; missing or negative means unknown. While requests
+	// are parked, an owner there that has not answered a start for three of them, and 300 ms at
+	// least, is silent: what it was asked for is not counted on, and machines of other owners are
+	// asked too. One whose round trip is not known is waited for.
 	RTT []time.Duration
 	// Wants are what parked requests insist on, each once; for each one machine is started if none of them runs or starts.
 	Wants []*balance.Want

@@ -6,11 +6,12 @@ import (
 	"github.com/ebbkit/ebb/balance"
 )
 
-// Policy decides which machines of one app one node recalls and starts. [Planner] is ours; package autostarttest checks
-// others. A policy is asked when there is demand or a minimum and something has changed, at most every 2 ms in the long run, and every
-// 100 ms as long as its last decision left anything open. It is called from one goroutine at a time, is made for one app,
-// and may remember what it has seen. It reads no clock and does not keep or change what in points to, but for the rows:
-// these never change.
+// Policy decides which machines of one app one node recalls and starts. [Planner] is ours; package
+// autostarttest checks others. A policy is asked when there is demand or a minimum and something
+// has changed, at most every 2 ms in the long run, and every 100 ms as long as its last decision
+// left anything open. It is called from one goroutine at a time, is made for one app, and may
+// remember what it has seen. It reads no clock and does not keep or change what in points to, but
+// for the rows: these never change.
 //
 // A policy of your own is asked in a goroutine of its own. One that panics is asked again; one that blocks is not, until it
 // comes back. Both stop the planning of their own app only: when that has lasted for 1 s, requests of this app that nothing

@@ -30,8 +30,8 @@ type Check struct {
 	Func func(ctx context.Context, m balance.Machine) error
 	// Timeout bounds one look. 0 means 2 s.
 	Timeout time.Duration
-	// Every is the interval of the checks after ready. 0 means 5 s; negative: none. After a check that failed the next ones
-	// come sooner, so that FailAfter of them take about one interval.
+	// Every is the interval of the checks after ready. 0 means 5 s; negative: none. After a check
+	// that failed the next ones come sooner, so that FailAfter of them take about one interval.
 	Every time.Duration
 	// FailAfter is how many checks in a row have to fail for failing, PassAfter how many have to pass for passing again.
 	// 0 means 3 and 1.

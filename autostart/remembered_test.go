@@ -11,7 +11,8 @@ import (
 	"github.com/ebbkit/ebb/downscale"
 )
 
-// node is all of one process: a rig with a balancer, a planner and a downscaler, wired as the README does it.
+// node is all of one process: a rig with a balancer, a planner and a downscaler, wired as the
+// README does it.
 type node struct {
 	*rig
 	b     *balance.Balancer
@@ -91,7 +92,8 @@ func (n *node) stopping(id balance.MachineID, into time.Duration) {
 	n.t.Fatalf("%s is never stopped: %+v", id, n.row(id))
 }
 
-// A request that meets a stop is served when that is over, and so is the next; nothing has to be configured for it.
+// A request that meets a stop is served when that is over, and so is the next; nothing has to be
+// configured for it.
 func TestRememberedStartIsDone(t *testing.T) {
 	for _, takes := range []time.Duration{300 * time.Millisecond, 3 * sec, 9 * sec} {
 		synctest.Test(t, func(t *testing.T) {
@@ -114,7 +116,8 @@ func TestRememberedStartIsDone(t *testing.T) {
 	}
 }
 
-// The start is the starter's business also when nobody waits any more: whoever stops the machine need not know it.
+// The start is the starter's business also when nobody waits any more: whoever stops the machine
+// need not know it.
 func TestStarterStartsWhatItsGateRemembers(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		r := newRig(t, StarterConfig{}, habits{boot: sec})

@@ -22,7 +22,8 @@ func conditionOf(err error) condition {
 	return unwell
 }
 
-// suspect takes in that a request found nobody listening at a machine's address: it is looked at now.
+// suspect takes in that a request found nobody listening at a machine's address: it is looked at
+// now.
 func (s *Starter) suspect(app balance.AppID, id balance.MachineID, epoch uint64) {
 	if r := s.run(balance.MachineKey{App: app, ID: id}, epoch); r != nil {
 		select {
@@ -53,7 +54,8 @@ func (s *Starter) mayRestart(r *run, err error) bool {
 	return blames(slices.Collect(rows.All()), r.m.ID, func(m *balance.Machine) trial { return s.trial(m, after) })
 }
 
-// trial says what a machine tells of others that fail their checks: of one that somebody else owns, its row does.
+// trial says what a machine tells of others that fail their checks: of one that somebody else owns,
+// its row does.
 func (s *Starter) trial(m *balance.Machine, after time.Duration) trial {
 	s.mu.Lock()
 	defer s.mu.Unlock()
@@ -79,8 +81,8 @@ func (s *Starter) tried(h *hosted, n int) {
 	h.tries = n
 }
 
-// restart stops a machine that is taken for dead, so that what waits for an answer of it is freed, and has it started again
-// as whoever asks during a stop has. It is false when the machine runs on.
+// restart stops a machine that is taken for dead, so that what waits for an answer of it is freed,
+// and has it started again as whoever asks during a stop has. It is false when the machine runs on.
 func (s *Starter) restart(h *hosted, r *run, l *liveness, found error) bool {
 	if !s.claim(h) {
 		return false // the driver is still at it

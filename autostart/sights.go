@@ -15,8 +15,9 @@ const (
 	askedFor = 5 * time.Second
 	// lostMax is how often asking again may fail before an accepted start is given up: its owner is gone.
 	lostMax = 3
-	// answerMin and answerRTTs are how long an owner may take to answer a start, at least and in round trips: below it a host
-	// that is only busy would cost a machine too many, above it one that is dead costs those who wait.
+	// answerMin and answerRTTs are how long an owner may take to answer a start, at least and in
+	// round trips: below it a host that is only busy would cost a machine too many, above it one
+	// that is dead costs those who wait.
 	answerMin, answerRTTs = 300 * time.Millisecond, 3
 	// refusedFor is how long a machine is left alone that refused because this node's picture of it is old.
 	refusedFor = time.Second
@@ -188,8 +189,8 @@ func (p *Planner) moved(now time.Time, m *balance.Machine, s, was *sight) {
 	}
 }
 
-// steady returns how long a machine has to have run for its end to be no reason to wait with the next start: then what went
-// before is forgotten, and whatever ended it may have come from outside.
+// steady returns how long a machine has to have run for its end to be no reason to wait with the
+// next start: then what went before is forgotten, and whatever ended it may have come from outside.
 func (p *Planner) steady(m *balance.Machine, kind BootKind) time.Duration {
 	b := p.boots.of(bootKey{m.Revision, kind})
 	if !b.Known() {
@@ -232,13 +233,14 @@ func (p *Planner) bits(m *balance.Machine) uint64 {
 	return (p.rand ^ balance.Rank(m.App, m.ID)) * 0x9e3779b97f4a7c15
 }
 
-// overdue reports whether an owner that far away should have answered by now. What it has accepted before it will do.
+// overdue reports whether an owner that far away should have answered by now. What it has accepted
+// before it will do.
 func (a *asked) overdue(now time.Time, rtt time.Duration) bool {
 	return a.on && a.pending && !a.accepted && rtt >= 0 && now.Sub(a.at) >= max(answerMin, answerRTTs*min(rtt, time.Minute))
 }
 
-// stale reports whether an answered start has gone unseen for too long. One that waits for the end of a stop is remembered by
-// the machine's gate, however long that takes.
+// stale reports whether an answered start has gone unseen for too long. One that waits for the end
+// of a stop is remembered by the machine's gate, however long that takes.
 func (s *sight) stale(now time.Time) bool {
 	a := &s.asked
 	switch {

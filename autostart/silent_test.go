@@ -8,7 +8,8 @@ import (
 	"github.com/ebbkit/ebb/balance"
 )
 
-// An owner that does not answer within three round trips costs no more than that, while somebody waits.
+// An owner that does not answer within three round trips costs no more than that, while somebody
+// waits.
 func TestPlannerPassesOverSilentOwners(t *testing.T) {
 	const ms = time.Millisecond
 	soft := balance.App{Limits: balance.Limits{Soft: 1}}
@@ -51,7 +52,8 @@ func TestPlannerPassesOverSilentOwners(t *testing.T) {
 	}
 }
 
-// The same with the shell: neither an owner that says nothing, nor one that is only late, keeps a request waiting.
+// The same with the shell: neither an owner that says nothing, nor one that is only late, keeps a
+// request waiting.
 func TestSilentOwnerIsNotWaitedFor(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		w := newAway(t, balance.App{}, "dead", "dead", "live")

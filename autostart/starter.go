@@ -31,11 +31,12 @@ type StarterConfig struct {
 	// Recent is how long after ready failing checks mean "coming" rather than "broken". 0 means as long as the
 	// machine's longest known boot, between 5 s and 1 min, and 20 s before one is known; negative: not at all.
 	Recent time.Duration
-	// RestartAfter is how long the checks of a machine that was ready may fail until it is stopped and started again, where
-	// its app's own RestartAfter is 0. 0 means 30 s; negative: never. A machine at whose address nothing listens any longer is
-	// restarted after 1 s already. What is in flight there is cut off. Each restart that does not help doubles both, up to 16
-	// times; answers to requests do not count. Where all machines of an app fail their checks, only the first of the canonical
-	// order is restarted.
+	// RestartAfter is how long the checks of a machine that was ready may fail until it is stopped
+	// and started again, where its app's own RestartAfter is 0. 0 means 30 s; negative: never. A
+	// machine at whose address nothing listens any longer is restarted after 1 s already. What is
+	// in flight there is cut off. Each restart that does not help doubles both, up to 16 times;
+	// answers to requests do not count. Where all machines of an app fail their checks, only the
+	// first of the canonical order is restarted.
 	RestartAfter time.Duration
 	Trace        StarterTrace
 }
@@ -206,8 +207,8 @@ func (s *Starter) Start(ctx context.Context, m balance.Machine) (balance.StartAn
 	return answer, nil
 }
 
-// wanted does a start that a gate has remembered while the machine was being stopped. Of several starters it is for the one
-// that was asked, or that has started the machine before.
+// wanted does a start that a gate has remembered while the machine was being stopped. Of several
+// starters it is for the one that was asked, or that has started the machine before.
 func (s *Starter) wanted(app balance.AppID, id balance.MachineID) {
 	s.mu.Lock()
 	_, mine := s.hosts[balance.MachineKey{App: app, ID: id}]

@@ -7,14 +7,18 @@ import (
 )
 
 const (
-	// newsFor is how long news of a stop may take: for so long a machine that stops is asked in its place of the order,
-	// whatever is known, since other nodes do not know of the stop yet, or know already that it is over.
+	// newsFor is how long news of a stop may take: for so long a machine that stops is asked in its
+	// place of the order, whatever is known, since other nodes do not know of the stop yet, or know
+	// already that it is over.
 	newsFor = 500 * time.Millisecond
-	// bootGuess is what another machine's boot is taken for where none is known, when a stop is compared with it.
+	// bootGuess is what another machine's boot is taken for where none is known, when a stop is
+	// compared with it.
 	bootGuess = time.Second
-	// stopUnknown bounds a stop of which nothing is known: for so long package downscale waits for a driver.
+	// stopUnknown bounds a stop of which nothing is known: for so long package downscale waits for
+	// a driver.
 	stopUnknown = time.Minute
-	// restartFor is how soon after a stop its owner starts the machine that it remembers. Then it is asked again.
+	// restartFor is how soon after a stop its owner starts the machine that it remembers. Then it
+	// is asked again.
 	restartFor = time.Second
 )
 
@@ -28,8 +32,9 @@ func (k *stops) of(s balance.State) *Boots {
 	return &k[0]
 }
 
-// left returns how much longer a stop of that age should take: until the median, then until the longest, then as long again
-// as it is late. Of one of which nothing is known that is as long as it has taken.
+// left returns how much longer a stop of that age should take: until the median, then until the
+// longest, then as long again as it is late. Of one of which nothing is known that is as long as it
+// has taken.
 func (k *stops) left(s balance.State, age time.Duration) time.Duration {
 	b := k.of(s)
 	if !b.Known() {
@@ -54,8 +59,9 @@ func (k *stops) bound(s balance.State, age time.Duration) time.Duration {
 
 func closing(s balance.State) bool { return s == balance.Stopping || s == balance.Suspending }
 
-// soon reports whether the stop of machine i should be over before another machine has booted: then it is asked in its
-// place of the order, and counted on. A stop that takes longer makes it the last resort.
+// soon reports whether the stop of machine i should be over before another machine has booted: then
+// it is asked in its place of the order, and counted on. A stop that takes longer makes it the last
+// resort.
 func (p *Planner) soon(now time.Time, i int, m *balance.Machine) bool {
 	boot := bootGuess
 	if b := p.boots.of(bootKey{kind: Cold}); b.Known() {

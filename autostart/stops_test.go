@@ -56,7 +56,8 @@ func TestInsistsOnAMachineThatStops(t *testing.T) {
 	}
 }
 
-// While a machine stops slowly, another one serves; where there is none, what waits is served after the stop.
+// While a machine stops slowly, another one serves; where there is none, what waits is served after
+// the stop.
 func TestRequestDuringASlowStop(t *testing.T) {
 	const boot = 100 * time.Millisecond
 	for _, tc := range []struct {

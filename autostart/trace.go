@@ -90,8 +90,8 @@ type StarterTrace struct {
 	Failed func(m balance.Machine)
 	// Exited: a machine that was ready, or suspended, ended without being told to by its gate's holder.
 	Exited func(m balance.Machine, e Exit)
-	// Restarting: a machine that was ready is taken for dead, is stopped, and starts again; m.Fault says why. Where it could not
-	// be stopped, Health tells.
+	// Restarting: a machine that was ready is taken for dead, is stopped, and starts again; m.Fault
+	// says why. Where it could not be stopped, Health tells.
 	Restarting func(m balance.Machine)
 	// Health: checks have changed what the machine's row says, or it takes suspiciously long to start.
 	Health func(m balance.Machine, h balance.Health, err error)

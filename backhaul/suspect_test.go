@@ -11,7 +11,8 @@ import (
 	"github.com/ebbkit/ebb/balance"
 )
 
-// A refused connection is told to whoever starts the machine, at its owner, and no other failure is.
+// A refused connection is told to whoever starts the machine, at its owner, and no other failure
+// is.
 func TestAMachineThatRefusesConnectionsIsSuspected(t *testing.T) {
 	both(t, func(t *testing.T, local bool) {
 		r := newRig(t, rigConfig{app: roomy, local: local})

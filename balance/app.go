@@ -93,8 +93,8 @@ type App struct {
 	// IdleAfter is how long a long connection (WebSocket, event stream, gRPC stream, other upgrades) may carry no data until
 	// it is idle: it then no longer keeps its machine, and is told to end before that sleeps. 0 means never. (downscale)
 	IdleAfter time.Duration
-	// RestartAfter is how long a machine's checks may fail until it is stopped and started again; 0 means the starter's default,
-	// negative never. (autostart)
+	// RestartAfter is how long a machine's checks may fail until it is stopped and started again; 0
+	// means the starter's default, negative never. (autostart)
 	RestartAfter time.Duration
 	// SlowStart is how long a machine that has just started takes less than its soft limit, from a tenth up; 0 means that
 	// it takes its full share at once. (balance)

@@ -343,8 +343,9 @@ func (g *Gate) CloseNow() (token uint64, ok bool) {
 	return token, ok
 }
 
-// Closed ends the stop with that token: in suspended where suspended says so, else in stopped. again is true when a start
-// was wanted meanwhile: the fleet's keepers have been told, see [Keeper]. Of a gate of no fleet the caller starts the machine.
+// Closed ends the stop with that token: in suspended where suspended says so, else in stopped.
+// again is true when a start was wanted meanwhile: the fleet's keepers have been told, see
+// [Keeper]. Of a gate of no fleet the caller starts the machine.
 func (g *Gate) Closed(token uint64, suspended bool) (again, ok bool) {
 	to := Stopped
 	if suspended {
@@ -365,9 +366,9 @@ func (g *Gate) Closed(token uint64, suspended bool) (again, ok bool) {
 // Wanted reports whether a start is remembered: somebody wants the machine that is being stopped.
 func (g *Gate) Wanted() bool { return g.word.Load()&wantedBit != 0 }
 
-// Forget drops the start that is wanted when the present stop is over, and has any other refused until then. It is for stops
-// after which nothing is to start: of a node that ends, or of a machine that is removed. It is false when nothing is being
-// stopped.
+// Forget drops the start that is wanted when the present stop is over, and has any other refused
+// until then. It is for stops after which nothing is to start: of a node that ends, or of a machine
+// that is removed. It is false when nothing is being stopped.
 func (g *Gate) Forget() bool {
 	g.mu.Lock()
 	defer g.mu.Unlock()
@@ -401,8 +402,8 @@ func (g *Gate) TakeOver() (token uint64, ok bool) {
 	return token, ok
 }
 
-// Suspect tells the fleet's keepers that nothing listens at the machine's address, in the run of that epoch. It is for
-// whoever forwards requests.
+// Suspect tells the fleet's keepers that nothing listens at the machine's address, in the run of
+// that epoch. It is for whoever forwards requests.
 func (g *Gate) Suspect(epoch uint64) {
 	if g.epoch.Load() == epoch && g.State() == Started {
 		g.kept.suspect(epoch)

@@ -376,7 +376,8 @@ func BenchmarkGate(b *testing.B) {
 	})
 }
 
-// A start that comes during a stop is remembered where somebody does it then, and told once when the stop is over.
+// A start that comes during a stop is remembered where somebody does it then, and told once when
+// the stop is over.
 func TestGateRemembersForItsKeepers(t *testing.T) {
 	f, err := NewFleet(FleetConfig{Node: "w", Region: "nrt"})
 	if err != nil {

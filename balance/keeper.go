@@ -5,18 +5,20 @@ import (
 	"sync/atomic"
 )
 
-// Keeper is told of what only whoever starts this node's machines can see to. Its funcs are called from any goroutine with
-// no lock held, and must not block. Each may be nil.
+// Keeper is told of what only whoever starts this node's machines can see to. Its funcs are called
+// from any goroutine with no lock held, and must not block. Each may be nil.
 type Keeper struct {
-	// Wanted: a stop is over during which a start was asked for, and answered with [StartRemembered]. The keeper starts the
-	// machine.
+	// Wanted: a stop is over during which a start was asked for, and answered with
+	// [StartRemembered]. The keeper starts the machine.
 	Wanted func(app AppID, id MachineID)
-	// Suspect: a request that was let in found that nothing listens at the machine's address. It may come many times.
+	// Suspect: a request that was let in found that nothing listens at the machine's address. It
+	// may come many times.
 	Suspect func(app AppID, id MachineID, epoch uint64)
 }
 
-// Keep makes k a keeper of the machines that this node owns, until release is called. autostart.Starter is one while it
-// runs. While there is none with Wanted, gates remember no start: they refuse it, since nobody would do it.
+// Keep makes k a keeper of the machines that this node owns, until release is called.
+// autostart.Starter is one while it runs. While there is none with Wanted, gates remember no start:
+// they refuse it, since nobody would do it.
 func (f *Fleet) Keep(k Keeper) (release func()) {
 	held := &k
 	f.keepers.change(func(ks []*Keeper) []*Keeper { return append(ks, held) })
@@ -57,7 +59,8 @@ type kept struct {
 	id      MachineID
 }
 
-// remembers reports whether somebody does a start that is remembered. Of a gate of no fleet it is whoever calls Closed.
+// remembers reports whether somebody does a start that is remembered. Of a gate of no fleet it is
+// whoever calls Closed.
 func (k *kept) remembers() bool {
 	return k == nil || slices.ContainsFunc(k.keepers.all(), func(o *Keeper) bool { return o.Wanted != nil })
 }

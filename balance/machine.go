@@ -23,8 +23,9 @@ func (k MachineKey) String() string { return string(k.App) + "/" + string(k.ID) 
 // State is where a machine is in its life. The owner's [Gate] holds the truth; a row carries a late copy.
 type State uint8
 
-// The states. Only Started admits requests. Stopped, Suspended and Failed can be started. Gone is no state of a gate: the
-// node that owns the machine has ended, see [NodeGone], so that nothing can be done with it until that node speaks of it again.
+// The states. Only Started admits requests. Stopped, Suspended and Failed can be started. Gone is
+// no state of a gate: the node that owns the machine has ended, see [NodeGone], so that nothing can
+// be done with it until that node speaks of it again.
 const (
 	Stopped State = iota
 	Starting

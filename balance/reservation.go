@@ -76,8 +76,8 @@ func (r *Reservation) Busy() bool {
 	return float32(m.cell.own())+est(m.cell.est.Load()).others() > float32(soft)
 }
 
-// Failing reports whether the machine was picked only because there was nothing better: its checks fail, or this node holds
-// it for an outlier. Then the request is no sign that the app is served.
+// Failing reports whether the machine was picked only because there was nothing better: its checks
+// fail, or this node holds it for an outlier. Then the request is no sign that the app is served.
 func (r *Reservation) Failing() bool { return r.row.tier == TierFailing }
 
 // Observe takes in what the owner said in a reply or a bounce. Call it while the reservation is held; it is O(1) and does

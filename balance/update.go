@@ -38,8 +38,8 @@ type RemoveMachine struct {
 	Version Version
 }
 
-// NodeGone says that a node of that incarnation has ended: the machines it owns are [Gone] until a later incarnation
-// speaks of them.
+// NodeGone says that a node of that incarnation has ended: the machines it owns are [Gone] until a
+// later incarnation speaks of them.
 type NodeGone struct {
 	Node        NodeID
 	Incarnation uint64

@@ -18,12 +18,14 @@
 // A long connection that has carried no data for [balance.App].IdleAfter keeps no machine, the last one of its app neither: it
 // is told as those of Notify are. Data counts, not sockets: servers ping to keep connections alive.
 //
-// Safety depends on no timer and on no report being fresh. What is late makes a machine sleep later, never a request fail:
-// whatever is in doubt (a missing acknowledgement, an old report, a silent driver) ends in the machine running on, or in a
-// closed gate that sends callers elsewhere. A start that somebody wants during a stop is remembered by the gate, and done
-// afterwards by whoever starts this node's machines: an autostart.Starter, or another [balance.Keeper].
-// Several downscalers, each for its own machines, need not agree on anything: each vetoes for its machines, and the order
-// that all share keeps the minimum. With [Loads] they also stop together what one of them would.
+// Safety depends on no timer and on no report being fresh. What is late makes a machine sleep
+// later, never a request fail: whatever is in doubt (a missing acknowledgement, an old report, a
+// silent driver) ends in the machine running on, or in a closed gate that sends callers elsewhere.
+// A start that somebody wants during a stop is remembered by the gate, and done afterwards by
+// whoever starts this node's machines: an autostart.Starter, or another [balance.Keeper]. Several
+// downscalers, each for its own machines, need not agree on anything: each vetoes for its machines,
+// and the order that all share keeps the minimum. With [Loads] they also stop together what one of
+// them would.
 //
 // Nothing that the package remembers has to survive: a Downscaler that starts anew finds leftovers of an earlier one in the
 // gates and releases them.

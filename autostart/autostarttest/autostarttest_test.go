@@ -24,8 +24,8 @@ func TestHedgingPlanner(t *testing.T) {
 	autostarttest.TestPolicy(t, func() autostart.Policy { return unparked{autostart.NewPlanner(true)} })
 }
 
-// unparked hides from a planner that anything waits: then it never hedges, and all clauses hold. But for the one of silent
-// owners, which is about who waits.
+// unparked hides from a planner that anything waits: then it never hedges, and all clauses hold.
+// But for the one of silent owners, which is about who waits.
 type unparked struct{ p *autostart.Planner }
 
 func (u unparked) Plan(now time.Time, in autostart.Input) autostart.Decision {

@@ -17,8 +17,8 @@ import (
 	"github.com/ebbkit/ebb/balance"
 )
 
-// A machine that somebody has stopped with SIGSTOP accepts connections and answers nothing. With the
-// default check too it is found, restarted, and what waits for its answer is freed.
+// A machine that somebody has stopped with SIGSTOP accepts connections and answers nothing. With
+// the default check too it is found, restarted, and what waits for its answer is freed.
 func TestFrozenMachineIsRestarted(t *testing.T) {
 	fleet, err := balance.NewFleet(balance.FleetConfig{Node: "here", Region: "home"})
 	if err != nil {

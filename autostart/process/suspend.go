@@ -69,9 +69,9 @@ func (d *Driver) frozen(ctx context.Context, c *child) (done bool, err error) {
 	return false, nil
 }
 
-// Inspect returns an error when m's process does not run: when it is gone, or, on Linux, when somebody
-// else has stopped it with SIGSTOP. It then answers nothing, though the kernel still accepts
-// connections for it. With it a Driver is an [autostart.Inspector].
+// Inspect returns an error when m's process does not run: when it is gone, or, on Linux, when
+// somebody else has stopped it with SIGSTOP. It then answers nothing, though the kernel still
+// accepts connections for it. With it a Driver is an [autostart.Inspector].
 func (d *Driver) Inspect(_ context.Context, m balance.Machine) error {
 	d.mu.Lock()
 	defer d.mu.Unlock()
