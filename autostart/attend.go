@@ -30,7 +30,7 @@ func (s *Starter) run(key balance.MachineKey, epoch uint64) *run {
 // it is taken for dead, and notices its end. A stop or a suspension is somebody else's doing; a
 // suspended machine may still end.
 func (s *Starter) attend(h *hosted, r *run) {
-	l := liveness{check: s.config.Check, tries: s.tries(h)}
+	l := liveness{check: r.probe.check, tries: s.tries(h)}
 	l.begin(time.Now())
 	next := time.NewTimer(time.Hour)
 	next.Stop()
@@ -95,12 +95,12 @@ func (s *Starter) attend(h *hosted, r *run) {
 
 // look looks at a machine that was ready: by its check, and by what its driver knows of it.
 func (s *Starter) look(r *run) error {
-	err := s.probe.look(r.ctx, r.m)
+	err := r.probe.look(r.ctx, r.m)
 	d, ok := s.driver.(Inspector)
 	if err != nil || !ok {
 		return err
 	}
-	ctx, cancel := context.WithTimeout(r.ctx, s.config.Check.Timeout)
+	ctx, cancel := context.WithTimeout(r.ctx, r.probe.check.Timeout)
 	defer cancel()
 	err = s.guard(ctx, time.Second, func(ctx context.Context) error { return d.Inspect(ctx, r.m) })
 	if errors.Is(err, errors.ErrUnsupported) || errors.Is(err, errBlocked) {

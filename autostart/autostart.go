@@ -9,9 +9,9 @@
 // At an owner, a [Starter] carries starts out with a [Driver], finds out when a machine is ready, and goes on checking it.
 //
 // The files that decide are pure; they take the time and random bits as arguments: policy.go,
-// rules.go, planner.go, rate.go, plan.go, pace.go, extra.go, sights.go, stops.go, liveness.go,
-// reason.go, backoff.go, boot.go, history.go, idle.go, ramp.go, waiters.go, retry.go, wants.go,
-// probes.go and regions.go. The others act.
+// rules.go, planner.go, rate.go, diagnosis.go, plan.go, pace.go, extra.go, sights.go, stops.go,
+// liveness.go, reason.go, backoff.go, boot.go, history.go, idle.go, ramp.go, waiters.go, retry.go,
+// wants.go, probes.go and regions.go. The others act.
 package autostart
 
 import (

@@ -122,11 +122,14 @@ type bootBook struct {
 	all    [2]Boots // by kind
 	by     map[bootKey]*Boots
 	recent []bootKey // least recently learned first
+
+	misplaced int // starts in a row that failed because the machine listened elsewhere
 }
 
 func (k *bootBook) hint(d time.Duration) { k.all[Cold].Hint, k.all[Resume].Hint = d, d }
 
 func (k *bootBook) learn(key bootKey, took time.Duration) {
+	k.misplaced = 0
 	k.all[key.kind].Learn(took)
 	k.revision(key).Learn(took)
 }

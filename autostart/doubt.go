@@ -17,7 +17,7 @@ func (s *Starter) patience(r *run, kind BootKind) time.Duration {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	book := s.book(r)
-	d := max(doubtMin, book.of(bootKey{r.m.Revision, Cold}).Suspect())
+	d := max(doubtMin, r.probe.check.Grace, book.of(bootKey{r.m.Revision, Cold}).Suspect())
 	if kind == Resume {
 		d = max(d, book.of(bootKey{r.m.Revision, Resume}).Suspect())
 	}

@@ -38,6 +38,24 @@ type Inspector interface {
 	Inspect(ctx context.Context, m balance.Machine) error
 }
 
+// Describer may be implemented by a [Driver] that sees more of a machine than its address tells. It
+// is asked for people's sake, about starts that take long: what it says stands in the row's Fault.
+// A start whose machine listens elsewhere, and not at its address, fails for that.
+type Describer interface {
+	// Describe returns what can be seen of m now. It is called while m starts, and heeds ctx.
+	Describe(ctx context.Context, m balance.Machine) (Description, error)
+}
+
+// Description is what can be seen of a machine from outside.
+type Description struct {
+	// Listens are the addresses, ip:port, at which the machine accepts TCP connections.
+	Listens []string
+	// Known says that Listens are all there are; else an empty list says nothing.
+	Known bool
+	// Output is the last line that the machine has written; empty where there is none.
+	Output string
+}
+
 // BootKind tells a cold boot from a resume; their durations are learned apart.
 type BootKind uint8
 

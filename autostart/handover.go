@@ -2,7 +2,9 @@ package autostart
 
 import (
 	"errors"
+	"fmt"
 	"slices"
+	"sync"
 	"time"
 
 	"github.com/ebbkit/ebb/balance"
@@ -190,6 +192,7 @@ func (q *queue) expire(now time.Time) {
 	q.mu.Lock()
 	after := q.after(now)
 	q.mu.Unlock()
+	fault := sync.OnceValue(q.lacks)
 	q.end(func(w *waiting) error {
 		if until := q.until(w.since); until.After(w.until) {
 			w.until = until
@@ -197,8 +200,23 @@ func (q *queue) expire(now time.Time) {
 		if now.Before(w.until) {
 			return nil
 		}
-		return &Error{App: q.app, Class: ErrPatience, Waited: now.Sub(w.since), After: after}
+		waited := now.Sub(w.since)
+		return &Error{App: q.app, Class: ErrPatience, Fault: fault(), Waited: waited, After: after}
 	})
+}
+
+// lacks says what a machine lacks that starts; empty when nobody says.
+func (q *queue) lacks() string {
+	rows, ok := q.a.balancer.Fleet().App(q.app)
+	if !ok {
+		return ""
+	}
+	for m := range rows.All() {
+		if m.State == balance.Starting && m.Fault != "" {
+			return fmt.Sprintf("machine %s: %s", m.ID, m.Fault)
+		}
+	}
+	return ""
 }
 
 // rejectAll ends all waits.

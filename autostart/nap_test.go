@@ -44,7 +44,7 @@ func TestFineLooksHoldNobodyUp(t *testing.T) {
 	// The looks stay fine for ever: the boot is always about to end.
 	for range napsMax + 1 {
 		go func() {
-			p.await(ctx, balance.Machine{Addr: closed}, time.Now(), window{0, time.Hour})
+			p.await(ctx, balance.Machine{Addr: closed}, time.Now(), window{0, time.Hour}, nil)
 			ended <- true
 		}()
 	}

@@ -33,6 +33,11 @@ type Check struct {
 	// Every is the interval of the checks after ready. 0 means 5 s; negative: none. After a check
 	// that failed the next ones come sooner, so that FailAfter of them take about one interval.
 	Every time.Duration
+	// Grace is how long after the call of the driver failing checks are expected: until then a
+	// start that takes longer than others is not doubted, ports that are open before the right one
+	// are no fault, and the machine counts as recent. 0 means as long as is known of the app's
+	// boots.
+	Grace time.Duration
 	// FailAfter is how many checks in a row have to fail for failing, PassAfter how many have to pass for passing again.
 	// 0 means 3 and 1.
 	FailAfter, PassAfter int
@@ -42,6 +47,8 @@ func (c Check) withDefaults() (Check, error) {
 	switch {
 	case c.Timeout < 0:
 		return c, fmt.Errorf("autostart: Check.Timeout %v: want 0 (2 s) or more", c.Timeout)
+	case c.Grace < 0:
+		return c, fmt.Errorf("autostart: Check.Grace %v: want 0 (what is known of boots) or more", c.Grace)
 	case c.FailAfter < 0:
 		return c, fmt.Errorf("autostart: Check.FailAfter %d: want 0 (3) or more", c.FailAfter)
 	case c.PassAfter < 0:
@@ -78,13 +85,17 @@ func (e rude) Unwrap() error { return e.error }
 // prober looks at machines.
 type prober struct {
 	check  Check
+	dials  bool          // what does not listen at its address fails the check for that
 	naps   chan struct{} // bounds those who look in the finest steps
 	dialer net.Dialer
 	client *http.Client
 }
 
-func newProber(c Check) *prober {
-	p := &prober{check: c, naps: make(chan struct{}, napsMax)}
+func newProber(c Check) *prober { return newProberWith(c, make(chan struct{}, napsMax)) }
+
+// newProberWith is newProber for one of several that share naps.
+func newProberWith(c Check, naps chan struct{}) *prober {
+	p := &prober{check: c, dials: c.Func == nil && len(c.Command) == 0, naps: naps}
 	p.client = &http.Client{
 		// Each look is a connection of its own: a kept one would say nothing of the machine's port, and outlive a suspension.
 		Transport:     &http.Transport{DisableKeepAlives: true, DialContext: p.dialer.DialContext},
@@ -161,9 +172,12 @@ func (t *tail) Write(b []byte) (int, error) {
 	return len(b), nil
 }
 
-// await looks at a booting machine until it is ready; it should be within likely. When ctx ends first, it returns the last answer, or nil if there was
-// none, and false.
-func (p *prober) await(ctx context.Context, m balance.Machine, began time.Time, likely window) (last error, ready bool) {
+// await looks at a booting machine until it is ready; it should be within likely. When ctx ends
+// first, it returns the last answer, or nil if there was none, and false. saw is told each answer
+// that is not good; it may be nil.
+func (p *prober) await(
+	ctx context.Context, m balance.Machine, began time.Time, likely window, saw *found,
+) (last error, ready bool) {
 	t := time.NewTimer(0)
 	defer t.Stop()
 	var fine *napper
@@ -192,6 +206,9 @@ func (p *prober) await(ctx context.Context, m balance.Machine, began time.Time, 
 			refusals = 0
 		}
 		last = err
+		if saw != nil {
+			saw.set(err)
+		}
 		step := nextProbe(time.Since(began), refusals, likely)
 		if step < time.Millisecond {
 			if fine == nil {

@@ -61,7 +61,7 @@ func benchReadiness(bb *testing.B, boot time.Duration, learned bool) {
 			}
 		})
 		ctx, cancel := context.WithTimeout(context.Background(), time.Minute)
-		if _, ok := p.await(ctx, balance.Machine{Addr: addr}, began, boots.likely()); !ok {
+		if _, ok := p.await(ctx, balance.Machine{Addr: addr}, began, boots.likely(), nil); !ok {
 			bb.Fatal("not found")
 		}
 		seen := time.Now()

@@ -226,6 +226,9 @@ func newRigWith(t *testing.T, d *fakeDriver, driver Driver, c StarterConfig, hs 
 	}
 	c.Check.Func = r.d.check
 	c.Trace = StarterTrace{
+		NotReady: func(m balance.Machine, after time.Duration, err error) {
+			r.note("%s not ready after %v: %v", m.ID, after, err)
+		},
 		Starting: func(m balance.Machine) { r.note("starting %s@%d", m.ID, m.Epoch) },
 		Ready: func(m balance.Machine, k BootKind, took time.Duration) {
 			r.note("ready %s %v %v", m.ID, k, took.Round(10*time.Millisecond))

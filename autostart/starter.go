@@ -17,6 +17,9 @@ import (
 type StarterConfig struct {
 	// Check says when a machine is ready, and how it is checked afterwards.
 	Check Check
+	// CheckOf returns the check of an app, instead of Check. It is called for each start, and must
+	// not block. A check that makes no sense fails the start. nil means Check for all.
+	CheckOf func(balance.App) Check
 	// Readiness says when a machine is ready, instead of looks at it. nil: the driver does, if it is a [Readiness], else Check.
 	Readiness Readiness
 	// BootCap bounds a start, from the call of the driver to ready. A machine that takes longer is
@@ -90,7 +93,9 @@ type run struct {
 	end     context.CancelCauseFunc // with an ended, when the machine has
 	began   time.Time
 	suspect chan struct{} // holds one when it is to be looked at now
-	up      atomic.Bool   // it has become ready; edits of the row look
+	probe   *prober
+	found   found       // by the last look while it boots
+	up      atomic.Bool // it has become ready; edits of the row look
 }
 
 // ended is the cause with which a run ends when its machine does.
@@ -271,6 +276,11 @@ func (s *Starter) begin(m balance.Machine, gate *balance.Gate, token uint64) boo
 func (s *Starter) boot(h *hosted, r *run) bool {
 	s.config.Trace.starting(r.m)
 	s.edit(r, func(m *balance.Machine) { m.Health, m.Recent = balance.HealthUnknown, false })
+	var err error
+	if r.probe, err = s.prober(r.m.App); err != nil {
+		s.fail(r.m, r.gate, r.token, fmt.Sprintf("StarterConfig.CheckOf: %v", err))
+		return false
+	}
 	b, done := s.create(h, r)
 	if done == nil {
 		return false
@@ -282,6 +292,8 @@ func (s *Starter) boot(h *hosted, r *run) bool {
 	began := r.began
 	ctx, cancel := context.WithDeadline(r.ctx, began.Add(s.config.BootCap))
 	defer cancel()
+	ctx, fail := context.WithCancelCause(ctx)
+	defer fail(nil)
 	kind := Cold
 	if b.Kind == Resume {
 		kind = Resume
@@ -293,13 +305,16 @@ func (s *Starter) boot(h *hosted, r *run) bool {
 		s.abandon(h, r, fmt.Sprintf("the driver says that it listens at %q: %v", b.Addr, err))
 		return false
 	}
+	stop, cancelStop := context.WithCancel(ctx)
+	s.jobs.Go(func() { s.diagnose(stop, fail, r, began) })
 	last, ready := s.await(ctx, h, r, b.Kind, began)
+	cancelStop() // whatever is still being found out is not said any more
 	if !ready {
 		s.abandon(h, r, s.whyNot(ctx, r, last))
 		return false
 	}
 	took := time.Since(began)
-	recent := s.learn(h, r, b.Kind, took)
+	recent := max(s.learn(h, r, b.Kind, took), r.probe.check.Grace-took)
 	s.edit(r, func(m *balance.Machine) { // before ready, so that the row which says so is whole
 		r.up.Store(true)
 		m.Addr, m.Fault, m.Health, m.Recent = b.Addr, "", balance.Passing, recent > 0
@@ -314,6 +329,22 @@ func (s *Starter) boot(h *hosted, r *run) bool {
 		context.AfterFunc(r.ctx, func() { forget.Stop() })
 	}
 	return true
+}
+
+// prober returns what looks at an app's machines.
+func (s *Starter) prober(app balance.AppID) (*prober, error) {
+	if s.config.CheckOf == nil {
+		return s.probe, nil
+	}
+	row := balance.App{ID: app}
+	if rows, ok := s.fleet.App(app); ok {
+		row = rows.App()
+	}
+	c, err := contained(func() (Check, error) { return s.config.CheckOf(row).withDefaults() })
+	if err != nil {
+		return nil, err
+	}
+	return newProberWith(c, s.probe.naps), nil
 }
 
 // await waits until the machine is ready. When it is not, it returns what was heard last, or nil, and false.
@@ -336,7 +367,7 @@ func (s *Starter) await(ctx context.Context, h *hosted, r *run, kind BootKind, b
 		likely = s.book(r).of(bootKey{r.m.Revision, kind}).likely()
 	}
 	s.mu.Unlock()
-	return s.probe.await(ctx, r.m, began, likely)
+	return r.probe.await(ctx, r.m, began, likely, &r.found)
 }
 
 // learn takes in a boot and returns how long the machine counts as recent.
@@ -363,7 +394,10 @@ func (s *Starter) learn(h *hosted, r *run, kind BootKind, took time.Duration) ti
 func (s *Starter) whyNot(ctx context.Context, r *run, err error) string {
 	said := ""
 	if err != nil {
-		said = ": " + err.Error()
+		said = ": " + foundAt(err, r.m.Addr)
+	}
+	if e, ok := errors.AsType[*errMisplaced](context.Cause(ctx)); ok {
+		return e.Error()
 	}
 	e, exited := errors.AsType[*ended](context.Cause(r.ctx))
 	switch {

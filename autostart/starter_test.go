@@ -34,9 +34,9 @@ func TestStarterStories(t *testing.T) {
 		{name: "it ends with 0 while starting", habits: habits{boot: 9 * sec, ends: sec, end: Exit{Reason: "exit status 0"}}, after: 2 * sec, state: balance.Failed,
 			fault: "it ended while starting: exit status 0", events: []string{"starting m0@1", "failed m0: it ended while starting: exit status 0"}},
 		{name: "never ready", config: StarterConfig{BootCap: 3 * sec}, habits: habits{boot: time.Hour}, after: 4 * sec, state: balance.Failed,
-			fault: "not ready after 3s: connection refused", events: []string{"starting m0@1", "failed m0: not ready after 3s: connection refused"}},
+			fault: "not ready after 3s: connection refused at host:80", events: []string{"starting m0@1", "failed m0: not ready after 3s: connection refused at host:80"}},
 		{name: "never ready, and it cannot be stopped", config: StarterConfig{BootCap: 3 * sec}, habits: habits{boot: time.Hour, stopErr: errors.New("no")}, after: 4 * sec, state: balance.Failed,
-			fault: "not ready after 3s: connection refused; and stopping it failed: no", events: []string{"starting m0@1", "failed m0: not ready after 3s: connection refused; and stopping it failed: no"}},
+			fault: "not ready after 3s: connection refused at host:80; and stopping it failed: no", events: []string{"starting m0@1", "failed m0: not ready after 3s: connection refused at host:80; and stopping it failed: no"}},
 		{name: "the driver says no", habits: habits{startErr: errors.New("no such image")}, after: 2 * sec, state: balance.Failed,
 			fault: "the driver could not start it: no such image", events: []string{"starting m0@1", "failed m0: the driver could not start it: no such image"}},
 		{name: "the driver panics", habits: habits{panics: true}, after: 2 * sec, state: balance.Failed,
@@ -444,7 +444,7 @@ func TestProberOverSockets(t *testing.T) {
 	ctx, cancel := context.WithTimeout(t.Context(), time.Minute)
 	defer cancel()
 	go func() {
-		_, ready := p.await(ctx, balance.Machine{Addr: closed}, time.Now(), window{})
+		_, ready := p.await(ctx, balance.Machine{Addr: closed}, time.Now(), window{}, nil)
 		found <- ready
 	}()
 	l, err = net.Listen("tcp", closed)

@@ -83,6 +83,9 @@ type StarterTrace struct {
 	// Delayed: the driver could not start the machine and is called again after that time; err says
 	// why. 0: the start is given back, and whoever still wants it asks again.
 	Delayed func(m balance.Machine, err error, wait time.Duration)
+	// NotReady: the machine still is not ready that long after the call of the driver, 5 s at
+	// least; err says what it lacks. It is told again when that changes.
+	NotReady func(m balance.Machine, after time.Duration, err error)
 	// Ready: the machine takes requests. took is the time since the call of the driver; m.Addr is
 	// set.
 	Ready func(m balance.Machine, kind BootKind, took time.Duration)
@@ -108,6 +111,12 @@ func (t *StarterTrace) starting(m balance.Machine) {
 func (t *StarterTrace) delayed(m balance.Machine, err error, wait time.Duration) {
 	if t.Delayed != nil {
 		t.Delayed(m, err, wait)
+	}
+}
+
+func (t *StarterTrace) notReady(m balance.Machine, after time.Duration, err error) {
+	if t.NotReady != nil {
+		t.NotReady(m, after, err)
 	}
 }
 
