@@ -70,7 +70,7 @@ func (s *Starter) attend(h *hosted, r *run) {
 			continue
 		}
 		row := s.row(r.m)
-		changed, restart, wait := l.look(began, conditionOf(err), s.restartAfter(r.m.App), row.Recent)
+		changed, restart, wait := l.look(began, s.condition(r, err), s.restartAfter(r.m.App), row.Recent)
 		if changed {
 			health := balance.Passing
 			if l.streak.failing {

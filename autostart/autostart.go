@@ -6,7 +6,8 @@
 // another request has left. Demand is what is in flight and parked; a start in flight counts as the machine that it will be,
 // however long it takes, and nodes which do not talk start the same machines. So a slow boot starts no second machine.
 //
-// At an owner, a [Starter] carries starts out with a [Driver], finds out when a machine is ready, and goes on checking it.
+// At an owner, a [Starter] carries starts out with a [Driver], finds out when a machine is ready,
+// goes on checking it, and restarts it when it is dead.
 //
 // The files that decide are pure; they take the time and random bits as arguments: policy.go,
 // rules.go, planner.go, rate.go, diagnosis.go, plan.go, pace.go, extra.go, sights.go, stops.go,

@@ -3,6 +3,8 @@ package autostart
 import (
 	"errors"
 	"fmt"
+	"net"
+	"os"
 	"strings"
 	"syscall"
 	"testing"
@@ -169,12 +171,12 @@ func TestRestartOfAMachineThatIsDead(t *testing.T) {
 		{"nothing listens there", StarterConfig{}, 0, func(r *rig) {
 			r.d.refuses("m0")
 			time.Sleep(10 * sec)
-		}, []string{"m0 failing: dial: connection refused", "restarting m0: nothing has listened there for 1s: dial: connection refused", "starting m0@2", "ready m0 cold 1s"}},
+		}, []string{"m0 failing: check: dial tcp host:80: connect: connection refused", "restarting m0: nothing has listened there for 1s: check: dial tcp host:80: connect: connection refused", "starting m0@2", "ready m0 cold 1s"}},
 		{"nothing listens there, and a request has noticed", StarterConfig{Check: Check{Every: -1}}, 0, func(r *rig) {
 			r.d.refuses("m0")
 			r.fleet.Gate("web", "m0").Suspect(1)
 			time.Sleep(3 * sec)
-		}, []string{"m0 failing: dial: connection refused", "restarting m0: nothing has listened there for 1s: dial: connection refused", "starting m0@2", "ready m0 cold 1s"}},
+		}, []string{"m0 failing: check: dial tcp host:80: connect: connection refused", "restarting m0: nothing has listened there for 1s: check: dial tcp host:80: connect: connection refused", "starting m0@2", "ready m0 cold 1s"}},
 		{"a request was wrong about it", StarterConfig{}, 0, func(r *rig) {
 			r.fleet.Gate("web", "m0").Suspect(1)
 			r.fleet.Gate("web", "m0").Suspect(1)
@@ -185,7 +187,13 @@ func TestRestartOfAMachineThatIsDead(t *testing.T) {
 			delete(r.d.running, "m0")
 			r.d.mu.Unlock()
 			time.Sleep(10 * sec)
-		}, []string{"m0 failing: connection refused", "restarting m0: nothing has listened there for 1s: connection refused", "starting m0@2", "ready m0 cold 1s"}},
+		}, []string{"m0 failing: check: dial tcp host:80: connect: connection refused", "restarting m0: nothing has listened there for 1s: check: dial tcp host:80: connect: connection refused", "starting m0@2", "ready m0 cold 1s"}},
+		{"something that it needs does not listen: its own port does", StarterConfig{}, 0, func(r *rig) {
+			r.d.mu.Lock()
+			r.d.running["m0"].needs = "database:5432"
+			r.d.mu.Unlock()
+			time.Sleep(20 * sec)
+		}, []string{"m0 failing: check: dial tcp database:5432: connect: connection refused"}},
 		{"it is frozen: it accepts, and does not answer", StarterConfig{}, 0, func(r *rig) {
 			r.d.mu.Lock()
 			r.d.running["m0"].frozen = true
@@ -199,7 +207,7 @@ func TestRestartOfAMachineThatIsDead(t *testing.T) {
 		{"not for this starter", StarterConfig{RestartAfter: -1}, 0, func(r *rig) {
 			r.d.refuses("m0")
 			time.Sleep(10 * time.Minute)
-		}, []string{"m0 failing: dial: connection refused"}},
+		}, []string{"m0 failing: check: dial tcp host:80: connect: connection refused"}},
 		{"not for this app", StarterConfig{}, -1, func(r *rig) {
 			r.d.sicken("m0", true)
 			time.Sleep(10 * time.Minute)
@@ -342,4 +350,12 @@ func TestRestartWhereAllFail(t *testing.T) {
 	}
 }
 
-var errRefused = fmt.Errorf("dial: %w", syscall.ECONNREFUSED)
+// refused is what a connect to where nobody listens returns.
+func refused(addr string) error {
+	return fmt.Errorf("check: %w", &net.OpError{Op: "dial", Net: "tcp", Addr: address(addr), Err: os.NewSyscallError("connect", syscall.ECONNREFUSED)})
+}
+
+type address string
+
+func (address) Network() string  { return "tcp" }
+func (a address) String() string { return string(a) }

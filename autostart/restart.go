@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"net"
 	"slices"
 	"syscall"
 	"time"
@@ -11,15 +12,23 @@ import (
 	"github.com/ebbkit/ebb/balance"
 )
 
-// conditionOf says what the result of a look means.
-func conditionOf(err error) condition {
-	switch {
-	case err == nil:
+// condition says what the result of a look means. A check that is a func may have found that
+// something else does not listen, such as a database: only a refused connection to the machine
+// itself makes the machine deaf.
+func (s *Starter) condition(r *run, err error) condition {
+	if err == nil {
 		return well
-	case errors.Is(err, syscall.ECONNREFUSED):
-		return deaf
 	}
-	return unwell
+	if !errors.Is(err, syscall.ECONNREFUSED) {
+		return unwell
+	}
+	if s.config.Check.Func != nil {
+		dial, ok := errors.AsType[*net.OpError](err)
+		if !ok || dial.Addr == nil || dial.Addr.String() != r.m.Addr {
+			return unwell
+		}
+	}
+	return deaf
 }
 
 // suspect takes in that a request found nobody listening at a machine's address: it is looked at
@@ -47,7 +56,7 @@ func (s *Starter) mayRestart(r *run, err error) bool {
 	if !ok {
 		return false // it has been removed: whoever did that sees to it
 	}
-	if conditionOf(err) == deaf {
+	if s.condition(r, err) == deaf {
 		return true
 	}
 	after := s.restartAfter(r.m.App)

@@ -5,7 +5,6 @@ import (
 	"errors"
 	"fmt"
 	"sync"
-	"syscall"
 	"testing"
 	"testing/synctest"
 	"time"
@@ -44,8 +43,9 @@ type fakeMachine struct {
 	epoch     uint64
 	listens   time.Time
 	sick      bool
-	refuses   bool // nothing listens
-	frozen    bool // it accepts, and does not answer
+	refuses   bool   // nothing listens
+	needs     string // something else, where nothing listens
+	frozen    bool   // it accepts, and does not answer
 	suspended bool
 	timer     *time.Timer
 }
@@ -175,10 +175,14 @@ func (d *fakeDriver) check(ctx context.Context, m balance.Machine) error {
 	defer d.mu.Unlock()
 	f := d.running[m.ID]
 	switch {
-	case f == nil || f.suspended || time.Now().Before(f.listens):
-		return syscall.ECONNREFUSED
+	case f == nil:
+		return refused(m.Addr)
+	case f.suspended || time.Now().Before(f.listens):
+		return errors.New("connection refused")
+	case f.needs != "":
+		return refused(f.needs)
 	case f.refuses:
-		return errRefused
+		return refused(m.Addr)
 	case f.sick:
 		return errors.New("unwell")
 	}
