@@ -1,8 +1,11 @@
 package backhaul
 
 import (
+	"cmp"
 	"io"
+	"net"
 	"net/http"
+	"sync/atomic"
 
 	"github.com/ebbkit/ebb/balance"
 )
@@ -25,7 +28,7 @@ func (f *flight) wrap(resp *http.Response) {
 	defer f.hand(resp)
 	a := answer{f, resp, resp.Body}
 	if rw, ok := resp.Body.(io.ReadWriteCloser); ok && resp.StatusCode == http.StatusSwitchingProtocols {
-		resp.Body = &duplex{a, rw, halfOf(resp.Body, f.conn)}
+		resp.Body = &duplex{answer: a, rw: rw, half: halfOf(resp.Body, f.conn), wire: f.conn.wire}
 		return
 	}
 	resp.Body = &a
@@ -65,30 +68,85 @@ func (a *answer) Close() error {
 	return err
 }
 
-// duplex is what a 101 answer turns into: a connection. The request lasts until it is closed.
+// duplex is what a 101 answer turns into: a connection. The request lasts until it is closed, or breaks.
 type duplex struct {
 	answer
-	rw   io.ReadWriteCloser
-	half halver
+	rw     io.ReadWriteCloser
+	half   halver
+	wire   *wire
+	broken atomic.Pointer[error] // what it broke with; nil: it did not
+	ended  atomic.Bool           // what the client gets
 }
 
 func (d *duplex) Read(p []byte) (int, error) {
 	n, err := d.rw.Read(p)
 	d.f.received.Add(int64(n))
+	if err == io.EOF {
+		err = cmp.Or(endOf(d.wire, d.wire.ended.Load()), err)
+	}
+	d.note(err)
 	return n, err
 }
 
 func (d *duplex) Write(p []byte) (int, error) {
 	n, err := d.rw.Write(p)
 	d.f.sent.Add(int64(n))
+	d.note(err)
 	return n, err
 }
 
-// WriteTo and ReadFrom spare [io.Copy] its large buffers.
-func (d *duplex) WriteTo(w io.Writer) (int64, error) { return relay(w, onlyReader{d}) }
+func (d *duplex) note(err error) {
+	if err != nil && err != io.EOF && err != errTold && !closedHere(err) {
+		d.broken.CompareAndSwap(nil, &err)
+	}
+}
+
+// WriteTo and ReadFrom spare [io.Copy] its large buffers. And as a proxy closes both connections in the same way however one
+// of them ended, they see to it that a broken one ends the other in a reset.
+func (d *duplex) WriteTo(w io.Writer) (int64, error) {
+	n, err := relay(w, onlyReader{d})
+	d.ended.Store(err == nil)
+	d.copied(w, err)
+	return n, err
+}
 
 // ReadFrom: see WriteTo.
-func (d *duplex) ReadFrom(r io.Reader) (int64, error) { return relay(onlyWriter{d}, r) }
+func (d *duplex) ReadFrom(r io.Reader) (int64, error) {
+	n, err := relay(onlyWriter{d}, r)
+	if err == nil {
+		err = endOf(r, d.ended.Load())
+	}
+	d.copied(r, err)
+	return n, err
+}
+
+// copied is called when the copying from or to the client has ended.
+func (d *duplex) copied(client any, err error) {
+	switch {
+	case err == nil || closedHere(err):
+		return
+	case err == errTold: // we ended it, and both sides know
+		d.Close()
+		return
+	}
+	if c, ok := client.(net.Conn); ok {
+		breakOff(c)
+	}
+	if d.broken.Load() == nil {
+		d.f.finish(balance.Canceled, err) // it was the client's
+	}
+	d.wire.abort()
+	d.Close()
+}
+
+// Close ends both directions. What broke ends in a reset.
+func (d *duplex) Close() error {
+	if err := d.broken.Load(); err != nil {
+		d.wire.abort()
+		d.f.finish(d.f.brokenOff(), *err)
+	}
+	return d.answer.Close()
+}
 
 type (
 	onlyReader struct{ io.Reader }

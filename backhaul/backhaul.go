@@ -143,10 +143,9 @@
 // # Waits
 //
 // Connecting is bounded by three round trips and 200 ms where [Config].RTT knows the path (at least 300 ms, at most 3 s), and
-// by DialTimeout; over HTTP/2 it includes the peer's first word. An established connection that is dead is given up in 5 s:
-// by a ping over HTTP/2; over TCP on Linux by TCP_USER_TIMEOUT, and everywhere by keep-alive probes, 1 s x 3 after 2 s. An
-// owner's word about a body is bounded by AdmitTimeout, the answer's head by HeaderTimeout (none by default: long polls are
-// legal), a new round by its pause, waiting for a machine by the Picker, everything by the request's context.
+// by DialTimeout; over HTTP/2 it includes the peer's first word. An owner's word about a body is bounded by AdmitTimeout, the
+// answer's head by HeaderTimeout (none by default: long polls are legal), a new round by its pause, waiting for a machine by
+// the Picker, everything by the request's context.
 //
 // What a client does not do is bounded by its app's row, and looked at a few times in each bound
 // rather than by a timer for each request, so that a bound takes effect up to a quarter later. Then
@@ -160,4 +159,20 @@
 //	UpgradeWait  60 s  a request for an upgrade gets no answer: 504
 //
 // Owners keep half as much again for their own gates, for edges that are gone or slow.
+//
+// A peer that takes no bytes is slow, not gone: it may pause for hours, in an upload, a download or on an upgraded
+// connection, while its kernel answers. What ends a connection is silence:
+//
+//   - where nothing is under way, 3 keep-alive probes without an answer, one a second after 2 s;
+//   - on Linux, where data is under way: 5 s without a word from the peer, in which the data was sent again in vain;
+//   - on Linux, where data waits for the peer's window: 3 probes of the window without an answer. The kernel sends one every
+//     2 s (since Linux 6.15; before, up to 2 min apart when the peer has read nothing for long: such a peer may be gone for
+//     6 min until it is found out);
+//   - elsewhere, where data is under way, what the kernel takes for its own bound, often 15 min, and over HTTP/2 a ping without
+//     an answer: 3 s after 2 s without a word. There a peer must not stand still for longer.
+//
+// All that holds through TLS ([Config].Dial may return a [crypto/tls.Conn]) and through what has a NetConn method. What hides its
+// TCP connection is as on other systems, without probes. Linux here means 4.6 and later, but for 386 and s390x.
+//
+// An upgraded connection that breaks on one side is reset on the other; a clean end of one half is passed on as one.
 package backhaul

@@ -2,11 +2,13 @@ package backhaul
 
 import (
 	"context"
+	"errors"
 	"io"
 	"net"
 	"net/http"
 	"net/http/httptrace"
 	"strings"
+	"sync/atomic"
 
 	"github.com/ebbkit/ebb/balance"
 )
@@ -160,7 +162,8 @@ func copyBody(w http.ResponseWriter, body io.Reader, live bool, s *serving) erro
 	}
 }
 
-// upgrade turns both connections into one, until both sides have ended or one breaks.
+// upgrade turns both connections into one, until both sides have ended or one breaks: then the other is reset, so that
+// nobody takes for an end what is none.
 func upgrade(w http.ResponseWriter, resp *http.Response, machine *conn) {
 	back, ok := resp.Body.(io.ReadWriteCloser)
 	if !ok {
@@ -181,47 +184,54 @@ func upgrade(w http.ResponseWriter, resp *http.Response, machine *conn) {
 		return
 	}
 	in := rw.Reader // rw has another buffer, which is not needed any more
-	rest := make(chan error, 1)
-	go func() { // edge to machine; what was buffered comes first
+	broke := func(err error) bool {
+		if err == nil {
+			return false
+		}
+		switch {
+		case closedHere(err):
+		case err == errTold: // we ended it. The edge would take a close for one of half, and wait for a client that is deaf
+			breakOff(edge)
+		default:
+			breakOff(edge)
+			machine.wire.abort()
+		}
+		edge.Close()
+		back.Close()
+		return true
+	}
+	rest := make(chan struct{})
+	var ended atomic.Bool // what the edge gets
+	go func() {           // edge to machine; what was buffered comes first
+		defer close(rest)
 		_, err := relay(back, in)
 		if err == nil {
-			err = halfOf(resp.Body, machine).CloseWrite()
+			err = endOf(edge, ended.Load())
 		}
-		if err == errTold {
-			breakOff(edge)
+		if !broke(err) {
+			endHalf(halfOf(resp.Body, machine), back)
 		}
-		if err != nil { // ends the other half as well
-			edge.Close()
-			back.Close()
-		}
-		rest <- err
 	}()
 	_, err = relay(edge, back) // on this goroutine: there may be many that are idle
 	if err == nil {
-		err = closeWrite(edge)
+		err = endOf(machine.wire, machine.wire.ended.Load())
 	}
-	if err == nil {
-		err = <-rest // the other half may go on
+	if !broke(err) {
+		ended.Store(true)
+		endHalf(closeWriter{edge}, edge)
 	}
-	if err == errTold {
-		breakOff(edge) // else the edge takes it for a half-close, and waits for a client that is deaf
-	}
+	<-rest // the other half may go on
 }
 
-// breakOff has a connection end in a reset.
-func breakOff(c net.Conn) {
-	for {
-		switch t := c.(type) {
-		case *greeted:
-			c = t.Conn
-		case interface{ NetConn() net.Conn }: // TLS
-			c = t.NetConn()
-		case interface{ SetLinger(sec int) error }:
-			t.SetLinger(0) //nolint:errcheck // it ends either way
-			return
-		default:
-			return
-		}
+// closedHere reports whether a connection ended because this process closed it.
+func closedHere(err error) bool {
+	return errors.Is(err, net.ErrClosed) || errors.Is(err, io.ErrClosedPipe)
+}
+
+// endHalf passes on that one direction has ended. Where only the whole connection can end, it does.
+func endHalf(h halver, whole io.Closer) {
+	if err := h.CloseWrite(); errors.Is(err, errors.ErrUnsupported) {
+		whole.Close()
 	}
 }
 
@@ -234,6 +244,12 @@ func halfOf(body io.ReadCloser, machine *conn) halver {
 }
 
 type halver interface{ CloseWrite() error }
+
+// closeWriter ends one direction of a connection, if that can be done.
+type closeWriter struct{ c net.Conn }
+
+// CloseWrite returns an [errors.ErrUnsupported] where it cannot.
+func (c closeWriter) CloseWrite() error { return closeWrite(c.c) }
 
 func closeWrite(c any) error {
 	if c, ok := c.(interface{ CloseWrite() error }); ok {

@@ -1,27 +1,227 @@
 package backhaul
 
 import (
+	"errors"
+	"io"
 	"net"
+	"sync"
+	"sync/atomic"
+	"syscall"
 	"time"
 )
 
 // silence is how long an established connection may be dead before it is given up.
 const silence = 5 * time.Second
 
-// guard makes the kernel find out that the other end is gone: after 3 unanswered probes, one a second, where nothing is
-// under way; and on Linux, where data is, when none of it was acknowledged for 5 s. HTTP/2 to owners has pings besides.
-// What is not TCP, or hides it, stays as it is: then the request's own deadline is what bounds the wait.
+// guard makes the kernel find out that the other end of an idle connection is gone: after 3 unanswered probes, one a second,
+// from 2 s of silence on. Where data is under way there are no such probes: see guards. What is not TCP, or hides it, stays as
+// it is.
 func guard(c net.Conn) {
+	if t := tcpOf(c); t != nil {
+		t.SetKeepAliveConfig(net.KeepAliveConfig{Enable: true, Idle: 2 * time.Second, Interval: time.Second, Count: 3})
+		boundRetries(t)
+	}
+}
+
+// tcpOf returns the TCP connection that c is, or has beneath it, as [crypto/tls.Conn] has; nil where there is none to be seen.
+func tcpOf(c net.Conn) *net.TCPConn {
 	for {
 		if t, ok := c.(*net.TCPConn); ok {
-			t.SetKeepAliveConfig(net.KeepAliveConfig{Enable: true, Idle: 2 * time.Second, Interval: time.Second, Count: 3})
-			userTimeout(t, silence)
-			return
+			return t
 		}
-		inner, ok := c.(interface{ NetConn() net.Conn }) // as tls.Conn has it
+		inner, ok := c.(interface{ NetConn() net.Conn })
 		if !ok {
-			return
+			return nil
 		}
 		c = inner.NetConn()
 	}
+}
+
+// breakOff has a connection end in a reset, now: its peer must not take what it got for all. Where no reset can be had it is
+// closed.
+func breakOff(c any) {
+	for {
+		switch t := c.(type) {
+		case interface{ NetConn() net.Conn }:
+			c = t.NetConn()
+		case interface {
+			SetLinger(sec int) error
+			io.Closer
+		}:
+			t.SetLinger(0) //nolint:errcheck // it ends either way
+			t.Close()
+			return
+		case io.Closer:
+			t.Close()
+			return
+		default:
+			return
+		}
+	}
+}
+
+// endOf returns the error that a connection ended with, where reading it returned none. A reset is told once: where a write
+// has had it, a read sees a clean end. ended says that this side had ended its half: then a connection that is closed has
+// ended well, or its error is the reader's.
+func endOf(c any, ended bool) error {
+	for !ended {
+		switch t := c.(type) {
+		case *greeted:
+			c = t.Conn
+		case *ownerConn:
+			c = t.Conn
+		case *limited:
+			c = t.Conn
+		case *wire:
+			c = t.Conn
+		case syscall.Conn: // not what hides one: TLS has an end of its own
+			var info tcpInfo
+			if raw, err := t.SyscallConn(); err == nil && info.closed(raw) {
+				return errReset
+			}
+			return nil
+		default:
+			return nil
+		}
+	}
+	return nil
+}
+
+var errReset = errors.New("backhaul: the connection was reset by its peer")
+
+// guards gives connections up whose peer is silent although data is under way to it, or waits for its window. It looks at
+// those that were written to, about once a second while there are any, and at no others: no request has a timer of its own.
+// The zero value is ready.
+type guards struct {
+	bound time.Duration // of silence; 0 means silence
+	every time.Duration // between looks; 0 means a fifth of bound
+
+	mu    sync.Mutex
+	list  []*guarded // those with listed set
+	spare []*guarded
+	timer *time.Timer // nil while nothing is listed
+	last  time.Time
+	info  tcpInfo // of the one that looks
+}
+
+// guarded is a connection that is looked at. Its zero value is of one that cannot be.
+type guarded struct {
+	in      *guards
+	tcp     *net.TCPConn
+	raw     syscall.RawConn
+	listed  atomic.Bool
+	writing atomic.Int32
+	given   atomic.Bool // up
+
+	liveness liveness // of the one that looks
+}
+
+// watch has the guards look after a connection, and reports whether the kernel can be asked about it.
+func (g *guarded) watch(in *guards, c net.Conn) bool {
+	t := tcpOf(c)
+	if t == nil {
+		return false
+	}
+	raw, err := t.SyscallConn()
+	if err != nil {
+		return false
+	}
+	var info tcpInfo
+	if _, ok := info.state(raw); !ok {
+		return false
+	}
+	g.in, g.tcp, g.raw = in, t, raw
+	return true
+}
+
+// begin notes that something goes out, or the end of it; end that the kernel has it.
+func (g *guarded) begin() {
+	if g.in == nil {
+		return
+	}
+	g.writing.Add(1)
+	if !g.listed.Load() && g.listed.CompareAndSwap(false, true) {
+		g.in.add(g)
+	}
+}
+
+func (g *guarded) end() {
+	if g.in != nil {
+		g.writing.Add(-1)
+	}
+}
+
+// err returns the error of a connection, which where it was given up says so.
+func (g *guarded) err(err error) error {
+	if err != nil && g.given.Load() {
+		return errSilent
+	}
+	return err
+}
+
+const errSilent = timeoutError("backhaul: the peer is gone: it has answered nothing that was sent to it for some seconds")
+
+func (g *guards) add(c *guarded) {
+	g.mu.Lock()
+	defer g.mu.Unlock()
+	g.list = append(g.list, c)
+	if g.timer == nil {
+		g.last = time.Now()
+		g.timer = time.AfterFunc(g.pause(), g.look)
+	}
+}
+
+func (g *guards) limit() time.Duration {
+	if g.bound > 0 {
+		return g.bound
+	}
+	return silence
+}
+
+func (g *guards) pause() time.Duration {
+	if g.every > 0 {
+		return g.every
+	}
+	return g.limit() / 5
+}
+
+// look looks at the connections that were written to since the last time, and at those that still wait. One look is over
+// before the next begins.
+func (g *guards) look() {
+	g.mu.Lock()
+	list := g.list
+	g.list, g.spare = g.spare[:0], nil
+	now := time.Now()
+	since := now.Sub(g.last)
+	g.last = now
+	g.mu.Unlock()
+	kept := 0
+	for _, c := range list {
+		c.listed.Store(false) // what is written from now on comes up next time
+		writing := c.writing.Load() > 0
+		t, ok := g.info.state(c.raw)
+		if !ok {
+			continue // closed
+		}
+		c.liveness = c.liveness.look(t, since)
+		if c.liveness.dead(t, g.limit()) {
+			c.given.Store(true)
+			breakOff(c.tcp)
+			continue
+		}
+		if (writing || t.outstanding()) && c.listed.CompareAndSwap(false, true) {
+			list[kept] = c
+			kept++
+		}
+	}
+	g.mu.Lock()
+	defer g.mu.Unlock()
+	g.list = append(g.list, list[:kept]...)
+	clear(list)
+	g.spare = list[:0]
+	if len(g.list) == 0 {
+		g.timer, g.spare = nil, nil
+		return
+	}
+	g.timer.Reset(g.pause())
 }

@@ -7,7 +7,7 @@ import (
 	"testing"
 )
 
-// The kernel is told to give up in time, through TLS as well.
+// The kernel is told to probe, through TLS as well.
 func TestConnectionsAreGuarded(t *testing.T) {
 	l, err := net.Listen("tcp", "127.0.0.1:0")
 	if err != nil {
@@ -26,7 +26,6 @@ func TestConnectionsAreGuarded(t *testing.T) {
 	}
 	raw.Control(func(fd uintptr) {
 		for _, tt := range []struct{ level, option, want int }{
-			{syscall.IPPROTO_TCP, tcpUserTimeout, 5000},
 			{syscall.SOL_SOCKET, syscall.SO_KEEPALIVE, 1},
 			{syscall.IPPROTO_TCP, syscall.TCP_KEEPIDLE, 2},
 			{syscall.IPPROTO_TCP, syscall.TCP_KEEPINTVL, 1},

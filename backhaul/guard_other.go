@@ -2,10 +2,7 @@
 
 package backhaul
 
-import (
-	"net"
-	"time"
-)
+import "net"
 
-// userTimeout: elsewhere data that is never acknowledged is given up when the kernel is tired of sending it again.
-func userTimeout(*net.TCPConn, time.Duration) {}
+// boundRetries: elsewhere the kernel sends again and probes as it likes.
+func boundRetries(*net.TCPConn) {}

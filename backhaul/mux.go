@@ -231,29 +231,35 @@ func (m *mux) dial(ctx context.Context, dial dialer, limit time.Duration, class 
 		ctx, cancel = context.WithTimeout(ctx, limit)
 		defer cancel()
 	}
-	d := &dialing{pool: m.pool, peer: m.key.name.id, dial: dial, hello: &hello{done: make(chan struct{})}}
-	cc, err := m.pool.transport2(class).NewClientConn(context.WithValue(ctx, dialingKey{}, d), "http", "peer:80")
+	h := &hello{done: make(chan struct{})}
+	w, err := m.pool.connect(ctx, dial, m.key.name.id, h)
 	if err != nil {
 		return nil, err
 	}
+	ping := !m.pool.near && w.guarded.in == nil
+	cc, err := m.pool.transport2(class, ping).NewClientConn(context.WithValue(ctx, dialingKey{}, &dialing{wire: w}), "http", "peer:80")
+	if err != nil {
+		w.Close()
+		return nil, err
+	}
 	select {
-	case <-d.hello.done:
+	case <-h.done:
 	case <-ctx.Done():
 		cc.Close()
 		return nil, context.Cause(ctx)
 	}
-	if !d.hello.settings.ok {
+	if !h.settings.ok {
 		cc.Close()
-		switch err := refusedBy(d.wire.Conn); {
+		switch err := refusedBy(w.Conn); {
 		case err != nil:
 			return nil, err
-		case d.hello.forbidden:
+		case h.forbidden:
 			return nil, &deniedError{peer: m.key.name.id, words: "it wants to know who this is: set Config.Key to its HandlerConfig.Key, or show a certificate"}
 		}
 		return nil, errors.New("backhaul: the peer does not speak HTTP/2 without TLS: serve the hop with NewServer")
 	}
-	c := &conn{cc: cc, wire: d.wire, most: maxStreams}
-	if n := d.hello.settings.streams; n > 0 {
+	c := &conn{cc: cc, wire: w, most: maxStreams}
+	if n := h.settings.streams; n > 0 {
 		c.most = int(min(n, maxStreams))
 	}
 	return c, nil

@@ -1,6 +1,7 @@
 package backhaul
 
 import (
+	"cmp"
 	"context"
 	"net"
 	"net/http"
@@ -16,12 +17,13 @@ import (
 // incarnation; connections of an older epoch are never used again. The last used connection is used first, so that a burst's surplus dies of age.
 type pool struct {
 	poolConfig
-	transport *http.Transport                         // of HTTP/1.1
-	windows   [classes]atomic.Pointer[http.Transport] // of HTTP/2, by class
-	peers     sync.Map                                // peerName -> *peer
-	muxes     sync.Map                                // peerKey -> *mux
+	transport *http.Transport                            // of HTTP/1.1
+	windows   [2][classes]atomic.Pointer[http.Transport] // of HTTP/2: without pings and with them, by class
+	peers     sync.Map                                   // peerName -> *peer
+	muxes     sync.Map                                   // peerKey -> *mux
 	closed    atomic.Bool
 	refused   atomic.Bool // a peer has refused a stream
+	guards    guards
 
 	background context.Context // of connections that are made ahead; ends with the pool
 	end        context.CancelFunc
@@ -63,6 +65,7 @@ type poolConfig struct {
 	pressure  func() float64 // the part of the memory limit in use
 	keys      []authKey      // of the cluster; none: owners have certificates, or let anybody in
 	near      bool           // the peers are machines: no choice of windows, and no pings, which some servers take for an attack
+	pings     pings
 }
 
 // limit bounds connecting. An owner's proof takes one round trip more.
@@ -82,15 +85,21 @@ func (p *pool) class(x *exchange, had int) int {
 	return chooseClass(x.rtt, x.rttKnown, p.bandwidth, p.pressure(), had)
 }
 
-// The bounds of silence on an established connection: 5 s together.
-const (
-	pingAfter = 2 * time.Second
-	pingWait  = 3 * time.Second
-)
+// pings are what HTTP/2 asks whether its peer is there: after how long without a word, and how long it waits for one then. They
+// are for connections that the kernel cannot be asked about. A ping waits behind what the peer does not take, and for a peer
+// that stands still; who does not answer it may be slow.
+type pings struct{ after, wait time.Duration }
+
+// usualPings bound the silence to 5 s.
+var usualPings = pings{2 * time.Second, 3 * time.Second}
 
 // transport2 returns the transport whose connections have the windows of a class.
-func (p *pool) transport2(class int) *http.Transport {
-	if t := p.windows[class].Load(); t != nil {
+func (p *pool) transport2(class int, ping bool) *http.Transport {
+	place := &p.windows[0][class]
+	if ping {
+		place = &p.windows[1][class]
+	}
+	if t := place.Load(); t != nil {
 		return t
 	}
 	window := windowOf(class)
@@ -110,11 +119,11 @@ func (p *pool) transport2(class int) *http.Transport {
 		},
 	}
 	t.Protocols.SetUnencryptedHTTP2(true)
-	if !p.near {
-		t.HTTP2.SendPingTimeout, t.HTTP2.PingTimeout = pingAfter, pingWait
+	if ping {
+		t.HTTP2.SendPingTimeout, t.HTTP2.PingTimeout = p.pings.after, p.pings.wait
 	}
-	if !p.windows[class].CompareAndSwap(nil, t) {
-		return p.windows[class].Load()
+	if !place.CompareAndSwap(nil, t) {
+		return place.Load()
 	}
 	return t
 }
@@ -123,6 +132,7 @@ func (p *pool) transport2(class int) *http.Transport {
 const never = 24 * time.Hour
 
 func newPool(c poolConfig) *pool {
+	c.pings = cmp.Or(c.pings, usualPings)
 	background, end := context.WithCancel(context.Background())
 	return &pool{
 		poolConfig: c, background: background, end: end,
@@ -140,34 +150,47 @@ func newPool(c poolConfig) *pool {
 // dialer connects to a peer.
 type dialer func(ctx context.Context) (net.Conn, error)
 
-// dialing carries a dialer into the transport's DialContext, and the connection out of it.
+// dialing carries a dialer into the transport's DialContext, and the connection out of it; or in, where it is there already.
 type dialing struct {
-	pool  *pool
-	peer  string
-	dial  dialer
-	wire  *wire
-	hello *hello // of HTTP/2
+	pool *pool
+	peer string
+	dial dialer
+	wire *wire
 }
 
-type dialingKey struct{}
-
-func dialWire(ctx context.Context, _, _ string) (net.Conn, error) {
-	d := ctx.Value(dialingKey{}).(*dialing)
-	nc, err := d.dial(ctx)
+// connect connects to a peer. Of HTTP/2, hello is fed with what the peer says.
+func (p *pool) connect(ctx context.Context, dial dialer, peer string, h *hello) (*wire, error) {
+	nc, err := dial(ctx)
 	if err != nil {
 		return nil, err
 	}
 	guard(nc)
-	if !d.pool.near {
-		c, err := authenticate(ctx, nc, d.peer, d.pool.keys, d.hello != nil)
+	if !p.near {
+		c, err := authenticate(ctx, nc, peer, p.keys, h != nil)
 		if err != nil {
 			nc.Close()
 			return nil, err
 		}
 		nc = c
 	}
-	d.wire = newWire(nc, d.hello)
-	return d.wire, nil
+	w := newWire(nc, h)
+	w.guarded.watch(&p.guards, nc)
+	return w, nil
+}
+
+type dialingKey struct{}
+
+func dialWire(ctx context.Context, _, _ string) (net.Conn, error) {
+	d := ctx.Value(dialingKey{}).(*dialing)
+	if d.wire != nil {
+		return d.wire, nil
+	}
+	w, err := d.pool.connect(ctx, d.dial, d.peer, nil)
+	if err != nil {
+		return nil, err
+	}
+	d.wire = w
+	return w, nil
 }
 
 // get returns a connection for an exchange: an idle one, or a new one; of HTTP/2 also one that others use. fresh demands a

@@ -52,6 +52,7 @@ var overHTTP2 bool
 type hop struct {
 	URL      string
 	Listener net.Listener
+	server   *Server
 }
 
 // newHop serves h, or what is wrapped around an owner's handler, which is then named besides.
@@ -72,7 +73,7 @@ func newHop(t testing.TB, h http.Handler, inside ...*Handler) *hop {
 	done := make(chan struct{})
 	go func() { defer close(done); s.Serve(served) }()
 	t.Cleanup(func() { s.Close(); <-done })
-	return &hop{"http://" + l.Addr().String(), l}
+	return &hop{"http://" + l.Addr().String(), l, s}
 }
 
 // dialHop connects to an owner and authenticates by that key.

@@ -72,9 +72,17 @@ type Server struct {
 	mu        sync.Mutex
 	listeners map[net.Listener]struct{}
 	opening   map[net.Conn]struct{} // no protocol known yet
-	servers   map[int]*inner        // by class; -1 is HTTP/1.1
+	servers   map[served]*inner
 	closed    bool
+	guards    guards
+	pings     pings
 	running   sync.WaitGroup
+}
+
+// served are the connections of one inner server: those of a class, -1 for HTTP/1.1, with pings or without.
+type served struct {
+	class int
+	ping  bool
 }
 
 // inner is a server and how it gets its connections.
@@ -94,7 +102,8 @@ func NewServer(h http.Handler, c ServerConfig) (*Server, error) {
 		return nil, err
 	}
 	return &Server{
-		handler: h, c: c, pending: newPending(c.MaxUnauthenticated), listeners: map[net.Listener]struct{}{}, opening: map[net.Conn]struct{}{}, servers: map[int]*inner{},
+		handler: h, c: c, pending: newPending(c.MaxUnauthenticated), listeners: map[net.Listener]struct{}{}, opening: map[net.Conn]struct{}{}, servers: map[served]*inner{},
+		pings: usualPings,
 	}, nil
 }
 
@@ -163,7 +172,9 @@ func (s *Server) open(c net.Conn) {
 			c.Close()
 			return
 		}
-		s.server(class).in.give(newGreeted(c, head))
+		g := newGreeted(c, head)
+		known := g.guarded.watch(&s.guards, c)
+		s.server(served{class, !known && class != classHTTP1}).in.give(g)
 	})
 }
 
@@ -220,8 +231,9 @@ func (s *Server) greet(c net.Conn) (class int, head []byte, err error) {
 // greeted is a connection whose first bytes have been read.
 type greeted struct {
 	net.Conn
-	head []byte
-	from net.Conn // as it was accepted
+	head    []byte
+	from    net.Conn // as it was accepted
+	guarded guarded
 }
 
 // newGreeted leaves out what has nothing to do any more.
@@ -241,35 +253,51 @@ func (g *greeted) Read(p []byte) (int, error) {
 		}
 		return n, nil
 	}
-	return g.Conn.Read(p)
+	n, err := g.Conn.Read(p)
+	return n, g.guarded.err(err)
+}
+
+func (g *greeted) Write(p []byte) (int, error) {
+	g.guarded.begin()
+	defer g.guarded.end()
+	n, err := g.Conn.Write(p)
+	return n, g.guarded.err(err)
 }
 
 // CloseWrite is what ends one direction of an upgraded connection.
-func (g *greeted) CloseWrite() error { return closeWrite(g.Conn) }
+func (g *greeted) CloseWrite() error {
+	g.guarded.begin()
+	defer g.guarded.end()
+	return closeWrite(g.Conn)
+}
 
-// server returns the server of a class; s.mu is held.
-func (s *Server) server(class int) *inner {
-	if in := s.servers[class]; in != nil {
+// NetConn returns the connection beneath.
+func (g *greeted) NetConn() net.Conn { return g.Conn }
+
+// server returns the server of some connections; s.mu is held.
+func (s *Server) server(of served) *inner {
+	if in := s.servers[of]; in != nil {
 		return in
 	}
 	h := &http.Server{
 		Handler: s.handler, IdleTimeout: s.c.IdleTimeout, ReadHeaderTimeout: s.c.HeaderTimeout,
 		ConnContext: ConnContext, MaxHeaderBytes: s.c.MaxHeader, ErrorLog: slog.NewLogLogger(s.c.Logger.Handler(), slog.LevelWarn), Protocols: new(http.Protocols),
 	}
-	if class == classHTTP1 {
+	if of.class == classHTTP1 {
 		h.Protocols.SetHTTP1(true)
 	} else {
 		h.Protocols.SetUnencryptedHTTP2(true)
 		h.HTTP2 = &http.HTTP2Config{
 			MaxConcurrentStreams:          s.c.MaxStreams,
 			MaxReceiveBufferPerConnection: connWindow,
-			MaxReceiveBufferPerStream:     windowOf(class),
-			SendPingTimeout:               pingAfter,
-			PingTimeout:                   pingWait,
+			MaxReceiveBufferPerStream:     windowOf(of.class),
+		}
+		if of.ping {
+			h.HTTP2.SendPingTimeout, h.HTTP2.PingTimeout = s.pings.after, s.pings.wait
 		}
 	}
 	in := &inner{http: h, in: newHandover()}
-	s.servers[class] = in
+	s.servers[of] = in
 	s.running.Go(func() { h.Serve(in.in) })
 	return in
 }

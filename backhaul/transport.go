@@ -16,6 +16,7 @@ import (
 //
 // The machine's reservation is held until the answer's body has been read to its end or closed; a caller that does
 // neither leaks it, as with any RoundTripper. The body of a 101 answer is an [io.ReadWriteCloser]; it also has CloseWrite.
+// When it breaks, or the connection that [io.Copy] copies from or to, both end in a reset: nobody takes for an end what is none.
 type Transport struct {
 	picker   Picker
 	c        Config

@@ -23,8 +23,10 @@ import (
 // it has no byte left over from before; and it opens only where the kernel has received no byte that we have not read.
 type wire struct {
 	net.Conn
+	guarded    guarded
 	wrote, got atomic.Int64
-	hello      *hello // of HTTP/2: waits for the peer's first frame
+	ended      atomic.Bool // our half
+	hello      *hello      // of HTTP/2: waits for the peer's first frame
 
 	phase   atomic.Int32
 	reading atomic.Bool                   // somebody is in Read
@@ -110,6 +112,7 @@ func (w *wire) Read(p []byte) (int, error) {
 		}
 	}
 	n, err := w.Conn.Read(p)
+	err = w.guarded.err(err)
 	w.reading.Store(false)
 	if n > 0 && w.phase.Load() != phaseOpen && (w.phase.CompareAndSwap(phaseIdle, phaseSpoilt) || w.phase.Load() == phaseSpoilt) {
 		n, err = 0, errUnasked
@@ -130,7 +133,10 @@ func (w *wire) Write(p []byte) (int, error) {
 	if w.phase.Load() != phaseOpen && !w.begin() {
 		return 0, errUnasked
 	}
+	w.guarded.begin()
 	n, err := w.Conn.Write(p)
+	w.guarded.end()
+	err = w.guarded.err(err)
 	wrote := w.wrote.Add(int64(n))
 	if err != nil && w.over != nil && wrote > w.began {
 		w.wait(silence)
@@ -166,8 +172,17 @@ func (w *wire) Close() error {
 	return w.Conn.Close()
 }
 
+// abort has the connection end in a reset.
+func (w *wire) abort() {
+	breakOff(w.Conn)
+	w.Close()
+}
+
 // CloseWrite ends one direction.
 func (w *wire) CloseWrite() error {
+	w.ended.Store(true)
+	w.guarded.begin()
+	defer w.guarded.end()
 	if c, ok := w.Conn.(interface{ CloseWrite() error }); ok {
 		return c.CloseWrite()
 	}
