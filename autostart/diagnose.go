@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"sync"
+	"syscall"
 	"time"
 
 	"github.com/ebbkit/ebb/balance"
@@ -61,7 +62,7 @@ func (s *Starter) diagnose(
 			continue // it says nothing of the machine
 		}
 		d := s.describe(ctx, r)
-		if r.probe.dials && conditionOf(err) == deaf {
+		if r.probe.dials && s.condition(r, err) == deaf {
 			grace := s.misplacedGrace(r)
 			if where, failed := place.look(time.Now(), r.m.Addr, d.Listens, grace); failed {
 				s.countMisplaced(r)
@@ -121,7 +122,7 @@ func foundAt(err error, addr string) string {
 	switch {
 	case err == nil:
 		return "nobody has said that it is ready"
-	case conditionOf(err) == deaf:
+	case errors.Is(err, syscall.ECONNREFUSED):
 		return "connection refused at " + addr
 	case errors.Is(err, context.DeadlineExceeded):
 		return "no answer at " + addr
