@@ -14,7 +14,8 @@ const (
 	// where it should, until its start has failed: at another address of the same port, which
 	// nobody does on purpose, and at another port, which may also be one for metrics or a debugger
 	// that is open before the real one.
-	misplacedSame, misplacedOther = time.Second, 3 * time.Second
+	// They are a little below 1 and 3 s, at which it is looked into.
+	misplacedSame, misplacedOther = 900 * time.Millisecond, 2900 * time.Millisecond
 	// misplacedTries is how many starts of an app fail for that before others get longer: so many
 	// trip the breaker, and so somebody has been told. If it was just the order in which the ports
 	// are opened, one of the longer ones comes up, and from then on it is known how long that

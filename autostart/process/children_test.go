@@ -4,8 +4,10 @@ package process_test
 
 import (
 	"fmt"
+	"net"
 	"net/http"
 	"os"
+	"os/exec"
 	"os/signal"
 	"strings"
 	"sync/atomic"
@@ -32,6 +34,9 @@ var children = map[string]func() int{
 	"parent":   parent,
 	"family":   family,
 	"leaf":     leaf,
+	"moaner":   moaner,
+	"flood":    flood,
+	"astray":   astray,
 	"exit7":    func() int { return 7 },
 	"exit0":    func() int { return 0 },
 	"kill9":    func() int { return die(syscall.SIGKILL) },
@@ -98,4 +103,40 @@ func chatter() int {
 		fmt.Fprintln(os.Stderr, "a line on stderr", i)
 	}
 	return 0
+}
+
+// moaner says what it lacks and ends.
+func moaner() int {
+	fmt.Println("starting")
+	fmt.Fprint(os.Stderr, "Traceback (most recent call last):\n  File \"app.py\", line 1\n\x1b[31mModuleNotFoundError\x1b[0m: nosuchmodule")
+	return 3
+}
+
+// flood prints without end.
+func flood() int {
+	line := []byte(strings.Repeat("a line of a program that has lost its mind\n", 1000))
+	for {
+		if _, err := os.Stdout.Write(line); err != nil {
+			return 1
+		}
+	}
+}
+
+// astray listens where nobody looks for it, and its child does too.
+func astray() int {
+	l, err := net.Listen("tcp", "127.0.0.1:0")
+	if err != nil {
+		fmt.Println(err)
+		return 1
+	}
+	if os.Getenv("CHILD") == "" {
+		c := exec.Command(os.Args[0])
+		c.Env, c.Stdout = append(os.Environ(), "CHILD=1"), os.Stdout
+		if err := c.Start(); err != nil {
+			fmt.Println(err)
+			return 1
+		}
+	}
+	fmt.Println("listening at", l.Addr())
+	select {}
 }

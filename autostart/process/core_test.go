@@ -112,6 +112,8 @@ func TestReason(t *testing.T) {
 		{ending{code: 1, life: 12345 * time.Microsecond}, "exit status 1, 12ms after its start"},
 		{ending{code: -1, signal: "segmentation fault", life: time.Hour}, "killed by signal: segmentation fault"},
 		{ending{code: -1, signal: "killed", life: time.Hour, memory: true}, "killed by signal: killed (out of memory)"},
+		{ending{code: 1, life: 12 * time.Millisecond, said: "cannot open config"}, "exit status 1, 12ms after its start: cannot open config"},
+		{ending{code: 0, life: time.Second, asked: true, said: "bye"}, "stopped: exit status 0"},
 		{ending{code: 0, life: time.Second, asked: true}, "stopped: exit status 0"},
 		{ending{code: -1, signal: "terminated", life: time.Hour, asked: true}, "stopped: killed by signal: terminated"},
 		{ending{code: -1, signal: "killed", life: time.Hour, asked: true, overdue: 5 * time.Second},

@@ -43,6 +43,7 @@ type Driver struct {
 var (
 	_ autostart.Driver    = (*Driver)(nil)
 	_ autostart.Inspector = (*Driver)(nil)
+	_ autostart.Describer = (*Driver)(nil)
 )
 
 // child is one process group, from the call of Start to the report of its exit. Driver.mu guards what changes.
@@ -55,6 +56,8 @@ type child struct {
 	gone    chan struct{} // closed when its exit has been reported
 
 	cmd       *exec.Cmd // nil while it is being created
+	printed   *output
+	flush     func() // passes on what it has printed last
 	epoch     uint64
 	suspended bool
 	asked     bool          // the driver was told to end it
@@ -130,6 +133,7 @@ func (d *Driver) create(c *child, m balance.Machine) error {
 	if err != nil {
 		return err
 	}
+	c.printed, cmd.Stdout, cmd.Stderr, c.flush = d.command.streams(fmt.Sprintf("%v | ", m.Key()))
 	err = creator.do(func() error {
 		if err := cmd.Start(); err != nil {
 			return explainStart(err)
@@ -202,8 +206,6 @@ func (c *command) cmd(v variables) (*exec.Cmd, error) {
 		Args:        words,
 		Env:         append(env, v.environ()...),
 		Dir:         c.dir,
-		Stdout:      c.out,
-		Stderr:      c.err,
 		WaitDelay:   outputPatience,
 		SysProcAttr: attributes(),
 	}, nil

@@ -144,7 +144,9 @@ func (d *Driver) await(c *child, g *guard.Guard) {
 		_ = c.cmd.Wait() // its error says what ProcessState says, or that output was cut off
 	}
 
-	e := ending{life: life, asked: c.asked, overdue: c.overdue}
+	c.flush()
+
+	e := ending{life: life, asked: c.asked, overdue: c.overdue, said: c.printed.lastLine()}
 	e.code, e.signal = outcome(c.cmd.ProcessState)
 	e.memory = !c.killed && e.signal == killedName && c.memory.killed()
 	ports.release(c.port)

@@ -13,6 +13,7 @@ type ending struct {
 	asked   bool          // the driver was told to end it
 	overdue time.Duration // > 0: it had not ended by itself so long after the stop signal
 	memory  bool          // the system ran out of memory and killed it
+	said    string        // the last line that it has printed
 }
 
 // youngest is the age below which the sentence mentions the age: a machine that ends so early has not started properly.
@@ -35,6 +36,9 @@ func (e ending) reason() string {
 	}
 	if e.life < youngest {
 		s += fmt.Sprintf(", %v after its start", e.life.Round(time.Millisecond))
+	}
+	if e.said != "" {
+		s += ": " + e.said
 	}
 	return s
 }

@@ -6,8 +6,12 @@ import (
 	"bufio"
 	"bytes"
 	"errors"
+	"slices"
 	"strings"
 	"testing"
+	"time"
+
+	"github.com/ebbkit/ebb/autostart"
 )
 
 // output collects lines from many writers. It is deliberately not safe for concurrent use.
@@ -51,5 +55,108 @@ func TestOutputThatFails(t *testing.T) {
 	start(t, d, &m)
 	if e := nextExit(t, d); e.Code != 0 {
 		t.Errorf("exit %+v: the machine suffers from the writer", e)
+	}
+}
+
+// What a machine has printed last stands in the reason of its end, and all of it goes to Output
+// with its name.
+func TestLastWordsOfAMachine(t *testing.T) {
+	var out output
+	c := config("moaner")
+	c.Stderr, c.Output = nil, &out
+	d := newDriver(t, c)
+	m := machine()
+	start(t, d, &m)
+	e := nextExit(t, d)
+	if !strings.HasPrefix(e.Reason, "exit status 3, ") || !strings.HasSuffix(e.Reason, "start: [31mModuleNotFoundError[0m: nosuchmodule") {
+		t.Errorf("reason %q", e.Reason)
+	}
+	name := string(m.App) + "/" + string(m.ID) + " | "
+	want := name + "starting\n" + name + "Traceback (most recent call last):\n" + name + "  File \"app.py\", line 1\n" +
+		name + "\x1b[31mModuleNotFoundError\x1b[0m: nosuchmodule\n"
+	if got := out.String(); got != want {
+		t.Errorf("output %q, want %q", got, want)
+	}
+}
+
+// Output, Stdout and Stderr may be set together.
+func TestOutputBesideStdout(t *testing.T) {
+	var all, stdout, stderr output
+	c := config("chatter")
+	c.Stdout, c.Stderr, c.Output = &stdout, &stderr, &all
+	d := newDriver(t, c)
+	const machines = 5
+	for range machines {
+		m := machine()
+		start(t, d, &m)
+	}
+	for range machines {
+		nextExit(t, d)
+	}
+	for name, b := range map[string]*output{"stdout": &stdout, "stderr": &stderr} {
+		if n := strings.Count(b.String(), "a line on "+name+" "); n != machines*100 || strings.Count(b.String(), "\n") != n {
+			t.Errorf("%d lines on %s, want %d and no other", n, name, machines*100)
+		}
+	}
+	lines := 0
+	for s := bufio.NewScanner(&all); s.Scan(); lines++ {
+		if name, line, ok := strings.Cut(s.Text(), " | "); !ok || !strings.HasPrefix(name, "app/m-") || !strings.HasPrefix(line, "a line on std") {
+			t.Errorf("line %q is mixed up", s.Text())
+		}
+	}
+	if lines != machines*200 {
+		t.Errorf("%d lines in all, want %d", lines, machines*200)
+	}
+}
+
+// A machine that prints without end is held up, and can be stopped.
+func TestFloodOfOutput(t *testing.T) {
+	c := config("flood")
+	c.Stderr = nil
+	d := newDriver(t, c)
+	m := machine()
+	start(t, d, &m)
+	for { // until it has printed something
+		got, err := d.Describe(t.Context(), m)
+		if err != nil {
+			t.Fatal(err)
+		}
+		if got.Output == "a line of a program that has lost its mind" {
+			break
+		}
+	}
+	if err := d.Stop(t.Context(), m); err != nil {
+		t.Error(err)
+	}
+}
+
+// Describe finds all that the machine's processes listen to, and nothing else.
+func TestDescribe(t *testing.T) {
+	c := config("astray")
+	c.Stderr = nil
+	d := newDriver(t, c)
+	m, other := machine(), machine()
+	if _, err := d.Describe(t.Context(), m); err == nil {
+		t.Error("of a machine that does not run")
+	}
+	start(t, d, &other)
+	start(t, d, &m)
+	var got autostart.Description
+	for deadline := time.Now().Add(patience); len(got.Listens) < 2 || got.Output == ""; {
+		var err error
+		if got, err = d.Describe(t.Context(), m); err != nil {
+			t.Fatal(err)
+		}
+		if !got.Known && got.Output != "" {
+			t.Skip("this system does not say who listens where")
+		}
+		if time.Now().After(deadline) {
+			t.Fatalf("%+v", got)
+		}
+		<-time.After(time.Millisecond)
+	}
+	at, ok := strings.CutPrefix(got.Output, "listening at ")
+	if !ok || !got.Known || len(got.Listens) != 2 || !slices.Contains(got.Listens, at) {
+		t.Errorf("%+v", got)
 	}
 }

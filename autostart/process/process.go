@@ -59,9 +59,17 @@ type Config struct {
 	Env []string
 	// Dir is the machines' working directory; empty means this process's.
 	Dir string
-	// Stdout and Stderr receive what the machines print; nil discards it. Writes never overlap, except to an [*os.File],
-	// which machines get directly. A writer that blocks holds up the machines that print; its errors are ignored.
+	// Stdout and Stderr receive what the machines print; nil discards it. Writes never overlap,
+	// except to an [*os.File], which machines get directly. A writer that blocks holds up the
+	// machines that print, and so does more than 16 MiB in a second; its errors are ignored.
+	//
+	// The last 4 KiB of what a machine prints are kept, except what goes to a file directly: the
+	// last line stands in the reason of its end, and in [Driver.Describe].
 	Stdout, Stderr io.Writer
+	// Output receives the same, both streams of all machines, line by line and with the machine's
+	// app and ID before each line; nil discards it. Each write is one line, and writes never
+	// overlap.
+	Output io.Writer
 
 	// StopSignal asks a machine to end; 0 means SIGTERM. It goes to the whole group.
 	StopSignal syscall.Signal
@@ -100,6 +108,7 @@ type command struct {
 	env         []string
 	dir         string
 	out, err    io.Writer
+	all         io.Writer
 	stopSignal  syscall.Signal
 	stopTimeout time.Duration // <= 0: none
 	host        string
@@ -171,6 +180,9 @@ func (d *Driver) resolve(c Config) error {
 	}
 	_ = l.Close()
 	r.out, r.err = shareWriters(c.Stdout, c.Stderr)
+	if c.Output != nil {
+		r.all = &sharedWriter{mu: new(sync.Mutex), w: c.Output}
+	}
 	return nil
 }
 

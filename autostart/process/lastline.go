@@ -1,0 +1,34 @@
+package process
+
+import (
+	"bytes"
+	"unicode"
+	"unicode/utf8"
+)
+
+// wordsMax is how much of a line is put into a sentence for people, in bytes.
+const wordsMax = 200
+
+// lastLine returns the last line of text that has anything in it, fit for a sentence: without
+// control characters and not too long.
+func lastLine(text []byte) string {
+	for len(text) > 0 {
+		i := bytes.LastIndexByte(text, '\n')
+		line := bytes.TrimSpace(text[i+1:])
+		text = text[:max(i, 0)]
+		words := make([]byte, 0, min(len(line), wordsMax))
+		for len(line) > 0 && len(words) < wordsMax {
+			r, n := utf8.DecodeRune(line)
+			if line = line[n:]; r != utf8.RuneError && unicode.IsPrint(r) {
+				words = utf8.AppendRune(words, r)
+			}
+		}
+		if words = bytes.TrimSpace(words); len(words) > 0 {
+			if len(line) > 0 {
+				words = append(words, "..."...)
+			}
+			return string(words)
+		}
+	}
+	return ""
+}
