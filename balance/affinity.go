@@ -9,7 +9,7 @@ const yieldAt = 1.25
 // a machine without room lends its keys to the next in each key's own order.
 func (l *look) affine(i int, b *found) {
 	p := &l.v.order[i]
-	rank := p.rows.inOrder().rank
+	ranks := p.rows.ranks
 	bound := uint64(0)
 	if p.stats.Use > 0 {
 		bound = uint64(p.stats.Use*yieldAt*16) + 16
@@ -23,7 +23,7 @@ func (l *look) affine(i int, b *found) {
 			if w&busyBit == 0 && l.bounded(w, p.rows.rows[pos], bound) {
 				w |= busyBit
 			}
-			h := mix(l.key, rank[pos])
+			h := mix(l.key, ranks[pos])
 			if l.closer(w, h, b) {
 				b.w, b.slot, b.hash = w, Slot{int32(i), pos}, h
 			}

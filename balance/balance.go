@@ -10,9 +10,10 @@
 //   - What the owner says is true: the gate is one atomic word, so a hard limit holds whatever anybody believed. A wrong
 //     guess costs one bounce, which puts the guesser right, and a try elsewhere.
 //
-// A pick takes no lock, reads no clock and does not allocate: scores are kept on write in a dense array for each region,
-// and a pick is a minimum over up to 64 of them, or over a few that are drawn by the room that they have. It never waits:
-// when nothing can serve it says why, with a [*NoMachineError], and package autostart has the waiting room.
+// A pick takes no lock, reads no clock and does not allocate: scores and orders are kept on write in dense arrays for each
+// region, and a pick is a minimum over up to 64 scores, or over a few that are drawn by the room that they have. It never
+// waits: when nothing can serve it says why, with a [*NoMachineError], which is allocated, and package autostart has the waiting
+// room. What [Trace] samples allocates too.
 //
 // [Closest] fills the nearest region first and gives a slowly moving share away when it is dear or full; [LeastLoad] takes
 // all regions for one; [Pack] fills machines one after the other so that the rest can sleep. A [Strategy] of one's own

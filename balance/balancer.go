@@ -298,7 +298,7 @@ func (b *Balancer) reserve(ab *appBalance, r *Request) (m *row, slot ticket) {
 			if est(m.cell.est.Load())&grantMask == 0 {
 				return m, ticket{}
 			}
-			if slot, ok := m.cell.remember().purse().take(m.cell); ok {
+			if slot, ok := m.cell.remember().granted().take(m.cell); ok {
 				return m, slot
 			}
 			m.cell.leave() // somebody of this node took the last grant

@@ -168,8 +168,8 @@ func (b *batch) put(m Machine, v Version, gate *Gate) (changed bool, err error) 
 			held.cell.forget()
 		}
 		if m := held.cell.mem.Load(); m != nil && held.kin.incarnation != v.Incarnation {
-			if w := m.wallet.Load(); w != nil {
-				w.clear(held.cell)
+			if t := m.tickets.Load(); t != nil {
+				t.clear(held.cell)
 			}
 		}
 		if m.State == Started && (held.state != Started || held.epoch != m.Epoch) && d.next.app.SlowStart > 0 {

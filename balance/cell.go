@@ -184,9 +184,9 @@ func (c *cell) forget() {
 	c.update(func(e est) est { return e & (grantMask | rampMask) })
 	if m := c.mem.Load(); m != nil {
 		var kept *memory
-		if w := m.wallet.Load(); w != nil {
+		if t := m.tickets.Load(); t != nil {
 			kept = &memory{}
-			kept.wallet.Store(w)
+			kept.tickets.Store(t)
 		}
 		c.mem.CompareAndSwap(m, kept)
 	}
@@ -219,11 +219,11 @@ func (c *cell) remember() *memory {
 
 // memory is what is remembered of a machine beyond its cell.
 type memory struct {
-	past                           // of the tick, which is one at a time
-	fails   atomic.Uint32          // failures so far
-	started atomic.Int64           // the tick at which slow start began; 0 for none
-	out     atomic.Bool            // ejected as an outlier
-	wallet  atomic.Pointer[wallet] // slots granted by the owner; nil until there is one
+	past                            // of the tick, which is one at a time
+	fails   atomic.Uint32           // failures so far
+	started atomic.Int64            // the tick at which slow start began; 0 for none
+	out     atomic.Bool             // ejected as an outlier
+	tickets atomic.Pointer[tickets] // slots granted by the owner; nil until there is one
 }
 
 // slowStart begins slow start: the machine has just started.

@@ -238,8 +238,8 @@ func (p *pools) check() {
 	for _, e := range p.edges {
 		for m := range must(e.f.App("gpu")).rows() {
 			n, in := est(m.cell.est.Load()).grant()
-			if mem := m.cell.mem.Load(); in && mem != nil && mem.wallet.Load() != nil && n != len(mem.wallet.Load().tickets) {
-				p.t.Fatalf("%s at %s: %d slots counted, %d at hand", m.id, e.id, n, len(mem.wallet.Load().tickets))
+			if mem := m.cell.mem.Load(); in && mem != nil && mem.tickets.Load() != nil && n != mem.tickets.Load().len() {
+				p.t.Fatalf("%s at %s: %d slots counted, %d at hand", m.id, e.id, n, mem.tickets.Load().len())
 			}
 		}
 	}

@@ -9,9 +9,15 @@ func (Pack) Pick(v *View, r Request) (Slot, bool) {
 	if r.Key == "" {
 		for i := range v.order {
 			rows := v.order[i].rows
-			for _, pos := range rows.inOrder().places {
+			left := rows.usable()
+			for _, pos := range rows.byRank {
 				if rows.word(pos) < busyBit && r.admits(rows.rows[pos]) {
 					return Slot{int32(i), pos}, true
+				}
+				if m := rows.rows[pos]; m.tier < tiers { // those that run stand at the front, where all go by the order
+					if left--; left == 0 {
+						break
+					}
 				}
 			}
 		}

@@ -3,7 +3,6 @@ package balance
 import (
 	"cmp"
 	"slices"
-	"sync/atomic"
 )
 
 // regionRows are the rows of one app in one region. It is immutable once published.
@@ -13,11 +12,12 @@ type regionRows struct {
 	chunks []*chunk       // the dense array of words
 	rows   []*row         // by place; nil where nobody stands
 	byID   []int32        // places in the order of IDs
+	byRank []int32        // places in the canonical order
+	ranks  []uint64       // by place: see Rank. A change of members changes them and the orders, a change of rows does not
 	byTier [tiers][]int32 // places, in no order
-	ranked atomic.Pointer[ranking]
-	own    struct { // of a draft: which lists have been copied already
-		byID   bool
-		byTier [tiers]bool
+	own    struct {       // of a draft: which lists have been copied already
+		members bool
+		byTier  [tiers]bool
 	}
 }
 
@@ -37,34 +37,36 @@ func (r *regionRows) get(id MachineID) *row {
 	return nil
 }
 
-// ranking is the canonical order of a region's usable machines.
-type ranking struct {
-	places []int32  // best first
-	rank   []uint64 // by place
-}
-
-// inOrder returns the ranking. It is made when first asked for.
-func (r *regionRows) inOrder() *ranking {
-	if k := r.ranked.Load(); k != nil {
-		return k
-	}
-	k := &ranking{rank: make([]uint64, len(r.rows))}
-	for t := range tiers {
-		for _, p := range r.byTier[t] {
-			k.rank[p] = Rank(r.rows[p].kin.app, r.rows[p].id)
-			k.places = append(k.places, p)
-		}
-	}
-	slices.SortFunc(k.places, func(a, b int32) int {
-		return cmp.Or(cmp.Compare(k.rank[a], k.rank[b]), cmp.Compare(r.rows[a].id, r.rows[b].id))
+// findRank returns the index in byRank of a machine of that rank, or where it would stand.
+func (r *regionRows) findRank(rank uint64, id MachineID) int {
+	i, _ := slices.BinarySearchFunc(r.byRank, id, func(p int32, id MachineID) int {
+		return cmp.Or(cmp.Compare(r.ranks[p], rank), cmp.Compare(r.rows[p].id, id))
 	})
-	r.ranked.Store(k)
-	return k
+	return i
 }
 
 // edit returns a draft: a copy to change. Lists are copied when they are changed for the first time.
 func (r *regionRows) edit() *regionRows {
-	return &regionRows{name: r.name, area: r.area, rows: slices.Clone(r.rows), byID: r.byID, byTier: r.byTier}
+	return &regionRows{name: r.name, area: r.area, rows: slices.Clone(r.rows), byID: r.byID, byRank: r.byRank, ranks: r.ranks, byTier: r.byTier}
+}
+
+// members lets the lists be changed that a machine enters when it joins.
+func (r *regionRows) members() {
+	if r.own.members {
+		return
+	}
+	r.own.members = true
+	r.byID = append(make([]int32, 0, len(r.byID)+1), r.byID...)
+	r.byRank = append(make([]int32, 0, len(r.byRank)+1), r.byRank...)
+	r.ranks = append(make([]uint64, 0, len(r.rows)), r.ranks...)
+}
+
+// usable returns how many machines are in a tier that can be used.
+func (r *regionRows) usable() (n int) {
+	for t := range tiers {
+		n += len(r.byTier[t])
+	}
+	return n
 }
 
 // set puts a row at its place, for the one that stands there or as a new one.
@@ -75,16 +77,26 @@ func (r *regionRows) set(m *row) {
 	old := r.rows[m.pos]
 	r.rows[m.pos] = m
 	if old == nil {
+		r.members()
+		for len(r.ranks) < len(r.rows) {
+			r.ranks = append(r.ranks, 0)
+		}
+		rank := Rank(m.kin.app, m.id)
 		i, _ := r.find(m.id)
-		r.byID = slices.Insert(mine(r.byID, &r.own.byID), i, m.pos)
+		r.byID = slices.Insert(r.byID, i, m.pos)
+		r.byRank = slices.Insert(r.byRank, r.findRank(rank, m.id), m.pos)
+		r.ranks[m.pos] = rank
 	}
 	r.move(old, m)
 }
 
 // drop takes a row out.
 func (r *regionRows) drop(m *row) {
+	r.members()
 	i, _ := r.find(m.id)
-	r.byID = slices.Delete(mine(r.byID, &r.own.byID), i, i+1)
+	r.byID = slices.Delete(r.byID, i, i+1)
+	i = r.findRank(r.ranks[m.pos], m.id)
+	r.byRank = slices.Delete(r.byRank, i, i+1)
 	r.rows[m.pos] = nil
 	r.move(m, nil)
 }

@@ -79,7 +79,7 @@ func (b *Balancer) slice(l *living, p *reach) {
 	}
 	// A width that follows the load step by step would move the slice all the time.
 	if l.rows != p.rows || l.peers != len(b.peers) || width > l.width || width < l.width/2 {
-		ring := slices.DeleteFunc(slices.Clone(p.rows.inOrder().places), func(pos int32) bool { return p.rows.rows[pos].tier != TierReady })
+		ring := slices.DeleteFunc(slices.Clone(p.rows.byRank), func(pos int32) bool { return p.rows.rows[pos].tier != TierReady })
 		*l = living{share: l.share, rows: p.rows, width: width, peers: len(b.peers), slice: sliceOf(ring, i, len(b.peers), width)}
 	}
 	p.slice = l.slice

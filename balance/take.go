@@ -4,7 +4,6 @@ import (
 	"cmp"
 	"iter"
 	"slices"
-	"sync"
 )
 
 // Take takes in a slot that a machine's owner has granted to this node, or taken back; the next pick may use it. It reports false when
@@ -21,9 +20,9 @@ func (b *Balancer) Take(g Grant) bool {
 	if c == nil {
 		return false
 	}
-	w := c.remember().purse()
+	held := c.remember().granted()
 	if g.Revoked {
-		w.drop(c, g.Token)
+		held.drop(c, g.Token)
 		return true
 	}
 	now := b.fleet.tick.Load()
@@ -32,7 +31,7 @@ func (b *Balancer) Take(g Grant) bool {
 			m.cell.underGrants(m.kin.limits)
 		}
 	}
-	w.put(c, ticket{g.Token, now + max(1, int64(g.For/tickEvery))})
+	held.put(c, ticket{g.Token, now + max(1, int64(g.For/tickEvery))})
 	b.signal(g.App)
 	return true
 }
@@ -53,7 +52,7 @@ func (r *Reservation) Undelivered() { r.lost = true }
 func (r *Reservation) giveBack() {
 	switch {
 	case !r.shown:
-		r.row.cell.remember().purse().putBack(r.row.cell, r.ticket)
+		r.row.cell.remember().granted().putBack(r.row.cell, r.ticket)
 	case r.lost && r.b.giveBack != nil:
 		r.b.giveBack(r.row.kin.owner, Grant{App: r.row.kin.app, Machine: r.row.id, Token: r.ticket.token})
 	}
@@ -107,118 +106,13 @@ func (v *View) granting() (owners []asked) {
 	return owners
 }
 
-// wallet holds the granted slots of one machine that wait to be used. The count in the cell's estimate is written under its
-// lock only, so that both always agree.
-type wallet struct {
-	mu      sync.Mutex
-	tickets []ticket
-	past    [8]uint64 // tokens that came and must not come again, the latest first
-}
-
-// ticket is a granted slot and the tick until which it may be used.
-type ticket struct {
-	token uint64
-	until int64
-}
-
-// purse returns the memory's wallet, made on demand.
-func (m *memory) purse() *wallet {
-	for {
-		if w := m.wallet.Load(); w != nil {
-			return w
-		}
-		m.wallet.CompareAndSwap(nil, &wallet{})
-	}
-}
-
-// put takes a ticket in, unless it was here before.
-func (w *wallet) put(c *cell, t ticket) {
-	w.mu.Lock()
-	defer w.mu.Unlock()
-	if slices.Contains(w.past[:], t.token) || slices.ContainsFunc(w.tickets, func(o ticket) bool { return o.token == t.token }) {
-		return
-	}
-	w.tickets = append(w.tickets, t)
-	w.count(c, true)
-}
-
-// drop takes a ticket out, also one that is still on its way.
-func (w *wallet) drop(c *cell, token uint64) {
-	w.mu.Lock()
-	defer w.mu.Unlock()
-	w.tickets = slices.DeleteFunc(w.tickets, func(t ticket) bool { return t.token == token })
-	w.bury(token)
-	w.count(c, false)
-}
-
-// take returns the ticket that came last; ok is false when there is none.
-func (w *wallet) take(c *cell) (t ticket, ok bool) {
-	w.mu.Lock()
-	defer w.mu.Unlock()
-	if last := len(w.tickets) - 1; last >= 0 {
-		t, ok = w.tickets[last], true
-		w.tickets = w.tickets[:last]
-		w.bury(t.token)
-	}
-	w.count(c, false)
-	return t, ok
-}
-
-// putBack takes a ticket in that take returned and nobody has used.
-func (w *wallet) putBack(c *cell, t ticket) {
-	w.mu.Lock()
-	if i := slices.Index(w.past[:], t.token); i >= 0 {
-		w.past[i] = 0
-	}
-	w.mu.Unlock()
-	w.put(c, t)
-}
-
-func (w *wallet) bury(token uint64) {
-	if !slices.Contains(w.past[:], token) {
-		copy(w.past[1:], w.past[:])
-		w.past[0] = token
-	}
-}
-
-// count writes how many tickets there are into the estimate. Only a ticket that comes makes a node wait for grants.
-func (w *wallet) count(c *cell, came bool) {
-	n := len(w.tickets)
-	c.update(func(e est) est {
-		_, in := e.grant()
-		return e.withGrant(n, in || came)
-	})
-}
-
 // lapse is how many ticks after the last grant a node takes the owner for one that does not grant.
 const lapse = 50
-
-// expire drops tickets that are too old and returns how many are left.
-func (w *wallet) expire(now int64) (left int) {
-	w.mu.Lock()
-	defer w.mu.Unlock()
-	w.tickets = slices.DeleteFunc(w.tickets, func(t ticket) bool { return t.until < now })
-	return len(w.tickets)
-}
-
-// clear drops all tickets: their owner has been started again, and does not know them.
-func (w *wallet) clear(c *cell) {
-	w.mu.Lock()
-	defer w.mu.Unlock()
-	w.tickets = nil
-	w.count(c, false)
-}
 
 // underGrants has the machine wait for grants if it takes a few requests at a time.
 func (c *cell) underGrants(l Limits) {
 	if l.Hard == 0 || l.Hard > fewSlots {
 		return
 	}
-	c.remember().purse().wait(c)
-}
-
-func (w *wallet) wait(c *cell) {
-	w.mu.Lock()
-	defer w.mu.Unlock()
-	w.count(c, true)
+	c.remember().granted().wait(c)
 }

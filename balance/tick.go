@@ -112,6 +112,11 @@ type gathered struct {
 
 func (m *row) age(turned []MachineID, a *area, sum *gathered, share float64, ready, failing int) []MachineID {
 	c := m.cell
+	if mem := c.mem.Load(); mem != nil {
+		if t := mem.tickets.Load(); t != nil {
+			t.expire(c, a.tick)
+		}
+	}
 	old, seen, n := est(c.est.Load()), c.seen.Load(), c.count.Load()
 	own, sent := int(n&ownMask), uint32(n/sentUnit)&sentMask
 	mem := c.mem.Load()
@@ -131,8 +136,7 @@ func (m *row) age(turned []MachineID, a *area, sum *gathered, share float64, rea
 			}
 			e = e.withRamp(part)
 		}
-		if _, granted := e.grant(); granted {
-			n := mem.purse().expire(a.tick)
+		if n, granted := e.grant(); granted {
 			e = e.withGrant(n, a.granted || n > 0)
 		}
 		if m.tier == TierReady {

@@ -1,0 +1,188 @@
+package balance
+
+import (
+	"fmt"
+	"runtime"
+	"sync"
+	"sync/atomic"
+	"testing"
+	"time"
+)
+
+// pickers are the ways to pick that a change of the fleet could make work for.
+var pickers = map[string]struct {
+	s Strategy
+	r Request
+}{
+	"plain":     {nil, Request{App: "web", Rand: 1}},
+	"key":       {nil, Request{App: "web", Rand: 1, Key: "user-7"}},
+	"tried":     {nil, Request{App: "web", Rand: 1, Tried: []MachineID{"m000001", "m000002"}}},
+	"want":      {nil, Request{App: "web", Rand: 1, Want: &Want{Prefer: Target{Regions: []string{"r00"}}}}},
+	"leastload": {LeastLoad{}, Request{App: "web", Rand: 1}},
+	"pack":      {Pack{}, Request{App: "web", Rand: 1}},
+}
+
+// mallocs returns how many objects do allocates.
+func mallocs(do func()) uint64 {
+	var before, after runtime.MemStats
+	runtime.ReadMemStats(&before)
+	do()
+	runtime.ReadMemStats(&after)
+	return after.Mallocs - before.Mallocs
+}
+
+// What a pick needs is kept when the fleet changes: the first pick after a change allocates as little as any.
+func TestFirstPickAfterAChangeDoesNotAllocate(t *testing.T) {
+	defer runtime.GOMAXPROCS(runtime.GOMAXPROCS(1))
+	for name, p := range pickers {
+		f, b := benchBalancer(t, p.s, 1000, 1)
+		m := Machine{ID: "m000003", App: "web", Region: "r00", Owner: "w", State: Started}
+		v := Version{1, 1}
+		const rounds = 50
+		sum := uint64(0)
+		for i := range rounds {
+			v.Seq++
+			switch i % 3 {
+			case 0:
+				m.Addr = fmt.Sprint(i)
+			case 1:
+				m.State = Stopped
+			case 2:
+				m.State = Started
+			}
+			if err := f.Apply(PutMachine{m, v}); err != nil {
+				t.Fatal(err)
+			}
+			sum += mallocs(func() {
+				r, err := b.Pick(p.r)
+				if err != nil {
+					t.Fatal(err)
+				}
+				r.Release(Done)
+			})
+		}
+		if sum >= rounds/2 { // the runtime may allocate now and then
+			t.Errorf("%s: %d allocations in %d first picks", name, sum, rounds)
+		}
+	}
+}
+
+// A pick takes no lock, whatever is under way: here everything that has a lock holds it. Against a lock this test does not fail
+// but stands still.
+func TestPickTakesNoLock(t *testing.T) {
+	for name, p := range pickers {
+		f, b := benchBalancer(t, p.s, 100, 2)
+		f.mu.Lock()
+		f.ageing.Lock()
+		b.mu.Lock()
+		r, err := b.Pick(p.r)
+		b.mu.Unlock()
+		f.ageing.Unlock()
+		f.mu.Unlock()
+		if err != nil {
+			t.Fatalf("%s: %v", name, err)
+		}
+		r.Release(Done)
+	}
+}
+
+// newGranted returns a node with one machine whose owner grants its slots.
+func newGranted(t *testing.T) (*Fleet, *Balancer, *cell) {
+	t.Helper()
+	f, err := NewFleet(FleetConfig{Node: "n", Region: "nrt"})
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := f.Apply(PutMachine{Machine{ID: "m1", App: "web", Region: "nrt", Owner: "o", State: Started, Limits: Limits{Hard: 2}}, Version{1, 1}}); err != nil {
+		t.Fatal(err)
+	}
+	b, err := New(f, Config{})
+	if err != nil {
+		t.Fatal(err)
+	}
+	return f, b, (*f.apps.Load())["web"].cells.find("m1")
+}
+
+func TestPickOfAGrantedSlotTakesNoLockAndDoesNotAllocate(t *testing.T) {
+	defer runtime.GOMAXPROCS(runtime.GOMAXPROCS(1))
+	_, b, c := newGranted(t)
+	const rounds = 50
+	sum := uint64(0)
+	for i := range rounds {
+		b.Take(Grant{App: "web", Machine: "m1", Token: uint64(i + 1), For: time.Minute})
+		held := c.remember().granted()
+		held.mu.Lock()
+		var r Reservation
+		sum += mallocs(func() { r, _ = b.Pick(Request{App: "web", Rand: 1}) })
+		held.mu.Unlock()
+		if token, ok := r.Grant(); !ok || token != uint64(i+1) {
+			t.Fatalf("round %d: token %d, %v", i, token, ok)
+		}
+		r.Release(Done)
+	}
+	if sum >= rounds/2 {
+		t.Errorf("%d allocations in %d picks", sum, rounds)
+	}
+}
+
+// A granted slot is used once, whoever picks, gives back and is told twice of it at the same time, and in the end the number at
+// hand is the one that picks go by.
+func TestGrantedSlotsAreUsedOnce(t *testing.T) {
+	f, b, c := newGranted(t)
+	const slots = 2000
+	var taken [slots + 1]atomic.Int32
+	var picks sync.WaitGroup
+	var over atomic.Bool
+	for n := range 4 {
+		picks.Go(func() {
+			for i := uint64(n); !over.Load() || c.remember().granted().len() > 0; i++ {
+				r, err := b.Pick(Request{App: "web", Rand: i + 1})
+				if err != nil {
+					runtime.Gosched()
+					continue
+				}
+				if i%3 != 0 { // else it is released without having been shown: the slot is the next one's
+					if token, ok := r.Grant(); ok { // else there has been no grant yet
+						taken[token].Add(1)
+					}
+				}
+				r.Release(Done)
+			}
+		})
+	}
+	for i := 1; i <= slots; i++ {
+		g := Grant{App: "web", Machine: "m1", Token: uint64(i), For: time.Hour}
+		var twice sync.WaitGroup
+		for range 2 {
+			twice.Go(func() { b.Take(g) })
+		}
+		if i%7 == 0 {
+			twice.Go(func() {
+				g := g
+				g.Revoked = true
+				b.Take(g)
+			})
+		}
+		twice.Wait()
+		for c.remember().granted().len() >= ticketsMax-2 {
+			runtime.Gosched()
+		}
+	}
+	over.Store(true)
+	picks.Wait()
+	total := 0
+	for i := range taken {
+		n := int(taken[i].Load())
+		total += n
+		if n > 1 {
+			t.Errorf("the slot with token %d was used %d times", i, n)
+		}
+	}
+	if total < slots/2 {
+		t.Errorf("%d of %d slots were used", total, slots)
+	}
+	if n, in := est(c.est.Load()).grant(); !in || n != c.remember().granted().len() {
+		t.Errorf("%d slots are counted (%v), %d at hand", n, in, c.remember().granted().len())
+	}
+	f.Apply(RemoveApp{ID: "web"})
+}
