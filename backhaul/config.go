@@ -287,7 +287,7 @@ func tokenRune(r rune) bool {
 
 func routeByHost(r *http.Request) (balance.Request, error) {
 	if r.URL == nil || r.URL.Host == "" {
-		return balance.Request{}, errors.New("backhaul: request without URL.Host: let Rewrite set it to the app's name, or set Config.Route")
+		return balance.Request{}, fmt.Errorf("backhaul: request without URL.Host: let Rewrite set it to the app's name, or set Config.Route: %w", balance.ErrNoApp)
 	}
 	return balance.Request{App: balance.AppID(r.URL.Host)}, nil
 }

@@ -3,7 +3,6 @@ package backhaul
 import (
 	"context"
 	"errors"
-	"io"
 	"net"
 	"net/http"
 	"net/textproto"
@@ -94,9 +93,15 @@ func (h *Handler) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 	}
 	h.active.Add(1)
 	defer h.leave()
-	if r.ContentLength != 0 && !awaited(r) {
-		defer h.duplex(w, r)()
+	if r.ProtoMajor != 1 || r.ContentLength == 0 || awaited(r) { // a body that is waited for with Expect needs no help
+		h.admit(w, r, t)
+		return
 	}
+	fullDuplex(&reply{ResponseWriter: w, r: r}, func(w http.ResponseWriter, r *http.Request) { h.admit(w, r, t) })
+}
+
+// admit lets a request through its machine's gate, or bounces it.
+func (h *Handler) admit(w http.ResponseWriter, r *http.Request, t to) {
 	gate := h.fleet.Gate(t.app, t.id)
 	switch {
 	case h.draining.Load():
@@ -119,38 +124,6 @@ func (h *Handler) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 		return
 	}
 	h.forward(w, r, t, &m, gate, load.Epoch)
-}
-
-// duplex lets answers, bounces above all, go out before the request's body has come. (A body that is waited for with
-// Expect needs no such help.) The function it returns ends the request: the answer first, then what is left of the body,
-// which net/http must not find unread (golang/go#68560: a panic on the next request of the connection).
-func (h *Handler) duplex(w http.ResponseWriter, r *http.Request) (end func()) {
-	c := http.NewResponseController(w)
-	if c.EnableFullDuplex() != nil {
-		return func() {} // HTTP/2 always is
-	}
-	body := &ending{ReadCloser: r.Body}
-	r.Body = body
-	return func() {
-		if !body.ended.Load() {
-			c.Flush() //nolint:errcheck // the next read or write tells
-			body.Close()
-		}
-	}
-}
-
-// ending notes that a body has been read to its end.
-type ending struct {
-	io.ReadCloser
-	ended atomic.Bool
-}
-
-func (e *ending) Read(p []byte) (int, error) {
-	n, err := e.ReadCloser.Read(p)
-	if err == io.EOF {
-		e.ended.Store(true)
-	}
-	return n, err
 }
 
 func (h *Handler) row(t to) (balance.Machine, bool) {
@@ -222,6 +195,7 @@ func (h *Handler) forward(w http.ResponseWriter, r *http.Request, t to, m *balan
 	}
 	out := outbound(ctx, r, m, early)
 	x.h2 = h.c.H2 != nil && h.c.H2(*m) && out.Header["Upgrade"] == nil
+	keepTarget(out, x.h2)
 	setEpoch(out.Header, h.c.EpochHeader, epoch)
 	if x.body != nil {
 		x.body.retain(reopenable(r.ContentLength, x.h2), &h.kept, defaultReplayMemory)

@@ -9,7 +9,6 @@ import (
 	"net"
 	"net/http"
 	"net/http/httptest"
-	"net/http/httputil"
 	"testing"
 	"time"
 
@@ -29,7 +28,7 @@ type rig struct {
 	handler   *Handler
 	hop       *hop
 	transport *Transport
-	front     *httptest.Server // a ReverseProxy over transport
+	front     *httptest.Server // a Proxy over transport
 	gates     map[balance.MachineID]*balance.Gate
 	h2        map[string]bool // machines that speak it, by address; nil: none
 }
@@ -145,18 +144,10 @@ func newRig(t testing.TB, c rigConfig) *rig {
 	r.transport, err = NewTransport(p, c.config)
 	must(err)
 	t.Cleanup(r.transport.Close)
-	r.front = httptest.NewUnstartedServer(&httputil.ReverseProxy{
-		Rewrite: func(p *httputil.ProxyRequest) {
-			p.Out.URL.Scheme, p.Out.URL.Host = "http", string(c.app.ID)
-			if p.In.Trailer == nil {
-				p.In.Trailer = http.Header{}
-			}
-			p.Out.Trailer = p.In.Trailer
-		},
-		Transport:    r.transport,
-		ErrorHandler: NewErrorHandler(ErrorConfig{Details: true}),
-		ErrorLog:     quietLog,
-	})
+	proxy, err := NewProxy(r.transport, ProxyConfig{App: c.app.ID, ErrorHandler: NewErrorHandler(ErrorConfig{Details: true})})
+	must(err)
+	r.front = httptest.NewUnstartedServer(proxy)
+	r.front.Config.ErrorLog = quietLog
 	if c.h2 {
 		h2c(r.front)
 	}

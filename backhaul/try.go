@@ -32,6 +32,7 @@ func (f *flight) local(g *balance.Gate, x *exchange) (*http.Response, balance.Bo
 	x.dial = func(ctx context.Context) (net.Conn, error) { return f.t.c.DialMachine(ctx, *m) }
 	out := f.outgoing(passing1xx(f.ctx, false))
 	x.h2 = f.t.c.H2 != nil && f.t.c.H2(*m) && out.Header["Upgrade"] == nil
+	keepTarget(out, x.h2)
 	setEpoch(out.Header, f.t.c.EpochHeader, load.Epoch)
 	if x.h2 && f.body != nil {
 		f.body.retain(reopenable(f.req.ContentLength, true), &f.t.kept, f.t.c.ReplayMemory)
@@ -71,6 +72,7 @@ func (f *flight) remote(x *exchange) (*http.Response, balance.Bounce, balance.Lo
 		ctx = passing1xx(ctx, true) // it answers the Expect of the hop and not one of the client's
 	}
 	out := f.outgoing(ctx)
+	keepTarget(out, x.h2)
 	slot, _ := f.res.Grant()
 	out.Header[headerTo] = []string{string(appendTo(make([]byte, 0, 64), to{app: m.App, id: m.ID, gen: m.CordonGen, node: t.c.Node, slot: slot}))}
 	if x.expect {

@@ -1,0 +1,137 @@
+package backhaul
+
+import (
+	"errors"
+	"io"
+	stdlog "log"
+	"net/http"
+	"net/http/httputil"
+	"strings"
+
+	"github.com/ebbkit/ebb/balance"
+)
+
+// ProxyConfig configures a [Proxy]. The zero value is valid.
+type ProxyConfig struct {
+	// App is the app that requests are for. Empty: the one that is named as their Host, in lower case and without a port.
+	// [Config].Route, where set, decides instead.
+	App balance.AppID
+
+	// TrustForwarded reports whether a request comes from a proxy of your own. Its X-Forwarded-For then gets the client's
+	// address appended, and its Forwarded, X-Forwarded-Host and X-Forwarded-Proto are kept. nil: no request does; the
+	// headers say what this proxy saw, and what clients send under these names is dropped.
+	TrustForwarded func(*http.Request) bool
+
+	// ErrorHandler answers for requests that could not be served. nil means [ErrorHandler].
+	ErrorHandler func(http.ResponseWriter, *http.Request, error)
+}
+
+// Proxy is an [http.Handler] that has a [Transport] serve requests, and changes nothing on the way that it need not:
+//
+//   - the target and the Host reach the app as the client sent them, and so do the trailers;
+//   - an answer without a Content-Type gets none;
+//   - answers go out before the request's body has come, also over HTTP/1.1. A client that sends on after such an answer is
+//     listened to for up to 30 s, 5 s after the last byte, so that it can read the answer; then the connection is closed;
+//   - what the app flushes goes out at once;
+//   - an upgraded connection that breaks on one side is reset on the other.
+//
+// It does not pass on the reason phrase of a status line, and the Content-Type and Content-Length of a 304 answer: net/http
+// has no way to. A client that closes its sending side after a request has left, as for net/http and nginx: the request ends.
+//
+// It is safe for concurrent use. It needs nothing of its server; [Front] is one that has what clients and apps need.
+type Proxy struct {
+	c     ProxyConfig
+	proxy httputil.ReverseProxy
+}
+
+// NewProxy returns a proxy over t. It starts nothing.
+func NewProxy(t *Transport, c ProxyConfig) (*Proxy, error) {
+	if t == nil {
+		return nil, errors.New("backhaul: NewProxy without a Transport: pass what NewTransport returned")
+	}
+	if c.ErrorHandler == nil {
+		c.ErrorHandler = ErrorHandler
+	}
+	p := &Proxy{c: c}
+	p.proxy = httputil.ReverseProxy{
+		Rewrite: p.rewrite, Transport: t, ErrorHandler: c.ErrorHandler, FlushInterval: -1,
+		BufferPool: copyBuffers{}, ErrorLog: stdlog.New(io.Discard, "", 0),
+	}
+	return p, nil
+}
+
+// ServeHTTP serves a request of a client. It panics with [http.ErrAbortHandler] when an answer breaks off, as the server
+// expects it.
+func (p *Proxy) ServeHTTP(w http.ResponseWriter, r *http.Request) {
+	rw := &reply{ResponseWriter: w, r: r}
+	if r.ProtoAtLeast(1, 1) {
+		p.serve(rw)
+		return
+	}
+	whole := false
+	defer func() {
+		if !whole {
+			rw.cut()
+		}
+	}()
+	p.serve(rw)
+	whole = true
+}
+
+func (p *Proxy) serve(w *reply) {
+	if w.r.ProtoMajor == 1 && w.r.ContentLength != 0 {
+		fullDuplex(w, p.proxy.ServeHTTP)
+		return
+	}
+	p.proxy.ServeHTTP(w, w.r)
+}
+
+func (p *Proxy) rewrite(r *httputil.ProxyRequest) {
+	Rewrite(r)
+	if p.c.App != "" {
+		r.Out.URL.Host = string(p.c.App)
+	}
+	if p.c.TrustForwarded == nil || !p.c.TrustForwarded(r.In) {
+		return
+	}
+	r.Out.Header["X-Forwarded-For"] = r.In.Header["X-Forwarded-For"]
+	r.SetXForwarded() // which appends
+	for _, k := range []string{"Forwarded", "X-Forwarded-Host", "X-Forwarded-Proto"} {
+		if v, ok := r.In.Header[k]; ok {
+			r.Out.Header[k] = v
+		}
+	}
+}
+
+// Rewrite is for [httputil.ReverseProxy].Rewrite, and for the beginning of a function of yours there: it makes of what
+// ReverseProxy has prepared the request that the client sent. It restores the query, which ReverseProxy cleans up, passes
+// trailers on, and sets X-Forwarded-For, -Host and -Proto to what was seen. The app is the one named as the request's Host,
+// in lower case and without a port; set Out.URL.Host for another.
+//
+// Behind a handler that passes a copy of the request on, only those trailers come through that the client has announced.
+//
+// [Proxy] is a ReverseProxy with this and with what else is needed.
+func Rewrite(r *httputil.ProxyRequest) {
+	r.Out.URL.Scheme, r.Out.URL.Host = "http", appOf(r.In.Host)
+	r.Out.URL.RawQuery = r.In.URL.RawQuery
+	if r.In.Trailer == nil {
+		r.In.Trailer = http.Header{} // gets those that were not announced
+	}
+	r.Out.Trailer = r.In.Trailer
+	r.SetXForwarded()
+}
+
+// appOf returns the name in a Host.
+func appOf(host string) string {
+	if i := strings.LastIndexByte(host, ':'); i > strings.LastIndexByte(host, ']') {
+		host = host[:i]
+	}
+	return strings.TrimSuffix(strings.ToLower(host), ".")
+}
+
+// copyBuffers lends ReverseProxy what it copies bodies with.
+type copyBuffers struct{}
+
+// Get and Put are those of [httputil.BufferPool].
+func (copyBuffers) Get() []byte  { return buffers.get()[:] }
+func (copyBuffers) Put(b []byte) { buffers.Put((*[bufferSize]byte)(b)) }
