@@ -13,8 +13,8 @@ import (
 )
 
 // condition says what the result of a look means. A check that is a func may have found that
-// something else does not listen, such as a database: only a refused connection to the machine
-// itself makes the machine deaf.
+// something else does not listen, such as a database: a connection that was refused at another
+// address does not make the machine deaf.
 func (s *Starter) condition(r *run, err error) condition {
 	if err == nil {
 		return well
@@ -22,9 +22,8 @@ func (s *Starter) condition(r *run, err error) condition {
 	if !errors.Is(err, syscall.ECONNREFUSED) {
 		return unwell
 	}
-	if s.config.Check.Func != nil {
-		dial, ok := errors.AsType[*net.OpError](err)
-		if !ok || dial.Addr == nil || dial.Addr.String() != r.m.Addr {
+	if r.probe.check.Func != nil {
+		if dial, ok := errors.AsType[*net.OpError](err); ok && dial.Addr != nil && dial.Addr.String() != r.m.Addr {
 			return unwell
 		}
 	}

@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"sync"
+	"syscall"
 	"testing"
 	"testing/synctest"
 	"time"
@@ -178,7 +179,7 @@ func (d *fakeDriver) check(ctx context.Context, m balance.Machine) error {
 	case f == nil:
 		return refused(m.Addr)
 	case f.suspended || time.Now().Before(f.listens):
-		return errors.New("connection refused")
+		return syscall.ECONNREFUSED
 	case f.needs != "":
 		return refused(f.needs)
 	case f.refuses:
