@@ -1,6 +1,9 @@
 package balance
 
-import "sync/atomic"
+import (
+	"math"
+	"sync/atomic"
+)
 
 // cell is what one node knows of one machine's load. It belongs to the machine's identity, not to a snapshot: counts
 // survive every change of the rows. A machine that leaves the fleet and returns gets a new cell. One cache line.
@@ -183,9 +186,11 @@ func (c *cell) forget() {
 	c.seen.Store(0)
 	c.update(func(e est) est { return e & (grantMask | rampMask) })
 	if m := c.mem.Load(); m != nil {
-		var kept *memory
+		kept := &memory{} // which begins to count where the last one ended
+		n := c.count.Load()
+		kept.sent = uint32(n/sentUnit) & sentMask
+		kept.ended = kept.sent - uint32(n&ownMask)
 		if t := m.tickets.Load(); t != nil {
-			kept = &memory{}
 			kept.tickets.Store(t)
 		}
 		c.mem.CompareAndSwap(m, kept)
@@ -221,6 +226,8 @@ func (c *cell) remember() *memory {
 type memory struct {
 	past                            // of the tick, which is one at a time
 	fails   atomic.Uint32           // failures so far
+	void    atomic.Uint32           // ends so far that say nothing
+	usual   atomic.Uint32           // share of failures at the other machines, as float32 bits
 	started atomic.Int64            // the tick at which slow start began; 0 for none
 	out     atomic.Bool             // ejected as an outlier
 	tickets atomic.Pointer[tickets] // slots granted by the owner; nil until there is one
@@ -230,6 +237,14 @@ type memory struct {
 func (c *cell) slowStart(tick int64) {
 	c.remember().started.Store(tick)
 	c.update(func(e est) est { return e.withRamp(rampFrom) })
+}
+
+// usualFailures returns the share of failures at the other machines.
+func (c *cell) usualFailures() float32 {
+	if m := c.mem.Load(); m != nil {
+		return math.Float32frombits(m.usual.Load())
+	}
+	return 0
 }
 
 // ejected reports whether this node holds the machine for an outlier.

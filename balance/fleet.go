@@ -16,8 +16,9 @@ type FleetConfig struct {
 	// Incarnation counts this node's starts; it versions the rows of machines that this node owns. 0 means 1, which is
 	// right for a fleet that lives in one process only.
 	Incarnation uint64
-	// MaxEjected is the share of a region's machines that this node may leave out as outliers at a time, by what it has
-	// seen of their failures: 0 means 0.5, negative none. Ejected machines are used when nothing else is left.
+	// MaxEjected is the share of an app's machines that this node may leave out as outliers at a time, by what it has seen of
+	// their failures: 0 means 0.5, negative none. A machine is one if it fails clearly more than the others do in the same
+	// time: what fails everywhere ejects nobody. Ejected machines are used when nothing else is left.
 	MaxEjected float64
 }
 
@@ -34,7 +35,7 @@ type Fleet struct {
 
 	ageing sync.Mutex // one tick at a time; taken before mu
 	aged   int64      // tick up to which all machines have aged
-	eject  float64    // share of a region's machines that may be ejected as outliers, negative for none
+	eject  float64    // share of an app's machines that may be ejected as outliers, negative for none
 
 	keepers keepers // of the machines that this node owns
 
@@ -52,6 +53,7 @@ type app struct {
 	removed map[MachineID]removal    // under Fleet.mu: rows older than a removal stay out
 	granted atomic.Int64             // the tick at which an owner granted a slot last; 0 when none does
 	rest    atomic.Pointer[Snapshot] // the one in which nothing runs and nothing is left to age
+	record  record                   // under Fleet.ageing: what its machines answered
 }
 
 // removal is what is remembered of a machine that was taken out.

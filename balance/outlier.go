@@ -1,45 +1,231 @@
 package balance
 
-// Outliers are machines that answer this node worse than the others do. They are moved to the tier of failing ones for a
-// while, which is used only when nothing else is left; their hard limits hold there too.
+import "math"
+
+// Outliers are machines that fail clearly more of this node's requests than the app's other machines do. They are moved to
+// the tier of failing ones for a while, which is used only when nothing else is left; their hard limits hold there too.
+//
+// What fails everywhere says nothing about a machine. So answers are compared in blocks, of the same time at all machines of
+// the app. A failure is proof by how rare failures are in its block, and an answer that is well takes proof away. Two sums of
+// it are kept. The first keeps requests away: failures count as load for longer. The second ejects, and has
+// to bear that requests are not sent at random: each failure makes the next request go elsewhere, so that when failures come
+// in a row some machines get a request only while all fail. It takes only failures with none in their block, the one before
+// and the one after at any other machine that is not a suspect as well.
+//
+// So a machine that fails everything while the others fail nothing is ejected after at most 10 failures among thirty machines,
+// 14 among ten, 28 among three and 40 of two: 6 where it gets a thirtieth of the requests, 32 where it gets half, and those
+// that come until it is decided. Where the others fail as well it takes longer, and from some failures in a hundred requests
+// on it is avoided rather than ejected. One that cannot be compared is neither.
 
 const (
-	// consecutive is how many failures in a row eject a machine.
-	consecutive = 5
-	// windowTicks is the length of the two windows over which the ratio of failures is exact. An average would hide a
-	// tight burst.
-	windowTicks = 50
-	// ratioVolume is how many requests the windows must hold before their ratio counts.
-	ratioVolume = 20
+	// blockSize is how many answers of an app a block holds at least. A block lasts for at least a tick, and for as long as it
+	// takes: no single one can be proof enough.
+	blockSize = 16
+	// certain is the logarithm of how improbable a machine's failures have to be: about one in 10^9. Machines are looked at ten
+	// times a second, and one that is ejected by chance leaves its load to the others.
+	certain = 20
+	// likely is from which proof on failures count as load for longer: two or three.
+	likely = 7
+	// excess is the part of what the others answer well that an outlier fails. The proof grows from about a half of it on.
+	excess = 0.9
+	// rarest is the least share of failures that a failure is judged by: a single one is never much proof.
+	rarest = 1.0 / 32
+	// blockFade is how many blocks the averages remember.
+	blockFade = 10
+	// usual is the share of failures of the others from which on a single failure says nothing: it ends no probation.
+	usual = 0.1
+
 	// ejectFor is how long a machine is out the first time; each further ejection adds as much, up to maxEject times.
 	ejectFor, maxEject = 300, 10 // 30 s, 5 min
 	// calmAfter is how long it has to be well before an ejection is forgotten.
 	calmAfter = 300
 )
 
-// failRatio is the share of failures that ejects a machine.
-const failRatio = 0.5
-
-// window counts requests and failures.
-type window struct{ sent, failed uint32 }
-
-func (w *window) add(sent, failed uint32) { w.sent += sent; w.failed += failed }
-
-// sick reports whether the machine is an outlier: by failures in a row, or by their share.
-func (p *past) sick(fails int) bool {
-	sent, failed := p.window[0].sent+p.window[1].sent, p.window[0].failed+p.window[1].failed
-	return fails >= consecutive || sent >= ratioVolume && float32(failed) > failRatio*float32(sent)
+// tally counts answers that were well and failures. What ends during a tick may be off by one, and even negative, until the
+// next.
+type tally struct {
+	ok, failed int32
+	stray      int32 // failures of machines that were not suspects then
 }
+
+func (t tally) and(o tally) tally { return tally{t.ok + o.ok, t.failed + o.failed, t.stray + o.stray} }
+
+// proof is what a machine's answers in a block say: against it, its failures; for it, its answers that were well. all are
+// those of all machines, its own included.
+func (t tally) proof(all tally) (against, pro float64) {
+	c := max(rarest, float64(all.failed)/float64(max(1, all.ok+all.failed)))
+	if c < 1 {
+		against = math.Log((1-(1-excess)*(1-c))/c) * float64(max(0, t.failed))
+	}
+	return against, -math.Log(1-excess) * float64(max(0, t.ok))
+}
+
+// average is a tally that fades.
+type average struct{ ok, failed float32 }
+
+func (a average) next(t tally) average {
+	const keep = 1 - 1.0/blockFade
+	return average{a.ok*keep + float32(t.ok), a.failed*keep + float32(t.failed)}
+}
+
+// without returns the share of failures of all but one, cautiously: of few answers it says little.
+func (a average) without(one average) float32 {
+	failed, ok := max(a.failed-one.failed, 0), max(a.ok-one.ok, 0)
+	if failed < 0.5 {
+		return 0
+	}
+	return failed / (failed + ok + 4)
+}
+
+// record is what this node has seen of all machines of an app, for each to be compared with.
+type record struct {
+	open    tally // the block that is being filled
+	closed  tally // the one before
+	average average
+	blocks  uint32 // how many have been closed
+}
+
+// close ends the block if it is full. Machines look at it at the next tick.
+func (r *record) close() {
+	if r.open.ok+r.open.failed < blockSize {
+		return
+	}
+	r.average = r.average.next(r.open)
+	r.closed, r.open = r.open, tally{}
+	r.blocks++
+}
+
+// answers is what is known of one machine's answers.
+type answers struct {
+	begun   bool
+	blocks  uint32 // of the record, up to which it is known
+	open    tally  // its part of the block that is being filled
+	average average
+
+	suspect float64 // the first sum of proof, from 0 to 2*certain
+	proven  float64 // the second one
+	pending float64 // goes there if nothing fails elsewhere in the next block
+	quiet   bool    // nothing failed elsewhere in the last block, but at suspects
+
+	ended, failed, void uint32 // counts until the last tick
+	ejected             int64  // until when it is out
+	times               int8   // how often it was ejected of late
+}
+
+// note takes in how many requests have ended, and how many of those failed or said nothing, since ever. It reports whether a
+// block has been judged.
+func (a *answers) note(ended, failed, void uint32, r *record) (judged bool) {
+	if !a.begun {
+		a.begun, a.blocks = true, r.blocks
+	}
+	if a.blocks != r.blocks {
+		a.judge(r.closed)
+		a.average = a.average.next(a.open)
+		a.blocks, a.open = r.blocks, tally{}
+		judged = true
+	}
+	t := tally{failed: int32(failed - a.failed)}
+	t.ok = int32((ended-a.ended)&sentMask) - t.failed - int32(void-a.void)
+	if !a.suspected() {
+		t.stray = t.failed
+	}
+	a.ended, a.failed, a.void = ended, failed, void
+	a.open, r.open = a.open.and(t), r.open.and(t)
+	return judged
+}
+
+// judge takes in the block that has been closed.
+func (a *answers) judge(all tally) {
+	against, pro := a.open.proof(all)
+	a.suspect = min(max(0, a.suspect+against-pro), 2*certain)
+	quiet := all.stray <= a.open.stray
+	if quiet {
+		a.proven += a.pending
+	}
+	a.proven = max(0, a.proven-pro)
+	a.pending = 0
+	if quiet && a.quiet {
+		a.pending = against
+	}
+	a.quiet = quiet
+}
+
+// suspected reports whether the machine fails more than others, as far as is known.
+func (a *answers) suspected() bool { return a.suspect >= likely }
+
+// most is the load that failures may count as: no more than they prove. What failed while all failed is forgiven when that
+// is known; else the machine would only be used again when all fail the next time.
+func (a *answers) most() float32 { return float32(math.Exp(min(a.suspect, certain))) }
+
+// slowed is how many of the last ticks count for the load of its failures: fewer where there is more proof, so that it lasts.
+func (a *answers) slowed(tick, dt int64) float32 {
+	slow := 1 + int64(max(0, a.suspect-likely))/2
+	return float32(tick/slow - (tick-dt)/slow)
+}
+
+// outlier reports whether the machine is one.
+func (a *answers) outlier() bool { return a.proven >= certain }
+
+// acquit forgets what has been proven.
+func (a *answers) acquit() { a.suspect, a.proven, a.pending = 0, 0, 0 }
 
 // eject puts the machine out from tick on.
-func (p *past) eject(tick int64) {
-	p.times = min(p.times+1, maxEject)
-	p.ejected = tick + int64(p.times)*ejectFor
-	p.window = [2]window{}
+func (a *answers) eject(tick int64) {
+	a.times = min(a.times+1, maxEject)
+	a.ejected = tick + int64(a.times)*ejectFor
+	a.acquit()
 }
 
-// ejectable reports whether one more machine of a region with n usable ones may be put out, so that afterwards no more
-// than the share is: the percentage is that after the ejection. One of two or more can always be.
+// ejectable reports whether one more machine of an app with n usable ones may be put out, so that afterwards no more than
+// the share is: the percentage is that after the ejection. One of two or more can always be.
 func ejectable(n, out int, share float64) bool {
 	return n >= 2 && (out == 0 || float64(out+1) <= share*float64(n))
+}
+
+// jury judges an app's machines at one tick.
+type jury struct {
+	record *record
+	tick   int64
+	share  float64 // of the usable machines that may be out
+	usable int     // in use, or out
+	out    int
+}
+
+// judge ejects outliers and lets them back, on probation of one request where failures are rare.
+func (j *jury) judge(turned []MachineID, m *row, mem *memory, e est) ([]MachineID, est) {
+	others := j.record.average.without(mem.average)
+	weight := others
+	if mem.suspected() {
+		weight = 0
+	}
+	if bits := math.Float32bits(weight); bits != mem.usual.Load() {
+		mem.usual.Store(bits)
+	}
+	switch out := mem.out.Load(); {
+	case out && j.tick >= mem.ejected:
+		mem.out.Store(false)
+		j.out--
+		e = e.withFails(0).withPenalty(0)
+		if others < usual {
+			e |= probeBit
+		}
+		return append(turned, m.id), e
+	case out:
+		mem.acquit()
+	case m.tier != TierReady || e&probeBit != 0 && e.fails() == 0:
+	case e&probeBit != 0 && others >= usual:
+		e &^= probeBit
+	case e&probeBit != 0 || mem.outlier():
+		if j.share > 0 && ejectable(j.usable, j.out, j.share) {
+			mem.eject(j.tick)
+			mem.out.Store(true)
+			j.out++
+			return append(turned, m.id), e.withFails(0) &^ probeBit
+		}
+		e &^= probeBit
+	case mem.times > 0 && j.tick-mem.ejected >= calmAfter:
+		mem.times--
+		mem.ejected = j.tick
+	}
+	return turned, e
 }

@@ -4,17 +4,14 @@ import "math"
 
 // past is what the ticks have gathered about one machine. Times are in ticks.
 type past struct {
-	seen    uint64  // what was heard last, as it stands in the cell
-	age     float32 // since then
-	usual   float32 // what others have there of late
-	sent    uint32  // requests sent until the last tick
-	failed  uint32  // failures until the last tick
-	own     float32 // fading sums of what was in flight here at each tick,
-	taken   float32 // and of the requests sent
-	window  [2]window
-	ejected int64   // until when it is out
-	away    float32 // for how long it has been left out because it does not run
-	times   int8    // how often it was ejected of late
+	seen  uint64  // what was heard last, as it stands in the cell
+	age   float32 // since then
+	usual float32 // what others have there of late
+	sent  uint32  // requests sent until the last tick
+	own   float32 // fading sums of what was in flight here at each tick,
+	taken float32 // and of the requests sent
+	away  float32 // for how long it has been left out because it does not run
+	answers
 }
 
 // around is what the ticks have gathered about a region, for ageing its machines.
@@ -62,8 +59,8 @@ func fading(dt, tau float32) float32 { return 1 - float32(math.Exp(-float64(dt/t
 // fewSlots is up to which hard limit a machine's slots are granted rather than guessed.
 const fewSlots = 3
 
-// step ages what is believed of one machine. own is in flight here now, sent and failed count since ever.
-func (p *past) step(e est, seen uint64, own, hard int, sent, failed uint32, a around) est {
+// step ages what is believed of one machine. own is in flight here now, sent counts since ever.
+func (p *past) step(e est, seen uint64, own, hard int, sent uint32, a around) est {
 	e &^= saidBit // a machine that said "full" is left out for a moment only
 	if e&awayBit == 0 {
 		p.away = 0
@@ -73,7 +70,7 @@ func (p *past) step(e est, seen uint64, own, hard int, sent, failed uint32, a ar
 	p.hear(seen, a)
 	e = p.fadeOthers(e, own, hard, seen, a)
 	if q := e.penalty(); q > 0 {
-		e = e.withPenalty(forget(q, a.dt))
+		e = e.withPenalty(forget(q, p.slowed(a.tick, int64(a.dt))))
 	}
 	keep := 1 - fading(a.dt, memoryTicks)
 	taken := (sent - p.sent) & sentMask
@@ -81,11 +78,6 @@ func (p *past) step(e est, seen uint64, own, hard int, sent, failed uint32, a ar
 	p.taken = p.taken*keep + float32(taken)
 	p.sent = sent
 	e = e.withSlow(p.slowness(own, a))
-	p.window[0].add(taken, failed-p.failed)
-	p.failed = failed
-	if a.tick/windowTicks != (a.tick-int64(a.dt))/windowTicks {
-		p.window[0], p.window[1] = window{}, p.window[0]
-	}
 	return e
 }
 
@@ -130,6 +122,9 @@ func (p *past) fadeOthers(e est, own, hard int, seen uint64, a around) est {
 // forget is what is left of the load of failures after some ticks. It is rounded down: rounded to the nearest, the last of
 // it would stay for ever, and nobody would look at the machine again.
 func forget(q, dt float32) float32 {
+	if dt == 0 {
+		return q
+	}
 	q *= float32(math.Exp2(-float64(dt) / penaltyHalf))
 	return float32(math.Floor(float64(q)*penaltyUnit)) / penaltyUnit
 }

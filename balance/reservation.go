@@ -105,19 +105,27 @@ func (r *Reservation) Release(o Outcome) {
 	b, m, full, away := r.b, r.row, r.full, r.away
 	*r = Reservation{}
 	c := m.cell
+	if o == Errored && m.epoch < c.row.Load().epoch {
+		o = Unserved // the run that failed is over
+	}
 	switch o {
-	case Bounced:
-		if away {
-			c.away()
-		} else if full {
-			c.refuse()
-		}
 	case Errored:
 		c.remember().fails.Add(1)
-		c.update(est.failed)
+		usual := c.usualFailures()
+		c.update(func(e est) est { return e.failed(usual) })
 	case Done:
 		if est(c.est.Load())&(penaltyMask|failsMask|probeBit) != 0 {
-			c.update(est.succeeded)
+			usual := c.usualFailures()
+			c.update(func(e est) est { return e.succeeded(usual) })
+		}
+	default:
+		c.remember().void.Add(1)
+		switch {
+		case o != Bounced:
+		case away:
+			c.away()
+		case full:
+			c.refuse()
 		}
 	}
 	c.leave()

@@ -37,12 +37,18 @@ func (f *Fleet) ageAll(tick int64) (turned map[AppID][]MachineID, ok bool) {
 		}
 		var ms []MachineID
 		rests := granted == 0
+		j := &jury{record: &a.record, tick: tick, share: f.eject}
+		for _, r := range s.regions {
+			j.out += len(r.byTier[TierFailing])
+			j.usable += len(r.byTier[TierReady]) + len(r.byTier[TierFailing])
+		}
 		for _, r := range s.regions {
 			r.area.granted = granted > 0 && tick-granted < lapse
 			var moving bool
-			ms, moving = r.step(ms, tick, dt, int64(s.app.SlowStart/tickEvery), f.eject)
+			ms, moving = r.step(ms, dt, int64(s.app.SlowStart/tickEvery), j)
 			rests = rests && !moving
 		}
+		a.record.close()
 		if rests {
 			a.rest.Store(s)
 		}
@@ -78,8 +84,8 @@ func (f *Fleet) retier(id AppID, ms []MachineID) {
 
 // step ages a region's machines, gathers its means, and appends those that have become or ceased to be outliers. It reports
 // whether another tick would change anything.
-func (r *regionRows) step(turned []MachineID, tick, dt, ramp int64, share float64) ([]MachineID, bool) {
-	a := r.area
+func (r *regionRows) step(turned []MachineID, dt, ramp int64, j *jury) ([]MachineID, bool) {
+	a, tick := r.area, j.tick
 	if a.tick > 0 && a.tick < tick {
 		dt = tick - a.tick // it may have rested
 	}
@@ -93,7 +99,7 @@ func (r *regionRows) step(turned []MachineID, tick, dt, ramp int64, share float6
 		if m == nil || m.tier >= tiers && m.cell.mem.Load() == nil {
 			continue
 		}
-		turned = m.age(turned, a, &sum, share, len(r.byTier[TierReady]), len(r.byTier[TierFailing]))
+		turned = m.age(turned, a, &sum, j)
 	}
 	a.take(&sum)
 	if a.turn.Load() > turnMax/2 {
@@ -110,7 +116,7 @@ type gathered struct {
 	moving                        bool // something can be picked, is in flight, or has not aged to its end
 }
 
-func (m *row) age(turned []MachineID, a *area, sum *gathered, share float64, ready, failing int) []MachineID {
+func (m *row) age(turned []MachineID, a *area, sum *gathered, j *jury) []MachineID {
 	c := m.cell
 	if mem := c.mem.Load(); mem != nil {
 		if t := mem.tickets.Load(); t != nil {
@@ -128,7 +134,10 @@ func (m *row) age(turned []MachineID, a *area, sum *gathered, share float64, rea
 		mem = c.remember()
 		news := seen != mem.seen
 		taken := int((sent - mem.sent) & sentMask)
-		e = mem.step(e, seen, own, m.kin.limits.Hard, sent, mem.fails.Load(), a.around)
+		e = mem.step(e, seen, own, m.kin.limits.Hard, sent, a.around)
+		if mem.note(sent-uint32(own), mem.fails.Load(), mem.void.Load(), j.record) && e.penalty() > mem.most() {
+			e = e.withPenalty(mem.most())
+		}
 		if started := mem.started.Load(); started > 0 {
 			part := a.rampAt(started)
 			if part >= 1 {
@@ -149,7 +158,7 @@ func (m *row) age(turned []MachineID, a *area, sum *gathered, share float64, rea
 				sum.others += float32(seen & seenMask)
 			}
 		}
-		turned, e = m.judge(turned, mem, e, a.tick, share, ready, failing)
+		turned, e = j.judge(turned, m, mem, e)
 	}
 	if m.tier < tiers || own > 0 || e != old || mem != nil && mem.out.Load() {
 		sum.moving = true
@@ -173,28 +182,6 @@ func (m *row) age(turned []MachineID, a *area, sum *gathered, share float64, rea
 		sum.soft += m.kin.limits.Soft
 	}
 	return turned
-}
-
-// judge ejects outliers and lets them back, on probation of one request.
-func (m *row) judge(turned []MachineID, mem *memory, e est, tick int64, share float64, ready, failing int) ([]MachineID, est) {
-	switch out := mem.out.Load(); {
-	case out && tick >= mem.ejected:
-		mem.out.Store(false)
-		return append(turned, m.id), e.withFails(0).withPenalty(0) | probeBit
-	case out:
-	case m.tier != TierReady || e&probeBit != 0 && e.fails() == 0:
-	case e&probeBit != 0 || mem.sick(e.fails()):
-		if share > 0 && ejectable(ready+failing, failing+len(turned), share) {
-			mem.eject(tick)
-			mem.out.Store(true)
-			return append(turned, m.id), e.withFails(0) &^ probeBit
-		}
-		e &^= probeBit
-	case mem.times > 0 && tick-mem.ejected >= calmAfter:
-		mem.times--
-		mem.ejected = tick
-	}
-	return turned, e
 }
 
 // take makes means of the sums.

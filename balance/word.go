@@ -147,14 +147,17 @@ func (e est) withGrant(n int, ok bool) est {
 }
 
 // failed notes a failure: it weighs as one request of load, and each doubles what the last left. Fast failures must never
-// make a machine look idle.
-func (e est) failed() est {
-	return e.withPenalty(min(2*e.penalty()+1, penaltyCap)).withFails(e.fails() + 1)
+// make a machine look idle. usual is the share of failures at the other machines: where it is high a failure says little, and
+// it weighs less.
+func (e est) failed(usual float32) est {
+	part := max((1-usual)*(1-usual), penaltyLeast)
+	return e.withPenalty(min((1+part)*e.penalty()+part, penaltyCap)).withFails(e.fails() + 1)
 }
 
-// succeeded notes a success: the load of failures shrinks, and a probation is over.
-func (e est) succeeded() est {
-	q := e.penalty() * 7 / 8
+// succeeded notes a success: the load of failures shrinks, the more the rarer successes are, and a probation is over. So the
+// load of what fails everywhere does not pile up.
+func (e est) succeeded(usual float32) est {
+	q := e.penalty() * 7 / 8 * (1 - usual) * (1 - usual)
 	if q < 0.5 {
 		q = 0
 	}
@@ -164,8 +167,15 @@ func (e est) succeeded() est {
 // probes is how many requests a machine on probation takes: one, and none once that has failed.
 func (e est) probes() int { return max(0, 1-e.fails()) }
 
-// penaltyCap bounds the load that failures count as, in requests.
-const penaltyCap = 1 << 10
+const (
+	// penaltyCap bounds the load that failures count as, in requests.
+	penaltyCap = 1 << 10
+	// penaltyLeast is the least that a failure counts as, also where all fail: else the next one would come to the same machine.
+	penaltyLeast = 0.25
+	// penaltyBusy is from which load of failures on a machine without a soft limit counts as busy, so that others get a part
+	// of its requests even where they are far: four failures in a row.
+	penaltyBusy = 8
+)
 
 // score returns the upper part of a machine's word. own is this node's requests in flight; gate is all in flight where
 // this process owns the machine, else negative.
@@ -194,6 +204,8 @@ func score(b base, own, gate int, e est) word {
 			w |= busyBit
 		}
 		total /= soft
+	} else if e.penalty() >= penaltyBusy {
+		w |= busyBit
 	}
 	return w | word(useCode(total))<<useShift
 }
