@@ -22,7 +22,7 @@ func (f *flight) wrap(resp *http.Response) {
 	resp.Request = f.req
 	strip(resp.Trailer)
 	if resp.Body == http.NoBody {
-		f.finish(balance.Done, nil)
+		f.finish(f.answerOutcome(), nil)
 		return
 	}
 	defer f.hand(resp)
@@ -41,7 +41,7 @@ func (a *answer) Read(p []byte) (int, error) {
 	a.f.received.Add(int64(n))
 	if err == io.EOF {
 		strip(a.resp.Trailer) // it has come now
-		a.f.finish(balance.Done, nil)
+		a.end()
 	} else if err != nil {
 		err = a.f.stallOf(err)
 		a.f.finish(a.f.brokenOff(), err)
@@ -49,9 +49,27 @@ func (a *answer) Read(p []byte) (int, error) {
 	return n, err
 }
 
+// end ends the request with its whole answer.
+func (a *answer) end() {
+	o := balance.Errored
+	defer func() { a.f.finish(o, nil) }() // also when Failed panics
+	if f := a.f; !f.sick && len(a.resp.Trailer) > 0 {
+		f.sick = f.t.c.Failed(0, a.resp.Trailer)
+	}
+	o = a.f.answerOutcome()
+}
+
+// answerOutcome is the outcome of an answer: a machine may answer that it failed.
+func (f *flight) answerOutcome() balance.Outcome {
+	if f.sick {
+		return balance.Errored
+	}
+	return balance.Done
+}
+
 // brokenOff tells a client that left from a machine that broke off.
 func (f *flight) brokenOff() balance.Outcome {
-	if f.req.Context().Err() != nil || f.stall.Load() != nil {
+	if !f.sick && (f.req.Context().Err() != nil || f.stall.Load() != nil) {
 		return balance.Canceled
 	}
 	return balance.Errored
@@ -60,8 +78,8 @@ func (f *flight) brokenOff() balance.Outcome {
 // Close ends the request, wherever its answer stands.
 func (a *answer) Close() error {
 	err := a.body.Close()
-	o := balance.Done // the machine answered; not to read it all is the client's right
-	if a.f.req.Context().Err() != nil {
+	o := a.f.answerOutcome() // the machine answered; not to read it all is the client's right
+	if o == balance.Done && a.f.req.Context().Err() != nil {
 		o = balance.Canceled
 	}
 	a.f.finish(o, nil)

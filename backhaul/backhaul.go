@@ -52,6 +52,14 @@
 // ([Config].FailureRatio). A machine that was tried is excluded exactly, until none is left; then the request goes back to
 // the [Picker], where it may wait, and begins a new round.
 //
+// # Answers that tell of a failure
+//
+// An answer is an answer, whatever its status: it goes to the client and is tried nowhere else. But a machine that answers
+// errors at once looks idle, and would attract all requests. So the edge, which chose the machine, asks [Config].Failed about
+// each answer, by default status 500, 502, 503 without Retry-After and 504, and gRPC's UNAVAILABLE in head or trailer; such
+// an answer counts against the machine as a failed try does. What fails on all machines of an app alike counts against none:
+// package balance compares them.
+//
 // # Bodies
 //
 // No try closes the client's body. Up to [Config].ReplayLimit and of known length it is read to its

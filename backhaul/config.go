@@ -91,6 +91,13 @@ type Config struct {
 	// header Idempotency-Key or X-Idempotency-Key.
 	Idempotent func(*http.Request) bool
 
+	// Failed says whether an answer tells that its machine has failed. Such an answer goes to the client and is never tried
+	// again, but counts against the machine as a failed try does: for ejection, and as load, so that a machine that fails fast
+	// attracts nobody. It is called once with the status and header of each answer and, unless that was enough, again at the
+	// end of an answer with trailers: then status is 0 and h the trailer. It is called on the goroutine that reads the answer,
+	// must not change h and should return soon. nil: the function [Failed].
+	Failed func(status int, h http.Header) bool
+
 	// DialTimeout bounds each connection to an owner or machine. 0 means 3 s, the longest that a second try is still worth
 	// waiting for; negative: none but the request's.
 	DialTimeout time.Duration
@@ -204,6 +211,9 @@ func (c *Config) resolve() error {
 	}
 	if c.Idempotent == nil {
 		c.Idempotent = idempotent
+	}
+	if c.Failed == nil {
+		c.Failed = Failed
 	}
 	if c.DialMachine == nil {
 		c.DialMachine = dialMachine

@@ -45,6 +45,7 @@ type flight struct {
 	failed       error           // the last failed try,
 	blame        balance.Outcome // and what it says of its machine
 	status       int
+	sick         bool // the answer says that the machine failed
 	received     atomic.Int64
 	sent         atomic.Int64 // over an upgraded connection
 
@@ -203,6 +204,7 @@ func (f *flight) attempt() (*http.Response, verdict, error) {
 		return nil, f.broke(fail, err, x.state()), err
 	}
 	f.status = resp.StatusCode
+	f.sick = f.t.c.Failed(resp.StatusCode, resp.Header)
 	f.first = time.Since(f.start)
 	f.step(Step{Kind: StepHead, Took: time.Since(f.tried), Try: f.try})
 	f.wrap(resp)

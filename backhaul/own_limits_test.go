@@ -26,17 +26,6 @@ func noDescriptor(e syscall.Errno) error {
 	return &net.OpError{Op: "dial", Net: "tcp", Err: os.NewSyscallError("socket", e)}
 }
 
-// blamed returns the machines that the edge holds something against: failures count as load.
-func (r *rig) blamed() (ids []balance.MachineID) {
-	r.b.Loads("web", func(m *balance.Machine, c balance.Candidate) bool {
-		if c.Load != 0 {
-			ids = append(ids, m.ID)
-		}
-		return true
-	})
-	return ids
-}
-
 // A limit of this node or of the owner is no fault of the machine: nothing counts against it, the request goes elsewhere
 // while there is somewhere, and else the client may come back, since nothing was sent.
 func TestOwnLimitsAreNotTheMachinesFault(t *testing.T) {

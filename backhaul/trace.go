@@ -55,8 +55,8 @@ type Done struct {
 	Host    string          // as the client asked for it
 	Context context.Context // the request's, with the values that middleware has put there; it may have ended
 
-	Try     Try // the last one; zero when no machine was found
-	Outcome balance.Outcome
+	Try     Try             // the last one; zero when no machine was found
+	Outcome balance.Outcome // errored also when the machine answered that it failed: see Config.Failed
 	// Status is what the client was answered: the machine's status, else what [Classify] says of Err, which is what
 	// [ErrorHandler] answers. 499 when the client left before an answer; 0 when RoundTrip panicked.
 	Status int

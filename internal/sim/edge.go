@@ -5,6 +5,7 @@ import (
 	"math"
 	"time"
 
+	"github.com/ebbkit/ebb/backhaul"
 	"github.com/ebbkit/ebb/balance"
 )
 
@@ -55,7 +56,8 @@ type request struct {
 	alive    bool
 	parked   bool
 	timed    bool // has a deadline pending
-	sick     bool // reached a sick machine
+	poison   bool // fails wherever it goes
+	status   int  // of the answer; 0 for none
 	outcome  balance.Outcome
 	bounce   balance.Bounce
 	knownGen uint64
@@ -184,6 +186,9 @@ func (s *Sim) newRequest(e *edge) int32 {
 	r := &s.reqs[i]
 	s.serial++
 	*r = request{serial: s.serial, arrived: s.now, work: s.w.Work.draw(e.work), edge: e.index, gen: r.gen + 1, alive: true, tried: r.tried[:0]}
+	if p := s.w.Poison; p > 0 {
+		s.reqs[i].poison = e.work.float64() < p
+	}
 	s.live++
 	s.out.Requests++
 	return i
@@ -282,9 +287,12 @@ func (s *Sim) reply(req int32) {
 	r := &s.reqs[req]
 	e := &s.edges[r.edge]
 	e.tries--
+	if r.outcome == balance.Done && !s.blind && backhaul.Failed(r.status, nil) {
+		r.outcome = balance.Errored
+	}
 	e.picker.answer(r)
-	switch r.outcome {
-	case balance.Bounced:
+	switch {
+	case r.outcome == balance.Bounced:
 		if r.arrived >= int64(s.w.Warm) {
 			s.out.Bounces++
 		}
@@ -292,7 +300,7 @@ func (s *Sim) reply(req int32) {
 		if int(r.tries) >= s.w.Tries || !s.try(e, req) {
 			s.noRoom(e, req)
 		}
-	case balance.Errored:
+	case r.outcome == balance.Errored, r.status >= 500:
 		s.end(req, Failed)
 	default:
 		s.end(req, Served)

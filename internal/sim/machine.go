@@ -172,15 +172,13 @@ func (s *Sim) serve(m *machine, at int64) {
 // finish answers a request that has got its work.
 func (s *Sim) finish(m *machine, req int32) {
 	r := &s.reqs[req]
-	outcome := balance.Done
-	if r.sick {
-		outcome = balance.Errored
+	if r.status >= 500 {
 		m.errored++
 	} else {
 		m.served++
 	}
 	m.learn(int(r.found), float32(s.now-r.reached)/1e9)
-	s.leave(m, req, outcome)
+	s.leave(m, req, balance.Done)
 }
 
 const tookUpTo = 32

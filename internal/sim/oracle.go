@@ -22,7 +22,7 @@ type truth struct {
 }
 
 func knowing(name string, byTime bool, cost func(*Sim, *edge, *machine) (cost, tie float64)) Rule {
-	return Rule{name, func(s *Sim, e *edge) (picker, error) {
+	return Rule{Name: name, build: func(s *Sim, e *edge) (picker, error) {
 		s.omniscient = true
 		t := &truth{s: s, e: e, rand: newRng(s.seed, forRule, int(e.index)), moves: -1, cost: cost, byTime: byTime}
 		for r := range s.regions {

@@ -28,20 +28,20 @@ func (s *Sim) reach(req int32) {
 	r.reached, r.found = s.now, int32(m.inFlight)
 	m.count(s.now, 1)
 	work := r.work
-	if r.sick = m.sick; m.sick {
-		work = sickWork
+	if r.status = 200; m.sick || r.poison {
+		work, r.status = sickWork, 500
 	}
 	m.enter(s.now, req, work)
 	m.schedule(&s.q, s.now)
 }
 
-// sickWork is what a sick machine takes to fail: 1 ms, less than any real work, which is what makes it attractive.
+// sickWork is what it takes to answer 500: 1 ms, less than any real work, which is what makes a sick machine attractive.
 const sickWork = 1e-3
 
 // lose has the edge give a request up: its answer will not come.
 func (s *Sim) lose(req int32) {
 	r := &s.reqs[req]
-	r.load, r.outcome = balance.Load{}, balance.Errored
+	r.load, r.outcome, r.status = balance.Load{}, balance.Errored, 0
 	s.q.push(max(s.now, r.sent+int64(s.w.Timeout)), evReply, req, 0)
 }
 
@@ -153,7 +153,8 @@ func (s *Sim) SetSpeed(i int, speed float64) {
 	m.schedule(&s.q, s.now)
 }
 
-// SetSick makes machine i fail each request within a millisecond, or heals it. Its health checks notice nothing.
+// SetSick makes machine i answer each request with status 500 within a millisecond, or heals it. Its health checks notice
+// nothing.
 func (s *Sim) SetSick(i int, sick bool) { s.machines[i].sick = sick }
 
 // SetDark cuts machine i's owner off, with all of its machines, or lets it come back: what is sent there and what it answers

@@ -27,7 +27,7 @@ var (
 const ours = "ours"
 
 func allRules() []Rule {
-	return append([]Rule{Balanced(ours, nil), Balanced("leastload", balance.LeastLoad{})}, References()...)
+	return append([]Rule{Balanced(ours, nil), Balanced(ours, nil).Blind(), Balanced("leastload", balance.LeastLoad{})}, References()...)
 }
 
 // TestBalanceQuality holds our rule, in each world, to the bounds in bounds_test.go, and prints what all rules come to.

@@ -65,7 +65,7 @@ func (s *Sim) end(req int32, how End) {
 	s.live--
 	s.out.Ends[how]++
 	s.lasted += float64(s.now - r.arrived)
-	if r.arrived >= int64(s.w.Warm) {
+	if r.arrived >= int64(s.w.Warm) && !r.poison {
 		took := s.now - r.arrived
 		if how != Served {
 			s.out.Unserved++

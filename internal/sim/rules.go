@@ -11,12 +11,19 @@ import (
 type Rule struct {
 	Name  string
 	build func(s *Sim, e *edge) (picker, error)
+	blind bool
+}
+
+// Blind returns the rule as it is where edges take every answer for a success, whatever its status.
+func (r Rule) Blind() Rule {
+	r.Name, r.blind = r.Name+"-blind", true
+	return r
 }
 
 // Balanced is the rule of this library: a real balancer over a fleet of its own at each edge. A nil strategy is the
 // balancer's default.
 func Balanced(name string, strategy balance.Strategy) Rule {
-	return Rule{name, func(s *Sim, e *edge) (picker, error) {
+	return Rule{Name: name, build: func(s *Sim, e *edge) (picker, error) {
 		f, err := balance.NewFleet(balance.FleetConfig{Node: nodeID(e), Region: s.w.Regions[e.region].Name})
 		if err != nil {
 			return nil, err

@@ -46,6 +46,7 @@ type Sim struct {
 	fastest    float64   // speed of any machine so far
 	moves      int64     // times that a machine may have got room
 	omniscient bool      // the rule knows at once
+	blind      bool      // edges do not look at the status of answers
 
 	links, boots *rng
 	seed         uint64
@@ -72,7 +73,7 @@ func newSim(w World, rule Rule, seed uint64) (*Sim, error) {
 	if err != nil {
 		return nil, err
 	}
-	s := &Sim{w: &w, seed: seed, open: true, links: newRng(seed, forLinks, 0), boots: newRng(seed, forBoots, 0)}
+	s := &Sim{w: &w, seed: seed, open: true, blind: rule.blind, links: newRng(seed, forLinks, 0), boots: newRng(seed, forBoots, 0)}
 	s.rtt = make([][]int64, len(w.RTT))
 	for i, row := range w.RTT {
 		for _, d := range row {

@@ -152,7 +152,7 @@ func TestReports(t *testing.T) {
 	for _, loss := range []float64{0, 0.3} {
 		w.Reports.Loss = loss
 		heard := &listener{}
-		s, err := newSim(w, Rule{"listener", func(s *Sim, e *edge) (picker, error) { heard.s = s; return heard, nil }}, 1)
+		s, err := newSim(w, Rule{Name: "listener", build: func(s *Sim, e *edge) (picker, error) { heard.s = s; return heard, nil }}, 1)
 		if err != nil {
 			t.Fatal(err)
 		}

@@ -232,6 +232,7 @@ func TestWorldRefuses(t *testing.T) {
 		"one process":  func(w *World) { w.OneProcess, w.Regions = true, Uniform(1, 1, 2) },
 		"grants":       func(w *World) { w.Grants = true },
 		"wrong loss":   func(w *World) { w.Reports.Loss = 2 },
+		"wrong poison": func(w *World) { w.Poison = 2 },
 	} {
 		w := good
 		spoil(&w)

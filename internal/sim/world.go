@@ -36,6 +36,9 @@ type World struct {
 	Work Dist
 	// Load is the offered work as a share of what all machines can do.
 	Load float64
+	// Poison is the share of requests that are answered with status 500 at once, wherever they go. They are load, and not
+	// measured.
+	Poison float64
 	// Burst makes each edge's arrivals bursty.
 	Burst Burst
 	// Skew is the exponent of the Zipf law that shares a region's demand among its edges; 0 means equal shares.
@@ -151,6 +154,8 @@ func (w World) resolve() (World, error) {
 		return bad("Warm", w.Warm, "less than Length")
 	case w.Burst.Factor != 0 && (w.Burst.Factor < 1 || w.Burst.On <= 0 || w.Burst.Off <= 0):
 		return bad("Burst", w.Burst, "a factor of 1 or more and phases above 0")
+	case !(w.Poison >= 0 && w.Poison <= 1):
+		return bad("Poison", w.Poison, "0 to 1")
 	case w.Reports.Loss < 0 || w.Reports.Loss > 1:
 		return bad("Reports.Loss", w.Reports.Loss, "0 to 1")
 	}

@@ -116,6 +116,22 @@ var worlds = []world{
 			Regions: Uniform(1, 30, 4), Slots: 2, Limits: limits(6), Work: Exponential(100 * ms), Load: 0.6, Length: t,
 			Script: []Step{{t / 20, func(s *Sim) { s.SetSick(7, true) }}}}
 	}},
+	{"sick-pair", func(l lengthen) World {
+		t := l(400 * sec)
+		return World{About: "one of two machines answers 500 within a millisecond and passes its checks; edge and owner are one",
+			Regions: Uniform(1, 2, 1), RTT: Line(1, 0, 0), OneProcess: true, Slots: 10, Limits: balance.Limits{Soft: 10, Hard: 20}, Work: Exponential(20 * ms), Load: 0.2, Length: t,
+			Script: []Step{{t / 20, func(s *Sim) { s.SetSick(1, true) }}}}
+	}},
+	{"poison", func(l lengthen) World {
+		return World{About: "half of all requests are answered 500 at once, wherever they go",
+			Regions: Uniform(2, 12, 4), Slots: 2, Limits: limits(6), Work: Exponential(100 * ms), Load: 1.3, Poison: 0.5, Length: l(100 * sec)}
+	}},
+	{"sick-poison", func(l lengthen) World {
+		t := l(150 * sec)
+		return World{About: "a tenth of all requests is answered 500 wherever they go, and one of 24 machines fails everything",
+			Regions: Uniform(2, 12, 4), Slots: 2, Limits: limits(6), Work: Exponential(100 * ms), Load: 0.65, Poison: 0.1, Length: t,
+			Script: []Step{{t / 20, func(s *Sim) { s.SetSick(7, true) }}}}
+	}},
 	{"dark", func(l lengthen) World {
 		t := l(150 * sec)
 		return World{About: "one of 24 machines is cut off for half of the run; nobody says so",
