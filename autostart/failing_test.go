@@ -52,12 +52,23 @@ func TestOutlierIsReplaced(t *testing.T) {
 		defer n.stop()
 		time.Sleep(sec)
 		only := &balance.Want{Force: balance.Target{Machines: []balance.MachineID{canonical("web", 3)[0]}}}
-		for range 10 {
-			slot, err := n.a.Acquire(t.Context(), &balance.Request{App: "web", Want: only})
+		other := &balance.Want{Force: balance.Target{Machines: []balance.MachineID{canonical("web", 3)[1]}}}
+		ask := func(want *balance.Want, o balance.Outcome) {
+			slot, err := n.a.Acquire(t.Context(), &balance.Request{App: "web", Want: want})
 			if err != nil {
 				t.Fatal(err)
 			}
-			slot.Release(balance.Errored)
+			slot.Release(o)
+		}
+		for range 60 { // what fails there is well elsewhere
+			ask(only, balance.Errored)
+			for range 3 {
+				ask(other, balance.Done)
+			}
+			time.Sleep(100 * time.Millisecond)
+			if v, _ := n.b.View("web"); v.Len(0, balance.TierFailing) > 0 {
+				break
+			}
 		}
 		time.Sleep(sec)
 		if starts, _, _ := n.d.counts(); starts != 3 {
