@@ -65,6 +65,8 @@ const (
 	Resume
 )
 
+var bootKindNames = [...]string{"cold", "resume"}
+
 // String returns "cold" or "resume".
 func (k BootKind) String() string {
 	if k == Resume {

@@ -47,6 +47,12 @@ const (
 	RuleKeepAlive            // spare: nothing has been used for the whole keep-alive
 )
 
+var whyNames = [...]string{"off", "stale", "parked", "starting", "settle", "unwatched", "needed", "last", "minimum", "pace", "backoff", "busy", "turn",
+	"excess", "other", "headroom", "keep-alive"}
+
+// String returns the rule's name.
+func (w Why) String() string { return name(whyNames[:], uint8(w), "rule") }
+
 // Decision is what a [Decider] decided about one region, or about one machine of it, and why. It is a comparable value;
 // fields that the rule does not name are zero.
 type Decision struct {
