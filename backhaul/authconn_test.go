@@ -5,6 +5,7 @@ import (
 	"bytes"
 	"context"
 	"crypto/tls"
+	"crypto/x509"
 	"errors"
 	"fmt"
 	"io"
@@ -383,7 +384,7 @@ func TestAnImpostorGetsNoBody(t *testing.T) {
 			ca := newAuthority(t, "ca")
 			var got bytes.Buffer
 			var mu sync.Mutex
-			c := clusterConfig{config: Config{Key: "key", Spare: -1, Failures: -1}, handler: HandlerConfig{Key: "key"}}
+			c := clusterConfig{config: Config{Key: "key", Spare: -1, Failures: -1, DialTimeout: -1}, handler: HandlerConfig{Key: "key"}}
 			c.dial = func(dialOwner) dialOwner {
 				return func(ctx context.Context, owner balance.NodeID) (net.Conn, error) {
 					near, far := net.Pipe()
@@ -426,8 +427,9 @@ func TestAnImpostorGetsNoBody(t *testing.T) {
 				}
 			}
 			k := newCluster(t, c)
-			if fail := k.do(t, "POST", "secret body", tt.major); !strings.HasPrefix(fail, tt.want.String()+": ") {
-				t.Errorf("%s: %s; want %v", tt.name, fail, tt.want)
+			began := time.Now()
+			if fail := k.do(t, "POST", "secret body", tt.major); !strings.HasPrefix(fail, tt.want.String()+": ") || time.Since(began) > authTimeout {
+				t.Errorf("%s: %s after %v; want %v", tt.name, fail, time.Since(began), tt.want)
 			}
 			time.Sleep(time.Minute)
 			mu.Lock()
@@ -784,4 +786,360 @@ func TestAForeignServerIsNotHeldByABody(t *testing.T) {
 			t.Errorf("closed after %v with %q", took, got)
 		}
 	})
+}
+
+// What bounds the beginning of a connection bounds nothing that comes after it: a request whose body takes its time, and
+// a connection without one.
+func TestTheBoundsOfABeginningEndWithIt(t *testing.T) {
+	for _, major := range []int{1, 2} {
+		for _, c := range []clusterConfig{
+			{config: Config{Key: "key"}, handler: HandlerConfig{Key: "key"}},
+			{handler: HandlerConfig{AnyNode: true}},
+		} {
+			synctest.Test(t, func(t *testing.T) {
+				c.config.Spare = -1
+				k := newCluster(t, c)
+				conns := 0
+				inner := k.edge.c.Dial
+				k.edge.c.Dial = func(ctx context.Context, owner balance.NodeID) (net.Conn, error) {
+					conns++
+					return inner(ctx, owner)
+				}
+				pr, pw := io.Pipe()
+				go func() {
+					for range 3 {
+						time.Sleep(20 * time.Second) // longer than the head may take
+						io.WriteString(pw, "x")
+					}
+					pw.Close()
+				}()
+				req := request(t, "POST", "http://web/", pr)
+				req.ProtoMajor = major
+				resp, err := k.edge.RoundTrip(req)
+				if got := read(t, resp, err); got != "POST xxx" {
+					t.Errorf("HTTP/%d: a slow body: %q", major, got)
+				}
+				time.Sleep(time.Minute)
+				if got := k.do(t, "POST", "hello", major); got != "POST hello" || conns != 1 {
+					t.Errorf("HTTP/%d: after a minute: %s, over %d connections", major, got, conns)
+				}
+			})
+		}
+	}
+}
+
+// A server that handles TLS itself and verifies certificates needs nothing else.
+func TestAHandlerBehindAServerThatVerifiesCertificates(t *testing.T) {
+	ca := newAuthority(t, "ca")
+	var nodes []balance.NodeID
+	r := newRig(t, rigConfig{app: roomy})
+	r.serve("m1", says("one"))
+	h, err := NewHandler(r.worker, HandlerConfig{Certificate: CertificateNode, Trace: HandlerTrace{Bounce: func(b Refused) { nodes = append(nodes, b.Node) }}})
+	if err != nil {
+		t.Fatal(err)
+	}
+	s := httptest.NewUnstartedServer(h)
+	s.Config.ErrorLog = quietLog
+	s.TLS = &tls.Config{Certificates: []tls.Certificate{ca.issue(t, "worker", time.Hour)}, ClientAuth: tls.VerifyClientCertIfGiven, ClientCAs: ca.pool()}
+	s.StartTLS()
+	defer s.Close()
+	lax := httptest.NewUnstartedServer(h) // it asks for a certificate and does not look at it
+	lax.Config.ErrorLog = quietLog
+	lax.TLS = s.TLS.Clone()
+	lax.TLS.ClientAuth, lax.TLS.ClientCAs = tls.RequireAnyClientCert, nil
+	lax.StartTLS()
+	defer lax.Close()
+	for _, tt := range []struct {
+		certs []tls.Certificate
+		to    string
+		lax   bool
+		want  int
+	}{
+		{[]tls.Certificate{ca.issue(t, "edge-7", time.Hour)}, "web;m1;0;me", false, 200},
+		{[]tls.Certificate{ca.issue(t, "edge-7", time.Hour)}, "web;m9;0;me", false, 503},
+		{nil, "web;m1;0;edge-7", false, 403},
+		{[]tls.Certificate{newAuthority(t, "other").issue(t, "edge-7", time.Hour)}, "web;m1;0;edge-7", true, 403},
+	} {
+		c := &http.Transport{TLSClientConfig: &tls.Config{ServerName: "worker", RootCAs: ca.pool(), Certificates: tt.certs}}
+		url := s.URL
+		if tt.lax {
+			url = lax.URL
+		}
+		req := request(t, "GET", url, nil)
+		req.Header[headerTo] = []string{tt.to}
+		resp, err := c.RoundTrip(req)
+		if err != nil {
+			t.Fatal(err)
+		}
+		resp.Body.Close()
+		if resp.StatusCode != tt.want {
+			t.Errorf("%d certificates, %s: %d, want %d", len(tt.certs), tt.to, resp.StatusCode, tt.want)
+		}
+		c.CloseIdleConnections()
+	}
+	if fmt.Sprint(nodes) != "[edge-7]" {
+		t.Errorf("the owner knows %v", nodes)
+	}
+}
+
+// A refusal arrives, whatever the stranger has sent and nobody has read: a connection that is closed on that is reset.
+func TestARefusalArrives(t *testing.T) {
+	r := newRig(t, rigConfig{app: roomy})
+	for _, first := range []string{
+		"POST / HTTP/1.1\r\nHost: x\r\nContent-Length: 20000\r\n\r\n" + strings.Repeat("x", 20000),
+		clientPreface + strings.Repeat("\x00", 20000),
+	} {
+		c, err := net.Dial("tcp", r.hop.Listener.Addr().String())
+		if err != nil {
+			t.Fatal(err)
+		}
+		io.WriteString(c, first)
+		got, err := io.ReadAll(c)
+		if err != nil || !bytes.HasPrefix(got, []byte("HTTP/1.1 403")) || !bytes.HasSuffix(got, []byte("\n")) {
+			t.Errorf("got %q, %v", got, err)
+		}
+		c.Close()
+	}
+	c, err := net.Dial("tcp", r.hop.Listener.Addr().String())
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer c.Close()
+	hello := appendHello(nil, authKeys("guess"), nonceA, nil)
+	c.Write(append(bytes.Clone(hello), make([]byte, 20000)...))
+	if got, err := io.ReadAll(c); err != nil || !bytes.Equal(got, appendRefusal(nil, authUnknown)) {
+		t.Errorf("got %q, %v", got, err)
+	}
+}
+
+// However the writer cuts it, of what is written first only a head goes out before the owner's proof.
+func TestOnlyTheHeadOfARequestIsSentAhead(t *testing.T) {
+	const head, body = "POST / HTTP/1.1\r\nHost: x\r\nContent-Length: 4\r\n\r\n", "body"
+	for _, tt := range []struct {
+		writes []string
+		whole  bool
+		ahead  string
+	}{
+		{[]string{head + body}, false, head},
+		{[]string{head, body}, false, head},
+		{[]string{head[:20], head[20:] + body}, false, head[:20]},
+		{[]string{"", head + body}, false, ""},
+		{[]string{clientPreface + "frame", "frame"}, true, clientPreface + "frame"},
+	} {
+		synctest.Test(t, func(t *testing.T) {
+			ca := newAuthority(t, "ca")
+			near, far := net.Pipe()
+			server := tls.Server(far, &tls.Config{Certificates: []tls.Certificate{ca.issue(t, "worker", time.Hour)}, SessionTicketsDisabled: true})
+			defer server.Close()
+			keys := authKeys("key")
+			var mu sync.Mutex
+			var got bytes.Buffer
+			hello := make([]byte, helloSize)
+			heard := make(chan struct{})
+			go func() {
+				if _, err := io.ReadFull(server, hello); err != nil {
+					t.Error(err)
+				}
+				close(heard)
+				for b := make([]byte, 100); ; {
+					n, err := server.Read(b)
+					mu.Lock()
+					got.Write(b[:n])
+					mu.Unlock()
+					if err != nil {
+						return
+					}
+				}
+			}()
+			c, err := authenticate(t.Context(), tls.Client(near, &tls.Config{ServerName: "worker", RootCAs: ca.pool()}), "worker", keys, tt.whole)
+			if err != nil {
+				t.Fatal(err)
+			}
+			defer c.Close()
+			go func() {
+				for _, w := range tt.writes {
+					if n, err := io.WriteString(c, w); n != len(w) || err != nil {
+						t.Errorf("%q: %d, %v", w, n, err)
+					}
+				}
+			}()
+			<-heard
+			synctest.Wait()
+			mu.Lock()
+			if got.String() != tt.ahead {
+				t.Errorf("%q: sent %q ahead, want %q", tt.writes, got.String(), tt.ahead)
+			}
+			mu.Unlock()
+			binding, err := bindingOf(server)
+			if err != nil {
+				t.Fatal(err)
+			}
+			answered := make(chan error, 1)
+			go func() {
+				b := make([]byte, 2)
+				_, err := io.ReadFull(c, b)
+				if string(b) != "ok" {
+					err = fmt.Errorf("read %q, %w", b, err)
+				}
+				answered <- err
+			}()
+			server.Write(append(appendReply(nil, authWelcome, keys[0], hello, nonceB, binding), "ok"...))
+			if err := <-answered; err != nil {
+				t.Error(err)
+			}
+			synctest.Wait()
+			mu.Lock()
+			defer mu.Unlock()
+			if got.String() != strings.Join(tt.writes, "") {
+				t.Errorf("%q: sent %q in all", tt.writes, got.String())
+			}
+		})
+	}
+}
+
+// A connection that is there and says nothing, or begins and goes no further, ends: in a request's time where it has begun
+// or anybody may come, and as an idle one where a node has made it ahead.
+func TestSilentConnectionsEnd(t *testing.T) {
+	for _, tt := range []struct {
+		name    string
+		handler HandlerConfig
+		key     string
+		certs   bool
+		first   string
+		want    time.Duration
+	}{
+		{"anybody, nothing", HandlerConfig{AnyNode: true}, "", false, "", 10 * time.Second},
+		{"anybody, half a preface", HandlerConfig{AnyNode: true}, "", false, "PRI * HT", 10 * time.Second},
+		{"a key, nothing", HandlerConfig{Key: "key"}, "key", false, "", 3 * time.Minute},
+		{"a key, half a preface", HandlerConfig{Key: "key"}, "key", false, "PRI * HT", 10 * time.Second},
+		{"a key, half a head", HandlerConfig{Key: "key"}, "key", false, "GET / HT", 10 * time.Second},
+		{"a certificate, nothing", HandlerConfig{Certificate: CertificateNode}, "", true, "", 3 * time.Minute},
+		{"a certificate, half a preface", HandlerConfig{Certificate: CertificateNode}, "", true, "PRI * HT", 10 * time.Second},
+	} {
+		t.Run(tt.name, func(t *testing.T) {
+			synctest.Test(t, func(t *testing.T) {
+				c := clusterConfig{handler: tt.handler}
+				ca := newAuthority(t, "ca")
+				if tt.certs {
+					c.listen = func(l net.Listener) net.Listener {
+						return tls.NewListener(l, &tls.Config{Certificates: []tls.Certificate{ca.issue(t, "worker", time.Hour)}, ClientAuth: tls.RequireAndVerifyClientCert, ClientCAs: ca.pool(), SessionTicketsDisabled: true})
+					}
+				}
+				k := newCluster(t, c)
+				nc, err := k.hop.dial(t.Context())
+				if err != nil {
+					t.Fatal(err)
+				}
+				if tt.certs {
+					nc = tls.Client(nc, &tls.Config{InsecureSkipVerify: true, Certificates: []tls.Certificate{ca.issue(t, "edge", time.Hour)}})
+				}
+				if nc, err = authenticate(t.Context(), nc, "worker", authKeys(tt.key), false); err != nil {
+					t.Fatal(err)
+				}
+				defer nc.Close()
+				began := time.Now()
+				if tt.first != "" {
+					go io.WriteString(nc, tt.first)
+				}
+				io.Copy(io.Discard, nc)
+				if took := time.Since(began); took < tt.want || took > tt.want+lingerFor {
+					t.Errorf("ended after %v, want %v", took, tt.want)
+				}
+			})
+		})
+	}
+}
+
+// What an owner has against a certificate arrives, though the edge has sent a request already that nobody reads.
+func TestAnAlertArrives(t *testing.T) {
+	ca := newAuthority(t, "ca")
+	sent := make(chan struct{})
+	fleet, err := balance.NewFleet(balance.FleetConfig{Node: "worker", Region: "nrt"})
+	if err != nil {
+		t.Fatal(err)
+	}
+	h, err := NewHandler(fleet, HandlerConfig{Certificate: CertificateNode})
+	if err != nil {
+		t.Fatal(err)
+	}
+	s, err := NewServer(h, ServerConfig{})
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer s.Close()
+	l, err := net.Listen("tcp", "127.0.0.1:0")
+	if err != nil {
+		t.Fatal(err)
+	}
+	go s.Serve(tls.NewListener(l, &tls.Config{
+		MinVersion: tls.VersionTLS13, Certificates: []tls.Certificate{ca.issue(t, "worker", time.Hour)}, ClientAuth: tls.RequireAnyClientCert, SessionTicketsDisabled: true,
+		VerifyPeerCertificate: func([][]byte, [][]*x509.Certificate) error { <-sent; return errors.New("not this one") },
+	}))
+	raw, err := net.Dial("tcp", l.Addr().String())
+	if err != nil {
+		t.Fatal(err)
+	}
+	c, err := authenticate(t.Context(), tls.Client(raw, &tls.Config{ServerName: "worker", RootCAs: ca.pool(), Certificates: []tls.Certificate{ca.issue(t, "edge", time.Hour)}}), "worker", nil, false)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer c.Close()
+	if _, err := io.WriteString(c, "POST / HTTP/1.1\r\nHost: x\r\n\r\n"+strings.Repeat("x", 20000)); err != nil {
+		t.Fatal(err)
+	}
+	close(sent)
+	if _, err := c.Read(make([]byte, 1)); !denied(err) || refusedBy(c) == nil {
+		t.Errorf("got %v", err)
+	}
+}
+
+// Where an owner has to prove itself first, connecting may take a round trip more.
+func TestConnectingMayTakeTheRoundTripOfAProof(t *testing.T) {
+	x := &exchange{rtt: 300 * time.Millisecond, rttKnown: true}
+	without, with := newPool(poolConfig{}).limit(x), newPool(poolConfig{keys: authKeys("key")}).limit(x)
+	if with != without+x.rtt {
+		t.Errorf("%v with a key, %v without", with, without)
+	}
+}
+
+// What a refused peer has under way is read before its connection is closed: some systems throw away what they have
+// received when a reset comes, and the refusal with it.
+func TestWhatARefusedPeerHasSentIsRead(t *testing.T) {
+	for _, overTLS := range []bool{false, true} {
+		synctest.Test(t, func(t *testing.T) {
+			ca := newAuthority(t, "ca")
+			c := clusterConfig{handler: HandlerConfig{Key: "key"}}
+			sent := make(chan struct{})
+			if overTLS {
+				c.listen = func(l net.Listener) net.Listener {
+					return tls.NewListener(l, &tls.Config{
+						MinVersion: tls.VersionTLS13, Certificates: []tls.Certificate{ca.issue(t, "worker", time.Hour)}, ClientAuth: tls.RequireAnyClientCert,
+						SessionTicketsDisabled: true, VerifyPeerCertificate: func([][]byte, [][]*x509.Certificate) error { <-sent; return errors.New("not this one") },
+					})
+				}
+			}
+			k := newCluster(t, c)
+			nc, err := k.hop.dial(t.Context())
+			if err != nil {
+				t.Fatal(err)
+			}
+			if overTLS {
+				config := &tls.Config{ServerName: "worker", RootCAs: ca.pool(), Certificates: []tls.Certificate{ca.issue(t, "edge", time.Hour)}}
+				if nc, err = authenticate(t.Context(), tls.Client(nc, config), "worker", nil, false); err != nil {
+					t.Fatal(err)
+				}
+			}
+			defer nc.Close()
+			var writing sync.WaitGroup
+			writing.Go(func() {
+				if _, err := nc.Write([]byte(strings.Repeat("x", 20000))); err != nil {
+					t.Errorf("TLS %v: cut off: %v", overTLS, err)
+				}
+			})
+			synctest.Wait()
+			close(sent)
+			io.Copy(io.Discard, nc)
+			writing.Wait()
+		})
+	}
 }

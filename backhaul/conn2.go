@@ -81,8 +81,6 @@ func (c *conn) roundTrip2(ctx context.Context, req *http.Request, s *stream, bod
 		return nil, fail, err
 	case body != nil && body.s.broken() != nil:
 		return nil, FailClient, &bodyError{body.s.broken()}
-	case refusedBy(c.wire.Conn) != nil:
-		return nil, FailDenied, refusedBy(c.wire.Conn)
 	case notStarted(err):
 		return nil, FailRefused, err
 	case !sent && (x.reused || !c.alone): // it may have ended under others since

@@ -139,15 +139,17 @@ func TestRequestTrailersPassWhereverTheRequestGoes(t *testing.T) {
 			{"no body", 0, -1},
 			{"a length", 100, 100},
 		} {
-			if tt.length >= 0 && !overHTTP2 {
-				continue // over HTTP/1.1 a request has a length or trailers
-			}
 			leave := fill(t, full, 1) // an edge with a hop has not heard of it
 			for range 4 {
 				trailer := http.Header{"X-Sum": nil}
 				req := request(t, "POST", r.front.URL, &zeros{left: tt.size, end: func() { trailer.Set("X-Sum", "42") }})
 				req.ContentLength, req.Trailer = tt.length, trailer
-				if resp, body := fetch(t, r.front.Client(), req); resp.StatusCode != 200 || body != fmt.Sprintf("%d map[X-Sum:[42]]", tt.size) {
+				client := r.front.Client()
+				if tt.length >= 0 && !overHTTP2 { // over HTTP/1.1 no client can say both, but a caller
+					req.URL.Host = "web"
+					client = &http.Client{Transport: r.transport}
+				}
+				if resp, body := fetch(t, client, req); resp.StatusCode != 200 || body != fmt.Sprintf("%d map[X-Sum:[42]]", tt.size) {
 					t.Errorf("%s: %d %s", tt.name, resp.StatusCode, body)
 				}
 			}
@@ -174,12 +176,17 @@ func TestTrailersThatNobodyAnnounced(t *testing.T) {
 			{"X-One, Host", "X-One: 1\r\nHost: evil\r\nContent-Length: 3\r\nTransfer-Encoding: chunked\r\nConnection: close\r\n", "map[X-One:[1]]"},
 			{"X One, X-One, =", "X-One: 1\r\n", "map[X-One:[1]]"},
 			{"X-One", "", "map[X-One:[]]"},
+			{"", "X-Two: 2\r\nEbb-To: 3\r\n", "map[X-Two:[2]]"},
 		} {
 			c, err := net.Dial("tcp", r.front.Listener.Addr().String())
 			if err != nil {
 				t.Fatal(err)
 			}
-			fmt.Fprintf(c, "POST / HTTP/1.1\r\nHost: x\r\nConnection: close\r\nTrailer: %s\r\nTransfer-Encoding: chunked\r\n\r\n5\r\nhello\r\n0\r\n%s\r\n", tt.announced, tt.sent)
+			announced := ""
+			if tt.announced != "" {
+				announced = "Trailer: " + tt.announced + "\r\n"
+			}
+			fmt.Fprintf(c, "POST / HTTP/1.1\r\nHost: x\r\nConnection: close\r\n%sTransfer-Encoding: chunked\r\n\r\n5\r\nhello\r\n0\r\n%s\r\n", announced, tt.sent)
 			resp, err := http.ReadResponse(bufio.NewReader(c), nil)
 			if err != nil {
 				t.Fatal(err)
@@ -229,6 +236,20 @@ func TestNoUpgradeToAnotherVersionOfHTTP(t *testing.T) {
 				t.Errorf("local %v, %s: got %d %q, want %q", local, tt.upgrade, resp.StatusCode, body, tt.want)
 			}
 			c.Close()
+		}
+		// An owner does not rely on edges.
+		c, err := dialHop(t.Context(), r.hop.Listener.Addr().String(), testKey)
+		if err != nil {
+			t.Fatal(err)
+		}
+		defer c.Close()
+		io.WriteString(c, "GET / HTTP/1.1\r\nHost: x\r\nConnection: Upgrade\r\nUpgrade: h2c\r\nHTTP2-Settings: AAMAAABk\r\nEbb-To: web;m1;0;edge\r\n\r\n")
+		direct, err := http.ReadResponse(bufio.NewReader(c), nil)
+		if err != nil {
+			t.Fatal(err)
+		}
+		if body, _ := io.ReadAll(direct.Body); string(body) != "[] []" {
+			t.Errorf("local %v, at the owner: %q", local, body)
 		}
 		// The same where a caller of the Transport has removed nothing.
 		req := request(t, "GET", "http://web/", nil)

@@ -96,6 +96,13 @@ func TestEndsThatSeeDifferentConnectionsRefuseEachOther(t *testing.T) {
 // Whatever is changed on the way, and wherever a message is used that was meant for something else.
 func TestNoOtherMessageWillDo(t *testing.T) {
 	keys := authKeys("new", "old")
+	seen := map[string]bool{}
+	for _, k := range keys {
+		seen[string(k.hello)], seen[string(k.reply)], seen[string(k.confirm)] = true, true, true
+	}
+	if len(seen) != 6 {
+		t.Error("two kinds of message have the same key")
+	}
 	for _, binding := range [][]byte{nil, boundA} {
 		hello, reply, confirm, _, why := prefaceOf(keys, keys, binding, binding)
 		if why != "" {

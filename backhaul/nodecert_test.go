@@ -97,10 +97,10 @@ func files(t testing.TB, dir string, cert tls.Certificate, cas ...*authority) Id
 }
 
 // withIdentities makes the connections of a cluster mutual TLS.
-func withIdentities(c clusterConfig, edge, worker *Identity) clusterConfig {
+func withIdentities(t *testing.T, c clusterConfig, edge, worker *Identity) clusterConfig {
 	c.handler.Certificate = CertificateNode
 	c.listen = func(l net.Listener) net.Listener { return tls.NewListener(l, worker.Server()) }
-	c.dial = func(dial dialOwner) dialOwner { return edge.Dial(dial) }
+	c.dial = func(dial dialOwner) dialOwner { return edge.Dial(buffered(t, dial)) }
 	return c
 }
 
@@ -120,7 +120,7 @@ func TestNodesKnowEachOtherByCertificates(t *testing.T) {
 			ca := newAuthority(t, "ca")
 			var seen []balance.NodeID
 			c := clusterConfig{handler: HandlerConfig{Trace: HandlerTrace{Bounce: func(r Refused) { seen = append(seen, r.Node) }}}}
-			k := newCluster(t, withIdentities(c,
+			k := newCluster(t, withIdentities(t, c,
 				loadIdentity(t, files(t, t.TempDir(), ca.issue(t, "edge-7", time.Hour), ca)),
 				loadIdentity(t, files(t, t.TempDir(), ca.issue(t, "worker", time.Hour), ca))))
 			for range 2 {
@@ -201,6 +201,47 @@ func buffered(t *testing.T, dial dialOwner) dialOwner {
 	}
 }
 
+// An identity accepts an owner that has the name and the authority, and no other.
+func TestAnIdentityKnowsItsOwner(t *testing.T) {
+	for _, tt := range []struct {
+		name  string
+		owner string
+		same  bool // authority
+		want  string
+	}{
+		{"the owner", "worker", true, "POST hello"},
+		{"another node", "worker-2", true, "denied: "},
+		{"another authority", "worker", false, "denied: "},
+	} {
+		synctest.Test(t, func(t *testing.T) {
+			ca, other := newAuthority(t, "ca"), newAuthority(t, "other")
+			edge := loadIdentity(t, files(t, t.TempDir(), ca.issue(t, "edge", time.Hour), ca))
+			its := ca
+			if !tt.same {
+				its = other
+			}
+			worker := loadIdentity(t, files(t, t.TempDir(), its.issue(t, tt.owner, time.Hour), its, ca))
+			k := newCluster(t, withIdentities(t, clusterConfig{config: Config{Spare: -1, Failures: -1}}, edge, worker))
+			if got := k.do(t, "POST", "hello", 1); !strings.HasPrefix(got, tt.want) || (k.served.Load() == 1) != (tt.want == "POST hello") {
+				t.Errorf("%s: %s", tt.name, got)
+			}
+		})
+	}
+}
+
+// And an owner accepts no edge that has no certificate, or one that it does not know.
+func TestAnIdentityKnowsItsEdges(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		ca, other := newAuthority(t, "ca"), newAuthority(t, "other")
+		worker := loadIdentity(t, files(t, t.TempDir(), ca.issue(t, "worker", time.Hour), ca))
+		stranger := loadIdentity(t, files(t, t.TempDir(), other.issue(t, "edge", time.Hour), other, ca))
+		k := newCluster(t, withIdentities(t, clusterConfig{config: Config{Spare: -1, Failures: -1}}, stranger, worker))
+		if got := k.do(t, "POST", "hello", 1); !strings.HasPrefix(got, "denied: ") || k.served.Load() != 0 {
+			t.Error(got)
+		}
+	})
+}
+
 type bothCerts struct{ edge, worker tls.Certificate }
 
 // A node whose certificate nobody verified, or that the owner does not want, is a stranger.
@@ -220,7 +261,7 @@ func TestACertificateHasToBeVerifiedAndAccepted(t *testing.T) {
 			ca := newAuthority(t, "ca")
 			edge := loadIdentity(t, files(t, t.TempDir(), ca.issue(t, "edge", time.Hour), ca))
 			worker := ca.issue(t, "worker", time.Hour)
-			c := withIdentities(clusterConfig{config: Config{Failures: -1, Spare: -1}}, edge, nil)
+			c := withIdentities(t, clusterConfig{config: Config{Failures: -1, Spare: -1}}, edge, nil)
 			c.handler.Certificate = tt.accept
 			c.listen = func(l net.Listener) net.Listener {
 				return tls.NewListener(l, &tls.Config{Certificates: []tls.Certificate{worker}, ClientAuth: tt.auth, ClientCAs: ca.pool(), SessionTicketsDisabled: true})
@@ -240,7 +281,7 @@ func TestCertificatesChangeWithoutAGap(t *testing.T) {
 		edgeDir, workerDir := t.TempDir(), t.TempDir()
 		edge := loadIdentity(t, files(t, edgeDir, old.issue(t, "edge", time.Hour), old))
 		worker := loadIdentity(t, files(t, workerDir, old.issue(t, "worker", time.Hour), old))
-		k := newCluster(t, withIdentities(clusterConfig{config: Config{Spare: -1, MaxIdle: -1}}, edge, worker)) // each request has a new connection
+		k := newCluster(t, withIdentities(t, clusterConfig{config: Config{Spare: -1, MaxIdle: -1}}, edge, worker)) // each request has a new connection
 		served := func(when string) {
 			t.Helper()
 			if got := k.do(t, "POST", "hello", 1); got != "POST hello" {
@@ -315,5 +356,51 @@ func TestIdentityErrorsNameFieldAndRemedy(t *testing.T) {
 	}
 	if n, err := CertificateNode(&x509.Certificate{Subject: pkix.Name{CommonName: "edge"}}); n != "edge" || err != nil {
 		t.Errorf("by the common name: %q, %v", n, err)
+	}
+}
+
+// An authority that is not trusted any more lets nobody in, not by a session of earlier either.
+func TestASessionDoesNotOutliveItsAuthority(t *testing.T) {
+	old, next := newAuthority(t, "old"), newAuthority(t, "next")
+	dir := t.TempDir()
+	worker := loadIdentity(t, files(t, dir, old.issue(t, "worker", time.Hour), old))
+	l, err := net.Listen("tcp", "127.0.0.1:0")
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer l.Close()
+	go func() {
+		for tl := tls.NewListener(l, worker.Server()); ; {
+			c, err := tl.Accept()
+			if err != nil {
+				return
+			}
+			go func() { c.Write([]byte("x")); c.Close() }()
+		}
+	}()
+	client := &tls.Config{InsecureSkipVerify: true, ServerName: "worker", Certificates: []tls.Certificate{old.issue(t, "edge", time.Hour)}, ClientSessionCache: tls.NewLRUClientSessionCache(1)}
+	connect := func() error {
+		c, err := tls.Dial("tcp", l.Addr().String(), client)
+		if err != nil {
+			return err
+		}
+		defer c.Close()
+		_, err = c.Read(make([]byte, 1))
+		if err == nil && c.ConnectionState().DidResume {
+			t.Error("a session is resumed")
+		}
+		return err
+	}
+	for range 2 {
+		if err := connect(); err != nil {
+			t.Fatal(err)
+		}
+	}
+	files(t, dir, next.issue(t, "worker", time.Hour), next)
+	if err := worker.Reload(); err != nil {
+		t.Fatal(err)
+	}
+	if err := connect(); err == nil {
+		t.Error("a certificate of the old authority is good for another connection")
 	}
 }

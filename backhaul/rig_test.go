@@ -38,6 +38,7 @@ type rigConfig struct {
 	balance balance.Config
 	config  Config
 	handler HandlerConfig
+	server  ServerConfig
 	picker  func(*balance.Balancer) Picker // nil: NoWait
 	local   bool                           // one process: no hop
 	wrapHop func(http.Handler) http.Handler
@@ -57,7 +58,12 @@ type hop struct {
 // newHop serves h, or what is wrapped around an owner's handler, which is then named besides.
 func newHop(t testing.TB, h http.Handler, inside ...*Handler) *hop {
 	t.Helper()
-	s, err := NewServer(h, ServerConfig{})
+	return newHopServed(t, h, ServerConfig{}, inside...)
+}
+
+func newHopServed(t testing.TB, h http.Handler, c ServerConfig, inside ...*Handler) *hop {
+	t.Helper()
+	s, err := NewServer(h, c)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -125,9 +131,9 @@ func newRig(t testing.TB, c rigConfig) *rig {
 	r.handler, err = NewHandler(r.worker, c.handler)
 	must(err)
 	if c.wrapHop != nil {
-		r.hop = newHop(t, c.wrapHop(r.handler), r.handler)
+		r.hop = newHopServed(t, c.wrapHop(r.handler), c.server, r.handler)
 	} else {
-		r.hop = newHop(t, r.handler)
+		r.hop = newHopServed(t, r.handler, c.server)
 	}
 	c.config.Key = cmp.Or(c.config.Key, testKey)
 	c.config.Node = "edge"

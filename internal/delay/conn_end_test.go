@@ -188,3 +188,19 @@ func TestLinksCloseEndsAll(t *testing.T) {
 		}
 	})
 }
+
+// What is being written when the link ends is dropped with the rest.
+func TestAbortDuringAWrite(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		l := new(Links)
+		l.Set("a", "b", 100*ms)
+		inner, far := net.Pipe()
+		near := l.Conn(inner, "a", "b")
+		write(t, near, "much that nobody reads to the end")
+		far.Read(make([]byte, 4)) // the rest is stuck on its way into the pipe
+		synctest.Wait()
+		l.Close()
+		far.Close()
+		synctest.Wait()
+	})
+}
