@@ -56,12 +56,7 @@ type hop struct {
 }
 
 // newHop serves h, or what is wrapped around an owner's handler, which is then named besides.
-func newHop(t testing.TB, h http.Handler, inside ...*Handler) *hop {
-	t.Helper()
-	return newHopServed(t, h, ServerConfig{}, inside...)
-}
-
-func newHopServed(t testing.TB, h http.Handler, c ServerConfig, inside ...*Handler) *hop {
+func newHop(t testing.TB, h http.Handler, c ServerConfig, inside ...*Handler) *hop {
 	t.Helper()
 	s, err := NewServer(h, c)
 	if err != nil {
@@ -131,9 +126,9 @@ func newRig(t testing.TB, c rigConfig) *rig {
 	r.handler, err = NewHandler(r.worker, c.handler)
 	must(err)
 	if c.wrapHop != nil {
-		r.hop = newHopServed(t, c.wrapHop(r.handler), c.server, r.handler)
+		r.hop = newHop(t, c.wrapHop(r.handler), c.server, r.handler)
 	} else {
-		r.hop = newHopServed(t, r.handler, c.server)
+		r.hop = newHop(t, r.handler, c.server)
 	}
 	c.config.Key = cmp.Or(c.config.Key, testKey)
 	c.config.Node = "edge"
