@@ -299,6 +299,8 @@ func TestStartsBeginInOrder(t *testing.T) {
 			}
 		}
 		time.Sleep(20 * sec)
+		d.mu.Lock()
+		defer d.mu.Unlock()
 		if got, want := fmt.Sprint(d.order), "[m0 m1 m0 m2 m3 m4 m5 m6 m7]"; got != want {
 			t.Errorf("called for %v, want %v", got, want)
 		}
