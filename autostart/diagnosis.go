@@ -14,12 +14,13 @@ const (
 	// where it should, until its start has failed: at another address of the same port, which
 	// nobody does on purpose, and at another port, which may also be one for metrics or a debugger
 	// that is open before the real one.
-	// They are a little below 1 and 3 s, at which it is looked into.
-	misplacedSame, misplacedOther = 900 * time.Millisecond, 2900 * time.Millisecond
-	// misplacedTries is how many starts of an app fail for that before others get longer: so many
-	// trip the breaker, and so somebody has been told. If it was just the order in which the ports
-	// are opened, one of the longer ones comes up, and from then on it is known how long that
-	// takes.
+	// They are a little below 1 and 2 s, at which it is looked into.
+	misplacedSame, misplacedOther = 900 * time.Millisecond, 1900 * time.Millisecond
+	// misplacedTries is how many starts of an app in a row have failed for that when the next ones
+	// get longer and longer: so many trip the breaker, and so somebody has been told. The second
+	// and the third of them get no time of their own, so that a client is told within seconds. If
+	// it was just the order in which the ports are opened, one of the longer ones comes up, and
+	// from then on it is known how long that takes.
 	misplacedTries = breakerAfter
 )
 
@@ -51,10 +52,17 @@ func (p *misplaced) look(
 	return p.where, now.Sub(p.since) >= grace
 }
 
-// misplacedGrace returns how long other ports may be open: 3 s, longer where boots are known to
-// take longer, and longer after several starts in a row that have failed for it.
+// misplacedGrace returns how long other ports may be open: 2 s at the first start, nothing at the
+// next ones, and longer and longer when they all have failed for it; as long as boots are known to
+// take where that is longer.
 func misplacedGrace(known, grace time.Duration, failed int) time.Duration {
-	d := misplacedOther << min(max(failed-misplacedTries+1, 0), 8)
+	d := misplacedOther
+	switch {
+	case failed >= misplacedTries:
+		d <<= min(failed-misplacedTries+1, 8)
+	case failed > 0:
+		d = 0
+	}
 	return max(d, known, grace)
 }
 

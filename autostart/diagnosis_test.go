@@ -31,11 +31,16 @@ func TestMisplaced(t *testing.T) {
 		{"at all interfaces", addr, []look{{0, "0.0.0.0:80", false}, {time.Hour, "0.0.0.0:80", false}}},
 		{"the other family, same port", addr, []look{{0, "[::1]:80", false}, {sec, "[::1]:80", true}}},
 		{"the same port, at all interfaces of the other family", addr, []look{{0, "[::]:80", false}, {sec, "[::]:80", true}}},
-		{"another port", addr, []look{{0, "0.0.0.0:8080", false}, {2 * sec, "0.0.0.0:8080", false}, {3 * sec, "0.0.0.0:8080", true}}},
-		{"one after the other", addr, []look{{0, "127.0.0.1:81", false}, {2 * sec, "127.0.0.1:81 127.0.0.1:82", false}, {4 * sec, "127.0.0.1:81 127.0.0.1:82", false},
-			{5 * sec, "127.0.0.1:81 127.0.0.1:82", true}}},
-		{"a port of its own before the right one", addr, []look{{0, "127.0.0.1:9090", false}, {2 * sec, "127.0.0.1:9090 127.0.0.1:80", false}, {time.Hour, "127.0.0.1:9090 127.0.0.1:80", false}}},
-		{"closed again", addr, []look{{0, "127.0.0.1:81", false}, {2 * sec, "", false}, {4 * sec, "127.0.0.1:81", false}}},
+		{"another port", addr, []look{{0, "0.0.0.0:8080", false}, {sec, "0.0.0.0:8080", false}, {2 * sec, "0.0.0.0:8080", true}}},
+		{"one after the other", addr, []look{
+			{0, "127.0.0.1:81", false}, {sec, "127.0.0.1:81 127.0.0.1:82", false},
+			{2 * sec, "127.0.0.1:81 127.0.0.1:82", false}, {3 * sec, "127.0.0.1:81 127.0.0.1:82", true},
+		}},
+		{"a port of its own before the right one", addr, []look{
+			{0, "127.0.0.1:9090", false}, {sec, "127.0.0.1:9090 127.0.0.1:80", false},
+			{time.Hour, "127.0.0.1:9090 127.0.0.1:80", false},
+		}},
+		{"closed again", addr, []look{{0, "127.0.0.1:81", false}, {sec, "", false}, {4 * sec, "127.0.0.1:81", false}}},
 		{"another one, of the sixth version", "[::1]:80", []look{{0, "[::]:80", false}, {sec, "127.0.0.1:80", false}, {2 * sec, "127.0.0.1:80", true}}},
 		{"a name", "app.internal:80", []look{{0, "10.0.0.1:81", false}, {3 * sec, "10.0.0.1:81", true}}},
 	} {
@@ -49,13 +54,13 @@ func TestMisplaced(t *testing.T) {
 			}
 		})
 	}
-	var last time.Duration
-	for n := range 20 {
-		got := misplacedGrace(0, 0, n)
-		if n < misplacedTries && got != misplacedOther || n >= misplacedTries && n < 8 && got != 2*last {
-			t.Errorf("%v after %d failures, %v before", got, n, last)
+	for n, want := range []time.Duration{1, 0, 0, 2, 4, 8, 16} {
+		if got := misplacedGrace(0, 0, n); got != want*misplacedOther {
+			t.Errorf("%v after %d failures, want %v", got, n, want*misplacedOther)
 		}
-		last = got
+	}
+	if d := misplacedGrace(0, 0, 1000); d > 10*time.Minute {
+		t.Errorf("%v after 1000 failures", d)
 	}
 	if d := misplacedGrace(40*sec, sec, 0); d != 40*sec {
 		t.Errorf("%v where boots take 40 s", d)
@@ -117,8 +122,8 @@ func TestDiagnosisOfABoot(t *testing.T) {
 			"m0 not ready after 15s: connection refused at host:80; it listens at [::1]:80",
 		}},
 		{"it listens elsewhere, and not where it should", habits{boot: time.Hour}, StarterConfig{}, true, []step{
-			{3500 * time.Millisecond, "", "0.0.0.0:8080", ""},
-			{4500 * time.Millisecond, "", "0.0.0.0:8080", "it listens at 0.0.0.0:8080 and not at host:80: make it listen there, or set App.BootHint if that takes longer"},
+			{2500 * time.Millisecond, "", "0.0.0.0:8080", ""},
+			{3500 * time.Millisecond, "", "0.0.0.0:8080", "it listens at 0.0.0.0:8080 and not at host:80: make it listen there, or set App.BootHint if that takes longer"},
 		}, []string{"failed m0: it listens at 0.0.0.0:8080 and not at host:80: make it listen there, or set App.BootHint if that takes longer"}},
 		{"other checks may pass all the same", habits{boot: 8 * sec}, StarterConfig{}, false, []step{
 			{6 * sec, "", "0.0.0.0:8080", "not ready after 5s: connection refused at host:80; it listens at 0.0.0.0:8080"},
@@ -172,8 +177,8 @@ func TestPortsThatAreOpenBeforeTheRightOne(t *testing.T) {
 			r.start("m0")
 			time.Sleep(21 * sec)
 		}
-		if starts != misplacedTries+3 {
-			t.Errorf("it came up at start %d, want the first that is given 24 s", starts)
+		if starts != misplacedTries+4 {
+			t.Errorf("it came up at start %d, want the first that is given longer than 20 s", starts)
 		}
 		for range 3 {
 			r.d.crash("m0", Exit{Code: 1})

@@ -114,7 +114,7 @@ func FuzzListening(f *testing.F) {
 		for _, l := range parseListening(text) {
 			_ = l.addr.String()
 		}
-		groupOf(stat)
-		socketOf(link)
+		_, _ = groupOf(stat)
+		_, _ = socketOf(link)
 	})
 }

@@ -21,6 +21,7 @@ type settings struct {
 	world world.Config
 	app   string        // command of the app; empty means the built-in one
 	boot  time.Duration // of the built-in app
+	print bool          // what the machines print
 }
 
 // usageError is a mistake on the command line: exit status 2.
@@ -38,6 +39,7 @@ func parse(args []string, out io.Writer) (settings, error) {
 	fs.IntVar(&s.world.Edges, "edges", 1, "`edges`, between which clients are shared in turn")
 	grants := fs.String("grants", "on", "whether owners grant the slots of machines with -hard 1 to 3, or edges guess: `on|off`")
 	fs.StringVar(&s.app, "app", "", "`command` that runs a machine, with $PORT for the port to listen on; empty for the built-in app")
+	fs.BoolVar(&s.print, "output", false, "print what the machines print, each line after its app and machine")
 	fs.StringVar(&s.world.Check, "check", "", "`path` that answers 2xx or 3xx when a machine is ready; empty for a TCP connect")
 	fs.IntVar(&app.Limits.Soft, "soft", 20, "soft limit in `requests` in flight per machine: above it another is started; 0 for none")
 	fs.IntVar(&app.Limits.Hard, "hard", 0, "hard limit in `requests` in flight per machine: never more; 0 for none")

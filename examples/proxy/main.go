@@ -15,6 +15,7 @@ import (
 	"io"
 	"os"
 	"os/signal"
+	"sync"
 	"syscall"
 
 	"github.com/ebbkit/ebb/autostart/process"
@@ -76,7 +77,7 @@ func signals(stderr io.Writer) (ctx, hurry context.Context, stop func()) {
 }
 
 func serve(ctx, hurry context.Context, s settings, out io.Writer) error {
-	driver, err := s.driver()
+	driver, err := s.driver(out)
 	if err != nil {
 		return err
 	}
@@ -90,9 +91,24 @@ func serve(ctx, hurry context.Context, s settings, out io.Writer) error {
 	return w.Run(ctx, hurry)
 }
 
-// driver returns what makes the machines of a region.
-func (s settings) driver() (func(region string) (world.Driver, error), error) {
+// lines lets the drivers of all regions write to one place.
+type lines struct {
+	mu  sync.Mutex
+	out io.Writer
+}
+
+func (l *lines) Write(line []byte) (int, error) {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	return l.out.Write(line)
+}
+
+// driver returns what makes the machines of a region. out is for what they print.
+func (s settings) driver(out io.Writer) (func(region string) (world.Driver, error), error) {
 	c := process.Config{Command: s.app}
+	if s.print {
+		c.Output = &lines{out: out}
+	}
 	if s.app == "" {
 		self, err := os.Executable()
 		if err != nil {

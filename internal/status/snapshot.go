@@ -45,6 +45,10 @@ type Machine struct {
 	Load     int    `json:"load"` // requests in flight
 	Soft     int    `json:"soft"` // 0 means none
 	Hard     int    `json:"hard"` // 0 means none
+
+	// Fault says why the last start or run failed, or what a start lacks that takes long; for
+	// people.
+	Fault string `json:"fault,omitempty"`
 }
 
 // RTT is a measured round trip between two regions, or two nodes.

@@ -61,7 +61,7 @@ func ExampleHandler() {
 func TestStatusNames(t *testing.T) {
 	src := &fake{log: events.NewLog(0), snapshot: Snapshot{
 		Nodes:    []Node{{"edge", "nrt", "edge", ""}, {"w-fra", "fra", "worker", "Frankfurt"}},
-		Machines: []Machine{{"fra-1", "web", "fra", "w-fra", "v2", "started", "passing", "soft", 3, 7, 10, 20}},
+		Machines: []Machine{{"fra-1", "web", "fra", "w-fra", "v2", "started", "passing", "soft", 3, 7, 10, 20, "no"}},
 		RTT:      []RTT{{"nrt", "fra", 226.5, 0.25, "stale"}},
 		Parked:   2,
 		Started:  time.Date(2026, 1, 2, 3, 4, 5, 0, time.UTC),
@@ -79,7 +79,7 @@ func TestStatusNames(t *testing.T) {
  ],
  "machines": [
   {"id": "fra-1", "app": "web", "region": "fra", "owner": "w-fra", "revision": "v2", "state": "started", "health": "passing",
-   "cordon": "soft", "epoch": 3, "load": 7, "soft": 10, "hard": 20}
+   "cordon": "soft", "epoch": 3, "load": 7, "soft": 10, "hard": 20, "fault": "no"}
  ],
  "rtt": [{"from": "nrt", "to": "fra", "ms": 226.5, "loss": 0.25, "state": "stale"}],
  "parked": 2,

@@ -68,6 +68,23 @@ func (k *worker) traceStarter() autostart.StarterTrace {
 		Ready: func(m balance.Machine, kind autostart.BootKind, took time.Duration) {
 			k.tell(log, events.Started, m, "ready after %v (%v)", rounded(took), kind)
 		},
+		Delayed: func(m balance.Machine, err error, wait time.Duration) {
+			if wait == 0 {
+				k.tell(log, events.Delayed, m, "given up until it is wanted again: %v", err)
+				return
+			}
+			k.tell(log, events.Delayed, m, "tried again in %v: %v", rounded(wait), err)
+		},
+		NotReady: func(m balance.Machine, after time.Duration, err error) {
+			k.tell(log, events.NotReady, m, "not ready after %v: %v", rounded(after), err)
+		},
+		Health: func(m balance.Machine, h balance.Health, err error) {
+			if h == balance.Failing {
+				k.tell(log, events.Health, m, "its checks fail: %v", err)
+				return
+			}
+			k.tell(log, events.Health, m, "its checks pass again")
+		},
 		Failed: func(m balance.Machine) { k.tell(log, events.Exit, m, "did not come up: %s", m.Fault) },
 		Exited: func(m balance.Machine, x autostart.Exit) { k.tell(log, events.Exit, m, "%s", x.Reason) },
 		Restarting: func(m balance.Machine) {

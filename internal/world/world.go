@@ -321,7 +321,7 @@ func (w *World) Snapshot() status.Snapshot {
 			s.Machines = append(s.Machines, status.Machine{
 				ID: string(m.ID), App: string(m.App), Region: m.Region, Owner: string(m.Owner), Revision: m.Revision,
 				State: l.State.String(), Health: m.Health.String(), Cordon: l.Cordon.String(), Epoch: l.Epoch,
-				Load: l.InFlight, Soft: l.Limits.Soft, Hard: l.Limits.Hard,
+				Load: l.InFlight, Soft: l.Limits.Soft, Hard: l.Limits.Hard, Fault: m.Fault,
 			})
 		}
 	}

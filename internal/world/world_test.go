@@ -237,6 +237,46 @@ func TestAppThatCannotStart(t *testing.T) {
 	}
 }
 
+// What an app says last before it ends is in the answer, in the log and on the page.
+func TestLastWordsOfAnApp(t *testing.T) {
+	p := newPlay(t, func(c *Config) {
+		c.Regions = []Region{{"nrt", 1}}
+		c.Driver = command(t, process.Config{Argv: []string{"sh", "-c", "echo cannot open config >&2; exit 3"}})
+	})
+	if a := p.get("/"); a.status != http.StatusServiceUnavailable || !strings.Contains(a.body, "cannot open config") {
+		t.Errorf("answer %d %q", a.status, a.body)
+	}
+	if log := p.told(); !strings.Contains(log, "cannot open config") {
+		t.Errorf("log:\n%s", log)
+	}
+	if s := p.Snapshot(); !strings.Contains(s.Machines[0].Fault, "cannot open config") {
+		t.Errorf("page: %+v", s.Machines[0])
+	}
+}
+
+// Whatever keeps a machine from being ready or well is in the log.
+func TestWhatMachinesLackIsLogged(t *testing.T) {
+	p := newPlay(t, nil)
+	trace, m := p.workers[0].traceStarter(), balance.Machine{App: "web", ID: "nrt-1"}
+	trace.Delayed(m, errors.New("429"), 1500*time.Millisecond)
+	trace.Delayed(m, errors.New("not its turn"), 0)
+	trace.NotReady(m, 5*time.Second, errors.New("connection refused at 127.0.0.1:2345"))
+	trace.Health(m, balance.Failing, errors.New("GET /up: 500"))
+	trace.Health(m, balance.Passing, nil)
+	want := []string{
+		"delayed: tried again in 1.5s: 429", "delayed: given up until it is wanted again: not its turn",
+		"not-ready: not ready after 5s: connection refused at 127.0.0.1:2345",
+		"health: its checks fail: GET /up: 500", "health: its checks pass again",
+	}
+	var got []string
+	for _, e := range p.Events().Since(0, 100) {
+		got = append(got, string(e.Kind)+": "+e.Reason)
+	}
+	if !slices.Equal(got, want) {
+		t.Errorf("log %q, want %q", got, want)
+	}
+}
+
 func TestAutostartOff(t *testing.T) {
 	p := newPlay(t, func(c *Config) { c.App.Autostart = false })
 	if a := p.get("/"); a.status != http.StatusServiceUnavailable {

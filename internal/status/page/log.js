@@ -7,6 +7,9 @@ const logRows = 200; // of each group
 export const kinds = {
   "start": { tone: "up", why: "Starting" },
   "started": { tone: "up" },
+  "delayed": { tone: "warn", why: "Waiting to start" },
+  "not-ready": { tone: "bad", why: "Starting" },
+  "health": { tone: "warn", why: "Checked" },
   "resume": { tone: "up", why: "Resuming" },
   "soft-cordon": { tone: "down", why: "Winding down" },
   "uncordon": { tone: "up", why: "Kept" },
@@ -31,6 +34,11 @@ export const kinds = {
 export const causes = new Map();
 export const machineKey = (app, id) => JSON.stringify([app, id]);
 
+// settle replaces what a start has lacked, once it is ready, by that.
+function settle(key, e) {
+  if (["delayed", "not-ready"].includes(causes.get(key)?.kind)) causes.set(key, { ...e, kind: "start" });
+}
+
 // nameNodes says whether rows tell which node they are of: one edge needs no name.
 export const nameNodes = (several) => $("log").classList.toggle("nodes", several);
 
@@ -50,6 +58,7 @@ export function follow(changed = onEvents) {
     if (e.seq <= lastSeq) forget(); // the proxy began anew
     lastSeq = e.seq;
     if (kinds[e.kind]?.why && e.machine) causes.set(machineKey(e.app, e.machine), e);
+    if (e.kind === "started") settle(machineKey(e.app, e.machine), e);
     waiting.push(e);
     if (waiting.length === 1) requestAnimationFrame(showEvents);
   };
