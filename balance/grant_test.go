@@ -284,3 +284,79 @@ func TestGrantsUnderContention(t *testing.T) {
 		}
 	}
 }
+
+// Which machines' slots are granted is one fact: in an app with machines of many limits each is used while it is idle, by a grant
+// or by a guess, and an owner is asked exactly where one of its machines is granted.
+func TestOwnersAndNodesAgreeOnWhatIsGranted(t *testing.T) {
+	owner := newFleet(t, "w", "nrt")
+	rows := owner.Watch()
+	apply(t, owner, PutApp{App{ID: "web"}})
+	const most = fewSlots + 2
+	gates := map[MachineID]*Gate{}
+	for hard := 1; hard <= most; hard++ {
+		id := MachineID(fmt.Sprint("takes", hard))
+		g, err := owner.Host(Machine{ID: id, App: "web", Region: "nrt", Limits: Limits{Hard: hard}})
+		if err != nil {
+			t.Fatal(err)
+		}
+		start(t, g)
+		gates[id] = g
+	}
+	edge := newFleet(t, "edge", "nrt")
+	apply(t, edge, rows.Take()...)
+	b, err := New(edge, Config{})
+	if err != nil {
+		t.Fatal(err)
+	}
+	now := time.Unix(1000, 0)
+	granter, err := NewGranter(owner, GranterConfig{Now: func() time.Time { return now }, Give: func(_ NodeID, g Grant) { b.Take(g) }})
+	if err != nil {
+		t.Fatal(err)
+	}
+	used := map[MachineID]int{}
+	for i := range 200 {
+		now = now.Add(tickEvery)
+		b.Tick(now)
+		granter.Ask("edge", "web", most)
+		granter.Tick()
+		var held []Reservation
+		for n := range most * (most + 1) / 2 { // as many as all take together
+			res, err := b.Pick(Request{App: "web", Rand: uint64(i*100 + n + 1)})
+			if err != nil {
+				break
+			}
+			token, _ := res.Grant()
+			if l, bounce := gates[res.Machine().ID].Enter(token, 0, 0); bounce != Admitted {
+				res.Observe(l)
+				res.Release(Bounced)
+				continue
+			}
+			used[res.Machine().ID]++
+			held = append(held, res)
+		}
+		for _, res := range held {
+			gates[res.Machine().ID].Leave()
+			res.Release(Done)
+		}
+	}
+	for id := range gates {
+		if used[id] < 100 {
+			t.Errorf("%s was used %d times in 200 rounds: %v", id, used[id], used)
+		}
+	}
+	for hard := 1; hard <= most; hard++ {
+		f := newFleet(t, "edge", "nrt")
+		apply(t, f, PutMachine{Machine{ID: "m", App: "web", Region: "nrt", Owner: "w", State: Started, Limits: Limits{Hard: hard}}, Version{1, 1}})
+		b, err := New(f, Config{})
+		if err != nil {
+			t.Fatal(err)
+		}
+		asked := 0
+		for range b.Asks("web", 1) {
+			asked++
+		}
+		if want := (Limits{Hard: hard}).granted(); asked != 0 != want {
+			t.Errorf("the owner of a machine with a hard limit of %d is asked %d times; granted: %v", hard, asked, want)
+		}
+	}
+}

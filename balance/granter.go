@@ -28,8 +28,6 @@ type GranterConfig struct {
 	// For is how long a grant may be used; 0 means 1 s. Unused ones return to the owner after twice as long: it has
 	// to be longer than the way to the node and back.
 	For time.Duration
-	// MaxHard is up to which hard limit a machine's slots are granted; 0 means 3. Above it guessing is good enough.
-	MaxHard int
 	// Now is the clock; nil means time.Now.
 	Now func() time.Time
 }
@@ -88,14 +86,9 @@ func NewGranter(f *Fleet, c GranterConfig) (*Granter, error) {
 		return nil, fmt.Errorf("balance: GranterConfig.Give is nil: set it to what carries a grant to a node")
 	case c.For < 0:
 		return nil, fmt.Errorf("balance: GranterConfig.For %v: want 0 (1 s) or more", c.For)
-	case c.MaxHard < 0:
-		return nil, fmt.Errorf("balance: GranterConfig.MaxHard %d: want 0 (3) or more", c.MaxHard)
 	}
 	if c.For == 0 {
 		c.For = time.Second
-	}
-	if c.MaxHard == 0 {
-		c.MaxHard = fewSlots
 	}
 	if c.Now == nil {
 		c.Now = time.Now
@@ -278,7 +271,7 @@ func (g *Granter) hand(s *Snapshot, app AppID, a *granting, now time.Time, gifts
 
 // grants reports whether the slots of a machine are granted here.
 func (g *Granter) grants(m *row) bool {
-	return m.cell.gate != nil && m.kin.limits.Hard > 0 && m.kin.limits.Hard <= g.c.MaxHard
+	return m.cell.gate != nil && m.kin.limits.granted()
 }
 
 // give notes a grant.

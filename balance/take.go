@@ -89,7 +89,7 @@ func (v *View) granting() (owners []asked) {
 		for _, p := range v.order[i].rows.byID {
 			m := v.order[i].rows.rows[p]
 			l := m.kin.limits
-			if l.Hard == 0 || l.Hard > fewSlots {
+			if !l.granted() {
 				continue
 			}
 			at := slices.IndexFunc(owners, func(o asked) bool { return o.node == m.kin.owner })
@@ -111,7 +111,7 @@ const lapse = 50
 
 // underGrants has the machine wait for grants if it takes a few requests at a time.
 func (c *cell) underGrants(l Limits) {
-	if l.Hard == 0 || l.Hard > fewSlots {
+	if !l.granted() {
 		return
 	}
 	c.remember().granted().wait(c)
