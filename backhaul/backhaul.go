@@ -47,7 +47,8 @@
 //
 // When the client has left, its body breaks off or the request's own deadline passes, nothing is tried again. What ends
 // without having been executed is answered with 503 and Retry-After, what may have been with 502 or 504. A limit, a deadline
-// and a client say nothing about the machine, and do not count against it. Bounces and failures have budgets of their
+// and a client say nothing about the machine, and do not count against it. A request under which two machines have broken
+// off is not sent to a third: it may be what ends them. Bounces and failures have budgets of their
 // own ([Config].Bounces, [Config].Failures), and the failures of all requests together have one besides
 // ([Config].FailureRatio). A machine that was tried is excluded exactly, until none is left; then the request goes back to
 // the [Picker], where it may wait, and begins a new round.

@@ -69,6 +69,15 @@ func TestBudgetsAreApart(t *testing.T) {
 	}
 }
 
+// One machine that breaks off may be an accident, and a second one is not: a request is not sent to a
+// third, whatever is left of its budgets.
+func TestTwoMachinesMayBreakOff(t *testing.T) {
+	var s spent
+	if first, second := s.died(), s.died(); first != elsewhere || second != giveUp {
+		t.Errorf("after one machine %v, after two %v", first, second)
+	}
+}
+
 func TestAPickerThatWaitsMayBeginManyRounds(t *testing.T) {
 	l := limits{bounces: 2, rounds: 2, patience: time.Minute}
 	var s spent

@@ -114,6 +114,19 @@ type spent struct {
 	rounds   int // that we ended, since the picker last waited
 	hot      int // rounds in a row that the picker began without waiting
 	failures int
+	resets   int // machines that broke off under the request
+}
+
+// maxResets is how many machines may break off under a request: what ends two of them may be what
+// it asks for, and it is not sent to a third.
+const maxResets = 2
+
+// died decides after a try that a machine broke off, where the request may be tried again.
+func (s *spent) died() verdict {
+	if s.resets++; s.resets >= maxResets {
+		return giveUp
+	}
+	return elsewhere
 }
 
 // failed decides after a failed try.

@@ -126,6 +126,37 @@ func TestAMachineThatDiesUnderARequest(t *testing.T) {
 	}
 }
 
+// A request that ends each machine that it comes to ends two of them and no more, however many
+// there are; one that is not idempotent ends one.
+func TestARequestThatEndsMachinesIsNotSentOnAndOn(t *testing.T) {
+	for _, local := range []bool{false, true} {
+		for method, most := range map[string]int32{"GET": 2, "POST": 1} {
+			t.Run(fmt.Sprintf("local=%v/%s", local, method), func(t *testing.T) {
+				var l log
+				r := newRig(t, rigConfig{app: roomy, local: local, config: Config{Trace: l.trace()}})
+				var all []*atomic.Int32
+				for i := range 6 {
+					addr, served := cutter(t, "")
+					r.host(balance.MachineID(fmt.Sprint("m", i)), addr)
+					all = append(all, served)
+				}
+				resp, _ := fetch(t, r.front.Client(), request(t, method, r.front.URL, nil))
+				var ended int32
+				for _, served := range all {
+					ended += served.Load()
+				}
+				if resp.StatusCode != 502 || ended != most {
+					t.Errorf("%d machines have ended, want %d; the client got %d", ended, most, resp.StatusCode)
+				}
+				r.quiet()
+				if d := l.last(t, 1); d.Cause != CauseMachine || d.Outcome != balance.Errored || int32(d.Tries) != most {
+					t.Errorf("done: %+v", d)
+				}
+			})
+		}
+	}
+}
+
 func TestAnAnswerThatIsNoHTTP(t *testing.T) {
 	for name, answer := range map[string]string{
 		"garbage":      "SSH-2.0-OpenSSH_9.6\r\n",

@@ -255,6 +255,9 @@ func (f *flight) broke(fail Failure, err error, body bodyState) verdict {
 		v = f.spent.refused(f.t.limits, body, time.Since(f.bounced))
 	default:
 		v = f.spent.failed(f.t.limits, fail, f.t.c.Idempotent(f.req), body)
+		if v == elsewhere && fail == FailReset && f.atMachine(err) {
+			v = f.spent.died()
+		}
 	}
 	f.step(Step{Kind: StepFail, Took: time.Since(f.tried), Try: f.try, Failure: fail, Err: err})
 	if v != giveUp && fail != FailRefused && !f.t.afford(time.Now()) {
@@ -269,6 +272,12 @@ func (f *flight) broke(fail Failure, err error, body bodyState) verdict {
 	}
 	f.release(f.outcome)
 	return v
+}
+
+// atMachine reports whether it was the machine that a try failed at, and not the way to its owner.
+func (f *flight) atMachine(err error) bool {
+	_, told := errors.AsType[*ownerError](err)
+	return told || f.try.Local
 }
 
 // release ends the present try.

@@ -142,7 +142,7 @@ func TestDyingMachinesCostNoGET(t *testing.T) {
 		for i := range answered {
 			before[i] = answered[i].Load()
 		}
-		p.until("every client is answered again", func(status.Snapshot) bool { // a request survives three deaths, not four
+		p.until("every client is answered again", func(status.Snapshot) bool { // a request survives one death, not two
 			for i := range answered {
 				if answered[i].Load() == before[i] {
 					return false
