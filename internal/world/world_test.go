@@ -137,6 +137,9 @@ func TestDyingMachinesCostNoGET(t *testing.T) {
 			if err != nil || a.status != http.StatusBadGateway {
 				t.Errorf("POST /crash: %d %q, %v; want 502", a.status, a.body, err)
 			}
+			for wait := 0; wait < 100 && exits() <= n; wait++ { // not a second death under the same requests
+				<-time.After(10 * time.Millisecond)
+			}
 		}
 		before := [8]int64{}
 		for i := range answered {
