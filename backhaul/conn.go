@@ -114,6 +114,12 @@ func brokeOff(err error) bool {
 		errors.Is(err, net.ErrClosed) || errors.As(err, &op)
 }
 
+// more reports whether more of an answer over HTTP/1.1 is there to be read, as far as can be told. drained says that nothing of
+// it is left of what was read ahead; before the body is read that is so where its head came last.
+func (c *conn) more(drained bool) bool {
+	return !drained && !c.wire.blank.Load() || c.wire.kernel.holds(c.wire.got.Load())
+}
+
 // free reports whether the connection can take another request: the answer was read to its end, and so was the request.
 func (c *conn) free() bool { return c.cc.Err() == nil && c.cc.Available() == 1 }
 

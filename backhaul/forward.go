@@ -8,7 +8,9 @@ import (
 	"net/http"
 	"net/http/httptrace"
 	"strings"
+	"sync"
 	"sync/atomic"
+	"time"
 
 	"github.com/ebbkit/ebb/balance"
 )
@@ -87,7 +89,7 @@ func hasToken(lists []string, token string) bool {
 
 // answerWith writes a machine's answer. The headers have been copied. An answer that breaks off is written as far as it
 // came, head included, before the error is returned: the edge must see that the machine has answered.
-func answerWith(w http.ResponseWriter, resp *http.Response, s *serving) error {
+func answerWith(w http.ResponseWriter, resp *http.Response, x *exchange, s *serving) error {
 	hd := w.Header()
 	if _, ok := hd["Content-Type"]; !ok {
 		hd["Content-Type"] = nil // else the server guesses one
@@ -104,7 +106,7 @@ func answerWith(w http.ResponseWriter, resp *http.Response, s *serving) error {
 	w.WriteHeader(resp.StatusCode)
 	if resp.Body != http.NoBody {
 		live := resp.ContentLength == -1 || strings.HasPrefix(hd.Get("Content-Type"), "text/event-stream")
-		if err := copyBody(w, resp.Body, live, s); err != nil {
+		if err := copyBody(w, resp, live, x, s); err != nil {
 			http.NewResponseController(w).Flush() //nolint:errcheck // there is nobody left to tell
 			resp.Body.Close()
 			return err
@@ -126,31 +128,45 @@ func answerWith(w http.ResponseWriter, resp *http.Response, s *serving) error {
 	return nil
 }
 
-// copyBody copies a body; where it is live, each piece is sent at once.
-func copyBody(w http.ResponseWriter, body io.Reader, live bool, s *serving) error {
-	var flush *http.ResponseController
-	if live {
-		flush = http.NewResponseController(w)
+// copyBody copies a body. Where it is live, each piece is sent at once. One of known length is sent as it comes, too, but what
+// comes in a row goes out in a row: the head and a small body together, a large one in whole buffers. Only what a machine has
+// flushed stands alone.
+func copyBody(w http.ResponseWriter, resp *http.Response, live bool, x *exchange, s *serving) error {
+	out := http.NewResponseController(w)
+	flush := func() error {
 		s.turn()
-		err := flush.Flush() // the head, before the first piece
-		s.turn()
-		if err != nil {
+		defer s.turn()
+		return out.Flush()
+	}
+	left := resp.ContentLength // negative: unknown
+	var late *lateFlush
+	defer func() { late.stop() }()
+	if !live && x.h2 {
+		late = newLateFlush(out)
+	} else if live || !x.conn.more(false) { // the head, before the first piece
+		if err := flush(); err != nil {
 			return err
 		}
 	}
 	buf := buffers.get()
 	defer buffers.Put(buf)
 	for {
-		n, err := body.Read(buf[:])
+		n, err := resp.Body.Read(buf[:])
+		late.stop()
 		if n > 0 {
 			s.turn()
 			_, werr := w.Write(buf[:n])
-			if werr == nil && live {
-				werr = flush.Flush()
-			}
 			s.turn()
+			left -= int64(n)
+			drained := n < len(buf) && left > 0 && err == nil
+			if werr == nil && (live || drained && (x.h2 || !x.conn.more(true))) {
+				werr = flush()
+			}
 			if werr != nil {
 				return werr
+			}
+			if left == 0 && x.h2 && !live && err == nil {
+				late = newLateFlush(out)
 			}
 		}
 		if err == io.EOF {
@@ -160,6 +176,41 @@ func copyBody(w http.ResponseWriter, body io.Reader, live bool, s *serving) erro
 			return err
 		}
 	}
+}
+
+// lateFlush sends what was written of an answer when what follows is late: the body after the head, the end after the body. Of
+// HTTP/2 nobody knows but by reading whether it is there already.
+type lateFlush struct {
+	mu    sync.Mutex
+	over  bool
+	timer *time.Timer
+}
+
+// lateAfter is how long it waits for what may have come with it.
+const lateAfter = time.Millisecond
+
+func newLateFlush(out *http.ResponseController) *lateFlush {
+	l := new(lateFlush)
+	l.timer = time.AfterFunc(lateAfter, func() {
+		l.mu.Lock()
+		defer l.mu.Unlock()
+		if !l.over {
+			out.Flush() //nolint:errcheck // the first piece tells
+		}
+	})
+	return l
+}
+
+// stop waits until nobody else writes.
+func (l *lateFlush) stop() {
+	if l == nil || l.timer == nil {
+		return
+	}
+	l.timer.Stop()
+	l.timer = nil
+	l.mu.Lock()
+	l.over = true
+	l.mu.Unlock()
 }
 
 // upgrade turns both connections into one, until both sides have ended or one breaks: then the other is reset, so that

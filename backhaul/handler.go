@@ -262,7 +262,7 @@ func (h *Handler) pass(w http.ResponseWriter, resp *http.Response, gate *balance
 	}
 	copyHeader(hd, resp.Header, nil)
 	setLoad(hd, gate.Load())
-	return answerWith(w, resp, s)
+	return answerWith(w, resp, x, s)
 }
 
 // awaited reports whether a request's body comes when we ask for it.

@@ -1,6 +1,7 @@
 package backhaul
 
 import (
+	"bytes"
 	"errors"
 	"net"
 	"runtime"
@@ -26,6 +27,7 @@ type wire struct {
 	guarded    guarded
 	wrote, got atomic.Int64
 	ended      atomic.Bool // our half
+	blank      atomic.Bool // what was read last ends in a blank line, as a head does
 	hello      *hello      // of HTTP/2: waits for the peer's first frame
 
 	phase   atomic.Int32
@@ -117,6 +119,9 @@ func (w *wire) Read(p []byte) (int, error) {
 	if n > 0 && w.phase.Load() != phaseOpen && (w.phase.CompareAndSwap(phaseIdle, phaseSpoilt) || w.phase.Load() == phaseSpoilt) {
 		n, err = 0, errUnasked
 	}
+	if n > 0 && w.hello == nil {
+		w.blank.Store(bytes.HasSuffix(p[:n], blankLine) || bytes.HasSuffix(p[:n], bareLine))
+	}
 	w.got.Add(int64(n))
 	if err != nil && w.over != nil {
 		w.end()
@@ -126,6 +131,8 @@ func (w *wire) Read(p []byte) (int, error) {
 	}
 	return n, err
 }
+
+var blankLine, bareLine = []byte("\n\r\n"), []byte("\n\n")
 
 // Write writes. A peer that answers and closes while a request's body is still on its way makes us fail to write although
 // its answer is there, or about to be: then the error is told when there is nothing more to read.
