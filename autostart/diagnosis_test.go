@@ -266,8 +266,12 @@ func TestCheckOfAnApp(t *testing.T) {
 			rows, _ = r.fleet.App(app)
 			states[app], _ = rows.Machine(id)
 		}
+		mu.Lock()
 		clear(looks)
+		mu.Unlock()
 		time.Sleep(101 * sec)
+		mu.Lock()
+		defer mu.Unlock()
 		if got := fmt.Sprint(looks["web"], looks["api"]); got != "20 10" {
 			t.Errorf("looked %s times in 100 s, want 20 and 10", got)
 		}
