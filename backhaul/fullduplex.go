@@ -24,7 +24,7 @@ const (
 )
 
 // reply is the ResponseWriter of an answer that may go out before the body of its request has come. It does not have
-// net/http guess a Content-Type.
+// net/http guess a Content-Type, if not told so.
 type reply struct {
 	http.ResponseWriter
 	r        *http.Request
@@ -32,6 +32,9 @@ type reply struct {
 	chunked  bool // over HTTP/1.1
 	trailers []string
 	hijacked bool
+
+	guess  bool         // net/http may guess a Content-Type
+	ending *atomic.Bool // the connection ends with the answer; nil: it does not
 }
 
 // Unwrap is for [http.ResponseController].
@@ -48,7 +51,10 @@ func (w *reply) WriteHeader(code int) {
 func (w *reply) head(code int) {
 	w.status = code
 	h := w.Header()
-	if _, ok := h["Content-Type"]; !ok {
+	if w.ending != nil && w.ending.Load() && code != http.StatusSwitchingProtocols {
+		h["Connection"] = []string{"close"} // over HTTP/2 a GOAWAY
+	}
+	if _, ok := h["Content-Type"]; !ok && !w.guess {
 		h["Content-Type"] = nil
 	}
 	for _, list := range h["Trailer"] {

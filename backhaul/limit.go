@@ -6,6 +6,7 @@ import (
 	"net"
 	"net/netip"
 	"sync"
+	"sync/atomic"
 )
 
 // LimitConfig configures [LimitListener]. The zero value is valid.
@@ -13,7 +14,8 @@ type LimitConfig struct {
 	// PerClient is how many connections one client may hold open. 0 means 256, which leaves room for the offices and
 	// carriers that hide many people behind one address; negative: no bound.
 	PerClient int
-	// Total is how many all may hold together. 0 means 16384; negative: no bound.
+	// Total is how many all may hold together. 0 means 16384, or a quarter of the files that the process may open, if that
+	// is less: the rest is for the connections that requests need behind the proxy. Negative: no bound.
 	Total int
 	// Client names the client of a connection. nil: its address; of IPv6 the /64, which one person has all of.
 	Client func(net.Conn) string
@@ -28,7 +30,7 @@ func LimitListener(l net.Listener, c LimitConfig) (net.Listener, error) {
 		return nil, fmt.Errorf("backhaul: LimitListener without a listener: pass what net.Listen returned")
 	}
 	c.PerClient = cmp.Or(c.PerClient, 256)
-	c.Total = cmp.Or(c.Total, 16384)
+	c.Total = cmp.Or(c.Total, defaultTotal())
 	if c.Client == nil {
 		c.Client = clientAddr
 	}
@@ -86,6 +88,21 @@ type limited struct {
 	l      *limitListener
 	client string
 	once   sync.Once
+	used   atomic.Bool // by a request: what Front knows of it
+}
+
+// limitedOf returns the connection of a LimitListener's below others.
+func limitedOf(c net.Conn) *limited {
+	for {
+		switch t := c.(type) {
+		case *limited:
+			return t
+		case interface{ NetConn() net.Conn }:
+			c = t.NetConn()
+		default:
+			return nil
+		}
+	}
 }
 
 // Close closes the connection, and makes room for another.
@@ -116,4 +133,12 @@ func clientAddr(c net.Conn) string {
 		}
 	}
 	return a.String()
+}
+
+// defaultTotal is the default of LimitConfig.Total.
+func defaultTotal() int {
+	if files := maxFiles(); files > 0 {
+		return max(1, min(16384, files/4))
+	}
+	return 16384
 }

@@ -63,7 +63,11 @@ func NewProxy(t *Transport, c ProxyConfig) (*Proxy, error) {
 // ServeHTTP serves a request of a client. It panics with [http.ErrAbortHandler] when an answer breaks off, as the server
 // expects it.
 func (p *Proxy) ServeHTTP(w http.ResponseWriter, r *http.Request) {
-	rw := &reply{ResponseWriter: w, r: r}
+	rw, ok := w.(*reply)
+	if !ok || rw.r != r { // not that of a Front
+		rw = &reply{ResponseWriter: w, r: r}
+	}
+	rw.guess = false
 	if r.ProtoAtLeast(1, 1) {
 		p.serve(rw)
 		return

@@ -1,0 +1,38 @@
+package backhaul
+
+import (
+	"net"
+	"syscall"
+)
+
+// newOnly is a program of the kernel's packet filter that drops the first packet of a connection (SYN without ACK) and lets
+// everything else through. It runs on TCP segments, from their header on.
+var newOnly = []syscall.SockFilter{
+	{Code: syscall.BPF_LD | syscall.BPF_B | syscall.BPF_ABS, K: 13}, // the flags
+	{Code: syscall.BPF_ALU | syscall.BPF_AND | syscall.BPF_K, K: 0x12},
+	{Code: syscall.BPF_JMP | syscall.BPF_JEQ | syscall.BPF_K, K: 0x02, Jt: 0, Jf: 1},
+	{Code: syscall.BPF_RET | syscall.BPF_K, K: 0},
+	{Code: syscall.BPF_RET | syscall.BPF_K, K: 0xffff},
+}
+
+// deafen has a listening socket take no further connections, or take them again, and reports whether it does. Who tries to
+// connect meanwhile tries again a second later.
+func deafen(l net.Listener, deaf bool) (done bool) {
+	tcp, ok := l.(*net.TCPListener)
+	if !ok {
+		return false
+	}
+	raw, err := tcp.SyscallConn()
+	if err != nil {
+		return false
+	}
+	err = raw.Control(func(fd uintptr) {
+		//lint:ignore SA1019 package net, which takes its place, is no part of the standard library
+		if deaf {
+			done = syscall.AttachLsf(int(fd), newOnly) == nil
+		} else {
+			done = syscall.DetachLsf(int(fd)) == nil
+		}
+	})
+	return err == nil && done
+}

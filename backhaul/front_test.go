@@ -1,0 +1,241 @@
+package backhaul
+
+import (
+	"bufio"
+	"bytes"
+	"context"
+	"errors"
+	"flag"
+	"fmt"
+	"io"
+	"net"
+	"net/http"
+	"runtime"
+	"strings"
+	"sync"
+	"sync/atomic"
+	"syscall"
+	"testing"
+	"time"
+)
+
+var (
+	restarts = flag.Int("restarts", 3, "how often TestARestartCostsNoRequest restarts its server")
+	posts    = flag.Int64("posts", 3000, "how many requests TestARestartCostsNoRequest sends at least")
+)
+
+// serveFront serves h at addr, which may be ":0".
+func serveFront(t *testing.T, addr string, h http.Handler, c FrontConfig) (*Front, string, <-chan error) {
+	t.Helper()
+	f, err := NewFront(h, c)
+	if err != nil {
+		t.Fatal(err)
+	}
+	l, err := Listen(addr)
+	if err != nil {
+		t.Fatal(err)
+	}
+	done := make(chan error, 1)
+	go func() { done <- f.Serve(l) }()
+	t.Cleanup(func() { f.Close() })
+	return f, l.Addr().String(), done
+}
+
+// Clients that keep their connections alive and send one request after the other lose none when the server is stopped, and
+// another takes its address. For the figures: -restarts 20 -posts 100000.
+func TestARestartCostsNoRequest(t *testing.T) {
+	if runtime.GOOS != "linux" {
+		t.Skip("elsewhere connections that wait to be accepted are reset when the listener closes")
+	}
+	var served atomic.Int64
+	r := newRig(t, rigConfig{app: roomy, local: true})
+	r.serve("m1", http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		io.Copy(io.Discard, r.Body)
+		served.Add(1)
+		io.WriteString(w, "done")
+	}))
+	config := FrontConfig{Grace: 200 * time.Millisecond}
+	f, addr, done := serveFront(t, "127.0.0.1:0", r.front.Config.Handler, config)
+	var answered, lost, closes atomic.Int64
+	ctx, stop := context.WithCancel(t.Context())
+	var clients sync.WaitGroup
+	for range 16 {
+		clients.Go(func() {
+			for ctx.Err() == nil {
+				c, err := net.Dial("tcp", addr)
+				if errors.Is(err, syscall.ECONNREFUSED) {
+					time.Sleep(time.Millisecond) // nobody has it now
+					continue
+				} else if err != nil {
+					t.Error(err)
+					return
+				}
+				br := bufio.NewReader(c)
+				for ctx.Err() == nil {
+					io.WriteString(c, "POST / HTTP/1.1\r\nHost: h\r\nContent-Length: 5\r\n\r\nhello")
+					resp, err := http.ReadResponse(br, nil)
+					if err == nil {
+						_, err = io.Copy(io.Discard, resp.Body)
+					}
+					if err != nil || resp.StatusCode != 200 {
+						lost.Add(1)
+						break
+					}
+					answered.Add(1)
+					if resp.Close {
+						closes.Add(1)
+						break
+					}
+				}
+				c.Close()
+			}
+		})
+	}
+	for n := range *restarts {
+		for want := *posts * int64(n+1) / int64(*restarts+1); answered.Load() < want; {
+			time.Sleep(time.Millisecond)
+		}
+		if err := f.Shutdown(t.Context()); err != nil {
+			t.Fatal(err)
+		}
+		if err := <-done; err != http.ErrServerClosed {
+			t.Fatal(err)
+		}
+		f, _, done = serveFront(t, addr, r.front.Config.Handler, config)
+	}
+	for answered.Load() < *posts {
+		time.Sleep(time.Millisecond)
+	}
+	stop()
+	clients.Wait()
+	t.Logf("%d requests over %d restarts, %d lost, %d connections told to end", answered.Load(), *restarts, lost.Load(), closes.Load())
+	if lost.Load() > 0 || closes.Load() == 0 {
+		t.Errorf("%d of %d requests were lost", lost.Load(), answered.Load())
+	}
+}
+
+// While a front drains it serves: what comes on connections that were idle, and on new ones. Each answer says that its
+// connection ends, late ones as well; upgrades go on.
+func TestADrainingFrontSaysSo(t *testing.T) {
+	entered, leave := make(chan struct{}), make(chan struct{})
+	f, addr, done := serveFront(t, "127.0.0.1:0", http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		switch r.URL.Path {
+		case "/slow":
+			close(entered)
+			<-leave
+		case "/hints":
+			w.WriteHeader(http.StatusEarlyHints)
+		case "/nothing":
+			return
+		}
+		io.WriteString(w, "hello")
+	}), FrontConfig{Grace: time.Hour})
+	ask := func(c net.Conn, br *bufio.Reader, path string) *http.Response {
+		t.Helper()
+		fmt.Fprintf(c, "GET %s HTTP/1.1\r\nHost: h\r\n\r\n", path)
+		resp, err := http.ReadResponse(br, nil)
+		if err == nil && resp.StatusCode == http.StatusEarlyHints {
+			resp, err = http.ReadResponse(br, nil)
+		}
+		if err != nil {
+			t.Fatalf("%s: %v", path, err)
+		}
+		io.Copy(io.Discard, resp.Body)
+		return resp
+	}
+	slow, slowBuf := dial(t, addr)
+	idle, idleBuf := dial(t, addr)
+	if ask(idle, idleBuf, "/").Close {
+		t.Fatal("a connection ends before anybody said so")
+	}
+	fmt.Fprint(slow, "GET /slow HTTP/1.1\r\nHost: h\r\n\r\n")
+	<-entered
+	drained := make(chan error, 1)
+	go func() { drained <- f.Drain(t.Context()) }()
+	for !f.draining.Load() {
+		time.Sleep(time.Millisecond)
+	}
+	if !ask(idle, idleBuf, "/").Close {
+		t.Error("a connection that was idle is not told to end")
+	}
+	for _, path := range []string{"/", "/hints", "/nothing"} {
+		c, br := dial(t, addr)
+		if !ask(c, br, path).Close {
+			t.Errorf("%s: a new connection is not told to end", path)
+		}
+	}
+	close(leave)
+	if resp, err := http.ReadResponse(slowBuf, nil); err != nil || !resp.Close {
+		t.Errorf("an answer that was begun before: %v, %v", resp, err)
+	}
+	if err := <-drained; err != nil { // long before its Grace, as nobody is left
+		t.Error(err)
+	}
+	if err := <-done; err != http.ErrServerClosed {
+		t.Error(err)
+	}
+	if _, err := net.Dial("tcp", addr); !errors.Is(err, syscall.ECONNREFUSED) {
+		t.Errorf("after that: %v", err)
+	}
+	if err := f.Shutdown(t.Context()); err != nil {
+		t.Error(err)
+	}
+}
+
+// Clients may speak HTTP/2 without TLS, and are told with a GOAWAY that their connection ends.
+func TestAFrontSpeaksHTTP2(t *testing.T) {
+	r := newRig(t, rigConfig{app: roomy})
+	r.serve("m1", says("hello"))
+	f, addr, _ := serveFront(t, "127.0.0.1:0", r.front.Config.Handler, FrontConfig{Grace: time.Hour})
+	only := new(http.Protocols)
+	only.SetUnencryptedHTTP2(true)
+	var dials atomic.Int64
+	client := &http.Client{Transport: &http.Transport{Protocols: only, DialContext: func(ctx context.Context, network, addr string) (net.Conn, error) {
+		dials.Add(1)
+		var d net.Dialer
+		return d.DialContext(ctx, network, addr)
+	}}}
+	defer client.CloseIdleConnections()
+	for i := range 4 {
+		if i == 2 {
+			go f.Drain(t.Context())
+			for !f.draining.Load() {
+				time.Sleep(time.Millisecond)
+			}
+		}
+		resp, body := fetch(t, client, request(t, "POST", "http://"+addr, bytes.NewReader([]byte("x"))))
+		if resp.ProtoMajor != 2 || body != "hello" {
+			t.Fatalf("%s %q", resp.Proto, body)
+		}
+	}
+	if n := dials.Load(); n < 2 {
+		t.Errorf("%d connections: the first was not told to end", n)
+	}
+}
+
+// A Drain that is told to hurry does.
+func TestADrainEndsWithItsContext(t *testing.T) {
+	f, addr, done := serveFront(t, "127.0.0.1:0", says("hello"), FrontConfig{Grace: time.Hour})
+	dial(t, addr)
+	ctx, cancel := context.WithCancel(t.Context())
+	cancel()
+	if err := f.Drain(ctx); !errors.Is(err, context.Canceled) {
+		t.Error(err)
+	}
+	if err := <-done; err != http.ErrServerClosed {
+		t.Error(err)
+	}
+}
+
+func TestFrontConfig(t *testing.T) {
+	for field, c := range map[string]FrontConfig{
+		"HeaderTimeout": {HeaderTimeout: -1}, "IdleTimeout": {IdleTimeout: -1}, "MaxHeader": {MaxHeader: -1},
+	} {
+		if _, err := NewFront(says(""), c); err == nil || !strings.Contains(err.Error(), "FrontConfig."+field+" -1") {
+			t.Errorf("%s: %v", field, err)
+		}
+	}
+	if _, err := NewFront(nil, FrontConfig{}); err == nil {
+		t.Error("a front of nothing")
+	}
+}

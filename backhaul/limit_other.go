@@ -1,0 +1,5 @@
+//go:build !unix
+
+package backhaul
+
+func maxFiles() int { return 0 }
