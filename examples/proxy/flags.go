@@ -55,6 +55,10 @@ func parse(args []string, out io.Writer) (settings, error) {
 	fs.DurationVar(&s.world.Window, "window", time.Minute, "how long load must have been low before one machine of several is stopped, as a `duration`")
 	notify := fs.String("notify", "", "`classes` of long connections (stream,events,websocket,tcp) that are told to end when their machine is not needed; others keep it")
 	rtt := fs.String("rtt", "on", "whether links between regions take the time that light and routers need: `on|off`")
+	fs.DurationVar(&s.world.Grace, "grace", 5*time.Second, "how long connections of clients stay open after a signal to stop, so that answers can say that they end, as a `duration`; negative for none")
+	fs.IntVar(&s.world.Limit.Total, "conns", 0, "most `connections` of all clients; 0 for 16384, or an eighth of the files that the process may open; negative for no bound")
+	fs.IntVar(&s.world.Limit.PerClient, "conns-per-client", 0, "most `connections` of one client (an IPv4 address, or an IPv6 /64); 0 for 256; negative for no bound")
+	names := fs.String("status-names", "", "`names`, with commas, under which the status page may be asked for besides localhost and addresses")
 	if err := fs.Parse(args); errors.Is(err, flag.ErrHelp) {
 		help(fs, out)
 		return s, err
@@ -63,6 +67,9 @@ func parse(args []string, out io.Writer) (settings, error) {
 	}
 	if fs.NArg() > 0 {
 		return s, usageError{fmt.Errorf("unexpected argument %q: put a command with blanks in quotes after -app", fs.Arg(0))}
+	}
+	if *names != "" {
+		s.world.StatusName = strings.Split(*names, ",")
 	}
 	var err error
 	s.world.Regions, err = parseRegions(*regions)

@@ -4,9 +4,6 @@ import (
 	"context"
 	"fmt"
 	"net"
-	"net/http"
-	"net/http/httputil"
-	"sync"
 	"time"
 
 	"github.com/ebbkit/ebb/autostart"
@@ -24,6 +21,7 @@ type edge struct {
 	balancer  *balance.Balancer
 	auto      *autostart.Autostart
 	transport *backhaul.Transport
+	proxy     *backhaul.Proxy
 	parks     chan struct{} // how many wait has changed
 	others    *demand       // of the other edges
 }
@@ -57,7 +55,10 @@ func (w *World) newEdge(region string, n int) (_ *edge, err error) {
 	if e.auto, err = autostart.New(e.balancer, owners{e}, c); err != nil {
 		return nil, err
 	}
-	e.transport, err = backhaul.NewTransport(e.auto, backhaul.Config{Node: e.id, Key: w.key, Dial: e.dial, RTT: e.rtt, Trace: e.traceTransport()})
+	if e.transport, err = backhaul.NewTransport(e.auto, backhaul.Config{Node: e.id, Key: w.key, Dial: e.dial, RTT: e.rtt, Trace: e.traceTransport()}); err != nil {
+		return nil, err
+	}
+	e.proxy, err = e.newProxy()
 	return e, err
 }
 
@@ -82,32 +83,19 @@ func (w *World) worker(id balance.NodeID) *worker {
 	panic("world: a machine of node " + string(id) + ", which is not there")
 }
 
-// handler is the standard reverse proxy over our transport.
-func (e *edge) handler() http.Handler {
-	return &httputil.ReverseProxy{
-		Rewrite: func(r *httputil.ProxyRequest) {
-			r.Out.URL.Scheme, r.Out.URL.Host = "http", string(e.w.config.App.ID)
-			r.SetXForwarded()
-		},
-		Transport: e.transport,
+// newProxy returns what answers clients.
+func (e *edge) newProxy() (*backhaul.Proxy, error) {
+	return backhaul.NewProxy(e.transport, backhaul.ProxyConfig{
+		App: e.w.config.App.ID,
 		// What listens on this host only is for development.
 		ErrorHandler: backhaul.NewErrorHandler(backhaul.ErrorConfig{Details: isLoopback(e.w.public.Addr())}),
-		BufferPool:   buffers{},
-	}
+	})
 }
 
 func isLoopback(a net.Addr) bool {
 	tcp, ok := a.(*net.TCPAddr)
 	return ok && tcp.IP.IsLoopback()
 }
-
-// buffers lends the proxy its copy buffers.
-type buffers struct{}
-
-var bufferPool = sync.Pool{New: func() any { return new([32 << 10]byte) }}
-
-func (buffers) Get() []byte  { return bufferPool.Get().(*[32 << 10]byte)[:] }
-func (buffers) Put(b []byte) { bufferPool.Put((*[32 << 10]byte)(b)) }
 
 // oriented reports whether the edge has heard of all machines and measured the way to all regions.
 func (e *edge) oriented(regions []Region) bool {

@@ -40,7 +40,7 @@ type play struct {
 func newPlay(t testing.TB, change func(*Config)) *play {
 	t.Helper()
 	c := Config{
-		Listen: "127.0.0.1:0", Status: "127.0.0.1:0", Near: true,
+		Listen: "127.0.0.1:0", Status: "127.0.0.1:0", Near: true, Grace: 10 * time.Millisecond,
 		Regions: []Region{{"nrt", 2}},
 		App: balance.App{ID: "web", Autostart: true, Autostop: balance.AutostopStop, KeepAlive: time.Hour,
 			Limits: balance.Limits{Soft: 10, Hard: 20}},

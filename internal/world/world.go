@@ -22,6 +22,7 @@ import (
 	"golang.org/x/sync/errgroup"
 
 	"github.com/ebbkit/ebb/autostart"
+	"github.com/ebbkit/ebb/backhaul"
 	"github.com/ebbkit/ebb/balance"
 	"github.com/ebbkit/ebb/downscale"
 	"github.com/ebbkit/ebb/internal/delay"
@@ -56,7 +57,12 @@ type Config struct {
 	Window  time.Duration   // downscale's window; 0 for its default
 	Notify  downscale.Class // the long connections that are told to end when their machine is not needed; others keep it
 	Near    bool            // links take no time
-	Driver  func(region string) (Driver, error)
+
+	Grace      time.Duration        // how long connections of clients stay open when the world ends, so that answers can say it; 0 for the default of backhaul.Front
+	Limit      backhaul.LimitConfig // of the connections of clients
+	StatusName []string             // names under which the status page may be asked for, besides localhost and addresses
+
+	Driver func(region string) (Driver, error)
 }
 
 const (
@@ -81,10 +87,11 @@ type World struct {
 	key     string // shared by all nodes
 	started time.Time
 
-	public, page     net.Listener
-	requests         atomic.Uint64
-	past             status.History
-	server, pageHTTP *http.Server
+	public, page net.Listener
+	requests     atomic.Uint64
+	past         status.History
+	front        *backhaul.Front
+	pageHTTP     *http.Server
 }
 
 // New binds all addresses and builds all nodes. It starts nothing; Close undoes it when Run is not called.
@@ -130,7 +137,8 @@ func New(c Config) (_ *World, err error) {
 		w.x.acks.nodes = append(w.x.acks.nodes, e.id)
 	}
 	w.edge = w.edges[0]
-	return w, nil
+	w.front, err = backhaul.NewFront(w.handler(), backhaul.FrontConfig{Grace: c.Grace, Limit: c.Limit, ConnContext: autostart.ConnContext})
+	return w, err
 }
 
 func (w *World) edgeNodes() (ns []*node) {
@@ -144,7 +152,7 @@ func (w *World) edgeNodes() (ns []*node) {
 func (w *World) handler() http.Handler {
 	var of []http.Handler
 	for _, e := range w.edges {
-		of = append(of, e.handler())
+		of = append(of, e.proxy)
 	}
 	return http.HandlerFunc(func(rw http.ResponseWriter, r *http.Request) {
 		n := w.requests.Add(1)
@@ -153,7 +161,7 @@ func (w *World) handler() http.Handler {
 }
 
 func listen(flag, addr string) (net.Listener, error) {
-	l, err := net.Listen("tcp", addr)
+	l, err := backhaul.Listen(addr)
 	if err != nil {
 		return nil, fmt.Errorf("%s %s: %w: stop what uses it or choose another address", flag, addr, cause(err))
 	}
@@ -216,12 +224,10 @@ func (w *World) Run(ctx, hurry context.Context) error {
 		e.run(run)
 	}
 
-	quiet := log.New(io.Discard, "", 0)
-	w.server = &http.Server{Handler: w.handler(), ReadHeaderTimeout: 10 * time.Second, IdleTimeout: 2 * time.Minute, ConnContext: autostart.ConnContext, ErrorLog: quiet}
-	w.pageHTTP = &http.Server{Handler: status.Handler(w), ReadHeaderTimeout: 10 * time.Second, ErrorLog: quiet}
+	w.pageHTTP = &http.Server{Handler: status.Handler(w, w.config.StatusName...), ReadHeaderTimeout: 10 * time.Second, ErrorLog: log.New(io.Discard, "", 0)}
 	w.wait(ctx)
 	run("history", func(ctx context.Context) error { return w.past.Run(ctx, w) })
-	run("edge", func(context.Context) error { return served(w.server.Serve(w.public)) })
+	run("edge", func(context.Context) error { return served(w.front.Serve(w.public)) })
 	if w.page != nil {
 		run("status page", func(context.Context) error { return served(w.pageHTTP.Serve(w.page)) })
 	}
@@ -251,13 +257,14 @@ func (w *World) wait(ctx context.Context) {
 
 // drain ends the world in the order in which nothing is lost: no new clients, then no requests, then no machines.
 func (w *World) drain(hurry context.Context) {
+	w.front.Drain(hurry) //nolint:errcheck // what follows hurries as well
 	ctx, cancel := context.WithTimeout(hurry, drainFor)
 	defer cancel()
-	for _, k := range w.workers {
+	for _, k := range w.workers { // their clients will not come back here
 		k.leave(drainFor)
 	}
-	if w.server.Shutdown(ctx) != nil {
-		w.server.Close()
+	if w.front.Shutdown(ctx) != nil {
+		w.front.Close()
 	}
 	var g errgroup.Group
 	for _, k := range w.workers {
