@@ -147,7 +147,7 @@ func (s *Starter) Run(ctx context.Context) error {
 	s.base = ctx
 	s.mu.Unlock()
 	close(s.begun)
-	release := s.fleet.Keep(balance.Keeper{Wanted: s.wanted, Suspect: s.suspect})
+	release := s.fleet.Keep(balance.Keeper{Wanted: s.wanted, Suspect: s.suspect, Removed: s.removed})
 	s.watch(ctx)
 	release()
 	s.mu.Lock()
@@ -224,6 +224,21 @@ func (s *Starter) wanted(app balance.AppID, id balance.MachineID) {
 	}
 	if m, ok := rows.Machine(id); ok {
 		_, _ = s.Start(context.Background(), m) // it does not wait, as Run has begun; who has been quicker is no error
+	}
+}
+
+// removed forgets a machine that has left the fleet, and its app with the last of its machines.
+func (s *Starter) removed(app balance.AppID, id balance.MachineID) {
+	_, known := s.fleet.App(app)
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	key := balance.MachineKey{App: app, ID: id}
+	if h := s.hosts[key]; h != nil && h.run != nil {
+		h.run.end(errAgain)
+	}
+	delete(s.hosts, key)
+	if !known {
+		delete(s.books, app)
 	}
 }
 

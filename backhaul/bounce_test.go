@@ -151,6 +151,7 @@ func TestEveryBounceIsTriedElsewhere(t *testing.T) {
 		{"closing", func(r *rig, g *balance.Gate) { gen, _ := g.Cordon(); g.Close(gen, false) }, "m1 bounced: closing"},
 		{"stopped", func(r *rig, g *balance.Gate) { g.Exited(1, true) }, "m1 bounced: stopped"},
 		{"gone", func(r *rig, g *balance.Gate) {
+			r.gates["m1"].Exited(1, false) // what runs is not removed
 			r.worker.Apply(balance.RemoveMachine{App: "web", ID: "m1", Version: balance.Version{Incarnation: 9}})
 		}, "m1 bounced: not-here"},
 	} {

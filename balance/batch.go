@@ -11,7 +11,8 @@ import (
 type batch struct {
 	f      *Fleet
 	drafts map[AppID]*draft
-	order  []AppID // touched apps, removed ones too
+	order  []AppID      // touched apps, removed ones too
+	freed  []MachineKey // machines of this node that were removed
 }
 
 // draft is an app under change.
@@ -95,7 +96,7 @@ func (b *batch) apply(u Update) error {
 	case PutApp:
 		b.putApp(u.App)
 	case RemoveApp:
-		b.removeApp(u.ID)
+		return b.removeApp(u.ID)
 	case PutMachine:
 		if u.Version.Incarnation <= b.f.gone[u.Machine.Owner] {
 			return nil // the node that wrote it is gone
@@ -103,7 +104,7 @@ func (b *batch) apply(u Update) error {
 		_, err := b.put(u.Machine, u.Version, nil)
 		return err
 	case RemoveMachine:
-		b.remove(u)
+		return b.remove(u)
 	case NodeGone:
 		b.nodeGone(u)
 	default:
@@ -128,13 +129,24 @@ func (b *batch) putApp(settings App) {
 	b.f.tell(func(w *Watcher) { w.put(PutApp{settings}) })
 }
 
-func (b *batch) removeApp(id AppID) {
+func (b *batch) removeApp(id AppID) error {
+	freed := len(b.freed)
+	for m := range b.current(id).rows() {
+		if err := b.rests(m); err != nil {
+			for _, k := range b.freed[freed:] {
+				b.f.app(id).cells.find(k.ID).gate.Retire(false)
+			}
+			b.freed = b.freed[:freed]
+			return err
+		}
+	}
 	delete(b.drafts, id) // what it held goes with it
 	next := maps.Clone(*b.f.apps.Load())
 	delete(next, id)
 	b.f.apps.Store(&next)
 	b.touch(id)
 	b.f.tell(func(w *Watcher) { w.put(RemoveApp{id}) })
+	return nil
 }
 
 // put stores a row if it is newer than the one held. gate is given for machines that this node owns.
@@ -222,11 +234,30 @@ func (d *draft) held(id MachineID) *row {
 	return nil
 }
 
-func (b *batch) remove(u RemoveMachine) {
+// rests returns an error for a machine of this node that has not been stopped; any other can be started no more.
+func (b *batch) rests(m *row) error {
+	if m.cell.gate == nil {
+		return nil
+	}
+	if s, ok := m.cell.gate.remove(); !ok {
+		return &RunsError{MachineKey{m.kin.app, m.id}, s}
+	}
+	b.freed = append(b.freed, MachineKey{m.kin.app, m.id})
+	return nil
+}
+
+func (b *batch) remove(u RemoveMachine) error {
 	d := b.draft(u.App)
 	if m := d.held(u.ID); m != nil {
+		if m.cell.gate != nil && u.Version == (Version{}) {
+			b.f.seq++
+			u.Version = Version{b.f.incarnation, b.f.seq}
+		}
 		if m.version().after(u.Version) {
-			return
+			return nil
+		}
+		if err := b.rests(m); err != nil {
+			return err
 		}
 		d.region(m.kin.region).drop(m)
 		d.app.cells.remove(m.id)
@@ -235,6 +266,7 @@ func (b *batch) remove(u RemoveMachine) {
 	}
 	d.app.remove(u.ID, u.Version, b.f.tick.Load())
 	b.f.tell(func(w *Watcher) { w.put(u) })
+	return nil
 }
 
 // nodeGone takes the machines of a vanished owner as gone.

@@ -127,9 +127,10 @@ func (f *Fleet) Apps() []AppID { return slices.Sorted(maps.Keys(*f.apps.Load()))
 // nothing and is no error. When Apply returns, this node picks by the new rows: that is its acknowledgement of a cordon.
 func (f *Fleet) Apply(updates ...Update) error {
 	var touched []AppID
+	var freed []MachineKey
 	err := f.locked(func() error {
 		b := f.batch()
-		defer func() { touched = b.commit() }()
+		defer func() { touched, freed = b.commit(), b.freed }()
 		for _, u := range updates {
 			if u == nil {
 				return fmt.Errorf("balance: nil update: use PutApp, RemoveApp, PutMachine, RemoveMachine or NodeGone")
@@ -149,6 +150,9 @@ func (f *Fleet) Apply(updates ...Update) error {
 		}
 	}
 	f.notify(touched)
+	for _, m := range freed {
+		f.keepers.removed(m)
+	}
 	return err
 }
 

@@ -314,8 +314,18 @@ func TestRemovedAppStaysAway(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
+	var runs *RunsError
+	if err := f.Apply(RemoveApp{"web"}); !errors.As(err, &runs) || !errors.Is(err, ErrRuns) || runs.Machine != (MachineKey{"web", "m"}) || runs.State != Started {
+		t.Errorf("removal of an app whose machine runs: %v", err)
+	}
+	if err := f.Apply(RemoveMachine{App: "web", ID: "m"}); !errors.Is(err, ErrRuns) {
+		t.Errorf("removal of a machine that runs: %v", err)
+	}
+	g.Exited(1, false)
 	apply(t, f, RemoveApp{"web"})
-	g.Cordon()
+	if _, a := g.Start(1); a != StartRefused {
+		t.Errorf("a start of a machine that was removed: %v", a)
+	}
 	r.Observe(Load{InFlight: 1, State: Started, Seq: 1})
 	r.Release(Errored)
 	b.Tick(time.Unix(0, 0))

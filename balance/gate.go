@@ -44,6 +44,7 @@ type Gate struct {
 	token   uint64
 	ended   bool         // the run ended by itself while the gate was closing
 	final   bool         // no start is remembered during the present stop
+	retired bool         // no start is accepted or remembered
 	doubt   bool         // who closed the gate does not know how the present stop has ended
 	changed func()       // called after each transition, with no lock held
 	tokens  []uint64     // of slots granted and not yet redeemed
@@ -250,11 +251,11 @@ func (g *Gate) Start(fromEpoch uint64) (token uint64, a StartAnswer) {
 			g.set(0, touchedBit) // who wants it started is as good a reason to keep it as a request
 		}
 	case s == Stopping || s == Suspending:
-		if !g.final && g.kept.remembers() {
+		if !g.final && !g.retired && g.kept.remembers() {
 			a = StartRemembered
 			g.set(0, wantedBit)
 		}
-	case fromEpoch == g.epoch.Load():
+	case fromEpoch == g.epoch.Load() && !g.retired:
 		a = StartAccepted
 		g.token++
 		token = g.token
@@ -400,6 +401,25 @@ func (g *Gate) TakeOver() (token uint64, ok bool) {
 		token = g.token
 	}
 	return token, ok
+}
+
+// Retire says whether the machine is to be removed: while it is, every start is refused, and one that was remembered is dropped.
+func (g *Gate) Retire(on bool) {
+	g.mu.Lock()
+	defer g.mu.Unlock()
+	if g.retired = on; on {
+		g.set(wantedBit, 0)
+	}
+}
+
+// remove retires a machine that does not run; of any other it returns the state and false.
+func (g *Gate) remove() (State, bool) {
+	g.mu.Lock()
+	defer g.mu.Unlock()
+	s := g.State()
+	ok := s == Stopped || s == Failed
+	g.retired = g.retired || ok
+	return s, ok
 }
 
 // Suspect tells the fleet's keepers that nothing listens at the machine's address, in the run of

@@ -14,6 +14,8 @@ type Keeper struct {
 	// Suspect: a request that was let in found that nothing listens at the machine's address. It
 	// may come many times.
 	Suspect func(app AppID, id MachineID, epoch uint64)
+	// Removed: the machine has left the fleet, and nothing of it needs to be kept.
+	Removed func(app AppID, id MachineID)
 }
 
 // Keep makes k a keeper of the machines that this node owns, until release is called.
@@ -48,6 +50,14 @@ func (k *keepers) change(edit func([]*Keeper) []*Keeper) {
 		}
 		if next = edit(next); k.list.CompareAndSwap(old, &next) {
 			return
+		}
+	}
+}
+
+func (k *keepers) removed(m MachineKey) {
+	for _, o := range k.all() {
+		if o.Removed != nil {
+			o.Removed(m.App, m.ID)
 		}
 	}
 }

@@ -235,6 +235,10 @@ func (r *run) app(id balance.AppID, snap *balance.Snapshot) *appRun {
 	}
 	for id, m := range old {
 		if a.byID[id] != m {
+			if m.gate != nil {
+				m.dismiss(nil) // what has not ended is not removed
+				continue
+			}
 			m.dismiss(fmt.Errorf("%w: %v has left the fleet", ErrBusy, m.row.Key()))
 		}
 	}

@@ -349,10 +349,12 @@ func TestMachinesComeAndGo(t *testing.T) {
 		time.Sleep(5500 * time.Millisecond) // both are cordoned
 		s, _ := b.fleet.App("web")
 		m, _ := s.Machine("m1")
+		b.gate("m1").Exited(1, false) // what runs is not removed
 		if err := b.fleet.Apply(balance.RemoveMachine{App: "web", ID: m.ID, Version: balance.Version{Incarnation: 1, Seq: 1 << 40}}); err != nil {
 			t.Fatal(err)
 		}
 		time.Sleep(200 * time.Millisecond)
+		b.gate("m2").Exited(1, false)
 		if err := b.fleet.Apply(balance.RemoveApp{ID: "web"}); err != nil {
 			t.Fatal(err)
 		}
