@@ -180,6 +180,11 @@ func TestForwardedHeaders(t *testing.T) {
 		for _, k := range []string{"Forwarded", "X-Forwarded-For", "X-Forwarded-Host", "X-Forwarded-Proto"} {
 			fmt.Fprintf(w, "%q ", r.Header[k])
 		}
+		for k := range r.Header {
+			if strings.Contains(k, "_") && !strings.EqualFold(k, "X_Mine") {
+				t.Errorf("the app got %s", k)
+			}
+		}
 	}))
 	own := func(r *http.Request) bool { return r.Header.Get("X-Of") == "ours" }
 	proxy, err := NewProxy(r.transport, ProxyConfig{App: "web", TrustForwarded: own})
@@ -195,6 +200,7 @@ func TestForwardedHeaders(t *testing.T) {
 		{said + "Connection: X-Forwarded-For\r\n", `[] ["127.0.0.1"] ["h:1"] ["http"] `},
 		{said + "X-Of: ours\r\n", `["for=1.2.3.4"] ["1.2.3.4, 5.6.7.8, 127.0.0.1"] ["public"] ["https"] `},
 		{"X-Of: ours\r\n", `[] ["127.0.0.1"] ["h:1"] ["http"] `},
+		{"X_Forwarded_For: 1.2.3.4\r\nx-forwarded_host: public\r\nX_Forwarded-Proto: https\r\nX_Mine: 1\r\n", `[] ["127.0.0.1"] ["h:1"] ["http"] `},
 	} {
 		if _, got := exchangeRaw(t, front.Listener.Addr().String(), "GET / HTTP/1.1\r\nHost: h:1\r\n"+tt.headers+"\r\n"); got != tt.want {
 			t.Errorf("%q: the app got %s, want %s", tt.headers, got, tt.want)
