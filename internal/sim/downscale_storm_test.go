@@ -40,7 +40,8 @@ const (
 type stormy struct {
 	t      *testing.T
 	worker *balance.Fleet
-	down   *downscale.Downscaler
+	config downscale.Config
+	down   atomic.Pointer[downscale.Downscaler] // of the present life
 	edges  [stormEdges]stormEdge
 	begun  time.Time
 
@@ -102,20 +103,18 @@ func storm(t *testing.T, requests int64, seed uint64) {
 	note := func(n *atomic.Int64) func(balance.Machine, time.Duration) {
 		return func(balance.Machine, time.Duration) { n.Add(1) }
 	}
-	w.down, err = downscale.New(w.worker, w, downscale.Config{
+	w.config = downscale.Config{
 		Window: 10 * time.Second, KeepAlive: 2 * time.Second, StopTimeout: 5 * time.Second, CordonMax: 8 * time.Second, Quiet: 200 * time.Millisecond,
 		Acks: w, Connections: w, Notify: downscale.WebSocket,
 		Trace: downscale.Trace{
 			Stopped: note(&w.stops), Suspended: note(&w.suspends),
 			Uncordoned: func(balance.Machine, string) { w.aborts.Add(1) },
 		},
-	})
-	if err != nil {
-		t.Fatal(err)
 	}
+	w.reborn(t)
 	w.worker.Keep(balance.Keeper{Wanted: func(_ balance.AppID, id balance.MachineID) { w.start(id, w.gate(id).Load().Epoch) }})
 	var background sync.WaitGroup
-	background.Go(func() { w.runDownscaler(ctx) })
+	background.Go(func() { w.runDownscaler(t, ctx) })
 	background.Go(func() { w.maintain(ctx) })
 	for i := range w.edges {
 		w.rebirth(i)
@@ -389,13 +388,23 @@ func (w *stormy) Notify(m balance.Machine, of downscale.Class, _ time.Duration) 
 	}
 }
 
+// reborn makes the downscaler of the next life: one runs once.
+func (w *stormy) reborn(t testing.TB) {
+	d, err := downscale.New(w.worker, w, w.config)
+	if err != nil {
+		t.Error(err)
+	}
+	w.down.Store(d)
+}
+
 // runDownscaler runs it, and cuts it off now and then.
-func (w *stormy) runDownscaler(ctx context.Context) {
+func (w *stormy) runDownscaler(t testing.TB, ctx context.Context) {
 	for ctx.Err() == nil {
 		w.runs.Add(1)
 		life, cancel := context.WithTimeout(ctx, w.between(5*time.Second, 2*time.Minute))
-		_ = w.down.Run(life) // it may leave machines in doubt, for the next run
+		_ = w.down.Load().Run(life) // it may leave machines in doubt, for the next
 		cancel()
+		w.reborn(t)
 	}
 }
 
@@ -416,7 +425,7 @@ func (w *stormy) maintain(ctx context.Context) {
 		go func() {
 			ctx, cancel := context.WithTimeout(ctx, patience)
 			defer cancel()
-			_ = w.down.Stop(ctx, m, o)
+			_ = w.down.Load().Stop(ctx, m, o)
 		}()
 	}
 }
