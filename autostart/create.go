@@ -3,6 +3,7 @@ package autostart
 import (
 	"context"
 	"errors"
+	"fmt"
 	"math/rand/v2"
 	"time"
 
@@ -35,7 +36,7 @@ func (s *Starter) create(h *hosted, r *run) (b Booting, done func()) {
 			}
 		}
 		if !s.turns.try() {
-			s.hold(r, "")
+			s.hold(r, fmt.Sprintf("it waits for its turn: %d starts are under way here", s.config.Parallel))
 			held = true
 			ctx, cancel := context.WithTimeout(r.ctx, afterMax)
 			ok := s.turns.wait(ctx, place)
@@ -135,7 +136,11 @@ func (s *Starter) giveBack(r *run, why error) {
 		s.fail(r.m, r.gate, r.token, s.whyNot(r.ctx, r, nil))
 		return
 	}
-	s.edit(r, func(m *balance.Machine) { m.Recent = false })
+	s.edit(r, func(m *balance.Machine) {
+		if m.Recent = false; why == errTurn {
+			m.Fault = ""
+		}
+	})
 	if r.gate.Exited(r.m.Epoch, false) && why != nil {
 		s.config.Trace.delayed(r.m, why, 0)
 	}

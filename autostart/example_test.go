@@ -6,6 +6,8 @@ import (
 	"errors"
 	"fmt"
 	"net"
+	"net/http"
+	"strconv"
 	"sync"
 	"time"
 
@@ -121,6 +123,56 @@ func ExampleBoots() {
 	// nothing is known: suspect after 3m0s
 	// expected 10s - suspect after 28s - a request waits at most 43s
 	// a start of 4s needs about 6s more
+}
+
+// A driver whose provider limits its calls passes that on: the start is tried again, and no request
+// is lost for it.
+func ExampleTryAgain() {
+	start := func(resp *http.Response) error {
+		if resp.StatusCode != http.StatusTooManyRequests {
+			return nil
+		}
+		after, _ := strconv.Atoi(resp.Header.Get("Retry-After"))
+		return autostart.TryAgain{After: time.Duration(after) * time.Second, Err: errors.New(resp.Status)}
+	}
+	fmt.Println(start(&http.Response{
+		StatusCode: 429, Status: "429 Too Many Requests", Header: http.Header{"Retry-After": {"2"}},
+	}))
+	// Output:
+	// 429 Too Many Requests (try again after 2s)
+}
+
+// Requests that wait take turns by tenant: a flood of one holds up no other.
+func ExampleAutostart_Acquire_tenants() {
+	fleet, _ := balance.NewFleet(balance.FleetConfig{Node: "here", Region: "home"})
+	gate, _ := fleet.Host(balance.Machine{ID: "gpu-1", App: "gpu", Region: "home", Limits: balance.Limits{Hard: 1}})
+	token, _ := gate.Start(0)
+	gate.Ready(token) // it runs
+	balancer, _ := balance.New(fleet, balance.Config{})
+	room, _ := autostart.New(balancer, nil, autostart.Config{})
+
+	ctx := context.Background()
+	slot, _ := room.Acquire(ctx, &balance.Request{App: "gpu", Tenant: "busy"})
+	served := make(chan string)
+	for i, tenant := range []string{"busy", "busy", "busy", "quiet"} {
+		go func() {
+			slot, _ := room.Acquire(ctx, &balance.Request{App: "gpu", Tenant: tenant})
+			served <- tenant
+			slot.Release(balance.Done)
+		}()
+		for room.Parked("gpu") <= i { // one after the other
+			time.Sleep(time.Millisecond)
+		}
+	}
+	slot.Release(balance.Done)
+	for range 4 {
+		fmt.Println(<-served)
+	}
+	// Output:
+	// busy
+	// quiet
+	// busy
+	// busy
 }
 
 func ExampleRegionOrder() {

@@ -124,7 +124,8 @@ type Machine struct {
 	Cordon    Cordon
 	CordonGen uint64 // counts the machine's cordons; requests carry the generation their node had seen
 	Epoch     uint64 // counts the machine's starts and resumes; 0 means never started
-	// Fault says in a sentence why the machine's last start or run failed; empty when it did not. It is for people.
+	// Fault says in a sentence why the machine's last start or run failed, or what a start lacks
+	// that takes long; empty when there is nothing to say. It is for people.
 	Fault string
 }
 
