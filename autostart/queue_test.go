@@ -327,7 +327,10 @@ func TestAppsComeAndGo(t *testing.T) {
 		}
 		c := w.park(t.Context(), &balance.Request{App: "web"})
 		hasNot(t, c)
-		w.fleet.Apply(balance.RemoveApp{ID: "web"})
+		w.fleet.Gate("web", "m0").Exited(1, false) // what starts or runs is not removed
+		if err := w.fleet.Apply(balance.RemoveApp{ID: "web"}); err != nil {
+			t.Fatal(err)
+		}
 		if r := has(t, c); !errors.Is(r.err, balance.ErrNoApp) {
 			t.Errorf("app removed under a parked request: %v", r.err)
 		}
