@@ -28,7 +28,7 @@ func (f *flight) wrap(resp *http.Response) {
 	defer f.hand(resp)
 	a := answer{f, resp, resp.Body}
 	if rw, ok := resp.Body.(io.ReadWriteCloser); ok && resp.StatusCode == http.StatusSwitchingProtocols {
-		resp.Body = &duplex{answer: a, rw: rw, half: halfOf(resp.Body, f.conn), wire: f.conn.wire}
+		resp.Body = &duplex{answer: a, rw: rw, half: halfOf(resp.Body, f.used.conn), wire: f.used.conn.wire}
 		return
 	}
 	resp.Body = &a

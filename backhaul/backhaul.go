@@ -85,6 +85,40 @@
 // request is sent at once, with as much of the body as is kept; the rest follows when the owner says that the request has
 // been admitted.
 //
+// # Clients that leave
+//
+// A slot is free when the machine is done, not when its client has left, been given up (StallError),
+// or reached its deadline. The caller of RoundTrip hears of its end at once; whoever has entered the
+// gate holds the slot on: the Transport for machines of its process, the [Handler] for its own. The
+// edge of a remote machine does not count the request any more; its owner's word does. What becomes
+// of the request is up to the app ([balance.App].Abandoned). Of HTTP/1.1, "tell" closes the sending
+// half of the connection, and "finish" says nothing; an answer that comes is read and dropped.
+//
+//	the machine then                 the slot under tell         the slot under finish
+//	ends its work and answers        free with the answer        not told: free with the answer
+//	(Go)
+//	works on and answers (Python)    free with the answer        free with the answer
+//	closes at once and works on      held for as long as its     not told: free with the answer
+//	(Node, nginx)                    requests take
+//	says nothing                     held for 60 s, then reset   held for AnswerPause, then reset
+//	stops or fails                   free at once                free at once
+//	speaks HTTP/2                    stream reset; held for as   the stream is read to its end:
+//	                                 long as its requests take   free with the answer
+//
+// How long an app's requests take is learned: the 99th percentile, within 1 s and 60 s, 10 s while
+// nothing is known. AbandonedHold sets it, and the 60 s. So a hard limit holds for what an app
+// executes under finish; under tell it does but for requests that work on for longer than that. All
+// rows are held by TestASlotIsFreeWhenTheMachineIsDone, TestARunThatEndsFreesItsSlots and
+// TestAbandonedStreams, the limit by TestAHardLimitHoldsForWhatAnAppExecutes.
+//
+// Who leaves in the middle of the request's body leaves a request that cannot be finished: its
+// machine is told in either case, as it would wait for the rest. Under tell no more than 1 MiB of an
+// answer is read for nobody; then the connection is reset, which ends the work of whoever writes. A
+// machine that breaks off by itself holds no slot, nor do a connection that was upgraded and a
+// stream that downscale has had told to end: their end is the machine's as well. At most 1000
+// connections wait for machines without a hard limit; the slots of others are held without them. A
+// connection that was left is not used again. [Trace].Abandoned tells how each slot became free.
+//
 // # On the wire
 //
 // HTTP/1.1 stays HTTP/1.1, one request at a time on a connection. What came over HTTP/2 goes over HTTP/2 without TLS ("h2c"),

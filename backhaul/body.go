@@ -240,6 +240,13 @@ func (s *source) state(r *reader) bodyState {
 	return bodyWhole // a read that is blocked now will be kept
 }
 
+// delivered reports whether a try has got the whole body.
+func (s *source) delivered(r *reader) bool {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return s.err == io.EOF && r.pos == s.read.Load()
+}
+
 // broken returns the error that reading from the client ended with, other than its end.
 func (s *source) broken() error {
 	if s == nil {

@@ -32,6 +32,7 @@ type conn struct {
 // request's body if it has one.
 func (c *conn) roundTrip(req *http.Request, body *reader, x *exchange) (*http.Response, Failure, error) {
 	wrote, got := c.wire.wrote.Load(), c.wire.got.Load()
+	c.wire.follow.bodiless.Store(req.Method == http.MethodHead)
 	resp, err := c.send(req, body)
 	if err == nil {
 		return resp, FailNone, nil

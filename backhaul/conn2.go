@@ -17,7 +17,11 @@ type stream struct {
 	cancel context.CancelCauseFunc
 	wrote  atomic.Bool // its head was handed to the connection
 	back   atomic.Bool // RoundTrip has returned
+	over   atomic.Bool // the peer has ended it
 }
+
+// works reports whether the peer works on the request for all that is known.
+func (s *stream) works() bool { return s.wrote.Load() && !s.over.Load() }
 
 // aborted is called when net/http closes the request's body, which it does when it has given the stream up, or when the
 // answer is an error. Then it waits for a read of the body to return, which a slow client may hold up; cancelling the
@@ -67,11 +71,16 @@ func (c *conn) roundTrip2(ctx context.Context, req *http.Request, s *stream, bod
 	s.back.Store(true)
 	if err == nil {
 		if resp.Body != http.NoBody {
-			resp.Body = &streamBody{resp.Body, s}
+			resp.Body = &streamBody{resp.Body, s, req.Context()}
+		} else {
+			s.over.Store(true)
 		}
 		return resp, FailNone, nil
 	}
 	cause := context.Cause(req.Context())
+	if cause == nil && !timedOut(err) && (body == nil || body.s.broken() == nil) {
+		s.over.Store(true)
+	}
 	s.cancel(errStreamOver)
 	sent := s.wrote.Load() && c.wire.wrote.Load() != before // the head was handed over, and something of it, or of others, left
 	unasked := x.expect && body != nil && !body.asked.Load()
@@ -103,7 +112,16 @@ func (c *conn) roundTrip2(ctx context.Context, req *http.Request, s *stream, bod
 // request's body to return, which a slow client may hold up.
 type streamBody struct {
 	io.ReadCloser
-	s *stream
+	s   *stream
+	ctx context.Context // of the stream
+}
+
+func (b *streamBody) Read(p []byte) (int, error) {
+	n, err := b.ReadCloser.Read(p)
+	if err != nil && b.ctx.Err() == nil {
+		b.s.over.Store(true)
+	}
+	return n, err
 }
 
 func (b *streamBody) Close() error {

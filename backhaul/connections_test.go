@@ -371,7 +371,7 @@ func TestToldTooLate(t *testing.T) {
 	c := &Connections{}
 	far := &conn{}
 	o := c.watch("web", "m1", request(t, "GET", "http://web/", nil), &http.Response{StatusCode: 200, ContentLength: -1,
-		Header: http.Header{"Content-Type": {"text/event-stream"}}, Body: io.NopCloser(strings.NewReader("data: 1\n"))}, &exchange{conn: far}, nil).(*ongoing)
+		Header: http.Header{"Content-Type": {"text/event-stream"}}, Body: io.NopCloser(strings.NewReader("data: 1\n"))}, &exchange{used: used{conn: far}}, nil).(*ongoing)
 	if n := c.Long(m1, downscale.AllClasses); n != 1 {
 		t.Fatalf("%d long connections", n)
 	}

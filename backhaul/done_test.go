@@ -133,6 +133,7 @@ func TestEnumsReadTheirOwnText(t *testing.T) {
 		{int(failures), func(i int) (encoding.TextMarshaler, encoding.TextUnmarshaler) { return Failure(i), new(Failure) }},
 		{len(certaintyNames), func(i int) (encoding.TextMarshaler, encoding.TextUnmarshaler) { return Certainty(i), new(Certainty) }},
 		{len(stepNames), func(i int) (encoding.TextMarshaler, encoding.TextUnmarshaler) { return StepKind(i), new(StepKind) }},
+		{len(freedNames), func(i int) (encoding.TextMarshaler, encoding.TextUnmarshaler) { return Freed(i), new(Freed) }},
 		{len(stallNames), func(i int) (encoding.TextMarshaler, encoding.TextUnmarshaler) { return Stall(i), new(Stall) }},
 	} {
 		seen := map[string]bool{}

@@ -11,7 +11,7 @@ import (
 
 // exchange is one try on the wire: a request to one peer and its answer.
 type exchange struct {
-	pool  *pool
+	used
 	name  peerName
 	epoch uint64
 	dial  dialer
@@ -40,11 +40,60 @@ type exchange struct {
 	// ready is called when there is a connection, before anything is sent.
 	ready func()
 
-	conn   *conn   // the connection of the answer
-	reused bool    // others have used it before
-	last   *reader // the body of the last attempt
-	stream *stream // of HTTP/2
+	// finish: over HTTP/2, the answer is read to its end, whoever wants it.
+	finish bool
+
+	reused bool // others have used the connection before
 }
+
+// used is what a try used, and gives back.
+type used struct {
+	pool   *pool
+	conn   *conn   // of the answer
+	wire   *wire   // of HTTP/1.1: the last one
+	stream *stream // of HTTP/2
+	rest   *rest   // of an answer that is read to its end
+	last   *reader // the body of the last attempt
+}
+
+// release gives a connection back. It reports whether the machine works on the request for all that
+// is known: then what is left of it is for a [lingering].
+func (u *used) release() (left bool) {
+	switch {
+	case u.wire != nil:
+		if left = u.wire.settle(); left && u.conn != nil {
+			u.conn.close() // net/http's part of it
+			u.conn = nil
+		}
+	case u.stream != nil:
+		left = u.pool.near && u.stream.works()
+	}
+	if u.rest != nil {
+		u.rest.Close()
+		if left && u.sent() {
+			return true // it goes on
+		}
+	}
+	u.over()
+	return left
+}
+
+// over gives back a connection that is not needed any more.
+func (u *used) over() {
+	if u.stream != nil {
+		u.stream.cancel(errStreamOver)
+	}
+	if u.rest != nil {
+		u.conn = u.rest.c
+	}
+	if u.conn != nil {
+		u.pool.put(u.conn)
+		u.conn = nil
+	}
+}
+
+// sent reports whether the peer has got the whole request.
+func (u *used) sent() bool { return u.last == nil || u.last.s.delivered(u.last) }
 
 // maxStale is how many dead pooled connections and refused streams are met before the request gets a new connection of its
 // own: a peer that ends its connections after some requests serves the first one on each.
@@ -96,7 +145,8 @@ func (x *exchange) do(out *http.Request) (*http.Response, Failure, error) {
 		if fail == FailUnsent && oslimit.Reached(err) {
 			fail = FailLimit
 		}
-		if x.h2 {
+		if x.h2 && !x.rest.goesOn() {
+			x.rest = nil
 			if fail == FailRefused {
 				c.mux.retire(c) // it and we disagree on what it can take
 			}
@@ -121,6 +171,7 @@ func (x *exchange) send(c *conn, out *http.Request) (*http.Response, Failure, er
 			})
 			defer t.Stop()
 		}
+		x.wire = c.wire
 		if body != nil {
 			body.wire = c.wire
 		}
@@ -129,6 +180,9 @@ func (x *exchange) send(c *conn, out *http.Request) (*http.Response, Failure, er
 			body.answered.Store(true)
 		}
 		return resp, fail, err
+	}
+	if x.finish {
+		return x.finishing(c, out, body)
 	}
 	var s *stream
 	req, s := open(out, func() {
@@ -154,17 +208,6 @@ func (x *exchange) giveBack(c *conn) {
 		c.cc.Release()
 	}
 	x.pool.put(c)
-}
-
-// end gives back the connection of an answer that has ended.
-func (x *exchange) end() {
-	if x.stream != nil {
-		x.stream.cancel(errStreamOver)
-	}
-	if x.conn != nil {
-		x.pool.put(x.conn)
-		x.conn = nil
-	}
 }
 
 // state returns what a further try could send as the body.

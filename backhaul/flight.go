@@ -24,14 +24,13 @@ type flight struct {
 	spent spent
 
 	// Of the present try.
-	held bool
-	res  balance.Reservation
-	gate *balance.Gate // entered by us
-	conn *conn         // to go back to its pool when the answer has been read
-	pool *pool
-	last *stream // of HTTP/2
-	long leaver  // nil: it is a request
-	try  Try
+	held  bool
+	res   balance.Reservation
+	gate  *balance.Gate // entered by us
+	epoch uint64        // of its run
+	used  used
+	long  leaver // nil: it is a request
+	try   Try
 
 	answered bool
 	over     atomic.Bool
@@ -46,6 +45,7 @@ type flight struct {
 	blame        balance.Outcome // and what it says of its machine
 	status       int
 	sick         bool // the answer says that the machine failed
+	sized        bool // the length of the answer was known with its head
 	received     atomic.Int64
 	sent         atomic.Int64 // over an upgraded connection
 
@@ -190,7 +190,7 @@ func (f *flight) attempt() (*http.Response, verdict, error) {
 	} else {
 		resp, bounce, load, fail, err = f.remote(&x)
 	}
-	f.conn, f.pool, f.last = x.conn, x.pool, x.stream
+	f.used = x.used
 	if bounce != balance.Admitted {
 		x.done()
 		next := f.refused(bounce, load)
@@ -203,7 +203,7 @@ func (f *flight) attempt() (*http.Response, verdict, error) {
 		err = f.stallOf(err)
 		return nil, f.broke(fail, err, x.state()), err
 	}
-	f.status = resp.StatusCode
+	f.status, f.sized = resp.StatusCode, resp.ContentLength >= 0
 	f.sick = f.t.c.Failed(resp.StatusCode, resp.Header)
 	f.first = time.Since(f.start)
 	f.step(Step{Kind: StepHead, Took: time.Since(f.tried), Try: f.try})
@@ -286,23 +286,55 @@ func (f *flight) release(o balance.Outcome) {
 		return
 	}
 	f.held = false
-	if f.long != nil {
+	long := f.long != nil
+	if long {
 		f.long.leave() // before the gate, and before the connection is used again
 		f.long = nil
 	}
-	if f.last != nil {
-		f.last.cancel(errStreamOver)
-		f.last = nil
+	left := f.used.release()
+	gate := f.gate
+	f.gate = nil
+	switch {
+	case gate != nil && left:
+		f.linger(gate, o)
+	case gate != nil:
+		if o == balance.Done && !long {
+			f.learn()
+		}
+		gate.Leave()
+		fallthrough
+	default:
+		f.res.Release(o)
 	}
-	if f.conn != nil {
-		f.pool.put(f.conn)
-		f.conn = nil
+	f.used = used{}
+}
+
+// linger has the slot held until the machine is done.
+func (f *flight) linger(gate *balance.Gate, o balance.Outcome) {
+	res := f.res // its only copy from here on
+	f.res = balance.Reservation{}
+	l := &lingering{
+		gate: gate, epoch: f.epoch, app: f.t.app(f.want.App), sent: f.used.sent(), began: f.tried, times: &f.t.services,
+		free: func() { gate.Leave(); res.Release(o) },
 	}
-	if f.gate != nil {
-		f.gate.Leave()
-		f.gate = nil
+	if hook := f.t.c.Trace.Abandoned; hook != nil {
+		machine, epoch := f.try.Machine, f.epoch
+		l.hook = func(freed Freed, held time.Duration) {
+			hook(Abandoned{l.app.ID, machine, f.t.c.Node, epoch, freed, held})
+		}
 	}
-	f.res.Release(o)
+	l.start(f.used)
+}
+
+// learn takes in how long a machine of this process has worked on a request that it has answered.
+func (f *flight) learn() {
+	switch {
+	case f.status == http.StatusSwitchingProtocols:
+	case f.sized: // the work is done when the length is known; what follows takes as long as the client
+		f.t.services.observe(f.want.App, f.first-f.tried.Sub(f.start))
+	default:
+		f.t.services.observe(f.want.App, time.Since(f.tried))
+	}
 }
 
 // finish ends the request, once.

@@ -29,6 +29,7 @@ type Handler struct {
 	active   atomic.Int64
 	kept     atomic.Int64 // bytes of bodies that may be kept
 	sweeper  sweeper
+	services services
 	draining atomic.Bool
 	idle     chan struct{} // closed when draining and nothing is active
 	isIdle   atomic.Bool
@@ -117,9 +118,9 @@ func (h *Handler) admit(w http.ResponseWriter, r *http.Request, t to) {
 		h.bounce(w, t, refused, load)
 		return
 	}
-	defer gate.Leave()
 	m, ok := h.row(t)
 	if !ok {
+		gate.Leave()
 		h.bounce(w, t, balance.NotHere, load) // removed this moment
 		return
 	}
@@ -171,7 +172,9 @@ func deny(w http.ResponseWriter, status int, words string) {
 
 // forward sends an admitted request to its machine and passes the answer back.
 func (h *Handler) forward(w http.ResponseWriter, r *http.Request, t to, m *balance.Machine, gate *balance.Gate, epoch uint64) {
-	x := exchange{pool: h.machines, name: machineName(m), epoch: epoch}
+	x := exchange{used: used{pool: h.machines}, name: machineName(m), epoch: epoch}
+	place := place{h: h, to: t, gate: gate, epoch: epoch, began: time.Now()}
+	defer func() { place.leave(x.used) }()
 	x.dial = func(ctx context.Context) (net.Conn, error) { return h.c.DialMachine(ctx, *m) }
 	var body *spigot
 	if r.ContentLength != 0 {
@@ -196,6 +199,7 @@ func (h *Handler) forward(w http.ResponseWriter, r *http.Request, t to, m *balan
 	out := outbound(ctx, r, m, early)
 	x.h2 = h.c.H2 != nil && h.c.H2(*m) && out.Header["Upgrade"] == nil
 	keepTarget(out, x.h2)
+	x.finish = x.h2 && h.app(t.app).Abandoned == balance.AbandonedFinish
 	setEpoch(out.Header, h.c.EpochHeader, epoch)
 	if x.body != nil {
 		x.body.retain(reopenable(r.ContentLength, x.h2), &h.kept, defaultReplayMemory)
@@ -221,11 +225,75 @@ func (h *Handler) forward(w http.ResponseWriter, r *http.Request, t to, m *balan
 	} else {
 		served = served.answering(h, w, r, t.app, resp)
 	}
-	err = h.pass(w, resp, gate, &x, served, h.c.Connections.watch(t.app, t.id, r, resp, &x, body))
-	x.end()
+	long := h.c.Connections.watch(t.app, t.id, r, resp, &x, body)
+	place.answered(resp, long != nil)
+	err = h.pass(w, resp, gate, &x, served, long)
 	if err != nil {
 		panic(http.ErrAbortHandler) // the edge must not take what it has for all
 	}
+}
+
+// place is a request's slot at a machine.
+type place struct {
+	h     *Handler
+	to    to
+	gate  *balance.Gate
+	epoch uint64
+	began time.Time
+	took  worked
+}
+
+// worked is how long a machine has worked on a request; the zero value says nothing.
+type worked struct {
+	d     time.Duration
+	known bool
+	ends  bool // it works until the end of the answer
+}
+
+// answered notes the head of an answer. Where its length is known, the work is done; what follows
+// takes as long as the client.
+func (p *place) answered(resp *http.Response, long bool) {
+	switch {
+	case long || resp.StatusCode == http.StatusSwitchingProtocols:
+	case resp.ContentLength >= 0:
+		p.took = worked{d: time.Since(p.began), known: true}
+	default:
+		p.took.ends = true
+	}
+}
+
+// leave frees the slot, now or when the machine is done.
+func (p *place) leave(u used) {
+	h := p.h
+	if !u.release() {
+		switch {
+		case p.took.known:
+			h.services.observe(p.to.app, p.took.d)
+		case p.took.ends:
+			h.services.observe(p.to.app, time.Since(p.began))
+		}
+		p.gate.Leave()
+		return
+	}
+	h.active.Add(1)
+	l := &lingering{
+		gate: p.gate, epoch: p.epoch, app: h.app(p.to.app), sent: u.sent(), began: p.began, times: &h.services,
+		free: func() { p.gate.Leave(); h.leave() },
+	}
+	if hook := h.c.Trace.Abandoned; hook != nil {
+		l.hook = func(freed Freed, held time.Duration) {
+			hook(Abandoned{p.to.app, p.to.id, p.to.node, p.epoch, freed, held})
+		}
+	}
+	l.start(u)
+}
+
+// app returns an app's row; a zero one where it has been removed.
+func (h *Handler) app(id balance.AppID) balance.App {
+	if rows, ok := h.fleet.App(id); ok {
+		return rows.App()
+	}
+	return balance.App{ID: id}
 }
 
 // What is kept of a body, so that the request can be sent over another connection: over HTTP/2 what a peer takes before it

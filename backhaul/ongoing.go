@@ -86,6 +86,7 @@ func (o *ongoing) abandon() {
 	if o.stream != nil {
 		o.stream.cancel(errStreamOver)
 	} else {
+		o.conn.wire.drop()
 		o.conn.close()
 	}
 }

@@ -41,7 +41,7 @@ func (p *pipes) Close() error   { p.once.Do(func() { close(p.done) }); return ni
 func (p *pipes) Addr() net.Addr { return &net.TCPAddr{} }
 
 func (p *pipes) dial(ctx context.Context) (net.Conn, error) {
-	a, b := net.Pipe()
+	a, b := halves()
 	select {
 	case p.c <- b:
 		return a, nil
@@ -50,6 +50,27 @@ func (p *pipes) dial(ctx context.Context) (net.Conn, error) {
 	case <-ctx.Done():
 		return nil, ctx.Err()
 	}
+}
+
+// half is one end of a connection in memory whose directions end by themselves, as those of TCP.
+type half struct {
+	net.Conn          // what it reads
+	to       net.Conn // what it writes
+}
+
+func halves() (a, b net.Conn) {
+	a1, b1 := net.Pipe()
+	a2, b2 := net.Pipe()
+	return &half{a1, a2}, &half{b2, b1}
+}
+
+func (h *half) Write(p []byte) (int, error)        { return h.to.Write(p) }
+func (h *half) CloseWrite() error                  { return h.to.Close() }
+func (h *half) Close() error                       { h.to.Close(); return h.Conn.Close() }
+func (h *half) SetWriteDeadline(t time.Time) error { return h.to.SetWriteDeadline(t) }
+func (h *half) SetDeadline(t time.Time) error {
+	h.to.SetWriteDeadline(t)
+	return h.Conn.SetReadDeadline(t)
 }
 
 // cutConn is a connection that dies after so many bytes in a direction; negative means never.

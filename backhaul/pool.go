@@ -24,6 +24,7 @@ type pool struct {
 	closed    atomic.Bool
 	refused   atomic.Bool // a peer has refused a stream
 	guards    guards
+	lingering atomic.Int64
 
 	background context.Context // of connections that are made ahead; ends with the pool
 	end        context.CancelFunc
@@ -174,6 +175,7 @@ func (p *pool) connect(ctx context.Context, dial dialer, peer string, h *hello) 
 		nc = c
 	}
 	w := newWire(nc, h)
+	w.follow.on = p.near && h == nil
 	w.guarded.watch(&p.guards, nc)
 	return w, nil
 }

@@ -27,7 +27,9 @@ func pooled(t *testing.T, dial dialer) (*pool, func(epoch uint64) *exchange) {
 		dial = l.dial
 	}
 	t.Cleanup(p.close)
-	return p, func(epoch uint64) *exchange { return &exchange{pool: p, name: pooledName, epoch: epoch, dial: dial} }
+	return p, func(epoch uint64) *exchange {
+		return &exchange{used: used{pool: p}, name: pooledName, epoch: epoch, dial: dial}
+	}
 }
 
 func (p *pool) must(t *testing.T, x *exchange) (*conn, bool) {
@@ -199,7 +201,7 @@ func TestDeadPooledConnectionsAreNotDrawnForEver(t *testing.T) {
 		if got := read(t, resp, err); got != "hello" || len(all) != len(conns)+1 {
 			t.Errorf("got %q over connection %d, want the one after the %d dead ones", got, len(all), len(conns))
 		}
-		x.end()
+		x.release()
 	})
 }
 

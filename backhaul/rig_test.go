@@ -115,6 +115,7 @@ func newRig(t testing.TB, c rigConfig) *rig {
 	r.b, err = balance.New(r.edge, c.balance)
 	must(err)
 	c.app.ID = cmp.Or(c.app.ID, "web")
+	c.app.AbandonedHold = cmp.Or(c.app.AbandonedHold, 10*time.Millisecond)
 	must(r.worker.Apply(balance.PutApp{App: c.app}))
 	r.sync()
 	if c.h2 {

@@ -47,11 +47,8 @@ func (h *Handler) serving(w http.ResponseWriter, r *http.Request, app balance.Ap
 
 func (h *Handler) watched(w http.ResponseWriter, r *http.Request, app balance.AppID) *serving {
 	s := &serving{h: h, w: w, r: r, app: app}
-	s.bounds = boundsOf(&balance.App{}).owners()
-	if rows, ok := h.fleet.App(app); ok {
-		a := rows.App()
-		s.bounds = boundsOf(&a).owners()
-	}
+	row := h.app(app)
+	s.bounds = boundsOf(&row).owners()
 	s.stalled = func(what Stall) {
 		after := s.bounds.body
 		if what == StallAnswer {

@@ -71,3 +71,13 @@ func (s Stall) MarshalText() ([]byte, error) {
 func (s *Stall) UnmarshalText(text []byte) error {
 	return unmarshalWord(s, "stall", stallNames[:], text)
 }
+
+// MarshalText returns the way's name.
+func (f Freed) MarshalText() ([]byte, error) {
+	return marshalWord("way to be freed", freedNames[:], uint8(f))
+}
+
+// UnmarshalText is the inverse of [Freed.MarshalText].
+func (f *Freed) UnmarshalText(text []byte) error {
+	return unmarshalWord(f, "way to be freed", freedNames[:], text)
+}

@@ -16,7 +16,10 @@ type Trace struct {
 	Bounce func(Bounced) // the owner refused
 	Retry  func(Retried) // a try failed and another follows
 	Done   func(Done)    // the request is over: answered to the last byte, failed, or abandoned; once per request
-	Trail  func(Trail)   // after Done, the whole way of a request that failed, was retried after a failure, or was slow (Config.Slow), and of some of the rest
+	// Abandoned is called when the slot of a request that its client has left is free: on a
+	// goroutine of its own, and perhaps long after Done. It tells of machines of this process.
+	Abandoned func(Abandoned)
+	Trail     func(Trail) // after Done, the whole way of a request that failed, was retried after a failure, or was slow (Config.Slow), and of some of the rest
 }
 
 // Try is one try of one request.
@@ -81,6 +84,37 @@ type HandlerTrace struct {
 	Bounce func(Refused) // a request was refused
 	Fault  func(Faulted) // a machine failed
 	Denied func(Denied)  // a connection was refused, as nobody of the cluster is there
+	// Abandoned is called when the slot of a request that its client has left is free.
+	Abandoned func(Abandoned)
+}
+
+// Freed says how the slot of a request that its client has left became free. Only FreedAnswered and
+// FreedEnded mean that the machine was done for certain.
+type Freed uint8
+
+// The ways.
+const (
+	FreedAnswered Freed = iota // the machine has answered, for nobody
+	FreedClosed                // it closed the connection, or was cut off; then the slot was held for a time
+	FreedSilent                // nothing was heard of it for as long as that may be
+	FreedEnded                 // its run has ended: it was stopped, or has failed
+	FreedShutdown              // this side has been closed
+)
+
+var freedNames = [...]string{"answered", "closed", "silent", "ended", "shutdown"}
+
+// String returns the way's name as it stands in logs and metrics.
+func (f Freed) String() string { return word(freedNames[:], uint8(f)) }
+
+// Abandoned is a request that its client has left before the machine had answered, at the time when
+// its slot is free.
+type Abandoned struct {
+	App     balance.AppID
+	Machine balance.MachineID
+	Node    balance.NodeID // the edge that sent it
+	Epoch   uint64
+	Freed   Freed
+	Held    time.Duration // since the client left
 }
 
 // Denied is a connection that a [Handler] did not accept. Anybody who can connect can cause one.

@@ -27,6 +27,7 @@ type Transport struct {
 	routes   routes
 	rows     interface{ Fleet() *balance.Fleet } // the picker; nil: it does not tell
 	sweeper  sweeper
+	services services
 
 	budgetMu sync.Mutex
 	budget   budget

@@ -27,12 +27,13 @@ func (f *flight) local(g *balance.Gate, x *exchange) (*http.Response, balance.Bo
 		f.res.Observe(load)
 		return nil, bounce, load, FailNone, nil
 	}
-	f.gate = g
+	f.gate, f.epoch = g, load.Epoch
 	x.pool, x.name, x.epoch = f.t.machines, machineName(m), load.Epoch
 	x.dial = func(ctx context.Context) (net.Conn, error) { return f.t.c.DialMachine(ctx, *m) }
 	out := f.outgoing(passing1xx(f.ctx, false))
 	x.h2 = f.t.c.H2 != nil && f.t.c.H2(*m) && out.Header["Upgrade"] == nil
 	keepTarget(out, x.h2)
+	x.finish = x.h2 && f.t.app(m.App).Abandoned == balance.AbandonedFinish
 	setEpoch(out.Header, f.t.c.EpochHeader, load.Epoch)
 	if x.h2 && f.body != nil {
 		f.body.retain(reopenable(f.req.ContentLength, true), &f.t.kept, f.t.c.ReplayMemory)

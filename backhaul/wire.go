@@ -29,6 +29,7 @@ type wire struct {
 	ended      atomic.Bool // our half
 	blank      atomic.Bool // what was read last ends in a blank line, as a head does
 	hello      *hello      // of HTTP/2: waits for the peer's first frame
+	follow     follow
 
 	phase   atomic.Int32
 	reading atomic.Bool                   // somebody is in Read
@@ -98,6 +99,7 @@ func (w *wire) await() bool {
 // begin opens an idle wire for a request. Time has passed since it was lent: the request's body may have been waited for.
 // Bytes that another goroutine has taken from the kernel and not counted yet are seen here, or it sees that the wire was idle.
 func (w *wire) begin() bool {
+	w.follow.begin()
 	if w.kernel.holds(w.got.Load()) || !w.phase.CompareAndSwap(phaseIdle, phaseOpen) {
 		return false
 	}
@@ -113,7 +115,7 @@ func (w *wire) Read(p []byte) (int, error) {
 		default:
 		}
 	}
-	n, err := w.Conn.Read(p)
+	n, err := w.take(p)
 	err = w.guarded.err(err)
 	w.reading.Store(false)
 	if n > 0 && w.phase.Load() != phaseOpen && (w.phase.CompareAndSwap(phaseIdle, phaseSpoilt) || w.phase.Load() == phaseSpoilt) {
@@ -134,17 +136,46 @@ func (w *wire) Read(p []byte) (int, error) {
 
 var blankLine, bareLine = []byte("\n\r\n"), []byte("\n\n")
 
+// take reads for net/http.
+func (w *wire) take(p []byte) (int, error) {
+	if !w.follow.on {
+		return w.Conn.Read(p)
+	}
+	w.follow.reader.Lock()
+	defer w.follow.reader.Unlock()
+	if w.follow.state.Load() == followLeft {
+		return 0, errLeft
+	}
+	n, err := w.Conn.Read(p)
+	if w.phase.Load() == phaseOpen {
+		w.follow.read(p[:n], err)
+	}
+	return n, err
+}
+
 // Write writes. A peer that answers and closes while a request's body is still on its way makes us fail to write although
 // its answer is there, or about to be: then the error is told when there is nothing more to read.
 func (w *wire) Write(p []byte) (int, error) {
+	if w.follow.state.Load() == followLeft {
+		w.CloseWrite() //nolint:errcheck // the machine is to know that this request does not become whole
+		return 0, errLeft
+	}
 	if w.phase.Load() != phaseOpen && !w.begin() {
 		return 0, errUnasked
 	}
 	w.guarded.begin()
+	w.follow.write()
 	n, err := w.Conn.Write(p)
 	w.guarded.end()
 	err = w.guarded.err(err)
 	wrote := w.wrote.Add(int64(n))
+	switch {
+	case err == nil:
+	case w.follow.state.Load() == followLeft:
+		w.CloseWrite() //nolint:errcheck // as above
+	case wrote == w.began:
+		w.follow.unsent()
+	}
 	if err != nil && w.over != nil && wrote > w.began {
 		w.wait(silence)
 	}
@@ -171,8 +202,11 @@ func (w *wire) wait(most time.Duration) {
 
 func (w *wire) end() { w.once.Do(func() { close(w.over) }) }
 
-// Close closes the connection.
+// Close closes the connection, unless a machine still works on a request.
 func (w *wire) Close() error {
+	if w.follow.on && w.leave() {
+		return nil
+	}
 	if w.over != nil {
 		w.end()
 	}

@@ -51,8 +51,9 @@ type Gate struct {
 	grants  uint64       // the last token given out
 	held    atomic.Int32 // len(tokens), for those without the lock
 	left    atomic.Pointer[func()]
-	kept    *kept // who does the starts that it remembers; nil for a gate of no fleet
-	cell    *cell // of the machine in its owner's fleet: its score follows the gate; nil for a gate of no fleet
+	after   map[*func()]struct{} // to be called when the present run has ended
+	kept    *kept                // who does the starts that it remembers; nil for a gate of no fleet
+	cell    *cell                // of the machine in its owner's fleet: its score follows the gate; nil for a gate of no fleet
 }
 
 // The fields of the word, from the lowest bit.
@@ -480,8 +481,42 @@ func (g *Gate) set(clear, set uint64) {
 	}
 }
 
-func (g *Gate) unlock(changed bool) {
+// AfterRun has f called once when the run of that epoch has ended: when the machine is stopped,
+// suspended or failed, or its process is known to have ended while it was being stopped. f is
+// called at once where that is so already, else on the goroutine that tells the gate; it must not
+// block. stop has it not called any more.
+func (g *Gate) AfterRun(epoch uint64, f func()) (stop func()) {
+	g.mu.Lock()
+	over := epoch != g.epoch.Load() || g.over()
+	if !over {
+		if g.after == nil {
+			g.after = map[*func()]struct{}{}
+		}
+		g.after[&f] = struct{}{}
+	}
 	g.mu.Unlock()
+	if over {
+		f()
+	}
+	return func() {
+		g.mu.Lock()
+		delete(g.after, &f)
+		g.mu.Unlock()
+	}
+}
+
+// over reports whether the present run has ended; g.mu is held.
+func (g *Gate) over() bool { return g.State() != Started && (!g.closing() || g.ended) }
+
+func (g *Gate) unlock(changed bool) {
+	var after map[*func()]struct{}
+	if len(g.after) > 0 && g.over() {
+		after, g.after = g.after, nil
+	}
+	g.mu.Unlock()
+	for f := range after {
+		(*f)()
+	}
 	if changed && g.changed != nil {
 		g.changed()
 	}

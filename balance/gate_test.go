@@ -518,3 +518,62 @@ func TestAbandonedStopsAreTakenOver(t *testing.T) {
 		t.Errorf("a stop that is over was taken over; %v", g.State())
 	}
 }
+
+// Whoever holds a slot of a run hears of its end once: at once, and not of that of another run.
+func TestAfterRun(t *testing.T) {
+	started := func(t *testing.T) (*Gate, uint64) {
+		g, err := NewGate(Limits{})
+		if err != nil {
+			t.Fatal(err)
+		}
+		token, _ := g.Start(0)
+		g.Ready(token)
+		return g, g.Load().Epoch
+	}
+	for name, tt := range map[string]struct {
+		ends bool
+		do   func(g *Gate, epoch uint64)
+	}{
+		"nothing":             {false, func(*Gate, uint64) {}},
+		"cordon and uncordon": {false, func(g *Gate, _ uint64) { gen, _ := g.Cordon(); g.Uncordon(gen) }},
+		"closing":             {false, func(g *Gate, _ uint64) { g.CloseNow() }},
+		"closed and reopened": {false, func(g *Gate, _ uint64) { token, _ := g.CloseNow(); g.Reopen(token) }},
+		"an older exit":       {false, func(g *Gate, epoch uint64) { g.Exited(epoch-1, true) }},
+		"stopped":             {true, func(g *Gate, _ uint64) { token, _ := g.CloseNow(); g.Closed(token, false) }},
+		"suspended":           {true, func(g *Gate, _ uint64) { gen, _ := g.Cordon(); token, _ := g.Close(gen, true); g.Closed(token, true) }},
+		"failed":              {true, func(g *Gate, epoch uint64) { g.Exited(epoch, true) }},
+		"ended while it was being stopped": {true, func(g *Gate, epoch uint64) {
+			g.CloseNow()
+			g.Exited(epoch, false)
+		}},
+		"started again": {true, func(g *Gate, epoch uint64) { g.Exited(epoch, false); g.Start(epoch) }},
+	} {
+		t.Run(name, func(t *testing.T) {
+			g, epoch := started(t)
+			var calls, stopped int
+			g.AfterRun(epoch, func() { calls++; g.Load(); g.AfterRun(epoch+1, func() {}) }) // no lock is held
+			stop := g.AfterRun(epoch, func() { stopped++ })
+			stop()
+			tt.do(g, epoch)
+			want := 0
+			if tt.ends {
+				want = 1
+			}
+			if calls != want || stopped != 0 {
+				t.Errorf("called %d times, want %d; %d times after it was stopped", calls, want, stopped)
+			}
+			late := 0
+			g.AfterRun(epoch, func() { late++ })
+			if late != want {
+				t.Errorf("afterwards: called %d times, want %d", late, want)
+			}
+			if token, a := g.Start(g.Load().Epoch); a == StartAccepted {
+				g.Ready(token)
+				g.Exited(g.Load().Epoch, true)
+			}
+			if calls > want {
+				t.Error("called again for another run")
+			}
+		})
+	}
+}

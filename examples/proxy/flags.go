@@ -50,6 +50,7 @@ func parse(args []string, out io.Writer) (settings, error) {
 	fs.DurationVar(&app.BootHint, "boot-hint", 0, "how long a boot is expected to take, as a `duration`; 0 to learn it")
 	autostart := fs.String("autostart", "on", "whether requests start machines: `on|off`")
 	autostop := fs.String("autostop", "stop", "what becomes of machines that are not needed: `stop|suspend|off`")
+	abandoned := fs.String("abandoned", "tell", "what becomes of requests whose clients have left: machines are told, or finish them: `tell|finish`")
 	fs.DurationVar(&app.KeepAlive, "keepalive", 30*time.Second, "how long an idle app keeps its machines, as a `duration`")
 	fs.DurationVar(&app.IdleAfter, "idle", time.Minute, "how long a WebSocket or stream may carry no data until it no longer keeps its machine, as a `duration`; 0 for never")
 	fs.DurationVar(&s.world.Window, "window", time.Minute, "how long load must have been low before one machine of several is stopped, as a `duration`")
@@ -112,6 +113,9 @@ func parse(args []string, out io.Writer) (settings, error) {
 	}
 	if err == nil {
 		app.Autostop, err = choose("autostop", *autostop, map[string]balance.Autostop{"off": balance.AutostopOff, "stop": balance.AutostopStop, "suspend": balance.AutostopSuspend})
+	}
+	if err == nil {
+		app.Abandoned, err = choose("abandoned", *abandoned, map[string]balance.Abandoned{"tell": balance.AbandonedTell, "finish": balance.AbandonedFinish})
 	}
 	if err == nil {
 		s.world.Notify, err = parseClasses(*notify)

@@ -1,0 +1,202 @@
+package backhaul
+
+import (
+	"cmp"
+	"context"
+	"sync"
+	"sync/atomic"
+	"time"
+
+	"github.com/ebbkit/ebb/balance"
+)
+
+// lingering holds the slot of a request that its client has left, until the machine is done with it
+// for all that can be known. It has a goroutine of its own, which such a request gets then.
+type lingering struct {
+	used
+	gate  *balance.Gate
+	epoch uint64
+	app   balance.App
+	sent  bool // the machine has got the whole request
+	began time.Time
+	times *services
+	free  func() // the slot
+	hook  func(freed Freed, held time.Duration)
+
+	left  time.Time
+	freed atomic.Bool
+	gone  chan struct{} // closed when the slot is free
+}
+
+const (
+	// maxDropped is how much of an answer is read for nobody: more than small answers have, and
+	// nothing like a download. Who sends more is reset, which ends the work of whoever writes.
+	maxDropped = 1 << 20
+	// maxLingering bounds the connections that wait for machines without a hard limit, which
+	// nothing else does.
+	maxLingering = 1000
+)
+
+// start holds the slot. u is what release has left over.
+func (l *lingering) start(u used) {
+	l.used, l.left, l.gone = u, time.Now(), make(chan struct{})
+	go func() {
+		defer l.gate.AfterRun(l.epoch, func() { l.end(FreedEnded) })()
+		stop := context.AfterFunc(l.pool.background, func() { l.end(FreedShutdown) })
+		defer stop()
+		l.end(l.wait())
+	}()
+}
+
+// end frees the slot.
+func (l *lingering) end(how Freed) {
+	if !l.freed.CompareAndSwap(false, true) {
+		return
+	}
+	close(l.gone)
+	if l.wire != nil {
+		l.wire.Conn.Close()
+	} else {
+		l.over()
+	}
+	l.free()
+	if l.hook != nil {
+		l.hook(how, time.Since(l.left))
+	}
+}
+
+// tells reports whether the machine is told that nobody waits for its answer. One that has not got
+// the whole request is in any case: it would wait for the rest.
+func (l *lingering) tells() bool { return l.app.Abandoned == balance.AbandonedTell || !l.sent }
+
+// wait returns when the slot may be free.
+func (l *lingering) wait() Freed {
+	switch {
+	case l.wire != nil:
+		return l.follow()
+	case l.tells():
+		return l.hold(l.times.p99(l.app.ID)) // the stream has been reset, and nothing is heard of it any more
+	}
+	late := time.NewTimer(l.patience())
+	defer late.Stop()
+	select {
+	case <-l.rest.ended:
+		if l.rest.whole {
+			l.answered()
+			return FreedAnswered
+		}
+		return FreedClosed
+	case <-late.C:
+		return FreedSilent
+	case <-l.gone:
+		return FreedEnded
+	}
+}
+
+// patience bounds the wait for a machine that says nothing. That of one that was not told is for
+// what never ends.
+func (l *lingering) patience() time.Duration {
+	if l.tells() {
+		return cmp.Or(l.app.AbandonedHold, maxHold)
+	}
+	return cmp.Or(boundsOf(&l.app).answer, 1<<62)
+}
+
+// hold waits until so long after the client has left, or until what the app says.
+func (l *lingering) hold(d time.Duration) Freed {
+	t := time.NewTimer(time.Until(l.left.Add(cmp.Or(l.app.AbandonedHold, d))))
+	defer t.Stop()
+	select {
+	case <-t.C:
+	case <-l.gone:
+	}
+	return FreedClosed
+}
+
+// answered learns from a request that has been answered in the end: else only those would count
+// that are quicker than their clients.
+func (l *lingering) answered() { l.times.observe(l.app.ID, time.Since(l.began)) }
+
+// follow waits for the end of an answer over HTTP/1.1.
+func (l *lingering) follow() Freed {
+	w := l.wire
+	w.reclaim()
+	if l.gate.Load().Limits.Hard == 0 {
+		defer l.pool.lingering.Add(-1)
+		if l.pool.lingering.Add(1) > maxLingering {
+			return l.reset()
+		}
+	}
+	if l.tells() && w.CloseWrite() != nil {
+		return l.reset() // the next best way to say it
+	}
+	w.Conn.SetReadDeadline(l.left.Add(l.patience())) //nolint:errcheck // the read fails then
+	small := make([]byte, smallSize)
+	buf, large := small, (*[bufferSize]byte)(nil)
+	defer func() {
+		if large != nil {
+			buffers.Put(large)
+		}
+	}()
+	for dropped := 0; ; {
+		if w.follow.answered.Load() {
+			l.answered()
+			return FreedAnswered
+		}
+		n, err := w.more(buf)
+		dropped += n
+		switch {
+		case w.follow.answered.Load():
+		case timedOut(err):
+			breakOff(w.Conn)
+			return FreedSilent
+		case err != nil && !l.tells():
+			return FreedClosed // by itself, as it might with a client that waits
+		case err != nil, l.tells() && dropped > maxDropped:
+			return l.reset()
+		case n == len(buf) && large == nil:
+			large = buffers.get()
+			buf = large[:]
+		}
+	}
+}
+
+// reset ends the connection, and holds the slot as long as the app's requests take: its machine may
+// still work on this one.
+func (l *lingering) reset() Freed {
+	breakOff(l.wire.Conn)
+	return l.hold(l.times.p99(l.app.ID))
+}
+
+// services are the service times of apps.
+type services struct{ of sync.Map } // balance.AppID -> *service
+
+type service struct {
+	mu    sync.Mutex
+	times serviceTimes
+}
+
+// observe takes in how long an app has worked on a request. Where somebody else does so at the same
+// time, that will do.
+func (s *services) observe(app balance.AppID, d time.Duration) {
+	v, ok := s.of.Load(app)
+	if !ok {
+		v, _ = s.of.LoadOrStore(app, new(service))
+	}
+	t := v.(*service)
+	if t.mu.TryLock() {
+		t.times.observe(d)
+		t.mu.Unlock()
+	}
+}
+
+func (s *services) p99(app balance.AppID) time.Duration {
+	v, ok := s.of.Load(app)
+	if !ok {
+		return unknownHold
+	}
+	t := v.(*service)
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	return t.times.p99()
+}

@@ -1,0 +1,137 @@
+package backhaul
+
+import (
+	"context"
+	"io"
+	"net/http"
+	"sync"
+)
+
+// rest is an answer over HTTP/2 that is read to its end, whether its caller stays or not: on
+// goroutines of its own, and on a stream whose context does not end with the caller's.
+type rest struct {
+	c *conn
+	s *stream
+
+	ended chan struct{} // closed when nothing more comes
+	whole bool          // the answer came to its end; valid when ended is closed
+
+	ctx  context.Context // the caller's
+	buf  []byte          // not the caller's own: a read may outlive the call
+	next chan []byte     // to be filled
+	got  chan piece
+	left chan struct{} // closed when the caller has left
+	once sync.Once
+}
+
+type piece struct {
+	n   int
+	err error
+}
+
+type roundTripped struct {
+	resp *http.Response
+	fail Failure
+	err  error
+}
+
+// finishing is a round trip whose answer is read to its end.
+func (x *exchange) finishing(c *conn, out *http.Request, body *reader) (*http.Response, Failure, error) {
+	ctx := context.WithoutCancel(out.Context())
+	req, s := open(out.WithContext(ctx), nil)
+	r := &rest{
+		c: c, s: s, ended: make(chan struct{}), ctx: out.Context(),
+		next: make(chan []byte), got: make(chan piece), left: make(chan struct{}),
+	}
+	x.stream, x.rest = s, r
+	came := make(chan roundTripped, 1)
+	go func() {
+		resp, fail, err := c.roundTrip2(ctx, req, s, body, x)
+		switch {
+		case err != nil:
+			close(r.ended)
+		case resp.Body == http.NoBody:
+			r.whole = true
+			close(r.ended)
+		default:
+			go r.read(resp.Body)
+			resp.Body = r
+		}
+		came <- roundTripped{resp, fail, err}
+	}()
+	select {
+	case t := <-came:
+		return t.resp, t.fail, t.err
+	case <-out.Context().Done():
+	}
+	r.Close()
+	fail, err := ended(out.Context(), true)
+	return nil, fail, err
+}
+
+// read reads the answer: into the caller's buffers, and on without them.
+func (r *rest) read(body io.ReadCloser) {
+	defer close(r.ended)
+	defer body.Close()
+	for {
+		var p []byte
+		select {
+		case p = <-r.next:
+		case <-r.left:
+			_, err := io.Copy(io.Discard, body)
+			r.whole = err == nil
+			return
+		}
+		n, err := body.Read(p)
+		r.whole = err == io.EOF
+		select {
+		case r.got <- piece{n, err}:
+		case <-r.ctx.Done(): // the caller may have left
+		}
+		if err != nil {
+			return
+		}
+	}
+}
+
+// Read reads for the caller.
+func (r *rest) Read(p []byte) (int, error) {
+	if r.buf == nil {
+		r.buf = make([]byte, bufferSize)
+	}
+	buf := r.buf[:min(len(p), bufferSize)]
+	select {
+	case r.next <- buf:
+	case <-r.ended:
+		return 0, io.EOF
+	case <-r.left:
+		return 0, errLeft
+	case <-r.ctx.Done():
+		return 0, context.Cause(r.ctx)
+	}
+	select {
+	case g := <-r.got:
+		return copy(p, buf[:g.n]), g.err
+	case <-r.ctx.Done():
+		return 0, context.Cause(r.ctx)
+	}
+}
+
+// Close is for a caller that reads no more. What is still to come is read all the same.
+func (r *rest) Close() error {
+	r.once.Do(func() { close(r.left) })
+	return nil
+}
+
+// goesOn reports whether something is still to come.
+func (r *rest) goesOn() bool {
+	if r == nil {
+		return false
+	}
+	select {
+	case <-r.ended:
+		return false
+	default:
+		return true
+	}
+}
