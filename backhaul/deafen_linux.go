@@ -27,10 +27,11 @@ func deafen(l net.Listener, deaf bool) (done bool) {
 		return false
 	}
 	err = raw.Control(func(fd uintptr) {
-		//lint:ignore SA1019 package net, which takes its place, is no part of the standard library
 		if deaf {
+			//lint:ignore SA1019 what takes its place is no part of the standard library
 			done = syscall.AttachLsf(int(fd), newOnly) == nil
 		} else {
+			//lint:ignore SA1019 as above
 			done = syscall.DetachLsf(int(fd)) == nil
 		}
 	})

@@ -85,16 +85,14 @@ func TestAnEarlyAnswerReachesAClientThatSendsOn(t *testing.T) {
 	for _, local := range []bool{false, true} {
 		r := newRig(t, rigConfig{app: roomy, local: local})
 		r.serve("m1", early)
-		body := strings.Repeat("x", 1<<20)
 		for _, path := range []string{"/none", "/length", "/chunks", "/trailer"} {
 			for _, chunked := range []bool{false, true} {
 				c, br := dial(t, r.front.Listener.Addr().String())
 				head := "Content-Length: 100000000"
+				body := strings.Repeat("x", 1<<20)
 				if chunked {
 					head = "Transfer-Encoding: chunked"
 					body = fmt.Sprintf("%x\r\n%s\r\n", 1<<20, strings.Repeat("x", 1<<20))
-				} else {
-					body = strings.Repeat("x", 1<<20)
 				}
 				fmt.Fprintf(c, "POST %s HTTP/1.1\r\nHost: h\r\n%s\r\n\r\n", path, head)
 				// Far more than buffers hold, and so that the proxy has long answered and gone when it comes.
