@@ -20,7 +20,7 @@ func (a *Autostart) Boots(app balance.AppID) (b Boots) {
 		return b
 	}
 	if p := q.(*queue).policy.Load(); p != nil {
-		if p, ok := (*p).(interface{ Boots() Boots }); ok {
+		if p, ok := unbounded(*p).(interface{ Boots() Boots }); ok {
 			q.(*queue).minded(func() { b = p.Boots() })
 		}
 	}

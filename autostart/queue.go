@@ -122,15 +122,25 @@ func (q *queue) setPolicy(p Policy) {
 	switch p.(type) {
 	case *Planner, *windowed:
 		q.ours = true
+	default:
+		p = Bounded(p)
 	}
 	q.policy.Store(&p) // before what has been restored is looked for: see Restore
 	q.restore()
 }
 
+// unbounded returns a policy as it was given.
+func unbounded(p Policy) Policy {
+	if b, ok := p.(*bounded); ok {
+		return b.Policy
+	}
+	return p
+}
+
 // learner returns the policy if it learns, else nil.
 func (q *queue) learner() learner {
 	if p := q.policy.Load(); p != nil {
-		l, _ := (*p).(learner)
+		l, _ := unbounded(*p).(learner)
 		return l
 	}
 	return nil

@@ -79,7 +79,7 @@ func (b *bench) world(app balance.App, n int, regions ...string) *world {
 	return w
 }
 
-func (w *world) node() *node { return &node{world: w, policy: w.newPolicy()} }
+func (w *world) node() *node { return &node{world: w, policy: autostart.Bounded(w.newPolicy())} }
 
 // edit changes one row.
 func (w *world) edit(id balance.MachineID, change func(*balance.Machine)) {

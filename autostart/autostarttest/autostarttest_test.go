@@ -183,6 +183,24 @@ func TestFault(t *testing.T) {
 	})
 }
 
+// What every policy is asked through keeps these bounds: a policy need not repeat them to pass the whole suite.
+func TestPoliciesNeedNotRepeatTheBounds(t *testing.T) {
+	for _, fault := range []string{"ignores off", "no maximum"} {
+		t.Run(fault, func(t *testing.T) {
+			autostarttest.TestPolicy(t, func() autostart.Policy { return &faulty{p: autostart.NewPlanner(false), fault: fault} })
+		})
+	}
+	for fault, clause := range map[string]string{"no memory": "Credit/asked", "knows no cordon": "Bounds/cordon"} { // they break others
+		t.Run(fault, func(t *testing.T) {
+			cmd := exec.CommandContext(t.Context(), os.Args[0], "-test.run=^TestFault$/^"+strings.ReplaceAll(clause, "/", "$/^")+"$")
+			cmd.Env = append(os.Environ(), faultEnv+"="+fault)
+			if out, err := cmd.CombinedOutput(); err != nil {
+				t.Errorf("%v:\n%s", err, out)
+			}
+		})
+	}
+}
+
 // The suite fails a policy for each fault, in the clause that the fault breaks (others may fail with it), and quotes it.
 func TestFaultsAreFound(t *testing.T) {
 	if testing.Short() {
@@ -190,18 +208,14 @@ func TestFaultsAreFound(t *testing.T) {
 	}
 	faults := map[string][]string{
 		"starts when idle":      {"Demand/none"},
-		"ignores off":           {"Demand/off"},
 		"knows only stopped":    {"Demand/wakes"},
 		"one at a time":         {"Demand/fills"},
 		"one more":              {"Demand/serves"},
 		"soft limit of nothing": {"Demand/unlimited"},
 		"blind to boots":        {"Credit/boots", "Credit/others"},
-		"no memory":             {"Credit/asked"},
 		"waits for ever":        {"Credit/lost", "Faults/progress"},
 		"never recalls":         {"Recall/first"},
-		"no maximum":            {"Bounds/maximum"},
 		"no minimum":            {"Bounds/minimum"},
-		"knows no cordon":       {"Bounds/cordon"},
 		"any region":            {"Regions/home"},
 		"all is home":           {"Regions/starves"},
 		"an order of its own":   {"Nodes/agree"},

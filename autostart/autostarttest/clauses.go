@@ -568,7 +568,7 @@ func (b *bench) chaos(end bool) {
 		want := min(len(truth.rows), (demand+truth.app.Limits.Soft-1)/truth.app.Limits.Soft)
 		heard := *truth // what the node sees
 		heard.rows = slices.Clone(truth.rows)
-		n := &node{world: &heard, policy: b.newPolicy()}
+		n := &node{world: &heard, policy: autostart.Bounded(b.newPolicy())}
 		var out []balance.Machine
 		for step := range 300 {
 			d := n.plan(0, demand)
