@@ -7,6 +7,7 @@ import (
 	"net"
 	"net/http"
 	"strings"
+	"sync"
 	"sync/atomic"
 	"time"
 )
@@ -155,6 +156,7 @@ func (w *reply) end(c *http.ResponseController, body *ending, whole bool) {
 			return
 		}
 	}
+	body.stop(c)
 	if !whole {
 		w.cut()
 		return
@@ -219,12 +221,29 @@ func linger(c net.Conn, tail string) {
 // ending notes how far a body has been read.
 type ending struct {
 	io.ReadCloser
-	read   atomic.Int64
-	ended  atomic.Bool // to its end
-	broken atomic.Bool // reading failed
+	mu      sync.Mutex // held by who reads
+	stopped bool
+	read    atomic.Int64
+	ended   atomic.Bool // to its end
+	broken  atomic.Bool // reading failed
+}
+
+// stop ends a read that waits for the client, and has no other begin. net/http waits for a read as
+// well before it gives a connection away; but where that read comes to the end of the body
+// meanwhile, it begins another by itself, which nothing ends then.
+func (e *ending) stop(c *http.ResponseController) {
+	c.SetReadDeadline(time.Unix(1, 0)) //nolint:errcheck // what waits then ends with the client
+	e.mu.Lock()
+	defer e.mu.Unlock()
+	e.stopped = true
 }
 
 func (e *ending) Read(p []byte) (int, error) {
+	e.mu.Lock()
+	defer e.mu.Unlock()
+	if e.stopped {
+		return 0, http.ErrBodyReadAfterClose
+	}
 	n, err := e.ReadCloser.Read(p)
 	e.read.Add(int64(n))
 	if err == io.EOF {
