@@ -128,9 +128,9 @@ func (t *tunnel) farewell(p []byte) (int, error) {
 }
 
 func (t *tunnel) Write(p []byte) (int, error) {
+	t.client.pass(p, false)
+	t.follow(&t.client) // before the machine can have it
 	n, err := t.rw.Write(p)
-	t.client.pass(p[:n], false)
-	t.follow(&t.client)
 	if err != nil && t.class == downscale.TCP && t.told.Load() {
 		return len(p), nil // the machine has been told that nothing comes; what it still says counts
 	}
