@@ -64,7 +64,7 @@ func TestARestartCostsNoRequest(t *testing.T) {
 			for ctx.Err() == nil {
 				c, err := net.Dial("tcp", addr)
 				if errors.Is(err, syscall.ECONNREFUSED) {
-					time.Sleep(time.Millisecond) // nobody has it now
+					runtime.Gosched() // nobody has it now
 					continue
 				} else if err != nil {
 					t.Error(err)
@@ -92,9 +92,8 @@ func TestARestartCostsNoRequest(t *testing.T) {
 		})
 	}
 	for n := range *restarts {
-		for want := *posts * int64(n+1) / int64(*restarts+1); answered.Load() < want; {
-			time.Sleep(time.Millisecond)
-		}
+		want := *posts * int64(n+1) / int64(*restarts+1)
+		poll(func() bool { return answered.Load() >= want })
 		if err := f.Shutdown(t.Context()); err != nil {
 			t.Fatal(err)
 		}
@@ -103,9 +102,7 @@ func TestARestartCostsNoRequest(t *testing.T) {
 		}
 		f, _, done = serveFront(t, addr, r.front.Config.Handler, config)
 	}
-	for answered.Load() < *posts {
-		time.Sleep(time.Millisecond)
-	}
+	poll(func() bool { return answered.Load() >= *posts })
 	stop()
 	clients.Wait()
 	t.Logf("%d requests over %d restarts, %d lost, %d connections told to end", answered.Load(), *restarts, lost.Load(), closes.Load())
@@ -152,9 +149,7 @@ func TestADrainingFrontSaysSo(t *testing.T) {
 	<-entered
 	drained := make(chan error, 1)
 	go func() { drained <- f.Drain(t.Context()) }()
-	for !f.draining.Load() {
-		time.Sleep(time.Millisecond)
-	}
+	poll(f.draining.Load)
 	if !ask(idle, idleBuf, "/").Close {
 		t.Error("a connection that was idle is not told to end")
 	}
@@ -199,9 +194,7 @@ func TestAFrontSpeaksHTTP2(t *testing.T) {
 	for i := range 4 {
 		if i == 2 {
 			go f.Drain(t.Context())
-			for !f.draining.Load() {
-				time.Sleep(time.Millisecond)
-			}
+			poll(f.draining.Load)
 		}
 		resp, body := fetch(t, client, request(t, "POST", "http://"+addr, bytes.NewReader([]byte("x"))))
 		if resp.ProtoMajor != 2 || body != "hello" {
@@ -237,5 +230,14 @@ func TestFrontConfig(t *testing.T) {
 	}
 	if _, err := NewFront(nil, FrontConfig{}); err == nil {
 		t.Error("a front of nothing")
+	}
+}
+
+// poll looks until there is what it looks for, where no event tells.
+func poll(there func() bool) {
+	t := time.NewTicker(time.Millisecond)
+	defer t.Stop()
+	for !there() {
+		<-t.C
 	}
 }
