@@ -23,7 +23,6 @@ import (
 	"strconv"
 	"strings"
 	"sync"
-	"syscall"
 	"time"
 )
 
@@ -171,7 +170,10 @@ func (k *killer) kill() int {
 	}
 	for range 8 {
 		pid := pids[k.rand.IntN(len(pids))]
-		if parent(pid) == os.Getpid() && syscall.Kill(pid, syscall.SIGKILL) == nil {
+		if parent(pid) != os.Getpid() {
+			continue
+		}
+		if p, err := os.FindProcess(pid); err == nil && p.Kill() == nil {
 			return pid
 		}
 	}
