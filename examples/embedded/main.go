@@ -8,7 +8,6 @@ import (
 	"context"
 	"fmt"
 	"log"
-	"net/http"
 	"os"
 	"os/signal"
 	"syscall"
@@ -37,8 +36,8 @@ func main() {
 	scaler := must(downscale.New(fleet, driver, downscale.Config{Connections: conns}))
 	transport := must(backhaul.NewTransport(waiting, backhaul.Config{Connections: conns}))
 	proxy := must(backhaul.NewProxy(transport, backhaul.ProxyConfig{App: "web"}))
-	server := &http.Server{Handler: proxy, ReadHeaderTimeout: 10 * time.Second, ConnContext: autostart.ConnContext}
-	server.Addr = cmp.Or(os.Getenv("LISTEN"), "127.0.0.1:8080")
+	front := must(backhaul.NewFront(proxy, backhaul.FrontConfig{ConnContext: autostart.ConnContext}))
+	listener := must(backhaul.Listen(cmp.Or(os.Getenv("LISTEN"), "127.0.0.1:8080")))
 
 	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM)
 	work, end := context.WithCancel(context.Background())
@@ -46,12 +45,12 @@ func main() {
 	for _, run := range []func(context.Context) error{balancer.Run, starter.Run, waiting.Run, scaler.Run} {
 		running.Go(func() error { return run(work) })
 	}
-	go func() { fmt.Println(server.ListenAndServe()); stop() }()
+	go func() { fmt.Println(front.Serve(listener)); stop() }()
 
 	<-ctx.Done() // then clients first, and machines last
 	last, done := context.WithTimeout(context.Background(), 20*time.Second)
 	defer done()
-	check(server.Shutdown(last))
+	check(front.Shutdown(last))
 	end()
 	check(running.Wait())
 	check(scaler.Drain(last))

@@ -92,6 +92,7 @@ func (e *example) get(target string) (*http.Response, string) {
 // end stops the example as an operator does, and returns what it printed.
 func (e *example) end() string {
 	e.t.Helper()
+	http.DefaultClient.CloseIdleConnections() // the program gives them some seconds to come back
 	e.cmd.Process.Signal(syscall.SIGTERM)
 	if err := <-e.done; err != nil {
 		e.t.Errorf("after SIGTERM: %v: %s", err, e.out.String())
