@@ -2,6 +2,7 @@ package interop
 
 import (
 	"encoding/binary"
+	"encoding/json"
 	"fmt"
 	"io"
 	"net"
@@ -19,7 +20,7 @@ import (
 )
 
 // connectSuite is the conformance suite of the Connect project, which also covers gRPC and gRPC-Web.
-const connectSuite = "connectrpc.com/conformance/cmd/%s@v1.0.7"
+const connectSuite = "connectrpc.com/conformance@v1.0.7"
 
 // connectEnv makes the test binary a server under test: the suite's own reference server, behind an edge in one of two
 // forms.
@@ -45,14 +46,7 @@ func TestConnectConformance(t *testing.T) {
 	if testing.Short() {
 		t.Skip("builds the suite, which takes a minute, and runs some thousand cases")
 	}
-	dir := t.TempDir()
-	for _, name := range []string{"connectconformance", "referenceserver"} {
-		install := exec.Command("go", "install", fmt.Sprintf(connectSuite, name))
-		install.Env = append(os.Environ(), "GOBIN="+dir, "GOWORK=off", "GOFLAGS=")
-		if out, err := install.CombinedOutput(); err != nil {
-			t.Skipf("the suite cannot be had: %v\n%s", err, out)
-		}
-	}
+	dir := buildConnectSuite(t)
 	config := filepath.Join(dir, "features.yaml")
 	if err := os.WriteFile(config, []byte(connectFeatures), 0o644); err != nil {
 		t.Fatal(err)
@@ -73,6 +67,38 @@ func TestConnectConformance(t *testing.T) {
 			}
 		})
 	}
+}
+
+// buildConnectSuite returns a directory with the suite's programs. It skips the test where the suite, or what it is built
+// from, cannot be downloaded.
+func buildConnectSuite(t *testing.T) string {
+	run := func(args ...string) ([]byte, error) {
+		var problems strings.Builder
+		c := exec.CommandContext(t.Context(), "go", args...)
+		c.Env = append(os.Environ(), "GOWORK=off", "GOFLAGS=")
+		c.Stderr = &problems
+		out, err := c.Output()
+		if err != nil {
+			err = fmt.Errorf("go %s: %w\n%s%s", strings.Join(args, " "), err, last(string(out), 3000), last(problems.String(), 3000))
+		}
+		return out, err
+	}
+	out, err := run("mod", "download", "-json", connectSuite)
+	if err != nil {
+		t.Skip("the suite cannot be downloaded: ", err)
+	}
+	var module struct{ Dir string }
+	if err := json.Unmarshal(out, &module); err != nil {
+		t.Fatal(err)
+	}
+	if _, err := run("-C", module.Dir, "mod", "download"); err != nil {
+		t.Skip("what the suite is built from cannot be downloaded: ", err)
+	}
+	dir := t.TempDir()
+	if _, err := run("-C", module.Dir, "build", "-o", dir, "./cmd/connectconformance", "./cmd/referenceserver"); err != nil {
+		t.Fatal(err)
+	}
+	return dir
 }
 
 // last returns the end of a long text.

@@ -4,6 +4,7 @@ import (
 	"cmp"
 	"fmt"
 	"slices"
+	"strconv"
 	"strings"
 	"time"
 )
@@ -29,10 +30,21 @@ type request struct {
 	kind   kind
 	status int    // of the answer; 0 when there was none
 	ours   bool   // the answer is the proxy's, not the app's
+	sick   bool   // the answer is that of a machine that answers everything with an error
+	left   bool   // the client went away before the end
 	retry  bool   // the answer has a Retry-After
 	whole  bool   // all of the answer came, and it was the right one
 	detail string // what went wrong
+	began  time.Time
 	took   time.Duration
+}
+
+// life is one run of a machine.
+type life struct {
+	machine string
+	pid     int
+	began   time.Time
+	killed  time.Time // zero: it was not
 }
 
 // execution is one run of a request by a machine.
@@ -41,12 +53,22 @@ type execution struct {
 	pid int
 }
 
+// stalled is a time in which a process stood still. Its pid is 0 when it is that of this program.
+type stalled struct {
+	pid       int
+	from, til time.Time
+}
+
 // ledger is everything that happened in a run.
 type ledger struct {
 	requests   []request
 	executions []execution
-	killed     map[int]bool // by pid
-	over       []string     // what machines said of more requests at once than their hard limit
+	lives      []life    // in the order in which they began
+	stalls     []stalled // to a peer that asks, such a process is dead
+	over       []string  // what machines said of more requests at once than their hard limit
+	overTold   int       // how often those did that may: see mayExceed
+	told       int       // executions that noticed that their client had left
+	overheard  []string  // those of them that should not have
 }
 
 // onceOnly reports whether a second execution would be wrong.
@@ -65,6 +87,9 @@ func (l *ledger) audit(limit int) (said []string, broken int) {
 	}
 	for _, o := range l.over {
 		say("a machine had more at once than its hard limit: %s", o)
+	}
+	for _, o := range l.overheard {
+		say("a machine that is to finish was told that a client had left: %s", o)
 	}
 	seen := map[string]bool{}
 	for _, r := range l.requests {
@@ -91,10 +116,11 @@ func (l *ledger) judge(r request, runs []execution) string {
 	if r.kind.onceOnly() && len(runs) > 1 {
 		return fmt.Sprintf("executed %d times", len(runs))
 	}
-	died := slices.ContainsFunc(runs, func(e execution) bool { return l.killed[e.pid] })
+	died := slices.ContainsFunc(runs, func(e execution) bool { return l.killed(e.pid) }) ||
+		len(runs) == 0 && l.killedUnread(r) || l.stoodStill(r, runs)
 	switch {
-	case r.kind == kindCancel && r.status == 0:
-		return "" // it left
+	case r.left:
+		return ""
 	case r.ours && r.status == 503:
 		if len(runs) > 0 && !died {
 			return "refused, and executed all the same"
@@ -126,6 +152,33 @@ func (l *ledger) judge(r request, runs []execution) string {
 	return ""
 }
 
+func (l *ledger) killed(pid int) bool {
+	return slices.ContainsFunc(l.lives, func(v life) bool { return v.pid == pid && !v.killed.IsZero() })
+}
+
+// killedUnread reports whether a machine that the proxy names was killed while it may have had the request, before it read
+// it: after the kill the connection is there until the kernel has ended the process.
+func (l *ledger) killedUnread(r request) bool {
+	for i, v := range l.lives {
+		if v.killed.IsZero() || v.killed.After(r.began.Add(r.took)) || !strings.Contains(r.detail, strconv.Quote(v.machine)) {
+			continue
+		}
+		next := slices.IndexFunc(l.lives[i+1:], func(n life) bool { return n.machine == v.machine })
+		if next < 0 || r.began.Before(l.lives[i+1+next].began) {
+			return true
+		}
+	}
+	return false
+}
+
+// stoodStill reports whether this process, or one that had the request, stood still under it.
+func (l *ledger) stoodStill(r request, runs []execution) bool {
+	return slices.ContainsFunc(l.stalls, func(s stalled) bool {
+		return s.from.Before(r.began.Add(r.took)) && s.til.After(r.began) &&
+			(s.pid == 0 || slices.ContainsFunc(runs, func(e execution) bool { return e.pid == s.pid }))
+	})
+}
+
 // summary counts how the requests of each kind ended.
 func (l *ledger) summary() string {
 	counts := map[string]map[string]int{}
@@ -134,8 +187,10 @@ func (l *ledger) summary() string {
 		switch {
 		case r.ours:
 			end = fmt.Sprint(r.status)
-		case r.kind == kindCancel && r.status == 0:
+		case r.left:
 			end = "left"
+		case r.whole && r.sick:
+			end = "from a sick machine"
 		case !r.whole:
 			end = "broken off"
 		}
@@ -146,8 +201,11 @@ func (l *ledger) summary() string {
 	}
 	var b strings.Builder
 	for _, k := range sortedKeys(counts) {
-		fmt.Fprintf(&b, "  %-8s", k)
-		for _, end := range sortedKeys(counts[k]) {
+		fmt.Fprintf(&b, "  %-7s", k)
+		for i, end := range sortedKeys(counts[k]) {
+			if i > 0 {
+				b.WriteByte(',')
+			}
 			fmt.Fprintf(&b, " %d %s", counts[k][end], end)
 		}
 		b.WriteByte('\n')

@@ -5,6 +5,7 @@ import (
 	"bytes"
 	"context"
 	"crypto/sha256"
+	"errors"
 	"fmt"
 	"io"
 	"math/rand/v2"
@@ -62,9 +63,8 @@ func (c *client) draw() kind {
 // next sends one request and tells how it ended. ends is when slow clients stop being slow.
 func (c *client) next(ends time.Time) (r request) {
 	c.n++
-	r = request{id: fmt.Sprintf("%s-%d", c.name, c.n), kind: c.draw()}
-	began := time.Now()
-	defer func() { r.took = time.Since(began) }()
+	r = request{id: fmt.Sprintf("%s-%d", c.name, c.n), kind: c.draw(), began: time.Now()}
+	defer func() { r.took = time.Since(r.began) }()
 	ctx, cancel := context.WithTimeout(context.Background(), longest)
 	defer cancel()
 	app := apps[c.rand.IntN(len(apps))]
@@ -82,6 +82,9 @@ func (c *client) next(ends time.Time) (r request) {
 	case kindUpload:
 		method = http.MethodPost
 		b := make([]byte, 100<<10+c.rand.IntN(1<<20))
+		if left := time.Until(ends); left > 0 && c.rand.IntN(4) == 0 { // the app reads on late
+			q.Set("pause", fmt.Sprint(min(left, time.Duration(c.rand.IntN(9000))*time.Millisecond).Milliseconds()))
+		}
 		pattern(b, 0)
 		body, want = &slowReader{r: bytes.NewReader(b), pause: 2 * time.Millisecond}, fmt.Sprintf("%s %d %x\n", r.id, len(b), sha256.Sum256(b))
 		if c.rand.IntN(2) == 0 {
@@ -115,13 +118,15 @@ func (c *client) next(ends time.Time) (r request) {
 	req.Host = string(app.id)
 	resp, err := c.http.Do(req)
 	if err != nil {
-		r.detail = err.Error()
+		r.left, r.detail = errors.Is(ctx.Err(), context.Canceled), err.Error()
 		return r
 	}
 	defer resp.Body.Close()
-	r.status = resp.StatusCode
-	r.ours, r.retry = resp.Header.Get(appHeader) == "", resp.Header.Get("Retry-After") != ""
-	if r.kind == kindSlow && !r.ours {
+	r.heads(resp)
+	if r.sick {
+		want = r.id + "\n"
+	}
+	if r.kind == kindSlow && !r.ours && !r.sick {
 		err = c.readSlowly(resp, ends)
 	} else {
 		var got []byte
@@ -130,17 +135,21 @@ func (c *client) next(ends time.Time) (r request) {
 			r.detail = resp.Header.Get(causeHeader) + ": " + strings.TrimSpace(string(got))
 			return r
 		}
-		if err == nil && string(got) != want && r.kind != kindCut {
+		if err == nil && string(got) != want && (r.kind != kindCut || r.sick) {
 			err = fmt.Errorf("another answer: %.80q", got)
 		}
 	}
 	if r.whole = err == nil; err != nil {
 		r.detail = err.Error()
 	}
-	if r.kind == kindCancel && ctx.Err() != nil && !r.whole {
-		r.status = 0 // it left in the middle
-	}
+	r.left = !r.whole && errors.Is(ctx.Err(), context.Canceled)
 	return r
+}
+
+// heads notes what the head of an answer says.
+func (r *request) heads(resp *http.Response) {
+	r.status, r.retry = resp.StatusCode, resp.Header.Get("Retry-After") != ""
+	r.ours, r.sick = resp.Header.Get(appHeader) == "", resp.Header.Get(sickHeader) != ""
 }
 
 // readSlowly reads a large answer with pauses, some of them longer than any timer that a slow reader must not meet.
@@ -187,11 +196,10 @@ func (c *client) echo(r *request, app string, q url.Values, ends time.Time) {
 		r.detail = err.Error()
 		return
 	}
-	r.status = resp.StatusCode
-	r.ours, r.retry = resp.Header.Get(appHeader) == "", resp.Header.Get("Retry-After") != ""
+	r.heads(resp)
 	if resp.StatusCode != http.StatusSwitchingProtocols {
 		b, err := io.ReadAll(resp.Body)
-		r.whole, r.detail = err == nil && !r.ours, strings.TrimSpace(string(b))
+		r.whole, r.detail = err == nil && !r.ours && string(b) == r.id+"\n", strings.TrimSpace(string(b))
 		return
 	}
 	for i := range 5 {

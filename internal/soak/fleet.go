@@ -4,11 +4,8 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"io"
-	"log"
 	"net"
 	"net/http"
-	"net/http/httputil"
 	"os"
 	"strconv"
 	"time"
@@ -22,18 +19,42 @@ import (
 	"github.com/ebbkit/ebb/downscale"
 )
 
-// The apps: on the edge itself and behind a worker, each over HTTP/1.1 and over HTTP/2.
-var apps = []struct {
-	id   balance.AppID
-	far  bool // hosted by the worker: requests go over the hop
-	h2   bool // its machines speak HTTP/2 without TLS
-	hard int
-}{
-	{id: "near", hard: 4},
-	{id: "near-h2", h2: true, hard: 4},
-	{id: "far", far: true, hard: 4},
-	{id: "far-h2", far: true, h2: true, hard: 4},
+// hard is how many requests at once a machine of any app takes.
+const hard = 4
+
+// app is one row of the catalogue.
+type app struct {
+	id        balance.AppID
+	far       bool // hosted by the worker: requests go over the hop
+	h2        bool // its machines speak HTTP/2 without TLS
+	abandoned balance.Abandoned
 }
+
+// The apps: on the edge itself and behind a worker, over HTTP/1.1 and HTTP/2, whose machines are told when a client leaves,
+// and whose are not.
+var apps = []app{
+	{id: "near"},
+	{id: "near-h2", h2: true},
+	{id: "near-finish", abandoned: balance.AbandonedFinish},
+	{id: "far", far: true},
+	{id: "far-h2", far: true, h2: true},
+	{id: "far-finish", far: true, abandoned: balance.AbandonedFinish},
+	{id: "far-h2-finish", far: true, h2: true, abandoned: balance.AbandonedFinish},
+}
+
+// appOf returns the app of that name, or that of no name.
+func appOf(id balance.AppID) app {
+	for _, a := range apps {
+		if a.id == id {
+			return a
+		}
+	}
+	return app{}
+}
+
+// mayExceed reports whether a machine of the app may execute more at once than its hard limit: one that is told over
+// HTTP/2 that a client has left gives no sign when it is done, and its slot is free after a while.
+func (a app) mayExceed() bool { return a.h2 && a.abandoned == balance.AbandonedTell }
 
 // machinesPerApp is how many machines each app has.
 const machinesPerApp = 3
@@ -56,22 +77,14 @@ type fleet struct {
 	transport    *backhaul.Transport
 	handler      *backhaul.Handler
 	hop          *backhaul.Server
-	front        *http.Server
+	front        *backhaul.Front
 	addr         string // of the front
-	listeners    []net.Listener
 
 	stop    context.CancelFunc
 	running errgroup.Group
 }
 
-func h2c(m balance.Machine) bool {
-	for _, a := range apps {
-		if a.id == m.App {
-			return a.h2
-		}
-	}
-	return false
-}
+func h2c(m balance.Machine) bool { return appOf(m.App).h2 }
 
 // newHost makes a node that hosts the machines of the apps that are far, or of those that are not.
 func newHost(node balance.NodeID, far bool, journal string) (h host, err error) {
@@ -80,8 +93,8 @@ func newHost(node balance.NodeID, far bool, journal string) (h host, err error) 
 	}
 	for _, a := range apps {
 		row := balance.App{
-			ID: a.id, Autostart: true, Autostop: balance.AutostopStop, Limits: balance.Limits{Soft: a.hard / 2, Hard: a.hard},
-			KeepAlive: 3 * time.Second,
+			ID: a.id, Autostart: true, Autostop: balance.AutostopStop, Limits: balance.Limits{Soft: hard / 2, Hard: hard},
+			KeepAlive: 3 * time.Second, Abandoned: a.abandoned,
 		}
 		if err := h.fleet.Apply(balance.PutApp{App: row}); err != nil {
 			return h, err
@@ -101,7 +114,7 @@ func newHost(node balance.NodeID, far bool, journal string) (h host, err error) 
 		return h, err
 	}
 	h.driver, err = process.New(process.Config{
-		Argv: []string{self}, Env: []string{journalVariable + "=" + journal, hardVariable + "=" + strconv.Itoa(apps[0].hard)},
+		Argv: []string{self}, Env: []string{journalVariable + "=" + journal, hardVariable + "=" + strconv.Itoa(hard)},
 	})
 	if err != nil {
 		return h, err
@@ -130,7 +143,7 @@ func newFleet(journal string) (_ *fleet, err error) {
 	if f.hop, err = backhaul.NewServer(f.handler, backhaul.ServerConfig{}); err != nil {
 		return nil, err
 	}
-	hop, err := f.listen()
+	hop, err := backhaul.Listen("127.0.0.1:0")
 	if err != nil {
 		return nil, err
 	}
@@ -173,32 +186,23 @@ func newFleet(journal string) (_ *fleet, err error) {
 	return f, nil
 }
 
-func (f *fleet) listen() (net.Listener, error) {
-	l, err := net.Listen("tcp", "127.0.0.1:0")
-	if err == nil {
-		f.listeners = append(f.listeners, l)
-	}
-	return l, err
-}
-
 // serve begins to take requests of clients.
 func (f *fleet) serve() error {
-	l, err := f.listen()
+	proxy, err := backhaul.NewProxy(f.transport, backhaul.ProxyConfig{
+		ErrorHandler: backhaul.NewErrorHandler(backhaul.ErrorConfig{CauseHeader: causeHeader, Details: true}),
+	})
+	if err != nil {
+		return err
+	}
+	f.front, err = backhaul.NewFront(proxy, backhaul.FrontConfig{ConnContext: autostart.ConnContext})
+	if err != nil {
+		return err
+	}
+	l, err := backhaul.Listen("127.0.0.1:0")
 	if err != nil {
 		return err
 	}
 	f.addr = l.Addr().String()
-	quiet := log.New(io.Discard, "", 0)
-	proxy := &httputil.ReverseProxy{
-		Rewrite:      func(r *httputil.ProxyRequest) { r.Out.URL.Scheme, r.Out.URL.Host = "http", r.In.Host },
-		Transport:    f.transport,
-		ErrorHandler: backhaul.NewErrorHandler(backhaul.ErrorConfig{CauseHeader: causeHeader, Details: true}),
-		ErrorLog:     quiet,
-	}
-	protocols := new(http.Protocols)
-	protocols.SetHTTP1(true)
-	protocols.SetUnencryptedHTTP2(true)
-	f.front = &http.Server{Handler: proxy, ConnContext: autostart.ConnContext, Protocols: protocols, ErrorLog: quiet}
 	f.running.Go(func() error { return closed(f.front.Serve(l)) })
 	return nil
 }

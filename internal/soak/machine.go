@@ -5,6 +5,7 @@ import (
 	"context"
 	"crypto/sha256"
 	"fmt"
+	"hash/fnv"
 	"io"
 	"net"
 	"net/http"
@@ -22,8 +23,12 @@ const (
 	hardVariable    = "SOAK_HARD"    // more requests at once than this are written down; 0 means any number is well
 )
 
-// appHeader stands in every answer of a machine, so that a client can tell them from the proxy's.
-const appHeader = "X-Machine"
+// appHeader stands in every answer of a machine, so that a client can tell them from the proxy's, and sickHeader in those
+// of one that is sick.
+const (
+	appHeader  = "X-Machine"
+	sickHeader = "X-Sick"
+)
 
 // pattern is what large bodies are made of: a reader can check each byte by its place.
 func pattern(p []byte, at int64) {
@@ -32,9 +37,10 @@ func pattern(p []byte, at int64) {
 	}
 }
 
-// app is what a machine runs. It writes each execution to the journal before it answers.
-type app struct {
+// server is what a machine runs. It writes each execution to the journal before it answers.
+type server struct {
 	journal *os.File
+	name    string
 	hard    int64
 	active  atomic.Int64
 	served  atomic.Int64
@@ -47,7 +53,7 @@ func beMachine() int {
 		fmt.Fprintln(os.Stderr, "soak machine:", err)
 		return 1
 	}
-	a := &app{journal: journal}
+	a := &server{journal: journal, name: os.Getenv("MACHINE")}
 	a.hard, _ = strconv.ParseInt(os.Getenv(hardVariable), 10, 64)
 	l, err := net.Listen("tcp", "127.0.0.1:"+os.Getenv("PORT"))
 	if err != nil {
@@ -60,7 +66,8 @@ func beMachine() int {
 	s := &http.Server{Handler: a, Protocols: protocols}
 	ctx, stop := signal.NotifyContext(context.Background(), syscall.SIGTERM)
 	defer stop()
-	a.note("START %s\n", os.Getenv("MACHINE"))
+	a.note("START %s %d\n", a.name, time.Now().UnixNano())
+	go watchStalls(ctx, func(from, til time.Time) { a.note("STALL %d %d\n", from.UnixNano(), til.UnixNano()) })
 	go func() {
 		<-ctx.Done()
 		s.Shutdown(context.Background())
@@ -69,8 +76,30 @@ func beMachine() int {
 	return 0
 }
 
+// stall is how long a process must have stood still to be written down. Peers that ask it over HTTP/2 whether it is there
+// give it up after three seconds: on a host that is that slow, a loss says nothing of the proxy.
+const stall = time.Second
+
+// watchStalls tells of each time in which this process stood still, until ctx ends.
+func watchStalls(ctx context.Context, stood func(from, til time.Time)) {
+	t := time.NewTicker(stall / 10)
+	defer t.Stop()
+	for last := time.Now(); ; {
+		select {
+		case <-ctx.Done():
+			return
+		case <-t.C:
+		}
+		now := time.Now()
+		if now.Sub(last) > stall {
+			stood(last, now)
+		}
+		last = now
+	}
+}
+
 // note writes one line: one write, so that lines of several machines do not mix.
-func (a *app) note(format string, args ...any) {
+func (a *server) note(format string, args ...any) {
 	fmt.Fprintf(a.journal, "%d %s", os.Getpid(), fmt.Sprintf(format, args...))
 }
 
@@ -78,22 +107,37 @@ func (a *app) note(format string, args ...any) {
 // requests or on age do: GOAWAY without an error.
 const recycleAfter = 10
 
-func (a *app) ServeHTTP(w http.ResponseWriter, r *http.Request) {
+func (a *server) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 	q := r.URL.Query()
 	id := q.Get("id")
 	if n := a.active.Add(1); a.hard > 0 && n > a.hard {
-		a.note("OVER %d of %d\n", n, a.hard)
+		a.note("OVER %s %d of %d\n", r.Host, n, a.hard)
 	}
 	defer a.active.Add(-1)
 	a.note("RUN %s\n", id)
-	w.Header().Set(appHeader, os.Getenv("MACHINE"))
+	w.Header().Set(appHeader, a.name)
 	if a.served.Add(1)%recycleAfter == 0 && r.ProtoMajor == 2 {
 		w.Header().Set("Connection", "close")
+	}
+	if sick(a.name, time.Now()) {
+		w.Header().Set(sickHeader, "1")
+		w.WriteHeader([]int{500, 503}[len(id)%2])
+		fmt.Fprintf(w, "%s\n", id)
+		return
 	}
 	switch kind(q.Get("kind")) {
 	case kindUpload, kindPost:
 		h := sha256.New()
-		n, err := io.Copy(h, r.Body)
+		n, err := io.CopyN(h, r.Body, 64<<10)
+		if err == nil {
+			pause, _ := strconv.Atoi(q.Get("pause"))
+			time.Sleep(time.Duration(pause) * time.Millisecond)
+			var rest int64
+			rest, err = io.Copy(h, r.Body)
+			n += rest
+		} else if err == io.EOF {
+			err = nil
+		}
 		if err != nil {
 			panic(http.ErrAbortHandler)
 		}
@@ -134,14 +178,25 @@ func (a *app) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 	}
 }
 
-// work takes its time, also when the client has left: such apps are what makes a hard limit hard to keep.
-func (a *app) work(_ *http.Request, ms string) {
+// sick reports whether a machine answers everything with an error, at once: for 4 s of every 32.
+func sick(machine string, now time.Time) bool {
+	h := fnv.New32a()
+	io.WriteString(h, machine)
+	return uint64(now.Unix())/4%8 == uint64(h.Sum32()%8)
+}
+
+// work takes its time, also when the client has left: such apps are what makes a hard limit hard to keep. It writes down
+// that it was told.
+func (a *server) work(r *http.Request, ms string) {
 	n, _ := strconv.Atoi(ms)
 	time.Sleep(time.Duration(n) * time.Millisecond)
+	if r.Context().Err() != nil {
+		a.note("TOLD %s %s\n", r.Host, r.URL.Query().Get("id"))
+	}
 }
 
 // echo answers each line of an upgraded connection with the same line.
-func (a *app) echo(w http.ResponseWriter) {
+func (a *server) echo(w http.ResponseWriter) {
 	c, rw, err := http.NewResponseController(w).Hijack()
 	if err != nil {
 		w.WriteHeader(http.StatusUpgradeRequired)
@@ -149,7 +204,7 @@ func (a *app) echo(w http.ResponseWriter) {
 	}
 	defer c.Close()
 	fmt.Fprintf(rw, "HTTP/1.1 101 Switching Protocols\r\nConnection: Upgrade\r\nUpgrade: echo\r\n%s: %s\r\n\r\n",
-		appHeader, os.Getenv("MACHINE"))
+		appHeader, a.name)
 	rw.Flush()
 	lines := bufio.NewScanner(rw)
 	for lines.Scan() {

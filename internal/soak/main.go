@@ -3,12 +3,15 @@
 //	go run ./internal/soak -for 10m
 //
 // Clients read slowly and pause, leave early, upload at their own pace, talk over upgraded connections; machines answer
-// with errors, break answers off, give up HTTP/2 connections with GOAWAY, and are killed with SIGKILL. Half of the apps are
-// in the process of the edge, half behind the hop; half of the machines speak HTTP/1.1, half HTTP/2.
+// with errors, one by one or all of a sudden for some seconds, read late, break answers off, give up HTTP/2 connections
+// with GOAWAY, and are killed with SIGKILL. The proxy is the one of the README: a [backhaul.Front] with a [backhaul.Proxy].
+// Some apps are in the process of the edge, some behind the hop; some machines speak HTTP/1.1, some HTTP/2; some are told
+// when a client leaves, some finish what they have begun.
 //
 // At the end each request must have been answered, refused or broken off for a reason that the account knows, nothing that
-// may run once ran twice, no machine had more at once than its hard limit, nothing is in flight, and goroutines and
-// descriptors are what they were before. Else the exit status is 1.
+// may run once ran twice, no machine had more at once than its hard limit or was told what it should not hear, nothing is
+// in flight, and goroutines and descriptors are what they were before. Else the exit status is 1. No verdict depends on how
+// fast the host is.
 package main
 
 import (
@@ -24,6 +27,8 @@ import (
 	"strings"
 	"sync"
 	"time"
+
+	"github.com/ebbkit/ebb/balance"
 )
 
 func main() {
@@ -69,9 +74,16 @@ func soak(c config) error {
 	if err != nil {
 		return err
 	}
-	l := &ledger{killed: map[int]bool{}}
-	ends := time.Now().Add(c.length)
+	l := new(ledger)
 	var mu sync.Mutex
+	watching, watched := context.WithCancel(context.Background())
+	defer watched()
+	go watchStalls(watching, func(from, til time.Time) {
+		mu.Lock()
+		l.stalls = append(l.stalls, stalled{0, from, til})
+		mu.Unlock()
+	})
+	ends := time.Now().Add(c.length)
 	var clients sync.WaitGroup
 	for n := range c.clients {
 		clients.Go(func() {
@@ -86,12 +98,12 @@ func soak(c config) error {
 		})
 	}
 	killer := newKiller(journal.Name(), c.seed)
-	kills := 0
+	kills := map[int]time.Time{}
 	for c.killEvery > 0 && time.Until(ends) > c.killEvery {
 		time.Sleep(c.killEvery)
+		at := time.Now()
 		if pid := killer.kill(); pid != 0 {
-			l.killed[pid] = true
-			kills++
+			kills[pid] = at
 		}
 	}
 	clients.Wait()
@@ -103,11 +115,22 @@ func soak(c config) error {
 	if err := f.end(ctx); err != nil {
 		return fmt.Errorf("ending the fleet: %w", err)
 	}
+	watched()
+	mu.Lock()
+	defer mu.Unlock()
 	if err := l.read(journal.Name()); err != nil {
 		return err
 	}
+	for i, v := range l.lives {
+		l.lives[i].killed = kills[v.pid]
+	}
 	said, broken := l.audit(20)
-	fmt.Printf("%d requests, %d executions, %d kills\n%s", len(l.requests), len(l.executions), kills, l.summary())
+	fmt.Printf("%d requests, %d executions, %d kills\n%s", len(l.requests), len(l.executions), len(kills), l.summary())
+	fmt.Printf("  %d executions were told that their client had left; machines that may exceed their limit then did %d times\n",
+		l.told, l.overTold)
+	if n := len(l.stalls); n > 0 {
+		fmt.Printf("  %d times a process stood still for more than %v: what was lost by that is no fault\n", n, stall)
+	}
 	complain := func(format string, args ...any) { said = append(said, fmt.Sprintf(format, args...)); broken++ }
 	if left != 0 {
 		complain("%d requests are still in flight at the gates", left)
@@ -164,12 +187,17 @@ func newKiller(journal string, seed uint64) *killer {
 // journal, and still is a child of this process, is touched.
 func (k *killer) kill() int {
 	var l ledger
-	pids, err := l.starts(k.journal)
-	if err != nil || len(pids) == 0 {
+	if err := l.read(k.journal); err != nil || len(l.lives) == 0 {
 		return 0
 	}
-	for range 8 {
-		pid := pids[k.rand.IntN(len(pids))]
+	last := map[string]int{}
+	for _, v := range l.lives {
+		last[v.machine] = v.pid
+	}
+	machines := sortedKeys(last)
+	k.rand.Shuffle(len(machines), func(i, j int) { machines[i], machines[j] = machines[j], machines[i] })
+	for _, m := range machines {
+		pid := last[m]
 		if parent(pid) != os.Getpid() {
 			continue
 		}
@@ -195,16 +223,9 @@ func parent(pid int) int {
 	return n
 }
 
-// starts returns the pids of all machines that have begun.
-func (l *ledger) starts(journal string) (pids []int, err error) {
-	b, err := os.ReadFile(journal)
-	for line := range strings.SplitSeq(string(b), "\n") {
-		if words := strings.Fields(line); len(words) == 3 && words[1] == "START" {
-			pid, _ := strconv.Atoi(words[0])
-			pids = append(pids, pid)
-		}
-	}
-	return pids, err
+func nanos(s string) time.Time {
+	n, _ := strconv.ParseInt(s, 10, 64)
+	return time.Unix(0, n)
 }
 
 // read takes in what the machines wrote.
@@ -220,10 +241,23 @@ func (l *ledger) read(journal string) error {
 		}
 		pid, _ := strconv.Atoi(words[0])
 		switch words[1] {
+		case "START":
+			l.lives = append(l.lives, life{machine: words[2], pid: pid, began: nanos(words[3])})
 		case "RUN":
 			l.executions = append(l.executions, execution{words[2], pid})
+		case "STALL":
+			l.stalls = append(l.stalls, stalled{pid, nanos(words[2]), nanos(words[3])})
 		case "OVER":
+			if appOf(balance.AppID(words[2])).mayExceed() {
+				l.overTold++
+				continue
+			}
 			l.over = append(l.over, strings.Join(words[2:], " ")+" (pid "+words[0]+")")
+		case "TOLD":
+			if appOf(balance.AppID(words[2])).abandoned == balance.AbandonedFinish {
+				l.overheard = append(l.overheard, strings.Join(words[2:], " "))
+			}
+			l.told++
 		}
 	}
 	return nil
