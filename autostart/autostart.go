@@ -366,14 +366,23 @@ func (a *Autostart) queue(app balance.AppID) *queue {
 	if q, ok := a.queues.Load(app); ok {
 		return q.(*queue)
 	}
-	a.making.Lock() // a policy is made once for an app
+	q, made := a.makeQueue(app)
+	if made {
+		q.restore() // by the policy's own code: no lock is held
+	}
+	return q
+}
+
+// makeQueue makes an app's queue, once.
+func (a *Autostart) makeQueue(app balance.AppID) (q *queue, made bool) {
+	a.making.Lock()
 	defer a.making.Unlock()
 	if q, ok := a.queues.Load(app); ok {
-		return q.(*queue)
+		return q.(*queue), false
 	}
-	q := newQueue(a, app)
+	q = newQueue(a, app)
 	a.queues.Store(app, q)
-	return q
+	return q, true
 }
 
 // poke asks for a decision without waiting for it.

@@ -76,10 +76,12 @@ func (q *queue) handOver() {
 			})
 		case err == nil:
 			q.ramped(slot.Machine())
-			if slot.Failing() {
-				q.a.failing(q.app)
-			}
-			q.unlocked(func() { q.give(&s.Value, slot) })
+			q.unlocked(func() {
+				if slot.Failing() {
+					q.a.failing(q.app)
+				}
+				q.give(&s.Value, slot)
+			})
 		case limited && q.anyRoom():
 			if len(req.Tried) == 0 {
 				vain = append(vain, req.Want)

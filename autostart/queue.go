@@ -116,6 +116,7 @@ func (q *queue) makePolicy() {
 		p = NewPlanner(q.a.config.Hedge)
 	}
 	q.setPolicy(p)
+	q.restore() // what has been restored is looked for when there is a policy for it: see Restore
 }
 
 func (q *queue) setPolicy(p Policy) {
@@ -125,8 +126,7 @@ func (q *queue) setPolicy(p Policy) {
 	default:
 		p = Bounded(p)
 	}
-	q.policy.Store(&p) // before what has been restored is looked for: see Restore
-	q.restore()
+	q.policy.Store(&p)
 }
 
 // unbounded returns a policy as it was given.

@@ -147,10 +147,7 @@ func (r *reader) read(p []byte) (int, error) {
 	s.busy = false
 	over := r.over.Load()
 	s.take(r, over, p[:n], err)
-	if s.closing {
-		s.shut()
-	}
-	s.mu.Unlock()
+	s.unlock()
 	s.turn.wake()
 	if over {
 		return 0, errBodyOver // another try has it
@@ -263,17 +260,16 @@ func (s *source) broken() error {
 // close closes the client's body, or leaves that to the read under way: closing must not wait for a slow client.
 func (s *source) close() {
 	s.mu.Lock()
-	defer s.mu.Unlock()
 	s.closing = true
-	if !s.busy {
-		s.shut()
-	}
+	s.unlock()
 }
 
-// shut closes the client's body; s.mu is held.
-func (s *source) shut() {
-	if !s.closed {
-		s.closed = true
+// unlock gives s.mu back, and then closes the client's body if that is due: it is not ours, so no lock is held.
+func (s *source) unlock() {
+	due := s.closing && !s.busy && !s.closed
+	s.closed = s.closed || due
+	s.mu.Unlock()
+	if due {
 		s.rc.Close()
 	}
 }
@@ -306,7 +302,7 @@ func (s *source) ahead(n int, reserve func(int) bool) error {
 		s.read.Add(int64(m))
 	}
 	s.mu.Lock()
-	defer s.mu.Unlock()
+	defer s.unlock()
 	defer s.turn.wake()
 	s.busy = false
 	s.kept, s.keep, s.err = kept, len(kept), err
@@ -319,9 +315,6 @@ func (s *source) ahead(n int, reserve func(int) bool) error {
 		s.whole = true
 		s.takeTrailers()
 		s.endedAt.Store(time.Now().UnixNano())
-	}
-	if s.closing {
-		s.shut()
 	}
 	if s.whole {
 		return nil

@@ -195,11 +195,11 @@ func (f *Front) Drain(ctx context.Context) error {
 	}
 	f.mu.Lock()
 	f.drained = true
+	f.mu.Unlock()
 	for _, l := range ls {
 		deafen(l, false) // somebody else may have the socket as well
 		l.Close()
 	}
-	f.mu.Unlock()
 	f.until(ctx, 3*arriving, func() bool { return f.fresh.Load() == 0 })
 	return context.Cause(ctx)
 }

@@ -31,6 +31,7 @@ type mux struct {
 	err     error
 	timer   *time.Timer
 	gone    bool
+	ended   []*conn // to be closed when m.mu is given back
 
 	change signal // something got free, came or failed
 }
@@ -74,17 +75,32 @@ var (
 	errGone     = errors.New("backhaul: these connections have left the pool: look again")
 )
 
+// unlock gives m.mu back, and then closes the connections that have ended: what is below them is not ours, so no lock is held.
+func (m *mux) unlock() {
+	ended := m.ended
+	m.ended = nil
+	m.mu.Unlock()
+	for _, c := range ended {
+		c.close()
+	}
+}
+
 // get returns a connection with a stream reserved on it. reused says that others have used the connection before.
 func (m *mux) get(ctx context.Context, x *exchange) (c *conn, reused bool, err error) {
 	limit := m.pool.limit(x)
 	var late <-chan time.Time
 	m.mu.Lock()
-	defer m.mu.Unlock()
+	defer m.unlock()
+	if had, due := m.stale(); due {
+		m.unlock()
+		class := m.pool.class(x, had) // which asks Config.Pressure
+		m.mu.Lock()
+		m.classify(x, class)
+	}
 	if m.gone {
 		return nil, false, errGone
 	}
 	m.renew(x.epoch)
-	m.look(x)
 	failed := m.failed
 	for {
 		if m.pool.near && x.epoch < m.epoch {
@@ -106,7 +122,7 @@ func (m *mux) get(ctx context.Context, x *exchange) (c *conn, reused bool, err e
 		}
 		m.waiting++
 		change := m.change.next()
-		m.mu.Unlock()
+		m.unlock()
 		if late == nil && limit > 0 {
 			t := time.NewTimer(2 * limit) // the dial under way, and once more
 			defer t.Stop()
@@ -131,12 +147,12 @@ func (m *mux) get(ctx context.Context, x *exchange) (c *conn, reused bool, err e
 func (m *mux) own(ctx context.Context, x *exchange) (*conn, error) {
 	m.mu.Lock()
 	if m.gone {
-		m.mu.Unlock()
+		m.unlock()
 		return nil, errGone
 	}
 	m.renew(x.epoch)
 	class, epoch := m.class, m.epoch
-	m.mu.Unlock()
+	m.unlock()
 	if m.pool.near && x.epoch < epoch {
 		return nil, errOlder
 	}
@@ -170,21 +186,26 @@ func (m *mux) reserve() *conn {
 	return nil
 }
 
-// look chooses the class again, now and then; m.mu is held. Where it has changed, a connection of the new class is made
-// and takes over; those of the old one end with their streams.
-func (m *mux) look(x *exchange) {
-	now := time.Now()
-	if !m.checked.IsZero() && now.Sub(m.checked) < reclass {
-		return
-	}
-	m.checked = now
-	had := m.class
+// stale reports whether the class is to be chosen again, as it is now and then, and which one there is; m.mu is held.
+func (m *mux) stale() (had int, due bool) {
+	return m.had(), m.checked.IsZero() || time.Since(m.checked) >= reclass
+}
+
+// had returns the class that connections have; -1 when there are none.
+func (m *mux) had() int {
 	if len(m.conns) == 0 {
-		had = -1
+		return -1
 	}
-	m.class = m.pool.class(x, had)
-	if had >= 0 && m.class != had && m.dialing == 0 {
-		m.start(context.Background(), x, m.class)
+	return m.class
+}
+
+// classify takes over a class that was chosen; m.mu is held. Where it has changed, a connection of the new class is made
+// and takes over; those of the old one end with their streams.
+func (m *mux) classify(x *exchange, class int) {
+	had := m.had()
+	m.checked, m.class = time.Now(), class
+	if had >= 0 && class != had && m.dialing == 0 && !m.gone {
+		m.start(context.Background(), x, class)
 	}
 }
 
@@ -196,7 +217,7 @@ func (m *mux) start(ctx context.Context, x *exchange, class int) {
 	go func() {
 		c, err := m.dial(ctx, dial, limit, class)
 		m.mu.Lock()
-		defer m.mu.Unlock()
+		defer m.unlock()
 		defer m.change.wake()
 		m.dialing--
 		if err != nil {
@@ -205,7 +226,7 @@ func (m *mux) start(ctx context.Context, x *exchange, class int) {
 			return
 		}
 		if epoch != m.epoch || m.pool.closed.Load() && m.waiting == 0 {
-			c.close()
+			m.ended = append(m.ended, c)
 			return
 		}
 		m.perConn = c.most
@@ -302,7 +323,7 @@ func (m *mux) put(c *conn) {
 	}
 	c.endIfUnused()
 	m.arm()
-	m.mu.Unlock()
+	m.unlock()
 	m.change.wake()
 }
 
@@ -320,10 +341,11 @@ func (m *mux) share(c *conn) {
 	c.cc.SetStateHook(func(*http.ClientConn) { m.change.wake() })
 }
 
-// endIfUnused closes a connection that takes no more streams after its last one; its mux's lock is held.
+// endIfUnused closes a connection that takes no more streams after its last one; its mux's lock is held, and it is closed when
+// that is given back.
 func (c *conn) endIfUnused() {
 	if c.retired && c.streams == 0 {
-		c.close()
+		c.mux.ended = append(c.mux.ended, c)
 	}
 }
 
@@ -340,7 +362,7 @@ func (m *mux) renew(epoch uint64) {
 func (m *mux) retire(c *conn) {
 	m.pool.refused.Store(true)
 	m.mu.Lock()
-	defer m.mu.Unlock()
+	defer m.unlock()
 	c.retired = true
 	m.drop(func(o *conn) bool { return o == c })
 }
@@ -367,7 +389,7 @@ func (m *mux) arm() {
 // expire closes what has been idle for too long, and takes a mux without connections out of the pool.
 func (m *mux) expire() {
 	m.mu.Lock()
-	defer m.mu.Unlock()
+	defer m.unlock()
 	now := time.Now()
 	wait := m.pool.idleTimeout
 	m.drop(func(c *conn) bool {
@@ -393,7 +415,7 @@ func (m *mux) expire() {
 // closeIdle closes the connections that carry nothing.
 func (m *mux) closeIdle() {
 	m.mu.Lock()
-	defer m.mu.Unlock()
+	defer m.unlock()
 	m.drop(func(c *conn) bool { return c.streams == 0 })
 }
 

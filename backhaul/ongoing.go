@@ -27,6 +27,7 @@ type ongoing struct {
 	cut    bool // nothing more of the machine's
 	over   bool
 	timer  *time.Timer
+	gone   chan struct{} // made with cut, and closed when the machine has been left
 }
 
 func (c *Connections) watchAnswer(
@@ -54,7 +55,7 @@ func (o *ongoing) lasts() bool {
 
 func (o *ongoing) tell(force time.Duration) {
 	o.mu.Lock()
-	defer o.mu.Unlock()
+	defer o.unlock()
 	if o.over {
 		return
 	}
@@ -67,7 +68,7 @@ func (o *ongoing) tell(force time.Duration) {
 // force ends what the machine has not ended. A machine that stops in the middle of a line has said all it will.
 func (o *ongoing) force() {
 	o.mu.Lock()
-	defer o.mu.Unlock()
+	defer o.unlock()
 	if o.halt(); o.class == downscale.Events && !o.over && !o.cut {
 		o.abandon()
 	}
@@ -80,15 +81,26 @@ func (o *ongoing) halt() {
 	}
 }
 
-// abandon leaves the machine, which wakes the reader; o.mu is held.
-func (o *ongoing) abandon() {
-	o.cut = true
-	if o.stream != nil {
+// abandon leaves the machine when o.mu is given back, which wakes the reader; o.mu is held.
+func (o *ongoing) abandon() { o.cut = true }
+
+// unlock gives o.mu back, and then leaves the machine if that is due: the connection is not ours, so no lock is held.
+func (o *ongoing) unlock() {
+	due := o.cut && o.gone == nil
+	if due {
+		o.gone = make(chan struct{})
+	}
+	o.mu.Unlock()
+	switch {
+	case !due:
+		return
+	case o.stream != nil:
 		o.stream.cancel(errStreamOver)
-	} else {
+	default:
 		o.conn.wire.drop()
 		o.conn.close()
 	}
+	close(o.gone)
 }
 
 // leave is called before the connection is used again: what is told later must not end it.
@@ -98,7 +110,11 @@ func (o *ongoing) leave() {
 	if o.timer != nil {
 		o.timer.Stop()
 	}
+	gone := o.gone
 	o.mu.Unlock()
+	if gone != nil {
+		<-gone
+	}
 	o.in.remove(&o.long)
 }
 
@@ -111,7 +127,7 @@ func (o *ongoing) Read(p []byte) (int, error) {
 	}
 	n, err := o.body.Read(p)
 	o.mu.Lock()
-	defer o.mu.Unlock()
+	defer o.unlock()
 	switch {
 	case o.cut: // what came meanwhile is behind the end
 		return 0, o.end()

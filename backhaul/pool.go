@@ -50,8 +50,19 @@ type peer struct {
 	epoch uint64
 	idle  []*conn // the last used one last
 	timer *time.Timer
-	gone  bool // taken out of the pool: look again
-	ahead bool // a spare connection is being made
+	gone  bool    // taken out of the pool: look again
+	ahead bool    // a spare connection is being made
+	ended []*conn // to be closed when pe.mu is given back
+}
+
+// unlock gives pe.mu back, and then closes the connections that have ended: what is below them is not ours, so no lock is held.
+func (pe *peer) unlock() {
+	ended := pe.ended
+	pe.ended = nil
+	pe.mu.Unlock()
+	for _, c := range ended {
+		c.close()
+	}
 }
 
 type poolConfig struct {
@@ -275,7 +286,7 @@ func (pe *peer) take(epoch uint64) *conn {
 // told of the next: who owns the machine now says the process that there is. A machine's earlier epoch is over.
 func (pe *peer) pop(epoch uint64) *conn {
 	pe.mu.Lock()
-	defer pe.mu.Unlock()
+	defer pe.unlock()
 	pe.renew(epoch)
 	if len(pe.idle) == 0 || epoch < pe.epoch && pe.pool.near {
 		return nil
@@ -302,11 +313,9 @@ func (pe *peer) renew(epoch uint64) {
 	}
 }
 
-// drop closes the n oldest idle connections; pe.mu is held.
+// drop takes out the n oldest idle connections; pe.mu is held, and they are closed when it is given back.
 func (pe *peer) drop(n int) {
-	for _, c := range pe.idle[:n] {
-		c.close()
-	}
+	pe.ended = append(pe.ended, pe.idle[:n]...)
 	pe.idle = slices.Delete(pe.idle, 0, n)
 }
 
@@ -324,7 +333,7 @@ func (p *pool) put(c *conn) {
 func (p *pool) keep(c *conn) bool {
 	pe := p.peer(c.peer.name) // the conn's own may have been taken out while it was in use
 	pe.mu.Lock()
-	defer pe.mu.Unlock()
+	defer pe.unlock()
 	pe.renew(c.epoch)
 	if p.closed.Load() || pe.gone || p.maxIdle <= 0 || c.epoch != pe.epoch {
 		return false
@@ -344,7 +353,7 @@ func (p *pool) keep(c *conn) bool {
 // expire closes what has been idle for too long, and takes a peer without connections out.
 func (pe *peer) expire() {
 	pe.mu.Lock()
-	defer pe.mu.Unlock()
+	defer pe.unlock()
 	now := time.Now()
 	n := 0
 	for n < len(pe.idle) && now.Sub(pe.idle[n].idleAt) >= pe.pool.idleTimeout {
@@ -366,7 +375,7 @@ func (p *pool) closeIdle() {
 		pe := v.(*peer)
 		pe.mu.Lock()
 		pe.drop(len(pe.idle))
-		pe.mu.Unlock()
+		pe.unlock()
 	}
 	for _, v := range p.muxes.Range {
 		v.(*mux).closeIdle()

@@ -5,6 +5,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"io"
 	"log/slog"
 	"net"
 	"net/http"
@@ -157,8 +158,8 @@ func (s *Server) open(c net.Conn) {
 		}
 	}
 	s.mu.Lock()
-	defer s.mu.Unlock()
 	if s.closed {
+		s.mu.Unlock()
 		c.Close()
 		return
 	}
@@ -166,16 +167,19 @@ func (s *Server) open(c net.Conn) {
 	s.running.Go(func() {
 		class, head, err := s.greet(c)
 		s.mu.Lock()
-		defer s.mu.Unlock()
 		delete(s.opening, c)
 		if err != nil || s.closed {
+			s.mu.Unlock()
 			c.Close()
 			return
 		}
 		g := newGreeted(c, head)
 		known := g.guarded.watch(&s.guards, c)
-		s.server(served{class, !known && class != classHTTP1}).in.give(g)
+		in := s.server(served{class, !known && class != classHTTP1}).in
+		s.mu.Unlock()
+		in.give(g)
 	})
+	s.mu.Unlock()
 }
 
 // greet authenticates a connection, and reads its first bytes: up to the first that HTTP/2 does not begin with, or to the
@@ -322,18 +326,22 @@ func (s *Server) Close() error {
 func (s *Server) end(how func(*http.Server) error) error {
 	s.mu.Lock()
 	s.closed = true
+	var ended []io.Closer // which are not ours: no lock is held when they are closed
 	for l := range s.listeners {
-		l.Close()
+		ended = append(ended, l)
 	}
 	clear(s.listeners)
 	for c := range s.opening {
-		c.Close()
+		ended = append(ended, c)
 	}
 	servers := make([]*inner, 0, len(s.servers))
 	for _, in := range s.servers {
 		servers = append(servers, in)
 	}
 	s.mu.Unlock()
+	for _, c := range ended {
+		c.Close()
+	}
 	errs := make([]error, len(servers))
 	var wg sync.WaitGroup
 	for i, in := range servers {
@@ -356,13 +364,15 @@ func newHandover() *handover { return &handover{more: make(chan struct{}, 1)} }
 // give passes a connection on without waiting.
 func (h *handover) give(c net.Conn) {
 	h.mu.Lock()
-	defer h.mu.Unlock()
-	if h.closed {
-		c.Close()
-		return
+	closed := h.closed
+	if !closed {
+		h.queue = append(h.queue, c)
+		h.wake()
 	}
-	h.queue = append(h.queue, c)
-	h.wake()
+	h.mu.Unlock()
+	if closed {
+		c.Close()
+	}
 }
 
 func (h *handover) wake() {
@@ -394,13 +404,14 @@ func (h *handover) Accept() (net.Conn, error) {
 // Close closes the connections that nobody has accepted.
 func (h *handover) Close() error {
 	h.mu.Lock()
-	defer h.mu.Unlock()
 	h.closed = true
-	for _, c := range h.queue {
-		c.Close()
-	}
+	queue := h.queue
 	h.queue = nil
 	h.wake()
+	h.mu.Unlock()
+	for _, c := range queue {
+		c.Close()
+	}
 	return nil
 }
 
