@@ -2,6 +2,7 @@ package backhaul
 
 import (
 	"cmp"
+	"context"
 	"io"
 	"net"
 	"net/http"
@@ -87,26 +88,35 @@ func (a *answer) Close() error {
 }
 
 // duplex is what a 101 answer turns into: a connection. The request lasts until it is closed, or breaks.
+//
+// Why it ends is noted before anything is closed for it: that wakes who copies the other direction, and has a proxy close
+// both connections as if they had ended well.
 type duplex struct {
 	answer
 	rw     io.ReadWriteCloser
 	half   halver
 	wire   *wire
-	broken atomic.Pointer[error] // what it broke with; nil: it did not
+	broken atomic.Pointer[error] // what the machine broke with; nil: it did not
+	left   atomic.Pointer[error] // what the client broke with
+	told   atomic.Bool           // we have ended it, and both sides know
+	used   atomic.Bool           // somebody has read or written
+	over   atomic.Bool           // what the machine says has ended
 	ended  atomic.Bool           // what the client gets
 }
 
 func (d *duplex) Read(p []byte) (int, error) {
+	d.used.Store(true)
 	n, err := d.rw.Read(p)
 	d.f.received.Add(int64(n))
 	if err == io.EOF {
-		err = cmp.Or(endOf(d.wire, d.wire.ended.Load()), err)
+		d.over.Store(true)
 	}
 	d.note(err)
 	return n, err
 }
 
 func (d *duplex) Write(p []byte) (int, error) {
+	d.used.Store(true)
 	n, err := d.rw.Write(p)
 	d.f.sent.Add(int64(n))
 	d.note(err)
@@ -141,27 +151,42 @@ func (d *duplex) ReadFrom(r io.Reader) (int64, error) {
 // copied is called when the copying from or to the client has ended.
 func (d *duplex) copied(client any, err error) {
 	switch {
-	case err == nil || closedHere(err):
+	case err == nil:
 		return
-	case err == errTold: // we ended it, and both sides know
+	case err == errTold:
+		d.told.Store(true)
 		d.Close()
 		return
+	case closedHere(err):
+		if d.broke() == nil {
+			return
+		}
+	case d.broken.Load() == nil:
+		d.left.CompareAndSwap(nil, &err)
 	}
 	if c, ok := client.(net.Conn); ok {
 		breakOff(c)
 	}
-	if d.broken.Load() == nil {
-		d.f.finish(balance.Canceled, err) // it was the client's
-	}
-	d.wire.abort()
 	d.Close()
 }
 
-// Close ends both directions. What broke ends in a reset.
+// broke returns what one of the sides broke with, or nil.
+func (d *duplex) broke() *error { return cmp.Or(d.broken.Load(), d.left.Load()) }
+
+// Close ends both directions. What broke ends in a reset; so does what nobody has ever used, and what had not ended when the
+// request's context did.
 func (d *duplex) Close() error {
-	if err := d.broken.Load(); err != nil {
+	if err := context.Cause(d.f.req.Context()); err != nil && !d.told.Load() && !(d.over.Load() && d.wire.ended.Load()) {
+		d.left.CompareAndSwap(nil, &err)
+	}
+	if d.broke() != nil || !d.used.Load() {
 		d.wire.abort()
-		d.f.finish(d.f.brokenOff(), *err)
+	}
+	switch broken, left := d.broken.Load(), d.left.Load(); {
+	case broken != nil:
+		d.f.finish(d.f.brokenOff(), *broken)
+	case left != nil:
+		d.f.finish(balance.Canceled, *left)
 	}
 	return d.answer.Close()
 }

@@ -18,6 +18,8 @@ type conn struct {
 	epoch  uint64
 	idleAt time.Time
 
+	upgraded bool // it is no HTTP any more: whoever has it ends it, in one way or the other
+
 	// Of HTTP/2; the lock of mux guards the rest.
 	mux     *mux
 	class   int

@@ -140,6 +140,7 @@ func (x *exchange) do(out *http.Request) (*http.Response, Failure, error) {
 		}
 		if err == nil {
 			x.conn = c
+			c.upgraded = resp.StatusCode == http.StatusSwitchingProtocols
 			return resp, FailNone, nil
 		}
 		if fail == FailUnsent && oslimit.Reached(err) {

@@ -108,7 +108,7 @@ func (w *wire) reclaim() {
 
 // more reads on, for the holder of a connection that was left.
 func (w *wire) more(p []byte) (int, error) {
-	n, err := w.Conn.Read(p)
+	n, err := w.read(p)
 	w.got.Add(int64(n))
 	w.follow.read(p[:n], err)
 	return n, err

@@ -214,7 +214,7 @@ func (l *lateFlush) stop() {
 }
 
 // upgrade turns both connections into one, until both sides have ended or one breaks: then the other is reset, so that
-// nobody takes for an end what is none.
+// nobody takes for an end what is none. Whoever finds that one broke resets both; who then finds them closed leaves them alone.
 func upgrade(w http.ResponseWriter, resp *http.Response, machine *conn) {
 	back, ok := resp.Body.(io.ReadWriteCloser)
 	if !ok {
@@ -224,6 +224,7 @@ func upgrade(w http.ResponseWriter, resp *http.Response, machine *conn) {
 	defer back.Close()
 	edge, rw, err := http.NewResponseController(w).Hijack()
 	if err != nil {
+		machine.wire.abort()
 		fault(w, http.StatusBadGateway, FailMalformed, "this connection cannot be upgraded: "+err.Error())
 		return
 	}
@@ -232,16 +233,18 @@ func upgrade(w http.ResponseWriter, resp *http.Response, machine *conn) {
 	w.Header().Write(rw)
 	rw.WriteString("\r\n")
 	if rw.Flush() != nil {
+		machine.wire.abort()
 		return
 	}
-	in := rw.Reader // rw has another buffer, which is not needed any more
+	in := rw.Reader         // rw has another buffer, which is not needed any more
+	var closing atomic.Bool // by us, and not because something broke
 	broke := func(err error) bool {
-		if err == nil {
-			return false
-		}
 		switch {
-		case closedHere(err):
+		case err == nil:
+			return false
+		case closedHere(err) && closing.Load():
 		case err == errTold: // we ended it. The edge would take a close for one of half, and wait for a client that is deaf
+			closing.Store(true)
 			breakOff(edge)
 		default:
 			breakOff(edge)
@@ -250,6 +253,12 @@ func upgrade(w http.ResponseWriter, resp *http.Response, machine *conn) {
 		edge.Close()
 		back.Close()
 		return true
+	}
+	endHalf := func(h halver, whole io.Closer) {
+		if err := h.CloseWrite(); errors.Is(err, errors.ErrUnsupported) { // only the whole connection can end
+			closing.Store(true)
+			whole.Close()
+		}
 	}
 	rest := make(chan struct{})
 	var ended atomic.Bool // what the edge gets
@@ -264,9 +273,6 @@ func upgrade(w http.ResponseWriter, resp *http.Response, machine *conn) {
 		}
 	}()
 	_, err = relay(edge, back) // on this goroutine: there may be many that are idle
-	if err == nil {
-		err = endOf(machine.wire, machine.wire.ended.Load())
-	}
 	if !broke(err) {
 		ended.Store(true)
 		endHalf(closeWriter{edge}, edge)
@@ -277,13 +283,6 @@ func upgrade(w http.ResponseWriter, resp *http.Response, machine *conn) {
 // closedHere reports whether a connection ended because this process closed it.
 func closedHere(err error) bool {
 	return errors.Is(err, net.ErrClosed) || errors.Is(err, io.ErrClosedPipe)
-}
-
-// endHalf passes on that one direction has ended. Where only the whole connection can end, it does.
-func endHalf(h halver, whole io.Closer) {
-	if err := h.CloseWrite(); errors.Is(err, errors.ErrUnsupported) {
-		whole.Close()
-	}
 }
 
 // halfOf returns what ends one direction of an upgraded connection to a machine.

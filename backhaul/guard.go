@@ -70,9 +70,9 @@ func endOf(c any, ended bool) error {
 			c = t.Conn
 		case *ownerConn:
 			c = t.Conn
-		case *limited:
+		case *edgeConn:
 			c = t.Conn
-		case *wire:
+		case *limited:
 			c = t.Conn
 		case syscall.Conn: // not what hides one: TLS has an end of its own
 			var info tcpInfo

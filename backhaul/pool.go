@@ -319,8 +319,13 @@ func (pe *peer) drop(n int) {
 	pe.idle = slices.Delete(pe.idle, 0, n)
 }
 
-// put takes a connection back after its answer has been read, or closes it.
+// put takes a connection back after its answer has been read, or closes it. One that was upgraded and has not been closed
+// before has not ended well.
 func (p *pool) put(c *conn) {
+	if c.upgraded {
+		c.wire.abort()
+		return
+	}
 	if c.mux != nil {
 		c.mux.put(c)
 		return

@@ -2,7 +2,9 @@ package backhaul
 
 import (
 	"bytes"
+	"cmp"
 	"errors"
+	"io"
 	"net"
 	"runtime"
 	"sync"
@@ -139,16 +141,25 @@ var blankLine, bareLine = []byte("\n\r\n"), []byte("\n\n")
 // take reads for net/http.
 func (w *wire) take(p []byte) (int, error) {
 	if !w.follow.on {
-		return w.Conn.Read(p)
+		return w.read(p)
 	}
 	w.follow.reader.Lock()
 	defer w.follow.reader.Unlock()
 	if w.follow.state.Load() == followLeft {
 		return 0, errLeft
 	}
-	n, err := w.Conn.Read(p)
+	n, err := w.read(p)
 	if w.phase.Load() == phaseOpen {
 		w.follow.read(p[:n], err)
+	}
+	return n, err
+}
+
+// read tells an end from a reset that a write has been told of.
+func (w *wire) read(p []byte) (int, error) {
+	n, err := w.Conn.Read(p)
+	if err == io.EOF {
+		err = cmp.Or(endOf(w.Conn, w.ended.Load()), err)
 	}
 	return n, err
 }

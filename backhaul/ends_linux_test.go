@@ -1,0 +1,185 @@
+package backhaul
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"net"
+	"net/http"
+	"testing"
+	"time"
+)
+
+// A reset is told once, to whoever writes or reads first. One that a write has been told of is no end to who reads after it,
+// whatever is around the connection.
+func TestAResetThatAWriteWasToldOfIsNoEnd(t *testing.T) {
+	for name, around := range map[string]func(net.Conn) net.Conn{
+		"nothing":   func(c net.Conn) net.Conn { return c },
+		"an edge's": func(c net.Conn) net.Conn { e := &edgeConn{Conn: c}; e.settled.Store(true); return e },
+		"an owner's": func(c net.Conn) net.Conn {
+			o := &ownerConn{Conn: c}
+			o.once.Do(func() {})
+			return &greeted{Conn: o}
+		},
+		"a front's": func(c net.Conn) net.Conn { return &limited{Conn: c} },
+	} {
+		t.Run(name, func(t *testing.T) {
+			for _, reset := range []bool{true, false} {
+				near, far := tcpPair(t)
+				w := newWire(around(near), nil)
+				if reset {
+					breakOff(far)
+					for {
+						if _, err := near.Write([]byte("x")); err != nil {
+							break // it has been told
+						}
+					}
+				} else {
+					far.CloseWrite()
+				}
+				if _, err := w.Read(make([]byte, 1)); (err == io.EOF) == reset {
+					t.Errorf("reset=%v: the reader got %v", reset, err)
+				}
+			}
+		})
+	}
+}
+
+// An upgraded connection that goes back to its pool before anybody has closed it has not ended well, also where net/http still
+// has a hand on it.
+func TestAnUpgradedConnectionThatIsGivenBackIsReset(t *testing.T) {
+	for _, closed := range []bool{false, true} {
+		near, far := tcpPair(t)
+		p := newPool(poolConfig{near: true})
+		t.Cleanup(p.close)
+		w := newWire(near, nil)
+		if closed {
+			w.Close()
+		}
+		p.put(&conn{wire: w, upgraded: true})
+		if _, err := far.Read(make([]byte, 1)); (err == io.EOF) != closed {
+			t.Errorf("closed before=%v: the peer got %v", closed, err)
+		}
+	}
+}
+
+// What ends an upgraded connection that neither of its sides has ended is no end: the request's context, or a proxy that gives
+// up before the first byte. Who has used the connection and closes it, ends it.
+func TestAnUpgradedConnectionThatIsCutIsReset(t *testing.T) {
+	both(t, func(t *testing.T, local bool) {
+		start := func(t *testing.T, ctx context.Context) (io.ReadWriteCloser, net.Conn, *rig) {
+			r := newRig(t, rigConfig{app: roomy, local: local})
+			s := script{"echo", make(chan net.Conn, 1)}
+			r.serve("m1", s)
+			req := request(t, "GET", "http://web/", nil).WithContext(ctx)
+			req.Header.Set("Connection", "Upgrade")
+			req.Header.Set("Upgrade", "echo")
+			resp, err := r.transport.RoundTrip(req)
+			if err != nil || resp.StatusCode != http.StatusSwitchingProtocols {
+				t.Fatal(resp, err)
+			}
+			machine := <-s.conns
+			t.Cleanup(func() { machine.Close() })
+			machine.SetDeadline(time.Now().Add(time.Minute))
+			return resp.Body.(io.ReadWriteCloser), machine, r
+		}
+		for _, tt := range []struct {
+			name string
+			end  func(c io.ReadWriteCloser, cancel func())
+			well bool
+		}{
+			{"closed", func(c io.ReadWriteCloser, _ func()) { io.WriteString(c, "hello"); c.Close() }, true},
+			{"closed unused", func(c io.ReadWriteCloser, _ func()) { c.Close() }, false},
+			{"context", func(c io.ReadWriteCloser, cancel func()) { io.WriteString(c, "hello"); cancel(); c.Close() }, false},
+		} {
+			t.Run(tt.name, func(t *testing.T) {
+				ctx, cancel := context.WithCancel(t.Context())
+				defer cancel()
+				c, machine, r := start(t, ctx)
+				tt.end(c, cancel)
+				_, err := io.Copy(io.Discard, machine)
+				if (err == nil) != tt.well {
+					t.Errorf("the machine got %v; did it end well: want %v", err, tt.well)
+				}
+				machine.Close()
+				r.quiet()
+			})
+		}
+	})
+}
+
+// Where a proxy closes both connections because one direction failed, it does so after it is known how: a context that ends
+// resets the client as well.
+func TestAClientWhoseUpgradedRequestIsCutIsReset(t *testing.T) {
+	both(t, func(t *testing.T, local bool) {
+		r := newRig(t, rigConfig{app: roomy, local: local})
+		ctx, cancel := context.WithCancel(t.Context())
+		defer cancel()
+		proxy := r.front.Config.Handler
+		r.front.Config.Handler = http.HandlerFunc(func(w http.ResponseWriter, q *http.Request) { proxy.ServeHTTP(w, q.WithContext(ctx)) })
+		client, fromMachine, machine := upgraded(t, r, "echo")
+		io.WriteString(machine, "hello")
+		expect(t, "the client", fromMachine, "hello")
+		cancel()
+		for who, c := range map[string]net.Conn{"client": client, "machine": machine} {
+			if _, err := io.Copy(io.Discard, c); err == nil || errors.Is(err, context.DeadlineExceeded) {
+				t.Errorf("the %s got %v, want a reset", who, err)
+			}
+		}
+		r.quiet()
+	})
+}
+
+// An answer whose end is that of its connection has not ended where the machine broke off, also when it was the request's body
+// that was told so.
+func TestAnAnswerThatEndsInAResetDoesNotEndWell(t *testing.T) {
+	l, err := net.Listen("tcp", "127.0.0.1:0")
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { l.Close() })
+	for _, well := range []bool{true, false} {
+		t.Run(fmt.Sprintf("well=%v", well), func(t *testing.T) {
+			both(t, func(t *testing.T, local bool) {
+				r := newRig(t, rigConfig{app: roomy, local: local})
+				r.host("m1", l.Addr().String())
+				broke := make(chan struct{})
+				go func() {
+					c, err := l.Accept()
+					if err != nil {
+						return
+					}
+					io.ReadFull(c, make([]byte, 512))
+					io.WriteString(c, "HTTP/1.1 200 OK\r\nConnection: close\r\n\r\nhalf")
+					if well {
+						go io.Copy(io.Discard, c)
+						c.(*net.TCPConn).CloseWrite()
+					} else {
+						breakOff(c)
+					}
+					close(broke)
+				}()
+				pr, pw := io.Pipe()
+				go func() {
+					pw.Write(make([]byte, 4<<10))
+					<-broke
+					for range 4 {
+						pw.Write(make([]byte, 4<<10))
+					}
+					pw.Close()
+				}()
+				resp, err := r.transport.RoundTrip(request(t, "POST", "http://web/", pr))
+				if err == nil {
+					_, err = io.ReadAll(resp.Body)
+					resp.Body.Close()
+				}
+				if (err == nil) != well {
+					t.Errorf("got %v; did it end well: want %v", err, well)
+				}
+				pr.Close()
+				r.quiet()
+			})
+		})
+	}
+}
