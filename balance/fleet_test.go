@@ -71,6 +71,58 @@ func TestStaleUpdatesChangeNothing(t *testing.T) {
 	}
 }
 
+// What an owner's earlier incarnation reported of its machines is void, whatever its number.
+func TestReportsOfAnEarlierIncarnationAreVoid(t *testing.T) {
+	f := newFleet(t, "edge", "nrt")
+	apply(t, f, PutMachine{machine("m1", "nrt", Started), Version{2, 1}})
+	for _, c := range []struct {
+		incarnation, seq uint64
+		want             bool
+	}{{1, 50, false}, {2, 10, true}, {1, 99, false}, {3, 11, true}, {0, 12, true}} { // 0 does not say, and is taken
+		r := Report{App: "web", ID: "m1", Load: Load{InFlight: int(c.seq), State: Started, Seq: c.seq}, Version: Version{Incarnation: c.incarnation}}
+		if got := f.Report(r); got != c.want {
+			t.Errorf("report %d of incarnation %d: taken %v, want %v", c.seq, c.incarnation, got, c.want)
+		}
+	}
+}
+
+// What a reply says of a run that is over says nothing of the present one, and keeps nothing out
+// that does.
+func TestLoadsOfAnEarlierRunAreVoid(t *testing.T) {
+	for _, c := range []struct {
+		name string
+		next func(Machine) (Machine, Version)
+		void bool
+	}{
+		{"the same run", func(m Machine) (Machine, Version) { return m, Version{1, 2} }, false},
+		{"it has been started again", func(m Machine) (Machine, Version) { m.Epoch++; return m, Version{1, 2} }, true},
+		{"its owner has been started again", func(m Machine) (Machine, Version) { return m, Version{2, 1} }, true},
+	} {
+		f := newFleet(t, "edge", "nrt")
+		b, err := New(f, Config{})
+		if err != nil {
+			t.Fatal(err)
+		}
+		m := machine("m1", "nrt", Started)
+		m.Epoch, m.Limits = 5, Limits{Soft: 10}
+		apply(t, f, PutMachine{m, Version{1, 1}})
+		r, err := b.Pick(Request{App: "web"})
+		if err != nil {
+			t.Fatal(err)
+		}
+		row, v := c.next(m)
+		apply(t, f, PutMachine{row, v})
+		r.Observe(Load{InFlight: 31, Limits: m.Limits, State: Started, Epoch: 5, Seq: 1000})
+		var others float64
+		b.Loads("web", func(_ *Machine, k Candidate) bool { others = k.Others; return true })
+		taken := f.Report(Report{App: "web", ID: "m1", Load: Load{InFlight: 1, State: Started, Epoch: row.Epoch, Seq: 7}, Version: Version{Incarnation: v.Incarnation}})
+		if void := others == 0; void != c.void || taken != void {
+			t.Errorf("%s: %v others are believed in; a report of the present run is taken: %v", c.name, others, taken)
+		}
+		r.Release(Done)
+	}
+}
+
 func mustApp(t testing.TB, f *Fleet) *Snapshot {
 	t.Helper()
 	s, ok := f.App("web")

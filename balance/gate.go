@@ -461,7 +461,8 @@ func (g *Gate) Exited(epoch uint64, failed bool) bool {
 	g.ended = g.ended || current && g.closing()
 	ok := current && (s == Starting || s == Started || s == Suspended)
 	if ok {
-		g.token++ // whatever was under way for this run is void
+		// Whatever was under way for this run is void: no token counts in the states that this
+		// leads to, and those in which one does are entered with a new one.
 		g.set(stateMask|cordonBit|touchedBit|wantedBit, stateField(to))
 	}
 	g.unlock(ok)

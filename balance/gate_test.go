@@ -111,6 +111,54 @@ func TestGateKnownCordonAborts(t *testing.T) {
 	}
 }
 
+// A close is for the cordon that was decided on: one that has ended, or that another has followed,
+// closes nothing.
+func TestGateClosesUnderItsOwnCordonOnly(t *testing.T) {
+	g := newGate(t, Limits{})
+	start(t, g)
+	first, _ := g.Cordon()
+	if _, ok := g.Close(first+1, false); ok {
+		t.Error("closed by a cordon that never was")
+	}
+	g.Uncordon(first)
+	if _, ok := g.Close(first, false); ok {
+		t.Error("closed by a cordon that is over")
+	}
+	second, _ := g.Cordon()
+	if _, ok := g.Close(first, false); ok {
+		t.Error("closed by an earlier cordon")
+	}
+	if _, ok := g.Close(second, false); !ok {
+		t.Error("not closed by the present one")
+	}
+}
+
+// Who comes with a granted slot although it knows the cordon had nothing better either: it aborts
+// the stop.
+func TestGrantedRequestThatKnewTheCordonAborts(t *testing.T) {
+	for _, c := range []struct {
+		name   string
+		known  func(gen uint64) uint64
+		aborts bool
+	}{
+		{"its node had seen the cordon", func(gen uint64) uint64 { return gen }, true},
+		{"its node had seen an earlier one", func(gen uint64) uint64 { return gen - 1 }, false},
+	} {
+		g := newGate(t, Limits{Hard: 1})
+		start(t, g)
+		token, _ := g.Grant()
+		gen, _ := g.Cordon()
+		if _, b := g.Enter(token, 0, c.known(gen)); b != Admitted {
+			t.Fatal(b)
+		}
+		g.Leave()
+		_, closed := g.Close(gen, false)
+		if g.Touched() != c.aborts || closed == c.aborts {
+			t.Errorf("%s: touched %v, closed %v", c.name, g.Touched(), closed)
+		}
+	}
+}
+
 // The high-water mark sees what came and went between two looks, once.
 func TestGatePeakSeesShortRequests(t *testing.T) {
 	g := newGate(t, Limits{})
@@ -196,163 +244,315 @@ func TestGateUnderContention(t *testing.T) {
 	}
 }
 
-// A model in plain fields, against which every transition of the gate is checked.
-func TestGateModel(t *testing.T) {
-	rapid.Check(t, func(t *rapid.T) {
-		hard := rapid.IntRange(0, 3).Draw(t, "hard")
-		g, err := NewGate(Limits{Hard: hard})
-		if err != nil {
-			t.Fatal(err)
-		}
-		var m struct {
-			state           State
-			cordon, touched bool
-			wanted, ended   bool
-			n               int
-			epoch, gen      uint64
-			token           uint64
-		}
-		anyToken := func() uint64 {
-			if rapid.Bool().Draw(t, "stale") {
-				return m.token - 1
+// The gate against a model in plain fields: whatever the sequence of calls, the hard limit holds, a
+// granted token lets one request in, a closed gate lets none in, and an old epoch, generation or
+// token changes nothing.
+func TestGateModel(t *testing.T) { rapid.Check(t, gateModel) }
+
+// FuzzGate lets the fuzzer choose the sequence.
+func FuzzGate(f *testing.F) { f.Fuzz(rapid.MakeFuzz(gateModel)) }
+
+func gateModel(t *rapid.T) {
+	var m struct {
+		hard                   int
+		state                  State
+		cordon, touched        bool
+		wanted, ended          bool
+		final, retired, doubt  bool
+		n                      int // requests
+		epoch, gen, token, seq uint64
+	}
+	granted := map[uint64]bool{} // every token that was given out: whether its slot is still reserved
+	var tokens []uint64
+	reserved := func() (n int) {
+		for _, is := range granted {
+			if is {
+				n++
 			}
-			return m.token
 		}
-		check := func(what string, got, want bool) {
-			if got != want {
-				t.Fatalf("%s: %v, want %v in %+v", what, got, want, m)
+		return n
+	}
+	m.hard = rapid.IntRange(0, 3).Draw(t, "hard")
+	g, err := NewGate(Limits{Hard: m.hard})
+	if err != nil {
+		t.Fatal(err)
+	}
+	check := func(what string, got, want bool) {
+		if got != want {
+			t.Fatalf("%s: %v, want %v in %+v", what, got, want, m)
+		}
+	}
+	// Whoever has read the word before a transition must lose after it.
+	transition := func(what string, do func() bool, want bool) {
+		turn := g.word.Load() >> turnShift
+		check(what, do(), want)
+		if want && g.word.Load()>>turnShift == turn {
+			t.Fatalf("%s does not turn the word", what)
+		}
+	}
+	older := func(what string, now uint64) uint64 { // mostly what is, else what was
+		return now - min(now, rapid.SampledFrom([]uint64{0, 0, 0, 1, 2}).Draw(t, what))
+	}
+	stopping := func() bool { return m.state == Stopping || m.state == Suspending }
+	stays := func() { m.cordon, m.touched, m.wanted = false, false, false }
+	refuses := func(epoch uint64) Bounce {
+		switch {
+		case stopping():
+			return Closing
+		case m.state != Started:
+			return NotStarted
+		case epoch != 0 && epoch != m.epoch:
+			return WrongEpoch
+		case m.hard > 0 && m.n+reserved() >= m.hard:
+			return Full
+		}
+		return Admitted
+	}
+	caller := func() (epoch, known uint64) {
+		if rapid.Bool().Draw(t, "has an epoch in mind") {
+			epoch = older("epoch", m.epoch)
+		}
+		return epoch, older("known generation", m.gen)
+	}
+	let := func(what string, known uint64, l Load, b, want Bounce) {
+		if b != want || l.Seq <= m.seq {
+			t.Fatalf("%s: %v (number %d), want %v in %+v", what, b, l.Seq, want, m)
+		}
+		if m.seq = l.Seq; want == Admitted {
+			m.n++
+			m.touched = m.touched || m.cordon && known >= m.gen
+		}
+	}
+	started := func() bool { return m.state == Started }
+	actions := []struct {
+		name  string
+		makes func() bool // sense now: without that, sequences would get nowhere
+		do    func()
+	}{
+		{"admit", started, func() {
+			epoch, known := caller()
+			want := refuses(epoch)
+			l, b := g.Admit(epoch, known)
+			let("admit", known, l, b, want)
+		}},
+		{"leave", func() bool { return m.n > 0 }, func() {
+			if m.n == 0 {
+				return
 			}
-		}
-		stopping := func() bool { return m.state == Stopping || m.state == Suspending }
-		t.Repeat(map[string]func(*rapid.T){
-			"admit": func(t *rapid.T) {
-				known := rapid.Uint64Range(0, m.gen).Draw(t, "known")
-				want := Admitted
-				switch {
-				case stopping():
-					want = Closing
-				case m.state != Started:
-					want = NotStarted
-				case hard > 0 && m.n >= hard:
-					want = Full
+			g.Leave()
+			m.n--
+		}},
+		{"grant", started, func() {
+			want := refuses(0) == Admitted
+			token, ok := g.Grant()
+			check("grant", ok, want)
+			if _, again := granted[token]; again || ok && token == 0 {
+				t.Fatalf("token %d", token)
+			}
+			if ok {
+				granted[token] = true
+				tokens = append(tokens, token)
+			}
+		}},
+		{"enter", started, func() {
+			token := rapid.SampledFrom(append(tokens, 0, 1<<60)).Draw(t, "token")
+			epoch, known := caller()
+			want := refuses(epoch)
+			if granted[token] {
+				if granted[token] = false; want == Full {
+					want = Admitted // its slot is counted already
 				}
-				if _, b := g.Admit(0, known); b != want {
-					t.Fatalf("admit: %v, want %v in %+v", b, want, m)
+			}
+			l, b := g.Enter(token, epoch, known)
+			let("enter", known, l, b, want)
+		}},
+		{"redeem", func() bool { return len(tokens) > 0 }, func() {
+			token := rapid.SampledFrom(append(tokens, 0, 1<<60)).Draw(t, "token")
+			epoch, _ := caller()
+			want := Full
+			if granted[token] {
+				if want, granted[token] = refuses(epoch), false; want == Full {
+					want = Admitted
 				}
-				if want == Admitted {
-					m.n++
-					m.touched = m.touched || m.cordon && known >= m.gen
+			}
+			l, b := g.Redeem(token, epoch)
+			let("redeem", 0, l, b, want)
+		}},
+		{"revoke", func() bool { return len(tokens) > 0 }, func() {
+			token := rapid.SampledFrom(append(tokens, 0, 1<<60)).Draw(t, "token")
+			want := granted[token]
+			check("revoke", g.Revoke(token), want)
+			if want {
+				granted[token] = false
+			}
+		}},
+		{"limit", func() bool { return false }, func() {
+			m.hard = rapid.IntRange(0, 3).Draw(t, "hard")
+			if err := g.SetLimits(Limits{Hard: m.hard}); err != nil {
+				t.Fatal(err)
+			}
+		}},
+		{"start", func() bool { return m.state.Startable() }, func() {
+			from := older("from", m.epoch)
+			accepts := m.state.Startable() && from == m.epoch && !m.retired
+			var token uint64
+			var a StartAnswer
+			transition("start", func() bool {
+				token, a = g.Start(from)
+				return a == StartAccepted
+			}, accepts)
+			check("remembered", a == StartRemembered, stopping() && !m.final && !m.retired)
+			if accepts {
+				stays()
+				m.state, m.token = Starting, token
+				m.epoch++
+			}
+			m.wanted = m.wanted || a == StartRemembered
+			m.touched = m.touched || a == StartRunning && m.cordon
+		}},
+		{"ready", func() bool { return m.state == Starting }, func() {
+			k := older("token", m.token)
+			want := k == m.token && m.state == Starting
+			transition("ready", func() bool { return g.Ready(k) }, want)
+			if want {
+				m.state = Started
+			}
+		}},
+		{"fail", func() bool { return false }, func() {
+			k := older("token", m.token)
+			want := k == m.token && m.state == Starting
+			transition("fail", func() bool { return g.Fail(k) }, want)
+			if want {
+				m.state = Failed
+			}
+		}},
+		{"cordon", func() bool { return m.state == Started && !m.cordon }, func() {
+			want := m.state == Started && !m.cordon
+			transition("cordon", func() bool { _, ok := g.Cordon(); return ok }, want)
+			if want {
+				m.cordon, m.touched = true, false
+				m.gen++
+			}
+		}},
+		{"uncordon", func() bool { return m.cordon }, func() {
+			gen := older("generation", m.gen)
+			want := m.state == Started && m.cordon && gen == m.gen
+			transition("uncordon", func() bool { return g.Uncordon(gen) }, want)
+			if want {
+				m.cordon, m.touched = false, false
+			}
+		}},
+		{"close", func() bool { return m.cordon }, func() {
+			gen, suspend := older("generation", m.gen), rapid.Bool().Draw(t, "suspend")
+			want := m.state == Started && m.cordon && gen == m.gen && !m.touched && m.n+reserved() == 0
+			transition("close", func() (ok bool) {
+				token, ok := g.Close(gen, suspend)
+				if ok {
+					m.token = token
 				}
-			},
-			"leave": func(t *rapid.T) {
-				if m.n == 0 {
-					t.Skip("nothing in flight")
+				return ok
+			}, want)
+			if want {
+				m.ended, m.final, m.doubt = false, false, false
+				if m.state = Stopping; suspend {
+					m.state = Suspending
 				}
-				g.Leave()
-				m.n--
-			},
-			"start": func(t *rapid.T) {
-				from := m.epoch - rapid.Uint64Range(0, min(1, m.epoch)).Draw(t, "late")
-				token, a := g.Start(from)
-				check("accepted", a == StartAccepted, m.state.Startable() && from == m.epoch)
-				check("remembered", a == StartRemembered, stopping())
-				if a == StartAccepted {
-					m.state, m.token, m.cordon, m.touched, m.wanted = Starting, token, false, false, false
-					m.epoch++
+			}
+		}},
+		{"close now", func() bool { return false }, func() {
+			want := m.state == Started
+			transition("close now", func() bool {
+				token, ok := g.CloseNow()
+				if ok {
+					m.token = token
 				}
-				m.wanted = m.wanted || a == StartRemembered
-				m.touched = m.touched || a == StartRunning && m.cordon
-			},
-			"ready": func(t *rapid.T) {
-				k := anyToken()
-				want := k == m.token && m.state == Starting
-				check("ready", g.Ready(k), want)
-				if want {
-					m.state = Started
+				return ok
+			}, want)
+			if want {
+				m.state, m.ended, m.final, m.doubt = Stopping, false, false, false
+			}
+		}},
+		{"closed", stopping, func() {
+			k, suspended := older("token", m.token), rapid.Bool().Draw(t, "suspended")
+			want, again := k == m.token && stopping(), false
+			transition("closed", func() (ok bool) {
+				again, ok = g.Closed(k, suspended)
+				return ok
+			}, want)
+			check("again", again, want && m.wanted)
+			if want {
+				stays()
+				if m.state = Stopped; suspended {
+					m.state = Suspended
 				}
-			},
-			"fail": func(t *rapid.T) {
-				k := anyToken()
-				want := k == m.token && m.state == Starting
-				check("fail", g.Fail(k), want)
-				if want {
+			}
+		}},
+		{"reopen", stopping, func() {
+			k := older("token", m.token)
+			want := k == m.token && stopping()
+			transition("reopen", func() bool { return g.Reopen(k) }, want)
+			if want {
+				stays()
+				if m.state = Started; m.ended {
 					m.state = Failed
 				}
-			},
-			"cordon": func(t *rapid.T) {
-				want := m.state == Started && !m.cordon
-				_, ok := g.Cordon()
-				check("cordon", ok, want)
-				if want {
-					m.cordon, m.touched = true, false
-					m.gen++
+			}
+		}},
+		{"exited", func() bool { return false }, func() {
+			epoch, failed := older("epoch", m.epoch), rapid.Bool().Draw(t, "failed")
+			want := epoch == m.epoch && (m.state == Starting || m.state == Started || m.state == Suspended)
+			m.ended = m.ended || epoch == m.epoch && stopping()
+			transition("exited", func() bool { return g.Exited(epoch, failed) }, want)
+			if want {
+				stays()
+				if m.state = Stopped; failed {
+					m.state = Failed
 				}
-			},
-			"uncordon": func(t *rapid.T) {
-				want := m.state == Started && m.cordon
-				check("uncordon", g.Uncordon(m.gen), want)
-				if want {
-					m.cordon, m.touched = false, false
-				}
-			},
-			"close": func(t *rapid.T) {
-				want := m.state == Started && m.cordon && !m.touched && m.n == 0
-				token, ok := g.Close(m.gen, true)
-				check("close", ok, want)
-				if want {
-					m.state, m.token, m.ended = Suspending, token, false
-				}
-			},
-			"close now": func(t *rapid.T) {
-				want := m.state == Started
-				token, ok := g.CloseNow()
-				check("close now", ok, want)
-				if want {
-					m.state, m.token, m.ended = Stopping, token, false
-				}
-			},
-			"closed": func(t *rapid.T) {
-				k, suspended := anyToken(), rapid.Bool().Draw(t, "suspended")
-				want := k == m.token && stopping()
-				again, ok := g.Closed(k, suspended)
-				check("closed", ok, want)
-				check("again", again, want && m.wanted)
-				if want {
-					m.state = Stopped
-					if suspended {
-						m.state = Suspended
-					}
-					m.cordon, m.touched, m.wanted = false, false, false
-				}
-			},
-			"reopen": func(t *rapid.T) {
-				k := anyToken()
-				want := k == m.token && stopping()
-				check("reopen", g.Reopen(k), want)
-				if want {
-					m.state, m.cordon, m.touched, m.wanted = Started, false, false, false
-					if m.ended {
-						m.state = Failed
-					}
-				}
-			},
-			"exited": func(t *rapid.T) {
-				want := m.state == Starting || m.state == Started || m.state == Suspended
-				m.ended = m.ended || stopping()
-				check("exited", g.Exited(m.epoch, true), want)
-				if want {
-					m.state, m.cordon, m.touched, m.wanted = Failed, false, false, false
-					m.token++
-				}
-			},
-			"": func(t *rapid.T) {
-				l := g.Load()
-				if l.InFlight != m.n || l.State != m.state || l.Epoch != m.epoch || l.CordonGen != m.gen || (l.Cordon == CordonSoft) != m.cordon {
-					t.Fatalf("gate %+v, model %+v", l, m)
-				}
-			},
-		})
-	})
+			}
+		}},
+		{"forget", func() bool { return false }, func() {
+			check("forget", g.Forget(), stopping())
+			if stopping() {
+				m.final, m.wanted = true, false
+			}
+		}},
+		{"abandon", func() bool { return false }, func() {
+			k := older("token", m.token)
+			want := k == m.token && stopping()
+			check("abandon", g.Abandon(k), want)
+			m.doubt = m.doubt || want
+		}},
+		{"take over", func() bool { return m.doubt }, func() {
+			want := m.doubt && stopping()
+			token, ok := g.TakeOver()
+			check("take over", ok, want)
+			if ok {
+				m.token, m.doubt = token, false
+			}
+		}},
+		{"retire", func() bool { return m.retired }, func() {
+			m.retired = !m.retired
+			if g.Retire(m.retired); m.retired {
+				m.wanted = false
+			}
+		}},
+	}
+	for range rapid.IntRange(1, 150).Draw(t, "calls") {
+		whatever := rapid.IntRange(0, 9).Draw(t, "whatever") == 0
+		var able []int
+		for i, a := range actions {
+			if whatever || a.makes() {
+				able = append(able, i)
+			}
+		}
+		actions[rapid.SampledFrom(able).Draw(t, "call")].do()
+		l := g.Load()
+		if l.InFlight != m.n+reserved() || g.Granted() != reserved() || l.State != m.state || l.Epoch != m.epoch || l.CordonGen != m.gen ||
+			(l.Cordon == CordonSoft) != m.cordon || g.Touched() != (m.cordon && m.touched) || g.Wanted() != m.wanted || l.Seq <= m.seq {
+			t.Fatalf("gate %+v with %d granted, touched %v, wanted %v; model %+v with %d granted", l, g.Granted(), g.Touched(), g.Wanted(), m, reserved())
+		}
+		m.seq = l.Seq
+	}
 }
 
 func BenchmarkGate(b *testing.B) {

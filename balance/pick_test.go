@@ -1,6 +1,7 @@
 package balance
 
 import (
+	"errors"
 	"fmt"
 	"runtime"
 	"sync"
@@ -185,4 +186,32 @@ func TestGrantedSlotsAreUsedOnce(t *testing.T) {
 		t.Errorf("%d slots are counted (%v), %d at hand", n, in, c.remember().granted().len())
 	}
 	f.Apply(RemoveApp{ID: "web"})
+}
+
+// A node never has more in flight at a machine than its hard limit, whatever a strategy chooses:
+// one that does not look at the limit, or has looked before others were quicker.
+func TestOwnRequestsStayBelowTheHardLimit(t *testing.T) {
+	const hard = 3
+	f := newFleet(t, "edge", "nrt")
+	first := StrategyFunc(func(v *View, _ Request) (Slot, bool) { return v.Slot(0, TierReady, 0), true })
+	apply(t, f, PutApp{App{ID: "web", Limits: Limits{Hard: hard}, Strategy: first}}, PutMachine{machine("m1", "nrt", Started), Version{1, 1}})
+	b, err := New(f, Config{})
+	if err != nil {
+		t.Fatal(err)
+	}
+	var held []Reservation
+	for range 2 * hard {
+		if r, err := b.Pick(Request{App: "web"}); err == nil {
+			held = append(held, r)
+		} else if !errors.Is(err, ErrFull) {
+			t.Fatal(err)
+		}
+	}
+	if len(held) != hard || b.InFlight("web") != hard {
+		t.Errorf("%d picked and %d in flight, with a hard limit of %d", len(held), b.InFlight("web"), hard)
+	}
+	held[0].Release(Done)
+	if _, err := b.Pick(Request{App: "web"}); err != nil {
+		t.Errorf("after one has left: %v", err)
+	}
 }
