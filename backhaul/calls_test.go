@@ -6,6 +6,7 @@ import (
 	"net/http"
 	"sync/atomic"
 	"testing"
+	"testing/synctest"
 	"time"
 
 	"github.com/ebbkit/ebb/downscale"
@@ -149,4 +150,24 @@ func TestAGRPCCallIsLongInTime(t *testing.T) {
 		t.Errorf("got %q, %v, %v", rest, err, resp.Trailer)
 	}
 	r.quiet()
+}
+
+// A call from which no message has come is a request still, however long it takes.
+func TestACallWithoutAMessageIsARequest(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		c := &Connections{StreamAge: time.Second}
+		req := request(t, "POST", "http://web/", nil)
+		req.ProtoMajor = 2
+		resp := &http.Response{StatusCode: 200, ContentLength: -1, Header: http.Header{"Content-Type": {"application/grpc"}},
+			Body: io.NopCloser(bytes.NewReader(grpcMessage(0, 3)))}
+		c.watch("web", "m1", req, resp, &exchange{}, nil)
+		time.Sleep(time.Hour)
+		if n := c.Long(m1, downscale.Stream); n != 0 {
+			t.Errorf("%d long connections before a message has come", n)
+		}
+		resp.Body.Read(make([]byte, 100))
+		if n := c.Long(m1, downscale.Stream); n != 1 {
+			t.Errorf("%d long connections after a message", n)
+		}
+	})
 }

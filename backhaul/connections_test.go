@@ -383,6 +383,25 @@ func TestToldTooLate(t *testing.T) {
 	}
 }
 
+// given is a connection that keeps the times it was given to end.
+type given struct{ within []time.Duration }
+
+func (g *given) tell(force time.Duration) { g.within = append(g.within, force) }
+func (g *given) lasts() bool              { return true }
+
+// A connection is told once: the time that it was given first is its time.
+func TestAConnectionIsToldOnce(t *testing.T) {
+	c, g := &Connections{}, &given{}
+	c.add(&long{in: c, machine: balance.MachineKey{App: "web", ID: "m1"}, class: downscale.WebSocket, endable: g})
+	for _, within := range []time.Duration{time.Minute, time.Hour} {
+		c.Notify(m1, downscale.AllClasses, within)
+		c.NotifyIdle(m1, downscale.AllClasses, 0, within)
+	}
+	if want := []time.Duration{30 * time.Second}; !slices.Equal(g.within, want) {
+		t.Errorf("told to end within %v, want %v", g.within, want)
+	}
+}
+
 func TestWatchingARequestDoesNotAllocate(t *testing.T) {
 	c := &Connections{}
 	req := request(t, "GET", "http://web/", nil)

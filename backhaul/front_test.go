@@ -220,6 +220,24 @@ func TestADrainEndsWithItsContext(t *testing.T) {
 	}
 }
 
+// After its drain a front takes no listener any more, and closes one that it is given.
+func TestAFrontThatIsDrainedServesNoMore(t *testing.T) {
+	f, err := NewFront(says("hello"), FrontConfig{})
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := f.Drain(t.Context()); err != nil {
+		t.Fatal(err)
+	}
+	l := newPipes()
+	if err := f.Serve(l); err != http.ErrServerClosed {
+		t.Errorf("Serve returns %v", err)
+	}
+	if c, err := l.Accept(); err == nil {
+		t.Errorf("its listener is open, and has %v", c)
+	}
+}
+
 func TestFrontConfig(t *testing.T) {
 	for field, c := range map[string]FrontConfig{
 		"HeaderTimeout": {HeaderTimeout: -1}, "IdleTimeout": {IdleTimeout: -1}, "MaxHeader": {MaxHeader: -1},

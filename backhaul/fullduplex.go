@@ -130,20 +130,41 @@ func fullDuplex(w *reply, serve func(http.ResponseWriter, *http.Request)) {
 		serve(w, w.r)
 		return
 	}
-	if w.r.Trailer == nil {
-		w.r.Trailer = http.Header{} // net/http fills in that of its request, not of our copy
-	}
-	own := *w.r
-	body := &ending{ReadCloser: w.r.Body}
-	own.Body = body
+	own, body := w.own()
 	whole := false
 	defer func() {
 		if !w.hijacked && !body.ended.Load() {
 			w.end(c, body, whole)
 		}
 	}()
-	serve(w, &own)
+	serve(w, own)
 	whole = true
+}
+
+// breaking serves a request with a body over HTTP/1.1 such that an answer which breaks off does so at once. net/http first
+// waits for the rest of the body, and the client perhaps for the rest of the answer.
+func breaking(w *reply, serve func(http.ResponseWriter, *http.Request)) {
+	own, body := w.own()
+	whole := false
+	defer func() {
+		if !whole && !w.hijacked && !body.ended.Load() {
+			body.stop(http.NewResponseController(w.ResponseWriter))
+			w.cut()
+		}
+	}()
+	serve(w, own)
+	whole = true
+}
+
+// own returns a copy of the request whose body tells how far it was read.
+func (w *reply) own() (*http.Request, *ending) {
+	if w.r.Trailer == nil {
+		w.r.Trailer = http.Header{} // net/http fills in that of its request, not of our copy
+	}
+	own := *w.r
+	body := &ending{ReadCloser: w.r.Body}
+	own.Body = body
+	return &own, body
 }
 
 // end ends a request whose body has not ended. An answer that is not whole breaks off.

@@ -2,6 +2,7 @@ package backhaul
 
 import (
 	"bufio"
+	"bytes"
 	"fmt"
 	"io"
 	"net"
@@ -9,6 +10,8 @@ import (
 	"net/http/httptest"
 	"strings"
 	"testing"
+	"testing/synctest"
+	"time"
 )
 
 // dial connects to a server for a test that speaks HTTP/1.1 by hand.
@@ -277,5 +280,40 @@ func TestAProxyBehindAPlainResponseWriter(t *testing.T) {
 	resp, got := fetch(t, front.Client(), request(t, "POST", front.URL+"/chunks", strings.NewReader("a body")))
 	if resp.StatusCode != http.StatusRequestEntityTooLarge || got != "too much" {
 		t.Errorf("%d %q", resp.StatusCode, got)
+	}
+}
+
+// An answer of a machine that breaks off breaks off at the edge at once, however much of the request's body is still to
+// come: the edge sends that when its client does, and the client may wait for the answer.
+func TestABrokenAnswerIsNotHeldByABody(t *testing.T) {
+	for _, length := range []string{"Content-Length: 100000", "Transfer-Encoding: chunked"} {
+		for _, expect := range []string{"Expect: 100-continue\r\n", ""} {
+			synctest.Test(t, func(t *testing.T) {
+				k := newCluster(t, clusterConfig{handler: HandlerConfig{AnyNode: true}, machine: func(w http.ResponseWriter, r *http.Request) {
+					http.NewResponseController(w).EnableFullDuplex()
+					io.WriteString(w, "half of")
+					http.NewResponseController(w).Flush()
+					c, _, _ := http.NewResponseController(w).Hijack()
+					c.Close()
+				}})
+				c, err := k.hop.dial(t.Context())
+				if err != nil {
+					t.Fatal(err)
+				}
+				defer c.Close()
+				stop := time.AfterFunc(time.Minute, func() { c.Close() })
+				defer stop.Stop()
+				go func() {
+					io.WriteString(c, "POST / HTTP/1.1\r\nHost: x\r\nEbb-To: web;m1;0;edge\r\n"+expect+length+"\r\n\r\n")
+					io.WriteString(c, "1\r\nx\r\n") // the machine may be gone before the second
+					io.WriteString(c, "1\r\ny\r\n")
+				}()
+				began := time.Now()
+				got, err := io.ReadAll(c)
+				if took := time.Since(began); took > time.Second || err != nil || !bytes.Contains(got, []byte("half of")) || bytes.HasSuffix(got, []byte("0\r\n\r\n")) {
+					t.Errorf("%q, %q: after %v %q, %v", expect, length, took, got, err)
+				}
+			})
+		}
 	}
 }

@@ -94,11 +94,16 @@ func (h *Handler) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 	}
 	h.active.Add(1)
 	defer h.leave()
-	if r.ProtoMajor != 1 || r.ContentLength == 0 || awaited(r) { // a body that is waited for with Expect needs no help
+	if r.ProtoMajor != 1 || r.ContentLength == 0 {
 		h.admit(w, r, t)
 		return
 	}
-	fullDuplex(&reply{ResponseWriter: w, r: r}, func(w http.ResponseWriter, r *http.Request) { h.admit(w, r, t) })
+	rw, admit := &reply{ResponseWriter: w, r: r}, func(w http.ResponseWriter, r *http.Request) { h.admit(w, r, t) }
+	if awaited(r) { // such a request needs no help to be answered early
+		breaking(rw, admit)
+		return
+	}
+	fullDuplex(rw, admit)
 }
 
 // admit lets a request through its machine's gate, or bounces it.

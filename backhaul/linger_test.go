@@ -159,6 +159,7 @@ type scene struct {
 
 type sceneConfig struct {
 	app    balance.App
+	wrap   func(net.Conn) net.Conn // around connections to the machine; nil: nothing
 	local  bool
 	h2     bool // the machine speaks it
 	config Config
@@ -192,7 +193,11 @@ func newScene(t *testing.T, c sceneConfig) *scene {
 	machines, hop := newPipes(), newPipes()
 	dial := func(ctx context.Context, _ balance.Machine) (net.Conn, error) {
 		s.dials.Add(1)
-		return machines.dial(ctx)
+		nc, err := machines.dial(ctx)
+		if err == nil && c.wrap != nil {
+			nc = c.wrap(nc)
+		}
+		return nc, err
 	}
 	seen := func(a Abandoned) {
 		s.mu.Lock()
@@ -785,4 +790,60 @@ func TestAMachineThatBreaksOffHoldsNoSlot(t *testing.T) {
 			})
 		})
 	}
+}
+
+// So does what ends by the machine's own doing after its client has left, where the machine was not
+// told of that.
+func TestAMachineThatBreaksOffForNobodyHoldsNoSlot(t *testing.T) {
+	inBubbles(t, func(t *testing.T, local bool) {
+		s := newScene(t, sceneConfig{app: balance.App{Abandoned: balance.AbandonedFinish}, local: local, serve: connections(func(c net.Conn) {
+			http.ReadRequest(bufio.NewReader(c))
+			time.Sleep(takes)
+			c.Close()
+		})})
+		s.ask("GET", nil, leaves)
+		held := s.free(time.Minute).Round(100 * time.Millisecond)
+		if how := s.told(); held != (takes-leaves).Round(100*time.Millisecond) || how[0] != "closed" {
+			t.Errorf("held for %v, free as it %v", held, how)
+		}
+	})
+}
+
+// resettable is a connection that notes when it ends in a reset.
+type resettable struct {
+	net.Conn
+	reset atomic.Bool
+}
+
+func (r *resettable) SetLinger(sec int) error { r.reset.Store(sec == 0); return nil }
+func (r *resettable) CloseWrite() error       { return r.Conn.(interface{ CloseWrite() error }).CloseWrite() }
+
+// A machine that has said nothing for as long as is waited for is reset: it is to take nothing for
+// a request that ended well. One that answers is not.
+func TestASilentMachineIsReset(t *testing.T) {
+	for app, want := range map[string]bool{"never answers": true, "notices nothing": false} {
+		t.Run(app, func(t *testing.T) {
+			scenes(t, func(t *testing.T, local bool, mode balance.Abandoned) {
+				var r *resettable
+				wrap := func(c net.Conn) net.Conn { r = &resettable{Conn: c}; return r }
+				s := newScene(t, sceneConfig{app: balance.App{Abandoned: mode}, local: local, serve: apps[app](&work{takes: takes}), wrap: wrap})
+				s.ask("GET", nil, leaves)
+				s.free(24 * time.Hour)
+				if got := r.reset.Load(); got != want {
+					t.Errorf("reset: %v, want %v; free as it %v", got, want, s.told())
+				}
+			})
+		})
+	}
+}
+
+// Nobody waits for a slot that is free.
+func TestTheWaitForASlotEndsWithIt(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		l := &lingering{left: time.Now(), gone: make(chan struct{}), free: func() {}}
+		time.AfterFunc(time.Second, func() { l.end(FreedEnded) })
+		if l.hold(time.Hour); time.Since(l.left) != time.Second {
+			t.Errorf("waited %v for a slot that was free after 1 s", time.Since(l.left))
+		}
+	})
 }

@@ -20,6 +20,7 @@ func TestServiceTimes(t *testing.T) {
 		"exactly a bound":             {[]seen{{1, time.Second}}, minHold, minHold},
 		"one of a hundred is slow":    {[]seen{{99, time.Millisecond}, {1, 30 * time.Second}}, minHold, minHold},
 		"two of a hundred are slow":   {[]seen{{98, time.Millisecond}, {2, 30 * time.Second}}, 30 * time.Second, 36 * time.Second},
+		"one of a hundred is slower":  {[]seen{{197, time.Millisecond}, {2, 30 * time.Second}, {1, 10 * time.Second}}, 10 * time.Second, 12 * time.Second},
 		"one of fifty is slow":        {[]seen{{49, time.Millisecond}, {1, 30 * time.Second}}, 30 * time.Second, 36 * time.Second},
 		"slower than is waited for":   {[]seen{{1, 3 * time.Hour}}, maxHold, maxHold},
 		"negative, by a clock's jump": {[]seen{{1, -time.Second}}, minHold, minHold},

@@ -240,6 +240,12 @@ func TestLimitListener(t *testing.T) {
 	held[1].Close()
 	try("a", true)
 	l.Close()
+	for _, c := range held {
+		c.Close()
+	}
+	if known := l.(*limitListener).open; len(known) != 0 {
+		t.Errorf("clients that have left are remembered: %v", known)
+	}
 	for addr, want := range map[string]string{"10.1.2.3:5": "10.1.2.3", "[::ffff:10.1.2.3]:5": "10.1.2.3", "[2001:db8::1]:5": "2001:db8::/64", "pipe": "pipe"} {
 		if got := clientAddr(addressed(addr)); got != want {
 			t.Errorf("%s: got %s, want %s", addr, got, want)

@@ -46,6 +46,15 @@ func TestBudgetOfFailures(t *testing.T) {
 	if got := spend(b, 10); got != 0 {
 		t.Errorf("in the past %d", got)
 	}
+	b = &budget{ratio: 0.25, floor: 1}
+	spend(b, 1000)
+	for range 400 {
+		b.earn(at)
+	}
+	at = at.Add(time.Second) // what requests have earned fades, it is not lost
+	if got := spend(b, 1000); got != 100 {
+		t.Errorf("a second after 400 requests %d, want the 100 that they earned", got)
+	}
 	if off := (&budget{ratio: -1}); spend(off, 1000) != 1000 {
 		t.Error("no bound bounds")
 	}
@@ -133,6 +142,28 @@ func TestTrails(t *testing.T) {
 	}
 	if want, sampled := wanted(Done{First: 1}, time.Second, 1000, 5000); !want || !sampled {
 		t.Error("the sample is empty")
+	}
+}
+
+// A request goes with bulk by the length of its body, or where one of the same route moved bulk lately.
+func TestWhatIsBulk(t *testing.T) {
+	now := time.Unix(1000, 0)
+	for _, tt := range []struct {
+		length int64
+		last   time.Time
+		want   lane
+	}{
+		{0, time.Time{}, interactive},
+		{-1, time.Time{}, interactive},
+		{bulkSize - 1, time.Time{}, interactive},
+		{bulkSize, time.Time{}, bulk},
+		{0, now, bulk},
+		{0, now.Add(1 - bulkMemory), bulk},
+		{0, now.Add(-bulkMemory), interactive},
+	} {
+		if got := laneOf(tt.length, tt.last, now); got != tt.want {
+			t.Errorf("%d bytes, bulk last at %v: lane %v, want %v", tt.length, tt.last, got, tt.want)
+		}
 	}
 }
 
