@@ -34,14 +34,19 @@ func backoff(n int, bits uint64) time.Duration {
 type breaker struct {
 	failures int // boots that failed in a row
 	open     bool
-	opened   int       // openings in a row: the exponent of the interval
-	next     time.Time // when open: the next probe may start from here
-	fault    string    // of the last failure
+	opened   int           // openings in a row: the exponent of the interval
+	next     time.Time     // when open: the next probe may start from here
+	fault    string        // of the last failure
+	second   time.Time     // of two failures in a row or more
+	took     time.Duration // the longest of the boots that failed in a row
 }
 
-func (b *breaker) failed(now time.Time, fault string, bits uint64) {
+func (b *breaker) failed(now time.Time, took time.Duration, fault string, bits uint64) {
 	b.failures++
-	b.fault = fault
+	b.fault, b.took = fault, max(b.took, took)
+	if b.failures == breakerAfter-1 {
+		b.second = now
+	}
 	if b.open || b.failures >= breakerAfter {
 		b.trip(now, bits)
 	}
@@ -57,6 +62,13 @@ func (b *breaker) trip(now time.Time, bits uint64) {
 // probed notes that a probe starts: the next may not before another interval is over, whatever becomes of this one.
 func (b *breaker) probed(now time.Time, bits uint64) {
 	b.next = now.Add(backoff(b.opened, bits))
+}
+
+// repeats reports whether a boot that began then, and is that old, only repeats those that have
+// failed one after the other, as far as can be seen: it has not yet lasted clearly longer than they
+// did.
+func (b *breaker) repeats(began time.Time, age time.Duration) bool {
+	return b.failures >= breakerAfter-1 && !began.Before(b.second) && age <= 2*b.took+time.Second
 }
 
 func (b *breaker) succeeded() { *b = breaker{} }

@@ -124,12 +124,14 @@ type bootBook struct {
 	recent []bootKey // least recently learned first
 
 	misplaced int // starts in a row that failed because the machine listened elsewhere
+	doubted   int // starts in a row that have been doubted for what was seen of them
+	hung      int // starts in a row that failed because the machine did nothing
 }
 
 func (k *bootBook) hint(d time.Duration) { k.all[Cold].Hint, k.all[Resume].Hint = d, d }
 
 func (k *bootBook) learn(key bootKey, took time.Duration) {
-	k.misplaced = 0
+	k.misplaced, k.doubted, k.hung = 0, 0, 0
 	k.all[key.kind].Learn(took)
 	k.revision(key).Learn(took)
 }

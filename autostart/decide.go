@@ -132,7 +132,7 @@ func (q *queue) helpless(why string) Decision {
 // look notes what a decision says to those who wait.
 func (q *queue) look(now time.Time, t *thought, d Decision) {
 	q.last, q.quiet = t.in, d.settled
-	o := &outlook{wait: d.Wait, refuse: d.Refuse, until: now.Add(d.RetryAfter)}
+	o := &outlook{wait: d.Wait, refuse: d.Refuse, until: now.Add(d.RetryAfter), doubt: d.Doubt}
 	if t.off {
 		o.off, o.wait = true, waitMin
 	}

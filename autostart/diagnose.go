@@ -12,9 +12,15 @@ import (
 	"github.com/ebbkit/ebb/internal/oslimit"
 )
 
-// diagnoseEvery is how often a boot that has not ended is looked into, as long as that may fail it;
-// later every diagnoseLate.
-const diagnoseEvery, diagnoseLate = time.Second, 5 * time.Second
+// A boot that has not ended is looked into every diagnoseEvery until people have been told of it,
+// and later every diagnoseLate. A driver may have to look at all processes of a host, so that
+// slow looks are made less often: they take one part in diagnoseShare of the time. What the driver
+// says it says within describeWait.
+const (
+	diagnoseEvery, diagnoseLate = 500 * time.Millisecond, 2500 * time.Millisecond
+	diagnoseShare               = 20
+	describeWait                = time.Second
+)
 
 // found keeps what the last look at a booting machine found.
 type found struct {
@@ -34,59 +40,82 @@ func (f *found) get() error {
 	return f.err
 }
 
-// errMisplaced is why a start fails whose machine listens elsewhere.
-type errMisplaced struct{ where, addr string }
+// bootError is why a start fails of which enough has been seen.
+type bootError string
 
-func (e *errMisplaced) Error() string {
-	return fmt.Sprintf("it listens at %s and not at %s: make it listen there, or set App.BootHint if "+
-		"that takes longer", e.where, e.addr)
-}
+func (e bootError) Error() string { return string(e) }
 
 // diagnose says in the row of a machine that boots, and in the trace, what it lacks, as long as ctx
 // lasts. Where it listens elsewhere and not where it should, it ends the start by fail.
 func (s *Starter) diagnose(
 	ctx context.Context, fail context.CancelCauseFunc, r *run, began time.Time,
 ) {
-	t := time.NewTicker(diagnoseEvery)
+	every := diagnoseEvery
+	t := time.NewTimer(every)
 	defer t.Stop()
 	var place misplaced
-	told := ""
-	for n := 1; ; n++ {
+	told, doubted := "", false
+	for {
 		select {
 		case <-ctx.Done():
 			return
 		case <-t.C:
 		}
-		err, age := r.found.get(), time.Since(began)
+		err, now := r.found.get(), time.Now()
+		age := now.Sub(began)
 		if oslimit.NoProcess(err) {
+			t.Reset(every)
 			continue // it says nothing of the machine
 		}
 		d := s.describe(ctx, r)
+		known := s.knownOf(r)
+		doubtful := false
 		if r.probe.dials && s.condition(r, err) == deaf {
-			grace := s.misplacedGrace(r)
-			if where, failed := place.look(time.Now(), r.m.Addr, d.Listens, grace); failed {
-				s.countMisplaced(r)
-				fail(&errMisplaced{where, r.m.Addr})
+			where, failed := place.look(now, r.m.Addr, d.Listens, known.misplacedGrace())
+			if failed {
+				s.count(r, func(b *bootBook) { b.misplaced++ })
+				fail(bootError(misplacedWords(where, r.m.Addr)))
+				return
+			}
+			idle := idleFor(d)
+			if doubtful = known.doubtful(age, place.lasted(now), idle); known.hangs(age, idle) {
+				s.count(r, func(b *bootBook) { b.hung++ })
+				fail(bootError(hangsWords(r.m.Addr, idle, d.Output)))
 				return
 			}
 		}
-		if age < tellAfter || ctx.Err() != nil {
+		if age >= tellAfter || doubtful {
+			every = diagnoseLate
+		}
+		t.Reset(max(every, min(diagnoseShare*time.Since(now), diagnoseLate)))
+		if age < tellAfter && !doubtful && !doubted || ctx.Err() != nil {
 			continue
 		}
-		t.Reset(diagnoseLate)
-		why := lacks(foundAt(err, r.m.Addr), r.m.Addr, d)
+		why := lacks(foundAt(err, r.m.Addr), r.m.Addr, d, doubtful)
 		if why == told {
 			continue
 		}
 		told = why
+		if doubtful && !doubted {
+			doubted = true
+			s.count(r, func(b *bootBook) { b.doubted++ })
+		}
 		if d.Output != "" {
 			why += "; it last wrote: " + d.Output
 		}
-		age = age.Round(time.Second)
+		age = age.Round(100 * time.Millisecond)
 		s.edit(r, func(m *balance.Machine) {
-			if m.State == balance.Starting && !r.up.Load() && ctx.Err() == nil {
-				m.Fault = fmt.Sprintf("not ready after %v: %s", age, why)
+			if m.State != balance.Starting || r.up.Load() || ctx.Err() != nil {
+				return
 			}
+			m.Fault = fmt.Sprintf("not ready after %v: %s", age, why)
+			switch {
+			case doubtful:
+				m.Health, m.Recent = balance.Failing, false
+			case m.Doubtful:
+				m.Health = balance.HealthUnknown // it does something again
+			}
+			m.Doubtful = doubtful
 		})
 		s.config.Trace.notReady(r.m, age, errors.New(why))
 	}
@@ -98,7 +127,7 @@ func (s *Starter) describe(ctx context.Context, r *run) (d Description) {
 	if !ok {
 		return d
 	}
-	ctx, cancel := context.WithTimeout(ctx, diagnoseEvery)
+	ctx, cancel := context.WithTimeout(ctx, describeWait)
 	defer cancel()
 	var mu sync.Mutex
 	var late Description
@@ -130,20 +159,21 @@ func foundAt(err error, addr string) string {
 	return err.Error()
 }
 
-// misplacedGrace is misplacedGrace for what is known of r's app.
-func (s *Starter) misplacedGrace(r *run) time.Duration {
+// knownOf returns what is known of the boots of r's app.
+func (s *Starter) knownOf(r *run) known {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	book := s.book(r)
-	known := time.Duration(0)
+	k := known{grace: r.probe.check.Grace, misplaced: book.misplaced, doubted: book.doubted, hung: book.hung}
 	if b := book.of(bootKey{r.m.Revision, Cold}); b.Known() {
-		known = b.Longest()
+		k.longest, k.suspect = b.Longest(), b.Suspect()
 	}
-	return misplacedGrace(known, r.probe.check.Grace, book.misplaced)
+	return k
 }
 
-func (s *Starter) countMisplaced(r *run) {
+// count changes what is known of the boots of r's app.
+func (s *Starter) count(r *run, change func(*bootBook)) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	s.book(r).misplaced++
+	change(s.book(r))
 }

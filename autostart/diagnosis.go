@@ -1,6 +1,7 @@
 package autostart
 
 import (
+	"fmt"
 	"net/netip"
 	"slices"
 	"strings"
@@ -22,6 +23,12 @@ const (
 	// it was just the order in which the ports are opened, one of the longer ones comes up, and
 	// from then on it is known how long that takes.
 	misplacedTries = breakerAfter
+	// doubtfulFirst is how long a machine that boots has to do nothing, or to listen elsewhere, to
+	// be doubted, and doubtfulNext how long after another one of the app has been. The first one
+	// may wait for something; with both, those who wait for an app that hangs are told after 5 s.
+	doubtfulFirst, doubtfulNext = 1900 * time.Millisecond, 900 * time.Millisecond
+	// hangsAfter is the age at which the first boot of an app that does nothing has failed.
+	hangsAfter = 15 * time.Second
 )
 
 // misplaced finds out that a machine which boots listens elsewhere than where it should. The zero
@@ -46,24 +53,69 @@ func (p *misplaced) look(
 	}
 	for _, l := range listens {
 		if portOf(l) == portOf(addr) {
-			grace = misplacedSame
+			grace = min(grace, misplacedSame)
 		}
 	}
 	return p.where, now.Sub(p.since) >= grace
 }
 
+// lasted returns for how long it has listened elsewhere, and not where it should.
+func (p *misplaced) lasted(now time.Time) time.Duration {
+	if p.where == "" {
+		return 0
+	}
+	return now.Sub(p.since)
+}
+
+// known is what is known of the boots of an app when one of them is looked into.
+type known struct {
+	longest, suspect time.Duration // 0 where no boot is known
+	grace            time.Duration // of the app's check
+	misplaced        int           // starts in a row that failed because the machine listened elsewhere
+	doubted          int           // starts in a row that have been doubted
+	hung             int           // starts in a row that failed because the machine did nothing
+}
+
 // misplacedGrace returns how long other ports may be open: 2 s at the first start, nothing at the
 // next ones, and longer and longer when they all have failed for it; as long as boots are known to
 // take where that is longer.
-func misplacedGrace(known, grace time.Duration, failed int) time.Duration {
+func (k known) misplacedGrace() time.Duration {
 	d := misplacedOther
 	switch {
-	case failed >= misplacedTries:
-		d <<= min(failed-misplacedTries+1, 8)
-	case failed > 0:
+	case k.misplaced >= misplacedTries:
+		d <<= min(k.misplaced-misplacedTries+1, 8)
+	case k.misplaced > 0:
 		d = 0
 	}
-	return max(d, known, grace)
+	return max(d, k.longest, k.grace)
+}
+
+// doubtful reports whether a boot of that age is not expected to end well after all that is seen of
+// it: how long it has listened elsewhere, and how long it has listened nowhere and done nothing.
+// What is slow and works, loads a model or writes a line now and then, is not doubted here; nor is
+// any boot as long as the app's boots are known to take that long, or a grace is given.
+func (k known) doubtful(age, elsewhere, idle time.Duration) bool {
+	least := doubtfulFirst
+	if k.doubted > 0 {
+		least = doubtfulNext
+	}
+	return age >= max(k.suspect, k.grace) && max(elsewhere, idle) >= least
+}
+
+// hangs reports whether a boot of that age has failed for doing nothing for that long. It is given
+// 15 s at first, and twice as long each time: what just waits for a long time comes up with one of
+// these, and what has been mended is started before long.
+func (k known) hangs(age, idle time.Duration) bool {
+	limit := hangsAfter << min(k.hung, 5)
+	return age >= max(limit, k.suspect, k.grace) && idle >= limit*2/3
+}
+
+// idleFor returns for how long a machine has done nothing and listened nowhere.
+func idleFor(d Description) time.Duration {
+	if !d.Known || len(d.Listens) > 0 {
+		return 0
+	}
+	return d.Idle
 }
 
 // anyAddr is the address of all interfaces with addr's port, in addr's family.
@@ -90,8 +142,22 @@ func cutLast(s, sep string) (before, after string, found bool) {
 	return s, "", false
 }
 
+func misplacedWords(where, addr string) string {
+	return fmt.Sprintf("it listens at %s and not at %s: make it listen there, or set App.BootHint if "+
+		"that takes longer", where, addr)
+}
+
+func hangsWords(addr string, idle time.Duration, output string) string {
+	s := fmt.Sprintf("it has done nothing for %v and does not listen at %s: make it listen there, or "+
+		"set App.BootHint if its boots take longer", idle.Round(time.Second), addr)
+	if output != "" {
+		s += "; it last wrote: " + output
+	}
+	return s
+}
+
 // lacks says what a boot lacks, for people: what its check found, and what its driver knows.
-func lacks(found string, addr string, d Description) string {
+func lacks(found string, addr string, d Description, doubtful bool) string {
 	s := found
 	var elsewhere []string
 	for _, l := range d.Listens {
@@ -104,6 +170,9 @@ func lacks(found string, addr string, d Description) string {
 		s += "; it listens at " + strings.Join(elsewhere, ", ")
 	case d.Known && len(d.Listens) == 0:
 		s += "; it listens nowhere"
+		if doubtful {
+			s += " and does nothing (set App.BootHint if its boots take longer)"
+		}
 	}
 	return s
 }

@@ -55,17 +55,17 @@ func TestMisplaced(t *testing.T) {
 		})
 	}
 	for n, want := range []time.Duration{1, 0, 0, 2, 4, 8, 16} {
-		if got := misplacedGrace(0, 0, n); got != want*misplacedOther {
+		if got := (known{misplaced: n}).misplacedGrace(); got != want*misplacedOther {
 			t.Errorf("%v after %d failures, want %v", got, n, want*misplacedOther)
 		}
 	}
-	if d := misplacedGrace(0, 0, 1000); d > 10*time.Minute {
+	if d := (known{misplaced: 1000}).misplacedGrace(); d > 10*time.Minute {
 		t.Errorf("%v after 1000 failures", d)
 	}
-	if d := misplacedGrace(40*sec, sec, 0); d != 40*sec {
+	if d := (known{longest: 40 * sec, grace: sec}).misplacedGrace(); d != 40*sec {
 		t.Errorf("%v where boots take 40 s", d)
 	}
-	if d := misplacedGrace(sec, 50*sec, 1); d != 50*sec {
+	if d := (known{longest: sec, grace: 50 * sec, misplaced: 1}).misplacedGrace(); d != 50*sec {
 		t.Errorf("%v with a grace of 50 s", d)
 	}
 }
@@ -116,13 +116,13 @@ func TestDiagnosisOfABoot(t *testing.T) {
 		{"what it says last, and then where it listens", habits{boot: time.Hour}, StarterConfig{}, false, []step{
 			{6 * sec, "cannot open config", "", "not ready after 5s: connection refused at host:80; it listens nowhere; it last wrote: cannot open config"},
 			{11 * sec, "still cannot open config", "", "not ready after 5s: connection refused at host:80; it listens nowhere; it last wrote: cannot open config"},
-			{16 * sec, "", "[::1]:80", "not ready after 15s: connection refused at host:80; it listens at [::1]:80"},
+			{16 * sec, "", "[::1]:80", "not ready after 12.5s: connection refused at host:80; it listens at [::1]:80"},
 		}, []string{
 			"m0 not ready after 5s: connection refused at host:80; it listens nowhere; it last wrote: cannot open config",
-			"m0 not ready after 15s: connection refused at host:80; it listens at [::1]:80",
+			"m0 not ready after 12.5s: connection refused at host:80; it listens at [::1]:80",
 		}},
 		{"it listens elsewhere, and not where it should", habits{boot: time.Hour}, StarterConfig{}, true, []step{
-			{2500 * time.Millisecond, "", "0.0.0.0:8080", ""},
+			{2250 * time.Millisecond, "", "0.0.0.0:8080", ""},
 			{3500 * time.Millisecond, "", "0.0.0.0:8080", "it listens at 0.0.0.0:8080 and not at host:80: make it listen there, or set App.BootHint if that takes longer"},
 		}, []string{"failed m0: it listens at 0.0.0.0:8080 and not at host:80: make it listen there, or set App.BootHint if that takes longer"}},
 		{"other checks may pass all the same", habits{boot: 8 * sec}, StarterConfig{}, false, []step{

@@ -2,6 +2,7 @@ package autostart
 
 import (
 	"context"
+	"time"
 
 	"github.com/ebbkit/ebb/balance"
 )
@@ -52,6 +53,11 @@ type Description struct {
 	Listens []string
 	// Known says that Listens are all there are; else an empty list says nothing.
 	Known bool
+	// Idle is for how long the machine has done nothing: it has used no processor and written
+	// nothing. 0 where it is busy, and where that is not known. A start that is idle, listens
+	// nowhere and has taken longer than is known of its app is doubted, see
+	// [balance.Machine.Doubtful].
+	Idle time.Duration
 	// Output is the last line that the machine has written; empty where there is none.
 	Output string
 }

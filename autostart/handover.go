@@ -195,14 +195,21 @@ func (q *queue) expire(now time.Time) {
 	after := q.after(now)
 	q.mu.Unlock()
 	fault := sync.OnceValue(q.lacks)
+	doubt := ""
+	if o := q.view.Load(); o != nil && q.a.config.MaxWait >= 0 {
+		doubt = o.doubt
+	}
 	q.end(func(w *waiting) error {
+		waited := now.Sub(w.since)
+		if doubt != "" && waited >= doubtWait {
+			return &Error{App: q.app, Class: ErrStart, Fault: doubt, Waited: waited, After: after}
+		}
 		if until := q.until(w.since); until.After(w.until) {
 			w.until = until
 		}
 		if now.Before(w.until) {
 			return nil
 		}
-		waited := now.Sub(w.since)
 		return &Error{App: q.app, Class: ErrPatience, Fault: fault(), Waited: waited, After: after}
 	})
 }

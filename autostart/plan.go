@@ -1,6 +1,7 @@
 package autostart
 
 import (
+	"cmp"
 	"fmt"
 	"math"
 	"slices"
@@ -28,6 +29,8 @@ type plan struct {
 	short    int                      // machines wanted that cannot be started
 	again    int                      // starts asked for once more
 	doomed   int                      // of starting: known never to become healthy
+	doubtful int                      // of starting: nobody should wait for them
+	doubt    string                   // why
 	regions  int                      // where the demand was looked for: so many of Input.Regions
 	home     tally                    // what there was there
 	least    struct{ want, have int } // of the minimums
@@ -165,10 +168,22 @@ func (r *plan) age(i int, m *balance.Machine) {
 	if s.held {
 		age = 0 // it has not begun
 	}
+	r.doubts(m, at, age)
 	r.await(b.Wait(), b.Wait()-age)
 	r.remaining(b.Remaining(age))
 	if age >= b.Suspect() {
 		r.d.Suspect++
+	}
+}
+
+// doubts finds out whether a start in flight is worth waiting for.
+func (r *plan) doubts(m *balance.Machine, began time.Time, age time.Duration) {
+	switch {
+	case m.State == balance.Starting && m.Doubtful:
+		r.doubtful++
+		r.doubt = cmp.Or(r.doubt, fmt.Sprintf("machine %s: %s", m.ID, m.Fault))
+	case r.p.breaker.repeats(began, age):
+		r.doubtful++
 	}
 }
 
@@ -339,6 +354,9 @@ func (r *plan) start(i int32) {
 	b := r.p.boots.of(key)
 	r.await(b.Wait(), b.Wait())
 	r.remaining(b.Remaining(0))
+	if r.p.breaker.repeats(r.now, 0) {
+		r.doubtful++
+	}
 }
 
 func (r *plan) recall(i int32) {
@@ -416,10 +434,16 @@ func (r *plan) keep() {
 
 // refuse says so when nothing can serve what is parked for a while.
 func (r *plan) refuse() {
-	if !r.in.App.Autostart || r.serving > 0 {
+	if !r.in.App.Autostart {
 		return
 	}
 	b := &r.p.breaker
+	if r.serving > 0 {
+		if r.serving == r.doubtful && r.in.Parked > 0 {
+			r.d.Doubt = cmp.Or(r.doubt, b.fault)
+		}
+		return
+	}
 	if !b.open && b.failures > 0 && r.short > 0 {
 		b.trip(r.now, r.in.Rand) // nothing is left to be tried
 	}

@@ -101,6 +101,11 @@ type Decision struct {
 	// Refuse says why what is parked cannot be served before RetryAfter has passed; empty while there is hope.
 	Refuse     string
 	RetryAfter time.Duration
+	// Doubt says why none of the starts in flight is expected to serve: their owners do not expect
+	// it, see [balance.Machine.Doubtful], or they only repeat two or more that have failed one
+	// after the other. Nothing else may serve either. Who has been parked for 5 s is then told
+	// that, instead of waiting on; the starts go on. Empty while there is hope.
+	Doubt string
 
 	// Wait is how long a request may be parked: as long as the starts in flight may take, and some
 	// more; 10 s when there are none.

@@ -66,6 +66,7 @@ type outlook struct {
 	coming time.Time // when a start in flight should be ready; zero when none is
 	refuse string
 	until  time.Time // of refuse
+	doubt  string
 }
 
 // input is what tells one tick's question from the last one's.
@@ -421,6 +422,10 @@ func (q *queue) patience() time.Duration {
 	}
 	return waitMin
 }
+
+// doubtWait is how long a request waits for starts that are not expected to serve it: a person is
+// then told what is wrong, and a start that is well after all has had time for it.
+const doubtWait = 5 * time.Second
 
 // awaitMax bounds a wait in all, however many starts are made one after the other: a driver that
 // asks again and again to be called later would hold requests for ever.

@@ -134,7 +134,7 @@ func (p *Planner) shift(back time.Duration) {
 			*t = t.Add(-back)
 		}
 	}
-	p.breaker.next = p.breaker.next.Add(-back)
+	p.breaker.next, p.breaker.second = p.breaker.next.Add(-back), p.breaker.second.Add(-back)
 }
 
 // moved takes in one machine's change.
@@ -220,7 +220,7 @@ func (p *Planner) failed(now time.Time, m *balance.Machine, s *sight, fault stri
 	case crash:
 		n-- // the first crash of what ran well is answered at once
 	case noBoot:
-		p.breaker.failed(now, s.fault, bits)
+		p.breaker.failed(now, now.Sub(s.bootAt), s.fault, bits)
 	}
 	s.until = now
 	if n > 0 {

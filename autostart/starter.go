@@ -290,7 +290,7 @@ func (s *Starter) begin(m balance.Machine, gate *balance.Gate, token uint64) boo
 // boot brings the machine up and reports whether it is ready.
 func (s *Starter) boot(h *hosted, r *run) bool {
 	s.config.Trace.starting(r.m)
-	s.edit(r, func(m *balance.Machine) { m.Health, m.Recent = balance.HealthUnknown, false })
+	s.edit(r, func(m *balance.Machine) { m.Health, m.Recent, m.Doubtful = balance.HealthUnknown, false, false })
 	var err error
 	if r.probe, err = s.prober(r.m.App); err != nil {
 		s.fail(r.m, r.gate, r.token, fmt.Sprintf("StarterConfig.CheckOf: %v", err))
@@ -332,7 +332,7 @@ func (s *Starter) boot(h *hosted, r *run) bool {
 	recent := max(s.learn(h, r, b.Kind, took), r.probe.check.Grace-took)
 	s.edit(r, func(m *balance.Machine) { // before ready, so that the row which says so is whole
 		r.up.Store(true)
-		m.Addr, m.Fault, m.Health, m.Recent = b.Addr, "", balance.Passing, recent > 0
+		m.Addr, m.Fault, m.Health, m.Recent, m.Doubtful = b.Addr, "", balance.Passing, recent > 0, false
 	})
 	if !r.gate.Ready(r.token) {
 		s.abandon(h, r, "it was given up while it became ready")
@@ -411,7 +411,7 @@ func (s *Starter) whyNot(ctx context.Context, r *run, err error) string {
 	if err != nil {
 		said = ": " + foundAt(err, r.m.Addr)
 	}
-	if e, ok := errors.AsType[*errMisplaced](context.Cause(ctx)); ok {
+	if e, ok := errors.AsType[bootError](context.Cause(ctx)); ok {
 		return e.Error()
 	}
 	e, exited := errors.AsType[*ended](context.Cause(r.ctx))
@@ -431,7 +431,7 @@ func (s *Starter) whyNot(ctx context.Context, r *run, err error) string {
 // fail ends a start that came to nothing. The row says why before it says so.
 func (s *Starter) fail(m balance.Machine, gate *balance.Gate, token uint64, fault string) {
 	m.Fault = fault
-	s.edit(&run{m: m}, func(row *balance.Machine) { row.Fault = fault })
+	s.edit(&run{m: m}, func(row *balance.Machine) { row.Fault, row.Doubtful = fault, false })
 	if gate.Fail(token) {
 		s.config.Trace.failed(m)
 	}

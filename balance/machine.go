@@ -120,7 +120,10 @@ type Machine struct {
 	// "broken". The owner sets and clears it, so that no reader needs the owner's clock. Of a
 	// machine that starts it says that the boot has not begun: the owner waits for its turn, or for
 	// a driver that has asked to be called later.
-	Recent    bool
+	Recent bool
+	// Doubtful says of a machine that starts that its owner does not expect it to become ready: it
+	// does nothing, or listens elsewhere, and Fault says so. It may come up all the same.
+	Doubtful  bool
 	Cordon    Cordon
 	CordonGen uint64 // counts the machine's cordons; requests carry the generation their node had seen
 	Epoch     uint64 // counts the machine's starts and resumes; 0 means never started

@@ -14,7 +14,7 @@ type row struct {
 	pos             int32                   // in its region's dense arrays
 	state           State
 	health          Health
-	cordonAndRecent uint8
+	cordonAndFlags  uint8
 	tier            Tier // on this node: outliers are worse than their row
 }
 
@@ -29,7 +29,7 @@ type kin struct {
 	incarnation uint64 // of the owner that wrote the row
 }
 
-const recentFlag = 1 << 7
+const recentFlag, doubtfulFlag = 1 << 7, 1 << 6
 
 // pack makes a row. like is a kin to use again where it fits.
 func pack(m *Machine, v Version, app *App, like *kin) *row {
@@ -37,9 +37,12 @@ func pack(m *Machine, v Version, app *App, like *kin) *row {
 	if like == nil || *like != k {
 		like = &k
 	}
-	r := &row{id: m.ID, addr: m.Addr, kin: like, gen: m.CordonGen, epoch: m.Epoch, seq: v.Seq, state: m.State, health: m.Health, cordonAndRecent: uint8(m.Cordon)}
+	r := &row{id: m.ID, addr: m.Addr, kin: like, gen: m.CordonGen, epoch: m.Epoch, seq: v.Seq, state: m.State, health: m.Health, cordonAndFlags: uint8(m.Cordon)}
 	if m.Recent {
-		r.cordonAndRecent |= recentFlag
+		r.cordonAndFlags |= recentFlag
+	}
+	if m.Doubtful {
+		r.cordonAndFlags |= doubtfulFlag
 	}
 	if m.Fault != "" {
 		r.fault = new(m.Fault)
@@ -63,8 +66,8 @@ func (r *row) unpack() Machine {
 	k := r.kin
 	m := Machine{
 		ID: r.id, App: k.app, Region: k.region, Owner: k.owner, Addr: r.addr, Revision: k.revision, Limits: k.own,
-		State: r.state, Health: r.health, Recent: r.cordonAndRecent&recentFlag != 0, Cordon: r.cordon(),
-		CordonGen: r.gen, Epoch: r.epoch,
+		State: r.state, Health: r.health, Recent: r.cordonAndFlags&recentFlag != 0, Cordon: r.cordon(),
+		CordonGen: r.gen, Epoch: r.epoch, Doubtful: r.cordonAndFlags&doubtfulFlag != 0,
 	}
 	if r.fault != nil {
 		m.Fault = *r.fault
@@ -72,10 +75,10 @@ func (r *row) unpack() Machine {
 	return m
 }
 
-func (r *row) cordon() Cordon   { return Cordon(r.cordonAndRecent &^ recentFlag) }
+func (r *row) cordon() Cordon   { return Cordon(r.cordonAndFlags &^ (recentFlag | doubtfulFlag)) }
 func (r *row) version() Version { return Version{r.kin.incarnation, r.seq} }
 
 // rowTier is the tier that the row itself says.
 func (r *row) rowTier() Tier {
-	return tierOf(r.state, r.cordon(), r.health, r.cordonAndRecent&recentFlag != 0)
+	return tierOf(r.state, r.cordon(), r.health, r.cordonAndFlags&recentFlag != 0)
 }

@@ -3,13 +3,15 @@ package process
 import (
 	"context"
 	"errors"
+	"time"
 
 	"github.com/ebbkit/ebb/autostart"
 	"github.com/ebbkit/ebb/balance"
 )
 
-// Describe returns where m's processes accept connections, on Linux, and the last line that they
-// have printed. With it a Driver is an [autostart.Describer].
+// Describe returns the last line that m's processes have printed and, on Linux, where they accept
+// connections and for how long they have done nothing. With it a Driver is an
+// [autostart.Describer].
 func (d *Driver) Describe(_ context.Context, m balance.Machine) (autostart.Description, error) {
 	d.mu.Lock()
 	c := d.children[m.Key()]
@@ -21,6 +23,13 @@ func (d *Driver) Describe(_ context.Context, m balance.Machine) (autostart.Descr
 	d.mu.Unlock()
 	// The process may end meanwhile, and its number may even be given to another: then this is of
 	// no use, and does no harm.
-	addrs, known := listens(pid)
-	return autostart.Description{Listens: addrs, Known: known, Output: printed.lastLine()}, nil
+	now, bytes := time.Now(), printed.printed()
+	seen, known := lookAt(pid)
+	description := autostart.Description{Listens: seen.listens, Known: known, Output: printed.lastLine()}
+	if known {
+		d.mu.Lock()
+		description.Idle = c.activity.look(now, seen.cpu, seen.busy, bytes)
+		d.mu.Unlock()
+	}
+	return description, nil
 }

@@ -57,6 +57,7 @@ type child struct {
 
 	cmd       *exec.Cmd // nil while it is being created
 	printed   *output
+	activity  activity
 	flush     func() // passes on what it has printed last
 	epoch     uint64
 	suspended bool
@@ -110,7 +111,7 @@ func (d *Driver) claim(m balance.Machine) (c *child, resumed bool, err error) {
 		if err := signalGroup(c.cmd.Process, sigCont); err != nil {
 			return nil, false, fmt.Errorf("process: resume %v: %w", m.Key(), err)
 		}
-		c.suspended, c.epoch = false, m.Epoch
+		c.suspended, c.epoch, c.activity = false, m.Epoch, activity{}
 		return c, true, nil
 	}
 	c = &child{key: m.Key(), epoch: m.Epoch, gone: make(chan struct{})}

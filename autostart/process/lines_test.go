@@ -99,11 +99,19 @@ func TestListening(t *testing.T) {
 	if diff := cmp.Diff(want, addresses(append(parseListening(text), parseListening(text)...), inodes)); diff != "" {
 		t.Errorf("(-want +got)\n%s", diff)
 	}
-	for stat, want := range map[string]int{
-		"123 (app) S 1 77 77 0 -1": 77, "123 (a ) b) R 1 78 77 0": 78, "": 0, "123 (app S 1 77": 0, "123 (app) S 1": 0, "1 (x) S 1 x 0": 0,
+	const rest = " 77 0 -1 0 1 2 3 4 10 20 300 4000 20 0 1"
+	for stat, want := range map[string]processStat{
+		"123 (app) S 1 77" + rest:   {77, false, 4330},
+		"123 (a ) b) R 1 78" + rest: {78, true, 4330},
+		"123 (app) D 1 79" + rest:   {79, true, 4330},
+		"123 (app) S 1 77 77 0 -1":  {},
+		"":                          {},
+		"123 (app S 1 77" + rest:    {},
+		"1 (x) S 1 x" + rest:        {},
+		"1 (x) S 1 2 3 0 -1 0 1 2 3 4 x 20 300 4000": {},
 	} {
-		if got, ok := groupOf(stat); got != want || ok != (want != 0) {
-			t.Errorf("%q: group %d, %v; want %d", stat, got, ok, want)
+		if got, ok := parseStat(stat); ok && got != want || ok != (want != processStat{}) {
+			t.Errorf("%q: %+v, %v; want %+v", stat, got, ok, want)
 		}
 	}
 }
@@ -114,7 +122,7 @@ func FuzzListening(f *testing.F) {
 		for _, l := range parseListening(text) {
 			_ = l.addr.String()
 		}
-		_, _ = groupOf(stat)
+		_, _ = parseStat(stat)
 		_, _ = socketOf(link)
 	})
 }

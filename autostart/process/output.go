@@ -21,14 +21,16 @@ const (
 // output is what one machine prints: its end is kept, and all of it is passed on. Both streams of a
 // machine may write at once.
 type output struct {
-	mu   sync.Mutex
-	kept []byte // the end of it, and before that up to as much again
+	mu    sync.Mutex
+	kept  []byte // the end of it, and before that up to as much again
+	bytes int64  // in all
 }
 
 // keep keeps the end of what has been printed.
 func (o *output) keep(b []byte) {
 	o.mu.Lock()
 	defer o.mu.Unlock()
+	o.bytes += int64(len(b))
 	if len(b) >= outputKept {
 		o.kept = append(o.kept[:0], b[len(b)-outputKept:]...)
 		return
@@ -37,6 +39,13 @@ func (o *output) keep(b []byte) {
 		o.kept = append(o.kept[:0], o.kept[len(o.kept)-outputKept:]...)
 	}
 	o.kept = append(o.kept, b...)
+}
+
+// printed returns how much has been printed in all.
+func (o *output) printed() int64 {
+	o.mu.Lock()
+	defer o.mu.Unlock()
+	return o.bytes
 }
 
 // lastLine returns the last line that says something.

@@ -52,17 +52,6 @@ func parseHexAddr(s string) (a netip.AddrPort, ok bool) {
 	return netip.AddrPortFrom(ip.Unmap(), uint16(p)), ok
 }
 
-// groupOf returns the process group in a /proc/<pid>/stat.
-func groupOf(stat string) (pgid int, ok bool) {
-	i := strings.LastIndexByte(stat, ')') // the name before it may hold anything
-	f := strings.Fields(stat[i+1:])       // state, parent, group
-	if i < 0 || len(f) < 3 {
-		return 0, false
-	}
-	pgid, err := strconv.Atoi(f[2])
-	return pgid, err == nil
-}
-
 // socketOf returns the inode of the socket that a link in /proc/<pid>/fd names.
 func socketOf(link string) (inode string, ok bool) {
 	inode, ok = strings.CutPrefix(link, "socket:[")

@@ -68,6 +68,7 @@ func drawMachine(t *rapid.T) machine {
 	m.Cordon = rapid.SampledFrom([]balance.Cordon{balance.CordonNone, balance.CordonNone, balance.CordonNone, balance.CordonSoft, balance.CordonHard}).Draw(t, "cordon")
 	m.Health = rapid.SampledFrom([]balance.Health{balance.Passing, balance.HealthUnknown, balance.Passing, balance.Failing}).Draw(t, "health")
 	m.Recent = rapid.Bool().Draw(t, "recent")
+	m.Doubtful = rapid.Bool().Draw(t, "doubtful")
 	m.Revision = rapid.SampledFrom([]string{"v1", "v2"}).Draw(t, "revision")
 	m.Limits = rapid.SampledFrom([]balance.Limits{{Soft: 2, Hard: 4}, {Soft: 1, Hard: 1}, {Hard: 2}, {Soft: 3}}).Draw(t, "limits")
 	load := 0

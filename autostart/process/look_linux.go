@@ -4,11 +4,11 @@ import (
 	"os"
 	"path/filepath"
 	"strconv"
+	"syscall"
 )
 
-// listens returns where the processes of the group that pid leads accept connections; ok is false
-// when that cannot be found out.
-func listens(pid int) (addrs []string, ok bool) {
+// lookAt looks at the processes of the group that pid leads; ok is false where that is not possible.
+func lookAt(pid int) (g seen, ok bool) {
 	leader := filepath.Join("/proc", strconv.Itoa(pid), "net")
 	var all []listening
 	for _, list := range []string{"tcp", "tcp6"} {
@@ -19,15 +19,19 @@ func listens(pid int) (addrs []string, ok bool) {
 		}
 	}
 	if !ok {
-		return nil, false
+		return g, false
 	}
 	processes, err := os.ReadDir("/proc")
 	if err != nil {
-		return nil, false
+		return g, false
 	}
 	inodes := map[string]bool{}
 	for _, p := range processes {
-		if _, err := strconv.Atoi(p.Name()); err != nil {
+		id, err := strconv.Atoi(p.Name())
+		if err != nil {
+			continue
+		}
+		if group, err := syscall.Getpgid(id); err != nil || group != pid { // much cheaper than the file
 			continue
 		}
 		dir := filepath.Join("/proc", p.Name())
@@ -35,12 +39,15 @@ func listens(pid int) (addrs []string, ok bool) {
 		if err != nil {
 			continue // it has ended meanwhile
 		}
-		if pgid, ok := groupOf(string(stat)); !ok || pgid != pid {
+		st, ok := parseStat(string(stat))
+		if !ok || st.group != pid {
 			continue
 		}
+		g.cpu += st.cpu
+		g.busy = g.busy || st.busy
 		fds, err := os.ReadDir(filepath.Join(dir, "fd"))
 		if err != nil {
-			return nil, false // it has become somebody else's: what it listens to is not known
+			return g, false // it has become somebody else's: what it listens to is not known
 		}
 		for _, fd := range fds {
 			if link, err := os.Readlink(filepath.Join(dir, "fd", fd.Name())); err == nil {
@@ -50,5 +57,6 @@ func listens(pid int) (addrs []string, ok bool) {
 			}
 		}
 	}
-	return addresses(all, inodes), true
+	g.listens = addresses(all, inodes)
+	return g, true
 }

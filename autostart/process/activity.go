@@ -1,0 +1,63 @@
+package process
+
+import (
+	"strconv"
+	"strings"
+	"time"
+)
+
+// seen is what can be seen of the processes of a group.
+type seen struct {
+	listens []string // where they accept connections
+	cpu     uint64   // time that they have used, in ticks
+	busy    bool     // one of them runs, or waits for a disk
+}
+
+// activeTicks is how much processor time makes processes active: two ticks of 10 ms, since a tick
+// may just be full. What only waits, and looks at a clock now and then, uses less.
+const activeTicks = 2
+
+// activity follows whether the processes of a group do anything. The zero value has not seen them.
+type activity struct {
+	since   time.Time // they have done nothing
+	cpu     uint64    // then
+	printed int64     // bytes, then
+}
+
+// look takes in what a look found, and returns for how long they have done nothing.
+func (a *activity) look(now time.Time, cpu uint64, busy bool, printed int64) (idle time.Duration) {
+	if a.since.IsZero() || busy || cpu < a.cpu || cpu >= a.cpu+activeTicks || printed != a.printed {
+		*a = activity{now, cpu, printed}
+		return 0
+	}
+	return max(0, now.Sub(a.since))
+}
+
+// processStat is what a /proc/<pid>/stat says.
+type processStat struct {
+	group int
+	busy  bool
+	cpu   uint64
+}
+
+// parseStat reads a /proc/<pid>/stat.
+func parseStat(stat string) (p processStat, ok bool) {
+	i := strings.LastIndexByte(stat, ')') // the name before it may hold anything
+	f := strings.Fields(stat[i+1:])       // state, parent, group, ... utime, stime, cutime, cstime
+	if i < 0 || len(f) < 15 {
+		return p, false
+	}
+	group, err := strconv.Atoi(f[2])
+	if err != nil {
+		return p, false
+	}
+	p = processStat{group: group, busy: f[0] == "R" || f[0] == "D"}
+	for _, field := range f[11:15] {
+		n, err := strconv.ParseUint(field, 10, 64)
+		if err != nil {
+			return p, false
+		}
+		p.cpu += n
+	}
+	return p, true
+}
