@@ -67,7 +67,9 @@ type Config struct {
 	Ramp func(balance.AppID) time.Duration
 	// MaxWait bounds a wait. 0 means as long as a start that is in flight may take, see
 	// [Boots.Wait], and 10 s where there is none; whatever is started, no longer than 5 min, or
-	// twice what one start may take. Negative: only the request's own context does.
+	// twice what one start may take. Negative: only the request's own context does. Unless it is
+	// negative, who has waited for 5 s is turned away, with the reason, while all that starts is
+	// doubtful, see [Decision.Doubt].
 	MaxWait time.Duration
 	// StartTimeout bounds one call of the owner. 0 means 10 s.
 	StartTimeout time.Duration

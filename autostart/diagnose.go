@@ -55,6 +55,7 @@ func (s *Starter) diagnose(
 	defer t.Stop()
 	var place misplaced
 	told, doubted := "", false
+	hung := s.knownOf(r).hung // as of its beginning: of several that hang at once one counts
 	for {
 		select {
 		case <-ctx.Done():
@@ -69,6 +70,7 @@ func (s *Starter) diagnose(
 		}
 		d := s.describe(ctx, r)
 		known := s.knownOf(r)
+		known.hung = hung
 		doubtful := false
 		if r.probe.dials && s.condition(r, err) == deaf {
 			where, failed := place.look(now, r.m.Addr, d.Listens, known.misplacedGrace())
@@ -78,8 +80,9 @@ func (s *Starter) diagnose(
 				return
 			}
 			idle := idleFor(d)
-			if doubtful = known.doubtful(age, place.lasted(now), idle); known.hangs(age, idle) {
-				s.count(r, func(b *bootBook) { b.hung++ })
+			doubtful = known.doubtful(age, place.lasted(now), idle)
+			if known.hangs(age, idle) {
+				s.count(r, func(b *bootBook) { b.hung = max(b.hung, hung+1) })
 				fail(bootError(hangsWords(r.m.Addr, idle, d.Output)))
 				return
 			}

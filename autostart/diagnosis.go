@@ -103,10 +103,10 @@ func (k known) doubtful(age, elsewhere, idle time.Duration) bool {
 }
 
 // hangs reports whether a boot of that age has failed for doing nothing for that long. It is given
-// 15 s at first, and twice as long each time: what just waits for a long time comes up with one of
-// these, and what has been mended is started before long.
+// 15 s at first, then 30 s and 60 s, and from the sixth time on longer and longer up to 8 min: what
+// has been mended is started before long, and what just waits for a long time comes up in the end.
 func (k known) hangs(age, idle time.Duration) bool {
-	limit := hangsAfter << min(k.hung, 5)
+	limit := hangsAfter << min(max(min(k.hung, 2), k.hung-2), 5)
 	return age >= max(limit, k.suspect, k.grace) && idle >= limit*2/3
 }
 

@@ -77,6 +77,18 @@ type seeing struct {
 	listens []string
 	output  string
 	err     error
+	broken  bool                            // machines that start from now on listen there, and do nothing but that
+	begun   map[balance.MachineID]time.Time // of those
+}
+
+// Start implements Driver.
+func (d *seeing) Start(ctx context.Context, m balance.Machine) (Booting, error) {
+	d.mu.Lock()
+	if delete(d.begun, m.ID); d.broken {
+		d.begun[m.ID] = time.Now()
+	}
+	d.mu.Unlock()
+	return d.fakeDriver.Start(ctx, m)
 }
 
 func (d *seeing) see(output string, listens ...string) {
@@ -86,9 +98,16 @@ func (d *seeing) see(output string, listens ...string) {
 }
 
 // Describe implements Describer.
-func (d *seeing) Describe(context.Context, balance.Machine) (Description, error) {
+func (d *seeing) Describe(_ context.Context, m balance.Machine) (Description, error) {
 	d.mu.Lock()
 	defer d.mu.Unlock()
+	if d.begun != nil {
+		began, broken := d.begun[m.ID]
+		if !broken {
+			return Description{Known: true}, nil
+		}
+		return Description{Listens: d.listens, Known: true, Idle: time.Since(began), Output: d.output}, nil
+	}
 	return Description{Listens: d.listens, Known: true, Output: d.output}, d.err
 }
 

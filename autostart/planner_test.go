@@ -67,6 +67,15 @@ func (s *story) row(name string) *balance.Machine {
 	return nil
 }
 
+// replace puts a row in the place of its older self.
+func (s *story) replace(m *balance.Machine) {
+	for i := range s.rows {
+		if s.rows[i].ID == m.ID {
+			s.rows[i] = m
+		}
+	}
+}
+
 // see changes rows by a text such as "a starting, b failed, c cordoned": a start begins a new epoch.
 func (s *story) see(what string) {
 	for part := range strings.SplitSeq(what, ", ") {
@@ -77,11 +86,7 @@ func (s *story) see(what string) {
 		// Rows are immutable: what a decision saw stays as it was.
 		old := s.row(name)
 		m := new(*old)
-		for i := range s.rows {
-			if s.rows[i] == old {
-				s.rows[i] = m
-			}
-		}
+		s.replace(m)
 		switch state {
 		case "starting":
 			m.State, m.Epoch = balance.Starting, m.Epoch+1

@@ -35,8 +35,9 @@ type Check struct {
 	Every time.Duration
 	// Grace is how long after the call of the driver failing checks are expected: until then a
 	// start that takes longer than others is not doubted, ports that are open before the right one
-	// are no fault, and the machine counts as recent. 0 means as long as is known of the app's
-	// boots.
+	// are no fault, nor is it one to do nothing, and the machine counts as recent. 0 means as long
+	// as is known of the app's boots: set it, or App.BootHint, for an app that waits for something
+	// else for more than some seconds before it listens.
 	Grace time.Duration
 	// FailAfter is how many checks in a row have to fail for failing, PassAfter how many have to pass for passing again.
 	// 0 means 3 and 1.

@@ -84,7 +84,8 @@ type StarterTrace struct {
 	// why. 0: the start is given back, and whoever still wants it asks again.
 	Delayed func(m balance.Machine, err error, wait time.Duration)
 	// NotReady: the machine still is not ready that long after the call of the driver, 5 s at
-	// least; err says what it lacks. It is told again when that changes.
+	// least, or less where it is doubtful that it will be; err says what it lacks. It is told again
+	// when that changes.
 	NotReady func(m balance.Machine, after time.Duration, err error)
 	// Ready: the machine takes requests. took is the time since the call of the driver; m.Addr is
 	// set.

@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"strings"
 	"testing"
+	"time"
 
 	"github.com/google/go-cmp/cmp"
 	"pgregory.net/rapid"
@@ -125,4 +126,36 @@ func FuzzListening(f *testing.F) {
 		_, _ = parseStat(stat)
 		_, _ = socketOf(link)
 	})
+}
+
+func TestActivity(t *testing.T) {
+	t0 := time.Unix(1_800_000_000, 0)
+	for _, tc := range []struct {
+		name    string
+		cpu     uint64
+		busy    bool
+		printed int64
+		idle    time.Duration // a second after it has used 100 ticks and printed 10 bytes
+	}{
+		{"nothing", 100, false, 10, time.Second},
+		{"a tick may just be full", 101, false, 10, time.Second},
+		{"it works", 102, false, 10, 0},
+		{"it wants to, or reads a file", 100, true, 10, 0},
+		{"it prints", 100, false, 11, 0},
+		{"one of its processes has ended unseen", 90, false, 10, 0},
+	} {
+		var a activity
+		if idle := a.look(t0, 100, false, 10); idle != 0 {
+			t.Errorf("%s: idle for %v at the first look", tc.name, idle)
+		}
+		if idle := a.look(t0.Add(time.Second), tc.cpu, tc.busy, tc.printed); idle != tc.idle {
+			t.Errorf("%s: idle for %v, want %v", tc.name, idle, tc.idle)
+		}
+		if idle, want := a.look(t0.Add(3*time.Second), tc.cpu, false, tc.printed), tc.idle+2*time.Second; idle != want {
+			t.Errorf("%s: idle for %v after two more seconds, want %v", tc.name, idle, want)
+		}
+		if idle := a.look(t0.Add(-time.Hour), tc.cpu, false, tc.printed); idle != 0 {
+			t.Errorf("%s: idle for %v when the clock is set back", tc.name, idle)
+		}
+	}
 }

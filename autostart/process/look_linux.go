@@ -44,7 +44,7 @@ func lookAt(pid int) (g seen, ok bool) {
 			continue
 		}
 		g.cpu += st.cpu
-		g.busy = g.busy || st.busy
+		g.busy = g.busy || st.busy || anyThreadBusy(dir)
 		fds, err := os.ReadDir(filepath.Join(dir, "fd"))
 		if err != nil {
 			return g, false // it has become somebody else's: what it listens to is not known
@@ -59,4 +59,20 @@ func lookAt(pid int) (g seen, ok bool) {
 	}
 	g.listens = addresses(all, inodes)
 	return g, true
+}
+
+// anyThreadBusy reports whether a thread of the process in dir runs, wants to, or waits for a disk.
+func anyThreadBusy(dir string) bool {
+	threads, err := os.ReadDir(filepath.Join(dir, "task"))
+	if err != nil {
+		return false // it has ended meanwhile
+	}
+	for _, t := range threads {
+		if stat, err := os.ReadFile(filepath.Join(dir, "task", t.Name(), "stat")); err == nil {
+			if st, ok := parseStat(string(stat)); ok && st.busy {
+				return true
+			}
+		}
+	}
+	return false
 }

@@ -160,3 +160,49 @@ func TestDescribe(t *testing.T) {
 		t.Errorf("%+v", got)
 	}
 }
+
+// A machine that waits is told from one that works.
+func TestDescribeSaysWhetherAMachineDoesAnything(t *testing.T) {
+	c := config("worker")
+	c.Stderr = nil
+	d := newDriver(t, c)
+	worker := machine()
+	start(t, d, &worker)
+	c = config("sleeper")
+	c.Stderr = nil
+	d2 := newDriver(t, c)
+	sleeper := machine()
+	start(t, d2, &sleeper)
+	tick := time.NewTicker(time.Millisecond)
+	defer tick.Stop()
+	for deadline := time.Now().Add(patience); ; <-tick.C {
+		got, err := d2.Describe(t.Context(), sleeper)
+		if err != nil {
+			t.Fatal(err)
+		}
+		if !got.Known {
+			t.Skip("this system does not say what a process does")
+		}
+		busy, err := d.Describe(t.Context(), worker)
+		if err != nil || busy.Idle != 0 {
+			t.Fatalf("the one that works: %+v, %v", busy, err)
+		}
+		if got.Idle > 100*time.Millisecond {
+			return
+		}
+		if time.Now().After(deadline) {
+			t.Fatalf("the one that waits: %+v", got)
+		}
+	}
+}
+
+func init() {
+	children["worker"] = func() int {
+		n := uint64(1)
+		for n != 0 { // always
+			n = n*3 | 1
+		}
+		return 0
+	}
+	children["sleeper"] = func() int { select {} }
+}

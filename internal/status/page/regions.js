@@ -124,7 +124,7 @@ function showMachine(row, m, manyApps) {
   text(row.epoch, m.epoch ? `epoch ${m.epoch}` : "");
   text(row.app, manyApps ? m.app : "");
   text(row.cordon, m.cordon === "none" ? "" : `${m.cordon} cordon`);
-  text(row.health, m.health === "failing" ? "checks fail" : "");
+  text(row.health, m.health === "failing" ? { started: "checks fail", starting: "late" }[m.state] ?? "" : "");
   text(row.loadNumber, asleep && !m.load ? "" : m.load);
   const limits = [m.soft && `soft ${m.soft}`, m.hard && `hard ${m.hard}`].filter(Boolean).join(" · ");
   text(row.loadOf, asleep && !m.load ? limits : limits ? ` · ${limits}` : " in flight");
