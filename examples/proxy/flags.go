@@ -46,7 +46,7 @@ func parse(args []string, out io.Writer) (settings, error) {
 	fs.IntVar(&app.Min, "min", 0, "`machines` kept running over all regions")
 	fs.IntVar(&app.Max, "max", 0, "most `machines` running over all regions; 0 for as many as there are")
 	strategy := fs.String("strategy", "closest", "how machines are picked: `closest|leastload|pack`")
-	fs.DurationVar(&s.boot, "boot", 300*time.Millisecond, "how long the built-in app takes to boot, as a `duration`")
+	fs.DurationVar(&s.boot, "boot", 300*time.Millisecond, "how long the built-in app takes to boot, as a `duration`; 2s or more are taken for -boot-hint where that is 0")
 	fs.DurationVar(&app.BootHint, "boot-hint", 0, "how long a boot is expected to take, as a `duration`; 0 to learn it")
 	autostart := fs.String("autostart", "on", "whether requests start machines: `on|off`")
 	autostop := fs.String("autostop", "stop", "what becomes of machines that are not needed: `stop|suspend|off`")
@@ -68,6 +68,9 @@ func parse(args []string, out io.Writer) (settings, error) {
 	}
 	if fs.NArg() > 0 {
 		return s, usageError{fmt.Errorf("unexpected argument %q: put a command with blanks in quotes after -app", fs.Arg(0))}
+	}
+	if s.app == "" && app.BootHint == 0 && s.boot >= 2*time.Second {
+		app.BootHint = s.boot // it does nothing meanwhile, like one that hangs
 	}
 	if *names != "" {
 		s.world.StatusName = strings.Split(*names, ",")

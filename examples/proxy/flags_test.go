@@ -109,3 +109,18 @@ func TestExitStatus(t *testing.T) {
 		}
 	}
 }
+
+// A boot of the built-in app is as long as is said; what is said of it beforehand goes first.
+func TestSlowBootsOfTheBuiltInAppAreKnown(t *testing.T) {
+	for args, want := range map[string]time.Duration{
+		"":                        0,
+		"-boot 8s":                8 * time.Second,
+		"-boot 8s -boot-hint 9s":  9 * time.Second,
+		"-boot 1s":                0,
+		"-boot 8s -app something": 0,
+	} {
+		if s, err := parse(strings.Fields(args), io.Discard); err != nil || s.world.App.BootHint != want {
+			t.Errorf("%q: %v, %v; want %v", args, s.world.App.BootHint, err, want)
+		}
+	}
+}
