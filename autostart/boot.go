@@ -25,8 +25,7 @@ type Boots struct {
 	// Hint is what somebody who should know says a start takes; it counts as one boot until 32 have been seen. 0 is none.
 	Hint time.Duration
 
-	last [bootsKept]time.Duration
-	seen int // all that were learned
+	last []time.Duration // oldest first, with no room for more: copies share it, and most apps boot rarely
 }
 
 // Learn adds a boot that ended with a ready machine. Boots that failed or were given up teach nothing. A negative duration,
@@ -35,14 +34,14 @@ func (b *Boots) Learn(took time.Duration) {
 	if took < 0 {
 		return
 	}
-	b.last[b.seen%bootsKept] = took
-	b.seen++
+	kept := b.last[max(0, len(b.last)+1-bootsKept):]
+	b.last = slices.Concat(kept, []time.Duration{took})
 }
 
 // known returns the boots that count, in no particular order.
 func (b *Boots) known(buf *[bootsKept + 1]time.Duration) []time.Duration {
-	n := copy(buf[:], b.last[:min(b.seen, bootsKept)])
-	if b.Hint > 0 && b.seen < bootsKept {
+	n := copy(buf[:], b.last)
+	if b.Hint > 0 && n < bootsKept {
 		buf[n] = b.Hint
 		n++
 	}
@@ -50,7 +49,7 @@ func (b *Boots) known(buf *[bootsKept + 1]time.Duration) []time.Duration {
 }
 
 // Known reports whether anything is known.
-func (b *Boots) Known() bool { return b.seen > 0 || b.Hint > 0 }
+func (b *Boots) Known() bool { return len(b.last) > 0 || b.Hint > 0 }
 
 // Expected returns the median boot; 180 s when nothing is known.
 func (b *Boots) Expected() time.Duration {
@@ -116,12 +115,17 @@ type bootKey struct {
 // revisionsKept bounds what is remembered of an app's revisions.
 const revisionsKept = 16
 
+// revisionBoots are the boots of one revision and kind.
+type revisionBoots struct {
+	bootKey
+	Boots
+}
+
 // bootBook is what is known of one app's boots, by revision and kind. Of a revision that has not booted yet, all revisions
 // together speak.
 type bootBook struct {
-	all    [2]Boots // by kind
-	by     map[bootKey]*Boots
-	recent []bootKey // least recently learned first
+	all    [2]Boots        // by kind
+	recent []revisionBoots // least recently learned first
 
 	misplaced int // starts in a row that failed because the machine listened elsewhere
 	doubted   int // starts in a row that have been doubted for what was seen of them
@@ -138,26 +142,25 @@ func (k *bootBook) learn(key bootKey, took time.Duration) {
 
 // revision returns the boots of one revision and kind, made on demand; it is then the most recent.
 func (k *bootBook) revision(key bootKey) *Boots {
-	b := k.by[key]
-	if b == nil {
-		b = &Boots{}
-		if k.by == nil {
-			k.by = map[bootKey]*Boots{}
-		}
-		k.by[key] = b
-	} else {
-		k.recent = slices.DeleteFunc(k.recent, func(o bootKey) bool { return o == key })
+	b := revisionBoots{bootKey: key}
+	if i := k.find(key); i >= 0 {
+		b = k.recent[i]
+		k.recent = slices.Delete(k.recent, i, i+1)
 	}
-	k.recent = append(k.recent, key)
-	if len(k.recent) > revisionsKept {
-		delete(k.by, k.recent[0])
-		k.recent = k.recent[1:]
+	if len(k.recent) == revisionsKept {
+		k.recent = slices.Delete(k.recent, 0, 1)
 	}
-	return b
+	k.recent = append(k.recent, b)
+	return &k.recent[len(k.recent)-1].Boots
+}
+
+func (k *bootBook) find(key bootKey) int {
+	return slices.IndexFunc(k.recent, func(b revisionBoots) bool { return b.bootKey == key })
 }
 
 func (k *bootBook) of(key bootKey) *Boots {
-	if b := k.by[key]; b != nil {
+	if i := k.find(key); i >= 0 {
+		b := &k.recent[i].Boots
 		b.Hint = k.all[key.kind].Hint
 		return b
 	}

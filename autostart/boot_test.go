@@ -1,6 +1,7 @@
 package autostart
 
 import (
+	"fmt"
 	"testing"
 	"time"
 
@@ -86,8 +87,8 @@ func TestBootBookForgetsOldRevisions(t *testing.T) {
 		k.learn(bootKey{revision: string(rune('a' + i)), kind: Cold}, time.Duration(i+1)*sec)
 		k.learn(bootKey{revision: "steady", kind: Cold}, sec)
 	}
-	if len(k.by) != revisionsKept || len(k.recent) != revisionsKept {
-		t.Errorf("%d revisions are kept, want %d", len(k.by), revisionsKept)
+	if len(k.recent) != revisionsKept {
+		t.Errorf("%d revisions are kept, want %d", len(k.recent), revisionsKept)
 	}
 	if got := k.of(bootKey{revision: "steady"}).Longest(); got != sec {
 		t.Errorf("longest of the revision in use: %v, want 1s", got)
@@ -192,5 +193,25 @@ func TestRegionOrder(t *testing.T) {
 	b := RegionOrder(balance.App{ID: "web", Regions: []string{"nrt"}}, "syd", []string{"syd", "nrt", "hkg", "fra"})
 	if !cmp.Equal(a, b) {
 		t.Errorf("orders differ: %v and %v", a, b)
+	}
+}
+
+// A Boots is a value: what is learned by one of two copies changes nothing in the other, however full they are.
+func TestACopyOfBootsIsASnapshot(t *testing.T) {
+	for _, n := range []int{0, 1, 3, bootsKept - 1, bootsKept, 3 * bootsKept} {
+		var b Boots
+		for i := range n {
+			b.Learn(time.Duration(i+1) * sec)
+		}
+		before := fmt.Sprint(b.last)
+		one, other := b, b
+		one.Learn(time.Hour)
+		other.Learn(time.Minute)
+		if one.last[len(one.last)-1] != time.Hour || other.last[len(other.last)-1] != time.Minute || fmt.Sprint(b.last) != before {
+			t.Errorf("after %d boots and one more in each copy: %v, %v, and %v, which was %v", n, one.last, other.last, b.last, before)
+		}
+		if want := min(n+1, bootsKept); len(one.last) != want || cap(one.last) > bootsKept {
+			t.Errorf("%d boots of %d are kept, with room for %d", len(one.last), n+1, cap(one.last))
+		}
 	}
 }

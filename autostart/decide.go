@@ -180,6 +180,9 @@ func (q *queue) claim(m *balance.Machine, recall bool) bool {
 	if q.asking[c] || m.App != q.app {
 		return false
 	}
+	if q.asking == nil {
+		q.asking = map[command]bool{}
+	}
 	q.asking[c] = true
 	return true
 }
@@ -188,7 +191,9 @@ func (q *queue) claim(m *balance.Machine, recall bool) bool {
 func (q *queue) answer(a Answer) {
 	q.news.Lock()
 	defer q.news.Unlock()
-	delete(q.asking, command{a.Machine.ID, a.Recall})
+	if delete(q.asking, command{a.Machine.ID, a.Recall}); len(q.asking) == 0 {
+		q.asking = nil
+	}
 	q.answers = append(q.answers, a)
 }
 

@@ -12,7 +12,7 @@ func (r *plan) spare() {
 	}
 	n := 0
 	for _, name := range r.in.Regions[:r.regions] {
-		for _, i := range r.p.regions[name] {
+		for _, i := range r.p.in(name) {
 			if st := r.p.stand[i]; st == ready || st == starting {
 				n++
 			}
@@ -28,7 +28,7 @@ func (r *plan) spare() {
 			return
 		}
 		had := len(r.d.Recall) + len(r.d.Start)
-		r.fill(r.p.regions[name], math.MaxInt64, missing)
+		r.fill(r.p.in(name), math.MaxInt64, missing)
 		if took := len(r.d.Recall) + len(r.d.Start) - had; took > 0 {
 			missing -= took
 			r.notes += fmt.Sprintf(", %d to spare", took)
@@ -52,7 +52,7 @@ func (r *plan) extra() {
 		}
 	}
 	for _, name := range r.in.Regions {
-		for _, i := range p.regions[name] {
+		for _, i := range p.in(name) {
 			if p.stand[i] == startable && r.budget > 0 {
 				p.hedged, r.d.Hedge = true, true
 				r.notes += ", " + why + ": one extra"

@@ -30,7 +30,7 @@ type bootsJSON struct {
 
 // MarshalJSON writes the hint and the boots that are remembered, in nanoseconds and oldest first.
 func (b Boots) MarshalJSON() ([]byte, error) {
-	return json.Marshal(bootsJSON{b.Hint, b.list()})
+	return json.Marshal(bootsJSON{b.Hint, b.last})
 }
 
 // UnmarshalJSON replaces b by what MarshalJSON wrote. Durations below zero are left out, of too many the last ones count.
@@ -46,27 +46,17 @@ func (b *Boots) UnmarshalJSON(text []byte) error {
 	return nil
 }
 
-// list returns the boots that are remembered, oldest first.
-func (b *Boots) list() []time.Duration {
-	n := min(b.seen, bootsKept)
-	l := make([]time.Duration, 0, n)
-	for i := b.seen - n; i < b.seen; i++ {
-		l = append(l, b.last[i%bootsKept])
-	}
-	return l
-}
-
 func (k *bootBook) history() (h History) {
 	for kind := range k.all {
-		if b := k.all[kind]; b.seen > 0 {
+		if b := k.all[kind]; len(b.last) > 0 {
 			b.Hint = 0 // the app's row says it
 			h.Boots = append(h.Boots, HistoryBoots{All: true, Resume: BootKind(kind) == Resume, Boots: b})
 		}
 	}
-	for _, key := range k.recent {
-		b := *k.by[key]
+	for _, r := range k.recent {
+		b := r.Boots
 		b.Hint = 0
-		h.Boots = append(h.Boots, HistoryBoots{Revision: key.revision, Resume: key.kind == Resume, Boots: b})
+		h.Boots = append(h.Boots, HistoryBoots{Revision: r.revision, Resume: r.kind == Resume, Boots: b})
 	}
 	return h
 }
@@ -84,7 +74,7 @@ func (k *bootBook) restore(h History) {
 			if e.Resume {
 				key.kind = Resume
 			}
-			for _, took := range e.Boots.list() {
+			for _, took := range e.Boots.last {
 				if e.All {
 					k.all[key.kind].Learn(took)
 				} else {

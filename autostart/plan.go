@@ -227,7 +227,7 @@ func (r *plan) serve() {
 		if k > 0 {
 			others = int64(r.in.other(k))
 		}
-		for _, i := range r.p.regions[name] {
+		for _, i := range r.p.in(name) {
 			if st := r.p.stand[i]; st != ready && st != starting {
 				continue
 			}
@@ -247,12 +247,12 @@ func (r *plan) serve() {
 			others = 0
 		}
 		had := len(r.d.Recall) + len(r.d.Start)
-		rest = r.fill(r.p.regions[name], rest, math.MaxInt)
+		rest = r.fill(r.p.in(name), rest, math.MaxInt)
 		r.d.Want += len(r.d.Recall) + len(r.d.Start) - had
 	}
 	for _, name := range r.in.Regions {
 		had := len(r.d.Start)
-		rest = r.lastResort(r.p.regions[name], rest, math.MaxInt)
+		rest = r.lastResort(r.p.in(name), rest, math.MaxInt)
 		r.d.Want += len(r.d.Start) - had
 	}
 	if rest > 0 {
@@ -381,7 +381,7 @@ func (r *plan) insist() {
 			}
 		}
 		for _, name := range r.in.Regions {
-			pick(r.p.regions[name])
+			pick(r.p.in(name))
 		}
 		if there || len(candidates) == 0 {
 			continue
@@ -425,8 +425,8 @@ func (r *plan) keep() {
 		}
 	}
 	if app.MinPerRegion > 0 {
-		for _, name := range r.p.names {
-			atLeast(r.p.regions[name], app.MinPerRegion, "minimum in "+name)
+		for _, in := range r.p.regions {
+			atLeast(in.rows, app.MinPerRegion, "minimum in "+in.name)
 		}
 	}
 	atLeast(r.p.order, app.Min, "minimum")

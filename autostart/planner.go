@@ -43,12 +43,17 @@ type Planner struct {
 	// The machines as of the last decision, all in its order.
 	ids     []balance.MachineID
 	sights  []sight
-	stand   []standing // and as the present decision leaves them
-	stood   []standing // as it found them
-	index   map[balance.MachineID]int
-	order   []int32            // all, in canonical order
-	regions map[string][]int32 // the same by region
-	names   []string           // of the regions, sorted
+	stand   []standing                // and as the present decision leaves them
+	stood   []standing                // as it found them
+	index   map[balance.MachineID]int // nil for few, see find
+	order   []int32                   // all, in canonical order
+	regions []inRegion                // the same by region, sorted by name
+}
+
+// inRegion are the machines of one region, in canonical order.
+type inRegion struct {
+	name string
+	rows []int32
 }
 
 // NewPlanner returns a planner that has seen nothing. hedge allows one extra start when nothing serves and every start in
@@ -176,7 +181,7 @@ func (in *Input) other(i int) int {
 // Answered takes in what came of a start that was decided from that epoch. err means that it could not be asked for. It does
 // what an [Answer] in the next Input does.
 func (p *Planner) Answered(now time.Time, m balance.Machine, a balance.StartAnswer, err error) {
-	i, ok := p.index[m.ID]
+	i, ok := p.find(m.ID)
 	if !ok {
 		return
 	}
@@ -201,7 +206,7 @@ func (p *Planner) Answered(now time.Time, m balance.Machine, a balance.StartAnsw
 // Recalled takes in what came of a recall. Where one failed, nothing is expected of the machine for a moment: its row may be
 // about to say that it stops.
 func (p *Planner) Recalled(now time.Time, m balance.Machine, err error) {
-	if i, ok := p.index[m.ID]; ok && err != nil && p.sights[i].recall.gen == m.CordonGen {
+	if i, ok := p.find(m.ID); ok && err != nil && p.sights[i].recall.gen == m.CordonGen {
 		p.sights[i].recall = recall{failed: true, gen: m.CordonGen, at: now}
 	}
 }

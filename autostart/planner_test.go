@@ -432,8 +432,8 @@ func TestPlannerLearnsBoots(t *testing.T) {
 	s.see("d started") // its boot was not seen
 	s.plan(91*sec, 0, 0)
 	b := s.p.Boots()
-	if b.seen != 1 || b.Longest() != 5*sec {
-		t.Errorf("learned %d boots, the longest %v; want 1 of 5s", b.seen, b.Longest())
+	if len(b.last) != 1 || b.Longest() != 5*sec {
+		t.Errorf("learned %d boots, the longest %v; want 1 of 5s", len(b.last), b.Longest())
 	}
 	s.see("a suspended")
 	s.plan(92*sec, 0, 0)
@@ -444,10 +444,10 @@ func TestPlannerLearnsBoots(t *testing.T) {
 	}
 	s.see("a started")
 	s.plan(101*sec, 0, 0)
-	if b := s.p.boots.all[Resume]; b.seen != 1 || b.Longest() != sec {
-		t.Errorf("learned %d resumes, the longest %v; want 1 of 1s", b.seen, b.Longest())
+	if b := s.p.boots.all[Resume]; len(b.last) != 1 || b.Longest() != sec {
+		t.Errorf("learned %d resumes, the longest %v; want 1 of 1s", len(b.last), b.Longest())
 	}
-	if b := s.p.Boots(); b.seen != 1 {
+	if b := s.p.Boots(); len(b.last) != 1 {
 		t.Errorf("a resume was learned as a cold boot")
 	}
 }

@@ -46,11 +46,10 @@ func (w window) has(elapsed time.Duration) bool { return w.from <= elapsed && el
 // likely returns when a boot should end: from somewhat before the shortest that is known until well after the longest. The
 // zero window is of one of which nothing is known.
 func (b *Boots) likely() window {
-	if b.seen == 0 {
+	if len(b.last) == 0 {
 		return window{}
 	}
-	l := b.list()
-	return window{slices.Min(l) * 9 / 10, slices.Max(l) * 5 / 4}
+	return window{slices.Min(b.last) * 9 / 10, slices.Max(b.last) * 5 / 4}
 }
 
 // streak turns the results of checks into health: it takes several failures in a row to be failing and one or several

@@ -53,9 +53,9 @@ type queue struct {
 	policy atomic.Pointer[Policy] // nil until Run has made it
 	ours   bool                   // it answers at once
 
-	news    sync.Mutex // guards what follows: answers come from other goroutines
-	answers []Answer   // since the last decision
-	asking  map[command]bool
+	news    sync.Mutex       // guards what follows: answers come from other goroutines
+	answers []Answer         // since the last decision
+	asking  map[command]bool // nil while there is none
 }
 
 // outlook is what the last decision says to those who wait, and to those who come.
@@ -97,7 +97,7 @@ type tried struct {
 }
 
 func newQueue(a *Autostart, app balance.AppID) *queue {
-	q := &queue{a: a, app: app, wake: make(chan struct{}, 1), mind: make(chan struct{}, 1), asking: map[command]bool{}}
+	q := &queue{a: a, app: app, wake: make(chan struct{}, 1), mind: make(chan struct{}, 1)}
 	if a.config.Policy == nil {
 		q.setPolicy(NewPlanner(a.config.Hedge))
 	}

@@ -71,15 +71,12 @@ func (p *Planner) align(ms []*balance.Machine) {
 		return
 	}
 	sights := make([]sight, len(ms))
-	index := make(map[balance.MachineID]int, len(ms))
 	for i, m := range ms {
-		if old, ok := p.index[m.ID]; ok {
+		if old, ok := p.find(m.ID); ok {
 			sights[i] = p.sights[old]
 		}
-		index[m.ID] = i
 	}
-	p.ids = p.ids[:0]
-	p.order = p.order[:0]
+	p.ids, p.order = make([]balance.MachineID, 0, len(ms)), make([]int32, 0, len(ms))
 	ranks := make([]uint64, len(ms))
 	for i, m := range ms {
 		p.ids = append(p.ids, m.ID)
@@ -89,18 +86,48 @@ func (p *Planner) align(ms []*balance.Machine) {
 	slices.SortFunc(p.order, func(a, b int32) int {
 		return cmp.Or(cmp.Compare(ranks[a], ranks[b]), cmp.Compare(p.ids[a], p.ids[b]))
 	})
-	p.regions = map[string][]int32{}
-	p.names = p.names[:0]
+	p.regions = nil
 	for _, i := range p.order {
-		name := ms[i].Region
-		if p.regions[name] == nil {
-			p.names = append(p.names, name)
+		at, ok := p.region(ms[i].Region)
+		if !ok {
+			p.regions = slices.Insert(p.regions, at, inRegion{name: ms[i].Region})
 		}
-		p.regions[name] = append(p.regions[name], i)
+		p.regions[at].rows = append(p.regions[at].rows, i)
 	}
-	slices.Sort(p.names)
-	p.sights, p.index = sights, index
+	p.index = nil
+	if len(ms) > fewMachines {
+		p.index = make(map[balance.MachineID]int, len(ms))
+		for i, m := range ms {
+			p.index[m.ID] = i
+		}
+	}
+	p.sights = sights
 	p.stand, p.stood = make([]standing, len(ms)), make([]standing, len(ms))
+}
+
+// fewMachines are found by looking at each: a map takes more room than they do.
+const fewMachines = 8
+
+// find returns a machine's place in the tables.
+func (p *Planner) find(id balance.MachineID) (int, bool) {
+	if len(p.ids) <= fewMachines {
+		i := slices.Index(p.ids, id)
+		return i, i >= 0
+	}
+	i, ok := p.index[id]
+	return i, ok
+}
+
+func (p *Planner) region(name string) (int, bool) {
+	return slices.BinarySearchFunc(p.regions, name, func(in inRegion, name string) int { return cmp.Compare(in.name, name) })
+}
+
+// in returns the machines of a region.
+func (p *Planner) in(name string) []int32 {
+	if i, ok := p.region(name); ok {
+		return p.regions[i].rows
+	}
+	return nil
 }
 
 // observe takes in the rows: boots that ended, runs that failed, commands that took effect.

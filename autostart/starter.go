@@ -279,12 +279,22 @@ func (s *Starter) begin(m balance.Machine, gate *balance.Gate, token uint64) boo
 	r.ctx, r.end = context.WithCancelCause(s.base)
 	h.run = r
 	s.jobs.Go(func() {
-		defer r.end(nil)
+		defer s.ended(h, r)
 		if s.boot(h, r) {
 			s.attend(h, r)
 		}
 	})
 	return true
+}
+
+// ended lets go of a run that is over: a machine that sleeps holds nothing of it.
+func (s *Starter) ended(h *hosted, r *run) {
+	r.end(nil)
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if h.run == r {
+		h.run = nil
+	}
 }
 
 // boot brings the machine up and reports whether it is ready.

@@ -483,3 +483,41 @@ func TestBadConfig(t *testing.T) {
 		t.Error("no balancer")
 	}
 }
+
+// A machine that has ended, or has not come up, leaves nothing of its run behind: a thousand sleeping apps would hold a
+// thousand rows, contexts and channels. One that is started again meanwhile keeps the new run.
+func TestAStarterHoldsNothingOfARunThatIsOver(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		r := newRig(t, StarterConfig{}, habits{boot: sec, ends: 5 * sec, end: Exit{Reason: "exit status 0"}}, habits{startErr: errors.New("no such image")})
+		defer r.stop()
+		runs := func() (n int) {
+			r.s.mu.Lock()
+			defer r.s.mu.Unlock()
+			for _, h := range r.s.hosts {
+				if h.run != nil {
+					n++
+				}
+			}
+			return n
+		}
+		for range 2 {
+			r.start("m0")
+			time.Sleep(2 * sec)
+			synctest.Wait()
+			if n := runs(); n != 1 {
+				t.Errorf("%d runs while a machine runs, want 1", n)
+			}
+			time.Sleep(4 * sec)
+			synctest.Wait()
+			if n := runs(); n != 0 {
+				t.Errorf("%d runs after it has ended, want none", n)
+			}
+		}
+		r.start("m1")
+		time.Sleep(time.Minute)
+		synctest.Wait()
+		if n := runs(); n != 0 {
+			t.Errorf("%d runs after a failed start, want none", n)
+		}
+	})
+}

@@ -85,10 +85,10 @@ type Situation struct {
 // order. A machine that leaves is recalled, from the front of the order, as soon as neither rule holds for it any longer.
 type Decider struct {
 	config  Config
-	now     time.Time // of the latest Situation: time does not go back
-	used    time.Time // when something was last in use
-	regions map[string]*regionLoad
-	order   []*regionLoad // by name; those of the latest Situation
+	now     time.Time              // of the latest Situation: time does not go back
+	used    time.Time              // when something was last in use
+	regions map[string]*regionLoad // nil while no machine runs
+	order   []*regionLoad          // by name; those of the latest Situation
 	out     []Decision
 
 	// Of the present Situation.
@@ -150,7 +150,7 @@ func NewDecider(c Config) (*Decider, error) {
 }
 
 func newDecider(resolved Config) *Decider {
-	return &Decider{config: resolved, regions: map[string]*regionLoad{}}
+	return &Decider{config: resolved}
 }
 
 // Decide decides at time now. It returns the machines to spare and to recall, and for each region in which this node has
@@ -160,13 +160,26 @@ func (d *Decider) Decide(now time.Time, s Situation) []Decision {
 	idle, isIdle := d.idle(&s)
 	if hold, ok := s.hold(); ok {
 		d.holdAll(&s, hold)
-		return d.out
+	} else {
+		if d.leaving > 0 {
+			d.recall(&s, idle, isIdle)
+		}
+		d.spare(&s, idle, isIdle)
 	}
-	if d.leaving > 0 {
-		d.recall(&s, idle, isIdle)
+	out := d.out
+	if !slices.ContainsFunc(s.Machines, Seen.moves) {
+		d.regions, d.at, d.order, d.out = nil, nil, nil, nil // it sleeps; what wakes is watched anew
 	}
-	d.spare(&s, idle, isIdle)
-	return d.out
+	return out
+}
+
+// moves reports whether the machine runs or is on its way.
+func (m Seen) moves() bool {
+	switch m.State {
+	case balance.Stopped, balance.Suspended, balance.Failed:
+		return false
+	}
+	return true
 }
 
 // begin takes the situation in: the sums, the windows, and when something was last in use.
@@ -227,6 +240,9 @@ func (d *Decider) region(name string) *regionLoad {
 	r, ok := d.regions[name]
 	if !ok {
 		r = &regionLoad{name: name, window: newWindow(d.config.Window)}
+		if d.regions == nil {
+			d.regions = map[string]*regionLoad{}
+		}
 		d.regions[name] = r
 	}
 	return r

@@ -295,6 +295,36 @@ func TestAGapIsNotAWatchedWindow(t *testing.T) {
 	}
 }
 
+// A decider keeps nothing of an app that sleeps but when it was last used: a window is for what runs. What wakes is watched anew.
+func TestADeciderOfASleepingAppHoldsNoWindows(t *testing.T) {
+	d, err := NewDecider(Config{})
+	if err != nil {
+		t.Fatal(err)
+	}
+	now := time.Unix(1000, 0)
+	look := func(state balance.State) {
+		now = now.Add(sec)
+		ms := machines(10, 3)
+		for i := range ms {
+			ms[i].State = state
+		}
+		d.Decide(now, Situation{Machines: ms})
+	}
+	for _, state := range []balance.State{balance.Started, balance.Stopping, balance.Suspending, balance.Starting} {
+		look(state)
+		if len(d.regions) != 1 {
+			t.Errorf("%v: %d regions are remembered, want 1", state, len(d.regions))
+		}
+	}
+	for _, state := range []balance.State{balance.Stopped, balance.Suspended, balance.Failed} {
+		look(balance.Started)
+		look(state)
+		if d.regions != nil || d.out != nil || d.at != nil || d.order != nil {
+			t.Errorf("%v: it still holds %v, %v, %v and %v", state, d.regions, d.out, d.at, d.order)
+		}
+	}
+}
+
 // Whatever comes: only machines of this node that run are spared, the minimums are kept, and a head-room decision leaves room.
 func TestDeciderKeepsItsPromises(t *testing.T) {
 	rapid.Check(t, func(t *rapid.T) {

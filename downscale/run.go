@@ -168,7 +168,9 @@ func (r *run) tick(now time.Time) {
 			if moves || a.asked {
 				r.decide(a, now)
 			}
-			a.rests, a.asked = !moves, moves
+			if a.rests, a.asked = !moves, moves; a.rests {
+				a.seen, a.held, a.vetoed = nil, nil, nil
+			}
 		}
 	}
 }
@@ -210,7 +212,7 @@ func (r *run) look(now time.Time) {
 func (r *run) app(id balance.AppID, snap *balance.Snapshot) *appRun {
 	a, ok := r.apps[id]
 	if !ok {
-		a = &appRun{policy: r.policy(id), byID: map[balance.MachineID]*machine{}, held: map[string]reason{}}
+		a = &appRun{policy: r.policy(id), byID: map[balance.MachineID]*machine{}}
 		r.apps[id] = a
 	}
 	if a.snap == snap {
@@ -287,6 +289,9 @@ func (r *run) decide(a *appRun, now time.Time) {
 				why.machine = d.Machine
 			}
 			if last, ok := a.held[d.Region]; !ok || last != why {
+				if a.held == nil {
+					a.held = map[string]reason{}
+				}
 				a.held[d.Region] = why
 				if r.config.Trace.Held != nil {
 					r.config.Trace.Held(d)

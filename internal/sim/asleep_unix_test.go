@@ -56,6 +56,7 @@ func TestSleepingApps(t *testing.T) {
 	const minutes = 10
 	synctest.Test(t, func(t *testing.T) {
 		before := runtime.NumGoroutine()
+		crowd(4 * apps)
 		heap := heapInUse()
 		fleet, err := balance.NewFleet(balance.FleetConfig{Node: "here", Region: "home"})
 		if err != nil {
@@ -161,6 +162,18 @@ func TestSleepingApps(t *testing.T) {
 
 func exitOf(m balance.Machine) autostart.Exit {
 	return autostart.Exit{App: m.App, ID: m.ID, Epoch: m.Epoch, Reason: "stopped"}
+}
+
+// crowd has as many goroutines run at once as there will be while all apps are awake: the runtime keeps half a KiB of each for
+// the next, whoever needs it. That is no memory of an app that sleeps.
+func crowd(n int) {
+	var all sync.WaitGroup
+	gate := make(chan struct{})
+	for range n {
+		all.Go(func() { <-gate })
+	}
+	close(gate)
+	all.Wait()
 }
 
 // cpuTime is what this process has used.
