@@ -5,6 +5,8 @@ import (
 	"strings"
 	"testing"
 	"time"
+
+	"github.com/ebbkit/ebb/balance"
 )
 
 // TestGrantFigures shows what grants are good for: twenty machines that take one request at a time, as GPUs do, four to an
@@ -73,4 +75,86 @@ func TestGrantsStayNear(t *testing.T) {
 			}
 		}
 	}
+}
+
+// poolKinds are the pools in which [TestUpToWhichLimitSlotsAreGranted] compares: in all but the last the way to the owner and
+// back is short against the work.
+var poolKinds = []struct {
+	name string
+	far  bool
+	make func(w *World)
+}{
+	{"near", false, func(*World) {}},
+	{"late", false, func(w *World) { w.Reports = Reports{Every: sec, Delay: sec} }},
+	{"bursts", false, func(w *World) { w.Burst, w.Load = Burst{3, 500 * ms, 1500 * ms}, 0.9*w.Load }},
+	{"far", true, func(w *World) { w.RTT = Line(1, 60*ms, 0) }},
+	{"short", true, func(w *World) { w.Work = Lognormal(50*ms, 1) }},
+}
+
+// The limit up to which slots are granted is neither too low nor too high. Grants win where a machine takes few requests and
+// the way is short: hardly a bounce, and the slowest wait less. But a slot that is granted stands empty for a round trip, from
+// the machine's last answer to its next request, and guesses may overlap. With 4 slots to a machine and a round trip of a
+// fifth of the work, or more, that costs a pool which is busy more than all its bounces. (It does with fewer as well: what
+// takes 1 to 3 at a time is taken for a pool of GPUs, whose work is long.) Above the limit both columns are the same; to see
+// what grants would come to, raise the limit in package balance and run it with -full -v.
+func TestUpToWhichLimitSlotsAreGranted(t *testing.T) {
+	const last = 3 // that is granted
+	hards, edges, loads, length := []int{last, last + 1, last + 3}, []int{4}, []int{80, 90}, 30*sec
+	kinds := poolKinds
+	switch {
+	case raceEnabled:
+		hards, loads, length, kinds = []int{last}, []int{80}, 10*sec, kinds[:1]
+	case *full:
+		hards, edges, loads, length = []int{1, 2, 3, 4, 5, 6, 7, 8}, []int{4, 20}, []int{60, 80, 90}, 60*sec
+	}
+	var b strings.Builder
+	fmt.Fprintf(&b, "\n%-8s%5s%6s%6s%22s%22s%22s%22s%8s\n", "pool", "hard", "edges", "load",
+		"bounces per request", "mean", "p50", "p99", "empty")
+	for _, kind := range kinds {
+		for _, hard := range hards {
+			for _, n := range edges {
+				for _, load := range loads {
+					w := solo(n, load).build(func(time.Duration) time.Duration { return length })
+					w.Name = fmt.Sprintf("%s, %d at a time, %d edges, %d %%", kind.name, hard, n, load)
+					w.Slots, w.Limits = hard, balance.Limits{Soft: hard, Hard: hard}
+					kind.make(&w)
+					w.Grants = false
+					guessed := mustRun(t, w, Balanced(ours, nil), *seed)
+					empty := 0.0
+					w.Grants, w.Every = true, []Round{emptySlots(&empty, 50*ms, length)}
+					granted := mustRun(t, w, Balanced(ours, nil), *seed)
+					fmt.Fprintf(&b, "%-8s%5d%6d%5d%%%11.3f%11.3f%11v%11v%11v%11v%11v%11v%7.1f%%\n", kind.name, hard, n, load,
+						guessed.BouncesPer(), granted.BouncesPer(), guessed.Mean.Round(ms), granted.Mean.Round(ms),
+						guessed.P50.Round(ms), granted.P50.Round(ms), guessed.P99.Round(ms), granted.P99.Round(ms), 100*empty)
+					mean, p99 := float64(granted.Mean)/float64(guessed.Mean), float64(granted.P99)/float64(guessed.P99)
+					switch {
+					case hard == last && !kind.far && (granted.BouncesPer() > guessed.BouncesPer()/2 || mean > 1.02 || p99 > 1.03):
+						t.Errorf("%s: %.3f bounces per request and %v, p99 %v, without grants %.3f and %v, p99 %v: want half of the bounces, and no longer",
+							w.Name, granted.BouncesPer(), granted.Mean, granted.P99, guessed.BouncesPer(), guessed.Mean, guessed.P99)
+					case hard > last && mean > 1.1:
+						t.Errorf("%s: requests take %v, without grants %v: want no more, as far as such slots are granted", w.Name, granted.Mean, guessed.Mean)
+					}
+				}
+			}
+		}
+	}
+	t.Log(b.String())
+}
+
+// emptySlots adds up in share which part of all slots is reserved and empty while a request waits somewhere.
+func emptySlots(share *float64, period, length time.Duration) Round {
+	return Round{period, func(s *Sim) {
+		waits := false
+		for i := range s.Edges() {
+			waits = waits || s.Parked(i) > 0
+		}
+		if !waits || s.now > int64(length) {
+			return
+		}
+		reserved := 0
+		for i := range s.machines {
+			reserved += s.machines[i].gate.Granted()
+		}
+		*share += float64(reserved) / float64(len(s.machines)*s.w.Limits.Hard) * float64(period) / float64(length)
+	}}
 }
