@@ -7,17 +7,23 @@ import (
 	"fmt"
 	"io"
 	"log/slog"
+	"maps"
 	"net"
 	"net/http"
 	"slices"
 	"sync"
+	"sync/atomic"
 	"time"
 )
 
 // ServerConfig configures a [Server]. The zero value is valid.
 type ServerConfig struct {
-	// IdleTimeout is how long a connection without requests is kept. 0 means 3 minutes: it must be above Config.IdleTimeout of
-	// all edges, else requests meet connections that are being closed.
+	// Grace is how long connections stay open after Drain was called, so that the next answer on each can say that it ends.
+	// 0 means 5 s. Negative: none. There is none either once the handler is a [Handler] that has been shut down: it refuses
+	// everything, and edges may as well hear of that at once.
+	Grace time.Duration
+	// IdleTimeout is how long a connection without requests is kept. 0 means 3 minutes. It is best above Config.IdleTimeout of
+	// all edges: a request that meets the end of its connection is refused and tried again.
 	IdleTimeout time.Duration
 	// HeaderTimeout bounds the time from the first byte of a request to the end of its head, and the time that a new
 	// connection takes to authenticate, or to send a first byte where it need not. 0 means 10 s.
@@ -35,25 +41,32 @@ type ServerConfig struct {
 }
 
 func (c *ServerConfig) resolve() error {
-	c.IdleTimeout = cmp.Or(c.IdleTimeout, 2*defaultOwnerIdle)
-	c.HeaderTimeout = cmp.Or(c.HeaderTimeout, 10*time.Second)
-	c.MaxHeader = cmp.Or(c.MaxHeader, defaultMaxHeader+headerRoom)
-	c.MaxStreams = cmp.Or(c.MaxStreams, maxStreams)
+	c.Grace = max(0, cmp.Or(c.Grace, defaultGrace))
 	c.MaxUnauthenticated = cmp.Or(c.MaxUnauthenticated, defaultUnauthenticated)
-	if c.Logger == nil {
-		c.Logger = slog.New(slog.DiscardHandler)
-	}
-	switch {
-	case c.IdleTimeout < 0:
-		return fmt.Errorf("backhaul: ServerConfig.IdleTimeout %v: want 0 (the default) or more", c.IdleTimeout)
-	case c.HeaderTimeout < 0:
-		return fmt.Errorf("backhaul: ServerConfig.HeaderTimeout %v: want 0 (the default) or more", c.HeaderTimeout)
-	case c.MaxHeader < 0:
-		return fmt.Errorf("backhaul: ServerConfig.MaxHeader %d: want 0 (the default) or more bytes", c.MaxHeader)
-	case c.MaxStreams < 0:
-		return fmt.Errorf("backhaul: ServerConfig.MaxStreams %d: want 0 (the default) or more", c.MaxStreams)
+	c.Logger = orSilent(c.Logger)
+	return cmp.Or(
+		atLeast0("ServerConfig.IdleTimeout", "", &c.IdleTimeout, 2*defaultOwnerIdle),
+		atLeast0("ServerConfig.HeaderTimeout", "", &c.HeaderTimeout, defaultHeaderTimeout),
+		atLeast0("ServerConfig.MaxHeader", " bytes", &c.MaxHeader, defaultMaxHeader+headerRoom),
+		atLeast0("ServerConfig.MaxStreams", "", &c.MaxStreams, maxStreams),
+	)
+}
+
+const defaultHeaderTimeout = 10 * time.Second
+
+// atLeast0 gives a field of a configuration its default, or says that it must not be negative.
+func atLeast0[T ~int | ~int64](field, unit string, v *T, byDefault T) error {
+	if *v = cmp.Or(*v, byDefault); *v < 0 {
+		return fmt.Errorf("backhaul: %s %v: want 0 (the default) or more%s", field, *v, unit)
 	}
 	return nil
+}
+
+func orSilent(l *slog.Logger) *slog.Logger {
+	if l == nil {
+		return slog.New(slog.DiscardHandler)
+	}
+	return l
 }
 
 // Server serves the hop at an owner: HTTP/1.1 and HTTP/2 without TLS on one listener, told apart by their first bytes. An
@@ -69,15 +82,17 @@ type Server struct {
 	handler http.Handler
 	c       ServerConfig
 	pending *pending
+	drain
 
-	mu        sync.Mutex
-	listeners map[net.Listener]struct{}
-	opening   map[net.Conn]struct{} // no protocol known yet
-	servers   map[served]*inner
-	closed    bool
-	guards    guards
-	pings     pings
-	running   sync.WaitGroup
+	conns   sync.Mutex            // guards what follows
+	opening map[*greeted]struct{} // no protocol known yet
+	http1   map[*greeted]struct{}
+	servers map[served]*inner
+	ended   atomic.Bool // connections that come to rest are retired
+	closed  bool        // those that come are closed
+	guards  guards
+	pings   pings
+	running sync.WaitGroup
 }
 
 // served are the connections of one inner server: those of a class, -1 for HTTP/1.1, with pings or without.
@@ -103,22 +118,18 @@ func NewServer(h http.Handler, c ServerConfig) (*Server, error) {
 		return nil, err
 	}
 	return &Server{
-		handler: h, c: c, pending: newPending(c.MaxUnauthenticated), listeners: map[net.Listener]struct{}{}, opening: map[net.Conn]struct{}{}, servers: map[served]*inner{},
-		pings: usualPings,
+		handler: h, c: c, pending: newPending(c.MaxUnauthenticated), pings: usualPings,
+		opening: map[*greeted]struct{}{}, http1: map[*greeted]struct{}{}, servers: map[served]*inner{},
 	}, nil
 }
 
-// Serve accepts connections until the listener fails, which it returns, or Shutdown or Close is called: then it returns
-// [http.ErrServerClosed]. It closes the listener.
+// Serve accepts connections until the listener fails, which it returns, or Drain, Shutdown or Close is called: then it
+// returns [http.ErrServerClosed]. It closes the listener.
 func (s *Server) Serve(l net.Listener) error {
 	defer l.Close()
-	s.mu.Lock()
-	if s.closed {
-		s.mu.Unlock()
+	if !s.listen(l) {
 		return http.ErrServerClosed
 	}
-	s.listeners[l] = struct{}{}
-	s.mu.Unlock()
 	var pause time.Duration
 	for {
 		c, err := l.Accept()
@@ -132,9 +143,9 @@ func (s *Server) Serve(l net.Listener) error {
 		}
 		var t interface{ Temporary() bool } // no file left, say; what http.Server does as well
 		if !errors.As(err, &t) || !t.Temporary() {
-			s.mu.Lock()
-			delete(s.listeners, l)
-			s.mu.Unlock()
+			if s.leave(l) {
+				return http.ErrServerClosed
+			}
 			return err
 		}
 		pause = min(max(2*pause, pauseFirst), time.Second)
@@ -144,12 +155,6 @@ func (s *Server) Serve(l net.Listener) error {
 	}
 }
 
-func (s *Server) over() bool {
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	return s.closed
-}
-
 // open authenticates a new connection, finds out what it speaks and hands it over.
 func (s *Server) open(c net.Conn) {
 	if h, ok := s.handler.(*Handler); ok {
@@ -157,37 +162,58 @@ func (s *Server) open(c net.Conn) {
 			c = newOwnerConn(c, h, s.pending, s.c.HeaderTimeout)
 		}
 	}
-	s.mu.Lock()
+	g := &greeted{Conn: c, from: c, in: s}
+	s.conns.Lock()
 	if s.closed {
-		s.mu.Unlock()
+		s.conns.Unlock()
 		c.Close()
 		return
 	}
-	s.opening[c] = struct{}{}
+	s.came()
+	s.opening[g] = struct{}{}
 	s.running.Go(func() {
-		class, head, err := s.greet(c)
-		s.mu.Lock()
-		delete(s.opening, c)
+		class, head, err := s.greet(g)
+		s.used()
+		s.conns.Lock()
+		delete(s.opening, g)
 		if err != nil || s.closed {
-			s.mu.Unlock()
+			s.conns.Unlock()
 			c.Close()
+			s.gone()
 			return
 		}
-		g := newGreeted(c, head)
+		g.greet(head)
 		known := g.guarded.watch(&s.guards, c)
+		if g.http1 = class == classHTTP1; g.http1 {
+			s.http1[g] = struct{}{}
+		}
 		in := s.server(served{class, !known && class != classHTTP1}).in
-		s.mu.Unlock()
+		s.conns.Unlock()
 		in.give(g)
 	})
-	s.mu.Unlock()
+	s.conns.Unlock()
+}
+
+// changed keeps count of the connections of inner servers.
+func (s *Server) changed(c net.Conn, state http.ConnState) {
+	g := c.(*greeted) // it is what they were given
+	switch {
+	case state == http.StateIdle && g.http1:
+		g.answered()
+	case state == http.StateClosed || state == http.StateHijacked:
+		s.gone()
+		s.conns.Lock()
+		delete(s.http1, g)
+		s.conns.Unlock()
+	}
 }
 
 // greet authenticates a connection, and reads its first bytes: up to the first that HTTP/2 does not begin with, or to the
 // end of its first frame. An edge may have made a connection ahead of the request that it is for.
-func (s *Server) greet(c net.Conn) (class int, head []byte, err error) {
+func (s *Server) greet(c *greeted) (class int, head []byte, err error) {
 	guard(c)
 	wait := s.c.HeaderTimeout // for the first byte
-	if o, ok := c.(*ownerConn); ok {
+	if o, ok := c.Conn.(*ownerConn); ok {
 		if !o.h.c.AnyNode {
 			wait = s.c.IdleTimeout
 		}
@@ -196,6 +222,7 @@ func (s *Server) greet(c net.Conn) (class int, head []byte, err error) {
 			return 0, nil, err
 		}
 	}
+	c.answered() // so far, whatever that was
 	if err := c.SetReadDeadline(time.Now().Add(wait)); err != nil {
 		return 0, nil, err
 	}
@@ -232,21 +259,69 @@ func (s *Server) greet(c net.Conn) (class int, head []byte, err error) {
 	return class, buf[:n], c.SetReadDeadline(time.Time{})
 }
 
-// greeted is a connection whose first bytes have been read.
+// greeted is a connection of a Server's. Over HTTP/1.1 it knows whether it is at rest, and nothing that comes on one that
+// was ended then is handed on:
+//
+//	busy --answered--> at rest --a byte of a request--> busy
+//	                      '-----retire, or idle for too long-----> retired
 type greeted struct {
 	net.Conn
-	head    []byte
+	in      *Server
+	head    []byte   // what has been read to find out what it speaks
 	from    net.Conn // as it was accepted
 	guarded guarded
+	http1   bool // it is known to be
+	phase   atomic.Int32
 }
 
-// newGreeted leaves out what has nothing to do any more.
-func newGreeted(c net.Conn, head []byte) *greeted {
-	g := &greeted{Conn: c, head: head, from: c}
-	if o, ok := c.(*ownerConn); ok && len(o.rest) == 0 {
+const (
+	greetedBusy int32 = iota
+	greetedResting
+	greetedRetired
+)
+
+// greet notes the first bytes, and leaves out what has nothing to do any more.
+func (g *greeted) greet(head []byte) {
+	g.head = head
+	if o, ok := g.Conn.(*ownerConn); ok && len(o.rest) == 0 {
 		g.Conn = o.Conn
 	}
-	return g
+}
+
+// answered notes that the connection is at rest.
+func (g *greeted) answered() {
+	g.phase.CompareAndSwap(greetedBusy, greetedResting)
+	if g.in.ended.Load() {
+		g.retire()
+	}
+}
+
+// lastWord is what an edge is told before an HTTP/1.1 connection at rest is closed. It comes to nothing where the edge has it
+// at rest as well: there net/http expects a 408, and no other status. A request that has met it on the way takes it for its
+// answer: it is tried again. Of one that meets just the end of its connection the edge cannot know that it was not executed.
+const lastWord = "HTTP/1.1 408 Request Timeout\r\n" + headerBounce + ": closing\r\nConnection: close\r\nContent-Length: 0\r\n\r\n"
+
+// retire ends a connection, if it is at rest.
+func (g *greeted) retire() bool {
+	if !g.phase.CompareAndSwap(greetedResting, greetedRetired) {
+		return false
+	}
+	g.Conn.SetWriteDeadline(time.Now().Add(lingerFor)) //nolint:errcheck // whoever reads sees what comes of it
+	io.WriteString(g, lastWord)                        //nolint:errcheck
+	g.CloseWrite()                                     //nolint:errcheck
+	g.Conn.SetReadDeadline(time.Now().Add(lingerIdle)) //nolint:errcheck
+	return true
+}
+
+// drop reads what comes on a connection that is retired, until its edge closes it: else it would be reset, and the last word
+// lost.
+func (g *greeted) drop(p []byte) (int, error) {
+	g.Conn.SetReadDeadline(time.Now().Add(lingerIdle)) //nolint:errcheck // then it fails
+	for {
+		if _, err := g.Conn.Read(p); err != nil {
+			return 0, io.EOF
+		}
+	}
 }
 
 func (g *greeted) Read(p []byte) (int, error) {
@@ -257,7 +332,18 @@ func (g *greeted) Read(p []byte) (int, error) {
 		}
 		return n, nil
 	}
+	if g.phase.Load() == greetedRetired {
+		return g.drop(p)
+	}
 	n, err := g.Conn.Read(p)
+	switch {
+	case n == 0 && timedOut(err) && g.retire(): // it has been at rest for too long
+		return g.drop(p)
+	case n > 0 && g.phase.Load() != greetedBusy && !g.phase.CompareAndSwap(greetedResting, greetedBusy):
+		return g.drop(p) // it came too late
+	case err != nil && g.phase.Load() == greetedRetired:
+		return 0, io.EOF
+	}
 	return n, g.guarded.err(err)
 }
 
@@ -278,14 +364,14 @@ func (g *greeted) CloseWrite() error {
 // NetConn returns the connection beneath.
 func (g *greeted) NetConn() net.Conn { return g.Conn }
 
-// server returns the server of some connections; s.mu is held.
+// server returns the server of some connections; s.conns is held.
 func (s *Server) server(of served) *inner {
 	if in := s.servers[of]; in != nil {
 		return in
 	}
 	h := &http.Server{
-		Handler: s.handler, IdleTimeout: s.c.IdleTimeout, ReadHeaderTimeout: s.c.HeaderTimeout,
-		ConnContext: ConnContext, MaxHeaderBytes: s.c.MaxHeader, ErrorLog: slog.NewLogLogger(s.c.Logger.Handler(), slog.LevelWarn), Protocols: new(http.Protocols),
+		Handler: http.HandlerFunc(s.serveHTTP), IdleTimeout: s.c.IdleTimeout, ReadHeaderTimeout: s.c.HeaderTimeout,
+		ConnState: s.changed, ConnContext: ConnContext, MaxHeaderBytes: s.c.MaxHeader, ErrorLog: slog.NewLogLogger(s.c.Logger.Handler(), slog.LevelWarn), Protocols: new(http.Protocols),
 	}
 	if of.class == classHTTP1 {
 		h.Protocols.SetHTTP1(true)
@@ -306,49 +392,96 @@ func (s *Server) server(of served) *inner {
 	return in
 }
 
-// Shutdown closes the listeners and waits as [http.Server.Shutdown] does, which does not wait for upgraded connections:
-// call [Handler.Shutdown] before.
+// serveHTTP serves a request. That its connection ends is said of those that begin after that was decided: earlier ones leave
+// it at rest, and the next one is told.
+func (s *Server) serveHTTP(w http.ResponseWriter, r *http.Request) {
+	if s.draining.Load() {
+		s.serve(s.handler, w, r)
+		return
+	}
+	s.handler.ServeHTTP(w, r)
+}
+
+// Drain prepares the end, as [Front.Drain] does for clients: from now on answers say that their connection ends, until no
+// connection is left or Grace has passed; then it stops accepting and returns. Requests are served as before.
+// It returns ctx's error when that ends first.
+func (s *Server) Drain(ctx context.Context) error {
+	grace := s.c.Grace
+	if h, ok := s.handler.(*Handler); ok && h.draining.Load() {
+		grace = 0
+	}
+	return s.run(ctx, grace)
+}
+
+// Shutdown drains, then ends the connections that are at rest, such that no request is lost on one, and waits until all
+// requests have been answered. It does not wait for upgraded connections: call [Handler.Shutdown] before, or between Drain
+// and Shutdown.
 func (s *Server) Shutdown(ctx context.Context) error {
-	err := s.end(func(h *http.Server) error { return h.Shutdown(ctx) })
+	errs := []error{s.Drain(ctx)}
+	s.ended.Store(true)
+	s.conns.Lock()
+	conns := slices.AppendSeq(slices.Collect(maps.Keys(s.http1)), maps.Keys(s.opening))
+	s.conns.Unlock()
+	for _, g := range conns {
+		if o, ok := g.from.(*ownerConn); ok && !o.known.Load() {
+			g.from.Close() // nothing can have been sent on it
+			continue
+		}
+		g.retire()
+	}
+	var h2 error
+	var wg sync.WaitGroup
+	wg.Go(func() { h2 = s.end(true, func(h *http.Server) error { return h.Shutdown(ctx) }) })
+	waitFor(ctx, never, s.quiet) // http.Server.Shutdown closes what it believes idle: it shall find nothing
+	errs = append(errs, s.end(false, func(h *http.Server) error { return h.Shutdown(ctx) }))
+	wg.Wait()
+	err := errors.Join(append(errs, h2)...)
 	if err == nil {
 		s.running.Wait()
 	}
 	return err
 }
 
+// quiet reports whether no HTTP/1.1 connection is left, nor one that may become one.
+func (s *Server) quiet() bool {
+	s.conns.Lock()
+	defer s.conns.Unlock()
+	return len(s.http1) == 0 && len(s.opening) == 0
+}
+
 // Close closes the listeners and all connections but upgraded ones.
 func (s *Server) Close() error {
-	err := s.end((*http.Server).Close)
+	s.stop()
+	err := errors.Join(s.end(true, (*http.Server).Close), s.end(false, (*http.Server).Close))
 	s.running.Wait()
 	return err
 }
 
-func (s *Server) end(how func(*http.Server) error) error {
-	s.mu.Lock()
-	s.closed = true
-	var ended []io.Closer // which are not ours: no lock is held when they are closed
-	for l := range s.listeners {
-		ended = append(ended, l)
+// end ends the inner servers of HTTP/2, or that of HTTP/1.1 and what has said nothing yet.
+func (s *Server) end(h2 bool, how func(*http.Server) error) error {
+	s.conns.Lock()
+	var opening []*greeted
+	if !h2 {
+		s.closed = true
+		opening = slices.Collect(maps.Keys(s.opening))
 	}
-	clear(s.listeners)
-	for c := range s.opening {
-		ended = append(ended, c)
+	var servers []*http.Server
+	for of, in := range s.servers {
+		if of.class == classHTTP1 != h2 {
+			servers = append(servers, in.http)
+		}
 	}
-	servers := make([]*inner, 0, len(s.servers))
-	for _, in := range s.servers {
-		servers = append(servers, in)
-	}
-	s.mu.Unlock()
-	for _, c := range ended {
-		c.Close()
+	s.conns.Unlock()
+	for _, g := range opening { // which are not ours: no lock is held when they are closed
+		g.from.Close()
 	}
 	errs := make([]error, len(servers))
 	var wg sync.WaitGroup
-	for i, in := range servers {
-		wg.Go(func() { errs[i] = how(in.http) })
+	for i, h := range servers {
+		wg.Go(func() { errs[i] = how(h) })
 	}
 	wg.Wait()
-	return errors.Join(slices.DeleteFunc(errs, func(err error) bool { return err == nil })...)
+	return errors.Join(errs...)
 }
 
 // handover is the listener of an inner server.
