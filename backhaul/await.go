@@ -26,7 +26,7 @@ func (f *flight) ahead() error {
 	default:
 	}
 	stalled := make(chan struct{})
-	p := &progress{bounds: f.t.bounds(f.want.App), body: &s.awaited}
+	p := &progress{bounds: f.t.bounds(f.want.App), body: s}
 	p.stalled = func(Stall) { close(stalled) }
 	f.t.sweeper.add(p)
 	defer f.t.sweeper.remove(p)
@@ -56,7 +56,7 @@ func (f *flight) watch() {
 		return
 	}
 	p := f.watched()
-	p.body = &f.body.awaited
+	p.body = f.body
 	p.talks.Store(isGRPC(mediaType(f.req.Header)))
 	f.cancelable()
 	f.t.sweeper.add(p)

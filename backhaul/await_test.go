@@ -545,3 +545,90 @@ func TestOwnersEndWhatTheirEdgesDoNot(t *testing.T) {
 		})
 	}
 }
+
+// A body of which a little comes now and then, so that it never pauses for long, holds its slot no longer than one that does
+// pause. One that comes as slowly as anything may, and steadily, is served.
+func TestABodyThatDripsHoldsNoSlot(t *testing.T) {
+	for _, tt := range []struct {
+		name   string
+		length int64
+		piece  int
+		every  time.Duration
+		well   bool
+	}{
+		{"a byte a minute", 1 << 20, 1, 59 * time.Second, false},
+		{"a byte a second", 1 << 20, 1, time.Second, false},
+		{"a byte a second, of unknown length", -1, 1, time.Second, false},
+		{"a byte a second, of a small body", 10_000, 1, time.Second, false},
+		{"steadily", 1 << 20, 300, time.Second, true},
+		{"in bursts", 1 << 20, 300 * 50, 50 * time.Second, true},
+	} {
+		t.Run(tt.name, func(t *testing.T) {
+			inBubbles(t, func(t *testing.T, local bool) {
+				tr, l, inFlight := calm(t, local, func(w http.ResponseWriter, r *http.Request) { io.Copy(io.Discard, r.Body) })
+				pr, pw := io.Pipe()
+				began := time.Now()
+				go func() {
+					for left := int64(1 << 20); left > 0; left -= int64(tt.piece) {
+						if _, err := pw.Write(make([]byte, min(left, int64(tt.piece)))); err != nil {
+							return
+						}
+						time.Sleep(tt.every)
+					}
+					pw.Close()
+				}()
+				req := request(t, "POST", "http://web/", pr)
+				req.ContentLength = tt.length
+				resp, err := tr.RoundTrip(req)
+				if err == nil {
+					resp.Body.Close()
+				}
+				pr.Close()
+				if stall, ok := errors.AsType[*StallError](err); tt.well && err != nil || !tt.well && (!ok || *stall != StallError{"web", StallBody, time.Minute}) {
+					t.Errorf("got %v", err)
+				}
+				if took := time.Since(began); !tt.well && took > 2*time.Minute {
+					t.Errorf("the slot was held for %v", took)
+				}
+				time.Sleep(time.Minute)
+				if d := l.last(t, 1); inFlight() != 0 || !tt.well && d.Outcome != balance.Canceled {
+					t.Errorf("%d in flight, done: %+v", inFlight(), d)
+				}
+			})
+		})
+	}
+}
+
+// What counts is the time in which the client is awaited.
+func TestADripIsToldByTheTimeThatIsWaitedForIt(t *testing.T) {
+	type look struct {
+		at      time.Duration
+		awaited bool
+		read    int64
+		slow    bool
+	}
+	for name, looks := range map[string][]look{
+		"nothing comes":          {{0, true, 0, false}, {59, true, 0, false}, {60, true, 0, true}},
+		"enough comes":           {{0, true, 0, false}, {60, true, 600, false}, {119, true, 600, false}, {120, true, 1200, false}},
+		"too little comes":       {{0, true, 0, false}, {60, true, 599, true}},
+		"then too little":        {{0, true, 0, false}, {60, true, 1000, false}, {120, true, 1599, true}},
+		"the machine is slow":    {{0, true, 0, false}, {60, false, 1, false}, {120, false, 2, false}, {121, true, 3, false}},
+		"half of the time it is": {{0, true, 0, false}, {30, true, 1, false}, {90, false, 2, false}, {120, true, 3, true}},
+		"what came before the first look is no merit": {{0, true, 9000, false}, {60, true, 9000, true}},
+		"time goes backwards":                         {{60, true, 0, false}, {0, true, 0, false}, {59, true, 0, false}},
+	} {
+		var d drip
+		start := time.Unix(1e9, 0)
+		for i, l := range looks {
+			if got := d.slow(start.Add(l.at*time.Second), l.awaited, l.read, bounds{body: time.Minute, least: 600}); got != l.slow {
+				t.Errorf("%s, look %d: slow=%v, want %v", name, i, got, l.slow)
+			}
+		}
+	}
+	var d drip
+	for i := range 3 {
+		if d.slow(time.Unix(int64(1000*i), 0), true, 0, boundsOf(&balance.App{BodyPause: -1})) {
+			t.Error("an app without a bound has one")
+		}
+	}
+}

@@ -100,7 +100,7 @@ func advice(status int, cause string, after int) string {
 	case cause == CauseNoApp:
 		text += ": there is no such app here"
 	case status == http.StatusRequestTimeout && cause == CauseStalled:
-		text += ": nothing came of the request's body; the connection is closed"
+		text += ": too little came of the request's body; the connection is closed"
 	case status == http.StatusGatewayTimeout:
 		text += ": no answer in time; the request may have been executed"
 	case cause == CauseMachine:

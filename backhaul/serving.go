@@ -33,7 +33,7 @@ func (h *Handler) serving(w http.ResponseWriter, r *http.Request, app balance.Ap
 	s := h.watched(w, r, app)
 	s.ctx, s.cancel = context.WithCancelCause(r.Context())
 	if body != nil {
-		s.body = &body.awaited
+		s.body = body
 		s.talks.Store(isGRPC(mediaType(r.Header)))
 		h.sweeper.add(&s.progress)
 	}

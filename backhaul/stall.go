@@ -13,7 +13,7 @@ type Stall uint8
 
 // The stalls. Each has a bound in the app's row.
 const (
-	StallBody    Stall = iota // the client sent nothing of a body: balance.App.BodyPause
+	StallBody    Stall = iota // the client sent nothing of a body, or next to nothing: balance.App.BodyPause
 	StallAnswer               // the client read nothing of the answer: balance.App.AnswerPause
 	StallUpgrade              // the machine did not answer: balance.App.UpgradeWait
 )
@@ -34,7 +34,7 @@ type StallError struct {
 
 // Error says what did not move.
 func (e *StallError) Error() string {
-	what := "the client sent nothing of the request's body"
+	what := "the client sent nothing of the request's body, or next to nothing,"
 	switch e.Stall {
 	case StallAnswer:
 		what = "the client read nothing of the answer"
@@ -70,21 +70,30 @@ const (
 	defaultUpgradeWait = 60 * time.Second
 )
 
+// leastRate is what must come of a body that is awaited, in bytes per second: a fifth of what the slowest mobile networks
+// carry. IIS and Kestrel have the same.
+const leastRate = 240
+
 // bounds are an app's, without zero values: 0 means none.
-type bounds struct{ body, answer, upgrade time.Duration }
+type bounds struct {
+	body, answer, upgrade time.Duration
+	least                 int64 // bytes of a body that must come while it is awaited for that long
+}
 
 func boundsOf(a *balance.App) bounds {
-	return bounds{
+	b := bounds{
 		body:    max(0, cmp.Or(a.BodyPause, defaultBodyPause)),
 		answer:  max(0, cmp.Or(a.AnswerPause, defaultAnswerPause)),
 		upgrade: max(0, cmp.Or(a.UpgradeWait, defaultUpgradeWait)),
 	}
+	b.least = int64(leastRate * b.body.Seconds())
+	return b
 }
 
 // owners returns what an owner goes by. Its edge is to be the first, since it can answer the
 // client; the owner's own bounds are for edges that are gone or slow.
 func (b bounds) owners() bounds {
-	return bounds{b.body * 3 / 2, b.answer * 3 / 2, b.upgrade * 3 / 2}
+	return bounds{b.body * 3 / 2, b.answer * 3 / 2, b.upgrade * 3 / 2, b.least}
 }
 
 // The bounds of how often progress is looked at.
@@ -111,4 +120,32 @@ func (s *standing) stands(now time.Time, n uint32, bound time.Duration) bool {
 		return false
 	}
 	return bound > 0 && n%2 == 1 && now.Sub(s.since) >= bound
+}
+
+// drip is what has been seen of a body that comes, however slowly.
+type drip struct {
+	at     time.Time     // of the last look
+	waited time.Duration // for the client, since
+	from   int64         // so much had come
+}
+
+// slow takes in whether the body is awaited now and how much of it has come, and reports whether that is too little. Time in
+// which nobody waits for the client is not counted.
+func (p *drip) slow(now time.Time, awaited bool, read int64, b bounds) bool {
+	since := now.Sub(p.at)
+	if p.at.IsZero() {
+		since, p.from = 0, read
+	}
+	p.at = now
+	if awaited {
+		p.waited += max(0, since)
+	}
+	if b.body == 0 || p.waited < b.body {
+		return false
+	}
+	if read-p.from < b.least {
+		return true
+	}
+	p.waited, p.from = 0, read
+	return false
 }

@@ -19,7 +19,7 @@ func (t *turn) waits() bool { return t.Load()%2 == 1 }
 // progress is what a sweeper looks at.
 type progress struct {
 	bounds bounds
-	body   *turn // nil: there is none, or it is all here
+	body   *source // nil: there is none, or it is all here
 	answer turn
 	talks  atomic.Bool // a body that may be silent
 	// stalled is called once, when a bound has passed. It must not block.
@@ -29,6 +29,7 @@ type progress struct {
 	in         *sweeper
 	prev, next *progress
 	bodyAt     standing
+	drip       drip
 	answerAt   standing
 }
 
@@ -127,8 +128,13 @@ func (s *sweeper) sweep() {
 }
 
 func (p *progress) look(now time.Time) (Stall, bool) {
-	if p.body != nil && p.bodyAt.stands(now, p.body.Load(), p.bounds.body) && !p.talks.Load() {
-		return StallBody, true
+	if p.body != nil {
+		n := p.body.awaited.Load()
+		stands := p.bodyAt.stands(now, n, p.bounds.body)
+		slow := p.drip.slow(now, n%2 == 1, p.body.read.Load(), p.bounds)
+		if (stands || slow) && !p.talks.Load() {
+			return StallBody, true
+		}
 	}
 	return StallAnswer, p.answerAt.stands(now, p.answer.Load(), p.bounds.answer)
 }

@@ -100,9 +100,11 @@ type App struct {
 	// it takes its full share at once. (balance)
 	SlowStart time.Duration
 	// BodyPause is how long a client may pause in sending a body that is awaited; then the request
-	// is answered with 408. Time in which the machine does not read is no pause, nor is the silence
-	// of a client whose gRPC call or answer is under way. 0 means 60 s, what common servers allow;
-	// negative: no bound. (backhaul)
+	// is answered with 408. So it is where less than 240 bytes per second of that time come, in each
+	// BodyPause: else a byte now and then would hold a slot. Time in which the machine does not read
+	// is no pause, nor is the silence of a client whose gRPC call or answer is under way. 0 means
+	// 60 s, what common servers allow; negative: no bound, for bodies that are streams with little
+	// in them. (backhaul)
 	BodyPause time.Duration
 	// AnswerPause is how long a client may read nothing of an answer that waits for it; then the
 	// request is broken off and its slot free. 0 means 6 h: people pause a download or a video for
