@@ -140,7 +140,9 @@ func (x *exchange) do(out *http.Request) (*http.Response, Failure, error) {
 		}
 		if err == nil {
 			x.conn = c
-			c.upgraded = resp.StatusCode == http.StatusSwitchingProtocols
+			if resp.StatusCode == http.StatusSwitchingProtocols {
+				c.upgraded = true
+			}
 			return resp, FailNone, nil
 		}
 		if fail == FailUnsent && oslimit.Reached(err) {
