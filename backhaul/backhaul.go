@@ -195,9 +195,10 @@
 // the slot is free, the request ends in a [*StallError], which [Done].Err has, and nothing is said
 // against the machine:
 //
-//	BodyPause    60 s  nothing comes of a body that is awaited: 408. Not while the machine does not
-//	                   read, nor of a gRPC call, nor of a body of unknown length once the machine
-//	                   has begun to answer: those are conversations.
+//	BodyPause    60 s  nothing comes of a body that is awaited, or less than 240 bytes per second
+//	                   of that time: 408. Not while the machine does not read, nor of a gRPC call,
+//	                   nor of a body of unknown length once the machine has begun to answer: those
+//	                   are conversations.
 //	AnswerPause  6 h   nothing is read of an answer that waits: it breaks off
 //	UpgradeWait  60 s  a request for an upgrade gets no answer: 504
 //
@@ -217,5 +218,12 @@
 // All that holds through TLS ([Config].Dial may return a [crypto/tls.Conn]) and through what has a NetConn method. What hides its
 // TCP connection is as on other systems, without probes. Linux here means 4.6 and later, but for 386 and s390x.
 //
-// An upgraded connection that breaks on one side is reset on the other; a clean end of one half is passed on as one.
+// An upgraded connection that breaks on one side, or is cut on the way, is reset on the other; a clean end of one half is
+// passed on as one.
+//
+// # Ends of servers
+//
+// [Front] and [Server] drain before they end: for a grace period answers say that their connection ends, by Connection: close
+// or GOAWAY. An owner's HTTP/1.1 connection that is at rest then, or has been for its IdleTimeout, ends with a refusal: the
+// edge drops it, and a request that has met it on the way is tried again, since it was not executed.
 package backhaul
