@@ -134,14 +134,18 @@ func (f *Front) Drain(ctx context.Context) error { return f.run(ctx, f.c.Grace) 
 // upgraded connections.
 func (f *Front) Shutdown(ctx context.Context) error {
 	err := f.Drain(ctx)
-	return errors.Join(err, f.server.Shutdown(ctx))
+	return errors.Join(err, unlessClosed(f.server.Shutdown(ctx)))
 }
 
 // Close closes the listeners and all connections but upgraded ones.
 func (f *Front) Close() error {
 	f.stop()
-	err := f.server.Close()
-	if errors.Is(err, net.ErrClosed) { // of a listener that stop has closed
+	return unlessClosed(f.server.Close())
+}
+
+// unlessClosed forgets the error of closing a listener that drain has closed.
+func unlessClosed(err error) error {
+	if errors.Is(err, net.ErrClosed) {
 		return nil
 	}
 	return err
