@@ -149,20 +149,21 @@ func ExampleAutostart_Acquire_tenants() {
 	token, _ := gate.Start(0)
 	gate.Ready(token) // it runs
 	balancer, _ := balance.New(fleet, balance.Config{})
-	room, _ := autostart.New(balancer, nil, autostart.Config{})
+	waits := make(chan int)
+	room, _ := autostart.New(balancer, nil, autostart.Config{
+		Trace: autostart.Trace{Parked: func(_ balance.AppID, n int) { waits <- n }},
+	})
 
 	ctx := context.Background()
 	slot, _ := room.Acquire(ctx, &balance.Request{App: "gpu", Tenant: "busy"})
 	served := make(chan string)
-	for i, tenant := range []string{"busy", "busy", "busy", "quiet"} {
+	for _, tenant := range []string{"busy", "busy", "busy", "quiet"} {
 		go func() {
 			slot, _ := room.Acquire(ctx, &balance.Request{App: "gpu", Tenant: tenant})
 			served <- tenant
 			slot.Release(balance.Done)
 		}()
-		for room.Parked("gpu") <= i { // one after the other
-			time.Sleep(time.Millisecond)
-		}
+		<-waits // one after the other
 	}
 	slot.Release(balance.Done)
 	for range 4 {

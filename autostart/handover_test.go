@@ -166,6 +166,7 @@ func TestRecallBeforeStart(t *testing.T) {
 			t.Errorf("served by %s, want the soft-cordoned %s rather than to wait", slot.Machine().ID, id)
 		}
 		time.Sleep(tickEvery)
+		synctest.Wait()
 		if g.Load().Cordon != balance.CordonNone || w.started() > 0 || w.recall != 1 {
 			t.Errorf("cordon %v, %d starts, %d recalls", g.Load().Cordon, w.started(), w.recall)
 		}

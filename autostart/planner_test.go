@@ -240,6 +240,8 @@ func TestPlanner(t *testing.T) {
 		{name: "home never starves because others run elsewhere", app: soft(10), machines: "nrt: a, hkg: b", steps: []step{{see: "b started", inFlight: 1, do: "start a"}}},
 		{name: "demand of others with the same home", app: soft(10), machines: "nrt: a b c", others: []int{15}, steps: []step{{parked: 1, do: "start a b"}}},
 		{name: "demand of others with their home there comes first", app: soft(10), machines: "nrt: a, hkg: b c d", others: []int{0, 8}, steps: []step{{see: "a started, b started", inFlight: 12, do: ""}, {inFlight: 13, do: "start c"}}},
+		{name: "demand of others that does not fit there is not this node's to cover", app: soft(10), machines: "nrt: a, hkg: b c d", others: []int{0, 25}, steps: []step{
+			{see: "a started, b started", inFlight: 20, do: "start c"}, {see: "c started", inFlight: 20, do: "start d"}}},
 
 		// Failures.
 		{name: "the next one when the first fails", machines: "nrt: a b c", steps: []step{{parked: 1, do: "start a"}, {at: 5 * sec, see: "a failed", parked: 1, do: "start b"}}},

@@ -59,9 +59,12 @@ func ExampleDownscaler_Drain() {
 	gate.Admit(0, 0)
 
 	d, _ := downscale.New(fleet, platform{}, downscale.Config{})
+	rows := fleet.Watch()
+	defer rows.Close()
 	go func() {
 		for gate.State() == balance.Started { // the request goes on behind the closed gate
-			time.Sleep(time.Millisecond)
+			<-rows.C()
+			rows.Take()
 		}
 		fmt.Println(gate.State(), "with", gate.InFlight(), "in flight")
 		gate.Leave()

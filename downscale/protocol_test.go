@@ -154,6 +154,13 @@ func TestProtocolStories(t *testing.T) {
 			{at: 123 * sec, in: Tick, do: "Stop 9", phase: Stopping},
 			{at: 124 * sec, in: Unknown, do: "Alarm", phase: Stuck},
 		}},
+		{"an answer after the one that left it in doubt is none: the next try's counts", closed, []step{
+			{at: 3 * sec, in: Unknown, do: "Alarm", phase: Stuck},
+			{at: 4 * sec, in: Done, phase: Stuck},
+			{at: 5 * sec, in: Failed, phase: Stuck},
+			{at: 123 * sec, in: Tick, do: "Stop 9", phase: Stopping},
+			{at: 124 * sec, in: Done, do: "Finish 9", phase: Stopped},
+		}},
 		{"a driver that is silent is an alarm, and its late answer counts", closed, []step{
 			{at: 121 * sec, in: Tick, phase: Stopping},
 			{at: 122 * sec, in: Tick, do: "Alarm", reason: "the driver does not answer", phase: Stuck},

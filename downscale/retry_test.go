@@ -70,10 +70,26 @@ func TestPassingErrorThatStays(t *testing.T) {
 		c := quick
 		c.StopTimeout = 10 * sec
 		b := newBench(t, c, stopApp, "m1")
-		b.driver.refuse = later{2 * sec}
+		b.driver.refuse, b.driver.takes = later{2 * sec}, 0 // a call that its end cuts off would leave it in doubt
 		defer b.run()()
-		time.Sleep(17 * sec)
+		at := func(state balance.State) time.Time {
+			t.Helper()
+			for until := time.Now().Add(time.Minute); b.gate("m1").State() != state; synctest.Wait() {
+				if time.Now().After(until) {
+					t.Fatalf("not %v within a minute; it is %v", state, b.states())
+				}
+				time.Sleep(10 * time.Millisecond)
+			}
+			return time.Now()
+		}
+		began := at(balance.Stopping)
+		ended := at(balance.Started)
 		b.wantStates("m1 started running")
+		// A pause that would not end in time is not begun: the last call is that much earlier. A
+		// pause is up to 4 s.
+		if took := ended.Sub(began); took > c.StopTimeout || took < c.StopTimeout-5*sec {
+			t.Errorf("given up after %v, want %v", took, c.StopTimeout)
+		}
 		b.forget()
 	})
 }

@@ -52,6 +52,28 @@ func TestReflectorLimitsEachSender(t *testing.T) {
 	}
 }
 
+// The rate is exact: a burst, then one answer for each whole token.
+func TestReflectorAnswersExactlyItsRate(t *testing.T) {
+	const rate, burst = 10, 5
+	r := newReflector(7, rate, burst, 100)
+	seq := uint64(0)
+	for _, step := range []struct {
+		at   time.Duration
+		want int // of ten probes
+	}{{0, burst}, {0, 0}, {99 * ms, 0}, {100 * ms, 1}, {100 * ms, 0}, {300 * ms, 2}, {time.Hour, burst}} {
+		got := 0
+		for range 10 {
+			seq++
+			if r.answer(epoch.Add(step.at), &packet{kind: typeProbe, prober: 1, seq: seq}) == dropNone {
+				got++
+			}
+		}
+		if got != step.want {
+			t.Errorf("at %v: %d of 10 were answered, want %d", step.at, got, step.want)
+		}
+	}
+}
+
 func TestReflectorRemembersABoundedNumber(t *testing.T) {
 	r := newReflector(7, 10, 5, 100)
 	for i := range uint64(10_000) {

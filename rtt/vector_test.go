@@ -1,6 +1,7 @@
 package rtt
 
 import (
+	"encoding/binary"
 	"encoding/json"
 	"math"
 	"strings"
@@ -66,6 +67,35 @@ func TestVectorRoundTrip(t *testing.T) {
 			t.Fatal(err)
 		}
 	})
+}
+
+// A vector that claims more entries than its bytes can hold is refused before there is room made
+// for them: what comes over the network costs no more memory than it has bytes.
+func TestVectorClaimsCostNothing(t *testing.T) {
+	claim := func(n uint64, rest int) []byte {
+		head, err := (&Vector{From: "a"}).MarshalBinary()
+		if err != nil {
+			t.Fatal(err)
+		}
+		return append(binary.AppendUvarint(head[:len(head)-1], n), make([]byte, rest)...) // the last byte is the number of entries
+	}
+	cost := func(b []byte) float64 {
+		return testing.AllocsPerRun(100, func() {
+			if err := new(Vector).UnmarshalBinary(b); err == nil {
+				t.Error("taken")
+			}
+		})
+	}
+	cut := claim(0, 0)
+	least := cost(cut[:len(cut)-1])
+	for _, c := range []struct {
+		n    uint64
+		rest int
+	}{{1, 0}, {100, 99}, {maxEntries, 50}, {maxEntries + 1, maxEntries + 1}, {math.MaxUint64, 9}} {
+		if n := cost(claim(c.n, c.rest)); n > least {
+			t.Errorf("%d entries in %d bytes: refused after %v allocations, and %v is what the rest costs", c.n, c.rest, n, least)
+		}
+	}
 }
 
 func TestVectorValidate(t *testing.T) {
