@@ -45,7 +45,7 @@ func TestWhoWasRefusedWaitsForSomethingNew(t *testing.T) {
 
 func TestWhoInsistsWaitsForIt(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
-		w := newWorld(t, balance.App{Autostart: true, Limits: balance.Limits{Hard: 1}}, Config{}, boot{}, boot{takes: sec}, boot{})
+		w := newWorld(t, balance.App{Autostart: true, Limits: balance.Limits{Hard: 1}}, Config{}, boot{}, boot{takes: sec}, boot{never: true})
 		ids := canonical("web", 3)
 		w.wake(ids[0])
 		w.run()
