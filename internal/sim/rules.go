@@ -70,6 +70,8 @@ func (s *Sim) tell(f *balance.Fleet) error {
 
 // host makes the fleet's node the home of an owner's gates.
 func (s *Sim) host(f *balance.Fleet, own owner) error {
+	// Without a keeper a gate would remember no start; who does it is [Sim.stopped].
+	f.Keep(balance.Keeper{Wanted: func(balance.AppID, balance.MachineID) {}})
 	for i := own.first; i < own.end; i++ {
 		m := &s.machines[i]
 		gate, err := f.Host(m.row)
