@@ -6,11 +6,18 @@ import (
 	"time"
 )
 
-// History is what has been learned of one app's boots: a value to be kept over a restart, in JSON or otherwise. The zero
-// value knows nothing.
+// History is what has been learned of one app's boots and stops: a value to be kept over a restart, in JSON or otherwise. The
+// zero value knows nothing.
 type History struct {
 	Boots []HistoryBoots `json:"boots,omitempty"`
+	// Stops and Suspends are how long its machines took to stop, and to be suspended: whether one that is on its way is worth
+	// waiting for, or another is started.
+	Stops    Boots `json:"stops,omitzero"`
+	Suspends Boots `json:"suspends,omitzero"`
 }
+
+// known reports whether h knows anything.
+func (h *History) known() bool { return len(h.Boots) > 0 || h.Stops.Known() || h.Suspends.Known() }
 
 // HistoryBoots are the boots of one kind.
 type HistoryBoots struct {
@@ -85,8 +92,20 @@ func (k *bootBook) restore(h History) {
 	}
 }
 
-// History returns what p has learned of boots.
-func (p *Planner) History() History { return p.boots.history() }
+// History returns what p has learned of boots and stops.
+func (p *Planner) History() History {
+	h := p.boots.history()
+	h.Stops, h.Suspends = p.stops[0], p.stops[1]
+	return h
+}
 
 // Restore gives p what another planner of the same app has learned, as if p had seen it before all else.
-func (p *Planner) Restore(h History) { p.boots.restore(History{slices.Clone(h.Boots)}) }
+func (p *Planner) Restore(h History) {
+	p.boots.restore(History{Boots: slices.Clone(h.Boots)})
+	for i, was := range [...]Boots{h.Stops, h.Suspends} {
+		for _, took := range p.stops[i].last {
+			was.Learn(took)
+		}
+		p.stops[i] = was
+	}
+}

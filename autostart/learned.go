@@ -27,7 +27,7 @@ func (a *Autostart) Boots(app balance.AppID) (b Boots) {
 	return b
 }
 
-// Histories returns what this node has learned of all apps' boots, for [Autostart.Restore] after a restart. Apps of which
+// Histories returns what this node has learned of all apps' boots and stops, for [Autostart.Restore] after a restart. Apps of which
 // nothing is known are left out, as are those whose policy is not ours and does not come back from a question.
 func (a *Autostart) Histories() map[balance.AppID]History {
 	a.histories.Lock()
@@ -40,7 +40,7 @@ func (a *Autostart) Histories() map[balance.AppID]History {
 		q := v.(*queue)
 		if l := q.learner(); l != nil {
 			q.minded(func() {
-				if h := l.History(); len(h.Boots) > 0 {
+				if h := l.History(); h.known() {
 					all[id.(balance.AppID)] = h
 				}
 			})

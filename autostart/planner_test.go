@@ -483,3 +483,28 @@ func BenchmarkPlan(b *testing.B) {
 		}
 	}
 }
+
+// An owner writes into the row of a machine that starts that its checks pass, and that it is young, a moment before it says that
+// the machine runs. Whoever looks in between does not take its boot for one that has not begun.
+func TestTheRowOfAMachineThatIsAboutToRun(t *testing.T) {
+	s := newStory(t, balance.App{}, "nrt: a")
+	s.plan(0, 0, 1)
+	s.see("a starting")
+	s.plan(0, 0, 1)
+	edit := func(change func(*balance.Machine)) {
+		m := new(*s.row("a"))
+		change(m)
+		s.rows[0] = m
+	}
+	edit(func(m *balance.Machine) { m.Recent = true }) // it waits for its turn
+	s.plan(5*sec, 0, 1)
+	edit(func(m *balance.Machine) { m.Recent = false })
+	s.plan(6*sec, 0, 1)
+	edit(func(m *balance.Machine) { m.Health, m.Recent = balance.Passing, true })
+	s.plan(51*sec, 0, 1)
+	edit(func(m *balance.Machine) { m.State = balance.Started })
+	s.plan(51*sec, 0, 1)
+	if b := s.p.Boots(); b.Longest() != 45*sec {
+		t.Errorf("learned a boot of %v, want 45s", b.Longest())
+	}
+}

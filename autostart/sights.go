@@ -135,7 +135,7 @@ func (p *Planner) observe(now time.Time, ms []*balance.Machine) {
 	for i, m := range ms {
 		s := &p.sights[i]
 		if s.known && s.epoch == m.Epoch && s.state == m.State {
-			if held := m.State == balance.Starting && m.Recent; held || s.held {
+			if held := m.State == balance.Starting && m.Recent && m.Health != balance.Passing; held || s.held {
 				s.bootAt, s.partial, s.held = now, false, held // its boot begins now, or later
 			}
 			continue

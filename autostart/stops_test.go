@@ -1,6 +1,8 @@
 package autostart
 
 import (
+	"encoding/json"
+	"slices"
 	"testing"
 	"testing/synctest"
 	"time"
@@ -101,5 +103,37 @@ func TestRequestDuringASlowStop(t *testing.T) {
 				}
 			})
 		})
+	}
+}
+
+// What is known of stops survives a restart of the process: through JSON, and before what has been seen since.
+func TestStopsSurviveARestart(t *testing.T) {
+	stopped := func(s *story, at, took time.Duration) {
+		s.see("a started, b started")
+		s.plan(at, 0, 0)
+		s.see("a stopping")
+		s.plan(at+sec, 0, 0)
+		s.see("a stopped")
+		s.plan(at+sec+took, 0, 0)
+	}
+	before := newStory(t, balance.App{}, "nrt: a b")
+	stopped(before, 0, 15*sec)
+	text, err := json.Marshal(before.p.History())
+	if err != nil {
+		t.Fatal(err)
+	}
+	var h History
+	if err := json.Unmarshal(text, &h); err != nil {
+		t.Fatal(err)
+	}
+	after := newStory(t, balance.App{}, "nrt: a b")
+	stopped(after, 0, 16*sec)
+	after.p.Restore(h)
+	now := after.p.History()
+	if got, want := now.Stops.last, []time.Duration{15 * sec, 16 * sec}; !slices.Equal(got, want) || now.Suspends.Known() || !now.known() {
+		t.Errorf("learned stops of %v after a restart, and suspends %v; want %v. On paper: %s", got, now.Suspends.last, want, text)
+	}
+	if text, err := json.Marshal(History{}); err != nil || string(text) != "{}" {
+		t.Errorf("who knows nothing writes %s, %v", text, err)
 	}
 }

@@ -118,8 +118,8 @@ type Machine struct {
 	Health Health
 	// Recent says that the machine is young enough for failing checks to mean "coming" rather than
 	// "broken". The owner sets and clears it, so that no reader needs the owner's clock. Of a
-	// machine that starts it says that the boot has not begun: the owner waits for its turn, or for
-	// a driver that has asked to be called later.
+	// machine that starts, and whose checks have not passed, it says that the boot has not begun: the
+	// owner waits for its turn, or for a driver that has asked to be called later.
 	Recent bool
 	// Doubtful says of a machine that starts that its owner does not expect it to become ready: it
 	// does nothing, or listens elsewhere, and Fault says so. It may come up all the same.
