@@ -14,7 +14,8 @@ import (
 //   - nothing is started that runs, is hard-cordoned, or whose node is gone, and nothing beyond [balance.App.Max];
 //   - what has been asked for is not asked for again until its row shows it, its owner has refused, or 10 s have passed;
 //   - a machine whose start fails, or whose owner cannot be asked, is left alone for 0.4 s, doubling up to 6 s; what ends after
-//     it has run for 1 min is not.
+//     it has run for 1 min is not. After three failures in a row of an app, whichever its machines, one of them is tried at a
+//     time, at intervals of 0.4 s, doubling up to 25 s, until one has become ready.
 //
 // What is taken out of a decision is answered as the owner would have: a start as refused, or as under way, a recall as too late.
 //
@@ -33,7 +34,9 @@ func Bounded(p Policy) Policy {
 type bounded struct {
 	Policy
 	of      map[balance.MachineID]*bound
-	dropped []Answer // what the policy is told of what was taken out, the next time
+	fails   int       // of the app, in a row
+	until   time.Time // after these: no start before
+	dropped []Answer  // what the policy is told of what was taken out, the next time
 }
 
 // bound is what keeps one machine from being started.
@@ -55,6 +58,9 @@ const (
 	// boundFails is up to how many failures in a row the time doubles for which a machine is left alone: half of what a [Planner]
 	// waits at least, so that the two never wait for each other.
 	boundFails = 5
+	// boundBreaks is how many failures of an app in a row are its own and not of a machine, and boundBreaksMost up to how many more
+	// the interval doubles between further tries.
+	boundBreaks, boundBreaksMost = 3, 7
 )
 
 // Plan implements [Policy].
@@ -79,20 +85,29 @@ func (b *bounded) heed(now time.Time, a Answer) {
 	switch {
 	case a.Err != nil:
 		m.asked = time.Time{}
-		m.fail(now)
+		m.fail(now) // which is no fault of the app
 	case a.Start == balance.StartRefused && !m.asked.IsZero():
 		m.asked = now.Add(boundRefused - boundFor)
 	}
 }
 
-func (m *bound) fail(now time.Time) {
+// fail counts a failure, and reports whether it says anything of the next.
+func (m *bound) fail(now time.Time) bool {
 	if steady := !m.up.IsZero() && now.Sub(m.up) >= steadyMax; steady {
 		m.fails, m.up = 0, time.Time{}
-		return
+		return false
 	}
 	m.up = time.Time{}
 	m.fails++
 	m.until = now.Add(backoff(min(m.fails, boundFails), 0) / 2)
+	return true
+}
+
+// failed counts a failure of the app.
+func (b *bounded) failed(now time.Time) {
+	if b.fails++; b.fails >= boundBreaks {
+		b.until = now.Add(backoff(min(b.fails-boundBreaks+1, boundBreaksMost), 0) / 2)
+	}
 }
 
 // look takes in the rows as they are now.
@@ -113,9 +128,11 @@ func (b *bounded) look(now time.Time, in *Input) {
 		switch {
 		case row.State == balance.Failed && row.Epoch != m.failed:
 			m.failed = row.Epoch
-			m.fail(now)
+			if m.fail(now) {
+				b.failed(now)
+			}
 		case row.State == balance.Started && m.up.IsZero():
-			m.up = now
+			m.up, b.fails = now, 0
 		case row.State != balance.Started:
 			m.up = time.Time{}
 		}
@@ -133,9 +150,12 @@ func (b *bounded) keep(now time.Time, in *Input, d Decision) Decision {
 		return d
 	}
 	rows := make(map[balance.MachineID]*balance.Machine, len(in.Machines))
-	runs := 0
+	runs, tries := 0, 0
 	for _, row := range in.Machines {
 		rows[row.ID] = row
+		if row.State == balance.Starting || !b.of[row.ID].asked.IsZero() {
+			tries++
+		}
 		if row.State == balance.Started || row.State == balance.Starting || !b.of[row.ID].asked.IsZero() {
 			runs++
 		}
@@ -170,12 +190,14 @@ func (b *bounded) keep(now time.Time, in *Input, d Decision) Decision {
 			refuse(m, balance.StartUnderway)
 			continue
 		}
-		if in.App.Max > 0 && runs >= in.App.Max || now.Before(of.until) {
+		broken := b.fails >= boundBreaks && (now.Before(b.until) || tries > 0)
+		if in.App.Max > 0 && runs >= in.App.Max || now.Before(of.until) || broken {
 			refuse(m, balance.StartRefused)
 			continue
 		}
 		of.asked, of.epoch = now, row.Epoch
 		runs++
+		tries++
 		d.Start = append(d.Start, m)
 	}
 	if d.Hedge = d.Hedge && len(d.Start) > 0; !d.Acts() {

@@ -227,9 +227,6 @@ func (r *run) remind(m *machine, now time.Time) {
 }
 
 func (r *run) finish(m *machine, now time.Time, c Command) {
-	if c.Again {
-		m.gate.Start(0) // which the gate remembers, as for anybody
-	}
 	m.gate.Closed(c.Gate, c.Suspend)
 	f := r.config.Trace.Stopped
 	if c.Suspend {

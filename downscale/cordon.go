@@ -39,7 +39,7 @@ func (p *Protocol) asked(now time.Time, in Input) Command {
 		}
 	case Needed:
 		p.wanted = p.wanted || p.order == notOrdered
-	case Touched, StartWanted, Uncordoned, Down:
+	case Touched, Uncordoned, Down:
 		p.wanted = true
 	}
 	return Command{}
@@ -82,8 +82,6 @@ func (p *Protocol) cordoned(now time.Time, in Input) Command {
 		if p.order == notOrdered {
 			return p.abort(now, in.Reason)
 		}
-	case StartWanted:
-		return p.abort(now, "a start was wanted")
 	case Uncordoned:
 		p.back(now)
 	case Down:
@@ -165,7 +163,7 @@ func (p *Protocol) closing(now time.Time, in Input) Command {
 		p.obey(in)
 	case Withdrawn:
 		p.wanted = p.wanted || p.order != notOrdered // a firm one is in force until the gate refuses: it may be closing over requests
-	case Needed, StartWanted:
+	case Needed:
 		p.wanted = p.wanted || p.order == notOrdered
 	case Refused:
 		if p.wanted {
@@ -176,8 +174,8 @@ func (p *Protocol) closing(now time.Time, in Input) Command {
 		p.expires = expires
 	case Closed:
 		p.gate = in.Gate
-		// Somebody may want it by now. It is not opened again all the same: a machine that ended by itself a moment ago would
-		// not be noticed, since the gate takes no exits while it closes. The start is remembered instead.
+		// Somebody may need it by now. It is not opened again all the same: a machine that ended by itself a moment ago would
+		// not be noticed, since the gate takes no exits while it closes. Who needs it has it started, which the gate remembers.
 		if p.order == firm {
 			p.phase = Draining
 			p.expires = now.Add(p.drain)

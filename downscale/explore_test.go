@@ -36,8 +36,8 @@ func (w *world) key() (k key) {
 	}
 	p := &w.p
 	bits(p.suspend, p.acked, p.wanted, p.frozen, !p.quiet.IsZero(), !p.expires.IsZero(), !p.backoff.IsZero(), w.owed)
-	bits(w.gate.cordon, w.gate.touched, w.gate.wanted, w.queue[0].Suspend, w.queue[0].Again, w.queue[1].Suspend, w.queue[1].Again)
-	bits(w.queue[2].Suspend, w.queue[2].Again, w.blind, p.fault)
+	bits(w.gate.cordon, w.gate.touched, w.gate.wanted, w.queue[0].Suspend, w.queue[1].Suspend)
+	bits(w.queue[2].Suspend, w.blind, p.fault)
 	bits(w.left, w.late, w.doubt, w.told, p.lingers, w.queue[0].All, w.queue[1].All, w.queue[2].All)
 	put(uint8(p.order), uint8(p.phase), uint8(p.token), uint8(p.gate), uint8(w.proc), uint8(w.drain), uint8(w.gate.state), uint8(w.gate.gen), uint8(w.gate.token), w.gate.n)
 	for _, c := range w.queue {

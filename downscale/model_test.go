@@ -198,7 +198,7 @@ func (m *model) carryOut(w *world) {
 		if w.proc == running || w.proc == frozen && !c.Suspend {
 			m.failf("a machine that is not gone was called stopped")
 		}
-		again := g.wanted || c.Again
+		again := g.wanted
 		g.clear(balance.Stopped)
 		if c.Suspend {
 			g.state = balance.Suspended
@@ -278,9 +278,6 @@ func (m *model) act(w world) {
 		if m.more {
 			feed("firm order, the other way", false, Input{Kind: Ordered, Drain: time.Hour, Suspend: !m.suspends})
 			feed("surplus: stop", false, Input{Kind: Surplus})
-		}
-		if w.p.phase != Stopped {
-			feed("start wanted", false, Input{Kind: StartWanted})
 		}
 		for i, t := range w.p.timers() {
 			if !t.IsZero() {

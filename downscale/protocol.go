@@ -19,8 +19,9 @@ const maxDoublings = 4
 // happened and says what to do, at most one command. It is a plain value, not safe for concurrent use; the zero value with
 // no Timing is valid, and so is a copy.
 //
-// Each line is a change of phase, or a command. Other inputs are noted where they matter later (an acknowledgement, idleness,
-// a start that is wanted while the gate is closed) or change nothing, and so do answers to any command but the last.
+// Each line is a change of phase, or a command. Other inputs are noted where they matter later (an acknowledgement, idleness)
+// or change nothing, and so do answers to any command but the last. A start that somebody wants while the gate is closed is no
+// input: the gate remembers it.
 //
 //	stopped       --Up-->           active
 //	active        --Down-->         stopped
@@ -35,7 +36,6 @@ const maxDoublings = 4
 //	soft-cordoned --Tick-->         active         Uncordon
 //	soft-cordoned --Touched-->      active         Uncordon
 //	soft-cordoned --Needed-->       active         Uncordon
-//	soft-cordoned --StartWanted-->  active         Uncordon
 //	soft-cordoned --Withdrawn-->    active         Uncordon
 //	soft-cordoned --Acknowledged--> closing        CloseNow
 //	soft-cordoned --Tick-->         closing        CloseNow
@@ -48,7 +48,6 @@ const maxDoublings = 4
 //	notifying     --Tick-->         active         Uncordon
 //	notifying     --Touched-->      active         Uncordon
 //	notifying     --Needed-->       active         Uncordon
-//	notifying     --StartWanted-->  active         Uncordon
 //	notifying     --Withdrawn-->    active         Uncordon
 //	notifying     --Ordered-->      soft-cordoned
 //	notifying     --Uncordoned-->   active
@@ -97,7 +96,7 @@ type Protocol struct {
 	suspend bool   // suspend rather than stop; later: Suspend rather than Stop is under way
 	acked   bool   // every live node knows the cordon, or an order does not wait for it any longer
 	lingers bool   // quiet was armed by connections that are to be told
-	wanted  bool   // somebody needs the machine; it could not be had at once
+	wanted  bool   // somebody needs the machine, and the gate has not answered Cordon or Close
 	frozen  bool   // a Suspend ended in doubt: the machine may be frozen, and is not opened again
 	fault   bool   // the last stop failed for another reason than that the machine was needed
 	aborts  int8   // in a row
@@ -204,8 +203,6 @@ func (p *Protocol) active(now time.Time, in Input) Command {
 // draining is behind a gate that has closed over what was in flight.
 func (p *Protocol) draining(now time.Time, in Input) Command {
 	switch in.Kind {
-	case StartWanted:
-		p.wanted = true
 	case Idle:
 		return p.stop(now)
 	case Tick:
@@ -226,10 +223,8 @@ func (p *Protocol) stop(now time.Time) Command {
 // behindGate is suspending, stopping and stuck: the gate is closed, so there is no hurry and nothing to lose.
 func (p *Protocol) behindGate(now time.Time, in Input) Command {
 	switch in.Kind {
-	case StartWanted:
-		p.wanted = true
 	case Done:
-		c := Command{Do: Finish, Gate: p.gate, Suspend: p.suspend, Again: p.wanted, Reason: p.reason}
+		c := Command{Do: Finish, Gate: p.gate, Suspend: p.suspend, Reason: p.reason}
 		p.enter(Stopped)
 		p.aborts, p.calm = 0, time.Time{}
 		return c

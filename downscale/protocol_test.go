@@ -101,13 +101,6 @@ func TestProtocolStories(t *testing.T) {
 		{"needed again", cordon, []step{
 			{in: Needed, do: "Uncordon 5", reason: "because", phase: Active},
 		}},
-		{"a start is wanted while cordoned: it runs on", cordon, []step{
-			{in: StartWanted, do: "Uncordon 5", reason: "a start was wanted", phase: Active},
-		}},
-		{"a start is wanted while stopping: afterwards", closed, []step{
-			{at: 3 * sec, in: StartWanted, phase: Stopping},
-			{at: 4 * sec, in: Done, do: "Finish 9 again", phase: Stopped},
-		}},
 		{"somebody else ended the cordon", cordon, []step{
 			{in: Uncordoned, phase: Active},
 			{in: Surplus, phase: Active},
@@ -196,9 +189,6 @@ func TestProtocolStories(t *testing.T) {
 				}
 				if c.Do == Finish && c.Suspend {
 					got += " suspended"
-				}
-				if c.Again {
-					got += " again"
 				}
 				if got != s.do || p.Phase() != s.phase {
 					t.Fatalf("step %d, %v at %v: %q and %v, want %q and %v", i, s.in, s.at, got, p.Phase(), s.do, s.phase)
@@ -289,7 +279,7 @@ func (w *gateWorld) do(c Command) (Input, bool) {
 		if !ok {
 			w.t.Fatal("the gate was not ours to finish")
 		}
-		if again || c.Again {
+		if again {
 			w.owed = false
 			w.starts, _ = w.gate.Start(w.gate.Load().Epoch)
 		}

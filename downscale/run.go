@@ -99,7 +99,7 @@ type run struct {
 }
 
 type appRun struct {
-	policy   Policy
+	policy   *bounded
 	snap     *balance.Snapshot
 	machines []*machine // in canonical order, of all owners
 	byID     map[balance.MachineID]*machine
@@ -188,13 +188,13 @@ func (m *machine) moves() bool {
 	return true
 }
 
-func (r *run) policy(id balance.AppID) Policy {
+func (r *run) policy(id balance.AppID) *bounded {
 	if r.config.Policy != nil {
 		if p := r.config.Policy(id); p != nil {
-			return p
+			return Bounded(p).(*bounded)
 		}
 	}
-	return newDecider(r.config)
+	return Bounded(newDecider(r.config)).(*bounded)
 }
 
 // look looks at the machines on their way.
@@ -264,21 +264,13 @@ func (r *run) decide(a *appRun, now time.Time) {
 		s.Parked, s.Stale = n, !fresh
 	}
 	r.habits(a, now, &s)
-	var vetoed []reason
-	refuse := func(d Decision) {
-		why := reason{d.Why, d.Machine, d.Open}
-		vetoed = append(vetoed, why)
-		if r.config.Trace.Vetoed != nil && !slices.Contains(a.vetoed, why) {
-			r.config.Trace.Vetoed(d)
-		}
-	}
-	decided := veto(&s, a.policy.Decide(now, s), refuse)
-	a.vetoed = vetoed
+	decided := a.policy.Decide(now, s)
+	r.vetoed(a)
 	for _, d := range decided {
 		switch d.Verdict {
 		case Spare:
 			delete(a.held, d.Region)
-			r.step(a.byID[d.Machine], now, Input{Kind: Surplus, Idle: d.Why == RuleKeepAlive, Suspend: s.App.Autostop == balance.AutostopSuspend, Reason: d.Reason()})
+			r.step(a.byID[d.Machine], now, Input{Kind: Surplus, Idle: d.Why == RuleKeepAlive && !s.inUse(), Suspend: s.App.Autostop == balance.AutostopSuspend, Reason: d.Reason()})
 		case Recall:
 			if m := a.byID[d.Machine]; m != nil && m.gate != nil {
 				r.step(m, now, Input{Kind: Needed, Reason: d.Reason()})
@@ -299,6 +291,19 @@ func (r *run) decide(a *appRun, now time.Time) {
 			}
 		}
 	}
+}
+
+// vetoed tells what the policy said and what is not carried out, unless that was so the last time.
+func (r *run) vetoed(a *appRun) {
+	var vetoed []reason
+	for _, d := range a.policy.refused {
+		why := reason{d.Why, d.Machine, d.Open}
+		vetoed = append(vetoed, why)
+		if r.config.Trace.Vetoed != nil && !slices.Contains(a.vetoed, why) {
+			r.config.Trace.Vetoed(d)
+		}
+	}
+	a.vetoed = vetoed
 }
 
 // habits tells of a pause of the app, and asks how long it is kept.

@@ -38,7 +38,6 @@ const (
 	Needed                   // the decider cannot spare it any longer, or somebody recalled it
 	Ordered                  // somebody wants it stopped, whether it is surplus or not
 	Withdrawn                // whoever ordered the stop does not want it any longer
-	StartWanted              // somebody wants it started
 	Touched                  // a request that knew the cordon came all the same
 	Acknowledged             // every live node knows the cordon
 	Idle                     // nothing is in flight, and nothing came since the last look
@@ -53,7 +52,7 @@ const (
 	Unknown                  // the driver does not know: it ran into its timeout
 )
 
-var kindNames = [...]string{"Tick", "Up", "Down", "Surplus", "Needed", "Ordered", "Withdrawn", "StartWanted", "Touched", "Acknowledged", "Idle", "Lingering", "Busy",
+var kindNames = [...]string{"Tick", "Up", "Down", "Surplus", "Needed", "Ordered", "Withdrawn", "Touched", "Acknowledged", "Idle", "Lingering", "Busy",
 	"Uncordoned", "Cordoned", "Closed", "Refused", "Done", "Failed", "Unknown"}
 
 // String returns the kind's name as it stands in the diagram of [Protocol].
@@ -86,7 +85,7 @@ const (
 	Reopen       // Gate.Reopen with token Gate; no answer
 	Suspend      // Driver.Suspend; answer Done, Failed or Unknown
 	Stop         // Driver.Stop; answer Done, Failed or Unknown
-	Finish       // Gate.Closed with token Gate, having asked the gate for a start first if Again is set; no answer
+	Finish       // Gate.Closed with token Gate; no answer
 	Alarm        // tell people that the machine is stuck; no answer
 )
 
@@ -102,7 +101,6 @@ type Command struct {
 	Gate    uint64 // Uncordon, Close: the cordon's generation; Reopen, Suspend, Stop, Finish: the gate's token
 	Suspend bool   // Close: to suspend; Finish: the machine is suspended
 	All     bool   // Notify: of every class
-	Again   bool   // Finish: somebody wants it started again
 	Reason  string // a sentence for people
 }
 

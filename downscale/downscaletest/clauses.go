@@ -196,7 +196,7 @@ func reasons(s *story) {
 }
 
 func anyOrder(s *story) {
-	other := s.subject.New()
+	other := s.newPolicy()
 	random(s, func(ds []downscale.Decision) {
 		is := s.is
 		is.Machines = slices.Clone(is.Machines)
@@ -208,7 +208,7 @@ func anyOrder(s *story) {
 }
 
 func again(s *story) {
-	other := s.subject.New()
+	other := s.newPolicy()
 	random(s, func(ds []downscale.Decision) {
 		is := s.is
 		is.Machines = slices.Clone(is.Machines)
@@ -233,7 +233,7 @@ func same(a, b []downscale.Decision) bool {
 }
 
 func apart(s *story) {
-	other := s.subject.New()
+	other := s.newPolicy()
 	random(s, func([]downscale.Decision) {
 		is := s.is
 		is.Machines = slices.Clone(is.Machines)

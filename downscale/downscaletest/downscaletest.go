@@ -5,7 +5,7 @@
 //	}
 //
 // Each clause of the contract is a subtest of its own, run over stories drawn at random from fixed seeds, in virtual time.
-// A downscaler carries out nothing that breaks the first clauses; a policy that does is vetoed, and stops less than it means to.
+// Policies are asked through [downscale.Bounded], as a downscaler does: what it keeps, a policy need not repeat to pass.
 package downscaletest
 
 import (

@@ -30,7 +30,7 @@ type story struct {
 // begin sets the scene: between 1 and 8 machines, started, of this node, in one or two regions.
 func (s *story) begin() {
 	s.rand = rand.New(rand.NewPCG(s.seed, 7))
-	s.policy = s.subject.New()
+	s.policy = s.newPolicy()
 	s.now = epoch
 	s.gone = map[balance.MachineID]time.Time{}
 	s.is = downscale.Situation{App: balance.App{ID: "app", Autostop: balance.AutostopStop}}
@@ -44,6 +44,9 @@ func (s *story) begin() {
 	}
 	s.sort()
 }
+
+// newPolicy returns a policy as a downscaler asks it.
+func (s *story) newPolicy() downscale.Policy { return downscale.Bounded(s.subject.New()) }
 
 // minimums draws some.
 func (s *story) minimums() {

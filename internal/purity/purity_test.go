@@ -9,12 +9,12 @@ import (
 
 // cores are the files that decide, by folder.
 var cores = map[string]string{
-	"autostart":         "planner rate diagnosis plan pace stops liveness sights reason backoff boot waiters retry wants probes regions policy rules extra history idle ramp",
+	"autostart":         "planner bounded rate diagnosis plan pace stops liveness sights reason backoff boot waiters retry wants probes regions policy rules extra history idle ramp",
 	"autostart/process": "words exit cgroup lastline sockets",
 	"balance":           "affinity app asks balance bounce closest draw errors explain leastload look machine nothing order outlier pack past request slice slots snapshot spill strategy tier update view want waterfill word area index region row",
 	"rtt":               "agree build choose clock estimator flight ladder loss order packet reflector schedule stat table vector",
 	"backhaul":          "decide load bounce errors trace preface windows budget trail frames stall keyauth liveness service tail",
-	"downscale":         "protocol cordon words retry decider decision spare window policy excess preset connections pauses",
+	"downscale":         "protocol cordon words retry decider decision spare window policy bounds excess preset connections pauses",
 	"internal/delay":    "cities line stream",
 	"internal/events":   "ring",
 	"internal/sim":      "sim queue rand dist world machine owner edge grants result rules view reference prequal oracle",

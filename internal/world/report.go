@@ -114,7 +114,7 @@ func (k *worker) traceScaler() downscale.Trace {
 				veto(d, d.Reason())
 			}
 		},
-		Vetoed: func(d downscale.Decision) { veto(d, "not stopped although "+d.Reason()) },
+		Vetoed: func(d downscale.Decision) { veto(d, "not stopped: "+d.Bound+", although "+d.Reason()) },
 		Failed: func(m balance.Machine, err error) { k.tell(log, "alarm", m, "the driver failed: %v", err) },
 		Stuck:  func(m balance.Machine, reason string) { k.tell(log, "alarm", m, "stuck: %s", reason) },
 	}

@@ -1,0 +1,69 @@
+package downscale_test
+
+import (
+	"fmt"
+	"testing"
+	"time"
+
+	"github.com/ebbkit/ebb/balance"
+	"github.com/ebbkit/ebb/downscale"
+	"github.com/ebbkit/ebb/downscale/downscaletest"
+)
+
+// roomy is a policy of one's own: after a minute in which half of the machines would have been enough it stops the last of the
+// order, and after one without a request all. It repeats none of the bounds, which hold without it.
+type roomy struct{ since time.Time }
+
+// Decide implements [downscale.Policy].
+func (r *roomy) Decide(now time.Time, s downscale.Situation) (ds []downscale.Decision) {
+	load, room := 0, 0
+	var machines []balance.MachineID
+	for _, m := range s.Machines {
+		if m.Own && m.State == balance.Started && !m.Leaving && !m.Hard {
+			load, room = load+max(m.Load, m.Peak), room+m.Limits.Soft
+			machines = append(machines, m.ID)
+		}
+	}
+	if r.since.IsZero() || load > room/2 {
+		r.since = now
+	}
+	if now.Sub(r.since) < time.Minute || len(machines) == 0 {
+		return nil
+	}
+	r.since = now
+	if load > 0 {
+		machines = machines[len(machines)-1:]
+	}
+	for _, id := range machines {
+		text := fmt.Sprintf("a load of %d in room for %d", load, room)
+		ds = append(ds, downscale.Decision{Machine: id, Verdict: downscale.Spare, Text: text})
+	}
+	return ds
+}
+
+// It passes the whole suite.
+func TestRoomy(t *testing.T) {
+	downscaletest.TestPolicy(t, downscaletest.Subject{New: func() downscale.Policy { return &roomy{} }, Sleeps: 5 * time.Minute, Stories: 20})
+}
+
+// A policy of one's own is made for each app, by Config.Policy. Its bounds are kept for it: see Bounded.
+func ExampleBounded() {
+	config := downscale.Config{Policy: func(balance.AppID) downscale.Policy { return &roomy{} }} // for downscale.New
+
+	policy := downscale.Bounded(config.Policy("web")) // as a Downscaler asks it
+	s := downscale.Situation{App: balance.App{ID: "web", Autostop: balance.AutostopStop, Min: 1}}
+	for i, id := range []balance.MachineID{"web-1", "web-2", "web-3"} { // in their order, all without load
+		s.Machines = append(s.Machines, downscale.Seen{ID: id, Rank: uint64(i), Region: "nrt", State: balance.Started, Limits: balance.Limits{Soft: 10}, Own: true})
+	}
+	now := time.Unix(0, 0)
+	policy.Decide(now, s)
+	for _, d := range policy.Decide(now.Add(time.Minute), s) {
+		fmt.Println(d.Verdict, d.Machine, "of", d.App, "in", d.Region+":", d.Reason())
+	}
+	s.Parked = 1 // a request waits for a machine
+	fmt.Println(len(policy.Decide(now.Add(2*time.Minute), s)), "while one waits")
+	// Output:
+	// spare web-2 of web in nrt: a load of 0 in room for 30
+	// spare web-3 of web in nrt: a load of 0 in room for 30
+	// 0 while one waits
+}
