@@ -168,10 +168,20 @@ func (l *lingering) reset() Freed {
 	return l.hold(l.times.p99(l.app.ID))
 }
 
-// services are the service times of apps.
-type services struct{ of sync.Map } // balance.AppID -> *service
+// services are the service times of apps. It forgets apps that nobody uses: those that have been removed among them.
+type services struct {
+	of sync.Map // balance.AppID -> *service
+	n  atomic.Int64
+
+	sweeping sync.Mutex
+	most     int64 // when there are more, those are forgotten that have not been used since there were
+}
+
+// servicesMin are few enough to keep.
+const servicesMin = 64
 
 type service struct {
+	used  atomic.Bool // since the last sweep
 	mu    sync.Mutex
 	times serviceTimes
 }
@@ -181,13 +191,36 @@ type service struct {
 func (s *services) observe(app balance.AppID, d time.Duration) {
 	v, ok := s.of.Load(app)
 	if !ok {
-		v, _ = s.of.LoadOrStore(app, new(service))
+		var there bool
+		if v, there = s.of.LoadOrStore(app, new(service)); !there && s.n.Add(1) > servicesMin {
+			defer s.sweep()
+		}
 	}
 	t := v.(*service)
+	if !t.used.Load() {
+		t.used.Store(true)
+	}
 	if t.mu.TryLock() {
 		t.times.observe(d)
 		t.mu.Unlock()
 	}
+}
+
+// sweep forgets what has not been used since the last one. The next is due when there are half as many more.
+func (s *services) sweep() {
+	s.sweeping.Lock()
+	defer s.sweeping.Unlock()
+	if s.n.Load() <= max(servicesMin, s.most) {
+		return
+	}
+	s.of.Range(func(app, v any) bool {
+		if !v.(*service).used.Swap(false) {
+			s.of.Delete(app)
+			s.n.Add(-1)
+		}
+		return true
+	})
+	s.most = s.n.Load() * 3 / 2
 }
 
 func (s *services) p99(app balance.AppID) time.Duration {
