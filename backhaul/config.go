@@ -223,9 +223,9 @@ func (c *Config) resolve() error {
 		return fmt.Errorf("backhaul: Config.Bounces %d: want 0 (the default) or more: a bounce is no failure", c.Bounces)
 	case c.Rounds < 0:
 		return fmt.Errorf("backhaul: Config.Rounds %d: want 0 (the default) or more", c.Rounds)
-	case !(c.FailureFloor >= 0):
+	case !(c.FailureFloor >= 0 && c.FailureFloor <= math.MaxFloat64):
 		return fmt.Errorf("backhaul: Config.FailureFloor %v: want 0 (the default) or more tries per second", c.FailureFloor)
-	case c.FailureRatio != c.FailureRatio:
+	case !(math.Abs(c.FailureRatio) <= math.MaxFloat64):
 		return fmt.Errorf("backhaul: Config.FailureRatio %v: want 0 (the default), more, or negative for no bound", c.FailureRatio)
 	case c.Bandwidth < 0:
 		return fmt.Errorf("backhaul: Config.Bandwidth %d: want 0 (the default) or more bytes per second", c.Bandwidth)

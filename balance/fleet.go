@@ -4,6 +4,7 @@ import (
 	"cmp"
 	"fmt"
 	"maps"
+	"math"
 	"slices"
 	"sync"
 	"sync/atomic"
@@ -90,7 +91,7 @@ func NewFleet(c FleetConfig) (*Fleet, error) {
 	switch {
 	case c.Node == "":
 		return nil, fmt.Errorf("balance: FleetConfig.Node is empty: set it to this node's ID")
-	case c.MaxEjected > 1 || c.MaxEjected != c.MaxEjected:
+	case !(c.MaxEjected <= 1 && c.MaxEjected >= -math.MaxFloat64): // which what is no number is not
 		return nil, fmt.Errorf("balance: FleetConfig.MaxEjected %v: want a share up to 1, 0 for 0.5, or a negative number for none", c.MaxEjected)
 	case c.Region == "":
 		return nil, fmt.Errorf("balance: FleetConfig.Region is empty: set it to this node's region")

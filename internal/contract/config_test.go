@@ -5,6 +5,7 @@ import (
 	"go/ast"
 	"go/parser"
 	"go/token"
+	"go/types"
 	"math"
 	"net"
 	"net/http"
@@ -72,6 +73,8 @@ func configs(t *testing.T) (all []config) {
 	add("backhaul", handler, func() error { _, err := backhaul.NewHandler(f, *handler); return err })
 	server := &backhaul.ServerConfig{}
 	add("backhaul", server, func() error { _, err := backhaul.NewServer(http.NotFoundHandler(), *server); return err })
+	front := &backhaul.FrontConfig{}
+	add("backhaul", front, func() error { _, err := backhaul.NewFront(http.NotFoundHandler(), *front); return err })
 	limit := &backhaul.LimitConfig{}
 	add("backhaul", limit, func() error { _, err := backhaul.LimitListener(unused{}, *limit); return err })
 
@@ -110,6 +113,8 @@ func TestEveryConfigNamesFieldValueAndRemedy(t *testing.T) {
 			case reflect.Float64:
 				bad["-7"] = func(f reflect.Value) { f.SetFloat(-7) }
 				bad["NaN"] = func(f reflect.Value) { f.SetFloat(math.NaN()) }
+				bad["+Inf"] = func(f reflect.Value) { f.SetFloat(math.Inf(1)) }
+				bad["-Inf"] = func(f reflect.Value) { f.SetFloat(math.Inf(-1)) }
 			default:
 				continue
 			}
@@ -129,6 +134,67 @@ func TestEveryConfigNamesFieldValueAndRemedy(t *testing.T) {
 					t.Errorf("%s: %s.%s: the error of %s does not name field, value and remedy: %v", c.folder, name, field.Name, value, err)
 				}
 			}
+		}
+	}
+}
+
+// No configuration with numbers in it is left out above.
+func TestEveryConfigWithNumbersIsTried(t *testing.T) {
+	tried := map[string]bool{}
+	for _, c := range configs(t) {
+		tried[c.folder+"."+reflect.TypeOf(c.value).Elem().Name()] = true
+	}
+	for _, folder := range []string{"balance", "autostart", "autostart/process", "downscale", "backhaul", "rtt"} {
+		files, _ := filepath.Glob(filepath.Join("..", "..", folder, "*.go"))
+		for _, path := range files {
+			file, err := parser.ParseFile(token.NewFileSet(), path, nil, 0)
+			if err != nil {
+				t.Fatal(err)
+			}
+			ast.Inspect(file, func(n ast.Node) bool {
+				spec, ok := n.(*ast.TypeSpec)
+				if !ok || !spec.Name.IsExported() || !strings.HasSuffix(spec.Name.Name, "Config") {
+					return true
+				}
+				s, ok := spec.Type.(*ast.StructType)
+				if !ok || tried[folder+"."+spec.Name.Name] {
+					return true
+				}
+				for _, f := range s.Fields.List {
+					switch types.ExprString(f.Type) {
+					case "int", "int64", "float64", "time.Duration":
+						t.Errorf("%s.%s has numbers and is not tried", folder, spec.Name.Name)
+					}
+				}
+				return true
+			})
+		}
+	}
+}
+
+// Values that nobody can have meant are taken or refused, as others are, and nothing comes of them before Run: no panic, and no
+// memory by the number.
+func TestAbsurdNumbersInAConfigCostNothing(t *testing.T) {
+	for _, c := range configs(t) {
+		v := reflect.ValueOf(c.value).Elem()
+		for i := range v.NumField() {
+			f := v.Field(i)
+			if !v.Type().Field(i).IsExported() || f.Kind() != reflect.Int && f.Kind() != reflect.Int64 {
+				continue
+			}
+			was := f.Int()
+			for _, n := range []int64{math.MinInt64, math.MaxInt64, math.MaxInt64 / 2} {
+				f.SetInt(n)
+				func() {
+					defer func() {
+						if r := recover(); r != nil {
+							t.Errorf("%s: %s.%s %d: %v", c.folder, v.Type().Name(), v.Type().Field(i).Name, n, r)
+						}
+					}()
+					c.make() //nolint:errcheck // either will do
+				}()
+			}
+			f.SetInt(was)
 		}
 	}
 }
