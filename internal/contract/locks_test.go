@@ -29,7 +29,7 @@ var allowedUnderLock = map[string]string{
 	"backhaul.ending.Read: io.Reader.Read":                     turn,
 	"backhaul.wire.take: net.Conn.Read":                        turn,
 	"backhaul.wire.reclaim: net.Conn.SetDeadline":              turn,
-	"backhaul.Front.Drain: net.Listener.Close":                 "one drain after the other: what others ask of a Front does not wait for it",
+	"backhaul.drain.run: net.Listener.Close":                   "one drain after the other: what others ask of a server does not wait for it",
 	"backhaul.earlyHints.got: http.ResponseWriter.Header":      "a handler does not return while its answer is being written",
 	"backhaul.earlyHints.got: http.ResponseWriter.WriteHeader": "a handler does not return while its answer is being written",
 	"backhaul.Server.open, later: backhaul.tcpInfo.ask":        "a function of this package",
