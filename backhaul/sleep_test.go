@@ -105,26 +105,23 @@ func TestNoMachineSleepsUnderAConnection(t *testing.T) {
 				<-time.After(time.Millisecond)
 			}
 		})
-		enough, cancel := context.WithTimeout(t.Context(), time.Minute)
-		done := func() bool { return enough.Err() != nil || slept.Load() >= sleeps && told.Load() >= sleeps }
+		var failed atomic.Bool
+		done := func() bool { return failed.Load() || slept.Load() >= sleeps && told.Load() >= sleeps }
 		for _, kind := range []string{"/short", "/events", "/events", "/ws", "/ws", "/call"} {
 			clients.Go(func() {
 				for !done() {
 					if err := visit(r, kind); err != nil {
 						t.Errorf("%s: %v", kind, err)
+						failed.Store(true)
 						return
 					}
 				}
 			})
 		}
-		clients.Wait()
-		cancel()
+		clients.Wait() // however long that many sleeps take
 		r.quiet()
 		stop()
 		running.Wait()
-		if slept.Load() < sleeps || told.Load() < sleeps {
-			t.Errorf("machines slept %d times and were told %d times", slept.Load(), told.Load())
-		}
 		r.long(conns, downscale.AllClasses, 0)
 	})
 }
