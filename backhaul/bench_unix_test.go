@@ -40,14 +40,22 @@ func vias(tb testing.TB) (names []string, urls map[string]string) {
 
 // BenchmarkHop measures what a warm request costs this process, in which the proxies run; app and load generator are
 // processes of their own. 32 connections.
-func BenchmarkHop(b *testing.B) {
+func BenchmarkHop(b *testing.B) { benchmarkHop(b) }
+
+// BenchmarkHopPost is the same with a POST of a small form.
+func BenchmarkHopPost(b *testing.B) {
+	benchmarkHop(b, loadBody+": 200", "Content-Type: application/x-www-form-urlencoded")
+}
+
+func benchmarkHop(b *testing.B, headers ...string) {
 	names, urls := vias(b)
 	for _, via := range names {
 		b.Run("via="+via, func(b *testing.B) {
-			load(b, urls[via], 500, 32)
+			load(b, urls[via], 500, 32, headers...)
 			before := cpu()
+			b.ReportAllocs()
 			b.ResetTimer()
-			load(b, urls[via], b.N, 32)
+			load(b, urls[via], b.N, 32, headers...)
 			b.ReportMetric(float64(cpu()-before)/float64(b.N)/1000, "cpu-µs/op")
 		})
 	}
@@ -59,7 +67,7 @@ func BenchmarkHop(b *testing.B) {
 			cost := map[string]float64{}
 			for _, via := range names[1:] {
 				before := cpu()
-				load(b, urls[via], n, 32)
+				load(b, urls[via], n, 32, headers...)
 				cost[via] = float64(cpu() - before)
 			}
 			for _, via := range names[2:] {

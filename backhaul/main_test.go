@@ -8,6 +8,7 @@ import (
 	"net/http"
 	"os"
 	"os/exec"
+	"slices"
 	"strconv"
 	"strings"
 	"sync"
@@ -47,24 +48,40 @@ func runApp() {
 	io.Copy(io.Discard, os.Stdin)
 }
 
-// loadKey names no header, but the key by which the load generator authenticates.
-const loadKey = "key"
+// What the load generator is told among the headers, and sends as none.
+const (
+	loadKey  = "key"  // by which it authenticates
+	loadBody = "body" // how many bytes it posts; without it, it sends GET
+)
 
 // runLoad sends n requests over c connections, with further headers as "Name: value".
 func runLoad(url, n, c string, headers []string) {
 	total, _ := strconv.Atoi(n)
 	conns, _ := strconv.Atoi(c)
 	t := &http.Transport{MaxIdleConnsPerHost: conns}
-	for _, h := range headers {
-		if k, key, _ := strings.Cut(h, ": "); k == loadKey {
-			t.DialContext = func(ctx context.Context, _, addr string) (net.Conn, error) { return dialHop(ctx, addr, key) }
+	method, body := http.MethodGet, ""
+	headers = slices.DeleteFunc(slices.Clone(headers), func(h string) bool {
+		k, v, _ := strings.Cut(h, ": ")
+		switch k {
+		case loadKey:
+			t.DialContext = func(ctx context.Context, _, addr string) (net.Conn, error) { return dialHop(ctx, addr, v) }
+		case loadBody:
+			size, _ := strconv.Atoi(v)
+			method, body = http.MethodPost, strings.Repeat("x", size)
+		default:
+			return false
 		}
-	}
+		return true
+	})
 	var wg sync.WaitGroup
 	for i := range conns {
 		wg.Go(func() {
 			for range (total + conns - 1 - i) / conns {
-				req, _ := http.NewRequest("GET", url, nil)
+				var r io.Reader
+				if body != "" {
+					r = strings.NewReader(body)
+				}
+				req, _ := http.NewRequest(method, url, r)
 				req.Header.Set("Accept", "text/html,application/xhtml+xml")
 				req.Header.Set("Accept-Language", "en")
 				req.Header.Set("Cookie", "session=0123456789abcdef")

@@ -13,6 +13,7 @@ import (
 	"os/exec"
 	"path/filepath"
 	"strings"
+	"sync"
 	"testing"
 	"time"
 )
@@ -154,6 +155,77 @@ http {
 		if resp, b := get(t, "GET", front+"/said", nil); resp.StatusCode != 200 || string(b) != "GET  " {
 			t.Fatalf("request %d: %d %q", i, resp.StatusCode, b)
 		}
+	}
+}
+
+// nginx ends a connection of HTTP/2 after so many requests, with a GOAWAY: no POST is lost by that, and none sent twice.
+func TestNginxThatEndsItsConnections(t *testing.T) {
+	nginx := need(t, "nginx")
+	posts := 1000
+	if testing.Short() {
+		posts = 300
+	}
+	dir, addr := t.TempDir(), freePort(t)
+	if err := os.Chmod(dir, 0o755); err != nil {
+		t.Fatal(err)
+	}
+	conf, accesses := filepath.Join(dir, "nginx.conf"), filepath.Join(dir, "accesses")
+	if err := os.WriteFile(conf, fmt.Appendf(nil, `
+daemon off; master_process off; pid %[1]s/pid; error_log stderr;
+events {}
+http {
+	log_format id $http_x_id; access_log %[3]s id; client_body_temp_path %[1]s/b; proxy_temp_path %[1]s/p; fastcgi_temp_path %[1]s/f; uwsgi_temp_path %[1]s/u; scgi_temp_path %[1]s/s;
+	server {
+		listen %[2]s http2; keepalive_requests 20;
+		location / { return 200 "$http_x_id $content_length"; }
+	}
+}`, dir, addr, accesses), 0o644); err != nil {
+		t.Fatal(err)
+	}
+	start(t, addr, nginx, "-p", dir, "-c", conf)
+	for form, through := range map[string]func(testing.TB, string, bool) string{"hop": path, "one process": near} {
+		front := "http://" + through(t, addr, true)
+		var clients sync.WaitGroup
+		for c := range 20 {
+			clients.Go(func() {
+				for n := range posts / 20 {
+					id := fmt.Sprintf("%s-%d-%d", strings.Fields(form)[0], c, n)
+					req, _ := http.NewRequest("POST", front, strings.NewReader("hello"))
+					req.Header.Set("X-Id", id)
+					resp, err := http.DefaultClient.Do(req)
+					if err != nil {
+						t.Errorf("%s: %v", form, err)
+						continue
+					}
+					b, err := io.ReadAll(resp.Body)
+					resp.Body.Close()
+					if err != nil || resp.StatusCode != 200 || string(b) != id+" 5" {
+						t.Errorf("%s: %s: %d %q, %v", form, id, resp.StatusCode, b, err)
+					}
+				}
+			})
+		}
+		clients.Wait()
+	}
+	var log []byte
+	for range 1000 { // nginx writes a line after its answer
+		var err error
+		if log, err = os.ReadFile(accesses); err != nil {
+			t.Fatal(err)
+		}
+		if bytes.Count(log, []byte("\n")) >= 2*posts {
+			break
+		}
+		time.Sleep(10 * time.Millisecond)
+	}
+	executed := map[string]int{}
+	for id := range strings.FieldsSeq(string(log)) {
+		if executed[id]++; executed[id] == 2 {
+			t.Errorf("%s was executed twice", id)
+		}
+	}
+	if len(executed) != 2*posts {
+		t.Errorf("%d requests were executed, of %d", len(executed), 2*posts)
 	}
 }
 
