@@ -36,6 +36,7 @@ type reply struct {
 
 	guess  bool         // net/http may guess a Content-Type
 	ending *atomic.Bool // the connection ends with the answer; nil: it does not
+	body   *ending      // of the request, under fullDuplex
 }
 
 // Unwrap is for [http.ResponseController].
@@ -52,7 +53,7 @@ func (w *reply) WriteHeader(code int) {
 func (w *reply) head(code int) {
 	w.status = code
 	h := w.Header()
-	if w.ending != nil && w.ending.Load() && code != http.StatusSwitchingProtocols {
+	if code != http.StatusSwitchingProtocols && (w.ending != nil && w.ending.Load() || w.body != nil && w.body.long(w.r, code)) {
 		h["Connection"] = []string{"close"} // over HTTP/2 a GOAWAY
 	}
 	if _, ok := h["Content-Type"]; !ok && !w.guess {
@@ -123,7 +124,8 @@ func (w *reply) tail() string {
 // another Body than its own, or reading ended in an error, and panics when somebody still reads (golang/go#68560). So no
 // such connection is used again; a small rest is read, and then it can be. Nor is it closed at once: the client, which may
 // send everything before it reads anything, would be reset, and lose the answer. It is told that there is no more, and read
-// from until it closes or lingerIdle or lingerMost has passed.
+// from until it closes or lingerIdle or lingerMost has passed. Where that may come, the head of the answer says so: a client
+// that has sent everything meanwhile would send its next request on the connection.
 func fullDuplex(w *reply, serve func(http.ResponseWriter, *http.Request)) {
 	c := http.NewResponseController(w.ResponseWriter)
 	if w.r.ProtoMajor != 1 || c.EnableFullDuplex() != nil {
@@ -131,6 +133,7 @@ func fullDuplex(w *reply, serve func(http.ResponseWriter, *http.Request)) {
 		return
 	}
 	own, body := w.own()
+	w.body = body
 	whole := false
 	defer func() {
 		if !w.hijacked && !body.ended.Load() {
@@ -273,6 +276,12 @@ func (e *ending) Read(p []byte) (int, error) {
 		e.broken.Store(true)
 	}
 	return n, err
+}
+
+// long reports whether so much is left of r's body, when its answer begins, that the connection may be of no use after it.
+// Of a body of unknown length nobody knows: an error tells that it is not wanted, anything else may be a conversation.
+func (e *ending) long(r *http.Request, code int) bool {
+	return !e.ended.Load() && (!e.rest(r) || r.ContentLength < 0 && code >= 400)
 }
 
 // rest reports whether the rest of r's body may be small, and is on its way.

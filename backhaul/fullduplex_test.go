@@ -204,6 +204,38 @@ func TestASmallRestKeepsTheConnection(t *testing.T) {
 	}
 }
 
+// An answer after which the connection will end says so, for the client may have sent all of its body by then, and would
+// send the next request.
+func TestAnEarlyAnswerSaysThatItsConnectionEnds(t *testing.T) {
+	for _, local := range []bool{false, true} {
+		r := newRig(t, rigConfig{app: roomy, local: local})
+		r.serve("m1", early)
+		for _, path := range []string{"/none", "/length", "/chunks", "/trailer"} {
+			for head, ends := range map[string]bool{
+				"Content-Length: 100000000\r\n\r\nx":       true,
+				"Transfer-Encoding: chunked\r\n\r\n1\r\nx": true, // nobody knows what is to come
+				"Content-Length: 1000\r\n\r\nx":            false,
+				"Content-Length: 1\r\n\r\nx":               false,
+			} {
+				c, br := dial(t, r.front.Listener.Addr().String())
+				fmt.Fprintf(c, "POST %s HTTP/1.1\r\nHost: h\r\n%s", path, head)
+				if !ends {
+					io.WriteString(c, strings.Repeat("x", 999*strings.Count(head, "1000")))
+				}
+				resp, err := http.ReadResponse(br, nil)
+				if err != nil {
+					t.Fatalf("local %v, %s, %q: %v", local, path, head, err)
+				}
+				if _, err := io.Copy(io.Discard, resp.Body); err != nil || resp.Close != ends {
+					t.Errorf("local %v, %s, %q: the answer says that its connection ends: %v, want %v; %v", local, path, head, resp.Close, ends, err)
+				}
+				c.Close()
+			}
+		}
+		r.quiet()
+	}
+}
+
 // A client that gets its answer and sends nothing more is not waited for: nor are its machine, and whoever shuts down.
 func TestAnEarlyAnswerEndsAlthoughTheBodyDoesNot(t *testing.T) {
 	for _, local := range []bool{false, true} {

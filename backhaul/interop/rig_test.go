@@ -6,7 +6,6 @@ import (
 	"log"
 	"net"
 	"net/http"
-	"net/http/httputil"
 	"sync"
 	"testing"
 	"time"
@@ -78,12 +77,15 @@ func front(t testing.TB, fleet *balance.Fleet, c backhaul.Config) string {
 		t.Fatal(err)
 	}
 	t.Cleanup(transport.Close)
-	return serveHTTP(t, &httputil.ReverseProxy{
-		Rewrite:      func(p *httputil.ProxyRequest) { p.Out.URL.Scheme, p.Out.URL.Host = "http", "web" },
-		Transport:    transport,
-		ErrorHandler: backhaul.ErrorHandler,
-		ErrorLog:     log.New(io.Discard, "", 0),
-	})
+	proxy, err := backhaul.NewProxy(transport, backhaul.ProxyConfig{App: "web"})
+	if err != nil {
+		t.Fatal(err)
+	}
+	server, err := backhaul.NewFront(proxy, backhaul.FrontConfig{Limit: backhaul.LimitConfig{PerClient: -1}})
+	if err != nil {
+		t.Fatal(err)
+	}
+	return listen(t, server.Serve, func() { server.Close() })
 }
 
 // pathKnowing is path where the owner knows its long connections.
