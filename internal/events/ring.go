@@ -18,6 +18,7 @@ const (
 	Delayed    Kind = "delayed"     // the driver could not start it yet, and is called again
 	NotReady   Kind = "not-ready"   // it takes long to start, for what the reason names
 	Health     Kind = "health"      // its checks fail, or pass again
+	Answers    Kind = "answers"     // its answers say that it fails, or they are good again
 	SoftCordon Kind = "soft-cordon" // a machine is about to be stopped unless traffic comes
 	Uncordon   Kind = "uncordon"    // it was needed after all
 	Veto       Kind = "veto"        // a machine is not stopped that could be but for what the reason names

@@ -46,8 +46,8 @@ type Machine struct {
 	Soft     int    `json:"soft"` // 0 means none
 	Hard     int    `json:"hard"` // 0 means none
 
-	// Fault says why the last start or run failed, or what a start lacks that takes long; for
-	// people.
+	// Fault says why the last start or run failed, what a start lacks that takes long, or how the
+	// answers of a machine that runs fail; for people.
 	Fault string `json:"fault,omitempty"`
 }
 

@@ -20,6 +20,9 @@ func TestMain(m *testing.M) {
 	if demoapp.IsChild() {
 		os.Exit(demoapp.Main())
 	}
+	if file := os.Getenv(brokenVariable); file != "" {
+		os.Exit(brokenApp(file))
+	}
 	os.Exit(m.Run())
 }
 

@@ -55,6 +55,9 @@ func (e *edge) traceTransport() backhaul.Trace {
 			log.Add(events.Event{Kind: events.Retry, App: string(r.Try.App), Machine: string(r.Try.Machine), Node: string(e.id), Reason: r.Failure.String()})
 		},
 		Done: func(d backhaul.Done) {
+			if d.Cause == "" && (d.Outcome == balance.Done || d.Outcome == balance.Errored) {
+				e.w.answered(d.App, d.Try.Machine, d.Status, d.Outcome == balance.Errored)
+			}
 			if d.Err != nil && d.Cause != backhaul.CauseClient {
 				log.Add(events.Event{Kind: events.Failed, App: string(d.App), Machine: string(d.Try.Machine), Node: string(e.id), Reason: fmt.Sprintf("%d: %v", d.Status, d.Err)})
 			}
@@ -66,6 +69,7 @@ func (k *worker) traceStarter() autostart.StarterTrace {
 	log := k.w.log
 	return autostart.StarterTrace{
 		Ready: func(m balance.Machine, kind autostart.BootKind, took time.Duration) {
+			k.w.anew(m.ID)
 			k.tell(log, events.Started, m, "ready after %v (%v)", rounded(took), kind)
 		},
 		Delayed: func(m balance.Machine, err error, wait time.Duration) {

@@ -83,6 +83,7 @@ type World struct {
 	edge    *edge // the first
 	workers []*worker
 	picks   picks
+	answers answers
 	x       *exchange
 	key     string // shared by all nodes
 	started time.Time
@@ -324,11 +325,14 @@ func (w *World) Snapshot() status.Snapshot {
 			if g == nil {
 				continue // another worker's
 			}
-			l := g.Load()
+			l, fault := g.Load(), m.Fault
+			if l.State == balance.Started {
+				fault = cmp.Or(fault, w.failing(m.ID))
+			}
 			s.Machines = append(s.Machines, status.Machine{
 				ID: string(m.ID), App: string(m.App), Region: m.Region, Owner: string(m.Owner), Revision: m.Revision,
 				State: l.State.String(), Health: m.Health.String(), Cordon: l.Cordon.String(), Epoch: l.Epoch,
-				Load: l.InFlight, Soft: l.Limits.Soft, Hard: l.Limits.Hard, Fault: m.Fault,
+				Load: l.InFlight, Soft: l.Limits.Soft, Hard: l.Limits.Hard, Fault: fault,
 			})
 		}
 	}

@@ -10,6 +10,7 @@ export const kinds = {
   "delayed": { tone: "warn", why: "Waiting to start" },
   "not-ready": { tone: "bad", why: "Starting" },
   "health": { tone: "warn", why: "Checked" },
+  "answers": { tone: "bad", why: "Answers" },
   "resume": { tone: "up", why: "Resuming" },
   "soft-cordon": { tone: "down", why: "Winding down" },
   "uncordon": { tone: "up", why: "Kept" },
