@@ -55,11 +55,11 @@ func (l *lately) String() string {
 	if !l.failing {
 		return ""
 	}
-	s := fmt.Sprintf("%d of its last %d answers", l.bad, min(l.n, answersKept))
+	with := fmt.Sprintf("%d %s", l.status, http.StatusText(l.status))
 	if l.n == 1 {
-		s = "its answer"
+		return "its only answer failed, with " + with
 	}
-	return fmt.Sprintf("%s: %d %s", s, l.status, http.StatusText(l.status))
+	return fmt.Sprintf("%d of its last %d answers failed, the last with %s", l.bad, min(l.n, answersKept), with)
 }
 
 // answered takes in an answer of a machine.
@@ -82,7 +82,7 @@ func (w *World) answered(app balance.AppID, id balance.MachineID, status int, fa
 	}
 	e := events.Event{Kind: events.Answers, App: string(app), Machine: string(id), Reason: "it answers well again"}
 	if what != "" {
-		e.Reason = "it runs, and fails: " + what + "; when it is mended, stop it: the next request starts it anew"
+		e.Reason = what + "; when it is mended, stop it: the next request starts it anew"
 	}
 	w.log.Add(e)
 }

@@ -10,12 +10,12 @@ func TestAnswersThatFail(t *testing.T) {
 		answers string // f for one that failed, . for a good one; changes are marked
 		says    string
 	}{
-		{"f!", "its answer: 500 Internal Server Error"},
-		{"f!ff", "3 of its last 3 answers: 500 Internal Server Error"},
-		{".f!", "1 of its last 2 answers: 500 Internal Server Error"},
+		{"f!", "its only answer failed, with 500 Internal Server Error"},
+		{"f!ff", "3 of its last 3 answers failed, the last with 500 Internal Server Error"},
+		{".f!", "1 of its last 2 answers failed, the last with 500 Internal Server Error"},
 		{"...f..f..f", ""},
-		{"..........ffff.f!", "5 of its last 10 answers: 500 Internal Server Error"},
-		{"f!.........", "1 of its last 10 answers: 500 Internal Server Error"},
+		{"..........ffff.f!", "5 of its last 10 answers failed, the last with 500 Internal Server Error"},
+		{"f!.........", "1 of its last 10 answers failed, the last with 500 Internal Server Error"},
 		{"f!..........!", ""},
 		{"f!..........!.f.........f.", ""},
 	} {
