@@ -113,8 +113,8 @@ func TestTheProgramServes(t *testing.T) {
 	}
 }
 
-// Where the app cannot be started the client gets a clear error with Retry-After that names nothing internal, and nothing is
-// logged unasked.
+// Where the app cannot be started the client gets a clear error with Retry-After that names nothing
+// internal, and the log says why.
 func TestTheProgramSaysWhatItCannotServe(t *testing.T) {
 	e := start(t, appFails+"=1")
 	resp, body := e.get("/")
@@ -124,7 +124,8 @@ func TestTheProgramSaysWhatItCannotServe(t *testing.T) {
 	if !strings.HasPrefix(body, "Service Unavailable") || strings.Contains(body, "web-1") || strings.Contains(body, "configuration") {
 		t.Errorf("the client reads %q", body)
 	}
-	if out := e.end(); out != "http: Server closed\n" {
+	out := e.end()
+	if !strings.Contains(out, "web/web-1: it ended while starting: exit status 3") || !strings.Contains(out, ": no configuration\n") || !strings.HasSuffix(out, "http: Server closed\n") {
 		t.Errorf("it printed %q", out)
 	}
 }
