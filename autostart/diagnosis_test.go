@@ -54,6 +54,12 @@ func TestMisplaced(t *testing.T) {
 			}
 		})
 	}
+	for _, at := range []string{"[::1]:80", "127.0.0.1:81"} { // of an app whose last start has failed for it
+		var p misplaced
+		if _, failed := p.look(t0, addr, []string{at}, 0); !failed {
+			t.Errorf("listening at %s again: want it to fail at once", at)
+		}
+	}
 	for n, want := range []time.Duration{1, 0, 0, 2, 4, 8, 16} {
 		if got := (known{misplaced: n}).misplacedGrace(); got != want*misplacedOther {
 			t.Errorf("%v after %d failures, want %v", got, n, want*misplacedOther)
