@@ -245,3 +245,17 @@ func TestWithoutAWaitingRoomAllFullIs503(t *testing.T) {
 	leave()
 	r.quiet()
 }
+
+// What the client hears of is what was so last: that all are busy, where a bounce has come after a failure.
+func TestABounceAfterAFailureIsWhatCounts(t *testing.T) {
+	var l log
+	r := newRig(t, rigConfig{app: roomy, config: Config{Patience: 1, Trace: l.trace()}})
+	r.host("m1", "127.0.0.1:1") // nobody listens
+	leave := fill(t, r.serve("m2", says("two")), 50)
+	_, err := r.transport.RoundTrip(request(t, "POST", "http://web/", nil))
+	if u, ok := errors.AsType[*UnavailableError](err); !ok || u.Bounces == 0 || !strings.HasPrefix(l.String(), "m1 failed: dial, m2 bounced: full") {
+		t.Errorf("%s: got %v", &l, err)
+	}
+	leave()
+	r.quiet()
+}

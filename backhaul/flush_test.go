@@ -27,6 +27,9 @@ func TestWhatAnAppFlushesGoesOutAtOnce(t *testing.T) {
 					w.WriteHeader(http.StatusOK)
 					w.(http.Flusher).Flush()
 					for s := range next {
+						if s == "" {
+							return
+						}
 						io.WriteString(w, s)
 						w.(http.Flusher).Flush()
 					}
@@ -38,18 +41,20 @@ func TestWhatAnAppFlushesGoesOutAtOnce(t *testing.T) {
 				h2c(front)
 				front.Start()
 				defer front.Close()
-				resp, err := r.front.Client().Get(front.URL) // each step hangs where the one before is held back
-				if err != nil {
-					t.Fatal(err)
-				}
-				defer resp.Body.Close()
-				for _, s := range []string{"a", "long ", "poll\r\n", "."} {
-					next <- s
-					expect(t, "the client", resp.Body, s)
-				}
-				close(next)
-				if rest, err := io.ReadAll(resp.Body); len(rest) > 0 || err != nil {
-					t.Errorf("in the end: %q, %v", rest, err)
+				for _, url := range []string{front.URL, r.front.URL} { // and a Proxy
+					resp, err := r.front.Client().Get(url) // each step hangs where the one before is held back
+					if err != nil {
+						t.Fatal(err)
+					}
+					for _, s := range []string{"a", "long ", "poll\r\n", "."} {
+						next <- s
+						expect(t, "the client", resp.Body, s)
+					}
+					next <- ""
+					if rest, err := io.ReadAll(resp.Body); len(rest) > 0 || err != nil {
+						t.Errorf("in the end: %q, %v", rest, err)
+					}
+					resp.Body.Close()
 				}
 				r.quiet()
 			})

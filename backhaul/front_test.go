@@ -16,6 +16,7 @@ import (
 	"sync/atomic"
 	"syscall"
 	"testing"
+	"testing/synctest"
 	"time"
 )
 
@@ -217,6 +218,109 @@ func TestADrainEndsWithItsContext(t *testing.T) {
 	}
 	if err := <-done; err != http.ErrServerClosed {
 		t.Error(err)
+	}
+}
+
+// Shutdown returns when the last request has its answer.
+func TestAFrontIsShutDownWhenAllIsAnswered(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		f, err := NewFront(http.HandlerFunc(func(http.ResponseWriter, *http.Request) { time.Sleep(time.Minute) }), FrontConfig{Grace: -1})
+		if err != nil {
+			t.Fatal(err)
+		}
+		l := newPipes()
+		go f.Serve(l)
+		c, err := l.dial(t.Context())
+		if err != nil {
+			t.Fatal(err)
+		}
+		defer c.Close()
+		go io.WriteString(c, "GET / HTTP/1.1\r\nHost: h\r\n\r\n")
+		go io.Copy(io.Discard, c)
+		synctest.Wait()
+		began := time.Now()
+		short, cancel := context.WithTimeout(t.Context(), 10*time.Second)
+		defer cancel()
+		if err := f.Shutdown(short); !errors.Is(err, context.DeadlineExceeded) {
+			t.Errorf("with a request in flight: %v", err)
+		}
+		if err := f.Shutdown(t.Context()); err != nil || time.Since(began) < time.Minute {
+			t.Errorf("returned after %v: %v", time.Since(began), err)
+		}
+	})
+}
+
+// What clients do not say is not waited for, by default as well: neither the rest of a head nor the next request.
+func TestAFrontsConnectionsEnd(t *testing.T) {
+	for said, want := range map[string]time.Duration{
+		"GET / HT": 10 * time.Second, "GET / HTTP/1.1\r\nHost: h\r\n\r\n": 2 * time.Minute,
+	} {
+		synctest.Test(t, func(t *testing.T) {
+			f, err := NewFront(says("hello"), FrontConfig{})
+			if err != nil {
+				t.Fatal(err)
+			}
+			l := newPipes()
+			go f.Serve(l)
+			defer f.Close()
+			c, err := l.dial(t.Context())
+			if err != nil {
+				t.Fatal(err)
+			}
+			defer c.Close()
+			began := time.Now()
+			go io.WriteString(c, said)
+			if _, err := io.Copy(io.Discard, c); err != nil || time.Since(began) != want {
+				t.Errorf("%q: %v after %v, want an end after %v", said, err, time.Since(began), want)
+			}
+		})
+	}
+}
+
+// A socket that somebody else has as well takes connections after a drain, for him.
+func TestADrainLeavesASharedSocketAsItWas(t *testing.T) {
+	f, addr, done := serveFront(t, "127.0.0.1:0", says("hello"), FrontConfig{Grace: -1})
+	poll(func() bool { f.mu.Lock(); defer f.mu.Unlock(); return len(f.listeners) == 1 })
+	var other net.Listener
+	for l := range f.listeners {
+		file, err := l.(*net.TCPListener).File()
+		if err != nil {
+			t.Skip(err)
+		}
+		defer file.Close()
+		if other, err = net.FileListener(file); err != nil {
+			t.Skip(err)
+		}
+		defer other.Close()
+	}
+	if err := f.Drain(t.Context()); err != nil {
+		t.Fatal(err)
+	}
+	<-done
+	if n := len(f.listeners); n != 0 {
+		t.Errorf("%d listeners are remembered", n)
+	}
+	c, err := (&net.Dialer{Timeout: 10 * time.Second}).Dial("tcp", addr)
+	if err != nil {
+		t.Fatalf("the other one gets no connection: %v", err)
+	}
+	c.Close()
+}
+
+// A front does not guess a Content-Type of what a Proxy answers, and serves what a handler between
+// them has made of the request.
+func TestAProxyBehindAFront(t *testing.T) {
+	r := newRig(t, rigConfig{app: roomy})
+	r.serve("m1", http.HandlerFunc(func(w http.ResponseWriter, q *http.Request) {
+		w.Header()["Content-Type"] = nil
+		io.WriteString(w, q.URL.Path)
+	}))
+	_, addr, _ := serveFront(t, "127.0.0.1:0", http.StripPrefix("/api", r.front.Config.Handler), FrontConfig{})
+	for _, body := range []string{"", "a body"} {
+		resp, got := exchangeRaw(t, addr, fmt.Sprintf("POST /api/x HTTP/1.1\r\nHost: h\r\nContent-Length: %d\r\n\r\n%s", len(body), body))
+		if guessed, ok := resp.Header["Content-Type"]; ok || got != "/x" {
+			t.Errorf("the app got %s, Content-Type %q", got, guessed)
+		}
 	}
 }
 

@@ -182,3 +182,21 @@ func TestConnectionsFollowThePath(t *testing.T) {
 		}
 	})
 }
+
+// An owner asks an edge over HTTP/2 whether it is there, where the kernel does not know: who does not answer is gone.
+func TestAnEdgeThatIsSilentIsGivenUp(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		k := newCluster(t, clusterConfig{handler: HandlerConfig{AnyNode: true}})
+		c, err := k.hop.dial(t.Context())
+		if err != nil {
+			t.Fatal(err)
+		}
+		defer c.Close()
+		began := time.Now()
+		go c.Write(append([]byte(clientPreface), frame(frameSettings, 0, 0)...))
+		io.Copy(io.Discard, c)
+		if took, want := time.Since(began), usualPings.after+usualPings.wait; took < want || took > want+time.Second {
+			t.Errorf("given up after %v, want %v", took, want)
+		}
+	})
+}

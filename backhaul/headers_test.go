@@ -8,7 +8,9 @@ import (
 	"maps"
 	"net"
 	"net/http"
+	"net/http/httptest"
 	"net/http/httptrace"
+	"net/http/httputil"
 	"net/textproto"
 	"slices"
 	"strings"
@@ -171,6 +173,11 @@ func TestTrailersThatNobodyAnnounced(t *testing.T) {
 			b, _ := io.ReadAll(q.Body)
 			fmt.Fprint(w, string(b), q.Trailer)
 		}))
+		plain := httptest.NewServer(&httputil.ReverseProxy{Transport: r.transport, Rewrite: func(p *httputil.ProxyRequest) {
+			Rewrite(p)
+			p.Out.URL.Host = "web"
+		}})
+		t.Cleanup(plain.Close)
 		for _, tt := range []struct{ announced, sent, want string }{
 			{"X-One", "X-One: 1\r\nX-Two: 2\r\nEbb-To: 3\r\nebb_to: 4\r\n", "map[X-One:[1] X-Two:[2]]"},
 			{"X-One, Host", "X-One: 1\r\nHost: evil\r\nContent-Length: 3\r\nTransfer-Encoding: chunked\r\nConnection: close\r\n", "map[X-One:[1]]"},
@@ -178,23 +185,25 @@ func TestTrailersThatNobodyAnnounced(t *testing.T) {
 			{"X-One", "", "map[X-One:[]]"},
 			{"", "X-Two: 2\r\nEbb-To: 3\r\n", "map[X-Two:[2]]"},
 		} {
-			c, err := net.Dial("tcp", r.front.Listener.Addr().String())
-			if err != nil {
-				t.Fatal(err)
-			}
 			announced := ""
 			if tt.announced != "" {
 				announced = "Trailer: " + tt.announced + "\r\n"
 			}
-			fmt.Fprintf(c, "POST / HTTP/1.1\r\nHost: x\r\nConnection: close\r\n%sTransfer-Encoding: chunked\r\n\r\n5\r\nhello\r\n0\r\n%s\r\n", announced, tt.sent)
-			resp, err := http.ReadResponse(bufio.NewReader(c), nil)
-			if err != nil {
-				t.Fatal(err)
+			for _, front := range []*httptest.Server{r.front, plain} {
+				c, err := net.Dial("tcp", front.Listener.Addr().String())
+				if err != nil {
+					t.Fatal(err)
+				}
+				fmt.Fprintf(c, "POST / HTTP/1.1\r\nHost: x\r\nConnection: close\r\n%sTransfer-Encoding: chunked\r\n\r\n5\r\nhello\r\n0\r\n%s\r\n", announced, tt.sent)
+				resp, err := http.ReadResponse(bufio.NewReader(c), nil)
+				if err != nil {
+					t.Fatal(err)
+				}
+				if body, _ := io.ReadAll(resp.Body); string(body) != "hello"+tt.want {
+					t.Errorf("local %v, %q: got %d %q, want %s", local, tt.sent, resp.StatusCode, body, tt.want)
+				}
+				c.Close()
 			}
-			if body, _ := io.ReadAll(resp.Body); string(body) != "hello"+tt.want {
-				t.Errorf("local %v, %q: got %d %q, want %s", local, tt.sent, resp.StatusCode, body, tt.want)
-			}
-			c.Close()
 		}
 		r.quiet()
 	}
@@ -313,4 +322,15 @@ func TestTheContextOfTheCallerReachesDial(t *testing.T) {
 		t.Errorf("got %q", got)
 	}
 	r.quiet()
+}
+
+// What a Connection header names belongs to that connection, in both directions.
+func TestWhatAConnectionNamesStaysThere(t *testing.T) {
+	got := http.Header{}
+	copyHeader(got, http.Header{
+		"Connection": {"close, X-One", "x-two ,"}, "X-One": {"1"}, "X-Two": {"2"}, "X-Three": {"3"}, "Keep-Alive": {"4"},
+	}, nil)
+	if len(got) != 1 || got.Get("X-Three") != "3" {
+		t.Errorf("passed on: %v", got)
+	}
 }

@@ -75,6 +75,24 @@ func TestSilenceIsDeathAndBackPressureIsNot(t *testing.T) {
 			{tcpState{unacked: 1, received: 7, resent: 1, sent: 60 * s, heard: 61 * s}, 2},
 			{tcpState{received: 8, resent: 1, sent: 62 * s, heard: 10 * ms}, 1},
 		}, 0},
+		{"the process stood still for a minute under a request, which the kernel has sent again meanwhile", []look{
+			{tcpState{received: 7, resent: 1, sent: 61 * s, heard: 60 * s}, 1},
+			{tcpState{unacked: 1, received: 7, resent: 5, sent: 60 * s, heard: 120 * s}, 2},
+			{tcpState{received: 8, resent: 5, sent: 62 * s, heard: 10 * ms}, 1},
+		}, 0},
+		{"sent twice again between two looks, and not since", []look{
+			{tcpState{received: 4, resent: 0, sent: 61 * s, heard: 60 * s}, 1},
+			{tcpState{unacked: 1, received: 4, resent: 2, sent: 1 * s, heard: 62 * s}, 6},
+		}, 6},
+		{"many packets lost before, one now", []look{
+			{tcpState{received: 7, resent: 50, sent: 61 * s, heard: 60 * s}, 1},
+			{tcpState{unacked: 1, received: 7, resent: 51, sent: 10 * ms, heard: 62 * s}, 10},
+		}, 0},
+		{"nothing to be answered for long, and then two packets lost at once", []look{
+			{tcpState{unacked: 3, received: 7, resent: 5, sent: 1 * s, heard: 900 * ms}, 10},
+			{tcpState{unacked: 3, received: 7, resent: 7, sent: 10 * ms, heard: 11 * s}, 1},
+			{tcpState{received: 8, resent: 7, sent: 1 * s, heard: 900 * ms}, 1},
+		}, 0},
 		{"lost once only, and slow to be sent again", []look{
 			{tcpState{unacked: 1, received: 7, resent: 0, sent: 10 * ms, heard: 1 * s}, 1},
 			{tcpState{unacked: 1, received: 7, resent: 1, sent: 10 * ms, heard: 3 * s}, 10},
@@ -102,7 +120,27 @@ func TestSilenceIsDeathAndBackPressureIsNot(t *testing.T) {
 	// One look, however late, does not give a connection up.
 	gone := tcpState{unacked: 1, received: 7, resent: 9, sent: 100 * ms, heard: time.Hour}
 	l := liveness{}.look(gone, time.Hour)
+	gone.resent += 9
 	if l = l.look(gone, time.Hour); l.dead(gone, silence) {
 		t.Error("given up after two looks")
+	}
+}
+
+// A connection is looked at as long as its peer owes an answer to anything: to data, or to a question for its window, which
+// data waits for.
+func TestWhatAPeerOwes(t *testing.T) {
+	for _, tt := range []struct {
+		tcpState
+		want bool
+	}{
+		{tcpState{}, false},
+		{tcpState{received: 9, resent: 9, sent: time.Hour, heard: time.Hour}, false},
+		{tcpState{unacked: 1}, true},
+		{tcpState{unsent: 1}, true},
+		{tcpState{probes: 1}, true},
+	} {
+		if got := tt.outstanding(); got != tt.want {
+			t.Errorf("%+v: outstanding %v", tt.tcpState, got)
+		}
 	}
 }

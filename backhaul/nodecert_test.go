@@ -340,6 +340,9 @@ func TestIdentityErrorsNameFieldAndRemedy(t *testing.T) {
 		{"for clients only", func(dir string) IdentityFiles {
 			return files(t, dir, ca.sign(t, &x509.Certificate{DNSNames: []string{"n"}, NotAfter: time.Now().Add(time.Hour), ExtKeyUsage: []x509.ExtKeyUsage{x509.ExtKeyUsageClientAuth}}), ca)
 		}, []string{"IdentityFiles.Cert", "servers and clients"}},
+		{"for servers only", func(dir string) IdentityFiles {
+			return files(t, dir, ca.sign(t, &x509.Certificate{DNSNames: []string{"n"}, NotAfter: time.Now().Add(time.Hour), ExtKeyUsage: []x509.ExtKeyUsage{x509.ExtKeyUsageServerAuth}}), ca)
+		}, []string{"IdentityFiles.Cert", "servers and clients"}},
 		{"nameless", func(dir string) IdentityFiles {
 			return files(t, dir, ca.sign(t, &x509.Certificate{NotAfter: time.Now().Add(time.Hour)}), ca)
 		}, []string{"IdentityFiles.Cert", "DNS name"}},
@@ -402,5 +405,30 @@ func TestASessionDoesNotOutliveItsAuthority(t *testing.T) {
 	}
 	if err := connect(); err == nil {
 		t.Error("a certificate of the old authority is good for another connection")
+	}
+}
+
+// A node's certificate may be signed by one that an authority has signed, and comes with it.
+func TestACertificateMayHaveOneInBetween(t *testing.T) {
+	ca := newAuthority(t, "ca")
+	between := &authority{}
+	between.cert = ca.sign(t, &x509.Certificate{
+		Subject: pkix.Name{CommonName: "between"}, IsCA: true, BasicConstraintsValid: true, KeyUsage: x509.KeyUsageCertSign,
+		NotAfter: time.Now().Add(time.Hour),
+	})
+	f := files(t, t.TempDir(), between.issue(t, "edge", time.Hour), ca)
+	if _, err := LoadIdentity(f); err == nil {
+		t.Error("a certificate is accepted whose signer is not known")
+	}
+	leaf, err := os.ReadFile(f.Cert)
+	if err != nil {
+		t.Fatal(err)
+	}
+	chain := append(leaf, pem.EncodeToMemory(&pem.Block{Type: "CERTIFICATE", Bytes: between.cert.Certificate[0]})...)
+	if err := os.WriteFile(f.Cert, chain, 0o600); err != nil {
+		t.Fatal(err)
+	}
+	if id, err := LoadIdentity(f); err != nil || id.Node() != "edge" {
+		t.Errorf("with the one in between: %v", err)
 	}
 }

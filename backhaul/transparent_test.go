@@ -229,6 +229,13 @@ func TestAProxyRoutesByHost(t *testing.T) {
 			t.Errorf("Host %q: %d, want %d", tt.host, resp.StatusCode, tt.status)
 		}
 	}
+	for host, want := range map[string]balance.AppID{
+		"web": "web", "web:80": "web", "Web.Example.": "web.example", "[::1]": "[::1]", "[2001:DB8::1]:80": "[2001:db8::1]", "": "",
+	} {
+		if got := appOf(host); got != string(want) {
+			t.Errorf("Host %q is of app %q, want %q", host, got, want)
+		}
+	}
 	if _, err := NewProxy(nil, ProxyConfig{}); err == nil || !strings.Contains(err.Error(), "NewTransport") {
 		t.Errorf("a proxy over nothing: %v", err)
 	}
