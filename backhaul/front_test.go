@@ -4,12 +4,14 @@ import (
 	"bufio"
 	"bytes"
 	"context"
+	"crypto/tls"
 	"errors"
 	"flag"
 	"fmt"
 	"io"
 	"net"
 	"net/http"
+	"net/http/httptest"
 	"runtime"
 	"strings"
 	"sync"
@@ -315,12 +317,101 @@ func TestAProxyBehindAFront(t *testing.T) {
 		w.Header()["Content-Type"] = nil
 		io.WriteString(w, q.URL.Path)
 	}))
-	_, addr, _ := serveFront(t, "127.0.0.1:0", http.StripPrefix("/api", r.front.Config.Handler), FrontConfig{})
-	for _, body := range []string{"", "a body"} {
-		resp, got := exchangeRaw(t, addr, fmt.Sprintf("POST /api/x HTTP/1.1\r\nHost: h\r\nContent-Length: %d\r\n\r\n%s", len(body), body))
-		if guessed, ok := resp.Header["Content-Type"]; ok || got != "/x" {
-			t.Errorf("the app got %s, Content-Type %q", got, guessed)
+	proxy := r.front.Config.Handler
+	for want, h := range map[string]http.Handler{"/api/x": proxy, "/x": http.StripPrefix("/api", proxy)} {
+		_, addr, _ := serveFront(t, "127.0.0.1:0", h, FrontConfig{})
+		for _, body := range []string{"", "a body"} {
+			resp, got := exchangeRaw(t, addr, fmt.Sprintf("POST /api/x HTTP/1.1\r\nHost: h\r\nContent-Length: %d\r\n\r\n%s", len(body), body))
+			if guessed, ok := resp.Header["Content-Type"]; ok || got != want {
+				t.Errorf("the app got %s, want %s; Content-Type %q", got, want, guessed)
+			}
 		}
+	}
+}
+
+// A client that has connected when a front ends its drain, and whose request is on its way, gets its answer.
+func TestADrainWaitsForRequestsOnTheirWay(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		f, err := NewFront(says("hello"), FrontConfig{Grace: -1})
+		if err != nil {
+			t.Fatal(err)
+		}
+		l := newPipes()
+		go f.Serve(l)
+		c, err := l.dial(t.Context())
+		if err != nil {
+			t.Fatal(err)
+		}
+		defer c.Close()
+		synctest.Wait()
+		time.AfterFunc(arriving/2, func() { io.WriteString(c, "GET / HTTP/1.1\r\nHost: h\r\n\r\n") })
+		go func() {
+			f.Drain(t.Context())
+			f.Close()
+		}()
+		if got, err := io.ReadAll(c); err != nil || !bytes.HasSuffix(got, []byte("hello")) {
+			t.Errorf("the client got %q, %v", got, err)
+		}
+	})
+}
+
+// A drain waits neither for a connection that was upgraded, nor twice for one that was not.
+func TestWhatADrainWaitsFor(t *testing.T) {
+	for _, upgraded := range []bool{true, false} {
+		synctest.Test(t, func(t *testing.T) {
+			f, err := NewFront(http.HandlerFunc(func(w http.ResponseWriter, _ *http.Request) {
+				if upgraded {
+					c, _, err := http.NewResponseController(w).Hijack()
+					if err != nil {
+						t.Error(err)
+						return
+					}
+					io.WriteString(c, "HTTP/1.1 101 Switching Protocols\r\n\r\n")
+				}
+			}), FrontConfig{Grace: time.Minute})
+			if err != nil {
+				t.Fatal(err)
+			}
+			l := newPipes()
+			go f.Serve(l)
+			c, err := l.dial(t.Context())
+			if err != nil {
+				t.Fatal(err)
+			}
+			defer c.Close()
+			go io.WriteString(c, "GET / HTTP/1.1\r\nHost: h\r\n\r\n")
+			if _, err := http.ReadResponse(bufio.NewReader(c), nil); err != nil {
+				t.Fatal(err)
+			}
+			synctest.Wait()
+			want := time.Minute // the client does nothing
+			if upgraded {
+				want = 0
+			}
+			for range 2 {
+				began := time.Now()
+				if err := f.Drain(t.Context()); err != nil || time.Since(began) != want {
+					t.Errorf("upgraded %v: %v after %v, want %v", upgraded, err, time.Since(began), want)
+				}
+				want = 0
+			}
+			f.Close()
+		})
+	}
+}
+
+// Clients may speak HTTP/2 with TLS as well.
+func TestAFrontWithTLSSpeaksHTTP2(t *testing.T) {
+	certs := httptest.NewTLSServer(nil)
+	defer certs.Close()
+	_, addr, _ := serveFront(t, "127.0.0.1:0", says("hello"), FrontConfig{TLS: &tls.Config{Certificates: certs.TLS.Certificates}})
+	both := new(http.Protocols)
+	both.SetHTTP1(true)
+	both.SetHTTP2(true)
+	client := &http.Client{Transport: &http.Transport{Protocols: both, TLSClientConfig: &tls.Config{InsecureSkipVerify: true}}}
+	defer client.CloseIdleConnections()
+	if resp, body := fetch(t, client, request(t, "GET", "https://"+addr, nil)); resp.ProtoMajor != 2 || body != "hello" {
+		t.Errorf("%s %q", resp.Proto, body)
 	}
 }
 
