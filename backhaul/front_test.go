@@ -344,7 +344,7 @@ func TestADrainWaitsForRequestsOnTheirWay(t *testing.T) {
 		}
 		defer c.Close()
 		synctest.Wait()
-		time.AfterFunc(arriving/2, func() { io.WriteString(c, "GET / HTTP/1.1\r\nHost: h\r\n\r\n") })
+		time.AfterFunc(arriving/2+drainLook/2, func() { io.WriteString(c, "GET / HTTP/1.1\r\nHost: h\r\n\r\n") })
 		go func() {
 			f.Drain(t.Context())
 			f.Close()
@@ -415,11 +415,16 @@ func TestAFrontWithTLSSpeaksHTTP2(t *testing.T) {
 	}
 }
 
-// After its drain a front takes no listener any more, and closes one that it is given.
+// After its drain a front takes no listener any more, and closes one that it is given. One that has failed it forgets.
 func TestAFrontThatIsDrainedServesNoMore(t *testing.T) {
 	f, err := NewFront(says("hello"), FrontConfig{})
 	if err != nil {
 		t.Fatal(err)
+	}
+	failed := newPipes()
+	failed.Close()
+	if err := f.Serve(failed); !errors.Is(err, net.ErrClosed) || len(f.listeners) != 0 {
+		t.Errorf("a listener that fails: %v, %d are remembered", err, len(f.listeners))
 	}
 	if err := f.Drain(t.Context()); err != nil {
 		t.Fatal(err)
