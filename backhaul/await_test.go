@@ -632,3 +632,24 @@ func TestADripIsToldByTheTimeThatIsWaitedForIt(t *testing.T) {
 		}
 	}
 }
+
+// What has stalled by its owner's word is the client's doing for the edge as well: it is not tried again, and counts against
+// no machine.
+func TestAStallThatAnOwnerTellsOfIsTheClients(t *testing.T) {
+	for status, want := range map[int]StallError{
+		http.StatusRequestTimeout: {"web", StallBody, time.Minute}, http.StatusGatewayTimeout: {"web", StallUpgrade, time.Minute},
+	} {
+		var l log
+		said := http.HandlerFunc(func(w http.ResponseWriter, _ *http.Request) { fault(w, status, FailClient, "nothing came") })
+		r := newRig(t, rigConfig{app: roomy, config: Config{Trace: l.trace()}, wrapHop: func(http.Handler) http.Handler { return said }})
+		r.serve("m1", says("one"))
+		r.serve("m2", says("two"))
+		_, err := r.transport.RoundTrip(request(t, "PUT", "http://web/", strings.NewReader("x")))
+		if stall, ok := errors.AsType[*StallError](err); !ok || *stall != want {
+			t.Errorf("%d: got %v, want %v", status, err, &want)
+		}
+		if d := l.last(t, 1); d.Outcome != balance.Canceled || d.Tries != 1 || l.String() != "" {
+			t.Errorf("%d: %s, done %+v", status, &l, d)
+		}
+	}
+}

@@ -67,7 +67,7 @@ func appendFault(b []byte, f Failure, words string) []byte {
 // parseFault reads a fault. What a later version calls by another name is taken for the worst: a reset.
 func parseFault(s string) (f Failure, words string) {
 	name, rest := cut(s, ';')
-	if f.UnmarshalText([]byte(name)) != nil || f == FailNone || f == FailClient {
+	if f.UnmarshalText([]byte(name)) != nil || f == FailNone {
 		f = FailReset
 	}
 	words, ok := unescape(rest)
