@@ -43,22 +43,24 @@ func (q *queue) demand() (in input, app balance.App) {
 	// In flight before parked: what is handed over meanwhile is then missed, which the next look repairs, and never counted
 	// twice, which would start a machine that nobody needs.
 	q.outliers = q.outliers[:0]
+	q.leaving.begin()
 	q.a.balancer.Loads(q.app, func(m *balance.Machine, c balance.Candidate) bool {
 		if c.Tier == balance.TierFailing && m.Health != balance.Failing {
 			q.outliers = append(q.outliers, m.ID)
 		}
-		n := c.Own
-		if c.Said && q.a.config.Others == nil {
+		n := q.leaving.look(m, c.Own, c.Others)
+		if n == c.Own && c.Said && q.a.config.Others == nil {
 			n = max(n, c.Limits.Hard)
 		}
 		in.inFlight += n
 		return true
 	})
+	q.leaving.end()
 	in.outliers = len(q.outliers)
 	in.parked, in.alone = q.counted()
 	if q.a.config.Others != nil {
 		if order := q.regions(rows); len(order) > 0 {
-			in.others = q.a.config.Others(q.app, order[0])
+			in.others = q.leaving.elsewhere(q.a.config.Others(q.app, order[0]))
 		}
 	}
 	return in, app
@@ -152,8 +154,12 @@ func (q *queue) plan(now time.Time) (d Decision, ok bool) {
 		input.RTT = q.rtts(input.Regions)
 	}
 	if others := q.a.config.Others; others != nil {
-		for _, r := range input.Regions {
-			input.Others = append(input.Others, others(q.app, r))
+		for i, r := range input.Regions {
+			n := others(q.app, r)
+			if i == 0 {
+				n = q.leaving.elsewhere(n)
+			}
+			input.Others = append(input.Others, n)
 		}
 	}
 	q.last, q.quiet = in, false

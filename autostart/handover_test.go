@@ -154,6 +154,42 @@ func TestMinimumWithoutRequests(t *testing.T) {
 	})
 }
 
+// Who cordons a machine knows what is in flight there; what comes to it for want of a better one counts anew.
+func TestOnlyWhatComesLaterRecalls(t *testing.T) {
+	for _, told := range []int{-1, 1} { // by other nodes, that have the same in mind; negative: they tell nothing
+		synctest.Test(t, func(t *testing.T) {
+			var c Config
+			if told >= 0 {
+				c.Others = func(balance.AppID, string) int { return told }
+			}
+			w := newWorld(t, balance.App{Autostart: true}, c, boot{}, boot{})
+			id := canonical("web", 2)[1]
+			g := w.wake(id)
+			w.run()
+			before, _ := w.acquire()
+			time.Sleep(sec)
+			for range 1 + max(0, told) { // whose own it is the gate does not tell
+				g.Admit(0, 0)
+			}
+			g.Cordon()
+			time.Sleep(sec)
+			synctest.Wait()
+			if g.Load().Cordon != balance.CordonSoft || w.started() > 0 || w.recall != 0 {
+				t.Errorf("told %d: cordon %v, %d starts, %d recalls for what the owner knew", told, g.Load().Cordon, w.started(), w.recall)
+			}
+			later, _ := w.acquire()
+			time.Sleep(tickEvery)
+			synctest.Wait()
+			if g.Load().Cordon != balance.CordonNone || w.started() > 0 || w.recall != 1 {
+				t.Errorf("told %d: cordon %v, %d starts, %d recalls for what came later", told, g.Load().Cordon, w.started(), w.recall)
+			}
+			before.Release(balance.Done)
+			later.Release(balance.Done)
+			w.stop()
+		})
+	}
+}
+
 func TestRecallBeforeStart(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		w := newWorld(t, balance.App{Autostart: true}, Config{}, boot{}, boot{})

@@ -66,8 +66,10 @@ type Input struct {
 	App      balance.App
 	Machines []*balance.Machine // all rows of the app, each once; only read
 	Regions  []string           // home first, then where it overflows to; see [RegionOrder]
-	InFlight int                // this node's requests in flight
-	Parked   int                // and in its waiting room
+	// InFlight is how many requests this node has in flight. What a soft-cordoned machine had before
+	// the cordon was seen is left out: it is served there, and no reason to recall the machine.
+	InFlight int
+	Parked   int // and in its waiting room
 	// Unserved says that since the last decision a request has gone to a failing machine, for want
 	// of a better one. It is demand, though it may have ended by now: what fails fast leaves no
 	// trace in the other counts.

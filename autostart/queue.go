@@ -46,6 +46,7 @@ type queue struct {
 	quiet    bool // the last decision found nothing to do and nothing under way
 	rows     []*balance.Machine
 	outliers []balance.MachineID
+	leaving  leaving
 	thought  *thought  // a question that the policy has not answered yet
 	failing  time.Time // since when the policy has panicked each time; zero while it does not
 

@@ -235,3 +235,51 @@ func TestAnOrderTellsLongConnections(t *testing.T) {
 		}
 	}
 }
+
+// webSocket opens a WebSocket to the app.
+func (p *play) webSocket() (net.Conn, *bufio.Reader) {
+	p.Helper()
+	c, err := net.Dial("tcp", p.Addr().String())
+	if err != nil {
+		p.Fatal(err)
+	}
+	p.Cleanup(func() { c.Close() })
+	c.SetDeadline(time.Now().Add(patience))
+	fmt.Fprintf(c, "GET /ws HTTP/1.1\r\nHost: web\r\nConnection: Upgrade\r\nUpgrade: websocket\r\nSec-WebSocket-Version: 13\r\nSec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==\r\n\r\n")
+	in := bufio.NewReader(c)
+	if resp, err := http.ReadResponse(in, nil); err != nil || resp.StatusCode != http.StatusSwitchingProtocols {
+		p.Fatalf("handshake: %+v, %v", resp, err)
+	}
+	return c, in
+}
+
+// The whole way: the machine's owner finds the connections idle, and no edge, which knows of them as of requests in flight,
+// has the machine back for them.
+func TestIdleWebSocketsKeepNoMachine(t *testing.T) {
+	for _, edges := range []int{1, 2} {
+		t.Run(fmt.Sprintf("%d edges", edges), func(t *testing.T) {
+			p := newPlay(t, func(c *Config) {
+				c.Edges, c.Regions = edges, []Region{{"nrt", 1}}
+				c.App.KeepAlive, c.App.IdleAfter = 100*time.Millisecond, 100*time.Millisecond
+			})
+			var conns []*bufio.Reader
+			for range edges { // clients come to the edges in turn
+				_, in := p.webSocket()
+				conns = append(conns, in)
+			}
+			for _, in := range conns {
+				frame := make([]byte, 14)
+				if _, err := io.ReadFull(in, frame); err != nil || string(frame) != "\x88\x0c\x03\xe9going away" {
+					t.Fatalf("got %q, %v; want a close frame with 1001\n%s", frame, err, p.told())
+				}
+			}
+			p.until("the machine sleeps", func(s status.Snapshot) bool { return in(s, "stopped") == 1 })
+			if ks := p.kinds("nrt-1"); slices.Contains(ks, "uncordon") {
+				t.Errorf("it was recalled: %v\n%s", ks, p.told())
+			}
+			if a := p.get("/"); a.status != http.StatusOK {
+				t.Errorf("who comes afterwards: %+v", a)
+			}
+		})
+	}
+}
