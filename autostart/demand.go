@@ -48,7 +48,7 @@ func (q *queue) demand() (in input, app balance.App) {
 		if c.Tier == balance.TierFailing && m.Health != balance.Failing {
 			q.outliers = append(q.outliers, m.ID)
 		}
-		n := q.leaving.look(m, c.Own, c.Others)
+		n := q.leaving.look(m, c.Own, c.Told)
 		if n == c.Own && c.Said && q.a.config.Others == nil {
 			n = max(n, c.Limits.Hard)
 		}

@@ -1,10 +1,6 @@
 package autostart
 
-import (
-	"math"
-
-	"github.com/ebbkit/ebb/balance"
-)
+import "github.com/ebbkit/ebb/balance"
 
 // leaving knows what is in flight at machines under a soft cordon since before the cordon. It is
 // served where it is, and who stops the machine waits for its end: it is no reason to recall the
@@ -12,14 +8,14 @@ import (
 // its owner alone knows, would have its machine recalled as often as it is to sleep.
 type leaving struct {
 	held   map[balance.MachineID]holding // of machines where something is in flight; nil for none
-	others float64                       // of other nodes, at those that leave: as the present look estimates
+	others int                           // of other nodes, at those that leave
 }
 
-// holding is what this node has in flight at a machine; at one that leaves, what it has had there
-// all the time since before the cordon.
+// holding is what a machine has in flight; of one that leaves, what it has had since before the cordon.
 type holding struct {
-	own  int
-	seen bool // by the present look
+	own    int // of this node, all the time since
+	others int // of other nodes, at any time since: what they say of it comes by another way, and may be older
+	seen   bool
 }
 
 // begin begins a look at all machines.
@@ -31,26 +27,28 @@ func (l *leaving) begin() {
 	}
 }
 
-// look takes in a machine's load and returns how much of this node's is demand.
-func (l *leaving) look(m *balance.Machine, own int, others float64) int {
-	goes := m.State == balance.Started && m.Cordon == balance.CordonSoft
-	if goes {
-		l.others += max(0, others)
-	}
-	h, ok := l.held[m.ID]
-	if own <= 0 || goes && !ok {
+// look takes in what a machine has in flight and returns how much of this node's is demand.
+func (l *leaving) look(m *balance.Machine, own, others int) int {
+	if m.State != balance.Started || m.Cordon == balance.CordonHard {
 		return own
 	}
-	if goes {
-		h.own = min(h.own, own)
+	goes := m.Cordon == balance.CordonSoft
+	h, known := l.held[m.ID]
+	if !goes {
+		h = holding{own: own, others: others}
 	} else {
-		h.own = own
+		h.own, h.others = min(h.own, own), max(h.others, others)
+		l.others += h.others
 	}
-	h.seen = true
-	if l.held == nil {
-		l.held = map[balance.MachineID]holding{}
+	if h.own > 0 || h.others > 0 {
+		if l.held == nil {
+			l.held = map[balance.MachineID]holding{}
+		}
+		h.seen = true
+		l.held[m.ID] = h
+	} else if known {
+		delete(l.held, m.ID)
 	}
-	l.held[m.ID] = h
 	if goes {
 		return own - h.own
 	}
@@ -70,6 +68,7 @@ func (l *leaving) end() {
 }
 
 // elsewhere returns how much is demand of what other nodes tell, theirs at these machines among it.
+// Too little does no harm: what comes to another node is that node's to see to.
 func (l *leaving) elsewhere(told int) int {
-	return max(0, told-int(math.Round(min(l.others, math.MaxInt32))))
+	return max(0, told-l.others)
 }

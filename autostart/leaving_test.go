@@ -1,7 +1,6 @@
 package autostart
 
 import (
-	"math"
 	"testing"
 
 	"github.com/ebbkit/ebb/balance"
@@ -14,7 +13,7 @@ func TestWhatAMachineHeldBeforeItsCordonIsNoDemand(t *testing.T) {
 		cordon balance.Cordon
 		state  balance.State
 		own    int
-		others float64
+		others int
 		told   int // by other nodes
 		want   int // of own
 		rest   int // of told
@@ -35,8 +34,9 @@ func TestWhatAMachineHeldBeforeItsCordonIsNoDemand(t *testing.T) {
 		{"cordoned again", []look{{none, up, 1, 0, 0, 1, 0}, {soft, up, 2, 0, 0, 1, 0}, {none, up, 2, 0, 0, 2, 0}, {soft, up, 2, 0, 0, 0, 0}}},
 		{"it stops, with its connections", []look{{none, up, 1, 0, 0, 1, 0}, {soft, balance.Stopping, 1, 0, 0, 1, 0}}},
 		{"a hard cordon has the requests go elsewhere soon", []look{{none, up, 1, 0, 0, 1, 0}, {hard, up, 1, 1, 1, 1, 1}}},
-		{"other nodes' are there too", []look{{soft, up, 0, 1.2, 1, 0, 0}, {soft, up, 0, 1.2, 4, 0, 3}}},
-		{"estimates may be anything", []look{{soft, up, 0, -3, 1, 0, 1}, {soft, up, 0, math.Inf(1), 7, 0, 0}}},
+		{"other nodes' are there too", []look{{soft, up, 0, 1, 1, 0, 0}, {soft, up, 0, 1, 4, 0, 3}}},
+		{"other nodes' end, and they tell later", []look{{none, up, 0, 1, 1, 0, 1}, {soft, up, 0, 1, 1, 0, 0}, {soft, up, 0, 0, 1, 0, 0}, {none, up, 0, 0, 1, 0, 1}}},
+		{"other nodes' end before they tell so", []look{{soft, up, 0, 2, 1, 0, 0}}},
 	} {
 		t.Run(c.name, func(t *testing.T) {
 			var l leaving

@@ -344,6 +344,9 @@ func (b *Balancer) Loads(id AppID, yield func(*Machine, Candidate) bool) {
 	for m := range s.rows() {
 		var c Candidate
 		m.look(&c)
+		if c.Told = int(m.cell.seen.Load() & seenMask); m.cell.gate != nil {
+			c.Told = max(0, m.cell.gate.InFlight()-c.Own)
+		}
 		if !yield(m.machine(), c) {
 			return
 		}

@@ -80,6 +80,7 @@ type Candidate struct {
 	Tier   Tier
 	Own    int     // this node's requests in flight: exact
 	Others float64 // what others have in flight, estimated
+	Told   int     // what they had when its owner last told; by Balancer.Loads only
 	Load   float64 // all requests in flight, estimated; failures and gross slowness count as load
 	Limits Limits
 	Rank   uint64 // canonical order: the same on all nodes

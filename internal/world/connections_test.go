@@ -262,16 +262,18 @@ func TestIdleWebSocketsKeepNoMachine(t *testing.T) {
 				c.Edges, c.Regions = edges, []Region{{"nrt", 1}}
 				c.App.KeepAlive, c.App.IdleAfter = 100*time.Millisecond, 100*time.Millisecond
 			})
-			var conns []*bufio.Reader
+			conns := map[net.Conn]*bufio.Reader{}
 			for range edges { // clients come to the edges in turn
-				_, in := p.webSocket()
-				conns = append(conns, in)
+				c, in := p.webSocket()
+				conns[c] = in
 			}
-			for _, in := range conns {
+			for c, in := range conns {
 				frame := make([]byte, 14)
 				if _, err := io.ReadFull(in, frame); err != nil || string(frame) != "\x88\x0c\x03\xe9going away" {
 					t.Fatalf("got %q, %v; want a close frame with 1001\n%s", frame, err, p.told())
 				}
+				c.Write([]byte("\x88\x82\x00\x00\x00\x00\x03\xe9"))
+				c.Close()
 			}
 			p.until("the machine sleeps", func(s status.Snapshot) bool { return in(s, "stopped") == 1 })
 			if ks := p.kinds("nrt-1"); slices.Contains(ks, "uncordon") {
