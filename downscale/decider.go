@@ -39,7 +39,7 @@ type Seen struct {
 	// as Load. It sees the bursts that start machines, which one look a second does not.
 	Peak int
 	Long int   // own: long connections that may be told
-	Idle int   // own: of Load, the long connections that have carried no data for App.IdleAfter: they are no use
+	Idle int   // own and known: of Load, the long connections without data for App.IdleAfter: they are no use
 	Open Class // own: the classes of its long connections, idle ones apart
 
 	kept bool // it belongs to a minimum

@@ -117,6 +117,9 @@ func known(ids ...balance.MachineID) func(*Situation) {
 	}
 }
 
+// idle says how much of the first machine's load is idle.
+func idle(n int) func(*Situation) { return func(s *Situation) { s.Machines[0].Idle = n } }
+
 func TestLoadsOfOthers(t *testing.T) {
 	stop := balance.App{ID: "web", Autostop: balance.AutostopStop}
 	c := Config{Window: 10 * sec, KeepAlive: 30 * sec, Settle: sec}
@@ -156,6 +159,11 @@ func TestLoadsOfOthers(t *testing.T) {
 		{"load elsewhere keeps the app awake", 2, []act{
 			{at: 40 * sec, do: all(known("m1"), load(9, 0)), want: "hold: window 10s peak 9 > 0.8 x 10 without m2"},
 			{at: 41 * sec, do: load(0, 0)},
+			{at: 70 * sec, want: "spare m2: keep-alive 30s over: no request since 30s"},
+		}},
+		{"idle connections elsewhere do not", 2, []act{
+			{at: 40 * sec, do: all(known("m1"), load(9, 0), idle(8)), want: "hold: window 10s peak 9 > 0.8 x 10 without m2"},
+			{at: 41 * sec, do: idle(9)},
 			{at: 70 * sec, want: "spare m2: keep-alive 30s over: no request since 30s"},
 		}},
 		{"the last of the order goes first, whoever owns it, unless it does not for a while", 3, []act{
@@ -276,23 +284,23 @@ func TestSeveralDecidersAtOnce(t *testing.T) {
 }
 
 // Loads reach the policy through the shell.
-type reports map[balance.MachineID]int
+type reports map[balance.MachineID][2]int // in flight, and idle
 
-func (r reports) Load(_ balance.AppID, id balance.MachineID) (int, bool) {
+func (r reports) Load(_ balance.AppID, id balance.MachineID) (int, int, bool) {
 	n, ok := r[id]
-	return n, ok
+	return n[0], n[1], ok
 }
 
 func TestTheShellShowsLoads(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		var saw []string
 		c := quick
-		c.Loads = reports{"far-1": 3}
+		c.Loads = reports{"far-1": {3, 2}}
 		c.Policy = func(balance.AppID) Policy {
 			return policyFunc(func(_ time.Time, s Situation) []Decision {
 				saw = nil
 				for _, m := range s.Machines {
-					saw = append(saw, fmt.Sprintf("%s own %v known %v stale %v load %d leaving %v", m.ID, m.Own, m.Known, m.Stale, m.Load, m.Leaving))
+					saw = append(saw, fmt.Sprintf("%s own %v known %v stale %v load %d idle %d leaving %v", m.ID, m.Own, m.Known, m.Stale, m.Load, m.Idle, m.Leaving))
 				}
 				slices.Sort(saw)
 				return nil
@@ -312,8 +320,8 @@ func TestTheShellShowsLoads(t *testing.T) {
 		end := b.run()
 		time.Sleep(sec / 2)
 		end()
-		want := []string{"far-1 own false known true stale false load 3 leaving false", "far-2 own false known false stale true load 0 leaving true",
-			"m1 own true known false stale false load 0 leaving false"}
+		want := []string{"far-1 own false known true stale false load 3 idle 2 leaving false", "far-2 own false known false stale true load 0 idle 0 leaving true",
+			"m1 own true known false stale false load 0 idle 0 leaving false"}
 		if d := cmp.Diff(want, saw); d != "" {
 			t.Error(d)
 		}

@@ -24,6 +24,7 @@ type report struct {
 	incarnation uint64
 	seq         uint64
 	inFlight    int
+	idle        int
 	at          time.Time // of arrival: by this node's clock, whatever the owner's says
 }
 
@@ -40,7 +41,11 @@ func NewReports(maxAge time.Duration) (*Reports, error) {
 // twice makes nothing fresh. Of one owner's incarnation, reports are ordered by Load.Seq, which each look at a gate counts on.
 func (r *Reports) Put(of balance.Report) bool {
 	key := balance.MachineKey{App: of.App, ID: of.ID}
-	next := report{of.Version.Incarnation, of.Load.Seq, max(0, of.Load.InFlight), time.Now()}
+	next := report{
+		incarnation: of.Version.Incarnation, seq: of.Load.Seq, at: time.Now(),
+		inFlight: max(0, of.Load.InFlight-max(0, of.Granted)), // a slot that is only reserved is not demand
+	}
+	next.idle = min(max(0, of.Idle), next.inFlight)
 	r.mu.Lock()
 	defer r.mu.Unlock()
 	if was, ok := r.last[key]; ok && cmp.Or(cmp.Compare(next.incarnation, was.incarnation), cmp.Compare(next.seq, was.seq)) <= 0 {
@@ -51,14 +56,14 @@ func (r *Reports) Put(of balance.Report) bool {
 }
 
 // Load implements [Loads], in O(1).
-func (r *Reports) Load(app balance.AppID, id balance.MachineID) (inFlight int, fresh bool) {
+func (r *Reports) Load(app balance.AppID, id balance.MachineID) (inFlight, idle int, fresh bool) {
 	r.mu.RLock()
 	last, ok := r.last[balance.MachineKey{App: app, ID: id}]
 	r.mu.RUnlock()
 	if !ok || time.Since(last.at) > r.maxAge {
-		return 0, false
+		return 0, 0, false
 	}
-	return last.inFlight, true
+	return last.inFlight, last.idle, true
 }
 
 // Forget drops what is known of a machine that has been removed.

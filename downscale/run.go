@@ -328,7 +328,7 @@ func (r *run) see(m *machine, app balance.App, now time.Time) Seen {
 	if m.gate == nil {
 		s.Leaving = m.row.Cordon == balance.CordonSoft
 		if r.config.Loads != nil {
-			s.Load, s.Known = r.config.Loads.Load(app.ID, m.row.ID)
+			s.Load, s.Idle, s.Known = r.config.Loads.Load(app.ID, m.row.ID)
 			s.Stale = !s.Known
 		}
 		return s
