@@ -78,6 +78,7 @@ type Input struct {
 	// They are no capacity.
 	Outliers []balance.MachineID
 	// Others is the demand (in flight and parked) that other nodes have for each of Regions as their home; missing means 0.
+	// Of the first, what they have in flight at soft-cordoned machines is left out.
 	Others []int
 	// RTT is the round trip to each of Regions; missing or negative means unknown. While requests
 	// are parked, an owner there that has not answered a start for three of them, and 300 ms at
