@@ -1,9 +1,6 @@
 package backhaul
 
-import (
-	"net"
-	"syscall"
-)
+import "syscall"
 
 // newOnly is a program of the kernel's packet filter that drops the first packet of a connection (SYN without ACK) and lets
 // everything else through. It runs on TCP segments, from their header on.
@@ -15,14 +12,10 @@ var newOnly = []syscall.SockFilter{
 	{Code: syscall.BPF_RET | syscall.BPF_K, K: 0xffff},
 }
 
-// deafen has a listening socket take no further connections, or take them again, and reports whether it does. Who tries to
-// connect meanwhile tries again a second later.
-func deafen(l net.Listener, deaf bool) (done bool) {
-	tcp, ok := l.(*net.TCPListener)
-	if !ok {
-		return false
-	}
-	raw, err := tcp.SyscallConn()
+// deafen has the socket take no further connections, or take them again, and reports whether it does. Who tries to connect
+// meanwhile tries again a second later.
+func (l *exclusive) deafen(deaf bool) (done bool) {
+	raw, err := l.TCPListener.SyscallConn()
 	if err != nil {
 		return false
 	}

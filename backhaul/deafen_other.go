@@ -2,6 +2,4 @@
 
 package backhaul
 
-import "net"
-
-func deafen(net.Listener, bool) bool { return false }
+func (*exclusive) deafen(bool) bool { return false }

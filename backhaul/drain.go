@@ -1,6 +1,7 @@
 package backhaul
 
 import (
+	"cmp"
 	"context"
 	"maps"
 	"net"
@@ -16,9 +17,10 @@ import (
 // [Front] and [Server] have one.
 type drain struct {
 	draining atomic.Bool
-	open     atomic.Int64 // connections, but for those that have become something else
-	fresh    atomic.Int64 // of them those on which no request has come yet
-	accepted atomic.Int64 // when the last one came, in Unix nanoseconds
+	open     atomic.Int64  // connections, but for those that have become something else
+	fresh    atomic.Int64  // of them those on which no request has come yet
+	accepted atomic.Int64  // when the last one came, in Unix nanoseconds
+	arriving time.Duration // 0: as the constant says
 
 	mu        sync.Mutex
 	listeners map[net.Listener]struct{} // nil until the first
@@ -89,8 +91,11 @@ func (d *drain) run(ctx context.Context, grace time.Duration) error {
 	d.mu.Unlock()
 	deaf := false
 	for _, l := range ls {
-		deaf = deafen(l, true) || deaf
+		if own, ok := l.(*exclusive); ok && !own.shared.Load() {
+			deaf = own.deafen(true) || deaf
+		}
 	}
+	arriving := cmp.Or(d.arriving, arriving)
 	if deaf {
 		waitFor(ctx, drainLook, func() bool { return false })
 		waitFor(ctx, 10*arriving, func() bool { return time.Now().UnixNano()-d.accepted.Load() > int64(arriving) })
@@ -109,7 +114,10 @@ func (d *drain) stop() {
 	clear(d.listeners)
 	d.mu.Unlock()
 	for _, l := range ls { // which are not ours: no lock is held when they are closed
-		deafen(l, false) // somebody else may have the socket as well
+		// A socket that is ours alone stays deaf, since who connects before it is closed would be reset.
+		if own, ok := l.(*exclusive); ok && own.shared.Load() {
+			own.deafen(false)
+		}
 		l.Close()
 	}
 }

@@ -74,14 +74,6 @@ func NewFront(h http.Handler, c FrontConfig) (*Front, error) {
 	return f, nil
 }
 
-// Listen listens for a [Front] at a TCP address, as [net.Listen] does, but without Multipath TCP, whose sockets on Linux
-// cannot be kept from taking further connections before they are closed: see [Front.Drain].
-func Listen(addr string) (net.Listener, error) {
-	var c net.ListenConfig
-	c.SetMultipathTCP(false)
-	return c.Listen(context.Background(), "tcp", addr)
-}
-
 // Serve accepts connections until the listener fails, which it returns, or until Drain, Shutdown or Close: then it returns
 // [http.ErrServerClosed]. It closes the listener.
 func (f *Front) Serve(l net.Listener) error {
