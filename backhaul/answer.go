@@ -39,7 +39,10 @@ func (a *answer) Read(p []byte) (int, error) {
 	a.f.turn()
 	n, err := a.body.Read(p)
 	a.f.turn()
-	a.f.received.Add(int64(n))
+	got := a.f.received.Add(int64(n))
+	if err == nil && a.f.early && got == a.resp.ContentLength {
+		a.f.free()
+	}
 	if err == io.EOF {
 		strip(a.resp.Trailer) // it has come now
 		a.end()

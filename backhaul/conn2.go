@@ -70,6 +70,9 @@ func (c *conn) roundTrip2(ctx context.Context, req *http.Request, s *stream, bod
 	resp, err := c.cc.RoundTrip(req)
 	s.back.Store(true)
 	if err == nil {
+		if req.Method == http.MethodHead { // net/http has another empty body here
+			resp.Body = http.NoBody
+		}
 		if resp.Body != http.NoBody {
 			resp.Body = &streamBody{resp.Body, s, req.Context()}
 		} else {
@@ -118,7 +121,8 @@ type streamBody struct {
 
 func (b *streamBody) Read(p []byte) (int, error) {
 	n, err := b.ReadCloser.Read(p)
-	if err != nil && b.ctx.Err() == nil {
+	// What we cancelled ourselves may have come to its end before.
+	if err == io.EOF || err != nil && b.ctx.Err() == nil {
 		b.s.over.Store(true)
 	}
 	return n, err

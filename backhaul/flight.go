@@ -34,6 +34,8 @@ type flight struct {
 
 	answered bool
 	over     atomic.Bool
+	early    bool            // the client sees the end in the last byte of the answer, and we do not
+	freed    atomic.Bool     // the slot, before that end
 	outcome  balance.Outcome // when there is no answer
 
 	start, tried time.Time
@@ -204,6 +206,8 @@ func (f *flight) attempt() (*http.Response, verdict, error) {
 		return nil, f.broke(fail, err, x.state()), err
 	}
 	f.status, f.sized = resp.StatusCode, resp.ContentLength >= 0
+	f.early = f.gate != nil && f.long == nil && x.h2 && f.req.ProtoMajor == 1 && f.sized &&
+		len(resp.Trailer) == 0
 	f.sick = f.t.c.Failed(resp.StatusCode, resp.Header)
 	f.first = time.Since(f.start)
 	f.step(Step{Kind: StepHead, Took: time.Since(f.tried), Try: f.try})
@@ -286,6 +290,7 @@ func (f *flight) release(o balance.Outcome) {
 		return
 	}
 	f.held = false
+	freed := !f.freed.CompareAndSwap(false, f.early) // by then nobody frees it any more
 	long := f.long != nil
 	if long {
 		f.long.leave() // before the gate, and before the connection is used again
@@ -293,10 +298,13 @@ func (f *flight) release(o balance.Outcome) {
 	}
 	left := f.used.release()
 	gate := f.gate
-	f.gate = nil
+	if !freed {
+		f.gate = nil
+	}
 	switch {
 	case gate != nil && left:
-		f.linger(gate, o)
+		f.linger(gate, o, freed)
+	case freed:
 	case gate != nil:
 		if o == balance.Done && !long {
 			f.learn()
@@ -309,15 +317,38 @@ func (f *flight) release(o balance.Outcome) {
 	f.used = used{}
 }
 
-// linger has the slot held until the machine is done.
-func (f *flight) linger(gate *balance.Gate, o balance.Outcome) {
-	res := f.res // its only copy from here on
-	f.res = balance.Reservation{}
+// free frees the slot at a machine of this process, where an answer over HTTP/2 has all its bytes and
+// its end is still to come.
+func (f *flight) free() {
+	if !f.freed.CompareAndSwap(false, true) {
+		return
+	}
+	o := f.answerOutcome()
+	if o == balance.Done {
+		f.learn()
+	}
+	f.gate.Leave()
+	f.res.Release(o)
+}
+
+// linger has the slot held until the machine is done, if it has not been freed: then nothing but the
+// stream lingers.
+func (f *flight) linger(gate *balance.Gate, o balance.Outcome, freed bool) {
+	var res balance.Reservation
+	if !freed {
+		res = f.res // its only copy from here on
+		f.res = balance.Reservation{}
+	}
 	l := &lingering{
 		gate: gate, epoch: f.epoch, app: f.t.app(f.want.App), sent: f.used.sent(), began: f.tried, times: &f.t.services,
-		free: func() { gate.Leave(); res.Release(o) },
+		free: func() {
+			if !freed {
+				gate.Leave()
+				res.Release(o)
+			}
+		},
 	}
-	if hook := f.t.c.Trace.Abandoned; hook != nil {
+	if hook := f.t.c.Trace.Abandoned; hook != nil && !freed {
 		machine, epoch := f.try.Machine, f.epoch
 		l.hook = func(freed Freed, held time.Duration) {
 			hook(Abandoned{l.app.ID, machine, f.t.c.Node, epoch, freed, held})

@@ -89,7 +89,7 @@ func hasToken(lists []string, token string) bool {
 
 // answerWith writes a machine's answer. The headers have been copied. An answer that breaks off is written as far as it
 // came, head included, before the error is returned: the edge must see that the machine has answered.
-func answerWith(w http.ResponseWriter, resp *http.Response, x *exchange, s *serving) error {
+func answerWith(w http.ResponseWriter, resp *http.Response, x *exchange, s *serving, p *place) error {
 	hd := w.Header()
 	if _, ok := hd["Content-Type"]; !ok {
 		hd["Content-Type"] = nil // else the server guesses one
@@ -106,7 +106,7 @@ func answerWith(w http.ResponseWriter, resp *http.Response, x *exchange, s *serv
 	w.WriteHeader(resp.StatusCode)
 	if resp.Body != http.NoBody {
 		live := resp.ContentLength == -1 || strings.HasPrefix(hd.Get("Content-Type"), "text/event-stream")
-		if err := copyBody(w, resp, live, x, s); err != nil {
+		if err := copyBody(w, resp, live, x, s, p); err != nil {
 			http.NewResponseController(w).Flush() //nolint:errcheck // there is nobody left to tell
 			resp.Body.Close()
 			return err
@@ -114,6 +114,7 @@ func answerWith(w http.ResponseWriter, resp *http.Response, x *exchange, s *serv
 		resp.Body.Close() // fills in the trailers
 	}
 	if len(resp.Trailer) > 0 {
+		p.free()                              // over HTTP/2 the answer to a HEAD ends there
 		http.NewResponseController(w).Flush() //nolint:errcheck // chunks even an empty body, so that trailers can follow
 	}
 	for k, v := range resp.Trailer {
@@ -131,7 +132,13 @@ func answerWith(w http.ResponseWriter, resp *http.Response, x *exchange, s *serv
 // copyBody copies a body. Where it is live, each piece is sent at once. One of known length is sent as it comes, too, but what
 // comes in a row goes out in a row: the head and a small body together, a large one in whole buffers. Only what a machine has
 // flushed stands alone.
-func copyBody(w http.ResponseWriter, resp *http.Response, live bool, x *exchange, s *serving) error {
+//
+// Before the last piece of known length is written, the slot is free: the edge sees there that it has
+// all, and its next request may be quicker than the end of this one. Any other end is written by the
+// server, when the handler has returned.
+func copyBody(
+	w http.ResponseWriter, resp *http.Response, live bool, x *exchange, s *serving, p *place,
+) error {
 	out := http.NewResponseController(w)
 	flush := func() error {
 		s.turn()
@@ -154,6 +161,9 @@ func copyBody(w http.ResponseWriter, resp *http.Response, live bool, x *exchange
 		n, err := resp.Body.Read(buf[:])
 		late.stop()
 		if n > 0 {
+			if int64(n) == left && (err == io.EOF || err == nil && p.ends && len(resp.Trailer) == 0) {
+				p.free()
+			}
 			s.turn()
 			_, werr := w.Write(buf[:n])
 			s.turn()

@@ -178,7 +178,7 @@ func deny(w http.ResponseWriter, status int, words string) {
 // forward sends an admitted request to its machine and passes the answer back.
 func (h *Handler) forward(w http.ResponseWriter, r *http.Request, t to, m *balance.Machine, gate *balance.Gate, epoch uint64) {
 	x := exchange{used: used{pool: h.machines}, name: machineName(m), epoch: epoch}
-	place := place{h: h, to: t, gate: gate, epoch: epoch, began: time.Now()}
+	place := place{h: h, to: t, gate: gate, epoch: epoch, began: time.Now(), ends: r.ProtoMajor == 1}
 	defer func() { place.leave(x.used) }()
 	x.dial = func(ctx context.Context) (net.Conn, error) { return h.c.DialMachine(ctx, *m) }
 	var body *spigot
@@ -232,7 +232,7 @@ func (h *Handler) forward(w http.ResponseWriter, r *http.Request, t to, m *balan
 	}
 	long := h.c.Connections.watch(t.app, t.id, r, resp, &x, body)
 	place.answered(resp, long != nil)
-	err = h.pass(w, resp, gate, &x, served, long)
+	err = h.pass(w, resp, &place, &x, served, long)
 	if err != nil {
 		panic(http.ErrAbortHandler) // the edge must not take what it has for all
 	}
@@ -245,7 +245,9 @@ type place struct {
 	gate  *balance.Gate
 	epoch uint64
 	began time.Time
+	ends  bool // for the edge an answer ends with its last byte: over HTTP/2 trailers may follow
 	took  worked
+	freed bool
 }
 
 // worked is how long a machine has worked on a request; the zero value says nothing.
@@ -253,6 +255,7 @@ type worked struct {
 	d     time.Duration
 	known bool
 	ends  bool // it works until the end of the answer
+	lasts bool // the slot is held until the handler returns
 }
 
 // answered notes the head of an answer. Where its length is known, the work is done; what follows
@@ -260,6 +263,7 @@ type worked struct {
 func (p *place) answered(resp *http.Response, long bool) {
 	switch {
 	case long || resp.StatusCode == http.StatusSwitchingProtocols:
+		p.took.lasts = true
 	case resp.ContentLength >= 0:
 		p.took = worked{d: time.Since(p.began), known: true}
 	default:
@@ -267,25 +271,41 @@ func (p *place) answered(resp *http.Response, long bool) {
 	}
 }
 
+// free frees the slot of a request whose whole answer has been read, before the edge can know.
+func (p *place) free() {
+	if p.freed || p.took.lasts {
+		return
+	}
+	p.freed = true
+	switch {
+	case p.took.known:
+		p.h.services.observe(p.to.app, p.took.d)
+	case p.took.ends:
+		p.h.services.observe(p.to.app, time.Since(p.began))
+	}
+	p.gate.Leave()
+}
+
 // leave frees the slot, now or when the machine is done.
 func (p *place) leave(u used) {
 	h := p.h
 	if !u.release() {
-		switch {
-		case p.took.known:
-			h.services.observe(p.to.app, p.took.d)
-		case p.took.ends:
-			h.services.observe(p.to.app, time.Since(p.began))
-		}
-		p.gate.Leave()
+		p.took.lasts = false
+		p.free()
 		return
 	}
 	h.active.Add(1)
+	freed := p.freed // then it lingers without a slot: a stream that has not ended with its answer
 	l := &lingering{
 		gate: p.gate, epoch: p.epoch, app: h.app(p.to.app), sent: u.sent(), began: p.began, times: &h.services,
-		free: func() { p.gate.Leave(); h.leave() },
+		free: func() {
+			if !freed {
+				p.gate.Leave()
+			}
+			h.leave()
+		},
 	}
-	if hook := h.c.Trace.Abandoned; hook != nil {
+	if hook := h.c.Trace.Abandoned; hook != nil && !freed {
 		l.hook = func(freed Freed, held time.Duration) {
 			hook(Abandoned{p.to.app, p.to.id, p.to.node, p.epoch, freed, held})
 		}
@@ -321,21 +341,21 @@ func reopenable(length int64, h2 bool) int {
 }
 
 // pass passes an answer, and what it may become, back.
-func (h *Handler) pass(w http.ResponseWriter, resp *http.Response, gate *balance.Gate, x *exchange, s *serving, l leaver) error {
+func (h *Handler) pass(w http.ResponseWriter, resp *http.Response, p *place, x *exchange, s *serving, l leaver) error {
 	if l != nil {
 		defer l.leave()
 	}
 	hd := w.Header()
 	if resp.StatusCode == http.StatusSwitchingProtocols {
 		copyHeader(hd, resp.Header, resp.Header["Upgrade"])
-		setLoad(hd, gate.Load())
+		setLoad(hd, p.gate.Load())
 		upgrade(w, resp, x.conn)
 		x.conn = nil // it is no HTTP any more
 		return nil
 	}
 	copyHeader(hd, resp.Header, nil)
-	setLoad(hd, gate.Load())
-	return answerWith(w, resp, x, s)
+	setLoad(hd, p.gate.Load())
+	return answerWith(w, resp, x, s, p)
 }
 
 // awaited reports whether a request's body comes when we ask for it.

@@ -22,13 +22,16 @@ type Picker interface {
 	Acquire(ctx context.Context, r *balance.Request) (balance.Reservation, error)
 }
 
-// NoWait returns a [Picker] that picks and never waits: a fleet without a waiting room and without autostart.
+// NoWait returns a [Picker] that picks and never waits: a fleet without a waiting room and without
+// autostart. Its requests insist, see [balance.Request].
 func NoWait(b *balance.Balancer) Picker { return noWait{b} }
 
 type noWait struct{ b *balance.Balancer }
 
 func (p noWait) Acquire(_ context.Context, r *balance.Request) (balance.Reservation, error) {
-	return p.b.Pick(*r)
+	now := *r
+	now.Insist = true
+	return p.b.Pick(now)
 }
 
 // Fleet returns the fleet that is picked from.

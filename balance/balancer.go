@@ -264,7 +264,7 @@ func (b *Balancer) Pick(r Request) (Reservation, error) {
 		if m, slot := b.reserve(ab, &r); m != nil {
 			return Reservation{b: b, row: m, ticket: slot}, nil
 		}
-		return Reservation{}, ab.view.Load().nothing(&r)
+		return b.insist(ab, &r)
 	}
 	return b.pick(ab, &r)
 }
@@ -280,7 +280,24 @@ func (b *Balancer) pick(ab *appBalance, r *Request) (Reservation, error) {
 	if m, slot := b.reserve(ab, r); m != nil {
 		return Reservation{b: b, row: m, ticket: slot}, nil
 	}
-	return Reservation{}, ab.view.Load().nothing(r)
+	return b.insist(ab, r)
+}
+
+// insist ends a pick that has found nothing, of a request that may insist.
+func (b *Balancer) insist(ab *appBalance, r *Request) (Reservation, error) {
+	view := ab.view.Load()
+	if r.Insist {
+		for range attempts {
+			s, ok := view.perhaps(r)
+			if !ok {
+				break
+			}
+			if m := view.row(s); m.enter(view.order[s.region].rows) {
+				return Reservation{b: b, row: m}, nil
+			}
+		}
+	}
+	return Reservation{}, view.nothing(r)
 }
 
 // attempts bounds how often a pick looks again because what it chose was taken between look and act, or the row of a

@@ -1,6 +1,9 @@
 package balance
 
-import "time"
+import (
+	"math"
+	"time"
+)
 
 // nothing counts why no machine is usable.
 func (v *View) nothing(r *Request) error {
@@ -31,6 +34,28 @@ func (v *View) nothing(r *Request) error {
 		}
 	}
 	return e
+}
+
+// perhaps returns the least loaded of the machines that are full by nothing but the estimate of what
+// others have there, in the nearest region that has one.
+func (v *View) perhaps(r *Request) (s Slot, ok bool) {
+	for i := range v.order {
+		least := float32(math.MaxFloat32)
+		for _, pos := range v.order[i].rows.byTier[TierReady] {
+			m := v.order[i].rows.rows[pos]
+			own, e := m.cell.own(), est(m.cell.est.Load())
+			if !r.admits(m) || m.cell.gate != nil || full(own, float32(own), m.kin.limits.Hard, e) {
+				continue
+			}
+			if use := (float32(own) + e.others()) / float32(max(1, m.kin.limits.Soft)); use < least {
+				least, s, ok = use, Slot{int32(i), pos}, true
+			}
+		}
+		if ok {
+			return s, true
+		}
+	}
+	return s, false
 }
 
 // maxAfter bounds the guess at when a slot is free.

@@ -23,6 +23,11 @@ type Request struct {
 	// Want says which machines the request has to go to, or would rather; nil means any.
 	Want *Want
 
+	// Insist says that the request cannot wait for a slot. Where no machine can be used, one is that
+	// is full only as far as this node estimates what others have there: its owner decides then,
+	// and a bounce costs less than no answer. Once an owner has said so, its machine is full.
+	Insist bool
+
 	preferring bool // only what is preferred counts: the balancer's first try
 }
 
