@@ -653,3 +653,44 @@ func TestAStallThatAnOwnerTellsOfIsTheClients(t *testing.T) {
 		}
 	}
 }
+
+// A machine that breaks off while its client pauses in the middle of a body has failed: the client is told now, and not when
+// its own pause has been too long.
+func TestAMachineThatBreaksOffDuringAPauseIsToldOfAtOnce(t *testing.T) {
+	both(t, func(t *testing.T, local bool) {
+		for _, head := range []string{"Content-Length: 100000\r\n\r\nx", "Transfer-Encoding: chunked\r\n\r\n1\r\nx\r\n"} {
+			r := newRig(t, rigConfig{app: roomy, local: local})
+			machine, err := net.Listen("tcp", "127.0.0.1:0")
+			if err != nil {
+				t.Fatal(err)
+			}
+			defer machine.Close()
+			r.host("m1", machine.Addr().String())
+			go func() {
+				c, err := machine.Accept()
+				if err != nil {
+					return
+				}
+				if q, err := http.ReadRequest(bufio.NewReader(c)); err == nil {
+					io.ReadFull(q.Body, make([]byte, 1))
+				}
+				breakOff(c)
+			}()
+			c, err := net.Dial("tcp", r.front.Listener.Addr().String())
+			if err != nil {
+				t.Fatal(err)
+			}
+			defer c.Close()
+			io.WriteString(c, "POST / HTTP/1.1\r\nHost: x\r\n"+head)
+			resp, err := http.ReadResponse(bufio.NewReader(c), nil)
+			if err != nil {
+				t.Fatal(err)
+			}
+			if resp.StatusCode != http.StatusBadGateway {
+				t.Errorf("got %d, want 502", resp.StatusCode)
+			}
+			c.Close()
+			r.quiet()
+		}
+	})
+}

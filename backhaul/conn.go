@@ -1,6 +1,7 @@
 package backhaul
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"io"
@@ -65,7 +66,7 @@ func (c *conn) roundTrip(req *http.Request, body *reader, x *exchange) (*http.Re
 
 // send sends a request. net/http does not return, whatever happens, before a read of the request's
 // body does, and that may wait for a client: where the body is not all here, it is left behind once
-// the context has ended.
+// the context or the connection has ended.
 func (c *conn) send(req *http.Request, body *reader) (*http.Response, error) {
 	if body == nil || body.s.whole {
 		return c.cc.RoundTrip(req)
@@ -79,10 +80,13 @@ func (c *conn) send(req *http.Request, body *reader) (*http.Response, error) {
 		resp, err := c.cc.RoundTrip(req)
 		came <- result{resp, err}
 	}()
+	looks := 1
 	select {
 	case r := <-came:
 		return r.resp, r.err
 	case <-req.Context().Done():
+	case <-c.wire.over:
+		looks = brokenLooks
 	}
 	look := time.NewTicker(abandonWait)
 	defer look.Stop()
@@ -91,20 +95,30 @@ func (c *conn) send(req *http.Request, body *reader) (*http.Response, error) {
 		case r := <-came:
 			return r.resp, r.err
 		case <-look.C:
-			if body.s.awaited.waits() {
-				go func() {
-					if r := <-came; r.err == nil {
-						r.resp.Body.Close()
-					}
-				}()
-				return nil, context.Cause(req.Context())
+			if looks--; looks > 0 && req.Context().Err() == nil || !body.s.awaited.waits() {
+				continue
 			}
+			select {
+			case r := <-came:
+				return r.resp, r.err
+			default:
+			}
+			go func() {
+				if r := <-came; r.err == nil {
+					r.resp.Body.Close()
+				}
+			}()
+			return nil, cmp.Or(context.Cause(req.Context()), error(io.ErrUnexpectedEOF))
 		}
 	}
 }
 
-// abandonWait is what net/http may take to notice that a context has ended.
-const abandonWait = 5 * time.Millisecond
+// abandonWait is what net/http may take to notice that a context has ended, and brokenLooks of these what it may take to hand
+// over an answer that came before the connection's end.
+const (
+	abandonWait = 5 * time.Millisecond
+	brokenLooks = 40
+)
 
 func timedOut(err error) bool {
 	var t interface{ Timeout() bool }
