@@ -26,6 +26,9 @@ func (f *flight) wrap(resp *http.Response) {
 		f.finish(f.answerOutcome(), nil)
 		return
 	}
+	if f.early && resp.ContentLength == 0 {
+		f.free()
+	}
 	defer f.hand(resp)
 	a := answer{f, resp, resp.Body}
 	if rw, ok := resp.Body.(io.ReadWriteCloser); ok && resp.StatusCode == http.StatusSwitchingProtocols {

@@ -34,7 +34,7 @@ type flight struct {
 
 	answered bool
 	over     atomic.Bool
-	early    bool            // the client sees the end in the last byte of the answer, and we do not
+	early    bool            // the client may see the end in the last byte of the answer, or in its head, and we do not
 	freed    atomic.Bool     // the slot, before that end
 	outcome  balance.Outcome // when there is no answer
 
@@ -206,8 +206,8 @@ func (f *flight) attempt() (*http.Response, verdict, error) {
 		return nil, f.broke(fail, err, x.state()), err
 	}
 	f.status, f.sized = resp.StatusCode, resp.ContentLength >= 0
-	f.early = f.gate != nil && f.long == nil && x.h2 && f.req.ProtoMajor == 1 && f.sized &&
-		len(resp.Trailer) == 0
+	f.early = f.long == nil && x.h2 && f.sized && len(resp.Trailer) == 0 &&
+		(resp.ContentLength == 0 || f.gate != nil && f.req.ProtoMajor == 1)
 	f.sick = f.t.c.Failed(resp.StatusCode, resp.Header)
 	f.first = time.Since(f.start)
 	f.step(Step{Kind: StepHead, Took: time.Since(f.tried), Try: f.try})
@@ -317,17 +317,18 @@ func (f *flight) release(o balance.Outcome) {
 	f.used = used{}
 }
 
-// free frees the slot at a machine of this process, where an answer over HTTP/2 has all its bytes and
-// its end is still to come.
+// free frees the slot where an answer over HTTP/2 has all its bytes and its end is still to come.
 func (f *flight) free() {
 	if !f.freed.CompareAndSwap(false, true) {
 		return
 	}
 	o := f.answerOutcome()
-	if o == balance.Done {
-		f.learn()
+	if f.gate != nil {
+		if o == balance.Done {
+			f.learn()
+		}
+		f.gate.Leave()
 	}
-	f.gate.Leave()
 	f.res.Release(o)
 }
 

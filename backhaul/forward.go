@@ -103,6 +103,9 @@ func answerWith(w http.ResponseWriter, resp *http.Response, x *exchange, s *serv
 			hd.Add("Trailer", k)
 		}
 	}
+	if resp.ContentLength == 0 && len(resp.Trailer) == 0 {
+		p.free() // the head may go out before its end over HTTP/2 has been looked at
+	}
 	w.WriteHeader(resp.StatusCode)
 	if resp.Body != http.NoBody {
 		live := resp.ContentLength == -1 || strings.HasPrefix(hd.Get("Content-Type"), "text/event-stream")
