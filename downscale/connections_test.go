@@ -248,8 +248,10 @@ func TestHeldNamesTheConnections(t *testing.T) {
 			s.connect(m, Events, true)
 		}
 		time.Sleep(time.Minute)
+		synctest.Wait() // for the look at this instant
 		tcp := s.connect("m1", TCP, true)
 		time.Sleep(time.Minute)
+		synctest.Wait()
 		s.hangUp(tcp)
 		s.hangUp(ws)
 		for _, c := range s.open["m2"] {
