@@ -1,4 +1,4 @@
-package ebb
+package contract
 
 import (
 	"os"
@@ -10,7 +10,7 @@ import (
 
 // Each guarantee of the README names tests that hold it, and those tests exist.
 func TestGuaranteesNameTheirTests(t *testing.T) {
-	readme, err := os.ReadFile("README.md")
+	readme, err := os.ReadFile("../../README.md")
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -39,7 +39,7 @@ func TestGuaranteesNameTheirTests(t *testing.T) {
 
 func hasTest(t *testing.T, dir, test string) bool {
 	t.Helper()
-	files, err := filepath.Glob(filepath.Join(dir, "*_test.go"))
+	files, err := filepath.Glob(filepath.Join("..", "..", dir, "*_test.go"))
 	if err != nil {
 		t.Fatal(err)
 	}
