@@ -37,8 +37,8 @@ func freePort(t *testing.T) string {
 	return l.Addr().String()
 }
 
-// start runs a program until the test ends, and waits until it listens.
-func start(t *testing.T, addr, program string, args ...string) {
+// start runs a program until the test ends or stop is called, which waits for its exit. It returns when the program listens.
+func start(t *testing.T, addr, program string, args ...string) (stop func()) {
 	t.Helper()
 	var out bytes.Buffer
 	cmd := exec.Command(program, args...)
@@ -48,21 +48,19 @@ func start(t *testing.T, addr, program string, args ...string) {
 	}
 	exited := make(chan error, 1)
 	go func() { exited <- cmd.Wait() }()
-	t.Cleanup(func() {
+	stop = sync.OnceFunc(func() {
 		cmd.Process.Signal(os.Interrupt)
-		select {
-		case <-exited:
-		case <-time.After(10 * time.Second):
-			cmd.Process.Kill()
-			<-exited
-		}
+		deaf := time.AfterFunc(10*time.Second, func() { cmd.Process.Kill() })
+		defer deaf.Stop()
+		<-exited
 	})
+	t.Cleanup(stop)
 	poll := time.NewTicker(20 * time.Millisecond)
 	defer poll.Stop()
 	for deadline := time.Now().Add(60 * time.Second); ; {
 		if c, err := net.Dial("tcp", addr); err == nil {
 			c.Close()
-			return
+			return stop
 		}
 		select {
 		case err := <-exited:
@@ -182,7 +180,7 @@ http {
 }`, dir, addr, accesses), 0o644); err != nil {
 		t.Fatal(err)
 	}
-	start(t, addr, nginx, "-p", dir, "-c", conf)
+	stop := start(t, addr, nginx, "-p", dir, "-c", conf)
 	for form, through := range map[string]func(testing.TB, string, bool) string{"hop": path, "one process": near} {
 		front := "http://" + through(t, addr, true)
 		var clients sync.WaitGroup
@@ -207,16 +205,10 @@ http {
 		}
 		clients.Wait()
 	}
-	var log []byte
-	for range 1000 { // nginx writes a line after its answer
-		var err error
-		if log, err = os.ReadFile(accesses); err != nil {
-			t.Fatal(err)
-		}
-		if bytes.Count(log, []byte("\n")) >= 2*posts {
-			break
-		}
-		time.Sleep(10 * time.Millisecond)
+	stop() // it has written all it has to say by then
+	log, err := os.ReadFile(accesses)
+	if err != nil {
+		t.Fatal(err)
 	}
 	executed := map[string]int{}
 	for id := range strings.FieldsSeq(string(log)) {
