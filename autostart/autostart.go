@@ -10,7 +10,7 @@
 // goes on checking it, and restarts it when it is dead.
 //
 // The files that decide are pure; they take the time and random bits as arguments: policy.go,
-// rules.go, planner.go, rate.go, diagnosis.go, plan.go, pace.go, extra.go, sights.go, stops.go,
+// rules.go, planner.go, rate.go, diagnosis.go, plan.go, pace.go, extra.go, memory.go, stops.go,
 // liveness.go, reason.go, backoff.go, boot.go, history.go, idle.go, ramp.go, waiters.go, retry.go,
 // wants.go, probes.go and regions.go. The others act.
 package autostart

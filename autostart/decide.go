@@ -80,10 +80,10 @@ func (q *queue) rethink(now time.Time) (d Decision, ok bool) {
 	return d, true
 }
 
-// think asks the policy. q.mind keeps others from it meanwhile.
+// think asks the policy. q.policed keeps others from it meanwhile.
 func (q *queue) think(now time.Time, in Input) (Decision, error) {
-	q.mind <- struct{}{}
-	defer func() { <-q.mind }()
+	q.policed <- struct{}{}
+	defer func() { <-q.policed }()
 	q.news.Lock()
 	in.Answers, q.answers = q.answers, nil
 	q.news.Unlock()
@@ -150,11 +150,11 @@ func (q *queue) minded(do func()) {
 	patience := time.NewTimer(policyPatience)
 	defer patience.Stop()
 	select {
-	case q.mind <- struct{}{}:
+	case q.policed <- struct{}{}:
 	case <-patience.C:
 		return
 	}
-	defer func() { <-q.mind }()
+	defer func() { <-q.policed }()
 	if _, err := contained(func() (struct{}, error) { do(); return struct{}{}, nil }); err != nil {
 		q.a.config.Trace.policyFailed(q.app, err)
 	}

@@ -8,7 +8,7 @@ import (
 
 const (
 	// Gaps are counted in buckets that grow by a fifth, from idleMin to idleMax. Shorter ones are no pause, and would soon fill
-	// the memory of a busy app; who comes back after more than idleMax does not mind a boot.
+	// the memory of a busy app; who comes back after more than idleMax may wait for a boot.
 	idleMin, idleMax = 10 * time.Second, 4 * time.Hour
 	idleSteps        = 4 // buckets to an octave
 	idleBuckets      = 44

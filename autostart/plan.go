@@ -58,7 +58,7 @@ func (r *plan) listen() {
 		return
 	}
 	for i, m := range r.in.Machines {
-		if a := &r.p.sights[i].asked; a.on && a.pending && a.overdue(r.now, r.in.rtt(m.Region)) && !slices.Contains(r.silent, m.Owner) {
+		if a := &r.p.memory[i].asked; a.on && a.pending && a.overdue(r.now, r.in.rtt(m.Region)) && !slices.Contains(r.silent, m.Owner) {
 			r.silent = append(r.silent, m.Owner)
 		}
 	}
@@ -70,7 +70,7 @@ func (r *plan) hush(i int, m *balance.Machine, st standing) standing {
 	case len(r.silent) == 0 || !slices.Contains(r.silent, m.Owner):
 	case st == startable:
 		return held
-	case st == starting && m.State != balance.Starting && r.p.sights[i].asked.overdue(r.now, r.in.rtt(m.Region)):
+	case st == starting && m.State != balance.Starting && r.p.memory[i].asked.overdue(r.now, r.in.rtt(m.Region)):
 		return silent
 	}
 	return st
@@ -81,7 +81,7 @@ func (r *plan) count() {
 	r.d.Wait = waitMin
 	wanted := r.in.App.Autostart && (r.d.Demand > 0 || r.in.App.Min > 0 || r.in.App.MinPerRegion > 0)
 	for i, m := range r.in.Machines {
-		if s := &r.p.sights[i]; s.stale(r.now) {
+		if s := &r.p.memory[i]; s.stale(r.now) {
 			a := &s.asked
 			if wanted {
 				a.pending, a.at = true, r.now
@@ -152,7 +152,7 @@ func (r *plan) age(i int, m *balance.Machine) {
 		r.after(i, m)
 		return
 	}
-	s := &r.p.sights[i]
+	s := &r.p.memory[i]
 	at := s.asked.at
 	key := bootKey{m.Revision, s.kind}
 	if m.State == balance.Starting || m.State == balance.Started {
@@ -189,7 +189,7 @@ func (r *plan) doubts(m *balance.Machine, began time.Time, age time.Duration) {
 
 // after looks at a start that waits for the end of a stop.
 func (r *plan) after(i int, m *balance.Machine) {
-	s := &r.p.sights[i]
+	s := &r.p.memory[i]
 	if !s.asked.on {
 		return
 	}
@@ -302,7 +302,7 @@ func (r *plan) fill(list []int32, rest int64, n int) int64 {
 
 // askable reports whether a machine that stops may be asked to start afterwards.
 func (r *plan) askable(i int32) bool {
-	s := &r.p.sights[i]
+	s := &r.p.memory[i]
 	return !s.asked.on && !r.now.Before(s.until)
 }
 
@@ -328,7 +328,7 @@ func (r *plan) probe(list []int32) (best int32, ok bool) {
 		if st := r.p.stand[i]; st != startable && st != held {
 			continue
 		}
-		if !ok || r.p.sights[i].fails < r.p.sights[best].fails {
+		if !ok || r.p.memory[i].fails < r.p.memory[best].fails {
 			best, ok = i, true
 		}
 	}
@@ -340,7 +340,7 @@ func (r *plan) start(i int32) {
 	if r.probing {
 		r.p.breaker.probed(r.now, r.p.bits(m))
 	}
-	r.p.sights[i].asked = asked{on: true, epoch: m.Epoch, at: r.now, pending: true}
+	r.p.memory[i].asked = asked{on: true, epoch: m.Epoch, at: r.now, pending: true}
 	r.p.stand[i] = starting
 	r.budget--
 	r.active++
@@ -361,7 +361,7 @@ func (r *plan) start(i int32) {
 
 func (r *plan) recall(i int32) {
 	m := r.in.Machines[i]
-	r.p.sights[i].recall = recall{on: true, gen: m.CordonGen, at: r.now}
+	r.p.memory[i].recall = recall{on: true, gen: m.CordonGen, at: r.now}
 	r.p.stand[i] = ready
 	r.d.Recall = append(r.d.Recall, *m)
 }
@@ -456,13 +456,13 @@ func (r *plan) refuse() {
 			return
 		}
 	}
-	var soon *sight
+	var soon *memory
 	gone := 0
 	for i, m := range r.in.Machines {
 		if m.State == balance.Gone {
 			gone++
 		}
-		if s := &r.p.sights[i]; r.p.stand[i] == held && (soon == nil || s.until.Before(soon.until)) {
+		if s := &r.p.memory[i]; r.p.stand[i] == held && (soon == nil || s.until.Before(soon.until)) {
 			soon = s
 		}
 	}

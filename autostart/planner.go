@@ -42,7 +42,7 @@ type Planner struct {
 
 	// The machines as of the last decision, all in its order.
 	ids     []balance.MachineID
-	sights  []sight
+	memory  []memory
 	stand   []standing                // and as the present decision leaves them
 	stood   []standing                // as it found them
 	index   map[balance.MachineID]int // nil for few, see find
@@ -188,7 +188,7 @@ func (p *Planner) Answered(now time.Time, m balance.Machine, a balance.StartAnsw
 	if !ok {
 		return
 	}
-	s := &p.sights[i]
+	s := &p.memory[i]
 	if !s.asked.on || s.asked.epoch != m.Epoch {
 		return // the row has told meanwhile
 	}
@@ -209,8 +209,8 @@ func (p *Planner) Answered(now time.Time, m balance.Machine, a balance.StartAnsw
 // Recalled takes in what came of a recall. Where one failed, nothing is expected of the machine for a moment: its row may be
 // about to say that it stops.
 func (p *Planner) Recalled(now time.Time, m balance.Machine, err error) {
-	if i, ok := p.find(m.ID); ok && err != nil && p.sights[i].recall.gen == m.CordonGen {
-		p.sights[i].recall = recall{failed: true, gen: m.CordonGen, at: now}
+	if i, ok := p.find(m.ID); ok && err != nil && p.memory[i].recall.gen == m.CordonGen {
+		p.memory[i].recall = recall{failed: true, gen: m.CordonGen, at: now}
 	}
 }
 

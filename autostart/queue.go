@@ -50,9 +50,9 @@ type queue struct {
 	thought  *thought  // a question that the policy has not answered yet
 	failing  time.Time // since when the policy has panicked each time; zero while it does not
 
-	mind   chan struct{}          // holds one while the policy is asked anything
-	policy atomic.Pointer[Policy] // nil until Run has made it
-	ours   bool                   // it answers at once
+	policed chan struct{}          // holds one while the policy is asked anything
+	policy  atomic.Pointer[Policy] // nil until Run has made it
+	ours    bool                   // it answers at once
 
 	news    sync.Mutex       // guards what follows: answers come from other goroutines
 	answers []Answer         // since the last decision
@@ -98,7 +98,7 @@ type tried struct {
 }
 
 func newQueue(a *Autostart, app balance.AppID) *queue {
-	q := &queue{a: a, app: app, wake: make(chan struct{}, 1), mind: make(chan struct{}, 1)}
+	q := &queue{a: a, app: app, wake: make(chan struct{}, 1), policed: make(chan struct{}, 1)}
 	if a.config.Policy == nil {
 		q.setPolicy(NewPlanner(a.config.Hedge))
 	}

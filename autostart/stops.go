@@ -67,5 +67,5 @@ func (p *Planner) soon(now time.Time, i int, m *balance.Machine) bool {
 	if b := p.boots.of(bootKey{kind: Cold}); b.Known() {
 		boot = b.Expected()
 	}
-	return p.stops.left(m.State, now.Sub(p.sights[i].since)) <= max(boot, newsFor)
+	return p.stops.left(m.State, now.Sub(p.memory[i].since)) <= max(boot, newsFor)
 }

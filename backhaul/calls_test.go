@@ -29,7 +29,7 @@ func (c *calls) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 		b = append(b, buf[:n]...)
 		c.heard.Add(int64(n))
 	}
-	if r.URL.Path != "/talk" { // it does not mind that the client has said all
+	if r.URL.Path != "/talk" { // it goes on although the client has said all
 		<-r.Context().Done()
 		return
 	}

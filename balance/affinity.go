@@ -36,7 +36,7 @@ func (l *look) affine(i int, b *found) {
 
 // bounded reports whether a machine without a soft limit has more than its bound.
 func (l *look) bounded(w word, m *row, bound uint64) bool {
-	return m.kin.limits.Soft == 0 && bound > 0 && uint64(useOf(w)*16) > bound
+	return m.shared.limits.Soft == 0 && bound > 0 && uint64(useOf(w)*16) > bound
 }
 
 // closer reports whether a machine comes before the best so far: a better tier, room, the hash; without room the load and

@@ -11,7 +11,7 @@ type area struct {
 	chunks []*chunk // only ever appended; snapshots hold the slice as it was
 	used   int32    // places given so far
 	spare  []spare
-	like   *kin // of the row packed last
+	like   *shared // of the row packed last
 
 	_    [64]byte
 	turn atomic.Uint32 // see word: moves on when all that are equally used were picked

@@ -69,7 +69,7 @@ func (b *batch) commit() []AppID {
 		}
 		d.app.snap.Store(d.next)
 		for _, m := range d.gone {
-			d.app.area(m.kin.region).retire(m.cell, m.pos, b.f.tick.Load())
+			d.app.area(m.shared.region).retire(m.cell, m.pos, b.f.tick.Load())
 		}
 		for _, m := range d.rows {
 			m.cell.turnTo(m)
@@ -84,7 +84,7 @@ func (b *batch) commit() []AppID {
 // turnTo makes m the cell's row, unless a newer one is there already.
 func (c *cell) turnTo(m *row) {
 	c.row.Store(m)
-	c.base.Store(uint64(newBase(m.tier, m.kin.limits)))
+	c.base.Store(uint64(newBase(m.tier, m.shared.limits)))
 	if e := c.est.Load(); est(e)&(awayBit|cordonedBit) != 0 {
 		c.est.CompareAndSwap(e, uint64(est(e)&^(awayBit|cordonedBit)))
 	}
@@ -158,10 +158,10 @@ func (b *batch) put(m Machine, v Version, gate *Gate) (changed bool, err error) 
 	held := d.held(m.ID)
 	switch {
 	case held == nil:
-	case held.kin.owner != m.Owner:
-		return false, fmt.Errorf("balance: machine %q belongs to node %q, row says %q: a machine keeps its owner; remove it first", m.ID, held.kin.owner, m.Owner)
-	case held.kin.region != m.Region:
-		return false, fmt.Errorf("balance: machine %q is in region %q, row says %q: a machine keeps its region; remove it first", m.ID, held.kin.region, m.Region)
+	case held.shared.owner != m.Owner:
+		return false, fmt.Errorf("balance: machine %q belongs to node %q, row says %q: a machine keeps its owner; remove it first", m.ID, held.shared.owner, m.Owner)
+	case held.shared.region != m.Region:
+		return false, fmt.Errorf("balance: machine %q is in region %q, row says %q: a machine keeps its region; remove it first", m.ID, held.shared.region, m.Region)
 	case !v.after(held.version()):
 		return false, nil
 	}
@@ -176,10 +176,10 @@ func (b *batch) put(m Machine, v Version, gate *Gate) (changed bool, err error) 
 		d.app.cells.put(c)
 		delete(d.app.removed, m.ID)
 	} else {
-		if held.epoch != m.Epoch || held.kin.incarnation != v.Incarnation {
+		if held.epoch != m.Epoch || held.shared.incarnation != v.Incarnation {
 			held.cell.forget()
 		}
-		if m := held.cell.mem.Load(); m != nil && held.kin.incarnation != v.Incarnation {
+		if m := held.cell.mem.Load(); m != nil && held.shared.incarnation != v.Incarnation {
 			if t := m.tickets.Load(); t != nil {
 				t.clear(held.cell)
 			}
@@ -199,11 +199,11 @@ func (b *batch) put(m Machine, v Version, gate *Gate) (changed bool, err error) 
 // store packs m into a row at the place and over the cell of old.
 func (d *draft) store(r *regionRows, m Machine, v Version, old *row) {
 	like := r.area.like
-	if old.kin != nil {
-		like = old.kin
+	if old.shared != nil {
+		like = old.shared
 	}
 	next := pack(&m, v, &d.next.app, like)
-	r.area.like = next.kin
+	r.area.like = next.shared
 	next.cell, next.pos = old.cell, old.pos
 	next.tier = next.rowTier()
 	if next.tier == TierReady && next.cell.ejected() {
@@ -219,7 +219,7 @@ func (d *draft) held(id MachineID) *row {
 	if c == nil {
 		return nil
 	}
-	k := c.row.Load().kin
+	k := c.row.Load().shared
 	if k == nil { // new in this batch
 		for _, r := range d.regions {
 			if m := r.get(id); m != nil {
@@ -240,9 +240,9 @@ func (b *batch) rests(m *row) error {
 		return nil
 	}
 	if s, ok := m.cell.gate.remove(); !ok {
-		return &RunsError{MachineKey{m.kin.app, m.id}, s}
+		return &RunsError{MachineKey{m.shared.app, m.id}, s}
 	}
-	b.freed = append(b.freed, MachineKey{m.kin.app, m.id})
+	b.freed = append(b.freed, MachineKey{m.shared.app, m.id})
 	return nil
 }
 
@@ -259,7 +259,7 @@ func (b *batch) remove(u RemoveMachine) error {
 		if err := b.rests(m); err != nil {
 			return err
 		}
-		d.region(m.kin.region).drop(m)
+		d.region(m.shared.region).drop(m)
 		d.app.cells.remove(m.id)
 		d.gone = append(d.gone, m)
 		d.rows = slices.DeleteFunc(d.rows, func(n *row) bool { return n.id == m.id })
@@ -275,7 +275,7 @@ func (b *batch) nodeGone(u NodeGone) {
 	for id := range *b.f.apps.Load() {
 		var of []*row
 		for m := range b.current(id).rows() {
-			if m.kin.owner == u.Node && m.kin.incarnation <= u.Incarnation && m.state != Gone {
+			if m.shared.owner == u.Node && m.shared.incarnation <= u.Incarnation && m.state != Gone {
 				of = append(of, m)
 			}
 		}
@@ -283,7 +283,7 @@ func (b *batch) nodeGone(u NodeGone) {
 			d := b.draft(id)
 			gone := m.unpack()
 			gone.State = Gone
-			d.store(d.region(m.kin.region), gone, m.version(), m)
+			d.store(d.region(m.shared.region), gone, m.version(), m)
 			b.f.tell(func(w *Watcher) { w.put(PutMachine{gone, m.version()}) })
 		}
 	}

@@ -88,7 +88,7 @@ func NewGate(l Limits) (*Gate, error) {
 	return g, nil
 }
 
-// Admit counts a request in, or says why not. epoch is the machine's epoch that the caller has in mind, 0 for any.
+// Admit counts a request in, or says why not. epoch is the machine's epoch that the caller means, 0 for any.
 // knownGen is the cordon generation the caller's node had seen when it picked: a caller that comes although it knows the
 // present cordon had nothing better, and its arrival aborts the stop. The load includes the request when admitted.
 func (g *Gate) Admit(epoch, knownGen uint64) (Load, Bounce) {

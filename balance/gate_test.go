@@ -309,7 +309,7 @@ func gateModel(t *rapid.T) {
 		return Admitted
 	}
 	caller := func() (epoch, known uint64) {
-		if rapid.Bool().Draw(t, "has an epoch in mind") {
+		if rapid.Bool().Draw(t, "means an epoch") {
 			epoch = older("epoch", m.epoch)
 		}
 		return epoch, older("known generation", m.gen)

@@ -13,7 +13,7 @@ type grantedWorld struct {
 	gate    *Gate
 	granter *Granter
 	edge    *Balancer
-	sent    []gift
+	sent    []notice
 }
 
 func newGrantedWorld(t *testing.T, lasts time.Duration) *grantedWorld {
@@ -33,7 +33,7 @@ func newGrantedWorld(t *testing.T, lasts time.Duration) *grantedWorld {
 		t.Fatal(err)
 	}
 	w.granter, err = NewGranter(owner, GranterConfig{
-		For: lasts, Now: func() time.Time { return w.now }, Give: func(n NodeID, g Grant) { w.sent = append(w.sent, gift{n, g}) },
+		For: lasts, Now: func() time.Time { return w.now }, Give: func(n NodeID, g Grant) { w.sent = append(w.sent, notice{n, g}) },
 	})
 	if err != nil {
 		t.Fatal(err)

@@ -193,8 +193,8 @@ func (g *Granter) changed(app AppID) {
 	}
 }
 
-// gift is a message to a node.
-type gift struct {
+// notice is a message to a node: a grant, or the end of one.
+type notice struct {
 	node NodeID
 	Grant
 }
@@ -202,25 +202,25 @@ type gift struct {
 // deal brings the grants of an app in line with its gates: level-triggered, whatever happened in between.
 func (g *Granter) deal(app AppID) {
 	now := g.c.Now()
-	var gifts []gift
+	var notices []notice
 	g.mu.Lock()
 	if a, ok := g.apps[app]; ok {
 		for _, x := range a.settle(now, g.c.For) {
-			gifts = append(gifts, x.revoked(app))
+			notices = append(notices, x.revoked(app))
 		}
 		if s, ok := g.fleet.App(app); ok {
-			gifts = g.hand(s, app, a, now, gifts)
+			notices = g.hand(s, app, a, now, notices)
 		}
 	}
 	g.mu.Unlock()
-	for _, x := range gifts {
+	for _, x := range notices {
 		g.c.Give(x.node, x.Grant)
 	}
 }
 
 // hand gives free slots to nodes: those of the best machines first. What nodes hold without need is taken from them only when
 // nothing is free and somebody waits.
-func (g *Granter) hand(s *Snapshot, app AppID, a *granting, now time.Time, gifts []gift) []gift {
+func (g *Granter) hand(s *Snapshot, app AppID, a *granting, now time.Time, notices []notice) []notice {
 	a.round++
 	for tier := range tiers {
 		for m := range s.rows() {
@@ -241,7 +241,7 @@ func (g *Granter) hand(s *Snapshot, app AppID, a *granting, now time.Time, gifts
 				if !ok {
 					break
 				}
-				gifts = append(gifts, a.give(m, app, node, token, now, g.c.For, !lacks))
+				notices = append(notices, a.give(m, app, node, token, now, g.c.For, !lacks))
 			}
 		}
 	}
@@ -254,36 +254,36 @@ func (g *Granter) hand(s *Snapshot, app AppID, a *granting, now time.Time, gifts
 		for g.grants(m) && m.tier < tiers {
 			node, lacks, ok := a.slots.next(now.UnixNano())
 			if !ok || !lacks {
-				return gifts
+				return notices
 			}
 			from, ok := a.takeBack(m.cell.gate, now.Add(-g.c.For/10))
 			if !ok {
 				break
 			}
-			gifts = append(gifts, from.revoked(app))
+			notices = append(notices, from.revoked(app))
 			if token, ok := m.cell.gate.Grant(); ok {
-				gifts = append(gifts, a.give(m, app, node, token, now, g.c.For, false))
+				notices = append(notices, a.give(m, app, node, token, now, g.c.For, false))
 			}
 		}
 	}
-	return gifts
+	return notices
 }
 
 // grants reports whether the slots of a machine are granted here.
 func (g *Granter) grants(m *row) bool {
-	return m.cell.gate != nil && m.kin.limits.granted()
+	return m.cell.gate != nil && m.shared.limits.granted()
 }
 
 // give notes a grant.
-func (a *granting) give(m *row, app AppID, node NodeID, token uint64, now time.Time, lasts time.Duration, lent bool) gift {
+func (a *granting) give(m *row, app AppID, node NodeID, token uint64, now time.Time, lasts time.Duration, lent bool) notice {
 	a.gave = now
 	a.slots.hold(node, 1)
 	a.out = append(a.out, given{node, m.id, m.cell.gate, token, now, lent})
-	return gift{node, Grant{App: app, Machine: m.id, Epoch: m.cell.gate.epoch.Load(), Token: token, For: lasts}}
+	return notice{node, Grant{App: app, Machine: m.id, Epoch: m.cell.gate.epoch.Load(), Token: token, For: lasts}}
 }
 
-func (x *given) revoked(app AppID) gift {
-	return gift{x.node, Grant{App: app, Machine: x.machine, Token: x.token, Revoked: true}}
+func (x *given) revoked(app AppID) notice {
+	return notice{x.node, Grant{App: app, Machine: x.machine, Token: x.token, Revoked: true}}
 }
 
 // settle drops the grants that were used, and takes back those that were not used in time. Those that it takes back before

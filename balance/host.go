@@ -68,8 +68,8 @@ func (f *Fleet) limitGates(app AppID) {
 		return
 	}
 	for m := range s.rows() {
-		if g := m.cell.gate; g != nil && g.Load().Limits != m.kin.limits {
-			g.SetLimits(m.kin.limits) // valid: the row was
+		if g := m.cell.gate; g != nil && g.Load().Limits != m.shared.limits {
+			g.SetLimits(m.shared.limits) // valid: the row was
 		}
 	}
 }
@@ -85,7 +85,7 @@ func (f *Fleet) follow(app AppID, id MachineID, edit func(*Machine)) error {
 		m := row.unpack()
 		if edit != nil {
 			edit(&m)
-			m.ID, m.App, m.Region, m.Owner = id, app, row.kin.region, f.node
+			m.ID, m.App, m.Region, m.Owner = id, app, row.shared.region, f.node
 			if err := m.validate(); err != nil {
 				return err
 			}
@@ -110,7 +110,7 @@ func (f *Fleet) ownRow(app AppID, id MachineID) (r *row) {
 	if c == nil || c.gate == nil {
 		return nil
 	}
-	if r = c.row.Load(); r.kin == nil { // Host has not returned: its batch holds the lock
+	if r = c.row.Load(); r.shared == nil { // Host has not returned: its batch holds the lock
 		f.locked(func() error { r = c.row.Load(); return nil })
 	}
 	return r

@@ -44,10 +44,10 @@ func (v *View) perhaps(r *Request) (s Slot, ok bool) {
 		for _, pos := range v.order[i].rows.byTier[TierReady] {
 			m := v.order[i].rows.rows[pos]
 			own, e := m.cell.own(), est(m.cell.est.Load())
-			if !r.admits(m) || m.cell.gate != nil || full(own, float32(own), m.kin.limits.Hard, e) {
+			if !r.admits(m) || m.cell.gate != nil || full(own, float32(own), m.shared.limits.Hard, e) {
 				continue
 			}
-			if use := (float32(own) + e.others()) / float32(max(1, m.kin.limits.Soft)); use < least {
+			if use := (float32(own) + e.others()) / float32(max(1, m.shared.limits.Soft)); use < least {
 				least, s, ok = use, Slot{int32(i), pos}, true
 			}
 		}
@@ -64,7 +64,7 @@ const maxAfter = 10 * time.Second
 // after lowers the guess to when one of m's requests is likely to end: their mean stay over how many there are. It is at
 // least the moment for which a machine that said "full" is left out.
 func (e *NoMachineError) after(p *reach, m *row) {
-	n := max(1, m.cell.own(), m.kin.limits.Hard)
+	n := max(1, m.cell.own(), m.shared.limits.Hard)
 	t := min(max(p.stats.Stay/time.Duration(n), tickEvery), maxAfter)
 	if e.After == 0 || t < e.After {
 		e.After = t

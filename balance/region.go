@@ -81,7 +81,7 @@ func (r *regionRows) set(m *row) {
 		for len(r.ranks) < len(r.rows) {
 			r.ranks = append(r.ranks, 0)
 		}
-		rank := Rank(m.kin.app, m.id)
+		rank := Rank(m.shared.app, m.id)
 		i, _ := r.find(m.id)
 		r.byID = slices.Insert(r.byID, i, m.pos)
 		r.byRank = slices.Insert(r.byRank, r.findRank(rank, m.id), m.pos)

@@ -58,7 +58,7 @@ func (r *Reservation) Machine() *Machine { return r.row.machine() }
 
 // Incarnation returns which start of the machine's owner the picked row is from: a later one is another process, and
 // nothing that was agreed with an earlier one holds. It is valid while the reservation is.
-func (r *Reservation) Incarnation() uint64 { return r.row.kin.incarnation }
+func (r *Reservation) Incarnation() uint64 { return r.row.shared.incarnation }
 
 // Gate returns the gate of the machine when this process owns it, else nil.
 func (r *Reservation) Gate() *Gate { return r.row.cell.gate }
@@ -66,7 +66,7 @@ func (r *Reservation) Gate() *Gate { return r.row.cell.gate }
 // Busy reports whether the machine, this request included, is above its soft limit: the signal to start another.
 func (r *Reservation) Busy() bool {
 	m := r.row
-	soft := m.kin.limits.Soft
+	soft := m.shared.limits.Soft
 	if soft == 0 {
 		return false
 	}
@@ -84,13 +84,13 @@ func (r *Reservation) Failing() bool { return r.row.tier == TierFailing }
 // not allocate. What is older than what is known is dropped.
 func (r *Reservation) Observe(l Load) {
 	c := r.row.cell
-	if l.Epoch != 0 && l.Epoch < c.row.Load().epoch || r.row.kin.incarnation < c.row.Load().kin.incarnation {
+	if l.Epoch != 0 && l.Epoch < c.row.Load().epoch || r.row.shared.incarnation < c.row.Load().shared.incarnation {
 		return // of a run that is over
 	}
 	r.away = l.State != Started
 	r.full = l.Limits.Hard > 0 && l.InFlight >= l.Limits.Hard
 	if c.observe(l, 0, true) && (l.Limits.Hard == 0 || l.InFlight < l.Limits.Hard) {
-		r.b.signal(r.row.kin.app)
+		r.b.signal(r.row.shared.app)
 	}
 }
 
@@ -129,5 +129,5 @@ func (r *Reservation) Release(o Outcome) {
 		}
 	}
 	c.leave()
-	b.signal(m.kin.app)
+	b.signal(m.shared.app)
 }

@@ -2,11 +2,11 @@ package balance
 
 import "sync/atomic"
 
-// row is a machine in a snapshot, packed: what machines have in common stands in their kin. It is immutable.
+// row is a machine in a snapshot, packed: what machines have in common stands in shared. It is immutable.
 type row struct {
 	id              MachineID
 	addr            string
-	kin             *kin
+	shared          *shared
 	fault           *string // nil for none
 	gen, epoch, seq uint64
 	cell            *cell
@@ -18,8 +18,8 @@ type row struct {
 	tier            Tier // on this node: outliers are worse than their row
 }
 
-// kin is what machines of one app, region and owner tend to share.
-type kin struct {
+// shared is what machines of one app, region and owner tend to share.
+type shared struct {
 	app         AppID
 	region      string
 	owner       NodeID
@@ -31,13 +31,13 @@ type kin struct {
 
 const recentFlag, doubtfulFlag = 1 << 7, 1 << 6
 
-// pack makes a row. like is a kin to use again where it fits.
-func pack(m *Machine, v Version, app *App, like *kin) *row {
-	k := kin{m.App, m.Region, m.Owner, m.Revision, m.Limits, app.LimitsOf(*m), v.Incarnation}
+// pack makes a row. like is one to use again where it fits.
+func pack(m *Machine, v Version, app *App, like *shared) *row {
+	k := shared{m.App, m.Region, m.Owner, m.Revision, m.Limits, app.LimitsOf(*m), v.Incarnation}
 	if like == nil || *like != k {
 		like = &k
 	}
-	r := &row{id: m.ID, addr: m.Addr, kin: like, gen: m.CordonGen, epoch: m.Epoch, seq: v.Seq, state: m.State, health: m.Health, cordonAndFlags: uint8(m.Cordon)}
+	r := &row{id: m.ID, addr: m.Addr, shared: like, gen: m.CordonGen, epoch: m.Epoch, seq: v.Seq, state: m.State, health: m.Health, cordonAndFlags: uint8(m.Cordon)}
 	if m.Recent {
 		r.cordonAndFlags |= recentFlag
 	}
@@ -63,7 +63,7 @@ func (r *row) machine() *Machine {
 }
 
 func (r *row) unpack() Machine {
-	k := r.kin
+	k := r.shared
 	m := Machine{
 		ID: r.id, App: k.app, Region: k.region, Owner: k.owner, Addr: r.addr, Revision: k.revision, Limits: k.own,
 		State: r.state, Health: r.health, Recent: r.cordonAndFlags&recentFlag != 0, Cordon: r.cordon(),
@@ -76,7 +76,7 @@ func (r *row) unpack() Machine {
 }
 
 func (r *row) cordon() Cordon   { return Cordon(r.cordonAndFlags &^ (recentFlag | doubtfulFlag)) }
-func (r *row) version() Version { return Version{r.kin.incarnation, r.seq} }
+func (r *row) version() Version { return Version{r.shared.incarnation, r.seq} }
 
 // rowTier is the tier that the row itself says.
 func (r *row) rowTier() Tier {

@@ -28,7 +28,7 @@ func (b *Balancer) Take(g Grant) bool {
 	now := b.fleet.tick.Load()
 	if a.granted.Swap(now) == 0 {
 		for m := range a.snap.Load().rows() {
-			m.cell.underGrants(m.kin.limits)
+			m.cell.underGrants(m.shared.limits)
 		}
 	}
 	held.put(c, ticket{g.Token, now + max(1, int64(g.For/tickEvery))})
@@ -54,7 +54,7 @@ func (r *Reservation) giveBack() {
 	case !r.shown:
 		r.row.cell.remember().granted().putBack(r.row.cell, r.ticket)
 	case r.lost && r.b.giveBack != nil:
-		r.b.giveBack(r.row.kin.owner, Grant{App: r.row.kin.app, Machine: r.row.id, Token: r.ticket.token})
+		r.b.giveBack(r.row.shared.owner, Grant{App: r.row.shared.app, Machine: r.row.id, Token: r.ticket.token})
 	}
 }
 
@@ -88,14 +88,14 @@ func (v *View) granting() (owners []asked) {
 		near, share := v.Near(i), float64(v.order[i].share)/shareAll
 		for _, p := range v.order[i].rows.byID {
 			m := v.order[i].rows.rows[p]
-			l := m.kin.limits
+			l := m.shared.limits
 			if !l.granted() {
 				continue
 			}
-			at := slices.IndexFunc(owners, func(o asked) bool { return o.node == m.kin.owner })
+			at := slices.IndexFunc(owners, func(o asked) bool { return o.node == m.shared.owner })
 			if at < 0 {
 				at = len(owners)
-				owners = append(owners, asked{node: m.kin.owner, near: near, share: share, rtt: v.order[i].rtt, stay: v.order[i].stats.Stay})
+				owners = append(owners, asked{node: m.shared.owner, near: near, share: share, rtt: v.order[i].rtt, stay: v.order[i].stats.Stay})
 			}
 			if m.state == Started || m.state == Starting {
 				owners[at].slots += l.Hard

@@ -73,7 +73,7 @@ func (f *Fleet) retier(id AppID, ms []MachineID) {
 		d := b.draft(id)
 		for _, id := range ms {
 			if m := d.held(id); m != nil {
-				d.store(d.region(m.kin.region), m.unpack(), m.version(), m)
+				d.store(d.region(m.shared.region), m.unpack(), m.version(), m)
 			}
 		}
 		touched = b.commit()
@@ -134,7 +134,7 @@ func (m *row) age(turned []MachineID, a *area, sum *gathered, j *jury) []Machine
 		mem = c.remember()
 		news := seen != mem.seen
 		taken := int((sent - mem.sent) & sentMask)
-		e = mem.step(e, seen, own, m.kin.limits.Hard, sent, a.around)
+		e = mem.step(e, seen, own, m.shared.limits.Hard, sent, a.around)
 		if mem.note(sent-uint32(own), mem.fails.Load(), mem.void.Load(), j.record) && e.penalty() > mem.most() {
 			e = e.withPenalty(mem.most())
 		}
@@ -173,13 +173,13 @@ func (m *row) age(turned []MachineID, a *area, sum *gathered, j *jury) []Machine
 		if c.gate != nil {
 			total = float32(max(own, c.gate.InFlight()))
 		}
-		use := total / float32(max(1, m.kin.limits.Soft))
+		use := total / float32(max(1, m.shared.limits.Soft))
 		sum.ready++
 		sum.own += own
 		sum.load += total
 		sum.use += use
 		sum.least = min(sum.least, use)
-		sum.soft += m.kin.limits.Soft
+		sum.soft += m.shared.limits.Soft
 	}
 	return turned
 }

@@ -183,7 +183,7 @@ func (v *View) row(s Slot) *row {
 }
 
 func (m *row) look(c *Candidate) {
-	l := m.kin.limits
+	l := m.shared.limits
 	e, own, gate := est(m.cell.est.Load()), m.cell.own(), -1
 	total := float32(own) + e.others()
 	if m.cell.gate != nil { // owned by this process: the truth is at hand
@@ -194,7 +194,7 @@ func (m *row) look(c *Candidate) {
 	*c = Candidate{
 		ID: m.id, Tier: m.tier, Own: own, Others: float64(total) - float64(own), Limits: l,
 		Load: float64((total + e.penalty()) * e.slow() / e.ramp()),
-		Rank: Rank(m.kin.app, m.id), Picked: int64(turnOf(w)), Said: e&saidBit != 0,
+		Rank: Rank(m.shared.app, m.id), Picked: int64(turnOf(w)), Said: e&saidBit != 0,
 		full: full(own, total, l.Hard, e),
 	}
 	c.Salt = mix(w&(1<<saltBits-1), c.Rank)

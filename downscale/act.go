@@ -56,7 +56,7 @@ func (r *run) observe(m *machine, now time.Time) {
 			}
 		default:
 			if m.gate.Touched() {
-				r.step(m, now, Input{Kind: Touched}) // a firm order does not mind
+				r.step(m, now, Input{Kind: Touched}) // a firm order goes on
 			}
 			if m.protocol.Gen() == l.CordonGen {
 				r.quiet(m, now, l, used)

@@ -268,7 +268,7 @@ func TestHeldNamesTheConnections(t *testing.T) {
 	})
 }
 
-// A policy that does not mind connections is told no, and why.
+// A policy that ignores connections is told no, and why.
 func TestAPolicyIsVetoedForConnections(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		s := &switchboard{open: map[balance.MachineID][]*longConn{}}

@@ -301,7 +301,7 @@ func (w *gateWorld) look() {
 			w.feed(Input{Kind: Touched})
 			if w.p.Phase() != SoftCordoned && w.p.Phase() != Notifying {
 				return
-			} // a firm order does not mind
+			} // a firm order goes on
 		}
 		if w.acked {
 			w.feed(Input{Kind: Acknowledged, Gate: l.CordonGen})

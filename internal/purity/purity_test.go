@@ -9,7 +9,7 @@ import (
 
 // cores are the files that decide, by folder.
 var cores = map[string]string{
-	"autostart":         "planner bounded rate diagnosis plan pace stops liveness sights reason backoff boot waiters retry wants probes regions policy rules extra history idle ramp leaving",
+	"autostart":         "planner bounded rate diagnosis plan pace stops liveness memory reason backoff boot waiters retry wants probes regions policy rules extra history idle ramp leaving",
 	"autostart/process": "words exit cgroup lastline sockets",
 	"balance":           "affinity app asks balance bounce closest draw errors explain leastload look machine nothing order outlier pack past request slice slots snapshot spill strategy tier update view want waterfill word area index region row",
 	"rtt":               "agree build choose clock estimator flight ladder loss order packet reflector schedule stat table vector",

@@ -408,7 +408,7 @@ func (w *stormy) runDownscaler(t testing.TB, ctx context.Context) {
 	}
 }
 
-// maintain orders machines to stop, some firmly, and changes its mind at times.
+// maintain orders machines to stop, some firmly, and withdraws some.
 func (w *stormy) maintain(ctx context.Context) {
 	for ctx.Err() == nil {
 		time.Sleep(w.between(0, 3*time.Second))

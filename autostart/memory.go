@@ -23,8 +23,8 @@ const (
 	refusedFor = time.Second
 )
 
-// sight is what a planner knows of one machine beyond its row.
-type sight struct {
+// memory is what a planner knows of one machine beyond its row.
+type memory struct {
 	known   bool // it has been looked at before
 	epoch   uint64
 	state   balance.State
@@ -70,10 +70,10 @@ func (p *Planner) align(ms []*balance.Machine) {
 	if same {
 		return
 	}
-	sights := make([]sight, len(ms))
+	memories := make([]memory, len(ms))
 	for i, m := range ms {
 		if old, ok := p.find(m.ID); ok {
-			sights[i] = p.sights[old]
+			memories[i] = p.memory[old]
 		}
 	}
 	p.ids, p.order = make([]balance.MachineID, 0, len(ms)), make([]int32, 0, len(ms))
@@ -101,7 +101,7 @@ func (p *Planner) align(ms []*balance.Machine) {
 			p.index[m.ID] = i
 		}
 	}
-	p.sights = sights
+	p.memory = memories
 	p.stand, p.stood = make([]standing, len(ms)), make([]standing, len(ms))
 }
 
@@ -133,7 +133,7 @@ func (p *Planner) in(name string) []int32 {
 // observe takes in the rows: boots that ended, runs that failed, commands that took effect.
 func (p *Planner) observe(now time.Time, ms []*balance.Machine) {
 	for i, m := range ms {
-		s := &p.sights[i]
+		s := &p.memory[i]
 		if s.known && s.epoch == m.Epoch && s.state == m.State {
 			if held := m.State == balance.Starting && m.Recent && m.Health != balance.Passing; held || s.held {
 				s.bootAt, s.partial, s.held = now, false, held // its boot begins now, or later
@@ -155,8 +155,8 @@ func (p *Planner) observe(now time.Time, ms []*balance.Machine) {
 
 // shift moves all that is remembered after a clock that was set back: what was to be waited for, or has been, stays as long.
 func (p *Planner) shift(back time.Duration) {
-	for i := range p.sights {
-		s := &p.sights[i]
+	for i := range p.memory {
+		s := &p.memory[i]
 		for _, t := range []*time.Time{&s.since, &s.bootAt, &s.until, &s.asked.at, &s.recall.at} {
 			*t = t.Add(-back)
 		}
@@ -165,7 +165,7 @@ func (p *Planner) shift(back time.Duration) {
 }
 
 // moved takes in one machine's change.
-func (p *Planner) moved(now time.Time, m *balance.Machine, s, was *sight) {
+func (p *Planner) moved(now time.Time, m *balance.Machine, s, was *memory) {
 	started := m.Epoch != was.epoch // a start has begun since the last look
 	if started || m.State == balance.Started {
 		s.gen = m.CordonGen
@@ -236,7 +236,7 @@ const (
 )
 
 // failed counts a failure of a machine.
-func (p *Planner) failed(now time.Time, m *balance.Machine, s *sight, fault string, what failure) {
+func (p *Planner) failed(now time.Time, m *balance.Machine, s *memory, fault string, what failure) {
 	if fault == "" {
 		fault = "it failed and did not say why"
 	}
@@ -268,7 +268,7 @@ func (a *asked) overdue(now time.Time, rtt time.Duration) bool {
 
 // stale reports whether an answered start has gone unseen for too long. One that waits for the end
 // of a stop is remembered by the machine's gate, however long that takes.
-func (s *sight) stale(now time.Time) bool {
+func (s *memory) stale(now time.Time) bool {
 	a := &s.asked
 	switch {
 	case !a.on || a.pending:
@@ -308,7 +308,7 @@ func (r *recall) stands(now time.Time, gen uint64) standing {
 
 // stands says what machine i is good for.
 func (p *Planner) stands(now time.Time, i int, m *balance.Machine) standing {
-	s := &p.sights[i]
+	s := &p.memory[i]
 	if m.Cordon == balance.CordonHard {
 		return unusable
 	}
