@@ -196,7 +196,8 @@ func TestRegionOrder(t *testing.T) {
 	}
 }
 
-// A Boots is a value: what is learned by one of two copies changes nothing in the other, however full they are.
+// A Boots is a value: what is learned by one of two copies changes nothing in the other, however
+// full they are.
 func TestACopyOfBootsIsASnapshot(t *testing.T) {
 	for _, n := range []int{0, 1, 3, bootsKept - 1, bootsKept, 3 * bootsKept} {
 		var b Boots

@@ -7,8 +7,9 @@ import (
 	"github.com/ebbkit/ebb/balance"
 )
 
-// Bounded returns a policy that says what p says, but for what breaks a bound. An [Autostart] asks each policy of yours through
-// it, so that a policy decides what is wanted and need not repeat what must not be:
+// Bounded returns a policy that says what p says, but for what breaks a bound. An [Autostart] asks
+// each policy of yours through it, so that a policy decides what is wanted and need not repeat what
+// must not be:
 //
 //   - nothing is started or recalled of an app whose autostart is off, of another app, or of a row that has changed;
 //   - nothing is started that runs, is hard-cordoned, or whose node is gone, and nothing beyond [balance.App.Max];
@@ -17,7 +18,8 @@ import (
 //     it has run for 1 min is not. After three failures in a row of an app, whichever its machines, one of them is tried at a
 //     time, at intervals of 0.4 s, doubling up to 25 s, until one has become ready.
 //
-// What is taken out of a decision is answered as the owner would have: a start as refused, or as under way, a recall as too late.
+// What is taken out of a decision is answered as the owner would have: a start as refused, or as
+// under way, a recall as too late.
 //
 // The suite of package autostarttest asks policies in the same way.
 //
@@ -53,13 +55,14 @@ type bound struct {
 const (
 	// boundFor is how long a start counts as asked for that its row does not show.
 	boundFor = 10 * time.Second
-	// boundRefused is how long it counts after its owner has refused it: the row that says why is on its way.
+	// boundRefused is how long it counts after its owner has refused it: the row that says why is on
+	// its way.
 	boundRefused = time.Second
-	// boundFails is up to how many failures in a row the time doubles for which a machine is left alone: half of what a [Planner]
-	// waits at least, so that the two never wait for each other.
+	// boundFails is up to how many failures in a row the time doubles for which a machine is left
+	// alone: half of what a [Planner] waits at least, so that the two never wait for each other.
 	boundFails = 5
-	// boundBreaks is how many failures of an app in a row are its own and not of a machine, and boundBreaksMost up to how many more
-	// the interval doubles between further tries.
+	// boundBreaks is how many failures of an app in a row are its own and not of a machine, and
+	// boundBreaksMost up to how many more the interval doubles between further tries.
 	boundBreaks, boundBreaksMost = 3, 7
 )
 

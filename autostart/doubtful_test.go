@@ -113,10 +113,10 @@ func TestDoubtOfStarts(t *testing.T) {
 	}
 }
 
-// With an app that never listens where it should, a request is told within 6 s what is wrong, and so
-// is each later one; whether the app hangs or listens elsewhere, with one machine or with several.
-// When it is mended it is served, without anything else being done, within the time that a start is
-// given. A slow boot is waited for as long as it does something, or is known to be slow.
+// With an app that never listens where it should, a request is told within 6 s what is wrong, and
+// so is each later one; whether the app hangs or listens elsewhere, with one machine or with
+// several. When it is mended it is served, without anything else being done, within the time that a
+// start is given. A slow boot is waited for as long as it does something, or is known to be slow.
 func TestBrokenAppIsNamedWithinSixSecondsAndCured(t *testing.T) {
 	const hangs, astray = "it listens nowhere and does nothing (set App.BootHint if its boots take longer); " +
 		"it last wrote: loading", "it listens at 127.0.0.1:8081"

@@ -41,8 +41,8 @@ type Inspector interface {
 
 // Describer may be implemented by a [Driver] that sees more of a machine than its address tells. It
 // is asked for people's sake, about starts that take long: what it says stands in the row's Fault.
-// A start whose machine listens elsewhere, and not at its address, fails for that; so does one whose
-// machine does nothing for long.
+// A start whose machine listens elsewhere, and not at its address, fails for that; so does one
+// whose machine does nothing for long.
 type Describer interface {
 	// Describe returns what can be seen of m now. It is called while m starts, and heeds ctx.
 	Describe(ctx context.Context, m balance.Machine) (Description, error)

@@ -10,8 +10,8 @@ import (
 	"github.com/ebbkit/ebb/balance"
 )
 
-// covering is a policy of one's own: it starts as many machines as the demand fills, in the order that all nodes share. It
-// repeats none of the bounds, which hold without it.
+// covering is a policy of one's own: it starts as many machines as the demand fills, in the order
+// that all nodes share. It repeats none of the bounds, which hold without it.
 type covering struct {
 	avoid map[balance.MachineID]time.Time // machines that did not start, and until when others go first
 }
@@ -61,7 +61,8 @@ func newCovering(balance.AppID) autostart.Policy {
 	return &covering{avoid: map[balance.MachineID]time.Time{}}
 }
 
-// A policy of one's own is made for each app, by Config.Policy. Its bounds are kept for it: see Bounded.
+// A policy of one's own is made for each app, by Config.Policy. Its bounds are kept for it: see
+// Bounded.
 func ExampleBounded() {
 	config := autostart.Config{Policy: newCovering} // for autostart.New
 

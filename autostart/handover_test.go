@@ -154,7 +154,8 @@ func TestMinimumWithoutRequests(t *testing.T) {
 	})
 }
 
-// Who cordons a machine knows what is in flight there; what comes to it for want of a better one counts anew.
+// Who cordons a machine knows what is in flight there; what comes to it for want of a better one
+// counts anew.
 func TestOnlyWhatComesLaterRecalls(t *testing.T) {
 	for _, told := range []int{-1, 1} { // by other nodes, that ask for the same; negative: they tell nothing
 		synctest.Test(t, func(t *testing.T) {

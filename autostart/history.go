@@ -6,12 +6,12 @@ import (
 	"time"
 )
 
-// History is what has been learned of one app's boots and stops: a value to be kept over a restart, in JSON or otherwise. The
-// zero value knows nothing.
+// History is what has been learned of one app's boots and stops: a value to be kept over a restart,
+// in JSON or otherwise. The zero value knows nothing.
 type History struct {
 	Boots []HistoryBoots `json:"boots,omitempty"`
-	// Stops and Suspends are how long its machines took to stop, and to be suspended: whether one that is on its way is worth
-	// waiting for, or another is started.
+	// Stops and Suspends are how long its machines took to stop, and to be suspended: whether one that
+	// is on its way is worth waiting for, or another is started.
 	Stops    Boots `json:"stops,omitzero"`
 	Suspends Boots `json:"suspends,omitzero"`
 }

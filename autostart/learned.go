@@ -27,8 +27,9 @@ func (a *Autostart) Boots(app balance.AppID) (b Boots) {
 	return b
 }
 
-// Histories returns what this node has learned of all apps' boots and stops, for [Autostart.Restore] after a restart. Apps of which
-// nothing is known are left out, as are those whose policy is not ours and does not come back from a question.
+// Histories returns what this node has learned of all apps' boots and stops, for
+// [Autostart.Restore] after a restart. Apps of which nothing is known are left out, as are those
+// whose policy is not ours and does not come back from a question.
 func (a *Autostart) Histories() map[balance.AppID]History {
 	a.histories.Lock()
 	all := maps.Clone(a.histories.of)

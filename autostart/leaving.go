@@ -11,7 +11,8 @@ type leaving struct {
 	others int                           // of other nodes, at those that leave
 }
 
-// holding is what a machine has in flight; of one that leaves, what it has had since before the cordon.
+// holding is what a machine has in flight; of one that leaves, what it has had since before the
+// cordon.
 type holding struct {
 	own    int // of this node, all the time since
 	others int // of other nodes, at any time since: what they say of it comes by another way, and may be older

@@ -6,7 +6,8 @@ import (
 	"github.com/ebbkit/ebb/balance"
 )
 
-// What was in flight at a machine before its cordon does not have it recalled; what comes later does.
+// What was in flight at a machine before its cordon does not have it recalled; what comes later
+// does.
 func TestWhatAMachineHeldBeforeItsCordonIsNoDemand(t *testing.T) {
 	const none, soft, hard = balance.CordonNone, balance.CordonSoft, balance.CordonHard
 	type look struct {

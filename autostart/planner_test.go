@@ -484,8 +484,9 @@ func BenchmarkPlan(b *testing.B) {
 	}
 }
 
-// An owner writes into the row of a machine that starts that its checks pass, and that it is young, a moment before it says that
-// the machine runs. Whoever looks in between does not take its boot for one that has not begun.
+// An owner writes into the row of a machine that starts that its checks pass, and that it is young,
+// a moment before it says that the machine runs. Whoever looks in between does not take its boot
+// for one that has not begun.
 func TestTheRowOfAMachineThatIsAboutToRun(t *testing.T) {
 	s := newStory(t, balance.App{}, "nrt: a")
 	s.plan(0, 0, 1)

@@ -21,7 +21,8 @@ func TestCovering(t *testing.T) {
 	autostarttest.TestPolicy(t, func() autostart.Policy { return newCovering("web") })
 }
 
-// A policy that knows of no bound passes the suite but for what only a policy can decide, and this one does not.
+// A policy that knows of no bound passes the suite but for what only a policy can decide, and this
+// one does not.
 func TestAShortPolicyKeepsAllButWhatPoliciesDecide(t *testing.T) {
 	if testing.Short() {
 		t.Skip("executes itself")

@@ -484,8 +484,9 @@ func TestBadConfig(t *testing.T) {
 	}
 }
 
-// A machine that has ended, or has not come up, leaves nothing of its run behind: a thousand sleeping apps would hold a
-// thousand rows, contexts and channels. One that is started again meanwhile keeps the new run.
+// A machine that has ended, or has not come up, leaves nothing of its run behind: a thousand
+// sleeping apps would hold a thousand rows, contexts and channels. One that is started again
+// meanwhile keeps the new run.
 func TestAStarterHoldsNothingOfARunThatIsOver(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		r := newRig(t, StarterConfig{}, habits{boot: sec, ends: 5 * sec, end: Exit{Reason: "exit status 0"}}, habits{startErr: errors.New("no such image")})

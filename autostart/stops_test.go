@@ -106,7 +106,8 @@ func TestRequestDuringASlowStop(t *testing.T) {
 	}
 }
 
-// What is known of stops survives a restart of the process: through JSON, and before what has been seen since.
+// What is known of stops survives a restart of the process: through JSON, and before what has been
+// seen since.
 func TestStopsSurviveARestart(t *testing.T) {
 	stopped := func(s *story, at, took time.Duration) {
 		s.see("a started, b started")

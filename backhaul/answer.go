@@ -95,8 +95,8 @@ func (a *answer) Close() error {
 
 // duplex is what a 101 answer turns into: a connection. The request lasts until it is closed, or breaks.
 //
-// Why it ends is noted before anything is closed for it: that wakes who copies the other direction, and has a proxy close
-// both connections as if they had ended well.
+// Why it ends is noted before anything is closed for it: that wakes who copies the other direction,
+// and has a proxy close both connections as if they had ended well.
 type duplex struct {
 	answer
 	rw     io.ReadWriteCloser
@@ -179,8 +179,8 @@ func (d *duplex) copied(client any, err error) {
 // broke returns what one of the sides broke with, or nil.
 func (d *duplex) broke() *error { return cmp.Or(d.broken.Load(), d.left.Load()) }
 
-// Close ends both directions. What broke ends in a reset; so does what nobody has ever used, and what had not ended when the
-// request's context did.
+// Close ends both directions. What broke ends in a reset; so does what nobody has ever used, and
+// what had not ended when the request's context did.
 func (d *duplex) Close() error {
 	if err := context.Cause(d.f.req.Context()); err != nil && !d.told.Load() && !(d.over.Load() && d.wire.ended.Load()) {
 		d.left.CompareAndSwap(nil, &err)

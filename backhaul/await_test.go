@@ -546,8 +546,9 @@ func TestOwnersEndWhatTheirEdgesDoNot(t *testing.T) {
 	}
 }
 
-// A body of which a little comes now and then, so that it never pauses for long, holds its slot no longer than one that does
-// pause. One that comes as slowly as anything may, and steadily, is served.
+// A body of which a little comes now and then, so that it never pauses for long, holds its slot no
+// longer than one that does pause. One that comes as slowly as anything may, and steadily, is
+// served.
 func TestABodyThatDripsHoldsNoSlot(t *testing.T) {
 	for _, tt := range []struct {
 		name   string
@@ -633,8 +634,8 @@ func TestADripIsToldByTheTimeThatIsWaitedForIt(t *testing.T) {
 	}
 }
 
-// What has stalled by its owner's word is the client's doing for the edge as well: it is not tried again, and counts against
-// no machine.
+// What has stalled by its owner's word is the client's doing for the edge as well: it is not tried
+// again, and counts against no machine.
 func TestAStallThatAnOwnerTellsOfIsTheClients(t *testing.T) {
 	for status, want := range map[int]StallError{
 		http.StatusRequestTimeout: {"web", StallBody, time.Minute}, http.StatusGatewayTimeout: {"web", StallUpgrade, time.Minute},
@@ -654,8 +655,8 @@ func TestAStallThatAnOwnerTellsOfIsTheClients(t *testing.T) {
 	}
 }
 
-// A machine that breaks off while its client pauses in the middle of a body has failed: the client is told now, and not when
-// its own pause has been too long.
+// A machine that breaks off while its client pauses in the middle of a body has failed: the client
+// is told now, and not when its own pause has been too long.
 func TestAMachineThatBreaksOffDuringAPauseIsToldOfAtOnce(t *testing.T) {
 	both(t, func(t *testing.T, local bool) {
 		for _, head := range []string{"Content-Length: 100000\r\n\r\nx", "Transfer-Encoding: chunked\r\n\r\n1\r\nx\r\n"} {

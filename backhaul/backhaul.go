@@ -87,12 +87,13 @@
 //
 // # Clients that leave
 //
-// A slot is free when the machine is done, not when its client has left, been given up (StallError),
-// or reached its deadline. The caller of RoundTrip hears of its end at once; whoever has entered the
-// gate holds the slot on: the Transport for machines of its process, the [Handler] for its own. The
-// edge of a remote machine does not count the request any more; its owner's word does. What becomes
-// of the request is up to the app ([balance.App].Abandoned). Of HTTP/1.1, "tell" closes the sending
-// half of the connection, and "finish" says nothing; an answer that comes is read and dropped.
+// A slot is free when the machine is done, not when its client has left, been given up
+// (StallError), or reached its deadline. The caller of RoundTrip hears of its end at once; whoever
+// has entered the gate holds the slot on: the Transport for machines of its process, the [Handler]
+// for its own. The edge of a remote machine does not count the request any more; its owner's word
+// does. What becomes of the request is up to the app ([balance.App].Abandoned). Of HTTP/1.1, "tell"
+// closes the sending half of the connection, and "finish" says nothing; an answer that comes is
+// read and dropped.
 //
 //	the machine then                 the slot under tell         the slot under finish
 //	ends its work and answers        free with the answer        not told: free with the answer
@@ -112,10 +113,10 @@
 // TestAbandonedStreams, the limit by TestAHardLimitHoldsForWhatAnAppExecutes.
 //
 // Who leaves in the middle of the request's body leaves a request that cannot be finished: its
-// machine is told in either case, as it would wait for the rest. Under tell no more than 1 MiB of an
-// answer is read for nobody; then the connection is reset, which ends the work of whoever writes. A
-// machine that breaks off by itself holds no slot, nor do a connection that was upgraded and a
-// stream that downscale has had told to end: their end is the machine's as well. At most 1000
+// machine is told in either case, as it would wait for the rest. Under tell no more than 1 MiB of
+// an answer is read for nobody; then the connection is reset, which ends the work of whoever
+// writes. A machine that breaks off by itself holds no slot, nor do a connection that was upgraded
+// and a stream that downscale has had told to end: their end is the machine's as well. At most 1000
 // connections wait for machines without a hard limit; the slots of others are held without them. A
 // connection that was left is not used again. [Trace].Abandoned tells how each slot became free.
 //
@@ -218,12 +219,13 @@
 // All that holds through TLS ([Config].Dial may return a [crypto/tls.Conn]) and through what has a NetConn method. What hides its
 // TCP connection is as on other systems, without probes. Linux here means 4.6 and later, but for 386 and s390x.
 //
-// An upgraded connection that breaks on one side, or is cut on the way, is reset on the other; a clean end of one half is
-// passed on as one.
+// An upgraded connection that breaks on one side, or is cut on the way, is reset on the other; a
+// clean end of one half is passed on as one.
 //
 // # Ends of servers
 //
-// [Front] and [Server] drain before they end: for a grace period answers say that their connection ends, by Connection: close
-// or GOAWAY. An owner's HTTP/1.1 connection that is at rest then, or has been for its IdleTimeout, ends with a refusal: the
-// edge drops it, and a request that has met it on the way is tried again, since it was not executed.
+// [Front] and [Server] drain before they end: for a grace period answers say that their connection
+// ends, by Connection: close or GOAWAY. An owner's HTTP/1.1 connection that is at rest then, or has
+// been for its IdleTimeout, ends with a refusal: the edge drops it, and a request that has met it
+// on the way is tried again, since it was not executed.
 package backhaul

@@ -264,7 +264,8 @@ func (s *source) close() {
 	s.unlock()
 }
 
-// unlock gives s.mu back, and then closes the client's body if that is due: it is not ours, so no lock is held.
+// unlock gives s.mu back, and then closes the client's body if that is due: it is not ours, so no
+// lock is held.
 func (s *source) unlock() {
 	due := s.closing && !s.busy && !s.closed
 	s.closed = s.closed || due

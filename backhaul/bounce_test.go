@@ -246,7 +246,8 @@ func TestWithoutAWaitingRoomAllFullIs503(t *testing.T) {
 	r.quiet()
 }
 
-// What the client hears of is what was so last: that all are busy, where a bounce has come after a failure.
+// What the client hears of is what was so last: that all are busy, where a bounce has come after a
+// failure.
 func TestABounceAfterAFailureIsWhatCounts(t *testing.T) {
 	var l log
 	r := newRig(t, rigConfig{app: roomy, config: Config{Patience: 1, Trace: l.trace()}})

@@ -23,7 +23,8 @@ func (c *calling) Close() error {
 	return c.Conn.Close()
 }
 
-// Hooks and connections of others may call back into the transport that calls them: it holds no lock meanwhile.
+// Hooks and connections of others may call back into the transport that calls them: it holds no
+// lock meanwhile.
 func TestHooksAndConnectionsMayCallBack(t *testing.T) {
 	for name, h2 := range map[string]bool{"HTTP/1.1": false, "HTTP/2": true} {
 		t.Run(name, func(t *testing.T) {

@@ -113,8 +113,8 @@ func (c *conn) send(req *http.Request, body *reader) (*http.Response, error) {
 	}
 }
 
-// abandonWait is what net/http may take to notice that a context has ended, and brokenLooks of these what it may take to hand
-// over an answer that came before the connection's end.
+// abandonWait is what net/http may take to notice that a context has ended, and brokenLooks of
+// these what it may take to hand over an answer that came before the connection's end.
 const (
 	abandonWait = 5 * time.Millisecond
 	brokenLooks = 40

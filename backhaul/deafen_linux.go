@@ -2,8 +2,9 @@ package backhaul
 
 import "syscall"
 
-// newOnly is a program of the kernel's packet filter that drops the first packet of a connection (SYN without ACK) and lets
-// everything else through. It runs on TCP segments, from their header on.
+// newOnly is a program of the kernel's packet filter that drops the first packet of a connection
+// (SYN without ACK) and lets everything else through. It runs on TCP segments, from their header
+// on.
 var newOnly = []syscall.SockFilter{
 	{Code: syscall.BPF_LD | syscall.BPF_B | syscall.BPF_ABS, K: 13}, // the flags
 	{Code: syscall.BPF_ALU | syscall.BPF_AND | syscall.BPF_K, K: 0x12},
@@ -12,8 +13,8 @@ var newOnly = []syscall.SockFilter{
 	{Code: syscall.BPF_RET | syscall.BPF_K, K: 0xffff},
 }
 
-// deafen has the socket take no further connections, or take them again, and reports whether it does. Who tries to connect
-// meanwhile tries again a second later.
+// deafen has the socket take no further connections, or take them again, and reports whether it
+// does. Who tries to connect meanwhile tries again a second later.
 func (l *exclusive) deafen(deaf bool) (done bool) {
 	raw, err := l.TCPListener.SyscallConn()
 	if err != nil {

@@ -9,9 +9,9 @@ import (
 	"github.com/ebbkit/ebb/balance"
 )
 
-// An owner that does not accept this node is a matter of its set-up or ours, and says nothing about the health of its machines.
-// But they must not attract requests by looking idle: what the owner refuses goes to others, and soon nothing is sent there
-// for a while.
+// An owner that does not accept this node is a matter of its set-up or ours, and says nothing about
+// the health of its machines. But they must not attract requests by looking idle: what the owner
+// refuses goes to others, and soon nothing is sent there for a while.
 func TestAnOwnerThatDeniesThisNodeAttractsNobody(t *testing.T) {
 	app := balance.App{ID: "web", Limits: balance.Limits{Hard: 50}}
 	var other *hop

@@ -12,9 +12,9 @@ import (
 	"time"
 )
 
-// drain is how a server stops without costing a request: answers say that their connection ends (Connection: close,
-// GOAWAY) for a while, during which connections that are idle stay open and new ones are accepted; then it stops accepting.
-// [Front] and [Server] have one.
+// drain is how a server stops without costing a request: answers say that their connection ends
+// (Connection: close, GOAWAY) for a while, during which connections that are idle stay open and new
+// ones are accepted; then it stops accepting. [Front] and [Server] have one.
 type drain struct {
 	draining atomic.Bool
 	open     atomic.Int64  // connections, but for those that have become something else
@@ -32,7 +32,8 @@ type drain struct {
 const (
 	defaultGrace = 5 * time.Second
 	drainLook    = 5 * time.Millisecond
-	// arriving is how long a connection may take from its first packet to its request: a round trip around the planet.
+	// arriving is how long a connection may take from its first packet to its request: a round trip
+	// around the planet.
 	arriving = 300 * time.Millisecond
 )
 

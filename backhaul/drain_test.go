@@ -16,9 +16,10 @@ import (
 	"github.com/ebbkit/ebb/balance"
 )
 
-// An owner's server that is stopped while edges send it one request after the other on connections that they keep costs none,
-// whether it gives them time to hear of it or not: each is executed once, and answered. Here another takes its place at once.
-// For the figures: -restarts 20 -posts 100000.
+// An owner's server that is stopped while edges send it one request after the other on connections
+// that they keep costs none, whether it gives them time to hear of it or not: each is executed
+// once, and answered. Here another takes its place at once. For the figures: -restarts 20 -posts
+// 100000.
 func TestARestartOfAnOwnersServerCostsNoRequest(t *testing.T) {
 	for _, h2 := range []bool{false, true} {
 		for _, grace := range []time.Duration{-1, 50 * time.Millisecond} {
@@ -134,8 +135,9 @@ func TestADrainingServerSaysSo(t *testing.T) {
 	}
 }
 
-// A connection that an owner ends while it is at rest says so: a request that meets that is refused, and not executed. This is
-// so for one that was never used, too, and for one that ends because it was idle for too long.
+// A connection that an owner ends while it is at rest says so: a request that meets that is
+// refused, and not executed. This is so for one that was never used, too, and for one that ends
+// because it was idle for too long.
 func TestARequestThatMeetsTheEndOfItsConnectionIsRefused(t *testing.T) {
 	for name, c := range map[string]struct {
 		config ServerConfig

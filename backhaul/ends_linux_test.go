@@ -11,8 +11,8 @@ import (
 	"time"
 )
 
-// A reset is told once, to whoever writes or reads first. One that a write has been told of is no end to who reads after it,
-// whatever is around the connection.
+// A reset is told once, to whoever writes or reads first. One that a write has been told of is no
+// end to who reads after it, whatever is around the connection.
 func TestAResetThatAWriteWasToldOfIsNoEnd(t *testing.T) {
 	for name, around := range map[string]func(net.Conn) net.Conn{
 		"nothing":   func(c net.Conn) net.Conn { return c },
@@ -46,8 +46,8 @@ func TestAResetThatAWriteWasToldOfIsNoEnd(t *testing.T) {
 	}
 }
 
-// An upgraded connection that goes back to its pool before anybody has closed it has not ended well, also where net/http still
-// has a hand on it.
+// An upgraded connection that goes back to its pool before anybody has closed it has not ended
+// well, also where net/http still has a hand on it.
 func TestAnUpgradedConnectionThatIsGivenBackIsReset(t *testing.T) {
 	for _, closed := range []bool{false, true} {
 		near, far := tcpPair(t)
@@ -64,8 +64,9 @@ func TestAnUpgradedConnectionThatIsGivenBackIsReset(t *testing.T) {
 	}
 }
 
-// What ends an upgraded connection that neither of its sides has ended is no end: the request's context, or a proxy that gives
-// up before the first byte. Who has used the connection and closes it, ends it.
+// What ends an upgraded connection that neither of its sides has ended is no end: the request's
+// context, or a proxy that gives up before the first byte. Who has used the connection and closes
+// it, ends it.
 func TestAnUpgradedConnectionThatIsCutIsReset(t *testing.T) {
 	both(t, func(t *testing.T, local bool) {
 		start := func(t *testing.T, ctx context.Context) (io.ReadWriteCloser, net.Conn, *rig) {
@@ -109,8 +110,8 @@ func TestAnUpgradedConnectionThatIsCutIsReset(t *testing.T) {
 	})
 }
 
-// Where a proxy closes both connections because one direction failed, it does so after it is known how: a context that ends
-// resets the client as well.
+// Where a proxy closes both connections because one direction failed, it does so after it is known
+// how: a context that ends resets the client as well.
 func TestAClientWhoseUpgradedRequestIsCutIsReset(t *testing.T) {
 	both(t, func(t *testing.T, local bool) {
 		r := newRig(t, rigConfig{app: roomy, local: local})
@@ -131,8 +132,8 @@ func TestAClientWhoseUpgradedRequestIsCutIsReset(t *testing.T) {
 	})
 }
 
-// An answer whose end is that of its connection has not ended where the machine broke off, also when it was the request's body
-// that was told so.
+// An answer whose end is that of its connection has not ended where the machine broke off, also
+// when it was the request's body that was told so.
 func TestAnAnswerThatEndsInAResetDoesNotEndWell(t *testing.T) {
 	l, err := net.Listen("tcp", "127.0.0.1:0")
 	if err != nil {

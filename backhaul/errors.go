@@ -76,9 +76,10 @@ func (e *UnavailableError) Cause() string {
 
 // MachineError says that a machine, or the way to it, failed and that the request may not or cannot be tried again. By the
 // certainty of its Failure: 503 when the machine has not seen the request, come back after RetryAfter; else 502, or 504 when
-// there was no answer in time. With [FailLimit], [FailDeadline] and [FailDenied] it is not the machine that failed: the last is
-// between its owner and this node, and says that one of them is not set up right. It counts against the machine all the same
-// where this node picks, and nowhere else: else machines that nobody gets to would look idle, and attract every request.
+// there was no answer in time. With [FailLimit], [FailDeadline] and [FailDenied] it is not the
+// machine that failed: the last is between its owner and this node, and says that one of them is
+// not set up right. It counts against the machine all the same where this node picks, and nowhere
+// else: else machines that nobody gets to would look idle, and attract every request.
 type MachineError struct {
 	App     balance.AppID
 	Machine balance.MachineID

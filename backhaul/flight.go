@@ -332,8 +332,8 @@ func (f *flight) free() {
 	f.res.Release(o)
 }
 
-// linger has the slot held until the machine is done, if it has not been freed: then nothing but the
-// stream lingers.
+// linger has the slot held until the machine is done, if it has not been freed: then nothing but
+// the stream lingers.
 func (f *flight) linger(gate *balance.Gate, o balance.Outcome, freed bool) {
 	var res balance.Reservation
 	if !freed {

@@ -136,9 +136,9 @@ func answerWith(w http.ResponseWriter, resp *http.Response, x *exchange, s *serv
 // comes in a row goes out in a row: the head and a small body together, a large one in whole buffers. Only what a machine has
 // flushed stands alone.
 //
-// Before the last piece of known length is written, the slot is free: the edge sees there that it has
-// all, and its next request may be quicker than the end of this one. Any other end is written by the
-// server, when the handler has returned.
+// Before the last piece of known length is written, the slot is free: the edge sees there that it
+// has all, and its next request may be quicker than the end of this one. Any other end is written
+// by the server, when the handler has returned.
 func copyBody(
 	w http.ResponseWriter, resp *http.Response, live bool, x *exchange, s *serving, p *place,
 ) error {
@@ -227,7 +227,8 @@ func (l *lateFlush) stop() {
 }
 
 // upgrade turns both connections into one, until both sides have ended or one breaks: then the other is reset, so that
-// nobody takes for an end what is none. Whoever finds that one broke resets both; who then finds them closed leaves them alone.
+// nobody takes for an end what is none. Whoever finds that one broke resets both; who then finds
+// them closed leaves them alone.
 func upgrade(w http.ResponseWriter, resp *http.Response, machine *conn) {
 	back, ok := resp.Body.(io.ReadWriteCloser)
 	if !ok {

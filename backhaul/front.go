@@ -13,20 +13,23 @@ import (
 
 // FrontConfig configures a [Front]. The zero value is valid.
 type FrontConfig struct {
-	// Grace is how long connections stay open after Drain was called, so that each answer can say that its connection ends.
-	// 0 means 5 s: clients that keep connections alive are mostly back by then. Negative: none.
+	// Grace is how long connections stay open after Drain was called, so that each answer can say that
+	// its connection ends. 0 means 5 s: clients that keep connections alive are mostly back by then.
+	// Negative: none.
 	Grace time.Duration
 	// Limit bounds the connections of all clients together and of each.
 	Limit LimitConfig
 	// TLS serves HTTPS. nil: clear text, HTTP/1.1 and HTTP/2 ("h2c").
 	TLS *tls.Config
-	// HeaderTimeout bounds the time from the first byte of a request to the end of its head. 0 means 10 s.
+	// HeaderTimeout bounds the time from the first byte of a request to the end of its head. 0 means
+	// 10 s.
 	HeaderTimeout time.Duration
 	// IdleTimeout is how long a connection without requests is kept. 0 means 2 minutes.
 	IdleTimeout time.Duration
 	// MaxHeader bounds the head of a request in bytes. 0 means 1 MiB.
 	MaxHeader int
-	// ConnContext is that of [http.Server]: with that of package autostart a client that leaves while it waits is noticed.
+	// ConnContext is that of [http.Server]: with that of package autostart a client that leaves while
+	// it waits is noticed.
 	ConnContext func(ctx context.Context, c net.Conn) context.Context
 	// Logger gets what goes wrong with connections; nil: nothing is logged.
 	Logger *slog.Logger
@@ -42,11 +45,12 @@ func (c *FrontConfig) resolve() error {
 	)
 }
 
-// Front serves clients, over HTTP/1.1 and HTTP/2: an [http.Server] with bounds, and with an end that costs no request.
-// All methods are safe for concurrent use.
+// Front serves clients, over HTTP/1.1 and HTTP/2: an [http.Server] with bounds, and with an end
+// that costs no request. All methods are safe for concurrent use.
 //
-// [http.Server.Shutdown] closes the connections that are idle at once, and so resets the client that is just sending its
-// next request on one. Drain comes first: it lets answers say that their connection ends (Connection: close, GOAWAY).
+// [http.Server.Shutdown] closes the connections that are idle at once, and so resets the client
+// that is just sending its next request on one. Drain comes first: it lets answers say that their
+// connection ends (Connection: close, GOAWAY).
 type Front struct {
 	c      FrontConfig
 	server *http.Server
@@ -74,8 +78,8 @@ func NewFront(h http.Handler, c FrontConfig) (*Front, error) {
 	return f, nil
 }
 
-// Serve accepts connections until the listener fails, which it returns, or until Drain, Shutdown or Close: then it returns
-// [http.ErrServerClosed]. It closes the listener.
+// Serve accepts connections until the listener fails, which it returns, or until Drain, Shutdown or
+// Close: then it returns [http.ErrServerClosed]. It closes the listener.
 func (f *Front) Serve(l net.Listener) error {
 	limited, err := LimitListener(l, f.c.Limit)
 	if err != nil {
@@ -113,17 +117,18 @@ func (f *Front) changed(c net.Conn, s http.ConnState) {
 	}
 }
 
-// Drain prepares the end: from now on every answer says that its connection ends. It waits until no connection is left, or
-// for Grace: meanwhile new connections are still accepted, since those who balance load take a moment to hear of it. Then
-// it stops accepting and returns. On Linux, with a listener of [Listen], it first has the kernel drop what asks for further
-// connections, and accepts those that are there: else the last ones would be reset with their requests.
-// It returns ctx's error when that ends first.
+// Drain prepares the end: from now on every answer says that its connection ends. It waits until no
+// connection is left, or for Grace: meanwhile new connections are still accepted, since those who
+// balance load take a moment to hear of it. Then it stops accepting and returns. On Linux, with a
+// listener of [Listen], it first has the kernel drop what asks for further connections, and accepts
+// those that are there: else the last ones would be reset with their requests. It returns ctx's
+// error when that ends first.
 //
 // Those who upgrade connections tell them to end between Drain and Shutdown.
 func (f *Front) Drain(ctx context.Context) error { return f.run(ctx, f.c.Grace) }
 
-// Shutdown drains, then waits as [http.Server.Shutdown] does until all requests have been answered; that does not wait for
-// upgraded connections.
+// Shutdown drains, then waits as [http.Server.Shutdown] does until all requests have been answered;
+// that does not wait for upgraded connections.
 func (f *Front) Shutdown(ctx context.Context) error {
 	err := f.Drain(ctx)
 	return errors.Join(err, unlessClosed(f.server.Shutdown(ctx)))

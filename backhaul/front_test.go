@@ -27,8 +27,8 @@ var (
 	posts    = flag.Int64("posts", 3000, "how many requests TestARestartCostsNoRequest sends at least")
 )
 
-// starved is how long a client may take from its connection to its request where all the clients share a machine that is
-// too small for them.
+// starved is how long a client may take from its connection to its request where all the clients
+// share a machine that is too small for them.
 const starved = 2 * time.Second
 
 // serveFront serves h at addr, which may be ":0".
@@ -48,8 +48,8 @@ func serveFront(t *testing.T, addr string, h http.Handler, c FrontConfig) (*Fron
 	return f, l.Addr().String(), done
 }
 
-// Clients that keep their connections alive and send one request after the other lose none when the server is stopped, and
-// another takes its address. For the figures: -restarts 20 -posts 100000.
+// Clients that keep their connections alive and send one request after the other lose none when the
+// server is stopped, and another takes its address. For the figures: -restarts 20 -posts 100000.
 func TestARestartCostsNoRequest(t *testing.T) {
 	if runtime.GOOS != "linux" {
 		t.Skip("elsewhere connections that wait to be accepted are reset when the listener closes")
@@ -120,8 +120,8 @@ func TestARestartCostsNoRequest(t *testing.T) {
 	}
 }
 
-// While a front drains it serves: what comes on connections that were idle, and on new ones. Each answer says that its
-// connection ends, late ones as well; upgrades go on.
+// While a front drains it serves: what comes on connections that were idle, and on new ones. Each
+// answer says that its connection ends, late ones as well; upgrades go on.
 func TestADrainingFrontSaysSo(t *testing.T) {
 	entered, leave := make(chan struct{}), make(chan struct{})
 	f, addr, done := serveFront(t, "127.0.0.1:0", http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
@@ -258,7 +258,8 @@ func TestAFrontIsShutDownWhenAllIsAnswered(t *testing.T) {
 	})
 }
 
-// What clients do not say is not waited for, by default as well: neither the rest of a head nor the next request.
+// What clients do not say is not waited for, by default as well: neither the rest of a head nor the
+// next request.
 func TestAFrontsConnectionsEnd(t *testing.T) {
 	for said, want := range map[string]time.Duration{
 		"GET / HT": 10 * time.Second, "GET / HTTP/1.1\r\nHost: h\r\n\r\n": 2 * time.Minute,
@@ -335,7 +336,8 @@ func TestAProxyBehindAFront(t *testing.T) {
 	}
 }
 
-// A client that has connected when a front ends its drain, and whose request is on its way, gets its answer.
+// A client that has connected when a front ends its drain, and whose request is on its way, gets
+// its answer.
 func TestADrainWaitsForRequestsOnTheirWay(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		f, err := NewFront(says("hello"), FrontConfig{Grace: -1})
@@ -421,7 +423,8 @@ func TestAFrontWithTLSSpeaksHTTP2(t *testing.T) {
 	}
 }
 
-// After its drain a front takes no listener any more, and closes one that it is given. One that has failed it forgets.
+// After its drain a front takes no listener any more, and closes one that it is given. One that has
+// failed it forgets.
 func TestAFrontThatIsDrainedServesNoMore(t *testing.T) {
 	f, err := NewFront(says("hello"), FrontConfig{})
 	if err != nil {

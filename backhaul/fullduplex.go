@@ -124,8 +124,9 @@ func (w *reply) tail() string {
 // another Body than its own, or reading ended in an error, and panics when somebody still reads (golang/go#68560). So no
 // such connection is used again; a small rest is read, and then it can be. Nor is it closed at once: the client, which may
 // send everything before it reads anything, would be reset, and lose the answer. It is told that there is no more, and read
-// from until it closes or lingerIdle or lingerMost has passed. Where that may come, the head of the answer says so: a client
-// that has sent everything meanwhile would send its next request on the connection.
+// from until it closes or lingerIdle or lingerMost has passed. Where that may come, the head of the
+// answer says so: a client that has sent everything meanwhile would send its next request on the
+// connection.
 func fullDuplex(w *reply, serve func(http.ResponseWriter, *http.Request)) {
 	c := http.NewResponseController(w.ResponseWriter)
 	if w.r.ProtoMajor != 1 || c.EnableFullDuplex() != nil {
@@ -144,8 +145,9 @@ func fullDuplex(w *reply, serve func(http.ResponseWriter, *http.Request)) {
 	whole = true
 }
 
-// breaking serves a request with a body over HTTP/1.1 such that an answer which breaks off does so at once. net/http first
-// waits for the rest of the body, and the client perhaps for the rest of the answer.
+// breaking serves a request with a body over HTTP/1.1 such that an answer which breaks off does so
+// at once. net/http first waits for the rest of the body, and the client perhaps for the rest of
+// the answer.
 func breaking(w *reply, serve func(http.ResponseWriter, *http.Request)) {
 	own, body := w.own()
 	whole := false
@@ -278,8 +280,9 @@ func (e *ending) Read(p []byte) (int, error) {
 	return n, err
 }
 
-// long reports whether so much is left of r's body, when its answer begins, that the connection may be of no use after it.
-// Of a body of unknown length nobody knows: an error tells that it is not wanted, anything else may be a conversation.
+// long reports whether so much is left of r's body, when its answer begins, that the connection may
+// be of no use after it. Of a body of unknown length nobody knows: an error tells that it is not
+// wanted, anything else may be a conversation.
 func (e *ending) long(r *http.Request, code int) bool {
 	return !e.ended.Load() && (!e.rest(r) || r.ContentLength < 0 && code >= 400)
 }

@@ -204,8 +204,8 @@ func TestASmallRestKeepsTheConnection(t *testing.T) {
 	}
 }
 
-// An answer after which the connection will end says so, for the client may have sent all of its body by then, and would
-// send the next request.
+// An answer after which the connection will end says so, for the client may have sent all of its
+// body by then, and would send the next request.
 func TestAnEarlyAnswerSaysThatItsConnectionEnds(t *testing.T) {
 	for _, local := range []bool{false, true} {
 		r := newRig(t, rigConfig{app: roomy, local: local})
@@ -315,8 +315,9 @@ func TestAProxyBehindAPlainResponseWriter(t *testing.T) {
 	}
 }
 
-// An answer of a machine that breaks off breaks off at the edge at once, however much of the request's body is still to
-// come: the edge sends that when its client does, and the client may wait for the answer.
+// An answer of a machine that breaks off breaks off at the edge at once, however much of the
+// request's body is still to come: the edge sends that when its client does, and the client may
+// wait for the answer.
 func TestABrokenAnswerIsNotHeldByABody(t *testing.T) {
 	for _, length := range []string{"Content-Length: 100000", "Transfer-Encoding: chunked"} {
 		for _, expect := range []string{"Expect: 100-continue\r\n", ""} {

@@ -85,7 +85,8 @@ func TestAConnectionThatBothSidesEndEndsWell(t *testing.T) {
 	}
 }
 
-// A connection is looked at for as long as somebody is about to write to it: what he writes is under way after the look.
+// A connection is looked at for as long as somebody is about to write to it: what he writes is
+// under way after the look.
 func TestAWriteThatIsAboutToHappenIsLookedAt(t *testing.T) {
 	a, _ := tcpPair(t)
 	g := &guards{every: 1 << 40} // looks are the test's

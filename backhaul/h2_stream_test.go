@@ -183,7 +183,8 @@ func TestConnectionsFollowThePath(t *testing.T) {
 	})
 }
 
-// An owner asks an edge over HTTP/2 whether it is there, where the kernel does not know: who does not answer is gone.
+// An owner asks an edge over HTTP/2 whether it is there, where the kernel does not know: who does
+// not answer is gone.
 func TestAnEdgeThatIsSilentIsGivenUp(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		k := newCluster(t, clusterConfig{handler: HandlerConfig{AnyNode: true}})

@@ -14,8 +14,9 @@ type LimitConfig struct {
 	// PerClient is how many connections one client may hold open. 0 means 256, which leaves room for the offices and
 	// carriers that hide many people behind one address; negative: no bound.
 	PerClient int
-	// Total is how many all may hold together. 0 means 16384, or an eighth of the files that the process may open, if that
-	// is less: where edge, worker and the rest are one process, a request needs four. Negative: no bound.
+	// Total is how many all may hold together. 0 means 16384, or an eighth of the files that the
+	// process may open, if that is less: where edge, worker and the rest are one process, a request
+	// needs four. Negative: no bound.
 	Total int
 	// Client names the client of a connection. nil: its address; of IPv6 the /64, which one person has all of.
 	Client func(net.Conn) string

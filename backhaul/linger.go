@@ -168,7 +168,8 @@ func (l *lingering) reset() Freed {
 	return l.hold(l.times.p99(l.app.ID))
 }
 
-// services are the service times of apps. It forgets apps that nobody uses: those that have been removed among them.
+// services are the service times of apps. It forgets apps that nobody uses: those that have been
+// removed among them.
 type services struct {
 	of sync.Map // balance.AppID -> *service
 	n  atomic.Int64
@@ -206,7 +207,8 @@ func (s *services) observe(app balance.AppID, d time.Duration) {
 	}
 }
 
-// sweep forgets what has not been used since the last one. The next is due when there are half as many more.
+// sweep forgets what has not been used since the last one. The next is due when there are half as
+// many more.
 func (s *services) sweep() {
 	s.sweeping.Lock()
 	defer s.sweeping.Unlock()

@@ -8,10 +8,10 @@ import (
 	"syscall"
 )
 
-// Listen listens at a TCP address, as [net.Listen] does, for a [Front] or a [Server] that is to end without resetting
-// anybody. On Linux its socket can be kept from taking further connections before it is closed (see [Front.Drain]): so it is
-// without Multipath TCP, and nobody else has it. Who asks the listener for its descriptor shares the socket: it then ends as
-// any other does.
+// Listen listens at a TCP address, as [net.Listen] does, for a [Front] or a [Server] that is to end
+// without resetting anybody. On Linux its socket can be kept from taking further connections before
+// it is closed (see [Front.Drain]): so it is without Multipath TCP, and nobody else has it. Who
+// asks the listener for its descriptor shares the socket: it then ends as any other does.
 func Listen(addr string) (net.Listener, error) {
 	var c net.ListenConfig
 	c.SetMultipathTCP(false)

@@ -126,8 +126,8 @@ func TestSilenceIsDeathAndBackPressureIsNot(t *testing.T) {
 	}
 }
 
-// A connection is looked at as long as its peer owes an answer to anything: to data, or to a question for its window, which
-// data waits for.
+// A connection is looked at as long as its peer owes an answer to anything: to data, or to a
+// question for its window, which data waits for.
 func TestWhatAPeerOwes(t *testing.T) {
 	for _, tt := range []struct {
 		tcpState

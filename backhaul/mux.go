@@ -75,7 +75,8 @@ var (
 	errGone     = errors.New("backhaul: these connections have left the pool: look again")
 )
 
-// unlock gives m.mu back, and then closes the connections that have ended: what is below them is not ours, so no lock is held.
+// unlock gives m.mu back, and then closes the connections that have ended: what is below them is
+// not ours, so no lock is held.
 func (m *mux) unlock() {
 	ended := m.ended
 	m.ended = nil
@@ -186,7 +187,8 @@ func (m *mux) reserve() *conn {
 	return nil
 }
 
-// stale reports whether the class is to be chosen again, as it is now and then, and which one there is; m.mu is held.
+// stale reports whether the class is to be chosen again, as it is now and then, and which one there
+// is; m.mu is held.
 func (m *mux) stale() (had int, due bool) {
 	return m.had(), m.checked.IsZero() || time.Since(m.checked) >= reclass
 }
@@ -199,8 +201,8 @@ func (m *mux) had() int {
 	return m.class
 }
 
-// classify takes over a class that was chosen; m.mu is held. Where it has changed, a connection of the new class is made
-// and takes over; those of the old one end with their streams.
+// classify takes over a class that was chosen; m.mu is held. Where it has changed, a connection of
+// the new class is made and takes over; those of the old one end with their streams.
 func (m *mux) classify(x *exchange, class int) {
 	had := m.had()
 	m.checked, m.class = time.Now(), class
@@ -341,8 +343,8 @@ func (m *mux) share(c *conn) {
 	c.cc.SetStateHook(func(*http.ClientConn) { m.change.wake() })
 }
 
-// endIfUnused closes a connection that takes no more streams after its last one; its mux's lock is held, and it is closed when
-// that is given back.
+// endIfUnused closes a connection that takes no more streams after its last one; its mux's lock is
+// held, and it is closed when that is given back.
 func (c *conn) endIfUnused() {
 	if c.retired && c.streams == 0 {
 		c.mux.ended = append(c.mux.ended, c)

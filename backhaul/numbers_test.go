@@ -198,7 +198,8 @@ func TestIdleUpgradedConnectionsTakeLittleMemory(t *testing.T) {
 	slices.Sort(seen)
 	each := seen[times/2]
 	t.Logf("%d connections, %d KiB each, of %v bytes", n, each>>10, seen)
-	// Few carry what many share, and what the tests before left behind: their figure is for people to read.
+	// Few carry what many share, and what the tests before left behind: their figure is for people to
+	// read.
 	if each > limit && *huge && !raceEnabled {
 		t.Errorf("%d bytes each, want at most %d", each, limit)
 	}

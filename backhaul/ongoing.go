@@ -84,7 +84,8 @@ func (o *ongoing) halt() {
 // abandon leaves the machine when o.mu is given back, which wakes the reader; o.mu is held.
 func (o *ongoing) abandon() { o.cut = true }
 
-// unlock gives o.mu back, and then leaves the machine if that is due: the connection is not ours, so no lock is held.
+// unlock gives o.mu back, and then leaves the machine if that is due: the connection is not ours,
+// so no lock is held.
 func (o *ongoing) unlock() {
 	due := o.cut && o.gone == nil
 	if due {

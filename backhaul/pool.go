@@ -55,7 +55,8 @@ type peer struct {
 	ended []*conn // to be closed when pe.mu is given back
 }
 
-// unlock gives pe.mu back, and then closes the connections that have ended: what is below them is not ours, so no lock is held.
+// unlock gives pe.mu back, and then closes the connections that have ended: what is below them is
+// not ours, so no lock is held.
 func (pe *peer) unlock() {
 	ended := pe.ended
 	pe.ended = nil
@@ -313,14 +314,15 @@ func (pe *peer) renew(epoch uint64) {
 	}
 }
 
-// drop takes out the n oldest idle connections; pe.mu is held, and they are closed when it is given back.
+// drop takes out the n oldest idle connections; pe.mu is held, and they are closed when it is given
+// back.
 func (pe *peer) drop(n int) {
 	pe.ended = append(pe.ended, pe.idle[:n]...)
 	pe.idle = slices.Delete(pe.idle, 0, n)
 }
 
-// put takes a connection back after its answer has been read, or closes it. One that was upgraded and has not been closed
-// before has not ended well.
+// put takes a connection back after its answer has been read, or closes it. One that was upgraded
+// and has not been closed before has not ended well.
 func (p *pool) put(c *conn) {
 	if c.upgraded {
 		c.wire.abort()

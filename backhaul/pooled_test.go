@@ -41,8 +41,8 @@ func (p *pool) must(t *testing.T, x *exchange) (*conn, bool) {
 	return c, reused
 }
 
-// A connection is of the epoch that it was made for, and serves no other: neither what a machine was asked in its last run,
-// nor what it is asked in the next.
+// A connection is of the epoch that it was made for, and serves no other: neither what a machine
+// was asked in its last run, nor what it is asked in the next.
 func TestConnectionsServeTheirOwnEpoch(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		p, of := pooled(t, nil)
@@ -120,7 +120,8 @@ func TestAConnectionCarriesABoundedNumberOfStreams(t *testing.T) {
 	})
 }
 
-// Connections that are idle are closed in time, also the ones that were not the first to be, or that one request had to itself.
+// Connections that are idle are closed in time, also the ones that were not the first to be, or
+// that one request had to itself.
 func TestEveryIdleConnectionIsClosedInTime(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		p, of := pooled(t, nil)
@@ -205,7 +206,8 @@ func TestDeadPooledConnectionsAreNotDrawnForEver(t *testing.T) {
 	})
 }
 
-// A body of which something went out and was not kept is not sent on from where the last try had come to.
+// A body of which something went out and was not kept is not sent on from where the last try had
+// come to.
 func TestABodyIsNotSentWithAHole(t *testing.T) {
 	s := &source{rc: io.NopCloser(strings.NewReader("abcdef"))}
 	one := newReader(s, false)

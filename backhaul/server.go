@@ -18,12 +18,14 @@ import (
 
 // ServerConfig configures a [Server]. The zero value is valid.
 type ServerConfig struct {
-	// Grace is how long connections stay open after Drain was called, so that the next answer on each can say that it ends.
-	// 0 means 5 s. Negative: none. There is none either once the handler is a [Handler] that has been shut down: it refuses
-	// everything, and edges may as well hear of that at once.
+	// Grace is how long connections stay open after Drain was called, so that the next answer on each
+	// can say that it ends. 0 means 5 s. Negative: none. There is none either once the handler is a
+	// [Handler] that has been shut down: it refuses everything, and edges may as well hear of that at
+	// once.
 	Grace time.Duration
-	// IdleTimeout is how long a connection without requests is kept. 0 means 3 minutes. It is best above Config.IdleTimeout of
-	// all edges: a request that meets the end of its connection is refused and tried again.
+	// IdleTimeout is how long a connection without requests is kept. 0 means 3 minutes. It is best
+	// above Config.IdleTimeout of all edges: a request that meets the end of its connection is refused
+	// and tried again.
 	IdleTimeout time.Duration
 	// HeaderTimeout bounds the time from the first byte of a request to the end of its head, and the time that a new
 	// connection takes to authenticate, or to send a first byte where it need not. 0 means 10 s.
@@ -123,8 +125,8 @@ func NewServer(h http.Handler, c ServerConfig) (*Server, error) {
 	}, nil
 }
 
-// Serve accepts connections until the listener fails, which it returns, or Drain, Shutdown or Close is called: then it
-// returns [http.ErrServerClosed]. It closes the listener.
+// Serve accepts connections until the listener fails, which it returns, or Drain, Shutdown or Close
+// is called: then it returns [http.ErrServerClosed]. It closes the listener.
 func (s *Server) Serve(l net.Listener) error {
 	defer l.Close()
 	if !s.listen(l) {
@@ -259,8 +261,8 @@ func (s *Server) greet(c *greeted) (class int, head []byte, err error) {
 	return class, buf[:n], c.SetReadDeadline(time.Time{})
 }
 
-// greeted is a connection of a Server's. Over HTTP/1.1 it knows whether it is at rest, and nothing that comes on one that
-// was ended then is handed on:
+// greeted is a connection of a Server's. Over HTTP/1.1 it knows whether it is at rest, and nothing
+// that comes on one that was ended then is handed on:
 //
 //	busy --answered--> at rest --a byte of a request--> busy
 //	                      '-----retire, or idle for too long-----> retired
@@ -296,9 +298,10 @@ func (g *greeted) answered() {
 	}
 }
 
-// lastWord is what an edge is told before an HTTP/1.1 connection at rest is closed. It comes to nothing where the edge has it
-// at rest as well: there net/http expects a 408, and no other status. A request that has met it on the way takes it for its
-// answer: it is tried again. Of one that meets just the end of its connection the edge cannot know that it was not executed.
+// lastWord is what an edge is told before an HTTP/1.1 connection at rest is closed. It comes to
+// nothing where the edge has it at rest as well: there net/http expects a 408, and no other status.
+// A request that has met it on the way takes it for its answer: it is tried again. Of one that
+// meets just the end of its connection the edge cannot know that it was not executed.
 const lastWord = "HTTP/1.1 408 Request Timeout\r\n" + headerBounce + ": closing\r\nConnection: close\r\nContent-Length: 0\r\n\r\n"
 
 // retire ends a connection, if it is at rest.
@@ -313,8 +316,8 @@ func (g *greeted) retire() bool {
 	return true
 }
 
-// drop reads what comes on a connection that is retired, until its edge closes it: else it would be reset, and the last word
-// lost.
+// drop reads what comes on a connection that is retired, until its edge closes it: else it would be
+// reset, and the last word lost.
 func (g *greeted) drop(p []byte) (int, error) {
 	g.Conn.SetReadDeadline(time.Now().Add(lingerIdle)) //nolint:errcheck // then it fails
 	for {
@@ -392,8 +395,8 @@ func (s *Server) server(of served) *inner {
 	return in
 }
 
-// serveHTTP serves a request. That its connection ends is said of those that begin after that was decided: earlier ones leave
-// it at rest, and the next one is told.
+// serveHTTP serves a request. That its connection ends is said of those that begin after that was
+// decided: earlier ones leave it at rest, and the next one is told.
 func (s *Server) serveHTTP(w http.ResponseWriter, r *http.Request) {
 	if s.draining.Load() {
 		s.serve(s.handler, w, r)
@@ -402,9 +405,9 @@ func (s *Server) serveHTTP(w http.ResponseWriter, r *http.Request) {
 	s.handler.ServeHTTP(w, r)
 }
 
-// Drain prepares the end, as [Front.Drain] does for clients: from now on answers say that their connection ends, until no
-// connection is left or Grace has passed; then it stops accepting and returns. Requests are served as before.
-// It returns ctx's error when that ends first.
+// Drain prepares the end, as [Front.Drain] does for clients: from now on answers say that their
+// connection ends, until no connection is left or Grace has passed; then it stops accepting and
+// returns. Requests are served as before. It returns ctx's error when that ends first.
 func (s *Server) Drain(ctx context.Context) error {
 	grace := s.c.Grace
 	if h, ok := s.handler.(*Handler); ok && h.draining.Load() {
@@ -413,9 +416,9 @@ func (s *Server) Drain(ctx context.Context) error {
 	return s.run(ctx, grace)
 }
 
-// Shutdown drains, then ends the connections that are at rest, such that no request is lost on one, and waits until all
-// requests have been answered. It does not wait for upgraded connections: call [Handler.Shutdown] before, or between Drain
-// and Shutdown.
+// Shutdown drains, then ends the connections that are at rest, such that no request is lost on one,
+// and waits until all requests have been answered. It does not wait for upgraded connections: call
+// [Handler.Shutdown] before, or between Drain and Shutdown.
 func (s *Server) Shutdown(ctx context.Context) error {
 	errs := []error{s.Drain(ctx)}
 	s.ended.Store(true)

@@ -12,7 +12,8 @@ import (
 	"github.com/ebbkit/ebb/balance"
 )
 
-// endSeen is a ResponseWriter that calls seen before what tells the reader of an answer that there is no more.
+// endSeen is a ResponseWriter that calls seen before what tells the reader of an answer that there
+// is no more.
 type endSeen struct {
 	http.ResponseWriter
 	r    *http.Request
@@ -63,7 +64,8 @@ func whenEnding(h http.Handler, seen func(*http.Request)) http.Handler {
 	})
 }
 
-// Who has the whole answer finds the slot free, however the answer ends: the next request is not refused for the last one.
+// Who has the whole answer finds the slot free, however the answer ends: the next request is not
+// refused for the last one.
 func TestTheSlotIsFreeBeforeTheEndIsSeen(t *testing.T) {
 	answers := map[string]func(http.ResponseWriter){
 		"empty":      func(http.ResponseWriter) {},
@@ -132,7 +134,8 @@ func TestTheSlotIsFreeBeforeTheEndIsSeen(t *testing.T) {
 	}
 }
 
-// As many clients as there are slots, each with one request at a time, are all served: without a waiting room, too.
+// As many clients as there are slots, each with one request at a time, are all served: without a
+// waiting room, too.
 func TestAsManyClientsAsSlotsAreAllServed(t *testing.T) {
 	const clients = 30
 	for _, h2 := range []bool{false, true} {
@@ -158,8 +161,8 @@ func TestAsManyClientsAsSlotsAreAllServed(t *testing.T) {
 	}
 }
 
-// Where nobody waits, only what is known refuses a request: not what this node makes of a reply that its other requests have
-// outrun.
+// Where nobody waits, only what is known refuses a request: not what this node makes of a reply
+// that its other requests have outrun.
 func TestAnEstimateRefusesNobodyWhoCannotWait(t *testing.T) {
 	r := newRig(t, rigConfig{app: balance.App{Limits: balance.Limits{Hard: 4}}})
 	g := r.serve("m1", says("one"))

@@ -70,8 +70,8 @@ const (
 	defaultUpgradeWait = 60 * time.Second
 )
 
-// leastRate is what must come of a body that is awaited, in bytes per second: a fifth of what the slowest mobile networks
-// carry. IIS and Kestrel have the same.
+// leastRate is what must come of a body that is awaited, in bytes per second: a fifth of what the
+// slowest mobile networks carry. IIS and Kestrel have the same.
 const leastRate = 240
 
 // bounds are an app's, without zero values: 0 means none.
@@ -129,8 +129,8 @@ type drip struct {
 	from   int64         // so much had come
 }
 
-// slow takes in whether the body is awaited now and how much of it has come, and reports whether that is too little. Time in
-// which nobody waits for the client is not counted.
+// slow takes in whether the body is awaited now and how much of it has come, and reports whether
+// that is too little. Time in which nobody waits for the client is not counted.
 func (p *drip) slow(now time.Time, awaited bool, read int64, b bounds) bool {
 	since := now.Sub(p.at)
 	if p.at.IsZero() {

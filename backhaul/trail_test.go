@@ -145,7 +145,8 @@ func TestTrails(t *testing.T) {
 	}
 }
 
-// A request goes with bulk by the length of its body, or where one of the same route moved bulk lately.
+// A request goes with bulk by the length of its body, or where one of the same route moved bulk
+// lately.
 func TestWhatIsBulk(t *testing.T) {
 	now := time.Unix(1000, 0)
 	for _, tt := range []struct {

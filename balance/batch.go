@@ -234,7 +234,8 @@ func (d *draft) held(id MachineID) *row {
 	return nil
 }
 
-// rests returns an error for a machine of this node that has not been stopped; any other can be started no more.
+// rests returns an error for a machine of this node that has not been stopped; any other can be
+// started no more.
 func (b *batch) rests(m *row) error {
 	if m.cell.gate == nil {
 		return nil

@@ -33,8 +33,8 @@ type NoMachineError struct {
 	After time.Duration
 }
 
-// ErrRuns is why a machine that this node owns is not removed: it has not been stopped, and nobody would know of it afterwards.
-// The error is a [*RunsError].
+// ErrRuns is why a machine that this node owns is not removed: it has not been stopped, and nobody
+// would know of it afterwards. The error is a [*RunsError].
 var ErrRuns = errors.New("balance: the machine has not been stopped")
 
 // RunsError names a machine that is not removed, and what it does.

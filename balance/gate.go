@@ -88,9 +88,10 @@ func NewGate(l Limits) (*Gate, error) {
 	return g, nil
 }
 
-// Admit counts a request in, or says why not. epoch is the machine's epoch that the caller means, 0 for any.
-// knownGen is the cordon generation the caller's node had seen when it picked: a caller that comes although it knows the
-// present cordon had nothing better, and its arrival aborts the stop. The load includes the request when admitted.
+// Admit counts a request in, or says why not. epoch is the machine's epoch that the caller means, 0
+// for any. knownGen is the cordon generation the caller's node had seen when it picked: a caller
+// that comes although it knows the present cordon had nothing better, and its arrival aborts the
+// stop. The load includes the request when admitted.
 func (g *Gate) Admit(epoch, knownGen uint64) (Load, Bounce) {
 	for {
 		w := g.word.Load()
@@ -404,7 +405,8 @@ func (g *Gate) TakeOver() (token uint64, ok bool) {
 	return token, ok
 }
 
-// Retire says whether the machine is to be removed: while it is, every start is refused, and one that was remembered is dropped.
+// Retire says whether the machine is to be removed: while it is, every start is refused, and one
+// that was remembered is dropped.
 func (g *Gate) Retire(on bool) {
 	g.mu.Lock()
 	defer g.mu.Unlock()

@@ -36,8 +36,8 @@ func (v *View) nothing(r *Request) error {
 	return e
 }
 
-// perhaps returns the least loaded of the machines that are full by nothing but the estimate of what
-// others have there, in the nearest region that has one.
+// perhaps returns the least loaded of the machines that are full by nothing but the estimate of
+// what others have there, in the nearest region that has one.
 func (v *View) perhaps(r *Request) (s Slot, ok bool) {
 	for i := range v.order {
 		least := float32(math.MaxFloat32)

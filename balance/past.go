@@ -57,9 +57,9 @@ func (a around) fade() float32       { return fading(a.dt, fadeGaps*a.gap) }
 func fading(dt, tau float32) float32 { return 1 - float32(math.Exp(-float64(dt/tau))) }
 
 // fewSlots is up to which hard limit a machine's slots are granted rather than guessed. Owners and nodes go by the same constant:
-// a node does not send a machine below it anything without a grant, and an owner grants only those. With more slots a guess
-// is right more often, and a granted slot still stands empty for a round trip: see TestUpToWhichLimitSlotsAreGranted in the
-// simulation.
+// a node does not send a machine below it anything without a grant, and an owner grants only those.
+// With more slots a guess is right more often, and a granted slot still stands empty for a round
+// trip: see TestUpToWhichLimitSlotsAreGranted in the simulation.
 const fewSlots = 3
 
 // granted reports whether slots of a machine with these limits are granted, where its owner grants any.

@@ -37,8 +37,8 @@ func (g *Gate) Enter(token, epoch, knownGen uint64) (Load, Bounce) {
 }
 
 // Redeem lets the request in that comes with a granted slot, or says why not: the slot was revoked meanwhile, the machine
-// is closing, or it is not the epoch that the caller means (0 for any). A request let in leaves with [Gate.Leave].
-// Unlike [Gate.Enter] it takes no other slot.
+// is closing, or it is not the epoch that the caller means (0 for any). A request let in leaves
+// with [Gate.Leave]. Unlike [Gate.Enter] it takes no other slot.
 func (g *Gate) Redeem(token, epoch uint64) (Load, Bounce) {
 	if !g.drop(token) {
 		return g.Load(), Full

@@ -2,7 +2,8 @@ package balance
 
 import "sync/atomic"
 
-// row is a machine in a snapshot, packed: what machines have in common stands in shared. It is immutable.
+// row is a machine in a snapshot, packed: what machines have in common stands in shared. It is
+// immutable.
 type row struct {
 	id              MachineID
 	addr            string

@@ -21,7 +21,8 @@ type Update interface{ check() error }
 // PutApp adds an app or replaces its settings.
 type PutApp struct{ App App }
 
-// RemoveApp takes an app and all its machines out. Where one that this node owns runs, it is refused with a [*RunsError].
+// RemoveApp takes an app and all its machines out. Where one that this node owns runs, it is
+// refused with a [*RunsError].
 type RemoveApp struct{ ID AppID }
 
 // PutMachine is a row as its owner wrote it. A row that is not newer than the one held changes nothing. The app need not
@@ -31,8 +32,8 @@ type PutMachine struct {
 	Version Version
 }
 
-// RemoveMachine takes a machine out, unless a newer row is held. For a machine that this node owns no Version is needed; while it
-// runs it is refused with a [*RunsError].
+// RemoveMachine takes a machine out, unless a newer row is held. For a machine that this node owns
+// no Version is needed; while it runs it is refused with a [*RunsError].
 type RemoveMachine struct {
 	App     AppID
 	ID      MachineID

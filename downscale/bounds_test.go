@@ -9,7 +9,8 @@ import (
 	"github.com/google/go-cmp/cmp"
 )
 
-// Whatever a policy says, what breaks a bound is refused, with the bound, and what a bound keeps is recalled.
+// Whatever a policy says, what breaks a bound is refused, with the bound, and what a bound keeps is
+// recalled.
 func TestBounds(t *testing.T) {
 	stop := balance.App{ID: "web", Autostop: balance.AutostopStop}
 	app := func(edit func(*balance.App)) balance.App { a := stop; edit(&a); return a }

@@ -174,8 +174,9 @@ func (p *Protocol) closing(now time.Time, in Input) Command {
 		p.expires = expires
 	case Closed:
 		p.gate = in.Gate
-		// Somebody may need it by now. It is not opened again all the same: a machine that ended by itself a moment ago would
-		// not be noticed, since the gate takes no exits while it closes. Who needs it has it started, which the gate remembers.
+		// Somebody may need it by now. It is not opened again all the same: a machine that ended by
+		// itself a moment ago would not be noticed, since the gate takes no exits while it closes. Who
+		// needs it has it started, which the gate remembers.
 		if p.order == firm {
 			p.phase = Draining
 			p.expires = now.Add(p.drain)

@@ -295,7 +295,8 @@ func TestAGapIsNotAWatchedWindow(t *testing.T) {
 	}
 }
 
-// A decider keeps nothing of an app that sleeps but when it was last used: a window is for what runs. What wakes is watched anew.
+// A decider keeps nothing of an app that sleeps but when it was last used: a window is for what
+// runs. What wakes is watched anew.
 func TestADeciderOfASleepingAppHoldsNoWindows(t *testing.T) {
 	d, err := NewDecider(Config{})
 	if err != nil {

@@ -71,8 +71,9 @@ type Acks interface {
 
 // Loads tells the load of machines that other nodes own, as their owners reported it. [Reports] is one.
 type Loads interface {
-	// Load returns what is in flight on the machine, and how much of that are long connections that have carried no data for
-	// App.IdleAfter; fresh is false when the report is missing or too old. It must not block.
+	// Load returns what is in flight on the machine, and how much of that are long connections that
+	// have carried no data for App.IdleAfter; fresh is false when the report is missing or too old. It
+	// must not block.
 	Load(app balance.AppID, id balance.MachineID) (inFlight, idle int, fresh bool)
 }
 

@@ -10,8 +10,9 @@ import (
 	"github.com/ebbkit/ebb/downscale/downscaletest"
 )
 
-// roomy is a policy of one's own: after a minute in which half of the machines would have been enough it stops the last of the
-// order, and after one without a request all. It repeats none of the bounds, which hold without it.
+// roomy is a policy of one's own: after a minute in which half of the machines would have been
+// enough it stops the last of the order, and after one without a request all. It repeats none of
+// the bounds, which hold without it.
 type roomy struct{ since time.Time }
 
 // Decide implements [downscale.Policy].
@@ -46,7 +47,8 @@ func TestRoomy(t *testing.T) {
 	downscaletest.TestPolicy(t, downscaletest.Subject{New: func() downscale.Policy { return &roomy{} }, Sleeps: 5 * time.Minute, Stories: 20})
 }
 
-// A policy of one's own is made for each app, by Config.Policy. Its bounds are kept for it: see Bounded.
+// A policy of one's own is made for each app, by Config.Policy. Its bounds are kept for it: see
+// Bounded.
 func ExampleBounded() {
 	config := downscale.Config{Policy: func(balance.AppID) downscale.Policy { return &roomy{} }} // for downscale.New
 

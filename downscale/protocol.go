@@ -19,9 +19,9 @@ const maxDoublings = 4
 // happened and says what to do, at most one command. It is a plain value, not safe for concurrent use; the zero value with
 // no Timing is valid, and so is a copy.
 //
-// Each line is a change of phase, or a command. Other inputs are noted where they matter later (an acknowledgement, idleness)
-// or change nothing, and so do answers to any command but the last. A start that somebody wants while the gate is closed is no
-// input: the gate remembers it.
+// Each line is a change of phase, or a command. Other inputs are noted where they matter later (an
+// acknowledgement, idleness) or change nothing, and so do answers to any command but the last. A
+// start that somebody wants while the gate is closed is no input: the gate remembers it.
 //
 //	stopped       --Up-->           active
 //	active        --Down-->         stopped

@@ -10,9 +10,10 @@ import (
 	"github.com/ebbkit/ebb/balance"
 )
 
-// RemoveMachine stops a machine of this node as [Downscaler.Stop] does, and takes it out of the fleet. From the call on nothing
-// starts it any more. A suspended machine is stopped for good. When it returns an error the machine stays in the fleet, and may
-// be started again; the error is that of Stop, or the driver's. It needs Run, and waits for it.
+// RemoveMachine stops a machine of this node as [Downscaler.Stop] does, and takes it out of the
+// fleet. From the call on nothing starts it any more. A suspended machine is stopped for good. When
+// it returns an error the machine stays in the fleet, and may be started again; the error is that
+// of Stop, or the driver's. It needs Run, and waits for it.
 func (d *Downscaler) RemoveMachine(ctx context.Context, m balance.Machine, o Order) error {
 	gate := d.fleet.Gate(m.App, m.ID)
 	if gate == nil {
@@ -29,9 +30,10 @@ func (d *Downscaler) RemoveMachine(ctx context.Context, m balance.Machine, o Ord
 	return err
 }
 
-// RemoveApp stops all machines of an app that this node owns, each as [Downscaler.RemoveMachine] does and all at once, and then
-// takes the app out of this node's fleet. The error names what could not be stopped; the app then stays, and what runs of it runs
-// on. Requests that wait for the app are told that there is no such app.
+// RemoveApp stops all machines of an app that this node owns, each as [Downscaler.RemoveMachine]
+// does and all at once, and then takes the app out of this node's fleet. The error names what could
+// not be stopped; the app then stays, and what runs of it runs on. Requests that wait for the app
+// are told that there is no such app.
 func (d *Downscaler) RemoveApp(ctx context.Context, app balance.AppID, o Order) error {
 	rows, ok := d.fleet.App(app)
 	if !ok {

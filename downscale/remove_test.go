@@ -11,7 +11,8 @@ import (
 	"github.com/ebbkit/ebb/balance"
 )
 
-// What is removed ends first: nothing of it runs when the call returns, in whatever state it was, and nothing starts it again.
+// What is removed ends first: nothing of it runs when the call returns, in whatever state it was,
+// and nothing starts it again.
 func TestRemovalStopsWhatRuns(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		app := stopApp

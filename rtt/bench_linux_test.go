@@ -9,10 +9,10 @@ import (
 	"time"
 )
 
-// BenchmarkMesh runs one node with real sockets against peers on loopback at the default schedule and
-// reports what it costs. The peers, in the same process, answer only: their part of the work equals
-// what the node would do to answer as many, so cpu% is that of a node that both probes and answers.
-// One iteration is an answered probe; use -benchtime 2000x.
+// BenchmarkMesh runs one node with real sockets against peers on loopback at the default schedule
+// and reports what it costs. The peers, in the same process, answer only: their part of the work
+// equals what the node would do to answer as many, so cpu% is that of a node that both probes and
+// answers. One iteration is an answered probe; use -benchtime 2000x.
 func BenchmarkMesh(b *testing.B) {
 	for _, n := range []int{100, 500} {
 		b.Run(fmt.Sprintf("peers=%d", n), func(b *testing.B) {

@@ -183,7 +183,8 @@ func TestFault(t *testing.T) {
 	})
 }
 
-// What every policy is asked through keeps these bounds: a policy need not repeat them to pass the whole suite.
+// What every policy is asked through keeps these bounds: a policy need not repeat them to pass the
+// whole suite.
 func TestPoliciesNeedNotRepeatTheBounds(t *testing.T) {
 	for _, fault := range []string{"ignores off", "no maximum"} {
 		t.Run(fault, func(t *testing.T) {

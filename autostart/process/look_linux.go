@@ -7,7 +7,8 @@ import (
 	"syscall"
 )
 
-// lookAt looks at the processes of the group that pid leads; ok is false where that is not possible.
+// lookAt looks at the processes of the group that pid leads; ok is false where that is not
+// possible.
 func lookAt(pid int) (g seen, ok bool) {
 	leader := filepath.Join("/proc", strconv.Itoa(pid), "net")
 	var all []listening

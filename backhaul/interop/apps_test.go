@@ -37,7 +37,8 @@ func freePort(t *testing.T) string {
 	return l.Addr().String()
 }
 
-// start runs a program until the test ends or stop is called, which waits for its exit. It returns when the program listens.
+// start runs a program until the test ends or stop is called, which waits for its exit. It returns
+// when the program listens.
 func start(t *testing.T, addr, program string, args ...string) (stop func()) {
 	t.Helper()
 	var out bytes.Buffer
@@ -156,7 +157,8 @@ http {
 	}
 }
 
-// nginx ends a connection of HTTP/2 after so many requests, with a GOAWAY: no POST is lost by that, and none sent twice.
+// nginx ends a connection of HTTP/2 after so many requests, with a GOAWAY: no POST is lost by that,
+// and none sent twice.
 func TestNginxThatEndsItsConnections(t *testing.T) {
 	nginx := need(t, "nginx")
 	posts := 1000

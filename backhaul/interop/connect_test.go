@@ -69,8 +69,8 @@ func TestConnectConformance(t *testing.T) {
 	}
 }
 
-// buildConnectSuite returns a directory with the suite's programs. It skips the test where the suite, or what it is built
-// from, cannot be downloaded.
+// buildConnectSuite returns a directory with the suite's programs. It skips the test where the
+// suite, or what it is built from, cannot be downloaded.
 func buildConnectSuite(t *testing.T) string {
 	run := func(args ...string) ([]byte, error) {
 		var problems strings.Builder

@@ -53,8 +53,8 @@ func TestTheStandardLibrarysReverseProxyTests(t *testing.T) {
 		t.Fatalf("this Go's reverse proxy has %d places with %q, want 1: adapt this test", n, byDefault)
 	}
 	put("reverseproxy.go", strings.Replace(proxy, byDefault, "transport = defaultTransport", 1))
-	// The standard library ends the upgraded connection of a request that was cancelled as if all was well. Ours is reset: the
-	// client must not take what it has for everything.
+	// The standard library ends the upgraded connection of a request that was cancelled as if all was
+	// well. Ours is reset: the client must not take what it has for everything.
 	const clean = "\t\tcase err == io.EOF:\n\t\t\treturn\n\n\t\tcase err != nil:\n\t\t\tt.Fatalf(\"Unexpected"
 	tests := own("httputil/reverseproxy_test.go")
 	if n := strings.Count(tests, clean); n != 1 {

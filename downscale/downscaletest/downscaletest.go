@@ -5,7 +5,8 @@
 //	}
 //
 // Each clause of the contract is a subtest of its own, run over stories drawn at random from fixed seeds, in virtual time.
-// Policies are asked through [downscale.Bounded], as a downscaler does: what it keeps, a policy need not repeat to pass.
+// Policies are asked through [downscale.Bounded], as a downscaler does: what it keeps, a policy
+// need not repeat to pass.
 package downscaletest
 
 import (

@@ -96,7 +96,8 @@ var faults = map[string]string{
 // bounded are faults against what every policy is asked through.
 var bounded = []string{"spares others'", "unknown machines", "below the minimum", "the first of the order", "parked", "autostop off", "busy", "recalls", "nameless", "by row"}
 
-// What every policy is asked through keeps the bounds: a policy need not repeat them to pass the whole suite.
+// What every policy is asked through keeps the bounds: a policy need not repeat them to pass the
+// whole suite.
 func TestPoliciesNeedNotRepeatTheBounds(t *testing.T) {
 	for _, fault := range bounded {
 		t.Run(fault, func(t *testing.T) {

@@ -100,7 +100,8 @@ func (e *example) end() string {
 	return e.out.String()
 }
 
-// The program starts its app for the first request, passes requests and answers on as they are, and ends when it is told.
+// The program starts its app for the first request, passes requests and answers on as they are, and
+// ends when it is told.
 func TestTheProgramServes(t *testing.T) {
 	e := start(t)
 	for _, target := range []string{"/", "/a%2Fb?x=1;y=%zz"} {

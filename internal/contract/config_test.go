@@ -172,8 +172,8 @@ func TestEveryConfigWithNumbersIsTried(t *testing.T) {
 	}
 }
 
-// Values that nobody can have meant are taken or refused, as others are, and nothing comes of them before Run: no panic, and no
-// memory by the number.
+// Values that nobody can have meant are taken or refused, as others are, and nothing comes of them
+// before Run: no panic, and no memory by the number.
 func TestAbsurdNumbersInAConfigCostNothing(t *testing.T) {
 	for _, c := range configs(t) {
 		v := reflect.ValueOf(c.value).Elem()

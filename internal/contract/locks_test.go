@@ -20,8 +20,8 @@ import (
 
 const module = "github.com/ebbkit/ebb/"
 
-// allowedUnderLock are calls of functions and interfaces that are made under a lock all the same, with the reason. A key is the
-// function that holds the lock and what it calls.
+// allowedUnderLock are calls of functions and interfaces that are made under a lock all the same,
+// with the reason. A key is the function that holds the lock and what it calls.
 var allowedUnderLock = map[string]string{
 	"autostart/process.lineWriter.Write: io.Writer.Write":      turn,
 	"autostart/process.lineWriter.end: io.Writer.Write":        turn,
@@ -39,8 +39,9 @@ var allowedUnderLock = map[string]string{
 // turn is a lock that is nothing but the turn to read or to write, which are not for two at once.
 const turn = "it is the turn to read, or to write"
 
-// Hooks and interfaces are called with no lock held: whoever implements one may call back. This reads the source: it follows
-// the locks of each function, statement by statement, and the functions that it calls within the module.
+// Hooks and interfaces are called with no lock held: whoever implements one may call back. This
+// reads the source: it follows the locks of each function, statement by statement, and the
+// functions that it calls within the module.
 func TestNoHookOrInterfaceIsCalledUnderALock(t *testing.T) {
 	s := load(t, "./balance", "./autostart", "./autostart/process", "./downscale", "./backhaul", "./rtt")
 	found := s.check()
@@ -114,7 +115,8 @@ func load(t *testing.T, patterns ...string) *source {
 		}
 		folders = append(folders, is)
 	}
-	// Packages come after those that they import. Types of the module are shared, so that a function is one and the same.
+	// Packages come after those that they import. Types of the module are shared, so that a function
+	// is one and the same.
 	done := map[string]*types.Package{}
 	gc := importer.ForCompiler(s.fset, "gc", func(path string) (io.ReadCloser, error) { return os.Open(exports[path]) })
 	config := types.Config{Importer: importerFunc(func(path string) (*types.Package, error) {
@@ -184,7 +186,8 @@ type walk struct {
 	body *ast.BlockStmt
 }
 
-// block walks statements. It returns what is held afterwards; ends is true when nothing comes after them.
+// block walks statements. It returns what is held afterwards; ends is true when nothing comes after
+// them.
 func (w *walk) block(list []ast.Stmt, held locks) (after locks, ends bool) {
 	for _, s := range list {
 		if held, ends = w.stmt(s, held); ends {
@@ -404,7 +407,8 @@ func (w *walk) exprs(held locks, n ast.Node) {
 	})
 }
 
-// litArgs walks functions that a call is given. What the module calls, or what sorts and searches, calls them at once.
+// litArgs walks functions that a call is given. What the module calls, or what sorts and searches,
+// calls them at once.
 func (w *walk) litArgs(held locks, c *ast.CallExpr) {
 	later := false
 	if f := w.callee(c); f != nil && f.Pkg() != nil {

@@ -40,7 +40,8 @@ func TestMain(m *testing.M) {
 	os.Exit(m.Run())
 }
 
-// host is one process with everything in it: what removes apps must leave nothing of them in any part.
+// host is one process with everything in it: what removes apps must leave nothing of them in any
+// part.
 type host struct {
 	*testing.T
 	fleet   *balance.Fleet
@@ -125,7 +126,8 @@ func (h *host) get(app, path string) (int, string) {
 	return resp.StatusCode, string(body)
 }
 
-// Apps come and go while requests come: what is removed leaves no process, no goroutine and nobody who waits.
+// Apps come and go while requests come: what is removed leaves no process, no goroutine and nobody
+// who waits.
 func TestWhatIsRemovedLeavesNothing(t *testing.T) {
 	h := newHost(t)
 	guards := 0

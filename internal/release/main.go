@@ -1,10 +1,10 @@
-// Command release prepares a version of the library: it has every published nested module require that version of the
-// root module, and prints the commands that tag it.
+// Command release prepares a version of the library: it has every published nested module require
+// that version of the root module, and prints the commands that tag it.
 //
 //	go run ./internal/release v0.2.0
 //
-// A nested module is published unless its path has an element "internal" or "interop": those serve this repository only and
-// keep their replace directive.
+// A nested module is published unless its path has an element "internal" or "interop": those serve
+// this repository only and keep their replace directive.
 package main
 
 import (
@@ -74,7 +74,8 @@ func published(root fs.FS) ([]string, error) {
 
 var semver = regexp.MustCompile(`^v(0|[1-9][0-9]*)\.(0|[1-9][0-9]*)\.(0|[1-9][0-9]*)(-[0-9A-Za-z.-]+)?$`)
 
-// tags returns the commands for a version in their order: nested modules can only be fetched once the root has its tag.
+// tags returns the commands for a version in their order: nested modules can only be fetched once
+// the root has its tag.
 func tags(version string, nested []string) ([]string, error) {
 	if !semver.MatchString(version) {
 		return nil, fmt.Errorf("version %q: want one such as v0.2.0 or v0.2.0-rc.1", version)

@@ -7,7 +7,8 @@ import (
 	"testing/fstest"
 )
 
-// Nested modules that users import are released with the root, those that only serve this repository are not.
+// Nested modules that users import are released with the root, those that only serve this
+// repository are not.
 func TestPublishedModules(t *testing.T) {
 	file := &fstest.MapFile{}
 	got, err := published(fstest.MapFS{

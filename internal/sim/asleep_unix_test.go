@@ -164,8 +164,8 @@ func exitOf(m balance.Machine) autostart.Exit {
 	return autostart.Exit{App: m.App, ID: m.ID, Epoch: m.Epoch, Reason: "stopped"}
 }
 
-// crowd has as many goroutines run at once as there will be while all apps are awake: the runtime keeps half a KiB of each for
-// the next, whoever needs it. That is no memory of an app that sleeps.
+// crowd has as many goroutines run at once as there will be while all apps are awake: the runtime
+// keeps half a KiB of each for the next, whoever needs it. That is no memory of an app that sleeps.
 func crowd(n int) {
 	var all sync.WaitGroup
 	gate := make(chan struct{})

@@ -77,8 +77,8 @@ func TestGrantsStayNear(t *testing.T) {
 	}
 }
 
-// poolKinds are the pools in which [TestUpToWhichLimitSlotsAreGranted] compares: in all but the last the way to the owner and
-// back is short against the work.
+// poolKinds are the pools in which [TestUpToWhichLimitSlotsAreGranted] compares: in all but the
+// last the way to the owner and back is short against the work.
 var poolKinds = []struct {
 	name string
 	far  bool
@@ -91,12 +91,14 @@ var poolKinds = []struct {
 	{"short", true, func(w *World) { w.Work = Lognormal(50*ms, 1) }},
 }
 
-// The limit up to which slots are granted is neither too low nor too high. Grants win where a machine takes few requests and
-// the way is short: hardly a bounce, and the slowest wait less. But a slot that is granted stands empty for a round trip, from
-// the machine's last answer to its next request, and guesses may overlap. With 4 slots to a machine and a round trip of a
-// fifth of the work, or more, that costs a pool which is busy more than all its bounces. (It does with fewer as well: what
-// takes 1 to 3 at a time is taken for a pool of GPUs, whose work is long.) Above the limit both columns are the same; to see
-// what grants would come to, raise the limit in package balance and run it with -full -v.
+// The limit up to which slots are granted is neither too low nor too high. Grants win where a
+// machine takes few requests and the way is short: hardly a bounce, and the slowest wait less. But
+// a slot that is granted stands empty for a round trip, from the machine's last answer to its next
+// request, and guesses may overlap. With 4 slots to a machine and a round trip of a fifth of the
+// work, or more, that costs a pool which is busy more than all its bounces. (It does with fewer as
+// well: what takes 1 to 3 at a time is taken for a pool of GPUs, whose work is long.) Above the
+// limit both columns are the same; to see what grants would come to, raise the limit in package
+// balance and run it with -full -v.
 func TestUpToWhichLimitSlotsAreGranted(t *testing.T) {
 	const last = 3 // that is granted
 	hards, edges, loads, length := []int{last, last + 1}, []int{4}, []int{80, 90}, 30*sec
@@ -144,7 +146,8 @@ func TestUpToWhichLimitSlotsAreGranted(t *testing.T) {
 	t.Log(b.String())
 }
 
-// emptySlots adds up in share which part of all slots is reserved and empty while a request waits somewhere.
+// emptySlots adds up in share which part of all slots is reserved and empty while a request waits
+// somewhere.
 func emptySlots(share *float64, period, length time.Duration) Round {
 	return Round{period, func(s *Sim) {
 		waits := false

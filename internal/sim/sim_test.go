@@ -130,7 +130,8 @@ func TestLifecycle(t *testing.T) {
 	}
 }
 
-// A machine that is restarted comes back, also where gates are a fleet's: a world that loses one would be held against the rule.
+// A machine that is restarted comes back, also where gates are a fleet's: a world that loses one
+// would be held against the rule.
 func TestARestartedMachineComesBack(t *testing.T) {
 	for _, w := range []World{
 		{Name: "of no fleet"},

@@ -156,8 +156,9 @@ func (l *ledger) killed(pid int) bool {
 	return slices.ContainsFunc(l.lives, func(v life) bool { return v.pid == pid && !v.killed.IsZero() })
 }
 
-// killedUnread reports whether a machine that the proxy names was killed while it may have had the request, before it read
-// it: after the kill the connection is there until the kernel has ended the process.
+// killedUnread reports whether a machine that the proxy names was killed while it may have had the
+// request, before it read it: after the kill the connection is there until the kernel has ended the
+// process.
 func (l *ledger) killedUnread(r request) bool {
 	for i, v := range l.lives {
 		if v.killed.IsZero() || v.killed.After(r.began.Add(r.took)) || !strings.Contains(r.detail, strconv.Quote(v.machine)) {

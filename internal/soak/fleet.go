@@ -30,8 +30,8 @@ type app struct {
 	abandoned balance.Abandoned
 }
 
-// The apps: on the edge itself and behind a worker, over HTTP/1.1 and HTTP/2, whose machines are told when a client leaves,
-// and whose are not.
+// The apps: on the edge itself and behind a worker, over HTTP/1.1 and HTTP/2, whose machines are
+// told when a client leaves, and whose are not.
 var apps = []app{
 	{id: "near"},
 	{id: "near-h2", h2: true},
@@ -52,8 +52,9 @@ func appOf(id balance.AppID) app {
 	return app{}
 }
 
-// mayExceed reports whether a machine of the app may execute more at once than its hard limit: one that is told over
-// HTTP/2 that a client has left gives no sign when it is done, and its slot is free after a while.
+// mayExceed reports whether a machine of the app may execute more at once than its hard limit: one
+// that is told over HTTP/2 that a client has left gives no sign when it is done, and its slot is
+// free after a while.
 func (a app) mayExceed() bool { return a.h2 && a.abandoned == balance.AbandonedTell }
 
 // machinesPerApp is how many machines each app has.

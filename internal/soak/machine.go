@@ -23,8 +23,8 @@ const (
 	hardVariable    = "SOAK_HARD"    // more requests at once than this are written down; 0 means any number is well
 )
 
-// appHeader stands in every answer of a machine, so that a client can tell them from the proxy's, and sickHeader in those
-// of one that is sick.
+// appHeader stands in every answer of a machine, so that a client can tell them from the proxy's,
+// and sickHeader in those of one that is sick.
 const (
 	appHeader  = "X-Machine"
 	sickHeader = "X-Sick"
@@ -76,8 +76,9 @@ func beMachine() int {
 	return 0
 }
 
-// stall is how long a process must have stood still to be written down. Peers that ask it over HTTP/2 whether it is there
-// give it up after three seconds: on a host that is that slow, a loss says nothing of the proxy.
+// stall is how long a process must have stood still to be written down. Peers that ask it over
+// HTTP/2 whether it is there give it up after three seconds: on a host that is that slow, a loss
+// says nothing of the proxy.
 const stall = time.Second
 
 // watchStalls tells of each time in which this process stood still, until ctx ends.
@@ -185,8 +186,8 @@ func sick(machine string, now time.Time) bool {
 	return uint64(now.Unix())/4%8 == uint64(h.Sum32()%8)
 }
 
-// work takes its time, also when the client has left: such apps are what makes a hard limit hard to keep. It writes down
-// that it was told.
+// work takes its time, also when the client has left: such apps are what makes a hard limit hard to
+// keep. It writes down that it was told.
 func (a *server) work(r *http.Request, ms string) {
 	n, _ := strconv.Atoi(ms)
 	time.Sleep(time.Duration(n) * time.Millisecond)

@@ -1,5 +1,5 @@
-// Package surface writes down what the library exports, so that a change of it is seen in review. The golden file is
-// api.txt; its test rewrites it with
+// Package surface writes down what the library exports, so that a change of it is seen in review.
+// The golden file is api.txt; its test rewrites it with
 //
 //	go test ./internal/surface -update
 package surface
@@ -151,7 +151,8 @@ func (s *scan) members(t *ast.TypeSpec) {
 	}
 }
 
-// knobs collects the fields of a configuration; a field whose type is a struct of this package counts as its fields.
+// knobs collects the fields of a configuration; a field whose type is a struct of this package
+// counts as its fields.
 func (s *scan) knobs(path, name string, into map[string]bool) {
 	for _, f := range fields(s.structs[name].Fields) {
 		inner := base(f.typ)

@@ -12,7 +12,8 @@ import (
 
 var update = flag.Bool("update", false, "write api.txt anew")
 
-// What the library exports is what api.txt says: who adds, renames or removes a name changes that file in the same commit.
+// What the library exports is what api.txt says: who adds, renames or removes a name changes that
+// file in the same commit.
 func TestTheSurfaceIsAsWrittenDown(t *testing.T) {
 	packages, err := Read("../..")
 	if err != nil {

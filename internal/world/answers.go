@@ -12,8 +12,8 @@ import (
 // answersKept is how many of a machine's latest answers are looked at.
 const answersKept = 10
 
-// answers follows whether machines answer that they fail. What their checks say is another matter: an
-// app that is up and has no database passes them.
+// answers follows whether machines answer that they fail. What their checks say is another matter:
+// an app that is up and has no database passes them.
 type answers struct {
 	mu sync.Mutex
 	of map[balance.MachineID]*lately

@@ -253,8 +253,8 @@ func (p *play) webSocket() (net.Conn, *bufio.Reader) {
 	return c, in
 }
 
-// The whole way: the machine's owner finds the connections idle, and no edge, which knows of them as of requests in flight,
-// has the machine back for them.
+// The whole way: the machine's owner finds the connections idle, and no edge, which knows of them
+// as of requests in flight, has the machine back for them.
 func TestIdleWebSocketsKeepNoMachine(t *testing.T) {
 	for _, edges := range []int{1, 2} {
 		t.Run(fmt.Sprintf("%d edges", edges), func(t *testing.T) {
