@@ -208,8 +208,10 @@ func TestACopyOfBootsIsASnapshot(t *testing.T) {
 		one, other := b, b
 		one.Learn(time.Hour)
 		other.Learn(time.Minute)
-		if one.last[len(one.last)-1] != time.Hour || other.last[len(other.last)-1] != time.Minute || fmt.Sprint(b.last) != before {
-			t.Errorf("after %d boots and one more in each copy: %v, %v, and %v, which was %v", n, one.last, other.last, b.last, before)
+		if one.last[len(one.last)-1] != time.Hour || other.last[len(other.last)-1] != time.Minute ||
+			fmt.Sprint(b.last) != before {
+			t.Errorf("after %d boots and one more in each copy: %v, %v, and %v, which was %v", n, one.last,
+				other.last, b.last, before)
 		}
 		if want := min(n+1, bootsKept); len(one.last) != want || cap(one.last) > bootsKept {
 			t.Errorf("%d boots of %d are kept, with room for %d", len(one.last), n+1, cap(one.last))

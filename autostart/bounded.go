@@ -173,7 +173,8 @@ func (b *bounded) keep(now time.Time, in *Input, d Decision) Decision {
 	recall, start := d.Recall, d.Start
 	d.Recall, d.Start = nil, nil
 	for _, m := range recall {
-		if row := present(&m); row != nil && row.State == balance.Started && row.Cordon == balance.CordonSoft {
+		if row := present(&m); row != nil && row.State == balance.Started &&
+			row.Cordon == balance.CordonSoft {
 			d.Recall = append(d.Recall, m)
 		} else {
 			b.dropped = append(b.dropped, Answer{At: now, Machine: m, Recall: true, Err: ErrTooLate})
@@ -184,7 +185,8 @@ func (b *bounded) keep(now time.Time, in *Input, d Decision) Decision {
 	}
 	for _, m := range start {
 		row := present(&m)
-		if row == nil || row.Cordon == balance.CordonHard || !row.State.Startable() && row.State != balance.Stopping && row.State != balance.Suspending {
+		if row == nil || row.Cordon == balance.CordonHard ||
+			!row.State.Startable() && row.State != balance.Stopping && row.State != balance.Suspending {
 			refuse(m, balance.StartRefused)
 			continue
 		}

@@ -80,7 +80,12 @@ func TestBoundsHoldWhateverAPolicySays(t *testing.T) {
 				f.Apply(balance.PutApp{App: c.app})
 				for _, id := range []balance.MachineID{"a", "b", "c", "d"} {
 					if c.cordon != 0 { // of another owner: a gate has no hard cordon
-						f.Apply(balance.PutMachine{Machine: balance.Machine{ID: id, App: "web", Region: "nrt", Owner: "o", Cordon: c.cordon}, Version: balance.Version{Incarnation: 1, Seq: 1}})
+						f.Apply(
+							balance.PutMachine{
+								Machine: balance.Machine{ID: id, App: "web", Region: "nrt", Owner: "o", Cordon: c.cordon},
+								Version: balance.Version{Incarnation: 1, Seq: 1},
+							},
+						)
 					} else if _, err := f.Host(balance.Machine{ID: id, App: "web", Region: "nrt"}); err != nil {
 						t.Fatal(err)
 					}
@@ -93,7 +98,8 @@ func TestBoundsHoldWhateverAPolicySays(t *testing.T) {
 				if c.owner != nil {
 					o.start = c.owner(f)
 				}
-				a, err := New(b, o, Config{MaxWait: 9 * time.Second, Policy: func(balance.AppID) Policy { return eager{} }})
+				a, err := New(b, o,
+					Config{MaxWait: 9 * time.Second, Policy: func(balance.AppID) Policy { return eager{} }})
 				if err != nil {
 					t.Fatal(err)
 				}
@@ -119,7 +125,10 @@ func TestBoundsHoldWhateverAPolicySays(t *testing.T) {
 					total += n
 				}
 				if total > c.most || len(o.starts) > c.machines || total == 0 && c.most > 0 || o.recalls > 0 {
-					t.Errorf("%d starts %v and %d recalls, want at most %d starts of %d machines, and at least one where any", total, o.starts, o.recalls, c.most, c.machines)
+					t.Errorf(
+						"%d starts %v and %d recalls, want at most %d starts of %d machines, and at least one where any",
+						total, o.starts, o.recalls, c.most, c.machines,
+					)
 				}
 			})
 		})

@@ -167,7 +167,10 @@ func (s *Starter) knownOf(r *run) known {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	book := s.book(r)
-	k := known{grace: r.probe.check.Grace, misplaced: book.misplaced, doubted: book.doubted, hung: book.hung}
+	k := known{
+		grace: r.probe.check.Grace, misplaced: book.misplaced, doubted: book.doubted,
+		hung: book.hung,
+	}
 	if b := book.of(bootKey{r.m.Revision, Cold}); b.Known() {
 		k.longest, k.suspect = b.Longest(), b.Suspect()
 	}

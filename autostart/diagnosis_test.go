@@ -112,7 +112,9 @@ func (d *seeing) Describe(_ context.Context, m balance.Machine) (Description, er
 		if !broken {
 			return Description{Known: true}, nil
 		}
-		return Description{Listens: d.listens, Known: true, Idle: time.Since(began), Output: d.output}, nil
+		return Description{
+			Listens: d.listens, Known: true, Idle: time.Since(began), Output: d.output,
+		}, nil
 	}
 	return Description{Listens: d.listens, Known: true, Output: d.output}, d.err
 }

@@ -40,7 +40,8 @@ func TestDoubtfulBoots(t *testing.T) {
 		{"then longer", known{hung: 5}, 119 * sec, 0, 119 * sec, true, false},
 		{"not for ever", known{hung: 1000}, 8 * time.Minute, 0, 8 * time.Minute, true, true},
 	} {
-		if d, h := tc.k.doubtful(tc.age, tc.elsewhere, tc.idle), tc.k.hangs(tc.age, tc.idle); d != tc.doubtful || h != tc.hangs {
+		if d, h := tc.k.doubtful(tc.age, tc.elsewhere, tc.idle), tc.k.hangs(tc.age, tc.idle); d != tc.doubtful ||
+			h != tc.hangs {
 			t.Errorf("%s: doubtful %v, hangs %v; want %v, %v", tc.name, d, h, tc.doubtful, tc.hangs)
 		}
 	}
@@ -138,7 +139,9 @@ func TestBrokenAppIsNamedWithinSixSecondsAndCured(t *testing.T) {
 	} {
 		t.Run(tc.name, func(t *testing.T) {
 			synctest.Test(t, func(t *testing.T) {
-				d := &seeing{fakeDriver: newFakeDriver(), broken: !tc.works, begun: map[balance.MachineID]time.Time{}}
+				d := &seeing{
+					fakeDriver: newFakeDriver(), broken: !tc.works, begun: map[balance.MachineID]time.Time{},
+				}
 				d.see("loading", strings.Fields(tc.listens)...)
 				hs := make([]habits, tc.machines)
 				for i := range hs {

@@ -145,7 +145,9 @@ func ExampleTryAgain() {
 // Requests that wait take turns by tenant: a flood of one holds up no other.
 func ExampleAutostart_Acquire_tenants() {
 	fleet, _ := balance.NewFleet(balance.FleetConfig{Node: "here", Region: "home"})
-	gate, _ := fleet.Host(balance.Machine{ID: "gpu-1", App: "gpu", Region: "home", Limits: balance.Limits{Hard: 1}})
+	gate, _ := fleet.Host(
+		balance.Machine{ID: "gpu-1", App: "gpu", Region: "home", Limits: balance.Limits{Hard: 1}},
+	)
 	token, _ := gate.Start(0)
 	gate.Ready(token) // it runs
 	balancer, _ := balance.New(fleet, balance.Config{})

@@ -45,7 +45,8 @@ func TestWhoWasRefusedWaitsForSomethingNew(t *testing.T) {
 
 func TestWhoInsistsWaitsForIt(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
-		w := newWorld(t, balance.App{Autostart: true, Limits: balance.Limits{Hard: 1}}, Config{}, boot{}, boot{takes: sec}, boot{never: true})
+		w := newWorld(t, balance.App{Autostart: true, Limits: balance.Limits{Hard: 1}}, Config{}, boot{},
+			boot{takes: sec}, boot{never: true})
 		ids := canonical("web", 3)
 		w.wake(ids[0])
 		w.run()
@@ -176,13 +177,15 @@ func TestOnlyWhatComesLaterRecalls(t *testing.T) {
 			time.Sleep(sec)
 			synctest.Wait()
 			if g.Load().Cordon != balance.CordonSoft || w.started() > 0 || w.recall != 0 {
-				t.Errorf("told %d: cordon %v, %d starts, %d recalls for what the owner knew", told, g.Load().Cordon, w.started(), w.recall)
+				t.Errorf("told %d: cordon %v, %d starts, %d recalls for what the owner knew", told,
+					g.Load().Cordon, w.started(), w.recall)
 			}
 			later, _ := w.acquire()
 			time.Sleep(tickEvery)
 			synctest.Wait()
 			if g.Load().Cordon != balance.CordonNone || w.started() > 0 || w.recall != 1 {
-				t.Errorf("told %d: cordon %v, %d starts, %d recalls for what came later", told, g.Load().Cordon, w.started(), w.recall)
+				t.Errorf("told %d: cordon %v, %d starts, %d recalls for what came later", told, g.Load().Cordon,
+					w.started(), w.recall)
 			}
 			before.Release(balance.Done)
 			later.Release(balance.Done)

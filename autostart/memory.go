@@ -119,7 +119,8 @@ func (p *Planner) find(id balance.MachineID) (int, bool) {
 }
 
 func (p *Planner) region(name string) (int, bool) {
-	return slices.BinarySearchFunc(p.regions, name, func(in inRegion, name string) int { return cmp.Compare(in.name, name) })
+	return slices.BinarySearchFunc(p.regions, name,
+		func(in inRegion, name string) int { return cmp.Compare(in.name, name) })
 }
 
 // in returns the machines of a region.
@@ -135,7 +136,8 @@ func (p *Planner) observe(now time.Time, ms []*balance.Machine) {
 	for i, m := range ms {
 		s := &p.memory[i]
 		if s.known && s.epoch == m.Epoch && s.state == m.State {
-			if held := m.State == balance.Starting && m.Recent && m.Health != balance.Passing; held || s.held {
+			if held := m.State == balance.Starting && m.Recent && m.Health != balance.Passing; held ||
+				s.held {
 				s.bootAt, s.partial, s.held = now, false, held // its boot begins now, or later
 			}
 			continue

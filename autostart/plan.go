@@ -58,7 +58,8 @@ func (r *plan) listen() {
 		return
 	}
 	for i, m := range r.in.Machines {
-		if a := &r.p.memory[i].asked; a.on && a.pending && a.overdue(r.now, r.in.rtt(m.Region)) && !slices.Contains(r.silent, m.Owner) {
+		if a := &r.p.memory[i].asked; a.on && a.pending && a.overdue(r.now, r.in.rtt(m.Region)) &&
+			!slices.Contains(r.silent, m.Owner) {
 			r.silent = append(r.silent, m.Owner)
 		}
 	}

@@ -99,7 +99,8 @@ func TestAResumedMachineIsLookedAtOnce(t *testing.T) {
 		gate.Closed(token, true)
 		r.start("m0")
 		after := looks(d)
-		if len(before) == 0 || slices.Max(before) != 1 || len(after) != len(before) || slices.Min(after) != 2 {
+		if len(before) == 0 || slices.Max(before) != 1 || len(after) != len(before) ||
+			slices.Min(after) != 2 {
 			t.Errorf("looks at starts %v, and after a resume in the same time at %v", before, after)
 		}
 	})
@@ -133,7 +134,8 @@ func TestAStartGivenUpWhileItBecomesReady(t *testing.T) {
 			t.Errorf("started again: the row says %v, and %d run", r.row("m0").State, running)
 		}
 		r.stop()
-		if want := []string{"starting m0@1", "starting m0@2", "ready m0 cold 0s"}; !slices.Equal(r.events, want) {
+		if want := []string{"starting m0@1", "starting m0@2", "ready m0 cold 0s"}; !slices.Equal(r.events,
+			want) {
 			t.Errorf("events %q, want %q", r.events, want)
 		}
 	})
@@ -162,7 +164,8 @@ func TestASlotIsNotLostWhenItsClientLeaves(t *testing.T) {
 	} {
 		t.Run(name, func(t *testing.T) {
 			synctest.Test(t, func(t *testing.T) {
-				w := newWorld(t, balance.App{Autostart: true, Limits: balance.Limits{Hard: 1}}, Config{}, boot{})
+				w := newWorld(t, balance.App{Autostart: true, Limits: balance.Limits{Hard: 1}}, Config{},
+					boot{})
 				w.wake("m0")
 				w.run()
 				defer w.stop()

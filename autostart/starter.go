@@ -300,7 +300,8 @@ func (s *Starter) ended(h *hosted, r *run) {
 // boot brings the machine up and reports whether it is ready.
 func (s *Starter) boot(h *hosted, r *run) bool {
 	s.config.Trace.starting(r.m)
-	s.edit(r, func(m *balance.Machine) { m.Health, m.Recent, m.Doubtful = balance.HealthUnknown, false, false })
+	s.edit(r,
+		func(m *balance.Machine) { m.Health, m.Recent, m.Doubtful = balance.HealthUnknown, false, false })
 	var err error
 	if r.probe, err = s.prober(r.m.App); err != nil {
 		s.fail(r.m, r.gate, r.token, fmt.Sprintf("StarterConfig.CheckOf: %v", err))

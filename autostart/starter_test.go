@@ -489,7 +489,9 @@ func TestBadConfig(t *testing.T) {
 // meanwhile keeps the new run.
 func TestAStarterHoldsNothingOfARunThatIsOver(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
-		r := newRig(t, StarterConfig{}, habits{boot: sec, ends: 5 * sec, end: Exit{Reason: "exit status 0"}}, habits{startErr: errors.New("no such image")})
+		r := newRig(t, StarterConfig{},
+			habits{boot: sec, ends: 5 * sec, end: Exit{Reason: "exit status 0"}},
+			habits{startErr: errors.New("no such image")})
 		defer r.stop()
 		runs := func() (n int) {
 			r.s.mu.Lock()

@@ -131,8 +131,11 @@ func TestStopsSurviveARestart(t *testing.T) {
 	stopped(after, 0, 16*sec)
 	after.p.Restore(h)
 	now := after.p.History()
-	if got, want := now.Stops.last, []time.Duration{15 * sec, 16 * sec}; !slices.Equal(got, want) || now.Suspends.Known() || !now.known() {
-		t.Errorf("learned stops of %v after a restart, and suspends %v; want %v. On paper: %s", got, now.Suspends.last, want, text)
+	if got, want := now.Stops.last, []time.Duration{15 * sec, 16 * sec}; !slices.Equal(got, want) ||
+		now.Suspends.Known() ||
+		!now.known() {
+		t.Errorf("learned stops of %v after a restart, and suspends %v; want %v. On paper: %s", got,
+			now.Suspends.last, want, text)
 	}
 	if text, err := json.Marshal(History{}); err != nil || string(text) != "{}" {
 		t.Errorf("who knows nothing writes %s, %v", text, err)

@@ -31,8 +31,11 @@ func (f *flight) wrap(resp *http.Response) {
 	}
 	defer f.hand(resp)
 	a := answer{f, resp, resp.Body}
-	if rw, ok := resp.Body.(io.ReadWriteCloser); ok && resp.StatusCode == http.StatusSwitchingProtocols {
-		resp.Body = &duplex{answer: a, rw: rw, half: halfOf(resp.Body, f.used.conn), wire: f.used.conn.wire}
+	if rw, ok := resp.Body.(io.ReadWriteCloser); ok &&
+		resp.StatusCode == http.StatusSwitchingProtocols {
+		resp.Body = &duplex{
+			answer: a, rw: rw, half: halfOf(resp.Body, f.used.conn), wire: f.used.conn.wire,
+		}
 		return
 	}
 	resp.Body = &a
@@ -182,7 +185,8 @@ func (d *duplex) broke() *error { return cmp.Or(d.broken.Load(), d.left.Load()) 
 // Close ends both directions. What broke ends in a reset; so does what nobody has ever used, and
 // what had not ended when the request's context did.
 func (d *duplex) Close() error {
-	if err := context.Cause(d.f.req.Context()); err != nil && !d.told.Load() && !(d.over.Load() && d.wire.ended.Load()) {
+	if err := context.Cause(d.f.req.Context()); err != nil && !d.told.Load() &&
+		!(d.over.Load() && d.wire.ended.Load()) {
 		d.left.CompareAndSwap(nil, &err)
 	}
 	if d.broke() != nil || !d.used.Load() {

@@ -1174,7 +1174,10 @@ func TestARefusalIsToldToAll(t *testing.T) {
 			_, err := far.Read(make([]byte, 1))
 			ended <- err
 		}()
-		c := &edgeConn{Conn: near, peer: "worker", keys: authKeys("key"), binding: boundA, turn: make(chan struct{}, 1)}
+		c := &edgeConn{
+			Conn: near, peer: "worker", keys: authKeys("key"), binding: boundA,
+			turn: make(chan struct{}, 1),
+		}
 		c.once.Do(func() {}) // the hello has been sent
 		for i, use := range []func([]byte) (int, error){c.Read, c.Read, c.Write} {
 			if _, err := use(make([]byte, 1)); !denied(err) {

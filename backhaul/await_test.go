@@ -566,7 +566,8 @@ func TestABodyThatDripsHoldsNoSlot(t *testing.T) {
 	} {
 		t.Run(tt.name, func(t *testing.T) {
 			inBubbles(t, func(t *testing.T, local bool) {
-				tr, l, inFlight := calm(t, local, func(w http.ResponseWriter, r *http.Request) { io.Copy(io.Discard, r.Body) })
+				tr, l, inFlight := calm(t, local,
+					func(w http.ResponseWriter, r *http.Request) { io.Copy(io.Discard, r.Body) })
 				pr, pw := io.Pipe()
 				began := time.Now()
 				go func() {
@@ -585,7 +586,8 @@ func TestABodyThatDripsHoldsNoSlot(t *testing.T) {
 					resp.Body.Close()
 				}
 				pr.Close()
-				if stall, ok := errors.AsType[*StallError](err); tt.well && err != nil || !tt.well && (!ok || *stall != StallError{"web", StallBody, time.Minute}) {
+				if stall, ok := errors.AsType[*StallError](err); tt.well && err != nil ||
+					!tt.well && (!ok || *stall != StallError{"web", StallBody, time.Minute}) {
 					t.Errorf("got %v", err)
 				}
 				if took := time.Since(began); !tt.well && took > 2*time.Minute {
@@ -641,8 +643,16 @@ func TestAStallThatAnOwnerTellsOfIsTheClients(t *testing.T) {
 		http.StatusRequestTimeout: {"web", StallBody, time.Minute}, http.StatusGatewayTimeout: {"web", StallUpgrade, time.Minute},
 	} {
 		var l log
-		said := http.HandlerFunc(func(w http.ResponseWriter, _ *http.Request) { fault(w, status, FailClient, "nothing came") })
-		r := newRig(t, rigConfig{app: roomy, config: Config{Trace: l.trace()}, wrapHop: func(http.Handler) http.Handler { return said }})
+		said := http.HandlerFunc(
+			func(w http.ResponseWriter, _ *http.Request) { fault(w, status, FailClient, "nothing came") },
+		)
+		r := newRig(
+			t,
+			rigConfig{
+				app: roomy, config: Config{Trace: l.trace()},
+				wrapHop: func(http.Handler) http.Handler { return said },
+			},
+		)
 		r.serve("m1", says("one"))
 		r.serve("m2", says("two"))
 		_, err := r.transport.RoundTrip(request(t, "PUT", "http://web/", strings.NewReader("x")))

@@ -254,7 +254,8 @@ func TestABounceAfterAFailureIsWhatCounts(t *testing.T) {
 	r.host("m1", "127.0.0.1:1") // nobody listens
 	leave := fill(t, r.serve("m2", says("two")), 50)
 	_, err := r.transport.RoundTrip(request(t, "POST", "http://web/", nil))
-	if u, ok := errors.AsType[*UnavailableError](err); !ok || u.Bounces == 0 || !strings.HasPrefix(l.String(), "m1 failed: dial, m2 bounced: full") {
+	if u, ok := errors.AsType[*UnavailableError](err); !ok || u.Bounces == 0 ||
+		!strings.HasPrefix(l.String(), "m1 failed: dial, m2 bounced: full") {
 		t.Errorf("%s: got %v", &l, err)
 	}
 	leave()

@@ -68,7 +68,8 @@ func TestHooksAndConnectionsMayCallBack(t *testing.T) {
 				t.Fatal("a hook that calls back waits for ever")
 			}
 			if closed.Load() == 0 || h2 && pressed.Load() == 0 {
-				t.Errorf("%d connections were closed, the pressure was asked for %d times: nothing was tried", closed.Load(), pressed.Load())
+				t.Errorf("%d connections were closed, the pressure was asked for %d times: nothing was tried",
+					closed.Load(), pressed.Load())
 			}
 			r.quiet()
 		})

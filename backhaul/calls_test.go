@@ -158,8 +158,11 @@ func TestACallWithoutAMessageIsARequest(t *testing.T) {
 		c := &Connections{StreamAge: time.Second}
 		req := request(t, "POST", "http://web/", nil)
 		req.ProtoMajor = 2
-		resp := &http.Response{StatusCode: 200, ContentLength: -1, Header: http.Header{"Content-Type": {"application/grpc"}},
-			Body: io.NopCloser(bytes.NewReader(grpcMessage(0, 3)))}
+		resp := &http.Response{
+			StatusCode: 200, ContentLength: -1,
+			Header: http.Header{"Content-Type": {"application/grpc"}},
+			Body:   io.NopCloser(bytes.NewReader(grpcMessage(0, 3))),
+		}
 		c.watch("web", "m1", req, resp, &exchange{}, nil)
 		time.Sleep(time.Hour)
 		if n := c.Long(m1, downscale.Stream); n != 0 {

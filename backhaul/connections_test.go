@@ -392,7 +392,11 @@ func (g *given) lasts() bool              { return true }
 // A connection is told once: the time that it was given first is its time.
 func TestAConnectionIsToldOnce(t *testing.T) {
 	c, g := &Connections{}, &given{}
-	c.add(&long{in: c, machine: balance.MachineKey{App: "web", ID: "m1"}, class: downscale.WebSocket, endable: g})
+	c.add(
+		&long{
+			in: c, machine: balance.MachineKey{App: "web", ID: "m1"}, class: downscale.WebSocket, endable: g,
+		},
+	)
 	for _, within := range []time.Duration{time.Minute, time.Hour} {
 		c.Notify(m1, downscale.AllClasses, within)
 		c.NotifyIdle(m1, downscale.AllClasses, 0, within)

@@ -17,14 +17,23 @@ func TestAnOwnerThatDeniesThisNodeAttractsNobody(t *testing.T) {
 	var other *hop
 	var good string
 	var l log
-	r := newRig(t, rigConfig{app: app, config: Config{Trace: l.trace(), Dial: func(ctx context.Context, owner balance.NodeID) (net.Conn, error) {
-		addr := good
-		if owner == "other" {
-			addr = other.Listener.Addr().String()
-		}
-		var d net.Dialer
-		return d.DialContext(ctx, "tcp", addr)
-	}}})
+	r := newRig(
+		t,
+		rigConfig{
+			app: app,
+			config: Config{
+				Trace: l.trace(),
+				Dial: func(ctx context.Context, owner balance.NodeID) (net.Conn, error) {
+					addr := good
+					if owner == "other" {
+						addr = other.Listener.Addr().String()
+					}
+					var d net.Dialer
+					return d.DialContext(ctx, "tcp", addr)
+				},
+			},
+		},
+	)
 	good = r.hop.Listener.Addr().String()
 	r.serve("m1", says("one"))
 	worker, err := balance.NewFleet(balance.FleetConfig{Node: "other", Region: "nrt"})
@@ -58,10 +67,12 @@ func TestAnOwnerThatDeniesThisNodeAttractsNobody(t *testing.T) {
 	}
 	denied := strings.Count(l.String(), "denied")
 	if denied == 0 || denied > n/10 {
-		t.Errorf("%d of %d requests were sent to the owner that denies this node; want some, and few", denied, n)
+		t.Errorf("%d of %d requests were sent to the owner that denies this node; want some, and few",
+			denied, n)
 	}
 	rows, _ := worker.App("web")
-	if row, _ := rows.Machine("m2"); row.Health != balance.HealthUnknown || row.State != balance.Started {
+	if row, _ := rows.Machine("m2"); row.Health != balance.HealthUnknown ||
+		row.State != balance.Started {
 		t.Errorf("its owner has the machine as %+v", row)
 	}
 	r.quiet()

@@ -99,7 +99,8 @@ func (d *drain) run(ctx context.Context, grace time.Duration) error {
 	arriving := cmp.Or(d.arriving, arriving)
 	if deaf {
 		waitFor(ctx, drainLook, func() bool { return false })
-		waitFor(ctx, 10*arriving, func() bool { return time.Now().UnixNano()-d.accepted.Load() > int64(arriving) })
+		waitFor(ctx, 10*arriving,
+			func() bool { return time.Now().UnixNano()-d.accepted.Load() > int64(arriving) })
 	}
 	d.stop()
 	waitFor(ctx, 3*arriving, func() bool { return d.fresh.Load() == 0 })

@@ -110,7 +110,8 @@ func resting(t *testing.T, r *rig, n int) (net.Conn, *bufio.Reader) {
 // post sends a request to machine m1 over a connection of an edge.
 func post(t *testing.T, c net.Conn, br *bufio.Reader) *http.Response {
 	t.Helper()
-	fmt.Fprintf(c, "POST / HTTP/1.1\r\nHost: x\r\n%s: %s\r\nContent-Length: 0\r\n\r\n", headerTo, appendTo(nil, to{app: "web", id: "m1"}))
+	fmt.Fprintf(c, "POST / HTTP/1.1\r\nHost: x\r\n%s: %s\r\nContent-Length: 0\r\n\r\n", headerTo,
+		appendTo(nil, to{app: "web", id: "m1"}))
 	resp, err := http.ReadResponse(br, nil)
 	if err != nil {
 		t.Fatal(err)
@@ -158,7 +159,9 @@ func TestARequestThatMeetsTheEndOfItsConnectionIsRefused(t *testing.T) {
 				go r.hop.server.Shutdown(t.Context())
 			}
 			br.Peek(1) // its last word is here, and the edge has not looked
-			if resp := post(t, conn, br); resp.StatusCode != http.StatusRequestTimeout || resp.Header.Get(headerBounce) != balance.Closing.String() || !resp.Close {
+			if resp := post(t, conn, br); resp.StatusCode != http.StatusRequestTimeout ||
+				resp.Header.Get(headerBounce) != balance.Closing.String() ||
+				!resp.Close {
 				t.Errorf("got %d %v", resp.StatusCode, resp.Header)
 			}
 			if _, err := br.ReadByte(); err != io.EOF {

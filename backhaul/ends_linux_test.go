@@ -118,7 +118,9 @@ func TestAClientWhoseUpgradedRequestIsCutIsReset(t *testing.T) {
 		ctx, cancel := context.WithCancel(t.Context())
 		defer cancel()
 		proxy := r.front.Config.Handler
-		r.front.Config.Handler = http.HandlerFunc(func(w http.ResponseWriter, q *http.Request) { proxy.ServeHTTP(w, q.WithContext(ctx)) })
+		r.front.Config.Handler = http.HandlerFunc(
+			func(w http.ResponseWriter, q *http.Request) { proxy.ServeHTTP(w, q.WithContext(ctx)) },
+		)
 		client, fromMachine, machine := upgraded(t, r, "echo")
 		io.WriteString(machine, "hello")
 		expect(t, "the client", fromMachine, "hello")

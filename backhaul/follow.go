@@ -79,7 +79,9 @@ func (w *wire) leave() bool {
 		return f.state.Load() == followLeft
 	}
 	w.end()
-	w.Conn.SetDeadline(time.Unix(1, 0)) //nolint:errcheck // whoever waits gets up; if not, he ends with the connection
+	w.Conn.SetDeadline(
+		time.Unix(1, 0),
+	) //nolint:errcheck // whoever waits gets up; if not, he ends with the connection
 	return true
 }
 

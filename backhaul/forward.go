@@ -89,7 +89,8 @@ func hasToken(lists []string, token string) bool {
 
 // answerWith writes a machine's answer. The headers have been copied. An answer that breaks off is written as far as it
 // came, head included, before the error is returned: the edge must see that the machine has answered.
-func answerWith(w http.ResponseWriter, resp *http.Response, x *exchange, s *serving, p *place) error {
+func answerWith(w http.ResponseWriter, resp *http.Response, x *exchange, s *serving,
+	p *place) error {
 	hd := w.Header()
 	if _, ok := hd["Content-Type"]; !ok {
 		hd["Content-Type"] = nil // else the server guesses one
@@ -269,7 +270,8 @@ func upgrade(w http.ResponseWriter, resp *http.Response, machine *conn) {
 		return true
 	}
 	endHalf := func(h halver, whole io.Closer) {
-		if err := h.CloseWrite(); errors.Is(err, errors.ErrUnsupported) { // only the whole connection can end
+		if err := h.CloseWrite(); errors.Is(err,
+			errors.ErrUnsupported) { // only the whole connection can end
 			closing.Store(true)
 			whole.Close()
 		}

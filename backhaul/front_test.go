@@ -32,7 +32,8 @@ var (
 const starved = 2 * time.Second
 
 // serveFront serves h at addr, which may be ":0".
-func serveFront(t *testing.T, addr string, h http.Handler, c FrontConfig) (*Front, string, <-chan error) {
+func serveFront(t *testing.T, addr string, h http.Handler,
+	c FrontConfig) (*Front, string, <-chan error) {
 	t.Helper()
 	f, err := NewFront(h, c)
 	if err != nil {
@@ -114,7 +115,8 @@ func TestARestartCostsNoRequest(t *testing.T) {
 	poll(func() bool { return answered.Load() >= *posts })
 	stop()
 	clients.Wait()
-	t.Logf("%d requests over %d restarts, %d lost, %d connections told to end", answered.Load(), *restarts, lost.Load(), closes.Load())
+	t.Logf("%d requests over %d restarts, %d lost, %d connections told to end", answered.Load(),
+		*restarts, lost.Load(), closes.Load())
 	if lost.Load() > 0 || closes.Load() == 0 {
 		t.Errorf("%d of %d requests were lost", lost.Load(), answered.Load())
 	}
@@ -124,18 +126,22 @@ func TestARestartCostsNoRequest(t *testing.T) {
 // answer says that its connection ends, late ones as well; upgrades go on.
 func TestADrainingFrontSaysSo(t *testing.T) {
 	entered, leave := make(chan struct{}), make(chan struct{})
-	f, addr, done := serveFront(t, "127.0.0.1:0", http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
-		switch r.URL.Path {
-		case "/slow":
-			close(entered)
-			<-leave
-		case "/hints":
-			w.WriteHeader(http.StatusEarlyHints)
-		case "/nothing":
-			return
-		}
-		io.WriteString(w, "hello")
-	}), FrontConfig{Grace: time.Hour})
+	f, addr, done := serveFront(
+		t, "127.0.0.1:0",
+		http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+			switch r.URL.Path {
+			case "/slow":
+				close(entered)
+				<-leave
+			case "/hints":
+				w.WriteHeader(http.StatusEarlyHints)
+			case "/nothing":
+				return
+			}
+			io.WriteString(w, "hello")
+		}),
+		FrontConfig{Grace: time.Hour},
+	)
 	ask := func(c net.Conn, br *bufio.Reader, path string) *http.Response {
 		t.Helper()
 		fmt.Fprintf(c, "GET %s HTTP/1.1\r\nHost: h\r\n\r\n", path)
@@ -194,11 +200,16 @@ func TestAFrontSpeaksHTTP2(t *testing.T) {
 	only := new(http.Protocols)
 	only.SetUnencryptedHTTP2(true)
 	var dials atomic.Int64
-	client := &http.Client{Transport: &http.Transport{Protocols: only, DialContext: func(ctx context.Context, network, addr string) (net.Conn, error) {
-		dials.Add(1)
-		var d net.Dialer
-		return d.DialContext(ctx, network, addr)
-	}}}
+	client := &http.Client{
+		Transport: &http.Transport{
+			Protocols: only,
+			DialContext: func(ctx context.Context, network, addr string) (net.Conn, error) {
+				dials.Add(1)
+				var d net.Dialer
+				return d.DialContext(ctx, network, addr)
+			},
+		},
+	}
 	defer client.CloseIdleConnections()
 	for i := range 4 {
 		if i == 2 {
@@ -232,7 +243,10 @@ func TestADrainEndsWithItsContext(t *testing.T) {
 // Shutdown returns when the last request has its answer.
 func TestAFrontIsShutDownWhenAllIsAnswered(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
-		f, err := NewFront(http.HandlerFunc(func(http.ResponseWriter, *http.Request) { time.Sleep(time.Minute) }), FrontConfig{Grace: -1})
+		f, err := NewFront(
+			http.HandlerFunc(func(http.ResponseWriter, *http.Request) { time.Sleep(time.Minute) }),
+			FrontConfig{Grace: -1},
+		)
 		if err != nil {
 			t.Fatal(err)
 		}
@@ -328,7 +342,8 @@ func TestAProxyBehindAFront(t *testing.T) {
 	for want, h := range map[string]http.Handler{"/api/x": proxy, "/x": http.StripPrefix("/api", proxy)} {
 		_, addr, _ := serveFront(t, "127.0.0.1:0", h, FrontConfig{})
 		for _, body := range []string{"", "a body"} {
-			resp, got := exchangeRaw(t, addr, fmt.Sprintf("POST /api/x HTTP/1.1\r\nHost: h\r\nContent-Length: %d\r\n\r\n%s", len(body), body))
+			resp, got := exchangeRaw(t, addr,
+				fmt.Sprintf("POST /api/x HTTP/1.1\r\nHost: h\r\nContent-Length: %d\r\n\r\n%s", len(body), body))
 			if guessed, ok := resp.Header["Content-Type"]; ok || got != want {
 				t.Errorf("the app got %s, want %s; Content-Type %q", got, want, guessed)
 			}
@@ -352,7 +367,8 @@ func TestADrainWaitsForRequestsOnTheirWay(t *testing.T) {
 		}
 		defer c.Close()
 		synctest.Wait()
-		time.AfterFunc(arriving/2+drainLook/2, func() { io.WriteString(c, "GET / HTTP/1.1\r\nHost: h\r\n\r\n") })
+		time.AfterFunc(arriving/2+drainLook/2,
+			func() { io.WriteString(c, "GET / HTTP/1.1\r\nHost: h\r\n\r\n") })
 		go func() {
 			f.Drain(t.Context())
 			f.Close()
@@ -412,13 +428,19 @@ func TestWhatADrainWaitsFor(t *testing.T) {
 func TestAFrontWithTLSSpeaksHTTP2(t *testing.T) {
 	certs := httptest.NewTLSServer(nil)
 	defer certs.Close()
-	_, addr, _ := serveFront(t, "127.0.0.1:0", says("hello"), FrontConfig{TLS: &tls.Config{Certificates: certs.TLS.Certificates}})
+	_, addr, _ := serveFront(t, "127.0.0.1:0", says("hello"),
+		FrontConfig{TLS: &tls.Config{Certificates: certs.TLS.Certificates}})
 	both := new(http.Protocols)
 	both.SetHTTP1(true)
 	both.SetHTTP2(true)
-	client := &http.Client{Transport: &http.Transport{Protocols: both, TLSClientConfig: &tls.Config{InsecureSkipVerify: true}}}
+	client := &http.Client{
+		Transport: &http.Transport{
+			Protocols: both, TLSClientConfig: &tls.Config{InsecureSkipVerify: true},
+		},
+	}
 	defer client.CloseIdleConnections()
-	if resp, body := fetch(t, client, request(t, "GET", "https://"+addr, nil)); resp.ProtoMajor != 2 || body != "hello" {
+	if resp, body := fetch(t, client, request(t, "GET", "https://"+addr, nil)); resp.ProtoMajor != 2 ||
+		body != "hello" {
 		t.Errorf("%s %q", resp.Proto, body)
 	}
 }
@@ -451,7 +473,8 @@ func TestFrontConfig(t *testing.T) {
 	for field, c := range map[string]FrontConfig{
 		"HeaderTimeout": {HeaderTimeout: -1}, "IdleTimeout": {IdleTimeout: -1}, "MaxHeader": {MaxHeader: -1},
 	} {
-		if _, err := NewFront(says(""), c); err == nil || !strings.Contains(err.Error(), "FrontConfig."+field+" -1") {
+		if _, err := NewFront(says(""), c); err == nil ||
+			!strings.Contains(err.Error(), "FrontConfig."+field+" -1") {
 			t.Errorf("%s: %v", field, err)
 		}
 	}

@@ -53,7 +53,8 @@ func (w *reply) WriteHeader(code int) {
 func (w *reply) head(code int) {
 	w.status = code
 	h := w.Header()
-	if code != http.StatusSwitchingProtocols && (w.ending != nil && w.ending.Load() || w.body != nil && w.body.long(w.r, code)) {
+	if code != http.StatusSwitchingProtocols &&
+		(w.ending != nil && w.ending.Load() || w.body != nil && w.body.long(w.r, code)) {
 		h["Connection"] = []string{"close"} // over HTTP/2 a GOAWAY
 	}
 	if _, ok := h["Content-Type"]; !ok && !w.guess {

@@ -227,7 +227,8 @@ func TestAnEarlyAnswerSaysThatItsConnectionEnds(t *testing.T) {
 					t.Fatalf("local %v, %s, %q: %v", local, path, head, err)
 				}
 				if _, err := io.Copy(io.Discard, resp.Body); err != nil || resp.Close != ends {
-					t.Errorf("local %v, %s, %q: the answer says that its connection ends: %v, want %v; %v", local, path, head, resp.Close, ends, err)
+					t.Errorf("local %v, %s, %q: the answer says that its connection ends: %v, want %v; %v", local,
+						path, head, resp.Close, ends, err)
 				}
 				c.Close()
 			}
@@ -322,13 +323,19 @@ func TestABrokenAnswerIsNotHeldByABody(t *testing.T) {
 	for _, length := range []string{"Content-Length: 100000", "Transfer-Encoding: chunked"} {
 		for _, expect := range []string{"Expect: 100-continue\r\n", ""} {
 			synctest.Test(t, func(t *testing.T) {
-				k := newCluster(t, clusterConfig{handler: HandlerConfig{AnyNode: true}, machine: func(w http.ResponseWriter, r *http.Request) {
-					http.NewResponseController(w).EnableFullDuplex()
-					io.WriteString(w, "half of")
-					http.NewResponseController(w).Flush()
-					c, _, _ := http.NewResponseController(w).Hijack()
-					c.Close()
-				}})
+				k := newCluster(
+					t,
+					clusterConfig{
+						handler: HandlerConfig{AnyNode: true},
+						machine: func(w http.ResponseWriter, r *http.Request) {
+							http.NewResponseController(w).EnableFullDuplex()
+							io.WriteString(w, "half of")
+							http.NewResponseController(w).Flush()
+							c, _, _ := http.NewResponseController(w).Hijack()
+							c.Close()
+						},
+					},
+				)
 				c, err := k.hop.dial(t.Context())
 				if err != nil {
 					t.Fatal(err)
@@ -337,13 +344,16 @@ func TestABrokenAnswerIsNotHeldByABody(t *testing.T) {
 				stop := time.AfterFunc(time.Minute, func() { c.Close() })
 				defer stop.Stop()
 				go func() {
-					io.WriteString(c, "POST / HTTP/1.1\r\nHost: x\r\nEbb-To: web;m1;0;edge\r\n"+expect+length+"\r\n\r\n")
+					io.WriteString(c,
+						"POST / HTTP/1.1\r\nHost: x\r\nEbb-To: web;m1;0;edge\r\n"+expect+length+"\r\n\r\n")
 					io.WriteString(c, "1\r\nx\r\n") // the machine may be gone before the second
 					io.WriteString(c, "1\r\ny\r\n")
 				}()
 				began := time.Now()
 				got, err := io.ReadAll(c)
-				if took := time.Since(began); took > time.Second || err != nil || !bytes.Contains(got, []byte("half of")) || bytes.HasSuffix(got, []byte("0\r\n\r\n")) {
+				if took := time.Since(began); took > time.Second || err != nil ||
+					!bytes.Contains(got, []byte("half of")) ||
+					bytes.HasSuffix(got, []byte("0\r\n\r\n")) {
 					t.Errorf("%q, %q: after %v %q, %v", expect, length, took, got, err)
 				}
 			})

@@ -196,7 +196,8 @@ func TestAnEdgeThatIsSilentIsGivenUp(t *testing.T) {
 		began := time.Now()
 		go c.Write(append([]byte(clientPreface), frame(frameSettings, 0, 0)...))
 		io.Copy(io.Discard, c)
-		if took, want := time.Since(began), usualPings.after+usualPings.wait; took < want || took > want+time.Second {
+		if took, want := time.Since(began), usualPings.after+usualPings.wait; took < want ||
+			took > want+time.Second {
 			t.Errorf("given up after %v, want %v", took, want)
 		}
 	})

@@ -98,7 +98,9 @@ func (h *Handler) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 		h.admit(w, r, t)
 		return
 	}
-	rw, admit := &reply{ResponseWriter: w, r: r}, func(w http.ResponseWriter, r *http.Request) { h.admit(w, r, t) }
+	rw, admit := &reply{
+		ResponseWriter: w, r: r,
+	}, func(w http.ResponseWriter, r *http.Request) { h.admit(w, r, t) }
 	if awaited(r) { // such a request needs no help to be answered early
 		breaking(rw, admit)
 		return
@@ -341,7 +343,8 @@ func reopenable(length int64, h2 bool) int {
 }
 
 // pass passes an answer, and what it may become, back.
-func (h *Handler) pass(w http.ResponseWriter, resp *http.Response, p *place, x *exchange, s *serving, l leaver) error {
+func (h *Handler) pass(w http.ResponseWriter, resp *http.Response, p *place, x *exchange,
+	s *serving, l leaver) error {
 	if l != nil {
 		defer l.leave()
 	}

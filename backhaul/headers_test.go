@@ -173,10 +173,12 @@ func TestTrailersThatNobodyAnnounced(t *testing.T) {
 			b, _ := io.ReadAll(q.Body)
 			fmt.Fprint(w, string(b), q.Trailer)
 		}))
-		plain := httptest.NewServer(&httputil.ReverseProxy{Transport: r.transport, Rewrite: func(p *httputil.ProxyRequest) {
-			Rewrite(p)
-			p.Out.URL.Host = "web"
-		}})
+		plain := httptest.NewServer(
+			&httputil.ReverseProxy{Transport: r.transport, Rewrite: func(p *httputil.ProxyRequest) {
+				Rewrite(p)
+				p.Out.URL.Host = "web"
+			}},
+		)
 		t.Cleanup(plain.Close)
 		for _, tt := range []struct{ announced, sent, want string }{
 			{"X-One", "X-One: 1\r\nX-Two: 2\r\nEbb-To: 3\r\nebb_to: 4\r\n", "map[X-One:[1] X-Two:[2]]"},
@@ -194,7 +196,9 @@ func TestTrailersThatNobodyAnnounced(t *testing.T) {
 				if err != nil {
 					t.Fatal(err)
 				}
-				fmt.Fprintf(c, "POST / HTTP/1.1\r\nHost: x\r\nConnection: close\r\n%sTransfer-Encoding: chunked\r\n\r\n5\r\nhello\r\n0\r\n%s\r\n", announced, tt.sent)
+				fmt.Fprintf(c,
+					"POST / HTTP/1.1\r\nHost: x\r\nConnection: close\r\n%sTransfer-Encoding: chunked\r\n\r\n5\r\nhello\r\n0\r\n%s\r\n",
+					announced, tt.sent)
 				resp, err := http.ReadResponse(bufio.NewReader(c), nil)
 				if err != nil {
 					t.Fatal(err)
@@ -328,7 +332,9 @@ func TestTheContextOfTheCallerReachesDial(t *testing.T) {
 func TestWhatAConnectionNamesStaysThere(t *testing.T) {
 	got := http.Header{}
 	copyHeader(got, http.Header{
-		"Connection": {"close, X-One", "x-two ,"}, "X-One": {"1"}, "X-Two": {"2"}, "X-Three": {"3"}, "Keep-Alive": {"4"},
+		"Connection": {
+			"close, X-One", "x-two ,",
+		}, "X-One": {"1"}, "X-Two": {"2"}, "X-Three": {"3"}, "Keep-Alive": {"4"},
 	}, nil)
 	if len(got) != 1 || got.Get("X-Three") != "3" {
 		t.Errorf("passed on: %v", got)

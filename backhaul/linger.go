@@ -75,7 +75,9 @@ func (l *lingering) wait() Freed {
 	case l.wire != nil:
 		return l.follow()
 	case l.tells():
-		return l.hold(l.times.p99(l.app.ID)) // the stream has been reset, and nothing is heard of it any more
+		return l.hold(
+			l.times.p99(l.app.ID),
+		) // the stream has been reset, and nothing is heard of it any more
 	}
 	late := time.NewTimer(l.patience())
 	defer late.Stop()

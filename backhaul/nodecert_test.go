@@ -413,7 +413,9 @@ func TestACertificateMayHaveOneInBetween(t *testing.T) {
 	ca := newAuthority(t, "ca")
 	between := &authority{}
 	between.cert = ca.sign(t, &x509.Certificate{
-		Subject: pkix.Name{CommonName: "between"}, IsCA: true, BasicConstraintsValid: true, KeyUsage: x509.KeyUsageCertSign,
+		Subject: pkix.Name{
+			CommonName: "between",
+		}, IsCA: true, BasicConstraintsValid: true, KeyUsage: x509.KeyUsageCertSign,
 		NotAfter: time.Now().Add(time.Hour),
 	})
 	f := files(t, t.TempDir(), between.issue(t, "edge", time.Hour), ca)
@@ -424,7 +426,9 @@ func TestACertificateMayHaveOneInBetween(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	chain := append(leaf, pem.EncodeToMemory(&pem.Block{Type: "CERTIFICATE", Bytes: between.cert.Certificate[0]})...)
+	chain := append(
+		leaf,
+		pem.EncodeToMemory(&pem.Block{Type: "CERTIFICATE", Bytes: between.cert.Certificate[0]})...)
 	if err := os.WriteFile(f.Cert, chain, 0o600); err != nil {
 		t.Fatal(err)
 	}

@@ -18,7 +18,9 @@ var pooledName = peerName{"web", "m1"}
 
 // pooled is a pool of connections to one machine, in a bubble.
 func pooled(t *testing.T, dial dialer) (*pool, func(epoch uint64) *exchange) {
-	p := newPool(poolConfig{near: true, maxIdle: 100, idleTimeout: 4 * time.Second, maxHeader: 1 << 20})
+	p := newPool(
+		poolConfig{near: true, maxIdle: 100, idleTimeout: 4 * time.Second, maxHeader: 1 << 20},
+	)
 	if dial == nil {
 		l := newPipes()
 		s := &http.Server{Handler: says("hello"), ErrorLog: quietLog}
@@ -51,7 +53,8 @@ func TestConnectionsServeTheirOwnEpoch(t *testing.T) {
 		p.put(second)
 		first, reused := p.must(t, of(1))
 		if reused || first == second || first.epoch != 1 {
-			t.Errorf("a request of the first epoch gets a connection of epoch %d, reused %v", first.epoch, reused)
+			t.Errorf("a request of the first epoch gets a connection of epoch %d, reused %v", first.epoch,
+				reused)
 		}
 		if p.put(first); len(pe.idle) != 1 || pe.idle[0] != second || first.cc.Err() == nil {
 			t.Errorf("a connection of an epoch that is over is kept: %d are idle", len(pe.idle))
@@ -72,7 +75,11 @@ func announces(streams uint32) dialer {
 	return func(context.Context) (net.Conn, error) {
 		a, b := net.Pipe()
 		go func() {
-			go b.Write(frame(frameSettings, 0, 0, append([]byte{0, settingStreams}, binary.BigEndian.AppendUint32(nil, streams)...)...))
+			go b.Write(
+				frame(
+					frameSettings, 0, 0,
+					append([]byte{0, settingStreams}, binary.BigEndian.AppendUint32(nil, streams)...)...),
+			)
 			io.Copy(io.Discard, b)
 			b.Close()
 		}()
@@ -132,7 +139,8 @@ func TestEveryIdleConnectionIsClosedInTime(t *testing.T) {
 		p.put(two)
 		time.Sleep(3*time.Second + time.Millisecond)
 		if one.cc.Err() == nil || two.cc.Err() != nil {
-			t.Errorf("after 4 s: the one says %v, the other %v; want the first closed", one.cc.Err(), two.cc.Err())
+			t.Errorf("after 4 s: the one says %v, the other %v; want the first closed", one.cc.Err(),
+				two.cc.Err())
 		}
 		time.Sleep(time.Second)
 		if two.cc.Err() == nil {
@@ -200,7 +208,8 @@ func TestDeadPooledConnectionsAreNotDrawnForEver(t *testing.T) {
 			t.Fatalf("%v: %v", fail, err)
 		}
 		if got := read(t, resp, err); got != "hello" || len(all) != len(conns)+1 {
-			t.Errorf("got %q over connection %d, want the one after the %d dead ones", got, len(all), len(conns))
+			t.Errorf("got %q over connection %d, want the one after the %d dead ones", got, len(all),
+				len(conns))
 		}
 		x.release()
 	})
@@ -234,7 +243,8 @@ func TestTheTimeForTheFirstBytesEndsWithThem(t *testing.T) {
 			defer a.Close()
 			defer b.Close()
 			go io.WriteString(b, first)
-			if _, head, err := s.greet(&greeted{Conn: a, from: a, in: s}); err != nil || string(head) != first {
+			if _, head, err := s.greet(&greeted{Conn: a, from: a, in: s}); err != nil ||
+				string(head) != first {
 				t.Fatalf("%q, %v", head, err)
 			}
 			go func() {

@@ -36,7 +36,8 @@ type roundTripped struct {
 }
 
 // finishing is a round trip whose answer is read to its end.
-func (x *exchange) finishing(c *conn, out *http.Request, body *reader) (*http.Response, Failure, error) {
+func (x *exchange) finishing(c *conn, out *http.Request,
+	body *reader) (*http.Response, Failure, error) {
 	ctx := context.WithoutCancel(out.Context())
 	req, s := open(out.WithContext(ctx), nil)
 	r := &rest{

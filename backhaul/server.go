@@ -309,7 +309,9 @@ func (g *greeted) retire() bool {
 	if !g.phase.CompareAndSwap(greetedResting, greetedRetired) {
 		return false
 	}
-	g.Conn.SetWriteDeadline(time.Now().Add(lingerFor)) //nolint:errcheck // whoever reads sees what comes of it
+	g.Conn.SetWriteDeadline(
+		time.Now().Add(lingerFor),
+	) //nolint:errcheck // whoever reads sees what comes of it
 	io.WriteString(g, lastWord)                        //nolint:errcheck
 	g.CloseWrite()                                     //nolint:errcheck
 	g.Conn.SetReadDeadline(time.Now().Add(lingerIdle)) //nolint:errcheck
@@ -373,7 +375,9 @@ func (s *Server) server(of served) *inner {
 		return in
 	}
 	h := &http.Server{
-		Handler: http.HandlerFunc(s.serveHTTP), IdleTimeout: s.c.IdleTimeout, ReadHeaderTimeout: s.c.HeaderTimeout,
+		Handler: http.HandlerFunc(
+			s.serveHTTP,
+		), IdleTimeout: s.c.IdleTimeout, ReadHeaderTimeout: s.c.HeaderTimeout,
 		ConnState: s.changed, ConnContext: ConnContext, MaxHeaderBytes: s.c.MaxHeader, ErrorLog: slog.NewLogLogger(s.c.Logger.Handler(), slog.LevelWarn), Protocols: new(http.Protocols),
 	}
 	if of.class == classHTTP1 {
@@ -435,7 +439,8 @@ func (s *Server) Shutdown(ctx context.Context) error {
 	var h2 error
 	var wg sync.WaitGroup
 	wg.Go(func() { h2 = s.end(true, func(h *http.Server) error { return h.Shutdown(ctx) }) })
-	waitFor(ctx, never, s.quiet) // http.Server.Shutdown closes what it believes idle: it shall find nothing
+	waitFor(ctx, never,
+		s.quiet) // http.Server.Shutdown closes what it believes idle: it shall find nothing
 	errs = append(errs, s.end(false, func(h *http.Server) error { return h.Shutdown(ctx) }))
 	wg.Wait()
 	err := errors.Join(append(errs, h2)...)

@@ -54,9 +54,11 @@ func TestServiceTimesOfAppsThatAreGoneAreForgotten(t *testing.T) {
 	kept := 0
 	s.of.Range(func(any, any) bool { kept++; return true })
 	if kept > 4*servicesMin || int64(kept) != s.n.Load() {
-		t.Errorf("%d apps of 100,000 that came and went are remembered, and %d are counted", kept, s.n.Load())
+		t.Errorf("%d apps of 100,000 that came and went are remembered, and %d are counted", kept,
+			s.n.Load())
 	}
 	if s.p99("stays") == unknownHold || s.p99("app-1") != unknownHold {
-		t.Errorf("known of the one that stays: %v; of one that is gone: %v", s.p99("stays"), s.p99("app-1"))
+		t.Errorf("known of the one that stays: %v; of one that is gone: %v", s.p99("stays"),
+			s.p99("app-1"))
 	}
 }

@@ -102,9 +102,15 @@ func TestTheSlotIsFreeBeforeTheEndIsSeen(t *testing.T) {
 						}
 					}
 				}
-				r = newRig(t, rigConfig{app: balance.App{Limits: balance.Limits{Hard: 1}}, local: local, h2: speaks != "HTTP/1.1", wrapHop: func(h http.Handler) http.Handler {
-					return whenEnding(h, check("at the edge", false))
-				}})
+				r = newRig(
+					t,
+					rigConfig{
+						app: balance.App{Limits: balance.Limits{Hard: 1}}, local: local, h2: speaks != "HTTP/1.1",
+						wrapHop: func(h http.Handler) http.Handler {
+							return whenEnding(h, check("at the edge", false))
+						},
+					},
+				)
 				r.front.Config.Handler = whenEnding(r.front.Config.Handler, check("at the client", true))
 				r.serve("m1", http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 					io.Copy(io.Discard, r.Body)
@@ -122,7 +128,11 @@ func TestTheSlotIsFreeBeforeTheEndIsSeen(t *testing.T) {
 					}
 					for _, method := range []string{"GET", "HEAD", "POST"} {
 						t.Run(strings.ReplaceAll(name, " ", "-")+" to "+method, func(t *testing.T) {
-							resp, _ := fetch(t, client, request(t, method, r.front.URL+"?answer="+strings.ReplaceAll(name, " ", "+"), strings.NewReader("hello")))
+							resp, _ := fetch(
+								t, client,
+								request(t, method, r.front.URL+"?answer="+strings.ReplaceAll(name, " ", "+"),
+									strings.NewReader("hello")),
+							)
 							if resp.StatusCode >= 300 {
 								t.Error(resp.Status)
 							}
@@ -141,14 +151,17 @@ func TestAsManyClientsAsSlotsAreAllServed(t *testing.T) {
 	for _, h2 := range []bool{false, true} {
 		for _, local := range []bool{true, false} {
 			t.Run(fmt.Sprintf("local %v, h2 %v", local, h2), func(t *testing.T) {
-				r := newRig(t, rigConfig{app: balance.App{Limits: balance.Limits{Hard: clients}}, local: local, h2: h2})
-				r.serve("m1", http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) { io.Copy(w, r.Body) }))
+				r := newRig(t,
+					rigConfig{app: balance.App{Limits: balance.Limits{Hard: clients}}, local: local, h2: h2})
+				r.serve("m1",
+					http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) { io.Copy(w, r.Body) }))
 				r.front.Client().Transport.(*http.Transport).MaxIdleConnsPerHost = clients
 				var wg sync.WaitGroup
 				for range clients {
 					wg.Go(func() {
 						for range 60 {
-							resp, body := fetch(t, r.front.Client(), request(t, "POST", r.front.URL, strings.NewReader("hello")))
+							resp, body := fetch(t, r.front.Client(),
+								request(t, "POST", r.front.URL, strings.NewReader("hello")))
 							if resp.StatusCode != 200 {
 								t.Error(resp.Status, body)
 							}

@@ -220,7 +220,10 @@ func TestAStrangerIsNotServed(t *testing.T) {
 		t.Errorf("through an edge: %d", resp.StatusCode)
 	}
 	_, err := r.transport.RoundTrip(request(t, "POST", "http://web/", strings.NewReader("x")))
-	if e, ok := err.(*MachineError); !ok || e.Failure != FailDenied || !strings.Contains(err.Error(), "denied (not executed)") || !strings.Contains(err.Error(), "Config.Key") || e.Cause() != CauseInternal {
+	if e, ok := err.(*MachineError); !ok || e.Failure != FailDenied ||
+		!strings.Contains(err.Error(), "denied (not executed)") ||
+		!strings.Contains(err.Error(), "Config.Key") ||
+		e.Cause() != CauseInternal {
 		t.Errorf("through an edge: %v", err)
 	}
 	for _, tt := range []struct {

@@ -65,7 +65,8 @@ func TestTheEndOfAnAnswer(t *testing.T) {
 			answer := strings.Replace(tt.answer, "|", "", 1)
 			got, end := endOfAnswer(answer, tt.bodiless, func(rest int) int { return rest })
 			if got != want || end.ends() != tt.rest {
-				t.Errorf("ends after %d bytes, with the connection: %v; want %d, %v", got, end.ends(), want, tt.rest)
+				t.Errorf("ends after %d bytes, with the connection: %v; want %d, %v", got, end.ends(), want,
+					tt.rest)
 			}
 			whole := new(tail)
 			whole.feed([]byte(answer), tt.bodiless)
@@ -92,7 +93,9 @@ func TestAnswersEndWhereNetHTTPFindsTheirEnd(t *testing.T) {
 			return rapid.SampledFrom([]string{s, strings.ToLower(s), strings.ToUpper(s)}).Draw(t, "case")
 		}
 		for range rapid.IntRange(0, 3).Draw(t, "headers") {
-			h := rapid.SampledFrom([]string{"Cookie: a", "Trailer-X: 1", "Content-Type: text/html", "T: c", "Content-Lengths: 7"}).Draw(t, "header")
+			h := rapid.SampledFrom(
+				[]string{"Cookie: a", "Trailer-X: 1", "Content-Type: text/html", "T: c", "Content-Lengths: 7"},
+			).Draw(t, "header")
 			b.WriteString(h + strings.Repeat("y", rapid.IntRange(0, 200).Draw(t, "more")) + "\r\n")
 		}
 		bodiless := method == "HEAD" || status == 204 || status == 304
@@ -100,7 +103,8 @@ func TestAnswersEndWhereNetHTTPFindsTheirEnd(t *testing.T) {
 			fmt.Fprintf(&b, "%s: chunked\r\n\r\n", name("Transfer-Encoding"))
 			for rest := body; !bodiless; {
 				n := min(len(rest), rapid.IntRange(1, 100).Draw(t, "chunk"))
-				fmt.Fprintf(&b, "%x%s\r\n", n, rapid.SampledFrom([]string{"", ";a=b", " "}).Draw(t, "extension"))
+				fmt.Fprintf(&b, "%x%s\r\n", n,
+					rapid.SampledFrom([]string{"", ";a=b", " "}).Draw(t, "extension"))
 				if n == 0 {
 					b.WriteString(rapid.SampledFrom([]string{"", "A: b\r\n"}).Draw(t, "trailers") + "\r\n")
 					break
@@ -154,8 +158,10 @@ func TestAnswersEndWhereNetHTTPFindsTheirEnd(t *testing.T) {
 }
 
 func BenchmarkTail(b *testing.B) {
-	answer := []byte("HTTP/1.1 200 OK\r\nDate: Mon, 01 Jan 2024 00:00:00 GMT\r\nContent-Type: application/json\r\n" +
-		"Cache-Control: no-store\r\nContent-Length: 1024\r\nX-Request-Id: 0123456789abcdef\r\n\r\n" + strings.Repeat("x", 1024))
+	answer := []byte(
+		"HTTP/1.1 200 OK\r\nDate: Mon, 01 Jan 2024 00:00:00 GMT\r\nContent-Type: application/json\r\n" +
+			"Cache-Control: no-store\r\nContent-Length: 1024\r\nX-Request-Id: 0123456789abcdef\r\n\r\n" + strings.Repeat("x", 1024),
+	)
 	b.ReportAllocs()
 	for b.Loop() {
 		var t tail

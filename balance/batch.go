@@ -159,9 +159,15 @@ func (b *batch) put(m Machine, v Version, gate *Gate) (changed bool, err error) 
 	switch {
 	case held == nil:
 	case held.shared.owner != m.Owner:
-		return false, fmt.Errorf("balance: machine %q belongs to node %q, row says %q: a machine keeps its owner; remove it first", m.ID, held.shared.owner, m.Owner)
+		return false, fmt.Errorf(
+			"balance: machine %q belongs to node %q, row says %q: a machine keeps its owner; remove it first",
+			m.ID, held.shared.owner, m.Owner,
+		)
 	case held.shared.region != m.Region:
-		return false, fmt.Errorf("balance: machine %q is in region %q, row says %q: a machine keeps its region; remove it first", m.ID, held.shared.region, m.Region)
+		return false, fmt.Errorf(
+			"balance: machine %q is in region %q, row says %q: a machine keeps its region; remove it first",
+			m.ID, held.shared.region, m.Region,
+		)
 	case !v.after(held.version()):
 		return false, nil
 	}

@@ -45,7 +45,10 @@ type RunsError struct {
 
 // Error says what to do first.
 func (e *RunsError) Error() string {
-	return fmt.Sprintf("balance: machine %q of app %q is %v: stop it before it is removed, as downscale.Downscaler's RemoveMachine and RemoveApp do", e.Machine.ID, e.Machine.App, e.State)
+	return fmt.Sprintf(
+		"balance: machine %q of app %q is %v: stop it before it is removed, as downscale.Downscaler's RemoveMachine and RemoveApp do",
+		e.Machine.ID, e.Machine.App, e.State,
+	)
 }
 
 // Unwrap returns ErrRuns.

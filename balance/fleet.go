@@ -209,7 +209,8 @@ func (f *Fleet) Report(r Report) bool {
 	if c == nil {
 		return false
 	}
-	if k := c.row.Load().shared; k == nil || r.Version.Incarnation != 0 && r.Version.Incarnation < k.incarnation {
+	if k := c.row.Load().shared; k == nil ||
+		r.Version.Incarnation != 0 && r.Version.Incarnation < k.incarnation {
 		return false
 	}
 	return c.observe(r.Load, r.Granted, false)

@@ -79,7 +79,10 @@ func TestReportsOfAnEarlierIncarnationAreVoid(t *testing.T) {
 		incarnation, seq uint64
 		want             bool
 	}{{1, 50, false}, {2, 10, true}, {1, 99, false}, {3, 11, true}, {0, 12, true}} { // 0 does not say, and is taken
-		r := Report{App: "web", ID: "m1", Load: Load{InFlight: int(c.seq), State: Started, Seq: c.seq}, Version: Version{Incarnation: c.incarnation}}
+		r := Report{
+			App: "web", ID: "m1", Load: Load{InFlight: int(c.seq), State: Started, Seq: c.seq},
+			Version: Version{Incarnation: c.incarnation},
+		}
 		if got := f.Report(r); got != c.want {
 			t.Errorf("report %d of incarnation %d: taken %v, want %v", c.seq, c.incarnation, got, c.want)
 		}
@@ -115,9 +118,15 @@ func TestLoadsOfAnEarlierRunAreVoid(t *testing.T) {
 		r.Observe(Load{InFlight: 31, Limits: m.Limits, State: Started, Epoch: 5, Seq: 1000})
 		var others float64
 		b.Loads("web", func(_ *Machine, k Candidate) bool { others = k.Others; return true })
-		taken := f.Report(Report{App: "web", ID: "m1", Load: Load{InFlight: 1, State: Started, Epoch: row.Epoch, Seq: 7}, Version: Version{Incarnation: v.Incarnation}})
+		taken := f.Report(
+			Report{
+				App: "web", ID: "m1", Load: Load{InFlight: 1, State: Started, Epoch: row.Epoch, Seq: 7},
+				Version: Version{Incarnation: v.Incarnation},
+			},
+		)
 		if void := others == 0; void != c.void || taken != void {
-			t.Errorf("%s: %v others are believed in; a report of the present run is taken: %v", c.name, others, taken)
+			t.Errorf("%s: %v others are believed in; a report of the present run is taken: %v", c.name,
+				others, taken)
 		}
 		r.Release(Done)
 	}
@@ -367,7 +376,9 @@ func TestRemovedAppStaysAway(t *testing.T) {
 		t.Fatal(err)
 	}
 	var runs *RunsError
-	if err := f.Apply(RemoveApp{"web"}); !errors.As(err, &runs) || !errors.Is(err, ErrRuns) || runs.Machine != (MachineKey{"web", "m"}) || runs.State != Started {
+	if err := f.Apply(RemoveApp{"web"}); !errors.As(err, &runs) || !errors.Is(err, ErrRuns) ||
+		runs.Machine != (MachineKey{"web", "m"}) ||
+		runs.State != Started {
 		t.Errorf("removal of an app whose machine runs: %v", err)
 	}
 	if err := f.Apply(RemoveMachine{App: "web", ID: "m"}); !errors.Is(err, ErrRuns) {

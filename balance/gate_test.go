@@ -548,8 +548,12 @@ func gateModel(t *rapid.T) {
 		actions[rapid.SampledFrom(able).Draw(t, "call")].do()
 		l := g.Load()
 		if l.InFlight != m.n+reserved() || g.Granted() != reserved() || l.State != m.state || l.Epoch != m.epoch || l.CordonGen != m.gen ||
-			(l.Cordon == CordonSoft) != m.cordon || g.Touched() != (m.cordon && m.touched) || g.Wanted() != m.wanted || l.Seq <= m.seq {
-			t.Fatalf("gate %+v with %d granted, touched %v, wanted %v; model %+v with %d granted", l, g.Granted(), g.Touched(), g.Wanted(), m, reserved())
+			(l.Cordon == CordonSoft) != m.cordon ||
+			g.Touched() != (m.cordon && m.touched) ||
+			g.Wanted() != m.wanted ||
+			l.Seq <= m.seq {
+			t.Fatalf("gate %+v with %d granted, touched %v, wanted %v; model %+v with %d granted", l,
+				g.Granted(), g.Touched(), g.Wanted(), m, reserved())
 		}
 		m.seq = l.Seq
 	}
@@ -751,7 +755,8 @@ func TestAfterRun(t *testing.T) {
 		t.Run(name, func(t *testing.T) {
 			g, epoch := started(t)
 			var calls, stopped int
-			g.AfterRun(epoch, func() { calls++; g.Load(); g.AfterRun(epoch+1, func() {}) }) // no lock is held
+			g.AfterRun(epoch,
+				func() { calls++; g.Load(); g.AfterRun(epoch+1, func() {}) }) // no lock is held
 			stop := g.AfterRun(epoch, func() { stopped++ })
 			stop()
 			tt.do(g, epoch)

@@ -220,7 +220,8 @@ func (g *Granter) deal(app AppID) {
 
 // hand gives free slots to nodes: those of the best machines first. What nodes hold without need is taken from them only when
 // nothing is free and somebody waits.
-func (g *Granter) hand(s *Snapshot, app AppID, a *granting, now time.Time, notices []notice) []notice {
+func (g *Granter) hand(s *Snapshot, app AppID, a *granting, now time.Time,
+	notices []notice) []notice {
 	a.round++
 	for tier := range tiers {
 		for m := range s.rows() {
@@ -275,11 +276,14 @@ func (g *Granter) grants(m *row) bool {
 }
 
 // give notes a grant.
-func (a *granting) give(m *row, app AppID, node NodeID, token uint64, now time.Time, lasts time.Duration, lent bool) notice {
+func (a *granting) give(m *row, app AppID, node NodeID, token uint64, now time.Time,
+	lasts time.Duration, lent bool) notice {
 	a.gave = now
 	a.slots.hold(node, 1)
 	a.out = append(a.out, given{node, m.id, m.cell.gate, token, now, lent})
-	return notice{node, Grant{App: app, Machine: m.id, Epoch: m.cell.gate.epoch.Load(), Token: token, For: lasts}}
+	return notice{
+		node, Grant{App: app, Machine: m.id, Epoch: m.cell.gate.epoch.Load(), Token: token, For: lasts},
+	}
 }
 
 func (x *given) revoked(app AppID) notice {

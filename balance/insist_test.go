@@ -30,7 +30,10 @@ func TestARequestThatInsistsAsksTheOwner(t *testing.T) {
 			if err != nil {
 				t.Fatal(err)
 			}
-			m := Machine{ID: "m1", App: "web", Region: "nrt", Owner: "worker", State: Started, Epoch: 1, Limits: Limits{Hard: hard}}
+			m := Machine{
+				ID: "m1", App: "web", Region: "nrt", Owner: "worker", State: Started, Epoch: 1,
+				Limits: Limits{Hard: hard},
+			}
 			if err := f.Apply(PutApp{App: App{ID: "web", Limits: Limits{Hard: hard}}}, PutMachine{Machine: m, Version: Version{Incarnation: 1, Seq: 1}}); err != nil {
 				t.Fatal(err)
 			}

@@ -123,6 +123,8 @@ func (l *look) oneMore(f found) word {
 	if m == nil {
 		return f.w >> useShift
 	}
-	w := f.w>>useShift&^(1<<useBits-1) | word(useCode(useOf(f.w)+1/float32(max(1, m.shared.limits.Soft))))
+	w := f.w>>useShift&^(1<<useBits-1) | word(
+		useCode(useOf(f.w)+1/float32(max(1, m.shared.limits.Soft))),
+	)
 	return w
 }

@@ -193,8 +193,11 @@ func TestGrantedSlotsAreUsedOnce(t *testing.T) {
 func TestOwnRequestsStayBelowTheHardLimit(t *testing.T) {
 	const hard = 3
 	f := newFleet(t, "edge", "nrt")
-	first := StrategyFunc(func(v *View, _ Request) (Slot, bool) { return v.Slot(0, TierReady, 0), true })
-	apply(t, f, PutApp{App{ID: "web", Limits: Limits{Hard: hard}, Strategy: first}}, PutMachine{machine("m1", "nrt", Started), Version{1, 1}})
+	first := StrategyFunc(
+		func(v *View, _ Request) (Slot, bool) { return v.Slot(0, TierReady, 0), true },
+	)
+	apply(t, f, PutApp{App{ID: "web", Limits: Limits{Hard: hard}, Strategy: first}},
+		PutMachine{machine("m1", "nrt", Started), Version{1, 1}})
 	b, err := New(f, Config{})
 	if err != nil {
 		t.Fatal(err)
@@ -208,7 +211,8 @@ func TestOwnRequestsStayBelowTheHardLimit(t *testing.T) {
 		}
 	}
 	if len(held) != hard || b.InFlight("web") != hard {
-		t.Errorf("%d picked and %d in flight, with a hard limit of %d", len(held), b.InFlight("web"), hard)
+		t.Errorf("%d picked and %d in flight, with a hard limit of %d", len(held), b.InFlight("web"),
+			hard)
 	}
 	held[0].Release(Done)
 	if _, err := b.Pick(Request{App: "web"}); err != nil {

@@ -48,5 +48,7 @@ func (r *Request) tried(id MachineID) bool {
 
 func (r *Request) wants(m *row) bool {
 	w := r.Want
-	return w == nil || (w.Revision == "" || w.Revision == m.shared.revision) && w.Force.has(m) && (!r.preferring || w.Prefer.has(m))
+	return w == nil ||
+		(w.Revision == "" || w.Revision == m.shared.revision) && w.Force.has(m) &&
+			(!r.preferring || w.Prefer.has(m))
 }

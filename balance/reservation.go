@@ -84,7 +84,8 @@ func (r *Reservation) Failing() bool { return r.row.tier == TierFailing }
 // not allocate. What is older than what is known is dropped.
 func (r *Reservation) Observe(l Load) {
 	c := r.row.cell
-	if l.Epoch != 0 && l.Epoch < c.row.Load().epoch || r.row.shared.incarnation < c.row.Load().shared.incarnation {
+	if l.Epoch != 0 && l.Epoch < c.row.Load().epoch ||
+		r.row.shared.incarnation < c.row.Load().shared.incarnation {
 		return // of a run that is over
 	}
 	r.away = l.State != Started

@@ -38,7 +38,10 @@ func pack(m *Machine, v Version, app *App, like *shared) *row {
 	if like == nil || *like != k {
 		like = &k
 	}
-	r := &row{id: m.ID, addr: m.Addr, shared: like, gen: m.CordonGen, epoch: m.Epoch, seq: v.Seq, state: m.State, health: m.Health, cordonAndFlags: uint8(m.Cordon)}
+	r := &row{
+		id: m.ID, addr: m.Addr, shared: like, gen: m.CordonGen, epoch: m.Epoch, seq: v.Seq,
+		state: m.State, health: m.Health, cordonAndFlags: uint8(m.Cordon),
+	}
 	if m.Recent {
 		r.cordonAndFlags |= recentFlag
 	}

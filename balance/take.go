@@ -54,7 +54,8 @@ func (r *Reservation) giveBack() {
 	case !r.shown:
 		r.row.cell.remember().granted().putBack(r.row.cell, r.ticket)
 	case r.lost && r.b.giveBack != nil:
-		r.b.giveBack(r.row.shared.owner, Grant{App: r.row.shared.app, Machine: r.row.id, Token: r.ticket.token})
+		r.b.giveBack(r.row.shared.owner,
+			Grant{App: r.row.shared.app, Machine: r.row.id, Token: r.ticket.token})
 	}
 }
 
@@ -95,7 +96,13 @@ func (v *View) granting() (owners []asked) {
 			at := slices.IndexFunc(owners, func(o asked) bool { return o.node == m.shared.owner })
 			if at < 0 {
 				at = len(owners)
-				owners = append(owners, asked{node: m.shared.owner, near: near, share: share, rtt: v.order[i].rtt, stay: v.order[i].stats.Stay})
+				owners = append(
+					owners,
+					asked{
+						node: m.shared.owner, near: near, share: share, rtt: v.order[i].rtt,
+						stay: v.order[i].stats.Stay,
+					},
+				)
 			}
 			if m.state == Started || m.state == Starting {
 				owners[at].slots += l.Hard

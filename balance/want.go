@@ -19,5 +19,6 @@ type Target struct {
 func (t *Target) Empty() bool { return len(t.Machines) == 0 && len(t.Regions) == 0 }
 
 func (t *Target) has(m *row) bool {
-	return (len(t.Machines) == 0 || slices.Contains(t.Machines, m.id)) && (len(t.Regions) == 0 || slices.Contains(t.Regions, m.shared.region))
+	return (len(t.Machines) == 0 || slices.Contains(t.Machines, m.id)) &&
+		(len(t.Regions) == 0 || slices.Contains(t.Regions, m.shared.region))
 }

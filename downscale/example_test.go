@@ -270,7 +270,12 @@ func ExampleReports() {
 		fmt.Println(err)
 		return
 	}
-	reports.Put(balance.Report{App: "web", ID: "web-7", Load: balance.Load{InFlight: 12, Seq: 1}, Idle: 3, Version: balance.Version{Incarnation: 1}})
+	reports.Put(
+		balance.Report{
+			App: "web", ID: "web-7", Load: balance.Load{InFlight: 12, Seq: 1}, Idle: 3,
+			Version: balance.Version{Incarnation: 1},
+		},
+	)
 	fmt.Println(reports.Load("web", "web-7"))
 	fmt.Println(reports.Load("web", "web-8")) // nobody has told: nothing of the region is stopped
 	// Output:

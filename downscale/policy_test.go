@@ -300,7 +300,11 @@ func TestTheShellShowsLoads(t *testing.T) {
 			return policyFunc(func(_ time.Time, s Situation) []Decision {
 				saw = nil
 				for _, m := range s.Machines {
-					saw = append(saw, fmt.Sprintf("%s own %v known %v stale %v load %d idle %d leaving %v", m.ID, m.Own, m.Known, m.Stale, m.Load, m.Idle, m.Leaving))
+					saw = append(
+						saw,
+						fmt.Sprintf("%s own %v known %v stale %v load %d idle %d leaving %v", m.ID, m.Own, m.Known,
+							m.Stale, m.Load, m.Idle, m.Leaving),
+					)
 				}
 				slices.Sort(saw)
 				return nil
@@ -320,8 +324,11 @@ func TestTheShellShowsLoads(t *testing.T) {
 		end := b.run()
 		time.Sleep(sec / 2)
 		end()
-		want := []string{"far-1 own false known true stale false load 3 idle 2 leaving false", "far-2 own false known false stale true load 0 idle 0 leaving true",
-			"m1 own true known false stale false load 0 idle 0 leaving false"}
+		want := []string{
+			"far-1 own false known true stale false load 3 idle 2 leaving false",
+			"far-2 own false known false stale true load 0 idle 0 leaving true",
+			"m1 own true known false stale false load 0 idle 0 leaving false",
+		}
 		if d := cmp.Diff(want, saw); d != "" {
 			t.Error(d)
 		}

@@ -17,7 +17,10 @@ import (
 func (d *Downscaler) RemoveMachine(ctx context.Context, m balance.Machine, o Order) error {
 	gate := d.fleet.Gate(m.App, m.ID)
 	if gate == nil {
-		return fmt.Errorf("downscale: removal of machine %q of app %q: node %q does not own it: ask its owner", m.ID, m.App, d.fleet.Node())
+		return fmt.Errorf(
+			"downscale: removal of machine %q of app %q: node %q does not own it: ask its owner", m.ID,
+			m.App, d.fleet.Node(),
+		)
 	}
 	gate.Retire(true)
 	err := d.rest(ctx, m, gate, o)
@@ -74,7 +77,8 @@ func (d *Downscaler) RemoveApp(ctx context.Context, app balance.AppID, o Order) 
 }
 
 // rest brings a machine that is retired to rest.
-func (d *Downscaler) rest(ctx context.Context, m balance.Machine, gate *balance.Gate, o Order) error {
+func (d *Downscaler) rest(ctx context.Context, m balance.Machine, gate *balance.Gate,
+	o Order) error {
 	m.Epoch, o.Suspend = 0, false // of any run
 	if o.Reason == "" {
 		o.Reason = "it is removed"

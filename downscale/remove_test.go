@@ -18,13 +18,16 @@ func TestRemovalStopsWhatRuns(t *testing.T) {
 		app := stopApp
 		app.Autostop, app.Min = balance.AutostopOff, 3 // neither keeps a machine that is removed
 		b := newBench(t, quick, app, "m1", "m2", "m3", "m4")
-		defer b.fleet.Keep(balance.Keeper{Wanted: func(balance.AppID, balance.MachineID) { t.Error("started again") }})()
+		defer b.fleet.Keep(
+			balance.Keeper{Wanted: func(balance.AppID, balance.MachineID) { t.Error("started again") }},
+		)()
 		defer b.run()()
 		gates := map[balance.MachineID]*balance.Gate{}
 		for _, id := range []balance.MachineID{"m1", "m2", "m3", "m4"} {
 			gates[id] = b.gate(id)
 		}
-		if err := b.fleet.Apply(balance.RemoveMachine{App: "web", ID: "m1"}); !errors.Is(err, balance.ErrRuns) {
+		if err := b.fleet.Apply(balance.RemoveMachine{App: "web", ID: "m1"}); !errors.Is(err,
+			balance.ErrRuns) {
 			t.Errorf("removal of a machine that runs, without the downscaler: %v", err)
 		}
 		row := func(id balance.MachineID) balance.Machine {
@@ -71,7 +74,9 @@ func TestRemovalThatFailsChangesNothing(t *testing.T) {
 		b := newBench(t, quick, stopApp, "m1", "m2")
 		defer b.run()()
 		b.driver.set(func() { b.driver.refuse = errors.New("fake: no") })
-		if err := b.down.RemoveApp(t.Context(), "web", Order{}); err == nil || !strings.Contains(err.Error(), "web/m1") || !strings.Contains(err.Error(), "web/m2") {
+		if err := b.down.RemoveApp(t.Context(), "web", Order{}); err == nil ||
+			!strings.Contains(err.Error(), "web/m1") ||
+			!strings.Contains(err.Error(), "web/m2") {
 			t.Errorf("removal: %v", err)
 		}
 		b.driver.set(func() { b.driver.refuse = nil })

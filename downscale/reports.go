@@ -43,7 +43,8 @@ func (r *Reports) Put(of balance.Report) bool {
 	key := balance.MachineKey{App: of.App, ID: of.ID}
 	next := report{
 		incarnation: of.Version.Incarnation, seq: of.Load.Seq, at: time.Now(),
-		inFlight: max(0, of.Load.InFlight-max(0, of.Granted)), // a slot that is only reserved is not demand
+		inFlight: max(0,
+			of.Load.InFlight-max(0, of.Granted)), // a slot that is only reserved is not demand
 	}
 	next.idle = min(max(0, of.Idle), next.inFlight)
 	r.mu.Lock()

@@ -70,7 +70,9 @@ func TestPassingErrorThatStays(t *testing.T) {
 		c := quick
 		c.StopTimeout = 10 * sec
 		b := newBench(t, c, stopApp, "m1")
-		b.driver.refuse, b.driver.takes = later{2 * sec}, 0 // a call that its end cuts off would leave it in doubt
+		b.driver.refuse, b.driver.takes = later{
+			2 * sec,
+		}, 0 // a call that its end cuts off would leave it in doubt
 		defer b.run()()
 		at := func(state balance.State) time.Time {
 			t.Helper()

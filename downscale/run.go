@@ -270,7 +270,13 @@ func (r *run) decide(a *appRun, now time.Time) {
 		switch d.Verdict {
 		case Spare:
 			delete(a.held, d.Region)
-			r.step(a.byID[d.Machine], now, Input{Kind: Surplus, Idle: d.Why == RuleKeepAlive && !s.inUse(), Suspend: s.App.Autostop == balance.AutostopSuspend, Reason: d.Reason()})
+			r.step(
+				a.byID[d.Machine], now,
+				Input{
+					Kind: Surplus, Idle: d.Why == RuleKeepAlive && !s.inUse(),
+					Suspend: s.App.Autostop == balance.AutostopSuspend, Reason: d.Reason(),
+				},
+			)
 		case Recall:
 			if m := a.byID[d.Machine]; m != nil && m.gate != nil {
 				r.step(m, now, Input{Kind: Needed, Reason: d.Reason()})

@@ -52,8 +52,11 @@ const (
 	Unknown                  // the driver does not know: it ran into its timeout
 )
 
-var kindNames = [...]string{"Tick", "Up", "Down", "Surplus", "Needed", "Ordered", "Withdrawn", "Touched", "Acknowledged", "Idle", "Lingering", "Busy",
-	"Uncordoned", "Cordoned", "Closed", "Refused", "Done", "Failed", "Unknown"}
+var kindNames = [...]string{
+	"Tick", "Up", "Down", "Surplus", "Needed", "Ordered", "Withdrawn", "Touched", "Acknowledged",
+	"Idle", "Lingering", "Busy", "Uncordoned", "Cordoned", "Closed", "Refused", "Done", "Failed",
+	"Unknown",
+}
 
 // String returns the kind's name as it stands in the diagram of [Protocol].
 func (k Kind) String() string { return name(kindNames[:], uint8(k), "input") }

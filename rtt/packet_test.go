@@ -90,7 +90,10 @@ func TestPacketsLookTheSameInEveryRelease(t *testing.T) {
 		typeReply: "72627401" + "020105d0" + "0100000000000000" + "0200000000000000" + "0300000000000000" + "0400000000000000" +
 			"0500000000000000" + "0600000000000000" + "0700000000000000" + "0800000000000000" + "f403e1b77519cb110ceb2a208f0b5523",
 	} {
-		p := packet{kind: kind, flags: flagKernel, prober: 1, seq: 2, nonce: 3, received: 4, sent: 5, count: 6, answerer: 7, hint: 8}
+		p := packet{
+			kind: kind, flags: flagKernel, prober: 1, seq: 2, nonce: 3, received: 4, sent: 5, count: 6,
+			answerer: 7, hint: 8,
+		}
 		if got := fmt.Sprintf("%x", sealed(c, p)); got != want {
 			t.Errorf("type %d:\ngot  %s\nwant %s", kind, got, want)
 		}

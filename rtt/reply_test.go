@@ -10,7 +10,9 @@ import (
 // and comes from the address of a peer that the probe went to. Each of these counts by itself.
 func TestOnlyAnswersToOwnProbesAreBelieved(t *testing.T) {
 	addr := netip.MustParseAddrPort("192.0.2.1:9000")
-	m, err := New(Config{Self: Node{ID: "a", Region: "ra"}, Key: secretA, Incarnation: 1, Listen: "127.0.0.1:0"})
+	m, err := New(
+		Config{Self: Node{ID: "a", Region: "ra"}, Key: secretA, Incarnation: 1, Listen: "127.0.0.1:0"},
+	)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -19,7 +21,9 @@ func TestOnlyAnswersToOwnProbesAreBelieved(t *testing.T) {
 	m.setPeers(now, []Node{{ID: "b", Region: "rb", Addr: addr}})
 	p := m.byID["b"]
 	p.flying.launch(5, 50, mono(now), time.Second, p.path)
-	good := packet{kind: typeReply, prober: m.session, seq: 5, nonce: 50, count: 1, answerer: session("b", 1)}
+	good := packet{
+		kind: typeReply, prober: m.session, seq: 5, nonce: 50, count: 1, answerer: session("b", 1),
+	}
 	for _, c := range []struct {
 		name string
 		edit func(*packet)

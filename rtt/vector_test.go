@@ -77,7 +77,9 @@ func TestVectorClaimsCostNothing(t *testing.T) {
 		if err != nil {
 			t.Fatal(err)
 		}
-		return append(binary.AppendUvarint(head[:len(head)-1], n), make([]byte, rest)...) // the last byte is the number of entries
+		return append(
+			binary.AppendUvarint(head[:len(head)-1], n),
+			make([]byte, rest)...) // the last byte is the number of entries
 	}
 	cost := func(b []byte) float64 {
 		return testing.AllocsPerRun(100, func() {
@@ -93,7 +95,8 @@ func TestVectorClaimsCostNothing(t *testing.T) {
 		rest int
 	}{{1, 0}, {100, 99}, {maxEntries, 50}, {maxEntries + 1, maxEntries + 1}, {math.MaxUint64, 9}} {
 		if n := cost(claim(c.n, c.rest)); n > least {
-			t.Errorf("%d entries in %d bytes: refused after %v allocations, and %v is what the rest costs", c.n, c.rest, n, least)
+			t.Errorf("%d entries in %d bytes: refused after %v allocations, and %v is what the rest costs",
+				c.n, c.rest, n, least)
 		}
 	}
 }

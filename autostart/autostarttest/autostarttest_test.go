@@ -188,12 +188,14 @@ func TestFault(t *testing.T) {
 func TestPoliciesNeedNotRepeatTheBounds(t *testing.T) {
 	for _, fault := range []string{"ignores off", "no maximum"} {
 		t.Run(fault, func(t *testing.T) {
-			autostarttest.TestPolicy(t, func() autostart.Policy { return &faulty{p: autostart.NewPlanner(false), fault: fault} })
+			autostarttest.TestPolicy(t,
+				func() autostart.Policy { return &faulty{p: autostart.NewPlanner(false), fault: fault} })
 		})
 	}
 	for fault, clause := range map[string]string{"no memory": "Credit/asked", "knows no cordon": "Bounds/cordon", "no back-off": "Failure/loop"} { // they break others
 		t.Run(fault, func(t *testing.T) {
-			cmd := exec.CommandContext(t.Context(), os.Args[0], "-test.run=^TestFault$/^"+strings.ReplaceAll(clause, "/", "$/^")+"$")
+			cmd := exec.CommandContext(t.Context(), os.Args[0],
+				"-test.run=^TestFault$/^"+strings.ReplaceAll(clause, "/", "$/^")+"$")
 			cmd.Env = append(os.Environ(), faultEnv+"="+fault)
 			if out, err := cmd.CombinedOutput(); err != nil {
 				t.Errorf("%v:\n%s", err, out)

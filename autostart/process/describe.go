@@ -25,7 +25,9 @@ func (d *Driver) Describe(_ context.Context, m balance.Machine) (autostart.Descr
 	// no use, and does no harm.
 	now, bytes := time.Now(), printed.printed()
 	seen, known := lookAt(pid)
-	description := autostart.Description{Listens: seen.listens, Known: known, Output: printed.lastLine()}
+	description := autostart.Description{
+		Listens: seen.listens, Known: known, Output: printed.lastLine(),
+	}
 	if known {
 		d.mu.Lock()
 		description.Idle = c.activity.look(now, seen.cpu, seen.busy, bytes)

@@ -79,7 +79,8 @@ func buildConnectSuite(t *testing.T) string {
 		c.Stderr = &problems
 		out, err := c.Output()
 		if err != nil {
-			err = fmt.Errorf("go %s: %w\n%s%s", strings.Join(args, " "), err, last(string(out), 3000), last(problems.String(), 3000))
+			err = fmt.Errorf("go %s: %w\n%s%s", strings.Join(args, " "), err, last(string(out), 3000),
+				last(problems.String(), 3000))
 		}
 		return out, err
 	}

@@ -58,10 +58,15 @@ func TestTheStandardLibrarysReverseProxyTests(t *testing.T) {
 	const clean = "\t\tcase err == io.EOF:\n\t\t\treturn\n\n\t\tcase err != nil:\n\t\t\tt.Fatalf(\"Unexpected"
 	tests := own("httputil/reverseproxy_test.go")
 	if n := strings.Count(tests, clean); n != 1 {
-		t.Fatalf("this Go's tests of its reverse proxy have %d places with %q, want 1: adapt this test", n, clean)
+		t.Fatalf("this Go's tests of its reverse proxy have %d places with %q, want 1: adapt this test",
+			n, clean)
 	}
-	put("reverseproxy_test.go", strings.Replace(tests, clean,
-		strings.Replace(clean, "err == io.EOF", `err != nil && strings.Contains(err.Error(), "connection reset by peer")`, 1), 1))
+	put("reverseproxy_test.go", strings.Replace(
+		tests, clean,
+		strings.Replace(clean, "err == io.EOF",
+			`err != nil && strings.Contains(err.Error(), "connection reset by peer")`, 1),
+		1,
+	))
 	put("ascii/print.go", own("internal/ascii/print.go"))
 	put("godebug/godebug.go", noSettings)
 	put("ours.go", ourTransport)

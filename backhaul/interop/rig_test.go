@@ -81,7 +81,8 @@ func front(t testing.TB, fleet *balance.Fleet, c backhaul.Config) string {
 	if err != nil {
 		t.Fatal(err)
 	}
-	server, err := backhaul.NewFront(proxy, backhaul.FrontConfig{Limit: backhaul.LimitConfig{PerClient: -1}})
+	server, err := backhaul.NewFront(proxy,
+		backhaul.FrontConfig{Limit: backhaul.LimitConfig{PerClient: -1}})
 	if err != nil {
 		t.Fatal(err)
 	}

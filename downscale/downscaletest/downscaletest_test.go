@@ -94,14 +94,20 @@ var faults = map[string]string{
 }
 
 // bounded are faults against what every policy is asked through.
-var bounded = []string{"spares others'", "unknown machines", "below the minimum", "the first of the order", "parked", "autostop off", "busy", "recalls", "nameless", "by row"}
+var bounded = []string{
+	"spares others'", "unknown machines", "below the minimum", "the first of the order", "parked",
+	"autostop off", "busy", "recalls", "nameless", "by row",
+}
 
 // What every policy is asked through keeps the bounds: a policy need not repeat them to pass the
 // whole suite.
 func TestPoliciesNeedNotRepeatTheBounds(t *testing.T) {
 	for _, fault := range bounded {
 		t.Run(fault, func(t *testing.T) {
-			s := downscaletest.Subject{New: func() downscale.Policy { return &faulty{fault: fault} }, Sleeps: 5 * time.Minute, Stories: 20}
+			s := downscaletest.Subject{
+				New: func() downscale.Policy { return &faulty{fault: fault} }, Sleeps: 5 * time.Minute,
+				Stories: 20,
+			}
 			if fault == "recalls" || fault == "by row" {
 				s.Sleeps = -1
 			}

@@ -24,16 +24,21 @@ import (
 
 func main() {
 	fleet := must(balance.NewFleet(balance.FleetConfig{Node: "here", Region: "home"}))
-	app := balance.App{ID: "web", Autostart: true, Autostop: balance.AutostopStop, Limits: balance.Limits{Soft: 20, Hard: 50}}
+	app := balance.App{
+		ID: "web", Autostart: true, Autostop: balance.AutostopStop,
+		Limits: balance.Limits{Soft: 20, Hard: 50},
+	}
 	check(fleet.Apply(balance.PutApp{App: app}))
 	must(fleet.Host(balance.Machine{ID: "web-1", App: "web", Region: "home"}))
 
 	driver := must(process.New(process.Config{Command: os.Args[len(os.Args)-1]}))
 	balancer := must(balance.New(fleet, balance.Config{}))
-	starter := must(autostart.NewStarter(fleet, driver, autostart.StarterConfig{Trace: autostart.StarterTrace{
-		NotReady: func(m balance.Machine, _ time.Duration, err error) { log.Printf("%v: not ready: %v", m.Key(), err) },
-		Failed:   func(m balance.Machine) { log.Printf("%v: %s", m.Key(), m.Fault) },
-	}}))
+	starter := must(
+		autostart.NewStarter(fleet, driver, autostart.StarterConfig{Trace: autostart.StarterTrace{
+			NotReady: func(m balance.Machine, _ time.Duration, err error) { log.Printf("%v: not ready: %v", m.Key(), err) },
+			Failed:   func(m balance.Machine) { log.Printf("%v: %s", m.Key(), m.Fault) },
+		}}),
+	)
 	waiting := must(autostart.New(balancer, starter, autostart.Config{}))
 	conns := new(backhaul.Connections)
 	scaler := must(downscale.New(fleet, driver, downscale.Config{Connections: conns}))

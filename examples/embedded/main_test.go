@@ -27,10 +27,13 @@ func TestMain(m *testing.M) {
 		fmt.Fprintln(os.Stderr, "no configuration")
 		os.Exit(3)
 	case os.Getenv("MACHINE") != "":
-		http.ListenAndServe("127.0.0.1:"+os.Getenv("PORT"), http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
-			w.Header()["Content-Type"] = nil
-			fmt.Fprint(w, "hello from ", os.Getenv("MACHINE"), " for ", r.RequestURI)
-		}))
+		http.ListenAndServe(
+			"127.0.0.1:"+os.Getenv("PORT"),
+			http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+				w.Header()["Content-Type"] = nil
+				fmt.Fprint(w, "hello from ", os.Getenv("MACHINE"), " for ", r.RequestURI)
+			}),
+		)
 		os.Exit(1)
 	case os.Getenv(beExample) != "":
 		main()
@@ -105,7 +108,9 @@ func (e *example) end() string {
 func TestTheProgramServes(t *testing.T) {
 	e := start(t)
 	for _, target := range []string{"/", "/a%2Fb?x=1;y=%zz"} {
-		if resp, body := e.get(target); resp.StatusCode != 200 || body != "hello from web-1 for "+target || resp.Header["Content-Type"] != nil {
+		if resp, body := e.get(target); resp.StatusCode != 200 ||
+			body != "hello from web-1 for "+target ||
+			resp.Header["Content-Type"] != nil {
 			t.Errorf("%s: %d %q %v", target, resp.StatusCode, body, resp.Header)
 		}
 	}
@@ -122,11 +127,14 @@ func TestTheProgramSaysWhatItCannotServe(t *testing.T) {
 	if after, _ := strconv.Atoi(resp.Header.Get("Retry-After")); resp.StatusCode != 503 || after < 1 {
 		t.Errorf("%d, Retry-After %q", resp.StatusCode, resp.Header.Get("Retry-After"))
 	}
-	if !strings.HasPrefix(body, "Service Unavailable") || strings.Contains(body, "web-1") || strings.Contains(body, "configuration") {
+	if !strings.HasPrefix(body, "Service Unavailable") || strings.Contains(body, "web-1") ||
+		strings.Contains(body, "configuration") {
 		t.Errorf("the client reads %q", body)
 	}
 	out := e.end()
-	if !strings.Contains(out, "web/web-1: it ended while starting: exit status 3") || !strings.Contains(out, ": no configuration\n") || !strings.HasSuffix(out, "http: Server closed\n") {
+	if !strings.Contains(out, "web/web-1: it ended while starting: exit status 3") ||
+		!strings.Contains(out, ": no configuration\n") ||
+		!strings.HasSuffix(out, "http: Server closed\n") {
 		t.Errorf("it printed %q", out)
 	}
 }

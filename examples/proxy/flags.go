@@ -46,20 +46,33 @@ func parse(args []string, out io.Writer) (settings, error) {
 	fs.IntVar(&app.Min, "min", 0, "`machines` kept running over all regions")
 	fs.IntVar(&app.Max, "max", 0, "most `machines` running over all regions; 0 for as many as there are")
 	strategy := fs.String("strategy", "closest", "how machines are picked: `closest|leastload|pack`")
-	fs.DurationVar(&s.boot, "boot", 300*time.Millisecond, "how long the built-in app takes to boot, as a `duration`; 2s or more are taken for -boot-hint where that is 0")
-	fs.DurationVar(&app.BootHint, "boot-hint", 0, "how long a boot is expected to take, as a `duration`; 0 to learn it")
+	fs.DurationVar(&s.boot, "boot", 300*time.Millisecond,
+		"how long the built-in app takes to boot, as a `duration`; 2s or more are taken for -boot-hint where that is 0")
+	fs.DurationVar(&app.BootHint, "boot-hint", 0,
+		"how long a boot is expected to take, as a `duration`; 0 to learn it")
 	autostart := fs.String("autostart", "on", "whether requests start machines: `on|off`")
-	autostop := fs.String("autostop", "stop", "what becomes of machines that are not needed: `stop|suspend|off`")
-	abandoned := fs.String("abandoned", "tell", "what becomes of requests whose clients have left: machines are told, or finish them: `tell|finish`")
-	fs.DurationVar(&app.KeepAlive, "keepalive", 30*time.Second, "how long an idle app keeps its machines, as a `duration`")
-	fs.DurationVar(&app.IdleAfter, "idle", time.Minute, "how long a WebSocket or stream may carry no data until it no longer keeps its machine, as a `duration`; 0 for never")
-	fs.DurationVar(&s.world.Window, "window", time.Minute, "how long load must have been low before one machine of several is stopped, as a `duration`")
-	notify := fs.String("notify", "", "`classes` of long connections (stream,events,websocket,tcp) that are told to end when their machine is not needed; others keep it")
-	rtt := fs.String("rtt", "on", "whether links between regions take the time that light and routers need: `on|off`")
-	fs.DurationVar(&s.world.Grace, "grace", 5*time.Second, "how long connections of clients stay open after a signal to stop, so that answers can say that they end, as a `duration`; negative for none")
-	fs.IntVar(&s.world.Limit.Total, "conns", 0, "most `connections` of all clients; 0 for 16384, or an eighth of the files that the process may open; negative for no bound")
-	fs.IntVar(&s.world.Limit.PerClient, "conns-per-client", 0, "most `connections` of one client (an IPv4 address, or an IPv6 /64); 0 for 256; negative for no bound")
-	names := fs.String("status-names", "", "`names`, with commas, under which the status page may be asked for besides localhost and addresses")
+	autostop := fs.String("autostop", "stop",
+		"what becomes of machines that are not needed: `stop|suspend|off`")
+	abandoned := fs.String("abandoned", "tell",
+		"what becomes of requests whose clients have left: machines are told, or finish them: `tell|finish`")
+	fs.DurationVar(&app.KeepAlive, "keepalive", 30*time.Second,
+		"how long an idle app keeps its machines, as a `duration`")
+	fs.DurationVar(&app.IdleAfter, "idle", time.Minute,
+		"how long a WebSocket or stream may carry no data until it no longer keeps its machine, as a `duration`; 0 for never")
+	fs.DurationVar(&s.world.Window, "window", time.Minute,
+		"how long load must have been low before one machine of several is stopped, as a `duration`")
+	notify := fs.String("notify", "",
+		"`classes` of long connections (stream,events,websocket,tcp) that are told to end when their machine is not needed; others keep it")
+	rtt := fs.String("rtt", "on",
+		"whether links between regions take the time that light and routers need: `on|off`")
+	fs.DurationVar(&s.world.Grace, "grace", 5*time.Second,
+		"how long connections of clients stay open after a signal to stop, so that answers can say that they end, as a `duration`; negative for none")
+	fs.IntVar(&s.world.Limit.Total, "conns", 0,
+		"most `connections` of all clients; 0 for 16384, or an eighth of the files that the process may open; negative for no bound")
+	fs.IntVar(&s.world.Limit.PerClient, "conns-per-client", 0,
+		"most `connections` of one client (an IPv4 address, or an IPv6 /64); 0 for 256; negative for no bound")
+	names := fs.String("status-names", "",
+		"`names`, with commas, under which the status page may be asked for besides localhost and addresses")
 	if err := fs.Parse(args); errors.Is(err, flag.ErrHelp) {
 		help(fs, out)
 		return s, err
@@ -118,7 +131,8 @@ func parse(args []string, out io.Writer) (settings, error) {
 		app.Autostop, err = choose("autostop", *autostop, map[string]balance.Autostop{"off": balance.AutostopOff, "stop": balance.AutostopStop, "suspend": balance.AutostopSuspend})
 	}
 	if err == nil {
-		app.Abandoned, err = choose("abandoned", *abandoned, map[string]balance.Abandoned{"tell": balance.AbandonedTell, "finish": balance.AbandonedFinish})
+		app.Abandoned, err = choose("abandoned", *abandoned,
+			map[string]balance.Abandoned{"tell": balance.AbandonedTell, "finish": balance.AbandonedFinish})
 	}
 	if err == nil {
 		s.world.Notify, err = parseClasses(*notify)

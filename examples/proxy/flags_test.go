@@ -18,15 +18,24 @@ import (
 )
 
 func TestFlags(t *testing.T) {
-	s, err := parse(strings.Fields("-regions nrt=4,hkg=1 -edges 3 -grants off -soft 10 -hard 20 -min 1 -max 3 -strategy leastload -boot 8s -boot-hint 9s -autostart off -autostop suspend -abandoned finish -keepalive 2s -idle 3s -window 10s -rtt off -notify websocket,events -check /up -output -listen :0 -status :1 -grace 1s -conns 9 -conns-per-client 3 -status-names a,b"), io.Discard)
+	s, err := parse(
+		strings.Fields(
+			"-regions nrt=4,hkg=1 -edges 3 -grants off -soft 10 -hard 20 -min 1 -max 3 -strategy leastload -boot 8s -boot-hint 9s -autostart off -autostop suspend -abandoned finish -keepalive 2s -idle 3s -window 10s -rtt off -notify websocket,events -check /up -output -listen :0 -status :1 -grace 1s -conns 9 -conns-per-client 3 -status-names a,b",
+		),
+		io.Discard,
+	)
 	if err != nil {
 		t.Fatal(err)
 	}
 	want := settings{boot: 8 * time.Second, print: true, world: world.Config{
 		Listen: ":0", Status: ":1", Grace: time.Second, Limit: backhaul.LimitConfig{Total: 9, PerClient: 3}, StatusName: []string{"a", "b"}, Check: "/up", Window: 10 * time.Second, Near: true, Notify: downscale.WebSocket | downscale.Events, Edges: 3, Guess: true,
 		Regions: []world.Region{{Name: "nrt", Machines: 4}, {Name: "hkg", Machines: 1}},
-		App: balance.App{ID: "web", Autostop: balance.AutostopSuspend, Min: 1, Max: 3, Limits: balance.Limits{Soft: 10, Hard: 20},
-			BootHint: 9 * time.Second, Abandoned: balance.AbandonedFinish, KeepAlive: 2 * time.Second, IdleAfter: 3 * time.Second, Strategy: balance.LeastLoad{}},
+		App: balance.App{
+			ID: "web", Autostop: balance.AutostopSuspend, Min: 1, Max: 3,
+			Limits: balance.Limits{Soft: 10, Hard: 20}, BootHint: 9 * time.Second,
+			Abandoned: balance.AbandonedFinish, KeepAlive: 2 * time.Second, IdleAfter: 3 * time.Second,
+			Strategy: balance.LeastLoad{},
+		},
 	}}
 	if d := cmp.Diff(want, s, cmp.AllowUnexported(settings{})); d != "" {
 		t.Errorf("(-want +got):\n%s", d)

@@ -74,7 +74,8 @@ func configs(t *testing.T) (all []config) {
 	server := &backhaul.ServerConfig{}
 	add("backhaul", server, func() error { _, err := backhaul.NewServer(http.NotFoundHandler(), *server); return err })
 	front := &backhaul.FrontConfig{}
-	add("backhaul", front, func() error { _, err := backhaul.NewFront(http.NotFoundHandler(), *front); return err })
+	add("backhaul", front,
+		func() error { _, err := backhaul.NewFront(http.NotFoundHandler(), *front); return err })
 	limit := &backhaul.LimitConfig{}
 	add("backhaul", limit, func() error { _, err := backhaul.LimitListener(unused{}, *limit); return err })
 

@@ -43,7 +43,8 @@ const turn = "it is the turn to read, or to write"
 // reads the source: it follows the locks of each function, statement by statement, and the
 // functions that it calls within the module.
 func TestNoHookOrInterfaceIsCalledUnderALock(t *testing.T) {
-	s := load(t, "./balance", "./autostart", "./autostart/process", "./downscale", "./backhaul", "./rtt")
+	s := load(t, "./balance", "./autostart", "./autostart/process", "./downscale", "./backhaul",
+		"./rtt")
 	found := s.check()
 	for _, f := range found {
 		if allowedUnderLock[f.key] == "" {
@@ -85,7 +86,14 @@ type finding struct{ key, text string }
 // load reads packages with their types.
 func load(t *testing.T, patterns ...string) *source {
 	t.Helper()
-	cmd := exec.Command("go", append([]string{"list", "-export", "-deps", "-f", "{{.ImportPath}}\t{{.Export}}\t{{.Dir}}\t{{join .GoFiles \" \"}}\t{{.DepOnly}}"}, patterns...)...)
+	cmd := exec.Command(
+		"go",
+		append(
+			[]string{
+				"list", "-export", "-deps", "-f",
+				"{{.ImportPath}}\t{{.Export}}\t{{.Dir}}\t{{join .GoFiles \" \"}}\t{{.DepOnly}}",
+			},
+			patterns...)...)
 	cmd.Dir = filepath.Join("..", "..")
 	cmd.Stderr = os.Stderr
 	out, err := cmd.Output()
@@ -107,7 +115,8 @@ func load(t *testing.T, patterns ...string) *source {
 		}
 		is := folder{path: f[0]}
 		for name := range strings.FieldsSeq(f[3]) {
-			file, err := parser.ParseFile(s.fset, filepath.Join(f[2], name), nil, parser.SkipObjectResolution)
+			file, err := parser.ParseFile(s.fset, filepath.Join(f[2], name), nil,
+				parser.SkipObjectResolution)
 			if err != nil {
 				t.Fatal(err)
 			}
@@ -118,7 +127,8 @@ func load(t *testing.T, patterns ...string) *source {
 	// Packages come after those that they import. Types of the module are shared, so that a function
 	// is one and the same.
 	done := map[string]*types.Package{}
-	gc := importer.ForCompiler(s.fset, "gc", func(path string) (io.ReadCloser, error) { return os.Open(exports[path]) })
+	gc := importer.ForCompiler(s.fset, "gc",
+		func(path string) (io.ReadCloser, error) { return os.Open(exports[path]) })
 	config := types.Config{Importer: importerFunc(func(path string) (*types.Package, error) {
 		if p := done[path]; p != nil {
 			return p, nil
@@ -127,7 +137,11 @@ func load(t *testing.T, patterns ...string) *source {
 	})}
 	var infos []*walk
 	for _, f := range folders {
-		info := &types.Info{Uses: map[*ast.Ident]types.Object{}, Defs: map[*ast.Ident]types.Object{}, Types: map[ast.Expr]types.TypeAndValue{}, Selections: map[*ast.SelectorExpr]*types.Selection{}}
+		info := &types.Info{
+			Uses: map[*ast.Ident]types.Object{}, Defs: map[*ast.Ident]types.Object{},
+			Types:      map[ast.Expr]types.TypeAndValue{},
+			Selections: map[*ast.SelectorExpr]*types.Selection{},
+		}
 		p, err := config.Check(f.path, s.fset, f.files, info)
 		if err != nil {
 			t.Fatal(err)
@@ -313,11 +327,13 @@ func (w *walk) simple(s ast.Stmt, held locks) locks {
 			return locks{}
 		}
 	}
-	if a, ok := s.(*ast.AssignStmt); ok && a.Tok == token.DEFINE { // f := trace.Stopped, to be called later on
+	if a, ok := s.(*ast.AssignStmt); ok &&
+		a.Tok == token.DEFINE { // f := trace.Stopped, to be called later on
 		for _, e := range a.Rhs {
 			if sel, ok := e.(*ast.SelectorExpr); ok {
 				if hook := w.hookField(sel); hook != "" && sel.Sel.IsExported() {
-					w.in.calls = append(w.in.calls, lockedCall{at: e.Pos(), held: slices.Sorted(maps.Keys(held)), hook: hook})
+					w.in.calls = append(w.in.calls,
+						lockedCall{at: e.Pos(), held: slices.Sorted(maps.Keys(held)), hook: hook})
 				}
 			}
 		}
@@ -329,7 +345,8 @@ func (w *walk) simple(s ast.Stmt, held locks) locks {
 // frees reports whether c gives back a lock for good, and does nothing more with it.
 func (w *walk) frees(c *ast.CallExpr) bool {
 	f := w.funcs[w.callee(c)]
-	return f != nil && f.frees && len(c.Args) <= 1 && !slices.ContainsFunc(c.Args, func(a ast.Expr) bool { _, ok := a.(*ast.FuncLit); return ok })
+	return f != nil && f.frees && len(c.Args) <= 1 &&
+		!slices.ContainsFunc(c.Args, func(a ast.Expr) bool { _, ok := a.(*ast.FuncLit); return ok })
 }
 
 // lock adds what a condition locks.
@@ -362,7 +379,8 @@ func (w *walk) lockCall(e ast.Node) (lock, name string, ok bool) {
 		return "", "", false
 	}
 	f, _ := w.info.Uses[sel.Sel].(*types.Func)
-	if f == nil || f.Pkg() == nil || f.Pkg().Path() != "sync" || !strings.HasSuffix(strings.TrimPrefix(f.Name(), "Try"), "ock") {
+	if f == nil || f.Pkg() == nil || f.Pkg().Path() != "sync" ||
+		!strings.HasSuffix(strings.TrimPrefix(f.Name(), "Try"), "ock") {
 		return "", "", false
 	}
 	return types.ExprString(sel.X), f.Name(), true
@@ -370,7 +388,9 @@ func (w *walk) lockCall(e ast.Node) (lock, name string, ok bool) {
 
 // apart walks what runs later, or on another goroutine: with no lock of this function.
 func (w *walk) apart(lit *ast.FuncLit) {
-	later := &walk{source: w.source, info: w.info, pkg: w.pkg, in: &function{name: w.in.name + ", later"}}
+	later := &walk{
+		source: w.source, info: w.info, pkg: w.pkg, in: &function{name: w.in.name + ", later"},
+	}
 	w.funcs[types.NewFunc(lit.Pos(), w.pkg, later.in.name, types.NewSignatureType(nil, nil, nil, nil, nil, false))] = later.in
 	later.block(lit.Body.List, locks{})
 }
@@ -416,7 +436,8 @@ func (w *walk) litArgs(held locks, c *ast.CallExpr) {
 		case "time", "context", "sync":
 			later = f.Name() != "Do"
 		default: // it keeps what it is given for later, or calls it without the lock
-			later = strings.HasPrefix(f.Name(), "on") || strings.HasPrefix(f.Name(), "On") || w.funcs[f] != nil && w.funcs[f].frees
+			later = strings.HasPrefix(f.Name(), "on") || strings.HasPrefix(f.Name(), "On") ||
+				w.funcs[f] != nil && w.funcs[f].frees
 		}
 	}
 	for _, a := range c.Args {
@@ -484,11 +505,14 @@ func (w *walk) call(held locks, c *ast.CallExpr) {
 	if f.Pkg() == nil {
 		return
 	}
-	if recv != nil && f.Pkg().Path() == "log/slog" && f.Name() != "Handler" && strings.HasSuffix(recv.Type().String(), "slog.Logger") {
+	if recv != nil && f.Pkg().Path() == "log/slog" && f.Name() != "Handler" &&
+		strings.HasSuffix(recv.Type().String(), "slog.Logger") {
 		note(lockedCall{hook: "slog.Logger." + f.Name()})
 		return
 	}
-	if f.Pkg().Path() == "net/http" && recv != nil && strings.HasSuffix(recv.Type().String(), "http.ClientConn") && f.Name() == "Close" {
+	if f.Pkg().Path() == "net/http" && recv != nil &&
+		strings.HasSuffix(recv.Type().String(), "http.ClientConn") &&
+		f.Name() == "Close" {
 		note(lockedCall{hook: "net.Conn.Close, of an http.ClientConn"})
 		return
 	}
@@ -503,10 +527,12 @@ func (w *walk) hookField(sel *ast.SelectorExpr) string {
 	if s == nil || s.Kind() != types.FieldVal {
 		return ""
 	}
-	if _, ok := s.Obj().Type().Underlying().(*types.Signature); !ok || strings.HasPrefix(types.TypeString(s.Obj().Type(), nil), "context.Cancel") {
+	if _, ok := s.Obj().Type().Underlying().(*types.Signature); !ok ||
+		strings.HasPrefix(types.TypeString(s.Obj().Type(), nil), "context.Cancel") {
 		return ""
 	}
-	return strings.ReplaceAll(types.TypeString(s.Recv(), (*types.Package).Name), "*", "") + "." + s.Obj().Name()
+	return strings.ReplaceAll(types.TypeString(s.Recv(), (*types.Package).Name), "*",
+		"") + "." + s.Obj().Name()
 }
 
 // foreign returns the name of an interface's method that others may implement.
@@ -582,7 +608,14 @@ func (s *source) check() (found []finding) {
 			}
 			seen[key+via] = true
 			at := s.fset.Position(c.at)
-			found = append(found, finding{key, fmt.Sprintf("%s/%s:%d: %s holds %s and calls %s%s", filepath.Base(filepath.Dir(at.Filename)), filepath.Base(at.Filename), at.Line, f.name, strings.Join(c.held, ", "), hook, via)})
+			found = append(
+				found,
+				finding{
+					key,
+					fmt.Sprintf("%s/%s:%d: %s holds %s and calls %s%s", filepath.Base(filepath.Dir(at.Filename)),
+						filepath.Base(at.Filename), at.Line, f.name, strings.Join(c.held, ", "), hook, via),
+				},
+			)
 		}
 	}
 	slices.SortFunc(found, func(a, b finding) int { return strings.Compare(a.text, b.text) })

@@ -28,12 +28,15 @@ const childEnv = "CONTRACT_APP"
 
 func TestMain(m *testing.M) {
 	if os.Getenv(childEnv) != "" {
-		err := http.ListenAndServe("127.0.0.1:"+os.Getenv("PORT"), http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
-			if io.WriteString(w, "hello"); r.URL.Path == "/long" {
-				w.(http.Flusher).Flush()
-				<-r.Context().Done()
-			}
-		}))
+		err := http.ListenAndServe(
+			"127.0.0.1:"+os.Getenv("PORT"),
+			http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+				if io.WriteString(w, "hello"); r.URL.Path == "/long" {
+					w.(http.Flusher).Flush()
+					<-r.Context().Done()
+				}
+			}),
+		)
 		fmt.Fprintln(os.Stderr, err)
 		os.Exit(1)
 	}
@@ -85,9 +88,15 @@ func newHost(t *testing.T) *host {
 			}
 		})
 	}
-	h.front = httptest.NewServer(&httputil.ReverseProxy{Transport: transport, ErrorHandler: backhaul.ErrorHandler, ErrorLog: log.New(io.Discard, "", 0), Rewrite: func(r *httputil.ProxyRequest) {
-		r.Out.URL.Scheme, r.Out.URL.Host = "http", strings.Trim(r.In.Host, "/")
-	}})
+	h.front = httptest.NewServer(
+		&httputil.ReverseProxy{
+			Transport: transport, ErrorHandler: backhaul.ErrorHandler,
+			ErrorLog: log.New(io.Discard, "", 0),
+			Rewrite: func(r *httputil.ProxyRequest) {
+				r.Out.URL.Scheme, r.Out.URL.Host = "http", strings.Trim(r.In.Host, "/")
+			},
+		},
+	)
 	t.Cleanup(func() {
 		h.front.CloseClientConnections()
 		h.front.Close()
@@ -186,7 +195,8 @@ func TestWhatIsRemovedLeavesNothing(t *testing.T) {
 	h.front.Client().CloseIdleConnections()
 	if now := 0; !eventually(func() bool { now = runtime.NumGoroutine(); return now <= goroutines }) {
 		stacks := make([]byte, 1<<20)
-		t.Errorf("%d goroutines, %d before eight apps came and went:\n%s", now, goroutines, stacks[:runtime.Stack(stacks, true)])
+		t.Errorf("%d goroutines, %d before eight apps came and went:\n%s", now, goroutines,
+			stacks[:runtime.Stack(stacks, true)])
 	}
 }
 

@@ -72,7 +72,9 @@ func published(root fs.FS) ([]string, error) {
 	return dirs, err
 }
 
-var semver = regexp.MustCompile(`^v(0|[1-9][0-9]*)\.(0|[1-9][0-9]*)\.(0|[1-9][0-9]*)(-[0-9A-Za-z.-]+)?$`)
+var semver = regexp.MustCompile(
+	`^v(0|[1-9][0-9]*)\.(0|[1-9][0-9]*)\.(0|[1-9][0-9]*)(-[0-9A-Za-z.-]+)?$`,
+)
 
 // tags returns the commands for a version in their order: nested modules can only be fetched once
 // the root has its tag.
@@ -81,7 +83,8 @@ func tags(version string, nested []string) ([]string, error) {
 		return nil, fmt.Errorf("version %q: want one such as v0.2.0 or v0.2.0-rc.1", version)
 	}
 	if !strings.HasPrefix(version, "v0.") && !strings.HasPrefix(version, "v1.") {
-		return nil, fmt.Errorf("version %q: from v2 on the module's path has to end in /%s", version, strings.SplitN(version, ".", 2)[0])
+		return nil, fmt.Errorf("version %q: from v2 on the module's path has to end in /%s", version,
+			strings.SplitN(version, ".", 2)[0])
 	}
 	out := []string{"git commit -am 'release " + version + "'", "git tag " + version}
 	for _, dir := range nested {

@@ -22,7 +22,10 @@ func TestPublishedModules(t *testing.T) {
 
 func TestTags(t *testing.T) {
 	got, err := tags("v0.2.0", []string{"a/metrics"})
-	want := []string{"git commit -am 'release v0.2.0'", "git tag v0.2.0", "git tag a/metrics/v0.2.0", "git push origin HEAD --tags"}
+	want := []string{
+		"git commit -am 'release v0.2.0'", "git tag v0.2.0", "git tag a/metrics/v0.2.0",
+		"git push origin HEAD --tags",
+	}
 	if err != nil || !slices.Equal(got, want) {
 		t.Errorf("tags: %q, %v", got, err)
 	}

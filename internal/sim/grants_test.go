@@ -107,7 +107,9 @@ func TestUpToWhichLimitSlotsAreGranted(t *testing.T) {
 	case raceEnabled:
 		hards, loads, length, kinds = []int{last}, []int{80}, 10*sec, kinds[:1]
 	case *full:
-		hards, edges, loads, length = []int{1, 2, 3, 4, 5, 6, 7, 8}, []int{4, 20}, []int{60, 80, 90}, 60*sec
+		hards, edges, loads, length = []int{1, 2, 3, 4, 5, 6, 7, 8}, []int{4, 20}, []int{
+			60, 80, 90,
+		}, 60*sec
 	}
 	var b strings.Builder
 	fmt.Fprintf(&b, "\n%-8s%5s%6s%6s%22s%22s%22s%22s%8s\n", "pool", "hard", "edges", "load",
@@ -128,16 +130,25 @@ func TestUpToWhichLimitSlotsAreGranted(t *testing.T) {
 					empty := 0.0
 					w.Grants, w.Every = true, []Round{emptySlots(&empty, 50*ms, length)}
 					granted := mustRun(t, w, Balanced(ours, nil), *seed)
-					fmt.Fprintf(&b, "%-8s%5d%6d%5d%%%11.3f%11.3f%11v%11v%11v%11v%11v%11v%7.1f%%\n", kind.name, hard, n, load,
-						guessed.BouncesPer(), granted.BouncesPer(), guessed.Mean.Round(ms), granted.Mean.Round(ms),
-						guessed.P50.Round(ms), granted.P50.Round(ms), guessed.P99.Round(ms), granted.P99.Round(ms), 100*empty)
-					mean, p99 := float64(granted.Mean)/float64(guessed.Mean), float64(granted.P99)/float64(guessed.P99)
+					fmt.Fprintf(&b, "%-8s%5d%6d%5d%%%11.3f%11.3f%11v%11v%11v%11v%11v%11v%7.1f%%\n", kind.name,
+						hard, n, load, guessed.BouncesPer(), granted.BouncesPer(), guessed.Mean.Round(ms),
+						granted.Mean.Round(ms), guessed.P50.Round(ms), granted.P50.Round(ms), guessed.P99.Round(ms),
+						granted.P99.Round(ms), 100*empty)
+					mean, p99 := float64(granted.Mean)/float64(guessed.Mean), float64(granted.P99)/float64(
+						guessed.P99,
+					)
 					switch {
 					case hard == last && !kind.far && (granted.BouncesPer() > guessed.BouncesPer()/2 || mean > 1.02 || p99 > 1.03):
-						t.Errorf("%s: %.3f bounces per request and %v, p99 %v, without grants %.3f and %v, p99 %v: want half of the bounces, and no longer",
-							w.Name, granted.BouncesPer(), granted.Mean, granted.P99, guessed.BouncesPer(), guessed.Mean, guessed.P99)
+						t.Errorf(
+							"%s: %.3f bounces per request and %v, p99 %v, without grants %.3f and %v, p99 %v: want half of the bounces, and no longer",
+							w.Name, granted.BouncesPer(), granted.Mean, granted.P99, guessed.BouncesPer(), guessed.Mean,
+							guessed.P99,
+						)
 					case hard > last && mean > 1.1:
-						t.Errorf("%s: requests take %v, without grants %v: want no more, as far as such slots are granted", w.Name, granted.Mean, guessed.Mean)
+						t.Errorf(
+							"%s: requests take %v, without grants %v: want no more, as far as such slots are granted",
+							w.Name, granted.Mean, guessed.Mean,
+						)
 					}
 				}
 			}
@@ -161,6 +172,8 @@ func emptySlots(share *float64, period, length time.Duration) Round {
 		for i := range s.machines {
 			reserved += s.machines[i].gate.Granted()
 		}
-		*share += float64(reserved) / float64(len(s.machines)*s.w.Limits.Hard) * float64(period) / float64(length)
+		*share += float64(reserved) / float64(len(s.machines)*s.w.Limits.Hard) * float64(
+			period,
+		) / float64(length)
 	}}
 }

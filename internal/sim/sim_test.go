@@ -138,12 +138,15 @@ func TestARestartedMachineComesBack(t *testing.T) {
 		{Name: "one process", OneProcess: true},
 		{Name: "grants", Grants: true, Limits: balance.Limits{Soft: 1, Hard: 1}},
 	} {
-		w.Regions, w.Queue, w.Work, w.Load, w.Length = Uniform(1, 3, 1), true, Exponential(50*ms), 0.3, 20*time.Second
+		w.Regions, w.Queue, w.Work, w.Load, w.Length = Uniform(1, 3, 1), true, Exponential(
+			50*ms,
+		), 0.3, 20*time.Second
 		w.Boot, w.Stop = Always(time.Second), Always(100*ms)
 		w.Script = []Step{{5 * time.Second, func(s *Sim) { s.Restart(1) }}}
 		r := mustRun(t, w, Balanced(ours, nil), 1)
 		if m := r.Machines[1]; m.Starts != 1 || m.Ran < 19*time.Second {
-			t.Errorf("%s: %d starts, and it ran for %v of 20s: want 1, and nearly all of it", w.Name, m.Starts, m.Ran)
+			t.Errorf("%s: %d starts, and it ran for %v of 20s: want 1, and nearly all of it", w.Name,
+				m.Starts, m.Ran)
 		}
 	}
 }

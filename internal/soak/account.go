@@ -153,7 +153,8 @@ func (l *ledger) judge(r request, runs []execution) string {
 }
 
 func (l *ledger) killed(pid int) bool {
-	return slices.ContainsFunc(l.lives, func(v life) bool { return v.pid == pid && !v.killed.IsZero() })
+	return slices.ContainsFunc(l.lives,
+		func(v life) bool { return v.pid == pid && !v.killed.IsZero() })
 }
 
 // killedUnread reports whether a machine that the proxy names was killed while it may have had the
@@ -161,7 +162,8 @@ func (l *ledger) killed(pid int) bool {
 // process.
 func (l *ledger) killedUnread(r request) bool {
 	for i, v := range l.lives {
-		if v.killed.IsZero() || v.killed.After(r.began.Add(r.took)) || !strings.Contains(r.detail, strconv.Quote(v.machine)) {
+		if v.killed.IsZero() || v.killed.After(r.began.Add(r.took)) ||
+			!strings.Contains(r.detail, strconv.Quote(v.machine)) {
 			continue
 		}
 		next := slices.IndexFunc(l.lives[i+1:], func(n life) bool { return n.machine == v.machine })

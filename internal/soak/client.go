@@ -83,7 +83,8 @@ func (c *client) next(ends time.Time) (r request) {
 		method = http.MethodPost
 		b := make([]byte, 100<<10+c.rand.IntN(1<<20))
 		if left := time.Until(ends); left > 0 && c.rand.IntN(4) == 0 { // the app reads on late
-			q.Set("pause", fmt.Sprint(min(left, time.Duration(c.rand.IntN(9000))*time.Millisecond).Milliseconds()))
+			q.Set("pause",
+				fmt.Sprint(min(left, time.Duration(c.rand.IntN(9000))*time.Millisecond).Milliseconds()))
 		}
 		pattern(b, 0)
 		body, want = &slowReader{r: bytes.NewReader(b), pause: 2 * time.Millisecond}, fmt.Sprintf("%s %d %x\n", r.id, len(b), sha256.Sum256(b))

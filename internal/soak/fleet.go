@@ -115,7 +115,9 @@ func newHost(node balance.NodeID, far bool, journal string) (h host, err error) 
 		return h, err
 	}
 	h.driver, err = process.New(process.Config{
-		Argv: []string{self}, Env: []string{journalVariable + "=" + journal, hardVariable + "=" + strconv.Itoa(hard)},
+		Argv: []string{
+			self,
+		}, Env: []string{journalVariable + "=" + journal, hardVariable + "=" + strconv.Itoa(hard)},
 	})
 	if err != nil {
 		return h, err
@@ -190,7 +192,9 @@ func newFleet(journal string) (_ *fleet, err error) {
 // serve begins to take requests of clients.
 func (f *fleet) serve() error {
 	proxy, err := backhaul.NewProxy(f.transport, backhaul.ProxyConfig{
-		ErrorHandler: backhaul.NewErrorHandler(backhaul.ErrorConfig{CauseHeader: causeHeader, Details: true}),
+		ErrorHandler: backhaul.NewErrorHandler(
+			backhaul.ErrorConfig{CauseHeader: causeHeader, Details: true},
+		),
 	})
 	if err != nil {
 		return err

@@ -67,7 +67,8 @@ func beMachine() int {
 	ctx, stop := signal.NotifyContext(context.Background(), syscall.SIGTERM)
 	defer stop()
 	a.note("START %s %d\n", a.name, time.Now().UnixNano())
-	go watchStalls(ctx, func(from, til time.Time) { a.note("STALL %d %d\n", from.UnixNano(), til.UnixNano()) })
+	go watchStalls(ctx,
+		func(from, til time.Time) { a.note("STALL %d %d\n", from.UnixNano(), til.UnixNano()) })
 	go func() {
 		<-ctx.Done()
 		s.Shutdown(context.Background())

@@ -126,11 +126,17 @@ func soak(c config) error {
 		l.lives[i].killed = kills[v.pid]
 	}
 	said, broken := l.audit(20)
-	fmt.Printf("%d requests, %d executions, %d kills\n%s", len(l.requests), len(l.executions), len(kills), l.summary())
-	fmt.Printf("  %d executions were told that their client had left; machines that may exceed their limit then did %d times\n",
-		l.told, l.overTold)
+	fmt.Printf("%d requests, %d executions, %d kills\n%s", len(l.requests), len(l.executions),
+		len(kills), l.summary())
+	fmt.Printf(
+		"  %d executions were told that their client had left; machines that may exceed their limit then did %d times\n",
+		l.told, l.overTold,
+	)
 	if n := len(l.stalls); n > 0 {
-		fmt.Printf("  %d times a process stood still for more than %v: what was lost by that is no fault\n", n, stall)
+		fmt.Printf(
+			"  %d times a process stood still for more than %v: what was lost by that is no fault\n", n,
+			stall,
+		)
 	}
 	complain := func(format string, args ...any) { said = append(said, fmt.Sprintf(format, args...)); broken++ }
 	if left != 0 {
@@ -196,7 +202,8 @@ func (k *killer) kill() int {
 		last[v.machine] = v.pid
 	}
 	machines := sortedKeys(last)
-	k.rand.Shuffle(len(machines), func(i, j int) { machines[i], machines[j] = machines[j], machines[i] })
+	k.rand.Shuffle(len(machines),
+		func(i, j int) { machines[i], machines[j] = machines[j], machines[i] })
 	for _, m := range machines {
 		pid := last[m]
 		if parent(pid) != os.Getpid() {

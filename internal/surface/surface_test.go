@@ -41,6 +41,9 @@ func TestTheSurfaceIsAsWrittenDown(t *testing.T) {
 		t.Fatal(err)
 	}
 	if diff := cmp.Diff(strings.Split(string(golden), "\n"), strings.Split(b.String(), "\n")); diff != "" {
-		t.Errorf("the surface changed; if that is meant: go test ./internal/surface -update\n(-written down +found)\n%s", diff)
+		t.Errorf(
+			"the surface changed; if that is meant: go test ./internal/surface -update\n(-written down +found)\n%s",
+			diff,
+		)
 	}
 }

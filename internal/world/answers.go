@@ -59,7 +59,8 @@ func (l *lately) String() string {
 	if l.n == 1 {
 		return "its only answer failed, with " + with
 	}
-	return fmt.Sprintf("%d of its last %d answers failed, the last with %s", l.bad, min(l.n, answersKept), with)
+	return fmt.Sprintf("%d of its last %d answers failed, the last with %s", l.bad,
+		min(l.n, answersKept), with)
 }
 
 // answered takes in an answer of a machine.
@@ -80,7 +81,9 @@ func (w *World) answered(app balance.AppID, id balance.MachineID, status int, fa
 	if !changed {
 		return
 	}
-	e := events.Event{Kind: events.Answers, App: string(app), Machine: string(id), Reason: "it answers well again"}
+	e := events.Event{
+		Kind: events.Answers, App: string(app), Machine: string(id), Reason: "it answers well again",
+	}
 	if what != "" {
 		e.Reason = what + "; when it is mended, stop it: the next request starts it anew"
 	}

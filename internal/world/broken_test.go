@@ -36,7 +36,8 @@ func brokenApp(file string) int {
 	case "wrong family":
 		return answerAll(net.JoinHostPort("::1", os.Getenv("PORT")), http.StatusOK)
 	case "missing module":
-		fmt.Fprintln(os.Stderr, "Traceback (most recent call last):\nModuleNotFoundError: No module named 'flask'")
+		fmt.Fprintln(os.Stderr,
+			"Traceback (most recent call last):\nModuleNotFoundError: No module named 'flask'")
 		return 1
 	case "exits":
 		return 0
@@ -75,7 +76,8 @@ func TestBrokenAppsAreNamedAndCured(t *testing.T) {
 	} {
 		t.Run(tc.kind, func(t *testing.T) {
 			t.Parallel()
-			if unseen := []string{"wrong port", "wrong family", "hangs"}; runtime.GOOS != "linux" && slices.Contains(unseen, tc.kind) {
+			if unseen := []string{"wrong port", "wrong family", "hangs"}; runtime.GOOS != "linux" &&
+				slices.Contains(unseen, tc.kind) {
 				t.Skip("only Linux says what a process does")
 			}
 			if tc.kind == "wrong family" {
@@ -93,7 +95,8 @@ func TestBrokenAppsAreNamedAndCured(t *testing.T) {
 			}
 			become(tc.kind)
 			p := newPlay(t, func(c *Config) {
-				c.Driver = command(t, process.Config{Argv: []string{os.Args[0]}, Env: []string{brokenVariable + "=" + file}})
+				c.Driver = command(t,
+					process.Config{Argv: []string{os.Args[0]}, Env: []string{brokenVariable + "=" + file}})
 			})
 			told := tc.told
 			if told == "" {
@@ -110,7 +113,8 @@ func TestBrokenAppsAreNamedAndCured(t *testing.T) {
 				}
 				return false
 			})
-			p.until("it stands in the log", func(status.Snapshot) bool { return strings.Contains(p.told(), told) })
+			p.until("it stands in the log",
+				func(status.Snapshot) bool { return strings.Contains(p.told(), told) })
 			become("well")
 			switch tc.kind {
 			case "hangs": // it is given 15 s before it is started anew
@@ -120,7 +124,8 @@ func TestBrokenAppsAreNamedAndCured(t *testing.T) {
 					if m.State != "started" {
 						continue
 					}
-					resp, err := p.client.PostForm("http://"+p.page.Addr().String()+"/stop", url.Values{"machine": {m.ID}})
+					resp, err := p.client.PostForm("http://"+p.page.Addr().String()+"/stop",
+						url.Values{"machine": {m.ID}})
 					if err != nil {
 						t.Fatal(err)
 					}

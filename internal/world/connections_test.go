@@ -245,9 +245,11 @@ func (p *play) webSocket() (net.Conn, *bufio.Reader) {
 	}
 	p.Cleanup(func() { c.Close() })
 	c.SetDeadline(time.Now().Add(patience))
-	fmt.Fprintf(c, "GET /ws HTTP/1.1\r\nHost: web\r\nConnection: Upgrade\r\nUpgrade: websocket\r\nSec-WebSocket-Version: 13\r\nSec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==\r\n\r\n")
+	fmt.Fprintf(c,
+		"GET /ws HTTP/1.1\r\nHost: web\r\nConnection: Upgrade\r\nUpgrade: websocket\r\nSec-WebSocket-Version: 13\r\nSec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==\r\n\r\n")
 	in := bufio.NewReader(c)
-	if resp, err := http.ReadResponse(in, nil); err != nil || resp.StatusCode != http.StatusSwitchingProtocols {
+	if resp, err := http.ReadResponse(in, nil); err != nil ||
+		resp.StatusCode != http.StatusSwitchingProtocols {
 		p.Fatalf("handshake: %+v, %v", resp, err)
 	}
 	return c, in
@@ -269,7 +271,8 @@ func TestIdleWebSocketsKeepNoMachine(t *testing.T) {
 			}
 			for c, in := range conns {
 				frame := make([]byte, 14)
-				if _, err := io.ReadFull(in, frame); err != nil || string(frame) != "\x88\x0c\x03\xe9going away" {
+				if _, err := io.ReadFull(in, frame); err != nil ||
+					string(frame) != "\x88\x0c\x03\xe9going away" {
 					t.Fatalf("got %q, %v; want a close frame with 1001\n%s", frame, err, p.told())
 				}
 				c.Write([]byte("\x88\x82\x00\x00\x00\x00\x03\xe9"))

@@ -138,7 +138,8 @@ func New(c Config) (_ *World, err error) {
 		w.x.acks.nodes = append(w.x.acks.nodes, e.id)
 	}
 	w.edge = w.edges[0]
-	w.front, err = backhaul.NewFront(w.handler(), backhaul.FrontConfig{Grace: c.Grace, Limit: c.Limit, ConnContext: autostart.ConnContext})
+	w.front, err = backhaul.NewFront(w.handler(),
+		backhaul.FrontConfig{Grace: c.Grace, Limit: c.Limit, ConnContext: autostart.ConnContext})
 	return w, err
 }
 
@@ -225,7 +226,10 @@ func (w *World) Run(ctx, hurry context.Context) error {
 		e.run(run)
 	}
 
-	w.pageHTTP = &http.Server{Handler: status.Handler(w, w.config.StatusName...), ReadHeaderTimeout: 10 * time.Second, ErrorLog: log.New(io.Discard, "", 0)}
+	w.pageHTTP = &http.Server{
+		Handler: status.Handler(w, w.config.StatusName...), ReadHeaderTimeout: 10 * time.Second,
+		ErrorLog: log.New(io.Discard, "", 0),
+	}
 	w.wait(ctx)
 	run("history", func(ctx context.Context) error { return w.past.Run(ctx, w) })
 	run("edge", func(context.Context) error { return served(w.front.Serve(w.public)) })
