@@ -11,12 +11,16 @@ import (
 // each policy of yours through it, so that a policy decides what is wanted and need not repeat what
 // must not be:
 //
-//   - nothing is started or recalled of an app whose autostart is off, of another app, or of a row that has changed;
-//   - nothing is started that runs, is hard-cordoned, or whose node is gone, and nothing beyond [balance.App.Max];
-//   - what has been asked for is not asked for again until its row shows it, its owner has refused, or 10 s have passed;
-//   - a machine whose start fails, or whose owner cannot be asked, is left alone for 0.4 s, doubling up to 6 s; what ends after
-//     it has run for 1 min is not. After three failures in a row of an app, whichever its machines, one of them is tried at a
-//     time, at intervals of 0.4 s, doubling up to 25 s, until one has become ready.
+//   - nothing is started or recalled of an app whose autostart is off, of another app, or of a row
+//     that has changed;
+//   - nothing is started that runs, is hard-cordoned, or whose node is gone, and nothing beyond
+//     [balance.App.Max];
+//   - what has been asked for is not asked for again until its row shows it, its owner has refused,
+//     or 10 s have passed;
+//   - a machine whose start fails, or whose owner cannot be asked, is left alone for 0.4 s,
+//     doubling up to 6 s; what ends after it has run for 1 min is not. After three failures in a
+//     row of an app, whichever its machines, one of them is tried at a time, at intervals of 0.4 s,
+//     doubling up to 25 s, until one has become ready.
 //
 // What is taken out of a decision is answered as the owner would have: a start as refused, or as
 // under way, a recall as too late.

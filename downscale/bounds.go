@@ -11,11 +11,14 @@ import (
 // each policy through it, so that a policy decides which machines are surplus and need not repeat
 // what must not be stopped:
 //
-//   - nothing is spared while [balance.App.Autostop] is off, while requests wait, or while what others report is too old;
-//   - only machines of this node are spared that run and are not hard-cordoned, busy, leaving already or, unless the whole app's
-//     keep-alive is over, needed a moment ago; each once;
-//   - the minimums of the app are kept running, and the first of the canonical order, as many as these, are never spared;
-//   - nothing is spared in a region whose machines are all at their soft limits, or where a load that should be known is not.
+//   - nothing is spared while [balance.App.Autostop] is off, while requests wait, or while what
+//     others report is too old;
+//   - only machines of this node are spared that run and are not hard-cordoned, busy, leaving
+//     already or, unless the whole app's keep-alive is over, needed a moment ago; each once;
+//   - the minimums of the app are kept running, and the first of the canonical order, as many as
+//     these, are never spared;
+//   - nothing is spared in a region whose machines are all at their soft limits, or where a load
+//     that should be known is not.
 //
 // What leaves is recalled while nothing may be spared, and when a minimum needs it, whether p says
 // so or not. A decision is about the machine that it names: its app and region are filled in, and a
