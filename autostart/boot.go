@@ -25,7 +25,8 @@ type Boots struct {
 	// Hint is what somebody who should know says a start takes; it counts as one boot until 32 have been seen. 0 is none.
 	Hint time.Duration
 
-	last []time.Duration // oldest first, with no room for more: copies share it, and most apps boot rarely
+	// oldest first, with no room for more: copies share it, and most apps boot rarely
+	last []time.Duration
 }
 
 // Learn adds a boot that ended with a ready machine. Boots that failed or were given up teach nothing. A negative duration,

@@ -47,7 +47,8 @@ type bounded struct {
 
 // bound is what keeps one machine from being started.
 type bound struct {
-	asked   time.Time // when it was asked for last, from epoch; zero when it was not, or its row shows it
+	// when it was asked for last, from epoch; zero when it was not, or its row shows it
+	asked   time.Time
 	epoch   uint64
 	fails   int // in a row
 	failed  uint64

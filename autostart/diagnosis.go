@@ -71,9 +71,10 @@ func (p *misplaced) lasted(now time.Time) time.Duration {
 type known struct {
 	longest, suspect time.Duration // 0 where no boot is known
 	grace            time.Duration // of the app's check
-	misplaced        int           // starts in a row that failed because the machine listened elsewhere
-	doubted          int           // starts in a row that have been doubted
-	hung             int           // starts in a row that failed because the machine did nothing
+	// starts in a row that failed because the machine listened elsewhere
+	misplaced int
+	doubted   int // starts in a row that have been doubted
+	hung      int // starts in a row that failed because the machine did nothing
 }
 
 // misplacedGrace returns how long other ports may be open: 2 s at the first start, nothing at the

@@ -54,7 +54,8 @@ func TestMisplaced(t *testing.T) {
 			}
 		})
 	}
-	for _, at := range []string{"[::1]:80", "127.0.0.1:81"} { // of an app whose last start has failed for it
+	// of an app whose last start has failed for it
+	for _, at := range []string{"[::1]:80", "127.0.0.1:81"} {
 		var p misplaced
 		if _, failed := p.look(t0, addr, []string{at}, 0); !failed {
 			t.Errorf("listening at %s again: want it to fail at once", at)
@@ -83,8 +84,9 @@ type seeing struct {
 	listens []string
 	output  string
 	err     error
-	broken  bool                            // machines that start from now on listen there, and do nothing but that
-	begun   map[balance.MachineID]time.Time // of those
+	// machines that start from now on listen there, and do nothing but that
+	broken bool
+	begun  map[balance.MachineID]time.Time // of those
 }
 
 // Start implements Driver.

@@ -13,7 +13,8 @@ import (
 // covering is a policy of one's own: it starts as many machines as the demand fills, in the order
 // that all nodes share. It repeats none of the bounds, which hold without it.
 type covering struct {
-	avoid map[balance.MachineID]time.Time // machines that did not start, and until when others go first
+	// machines that did not start, and until when others go first
+	avoid map[balance.MachineID]time.Time
 }
 
 // Plan implements [autostart.Policy].

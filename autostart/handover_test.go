@@ -158,7 +158,8 @@ func TestMinimumWithoutRequests(t *testing.T) {
 // Who cordons a machine knows what is in flight there; what comes to it for want of a better one
 // counts anew.
 func TestOnlyWhatComesLaterRecalls(t *testing.T) {
-	for _, told := range []int{-1, 1} { // by other nodes, that ask for the same; negative: they tell nothing
+	// by other nodes, that ask for the same; negative: they tell nothing
+	for _, told := range []int{-1, 1} {
 		synctest.Test(t, func(t *testing.T) {
 			var c Config
 			if told >= 0 {

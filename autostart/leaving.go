@@ -14,8 +14,9 @@ type leaving struct {
 // holding is what a machine has in flight; of one that leaves, what it has had since before the
 // cordon.
 type holding struct {
-	own    int // of this node, all the time since
-	others int // of other nodes, at any time since: what they say of it comes by another way, and may be older
+	own int // of this node, all the time since
+	// of other nodes, at any time since: what they say of it comes by another way, and may be older
+	others int
 	seen   bool
 }
 

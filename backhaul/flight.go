@@ -34,9 +34,10 @@ type flight struct {
 
 	answered bool
 	over     atomic.Bool
-	early    bool            // the client may see the end in the last byte of the answer, or in its head, and we do not
-	freed    atomic.Bool     // the slot, before that end
-	outcome  balance.Outcome // when there is no answer
+	// the client may see the end in the last byte of the answer, or in its head, and we do not
+	early   bool
+	freed   atomic.Bool     // the slot, before that end
+	outcome balance.Outcome // when there is no answer
 
 	start, tried time.Time
 	waited       time.Duration

@@ -225,7 +225,8 @@ func newScene(t *testing.T, c sceneConfig) *scene {
 	watch := worker.Watch()
 	must(edge.Apply(watch.Take()...))
 	watch.Close()
-	s.handler, err = NewHandler(worker, HandlerConfig{AnyNode: true, H2: speaks, DialMachine: dial, Trace: HandlerTrace{Abandoned: seen}})
+	s.handler, err = NewHandler(worker,
+		HandlerConfig{AnyNode: true, H2: speaks, DialMachine: dial, Trace: HandlerTrace{Abandoned: seen}})
 	must(err)
 	owner, err := NewServer(s.handler, ServerConfig{})
 	must(err)
@@ -304,7 +305,8 @@ func TestASlotIsFreeWhenTheMachineIsDone(t *testing.T) {
 		how          [2]string
 	}
 	rest := takes - leaves
-	learned := 4300 * time.Millisecond // the app's one request took 4 s; times are learned in steps of a fifth
+	// the app's one request took 4 s; times are learned in steps of a fifth
+	learned := 4300 * time.Millisecond
 	for name, want := range map[string]row{
 		"listens":             {0, rest, [2]string{"answered", "answered"}},
 		"does not listen":     {rest, rest, [2]string{"answered", "answered"}},
@@ -315,14 +317,18 @@ func TestASlotIsFreeWhenTheMachineIsDone(t *testing.T) {
 		t.Run(name, func(t *testing.T) {
 			scenes(t, func(t *testing.T, local bool, mode balance.Abandoned) {
 				w := &work{takes: takes}
-				s := newScene(t, sceneConfig{app: balance.App{Limits: balance.Limits{Hard: 1}, Abandoned: mode}, local: local, serve: apps[name](w)})
+				s := newScene(t, sceneConfig{
+					app: balance.App{Limits: balance.Limits{Hard: 1}, Abandoned: mode}, local: local,
+					serve: apps[name](w),
+				})
 				if name != "never answers" {
 					if got, err := s.ask("GET", nil, 0); got != "ok" {
 						t.Fatal(got, err)
 					}
 				}
 				began := time.Now()
-				if _, err := s.ask("GET", nil, leaves); !errors.Is(err, context.DeadlineExceeded) || time.Since(began) != leaves {
+				if _, err := s.ask("GET", nil, leaves); !errors.Is(err, context.DeadlineExceeded) ||
+					time.Since(began) != leaves {
 					t.Errorf("the caller gets %v after %v", err, time.Since(began))
 				}
 				if n := s.b.InFlight("web"); !local && n != 0 {
@@ -356,7 +362,10 @@ func TestAHardLimitHoldsForWhatAnAppExecutes(t *testing.T) {
 		t.Run(name, func(t *testing.T) {
 			scenes(t, func(t *testing.T, local bool, mode balance.Abandoned) {
 				w := &work{takes: takes}
-				s := newScene(t, sceneConfig{app: balance.App{Limits: balance.Limits{Soft: 1, Hard: 1}, Abandoned: mode}, local: local, serve: app(w)})
+				s := newScene(t, sceneConfig{
+					app: balance.App{Limits: balance.Limits{Soft: 1, Hard: 1}, Abandoned: mode}, local: local,
+					serve: app(w),
+				})
 				s.ask("GET", nil, 0)
 				full := 0
 				for range 60 {
@@ -389,7 +398,8 @@ func TestHowLongASlotIsHeld(t *testing.T) {
 	} {
 		inBubbles(t, func(t *testing.T, local bool) {
 			w := &work{takes: time.Second}
-			s := newScene(t, sceneConfig{app: balance.App{AbandonedHold: tt.hold}, local: local, serve: apps[tt.app](w)})
+			s := newScene(t,
+				sceneConfig{app: balance.App{AbandonedHold: tt.hold}, local: local, serve: apps[tt.app](w)})
 			s.ask("GET", nil, leaves)
 			if held := s.free(time.Hour); held.Round(100*time.Millisecond) != tt.want {
 				t.Errorf("%s, hold %v: held for %v, want %v", tt.app, tt.hold, held, tt.want)
@@ -423,10 +433,13 @@ func TestAClientThatLeavesInTheMiddleOfItsBody(t *testing.T) {
 		t.Run(name, func(t *testing.T) {
 			scenes(t, func(t *testing.T, local bool, mode balance.Abandoned) {
 				got := make(chan error, 1)
-				s := newScene(t, sceneConfig{app: balance.App{Abandoned: mode}, local: local, serve: handled(func(w http.ResponseWriter, r *http.Request) {
-					_, err := io.Copy(io.Discard, r.Body)
-					got <- err
-				})})
+				s := newScene(t, sceneConfig{
+					app: balance.App{Abandoned: mode}, local: local,
+					serve: handled(func(w http.ResponseWriter, r *http.Request) {
+						_, err := io.Copy(io.Discard, r.Body)
+						got <- err
+					}),
+				})
 				pr, pw := io.Pipe()
 				ctx, leave := context.WithCancel(t.Context())
 				req := request(t, "POST", "http://web/", pr).WithContext(ctx)
@@ -457,15 +470,18 @@ func TestAClientThatLeavesInTheMiddleOfAnAnswer(t *testing.T) {
 	for _, chunked := range []bool{false, true} {
 		t.Run(fmt.Sprintf("chunked=%v", chunked), func(t *testing.T) {
 			scenes(t, func(t *testing.T, local bool, mode balance.Abandoned) {
-				s := newScene(t, sceneConfig{app: balance.App{Abandoned: mode}, local: local, serve: handled(func(w http.ResponseWriter, r *http.Request) {
-					if !chunked {
-						w.Header().Set("Content-Length", "10")
-					}
-					io.WriteString(w, "first")
-					w.(http.Flusher).Flush()
-					time.Sleep(takes)
-					io.WriteString(w, "later")
-				})})
+				s := newScene(t, sceneConfig{
+					app: balance.App{Abandoned: mode}, local: local,
+					serve: handled(func(w http.ResponseWriter, r *http.Request) {
+						if !chunked {
+							w.Header().Set("Content-Length", "10")
+						}
+						io.WriteString(w, "first")
+						w.(http.Flusher).Flush()
+						time.Sleep(takes)
+						io.WriteString(w, "later")
+					}),
+				})
 				ctx, cancel := context.WithTimeout(t.Context(), leaves)
 				defer cancel()
 				began := time.Now()
@@ -474,11 +490,14 @@ func TestAClientThatLeavesInTheMiddleOfAnAnswer(t *testing.T) {
 					t.Fatal(err)
 				}
 				b, err := io.ReadAll(resp.Body)
-				if string(b) != "first" || !errors.Is(err, context.DeadlineExceeded) || time.Since(began) != leaves {
+				if string(b) != "first" || !errors.Is(err, context.DeadlineExceeded) ||
+					time.Since(began) != leaves {
 					t.Errorf("the caller gets %q, %v after %v", b, err, time.Since(began))
 				}
 				resp.Body.Close()
-				if held := s.free(time.Minute); held.Round(100*time.Millisecond) != (takes - leaves).Round(100*time.Millisecond) {
+				if held := s.free(time.Minute); held.Round(100*time.Millisecond) != (takes - leaves).Round(
+					100*time.Millisecond,
+				) {
 					t.Errorf("held for %v", held)
 				}
 				if how := s.told(); len(how) != 1 || how[0] != "answered" {
@@ -493,12 +512,15 @@ func TestAClientThatLeavesInTheMiddleOfAnAnswer(t *testing.T) {
 func TestAnAnswerThatIsClosedEarly(t *testing.T) {
 	scenes(t, func(t *testing.T, local bool, mode balance.Abandoned) {
 		w := &work{}
-		s := newScene(t, sceneConfig{app: balance.App{Abandoned: mode}, local: local, serve: handled(func(rw http.ResponseWriter, r *http.Request) {
-			w.begin()
-			defer w.end()
-			rw.(http.Flusher).Flush()
-			time.Sleep(takes)
-		})})
+		s := newScene(t, sceneConfig{
+			app: balance.App{Abandoned: mode}, local: local,
+			serve: handled(func(rw http.ResponseWriter, r *http.Request) {
+				w.begin()
+				defer w.end()
+				rw.(http.Flusher).Flush()
+				time.Sleep(takes)
+			}),
+		})
 		resp, err := s.tr.RoundTrip(request(t, "GET", "http://web/", nil))
 		if err != nil {
 			t.Fatal(err)
@@ -516,16 +538,19 @@ func TestALargeAnswerIsNotReadForNobody(t *testing.T) {
 	inBubbles(t, func(t *testing.T, local bool) {
 		var sent atomic.Int64
 		broke := make(chan error, 1)
-		s := newScene(t, sceneConfig{local: local, serve: handled(func(w http.ResponseWriter, r *http.Request) {
-			for {
-				n, err := w.Write(make([]byte, 32<<10))
-				sent.Add(int64(n))
-				if err != nil {
-					broke <- err
-					return
+		s := newScene(
+			t,
+			sceneConfig{local: local, serve: handled(func(w http.ResponseWriter, r *http.Request) {
+				for {
+					n, err := w.Write(make([]byte, 32<<10))
+					sent.Add(int64(n))
+					if err != nil {
+						broke <- err
+						return
+					}
 				}
-			}
-		})})
+			})},
+		)
 		resp, err := s.tr.RoundTrip(request(t, "GET", "http://web/", nil))
 		if err != nil {
 			t.Fatal(err)
@@ -564,7 +589,9 @@ func TestARunThatEndsFreesItsSlots(t *testing.T) {
 		for _, app := range []string{"never answers", "closes and works on"} {
 			t.Run(name+"/"+app, func(t *testing.T) {
 				scenes(t, func(t *testing.T, local bool, mode balance.Abandoned) {
-					s := newScene(t, sceneConfig{app: balance.App{Abandoned: mode}, local: local, serve: apps[app](&work{takes: time.Hour})})
+					s := newScene(t, sceneConfig{
+						app: balance.App{Abandoned: mode}, local: local, serve: apps[app](&work{takes: time.Hour}),
+					})
 					s.ask("GET", nil, leaves)
 					synctest.Wait()
 					if n := s.gate.InFlight(); n != 1 {
@@ -587,7 +614,10 @@ func TestARunThatEndsFreesItsSlots(t *testing.T) {
 // A machine works on a request that its client has left: it is not stopped under it.
 func TestNoStopUnderAnAbandonedRequest(t *testing.T) {
 	scenes(t, func(t *testing.T, local bool, mode balance.Abandoned) {
-		s := newScene(t, sceneConfig{app: balance.App{Abandoned: mode}, local: local, serve: apps["notices nothing"](&work{takes: takes})})
+		s := newScene(t, sceneConfig{
+			app: balance.App{Abandoned: mode}, local: local,
+			serve: apps["notices nothing"](&work{takes: takes}),
+		})
 		s.ask("GET", nil, leaves)
 		gen, _ := s.gate.Cordon()
 		if _, ok := s.gate.Close(gen, true); ok {
@@ -604,7 +634,10 @@ func TestNoStopUnderAnAbandonedRequest(t *testing.T) {
 // Shutdown waits for it.
 func TestEndingUnderAbandonedRequests(t *testing.T) {
 	scenes(t, func(t *testing.T, local bool, mode balance.Abandoned) {
-		s := newScene(t, sceneConfig{app: balance.App{Abandoned: mode}, local: local, serve: apps["notices nothing"](&work{takes: takes})})
+		s := newScene(t, sceneConfig{
+			app: balance.App{Abandoned: mode}, local: local,
+			serve: apps["notices nothing"](&work{takes: takes}),
+		})
 		s.ask("GET", nil, leaves)
 		if local {
 			s.tr.Close()
@@ -616,12 +649,15 @@ func TestEndingUnderAbandonedRequests(t *testing.T) {
 		}
 		short, cancel := context.WithTimeout(t.Context(), time.Second)
 		defer cancel()
-		if err := s.handler.Shutdown(short); !errors.Is(err, context.DeadlineExceeded) || s.handler.InFlight() != 1 {
+		if err := s.handler.Shutdown(short); !errors.Is(err, context.DeadlineExceeded) ||
+			s.handler.InFlight() != 1 {
 			t.Errorf("Shutdown returns %v with %d in flight", err, s.handler.InFlight())
 		}
 		began := time.Now()
-		if err := s.handler.Shutdown(t.Context()); err != nil || s.gate.InFlight() != 0 || time.Since(began) > takes {
-			t.Errorf("Shutdown returns %v after %v with %d in flight", err, time.Since(began), s.gate.InFlight())
+		if err := s.handler.Shutdown(t.Context()); err != nil || s.gate.InFlight() != 0 ||
+			time.Since(began) > takes {
+			t.Errorf("Shutdown returns %v after %v with %d in flight", err, time.Since(began),
+				s.gate.InFlight())
 		}
 	})
 }
@@ -630,7 +666,8 @@ func TestEndingUnderAbandonedRequests(t *testing.T) {
 func TestAnAbandonedConnectionIsNotPooled(t *testing.T) {
 	scenes(t, func(t *testing.T, local bool, mode balance.Abandoned) {
 		w := &work{takes: time.Second}
-		s := newScene(t, sceneConfig{app: balance.App{Abandoned: mode}, local: local, serve: apps["does not listen"](w)})
+		s := newScene(t,
+			sceneConfig{app: balance.App{Abandoned: mode}, local: local, serve: apps["does not listen"](w)})
 		s.ask("GET", nil, 0)
 		s.ask("GET", nil, leaves)
 		s.free(time.Minute)
@@ -651,7 +688,10 @@ func TestAnAbandonedConnectionIsNotPooled(t *testing.T) {
 func TestLingeringConnectionsAreBounded(t *testing.T) {
 	for _, hard := range []int{0, 5} {
 		inBubbles(t, func(t *testing.T, local bool) {
-			s := newScene(t, sceneConfig{app: balance.App{Limits: balance.Limits{Hard: hard}}, local: local, serve: apps["notices nothing"](&work{takes: takes})})
+			s := newScene(t, sceneConfig{
+				app: balance.App{Limits: balance.Limits{Hard: hard}}, local: local,
+				serve: apps["notices nothing"](&work{takes: takes}),
+			})
 			machines := s.tr.machines
 			if !local {
 				machines = s.handler.machines
@@ -678,23 +718,26 @@ func TestAbandonedStreams(t *testing.T) {
 			scenes(t, func(t *testing.T, local bool, mode balance.Abandoned) {
 				w := &work{takes: takes}
 				told := make(chan time.Duration, 1)
-				s := newScene(t, sceneConfig{app: balance.App{Abandoned: mode}, local: local, h2: true, serve: handled(func(rw http.ResponseWriter, r *http.Request) {
-					began := time.Now()
-					w.begin()
-					defer w.end()
-					if r.Method == "PUT" {
-						io.WriteString(rw, "ok")
-						return
-					}
-					stop := context.AfterFunc(r.Context(), func() { told <- time.Since(began) })
-					defer stop()
-					if when != "before the answer" {
-						io.WriteString(rw, "part")
-						rw.(http.Flusher).Flush()
-					}
-					time.Sleep(w.takes)
-					io.WriteString(rw, strings.Repeat("rest", 100_000))
-				})})
+				s := newScene(t, sceneConfig{
+					app: balance.App{Abandoned: mode}, local: local, h2: true,
+					serve: handled(func(rw http.ResponseWriter, r *http.Request) {
+						began := time.Now()
+						w.begin()
+						defer w.end()
+						if r.Method == "PUT" {
+							io.WriteString(rw, "ok")
+							return
+						}
+						stop := context.AfterFunc(r.Context(), func() { told <- time.Since(began) })
+						defer stop()
+						if when != "before the answer" {
+							io.WriteString(rw, "part")
+							rw.(http.Flusher).Flush()
+						}
+						time.Sleep(w.takes)
+						io.WriteString(rw, strings.Repeat("rest", 100_000))
+					}),
+				})
 				for range 3 {
 					if got, err := s.ask("PUT", nil, 0); got != "ok" {
 						t.Fatal(got, err)
@@ -736,11 +779,14 @@ func TestAbandonedStreams(t *testing.T) {
 // An answer over HTTP/2 that is read to its end in any case arrives as any other.
 func TestFinishedStreamsArriveWhole(t *testing.T) {
 	inBubbles(t, func(t *testing.T, local bool) {
-		s := newScene(t, sceneConfig{app: balance.App{Abandoned: balance.AbandonedFinish}, local: local, h2: true, serve: handled(func(w http.ResponseWriter, r *http.Request) {
-			w.Header().Set("Trailer", "X-Sum")
-			n, _ := io.Copy(w, r.Body)
-			w.Header().Set("X-Sum", fmt.Sprint(n))
-		})})
+		s := newScene(t, sceneConfig{
+			app: balance.App{Abandoned: balance.AbandonedFinish}, local: local, h2: true,
+			serve: handled(func(w http.ResponseWriter, r *http.Request) {
+				w.Header().Set("Trailer", "X-Sum")
+				n, _ := io.Copy(w, r.Body)
+				w.Header().Set("X-Sum", fmt.Sprint(n))
+			}),
+		})
 		for _, size := range []int{0, 1, 100_000, 3 << 20} {
 			body := make([]byte, size)
 			for i := range body {
@@ -773,11 +819,14 @@ func TestAMachineThatBreaksOffHoldsNoSlot(t *testing.T) {
 	} {
 		t.Run(name, func(t *testing.T) {
 			scenes(t, func(t *testing.T, local bool, mode balance.Abandoned) {
-				s := newScene(t, sceneConfig{app: balance.App{Abandoned: mode}, local: local, serve: connections(func(c net.Conn) {
-					http.ReadRequest(bufio.NewReader(c))
-					io.WriteString(c, answer)
-					c.Close()
-				})})
+				s := newScene(t, sceneConfig{
+					app: balance.App{Abandoned: mode}, local: local,
+					serve: connections(func(c net.Conn) {
+						http.ReadRequest(bufio.NewReader(c))
+						io.WriteString(c, answer)
+						c.Close()
+					}),
+				})
 				if got, err := s.ask("POST", strings.NewReader("x"), 0); err == nil {
 					t.Errorf("got %q", got)
 				}
@@ -793,11 +842,14 @@ func TestAMachineThatBreaksOffHoldsNoSlot(t *testing.T) {
 // told of that.
 func TestAMachineThatBreaksOffForNobodyHoldsNoSlot(t *testing.T) {
 	inBubbles(t, func(t *testing.T, local bool) {
-		s := newScene(t, sceneConfig{app: balance.App{Abandoned: balance.AbandonedFinish}, local: local, serve: connections(func(c net.Conn) {
-			http.ReadRequest(bufio.NewReader(c))
-			time.Sleep(takes)
-			c.Close()
-		})})
+		s := newScene(t, sceneConfig{
+			app: balance.App{Abandoned: balance.AbandonedFinish}, local: local,
+			serve: connections(func(c net.Conn) {
+				http.ReadRequest(bufio.NewReader(c))
+				time.Sleep(takes)
+				c.Close()
+			}),
+		})
 		s.ask("GET", nil, leaves)
 		held := s.free(time.Minute).Round(100 * time.Millisecond)
 		if how := s.told(); held != (takes-leaves).Round(100*time.Millisecond) || how[0] != "closed" {
@@ -813,7 +865,8 @@ type resettable struct {
 }
 
 func (r *resettable) SetLinger(sec int) error { r.reset.Store(sec == 0); return nil }
-func (r *resettable) CloseWrite() error       { return r.Conn.(interface{ CloseWrite() error }).CloseWrite() }
+
+func (r *resettable) CloseWrite() error { return r.Conn.(interface{ CloseWrite() error }).CloseWrite() }
 
 // A machine that has said nothing for as long as is waited for is reset: it is to take nothing for
 // a request that ended well. One that answers is not.
@@ -823,7 +876,10 @@ func TestASilentMachineIsReset(t *testing.T) {
 			scenes(t, func(t *testing.T, local bool, mode balance.Abandoned) {
 				var r *resettable
 				wrap := func(c net.Conn) net.Conn { r = &resettable{Conn: c}; return r }
-				s := newScene(t, sceneConfig{app: balance.App{Abandoned: mode}, local: local, serve: apps[app](&work{takes: takes}), wrap: wrap})
+				s := newScene(t, sceneConfig{
+					app: balance.App{Abandoned: mode}, local: local, serve: apps[app](&work{takes: takes}),
+					wrap: wrap,
+				})
 				s.ask("GET", nil, leaves)
 				s.free(24 * time.Hour)
 				if got := r.reset.Load(); got != want {

@@ -123,7 +123,8 @@ func Rewrite(r *httputil.ProxyRequest) {
 	}
 	r.Out.Trailer = r.In.Trailer
 	r.SetXForwarded()
-	for k := range r.Out.Header { // X_Forwarded_For is the same variable to CGI and WSGI, and the client's
+	// X_Forwarded_For is the same variable to CGI and WSGI, and the client's
+	for k := range r.Out.Header {
 		if strings.Contains(k, "_") &&
 			(sameVariable(k, "X-Forwarded-For") || sameVariable(k, "X-Forwarded-Host") || sameVariable(k, "X-Forwarded-Proto")) {
 			delete(r.Out.Header, k)

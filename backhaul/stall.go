@@ -13,9 +13,10 @@ type Stall uint8
 
 // The stalls. Each has a bound in the app's row.
 const (
-	StallBody    Stall = iota // the client sent nothing of a body, or next to nothing: balance.App.BodyPause
-	StallAnswer               // the client read nothing of the answer: balance.App.AnswerPause
-	StallUpgrade              // the machine did not answer: balance.App.UpgradeWait
+	// the client sent nothing of a body, or next to nothing: balance.App.BodyPause
+	StallBody    Stall = iota
+	StallAnswer        // the client read nothing of the answer: balance.App.AnswerPause
+	StallUpgrade       // the machine did not answer: balance.App.UpgradeWait
 )
 
 var stallNames = [...]string{"body", "answer", "upgrade"}

@@ -19,7 +19,9 @@ type Trace struct {
 	// Abandoned is called when the slot of a request that its client has left is free: on a
 	// goroutine of its own, and perhaps long after Done. It tells of machines of this process.
 	Abandoned func(Abandoned)
-	Trail     func(Trail) // after Done, the whole way of a request that failed, was retried after a failure, or was slow (Config.Slow), and of some of the rest
+	// after Done, the whole way of a request that failed, was retried after a failure, or was slow
+	// (Config.Slow), and of some of the rest
+	Trail func(Trail)
 }
 
 // Try is one try of one request.
@@ -95,10 +97,11 @@ type Freed uint8
 // The ways.
 const (
 	FreedAnswered Freed = iota // the machine has answered, for nobody
-	FreedClosed                // it closed the connection, or was cut off; then the slot was held for a time
-	FreedSilent                // nothing was heard of it for as long as that may be
-	FreedEnded                 // its run has ended: it was stopped, or has failed
-	FreedShutdown              // this side has been closed
+	// it closed the connection, or was cut off; then the slot was held for a time
+	FreedClosed
+	FreedSilent   // nothing was heard of it for as long as that may be
+	FreedEnded    // its run has ended: it was stopped, or has failed
+	FreedShutdown // this side has been closed
 )
 
 var freedNames = [...]string{"answered", "closed", "silent", "ended", "shutdown"}

@@ -53,7 +53,8 @@ type Gate struct {
 	left    atomic.Pointer[func()]
 	after   map[*func()]struct{} // to be called when the present run has ended
 	kept    *kept                // who does the starts that it remembers; nil for a gate of no fleet
-	cell    *cell                // of the machine in its owner's fleet: its score follows the gate; nil for a gate of no fleet
+	// of the machine in its owner's fleet: its score follows the gate; nil for a gate of no fleet
+	cell *cell
 }
 
 // The fields of the word, from the lowest bit.

@@ -73,7 +73,9 @@ type Report struct {
 	App     AppID
 	ID      MachineID
 	Load    Load
-	Granted int     // of Load.InFlight, as [Gate.Granted] says; 0 where the owner grants no slots
-	Idle    int     // of Load.InFlight, long connections without data for App.IdleAfter; no load to whoever decides what sleeps
+	Granted int // of Load.InFlight, as [Gate.Granted] says; 0 where the owner grants no slots
+	// of Load.InFlight, long connections without data for App.IdleAfter; no load to whoever decides
+	// what sleeps
+	Idle    int
 	Version Version // only its incarnation counts; reports are ordered by Load.Seq
 }

@@ -38,8 +38,9 @@ type Seen struct {
 	// Peak is the most that were in flight at once since the last Situation: what the window remembers. Below Load it counts
 	// as Load. It sees the bursts that start machines, which one look a second does not.
 	Peak int
-	Long int   // own: long connections that may be told
-	Idle int   // own and known: of Load, the long connections without data for App.IdleAfter: they are no use
+	Long int // own: long connections that may be told
+	// own and known: of Load, the long connections without data for App.IdleAfter: they are no use
+	Idle int
 	Open Class // own: the classes of its long connections, idle ones apart
 
 	kept bool // it belongs to a minimum

@@ -62,8 +62,9 @@ type Decision struct {
 	Verdict Verdict
 	Why     Why
 
-	Text  string // of policies of your own: the reason, said instead of the rule's
-	Bound string // of Trace.Vetoed: what keeps the decision from being carried out, a sentence for people
+	Text string // of policies of your own: the reason, said instead of the rule's
+	// of Trace.Vetoed: what keeps the decision from being carried out, a sentence for people
+	Bound string
 
 	Count    int           // RuleParked: requests; RuleMinimum, RuleExcess: machines that run; RulePace: on their way
 	Open     Class         // RuleBusy: long connections that keep it, none if it says so itself; RuleLast: of the app; when vetoed: of the machine

@@ -44,12 +44,9 @@ func (r *roomy) Decide(now time.Time, s downscale.Situation) (ds []downscale.Dec
 
 // It passes the whole suite.
 func TestRoomy(t *testing.T) {
-	downscaletest.TestPolicy(
-		t,
-		downscaletest.Subject{
-			New: func() downscale.Policy { return &roomy{} }, Sleeps: 5 * time.Minute, Stories: 20,
-		},
-	)
+	downscaletest.TestPolicy(t, downscaletest.Subject{
+		New: func() downscale.Policy { return &roomy{} }, Sleeps: 5 * time.Minute, Stories: 20,
+	})
 }
 
 // A policy of one's own is made for each app, by Config.Policy. Its bounds are kept for it: see
@@ -61,7 +58,8 @@ func ExampleBounded() {
 
 	policy := downscale.Bounded(config.Policy("web")) // as a Downscaler asks it
 	s := downscale.Situation{App: balance.App{ID: "web", Autostop: balance.AutostopStop, Min: 1}}
-	for i, id := range []balance.MachineID{"web-1", "web-2", "web-3"} { // in their order, all without load
+	// in their order, all without load
+	for i, id := range []balance.MachineID{"web-1", "web-2", "web-3"} {
 		s.Machines = append(
 			s.Machines,
 			downscale.Seen{

@@ -43,7 +43,8 @@ func (d *Downscaler) RemoveApp(ctx context.Context, app balance.AppID, o Order) 
 		return nil
 	}
 	var (
-		all   sync.WaitGroup // not an errgroup: one machine's failure is no reason to leave another running
+		// not an errgroup: one machine's failure is no reason to leave another running
+		all   sync.WaitGroup
 		mu    sync.Mutex
 		errs  []error
 		gates []*balance.Gate

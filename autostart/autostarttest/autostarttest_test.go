@@ -192,7 +192,8 @@ func TestPoliciesNeedNotRepeatTheBounds(t *testing.T) {
 				func() autostart.Policy { return &faulty{p: autostart.NewPlanner(false), fault: fault} })
 		})
 	}
-	for fault, clause := range map[string]string{"no memory": "Credit/asked", "knows no cordon": "Bounds/cordon", "no back-off": "Failure/loop"} { // they break others
+	// they break others
+	for fault, clause := range map[string]string{"no memory": "Credit/asked", "knows no cordon": "Bounds/cordon", "no back-off": "Failure/loop"} {
 		t.Run(fault, func(t *testing.T) {
 			cmd := exec.CommandContext(t.Context(), os.Args[0],
 				"-test.run=^TestFault$/^"+strings.ReplaceAll(clause, "/", "$/^")+"$")

@@ -269,7 +269,8 @@ func (w *walk) stmt(s ast.Stmt, held locks) (locks, bool) {
 			return held, false // held to the end
 		}
 		if lit, ok := s.Call.Fun.(*ast.FuncLit); ok {
-			w.block(lit.Body.List, locks{}) // when it runs, what is held to the end may still be: not followed
+			// when it runs, what is held to the end may still be: not followed
+			w.block(lit.Body.List, locks{})
 			return held, false
 		}
 		if f := w.funcs[w.callee(s.Call)]; f != nil && f.frees {

@@ -185,7 +185,8 @@ func TestWhatIsRemovedLeavesNothing(t *testing.T) {
 	round(1) // whatever is made once has been made
 	h.front.Client().CloseIdleConnections()
 	goroutines := runtime.NumGoroutine() + 4 // less than one for each app that follows
-	guards = children(t)                     // one of the driver, which sees to it that none survives this process
+	// one of the driver, which sees to it that none survives this process
+	guards = children(t)
 	for n := range 8 {
 		round(2 + n)
 	}

@@ -20,7 +20,8 @@ type Package struct {
 	Path  string   // as imported, below the module
 	Lines []string // sorted: one for each name, method and field
 	Names int      // top-level names
-	Knobs int      // exported fields of structs whose name ends in Config, and of structs that are nested in them
+	// exported fields of structs whose name ends in Config, and of structs that are nested in them
+	Knobs int
 }
 
 // Read returns the public packages of the module at root that are not in nested modules.

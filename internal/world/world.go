@@ -58,9 +58,12 @@ type Config struct {
 	Notify  downscale.Class // the long connections that are told to end when their machine is not needed; others keep it
 	Near    bool            // links take no time
 
-	Grace      time.Duration        // how long connections of clients stay open when the world ends, so that answers can say it; 0 for the default of backhaul.Front
-	Limit      backhaul.LimitConfig // of the connections of clients
-	StatusName []string             // names under which the status page may be asked for, besides localhost and addresses
+	// how long connections of clients stay open when the world ends, so that answers can say it; 0 for
+	// the default of backhaul.Front
+	Grace time.Duration
+	Limit backhaul.LimitConfig // of the connections of clients
+	// names under which the status page may be asked for, besides localhost and addresses
+	StatusName []string
 
 	Driver func(region string) (Driver, error)
 }
