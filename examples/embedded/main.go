@@ -33,12 +33,11 @@ func main() {
 
 	driver := must(process.New(process.Config{Command: os.Args[len(os.Args)-1]}))
 	balancer := must(balance.New(fleet, balance.Config{}))
-	starter := must(
-		autostart.NewStarter(fleet, driver, autostart.StarterConfig{Trace: autostart.StarterTrace{
-			NotReady: func(m balance.Machine, _ time.Duration, err error) { log.Printf("%v: not ready: %v", m.Key(), err) },
-			Failed:   func(m balance.Machine) { log.Printf("%v: %s", m.Key(), m.Fault) },
-		}}),
-	)
+	told := autostart.StarterTrace{
+		NotReady: func(m balance.Machine, _ time.Duration, err error) { log.Print(m.Key(), ": ", err) },
+		Failed:   func(m balance.Machine) { log.Print(m.Key(), ": ", m.Fault) },
+	}
+	starter := must(autostart.NewStarter(fleet, driver, autostart.StarterConfig{Trace: told}))
 	waiting := must(autostart.New(balancer, starter, autostart.Config{}))
 	conns := new(backhaul.Connections)
 	scaler := must(downscale.New(fleet, driver, downscale.Config{Connections: conns}))
