@@ -49,6 +49,23 @@ func serveFront(t *testing.T, addr string, h http.Handler,
 	return f, l.Addr().String(), done
 }
 
+// visited serves h without sockets, as a bubble needs it, and returns the front and a connection of
+// a client.
+func visited(t *testing.T, h http.Handler, c FrontConfig) (*Front, net.Conn) {
+	t.Helper()
+	f, err := NewFront(h, c)
+	if err != nil {
+		t.Fatal(err)
+	}
+	l := newPipes()
+	go f.Serve(l)
+	client, err := l.dial(t.Context())
+	if err != nil {
+		t.Fatal(err)
+	}
+	return f, client
+}
+
 // Clients that keep their connections alive and send one request after the other lose none when the
 // server is stopped, and another takes its address. For the figures: -restarts 20 -posts 100000.
 func TestARestartCostsNoRequest(t *testing.T) {
@@ -243,19 +260,9 @@ func TestADrainEndsWithItsContext(t *testing.T) {
 // Shutdown returns when the last request has its answer.
 func TestAFrontIsShutDownWhenAllIsAnswered(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
-		f, err := NewFront(
-			http.HandlerFunc(func(http.ResponseWriter, *http.Request) { time.Sleep(time.Minute) }),
-			FrontConfig{Grace: -1},
-		)
-		if err != nil {
-			t.Fatal(err)
-		}
-		l := newPipes()
-		go f.Serve(l)
-		c, err := l.dial(t.Context())
-		if err != nil {
-			t.Fatal(err)
-		}
+		f, c := visited(t, http.HandlerFunc(func(http.ResponseWriter, *http.Request) {
+			time.Sleep(time.Minute)
+		}), FrontConfig{Grace: -1})
 		defer c.Close()
 		go io.WriteString(c, "GET / HTTP/1.1\r\nHost: h\r\n\r\n")
 		go io.Copy(io.Discard, c)
@@ -279,17 +286,8 @@ func TestAFrontsConnectionsEnd(t *testing.T) {
 		"GET / HT": 10 * time.Second, "GET / HTTP/1.1\r\nHost: h\r\n\r\n": 2 * time.Minute,
 	} {
 		synctest.Test(t, func(t *testing.T) {
-			f, err := NewFront(says("hello"), FrontConfig{})
-			if err != nil {
-				t.Fatal(err)
-			}
-			l := newPipes()
-			go f.Serve(l)
+			f, c := visited(t, says("hello"), FrontConfig{})
 			defer f.Close()
-			c, err := l.dial(t.Context())
-			if err != nil {
-				t.Fatal(err)
-			}
 			defer c.Close()
 			began := time.Now()
 			go io.WriteString(c, said)
@@ -355,16 +353,7 @@ func TestAProxyBehindAFront(t *testing.T) {
 // its answer.
 func TestADrainWaitsForRequestsOnTheirWay(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
-		f, err := NewFront(says("hello"), FrontConfig{Grace: -1})
-		if err != nil {
-			t.Fatal(err)
-		}
-		l := newPipes()
-		go f.Serve(l)
-		c, err := l.dial(t.Context())
-		if err != nil {
-			t.Fatal(err)
-		}
+		f, c := visited(t, says("hello"), FrontConfig{Grace: -1})
 		defer c.Close()
 		synctest.Wait()
 		time.AfterFunc(arriving/2+drainLook/2,
@@ -383,7 +372,7 @@ func TestADrainWaitsForRequestsOnTheirWay(t *testing.T) {
 func TestWhatADrainWaitsFor(t *testing.T) {
 	for _, upgraded := range []bool{true, false} {
 		synctest.Test(t, func(t *testing.T) {
-			f, err := NewFront(http.HandlerFunc(func(w http.ResponseWriter, _ *http.Request) {
+			f, c := visited(t, http.HandlerFunc(func(w http.ResponseWriter, _ *http.Request) {
 				if upgraded {
 					c, _, err := http.NewResponseController(w).Hijack()
 					if err != nil {
@@ -393,15 +382,6 @@ func TestWhatADrainWaitsFor(t *testing.T) {
 					io.WriteString(c, "HTTP/1.1 101 Switching Protocols\r\n\r\n")
 				}
 			}), FrontConfig{Grace: time.Minute})
-			if err != nil {
-				t.Fatal(err)
-			}
-			l := newPipes()
-			go f.Serve(l)
-			c, err := l.dial(t.Context())
-			if err != nil {
-				t.Fatal(err)
-			}
 			defer c.Close()
 			go io.WriteString(c, "GET / HTTP/1.1\r\nHost: h\r\n\r\n")
 			if _, err := http.ReadResponse(bufio.NewReader(c), nil); err != nil {
