@@ -179,7 +179,7 @@ func (a *Autostart) Run(ctx context.Context) error {
 	defer rows.Close()
 	tick := time.NewTicker(tickEvery)
 	defer tick.Stop()
-	again := time.NewTimer(0) // for what was planned a moment ago
+	again := time.NewTimer(tickEvery) // for what was planned a moment ago
 	defer again.Stop()
 
 	due := map[*queue]struct{}{}

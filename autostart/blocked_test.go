@@ -2,6 +2,7 @@ package autostart
 
 import (
 	"errors"
+	"fmt"
 	"strings"
 	"testing"
 	"testing/synctest"
@@ -11,16 +12,18 @@ import (
 )
 
 // twoApps is a world whose app "web" has our policy and a machine, and in which p is the policy of "bad", which has one too.
-func twoApps(t *testing.T, p func() Policy, failed func(balance.AppID, error)) *world {
+// It notes which policies failed.
+func twoApps(t *testing.T, p func() Policy) *world {
 	t.Helper()
-	w := newWorld(t, balance.App{ID: "web", Autostart: true, Limits: balance.Limits{Hard: 1}}, Config{
+	var w *world
+	w = newWorld(t, balance.App{ID: "web", Autostart: true, Limits: balance.Limits{Hard: 1}}, Config{
 		Policy: func(app balance.AppID) Policy {
 			if app == "bad" {
 				return p()
 			}
 			return nil
 		},
-		Trace: Trace{PolicyFailed: failed},
+		Trace: Trace{PolicyFailed: func(app balance.AppID, err error) { w.note(fmt.Sprintf("failed %s: %v", app, err)) }},
 	}, boot{takes: sec}, boot{takes: sec})
 	if err := w.fleet.Apply(balance.PutApp{App: balance.App{ID: "bad", Autostart: true}}); err != nil {
 		t.Fatal(err)
@@ -54,7 +57,6 @@ func wantRefusal(t *testing.T, err error, cause string) {
 func TestBlockedPolicyStopsItsAppOnly(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		blocked, calls := make(chan struct{}), 0
-		var told []string
 		w := twoApps(t, func() Policy {
 			ours := NewPlanner(false)
 			return policyFunc(func(now time.Time, in Input) Decision {
@@ -65,7 +67,7 @@ func TestBlockedPolicyStopsItsAppOnly(t *testing.T) {
 				}
 				return ours.Plan(now, in)
 			})
-		}, func(app balance.AppID, err error) { told = append(told, string(app)+": "+err.Error()) })
+		})
 		w.run()
 		defer w.stop()
 
@@ -101,7 +103,7 @@ func TestBlockedPolicyStopsItsAppOnly(t *testing.T) {
 		}
 		w.a.Boots("bad") // comes back
 		w.a.Histories()
-		if len(told) != 1 || told[0] != "bad: it has not come back for 1s" {
+		if told := w.noted("failed "); len(told) != 1 || told[0] != "bad: it has not come back for 1s" {
 			t.Errorf("told %q", told)
 		}
 
@@ -146,12 +148,7 @@ func TestPanickingPolicyStopsItsAppOnly(t *testing.T) {
 	} {
 		t.Run(name, func(t *testing.T) {
 			synctest.Test(t, func(t *testing.T) {
-				failed := 0
-				w := twoApps(t, make, func(app balance.AppID, err error) {
-					if failed++; app != "bad" || !strings.Contains(err.Error(), "bug") {
-						t.Errorf("told of %s: %v", app, err)
-					}
-				})
+				w := twoApps(t, make)
 				w.run()
 				defer w.stop()
 				after, err := w.bad()
@@ -159,8 +156,17 @@ func TestPanickingPolicyStopsItsAppOnly(t *testing.T) {
 				if strings.Contains(err.Error(), "bug") {
 					t.Errorf("%v: clients need not know how", err)
 				}
-				if after > policyPatience+2*tickEvery || failed == 0 {
-					t.Errorf("refused after %v, %d failures told", after, failed)
+				if after > policyPatience+2*tickEvery {
+					t.Errorf("refused after %v", after)
+				}
+				told := w.noted("failed ")
+				if len(told) == 0 {
+					t.Error("nobody is told")
+				}
+				for _, e := range told {
+					if !strings.HasPrefix(e, "bad: ") || !strings.Contains(e, "bug") {
+						t.Errorf("told of %s", e)
+					}
 				}
 				if _, err := w.get(t.Context(), 0); err != nil {
 					t.Error(err)

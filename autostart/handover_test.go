@@ -34,7 +34,8 @@ func TestWhoWasRefusedWaitsForSomethingNew(t *testing.T) {
 		token, _ := g.CloseNow()
 		g.Closed(token, false)
 		began := time.Now()
-		w.wake("m0")
+		// Its owner is told to, unless the planner was faster.
+		w.Start(t.Context(), balance.Machine{ID: "m0", App: "web", Epoch: g.Load().Epoch})
 		got = has(t, c)
 		if got.slot.Release(balance.Done); time.Since(began) != 0 {
 			t.Errorf("waited %v for a machine that is new", time.Since(began))

@@ -3,6 +3,7 @@ package autostart
 import (
 	"encoding/json"
 	"errors"
+	"strings"
 	"testing"
 	"testing/synctest"
 	"time"
@@ -16,15 +17,18 @@ type policyFunc func(now time.Time, in Input) Decision
 
 func (f policyFunc) Plan(now time.Time, in Input) Decision { return f(now, in) }
 
-func (w *world) decided() (ds []string) {
+func (w *world) decided() []string { return w.noted("decided ") }
+
+// noted returns the events of that kind, without its name.
+func (w *world) noted(kind string) (es []string) {
 	w.mu.Lock()
 	defer w.mu.Unlock()
 	for _, e := range w.events {
-		if len(e) > 8 && e[:8] == "decided " {
-			ds = append(ds, e[8:])
+		if e, ok := strings.CutPrefix(e, kind); ok {
+			es = append(es, e)
 		}
 	}
-	return ds
+	return es
 }
 
 func TestDryRun(t *testing.T) {

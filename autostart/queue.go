@@ -502,7 +502,10 @@ func (q *queue) hopeless(why error) error {
 		return nil
 	}
 	rows, ok := q.a.balancer.Fleet().App(q.app)
-	if !q.a.decides() || none.Stopped == 0 || !ok || !rows.App().Autostart {
+	if !ok { // it has been removed since the balancer looked
+		return fmt.Errorf("%w: %q", balance.ErrNoApp, q.app)
+	}
+	if !q.a.decides() || none.Stopped == 0 || !rows.App().Autostart {
 		return &Error{App: q.app, Class: ErrAsleep, Err: why}
 	}
 	return nil

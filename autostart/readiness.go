@@ -179,8 +179,6 @@ func (t *tail) Write(b []byte) (int, error) {
 func (p *prober) await(
 	ctx context.Context, m balance.Machine, began time.Time, likely window, saw *found,
 ) (last error, ready bool) {
-	t := time.NewTimer(0)
-	defer t.Stop()
 	var fine *napper
 	defer func() {
 		if fine != nil {
@@ -188,13 +186,7 @@ func (p *prober) await(
 			<-p.naps
 		}
 	}()
-	refusals := 0
-	for {
-		select {
-		case <-ctx.Done():
-			return last, false
-		case <-t.C:
-		}
+	for refusals := 0; ctx.Err() == nil; {
 		err := p.look(ctx, m)
 		switch _, answered := errors.AsType[rude](err); {
 		case err == nil && ctx.Err() == nil:
@@ -216,10 +208,21 @@ func (p *prober) await(
 				fine = p.napper()
 			}
 			if fine != nil && fine.nap(step) {
-				step = 0
+				continue
 			}
 		}
-		t.Reset(step)
+		wait(ctx, step)
+	}
+	return last, false
+}
+
+// wait returns after d, or when ctx ends.
+func wait(ctx context.Context, d time.Duration) {
+	t := time.NewTimer(d)
+	defer t.Stop()
+	select {
+	case <-ctx.Done():
+	case <-t.C:
 	}
 }
 

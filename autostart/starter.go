@@ -320,17 +320,17 @@ func (s *Starter) boot(h *hosted, r *run) bool {
 	defer cancel()
 	ctx, fail := context.WithCancelCause(ctx)
 	defer fail(nil)
+	r.m.Addr = b.Addr
+	if err := checkAddr(b.Addr); err != nil {
+		s.abandon(h, r, fmt.Sprintf("the driver says that it listens at %q: %v", b.Addr, err))
+		return false
+	}
 	kind := Cold
 	if b.Kind == Resume {
 		kind = Resume
 	}
 	doubt := time.AfterFunc(s.patience(r, kind)-time.Since(began), func() { s.doubt(r, began) })
 	defer doubt.Stop()
-	r.m.Addr = b.Addr
-	if err := checkAddr(b.Addr); err != nil {
-		s.abandon(h, r, fmt.Sprintf("the driver says that it listens at %q: %v", b.Addr, err))
-		return false
-	}
 	stop, cancelStop := context.WithCancel(ctx)
 	s.jobs.Go(func() { s.diagnose(stop, fail, r, began) })
 	last, ready := s.await(ctx, h, r, b.Kind, began)

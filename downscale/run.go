@@ -51,7 +51,8 @@ func (d *Downscaler) Run(ctx context.Context) error {
 	}
 	r := &run{Downscaler: d, ctx: context.WithoutCancel(ctx), apps: map[balance.AppID]*appRun{}, answers: make(chan answer), over: make(chan struct{})}
 	defer close(r.over)
-	timer := time.NewTimer(0)
+	d.rouse() // the first look is due at once
+	timer := time.NewTimer(d.config.Every)
 	defer timer.Stop()
 	var next time.Time
 	for {

@@ -254,7 +254,8 @@ const (
 
 // drive is the loop that owns the schedule and the table.
 func (m *Mesh) drive(ctx context.Context, wg *sync.WaitGroup) {
-	timer := time.NewTimer(0)
+	m.nudge() // the first round is due at once
+	timer := time.NewTimer(peersEvery)
 	defer timer.Stop()
 	out := newOutbox(m)
 	for {
