@@ -3,32 +3,84 @@ package purity
 import (
 	"os"
 	"path/filepath"
+	"slices"
 	"strings"
 	"testing"
 )
 
-// cores are the files that decide, by folder.
-var cores = map[string]string{
-	"autostart":         "planner bounded rate diagnosis plan pace stops liveness memory reason backoff boot waiters retry wants probes regions policy rules extra history idle ramp leaving",
-	"autostart/process": "words exit cgroup lastline sockets",
-	"balance":           "affinity app asks balance bounce closest draw errors explain leastload look machine nothing order outlier pack past request slice slots snapshot spill strategy tier update view want waterfill word area index region row",
-	"rtt":               "agree build choose clock estimator flight ladder loss order packet reflector schedule stat table vector",
-	"backhaul":          "decide load bounce errors trace preface windows budget trail frames stall keyauth liveness service tail",
-	"downscale":         "protocol cordon words retry decider decision spare window policy bounds excess preset connections pauses",
-	"internal/delay":    "cities line stream",
-	"internal/events":   "ring",
-	"internal/sim":      "sim queue rand dist world machine owner edge grants result rules view reference prequal oracle",
+// packages are the folders that decide: each of their files is parsed, tests apart, and they import
+// only one another and [values].
+var packages = []string{
+	"internal/enum",
 }
 
-// allowed are imports that a core file may have all the same, with the reason.
+// values are packages that pure packages import for their rows and views, though they also act.
+var values = []string{"balance"}
+
+// cores are the files that decide in packages that also act, by folder.
+var cores = map[string]string{
+	"autostart": `
+		planner bounded rate diagnosis plan pace stops liveness memory reason backoff
+		boot waiters retry wants probes regions policy rules extra history idle ramp
+		leaving`,
+	"autostart/process": "words exit cgroup lastline sockets",
+	"balance": `
+		affinity app asks balance bounce closest draw errors explain leastload look
+		machine nothing order outlier pack past request slice slots snapshot spill
+		strategy tier update view want waterfill word area index region row`,
+	"rtt": `
+		agree build choose clock estimator flight ladder loss order packet reflector
+		schedule stat table vector`,
+	"backhaul": `
+		decide load bounce errors trace preface windows budget trail frames stall
+		keyauth liveness service tail`,
+	"downscale": `
+		protocol cordon words retry decider decision spare window policy bounds excess
+		preset connections pauses`,
+	"internal/delay":  "cities line stream",
+	"internal/events": "ring",
+	"internal/sim": `
+		sim queue rand dist world machine owner edge grants result rules view
+		reference prequal oracle`,
+}
+
+// allowed are imports that a core file may have all the same, by folder and file, with the reason.
 var allowed = map[string][]string{
-	// The strategies' dense arrays: words that are shared without locks, the one kind of memory that balance shares.
+	// The strategies' dense arrays: words that are shared without locks, the one kind of memory
+	// that balance shares.
 	"balance/area":   {"sync/atomic"},
 	"balance/index":  {"sync/atomic"},
 	"balance/region": {"sync/atomic"},
 	"balance/row":    {"sync/atomic"},
 	// Done passes the request's context on: a value here.
 	"backhaul/trace": {"context"},
+}
+
+func TestPackagesArePure(t *testing.T) {
+	for _, dir := range packages {
+		folder := filepath.Join("..", "..", filepath.FromSlash(dir))
+		files, err := Files(folder)
+		if err != nil || len(files) == 0 {
+			t.Errorf("%s: no files (%v): the list names a package that is not there", dir, err)
+		}
+		for _, file := range files {
+			name := strings.TrimSuffix(filepath.Base(file), ".go")
+			found, err := Check(file, allowed[dir+"/"+name]...)
+			if err != nil {
+				t.Error(err)
+			}
+			for _, f := range found {
+				t.Errorf("%s/%s: a core decides and does not act", dir, f)
+			}
+			shells, err := Impure(file, slices.Concat(packages, values))
+			if err != nil {
+				t.Error(err)
+			}
+			for _, s := range shells {
+				t.Errorf("%s/%s.go: imports %s, which is not pure", dir, name, s)
+			}
+		}
+	}
 }
 
 func TestCoresArePure(t *testing.T) {
@@ -66,12 +118,32 @@ func f(c chan int) time.Time {
 		t.Fatal(err)
 	}
 	got := strings.Join(found, "\n")
-	for _, want := range []string{"imports sync", "starts a goroutine", "uses a channel", "sends on a channel", "receives from a channel", "waits in a select", "calls time.Now"} {
+	for _, want := range []string{
+		"imports sync", "starts a goroutine", "uses a channel", "sends on a channel",
+		"receives from a channel", "waits in a select", "calls time.Now",
+	} {
 		if !strings.Contains(got, want) {
 			t.Errorf("missed %q in\n%s", want, got)
 		}
 	}
 	if found, _ := Check(file, "sync"); strings.Contains(strings.Join(found, "\n"), "imports sync") {
 		t.Error("an allowed import is reported")
+	}
+}
+
+func TestImpureFinds(t *testing.T) {
+	dir := t.TempDir()
+	source := "package p\nimport (\"time\"; \"" + module + "balance\"; \"" + module + "rtt\")\n"
+	for _, name := range []string{"core.go", "core_test.go"} {
+		if err := os.WriteFile(filepath.Join(dir, name), []byte(source), 0o600); err != nil {
+			t.Fatal(err)
+		}
+	}
+	files, err := Files(dir)
+	if err != nil || len(files) != 1 {
+		t.Fatalf("%v, %v: want the one file that is no test", files, err)
+	}
+	if got, err := Impure(files[0], values); err != nil || !slices.Equal(got, []string{"rtt"}) {
+		t.Errorf("%v, %v: want rtt", got, err)
 	}
 }
