@@ -25,9 +25,9 @@ var cores = map[string]string{
 		leaving`,
 	"autostart/process": "words exit cgroup lastline sockets",
 	"balance": `
-		affinity app asks balance bounce closest draw errors explain leastload look
-		machine nothing order outlier pack past request slice slots snapshot spill
-		strategy tier update view want waterfill word area index region row`,
+		affinity ageing app area asks bounce closest doc draw errors explain index
+		leastload machine nothing order outlier pack pick region request row score
+		share slice slots snapshot strategy tier update view want waterfill`,
 	"rtt": `
 		agree build choose clock estimator flight ladder loss order packet reflector
 		schedule stat table vector`,
