@@ -6,167 +6,6 @@ import (
 	"time"
 )
 
-// clock moves a world's balancer through its ticks.
-type clock struct {
-	w   *world
-	now time.Time
-}
-
-func (c *clock) pass(d time.Duration) {
-	for range d / tickEvery {
-		c.now = c.now.Add(tickEvery)
-		c.w.b.Tick(c.now)
-	}
-}
-
-func (w *world) clock() *clock {
-	c := &clock{w, time.Unix(0, 0)}
-	c.w.b.Tick(c.now)
-	return c
-}
-
-// try sends n requests one by one; those that reach a machine in bad end as o. It returns how many did.
-func (w *world) try(n int, bad map[MachineID]bool, o Outcome) (hit int) {
-	w.Helper()
-	for range n {
-		r, err := w.b.Pick(Request{App: "web"})
-		if err != nil {
-			w.Fatal(err)
-		}
-		if bad[r.Machine().ID] {
-			hit++
-			r.Release(o)
-		} else {
-			r.Release(Done)
-		}
-	}
-	return hit
-}
-
-func (w *world) tier(id MachineID) (t Tier) {
-	w.b.Loads("web", func(m *Machine, c Candidate) bool {
-		if m.ID == id {
-			t = c.Tier
-		}
-		return true
-	})
-	return t
-}
-
-func TestOutliersAreEjectedAndProbed(t *testing.T) {
-	w := newWorld(t, nil, Limits{Soft: 10, Hard: 20})
-	for i := range 4 {
-		w.put(MachineID(fmt.Sprint("m", i)), "nrt", nil)
-	}
-	c := w.clock()
-	sick := map[MachineID]bool{"m2": true}
-	for range 100 { // it fails at once
-		w.try(50, sick, Errored)
-		c.pass(tickEvery)
-		if w.tier("m2") == TierFailing {
-			break
-		}
-	}
-	for _, step := range []struct {
-		after time.Duration
-		hits  int
-	}{
-		{0, 0},
-		{29 * time.Second, 0},
-		{2 * time.Second, 1}, // the probe alone
-		{31 * time.Second, 0},
-		{30 * time.Second, 1}, // the second ejection lasts twice as long
-	} {
-		c.pass(step.after)
-		if hit := w.try(500, sick, Errored); hit != step.hits {
-			t.Errorf("%v later %d of 500 requests went to the sick machine, want %d", step.after, hit, step.hits)
-		}
-		c.pass(tickEvery)
-	}
-	c.pass(91 * time.Second)
-	w.try(200, nil, Errored) // it has recovered
-	c.pass(time.Second)
-	if hit := w.try(400, sick, Done); w.tier("m2") != TierReady || hit < 60 {
-		t.Errorf("after recovery: tier %v, %d of 400 requests", w.tier("m2"), hit)
-	}
-}
-
-// Client cancels say nothing about the machine, nor do bounces.
-func TestCancelsNeverEject(t *testing.T) {
-	for _, o := range []Outcome{Canceled, Bounced} {
-		w := newWorld(t, nil, Limits{Soft: 10})
-		w.put("m0", "nrt", nil)
-		w.put("m1", "nrt", nil)
-		c := w.clock()
-		for range 20 {
-			w.try(20, map[MachineID]bool{"m1": true}, o)
-			c.pass(tickEvery)
-		}
-		if w.tier("m1") != TierReady {
-			t.Errorf("outcome %v put a machine into tier %v", o, w.tier("m1"))
-		}
-	}
-}
-
-// Of a fleet half of which fails, no more is ejected than may be; what all fail ejects nobody. The share of ejected machines
-// is that after the ejection.
-func TestNotAllAreEjected(t *testing.T) {
-	for _, tt := range []struct{ bad, want int }{{3, 3}, {4, 3}, {6, 0}} {
-		w := newWorld(t, nil, Limits{Soft: 10, Hard: 20})
-		bad := map[MachineID]bool{}
-		for i := range 6 {
-			id := MachineID(fmt.Sprint("m", i))
-			bad[id] = i < tt.bad
-			w.put(id, "nrt", nil)
-		}
-		c := w.clock()
-		out := 0
-		for range 600 {
-			w.try(60, bad, Errored)
-			c.pass(tickEvery)
-			n := 0
-			for id := range bad {
-				if w.tier(id) == TierFailing {
-					n++
-				}
-			}
-			out = max(out, n)
-		}
-		if out != tt.want {
-			t.Errorf("%d of 6 fail: at most %d are ejected, want %d", tt.bad, out, tt.want)
-		}
-	}
-	for _, c := range []struct {
-		n, out int
-		share  float64
-		want   bool
-	}{{1, 0, 0.5, false}, {2, 0, 0.1, true}, {3, 1, 0.5, false}, {3, 0, 0.34, true}, {10, 4, 0.5, true}, {10, 5, 0.5, false}} {
-		if got := ejectable(c.n, c.out, c.share); got != c.want {
-			t.Errorf("one more of %d with %d out at %v: %v", c.n, c.out, c.share, got)
-		}
-	}
-}
-
-// The last ones are used however sick they are: panic is about health, never about limits.
-func TestPanicKeepsHardLimits(t *testing.T) {
-	w := newWorld(t, nil, Limits{Soft: 1, Hard: 2})
-	for _, id := range []MachineID{"m0", "m1"} {
-		w.put(id, "nrt", func(m *Machine) { m.Health = Failing })
-	}
-	for range 4 {
-		r, err := w.b.Pick(Request{App: "web"})
-		if err != nil {
-			t.Fatal(err)
-		}
-		w.held["all"] = append(w.held["all"], r)
-	}
-	_, err := w.b.Pick(Request{App: "web"})
-	want := `balance: no machine of app "web" available: 2 seen, 2 unhealthy and full`
-	if err == nil || err.Error() != want {
-		t.Errorf("fifth of four slots:\n%q, want\n%q", err, want)
-	}
-}
-
 func TestSlowStart(t *testing.T) {
 	w := newWorld(t, nil, Limits{Soft: 10})
 	apply(t, w.f, PutApp{App{ID: "web", Limits: Limits{Soft: 10}, SlowStart: 10 * time.Second}})
@@ -246,5 +85,82 @@ func TestBouncesTeach(t *testing.T) {
 	w.put("b", "nrt", func(m *Machine) { m.CordonGen = 1 })
 	if n := w.try(10, map[MachineID]bool{"b": true}, Done); n == 0 {
 		t.Error("the row says that the cordon is over, and nobody goes there")
+	}
+}
+
+func TestRepliesMoveTheEstimate(t *testing.T) {
+	w := newWorld(t, nil, Limits{Soft: 10, Hard: 20})
+	w.put("a", "nrt", nil)
+	w.put("b", "nrt", nil)
+	r, err := w.b.Pick(Request{App: "web"})
+	if err != nil {
+		t.Fatal(err)
+	}
+	first := r.Machine().ID
+	r.Observe(Load{InFlight: 8, Limits: Limits{Soft: 10, Hard: 20}, Seq: 7}) // seven of them are others'
+	r.Observe(Load{InFlight: 1, Seq: 6})                                     // older: dropped
+	r.Release(Done)
+	second := MachineID("a")
+	if first == "a" {
+		second = "b"
+	}
+	w.load(second, 5)
+	w.want(second) // 5 against 7
+	w.load(second, 3)
+	w.want(first) // 8 against 7
+	w.f.Report(Report{App: "web", ID: first, Load: Load{InFlight: 20, Limits: Limits{Soft: 10, Hard: 20}, Seq: 8}})
+	w.want(second) // the owner just said "full"
+	w.put(first, "nrt", func(m *Machine) { m.Epoch = 1 })
+	w.want(first) // started again: what was heard of the old run is void
+}
+
+func TestSilenceFadesToTheMean(t *testing.T) {
+	w := newWorld(t, nil, Limits{})
+	for i := range 4 {
+		id := MachineID(fmt.Sprint("m", i))
+		w.put(id, "nrt", nil)
+		w.f.Report(Report{App: "web", ID: id, Load: Load{InFlight: 10 * i, Seq: 1}})
+	}
+	w.put("silent", "nrt", nil)
+	now := time.Unix(0, 0)
+	w.b.Tick(now)
+	loads := func() map[MachineID]float64 {
+		got := map[MachineID]float64{}
+		w.b.Loads("web", func(m *Machine, c Candidate) bool { got[m.ID] = c.Load; return true })
+		return got
+	}
+	w.b.Tick(now.Add(100 * time.Millisecond))
+	if l := loads(); l["silent"] < 10 {
+		t.Errorf("a machine nobody heard of looks idle: %v", l)
+	}
+	w.b.Tick(now.Add(time.Minute))
+	w.b.Tick(now.Add(time.Second)) // a clock that goes back changes nothing
+	for id, l := range loads() {
+		if l < 13 || l > 17 {
+			t.Errorf("%s after a minute of silence: %v, want about the mean of 15", id, l)
+		}
+	}
+}
+
+func TestFailuresCountAsLoad(t *testing.T) {
+	w := newWorld(t, nil, Limits{Soft: 10})
+	w.put("good", "nrt", nil)
+	w.put("sick", "nrt", nil)
+	w.load("good", 3)
+	sick := 0
+	for range 100 { // fails at once, so it would always look idle
+		r, err := w.b.Pick(Request{App: "web"})
+		if err != nil {
+			t.Fatal(err)
+		}
+		o := Done
+		if r.Machine().ID == "sick" {
+			sick++
+			o = Errored
+		}
+		r.Release(o)
+	}
+	if sick > 5 {
+		t.Errorf("a machine that fails fast took %d of 100 requests", sick)
 	}
 }

@@ -6,6 +6,8 @@ import (
 	"slices"
 	"strings"
 	"time"
+
+	"github.com/ebbkit/ebb/internal/enum"
 )
 
 // Autostop says what becomes of a machine that is not needed.
@@ -170,4 +172,14 @@ func (a App) Validate() error {
 // LimitsOf returns the limits that hold for m: its own where set, else the app's.
 func (a App) LimitsOf(m Machine) Limits {
 	return Limits{Soft: cmp.Or(m.Limits.Soft, a.Limits.Soft), Hard: cmp.Or(m.Limits.Hard, a.Limits.Hard)}
+}
+
+// MarshalText returns the autostop mode's name; a value without one is an error.
+func (a Autostop) MarshalText() ([]byte, error) {
+	return enum.Marshal("balance: autostop mode", autostopNames[:], uint8(a))
+}
+
+// UnmarshalText is the inverse of [Autostop.MarshalText]; the error lists the names.
+func (a *Autostop) UnmarshalText(text []byte) error {
+	return enum.Unmarshal(a, "balance: autostop mode", autostopNames[:], text)
 }

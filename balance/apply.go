@@ -81,16 +81,6 @@ func (b *batch) commit() []AppID {
 	return touched
 }
 
-// turnTo makes m the cell's row, unless a newer one is there already.
-func (c *cell) turnTo(m *row) {
-	c.row.Store(m)
-	c.base.Store(uint64(newBase(m.tier, m.shared.limits)))
-	if e := c.est.Load(); est(e)&(awayBit|cordonedBit) != 0 {
-		c.est.CompareAndSwap(e, uint64(est(e)&^(awayBit|cordonedBit)))
-	}
-	c.changed()
-}
-
 func (b *batch) apply(u Update) error {
 	switch u := u.(type) {
 	case PutApp:

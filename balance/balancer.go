@@ -5,7 +5,6 @@ import (
 	"errors"
 	"fmt"
 	"maps"
-	"math/rand/v2"
 	"slices"
 	"sync"
 	"sync/atomic"
@@ -244,95 +243,6 @@ func (b *Balancer) View(id AppID) (*View, bool) {
 	return v.view.Load(), true
 }
 
-// Pick chooses a machine for r and counts the request in. On success the caller owes one [Reservation.Release]. The error
-// matches [ErrNoApp], [ErrFull] or [ErrNoMachine]. It never waits.
-func (b *Balancer) Pick(r Request) (Reservation, error) {
-	ab := b.only.Load()
-	if ab == nil || ab.id != r.App {
-		ab = (*b.apps.Load())[r.App]
-	}
-	if ab == nil {
-		return Reservation{}, fmt.Errorf("%w: %q: put it into the fleet with PutApp", ErrNoApp, r.App)
-	}
-	if r.Rand == 0 {
-		r.Rand = rand.Uint64()
-	}
-	if b.trace != nil && b.trace.samples(r.Rand) {
-		return b.traced(ab, &r)
-	}
-	if r.Want == nil {
-		if m, slot := b.reserve(ab, &r); m != nil {
-			return Reservation{b: b, row: m, ticket: slot}, nil
-		}
-		return b.insist(ab, &r)
-	}
-	return b.pick(ab, &r)
-}
-
-func (b *Balancer) pick(ab *appBalance, r *Request) (Reservation, error) {
-	if r.Want != nil && !r.Want.Prefer.Empty() {
-		r.preferring = true
-		if m, slot := b.reserve(ab, r); m != nil {
-			return Reservation{b: b, row: m, ticket: slot}, nil
-		}
-		r.preferring = false
-	}
-	if m, slot := b.reserve(ab, r); m != nil {
-		return Reservation{b: b, row: m, ticket: slot}, nil
-	}
-	return b.insist(ab, r)
-}
-
-// insist ends a pick that has found nothing, of a request that may insist.
-func (b *Balancer) insist(ab *appBalance, r *Request) (Reservation, error) {
-	view := ab.view.Load()
-	if r.Insist {
-		for range attempts {
-			s, ok := view.perhaps(r)
-			if !ok {
-				break
-			}
-			if m := view.row(s); m.enter(view.order[s.region].rows) {
-				return Reservation{b: b, row: m}, nil
-			}
-		}
-	}
-	return Reservation{}, view.nothing(r)
-}
-
-// attempts bounds how often a pick looks again because what it chose was taken between look and act, or the row of a
-// machine has changed while its word was read.
-const attempts = 16
-
-func (b *Balancer) reserve(ab *appBalance, r *Request) (m *row, slot ticket) {
-	for range attempts {
-		view := ab.view.Load()
-		s, ok := choose(view.strategy(b), view, r)
-		if !ok {
-			return nil, ticket{}
-		}
-		if m := view.row(s); m != nil && m.tier < tiers && m.enter(view.order[s.region].rows) {
-			if est(m.cell.est.Load())&grantMask == 0 {
-				return m, ticket{}
-			}
-			if slot, ok := m.cell.remember().granted().take(m.cell); ok {
-				return m, slot
-			}
-			m.cell.leave() // somebody of this node took the last grant
-		}
-		r.Rand = mix(r.Rand, 1)
-	}
-	return nil, ticket{}
-}
-
-// choose calls the strategy; the usual one without copying the request.
-func choose(s Strategy, v *View, r *Request) (Slot, bool) {
-	if c, ok := s.(Closest); ok {
-		return c.pick(v, r)
-	}
-	return s.Pick(v, *r)
-}
-
 func (v *View) strategy(b *Balancer) Strategy {
 	if s := v.snap.app.Strategy; s != nil {
 		return s
@@ -379,4 +289,87 @@ func (b *Balancer) signal(id AppID) {
 	if f := b.room.Load(); f != nil {
 		(*f)(id)
 	}
+}
+
+// shares fills in what this node decided about each region: its share, its slice, and the level of water-filling.
+func (b *Balancer) shares(ab *appBalance, s *Snapshot, order []reach, dt float32) {
+	target := float32(spillAt)
+	strategy := s.app.Strategy
+	if strategy == nil {
+		strategy = b.strategy
+	}
+	c, _ := strategy.(Closest)
+	if c.SpillAt > 0 {
+		target = float32(c.SpillAt)
+	}
+	b.fleet.ageing.Lock() // for what the tick has gathered
+	defer b.fleet.ageing.Unlock()
+	for i := range order {
+		p := &order[i]
+		a := p.rows.area
+		l := ab.live[a]
+		if l == nil {
+			l = &living{share: 1}
+			ab.live[a] = l
+		}
+		if dt > 0 {
+			sp := spilling{use: a.use, target: target, cost: a.stay, limits: a.limits, gap: a.gap}
+			sp.other = cheapest(order, i, target)
+			if c.SpillAt < 0 {
+				sp.other = 0
+			}
+			l.share = sp.next(l.share, dt)
+		}
+		p.share = fixed(l.share)
+		p.stats = RegionStats{Ready: len(p.rows.byTier[TierReady]), Use: float64(int(a.use*100)) / 100, Stay: a.stayed().Round(tickEvery / 100)}
+		p.level, p.least = waterLevel(a.use, a.stay, a.gap+1), a.least
+		b.slice(l, p)
+	}
+	if len(ab.live) > len(order) { // regions have gone
+		for a := range ab.live {
+			if !slices.ContainsFunc(order, func(p reach) bool { return p.rows.area == a }) {
+				delete(ab.live, a)
+			}
+		}
+	}
+}
+
+// cheapest returns the least cost of a request in a farther region that has room, in ticks; 0 when there is none. Where
+// none was sent the cost is that of region i, but for the way.
+func cheapest(order []reach, i int, target float32) (least float32) {
+	from := order[i].rows.area
+	for j := order[i].end; j < len(order); j++ {
+		a := order[j].rows.area
+		if a.ready == 0 || a.use >= target {
+			continue
+		}
+		cost := a.stay
+		if cost <= 0 && order[j].known && from.stay > 0 {
+			cost = from.stay + float32(order[j].rtt-order[i].rtt)/float32(tickEvery)
+		}
+		if cost <= 0 {
+			cost = 1e9 // unknown is not cheap, but it has room
+		}
+		if least == 0 || cost < least {
+			least = cost
+		}
+	}
+	return least
+}
+
+// slice brings the region's slice up to date.
+func (b *Balancer) slice(l *living, p *reach) {
+	ready := p.rows.byTier[TierReady]
+	width := sliceWidth(len(ready), len(b.peers), p.rows.area.own, l.width > 0)
+	i, ok := slices.BinarySearch(b.peers, b.fleet.node)
+	if width == 0 || !ok {
+		*l = living{share: l.share}
+		return
+	}
+	// A width that follows the load step by step would move the slice all the time.
+	if l.rows != p.rows || l.peers != len(b.peers) || width > l.width || width < l.width/2 {
+		ring := slices.DeleteFunc(slices.Clone(p.rows.byRank), func(pos int32) bool { return p.rows.rows[pos].tier != TierReady })
+		*l = living{share: l.share, rows: p.rows, width: width, peers: len(b.peers), slice: sliceOf(ring, i, len(b.peers), width)}
+	}
+	p.slice = l.slice
 }

@@ -111,25 +111,3 @@ func TestHooksMayCallBack(t *testing.T) {
 		}
 	}
 }
-
-// An edit of a row that another edit has overtaken is made again, over the row as it is then: no edit is lost.
-func TestAnEditIsMadeOverThePresentRow(t *testing.T) {
-	f, err := NewFleet(FleetConfig{Node: "n", Region: "nrt"})
-	if err != nil {
-		t.Fatal(err)
-	}
-	if _, err := f.Host(Machine{ID: "m1", App: "web", Region: "nrt"}); err != nil {
-		t.Fatal(err)
-	}
-	calls := 0
-	err = f.Edit("web", "m1", func(m *Machine) {
-		if calls++; calls == 1 {
-			f.Edit("web", "m1", func(m *Machine) { m.Fault = "overtook" })
-		}
-		m.Addr += "x"
-	})
-	s, _ := f.App("web")
-	if m, _ := s.Machine("m1"); err != nil || calls != 2 || m.Addr != "x" || m.Fault != "overtook" {
-		t.Errorf("%v; %d calls, and the row has the address %q and the fault %q", err, calls, m.Addr, m.Fault)
-	}
-}

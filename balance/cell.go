@@ -3,6 +3,8 @@ package balance
 import (
 	"math"
 	"sync/atomic"
+
+	"github.com/cespare/xxhash/v2"
 )
 
 // cell is what one node knows of one machine's load. It belongs to the machine's identity, not to a snapshot: counts
@@ -251,4 +253,112 @@ func (c *cell) usualFailures() float32 {
 func (c *cell) ejected() bool {
 	m := c.mem.Load()
 	return m != nil && m.out.Load()
+}
+
+// unused reports whether nobody ever counted at the cell.
+func (c *cell) unused() bool {
+	return c.count.Load()&(sentMask*sentUnit) == 0 && c.seen.Load() == 0 && c.gate == nil
+}
+
+// turnTo makes m the cell's row, unless a newer one is there already.
+func (c *cell) turnTo(m *row) {
+	c.row.Store(m)
+	c.base.Store(uint64(newBase(m.tier, m.shared.limits)))
+	if e := c.est.Load(); est(e)&(awayBit|cordonedBit) != 0 {
+		c.est.CompareAndSwap(e, uint64(est(e)&^(awayBit|cordonedBit)))
+	}
+	c.changed()
+}
+
+// underGrants has the machine wait for grants if it takes a few requests at a time.
+func (c *cell) underGrants(l Limits) {
+	if !l.granted() {
+		return
+	}
+	c.remember().granted().wait(c)
+}
+
+// index finds the cell of a machine. Readers take no lock; there is one writer at a time. It costs 10 to 20 bytes for each
+// machine, a tenth of what a concurrent map of the standard library needs.
+type index struct {
+	table atomic.Pointer[[]atomic.Pointer[cell]]
+	live  int // cells held
+	dead  int // places of removed ones, which searches must step over
+}
+
+var removedCell = &cell{}
+
+func hashID(id MachineID) uint64 { return xxhash.Sum64String(string(id)) }
+
+// find returns the cell of id, or nil.
+func (x *index) find(id MachineID) *cell {
+	t := x.table.Load()
+	if t == nil {
+		return nil
+	}
+	s := *t
+	for i := hashID(id); ; i++ {
+		c := s[i&uint64(len(s)-1)].Load()
+		if c == nil {
+			return nil
+		}
+		if c != removedCell && c.row.Load().id == id {
+			return c
+		}
+	}
+}
+
+// put adds a cell that is not in the index.
+func (x *index) put(c *cell) {
+	t := x.table.Load()
+	if t == nil || (x.live+x.dead+1)*8 > len(*t)*7 {
+		t = x.grow(t)
+	}
+	x.live++
+	place(*t, c)
+}
+
+func place(s []atomic.Pointer[cell], c *cell) {
+	i := hashID(c.row.Load().id)
+	for s[i&uint64(len(s)-1)].Load() != nil {
+		i++
+	}
+	s[i&uint64(len(s)-1)].Store(c)
+}
+
+// remove takes a cell out.
+func (x *index) remove(id MachineID) {
+	s := *x.table.Load()
+	for i := hashID(id); ; i++ {
+		c := s[i&uint64(len(s)-1)].Load()
+		if c == nil {
+			return
+		}
+		if c != removedCell && c.row.Load().id == id {
+			s[i&uint64(len(s)-1)].Store(removedCell)
+			x.live--
+			x.dead++
+			return
+		}
+	}
+}
+
+// grow makes a table with room for a sixth more at least, without the removed. Full tables are still searched in a few
+// steps, which lie in one cache line or two.
+func (x *index) grow(old *[]atomic.Pointer[cell]) *[]atomic.Pointer[cell] {
+	n := 8
+	for n*3 < 4*(x.live+1) {
+		n *= 2
+	}
+	next := make([]atomic.Pointer[cell], n)
+	if old != nil {
+		for i := range *old {
+			if c := (*old)[i].Load(); c != nil && c != removedCell {
+				place(next, c)
+			}
+		}
+	}
+	x.dead = 0
+	x.table.Store(&next)
+	return &next
 }

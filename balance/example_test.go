@@ -4,6 +4,7 @@ import (
 	"cmp"
 	"errors"
 	"fmt"
+	"net/http"
 	"slices"
 	"time"
 
@@ -122,4 +123,127 @@ func ExampleRank() {
 	})
 	fmt.Println(ids)
 	// Output: [m2 m1 m3]
+}
+
+// fleet of one node with some started machines.
+func started(s balance.Strategy, l balance.Limits, regions ...string) (*balance.Fleet, *balance.Balancer) {
+	fleet, _ := balance.NewFleet(balance.FleetConfig{Node: "edge-nrt", Region: "nrt"})
+	b, _ := balance.New(fleet, balance.Config{Strategy: s, Distance: trips{"nrt": time.Millisecond, "hkg": 50 * time.Millisecond}})
+	fleet.Apply(balance.PutApp{App: balance.App{ID: "web", Limits: l}})
+	for i, r := range regions {
+		put(fleet, uint64(i+1), balance.MachineID(fmt.Sprint(r, "-", i)), r, balance.Started)
+	}
+	return fleet, b
+}
+
+// A request that has to stay in a region, and one that would rather.
+func ExampleWant() {
+	_, b := started(nil, balance.Limits{Hard: 1}, "nrt", "hkg")
+	hkg := balance.Target{Regions: []string{"hkg"}}
+	for _, w := range []*balance.Want{{Force: hkg}, {Prefer: hkg}, {Force: hkg}} {
+		r, err := b.Pick(balance.Request{App: "web", Want: w})
+		if err != nil {
+			fmt.Println(err)
+			continue
+		}
+		fmt.Println(r.Machine().ID)
+	}
+	// Output:
+	// hkg-1
+	// nrt-0
+	// balance: no machine of app "web" available: 2 seen, 1 not wanted, 1 at the hard limit
+}
+
+func ExampleHeaders() {
+	h := balance.Headers{PreferRegion: "Prefer-Region", Key: "Session", Aliases: map[string][]string{"asia": {"nrt", "hkg"}}}
+	in := http.Header{"Prefer-Region": {"asia"}, "Session": {"user-7"}}
+	r := balance.Request{App: "web"}
+	if err := h.Read(in, &r); err != nil {
+		fmt.Println(err) // answer it with 400
+	}
+	fmt.Println(r.Key, r.Want.Prefer.Regions)
+	// Output: user-7 [nrt hkg]
+}
+
+func ExampleBalancer_Explain() {
+	_, b := started(nil, balance.Limits{Soft: 1}, "nrt", "hkg")
+	b.Pick(balance.Request{App: "web"})
+	x, _ := b.Explain(balance.Request{App: "web"})
+	fmt.Println(x.Why)
+	// Output: all in nrt are at their soft limit; hkg-1 in hkg: tier ready, load 0, of 1 usable there
+}
+
+// Pack fills one machine after the other, so that the rest can sleep.
+func ExamplePack() {
+	_, b := started(balance.Pack{}, balance.Limits{Soft: 2}, "nrt", "nrt", "nrt")
+	for range 4 {
+		r, _ := b.Pick(balance.Request{App: "web"})
+		fmt.Print(r.Machine().ID, " ")
+	}
+	// Output: nrt-1 nrt-1 nrt-2 nrt-2
+}
+
+func ExampleLeastLoad() {
+	_, b := started(balance.LeastLoad{}, balance.Limits{Soft: 10}, "nrt", "hkg")
+	for range 5 { // a farther machine has to be better by more than one request
+		r, _ := b.Pick(balance.Request{App: "web"})
+		fmt.Print(r.Machine().ID, " ")
+	}
+	// Output: nrt-0 nrt-0 hkg-1 nrt-0 hkg-1
+}
+
+// Fifteen requests wait at an edge: the near owner is told of as many as it has slots, and the far one of the rest.
+func ExampleBalancer_Asks() {
+	fleet, _ := balance.NewFleet(balance.FleetConfig{Node: "edge-nrt", Region: "nrt"})
+	b, _ := balance.New(fleet, balance.Config{Distance: trips{"nrt": time.Millisecond, "hkg": 50 * time.Millisecond}})
+	fleet.Apply(balance.PutApp{App: balance.App{ID: "gpu", Limits: balance.Limits{Soft: 1, Hard: 1}}})
+	for i := range 20 {
+		m := balance.Machine{ID: balance.MachineID(fmt.Sprint("gpu-", i)), App: "gpu", Region: "nrt", Owner: "worker-nrt", State: balance.Started}
+		if i >= 10 {
+			m.Region, m.Owner = "hkg", "worker-hkg"
+		}
+		fleet.Apply(balance.PutMachine{Machine: m, Version: balance.Version{Incarnation: 1, Seq: 1}})
+	}
+	for _, parked := range []int{3, 15} {
+		for owner, part := range b.Asks("gpu", parked) {
+			fmt.Println(parked, "wait: tell", owner, part)
+		}
+	}
+	// Output:
+	// 3 wait: tell worker-nrt 3
+	// 3 wait: tell worker-hkg -1
+	// 15 wait: tell worker-nrt 10
+	// 15 wait: tell worker-hkg 5
+}
+
+// A GPU takes one request at a time: its owner hands the slot to the node at which one waits.
+func ExampleGranter() {
+	owner, _ := balance.NewFleet(balance.FleetConfig{Node: "worker", Region: "nrt"})
+	owner.Apply(balance.PutApp{App: balance.App{ID: "gpu", Limits: balance.Limits{Soft: 1, Hard: 1}}})
+	gate, _ := owner.Host(balance.Machine{ID: "gpu-1", App: "gpu", Region: "nrt"})
+	token, _ := gate.Start(0)
+	gate.Ready(token)
+
+	rows := owner.Watch()
+	defer rows.Close()
+	edge, _ := balance.NewFleet(balance.FleetConfig{Node: "edge", Region: "nrt"})
+	edge.Apply(rows.Take()...)
+	b, _ := balance.New(edge, balance.Config{})
+
+	granter, _ := balance.NewGranter(owner, balance.GranterConfig{Give: func(to balance.NodeID, g balance.Grant) { b.Take(g) }})
+	for owner, part := range b.Asks("gpu", 1) { // one request waits here
+		fmt.Println("ask", owner, "for", part)
+		granter.Ask("edge", "gpu", part) // over a network, in practice
+	}
+
+	r, _ := b.Pick(balance.Request{App: "gpu"})
+	slot, _ := r.Grant()
+	_, bounce := gate.Enter(slot, 0, 0) // the slot was kept for it
+	fmt.Println(r.Machine().ID, bounce)
+
+	gate.Leave()
+	r.Release(balance.Done)
+	// Output:
+	// ask worker for 1
+	// gpu-1 admitted
 }

@@ -1,6 +1,11 @@
 package balance
 
-import "time"
+import (
+	"cmp"
+	"fmt"
+	"slices"
+	"time"
+)
 
 // Explanation says why a pick went where it went: what the strategy saw, and what it chose.
 type Explanation struct {
@@ -39,4 +44,80 @@ type Trace struct {
 
 func (t *Trace) samples(bits uint64) bool {
 	return t.Picked != nil && (t.Every <= 1 || mix(bits, 3)%uint64(t.Every) == 0)
+}
+
+// chose notes the machine and puts the reason into words.
+func (x *Explanation) chose(v *View, s Slot, why string) {
+	var c Candidate
+	m := v.row(s)
+	m.look(&c)
+	x.Picked, x.Tier, x.Busy = *m.machine(), m.tier, c.Busy()
+	name, _, _ := v.Region(int(s.region))
+	var passed []string
+	for i := range x.Regions[:s.region] {
+		switch l := &x.Regions[i]; {
+		case v.Near(i) > int(s.region):
+		case l.Usable == 0:
+			passed = append(passed, fmt.Sprintf("%s has none that can be used", l.Region))
+		case l.Busy == l.Usable:
+			passed = append(passed, fmt.Sprintf("all in %s are at their soft limit", l.Region))
+		case !l.Accepted:
+			passed = append(passed, fmt.Sprintf("%s gives %.0f %% away", l.Region, 100*(1-l.Stats.Share)))
+		default:
+			passed = append(passed, l.Region+" was passed over by the strategy")
+		}
+	}
+	for i, p := range passed {
+		if i > 0 {
+			why += ", "
+		}
+		why += p
+	}
+	if len(passed) > 0 {
+		why += "; "
+	}
+	x.Why = why + fmt.Sprintf("%s in %s: tier %v, load %.2g, of %d usable there", m.id, name, m.tier, c.Load, x.Regions[s.region].Usable)
+}
+
+// explain gathers what a strategy sees.
+func (v *View) explain(r *Request, s Strategy) Explanation {
+	x := Explanation{App: r.App, Strategy: fmt.Sprintf("%T", s), Key: r.Key, Tried: len(r.Tried)}
+	l := newLook(v, r, 0)
+	for i := range v.order {
+		p := &v.order[i]
+		look := RegionLook{Region: p.rows.name, RTT: p.rtt, Known: p.known, Stats: v.Stats(i), Accepted: l.accepts(i), Sliced: len(p.slice)}
+		for t := range tiers {
+			for _, pos := range p.rows.byTier[t] {
+				look.add(p.rows.rows[pos], r)
+			}
+		}
+		x.Regions = append(x.Regions, look)
+	}
+	return x
+}
+
+// bestShown bounds the candidates that an explanation lists for each region.
+const bestShown = 4
+
+func (l *RegionLook) add(m *row, r *Request) {
+	var c Candidate
+	m.look(&c)
+	switch {
+	case !r.admits(m):
+		l.Excluded++
+		return
+	case c.Full():
+		l.Full++
+		return
+	case c.Busy():
+		l.Busy++
+	}
+	l.Usable++
+	at, _ := slices.BinarySearchFunc(l.Best, c, func(a, b Candidate) int {
+		return cmp.Or(cmp.Compare(a.Tier, b.Tier), cmp.Compare(a.Use(), b.Use()), cmp.Compare(a.Picked, b.Picked), cmp.Compare(a.Salt, b.Salt), cmp.Compare(a.ID, b.ID))
+	})
+	if at < bestShown {
+		l.Best = slices.Insert(l.Best, at, c)
+		l.Best = l.Best[:min(len(l.Best), bestShown)]
+	}
 }

@@ -215,3 +215,160 @@ func (f *Fleet) Report(r Report) bool {
 	}
 	return c.observe(r.Load, r.Granted, false)
 }
+
+// age lets what is believed of all machines age to the tick, and moves outliers between the tiers. It returns false when
+// another balancer over the same fleet has done it already.
+func (f *Fleet) age(tick int64) bool {
+	turned, ok := f.ageAll(tick)
+	for id, ms := range turned {
+		f.retier(id, ms)
+	}
+	return ok
+}
+
+func (f *Fleet) ageAll(tick int64) (turned map[AppID][]MachineID, ok bool) {
+	f.ageing.Lock()
+	defer f.ageing.Unlock()
+	if tick <= f.aged {
+		return nil, false
+	}
+	dt := tick - f.aged
+	if f.aged == 0 {
+		dt = 1
+	}
+	f.aged = tick
+	for id, a := range *f.apps.Load() {
+		s := a.snap.Load()
+		if a.rest.Load() == s {
+			continue
+		}
+		granted := a.granted.Load()
+		if granted > 0 && tick-granted >= lapse {
+			a.granted.CompareAndSwap(granted, 0)
+		}
+		var ms []MachineID
+		rests := granted == 0
+		j := &jury{record: &a.record, tick: tick, share: f.eject}
+		for _, r := range s.regions {
+			j.out += len(r.byTier[TierFailing])
+			j.usable += len(r.byTier[TierReady]) + len(r.byTier[TierFailing])
+		}
+		for _, r := range s.regions {
+			r.area.granted = granted > 0 && tick-granted < lapse
+			var moving bool
+			ms, moving = r.step(ms, dt, int64(s.app.SlowStart/tickEvery), j)
+			rests = rests && !moving
+		}
+		a.record.close()
+		if rests {
+			a.rest.Store(s)
+		}
+		if len(ms) > 0 {
+			if turned == nil {
+				turned = map[AppID][]MachineID{}
+			}
+			turned[id] = ms
+		}
+	}
+	return turned, true
+}
+
+// retier derives the tiers of some machines anew: this node has ejected them as outliers, or let them back.
+func (f *Fleet) retier(id AppID, ms []MachineID) {
+	var touched []AppID
+	f.locked(func() error {
+		if _, ok := (*f.apps.Load())[id]; !ok {
+			return nil // removed meanwhile
+		}
+		b := f.batch()
+		d := b.draft(id)
+		for _, id := range ms {
+			if m := d.held(id); m != nil {
+				d.store(d.region(m.shared.region), m.unpack(), m.version(), m)
+			}
+		}
+		touched = b.commit()
+		return nil
+	})
+	f.notify(touched)
+}
+
+// Watcher hands out the changes of a fleet, conflated: of several changes of one row a slow reader gets the last, so that
+// it costs at most one copy of the catalogue. It is for one reader.
+type Watcher struct {
+	fleet   *Fleet
+	wake    chan struct{}
+	pending map[any]Update // under fleet.mu; by what the update is about
+	order   []any
+}
+
+// Watch returns a watcher that begins with everything the fleet holds. Close it when done.
+func (f *Fleet) Watch() *Watcher {
+	w := &Watcher{fleet: f, wake: make(chan struct{}, 1), pending: map[any]Update{}}
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	for _, id := range f.Apps() {
+		s, _ := f.App(id)
+		if s.known {
+			w.put(PutApp{s.app})
+		}
+		for m := range s.rows() {
+			w.put(PutMachine{m.unpack(), m.version()})
+		}
+	}
+	f.watchers[w] = struct{}{}
+	return w
+}
+
+// C receives when there is something to take.
+func (w *Watcher) C() <-chan struct{} { return w.wake }
+
+// Take returns what has changed since the last Take, in order, ready for another fleet's [Fleet.Apply].
+func (w *Watcher) Take() []Update {
+	w.fleet.mu.Lock()
+	defer w.fleet.mu.Unlock()
+	us := make([]Update, 0, len(w.order))
+	for _, k := range w.order {
+		us = append(us, w.pending[k])
+	}
+	clear(w.pending)
+	w.order = w.order[:0]
+	return us
+}
+
+// Close ends the watch.
+func (w *Watcher) Close() {
+	w.fleet.mu.Lock()
+	defer w.fleet.mu.Unlock()
+	delete(w.fleet.watchers, w)
+}
+
+// put notes a change; fleet.mu is held.
+func (w *Watcher) put(u Update) {
+	var k any
+	switch u := u.(type) {
+	case PutApp:
+		k = u.App.ID
+	case RemoveApp:
+		k = u.ID
+	case PutMachine:
+		k = u.Machine.Key()
+	case RemoveMachine:
+		k = MachineKey{u.App, u.ID}
+	}
+	if _, ok := w.pending[k]; !ok {
+		w.order = append(w.order, k)
+	}
+	w.pending[k] = u
+	select {
+	case w.wake <- struct{}{}:
+	default:
+	}
+}
+
+// tell calls do for each watcher; f.mu is held.
+func (f *Fleet) tell(do func(*Watcher)) {
+	for w := range f.watchers {
+		do(w)
+	}
+}

@@ -12,37 +12,6 @@ import (
 	"pgregory.net/rapid"
 )
 
-func newFleet(t testing.TB, node NodeID, region string) *Fleet {
-	t.Helper()
-	f, err := NewFleet(FleetConfig{Node: node, Region: region})
-	if err != nil {
-		t.Fatal(err)
-	}
-	return f
-}
-
-func machine(id MachineID, region string, s State) Machine {
-	return Machine{ID: id, App: "web", Region: region, Owner: "w", State: s}
-}
-
-func apply(t testing.TB, f *Fleet, us ...Update) {
-	t.Helper()
-	if err := f.Apply(us...); err != nil {
-		t.Fatal(err)
-	}
-}
-
-func rows(f *Fleet) (all []Machine) {
-	s, ok := f.App("web")
-	if !ok {
-		return nil
-	}
-	for m := range s.All() {
-		all = append(all, *m)
-	}
-	return all
-}
-
 func TestStaleUpdatesChangeNothing(t *testing.T) {
 	f := newFleet(t, "edge", "nrt")
 	at := func(inc, seq uint64, s State) PutMachine {
@@ -130,15 +99,6 @@ func TestLoadsOfAnEarlierRunAreVoid(t *testing.T) {
 		}
 		r.Release(Done)
 	}
-}
-
-func mustApp(t testing.TB, f *Fleet) *Snapshot {
-	t.Helper()
-	s, ok := f.App("web")
-	if !ok {
-		t.Fatal("no app web")
-	}
-	return s
 }
 
 func TestRemovedStaysRemoved(t *testing.T) {
@@ -400,5 +360,27 @@ func TestRemovedAppStaysAway(t *testing.T) {
 	}
 	if len(f.Apps()) != 0 {
 		t.Errorf("apps %v", f.Apps())
+	}
+}
+
+// An edit of a row that another edit has overtaken is made again, over the row as it is then: no edit is lost.
+func TestAnEditIsMadeOverThePresentRow(t *testing.T) {
+	f, err := NewFleet(FleetConfig{Node: "n", Region: "nrt"})
+	if err != nil {
+		t.Fatal(err)
+	}
+	if _, err := f.Host(Machine{ID: "m1", App: "web", Region: "nrt"}); err != nil {
+		t.Fatal(err)
+	}
+	calls := 0
+	err = f.Edit("web", "m1", func(m *Machine) {
+		if calls++; calls == 1 {
+			f.Edit("web", "m1", func(m *Machine) { m.Fault = "overtook" })
+		}
+		m.Addr += "x"
+	})
+	s, _ := f.App("web")
+	if m, _ := s.Machine("m1"); err != nil || calls != 2 || m.Addr != "x" || m.Fault != "overtook" {
+		t.Errorf("%v; %d calls, and the row has the address %q and the fault %q", err, calls, m.Addr, m.Fault)
 	}
 }

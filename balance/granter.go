@@ -9,17 +9,6 @@ import (
 	"time"
 )
 
-// Grant is a slot of a machine that its owner has reserved for a node. The gate counts it as in flight already; the
-// request that uses it enters with [Gate.Redeem] and the token. It fits a wire.
-type Grant struct {
-	App     AppID
-	Machine MachineID
-	Epoch   uint64
-	Token   uint64
-	For     time.Duration // how long the node may use it, from when it is received
-	Revoked bool          // the owner takes the slot back: another node needs it more, or the machine goes to sleep
-}
-
 // GranterConfig configures a [Granter].
 type GranterConfig struct {
 	// Give carries a grant to a node: in this process to [Balancer.Take]. It is called with no lock held, on

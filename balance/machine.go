@@ -1,6 +1,12 @@
 package balance
 
-import "fmt"
+import (
+	"cmp"
+	"fmt"
+
+	"github.com/cespare/xxhash/v2"
+	"github.com/ebbkit/ebb/internal/enum"
+)
 
 // MachineID names a machine of an app; two apps may each have a machine of the same ID. See [MachineKey].
 type MachineID string
@@ -154,4 +160,108 @@ func (m Machine) validate() error {
 		return fmt.Errorf("balance: machine %q: %w", m.ID, err)
 	}
 	return nil
+}
+
+// MarshalText returns the state's name; a value without one is an error.
+func (s State) MarshalText() ([]byte, error) {
+	return enum.Marshal("balance: state", stateNames[:], uint8(s))
+}
+
+// UnmarshalText is the inverse of [State.MarshalText]; the error lists the names.
+func (s *State) UnmarshalText(text []byte) error {
+	return enum.Unmarshal(s, "balance: state", stateNames[:], text)
+}
+
+// MarshalText returns the health's name; a value without one is an error.
+func (h Health) MarshalText() ([]byte, error) {
+	return enum.Marshal("balance: health", healthNames[:], uint8(h))
+}
+
+// UnmarshalText is the inverse of [Health.MarshalText]; the error lists the names.
+func (h *Health) UnmarshalText(text []byte) error {
+	return enum.Unmarshal(h, "balance: health", healthNames[:], text)
+}
+
+// MarshalText returns the cordon's name; a value without one is an error.
+func (c Cordon) MarshalText() ([]byte, error) {
+	return enum.Marshal("balance: cordon", cordonNames[:], uint8(c))
+}
+
+// UnmarshalText is the inverse of [Cordon.MarshalText]; the error lists the names.
+func (c *Cordon) UnmarshalText(text []byte) error {
+	return enum.Unmarshal(c, "balance: cordon", cordonNames[:], text)
+}
+
+// Tier orders machines by how well they can be used; a pick takes the first tier that has one with room.
+type Tier uint8
+
+// The tiers, best first. Hard limits hold in each of them.
+const (
+	TierReady    Tier = iota // started, not cordoned, not failing
+	TierCordoned             // soft-cordoned
+	TierComing               // recently started, checks still failing
+	TierFailing              // checks failing, or ejected as an outlier: only when there is nothing else
+	TierNone                 // cannot be used: not started, or hard-cordoned
+)
+
+// tiers is the number of tiers that can be used.
+const tiers = TierNone
+
+var tierNames = [...]string{"ready", "cordoned", "coming", "failing", "none"}
+
+// String returns the tier's name as it stands in logs and JSON.
+func (t Tier) String() string { return name(tierNames[:], uint8(t), "tier") }
+
+func tierOf(s State, c Cordon, h Health, recent bool) Tier {
+	switch {
+	case s != Started || c == CordonHard:
+		return TierNone
+	case h == Failing && recent:
+		return TierComing
+	case h == Failing:
+		return TierFailing
+	case c == CordonSoft:
+		return TierCordoned
+	}
+	return TierReady
+}
+
+// MarshalText returns the tier's name; a value without one is an error.
+func (t Tier) MarshalText() ([]byte, error) {
+	return enum.Marshal("balance: tier", tierNames[:], uint8(t))
+}
+
+// UnmarshalText is the inverse of [Tier.MarshalText]; the error lists the names.
+func (t *Tier) UnmarshalText(text []byte) error {
+	return enum.Unmarshal(t, "balance: tier", tierNames[:], text)
+}
+
+// Rank is a machine's place in the canonical order of its app: rendezvous hashing over app and ID, so that nodes which do
+// not talk agree on it, and machines that come or go move no other. Machines are started from the front of the order and
+// stopped from its back.
+func Rank(app AppID, id MachineID) uint64 { return hash2(string(app), string(id)) }
+
+// CompareCanonical orders machines of one app by [Rank], then by ID.
+func CompareCanonical(a, b *Machine) int {
+	return cmp.Or(cmp.Compare(Rank(a.App, a.ID), Rank(b.App, b.ID)), cmp.Compare(a.ID, b.ID))
+}
+
+// hash2 hashes the two strings with a separator that cannot make two pairs alike.
+func hash2(a, b string) uint64 {
+	var d xxhash.Digest
+	d.Reset()
+	d.WriteString(a)
+	d.Write([]byte{0})
+	d.WriteString(b)
+	return d.Sum64()
+}
+
+// mix combines two hashes; it is the finalizer of MurmurHash3.
+func mix(a, b uint64) uint64 {
+	h := a ^ b*0x9e3779b97f4a7c15
+	h ^= h >> 33
+	h *= 0xff51afd7ed558ccd
+	h ^= h >> 33
+	h *= 0xc4ceb9fe1a85ec53
+	return h ^ h>>33
 }

@@ -1,5 +1,7 @@
 package balance
 
+import "math"
+
 // lookAll is how many machines of a region are all looked at; beyond it some are drawn. Looking at 64 words costs less
 // than a system call and finds the least.
 const lookAll = 64
@@ -154,4 +156,233 @@ func (l *look) accepts(i int) bool {
 		bits = l.key
 	}
 	return l.v.Accepts(i, bits)
+}
+
+// perhaps returns the least loaded of the machines that are full by nothing but the estimate of
+// what others have there, in the nearest region that has one.
+func (v *View) perhaps(r *Request) (s Slot, ok bool) {
+	for i := range v.order {
+		least := float32(math.MaxFloat32)
+		for _, pos := range v.order[i].rows.byTier[TierReady] {
+			m := v.order[i].rows.rows[pos]
+			own, e := m.cell.own(), est(m.cell.est.Load())
+			if !r.admits(m) || m.cell.gate != nil || full(own, float32(own), m.shared.limits.Hard, e) {
+				continue
+			}
+			if use := (float32(own) + e.others()) / float32(max(1, m.shared.limits.Soft)); use < least {
+				least, s, ok = use, Slot{int32(i), pos}, true
+			}
+		}
+		if ok {
+			return s, true
+		}
+	}
+	return s, false
+}
+
+// draw makes the random draws of one pick from its random bits.
+type draw struct{ state uint64 }
+
+// next returns more random bits; it is SplitMix64.
+func (d *draw) next() uint64 {
+	d.state += 0x9e3779b97f4a7c15
+	z := d.state
+	z = (z ^ z>>30) * 0xbf58476d1ce4e5b9
+	z = (z ^ z>>27) * 0x94d049bb133111eb
+	return z ^ z>>31
+}
+
+// fair is after how many tries for each choice draws are no longer weighted.
+const fair = 3
+
+// from looks at n distinct places of a list, drawn by the room that their machines have, and returns the least word that
+// is below w, else w.
+func (d *draw) from(p *reach, list []int32, n int, w word) (least word, pos int32) {
+	var had [maxChoices]int32
+	rows := p.rows
+	least = w
+	k := 0
+	for try := range 4 * maxChoices {
+		bits := d.next()
+		at := list[uint64(uint32(bits))*uint64(len(list))>>32]
+		if k > 0 && isIn(had[:k], at) {
+			continue
+		}
+		w := rows.word(at)
+		if try < fair*n && !accept(useOf(w), p.level, p.least, uint32(bits>>32)) {
+			continue
+		}
+		if w < least {
+			least, pos = w, at
+		}
+		had[k] = at
+		if k++; k == n {
+			break
+		}
+	}
+	return least, pos
+}
+
+func isIn(had []int32, pos int32) bool {
+	for _, h := range had {
+		if h == pos {
+			return true
+		}
+	}
+	return false
+}
+
+// drawn is draw.from for requests that exclude machines.
+func (l *look) drawn(i int, list []int32, n int, b *found) {
+	var had [maxChoices]int32
+	p := &l.v.order[i]
+	k := 0
+	for try := 0; k < n && try < 4*maxChoices; try++ {
+		bits := l.draw.next()
+		pos := list[uint64(uint32(bits))*uint64(len(list))>>32]
+		w := p.rows.word(pos)
+		if isIn(had[:k], pos) || try < fair*n && !accept(useOf(w), p.level, p.least, uint32(bits>>32)) || !l.r.admits(p.rows.rows[pos]) {
+			continue
+		}
+		had[k] = pos
+		k++
+		if w < b.w {
+			b.w, b.slot = w, Slot{int32(i), pos}
+		}
+	}
+}
+
+// yieldAt is the load, as a multiple of the region's mean and one request, at which affinity yields where no soft limit
+// says so: hashing with bounded load.
+const yieldAt = 1.25
+
+// affine improves b with the machine of region i that the request's key belongs to: the highest rendezvous hash over the
+// key and the canonical rank, among those with room. Machines that come or go move only the keys that they gain or lose;
+// a machine without room lends its keys to the next in each key's own order.
+func (l *look) affine(i int, b *found) {
+	p := &l.v.order[i]
+	ranks := p.rows.ranks
+	bound := uint64(0)
+	if p.stats.Use > 0 {
+		bound = uint64(p.stats.Use*yieldAt*16) + 16
+	}
+	for t := range tiers {
+		for _, pos := range p.rows.byTier[t] {
+			w := p.rows.word(pos)
+			if w >= noUse || tierOfWord(w) > tierOfWord(b.w) || !l.r.admits(p.rows.rows[pos]) {
+				continue
+			}
+			if w&busyBit == 0 && l.bounded(w, p.rows.rows[pos], bound) {
+				w |= busyBit
+			}
+			h := mix(l.key, ranks[pos])
+			if l.closer(w, h, b) {
+				b.w, b.slot, b.hash = w, Slot{int32(i), pos}, h
+			}
+		}
+		if tierOfWord(b.w) <= t {
+			return
+		}
+	}
+}
+
+// bounded reports whether a machine without a soft limit has more than its bound.
+func (l *look) bounded(w word, m *row, bound uint64) bool {
+	return m.shared.limits.Soft == 0 && bound > 0 && uint64(useOf(w)*16) > bound
+}
+
+// closer reports whether a machine comes before the best so far: a better tier, room, the hash; without room the load and
+// then the hash. Whose turn it is does not matter to a key.
+func (l *look) closer(w word, h uint64, b *found) bool {
+	if w>>busyShift != b.w>>busyShift {
+		return w < b.w
+	}
+	if w&busyBit != 0 && w>>useShift != b.w>>useShift {
+		return w < b.w
+	}
+	return h > b.hash
+}
+
+// affineAll takes all regions for one.
+func (l *look) affineAll() (Slot, bool) {
+	b := found{w: noUse}
+	for i := range l.v.order {
+		l.affine(i, &b)
+	}
+	return b.slot, b.w < noUse
+}
+
+// leastOfAll looks at every machine of a tier, twice: for the least, and for the nearest that is near it.
+func (l *look) leastOfAll(t Tier) (Slot, bool) {
+	b := found{w: noUse}
+	for i := range l.v.order {
+		l.list(i, l.v.order[i].rows.byTier[t], &b)
+	}
+	if b.w >= noUse {
+		return Slot{}, false
+	}
+	bound := l.oneMore(b)
+	for i := range l.v.order {
+		near := found{w: noUse}
+		l.list(i, l.v.order[i].rows.byTier[t], &near)
+		if near.w>>useShift <= bound {
+			return near.slot, true
+		}
+	}
+	return b.slot, true
+}
+
+// leastOfDrawn looks at some machines of a tier of n.
+func (l *look) leastOfDrawn(t Tier, n, draws int) (Slot, bool) {
+	var had [maxChoices]found
+	k := 0
+	least := found{w: noUse}
+	for try := 0; k < draws && try < 4*maxChoices; try++ {
+		bits := l.draw.next()
+		f := found{slot: l.v.nth(t, int(uint64(uint32(bits))*uint64(n)>>32))}
+		p := &l.v.order[f.slot.region]
+		f.w = p.rows.word(f.slot.pos)
+		if hadSlot(had[:k], f.slot) || try < 3*draws && !accept(useOf(f.w), p.level, p.least, uint32(bits>>32)) {
+			continue
+		}
+		if f.w >= noUse || !l.plain && !l.r.admits(p.rows.rows[f.slot.pos]) {
+			continue
+		}
+		had[k] = f
+		k++
+		if f.w < least.w {
+			least = f
+		}
+	}
+	if k == 0 {
+		return Slot{}, false
+	}
+	bound, near := l.oneMore(least), least
+	for _, f := range had[:k] {
+		if f.w>>useShift <= bound && (f.slot.region < near.slot.region || f.slot.region == near.slot.region && f.w < near.w) {
+			near = f
+		}
+	}
+	return near.slot, true
+}
+
+func hadSlot(had []found, s Slot) bool {
+	for i := range had {
+		if had[i].slot == s {
+			return true
+		}
+	}
+	return false
+}
+
+// oneMore is the upper part of the word of a machine with one request more than f; it is not busy unless f is.
+func (l *look) oneMore(f found) word {
+	m := l.v.row(f.slot)
+	if m == nil {
+		return f.w >> useShift
+	}
+	w := f.w>>useShift&^(1<<useBits-1) | word(
+		useCode(useOf(f.w)+1/float32(max(1, m.shared.limits.Soft))),
+	)
+	return w
 }

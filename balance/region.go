@@ -1,133 +1,231 @@
 package balance
 
 import (
-	"cmp"
-	"slices"
+	"math"
+	"sync/atomic"
+	"time"
 )
 
-// regionRows are the rows of one app in one region. It is immutable once published.
-type regionRows struct {
-	name   string
-	area   *area
-	chunks []*chunk       // the dense array of words
-	rows   []*row         // by place; nil where nobody stands
-	byID   []int32        // places in the order of IDs
-	byRank []int32        // places in the canonical order
-	ranks  []uint64       // by place: see Rank. A change of members changes them and the orders, a change of rows does not
-	byTier [tiers][]int32 // places, in no order
-	own    struct {       // of a draft: which lists have been copied already
-		members bool
-		byTier  [tiers]bool
-	}
+// area is what lives as long as an app has machines in a region, whatever the snapshot: the dense array of words and who
+// stands where in it. A machine keeps its place while it is in the fleet.
+type area struct {
+	chunks []*chunk // only ever appended; snapshots hold the slice as it was
+	used   int32    // places given so far
+	spare  []spare
+	like   *shared // of the row packed last
+
+	_    [64]byte
+	turn atomic.Uint32 // see word: moves on when all that are equally used were picked
+	_    [60]byte
+
+	now atomic.Uint32 // mean of what others have at a machine, as float32 bits: for those nobody heard of
+
+	// Of the tick, which is one at a time.
+	around
+	use, least float32 // mean and least load over the soft limit, of ready machines
+	load       float32 // mean load
+	own        float32 // mean of this node's own
+	ready      int
+	limits     bool // the ready machines have soft limits
+	stays      struct{ own, taken float32 }
 }
 
-// word returns the place's word.
-func (r *regionRows) word(pos int32) word { return r.chunks[pos/chunkLen][pos%chunkLen].Load() }
+// chunk is a part of the dense array. Chunks never move, so that cells can point into them.
+type chunk [chunkLen]atomic.Uint64
 
-// find returns the index in byID of a machine, or where it would stand.
-func (r *regionRows) find(id MachineID) (int, bool) {
-	return slices.BinarySearchFunc(r.byID, id, func(p int32, id MachineID) int { return cmp.Compare(r.rows[p].id, id) })
+const chunkLen = 64
+
+// spare is a place that may be given again, once nobody can still write to it: its last cell has nothing in flight and a
+// release that was under way has long ended.
+type spare struct {
+	pos  int32
+	cell *cell
+	tick int64
 }
 
-// get returns a machine's row, or nil.
-func (r *regionRows) get(id MachineID) *row {
-	if i, ok := r.find(id); ok {
-		return r.rows[r.byID[i]]
-	}
-	return nil
-}
+const quarantine = 3 // ticks
 
-// findRank returns the index in byRank of a machine of that rank, or where it would stand.
-func (r *regionRows) findRank(rank uint64, id MachineID) int {
-	i, _ := slices.BinarySearchFunc(r.byRank, id, func(p int32, id MachineID) int {
-		return cmp.Or(cmp.Compare(r.ranks[p], rank), cmp.Compare(r.rows[p].id, id))
-	})
-	return i
-}
-
-// edit returns a draft: a copy to change. Lists are copied when they are changed for the first time.
-func (r *regionRows) edit() *regionRows {
-	return &regionRows{name: r.name, area: r.area, rows: slices.Clone(r.rows), byID: r.byID, byRank: r.byRank, ranks: r.ranks, byTier: r.byTier}
-}
-
-// members lets the lists be changed that a machine enters when it joins.
-func (r *regionRows) members() {
-	if r.own.members {
-		return
-	}
-	r.own.members = true
-	r.byID = append(make([]int32, 0, len(r.byID)+1), r.byID...)
-	r.byRank = append(make([]int32, 0, len(r.byRank)+1), r.byRank...)
-	r.ranks = append(make([]uint64, 0, len(r.rows)), r.ranks...)
-}
-
-// usable returns how many machines are in a tier that can be used.
-func (r *regionRows) usable() (n int) {
-	for t := range tiers {
-		n += len(r.byTier[t])
-	}
-	return n
-}
-
-// set puts a row at its place, for the one that stands there or as a new one.
-func (r *regionRows) set(m *row) {
-	for int(m.pos) >= len(r.rows) {
-		r.rows = append(r.rows, nil)
-	}
-	old := r.rows[m.pos]
-	r.rows[m.pos] = m
-	if old == nil {
-		r.members()
-		for len(r.ranks) < len(r.rows) {
-			r.ranks = append(r.ranks, 0)
+// place gives a place to a new machine; the fleet's lock is held.
+func (a *area) place(tick int64, salt uint64) (pos int32, w *atomic.Uint64) {
+	pos = -1
+	for i, s := range a.spare {
+		if s.cell.own() == 0 && (tick-s.tick >= quarantine || s.cell.unused()) {
+			a.spare = append(a.spare[:i], a.spare[i+1:]...)
+			pos = s.pos
+			break
 		}
-		rank := Rank(m.shared.app, m.id)
-		i, _ := r.find(m.id)
-		r.byID = slices.Insert(r.byID, i, m.pos)
-		r.byRank = slices.Insert(r.byRank, r.findRank(rank, m.id), m.pos)
-		r.ranks[m.pos] = rank
 	}
-	r.move(old, m)
+	if pos < 0 {
+		pos = a.used
+		a.used++
+		if int(pos)/chunkLen == len(a.chunks) {
+			c := new(chunk)
+			for i := range c {
+				c[i].Store(noUse)
+			}
+			a.chunks = append(a.chunks[:len(a.chunks):len(a.chunks)], c)
+		}
+	}
+	w = &a.chunks[pos/chunkLen][pos%chunkLen]
+	w.Store(noUse | salt&(1<<saltBits-1))
+	return pos, w
 }
 
-// drop takes a row out.
-func (r *regionRows) drop(m *row) {
-	r.members()
-	i, _ := r.find(m.id)
-	r.byID = slices.Delete(r.byID, i, i+1)
-	i = r.findRank(r.ranks[m.pos], m.id)
-	r.byRank = slices.Delete(r.byRank, i, i+1)
-	r.rows[m.pos] = nil
-	r.move(m, nil)
+// newCell makes the cell of a machine that joins.
+func (a *area) newCell(node NodeID, id MachineID, tick int64, gate *Gate) (*cell, int32) {
+	pos, w := a.place(tick, hash2(string(node), string(id)))
+	c := &cell{word: w, gate: gate}
+	c.base.Store(uint64(baseNone))
+	c.est.Store(uint64(est(0).withOthers(math.Float32frombits(a.now.Load()))))
+	return c, pos
 }
 
-func (r *regionRows) move(old, now *row) {
-	from, to := TierNone, TierNone
-	if old != nil {
-		from = old.tier
+// retire takes a cell's machine out of use for good.
+func (a *area) retire(c *cell, pos int32, tick int64) {
+	c.base.Store(uint64(baseNone))
+	c.changed()
+	c.base.Store(uint64(baseRetired))
+	a.spare = append(a.spare, spare{pos, c, tick})
+}
+
+// step ages a region's machines, gathers its means, and appends those that have become or ceased to be outliers. It reports
+// whether another tick would change anything.
+func (r *regionRows) step(turned []MachineID, dt, ramp int64, j *jury) ([]MachineID, bool) {
+	a, tick := r.area, j.tick
+	if a.tick > 0 && a.tick < tick {
+		dt = tick - a.tick // it may have rested
 	}
-	if now != nil {
-		to = now.tier
+	a.tick, a.dt, a.ramp = tick, float32(dt), ramp
+	if a.gap == 0 {
+		a.gap = 5
 	}
-	if from == to {
-		return
+	var sum gathered
+	sum.least = math.MaxFloat32
+	for _, m := range r.rows {
+		if m == nil || m.tier >= tiers && m.cell.mem.Load() == nil {
+			continue
+		}
+		turned = m.age(turned, a, &sum, j)
 	}
-	if from < tiers {
-		l := mine(r.byTier[from], &r.own.byTier[from])
-		i := slices.Index(l, old.pos)
-		l[i] = l[len(l)-1]
-		r.byTier[from] = l[:len(l)-1]
+	a.take(&sum)
+	if a.turn.Load() > turnMax/2 {
+		a.rewind(r)
 	}
-	if to < tiers {
-		r.byTier[to] = append(mine(r.byTier[to], &r.own.byTier[to]), now.pos)
+	return turned, sum.moving
+}
+
+// gathered are the sums over a region's machines at one tick.
+type gathered struct {
+	ready, heard, news, sent, own int
+	load, others, use, least      float32
+	soft                          int
+	moving                        bool // something can be picked, is in flight, or has not aged to its end
+}
+
+func (m *row) age(turned []MachineID, a *area, sum *gathered, j *jury) []MachineID {
+	c := m.cell
+	if mem := c.mem.Load(); mem != nil {
+		if t := mem.tickets.Load(); t != nil {
+			t.expire(c, a.tick)
+		}
+	}
+	old, seen, n := est(c.est.Load()), c.seen.Load(), c.count.Load()
+	own, sent := int(n&ownMask), uint32(n/sentUnit)&sentMask
+	mem := c.mem.Load()
+	e := old
+	switch {
+	case mem == nil && seen == 0 && sent == 0 && e&^othersMask == 0: // nothing happened yet
+		e = e.withOthers(a.mean)
+	default:
+		mem = c.remember()
+		news := seen != mem.seen
+		taken := int((sent - mem.sent) & sentMask)
+		e = mem.step(e, seen, own, m.shared.limits.Hard, sent, a.around)
+		if mem.note(sent-uint32(own), mem.fails.Load(), mem.void.Load(), j.record) && e.penalty() > mem.most() {
+			e = e.withPenalty(mem.most())
+		}
+		if started := mem.started.Load(); started > 0 {
+			part := a.rampAt(started)
+			if part >= 1 {
+				mem.started.Store(0)
+			}
+			e = e.withRamp(part)
+		}
+		if n, granted := e.grant(); granted {
+			e = e.withGrant(n, a.granted || n > 0)
+		}
+		if m.tier == TierReady {
+			sum.sent += taken
+			if news {
+				sum.news++
+			}
+			if seen != 0 && mem.age <= max(staleTicks, staleGaps*a.gap) {
+				sum.heard++
+				sum.others += float32(seen & seenMask)
+			}
+		}
+		turned, e = j.judge(turned, m, mem, e)
+	}
+	if m.tier < tiers || own > 0 || e != old || mem != nil && mem.out.Load() {
+		sum.moving = true
+	}
+	if e != old && c.est.CompareAndSwap(uint64(old), uint64(e)) {
+		c.changed()
+	} else if c.word.Load()&^keep != c.score(c.count.Load()) {
+		c.rescore(c.count.Load())
+	}
+	if m.tier == TierReady {
+		total := float32(own) + e.others()
+		if c.gate != nil {
+			total = float32(max(own, c.gate.InFlight()))
+		}
+		use := total / float32(max(1, m.shared.limits.Soft))
+		sum.ready++
+		sum.own += own
+		sum.load += total
+		sum.use += use
+		sum.least = min(sum.least, use)
+		sum.soft += m.shared.limits.Soft
+	}
+	return turned
+}
+
+// take makes means of the sums.
+func (a *area) take(s *gathered) {
+	a.ready, a.limits = s.ready, s.soft > 0
+	if s.heard > 0 {
+		a.mean = s.others / float32(s.heard)
+	}
+	a.now.Store(math.Float32bits(a.mean))
+	if s.news > 0 {
+		gap := min(max(a.dt*float32(s.ready)/float32(s.news), 1), 100)
+		a.gap += (gap - a.gap) * min(1, 0.2*a.dt)
+	}
+	keep := 1 - fading(a.dt, memoryTicks)
+	a.stays.own = a.stays.own*keep + float32(s.own)*a.dt
+	a.stays.taken = a.stays.taken*keep + float32(s.sent)
+	a.stay = 0
+	if a.stays.taken >= 1 {
+		a.stay = a.stays.own / a.stays.taken
+	}
+	a.load, a.use, a.own, a.least = 0, 0, 0, 0
+	if s.ready > 0 {
+		n := float32(s.ready)
+		a.load, a.use, a.own, a.least = s.load/n, s.use/n, float32(s.own)/n, s.least
 	}
 }
 
-// mine returns l, or the first time a copy of it that may be changed.
-func mine(l []int32, owned *bool) []int32 {
-	if *owned {
-		return l
+// rewind begins the turns anew before they overflow.
+func (a *area) rewind(r *regionRows) {
+	for _, m := range r.rows {
+		if m != nil {
+			w := m.cell.word
+			w.Store(w.Load() &^ (turnMax << lapShift))
+			m.cell.rescore(m.cell.count.Load())
+		}
 	}
-	*owned = true
-	return append(make([]int32, 0, len(l)+1), l...)
+	a.turn.Store(1)
 }
+
+// stayed returns the mean stay as a time.
+func (a *area) stayed() time.Duration { return time.Duration(a.stay * float32(tickEvery)) }

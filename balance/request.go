@@ -1,5 +1,11 @@
 package balance
 
+import (
+	"fmt"
+	"slices"
+	"strings"
+)
+
 // Request is what a strategy knows of a request. It is a value; the zero value of every field but App is valid.
 type Request struct {
 	App AppID
@@ -51,4 +57,60 @@ func (r *Request) wants(m *row) bool {
 	return w == nil ||
 		(w.Revision == "" || w.Revision == m.shared.revision) && w.Force.has(m) &&
 			(!r.preferring || w.Prefer.has(m))
+}
+
+// Want says where a request has to go. It is read only: requests may share one.
+type Want struct {
+	Revision string // only machines of this revision; empty means any
+	Force    Target // only these machines: another is never picked
+	Prefer   Target // these machines while one of them can be used, else any
+}
+
+// Target is a set of machines: those with one of the IDs and in one of the regions. An empty list means any.
+type Target struct {
+	Machines []MachineID
+	Regions  []string
+}
+
+// Empty reports whether the target is every machine.
+func (t *Target) Empty() bool { return len(t.Machines) == 0 && len(t.Regions) == 0 }
+
+func (t *Target) has(m *row) bool {
+	return (len(t.Machines) == 0 || slices.Contains(t.Machines, m.id)) &&
+		(len(t.Regions) == 0 || slices.Contains(t.Regions, m.shared.region))
+}
+
+// Outcome is how a request ended for the machine that it was sent to.
+type Outcome uint8
+
+// The outcomes. Only Done and Errored say anything about the machine's health.
+const (
+	Done     Outcome = iota // answered
+	Bounced                 // refused by the owner
+	Errored                 // the machine or the way to it failed, or it answered that it failed
+	Canceled                // the client left, or the request's time was up
+	Unserved                // no machine got it: none was found, or this node could not send it
+)
+
+var outcomeNames = [...]string{"done", "bounced", "errored", "canceled", "unserved"}
+
+// String returns the outcome's name as it stands in logs, JSON and metrics.
+func (o Outcome) String() string { return name(outcomeNames[:], uint8(o), "outcome") }
+
+// MarshalText returns the outcome's name.
+func (o Outcome) MarshalText() ([]byte, error) {
+	if int(o) >= len(outcomeNames) {
+		return nil, fmt.Errorf("balance: %v has no name", o)
+	}
+	return []byte(o.String()), nil
+}
+
+// UnmarshalText is the inverse of [Outcome.MarshalText].
+func (o *Outcome) UnmarshalText(text []byte) error {
+	i := slices.Index(outcomeNames[:], string(text))
+	if i < 0 {
+		return fmt.Errorf("balance: unknown outcome %q: want one of %s", text, strings.Join(outcomeNames[:], ", "))
+	}
+	*o = Outcome(i)
+	return nil
 }

@@ -2,43 +2,96 @@ package balance
 
 import (
 	"fmt"
-	"slices"
-	"strings"
+	"math/rand/v2"
 )
 
-// Outcome is how a request ended for the machine that it was sent to.
-type Outcome uint8
-
-// The outcomes. Only Done and Errored say anything about the machine's health.
-const (
-	Done     Outcome = iota // answered
-	Bounced                 // refused by the owner
-	Errored                 // the machine or the way to it failed, or it answered that it failed
-	Canceled                // the client left, or the request's time was up
-	Unserved                // no machine got it: none was found, or this node could not send it
-)
-
-var outcomeNames = [...]string{"done", "bounced", "errored", "canceled", "unserved"}
-
-// String returns the outcome's name as it stands in logs, JSON and metrics.
-func (o Outcome) String() string { return name(outcomeNames[:], uint8(o), "outcome") }
-
-// MarshalText returns the outcome's name.
-func (o Outcome) MarshalText() ([]byte, error) {
-	if int(o) >= len(outcomeNames) {
-		return nil, fmt.Errorf("balance: %v has no name", o)
+// Pick chooses a machine for r and counts the request in. On success the caller owes one [Reservation.Release]. The error
+// matches [ErrNoApp], [ErrFull] or [ErrNoMachine]. It never waits.
+func (b *Balancer) Pick(r Request) (Reservation, error) {
+	ab := b.only.Load()
+	if ab == nil || ab.id != r.App {
+		ab = (*b.apps.Load())[r.App]
 	}
-	return []byte(o.String()), nil
+	if ab == nil {
+		return Reservation{}, fmt.Errorf("%w: %q: put it into the fleet with PutApp", ErrNoApp, r.App)
+	}
+	if r.Rand == 0 {
+		r.Rand = rand.Uint64()
+	}
+	if b.trace != nil && b.trace.samples(r.Rand) {
+		return b.traced(ab, &r)
+	}
+	if r.Want == nil {
+		if m, slot := b.reserve(ab, &r); m != nil {
+			return Reservation{b: b, row: m, ticket: slot}, nil
+		}
+		return b.insist(ab, &r)
+	}
+	return b.pick(ab, &r)
 }
 
-// UnmarshalText is the inverse of [Outcome.MarshalText].
-func (o *Outcome) UnmarshalText(text []byte) error {
-	i := slices.Index(outcomeNames[:], string(text))
-	if i < 0 {
-		return fmt.Errorf("balance: unknown outcome %q: want one of %s", text, strings.Join(outcomeNames[:], ", "))
+func (b *Balancer) pick(ab *appBalance, r *Request) (Reservation, error) {
+	if r.Want != nil && !r.Want.Prefer.Empty() {
+		r.preferring = true
+		if m, slot := b.reserve(ab, r); m != nil {
+			return Reservation{b: b, row: m, ticket: slot}, nil
+		}
+		r.preferring = false
 	}
-	*o = Outcome(i)
-	return nil
+	if m, slot := b.reserve(ab, r); m != nil {
+		return Reservation{b: b, row: m, ticket: slot}, nil
+	}
+	return b.insist(ab, r)
+}
+
+// insist ends a pick that has found nothing, of a request that may insist.
+func (b *Balancer) insist(ab *appBalance, r *Request) (Reservation, error) {
+	view := ab.view.Load()
+	if r.Insist {
+		for range attempts {
+			s, ok := view.perhaps(r)
+			if !ok {
+				break
+			}
+			if m := view.row(s); m.enter(view.order[s.region].rows) {
+				return Reservation{b: b, row: m}, nil
+			}
+		}
+	}
+	return Reservation{}, view.nothing(r)
+}
+
+// attempts bounds how often a pick looks again because what it chose was taken between look and act, or the row of a
+// machine has changed while its word was read.
+const attempts = 16
+
+func (b *Balancer) reserve(ab *appBalance, r *Request) (m *row, slot ticket) {
+	for range attempts {
+		view := ab.view.Load()
+		s, ok := choose(view.strategy(b), view, r)
+		if !ok {
+			return nil, ticket{}
+		}
+		if m := view.row(s); m != nil && m.tier < tiers && m.enter(view.order[s.region].rows) {
+			if est(m.cell.est.Load())&grantMask == 0 {
+				return m, ticket{}
+			}
+			if slot, ok := m.cell.remember().granted().take(m.cell); ok {
+				return m, slot
+			}
+			m.cell.leave() // somebody of this node took the last grant
+		}
+		r.Rand = mix(r.Rand, 1)
+	}
+	return nil, ticket{}
+}
+
+// choose calls the strategy; the usual one without copying the request.
+func choose(s Strategy, v *View, r *Request) (Slot, bool) {
+	if c, ok := s.(Closest); ok {
+		return c.pick(v, r)
+	}
+	return s.Pick(v, *r)
 }
 
 // Reservation is one request of this node counted in at one machine. It is a handle: pass it by pointer and release it
@@ -131,4 +184,51 @@ func (r *Reservation) Release(o Outcome) {
 	}
 	c.leave()
 	b.signal(m.shared.app)
+}
+
+// Explain says where a request would go now and why. It counts nothing in. The error matches [ErrNoApp] for an unknown
+// app; when nothing is usable the explanation says so.
+func (b *Balancer) Explain(r Request) (Explanation, error) {
+	ab, ok := (*b.apps.Load())[r.App]
+	if !ok {
+		return Explanation{}, fmt.Errorf("%w: %q: put it into the fleet with PutApp", ErrNoApp, r.App)
+	}
+	if r.Rand == 0 {
+		r.Rand = 1
+	}
+	v := ab.view.Load()
+	x := v.explain(&r, v.strategy(b))
+	s := v.strategy(b)
+	if r.Want != nil && !r.Want.Prefer.Empty() {
+		r.preferring = true
+		if slot, ok := s.Pick(v, r); ok {
+			x.chose(v, slot, "what the request prefers has room; ")
+			return x, nil
+		}
+		r.preferring = false
+	}
+	slot, ok := s.Pick(v, r)
+	if !ok || v.row(slot) == nil {
+		x.Err = v.nothing(&r)
+		x.Why = "no machine can be used"
+		return x, nil
+	}
+	x.chose(v, slot, "")
+	return x, nil
+}
+
+// traced picks, and tells the hook what was seen before.
+func (b *Balancer) traced(ab *appBalance, r *Request) (Reservation, error) {
+	v := ab.view.Load()
+	x := v.explain(r, v.strategy(b))
+	res, err := b.pick(ab, r)
+	if err != nil {
+		x.Err, x.Why = err, "no machine can be used"
+	} else if s, ok := v.slotOf(res.row); ok {
+		x.chose(v, s, "")
+	} else {
+		x.Picked, x.Why = *res.Machine(), "the view changed while the pick was made"
+	}
+	b.trace.Picked(x)
+	return res, err
 }

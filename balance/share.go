@@ -1,6 +1,12 @@
 package balance
 
-import "math"
+import (
+	"cmp"
+	"math"
+	"math/bits"
+	"slices"
+	"time"
+)
 
 // The spill controller moves the share of its requests that a region takes while it has room. It is slow on purpose: the
 // loads it sees are late, and a quick controller on late news swings. Single full machines are the pick's business.
@@ -53,4 +59,180 @@ func fixed(share float32) uint32 {
 		return shareAll
 	}
 	return uint32(math.Round(float64(share) * shareAll))
+}
+
+// Water-filling: the requests that come until the next news are poured over machines whose loads are late. Machine i with
+// load b is drawn with a weight of level - b, where the level is what the mean will have risen to by then. Fresh news make
+// the level low, and only the least loaded are drawn; old news make it high, and all are drawn alike. The arrivals are
+// over-estimated: twice or four times too many cost next to nothing, half of them ruin it.
+const arrivalsTimes = 1.5
+
+// accept reports whether a draw stands, given 32 random bits: it is how the weight is applied. A level at or below the
+// least load means that nothing is known.
+func accept(use, level, least float32, bits uint32) bool {
+	if level <= least || use <= least {
+		return true
+	}
+	if use >= level {
+		return false
+	}
+	return float32(bits>>8)*(level-least) < (level-use)*(1<<24)
+}
+
+// waterLevel returns the level for machines with this mean use, a mean stay and news of an age; both times in ticks. A
+// stay of 0 is unknown.
+func waterLevel(use, stay, age float32) float32 {
+	if stay <= 0 || use <= 0 {
+		return 0
+	}
+	return use + arrivalsTimes*use*age/stay
+}
+
+// Slices: when many nodes share few machines, a node's own count at one machine is nearly always 0 and says nothing. Each
+// node then keeps to a slice of a region's machines; slices lie evenly on a ring, so that all machines get their part
+// (deterministic aperture). When a slice has no room the whole region is looked at.
+const (
+	// sliceLeast is the least width: with fewer machines a slice may hold no healthy one.
+	sliceLeast = 12
+	// sliceBelow and sliceAbove are the mean of own requests at a machine below which slices begin and above which they end.
+	sliceBelow, sliceAbove = 0.5, 1.0
+)
+
+// sliceWidth returns how many of n machines a node keeps to, 0 for all of them. own is its mean at a machine, on whether
+// it has a slice already.
+func sliceWidth(n, nodes int, own float32, on bool) int {
+	limit := float32(sliceBelow)
+	if on {
+		limit = sliceAbove
+	}
+	w := max(sliceLeast, int(2*own*float32(n)))
+	// Together the slices must reach every machine.
+	w = max(w, (n+nodes-1)/max(nodes, 1))
+	if nodes < 2 || own >= limit || w >= n || w > lookAll {
+		return 0
+	}
+	return w
+}
+
+// sliceOf returns the places of node i's slice among nodes on the ring of ranked machines.
+func sliceOf(ring []int32, i, nodes, width int) []int32 {
+	s := make([]int32, width)
+	at := i * len(ring) / nodes
+	for j := range s {
+		s[j] = ring[(at+j)%len(ring)]
+	}
+	return s
+}
+
+// asked is an owner of an app's machines that grants their slots, as a node sees it.
+type asked struct {
+	node  NodeID
+	slots int           // of its machines that run or start
+	near  int           // grows with the distance, equal for those that are as near as each other
+	share float64       // of the requests that its region takes while it has room
+	rtt   time.Duration // to its region; 0 when unknown
+	stay  time.Duration // of a request there; 0 when unknown
+	part  int           // of the parked requests, to tell it; negative: it need not keep a slot at hand either
+}
+
+// split shares so many parked requests out among owners, which are sorted by distance: the parts that are not negative add
+// up to parked. The nearest are told of as many as it pays to wait there for, or of less where their region gives some away, and
+// the farther ones of the rest: who waits for a near slot should not be served far away, nor wait for longer than the way.
+func split(parked int, owners []asked, turn uint64) {
+	last, total := len(owners)-1, 0
+	for i := range owners {
+		total += owners[i].slots
+	}
+	near := true // nothing before this group has slots and gives any away
+	for first := 0; first <= last; {
+		end, room, share := first, 0, 0.0
+		for ; end <= last && owners[end].near == owners[first].near; end++ {
+			room += owners[end].slots
+			share = max(share, owners[end].share)
+		}
+		n := parked
+		if end <= last && total > 0 {
+			n = min(parked, room, worth(room, owners[end].rtt-owners[first].rtt, owners[first].stay))
+			n = min(n, int(share*float64(n)+fraction(turn^uint64(first)<<32)))
+		}
+		apportion(n, owners[first:end], turn)
+		if !near && n == 0 {
+			for i := range owners[first:end] {
+				owners[first+i].part = -1
+			}
+		}
+		near = near && (room == 0 || share < 1)
+		parked -= n
+		first = end
+	}
+}
+
+// worth is how many may wait for so many slots until one that comes then is served sooner farther away: a slot becomes free
+// every stay/slots. One at least, since some slots are free most of the time.
+func worth(slots int, farther, stay time.Duration) int {
+	if farther <= 0 || stay <= 0 {
+		return slots
+	}
+	return 1 + int(float64(slots)*float64(farther)/float64(stay))
+}
+
+// fraction is a number from 0 to below 1, evenly spread over turns.
+func fraction(turn uint64) float64 { return float64(turn*golden>>11) / (1 << 53) }
+
+// golden spreads turns evenly over any range: the fractional part of the golden ratio, in 2^-64.
+const golden = 0x9e3779b97f4a7c15
+
+// apportion splits n by the owners' slots. What does not come out even goes to another owner each turn.
+func apportion(n int, owners []asked, turn uint64) {
+	total := 0
+	for i := range owners {
+		total += owners[i].slots
+	}
+	if total == 0 {
+		total = len(owners)
+		for i := range owners {
+			owners[i].slots = 1
+		}
+	}
+	at, _ := bits.Mul64(turn*golden, uint64(total))
+	before, sum := uint64(0), 0
+	for i := range owners {
+		sum += owners[i].slots
+		hi, lo := bits.Mul64(uint64(n), uint64(sum))
+		lo, carry := bits.Add64(lo, at, 0)
+		upTo, _ := bits.Div64(hi+carry, lo, uint64(total))
+		owners[i].part = int(upTo - before)
+		before = upTo
+	}
+}
+
+// granting returns the owners of machines that take a few requests at a time: the near ones first, then by name. A region's
+// owners are as near as the region is.
+func (v *View) granting() (owners []asked) {
+	for i := range v.order {
+		near, share := v.Near(i), float64(v.order[i].share)/shareAll
+		for _, p := range v.order[i].rows.byID {
+			m := v.order[i].rows.rows[p]
+			l := m.shared.limits
+			if !l.granted() {
+				continue
+			}
+			at := slices.IndexFunc(owners, func(o asked) bool { return o.node == m.shared.owner })
+			if at < 0 {
+				at = len(owners)
+				owners = append(
+					owners,
+					asked{
+						node: m.shared.owner, near: near, share: share, rtt: v.order[i].rtt,
+						stay: v.order[i].stats.Stay,
+					},
+				)
+			}
+			if m.state == Started || m.state == Starting {
+				owners[at].slots += l.Hard
+			}
+		}
+	}
+	slices.SortFunc(owners, func(x, y asked) int { return cmp.Or(cmp.Compare(x.near, y.near), cmp.Compare(x.node, y.node)) })
+	return owners
 }

@@ -5,60 +5,11 @@ import (
 	"math"
 	"math/rand/v2"
 	"slices"
-	"strings"
 	"testing"
 	"time"
 
 	"pgregory.net/rapid"
 )
-
-// Words compare like what they stand for.
-func TestWordsCompareLikeMachines(t *testing.T) {
-	rapid.Check(t, func(t *rapid.T) {
-		draw := func(label string) (w word, tier Tier, busy bool, use float64, full bool) {
-			tier = Tier(rapid.IntRange(0, int(TierNone)).Draw(t, label+" tier"))
-			l := Limits{Soft: rapid.IntRange(0, 20).Draw(t, label+" soft"), Hard: 30}
-			own := rapid.IntRange(0, 32).Draw(t, label+" own")
-			others := rapid.Float32Range(0, 10).Draw(t, label+" others")
-			e := est(0).withOthers(others)
-			w = score(newBase(tier, l), own, -1, e)
-			load := float64(own) + float64(e.others())
-			return w, tier, l.Soft > 0 && load >= float64(l.Soft), load / float64(max(1, l.Soft)), load >= 30
-		}
-		a, tierA, busyA, useA, fullA := draw("a")
-		b, tierB, busyB, useB, fullB := draw("b")
-		if got := a >= noUse; got != (fullA || tierA == TierNone) {
-			t.Fatalf("word %x of tier %v, full %v", a, tierA, fullA)
-		}
-		if a >= noUse || b >= noUse || fullB {
-			return
-		}
-		less := tierA < tierB || tierA == tierB && (!busyA && busyB || busyA == busyB && useA < useB*(1-1e-3))
-		if less && a >= b {
-			t.Fatalf("word %x of (%v, busy %v, %v) is not below %x of (%v, %v, %v)", a, tierA, busyA, useA, b, tierB, busyB, useB)
-		}
-		if got := float64(useOf(a)); math.Abs(got-useA) > 1e-3*(1+useA) {
-			t.Fatalf("use %v reads as %v", useA, got)
-		}
-	})
-}
-
-// Each field of an estimate is read as it was written, and touches no other.
-func TestEstimatesHoldTheirFields(t *testing.T) {
-	rapid.Check(t, func(t *rapid.T) {
-		others, penalty := rapid.Float32Range(0, MaxLimit).Draw(t, "others"), rapid.Float32Range(0, 1000).Draw(t, "penalty")
-		fails, grant := rapid.IntRange(0, 15).Draw(t, "fails"), rapid.IntRange(0, maxGrant).Draw(t, "grant")
-		slow, ramp := rapid.Float32Range(1, 8).Draw(t, "slow"), rapid.Float32Range(0.1, 1).Draw(t, "ramp")
-		e := est(0) | saidBit | cordonedBit
-		e = e.withGrant(grant, true).withRamp(ramp).withSlow(slow).withFails(fails).withPenalty(penalty).withOthers(others)
-		near := func(a, b, off float32) bool { return math.Abs(float64(a-b)) <= float64(off) }
-		n, ok := e.grant()
-		if !near(e.others(), others, 0.2) || !near(e.penalty(), penalty, 0.2) || e.fails() != fails || n != grant || !ok ||
-			!near(e.slow(), slow, 0.13) || !near(e.ramp(), ramp, 1.0/16) || e&saidBit == 0 || e&cordonedBit == 0 || e&(awayBit|probeBit|heardBit) != 0 {
-			t.Fatalf("%x: others %v penalty %v fails %d grant %d %v slow %v ramp %v", e, e.others(), e.penalty(), e.fails(), n, ok, e.slow(), e.ramp())
-		}
-	})
-}
 
 func TestSpillController(t *testing.T) {
 	for _, c := range []struct {
@@ -173,128 +124,74 @@ func TestSlices(t *testing.T) {
 	}
 }
 
-func TestPackFillsInOrder(t *testing.T) {
-	w := newWorld(t, Pack{}, Limits{Soft: 2, Hard: 3})
-	var ids []MachineID
-	for i := range 5 {
-		ids = append(ids, MachineID(fmt.Sprint("m", i)))
-		w.put(ids[i], "nrt", nil)
-	}
-	w.put("far", "fra", nil)
-	slices.SortFunc(ids, func(a, b MachineID) int {
-		return CompareCanonical(&Machine{ID: a, App: "web"}, &Machine{ID: b, App: "web"})
+// However requests are split: the parts add up, nobody is told of more than wait, and over many turns the owners of a region
+// are told of as much as they have slots.
+func TestSplitAddsUp(t *testing.T) {
+	rapid.Check(t, func(t *rapid.T) {
+		n := rapid.IntRange(1, 6).Draw(t, "owners")
+		owners := make([]asked, n)
+		for i := range owners {
+			owners[i] = asked{
+				slots: rapid.IntRange(0, 40).Draw(t, "slots"), near: rapid.IntRange(1, 3).Draw(t, "near"), share: rapid.Float64Range(0, 1).Draw(t, "share"),
+				rtt: time.Duration(rapid.IntRange(0, 300).Draw(t, "rtt")) * time.Millisecond, stay: time.Duration(rapid.IntRange(0, 3000).Draw(t, "stay")) * time.Millisecond,
+			}
+		}
+		slices.SortStableFunc(owners, func(a, b asked) int { return a.near - b.near })
+		parked := rapid.IntRange(0, 1000).Draw(t, "parked")
+		split(parked, owners, rapid.Uint64().Draw(t, "turn"))
+		sum := 0
+		for _, o := range owners {
+			sum += max(o.part, 0)
+			if o.part < -1 || o.part > parked {
+				t.Fatalf("told of %d of %d", o.part, parked)
+			}
+		}
+		if sum != parked {
+			t.Fatalf("the parts of %d are %d: %+v", parked, sum, owners)
+		}
 	})
-	var got []MachineID
-	for range 12 {
-		r, err := w.b.Pick(Request{App: "web"})
-		if err != nil {
-			t.Fatal(err)
+	const turns = 10_000
+	for _, parked := range []int{1, 7} {
+		var told [3]float64
+		for turn := range uint64(turns) {
+			owners := []asked{{slots: 8, near: 1, share: 1}, {slots: 1, near: 1, share: 1}, {slots: 3, near: 1, share: 1}}
+			split(parked, owners, turn)
+			for i := range owners {
+				told[i] += float64(owners[i].part) / turns
+			}
 		}
-		got = append(got, r.Machine().ID)
-	}
-	for i := range 10 {
-		if got[i] != ids[i/2] {
-			t.Fatalf("filled %v, want two each of %v", got, ids)
-		}
-	}
-	if got[10] != "far" || got[11] != "far" {
-		t.Errorf("with all near ones at soft: %v, want the next region", got[10:])
-	}
-	if r, err := w.b.Pick(Request{App: "web"}); err != nil || r.Machine().Region != "nrt" {
-		t.Errorf("with all at soft: %v, want the nearest below hard", err)
-	}
-}
-
-// Regions that are equally near are one.
-func TestNearRegionsAreMerged(t *testing.T) {
-	f := newFleet(t, "edge", "a")
-	b, err := New(f, Config{Distance: distances{"a": 10 * time.Millisecond, "b": 11 * time.Millisecond, "c": 30 * time.Millisecond}})
-	if err != nil {
-		t.Fatal(err)
-	}
-	apply(t, f, PutApp{App{ID: "web", Limits: Limits{Soft: 10}}})
-	for _, r := range []string{"a", "b", "c"} {
-		apply(t, f, PutMachine{machine(MachineID(r), r, Started), Version{1, 1}})
-	}
-	got := map[MachineID]int{}
-	for range 10 {
-		r, err := b.Pick(Request{App: "web"})
-		if err != nil {
-			t.Fatal(err)
-		}
-		got[r.Machine().ID]++
-	}
-	if got["a"] != 5 || got["b"] != 5 {
-		t.Errorf("10 requests went to %v, want 5 to each of the near ones", got)
-	}
-}
-
-// SpillAt Hard leaves a region only when all its machines are at their hard limit.
-func TestStrictLocality(t *testing.T) {
-	w := newWorld(t, Closest{SpillAt: Hard}, Limits{Soft: 1, Hard: 3})
-	w.put("near", "nrt", nil)
-	w.put("far", "fra", nil)
-	for i := range 6 {
-		r, err := w.b.Pick(Request{App: "web"})
-		if err != nil {
-			t.Fatal(err)
-		}
-		if want := []MachineID{"near", "far"}[i/3]; r.Machine().ID != want {
-			t.Errorf("request %d went to %s, want %s", i, r.Machine().ID, want)
+		for i, slots := range []float64{8, 1, 3} {
+			if want := float64(parked) * slots / 12; math.Abs(told[i]-want) > 0.01 {
+				t.Errorf("of %d the owner of %v in 12 slots is told of %.3f, want %.3f", parked, slots, told[i], want)
+			}
 		}
 	}
 }
 
-func TestExplain(t *testing.T) {
-	w := newWorld(t, nil, Limits{Soft: 1, Hard: 2})
-	w.put("n1", "nrt", nil)
-	w.put("h1", "hkg", nil)
-	w.put("h2", "hkg", nil)
-	w.load("n1", 1)
-	x, err := w.b.Explain(Request{App: "web", Tried: []MachineID{"h2"}})
-	if err != nil {
-		t.Fatal(err)
+func TestSplitStory(t *testing.T) {
+	far := func(parked int, nearSlots int, share float64, stay time.Duration) (near, far int) {
+		owners := []asked{{slots: nearSlots, near: 1, share: share, rtt: 2 * time.Millisecond, stay: stay}, {slots: 10, near: 2, share: 1, rtt: 152 * time.Millisecond}}
+		split(parked, owners, 0)
+		return owners[0].part, owners[1].part
 	}
-	if want := "all in nrt are at their soft limit; h1 in hkg: tier ready, load 0, of 1 usable there"; x.Why != want {
-		t.Errorf("why: %q, want %q", x.Why, want)
-	}
-	if x.Picked.ID != "h1" || len(x.Regions) != 2 || x.Regions[0].Busy != 1 || x.Regions[1].Excluded != 1 || x.Regions[1].Best[0].ID != "h1" || x.Strategy != "balance.Closest" {
-		t.Errorf("%+v", x)
-	}
-	if near, far := x.Regions[0], x.Regions[1]; !near.Known || near.RTT >= far.RTT || far.RTT == 0 {
-		t.Errorf("round trips: %v (%v), %v (%v)", near.RTT, near.Known, far.RTT, far.Known)
-	}
-	if n := w.b.InFlight("web"); n != 1 {
-		t.Errorf("explaining counted something in: %d in flight", n)
-	}
-	if _, err := w.b.Explain(Request{App: "none"}); err == nil {
-		t.Error("an unknown app was explained")
-	}
-	x, err = w.b.Explain(Request{App: "web", Tried: []MachineID{"n1", "h1", "h2"}})
-	if err != nil || x.Err == nil || x.Picked.ID != "" {
-		t.Errorf("nothing usable: %+v, %v", x, err)
-	}
-}
-
-func TestTraceSamples(t *testing.T) {
-	f := newFleet(t, "edge", "nrt")
-	var seen []Explanation
-	b, err := New(f, Config{Trace: &Trace{Every: 4, Picked: func(x Explanation) { seen = append(seen, x) }}})
-	if err != nil {
-		t.Fatal(err)
-	}
-	apply(t, f, PutMachine{machine("m", "nrt", Started), Version{1, 1}})
-	for range 400 {
-		r, err := b.Pick(Request{App: "web"})
-		if err != nil {
-			t.Fatal(err)
+	for _, c := range []struct {
+		name      string
+		parked    int
+		slots     int
+		share     float64
+		stay      time.Duration
+		near, far int
+	}{
+		{"the near ones have room: the far ones need not even keep a slot at hand", 4, 10, 1, 0, 4, -1},
+		{"nobody waits: a near slot at hand is enough", 0, 10, 1, 0, 0, -1},
+		{"more wait than there are near slots", 25, 10, 1, 0, 10, 15},
+		{"nothing near runs", 3, 0, 1, 0, 0, 3},
+		{"the near region gives half away", 10, 10, 0.5, 0, 5, 5},
+		{"requests stay for long: the way costs less than the wait for a second one", 10, 10, 1, 15 * time.Second, 1, 9},
+		{"requests are short: the wait for ten costs less than the way", 10, 10, 1, 100 * time.Millisecond, 10, -1},
+	} {
+		if near, far := far(c.parked, c.slots, c.share, c.stay); near != c.near || far != c.far {
+			t.Errorf("%s: near %d, far %d, want %d, %d", c.name, near, far, c.near, c.far)
 		}
-		r.Release(Done)
-	}
-	if n := len(seen); n < 50 || n > 170 || !strings.HasPrefix(seen[0].Why, "m in nrt") {
-		t.Errorf("%d of 400 picks were traced, want about a quarter", n)
-	}
-	if _, err := New(f, Config{Trace: &Trace{Every: -1}}); err == nil {
-		t.Error("Every -1 was taken")
 	}
 }

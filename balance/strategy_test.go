@@ -2,81 +2,12 @@ package balance
 
 import (
 	"fmt"
+	"slices"
 	"testing"
 	"time"
 
 	"pgregory.net/rapid"
 )
-
-type distances map[string]time.Duration
-
-func (d distances) RTT(region string) (time.Duration, bool) { rtt, ok := d[region]; return rtt, ok }
-
-// world is a small fleet in which rows read as a story: machine, state, limits, requests of this node in flight.
-type world struct {
-	testing.TB
-	f    *Fleet
-	b    *Balancer
-	seq  uint64
-	held map[MachineID][]Reservation
-}
-
-func newWorld(t testing.TB, s Strategy, l Limits) *world {
-	t.Helper()
-	f := newFleet(t, "edge", "nrt")
-	b, err := New(f, Config{Strategy: s, Distance: distances{"nrt": time.Millisecond, "hkg": 50 * time.Millisecond, "fra": 230 * time.Millisecond}})
-	if err != nil {
-		t.Fatal(err)
-	}
-	apply(t, f, PutApp{App{ID: "web", Limits: l}})
-	return &world{TB: t, f: f, b: b, held: map[MachineID][]Reservation{}}
-}
-
-func (w *world) put(id MachineID, region string, change func(*Machine)) {
-	w.Helper()
-	w.seq++
-	m := machine(id, region, Started)
-	if change != nil {
-		change(&m)
-	}
-	apply(w, w.f, PutMachine{m, Version{1, w.seq}})
-}
-
-// load puts n requests of this node on a machine.
-func (w *world) load(id MachineID, n int) {
-	w.Helper()
-	s := mustApp(w, w.f)
-	var others []MachineID
-	for m := range s.All() {
-		if m.ID != id {
-			others = append(others, m.ID)
-		}
-	}
-	for range n {
-		r, err := w.b.Pick(Request{App: "web", Tried: others})
-		if err != nil {
-			w.Fatal(err)
-		}
-		w.held[id] = append(w.held[id], r)
-	}
-}
-
-func (w *world) pick(tried ...MachineID) MachineID {
-	w.Helper()
-	r, err := w.b.Pick(Request{App: "web", Tried: tried})
-	if err != nil {
-		return ""
-	}
-	defer r.Release(Done)
-	return r.Machine().ID
-}
-
-func (w *world) want(id MachineID, tried ...MachineID) {
-	w.Helper()
-	if got := w.pick(tried...); got != id {
-		w.Errorf("picked %q, want %q", got, id)
-	}
-}
 
 func TestClosest(t *testing.T) {
 	w := newWorld(t, nil, Limits{Soft: 2, Hard: 3})
@@ -132,83 +63,6 @@ func TestLeastLoad(t *testing.T) {
 	w.want("near") // within one request: the smaller round trip
 	w.load("near", 1)
 	w.want("far")
-}
-
-func TestRepliesMoveTheEstimate(t *testing.T) {
-	w := newWorld(t, nil, Limits{Soft: 10, Hard: 20})
-	w.put("a", "nrt", nil)
-	w.put("b", "nrt", nil)
-	r, err := w.b.Pick(Request{App: "web"})
-	if err != nil {
-		t.Fatal(err)
-	}
-	first := r.Machine().ID
-	r.Observe(Load{InFlight: 8, Limits: Limits{Soft: 10, Hard: 20}, Seq: 7}) // seven of them are others'
-	r.Observe(Load{InFlight: 1, Seq: 6})                                     // older: dropped
-	r.Release(Done)
-	second := MachineID("a")
-	if first == "a" {
-		second = "b"
-	}
-	w.load(second, 5)
-	w.want(second) // 5 against 7
-	w.load(second, 3)
-	w.want(first) // 8 against 7
-	w.f.Report(Report{App: "web", ID: first, Load: Load{InFlight: 20, Limits: Limits{Soft: 10, Hard: 20}, Seq: 8}})
-	w.want(second) // the owner just said "full"
-	w.put(first, "nrt", func(m *Machine) { m.Epoch = 1 })
-	w.want(first) // started again: what was heard of the old run is void
-}
-
-func TestSilenceFadesToTheMean(t *testing.T) {
-	w := newWorld(t, nil, Limits{})
-	for i := range 4 {
-		id := MachineID(fmt.Sprint("m", i))
-		w.put(id, "nrt", nil)
-		w.f.Report(Report{App: "web", ID: id, Load: Load{InFlight: 10 * i, Seq: 1}})
-	}
-	w.put("silent", "nrt", nil)
-	now := time.Unix(0, 0)
-	w.b.Tick(now)
-	loads := func() map[MachineID]float64 {
-		got := map[MachineID]float64{}
-		w.b.Loads("web", func(m *Machine, c Candidate) bool { got[m.ID] = c.Load; return true })
-		return got
-	}
-	w.b.Tick(now.Add(100 * time.Millisecond))
-	if l := loads(); l["silent"] < 10 {
-		t.Errorf("a machine nobody heard of looks idle: %v", l)
-	}
-	w.b.Tick(now.Add(time.Minute))
-	w.b.Tick(now.Add(time.Second)) // a clock that goes back changes nothing
-	for id, l := range loads() {
-		if l < 13 || l > 17 {
-			t.Errorf("%s after a minute of silence: %v, want about the mean of 15", id, l)
-		}
-	}
-}
-
-func TestFailuresCountAsLoad(t *testing.T) {
-	w := newWorld(t, nil, Limits{Soft: 10})
-	w.put("good", "nrt", nil)
-	w.put("sick", "nrt", nil)
-	w.load("good", 3)
-	sick := 0
-	for range 100 { // fails at once, so it would always look idle
-		r, err := w.b.Pick(Request{App: "web"})
-		if err != nil {
-			t.Fatal(err)
-		}
-		o := Done
-		if r.Machine().ID == "sick" {
-			sick++
-			o = Errored
-		}
-		r.Release(o)
-	}
-	if sick > 5 {
-		t.Errorf("a machine that fails fast took %d of 100 requests", sick)
-	}
 }
 
 func TestAffinityHoldsAndYields(t *testing.T) {
@@ -353,4 +207,76 @@ func TestReleaseTwicePanics(t *testing.T) {
 		}
 	}()
 	r.Release(Done)
+}
+
+func TestPackFillsInOrder(t *testing.T) {
+	w := newWorld(t, Pack{}, Limits{Soft: 2, Hard: 3})
+	var ids []MachineID
+	for i := range 5 {
+		ids = append(ids, MachineID(fmt.Sprint("m", i)))
+		w.put(ids[i], "nrt", nil)
+	}
+	w.put("far", "fra", nil)
+	slices.SortFunc(ids, func(a, b MachineID) int {
+		return CompareCanonical(&Machine{ID: a, App: "web"}, &Machine{ID: b, App: "web"})
+	})
+	var got []MachineID
+	for range 12 {
+		r, err := w.b.Pick(Request{App: "web"})
+		if err != nil {
+			t.Fatal(err)
+		}
+		got = append(got, r.Machine().ID)
+	}
+	for i := range 10 {
+		if got[i] != ids[i/2] {
+			t.Fatalf("filled %v, want two each of %v", got, ids)
+		}
+	}
+	if got[10] != "far" || got[11] != "far" {
+		t.Errorf("with all near ones at soft: %v, want the next region", got[10:])
+	}
+	if r, err := w.b.Pick(Request{App: "web"}); err != nil || r.Machine().Region != "nrt" {
+		t.Errorf("with all at soft: %v, want the nearest below hard", err)
+	}
+}
+
+// Regions that are equally near are one.
+func TestNearRegionsAreMerged(t *testing.T) {
+	f := newFleet(t, "edge", "a")
+	b, err := New(f, Config{Distance: distances{"a": 10 * time.Millisecond, "b": 11 * time.Millisecond, "c": 30 * time.Millisecond}})
+	if err != nil {
+		t.Fatal(err)
+	}
+	apply(t, f, PutApp{App{ID: "web", Limits: Limits{Soft: 10}}})
+	for _, r := range []string{"a", "b", "c"} {
+		apply(t, f, PutMachine{machine(MachineID(r), r, Started), Version{1, 1}})
+	}
+	got := map[MachineID]int{}
+	for range 10 {
+		r, err := b.Pick(Request{App: "web"})
+		if err != nil {
+			t.Fatal(err)
+		}
+		got[r.Machine().ID]++
+	}
+	if got["a"] != 5 || got["b"] != 5 {
+		t.Errorf("10 requests went to %v, want 5 to each of the near ones", got)
+	}
+}
+
+// SpillAt Hard leaves a region only when all its machines are at their hard limit.
+func TestStrictLocality(t *testing.T) {
+	w := newWorld(t, Closest{SpillAt: Hard}, Limits{Soft: 1, Hard: 3})
+	w.put("near", "nrt", nil)
+	w.put("far", "fra", nil)
+	for i := range 6 {
+		r, err := w.b.Pick(Request{App: "web"})
+		if err != nil {
+			t.Fatal(err)
+		}
+		if want := []MachineID{"near", "far"}[i/3]; r.Machine().ID != want {
+			t.Errorf("request %d went to %s, want %s", i, r.Machine().ID, want)
+		}
+	}
 }

@@ -1,6 +1,10 @@
 package balance
 
-import "fmt"
+import (
+	"fmt"
+
+	"github.com/ebbkit/ebb/internal/enum"
+)
 
 // Version orders what one node says about one thing: a later incarnation beats an earlier one, then the sequence number.
 type Version struct {
@@ -47,20 +51,24 @@ type NodeGone struct {
 	Incarnation uint64
 }
 
-func (u PutApp) check() error     { return u.App.Validate() }
+func (u PutApp) check() error { return u.App.Validate() }
+
 func (u PutMachine) check() error { return u.Machine.validate() }
+
 func (u RemoveApp) check() error {
 	if u.ID == "" {
 		return fmt.Errorf("balance: RemoveApp without an ID: set RemoveApp.ID")
 	}
 	return nil
 }
+
 func (u RemoveMachine) check() error {
 	if u.ID == "" || u.App == "" {
 		return fmt.Errorf("balance: RemoveMachine of machine %q of app %q: both have to be set", u.ID, u.App)
 	}
 	return nil
 }
+
 func (u NodeGone) check() error {
 	if u.Node == "" {
 		return fmt.Errorf("balance: NodeGone without a node: set NodeGone.Node")
@@ -78,4 +86,80 @@ type Report struct {
 	// what sleeps
 	Idle    int
 	Version Version // only its incarnation counts; reports are ordered by Load.Seq
+}
+
+// Load is what the owner says of a machine in every reply, bounce and report. It was exact when it was written.
+type Load struct {
+	InFlight  int    // requests in flight, including the one that the reply answers, and slots granted
+	Limits    Limits // as the gate enforces them
+	State     State
+	Cordon    Cordon
+	CordonGen uint64
+	Epoch     uint64
+	Seq       uint64 // grows with every Load of one gate, so that older ones can be dropped
+}
+
+// Bounce is an owner's refusal of one try. A bounced request has not been executed.
+type Bounce uint8
+
+// The bounces. Admitted is none.
+const (
+	Admitted   Bounce = iota
+	Full              // at the hard limit
+	Closing           // on its way to sleep: do not come back before it has started again
+	NotStarted        // stopped, starting, suspended or failed
+	NotHere           // this node does not own the machine
+	WrongEpoch        // the machine has been started again since the caller last heard of it
+)
+
+var bounceNames = [...]string{"admitted", "full", "closing", "stopped", "not-here", "wrong-epoch"}
+
+// String returns the bounce's name as it travels between nodes.
+func (b Bounce) String() string { return name(bounceNames[:], uint8(b), "bounce") }
+
+// ParseBounce is the inverse of [Bounce.String]; ok is false for an unknown name.
+func ParseBounce(s string) (b Bounce, ok bool) {
+	for i, n := range bounceNames {
+		if n == s {
+			return Bounce(i), true
+		}
+	}
+	return 0, false
+}
+
+// MarshalText returns the bounce's name; a value without one is an error.
+func (b Bounce) MarshalText() ([]byte, error) {
+	return enum.Marshal("balance: bounce", bounceNames[:], uint8(b))
+}
+
+// UnmarshalText is the inverse of [Bounce.MarshalText]; the error lists the names.
+func (b *Bounce) UnmarshalText(text []byte) error {
+	return enum.Unmarshal(b, "balance: bounce", bounceNames[:], text)
+}
+
+// StartAnswer is what came of a start command.
+type StartAnswer uint8
+
+// The answers. None of them is an error: views are late, and a start is wanted, not a particular transition.
+const (
+	StartRefused    StartAnswer = iota // the machine ran and ended since the caller looked, or is being stopped and nobody starts it then: look again
+	StartAccepted                      // starting now, under a new epoch
+	StartUnderway                      // already starting
+	StartRunning                       // already started
+	StartRemembered                    // being stopped; it starts again when that is over
+)
+
+var startAnswerNames = [...]string{"refused", "accepted", "already starting", "already started", "remembered"}
+
+// String returns the answer in words.
+func (a StartAnswer) String() string { return name(startAnswerNames[:], uint8(a), "answer") }
+
+// MarshalText returns the answer's name; a value without one is an error.
+func (a StartAnswer) MarshalText() ([]byte, error) {
+	return enum.Marshal("balance: answer", startAnswerNames[:], uint8(a))
+}
+
+// UnmarshalText is the inverse of [StartAnswer.MarshalText]; the error lists the names.
+func (a *StartAnswer) UnmarshalText(text []byte) error {
+	return enum.Unmarshal(a, "balance: answer", startAnswerNames[:], text)
 }

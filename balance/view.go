@@ -1,6 +1,24 @@
 package balance
 
-import "time"
+import (
+	"cmp"
+	"slices"
+	"time"
+)
+
+// Strategy chooses the machine for a request.
+type Strategy interface {
+	// Pick chooses one machine of v that is usable for r. It neither blocks nor allocates and is safe for concurrent use.
+	// r.Rand is the only chance involved: an equal view and an equal request give an equal answer. ok is false when no
+	// machine is usable. A soft-cordoned machine is picked only when no plain one is usable, and so on down the tiers.
+	Pick(v *View, r Request) (s Slot, ok bool)
+}
+
+// StrategyFunc makes a function a [Strategy].
+type StrategyFunc func(v *View, r Request) (Slot, bool)
+
+// Pick calls f.
+func (f StrategyFunc) Pick(v *View, r Request) (Slot, bool) { return f(v, r) }
 
 // View is what a [Strategy] sees of one app: the regions with their round trips, nearest first, and in each the machines
 // with their load as this node estimates it. It is immutable but for the counts, and safe for concurrent use.
@@ -198,4 +216,54 @@ func (m *row) look(c *Candidate) {
 		full: full(own, total, l.Hard, e),
 	}
 	c.Salt = mix(w&(1<<saltBits-1), c.Rank)
+}
+
+// nearPlus and nearPart say which round trips are alike: within 2 ms or a tenth. Closer than that measurements tell
+// nothing apart.
+const nearPlus, nearPart = 2 * time.Millisecond, 10
+
+// nearGroups sets the ends of groups of regions that are equally near, given in order: round trips within nearPart or
+// nearPlus of the group's first. Regions of unknown distance are one group.
+func nearGroups(order []reach) {
+	for i := 0; i < len(order); {
+		first := &order[i]
+		end := i + 1
+		for end < len(order) && alike(first, &order[end]) {
+			end++
+		}
+		for ; i < end; i++ {
+			order[i].end = end
+		}
+	}
+}
+
+func alike(a, b *reach) bool {
+	if !a.known || !b.known {
+		return a.known == b.known
+	}
+	return b.rtt <= max(a.rtt+nearPlus, a.rtt+a.rtt/nearPart)
+}
+
+func compareReach(a, b reach) int {
+	if a.known != b.known {
+		if a.known {
+			return -1
+		}
+		return 1
+	}
+	return cmp.Or(cmp.Compare(a.rtt, b.rtt), cmp.Compare(a.rows.name, b.rows.name))
+}
+
+func sameReach(a, b reach) bool {
+	return a.rows == b.rows && a.rtt == b.rtt && a.known == b.known && a.end == b.end && a.share == b.share &&
+		a.level == b.level && a.least == b.least && a.stats == b.stats && slices.Equal(a.slice, b.slice)
+}
+
+func (v *View) slotOf(m *row) (Slot, bool) {
+	for i := range v.order {
+		if rows := v.order[i].rows; int(m.pos) < len(rows.rows) && rows.rows[m.pos] == m {
+			return Slot{int32(i), m.pos}, true
+		}
+	}
+	return Slot{}, false
 }

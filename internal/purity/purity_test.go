@@ -25,9 +25,8 @@ var cores = map[string]string{
 		leaving`,
 	"autostart/process": "words exit cgroup lastline sockets",
 	"balance": `
-		affinity ageing app area asks bounce closest doc draw errors explain index
-		leastload machine nothing order outlier pack pick region request row score
-		share slice slots snapshot strategy tier update view want waterfill`,
+		ageing app app_json cell doc errors explain machine outlier pick region request
+		score share slots snapshot strategy update view`,
 	"rtt": `
 		agree build choose clock estimator flight ladder loss order packet reflector
 		schedule stat table vector`,
@@ -48,10 +47,9 @@ var cores = map[string]string{
 var allowed = map[string][]string{
 	// The strategies' dense arrays: words that are shared without locks, the one kind of memory
 	// that balance shares.
-	"balance/area":   {"sync/atomic"},
-	"balance/index":  {"sync/atomic"},
-	"balance/region": {"sync/atomic"},
-	"balance/row":    {"sync/atomic"},
+	"balance/cell":     {"sync/atomic"},
+	"balance/region":   {"sync/atomic"},
+	"balance/snapshot": {"sync/atomic"},
 	// Done passes the request's context on: a value here.
 	"backhaul/trace": {"context"},
 }
