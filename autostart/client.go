@@ -4,6 +4,8 @@ import (
 	"context"
 	"errors"
 	"net"
+
+	"github.com/ebbkit/ebb/internal/tcpinfo"
 )
 
 type (
@@ -22,7 +24,7 @@ const sizeUnknown = 1 << 10
 // buffer it is not seen before somebody reads. A client that closes its sending side only, and
 // waits for an answer, counts as gone; net/http treats it so once the body is read.
 func ConnContext(ctx context.Context, c net.Conn) context.Context {
-	if !watchable(c) {
+	if !tcpinfo.Watchable(c) {
 		return ctx
 	}
 	return context.WithValue(ctx, connKey{}, c)
@@ -42,17 +44,6 @@ func client(ctx context.Context) (c net.Conn, bytes int) {
 		bytes = sizeUnknown
 	}
 	return c, bytes
-}
-
-// bare returns the connection below TLS.
-func bare(c net.Conn) net.Conn {
-	for {
-		under, ok := c.(interface{ NetConn() net.Conn })
-		if !ok {
-			return c
-		}
-		c = under.NetConn()
-	}
 }
 
 // errGone ends the wait of one whose client has left.
@@ -80,7 +71,7 @@ func (q *queue) sweep() {
 	}
 	q.mu.Unlock()
 	for _, s := range look {
-		if !gone(s.Value.conn) {
+		if !tcpinfo.PeerClosed(s.Value.conn) {
 			continue
 		}
 		q.mu.Lock()

@@ -10,6 +10,7 @@ import (
 	"time"
 
 	"github.com/ebbkit/ebb/balance"
+	"github.com/ebbkit/ebb/internal/tcpinfo"
 )
 
 // excludedFor is how long the machines that a parked request has tried are left out for it, unless they have been started
@@ -237,7 +238,7 @@ func (a *Autostart) park(ctx context.Context, r *balance.Request, why error) (ba
 		case ctx.Err() != nil:
 			w.slot.Release(balance.Canceled) // too late: the slot is for the next one
 			w.err = a.left(q, w.since, context.Cause(ctx))
-		case w.conn != nil && gone(w.conn):
+		case w.conn != nil && tcpinfo.PeerClosed(w.conn):
 			w.slot.Release(balance.Canceled)
 			w.err = a.left(q, w.since, context.Canceled)
 		}

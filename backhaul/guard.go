@@ -8,32 +8,23 @@ import (
 	"sync/atomic"
 	"syscall"
 	"time"
+
+	"github.com/ebbkit/ebb/internal/tcpinfo"
 )
 
 // silence is how long an established connection may be dead before it is given up.
 const silence = 5 * time.Second
 
+// maxRTO is how often the kernel sends again, and probes a closed window, at the least.
+const maxRTO = 2 * time.Second
+
 // guard makes the kernel find out that the other end of an idle connection is gone: after 3 unanswered probes, one a second,
 // from 2 s of silence on. Where data is under way there are no such probes: see guards. What is not TCP, or hides it, stays as
 // it is.
 func guard(c net.Conn) {
-	if t := tcpOf(c); t != nil {
+	if t := tcpinfo.TCP(c); t != nil {
 		t.SetKeepAliveConfig(net.KeepAliveConfig{Enable: true, Idle: 2 * time.Second, Interval: time.Second, Count: 3})
-		boundRetries(t)
-	}
-}
-
-// tcpOf returns the TCP connection that c is, or has beneath it, as [crypto/tls.Conn] has; nil where there is none to be seen.
-func tcpOf(c net.Conn) *net.TCPConn {
-	for {
-		if t, ok := c.(*net.TCPConn); ok {
-			return t
-		}
-		inner, ok := c.(interface{ NetConn() net.Conn })
-		if !ok {
-			return nil
-		}
-		c = inner.NetConn()
+		tcpinfo.BoundRetries(t, maxRTO)
 	}
 }
 
@@ -75,9 +66,11 @@ func endOf(c any, ended bool) error {
 		case *limited:
 			c = t.Conn
 		case syscall.Conn: // not what hides one: TLS has an end of its own
-			var info tcpInfo
-			if raw, err := t.SyscallConn(); err == nil && info.closed(raw) {
-				return errReset
+			var info tcpinfo.Reader
+			if raw, err := t.SyscallConn(); err == nil {
+				if i, ok := info.Info(raw); ok && i.Closed {
+					return errReset
+				}
 			}
 			return nil
 		default:
@@ -101,7 +94,7 @@ type guards struct {
 	spare []*guarded
 	timer *time.Timer // nil while nothing is listed
 	last  time.Time
-	info  tcpInfo // of the one that looks
+	info  tcpinfo.Reader // of the one that looks
 }
 
 // guarded is a connection that is looked at. Its zero value is of one that cannot be.
@@ -118,7 +111,7 @@ type guarded struct {
 
 // watch has the guards look after a connection, and reports whether the kernel can be asked about it.
 func (g *guarded) watch(in *guards, c net.Conn) bool {
-	t := tcpOf(c)
+	t := tcpinfo.TCP(c)
 	if t == nil {
 		return false
 	}
@@ -126,8 +119,8 @@ func (g *guarded) watch(in *guards, c net.Conn) bool {
 	if err != nil {
 		return false
 	}
-	var info tcpInfo
-	if _, ok := info.state(raw); !ok {
+	var info tcpinfo.Reader
+	if _, ok := info.Info(raw); !ok {
 		return false
 	}
 	g.in, g.tcp, g.raw = in, t, raw
@@ -199,7 +192,7 @@ func (g *guards) look() {
 	for _, c := range list {
 		c.listed.Store(false) // what is written from now on comes up next time
 		writing := c.writing.Load() > 0
-		t, ok := g.info.state(c.raw)
+		t, ok := tcpStateOf(&g.info, c.raw)
 		if !ok {
 			continue // closed
 		}

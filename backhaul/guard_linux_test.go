@@ -6,6 +6,8 @@ import (
 	"net"
 	"syscall"
 	"testing"
+
+	"github.com/ebbkit/ebb/internal/tcpinfo"
 )
 
 // The kernel is told to probe, through TLS as well.
@@ -50,8 +52,8 @@ func over(t *testing.T, c *net.TCPConn) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	var info tcpInfo
-	poll(func() bool { return info.closed(raw) })
+	var info tcpinfo.Reader
+	poll(func() bool { i, ok := info.Info(raw); return ok && i.Closed })
 }
 
 // A reset that a write has been told of is found, whatever is around the connection.

@@ -1,0 +1,52 @@
+package backhaul
+
+import (
+	"net"
+	"syscall"
+
+	"github.com/ebbkit/ebb/internal/tcpinfo"
+)
+
+// kernel asks the kernel what a TCP connection has received. To peek for waiting bytes would not do:
+// another goroutine may have taken them without having counted them yet, while this count only
+// grows. Where the kernel has no answer, what a peer sends unasked is noticed when the goroutine
+// that reads has seen it, which leaves the moment from its arrival to that. It is not safe for
+// concurrent use.
+type kernel struct {
+	raw  syscall.RawConn // nil: no answer
+	info tcpinfo.Reader
+	base int64 // received before we came: a preface of the dialer's, perhaps
+}
+
+func (k *kernel) watch(c net.Conn) {
+	tcp, ok := c.(*net.TCPConn) // of what TLS reads ahead the kernel knows nothing
+	if !ok {
+		return
+	}
+	raw, err := tcp.SyscallConn()
+	if err != nil {
+		return
+	}
+	if i, ok := k.info.Info(raw); ok {
+		k.raw, k.base = raw, int64(i.Received)
+	}
+}
+
+// holds reports whether the peer has sent more than the got bytes that were read, or has ended the
+// connection.
+func (k *kernel) holds(got int64) bool {
+	if k.raw == nil {
+		return false
+	}
+	i, ok := k.info.Info(k.raw)
+	return ok && (!i.Established || int64(i.Received)-k.base > got)
+}
+
+// tcpStateOf returns what the guards look at, false where the kernel has no answer.
+func tcpStateOf(r *tcpinfo.Reader, raw syscall.RawConn) (tcpState, bool) {
+	i, ok := r.Info(raw)
+	return tcpState{
+		unacked: i.Unacked, unsent: i.Unsent, probes: i.Probes, resent: i.Resent,
+		received: i.Segments, sent: i.LastSent, heard: i.LastHeard,
+	}, ok
+}
