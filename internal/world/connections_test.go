@@ -141,7 +141,7 @@ func (p *longPlay) echoes() {
 // wantTold checks that a machine was cordoned, its connections told, and then it was suspended.
 func (p *longPlay) wantTold(id string) {
 	p.Helper()
-	ks := p.kinds(id)
+	var ks []string
 	last := func(kind string) int {
 		for i := len(ks) - 1; i >= 0; i-- {
 			if ks[i] == kind {
@@ -150,9 +150,11 @@ func (p *longPlay) wantTold(id string) {
 		}
 		return -1
 	}
-	if c, n, s := last("soft-cordon"), last("notify"), last("suspend"); c < 0 || n < c || s < n {
-		p.Errorf("%s: soft-cordon at %d, notify at %d, suspend at %d of %v", id, c, n, s, ks)
-	}
+	p.until(id+" is cordoned, notified and suspended, and the log says so", func(status.Snapshot) bool {
+		ks = p.kinds(id)
+		c, n, s := last("soft-cordon"), last("notify"), last("suspend")
+		return c >= 0 && n > c && s > n
+	})
 }
 
 func TestLongConnectionsVetoByDefault(t *testing.T) {
@@ -230,9 +232,10 @@ func TestAnOrderTellsLongConnections(t *testing.T) {
 		}
 	}
 	for _, id := range []string{p.onWS, p.onSSE} { // the edge may have had one started again for the other's connection
-		if ks := p.kinds(id); !slices.Contains(ks, "notify") || !slices.Contains(ks, "stopped") {
-			t.Errorf("%s: %v", id, ks)
-		}
+		p.until(id+" was notified and stopped, and the log says so", func(status.Snapshot) bool {
+			ks := p.kinds(id)
+			return slices.Contains(ks, "notify") && slices.Contains(ks, "stopped")
+		})
 	}
 }
 

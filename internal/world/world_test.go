@@ -38,14 +38,12 @@ func TestFirstRequestStartsAMachine(t *testing.T) {
 			t.Errorf("internal header %s reaches the client", h)
 		}
 	}
-	if s := p.Snapshot(); in(s, "started") != 1 || in(s, "stopped") != 1 {
-		t.Errorf("one request: %+v", s.Machines)
-	}
-	for _, k := range []string{"park", "start", "started"} {
-		if !slices.Contains(p.kinds(""), k) {
-			t.Errorf("the log has no %q: %v", k, p.kinds(""))
-		}
-	}
+	// The machine serves before its start has been told.
+	p.until("one machine has started, and the log says how", func(s status.Snapshot) bool {
+		lacks := func(kind string) bool { return !slices.Contains(p.kinds(""), kind) }
+		return in(s, "started") == 1 && in(s, "stopped") == 1 &&
+			!slices.ContainsFunc([]string{"park", "start", "started"}, lacks)
+	})
 	p.until("in flight back to 0", idle)
 }
 
@@ -249,12 +247,10 @@ func TestLastWordsOfAnApp(t *testing.T) {
 	if a := p.get("/"); a.status != http.StatusServiceUnavailable || !strings.Contains(a.body, "cannot open config") {
 		t.Errorf("answer %d %q", a.status, a.body)
 	}
-	if log := p.told(); !strings.Contains(log, "cannot open config") {
-		t.Errorf("log:\n%s", log)
-	}
-	if s := p.Snapshot(); !strings.Contains(s.Machines[0].Fault, "cannot open config") {
-		t.Errorf("page: %+v", s.Machines[0])
-	}
+	p.until("log and page say it too", func(s status.Snapshot) bool {
+		return strings.Contains(p.told(), "cannot open config") &&
+			strings.Contains(s.Machines[0].Fault, "cannot open config")
+	})
 }
 
 // Whatever keeps a machine from being ready or well is in the log.
