@@ -154,7 +154,7 @@
 // Who does not authenticate is refused with 403 before anything of HTTP/2 or a body has been read, and closed; how many such
 // connections there are is bounded ([ServerConfig].MaxUnauthenticated).
 //
-// Where an owner grants the slots of machines that take a few requests at a time ([balance.Granter]), the token of the slot
+// Where an owner grants the slots of machines that take a few requests at a time (package balance/grants), the token of the slot
 // goes with the request, and the gate lets it in by that. A slot that was taken back meanwhile is as good as none: the
 // request gets one that is free, or is bounced. Asking for slots and granting them is not this package's business: both are
 // small messages that may be lost, for whatever carries rows and reports.

@@ -56,15 +56,6 @@ const fadeFast = 2
 func (a around) fade() float32       { return fading(a.dt, fadeGaps*a.gap) }
 func fading(dt, tau float32) float32 { return 1 - float32(math.Exp(-float64(dt/tau))) }
 
-// fewSlots is up to which hard limit a machine's slots are granted rather than guessed. Owners and nodes go by the same constant:
-// a node does not send a machine below it anything without a grant, and an owner grants only those.
-// With more slots a guess is right more often, and a granted slot still stands empty for a round
-// trip: see TestUpToWhichLimitSlotsAreGranted in the simulation.
-const fewSlots = 3
-
-// granted reports whether slots of a machine with these limits are granted, where its owner grants any.
-func (l Limits) granted() bool { return l.Hard > 0 && l.Hard <= fewSlots }
-
 // step ages what is believed of one machine. own is in flight here now, sent counts since ever.
 func (p *past) step(e est, seen uint64, own, hard int, sent uint32, a around) est {
 	e &^= saidBit // a machine that said "full" is left out for a moment only
@@ -117,7 +108,7 @@ func (p *past) fadeOthers(e est, own, hard int, seen uint64, a around) est {
 	case own > 0 && p.age > 2*a.gap && others > p.usual:
 	default:
 		fade := a.fade()
-		if (Limits{Hard: hard}).granted() {
+		if (Limits{Hard: hard}).Granted() {
 			fade = fading(a.dt, fadeFast*a.gap)
 		}
 		others = towards(others, p.usual, fade)

@@ -27,7 +27,7 @@ type Config struct {
 	Distance Distance
 	// Trace observes picks; nil costs nothing.
 	Trace *Trace
-	// GiveBack carries a granted slot that could not be used back to the machine's owner: there to [Granter.Back]. It is
+	// GiveBack carries a granted slot that could not be used back to the machine's owner: there to Granter.Back of package balance/grants. It is
 	// called by [Reservation.Release] and must not block. nil: such slots return when they expire.
 	GiveBack func(owner NodeID, g Grant)
 }
@@ -84,7 +84,7 @@ func New(f *Fleet, c Config) (*Balancer, error) {
 	if b.strategy == nil {
 		b.strategy = Closest{}
 	}
-	f.listen(b.changed)
+	f.OnChange(b.changed)
 	for _, id := range f.Apps() {
 		b.changed(id)
 	}

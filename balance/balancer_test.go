@@ -5,11 +5,11 @@ import (
 	"time"
 )
 
-// reentrant is a node with every hook set to the same func, which may use all that it has been hooked into.
+// reentrant is a node with every hook set to the same func, which may use all that it has been
+// hooked into.
 type reentrant struct {
 	f      *Fleet
 	b      *Balancer
-	g      *Granter
 	now    time.Time
 	called map[string]bool
 }
@@ -36,11 +36,6 @@ func (x *reentrant) everything() {
 		}
 		x.b.Take(Grant{App: "web", Machine: "m1", Token: 1, Revoked: true})
 	}
-	if x.g != nil {
-		x.g.Ask("n", "web", 0)
-		x.g.Back("n", Grant{App: "web", Machine: "m1", Token: 1})
-		x.g.Tick()
-	}
 }
 
 func (x *reentrant) RTT(string) (time.Duration, bool) { x.hook("Distance.RTT"); return 0, false }
@@ -50,8 +45,8 @@ func (x *reentrant) Pick(v *View, r Request) (Slot, bool) {
 	return Closest{}.Pick(v, r)
 }
 
-// No hook and no interface of a caller is called with a lock held: each may use what it is hooked into. Against a lock this
-// test does not fail but stands still.
+// No hook and no interface of a caller is called with a lock held: each may use what it is hooked
+// into. Against a lock this test does not fail but stands still.
 func TestHooksMayCallBack(t *testing.T) {
 	x := &reentrant{called: map[string]bool{}, now: time.Unix(1000, 0)}
 	var err error
@@ -76,22 +71,15 @@ func TestHooksMayCallBack(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	x.g, err = NewGranter(x.f, GranterConfig{
-		Now: func() time.Time { x.hook("GranterConfig.Now"); return x.now },
-		Give: func(_ NodeID, g Grant) {
-			x.hook("GranterConfig.Give")
-			x.b.Take(g)
-		},
-	})
-	if err != nil {
-		t.Fatal(err)
-	}
+	gate.OnLeave(func() { x.hook("Gate.OnLeave") })
+	stopped := x.f.OnChange(func(AppID) { x.hook("Fleet.OnChange") })
 	token, _ := gate.Start(0)
 	gate.Ready(token)
 	x.f.Edit("web", "m1", func(*Machine) { x.hook("Fleet.Edit") })
 	gate.Suspect(1)
 
-	x.g.Ask("n", "web", 1)
+	slot, _ := gate.Grant()
+	x.b.Take(Grant{App: "web", Machine: "m1", Token: slot, For: time.Minute})
 	r, err := x.b.Pick(Request{App: "web", Rand: 1})
 	if err != nil {
 		t.Fatal(err)
@@ -101,13 +89,24 @@ func TestHooksMayCallBack(t *testing.T) {
 	}
 	r.Undelivered()
 	r.Release(Errored)
+	gate.Enter(slot, 0, 0)
+	gate.Leave()
 
 	stop, _ := gate.CloseNow()
 	gate.Start(1)
 	gate.Closed(stop, false)
-	for _, hook := range []string{"Distance.RTT", "Strategy.Pick", "Trace.Picked", "Config.GiveBack", "GranterConfig.Give", "GranterConfig.Now", "Keeper.Wanted", "Keeper.Suspect", "Fleet.Edit"} {
+	for _, hook := range []string{
+		"Distance.RTT", "Strategy.Pick", "Trace.Picked", "Config.GiveBack", "Keeper.Wanted",
+		"Keeper.Suspect", "Fleet.Edit", "Fleet.OnChange", "Gate.OnLeave",
+	} {
 		if !x.called[hook] {
 			t.Errorf("%s was not called", hook)
 		}
+	}
+	stopped()
+	x.called["Fleet.OnChange"] = false
+	x.f.Apply(PutApp{App{ID: "third"}})
+	if x.called["Fleet.OnChange"] {
+		t.Error("Fleet.OnChange was called after it was stopped")
 	}
 }

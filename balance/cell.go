@@ -272,7 +272,7 @@ func (c *cell) turnTo(m *row) {
 
 // underGrants has the machine wait for grants if it takes a few requests at a time.
 func (c *cell) underGrants(l Limits) {
-	if !l.granted() {
+	if !l.Granted() {
 		return
 	}
 	c.remember().granted().wait(c)

@@ -19,8 +19,8 @@
 // all regions for one; [Pack] fills machines one after the other so that the rest can sleep. A [Strategy] of one's own
 // sees the same [View]; package balancetest checks that it keeps the contract. [Balancer.Explain] says why a pick goes where
 // it goes. Where many nodes share few machines each keeps to a slice of them ([Balancer.SetPeers]); where machines take
-// one to three requests at a time nobody guesses: a [Granter] at the owner hands out the slots, to the nodes that ask for
-// them ([Balancer.Asks]).
+// one to three requests at a time nobody guesses: their owner hands out the slots (package balance/grants), to the nodes
+// that ask for them ([Balancer.Asks]).
 //
 // The files of this package are of three kinds. Rows, orders, estimates, controllers and strategies are pure; cells and
 // gates are atomics, the one place where this package shares memory; the fleet and the balancer publish immutable

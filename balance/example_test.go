@@ -215,35 +215,3 @@ func ExampleBalancer_Asks() {
 	// 15 wait: tell worker-nrt 10
 	// 15 wait: tell worker-hkg 5
 }
-
-// A GPU takes one request at a time: its owner hands the slot to the node at which one waits.
-func ExampleGranter() {
-	owner, _ := balance.NewFleet(balance.FleetConfig{Node: "worker", Region: "nrt"})
-	owner.Apply(balance.PutApp{App: balance.App{ID: "gpu", Limits: balance.Limits{Soft: 1, Hard: 1}}})
-	gate, _ := owner.Host(balance.Machine{ID: "gpu-1", App: "gpu", Region: "nrt"})
-	token, _ := gate.Start(0)
-	gate.Ready(token)
-
-	rows := owner.Watch()
-	defer rows.Close()
-	edge, _ := balance.NewFleet(balance.FleetConfig{Node: "edge", Region: "nrt"})
-	edge.Apply(rows.Take()...)
-	b, _ := balance.New(edge, balance.Config{})
-
-	granter, _ := balance.NewGranter(owner, balance.GranterConfig{Give: func(to balance.NodeID, g balance.Grant) { b.Take(g) }})
-	for owner, part := range b.Asks("gpu", 1) { // one request waits here
-		fmt.Println("ask", owner, "for", part)
-		granter.Ask("edge", "gpu", part) // over a network, in practice
-	}
-
-	r, _ := b.Pick(balance.Request{App: "gpu"})
-	slot, _ := r.Grant()
-	_, bounce := gate.Enter(slot, 0, 0) // the slot was kept for it
-	fmt.Println(r.Machine().ID, bounce)
-
-	gate.Leave()
-	r.Release(balance.Done)
-	// Output:
-	// ask worker for 1
-	// gpu-1 admitted
-}

@@ -44,7 +44,7 @@ type Fleet struct {
 	seq       uint64     // of the last row written here as an owner
 	gone      map[NodeID]uint64
 	watchers  map[*Watcher]struct{}
-	listeners []func(AppID)
+	listeners []*func(AppID)
 }
 
 type app struct {
@@ -167,21 +167,28 @@ func (f *Fleet) locked(do func() error) error {
 func (f *Fleet) notify(touched []AppID) {
 	for _, id := range touched {
 		for _, l := range f.listenersNow() {
-			l(id)
+			(*l)(id)
 		}
 	}
 }
 
-func (f *Fleet) listenersNow() []func(AppID) {
+func (f *Fleet) listenersNow() []*func(AppID) {
 	f.mu.Lock()
 	defer f.mu.Unlock()
 	return f.listeners
 }
 
-func (f *Fleet) listen(l func(AppID)) {
+// OnChange has changed called after each change of an app's settings or rows, until stop is called.
+// It is called with no lock held, on the goroutine that made the change, and must not block.
+func (f *Fleet) OnChange(changed func(AppID)) (stop func()) {
 	f.mu.Lock()
 	defer f.mu.Unlock()
-	f.listeners = append(slices.Clip(f.listeners), l)
+	f.listeners = append(slices.Clip(f.listeners), &changed)
+	return func() {
+		f.mu.Lock()
+		defer f.mu.Unlock()
+		f.listeners = slices.DeleteFunc(slices.Clone(f.listeners), func(l *func(AppID)) bool { return l == &changed })
+	}
 }
 
 // app returns the app with that ID, made on demand: rows may arrive before settings.

@@ -36,7 +36,7 @@ type Gate struct {
 	retired bool         // no start is accepted or remembered
 	doubt   bool         // who closed the gate does not know how the present stop has ended
 	changed func()       // called after each transition, with no lock held
-	tokens  []uint64     // of slots granted and not yet redeemed
+	tokens  []uint64     // of slots granted and not yet used
 	grants  uint64       // the last token given out
 	held    atomic.Int32 // len(tokens), for those without the lock
 	left    atomic.Pointer[func()]
@@ -205,8 +205,8 @@ func stateOf(w uint64) State { return State(w & stateMask >> stateShift) }
 
 func stateField(s State) uint64 { return uint64(s) << stateShift }
 
-// Grant reserves a slot for a request that is still to come. It counts as in flight from now on: until [Gate.Enter],
-// [Gate.Redeem] or [Gate.Revoke] takes the token the machine cannot close under it. It does not count as use: a machine
+// Grant reserves a slot for a request that is still to come. It counts as in flight from now on: until [Gate.Enter]
+// or [Gate.Revoke] takes the token the machine cannot close under it. It does not count as use: a machine
 // whose slots are only reserved is as idle as it was, see [Load].
 func (g *Gate) Grant() (token uint64, ok bool) {
 	for {
@@ -234,23 +234,13 @@ func (g *Gate) Grant() (token uint64, ok bool) {
 // the request gets a slot that is really free, or is bounced as full. A request let in leaves with [Gate.Leave].
 func (g *Gate) Enter(token, epoch, knownGen uint64) (Load, Bounce) {
 	if token != 0 && g.drop(token) {
-		return g.redeem(epoch, knownGen)
+		return g.use(epoch, knownGen)
 	}
 	return g.Admit(epoch, knownGen)
 }
 
-// Redeem lets the request in that comes with a granted slot, or says why not: the slot was revoked meanwhile, the machine
-// is closing, or it is not the epoch that the caller means (0 for any). A request let in leaves
-// with [Gate.Leave]. Unlike [Gate.Enter] it takes no other slot.
-func (g *Gate) Redeem(token, epoch uint64) (Load, Bounce) {
-	if !g.drop(token) {
-		return g.Load(), Full
-	}
-	return g.redeem(epoch, 0)
-}
-
-// redeem makes a slot whose token has been dropped a request's.
-func (g *Gate) redeem(epoch, knownGen uint64) (Load, Bounce) {
+// use makes a slot whose token has been dropped a request's.
+func (g *Gate) use(epoch, knownGen uint64) (Load, Bounce) {
 	for {
 		w := g.word.Load()
 		if b := g.refuses(w, epoch); b != Admitted && b != Full {
@@ -267,7 +257,7 @@ func (g *Gate) redeem(epoch, knownGen uint64) (Load, Bounce) {
 	}
 }
 
-// Revoke takes a granted slot back, unless it has been redeemed.
+// Revoke takes a granted slot back, unless it has been used.
 func (g *Gate) Revoke(token uint64) bool {
 	ok := g.drop(token)
 	if ok {
@@ -290,12 +280,25 @@ func (g *Gate) drop(token uint64) bool {
 	return i >= 0
 }
 
-// granted reports whether a slot with that token waits to be redeemed.
-func (g *Gate) granted(token uint64) bool {
+// Holds reports whether the slot with that token is reserved and not yet used.
+func (g *Gate) Holds(token uint64) bool {
 	g.mu.Lock()
 	defer g.mu.Unlock()
 	return slices.Contains(g.tokens, token)
 }
 
-// onLeave sets what is called after each request that leaves, with no lock held.
-func (g *Gate) onLeave(f func()) { g.left.Store(&f) }
+// OnLeave has f called after each request that leaves, with no lock held; it must not block. It
+// replaces the function set before.
+func (g *Gate) OnLeave(f func()) { g.left.Store(&f) }
+
+// Tier returns how well this node's picks can use the machine now: by its row, and by whether this
+// node has ejected it as an outlier. For the gate of no fleet it is [TierNone].
+func (g *Gate) Tier() Tier {
+	if g.cell == nil {
+		return TierNone
+	}
+	if r := g.cell.row.Load(); r.shared != nil { // else Host has not returned
+		return r.tier
+	}
+	return TierNone
+}

@@ -366,18 +366,6 @@ func gateModel(t *rapid.T) {
 			l, b := g.Enter(token, epoch, known)
 			let("enter", known, l, b, want)
 		}},
-		{"redeem", func() bool { return len(tokens) > 0 }, func() {
-			token := rapid.SampledFrom(append(tokens, 0, 1<<60)).Draw(t, "token")
-			epoch, _ := caller()
-			want := Full
-			if granted[token] {
-				if want, granted[token] = refuses(epoch), false; want == Full {
-					want = Admitted
-				}
-			}
-			l, b := g.Redeem(token, epoch)
-			let("redeem", 0, l, b, want)
-		}},
 		{"revoke", func() bool { return len(tokens) > 0 }, func() {
 			token := rapid.SampledFrom(append(tokens, 0, 1<<60)).Draw(t, "token")
 			want := granted[token]
@@ -780,5 +768,37 @@ func TestAfterRun(t *testing.T) {
 				t.Error("called again for another run")
 			}
 		})
+	}
+}
+
+func TestGrantStory(t *testing.T) {
+	g := newGate(t, Limits{Hard: 1})
+	if _, ok := g.Grant(); ok {
+		t.Error("a slot of a stopped machine was granted")
+	}
+	start(t, g)
+	token, ok := g.Grant()
+	if _, b := g.Admit(0, 0); !ok || b != Full {
+		t.Errorf("granted %v, and another enters: %v", ok, b)
+	}
+	gen, _ := g.Cordon()
+	if _, ok := g.Close(gen, false); ok {
+		t.Error("closed under a granted slot")
+	}
+	if l, b := g.Enter(token, 0, 0); b != Admitted || l.InFlight != 1 {
+		t.Errorf("enter: %v %+v", b, l)
+	}
+	if _, b := g.Enter(token, 0, 0); b != Full {
+		t.Errorf("entered twice by one token: %v", b)
+	}
+	g.Leave()
+	token, _ = g.Grant()
+	if !g.Revoke(token) || g.Revoke(token) || g.InFlight() != 0 {
+		t.Error("revoke")
+	}
+	token, _ = g.Grant()
+	g.CloseNow()
+	if _, b := g.Enter(token, 0, 0); b != Closing || g.InFlight() != 0 {
+		t.Errorf("entered at a closing gate: %v, %d in flight", b, g.InFlight())
 	}
 }

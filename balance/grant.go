@@ -8,7 +8,7 @@ import (
 )
 
 // Grant is a slot of a machine that its owner has reserved for a node. The gate counts it as in flight already; the
-// request that uses it enters with [Gate.Redeem] and the token. It fits a wire.
+// request that uses it enters with [Gate.Enter] and the token. It fits a wire.
 type Grant struct {
 	App     AppID
 	Machine MachineID
@@ -71,7 +71,7 @@ func (r *Reservation) giveBack() {
 	}
 }
 
-// Asks says whom to tell about an app's parked requests, for [Granter.Ask]: each owner of machines that take one to three
+// Asks says whom to tell about an app's parked requests, for Granter.Ask of package balance/grants: each owner of machines that take one to three
 // requests at a time, with its part of them. The parts add up to parked, so that no two owners reserve slots for the same
 // request. The nearest regions come first: they are told of as many as it pays to wait there for, by the
 // round trips, the slots and how long requests stay, and farther ones of the rest; a negative part says that the owner need not keep a slot at hand

@@ -2,6 +2,7 @@ package balance
 
 import (
 	"fmt"
+	"iter"
 	"slices"
 	"sync/atomic"
 )
@@ -51,6 +52,21 @@ func (f *Fleet) Gate(app AppID, id MachineID) *Gate {
 		return nil
 	}
 	return c.gate
+}
+
+// Owned yields an app's machines that this node owns, by region and ID, with their gates.
+func (f *Fleet) Owned(app AppID) iter.Seq2[*Machine, *Gate] {
+	return func(yield func(*Machine, *Gate) bool) {
+		s, ok := f.App(app)
+		if !ok {
+			return
+		}
+		for m := range s.rows() {
+			if m.cell.gate != nil && !yield(m.machine(), m.cell.gate) {
+				return
+			}
+		}
+	}
 }
 
 // Edit changes the row of a machine that this node owns. What belongs to the machine's identity or to its gate (ID, App,

@@ -8,6 +8,8 @@ import (
 	"sync/atomic"
 	"testing"
 	"time"
+
+	"pgregory.net/rapid"
 )
 
 // pickers are the ways to pick that a change of the fleet could make work for.
@@ -186,6 +188,58 @@ func TestGrantedSlotsAreUsedOnce(t *testing.T) {
 		t.Errorf("%d slots are counted (%v), %d at hand", n, in, c.remember().granted().len())
 	}
 	f.Apply(RemoveApp{ID: "web"})
+}
+
+// Picks go by the number of slots at hand that stands in the estimate: it is the number there is,
+// whatever comes, is used, is given back, is revoked or runs out.
+func TestSlotsAtHandAreCounted(t *testing.T) {
+	rapid.Check(t, func(rt *rapid.T) {
+		f, b, c := newGranted(t)
+		now := time.Unix(1000, 0)
+		b.Tick(now)
+		var token, incarnation uint64 = 0, 1
+		any := func() uint64 { return rapid.Uint64Range(1, token+1).Draw(rt, "token") }
+		rt.Repeat(map[string]func(*rapid.T){
+			"": func(rt *rapid.T) {
+				n, in := est(c.est.Load()).grant()
+				if m := c.mem.Load(); in && m != nil && m.tickets.Load() != nil && n != m.tickets.Load().len() {
+					rt.Fatalf("%d slots counted, %d at hand", n, m.tickets.Load().len())
+				}
+			},
+			"take": func(*rapid.T) {
+				token++
+				b.Take(Grant{App: "web", Machine: "m1", Token: token, For: time.Second})
+			},
+			"take again": func(*rapid.T) {
+				b.Take(Grant{App: "web", Machine: "m1", Token: any(), For: time.Second})
+			},
+			"revoke": func(*rapid.T) {
+				b.Take(Grant{App: "web", Machine: "m1", Token: any(), Revoked: true})
+			},
+			"use": func(*rapid.T) {
+				if r, err := b.Pick(Request{App: "web", Rand: 1}); err == nil {
+					r.Grant()
+					r.Release(Done)
+				}
+			},
+			"give back": func(*rapid.T) {
+				if r, err := b.Pick(Request{App: "web", Rand: 1}); err == nil {
+					r.Release(Canceled)
+				}
+			},
+			"tick": func(rt *rapid.T) {
+				now = now.Add(time.Duration(rapid.IntRange(1, 3000).Draw(rt, "ms")) * time.Millisecond)
+				b.Tick(now)
+			},
+			"owner starts again": func(*rapid.T) {
+				incarnation++
+				apply(t, f, PutMachine{
+					Machine{ID: "m1", App: "web", Region: "nrt", Owner: "o", State: Started, Limits: Limits{Hard: 2}},
+					Version{incarnation, 1},
+				})
+			},
+		})
+	})
 }
 
 // A node never has more in flight at a machine than its hard limit, whatever a strategy chooses:

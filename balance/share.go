@@ -214,7 +214,7 @@ func (v *View) granting() (owners []asked) {
 		for _, p := range v.order[i].rows.byID {
 			m := v.order[i].rows.rows[p]
 			l := m.shared.limits
-			if !l.granted() {
+			if !l.Granted() {
 				continue
 			}
 			at := slices.IndexFunc(owners, func(o asked) bool { return o.node == m.shared.owner })

@@ -1,4 +1,4 @@
-package balance
+package grants
 
 import (
 	"errors"
@@ -8,6 +8,8 @@ import (
 	"sync/atomic"
 	"testing"
 	"time"
+
+	"github.com/ebbkit/ebb/balance"
 )
 
 // Four nodes share twenty machines that take one request at a time, at 90 % of what they can do. Slots come by grants, in
@@ -15,11 +17,11 @@ import (
 func TestGrantsServeWithoutBounces(t *testing.T) {
 	const nodes, machines = 4, 20
 	owner := newFleet(t, "w", "nrt")
-	apply(t, owner, PutApp{App{ID: "web", Limits: Limits{Soft: 1, Hard: 1}}})
-	gates := map[MachineID]*Gate{}
+	apply(t, owner, balance.PutApp{App: balance.App{ID: "web", Limits: balance.Limits{Soft: 1, Hard: 1}}})
+	gates := map[balance.MachineID]*balance.Gate{}
 	for i := range machines {
-		id := MachineID(fmt.Sprint("m", i))
-		g, err := owner.Host(Machine{ID: id, App: "web", Region: "nrt"})
+		id := balance.MachineID(fmt.Sprint("m", i))
+		g, err := owner.Host(balance.Machine{ID: id, App: "web", Region: "nrt"})
 		if err != nil {
 			t.Fatal(err)
 		}
@@ -27,20 +29,20 @@ func TestGrantsServeWithoutBounces(t *testing.T) {
 		gates[id] = g
 	}
 	now := time.Unix(0, 0)
-	edges := map[NodeID]*Balancer{}
-	granter, err := NewGranter(owner, GranterConfig{Now: func() time.Time { return now }, Give: func(n NodeID, g Grant) { edges[n].Take(g) }})
+	edges := map[balance.NodeID]*balance.Balancer{}
+	granter, err := New(owner, Config{Now: func() time.Time { return now }, Give: func(n balance.NodeID, g balance.Grant) { edges[n].Take(g) }})
 	if err != nil {
 		t.Fatal(err)
 	}
 	rows := owner.Watch()
 	updates := rows.Take()
-	parked := map[NodeID]int{}
-	var names []NodeID
+	parked := map[balance.NodeID]int{}
+	var names []balance.NodeID
 	for i := range nodes {
-		n := NodeID(fmt.Sprint("edge", i))
+		n := balance.NodeID(fmt.Sprint("edge", i))
 		f := newFleet(t, n, "nrt")
 		apply(t, f, updates...)
-		b, err := New(f, Config{})
+		b, err := balance.New(f, balance.Config{})
 		if err != nil {
 			t.Fatal(err)
 		}
@@ -50,8 +52,8 @@ func TestGrantsServeWithoutBounces(t *testing.T) {
 		granter.Ask(n, "web", 0)
 	}
 	type running struct {
-		res   Reservation
-		gate  *Gate
+		res   balance.Reservation
+		gate  *balance.Gate
 		until time.Time
 	}
 	var inFlight []running
@@ -68,7 +70,7 @@ func TestGrantsServeWithoutBounces(t *testing.T) {
 			}
 			x.res.Observe(x.gate.Load())
 			x.gate.Leave()
-			x.res.Release(Done)
+			x.res.Release(balance.Done)
 			served++
 		}
 		inFlight = kept
@@ -78,9 +80,9 @@ func TestGrantsServeWithoutBounces(t *testing.T) {
 				granter.Ask(n, "web", parked[n])
 			}
 			for parked[n] > 0 {
-				res, err := edges[n].Pick(Request{App: "web", Rand: r.Uint64() | 1})
+				res, err := edges[n].Pick(balance.Request{App: "web", Rand: r.Uint64() | 1})
 				if err != nil {
-					if !errors.Is(err, ErrFull) {
+					if !errors.Is(err, balance.ErrFull) {
 						t.Fatal(err)
 					}
 					break
@@ -90,9 +92,9 @@ func TestGrantsServeWithoutBounces(t *testing.T) {
 					t.Fatal("a pick without a grant while the owner grants")
 				}
 				g := gates[res.Machine().ID]
-				if _, b := g.Redeem(token, 0); b != Admitted {
+				if _, b := g.Enter(token, 0, 0); b != balance.Admitted {
 					bounced++
-					res.Release(Bounced)
+					res.Release(balance.Bounced)
 					continue
 				}
 				parked[n]--
@@ -121,7 +123,7 @@ func TestGrantsServeWithoutBounces(t *testing.T) {
 	}
 	for i := range inFlight {
 		inFlight[i].gate.Leave()
-		inFlight[i].res.Release(Done)
+		inFlight[i].res.Release(balance.Done)
 	}
 	now = now.Add(time.Minute)
 	granter.Tick()
@@ -132,77 +134,16 @@ func TestGrantsServeWithoutBounces(t *testing.T) {
 	}
 }
 
-func TestGrantStory(t *testing.T) {
-	g := newGate(t, Limits{Hard: 1})
-	if _, ok := g.Grant(); ok {
-		t.Error("a slot of a stopped machine was granted")
-	}
-	start(t, g)
-	token, ok := g.Grant()
-	if _, b := g.Admit(0, 0); !ok || b != Full {
-		t.Errorf("granted %v, and another enters: %v", ok, b)
-	}
-	gen, _ := g.Cordon()
-	if _, ok := g.Close(gen, false); ok {
-		t.Error("closed under a granted slot")
-	}
-	if l, b := g.Redeem(token, 0); b != Admitted || l.InFlight != 1 {
-		t.Errorf("redeem: %v %+v", b, l)
-	}
-	if _, b := g.Redeem(token, 0); b != Full {
-		t.Errorf("redeemed twice: %v", b)
-	}
-	g.Leave()
-	token, _ = g.Grant()
-	if !g.Revoke(token) || g.Revoke(token) || g.InFlight() != 0 {
-		t.Error("revoke")
-	}
-	token, _ = g.Grant()
-	g.CloseNow()
-	if _, b := g.Redeem(token, 0); b != Closing || g.InFlight() != 0 {
-		t.Errorf("redeemed at a closing gate: %v, %d in flight", b, g.InFlight())
-	}
-}
-
-// A node at which more requests wait than slots are on their way comes first; else slots go round.
-func TestSlotsGoWhereRequestsWait(t *testing.T) {
-	var s slots
-	for _, n := range []NodeID{"a", "b", "c"} {
-		s.ask(n, 0, 10)
-	}
-	var got []NodeID
-	give := func() {
-		n, _, ok := s.next(5)
-		if !ok {
-			n = "-"
-		}
-		s.hold(n, 1)
-		got = append(got, n)
-	}
-	give()
-	s.ask("c", 2, 10)
-	for range 4 {
-		give()
-	}
-	if w := "[a c c b -]"; fmt.Sprint(got) != w {
-		t.Errorf("slots went to %v, want %s", got, w)
-	}
-	s.expire(11)
-	if _, _, ok := s.next(11); ok {
-		t.Error("a slot for a node that is not heard of")
-	}
-}
-
 // Nodes that take, use, drop and lose slots all at once: never more at a machine than its limit, and all slots return.
 func TestGrantsUnderContention(t *testing.T) {
 	const nodes, machines, hard, each = 4, 3, 2, 300
 	owner := newFleet(t, "w", "nrt")
-	apply(t, owner, PutApp{App{ID: "web", Limits: Limits{Soft: 1, Hard: hard}}})
-	gates := map[MachineID]*Gate{}
-	running := map[MachineID]*atomic.Int32{}
+	apply(t, owner, balance.PutApp{App: balance.App{ID: "web", Limits: balance.Limits{Soft: 1, Hard: hard}}})
+	gates := map[balance.MachineID]*balance.Gate{}
+	running := map[balance.MachineID]*atomic.Int32{}
 	for i := range machines {
-		id := MachineID(fmt.Sprint("m", i))
-		g, err := owner.Host(Machine{ID: id, App: "web", Region: "nrt"})
+		id := balance.MachineID(fmt.Sprint("m", i))
+		g, err := owner.Host(balance.Machine{ID: id, App: "web", Region: "nrt"})
 		if err != nil {
 			t.Fatal(err)
 		}
@@ -210,10 +151,10 @@ func TestGrantsUnderContention(t *testing.T) {
 		gates[id], running[id] = g, new(atomic.Int32)
 	}
 	var now atomic.Int64 // milliseconds
-	edges := map[NodeID]*Balancer{}
-	granter, err := NewGranter(owner, GranterConfig{
+	edges := map[balance.NodeID]*balance.Balancer{}
+	granter, err := New(owner, Config{
 		Now:  func() time.Time { return time.UnixMilli(1 + now.Load()) },
-		Give: func(n NodeID, g Grant) { edges[n].Take(g) },
+		Give: func(n balance.NodeID, g balance.Grant) { edges[n].Take(g) },
 	})
 	if err != nil {
 		t.Fatal(err)
@@ -222,10 +163,10 @@ func TestGrantsUnderContention(t *testing.T) {
 	updates := rows.Take()
 	rows.Close()
 	for i := range nodes {
-		n := NodeID(fmt.Sprint("edge", i))
+		n := balance.NodeID(fmt.Sprint("edge", i))
 		f := newFleet(t, n, "nrt")
 		apply(t, f, updates...)
-		if edges[n], err = New(f, Config{GiveBack: func(_ NodeID, g Grant) { granter.Back(n, g) }}); err != nil {
+		if edges[n], err = balance.New(f, balance.Config{GiveBack: func(_ balance.NodeID, g balance.Grant) { granter.Back(n, g) }}); err != nil {
 			t.Fatal(err)
 		}
 	}
@@ -238,7 +179,7 @@ func TestGrantsUnderContention(t *testing.T) {
 					for _, part := range b.Asks("web", 1) {
 						granter.Ask(n, "web", part)
 					}
-					r, err := b.Pick(Request{App: "web"})
+					r, err := b.Pick(balance.Request{App: "web"})
 					if err != nil {
 						b.Tick(time.UnixMilli(1 + now.Add(10)))
 						granter.Tick()
@@ -246,17 +187,17 @@ func TestGrantsUnderContention(t *testing.T) {
 					}
 					id := r.Machine().ID
 					if i%7 == 0 { // its client has left
-						r.Release(Canceled)
+						r.Release(balance.Canceled)
 						continue
 					}
 					token, _ := r.Grant()
 					if i%11 == 0 { // its owner is out of reach
 						r.Undelivered()
-						r.Release(Errored)
+						r.Release(balance.Errored)
 						continue
 					}
-					if _, bounce := gates[id].Enter(token, 0, 0); bounce != Admitted {
-						r.Release(Bounced)
+					if _, bounce := gates[id].Enter(token, 0, 0); bounce != balance.Admitted {
+						r.Release(balance.Bounced)
 						continue
 					}
 					if running[id].Add(1) > hard {
@@ -265,7 +206,7 @@ func TestGrantsUnderContention(t *testing.T) {
 					served.Add(1)
 					running[id].Add(-1)
 					gates[id].Leave()
-					r.Release(Done)
+					r.Release(balance.Done)
 				}
 			})
 		}
@@ -290,12 +231,12 @@ func TestGrantsUnderContention(t *testing.T) {
 func TestOwnersAndNodesAgreeOnWhatIsGranted(t *testing.T) {
 	owner := newFleet(t, "w", "nrt")
 	rows := owner.Watch()
-	apply(t, owner, PutApp{App{ID: "web"}})
-	const most = fewSlots + 2
-	gates := map[MachineID]*Gate{}
+	apply(t, owner, balance.PutApp{App: balance.App{ID: "web"}})
+	const most = 5 // two more than are granted
+	gates := map[balance.MachineID]*balance.Gate{}
 	for hard := 1; hard <= most; hard++ {
-		id := MachineID(fmt.Sprint("takes", hard))
-		g, err := owner.Host(Machine{ID: id, App: "web", Region: "nrt", Limits: Limits{Hard: hard}})
+		id := balance.MachineID(fmt.Sprint("takes", hard))
+		g, err := owner.Host(balance.Machine{ID: id, App: "web", Region: "nrt", Limits: balance.Limits{Hard: hard}})
 		if err != nil {
 			t.Fatal(err)
 		}
@@ -304,31 +245,31 @@ func TestOwnersAndNodesAgreeOnWhatIsGranted(t *testing.T) {
 	}
 	edge := newFleet(t, "edge", "nrt")
 	apply(t, edge, rows.Take()...)
-	b, err := New(edge, Config{})
+	b, err := balance.New(edge, balance.Config{})
 	if err != nil {
 		t.Fatal(err)
 	}
 	now := time.Unix(1000, 0)
-	granter, err := NewGranter(owner, GranterConfig{Now: func() time.Time { return now }, Give: func(_ NodeID, g Grant) { b.Take(g) }})
+	granter, err := New(owner, Config{Now: func() time.Time { return now }, Give: func(_ balance.NodeID, g balance.Grant) { b.Take(g) }})
 	if err != nil {
 		t.Fatal(err)
 	}
-	used := map[MachineID]int{}
+	used := map[balance.MachineID]int{}
 	for i := range 200 {
 		now = now.Add(tickEvery)
 		b.Tick(now)
 		granter.Ask("edge", "web", most)
 		granter.Tick()
-		var held []Reservation
+		var held []balance.Reservation
 		for n := range most * (most + 1) / 2 { // as many as all take together
-			res, err := b.Pick(Request{App: "web", Rand: uint64(i*100 + n + 1)})
+			res, err := b.Pick(balance.Request{App: "web", Rand: uint64(i*100 + n + 1)})
 			if err != nil {
 				break
 			}
 			token, _ := res.Grant()
-			if l, bounce := gates[res.Machine().ID].Enter(token, 0, 0); bounce != Admitted {
+			if l, bounce := gates[res.Machine().ID].Enter(token, 0, 0); bounce != balance.Admitted {
 				res.Observe(l)
-				res.Release(Bounced)
+				res.Release(balance.Bounced)
 				continue
 			}
 			used[res.Machine().ID]++
@@ -336,7 +277,7 @@ func TestOwnersAndNodesAgreeOnWhatIsGranted(t *testing.T) {
 		}
 		for _, res := range held {
 			gates[res.Machine().ID].Leave()
-			res.Release(Done)
+			res.Release(balance.Done)
 		}
 	}
 	for id := range gates {
@@ -346,8 +287,8 @@ func TestOwnersAndNodesAgreeOnWhatIsGranted(t *testing.T) {
 	}
 	for hard := 1; hard <= most; hard++ {
 		f := newFleet(t, "edge", "nrt")
-		apply(t, f, PutMachine{Machine{ID: "m", App: "web", Region: "nrt", Owner: "w", State: Started, Limits: Limits{Hard: hard}}, Version{1, 1}})
-		b, err := New(f, Config{})
+		apply(t, f, balance.PutMachine{Machine: balance.Machine{ID: "m", App: "web", Region: "nrt", Owner: "w", State: balance.Started, Limits: balance.Limits{Hard: hard}}, Version: balance.Version{Incarnation: 1, Seq: 1}})
+		b, err := balance.New(f, balance.Config{})
 		if err != nil {
 			t.Fatal(err)
 		}
@@ -355,7 +296,7 @@ func TestOwnersAndNodesAgreeOnWhatIsGranted(t *testing.T) {
 		for range b.Asks("web", 1) {
 			asked++
 		}
-		if want := (Limits{Hard: hard}).granted(); asked != 0 != want {
+		if want := (balance.Limits{Hard: hard}).Granted(); asked != 0 != want {
 			t.Errorf("the owner of a machine with a hard limit of %d is asked %d times; granted: %v", hard, asked, want)
 		}
 	}

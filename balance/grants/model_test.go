@@ -1,4 +1,4 @@
-package balance
+package grants
 
 import (
 	"fmt"
@@ -6,6 +6,7 @@ import (
 	"testing"
 	"time"
 
+	"github.com/ebbkit/ebb/balance"
 	"pgregory.net/rapid"
 )
 
@@ -22,27 +23,27 @@ type pools struct {
 }
 
 type poolEdge struct {
-	id     NodeID
-	f      *Fleet
-	b      *Balancer
-	rows   []*Watcher // by owner
+	id     balance.NodeID
+	f      *balance.Fleet
+	b      *balance.Balancer
+	rows   []*balance.Watcher // by owner
 	parked []*poolRequest
 }
 
 type poolOwner struct {
-	id          NodeID
+	id          balance.NodeID
 	incarnation uint64
-	f           *Fleet
+	f           *balance.Fleet
 	g           *Granter
-	gates       []*Gate
+	gates       []*balance.Gate
 	running     []*poolRequest
 }
 
 // poolRequest is one try of one request.
 type poolRequest struct {
 	edge  *poolEdge // a crash makes another
-	res   Reservation
-	gate  *Gate
+	res   balance.Reservation
+	gate  *balance.Gate
 	owner *poolOwner
 }
 
@@ -60,14 +61,14 @@ func (p *pools) post(what string, lossy bool, deliver func()) {
 }
 
 func (p *pools) newOwner(i int, incarnation uint64) *poolOwner {
-	o := &poolOwner{id: NodeID(fmt.Sprint("owner", i)), incarnation: incarnation}
+	o := &poolOwner{id: balance.NodeID(fmt.Sprint("owner", i)), incarnation: incarnation}
 	var err error
-	if o.f, err = NewFleet(FleetConfig{Node: o.id, Region: []string{"nrt", "fra"}[i], Incarnation: incarnation}); err != nil {
+	if o.f, err = balance.NewFleet(balance.FleetConfig{Node: o.id, Region: []string{"nrt", "fra"}[i], Incarnation: incarnation}); err != nil {
 		p.t.Fatal(err)
 	}
-	o.f.Apply(PutApp{App{ID: "gpu", Limits: Limits{Soft: 1, Hard: poolHard}}})
+	o.f.Apply(balance.PutApp{App: balance.App{ID: "gpu", Limits: balance.Limits{Soft: 1, Hard: poolHard}}})
 	for m := range 2 {
-		g, err := o.f.Host(Machine{ID: MachineID(fmt.Sprint(o.id, "-", m)), App: "gpu", Region: o.f.Region()})
+		g, err := o.f.Host(balance.Machine{ID: balance.MachineID(fmt.Sprint(o.id, "-", m)), App: "gpu", Region: o.f.Region()})
 		if err != nil {
 			p.t.Fatal(err)
 		}
@@ -75,7 +76,7 @@ func (p *pools) newOwner(i int, incarnation uint64) *poolOwner {
 		g.Ready(token)
 		o.gates = append(o.gates, g)
 	}
-	o.g, err = NewGranter(o.f, GranterConfig{Now: func() time.Time { return p.now }, Give: func(to NodeID, g Grant) {
+	o.g, err = New(o.f, Config{Now: func() time.Time { return p.now }, Give: func(to balance.NodeID, g balance.Grant) {
 		p.post("give", true, func() {
 			i := slices.IndexFunc(p.edges, func(e *poolEdge) bool { return e.id == to })
 			p.edges[i].b.Take(g)
@@ -94,12 +95,12 @@ func (p *pools) newOwner(i int, incarnation uint64) *poolOwner {
 }
 
 func (p *pools) newEdge(i int) *poolEdge {
-	e := &poolEdge{id: NodeID(fmt.Sprint("edge", i))}
+	e := &poolEdge{id: balance.NodeID(fmt.Sprint("edge", i))}
 	var err error
-	if e.f, err = NewFleet(FleetConfig{Node: e.id, Region: "nrt"}); err != nil {
+	if e.f, err = balance.NewFleet(balance.FleetConfig{Node: e.id, Region: "nrt"}); err != nil {
 		p.t.Fatal(err)
 	}
-	e.b, err = New(e.f, Config{Distance: distances{"nrt": time.Millisecond, "fra": 200 * time.Millisecond}, GiveBack: func(owner NodeID, g Grant) {
+	e.b, err = balance.New(e.f, balance.Config{Distance: distances{"nrt": time.Millisecond, "fra": 200 * time.Millisecond}, GiveBack: func(owner balance.NodeID, g balance.Grant) {
 		p.post("back", true, func() { p.owner(owner).g.Back(e.id, g) })
 	}})
 	if err != nil {
@@ -112,7 +113,7 @@ func (p *pools) newEdge(i int) *poolEdge {
 	return e
 }
 
-func (p *pools) owner(id NodeID) *poolOwner {
+func (p *pools) owner(id balance.NodeID) *poolOwner {
 	return p.owners[slices.IndexFunc(p.owners, func(o *poolOwner) bool { return o.id == id })]
 }
 
@@ -142,7 +143,7 @@ func (p *pools) send(e *poolEdge) bool {
 		return false
 	}
 	r := e.parked[0]
-	res, err := e.b.Pick(Request{App: "gpu", Rand: rapid.Uint64Min(1).Draw(p.t, "rand")})
+	res, err := e.b.Pick(balance.Request{App: "gpu", Rand: rapid.Uint64Min(1).Draw(p.t, "rand")})
 	if err != nil {
 		return false
 	}
@@ -154,11 +155,11 @@ func (p *pools) send(e *poolEdge) bool {
 	return true
 }
 
-func (p *pools) reach(r *poolRequest, o *poolOwner, id MachineID, token uint64) {
+func (p *pools) reach(r *poolRequest, o *poolOwner, id balance.MachineID, token uint64) {
 	gate := o.f.Gate("gpu", id)
 	l, b := gate.Enter(token, 0, 0)
-	if b != Admitted {
-		p.post("bounce", false, func() { p.again(r, l, Bounced) })
+	if b != balance.Admitted {
+		p.post("bounce", false, func() { p.again(r, l, balance.Bounced) })
 		return
 	}
 	r.gate, r.owner = gate, o
@@ -166,26 +167,26 @@ func (p *pools) reach(r *poolRequest, o *poolOwner, id MachineID, token uint64) 
 }
 
 // finish has a running request answered.
-func (p *pools) finish(o *poolOwner, i int, outcome Outcome) {
+func (p *pools) finish(o *poolOwner, i int, outcome balance.Outcome) {
 	r := o.running[i]
 	o.running = slices.Delete(o.running, i, i+1)
 	l := r.gate.Load()
 	r.gate.Leave()
 	p.post("answer", false, func() {
-		if outcome == Done {
+		if outcome == balance.Done {
 			if !p.gone(r) {
 				r.res.Observe(l)
-				r.res.Release(Done)
+				r.res.Release(balance.Done)
 				p.served, p.asked = p.served+1, p.asked-1
 			}
 			return
 		}
-		p.again(r, Load{}, outcome)
+		p.again(r, balance.Load{}, outcome)
 	})
 }
 
 // again parks a request whose try has come to nothing at its old place.
-func (p *pools) again(r *poolRequest, l Load, outcome Outcome) {
+func (p *pools) again(r *poolRequest, l balance.Load, outcome balance.Outcome) {
 	if p.gone(r) {
 		return
 	}
@@ -211,9 +212,9 @@ func (p *pools) tick(d time.Duration) {
 	}
 }
 
-func (p *pools) start(g *Gate) {
+func (p *pools) start(g *balance.Gate) {
 	token, a := g.Start(g.Load().Epoch)
-	if a != StartAccepted || !g.Ready(token) {
+	if a != balance.StartAccepted || !g.Ready(token) {
 		p.t.Fatalf("start: %v", a)
 	}
 }
@@ -235,21 +236,6 @@ func (p *pools) check() {
 			}
 		}
 	}
-	for _, e := range p.edges {
-		for m := range must(e.f.App("gpu")).rows() {
-			n, in := est(m.cell.est.Load()).grant()
-			if mem := m.cell.mem.Load(); in && mem != nil && mem.tickets.Load() != nil && n != mem.tickets.Load().len() {
-				p.t.Fatalf("%s at %s: %d slots counted, %d at hand", m.id, e.id, n, mem.tickets.Load().len())
-			}
-		}
-	}
-}
-
-func must[T any](v T, ok bool) T {
-	if !ok {
-		panic("not there")
-	}
-	return v
 }
 
 // Whatever is lost, late or doubled, and whoever crashes: the hard limit holds, no machine closes under a slot, each request
@@ -292,8 +278,8 @@ func TestGrantsSurviveFaults(t *testing.T) {
 				p.asked--
 			},
 			"leave when handed over": func(*rapid.T) {
-				if res, err := edge().b.Pick(Request{App: "gpu", Rand: 1}); err == nil {
-					res.Release(Canceled)
+				if res, err := edge().b.Pick(balance.Request{App: "gpu", Rand: 1}); err == nil {
+					res.Release(balance.Canceled)
 				}
 			},
 			"deliver": func(*rapid.T) {
@@ -321,10 +307,10 @@ func TestGrantsSurviveFaults(t *testing.T) {
 				if len(e.parked) == 0 {
 					t.Skip("nobody waits")
 				}
-				if res, err := e.b.Pick(Request{App: "gpu", Rand: 1}); err == nil {
+				if res, err := e.b.Pick(balance.Request{App: "gpu", Rand: 1}); err == nil {
 					res.Grant()
 					res.Undelivered()
-					res.Release(Errored)
+					res.Release(balance.Errored)
 				}
 			},
 			"finish": func(*rapid.T) {
@@ -332,7 +318,7 @@ func TestGrantsSurviveFaults(t *testing.T) {
 				if len(o.running) == 0 {
 					t.Skip("nothing runs")
 				}
-				p.finish(o, rapid.IntRange(0, len(o.running)-1).Draw(t, "request"), Done)
+				p.finish(o, rapid.IntRange(0, len(o.running)-1).Draw(t, "request"), balance.Done)
 			},
 			"tick": func(*rapid.T) { p.tick(time.Duration(rapid.IntRange(1, 3000).Draw(t, "ms")) * time.Millisecond) },
 			"sleep and wake": func(*rapid.T) {
@@ -342,10 +328,8 @@ func TestGrantsSurviveFaults(t *testing.T) {
 				if !ok {
 					t.Skip("it does not run")
 				}
-				for _, x := range o.g.apps["gpu"].given() {
-					if x.gate == g && x.lent && g.granted(x.token) {
-						t.Fatal("a slot is lent of a machine that is to sleep")
-					}
+				if a := o.g.apps["gpu"]; a != nil && a.slots.Lent(g) {
+					t.Fatal("a slot is lent of a machine that is to sleep")
 				}
 				l := g.Load()
 				token, closed := g.Close(gen, false)
@@ -368,7 +352,7 @@ func TestGrantsSurviveFaults(t *testing.T) {
 				}
 				for i := len(o.running) - 1; i >= 0; i-- {
 					if o.running[i].gate == g {
-						p.finish(o, i, Errored)
+						p.finish(o, i, balance.Errored)
 					}
 				}
 				p.start(g)
@@ -398,7 +382,7 @@ func TestGrantsSurviveFaults(t *testing.T) {
 			"owner crashes": func(*rapid.T) {
 				i, o := owner()
 				for len(o.running) > 0 {
-					p.finish(o, 0, Errored)
+					p.finish(o, 0, balance.Errored)
 				}
 				p.owners[i] = p.newOwner(i, o.incarnation+1)
 			},
@@ -424,7 +408,7 @@ func (p *pools) settle() {
 		deliver()
 		for _, o := range p.owners {
 			for len(o.running) > 0 {
-				p.finish(o, 0, Done)
+				p.finish(o, 0, balance.Done)
 			}
 		}
 		for _, e := range p.edges {
@@ -437,7 +421,7 @@ func (p *pools) settle() {
 	deliver()
 	for _, o := range p.owners {
 		for len(o.running) > 0 { // of clients that are gone
-			p.finish(o, 0, Done)
+			p.finish(o, 0, balance.Done)
 		}
 	}
 	for range 30 {
@@ -464,11 +448,4 @@ func (p *pools) settle() {
 			}
 		}
 	}
-}
-
-func (a *granting) given() []given {
-	if a == nil {
-		return nil
-	}
-	return a.out
 }

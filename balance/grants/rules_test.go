@@ -1,19 +1,22 @@
-package balance
+package grants
 
 import (
 	"errors"
 	"testing"
 	"time"
+
+	"github.com/ebbkit/ebb/balance"
+	"github.com/ebbkit/ebb/balance/grants/internal/deal"
 )
 
 // grantedWorld is one owner whose machine takes one request at a time, and an edge. What the owner
 // sends is kept.
 type grantedWorld struct {
 	now     time.Time
-	gate    *Gate
+	gate    *balance.Gate
 	granter *Granter
-	edge    *Balancer
-	sent    []notice
+	edge    *balance.Balancer
+	sent    []deal.Notice
 }
 
 func newGrantedWorld(t *testing.T, lasts time.Duration) *grantedWorld {
@@ -22,18 +25,20 @@ func newGrantedWorld(t *testing.T, lasts time.Duration) *grantedWorld {
 	owner, edge := newFleet(t, "w", "nrt"), newFleet(t, "edge", "nrt")
 	rows := owner.Watch()
 	defer rows.Close()
-	apply(t, owner, PutApp{App{ID: "web", Limits: Limits{Soft: 1, Hard: 1}}})
+	apply(t, owner, balance.PutApp{App: balance.App{ID: "web", Limits: balance.Limits{Soft: 1, Hard: 1}}})
 	var err error
-	if w.gate, err = owner.Host(Machine{ID: "m", App: "web", Region: "nrt"}); err != nil {
+	if w.gate, err = owner.Host(balance.Machine{ID: "m", App: "web", Region: "nrt"}); err != nil {
 		t.Fatal(err)
 	}
 	start(t, w.gate)
 	apply(t, edge, rows.Take()...)
-	if w.edge, err = New(edge, Config{}); err != nil {
+	if w.edge, err = balance.New(edge, balance.Config{}); err != nil {
 		t.Fatal(err)
 	}
-	w.granter, err = NewGranter(owner, GranterConfig{
-		For: lasts, Now: func() time.Time { return w.now }, Give: func(n NodeID, g Grant) { w.sent = append(w.sent, notice{n, g}) },
+	w.granter, err = New(owner, Config{
+		For: lasts, Now: func() time.Time { return w.now }, Give: func(n balance.NodeID, g balance.Grant) {
+			w.sent = append(w.sent, deal.Notice{Node: n, Grant: g})
+		},
 	})
 	if err != nil {
 		t.Fatal(err)
@@ -46,14 +51,20 @@ func newGrantedWorld(t *testing.T, lasts time.Duration) *grantedWorld {
 func TestAGrantedSlotIsUsedOnce(t *testing.T) {
 	for _, c := range []struct {
 		name    string
-		deliver func(take func(Grant), use func() bool, g Grant)
+		deliver func(take func(balance.Grant), use func() bool, g balance.Grant)
 		uses    int
 	}{
-		{"once", func(take func(Grant), use func() bool, g Grant) { take(g); use() }, 1},
-		{"twice before it is used", func(take func(Grant), use func() bool, g Grant) { take(g); take(g); use() }, 1},
-		{"again after it was used", func(take func(Grant), use func() bool, g Grant) { take(g); use(); take(g) }, 1},
-		{"and again and again", func(take func(Grant), use func() bool, g Grant) { take(g); use(); take(g); use(); take(g) }, 1},
-		{"after it was taken back", func(take func(Grant), use func() bool, g Grant) {
+		{"once", func(take func(balance.Grant), use func() bool, g balance.Grant) { take(g); use() }, 1},
+		{"twice before it is used", func(take func(balance.Grant), use func() bool, g balance.Grant) { take(g); take(g); use() }, 1},
+		{"again after it was used", func(take func(balance.Grant), use func() bool, g balance.Grant) { take(g); use(); take(g) }, 1},
+		{"and again and again", func(take func(balance.Grant), use func() bool, g balance.Grant) {
+			take(g)
+			use()
+			take(g)
+			use()
+			take(g)
+		}, 1},
+		{"after it was taken back", func(take func(balance.Grant), use func() bool, g balance.Grant) {
 			back := g
 			back.Revoked = true
 			take(back)
@@ -67,21 +78,21 @@ func TestAGrantedSlotIsUsedOnce(t *testing.T) {
 		}
 		used := 0
 		use := func() bool {
-			r, err := w.edge.Pick(Request{App: "web"})
+			r, err := w.edge.Pick(balance.Request{App: "web"})
 			if err != nil {
-				if !errors.Is(err, ErrFull) {
+				if !errors.Is(err, balance.ErrFull) {
 					t.Fatal(err)
 				}
 				return false
 			}
-			if token, ok := r.Grant(); !ok || token != w.sent[0].Token {
-				t.Fatalf("%s: token %d, want that of the slot, %d", c.name, token, w.sent[0].Token)
+			if token, ok := r.Grant(); !ok || token != w.sent[0].Grant.Token {
+				t.Fatalf("%s: token %d, want that of the slot, %d", c.name, token, w.sent[0].Grant.Token)
 			}
-			r.Release(Done)
+			r.Release(balance.Done)
 			used++
 			return true
 		}
-		c.deliver(func(g Grant) { w.edge.Take(g) }, use, w.sent[0].Grant)
+		c.deliver(func(g balance.Grant) { w.edge.Take(g) }, use, w.sent[0].Grant)
 		for use() {
 		}
 		if used != c.uses {
@@ -106,7 +117,7 @@ func TestUnusedSlotsReturnAfterTwiceTheirTime(t *testing.T) {
 			t.Errorf("after %v of a grant for 3s: %d granted, want %d", c.after, n, c.held)
 		}
 		for _, x := range w.sent {
-			if x.Revoked {
+			if x.Grant.Revoked {
 				t.Errorf("after %v: a message about a slot that has run out", c.after)
 			}
 		}
@@ -118,21 +129,21 @@ func TestOnlyItsNodeGivesASlotBack(t *testing.T) {
 	w := newGrantedWorld(t, 0)
 	w.granter.Ask("edge", "web", 1)
 	g := w.sent[0].Grant
-	of := func(edit func(*Grant)) Grant {
+	of := func(edit func(*balance.Grant)) balance.Grant {
 		other := g
 		edit(&other)
 		return other
 	}
 	for _, c := range []struct {
 		name string
-		node NodeID
-		back Grant
+		node balance.NodeID
+		back balance.Grant
 		held int
 	}{
 		{"another node", "other", g, 1},
-		{"another machine", "edge", of(func(g *Grant) { g.Machine = "n" }), 1},
-		{"another app", "edge", of(func(g *Grant) { g.App = "api" }), 1},
-		{"another slot", "edge", of(func(g *Grant) { g.Token++ }), 1},
+		{"another machine", "edge", of(func(g *balance.Grant) { g.Machine = "n" }), 1},
+		{"another app", "edge", of(func(g *balance.Grant) { g.App = "api" }), 1},
+		{"another slot", "edge", of(func(g *balance.Grant) { g.Token++ }), 1},
 		{"its own", "edge", g, 0},
 		{"its own again", "edge", g, 0},
 	} {
@@ -143,34 +154,18 @@ func TestOnlyItsNodeGivesASlotBack(t *testing.T) {
 	}
 }
 
-// A node that is not heard of gets no slots, neither for what waited there nor to have one at hand,
-// whether it has been forgotten already or not.
+// A node that is not heard of gets no slots.
 func TestSilentNodesGetNoSlots(t *testing.T) {
-	for _, parked := range []int{0, 3} {
-		var s slots
-		s.ask("silent", parked, 10)
-		s.ask("heard", 1, 99)
-		if n, lacks, ok := s.next(10); !ok || parked > 1 && n != "silent" {
-			t.Errorf("%d wait there: in time, the slot is for %q (lacks %v)", parked, n, lacks)
-		}
-		if n, _, ok := s.next(11); !ok || n != "heard" {
-			t.Errorf("%d wait there: the slot is for %q, want the node that is heard of", parked, n)
-		}
-		s.hold("heard", 1)
-		if n, _, ok := s.next(11); ok {
-			t.Errorf("%d wait there: a slot for %q", parked, n)
-		}
-	}
 	w := newGrantedWorld(t, time.Hour)
 	busy, ok := w.gate.Grant()
 	if !ok {
 		t.Fatal("no slot")
 	}
 	w.granter.Ask("edge", "web", 3)
-	w.now = w.now.Add(askFor + 1)
+	w.now = w.now.Add(deal.AskFor + 1)
 	w.gate.Revoke(busy)
 	w.granter.Tick()
 	if len(w.sent) > 0 {
-		t.Errorf("slots for a node that has not been heard of for %v: %v", askFor, w.sent)
+		t.Errorf("slots for a node that has not been heard of for %v: %v", deal.AskFor, w.sent)
 	}
 }

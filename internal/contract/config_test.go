@@ -18,6 +18,7 @@ import (
 	"github.com/ebbkit/ebb/autostart/process"
 	"github.com/ebbkit/ebb/backhaul"
 	"github.com/ebbkit/ebb/balance"
+	"github.com/ebbkit/ebb/balance/grants"
 	"github.com/ebbkit/ebb/downscale"
 	"github.com/ebbkit/ebb/rtt"
 )
@@ -45,8 +46,8 @@ func configs(t *testing.T) (all []config) {
 	add("balance", fleet, func() error { _, err := balance.NewFleet(*fleet); return err })
 	trace := &balance.Trace{}
 	add("balance", trace, func() error { _, err := balance.New(f, balance.Config{Trace: trace}); return err })
-	granter := &balance.GranterConfig{Give: func(balance.NodeID, balance.Grant) {}}
-	add("balance", granter, func() error { _, err := balance.NewGranter(f, *granter); return err })
+	granter := &grants.Config{Give: func(balance.NodeID, balance.Grant) {}}
+	add("balance/grants", granter, func() error { _, err := grants.New(f, *granter); return err })
 	app := &balance.App{ID: "web"}
 	add("balance", app, func() error { return f.Apply(balance.PutApp{App: *app}) })
 	limits := &balance.Limits{}
@@ -145,7 +146,7 @@ func TestEveryConfigWithNumbersIsTried(t *testing.T) {
 	for _, c := range configs(t) {
 		tried[c.folder+"."+reflect.TypeOf(c.value).Elem().Name()] = true
 	}
-	for _, folder := range []string{"balance", "autostart", "autostart/process", "downscale", "backhaul", "rtt"} {
+	for _, folder := range []string{"balance", "balance/grants", "autostart", "autostart/process", "downscale", "backhaul", "rtt"} {
 		files, _ := filepath.Glob(filepath.Join("..", "..", folder, "*.go"))
 		for _, path := range files {
 			file, err := parser.ParseFile(token.NewFileSet(), path, nil, 0)

@@ -7,6 +7,7 @@ import (
 
 	"github.com/ebbkit/ebb/autostart"
 	"github.com/ebbkit/ebb/balance"
+	"github.com/ebbkit/ebb/balance/grants"
 	"github.com/ebbkit/ebb/downscale"
 	"github.com/ebbkit/ebb/rtt"
 )
@@ -32,7 +33,7 @@ func runners(t *testing.T) map[string]func(context.Context) error {
 	if err != nil {
 		t.Fatal(err)
 	}
-	g, err := balance.NewGranter(f, balance.GranterConfig{Give: func(balance.NodeID, balance.Grant) {}})
+	g, err := grants.New(f, grants.Config{Give: func(balance.NodeID, balance.Grant) {}})
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -54,7 +55,7 @@ func runners(t *testing.T) map[string]func(context.Context) error {
 	}
 	return map[string]func(context.Context) error{
 		"balance: Balancer":     b.Run,
-		"balance: Granter":      g.Run,
+		"grants: Granter":       g.Run,
 		"autostart: Autostart":  a.Run,
 		"autostart: Starter":    s.Run,
 		"downscale: Downscaler": d.Run,

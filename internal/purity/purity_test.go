@@ -11,6 +11,7 @@ import (
 // packages are the folders that decide: each of their files is parsed, tests apart, and they import
 // only one another and [values].
 var packages = []string{
+	"balance/grants/internal/deal",
 	"internal/enum",
 }
 
@@ -26,7 +27,7 @@ var cores = map[string]string{
 	"autostart/process": "words exit cgroup lastline sockets",
 	"balance": `
 		ageing app app_json cell doc errors explain machine outlier pick region request
-		score share slots snapshot strategy update view`,
+		score share snapshot strategy update view`,
 	"rtt": `
 		agree build choose clock estimator flight ladder loss order packet reflector
 		schedule stat table vector`,

@@ -5,12 +5,13 @@ import (
 	"time"
 
 	"github.com/ebbkit/ebb/balance"
+	"github.com/ebbkit/ebb/balance/grants"
 )
 
 // granting is what a world with grants has beside its gates: a granter for each owner. Edges tell owners how many requests
 // wait; owners reserve slots and send them; both take half a round trip.
 type granting struct {
-	granters []*balance.Granter
+	granters []*grants.Granter
 	owners   map[balance.NodeID]int32
 	edges    map[balance.NodeID]int32
 	notes    []note
@@ -51,7 +52,7 @@ func (s *Sim) makeGrants() error {
 		if err := s.host(f, own); err != nil {
 			return err
 		}
-		granter, err := balance.NewGranter(f, balance.GranterConfig{
+		granter, err := grants.New(f, grants.Config{
 			Now: func() time.Time { return epoch.Add(time.Duration(s.now)) },
 			Give: func(to balance.NodeID, grant balance.Grant) {
 				s.send(evGrant, note{edge: g.edges[to], owner: int32(o), grant: grant})

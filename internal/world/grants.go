@@ -5,6 +5,7 @@ import (
 	"time"
 
 	"github.com/ebbkit/ebb/balance"
+	"github.com/ebbkit/ebb/balance/grants"
 )
 
 // Machines that take one to three requests at a time are not guessed: edges ask their owners for slots, and owners grant
@@ -15,7 +16,7 @@ const askGap = 2 * time.Millisecond
 
 // newGranter makes the worker's granter.
 func (k *worker) newGranter() (err error) {
-	k.granter, err = balance.NewGranter(k.fleet, balance.GranterConfig{Give: func(to balance.NodeID, g balance.Grant) {
+	k.granter, err = grants.New(k.fleet, grants.Config{Give: func(to balance.NodeID, g balance.Grant) {
 		for _, e := range k.w.edges {
 			if e.id == to {
 				k.w.x.send(&k.node, &e.node, func() { e.balancer.Take(g) })

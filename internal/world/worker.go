@@ -10,6 +10,7 @@ import (
 	"github.com/ebbkit/ebb/autostart"
 	"github.com/ebbkit/ebb/backhaul"
 	"github.com/ebbkit/ebb/balance"
+	"github.com/ebbkit/ebb/balance/grants"
 	"github.com/ebbkit/ebb/downscale"
 	"github.com/ebbkit/ebb/rtt"
 )
@@ -25,7 +26,7 @@ type worker struct {
 	scaler   *downscale.Downscaler
 	handler  *backhaul.Handler
 	conns    backhaul.Connections
-	granter  *balance.Granter
+	granter  *grants.Granter
 	demand   *demand
 	idles    autostart.Idles
 	listener net.Listener
