@@ -72,12 +72,12 @@ func (s *Starter) attend(h *hosted, r *run) {
 		row := s.row(r.m)
 		changed, restart, wait := l.look(began, s.condition(r, err), s.restartAfter(r.m.App), row.Recent)
 		if changed {
-			health := balance.Passing
+			health := balance.HealthPassing
 			if l.streak.failing {
-				health = balance.Failing
+				health = balance.HealthFailing
 			}
 			s.edit(r, func(m *balance.Machine) {
-				if m.Health = health; health == balance.Passing {
+				if m.Health = health; health == balance.HealthPassing {
 					m.Fault = "" // of a restart that failed
 				}
 			})

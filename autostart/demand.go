@@ -45,7 +45,7 @@ func (q *queue) demand() (in input, app balance.App) {
 	q.outliers = q.outliers[:0]
 	q.leaving.begin()
 	q.a.balancer.Loads(q.app, func(m *balance.Machine, c balance.Candidate) bool {
-		if c.Tier == balance.TierFailing && m.Health != balance.Failing {
+		if c.Tier == balance.TierFailing && m.Health != balance.HealthFailing {
 			q.outliers = append(q.outliers, m.ID)
 		}
 		n := q.leaving.look(m, c.Own, c.Told)

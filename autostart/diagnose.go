@@ -114,7 +114,7 @@ func (s *Starter) diagnose(
 			m.Fault = fmt.Sprintf("not ready after %v: %s", age, why)
 			switch {
 			case doubtful:
-				m.Health, m.Recent = balance.Failing, false
+				m.Health, m.Recent = balance.HealthFailing, false
 			case m.Doubtful:
 				m.Health = balance.HealthUnknown // it does something again
 			}

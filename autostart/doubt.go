@@ -44,11 +44,11 @@ func (s *Starter) doubt(r *run, began time.Time) {
 	told := false
 	s.edit(r, func(m *balance.Machine) {
 		if told = m.State == balance.Starting && !r.up.Load(); told {
-			m.Health, m.Recent = balance.Failing, false
+			m.Health, m.Recent = balance.HealthFailing, false
 		}
 	})
 	if told {
 		took := time.Since(began).Round(time.Millisecond)
-		s.config.Trace.health(r.m, balance.Failing, fmt.Errorf("not ready after %v", took))
+		s.config.Trace.health(r.m, balance.HealthFailing, fmt.Errorf("not ready after %v", took))
 	}
 }

@@ -46,7 +46,7 @@ func TestStartIsDoubtedWhenItTakesTooLong(t *testing.T) {
 				r.start("m0")
 				began := time.Now()
 				for r.row("m0").State == balance.Starting && time.Since(began) < 10*time.Minute-sec {
-					if m := r.row("m0"); m.Health == balance.Failing {
+					if m := r.row("m0"); m.Health == balance.HealthFailing {
 						if got := time.Since(began).Truncate(sec); got != tc.after || m.Recent {
 							t.Errorf("failing after %v, recent %v; want after %v", got, m.Recent, tc.after)
 						}
@@ -59,7 +59,7 @@ func TestStartIsDoubtedWhenItTakesTooLong(t *testing.T) {
 				}
 				if tc.slow.boot < time.Minute+1 {
 					time.Sleep(time.Minute)
-					if m := r.row("m0"); m.State != balance.Started && tc.slow.ends == 0 || m.State == balance.Started && m.Health != balance.Passing {
+					if m := r.row("m0"); m.State != balance.Started && tc.slow.ends == 0 || m.State == balance.Started && m.Health != balance.HealthPassing {
 						t.Errorf("in the end %v, %v", m.State, m.Health)
 					}
 				}

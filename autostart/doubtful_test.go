@@ -88,7 +88,7 @@ func TestDoubtOfStarts(t *testing.T) {
 					switch name, what, _ := strings.Cut(part, " "); what {
 					case "doubtful":
 						m := new(*s.row(name))
-						m.Doubtful, m.Health, m.Fault = true, balance.Failing, "hangs"
+						m.Doubtful, m.Health, m.Fault = true, balance.HealthFailing, "hangs"
 						s.replace(m)
 					case "starts well":
 						m := new(*s.row(name))

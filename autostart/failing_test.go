@@ -23,7 +23,7 @@ func TestFailingMachineIsReplaced(t *testing.T) {
 			n.d.mu.Lock()
 			n.d.running[sick].sick = true
 			n.d.mu.Unlock()
-			for n.row(sick).Health != balance.Failing {
+			for n.row(sick).Health != balance.HealthFailing {
 				time.Sleep(sec)
 			}
 			bad := 0

@@ -114,7 +114,7 @@ func TestBlames(t *testing.T) {
 			m := &balance.Machine{ID: ids[i], App: "web", State: balance.Started}
 			switch c {
 			case 'f':
-				m.Health = balance.Failing
+				m.Health = balance.HealthFailing
 			case 's':
 				m.State = balance.Stopped
 			case 'o':
@@ -199,7 +199,7 @@ func TestRestartOfAMachineThatIsDead(t *testing.T) {
 			r.d.running["m0"].frozen = true
 			r.d.mu.Unlock()
 			time.Sleep(5*sec + 3*2*sec) // until the next check, and three that time out
-			if m := r.row("m0"); m.Health != balance.Failing {
+			if m := r.row("m0"); m.Health != balance.HealthFailing {
 				r.t.Errorf("it is %v after one interval and its checks", m.Health)
 			}
 			time.Sleep(40 * sec)
@@ -279,14 +279,14 @@ func TestRestartThatCannotBe(t *testing.T) {
 		time.Sleep(sec)
 		r.d.sicken("m0", true)
 		time.Sleep(40 * sec)
-		if m := r.row("m0"); m.State != balance.Started || m.Health != balance.Failing || !strings.Contains(m.Fault, "stopping it failed: no") {
+		if m := r.row("m0"); m.State != balance.Started || m.Health != balance.HealthFailing || !strings.Contains(m.Fault, "stopping it failed: no") {
 			t.Errorf("row %+v", m)
 		}
 		r.d.mu.Lock()
 		r.d.habits["m0"] = habits{}
 		r.d.mu.Unlock()
 		time.Sleep(2 * time.Minute)
-		if m := r.row("m0"); m.State != balance.Started || m.Health != balance.Passing || m.Epoch != 2 || m.Fault != "" {
+		if m := r.row("m0"); m.State != balance.Started || m.Health != balance.HealthPassing || m.Epoch != 2 || m.Fault != "" {
 			t.Errorf("row after it could be: %+v", m)
 		}
 	})

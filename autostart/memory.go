@@ -136,7 +136,7 @@ func (p *Planner) observe(now time.Time, ms []*balance.Machine) {
 	for i, m := range ms {
 		s := &p.memory[i]
 		if s.known && s.epoch == m.Epoch && s.state == m.State {
-			if held := m.State == balance.Starting && m.Recent && m.Health != balance.Passing; held ||
+			if held := m.State == balance.Starting && m.Recent && m.Health != balance.HealthPassing; held ||
 				s.held {
 				s.bootAt, s.partial, s.held = now, false, held // its boot begins now, or later
 			}
@@ -321,9 +321,9 @@ func (p *Planner) stands(now time.Time, i int, m *balance.Machine) standing {
 		return starting
 	case balance.Started:
 		switch {
-		case m.Health == balance.Failing && m.Recent:
+		case m.Health == balance.HealthFailing && m.Recent:
 			return starting
-		case m.Health == balance.Failing:
+		case m.Health == balance.HealthFailing:
 			return broken
 		case m.Cordon == balance.CordonSoft:
 			return s.recall.stands(now, m.CordonGen)

@@ -54,12 +54,12 @@ func TestOwnLimitsAreNotFailingChecks(t *testing.T) {
 				}
 			}
 			unwell := errors.New("unwell")
-			checks(100, limit, balance.Passing)
-			checks(2, unwell, balance.Passing)
-			checks(100, limit, balance.Passing)
-			checks(1, unwell, balance.Failing)
-			checks(100, limit, balance.Failing)
-			checks(1, nil, balance.Passing)
+			checks(100, limit, balance.HealthPassing)
+			checks(2, unwell, balance.HealthPassing)
+			checks(100, limit, balance.HealthPassing)
+			checks(1, unwell, balance.HealthFailing)
+			checks(100, limit, balance.HealthFailing)
+			checks(1, nil, balance.HealthPassing)
 		})
 	}
 }

@@ -161,7 +161,7 @@ func (r *plan) age(i int, m *balance.Machine) {
 	} else if m.State == balance.Suspended {
 		key.kind = Resume
 	}
-	if m.State == balance.Starting && m.Health == balance.Failing && !m.Recent {
+	if m.State == balance.Starting && m.Health == balance.HealthFailing && !m.Recent {
 		r.doomed++
 	}
 	b := r.p.boots.of(key)

@@ -116,11 +116,11 @@ func (s *story) see(what string) {
 		case "out":
 			m.Cordon = balance.CordonHard
 		case "failing":
-			m.Health, m.Recent = balance.Failing, false
+			m.Health, m.Recent = balance.HealthFailing, false
 		case "coming":
-			m.Health, m.Recent = balance.Failing, true
+			m.Health, m.Recent = balance.HealthFailing, true
 		case "passing":
-			m.Health, m.Recent = balance.Passing, false
+			m.Health, m.Recent = balance.HealthPassing, false
 		default:
 			s.t.Fatalf("unknown state %q", state)
 		}
@@ -501,7 +501,7 @@ func TestTheRowOfAMachineThatIsAboutToRun(t *testing.T) {
 	s.plan(5*sec, 0, 1)
 	edit(func(m *balance.Machine) { m.Recent = false })
 	s.plan(6*sec, 0, 1)
-	edit(func(m *balance.Machine) { m.Health, m.Recent = balance.Passing, true })
+	edit(func(m *balance.Machine) { m.Health, m.Recent = balance.HealthPassing, true })
 	s.plan(51*sec, 0, 1)
 	edit(func(m *balance.Machine) { m.State = balance.Started })
 	s.plan(51*sec, 0, 1)

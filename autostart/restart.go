@@ -124,6 +124,6 @@ func (s *Starter) restart(h *hosted, r *run, l *liveness, found error) bool {
 	err = fmt.Errorf("%s; and stopping it failed: %w", m.Fault, err)
 	s.edit(r, func(row *balance.Machine) { row.Fault = err.Error() })
 	r.gate.Reopen(token)
-	s.config.Trace.health(r.m, balance.Failing, err)
+	s.config.Trace.health(r.m, balance.HealthFailing, err)
 	return false
 }

@@ -343,7 +343,7 @@ func (s *Starter) boot(h *hosted, r *run) bool {
 	recent := max(s.learn(h, r, b.Kind, took), r.probe.check.Grace-took)
 	s.edit(r, func(m *balance.Machine) { // before ready, so that the row which says so is whole
 		r.up.Store(true)
-		m.Addr, m.Fault, m.Health, m.Recent, m.Doubtful = b.Addr, "", balance.Passing, recent > 0, false
+		m.Addr, m.Fault, m.Health, m.Recent, m.Doubtful = b.Addr, "", balance.HealthPassing, recent > 0, false
 	})
 	if !r.gate.Ready(r.token) {
 		s.abandon(h, r, "it was given up while it became ready")

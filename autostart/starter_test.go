@@ -62,7 +62,7 @@ func TestStarterStories(t *testing.T) {
 				if m.State != tc.state || m.Fault != tc.fault || m.Epoch != 1 {
 					t.Errorf("row: %v at epoch %d, fault %q; want %v, %q", m.State, m.Epoch, m.Fault, tc.state, tc.fault)
 				}
-				if tc.state == balance.Started && (m.Addr != "host:80" || m.Health != balance.Passing || !m.Recent) {
+				if tc.state == balance.Started && (m.Addr != "host:80" || m.Health != balance.HealthPassing || !m.Recent) {
 					t.Errorf("row of a machine that is ready: %+v", m)
 				}
 				if _, _, running := r.d.counts(); tc.state == balance.Failed && running > 0 && tc.habits.stopErr == nil {
@@ -140,7 +140,7 @@ func TestStopAndSuspendAreNoFaults(t *testing.T) {
 		r.d.Suspend(t.Context(), r.row("m0"))
 		gate.Closed(token, true)
 		time.Sleep(time.Minute)
-		if m := r.row("m0"); m.State != balance.Suspended || m.Health != balance.Passing || m.Fault != "" {
+		if m := r.row("m0"); m.State != balance.Suspended || m.Health != balance.HealthPassing || m.Fault != "" {
 			t.Errorf("row of a suspended machine: %+v", m)
 		}
 		r.start("m0")
@@ -194,17 +194,17 @@ func TestHealthAfterReady(t *testing.T) {
 			}
 		}
 		time.Sleep(sec)
-		health("ready", balance.Passing, true)
+		health("ready", balance.HealthPassing, true)
 		sick(true)
 		time.Sleep(6 * sec) // two checks, the second soon after the first
-		health("two failures are not enough", balance.Passing, true)
+		health("two failures are not enough", balance.HealthPassing, true)
 		time.Sleep(2 * sec)
-		health("three are", balance.Failing, true)
+		health("three are", balance.HealthFailing, true)
 		time.Sleep(12 * sec)
-		health("no longer recent", balance.Failing, false)
+		health("no longer recent", balance.HealthFailing, false)
 		sick(false)
 		time.Sleep(5 * sec)
-		health("well again", balance.Passing, false)
+		health("well again", balance.HealthPassing, false)
 		r.stop()
 		want := []string{"starting m0@1", "ready m0 cold 0s", "m0 failing: unwell", "m0 passing: <nil>"}
 		if diff := cmp.Diff(want, r.events); diff != "" {

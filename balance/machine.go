@@ -57,8 +57,8 @@ type Health uint8
 // The health values. Unknown counts as passing: no check is configured, or none has ended yet.
 const (
 	HealthUnknown Health = iota
-	Passing
-	Failing
+	HealthPassing
+	HealthFailing
 )
 
 var healthNames = [...]string{"unknown", "passing", "failing"}
@@ -161,7 +161,7 @@ func (m Machine) validate() error {
 		return fmt.Errorf("balance: machine %q has no region: set Machine.Region", m.ID)
 	case m.State > Gone:
 		return fmt.Errorf("balance: machine %q: %v is no state", m.ID, m.State)
-	case m.Health > Failing:
+	case m.Health > HealthFailing:
 		return fmt.Errorf("balance: machine %q: %v is no health", m.ID, m.Health)
 	case m.Cordon > CordonHard:
 		return fmt.Errorf("balance: machine %q: %v is no cordon", m.ID, m.Cordon)
@@ -226,9 +226,9 @@ func tierOf(s State, c Cordon, h Health, recent bool) Tier {
 	switch {
 	case s != Started || c == CordonHard:
 		return TierNone
-	case h == Failing && recent:
+	case h == HealthFailing && recent:
 		return TierComing
-	case h == Failing:
+	case h == HealthFailing:
 		return TierFailing
 	case c == CordonSoft:
 		return TierCordoned

@@ -398,7 +398,7 @@ func TestNotAllAreEjected(t *testing.T) {
 func TestPanicKeepsHardLimits(t *testing.T) {
 	w := newWorld(t, nil, Limits{Soft: 1, Hard: 2})
 	for _, id := range []MachineID{"m0", "m1"} {
-		w.put(id, "nrt", func(m *Machine) { m.Health = Failing })
+		w.put(id, "nrt", func(m *Machine) { m.Health = HealthFailing })
 	}
 	for range 4 {
 		r, err := w.b.Pick(Request{App: "web"})

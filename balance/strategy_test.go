@@ -38,9 +38,9 @@ func TestClosest(t *testing.T) {
 	w.load("far", 1)
 	w.load("nowhere", 1)
 	w.want("n3")
-	w.put("n4", "nrt", func(m *Machine) { m.Health, m.Recent = Failing, true })
+	w.put("n4", "nrt", func(m *Machine) { m.Health, m.Recent = HealthFailing, true })
 	w.want("n4", "n3") // coming up is worse than cordoned
-	w.put("n5", "nrt", func(m *Machine) { m.Health = Failing })
+	w.put("n5", "nrt", func(m *Machine) { m.Health = HealthFailing })
 	w.want("n5", "n3", "n4")
 	w.put("n6", "nrt", func(m *Machine) { m.Cordon = CordonHard })
 	w.put("n7", "nrt", func(m *Machine) { m.State = Starting })

@@ -330,7 +330,7 @@ func (r *run) habits(a *appRun, now time.Time, s *Situation) {
 func (r *run) see(m *machine, app balance.App, now time.Time) Seen {
 	s := Seen{
 		ID: m.row.ID, Region: m.row.Region, Revision: m.row.Revision, Rank: m.rank, State: m.row.State,
-		Failing: m.row.Health == balance.Failing, Hard: m.row.Cordon == balance.CordonHard, Limits: app.LimitsOf(m.row),
+		Failing: m.row.Health == balance.HealthFailing, Hard: m.row.Cordon == balance.CordonHard, Limits: app.LimitsOf(m.row),
 	}
 	if m.gate == nil {
 		s.Leaving = m.row.Cordon == balance.CordonSoft

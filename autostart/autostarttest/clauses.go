@@ -118,7 +118,7 @@ func unlimited(b *bench) {
 func failing(b *bench) {
 	n := b.world(soft(10), 3).node()
 	n.move("home-1", balance.Started)
-	n.edit("home-1", func(m *balance.Machine) { m.Health = balance.Failing })
+	n.edit("home-1", func(m *balance.Machine) { m.Health = balance.HealthFailing })
 	n.plan(0, 0)
 	n.failed = true
 	d := n.plan(0, 0)

@@ -32,7 +32,7 @@ func TestFrozenMachineIsRestarted(t *testing.T) {
 		Trace: autostart.StarterTrace{
 			Ready: func(m balance.Machine, _ autostart.BootKind, _ time.Duration) { ready <- m },
 			Health: func(_ balance.Machine, h balance.Health, err error) {
-				if h == balance.Failing {
+				if h == balance.HealthFailing {
 					failing <- err
 				}
 			},

@@ -42,9 +42,9 @@ func (m *machine) tier() balance.Tier {
 	switch {
 	case m.State != balance.Started || m.Cordon == balance.CordonHard:
 		return balance.TierNone
-	case m.Health == balance.Failing && m.Recent:
+	case m.Health == balance.HealthFailing && m.Recent:
 		return balance.TierComing
-	case m.Health == balance.Failing:
+	case m.Health == balance.HealthFailing:
 		return balance.TierFailing
 	case m.Cordon == balance.CordonSoft:
 		return balance.TierCordoned
@@ -66,7 +66,7 @@ func drawMachine(t *rapid.T) machine {
 	m.Region = rapid.SampledFrom([]string{"nrt", "hkg", "fra", "xyz"}).Draw(t, "region")
 	m.State = rapid.SampledFrom([]balance.State{balance.Started, balance.Started, balance.Started, balance.Started, balance.Stopped, balance.Starting, balance.Failed}).Draw(t, "state")
 	m.Cordon = rapid.SampledFrom([]balance.Cordon{balance.CordonNone, balance.CordonNone, balance.CordonNone, balance.CordonSoft, balance.CordonHard}).Draw(t, "cordon")
-	m.Health = rapid.SampledFrom([]balance.Health{balance.Passing, balance.HealthUnknown, balance.Passing, balance.Failing}).Draw(t, "health")
+	m.Health = rapid.SampledFrom([]balance.Health{balance.HealthPassing, balance.HealthUnknown, balance.HealthPassing, balance.HealthFailing}).Draw(t, "health")
 	m.Recent = rapid.Bool().Draw(t, "recent")
 	m.Doubtful = rapid.Bool().Draw(t, "doubtful")
 	m.Revision = rapid.SampledFrom([]string{"v1", "v2"}).Draw(t, "revision")

@@ -83,7 +83,7 @@ func (k *worker) traceStarter() autostart.StarterTrace {
 			k.tell(log, events.NotReady, m, "not ready after %v: %v", rounded(after), err)
 		},
 		Health: func(m balance.Machine, h balance.Health, err error) {
-			if h == balance.Failing {
+			if h == balance.HealthFailing {
 				k.tell(log, events.Health, m, "its checks fail: %v", err)
 				return
 			}

@@ -260,8 +260,8 @@ func TestWhatMachinesLackIsLogged(t *testing.T) {
 	trace.Delayed(m, errors.New("429"), 1500*time.Millisecond)
 	trace.Delayed(m, errors.New("not its turn"), 0)
 	trace.NotReady(m, 5*time.Second, errors.New("connection refused at 127.0.0.1:2345"))
-	trace.Health(m, balance.Failing, errors.New("GET /up: 500"))
-	trace.Health(m, balance.Passing, nil)
+	trace.Health(m, balance.HealthFailing, errors.New("GET /up: 500"))
+	trace.Health(m, balance.HealthPassing, nil)
 	want := []string{
 		"delayed: tried again in 1.5s: 429", "delayed: given up until it is wanted again: not its turn",
 		"not-ready: not ready after 5s: connection refused at 127.0.0.1:2345",
