@@ -57,7 +57,7 @@ func TestWarmPathDoesNotAllocate(t *testing.T) {
 		if err != nil {
 			t.Fatal(err)
 		}
-		slot.Release(balance.Done)
+		slot.Release(balance.OutcomeDone)
 	}); n != 0 {
 		t.Errorf("Acquire: %v allocations, want 0", n)
 	}
@@ -67,13 +67,13 @@ func TestWarmPathDoesNotAllocate(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	defer first.Release(balance.Done)
+	defer first.Release(balance.OutcomeDone)
 	if n := testing.AllocsPerRun(1000, func() {
 		slot, err := a.Acquire(ctx, r)
 		if err != nil {
 			t.Fatal(err)
 		}
-		slot.Release(balance.Done)
+		slot.Release(balance.OutcomeDone)
 	}); n != 0 {
 		t.Errorf("Acquire above soft: %v allocations, want 0", n)
 	}
@@ -91,7 +91,7 @@ func BenchmarkAcquire(bb *testing.B) {
 				if err != nil {
 					bb.Fatal(err)
 				}
-				slot.Release(balance.Done)
+				slot.Release(balance.OutcomeDone)
 			}
 		})
 		bb.Run(fmt.Sprintf("through=autostart/machines=%d", n), func(bb *testing.B) {
@@ -103,7 +103,7 @@ func BenchmarkAcquire(bb *testing.B) {
 				if err != nil {
 					bb.Fatal(err)
 				}
-				slot.Release(balance.Done)
+				slot.Release(balance.OutcomeDone)
 			}
 		})
 	}
@@ -130,7 +130,7 @@ func BenchmarkWarmPath(bb *testing.B) {
 					if err != nil {
 						bb.Fatal(err)
 					}
-					slot.Release(balance.Done)
+					slot.Release(balance.OutcomeDone)
 				}
 				between := time.Now()
 				for range k {
@@ -139,7 +139,7 @@ func BenchmarkWarmPath(bb *testing.B) {
 					if err != nil {
 						bb.Fatal(err)
 					}
-					slot.Release(balance.Done)
+					slot.Release(balance.OutcomeDone)
 				}
 				if k == turn {
 					alone, through = append(alone, between.Sub(began)), append(through, time.Since(between))
@@ -228,7 +228,7 @@ func benchHandover(bb *testing.B, parked, hard int) {
 		stop, _ := g.CloseNow()
 		g.Closed(stop, false)
 		for i := range held {
-			held[i].Release(balance.Done)
+			held[i].Release(balance.OutcomeDone)
 		}
 		park(k)
 	}
@@ -249,7 +249,7 @@ func BenchmarkPark(bb *testing.B) {
 	if err != nil {
 		bb.Fatal(err)
 	}
-	defer held.Release(balance.Done)
+	defer held.Release(balance.OutcomeDone)
 	var leave context.CancelFunc
 	a.config.Trace.Parked = func(balance.AppID, int) { leave() }
 	bb.ReportAllocs()

@@ -41,7 +41,7 @@ func (w *world) bad() (time.Duration, error) {
 	r := balance.Request{App: "bad"}
 	slot, err := w.a.Acquire(w.t.Context(), &r)
 	if err == nil {
-		slot.Release(balance.Done)
+		slot.Release(balance.OutcomeDone)
 	}
 	return time.Since(began), err
 }

@@ -42,7 +42,7 @@ func TestBodyIsReadAfterTheHandOver(t *testing.T) {
 			http.Error(w, err.Error(), http.StatusServiceUnavailable)
 			return
 		}
-		defer slot.Release(balance.Done)
+		defer slot.Release(balance.OutcomeDone)
 		digest := sha256.New()
 		io.Copy(digest, r.Body)
 		w.Write(digest.Sum(nil))
@@ -79,7 +79,7 @@ func TestBodyIsReadAfterTheHandOver(t *testing.T) {
 	if n := body.n.Load(); n != 0 {
 		t.Errorf("%d bytes of the body are under way before there is a slot", n)
 	}
-	held.Release(balance.Done)
+	held.Release(balance.OutcomeDone)
 	if got := <-answers; got.err != nil || !bytes.Equal(got.digest, want.Sum(nil)) {
 		t.Errorf("digest %x, %v; want %x", got.digest, got.err, want.Sum(nil))
 	}

@@ -173,7 +173,7 @@ func (w *storm) ask(t *testing.T, apps int) (errs []error) {
 			app := balance.AppID(fmt.Sprintf("app%03d", i))
 			slot, err := w.a.Acquire(t.Context(), &balance.Request{App: app})
 			if err == nil {
-				slot.Release(balance.Done)
+				slot.Release(balance.OutcomeDone)
 				return
 			}
 			mu.Lock()

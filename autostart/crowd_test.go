@@ -36,10 +36,10 @@ func TestBoundsByBytes(t *testing.T) {
 		time.Sleep(6 * sec)
 		for _, c := range []<-chan result{a, back} {
 			r := has(t, c)
-			r.slot.Release(balance.Done)
+			r.slot.Release(balance.OutcomeDone)
 		}
 		if r := has(t, b); r.err == nil {
-			r.slot.Release(balance.Done)
+			r.slot.Release(balance.OutcomeDone)
 		}
 		if n, bytes := w.a.seats.n.Load(), w.a.seats.bytes.Load(); n != 0 || bytes != 0 {
 			t.Errorf("%d seats and %d bytes are left behind", n, bytes)
@@ -62,7 +62,7 @@ func TestBodiesThatWaitAreBounded(t *testing.T) {
 		time.Sleep(6 * sec)
 		for _, c := range []<-chan result{a, b} {
 			r := has(t, c)
-			r.slot.Release(balance.Done)
+			r.slot.Release(balance.OutcomeDone)
 		}
 		if n, bytes := w.a.seats.n.Load(), w.a.seats.bytes.Load(); n != 0 || bytes != 0 {
 			t.Errorf("%d seats and %d bytes are left behind", n, bytes)
@@ -153,11 +153,11 @@ func TestRampLetsThemInByWaves(t *testing.T) {
 		}
 		for _, c := range cs[:20] {
 			r := has(t, c)
-			r.slot.Release(balance.Done)
+			r.slot.Release(balance.OutcomeDone)
 		}
 		for _, c := range cs[20:] {
 			r := has(t, c)
-			r.slot.Release(balance.Done)
+			r.slot.Release(balance.OutcomeDone)
 		}
 	})
 }
@@ -196,7 +196,7 @@ func TestClientOfUnreadBodyLeaves(t *testing.T) {
 			if err != nil {
 				t.Fatal(err)
 			}
-			defer held.Release(balance.Done)
+			defer held.Release(balance.OutcomeDone)
 			a.config.MaxWait = -1
 			parked, left := make(chan struct{}, 2), make(chan error, 2)
 			a.config.Trace.Parked = func(balance.AppID, int) { parked <- struct{}{} }
@@ -272,12 +272,12 @@ func TestGrantWakesWhoWaits(t *testing.T) {
 		if token, ok := got.slot.Grant(); !ok || token != 8 {
 			t.Errorf("token %d, %v", token, ok)
 		}
-		got.slot.Release(balance.Done)
-		first.Release(balance.Done)
+		got.slot.Release(balance.OutcomeDone)
+		first.Release(balance.OutcomeDone)
 		grant.Token = 9
 		w.b.Take(grant)
 		got = has(t, b)
-		got.slot.Release(balance.Done)
+		got.slot.Release(balance.OutcomeDone)
 	})
 }
 

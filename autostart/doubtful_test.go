@@ -169,7 +169,7 @@ func TestBrokenAppIsNamedWithinSixSecondsAndCured(t *testing.T) {
 					began := time.Now()
 					slot, err := a.Acquire(ctx, &balance.Request{App: "web"})
 					if err == nil {
-						slot.Release(balance.Done)
+						slot.Release(balance.OutcomeDone)
 					}
 					return time.Since(began), err
 				}

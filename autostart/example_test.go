@@ -76,7 +76,7 @@ func Example() {
 		}
 		fmt.Println("served by", slot.Machine().ID)
 		// Enter slot.Gate(), dial slot.Machine().Addr, send the request, and then:
-		slot.Release(balance.Done)
+		slot.Release(balance.OutcomeDone)
 	}
 	cancel()
 	running.Wait()
@@ -163,11 +163,11 @@ func ExampleAutostart_Acquire_tenants() {
 		go func() {
 			slot, _ := room.Acquire(ctx, &balance.Request{App: "gpu", Tenant: tenant})
 			served <- tenant
-			slot.Release(balance.Done)
+			slot.Release(balance.OutcomeDone)
 		}()
 		<-waits // one after the other
 	}
-	slot.Release(balance.Done)
+	slot.Release(balance.OutcomeDone)
 	for range 4 {
 		fmt.Println(<-served)
 	}

@@ -61,9 +61,9 @@ func TestOutlierIsReplaced(t *testing.T) {
 			slot.Release(o)
 		}
 		for range 60 { // what fails there is well elsewhere
-			ask(only, balance.Errored)
+			ask(only, balance.OutcomeError)
 			for range 3 {
-				ask(other, balance.Done)
+				ask(other, balance.OutcomeDone)
 			}
 			time.Sleep(100 * time.Millisecond)
 			if v, _ := n.b.View("web"); v.Len(0, balance.TierFailing) > 0 {

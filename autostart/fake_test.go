@@ -175,11 +175,11 @@ func (w *world) get(ctx context.Context, hold time.Duration) (balance.MachineID,
 	g := slot.Gate()
 	if _, b := g.Admit(0, 0); b != balance.Admitted {
 		w.t.Errorf("slot of %s handed over, and its gate says %v", id, b)
-		slot.Release(balance.Bounced)
+		slot.Release(balance.OutcomeBounced)
 		return "", errors.New("bounced")
 	}
 	time.Sleep(hold)
 	g.Leave()
-	slot.Release(balance.Done)
+	slot.Release(balance.OutcomeDone)
 	return id, nil
 }

@@ -89,7 +89,7 @@ func (w *away) get() (time.Duration, error) {
 	began := time.Now()
 	slot, err := w.a.Acquire(w.t.Context(), &balance.Request{App: "web"})
 	if err == nil {
-		slot.Release(balance.Done)
+		slot.Release(balance.OutcomeDone)
 	}
 	return time.Since(began), err
 }

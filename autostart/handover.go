@@ -71,7 +71,7 @@ func (q *queue) handOver() {
 		case !stayed: // it left meanwhile
 			q.unlocked(func() {
 				if err == nil {
-					slot.Release(balance.Canceled)
+					slot.Release(balance.OutcomeCanceled)
 				}
 			})
 		case err == nil:

@@ -26,8 +26,8 @@ func TestWhoWasRefusedWaitsForSomethingNew(t *testing.T) {
 		other := has(t, free)
 		time.Sleep(excludedFor)
 		got := has(t, c)
-		got.slot.Release(balance.Done)
-		other.slot.Release(balance.Done)
+		got.slot.Release(balance.OutcomeDone)
+		other.slot.Release(balance.OutcomeDone)
 		// The machine is started again meanwhile: that is something new.
 		c = w.park(t.Context(), &balance.Request{App: "web", Tried: []balance.MachineID{"m0"}, Place: 1})
 		hasNot(t, c)
@@ -37,7 +37,7 @@ func TestWhoWasRefusedWaitsForSomethingNew(t *testing.T) {
 		// Its owner is told to, unless the planner was faster.
 		w.Start(t.Context(), balance.Machine{ID: "m0", App: "web", Epoch: g.Load().Epoch})
 		got = has(t, c)
-		if got.slot.Release(balance.Done); time.Since(began) != 0 {
+		if got.slot.Release(balance.OutcomeDone); time.Since(began) != 0 {
 			t.Errorf("waited %v for a machine that is new", time.Since(began))
 		}
 		w.stop()
@@ -69,10 +69,10 @@ func TestWhoInsistsWaitsForIt(t *testing.T) {
 			t.Errorf("served by %s, want %s", id, ids[1])
 		}
 		hasNot(t, b)
-		ra.slot.Release(balance.Done)
+		ra.slot.Release(balance.OutcomeDone)
 		rb := has(t, b)
-		rb.slot.Release(balance.Done)
-		passed.slot.Release(balance.Done)
+		rb.slot.Release(balance.OutcomeDone)
+		passed.slot.Release(balance.OutcomeDone)
 		w.stop()
 	})
 }
@@ -116,7 +116,7 @@ func TestWakesAgain(t *testing.T) {
 		if r.err != nil {
 			t.Fatal(r.err)
 		}
-		r.slot.Release(balance.Done)
+		r.slot.Release(balance.OutcomeDone)
 		w.stop()
 	})
 }
@@ -189,8 +189,8 @@ func TestOnlyWhatComesLaterRecalls(t *testing.T) {
 				t.Errorf("told %d: cordon %v, %d starts, %d recalls for what came later", told, g.Load().Cordon,
 					w.started(), w.recall)
 			}
-			before.Release(balance.Done)
-			later.Release(balance.Done)
+			before.Release(balance.OutcomeDone)
+			later.Release(balance.OutcomeDone)
 			w.stop()
 		})
 	}
@@ -212,7 +212,7 @@ func TestRecallBeforeStart(t *testing.T) {
 		if g.Load().Cordon != balance.CordonNone || w.started() > 0 || w.recall != 1 {
 			t.Errorf("cordon %v, %d starts, %d recalls", g.Load().Cordon, w.started(), w.recall)
 		}
-		slot.Release(balance.Done)
+		slot.Release(balance.OutcomeDone)
 		w.stop()
 	})
 }

@@ -111,7 +111,7 @@ func TestHooksMayCallBack(t *testing.T) {
 				}
 				r := balance.Request{App: "web"}
 				if slot, err := a.Acquire(ctx, &r); err == nil {
-					slot.Release(balance.Done)
+					slot.Release(balance.OutcomeDone)
 				}
 			}
 			w.fleet.Edit("web", "m0", func(m *balance.Machine) { m.Addr += "." })
@@ -131,7 +131,7 @@ func TestHooksMayCallBack(t *testing.T) {
 		go a.Acquire(leaves, &balance.Request{App: "web"})
 		go a.Acquire(ctx, &balance.Request{App: "web"}) // waits for too long
 		time.Sleep(10 * time.Second)
-		slot.Release(balance.Done)
+		slot.Release(balance.OutcomeDone)
 		gate := w.fleet.Gate("web", "m0")
 		gate.Cordon()
 		for range 2 { // more than the machine takes: it is recalled

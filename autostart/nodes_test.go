@@ -136,14 +136,14 @@ func (e *regionEdge) send(n int) <-chan error {
 					time.Sleep(e.lag)
 					slot.Observe(l)
 					e.note("bounced %v", answer)
-					slot.Release(balance.Bounced)
+					slot.Release(balance.OutcomeBounced)
 					r.Tried = append(r.Tried, id)
 					continue
 				}
 				time.Sleep(sec)
 				g.Leave()
 				time.Sleep(e.lag)
-				slot.Release(balance.Done)
+				slot.Release(balance.OutcomeDone)
 				errs <- nil
 				return
 			}

@@ -59,7 +59,7 @@ func TestSlowBootOfAQuickApp(t *testing.T) {
 			held = append(held, slot)
 		}
 		for i := range held {
-			held[i].Release(balance.Done)
+			held[i].Release(balance.OutcomeDone)
 		}
 	})
 }
@@ -80,7 +80,7 @@ func TestPatienceOfLateOnesAndOfSecondStarts(t *testing.T) {
 			if r := has(t, c); r.err != nil {
 				t.Errorf("%d: %v", i, r.err)
 			} else {
-				r.slot.Release(balance.Done)
+				r.slot.Release(balance.OutcomeDone)
 			}
 		}
 	})
@@ -141,7 +141,7 @@ func TestRetryAfterIsWhatIsKnown(t *testing.T) {
 				time.Sleep(4 * sec)
 				for _, c := range cs {
 					r := has(t, c)
-					r.slot.Release(balance.Done)
+					r.slot.Release(balance.OutcomeDone)
 				}
 			})
 		})
@@ -163,7 +163,7 @@ func TestRoomFollowsTheRate(t *testing.T) {
 			slot, err := w.a.Acquire(t.Context(), &balance.Request{App: "web"})
 			if err == nil {
 				time.Sleep(sec) // 10 machines: 10 in a second
-				slot.Release(balance.Done)
+				slot.Release(balance.OutcomeDone)
 				return
 			}
 			mu.Lock()
@@ -217,7 +217,7 @@ func TestRoomIsWideWhileAStartIsInFlight(t *testing.T) {
 				slot, err := w.a.Acquire(ctx, &balance.Request{App: "web"})
 				if err == nil {
 					time.Sleep(sec)
-					slot.Release(balance.Done)
+					slot.Release(balance.OutcomeDone)
 				}
 			})
 		}

@@ -236,10 +236,10 @@ func (a *Autostart) park(ctx context.Context, r *balance.Request, why error) (ba
 			w.err = a.left(q, w.since, context.Canceled)
 		case w.err != nil:
 		case ctx.Err() != nil:
-			w.slot.Release(balance.Canceled) // too late: the slot is for the next one
+			w.slot.Release(balance.OutcomeCanceled) // too late: the slot is for the next one
 			w.err = a.left(q, w.since, context.Cause(ctx))
 		case w.conn != nil && tcpinfo.PeerClosed(w.conn):
-			w.slot.Release(balance.Canceled)
+			w.slot.Release(balance.OutcomeCanceled)
 			w.err = a.left(q, w.since, context.Canceled)
 		}
 	case <-ctx.Done():
@@ -249,7 +249,7 @@ func (a *Autostart) park(ctx context.Context, r *balance.Request, why error) (ba
 		if !waited { // handed over at this very moment
 			<-w.done
 			if w.err == nil {
-				w.slot.Release(balance.Canceled)
+				w.slot.Release(balance.OutcomeCanceled)
 			}
 		}
 		w.err = a.left(q, w.since, context.Cause(ctx))

@@ -114,7 +114,7 @@ func queueModel(t *testing.T, rt *rapid.T) {
 			askers = append(askers, a)
 			mu.Unlock()
 			old.slot.Gate().Leave()
-			old.slot.Release(balance.Done)
+			old.slot.Release(balance.OutcomeDone)
 			old.holds = false
 			ask(a)
 		},
@@ -124,10 +124,12 @@ func queueModel(t *testing.T, rt *rapid.T) {
 			a.cancel()
 			synctest.Wait()
 		},
-		"answer": func(rt *rapid.T) { release(pick(rt, "who", func(a *asker) bool { return a.holds }), balance.Done) },
+		"answer": func(rt *rapid.T) {
+			release(pick(rt, "who", func(a *asker) bool { return a.holds }), balance.OutcomeDone)
+		},
 		"owner refuses": func(rt *rapid.T) {
 			a := pick(rt, "who", func(a *asker) bool { return a.holds })
-			release(a, balance.Bounced)
+			release(a, balance.OutcomeBounced)
 			a.bounced, a.refused = true, append(a.refused, a.at)
 			a.req.Tried = append(a.req.Tried, a.at)
 			ask(a)
@@ -197,7 +199,7 @@ func queueModel(t *testing.T, rt *rapid.T) {
 		for _, a := range askers {
 			if a.holds {
 				a.slot.Gate().Leave()
-				a.slot.Release(balance.Done)
+				a.slot.Release(balance.OutcomeDone)
 				a.holds = false
 			}
 			if !a.done {

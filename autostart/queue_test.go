@@ -109,7 +109,7 @@ func TestAboveSoftServesAndStarts(t *testing.T) {
 			t.Errorf("%d starts, want no more than 1 for a demand of 3 and a soft limit of 2", w.started())
 		}
 		for i := range slots {
-			slots[i].Release(balance.Done)
+			slots[i].Release(balance.OutcomeDone)
 		}
 		w.stop()
 	})
@@ -154,7 +154,7 @@ func TestWaitingRoomWithoutStarter(t *testing.T) {
 		slot, _ := w.acquire()
 		c := w.park(t.Context(), &balance.Request{App: "web"})
 		hasNot(t, c)
-		slot.Release(balance.Done)
+		slot.Release(balance.OutcomeDone)
 		r := has(t, c)
 		if r.err != nil {
 			t.Fatal(r.err)
@@ -172,7 +172,7 @@ func TestWaitingRoomWithoutStarter(t *testing.T) {
 		token, _ := g.CloseNow()
 		g.Closed(token, false)
 		class(t, has(t, c).err, ErrAsleep, false)
-		r.slot.Release(balance.Done)
+		r.slot.Release(balance.OutcomeDone)
 		w.stop()
 	})
 }
@@ -195,7 +195,7 @@ func TestCrowded(t *testing.T) {
 		time.Sleep(5 * sec)
 		for _, c := range []<-chan result{a, b} {
 			r := has(t, c)
-			r.slot.Release(balance.Done)
+			r.slot.Release(balance.OutcomeDone)
 		}
 		w.stop()
 	})
@@ -229,7 +229,7 @@ func TestClientLeaves(t *testing.T) {
 		time.Sleep(sec)
 		want := int64(2)
 		if r := has(t, b); r.err == nil {
-			r.slot.Release(balance.Done)
+			r.slot.Release(balance.OutcomeDone)
 			want = 1
 		} else if !errors.Is(r.err, context.DeadlineExceeded) {
 			t.Error(r.err)
@@ -238,7 +238,7 @@ func TestClientLeaves(t *testing.T) {
 		if r.err != nil {
 			t.Fatal(r.err)
 		}
-		r.slot.Release(balance.Done)
+		r.slot.Release(balance.OutcomeDone)
 		if left.Load() != want {
 			t.Errorf("%d left, want %d", left.Load(), want)
 		}
@@ -269,23 +269,23 @@ func TestOrderAndReturn(t *testing.T) {
 			r := &balance.Request{App: "web"}
 			reqs, waits = append(reqs, r), append(waits, w.park(t.Context(), r))
 		}
-		held.Release(balance.Bounced)
+		held.Release(balance.OutcomeBounced)
 		first := has(t, waits[0])
 		hasNot(t, waits[1])
 		// The one from the warm path was there before all; it returns to the front.
 		back := w.park(t.Context(), heldReq)
-		first.slot.Release(balance.Bounced)
+		first.slot.Release(balance.OutcomeBounced)
 		again := has(t, back)
 		// The first to be parked comes back, between it and the others.
 		waits[0] = w.park(t.Context(), reqs[0])
 		late := w.park(t.Context(), &balance.Request{App: "web"})
-		again.slot.Release(balance.Done)
+		again.slot.Release(balance.OutcomeDone)
 		for i, c := range append(slices.Clone(waits), late) {
 			r := has(t, c)
 			if r.err != nil {
 				t.Fatalf("%d: %v", i, r.err)
 			}
-			r.slot.Release(balance.Done)
+			r.slot.Release(balance.OutcomeDone)
 			synctest.Wait()
 		}
 		_ = g
@@ -444,7 +444,7 @@ func TestFullOfOthersRequests(t *testing.T) {
 			t.Fatal(err)
 		}
 		slot.Observe(balance.Load{InFlight: 10, Limits: balance.Limits{Soft: 10, Hard: 10}, State: balance.Started, Epoch: 1, Seq: 1})
-		slot.Release(balance.Bounced)
+		slot.Release(balance.OutcomeBounced)
 		r.Tried = append(r.Tried, "m0")
 		done := make(chan error)
 		go func() {
@@ -510,10 +510,10 @@ func TestNoSlotIsLost(t *testing.T) {
 				inside.Add(-1)
 				if bounced {
 					r.Tried = append(r.Tried, slot.Machine().ID)
-					slot.Release(balance.Bounced)
+					slot.Release(balance.OutcomeBounced)
 					continue
 				}
-				slot.Release(balance.Done)
+				slot.Release(balance.OutcomeDone)
 				served.Add(1)
 				return
 			}
@@ -548,7 +548,7 @@ func TestAppsDoNotWaitForEachOther(t *testing.T) {
 		if err != nil || time.Since(began) > 0 {
 			t.Fatalf("the other app: %v after %v", err, time.Since(began))
 		}
-		slot.Release(balance.Done)
+		slot.Release(balance.OutcomeDone)
 		cancel()
 		synctest.Wait()
 		if n := w.a.Parked("web"); n != 0 {

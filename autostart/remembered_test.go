@@ -75,7 +75,7 @@ func (n *node) get() (balance.MachineID, time.Duration, error) {
 		time.Sleep(n.takes)
 		g.Leave()
 	}
-	slot.Release(balance.Done)
+	slot.Release(balance.OutcomeDone)
 	return id, waited, nil
 }
 

@@ -179,7 +179,7 @@ func TestASlotIsNotLostWhenItsClientLeaves(t *testing.T) {
 				c := w.park(ctx, &balance.Request{App: "web"})
 				q := w.a.queue("web")
 				q.mu.Lock() // what follows is what handOver does
-				held.Release(balance.Done)
+				held.Release(balance.OutcomeDone)
 				q.room.begin()
 				s := q.room.turn()
 				slot, err := w.b.Pick(balance.Request{App: "web"})
@@ -198,7 +198,7 @@ func TestASlotIsNotLostWhenItsClientLeaves(t *testing.T) {
 					t.Errorf("%d in flight, and nobody is there", n)
 				}
 				again, _ := w.acquire()
-				again.Release(balance.Done)
+				again.Release(balance.OutcomeDone)
 			})
 		})
 	}

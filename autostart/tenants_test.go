@@ -38,7 +38,7 @@ func TestFloodOfOneTenant(t *testing.T) {
 				return waited
 			}
 			time.Sleep(sec)
-			slot.Release(balance.Done)
+			slot.Release(balance.OutcomeDone)
 			return waited
 		}
 		var flood sync.WaitGroup
@@ -75,7 +75,7 @@ func TestTenantsGetEqualShares(t *testing.T) {
 							return
 						}
 						time.Sleep(sec)
-						slot.Release(balance.Done)
+						slot.Release(balance.OutcomeDone)
 						mu.Lock()
 						served[tenant]++
 						mu.Unlock()
@@ -108,16 +108,16 @@ func TestRefusedRequestKeepsItsTurn(t *testing.T) {
 		a1, wait := of("a")
 		_, a2 := of("a")
 		_, b1 := of("b")
-		held.Release(balance.Done)
+		held.Release(balance.OutcomeDone)
 		slot := has(t, wait).slot
 		again := w.park(t.Context(), a1) // refused; it is there again before anybody else is served
-		slot.Release(balance.Bounced)
+		slot.Release(balance.OutcomeBounced)
 		for i, c := range []<-chan result{again, b1, a2} {
 			r := has(t, c)
 			if r.err != nil {
 				t.Fatalf("%d: %v", i, r.err)
 			}
-			r.slot.Release(balance.Done)
+			r.slot.Release(balance.OutcomeDone)
 		}
 	})
 }
@@ -195,8 +195,8 @@ func TestBoundOfTenantSaysSo(t *testing.T) {
 		if !strings.Contains(err.Error(), "1 wait for this tenant") {
 			t.Errorf("error %v", err)
 		}
-		held.Release(balance.Done)
+		held.Release(balance.OutcomeDone)
 		r := has(t, c)
-		r.slot.Release(balance.Done)
+		r.slot.Release(balance.OutcomeDone)
 	})
 }

@@ -61,7 +61,7 @@ func (a *answer) Read(p []byte) (int, error) {
 
 // end ends the request with its whole answer.
 func (a *answer) end() {
-	o := balance.Errored
+	o := balance.OutcomeError
 	defer func() { a.f.finish(o, nil) }() // also when Failed panics
 	if f := a.f; !f.sick && len(a.resp.Trailer) > 0 {
 		f.sick = f.t.c.Failed(0, a.resp.Trailer)
@@ -72,25 +72,25 @@ func (a *answer) end() {
 // answerOutcome is the outcome of an answer: a machine may answer that it failed.
 func (f *flight) answerOutcome() balance.Outcome {
 	if f.sick {
-		return balance.Errored
+		return balance.OutcomeError
 	}
-	return balance.Done
+	return balance.OutcomeDone
 }
 
 // brokenOff tells a client that left from a machine that broke off.
 func (f *flight) brokenOff() balance.Outcome {
 	if !f.sick && (f.req.Context().Err() != nil || f.stall.Load() != nil) {
-		return balance.Canceled
+		return balance.OutcomeCanceled
 	}
-	return balance.Errored
+	return balance.OutcomeError
 }
 
 // Close ends the request, wherever its answer stands.
 func (a *answer) Close() error {
 	err := a.body.Close()
 	o := a.f.answerOutcome() // the machine answered; not to read it all is the client's right
-	if o == balance.Done && a.f.req.Context().Err() != nil {
-		o = balance.Canceled
+	if o == balance.OutcomeDone && a.f.req.Context().Err() != nil {
+		o = balance.OutcomeCanceled
 	}
 	a.f.finish(o, nil)
 	return err
@@ -196,7 +196,7 @@ func (d *duplex) Close() error {
 	case broken != nil:
 		d.f.finish(d.f.brokenOff(), *broken)
 	case left != nil:
-		d.f.finish(balance.Canceled, *left)
+		d.f.finish(balance.OutcomeCanceled, *left)
 	}
 	return d.answer.Close()
 }

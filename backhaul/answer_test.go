@@ -63,7 +63,7 @@ func TestAShortAnswerIsAnAnswer(t *testing.T) {
 					t.Errorf("executed %d times, log %q; want once and nothing tried again", n, &l)
 				}
 				r.quiet()
-				if d := l.last(t, 1); d.Outcome != balance.Errored || d.Status != http.StatusCreated || d.Failures != 0 {
+				if d := l.last(t, 1); d.Outcome != balance.OutcomeError || d.Status != http.StatusCreated || d.Failures != 0 {
 					t.Errorf("done: %+v", d)
 				}
 			})

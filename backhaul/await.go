@@ -16,7 +16,7 @@ func (f *flight) ahead() error {
 	if s == nil || n <= 0 || n > int64(f.t.c.ReplayLimit) {
 		return nil
 	}
-	f.outcome = balance.Canceled
+	f.outcome = balance.OutcomeCanceled
 	read := make(chan error, 1)
 	go func() { read <- s.ahead(int(n), f.t.reserve) }() // which nothing but its client can wake
 	runtime.Gosched()
@@ -105,7 +105,7 @@ func (f *flight) end(err *StallError) {
 // ended ends a request that has stalled after its answer was handed out. Before, RoundTrip does.
 func (f *flight) ended() {
 	if err := f.stall.Load(); err != nil && f.handed.Load() {
-		f.finish(balance.Canceled, err)
+		f.finish(balance.OutcomeCanceled, err)
 	}
 }
 

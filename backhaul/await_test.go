@@ -135,7 +135,7 @@ func TestABodyOfAnotherLengthThanAnnounced(t *testing.T) {
 		if status, cause := Classify(req, err); status != http.StatusBadRequest || cause != CauseRequest {
 			t.Errorf("%q: %v is answered with %d %s", body, err, status, cause)
 		}
-		if d := l.last(t, 1); d.Outcome != balance.Canceled || d.Tries != 0 {
+		if d := l.last(t, 1); d.Outcome != balance.OutcomeCanceled || d.Tries != 0 {
 			t.Errorf("%q: done: %+v", body, d)
 		}
 		r.quiet()
@@ -211,7 +211,7 @@ func TestABodyThatStalls(t *testing.T) {
 				}
 				d := l.last(t, 1)
 				stall, ok := errors.AsType[*StallError](d.Err)
-				if !ok || *stall != (StallError{"web", StallBody, pause}) || d.Outcome != balance.Canceled || d.Status != 408 || d.Cause != CauseStalled {
+				if !ok || *stall != (StallError{"web", StallBody, pause}) || d.Outcome != balance.OutcomeCanceled || d.Status != 408 || d.Cause != CauseStalled {
 					t.Errorf("done: %+v", d)
 				}
 				if from.Buffered() > 0 {
@@ -249,7 +249,7 @@ func TestABodyThatStallsOverHTTP2(t *testing.T) {
 				if resp.StatusCode != http.StatusRequestTimeout {
 					t.Errorf("got %d, want 408", resp.StatusCode)
 				}
-				if d := l.last(t, 1); d.Outcome != balance.Canceled || d.Cause != CauseStalled {
+				if d := l.last(t, 1); d.Outcome != balance.OutcomeCanceled || d.Cause != CauseStalled {
 					t.Errorf("done: %+v", d)
 				}
 				r.quiet()
@@ -322,7 +322,7 @@ func TestReceiversMayPauseForHours(t *testing.T) {
 		}
 		resp.Body.Close()
 		synctest.Wait()
-		if d := l.last(t, 1); d.Outcome != balance.Done || inFlight() != 0 {
+		if d := l.last(t, 1); d.Outcome != balance.OutcomeDone || inFlight() != 0 {
 			t.Errorf("%d in flight, done: %+v", inFlight(), d)
 		}
 	})
@@ -360,7 +360,7 @@ func TestAnAnswerThatNobodyReads(t *testing.T) {
 				if stall, ok := errors.AsType[*StallError](err); !ok || stall.Stall != StallAnswer {
 					t.Errorf("the client that comes back gets %v", err)
 				}
-				if d := l.last(t, 1); d.Outcome != balance.Canceled || d.Cause != CauseStalled || d.Status != http.StatusOK {
+				if d := l.last(t, 1); d.Outcome != balance.OutcomeCanceled || d.Cause != CauseStalled || d.Status != http.StatusOK {
 					t.Errorf("done: %+v", d)
 				}
 			})
@@ -428,7 +428,7 @@ func TestAnUpgradeThatNeverComes(t *testing.T) {
 		if status, cause := Classify(request(t, "GET", "http://web/", nil), err); status != http.StatusGatewayTimeout || cause != CauseTimeout {
 			t.Errorf("answered with %d %s", status, cause)
 		}
-		if d := l.last(t, 1); d.Outcome != balance.Canceled || d.Failures != 0 {
+		if d := l.last(t, 1); d.Outcome != balance.OutcomeCanceled || d.Failures != 0 {
 			t.Errorf("done: %+v", d)
 		}
 		resp, err := ask("/")
@@ -594,7 +594,7 @@ func TestABodyThatDripsHoldsNoSlot(t *testing.T) {
 					t.Errorf("the slot was held for %v", took)
 				}
 				time.Sleep(time.Minute)
-				if d := l.last(t, 1); inFlight() != 0 || !tt.well && d.Outcome != balance.Canceled {
+				if d := l.last(t, 1); inFlight() != 0 || !tt.well && d.Outcome != balance.OutcomeCanceled {
 					t.Errorf("%d in flight, done: %+v", inFlight(), d)
 				}
 			})
@@ -659,7 +659,7 @@ func TestAStallThatAnOwnerTellsOfIsTheClients(t *testing.T) {
 		if stall, ok := errors.AsType[*StallError](err); !ok || *stall != want {
 			t.Errorf("%d: got %v, want %v", status, err, &want)
 		}
-		if d := l.last(t, 1); d.Outcome != balance.Canceled || d.Tries != 1 || l.String() != "" {
+		if d := l.last(t, 1); d.Outcome != balance.OutcomeCanceled || d.Tries != 1 || l.String() != "" {
 			t.Errorf("%d: %s, done %+v", status, &l, d)
 		}
 	}

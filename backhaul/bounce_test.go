@@ -137,7 +137,7 @@ func TestABouncedRequestGoesElsewhere(t *testing.T) {
 	}
 	leave()
 	r.quiet()
-	if d := l.last(t, 2); d.Tries != 1 || d.Status != 200 || d.Outcome != balance.Done || d.Received != 3 {
+	if d := l.last(t, 2); d.Tries != 1 || d.Status != 200 || d.Outcome != balance.OutcomeDone || d.Received != 3 {
 		t.Errorf("done: %+v", d)
 	}
 }

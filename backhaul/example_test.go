@@ -140,7 +140,7 @@ func ExampleTrace_metrics() {
 			if d.Cause != "" {
 				count[fmt.Sprintf("unserved{app=%s,cause=%s}", app, d.Cause)]++
 			}
-			if d.Outcome == balance.Errored {
+			if d.Outcome == balance.OutcomeError {
 				count[fmt.Sprintf("failures{machine=%s}", d.Try.Machine)]++
 			}
 		}}})

@@ -109,7 +109,7 @@ func TestAnAnswerCanTellOfAFailure(t *testing.T) {
 					if !strings.HasPrefix(tt.path[1:], fmt.Sprint(resp.StatusCode)) || body != "the app's words" && !strings.Contains(tt.path, "head") || executed.Load() != 1 {
 						t.Errorf("the client got %d %q, executed %d times", resp.StatusCode, body, executed.Load())
 					}
-					if d := l.last(t, 1); (d.Outcome == balance.Errored) != tt.failed || d.Err != nil || d.Cause != "" || d.Tries != 1 {
+					if d := l.last(t, 1); (d.Outcome == balance.OutcomeError) != tt.failed || d.Err != nil || d.Cause != "" || d.Tries != 1 {
 						t.Errorf("done: %+v", d)
 					}
 					r.quiet()

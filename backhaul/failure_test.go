@@ -118,7 +118,7 @@ func TestAMachineThatDiesUnderARequest(t *testing.T) {
 				}
 				r.quiet()
 				d := l.last(t, 1)
-				if tt.want == "" && (d.Err == nil || d.Outcome != balance.Errored) {
+				if tt.want == "" && (d.Err == nil || d.Outcome != balance.OutcomeError) {
 					t.Errorf("done: %+v", d)
 				}
 			})
@@ -149,7 +149,7 @@ func TestARequestThatEndsMachinesIsNotSentOnAndOn(t *testing.T) {
 					t.Errorf("%d machines have ended, want %d; the client got %d", ended, most, resp.StatusCode)
 				}
 				r.quiet()
-				if d := l.last(t, 1); d.Cause != CauseMachine || d.Outcome != balance.Errored || int32(d.Tries) != most {
+				if d := l.last(t, 1); d.Cause != CauseMachine || d.Outcome != balance.OutcomeError || int32(d.Tries) != most {
 					t.Errorf("done: %+v", d)
 				}
 			})
@@ -197,7 +197,7 @@ func TestAnAnswerThatBreaksOffIsNotTakenForWhole(t *testing.T) {
 				t.Error("the client took half an answer for a whole one")
 			}
 			r.quiet()
-			if d := l.last(t, 1); d.Outcome != balance.Errored || d.Tries != 1 {
+			if d := l.last(t, 1); d.Outcome != balance.OutcomeError || d.Tries != 1 {
 				t.Errorf("done: %+v", d)
 			}
 		})
@@ -287,7 +287,7 @@ func TestAClientThatLeavesFreesTheMachine(t *testing.T) {
 				<-left
 				r.quiet()
 			}
-			if d := l.last(t, 2); d.Outcome != balance.Canceled {
+			if d := l.last(t, 2); d.Outcome != balance.OutcomeCanceled {
 				t.Errorf("done: %+v", d)
 			}
 		})
@@ -313,7 +313,7 @@ func TestABodyThatBreaksOffIsNotTheMachinesFault(t *testing.T) {
 				if size <= defaultReplay {
 					tries = 0 // it is read before a machine is asked for
 				}
-				if d := l.last(t, 1); d.Outcome != balance.Canceled || d.Tries != tries {
+				if d := l.last(t, 1); d.Outcome != balance.OutcomeCanceled || d.Tries != tries {
 					t.Errorf("done: %+v", d)
 				}
 			})

@@ -65,7 +65,7 @@ type flight struct {
 
 // run acquires and tries until there is an answer.
 func (f *flight) run() (*http.Response, error) {
-	f.outcome = balance.Unserved
+	f.outcome = balance.OutcomeUnserved
 	want, err := f.t.c.Route(f.req)
 	if err != nil {
 		return nil, err
@@ -77,7 +77,7 @@ func (f *flight) run() (*http.Response, error) {
 	if err := f.ahead(); err != nil {
 		return nil, err
 	}
-	f.outcome = balance.Unserved
+	f.outcome = balance.OutcomeUnserved
 	f.watch()
 	for {
 		if err := f.acquire(); err != nil {
@@ -143,9 +143,9 @@ func (f *flight) unavailable(err error) error {
 		f.outcome = f.blame
 		return f.failed
 	}
-	f.outcome = balance.Unserved
+	f.outcome = balance.OutcomeUnserved
 	if f.bounces > 0 {
-		f.outcome = balance.Bounced
+		f.outcome = balance.OutcomeBounced
 	}
 	return &UnavailableError{App: f.want.App, Tries: f.try.N, Bounces: f.bounces, Err: err}
 }
@@ -168,7 +168,7 @@ func (f *flight) pause() error {
 
 // gaveUp is the error when the request's context ends while no machine has it: the client has left, or its time is up.
 func (f *flight) gaveUp() error {
-	f.outcome = balance.Canceled
+	f.outcome = balance.OutcomeCanceled
 	ctx := f.req.Context()
 	if errors.Is(ctx.Err(), context.Canceled) {
 		return context.Cause(ctx)
@@ -227,7 +227,7 @@ func (f *flight) refused(b balance.Bounce, l balance.Load) verdict {
 		hook(Bounced{Try: f.try, Reason: b, Load: l, Took: time.Since(f.tried)})
 	}
 	f.step(Step{Kind: StepBounce, Took: time.Since(f.tried), Try: f.try, Reason: b, Load: l})
-	f.release(balance.Bounced)
+	f.release(balance.OutcomeBounced)
 	return f.spent.bounced(f.t.limits, time.Since(f.bounced))
 }
 
@@ -236,13 +236,13 @@ func (f *flight) broke(fail Failure, err error, body bodyState) verdict {
 	over := f.req.Context().Err() != nil
 	switch {
 	case fail == FailClient, fail == FailDeadline, over:
-		f.outcome = balance.Canceled // says nothing about the machine
+		f.outcome = balance.OutcomeCanceled // says nothing about the machine
 	case fail == FailLimit, oslimit.Reached(err):
-		f.outcome = balance.Unserved // nor does this
+		f.outcome = balance.OutcomeUnserved // nor does this
 	case fail == FailRefused:
-		f.outcome = balance.Bounced
+		f.outcome = balance.OutcomeBounced
 	default:
-		f.outcome = balance.Errored
+		f.outcome = balance.OutcomeError
 	}
 	if !over {
 		f.failed, f.blame = err, f.outcome
@@ -307,7 +307,7 @@ func (f *flight) release(o balance.Outcome) {
 		f.linger(gate, o, freed)
 	case freed:
 	case gate != nil:
-		if o == balance.Done && !long {
+		if o == balance.OutcomeDone && !long {
 			f.learn()
 		}
 		gate.Leave()
@@ -325,7 +325,7 @@ func (f *flight) free() {
 	}
 	o := f.answerOutcome()
 	if f.gate != nil {
-		if o == balance.Done {
+		if o == balance.OutcomeDone {
 			f.learn()
 		}
 		f.gate.Leave()
@@ -427,11 +427,11 @@ func (f *flight) said(o balance.Outcome, err error) (status int, cause string) {
 		return 0, CauseInternal
 	case f.status == 0:
 		return Classify(f.req, err)
-	case o == balance.Canceled && errors.Is(f.req.Context().Err(), context.DeadlineExceeded):
+	case o == balance.OutcomeCanceled && errors.Is(f.req.Context().Err(), context.DeadlineExceeded):
 		return f.status, CauseTimeout
 	case f.stall.Load() != nil:
 		return f.status, CauseStalled
-	case o == balance.Canceled:
+	case o == balance.OutcomeCanceled:
 		return f.status, CauseClient
 	case err != nil:
 		return f.status, CauseMachine
@@ -442,7 +442,7 @@ func (f *flight) said(o balance.Outcome, err error) (status int, cause string) {
 // unwind ends the request when RoundTrip panics.
 func (f *flight) unwind() {
 	if !f.answered {
-		f.finish(balance.Canceled, errPanic)
+		f.finish(balance.OutcomeCanceled, errPanic)
 	}
 }
 

@@ -38,7 +38,7 @@ func TestTheGracefulEndOfAConnectionIsNoFailure(t *testing.T) {
 					var served, failures, notDone atomic.Int64
 					r := newRig(t, rigConfig{app: roomy, local: local, h2: true, config: Config{Trace: Trace{Done: func(d Done) {
 						failures.Add(int64(d.Failures))
-						if d.Outcome != balance.Done {
+						if d.Outcome != balance.OutcomeDone {
 							notDone.Add(1)
 						}
 					}}}})
@@ -107,7 +107,7 @@ func TestAMachineThatRefusesForEverIsToldOf(t *testing.T) {
 			if n := opened.Load(); n == 0 || n > 2*(defaultRounds+1)*(maxStale+maxOwn) {
 				t.Errorf("local %v: %d streams were opened", local, n)
 			}
-			if done.Failures != 0 || done.Outcome != balance.Bounced {
+			if done.Failures != 0 || done.Outcome != balance.OutcomeBounced {
 				t.Errorf("local %v: done: %+v", local, done)
 			}
 		})

@@ -107,7 +107,7 @@ func TestUnusedGrantsReturn(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	slot.Release(balance.Canceled) // the client has left: the next request of this node has the slot
+	slot.Release(balance.OutcomeCanceled) // the client has left: the next request of this node has the slot
 	if status, _ := r.get(); status != http.StatusServiceUnavailable {
 		t.Errorf("an owner that is down: %d", status)
 	}

@@ -209,7 +209,7 @@ func TestStreamsThatFail(t *testing.T) {
 		if e, ok := errors.AsType[*MachineError](err); !ok || e.Failure != FailRefused || e.Tries != 2*(defaultRounds+1) {
 			t.Errorf("got %v, %s", err, &l)
 		}
-		if d := l.last(t, 1); d.Failures != 0 || d.Outcome != balance.Bounced {
+		if d := l.last(t, 1); d.Failures != 0 || d.Outcome != balance.OutcomeBounced {
 			t.Errorf("done: %+v", d)
 		}
 	})

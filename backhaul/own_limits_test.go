@@ -77,7 +77,7 @@ func TestOwnLimitsAreNotTheMachinesFault(t *testing.T) {
 				}
 				r.quiet()
 				d := l.last(t, 2)
-				if d.Outcome != balance.Unserved || d.Status != 503 || d.Cause != CauseLimit {
+				if d.Outcome != balance.OutcomeUnserved || d.Status != 503 || d.Cause != CauseLimit {
 					t.Errorf("done: %+v", d)
 				}
 				if ids := r.blamed(); len(ids) > 0 {
@@ -99,7 +99,7 @@ func TestWhatWasNotSentMayComeBack(t *testing.T) {
 			r := newRig(t, rigConfig{app: roomy, local: local, config: Config{Rounds: 1, Trace: l.trace()}})
 			r.host("m1", "127.0.0.1:1") // nobody listens
 			resp, _ := fetch(t, r.front.Client(), request(t, "POST", r.front.URL, strings.NewReader("x")))
-			if d := l.last(t, 1); resp.StatusCode != 503 || resp.Header.Get("Retry-After") == "" || d.Status != 503 || d.Cause != CauseMachine || d.Outcome != balance.Errored {
+			if d := l.last(t, 1); resp.StatusCode != 503 || resp.Header.Get("Retry-After") == "" || d.Status != 503 || d.Cause != CauseMachine || d.Outcome != balance.OutcomeError {
 				t.Errorf("refused: %d, Retry-After %q, done %+v", resp.StatusCode, resp.Header.Get("Retry-After"), d)
 			}
 			if ids := r.blamed(); len(ids) != 1 {
@@ -120,9 +120,9 @@ func TestARequestsOwnDeadlineIsNotTheMachinesFault(t *testing.T) {
 		outcome balance.Outcome
 		failure Failure // of the last step
 	}{
-		{name: "waiting for a machine", waits: true, status: 503, outcome: balance.Canceled},
-		{name: "connecting", dials: true, status: 503, outcome: balance.Canceled, failure: FailLimit},
-		{name: "at the machine", status: 504, outcome: balance.Canceled, failure: FailDeadline},
+		{name: "waiting for a machine", waits: true, status: 503, outcome: balance.OutcomeCanceled},
+		{name: "connecting", dials: true, status: 503, outcome: balance.OutcomeCanceled, failure: FailLimit},
+		{name: "at the machine", status: 504, outcome: balance.OutcomeCanceled, failure: FailDeadline},
 	} {
 		t.Run(tt.name, func(t *testing.T) {
 			synctest.Test(t, func(t *testing.T) {

@@ -189,7 +189,7 @@ func TestAnEstimateRefusesNobodyWhoCannotWait(t *testing.T) {
 	late := old
 	late.InFlight++ // with the one that it answers
 	res.Observe(late)
-	res.Release(balance.Done)
+	res.Release(balance.OutcomeDone)
 	if _, err := r.b.Pick(balance.Request{App: "web"}); err == nil {
 		t.Fatal("the reply says nothing")
 	}

@@ -100,7 +100,7 @@ func TestNoAnswerInTime(t *testing.T) {
 				if took := time.Since(began); n.Load() != tt.times || took != time.Duration(tt.times)*7*time.Second {
 					t.Errorf("%d times in %v, want %d", n.Load(), took, tt.times)
 				}
-				if d := l.last(t, 1); d.Outcome != balance.Errored {
+				if d := l.last(t, 1); d.Outcome != balance.OutcomeError {
 					t.Errorf("done: %+v", d)
 				}
 				synctest.Wait()

@@ -60,7 +60,7 @@ func wanted(d Done, slow time.Duration, sample int, random uint64) (want, sample
 	if took == 0 {
 		took = d.Total
 	}
-	failed := d.Err != nil || d.Failures > 0 || d.Outcome == balance.Errored || d.Outcome == balance.Bounced
+	failed := d.Err != nil || d.Failures > 0 || d.Outcome == balance.OutcomeError || d.Outcome == balance.OutcomeBounced
 	if failed || slow > 0 && took >= slow {
 		return true, false
 	}

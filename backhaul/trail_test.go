@@ -134,7 +134,7 @@ func TestTrails(t *testing.T) {
 		{Done{Total: 3 * time.Second}, true, false},
 		{Done{First: 1, Failures: 1}, true, false},
 		{Done{First: 1, Err: errPanic}, true, false},
-		{Done{First: 1, Outcome: balance.Errored}, true, false},
+		{Done{First: 1, Outcome: balance.OutcomeError}, true, false},
 	} {
 		if want, sampled := wanted(tt.d, time.Second, 1000, 1); want != tt.want || want && sampled != tt.sampled {
 			t.Errorf("%+v: got %v, %v", tt.d, want, sampled)

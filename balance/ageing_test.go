@@ -26,7 +26,7 @@ func TestSlowStart(t *testing.T) {
 			all = append(all, r)
 		}
 		for i := range all {
-			all[i].Release(Done)
+			all[i].Release(OutcomeDone)
 		}
 		return n
 	}
@@ -42,7 +42,7 @@ func TestSlowStart(t *testing.T) {
 		t.Errorf("after slow start it took %d of 12", n)
 	}
 	w.put("later", "nrt", nil) // known as started from the first: no slow start
-	if n := w.try(30, map[MachineID]bool{"later": true}, Done); n < 9 {
+	if n := w.try(30, map[MachineID]bool{"later": true}, OutcomeDone); n < 9 {
 		t.Errorf("a machine that has run all the time took %d of 30", n)
 	}
 }
@@ -63,7 +63,7 @@ func TestBouncesTeach(t *testing.T) {
 			t.Fatal(err)
 		}
 		r.Observe(l)
-		r.Release(Bounced)
+		r.Release(OutcomeBounced)
 	}
 	bounce("a", Load{InFlight: 20, Limits: Limits{10, 20}, State: Started, Seq: 1})
 	for range 10 {
@@ -83,7 +83,7 @@ func TestBouncesTeach(t *testing.T) {
 		w.want("a") // b is cordoned, says its owner
 	}
 	w.put("b", "nrt", func(m *Machine) { m.CordonGen = 1 })
-	if n := w.try(10, map[MachineID]bool{"b": true}, Done); n == 0 {
+	if n := w.try(10, map[MachineID]bool{"b": true}, OutcomeDone); n == 0 {
 		t.Error("the row says that the cordon is over, and nobody goes there")
 	}
 }
@@ -99,7 +99,7 @@ func TestRepliesMoveTheEstimate(t *testing.T) {
 	first := r.Machine().ID
 	r.Observe(Load{InFlight: 8, Limits: Limits{Soft: 10, Hard: 20}, Seq: 7}) // seven of them are others'
 	r.Observe(Load{InFlight: 1, Seq: 6})                                     // older: dropped
-	r.Release(Done)
+	r.Release(OutcomeDone)
 	second := MachineID("a")
 	if first == "a" {
 		second = "b"
@@ -153,10 +153,10 @@ func TestFailuresCountAsLoad(t *testing.T) {
 		if err != nil {
 			t.Fatal(err)
 		}
-		o := Done
+		o := OutcomeDone
 		if r.Machine().ID == "sick" {
 			sick++
-			o = Errored
+			o = OutcomeError
 		}
 		r.Release(o)
 	}

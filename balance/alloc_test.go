@@ -36,7 +36,7 @@ func TestHotPathDoesNotAllocate(t *testing.T) {
 				t.Fatal(err)
 			}
 			res.Observe(Load{InFlight: 3, Limits: Limits{Soft: 10, Hard: 20}, Seq: 1})
-			res.Release(Done)
+			res.Release(OutcomeDone)
 		}
 	}
 	seq := uint64(10)

@@ -32,7 +32,7 @@ func (x *reentrant) everything() {
 		x.b.SetPeers("n", "other")
 		x.b.Explain(Request{App: "web"})
 		if r, err := x.b.Pick(Request{App: "web", Rand: 1}); err == nil {
-			r.Release(Done)
+			r.Release(OutcomeDone)
 		}
 		x.b.Take(Grant{App: "web", Machine: "m1", Token: 1, Revoked: true})
 	}
@@ -88,7 +88,7 @@ func TestHooksMayCallBack(t *testing.T) {
 		t.Fatal("no slot was granted")
 	}
 	r.Undelivered()
-	r.Release(Errored)
+	r.Release(OutcomeError)
 	gate.Enter(slot, 0, 0)
 	gate.Leave()
 

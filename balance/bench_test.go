@@ -91,7 +91,7 @@ func BenchmarkPick(b *testing.B) {
 				if err != nil {
 					b.Fatal(err)
 				}
-				r.Release(Done)
+				r.Release(OutcomeDone)
 			}
 			name := fmt.Sprintf("strategy=%s/machines=%d/regions=20", s.name, n)
 			b.Run(name, func(b *testing.B) {
@@ -234,7 +234,7 @@ func BenchmarkChange(b *testing.B) {
 						if err != nil {
 							b.Fatal(err)
 						}
-						r.Release(Done)
+						r.Release(OutcomeDone)
 					}
 				}
 			})

@@ -37,7 +37,7 @@ func Example() {
 			return
 		}
 		fmt.Println(r.Machine().ID)
-		// Send the request, then: r.Release(balance.Done)
+		// Send the request, then: r.Release(balance.OutcomeDone)
 	}
 	_, err := b.Pick(balance.Request{App: "web"})
 	fmt.Println(errors.Is(err, balance.ErrFull), err)

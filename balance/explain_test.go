@@ -49,7 +49,7 @@ func TestTraceSamples(t *testing.T) {
 		if err != nil {
 			t.Fatal(err)
 		}
-		r.Release(Done)
+		r.Release(OutcomeDone)
 	}
 	if n := len(seen); n < 50 || n > 170 || !strings.HasPrefix(seen[0].Why, "m in nrt") {
 		t.Errorf("%d of 400 picks were traced, want about a quarter", n)

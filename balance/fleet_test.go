@@ -97,7 +97,7 @@ func TestLoadsOfAnEarlierRunAreVoid(t *testing.T) {
 			t.Errorf("%s: %v others are believed in; a report of the present run is taken: %v", c.name,
 				others, taken)
 		}
-		r.Release(Done)
+		r.Release(OutcomeDone)
 	}
 }
 
@@ -284,7 +284,7 @@ func TestPickErrorsSayWhy(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	defer res.Release(Done)
+	defer res.Release(OutcomeDone)
 	other := MachineID("m4")
 	if res.Machine().ID == other {
 		other = "m0"
@@ -314,7 +314,7 @@ func FuzzApply(f *testing.F) {
 			t.Fatalf("%+v version %d.%d: pick says %v", m, inc, seq, err)
 		}
 		if err == nil {
-			res.Release(Done)
+			res.Release(OutcomeDone)
 		}
 	})
 }
@@ -350,7 +350,7 @@ func TestRemovedAppStaysAway(t *testing.T) {
 		t.Errorf("a start of a machine that was removed: %v", a)
 	}
 	r.Observe(Load{InFlight: 1, State: Started, Seq: 1})
-	r.Release(Errored)
+	r.Release(OutcomeError)
 	b.Tick(time.Unix(0, 0))
 	if _, ok := f.App("web"); ok || f.Report(Report{App: "web", ID: "m"}) || f.Gate("web", "m") != nil {
 		t.Error("a removed app is back")

@@ -43,7 +43,7 @@ func (t *traffic) pass(ticks int) (out map[MachineID]bool) {
 				left = append(left, p)
 				continue
 			}
-			p.r.Release(Done)
+			p.r.Release(OutcomeDone)
 		}
 		t.pending = left
 		for n := t.rate; n > 0; n-- {
@@ -73,9 +73,9 @@ func (t *traffic) one() {
 	switch {
 	case t.fails(t.n, id):
 		t.failed[id]++
-		r.Release(Errored)
+		r.Release(OutcomeError)
 	case t.hold == 0:
-		r.Release(Done)
+		r.Release(OutcomeDone)
 	default:
 		t.pending = append(t.pending, pending{r, t.tick + int(t.rand.ExpFloat64()*t.hold)})
 	}
@@ -286,9 +286,9 @@ func TestFailuresOfAnEarlierRunAreForgotten(t *testing.T) {
 	w.put("a", "nrt", func(m *Machine) { m.Epoch = 2 })
 	for i := range held {
 		if held[i].Machine().ID == "a" {
-			held[i].Release(Errored)
+			held[i].Release(OutcomeError)
 		} else {
-			held[i].Release(Done)
+			held[i].Release(OutcomeDone)
 		}
 		c.pass(tickEvery)
 	}
@@ -308,7 +308,7 @@ func TestOutliersAreEjectedAndProbed(t *testing.T) {
 	c := w.clock()
 	sick := map[MachineID]bool{"m2": true}
 	for range 100 { // it fails at once
-		w.try(50, sick, Errored)
+		w.try(50, sick, OutcomeError)
 		c.pass(tickEvery)
 		if w.tier("m2") == TierFailing {
 			break
@@ -325,22 +325,22 @@ func TestOutliersAreEjectedAndProbed(t *testing.T) {
 		{30 * time.Second, 1}, // the second ejection lasts twice as long
 	} {
 		c.pass(step.after)
-		if hit := w.try(500, sick, Errored); hit != step.hits {
+		if hit := w.try(500, sick, OutcomeError); hit != step.hits {
 			t.Errorf("%v later %d of 500 requests went to the sick machine, want %d", step.after, hit, step.hits)
 		}
 		c.pass(tickEvery)
 	}
 	c.pass(91 * time.Second)
-	w.try(200, nil, Errored) // it has recovered
+	w.try(200, nil, OutcomeError) // it has recovered
 	c.pass(time.Second)
-	if hit := w.try(400, sick, Done); w.tier("m2") != TierReady || hit < 60 {
+	if hit := w.try(400, sick, OutcomeDone); w.tier("m2") != TierReady || hit < 60 {
 		t.Errorf("after recovery: tier %v, %d of 400 requests", w.tier("m2"), hit)
 	}
 }
 
 // Client cancels say nothing about the machine, nor do bounces.
 func TestCancelsNeverEject(t *testing.T) {
-	for _, o := range []Outcome{Canceled, Bounced} {
+	for _, o := range []Outcome{OutcomeCanceled, OutcomeBounced} {
 		w := newWorld(t, nil, Limits{Soft: 10})
 		w.put("m0", "nrt", nil)
 		w.put("m1", "nrt", nil)
@@ -369,7 +369,7 @@ func TestNotAllAreEjected(t *testing.T) {
 		c := w.clock()
 		out := 0
 		for range 600 {
-			w.try(60, bad, Errored)
+			w.try(60, bad, OutcomeError)
 			c.pass(tickEvery)
 			n := 0
 			for id := range bad {

@@ -225,7 +225,7 @@ func TestAffinityMovesLittle(t *testing.T) {
 					t.Fatal(err)
 				}
 				m[k] = r.Machine().ID
-				r.Release(Done)
+				r.Release(OutcomeDone)
 			}
 			return m
 		}
@@ -272,7 +272,7 @@ func TestAppsAreIsolated(t *testing.T) {
 		t.Errorf("%d, %d and %d in flight, want 12, 12 and 0", len(held), b.InFlight("flooded"), b.InFlight("calm"))
 	}
 	for i := range held {
-		held[i].Release(Errored)
+		held[i].Release(OutcomeError)
 	}
 	b.Loads("calm", func(m *Machine, c Candidate) bool {
 		if c.Load != 0 || c.Full() {
@@ -374,7 +374,7 @@ func TestComesBackAnew(t *testing.T) {
 	}
 	for i := range old {
 		old[i].Observe(Load{InFlight: 3, Limits: Limits{2, 3}, Seq: 9, State: Started})
-		old[i].Release(Errored)
+		old[i].Release(OutcomeError)
 	}
 	w.b.Loads("web", func(m *Machine, c Candidate) bool {
 		if c.Own != 0 || c.Load != 0 || c.Full() {

@@ -85,11 +85,11 @@ type Outcome uint8
 
 // The outcomes. Only Done and Errored say anything about the machine's health.
 const (
-	Done     Outcome = iota // answered
-	Bounced                 // refused by the owner
-	Errored                 // the machine or the way to it failed, or it answered that it failed
-	Canceled                // the client left, or the request's time was up
-	Unserved                // no machine got it: none was found, or this node could not send it
+	OutcomeDone     Outcome = iota // answered
+	OutcomeBounced                 // refused by the owner
+	OutcomeError                   // the machine or the way to it failed, or it answered that it failed
+	OutcomeCanceled                // the client left, or the request's time was up
+	OutcomeUnserved                // no machine got it: none was found, or this node could not send it
 )
 
 var outcomeNames = [...]string{"done", "bounced", "errored", "canceled", "unserved"}

@@ -48,7 +48,7 @@ func TestForcedMeansForcedOrError(t *testing.T) {
 
 // Each outcome reads back its own text, and no other text is taken.
 func TestOutcomesReadTheirOwnText(t *testing.T) {
-	for o := Done; int(o) < len(outcomeNames); o++ {
+	for o := OutcomeDone; int(o) < len(outcomeNames); o++ {
 		text, err := o.MarshalText()
 		var back Outcome
 		if err != nil || string(text) != o.String() || back.UnmarshalText(text) != nil || back != o {

@@ -159,15 +159,15 @@ func (r *Reservation) Release(o Outcome) {
 	b, m, full, away := r.b, r.row, r.full, r.away
 	*r = Reservation{}
 	c := m.cell
-	if o == Errored && m.epoch < c.row.Load().epoch {
-		o = Unserved // the run that failed is over
+	if o == OutcomeError && m.epoch < c.row.Load().epoch {
+		o = OutcomeUnserved // the run that failed is over
 	}
 	switch o {
-	case Errored:
+	case OutcomeError:
 		c.remember().fails.Add(1)
 		usual := c.usualFailures()
 		c.update(func(e est) est { return e.failed(usual) })
-	case Done:
+	case OutcomeDone:
 		if est(c.est.Load())&(penaltyMask|failsMask|probeBit) != 0 {
 			usual := c.usualFailures()
 			c.update(func(e est) est { return e.succeeded(usual) })
@@ -175,7 +175,7 @@ func (r *Reservation) Release(o Outcome) {
 	default:
 		c.remember().void.Add(1)
 		switch {
-		case o != Bounced:
+		case o != OutcomeBounced:
 		case away:
 			c.away()
 		case full:

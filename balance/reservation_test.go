@@ -61,7 +61,7 @@ func TestFirstPickAfterAChangeDoesNotAllocate(t *testing.T) {
 				if err != nil {
 					t.Fatal(err)
 				}
-				r.Release(Done)
+				r.Release(OutcomeDone)
 			})
 		}
 		if sum >= rounds/2 { // the runtime may allocate now and then
@@ -85,7 +85,7 @@ func TestPickTakesNoLock(t *testing.T) {
 		if err != nil {
 			t.Fatalf("%s: %v", name, err)
 		}
-		r.Release(Done)
+		r.Release(OutcomeDone)
 	}
 }
 
@@ -121,7 +121,7 @@ func TestPickOfAGrantedSlotTakesNoLockAndDoesNotAllocate(t *testing.T) {
 		if token, ok := r.Grant(); !ok || token != uint64(i+1) {
 			t.Fatalf("round %d: token %d, %v", i, token, ok)
 		}
-		r.Release(Done)
+		r.Release(OutcomeDone)
 	}
 	if sum >= rounds/2 {
 		t.Errorf("%d allocations in %d picks", sum, rounds)
@@ -149,7 +149,7 @@ func TestGrantedSlotsAreUsedOnce(t *testing.T) {
 						taken[token].Add(1)
 					}
 				}
-				r.Release(Done)
+				r.Release(OutcomeDone)
 			}
 		})
 	}
@@ -219,12 +219,12 @@ func TestSlotsAtHandAreCounted(t *testing.T) {
 			"use": func(*rapid.T) {
 				if r, err := b.Pick(Request{App: "web", Rand: 1}); err == nil {
 					r.Grant()
-					r.Release(Done)
+					r.Release(OutcomeDone)
 				}
 			},
 			"give back": func(*rapid.T) {
 				if r, err := b.Pick(Request{App: "web", Rand: 1}); err == nil {
-					r.Release(Canceled)
+					r.Release(OutcomeCanceled)
 				}
 			},
 			"tick": func(rt *rapid.T) {
@@ -268,7 +268,7 @@ func TestOwnRequestsStayBelowTheHardLimit(t *testing.T) {
 		t.Errorf("%d picked and %d in flight, with a hard limit of %d", len(held), b.InFlight("web"),
 			hard)
 	}
-	held[0].Release(Done)
+	held[0].Release(OutcomeDone)
 	if _, err := b.Pick(Request{App: "web"}); err != nil {
 		t.Errorf("after one has left: %v", err)
 	}
@@ -286,12 +286,12 @@ func TestARequestThatInsistsAsksTheOwner(t *testing.T) {
 		"room":           {1, func(*testing.T, *Reservation) {}, true},
 		"full of others": {1, func(_ *testing.T, r *Reservation) { over := full; over.InFlight += hard; r.Observe(over) }, true},
 		"full of ours":   {hard, func(*testing.T, *Reservation) {}, false},
-		"said full":      {1, func(_ *testing.T, r *Reservation) { r.Observe(full); r.Release(Bounced) }, false},
+		"said full":      {1, func(_ *testing.T, r *Reservation) { r.Observe(full); r.Release(OutcomeBounced) }, false},
 		"away": {1, func(_ *testing.T, r *Reservation) {
 			l := full
 			l.InFlight, l.State = 0, Stopped
 			r.Observe(l)
-			r.Release(Bounced)
+			r.Release(OutcomeBounced)
 		}, false},
 	} {
 		t.Run(name, func(t *testing.T) {
@@ -323,14 +323,14 @@ func TestARequestThatInsistsAsksTheOwner(t *testing.T) {
 			if roomy := name == "room"; (err == nil) != roomy {
 				t.Fatalf("without insisting: %v", err)
 			} else if roomy {
-				plain.Release(Canceled)
+				plain.Release(OutcomeCanceled)
 			}
 			r, err := b.Pick(Request{App: "web", Insist: true})
 			if (err == nil) != tt.want || err != nil && !errors.Is(err, ErrNoMachine) {
 				t.Fatalf("insisting: %v, want a machine: %v", err, tt.want)
 			}
 			if err == nil {
-				r.Release(Canceled)
+				r.Release(OutcomeCanceled)
 			}
 			if _, err := b.Pick(Request{App: "web", Insist: true, Tried: []MachineID{"m1"}}); err == nil {
 				t.Error("it goes where it has been")

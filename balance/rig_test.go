@@ -104,7 +104,7 @@ func (w *world) pick(tried ...MachineID) MachineID {
 	if err != nil {
 		return ""
 	}
-	defer r.Release(Done)
+	defer r.Release(OutcomeDone)
 	return r.Machine().ID
 }
 
@@ -146,7 +146,7 @@ func (w *world) try(n int, bad map[MachineID]bool, o Outcome) (hit int) {
 			hit++
 			r.Release(o)
 		} else {
-			r.Release(Done)
+			r.Release(OutcomeDone)
 		}
 	}
 	return hit

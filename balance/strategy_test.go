@@ -47,7 +47,7 @@ func TestClosest(t *testing.T) {
 	w.want("", "n3", "n4", "n5")
 	for _, rs := range w.held {
 		for i := range rs {
-			rs[i].Release(Done)
+			rs[i].Release(OutcomeDone)
 		}
 	}
 	if n := w.b.InFlight("web"); n != 0 {
@@ -75,7 +75,7 @@ func TestAffinityHoldsAndYields(t *testing.T) {
 		if err != nil {
 			t.Fatal(err)
 		}
-		defer r.Release(Done)
+		defer r.Release(OutcomeDone)
 		return r.Machine().ID
 	}
 	home := map[string]MachineID{}
@@ -200,13 +200,13 @@ func TestReleaseTwicePanics(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	r.Release(Done)
+	r.Release(OutcomeDone)
 	defer func() {
 		if recover() == nil {
 			t.Error("a second release went unnoticed")
 		}
 	}()
-	r.Release(Done)
+	r.Release(OutcomeDone)
 }
 
 func TestPackFillsInOrder(t *testing.T) {

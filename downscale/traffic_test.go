@@ -100,7 +100,7 @@ func (b *bench) serve(lb *balance.Balancer, takes time.Duration) {
 		load, bounce := g.Admit(m.Epoch, m.CordonGen)
 		r.Observe(load)
 		if bounce != balance.Admitted {
-			r.Release(balance.Bounced)
+			r.Release(balance.OutcomeBounced)
 			time.Sleep(time.Millisecond)
 			continue
 		}
@@ -108,7 +108,7 @@ func (b *bench) serve(lb *balance.Balancer, takes time.Duration) {
 		time.Sleep(takes)
 		b.runs(m.ID)
 		g.Leave()
-		r.Release(balance.Done)
+		r.Release(balance.OutcomeDone)
 		return
 	}
 }

@@ -114,7 +114,7 @@ func TestStrategy(t *testing.T, newStrategy func() balance.Strategy) {
 						over.Add(1)
 					}
 					n.Add(-1)
-					r.Release(balance.Done)
+					r.Release(balance.OutcomeDone)
 				}
 			})
 		}
@@ -140,7 +140,7 @@ func TestSpreads(t *testing.T, newStrategy func() balance.Strategy) {
 				t.Fatal(err)
 			}
 			seen[r.Machine().ID] = true
-			r.Release(balance.Done)
+			r.Release(balance.OutcomeDone)
 		}
 		if len(seen) < n {
 			t.Errorf("%d of %d equal machines were picked in %d requests; %q", len(seen), n, 200*n, "every usable machine has a chance")

@@ -36,7 +36,7 @@ func Example() {
 	fmt.Println(r.Machine().ID, bounce)
 
 	gate.Leave()
-	r.Release(balance.Done)
+	r.Release(balance.OutcomeDone)
 	// Output:
 	// ask worker for 1
 	// gpu-1 admitted

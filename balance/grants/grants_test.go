@@ -70,7 +70,7 @@ func TestGrantsServeWithoutBounces(t *testing.T) {
 			}
 			x.res.Observe(x.gate.Load())
 			x.gate.Leave()
-			x.res.Release(balance.Done)
+			x.res.Release(balance.OutcomeDone)
 			served++
 		}
 		inFlight = kept
@@ -94,7 +94,7 @@ func TestGrantsServeWithoutBounces(t *testing.T) {
 				g := gates[res.Machine().ID]
 				if _, b := g.Enter(token, 0, 0); b != balance.Admitted {
 					bounced++
-					res.Release(balance.Bounced)
+					res.Release(balance.OutcomeBounced)
 					continue
 				}
 				parked[n]--
@@ -123,7 +123,7 @@ func TestGrantsServeWithoutBounces(t *testing.T) {
 	}
 	for i := range inFlight {
 		inFlight[i].gate.Leave()
-		inFlight[i].res.Release(balance.Done)
+		inFlight[i].res.Release(balance.OutcomeDone)
 	}
 	now = now.Add(time.Minute)
 	granter.Tick()
@@ -187,17 +187,17 @@ func TestGrantsUnderContention(t *testing.T) {
 					}
 					id := r.Machine().ID
 					if i%7 == 0 { // its client has left
-						r.Release(balance.Canceled)
+						r.Release(balance.OutcomeCanceled)
 						continue
 					}
 					token, _ := r.Grant()
 					if i%11 == 0 { // its owner is out of reach
 						r.Undelivered()
-						r.Release(balance.Errored)
+						r.Release(balance.OutcomeError)
 						continue
 					}
 					if _, bounce := gates[id].Enter(token, 0, 0); bounce != balance.Admitted {
-						r.Release(balance.Bounced)
+						r.Release(balance.OutcomeBounced)
 						continue
 					}
 					if running[id].Add(1) > hard {
@@ -206,7 +206,7 @@ func TestGrantsUnderContention(t *testing.T) {
 					served.Add(1)
 					running[id].Add(-1)
 					gates[id].Leave()
-					r.Release(balance.Done)
+					r.Release(balance.OutcomeDone)
 				}
 			})
 		}
@@ -269,7 +269,7 @@ func TestOwnersAndNodesAgreeOnWhatIsGranted(t *testing.T) {
 			token, _ := res.Grant()
 			if l, bounce := gates[res.Machine().ID].Enter(token, 0, 0); bounce != balance.Admitted {
 				res.Observe(l)
-				res.Release(balance.Bounced)
+				res.Release(balance.OutcomeBounced)
 				continue
 			}
 			used[res.Machine().ID]++
@@ -277,7 +277,7 @@ func TestOwnersAndNodesAgreeOnWhatIsGranted(t *testing.T) {
 		}
 		for _, res := range held {
 			gates[res.Machine().ID].Leave()
-			res.Release(balance.Done)
+			res.Release(balance.OutcomeDone)
 		}
 	}
 	for id := range gates {

@@ -159,7 +159,7 @@ func (p *pools) reach(r *poolRequest, o *poolOwner, id balance.MachineID, token 
 	gate := o.f.Gate("gpu", id)
 	l, b := gate.Enter(token, 0, 0)
 	if b != balance.Admitted {
-		p.post("bounce", false, func() { p.again(r, l, balance.Bounced) })
+		p.post("bounce", false, func() { p.again(r, l, balance.OutcomeBounced) })
 		return
 	}
 	r.gate, r.owner = gate, o
@@ -173,10 +173,10 @@ func (p *pools) finish(o *poolOwner, i int, outcome balance.Outcome) {
 	l := r.gate.Load()
 	r.gate.Leave()
 	p.post("answer", false, func() {
-		if outcome == balance.Done {
+		if outcome == balance.OutcomeDone {
 			if !p.gone(r) {
 				r.res.Observe(l)
-				r.res.Release(balance.Done)
+				r.res.Release(balance.OutcomeDone)
 				p.served, p.asked = p.served+1, p.asked-1
 			}
 			return
@@ -279,7 +279,7 @@ func TestGrantsSurviveFaults(t *testing.T) {
 			},
 			"leave when handed over": func(*rapid.T) {
 				if res, err := edge().b.Pick(balance.Request{App: "gpu", Rand: 1}); err == nil {
-					res.Release(balance.Canceled)
+					res.Release(balance.OutcomeCanceled)
 				}
 			},
 			"deliver": func(*rapid.T) {
@@ -310,7 +310,7 @@ func TestGrantsSurviveFaults(t *testing.T) {
 				if res, err := e.b.Pick(balance.Request{App: "gpu", Rand: 1}); err == nil {
 					res.Grant()
 					res.Undelivered()
-					res.Release(balance.Errored)
+					res.Release(balance.OutcomeError)
 				}
 			},
 			"finish": func(*rapid.T) {
@@ -318,7 +318,7 @@ func TestGrantsSurviveFaults(t *testing.T) {
 				if len(o.running) == 0 {
 					t.Skip("nothing runs")
 				}
-				p.finish(o, rapid.IntRange(0, len(o.running)-1).Draw(t, "request"), balance.Done)
+				p.finish(o, rapid.IntRange(0, len(o.running)-1).Draw(t, "request"), balance.OutcomeDone)
 			},
 			"tick": func(*rapid.T) { p.tick(time.Duration(rapid.IntRange(1, 3000).Draw(t, "ms")) * time.Millisecond) },
 			"sleep and wake": func(*rapid.T) {
@@ -352,7 +352,7 @@ func TestGrantsSurviveFaults(t *testing.T) {
 				}
 				for i := len(o.running) - 1; i >= 0; i-- {
 					if o.running[i].gate == g {
-						p.finish(o, i, balance.Errored)
+						p.finish(o, i, balance.OutcomeError)
 					}
 				}
 				p.start(g)
@@ -382,7 +382,7 @@ func TestGrantsSurviveFaults(t *testing.T) {
 			"owner crashes": func(*rapid.T) {
 				i, o := owner()
 				for len(o.running) > 0 {
-					p.finish(o, 0, balance.Errored)
+					p.finish(o, 0, balance.OutcomeError)
 				}
 				p.owners[i] = p.newOwner(i, o.incarnation+1)
 			},
@@ -408,7 +408,7 @@ func (p *pools) settle() {
 		deliver()
 		for _, o := range p.owners {
 			for len(o.running) > 0 {
-				p.finish(o, 0, balance.Done)
+				p.finish(o, 0, balance.OutcomeDone)
 			}
 		}
 		for _, e := range p.edges {
@@ -421,7 +421,7 @@ func (p *pools) settle() {
 	deliver()
 	for _, o := range p.owners {
 		for len(o.running) > 0 { // of clients that are gone
-			p.finish(o, 0, balance.Done)
+			p.finish(o, 0, balance.OutcomeDone)
 		}
 	}
 	for range 30 {

@@ -88,7 +88,7 @@ func TestAGrantedSlotIsUsedOnce(t *testing.T) {
 			if token, ok := r.Grant(); !ok || token != w.sent[0].Grant.Token {
 				t.Fatalf("%s: token %d, want that of the slot, %d", c.name, token, w.sent[0].Grant.Token)
 			}
-			r.Release(balance.Done)
+			r.Release(balance.OutcomeDone)
 			used++
 			return true
 		}

@@ -114,7 +114,7 @@ func TestSleepingApps(t *testing.T) {
 			if err != nil {
 				t.Fatal(err)
 			}
-			slot.Release(balance.Done)
+			slot.Release(balance.OutcomeDone)
 		}
 		time.Sleep(10 * time.Minute) // the keep-alive, and more
 		synctest.Wait()
@@ -142,7 +142,7 @@ func TestSleepingApps(t *testing.T) {
 		if err != nil {
 			t.Fatal(err)
 		}
-		slot.Release(balance.Done)
+		slot.Release(balance.OutcomeDone)
 		time.Sleep(5 * time.Minute)
 		synctest.Wait()
 		if n := asked[app(0)]; n == 0 {

@@ -191,14 +191,14 @@ func (w *stormy) request(e *stormEdge) {
 			w.bounced.Add(1)
 			time.Sleep(w.travel())
 			r.Observe(load)
-			release(balance.Bounced)
+			release(balance.OutcomeBounced)
 			tried = append(tried, m.ID)
 			continue
 		}
 		w.serve(m.ID, load.Epoch, g)
 		time.Sleep(w.travel())
 		r.Observe(load)
-		release(balance.Done)
+		release(balance.OutcomeDone)
 		w.served.Add(1)
 		return
 	}

@@ -287,12 +287,12 @@ func (s *Sim) reply(req int32) {
 	r := &s.reqs[req]
 	e := &s.edges[r.edge]
 	e.tries--
-	if r.outcome == balance.Done && !s.blind && backhaul.Failed(r.status, nil) {
-		r.outcome = balance.Errored
+	if r.outcome == balance.OutcomeDone && !s.blind && backhaul.Failed(r.status, nil) {
+		r.outcome = balance.OutcomeError
 	}
 	e.picker.answer(r)
 	switch {
-	case r.outcome == balance.Bounced:
+	case r.outcome == balance.OutcomeBounced:
 		if r.arrived >= int64(s.w.Warm) {
 			s.out.Bounces++
 		}
@@ -300,7 +300,7 @@ func (s *Sim) reply(req int32) {
 		if int(r.tries) >= s.w.Tries || !s.try(e, req) {
 			s.noRoom(e, req)
 		}
-	case r.outcome == balance.Errored, r.status >= 500:
+	case r.outcome == balance.OutcomeError, r.status >= 500:
 		s.end(req, Failed)
 	default:
 		s.end(req, Served)

@@ -178,7 +178,7 @@ func (s *Sim) finish(m *machine, req int32) {
 		m.served++
 	}
 	m.learn(int(r.found), float32(s.now-r.reached)/1e9)
-	s.leave(m, req, balance.Done)
+	s.leave(m, req, balance.OutcomeDone)
 }
 
 const tookUpTo = 32

@@ -21,7 +21,7 @@ func (s *Sim) reach(req int32) {
 	}
 	load, bounce := m.gate.Enter(r.grant, 0, r.knownGen)
 	if bounce != balance.Admitted {
-		r.load, r.outcome, r.bounce = load, balance.Bounced, bounce
+		r.load, r.outcome, r.bounce = load, balance.OutcomeBounced, bounce
 		s.q.push(s.now+s.half(s.edges[r.edge].region, m.region), evReply, req, 0)
 		return
 	}
@@ -41,7 +41,7 @@ const sickWork = 1e-3
 // lose has the edge give a request up: its answer will not come.
 func (s *Sim) lose(req int32) {
 	r := &s.reqs[req]
-	r.load, r.outcome, r.status = balance.Load{}, balance.Errored, 0
+	r.load, r.outcome, r.status = balance.Load{}, balance.OutcomeError, 0
 	s.q.push(max(s.now, r.sent+int64(s.w.Timeout)), evReply, req, 0)
 }
 
@@ -240,7 +240,7 @@ func (s *Sim) Crash(i int) {
 	m.jobs, m.waiting, m.next = m.jobs[:0], m.waiting[:0], never
 	for _, req := range lost {
 		m.errored++
-		s.leave(m, req, balance.Errored)
+		s.leave(m, req, balance.OutcomeError)
 	}
 	s.publish(m)
 }

@@ -110,7 +110,7 @@ func (p *peakEWMA) pick(r *request) (int32, bool) {
 
 func (p *peakEWMA) answer(r *request) {
 	p.view.answer(r)
-	if r.outcome == balance.Bounced {
+	if r.outcome == balance.OutcomeBounced {
 		return
 	}
 	m, took := r.machine, float64(p.s.now-r.arrived)/1e9

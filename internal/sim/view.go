@@ -78,7 +78,7 @@ func (v *view) report(m int32, l *balance.Load, _ int) {
 func (v *view) answer(r *request) {
 	v.own[r.machine]--
 	switch {
-	case r.outcome != balance.Bounced:
+	case r.outcome != balance.OutcomeBounced:
 		v.roomy, v.full[r.machine] = true, 0
 	case v.s.w.Queue: // else those who wait would be sent round and round
 		v.full[r.machine] = v.s.now + int64(tickEvery)

@@ -55,8 +55,8 @@ func (e *edge) traceTransport() backhaul.Trace {
 			log.Add(events.Event{Kind: events.Retry, App: string(r.Try.App), Machine: string(r.Try.Machine), Node: string(e.id), Reason: r.Failure.String()})
 		},
 		Done: func(d backhaul.Done) {
-			if d.Cause == "" && (d.Outcome == balance.Done || d.Outcome == balance.Errored) {
-				e.w.answered(d.App, d.Try.Machine, d.Status, d.Outcome == balance.Errored)
+			if d.Cause == "" && (d.Outcome == balance.OutcomeDone || d.Outcome == balance.OutcomeError) {
+				e.w.answered(d.App, d.Try.Machine, d.Status, d.Outcome == balance.OutcomeError)
 			}
 			if d.Err != nil && d.Cause != backhaul.CauseClient {
 				log.Add(events.Event{Kind: events.Failed, App: string(d.App), Machine: string(d.Try.Machine), Node: string(e.id), Reason: fmt.Sprintf("%d: %v", d.Status, d.Err)})
