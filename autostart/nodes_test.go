@@ -132,7 +132,7 @@ func (e *regionEdge) send(n int) <-chan error {
 				id := slot.Machine().ID
 				g := e.r.worker.fleet.Gate("web", id)
 				l, answer := g.Admit(0, slot.Machine().CordonGen)
-				if answer != balance.Admitted {
+				if answer != balance.BounceNone {
 					time.Sleep(e.lag)
 					slot.Observe(l)
 					e.note("bounced %v", answer)

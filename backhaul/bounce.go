@@ -9,10 +9,10 @@ import (
 // parseBounce reads the reason of a bounce. A reason of a later version is still a bounce: the request was not executed,
 // and this owner will not take it.
 func parseBounce(s string) balance.Bounce {
-	if b, ok := balance.ParseBounce(s); ok && b != balance.Admitted {
+	if b, ok := balance.ParseBounce(s); ok && b != balance.BounceNone {
 		return b
 	}
-	return balance.NotHere
+	return balance.BounceNotHere
 }
 
 // to is what an edge tells an owner about the machine that it has picked.

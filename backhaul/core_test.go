@@ -160,13 +160,13 @@ func TestWhatEdgesAndOwnersSayTravels(t *testing.T) {
 			t.Fatalf("got %v %q; want %v %q", gotF, gotW, f, words)
 		}
 	})
-	for b := balance.Full; b <= balance.WrongEpoch; b++ {
+	for b := balance.BounceFull; b <= balance.BounceWrongEpoch; b++ {
 		if got := parseBounce(b.String()); got != b {
 			t.Errorf("%v: got %v", b, got)
 		}
 	}
 	for _, s := range []string{"", "admitted", "on-holiday"} {
-		if got := parseBounce(s); got != balance.NotHere {
+		if got := parseBounce(s); got != balance.BounceNotHere {
 			t.Errorf("%q: got %v; it is a bounce all the same", s, got)
 		}
 	}

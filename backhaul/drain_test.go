@@ -160,7 +160,7 @@ func TestARequestThatMeetsTheEndOfItsConnectionIsRefused(t *testing.T) {
 			}
 			br.Peek(1) // its last word is here, and the edge has not looked
 			if resp := post(t, conn, br); resp.StatusCode != http.StatusRequestTimeout ||
-				resp.Header.Get(headerBounce) != balance.Closing.String() ||
+				resp.Header.Get(headerBounce) != balance.BounceClosing.String() ||
 				!resp.Close {
 				t.Errorf("got %d %v", resp.StatusCode, resp.Header)
 			}

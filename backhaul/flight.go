@@ -186,7 +186,7 @@ func (f *flight) attempt() (*http.Response, verdict, error) {
 	var resp *http.Response
 	var fail Failure
 	var err error
-	bounce, load := balance.Admitted, balance.Load{}
+	bounce, load := balance.BounceNone, balance.Load{}
 	defer f.watchUpgrade()()
 	if g := f.res.Gate(); g != nil {
 		resp, bounce, load, fail, err = f.local(g, &x)
@@ -194,7 +194,7 @@ func (f *flight) attempt() (*http.Response, verdict, error) {
 		resp, bounce, load, fail, err = f.remote(&x)
 	}
 	f.used = x.used
-	if bounce != balance.Admitted {
+	if bounce != balance.BounceNone {
 		x.done()
 		next := f.refused(bounce, load)
 		if next == giveUp {

@@ -51,7 +51,7 @@ func TestGrantedSlotIsTheRequests(t *testing.T) {
 				g := r.serve("m", says("ok"))
 				for range 3 {
 					r.grant("m")
-					if _, b := g.Admit(0, 0); b != balance.Full {
+					if _, b := g.Admit(0, 0); b != balance.BounceFull {
 						t.Fatalf("somebody without the slot gets in: %v", b)
 					}
 					if status, body := r.get(); status != http.StatusOK || body != "ok" {
@@ -78,7 +78,7 @@ func TestVoidGrantIsAnOrdinaryTry(t *testing.T) {
 
 	g.Revoke(r.grant("m"))
 	other, _ := g.Grant()
-	if status, _ := r.get(); status != http.StatusServiceUnavailable || <-bounced != balance.Full {
+	if status, _ := r.get(); status != http.StatusServiceUnavailable || <-bounced != balance.BounceFull {
 		t.Errorf("a machine whose slot is somebody else's: %d", status)
 	}
 	if g.InFlight() != 1 || !g.Revoke(other) {

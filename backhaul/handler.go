@@ -114,21 +114,21 @@ func (h *Handler) admit(w http.ResponseWriter, r *http.Request, t to) {
 	switch {
 	case h.draining.Load():
 		w.Header().Set("Connection", "close")
-		h.bounce(w, t, balance.Closing, balance.Load{})
+		h.bounce(w, t, balance.BounceClosing, balance.Load{})
 		return
 	case gate == nil:
-		h.bounce(w, t, balance.NotHere, balance.Load{})
+		h.bounce(w, t, balance.BounceNotHere, balance.Load{})
 		return
 	}
 	load, refused := gate.Enter(t.slot, 0, t.gen)
-	if refused != balance.Admitted {
+	if refused != balance.BounceNone {
 		h.bounce(w, t, refused, load)
 		return
 	}
 	m, ok := h.row(t)
 	if !ok {
 		gate.Leave()
-		h.bounce(w, t, balance.NotHere, load) // removed this moment
+		h.bounce(w, t, balance.BounceNotHere, load) // removed this moment
 		return
 	}
 	h.forward(w, r, t, &m, gate, load.Epoch)

@@ -23,7 +23,7 @@ func (f *flight) local(g *balance.Gate, x *exchange) (*http.Response, balance.Bo
 	m := f.res.Machine()
 	slot, _ := f.res.Grant()
 	load, bounce := g.Enter(slot, m.Epoch, m.CordonGen)
-	if bounce != balance.Admitted {
+	if bounce != balance.BounceNone {
 		f.res.Observe(load)
 		return nil, bounce, load, FailNone, nil
 	}
@@ -42,11 +42,11 @@ func (f *flight) local(g *balance.Gate, x *exchange) (*http.Response, balance.Bo
 	resp, fail, err := x.do(out)
 	if err != nil {
 		suspect(g, load.Epoch, fail, err)
-		return nil, balance.Admitted, load, fail, f.machineError(fail, err)
+		return nil, balance.BounceNone, load, fail, f.machineError(fail, err)
 	}
 	strip(resp.Header)
 	f.long = f.t.c.Connections.watch(m.App, m.ID, f.req, resp, x, f.spigot)
-	return resp, balance.Admitted, load, FailNone, nil
+	return resp, balance.BounceNone, load, FailNone, nil
 }
 
 // remote sends the request to the machine's owner.
@@ -55,7 +55,7 @@ func (f *flight) remote(x *exchange) (*http.Response, balance.Bounce, balance.Lo
 	owner := m.Owner
 	if t.c.Dial == nil {
 		err := fmt.Errorf("backhaul: node %q owns the machine and Config.Dial is nil: set it to reach other nodes", owner)
-		return nil, balance.Admitted, balance.Load{}, FailDial, f.machineError(FailDial, err)
+		return nil, balance.BounceNone, balance.Load{}, FailDial, f.machineError(FailDial, err)
 	}
 	x.pool, x.name, x.epoch = t.owners, ownerName(owner), f.res.Incarnation()
 	x.dial = func(ctx context.Context) (net.Conn, error) { return t.c.Dial(ctx, owner) }
@@ -88,7 +88,7 @@ func (f *flight) remote(x *exchange) (*http.Response, balance.Bounce, balance.Lo
 	}
 	resp, fail, err := x.do(out)
 	if err != nil {
-		return nil, balance.Admitted, balance.Load{}, fail, f.machineError(fail, err)
+		return nil, balance.BounceNone, balance.Load{}, fail, f.machineError(fail, err)
 	}
 	load, ok := balance.Load{}, false
 	if v := resp.Header[headerLoad]; len(v) > 0 {
@@ -104,12 +104,12 @@ func (f *flight) remote(x *exchange) (*http.Response, balance.Bounce, balance.Lo
 		discard(resp)
 		fail, words := parseFault(v[0])
 		if fail == FailClient {
-			return nil, balance.Admitted, load, fail, f.stalledThere(resp.StatusCode)
+			return nil, balance.BounceNone, load, fail, f.stalledThere(resp.StatusCode)
 		}
-		return nil, balance.Admitted, load, fail, f.machineError(fail, &ownerError{owner, words})
+		return nil, balance.BounceNone, load, fail, f.machineError(fail, &ownerError{owner, words})
 	}
 	strip(resp.Header)
-	return resp, balance.Admitted, load, FailNone, nil
+	return resp, balance.BounceNone, load, FailNone, nil
 }
 
 var (

@@ -85,7 +85,7 @@ func NewGate(l Limits) (*Gate, error) {
 func (g *Gate) Admit(epoch, knownGen uint64) (Load, Bounce) {
 	for {
 		w := g.word.Load()
-		if b := g.refuses(w, epoch); b != Admitted {
+		if b := g.refuses(w, epoch); b != BounceNone {
 			return g.load(w), b
 		}
 		next := (w + 1) | usedBit
@@ -98,7 +98,7 @@ func (g *Gate) Admit(epoch, knownGen uint64) (Load, Bounce) {
 				g.raise(n)
 			}
 			g.moved()
-			return g.load(next), Admitted
+			return g.load(next), BounceNone
 		}
 	}
 }
@@ -124,18 +124,18 @@ func (g *Gate) refuses(w, epoch uint64) Bounce {
 	switch stateOf(w) {
 	case Started:
 	case Stopping, Suspending:
-		return Closing
+		return BounceClosing
 	default:
-		return NotStarted
+		return BounceNotStarted
 	}
 	if epoch != 0 && epoch != g.epoch.Load() {
-		return WrongEpoch
+		return BounceWrongEpoch
 	}
 	n, hard := w&inFlightMask, w&hardMask>>hardShift
 	if n >= inFlightMask || hard > 0 && n >= hard {
-		return Full
+		return BounceFull
 	}
-	return Admitted
+	return BounceNone
 }
 
 // Leave counts one admitted request out. More Leaves than admissions is a broken handle and panics.
@@ -211,7 +211,7 @@ func stateField(s State) uint64 { return uint64(s) << stateShift }
 func (g *Gate) Grant() (token uint64, ok bool) {
 	for {
 		w := g.word.Load()
-		if g.refuses(w, 0) != Admitted {
+		if g.refuses(w, 0) != BounceNone {
 			return 0, false
 		}
 		if g.word.CompareAndSwap(w, w+1) {
@@ -243,7 +243,7 @@ func (g *Gate) Enter(token, epoch, knownGen uint64) (Load, Bounce) {
 func (g *Gate) use(epoch, knownGen uint64) (Load, Bounce) {
 	for {
 		w := g.word.Load()
-		if b := g.refuses(w, epoch); b != Admitted && b != Full {
+		if b := g.refuses(w, epoch); b != BounceNone && b != BounceFull {
 			g.Leave()
 			return g.Load(), b
 		}
@@ -252,7 +252,7 @@ func (g *Gate) use(epoch, knownGen uint64) (Load, Bounce) {
 			next |= touchedBit
 		}
 		if g.word.CompareAndSwap(w, next) {
-			return g.load(next), Admitted
+			return g.load(next), BounceNone
 		}
 	}
 }

@@ -27,7 +27,7 @@ func start(t testing.TB, g *Gate) {
 
 func TestGateStory(t *testing.T) {
 	g := newGate(t, Limits{Soft: 1, Hard: 2})
-	if _, b := g.Admit(0, 0); b != NotStarted {
+	if _, b := g.Admit(0, 0); b != BounceNotStarted {
 		t.Fatalf("a stopped machine admits: %v", b)
 	}
 	token, a := g.Start(0)
@@ -37,7 +37,7 @@ func TestGateStory(t *testing.T) {
 	if _, again := g.Start(0); again != StartUnderway {
 		t.Errorf("a second start: %v, want already starting", again)
 	}
-	if _, b := g.Admit(0, 0); b != NotStarted {
+	if _, b := g.Admit(0, 0); b != BounceNotStarted {
 		t.Errorf("a starting machine admits: %v", b)
 	}
 	if g.Ready(token + 1) {
@@ -48,11 +48,11 @@ func TestGateStory(t *testing.T) {
 		t.Errorf("start of a running machine: %v", again)
 	}
 	for range 2 {
-		if l, b := g.Admit(1, 0); b != Admitted || l.Epoch != 1 {
+		if l, b := g.Admit(1, 0); b != BounceNone || l.Epoch != 1 {
 			t.Fatalf("admit: %v %+v", b, l)
 		}
 	}
-	if l, b := g.Admit(0, 0); b != Full || l.InFlight != 2 || l.Limits.Hard != 2 {
+	if l, b := g.Admit(0, 0); b != BounceFull || l.InFlight != 2 || l.Limits.Hard != 2 {
 		t.Errorf("third request: %v %+v, want full", b, l)
 	}
 	gen, ok := g.Cordon()
@@ -64,7 +64,7 @@ func TestGateStory(t *testing.T) {
 	}
 	g.Leave()
 	g.Leave()
-	if _, b := g.Admit(7, 0); b != WrongEpoch {
+	if _, b := g.Admit(7, 0); b != BounceWrongEpoch {
 		t.Errorf("wrong epoch: %v", b)
 	}
 	g.Admit(0, 0) // from a node that has not seen the cordon: served, and no abort
@@ -76,7 +76,7 @@ func TestGateStory(t *testing.T) {
 	if !ok || g.State() != Suspending {
 		t.Fatalf("close: %v %v", ok, g.State())
 	}
-	if _, b := g.Admit(0, 1); b != Closing {
+	if _, b := g.Admit(0, 1); b != BounceClosing {
 		t.Errorf("a closing machine says %v", b)
 	}
 	if _, a := g.Start(1); a != StartRemembered {
@@ -148,7 +148,7 @@ func TestGrantedRequestThatKnewTheCordonAborts(t *testing.T) {
 		start(t, g)
 		token, _ := g.Grant()
 		gen, _ := g.Cordon()
-		if _, b := g.Enter(token, 0, c.known(gen)); b != Admitted {
+		if _, b := g.Enter(token, 0, c.known(gen)); b != BounceNone {
 			t.Fatal(b)
 		}
 		g.Leave()
@@ -206,7 +206,7 @@ func TestGateUnderContention(t *testing.T) {
 	for range 64 {
 		wg.Go(func() {
 			for range 300 {
-				if _, b := g.Admit(0, 0); b != Admitted {
+				if _, b := g.Admit(0, 0); b != BounceNone {
 					continue
 				}
 				if n := inside.Add(1); n > hard {
@@ -298,15 +298,15 @@ func gateModel(t *rapid.T) {
 	refuses := func(epoch uint64) Bounce {
 		switch {
 		case stopping():
-			return Closing
+			return BounceClosing
 		case m.state != Started:
-			return NotStarted
+			return BounceNotStarted
 		case epoch != 0 && epoch != m.epoch:
-			return WrongEpoch
+			return BounceWrongEpoch
 		case m.hard > 0 && m.n+reserved() >= m.hard:
-			return Full
+			return BounceFull
 		}
-		return Admitted
+		return BounceNone
 	}
 	caller := func() (epoch, known uint64) {
 		if rapid.Bool().Draw(t, "means an epoch") {
@@ -318,7 +318,7 @@ func gateModel(t *rapid.T) {
 		if b != want || l.Seq <= m.seq {
 			t.Fatalf("%s: %v (number %d), want %v in %+v", what, b, l.Seq, want, m)
 		}
-		if m.seq = l.Seq; want == Admitted {
+		if m.seq = l.Seq; want == BounceNone {
 			m.n++
 			m.touched = m.touched || m.cordon && known >= m.gen
 		}
@@ -343,7 +343,7 @@ func gateModel(t *rapid.T) {
 			m.n--
 		}},
 		{"grant", started, func() {
-			want := refuses(0) == Admitted
+			want := refuses(0) == BounceNone
 			token, ok := g.Grant()
 			check("grant", ok, want)
 			if _, again := granted[token]; again || ok && token == 0 {
@@ -359,8 +359,8 @@ func gateModel(t *rapid.T) {
 			epoch, known := caller()
 			want := refuses(epoch)
 			if granted[token] {
-				if granted[token] = false; want == Full {
-					want = Admitted // its slot is counted already
+				if granted[token] = false; want == BounceFull {
+					want = BounceNone // its slot is counted already
 				}
 			}
 			l, b := g.Enter(token, epoch, known)
@@ -778,17 +778,17 @@ func TestGrantStory(t *testing.T) {
 	}
 	start(t, g)
 	token, ok := g.Grant()
-	if _, b := g.Admit(0, 0); !ok || b != Full {
+	if _, b := g.Admit(0, 0); !ok || b != BounceFull {
 		t.Errorf("granted %v, and another enters: %v", ok, b)
 	}
 	gen, _ := g.Cordon()
 	if _, ok := g.Close(gen, false); ok {
 		t.Error("closed under a granted slot")
 	}
-	if l, b := g.Enter(token, 0, 0); b != Admitted || l.InFlight != 1 {
+	if l, b := g.Enter(token, 0, 0); b != BounceNone || l.InFlight != 1 {
 		t.Errorf("enter: %v %+v", b, l)
 	}
-	if _, b := g.Enter(token, 0, 0); b != Full {
+	if _, b := g.Enter(token, 0, 0); b != BounceFull {
 		t.Errorf("entered twice by one token: %v", b)
 	}
 	g.Leave()
@@ -798,7 +798,7 @@ func TestGrantStory(t *testing.T) {
 	}
 	token, _ = g.Grant()
 	g.CloseNow()
-	if _, b := g.Enter(token, 0, 0); b != Closing || g.InFlight() != 0 {
+	if _, b := g.Enter(token, 0, 0); b != BounceClosing || g.InFlight() != 0 {
 		t.Errorf("entered at a closing gate: %v, %d in flight", b, g.InFlight())
 	}
 }

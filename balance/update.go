@@ -104,12 +104,12 @@ type Bounce uint8
 
 // The bounces. Admitted is none.
 const (
-	Admitted   Bounce = iota
-	Full              // at the hard limit
-	Closing           // on its way to sleep: do not come back before it has started again
-	NotStarted        // stopped, starting, suspended or failed
-	NotHere           // this node does not own the machine
-	WrongEpoch        // the machine has been started again since the caller last heard of it
+	BounceNone       Bounce = iota
+	BounceFull              // at the hard limit
+	BounceClosing           // on its way to sleep: do not come back before it has started again
+	BounceNotStarted        // stopped, starting, suspended or failed
+	BounceNotHere           // this node does not own the machine
+	BounceWrongEpoch        // the machine has been started again since the caller last heard of it
 )
 
 var bounceNames = [...]string{"admitted", "full", "closing", "stopped", "not-here", "wrong-epoch"}

@@ -75,7 +75,7 @@ func TestOrders(t *testing.T) {
 			leave := b.request("m1")
 			done := b.order(b.t.Context(), "m1", drain(time.Minute))
 			time.Sleep(19950 * time.Millisecond)
-			if l, bounce := b.gate("m1").Admit(0, 0); bounce != balance.Closing || l.InFlight != 1 {
+			if l, bounce := b.gate("m1").Admit(0, 0); bounce != balance.BounceClosing || l.InFlight != 1 {
 				b.t.Errorf("while draining: %v with %d in flight", bounce, l.InFlight)
 			}
 			leave()

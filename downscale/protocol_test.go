@@ -373,7 +373,7 @@ func TestProtocolWithGate(t *testing.T) {
 			"request": func(t *rapid.T) {
 				gen := gate.Load().CordonGen
 				old := uint64(rapid.IntRange(0, 1).Draw(t, "old"))
-				if _, b := gate.Admit(0, gen-min(gen, old)); b == balance.Admitted {
+				if _, b := gate.Admit(0, gen-min(gen, old)); b == balance.BounceNone {
 					inside++
 					w.knew = w.knew || gate.Load().Cordon == balance.CordonSoft && old == 0
 				}

@@ -218,7 +218,7 @@ func (b *bench) run() (end func() error) {
 func (b *bench) request(id balance.MachineID) (leave func()) {
 	b.t.Helper()
 	g := b.gate(id)
-	if _, bounce := g.Admit(0, g.Load().CordonGen); bounce != balance.Admitted {
+	if _, bounce := g.Admit(0, g.Load().CordonGen); bounce != balance.BounceNone {
 		b.t.Fatalf("%s bounces: %v", id, bounce)
 	}
 	return g.Leave

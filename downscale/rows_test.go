@@ -36,11 +36,11 @@ func TestInvariants(t *testing.T) {
 			b.driver.takes = 2 * sec
 			defer b.run()()
 			time.Sleep(7 * sec)
-			if l, bounce := b.gate("m1").Admit(1, 99); bounce != balance.Closing || l.State != balance.Stopping || l.Epoch != 1 {
+			if l, bounce := b.gate("m1").Admit(1, 99); bounce != balance.BounceClosing || l.State != balance.Stopping || l.Epoch != 1 {
 				t.Errorf("while stopping: %v, %+v", bounce, l)
 			}
 			time.Sleep(2 * sec)
-			if l, bounce := b.gate("m1").Admit(1, 99); bounce != balance.NotStarted || l.State != balance.Stopped {
+			if l, bounce := b.gate("m1").Admit(1, 99); bounce != balance.BounceNotStarted || l.State != balance.Stopped {
 				t.Errorf("when stopped: %v, %+v", bounce, l)
 			}
 		}},
@@ -192,7 +192,7 @@ func TestInvariants(t *testing.T) {
 			time.Sleep(8 * sec)
 			b.wantStates("m1 suspended frozen")
 			b.boot("m1")
-			if l, bounce := b.gate("m1").Admit(epoch, 0); bounce != balance.WrongEpoch || l.Epoch != epoch+1 {
+			if l, bounce := b.gate("m1").Admit(epoch, 0); bounce != balance.BounceWrongEpoch || l.Epoch != epoch+1 {
 				t.Errorf("%v, %+v", bounce, l)
 			}
 		}},
@@ -232,7 +232,7 @@ func (f *fickle) Acked(balance.AppID, balance.MachineID, uint64) bool {
 func (b *bench) maybe(id balance.MachineID, old uint64) (leave func()) {
 	g := b.gate(id)
 	gen := g.Load().CordonGen
-	if _, bounce := g.Admit(0, gen-min(gen, old)); bounce != balance.Admitted {
+	if _, bounce := g.Admit(0, gen-min(gen, old)); bounce != balance.BounceNone {
 		return func() {}
 	}
 	return g.Leave
@@ -252,10 +252,10 @@ func TestRegressions(t *testing.T) {
 				g := b.gate("m1")
 				_, bounce := g.Admit(0, g.Load().CordonGen)
 				time.Sleep(5 * sec)
-				if admitted, up := bounce == balance.Admitted, g.State() == balance.Started; admitted != up {
+				if admitted, up := bounce == balance.BounceNone, g.State() == balance.Started; admitted != up {
 					t.Errorf("a request at %v: %v, and 5 s later the machine is %v", at, bounce, g.State())
 				}
-				if bounce == balance.Admitted {
+				if bounce == balance.BounceNone {
 					g.Leave()
 				}
 				end()

@@ -59,7 +59,7 @@ func TestARequestThatDidNotKnowTheCordonIsServedAndDoesNotAbort(t *testing.T) {
 		open := b.request("m2") // keeps the app awake
 		time.Sleep(10500 * time.Millisecond)
 		b.want("10s cordon m1: window 10s peak 1 <= 0.8 x 10 without m1")
-		if _, bounce := b.gate("m1").Admit(0, 0); bounce != balance.Admitted {
+		if _, bounce := b.gate("m1").Admit(0, 0); bounce != balance.BounceNone {
 			t.Errorf("a soft-cordoned machine bounces: %v", bounce)
 		}
 		time.Sleep(2950 * time.Millisecond)

@@ -99,7 +99,7 @@ func (b *bench) serve(lb *balance.Balancer, takes time.Duration) {
 		m, g := *r.Machine(), r.Gate()
 		load, bounce := g.Admit(m.Epoch, m.CordonGen)
 		r.Observe(load)
-		if bounce != balance.Admitted {
+		if bounce != balance.BounceNone {
 			r.Release(balance.OutcomeBounced)
 			time.Sleep(time.Millisecond)
 			continue

@@ -92,7 +92,7 @@ func TestGrantsServeWithoutBounces(t *testing.T) {
 					t.Fatal("a pick without a grant while the owner grants")
 				}
 				g := gates[res.Machine().ID]
-				if _, b := g.Enter(token, 0, 0); b != balance.Admitted {
+				if _, b := g.Enter(token, 0, 0); b != balance.BounceNone {
 					bounced++
 					res.Release(balance.OutcomeBounced)
 					continue
@@ -196,7 +196,7 @@ func TestGrantsUnderContention(t *testing.T) {
 						r.Release(balance.OutcomeError)
 						continue
 					}
-					if _, bounce := gates[id].Enter(token, 0, 0); bounce != balance.Admitted {
+					if _, bounce := gates[id].Enter(token, 0, 0); bounce != balance.BounceNone {
 						r.Release(balance.OutcomeBounced)
 						continue
 					}
@@ -267,7 +267,7 @@ func TestOwnersAndNodesAgreeOnWhatIsGranted(t *testing.T) {
 				break
 			}
 			token, _ := res.Grant()
-			if l, bounce := gates[res.Machine().ID].Enter(token, 0, 0); bounce != balance.Admitted {
+			if l, bounce := gates[res.Machine().ID].Enter(token, 0, 0); bounce != balance.BounceNone {
 				res.Observe(l)
 				res.Release(balance.OutcomeBounced)
 				continue

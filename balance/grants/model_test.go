@@ -158,7 +158,7 @@ func (p *pools) send(e *poolEdge) bool {
 func (p *pools) reach(r *poolRequest, o *poolOwner, id balance.MachineID, token uint64) {
 	gate := o.f.Gate("gpu", id)
 	l, b := gate.Enter(token, 0, 0)
-	if b != balance.Admitted {
+	if b != balance.BounceNone {
 		p.post("bounce", false, func() { p.again(r, l, balance.OutcomeBounced) })
 		return
 	}

@@ -187,7 +187,7 @@ func (w *stormy) request(e *stormEdge) {
 		time.Sleep(w.travel())
 		g := w.gate(m.ID)
 		load, bounce := g.Admit(m.Epoch, m.CordonGen)
-		if bounce != balance.Admitted {
+		if bounce != balance.BounceNone {
 			w.bounced.Add(1)
 			time.Sleep(w.travel())
 			r.Observe(load)

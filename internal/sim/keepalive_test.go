@@ -131,7 +131,7 @@ func keepAlive(t *testing.T, h habit, idles *autostart.Idles) (day keptAlive) {
 					time.Sleep(dayBoot * time.Second)
 					gate.Ready(token)
 				}
-				if _, bounce := gate.Admit(0, 0); bounce != balance.Admitted {
+				if _, bounce := gate.Admit(0, 0); bounce != balance.BounceNone {
 					t.Errorf("bounced: %v", bounce)
 					break
 				}

@@ -20,7 +20,7 @@ func (s *Sim) reach(req int32) {
 		return
 	}
 	load, bounce := m.gate.Enter(r.grant, 0, r.knownGen)
-	if bounce != balance.Admitted {
+	if bounce != balance.BounceNone {
 		r.load, r.outcome, r.bounce = load, balance.OutcomeBounced, bounce
 		s.q.push(s.now+s.half(s.edges[r.edge].region, m.region), evReply, req, 0)
 		return

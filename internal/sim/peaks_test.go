@@ -92,7 +92,7 @@ func (n *noisy) requests() {
 			}
 		}
 		if best >= 0 {
-			if _, b := n.gates[best].Admit(0, 0); b == balance.Admitted {
+			if _, b := n.gates[best].Admit(0, 0); b == balance.BounceNone {
 				n.flight = append(n.flight, flying{n.now.Add(n.exponential(noiseStay)), best})
 			}
 		}
