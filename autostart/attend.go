@@ -51,8 +51,8 @@ func (s *Starter) attend(h *hosted, r *run) {
 		case <-next.C:
 		case <-r.suspect:
 		}
-		if st := r.gate.State(); st != balance.Started {
-			if st == balance.Stopped || st == balance.Failed {
+		if st := r.gate.State(); st != balance.StateStarted {
+			if st == balance.StateStopped || st == balance.StateFailed {
 				return // it has been stopped, and nobody has reported its end
 			}
 			l.begin(time.Now())
@@ -61,7 +61,7 @@ func (s *Starter) attend(h *hosted, r *run) {
 		}
 		began := time.Now()
 		err := s.look(r)
-		if r.ctx.Err() != nil || r.gate.State() != balance.Started {
+		if r.ctx.Err() != nil || r.gate.State() != balance.StateStarted {
 			again(l.check.Every) // it went to sleep under the look
 			continue
 		}
@@ -113,7 +113,7 @@ func (s *Starter) look(r *run) error {
 // ends with 0 has stopped by itself.
 func (s *Starter) over(r *run, e Exit) {
 	failed := e.Code != 0 || e.Signal != ""
-	if st := r.gate.State(); failed && (st == balance.Started || st == balance.Suspended) {
+	if st := r.gate.State(); failed && (st == balance.StateStarted || st == balance.StateSuspended) {
 		s.edit(r, func(m *balance.Machine) { m.Fault = e.Reason }) // before the state, so that whoever sees that knows why
 	}
 	if r.gate.Exited(r.m.Epoch, failed) {

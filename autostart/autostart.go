@@ -260,7 +260,7 @@ func (a *Autostart) changed(us []balance.Update, due, awake map[*queue]struct{})
 			look(u.App.ID, u.App.Min == 0 && u.App.MinPerRegion == 0)
 		case balance.PutMachine:
 			m := &u.Machine
-			if q := look(m.App, m.State == balance.Stopped || m.State == balance.Suspended); q != nil {
+			if q := look(m.App, m.State == balance.StateStopped || m.State == balance.StateSuspended); q != nil {
 				q.boots(m)
 			}
 		case balance.RemoveMachine:

@@ -134,14 +134,14 @@ func (b *bounded) look(now time.Time, in *Input) {
 			m.asked = time.Time{}
 		}
 		switch {
-		case row.State == balance.Failed && row.Epoch != m.failed:
+		case row.State == balance.StateFailed && row.Epoch != m.failed:
 			m.failed = row.Epoch
 			if m.fail(now) {
 				b.failed(now)
 			}
-		case row.State == balance.Started && m.up.IsZero():
+		case row.State == balance.StateStarted && m.up.IsZero():
 			m.up, b.fails = now, 0
-		case row.State != balance.Started:
+		case row.State != balance.StateStarted:
 			m.up = time.Time{}
 		}
 	}
@@ -161,10 +161,10 @@ func (b *bounded) keep(now time.Time, in *Input, d Decision) Decision {
 	runs, tries := 0, 0
 	for _, row := range in.Machines {
 		rows[row.ID] = row
-		if row.State == balance.Starting || !b.of[row.ID].asked.IsZero() {
+		if row.State == balance.StateStarting || !b.of[row.ID].asked.IsZero() {
 			tries++
 		}
-		if row.State == balance.Started || row.State == balance.Starting || !b.of[row.ID].asked.IsZero() {
+		if row.State == balance.StateStarted || row.State == balance.StateStarting || !b.of[row.ID].asked.IsZero() {
 			runs++
 		}
 	}
@@ -178,7 +178,7 @@ func (b *bounded) keep(now time.Time, in *Input, d Decision) Decision {
 	recall, start := d.Recall, d.Start
 	d.Recall, d.Start = nil, nil
 	for _, m := range recall {
-		if row := present(&m); row != nil && row.State == balance.Started &&
+		if row := present(&m); row != nil && row.State == balance.StateStarted &&
 			row.Cordon == balance.CordonSoft {
 			d.Recall = append(d.Recall, m)
 		} else {
@@ -191,7 +191,7 @@ func (b *bounded) keep(now time.Time, in *Input, d Decision) Decision {
 	for _, m := range start {
 		row := present(&m)
 		if row == nil || row.Cordon == balance.CordonHard ||
-			!row.State.Startable() && row.State != balance.Stopping && row.State != balance.Suspending {
+			!row.State.Startable() && row.State != balance.StateStopping && row.State != balance.StateSuspending {
 			refuse(m, balance.StartRefused)
 			continue
 		}

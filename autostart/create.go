@@ -107,7 +107,7 @@ func (s *Starter) pause(r *run, d time.Duration, since time.Time) bool {
 // hold says in the row that the boot has not begun, and why if there is more to say.
 func (s *Starter) hold(r *run, why string) {
 	s.edit(r, func(m *balance.Machine) {
-		if m.State == balance.Starting {
+		if m.State == balance.StateStarting {
 			m.Health, m.Recent = balance.HealthUnknown, true
 			if why != "" {
 				m.Fault = why
@@ -123,7 +123,7 @@ func (s *Starter) created(r *run, held bool) {
 	s.mu.Unlock()
 	if held {
 		s.edit(r, func(m *balance.Machine) {
-			if m.State == balance.Starting {
+			if m.State == balance.StateStarting {
 				m.Recent, m.Fault = false, ""
 			}
 		})

@@ -293,7 +293,7 @@ func TestStartsBeginInOrder(t *testing.T) {
 		time.Sleep(500 * time.Millisecond)
 		for i, want := range []bool{false, true, true} {
 			m := r.row(balance.MachineID(fmt.Sprintf("m%d", i)))
-			if m.Recent != want || m.State != balance.Starting {
+			if m.Recent != want || m.State != balance.StateStarting {
 				t.Errorf("%s: %v, recent %v; want %v while it waits for its turn", m.ID, m.State, m.Recent, want)
 			}
 		}
@@ -308,7 +308,7 @@ func TestStartsBeginInOrder(t *testing.T) {
 		}
 		for i := range hs {
 			m := r.row(balance.MachineID(fmt.Sprintf("m%d", i)))
-			if m.State != balance.Started || m.Fault != "" {
+			if m.State != balance.StateStarted || m.Fault != "" {
 				t.Errorf("%s: %v, fault %q", m.ID, m.State, m.Fault)
 			}
 		}
@@ -376,7 +376,7 @@ func TestHangingCallCostsItsStart(t *testing.T) {
 				time.Sleep(callMax)
 				rows, _ := w.fleet.App("app000")
 				m, _ := rows.Machine(d.order[0])
-				if m.State != balance.Failed || !strings.Contains(m.Fault, "30s") {
+				if m.State != balance.StateFailed || !strings.Contains(m.Fault, "30s") {
 					t.Errorf("the machine whose call hangs: %v, %q", m.State, m.Fault)
 				}
 			})
@@ -405,13 +405,13 @@ func TestTryAgainAfter(t *testing.T) {
 		}
 		rows, _ := w.fleet.App("app000")
 		m, _ := rows.Machine("app000-0")
-		if m.State != balance.Starting || !strings.Contains(m.Fault, "no machines to be had") {
+		if m.State != balance.StateStarting || !strings.Contains(m.Fault, "no machines to be had") {
 			t.Errorf("while it is tried again: %v, %q", m.State, m.Fault)
 		}
 		time.Sleep(heldMax)
 		rows, _ = w.fleet.App("app000")
 		m, _ = rows.Machine("app000-0")
-		if m.State != balance.Stopped || !strings.Contains(m.Fault, "no machines to be had") {
+		if m.State != balance.StateStopped || !strings.Contains(m.Fault, "no machines to be had") {
 			t.Errorf("when nobody waits: %v, %q", m.State, m.Fault)
 		}
 		if errs := w.ask(t, 1); len(errs) > 0 {

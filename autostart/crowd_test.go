@@ -251,7 +251,7 @@ func TestConnContextWithoutTCP(t *testing.T) {
 func TestGrantWakesWhoWaits(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		w := newWorld(t, balance.App{Autostart: true, Limits: balance.Limits{Hard: 1}}, Config{})
-		row := balance.Machine{ID: "gpu", App: "web", Region: "nrt", Owner: "w", State: balance.Started, Epoch: 1}
+		row := balance.Machine{ID: "gpu", App: "web", Region: "nrt", Owner: "w", State: balance.StateStarted, Epoch: 1}
 		w.fleet.Apply(balance.PutMachine{Machine: row, Version: balance.Version{Incarnation: 1, Seq: 1}})
 		w.run()
 		defer w.stop()

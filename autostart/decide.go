@@ -121,7 +121,7 @@ func (q *queue) helpless(why string) Decision {
 		return d
 	}
 	for m := range rows.All() {
-		if (m.State == balance.Started || m.State == balance.Starting) && m.Cordon != balance.CordonHard {
+		if (m.State == balance.StateStarted || m.State == balance.StateStarting) && m.Cordon != balance.CordonHard {
 			return d
 		}
 	}

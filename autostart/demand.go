@@ -25,7 +25,7 @@ func (q *queue) resting() bool {
 	}
 	for _, m := range q.rows {
 		switch m.State {
-		case balance.Stopped, balance.Suspended, balance.Failed:
+		case balance.StateStopped, balance.StateSuspended, balance.StateFailed:
 		default:
 			return false
 		}

@@ -108,7 +108,7 @@ func (s *Starter) diagnose(
 		}
 		age = age.Round(100 * time.Millisecond)
 		s.edit(r, func(m *balance.Machine) {
-			if m.State != balance.Starting || r.up.Load() || ctx.Err() != nil {
+			if m.State != balance.StateStarting || r.up.Load() || ctx.Err() != nil {
 				return
 			}
 			m.Fault = fmt.Sprintf("not ready after %v: %s", age, why)

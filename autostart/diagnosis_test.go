@@ -202,7 +202,7 @@ func TestPortsThatAreOpenBeforeTheRightOne(t *testing.T) {
 		defer r.stop()
 		r.s.probe.dials = true
 		starts := 0
-		for ; r.row("m0").State != balance.Started && starts < 10; starts++ {
+		for ; r.row("m0").State != balance.StateStarted && starts < 10; starts++ {
 			r.start("m0")
 			time.Sleep(21 * sec)
 		}
@@ -214,7 +214,7 @@ func TestPortsThatAreOpenBeforeTheRightOne(t *testing.T) {
 			synctest.Wait()
 			r.start("m0")
 			time.Sleep(21 * sec)
-			if m := r.row("m0"); m.State != balance.Started {
+			if m := r.row("m0"); m.State != balance.StateStarted {
 				t.Errorf("the next time: %v, %q", m.State, m.Fault)
 			}
 		}
@@ -235,7 +235,7 @@ func TestDescribeThatFails(t *testing.T) {
 			t.Errorf("the row says %q", m.Fault)
 		}
 		time.Sleep(sec)
-		if m := r.row("m0"); m.State != balance.Started {
+		if m := r.row("m0"); m.State != balance.StateStarted {
 			t.Errorf("%v, %q", m.State, m.Fault)
 		}
 	})
@@ -305,7 +305,7 @@ func TestCheckOfAnApp(t *testing.T) {
 			t.Errorf("looked %s times in 100 s, want 20 and 10", got)
 		}
 		for app, want := range map[balance.AppID]string{"mad": "Check.Timeout -1s", "odd": "no such app"} {
-			if m := states[app]; m.State != balance.Failed || !strings.Contains(m.Fault, want) {
+			if m := states[app]; m.State != balance.StateFailed || !strings.Contains(m.Fault, want) {
 				t.Errorf("%s: %v, %q; want it to name %q", app, m.State, m.Fault, want)
 			}
 		}

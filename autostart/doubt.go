@@ -43,7 +43,7 @@ func (s *Starter) book(r *run) *bootBook {
 func (s *Starter) doubt(r *run, began time.Time) {
 	told := false
 	s.edit(r, func(m *balance.Machine) {
-		if told = m.State == balance.Starting && !r.up.Load(); told {
+		if told = m.State == balance.StateStarting && !r.up.Load(); told {
 			m.Health, m.Recent = balance.HealthFailing, false
 		}
 	})

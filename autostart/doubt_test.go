@@ -45,7 +45,7 @@ func TestStartIsDoubtedWhenItTakesTooLong(t *testing.T) {
 				}
 				r.start("m0")
 				began := time.Now()
-				for r.row("m0").State == balance.Starting && time.Since(began) < 10*time.Minute-sec {
+				for r.row("m0").State == balance.StateStarting && time.Since(began) < 10*time.Minute-sec {
 					if m := r.row("m0"); m.Health == balance.HealthFailing {
 						if got := time.Since(began).Truncate(sec); got != tc.after || m.Recent {
 							t.Errorf("failing after %v, recent %v; want after %v", got, m.Recent, tc.after)
@@ -54,12 +54,12 @@ func TestStartIsDoubtedWhenItTakesTooLong(t *testing.T) {
 					}
 					time.Sleep(sec / 2)
 				}
-				if tc.after == 0 && r.row("m0").State == balance.Starting {
+				if tc.after == 0 && r.row("m0").State == balance.StateStarting {
 					t.Error("failing, want not")
 				}
 				if tc.slow.boot < time.Minute+1 {
 					time.Sleep(time.Minute)
-					if m := r.row("m0"); m.State != balance.Started && tc.slow.ends == 0 || m.State == balance.Started && m.Health != balance.HealthPassing {
+					if m := r.row("m0"); m.State != balance.StateStarted && tc.slow.ends == 0 || m.State == balance.StateStarted && m.Health != balance.HealthPassing {
 						t.Errorf("in the end %v, %v", m.State, m.Health)
 					}
 				}

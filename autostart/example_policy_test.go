@@ -26,11 +26,11 @@ func (c *covering) Plan(now time.Time, in autostart.Input) autostart.Decision {
 	}
 	class := func(m *balance.Machine) int {
 		switch {
-		case m.State == balance.Starting || m.State == balance.Started && m.Cordon == balance.CordonNone:
+		case m.State == balance.StateStarting || m.State == balance.StateStarted && m.Cordon == balance.CordonNone:
 			return 0
-		case m.State == balance.Started:
+		case m.State == balance.StateStarted:
 			return 1 // to be recalled
-		case !m.State.Startable(), m.State == balance.Failed, now.Before(c.avoid[m.ID]):
+		case !m.State.Startable(), m.State == balance.StateFailed, now.Before(c.avoid[m.ID]):
 			return 3 // the last resort
 		}
 		return 2

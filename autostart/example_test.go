@@ -90,7 +90,7 @@ func Example() {
 func ExamplePlanner() {
 	app := balance.App{ID: "web", Autostart: true, Limits: balance.Limits{Soft: 20}}
 	rows := []*balance.Machine{
-		{ID: "web-1", App: "web", Region: "nrt", State: balance.Started},
+		{ID: "web-1", App: "web", Region: "nrt", State: balance.StateStarted},
 		{ID: "web-2", App: "web", Region: "nrt"},
 		{ID: "web-3", App: "web", Region: "nrt"},
 	}
@@ -266,9 +266,9 @@ func ExampleDecision() {
 func ExampleHistory() {
 	before := autostart.NewPlanner(false)
 	now := time.Date(2026, 1, 2, 3, 4, 5, 0, time.UTC)
-	for _, state := range []balance.State{balance.Stopped, balance.Starting, balance.Started} {
+	for _, state := range []balance.State{balance.StateStopped, balance.StateStarting, balance.StateStarted} {
 		m := balance.Machine{ID: "web-1", App: "web", Region: "nrt", State: state}
-		if state != balance.Stopped {
+		if state != balance.StateStopped {
 			m.Epoch = 1
 		}
 		before.Plan(now, autostart.Input{App: balance.App{ID: "web"}, Machines: []*balance.Machine{&m}})
@@ -297,7 +297,7 @@ func ExampleNewSynchronous() {
 		d := policy.Plan(now, autostart.Input{App: balance.App{ID: "web", Autostart: true}, Machines: rows, Regions: []string{"nrt"}, Parked: 1})
 		for i, m := range rows {
 			if len(d.Start) > 0 && d.Start[0].ID == m.ID {
-				rows[i] = &balance.Machine{ID: m.ID, App: "web", Region: "nrt", State: balance.Starting, Epoch: 1}
+				rows[i] = &balance.Machine{ID: m.ID, App: "web", Region: "nrt", State: balance.StateStarting, Epoch: 1}
 				fmt.Println("start", m.ID)
 			}
 		}

@@ -72,10 +72,10 @@ func (w *away) Start(ctx context.Context, m balance.Machine) (balance.StartAnswe
 		return 0, ctx.Err()
 	}
 	time.Sleep(late)
-	m.State, m.Epoch = balance.Starting, m.Epoch+1
+	m.State, m.Epoch = balance.StateStarting, m.Epoch+1
 	w.fleet.Apply(balance.PutMachine{Machine: m, Version: balance.Version{Incarnation: 1, Seq: 2 * m.Epoch}})
 	time.AfterFunc(w.boot, func() {
-		m.State = balance.Started
+		m.State = balance.StateStarted
 		w.fleet.Apply(balance.PutMachine{Machine: m, Version: balance.Version{Incarnation: 1, Seq: 2*m.Epoch + 1}})
 	})
 	return balance.StartAccepted, nil

@@ -181,7 +181,7 @@ func (q *queue) tried(ids []balance.MachineID) (ts []tried) {
 		return nil
 	}
 	for _, id := range ids {
-		if m, ok := rows.Machine(id); ok && m.State == balance.Started {
+		if m, ok := rows.Machine(id); ok && m.State == balance.StateStarted {
 			ts = append(ts, tried{id, m.Epoch})
 		}
 	}
@@ -221,7 +221,7 @@ func (q *queue) lacks() string {
 		return ""
 	}
 	for m := range rows.All() {
-		if m.State == balance.Starting && m.Fault != "" {
+		if m.State == balance.StateStarting && m.Fault != "" {
 			return fmt.Sprintf("machine %s: %s", m.ID, m.Fault)
 		}
 	}

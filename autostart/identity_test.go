@@ -73,11 +73,11 @@ func TestAnExitIsOfOneAppsMachine(t *testing.T) {
 		for _, app := range []balance.AppID{"a", "b"} {
 			d.exited(Exit{App: app, ID: "m1", Epoch: 1, Code: 1, Reason: "crash of " + string(app)})
 			synctest.Wait()
-			if m := rowOf(t, f, app); m.State != balance.Failed || m.Fault != "crash of "+string(app) {
+			if m := rowOf(t, f, app); m.State != balance.StateFailed || m.Fault != "crash of "+string(app) {
 				t.Errorf("%v is %v (%q) after its crash", m.Key(), m.State, m.Fault)
 			}
 			if app == "a" {
-				if m := rowOf(t, f, "b"); m.State != balance.Started {
+				if m := rowOf(t, f, "b"); m.State != balance.StateStarted {
 					t.Errorf("%v is %v (%q) after the crash of a/m1", m.Key(), m.State, m.Fault)
 				}
 			}
@@ -97,7 +97,7 @@ func TestARememberedStartIsOfOneAppsMachine(t *testing.T) {
 		}
 		g.Closed(token, false)
 		synctest.Wait()
-		if a, b := rowOf(t, f, "a"), rowOf(t, f, "b"); a.Epoch != 1 || b.Epoch != 2 || b.State != balance.Started {
+		if a, b := rowOf(t, f, "a"), rowOf(t, f, "b"); a.Epoch != 1 || b.Epoch != 2 || b.State != balance.StateStarted {
 			t.Errorf("%v at epoch %d, %v at epoch %d (%v): want 1, and 2 started", a.Key(), a.Epoch, b.Key(), b.Epoch, b.State)
 		}
 	})
@@ -112,7 +112,7 @@ func TestAWordIsOfOneAppsMachine(t *testing.T) {
 		p.Ready("a", "m1", 1)
 		time.Sleep(time.Second)
 		synctest.Wait()
-		if a, b := rowOf(t, f, "a").State, rowOf(t, f, "b").State; a != balance.Started || b != balance.Starting {
+		if a, b := rowOf(t, f, "a").State, rowOf(t, f, "b").State; a != balance.StateStarted || b != balance.StateStarting {
 			t.Errorf("a/m1 is %v, b/m1 is %v: want started and starting", a, b)
 		}
 	})

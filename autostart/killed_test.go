@@ -19,16 +19,16 @@ func TestKilledMachinesStartAgainAtOnce(t *testing.T) {
 		looks, up := 0, 0
 		for at := time.Duration(0); at < 2*time.Minute; at += tick {
 			for _, m := range s.rows {
-				if m.State == balance.Starting {
+				if m.State == balance.StateStarting {
 					s.see(s.names[m.ID] + " started")
 				}
 			}
-			if name := string("abcd"[rng.IntN(4)]); at%sec == 0 && s.row(name).State == balance.Started {
+			if name := string("abcd"[rng.IntN(4)]); at%sec == 0 && s.row(name).State == balance.StateStarted {
 				s.see(name + " failed")
 			}
 			n := 0
 			for _, m := range s.rows {
-				if m.State == balance.Started {
+				if m.State == balance.StateStarted {
 					n++
 				}
 			}

@@ -31,7 +31,7 @@ func (l *leaving) begin() {
 
 // look takes in what a machine has in flight and returns how much of this node's is demand.
 func (l *leaving) look(m *balance.Machine, own, others int) int {
-	if m.State != balance.Started || m.Cordon == balance.CordonHard {
+	if m.State != balance.StateStarted || m.Cordon == balance.CordonHard {
 		return own
 	}
 	goes := m.Cordon == balance.CordonSoft

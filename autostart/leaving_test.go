@@ -19,7 +19,7 @@ func TestWhatAMachineHeldBeforeItsCordonIsNoDemand(t *testing.T) {
 		want   int // of own
 		rest   int // of told
 	}
-	const up = balance.Started
+	const up = balance.StateStarted
 	for _, c := range []struct {
 		name  string
 		looks []look
@@ -33,7 +33,7 @@ func TestWhatAMachineHeldBeforeItsCordonIsNoDemand(t *testing.T) {
 		{"all ends, and then one comes", []look{{none, up, 1, 0, 0, 1, 0}, {soft, up, 0, 0, 0, 0, 0}, {soft, up, 1, 0, 0, 1, 0}}},
 		{"recalled", []look{{none, up, 1, 0, 0, 1, 0}, {soft, up, 1, 0, 0, 0, 0}, {none, up, 1, 0, 0, 1, 0}}},
 		{"cordoned again", []look{{none, up, 1, 0, 0, 1, 0}, {soft, up, 2, 0, 0, 1, 0}, {none, up, 2, 0, 0, 2, 0}, {soft, up, 2, 0, 0, 0, 0}}},
-		{"it stops, with its connections", []look{{none, up, 1, 0, 0, 1, 0}, {soft, balance.Stopping, 1, 0, 0, 1, 0}}},
+		{"it stops, with its connections", []look{{none, up, 1, 0, 0, 1, 0}, {soft, balance.StateStopping, 1, 0, 0, 1, 0}}},
 		{"a hard cordon has the requests go elsewhere soon", []look{{none, up, 1, 0, 0, 1, 0}, {hard, up, 1, 1, 1, 1, 1}}},
 		{"other nodes' are there too", []look{{soft, up, 0, 1, 1, 0, 0}, {soft, up, 0, 1, 4, 0, 3}}},
 		{"other nodes' end, and they tell later", []look{{none, up, 0, 1, 1, 0, 1}, {soft, up, 0, 1, 1, 0, 0}, {soft, up, 0, 0, 1, 0, 0}, {none, up, 0, 0, 1, 0, 1}}},

@@ -110,7 +110,7 @@ func blames(ms []*balance.Machine, id balance.MachineID, of func(*balance.Machin
 	var first *balance.Machine
 	open := false
 	for _, m := range ms {
-		if m.State == balance.Started && m.Health == balance.HealthFailing {
+		if m.State == balance.StateStarted && m.Health == balance.HealthFailing {
 			if first == nil || balance.CompareCanonical(m, first) < 0 {
 				first = m
 			}

@@ -111,12 +111,12 @@ func TestBlames(t *testing.T) {
 		var ms []*balance.Machine
 		trials := map[balance.MachineID]trial{}
 		for i, c := range tc.states {
-			m := &balance.Machine{ID: ids[i], App: "web", State: balance.Started}
+			m := &balance.Machine{ID: ids[i], App: "web", State: balance.StateStarted}
 			switch c {
 			case 'f':
 				m.Health = balance.HealthFailing
 			case 's':
-				m.State = balance.Stopped
+				m.State = balance.StateStopped
 			case 'o':
 				trials[m.ID] = trialOpen
 			case 'w':
@@ -230,7 +230,7 @@ func TestRestartOfAMachineThatIsDead(t *testing.T) {
 				if diff := cmp.Diff(want, r.events); diff != "" {
 					t.Errorf("events (-want +got)\n%s", diff)
 				}
-				if m := r.row("m0"); m.State != balance.Started || m.Fault != "" {
+				if m := r.row("m0"); m.State != balance.StateStarted || m.Fault != "" {
 					t.Errorf("in the end: %+v", m)
 				}
 			})
@@ -279,14 +279,14 @@ func TestRestartThatCannotBe(t *testing.T) {
 		time.Sleep(sec)
 		r.d.sicken("m0", true)
 		time.Sleep(40 * sec)
-		if m := r.row("m0"); m.State != balance.Started || m.Health != balance.HealthFailing || !strings.Contains(m.Fault, "stopping it failed: no") {
+		if m := r.row("m0"); m.State != balance.StateStarted || m.Health != balance.HealthFailing || !strings.Contains(m.Fault, "stopping it failed: no") {
 			t.Errorf("row %+v", m)
 		}
 		r.d.mu.Lock()
 		r.d.habits["m0"] = habits{}
 		r.d.mu.Unlock()
 		time.Sleep(2 * time.Minute)
-		if m := r.row("m0"); m.State != balance.Started || m.Health != balance.HealthPassing || m.Epoch != 2 || m.Fault != "" {
+		if m := r.row("m0"); m.State != balance.StateStarted || m.Health != balance.HealthPassing || m.Epoch != 2 || m.Fault != "" {
 			t.Errorf("row after it could be: %+v", m)
 		}
 	})
@@ -307,12 +307,12 @@ func TestRestartAndOtherStops(t *testing.T) {
 			t.Errorf("%d stops behind a gate that somebody else has closed", stops)
 		}
 		g.Reopen(token)
-		for g.State() == balance.Started {
+		for g.State() == balance.StateStarted {
 			time.Sleep(100 * time.Millisecond)
 		}
 		g.Forget() // somebody ends all machines
 		time.Sleep(time.Minute)
-		if starts, stops, running := r.d.counts(); starts != 1 || stops != 1 || running != 0 || g.State() != balance.Stopped {
+		if starts, stops, running := r.d.counts(); starts != 1 || stops != 1 || running != 0 || g.State() != balance.StateStopped {
 			t.Errorf("%d starts, %d stops, %d running, %v; want that it stays stopped", starts, stops, running, g.State())
 		}
 	})

@@ -136,7 +136,7 @@ func (p *Planner) observe(now time.Time, ms []*balance.Machine) {
 	for i, m := range ms {
 		s := &p.memory[i]
 		if s.known && s.epoch == m.Epoch && s.state == m.State {
-			if held := m.State == balance.Starting && m.Recent && m.Health != balance.HealthPassing; held ||
+			if held := m.State == balance.StateStarting && m.Recent && m.Health != balance.HealthPassing; held ||
 				s.held {
 				s.bootAt, s.partial, s.held = now, false, held // its boot begins now, or later
 			}
@@ -146,10 +146,10 @@ func (p *Planner) observe(now time.Time, ms []*balance.Machine) {
 		s.known, s.epoch, s.state, s.since, s.held = true, m.Epoch, m.State, now, false
 		if was.known {
 			p.moved(now, m, s, &was)
-		} else if m.State == balance.Starting || closing(m.State) {
+		} else if m.State == balance.StateStarting || closing(m.State) {
 			s.bootAt, s.partial = now, true
 		}
-		if m.Epoch > s.asked.epoch || m.State == balance.Gone {
+		if m.Epoch > s.asked.epoch || m.State == balance.StateGone {
 			s.asked = asked{}
 		}
 	}
@@ -169,34 +169,34 @@ func (p *Planner) shift(back time.Duration) {
 // moved takes in one machine's change.
 func (p *Planner) moved(now time.Time, m *balance.Machine, s, was *memory) {
 	started := m.Epoch != was.epoch // a start has begun since the last look
-	if started || m.State == balance.Started {
+	if started || m.State == balance.StateStarted {
 		s.gen = m.CordonGen
 	}
-	if ran := now.Sub(was.since); was.state == balance.Started && ran >= p.steady(m, was.kind) && (m.State == balance.Failed || ran >= quitFor) {
+	if ran := now.Sub(was.since); was.state == balance.StateStarted && ran >= p.steady(m, was.kind) && (m.State == balance.StateFailed || ran >= quitFor) {
 		s.fails = 0
 	}
-	if was.state == balance.Gone { // its node is another one than that which failed
+	if was.state == balance.StateGone { // its node is another one than that which failed
 		s.fails, s.until = 0, now
 	}
 	if started {
-		s.kind, s.partial, s.bootAt = Cold, was.state == balance.Starting, now
-		if was.state == balance.Suspended || was.state == balance.Suspending {
+		s.kind, s.partial, s.bootAt = Cold, was.state == balance.StateStarting, now
+		if was.state == balance.StateSuspended || was.state == balance.StateSuspending {
 			s.kind = Resume
 		}
-		if was.asked.on && m.Epoch == was.asked.epoch+1 && m.State != balance.Starting {
+		if was.asked.on && m.Epoch == was.asked.epoch+1 && m.State != balance.StateStarting {
 			s.bootAt, s.partial = was.asked.at, false // it went by faster than it was looked at
-		} else if m.State != balance.Starting {
+		} else if m.State != balance.StateStarting {
 			s.partial = true
 		}
 	}
-	if closing(was.state) && !started && (m.State == balance.Stopped || m.State == balance.Suspended) && !was.partial {
+	if closing(was.state) && !started && (m.State == balance.StateStopped || m.State == balance.StateSuspended) && !was.partial {
 		p.stops.of(was.state).Learn(now.Sub(was.since))
 	}
 	switch m.State {
-	case balance.Stopping, balance.Suspending:
+	case balance.StateStopping, balance.StateSuspending:
 		s.partial = started
-	case balance.Started:
-		if !started && was.state != balance.Starting {
+	case balance.StateStarted:
+		if !started && was.state != balance.StateStarting {
 			return // reopened
 		}
 		if !s.partial {
@@ -204,15 +204,15 @@ func (p *Planner) moved(now time.Time, m *balance.Machine, s, was *memory) {
 		}
 		p.breaker.succeeded()
 		p.hedged = false
-	case balance.Failed:
+	case balance.StateFailed:
 		what := noBoot
-		if !started && (was.state == balance.Started || was.state == balance.Suspended) {
+		if !started && (was.state == balance.StateStarted || was.state == balance.StateSuspended) {
 			what = crash
 		}
 		p.failed(now, m, s, m.Fault, what)
-	case balance.Stopped:
+	case balance.StateStopped:
 		// Nobody has told it to: that takes a cordon first.
-		if was.state == balance.Started && !started && m.CordonGen == s.gen && now.Sub(was.since) < quitFor {
+		if was.state == balance.StateStarted && !started && m.CordonGen == s.gen && now.Sub(was.since) < quitFor {
 			p.failed(now, m, s, fmt.Sprintf("it ended by itself %v after it was ready", now.Sub(was.since).Round(time.Millisecond)), crash)
 		}
 	}
@@ -315,11 +315,11 @@ func (p *Planner) stands(now time.Time, i int, m *balance.Machine) standing {
 		return unusable
 	}
 	switch m.State {
-	case balance.Gone:
+	case balance.StateGone:
 		return unusable
-	case balance.Starting:
+	case balance.StateStarting:
 		return starting
-	case balance.Started:
+	case balance.StateStarted:
 		switch {
 		case m.Health == balance.HealthFailing && m.Recent:
 			return starting

@@ -71,7 +71,7 @@ func (r *plan) hush(i int, m *balance.Machine, st standing) standing {
 	case len(r.silent) == 0 || !slices.Contains(r.silent, m.Owner):
 	case st == startable:
 		return held
-	case st == starting && m.State != balance.Starting && r.p.memory[i].asked.overdue(r.now, r.in.rtt(m.Region)):
+	case st == starting && m.State != balance.StateStarting && r.p.memory[i].asked.overdue(r.now, r.in.rtt(m.Region)):
 		return silent
 	}
 	return st
@@ -97,7 +97,7 @@ func (r *plan) count() {
 			st = broken
 		}
 		r.p.stand[i] = st
-		if st == starting || st == ready || st == silent || m.State == balance.Started || m.State == balance.Starting {
+		if st == starting || st == ready || st == silent || m.State == balance.StateStarted || m.State == balance.StateStarting {
 			r.active++
 		}
 		switch st {
@@ -156,12 +156,12 @@ func (r *plan) age(i int, m *balance.Machine) {
 	s := &r.p.memory[i]
 	at := s.asked.at
 	key := bootKey{m.Revision, s.kind}
-	if m.State == balance.Starting || m.State == balance.Started {
+	if m.State == balance.StateStarting || m.State == balance.StateStarted {
 		at = s.bootAt
-	} else if m.State == balance.Suspended {
+	} else if m.State == balance.StateSuspended {
 		key.kind = Resume
 	}
-	if m.State == balance.Starting && m.Health == balance.HealthFailing && !m.Recent {
+	if m.State == balance.StateStarting && m.Health == balance.HealthFailing && !m.Recent {
 		r.doomed++
 	}
 	b := r.p.boots.of(key)
@@ -180,7 +180,7 @@ func (r *plan) age(i int, m *balance.Machine) {
 // doubts finds out whether a start in flight is worth waiting for.
 func (r *plan) doubts(m *balance.Machine, began time.Time, age time.Duration) {
 	switch {
-	case m.State == balance.Starting && m.Doubtful:
+	case m.State == balance.StateStarting && m.Doubtful:
 		r.doubtful++
 		r.doubt = cmp.Or(r.doubt, fmt.Sprintf("machine %s: %s", m.ID, m.Fault))
 	case r.p.breaker.repeats(began, age):
@@ -195,7 +195,7 @@ func (r *plan) after(i int, m *balance.Machine) {
 		return
 	}
 	key := bootKey{m.Revision, Cold}
-	if m.State == balance.Suspending {
+	if m.State == balance.StateSuspending {
 		key.kind = Resume
 	}
 	b, age := r.p.boots.of(key), r.now.Sub(s.since)
@@ -349,7 +349,7 @@ func (r *plan) start(i int32) {
 	r.serving++
 	r.d.Start = append(r.d.Start, *m)
 	key := bootKey{m.Revision, Cold}
-	if m.State == balance.Suspended {
+	if m.State == balance.StateSuspended {
 		key.kind = Resume
 	}
 	b := r.p.boots.of(key)
@@ -460,7 +460,7 @@ func (r *plan) refuse() {
 	var soon *memory
 	gone := 0
 	for i, m := range r.in.Machines {
-		if m.State == balance.Gone {
+		if m.State == balance.StateGone {
 			gone++
 		}
 		if s := &r.p.memory[i]; r.p.stand[i] == held && (soon == nil || s.until.Before(soon.until)) {

@@ -63,7 +63,7 @@ func TestPlannerModel(t *testing.T) {
 
 		active := func() (k int) {
 			for _, m := range ms {
-				if s := m.gate.State(); s == balance.Starting || s == balance.Started {
+				if s := m.gate.State(); s == balance.StateStarting || s == balance.StateStarted {
 					k++
 				}
 			}
@@ -114,7 +114,7 @@ func TestPlannerModel(t *testing.T) {
 		}
 		boot := func(id balance.MachineID, ok bool) {
 			m := ms[id]
-			if m.gate.State() != balance.Starting {
+			if m.gate.State() != balance.StateStarting {
 				return
 			}
 			if ok {
@@ -231,7 +231,7 @@ func TestPlannerModel(t *testing.T) {
 // Invariant A8: planners that do not talk, with any split of the demand over them and any part of it known to others, start
 // together what one who knew all would start, or less.
 func TestPlannersAgree(t *testing.T) {
-	states := []balance.State{balance.Stopped, balance.Stopped, balance.Suspended, balance.Started, balance.Starting, balance.Failed}
+	states := []balance.State{balance.StateStopped, balance.StateStopped, balance.StateSuspended, balance.StateStarted, balance.StateStarting, balance.StateFailed}
 	rapid.Check(t, func(t *rapid.T) {
 		app := balance.App{ID: "web", Autostart: true, Limits: balance.Limits{Soft: rapid.IntRange(0, 5).Draw(t, "soft")}, Max: rapid.IntRange(0, 8).Draw(t, "max")}
 		app.Min = rapid.IntRange(0, min(3, app.Max)).Draw(t, "min")
@@ -239,7 +239,7 @@ func TestPlannersAgree(t *testing.T) {
 		regions := []string{"nrt", "hkg"}
 		for i := range rapid.IntRange(1, 12).Draw(t, "machines") {
 			m := &balance.Machine{ID: balance.MachineID(fmt.Sprintf("m%d", i)), App: "web", Region: rapid.SampledFrom(regions).Draw(t, "region"), State: rapid.SampledFrom(states).Draw(t, "state"), Epoch: 1}
-			if m.State == balance.Started && rapid.Bool().Draw(t, "cordoned") {
+			if m.State == balance.StateStarted && rapid.Bool().Draw(t, "cordoned") {
 				m.Cordon, m.CordonGen = balance.CordonSoft, 1
 			}
 			m.Limits.Soft = rapid.SampledFrom([]int{0, 0, 0, 7}).Draw(t, "own soft")

@@ -89,25 +89,25 @@ func (s *story) see(what string) {
 		s.replace(m)
 		switch state {
 		case "starting":
-			m.State, m.Epoch = balance.Starting, m.Epoch+1
+			m.State, m.Epoch = balance.StateStarting, m.Epoch+1
 		case "started":
-			if m.State != balance.Starting && m.State != balance.Stopping {
+			if m.State != balance.StateStarting && m.State != balance.StateStopping {
 				m.Epoch++ // the look came too late for the boot
 			}
-			m.State, m.Fault = balance.Started, ""
+			m.State, m.Fault = balance.StateStarted, ""
 		case "failed":
-			if m.State == balance.Stopped || m.State == balance.Failed {
+			if m.State == balance.StateStopped || m.State == balance.StateFailed {
 				m.Epoch++
 			}
-			m.State, m.Fault = balance.Failed, "broken"
+			m.State, m.Fault = balance.StateFailed, "broken"
 		case "stopping":
-			m.State, m.Cordon = balance.Stopping, balance.CordonNone
+			m.State, m.Cordon = balance.StateStopping, balance.CordonNone
 		case "stopped":
-			m.State = balance.Stopped
+			m.State = balance.StateStopped
 		case "suspended":
-			m.State = balance.Suspended
+			m.State = balance.StateSuspended
 		case "gone":
-			m.State = balance.Gone
+			m.State = balance.StateGone
 		case "cordoned":
 			m.Cordon = balance.CordonSoft
 			m.CordonGen++
@@ -373,7 +373,7 @@ func (s *story) play(steps []step) {
 			case st.later:
 			case st.err != nil || st.refused:
 				s.p.Answered(t0.Add(st.at), m, balance.StartRefused, st.err)
-			case m.State == balance.Stopping:
+			case m.State == balance.StateStopping:
 				s.p.Answered(t0.Add(st.at), m, balance.StartRemembered, nil)
 			default:
 				s.p.Answered(t0.Add(st.at), m, balance.StartAccepted, nil)
@@ -464,7 +464,7 @@ func BenchmarkPlan(b *testing.B) {
 				for i := range n {
 					m := &balance.Machine{ID: balance.MachineID(fmt.Sprintf("m%05d", i)), App: "web", Region: []string{"hkg", "nrt", "fra"}[i%3]}
 					if i%2 == 0 {
-						m.State, m.Epoch = balance.Started, 1
+						m.State, m.Epoch = balance.StateStarted, 1
 					}
 					rows = append(rows, m)
 				}
@@ -503,7 +503,7 @@ func TestTheRowOfAMachineThatIsAboutToRun(t *testing.T) {
 	s.plan(6*sec, 0, 1)
 	edit(func(m *balance.Machine) { m.Health, m.Recent = balance.HealthPassing, true })
 	s.plan(51*sec, 0, 1)
-	edit(func(m *balance.Machine) { m.State = balance.Started })
+	edit(func(m *balance.Machine) { m.State = balance.StateStarted })
 	s.plan(51*sec, 0, 1)
 	if b := s.p.Boots(); b.Longest() != 45*sec {
 		t.Errorf("learned a boot of %v, want 45s", b.Longest())

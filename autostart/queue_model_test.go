@@ -184,7 +184,7 @@ func queueModel(t *testing.T, rt *rapid.T) {
 					continue // or what has room now had none then
 				}
 				for _, id := range ids {
-					if l := w.fleet.Gate("web", id).Load(); l.State == balance.Started && l.Cordon == balance.CordonNone && held[id] < hard && a.holds && !slices.Contains(a.refused, id) {
+					if l := w.fleet.Gate("web", id).Load(); l.State == balance.StateStarted && l.Cordon == balance.CordonNone && held[id] < hard && a.holds && !slices.Contains(a.refused, id) {
 						rt.Fatalf("A6: handed to the cordoned %s while %s has room", a.at, id)
 					}
 				}

@@ -426,7 +426,7 @@ func TestFullOfOthersRequests(t *testing.T) {
 		f, _ := balance.NewFleet(balance.FleetConfig{Node: "edge", Region: "nrt"})
 		b, _ := balance.New(f, balance.Config{})
 		f.Apply(balance.PutApp{App: balance.App{ID: "web", Autostart: true, Limits: balance.Limits{Soft: 10, Hard: 10}}})
-		for i, state := range []balance.State{balance.Started, balance.Stopped} {
+		for i, state := range []balance.State{balance.StateStarted, balance.StateStopped} {
 			f.Apply(balance.PutMachine{Machine: balance.Machine{ID: balance.MachineID(fmt.Sprintf("m%d", i)), App: "web", Region: "nrt", Owner: "w", State: state, Epoch: 1}, Version: balance.Version{Incarnation: 1, Seq: 1}})
 		}
 		asked := make(chan balance.MachineID, 10)
@@ -443,7 +443,7 @@ func TestFullOfOthersRequests(t *testing.T) {
 		if err != nil {
 			t.Fatal(err)
 		}
-		slot.Observe(balance.Load{InFlight: 10, Limits: balance.Limits{Soft: 10, Hard: 10}, State: balance.Started, Epoch: 1, Seq: 1})
+		slot.Observe(balance.Load{InFlight: 10, Limits: balance.Limits{Soft: 10, Hard: 10}, State: balance.StateStarted, Epoch: 1, Seq: 1})
 		slot.Release(balance.OutcomeBounced)
 		r.Tried = append(r.Tried, "m0")
 		done := make(chan error)

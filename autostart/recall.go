@@ -19,7 +19,7 @@ func (s *Starter) Recall(_ context.Context, m balance.Machine) error {
 	if g == nil {
 		return fmt.Errorf("autostart: machine %q of app %q is not owned by node %q: ask its owner", m.ID, m.App, s.fleet.Node())
 	}
-	if !g.Uncordon(m.CordonGen) && g.State() != balance.Started {
+	if !g.Uncordon(m.CordonGen) && g.State() != balance.StateStarted {
 		return fmt.Errorf("%w: %q is %v", ErrTooLate, m.ID, g.State())
 	}
 	return nil

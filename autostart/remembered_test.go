@@ -83,7 +83,7 @@ func (n *node) get() (balance.MachineID, time.Duration, error) {
 func (n *node) stopping(id balance.MachineID, into time.Duration) {
 	n.t.Helper()
 	for range 600 {
-		if n.row(id).State == balance.Stopping {
+		if n.row(id).State == balance.StateStopping {
 			time.Sleep(into)
 			return
 		}
@@ -140,7 +140,7 @@ func TestStarterStartsWhatItsGateRemembers(t *testing.T) {
 				t.Errorf("a start during a stop: %v", a)
 			}
 		})
-		if m := r.row("m0"); m.State != balance.Started || m.Epoch != 2 {
+		if m := r.row("m0"); m.State != balance.StateStarted || m.Epoch != 2 {
 			t.Errorf("after the stop: %v at epoch %d, want started at 2", m.State, m.Epoch)
 		}
 		stop(func() {
@@ -150,7 +150,7 @@ func TestStarterStartsWhatItsGateRemembers(t *testing.T) {
 				t.Errorf("a start during a stop for good: %v", a)
 			}
 		})
-		if m := r.row("m0"); m.State != balance.Stopped {
+		if m := r.row("m0"); m.State != balance.StateStopped {
 			t.Errorf("after a stop for good: %v", m.State)
 		}
 		r.start("m0")

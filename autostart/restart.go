@@ -69,9 +69,9 @@ func (s *Starter) trial(m *balance.Machine, after time.Duration) trial {
 	defer s.mu.Unlock()
 	h := s.hosts[m.Key()]
 	switch {
-	case m.State == balance.Started && !m.Recent && (h == nil || time.Since(h.ready) >= after):
+	case m.State == balance.StateStarted && !m.Recent && (h == nil || time.Since(h.ready) >= after):
 		return trialPassed
-	case h != nil && (time.Since(h.restarted) < after || h.tries > 0 && (m.State == balance.Starting || closing(m.State))):
+	case h != nil && (time.Since(h.restarted) < after || h.tries > 0 && (m.State == balance.StateStarting || closing(m.State))):
 		return trialOpen
 	}
 	return trialNone

@@ -57,21 +57,21 @@ func (w *windowed) Plan(now time.Time, in Input) Decision {
 	var capacity int64
 	running, trusted, active := 0, 0, 0
 	for _, m := range in.Machines {
-		if m.Cordon == balance.CordonHard || m.State == balance.Gone {
+		if m.Cordon == balance.CordonHard || m.State == balance.StateGone {
 			continue
 		}
 		s, seen := w.seen[m.ID]
-		if m.State == balance.Starting && (!seen || s.epoch+1 != m.Epoch) {
+		if m.State == balance.StateStarting && (!seen || s.epoch+1 != m.Epoch) {
 			s, seen = windowedSight{epoch: m.Epoch - 1, at: now}, true
 			w.seen[m.ID] = s
 		}
 		asked := seen && m.Epoch <= s.epoch // the row does not show it yet
-		fresh := seen && now.Sub(s.at) < w.window && (asked || m.State == balance.Starting)
-		if m.State == balance.Starting || m.State == balance.Started || asked && fresh {
+		fresh := seen && now.Sub(s.at) < w.window && (asked || m.State == balance.StateStarting)
+		if m.State == balance.StateStarting || m.State == balance.StateStarted || asked && fresh {
 			active++
 		}
 		switch {
-		case m.State == balance.Started:
+		case m.State == balance.StateStarted:
 			running++
 			capacity += worth(in.App.LimitsOf(*m))
 		case fresh:

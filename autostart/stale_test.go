@@ -48,7 +48,7 @@ func TestWhatAnEarlierStartSaysChangesNothing(t *testing.T) {
 		r.start("m0")
 		time.Sleep(sec)
 		before := r.row("m0")
-		if before.State != balance.Started || before.Epoch != 2 {
+		if before.State != balance.StateStarted || before.Epoch != 2 {
 			t.Fatalf("row %+v", before)
 		}
 		r.s.edit(earlier, func(m *balance.Machine) { m.Health, m.Addr = balance.HealthFailing, "nowhere:1" })
@@ -125,12 +125,12 @@ func TestAStartGivenUpWhileItBecomesReady(t *testing.T) {
 		})
 		r = newRig(t, StarterConfig{Readiness: ready}, habits{})
 		r.start("m0")
-		if _, _, running := r.d.counts(); r.row("m0").State != balance.Stopped || running != 0 {
+		if _, _, running := r.d.counts(); r.row("m0").State != balance.StateStopped || running != 0 {
 			t.Errorf("the row says %v, and %d run", r.row("m0").State, running)
 		}
 		late = false
 		r.start("m0")
-		if _, _, running := r.d.counts(); r.row("m0").State != balance.Started || running != 1 {
+		if _, _, running := r.d.counts(); r.row("m0").State != balance.StateStarted || running != 1 {
 			t.Errorf("started again: the row says %v, and %d run", r.row("m0").State, running)
 		}
 		r.stop()

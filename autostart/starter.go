@@ -196,7 +196,7 @@ func (s *Starter) Start(ctx context.Context, m balance.Machine) (balance.StartAn
 	if !s.running() {
 		return balance.StartRefused, ErrNotRunning
 	}
-	if gate.State() == balance.Stopping || gate.State() == balance.Suspending {
+	if gate.State() == balance.StateStopping || gate.State() == balance.StateSuspending {
 		s.host(m) // before the gate may remember it
 	}
 	token, answer := gate.Start(m.Epoch)

@@ -27,27 +27,27 @@ func TestStarterStories(t *testing.T) {
 		fault  string // the row's
 		events []string
 	}{
-		{name: "a boot", habits: habits{boot: 2 * sec}, after: 5 * sec, state: balance.Started, events: []string{"starting m0@1", "ready m0 cold 2s"}},
-		{name: "at once", habits: habits{}, after: sec, state: balance.Started, events: []string{"starting m0@1", "ready m0 cold 0s"}},
-		{name: "it ends while starting", habits: habits{boot: 9 * sec, ends: sec, end: Exit{Code: 1, Reason: "exit status 1"}}, after: 2 * sec, state: balance.Failed,
+		{name: "a boot", habits: habits{boot: 2 * sec}, after: 5 * sec, state: balance.StateStarted, events: []string{"starting m0@1", "ready m0 cold 2s"}},
+		{name: "at once", habits: habits{}, after: sec, state: balance.StateStarted, events: []string{"starting m0@1", "ready m0 cold 0s"}},
+		{name: "it ends while starting", habits: habits{boot: 9 * sec, ends: sec, end: Exit{Code: 1, Reason: "exit status 1"}}, after: 2 * sec, state: balance.StateFailed,
 			fault: "it ended while starting: exit status 1", events: []string{"starting m0@1", "failed m0: it ended while starting: exit status 1"}},
-		{name: "it ends with 0 while starting", habits: habits{boot: 9 * sec, ends: sec, end: Exit{Reason: "exit status 0"}}, after: 2 * sec, state: balance.Failed,
+		{name: "it ends with 0 while starting", habits: habits{boot: 9 * sec, ends: sec, end: Exit{Reason: "exit status 0"}}, after: 2 * sec, state: balance.StateFailed,
 			fault: "it ended while starting: exit status 0", events: []string{"starting m0@1", "failed m0: it ended while starting: exit status 0"}},
-		{name: "never ready", config: StarterConfig{BootCap: 3 * sec}, habits: habits{boot: time.Hour}, after: 4 * sec, state: balance.Failed,
+		{name: "never ready", config: StarterConfig{BootCap: 3 * sec}, habits: habits{boot: time.Hour}, after: 4 * sec, state: balance.StateFailed,
 			fault: "not ready after 3s: connection refused at host:80", events: []string{"starting m0@1", "failed m0: not ready after 3s: connection refused at host:80"}},
-		{name: "never ready, and it cannot be stopped", config: StarterConfig{BootCap: 3 * sec}, habits: habits{boot: time.Hour, stopErr: errors.New("no")}, after: 4 * sec, state: balance.Failed,
+		{name: "never ready, and it cannot be stopped", config: StarterConfig{BootCap: 3 * sec}, habits: habits{boot: time.Hour, stopErr: errors.New("no")}, after: 4 * sec, state: balance.StateFailed,
 			fault: "not ready after 3s: connection refused at host:80; and stopping it failed: no", events: []string{"starting m0@1", "failed m0: not ready after 3s: connection refused at host:80; and stopping it failed: no"}},
-		{name: "the driver says no", habits: habits{startErr: errors.New("no such image")}, after: 2 * sec, state: balance.Failed,
+		{name: "the driver says no", habits: habits{startErr: errors.New("no such image")}, after: 2 * sec, state: balance.StateFailed,
 			fault: "the driver could not start it: no such image", events: []string{"starting m0@1", "failed m0: the driver could not start it: no such image"}},
-		{name: "the driver panics", habits: habits{panics: true}, after: 2 * sec, state: balance.Failed,
+		{name: "the driver panics", habits: habits{panics: true}, after: 2 * sec, state: balance.StateFailed,
 			fault: "the driver could not start it: panic: driver bug", events: []string{"starting m0@1", "failed m0: the driver could not start it: panic: driver bug"}},
-		{name: "the driver answers nonsense", habits: habits{addr: "nowhere"}, after: sec, state: balance.Failed,
+		{name: "the driver answers nonsense", habits: habits{addr: "nowhere"}, after: sec, state: balance.StateFailed,
 			fault:  `the driver says that it listens at "nowhere": address nowhere: missing port in address`,
 			events: []string{"starting m0@1", `failed m0: the driver says that it listens at "nowhere": address nowhere: missing port in address`}},
-		{name: "the driver answers nonsense, of another kind", habits: habits{kind: 77, boot: sec}, after: 2 * sec, state: balance.Started, events: []string{"starting m0@1", "ready m0 cold 1s"}},
-		{name: "a crash", habits: habits{boot: sec, ends: 5 * sec, end: killed}, after: 6 * sec, state: balance.Failed,
+		{name: "the driver answers nonsense, of another kind", habits: habits{kind: 77, boot: sec}, after: 2 * sec, state: balance.StateStarted, events: []string{"starting m0@1", "ready m0 cold 1s"}},
+		{name: "a crash", habits: habits{boot: sec, ends: 5 * sec, end: killed}, after: 6 * sec, state: balance.StateFailed,
 			fault: "killed by signal: killed", events: []string{"starting m0@1", "ready m0 cold 1s", "exited m0@1: killed by signal: killed"}},
-		{name: "it has had enough", habits: habits{boot: sec, ends: 5 * sec, end: Exit{Reason: "exit status 0"}}, after: 6 * sec, state: balance.Stopped,
+		{name: "it has had enough", habits: habits{boot: sec, ends: 5 * sec, end: Exit{Reason: "exit status 0"}}, after: 6 * sec, state: balance.StateStopped,
 			events: []string{"starting m0@1", "ready m0 cold 1s", "exited m0@1: exit status 0"}},
 	} {
 		t.Run(tc.name, func(t *testing.T) {
@@ -62,10 +62,10 @@ func TestStarterStories(t *testing.T) {
 				if m.State != tc.state || m.Fault != tc.fault || m.Epoch != 1 {
 					t.Errorf("row: %v at epoch %d, fault %q; want %v, %q", m.State, m.Epoch, m.Fault, tc.state, tc.fault)
 				}
-				if tc.state == balance.Started && (m.Addr != "host:80" || m.Health != balance.HealthPassing || !m.Recent) {
+				if tc.state == balance.StateStarted && (m.Addr != "host:80" || m.Health != balance.HealthPassing || !m.Recent) {
 					t.Errorf("row of a machine that is ready: %+v", m)
 				}
-				if _, _, running := r.d.counts(); tc.state == balance.Failed && running > 0 && tc.habits.stopErr == nil {
+				if _, _, running := r.d.counts(); tc.state == balance.StateFailed && running > 0 && tc.habits.stopErr == nil {
 					t.Error("the row says failed and the machine still runs")
 				}
 				r.stop()
@@ -112,7 +112,7 @@ func TestStartIsIdempotent(t *testing.T) {
 			t.Errorf("after a crash: %v", a)
 		}
 		time.Sleep(2 * sec)
-		if m := r.row("m0"); m.State != balance.Started || m.Epoch != 2 || m.Fault != "" {
+		if m := r.row("m0"); m.State != balance.StateStarted || m.Epoch != 2 || m.Fault != "" {
 			t.Errorf("row %+v", m)
 		}
 		if _, err := r.s.Start(t.Context(), balance.Machine{ID: "other", App: "web"}); err == nil || !strings.Contains(err.Error(), `"other"`) {
@@ -140,12 +140,12 @@ func TestStopAndSuspendAreNoFaults(t *testing.T) {
 		r.d.Suspend(t.Context(), r.row("m0"))
 		gate.Closed(token, true)
 		time.Sleep(time.Minute)
-		if m := r.row("m0"); m.State != balance.Suspended || m.Health != balance.HealthPassing || m.Fault != "" {
+		if m := r.row("m0"); m.State != balance.StateSuspended || m.Health != balance.HealthPassing || m.Fault != "" {
 			t.Errorf("row of a suspended machine: %+v", m)
 		}
 		r.start("m0")
 		time.Sleep(2 * sec)
-		if m := r.row("m0"); m.State != balance.Started || m.Epoch != 2 {
+		if m := r.row("m0"); m.State != balance.StateStarted || m.Epoch != 2 {
 			t.Errorf("row after a resume: %v at epoch %d", m.State, m.Epoch)
 		}
 		// Stopped.
@@ -154,7 +154,7 @@ func TestStopAndSuspendAreNoFaults(t *testing.T) {
 		r.d.Stop(t.Context(), r.row("m0"))
 		gate.Closed(token, false)
 		synctest.Wait()
-		if m := r.row("m0"); m.State != balance.Stopped || m.Fault != "" {
+		if m := r.row("m0"); m.State != balance.StateStopped || m.Fault != "" {
 			t.Errorf("row of a stopped machine: %+v", m)
 		}
 		// Started, suspended, killed in its sleep.
@@ -166,7 +166,7 @@ func TestStopAndSuspendAreNoFaults(t *testing.T) {
 		gate.Closed(token, true)
 		r.d.crash("m0", Exit{Code: -1, Signal: "killed", Reason: "out of memory"})
 		synctest.Wait()
-		if m := r.row("m0"); m.State != balance.Failed || m.Fault != "out of memory" {
+		if m := r.row("m0"); m.State != balance.StateFailed || m.Fault != "out of memory" {
 			t.Errorf("row of a machine that was killed while suspended: %+v", m)
 		}
 		r.stop()
@@ -247,11 +247,11 @@ func TestBlockedDriver(t *testing.T) {
 		r.start("m0")
 		r.start("m1")
 		time.Sleep(sec)
-		if m := r.row("m1"); m.State != balance.Started {
+		if m := r.row("m1"); m.State != balance.StateStarted {
 			t.Errorf("another machine: %v", m.State)
 		}
 		time.Sleep(5*sec + stopTimeout)
-		if m := r.row("m0"); m.State != balance.Failed || !strings.Contains(m.Fault, "did not come back") {
+		if m := r.row("m0"); m.State != balance.StateFailed || !strings.Contains(m.Fault, "did not come back") {
 			t.Errorf("row: %v, %q", m.State, m.Fault)
 		}
 		if r.start("m0"); !strings.Contains(r.row("m0").Fault, "earlier call") {
@@ -267,7 +267,7 @@ func TestBlockedDriver(t *testing.T) {
 		r.d.mu.Unlock()
 		r.start("m0")
 		time.Sleep(sec)
-		if m := r.row("m0"); m.State != balance.Started {
+		if m := r.row("m0"); m.State != balance.StateStarted {
 			t.Errorf("when the driver is back: %v, %q", m.State, m.Fault)
 		}
 		r.stop()
@@ -281,10 +281,10 @@ func TestRunEndsWhileStarting(t *testing.T) {
 		r.start("m1")
 		time.Sleep(sec)
 		r.stop()
-		if m := r.row("m0"); m.State != balance.Failed || m.Fault != "shutting down" {
+		if m := r.row("m0"); m.State != balance.StateFailed || m.Fault != "shutting down" {
 			t.Errorf("row: %v, %q", m.State, m.Fault)
 		}
-		if _, _, running := r.d.counts(); running != 1 || r.row("m1").State != balance.Started {
+		if _, _, running := r.d.counts(); running != 1 || r.row("m1").State != balance.StateStarted {
 			t.Errorf("%d machines run, want the one that was ready", running)
 		}
 		before := r.row("m0")

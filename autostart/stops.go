@@ -26,7 +26,7 @@ const (
 type stops [2]Boots
 
 func (k *stops) of(s balance.State) *Boots {
-	if s == balance.Suspending {
+	if s == balance.StateSuspending {
 		return &k[1]
 	}
 	return &k[0]
@@ -57,7 +57,7 @@ func (k *stops) bound(s balance.State, age time.Duration) time.Duration {
 	return max(end-age, k.left(s, age))
 }
 
-func closing(s balance.State) bool { return s == balance.Stopping || s == balance.Suspending }
+func closing(s balance.State) bool { return s == balance.StateStopping || s == balance.StateSuspending }
 
 // soon reports whether the stop of machine i should be over before another machine has booted: then
 // it is asked in its place of the order, and counted on. A stop that takes longer makes it the last

@@ -14,13 +14,13 @@ func TestStopsAreLearned(t *testing.T) {
 	var k stops
 	left := func(age, want time.Duration) {
 		t.Helper()
-		if got := k.left(balance.Stopping, age); got != want {
+		if got := k.left(balance.StateStopping, age); got != want {
 			t.Errorf("after %v of a stop %v is left, want %v", age, got, want)
 		}
 	}
 	bound := func(age, want time.Duration) {
 		t.Helper()
-		if got := k.bound(balance.Stopping, age); got != want {
+		if got := k.bound(balance.StateStopping, age); got != want {
 			t.Errorf("after %v of a stop %v is left at most, want %v", age, got, want)
 		}
 	}
@@ -30,9 +30,9 @@ func TestStopsAreLearned(t *testing.T) {
 	bound(0, stopUnknown)
 	bound(50*sec, 50*sec)
 	for _, took := range []time.Duration{3 * sec, 4 * sec, 5 * sec} {
-		k.of(balance.Stopping).Learn(took)
+		k.of(balance.StateStopping).Learn(took)
 	}
-	k.of(balance.Suspending).Learn(time.Minute)
+	k.of(balance.StateSuspending).Learn(time.Minute)
 	left(0, 4*sec)
 	left(3*sec, sec)
 	left(4*sec, sec)

@@ -24,12 +24,12 @@ func (q *queue) boots(m *balance.Machine) {
 	defer q.mu.Unlock()
 	r := q.ramps[m.ID]
 	switch {
-	case m.State == balance.Starting && (r == nil || r.epoch != m.Epoch):
+	case m.State == balance.StateStarting && (r == nil || r.epoch != m.Epoch):
 		if q.ramps == nil {
 			q.ramps = map[balance.MachineID]*ramp{}
 		}
 		q.ramps[m.ID] = &ramp{epoch: m.Epoch}
-	case r != nil && m.State != balance.Starting && m.State != balance.Started:
+	case r != nil && m.State != balance.StateStarting && m.State != balance.StateStarted:
 		delete(q.ramps, m.ID)
 	}
 }

@@ -117,7 +117,7 @@ func anyLoad(t *rapid.T) balance.Load {
 	limit := rapid.IntRange(0, balance.MaxLimit)
 	return balance.Load{
 		InFlight: limit.Draw(t, "inFlight"), Limits: balance.Limits{Soft: limit.Draw(t, "soft"), Hard: limit.Draw(t, "hard")},
-		State:     balance.State(rapid.Uint8Range(0, uint8(balance.Failed)).Draw(t, "state")),
+		State:     balance.State(rapid.Uint8Range(0, uint8(balance.StateFailed)).Draw(t, "state")),
 		Cordon:    balance.Cordon(rapid.Uint8Range(0, uint8(balance.CordonHard)).Draw(t, "cordon")),
 		CordonGen: rapid.Uint64().Draw(t, "gen"), Epoch: rapid.Uint64().Draw(t, "epoch"), Seq: rapid.Uint64().Draw(t, "seq"),
 	}
@@ -180,7 +180,7 @@ func TestWhatEdgesAndOwnersSayTravels(t *testing.T) {
 var sink bool
 
 func TestCodecsDoNotAllocate(t *testing.T) {
-	l := balance.Load{InFlight: 12, Limits: balance.Limits{Soft: 20, Hard: 25}, State: balance.Started, CordonGen: 3, Epoch: 7, Seq: 123456}
+	l := balance.Load{InFlight: 12, Limits: balance.Limits{Soft: 20, Hard: 25}, State: balance.StateStarted, CordonGen: 3, Epoch: 7, Seq: 123456}
 	load, where := string(appendLoad(nil, l)), string(appendTo(nil, to{app: "web", id: "nrt-1", gen: 3, node: "edge-1"}))
 	buf := make([]byte, 0, 64)
 	for name, f := range map[string]func(){

@@ -72,7 +72,7 @@ func TestAnOwnerThatDeniesThisNodeAttractsNobody(t *testing.T) {
 	}
 	rows, _ := worker.App("web")
 	if row, _ := rows.Machine("m2"); row.Health != balance.HealthUnknown ||
-		row.State != balance.Started {
+		row.State != balance.StateStarted {
 		t.Errorf("its owner has the machine as %+v", row)
 	}
 	r.quiet()

@@ -43,7 +43,7 @@ func parseLoad(s string) (l balance.Load, ok bool) {
 			return balance.Load{}, false
 		}
 	}
-	if max(n[0], n[1], n[2]) > balance.MaxLimit || n[3] > uint64(balance.Failed) || n[4] > uint64(balance.CordonHard) {
+	if max(n[0], n[1], n[2]) > balance.MaxLimit || n[3] > uint64(balance.StateFailed) || n[4] > uint64(balance.CordonHard) {
 		return balance.Load{}, false
 	}
 	return balance.Load{

@@ -186,7 +186,7 @@ func TestAnOwnerThatDoesNotAskForTheBody(t *testing.T) {
 			t.Fatal(err)
 		}
 		b, _ := balance.New(edge, balance.Config{})
-		m := balance.Machine{ID: "m1", App: "web", Region: "nrt", Owner: "silent", State: balance.Started}
+		m := balance.Machine{ID: "m1", App: "web", Region: "nrt", Owner: "silent", State: balance.StateStarted}
 		edge.Apply(balance.PutMachine{Machine: m, Version: balance.Version{Incarnation: 1, Seq: 1}})
 		var tries []Retried
 		tr, err := NewTransport(NoWait(b), Config{
@@ -222,7 +222,7 @@ func TestRoundsEnd(t *testing.T) {
 		edge, _ := balance.NewFleet(balance.FleetConfig{Node: "edge", Region: "nrt"})
 		b, _ := balance.New(edge, balance.Config{})
 		for i := range 20 {
-			m := balance.Machine{ID: balance.MachineID(rune('a' + i)), App: "web", Region: "nrt", Owner: "w", State: balance.Started}
+			m := balance.Machine{ID: balance.MachineID(rune('a' + i)), App: "web", Region: "nrt", Owner: "w", State: balance.StateStarted}
 			edge.Apply(balance.PutMachine{Machine: m, Version: balance.Version{Incarnation: 1, Seq: uint64(i + 1)}})
 		}
 		worker, _ := balance.NewFleet(balance.FleetConfig{Node: "w", Region: "nrt"})

@@ -10,7 +10,7 @@ func TestSlowStart(t *testing.T) {
 	w := newWorld(t, nil, Limits{Soft: 10})
 	apply(t, w.f, PutApp{App{ID: "web", Limits: Limits{Soft: 10}, SlowStart: 10 * time.Second}})
 	w.put("old", "nrt", nil)
-	w.put("new", "nrt", func(m *Machine) { m.State = Starting })
+	w.put("new", "nrt", func(m *Machine) { m.State = StateStarting })
 	c := w.clock()
 	w.put("new", "nrt", func(m *Machine) { m.Epoch = 1 })
 	share := func() (n int) {
@@ -65,17 +65,17 @@ func TestBouncesTeach(t *testing.T) {
 		r.Observe(l)
 		r.Release(OutcomeBounced)
 	}
-	bounce("a", Load{InFlight: 20, Limits: Limits{10, 20}, State: Started, Seq: 1})
+	bounce("a", Load{InFlight: 20, Limits: Limits{10, 20}, State: StateStarted, Seq: 1})
 	for range 10 {
 		w.want("b")
 	}
-	bounce("b", Load{State: Stopping, Seq: 1})
+	bounce("b", Load{State: StateStopping, Seq: 1})
 	if id := w.pick(); id != "" {
 		t.Errorf("picked %q: one is full, the other stops", id)
 	}
 	c.pass(300 * time.Millisecond)
 	w.want("a") // full no more
-	w.f.Report(Report{App: "web", ID: "b", Load: Load{State: Started, Seq: 2, Cordon: CordonSoft, CordonGen: 1}})
+	w.f.Report(Report{App: "web", ID: "b", Load: Load{State: StateStarted, Seq: 2, Cordon: CordonSoft, CordonGen: 1}})
 	if got := w.pick("a"); got != "b" {
 		t.Errorf("a machine that reports that it runs: %q", got)
 	}

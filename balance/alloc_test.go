@@ -18,7 +18,7 @@ func benchFleet(tb testing.TB, regions, perRegion int, l Limits) (*Fleet, *Balan
 	us := []Update{PutApp{App{ID: "web", Limits: l}}}
 	for r := range regions {
 		for i := range perRegion {
-			us = append(us, PutMachine{Machine{ID: MachineID(fmt.Sprintf("m%02d-%05d", r, i)), App: "web", Region: fmt.Sprintf("r%02d", r), Owner: "w", State: Started}, Version{1, 1}})
+			us = append(us, PutMachine{Machine{ID: MachineID(fmt.Sprintf("m%02d-%05d", r, i)), App: "web", Region: fmt.Sprintf("r%02d", r), Owner: "w", State: StateStarted}, Version{1, 1}})
 		}
 	}
 	if err := f.Apply(us...); err != nil {

@@ -180,7 +180,7 @@ func (b *batch) put(m Machine, v Version, gate *Gate) (changed bool, err error) 
 				t.clear(held.cell)
 			}
 		}
-		if m.State == Started && (held.state != Started || held.epoch != m.Epoch) && d.next.app.SlowStart > 0 {
+		if m.State == StateStarted && (held.state != StateStarted || held.epoch != m.Epoch) && d.next.app.SlowStart > 0 {
 			held.cell.slowStart(b.f.tick.Load())
 		}
 	}
@@ -272,14 +272,14 @@ func (b *batch) nodeGone(u NodeGone) {
 	for id := range *b.f.apps.Load() {
 		var of []*row
 		for m := range b.current(id).rows() {
-			if m.shared.owner == u.Node && m.shared.incarnation <= u.Incarnation && m.state != Gone {
+			if m.shared.owner == u.Node && m.shared.incarnation <= u.Incarnation && m.state != StateGone {
 				of = append(of, m)
 			}
 		}
 		for _, m := range of {
 			d := b.draft(id)
 			gone := m.unpack()
-			gone.State = Gone
+			gone.State = StateGone
 			d.store(d.region(m.shared.region), gone, m.version(), m)
 			b.f.tell(func(w *Watcher) { w.put(PutMachine{gone, m.version()}) })
 		}

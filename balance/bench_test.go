@@ -70,7 +70,7 @@ func benchBalancer(tb testing.TB, s Strategy, machines, regions int) (*Fleet, *B
 	}
 	us := []Update{PutApp{App{ID: "web", Limits: Limits{Soft: 10, Hard: 20}}}}
 	for i := range machines {
-		us = append(us, PutMachine{Machine{ID: MachineID(fmt.Sprintf("m%06d", i)), App: "web", Region: fmt.Sprintf("r%02d", i%regions), Owner: "w", State: Started}, Version{1, 1}})
+		us = append(us, PutMachine{Machine{ID: MachineID(fmt.Sprintf("m%06d", i)), App: "web", Region: fmt.Sprintf("r%02d", i%regions), Owner: "w", State: StateStarted}, Version{1, 1}})
 	}
 	if err := f.Apply(us...); err != nil {
 		tb.Fatal(err)
@@ -140,7 +140,7 @@ func BenchmarkReport(b *testing.B) {
 
 func BenchmarkMembership(b *testing.B) {
 	f, _ := benchBalancer(b, nil, 1000, 1)
-	m := Machine{ID: "m000017", App: "web", Region: "r00", Owner: "w", State: Started}
+	m := Machine{ID: "m000017", App: "web", Region: "r00", Owner: "w", State: StateStarted}
 	seq := uint64(2)
 	b.Run("change=state/machines=1000", func(b *testing.B) {
 		b.ReportAllocs()
@@ -153,7 +153,7 @@ func BenchmarkMembership(b *testing.B) {
 	})
 	b.Run("change=member/machines=1000", func(b *testing.B) {
 		b.ReportAllocs()
-		m.ID, m.State = "new", Started
+		m.ID, m.State = "new", StateStarted
 		for ; b.Loop(); seq += 2 {
 			if err := f.Apply(PutMachine{m, Version{1, seq}}); err != nil {
 				b.Fatal(err)
@@ -180,7 +180,7 @@ func TestMemory(t *testing.T) {
 	const n = 100_000
 	us := make([]Update, n)
 	for i := range us {
-		us[i] = PutMachine{Machine{ID: MachineID(fmt.Sprintf("m%06d", i)), App: "web", Region: fmt.Sprintf("r%02d", i%20), Owner: "w", State: Started}, Version{1, 1}}
+		us[i] = PutMachine{Machine{ID: MachineID(fmt.Sprintf("m%06d", i)), App: "web", Region: fmt.Sprintf("r%02d", i%20), Owner: "w", State: StateStarted}, Version{1, 1}}
 	}
 	f, err := NewFleet(FleetConfig{Node: "edge", Region: "r00"})
 	if err != nil {
@@ -222,7 +222,7 @@ func BenchmarkChange(b *testing.B) {
 		}{{"none", nil, Request{}, false}, {"plain", nil, Request{App: "web"}, true}, {"key", nil, Request{App: "web", Key: "k"}, true}, {"pack", Pack{}, Request{App: "web"}, true}} {
 			b.Run(fmt.Sprintf("pick=%s/machines=%d", first.name, n), func(b *testing.B) {
 				f, lb := benchBalancer(b, first.s, n, 1)
-				m := Machine{ID: "m000003", App: "web", Region: "r00", Owner: "w", State: Started}
+				m := Machine{ID: "m000003", App: "web", Region: "r00", Owner: "w", State: StateStarted}
 				v := Version{1, 1}
 				b.ReportAllocs()
 				for b.Loop() {

@@ -151,7 +151,7 @@ func (c *cell) observe(l Load, granted int, reply bool) bool {
 		if full {
 			e |= saidBit
 		}
-		if l.State == Started {
+		if l.State == StateStarted {
 			e &^= awayBit | cordonedBit
 			if l.Cordon == CordonSoft && l.CordonGen > c.row.Load().gen {
 				e |= cordonedBit

@@ -90,9 +90,9 @@ func (v *View) nothing(r *Request) error {
 				e.Unwanted++
 			case r.tried(m.id):
 				e.Excluded++
-			case m.state == Starting:
+			case m.state == StateStarting:
 				e.Starting++
-			case m.state != Started:
+			case m.state != StateStarted:
 				e.Stopped++
 			case m.cordon() == CordonHard:
 				e.Cordoned++

@@ -27,8 +27,8 @@ func Example() {
 	fleet, _ := balance.NewFleet(balance.FleetConfig{Node: "edge-nrt", Region: "nrt"})
 	b, _ := balance.New(fleet, balance.Config{Distance: trips{"nrt": time.Millisecond, "hkg": 50 * time.Millisecond}})
 	fleet.Apply(balance.PutApp{App: balance.App{ID: "web", Limits: balance.Limits{Soft: 1, Hard: 2}}})
-	put(fleet, 1, "nrt-1", "nrt", balance.Started)
-	put(fleet, 2, "hkg-1", "hkg", balance.Started)
+	put(fleet, 1, "nrt-1", "nrt", balance.StateStarted)
+	put(fleet, 2, "hkg-1", "hkg", balance.StateStarted)
 
 	for range 4 {
 		r, err := b.Pick(balance.Request{App: "web"})
@@ -106,7 +106,7 @@ func ExampleStrategyFunc() {
 	b, _ := balance.New(fleet, balance.Config{Strategy: fill})
 	fleet.Apply(balance.PutApp{App: balance.App{ID: "web", Limits: balance.Limits{Soft: 2}}})
 	for i := range 3 {
-		put(fleet, uint64(i+1), balance.MachineID(fmt.Sprint("m", i)), "nrt", balance.Started)
+		put(fleet, uint64(i+1), balance.MachineID(fmt.Sprint("m", i)), "nrt", balance.StateStarted)
 	}
 	for range 4 {
 		r, _ := b.Pick(balance.Request{App: "web"})
@@ -131,7 +131,7 @@ func started(s balance.Strategy, l balance.Limits, regions ...string) (*balance.
 	b, _ := balance.New(fleet, balance.Config{Strategy: s, Distance: trips{"nrt": time.Millisecond, "hkg": 50 * time.Millisecond}})
 	fleet.Apply(balance.PutApp{App: balance.App{ID: "web", Limits: l}})
 	for i, r := range regions {
-		put(fleet, uint64(i+1), balance.MachineID(fmt.Sprint(r, "-", i)), r, balance.Started)
+		put(fleet, uint64(i+1), balance.MachineID(fmt.Sprint(r, "-", i)), r, balance.StateStarted)
 	}
 	return fleet, b
 }
@@ -198,7 +198,7 @@ func ExampleBalancer_Asks() {
 	b, _ := balance.New(fleet, balance.Config{Distance: trips{"nrt": time.Millisecond, "hkg": 50 * time.Millisecond}})
 	fleet.Apply(balance.PutApp{App: balance.App{ID: "gpu", Limits: balance.Limits{Soft: 1, Hard: 1}}})
 	for i := range 20 {
-		m := balance.Machine{ID: balance.MachineID(fmt.Sprint("gpu-", i)), App: "gpu", Region: "nrt", Owner: "worker-nrt", State: balance.Started}
+		m := balance.Machine{ID: balance.MachineID(fmt.Sprint("gpu-", i)), App: "gpu", Region: "nrt", Owner: "worker-nrt", State: balance.StateStarted}
 		if i >= 10 {
 			m.Region, m.Owner = "hkg", "worker-hkg"
 		}

@@ -43,7 +43,7 @@ func TestTraceSamples(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	apply(t, f, PutMachine{machine("m", "nrt", Started), Version{1, 1}})
+	apply(t, f, PutMachine{machine("m", "nrt", StateStarted), Version{1, 1}})
 	for range 400 {
 		r, err := b.Pick(Request{App: "web"})
 		if err != nil {

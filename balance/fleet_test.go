@@ -23,15 +23,15 @@ func TestStaleUpdatesChangeNothing(t *testing.T) {
 		do   Update
 		want State
 	}{
-		{"first", at(1, 5, Started), Started},
-		{"older", at(1, 4, Stopped), Started},
-		{"the same again", at(1, 5, Stopped), Started},
-		{"newer", at(1, 6, Stopping), Stopping},
-		{"a new incarnation starts its sequence anew", at(2, 1, Started), Started},
-		{"the old incarnation is void", at(1, 99, Stopped), Started},
-		{"the node is gone", NodeGone{"w", 2}, Gone},
-		{"what it said before is void", at(2, 50, Started), Gone},
-		{"until it is back", at(3, 1, Started), Started},
+		{"first", at(1, 5, StateStarted), StateStarted},
+		{"older", at(1, 4, StateStopped), StateStarted},
+		{"the same again", at(1, 5, StateStopped), StateStarted},
+		{"newer", at(1, 6, StateStopping), StateStopping},
+		{"a new incarnation starts its sequence anew", at(2, 1, StateStarted), StateStarted},
+		{"the old incarnation is void", at(1, 99, StateStopped), StateStarted},
+		{"the node is gone", NodeGone{"w", 2}, StateGone},
+		{"what it said before is void", at(2, 50, StateStarted), StateGone},
+		{"until it is back", at(3, 1, StateStarted), StateStarted},
 	} {
 		apply(t, f, step.do)
 		if got := state(); got != step.want {
@@ -43,13 +43,13 @@ func TestStaleUpdatesChangeNothing(t *testing.T) {
 // What an owner's earlier incarnation reported of its machines is void, whatever its number.
 func TestReportsOfAnEarlierIncarnationAreVoid(t *testing.T) {
 	f := newFleet(t, "edge", "nrt")
-	apply(t, f, PutMachine{machine("m1", "nrt", Started), Version{2, 1}})
+	apply(t, f, PutMachine{machine("m1", "nrt", StateStarted), Version{2, 1}})
 	for _, c := range []struct {
 		incarnation, seq uint64
 		want             bool
 	}{{1, 50, false}, {2, 10, true}, {1, 99, false}, {3, 11, true}, {0, 12, true}} { // 0 does not say, and is taken
 		r := Report{
-			App: "web", ID: "m1", Load: Load{InFlight: int(c.seq), State: Started, Seq: c.seq},
+			App: "web", ID: "m1", Load: Load{InFlight: int(c.seq), State: StateStarted, Seq: c.seq},
 			Version: Version{Incarnation: c.incarnation},
 		}
 		if got := f.Report(r); got != c.want {
@@ -75,7 +75,7 @@ func TestLoadsOfAnEarlierRunAreVoid(t *testing.T) {
 		if err != nil {
 			t.Fatal(err)
 		}
-		m := machine("m1", "nrt", Started)
+		m := machine("m1", "nrt", StateStarted)
 		m.Epoch, m.Limits = 5, Limits{Soft: 10}
 		apply(t, f, PutMachine{m, Version{1, 1}})
 		r, err := b.Pick(Request{App: "web"})
@@ -84,12 +84,12 @@ func TestLoadsOfAnEarlierRunAreVoid(t *testing.T) {
 		}
 		row, v := c.next(m)
 		apply(t, f, PutMachine{row, v})
-		r.Observe(Load{InFlight: 31, Limits: m.Limits, State: Started, Epoch: 5, Seq: 1000})
+		r.Observe(Load{InFlight: 31, Limits: m.Limits, State: StateStarted, Epoch: 5, Seq: 1000})
 		var others float64
 		b.Loads("web", func(_ *Machine, k Candidate) bool { others = k.Others; return true })
 		taken := f.Report(
 			Report{
-				App: "web", ID: "m1", Load: Load{InFlight: 1, State: Started, Epoch: row.Epoch, Seq: 7},
+				App: "web", ID: "m1", Load: Load{InFlight: 1, State: StateStarted, Epoch: row.Epoch, Seq: 7},
 				Version: Version{Incarnation: v.Incarnation},
 			},
 		)
@@ -103,7 +103,7 @@ func TestLoadsOfAnEarlierRunAreVoid(t *testing.T) {
 
 func TestRemovedStaysRemoved(t *testing.T) {
 	f := newFleet(t, "edge", "nrt")
-	m := machine("m1", "nrt", Started)
+	m := machine("m1", "nrt", StateStarted)
 	apply(t, f, PutMachine{m, Version{1, 1}}, RemoveMachine{"web", "m1", Version{1, 3}}, PutMachine{m, Version{1, 2}})
 	if got := rows(f); len(got) != 0 {
 		t.Errorf("a late row brought back a removed machine: %v", got)
@@ -137,9 +137,9 @@ func TestFleetConverges(t *testing.T) {
 			id := MachineID(fmt.Sprint("m", rapid.IntRange(0, 2).Draw(t, "machine")))
 			g := owner.Gate("web", id)
 			switch l := g.Load(); l.State {
-			case Stopped:
+			case StateStopped:
 				g.Start(l.Epoch)
-			case Starting:
+			case StateStarting:
 				g.Exited(l.Epoch, true)
 			default:
 				g.Start(l.Epoch)
@@ -177,12 +177,12 @@ func newLate(t *rapid.T, us []Update) []Update {
 func TestHostFollowsItsGate(t *testing.T) {
 	f := newFleet(t, "w", "nrt")
 	apply(t, f, PutApp{App{ID: "web", Limits: Limits{Soft: 5, Hard: 8}}})
-	g, err := f.Host(Machine{ID: "m1", App: "web", Region: "nrt", State: Started, Epoch: 9})
+	g, err := f.Host(Machine{ID: "m1", App: "web", Region: "nrt", State: StateStarted, Epoch: 9})
 	if err != nil {
 		t.Fatal(err)
 	}
 	row := func() Machine { m, _ := mustApp(t, f).Machine("m1"); return m }
-	if m := row(); m.State != Stopped || m.Owner != "w" || m.Epoch != 0 {
+	if m := row(); m.State != StateStopped || m.Owner != "w" || m.Epoch != 0 {
 		t.Errorf("hosted row begins as %+v", m)
 	}
 	if l := g.Load().Limits; l != (Limits{5, 8}) {
@@ -190,13 +190,13 @@ func TestHostFollowsItsGate(t *testing.T) {
 	}
 	start(t, g)
 	gen, _ := g.Cordon()
-	if m := row(); m.State != Started || m.Cordon != CordonSoft || m.CordonGen != gen || m.Epoch != 1 {
+	if m := row(); m.State != StateStarted || m.Cordon != CordonSoft || m.CordonGen != gen || m.Epoch != 1 {
 		t.Errorf("row %+v does not follow its gate", m)
 	}
-	if err := f.Edit("web", "m1", func(m *Machine) { m.Addr, m.State, m.Owner = "127.0.0.1:1", Failed, "x" }); err != nil {
+	if err := f.Edit("web", "m1", func(m *Machine) { m.Addr, m.State, m.Owner = "127.0.0.1:1", StateFailed, "x" }); err != nil {
 		t.Fatal(err)
 	}
-	if m := row(); m.Addr != "127.0.0.1:1" || m.State != Started || m.Owner != "w" {
+	if m := row(); m.Addr != "127.0.0.1:1" || m.State != StateStarted || m.Owner != "w" {
 		t.Errorf("edited row %+v", m)
 	}
 	apply(t, f, PutApp{App{ID: "web", Limits: Limits{Soft: 1, Hard: 2}}})
@@ -213,7 +213,7 @@ func TestHostFollowsItsGate(t *testing.T) {
 
 func TestWatchConflates(t *testing.T) {
 	f := newFleet(t, "edge", "nrt")
-	apply(t, f, PutApp{App{ID: "web"}}, PutMachine{machine("m0", "nrt", Stopped), Version{1, 1}})
+	apply(t, f, PutApp{App{ID: "web"}}, PutMachine{machine("m0", "nrt", StateStopped), Version{1, 1}})
 	w := f.Watch()
 	defer w.Close()
 	if us := w.Take(); len(us) != 2 {
@@ -231,9 +231,9 @@ func TestWatchConflates(t *testing.T) {
 
 func TestBadInputIsNamed(t *testing.T) {
 	f := newFleet(t, "edge", "nrt")
-	apply(t, f, PutMachine{machine("m0", "nrt", Started), Version{1, 1}})
-	moved := machine("m0", "hkg", Started)
-	stolen := machine("m0", "nrt", Started)
+	apply(t, f, PutMachine{machine("m0", "nrt", StateStarted), Version{1, 1}})
+	moved := machine("m0", "hkg", StateStarted)
+	stolen := machine("m0", "nrt", StateStarted)
 	stolen.Owner = "thief"
 	for _, c := range []struct {
 		u    Update
@@ -275,11 +275,11 @@ func TestPickErrorsSayWhy(t *testing.T) {
 	if _, err := b.Pick(Request{App: "web"}); !errors.Is(err, ErrNoApp) {
 		t.Errorf("unknown app: %v", err)
 	}
-	hard := machine("m3", "nrt", Started)
+	hard := machine("m3", "nrt", StateStarted)
 	hard.Cordon = CordonHard
 	apply(t, f, PutApp{App{ID: "web", Limits: Limits{Hard: 1}}},
-		PutMachine{machine("m0", "nrt", Started), Version{1, 1}}, PutMachine{machine("m1", "nrt", Starting), Version{1, 1}},
-		PutMachine{machine("m2", "nrt", Suspended), Version{1, 1}}, PutMachine{hard, Version{1, 1}}, PutMachine{machine("m4", "nrt", Started), Version{1, 1}})
+		PutMachine{machine("m0", "nrt", StateStarted), Version{1, 1}}, PutMachine{machine("m1", "nrt", StateStarting), Version{1, 1}},
+		PutMachine{machine("m2", "nrt", StateSuspended), Version{1, 1}}, PutMachine{hard, Version{1, 1}}, PutMachine{machine("m4", "nrt", StateStarted), Version{1, 1}})
 	res, err := b.Pick(Request{App: "web"})
 	if err != nil {
 		t.Fatal(err)
@@ -310,7 +310,7 @@ func FuzzApply(f *testing.F) {
 			return
 		}
 		res, err := b.Pick(Request{App: m.App})
-		if (err == nil) != (m.State == Started && inc > 0) {
+		if (err == nil) != (m.State == StateStarted && inc > 0) {
 			t.Fatalf("%+v version %d.%d: pick says %v", m, inc, seq, err)
 		}
 		if err == nil {
@@ -338,7 +338,7 @@ func TestRemovedAppStaysAway(t *testing.T) {
 	var runs *RunsError
 	if err := f.Apply(RemoveApp{"web"}); !errors.As(err, &runs) || !errors.Is(err, ErrRuns) ||
 		runs.Machine != (MachineKey{"web", "m"}) ||
-		runs.State != Started {
+		runs.State != StateStarted {
 		t.Errorf("removal of an app whose machine runs: %v", err)
 	}
 	if err := f.Apply(RemoveMachine{App: "web", ID: "m"}); !errors.Is(err, ErrRuns) {
@@ -349,7 +349,7 @@ func TestRemovedAppStaysAway(t *testing.T) {
 	if _, a := g.Start(1); a != StartRefused {
 		t.Errorf("a start of a machine that was removed: %v", a)
 	}
-	r.Observe(Load{InFlight: 1, State: Started, Seq: 1})
+	r.Observe(Load{InFlight: 1, State: StateStarted, Seq: 1})
 	r.Release(OutcomeError)
 	b.Tick(time.Unix(0, 0))
 	if _, ok := f.App("web"); ok || f.Report(Report{App: "web", ID: "m"}) || f.Gate("web", "m") != nil {

@@ -122,8 +122,8 @@ func (g *Gate) TakePeak() int {
 
 func (g *Gate) refuses(w, epoch uint64) Bounce {
 	switch stateOf(w) {
-	case Started:
-	case Stopping, Suspending:
+	case StateStarted:
+	case StateStopping, StateSuspending:
 		return BounceClosing
 	default:
 		return BounceNotStarted

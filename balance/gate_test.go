@@ -73,7 +73,7 @@ func TestGateStory(t *testing.T) {
 		t.Error("a request that did not know the cordon touched the machine")
 	}
 	token, ok = g.Close(gen, true)
-	if !ok || g.State() != Suspending {
+	if !ok || g.State() != StateSuspending {
 		t.Fatalf("close: %v %v", ok, g.State())
 	}
 	if _, b := g.Admit(0, 1); b != BounceClosing {
@@ -83,7 +83,7 @@ func TestGateStory(t *testing.T) {
 		t.Errorf("start while suspending: %v", a)
 	}
 	again, ok := g.Closed(token, true)
-	if !again || !ok || g.State() != Suspended {
+	if !again || !ok || g.State() != StateSuspended {
 		t.Errorf("closed: again %v, ok %v, %v", again, ok, g.State())
 	}
 	if _, a := g.Start(0); a != StartRefused {
@@ -212,7 +212,7 @@ func TestGateUnderContention(t *testing.T) {
 				if n := inside.Add(1); n > hard {
 					over.Add(1)
 				}
-				if s := g.State(); s != Started {
+				if s := g.State(); s != StateStarted {
 					behind.Add(1)
 				}
 				inside.Add(-1)
@@ -293,13 +293,13 @@ func gateModel(t *rapid.T) {
 	older := func(what string, now uint64) uint64 { // mostly what is, else what was
 		return now - min(now, rapid.SampledFrom([]uint64{0, 0, 0, 1, 2}).Draw(t, what))
 	}
-	stopping := func() bool { return m.state == Stopping || m.state == Suspending }
+	stopping := func() bool { return m.state == StateStopping || m.state == StateSuspending }
 	stays := func() { m.cordon, m.touched, m.wanted = false, false, false }
 	refuses := func(epoch uint64) Bounce {
 		switch {
 		case stopping():
 			return BounceClosing
-		case m.state != Started:
+		case m.state != StateStarted:
 			return BounceNotStarted
 		case epoch != 0 && epoch != m.epoch:
 			return BounceWrongEpoch
@@ -323,7 +323,7 @@ func gateModel(t *rapid.T) {
 			m.touched = m.touched || m.cordon && known >= m.gen
 		}
 	}
-	started := func() bool { return m.state == Started }
+	started := func() bool { return m.state == StateStarted }
 	actions := []struct {
 		name  string
 		makes func() bool // sense now: without that, sequences would get nowhere
@@ -392,30 +392,30 @@ func gateModel(t *rapid.T) {
 			check("remembered", a == StartRemembered, stopping() && !m.final && !m.retired)
 			if accepts {
 				stays()
-				m.state, m.token = Starting, token
+				m.state, m.token = StateStarting, token
 				m.epoch++
 			}
 			m.wanted = m.wanted || a == StartRemembered
 			m.touched = m.touched || a == StartRunning && m.cordon
 		}},
-		{"ready", func() bool { return m.state == Starting }, func() {
+		{"ready", func() bool { return m.state == StateStarting }, func() {
 			k := older("token", m.token)
-			want := k == m.token && m.state == Starting
+			want := k == m.token && m.state == StateStarting
 			transition("ready", func() bool { return g.Ready(k) }, want)
 			if want {
-				m.state = Started
+				m.state = StateStarted
 			}
 		}},
 		{"fail", func() bool { return false }, func() {
 			k := older("token", m.token)
-			want := k == m.token && m.state == Starting
+			want := k == m.token && m.state == StateStarting
 			transition("fail", func() bool { return g.Fail(k) }, want)
 			if want {
-				m.state = Failed
+				m.state = StateFailed
 			}
 		}},
-		{"cordon", func() bool { return m.state == Started && !m.cordon }, func() {
-			want := m.state == Started && !m.cordon
+		{"cordon", func() bool { return m.state == StateStarted && !m.cordon }, func() {
+			want := m.state == StateStarted && !m.cordon
 			transition("cordon", func() bool { _, ok := g.Cordon(); return ok }, want)
 			if want {
 				m.cordon, m.touched = true, false
@@ -424,7 +424,7 @@ func gateModel(t *rapid.T) {
 		}},
 		{"uncordon", func() bool { return m.cordon }, func() {
 			gen := older("generation", m.gen)
-			want := m.state == Started && m.cordon && gen == m.gen
+			want := m.state == StateStarted && m.cordon && gen == m.gen
 			transition("uncordon", func() bool { return g.Uncordon(gen) }, want)
 			if want {
 				m.cordon, m.touched = false, false
@@ -432,7 +432,7 @@ func gateModel(t *rapid.T) {
 		}},
 		{"close", func() bool { return m.cordon }, func() {
 			gen, suspend := older("generation", m.gen), rapid.Bool().Draw(t, "suspend")
-			want := m.state == Started && m.cordon && gen == m.gen && !m.touched && m.n+reserved() == 0
+			want := m.state == StateStarted && m.cordon && gen == m.gen && !m.touched && m.n+reserved() == 0
 			transition("close", func() (ok bool) {
 				token, ok := g.Close(gen, suspend)
 				if ok {
@@ -442,13 +442,13 @@ func gateModel(t *rapid.T) {
 			}, want)
 			if want {
 				m.ended, m.final, m.doubt = false, false, false
-				if m.state = Stopping; suspend {
-					m.state = Suspending
+				if m.state = StateStopping; suspend {
+					m.state = StateSuspending
 				}
 			}
 		}},
 		{"close now", func() bool { return false }, func() {
-			want := m.state == Started
+			want := m.state == StateStarted
 			transition("close now", func() bool {
 				token, ok := g.CloseNow()
 				if ok {
@@ -457,7 +457,7 @@ func gateModel(t *rapid.T) {
 				return ok
 			}, want)
 			if want {
-				m.state, m.ended, m.final, m.doubt = Stopping, false, false, false
+				m.state, m.ended, m.final, m.doubt = StateStopping, false, false, false
 			}
 		}},
 		{"closed", stopping, func() {
@@ -470,8 +470,8 @@ func gateModel(t *rapid.T) {
 			check("again", again, want && m.wanted)
 			if want {
 				stays()
-				if m.state = Stopped; suspended {
-					m.state = Suspended
+				if m.state = StateStopped; suspended {
+					m.state = StateSuspended
 				}
 			}
 		}},
@@ -481,20 +481,20 @@ func gateModel(t *rapid.T) {
 			transition("reopen", func() bool { return g.Reopen(k) }, want)
 			if want {
 				stays()
-				if m.state = Started; m.ended {
-					m.state = Failed
+				if m.state = StateStarted; m.ended {
+					m.state = StateFailed
 				}
 			}
 		}},
 		{"exited", func() bool { return false }, func() {
 			epoch, failed := older("epoch", m.epoch), rapid.Bool().Draw(t, "failed")
-			want := epoch == m.epoch && (m.state == Starting || m.state == Started || m.state == Suspended)
+			want := epoch == m.epoch && (m.state == StateStarting || m.state == StateStarted || m.state == StateSuspended)
 			m.ended = m.ended || epoch == m.epoch && stopping()
 			transition("exited", func() bool { return g.Exited(epoch, failed) }, want)
 			if want {
 				stays()
-				if m.state = Stopped; failed {
-					m.state = Failed
+				if m.state = StateStopped; failed {
+					m.state = StateFailed
 				}
 			}
 		}},
@@ -607,7 +607,7 @@ func TestGateRemembersForItsKeepers(t *testing.T) {
 		t.Error("a start is remembered that no keeper would do")
 	}
 	release := f.Keep(Keeper{Wanted: func(app AppID, id MachineID) {
-		if app != "web" || g.State() != Stopped {
+		if app != "web" || g.State() != StateStopped {
 			t.Errorf("app %q is told of while its machine is %v", app, g.State())
 		}
 		told = append(told, id)
@@ -695,7 +695,7 @@ func TestAbandonedStopsAreTakenOver(t *testing.T) {
 	if _, ok := g.Closed(stop, false); ok || g.Reopen(stop) || g.Abandon(stop) {
 		t.Error("whoever gave the stop up has ended it")
 	}
-	if _, ok := g.Closed(next, false); !ok || g.State() != Stopped {
+	if _, ok := g.Closed(next, false); !ok || g.State() != StateStopped {
 		t.Errorf("%v after the end of the stop", g.State())
 	}
 	start, _ = g.Start(1)
@@ -706,7 +706,7 @@ func TestAbandonedStopsAreTakenOver(t *testing.T) {
 	}
 	g.Abandon(stop)
 	g.Closed(stop, false) // the answer came after all
-	if _, ok := g.TakeOver(); ok || g.State() != Stopped {
+	if _, ok := g.TakeOver(); ok || g.State() != StateStopped {
 		t.Errorf("a stop that is over was taken over; %v", g.State())
 	}
 }

@@ -19,14 +19,14 @@ func (g *Gate) SetLimits(l Limits) error {
 func (g *Gate) Start(fromEpoch uint64) (token uint64, a StartAnswer) {
 	g.mu.Lock()
 	switch s := g.State(); {
-	case s == Starting:
+	case s == StateStarting:
 		a = StartUnderway
-	case s == Started:
+	case s == StateStarted:
 		a = StartRunning
 		if g.word.Load()&cordonBit != 0 {
 			g.set(0, touchedBit) // who wants it started is as good a reason to keep it as a request
 		}
-	case s == Stopping || s == Suspending:
+	case s == StateStopping || s == StateSuspending:
 		if !g.final && !g.retired && g.kept.remembers() {
 			a = StartRemembered
 			g.set(0, wantedBit)
@@ -36,21 +36,21 @@ func (g *Gate) Start(fromEpoch uint64) (token uint64, a StartAnswer) {
 		g.token++
 		token = g.token
 		g.epoch.Add(1) // before the word, see there
-		g.set(stateMask|cordonBit|touchedBit|wantedBit, stateField(Starting))
+		g.set(stateMask|cordonBit|touchedBit|wantedBit, stateField(StateStarting))
 	}
 	g.unlock(a == StartAccepted)
 	return token, a
 }
 
 // Ready moves starting to started.
-func (g *Gate) Ready(token uint64) bool { return g.endStart(token, Started) }
+func (g *Gate) Ready(token uint64) bool { return g.endStart(token, StateStarted) }
 
 // Fail moves starting to failed: the start has come to nothing.
-func (g *Gate) Fail(token uint64) bool { return g.endStart(token, Failed) }
+func (g *Gate) Fail(token uint64) bool { return g.endStart(token, StateFailed) }
 
 func (g *Gate) endStart(token uint64, to State) bool {
 	g.mu.Lock()
-	ok := token == g.token && g.State() == Starting
+	ok := token == g.token && g.State() == StateStarting
 	if ok {
 		g.set(stateMask, stateField(to))
 	}
@@ -62,7 +62,7 @@ func (g *Gate) endStart(token uint64, to State) bool {
 func (g *Gate) Cordon() (gen uint64, ok bool) {
 	g.mu.Lock()
 	w := g.word.Load()
-	if ok = stateOf(w) == Started && w&cordonBit == 0; ok {
+	if ok = stateOf(w) == StateStarted && w&cordonBit == 0; ok {
 		gen = g.gen.Add(1) // before the word, see there
 		g.set(touchedBit, cordonBit)
 	}
@@ -74,7 +74,7 @@ func (g *Gate) Cordon() (gen uint64, ok bool) {
 func (g *Gate) Uncordon(gen uint64) bool {
 	g.mu.Lock()
 	w := g.word.Load()
-	ok := stateOf(w) == Started && w&cordonBit != 0 && gen == g.gen.Load()
+	ok := stateOf(w) == StateStarted && w&cordonBit != 0 && gen == g.gen.Load()
 	if ok {
 		g.set(cordonBit|touchedBit, 0)
 	}
@@ -85,14 +85,14 @@ func (g *Gate) Uncordon(gen uint64) bool {
 // Close moves a machine under the soft cordon of that generation to stopping, or to suspending, if nothing is in flight
 // and nobody touched it. From here on nothing is admitted.
 func (g *Gate) Close(gen uint64, suspend bool) (token uint64, ok bool) {
-	to := Stopping
+	to := StateStopping
 	if suspend {
-		to = Suspending
+		to = StateSuspending
 	}
 	g.mu.Lock()
 	for gen == g.gen.Load() {
 		w := g.word.Load()
-		if stateOf(w) != Started || w&(cordonBit|touchedBit|inFlightMask) != cordonBit {
+		if stateOf(w) != StateStarted || w&(cordonBit|touchedBit|inFlightMask) != cordonBit {
 			break
 		}
 		if ok = g.word.CompareAndSwap(w, (w&^stateMask|stateField(to))+turnUnit); ok {
@@ -110,11 +110,11 @@ func (g *Gate) Close(gen uint64, suspend bool) (token uint64, ok bool) {
 // go: the caller waits until InFlight is 0, or does not.
 func (g *Gate) CloseNow() (token uint64, ok bool) {
 	g.mu.Lock()
-	if ok = g.State() == Started; ok {
+	if ok = g.State() == StateStarted; ok {
 		g.token++
 		g.ended, g.final, g.doubt = false, false, false
 		token = g.token
-		g.set(stateMask, stateField(Stopping))
+		g.set(stateMask, stateField(StateStopping))
 	}
 	g.unlock(ok)
 	return token, ok
@@ -124,9 +124,9 @@ func (g *Gate) CloseNow() (token uint64, ok bool) {
 // again is true when a start was wanted meanwhile: the fleet's keepers have been told, see
 // [Keeper]. Of a gate of no fleet the caller starts the machine.
 func (g *Gate) Closed(token uint64, suspended bool) (again, ok bool) {
-	to := Stopped
+	to := StateStopped
 	if suspended {
-		to = Suspended
+		to = StateSuspended
 	}
 	g.mu.Lock()
 	if ok = token == g.token && g.closing(); ok {
@@ -194,7 +194,7 @@ func (g *Gate) remove() (State, bool) {
 	g.mu.Lock()
 	defer g.mu.Unlock()
 	s := g.State()
-	ok := s == Stopped || s == Failed
+	ok := s == StateStopped || s == StateFailed
 	g.retired = g.retired || ok
 	return s, ok
 }
@@ -202,7 +202,7 @@ func (g *Gate) remove() (State, bool) {
 // Suspect tells the fleet's keepers that nothing listens at the machine's address, in the run of
 // that epoch. It is for whoever forwards requests.
 func (g *Gate) Suspect(epoch uint64) {
-	if g.epoch.Load() == epoch && g.State() == Started {
+	if g.epoch.Load() == epoch && g.State() == StateStarted {
 		g.kept.suspect(epoch)
 	}
 }
@@ -213,9 +213,9 @@ func (g *Gate) Reopen(token uint64) bool {
 	g.mu.Lock()
 	ok := token == g.token && g.closing()
 	if ok {
-		to := Started
+		to := StateStarted
 		if g.ended {
-			to = Failed
+			to = StateFailed
 		}
 		g.set(stateMask|cordonBit|touchedBit|wantedBit, stateField(to))
 	}
@@ -227,15 +227,15 @@ func (g *Gate) Reopen(token uint64) bool {
 // of an older epoch changes nothing. During stopping or suspending, whose end Closed tells, it changes nothing yet: but
 // there is no way back to started any more, see Reopen.
 func (g *Gate) Exited(epoch uint64, failed bool) bool {
-	to := Stopped
+	to := StateStopped
 	if failed {
-		to = Failed
+		to = StateFailed
 	}
 	g.mu.Lock()
 	s := g.State()
 	current := epoch == g.epoch.Load()
 	g.ended = g.ended || current && g.closing()
-	ok := current && (s == Starting || s == Started || s == Suspended)
+	ok := current && (s == StateStarting || s == StateStarted || s == StateSuspended)
 	if ok {
 		// Whatever was under way for this run is void: no token counts in the states that this
 		// leads to, and those in which one does are entered with a new one.
@@ -245,7 +245,7 @@ func (g *Gate) Exited(epoch uint64, failed bool) bool {
 	return ok
 }
 
-func (g *Gate) closing() bool { s := g.State(); return s == Stopping || s == Suspending }
+func (g *Gate) closing() bool { s := g.State(); return s == StateStopping || s == StateSuspending }
 
 // set replaces fields of the word and turns it; the counts beside them may move meanwhile. g.mu is held, so the state and
 // the cordon cannot.
@@ -283,7 +283,7 @@ func (g *Gate) AfterRun(epoch uint64, f func()) (stop func()) {
 }
 
 // over reports whether the present run has ended; g.mu is held.
-func (g *Gate) over() bool { return g.State() != Started && (!g.closing() || g.ended) }
+func (g *Gate) over() bool { return g.State() != StateStarted && (!g.closing() || g.ended) }
 
 func (g *Gate) unlock(changed bool) {
 	var after map[*func()]struct{}

@@ -33,14 +33,14 @@ type State uint8
 // no state of a gate: the node that owns the machine has ended, see [NodeGone], so that nothing can
 // be done with it until that node speaks of it again.
 const (
-	Stopped State = iota
-	Starting
-	Started
-	Stopping
-	Suspending
-	Suspended
-	Failed
-	Gone
+	StateStopped State = iota
+	StateStarting
+	StateStarted
+	StateStopping
+	StateSuspending
+	StateSuspended
+	StateFailed
+	StateGone
 )
 
 var stateNames = [...]string{"stopped", "starting", "started", "stopping", "suspending", "suspended", "failed", "gone"}
@@ -49,7 +49,7 @@ var stateNames = [...]string{"stopped", "starting", "started", "stopping", "susp
 func (s State) String() string { return name(stateNames[:], uint8(s), "state") }
 
 // Startable reports whether a start command can do something for a machine in this state.
-func (s State) Startable() bool { return s == Stopped || s == Suspended || s == Failed }
+func (s State) Startable() bool { return s == StateStopped || s == StateSuspended || s == StateFailed }
 
 // Health is what the owner's last health checks said.
 type Health uint8
@@ -159,7 +159,7 @@ func (m Machine) validate() error {
 		return fmt.Errorf("balance: machine %q has no app: set Machine.App", m.ID)
 	case m.Region == "":
 		return fmt.Errorf("balance: machine %q has no region: set Machine.Region", m.ID)
-	case m.State > Gone:
+	case m.State > StateGone:
 		return fmt.Errorf("balance: machine %q: %v is no state", m.ID, m.State)
 	case m.Health > HealthFailing:
 		return fmt.Errorf("balance: machine %q: %v is no health", m.ID, m.Health)
@@ -224,7 +224,7 @@ func (t Tier) String() string { return name(tierNames[:], uint8(t), "tier") }
 
 func tierOf(s State, c Cordon, h Health, recent bool) Tier {
 	switch {
-	case s != Started || c == CordonHard:
+	case s != StateStarted || c == CordonHard:
 		return TierNone
 	case h == HealthFailing && recent:
 		return TierComing

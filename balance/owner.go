@@ -10,7 +10,7 @@ import (
 // Host makes this node the owner of m and returns its gate. From then on the row's State, Cordon, CordonGen and Epoch
 // follow the gate, and [Fleet.Edit] changes the rest. The machine begins stopped, whatever the row says.
 func (f *Fleet) Host(m Machine) (*Gate, error) {
-	m.Owner, m.State, m.Cordon, m.CordonGen, m.Epoch = f.node, Stopped, CordonNone, 0, 0
+	m.Owner, m.State, m.Cordon, m.CordonGen, m.Epoch = f.node, StateStopped, CordonNone, 0, 0
 	if err := m.validate(); err != nil {
 		return nil, err
 	}

@@ -23,7 +23,7 @@ func TestScalingChangesNothing(t *testing.T) {
 			f, _ := NewFleet(FleetConfig{Node: "edge", Region: "r0"})
 			b, _ := New(f, Config{Distance: distances{"r0": time.Duration(times) * 10 * time.Millisecond, "r1": time.Duration(times) * 60 * time.Millisecond, "r2": time.Duration(times) * 200 * time.Millisecond}})
 			for i, x := range ms {
-				m := machine(MachineID(fmt.Sprint("m", i)), fmt.Sprint("r", x.region), Started)
+				m := machine(MachineID(fmt.Sprint("m", i)), fmt.Sprint("r", x.region), StateStarted)
 				m.Limits = Limits{Soft: x.soft * times}
 				if err := f.Apply(PutMachine{m, Version{1, 1}}); err != nil {
 					t.Fatal(err)
@@ -52,7 +52,7 @@ func TestLeastLoadIsWithinOne(t *testing.T) {
 		b, _ := New(f, Config{Strategy: LeastLoad{}, Distance: far{}})
 		least := math.MaxInt
 		for i, n := range loads {
-			m := machine(MachineID(fmt.Sprint("m", i)), fmt.Sprintf("r%02d", i%4), Started)
+			m := machine(MachineID(fmt.Sprint("m", i)), fmt.Sprintf("r%02d", i%4), StateStarted)
 			m.Limits = Limits{Soft: 10}
 			if err := f.Apply(PutMachine{m, Version{1, 1}}); err != nil {
 				t.Fatal(err)
@@ -97,11 +97,11 @@ func TestUnderContention(t *testing.T) {
 					m := machine(MachineID(fmt.Sprintf("m%02d", i%machines)), []string{"nrt", "hkg"}[i%machines%2], State(i%7))
 					w.f.Apply(PutMachine{m, Version{1, uint64(1000 + i)}})
 					if i%5 == 0 { // never below a machine that is counted in: its cell would be new
-						w.f.Apply(PutMachine{machine("x", "nrt", Started), Version{1, uint64(1000 + i)}}, RemoveMachine{"web", "x", Version{1, uint64(1001 + i)}})
+						w.f.Apply(PutMachine{machine("x", "nrt", StateStarted), Version{1, uint64(1000 + i)}}, RemoveMachine{"web", "x", Version{1, uint64(1001 + i)}})
 					}
 					now = now.Add(50 * time.Millisecond)
 					w.b.Tick(now)
-					w.f.Report(Report{App: "web", ID: m.ID, Load: Load{InFlight: i % 5, State: Started, Seq: uint64(i)}})
+					w.f.Report(Report{App: "web", ID: m.ID, Load: Load{InFlight: i % 5, State: StateStarted, Seq: uint64(i)}})
 				}
 			})
 			changes.Go(func() {
@@ -144,7 +144,7 @@ func TestUnderContention(t *testing.T) {
 							over.Add(1)
 						}
 						if i%3 == 0 {
-							r.Observe(Load{InFlight: i % 4, Limits: Limits{2, hard}, State: Started, Seq: uint64(g*1000 + i)})
+							r.Observe(Load{InFlight: i % 4, Limits: Limits{2, hard}, State: StateStarted, Seq: uint64(g*1000 + i)})
 						}
 						if r.Machine().ID != "x" {
 							inside[k].Add(-1)
@@ -180,7 +180,7 @@ func TestOldNewsNeverAttract(t *testing.T) {
 	}
 	c := w.clock()
 	report := func(id MachineID, n int, seq uint64) bool {
-		return w.f.Report(Report{App: "web", ID: id, Load: Load{InFlight: n, State: Started, Seq: seq}})
+		return w.f.Report(Report{App: "web", ID: id, Load: Load{InFlight: n, State: StateStarted, Seq: seq}})
 	}
 	report("m3", 0, 1) // idle, and never heard of again
 	for seq := uint64(1); seq < 200; seq++ {
@@ -214,7 +214,7 @@ func TestAffinityMovesLittle(t *testing.T) {
 		f, _ := NewFleet(FleetConfig{Node: "edge", Region: "nrt"})
 		b, _ := New(f, Config{})
 		for i := range n {
-			f.Apply(PutMachine{machine(MachineID(fmt.Sprintf("m%02d", i)), "nrt", Started), Version{1, 1}})
+			f.Apply(PutMachine{machine(MachineID(fmt.Sprintf("m%02d", i)), "nrt", StateStarted), Version{1, 1}})
 		}
 		homes := func() map[string]MachineID {
 			m := map[string]MachineID{}
@@ -236,7 +236,7 @@ func TestAffinityMovesLittle(t *testing.T) {
 				t.Fatalf("%s moved from %s to %s when %s left", k, before[k], m, gone)
 			}
 		}
-		f.Apply(PutMachine{machine(gone, "nrt", Started), Version{1, 3}})
+		f.Apply(PutMachine{machine(gone, "nrt", StateStarted), Version{1, 3}})
 		for k, m := range homes() {
 			if m != before[k] {
 				t.Fatalf("%s is at %s after %s came back, was at %s", k, m, gone, before[k])
@@ -255,7 +255,7 @@ func TestAppsAreIsolated(t *testing.T) {
 	for _, id := range []AppID{"flooded", "calm"} {
 		apply(t, f, PutApp{App{ID: id, Limits: Limits{Soft: 2, Hard: 4}}})
 		for i := range 3 {
-			m := machine(MachineID(fmt.Sprint(id, i)), "nrt", Started)
+			m := machine(MachineID(fmt.Sprint(id, i)), "nrt", StateStarted)
 			m.App = id
 			apply(t, f, PutMachine{m, Version{1, 1}})
 		}
@@ -346,7 +346,7 @@ func fuzzOne(t *testing.T, data []byte) {
 		if err != nil {
 			continue
 		}
-		if m := r.Machine(); m.State != Started || m.Cordon == CordonHard || m.App != app {
+		if m := r.Machine(); m.State != StateStarted || m.Cordon == CordonHard || m.App != app {
 			t.Fatalf("picked %+v for app %q", m, app)
 		}
 		r.Observe(Load{InFlight: next(), Limits: Limits{next(), next()}, State: State(next()), Seq: uint64(next()), Epoch: uint64(next())})
@@ -373,7 +373,7 @@ func TestComesBackAnew(t *testing.T) {
 		t.Errorf("the new one begins with %d in flight", n)
 	}
 	for i := range old {
-		old[i].Observe(Load{InFlight: 3, Limits: Limits{2, 3}, Seq: 9, State: Started})
+		old[i].Observe(Load{InFlight: 3, Limits: Limits{2, 3}, Seq: 9, State: StateStarted})
 		old[i].Release(OutcomeError)
 	}
 	w.b.Loads("web", func(m *Machine, c Candidate) bool {
@@ -392,7 +392,7 @@ func TestLeastAgreesWithLooking(t *testing.T) {
 		b, _ := New(f, Config{})
 		n := rapid.IntRange(1, 64).Draw(t, "machines")
 		for i := range n {
-			m := machine(MachineID(fmt.Sprint("m", i)), "nrt", Started)
+			m := machine(MachineID(fmt.Sprint("m", i)), "nrt", StateStarted)
 			m.Cordon = rapid.SampledFrom([]Cordon{CordonNone, CordonSoft, CordonHard}).Draw(t, "cordon")
 			m.Limits = Limits{Soft: rapid.IntRange(1, 5).Draw(t, "soft"), Hard: 6}
 			f.Apply(PutMachine{m, Version{1, 1}})

@@ -141,7 +141,7 @@ func (r *Reservation) Observe(l Load) {
 		r.row.shared.incarnation < c.row.Load().shared.incarnation {
 		return // of a run that is over
 	}
-	r.away = l.State != Started
+	r.away = l.State != StateStarted
 	r.full = l.Limits.Hard > 0 && l.InFlight >= l.Limits.Hard
 	if c.observe(l, 0, true) && (l.Limits.Hard == 0 || l.InFlight < l.Limits.Hard) {
 		r.b.signal(r.row.shared.app)

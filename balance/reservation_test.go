@@ -39,7 +39,7 @@ func TestFirstPickAfterAChangeDoesNotAllocate(t *testing.T) {
 	defer runtime.GOMAXPROCS(runtime.GOMAXPROCS(1))
 	for name, p := range pickers {
 		f, b := benchBalancer(t, p.s, 1000, 1)
-		m := Machine{ID: "m000003", App: "web", Region: "r00", Owner: "w", State: Started}
+		m := Machine{ID: "m000003", App: "web", Region: "r00", Owner: "w", State: StateStarted}
 		v := Version{1, 1}
 		const rounds = 50
 		sum := uint64(0)
@@ -49,9 +49,9 @@ func TestFirstPickAfterAChangeDoesNotAllocate(t *testing.T) {
 			case 0:
 				m.Addr = fmt.Sprint(i)
 			case 1:
-				m.State = Stopped
+				m.State = StateStopped
 			case 2:
-				m.State = Started
+				m.State = StateStarted
 			}
 			if err := f.Apply(PutMachine{m, v}); err != nil {
 				t.Fatal(err)
@@ -96,7 +96,7 @@ func newGranted(t *testing.T) (*Fleet, *Balancer, *cell) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	if err := f.Apply(PutMachine{Machine{ID: "m1", App: "web", Region: "nrt", Owner: "o", State: Started, Limits: Limits{Hard: 2}}, Version{1, 1}}); err != nil {
+	if err := f.Apply(PutMachine{Machine{ID: "m1", App: "web", Region: "nrt", Owner: "o", State: StateStarted, Limits: Limits{Hard: 2}}, Version{1, 1}}); err != nil {
 		t.Fatal(err)
 	}
 	b, err := New(f, Config{})
@@ -234,7 +234,7 @@ func TestSlotsAtHandAreCounted(t *testing.T) {
 			"owner starts again": func(*rapid.T) {
 				incarnation++
 				apply(t, f, PutMachine{
-					Machine{ID: "m1", App: "web", Region: "nrt", Owner: "o", State: Started, Limits: Limits{Hard: 2}},
+					Machine{ID: "m1", App: "web", Region: "nrt", Owner: "o", State: StateStarted, Limits: Limits{Hard: 2}},
 					Version{incarnation, 1},
 				})
 			},
@@ -251,7 +251,7 @@ func TestOwnRequestsStayBelowTheHardLimit(t *testing.T) {
 		func(v *View, _ Request) (Slot, bool) { return v.Slot(0, TierReady, 0), true },
 	)
 	apply(t, f, PutApp{App{ID: "web", Limits: Limits{Hard: hard}, Strategy: first}},
-		PutMachine{machine("m1", "nrt", Started), Version{1, 1}})
+		PutMachine{machine("m1", "nrt", StateStarted), Version{1, 1}})
 	b, err := New(f, Config{})
 	if err != nil {
 		t.Fatal(err)
@@ -277,7 +277,7 @@ func TestOwnRequestsStayBelowTheHardLimit(t *testing.T) {
 // A request that insists goes where only the estimate says that there is no room, and nowhere else.
 func TestARequestThatInsistsAsksTheOwner(t *testing.T) {
 	const hard = 3 + fewSlots
-	full := Load{InFlight: hard, Limits: Limits{Hard: hard}, State: Started, Epoch: 1, Seq: 1}
+	full := Load{InFlight: hard, Limits: Limits{Hard: hard}, State: StateStarted, Epoch: 1, Seq: 1}
 	for name, tt := range map[string]struct {
 		own  int // requests of this node
 		does func(t *testing.T, r *Reservation)
@@ -289,7 +289,7 @@ func TestARequestThatInsistsAsksTheOwner(t *testing.T) {
 		"said full":      {1, func(_ *testing.T, r *Reservation) { r.Observe(full); r.Release(OutcomeBounced) }, false},
 		"away": {1, func(_ *testing.T, r *Reservation) {
 			l := full
-			l.InFlight, l.State = 0, Stopped
+			l.InFlight, l.State = 0, StateStopped
 			r.Observe(l)
 			r.Release(OutcomeBounced)
 		}, false},
@@ -300,7 +300,7 @@ func TestARequestThatInsistsAsksTheOwner(t *testing.T) {
 				t.Fatal(err)
 			}
 			m := Machine{
-				ID: "m1", App: "web", Region: "nrt", Owner: "worker", State: Started, Epoch: 1,
+				ID: "m1", App: "web", Region: "nrt", Owner: "worker", State: StateStarted, Epoch: 1,
 				Limits: Limits{Hard: hard},
 			}
 			if err := f.Apply(PutApp{App: App{ID: "web", Limits: Limits{Hard: hard}}}, PutMachine{Machine: m, Version: Version{Incarnation: 1, Seq: 1}}); err != nil {

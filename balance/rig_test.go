@@ -72,7 +72,7 @@ func newWorld(t testing.TB, s Strategy, l Limits) *world {
 func (w *world) put(id MachineID, region string, change func(*Machine)) {
 	w.Helper()
 	w.seq++
-	m := machine(id, region, Started)
+	m := machine(id, region, StateStarted)
 	if change != nil {
 		change(&m)
 	}

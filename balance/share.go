@@ -228,7 +228,7 @@ func (v *View) granting() (owners []asked) {
 					},
 				)
 			}
-			if m.state == Started || m.state == Starting {
+			if m.state == StateStarted || m.state == StateStarting {
 				owners[at].slots += l.Hard
 			}
 		}

@@ -43,7 +43,7 @@ func TestClosest(t *testing.T) {
 	w.put("n5", "nrt", func(m *Machine) { m.Health = HealthFailing })
 	w.want("n5", "n3", "n4")
 	w.put("n6", "nrt", func(m *Machine) { m.Cordon = CordonHard })
-	w.put("n7", "nrt", func(m *Machine) { m.State = Starting })
+	w.put("n7", "nrt", func(m *Machine) { m.State = StateStarting })
 	w.want("", "n3", "n4", "n5")
 	for _, rs := range w.held {
 		for i := range rs {
@@ -110,7 +110,7 @@ func TestStrategyRelations(t *testing.T) {
 			}
 			regions := []string{"nrt", "hkg", "fra"}
 			ms := rapid.SliceOfN(rapid.Custom(func(t *rapid.T) mach {
-				m := machine("", rapid.SampledFrom(regions).Draw(t, "region"), rapid.SampledFrom([]State{Started, Started, Started, Stopped, Starting}).Draw(t, "state"))
+				m := machine("", rapid.SampledFrom(regions).Draw(t, "region"), rapid.SampledFrom([]State{StateStarted, StateStarted, StateStarted, StateStopped, StateStarting}).Draw(t, "state"))
 				m.Cordon = rapid.SampledFrom([]Cordon{CordonNone, CordonNone, CordonSoft, CordonHard}).Draw(t, "cordon")
 				m.Limits = Limits{Soft: 2, Hard: 4}
 				return mach{m, rapid.IntRange(0, 4).Draw(t, "load")}
@@ -129,7 +129,7 @@ func TestStrategyRelations(t *testing.T) {
 					c.rescore(c.count.Load())
 				}
 				if extra {
-					m := machine("extra", "nrt", Stopped)
+					m := machine("extra", "nrt", StateStopped)
 					if err := f.Apply(PutMachine{m, Version{1, 1}}); err != nil {
 						t.Fatal(err)
 					}
@@ -154,7 +154,7 @@ func TestStrategyRelations(t *testing.T) {
 			}
 			plain, usable := 0, 0
 			for _, m := range ms {
-				if m.State == Started && m.Cordon != CordonHard && m.n < 4 {
+				if m.State == StateStarted && m.Cordon != CordonHard && m.n < 4 {
 					usable++
 					if m.Cordon == CordonNone {
 						plain++
@@ -169,7 +169,7 @@ func TestStrategyRelations(t *testing.T) {
 			}
 			m, _ := v.snap.Machine(id)
 			switch {
-			case m.State != Started || m.Cordon == CordonHard:
+			case m.State != StateStarted || m.Cordon == CordonHard:
 				t.Fatalf("picked an unusable machine %+v", m)
 			case m.Cordon == CordonSoft && plain > 0:
 				t.Fatalf("picked a soft-cordoned machine while %d plain ones were usable", plain)
@@ -250,7 +250,7 @@ func TestNearRegionsAreMerged(t *testing.T) {
 	}
 	apply(t, f, PutApp{App{ID: "web", Limits: Limits{Soft: 10}}})
 	for _, r := range []string{"a", "b", "c"} {
-		apply(t, f, PutMachine{machine(MachineID(r), r, Started), Version{1, 1}})
+		apply(t, f, PutMachine{machine(MachineID(r), r, StateStarted), Version{1, 1}})
 	}
 	got := map[MachineID]int{}
 	for range 10 {

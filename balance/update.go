@@ -44,7 +44,7 @@ type RemoveMachine struct {
 	Version Version
 }
 
-// NodeGone says that a node of that incarnation has ended: the machines it owns are [Gone] until a
+// NodeGone says that a node of that incarnation has ended: the machines it owns are [StateGone] until a
 // later incarnation speaks of them.
 type NodeGone struct {
 	Node        NodeID

@@ -24,7 +24,7 @@ func (r *run) observe(m *machine, now time.Time) {
 	l, used := m.gate.Sample()
 	m.load, m.used = max(0, l.InFlight-m.gate.Granted()), m.used || used // a slot that is only reserved is not demand
 	m.peak = max(m.peak, m.gate.TakePeak()-m.gate.Granted())
-	up := l.State == balance.Started
+	up := l.State == balance.StateStarted
 	anew := l.Epoch != m.epoch
 	m.began = m.began || up && anew
 	m.epoch = l.Epoch

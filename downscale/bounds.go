@@ -106,7 +106,7 @@ func (b *bounded) bound(s *Situation, i int, d Decision) string {
 		return hold.Reason()
 	case !m.Own:
 		return "it is not this node's"
-	case m.State != balance.Started:
+	case m.State != balance.StateStarted:
 		return fmt.Sprintf("it is %v", m.State)
 	case m.Hard:
 		return "it is hard-cordoned"
@@ -173,7 +173,7 @@ func (s *Situation) doubt(region string) bool {
 func (s *Situation) full(region string) bool {
 	for i := range s.Machines {
 		m := &s.Machines[i]
-		seen := m.Region == region && m.State == balance.Started && m.counts() && (m.Own || m.Known)
+		seen := m.Region == region && m.State == balance.StateStarted && m.counts() && (m.Own || m.Known)
 		if seen && m.Load < max(1, capacity(m)) {
 			return false
 		}
@@ -216,12 +216,12 @@ func floorOf(s *Situation) floor {
 
 // counts reports whether m runs or will, and stays.
 func (m *Seen) counts() bool {
-	return (m.State == balance.Started || m.State == balance.Starting) && !m.Hard && !m.Leaving
+	return (m.State == balance.StateStarted || m.State == balance.StateStarting) && !m.Hard && !m.Leaving
 }
 
 // spareable reports whether m can be told to go at all.
 func (m *Seen) spareable() bool {
-	return m.Own && m.State == balance.Started && !m.Hard && !m.Leaving && !m.Busy
+	return m.Own && m.State == balance.StateStarted && !m.Hard && !m.Leaving && !m.Busy
 }
 
 // lets reports whether the minimums let machine i of the situation go.

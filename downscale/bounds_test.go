@@ -42,8 +42,8 @@ func TestBounds(t *testing.T) {
 		{"whether requests wait is not known", stop, 2, func(s *Situation) { s.Stale = true }, spare("m1"), "", []string{"m1: what was last reported is too old"}},
 		{"no such machine", stop, 2, nil, spare("ghost"), "", []string{"ghost: it is no machine of the app"}},
 		{"another node's", stop, 2, m1(func(m *Seen) { m.Own = false }), spare("m1"), "", []string{"m1: it is not this node's"}},
-		{"it starts", stop, 2, m1(func(m *Seen) { m.State = balance.Starting }), spare("m1"), "", []string{"m1: it is starting"}},
-		{"it has stopped", stop, 2, m1(func(m *Seen) { m.State = balance.Stopped }), spare("m1"), "", []string{"m1: it is stopped"}},
+		{"it starts", stop, 2, m1(func(m *Seen) { m.State = balance.StateStarting }), spare("m1"), "", []string{"m1: it is starting"}},
+		{"it has stopped", stop, 2, m1(func(m *Seen) { m.State = balance.StateStopped }), spare("m1"), "", []string{"m1: it is stopped"}},
 		{"a hard cordon", stop, 2, m1(func(m *Seen) { m.Hard = true }), spare("m1"), "", []string{"m1: it is hard-cordoned"}},
 		{"it has been told", stop, 2, m1(func(m *Seen) { m.Leaving = true }), spare("m1"), "", []string{"m1: it is on its way already"}},
 		{"twice in one answer", stop, 2, nil, spare("m1", "m1"), "spare m1: " + other, []string{"m1: it is on its way already"}},
@@ -62,7 +62,7 @@ func TestBounds(t *testing.T) {
 		{"the minimum", min(1, 0), 3, nil, spare("m3", "m2", "m1"), "spare m3: " + other + "; spare m2: " + other, []string{"m1: the minimum keeps it"}},
 		{"the first of the order are the minimum's", min(2, 0), 3, nil, spare("m1", "m2"), "", []string{"m1: the minimum keeps it", "m2: the minimum keeps it"}},
 		{"the minimum of a region", min(0, 1), 3, func(s *Situation) { s.Machines[2].Region = "hkg" }, spare("m3", "m2", "m1"), "spare m2: " + other, []string{"m3: the minimum keeps it", "m1: the minimum keeps it"}},
-		{"starting ones count", min(1, 0), 2, m1(func(m *Seen) { m.State = balance.Starting }), spare("m2"), "spare m2: " + other, nil},
+		{"starting ones count", min(1, 0), 2, m1(func(m *Seen) { m.State = balance.StateStarting }), spare("m2"), "spare m2: " + other, nil},
 		{"those that leave do not", min(2, 0), 3, leave("m1"), spare("m3"), "", []string{"m3: the minimum keeps it"}},
 		{"a recall", stop, 2, leave("m1"), []Decision{{Machine: "m1", Verdict: Recall, Text: "so"}}, "recall m1: so", nil},
 		{"a recall of what stays", stop, 2, nil, []Decision{{Machine: "m1", Verdict: Recall}, {Machine: "ghost", Verdict: Recall}}, "", nil},
@@ -71,7 +71,7 @@ func TestBounds(t *testing.T) {
 		{"when requests wait", stop, 2, all(leave("m1"), leave("m2"), func(s *Situation) { s.Parked = 1 }), []Decision{{Machine: "m2", Verdict: Recall, Text: "so"}}, "recall m2: so; recall m1: 1 request parked", nil},
 		{"when the minimum was raised", min(1, 0), 2, all(leave("m1"), leave("m2")), nil, "recall m1: minimum: 0 machines running", nil},
 		{"in its region", min(0, 1), 2, leave("m2"), nil, "", nil},
-		{"not when a stopped one is short", min(2, 0), 2, m1(func(m *Seen) { m.State = balance.Stopped }), nil, "", nil},
+		{"not when a stopped one is short", min(2, 0), 2, m1(func(m *Seen) { m.State = balance.StateStopped }), nil, "", nil},
 		{"a hold is passed on", stop, 2, nil, []Decision{{Verdict: Hold, Text: "so"}}, "hold: so", nil},
 	} {
 		t.Run(c.name, func(t *testing.T) {
@@ -82,7 +82,7 @@ func TestBounds(t *testing.T) {
 			was := slices.Clone(s.Machines)
 			b := Bounded(policyFunc(func(_ time.Time, s Situation) []Decision {
 				for i := range s.Machines { // which is its own affair
-					s.Machines[i] = Seen{ID: s.Machines[i].ID, Own: true, State: balance.Started, Limits: balance.Limits{Soft: 1000}}
+					s.Machines[i] = Seen{ID: s.Machines[i].ID, Own: true, State: balance.StateStarted, Limits: balance.Limits{Soft: 1000}}
 				}
 				slices.Reverse(s.Machines)
 				return c.says

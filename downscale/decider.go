@@ -177,7 +177,7 @@ func (d *Decider) Decide(now time.Time, s Situation) []Decision {
 // moves reports whether the machine runs or is on its way.
 func (m Seen) moves() bool {
 	switch m.State {
-	case balance.Stopped, balance.Suspended, balance.Failed:
+	case balance.StateStopped, balance.StateSuspended, balance.StateFailed:
 		return false
 	}
 	return true
@@ -255,7 +255,7 @@ func (d *Decider) count(r *regionLoad, m *Seen, s *Situation) (inUse bool) {
 		d.running++
 		r.running++
 	}
-	if m.State == balance.Starting {
+	if m.State == balance.StateStarting {
 		r.starting = m.ID
 	}
 	if !m.Own && !m.Known {
@@ -276,7 +276,7 @@ func (d *Decider) count(r *regionLoad, m *Seen, s *Situation) (inUse bool) {
 		r.noise, r.burst = r.noise+n*n, r.burst+b
 	}
 	switch {
-	case m.State != balance.Started || m.Hard:
+	case m.State != balance.StateStarted || m.Hard:
 	case m.Leaving:
 		r.leaving++
 		if m.Own {
@@ -375,4 +375,6 @@ func (d *Decider) holdAll(s *Situation, of Decision) {
 	}
 }
 
-func (m *Seen) isLeaving() bool { return m.Own && m.Leaving && m.State == balance.Started && !m.Hard }
+func (m *Seen) isLeaving() bool {
+	return m.Own && m.Leaving && m.State == balance.StateStarted && !m.Hard
+}

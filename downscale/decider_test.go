@@ -20,7 +20,7 @@ func machines(soft int, n int) []Seen {
 	ms := make([]Seen, n)
 	for i := range ms {
 		ms[i] = Seen{
-			ID: balance.MachineID(fmt.Sprint("m", i+1)), Region: "nrt", Rank: uint64(i), State: balance.Started,
+			ID: balance.MachineID(fmt.Sprint("m", i+1)), Region: "nrt", Rank: uint64(i), State: balance.StateStarted,
 			Limits: balance.Limits{Soft: soft}, Own: true,
 		}
 	}
@@ -137,9 +137,9 @@ func TestDeciderStories(t *testing.T) {
 			{at: 50 * sec, want: "spare m1: keep-alive 30s over: no request since 30s"},
 		}},
 		{"a start counts as use: the keep-alive begins when it ends", c, stop, machines(10, 2), []act{
-			{at: 0, do: state(1, balance.Starting), want: "hold: m2 is starting"},
+			{at: 0, do: state(1, balance.StateStarting), want: "hold: m2 is starting"},
 			{at: 40 * sec, want: "hold: m2 is starting"},
-			{at: 45 * sec, do: state(1, balance.Started), want: "hold: settling: 5s of 10s since the last start"},
+			{at: 45 * sec, do: state(1, balance.StateStarted), want: "hold: settling: 5s of 10s since the last start"},
 			{at: 69 * sec, want: "spare m2: window 1m peak 0 <= 0.8 x 10 without m2"},
 			{at: 69 * sec, do: leave("m2"), want: "hold: 1 machine on the way already"},
 			{at: 70 * sec, want: "spare m1: keep-alive 30s over: no request since 30s"},
@@ -148,9 +148,9 @@ func TestDeciderStories(t *testing.T) {
 			{at: 30 * sec, do: load(10, 4, 8)},
 			{at: 61 * sec, do: load(1, 1, 1), want: "spare m3: window 1m peak 22 <= 0.8 x 40 without m3"},
 			{at: 62 * sec, do: leave("m3"), want: "hold: 1 machine on the way already"},
-			{at: 63 * sec, do: state(2, balance.Stopping), want: "hold: window 1m peak 22 > 0.8 x 20 without m2"},
+			{at: 63 * sec, do: state(2, balance.StateStopping), want: "hold: window 1m peak 22 > 0.8 x 20 without m2"},
 			{at: 95 * sec, want: "spare m2: window 1m peak 3 <= 0.8 x 20 without m2"},
-			{at: 96 * sec, do: state(1, balance.Stopped), want: "hold: the last machine is in use"},
+			{at: 96 * sec, do: state(1, balance.StateStopped), want: "hold: the last machine is in use"},
 		}},
 		{"the head-room rule leaves the last machine to a longer keep-alive", c, app(func(a *balance.App) { a.KeepAlive = 2 * time.Minute }), machines(10, 1), []act{
 			{at: 61 * sec, want: "hold: the last machine waits for the keep-alive: idle for 1m1s of 2m"},
@@ -158,7 +158,7 @@ func TestDeciderStories(t *testing.T) {
 		}},
 		{"without a keep-alive the last machine stays", Config{Window: 10 * sec, KeepAlive: -1}, stop, machines(10, 2), []act{
 			{at: 10 * sec, want: "spare m2: window 10s peak 0 <= 0.8 x 10 without m2"},
-			{at: 600 * sec, do: state(1, balance.Stopped), want: "hold: the last machine stays: keep-alive is off"},
+			{at: 600 * sec, do: state(1, balance.StateStopped), want: "hold: the last machine stays: keep-alive is off"},
 		}},
 		{"load comes back: who leaves is recalled, from the front", c, stop, machines(10, 4), []act{
 			{at: 60 * sec, do: load(1), want: "spare m4: window 1m peak 1 <= 0.8 x 30 without m4"},
@@ -171,10 +171,10 @@ func TestDeciderStories(t *testing.T) {
 		}},
 		{"the first of the order are the minimum, whatever the rest does", c, app(func(a *balance.App) { a.Min = 2 }), machines(10, 4), []act{
 			{at: 30 * sec, want: "spare m4: keep-alive 30s over: no request since 30s; spare m3: keep-alive 30s over: no request since 30s"},
-			{at: 31 * sec, do: all(state(2, balance.Stopped), state(3, balance.Stopped)), want: "hold: minimum: 2 machines running"},
+			{at: 31 * sec, do: all(state(2, balance.StateStopped), state(3, balance.StateStopped)), want: "hold: minimum: 2 machines running"},
 		}},
 		{"a machine of the minimum that is down is made up for", c, app(func(a *balance.App) { a.Min = 2 }), machines(10, 4), []act{
-			{at: 30 * sec, do: state(0, balance.Failed), want: "spare m4: keep-alive 30s over: no request since 30s"},
+			{at: 30 * sec, do: state(0, balance.StateFailed), want: "spare m4: keep-alive 30s over: no request since 30s"},
 			{at: 31 * sec, do: leave("m4"), want: "hold: minimum: 2 machines running"},
 		}},
 		{"the minimum rises while machines leave", c, stop, machines(10, 3), []act{
@@ -185,7 +185,7 @@ func TestDeciderStories(t *testing.T) {
 		}},
 		{"machines of others count for the minimum and are not touched", c, app(func(a *balance.App) { a.Min = 2 }), remote(machines(10, 4), "m1", "m2", "m4"), []act{
 			{at: 30 * sec, want: "spare m3: keep-alive 30s over: no request since 30s"},
-			{at: 31 * sec, do: all(state(0, balance.Stopped), state(1, balance.Stopped)), want: "hold: minimum: 2 machines running"},
+			{at: 31 * sec, do: all(state(0, balance.StateStopped), state(1, balance.StateStopped)), want: "hold: minimum: 2 machines running"},
 		}},
 		{"autostop off", c, balance.App{ID: "web"}, machines(10, 2), []act{
 			{at: 600 * sec, want: "hold: autostop is off"},
@@ -236,11 +236,11 @@ func TestDeciderStories(t *testing.T) {
 			{at: 61 * sec, do: all(load(1, 1, 1), open(0, TCP, 1), open(1, TCP, 1)), want: "spare m3: window 1m peak 4 <= 0.8 x 20 without m3"},
 			{at: 62 * sec, do: all(busy(0), busy(1), busy(2)), want: "hold: m3 could be spared but for its long connections: websocket"},
 			{at: 63 * sec, do: open(2, 0, 0), want: "hold: m3 could be spared and is busy"},
-			{at: 64 * sec, do: all(state(1, balance.Stopped), state(2, balance.Stopped), func(s *Situation) { s.Machines[0].Busy = false }), want: "hold: the last machine is in use: tcp open"},
+			{at: 64 * sec, do: all(state(1, balance.StateStopped), state(2, balance.StateStopped), func(s *Situation) { s.Machines[0].Busy = false }), want: "hold: the last machine is in use: tcp open"},
 		}},
 		{"without limits one machine takes everything", c, stop, machines(0, 3), []act{
 			{at: 60 * sec, do: load(500, 500, 500), want: "spare m3: window 1m peak 1500 <= 0.8 x unlimited without m3"},
-			{at: 61 * sec, do: all(state(1, balance.Stopped), state(2, balance.Stopped)), want: "hold: the last machine is in use"},
+			{at: 61 * sec, do: all(state(1, balance.StateStopped), state(2, balance.StateStopped)), want: "hold: the last machine is in use"},
 		}},
 		{"a machine whose checks fail can take nothing", c, stop, machines(10, 3), []act{
 			{at: 60 * sec, do: all(load(5, 4), func(s *Situation) { s.Machines[0].Failing = true }), want: "hold: window 1m peak 9 > 0.8 x 10 without m3"},
@@ -311,14 +311,14 @@ func TestADeciderOfASleepingAppHoldsNoWindows(t *testing.T) {
 		}
 		d.Decide(now, Situation{Machines: ms})
 	}
-	for _, state := range []balance.State{balance.Started, balance.Stopping, balance.Suspending, balance.Starting} {
+	for _, state := range []balance.State{balance.StateStarted, balance.StateStopping, balance.StateSuspending, balance.StateStarting} {
 		look(state)
 		if len(d.regions) != 1 {
 			t.Errorf("%v: %d regions are remembered, want 1", state, len(d.regions))
 		}
 	}
-	for _, state := range []balance.State{balance.Stopped, balance.Suspended, balance.Failed} {
-		look(balance.Started)
+	for _, state := range []balance.State{balance.StateStopped, balance.StateSuspended, balance.StateFailed} {
+		look(balance.StateStarted)
 		look(state)
 		if d.regions != nil || d.out != nil || d.at != nil || d.order != nil {
 			t.Errorf("%v: it still holds %v, %v, %v and %v", state, d.regions, d.out, d.at, d.order)
@@ -345,15 +345,15 @@ func TestDeciderKeepsItsPromises(t *testing.T) {
 			if rapid.IntRange(0, 4).Draw(t, "change") == 0 {
 				m := &s.Machines[rapid.IntRange(0, len(s.Machines)-1).Draw(t, "which")]
 				m.Load = rapid.IntRange(0, 12).Draw(t, "load")
-				m.State = rapid.SampledFrom([]balance.State{balance.Started, balance.Started, balance.Starting, balance.Stopped}).Draw(t, "state")
-				m.Leaving = m.State == balance.Started && m.Leaving
+				m.State = rapid.SampledFrom([]balance.State{balance.StateStarted, balance.StateStarted, balance.StateStarting, balance.StateStopped}).Draw(t, "state")
+				m.Leaving = m.State == balance.StateStarted && m.Leaving
 			}
 			s.Parked = max(0, rapid.IntRange(-9, 1).Draw(t, "parked"))
 			before := slices.Clone(s.Machines)
 			ds := slices.Clone(d.Decide(now, s))
 			up := func(region string) (n int) {
 				for _, m := range s.Machines {
-					if (m.State == balance.Started || m.State == balance.Starting) && !(m.Own && m.Leaving) && (region == "" || m.Region == region) {
+					if (m.State == balance.StateStarted || m.State == balance.StateStarting) && !(m.Own && m.Leaving) && (region == "" || m.Region == region) {
 						n++
 					}
 				}
@@ -366,7 +366,7 @@ func TestDeciderKeepsItsPromises(t *testing.T) {
 				i := slices.IndexFunc(s.Machines, func(m Seen) bool { return m.ID == x.Machine })
 				switch m := &s.Machines[max(0, i)]; x.Verdict {
 				case Spare:
-					if !m.Own || m.State != balance.Started || m.Leaving || s.Parked > 0 {
+					if !m.Own || m.State != balance.StateStarted || m.Leaving || s.Parked > 0 {
 						t.Fatalf("%s of %+v with %d parked", words([]Decision{x}), *m, s.Parked)
 					}
 					if i < s.App.Min {
@@ -502,7 +502,7 @@ func TestPeaksOfMachinesAddUp(t *testing.T) {
 		s := Situation{App: balance.App{ID: "web"}}
 		for i, m := range tt.machines {
 			s.Machines = append(s.Machines, Seen{
-				ID: balance.MachineID(fmt.Sprint("m", i)), Region: "r", Rank: uint64(i), State: balance.Started, Own: true,
+				ID: balance.MachineID(fmt.Sprint("m", i)), Region: "r", Rank: uint64(i), State: balance.StateStarted, Own: true,
 				Load: m.load, Peak: m.peak, Leaving: m.leaving, Limits: balance.Limits{Soft: 10},
 			})
 		}

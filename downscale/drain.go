@@ -78,9 +78,9 @@ func (d *drain) machine(m balance.Machine, gate *balance.Gate) error {
 		m.State, m.Epoch = l.State, l.Epoch
 		var err error
 		switch l.State {
-		case balance.Stopped, balance.Failed:
+		case balance.StateStopped, balance.StateFailed:
 			return nil
-		case balance.Started:
+		case balance.StateStarted:
 			token, ok := gate.CloseNow()
 			if !ok {
 				continue
@@ -94,10 +94,10 @@ func (d *drain) machine(m balance.Machine, gate *balance.Gate) error {
 			}
 			gate.Closed(token, false)
 			continue
-		case balance.Starting:
+		case balance.StateStarting:
 			gate.Exited(l.Epoch, false) // from here on the start is void
 			err = d.stop(m)
-		case balance.Suspended:
+		case balance.StateSuspended:
 			if err = d.stop(m); err == nil {
 				gate.Exited(l.Epoch, false)
 			}

@@ -20,7 +20,7 @@ func (r *roomy) Decide(now time.Time, s downscale.Situation) (ds []downscale.Dec
 	load, room := 0, 0
 	var machines []balance.MachineID
 	for _, m := range s.Machines {
-		if m.Own && m.State == balance.Started && !m.Leaving && !m.Hard {
+		if m.Own && m.State == balance.StateStarted && !m.Leaving && !m.Hard {
 			load, room = load+max(m.Load, m.Peak), room+m.Limits.Soft
 			machines = append(machines, m.ID)
 		}
@@ -63,7 +63,7 @@ func ExampleBounded() {
 		s.Machines = append(
 			s.Machines,
 			downscale.Seen{
-				ID: id, Rank: uint64(i), Region: "nrt", State: balance.Started,
+				ID: id, Rank: uint64(i), Region: "nrt", State: balance.StateStarted,
 				Limits: balance.Limits{Soft: 10}, Own: true,
 			},
 		)

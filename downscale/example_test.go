@@ -62,7 +62,7 @@ func ExampleDownscaler_Drain() {
 	rows := fleet.Watch()
 	defer rows.Close()
 	go func() {
-		for gate.State() == balance.Started { // the request goes on behind the closed gate
+		for gate.State() == balance.StateStarted { // the request goes on behind the closed gate
 			<-rows.C()
 			rows.Take()
 		}
@@ -81,7 +81,7 @@ func ExampleDownscaler_Drain() {
 func ExampleDecider() {
 	d, _ := downscale.NewDecider(downscale.Config{Window: time.Minute, KeepAlive: 30 * time.Second})
 	seen := func(id balance.MachineID, load int) downscale.Seen {
-		return downscale.Seen{ID: id, Region: "nrt", Rank: balance.Rank("web", id), State: balance.Started,
+		return downscale.Seen{ID: id, Region: "nrt", Rank: balance.Rank("web", id), State: balance.StateStarted,
 			Limits: balance.Limits{Soft: 20}, Own: true, Load: load}
 	}
 	web := balance.App{ID: "web", Autostop: balance.AutostopStop, Min: 1}
@@ -220,7 +220,7 @@ func ExamplePolicy() {
 	ours, _ := downscale.NewDecider(downscale.Config{Preset: downscale.Cost})
 	var policy downscale.Policy = nightly{ours}
 	s := downscale.Situation{App: balance.App{ID: "web", Autostop: balance.AutostopStop},
-		Machines: []downscale.Seen{{ID: "nrt-1", Region: "nrt", State: balance.Started, Own: true}}}
+		Machines: []downscale.Seen{{ID: "nrt-1", Region: "nrt", State: balance.StateStarted, Own: true}}}
 	for _, hour := range []int{12, 23} {
 		start := time.Date(2026, 6, 1, hour, 0, 0, 0, time.UTC)
 		for at := range 61 {
@@ -241,7 +241,7 @@ func ExampleExcess() {
 	s := downscale.Situation{App: balance.App{ID: "web", Autostop: balance.AutostopStop}}
 	for _, id := range []balance.MachineID{"nrt-1", "nrt-2", "nrt-3"} {
 		s.Machines = append(s.Machines, downscale.Seen{ID: id, Region: "nrt", Rank: balance.Rank("web", id),
-			State: balance.Started, Limits: balance.Limits{Soft: 20}, Own: true, Load: 19})
+			State: balance.StateStarted, Limits: balance.Limits{Soft: 20}, Own: true, Load: 19})
 	}
 	start := time.Now()
 	rule.Decide(start, s)

@@ -49,7 +49,7 @@ func (e *Excess) Decide(now time.Time, s Situation) []Decision {
 		victim := -1
 		for j := len(s.Machines) - 1; j >= 0; j-- {
 			m := &s.Machines[j]
-			if m.Region != region || !m.Own || m.State != balance.Started || !m.counts() {
+			if m.Region != region || !m.Own || m.State != balance.StateStarted || !m.counts() {
 				continue
 			}
 			of.Count++

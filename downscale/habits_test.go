@@ -82,7 +82,7 @@ func TestWhatTheKeepAliveIs(t *testing.T) {
 func periodic(t *testing.T, b *bench, periods int, every time.Duration) (woken int) {
 	t.Helper()
 	for range periods {
-		if b.gate("m1").State() != balance.Started {
+		if b.gate("m1").State() != balance.StateStarted {
 			woken++
 			b.boot("m1")
 		}

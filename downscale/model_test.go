@@ -68,7 +68,7 @@ type modelNode struct {
 }
 
 func (g *modelGate) closing() bool {
-	return g.state == balance.Stopping || g.state == balance.Suspending
+	return g.state == balance.StateStopping || g.state == balance.StateSuspending
 }
 
 func (g *modelGate) clear(to balance.State) {
@@ -134,7 +134,7 @@ func (m *model) carryOut(w *world) {
 	g := &w.gate
 	switch c.Do {
 	case Cordon:
-		if g.state != balance.Started || g.cordon {
+		if g.state != balance.StateStarted || g.cordon {
 			m.feed(w, Input{Kind: Refused, Token: c.Token})
 			return
 		}
@@ -142,11 +142,11 @@ func (m *model) carryOut(w *world) {
 		g.gen++
 		m.feed(w, Input{Kind: Cordoned, Token: c.Token, Gate: g.gen})
 	case Uncordon:
-		if g.state == balance.Started && g.cordon && g.gen == c.Gate {
+		if g.state == balance.StateStarted && g.cordon && g.gen == c.Gate {
 			g.cordon, g.touched = false, false
 		}
 	case Close:
-		if g.state != balance.Started || !g.cordon || g.touched || g.n > 0 || g.gen != c.Gate {
+		if g.state != balance.StateStarted || !g.cordon || g.touched || g.n > 0 || g.gen != c.Gate {
 			m.feed(w, Input{Kind: Refused, Token: c.Token})
 			return
 		}
@@ -156,21 +156,21 @@ func (m *model) carryOut(w *world) {
 			}
 		}
 		g.token++
-		g.state = balance.Stopping
+		g.state = balance.StateStopping
 		if c.Suspend {
-			g.state = balance.Suspending
+			g.state = balance.StateSuspending
 		}
 		m.feed(w, Input{Kind: Closed, Token: c.Token, Gate: g.token})
 	case CloseNow:
 		if w.p.order != firm && !w.p.wanted {
 			m.failf("the gate closed over requests, and nobody ordered it")
 		}
-		if g.state != balance.Started {
+		if g.state != balance.StateStarted {
 			m.feed(w, Input{Kind: Refused, Token: c.Token})
 			return
 		}
 		g.token++
-		g.state = balance.Stopping
+		g.state = balance.StateStopping
 		m.feed(w, Input{Kind: Closed, Token: c.Token, Gate: g.token})
 	case Notify:
 		w.told = w.told || c.All
@@ -181,7 +181,7 @@ func (m *model) carryOut(w *world) {
 		if w.proc == frozen {
 			m.failf("a frozen machine was opened")
 		}
-		g.clear(balance.Started)
+		g.clear(balance.StateStarted)
 		w.owed = false // it runs
 	case Stop, Suspend:
 		if !g.closing() || g.n > 0 && (c.Do == Suspend || !w.told) || g.token != c.Gate {
@@ -199,13 +199,13 @@ func (m *model) carryOut(w *world) {
 			m.failf("a machine that is not gone was called stopped")
 		}
 		again := g.wanted
-		g.clear(balance.Stopped)
+		g.clear(balance.StateStopped)
 		if c.Suspend {
-			g.state = balance.Suspended
+			g.state = balance.StateSuspended
 		}
 		if again {
 			w.owed = false
-			g.state = balance.Starting
+			g.state = balance.StateStarting
 		}
 	}
 }
@@ -215,7 +215,7 @@ func (m *model) look(w *world, kind func(Input)) {
 	g := &w.gate
 	switch w.p.phase {
 	case Stopped, Active:
-		if g.state == balance.Started {
+		if g.state == balance.StateStarted {
 			kind(Input{Kind: Up})
 		} else {
 			kind(Input{Kind: Down})
@@ -230,7 +230,7 @@ func (m *model) look(w *world, kind func(Input)) {
 			acked = acked && n.acked >= g.gen
 		}
 		switch {
-		case g.state != balance.Started:
+		case g.state != balance.StateStarted:
 			kind(Input{Kind: Down})
 		case !g.cordon || g.gen != w.p.gate:
 			kind(Input{Kind: Uncordoned})
@@ -312,7 +312,7 @@ func (m *model) cutOff(w *world, do func(string, bool, func(*world))) {
 		case Draining: // opened again
 			do("cut off", false, func(w *world) {
 				w.p, w.owed = anew, false
-				w.gate.clear(balance.Started)
+				w.gate.clear(balance.StateStarted)
 			})
 		case Suspending, Stopping, Stuck:
 			if w.op.do == None && w.ans == (call1{}) {
@@ -323,7 +323,7 @@ func (m *model) cutOff(w *world, do func(string, bool, func(*world))) {
 		}
 	}
 	switch {
-	case w.left && (g.state != balance.Started || !g.cordon):
+	case w.left && (g.state != balance.StateStarted || !g.cordon):
 		do("nothing is left over", true, func(w *world) { w.left = false })
 	case w.left && w.p.phase == Active:
 		do("what is left over is released", true, func(w *world) { w.left, w.gate.cordon, w.gate.touched = false, false, false })
@@ -337,13 +337,13 @@ func (m *model) cutOff(w *world, do func(string, bool, func(*world))) {
 				return
 			}
 			again := w.gate.wanted
-			w.gate.clear(balance.Stopped)
+			w.gate.clear(balance.StateStopped)
 			if w.proc == frozen {
-				w.gate.state = balance.Suspended
+				w.gate.state = balance.StateSuspended
 			}
 			if again {
 				w.owed = false
-				w.gate.state = balance.Starting
+				w.gate.state = balance.StateStarting
 			}
 		})
 	}
@@ -396,14 +396,14 @@ func (m *model) others(w *world, do func(string, bool, func(*world))) {
 	g := w.gate
 	switch {
 	case g.state.Startable() && w.drain == notDraining:
-		do("start", false, func(w *world) { w.gate.state = balance.Starting })
+		do("start", false, func(w *world) { w.gate.state = balance.StateStarting })
 	case g.closing() && w.drain == notDraining:
 		do("start remembered", false, func(w *world) { w.gate.wanted, w.owed = true, true })
-	case g.state == balance.Starting:
-		do("ready", true, func(w *world) { w.gate.state, w.proc = balance.Started, running })
-		do("start fails", true, func(w *world) { w.gate.state, w.proc = balance.Failed, gone })
-	case g.state == balance.Started:
-		do("drain closes", false, func(w *world) { w.gate.token++; w.gate.state, w.drain = balance.Stopping, drainClosed })
+	case g.state == balance.StateStarting:
+		do("ready", true, func(w *world) { w.gate.state, w.proc = balance.StateStarted, running })
+		do("start fails", true, func(w *world) { w.gate.state, w.proc = balance.StateFailed, gone })
+	case g.state == balance.StateStarted:
+		do("drain closes", false, func(w *world) { w.gate.token++; w.gate.state, w.drain = balance.StateStopping, drainClosed })
 	}
 	if w.proc != gone {
 		do("crash", false, func(w *world) {
@@ -411,11 +411,11 @@ func (m *model) others(w *world, do func(string, bool, func(*world))) {
 			if w.gate.closing() {
 				w.blind = true
 			} else {
-				w.gate.clear(balance.Failed)
+				w.gate.clear(balance.StateFailed)
 			}
 		})
 	}
-	if g.state == balance.Started && g.cordon {
+	if g.state == balance.StateStarted && g.cordon {
 		do("recall", false, func(w *world) { w.gate.cordon, w.gate.touched = false, false })
 	}
 	if g.n > 0 {
@@ -426,7 +426,7 @@ func (m *model) others(w *world, do func(string, bool, func(*world))) {
 		do("drain stops", true, func(w *world) { w.drain = drainStopping })
 	case w.drain == drainStopping:
 		do("drained", true, func(w *world) {
-			w.gate.clear(balance.Stopped)
+			w.gate.clear(balance.StateStopped)
 			w.proc, w.drain, w.owed = gone, notDraining, false
 		})
 	}
@@ -448,7 +448,7 @@ func (m *model) node(w *world, i int, do func(string, bool, func(*world))) {
 	do(label("is answered"), true, func(w *world) {
 		w.nodes[i].sent = 0
 		g := &w.gate
-		if g.state != balance.Started || int(g.n) >= m.nodes {
+		if g.state != balance.StateStarted || int(g.n) >= m.nodes {
 			return // bounced
 		}
 		g.n++
@@ -465,13 +465,13 @@ func (m *model) check(w *world) {
 		m.failf("the driver works behind a gate that is %v with %d in flight", g.state, g.n)
 	case w.op.do != None && p != Stopping && p != Suspending && p != Stuck && !w.late:
 		m.failf("the driver works on a machine that is %v", p)
-	case quiet && (p == Active || p == Stopped) && g.state == balance.Started && g.cordon && !w.left:
+	case quiet && (p == Active || p == Stopped) && g.state == balance.StateStarted && g.cordon && !w.left:
 		m.failf("a cordon is left on a machine that is %v", p)
 	case quiet && (p == Active || p == Stopped) && g.closing() && w.drain == notDraining && !w.late && !w.doubt:
 		m.failf("a gate is left %v of a machine that is %v", g.state, p)
 	case quiet && p == Stopped && w.owed && g.state.Startable():
 		m.failf("a start was promised and not done")
-	case g.state == balance.Started && w.proc != running && !w.blind:
+	case g.state == balance.StateStarted && w.proc != running && !w.blind:
 		m.failf("the gate is open and the machine does not run")
 	}
 }
@@ -488,7 +488,7 @@ func (m *model) canon(w *world) {
 		p.backoff, p.fault = time.Time{}, false
 	}
 	w.told = w.told && w.gate.closing()
-	if !w.gate.closing() && (w.gate.state != balance.Started || w.proc == running) {
+	if !w.gate.closing() && (w.gate.state != balance.StateStarted || w.proc == running) {
 		w.blind = false
 	}
 	p.calm, p.aborts, p.reason = time.Time{}, 0, ""

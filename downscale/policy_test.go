@@ -154,7 +154,7 @@ func TestLoadsOfOthers(t *testing.T) {
 			{at: 61 * sec, do: all(stale("m1"), leave("m3")), want: "recall m3: what was last reported is too old"},
 		}},
 		{"of a machine that does not run no report is missed", 2, []act{
-			{at: 10 * sec, do: all(stale("m1"), state(0, balance.Stopped), load(0, 1)), want: "hold: the last machine is in use"},
+			{at: 10 * sec, do: all(stale("m1"), state(0, balance.StateStopped), load(0, 1)), want: "hold: the last machine is in use"},
 		}},
 		{"load elsewhere keeps the app awake", 2, []act{
 			{at: 40 * sec, do: all(known("m1"), load(9, 0)), want: "hold: window 10s peak 9 > 0.8 x 10 without m2"},
@@ -267,7 +267,7 @@ func TestSeveralDecidersAtOnce(t *testing.T) {
 			}
 			for i := range truth { // what left 5 s ago and was not recalled has stopped
 				if truth[i].Leaving && at-stops[i] >= 5 {
-					truth[i].Leaving, truth[i].State = false, balance.Stopped
+					truth[i].Leaving, truth[i].State = false, balance.StateStopped
 				}
 			}
 		}
@@ -316,7 +316,7 @@ func TestTheShellShowsLoads(t *testing.T) {
 			if id == "far-2" {
 				cordon = balance.CordonSoft
 			}
-			row := balance.Machine{ID: id, App: "web", Region: "nrt", Owner: "elsewhere", State: balance.Started, Cordon: cordon}
+			row := balance.Machine{ID: id, App: "web", Region: "nrt", Owner: "elsewhere", State: balance.StateStarted, Cordon: cordon}
 			if err := b.fleet.Apply(balance.PutMachine{Machine: row, Version: balance.Version{Incarnation: 1, Seq: 1}}); err != nil {
 				t.Fatal(err)
 			}

@@ -292,7 +292,7 @@ func (w *gateWorld) look() {
 	switch {
 	case w.p.Phase() == Draining && l.InFlight == 0:
 		w.feed(Input{Kind: Idle})
-	case (w.p.Phase() == SoftCordoned || w.p.Phase() == Notifying) && l.State == balance.Started:
+	case (w.p.Phase() == SoftCordoned || w.p.Phase() == Notifying) && l.State == balance.StateStarted:
 		if l.Cordon != balance.CordonSoft || l.CordonGen != w.p.Gen() {
 			w.feed(Input{Kind: Uncordoned})
 			return
@@ -314,7 +314,7 @@ func (w *gateWorld) look() {
 			w.feed(Input{Kind: Idle})
 		}
 		w.feed(Input{Kind: Tick})
-	case l.State == balance.Started:
+	case l.State == balance.StateStarted:
 		w.feed(Input{Kind: Up})
 	case w.p.Phase() <= Notifying:
 		w.feed(Input{Kind: Down})
@@ -336,7 +336,7 @@ func TestProtocolWithGate(t *testing.T) {
 				if w.op.Do == None {
 					t.Skip("nothing under way")
 				}
-				if gate.InFlight() > 0 && (w.op.Do == Suspend || !w.told) || gate.State() != balance.Stopping && gate.State() != balance.Suspending {
+				if gate.InFlight() > 0 && (w.op.Do == Suspend || !w.told) || gate.State() != balance.StateStopping && gate.State() != balance.StateSuspending {
 					t.Fatalf("%v behind a gate that is %v with %d in flight", w.op.Do, gate.State(), gate.InFlight())
 				}
 				op := w.op
@@ -405,7 +405,7 @@ func TestProtocolWithGate(t *testing.T) {
 			},
 			"recall": func(t *rapid.T) { gate.Uncordon(gate.Load().CordonGen) },
 			"crash": func(t *rapid.T) {
-				if s := gate.State(); s == balance.Stopping || s == balance.Suspending {
+				if s := gate.State(); s == balance.StateStopping || s == balance.StateSuspending {
 					t.Skip("the gate takes no exits then")
 				}
 				if gate.Exited(gate.Load().Epoch, true) {
@@ -426,13 +426,13 @@ func TestProtocolWithGate(t *testing.T) {
 				if l.InFlight != inside {
 					t.Fatalf("%d inside, the gate says %d", inside, l.InFlight)
 				}
-				if (p == Active || p == Stopped) && (l.State == balance.Started && l.Cordon != balance.CordonNone || l.State == balance.Stopping || l.State == balance.Suspending) {
+				if (p == Active || p == Stopped) && (l.State == balance.StateStarted && l.Cordon != balance.CordonNone || l.State == balance.StateStopping || l.State == balance.StateSuspending) {
 					t.Fatalf("%v, and the gate is %v with cordon %v", p, l.State, l.Cordon)
 				}
 				if w.owed && p == Stopped && l.State.Startable() {
 					t.Fatal("a remembered start was forgotten")
 				}
-				if l.State == balance.Started && (!w.running || w.frozen) {
+				if l.State == balance.StateStarted && (!w.running || w.frozen) {
 					t.Fatal("the gate is open and the machine does not run")
 				}
 			},
@@ -454,7 +454,7 @@ func TestProtocolWithGate(t *testing.T) {
 				w.feed(Input{Kind: Done, Token: op.Token})
 			}
 		}
-		if l, p := gate.Load(), w.p.Phase(); p != Active && p != Stopped || l.Cordon != balance.CordonNone || l.State == balance.Stopping || l.State == balance.Suspending {
+		if l, p := gate.Load(), w.p.Phase(); p != Active && p != Stopped || l.Cordon != balance.CordonNone || l.State == balance.StateStopping || l.State == balance.StateSuspending {
 			t.Fatalf("at the end %v, gate %+v", p, l)
 		}
 	})

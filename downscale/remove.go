@@ -86,9 +86,9 @@ func (d *Downscaler) rest(ctx context.Context, m balance.Machine, gate *balance.
 	}
 	for {
 		switch l := gate.Load(); l.State {
-		case balance.Stopped, balance.Failed:
+		case balance.StateStopped, balance.StateFailed:
 			return nil
-		case balance.Suspended:
+		case balance.StateSuspended:
 			m.State, m.Epoch = l.State, l.Epoch
 			if err := d.stopSuspended(ctx, m); err != nil {
 				return err

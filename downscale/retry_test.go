@@ -84,8 +84,8 @@ func TestPassingErrorThatStays(t *testing.T) {
 			}
 			return time.Now()
 		}
-		began := at(balance.Stopping)
-		ended := at(balance.Started)
+		began := at(balance.StateStopping)
+		ended := at(balance.StateStarted)
 		b.wantStates("m1 started running")
 		// A pause that would not end in time is not begun: the last call is that much earlier. A
 		// pause is up to 4 s.

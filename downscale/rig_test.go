@@ -44,7 +44,7 @@ func (d *machineroom) enter(m balance.Machine) {
 	if g == nil {
 		return // it has left the fleet
 	}
-	if s := g.State(); s == balance.Started {
+	if s := g.State(); s == balance.StateStarted {
 		d.t.Errorf("%s is to be stopped and its gate is open", m.ID)
 	}
 	if n := g.InFlight(); n > 0 && !d.draining {

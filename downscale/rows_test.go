@@ -36,11 +36,11 @@ func TestInvariants(t *testing.T) {
 			b.driver.takes = 2 * sec
 			defer b.run()()
 			time.Sleep(7 * sec)
-			if l, bounce := b.gate("m1").Admit(1, 99); bounce != balance.BounceClosing || l.State != balance.Stopping || l.Epoch != 1 {
+			if l, bounce := b.gate("m1").Admit(1, 99); bounce != balance.BounceClosing || l.State != balance.StateStopping || l.Epoch != 1 {
 				t.Errorf("while stopping: %v, %+v", bounce, l)
 			}
 			time.Sleep(2 * sec)
-			if l, bounce := b.gate("m1").Admit(1, 99); bounce != balance.BounceNotStarted || l.State != balance.Stopped {
+			if l, bounce := b.gate("m1").Admit(1, 99); bounce != balance.BounceNotStarted || l.State != balance.StateStopped {
 				t.Errorf("when stopped: %v, %+v", bounce, l)
 			}
 		}},
@@ -53,7 +53,7 @@ func TestInvariants(t *testing.T) {
 				}
 				b.request("m1")()
 				time.Sleep(250 * time.Millisecond)
-				if m := b.row("m1"); m.State != balance.Started || m.Cordon != balance.CordonNone {
+				if m := b.row("m1"); m.State != balance.StateStarted || m.Cordon != balance.CordonNone {
 					t.Fatalf("after a request %v with cordon %v", m.State, m.Cordon)
 				}
 			}
@@ -97,7 +97,7 @@ func TestInvariants(t *testing.T) {
 					if m.Owner != b.fleet.Node() {
 						continue
 					}
-					if all = append(all, *m); m.State == balance.Started {
+					if all = append(all, *m); m.State == balance.StateStarted {
 						up = append(up, *m)
 					}
 				}
@@ -151,7 +151,7 @@ func TestInvariants(t *testing.T) {
 					for i := range s.Machines {
 						m := &s.Machines[i]
 						if m.Leaving {
-							m.Leaving, m.State = false, balance.Stopped
+							m.Leaving, m.State = false, balance.StateStopped
 						}
 						if m.Load = 0; m.counts() {
 							open = append(open, i)
@@ -207,7 +207,7 @@ func TestInvariants(t *testing.T) {
 				if err := end(); err != nil {
 					t.Errorf("cut off after %v: %v", cut, err)
 				}
-				if m := b.row("m1"); m.Cordon != balance.CordonNone || m.State != balance.Started && m.State != balance.Stopped {
+				if m := b.row("m1"); m.Cordon != balance.CordonNone || m.State != balance.StateStarted && m.State != balance.StateStopped {
 					t.Errorf("cut off after %v: %v with cordon %v", cut, m.State, m.Cordon)
 				}
 				end = b.run()
@@ -252,7 +252,7 @@ func TestRegressions(t *testing.T) {
 				g := b.gate("m1")
 				_, bounce := g.Admit(0, g.Load().CordonGen)
 				time.Sleep(5 * sec)
-				if admitted, up := bounce == balance.BounceNone, g.State() == balance.Started; admitted != up {
+				if admitted, up := bounce == balance.BounceNone, g.State() == balance.StateStarted; admitted != up {
 					t.Errorf("a request at %v: %v, and 5 s later the machine is %v", at, bounce, g.State())
 				}
 				if bounce == balance.BounceNone {
@@ -342,7 +342,7 @@ func TestRegressions(t *testing.T) {
 				}
 				var up []balance.MachineID
 				for _, id := range ids {
-					if b.gate(id).State() == balance.Started && b.row(id).Cordon == balance.CordonNone {
+					if b.gate(id).State() == balance.StateStarted && b.row(id).Cordon == balance.CordonNone {
 						up = append(up, id)
 					}
 					for _, leave := range open[id] {
@@ -369,7 +369,7 @@ func TestRegressions(t *testing.T) {
 			}
 			s, _ := b.fleet.App("web")
 			for m := range s.All() {
-				if m.State == balance.Started && m.Revision != "v3" {
+				if m.State == balance.StateStarted && m.Revision != "v3" {
 					t.Errorf("%s of an old revision still runs: %s", m.ID, b.states())
 				}
 			}

@@ -180,10 +180,10 @@ func (r *run) tick(now time.Time) {
 // wakes by a change of its row.
 func (m *machine) moves() bool {
 	if m.gate == nil {
-		return m.row.State == balance.Started || m.row.State == balance.Starting
+		return m.row.State == balance.StateStarted || m.row.State == balance.StateStarting
 	}
 	switch m.gate.State() {
-	case balance.Stopped, balance.Suspended, balance.Failed:
+	case balance.StateStopped, balance.StateSuspended, balance.StateFailed:
 		return m.listed || len(m.orders) > 0 || m.used || m.began
 	}
 	return true
@@ -344,7 +344,7 @@ func (r *run) see(m *machine, app balance.App, now time.Time) Seen {
 	s.Own, s.State, s.Load, s.Peak, s.Used, s.Began = true, m.gate.State(), m.load, m.peak, m.used, m.began
 	s.Leaving = p == SoftCordoned || p == Notifying || p == Closing
 	s.Veto = m.protocol.BackingOff(now)
-	if s.State == balance.Started {
+	if s.State == balance.StateStarted {
 		if m.load > 0 {
 			s.Open = r.open(m, app.IdleAfter)
 			s.Long, s.Idle = r.tellable(m, app.IdleAfter), r.idle(m, AllClasses, app.IdleAfter)

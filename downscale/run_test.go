@@ -150,7 +150,7 @@ func TestStartWantedWhileStoppingIsDoneAfterwards(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		b := newBench(t, quick, stopApp, "m1")
 		b.fleet.Keep(balance.Keeper{Wanted: func(_ balance.AppID, id balance.MachineID) {
-			if s := b.gate(id).State(); s != balance.Stopped {
+			if s := b.gate(id).State(); s != balance.StateStopped {
 				t.Errorf("start of a machine that is %v", s)
 			}
 			b.say("start %s", id)
@@ -273,7 +273,7 @@ func TestNothingIsLeftCordoned(t *testing.T) {
 func TestOthersMachinesAreNotTouched(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		b := newBench(t, quick, stopApp, "m1")
-		far := balance.Machine{ID: "m2", App: "web", Region: "nrt", Owner: "another", State: balance.Started}
+		far := balance.Machine{ID: "m2", App: "web", Region: "nrt", Owner: "another", State: balance.StateStarted}
 		if err := b.fleet.Apply(balance.PutMachine{Machine: far, Version: balance.Version{Incarnation: 1, Seq: 1}}); err != nil {
 			t.Fatal(err)
 		}

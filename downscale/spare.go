@@ -141,7 +141,7 @@ const (
 func isOld(m *Seen, revision string) bool { return revision != "" && m.Revision != revision }
 
 func classOf(m *Seen, revision string) int {
-	if !m.Own && !m.Known || m.Leaving || m.Hard || m.State != balance.Started || m.kept {
+	if !m.Own && !m.Known || m.Leaving || m.Hard || m.State != balance.StateStarted || m.kept {
 		return classNone
 	}
 	class := classIdle

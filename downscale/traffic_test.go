@@ -72,7 +72,7 @@ func wavesWith(t *testing.T, autostop balance.Autostop, meanwhile func(*bench), 
 		t.Errorf("%d requests are still counted", lb.InFlight("web"))
 	}
 	for _, id := range []balance.MachineID{"m1", "m2", "m3", "m4"} {
-		if g := b.gate(id); g.State() == balance.Started || g.InFlight() != 0 {
+		if g := b.gate(id); g.State() == balance.StateStarted || g.InFlight() != 0 {
 			t.Errorf("%s is %v with %d in flight after all that", id, g.State(), g.InFlight())
 		}
 	}
@@ -125,9 +125,9 @@ func (b *bench) runs(id balance.MachineID) {
 // wakeFirst has the first machine of the order started that can be; during a stop that is remembered.
 func (b *bench) wakeFirst() {
 	for _, id := range []balance.MachineID{"m2", "m1", "m3", "m4"} {
-		if s := b.gate(id).State(); s == balance.Starting {
+		if s := b.gate(id).State(); s == balance.StateStarting {
 			return
-		} else if s != balance.Started {
+		} else if s != balance.StateStarted {
 			b.wake(id)
 			return
 		}

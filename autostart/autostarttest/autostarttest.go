@@ -104,10 +104,10 @@ func (w *world) row(id balance.MachineID) balance.Machine {
 // move gives one machine a state; a start begins a new epoch.
 func (w *world) move(id balance.MachineID, to balance.State) {
 	w.edit(id, func(m *balance.Machine) {
-		if to == balance.Starting || to == balance.Started && m.State != balance.Starting {
+		if to == balance.StateStarting || to == balance.StateStarted && m.State != balance.StateStarting {
 			m.Epoch++
 		}
-		if m.Fault = ""; to == balance.Failed {
+		if m.Fault = ""; to == balance.StateFailed {
 			m.Fault = "it is broken"
 		}
 		m.State = to
@@ -167,12 +167,12 @@ func (n *node) carry(d autostart.Decision) {
 		a := balance.StartAccepted
 		switch now := n.row(m.ID); {
 		case now.State.Startable() && now.Epoch == m.Epoch:
-			n.move(m.ID, balance.Starting)
-		case now.State == balance.Starting:
+			n.move(m.ID, balance.StateStarting)
+		case now.State == balance.StateStarting:
 			a = balance.StartUnderway
-		case now.State == balance.Started:
+		case now.State == balance.StateStarted:
 			a = balance.StartRunning
-		case now.State == balance.Stopping || now.State == balance.Suspending:
+		case now.State == balance.StateStopping || now.State == balance.StateSuspending:
 			a = balance.StartRemembered
 		default:
 			a = balance.StartRefused

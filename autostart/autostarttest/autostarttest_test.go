@@ -57,7 +57,9 @@ func (f *faulty) Plan(now time.Time, in autostart.Input) autostart.Decision {
 	case "ignores off":
 		in.App.Autostart = true
 	case "knows only stopped":
-		in.Machines = keep(in.Machines, func(m *balance.Machine) bool { return m.State != balance.Suspended && m.State != balance.Failed })
+		in.Machines = keep(in.Machines, func(m *balance.Machine) bool {
+			return m.State != balance.StateSuspended && m.State != balance.StateFailed
+		})
 	case "one at a time":
 		d := f.p.Plan(now, in)
 		d.Start = d.Start[:min(1, len(d.Start))]
@@ -71,7 +73,7 @@ func (f *faulty) Plan(now time.Time, in autostart.Input) autostart.Decision {
 	case "no memory":
 		f.p, in.Answers = autostart.NewPlanner(false), nil
 	case "blind to boots":
-		in.Machines = keep(in.Machines, func(m *balance.Machine) bool { return m.State != balance.Starting })
+		in.Machines = keep(in.Machines, func(m *balance.Machine) bool { return m.State != balance.StateStarting })
 	case "waits for ever":
 		if f.n > 1 {
 			return autostart.Decision{}
@@ -116,8 +118,8 @@ func (f *faulty) Plan(now time.Time, in autostart.Input) autostart.Decision {
 		return d
 	case "what is gone is stopped": // as it was once told
 		in.Machines = as(in.Machines, func(m *balance.Machine) {
-			if m.State == balance.Gone {
-				m.State = balance.Stopped
+			if m.State == balance.StateGone {
+				m.State = balance.StateStopped
 			}
 		})
 	case "waits for silent owners":
@@ -126,20 +128,20 @@ func (f *faulty) Plan(now time.Time, in autostart.Input) autostart.Decision {
 		in.Unserved = false
 	case "trusts every stop":
 		in.Machines = as(in.Machines, func(m *balance.Machine) {
-			if m.State == balance.Stopping {
-				m.State = balance.Starting
+			if m.State == balance.StateStopping {
+				m.State = balance.StateStarting
 			}
 		})
 	case "asks nobody who stops":
-		in.Machines = keep(in.Machines, func(m *balance.Machine) bool { return m.State != balance.Stopping })
+		in.Machines = keep(in.Machines, func(m *balance.Machine) bool { return m.State != balance.StateStopping })
 	case "a kill is a crash":
-		if f.killed += len(keep(in.Machines, func(m *balance.Machine) bool { return m.State == balance.Failed })); f.killed > 2 {
+		if f.killed += len(keep(in.Machines, func(m *balance.Machine) bool { return m.State == balance.StateFailed })); f.killed > 2 {
 			return autostart.Decision{}
 		}
 	case "no back-off":
 		f.p = autostart.NewPlanner(false)
 	case "gives up":
-		if slices.ContainsFunc(in.Machines, func(m *balance.Machine) bool { return m.State == balance.Failed }) {
+		if slices.ContainsFunc(in.Machines, func(m *balance.Machine) bool { return m.State == balance.StateFailed }) {
 			return autostart.Decision{}
 		}
 	case "counts calls":

@@ -54,7 +54,7 @@ func soft(n int) balance.App { return balance.App{Limits: balance.Limits{Soft: n
 
 func noDemand(b *bench) {
 	n := b.world(soft(10), 3, "home", "away").node()
-	n.move("home-0", balance.Started)
+	n.move("home-0", balance.StateStarted)
 	n.edit("home-0", func(m *balance.Machine) { m.Cordon, m.CordonGen = balance.CordonSoft, 1 })
 	for range 100 {
 		if d := n.plan(0, 0); d.Acts() {
@@ -76,7 +76,7 @@ func off(b *bench) {
 }
 
 func wakes(b *bench) {
-	for _, s := range []balance.State{balance.Stopped, balance.Suspended, balance.Failed, balance.Stopping, balance.Suspending} {
+	for _, s := range []balance.State{balance.StateStopped, balance.StateSuspended, balance.StateFailed, balance.StateStopping, balance.StateSuspending} {
 		n := b.world(soft(10), 3).node()
 		for i := range n.rows {
 			n.edit(n.rows[i].ID, func(m *balance.Machine) { m.State, m.Epoch = s, 7 })
@@ -98,8 +98,8 @@ func fills(b *bench) {
 
 func serves(b *bench) {
 	n := b.world(soft(10), 4).node()
-	n.move("home-1", balance.Started)
-	n.move("home-3", balance.Started)
+	n.move("home-1", balance.StateStarted)
+	n.move("home-3", balance.StateStarted)
 	if d := n.plan(15, 5); d.Acts() {
 		b.broken("two machines take 20, and for 15 and 5 %q is started", names(d.Start))
 	}
@@ -117,7 +117,7 @@ func unlimited(b *bench) {
 
 func failing(b *bench) {
 	n := b.world(soft(10), 3).node()
-	n.move("home-1", balance.Started)
+	n.move("home-1", balance.StateStarted)
 	n.edit("home-1", func(m *balance.Machine) { m.Health = balance.HealthFailing })
 	n.plan(0, 0)
 	n.failed = true
@@ -167,8 +167,8 @@ func asked(b *bench) {
 
 func foreign(b *bench) {
 	n := b.world(soft(10), 6).node()
-	n.move("home-2", balance.Starting)
-	n.move("home-4", balance.Starting)
+	n.move("home-2", balance.StateStarting)
+	n.move("home-4", balance.StateStarting)
 	if d := n.plan(0, 20); d.Acts() {
 		b.broken("two that start will take 20, and %q is started", names(d.Start))
 	}
@@ -193,7 +193,7 @@ func lost(b *bench) {
 
 func recallFirst(b *bench) {
 	n := b.world(soft(10), 4).node()
-	n.move("home-3", balance.Started)
+	n.move("home-3", balance.StateStarted)
 	n.edit("home-3", func(m *balance.Machine) { m.Cordon, m.CordonGen = balance.CordonSoft, 1 })
 	d := n.plan(1, 0)
 	if names(d.Recall) != "home-3" || len(d.Start) > 0 {
@@ -209,16 +209,16 @@ func maximum(b *bench) {
 	app := soft(1)
 	app.Max = 3
 	n := b.world(app, 4, "home", "away").node()
-	n.move("away-0", balance.Started)
+	n.move("away-0", balance.StateStarted)
 	for range 100 {
 		d := n.plan(1, 50)
 		n.carry(d)
-		if k := n.count(balance.Starting, balance.Started); k > 3 {
+		if k := n.count(balance.StateStarting, balance.StateStarted); k > 3 {
 			b.broken("%d run and start, the maximum is 3", k)
 		}
 		n.now = n.now.Add(10 * time.Second)
 	}
-	if k := n.count(balance.Starting, balance.Started); k < 3 {
+	if k := n.count(balance.StateStarting, balance.StateStarted); k < 3 {
 		b.broken("only %d run and start, where 50 wait and the maximum is 3", k)
 	}
 }
@@ -231,7 +231,7 @@ func minimum(b *bench) {
 			n.now = n.now.Add(time.Second)
 		}
 		want := max(app.Min, 2*app.MinPerRegion)
-		if k := n.count(balance.Starting); k != want {
+		if k := n.count(balance.StateStarting); k != want {
 			b.broken("%d start where a minimum of %d, and of %d in each of two regions, is set", k, app.Min, app.MinPerRegion)
 		}
 	}
@@ -241,7 +241,7 @@ func hardCordon(b *bench) {
 	n := b.world(soft(10), 2).node()
 	n.edit("home-0", func(m *balance.Machine) { m.Cordon = balance.CordonHard })
 	n.edit("home-1", func(m *balance.Machine) { m.Cordon = balance.CordonHard })
-	n.move("home-1", balance.Started)
+	n.move("home-1", balance.StateStarted)
 	if d := n.plan(0, 11); d.Acts() {
 		b.broken("start %q, recall %q", names(d.Start), names(d.Recall))
 	}
@@ -261,7 +261,7 @@ func home(b *bench) {
 
 func starves(b *bench) {
 	n := b.world(soft(10), 2, "home", "away").node()
-	n.move("away-0", balance.Started)
+	n.move("away-0", balance.StateStarted)
 	if d := n.plan(1, 0); len(d.Start) != 1 || d.Start[0].Region != "home" {
 		b.broken("start %q", names(d.Start))
 	}
@@ -289,16 +289,16 @@ func lag(b *bench) {
 	w := b.world(soft(10), 6)
 	a, c := w.node(), w.node()
 	for _, m := range w.rows {
-		w.move(m.ID, balance.Started)
+		w.move(m.ID, balance.StateStarted)
 	}
 	a.plan(1, 0)
 	c.plan(1, 0)
 	for i := range w.rows {
-		w.move(w.rows[i].ID, balance.Stopping)
+		w.move(w.rows[i].ID, balance.StateStopping)
 	}
 	late := c.plan(0, 5) // it has heard that they stop
 	for i := range w.rows {
-		w.move(w.rows[i].ID, balance.Stopped)
+		w.move(w.rows[i].ID, balance.StateStopped)
 	}
 	if d := a.plan(0, 5); names(d.Start) != names(late.Start) || len(d.Start) != 1 {
 		b.broken("one node sees them stopped and starts %q, another sees them stopping and starts %q", names(d.Start), names(late.Start))
@@ -316,9 +316,9 @@ func slowStop(b *bench) {
 		n.carry(first)
 		n.plan(0, 1)
 		n.now = n.now.Add(time.Second)
-		n.move(id, balance.Started)
+		n.move(id, balance.StateStarted)
 		n.plan(1, 0)
-		n.move(id, balance.Stopping)
+		n.move(id, balance.StateStopping)
 		n.plan(0, 0)
 		if asked {
 			n.carry(n.plan(0, 1))
@@ -327,7 +327,7 @@ func slowStop(b *bench) {
 		for range 100 { // ten seconds
 			n.now = n.now.Add(100 * time.Millisecond)
 			n.carry(n.plan(0, 1))
-			up = up || n.count(balance.Starting) > 0
+			up = up || n.count(balance.StateStarting) > 0
 		}
 		if !up {
 			b.broken("%q has been stopping for 10 s (asked for at once: %v), and the other has not been started", id, asked)
@@ -337,9 +337,9 @@ func slowStop(b *bench) {
 
 func stopsLast(b *bench) {
 	n := b.world(soft(10), 1).node()
-	n.move("home-0", balance.Started)
+	n.move("home-0", balance.StateStarted)
 	n.plan(1, 0)
-	n.move("home-0", balance.Stopping)
+	n.move("home-0", balance.StateStopping)
 	n.plan(0, 0)
 	n.now = n.now.Add(10 * time.Second)
 	d := n.plan(0, 1)
@@ -349,10 +349,10 @@ func stopsLast(b *bench) {
 	n.carry(d)
 	n.now = n.now.Add(10 * time.Second)
 	n.plan(0, 1)
-	n.move("home-0", balance.Stopped) // its owner had forgotten
+	n.move("home-0", balance.StateStopped) // its owner had forgotten
 	for range 100 {
 		n.now = n.now.Add(100 * time.Millisecond)
-		if n.carry(n.plan(0, 1)); n.count(balance.Starting) > 0 {
+		if n.carry(n.plan(0, 1)); n.count(balance.StateStarting) > 0 {
 			return
 		}
 	}
@@ -367,14 +367,14 @@ func gone(b *bench) {
 	}
 	id := first.Start[0].ID
 	n.answers = append(n.answers, autostart.Answer{At: n.now, Machine: first.Start[0], Start: balance.StartAccepted})
-	n.move(id, balance.Gone)
+	n.move(id, balance.StateGone)
 	n.now = n.now.Add(100 * time.Millisecond)
 	d := n.plan(0, 1)
 	if len(d.Start) != 1 || d.Start[0].ID == id {
 		b.broken("%q is started, its node goes, and then %q is started", id, names(d.Start))
 	}
 	for i := range n.rows {
-		n.move(n.rows[i].ID, balance.Gone)
+		n.move(n.rows[i].ID, balance.StateGone)
 	}
 	for range 100 {
 		n.now = n.now.Add(time.Second)
@@ -413,12 +413,12 @@ func (n *node) boot(parked int, works bool) (starts int) {
 	d := n.plan(0, parked)
 	n.carry(d)
 	n.plan(0, parked)
-	to := balance.Failed
+	to := balance.StateFailed
 	if works {
-		to = balance.Started
+		to = balance.StateStarted
 	}
 	for _, m := range n.rows {
-		if m.State == balance.Starting {
+		if m.State == balance.StateStarting {
 			n.move(m.ID, to)
 		}
 	}
@@ -432,7 +432,7 @@ func failNext(b *bench) {
 	n.carry(first)
 	n.plan(0, 1)
 	for _, m := range first.Start {
-		n.move(m.ID, balance.Failed)
+		n.move(m.ID, balance.StateFailed)
 	}
 	n.now = n.now.Add(100 * time.Millisecond)
 	d := n.plan(0, 1)
@@ -463,11 +463,11 @@ func killed(b *bench) {
 		n.carry(d)
 		n.plan(0, 1)
 		n.now = n.now.Add(time.Second)
-		n.move("home-0", balance.Started)
+		n.move("home-0", balance.StateStarted)
 		n.plan(1, 0)
 		n.now = n.now.Add(2 * time.Minute)
 		n.plan(1, 0)
-		n.move("home-0", balance.Failed)
+		n.move("home-0", balance.StateFailed)
 	}
 }
 
@@ -477,7 +477,7 @@ func recovers(b *bench) {
 		n.boot(1, false)
 	}
 	for range 120 {
-		if n.boot(1, true); n.count(balance.Started) > 0 {
+		if n.boot(1, true); n.count(balance.StateStarted) > 0 {
 			return
 		}
 	}
@@ -522,8 +522,8 @@ func equal(b *bench) {
 func (n *node) chance(rng *rand.Rand) {
 	id := n.rows[rng.IntN(len(n.rows))].ID
 	next := map[balance.State][]balance.State{
-		balance.Stopped: {balance.Starting}, balance.Failed: {balance.Starting}, balance.Starting: {balance.Started, balance.Started, balance.Failed, balance.Stopped},
-		balance.Started: {balance.Stopping, balance.Failed}, balance.Stopping: {balance.Stopped},
+		balance.StateStopped: {balance.StateStarting}, balance.StateFailed: {balance.StateStarting}, balance.StateStarting: {balance.StateStarted, balance.StateStarted, balance.StateFailed, balance.StateStopped},
+		balance.StateStarted: {balance.StateStopping, balance.StateFailed}, balance.StateStopping: {balance.StateStopped},
 	}[n.row(id).State]
 	if len(next) > 0 {
 		n.move(id, next[rng.IntN(len(next))])
@@ -544,7 +544,7 @@ func absurd(b *bench) {
 				n.carry(d)
 				if at == time.Hour {
 					for i := range n.rows {
-						n.move(n.rows[i].ID, balance.Started)
+						n.move(n.rows[i].ID, balance.StateStarted)
 					}
 				}
 			}
@@ -589,8 +589,8 @@ func (b *bench) chaos(end bool) {
 				}
 			}
 			for _, m := range truth.rows {
-				if m.State == balance.Starting && (well || rng.IntN(20) == 0) {
-					truth.move(m.ID, balance.Started)
+				if m.State == balance.StateStarting && (well || rng.IntN(20) == 0) {
+					truth.move(m.ID, balance.StateStarted)
 				}
 			}
 			for i, m := range truth.rows {
@@ -598,12 +598,12 @@ func (b *bench) chaos(end bool) {
 					heard.rows[i] = m
 				}
 			}
-			if k := truth.count(balance.Starting, balance.Started); k > want {
+			if k := truth.count(balance.StateStarting, balance.StateStarted); k > want {
 				b.broken("%d machines run and start, %d are wanted (seed %d)", k, want, seed)
 			}
 			n.now = n.now.Add(time.Duration(rng.IntN(2000)) * time.Millisecond)
 		}
-		if k := truth.count(balance.Started); end && k != want {
+		if k := truth.count(balance.StateStarted); end && k != want {
 			b.broken("%d machines run at the end, %d are wanted (seed %d)", k, want, seed)
 		}
 	}

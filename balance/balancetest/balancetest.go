@@ -40,7 +40,7 @@ func (m *machine) full() bool { return m.Limits.Hard > 0 && m.load >= m.Limits.H
 
 func (m *machine) tier() balance.Tier {
 	switch {
-	case m.State != balance.Started || m.Cordon == balance.CordonHard:
+	case m.State != balance.StateStarted || m.Cordon == balance.CordonHard:
 		return balance.TierNone
 	case m.Health == balance.HealthFailing && m.Recent:
 		return balance.TierComing
@@ -64,7 +64,7 @@ func drawMachines(t *rapid.T, n int) []machine {
 func drawMachine(t *rapid.T) machine {
 	m := balance.Machine{App: app, Owner: "w"}
 	m.Region = rapid.SampledFrom([]string{"nrt", "hkg", "fra", "xyz"}).Draw(t, "region")
-	m.State = rapid.SampledFrom([]balance.State{balance.Started, balance.Started, balance.Started, balance.Started, balance.Stopped, balance.Starting, balance.Failed}).Draw(t, "state")
+	m.State = rapid.SampledFrom([]balance.State{balance.StateStarted, balance.StateStarted, balance.StateStarted, balance.StateStarted, balance.StateStopped, balance.StateStarting, balance.StateFailed}).Draw(t, "state")
 	m.Cordon = rapid.SampledFrom([]balance.Cordon{balance.CordonNone, balance.CordonNone, balance.CordonNone, balance.CordonSoft, balance.CordonHard}).Draw(t, "cordon")
 	m.Health = rapid.SampledFrom([]balance.Health{balance.HealthPassing, balance.HealthUnknown, balance.HealthPassing, balance.HealthFailing}).Draw(t, "health")
 	m.Recent = rapid.Bool().Draw(t, "recent")
@@ -72,7 +72,7 @@ func drawMachine(t *rapid.T) machine {
 	m.Revision = rapid.SampledFrom([]string{"v1", "v2"}).Draw(t, "revision")
 	m.Limits = rapid.SampledFrom([]balance.Limits{{Soft: 2, Hard: 4}, {Soft: 1, Hard: 1}, {Hard: 2}, {Soft: 3}}).Draw(t, "limits")
 	load := 0
-	if m.State == balance.Started && m.Cordon != balance.CordonHard {
+	if m.State == balance.StateStarted && m.Cordon != balance.CordonHard {
 		load = rapid.IntRange(0, max(4, m.Limits.Hard)).Draw(t, "load")
 		if m.Limits.Hard > 0 {
 			load = min(load, m.Limits.Hard)

@@ -68,7 +68,7 @@ func Example() {
 	fleet, _ := balance.NewFleet(balance.FleetConfig{Node: "edge", Region: "nrt"})
 	b, _ := balance.New(fleet, balance.Config{Strategy: Firm{}, Distance: trips{"nrt": time.Millisecond, "hkg": 50 * time.Millisecond}})
 	for i, region := range []string{"nrt", "nrt", "hkg"} {
-		m := balance.Machine{ID: balance.MachineID(fmt.Sprint(region, i)), App: "web", Region: region, Owner: "w", State: balance.Started}
+		m := balance.Machine{ID: balance.MachineID(fmt.Sprint(region, i)), App: "web", Region: region, Owner: "w", State: balance.StateStarted}
 		fleet.Apply(balance.PutMachine{Machine: m, Version: balance.Version{Incarnation: 1, Seq: 1}})
 	}
 	for range 4 {

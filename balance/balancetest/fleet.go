@@ -28,16 +28,16 @@ func TestFleet(t *testing.T, newFleet func() Fleet) {
 			do   balance.Update
 			want balance.State
 		}{
-			{"first", row("m", 1, 5, balance.Started), balance.Started},
-			{"an older sequence number", row("m", 1, 4, balance.Stopped), balance.Started},
-			{"the same again, with another content", row("m", 1, 5, balance.Stopped), balance.Started},
-			{"a newer one", row("m", 1, 6, balance.Stopping), balance.Stopping},
-			{"a later incarnation, from its first number", row("m", 2, 1, balance.Started), balance.Started},
-			{"the earlier incarnation, however high its number", row("m", 1, 99, balance.Stopped), balance.Started},
-			{"the end of an earlier incarnation", balance.NodeGone{Node: "w", Incarnation: 1}, balance.Started},
-			{"the end of this one", balance.NodeGone{Node: "w", Incarnation: 2}, balance.Gone},
-			{"what the ended one had said", row("m", 2, 50, balance.Started), balance.Gone},
-			{"its next incarnation", row("m", 3, 1, balance.Started), balance.Started},
+			{"first", row("m", 1, 5, balance.StateStarted), balance.StateStarted},
+			{"an older sequence number", row("m", 1, 4, balance.StateStopped), balance.StateStarted},
+			{"the same again, with another content", row("m", 1, 5, balance.StateStopped), balance.StateStarted},
+			{"a newer one", row("m", 1, 6, balance.StateStopping), balance.StateStopping},
+			{"a later incarnation, from its first number", row("m", 2, 1, balance.StateStarted), balance.StateStarted},
+			{"the earlier incarnation, however high its number", row("m", 1, 99, balance.StateStopped), balance.StateStarted},
+			{"the end of an earlier incarnation", balance.NodeGone{Node: "w", Incarnation: 1}, balance.StateStarted},
+			{"the end of this one", balance.NodeGone{Node: "w", Incarnation: 2}, balance.StateGone},
+			{"what the ended one had said", row("m", 2, 50, balance.StateStarted), balance.StateGone},
+			{"its next incarnation", row("m", 3, 1, balance.StateStarted), balance.StateStarted},
 		} {
 			if err := f.Apply(c.do); err != nil {
 				t.Fatalf("%s: %v; what is old is no error", c.name, err)
@@ -49,21 +49,21 @@ func TestFleet(t *testing.T, newFleet func() Fleet) {
 	})
 	t.Run("a removed machine comes back by a newer row only", func(t *testing.T) {
 		f := newFleet()
-		must(t, f, row("m", 1, 1, balance.Started), balance.RemoveMachine{App: app, ID: "m", Version: balance.Version{Incarnation: 1, Seq: 3}}, row("m", 1, 2, balance.Started))
+		must(t, f, row("m", 1, 1, balance.StateStarted), balance.RemoveMachine{App: app, ID: "m", Version: balance.Version{Incarnation: 1, Seq: 3}}, row("m", 1, 2, balance.StateStarted))
 		if len(rows(f, app)) != 0 {
 			t.Error("an older row brought a removed machine back")
 		}
-		must(t, f, row("m", 1, 4, balance.Started), balance.RemoveMachine{App: app, ID: "m", Version: balance.Version{Incarnation: 1, Seq: 2}})
+		must(t, f, row("m", 1, 4, balance.StateStarted), balance.RemoveMachine{App: app, ID: "m", Version: balance.Version{Incarnation: 1, Seq: 2}})
 		if len(rows(f, app)) != 1 {
 			t.Error("a newer row did not bring it back, or an older removal took it")
 		}
 	})
 	t.Run("what makes no sense is refused with an error that names it, and changes nothing", func(t *testing.T) {
 		f := newFleet()
-		must(t, f, row("m", 1, 1, balance.Started))
+		must(t, f, row("m", 1, 1, balance.StateStarted))
 		before := rows(f, app)
 		bad := func(change func(*balance.Machine)) balance.Update {
-			u := row("m", 1, 2, balance.Started)
+			u := row("m", 1, 2, balance.StateStarted)
 			change(&u.Machine)
 			return u
 		}
@@ -91,7 +91,7 @@ func TestFleet(t *testing.T, newFleet func() Fleet) {
 				t.Errorf("%+v was refused, and changed something:\n%s", c.u, d)
 			}
 		}
-		if err := f.Apply(row("n", 1, 1, balance.Started), nil, row("o", 1, 1, balance.Started)); err == nil || len(rows(f, app)) != 2 {
+		if err := f.Apply(row("n", 1, 1, balance.StateStarted), nil, row("o", 1, 1, balance.StateStarted)); err == nil || len(rows(f, app)) != 2 {
 			t.Errorf("a bad update between two good ones: %v, %d rows; what stands before it stands, what comes after does not", err, len(rows(f, app)))
 		}
 	})
@@ -128,22 +128,22 @@ func TestFleet(t *testing.T, newFleet func() Fleet) {
 	}))
 	t.Run("a snapshot never changes", func(t *testing.T) {
 		f := newFleet()
-		must(t, f, row("a", 1, 1, balance.Started), row("b", 1, 1, balance.Stopped))
+		must(t, f, row("a", 1, 1, balance.StateStarted), row("b", 1, 1, balance.StateStopped))
 		s, _ := f.App(app)
 		before := all(s)
-		must(t, f, row("a", 1, 2, balance.Stopped), row("c", 1, 1, balance.Started), balance.RemoveMachine{App: app, ID: "b", Version: balance.Version{Incarnation: 1, Seq: 2}})
+		must(t, f, row("a", 1, 2, balance.StateStopped), row("c", 1, 1, balance.StateStarted), balance.RemoveMachine{App: app, ID: "b", Version: balance.Version{Incarnation: 1, Seq: 2}})
 		if d := cmp.Diff(before, all(s)); d != "" {
 			t.Errorf("a snapshot changed:\n%s", d)
 		}
-		if m, ok := s.Machine("b"); !ok || m.State != balance.Stopped || s.Len() != 2 {
+		if m, ok := s.Machine("b"); !ok || m.State != balance.StateStopped || s.Len() != 2 {
 			t.Errorf("a snapshot lost a machine: %+v", m)
 		}
 	})
 	t.Run("apps do not touch each other", func(t *testing.T) {
 		f := newFleet()
-		other := row("m", 1, 1, balance.Started)
+		other := row("m", 1, 1, balance.StateStarted)
 		other.Machine.App = "other"
-		must(t, f, row("m", 1, 1, balance.Started), other, balance.PutApp{App: balance.App{ID: "other", Limits: balance.Limits{Hard: 1}}})
+		must(t, f, row("m", 1, 1, balance.StateStarted), other, balance.PutApp{App: balance.App{ID: "other", Limits: balance.Limits{Hard: 1}}})
 		must(t, f, balance.RemoveApp{ID: "other"})
 		if len(rows(f, app)) != 1 || len(rows(f, "other")) != 0 {
 			t.Errorf("%d rows of one app and %d of the removed one, want 1 and 0", len(rows(f, app)), len(rows(f, "other")))
@@ -151,9 +151,9 @@ func TestFleet(t *testing.T, newFleet func() Fleet) {
 	})
 	t.Run("reports of machines or owners that are not known, and older ones, are dropped", func(t *testing.T) {
 		f := newFleet()
-		must(t, f, row("m", 2, 1, balance.Started))
+		must(t, f, row("m", 2, 1, balance.StateStarted))
 		report := func(id balance.MachineID, incarnation, seq uint64) bool {
-			return f.Report(balance.Report{App: app, ID: id, Load: balance.Load{InFlight: 1, State: balance.Started, Seq: seq}, Version: balance.Version{Incarnation: incarnation}})
+			return f.Report(balance.Report{App: app, ID: id, Load: balance.Load{InFlight: 1, State: balance.StateStarted, Seq: seq}, Version: balance.Version{Incarnation: incarnation}})
 		}
 		for _, c := range []struct {
 			what string

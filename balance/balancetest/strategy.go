@@ -62,7 +62,7 @@ func TestStrategy(t *testing.T, newStrategy func() balance.Strategy) {
 		ms := drawMachines(t, 12)
 		r := drawRequest(t, ms)
 		first, _ := newWorld(t, s, ms).pick(t, s, r)
-		extra := machine{Machine: balance.Machine{ID: "extra", App: app, Owner: "w", Region: ms[0].Region, State: balance.Stopped}}
+		extra := machine{Machine: balance.Machine{ID: "extra", App: app, Owner: "w", Region: ms[0].Region, State: balance.StateStopped}}
 		if again, _ := newWorld(t, s, append(ms[:len(ms):len(ms)], extra)).pick(t, s, r); again != first {
 			t.Fatalf("a stopped machine in %s changed the pick from %q to %q; %q", ms[0].Region, first, again, "an unusable row changes nothing")
 		}
@@ -152,7 +152,7 @@ func TestSpreads(t *testing.T, newStrategy func() balance.Strategy) {
 func equals(n int) []machine {
 	ms := make([]machine, n)
 	for i := range ms {
-		ms[i] = machine{Machine: balance.Machine{ID: balance.MachineID([]byte{'m', byte('0' + i/100), byte('0' + i/10%10), byte('0' + i%10)}), App: app, Owner: "w", Region: "nrt", State: balance.Started}}
+		ms[i] = machine{Machine: balance.Machine{ID: balance.MachineID([]byte{'m', byte('0' + i/100), byte('0' + i/10%10), byte('0' + i%10)}), App: app, Owner: "w", Region: "nrt", State: balance.StateStarted}}
 	}
 	return ms
 }

@@ -287,7 +287,7 @@ func TestOwnersAndNodesAgreeOnWhatIsGranted(t *testing.T) {
 	}
 	for hard := 1; hard <= most; hard++ {
 		f := newFleet(t, "edge", "nrt")
-		apply(t, f, balance.PutMachine{Machine: balance.Machine{ID: "m", App: "web", Region: "nrt", Owner: "w", State: balance.Started, Limits: balance.Limits{Hard: hard}}, Version: balance.Version{Incarnation: 1, Seq: 1}})
+		apply(t, f, balance.PutMachine{Machine: balance.Machine{ID: "m", App: "web", Region: "nrt", Owner: "w", State: balance.StateStarted, Limits: balance.Limits{Hard: hard}}, Version: balance.Version{Incarnation: 1, Seq: 1}})
 		b, err := balance.New(f, balance.Config{})
 		if err != nil {
 			t.Fatal(err)

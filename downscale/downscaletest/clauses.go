@@ -62,7 +62,7 @@ func spareOwn(s *story) {
 				s.broken("%q was spared, which is no machine of the app", d.Machine)
 			case slices.Contains(spared, m.ID):
 				s.broken("%s was spared twice", m.ID)
-			case !m.Own || m.State != balance.Started || m.Busy || m.Hard || m.Leaving:
+			case !m.Own || m.State != balance.StateStarted || m.Busy || m.Hard || m.Leaving:
 				s.broken("%s was spared: %+v", m.ID, *m)
 			}
 			spared = append(spared, m.ID)

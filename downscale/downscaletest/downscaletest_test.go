@@ -77,7 +77,7 @@ func (f *faulty) Decide(now time.Time, s downscale.Situation) []downscale.Decisi
 		}
 		return ds
 	case "by row":
-		if m := s.Machines[0]; m.Own && m.State == balance.Started && !m.Hard && !m.Leaving && !m.Busy {
+		if m := s.Machines[0]; m.Own && m.State == balance.StateStarted && !m.Hard && !m.Leaving && !m.Busy {
 			return []downscale.Decision{spare(m)}
 		}
 	case "by chance":

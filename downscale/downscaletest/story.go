@@ -39,7 +39,7 @@ func (s *story) begin() {
 		id := balance.MachineID(fmt.Sprint("m", i))
 		s.is.Machines = append(s.is.Machines, downscale.Seen{
 			ID: id, Region: regions[s.rand.IntN(len(regions))], Rank: balance.Rank("app", id),
-			State: balance.Started, Limits: balance.Limits{Soft: 4, Hard: 8}, Own: true,
+			State: balance.StateStarted, Limits: balance.Limits{Soft: 4, Hard: 8}, Own: true,
 		})
 	}
 	s.sort()
@@ -75,7 +75,7 @@ func (s *story) happen() {
 		}
 		m.Used, m.Began = m.Own && s.chance(20), false
 		if s.chance(100) {
-			m.State = []balance.State{balance.Started, balance.Starting, balance.Stopped, balance.Failed}[s.rand.IntN(4)]
+			m.State = []balance.State{balance.StateStarted, balance.StateStarting, balance.StateStopped, balance.StateFailed}[s.rand.IntN(4)]
 			m.Leaving = false
 			delete(s.gone, m.ID)
 		}
@@ -85,7 +85,7 @@ func (s *story) happen() {
 		if m.Own && s.chance(50) {
 			m.Busy = !m.Busy
 		}
-		if m.State != balance.Started {
+		if m.State != balance.StateStarted {
 			m.Load, m.Used = 0, false
 		}
 	}
@@ -97,7 +97,7 @@ func (s *story) pass(d time.Duration) {
 	for i := range s.is.Machines {
 		m := &s.is.Machines[i]
 		if at, ok := s.gone[m.ID]; ok && !s.now.Before(at) {
-			m.State, m.Leaving, m.Load = balance.Stopped, false, 0
+			m.State, m.Leaving, m.Load = balance.StateStopped, false, 0
 			delete(s.gone, m.ID)
 		}
 	}
@@ -140,7 +140,7 @@ func (s *story) machine(id balance.MachineID) *downscale.Seen {
 // up counts the machines that run or will and stay, in one region or in all.
 func (s *story) up(region string) (n int) {
 	for _, m := range s.is.Machines {
-		if (m.State == balance.Started || m.State == balance.Starting) && !m.Hard && !m.Leaving && (region == "" || m.Region == region) {
+		if (m.State == balance.StateStarted || m.State == balance.StateStarting) && !m.Hard && !m.Leaving && (region == "" || m.Region == region) {
 			n++
 		}
 	}

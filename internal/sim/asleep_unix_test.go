@@ -121,7 +121,7 @@ func TestSleepingApps(t *testing.T) {
 		for n := range apps {
 			rows, _ := fleet.App(app(n))
 			for m := range rows.All() {
-				if m.State != balance.Stopped {
+				if m.State != balance.StateStopped {
 					t.Fatalf("%s is %v", m.ID, m.State)
 				}
 			}
@@ -150,7 +150,7 @@ func TestSleepingApps(t *testing.T) {
 		}
 		if rows, _ := fleet.App(app(0)); rows != nil {
 			for m := range rows.All() {
-				if m.State != balance.Stopped {
+				if m.State != balance.StateStopped {
 					t.Errorf("%s, which was woken once more, is %v", m.ID, m.State)
 				}
 			}

@@ -123,7 +123,7 @@ func (m *wakesMachine) seen(at time.Time) *balance.Machine {
 
 func (r *wakesRun) running() (n int) {
 	for _, m := range r.machines {
-		if m.gate.State() == balance.Started {
+		if m.gate.State() == balance.StateStarted {
 			n++
 		}
 	}
@@ -261,7 +261,7 @@ func (r *wakesRun) pass(d time.Duration) {
 		var next *wakesMachine
 		at := end
 		for _, m := range r.machines {
-			if m.gate.State() != balance.Starting {
+			if m.gate.State() != balance.StateStarting {
 				continue
 			}
 			when := m.ready
@@ -298,7 +298,7 @@ func (r *wakesRun) pass(d time.Duration) {
 func (r *wakesRun) sleep() {
 	for _, m := range r.machines {
 		switch m.gate.State() {
-		case balance.Starting: // in the meantime it ends
+		case balance.StateStarting: // in the meantime it ends
 			if m.dead {
 				m.gate.Fail(m.token)
 				r.note(m)
@@ -306,7 +306,7 @@ func (r *wakesRun) sleep() {
 			}
 			m.gate.Ready(m.token)
 			r.note(m)
-		case balance.Started:
+		case balance.StateStarted:
 		default:
 			continue
 		}

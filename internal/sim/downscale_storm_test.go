@@ -277,7 +277,7 @@ func (w *stormy) wake(v *stormView) {
 		return
 	}
 	for m := range s.All() {
-		if m.State.Startable() || m.State == balance.Stopping || m.State == balance.Suspending {
+		if m.State.Startable() || m.State == balance.StateStopping || m.State == balance.StateSuspending {
 			w.start(m.ID, m.Epoch)
 			return
 		}
@@ -319,7 +319,7 @@ func (w *stormy) Suspend(ctx context.Context, m balance.Machine) error {
 
 // end ends a machine, most of the time.
 func (w *stormy) end(ctx context.Context, m balance.Machine, to string) error {
-	if s := w.gate(m.ID).State(); s == balance.Started || s == balance.Starting {
+	if s := w.gate(m.ID).State(); s == balance.StateStarted || s == balance.StateStarting {
 		w.surprises.Add(1)
 		w.t.Errorf("the driver is told to end %s, whose gate is %v", m.ID, s)
 	}

@@ -56,7 +56,7 @@ func (r *sumRule) Decide(now time.Time, s downscale.Situation) []downscale.Decis
 	r.last = now
 	load, n, last := 0, 0, -1
 	for i, m := range s.Machines {
-		if load += m.Load; m.State == balance.Started && !m.Leaving {
+		if load += m.Load; m.State == balance.StateStarted && !m.Leaving {
 			n++
 			last = i
 		}
@@ -181,7 +181,7 @@ func runDay(policy downscale.Policy, seed uint64) dayResult {
 		id := balance.MachineID(fmt.Sprint("m", i))
 		d.machines[i] = dayMachine{
 			seen: downscale.Seen{
-				ID: id, Region: dayRegion, Rank: balance.Rank("app", id), State: balance.Stopped, Own: true,
+				ID: id, Region: dayRegion, Rank: balance.Rank("app", id), State: balance.StateStopped, Own: true,
 				Limits: balance.Limits{Soft: daySoft, Hard: dayHard},
 			},
 			protocol: downscale.NewProtocol(downscale.Timing{Quiet: time.Second, CordonMax: 30 * time.Second, Backoff: time.Minute, StuckAfter: time.Minute}),
@@ -224,7 +224,7 @@ func (d *day) second() {
 		seen.Leaving = p == downscale.SoftCordoned || p == downscale.Closing
 		seen.Veto = m.protocol.BackingOff(now)
 		s.Machines = append(s.Machines, seen)
-		if m.seen.State != balance.Stopped {
+		if m.seen.State != balance.StateStopped {
 			d.hours += 1.0 / 3600
 		}
 	}
@@ -248,7 +248,7 @@ func (d *day) serve(demand int, now time.Time) {
 	for i := range d.machines {
 		m := &d.machines[i]
 		switch p := m.protocol.Phase(); {
-		case m.seen.State == balance.Starting:
+		case m.seen.State == balance.StateStarting:
 			coming++
 		case p == downscale.Active:
 			open = append(open, m)
@@ -267,8 +267,8 @@ func (d *day) serve(demand int, now time.Time) {
 		if len(open)+coming >= (demand+daySoft-1)/daySoft {
 			break
 		}
-		if m := &d.machines[i]; m.seen.State == balance.Stopped {
-			m.seen.State, m.ready = balance.Starting, d.t+dayBoot
+		if m := &d.machines[i]; m.seen.State == balance.StateStopped {
+			m.seen.State, m.ready = balance.StateStarting, d.t+dayBoot
 			coming++
 			for _, stop := range d.pending {
 				if d.t-stop <= 300 {
@@ -300,8 +300,8 @@ func (d *day) operate(m *dayMachine, now time.Time) {
 		token := m.op.Token
 		m.op = downscale.Command{}
 		d.step(m, now, downscale.Input{Kind: downscale.Done, Token: token})
-	case m.seen.State == balance.Starting && d.t >= m.ready:
-		m.seen.State, m.seen.Began = balance.Started, true
+	case m.seen.State == balance.StateStarting && d.t >= m.ready:
+		m.seen.State, m.seen.Began = balance.StateStarted, true
 		d.step(m, now, downscale.Input{Kind: downscale.Up})
 	case p == downscale.Active:
 		m.seen.Began = false
@@ -331,11 +331,11 @@ func (d *day) step(m *dayMachine, now time.Time, in downscale.Input) {
 			d.aborts++
 		case downscale.Stop:
 			m.op = c
-			m.seen.State = balance.Stopping
+			m.seen.State = balance.StateStopping
 			d.stops++
 			d.pending = append(d.pending, d.t)
 		case downscale.Finish:
-			m.seen.State = balance.Stopped
+			m.seen.State = balance.StateStopped
 		}
 		return
 	}

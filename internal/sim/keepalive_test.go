@@ -120,7 +120,7 @@ func keepAlive(t *testing.T, h habit, idles *autostart.Idles) (day keptAlive) {
 		for n := range 2 {
 			cold := 0
 			for time.Since(midnight) < time.Duration(n+1)*24*time.Hour {
-				if gate.State() != balance.Started {
+				if gate.State() != balance.StateStarted {
 					cold++
 					token, answer := gate.Start(gate.Load().Epoch)
 					if answer != balance.StartAccepted {
@@ -140,7 +140,7 @@ func keepAlive(t *testing.T, h habit, idles *autostart.Idles) (day keptAlive) {
 				time.Sleep(h.next(r, time.Since(midnight)%(24*time.Hour)))
 			}
 			next := time.Time{}
-			if gate.State() == balance.Started {
+			if gate.State() == balance.StateStarted {
 				next = time.Now()
 			}
 			count(next)

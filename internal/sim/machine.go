@@ -217,7 +217,7 @@ func (s *Sim) leave(m *machine, req int32, outcome balance.Outcome) {
 	} else {
 		s.q.push(s.now+s.half(s.edges[r.edge].region, m.region), evReply, req, 0)
 	}
-	if m.inFlight == 0 && m.gate.State() == balance.Stopping {
+	if m.inFlight == 0 && m.gate.State() == balance.StateStopping {
 		s.drained(m)
 	}
 	s.moved()

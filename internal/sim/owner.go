@@ -48,7 +48,7 @@ func (s *Sim) lose(req int32) {
 // publish sends the machine's row, as its gate is now, to all edges.
 func (s *Sim) publish(m *machine) {
 	l := m.gate.Load()
-	m.up = l.State == balance.Started
+	m.up = l.State == balance.StateStarted
 	m.run(s.now, !l.State.Startable())
 	m.row.State, m.row.Cordon, m.row.CordonGen, m.row.Epoch = l.State, l.Cordon, l.CordonGen, l.Epoch
 	m.seq++

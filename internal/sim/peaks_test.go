@@ -61,7 +61,7 @@ func newNoisy(preset downscale.Preset, blind bool, seed uint64) (*noisy, error) 
 		if i < running {
 			token, _ := g.Start(0)
 			g.Ready(token)
-			m.State, m.Epoch = balance.Started, 1
+			m.State, m.Epoch = balance.StateStarted, 1
 		}
 		n.machines, n.gates = append(n.machines, m), append(n.gates, g)
 	}
@@ -87,7 +87,7 @@ func (n *noisy) requests() {
 	for ; !n.next.After(n.now); n.next = n.next.Add(n.exponential(time.Second / noiseRate)) {
 		best := -1
 		for i, g := range n.gates {
-			if g.State() == balance.Started && (best < 0 || g.InFlight() < n.gates[best].InFlight()) {
+			if g.State() == balance.StateStarted && (best < 0 || g.InFlight() < n.gates[best].InFlight()) {
 				best = i
 			}
 		}
@@ -103,9 +103,9 @@ func (n *noisy) requests() {
 func (n *noisy) plan() {
 	in := autostart.Input{App: n.app, Regions: []string{"r"}, InFlight: len(n.flight)}
 	for i := range n.machines {
-		if n.machines[i].State == balance.Starting && !n.now.Before(n.ready[i]) {
+		if n.machines[i].State == balance.StateStarting && !n.now.Before(n.ready[i]) {
 			n.gates[i].Ready(n.token[i])
-			n.machines[i].State = balance.Started
+			n.machines[i].State = balance.StateStarted
 		}
 		row := n.machines[i]
 		in.Machines = append(in.Machines, &row)
@@ -114,7 +114,7 @@ func (n *noisy) plan() {
 		i := int(m.ID[1] - '0')
 		n.token[i], _ = n.gates[i].Start(n.machines[i].Epoch)
 		n.planner.Answered(n.now, m, balance.StartAccepted, nil)
-		n.machines[i].State, n.machines[i].Epoch, n.ready[i] = balance.Starting, n.machines[i].Epoch+1, n.now.Add(noiseBoot)
+		n.machines[i].State, n.machines[i].Epoch, n.ready[i] = balance.StateStarting, n.machines[i].Epoch+1, n.now.Add(noiseBoot)
 		n.starts++
 	}
 }
@@ -141,7 +141,7 @@ func (n *noisy) decide() {
 		if gen, ok := n.gates[i].Cordon(); ok {
 			if token, ok := n.gates[i].Close(gen, false); ok {
 				n.gates[i].Closed(token, false)
-				n.machines[i].State = balance.Stopped
+				n.machines[i].State = balance.StateStopped
 			} else {
 				n.gates[i].Uncordon(gen)
 			}

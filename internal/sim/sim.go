@@ -113,7 +113,7 @@ func (s *Sim) makeMachines() error {
 			}
 			l := gate.Load()
 			m.row.State, m.row.Epoch = l.State, l.Epoch
-			m.up = l.State == balance.Started
+			m.up = l.State == balance.StateStarted
 			m.run(0, m.up)
 			s.fastest = max(s.fastest, m.speed)
 			m.seq = 1

@@ -39,7 +39,7 @@ func reference[P any](name string, build func(*view) P) Rule {
 			return cmp.Compare(s.w.Believed[e.region][a], s.w.Believed[e.region][b])
 		})
 		for i := range s.machines {
-			v.set(int32(i), s.machines[i].row.State == balance.Started)
+			v.set(int32(i), s.machines[i].row.State == balance.StateStarted)
 		}
 		return any(build(v)).(picker), nil
 	}}
@@ -65,7 +65,7 @@ func (v *view) row(r *sentRow) {
 		return
 	}
 	v.seq[r.machine] = r.version.Seq
-	v.set(r.machine, r.row.State == balance.Started && r.row.Cordon != balance.CordonHard)
+	v.set(r.machine, r.row.State == balance.StateStarted && r.row.Cordon != balance.CordonHard)
 	v.roomy = true
 }
 

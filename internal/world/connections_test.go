@@ -76,7 +76,7 @@ func (p *longPlay) connect(t *testing.T) {
 		known := 0
 		rows, _ := p.edge.fleet.App("web")
 		for m := range rows.All() {
-			if m.State == balance.Started {
+			if m.State == balance.StateStarted {
 				known++
 			}
 		}

@@ -91,7 +91,7 @@ func (x *exchange) report(ctx context.Context, from *node, app balance.AppID, ed
 		var rs []balance.Report
 		s, _ := from.fleet.App(app)
 		for m := range s.All() {
-			if g := from.fleet.Gate(app, m.ID); g != nil && m.State == balance.Started {
+			if g := from.fleet.Gate(app, m.ID); g != nil && m.State == balance.StateStarted {
 				rs = append(rs, balance.Report{App: app, ID: m.ID, Load: g.Load(), Granted: g.Granted(), Version: balance.Version{Incarnation: from.fleet.Incarnation()}})
 			}
 		}

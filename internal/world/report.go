@@ -31,7 +31,7 @@ func (e *edge) traceAuto() autostart.Trace {
 		Decided: func(d autostart.Decision) {
 			for _, m := range d.Start {
 				k := events.Start
-				if m.State == balance.Suspended {
+				if m.State == balance.StateSuspended {
 					k = events.Resume
 				}
 				e.tell(log, k, m, "%s", d.Reason)

@@ -333,7 +333,7 @@ func (w *World) Snapshot() status.Snapshot {
 				continue // another worker's
 			}
 			l, fault := g.Load(), m.Fault
-			if l.State == balance.Started {
+			if l.State == balance.StateStarted {
 				fault = cmp.Or(fault, w.failing(m.ID))
 			}
 			s.Machines = append(s.Machines, status.Machine{

@@ -111,7 +111,7 @@ func (s *Slots) settle(now time.Time) (early []grant) {
 	kept := s.out[:0]
 	for _, x := range s.out {
 		l := x.gate.Load()
-		isEarly := l.State != balance.Started || x.lent && l.Cordon == balance.CordonSoft
+		isEarly := l.State != balance.StateStarted || x.lent && l.Cordon == balance.CordonSoft
 		back := (isEarly || now.Sub(x.at) > 2*s.lasts) && x.gate.Revoke(x.token)
 		switch {
 		case back && isEarly:
