@@ -29,9 +29,9 @@ func (k MachineKey) String() string { return string(k.App) + "/" + string(k.ID) 
 // State is where a machine is in its life. The owner's [Gate] holds the truth; a row carries a late copy.
 type State uint8
 
-// The states. Only Started admits requests. Stopped, Suspended and Failed can be started. Gone is
-// no state of a gate: the node that owns the machine has ended, see [NodeGone], so that nothing can
-// be done with it until that node speaks of it again.
+// The states. Only StateStarted admits requests. StateStopped, StateSuspended and StateFailed can be
+// started. StateGone is no state of a gate: the node that owns the machine has ended, see
+// [NodeGone], so that nothing can be done with it until that node speaks of it again.
 const (
 	StateStopped State = iota
 	StateStarting
@@ -54,7 +54,7 @@ func (s State) Startable() bool { return s == StateStopped || s == StateSuspende
 // Health is what the owner's last health checks said.
 type Health uint8
 
-// The health values. Unknown counts as passing: no check is configured, or none has ended yet.
+// The health values. HealthUnknown counts as passing: no check is configured, or none has ended yet.
 const (
 	HealthUnknown Health = iota
 	HealthPassing

@@ -83,7 +83,7 @@ func (t *Target) has(m *row) bool {
 // Outcome is how a request ended for the machine that it was sent to.
 type Outcome uint8
 
-// The outcomes. Only Done and Errored say anything about the machine's health.
+// The outcomes. Only OutcomeDone and OutcomeError say anything about the machine's health.
 const (
 	OutcomeDone     Outcome = iota // answered
 	OutcomeBounced                 // refused by the owner

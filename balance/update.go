@@ -102,7 +102,7 @@ type Load struct {
 // Bounce is an owner's refusal of one try. A bounced request has not been executed.
 type Bounce uint8
 
-// The bounces. Admitted is none.
+// The bounces. BounceNone says that the request was admitted.
 const (
 	BounceNone       Bounce = iota
 	BounceFull              // at the hard limit
