@@ -9,189 +9,145 @@ import (
 	"time"
 
 	"github.com/ebbkit/ebb/balance"
+	"github.com/ebbkit/ebb/downscale/cordon"
 )
 
 // answer is how a driver call ended.
 type answer struct {
 	m     *machine
-	cmd   Command
+	cmd   cordon.Command
 	err   error
 	doubt bool // it ran into its timeout
 }
 
-// observe looks at a machine's gate and tells its protocol.
+// observe looks at a machine's gate, tells its state machine, and does what that wants.
 func (r *run) observe(m *machine, now time.Time) {
 	l, used := m.gate.Sample()
-	m.load, m.used = max(0, l.InFlight-m.gate.Granted()), m.used || used // a slot that is only reserved is not demand
+	// a slot that is only reserved is not demand
+	m.load, m.used = max(0, l.InFlight-m.gate.Granted()), m.used || used
 	m.peak = max(m.peak, m.gate.TakePeak()-m.gate.Granted())
 	up := l.State == balance.StateStarted
 	anew := l.Epoch != m.epoch
 	m.began = m.began || up && anew
 	m.epoch = l.Epoch
 	if len(m.orders) > 0 {
-		if before := m.protocol.Phase(); r.obey(m, now, l) != before {
+		before := m.cordon.Phase()
+		if r.obey(m, now, l); m.cordon.Phase() != before {
 			return // l is of before
 		}
 	}
-	switch p := &m.protocol; p.Phase() {
-	case Stopped, Active:
-		if !up {
-			r.step(m, now, Input{Kind: Down})
-			r.adopt(m, now)
-			return
+	look := cordon.Look{
+		Up: up, Cordoned: l.Cordon == balance.CordonSoft, Gen: l.CordonGen,
+		InFlight: l.InFlight, Used: used, NoRoom: r.pending >= r.config.Parallel,
+	}
+	leaving := m.cordon.Leaving() && up
+	recalled := leaving && (!look.Cordoned || look.Gen != m.cordon.Gen())
+	if leaving && !recalled {
+		look.Touched = m.gate.Touched()
+		look.Acked = r.config.Acks == nil || r.config.Acks.Acked(m.row.App, m.row.ID, l.CordonGen)
+		look.Busy = r.config.Busy != nil && r.config.Busy(m.row)
+		look.Tellable = r.tellable(m, r.quietFor(m))
+	}
+	c := m.cordon.Look(now, look)
+	if recalled && !anew { // somebody counts on it
+		if m.used = true; m.cordon.Running() {
+			call(r.config.Trace.Uncordoned, m.row, m.cordon.Reason())
 		}
-		r.step(m, now, Input{Kind: Up})
-		if l.Cordon == balance.CordonSoft && m.gate.Uncordon(l.CordonGen) {
-			call(r.config.Trace.Uncordoned, m.row, "the cordon was left over from an earlier run")
-		}
-	case SoftCordoned, Notifying:
-		switch {
-		case !up:
-			r.step(m, now, Input{Kind: Down})
-		case l.Cordon != balance.CordonSoft || l.CordonGen != p.Gen():
-			m.why = "it was recalled"
-			r.step(m, now, Input{Kind: Uncordoned})
-			if m.used = m.used || !anew; !anew && p.Phase() == Active { // somebody counts on it
-				call(r.config.Trace.Uncordoned, m.row, m.why)
-			}
-		default:
-			if m.gate.Touched() {
-				r.step(m, now, Input{Kind: Touched}) // a firm order goes on
-			}
-			if m.protocol.Gen() == l.CordonGen {
-				r.quiet(m, now, l, used)
-				r.remind(m, now)
-			}
-		}
-	case Draining:
-		if r.pending >= r.config.Parallel {
-			return
-		}
-		if l.InFlight == 0 {
-			r.step(m, now, Input{Kind: Idle})
-		}
-		r.step(m, now, Input{Kind: Tick})
-		r.remind(m, now)
-	default:
-		r.step(m, now, Input{Kind: Tick})
+	}
+	r.follow(m, now, c)
+	if !up && m.cordon.Resting() {
+		r.adopt(m, now)
 	}
 }
 
 // adopt takes up the stop of a machine that an earlier Run left in doubt.
 func (r *run) adopt(m *machine, now time.Time) {
 	if token, ok := m.gate.TakeOver(); ok {
-		m.protocol = adopted(r.config.timing(), token, now)
-		r.step(m, now, Input{Kind: Tick})
+		m.cordon.Adopt(now, token)
+		r.follow(m, now, m.cordon.Look(now, cordon.Look{}))
 	}
 }
 
-// quiet brings a cordon forward that nobody has touched.
-func (r *run) quiet(m *machine, now time.Time, l balance.Load, used bool) {
-	if r.config.Acks == nil || r.config.Acks.Acked(m.row.App, m.row.ID, l.CordonGen) {
-		r.step(m, now, Input{Kind: Acknowledged, Gate: l.CordonGen})
-	}
-	switch {
-	case r.config.Busy != nil && r.config.Busy(m.row):
-		r.step(m, now, Input{Kind: Busy})
-		r.step(m, now, Input{Kind: Needed, Reason: "it says that it is busy"})
-	case used || l.InFlight > r.tellable(m, r.quietFor(m)):
-		r.step(m, now, Input{Kind: Busy})
-	case l.InFlight > 0:
-		r.step(m, now, Input{Kind: Lingering})
-	case r.pending < r.config.Parallel:
-		r.step(m, now, Input{Kind: Idle})
-	case now.Sub(m.since) < r.config.CordonMax || len(m.orders) > 0:
-		return // a gate does not close before the driver has time for the machine
-	default:
-		r.step(m, now, Input{Kind: Needed, Reason: "the driver is busy with other machines"})
-	}
-	r.step(m, now, Input{Kind: Tick})
-}
-
-// step steps a machine's protocol and carries out what comes of it.
-func (r *run) step(m *machine, now time.Time, in Input) {
-	for again := true; again; {
-		in, again = r.do(m, now, m.protocol.Step(now, in))
+// follow carries out a command, and what comes of it.
+func (r *run) follow(m *machine, now time.Time, c cordon.Command) {
+	for c.Do != cordon.ActNone {
+		c = r.do(m, now, c)
 	}
 	m.settle()
-	if p := m.protocol.Phase(); !m.listed && p != Active && p != Stopped {
+	if !m.listed && !m.cordon.Resting() {
 		m.listed = true
 		r.leaving = append(r.leaving, m)
 	}
 }
 
-// do carries out a command; ok is true when the answer is known at once.
-func (r *run) do(m *machine, now time.Time, c Command) (in Input, ok bool) {
+// do carries out a command, and returns the next where its answer is known at once.
+func (r *run) do(m *machine, now time.Time, c cordon.Command) (next cordon.Command) {
 	t := r.config.Trace
 	switch c.Do {
-	case Cordon:
+	case cordon.ActCordon:
 		gen, ok := m.gate.Cordon()
 		if !ok {
-			return Input{Kind: Refused, Token: c.Token}, true
+			return m.cordon.Failed(now, c)
 		}
 		m.since = now
 		call(t.Cordoned, m.row, c.Reason)
-		return Input{Kind: Cordoned, Token: c.Token, Gate: gen}, true
-	case Uncordon:
-		m.why = c.Reason
+		return m.cordon.Done(now, c, gen)
+	case cordon.ActUncordon:
 		if m.gate.Uncordon(c.Gate) {
 			call(t.Uncordoned, m.row, c.Reason)
 		}
-	case Close:
+	case cordon.ActClose:
 		token, ok := m.gate.Close(c.Gate, c.Suspend)
 		if !ok {
-			return Input{Kind: Refused, Token: c.Token}, true
+			return m.cordon.Failed(now, c)
 		}
-		return Input{Kind: Closed, Token: c.Token, Gate: token}, true
-	case CloseNow:
+		return m.cordon.Done(now, c, token)
+	case cordon.ActCloseNow:
 		token, ok := m.gate.CloseNow()
 		if !ok {
-			return Input{Kind: Refused, Token: c.Token}, true
+			return m.cordon.Failed(now, c)
 		}
 		call(t.Draining, m.row, c.Reason)
-		return Input{Kind: Closed, Token: c.Token, Gate: token}, true
-	case Notify:
+		return m.cordon.Done(now, c, token)
+	case cordon.ActNotify:
 		r.notify(m, c)
-	case Reopen:
-		m.why = c.Reason
+	case cordon.ActReopen:
 		if m.gate.Reopen(c.Gate) {
 			call(t.Uncordoned, m.row, c.Reason)
 		}
-	case Suspend, Stop:
+	case cordon.ActAbandon:
+		m.gate.Abandon(c.Gate)
+	case cordon.ActSuspend, cordon.ActStop:
 		r.drive(m, now, c)
-	case Finish:
+	case cordon.ActFinish:
 		r.finish(m, now, c)
-	case Alarm:
+	case cordon.ActAlarm:
 		call(t.Stuck, m.row, c.Reason)
 	}
-	return Input{}, false
+	return cordon.Command{}
 }
 
-// notify tells a machine's long connections.
-func (r *run) notify(m *machine, c Command) {
-	of, within := r.config.Notify, r.config.Notice
+// notify tells a machine's long connections: those of some classes, and those of the others that are
+// idle.
+func (r *run) notify(m *machine, c cordon.Command) {
+	of := r.config.Notify
 	if c.All {
-		of, within = AllClasses, m.protocol.drain
+		of = AllClasses
 	}
-	r.tell(m, of, within)
-}
-
-// tell tells a machine's long connections of these classes, and those of the others that are idle.
-func (r *run) tell(m *machine, of Class, within time.Duration) {
 	told, quiet := Class(0), r.quietFor(m)
 	if r.long(m, of) > 0 {
 		told = of
-		r.config.Connections.Notify(r.rowOf(m), of, within)
+		r.config.Connections.Notify(r.rowOf(m), of, c.Within)
 	}
 	if rest := AllClasses &^ of; r.idle(m, rest, quiet) > 0 {
-		for c := Class(1); c < AllClasses; c <<= 1 {
-			if rest&c != 0 && r.idle(m, c, quiet) > 0 {
-				told |= c
+		for class := Class(1); class < AllClasses; class <<= 1 {
+			if rest&class != 0 && r.idle(m, class, quiet) > 0 {
+				told |= class
 			}
 		}
-		r.config.Connections.NotifyIdle(r.rowOf(m), rest, quiet, within)
+		r.config.Connections.NotifyIdle(r.rowOf(m), rest, quiet, c.Within)
 	}
-	if told != 0 {
+	if told != 0 && !c.Again {
 		call(r.config.Trace.Notified, m.row, told)
 	}
 }
@@ -204,29 +160,7 @@ func (r *run) quietFor(m *machine) time.Duration {
 	return 0
 }
 
-// remind tells those that have become long since the others were told: a handshake was under way.
-func (r *run) remind(m *machine, now time.Time) {
-	of := r.config.Notify
-	switch m.protocol.Phase() {
-	case Draining:
-		of = AllClasses
-	case Notifying:
-	default:
-		return
-	}
-	left := m.protocol.expires.Sub(now)
-	if left <= 0 {
-		return
-	}
-	if r.long(m, of) > 0 {
-		r.config.Connections.Notify(r.rowOf(m), of, left)
-	}
-	if rest, quiet := AllClasses&^of, r.quietFor(m); r.idle(m, rest, quiet) > 0 {
-		r.config.Connections.NotifyIdle(r.rowOf(m), rest, quiet, left)
-	}
-}
-
-func (r *run) finish(m *machine, now time.Time, c Command) {
+func (r *run) finish(m *machine, now time.Time, c cordon.Command) {
 	m.gate.Closed(c.Gate, c.Suspend)
 	f := r.config.Trace.Stopped
 	if c.Suspend {
@@ -236,12 +170,12 @@ func (r *run) finish(m *machine, now time.Time, c Command) {
 }
 
 // drive calls the driver in the background. The answer comes through answers, or to the gate when Run is over.
-func (r *run) drive(m *machine, now time.Time, c Command) {
+func (r *run) drive(m *machine, now time.Time, c cordon.Command) {
 	r.pending++
 	m.since = now
 	row := r.rowOf(m)
 	do, told := r.driver.Stop, r.config.Trace.Stopping
-	if c.Do == Suspend {
+	if c.Do == cordon.ActSuspend {
 		do, told = r.driver.Suspend, r.config.Trace.Suspending
 	}
 	call(told, row, c.Reason)
@@ -265,7 +199,7 @@ func (r *run) drive(m *machine, now time.Time, c Command) {
 			if a.err != nil {
 				m.gate.Abandon(c.Gate)
 			} else {
-				m.gate.Closed(c.Gate, c.Do == Suspend)
+				m.gate.Closed(c.Gate, c.Do == cordon.ActSuspend)
 			}
 		}
 	}()
@@ -297,21 +231,21 @@ func pause(ctx context.Context, gate *balance.Gate, d time.Duration) bool {
 // wantedEvery is how often somebody who wants a machine is looked for while its stop is put off.
 const wantedEvery = 100 * time.Millisecond
 
-// answered tells the protocol how a driver call ended.
+// answered takes in how a driver call ended.
 func (r *run) answered(a answer) {
 	r.pending--
-	kind := Done
-	switch {
-	case a.err == nil:
-	case a.doubt:
-		kind = Unknown
-	default:
-		kind = Failed
-	}
 	if a.err != nil && !errors.Is(a.err, errors.ErrUnsupported) {
 		call(r.config.Trace.Failed, a.m.row, a.err)
 	}
-	r.step(a.m, time.Now(), Input{Kind: kind, Token: a.cmd.Token})
+	now := time.Now()
+	switch {
+	case a.err == nil:
+		r.follow(a.m, now, a.m.cordon.Done(now, a.cmd, 0))
+	case a.doubt:
+		r.follow(a.m, now, a.m.cordon.Unknown(now, a.cmd))
+	default:
+		r.follow(a.m, now, a.m.cordon.Failed(now, a.cmd))
+	}
 }
 
 // rowOf returns the machine's row as it is now.
@@ -336,8 +270,9 @@ func (r *run) end() error {
 	}
 	for _, m := range r.leaving {
 		m.dismiss(errEnded)
-		r.step(m, time.Now(), Input{Kind: Withdrawn})
-		r.step(m, time.Now(), Input{Kind: Needed, Reason: "the downscaler ends"})
+		now := time.Now()
+		r.follow(m, now, m.cordon.Withdraw(now))
+		r.follow(m, now, m.cordon.Needed(now, "the downscaler ends"))
 	}
 	patience := time.NewTimer(2 * r.config.StopTimeout)
 	defer patience.Stop()
@@ -352,14 +287,8 @@ func (r *run) end() error {
 	}
 	var silent []string
 	for _, m := range r.leaving {
-		switch p := m.protocol.Phase(); {
-		case p == Active || p == Stopped:
-		case p == Draining:
-			m.gate.Reopen(m.protocol.gate)
-		case p == Stuck && !m.protocol.expires.IsZero(): // the driver is free, and in doubt
-			m.gate.Abandon(m.protocol.gate)
-			fallthrough
-		default:
+		now := time.Now()
+		if r.follow(m, now, m.cordon.End(now)); !m.cordon.Resting() {
 			silent = append(silent, m.row.Key().String())
 		}
 	}

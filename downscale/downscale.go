@@ -4,7 +4,7 @@
 //
 //   - a [Policy] per app says which machines are surplus. The default is [Decider]: an app that nobody uses goes to its
 //     minimum when its keep-alive is over, a busy one gives up what the largest load of the last minutes does not justify;
-//   - a [Protocol] per machine makes the stop safe. The machine is soft-cordoned first, so that requests go elsewhere, and
+//   - a [cordon.Machine] per machine makes the stop safe. The machine is soft-cordoned first, so that requests go elsewhere, and
 //     every node acknowledges that. A request that knew of it and came all the same had nothing better: the stop is
 //     aborted. Then the gate closes by compare-and-swap at zero in flight, and only behind a closed gate is the driver told;
 //   - a [Downscaler] looks at the gates, steps the cores, and calls the driver.
@@ -38,6 +38,7 @@ import (
 	"time"
 
 	"github.com/ebbkit/ebb/balance"
+	"github.com/ebbkit/ebb/downscale/cordon"
 )
 
 // Driver ends machines. It is called from several goroutines, for one machine only once at a time.
@@ -224,6 +225,7 @@ func (c Config) resolve() (Config, error) {
 	return c, nil
 }
 
-func (c Config) timing() Timing {
-	return Timing{Quiet: c.Quiet, CordonMax: c.CordonMax, Notice: c.Notice, Backoff: c.Backoff, StuckAfter: 2 * c.StopTimeout}
+// cordon is the configuration of the state machines, resolved.
+func (c Config) cordon() cordon.Config {
+	return cordon.Config{Quiet: c.Quiet, CordonMax: c.CordonMax, Notice: c.Notice, Backoff: c.Backoff, StuckAfter: 2 * c.StopTimeout}
 }

@@ -103,30 +103,6 @@ func ExampleDecider() {
 	// 99 spare nrt-2 keep-alive 30s over: no request since 30s
 }
 
-// A protocol makes one stop safe. Here everybody but the last request behaves.
-func ExampleProtocol() {
-	p := downscale.NewProtocol(downscale.Timing{Quiet: time.Second, CordonMax: 30 * time.Second, Backoff: time.Minute})
-	now := time.Now()
-	step := func(in downscale.Input) downscale.Command {
-		c := p.Step(now, in)
-		fmt.Println(in.Kind, "->", p.Phase(), c.Do)
-		return c
-	}
-	step(downscale.Input{Kind: downscale.Up})
-	c := step(downscale.Input{Kind: downscale.Surplus, Reason: "nobody needs it"})
-	step(downscale.Input{Kind: downscale.Cordoned, Token: c.Token, Gate: 1}) // generation 1
-	step(downscale.Input{Kind: downscale.Acknowledged, Gate: 1})
-	c = step(downscale.Input{Kind: downscale.Touched})
-	fmt.Println(c.Reason)
-	// Output:
-	// Up -> active -
-	// Surplus -> soft-cordoned Cordon
-	// Cordoned -> soft-cordoned -
-	// Acknowledged -> soft-cordoned -
-	// Touched -> active Uncordon
-	// a request had no better machine
-}
-
 func ExampleDecision_Reason() {
 	fmt.Println(downscale.Decision{Why: downscale.RuleKeepAlive, For: 31 * time.Second, Of: 30 * time.Second}.Reason())
 	fmt.Println(downscale.Decision{Why: downscale.RuleHeadroom, Machine: "nrt-3", Peak: 12, Capacity: 20, Headroom: 0.8, Of: 5 * time.Minute}.Reason())

@@ -9,6 +9,7 @@ import (
 	"time"
 
 	"github.com/ebbkit/ebb/balance"
+	"github.com/ebbkit/ebb/downscale/cordon"
 )
 
 // Order says how a machine is to be stopped that need not be surplus: for a deploy, for maintenance, by another rule than
@@ -130,15 +131,15 @@ func (r *run) accept(list []*wish) {
 	}
 }
 
-// obey tells the protocol what is ordered of a machine, again on each look, until it is done or given up. It returns where
-// the protocol stands then.
-func (r *run) obey(m *machine, now time.Time, l balance.Load) Phase {
+// obey tells a machine's state machine what is ordered, again on each look, until it is done or given
+// up.
+func (r *run) obey(m *machine, now time.Time, l balance.Load) {
 	kept := m.orders[:0]
 	for _, w := range m.orders {
 		over := w.epoch != 0 && w.epoch != l.Epoch || l.State.Startable()
 		switch {
 		case w.ctx.Err() != nil:
-		case over && m.protocol.Phase() <= Notifying:
+		case over && !m.cordon.Closed():
 			w.done <- nil
 		default:
 			kept = append(kept, w)
@@ -147,18 +148,16 @@ func (r *run) obey(m *machine, now time.Time, l balance.Load) Phase {
 	clear(m.orders[len(kept):])
 	if m.orders = kept; len(kept) == 0 {
 		m.orders = nil
-		r.step(m, now, Input{Kind: Withdrawn})
-		return m.protocol.Phase()
+		r.follow(m, now, m.cordon.Withdraw(now))
+		return
 	}
-	for _, w := range slices.Clone(kept) { // a step may end them
-		r.step(m, now, Input{Kind: Ordered, Drain: w.order.Drain, Suspend: w.order.Suspend, Reason: w.order.Reason})
+	for _, w := range slices.Clone(kept) { // a command may end them
+		r.follow(m, now, m.cordon.Order(now, cordon.Order(w.order)))
 	}
-	p := m.protocol.Phase()
-	m.obeying = len(m.orders) > 0 && p != Active && p != Stopped
-	return p
+	m.obeying = len(m.orders) > 0 && !m.cordon.Resting()
 }
 
-// hear tells the protocols of machines with orders at once, and not only on the next tick.
+// hear looks at machines with orders at once, and not only on the next tick.
 func (r *run) hear(now time.Time) {
 	for _, a := range r.apps {
 		for _, m := range a.machines {
@@ -169,20 +168,15 @@ func (r *run) hear(now time.Time) {
 	}
 }
 
-// settle answers the orders of a machine whose protocol has come to rest.
+// settle answers the orders of a machine that has come to rest.
 func (m *machine) settle() {
-	if !m.obeying {
-		return
-	}
-	var err error
-	switch m.protocol.Phase() {
-	case Stopped:
-	case Active:
-		err = fmt.Errorf("%w: %v: %s", ErrBusy, m.row.Key(), m.why)
+	switch {
+	case !m.obeying || !m.cordon.Resting():
+	case m.cordon.Running():
+		m.dismiss(fmt.Errorf("%w: %v: %s", ErrBusy, m.row.Key(), m.cordon.Reason()))
 	default:
-		return
+		m.dismiss(nil)
 	}
-	m.dismiss(err)
 }
 
 // dismiss answers all orders of a machine.

@@ -6,7 +6,7 @@ import "time"
 // [Decider] is the default, [Excess] another; package downscaletest checks yours.
 //
 // A policy decides and does not act. What it says against a bound is not carried out, see
-// [Bounded], and between what is carried out and a stopped machine stands the [Protocol].
+// [Bounded], and between what is carried out and a stopped machine stands the soft cordon.
 type Policy interface {
 	// Decide returns the machines to spare and those of the leaving ones to recall, at time now. It is asked each
 	// [Config.Every]. Time may stand still; it does not go back by more than clocks do. s and its machines are valid until

@@ -11,6 +11,7 @@ import (
 	"time"
 
 	"github.com/ebbkit/ebb/balance"
+	"github.com/ebbkit/ebb/downscale/cordon"
 )
 
 // The invariants of the stop protocol, one by one, on the real shell. The exhaustive model and the rapid machines check
@@ -398,11 +399,11 @@ func TestRegressions(t *testing.T) {
 			if got := words(d.Decide(time.Unix(670, 0), s)); !strings.HasPrefix(got, "hold") {
 				t.Error(got)
 			}
-			p := NewProtocol(testTiming)
-			p.Step(time.Unix(0, 0), Input{Kind: Up})
-			c := p.Step(time.Unix(0, 0), Input{Kind: Surplus})
-			p.Step(time.Unix(0, 0), Input{Kind: Cordoned, Token: c.Token, Gate: 1})
-			if c := p.Step(time.Unix(3600, 0), Input{Kind: Tick}); c.Do != Uncordon {
+			m := cordon.New(cordon.Config{Quiet: sec, CordonMax: 30 * sec, Backoff: 60 * sec, StuckAfter: 120 * sec})
+			m.Look(time.Unix(0, 0), cordon.Look{Up: true})
+			m.Done(time.Unix(0, 0), m.Surplus(time.Unix(0, 0), cordon.Order{}, false), 1)
+			c := m.Look(time.Unix(3600, 0), cordon.Look{Up: true, Cordoned: true, Gen: 1, Used: true})
+			if c.Do != cordon.ActUncordon {
 				t.Errorf("a cordon of an hour ago ends in %v, want uncordon", c.Do)
 			}
 		}},

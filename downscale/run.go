@@ -9,6 +9,7 @@ import (
 	"time"
 
 	"github.com/ebbkit/ebb/balance"
+	"github.com/ebbkit/ebb/downscale/cordon"
 )
 
 // lookEvery is how often machines on their way are looked at, at least: so soon after a request came to a machine that was
@@ -93,7 +94,7 @@ type run struct {
 	*Downscaler
 	ctx     context.Context // of driver calls: they outlive Run's, but not their timeout
 	apps    map[balance.AppID]*appRun
-	leaving []*machine // those whose protocol is neither active nor stopped
+	leaving []*machine // those that are not at rest
 	pending int        // driver calls under way
 	answers chan answer
 	over    chan struct{} // closed when nobody listens to answers any longer
@@ -120,20 +121,19 @@ type reason struct {
 }
 
 type machine struct {
-	row      balance.Machine // as last seen in a snapshot
-	rank     uint64
-	gate     *balance.Gate // nil for a machine of another owner
-	protocol Protocol
-	load     int
-	peak     int // since the last decision
-	orders   []*wish
-	obeying  bool      // the protocol has taken them
-	why      string    // it went back to active, the last time
-	used     bool      // since the last decision
-	began    bool      // it came up since the last decision
-	listed   bool      // in run.leaving
-	epoch    uint64    // as last seen
-	since    time.Time // of the cordon; later of the driver call
+	row     balance.Machine // as last seen in a snapshot
+	rank    uint64
+	gate    *balance.Gate // nil for a machine of another owner
+	cordon  cordon.Machine
+	load    int
+	peak    int // since the last decision
+	orders  []*wish
+	obeying bool      // the state machine has taken them
+	used    bool      // since the last decision
+	began   bool      // it came up since the last decision
+	listed  bool      // in run.leaving
+	epoch   uint64    // as last seen
+	since   time.Time // of the cordon; later of the driver call
 }
 
 // tick looks at everything and decides.
@@ -204,8 +204,7 @@ func (r *run) look(now time.Time) {
 		r.observe(m, now)
 	}
 	r.leaving = slices.DeleteFunc(r.leaving, func(m *machine) bool {
-		p := m.protocol.Phase()
-		m.listed = p != Active && p != Stopped
+		m.listed = !m.cordon.Resting()
 		return !m.listed
 	})
 }
@@ -230,7 +229,7 @@ func (r *run) app(id balance.AppID, snap *balance.Snapshot) *appRun {
 		}
 		m, ok := old[row.ID]
 		if !ok || m.gate != gate {
-			m = &machine{rank: balance.Rank(id, row.ID), gate: gate, protocol: NewProtocol(r.config.timing())}
+			m = &machine{rank: balance.Rank(id, row.ID), gate: gate, cordon: cordon.New(r.config.cordon())}
 		}
 		m.row = *row
 		a.byID[row.ID] = m
@@ -249,7 +248,7 @@ func (r *run) app(id balance.AppID, snap *balance.Snapshot) *appRun {
 	return a
 }
 
-// decide asks the app's decider and tells the protocols.
+// decide asks the app's decider and does what it says.
 func (r *run) decide(a *appRun, now time.Time) {
 	s := Situation{App: a.snap.App(), Machines: a.seen[:0]}
 	for _, m := range a.machines {
@@ -271,16 +270,12 @@ func (r *run) decide(a *appRun, now time.Time) {
 		switch d.Verdict {
 		case Spare:
 			delete(a.held, d.Region)
-			r.step(
-				a.byID[d.Machine], now,
-				Input{
-					Kind: Surplus, Idle: d.Why == RuleKeepAlive && !s.inUse(),
-					Suspend: s.App.Autostop == balance.AutostopSuspend, Reason: d.Reason(),
-				},
-			)
+			m := a.byID[d.Machine]
+			o := cordon.Order{Suspend: s.App.Autostop == balance.AutostopSuspend, Reason: d.Reason()}
+			r.follow(m, now, m.cordon.Surplus(now, o, d.Why == RuleKeepAlive && !s.inUse()))
 		case Recall:
 			if m := a.byID[d.Machine]; m != nil && m.gate != nil {
-				r.step(m, now, Input{Kind: Needed, Reason: d.Reason()})
+				r.follow(m, now, m.cordon.Needed(now, d.Reason()))
 			}
 		case Hold:
 			why := reason{why: d.Why, open: d.Open}
@@ -340,10 +335,9 @@ func (r *run) see(m *machine, app balance.App, now time.Time) Seen {
 		}
 		return s
 	}
-	p := m.protocol.Phase()
 	s.Own, s.State, s.Load, s.Peak, s.Used, s.Began = true, m.gate.State(), m.load, m.peak, m.used, m.began
-	s.Leaving = p == SoftCordoned || p == Notifying || p == Closing
-	s.Veto = m.protocol.BackingOff(now)
+	s.Leaving = m.cordon.Leaving()
+	s.Veto = m.cordon.BackingOff(now)
 	if s.State == balance.StateStarted {
 		if m.load > 0 {
 			s.Open = r.open(m, app.IdleAfter)

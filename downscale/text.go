@@ -1,6 +1,10 @@
 package downscale
 
-import "github.com/ebbkit/ebb/internal/enum"
+import (
+	"fmt"
+
+	"github.com/ebbkit/ebb/internal/enum"
+)
 
 // The text forms of enums: their names, in JSON, flags and logs alike. Each reads back what it writes.
 
@@ -34,32 +38,9 @@ func (w *Why) UnmarshalText(text []byte) error {
 	return enum.Unmarshal(w, "downscale: rule", whyNames[:], text)
 }
 
-// MarshalText returns the phase's name; a value without one is an error.
-func (p Phase) MarshalText() ([]byte, error) {
-	return enum.Marshal("downscale: phase", phaseNames[:], uint8(p))
-}
-
-// UnmarshalText is the inverse of [Phase.MarshalText]; the error lists the names.
-func (p *Phase) UnmarshalText(text []byte) error {
-	return enum.Unmarshal(p, "downscale: phase", phaseNames[:], text)
-}
-
-// MarshalText returns the input's name; a value without one is an error.
-func (k Kind) MarshalText() ([]byte, error) {
-	return enum.Marshal("downscale: input", kindNames[:], uint8(k))
-}
-
-// UnmarshalText is the inverse of [Kind.MarshalText]; the error lists the names.
-func (k *Kind) UnmarshalText(text []byte) error {
-	return enum.Unmarshal(k, "downscale: input", kindNames[:], text)
-}
-
-// MarshalText returns the act's name; a value without one is an error.
-func (a Act) MarshalText() ([]byte, error) {
-	return enum.Marshal("downscale: act", actNames[:], uint8(a))
-}
-
-// UnmarshalText is the inverse of [Act.MarshalText]; the error lists the names.
-func (a *Act) UnmarshalText(text []byte) error {
-	return enum.Unmarshal(a, "downscale: act", actNames[:], text)
+func name(names []string, i uint8, kind string) string {
+	if int(i) < len(names) {
+		return names[i]
+	}
+	return fmt.Sprintf("%s(%d)", kind, i)
 }

@@ -12,6 +12,7 @@ import (
 	"github.com/ebbkit/ebb/backhaul"
 	"github.com/ebbkit/ebb/balance"
 	"github.com/ebbkit/ebb/downscale"
+	"github.com/ebbkit/ebb/downscale/cordon"
 	"github.com/ebbkit/ebb/rtt"
 )
 
@@ -20,7 +21,7 @@ var enums = []any{
 	new(balance.Autostop), new(balance.Abandoned), new(balance.State), new(balance.Health), new(balance.Cordon), new(balance.Tier),
 	new(balance.StartAnswer), new(balance.Bounce), new(balance.Outcome),
 	new(autostart.BootKind),
-	new(downscale.Preset), new(downscale.Class), new(downscale.Verdict), new(downscale.Why), new(downscale.Phase), new(downscale.Kind), new(downscale.Act),
+	new(downscale.Preset), new(downscale.Class), new(downscale.Verdict), new(downscale.Why), new(cordon.Phase), new(cordon.Act),
 	new(rtt.Source), new(rtt.State), new(rtt.Confidence),
 	new(backhaul.Certainty), new(backhaul.Failure), new(backhaul.StepKind), new(backhaul.Stall),
 }

@@ -12,6 +12,7 @@ import (
 // only one another and [values].
 var packages = []string{
 	"balance/grants/internal/deal",
+	"downscale/cordon",
 	"internal/enum",
 }
 
@@ -35,7 +36,7 @@ var cores = map[string]string{
 		decide load bounce errors trace preface windows budget trail frames stall
 		keyauth liveness service tail`,
 	"downscale": `
-		protocol cordon words retry decider decision spare window policy bounds excess
+		retry decider decision spare window policy bounds excess
 		preset connections pauses`,
 	"internal/delay":  "cities line stream",
 	"internal/events": "ring",

@@ -12,6 +12,7 @@ import (
 
 	"github.com/ebbkit/ebb/balance"
 	"github.com/ebbkit/ebb/downscale"
+	"github.com/ebbkit/ebb/downscale/cordon"
 )
 
 // stopRule is a policy in the simulated day.
@@ -155,16 +156,16 @@ func (r dayResult) per(n float64) dayResult {
 }
 
 type dayMachine struct {
-	seen     downscale.Seen
-	protocol downscale.Protocol
-	gen      uint64
-	load     int
-	ready    int               // second at which its boot ends
-	op       downscale.Command // at the driver
-	past     [dayLate + 1]int
+	seen   downscale.Seen
+	cordon cordon.Machine
+	gen    uint64
+	load   int
+	ready  int            // second at which its boot ends
+	op     cordon.Command // at the driver
+	past   [dayLate + 1]int
 }
 
-// day is a day under way. Machines have real protocols; gates are not needed, since requests here are a number.
+// day is a day under way. Machines have real soft cordons; gates are not needed, since requests here are a number.
 type day struct {
 	dayResult
 	policy   downscale.Policy
@@ -184,7 +185,7 @@ func runDay(policy downscale.Policy, seed uint64) dayResult {
 				ID: id, Region: dayRegion, Rank: balance.Rank("app", id), State: balance.StateStopped, Own: true,
 				Limits: balance.Limits{Soft: daySoft, Hard: dayHard},
 			},
-			protocol: downscale.NewProtocol(downscale.Timing{Quiet: time.Second, CordonMax: 30 * time.Second, Backoff: time.Minute, StuckAfter: time.Minute}),
+			cordon: cordon.New(cordon.Config{Quiet: time.Second, CordonMax: 30 * time.Second, Backoff: time.Minute, StuckAfter: time.Minute}),
 		}
 	}
 	slices.SortFunc(d.machines, func(a, b dayMachine) int {
@@ -220,9 +221,7 @@ func (d *day) second() {
 		seen := m.seen
 		seen.Load = m.past[d.t%len(m.past)] // of dayLate seconds ago
 		m.past[d.t%len(m.past)] = m.load
-		p := m.protocol.Phase()
-		seen.Leaving = p == downscale.SoftCordoned || p == downscale.Closing
-		seen.Veto = m.protocol.BackingOff(now)
+		seen.Leaving, seen.Veto = m.cordon.Leaving(), m.cordon.BackingOff(now)
 		s.Machines = append(s.Machines, seen)
 		if m.seen.State != balance.StateStopped {
 			d.hours += 1.0 / 3600
@@ -233,9 +232,9 @@ func (d *day) second() {
 			switch m := &d.machines[i]; {
 			case m.seen.ID != x.Machine:
 			case x.Verdict == downscale.Spare:
-				d.step(m, now, downscale.Input{Kind: downscale.Surplus, Reason: "surplus"})
+				d.follow(m, now, m.cordon.Surplus(now, cordon.Order{Reason: "surplus"}, false))
 			case x.Verdict == downscale.Recall:
-				d.step(m, now, downscale.Input{Kind: downscale.Needed})
+				d.follow(m, now, m.cordon.Needed(now, ""))
 			}
 		}
 	}
@@ -243,25 +242,25 @@ func (d *day) second() {
 
 // serve spreads the load over the machines, starts what is missing, and counts.
 func (d *day) serve(demand int, now time.Time) {
-	var open, cordoned []*dayMachine
+	var open, leaving []*dayMachine
 	coming := 0
 	for i := range d.machines {
 		m := &d.machines[i]
-		switch p := m.protocol.Phase(); {
+		switch {
 		case m.seen.State == balance.StateStarting:
 			coming++
-		case p == downscale.Active:
+		case m.cordon.Running():
 			open = append(open, m)
-		case p == downscale.SoftCordoned:
-			cordoned = append(cordoned, m)
+		case m.cordon.Leaving():
+			leaving = append(leaving, m)
 		}
 		m.load /= 2 // what is left on a cordoned one goes away in seconds
 	}
 	// What does not fit below the soft limits has a cordoned machine recalled, or another started.
-	for missing := (demand+daySoft-1)/daySoft - len(open) - coming; missing > 0 && len(cordoned) > 0; missing-- {
-		d.step(cordoned[0], now, downscale.Input{Kind: downscale.Uncordoned})
+	for missing := (demand+daySoft-1)/daySoft - len(open) - coming; missing > 0 && len(leaving) > 0; missing-- {
+		d.follow(leaving[0], now, leaving[0].cordon.Look(now, cordon.Look{Up: true})) // recalled
 		d.aborts++
-		open, cordoned = append(open, cordoned[0]), cordoned[1:]
+		open, leaving = append(open, leaving[0]), leaving[1:]
 	}
 	for i := range d.machines {
 		if len(open)+coming >= (demand+daySoft-1)/daySoft {
@@ -282,7 +281,7 @@ func (d *day) serve(demand int, now time.Time) {
 		d.over++
 	}
 	rest := demand
-	for _, m := range cordoned {
+	for _, m := range leaving {
 		rest -= m.load
 	}
 	for i, m := range open {
@@ -295,48 +294,38 @@ func (d *day) serve(demand int, now time.Time) {
 
 // operate is what the shell does on each look, and the driver, which takes a second.
 func (d *day) operate(m *dayMachine, now time.Time) {
-	switch p := m.protocol.Phase(); {
-	case m.op.Do == downscale.Stop:
-		token := m.op.Token
-		m.op = downscale.Command{}
-		d.step(m, now, downscale.Input{Kind: downscale.Done, Token: token})
+	switch {
+	case m.op.Do == cordon.ActStop:
+		c := m.op
+		m.op = cordon.Command{}
+		d.follow(m, now, m.cordon.Done(now, c, 0))
 	case m.seen.State == balance.StateStarting && d.t >= m.ready:
 		m.seen.State, m.seen.Began = balance.StateStarted, true
-		d.step(m, now, downscale.Input{Kind: downscale.Up})
-	case p == downscale.Active:
+		d.follow(m, now, m.cordon.Look(now, cordon.Look{Up: true}))
+	case m.cordon.Running():
 		m.seen.Began = false
-	case p == downscale.SoftCordoned:
-		d.step(m, now, downscale.Input{Kind: downscale.Acknowledged, Gate: m.gen})
-		kind := downscale.Busy
-		if m.load == 0 {
-			kind = downscale.Idle
-		}
-		d.step(m, now, downscale.Input{Kind: kind})
-		d.step(m, now, downscale.Input{Kind: downscale.Tick})
+	case m.cordon.Leaving():
+		look := cordon.Look{Up: true, Cordoned: true, Gen: m.gen, Acked: true, InFlight: m.load}
+		d.follow(m, now, m.cordon.Look(now, look))
 	}
 }
 
-// step steps a machine's protocol and does what it says.
-func (d *day) step(m *dayMachine, now time.Time, in downscale.Input) {
-	for {
-		switch c := m.protocol.Step(now, in); c.Do {
-		case downscale.Cordon:
-			m.gen++
-			in = downscale.Input{Kind: downscale.Cordoned, Token: c.Token, Gate: m.gen}
-			continue
-		case downscale.Close:
-			in = downscale.Input{Kind: downscale.Closed, Token: c.Token, Gate: 1}
-			continue
-		case downscale.Uncordon:
-			d.aborts++
-		case downscale.Stop:
-			m.op = c
-			m.seen.State = balance.StateStopping
-			d.stops++
-			d.pending = append(d.pending, d.t)
-		case downscale.Finish:
-			m.seen.State = balance.StateStopped
-		}
-		return
+// follow carries out a command, and what comes of it.
+func (d *day) follow(m *dayMachine, now time.Time, c cordon.Command) {
+	switch c.Do {
+	case cordon.ActCordon:
+		m.gen++
+		d.follow(m, now, m.cordon.Done(now, c, m.gen))
+	case cordon.ActClose:
+		d.follow(m, now, m.cordon.Done(now, c, 1))
+	case cordon.ActUncordon:
+		d.aborts++
+	case cordon.ActStop:
+		m.op = c
+		m.seen.State = balance.StateStopping
+		d.stops++
+		d.pending = append(d.pending, d.t)
+	case cordon.ActFinish:
+		m.seen.State = balance.StateStopped
 	}
 }

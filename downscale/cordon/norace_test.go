@@ -1,5 +1,5 @@
 //go:build !race
 
-package downscale
+package cordon
 
 const raceEnabled = false

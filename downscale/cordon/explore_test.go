@@ -1,9 +1,8 @@
-package downscale
+package cordon
 
 import (
 	"flag"
 	"fmt"
-	"go/ast"
 	"go/parser"
 	"go/token"
 	"maps"
@@ -60,11 +59,11 @@ func (w *world) String() string {
 // atRest: nothing is going on that has to end.
 func (w *world) atRest() bool {
 	p := w.p.phase
-	return !w.left && !w.late && !w.doubt && w.queue[0].Do == None && (p == Active || p == Stopped) && !w.gate.closing() && w.gate.n == 0
+	return !w.left && !w.late && !w.doubt && w.queue[0].Do == ActNone && (p == phaseActive || p == phaseStopped) && !w.gate.closing() && w.gate.n == 0
 }
 
-// explore visits every world that can be reached. It returns an error with the shortest way to a world that breaks a
-// promise, or to one from which nothing leads to rest.
+// explore visits every world that can be reached. It returns an error with the shortest way to a
+// world that breaks a promise, or to one from which nothing leads to rest.
 func (m *model) explore() (states, transitions int, err error) {
 	type step struct {
 		state int32
@@ -100,7 +99,7 @@ func (m *model) explore() (states, transitions int, err error) {
 		}
 		return i
 	}
-	first := world{p: NewProtocol(Timing{Quiet: m.quiet, CordonMax: time.Hour, Backoff: time.Hour, StuckAfter: time.Hour})}
+	first := world{p: New(Config{Quiet: m.quiet, CordonMax: time.Hour, Backoff: time.Hour, StuckAfter: time.Hour})}
 	m.canon(&first)
 	add(first, step{})
 	for len(level) > 0 {
@@ -144,9 +143,10 @@ func (m *model) explore() (states, transitions int, err error) {
 	return len(ways), transitions, nil
 }
 
-// TestProtocolExhaustively visits every state of the protocol and what is around it, for one node, and with -full for two:
-// some 4e5 states and 5e6 transitions, and then some 1.3e7 and 1.9e8. It also holds the diagram in the doc comment to what it saw.
-func TestProtocolExhaustively(t *testing.T) {
+// TestMachineExhaustively visits every state of the machine and what is around it, for one node,
+// and with -full for two: some 4e5 states and 5e6 transitions, and then some 1.3e7 and 1.9e8. It
+// also holds the diagram in the doc comment to what it saw.
+func TestMachineExhaustively(t *testing.T) {
 	var models []*model
 	for _, quiet := range []time.Duration{0, time.Hour} {
 		long := quiet > 0
@@ -181,26 +181,20 @@ func TestProtocolExhaustively(t *testing.T) {
 	}
 	slices.Sort(got)
 	if d := cmp.Diff(diagram(t), got); d != "" {
-		t.Errorf("the diagram in Protocol's comment and what the model reached (-comment +model):\n%s", d)
+		t.Errorf("the diagram in the package comment and what the model reached (-comment +model):\n%s", d)
 	}
 }
 
-// diagram reads the transitions out of Protocol's doc comment.
+// diagram reads the transitions out of the package comment.
 func diagram(t *testing.T) (edges []string) {
 	t.Helper()
-	f, err := parser.ParseFile(token.NewFileSet(), "protocol.go", nil, parser.ParseComments)
+	f, err := parser.ParseFile(token.NewFileSet(), "doc.go", nil, parser.ParseComments)
 	if err != nil {
 		t.Fatal(err)
 	}
 	line := regexp.MustCompile(`(?m)^\t([a-z-]+) +--(\w+)--> +([a-z-]+)(?: +(\w+))?$`)
-	for _, d := range f.Decls {
-		g, ok := d.(*ast.GenDecl)
-		if !ok || g.Doc == nil || g.Tok != token.TYPE || g.Specs[0].(*ast.TypeSpec).Name.Name != "Protocol" {
-			continue
-		}
-		for _, l := range line.FindAllStringSubmatch(g.Doc.Text(), -1) {
-			edges = append(edges, edge(l[1], l[2], l[3], l[4]))
-		}
+	for _, l := range line.FindAllStringSubmatch(f.Doc.Text(), -1) {
+		edges = append(edges, edge(l[1], l[2], l[3], l[4]))
 	}
 	slices.Sort(edges)
 	return edges

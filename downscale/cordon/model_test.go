@@ -1,4 +1,4 @@
-package downscale
+package cordon
 
 import (
 	"fmt"
@@ -8,13 +8,14 @@ import (
 	"github.com/ebbkit/ebb/balance"
 )
 
-// world is the protocol with everything around it: the gate, a driver that is slow, fails and does not know, nodes that
-// learn of a cordon late and whose requests and acknowledgements are late, a starter, machines that crash, an edge that
-// recalls, and somebody who drains. Each action is one atomic step of one of them, in any order. Counters are renamed by
-// rank and timers are armed or not, so that the space is finite.
+// world is the state machine with everything around it: the gate, a driver that is slow, fails
+// and does not know, nodes that learn of a cordon late and whose requests and acknowledgements
+// are late, a starter, machines that crash, an edge that recalls, and somebody who drains. Each
+// action is one atomic step of one of them, in any order. Counters are renamed by rank and timers
+// are armed or not, so that the space is finite.
 type world struct {
-	p     Protocol
-	queue [3]Command // given by the protocol and not yet carried out, in order
+	p     Machine
+	queue [3]Command // given by the state machine and not yet carried out, in order
 	gate  modelGate
 	proc  proc
 	op    call1 // the driver's, under way
@@ -23,10 +24,12 @@ type world struct {
 	drain drainState
 	owed  bool // a start was promised during the stop
 	left  bool // a cordon of a downscaler that was cut off
-	late  bool // of such a one: the driver's answer goes to the gate, and not to the protocol
-	doubt bool // of such a one: the driver did not know, and the gate is closed until the next takes it up
+	late  bool // of such a one: the driver's answer goes to the gate, and not to the state machine
+	// of such a one: the driver did not know, and the gate is closed until the next takes it up
+	doubt bool
 	told  bool // all connections have been told
-	blind bool // the machine ended by itself while its gate was closed, and the gate takes no exits then
+	// the machine ended by itself while its gate was closed, and the gate takes no exits then
+	blind bool
 	nodes [3]modelNode
 }
 
@@ -47,12 +50,12 @@ const (
 )
 
 type call1 struct {
-	do    Act  // of an operation
-	kind  Kind // of an answer
+	do    Act   // of an operation
+	kind  event // of an answer
 	token uint64
 }
 
-// modelGate is balance.Gate without its atomics; TestProtocolWithGate runs the real one.
+// modelGate is balance.Gate without its atomics; TestMachineWithGate runs the real one.
 type modelGate struct {
 	state                   balance.State
 	cordon, touched, wanted bool
@@ -83,14 +86,16 @@ var (
 // model explores.
 type model struct {
 	nodes    int
-	quiet    time.Duration   // Timing.Quiet
-	orders   bool            // somebody orders stops
-	cuts     bool            // the downscaler is cut off, and another begins
-	suspends bool            // what firm orders want
-	more     bool            // answers that arrive twice, and both ways of stopping for every order: about four times the states
-	edges    map[string]bool // of the diagram
-	err      error
-	next     func(label string, progress bool, w world)
+	quiet    time.Duration // Timing.Quiet
+	orders   bool          // somebody orders stops
+	cuts     bool          // the downscaler is cut off, and another begins
+	suspends bool          // what firm orders want
+	// answers that arrive twice, and both ways of stopping for every order: about four times the
+	// states
+	more  bool
+	edges map[string]bool // of the diagram
+	err   error
+	next  func(label string, progress bool, w world)
 }
 
 func (m *model) failf(format string, args ...any) {
@@ -99,18 +104,18 @@ func (m *model) failf(format string, args ...any) {
 	}
 }
 
-// feed steps the protocol and queues its command.
-func (m *model) feed(w *world, in Input) {
+// feed steps the state machine and queues its command.
+func (m *model) feed(w *world, in input) {
 	from := w.p.phase
-	c := w.p.Step(modelNow, in)
-	if from != w.p.phase || c.Do != None {
-		m.edges[edge(from.String(), in.Kind.String(), w.p.phase.String(), c.Do.String())] = true
+	c := w.p.step(modelNow, in)
+	if from != w.p.phase || c.Do != ActNone {
+		m.edges[edge(from.String(), in.event.String(), w.p.phase.String(), c.Do.String())] = true
 	}
-	if c.Do == None || c.Do == Alarm {
+	if c.Do == ActNone || c.Do == ActAlarm {
 		return
 	}
 	for i := range w.queue {
-		if w.queue[i].Do == None {
+		if w.queue[i].Do == ActNone {
 			c.Reason = ""
 			w.queue[i] = c
 			return
@@ -133,21 +138,21 @@ func (m *model) carryOut(w *world) {
 	w.queue[len(w.queue)-1] = Command{}
 	g := &w.gate
 	switch c.Do {
-	case Cordon:
+	case ActCordon:
 		if g.state != balance.StateStarted || g.cordon {
-			m.feed(w, Input{Kind: Refused, Token: c.Token})
+			m.feed(w, input{event: onRefused, Token: c.Token})
 			return
 		}
 		g.cordon, g.touched = true, false
 		g.gen++
-		m.feed(w, Input{Kind: Cordoned, Token: c.Token, Gate: g.gen})
-	case Uncordon:
+		m.feed(w, input{event: onCordoned, Token: c.Token, Gate: g.gen})
+	case ActUncordon:
 		if g.state == balance.StateStarted && g.cordon && g.gen == c.Gate {
 			g.cordon, g.touched = false, false
 		}
-	case Close:
+	case ActClose:
 		if g.state != balance.StateStarted || !g.cordon || g.touched || g.n > 0 || g.gen != c.Gate {
-			m.feed(w, Input{Kind: Refused, Token: c.Token})
+			m.feed(w, input{event: onRefused, Token: c.Token})
 			return
 		}
 		for i := range w.nodes[:m.nodes] {
@@ -160,21 +165,21 @@ func (m *model) carryOut(w *world) {
 		if c.Suspend {
 			g.state = balance.StateSuspending
 		}
-		m.feed(w, Input{Kind: Closed, Token: c.Token, Gate: g.token})
-	case CloseNow:
+		m.feed(w, input{event: onClosed, Token: c.Token, Gate: g.token})
+	case ActCloseNow:
 		if w.p.order != firm && !w.p.wanted {
 			m.failf("the gate closed over requests, and nobody ordered it")
 		}
 		if g.state != balance.StateStarted {
-			m.feed(w, Input{Kind: Refused, Token: c.Token})
+			m.feed(w, input{event: onRefused, Token: c.Token})
 			return
 		}
 		g.token++
 		g.state = balance.StateStopping
-		m.feed(w, Input{Kind: Closed, Token: c.Token, Gate: g.token})
-	case Notify:
+		m.feed(w, input{event: onClosed, Token: c.Token, Gate: g.token})
+	case ActNotify:
 		w.told = w.told || c.All
-	case Reopen:
+	case ActReopen:
 		if !g.closing() || g.token != c.Gate {
 			m.failf("Reopen with token %d of a gate that is %v with %d", c.Gate, g.state, g.token)
 		}
@@ -183,15 +188,15 @@ func (m *model) carryOut(w *world) {
 		}
 		g.clear(balance.StateStarted)
 		w.owed = false // it runs
-	case Stop, Suspend:
-		if !g.closing() || g.n > 0 && (c.Do == Suspend || !w.told) || g.token != c.Gate {
+	case ActStop, ActSuspend:
+		if !g.closing() || g.n > 0 && (c.Do == ActSuspend || !w.told) || g.token != c.Gate {
 			m.failf("%v of a gate that is %v with %d in flight", c.Do, g.state, g.n)
 		}
-		if w.op.do != None || w.drain == drainStopping {
+		if w.op.do != ActNone || w.drain == drainStopping {
 			m.failf("%v while the driver works on the machine", c.Do)
 		}
 		w.op = call1{do: c.Do, token: c.Token}
-	case Finish:
+	case ActFinish:
 		if !g.closing() || g.token != c.Gate {
 			m.failf("Finish with token %d of a gate that is %v with %d", c.Gate, g.state, g.token)
 		}
@@ -211,46 +216,47 @@ func (m *model) carryOut(w *world) {
 }
 
 // look is what the shell does on each look at a machine.
-func (m *model) look(w *world, kind func(Input)) {
+func (m *model) look(w *world, kind func(input)) {
 	g := &w.gate
 	switch w.p.phase {
-	case Stopped, Active:
+	case phaseStopped, phaseActive:
 		if g.state == balance.StateStarted {
-			kind(Input{Kind: Up})
+			kind(input{event: onUp})
 		} else {
-			kind(Input{Kind: Down})
+			kind(input{event: onDown})
 		}
-	case Draining:
+	case phaseDraining:
 		if g.n == 0 {
-			kind(Input{Kind: Idle})
+			kind(input{event: onIdle})
 		}
-	case SoftCordoned, Notifying:
+	case phaseSoftCordoned, phaseNotifying:
 		acked := true
 		for _, n := range w.nodes[:m.nodes] {
 			acked = acked && n.acked >= g.gen
 		}
 		switch {
 		case g.state != balance.StateStarted:
-			kind(Input{Kind: Down})
+			kind(input{event: onDown})
 		case !g.cordon || g.gen != w.p.gate:
-			kind(Input{Kind: Uncordoned})
+			kind(input{event: onUncordoned})
 		case g.touched:
-			kind(Input{Kind: Touched})
+			kind(input{event: onTouched})
 		default:
 			if acked {
-				kind(Input{Kind: Acknowledged, Gate: g.gen})
+				kind(input{event: onAcknowledged, Gate: g.gen})
 			}
-			kind(Input{Kind: Busy})
+			kind(input{event: onBusy})
 			if g.n == 0 {
-				kind(Input{Kind: Idle})
+				kind(input{event: onIdle})
 			} else {
-				kind(Input{Kind: Lingering}) // what is in flight may be connections, or not
+				kind(input{event: onLingering}) // what is in flight may be connections, or not
 			}
 		}
 	}
 }
 
-// act gives every world that one action makes of w. Progress actions are those that happen by themselves, sooner or later.
+// act gives every world that one action makes of w. Progress actions are those that happen by
+// themselves, sooner or later.
 func (m *model) act(w world) {
 	do := func(label string, progress bool, change func(w *world)) {
 		n := w
@@ -259,31 +265,31 @@ func (m *model) act(w world) {
 		m.canon(&n)
 		m.next(label, progress, n)
 	}
-	feed := func(label string, progress bool, in Input) {
+	feed := func(label string, progress bool, in input) {
 		do(label, progress, func(w *world) { m.feed(w, in) })
 	}
-	if w.queue[0].Do != None {
+	if w.queue[0].Do != ActNone {
 		do("carry out "+w.queue[0].Do.String(), true, m.carryOut)
 	}
-	if w.queue[1].Do == None { // the shell never gets further ahead
-		m.look(&w, func(in Input) { feed("look: "+in.Kind.String(), true, in) })
-		feed("surplus: suspend", false, Input{Kind: Surplus, Suspend: true})
-		feed("all idle", false, Input{Kind: Surplus, Suspend: true, Idle: true})
-		feed("needed", false, Input{Kind: Needed})
+	if w.queue[1].Do == ActNone { // the shell never gets further ahead
+		m.look(&w, func(in input) { feed("look: "+in.event.String(), true, in) })
+		feed("surplus: suspend", false, input{event: onSurplus, Suspend: true})
+		feed("all idle", false, input{event: onSurplus, Suspend: true, Idle: true})
+		feed("needed", false, input{event: onNeeded})
 		if m.orders {
-			feed("order", false, Input{Kind: Ordered})
-			feed("firm order", false, Input{Kind: Ordered, Drain: time.Hour, Suspend: m.suspends})
-			feed("withdrawn", false, Input{Kind: Withdrawn})
+			feed("order", false, input{event: onOrdered})
+			feed("firm order", false, input{event: onOrdered, Drain: time.Hour, Suspend: m.suspends})
+			feed("withdrawn", false, input{event: onWithdrawn})
 		}
 		if m.more {
-			feed("firm order, the other way", false, Input{Kind: Ordered, Drain: time.Hour, Suspend: !m.suspends})
-			feed("surplus: stop", false, Input{Kind: Surplus})
+			feed("firm order, the other way", false, input{event: onOrdered, Drain: time.Hour, Suspend: !m.suspends})
+			feed("surplus: stop", false, input{event: onSurplus})
 		}
 		for i, t := range w.p.timers() {
 			if !t.IsZero() {
 				do(fmt.Sprint("timer ", i), true, func(w *world) {
 					*w.p.timers()[i] = modelNow
-					m.feed(w, Input{Kind: Tick})
+					m.feed(w, input{event: onTick})
 				})
 			}
 		}
@@ -299,23 +305,23 @@ func (m *model) act(w world) {
 }
 
 // timers are those of which the model decides when they fire.
-func (p *Protocol) timers() []*time.Time { return []*time.Time{&p.quiet, &p.expires, &p.backoff} }
+func (p *Machine) timers() []*time.Time { return []*time.Time{&p.quiet, &p.expires, &p.backoff} }
 
 // cutOff ends the downscaler at any time and has another begin, and do what that does first.
 func (m *model) cutOff(w *world, do func(string, bool, func(*world))) {
 	g := w.gate
-	anew := NewProtocol(w.p.timing)
-	if w.queue[0].Do == None {
+	anew := New(w.p.config)
+	if w.queue[0].Do == ActNone {
 		switch w.p.phase {
-		case SoftCordoned, Notifying:
+		case phaseSoftCordoned, phaseNotifying:
 			do("cut off", false, func(w *world) { w.p, w.left = anew, true })
-		case Draining: // opened again
+		case phaseDraining: // opened again
 			do("cut off", false, func(w *world) {
 				w.p, w.owed = anew, false
 				w.gate.clear(balance.StateStarted)
 			})
-		case Suspending, Stopping, Stuck:
-			if w.op.do == None && w.ans == (call1{}) {
+		case phaseSuspending, phaseStopping, phaseStuck:
+			if w.op.do == ActNone && w.ans == (call1{}) {
 				do("cut off", false, func(w *world) { w.p, w.doubt, w.dup = anew, true, call1{} })
 			} else {
 				do("cut off", false, func(w *world) { w.p, w.late, w.dup = anew, true, call1{} })
@@ -325,15 +331,18 @@ func (m *model) cutOff(w *world, do func(string, bool, func(*world))) {
 	switch {
 	case w.left && (g.state != balance.StateStarted || !g.cordon):
 		do("nothing is left over", true, func(w *world) { w.left = false })
-	case w.left && w.p.phase == Active:
+	case w.left && w.p.phase == phaseActive:
 		do("what is left over is released", true, func(w *world) { w.left, w.gate.cordon, w.gate.touched = false, false, false })
-	case w.doubt && w.p.phase == Stopped && g.closing():
-		do("what is in doubt is taken up", true, func(w *world) { w.p, w.doubt = adopted(w.p.timing, w.gate.token, modelNow), false })
+	case w.doubt && w.p.phase == phaseStopped && g.closing():
+		do("what is in doubt is taken up", true, func(w *world) {
+			w.p.Adopt(modelNow, w.gate.token)
+			w.doubt = false
+		})
 	case w.late && w.ans != (call1{}):
 		do("answer arrives late", true, func(w *world) {
 			a := w.ans
 			w.ans, w.late = call1{}, false
-			if w.doubt = a.kind != Done; w.doubt {
+			if w.doubt = a.kind != onDone; w.doubt {
 				return
 			}
 			again := w.gate.wanted
@@ -350,27 +359,27 @@ func (m *model) cutOff(w *world, do func(string, bool, func(*world))) {
 }
 
 func (m *model) driver(w *world, do func(string, bool, func(*world))) {
-	answer := func(label string, kind Kind, to proc) {
+	answer := func(label string, kind event, to proc) {
 		do("driver: "+label, true, func(w *world) {
 			w.ans, w.op, w.proc = call1{kind: kind, token: w.op.token}, call1{}, to
 		})
 	}
 	if w.ans == (call1{}) {
 		switch w.op.do {
-		case Stop:
-			answer("stopped", Done, gone)
-			answer("in doubt", Unknown, w.proc)
-			answer("in doubt, but stopped", Unknown, gone)
+		case ActStop:
+			answer("stopped", onDone, gone)
+			answer("in doubt", onUnknown, w.proc)
+			answer("in doubt, but stopped", onUnknown, gone)
 			if w.proc != gone {
-				answer("cannot stop", Failed, w.proc)
+				answer("cannot stop", onFailed, w.proc)
 			}
-		case Suspend:
+		case ActSuspend:
 			if w.proc == running {
-				answer("suspended", Done, frozen)
-				answer("in doubt, but suspended", Unknown, frozen)
+				answer("suspended", onDone, frozen)
+				answer("in doubt, but suspended", onUnknown, frozen)
 			}
-			answer("cannot suspend", Failed, w.proc)
-			answer("in doubt", Unknown, w.proc)
+			answer("cannot suspend", onFailed, w.proc)
+			answer("in doubt", onUnknown, w.proc)
 		}
 	}
 	if w.ans != (call1{}) && !w.late {
@@ -379,14 +388,14 @@ func (m *model) driver(w *world, do func(string, bool, func(*world))) {
 			if w.ans = (call1{}); m.more {
 				w.dup = a
 			}
-			m.feed(w, Input{Kind: a.kind, Token: a.token})
+			m.feed(w, input{event: a.kind, Token: a.token})
 		})
 	}
 	if w.dup != (call1{}) {
 		do("answer arrives again", true, func(w *world) {
 			a := w.dup
 			w.dup = call1{}
-			m.feed(w, Input{Kind: a.kind, Token: a.token})
+			m.feed(w, input{event: a.kind, Token: a.token})
 		})
 	}
 }
@@ -458,18 +467,18 @@ func (m *model) node(w *world, i int, do func(string, bool, func(*world))) {
 
 // check holds in every world.
 func (m *model) check(w *world) {
-	quiet := w.queue[0].Do == None
+	quiet := w.queue[0].Do == ActNone
 	g := &w.gate
 	switch p := w.p.phase; {
-	case w.op.do != None && (!g.closing() || g.n > 0 && !w.told):
+	case w.op.do != ActNone && (!g.closing() || g.n > 0 && !w.told):
 		m.failf("the driver works behind a gate that is %v with %d in flight", g.state, g.n)
-	case w.op.do != None && p != Stopping && p != Suspending && p != Stuck && !w.late:
+	case w.op.do != ActNone && p != phaseStopping && p != phaseSuspending && p != phaseStuck && !w.late:
 		m.failf("the driver works on a machine that is %v", p)
-	case quiet && (p == Active || p == Stopped) && g.state == balance.StateStarted && g.cordon && !w.left:
+	case quiet && (p == phaseActive || p == phaseStopped) && g.state == balance.StateStarted && g.cordon && !w.left:
 		m.failf("a cordon is left on a machine that is %v", p)
-	case quiet && (p == Active || p == Stopped) && g.closing() && w.drain == notDraining && !w.late && !w.doubt:
+	case quiet && (p == phaseActive || p == phaseStopped) && g.closing() && w.drain == notDraining && !w.late && !w.doubt:
 		m.failf("a gate is left %v of a machine that is %v", g.state, p)
-	case quiet && p == Stopped && w.owed && g.state.Startable():
+	case quiet && p == phaseStopped && w.owed && g.state.Startable():
 		m.failf("a start was promised and not done")
 	case g.state == balance.StateStarted && w.proc != running && !w.blind:
 		m.failf("the gate is open and the machine does not run")
@@ -484,19 +493,19 @@ func (m *model) canon(w *world) {
 			*t = far
 		}
 	}
-	if p.phase != Active || p.backoff.IsZero() || !modelNow.Before(p.backoff) {
+	if p.phase != phaseActive || p.backoff.IsZero() || !modelNow.Before(p.backoff) {
 		p.backoff, p.fault = time.Time{}, false
 	}
 	w.told = w.told && w.gate.closing()
 	if !w.gate.closing() && (w.gate.state != balance.StateStarted || w.proc == running) {
 		w.blind = false
 	}
-	p.calm, p.aborts, p.reason = time.Time{}, 0, ""
+	p.calm, p.since, p.aborts, p.reason = time.Time{}, time.Time{}, 0, ""
 	var gens, tokens, gates []*uint64
 	tokens = append(tokens, &p.token, &w.op.token, &w.ans.token, &w.dup.token)
 	gens = append(gens, &w.gate.gen)
 	gates = append(gates, &w.gate.token)
-	if p.phase == SoftCordoned || p.phase == Notifying || p.phase == Closing {
+	if p.phase == phaseSoftCordoned || p.phase == phaseNotifying || p.phase == phaseClosing {
 		gens = append(gens, &p.gate)
 	} else {
 		gates = append(gates, &p.gate)
@@ -504,7 +513,7 @@ func (m *model) canon(w *world) {
 	for i := range w.queue {
 		c := &w.queue[i]
 		tokens = append(tokens, &c.Token)
-		if c.Do == Uncordon || c.Do == Close || c.Do == CloseNow {
+		if c.Do == ActUncordon || c.Do == ActClose || c.Do == ActCloseNow {
 			gens = append(gens, &c.Gate)
 		} else {
 			gates = append(gates, &c.Gate)

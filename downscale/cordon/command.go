@@ -1,0 +1,103 @@
+package cordon
+
+import (
+	"fmt"
+	"time"
+
+	"github.com/ebbkit/ebb/internal/enum"
+)
+
+// Act is what a [Command] asks for.
+type Act uint8
+
+// The acts. The methods of a gate and a driver that they name are those of package balance and of
+// package downscale; any others that do the same serve as well.
+const (
+	ActNone     Act = iota
+	ActCordon       // Gate.Cordon; answer Done with the generation, or Failed
+	ActUncordon     // Gate.Uncordon of generation Gate; no answer
+	ActNotify       // tell the long connections that may be told, or All; no answer
+	ActClose        // Gate.Close of generation Gate; answer Done with the gate's token, or Failed
+	ActCloseNow     // Gate.CloseNow; answer Done with the gate's token, or Failed
+	ActReopen       // Gate.Reopen with token Gate; no answer
+	ActAbandon      // Gate.Abandon with token Gate; no answer
+	ActSuspend      // Driver.Suspend; answer Done, Failed or Unknown
+	ActStop         // Driver.Stop; answer Done, Failed or Unknown
+	ActFinish       // Gate.Closed with token Gate; no answer
+	ActAlarm        // tell people that the machine is stuck; no answer
+)
+
+var actNames = [...]string{
+	"-", "Cordon", "Uncordon", "Notify", "Close", "CloseNow", "Reopen", "Abandon", "Suspend", "Stop",
+	"Finish", "Alarm",
+}
+
+// String returns the act's name as it stands in the diagram of the package comment.
+func (a Act) String() string { return name(actNames[:], uint8(a), "act") }
+
+// MarshalText returns the act's name; a value without one is an error.
+func (a Act) MarshalText() ([]byte, error) {
+	return enum.Marshal("cordon: act", actNames[:], uint8(a))
+}
+
+// UnmarshalText is the inverse of [Act.MarshalText]; the error lists the names.
+func (a *Act) UnmarshalText(text []byte) error {
+	return enum.Unmarshal(a, "cordon: act", actNames[:], text)
+}
+
+// Command is what a [Machine] wants done. The zero value is nothing.
+type Command struct {
+	Do Act
+	// Token tells commands apart that want an answer: one to any but the last changes nothing.
+	Token uint64
+	// Uncordon, Close: the cordon's generation; Reopen, Abandon, Suspend, Stop, Finish: the
+	// gate's token
+	Gate    uint64
+	Suspend bool          // Close: to suspend; Finish: the machine is suspended
+	All     bool          // Notify: of every class
+	Within  time.Duration // Notify: how long they may take to end
+	Again   bool          // Notify: the others have been told; these are those that have come since
+	Reason  string        // a sentence for people
+}
+
+// Phase is where a [Machine] stands. [Machine.Resting] and its siblings tell phases apart; the
+// name is for people.
+type Phase uint8
+
+const (
+	phaseStopped      Phase = iota // it does not run: stopped, suspended, failed, or starting
+	phaseActive                    // it runs and nobody wants it stopped
+	phaseSoftCordoned              // it is avoided; the next request that has nothing better saves it
+	phaseNotifying                 // soft-cordoned, and its long connections have been told
+	phaseClosing                   // the gate has been asked to close
+	// the gate has closed over what is in flight, by order; connections have been told
+	phaseDraining
+	phaseSuspending // the gate is closed, the driver suspends
+	phaseStopping   // the gate is closed, the driver stops
+	// the gate is closed and the driver has been silent for too long, or did not know
+	phaseStuck
+)
+
+var phaseNames = [...]string{
+	"stopped", "active", "soft-cordoned", "notifying", "closing", "draining", "suspending", "stopping", "stuck",
+}
+
+// String returns the phase's name as it stands in the diagram of the package comment.
+func (p Phase) String() string { return name(phaseNames[:], uint8(p), "phase") }
+
+// MarshalText returns the phase's name; a value without one is an error.
+func (p Phase) MarshalText() ([]byte, error) {
+	return enum.Marshal("cordon: phase", phaseNames[:], uint8(p))
+}
+
+// UnmarshalText is the inverse of [Phase.MarshalText]; the error lists the names.
+func (p *Phase) UnmarshalText(text []byte) error {
+	return enum.Unmarshal(p, "cordon: phase", phaseNames[:], text)
+}
+
+func name(names []string, i uint8, kind string) string {
+	if int(i) < len(names) {
+		return names[i]
+	}
+	return fmt.Sprintf("%s(%d)", kind, i)
+}
