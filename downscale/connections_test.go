@@ -322,11 +322,3 @@ func TestABusyMachineIsLeftAlone(t *testing.T) {
 		b.wantStates("m1 stopped gone, m2 stopped gone")
 	})
 }
-
-func TestClassNames(t *testing.T) {
-	for c, want := range map[Class]string{0: "none", WebSocket: "websocket", Stream | TCP: "stream+tcp", AllClasses: "stream+events+websocket+tcp", 1 << 7: "unknown"} {
-		if got := c.String(); got != want {
-			t.Errorf("%d: %q, want %q", c, got, want)
-		}
-	}
-}

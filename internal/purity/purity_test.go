@@ -27,7 +27,7 @@ var cores = map[string]string{
 		leaving`,
 	"autostart/process": "words exit cgroup lastline sockets",
 	"balance": `
-		ageing app app_json cell doc errors explain machine outlier pick region request
+		ageing app app_json cell class doc errors explain machine outlier pick region request
 		score share snapshot strategy update view`,
 	"rtt": `
 		agree build choose clock estimator flight ladder loss order packet reflector
