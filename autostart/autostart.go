@@ -1,18 +1,3 @@
-// Package autostart starts machines when they are needed, and no more than that, and lets requests wait for them.
-//
-// At an edge, an [Autostart] is the one waiting room and the planner of each app. A request that something can serve goes
-// there at once, above the soft limit if need be, and another machine is started beside it. A request that nothing can serve
-// is parked, and handed the first slot that appears: of a machine that has become ready, or that
-// another request has left. Demand is what is in flight and parked; a start in flight counts as the machine that it will be,
-// however long it takes, and nodes which do not talk start the same machines. So a slow boot starts no second machine.
-//
-// At an owner, a [Starter] carries starts out with a [Driver], finds out when a machine is ready,
-// goes on checking it, and restarts it when it is dead.
-//
-// The files that decide are pure; they take the time and random bits as arguments: policy.go,
-// rules.go, planner.go, rate.go, diagnosis.go, plan.go, pace.go, extra.go, memory.go, stops.go,
-// liveness.go, reason.go, backoff.go, boot.go, history.go, idle.go, ramp.go, waiters.go, retry.go,
-// wants.go, probes.go and regions.go. The others act.
 package autostart
 
 import (
@@ -24,6 +9,8 @@ import (
 	"sync/atomic"
 	"time"
 
+	"github.com/ebbkit/ebb/autostart/internal/contain"
+	"github.com/ebbkit/ebb/autostart/policy"
 	"github.com/ebbkit/ebb/balance"
 	"golang.org/x/sync/errgroup"
 )
@@ -66,21 +53,21 @@ type Config struct {
 	// collapse under the first wave. nil, or 0: all at once.
 	Ramp func(balance.AppID) time.Duration
 	// MaxWait bounds a wait. 0 means as long as a start that is in flight may take, see
-	// [Boots.Wait], and 10 s where there is none; whatever is started, no longer than 5 min, or
+	// [policy.Decision.Wait], and 10 s where there is none; whatever is started, no longer than 5 min, or
 	// twice what one start may take. Negative: only the request's own context does. Unless it is
 	// negative, who has waited for 5 s is turned away, with the reason, while all that starts is
-	// doubtful, see [Decision.Doubt].
+	// doubtful, see [policy.Decision.Doubt].
 	MaxWait time.Duration
 	// StartTimeout bounds one call of the owner. 0 means 10 s.
 	StartTimeout time.Duration
 	// Hedge allows one extra start when nothing serves and every start in flight is suspect. Machines that die silently are
 	// then noticed sooner; boots slower than any before start one machine too many. Without it, one is made when the machines'
-	// owners say so; a [Starter] does, of a start that takes longer than is suspect to it, and 5 s at least.
+	// owners say so; a [machine.Starter] does, of a start that takes longer than is suspect to it, and 5 s at least.
 	Hedge bool
 	// Policy returns the policy of an app; Run calls it once for each, before the first decision, and again when an app has been
-	// removed and comes back. nil, or a nil policy, means our own, a [Planner]; see also [NewSynchronous] and [NewAsynchronous].
+	// removed and comes back. nil, or a nil policy, means our own, a [policy.Planner]; see also [policytest.NewSynchronous] and [policytest.NewAsynchronous].
 	// It must not block.
-	Policy func(balance.AppID) Policy
+	Policy func(balance.AppID) policy.Policy
 	// DryRun decides and traces, and asks nobody to start or recall anything. Requests wait as if that had been done: somebody
 	// else starts the machines. A decision that nobody carries out is made again every 5 s.
 	DryRun bool
@@ -215,7 +202,7 @@ func (a *Autostart) Run(ctx context.Context) error {
 		next := time.Duration(0)
 		for q := range due {
 			now := time.Now()
-			if wait := q.pace.next.Sub(now); wait > 0 {
+			if wait := q.pace.Next.Sub(now); wait > 0 {
 				if next == 0 || wait < next {
 					next = wait
 				}
@@ -228,9 +215,9 @@ func (a *Autostart) Run(ctx context.Context) error {
 			if ok {
 				a.act(ctx, &commands, q, d)
 			}
-			q.pace.decided(now, time.Since(now), d.Acts() || d.Refuse != "")
+			q.pace.Decided(now, time.Since(now), d.Acts() || d.Refuse != "")
 			if q.last.alone {
-				q.pace.next = now // the one who waits was left out: the next decision is the first
+				q.pace.Next = now // the one who waits was left out: the next decision is the first
 			}
 		}
 		if next > 0 {
@@ -278,7 +265,7 @@ func (a *Autostart) changed(us []balance.Update, due, awake map[*queue]struct{})
 }
 
 // act carries a decision out. The commands outlive the requests that caused them.
-func (a *Autostart) act(ctx context.Context, commands *errgroup.Group, q *queue, d Decision) {
+func (a *Autostart) act(ctx context.Context, commands *errgroup.Group, q *queue, d policy.Decision) {
 	if d.Acts() || d.Refuse != "" {
 		a.config.Trace.decided(d)
 	}
@@ -306,11 +293,11 @@ func (a *Autostart) act(ctx context.Context, commands *errgroup.Group, q *queue,
 func (a *Autostart) start(ctx context.Context, q *queue, m balance.Machine) {
 	call, cancel := context.WithTimeout(ctx, a.config.StartTimeout)
 	defer cancel()
-	answer, err := contained(func() (balance.StartAnswer, error) { return a.owner.Start(call, m) })
+	answer, err := contain.Call(func() (balance.StartAnswer, error) { return a.owner.Start(call, m) })
 	if ctx.Err() != nil {
 		return // nobody plans any more
 	}
-	q.answer(Answer{At: time.Now(), Machine: m, Start: answer, Err: err})
+	q.answer(policy.Answer{At: time.Now(), Machine: m, Start: answer, Err: err})
 	a.config.Trace.answered(m, answer, err)
 	a.poke(q)
 }
@@ -318,23 +305,13 @@ func (a *Autostart) start(ctx context.Context, q *queue, m balance.Machine) {
 func (a *Autostart) recall(ctx context.Context, q *queue, m balance.Machine) {
 	call, cancel := context.WithTimeout(ctx, a.config.StartTimeout)
 	defer cancel()
-	_, err := contained(func() (struct{}, error) { return struct{}{}, a.owner.Recall(call, m) })
+	_, err := contain.Call(func() (struct{}, error) { return struct{}{}, a.owner.Recall(call, m) })
 	if ctx.Err() != nil {
 		return
 	}
-	q.answer(Answer{At: time.Now(), Machine: m, Recall: true, Err: err})
+	q.answer(policy.Answer{At: time.Now(), Machine: m, Recall: true, Err: err})
 	a.config.Trace.recalled(m, err)
 	a.poke(q)
-}
-
-// contained makes a panic of what others wrote an error.
-func contained[T any](f func() (T, error)) (v T, err error) {
-	defer func() {
-		if p := recover(); p != nil {
-			err = fmt.Errorf("panic: %v", p)
-		}
-	}()
-	return f()
 }
 
 // close ends the waiting for good.

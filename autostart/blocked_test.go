@@ -8,16 +8,17 @@ import (
 	"testing/synctest"
 	"time"
 
+	"github.com/ebbkit/ebb/autostart/policy"
 	"github.com/ebbkit/ebb/balance"
 )
 
 // twoApps is a world whose app "web" has our policy and a machine, and in which p is the policy of "bad", which has one too.
 // It notes which policies failed.
-func twoApps(t *testing.T, p func() Policy) *world {
+func twoApps(t *testing.T, p func() policy.Policy) *world {
 	t.Helper()
 	var w *world
 	w = newWorld(t, balance.App{ID: "web", Autostart: true, Limits: balance.Limits{Hard: 1}}, Config{
-		Policy: func(app balance.AppID) Policy {
+		Policy: func(app balance.AppID) policy.Policy {
 			if app == "bad" {
 				return p()
 			}
@@ -57,9 +58,9 @@ func wantRefusal(t *testing.T, err error, cause string) {
 func TestBlockedPolicyStopsItsAppOnly(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		blocked, calls := make(chan struct{}), 0
-		w := twoApps(t, func() Policy {
-			ours := NewPlanner(false)
-			return policyFunc(func(now time.Time, in Input) Decision {
+		w := twoApps(t, func() policy.Policy {
+			ours := policy.NewPlanner(false)
+			return policyFunc(func(now time.Time, in policy.Input) policy.Decision {
 				if in.Parked > 0 {
 					if calls++; calls == 1 {
 						<-blocked
@@ -119,8 +120,8 @@ func TestBlockedPolicyLeavesWhatRuns(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		blocked := make(chan struct{})
 		w := newWorld(t, balance.App{ID: "web", Autostart: true, Limits: balance.Limits{Hard: 1}}, Config{
-			Policy: func(balance.AppID) Policy {
-				return policyFunc(func(time.Time, Input) Decision { <-blocked; return Decision{} })
+			Policy: func(balance.AppID) policy.Policy {
+				return policyFunc(func(time.Time, policy.Input) policy.Decision { <-blocked; return policy.Decision{} })
 			},
 		}, boot{}, boot{})
 		defer close(blocked)
@@ -142,9 +143,11 @@ func TestBlockedPolicyLeavesWhatRuns(t *testing.T) {
 }
 
 func TestPanickingPolicyStopsItsAppOnly(t *testing.T) {
-	for name, make := range map[string]func() Policy{
-		"Plan": func() Policy { return policyFunc(func(time.Time, Input) Decision { panic("bug") }) },
-		"made": func() Policy { panic("bug") },
+	for name, make := range map[string]func() policy.Policy{
+		"Plan": func() policy.Policy {
+			return policyFunc(func(time.Time, policy.Input) policy.Decision { panic("bug") })
+		},
+		"made": func() policy.Policy { panic("bug") },
 	} {
 		t.Run(name, func(t *testing.T) {
 			synctest.Test(t, func(t *testing.T) {

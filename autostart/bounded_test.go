@@ -7,13 +7,14 @@ import (
 	"testing/synctest"
 	"time"
 
+	"github.com/ebbkit/ebb/autostart/policy"
 	"github.com/ebbkit/ebb/balance"
 )
 
 // eager is a policy that wants all there is, each time it is asked.
 type eager struct{}
 
-func (eager) Plan(_ time.Time, in Input) (d Decision) {
+func (eager) Plan(_ time.Time, in policy.Input) (d policy.Decision) {
 	d.App, d.Wait = in.App.ID, time.Second
 	for _, m := range in.Machines {
 		d.Start, d.Recall = append(d.Start, *m), append(d.Recall, *m)
@@ -99,7 +100,7 @@ func TestBoundsHoldWhateverAPolicySays(t *testing.T) {
 					o.start = c.owner(f)
 				}
 				a, err := New(b, o,
-					Config{MaxWait: 9 * time.Second, Policy: func(balance.AppID) Policy { return eager{} }})
+					Config{MaxWait: 9 * time.Second, Policy: func(balance.AppID) policy.Policy { return eager{} }})
 				if err != nil {
 					t.Fatal(err)
 				}

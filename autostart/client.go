@@ -5,6 +5,7 @@ import (
 	"errors"
 	"net"
 
+	"github.com/ebbkit/ebb/autostart/internal/waitroom"
 	"github.com/ebbkit/ebb/internal/tcpinfo"
 )
 
@@ -54,13 +55,13 @@ const looksMax = 1000
 
 // sweep ends the waits of those whose clients have left.
 func (q *queue) sweep() {
-	var look []*seat[waiting]
+	var look []*waitroom.Seat[waiting]
 	q.mu.Lock()
-	s := q.room.after(nil)
-	if q.looked != nil && q.looked.in != nil {
-		s = q.room.after(q.looked)
+	s := q.room.After(nil)
+	if q.looked != nil && q.looked.In != nil {
+		s = q.room.After(q.looked)
 	}
-	for ; s != nil && len(look) < looksMax; s = q.room.after(s) {
+	for ; s != nil && len(look) < looksMax; s = q.room.After(s) {
 		if s.Value.conn != nil {
 			look = append(look, s)
 		}

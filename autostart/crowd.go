@@ -38,9 +38,9 @@ func (a *Autostart) seat(q *queue, tenant string, bytes int, arrives bool) bool 
 	all.bytes.Add(int64(bytes))
 	for n := 0; arrives && a.config.share(all.n.Load(), all.bytes.Load()) > 1; n++ {
 		q.mu.Lock()
-		own := a.config.share(int64(q.room.n+1), int64(q.bytes+bytes))
+		own := a.config.share(int64(q.room.N+1), int64(q.bytes+bytes))
 		apps := int(all.apps.Load())
-		if q.room.n == 0 {
+		if q.room.N == 0 {
 			apps++
 		}
 		q.mu.Unlock()
@@ -82,7 +82,7 @@ func (a *Autostart) evict(share float64) bool {
 		}
 		q.mu.Lock()
 		defer q.mu.Unlock()
-		if s := a.config.share(int64(q.room.n), int64(q.bytes)); s > share {
+		if s := a.config.share(int64(q.room.N), int64(q.bytes)); s > share {
 			most, share = q, s
 		}
 		return true
@@ -93,7 +93,7 @@ func (a *Autostart) evict(share float64) bool {
 	q := most
 	q.mu.Lock()
 	err := q.crowded(int(a.parked.Load()), "in all")
-	w := q.evict(q.room.longest(), err)
+	w := q.evict(q.room.Longest(), err)
 	q.mu.Unlock()
 	if w != nil { // else somebody left meanwhile: look again
 		q.turnAway(w)

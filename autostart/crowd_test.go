@@ -15,8 +15,8 @@ import (
 	"testing/synctest"
 	"time"
 
+	"github.com/ebbkit/ebb/autostart/internal/waitroom"
 	"github.com/ebbkit/ebb/balance"
-	"pgregory.net/rapid"
 )
 
 func TestBoundsByBytes(t *testing.T) {
@@ -162,28 +162,6 @@ func TestRampLetsThemInByWaves(t *testing.T) {
 	})
 }
 
-// Waves only grow, and end.
-func TestRampProperties(t *testing.T) {
-	rapid.Check(t, func(t *rapid.T) {
-		var r ramp
-		whole, waiting := rapid.IntRange(0, 50).Draw(t, "whole"), rapid.IntRange(1, 50).Draw(t, "waiting")
-		now, in := t0, 0
-		for range 30 {
-			for !r.full(now, sec) && in < 1000 {
-				r.give(now, whole, waiting)
-				in++
-				if now.Sub(r.began) < sec && in > max(1, r.whole/4) {
-					t.Fatalf("%d of %d in the first wave", in, r.whole)
-				}
-			}
-			now = now.Add(sec / 7)
-		}
-		if in < 1000 || !r.over(now, sec) {
-			t.Fatalf("%d are in long after", in)
-		}
-	})
-}
-
 // A client that hangs up while its upload is unread leaves the room, although net/http does not tell.
 func TestClientOfUnreadBodyLeaves(t *testing.T) {
 	if runtime.GOOS != "linux" {
@@ -286,13 +264,13 @@ func TestSeatsAreSmall(t *testing.T) {
 	const n = 1000
 	least := uint64(1 << 60) // of several: whatever else goes on in the process allocates too
 	for range 5 {
-		var r room[waiting]
-		seats := make([]*seat[waiting], 0, n)
+		var r waitroom.List[waiting]
+		seats := make([]*waitroom.Seat[waiting], 0, n)
 		var before, after runtime.MemStats
 		runtime.ReadMemStats(&before)
 		for i := range n {
-			s := &seat[waiting]{Value: waiting{done: make(chan struct{}, 1)}}
-			r.join(s, "", uint64(i+2), false)
+			s := &waitroom.Seat[waiting]{Value: waiting{done: make(chan struct{}, 1)}}
+			r.Join(s, "", uint64(i+2), false)
 			seats = append(seats, s)
 		}
 		runtime.ReadMemStats(&after)
@@ -312,13 +290,13 @@ func BenchmarkLeave(bb *testing.B) {
 			a.config.MaxParked, a.config.MaxParkedAll, a.config.MaxParkedBytes, a.config.MaxParkedAllBytes = n, -1, -1, -1
 			q := a.queue("web")
 			q.dispatching = true // nobody hands anything over
-			seats := make([]*seat[waiting], n)
+			seats := make([]*waitroom.Seat[waiting], n)
 			bb.ReportAllocs()
 			var total time.Duration
 			ops := 0
 			for bb.Loop() {
 				for i := range seats {
-					seats[i] = &seat[waiting]{Value: waiting{done: make(chan struct{}, 1), bytes: sizeUnknown}}
+					seats[i] = &waitroom.Seat[waiting]{Value: waiting{done: make(chan struct{}, 1), bytes: sizeUnknown}}
 					if _, err := q.join(seats[i], &balance.Request{App: "web"}); err != nil {
 						bb.Fatal(err)
 					}
@@ -333,7 +311,7 @@ func BenchmarkLeave(bb *testing.B) {
 				total += time.Since(began)
 				ops += n
 			}
-			if q.room.n != 0 || a.seats.n.Load() != 0 || a.seats.bytes.Load() != 0 || a.seats.apps.Load() != 0 {
+			if q.room.N != 0 || a.seats.n.Load() != 0 || a.seats.bytes.Load() != 0 || a.seats.apps.Load() != 0 {
 				bb.Fatal("something is left behind")
 			}
 			bb.ReportMetric(float64(total.Nanoseconds())/float64(ops), "ns/leave")

@@ -5,6 +5,9 @@ import (
 	"sync/atomic"
 	"time"
 
+	"github.com/ebbkit/ebb/autostart/internal/boots"
+	"github.com/ebbkit/ebb/autostart/internal/contain"
+	"github.com/ebbkit/ebb/autostart/policy"
 	"github.com/ebbkit/ebb/balance"
 )
 
@@ -29,13 +32,13 @@ type thought struct {
 }
 
 type verdict struct {
-	d   Decision
+	d   policy.Decision
 	err error
 }
 
 // decide asks the policy; ok is false when the answer is still to come. Ours are asked here and now. Another may do anything:
 // it has a goroutine of its own, and whatever it does stops the planning of its own app only.
-func (q *queue) decide(now time.Time, t *thought, in Input) (d Decision, ok bool) {
+func (q *queue) decide(now time.Time, t *thought, in policy.Input) (d policy.Decision, ok bool) {
 	if q.makePolicy(); q.ours {
 		d, err := q.think(now, in)
 		return q.concluded(now, t, verdict{d, err}), true
@@ -61,7 +64,7 @@ func (q *queue) decide(now time.Time, t *thought, in Input) (d Decision, ok bool
 }
 
 // rethink looks whether a question that is under way has been answered.
-func (q *queue) rethink(now time.Time) (d Decision, ok bool) {
+func (q *queue) rethink(now time.Time) (d policy.Decision, ok bool) {
 	t := q.thought
 	select {
 	case v := <-t.back:
@@ -69,7 +72,7 @@ func (q *queue) rethink(now time.Time) (d Decision, ok bool) {
 	default:
 	}
 	if now.Sub(t.since) < policyPatience {
-		return Decision{}, false
+		return policy.Decision{}, false
 	}
 	if !t.told {
 		t.told = true
@@ -81,18 +84,18 @@ func (q *queue) rethink(now time.Time) (d Decision, ok bool) {
 }
 
 // think asks the policy. q.policed keeps others from it meanwhile.
-func (q *queue) think(now time.Time, in Input) (Decision, error) {
+func (q *queue) think(now time.Time, in policy.Input) (policy.Decision, error) {
 	q.policed <- struct{}{}
 	defer func() { <-q.policed }()
 	q.news.Lock()
 	in.Answers, q.answers = q.answers, nil
 	q.news.Unlock()
-	policy := *q.policy.Load()
-	return contained(func() (Decision, error) { return policy.Plan(now, in), nil })
+	p := *q.policy.Load()
+	return contain.Call(func() (policy.Decision, error) { return p.Plan(now, in), nil })
 }
 
 // concluded takes in what the policy said. One that panics decides nothing, and is asked again.
-func (q *queue) concluded(now time.Time, t *thought, v verdict) Decision {
+func (q *queue) concluded(now time.Time, t *thought, v verdict) policy.Decision {
 	q.thought = nil
 	d := v.d
 	switch {
@@ -103,7 +106,7 @@ func (q *queue) concluded(now time.Time, t *thought, v verdict) Decision {
 		if q.failing.IsZero() {
 			q.failing = now
 		}
-		if d = (Decision{Wait: waitMin}); now.Sub(q.failing) >= policyPatience {
+		if d = (policy.Decision{Wait: boots.WaitMin}); now.Sub(q.failing) >= policyPatience {
 			d = q.helpless("its policy fails")
 		}
 	}
@@ -114,8 +117,8 @@ func (q *queue) concluded(now time.Time, t *thought, v verdict) Decision {
 
 // helpless is the decision for an app whose policy is of no help: what nothing serves is sent away, and told why. What runs
 // and starts goes on.
-func (q *queue) helpless(why string) Decision {
-	d := Decision{App: q.app, Wait: waitMin}
+func (q *queue) helpless(why string) policy.Decision {
+	d := policy.Decision{App: q.app, Wait: boots.WaitMin}
 	rows, ok := q.a.balancer.Fleet().App(q.app)
 	if !ok || q.waits() == 0 {
 		return d
@@ -130,11 +133,11 @@ func (q *queue) helpless(why string) Decision {
 }
 
 // look notes what a decision says to those who wait.
-func (q *queue) look(now time.Time, t *thought, d Decision) {
-	q.last, q.quiet = t.in, d.settled
+func (q *queue) look(now time.Time, t *thought, d policy.Decision) {
+	q.last, q.quiet = t.in, d.Settled
 	o := &outlook{wait: d.Wait, refuse: d.Refuse, until: now.Add(d.RetryAfter), doubt: d.Doubt}
 	if t.off {
-		o.off, o.wait = true, waitMin
+		o.off, o.wait = true, boots.WaitMin
 	}
 	if d.Await > 0 {
 		o.await = now.Add(d.Await)
@@ -155,7 +158,7 @@ func (q *queue) minded(do func()) {
 		return
 	}
 	defer func() { <-q.policed }()
-	if _, err := contained(func() (struct{}, error) { do(); return struct{}{}, nil }); err != nil {
+	if _, err := contain.Call(func() (struct{}, error) { do(); return struct{}{}, nil }); err != nil {
 		q.a.config.Trace.policyFailed(q.app, err)
 	}
 }
@@ -163,8 +166,8 @@ func (q *queue) minded(do func()) {
 // brokenPolicy stands in for one that could not be made.
 type brokenPolicy struct{ err error }
 
-// Plan implements [Policy].
-func (b brokenPolicy) Plan(time.Time, Input) Decision { panic(b.err) }
+// Plan implements [policy.Policy].
+func (b brokenPolicy) Plan(time.Time, policy.Input) policy.Decision { panic(b.err) }
 
 // command is one that is on its way.
 type command struct {
@@ -188,7 +191,7 @@ func (q *queue) claim(m *balance.Machine, recall bool) bool {
 }
 
 // answer keeps an answer for the next decision.
-func (q *queue) answer(a Answer) {
+func (q *queue) answer(a policy.Answer) {
 	q.news.Lock()
 	defer q.news.Unlock()
 	if delete(q.asking, command{a.Machine.ID, a.Recall}); len(q.asking) == 0 {
@@ -198,14 +201,14 @@ func (q *queue) answer(a Answer) {
 }
 
 // pretend answers what is decided in a dry run.
-func (q *queue) pretend(d Decision) {
+func (q *queue) pretend(d policy.Decision) {
 	q.news.Lock()
 	defer q.news.Unlock()
 	now := time.Now()
 	for _, m := range d.Recall {
-		q.answers = append(q.answers, Answer{At: now, Machine: m, Recall: true})
+		q.answers = append(q.answers, policy.Answer{At: now, Machine: m, Recall: true})
 	}
 	for _, m := range d.Start {
-		q.answers = append(q.answers, Answer{At: now, Machine: m, Start: balance.StartAccepted})
+		q.answers = append(q.answers, policy.Answer{At: now, Machine: m, Start: balance.StartAccepted})
 	}
 }

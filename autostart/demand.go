@@ -5,6 +5,7 @@ import (
 	"slices"
 	"time"
 
+	"github.com/ebbkit/ebb/autostart/policy"
 	"github.com/ebbkit/ebb/balance"
 )
 
@@ -43,24 +44,24 @@ func (q *queue) demand() (in input, app balance.App) {
 	// In flight before parked: what is handed over meanwhile is then missed, which the next look repairs, and never counted
 	// twice, which would start a machine that nobody needs.
 	q.outliers = q.outliers[:0]
-	q.leaving.begin()
+	q.leaving.Begin()
 	q.a.balancer.Loads(q.app, func(m *balance.Machine, c balance.Candidate) bool {
 		if c.Tier == balance.TierFailing && m.Health != balance.HealthFailing {
 			q.outliers = append(q.outliers, m.ID)
 		}
-		n := q.leaving.look(m, c.Own, c.Told)
+		n := q.leaving.Look(m, c.Own, c.Told)
 		if n == c.Own && c.Said && q.a.config.Others == nil {
 			n = max(n, c.Limits.Hard)
 		}
 		in.inFlight += n
 		return true
 	})
-	q.leaving.end()
+	q.leaving.End()
 	in.outliers = len(q.outliers)
 	in.parked, in.alone = q.counted()
 	if q.a.config.Others != nil {
 		if order := q.regions(rows); len(order) > 0 {
-			in.others = q.leaving.elsewhere(q.a.config.Others(q.app, order[0]))
+			in.others = q.leaving.Elsewhere(q.a.config.Others(q.app, order[0]))
 		}
 	}
 	return in, app
@@ -94,7 +95,7 @@ func (q *queue) wants() (ws []*balance.Want) {
 	if q.insisting == 0 {
 		return nil
 	}
-	for s := q.room.after(nil); s != nil && len(ws) < wantsKept; s = q.room.after(s) {
+	for s := q.room.After(nil); s != nil && len(ws) < wantsKept; s = q.room.After(s) {
 		if w := s.Value.req.Want; insists(w) && !slices.ContainsFunc(ws, func(o *balance.Want) bool { return sameWant(o, w) }) {
 			ws = append(ws, w)
 		}
@@ -110,7 +111,7 @@ func (q *queue) regions(rows *balance.Snapshot) []string {
 			nearest = name
 		}
 	}
-	return RegionOrder(rows.App(), nearest, rows.Regions())
+	return policy.RegionOrder(rows.App(), nearest, rows.Regions())
 }
 
 // rttUnknown is what a round trip is taken for that nobody has measured: few places are farther
@@ -133,19 +134,19 @@ func (q *queue) rtts(regions []string) []time.Duration {
 }
 
 // plan decides for the present state; ok is false while the policy has not answered.
-func (q *queue) plan(now time.Time) (d Decision, ok bool) {
+func (q *queue) plan(now time.Time) (d policy.Decision, ok bool) {
 	if q.thought != nil {
 		return q.rethink(now)
 	}
 	in, app := q.demand()
 	if in.rows == nil {
-		return Decision{}, true
+		return policy.Decision{}, true
 	}
 	q.rows = q.rows[:0]
 	for m := range in.rows.All() {
 		q.rows = append(q.rows, m)
 	}
-	input := Input{App: app, Machines: q.rows, InFlight: in.inFlight, Parked: in.parked, Wants: q.wants(), Outliers: slices.Clone(q.outliers), Rand: rand.Uint64()}
+	input := policy.Input{App: app, Machines: q.rows, InFlight: in.inFlight, Parked: in.parked, Wants: q.wants(), Outliers: slices.Clone(q.outliers), Rand: rand.Uint64()}
 	input.Unserved = q.sick.Swap(false)
 	if !q.a.decides() {
 		input.App.Autostart = false // rows teach how long boots take all the same
@@ -157,7 +158,7 @@ func (q *queue) plan(now time.Time) (d Decision, ok bool) {
 		for i, r := range input.Regions {
 			n := others(q.app, r)
 			if i == 0 {
-				n = q.leaving.elsewhere(n)
+				n = q.leaving.Elsewhere(n)
 			}
 			input.Others = append(input.Others, n)
 		}

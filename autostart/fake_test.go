@@ -9,6 +9,7 @@ import (
 	"testing/synctest"
 	"time"
 
+	"github.com/ebbkit/ebb/autostart/policy"
 	"github.com/ebbkit/ebb/balance"
 )
 
@@ -64,7 +65,7 @@ func newWorld(t *testing.T, app balance.App, c Config, boots ...boot) *world {
 		}
 	}
 	trace := c.Trace
-	c.Trace.Decided = func(d Decision) {
+	c.Trace.Decided = func(d policy.Decision) {
 		trace.decided(d)
 		w.note("decided " + d.Reason + d.Refuse)
 	}

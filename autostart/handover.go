@@ -7,6 +7,7 @@ import (
 	"sync"
 	"time"
 
+	"github.com/ebbkit/ebb/autostart/internal/waitroom"
 	"github.com/ebbkit/ebb/balance"
 )
 
@@ -24,7 +25,7 @@ func (q *queue) dispatch() {
 			q.expire(now)
 			q.sweep()
 			q.mu.Lock()
-			idle := q.room.n == 0
+			idle := q.room.N == 0
 			q.dispatching = !idle
 			q.mu.Unlock()
 			if idle {
@@ -47,20 +48,20 @@ func (q *queue) handOver() {
 	step := q.rampStep()
 	q.mu.Lock()
 	defer q.mu.Unlock()
-	q.room.begin()
-	for s := q.room.turn(); s != nil; s = q.room.turn() {
+	q.room.Begin()
+	for s := q.room.Turn(); s != nil; s = q.room.Turn() {
 		req, limited := q.request(&s.Value, step)
 		if len(req.Tried) == 0 && slices.ContainsFunc(vain, func(w *balance.Want) bool { return sameWant(w, req.Want) }) {
-			q.room.pass(s)
+			q.room.Pass(s)
 			continue
 		}
 		q.given.Store(1)
 		q.mu.Unlock()
 		slot, err := q.a.balancer.Pick(req)
 		q.mu.Lock()
-		stayed := s.in != nil
-		if err == nil && stayed && q.room.served(s) {
-			q.rate.gave(time.Now(), q.room.n > 0)
+		stayed := s.In != nil
+		if err == nil && stayed && q.room.Served(s) {
+			q.rate.Gave(time.Now(), q.room.N > 0)
 			q.left(&s.Value)
 		}
 		q.given.Store(0)
@@ -86,7 +87,7 @@ func (q *queue) handOver() {
 			if len(req.Tried) == 0 {
 				vain = append(vain, req.Want)
 			}
-			q.room.pass(s)
+			q.room.Pass(s)
 			q.unlocked(func() { q.giveUp(s, err) })
 		default: // whoever comes behind finds no more than this one
 			q.unlocked(func() {
@@ -119,7 +120,7 @@ func (q *queue) give(w *waiting, slot balance.Reservation) {
 }
 
 // giveUp ends the wait of one that waits for particular machines when none of these will come.
-func (q *queue) giveUp(s *seat[waiting], err error) {
+func (q *queue) giveUp(s *waitroom.Seat[waiting], err error) {
 	if err = q.hopeless(err); err == nil {
 		return
 	}
@@ -237,8 +238,8 @@ func (q *queue) rejectAll(why func(waited time.Duration) error) {
 func (q *queue) end(why func(*waiting) error) {
 	var ended []*waiting
 	q.mu.Lock()
-	for s := q.room.after(nil); s != nil; {
-		next := q.room.after(s)
+	for s := q.room.After(nil); s != nil; {
+		next := q.room.After(s)
 		if err := why(&s.Value); err != nil {
 			q.leave(s)
 			s.Value.err = err

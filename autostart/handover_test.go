@@ -8,6 +8,7 @@ import (
 	"testing/synctest"
 	"time"
 
+	"github.com/ebbkit/ebb/autostart/internal/waitroom"
 	"github.com/ebbkit/ebb/balance"
 )
 
@@ -233,9 +234,9 @@ func TestDecisionDuringPick(t *testing.T) {
 		w.run()
 		defer w.stop()
 		ctx, cancel := context.WithCancel(t.Context())
-		w.a.queue("web").pace.next = time.Now().Add(planGap) // as if another decision had just been made
+		w.a.queue("web").pace.Next = time.Now().Add(waitroom.PlanGap) // as if another decision had just been made
 		parked := w.park(ctx, &balance.Request{App: "web"})
-		time.Sleep(2 * planGap)
+		time.Sleep(2 * waitroom.PlanGap)
 		if picks != 2 || w.started() != 0 {
 			t.Errorf("%d picks and %d starts: no decision fell into a pick", picks, w.started())
 		}

@@ -3,66 +3,13 @@ package autostart
 import (
 	"context"
 	"errors"
-	"math/rand/v2"
 	"sync"
 	"testing"
 	"testing/synctest"
 	"time"
 
 	"github.com/ebbkit/ebb/balance"
-	"pgregory.net/rapid"
 )
-
-// A boot that is slower than all before it is waited for as long as it counts.
-func TestPatienceFollowsTheStart(t *testing.T) {
-	s := newStory(t, balance.App{}, "nrt: a")
-	now := time.Duration(0)
-	boot := func(d time.Duration) {
-		s.see("a stopped")
-		s.plan(now, 0, 1)
-		s.p.Answered(t0.Add(now), s.last.Start[0], balance.StartAccepted, nil)
-		s.see("a starting")
-		s.plan(now, 0, 1)
-		now += d
-	}
-	for range 31 {
-		boot(300 * time.Millisecond)
-		s.see("a started")
-		s.plan(now, 0, 0)
-		now += time.Minute
-	}
-	s.plan(now, 3, 0)
-	if s.last.Wait != waitMin || s.last.Await != 0 {
-		t.Errorf("wait %v, await %v; want 10s: no start is in flight", s.last.Wait, s.last.Await)
-	}
-	boot(0)
-	for _, tc := range []struct{ at, await time.Duration }{{0, 17 * sec}, {sec, 16 * sec}, {12 * sec, 5 * sec}, {16 * sec, sec}, {20 * sec, 0}} {
-		s.plan(now+tc.at, 0, 1)
-		if s.last.Wait != 17*sec || s.last.Await != tc.await {
-			t.Errorf("%v into the slow boot: wait %v, await %v; want 17s and %v", tc.at, s.last.Wait, s.last.Await, tc.await)
-		}
-	}
-}
-
-// In a fleet of quick and slow boots those who wait for a slow one are served by it.
-func TestSlowBootOfAQuickApp(t *testing.T) {
-	synctest.Test(t, func(t *testing.T) {
-		hs := []habits{{boot: 300 * time.Millisecond}, {boot: 12 * sec}}
-		n := newNode(t, balance.App{KeepAlive: time.Hour, Limits: balance.Limits{Hard: 1}}, StarterConfig{}, hs...)
-		defer n.stop()
-		var held []balance.Reservation
-		for range 2 { // the second one waits for the slow machine, and nothing else can serve
-			slot, err := n.a.Acquire(t.Context(), &balance.Request{App: "web"})
-			if err != nil {
-				t.Fatalf("request %d: %v", len(held), err)
-			}
-			held = append(held, slot)
-		}
-		for i := range held {
-			held[i].Release(balance.OutcomeDone)
-		}
-	})
-}
 
 // Who comes late waits for the start that is in flight, and who waits for one that fails waits for
 // the next.
@@ -84,29 +31,6 @@ func TestPatienceOfLateOnesAndOfSecondStarts(t *testing.T) {
 			}
 		}
 	})
-}
-
-// A start that has not begun is waited for, as it is no slow one; but not for ever.
-func TestPatienceWhileAStartIsHeld(t *testing.T) {
-	for busy, served := range map[time.Duration]bool{2 * time.Minute: true, time.Hour: false} {
-		synctest.Test(t, func(t *testing.T) {
-			began := time.Now()
-			d := &cloud{fakeDriver: newFakeDriver()}
-			d.start = func(context.Context, call) error {
-				if time.Since(began) < busy {
-					return TryAgain{After: sec, Err: errors.New("429")}
-				}
-				return nil
-			}
-			w := newStorm(t, d, d.check, StarterConfig{}, 1, 1)
-			defer w.stop()
-			w.fleet.Apply(balance.PutApp{App: balance.App{ID: "app000", Autostart: true, BootHint: sec}})
-			errs := w.ask(t, 1)
-			if took := time.Since(began); served != (len(errs) == 0) || took > awaitMax+sec {
-				t.Errorf("busy for %v: %v after %v", busy, errs, took)
-			}
-		})
-	}
 }
 
 // What a request that is turned away is told: when the boot should be over, and what is known of
@@ -229,67 +153,5 @@ func TestRoomIsWideWhileAStartIsInFlight(t *testing.T) {
 		class(t, err, ErrCrowded, true)
 		cancel()
 		all.Wait()
-	})
-}
-
-func TestRate(t *testing.T) {
-	var r rate
-	now := t0
-	step := func(d time.Duration, n int, wait bool) {
-		now = now.Add(d)
-		for range n {
-			r.gave(now, wait)
-		}
-	}
-	if _, ok := r.perSecond(now); ok || r.within(now, time.Minute, 7) != 7 || r.drain(now, 100) != 0 {
-		t.Error("something is known of nothing")
-	}
-	step(0, 500, true) // a machine has become ready
-	if _, ok := r.perSecond(now.Add(time.Second)); ok {
-		t.Error("one wave is no rate")
-	}
-	for range 200 {
-		step(sec, 3, true)
-	}
-	if s, ok := r.perSecond(now); !ok || s < 2.8 || s > 3.2 {
-		t.Errorf("%v in a second, %v; want 3", s, ok)
-	}
-	if n := r.within(now, 10*sec, 1000); n < 28 || n > 32 {
-		t.Errorf("%d within 10 s, want 30", n)
-	}
-	if d := r.drain(now, 60); d < 18*sec || d > 22*sec {
-		t.Errorf("60 take %v, want 20 s", d)
-	}
-	r.stop(now) // nobody waits: nothing is learned meanwhile
-	before, _ := r.perSecond(now)
-	if after, ok := r.perSecond(now.Add(20 * sec)); !ok || after < before*.99 || after > before*1.01 {
-		t.Errorf("%v in a second, %v after a pause; want %v", after, ok, before)
-	}
-	if n := r.within(now.Add(20*sec), time.Millisecond, 1000); n != parkedMin {
-		t.Errorf("%d, want no fewer than %d", n, parkedMin)
-	}
-	if _, ok := r.perSecond(now.Add(time.Hour)); ok {
-		t.Error("known after an hour")
-	}
-}
-
-// Whatever comes, the rate lies between the least and the most that there was in ten seconds, and a
-// clock that is set back does no harm.
-func TestRateProperties(t *testing.T) {
-	rapid.Check(t, func(t *rapid.T) {
-		var r rate
-		now := t0
-		rnd := rand.New(rand.NewPCG(1, rapid.Uint64().Draw(t, "seed")))
-		per := rapid.IntRange(1, 50).Draw(t, "in a second")
-		for range 3000 {
-			now = now.Add(time.Duration(rnd.ExpFloat64() * float64(sec) / float64(per)))
-			if rapid.IntRange(0, 999).Draw(t, "back") == 0 {
-				now = now.Add(-time.Minute)
-			}
-			r.gave(now, true)
-		}
-		if s, ok := r.perSecond(now); ok && (s < float64(per)/3 || s > float64(per)*3) {
-			t.Fatalf("%v in a second, want about %d", s, per)
-		}
 	})
 }

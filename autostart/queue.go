@@ -9,6 +9,10 @@ import (
 	"sync/atomic"
 	"time"
 
+	"github.com/ebbkit/ebb/autostart/internal/boots"
+	"github.com/ebbkit/ebb/autostart/internal/contain"
+	"github.com/ebbkit/ebb/autostart/internal/waitroom"
+	"github.com/ebbkit/ebb/autostart/policy"
 	"github.com/ebbkit/ebb/balance"
 	"github.com/ebbkit/ebb/internal/tcpinfo"
 )
@@ -31,32 +35,32 @@ type queue struct {
 	view   atomic.Pointer[outlook]
 
 	mu          sync.Mutex
-	room        room[waiting]
+	room        waitroom.List[waiting]
 	dispatching bool
 	insisting   int // of those who wait, how many wait for particular machines
 	bytes       int // that those who wait hold
-	rate        rate
-	looked      *seat[waiting] // whose connection has been looked at last
-	ramps       map[balance.MachineID]*ramp
+	rate        waitroom.Rate
+	looked      *waitroom.Seat[waiting] // whose connection has been looked at last
+	ramps       map[balance.MachineID]*waitroom.Ramp
 
 	again atomic.Int64 // when the balancer expects a slot, as a duration
 
 	// The planning goroutine's own.
-	pace     pace
+	pace     waitroom.Pace
 	last     input
 	quiet    bool // the last decision found nothing to do and nothing under way
 	rows     []*balance.Machine
 	outliers []balance.MachineID
-	leaving  leaving
+	leaving  waitroom.Leaving
 	thought  *thought  // a question that the policy has not answered yet
 	failing  time.Time // since when the policy has panicked each time; zero while it does not
 
-	policed chan struct{}          // holds one while the policy is asked anything
-	policy  atomic.Pointer[Policy] // nil until Run has made it
-	ours    bool                   // it answers at once
+	policed chan struct{}                 // holds one while the policy is asked anything
+	policy  atomic.Pointer[policy.Policy] // nil until Run has made it
+	ours    bool                          // it answers at once
 
 	news    sync.Mutex       // guards what follows: answers come from other goroutines
-	answers []Answer         // since the last decision
+	answers []policy.Answer  // since the last decision
 	asking  map[command]bool // nil while there is none
 }
 
@@ -101,7 +105,7 @@ type tried struct {
 func newQueue(a *Autostart, app balance.AppID) *queue {
 	q := &queue{a: a, app: app, wake: make(chan struct{}, 1), policed: make(chan struct{}, 1)}
 	if a.config.Policy == nil {
-		q.setPolicy(NewPlanner(a.config.Hedge))
+		q.setPolicy(policy.NewPlanner(a.config.Hedge))
 	}
 	return q
 }
@@ -111,31 +115,31 @@ func (q *queue) makePolicy() {
 	if q.policy.Load() != nil {
 		return
 	}
-	p, err := contained(func() (Policy, error) { return q.a.config.Policy(q.app), nil })
+	p, err := contain.Call(func() (policy.Policy, error) { return q.a.config.Policy(q.app), nil })
 	switch {
 	case err != nil:
 		p = brokenPolicy{err} // which is told when it is asked
 	case p == nil:
-		p = NewPlanner(q.a.config.Hedge)
+		p = policy.NewPlanner(q.a.config.Hedge)
 	}
 	q.setPolicy(p)
 	q.restore() // what has been restored is looked for when there is a policy for it: see Restore
 }
 
-func (q *queue) setPolicy(p Policy) {
-	switch p.(type) {
-	case *Planner, *windowed:
-		q.ours = true
-	default:
-		p = Bounded(p)
-	}
+func (q *queue) setPolicy(p policy.Policy) {
+	p = policy.Bounded(p)
+	_, others := p.(wrapped)
+	q.ours = !others
 	q.policy.Store(&p)
 }
 
+// wrapped is a policy of somebody else's in its bounds, see [policy.Bounded].
+type wrapped interface{ Unwrap() policy.Policy }
+
 // unbounded returns a policy as it was given.
-func unbounded(p Policy) Policy {
-	if b, ok := p.(*bounded); ok {
-		return b.Policy
+func unbounded(p policy.Policy) policy.Policy {
+	if b, ok := p.(wrapped); ok {
+		return b.Unwrap()
 	}
 	return p
 }
@@ -214,7 +218,7 @@ func (a *Autostart) park(ctx context.Context, r *balance.Request, why error) (ba
 		a.config.Trace.rejected(q.app, err)
 		return balance.Reservation{}, err
 	}
-	s := &seat[waiting]{Value: waiting{since: now, until: q.until(now), done: make(chan struct{}, 1)}}
+	s := &waitroom.Seat[waiting]{Value: waiting{since: now, until: q.until(now), done: make(chan struct{}, 1)}}
 	w := &s.Value
 	w.conn, w.bytes = client(ctx)
 	w.bytes += max(r.Held, 0)
@@ -265,7 +269,7 @@ func (a *Autostart) left(q *queue, since time.Time, why error) error {
 }
 
 // join seats a request, or says why it may not wait.
-func (q *queue) join(s *seat[waiting], r *balance.Request) (n int, err error) {
+func (q *queue) join(s *waitroom.Seat[waiting], r *balance.Request) (n int, err error) {
 	a := q.a
 	// Arrivals are bounded. Who returns is not one: it has had a slot, and there are so many of these.
 	arrives := r.Place == 0
@@ -287,7 +291,7 @@ func (q *queue) join(s *seat[waiting], r *balance.Request) (n int, err error) {
 	q.mu.Lock()
 	defer q.mu.Unlock()
 	if limit := a.config.MaxParkedTenant; arrives && limit > 0 {
-		if own := q.room.waiting(r.Tenant); own >= limit {
+		if own := q.room.Waiting(r.Tenant); own >= limit {
 			return 0, q.crowded(own, "for this tenant")
 		}
 	}
@@ -310,9 +314,9 @@ func (q *queue) join(s *seat[waiting], r *balance.Request) (n int, err error) {
 		r.Place = a.places.Add(1)
 	}
 	s.Value.req = *r
-	q.room.join(s, r.Tenant, r.Place, !arrives)
+	q.room.Join(s, r.Tenant, r.Place, !arrives)
 	q.bytes += s.Value.bytes
-	if q.room.n == 1 {
+	if q.room.N == 1 {
 		a.seats.apps.Add(1)
 	}
 	if insists(r.Want) {
@@ -320,17 +324,17 @@ func (q *queue) join(s *seat[waiting], r *balance.Request) (n int, err error) {
 	}
 	q.parked.Add(1)
 	a.parked.Add(1)
-	return q.room.n, nil
+	return q.room.N, nil
 }
 
 // over returns why the app's bounds let no further request with so many bytes wait; nil when they
 // do. q.mu is held.
 func (q *queue) over(bytes int) error {
 	switch c := &q.a.config; {
-	case q.room.n >= q.limit(time.Now()):
-		return q.crowded(q.room.n, "")
+	case q.room.N >= q.limit(time.Now()):
+		return q.crowded(q.room.N, "")
 	case c.MaxParkedBytes > 0 && q.bytes+bytes > c.MaxParkedBytes:
-		return q.crowded(q.room.n, fmt.Sprintf("with %d bytes", q.bytes))
+		return q.crowded(q.room.N, fmt.Sprintf("with %d bytes", q.bytes))
 	}
 	return nil
 }
@@ -339,26 +343,26 @@ func (q *queue) over(bytes int) error {
 // request of another one that has less than its equal share. It returns nil when there is none.
 // q.mu is held; whoever is taken out is owed an end, see turnAway.
 func (q *queue) displace(tenant string, err error) *waiting {
-	own, tenants := q.room.waiting(tenant), q.room.tenants
+	own, tenants := q.room.Waiting(tenant), q.room.Tenants
 	if own == 0 {
 		tenants++
 	}
-	if (own+1)*tenants > q.room.n { // who floods is turned away at the cost of this comparison
+	if (own+1)*tenants > q.room.N { // who floods is turned away at the cost of this comparison
 		return nil
 	}
-	most := q.room.longest()
-	if most == nil || most.n <= own+1 {
+	most := q.room.Longest()
+	if most == nil || most.N <= own+1 {
 		return nil
 	}
 	return q.evict(most, err)
 }
 
 // evict takes out the youngest request of a tenant. q.mu is held.
-func (q *queue) evict(t *tenant[waiting], err error) *waiting {
+func (q *queue) evict(t *waitroom.Tenant[waiting], err error) *waiting {
 	if t == nil {
 		return nil
 	}
-	s := t.last
+	s := t.Last
 	q.leave(s)
 	w := &s.Value
 	w.err = err
@@ -376,8 +380,8 @@ func (q *queue) turnAway(w *waiting) {
 }
 
 // leave takes s out; q.mu is held.
-func (q *queue) leave(s *seat[waiting]) bool {
-	if !q.room.leave(s) {
+func (q *queue) leave(s *waitroom.Seat[waiting]) bool {
+	if !q.room.Leave(s) {
 		return false
 	}
 	q.left(&s.Value)
@@ -388,9 +392,9 @@ func (q *queue) leave(s *seat[waiting]) bool {
 func (q *queue) left(w *waiting) {
 	q.bytes -= w.bytes
 	q.a.seats.leave(w.bytes)
-	if q.room.n == 0 {
+	if q.room.N == 0 {
 		q.a.seats.apps.Add(-1)
-		q.rate.stop(time.Now())
+		q.rate.Stop(time.Now())
 	}
 	if insists(w.req.Want) {
 		q.insisting--
@@ -422,7 +426,7 @@ func (q *queue) patience() time.Duration {
 	if o := q.view.Load(); o != nil {
 		return o.wait
 	}
-	return waitMin
+	return boots.WaitMin
 }
 
 // doubtWait is how long a request waits for starts that are not expected to serve it: a person is
@@ -449,7 +453,7 @@ func (q *queue) until(since time.Time) time.Time {
 // after returns when to come back: when the next start should be ready, and those who wait have
 // been served. q.mu is held.
 func (q *queue) after(now time.Time) time.Duration {
-	d := q.rate.drain(now, q.room.n)
+	d := q.rate.Drain(now, q.room.N)
 	if o := q.view.Load(); o != nil && !o.coming.IsZero() {
 		return max(o.coming.Sub(now)+d, tickEvery)
 	}
@@ -462,8 +466,8 @@ func (q *queue) limit(now time.Time) int {
 	c := &q.a.config
 	if wait := q.patience(); wait < 1<<62 {
 		if o := q.view.Load(); o == nil || o.coming.IsZero() {
-			if _, ok := q.rate.perSecond(now); ok {
-				return q.rate.within(now, wait, c.MaxParked)
+			if _, ok := q.rate.PerSecond(now); ok {
+				return q.rate.Within(now, wait, c.MaxParked)
 			}
 		}
 	}

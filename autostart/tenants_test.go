@@ -170,7 +170,7 @@ func TestBoundsOfTenants(t *testing.T) {
 					}
 					synctest.Wait()
 					q := w.a.queue("web")
-					got := fmt.Sprint(q.room.waiting("a"), q.room.waiting("b"), q.room.waiting("c"), q.room.waiting(""))
+					got := fmt.Sprint(q.room.Waiting("a"), q.room.Waiting("b"), q.room.Waiting("c"), q.room.Waiting(""))
 					if got != st.want {
 						t.Fatalf("after %d of %q: %s wait, want %s", st.n, st.tenant, got, st.want)
 					}

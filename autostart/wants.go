@@ -18,10 +18,3 @@ func sameWant(a, b *balance.Want) bool {
 	}
 	return a != nil && b != nil && a.Revision == b.Revision && slices.Equal(a.Force.Machines, b.Force.Machines) && slices.Equal(a.Force.Regions, b.Force.Regions)
 }
-
-// satisfies reports whether m is one of the machines that w insists on.
-func satisfies(w *balance.Want, m *balance.Machine) bool {
-	return (w.Revision == "" || w.Revision == m.Revision) &&
-		(len(w.Force.Machines) == 0 || slices.Contains(w.Force.Machines, m.ID)) &&
-		(len(w.Force.Regions) == 0 || slices.Contains(w.Force.Regions, m.Region))
-}

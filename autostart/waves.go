@@ -4,6 +4,7 @@ import (
 	"cmp"
 	"time"
 
+	"github.com/ebbkit/ebb/autostart/internal/waitroom"
 	"github.com/ebbkit/ebb/balance"
 )
 
@@ -24,11 +25,11 @@ func (q *queue) boots(m *balance.Machine) {
 	defer q.mu.Unlock()
 	r := q.ramps[m.ID]
 	switch {
-	case m.State == balance.StateStarting && (r == nil || r.epoch != m.Epoch):
+	case m.State == balance.StateStarting && (r == nil || r.Epoch != m.Epoch):
 		if q.ramps == nil {
-			q.ramps = map[balance.MachineID]*ramp{}
+			q.ramps = map[balance.MachineID]*waitroom.Ramp{}
 		}
-		q.ramps[m.ID] = &ramp{epoch: m.Epoch}
+		q.ramps[m.ID] = &waitroom.Ramp{Epoch: m.Epoch}
 	case r != nil && m.State != balance.StateStarting && m.State != balance.StateStarted:
 		delete(q.ramps, m.ID)
 	}
@@ -40,9 +41,9 @@ func (q *queue) held(now time.Time, step time.Duration) (ids []balance.MachineID
 		return nil
 	}
 	for id, r := range q.ramps {
-		if r.over(now, step) {
+		if r.Over(now, step) {
 			delete(q.ramps, id)
-		} else if r.full(now, step) {
+		} else if r.Full(now, step) {
 			ids = append(ids, id)
 		}
 	}
@@ -51,11 +52,11 @@ func (q *queue) held(now time.Time, step time.Duration) (ids []balance.MachineID
 
 // ramped counts one who has been let in to m. q.mu is held; who it is has left the room.
 func (q *queue) ramped(m *balance.Machine) {
-	if r := q.ramps[m.ID]; r != nil && r.epoch == m.Epoch {
+	if r := q.ramps[m.ID]; r != nil && r.Epoch == m.Epoch {
 		l := m.Limits
 		if rows, ok := q.a.balancer.Fleet().App(q.app); ok {
 			l = rows.App().LimitsOf(*m)
 		}
-		r.give(time.Now(), cmp.Or(l.Hard, l.Soft), q.room.n+1)
+		r.Give(time.Now(), cmp.Or(l.Hard, l.Soft), q.room.N+1)
 	}
 }

@@ -175,7 +175,7 @@ type Keeper struct {
 }
 
 // Keep makes k a keeper of the machines that this node owns, until release is called.
-// autostart.Starter is one while it runs. While there is none with Wanted, gates remember no start:
+// machine.Starter of package autostart/machine is one while it runs. While there is none with Wanted, gates remember no start:
 // they refuse it, since nobody would do it.
 func (f *Fleet) Keep(k Keeper) (release func()) {
 	held := &k

@@ -22,7 +22,7 @@
 // later, never a request fail: whatever is in doubt (a missing acknowledgement, an old report, a
 // silent driver) ends in the machine running on, or in a closed gate that sends callers elsewhere.
 // A start that somebody wants during a stop is remembered by the gate, and done afterwards by
-// whoever starts this node's machines: an autostart.Starter, or another [balance.Keeper]. Several
+// whoever starts this node's machines: a machine.Starter, or another [balance.Keeper]. Several
 // downscalers, each for its own machines, need not agree on anything: each vetoes for its machines,
 // and the order that all share keeps the minimum. With [Loads] they also stop together what one of
 // them would.

@@ -7,7 +7,7 @@ import (
 	"sync"
 	"time"
 
-	"github.com/ebbkit/ebb/autostart"
+	"github.com/ebbkit/ebb/autostart/machine"
 	"github.com/ebbkit/ebb/balance"
 )
 
@@ -46,7 +46,7 @@ var clauses = []struct {
 
 // inspects returns what the driver says of m; ok is false when it cannot be asked.
 func (b *bench) inspects(m balance.Machine) (err error, ok bool) {
-	i, ok := b.Driver.(bounded).Driver.(autostart.Inspector)
+	i, ok := b.Driver.(bounded).Driver.(machine.Inspector)
 	if !ok {
 		return nil, false
 	}
@@ -56,7 +56,7 @@ func (b *bench) inspects(m balance.Machine) (err error, ok bool) {
 
 func inspectRuns(b *bench) {
 	m := b.NewMachine()
-	b.start(&m, autostart.Cold)
+	b.start(&m, machine.BootCold)
 	err, ok := b.inspects(m)
 	if !ok {
 		b.Skip("the driver is no autostart.Inspector")
@@ -65,7 +65,7 @@ func inspectRuns(b *bench) {
 		b.broken("Inspect(%s), which runs: %v", m.ID, err)
 	}
 	if err := b.Driver.Suspend(b.ctx, m); err == nil {
-		b.start(&m, autostart.Resume)
+		b.start(&m, machine.BootResume)
 		if err, _ := b.inspects(m); err != nil {
 			b.broken("Inspect(%s), which runs again after a suspension: %v", m.ID, err)
 		}
@@ -75,7 +75,7 @@ func inspectRuns(b *bench) {
 
 func inspectEnded(b *bench) {
 	m := b.NewMachine()
-	b.start(&m, autostart.Cold)
+	b.start(&m, machine.BootCold)
 	if _, ok := b.inspects(m); !ok {
 		b.stop(m)
 		b.Skip("the driver is no autostart.Inspector")
@@ -89,7 +89,7 @@ func inspectEnded(b *bench) {
 	}
 	m = b.NewMachine()
 	w := b.watch()
-	b.start(&m, autostart.Cold)
+	b.start(&m, machine.BootCold)
 	b.crash(m)
 	w.want(m)
 	if err, _ := b.inspects(m); err == nil {
@@ -99,7 +99,7 @@ func inspectEnded(b *bench) {
 
 func boots(b *bench) {
 	m := b.NewMachine()
-	boot := b.start(&m, autostart.Cold)
+	boot := b.start(&m, machine.BootCold)
 	if host, port, err := net.SplitHostPort(boot.Addr); err != nil || host == "" || port == "" || port == "0" {
 		b.broken("Start(%s) returned the address %q (%v)", m.ID, boot.Addr, err)
 	}
@@ -108,7 +108,7 @@ func boots(b *bench) {
 
 func startTwice(b *bench) {
 	m := b.NewMachine()
-	b.start(&m, autostart.Cold)
+	b.start(&m, machine.BootCold)
 	next := m
 	next.Epoch++
 	if boot, err := b.Driver.Start(b.ctx, next); err == nil {
@@ -136,7 +136,7 @@ func outlives(b *bench) {
 	b.listens(m)
 	// What a driver does when ctx ends, it may do later; the life of a whole second machine gives it time.
 	other := b.NewMachine()
-	b.start(&other, autostart.Cold)
+	b.start(&other, machine.BootCold)
 	b.stop(other)
 	w.want(other)
 	b.listens(m)
@@ -149,7 +149,7 @@ func startAgain(b *bench) {
 	w := b.watch()
 	m := b.NewMachine()
 	for range 3 {
-		b.start(&m, autostart.Cold)
+		b.start(&m, machine.BootCold)
 		b.stop(m)
 		w.want(m)
 	}
@@ -167,7 +167,7 @@ func startCancelled(b *bench) {
 		b.listens(m)
 		b.stop(m)
 	}
-	b.start(&m, autostart.Cold) // fails where the refused one runs after all
+	b.start(&m, machine.BootCold) // fails where the refused one runs after all
 	b.stop(m)
 }
 
@@ -178,7 +178,7 @@ func startCut(b *bench) {
 		m.Epoch++
 		ctx, cancel := context.WithCancel(b.ctx)
 		type answer struct {
-			boot autostart.Booting
+			boot machine.Booting
 			err  error
 		}
 		done := make(chan answer, 1)
@@ -196,7 +196,7 @@ func startCut(b *bench) {
 			b.listens(m)
 		}
 		b.stop(m)
-		b.start(&m, autostart.Cold)
+		b.start(&m, machine.BootCold)
 		b.stop(m)
 	}
 }
@@ -226,8 +226,8 @@ func startPassing(b *bench) {
 	m.Epoch++
 	b.Throttle(true)
 	boot, err := b.Driver.Start(b.ctx, m)
-	value, isValue := errors.AsType[autostart.TryAgain](err)
-	pointer, isPointer := errors.AsType[*autostart.TryAgain](err)
+	value, isValue := errors.AsType[machine.TryAgain](err)
+	pointer, isPointer := errors.AsType[*machine.TryAgain](err)
 	switch {
 	case err == nil:
 		b.broken("Start(%s) returned %+v and no error", m.ID, boot)
@@ -238,14 +238,14 @@ func startPassing(b *bench) {
 	}
 	b.Throttle(false)
 	m.Epoch-- // for the same epoch
-	b.start(&m, autostart.Cold)
+	b.start(&m, machine.BootCold)
 	b.stop(m)
 	b.silent(m)
 }
 
 func stopGone(b *bench) {
 	m := b.NewMachine()
-	b.start(&m, autostart.Cold)
+	b.start(&m, machine.BootCold)
 	b.stop(m)
 	b.silent(m)
 }
@@ -253,7 +253,7 @@ func stopGone(b *bench) {
 func stopIdle(b *bench) {
 	m := b.NewMachine()
 	b.stop(m) // never started
-	b.start(&m, autostart.Cold)
+	b.start(&m, machine.BootCold)
 	b.stop(m)
 	b.stop(m)
 }
@@ -262,13 +262,13 @@ func exitFields(b *bench) {
 	w := b.watch()
 	m := b.NewMachine()
 	m.Epoch = 41
-	b.start(&m, autostart.Cold)
+	b.start(&m, machine.BootCold)
 	b.stop(m)
 	checkExit(b, w.want(m))
 }
 
 // checkExit checks what every exit must hold.
-func checkExit(b *bench, e autostart.Exit) {
+func checkExit(b *bench, e machine.Exit) {
 	b.Helper()
 	if e.Reason == "" {
 		b.broken("the exit %+v has no reason", e)
@@ -280,10 +280,10 @@ func checkExit(b *bench, e autostart.Exit) {
 
 func suspendResume(b *bench) {
 	m := b.NewMachine()
-	b.start(&m, autostart.Cold)
+	b.start(&m, machine.BootCold)
 	for range 3 {
 		b.suspends(m)
-		b.start(&m, autostart.Resume)
+		b.start(&m, machine.BootResume)
 	}
 	if boot, err := b.Driver.Start(b.ctx, m); err == nil {
 		b.broken("Start(%s) of a machine that was resumed and runs returned %+v and no error", m.ID, boot)
@@ -294,7 +294,7 @@ func suspendResume(b *bench) {
 
 func suspendUnsupported(b *bench) {
 	m := b.NewMachine()
-	b.start(&m, autostart.Cold)
+	b.start(&m, machine.BootCold)
 	if b.Driver.Suspend(b.ctx, m) == nil {
 		b.stop(m)
 		b.Skip("the driver suspends")
@@ -308,7 +308,7 @@ func suspendIdle(b *bench) {
 	if b.Driver.Suspend(b.ctx, m) == nil {
 		b.broken("Suspend(%s), which never ran, returned no error", m.ID)
 	}
-	b.start(&m, autostart.Cold)
+	b.start(&m, machine.BootCold)
 	b.stop(m)
 	if b.Driver.Suspend(b.ctx, m) == nil {
 		b.broken("Suspend(%s), which was stopped, returned no error", m.ID)
@@ -318,11 +318,11 @@ func suspendIdle(b *bench) {
 func suspendStop(b *bench) {
 	w := b.watch()
 	m := b.NewMachine()
-	b.start(&m, autostart.Cold)
+	b.start(&m, machine.BootCold)
 	b.suspends(m)
 	b.stop(m)
 	w.want(m)
-	b.start(&m, autostart.Cold)
+	b.start(&m, machine.BootCold)
 	b.stop(m)
 	w.want(m)
 	w.wantOnce(start{m.Key(), 1}, start{m.Key(), 2})
@@ -331,11 +331,11 @@ func suspendStop(b *bench) {
 func suspendEpoch(b *bench) {
 	w := b.watch()
 	m := b.NewMachine()
-	b.start(&m, autostart.Cold)
+	b.start(&m, machine.BootCold)
 	b.suspends(m)
-	b.start(&m, autostart.Resume)
+	b.start(&m, machine.BootResume)
 	b.suspends(m)
-	b.start(&m, autostart.Resume)
+	b.start(&m, machine.BootResume)
 	b.stop(m)
 	checkExit(b, w.want(m))
 	w.wantOnce(start{m.Key(), 3})
@@ -344,7 +344,7 @@ func suspendEpoch(b *bench) {
 func watchEnds(b *bench) {
 	w := b.watch()
 	m := b.NewMachine()
-	b.start(&m, autostart.Cold)
+	b.start(&m, machine.BootCold)
 	b.stop(m)
 	w.want(m)
 	if err := w.end(); err != nil {
@@ -357,7 +357,7 @@ func watchOnce(b *bench) {
 	var starts []start
 	for range 3 {
 		m := b.NewMachine()
-		b.start(&m, autostart.Cold)
+		b.start(&m, machine.BootCold)
 		b.stop(m)
 		b.stop(m)
 		w.want(m)
@@ -369,14 +369,14 @@ func watchOnce(b *bench) {
 func watchSeveral(b *bench) {
 	first, second := b.watch(), b.watch()
 	m := b.NewMachine()
-	b.start(&m, autostart.Cold)
+	b.start(&m, machine.BootCold)
 	b.stop(m)
 	first.want(m)
 	second.want(m)
 	if err := first.end(); err != nil {
 		b.broken("Watch: %v", err)
 	}
-	b.start(&m, autostart.Cold)
+	b.start(&m, machine.BootCold)
 	b.stop(m)
 	second.want(m)
 }
@@ -388,7 +388,7 @@ func watchCrash(b *bench) {
 	w := b.watch()
 	m := b.NewMachine()
 	for range 2 {
-		b.start(&m, autostart.Cold)
+		b.start(&m, machine.BootCold)
 		b.crash(m)
 		checkExit(b, w.want(m))
 		b.stop(m)
@@ -399,12 +399,12 @@ func watchCrash(b *bench) {
 func watchCalls(b *bench) {
 	m := b.NewMachine()
 	stopped := make(chan error, 1)
-	w := b.watch(func(e autostart.Exit) {
+	w := b.watch(func(e machine.Exit) {
 		if e.ID == m.ID {
 			stopped <- b.Driver.Stop(b.ctx, m) // no error: it does not run
 		}
 	})
-	b.start(&m, autostart.Cold)
+	b.start(&m, machine.BootCold)
 	b.stop(m)
 	w.want(m)
 	select {
@@ -469,8 +469,8 @@ func sameID(b *bench) {
 	one := b.NewMachine()
 	two := one
 	two.App += "-2"
-	b.start(&one, autostart.Cold)
-	b.start(&two, autostart.Cold)
+	b.start(&one, machine.BootCold)
+	b.start(&two, machine.BootCold)
 	if one.Addr == two.Addr {
 		b.broken("%v and %v both have the address %s", one.Key(), two.Key(), one.Addr)
 	}

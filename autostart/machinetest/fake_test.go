@@ -9,7 +9,7 @@ import (
 	"sync"
 	"time"
 
-	"github.com/ebbkit/ebb/autostart"
+	"github.com/ebbkit/ebb/autostart/machine"
 	"github.com/ebbkit/ebb/balance"
 )
 
@@ -19,7 +19,7 @@ type fake struct {
 
 	mu       sync.Mutex
 	machines map[balance.MachineKey]*listener
-	watchers map[int]func(autostart.Exit)
+	watchers map[int]func(machine.Exit)
 	next     int
 	throttle bool
 	deaf     chan struct{} // closed at the end
@@ -34,7 +34,7 @@ type listener struct {
 }
 
 func newFake(fault string) *fake {
-	return &fake{fault: fault, machines: make(map[balance.MachineKey]*listener), watchers: make(map[int]func(autostart.Exit)), deaf: make(chan struct{})}
+	return &fake{fault: fault, machines: make(map[balance.MachineKey]*listener), watchers: make(map[int]func(machine.Exit)), deaf: make(chan struct{})}
 }
 
 // key is what a machine is known by.
@@ -61,13 +61,13 @@ func (f *fake) Inspect(_ context.Context, m balance.Machine) error {
 	return nil
 }
 
-func (f *fake) Start(ctx context.Context, m balance.Machine) (autostart.Booting, error) {
+func (f *fake) Start(ctx context.Context, m balance.Machine) (machine.Booting, error) {
 	if f.fault == "deaf to its context" {
 		<-f.deaf
 	}
 	if f.fault == "waits until ready" && silent(m) {
 		<-ctx.Done()
-		return autostart.Booting{}, ctx.Err()
+		return machine.Booting{}, ctx.Err()
 	}
 	if f.fault == "ends with context" { // late, as a driver would that is told by a goroutine of its own
 		f.endOrphans(f.key(m))
@@ -78,31 +78,31 @@ func (f *fake) Start(ctx context.Context, m balance.Machine) (autostart.Booting,
 		if !l.suspended {
 			switch f.fault {
 			case "starts twice":
-				return autostart.Booting{Addr: l.Addr().String()}, nil
+				return machine.Booting{Addr: l.Addr().String()}, nil
 			case "refused start changes epoch":
 				l.epoch = m.Epoch
 			case "refused start ends machine":
 				_ = l.Close()
 			}
-			return autostart.Booting{}, fmt.Errorf("%s already runs", m.ID)
+			return machine.Booting{}, fmt.Errorf("%s already runs", m.ID)
 		}
 		l.suspended, l.epoch = false, m.Epoch
-		kind := autostart.Resume
+		kind := machine.BootResume
 		if f.fault == "resume called cold" {
-			kind = autostart.Cold
+			kind = machine.BootCold
 		}
-		return autostart.Booting{Addr: l.Addr().String(), Kind: kind}, nil
+		return machine.Booting{Addr: l.Addr().String(), Kind: kind}, nil
 	}
 	if ctx.Err() != nil && f.fault != "cancelled start fails but runs" {
-		return autostart.Booting{}, ctx.Err()
+		return machine.Booting{}, ctx.Err()
 	}
 	throttled := f.throttle && f.fault != "knows no limits"
 	if throttled && f.fault != "starts what it refuses" {
-		return autostart.Booting{}, f.later()
+		return machine.Booting{}, f.later()
 	}
 	l, err := net.Listen("tcp", "127.0.0.1:0")
 	if err != nil {
-		return autostart.Booting{}, err
+		return machine.Booting{}, err
 	}
 	if silent(m) {
 		_ = l.Close()
@@ -118,9 +118,9 @@ func (f *fake) Start(ctx context.Context, m balance.Machine) (autostart.Booting,
 		addr = ""
 	}
 	if throttled {
-		return autostart.Booting{}, f.later()
+		return machine.Booting{}, f.later()
 	}
-	return autostart.Booting{Addr: addr}, ctx.Err()
+	return machine.Booting{Addr: addr}, ctx.Err()
 }
 
 // later is the error of a driver that may not make more calls now.
@@ -129,9 +129,9 @@ func (f *fake) later() error {
 	case "passing errors look like others":
 		return errors.New("429")
 	case "in the past":
-		return &autostart.TryAgain{After: -time.Second}
+		return &machine.TryAgain{After: -time.Second}
 	}
-	return fmt.Errorf("fake: %w", autostart.TryAgain{After: time.Second})
+	return fmt.Errorf("fake: %w", machine.TryAgain{After: time.Second})
 }
 
 // silent reports whether m never listens.
@@ -216,7 +216,7 @@ func (f *fake) Suspend(_ context.Context, m balance.Machine) error {
 
 // report tells the watchers that l has ended.
 func (f *fake) report(k balance.MachineKey, l *listener) {
-	e := autostart.Exit{App: k.App, ID: k.ID, Epoch: l.epoch, Code: 0, Reason: "exit status 0"}
+	e := machine.Exit{App: k.App, ID: k.ID, Epoch: l.epoch, Code: 0, Reason: "exit status 0"}
 	times := 1
 	switch f.fault {
 	case "no exits":
@@ -233,7 +233,7 @@ func (f *fake) report(k balance.MachineKey, l *listener) {
 		e.Epoch = l.cold
 	}
 	f.mu.Lock()
-	var told []func(autostart.Exit)
+	var told []func(machine.Exit)
 	for i := range f.next {
 		if w := f.watchers[i]; w != nil && (f.fault != "one watch only" || len(told) == 0) {
 			told = append(told, w)
@@ -251,7 +251,7 @@ func (f *fake) report(k balance.MachineKey, l *listener) {
 	}
 }
 
-func (f *fake) Watch(ctx context.Context, exited func(autostart.Exit)) error {
+func (f *fake) Watch(ctx context.Context, exited func(machine.Exit)) error {
 	f.mu.Lock()
 	n := f.next
 	f.next++

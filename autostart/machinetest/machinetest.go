@@ -1,4 +1,4 @@
-// Package machinetest checks that an [autostart.Driver] keeps the contract which the rest of the library relies on.
+// Package machinetest checks that an [machine.Driver] keeps the contract which the rest of the library relies on.
 //
 //	func TestMyDriver(t *testing.T) {
 //		machinetest.TestDriver(t, func(t *testing.T) machinetest.Subject {
@@ -21,14 +21,14 @@ import (
 	"testing"
 	"time"
 
-	"github.com/ebbkit/ebb/autostart"
+	"github.com/ebbkit/ebb/autostart/machine"
 	"github.com/ebbkit/ebb/balance"
 )
 
 // Subject is a driver under test and what the suite has to know about it.
 type Subject struct {
 	// Driver is the driver. Each clause gets a new Subject and leaves no machine of it running, unless it fails.
-	Driver autostart.Driver
+	Driver machine.Driver
 	// NewMachine returns a machine that has never run (Epoch 0), with an ID of its own. When it runs, it shall accept TCP
 	// connections at the address that Start returns, and it shall not end by itself. The suite also starts machines of other
 	// apps that have the IDs of these.
@@ -67,13 +67,13 @@ func TestDriver(t *testing.T, newSubject func(t *testing.T) Subject) {
 // bounded is a driver whose operations return with an error when they take until ctx ends, so that one which blocks for
 // ever fails a clause instead of hanging the test.
 type bounded struct {
-	autostart.Driver
+	machine.Driver
 	ctx context.Context
 }
 
-func (b bounded) Start(ctx context.Context, m balance.Machine) (boot autostart.Booting, err error) {
+func (b bounded) Start(ctx context.Context, m balance.Machine) (boot machine.Booting, err error) {
 	type answer struct {
-		boot autostart.Booting
+		boot machine.Booting
 		err  error
 	}
 	answered := make(chan answer, 1)
@@ -85,7 +85,7 @@ func (b bounded) Start(ctx context.Context, m balance.Machine) (boot autostart.B
 	case a := <-answered:
 		return a.boot, a.err
 	case <-b.ctx.Done():
-		return autostart.Booting{}, errBlocks
+		return machine.Booting{}, errBlocks
 	}
 }
 
@@ -126,7 +126,7 @@ func (b *bench) broken(format string, args ...any) {
 }
 
 // start starts m at its next epoch, checks the answer and waits until the machine accepts connections.
-func (b *bench) start(m *balance.Machine, kind autostart.BootKind) autostart.Booting {
+func (b *bench) start(m *balance.Machine, kind machine.BootKind) machine.Booting {
 	b.Helper()
 	m.Epoch++
 	boot, err := b.Driver.Start(b.ctx, *m)
@@ -214,7 +214,7 @@ func (b *bench) crash(m balance.Machine) {
 // watch is a Watch under way.
 type watch struct {
 	b     *bench
-	exits chan autostart.Exit
+	exits chan machine.Exit
 	end   func() error // ends it and returns what Watch returned
 	seen  map[start]int
 }
@@ -226,17 +226,17 @@ type start struct {
 }
 
 // keyOf returns which machine an exit is of.
-func keyOf(e autostart.Exit) balance.MachineKey { return balance.MachineKey{App: e.App, ID: e.ID} }
+func keyOf(e machine.Exit) balance.MachineKey { return balance.MachineKey{App: e.App, ID: e.ID} }
 
 // watch begins to watch and returns when the driver reports exits to it. Each exit also goes to the funcs. Watches still
 // open at the end of the test are ended.
-func (b *bench) watch(exited ...func(autostart.Exit)) *watch {
+func (b *bench) watch(exited ...func(machine.Exit)) *watch {
 	b.Helper()
 	ctx, cancel := context.WithCancel(b.ctx)
-	w := &watch{b: b, exits: make(chan autostart.Exit, 10_000), seen: make(map[start]int)}
+	w := &watch{b: b, exits: make(chan machine.Exit, 10_000), seen: make(map[start]int)}
 	result := make(chan error, 1)
 	go func() {
-		result <- b.Driver.Watch(ctx, func(e autostart.Exit) {
+		result <- b.Driver.Watch(ctx, func(e machine.Exit) {
 			w.exits <- e
 			for _, f := range exited {
 				f(e)
@@ -279,14 +279,14 @@ func (b *bench) watch(exited ...func(autostart.Exit)) *watch {
 }
 
 // note counts e.
-func (w *watch) note(e autostart.Exit) {
+func (w *watch) note(e machine.Exit) {
 	if k := keyOf(e); !w.b.scratch[k] {
 		w.seen[start{k, e.Epoch}]++
 	}
 }
 
 // want waits for the exit of m's last start.
-func (w *watch) want(m balance.Machine) autostart.Exit {
+func (w *watch) want(m balance.Machine) machine.Exit {
 	w.b.Helper()
 	for {
 		select {

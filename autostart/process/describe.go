@@ -5,19 +5,19 @@ import (
 	"errors"
 	"time"
 
-	"github.com/ebbkit/ebb/autostart"
+	"github.com/ebbkit/ebb/autostart/machine"
 	"github.com/ebbkit/ebb/balance"
 )
 
 // Describe returns the last line that m's processes have printed and, on Linux, where they accept
 // connections and for how long they have done nothing. With it a Driver is an
-// [autostart.Describer].
-func (d *Driver) Describe(_ context.Context, m balance.Machine) (autostart.Description, error) {
+// [machine.Describer].
+func (d *Driver) Describe(_ context.Context, m balance.Machine) (machine.Description, error) {
 	d.mu.Lock()
 	c := d.children[m.Key()]
 	if c == nil || c.cmd == nil {
 		d.mu.Unlock()
-		return autostart.Description{}, errors.New("its process does not run")
+		return machine.Description{}, errors.New("its process does not run")
 	}
 	pid, printed := c.cmd.Process.Pid, c.printed
 	d.mu.Unlock()
@@ -25,7 +25,7 @@ func (d *Driver) Describe(_ context.Context, m balance.Machine) (autostart.Descr
 	// no use, and does no harm.
 	now, bytes := time.Now(), printed.printed()
 	seen, known := lookAt(pid)
-	description := autostart.Description{
+	description := machine.Description{
 		Listens: seen.listens, Known: known, Output: printed.lastLine(),
 	}
 	if known {

@@ -11,7 +11,7 @@ import (
 	"sync"
 	"time"
 
-	"github.com/ebbkit/ebb/autostart"
+	"github.com/ebbkit/ebb/autostart/machine"
 	"github.com/ebbkit/ebb/autostart/process/internal/guard"
 	"github.com/ebbkit/ebb/balance"
 )
@@ -23,7 +23,7 @@ var ErrClosed = errors.New("process: driver is closed")
 // still hold its end of the pipe, or a writer of the caller's that blocks.
 const outputPatience = 500 * time.Millisecond
 
-// Driver runs machines as child processes. It is an [autostart.Driver]; make one with [New] and end it with Shutdown or
+// Driver runs machines as child processes. It is an [machine.Driver]; make one with [New] and end it with Shutdown or
 // Close. Its methods may be called from any goroutine; operations on one machine must follow one another.
 type Driver struct {
 	command command
@@ -41,9 +41,9 @@ type Driver struct {
 }
 
 var (
-	_ autostart.Driver    = (*Driver)(nil)
-	_ autostart.Inspector = (*Driver)(nil)
-	_ autostart.Describer = (*Driver)(nil)
+	_ machine.Driver    = (*Driver)(nil)
+	_ machine.Inspector = (*Driver)(nil)
+	_ machine.Describer = (*Driver)(nil)
 )
 
 // child is one process group, from the call of Start to the report of its exit. Driver.mu guards what changes.
@@ -69,19 +69,19 @@ type child struct {
 // Start runs the command for m, or lets it run on where it is suspended. m.Epoch is given to the machine in its
 // environment at a cold start; after a resume it still has the old one there. It waits for nothing but the creation of the
 // process. The machine outlives ctx.
-func (d *Driver) Start(ctx context.Context, m balance.Machine) (autostart.Booting, error) {
+func (d *Driver) Start(ctx context.Context, m balance.Machine) (machine.Booting, error) {
 	if m.ID == "" {
-		return autostart.Booting{}, errors.New("process: start of a machine without an ID: set Machine.ID")
+		return machine.Booting{}, errors.New("process: start of a machine without an ID: set Machine.ID")
 	}
 	if err := ctx.Err(); err != nil {
-		return autostart.Booting{}, fmt.Errorf("process: start %v: %w", m.Key(), err)
+		return machine.Booting{}, fmt.Errorf("process: start %v: %w", m.Key(), err)
 	}
 	c, resumed, err := d.claim(m)
 	if err != nil {
-		return autostart.Booting{}, err
+		return machine.Booting{}, err
 	}
 	if resumed {
-		return autostart.Booting{Addr: c.addr, Kind: autostart.Resume}, nil
+		return machine.Booting{Addr: c.addr, Kind: machine.BootResume}, nil
 	}
 	if err := d.create(c, m); err != nil {
 		d.mu.Lock()
@@ -92,9 +92,9 @@ func (d *Driver) Start(ctx context.Context, m balance.Machine) (autostart.Bootin
 		}
 		close(c.gone)
 		d.running.Done()
-		return autostart.Booting{}, fmt.Errorf("process: start %v: %w", m.Key(), err)
+		return machine.Booting{}, fmt.Errorf("process: start %v: %w", m.Key(), err)
 	}
-	return autostart.Booting{Addr: c.addr, Kind: autostart.Cold}, nil
+	return machine.Booting{Addr: c.addr, Kind: machine.BootCold}, nil
 }
 
 // claim resumes m's process where it is suspended, and makes an entry for a new one where there is none.
@@ -218,7 +218,7 @@ func (c *command) cmd(v variables) (*exec.Cmd, error) {
 // Out of memory is told by a heuristic: the machine got a SIGKILL that this driver did not send, and the system's count of
 // processes killed for want of memory (of the machine's control group, or of the host where that cannot be read) has grown
 // since its start.
-func (d *Driver) Watch(ctx context.Context, exited func(autostart.Exit)) error {
+func (d *Driver) Watch(ctx context.Context, exited func(machine.Exit)) error {
 	d.exits.watch(ctx, exited)
 	return nil
 }

@@ -7,7 +7,7 @@ import (
 	"sync"
 	"time"
 
-	"github.com/ebbkit/ebb/autostart"
+	"github.com/ebbkit/ebb/autostart/machine"
 	"github.com/ebbkit/ebb/autostart/process/internal/guard"
 	"github.com/ebbkit/ebb/balance"
 )
@@ -150,5 +150,5 @@ func (d *Driver) await(c *child, g *guard.Guard) {
 	e.code, e.signal = outcome(c.cmd.ProcessState)
 	e.memory = !c.killed && e.signal == killedName && c.memory.killed()
 	ports.release(c.port)
-	d.exits.add(autostart.Exit{App: c.key.App, ID: c.key.ID, Epoch: c.epoch, Code: e.code, Signal: e.signal, Reason: e.reason()})
+	d.exits.add(machine.Exit{App: c.key.App, ID: c.key.ID, Epoch: c.epoch, Code: e.code, Signal: e.signal, Reason: e.reason()})
 }

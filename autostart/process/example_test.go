@@ -7,7 +7,7 @@ import (
 	"fmt"
 	"os"
 
-	"github.com/ebbkit/ebb/autostart"
+	"github.com/ebbkit/ebb/autostart/machine"
 	"github.com/ebbkit/ebb/autostart/process"
 	"github.com/ebbkit/ebb/balance"
 )
@@ -33,7 +33,7 @@ func Example() {
 
 	fmt.Println(driver.Stop(ctx, m))
 	// An owner watches all the time, in a goroutine of its own. A late one misses nothing.
-	_ = driver.Watch(ctx, func(e autostart.Exit) {
+	_ = driver.Watch(ctx, func(e machine.Exit) {
 		fmt.Printf("%s at epoch %d: %s\n", e.ID, e.Epoch, e.Reason)
 		cancel()
 	})

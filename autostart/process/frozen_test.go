@@ -13,7 +13,7 @@ import (
 	"testing"
 	"time"
 
-	"github.com/ebbkit/ebb/autostart"
+	"github.com/ebbkit/ebb/autostart/machine"
 	"github.com/ebbkit/ebb/balance"
 )
 
@@ -27,10 +27,10 @@ func TestFrozenMachineIsRestarted(t *testing.T) {
 	c := config("serve")
 	c.StopTimeout = 0 // it dies of SIGTERM
 	failing, ready := make(chan error, 8), make(chan balance.Machine, 8)
-	s, err := autostart.NewStarter(fleet, newDriver(t, c), autostart.StarterConfig{
-		Check: autostart.Check{Every: 20 * time.Millisecond, Timeout: patience}, RestartAfter: 100 * time.Millisecond, Recent: -1,
-		Trace: autostart.StarterTrace{
-			Ready: func(m balance.Machine, _ autostart.BootKind, _ time.Duration) { ready <- m },
+	s, err := machine.NewStarter(fleet, newDriver(t, c), machine.Config{
+		Check: machine.Check{Every: 20 * time.Millisecond, Timeout: patience}, RestartAfter: 100 * time.Millisecond, Recent: -1,
+		Trace: machine.Trace{
+			Ready: func(m balance.Machine, _ machine.BootKind, _ time.Duration) { ready <- m },
 			Health: func(_ balance.Machine, h balance.Health, err error) {
 				if h == balance.HealthFailing {
 					failing <- err
@@ -41,7 +41,7 @@ func TestFrozenMachineIsRestarted(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	m := machine()
+	m := aMachine()
 	if _, err := fleet.Host(m); err != nil {
 		t.Fatal(err)
 	}

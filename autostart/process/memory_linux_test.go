@@ -11,7 +11,7 @@ import (
 	"syscall"
 	"testing"
 
-	"github.com/ebbkit/ebb/autostart"
+	"github.com/ebbkit/ebb/autostart/machine"
 	"github.com/ebbkit/ebb/autostart/process"
 )
 
@@ -49,12 +49,12 @@ func confined() int {
 			fmt.Println(err)
 			return 1
 		}
-		if _, err := d.Start(context.Background(), machine()); err != nil {
+		if _, err := d.Start(context.Background(), aMachine()); err != nil {
 			fmt.Println(err)
 			return 1
 		}
 		ctx, cancel := context.WithTimeout(context.Background(), patience)
-		_ = d.Watch(ctx, func(e autostart.Exit) {
+		_ = d.Watch(ctx, func(e machine.Exit) {
 			fmt.Println(kind, e.Signal, strings.Contains(e.Reason, "(out of memory)"))
 			cancel()
 		})

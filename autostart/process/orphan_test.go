@@ -72,7 +72,7 @@ func parent() int {
 		fmt.Fprintln(os.Stderr, err)
 		return 1
 	}
-	m := machine()
+	m := aMachine()
 	m.Epoch = 1
 	if _, err := d.Start(context.Background(), m); err != nil {
 		fmt.Fprintln(os.Stderr, err)
@@ -216,7 +216,7 @@ func TestGrandchildren(t *testing.T) {
 			c := config("family")
 			c.Env = append(c.Env, desk.env())
 			d := newDriver(t, c)
-			m := machine()
+			m := aMachine()
 			start(t, d, &m)
 			desk.wait("child", "grandchild")
 			var err error

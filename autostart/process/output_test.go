@@ -11,7 +11,7 @@ import (
 	"testing"
 	"time"
 
-	"github.com/ebbkit/ebb/autostart"
+	"github.com/ebbkit/ebb/autostart/machine"
 )
 
 // output collects lines from many writers. It is deliberately not safe for concurrent use.
@@ -24,7 +24,7 @@ func TestOutput(t *testing.T) {
 	d := newDriver(t, c)
 	const machines = 5
 	for range machines {
-		m := machine()
+		m := aMachine()
 		start(t, d, &m)
 	}
 	for range machines {
@@ -51,7 +51,7 @@ func TestOutputThatFails(t *testing.T) {
 	c := config("chatter")
 	c.Stdout, c.Stderr = failing{}, failing{}
 	d := newDriver(t, c)
-	m := machine()
+	m := aMachine()
 	start(t, d, &m)
 	if e := nextExit(t, d); e.Code != 0 {
 		t.Errorf("exit %+v: the machine suffers from the writer", e)
@@ -65,7 +65,7 @@ func TestLastWordsOfAMachine(t *testing.T) {
 	c := config("moaner")
 	c.Stderr, c.Output = nil, &out
 	d := newDriver(t, c)
-	m := machine()
+	m := aMachine()
 	start(t, d, &m)
 	e := nextExit(t, d)
 	if !strings.HasPrefix(e.Reason, "exit status 3, ") || !strings.HasSuffix(e.Reason, "start: [31mModuleNotFoundError[0m: nosuchmodule") {
@@ -87,7 +87,7 @@ func TestOutputBesideStdout(t *testing.T) {
 	d := newDriver(t, c)
 	const machines = 5
 	for range machines {
-		m := machine()
+		m := aMachine()
 		start(t, d, &m)
 	}
 	for range machines {
@@ -114,7 +114,7 @@ func TestFloodOfOutput(t *testing.T) {
 	c := config("flood")
 	c.Stderr = nil
 	d := newDriver(t, c)
-	m := machine()
+	m := aMachine()
 	start(t, d, &m)
 	for { // until it has printed something
 		got, err := d.Describe(t.Context(), m)
@@ -135,13 +135,13 @@ func TestDescribe(t *testing.T) {
 	c := config("astray")
 	c.Stderr = nil
 	d := newDriver(t, c)
-	m, other := machine(), machine()
+	m, other := aMachine(), aMachine()
 	if _, err := d.Describe(t.Context(), m); err == nil {
 		t.Error("of a machine that does not run")
 	}
 	start(t, d, &other)
 	start(t, d, &m)
-	var got autostart.Description
+	var got machine.Description
 	for deadline := time.Now().Add(patience); len(got.Listens) < 2 || got.Output == ""; {
 		var err error
 		if got, err = d.Describe(t.Context(), m); err != nil {
@@ -166,12 +166,12 @@ func TestDescribeSaysWhetherAMachineDoesAnything(t *testing.T) {
 	c := config("worker")
 	c.Stderr = nil
 	d := newDriver(t, c)
-	worker := machine()
+	worker := aMachine()
 	start(t, d, &worker)
 	c = config("sleeper")
 	c.Stderr = nil
 	d2 := newDriver(t, c)
-	sleeper := machine()
+	sleeper := aMachine()
 	start(t, d2, &sleeper)
 	tick := time.NewTicker(time.Millisecond)
 	defer tick.Stop()

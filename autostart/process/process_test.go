@@ -18,7 +18,7 @@ import (
 	"testing"
 	"time"
 
-	"github.com/ebbkit/ebb/autostart"
+	"github.com/ebbkit/ebb/autostart/machine"
 	"github.com/ebbkit/ebb/autostart/machinetest"
 	"github.com/ebbkit/ebb/autostart/process"
 	"github.com/ebbkit/ebb/balance"
@@ -39,8 +39,8 @@ func config(kind string) process.Config {
 
 var serial atomic.Int64
 
-// machine returns a machine with an ID that no other has.
-func machine() balance.Machine {
+// aMachine returns a machine with an ID that no other has.
+func aMachine() balance.Machine {
 	return balance.Machine{ID: balance.MachineID(fmt.Sprintf("m-%d", serial.Add(1))), App: "app", Region: "nrt"}
 }
 
@@ -60,7 +60,7 @@ func newDriver(t *testing.T, c process.Config) *process.Driver {
 }
 
 // start starts m at its next epoch.
-func start(t *testing.T, d *process.Driver, m *balance.Machine) autostart.Booting {
+func start(t *testing.T, d *process.Driver, m *balance.Machine) machine.Booting {
 	t.Helper()
 	m.Epoch++
 	b, err := d.Start(t.Context(), *m)
@@ -99,12 +99,12 @@ func ask(ctx context.Context, m balance.Machine, path string) (string, error) {
 }
 
 // nextExit waits for an exit that no Watch has seen.
-func nextExit(t *testing.T, d *process.Driver) autostart.Exit {
+func nextExit(t *testing.T, d *process.Driver) machine.Exit {
 	t.Helper()
 	ctx, cancel := context.WithTimeout(t.Context(), patience)
 	defer cancel()
-	var got *autostart.Exit
-	if err := d.Watch(ctx, func(e autostart.Exit) {
+	var got *machine.Exit
+	if err := d.Watch(ctx, func(e machine.Exit) {
 		got = &e
 		cancel()
 	}); err != nil {
@@ -120,9 +120,9 @@ func TestConformance(t *testing.T) {
 	machinetest.TestDriver(t, func(t *testing.T) machinetest.Subject {
 		return machinetest.Subject{
 			Driver:     newDriver(t, config("serve")),
-			NewMachine: machine,
+			NewMachine: aMachine,
 			NewSilent: func() balance.Machine {
-				m := machine()
+				m := aMachine()
 				m.ID = "silent-" + m.ID
 				return m
 			},
@@ -143,7 +143,7 @@ func TestEnvironmentAndWords(t *testing.T) {
 	c.Env = append(c.Env, "EXTRA=$MACHINE at $EPOCH in $HOME")
 	c.Dir = t.TempDir()
 	d := newDriver(t, c)
-	m := machine()
+	m := aMachine()
 	start(t, d, &m)
 	_, port, _ := strings.Cut(m.Addr, ":")
 	dir, err := filepath.EvalSymlinks(c.Dir)
@@ -170,7 +170,7 @@ func TestExits(t *testing.T) {
 		{"hangup", -1, "hangup", "killed by signal: hangup"},
 	} {
 		d := newDriver(t, config(test.kind))
-		m := machine()
+		m := aMachine()
 		start(t, d, &m)
 		e := nextExit(t, d) // however early the machine ended
 		if e.ID != m.ID || e.Epoch != 1 || e.Code != test.code || e.Signal != test.signal || !strings.HasPrefix(e.Reason, test.reason) {
@@ -181,7 +181,7 @@ func TestExits(t *testing.T) {
 
 func TestStopIsPolite(t *testing.T) {
 	d := newDriver(t, config("polite"))
-	m := machine()
+	m := aMachine()
 	start(t, d, &m)
 	get(t, m, "/")
 	if err := d.Stop(t.Context(), m); err != nil {
@@ -196,7 +196,7 @@ func TestStopSignal(t *testing.T) {
 	c := config("polite")
 	c.StopSignal = syscall.SIGHUP
 	d := newDriver(t, c)
-	m := machine()
+	m := aMachine()
 	start(t, d, &m)
 	get(t, m, "/")
 	if err := d.Stop(t.Context(), m); err != nil {
@@ -224,7 +224,7 @@ func TestStopKills(t *testing.T) {
 			c := config("stubborn")
 			c.StopTimeout = test.timeout
 			d := newDriver(t, c)
-			m := machine()
+			m := aMachine()
 			start(t, d, &m)
 			get(t, m, "/")
 			ctx, cancel := context.WithCancel(t.Context())
@@ -259,7 +259,7 @@ func TestStopKills(t *testing.T) {
 // A suspended machine rests, keeps its address and memory, and goes on where it was.
 func TestSuspend(t *testing.T) {
 	d := newDriver(t, config("serve"))
-	m := machine()
+	m := aMachine()
 	start(t, d, &m)
 	pid := strings.TrimSpace(get(t, m, "/pid"))
 	if got := get(t, m, "/count"); got != "1\n" {
@@ -287,7 +287,7 @@ func TestSuspend(t *testing.T) {
 		t.Fatal(err)
 	}
 	addr := m.Addr
-	if b := start(t, d, &m); b.Kind != autostart.Resume || b.Addr != addr {
+	if b := start(t, d, &m); b.Kind != machine.BootResume || b.Addr != addr {
 		t.Errorf("resume: %+v, want a resume at %s", b, addr)
 	}
 	if got, err := io.ReadAll(conn); err != nil || !strings.HasSuffix(string(got), "\r\n\r\n2\n") {
@@ -298,7 +298,7 @@ func TestSuspend(t *testing.T) {
 // The machine ends while it is suspended: the exit carries the epoch it had, and the next start is a cold one.
 func TestKilledWhileSuspended(t *testing.T) {
 	d := newDriver(t, config("serve"))
-	m := machine()
+	m := aMachine()
 	start(t, d, &m)
 	pid := get(t, m, "/pid")
 	if err := d.Suspend(t.Context(), m); err != nil {
@@ -314,7 +314,7 @@ func TestKilledWhileSuspended(t *testing.T) {
 	if e := nextExit(t, d); e.Epoch != 1 || e.Signal != "killed" {
 		t.Errorf("exit %+v, want a kill at epoch 1", e)
 	}
-	if b := start(t, d, &m); b.Kind != autostart.Cold {
+	if b := start(t, d, &m); b.Kind != machine.BootCold {
 		t.Errorf("next start: %+v, want a cold one", b)
 	}
 }

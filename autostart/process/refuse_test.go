@@ -90,7 +90,7 @@ func TestStartRefuses(t *testing.T) {
 		{"gone", gone, "has gone"},
 		{"not a program", newDriver(t, process.Config{Command: script}), "needs #!"},
 	} {
-		m := machine()
+		m := aMachine()
 		m.Epoch = 1
 		for range 2 { // a start that failed leaves nothing in the way of the next
 			if _, err := test.d.Start(t.Context(), m); err == nil || !strings.Contains(err.Error(), test.want) || !strings.Contains(err.Error(), string(m.ID)) {

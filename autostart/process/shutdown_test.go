@@ -12,7 +12,7 @@ import (
 	"testing"
 	"time"
 
-	"github.com/ebbkit/ebb/autostart"
+	"github.com/ebbkit/ebb/autostart/machine"
 	"github.com/ebbkit/ebb/autostart/process"
 )
 
@@ -24,7 +24,7 @@ func TestShutdown(t *testing.T) {
 	}
 	const machines = 4
 	for i := range machines {
-		m := machine()
+		m := aMachine()
 		start(t, d, &m)
 		get(t, m, "/")
 		if i == 0 {
@@ -41,7 +41,7 @@ func TestShutdown(t *testing.T) {
 			t.Errorf("exit %+v, want the status 42 of its own", e)
 		}
 	}
-	if _, err := d.Start(t.Context(), machine()); !errors.Is(err, process.ErrClosed) {
+	if _, err := d.Start(t.Context(), aMachine()); !errors.Is(err, process.ErrClosed) {
 		t.Errorf("Start after Shutdown: %v, want ErrClosed", err)
 	}
 	if err := d.Close(); err != nil {
@@ -64,7 +64,7 @@ func TestCloseDuringStarts(t *testing.T) {
 	var all sync.WaitGroup
 	for range 4 {
 		all.Go(func() {
-			m := machine()
+			m := aMachine()
 			for {
 				m.Epoch++
 				_, err := d.Start(context.Background(), m)
@@ -98,7 +98,7 @@ func TestCloseDuringStarts(t *testing.T) {
 	}
 	ctx, cancel := context.WithCancel(t.Context())
 	cancel()
-	if err := d.Watch(ctx, func(e autostart.Exit) { t.Errorf("one exit too many: %+v", e) }); err != nil {
+	if err := d.Watch(ctx, func(e machine.Exit) { t.Errorf("one exit too many: %+v", e) }); err != nil {
 		t.Error(err)
 	}
 }

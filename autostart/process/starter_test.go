@@ -10,7 +10,7 @@ import (
 	"strings"
 	"testing"
 
-	"github.com/ebbkit/ebb/autostart"
+	"github.com/ebbkit/ebb/autostart/machine"
 	"github.com/ebbkit/ebb/balance"
 )
 
@@ -45,12 +45,12 @@ func TestStartThatComesToNothing(t *testing.T) {
 			if err != nil {
 				t.Fatal(err)
 			}
-			m := machine()
+			m := aMachine()
 			if _, err := fleet.Host(m); err != nil {
 				t.Fatal(err)
 			}
 			failed := make(chan string, 1)
-			s, err := autostart.NewStarter(fleet, d, autostart.StarterConfig{Trace: autostart.StarterTrace{
+			s, err := machine.NewStarter(fleet, d, machine.Config{Trace: machine.Trace{
 				Failed: func(m balance.Machine) { failed <- m.Fault },
 			}})
 			if err != nil {

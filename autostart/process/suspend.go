@@ -71,7 +71,7 @@ func (d *Driver) frozen(ctx context.Context, c *child) (done bool, err error) {
 
 // Inspect returns an error when m's process does not run: when it is gone, or, on Linux, when
 // somebody else has stopped it with SIGSTOP. It then answers nothing, though the kernel still
-// accepts connections for it. With it a Driver is an [autostart.Inspector].
+// accepts connections for it. With it a Driver is an [machine.Inspector].
 func (d *Driver) Inspect(_ context.Context, m balance.Machine) error {
 	d.mu.Lock()
 	defer d.mu.Unlock()

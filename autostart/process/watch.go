@@ -4,7 +4,7 @@ import (
 	"context"
 	"sync"
 
-	"github.com/ebbkit/ebb/autostart"
+	"github.com/ebbkit/ebb/autostart/machine"
 )
 
 // maxUnseen bounds the exits kept for a Watch that never comes; the oldest are dropped. An exit is some 100 bytes.
@@ -20,7 +20,7 @@ type exits struct {
 
 // report is one exit on its way.
 type report struct {
-	exit    autostart.Exit
+	exit    machine.Exit
 	seen    bool // some watcher has called its function
 	holders int  // watchers whose queues hold it
 }
@@ -32,7 +32,7 @@ type watcher struct {
 }
 
 // add reports e.
-func (x *exits) add(e autostart.Exit) {
+func (x *exits) add(e machine.Exit) {
 	x.mu.Lock()
 	defer x.mu.Unlock()
 	x.spread(&report{exit: e})
@@ -58,7 +58,7 @@ func (x *exits) spread(r *report) {
 }
 
 // watch calls exited for every exit until ctx ends.
-func (x *exits) watch(ctx context.Context, exited func(autostart.Exit)) {
+func (x *exits) watch(ctx context.Context, exited func(machine.Exit)) {
 	w := &watcher{wake: make(chan struct{}, 1)}
 	x.join(w)
 	defer x.leave(w)

@@ -11,7 +11,7 @@ import (
 
 	"github.com/google/go-cmp/cmp"
 
-	"github.com/ebbkit/ebb/autostart"
+	"github.com/ebbkit/ebb/autostart/machine"
 	"github.com/ebbkit/ebb/balance"
 )
 
@@ -25,7 +25,7 @@ type listener struct {
 func listen(t *testing.T, x *exits) *listener {
 	ctx, cancel := context.WithCancel(t.Context())
 	l := &listener{stop: cancel}
-	go x.watch(ctx, func(e autostart.Exit) { l.ids = append(l.ids, string(e.ID)) })
+	go x.watch(ctx, func(e machine.Exit) { l.ids = append(l.ids, string(e.ID)) })
 	synctest.Wait()
 	return l
 }
@@ -40,7 +40,7 @@ func (l *listener) want(t *testing.T, ids ...string) {
 
 func add(x *exits, ids ...string) {
 	for _, id := range ids {
-		x.add(autostart.Exit{ID: balance.MachineID(id)})
+		x.add(machine.Exit{ID: balance.MachineID(id)})
 	}
 }
 
@@ -82,14 +82,14 @@ func TestExitsOfAWatchThatEnds(t *testing.T) {
 		x := new(exits)
 		ctx, cancel := context.WithCancel(t.Context())
 		var first []string
-		go x.watch(ctx, func(e autostart.Exit) {
+		go x.watch(ctx, func(e machine.Exit) {
 			first = append(first, string(e.ID))
 			cancel()
 		})
 		synctest.Wait()
 		x.mu.Lock() // so that all three are in the queue before one is taken
 		for _, id := range []string{"1", "2", "3"} {
-			x.spread(&report{exit: autostart.Exit{ID: balance.MachineID(id)}})
+			x.spread(&report{exit: machine.Exit{ID: balance.MachineID(id)}})
 		}
 		x.mu.Unlock()
 		synctest.Wait()

@@ -16,6 +16,7 @@ import (
 	"golang.org/x/sync/errgroup"
 
 	"github.com/ebbkit/ebb/autostart"
+	"github.com/ebbkit/ebb/autostart/machine"
 	"github.com/ebbkit/ebb/autostart/process"
 	"github.com/ebbkit/ebb/backhaul"
 	"github.com/ebbkit/ebb/balance"
@@ -33,11 +34,11 @@ func main() {
 
 	driver := must(process.New(process.Config{Command: os.Args[len(os.Args)-1]}))
 	balancer := must(balance.New(fleet, balance.Config{}))
-	told := autostart.StarterTrace{
+	told := machine.Trace{
 		NotReady: func(m balance.Machine, _ time.Duration, err error) { log.Print(m.Key(), ": ", err) },
 		Failed:   func(m balance.Machine) { log.Print(m.Key(), ": ", m.Fault) },
 	}
-	starter := must(autostart.NewStarter(fleet, driver, autostart.StarterConfig{Trace: told}))
+	starter := must(machine.NewStarter(fleet, driver, machine.Config{Trace: told}))
 	waiting := must(autostart.New(balancer, starter, autostart.Config{}))
 	conns := new(backhaul.Connections)
 	scaler := must(downscale.New(fleet, driver, downscale.Config{Connections: conns}))

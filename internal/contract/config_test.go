@@ -15,6 +15,7 @@ import (
 	"testing"
 
 	"github.com/ebbkit/ebb/autostart"
+	"github.com/ebbkit/ebb/autostart/machine"
 	"github.com/ebbkit/ebb/autostart/process"
 	"github.com/ebbkit/ebb/backhaul"
 	"github.com/ebbkit/ebb/balance"
@@ -55,11 +56,11 @@ func configs(t *testing.T) (all []config) {
 
 	auto := &autostart.Config{}
 	add("autostart", auto, func() error { _, err := autostart.New(b, nil, *auto); return err })
-	starter := &autostart.StarterConfig{}
-	add("autostart", starter, func() error { _, err := autostart.NewStarter(f, still{}, *starter); return err })
-	check := &autostart.Check{}
-	add("autostart", check, func() error {
-		_, err := autostart.NewStarter(f, still{}, autostart.StarterConfig{Check: *check})
+	starter := &machine.Config{}
+	add("autostart/machine", starter, func() error { _, err := machine.NewStarter(f, still{}, *starter); return err })
+	check := &machine.Check{}
+	add("autostart/machine", check, func() error {
+		_, err := machine.NewStarter(f, still{}, machine.Config{Check: *check})
 		return err
 	})
 	children := &process.Config{Command: "true"}
@@ -146,7 +147,7 @@ func TestEveryConfigWithNumbersIsTried(t *testing.T) {
 	for _, c := range configs(t) {
 		tried[c.folder+"."+reflect.TypeOf(c.value).Elem().Name()] = true
 	}
-	for _, folder := range []string{"balance", "balance/grants", "autostart", "autostart/process", "downscale", "backhaul", "rtt"} {
+	for _, folder := range []string{"balance", "autostart", "autostart/machine", "autostart/process", "downscale", "backhaul", "rtt"} {
 		files, _ := filepath.Glob(filepath.Join("..", "..", folder, "*.go"))
 		for _, path := range files {
 			file, err := parser.ParseFile(token.NewFileSet(), path, nil, 0)

@@ -17,6 +17,7 @@ import (
 	"time"
 
 	"github.com/ebbkit/ebb/autostart"
+	"github.com/ebbkit/ebb/autostart/machine"
 	"github.com/ebbkit/ebb/autostart/process"
 	"github.com/ebbkit/ebb/backhaul"
 	"github.com/ebbkit/ebb/balance"
@@ -71,7 +72,7 @@ func newHost(t *testing.T) *host {
 	must(err)
 	balancer, err := balance.New(h.fleet, balance.Config{})
 	must(err)
-	starter, err := autostart.NewStarter(h.fleet, driver, autostart.StarterConfig{})
+	starter, err := machine.NewStarter(h.fleet, driver, machine.Config{})
 	must(err)
 	h.waiting, err = autostart.New(balancer, starter, autostart.Config{})
 	must(err)

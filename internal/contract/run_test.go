@@ -6,6 +6,7 @@ import (
 	"testing"
 
 	"github.com/ebbkit/ebb/autostart"
+	"github.com/ebbkit/ebb/autostart/machine"
 	"github.com/ebbkit/ebb/balance"
 	"github.com/ebbkit/ebb/balance/grants"
 	"github.com/ebbkit/ebb/downscale"
@@ -15,10 +16,10 @@ import (
 // still is a driver of machines that nobody starts.
 type still struct{}
 
-func (still) Start(context.Context, balance.Machine) (b autostart.Booting, err error) { return b, nil }
-func (still) Stop(context.Context, balance.Machine) error                             { return nil }
-func (still) Suspend(context.Context, balance.Machine) error                          { return nil }
-func (still) Watch(ctx context.Context, _ func(autostart.Exit)) error {
+func (still) Start(context.Context, balance.Machine) (b machine.Booting, err error) { return b, nil }
+func (still) Stop(context.Context, balance.Machine) error                           { return nil }
+func (still) Suspend(context.Context, balance.Machine) error                        { return nil }
+func (still) Watch(ctx context.Context, _ func(machine.Exit)) error {
 	<-ctx.Done()
 	return nil
 }
@@ -41,7 +42,7 @@ func runners(t *testing.T) map[string]func(context.Context) error {
 	if err != nil {
 		t.Fatal(err)
 	}
-	s, err := autostart.NewStarter(f, still{}, autostart.StarterConfig{})
+	s, err := machine.NewStarter(f, still{}, machine.Config{})
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -57,7 +58,7 @@ func runners(t *testing.T) map[string]func(context.Context) error {
 		"balance: Balancer":     b.Run,
 		"grants: Granter":       g.Run,
 		"autostart: Autostart":  a.Run,
-		"autostart: Starter":    s.Run,
+		"machine: Starter":      s.Run,
 		"downscale: Downscaler": d.Run,
 		"rtt: Mesh":             m.Run,
 	}

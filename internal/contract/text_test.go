@@ -8,7 +8,7 @@ import (
 	"strings"
 	"testing"
 
-	"github.com/ebbkit/ebb/autostart"
+	"github.com/ebbkit/ebb/autostart/machine"
 	"github.com/ebbkit/ebb/backhaul"
 	"github.com/ebbkit/ebb/balance"
 	"github.com/ebbkit/ebb/downscale"
@@ -20,7 +20,7 @@ import (
 var enums = []any{
 	new(balance.Autostop), new(balance.Abandoned), new(balance.State), new(balance.Health), new(balance.Cordon), new(balance.Tier),
 	new(balance.StartAnswer), new(balance.Bounce), new(balance.Outcome),
-	new(autostart.BootKind),
+	new(machine.BootKind),
 	new(downscale.Preset), new(downscale.Class), new(downscale.Verdict), new(downscale.Why), new(cordon.Phase), new(cordon.Act),
 	new(rtt.Source), new(rtt.State), new(rtt.Confidence),
 	new(backhaul.Certainty), new(backhaul.Failure), new(backhaul.StepKind), new(backhaul.Stall),

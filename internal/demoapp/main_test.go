@@ -11,7 +11,7 @@ import (
 	"testing"
 	"time"
 
-	"github.com/ebbkit/ebb/autostart"
+	"github.com/ebbkit/ebb/autostart/machine"
 	"github.com/ebbkit/ebb/autostart/process"
 	"github.com/ebbkit/ebb/balance"
 )
@@ -27,34 +27,34 @@ func TestMain(m *testing.M) {
 // patience bounds waits that only a failure makes long.
 const patience = time.Minute
 
-// machine is the app as a real process under the real driver.
-type machine struct {
+// child is the app as a real process under the real driver.
+type child struct {
 	t      *testing.T
 	driver *process.Driver
 	row    balance.Machine
-	exits  chan autostart.Exit
+	exits  chan machine.Exit
 }
 
 // start starts the app with a boot of this length and waits until it listens.
-func start(t *testing.T, boot time.Duration) *machine {
+func start(t *testing.T, boot time.Duration) *child {
 	t.Helper()
 	driver, err := process.New(process.Config{Argv: []string{os.Args[0]}, Env: Env(boot), Stderr: os.Stderr, StopTimeout: patience})
 	if err != nil {
 		t.Fatal(err)
 	}
 	t.Cleanup(func() { _ = driver.Close() })
-	m := &machine{t, driver, balance.Machine{ID: "nrt-1", App: "demo", Region: "nrt", Epoch: 4}, make(chan autostart.Exit, 1)}
+	m := &child{t, driver, balance.Machine{ID: "nrt-1", App: "demo", Region: "nrt", Epoch: 4}, make(chan machine.Exit, 1)}
 	booting, err := driver.Start(t.Context(), m.row)
 	if err != nil {
 		t.Fatal(err)
 	}
 	m.row.Addr = booting.Addr
-	go func() { _ = driver.Watch(t.Context(), func(e autostart.Exit) { m.exits <- e }) }()
+	go func() { _ = driver.Watch(t.Context(), func(e machine.Exit) { m.exits <- e }) }()
 	return m
 }
 
 // get asks until the app answers.
-func (m *machine) get(path string) *http.Response {
+func (m *child) get(path string) *http.Response {
 	m.t.Helper()
 	for deadline := time.Now().Add(patience); ; {
 		r, err := http.NewRequest("GET", "http://"+m.row.Addr+path, nil)
@@ -78,14 +78,14 @@ func (m *machine) get(path string) *http.Response {
 }
 
 // exit waits for the end of the app.
-func (m *machine) exit() autostart.Exit {
+func (m *child) exit() machine.Exit {
 	m.t.Helper()
 	select {
 	case e := <-m.exits:
 		return e
 	case <-time.After(patience):
 		m.t.Fatalf("no exit within %v", patience)
-		return autostart.Exit{}
+		return machine.Exit{}
 	}
 }
 

@@ -11,6 +11,10 @@ import (
 // packages are the folders that decide: each of their files is parsed, tests apart, and they import
 // only one another and [values].
 var packages = []string{
+	"autostart/internal/boots",
+	"autostart/internal/waitroom",
+	"autostart/machine/internal/health",
+	"autostart/policy",
 	"balance/grants/internal/deal",
 	"downscale/cordon",
 	"internal/enum",
@@ -21,10 +25,7 @@ var values = []string{"balance"}
 
 // cores are the files that decide in packages that also act, by folder.
 var cores = map[string]string{
-	"autostart": `
-		planner bounded rate diagnosis plan pace stops liveness memory reason backoff
-		boot waiters retry wants probes regions policy rules extra history idle ramp
-		leaving`,
+	"autostart":         "idle",
 	"autostart/process": "words exit cgroup lastline sockets",
 	"balance": `
 		ageing app app_json cell class doc errors explain machine outlier pick region request

@@ -13,6 +13,7 @@ import (
 	"time"
 
 	"github.com/ebbkit/ebb/autostart"
+	owning "github.com/ebbkit/ebb/autostart/machine"
 	"github.com/ebbkit/ebb/balance"
 	"github.com/ebbkit/ebb/downscale"
 )
@@ -20,11 +21,11 @@ import (
 // readyAtOnce is a driver whose machines are ready when they have been started, and whose exits it reports.
 type readyAtOnce struct {
 	mu    sync.Mutex
-	watch func(autostart.Exit)
+	watch func(owning.Exit)
 }
 
-func (d *readyAtOnce) Start(context.Context, balance.Machine) (autostart.Booting, error) {
-	return autostart.Booting{Addr: "127.0.0.1:9"}, nil
+func (d *readyAtOnce) Start(context.Context, balance.Machine) (owning.Booting, error) {
+	return owning.Booting{Addr: "127.0.0.1:9"}, nil
 }
 
 func (d *readyAtOnce) Stop(_ context.Context, m balance.Machine) error {
@@ -38,7 +39,7 @@ func (d *readyAtOnce) Stop(_ context.Context, m balance.Machine) error {
 
 func (d *readyAtOnce) Suspend(context.Context, balance.Machine) error { return nil }
 
-func (d *readyAtOnce) Watch(ctx context.Context, exited func(autostart.Exit)) error {
+func (d *readyAtOnce) Watch(ctx context.Context, exited func(owning.Exit)) error {
 	d.mu.Lock()
 	d.watch = exited
 	d.mu.Unlock()
@@ -75,9 +76,9 @@ func TestSleepingApps(t *testing.T) {
 			}
 		}
 		driver := &readyAtOnce{}
-		healthy := autostart.Check{Func: func(context.Context, balance.Machine) error { return nil }}
+		healthy := owning.Check{Func: func(context.Context, balance.Machine) error { return nil }}
 		balancer, err1 := balance.New(fleet, balance.Config{})
-		starter, err2 := autostart.NewStarter(fleet, driver, autostart.StarterConfig{Check: healthy})
+		starter, err2 := owning.NewStarter(fleet, driver, owning.Config{Check: healthy})
 		waiting, err3 := autostart.New(balancer, starter, autostart.Config{})
 		asked := map[balance.AppID]int{}
 		scaler, err4 := downscale.New(fleet, driver, downscale.Config{Policy: func(id balance.AppID) downscale.Policy {
@@ -160,8 +161,8 @@ func TestSleepingApps(t *testing.T) {
 	})
 }
 
-func exitOf(m balance.Machine) autostart.Exit {
-	return autostart.Exit{App: m.App, ID: m.ID, Epoch: m.Epoch, Reason: "stopped"}
+func exitOf(m balance.Machine) owning.Exit {
+	return owning.Exit{App: m.App, ID: m.ID, Epoch: m.Epoch, Reason: "stopped"}
 }
 
 // crowd has as many goroutines run at once as there will be while all apps are awake: the runtime

@@ -6,7 +6,7 @@ import (
 	"slices"
 	"time"
 
-	"github.com/ebbkit/ebb/autostart"
+	"github.com/ebbkit/ebb/autostart/policy"
 	"github.com/ebbkit/ebb/balance"
 )
 
@@ -23,7 +23,7 @@ type Wakes struct {
 	Dead   float64 // part of the starts that never become ready, and say nothing
 	Wakes  int
 	// Policy returns the policy of an edge.
-	Policy func(edge int) autostart.Policy
+	Policy func(edge int) policy.Policy
 }
 
 // WakesResult is what came of it.
@@ -57,10 +57,10 @@ type wakesRow struct {
 
 // wakesEdge is one node.
 type wakesEdge struct {
-	policy  autostart.Policy
+	policy  policy.Policy
 	lag     time.Duration // of rows
 	from    time.Duration // its share of the demand begins that much after the wake
-	answers []autostart.Answer
+	answers []policy.Answer
 	rows    []*balance.Machine
 }
 
@@ -206,7 +206,7 @@ func (r *wakesRun) demand(total int, at time.Duration) {
 		for k, m := range r.machines {
 			e.rows[k] = m.seen(r.now.Add(-e.lag))
 		}
-		in := autostart.Input{App: r.app, Machines: e.rows, Regions: []string{"nrt"}, Others: []int{others}, Answers: e.answers, Rand: r.order.uint64()}
+		in := policy.Input{App: r.app, Machines: e.rows, Regions: []string{"nrt"}, Others: []int{others}, Answers: e.answers, Rand: r.order.uint64()}
 		if in.Parked = own; up {
 			in.InFlight, in.Parked = own, 0
 		}
@@ -221,7 +221,7 @@ func (r *wakesRun) demand(total int, at time.Duration) {
 		c := out[k]
 		out[k] = out[len(out)-1]
 		out = out[:len(out)-1]
-		c.e.answers = append(c.e.answers, autostart.Answer{At: r.now, Machine: c.m, Start: r.start(c.m, c.hedge)})
+		c.e.answers = append(c.e.answers, policy.Answer{At: r.now, Machine: c.m, Start: r.start(c.m, c.hedge)})
 	}
 }
 

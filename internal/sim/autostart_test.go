@@ -9,20 +9,21 @@ import (
 	"testing"
 	"time"
 
-	"github.com/ebbkit/ebb/autostart"
+	"github.com/ebbkit/ebb/autostart/policy"
+	"github.com/ebbkit/ebb/autostart/policytest"
 )
 
 // wakesRule is a rule of the table.
 type wakesRule struct {
 	name   string
-	policy func(edge int) autostart.Policy
+	policy func(edge int) policy.Policy
 }
 
 var wakesRules = []wakesRule{
-	{"ours", func(int) autostart.Policy { return autostart.NewPlanner(false) }},
-	{"ours-hedged", func(int) autostart.Policy { return autostart.NewPlanner(true) }},
-	{"synchronous", func(e int) autostart.Policy { return autostart.NewSynchronous(0, uint64(e)+1) }},
-	{"asynchronous", func(e int) autostart.Policy { return autostart.NewAsynchronous(0, uint64(e)+1) }},
+	{"ours", func(int) policy.Policy { return policy.NewPlanner(false) }},
+	{"ours-hedged", func(int) policy.Policy { return policy.NewPlanner(true) }},
+	{"synchronous", func(e int) policy.Policy { return policytest.NewSynchronous(0, uint64(e)+1) }},
+	{"asynchronous", func(e int) policy.Policy { return policytest.NewAsynchronous(0, uint64(e)+1) }},
 }
 
 // TestAutostartQuality prints a table of worlds and rules, and holds ours to what is promised:

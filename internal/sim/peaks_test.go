@@ -6,7 +6,7 @@ import (
 	"testing"
 	"time"
 
-	"github.com/ebbkit/ebb/autostart"
+	"github.com/ebbkit/ebb/autostart/policy"
 	"github.com/ebbkit/ebb/balance"
 	"github.com/ebbkit/ebb/downscale"
 )
@@ -16,7 +16,7 @@ type noisy struct {
 	now      time.Time
 	rand     *rand.Rand
 	app      balance.App
-	planner  *autostart.Planner
+	planner  *policy.Planner
 	decider  *downscale.Decider
 	machines []balance.Machine
 	gates    []*balance.Gate
@@ -47,7 +47,7 @@ func newNoisy(preset downscale.Preset, blind bool, seed uint64) (*noisy, error) 
 	n := &noisy{
 		now: time.Date(2026, 1, 1, 0, 0, 0, 0, time.UTC), rand: rand.New(rand.NewPCG(seed, 2)),
 		app:     balance.App{ID: "web", Autostart: true, Autostop: balance.AutostopStop, MinPerRegion: 1},
-		planner: autostart.NewPlanner(false), decider: d, blind: blind,
+		planner: policy.NewPlanner(false), decider: d, blind: blind,
 	}
 	n.next = n.now
 	const machines, running = 6, 3
@@ -101,7 +101,7 @@ func (n *noisy) requests() {
 
 // plan is what the edge does: it starts what the demand of the moment needs.
 func (n *noisy) plan() {
-	in := autostart.Input{App: n.app, Regions: []string{"r"}, InFlight: len(n.flight)}
+	in := policy.Input{App: n.app, Regions: []string{"r"}, InFlight: len(n.flight)}
 	for i := range n.machines {
 		if n.machines[i].State == balance.StateStarting && !n.now.Before(n.ready[i]) {
 			n.gates[i].Ready(n.token[i])

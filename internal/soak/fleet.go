@@ -13,6 +13,7 @@ import (
 	"golang.org/x/sync/errgroup"
 
 	"github.com/ebbkit/ebb/autostart"
+	"github.com/ebbkit/ebb/autostart/machine"
 	"github.com/ebbkit/ebb/autostart/process"
 	"github.com/ebbkit/ebb/backhaul"
 	"github.com/ebbkit/ebb/balance"
@@ -67,7 +68,7 @@ const causeHeader = "X-Proxy-Cause"
 type host struct {
 	fleet   *balance.Fleet
 	driver  *process.Driver
-	starter *autostart.Starter
+	starter *machine.Starter
 	scaler  *downscale.Downscaler
 	conns   *backhaul.Connections
 }
@@ -122,7 +123,7 @@ func newHost(node balance.NodeID, far bool, journal string) (h host, err error) 
 	if err != nil {
 		return h, err
 	}
-	if h.starter, err = autostart.NewStarter(h.fleet, h.driver, autostart.StarterConfig{}); err != nil {
+	if h.starter, err = machine.NewStarter(h.fleet, h.driver, machine.Config{}); err != nil {
 		return h, err
 	}
 	h.conns = new(backhaul.Connections)
@@ -263,7 +264,7 @@ func (f *fleet) end(ctx context.Context) error {
 // owners asks the node that owns a machine.
 type owners struct{ f *fleet }
 
-func (o owners) of(m balance.Machine) *autostart.Starter {
+func (o owners) of(m balance.Machine) *machine.Starter {
 	if m.Owner == "worker" {
 		return o.f.worker.starter
 	}

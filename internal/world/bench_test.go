@@ -11,7 +11,7 @@ import (
 	"testing"
 	"time"
 
-	"github.com/ebbkit/ebb/autostart"
+	"github.com/ebbkit/ebb/autostart/machine"
 	"github.com/ebbkit/ebb/autostart/process"
 	"github.com/ebbkit/ebb/balance"
 	"github.com/ebbkit/ebb/internal/demoapp"
@@ -65,7 +65,7 @@ type timed struct {
 	ordered *atomic.Int64
 }
 
-func (d timed) Start(ctx context.Context, m balance.Machine) (autostart.Booting, error) {
+func (d timed) Start(ctx context.Context, m balance.Machine) (machine.Booting, error) {
 	d.ordered.Store(time.Now().UnixNano())
 	return d.Driver.Start(ctx, m)
 }

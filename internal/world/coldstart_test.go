@@ -19,6 +19,7 @@ import (
 	"golang.org/x/sync/errgroup"
 
 	"github.com/ebbkit/ebb/autostart"
+	"github.com/ebbkit/ebb/autostart/machine"
 	"github.com/ebbkit/ebb/autostart/process"
 	"github.com/ebbkit/ebb/backhaul"
 	"github.com/ebbkit/ebb/balance"
@@ -93,7 +94,7 @@ func orderedAfter(start time.Time) time.Duration { return time.Unix(0, ordered.L
 // orders notes when a machine is ordered.
 type orders struct{ *process.Driver }
 
-func (d orders) Start(ctx context.Context, m balance.Machine) (autostart.Booting, error) {
+func (d orders) Start(ctx context.Context, m balance.Machine) (machine.Booting, error) {
 	ordered.Store(time.Now().UnixNano())
 	return d.Driver.Start(ctx, m)
 }
@@ -159,17 +160,17 @@ func bareProxy(b testing.TB, d *process.Driver, told *listening) (http.Handler, 
 
 func ebbProbes(b testing.TB, d *process.Driver, told *listening) (http.Handler, func()) {
 	told.tell(func() {})
-	return ebbProxy(b, d, autostart.StarterConfig{})
+	return ebbProxy(b, d, machine.Config{})
 }
 
 func ebbTold(b testing.TB, d *process.Driver, told *listening) (http.Handler, func()) {
-	push := new(autostart.Push)
+	push := new(machine.Push)
 	told.tell(func() { push.Ready("web", "m", 1) })
-	return ebbProxy(b, d, autostart.StarterConfig{Readiness: push})
+	return ebbProxy(b, d, machine.Config{Readiness: push})
 }
 
 // ebbProxy is ebb in one process, as the README has it.
-func ebbProxy(b testing.TB, d *process.Driver, c autostart.StarterConfig) (http.Handler, func()) {
+func ebbProxy(b testing.TB, d *process.Driver, c machine.Config) (http.Handler, func()) {
 	must := func(err error) {
 		if err != nil {
 			b.Fatal(err)
@@ -182,7 +183,7 @@ func ebbProxy(b testing.TB, d *process.Driver, c autostart.StarterConfig) (http.
 	must(err)
 	balancer, err := balance.New(fleet, balance.Config{})
 	must(err)
-	starter, err := autostart.NewStarter(fleet, orders{d}, c)
+	starter, err := machine.NewStarter(fleet, orders{d}, c)
 	must(err)
 	waiting, err := autostart.New(balancer, starter, autostart.Config{})
 	must(err)

@@ -5,6 +5,8 @@ import (
 	"time"
 
 	"github.com/ebbkit/ebb/autostart"
+	"github.com/ebbkit/ebb/autostart/machine"
+	"github.com/ebbkit/ebb/autostart/policy"
 	"github.com/ebbkit/ebb/backhaul"
 	"github.com/ebbkit/ebb/balance"
 	"github.com/ebbkit/ebb/downscale"
@@ -28,7 +30,7 @@ func (e *edge) traceAuto() autostart.Trace {
 		HandedOver: func(balance.AppID, balance.MachineID, time.Duration) { e.parkedChanged() },
 		Rejected:   func(balance.AppID, error) { e.parkedChanged() },
 		Left:       func(balance.AppID, time.Duration) { e.parkedChanged() },
-		Decided: func(d autostart.Decision) {
+		Decided: func(d policy.Decision) {
 			for _, m := range d.Start {
 				k := events.Start
 				if m.State == balance.StateSuspended {
@@ -65,10 +67,10 @@ func (e *edge) traceTransport() backhaul.Trace {
 	}
 }
 
-func (k *worker) traceStarter() autostart.StarterTrace {
+func (k *worker) traceStarter() machine.Trace {
 	log := k.w.log
-	return autostart.StarterTrace{
-		Ready: func(m balance.Machine, kind autostart.BootKind, took time.Duration) {
+	return machine.Trace{
+		Ready: func(m balance.Machine, kind machine.BootKind, took time.Duration) {
 			k.w.anew(m.ID)
 			k.tell(log, events.Started, m, "ready after %v (%v)", rounded(took), kind)
 		},
@@ -90,7 +92,7 @@ func (k *worker) traceStarter() autostart.StarterTrace {
 			k.tell(log, events.Health, m, "its checks pass again")
 		},
 		Failed: func(m balance.Machine) { k.tell(log, events.Exit, m, "did not come up: %s", m.Fault) },
-		Exited: func(m balance.Machine, x autostart.Exit) { k.tell(log, events.Exit, m, "%s", x.Reason) },
+		Exited: func(m balance.Machine, x machine.Exit) { k.tell(log, events.Exit, m, "%s", x.Reason) },
 		Restarting: func(m balance.Machine) {
 			k.tell(log, "restart", m, "%s", m.Fault)
 		},

@@ -8,6 +8,7 @@ import (
 	"time"
 
 	"github.com/ebbkit/ebb/autostart"
+	"github.com/ebbkit/ebb/autostart/machine"
 	"github.com/ebbkit/ebb/backhaul"
 	"github.com/ebbkit/ebb/balance"
 	"github.com/ebbkit/ebb/balance/grants"
@@ -22,7 +23,7 @@ type worker struct {
 	mesh     *rtt.Mesh
 	peers    *peers
 	driver   Driver
-	starter  *autostart.Starter
+	starter  *machine.Starter
 	scaler   *downscale.Downscaler
 	handler  *backhaul.Handler
 	conns    backhaul.Connections
@@ -60,11 +61,11 @@ func (w *World) newWorker(r Region) (_ *worker, err error) {
 	if k.driver, err = w.config.Driver(r.Name); err != nil {
 		return nil, err
 	}
-	check := autostart.Check{}
+	check := machine.Check{}
 	if w.config.Check != "" {
 		check.Path = w.config.Check
 	}
-	if k.starter, err = autostart.NewStarter(k.fleet, k.driver, autostart.StarterConfig{Check: check, Trace: k.traceStarter()}); err != nil {
+	if k.starter, err = machine.NewStarter(k.fleet, k.driver, machine.Config{Check: check, Trace: k.traceStarter()}); err != nil {
 		return nil, err
 	}
 	if k.scaler, err = downscale.New(k.fleet, k.driver, downscale.Config{

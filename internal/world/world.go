@@ -22,6 +22,7 @@ import (
 	"golang.org/x/sync/errgroup"
 
 	"github.com/ebbkit/ebb/autostart"
+	"github.com/ebbkit/ebb/autostart/machine"
 	"github.com/ebbkit/ebb/backhaul"
 	"github.com/ebbkit/ebb/balance"
 	"github.com/ebbkit/ebb/downscale"
@@ -33,7 +34,7 @@ import (
 
 // Driver is what a worker runs its machines with.
 type Driver interface {
-	autostart.Driver
+	machine.Driver
 	// Shutdown ends all machines and leaves nothing behind; when ctx ends it kills what is left.
 	Shutdown(ctx context.Context) error
 }

@@ -1,0 +1,5 @@
+package boots
+
+import "time"
+
+const sec = time.Second

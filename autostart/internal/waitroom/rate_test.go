@@ -1,0 +1,71 @@
+package waitroom
+
+import (
+	"math/rand/v2"
+	"testing"
+	"time"
+
+	"pgregory.net/rapid"
+)
+
+func TestRate(t *testing.T) {
+	var r Rate
+	now := t0
+	step := func(d time.Duration, n int, wait bool) {
+		now = now.Add(d)
+		for range n {
+			r.Gave(now, wait)
+		}
+	}
+	if _, ok := r.PerSecond(now); ok || r.Within(now, time.Minute, 7) != 7 || r.Drain(now, 100) != 0 {
+		t.Error("something is known of nothing")
+	}
+	step(0, 500, true) // a machine has become ready
+	if _, ok := r.PerSecond(now.Add(time.Second)); ok {
+		t.Error("one wave is no rate")
+	}
+	for range 200 {
+		step(sec, 3, true)
+	}
+	if s, ok := r.PerSecond(now); !ok || s < 2.8 || s > 3.2 {
+		t.Errorf("%v in a second, %v; want 3", s, ok)
+	}
+	if n := r.Within(now, 10*sec, 1000); n < 28 || n > 32 {
+		t.Errorf("%d within 10 s, want 30", n)
+	}
+	if d := r.Drain(now, 60); d < 18*sec || d > 22*sec {
+		t.Errorf("60 take %v, want 20 s", d)
+	}
+	r.Stop(now) // nobody waits: nothing is learned meanwhile
+	before, _ := r.PerSecond(now)
+	if after, ok := r.PerSecond(now.Add(20 * sec)); !ok || after < before*.99 || after > before*1.01 {
+		t.Errorf("%v in a second, %v after a pause; want %v", after, ok, before)
+	}
+	if n := r.Within(now.Add(20*sec), time.Millisecond, 1000); n != parkedMin {
+		t.Errorf("%d, want no fewer than %d", n, parkedMin)
+	}
+	if _, ok := r.PerSecond(now.Add(time.Hour)); ok {
+		t.Error("known after an hour")
+	}
+}
+
+// Whatever comes, the rate lies between the least and the most that there was in ten seconds, and a
+// clock that is set back does no harm.
+func TestRateProperties(t *testing.T) {
+	rapid.Check(t, func(t *rapid.T) {
+		var r Rate
+		now := t0
+		rnd := rand.New(rand.NewPCG(1, rapid.Uint64().Draw(t, "seed")))
+		per := rapid.IntRange(1, 50).Draw(t, "in a second")
+		for range 3000 {
+			now = now.Add(time.Duration(rnd.ExpFloat64() * float64(sec) / float64(per)))
+			if rapid.IntRange(0, 999).Draw(t, "back") == 0 {
+				now = now.Add(-time.Minute)
+			}
+			r.Gave(now, true)
+		}
+		if s, ok := r.PerSecond(now); ok && (s < float64(per)/3 || s > float64(per)*3) {
+			t.Fatalf("%v in a second, want about %d", s, per)
+		}
+	})
+}

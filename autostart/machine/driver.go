@@ -1,0 +1,99 @@
+package machine
+
+import (
+	"context"
+	"time"
+
+	"github.com/ebbkit/ebb/balance"
+)
+
+// Driver makes machines run. Only the machine's owner calls it, one operation per machine at a time; operations on
+// different machines may run at once. package process has a driver for child processes.
+type Driver interface {
+	// Start boots m, or resumes it where it is suspended, and returns as soon as the machine
+	// exists: readiness is not the driver's business. A call that takes longer than 30 s is given
+	// up; it should end with ctx. m.Epoch is the epoch of this start. The machine outlives ctx.
+	// Start on a machine that already runs is an error.
+	//
+	// After an error nothing of m runs, or Stop ends it, and Start may be called again, for the
+	// same epoch too. [TryAgain] says that the error passes by itself. After any other the driver
+	// is called up to three times more within some seconds; then the start has failed.
+	Start(ctx context.Context, m balance.Machine) (Booting, error)
+	// Stop ends m and returns when it is gone. Stopping a machine that does not run is no error.
+	Stop(ctx context.Context, m balance.Machine) error
+	// Suspend freezes m so that a later Start resumes it. A driver that cannot returns an error matching
+	// [errors.ErrUnsupported]; the machine then still runs. Suspending a machine that does not run is an error.
+	Suspend(ctx context.Context, m balance.Machine) error
+	// Watch calls exited for every machine that ends, whether Stop ended it or not, until ctx ends; it then returns nil.
+	// exited does not block.
+	Watch(ctx context.Context, exited func(Exit)) error
+}
+
+// Inspector may be implemented by a [Driver] that knows more of a machine than its address tells,
+// such as that its process is stopped, or that it has ended and nobody has reported it.
+type Inspector interface {
+	// Inspect returns nil when m runs, in the start of m.Epoch, and an error that says what is
+	// wrong when it does not. It is called for machines that were ready and have passed their
+	// check, as often as they are checked, and heeds ctx. An error counts as a check that failed;
+	// one matching [errors.ErrUnsupported] says nothing.
+	Inspect(ctx context.Context, m balance.Machine) error
+}
+
+// Describer may be implemented by a [Driver] that sees more of a machine than its address tells. It
+// is asked for people's sake, about starts that take long: what it says stands in the row's Fault.
+// A start whose machine listens elsewhere, and not at its address, fails for that; so does one
+// whose machine does nothing for long.
+type Describer interface {
+	// Describe returns what can be seen of m now. It is called while m starts, and heeds ctx.
+	Describe(ctx context.Context, m balance.Machine) (Description, error)
+}
+
+// Description is what can be seen of a machine from outside.
+type Description struct {
+	// Listens are the addresses, ip:port, at which the machine accepts TCP connections.
+	Listens []string
+	// Known says that Listens are all there are; else an empty list says nothing.
+	Known bool
+	// Idle is for how long the machine has done nothing: it has used no processor and written
+	// nothing. 0 where it is busy, and where that is not known. A start that is idle, listens
+	// nowhere and has taken longer than is known of its app is doubted, see
+	// [balance.Machine.Doubtful].
+	Idle time.Duration
+	// Output is the last line that the machine has written; empty where there is none.
+	Output string
+}
+
+// BootKind tells a cold boot from a resume; their durations are learned apart.
+type BootKind uint8
+
+// The kinds of boot.
+const (
+	BootCold BootKind = iota
+	BootResume
+)
+
+var bootKindNames = [...]string{"cold", "resume"}
+
+// String returns "cold" or "resume".
+func (k BootKind) String() string {
+	if k == BootResume {
+		return "resume"
+	}
+	return "cold"
+}
+
+// Booting is what a driver knows when a machine has begun to boot.
+type Booting struct {
+	Addr string   // host:port where the machine will listen
+	Kind BootKind // whether it boots cold or resumes
+}
+
+// Exit is the end of a machine.
+type Exit struct {
+	App    balance.AppID
+	ID     balance.MachineID
+	Epoch  uint64 // of the start or resume that ended, so that a late report cannot hurt a newer one
+	Code   int    // exit code; -1 when a signal ended it
+	Signal string // the signal that ended it, such as "killed"; empty when it exited
+	Reason string // a sentence for people: "exit status 1", "killed by signal: killed (out of memory)"
+}

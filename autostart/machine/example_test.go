@@ -1,0 +1,115 @@
+package machine_test
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"net"
+	"net/http"
+	"strconv"
+	"sync"
+	"time"
+
+	"github.com/ebbkit/ebb/autostart/machine"
+	"github.com/ebbkit/ebb/balance"
+)
+
+// listeners is a driver whose machines are no more than listening sockets. Package process has a real one.
+type listeners struct {
+	mu      sync.Mutex
+	running map[balance.MachineKey]net.Listener
+}
+
+func (d *listeners) Start(_ context.Context, m balance.Machine) (machine.Booting, error) {
+	l, err := net.Listen("tcp", "127.0.0.1:0")
+	if err != nil {
+		return machine.Booting{}, err
+	}
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	d.running[m.Key()] = l
+	return machine.Booting{Addr: l.Addr().String()}, nil
+}
+
+func (d *listeners) Stop(_ context.Context, m balance.Machine) error {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	if l, ok := d.running[m.Key()]; ok {
+		delete(d.running, m.Key())
+		return l.Close()
+	}
+	return nil
+}
+
+func (d *listeners) Suspend(context.Context, balance.Machine) error { return errors.ErrUnsupported }
+
+func (d *listeners) Watch(ctx context.Context, _ func(machine.Exit)) error {
+	<-ctx.Done()
+	return nil
+}
+
+// A driver whose provider limits its calls passes that on: the start is tried again, and no request
+// is lost for it.
+func ExampleTryAgain() {
+	start := func(resp *http.Response) error {
+		if resp.StatusCode != http.StatusTooManyRequests {
+			return nil
+		}
+		after, _ := strconv.Atoi(resp.Header.Get("Retry-After"))
+		return machine.TryAgain{After: time.Duration(after) * time.Second, Err: errors.New(resp.Status)}
+	}
+	fmt.Println(start(&http.Response{
+		StatusCode: 429, Status: "429 Too Many Requests", Header: http.Header{"Retry-After": {"2"}},
+	}))
+	// Output:
+	// 429 Too Many Requests (try again after 2s)
+}
+
+// An agent in the machine says when it is ready; nobody has to look.
+func ExamplePush() {
+	var push machine.Push
+	// Pass &push as Config.Readiness. Where the agent's message arrives:
+	push.Ready("web", "web-1", 7)
+	fmt.Println(push.Await(context.Background(), balance.Machine{App: "web", ID: "web-1", Epoch: 7}))
+	push.Failed("web", "web-2", 1, errors.New("disk is full"))
+	fmt.Println(push.Await(context.Background(), balance.Machine{App: "web", ID: "web-2", Epoch: 1}))
+	// Output:
+	// <nil>
+	// disk is full
+}
+
+// A machine is ready when its health path says so, and failing when three looks in a row say otherwise.
+func ExampleCheck() {
+	fleet, _ := balance.NewFleet(balance.FleetConfig{Node: "laptop", Region: "nrt"})
+	_, err := machine.NewStarter(fleet, &listeners{}, machine.Config{Check: machine.Check{Path: "/healthz", Every: 10 * time.Second}})
+	fmt.Println(err)
+	_, err = machine.NewStarter(fleet, &listeners{}, machine.Config{Check: machine.Check{Path: "healthz"}})
+	fmt.Println(err)
+	// Output:
+	// <nil>
+	// machine: Check.Path "healthz": want a path such as /healthz, percent-encoded where needed
+}
+
+// A Starter carries out one start, however often it is asked for.
+func ExampleStarter() {
+	ctx, cancel := context.WithCancel(context.Background())
+	fleet, _ := balance.NewFleet(balance.FleetConfig{Node: "laptop", Region: "nrt"})
+	fleet.Host(balance.Machine{ID: "web-1", App: "web", Region: "nrt"})
+	ready := make(chan balance.MachineID)
+	starter, _ := machine.NewStarter(fleet, &listeners{running: map[balance.MachineKey]net.Listener{}}, machine.Config{
+		Trace: machine.Trace{Ready: func(m balance.Machine, kind machine.BootKind, _ time.Duration) { ready <- m.ID }},
+	})
+	var running sync.WaitGroup
+	running.Go(func() { starter.Run(ctx) })
+	app, _ := fleet.App("web")
+	row, _ := app.Machine("web-1")
+	fmt.Println(starter.Start(ctx, row))
+	fmt.Println(<-ready, "is ready")
+	fmt.Println(starter.Start(ctx, row)) // the row is old by now
+	cancel()
+	running.Wait()
+	// Output:
+	// accepted <nil>
+	// web-1 is ready
+	// already started <nil>
+}

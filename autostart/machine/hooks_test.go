@@ -1,0 +1,101 @@
+package machine
+
+import (
+	"context"
+	"errors"
+	"testing"
+	"testing/synctest"
+	"time"
+
+	"github.com/ebbkit/ebb/balance"
+)
+
+// hookedDriver is a driver, a check and a readiness that call back.
+type hookedDriver struct {
+	*fakeDriver
+	h *hooks
+}
+
+func (d hookedDriver) Start(ctx context.Context, m balance.Machine) (Booting, error) {
+	d.h.hook("Driver.Start")
+	return d.fakeDriver.Start(ctx, m)
+}
+
+func (d hookedDriver) Stop(ctx context.Context, m balance.Machine) error {
+	d.h.hook("Driver.Stop")
+	return d.fakeDriver.Stop(ctx, m)
+}
+
+func (d hookedDriver) Watch(ctx context.Context, exited func(Exit)) error {
+	d.h.hook("Driver.Watch")
+	return d.fakeDriver.Watch(ctx, exited)
+}
+
+func (d hookedDriver) Await(context.Context, balance.Machine) error {
+	d.h.hook("Readiness.Await")
+	return errors.ErrUnsupported // look at it
+}
+
+// The same for a starter.
+func TestStarterHooksMayCallBack(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		h := &hooks{called: map[string]bool{}}
+		f, err := balance.NewFleet(balance.FleetConfig{Node: "n", Region: "nrt"})
+		if err != nil {
+			t.Fatal(err)
+		}
+		d := hookedDriver{newFakeDriver(), h}
+		for id, of := range map[balance.MachineID]habits{"m0": {}, "m1": {ends: time.Minute, end: Exit{Code: 1}}, "m2": {boot: time.Hour}} {
+			d.habits[id] = of
+			if _, err := f.Host(balance.Machine{ID: id, App: "web", Region: "nrt"}); err != nil {
+				t.Fatal(err)
+			}
+		}
+		s, err := NewStarter(f, d, Config{
+			BootCap: time.Minute,
+			Check: Check{Every: time.Second, Func: func(ctx context.Context, m balance.Machine) error {
+				h.hook("Check.Func")
+				return d.check(ctx, m)
+			}},
+			Trace: Trace{
+				Starting: func(balance.Machine) { h.hook("StarterTrace.Starting") },
+				Ready:    func(balance.Machine, BootKind, time.Duration) { h.hook("StarterTrace.Ready") },
+				Failed:   func(balance.Machine) { h.hook("StarterTrace.Failed") },
+				Exited:   func(balance.Machine, Exit) { h.hook("StarterTrace.Exited") },
+				Health:   func(balance.Machine, balance.Health, error) { h.hook("StarterTrace.Health") },
+			},
+		})
+		if err != nil {
+			t.Fatal(err)
+		}
+		row := func(id balance.MachineID) balance.Machine {
+			rows, _ := f.App("web")
+			m, _ := rows.Machine(id)
+			return m
+		}
+		h.everything = func() {
+			s.Start(t.Context(), row("m0"))
+			s.Recall(t.Context(), row("m0"))
+			f.Edit("web", "m0", func(m *balance.Machine) { m.Revision += "." })
+		}
+		ctx, stop := context.WithCancel(t.Context())
+		ended := make(chan error, 1)
+		go func() { ended <- s.Run(ctx) }()
+		for _, id := range []balance.MachineID{"m0", "m1", "m2"} {
+			if _, err := s.Start(ctx, row(id)); err != nil {
+				t.Fatal(err)
+			}
+		}
+		time.Sleep(10 * time.Minute)
+		d.mu.Lock()
+		d.running["m0"].sick = true
+		d.mu.Unlock()
+		time.Sleep(time.Minute)
+		stop()
+		if err := <-ended; err != nil {
+			t.Error(err)
+		}
+		h.want(t, "Driver.Start", "Driver.Stop", "Driver.Watch", "Readiness.Await", "Check.Func", "StarterTrace.Starting", "StarterTrace.Ready",
+			"StarterTrace.Failed", "StarterTrace.Exited", "StarterTrace.Health")
+	})
+}

@@ -1,0 +1,26 @@
+package health
+
+import (
+	"cmp"
+	"fmt"
+	"slices"
+	"time"
+
+	"github.com/ebbkit/ebb/balance"
+)
+
+const sec = time.Second
+
+var t0 = time.Date(2026, 1, 2, 3, 4, 5, 0, time.UTC)
+
+// canonical returns m0, m1... in the order in which they are started.
+func canonical(app balance.AppID, n int) []balance.MachineID {
+	ids := make([]balance.MachineID, n)
+	for i := range ids {
+		ids[i] = balance.MachineID(fmt.Sprintf("m%d", i))
+	}
+	slices.SortFunc(ids, func(a, b balance.MachineID) int {
+		return cmp.Compare(balance.Rank(app, a), balance.Rank(app, b))
+	})
+	return ids
+}

@@ -1,0 +1,65 @@
+package machine
+
+import (
+	"context"
+	"net"
+	"testing"
+	"time"
+
+	"github.com/ebbkit/ebb/autostart/machine/internal/health"
+	"github.com/ebbkit/ebb/balance"
+)
+
+func TestNapSleeps(t *testing.T) {
+	n := newNapper()
+	if n == nil {
+		t.Skip("no finer timers here")
+	}
+	defer n.close()
+	for _, d := range []time.Duration{1, 50 * time.Microsecond, 999 * time.Microsecond, 3 * time.Millisecond} {
+		for range 3 { // it can be used again
+			began := time.Now()
+			if !n.nap(d) {
+				t.Fatalf("no sleep of %v", d)
+			}
+			if took := time.Since(began); took < d {
+				t.Errorf("slept %v, want %v", took, d)
+			}
+		}
+	}
+}
+
+// While machines are looked at in the finest steps, timers of the same process go on, and in the end no napper is left. With
+// naps in system calls it took as long as the looks were fine: 4 s.
+func TestFineLooksHoldNobodyUp(t *testing.T) {
+	l, err := net.Listen("tcp", "127.0.0.1:0")
+	if err != nil {
+		t.Fatal(err)
+	}
+	closed := l.Addr().String()
+	l.Close()
+	p := newProber(Check{Timeout: time.Minute})
+	ctx, cancel := context.WithCancel(t.Context())
+	woke := make(chan bool)
+	ended := make(chan bool)
+	// The looks stay fine for ever: the boot is always about to end.
+	for range napsMax + 1 {
+		go func() {
+			p.await(ctx, balance.Machine{Addr: closed}, time.Now(), health.Window{To: time.Hour}, nil)
+			ended <- true
+		}()
+	}
+	go func() {
+		for range 20 {
+			time.AfterFunc(5*time.Millisecond, func() { woke <- true })
+			<-woke
+		}
+		cancel()
+	}()
+	for range napsMax + 1 {
+		<-ended
+	}
+	if len(p.naps) != 0 {
+		t.Errorf("%d nappers are left", len(p.naps))
+	}
+}

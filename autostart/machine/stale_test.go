@@ -1,0 +1,118 @@
+package machine
+
+import (
+	"context"
+	"slices"
+	"testing"
+	"testing/synctest"
+	"time"
+
+	"github.com/ebbkit/ebb/balance"
+	"github.com/google/go-cmp/cmp"
+)
+
+// What is found out about a start that is over changes nothing of the next one's row.
+func TestWhatAnEarlierStartSaysChangesNothing(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		r := newRig(t, Config{}, habits{})
+		defer r.stop()
+		r.start("m0")
+		time.Sleep(sec)
+		earlier := r.s.run(r.row("m0").Key(), 1)
+		r.d.crash("m0", Exit{Code: 1, Reason: "exit status 1"})
+		synctest.Wait()
+		r.start("m0")
+		time.Sleep(sec)
+		before := r.row("m0")
+		if before.State != balance.StateStarted || before.Epoch != 2 {
+			t.Fatalf("row %+v", before)
+		}
+		r.s.edit(earlier, func(m *balance.Machine) { m.Health, m.Addr = balance.HealthFailing, "nowhere:1" })
+		r.s.fail(earlier.m, earlier.gate, earlier.token, "it was never ready")
+		r.s.exited(Exit{App: "web", ID: "m0", Epoch: 1, Code: 1, Reason: "exit status 1"})
+		r.s.over(earlier, Exit{Code: 1, Reason: "exit status 1"})
+		synctest.Wait()
+		if diff := cmp.Diff(before, r.row("m0")); diff != "" {
+			t.Errorf("the row of the second start (-before +after)\n%s", diff)
+		}
+	})
+}
+
+// inspected notes which starts of its machines are looked at.
+type inspected struct {
+	*fakeDriver
+	epochs []uint64
+}
+
+func (d *inspected) Inspect(_ context.Context, m balance.Machine) error {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	d.epochs = append(d.epochs, m.Epoch)
+	return nil
+}
+
+// A machine that was suspended and resumed is looked at once per period, as it is now. Whoever
+// looked at it before has ended.
+func TestAResumedMachineIsLookedAtOnce(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		d := &inspected{fakeDriver: newFakeDriver()}
+		r := newRigWith(t, d.fakeDriver, d, Config{}, habits{})
+		defer r.stop()
+		looks := func(d *inspected) []uint64 {
+			time.Sleep(30*sec + sec/2)
+			d.mu.Lock()
+			defer d.mu.Unlock()
+			got := d.epochs
+			d.epochs = nil
+			return got
+		}
+		r.start("m0")
+		before := looks(d)
+		gate := r.fleet.Gate("web", "m0")
+		gen, _ := gate.Cordon()
+		token, _ := gate.Close(gen, true)
+		r.d.Suspend(t.Context(), r.row("m0"))
+		gate.Closed(token, true)
+		r.start("m0")
+		after := looks(d)
+		if len(before) == 0 || slices.Max(before) != 1 || len(after) != len(before) ||
+			slices.Min(after) != 2 {
+			t.Errorf("looks at starts %v, and after a resume in the same time at %v", before, after)
+		}
+	})
+}
+
+// readiness tells when a machine is ready.
+type readiness func(context.Context, balance.Machine) error
+
+func (f readiness) Await(ctx context.Context, m balance.Machine) error { return f(ctx, m) }
+
+// A machine whose start was given up in the moment in which it became ready is stopped: its row
+// says that it does not run.
+func TestAStartGivenUpWhileItBecomesReady(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		var r *rig
+		late := true
+		ready := readiness(func(_ context.Context, m balance.Machine) error {
+			if late {
+				r.fleet.Gate(m.App, m.ID).Exited(m.Epoch, false)
+			}
+			return nil
+		})
+		r = newRig(t, Config{Readiness: ready}, habits{})
+		r.start("m0")
+		if _, _, running := r.d.counts(); r.row("m0").State != balance.StateStopped || running != 0 {
+			t.Errorf("the row says %v, and %d run", r.row("m0").State, running)
+		}
+		late = false
+		r.start("m0")
+		if _, _, running := r.d.counts(); r.row("m0").State != balance.StateStarted || running != 1 {
+			t.Errorf("started again: the row says %v, and %d run", r.row("m0").State, running)
+		}
+		r.stop()
+		if want := []string{"starting m0@1", "starting m0@2", "ready m0 cold 0s"}; !slices.Equal(r.events,
+			want) {
+			t.Errorf("events %q, want %q", r.events, want)
+		}
+	})
+}

@@ -1,0 +1,64 @@
+package policy
+
+import (
+	"time"
+
+	"github.com/ebbkit/ebb/autostart/internal/boots"
+)
+
+const (
+	// quitFor is how soon after ready an app ends by itself that does not mean to serve: also with exit status 0 that is a
+	// crash, or it would be started again and again.
+	quitFor = 2 * time.Second
+	// A machine that has run for ten times its boot, within these bounds, has not ended early: it
+	// starts again at once, and its earlier failures are forgotten. Restarts then cost a tenth of
+	// its time at most, and a machine that is killed from outside, by a lack of memory or by the
+	// host, is not held back like one that crashes as it starts.
+	steadyBoots          = 10
+	steadyMin, steadyMax = time.Second, time.Minute
+)
+
+// breaker stops an app from starting machine after machine that all fail.
+//
+//	closed --boots fail in a row, or nothing is left--> open --interval over: one probe--> open, longer, or closed
+type breaker struct {
+	failures int // boots that failed in a row
+	open     bool
+	opened   int           // openings in a row: the exponent of the interval
+	next     time.Time     // when open: the next probe may start from here
+	fault    string        // of the last failure
+	second   time.Time     // of two failures in a row or more
+	took     time.Duration // the longest of the boots that failed in a row
+}
+
+func (b *breaker) failed(now time.Time, took time.Duration, fault string, bits uint64) {
+	b.failures++
+	b.fault, b.took = fault, max(b.took, took)
+	if b.failures == boots.BreakerAfter-1 {
+		b.second = now
+	}
+	if b.open || b.failures >= boots.BreakerAfter {
+		b.trip(now, bits)
+	}
+}
+
+// trip opens it, or keeps it open for longer.
+func (b *breaker) trip(now time.Time, bits uint64) {
+	b.open = true
+	b.opened++
+	b.next = now.Add(boots.Backoff(b.opened, bits))
+}
+
+// probed notes that a probe starts: the next may not before another interval is over, whatever becomes of this one.
+func (b *breaker) probed(now time.Time, bits uint64) {
+	b.next = now.Add(boots.Backoff(b.opened, bits))
+}
+
+// repeats reports whether a boot that began then, and is that old, only repeats those that have
+// failed one after the other, as far as can be seen: it has not yet lasted clearly longer than they
+// did.
+func (b *breaker) repeats(began time.Time, age time.Duration) bool {
+	return b.failures >= boots.BreakerAfter-1 && !began.Before(b.second) && age <= 2*b.took+time.Second
+}
+
+func (b *breaker) succeeded() { *b = breaker{} }

@@ -1,0 +1,350 @@
+package policy
+
+import (
+	"cmp"
+	"fmt"
+	"slices"
+	"time"
+
+	"github.com/ebbkit/ebb/autostart/internal/boots"
+	"github.com/ebbkit/ebb/balance"
+)
+
+const (
+	// askedFor is how long nothing is done about an answered command that the row does not show: the row is on its way. Then it
+	// is given again, to the same machine: it may have been lost, and if it was not, another machine would be one too many.
+	askedFor = 5 * time.Second
+	// lostMax is how often asking again may fail before an accepted start is given up: its owner is gone.
+	lostMax = 3
+	// answerMin and answerRTTs are how long an owner may take to answer a start, at least and in
+	// round trips: below it a host that is only busy would cost a machine too many, above it one
+	// that is dead costs those who wait.
+	answerMin, answerRTTs = 300 * time.Millisecond, 3
+	// refusedFor is how long a machine is left alone that refused because this node's picture of it is old.
+	refusedFor = time.Second
+)
+
+// memory is what a planner knows of one machine beyond its row.
+type memory struct {
+	known   bool // it has been looked at before
+	epoch   uint64
+	state   balance.State
+	since   time.Time // of this epoch and state, as seen here
+	bootAt  time.Time // when the start of this epoch was first seen
+	gen     uint64    // the cordon generation then
+	kind    boots.Kind
+	partial bool // the beginning of the boot, or of the stop, was not seen: its length is not known
+	held    bool // its owner has not begun to boot it, see balance.Machine.Recent
+
+	asked  asked
+	recall recall
+
+	fails int       // in a row
+	until time.Time // not to be started before
+	fault string    // why, with the machine's name
+}
+
+// asked is a start that this node has asked for and whose effect the row does not show yet.
+type asked struct {
+	on       bool
+	epoch    uint64 // from which
+	at       time.Time
+	pending  bool // no answer yet
+	accepted bool // it has been answered before
+	lost     int  // since then, asked again in vain
+	answer   balance.StartAnswer
+}
+
+type recall struct {
+	on     bool
+	failed bool
+	gen    uint64
+	at     time.Time
+}
+
+// align brings the tables in line with the machines there are; in the steady state it only compares.
+func (p *Planner) align(ms []*balance.Machine) {
+	same := len(ms) == len(p.ids)
+	for i := 0; same && i < len(ms); i++ {
+		same = p.ids[i] == ms[i].ID
+	}
+	if same {
+		return
+	}
+	memories := make([]memory, len(ms))
+	for i, m := range ms {
+		if old, ok := p.find(m.ID); ok {
+			memories[i] = p.memory[old]
+		}
+	}
+	p.ids, p.order = make([]balance.MachineID, 0, len(ms)), make([]int32, 0, len(ms))
+	ranks := make([]uint64, len(ms))
+	for i, m := range ms {
+		p.ids = append(p.ids, m.ID)
+		p.order = append(p.order, int32(i))
+		ranks[i] = balance.Rank(m.App, m.ID)
+	}
+	slices.SortFunc(p.order, func(a, b int32) int {
+		return cmp.Or(cmp.Compare(ranks[a], ranks[b]), cmp.Compare(p.ids[a], p.ids[b]))
+	})
+	p.regions = nil
+	for _, i := range p.order {
+		at, ok := p.region(ms[i].Region)
+		if !ok {
+			p.regions = slices.Insert(p.regions, at, inRegion{name: ms[i].Region})
+		}
+		p.regions[at].rows = append(p.regions[at].rows, i)
+	}
+	p.index = nil
+	if len(ms) > fewMachines {
+		p.index = make(map[balance.MachineID]int, len(ms))
+		for i, m := range ms {
+			p.index[m.ID] = i
+		}
+	}
+	p.memory = memories
+	p.stand, p.stood = make([]standing, len(ms)), make([]standing, len(ms))
+}
+
+// fewMachines are found by looking at each: a map takes more room than they do.
+const fewMachines = 8
+
+// find returns a machine's place in the tables.
+func (p *Planner) find(id balance.MachineID) (int, bool) {
+	if len(p.ids) <= fewMachines {
+		i := slices.Index(p.ids, id)
+		return i, i >= 0
+	}
+	i, ok := p.index[id]
+	return i, ok
+}
+
+func (p *Planner) region(name string) (int, bool) {
+	return slices.BinarySearchFunc(p.regions, name,
+		func(in inRegion, name string) int { return cmp.Compare(in.name, name) })
+}
+
+// in returns the machines of a region.
+func (p *Planner) in(name string) []int32 {
+	if i, ok := p.region(name); ok {
+		return p.regions[i].rows
+	}
+	return nil
+}
+
+// observe takes in the rows: boots that ended, runs that failed, commands that took effect.
+func (p *Planner) observe(now time.Time, ms []*balance.Machine) {
+	for i, m := range ms {
+		s := &p.memory[i]
+		if s.known && s.epoch == m.Epoch && s.state == m.State {
+			if held := m.State == balance.StateStarting && m.Recent && m.Health != balance.HealthPassing; held ||
+				s.held {
+				s.bootAt, s.partial, s.held = now, false, held // its boot begins now, or later
+			}
+			continue
+		}
+		was := *s
+		s.known, s.epoch, s.state, s.since, s.held = true, m.Epoch, m.State, now, false
+		if was.known {
+			p.moved(now, m, s, &was)
+		} else if m.State == balance.StateStarting || closing(m.State) {
+			s.bootAt, s.partial = now, true
+		}
+		if m.Epoch > s.asked.epoch || m.State == balance.StateGone {
+			s.asked = asked{}
+		}
+	}
+}
+
+// shift moves all that is remembered after a clock that was set back: what was to be waited for, or has been, stays as long.
+func (p *Planner) shift(back time.Duration) {
+	for i := range p.memory {
+		s := &p.memory[i]
+		for _, t := range []*time.Time{&s.since, &s.bootAt, &s.until, &s.asked.at, &s.recall.at} {
+			*t = t.Add(-back)
+		}
+	}
+	p.breaker.next, p.breaker.second = p.breaker.next.Add(-back), p.breaker.second.Add(-back)
+}
+
+// moved takes in one machine's change.
+func (p *Planner) moved(now time.Time, m *balance.Machine, s, was *memory) {
+	started := m.Epoch != was.epoch // a start has begun since the last look
+	if started || m.State == balance.StateStarted {
+		s.gen = m.CordonGen
+	}
+	if ran := now.Sub(was.since); was.state == balance.StateStarted && ran >= p.steady(m, was.kind) && (m.State == balance.StateFailed || ran >= quitFor) {
+		s.fails = 0
+	}
+	if was.state == balance.StateGone { // its node is another one than that which failed
+		s.fails, s.until = 0, now
+	}
+	if started {
+		s.kind, s.partial, s.bootAt = boots.Cold, was.state == balance.StateStarting, now
+		if was.state == balance.StateSuspended || was.state == balance.StateSuspending {
+			s.kind = boots.Resume
+		}
+		if was.asked.on && m.Epoch == was.asked.epoch+1 && m.State != balance.StateStarting {
+			s.bootAt, s.partial = was.asked.at, false // it went by faster than it was looked at
+		} else if m.State != balance.StateStarting {
+			s.partial = true
+		}
+	}
+	if closing(was.state) && !started && (m.State == balance.StateStopped || m.State == balance.StateSuspended) && !was.partial {
+		p.stops.of(was.state).Learn(now.Sub(was.since))
+	}
+	switch m.State {
+	case balance.StateStopping, balance.StateSuspending:
+		s.partial = started
+	case balance.StateStarted:
+		if !started && was.state != balance.StateStarting {
+			return // reopened
+		}
+		if !s.partial {
+			p.boots.Learn(boots.Key{Revision: m.Revision, Kind: s.kind}, now.Sub(s.bootAt))
+		}
+		p.breaker.succeeded()
+		p.hedged = false
+	case balance.StateFailed:
+		what := noBoot
+		if !started && (was.state == balance.StateStarted || was.state == balance.StateSuspended) {
+			what = crash
+		}
+		p.failed(now, m, s, m.Fault, what)
+	case balance.StateStopped:
+		// Nobody has told it to: that takes a cordon first.
+		if was.state == balance.StateStarted && !started && m.CordonGen == s.gen && now.Sub(was.since) < quitFor {
+			p.failed(now, m, s, fmt.Sprintf("it ended by itself %v after it was ready", now.Sub(was.since).Round(time.Millisecond)), crash)
+		}
+	}
+}
+
+// steady returns how long a machine has to have run for its end to be no reason to wait with the
+// next start: then what went before is forgotten, and whatever ended it may have come from outside.
+func (p *Planner) steady(m *balance.Machine, kind boots.Kind) time.Duration {
+	b := p.boots.Of(boots.Key{Revision: m.Revision, Kind: kind})
+	if !b.Known() {
+		return steadyMax
+	}
+	return min(max(steadyMin, steadyBoots*min(b.Expected(), steadyMax)), steadyMax)
+}
+
+// failure is a way to fail.
+type failure uint8
+
+const (
+	noStart failure = iota // its owner could not be told to start it
+	noBoot                 // it started and never was ready
+	crash                  // it was ready, and ended
+)
+
+// failed counts a failure of a machine.
+func (p *Planner) failed(now time.Time, m *balance.Machine, s *memory, fault string, what failure) {
+	if fault == "" {
+		fault = "it failed and did not say why"
+	}
+	s.fault, s.asked = fmt.Sprintf("machine %s: %s", m.ID, fault), asked{}
+	s.fails++
+	n, bits := s.fails, p.bits(m)
+	switch what {
+	case crash:
+		n-- // the first crash of what ran well is answered at once
+	case noBoot:
+		p.breaker.failed(now, now.Sub(s.bootAt), s.fault, bits)
+	}
+	s.until = now
+	if n > 0 {
+		s.until = now.Add(boots.Backoff(n, bits))
+	}
+}
+
+// bits returns random bits for one machine from those of the present call.
+func (p *Planner) bits(m *balance.Machine) uint64 {
+	return (p.rand ^ balance.Rank(m.App, m.ID)) * 0x9e3779b97f4a7c15
+}
+
+// overdue reports whether an owner that far away should have answered by now. What it has accepted
+// before it will do.
+func (a *asked) overdue(now time.Time, rtt time.Duration) bool {
+	return a.on && a.pending && !a.accepted && rtt >= 0 && now.Sub(a.at) >= max(answerMin, answerRTTs*min(rtt, time.Minute))
+}
+
+// stale reports whether an answered start has gone unseen for too long. One that waits for the end
+// of a stop is remembered by the machine's gate, however long that takes.
+func (s *memory) stale(now time.Time) bool {
+	a := &s.asked
+	switch {
+	case !a.on || a.pending:
+		return false
+	case a.answer != balance.StartRemembered:
+		return now.Sub(a.at) >= askedFor
+	}
+	return s.state.Startable() && now.Sub(later(a.at, s.since)) >= restartFor
+}
+
+// standing is what a machine is good for in one decision.
+type standing uint8
+
+const (
+	unusable   standing = iota // hard-cordoned, or of a node that is gone
+	broken                     // runs, but nothing is expected of it: used when nothing else is left, but no capacity
+	ready                      // capacity, now
+	starting                   // capacity, credited
+	recallable                 // capacity that was to go to sleep
+	startable
+	held     // startable, but it failed too recently, or its owner is silent
+	stopping // can be told to start again once it has stopped
+	silent   // asked to start, and its owner does not answer: it may come, but is not counted on
+)
+
+// stands says what a soft-cordoned machine is good for.
+func (r *recall) stands(now time.Time, gen uint64) standing {
+	switch age := now.Sub(r.at); {
+	case r.gen != gen:
+	case r.on && age < askedFor:
+		return ready
+	case r.failed && age < refusedFor:
+		return broken
+	}
+	return recallable
+}
+
+// stands says what machine i is good for.
+func (p *Planner) stands(now time.Time, i int, m *balance.Machine) standing {
+	s := &p.memory[i]
+	if m.Cordon == balance.CordonHard {
+		return unusable
+	}
+	switch m.State {
+	case balance.StateGone:
+		return unusable
+	case balance.StateStarting:
+		return starting
+	case balance.StateStarted:
+		switch {
+		case m.Health == balance.HealthFailing && m.Recent:
+			return starting
+		case m.Health == balance.HealthFailing:
+			return broken
+		case m.Cordon == balance.CordonSoft:
+			return s.recall.stands(now, m.CordonGen)
+		}
+		return ready
+	}
+	if s.asked.on {
+		if closing(m.State) && !p.soon(now, i, m) {
+			return stopping // it comes, but another one sooner
+		}
+		if !s.asked.pending && s.asked.answer == balance.StartRunning {
+			return ready
+		}
+		return starting
+	}
+	switch {
+	case !m.State.Startable():
+		return stopping
+	case now.Before(s.until):
+		return held
+	}
+	return startable
+}

@@ -1,0 +1,15 @@
+package policytest_test
+
+import (
+	"testing"
+
+	"github.com/ebbkit/ebb/autostart/policy"
+	"github.com/ebbkit/ebb/autostart/policytest"
+)
+
+// A test of one's own policy, in a file that ends in _test.go.
+func ExampleTestPolicy() {
+	_ = func(t *testing.T) {
+		policytest.TestPolicy(t, func() policy.Policy { return policy.NewPlanner(false) })
+	}
+}
