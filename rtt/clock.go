@@ -41,7 +41,6 @@ func (x exchange) sample(base time.Duration) (Sample, bool) {
 	if r > s.RTT/2 && (base <= 0 || s.RTT <= 4*base) {
 		r = s.RTT / 2
 	}
-	s.Residence = r
 	s.RTT -= r
 	return s, true
 }

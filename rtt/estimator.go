@@ -27,8 +27,6 @@ const (
 	lostAfter = 3
 	// maxRTT is the longest round trip believed. Anything longer is not a distance but an outage.
 	maxRTT = 30 * time.Second
-	// settled: of eight samples on a path whose queues are empty one time in three, one is within them in 96 % of cases.
-	settled = 8
 	// formerly: that many earlier windows count too. With queues in both directions, each of up to a tenth of the path,
 	// the minimum of 60 samples is within 2 % of the truth for 70 % of the time, that of 300 for 99.8 %.
 	formerly = 4
@@ -37,10 +35,9 @@ const (
 
 // entry is one sample, in 8 bytes.
 type entry struct {
-	rtt       uint32 // in ticks
-	residence uint16 // in units of 100 µs, saturating: 6.5 s
-	source    Source
-	kernel    bool
+	rtt    uint32 // in ticks
+	source Source
+	kernel bool
 }
 
 func (e entry) duration() time.Duration { return time.Duration(e.rtt) * tick }
@@ -76,9 +73,8 @@ type Estimator struct {
 	changed time.Time // when the path was last found longer
 	every   time.Duration
 
-	loss     tally
-	dir      directions
-	rejected uint32
+	loss tally
+	dir  directions
 }
 
 // Expect tells how often samples are to come, which is what makes silence mean anything. Zero means 1 s.
@@ -88,14 +84,12 @@ func (e *Estimator) Expect(every time.Duration) { e.every = every }
 // is not, nor is a passive one that contradicts a change the probes have seen within the last five minutes.
 func (e *Estimator) Observe(now time.Time, s Sample) bool {
 	if s.RTT <= 0 || s.RTT > maxRTT {
-		e.rejected++
 		return false
 	}
 	x := entry{
-		rtt:       uint32(max(s.RTT/tick, 1)),
-		residence: uint16(min(max(s.Residence, 0)/(100*time.Microsecond), 1<<16-1)),
-		source:    s.Source,
-		kernel:    s.Kernel,
+		rtt:    uint32(max(s.RTT/tick, 1)),
+		source: s.Source,
+		kernel: s.Kernel,
 	}
 	if e.known() && now.Sub(e.last) > forget {
 		e.Restart()
@@ -103,7 +97,6 @@ func (e *Estimator) Observe(now time.Time, s Sample) bool {
 	if s.Source == SourcePassive {
 		if e.count > 0 && !e.changed.IsZero() && now.Sub(e.changed) < passiveHold {
 			if b := e.front().rtt; x.rtt < b-b/20 {
-				e.rejected++
 				return false
 			}
 		}
@@ -304,9 +297,6 @@ func (e *Estimator) interval() time.Duration {
 	return e.every
 }
 
-// Rejected returns how many samples were not believed.
-func (e *Estimator) Rejected() uint32 { return e.rejected }
-
 // Stat returns everything that is known, as of now. It costs about a microsecond.
 func (e *Estimator) Stat(now time.Time) Stat {
 	s := Stat{State: e.State(now), Loss: e.loss.fraction(), LossOut: e.dir.out.fraction(), LossIn: e.dir.in.fraction()}
@@ -322,14 +312,5 @@ func (e *Estimator) Stat(now time.Time) Stat {
 	}
 	s.Base, s.Source, s.Kernel = b.duration(), b.source, b.kernel
 	s.Jitter = s.P90 - s.Base
-	s.residence = time.Duration(b.residence) * 100 * time.Microsecond
-	switch {
-	case s.Samples < 3 || b.source == SourceHTTP || b.source == SourceNone:
-		s.Confidence = ConfidenceLow
-	case s.Samples < settled || !b.kernel:
-		s.Confidence = ConfidenceFair
-	default:
-		s.Confidence = ConfidenceHigh
-	}
 	return s
 }

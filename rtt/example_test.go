@@ -69,7 +69,7 @@ func ExampleEstimator() {
 	const ms = time.Millisecond
 	second(900*ms, 52*ms, 50*ms, 61*ms, 55*ms, 50*ms, 70*ms, 51*ms) // an outlier first, then queues
 	s := e.Stat(now)
-	fmt.Println(s.Base, s.State, s.Confidence)
+	fmt.Println(s.Base, s.State, s.Kernel)
 
 	for range 10 { // a route change
 		second(80 * ms)
@@ -81,7 +81,7 @@ func ExampleEstimator() {
 	e.Miss()
 	fmt.Println(e.Stat(now).Base, e.State(now))
 	// Output:
-	// 50ms fresh high
+	// 50ms fresh true
 	// 80ms
 	// 80ms lost
 }
@@ -123,65 +123,4 @@ func ExampleFraction() {
 	// Output:
 	// 0.10 at least 0.02
 	// 0.10 at least 0.08
-}
-
-// Nodes share what they measured over any transport.
-func ExampleMesh_Import() {
-	m, err := rtt.New(rtt.Config{Self: rtt.Node{ID: "ams-1", Region: "ams"}, Key: []byte("thirty-two bytes, better random!"), Listen: "127.0.0.1:0"})
-	if err != nil {
-		panic(err)
-	}
-	defer m.Close()
-	sent, err := rtt.Vector{From: "fra-1", Region: "fra", Incarnation: 1, Version: 1, Entries: []rtt.Entry{
-		{To: "nrt-1", Region: "nrt", Base: 230 * time.Millisecond, P90: 240 * time.Millisecond, State: rtt.StateFresh, Source: rtt.SourceUDP},
-	}}.MarshalBinary()
-	if err != nil {
-		panic(err)
-	}
-
-	var v rtt.Vector
-	if err := v.UnmarshalBinary(sent); err != nil {
-		panic(err)
-	}
-	news, err := m.Import(v)
-	fmt.Println(news, err)
-	news, err = m.Import(v)
-	fmt.Println(news, err)
-	// Output:
-	// true <nil>
-	// false <nil>
-}
-
-// A status page lists every pair: the node's own rows, and those that were shared with it.
-func ExampleTable_Pairs() {
-	first := make(chan *rtt.Table, 1)
-	m, err := rtt.New(rtt.Config{
-		Self: rtt.Node{ID: "ams-1", Region: "ams"}, Key: []byte("thirty-two bytes, better random!"), Listen: "127.0.0.1:0",
-		Trace: &rtt.Trace{Table: func(t *rtt.Table) {
-			select {
-			case first <- t:
-			default:
-			}
-		}},
-	})
-	if err != nil {
-		panic(err)
-	}
-	if _, err := m.Import(rtt.Vector{From: "fra-1", Region: "fra", Incarnation: 1, Version: 1, Entries: []rtt.Entry{
-		{To: "ams-1", Region: "ams", Base: 7 * time.Millisecond, P90: 9 * time.Millisecond, State: rtt.StateFresh, Source: rtt.SourceUDP},
-		{To: "nrt-1", Region: "nrt", Base: 230 * time.Millisecond, P90: 240 * time.Millisecond, State: rtt.StateFresh, Source: rtt.SourceTCP},
-	}}); err != nil {
-		panic(err)
-	}
-	ctx, cancel := context.WithCancel(context.Background())
-	done := make(chan error)
-	go func() { done <- m.Run(ctx) }()
-	for p := range (<-first).Pairs() {
-		fmt.Println(p.From, p.To, p.Base, p.Jitter, p.State, p.Source)
-	}
-	cancel()
-	<-done
-	// Output:
-	// fra-1 ams-1 7ms 2ms fresh udp
-	// fra-1 nrt-1 230ms 10ms fresh tcp
 }

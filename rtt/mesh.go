@@ -14,7 +14,7 @@ import (
 )
 
 // Mesh measures the way to its peers and answers their probes. Make one with [New] and run it with [Mesh.Run]. All
-// methods are safe for concurrent use; those that read (RTT, Table, Export, Counters) take no lock.
+// methods are safe for concurrent use; those that read (RTT, Table, Counters) take no lock.
 type Mesh struct {
 	cfg     Config
 	sock    socket
@@ -23,26 +23,22 @@ type Mesh struct {
 	count   counters
 	keys    atomic.Pointer[[][]byte]
 	table   atomic.Pointer[Table]
-	vector  atomic.Pointer[exported]
 	wake    chan struct{} // one waiting token: something changed that Run should see now
 	ran     atomic.Bool
 	refresh atomic.Bool // peers are to be asked for now
 	ways    fallbacks
 
-	mu       sync.Mutex
-	peers    []*peer // by key; nil where free
-	byID     map[string]*peer
-	byHash   map[uint32]*peer // by idHash; of two that collide (1 in 10^4 meshes of 1000 nodes) one is never answered
-	agenda   agenda
-	bucket   bucket
-	shared   vectors
-	dirty    bool // something changed since the last table
-	urgent   bool // and it is the first news of a peer
-	imported bool // the vectors changed since they were last cloned
+	mu     sync.Mutex
+	peers  []*peer // by key; nil where free
+	byID   map[string]*peer
+	byHash map[uint32]*peer // by idHash; of two that collide (1 in 10^4 meshes of 1000 nodes) one is never answered
+	agenda agenda
+	bucket bucket
+	dirty  bool // something changed since the last table
+	urgent bool // and it is the first news of a peer
 
 	// owned by Run
 	builder builder
-	copied  map[string]gathered
 	made    time.Time // of the last table
 	asked   time.Time // of the last list of peers
 }
@@ -59,11 +55,6 @@ type peer struct {
 	seq    uint64
 	far    uint64 // session that answered last
 	flying flights
-}
-
-type exported struct {
-	v  Vector
-	at time.Time
 }
 
 // New makes a Mesh and binds its socket, so that [Mesh.Addr] is known before it runs. It starts nothing.
@@ -98,8 +89,7 @@ func New(c Config) (*Mesh, error) {
 	}
 	m.ways.init()
 	m.keys.Store(new(copyKeys(c.Key, c.Accept)))
-	m.table.Store(m.builder.build(now, nil, nil))
-	m.vector.Store(&exported{Vector{From: c.Self.ID, Region: c.Self.Region, Incarnation: c.Incarnation}, now})
+	m.table.Store(m.builder.build(now, nil))
 	return m, nil
 }
 
@@ -177,40 +167,6 @@ func (m *Mesh) Observe(id string, s Sample) bool {
 	}
 	m.touch()
 	return true
-}
-
-// Export returns what this node measured, to be sent to others. Its Version changes only when there is something worth
-// sending (a base that moved by max(1 ms, 5 %), a changed state) and every 10 s.
-func (m *Mesh) Export() Vector {
-	x := m.vector.Load()
-	v := x.v
-	v.Entries = slices.Clone(v.Entries)
-	since := max(0, time.Since(x.at))
-	for i := range v.Entries {
-		v.Entries[i].Age += since
-	}
-	return v
-}
-
-// Import takes in what another node measured and reports whether it was news. Vectors may come late, twice and in any
-// order: the newest (Incarnation, Version) of a node wins. The own vector is no news. An error says v is invalid.
-func (m *Mesh) Import(v Vector) (bool, error) {
-	if err := v.Validate(); err != nil {
-		return false, err
-	}
-	if v.From == m.cfg.Self.ID {
-		return false, nil
-	}
-	v.Entries = slices.Clone(v.Entries)
-	now := time.Now()
-	m.mu.Lock()
-	defer m.mu.Unlock()
-	if !m.shared.take(now, &v) {
-		return false, nil
-	}
-	m.imported = true
-	m.touch()
-	return true, nil
 }
 
 // Close releases the socket of a Mesh that was never run. After Run it does nothing.

@@ -228,8 +228,7 @@ func TestMeshBadPackets(t *testing.T) {
 	})
 }
 
-// A peer that claims to have held packets for nearly all of their round trip gains a factor of two, and when it shares
-// what it measured itself, nothing.
+// A peer that claims to have held packets for nearly all of their round trip gains a factor of two at most.
 func TestMeshLyingPeer(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		w := newWorld(t)
@@ -245,22 +244,13 @@ func TestMeshLyingPeer(t *testing.T) {
 			return []time.Duration{50 * ms}
 		}
 		a, _ := w.start("a", "ra", 1, nil)
-		b, _ := w.start("b", "rb", 2, nil)
+		w.start("b", "rb", 2, nil)
 		for i := range 90 {
 			time.Sleep(time.Second)
-			if _, err := a.Import(b.Export()); err != nil {
-				t.Fatal(err)
-			}
 			d, ok := a.RTT("rb")
 			if want := 50 * ms; i > 2 && (!ok || d < want) {
 				t.Fatalf("after %d s: RTT %v, %v; want at least half of the true 100ms", i, d, ok)
 			}
-		}
-		if d, _ := a.RTT("rb"); d != 100*ms {
-			t.Errorf("b measured 100ms itself, but counts as %v", d)
-		}
-		if ds := a.Table().Disagreements(); len(ds) != 1 || ds[0].AB != 50*ms || ds[0].BA != 100*ms {
-			t.Errorf("disagreements: %+v", ds)
 		}
 	})
 }
@@ -274,7 +264,7 @@ func TestMeshSuspended(t *testing.T) {
 		var suspend atomic.Bool
 		lost := make(chan string, 10)
 		a, _ := w.start("a", "ra", 1, func(c *Config) {
-			c.Peers = PeersFunc(func() []Node {
+			c.Peers = peersFunc(func() []Node {
 				if suspend.Swap(false) {
 					time.Sleep(10 * time.Minute)
 				}
@@ -293,7 +283,7 @@ func TestMeshSuspended(t *testing.T) {
 				t.Errorf("RTT %v, %v", d, ok)
 			}
 		}
-		for p := range a.Table().Pairs() {
+		for _, p := range a.Table().All() {
 			if p.State != StateFresh || p.Loss.Lost > 0 {
 				t.Errorf("two seconds after it woke: %+v", p)
 			}
@@ -314,7 +304,7 @@ func TestMeshPeersComeAndGo(t *testing.T) {
 		w.net.link = oneWay(func(a, b int) time.Duration { return time.Duration(a*b) * 5 * ms })
 		var hide atomic.Bool
 		a, _ := w.start("a", "ra", 1, func(c *Config) {
-			c.Peers = PeersFunc(func() []Node {
+			c.Peers = peersFunc(func() []Node {
 				return slices.DeleteFunc(w.Peers(), func(n Node) bool { return n.ID == "b" && hide.Load() })
 			})
 		})

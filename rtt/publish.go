@@ -1,7 +1,6 @@
 package rtt
 
 import (
-	"maps"
 	"slices"
 	"strings"
 	"time"
@@ -27,40 +26,14 @@ func (m *Mesh) publish(now time.Time) time.Time {
 		s := p.est.Stat(now)
 		rows = append(rows, row{p.node, s, s.State == StateLost})
 	}
-	if m.imported || m.copied == nil {
-		m.imported = false
-		m.shared.tidy(now)
-		m.copied = maps.Clone(m.shared.of)
-		if m.copied == nil {
-			m.copied = make(map[string]gathered)
-		}
-	}
-	shared := m.copied
 	m.mu.Unlock()
 
 	slices.SortFunc(rows, func(a, b row) int { return strings.Compare(a.node.ID, b.node.ID) })
-	t := m.builder.build(now, rows, shared)
+	t := m.builder.build(now, rows)
 	old := m.table.Swap(t)
-	m.revise(now, t)
 	m.repace(t)
 	m.tell(old, t)
 	return now.Add(tableRest)
-}
-
-// revise makes a new vector when there is something worth sending.
-func (m *Mesh) revise(now time.Time, t *Table) {
-	old := m.vector.Load()
-	es := make([]Entry, len(t.rows))
-	for i, r := range t.rows {
-		es[i] = entryOf(*r.node, r.stat)
-	}
-	if now.Sub(old.at) < vectorEvery && !worthSending(old.v.Entries, es) {
-		return
-	}
-	v := old.v
-	v.Version++
-	v.Entries = es
-	m.vector.Store(&exported{v, now})
 }
 
 // repace tells every peer how often it is probed from now on.
@@ -96,11 +69,6 @@ func (m *Mesh) tell(old, t *Table) {
 			if f := m.cfg.Trace.Back; f != nil {
 				f(r.node.ID)
 			}
-		}
-	}
-	if len(t.bad) > len(old.bad) {
-		for _, d := range t.bad {
-			m.cfg.Logger.Warn("rtt: two nodes disagree about the way between them", "a", d.A, "b", d.B, "ab", d.AB, "ba", d.BA)
 		}
 	}
 	if f := m.cfg.Trace.Table; f != nil {

@@ -7,7 +7,7 @@
 //
 // The result is a [Table], an immutable snapshot with the base round trip of every peer (the minimum of a minute of
 // samples, see [Estimator]), its losses by direction, and the regions in an order that does not flap (see [Order]).
-// [Mesh.RTT] is the distance a router asks for. Nodes may share what they measured ([Mesh.Export], [Mesh.Import]).
+// [Mesh.RTT] is the distance a router asks for.
 //
 // Packets are authenticated with a key all nodes share, 88 bytes in both directions, answered at most once, and a
 // packet that is not believed is dropped in silence.
@@ -45,12 +45,6 @@ type PeerList []Node
 // Peers returns the list.
 func (l PeerList) Peers() []Node { return l }
 
-// PeersFunc adapts a function to [Peers].
-type PeersFunc func() []Node
-
-// Peers calls f.
-func (f PeersFunc) Peers() []Node { return f() }
-
 // Config is what a [Mesh] is made of. Only Self.ID and Key have no default.
 type Config struct {
 	// Self is this node. Of its addresses none is used.
@@ -84,7 +78,7 @@ type Config struct {
 
 	// Trace observes. Nil means nobody does.
 	Trace *Trace
-	// Logger gets lost and returned peers and disagreements. Nil means silence.
+	// Logger gets lost and returned peers. Nil means silence.
 	Logger *slog.Logger
 }
 
@@ -102,6 +96,7 @@ const (
 	defaultBudget   = 250
 	nearPeers       = 32
 	minKey          = 16
+	maxName         = 255 // bytes of a node ID or a region
 )
 
 // resolve returns c with defaults filled in, or what is wrong with it.

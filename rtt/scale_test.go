@@ -96,7 +96,7 @@ func TestScale500Peers(t *testing.T) {
 
 		time.Sleep(12 * time.Second) // start-up: three probes each, within the budget
 		known := 0
-		for p := range m.Table().Pairs() {
+		for _, p := range m.Table().All() {
 			if p.Samples >= 3 {
 				known++
 			}
@@ -128,9 +128,9 @@ func TestScale500Peers(t *testing.T) {
 		if size > 1.6 {
 			t.Errorf("%.2f MB for 500 peers, want 1 MB", size)
 		}
-		for p := range m.Table().Pairs() {
+		for to, p := range m.Table().All() {
 			if p.State != StateFresh {
-				t.Errorf("%s: %v, age %v", p.To, p.State, p.Age)
+				t.Errorf("%s: %v, age %v", to.ID, p.State, p.Age)
 			}
 		}
 		runtime.KeepAlive(m)
@@ -157,7 +157,7 @@ func TestScaleBudget(t *testing.T) {
 		f.mu.Lock()
 		defer f.mu.Unlock()
 		fresh := 0
-		for p := range m.Table().Pairs() {
+		for _, p := range m.Table().All() {
 			if p.State == StateFresh {
 				fresh++
 			}

@@ -146,6 +146,11 @@ func (w *world) Peers() []Node {
 	return slices.Clone(w.nodes)
 }
 
+// peersFunc is a list that a test makes up.
+type peersFunc func() []Node
+
+func (f peersFunc) Peers() []Node { return f() }
+
 // replace makes n the entry of its ID.
 func (w *world) replace(n Node) {
 	w.mu.Lock()

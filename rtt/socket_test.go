@@ -72,8 +72,8 @@ func TestAddrPort(t *testing.T) {
 
 func TestWords(t *testing.T) {
 	for _, row := range []struct{ got, want string }{
-		{SourceTCP.String(), "tcp"}, {SourceShared.String(), "shared"}, {StateLost.String(), "lost"},
-		{ConfidenceHigh.String(), "high"}, {Source(99).String(), "invalid"}, {State(4).String(), "invalid"}, {Confidence(4).String(), "invalid"},
+		{SourceTCP.String(), "tcp"}, {StateLost.String(), "lost"},
+		{Source(99).String(), "invalid"}, {State(4).String(), "invalid"},
 	} {
 		if row.got != row.want {
 			t.Errorf("%q, want %q", row.got, row.want)

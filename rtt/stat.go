@@ -14,13 +14,12 @@ const (
 	SourceTCP                   // handshake of a TCP connect: a fallback
 	SourceHTTP                  // HEAD request: a fallback that includes user space at both ends
 	SourcePassive               // minimum of a live connection, handed in by the application
-	SourceShared                // taken from the vector of another node of the own region
 )
 
 // String returns a short lower-case word.
 func (s Source) String() string { return word(sourceNames[:], int(s)) }
 
-var sourceNames = [...]string{"none", "udp", "tcp", "http", "passive", "shared"}
+var sourceNames = [...]string{"none", "udp", "tcp", "http", "passive"}
 
 // State says how much the last measurement is worth now.
 type State uint8
@@ -41,25 +40,6 @@ const (
 func (s State) String() string { return word(stateNames[:], int(s)) }
 
 var stateNames = [...]string{"unknown", "fresh", "stale", "lost"}
-
-// Confidence is a coarse grade of a base round trip.
-type Confidence uint8
-
-const (
-	// ConfidenceNone: there is no base.
-	ConfidenceNone Confidence = iota
-	// ConfidenceLow: one or two samples, or hearsay, or only samples that passed through user space (HTTP).
-	ConfidenceLow
-	// ConfidenceFair: three samples or more, but either too few for a settled minimum or timed in user space.
-	ConfidenceFair
-	// ConfidenceHigh: eight samples or more and the least of them was stamped by the kernels.
-	ConfidenceHigh
-)
-
-// String returns a short lower-case word.
-func (c Confidence) String() string { return word(confidenceNames[:], int(c)) }
-
-var confidenceNames = [...]string{"none", "low", "fair", "high"}
 
 func word(names []string, i int) string {
 	if i < len(names) {
@@ -95,10 +75,9 @@ func (f Fraction) Lower() float64 {
 
 // Sample is one measured round trip.
 type Sample struct {
-	RTT       time.Duration // as measured, with Residence already subtracted; must be positive
-	Residence time.Duration // how long the far end says it held the packet; 0 when it does not say
-	Source    Source
-	Kernel    bool // every stamp that matters was taken by a kernel, so that busy processes do not show
+	RTT    time.Duration // without the time the far end held the packet; must be positive
+	Source Source
+	Kernel bool // every stamp that matters was taken by a kernel, so that busy processes do not show
 }
 
 // Stat is what is known about the way to one node. It is a plain value.
@@ -111,14 +90,11 @@ type Stat struct {
 	LossOut Fraction // probes that did not arrive at the peer, by the peer's count
 	LossIn  Fraction // answers that did not come back, by the peer's count
 
-	Samples    int           // round trips in the window, at most 60
-	Age        time.Duration // since the last sample, when this value was made
-	State      State
-	Source     Source // of the sample that is the base
-	Kernel     bool   // the base was stamped by the kernels
-	Confidence Confidence
-
-	residence time.Duration // how much of the base rests on the far end's claim
+	Samples int           // round trips in the window, at most 60
+	Age     time.Duration // since the last sample, when this value was made
+	State   State
+	Source  Source // of the sample that is the base
+	Kernel  bool   // the base was stamped by the kernels
 }
 
 // Known reports whether there is a base and the node was not lost: whether the distance may be used.

@@ -7,8 +7,8 @@ import (
 	"time"
 )
 
-// Table is everything a node knows about distances at one moment: its own measurements, those of nodes that shared
-// theirs, and the order of regions and nodes. It never changes, so it is read without locks; load a new one with
+// Table is everything a node knows about distances at one moment: its measurements, and the order of regions and nodes. It
+// never changes, so it is read without locks; load a new one with
 // [Mesh.Table] for every decision and do not look twice.
 type Table struct {
 	self    Node
@@ -17,9 +17,6 @@ type Table struct {
 	regions []Region
 	index   map[string]int // of regions
 	nodes   []Place
-	shared  map[string]gathered
-	bad     []Disagreement
-	off     []string
 }
 
 type row struct {
@@ -38,13 +35,6 @@ type Region struct {
 	Source  Source
 	State   State
 	Sampled int // samples behind Base
-}
-
-// Pair is one cell of the matrix.
-type Pair struct {
-	From, FromRegion string
-	To, ToRegion     string
-	Stat
 }
 
 // At returns when the table was made.
@@ -99,74 +89,13 @@ func (t *Table) find(id string) (int, bool) {
 	return slices.BinarySearchFunc(t.rows, id, func(r row, id string) int { return strings.Compare(r.node.ID, id) })
 }
 
-// Between returns what from measured of the way to another node, false when that is not known here. A node's way to
-// itself is a Stat with base 0 and true.
-func (t *Table) Between(from, to string) (Stat, bool) {
-	if from == t.self.ID {
-		if to == from {
-			return Stat{State: StateFresh}, true
-		}
-		return t.To(to)
-	}
-	g, ok := t.shared[from]
-	if !ok {
-		return Stat{}, false
-	}
-	if to == from {
-		return Stat{State: StateFresh}, true
-	}
-	e := g.find(to)
-	if e == nil {
-		return Stat{}, false
-	}
-	return e.stat(t.at.Sub(g.at)), true
-}
-
-// BetweenRegions returns the least known base from any node of one region to any of another, 0 and true when they are
-// one region. It looks through all vectors of the region.
-func (t *Table) BetweenRegions(from, to string) (time.Duration, bool) {
-	if from == to {
-		return 0, true
-	}
-	best := time.Duration(0)
-	for p := range t.Pairs() {
-		if p.FromRegion == from && p.ToRegion == to && p.Known() && (best == 0 || p.Base < best) {
-			best = p.Base
-		}
-	}
-	return best, best > 0
-}
-
-// Pairs yields every pair that was measured, by this node and by those that shared their vectors, ordered by From and
-// then To. The rows of this node come first.
-func (t *Table) Pairs() iter.Seq[Pair] {
-	return func(yield func(Pair) bool) {
-		for _, r := range t.rows {
-			if !yield(Pair{t.self.ID, t.self.Region, r.node.ID, r.node.Region, r.stat}) {
+// All yields the peers, by ID, with what is known of the way to each.
+func (t *Table) All() iter.Seq2[Node, Stat] {
+	return func(yield func(Node, Stat) bool) {
+		for i := range t.rows {
+			if !yield(*t.rows[i].node, t.rows[i].stat) {
 				return
 			}
 		}
-		from := make([]string, 0, len(t.shared))
-		for id := range t.shared {
-			from = append(from, id)
-		}
-		slices.Sort(from)
-		for _, id := range from {
-			g := t.shared[id]
-			since := t.at.Sub(g.at)
-			for i := range g.Entries {
-				e := &g.Entries[i]
-				if !yield(Pair{id, g.Region, e.To, e.Region, e.stat(since)}) {
-					return
-				}
-			}
-		}
 	}
 }
-
-// Disagreements returns the pairs of this node and a peer whose two measurements have been more than 10 ms apart for
-// a minute. When the near one rests on the peer's word, the far one counts in the order.
-func (t *Table) Disagreements() []Disagreement { return t.bad }
-
-// Off returns the nodes whose view is off: more than half of their pairs, and at least two, disagree by more than 10 ms.
-func (t *Table) Off() []string { return t.off }

@@ -23,13 +23,3 @@ func (s State) MarshalText() ([]byte, error) {
 func (s *State) UnmarshalText(text []byte) error {
 	return enum.Unmarshal(s, "rtt: state", stateNames[:], text)
 }
-
-// MarshalText returns the confidence's name; a value without one is an error.
-func (c Confidence) MarshalText() ([]byte, error) {
-	return enum.Marshal("rtt: confidence", confidenceNames[:], uint8(c))
-}
-
-// UnmarshalText is the inverse of [Confidence.MarshalText]; the error lists the names.
-func (c *Confidence) UnmarshalText(text []byte) error {
-	return enum.Unmarshal(c, "rtt: confidence", confidenceNames[:], text)
-}

@@ -31,8 +31,8 @@ var cores = map[string]string{
 		ageing app app_json cell class doc errors explain machine outlier pick region request
 		score share snapshot strategy update view`,
 	"rtt": `
-		agree build choose clock estimator flight ladder loss order packet reflector
-		schedule stat table vector`,
+		build choose clock estimator flight ladder loss order packet reflector
+		schedule stat table`,
 	"backhaul": `
 		decide load bounce errors trace preface windows budget trail frames stall
 		keyauth liveness service tail`,

@@ -345,9 +345,9 @@ func (w *World) Snapshot() status.Snapshot {
 		}
 	}
 	for _, n := range w.meshes() {
-		for p := range n.mesh.Table().Pairs() {
-			if p.From == string(n.id) && (p.Known() || p.State == rtt.StateLost) {
-				s.RTT = append(s.RTT, status.RTT{From: p.From, To: p.To, MS: millis(p.Base), Loss: p.Loss.Value(), State: p.State.String()})
+		for to, p := range n.mesh.Table().All() {
+			if p.Known() || p.State == rtt.StateLost {
+				s.RTT = append(s.RTT, status.RTT{From: string(n.id), To: to.ID, MS: millis(p.Base), Loss: p.Loss.Value(), State: p.State.String()})
 			}
 		}
 	}
