@@ -3,8 +3,8 @@ package rtt_test
 import (
 	"context"
 	"fmt"
+	"net"
 	"sync"
-	"time"
 
 	"github.com/ebbkit/ebb/rtt"
 )
@@ -22,7 +22,7 @@ func Example() {
 	ams, err := rtt.New(rtt.Config{
 		Self: rtt.Node{ID: "ams-1", Region: "ams"}, Key: key, Listen: "127.0.0.1:0",
 		Peers: rtt.PeerList{fra.Self()},
-		Trace: &rtt.Trace{Table: func(t *rtt.Table) {
+		Trace: rtt.Trace{Table: func(t *rtt.Table) {
 			if _, ok := t.RTT("fra"); ok {
 				once.Do(func() { close(measured) })
 			}
@@ -56,65 +56,6 @@ func Example() {
 	// unknown is not near: 0s false
 }
 
-// The base is what the path takes without queues; it follows when the path itself changes.
-func ExampleEstimator() {
-	var e rtt.Estimator
-	now := time.Now()
-	second := func(rtts ...time.Duration) {
-		for _, d := range rtts {
-			now = now.Add(time.Second)
-			e.Observe(now, rtt.Sample{RTT: d, Source: rtt.SourceUDP, Kernel: true})
-		}
-	}
-	const ms = time.Millisecond
-	second(900*ms, 52*ms, 50*ms, 61*ms, 55*ms, 50*ms, 70*ms, 51*ms) // an outlier first, then queues
-	s := e.Stat(now)
-	fmt.Println(s.Base, s.State, s.Kernel)
-
-	for range 10 { // a route change
-		second(80 * ms)
-	}
-	fmt.Println(e.Stat(now).Base)
-
-	e.Miss()
-	e.Miss()
-	e.Miss()
-	fmt.Println(e.Stat(now).Base, e.State(now))
-	// Output:
-	// 50ms fresh true
-	// 80ms
-	// 80ms lost
-}
-
-// Two regions that are nearly equal do not change places on noise.
-func ExampleOrder() {
-	var o rtt.Order
-	now := time.Now()
-	show := func(ams, fra time.Duration) {
-		o.Update(now, []rtt.Candidate{
-			{Name: "ams", RTT: ams, State: rtt.StateFresh, Settled: true},
-			{Name: "fra", RTT: fra, State: rtt.StateFresh, Settled: true},
-			{Name: "gru", State: rtt.StateUnknown},
-		})
-		var names []string
-		for _, p := range o.Places() {
-			names = append(names, p.Name)
-		}
-		fmt.Println(names)
-		now = now.Add(5 * time.Second)
-	}
-	const ms = time.Millisecond
-	show(20*ms, 21*ms)
-	show(21*ms, 20*ms) // less than 2 ms better
-	show(30*ms, 20*ms) // better, but only now
-	show(30*ms, 20*ms) // for five seconds
-	// Output:
-	// [ams fra gru]
-	// [ams fra gru]
-	// [ams fra gru]
-	// [fra ams gru]
-}
-
 // One lost packet of one is no evidence of a bad path.
 func ExampleFraction() {
 	few, many := rtt.Fraction{Lost: 1, N: 10}, rtt.Fraction{Lost: 50, N: 500}
@@ -123,4 +64,42 @@ func ExampleFraction() {
 	// Output:
 	// 0.10 at least 0.02
 	// 0.10 at least 0.08
+}
+
+// A status page lists every peer with its distance and loss.
+func ExampleTable_All() {
+	m, err := rtt.New(rtt.Config{
+		Self: rtt.Node{ID: "ams-1", Region: "ams"}, Listen: "127.0.0.1:0",
+		Key: []byte("thirty-two bytes, better random!"),
+	})
+	if err != nil {
+		panic(err)
+	}
+	defer m.Close()
+	for node, s := range m.Table().All() {
+		fmt.Println(node.ID, node.Region, s.State, s.Base, s.Jitter(), s.Loss.Value())
+	}
+	fmt.Println("nothing is known before it runs:", len(m.Table().Regions()))
+	// Output:
+	// nothing is known before it runs: 0
+}
+
+// A connection to a peer that is there anyway measures the way as well.
+func ExampleMesh_Observe() {
+	m, err := rtt.New(rtt.Config{
+		Self: rtt.Node{ID: "ams-1", Region: "ams"}, Listen: "127.0.0.1:0",
+		Key: []byte("thirty-two bytes, better random!"),
+	})
+	if err != nil {
+		panic(err)
+	}
+	defer m.Close()
+	report := func(peer string, c net.Conn) bool { // now and then, for each connection
+		d, ok := rtt.MinRTT(c)
+		return ok && m.Observe(peer, rtt.Sample{RTT: d, Kernel: true})
+	}
+	c, _ := net.Pipe()
+	fmt.Println("a pipe has no round trip:", report("fra-1", c))
+	// Output:
+	// a pipe has no round trip: false
 }

@@ -7,16 +7,20 @@ import (
 	"math/rand/v2"
 	"net"
 	"net/netip"
-	"slices"
 	"sync"
 	"sync/atomic"
 	"time"
+
+	"github.com/ebbkit/ebb/rtt/internal/estimate"
+	"github.com/ebbkit/ebb/rtt/internal/probe"
 )
 
-// Mesh measures the way to its peers and answers their probes. Make one with [New] and run it with [Mesh.Run]. All
-// methods are safe for concurrent use; those that read (RTT, Table, Counters) take no lock.
+// Mesh measures the way to its peers and answers their probes. Make one with [New] and run it
+// with [Mesh.Run]. All methods are safe for concurrent use; those that read (RTT, Table,
+// Counters) take no lock.
 type Mesh struct {
 	cfg     Config
+	limits  limits
 	sock    socket
 	session uint64
 	born    time.Time
@@ -26,39 +30,20 @@ type Mesh struct {
 	wake    chan struct{} // one waiting token: something changed that Run should see now
 	ran     atomic.Bool
 	refresh atomic.Bool // peers are to be asked for now
-	ways    fallbacks
 
 	mu     sync.Mutex
-	peers  []*peer // by key; nil where free
-	byID   map[string]*peer
-	byHash map[uint32]*peer // by idHash; of two that collide (1 in 10^4 meshes of 1000 nodes) one is never answered
-	agenda agenda
-	bucket bucket
-	dirty  bool // something changed since the last table
-	urgent bool // and it is the first news of a peer
+	prober *probe.Prober
 
 	// owned by Run
-	builder builder
-	made    time.Time // of the last table
-	asked   time.Time // of the last list of peers
+	ranking probe.Ranking
+	asked   time.Time // when the last list of peers came
 }
 
-// peer is what the shell keeps of one node.
-type peer struct {
-	node   *Node // never changed in place: tables share it
-	key    int32
-	path   uint8 // rises when the address changes
-	busy   bool  // a fallback probe is under way
-	est    Estimator
-	pace   pace
-	ladder ladder
-	seq    uint64
-	far    uint64 // session that answered last
-	flying flights
-}
+// New makes a Mesh and binds its socket, so that [Mesh.Addr] is known before it runs. It starts
+// nothing.
+func New(c Config) (*Mesh, error) { return newMesh(c, usual) }
 
-// New makes a Mesh and binds its socket, so that [Mesh.Addr] is known before it runs. It starts nothing.
-func New(c Config) (*Mesh, error) {
+func newMesh(c Config, l limits) (*Mesh, error) {
 	c, err := c.resolve()
 	if err != nil {
 		return nil, err
@@ -72,37 +57,30 @@ func New(c Config) (*Mesh, error) {
 			return nil, fmt.Errorf("rtt: Config.Listen is %q: %w", listen, err)
 		}
 	}
+	keys, _ := keysOf(c.Key, nil)
 	now := time.Now()
-	if c.Incarnation == 0 {
-		c.Incarnation = uint64(max(now.UnixNano(), 1))
-	}
 	m := &Mesh{
 		cfg:     c,
+		limits:  l,
 		sock:    newSocket(c.Conn),
-		session: session(c.Self.ID, c.Incarnation),
+		session: probe.Session(c.Self.ID, uint64(now.UnixNano())),
 		born:    now,
 		wake:    make(chan struct{}, 1),
-		byID:    make(map[string]*peer),
-		byHash:  make(map[uint32]*peer),
-		bucket:  bucket{rate: float64(c.Budget), burst: float64(max(c.Budget/5, 8))},
-		builder: builder{self: c.Self},
+		ranking: probe.Ranking{Own: c.Self.Region},
 	}
-	m.ways.init()
-	m.keys.Store(new(copyKeys(c.Key, c.Accept)))
-	m.table.Store(m.builder.build(now, nil))
+	m.prober = probe.NewProber(probe.Config{
+		Session: m.session, Born: m.born, Near: c.Interval, Far: max(l.far, c.Interval),
+		Budget: l.budget,
+		// The runtime's generator is seeded by the system and cannot be predicted by a peer.
+		Random: rand.Uint64,
+	})
+	m.keys.Store(&keys)
+	m.table.Store(newTable(c.Self.Region, nil, nil))
 	return m, nil
 }
 
-func copyKeys(key []byte, accept [][]byte) [][]byte {
-	out := [][]byte{slices.Clone(key)}
-	for _, k := range accept {
-		out = append(out, slices.Clone(k))
-	}
-	return out
-}
-
-// Addr returns the address the Mesh is bound to, invalid when its Conn has none of IP and port. Unless it was bound
-// to one, the IP is unspecified.
+// Addr returns the address the Mesh is bound to, invalid when its Conn has none of IP and port.
+// Unless it was bound to one, the IP is unspecified.
 func (m *Mesh) Addr() netip.AddrPort { return addrPort(m.sock.addr()) }
 
 // Self returns the node this Mesh is, with Addr set to the bound address when it was given none.
@@ -117,16 +95,19 @@ func (m *Mesh) Self() Node {
 // Table returns the current snapshot. It is never nil.
 func (m *Mesh) Table() *Table { return m.table.Load() }
 
-// RTT returns the base round trip to the nearest node of a region, see [Table.RTT]: the own region is 0 and true,
-// unknown is 0 and false. It is the distance package balance asks for.
+// RTT returns the base round trip to the nearest node of a region, see [Table.RTT]: the own
+// region is 0 and true, unknown is 0 and false. It is the distance package balance asks for.
 func (m *Mesh) RTT(region string) (time.Duration, bool) { return m.table.Load().RTT(region) }
 
-// SetKeys replaces Config.Key and Config.Accept.
+// SetKeys replaces Config.Key. Packets of up to three further keys are believed too: to change the
+// key without a gap, accept the new one everywhere, then use it and accept the old one, then drop
+// that.
 func (m *Mesh) SetKeys(key []byte, accept ...[]byte) error {
-	if err := checkKeys(key, accept); err != nil {
+	keys, err := keysOf(key, accept)
+	if err != nil {
 		return err
 	}
-	m.keys.Store(new(copyKeys(key, accept)))
+	m.keys.Store(&keys)
 	return nil
 }
 
@@ -136,14 +117,6 @@ func (m *Mesh) Refresh() {
 	m.nudge()
 }
 
-// touch notes that the table is out of date. m.mu is held.
-func (m *Mesh) touch() {
-	if !m.dirty {
-		m.dirty = true
-		m.nudge()
-	}
-}
-
 func (m *Mesh) nudge() {
 	select {
 	case m.wake <- struct{}{}:
@@ -151,22 +124,34 @@ func (m *Mesh) nudge() {
 	}
 }
 
-// Observe takes in a round trip to a peer that was measured in passing, for example [MinRTT] of a connection to it,
-// and reports whether it was believed. Report only what moved since the last report: a sample says the peer is alive.
-// A zero s.Source means SourcePassive. It returns false for a node that is no peer.
+// Observe takes in a round trip to a peer that was measured in passing, for example [MinRTT] of a
+// connection to it, and reports whether it was believed. Report only what moved since the last
+// report: a sample says the peer is alive. A zero s.Source means SourcePassive. It returns false
+// for a node that is no peer.
 func (m *Mesh) Observe(id string, s Sample) bool {
 	if s.Source == SourceNone {
 		s.Source = SourcePassive
 	}
 	now := time.Now()
+	x := estimate.Sample{RTT: s.RTT, Source: estimate.Source(s.Source), Kernel: s.Kernel}
 	m.mu.Lock()
 	defer m.mu.Unlock()
-	p := m.byID[id]
-	if p == nil || !p.est.Observe(now, s) {
-		return false
+	defer m.look()
+	return m.prober.Observe(now, id, x)
+}
+
+// look wakes Run if the prober wants it. m.mu is held.
+func (m *Mesh) look() {
+	if m.prober.Wake() {
+		m.nudge()
 	}
-	m.touch()
-	return true
+}
+
+// sampled tells that a probe was answered. No lock is held.
+func (m *Mesh) sampled(peer string, s estimate.Sample) {
+	if f := m.cfg.Trace.Sample; f != nil {
+		f(peer, Sample{RTT: s.RTT, Source: Source(s.Source), Kernel: s.Kernel})
+	}
 }
 
 // Close releases the socket of a Mesh that was never run. After Run it does nothing.
@@ -180,8 +165,9 @@ func (m *Mesh) Close() error {
 // errRan is returned by a second Run.
 var errRan = errors.New("rtt: Mesh.Run was called before, or Close: make another mesh with New")
 
-// Run probes and answers until ctx ends or the socket fails. It then closes the socket, waits for everything it
-// started, and returns nil, or the socket's error. A Mesh runs once: another call returns an error, as one after Close does.
+// Run probes and answers until ctx ends or the socket fails. It then closes the socket, waits for
+// everything it started, and returns nil, or the socket's error. A Mesh runs once: another call
+// returns an error, as one after Close does.
 func (m *Mesh) Run(ctx context.Context) error {
 	if m.ran.Swap(true) {
 		return errRan
@@ -191,29 +177,25 @@ func (m *Mesh) Run(ctx context.Context) error {
 	var wg sync.WaitGroup
 	var broken error // read after wg.Wait
 	wg.Go(func() {
-		broken = m.serve(ctx)
+		broken = newResponder(m).serve(ctx)
 		cancel()
 	})
-	m.drive(ctx, &wg)
+	s := newSender(m)
+	m.drive(ctx, s)
 	_ = m.sock.close() // ends serve
-	m.ways.close()
+	s.close()
 	wg.Wait()
 	return broken
 }
 
-const (
-	peersEvery  = time.Second
-	tableEvery  = 200 * time.Millisecond // when something changed
-	tableRest   = time.Second            // when nothing did: ages and holds go on
-	urgentAfter = 5 * time.Millisecond   // the first news of a peer
-)
+// peersEvery is how often the list of peers is asked for.
+const peersEvery = time.Second
 
-// drive is the loop that owns the schedule and the table.
-func (m *Mesh) drive(ctx context.Context, wg *sync.WaitGroup) {
+// drive is the loop that sends probes and makes tables.
+func (m *Mesh) drive(ctx context.Context, s *sender) {
 	m.nudge() // the first round is due at once
 	timer := time.NewTimer(peersEvery)
 	defer timer.Stop()
-	out := newOutbox(m)
 	for {
 		select {
 		case <-ctx.Done():
@@ -224,9 +206,9 @@ func (m *Mesh) drive(ctx context.Context, wg *sync.WaitGroup) {
 		now := time.Now()
 		if m.refresh.Swap(false) || m.asked.IsZero() || now.Sub(m.asked) >= peersEvery {
 			m.asked = now
-			m.setPeers(now, choose(m.cfg.Self.ID, m.cfg.Peers.Peers(), m.cfg.MaxPeers))
+			m.ask(now)
 		}
-		next := out.round(ctx, wg, now)
+		next := s.round(ctx, now)
 		next = earlier(next, m.publish(now))
 		next = earlier(next, m.asked.Add(peersEvery))
 		timer.Reset(max(0, time.Until(next)))
@@ -240,61 +222,101 @@ func earlier(a, b time.Time) time.Time {
 	return a
 }
 
-// setPeers makes nodes, which have distinct IDs, the peers. A peer that stays keeps what is known of it; one whose
-// address changed is asked anew.
-func (m *Mesh) setPeers(now time.Time, nodes []Node) {
+// ask asks for the peers and chooses from them.
+func (m *Mesh) ask(now time.Time) {
+	list := m.cfg.Peers.Peers()
+	nodes := make([]probe.Node, len(list))
+	for i, n := range list {
+		n.Addr, n.TCP = unmap(n.Addr), unmap(n.TCP)
+		nodes[i] = probe.Node(n)
+	}
+	nodes = probe.Choose(m.cfg.Self.ID, nodes, m.limits.peers)
 	m.mu.Lock()
 	defer m.mu.Unlock()
-	keep := make(map[string]bool, len(nodes))
-	for _, n := range nodes {
-		keep[n.ID] = true
-		n.Addr, n.TCP = unmap(n.Addr), unmap(n.TCP)
-		p := m.byID[n.ID]
-		if p == nil {
-			m.add(now, n)
-			continue
-		}
-		if *p.node == n {
-			continue
-		}
-		if p.node.Addr != n.Addr {
-			p.path++
-			p.flying = flights{} // what went to the old address says nothing of the new one
-			p.est.Restart()
-			p.ladder = ladder{}
-			p.pace.begin(now, rand.Uint64())
-			m.agenda.set(p.key, p.pace.next)
-		}
-		p.node = &n
-		m.dirty = true
+	m.prober.SetPeers(now, nodes)
+}
+
+// publish makes a new table when it is time and returns when it will be.
+func (m *Mesh) publish(now time.Time) time.Time {
+	m.mu.Lock()
+	if at := m.prober.TableDue(); now.Before(at) {
+		m.mu.Unlock()
+		return at
 	}
-	for id, p := range m.byID {
-		if !keep[id] {
-			m.agenda.remove(p.key)
-			m.peers[p.key] = nil
-			delete(m.byID, id)
-			if h := idHash(id); m.byHash[h] == p {
-				delete(m.byHash, h)
-			}
-			m.dirty = true
+	rows := m.prober.Rows(now)
+	m.mu.Unlock()
+
+	regions, nodes := m.ranking.Update(now, rows)
+	t := newTable(m.cfg.Self.Region, rows, regions)
+	old := m.table.Swap(t)
+	near := probe.Near(regions, nodes)
+	m.mu.Lock()
+	m.prober.Pace(near)
+	next := m.prober.TableDue()
+	m.mu.Unlock()
+	m.tell(old, t)
+	return next
+}
+
+// tell reports what differs between two tables.
+func (m *Mesh) tell(old, t *Table) {
+	lost, back := t.changes(old)
+	log := m.cfg.Logger
+	for _, r := range lost {
+		log.Info("rtt: peer lost", "peer", r.Node.ID, "region", r.Node.Region)
+		if f := m.cfg.Trace.Lost; f != nil {
+			f(r.Node.ID)
 		}
+	}
+	for _, r := range back {
+		log.Info("rtt: peer back", "peer", r.Node.ID, "region", r.Node.Region, "rtt", r.Stat.Base)
+		if f := m.cfg.Trace.Back; f != nil {
+			f(r.Node.ID)
+		}
+	}
+	if f := m.cfg.Trace.Table; f != nil {
+		f(t)
 	}
 }
 
-func (m *Mesh) add(now time.Time, n Node) {
-	key := slices.Index(m.peers, nil)
-	if key < 0 {
-		key = len(m.peers)
-		m.peers = append(m.peers, nil)
+// counters count what a Mesh did.
+type counters struct {
+	sent, answered, asked, replied, sendErrors atomic.Uint64
+	dropped                                    [probe.Drops]atomic.Uint64
+}
+
+// Counters is what a Mesh has done so far, in packets.
+type Counters struct {
+	Sent       uint64 // probes sent, fallbacks included
+	Answered   uint64 // of them answered and believed
+	Asked      uint64 // probes of others received and believed
+	Replied    uint64 // of them answered
+	SendErrors uint64 // writes the socket refused
+
+	// Dropped in silence:
+	Malformed uint64 // wrong size, version or type
+	Forged    uint64 // wrong key or MAC
+	Replayed  uint64 // probes seen before
+	Limited   uint64 // probes beyond the rate of one sender
+	Unasked   uint64 // replies nobody waits for, duplicates, and those from another address
+	Stranger  uint64 // replies by nodes that are not peers
+}
+
+// Counters returns what was counted so far.
+func (m *Mesh) Counters() Counters {
+	c := &m.count
+	dropped := func(whys ...probe.Drop) (n uint64) {
+		for _, why := range whys {
+			n += c.dropped[why].Load()
+		}
+		return n
 	}
-	// A peer that was forgotten and is back still remembers our sequences, and takes lower ones for replays. No peer is
-	// asked once a millisecond, so the time since New is above all that were used.
-	p := &peer{node: &n, key: int32(key), seq: uint64(now.Sub(m.born) / time.Millisecond)}
-	p.pace.every = m.cfg.Interval
-	p.pace.begin(now, rand.Uint64())
-	m.peers[key] = p
-	m.byID[n.ID] = p
-	m.byHash[idHash(n.ID)] = p
-	m.agenda.set(p.key, p.pace.next)
-	m.dirty = true
+	return Counters{
+		Sent: c.sent.Load(), Answered: c.answered.Load(), Asked: c.asked.Load(),
+		Replied: c.replied.Load(), SendErrors: c.sendErrors.Load(),
+		Malformed: dropped(probe.DropSize, probe.DropVersion, probe.DropType),
+		Forged:    dropped(probe.DropKey, probe.DropForged),
+		Replayed:  dropped(probe.DropReplayed), Limited: dropped(probe.DropLimited),
+		Unasked: dropped(probe.DropUnasked), Stranger: dropped(probe.DropStranger),
+	}
 }

@@ -108,6 +108,9 @@ func TestMeshTrueVersusMeasured(t *testing.T) {
 	})
 }
 
+// firstStat returns what is known of the first peer.
+func firstStat(m *Mesh) Stat { return statOf(&m.Table().rows[0].Stat) }
+
 // Keys change without a gap: accept the new one everywhere, use it, drop the old one.
 func TestMeshKeyRotation(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
@@ -130,7 +133,7 @@ func TestMeshKeyRotation(t *testing.T) {
 			}
 			time.Sleep(10 * time.Second)
 			for _, m := range []*Mesh{a, b} {
-				if s := m.Table().rows[0].stat; s.State != StateFresh || s.Loss.Lost > 0 || m.Counters().Forged > 0 {
+				if s := firstStat(m); s.State != StateFresh || s.Loss.Lost > 0 || m.Counters().Forged > 0 {
 					t.Fatalf("while keys change: %+v, %+v", s, m.Counters())
 				}
 			}
@@ -140,7 +143,7 @@ func TestMeshKeyRotation(t *testing.T) {
 		}
 		_ = a.SetKeys(secretA) // now they differ
 		time.Sleep(10 * time.Second)
-		if s := a.Table().rows[0].stat; s.State != StateLost || b.Counters().Forged == 0 {
+		if s := firstStat(a); s.State != StateLost || b.Counters().Forged == 0 {
 			t.Errorf("with different keys: %v, %+v", s.State, b.Counters())
 		}
 	})
@@ -166,7 +169,7 @@ func TestMeshTraceHoldsNoLock(t *testing.T) {
 		var use1 sync.Mutex
 		each := func() { use1.Lock(); defer use1.Unlock(); use() }
 		a, _ := w.start("a", "ra", 1, func(c *Config) {
-			c.Trace = &Trace{Sample: func(string, Sample) { each() }, Table: func(*Table) { each() }, Lost: func(string) { each() }, Back: func(string) { each() }}
+			c.Trace = Trace{Sample: func(string, Sample) { each() }, Table: func(*Table) { each() }, Lost: func(string) { each() }, Back: func(string) { each() }}
 		})
 		mu.Lock()
 		m = a

@@ -62,10 +62,10 @@ func start(t *testing.T, id, region string, edit func(*rtt.Config)) (*rtt.Mesh, 
 }
 
 // tables returns a Trace that passes on every table until ok says so, and a func that waits for it.
-func tables(t *testing.T, ok func(*rtt.Table) bool) (*rtt.Trace, func()) {
+func tables(t *testing.T, ok func(*rtt.Table) bool) (rtt.Trace, func()) {
 	done := make(chan struct{})
 	var once sync.Once
-	return &rtt.Trace{Table: func(tab *rtt.Table) {
+	return rtt.Trace{Table: func(tab *rtt.Table) {
 			if ok(tab) {
 				once.Do(func() { close(done) })
 			}
@@ -253,6 +253,18 @@ func TestNewSaysWhatIsWrong(t *testing.T) {
 	if !m.Addr().IsValid() || m.Addr().Port() == 0 || m.Self().Addr != m.Addr() || m.Table() == nil {
 		t.Errorf("before Run: addr %v, self %+v", m.Addr(), m.Self())
 	}
+	for _, row := range []struct {
+		keys [][]byte
+		want string
+	}{
+		{[][]byte{testKey, testKey, []byte("short")}, "key 3 of 3 has 5 bytes"},
+		{[][]byte{testKey, testKey, testKey, testKey, testKey}, "SetKeys got 4 further keys"},
+	} {
+		err := m.SetKeys(row.keys[0], row.keys[1:]...)
+		if err == nil || !strings.Contains(err.Error(), row.want) {
+			t.Errorf("%v, want it to say %q", err, row.want)
+		}
+	}
 	if err := m.Close(); err != nil {
 		t.Error(err)
 	}
@@ -267,13 +279,8 @@ func TestNewSaysWhatIsWrong(t *testing.T) {
 		{func(c *rtt.Config) { c.Self.ID = strings.Repeat("x", 256) }, "Config.Self.ID"},
 		{func(c *rtt.Config) { c.Self.Region = strings.Repeat("x", 256) }, "Config.Self.Region"},
 		{func(c *rtt.Config) { c.Key = nil }, "Config.Key has 0 bytes: use at least 16"},
-		{func(c *rtt.Config) { c.Accept = [][]byte{testKey, []byte("short")} }, "Config.Accept[1]"},
-		{func(c *rtt.Config) { c.Accept = [][]byte{testKey, testKey, testKey, testKey} }, "Config.Accept has 4"},
 		{func(c *rtt.Config) { c.Interval = -1 }, "Config.Interval"},
 		{func(c *rtt.Config) { c.Interval = time.Millisecond }, "Config.Interval"},
-		{func(c *rtt.Config) { c.Interval, c.FarInterval = time.Minute, time.Second }, "FarInterval"},
-		{func(c *rtt.Config) { c.MaxPeers = -1 }, "Config.MaxPeers"},
-		{func(c *rtt.Config) { c.Budget = -1 }, "Config.Budget"},
 		{func(c *rtt.Config) { c.Listen = "nowhere" }, `Config.Listen is "nowhere"`},
 		{func(c *rtt.Config) { c.Conn = &net.UDPConn{} }, "Config.Conn is set"},
 	} {

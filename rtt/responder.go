@@ -4,133 +4,124 @@ import (
 	"context"
 	"errors"
 	"net"
-	"sync/atomic"
+	"net/netip"
 	"time"
+
+	"github.com/ebbkit/ebb/rtt/internal/estimate"
+	"github.com/ebbkit/ebb/rtt/internal/probe"
 )
 
-// counters count what a Mesh did.
-type counters struct {
-	sent, answered, asked, replied, sendErrors atomic.Uint64
-	dropped                                    [drops]atomic.Uint64
+const (
+	// answersPerSender and second is far above what any peer asks for: three in 300 ms, then one per
+	// second. A mesh that is configured to ask more often answers more often.
+	answersPerSender = 20
+	sendersKept      = 4096
+	// readErrors in a row and close together mean that the socket is broken.
+	readErrors = 100
+)
+
+// responder reads datagrams: it answers probes and passes on replies. Its goroutine owns it.
+type responder struct {
+	m         *Mesh
+	keys      *[][]byte
+	codec     *probe.Codec
+	reflector *probe.Reflector
+	guard     estimate.ClockGuard
+	in        [probe.PacketSize + 40]byte // larger than a packet, so that an oversized one shows
+	out       [probe.PacketSize]byte
+	fails     int
+	failed    time.Time // when a read failed last
 }
 
-// Counters is what a Mesh has done so far, in packets.
-type Counters struct {
-	Sent       uint64 // probes sent, fallbacks included
-	Answered   uint64 // of them answered and believed
-	Asked      uint64 // probes of others received and believed
-	Replied    uint64 // of them answered
-	SendErrors uint64 // writes the socket refused
-
-	// Dropped in silence:
-	Malformed uint64 // wrong size, version or type
-	Forged    uint64 // wrong key or MAC
-	Replayed  uint64 // probes seen before
-	Limited   uint64 // probes beyond the rate of one sender
-	Unasked   uint64 // replies nobody waits for, duplicates, and those from another address
-	Stranger  uint64 // replies by nodes that are not peers
-}
-
-// Counters returns what was counted so far.
-func (m *Mesh) Counters() Counters {
-	c, d := &m.count, &m.count.dropped
-	return Counters{
-		Sent: c.sent.Load(), Answered: c.answered.Load(), Asked: c.asked.Load(), Replied: c.replied.Load(),
-		SendErrors: c.sendErrors.Load(),
-		Malformed:  d[dropSize].Load() + d[dropVersion].Load() + d[dropType].Load(),
-		Forged:     d[dropKey].Load() + d[dropForged].Load(),
-		Replayed:   d[dropReplayed].Load(), Limited: d[dropLimited].Load(),
-		Unasked: d[dropUnasked].Load(), Stranger: d[dropStranger].Load(),
+func newResponder(m *Mesh) *responder {
+	rate := max(answersPerSender, 3/m.cfg.Interval.Seconds())
+	return &responder{
+		m: m, reflector: probe.NewReflector(m.session, rate, int(2*rate), sendersKept),
 	}
 }
 
-const (
-	// answersPerSender and second is far above what any peer asks for: three in 300 ms, then one per second. A mesh that
-	// is configured to ask more often answers more often.
-	answersPerSender = 20
-	sendersKept      = 4096
-	readErrors       = 100 // in a row and close together, then the socket is taken for broken
-)
-
-// serve reads datagrams until the socket is closed: it answers probes and takes in replies. It returns nil when it
-// ended because ctx did.
-func (m *Mesh) serve(ctx context.Context) error {
-	var (
-		buf   [packetSize + 40]byte // larger than a packet, so that an oversized one shows
-		out   [packetSize]byte
-		p     packet
-		keys  *[][]byte
-		codec *codec
-		guard clockGuard
-		rate  = max(answersPerSender, 3/m.cfg.Interval.Seconds())
-		refl  = newReflector(m.session, rate, int(2*rate), sendersKept)
-		fails int
-		at    time.Time // of the last failure
-	)
+// serve reads until the socket is closed. It returns nil when it ended because ctx did.
+func (r *responder) serve(ctx context.Context) error {
 	for {
-		n, from, stamp, err := m.sock.read(buf[:])
+		n, from, stamp, err := r.m.sock.read(r.in[:])
 		if err != nil {
 			if ctx.Err() != nil {
 				return nil
 			}
-			// Some systems report here that a packet sent earlier found nobody. That is no reason to stop.
-			now := time.Now()
-			if now.Sub(at) > 100*time.Millisecond {
-				fails = 0
-			}
-			at = now
-			if fails++; fails == readErrors || errors.Is(err, net.ErrClosed) {
+			if r.broken(err) {
 				return err
 			}
 			continue
 		}
-		fails = 0
-		now := time.Now()
-		if k := m.keys.Load(); k != keys {
-			keys, codec = k, newCodec(*k)
-		}
-		steady := guard.read(wall(now), mono(now))
-		a := arrival{from: from, now: now, stamped: stamp != 0 && steady, queued: wall(now) - time.Duration(stamp)}
-		why := codec.open(buf[:n], &p)
-		switch {
-		case why != dropNone:
-		case p.kind == typeReply:
-			if why = m.reply(&a, &p); why == dropNone {
-				m.count.answered.Add(1)
-			}
-		default:
-			if p.prober == m.session {
-				why = dropReplayed // our own probe, come back
-				break
-			}
-			if why = refl.answer(now, &p); why != dropNone {
-				break
-			}
-			m.count.asked.Add(1)
-			m.answer(&a, &p, codec, &out)
-		}
-		if why != dropNone {
-			m.count.dropped[why].Add(1)
+		r.fails = 0
+		a := r.arrival(from, stamp)
+		if why := r.take(n, &a); why != probe.DropNone {
+			r.m.count.dropped[why].Add(1)
 		}
 	}
 }
 
-// answer stamps and sends a reply. Between the two stamps lies everything this process had to wait for: the queue in
-// the socket, measured by the wall clock since the kernel's stamp, and the time since, by the monotonic clock.
-func (m *Mesh) answer(a *arrival, p *packet, c *codec, out *[packetSize]byte) {
-	held := time.Duration(0)
-	if a.stamped && a.queued >= 0 && a.queued < maxRTT {
-		held = a.queued
-		p.flags |= flagKernel
+// broken reports whether an error of the socket is its end. Some systems report here that a packet
+// sent earlier found nobody, which is no reason to stop.
+func (r *responder) broken(err error) bool {
+	now := time.Now()
+	if now.Sub(r.failed) > 100*time.Millisecond {
+		r.fails = 0
 	}
-	// The receive stamp has no meaning of its own; only the difference counts. A constant in its place would do, but
-	// real ones help whoever reads a capture.
-	p.received = uint64(wall(a.now) - held)
-	p.sent = p.received + uint64(held+time.Since(a.now))
-	c.seal(out, p)
-	if err := m.sock.write(out[:], a.from); err != nil {
-		m.count.sendErrors.Add(1)
-		return
+	r.failed = now
+	r.fails++
+	return r.fails == readErrors || errors.Is(err, net.ErrClosed)
+}
+
+// arrival makes one of a datagram that has just been read. stamp is the kernel's, 0 without one.
+func (r *responder) arrival(from netip.AddrPort, stamp int64) probe.Arrival {
+	now := time.Now()
+	wall := time.Duration(now.UnixNano())
+	steady := r.guard.Read(wall, now.Sub(r.m.born))
+	return probe.Arrival{
+		From: from, Now: now, Stamped: stamp != 0 && steady, Queued: wall - time.Duration(stamp),
 	}
-	m.count.replied.Add(1)
+}
+
+// take takes in the n bytes that arrived, or says why not.
+func (r *responder) take(n int, a *probe.Arrival) probe.Drop {
+	if k := r.m.keys.Load(); k != r.keys {
+		r.keys, r.codec = k, probe.NewCodec(*k)
+	}
+	var p probe.Packet
+	if why := r.codec.Open(r.in[:n], &p); why != probe.DropNone {
+		return why
+	}
+	if p.IsReply() {
+		return r.reply(a, &p)
+	}
+	if why := r.reflector.Answer(a.Now, &p); why != probe.DropNone {
+		return why
+	}
+	r.m.count.asked.Add(1)
+	p.Stamp(a, time.Now())
+	r.codec.Seal(&r.out, &p)
+	if err := r.m.sock.write(r.out[:], a.From); err != nil {
+		r.m.count.sendErrors.Add(1)
+		return probe.DropNone
+	}
+	r.m.count.replied.Add(1)
+	return probe.DropNone
+}
+
+// reply passes an authenticated reply on.
+func (r *responder) reply(a *probe.Arrival, p *probe.Packet) probe.Drop {
+	m := r.m
+	m.mu.Lock()
+	answer, why := m.prober.Reply(a, p)
+	m.look()
+	m.mu.Unlock()
+	if why != probe.DropNone {
+		return why
+	}
+	m.count.answered.Add(1)
+	if answer.Believed {
+		m.sampled(answer.Peer, answer.Sample)
+	}
+	return probe.DropNone
 }

@@ -9,6 +9,8 @@ import (
 	"testing"
 	"testing/synctest"
 	"time"
+
+	"github.com/ebbkit/ebb/rtt/internal/probe"
 )
 
 // fleet is a socket with n nodes behind it, which answer like a Mesh would, each at its own distance. They also probe
@@ -16,8 +18,8 @@ import (
 type fleet struct {
 	simconn
 	mu     sync.Mutex
-	codec  *codec
-	nodes  []*reflector
+	codec  *probe.Codec
+	nodes  []*probe.Reflector
 	seq    []uint64
 	out    int // bytes the mesh sent
 	in     int // and got
@@ -25,12 +27,13 @@ type fleet struct {
 }
 
 func newFleet(n int) *fleet {
-	f := &fleet{codec: newCodec([][]byte{secretA}), seq: make([]uint64, n)}
+	f := &fleet{codec: probe.NewCodec([][]byte{secretA}), seq: make([]uint64, n)}
 	f.self, f.simconn.in, f.closed = simAddr(65535), make(chan simpacket, 4096), make(chan struct{})
 	f.simconn.net = newSimnet()
 	for i := range n {
-		r := newReflector(session(fleetID(i), 1), 100, 100, 4)
-		r.senders[session("me", 1)] = &sender{} // now, so that the test's memory is not counted
+		r := probe.NewReflector(probe.Session(fleetID(i), 1), 100, 100, 4)
+		p := probe.NewProbe(1, 1, 1)
+		r.Answer(time.Now(), &p) // now, so that the memory of what it remembers is not counted
 		f.nodes = append(f.nodes, r)
 	}
 	return f
@@ -51,23 +54,24 @@ func (f *fleet) WriteTo(b []byte, to net.Addr) (int, error) {
 	f.out += len(b)
 	a := addrPort(to).Addr().As4()
 	i := int(a[2])<<8 | int(a[3])
-	var p packet
-	if f.codec.open(b, &p) != dropNone || p.kind != typeProbe {
+	var p probe.Packet
+	if f.codec.Open(b, &p) != probe.DropNone || p.IsReply() {
 		return len(b), nil
 	}
 	f.probes++
-	if f.nodes[i].answer(time.Now(), &p) != dropNone {
+	if f.nodes[i].Answer(time.Now(), &p) != probe.DropNone {
 		return len(b), nil
 	}
 	f.later(i, p)
 	f.seq[i]++
-	f.later(i, packet{kind: typeProbe, prober: f.nodes[i].session, seq: f.seq[i], nonce: 1})
+	f.later(i, probe.NewProbe(probe.Session(fleetID(i), 1), f.seq[i], 1))
 	return len(b), nil
 }
 
 // later delivers p from node i after its distance of 1 to 200 ms.
-func (f *fleet) later(i int, p packet) {
-	raw := sealed(f.codec, p)
+func (f *fleet) later(i int, p probe.Packet) {
+	raw := make([]byte, probe.PacketSize)
+	f.codec.Seal((*[probe.PacketSize]byte)(raw), &p)
 	time.AfterFunc(time.Duration(1+i*37%200)*ms, func() {
 		f.mu.Lock()
 		f.in += len(raw)
@@ -85,7 +89,7 @@ func TestScale500Peers(t *testing.T) {
 		runtime.GC()
 		runtime.GC() // pools let go of what they hold in the second
 		runtime.ReadMemStats(&before)
-		m, err := New(Config{Self: Node{ID: "me", Region: "home"}, Incarnation: 1, Key: secretA, Peers: f.peers(40), Conn: f})
+		m, err := New(Config{Self: Node{ID: "me", Region: "home"}, Key: secretA, Peers: f.peers(40), Conn: f})
 		if err != nil {
 			t.Fatal(err)
 		}
@@ -109,8 +113,8 @@ func TestScale500Peers(t *testing.T) {
 		f.mu.Unlock()
 		time.Sleep(seconds * time.Second)
 		f.mu.Lock()
-		packet := float64(packetSize + headers)
-		out, in := float64(f.out)*packet/packetSize/seconds/1000, float64(f.in)*packet/packetSize/seconds/1000
+		packet := float64(probe.PacketSize + headers)
+		out, in := float64(f.out)*packet/probe.PacketSize/seconds/1000, float64(f.in)*packet/probe.PacketSize/seconds/1000
 		probes := float64(f.probes) / seconds
 		f.mu.Unlock()
 		size := 1e9 // the least of some moments: of one, another test's remains may be a part
@@ -141,7 +145,9 @@ func TestScale500Peers(t *testing.T) {
 func TestScaleBudget(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		f := newFleet(400)
-		m, err := New(Config{Self: Node{ID: "me"}, Key: secretA, Peers: f.peers(400), Conn: f, Budget: 50, MaxPeers: 300})
+		few := usual
+		few.budget, few.peers = 50, 300
+		m, err := newMesh(Config{Self: Node{ID: "me"}, Key: secretA, Peers: f.peers(400), Conn: f}, few)
 		if err != nil {
 			t.Fatal(err)
 		}

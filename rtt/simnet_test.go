@@ -10,6 +10,21 @@ import (
 	"time"
 )
 
+const ms = time.Millisecond
+
+var epoch = time.Date(2026, 1, 1, 0, 0, 0, 0, time.UTC)
+
+var (
+	secretA = []byte("sixteen bytes, A")
+	secretB = []byte("sixteen bytes, B")
+)
+
+// The types of packets, which stand in byte 4.
+const (
+	typeProbe = 1
+	typeReply = 2
+)
+
 // simnet is a network in memory, for synctest bubbles: packets take virtual time.
 type simnet struct {
 	// link says what becomes of a packet: when its copies arrive, none for a lost one. It may change b. Nil means at

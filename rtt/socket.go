@@ -4,12 +4,12 @@ import (
 	"fmt"
 	"net"
 	"net/netip"
-	"time"
 )
 
 // socket is what Mesh needs of a datagram socket.
 type socket interface {
-	// read fills b with one datagram. stamp is the kernel's receive time on the wall clock, ns, and 0 without one.
+	// read fills b with one datagram. stamp is the kernel's receive time on the wall clock, ns, and
+	// 0 without one.
 	read(b []byte) (n int, from netip.AddrPort, stamp int64, err error)
 	write(b []byte, to netip.AddrPort) error
 	addr() net.Addr
@@ -21,8 +21,8 @@ func newSocket(c net.PacketConn) socket {
 	if !ok {
 		return plainSocket{c}
 	}
-	// Room for a second of answers that arrive while this process is not running; the default holds 200 packets or so.
-	// Failing is fine: a smaller buffer only loses packets sooner.
+	// Room for a second of answers that arrive while this process is not running; the default holds
+	// 200 packets or so. Failing is fine: a smaller buffer only loses packets sooner.
 	_ = u.SetReadBuffer(1 << 20)
 	return newUDPSocket(u)
 }
@@ -62,15 +62,6 @@ func addrPort(a net.Addr) netip.AddrPort {
 	}
 	return netip.AddrPort{}
 }
-
-// started is the origin of monotonic readings.
-var started = time.Now()
-
-// mono returns the monotonic part of t.
-func mono(t time.Time) time.Duration { return t.Sub(started) }
-
-// wall returns the wall clock part of t.
-func wall(t time.Time) time.Duration { return time.Duration(t.UnixNano()) }
 
 // plainUDP is a UDP socket without kernel stamps; unlike plainSocket it does not allocate.
 type plainUDP struct{ c *net.UDPConn }

@@ -38,8 +38,8 @@ func (s *udpSocket) read(b []byte) (int, netip.AddrPort, int64, error) {
 	return n, unmap(from), stampOf(oob[:oobn]), nil
 }
 
-// stampOf finds the receive stamp among control messages. It is syscall.ParseSocketControlMessage without its
-// allocation, for one message whose place in oob is aligned.
+// stampOf finds the receive stamp among control messages. It is syscall.ParseSocketControlMessage
+// without its allocation, for one message whose place in oob is aligned.
 func stampOf(oob []byte) int64 {
 	const head = syscall.SizeofCmsghdr
 	const align = unsafe.Sizeof(uintptr(0)) - 1

@@ -17,7 +17,7 @@ func TestPlainUDPIsMarked(t *testing.T) {
 	for _, id := range []string{"b", "a"} {
 		c := Config{Self: Node{ID: id, Region: id}, Key: secretA, Listen: "127.0.0.1:0", Peers: peers}
 		if id == "a" {
-			c.Trace = &Trace{Sample: func(_ string, s Sample) {
+			c.Trace = Trace{Sample: func(_ string, s Sample) {
 				select {
 				case news <- s:
 				default:
@@ -67,16 +67,5 @@ func TestAddrPort(t *testing.T) {
 	}
 	if got := unmap(netip.AddrPort{}); got.IsValid() || got != (netip.AddrPort{}) {
 		t.Errorf("no address: %v", got)
-	}
-}
-
-func TestWords(t *testing.T) {
-	for _, row := range []struct{ got, want string }{
-		{SourceTCP.String(), "tcp"}, {StateLost.String(), "lost"},
-		{Source(99).String(), "invalid"}, {State(4).String(), "invalid"},
-	} {
-		if row.got != row.want {
-			t.Errorf("%q, want %q", row.got, row.want)
-		}
 	}
 }

@@ -3,53 +3,76 @@ package rtt
 import (
 	"math"
 	"time"
+
+	"github.com/ebbkit/ebb/internal/enum"
+	"github.com/ebbkit/ebb/rtt/internal/estimate"
 )
 
-// Source says how a round trip was measured.
+// Source says how a round trip was measured. In JSON, flags and logs it is its name.
 type Source uint8
 
 const (
-	SourceNone    Source = iota // nothing measured
-	SourceUDP                   // authenticated probe over UDP
-	SourceTCP                   // handshake of a TCP connect: a fallback
-	SourceHTTP                  // HEAD request: a fallback that includes user space at both ends
-	SourcePassive               // minimum of a live connection, handed in by the application
+	SourceNone    = Source(estimate.SourceNone)    // nothing measured
+	SourceUDP     = Source(estimate.SourceUDP)     // authenticated probe over UDP
+	SourceTCP     = Source(estimate.SourceTCP)     // handshake of a TCP connect: a fallback
+	SourceHTTP    = Source(estimate.SourceHTTP)    // HEAD request: a fallback through user space
+	SourcePassive = Source(estimate.SourcePassive) // minimum of a live connection, see [Mesh.Observe]
 )
-
-// String returns a short lower-case word.
-func (s Source) String() string { return word(sourceNames[:], int(s)) }
 
 var sourceNames = [...]string{"none", "udp", "tcp", "http", "passive"}
 
-// State says how much the last measurement is worth now.
+// String returns the name.
+func (s Source) String() string { return name(sourceNames[:], uint8(s)) }
+
+// MarshalText returns the source's name; a value without one is an error.
+func (s Source) MarshalText() ([]byte, error) {
+	return enum.Marshal("rtt: source", sourceNames[:], uint8(s))
+}
+
+// UnmarshalText is the inverse of [Source.MarshalText]; the error lists the names.
+func (s *Source) UnmarshalText(text []byte) error {
+	return enum.Unmarshal(s, "rtt: source", sourceNames[:], text)
+}
+
+// State says what the last measurement is worth now. In JSON, flags and logs it is its name.
 type State uint8
 
 const (
 	// StateUnknown: nothing was ever measured. Unknown is not near.
-	StateUnknown State = iota
+	StateUnknown = State(estimate.StateUnknown)
 	// StateFresh: measured within the last three probe intervals and a second.
-	StateFresh
+	StateFresh = State(estimate.StateFresh)
 	// StateStale: measured once, but not lately. The distance is still the best guess there is.
-	StateStale
-	// StateLost: the last three probes went unanswered for three times their usual round trip (0.2 to 1 s, or half again
-	// of a longer one), and nothing else was heard since.
-	StateLost
+	StateStale = State(estimate.StateStale)
+	// StateLost: the last three probes went unanswered for three times their usual round trip (0.2
+	// to 1 s, or half again of a longer one), and nothing else was heard since.
+	StateLost = State(estimate.StateLost)
 )
-
-// String returns a short lower-case word.
-func (s State) String() string { return word(stateNames[:], int(s)) }
 
 var stateNames = [...]string{"unknown", "fresh", "stale", "lost"}
 
-func word(names []string, i int) string {
-	if i < len(names) {
+// String returns the name.
+func (s State) String() string { return name(stateNames[:], uint8(s)) }
+
+// MarshalText returns the state's name; a value without one is an error.
+func (s State) MarshalText() ([]byte, error) {
+	return enum.Marshal("rtt: state", stateNames[:], uint8(s))
+}
+
+// UnmarshalText is the inverse of [State.MarshalText]; the error lists the names.
+func (s *State) UnmarshalText(text []byte) error {
+	return enum.Unmarshal(s, "rtt: state", stateNames[:], text)
+}
+
+func name(names []string, i uint8) string {
+	if int(i) < len(names) {
 		return names[i]
 	}
 	return "invalid"
 }
 
-// Fraction is a share of lost packets together with the number it was counted over, because 1 of 3 and 100 of 300 are
-// different news. The zero value says nothing was counted.
+// Fraction is a share of lost packets together with the number it was counted over, because 1 of 3
+// and 100 of 300 are different news. The zero value says nothing was counted.
 type Fraction struct{ Lost, N uint32 }
 
 // Value returns Lost / N, and 0 when nothing was counted.
@@ -60,8 +83,9 @@ func (f Fraction) Value() float64 {
 	return min(float64(f.Lost)/float64(f.N), 1)
 }
 
-// Lower returns the lower end of the 95 % Wilson interval: the loss there is evidence for. Act on it rather than on
-// Value: the first lost packet of a new peer is a Value of 1 and a Lower of 0.2.
+// Lower returns the lower end of the 95 % Wilson interval: the loss there is evidence for. Act on
+// it rather than on Value: the first lost packet of a new peer is a Value of 1 and a Lower of
+// 0.2.
 func (f Fraction) Lower() float64 {
 	if f.N == 0 {
 		return 0
@@ -82,9 +106,8 @@ type Sample struct {
 
 // Stat is what is known about the way to one node. It is a plain value.
 type Stat struct {
-	Base   time.Duration // least round trip of the window: the path without queues; 0 means unknown
-	P90    time.Duration // 90th percentile of the window
-	Jitter time.Duration // P90 - Base
+	Base time.Duration // least round trip of the window: the path without queues; 0 means unknown
+	P90  time.Duration // 90th percentile of the window
 
 	Loss    Fraction // probes without an answer within 3 s, either direction; a late answer is none
 	LossOut Fraction // probes that did not arrive at the peer, by the peer's count
@@ -97,10 +120,18 @@ type Stat struct {
 	Kernel  bool   // the base was stamped by the kernels
 }
 
-// Known reports whether there is a base and the node was not lost: whether the distance may be used.
+// Known reports whether there is a base and the node was not lost: whether the distance may be
+// used.
 func (s Stat) Known() bool { return s.Base > 0 && s.State != StateLost && s.State != StateUnknown }
 
-// margin is how much smaller than d another round trip must be to count as better. 2 ms: below it two near nodes change
-// places on noise (a fifth of the region pairs of a large cloud tie within it). 10 %: above 20 ms paths breathe by more
-// than 2 ms, and a tenth of a long way is not worth a change.
-func margin(d time.Duration) time.Duration { return max(2*time.Millisecond, d/10) }
+// Jitter returns P90 - Base.
+func (s Stat) Jitter() time.Duration { return s.P90 - s.Base }
+
+func statOf(e *estimate.Stat) Stat {
+	return Stat{
+		Base: e.Base, P90: e.P90,
+		Loss: Fraction(e.Loss), LossOut: Fraction(e.LossOut), LossIn: Fraction(e.LossIn),
+		Samples: e.Samples, Age: e.Age, State: State(e.State), Source: Source(e.Source),
+		Kernel: e.Kernel,
+	}
+}

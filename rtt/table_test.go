@@ -6,40 +6,48 @@ import (
 	"strings"
 	"testing"
 	"time"
+
+	"github.com/ebbkit/ebb/rtt/internal/estimate"
+	"github.com/ebbkit/ebb/rtt/internal/probe"
 )
 
-func fresh(d time.Duration) Stat {
-	return Stat{Base: d, P90: d, Samples: 10, State: StateFresh, Source: SourceUDP}
+func fresh(d time.Duration) estimate.Stat {
+	return estimate.Stat{
+		Base: d, P90: d, Samples: 10, State: estimate.StateFresh, Source: estimate.SourceUDP,
+	}
 }
 
-func in(state State, s Stat) Stat { s.State = state; return s }
+func in(state State, s estimate.Stat) estimate.Stat { s.State = estimate.State(state); return s }
 
-func rowOf(id, region string, s Stat) row {
-	return row{&Node{ID: id, Region: region}, s, s.State == StateLost}
+func rowOf(id, region string, s estimate.Stat) probe.Row {
+	return probe.Row{
+		Node: &probe.Node{ID: id, Region: region}, Stat: s, Lost: s.State == estimate.StateLost,
+	}
 }
 
-func build(b *builder, now time.Time, rows ...row) *Table {
-	slices.SortFunc(rows, func(a, b row) int { return strings.Compare(a.node.ID, b.node.ID) })
-	return b.build(now, rows)
+func build(r *probe.Ranking, now time.Time, rows ...probe.Row) *Table {
+	slices.SortFunc(rows, func(a, b probe.Row) int { return strings.Compare(a.Node.ID, b.Node.ID) })
+	regions, _ := r.Update(now, rows)
+	return newTable(r.Own, rows, regions)
 }
 
 func TestTableRTT(t *testing.T) {
 	for _, row := range []struct {
 		name   string
-		rows   []row
+		rows   []probe.Row
 		want   time.Duration
 		wantOK bool
 	}{
 		{"no peer there", nil, 0, false},
-		{"never measured", []row{rowOf("a", "r", Stat{})}, 0, false},
-		{"the nearest fresh node counts", []row{rowOf("a", "r", fresh(30*ms)), rowOf("b", "r", fresh(20*ms)), rowOf("c", "r", fresh(25*ms))}, 20 * ms, true},
-		{"a stale one does not beat a fresh one", []row{rowOf("a", "r", fresh(30*ms)), rowOf("b", "r", in(StateStale, fresh(20*ms)))}, 30 * ms, true},
-		{"stale is better than nothing", []row{rowOf("b", "r", in(StateStale, fresh(20*ms)))}, 20 * ms, true},
-		{"a lost one does not count", []row{rowOf("a", "r", fresh(30*ms)), rowOf("b", "r", in(StateLost, fresh(20*ms)))}, 30 * ms, true},
-		{"all lost", []row{rowOf("b", "r", in(StateLost, fresh(20*ms)))}, 0, false},
-		{"lost and never measured", []row{rowOf("a", "r", Stat{}), rowOf("b", "r", in(StateLost, fresh(20*ms)))}, 0, false},
+		{"never measured", []probe.Row{rowOf("a", "r", estimate.Stat{})}, 0, false},
+		{"the nearest fresh node counts", []probe.Row{rowOf("a", "r", fresh(30*ms)), rowOf("b", "r", fresh(20*ms)), rowOf("c", "r", fresh(25*ms))}, 20 * ms, true},
+		{"a stale one does not beat a fresh one", []probe.Row{rowOf("a", "r", fresh(30*ms)), rowOf("b", "r", in(StateStale, fresh(20*ms)))}, 30 * ms, true},
+		{"stale is better than nothing", []probe.Row{rowOf("b", "r", in(StateStale, fresh(20*ms)))}, 20 * ms, true},
+		{"a lost one does not count", []probe.Row{rowOf("a", "r", fresh(30*ms)), rowOf("b", "r", in(StateLost, fresh(20*ms)))}, 30 * ms, true},
+		{"all lost", []probe.Row{rowOf("b", "r", in(StateLost, fresh(20*ms)))}, 0, false},
+		{"lost and never measured", []probe.Row{rowOf("a", "r", estimate.Stat{}), rowOf("b", "r", in(StateLost, fresh(20*ms)))}, 0, false},
 	} {
-		tab := build(&builder{self: Node{ID: "me", Region: "home"}}, epoch, row.rows...)
+		tab := build(&probe.Ranking{Own: "home"}, epoch, row.rows...)
 		if d, ok := tab.RTT("r"); d != row.want || ok != row.wantOK {
 			t.Errorf("%s: %v, %v; want %v, %v", row.name, d, ok, row.want, row.wantOK)
 		}
@@ -50,18 +58,18 @@ func TestTableRTT(t *testing.T) {
 }
 
 func TestTableOwnRegionIsKnownAlone(t *testing.T) {
-	tab := build(&builder{self: Node{ID: "me", Region: "home"}}, epoch, rowOf("x", "home", in(StateLost, fresh(ms))))
+	tab := build(&probe.Ranking{Own: "home"}, epoch, rowOf("x", "home", in(StateLost, fresh(ms))))
 	if d, ok := tab.RTT("home"); d != 0 || !ok {
 		t.Errorf("with its only neighbour lost the own region is %v, %v", d, ok)
 	}
-	if len(tab.Regions()) != 0 || len(tab.Nodes()) != 1 {
-		t.Errorf("regions %v, nodes %v", tab.Regions(), tab.Nodes())
+	if len(tab.Regions()) != 0 {
+		t.Errorf("regions %v", tab.Regions())
 	}
 }
 
 // Sorting regions by what RTT answers gives the order, hysteresis and all.
 func TestTableRTTAgreesWithOrder(t *testing.T) {
-	b := &builder{self: Node{ID: "me", Region: "home"}}
+	b := &probe.Ranking{Own: "home"}
 	build(b, epoch, rowOf("a", "ra", fresh(20*ms)), rowOf("b", "rb", fresh(21*ms)))
 	tab := build(b, epoch.Add(time.Hour), rowOf("a", "ra", fresh(21*ms)), rowOf("b", "rb", fresh(20*ms)))
 	a, _ := tab.RTT("ra")
@@ -75,8 +83,8 @@ func TestTableRTTAgreesWithOrder(t *testing.T) {
 }
 
 func TestTableMassSilence(t *testing.T) {
-	b := &builder{self: Node{ID: "me"}}
-	gone := func(id string) row { return rowOf(id, "r"+id, in(StateLost, fresh(20*ms))) }
+	b := &probe.Ranking{}
+	gone := func(id string) probe.Row { return rowOf(id, "r"+id, in(StateLost, fresh(20*ms))) }
 	if _, ok := build(b, epoch, gone("a"), gone("b"), gone("c")).RTT("ra"); !ok {
 		t.Error("all three lost: the fault is here, but their distances were dropped")
 	}
@@ -88,24 +96,12 @@ func TestTableMassSilence(t *testing.T) {
 	}
 }
 
-func TestNearOnes(t *testing.T) {
-	var rows []row
-	for i := range 100 { // 10 regions of 10, nearest first
-		rows = append(rows, rowOf(fmt.Sprintf("n%02d", i), fmt.Sprint("r", i/10), fresh(time.Duration(i+1)*10*ms)))
-	}
-	tab := build(&builder{self: Node{ID: "me"}}, epoch, rows...)
-	near := nearOnes(tab, 32)
-	if len(near) != 32+6 || !near["n00"] || !near["n31"] || near["n32"] || !near["n40"] || !near["n90"] {
-		t.Errorf("%d near ones: %v", len(near), near)
-	}
-}
-
 func bigTable(regions, nodes int) *Table {
-	var rows []row
+	var rows []probe.Row
 	for i := range nodes {
 		rows = append(rows, rowOf(fmt.Sprintf("node-%03d", i), fmt.Sprintf("region-%02d", i%regions), fresh(time.Duration(i*37%nodes+1)*ms)))
 	}
-	return build(&builder{self: Node{ID: "me", Region: "home"}}, epoch, rows...)
+	return build(&probe.Ranking{Own: "home"}, epoch, rows...)
 }
 
 func TestTableReadsAllocateNothing(t *testing.T) {
@@ -152,12 +148,12 @@ func BenchmarkBuild(b *testing.B) {
 	for _, n := range []int{40, 500} {
 		b.Run(fmt.Sprintf("peers=%d", n), func(b *testing.B) {
 			tab := bigTable(40, n)
-			bd := &builder{self: tab.self}
+			bd := &probe.Ranking{Own: "home"}
 			now := epoch
 			b.ReportAllocs()
 			for b.Loop() {
 				now = now.Add(time.Second)
-				bd.build(now, slices.Clone(tab.rows))
+				build(bd, now, slices.Clone(tab.rows)...)
 			}
 		})
 	}

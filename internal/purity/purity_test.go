@@ -18,6 +18,8 @@ var packages = []string{
 	"balance/grants/internal/deal",
 	"downscale/cordon",
 	"internal/enum",
+	"rtt/internal/estimate",
+	"rtt/internal/probe",
 }
 
 // values are packages that pure packages import for their rows and views, though they also act.
@@ -30,9 +32,6 @@ var cores = map[string]string{
 	"balance": `
 		ageing app app_json cell class doc errors explain machine outlier pick region request
 		score share snapshot strategy update view`,
-	"rtt": `
-		build choose clock estimator flight ladder loss order packet reflector
-		schedule stat table`,
 	"backhaul": `
 		decide load bounce errors trace preface windows budget trail frames stall
 		keyauth liveness service tail`,

@@ -17,9 +17,9 @@ import (
 var key = []byte("a secret of the whole test mesh")
 
 // until returns a Trace and a func that waits for a table that satisfies what is asked, and returns it.
-func until() (*rtt.Trace, func(t *testing.T, ok func(*rtt.Table) bool) *rtt.Table) {
+func until() (rtt.Trace, func(t *testing.T, ok func(*rtt.Table) bool) *rtt.Table) {
 	news := make(chan *rtt.Table, 1)
-	trace := &rtt.Trace{Table: func(tab *rtt.Table) {
+	trace := rtt.Trace{Table: func(tab *rtt.Table) {
 		select {
 		case <-news:
 		default:
@@ -192,7 +192,7 @@ func TestRelay(t *testing.T) {
 
 // A node behind a relay looks as far away as the relay says.
 func ExampleRelay() {
-	trace, news := &rtt.Trace{}, make(chan time.Duration, 1)
+	trace, news := rtt.Trace{}, make(chan time.Duration, 1)
 	trace.Sample = func(_ string, s rtt.Sample) {
 		select {
 		case news <- s.RTT:

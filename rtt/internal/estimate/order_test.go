@@ -1,4 +1,4 @@
-package rtt
+package estimate
 
 import (
 	"fmt"
@@ -140,7 +140,8 @@ func TestOrderProperties(t *testing.T) {
 			if changed != (before != names(&o)) {
 				t.Fatalf("changed is %v from %s to %s", changed, before, names(&o))
 			}
-			// RTT strictly rises over the known, which come first, and is never below the measured one; groups rise.
+			// RTT strictly rises over the known, which come first, and is never below the measured one;
+			// groups rise.
 			byName := func(name string) Candidate { return cs[name[0]-'a'] }
 			for i, p := range ps {
 				c := byName(p.Name)

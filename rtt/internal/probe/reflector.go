@@ -1,10 +1,10 @@
-package rtt
+package probe
 
 import "time"
 
-// reflector decides which probes are answered. It remembers who asked only after the MAC was checked, so a stranger
-// cannot make it remember anything. Not safe for concurrent use.
-type reflector struct {
+// Reflector decides which probes are answered. It remembers who asked only after the MAC was
+// checked, so a stranger cannot make it remember anything. Not safe for concurrent use.
+type Reflector struct {
 	session  uint64
 	rate     float64 // answers per second to one sender
 	burst    float64
@@ -22,16 +22,24 @@ type sender struct {
 	last   time.Time
 }
 
-// senderIdle is after how long a silent sender is forgotten. It is longer than the slowest probe interval by far. Who has
-// recorded a probe can have it answered once more after that: by a packet of the same size, which no prober believes.
+// senderIdle is after how long a silent sender is forgotten. It is longer than the slowest probe
+// interval by far. Who has recorded a probe can have it answered once more after that: by a
+// packet of the same size, which no prober believes.
 const senderIdle = 2 * time.Minute
 
-func newReflector(session uint64, rate float64, burst, max int) *reflector {
-	return &reflector{session: session, rate: rate, burst: float64(burst), max: max, senders: make(map[uint64]*sender)}
+func NewReflector(session uint64, rate float64, burst, max int) *Reflector {
+	return &Reflector{
+		session: session, rate: rate, burst: float64(burst), max: max,
+		senders: make(map[uint64]*sender),
+	}
 }
 
-// answer turns p, an authenticated probe, into its reply (all but the stamps), or says why there is none.
-func (r *reflector) answer(now time.Time, p *packet) drop {
+// Answer turns p, an authenticated probe, into its reply (all but the stamps), or says why there is
+// none. A probe of this node itself, which has come back, is one that was seen before.
+func (r *Reflector) Answer(now time.Time, p *Packet) Drop {
+	if p.prober == r.session {
+		return DropReplayed
+	}
 	s := r.senders[p.prober]
 	if s == nil {
 		s = r.admit(now)
@@ -40,19 +48,19 @@ func (r *reflector) answer(now time.Time, p *packet) drop {
 	s.tokens = min(r.burst, s.tokens+max(0, now.Sub(s.last).Seconds())*r.rate)
 	s.last = now
 	if s.tokens < 1 {
-		return dropLimited
+		return DropLimited
 	}
 	if !s.accept(p.seq) {
-		return dropReplayed
+		return DropReplayed
 	}
 	s.tokens--
 	s.count++
 	p.kind, p.flags, p.count, p.answerer, p.hint = typeReply, 0, s.count, r.session, 0
 	p.received, p.sent = 0, 0
-	return dropNone
+	return DropNone
 }
 
-func (r *reflector) admit(now time.Time) *sender {
+func (r *Reflector) admit(now time.Time) *sender {
 	if len(r.senders) >= r.max || now.Sub(r.lastTidy) > senderIdle {
 		r.lastTidy = now
 		var oldest uint64
@@ -71,8 +79,8 @@ func (r *reflector) admit(now time.Time) *sender {
 	return &sender{tokens: r.burst, last: now}
 }
 
-// accept reports whether seq was not seen before, and marks it. A sequence more than 63 behind the highest is refused:
-// nothing is known of it.
+// accept reports whether seq was not seen before, and marks it. A sequence more than 63 behind
+// the highest is refused: nothing is known of it.
 func (s *sender) accept(seq uint64) bool {
 	switch {
 	case seq == 0:

@@ -1,4 +1,4 @@
-package rtt
+package estimate
 
 import (
 	"slices"
@@ -6,29 +6,35 @@ import (
 )
 
 const (
-	// window is 60 samples, a minute of near probes: its minimum is within 0.01 ms of the truth in bursty queueing
-	// and changes place 3 times an hour; that of 10 samples 0.16 ms and 43 times.
+	// window is 60 samples, a minute of near probes: its minimum is within 0.01 ms of the truth in
+	// bursty queueing and changes place 3 times an hour; that of 10 samples 0.16 ms and 43 times.
 	window = 60
-	// recent samples in a row must lie above the rest before a path counts as much longer: a minimum of 60 alone would
-	// need a minute to see it. Ten in a row above the 90th percentile is one chance in 10^10 when samples are
-	// independent. What is not independent is a queue, and few stand for ten seconds with a quarter of the path in them.
+	// recent samples in a row must lie above the rest before a path counts as much longer: a minimum
+	// of 60 alone would need a minute to see it. Ten in a row above the 90th percentile is one
+	// chance in 10^10 when samples are independent. What is not independent is a queue, and few
+	// stand for ten seconds with a quarter of the path in them.
 	recent = 10
-	// patient is how many it takes when the path is longer by less than that quarter. A queue of that size is common,
-	// and being wrong about a tenth of a way for half a minute costs nobody much.
+	// patient is how many it takes when the path is longer by less than that quarter. A queue of
+	// that size is common, and being wrong about a tenth of a way for half a minute costs nobody
+	// much.
 	patient = 30
-	// fewPrior: with fewer samples than this before the change a percentile means little, so twice recent is asked for.
+	// fewPrior: with fewer samples than this before the change a percentile means little, so twice
+	// recent is asked for.
 	fewPrior = 4
-	// forget: samples before a silence this long (a suspended process, a partition) say nothing about the path of now.
+	// forget: samples before a silence this long (a suspended process, a partition) say nothing
+	// about the path of now.
 	forget = 5 * time.Minute
-	// passiveHold: the kernel's minimum of a connection looks back five minutes, so after a path grew longer it goes on
-	// reporting the old one for as long.
+	// passiveHold: the kernel's minimum of a connection looks back five minutes, so after a path
+	// grew longer it goes on reporting the old one for as long.
 	passiveHold = 5 * time.Minute
-	// lostAfter misses in a row a peer counts as lost. At 5 % loss that happens by chance once in 8000 probes.
+	// lostAfter misses in a row a peer counts as lost. At 5 % loss that happens by chance once in
+	// 8000 probes.
 	lostAfter = 3
-	// maxRTT is the longest round trip believed. Anything longer is not a distance but an outage.
-	maxRTT = 30 * time.Second
-	// formerly: that many earlier windows count too. With queues in both directions, each of up to a tenth of the path,
-	// the minimum of 60 samples is within 2 % of the truth for 70 % of the time, that of 300 for 99.8 %.
+	// MaxRTT is the longest round trip believed. Anything longer is not a distance but an outage.
+	MaxRTT = 30 * time.Second
+	// formerly: that many earlier windows count too. With queues in both directions, each of up to a
+	// tenth of the path, the minimum of 60 samples is within 2 % of the truth for 70 % of the time,
+	// that of 300 for 99.8 %.
 	formerly = 4
 	tick     = 100 * time.Nanosecond // resolution of a stored sample
 )
@@ -42,17 +48,19 @@ type entry struct {
 
 func (e entry) duration() time.Duration { return time.Duration(e.rtt) * tick }
 
-// Estimator turns samples of one path into a distance. Its base is the minimum of the last 60 samples, which no queue
-// and no busy host can raise; a change test lets it follow a path that became much longer in ten samples instead of
-// sixty. A path that became shorter is followed at once. On a noisy path 60 samples may not contain one that met no
-// queue, so the minima of the four windows before count too, as long as they differ by less than half of the noise
-// (p90 - minimum): on a quiet path they never do, and it is the last 60 samples alone.
+// Estimator turns samples of one path into a distance. Its base is the minimum of the last 60
+// samples, which no queue and no busy host can raise; a change test lets it follow a path that
+// became much longer in ten samples instead of sixty. A path that became shorter is followed at
+// once. On a noisy path 60 samples may not contain one that met no queue, so the minima of the
+// four windows before count too, as long as they differ by less than half of the noise (p90 -
+// minimum): on a quiet path they never do, and it is the last 60 samples alone.
 //
-// Observe, Miss and Lose take constant time and allocate nothing. Only differences of the times passed in are used, so they
-// should carry a monotonic reading. The zero value is ready. An Estimator is not safe for concurrent use.
+// Observe, Miss and Lose take constant time and allocate nothing. Only differences of the times
+// passed in are used, so they should carry a monotonic reading. The zero value is ready. An
+// Estimator is not safe for concurrent use.
 //
-// Invariant: the base is one of the accepted samples, never below their minimum and never above the last window's
-// minimum.
+// Invariant: the base is one of the accepted samples, never below their minimum and never above
+// the last window's minimum.
 type Estimator struct {
 	ring  [64]entry // sample number i is at i & 63
 	queue [64]uint8 // ring positions of a rising sequence of minima, oldest first
@@ -63,12 +71,13 @@ type Estimator struct {
 	block uint8  // samples since the last of floors
 	above uint8  // last active samples in a row that lie clearly above the base
 
-	floors  [formerly]entry // minima of the windows before, in any order
-	next    uint8           // of floors to be overwritten
-	missed  uint8           // probes in a row without an answer
-	prior   entry           // base before a restart, answered until the first new sample
-	passive entry           // last passive sample; it is a minimum over minutes already, so it needs no window
-	heard   time.Time       // when that came
+	floors [formerly]entry // minima of the windows before, in any order
+	next   uint8           // of floors to be overwritten
+	missed uint8           // probes in a row without an answer
+	prior  entry           // base before a restart, answered until the first new sample
+	// last passive sample; it is a minimum over minutes already, so it needs no window
+	passive entry
+	heard   time.Time // when that came
 	last    time.Time
 	changed time.Time // when the path was last found longer
 	every   time.Duration
@@ -77,13 +86,15 @@ type Estimator struct {
 	dir  directions
 }
 
-// Expect tells how often samples are to come, which is what makes silence mean anything. Zero means 1 s.
+// Expect tells how often samples are to come, which is what makes silence mean anything. Zero
+// means 1 s.
 func (e *Estimator) Expect(every time.Duration) { e.every = every }
 
-// Observe takes in one sample and reports whether it was believed. A sample that is not positive or longer than 30 s
-// is not, nor is a passive one that contradicts a change the probes have seen within the last five minutes.
+// Observe takes in one sample and reports whether it was believed. A sample that is not positive
+// or longer than 30 s is not, nor is a passive one that contradicts a change the probes have seen
+// within the last five minutes.
 func (e *Estimator) Observe(now time.Time, s Sample) bool {
-	if s.RTT <= 0 || s.RTT > maxRTT {
+	if s.RTT <= 0 || s.RTT > MaxRTT {
 		return false
 	}
 	x := entry{
@@ -113,7 +124,8 @@ func (e *Estimator) Observe(now time.Time, s Sample) bool {
 
 func (e *Estimator) alive(now time.Time) {
 	e.missed = 0
-	if e.last.IsZero() || now.After(e.last) { // a time that went back must not make the sample look old
+	// a time that went back must not make the sample look old
+	if e.last.IsZero() || now.After(e.last) {
 		e.last = now
 	}
 }
@@ -121,7 +133,8 @@ func (e *Estimator) alive(now time.Time) {
 // known reports whether anything was measured in this life of the peer.
 func (e *Estimator) known() bool { return e.count > 0 || e.passive.rtt > 0 }
 
-// base returns the sample that is the base; its rtt is 0 when there is none. A passive one counts for a minute.
+// base returns the sample that is the base; its rtt is 0 when there is none. A passive one counts
+// for a minute.
 func (e *Estimator) base() entry {
 	switch p := e.passive; {
 	case e.count == 0 && p.rtt > 0:
@@ -143,20 +156,28 @@ func (e *Estimator) base() entry {
 	return low
 }
 
-// Miss takes in that a probe was not answered in the time its path usually takes: after three in a row the peer is lost.
-// It is no loss yet, for the path may have become longer and the answer be under way; see [Estimator.Lose].
+// Miss takes in that a probe was not answered in the time its path usually takes: after three in
+// a row the peer is lost. It is no loss yet, for the path may have become longer and the answer
+// be under way; see [Estimator.Lose].
 func (e *Estimator) Miss() {
 	if e.missed < 255 {
 		e.missed++
 	}
 }
 
-// Lose takes in that a probe will not be answered any more: it counts in [Stat.Loss]. Call it once for a probe, after so
-// long that whatever answers has answered; a [Mesh] waits for three seconds.
+// Lose takes in that a probe will not be answered any more: it counts in [Stat.Loss]. Call it
+// once for a probe, once it is certain that no answer comes.
 func (e *Estimator) Lose() { e.loss.add(1, 1) }
 
-// Restart forgets the window, because the peer was restarted or moved. The old base is still answered, as stale, until
-// the first new sample, so that a restart is never a distance of zero.
+// Answered takes in that the far end answered probe seq in a session of its own, when it had
+// received count probes: losses by direction follow from that.
+func (e *Estimator) Answered(session, seq, count uint64) { e.dir.reply(session, seq, count) }
+
+// Accepted returns how many samples were ever believed; it wraps.
+func (e *Estimator) Accepted() uint32 { return e.n }
+
+// Restart forgets the window, because the peer was restarted or moved. The old base is still
+// answered, as stale, until the first new sample, so that a restart is never a distance of zero.
 func (e *Estimator) Restart() {
 	e.prior = e.base()
 	e.clear()
@@ -194,9 +215,9 @@ func (e *Estimator) push(x entry) {
 	}
 }
 
-// test asks whether the path became longer. It did when the last samples are all above nearly everything before them,
-// which adapts to the path's own noise, and above the base: 10 of them by a quarter and 2 ms, or 30 of them by a tenth
-// and 1 ms.
+// test asks whether the path became longer. It did when the last samples are all above nearly
+// everything before them, which adapts to the path's own noise, and above the base: 10 of them by
+// a quarter and 2 ms, or 30 of them by a tenth and 1 ms.
 func (e *Estimator) test(now time.Time, x entry) {
 	base := e.front().rtt
 	if x.rtt <= base+slack(base) {
@@ -222,8 +243,9 @@ func (e *Estimator) test(now time.Time, x entry) {
 	if least <= e.quantile(int(e.above), prior) {
 		return
 	}
-	// Longer. Keep only the samples since, oldest first. The first few may have been mere noise before the change; they
-	// are left out when they lie clearly below all the others, or they would hold the base down for a minute.
+	// Longer. Keep only the samples since, oldest first. The first few may have been mere noise
+	// before the change; they are left out when they lie clearly below all the others, or they would
+	// hold the base down for a minute.
 	var keep [patient]entry
 	for i := range need {
 		keep[i] = e.at(need - 1 - i)
@@ -260,8 +282,8 @@ func (e *Estimator) least(n uint32) uint32 {
 // at returns the sample that came i before the last.
 func (e *Estimator) at(i uint32) entry { return e.ring[(e.n-1-i)&63] }
 
-// quantile returns the 90th percentile of the n samples that came before the last skip ones. It is rounded down, so that
-// of a few samples one outlier does not decide.
+// quantile returns the 90th percentile of the n samples that came before the last skip ones. It
+// is rounded down, so that of a few samples one outlier does not decide.
 func (e *Estimator) quantile(skip, n int) uint32 {
 	var buf [window]uint32
 	for i := range n {
@@ -299,7 +321,10 @@ func (e *Estimator) interval() time.Duration {
 
 // Stat returns everything that is known, as of now. It costs about a microsecond.
 func (e *Estimator) Stat(now time.Time) Stat {
-	s := Stat{State: e.State(now), Loss: e.loss.fraction(), LossOut: e.dir.out.fraction(), LossIn: e.dir.in.fraction()}
+	s := Stat{
+		State: e.State(now), Loss: e.loss.fraction(),
+		LossOut: e.dir.out.fraction(), LossIn: e.dir.in.fraction(),
+	}
 	if s.State == StateUnknown {
 		return s
 	}
@@ -311,6 +336,5 @@ func (e *Estimator) Stat(now time.Time) Stat {
 		s.P90 = time.Duration(e.quantile(0, int(e.count))) * tick
 	}
 	s.Base, s.Source, s.Kernel = b.duration(), b.source, b.kernel
-	s.Jitter = s.P90 - s.Base
 	return s
 }

@@ -1,7 +1,8 @@
-package rtt
+package estimate
 
-// tally counts losses over the last 256 to 512 events in constant space: two generations, the older is dropped whole.
-// Telling 1 % from 0.1 % takes some 300 to 500 events; a longer memory would only report yesterday's weather.
+// tally counts losses over the last 256 to 512 events in constant space: two generations, the
+// older is dropped whole. Telling 1 % from 0.1 % takes some 300 to 500 events; a longer memory
+// would only report yesterday's weather.
 type tally struct{ n, lost, oldN, oldLost uint16 }
 
 const generation = 256
@@ -30,8 +31,9 @@ func (t *tally) fraction() Fraction {
 	return Fraction{Lost: uint32(t.lost) + uint32(t.oldLost), N: uint32(t.n) + uint32(t.oldN)}
 }
 
-// directions splits loss into the two ways of a path. Every answer carries how many probes of this sender the far end
-// has received; between two answers the sender knows how many it sent, the far end how many came, and the rest follows.
+// directions splits loss into the two ways of a path. Every answer carries how many probes of
+// this sender the far end has received; between two answers the sender knows how many it sent,
+// the far end how many came, and the rest follows.
 type directions struct {
 	session uint64 // of the far end; another one means its counts began anew
 	seq     uint64 // highest sequence answered
@@ -39,8 +41,8 @@ type directions struct {
 	out, in tally
 }
 
-// reply takes in the answer to probe seq with the far end's count. Probes sent before the first answer of a session are
-// not judged: the far end may not have been up.
+// reply takes in the answer to probe seq with the far end's count. Probes sent before the first
+// answer of a session are not judged: the far end may not have been up.
 func (d *directions) reply(session, seq, count uint64) {
 	if session != d.session || d.seq == 0 {
 		d.session, d.seq, d.count = session, seq, count
@@ -51,7 +53,8 @@ func (d *directions) reply(session, seq, count uint64) {
 			d.in.takeBack() // on its way back: it had been counted as lost there
 			return
 		}
-		if d.found(count-d.count) > 0 { // on its way there: the far end had it after the one that was answered before
+		// on its way there: the far end had it after the one that was answered before
+		if d.found(count-d.count) > 0 {
 			d.in.takeBack()
 		}
 		d.count = count
@@ -72,8 +75,8 @@ func (d *directions) reply(session, seq, count uint64) {
 	d.seq, d.count = seq, count
 }
 
-// found takes in that n probes have arrived which had been counted as lost on their way out, and returns how many were.
-// Their answers are awaited.
+// found takes in that n probes have arrived which had been counted as lost on their way out, and
+// returns how many were. Their answers are awaited.
 func (d *directions) found(n uint64) uint64 {
 	n = min(n, uint64(d.out.fraction().Lost))
 	for range n {

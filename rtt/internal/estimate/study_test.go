@@ -1,4 +1,4 @@
-package rtt
+package estimate
 
 import (
 	"fmt"
@@ -9,8 +9,8 @@ import (
 	"time"
 )
 
-// The studies run the estimator and the order in virtual time on paths whose truth is known, one probe per second,
-// seeded. They hold quality to numbers.
+// The studies run the estimator and the order in virtual time on paths whose truth is known, one
+// probe per second, seeded. They hold quality to numbers.
 
 // noise is what a path adds to its true round trip at second i, as a share of it.
 type noise func(i int) float64
@@ -56,7 +56,8 @@ func at(truth time.Duration, share float64) Sample {
 	return Sample{RTT: time.Duration(float64(truth) * (1 + share)), Source: SourceUDP, Kernel: true}
 }
 
-// Under added delay of 0 to 20 % and 5 % loss the base is within 2 % or 0.2 ms of the truth for 99 % of the time.
+// Under added delay of 0 to 20 % and 5 % loss the base is within 2 % or 0.2 ms of the truth for
+// 99 % of the time.
 func TestStudyBaseIsTrue(t *testing.T) {
 	const seconds = 2 * 3600
 	for _, truth := range []time.Duration{500 * time.Microsecond, 5 * ms, 50 * ms, 250 * ms} {
@@ -99,7 +100,8 @@ func TestStudyBaseIsTrue(t *testing.T) {
 	}
 }
 
-// A step of +30 ms on a path of 50 ms is followed within 15 s, one back at once, under the same noise and loss.
+// A step of +30 ms on a path of 50 ms is followed within 15 s, one back at once, under the same
+// noise and loss.
 func TestStudyStepIsFollowed(t *testing.T) {
 	r := rand.New(rand.NewPCG(2, 2))
 	var up, down []int
@@ -186,7 +188,8 @@ func TestStudyOrderIsCalm(t *testing.T) {
 	}{
 		{"evenly 30 %", 50 * ms, 55 * ms, func(time.Duration) noise { return evenly(r, 0.3) }, hours},
 		{"queues of 3 s, 30 %", 50 * ms, 55 * ms, func(time.Duration) noise { return slowly(r, 0.3, 3) }, hours},
-		// A queue that stands for ten seconds is no longer noise but, for as long, the way: some changes are right.
+		// A queue that stands for ten seconds is no longer noise but, for as long, the way: some
+		// changes are right.
 		{"queues of 10 s, 30 %", 50 * ms, 55 * ms, func(time.Duration) noise { return slowly(r, 0.3, 10) }, 6 * hours},
 		{"near, evenly 30 %", 2 * ms, 2200 * time.Microsecond, func(time.Duration) noise { return evenly(r, 0.3) }, 0},
 		{"tied, bursts", 20 * ms, 20500 * time.Microsecond, func(d time.Duration) noise { return bursts(r, d) }, hours},

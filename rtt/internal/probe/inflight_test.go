@@ -1,18 +1,18 @@
-package rtt
+package probe
 
 import (
 	"testing"
 	"time"
 )
 
-func TestFlights(t *testing.T) {
+func TestInflight(t *testing.T) {
 	const s = time.Second
-	var fs flights
+	var fs inflight
 	if _, ok := fs.due(); ok {
-		t.Error("nothing is flying, but due")
+		t.Error("nothing is waiting, but due")
 	}
 	for seq := uint64(1); seq <= 8; seq++ {
-		if _, lost := fs.launch(seq, seq*10, -s, time.Duration(seq)*s, 1); lost { // readings may be negative
+		if _, lost := fs.add(seq, seq*10, -s, time.Duration(seq)*s, 1); lost { // readings may be negative
 			t.Fatal("pushed out a probe though there is room")
 		}
 	}
@@ -28,7 +28,7 @@ func TestFlights(t *testing.T) {
 		{"another nonce", 1, 11, 0, 1}, {"never sent", 9, 90, 0, 1}, {"before the first", 0, 0, 0, 1},
 		{"another address", 1, 10, 0, 2}, {"too late", 1, 10, 2*s + 1, 1},
 	} {
-		if _, ok := fs.land(row.seq, row.nonce, row.now, row.path); ok {
+		if _, ok := fs.answer(row.seq, row.nonce, row.now, row.path); ok {
 			t.Errorf("%s: taken", row.name)
 		}
 	}
@@ -37,10 +37,10 @@ func TestFlights(t *testing.T) {
 	if fs.room(-1) {
 		t.Error("room while eight are under way")
 	}
-	if f, ok := fs.land(1, 10, 0, 1); !ok || f.sent != -s+5 || f.wall != 7 {
+	if f, ok := fs.answer(1, 10, 0, 1); !ok || f.sent != -s+5 || f.wall != 7 {
 		t.Errorf("%+v, %v", f, ok)
 	}
-	if _, ok := fs.land(1, 10, 0, 1); ok {
+	if _, ok := fs.answer(1, 10, 0, 1); ok {
 		t.Error("taken twice")
 	}
 	if !fs.room(0) {
@@ -57,14 +57,14 @@ func TestFlights(t *testing.T) {
 	if at, ok := fs.due(); at != 2*s || !ok {
 		t.Errorf("due at %v, want when 2 is lost or 3 overdue", at)
 	}
-	if _, ok := fs.land(2, 20, s, 1); !ok {
+	if _, ok := fs.answer(2, 20, s, 1); !ok {
 		t.Error("a late answer was not taken")
 	}
-	fs.launch(9, 90, s, 0, 1)
-	fs.launch(10, 100, s, 0, 1)
+	fs.add(9, 90, s, 0, 1)
+	fs.add(10, 100, s, 0, 1)
 	expire(s, 0, 2, 0)
-	fs.land(9, 90, s, 1)
-	fs.land(10, 100, s, 1)
+	fs.answer(9, 90, s, 1)
+	fs.answer(10, 100, s, 1)
 	expire(3*s/2, 500*ms, 0, 0) // nothing is due
 	expire(2*s-1, 0, 0, 0)
 	expire(2*s, 500*ms, 0, 0) // 3, but we are late ourselves
@@ -72,7 +72,7 @@ func TestFlights(t *testing.T) {
 		t.Errorf("due at %v, want as much later", at)
 	}
 	expire(5*s/2, 500*ms, 1, 0) // put off once only
-	if _, ok := fs.land(3, 30, 3*s, 1); !ok {
+	if _, ok := fs.answer(3, 30, 3*s, 1); !ok {
 		t.Error("3, which was put off, is not taken a second longer")
 	}
 	expire(7*s, 0, 5, 5) // overdue and lost at once
@@ -80,16 +80,16 @@ func TestFlights(t *testing.T) {
 		t.Error("due though nothing is under way")
 	}
 	for seq := uint64(11); seq <= 18; seq++ {
-		fs.launch(seq, 0, 4*s+time.Duration(seq), s/5, 1)
+		fs.add(seq, 0, 4*s+time.Duration(seq), s/5, 1)
 	}
 	if fs.room(5*s+10) || !fs.room(5*s+11) {
 		t.Error("eight that are not answered make room after a second, and not before")
 	}
-	if missed, lost := fs.launch(19, 0, 4*s+19, s/5, 1); !missed || !lost || fs.of(11) != nil {
-		t.Error("11 was flying, and the oldest")
+	if missed, lost := fs.add(19, 0, 4*s+19, s/5, 1); !missed || !lost || fs.of(11) != nil {
+		t.Error("11 was waiting, and the oldest")
 	}
 	fs.expire(5*s, 0)
-	if missed, lost := fs.launch(20, 0, 5*s, s, 1); missed || !lost || fs.of(12) != nil {
+	if missed, lost := fs.add(20, 0, 5*s, s, 1); missed || !lost || fs.of(12) != nil {
 		t.Error("12 was overdue, and the oldest")
 	}
 }

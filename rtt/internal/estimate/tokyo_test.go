@@ -1,4 +1,4 @@
-package rtt
+package estimate
 
 import (
 	_ "embed"
@@ -37,9 +37,10 @@ func cities(t testing.TB) (names []string, truth [][]time.Duration) {
 	return names, truth
 }
 
-// vivaldi is what the other school does: every node has coordinates in 8 dimensions, a height and an adjustment, moved
-// by every measurement, and a distance is computed from two of them (Dabek et al. 2004, with the height and the
-// adjustment that followed it). It is here to be compared with, and nowhere else.
+// vivaldi is what the other school does: every node has coordinates in 8 dimensions, a height and
+// an adjustment, moved by every measurement, and a distance is computed from two of them (Dabek
+// et al. 2004, with the height and the adjustment that followed it). It is here to be compared
+// with, and nowhere else.
 type vivaldi struct {
 	at     [8]float64 // seconds
 	height float64
@@ -104,8 +105,8 @@ func (v *vivaldi) update(r *rand.Rand, o *vivaldi, rtt float64) {
 	v.adjust = sum / (2 * 20)
 }
 
-// The Tokyo test: two nodes in each of 32 cities, half a millisecond apart. Measured distances never send anyone to a
-// farther region than need be; coordinates do, even past a node next door.
+// The Tokyo test: two nodes in each of 32 cities, half a millisecond apart. Measured distances
+// never send anyone to a farther region than need be; coordinates do, even past a node next door.
 func TestTokyo(t *testing.T) {
 	names, truth := cities(t)
 	n := 2 * len(names)

@@ -1,4 +1,4 @@
-package rtt
+package probe
 
 import (
 	"bytes"
@@ -13,23 +13,23 @@ var (
 	secretB = []byte("sixteen bytes, B")
 )
 
-func sealed(c *codec, p packet) []byte {
-	var b [packetSize]byte
-	c.seal(&b, &p)
+func sealed(c *Codec, p Packet) []byte {
+	var b [PacketSize]byte
+	c.Seal(&b, &p)
 	return b[:]
 }
 
 func TestPacketRoundTrip(t *testing.T) {
-	c := newCodec([][]byte{secretA})
+	c := NewCodec([][]byte{secretA})
 	rapid.Check(t, func(t *rapid.T) {
 		u := rapid.Uint64()
-		want := packet{
+		want := Packet{
 			kind: rapid.SampledFrom([]byte{typeProbe, typeReply}).Draw(t, "kind"), flags: rapid.Byte().Draw(t, "flags"),
 			prober: u.Draw(t, "prober"), seq: u.Draw(t, "seq"), nonce: u.Draw(t, "nonce"), received: u.Draw(t, "received"),
 			sent: u.Draw(t, "sent"), count: u.Draw(t, "count"), answerer: u.Draw(t, "answerer"), hint: u.Draw(t, "hint"),
 		}
-		var got packet
-		if why := c.open(sealed(c, want), &got); why != dropNone || got != want {
+		var got Packet
+		if why := c.Open(sealed(c, want), &got); why != DropNone || got != want {
 			t.Fatalf("drop %d, got %+v, want %+v", why, got, want)
 		}
 	})
@@ -37,21 +37,21 @@ func TestPacketRoundTrip(t *testing.T) {
 
 // Whatever single bit of a packet is turned, it is not believed, and nothing is written.
 func TestPacketEveryBitCounts(t *testing.T) {
-	c := newCodec([][]byte{secretA})
-	raw := sealed(c, packet{kind: typeProbe, prober: 1, seq: 2, nonce: 3})
+	c := NewCodec([][]byte{secretA})
+	raw := sealed(c, Packet{kind: typeProbe, prober: 1, seq: 2, nonce: 3})
 	for i := range len(raw) * 8 {
 		bad := bytes.Clone(raw)
 		bad[i/8] ^= 1 << (i % 8)
-		var p packet
-		if why := c.open(bad, &p); why == dropNone || p != (packet{}) {
+		var p Packet
+		if why := c.Open(bad, &p); why == DropNone || p != (Packet{}) {
 			t.Fatalf("bit %d turned: drop %d, packet %+v", i, why, p)
 		}
 	}
 }
 
 func TestPacketDrops(t *testing.T) {
-	a, b := newCodec([][]byte{secretA}), newCodec([][]byte{secretB})
-	probe := sealed(a, packet{kind: typeProbe, seq: 1})
+	a, b := NewCodec([][]byte{secretA}), NewCodec([][]byte{secretB})
+	probe := sealed(a, Packet{kind: typeProbe, seq: 1})
 	asReply := bytes.Clone(probe)
 	asReply[4] = typeReply
 	other := bytes.Clone(probe)
@@ -61,20 +61,20 @@ func TestPacketDrops(t *testing.T) {
 	for _, row := range []struct {
 		name string
 		raw  []byte
-		c    *codec
-		want drop
+		c    *Codec
+		want Drop
 	}{
-		{"empty", nil, a, dropSize},
-		{"one byte short", probe[:87], a, dropSize},
-		{"one byte long", append(bytes.Clone(probe), 0), a, dropSize},
-		{"another version", other, a, dropVersion},
-		{"neither probe nor reply", odd, a, dropType},
-		{"another key", probe, b, dropKey},
-		{"a probe sent back as a reply", asReply, a, dropForged},
-		{"zeroes", make([]byte, packetSize), a, dropVersion},
+		{"empty", nil, a, DropSize},
+		{"one byte short", probe[:87], a, DropSize},
+		{"one byte long", append(bytes.Clone(probe), 0), a, DropSize},
+		{"another version", other, a, DropVersion},
+		{"neither probe nor reply", odd, a, DropType},
+		{"another key", probe, b, DropKey},
+		{"a probe sent back as a reply", asReply, a, DropForged},
+		{"zeroes", make([]byte, PacketSize), a, DropVersion},
 	} {
-		var p packet
-		if got := row.c.open(row.raw, &p); got != row.want {
+		var p Packet
+		if got := row.c.Open(row.raw, &p); got != row.want {
 			t.Errorf("%s: drop %d, want %d", row.name, got, row.want)
 		}
 	}
@@ -83,14 +83,14 @@ func TestPacketDrops(t *testing.T) {
 // What is on the wire is fixed, the keys that it is sealed with too: a probe's and a reply's
 // differ, and nodes of different releases measure each other.
 func TestPacketsLookTheSameInEveryRelease(t *testing.T) {
-	c := newCodec([][]byte{secretA})
+	c := NewCodec([][]byte{secretA})
 	for kind, want := range map[byte]string{
 		typeProbe: "72627401" + "010105d0" + "0100000000000000" + "0200000000000000" + "0300000000000000" + "0400000000000000" +
 			"0500000000000000" + "0600000000000000" + "0700000000000000" + "0800000000000000" + "3464234a450f5435f9a856a65d351e7b",
 		typeReply: "72627401" + "020105d0" + "0100000000000000" + "0200000000000000" + "0300000000000000" + "0400000000000000" +
 			"0500000000000000" + "0600000000000000" + "0700000000000000" + "0800000000000000" + "f403e1b77519cb110ceb2a208f0b5523",
 	} {
-		p := packet{
+		p := Packet{
 			kind: kind, flags: flagKernel, prober: 1, seq: 2, nonce: 3, received: 4, sent: 5, count: 6,
 			answerer: 7, hint: 8,
 		}
@@ -102,33 +102,33 @@ func TestPacketsLookTheSameInEveryRelease(t *testing.T) {
 
 // While keys change, both are believed and the first is used.
 func TestPacketRotation(t *testing.T) {
-	old, both, next := newCodec([][]byte{secretA}), newCodec([][]byte{secretB, secretA}), newCodec([][]byte{secretB})
-	var p packet
-	if why := both.open(sealed(old, packet{kind: typeProbe}), &p); why != dropNone {
+	old, both, next := NewCodec([][]byte{secretA}), NewCodec([][]byte{secretB, secretA}), NewCodec([][]byte{secretB})
+	var p Packet
+	if why := both.Open(sealed(old, Packet{kind: typeProbe}), &p); why != DropNone {
 		t.Errorf("old key: drop %d", why)
 	}
-	if why := next.open(sealed(both, packet{kind: typeProbe}), &p); why != dropNone {
+	if why := next.Open(sealed(both, Packet{kind: typeProbe}), &p); why != DropNone {
 		t.Errorf("the first key was not used: drop %d", why)
 	}
-	if why := old.open(sealed(both, packet{kind: typeProbe}), &p); why != dropKey {
-		t.Errorf("new key at an old node: drop %d, want %d", why, dropKey)
+	if why := old.Open(sealed(both, Packet{kind: typeProbe}), &p); why != DropKey {
+		t.Errorf("new key at an old node: drop %d, want %d", why, DropKey)
 	}
 }
 
 func TestSession(t *testing.T) {
-	a, b := session("node-a", 1), session("node-a", 2)
+	a, b := Session("node-a", 1), Session("node-a", 2)
 	if a == b || a>>32 != b>>32 || uint32(a>>32) != idHash("node-a") {
 		t.Errorf("two lives of a node: %x and %x; want equal upper halves only", a, b)
 	}
 }
 
 func TestPacketAllocatesNothing(t *testing.T) {
-	c := newCodec([][]byte{secretA, secretB})
-	var b [packetSize]byte
-	p := packet{kind: typeProbe, seq: 7}
+	c := NewCodec([][]byte{secretA, secretB})
+	var b [PacketSize]byte
+	p := Packet{kind: typeProbe, seq: 7}
 	if n := testing.AllocsPerRun(5000, func() {
-		c.seal(&b, &p)
-		c.open(b[:], &p)
+		c.Seal(&b, &p)
+		c.Open(b[:], &p)
 	}); n != 0 {
 		t.Errorf("%v allocations per seal and open", n)
 	}
@@ -137,24 +137,24 @@ func TestPacketAllocatesNothing(t *testing.T) {
 // FuzzPacket: whatever comes in, open does not panic, believes only what was sealed with the key, and a packet it
 // believes seals to the same bytes.
 func FuzzPacket(f *testing.F) {
-	c := newCodec([][]byte{secretA})
-	f.Add(sealed(c, packet{kind: typeProbe, seq: 1, nonce: 2}))
-	f.Add(sealed(c, packet{kind: typeReply, flags: flagKernel, seq: 1, answerer: 9}))
-	f.Add(sealed(newCodec([][]byte{secretB}), packet{kind: typeProbe}))
+	c := NewCodec([][]byte{secretA})
+	f.Add(sealed(c, Packet{kind: typeProbe, seq: 1, nonce: 2}))
+	f.Add(sealed(c, Packet{kind: typeReply, flags: flagKernel, seq: 1, answerer: 9}))
+	f.Add(sealed(NewCodec([][]byte{secretB}), Packet{kind: typeProbe}))
 	f.Add([]byte{})
 	f.Add(bytes.Repeat([]byte{0xff}, 65507))
 	f.Fuzz(func(t *testing.T, raw []byte) {
-		var p packet
-		why := c.open(raw, &p)
-		if why != dropNone {
-			if p != (packet{}) {
+		var p Packet
+		why := c.Open(raw, &p)
+		if why != DropNone {
+			if p != (Packet{}) {
 				t.Fatalf("dropped (%d) but written: %+v", why, p)
 			}
 			// Sealed anew by one who has the key, the same contents must be believed.
-			if len(raw) == packetSize && why == dropForged {
-				b := [packetSize]byte(raw)
+			if len(raw) == PacketSize && why == DropForged {
+				b := [PacketSize]byte(raw)
 				copy(b[macAt:], c.mac(c.keys[0].hash[b[4]], &b))
-				if got := c.open(b[:], &p); got != dropNone {
+				if got := c.Open(b[:], &p); got != DropNone {
 					t.Fatalf("sealed: drop %d", got)
 				}
 				if again := sealed(c, p); !bytes.Equal(again, b[:]) {
@@ -170,23 +170,23 @@ func FuzzPacket(f *testing.F) {
 }
 
 func BenchmarkSeal(b *testing.B) {
-	c := newCodec([][]byte{secretA})
-	var out [packetSize]byte
-	p := packet{kind: typeProbe}
+	c := NewCodec([][]byte{secretA})
+	var out [PacketSize]byte
+	p := Packet{kind: typeProbe}
 	b.ReportAllocs()
 	for b.Loop() {
 		p.seq++
-		c.seal(&out, &p)
+		c.Seal(&out, &p)
 	}
 }
 
 func BenchmarkOpen(b *testing.B) {
-	c := newCodec([][]byte{secretA})
-	raw := sealed(c, packet{kind: typeProbe})
-	var p packet
+	c := NewCodec([][]byte{secretA})
+	raw := sealed(c, Packet{kind: typeProbe})
+	var p Packet
 	b.ReportAllocs()
 	for b.Loop() {
-		if c.open(raw, &p) != dropNone {
+		if c.Open(raw, &p) != DropNone {
 			b.Fatal("dropped")
 		}
 	}

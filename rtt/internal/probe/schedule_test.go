@@ -1,46 +1,47 @@
-package rtt
+package probe
 
 import (
-	"fmt"
 	"math/rand/v2"
 	"slices"
 	"testing"
 	"time"
 
 	"pgregory.net/rapid"
+
+	"github.com/ebbkit/ebb/rtt/internal/estimate"
 )
 
 // The agenda equals a sorted list.
 func TestAgendaEqualsAList(t *testing.T) {
 	rapid.Check(t, func(t *rapid.T) {
 		var a agenda
-		want := map[int32]time.Time{}
+		peers := make([]*peer, 26)
+		for i := range peers {
+			peers[i] = &peer{index: -1}
+		}
+		want := map[*peer]time.Time{}
 		t.Repeat(map[string]func(*rapid.T){
 			"set": func(t *rapid.T) {
-				k := rapid.Int32Range(0, 20).Draw(t, "key")
+				p := peers[rapid.IntRange(0, 20).Draw(t, "peer")]
 				at := epoch.Add(time.Duration(rapid.IntRange(0, 50).Draw(t, "at")) * ms)
-				a.set(k, at)
-				want[k] = at
+				a.set(p, at)
+				want[p] = at
 			},
 			"remove": func(t *rapid.T) {
-				k := rapid.Int32Range(0, 25).Draw(t, "key")
-				a.remove(k)
-				delete(want, k)
+				p := peers[rapid.IntRange(0, 25).Draw(t, "peer")]
+				a.remove(p)
+				delete(want, p)
 			},
 			"": func(t *rapid.T) {
-				k, at, ok := a.first()
-				if ok != (len(want) > 0) || len(a.heap) != len(want) {
-					t.Fatalf("first %v with %d wanted, %d kept", ok, len(want), len(a.heap))
+				if len(a) != len(want) {
+					t.Fatalf("%d kept, want %d", len(a), len(want))
 				}
-				if !ok {
-					return
-				}
-				if want[k] != at {
-					t.Fatalf("key %d at %v, want %v", k, at, want[k])
-				}
-				for _, w := range want {
-					if w.Before(at) {
-						t.Fatalf("first is %v, but there is %v", at, w)
+				for i, p := range a {
+					if p.index != i || want[p] != p.at {
+						t.Fatalf("entry %d stands at %d, %v; want %v", i, p.index, p.at, want[p])
+					}
+					if p.at.Before(a[0].at) {
+						t.Fatalf("first is %v, but there is %v", a[0].at, p.at)
 					}
 				}
 			},
@@ -135,15 +136,15 @@ func TestTimeout(t *testing.T) {
 }
 
 func TestLadder(t *testing.T) {
-	type way = Source
-	const udp, tcp, web = SourceUDP, SourceTCP, SourceHTTP
+	type way = estimate.Source
+	const udp, tcp, web = estimate.SourceUDP, estimate.SourceTCP, estimate.SourceHTTP
 	// play probes once a second and reports the ways used; works says which ways answer.
 	play := func(l *ladder, now *time.Time, n int, hasUDP, hasTCP, hasHTTP bool, works func(way) bool) (used []way) {
 		for range n {
 			*now = now.Add(time.Second)
 			w := l.next(*now, hasUDP, hasTCP, hasHTTP, false)
 			used = append(used, w)
-			if w != SourceNone {
+			if w != estimate.SourceNone {
 				l.result(*now, w, works(w))
 			}
 		}
@@ -232,69 +233,8 @@ func TestLadder(t *testing.T) {
 		if u := play(&l, &now, 50, false, false, true, only(web)); count(u, web) != 50 {
 			t.Error(u)
 		}
-		if u := play(&l, &now, 5, false, false, false, only()); count(u, SourceNone) != 5 {
+		if u := play(&l, &now, 5, false, false, false, only()); count(u, estimate.SourceNone) != 5 {
 			t.Error(u)
 		}
 	})
-}
-
-func TestChoose(t *testing.T) {
-	rapid.Check(t, func(t *rapid.T) {
-		var in []Node
-		for i := range rapid.IntRange(0, 60).Draw(t, "n") {
-			in = append(in, Node{ID: fmt.Sprint("n", i), Region: rapid.SampledFrom([]string{"x", "y", "z"}).Draw(t, "region")})
-		}
-		if len(in) > 0 {
-			in = append(in, in[0]) // twice
-		}
-		in = append(in, Node{}, Node{ID: "self"})
-		max := rapid.IntRange(1, 40).Draw(t, "max")
-		got := choose("self", in, max)
-		all := choose("self", in, 1000)
-		if len(got) != min(max, len(all)) {
-			t.Fatalf("%d of %d chosen with a limit of %d", len(got), len(all), max)
-		}
-		perRegion := map[string]int{}
-		inAll := map[string]int{}
-		for i, n := range got {
-			if n.ID == "" || n.ID == "self" || i > 0 && got[i-1].ID >= n.ID {
-				t.Fatalf("%v", got)
-			}
-			perRegion[n.Region]++
-		}
-		for _, n := range all {
-			inAll[n.Region]++
-		}
-		for r := range inAll { // no region goes short while another has two more
-			for q := range inAll {
-				if perRegion[r] < perRegion[q]-1 && perRegion[r] < inAll[r] {
-					t.Fatalf("region %s has %d of %d, %s has %d", r, perRegion[r], inAll[r], q, perRegion[q])
-				}
-			}
-		}
-		// The order of the list does not matter.
-		rand.New(rand.NewPCG(1, 2)).Shuffle(len(in), func(i, j int) { in[i], in[j] = in[j], in[i] })
-		if again := choose("self", in, max); !slices.Equal(got, again) {
-			t.Fatalf("%v, and of the shuffled list %v", got, again)
-		}
-	})
-}
-
-// The nodes of one region probe different ones of another, and together all of them.
-func TestChooseSpreads(t *testing.T) {
-	var in []Node
-	for i := range 60 {
-		in = append(in, Node{ID: fmt.Sprint("n", i), Region: fmt.Sprint("r", i%3)})
-	}
-	probed := map[string]int{}
-	for i := range 30 {
-		for _, n := range choose(fmt.Sprint("prober", i), in, 12) {
-			probed[n.ID]++
-		}
-	}
-	for _, n := range in { // 6 in the mean
-		if probed[n.ID] == 0 || probed[n.ID] > 18 {
-			t.Errorf("%s is probed by %d of 30", n.ID, probed[n.ID])
-		}
-	}
 }

@@ -1,4 +1,4 @@
-package rtt
+package probe
 
 import (
 	"bytes"
@@ -30,24 +30,24 @@ func TestReplayWindowEqualsASet(t *testing.T) {
 }
 
 func TestReflectorLimitsEachSender(t *testing.T) {
-	r := newReflector(7, 10, 5, 100)
-	ask := func(now time.Time, who, seq uint64) drop {
-		return r.answer(now, &packet{kind: typeProbe, prober: who, seq: seq})
+	r := NewReflector(7, 10, 5, 100)
+	ask := func(now time.Time, who, seq uint64) Drop {
+		return r.Answer(now, &Packet{kind: typeProbe, prober: who, seq: seq})
 	}
 	answered := 0
 	for seq := range uint64(1000) { // a flood within a second
-		if ask(epoch.Add(time.Duration(seq)*ms), 1, seq+1) == dropNone {
+		if ask(epoch.Add(time.Duration(seq)*ms), 1, seq+1) == DropNone {
 			answered++
 		}
 	}
 	if answered < 14 || answered > 16 {
 		t.Errorf("%d of 1000 probes in a second were answered, want a burst of 5 and 10 more", answered)
 	}
-	if why := ask(epoch, 2, 1); why != dropNone {
+	if why := ask(epoch, 2, 1); why != DropNone {
 		t.Errorf("another sender suffers from it: drop %d", why)
 	}
 	// A clock that goes back adds no tokens and takes none.
-	if why := ask(epoch.Add(-time.Hour), 2, 2); why != dropNone {
+	if why := ask(epoch.Add(-time.Hour), 2, 2); why != DropNone {
 		t.Errorf("back in time: drop %d", why)
 	}
 }
@@ -55,7 +55,7 @@ func TestReflectorLimitsEachSender(t *testing.T) {
 // The rate is exact: a burst, then one answer for each whole token.
 func TestReflectorAnswersExactlyItsRate(t *testing.T) {
 	const rate, burst = 10, 5
-	r := newReflector(7, rate, burst, 100)
+	r := NewReflector(7, rate, burst, 100)
 	seq := uint64(0)
 	for _, step := range []struct {
 		at   time.Duration
@@ -64,7 +64,7 @@ func TestReflectorAnswersExactlyItsRate(t *testing.T) {
 		got := 0
 		for range 10 {
 			seq++
-			if r.answer(epoch.Add(step.at), &packet{kind: typeProbe, prober: 1, seq: seq}) == dropNone {
+			if r.Answer(epoch.Add(step.at), &Packet{kind: typeProbe, prober: 1, seq: seq}) == DropNone {
 				got++
 			}
 		}
@@ -75,94 +75,16 @@ func TestReflectorAnswersExactlyItsRate(t *testing.T) {
 }
 
 func TestReflectorRemembersABoundedNumber(t *testing.T) {
-	r := newReflector(7, 10, 5, 100)
+	r := NewReflector(7, 10, 5, 100)
 	for i := range uint64(10_000) {
-		r.answer(epoch.Add(time.Duration(i)*ms), &packet{kind: typeProbe, prober: i, seq: 1})
+		r.Answer(epoch.Add(time.Duration(i)*ms), &Packet{kind: typeProbe, prober: i, seq: 1})
 		if len(r.senders) > 100 {
 			t.Fatalf("%d senders remembered, want at most 100", len(r.senders))
 		}
 	}
-	r.answer(epoch.Add(time.Hour), &packet{kind: typeProbe, prober: 1, seq: 1})
+	r.Answer(epoch.Add(time.Hour), &Packet{kind: typeProbe, prober: 1, seq: 1})
 	if len(r.senders) != 1 {
 		t.Errorf("%d senders remembered an hour later, want 1", len(r.senders))
-	}
-}
-
-// Drop k of n on the way out or back: the counters are exact, whatever the order of arrival at the far end is.
-func TestDirectionalLossIsExact(t *testing.T) {
-	rapid.Check(t, func(t *rapid.T) {
-		var d directions
-		r := newReflector(7, 1e9, 1<<30, 10)
-		now := epoch
-		var out, in, n uint32
-		pending := uint32(0) // events since the last answer; they show with the next
-		pendingIn := uint32(0)
-		for seq := uint64(1); seq <= 200; seq++ {
-			now = now.Add(time.Second)
-			fate := rapid.SampledFrom([]string{"ok", "ok", "ok", "out", "in"}).Draw(t, "fate")
-			if seq == 1 {
-				fate = "ok" // what was before the first answer is not judged
-			}
-			p := packet{kind: typeProbe, prober: 1, seq: seq}
-			if fate == "out" {
-				pending++
-				continue
-			}
-			if why := r.answer(now, &p); why != dropNone {
-				t.Fatal(why)
-			}
-			if fate == "in" {
-				pendingIn++
-				continue
-			}
-			d.reply(p.answerer, p.seq, p.count)
-			if seq > 1 {
-				n++
-			}
-			out, in, n = out+pending, in+pendingIn, n+pending+pendingIn
-			pending, pendingIn = 0, 0
-		}
-		if got, want := d.out.fraction(), (Fraction{out, n}); got != want {
-			t.Fatalf("out %v, want %v", got, want)
-		}
-		if got, want := d.in.fraction(), (Fraction{in, n - out}); got != want {
-			t.Fatalf("in %v, want %v", got, want)
-		}
-	})
-}
-
-func TestDirectionsSurviveRestartsAndOvertaking(t *testing.T) {
-	var d directions
-	d.reply(1, 10, 4) // the far end came up later than we
-	d.reply(1, 12, 6)
-	d.reply(1, 11, 5) // overtaken: it had been counted as lost on its way back
-	if d.out.fraction().Lost != 0 || d.in.fraction().Lost != 0 {
-		t.Errorf("overtaken answers: out %v, in %v; want no loss", d.out.fraction(), d.in.fraction())
-	}
-	d.reply(2, 13, 1) // restarted
-	d.reply(2, 14, 2)
-	d.reply(2, 20, 1) // forgot us
-	d.reply(2, 21, 2)
-	if d.out.fraction().Lost != 0 || d.in.fraction().Lost != 0 {
-		t.Errorf("restarts: out %v, in %v; want no loss", d.out.fraction(), d.in.fraction())
-	}
-}
-
-func TestTallyForgets(t *testing.T) {
-	var l tally
-	for range 1000 {
-		l.add(1, 1)
-	}
-	for range 512 {
-		l.add(1, 0)
-	}
-	if f := l.fraction(); f.Lost != 0 || f.N > 512 || f.N < 256 {
-		t.Errorf("512 successes later: %v", f)
-	}
-	l.takeBack() // nothing to take back
-	l.add(1<<20, 1<<21)
-	if f := l.fraction(); f.Lost > f.N {
-		t.Errorf("%v", f)
 	}
 }
 
@@ -173,22 +95,22 @@ func FuzzReflector(f *testing.F) {
 	f.Add([]byte{0, 0, 1, 1, 255, 9}, uint8(0))
 	f.Add(append(append([]byte{0, 0x78}, bytes.Repeat([]byte{254, 1}, 600)...), 0, 0x81, 0, 0x78), uint8(24)) // forgotten, then replayed
 	f.Fuzz(func(t *testing.T, script []byte, key uint8) {
-		c := newCodec([][]byte{secretA})
-		r := newReflector(7, 20, 40, 8)
+		c := NewCodec([][]byte{secretA})
+		r := NewReflector(7, 20, 40, 8)
 		in, out := 0, 0
 		answered := map[[2]uint64]int{}
 		heard := map[uint64]time.Time{}
 		now := epoch
 		for i := 0; i+1 < len(script); i += 2 {
 			now = now.Add(time.Duration(script[i]) * ms)
-			raw := sealed(c, packet{kind: 1 + script[i]&1, prober: uint64(script[i+1] >> 4), seq: uint64(script[i+1] & 15), nonce: uint64(i)})
+			raw := sealed(c, Packet{kind: 1 + script[i]&1, prober: uint64(script[i+1] >> 4), seq: uint64(script[i+1] & 15), nonce: uint64(i)})
 			forged := script[i]&2 != 0
 			if forged {
 				raw[int(key)%len(raw)] ^= 1 + key
 			}
 			in += len(raw)
-			var p packet
-			if c.open(raw, &p) != dropNone {
+			var p Packet
+			if c.Open(raw, &p) != DropNone {
 				continue
 			}
 			if forged && 1+key != 0 {
@@ -201,10 +123,10 @@ func FuzzReflector(f *testing.F) {
 				maps.DeleteFunc(answered, func(id [2]uint64, _ int) bool { return id[0] == p.prober })
 			}
 			heard[p.prober] = now
-			if r.answer(now, &p) != dropNone {
+			if r.Answer(now, &p) != DropNone {
 				continue
 			}
-			out += packetSize
+			out += PacketSize
 			id := [2]uint64{p.prober, p.seq}
 			if answered[id]++; answered[id] > 1 && len(r.senders) < 8 {
 				t.Fatalf("probe %v was answered twice", id)
