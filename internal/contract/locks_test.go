@@ -33,8 +33,8 @@ var allowedUnderLock = map[string]string{
 	"backhaul.earlyHints.got: http.ResponseWriter.Header":      "a handler does not return while its answer is being written",
 	"backhaul.earlyHints.got: http.ResponseWriter.WriteHeader": "a handler does not return while its answer is being written",
 	"backhaul.Server.open, later: tcpinfo.Reader.ask":          "a function of this module",
-	"rtt.Mesh.ask: probe.Config.Random":                       bits,
-	"rtt.sender.round: probe.Config.Random":                   bits,
+	"rtt.Mesh.ask: probe.Config.Random":                        bits,
+	"rtt.sender.round: probe.Config.Random":                    bits,
 	"autostart/process.portPool.take: net.Listener.Close":      "a listener of package net",
 }
 
