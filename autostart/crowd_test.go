@@ -234,9 +234,9 @@ func TestGrantWakesWhoWaits(t *testing.T) {
 		w.run()
 		defer w.stop()
 		grant := balance.Grant{App: "web", Machine: "gpu", Epoch: 1, Token: 7, For: sec}
-		w.b.Take(grant)
+		w.b.AcceptGrant(grant)
 		first, r := w.acquire()
-		if token, ok := first.Grant(); !ok || token != 7 {
+		if token, ok := first.GrantToken(); !ok || token != 7 {
 			t.Fatalf("token %d, %v", token, ok)
 		}
 		_ = r
@@ -244,16 +244,16 @@ func TestGrantWakesWhoWaits(t *testing.T) {
 		time.Sleep(sec)
 		hasNot(t, a)
 		grant.Token = 8
-		w.b.Take(grant)
+		w.b.AcceptGrant(grant)
 		got := has(t, a)
 		hasNot(t, b)
-		if token, ok := got.slot.Grant(); !ok || token != 8 {
+		if token, ok := got.slot.GrantToken(); !ok || token != 8 {
 			t.Errorf("token %d, %v", token, ok)
 		}
 		got.slot.Release(balance.OutcomeDone)
 		first.Release(balance.OutcomeDone)
 		grant.Token = 9
-		w.b.Take(grant)
+		w.b.AcceptGrant(grant)
 		got = has(t, b)
 		got.slot.Release(balance.OutcomeDone)
 	})

@@ -45,17 +45,16 @@ func (q *queue) demand() (in input, app balance.App) {
 	// twice, which would start a machine that nobody needs.
 	q.outliers = q.outliers[:0]
 	q.leaving.Begin()
-	q.a.balancer.Loads(q.app, func(m *balance.Machine, c balance.Candidate) bool {
+	for m, c := range q.a.balancer.Loads(q.app) {
 		if c.Tier == balance.TierFailing && m.Health != balance.HealthFailing {
 			q.outliers = append(q.outliers, m.ID)
 		}
 		n := q.leaving.Look(m, c.Own, c.Told)
-		if n == c.Own && c.Said && q.a.config.Others == nil {
+		if n == c.Own && c.SaidFull && q.a.config.Others == nil {
 			n = max(n, c.Limits.Hard)
 		}
 		in.inFlight += n
-		return true
-	})
+	}
 	q.leaving.End()
 	in.outliers = len(q.outliers)
 	in.parked, in.alone = q.counted()

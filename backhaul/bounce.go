@@ -9,7 +9,8 @@ import (
 // parseBounce reads the reason of a bounce. A reason of a later version is still a bounce: the request was not executed,
 // and this owner will not take it.
 func parseBounce(s string) balance.Bounce {
-	if b, ok := balance.ParseBounce(s); ok && b != balance.BounceNone {
+	var b balance.Bounce
+	if b.UnmarshalText([]byte(s)) == nil && b != balance.BounceNone {
 		return b
 	}
 	return balance.BounceNotHere

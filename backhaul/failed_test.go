@@ -16,12 +16,11 @@ import (
 
 // blamed returns the machines that the edge holds something against: failures count as load.
 func (r *rig) blamed() (ids []balance.MachineID) {
-	r.b.Loads("web", func(m *balance.Machine, c balance.Candidate) bool {
+	for m, c := range r.b.Loads("web") {
 		if c.Load != 0 {
 			ids = append(ids, m.ID)
 		}
-		return true
-	})
+	}
 	return ids
 }
 

@@ -248,7 +248,7 @@ func (f *flight) broke(fail Failure, err error, body bodyState) verdict {
 		f.failed, f.blame = err, f.outcome
 	}
 	if fail.Certainty() == NotSent {
-		f.res.Undelivered()
+		f.res.NotSent()
 	}
 	v := giveUp
 	switch {

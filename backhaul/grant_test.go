@@ -19,7 +19,7 @@ func (r *rig) grant(id balance.MachineID) uint64 {
 	if !ok {
 		r.t.Fatal("no slot to grant")
 	}
-	if !r.b.Take(balance.Grant{App: "web", Machine: id, Epoch: 1, Token: token, For: time.Minute}) {
+	if !r.b.AcceptGrant(balance.Grant{App: "web", Machine: id, Epoch: 1, Token: token, For: time.Minute}) {
 		r.t.Fatal("the edge does not take the grant")
 	}
 	return token

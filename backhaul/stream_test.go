@@ -264,7 +264,7 @@ func TestAStrangerIsNotServed(t *testing.T) {
 			t.Errorf("%q: a stranger learns the load", tt.key)
 		}
 	}
-	if _, used := g.Sample(); !used {
+	if _, used := g.TakeSample(); !used {
 		t.Error("nothing was admitted at all")
 	}
 	r.quiet()

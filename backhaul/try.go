@@ -21,7 +21,7 @@ func (f *flight) machineError(fail Failure, err error) error {
 // local enters the gate of a machine of this process and sends the request to the machine.
 func (f *flight) local(g *balance.Gate, x *exchange) (*http.Response, balance.Bounce, balance.Load, Failure, error) {
 	m := f.res.Machine()
-	slot, _ := f.res.Grant()
+	slot, _ := f.res.GrantToken()
 	load, bounce := g.Enter(slot, m.Epoch, m.CordonGen)
 	if bounce != balance.BounceNone {
 		f.res.Observe(load)
@@ -74,7 +74,7 @@ func (f *flight) remote(x *exchange) (*http.Response, balance.Bounce, balance.Lo
 	}
 	out := f.outgoing(ctx)
 	keepTarget(out, x.h2)
-	slot, _ := f.res.Grant()
+	slot, _ := f.res.GrantToken()
 	out.Header[headerTo] = []string{string(appendTo(make([]byte, 0, 64), to{app: m.App, id: m.ID, gen: m.CordonGen, node: t.c.Node, slot: slot}))}
 	if x.expect {
 		out.Header["Expect"] = expectContinue

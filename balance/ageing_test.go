@@ -126,7 +126,9 @@ func TestSilenceFadesToTheMean(t *testing.T) {
 	w.b.Tick(now)
 	loads := func() map[MachineID]float64 {
 		got := map[MachineID]float64{}
-		w.b.Loads("web", func(m *Machine, c Candidate) bool { got[m.ID] = c.Load; return true })
+		for m, c := range w.b.Loads("web") {
+			got[m.ID] = c.Load
+		}
 		return got
 	}
 	w.b.Tick(now.Add(100 * time.Millisecond))

@@ -128,8 +128,8 @@ type App struct {
 	Strategy Strategy
 }
 
-// Validate returns an error that names the first field whose value makes no sense, or nil.
-func (a App) Validate() error {
+// validate returns an error that names the first field whose value makes no sense, or nil.
+func (a App) validate() error {
 	bad := func(field string, v any, want string) error {
 		return fmt.Errorf("balance: app %q: %s %v: want %s", a.ID, field, v, want)
 	}

@@ -45,7 +45,7 @@ func (a App) MarshalJSON() ([]byte, error) {
 
 // UnmarshalJSON reads what [App.MarshalJSON] writes; durations may also be whole numbers of nanoseconds, and names of fields may
 // be in any case, as encoding/json has it. Fields that are not there stay as they are, and those that App does not have are
-// passed over. The error names the field, its value and what it wants. It does not call [App.Validate]: the fleet does.
+// passed over. The error names the field, its value and what it wants. It does not look at what the values mean: the fleet does.
 func (a *App) UnmarshalJSON(text []byte) error {
 	var given map[string]json.RawMessage
 	if err := json.Unmarshal(text, &given); err != nil {
@@ -145,8 +145,8 @@ var strategies = []struct {
 	{"pack", func() any { return &Pack{} }},
 }
 
-// ParseStrategy returns the strategy of that name, as [App.Strategy] has it in JSON: "closest", "leastload" or "pack".
-func ParseStrategy(name string) (Strategy, error) {
+// namedStrategy returns the strategy of that name: "closest", "leastload" or "pack".
+func namedStrategy(name string) (Strategy, error) {
 	for _, s := range strategies {
 		if s.name == name {
 			return reflect.ValueOf(s.make()).Elem().Interface().(Strategy), nil
@@ -179,7 +179,7 @@ func strategyJSON(of Strategy) (any, error) {
 func parseStrategy(raw json.RawMessage) (Strategy, error) {
 	var name string
 	if json.Unmarshal(raw, &name) == nil {
-		if s, err := ParseStrategy(name); err == nil {
+		if s, err := namedStrategy(name); err == nil {
 			return s, nil
 		}
 	}

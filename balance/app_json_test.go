@@ -23,7 +23,7 @@ func TestAppReadsItsOwnJSON(t *testing.T) {
 		case Limits:
 			f.Set(reflect.ValueOf(Limits{Soft: 3, Hard: 7}))
 		case Strategy, nil:
-			f.Set(reflect.ValueOf(Closest{Choices: 2, SpillAt: Hard}))
+			f.Set(reflect.ValueOf(Closest{Choices: 2, SpillAt: -1}))
 		default:
 			switch f.Kind() {
 			case reflect.Bool:
@@ -118,7 +118,7 @@ func TestModesOfAbandonedRequestsReadTheirOwnText(t *testing.T) {
 		if err != nil || string(text) != a.String() || back.UnmarshalText(text) != nil || back != a {
 			t.Errorf("%v: text %q, %v, reads back as %v", a, text, err, back)
 		}
-		if err := (App{ID: "web", Abandoned: a}).Validate(); err != nil {
+		if err := (App{ID: "web", Abandoned: a}).validate(); err != nil {
 			t.Error(err)
 		}
 	}
@@ -130,10 +130,10 @@ func TestModesOfAbandonedRequestsReadTheirOwnText(t *testing.T) {
 	if err := a.UnmarshalText([]byte("drop")); err == nil || !strings.Contains(err.Error(), "finish") {
 		t.Errorf("%v: want the known ones", err)
 	}
-	if err := (App{ID: "web", Abandoned: later}).Validate(); err == nil || !strings.Contains(err.Error(), "Abandoned") {
+	if err := (App{ID: "web", Abandoned: later}).validate(); err == nil || !strings.Contains(err.Error(), "Abandoned") {
 		t.Errorf("%v: want the field and the remedy", err)
 	}
-	if err := (App{ID: "web", AbandonedHold: -1}).Validate(); err == nil || !strings.Contains(err.Error(), "AbandonedHold") {
+	if err := (App{ID: "web", AbandonedHold: -1}).validate(); err == nil || !strings.Contains(err.Error(), "AbandonedHold") {
 		t.Errorf("%v: want the field and the remedy", err)
 	}
 }

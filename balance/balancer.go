@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"iter"
 	"maps"
 	"slices"
 	"sync"
@@ -25,8 +26,8 @@ type Config struct {
 	Strategy Strategy
 	// Distance orders the regions; nil means that only the node's own region is near and all others are unknown.
 	Distance Distance
-	// Trace observes picks; nil costs nothing.
-	Trace *Trace
+	// Trace observes picks; the zero value costs nothing.
+	Trace Trace
 	// GiveBack carries a granted slot that could not be used back to the machine's owner: there to Granter.Back of package balance/grants. It is
 	// called by [Reservation.Release] and must not block. nil: such slots return when they expire.
 	GiveBack func(owner NodeID, g Grant)
@@ -40,7 +41,7 @@ type Balancer struct {
 	fleet    *Fleet
 	strategy Strategy
 	distance Distance
-	trace    *Trace
+	trace    Trace
 	giveBack func(NodeID, Grant)
 	apps     atomic.Pointer[map[AppID]*appBalance] // replaced when an app comes or goes
 	only     atomic.Pointer[appBalance]            // when there is but one, as in many programs
@@ -76,7 +77,7 @@ func New(f *Fleet, c Config) (*Balancer, error) {
 	if f == nil {
 		return nil, fmt.Errorf("balance: New without a fleet: make one with NewFleet")
 	}
-	if c.Trace != nil && c.Trace.Every < 0 {
+	if c.Trace.Every < 0 {
 		return nil, fmt.Errorf("balance: Config.Trace.Every %d: want 0 (every pick) or more", c.Trace.Every)
 	}
 	b := &Balancer{fleet: f, strategy: c.Strategy, distance: c.Distance, trace: c.Trace, giveBack: c.GiveBack}
@@ -262,20 +263,23 @@ func (b *Balancer) InFlight(id AppID) (n int) {
 	return n
 }
 
-// Loads calls yield with each machine of an app and its load as this node estimates it, until yield returns false.
-func (b *Balancer) Loads(id AppID, yield func(*Machine, Candidate) bool) {
-	s, ok := b.fleet.App(id)
-	if !ok {
-		return
-	}
-	for m := range s.rows() {
-		var c Candidate
-		m.look(&c)
-		if c.Told = int(m.cell.seen.Load() & seenMask); m.cell.gate != nil {
-			c.Told = max(0, m.cell.gate.InFlight()-c.Own)
-		}
-		if !yield(m.machine(), c) {
+// Loads yields the machines of an app, by region and ID, with their loads as this node estimates
+// them.
+func (b *Balancer) Loads(id AppID) iter.Seq2[*Machine, Candidate] {
+	return func(yield func(*Machine, Candidate) bool) {
+		s, ok := b.fleet.App(id)
+		if !ok {
 			return
+		}
+		for m := range s.rows() {
+			var c Candidate
+			m.look(&c)
+			if c.Told = int(m.cell.seen.Load() & seenMask); m.cell.gate != nil {
+				c.Told = max(0, m.cell.gate.InFlight()-c.Own)
+			}
+			if !yield(m.machine(), c) {
+				return
+			}
 		}
 	}
 }

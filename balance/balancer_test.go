@@ -34,7 +34,7 @@ func (x *reentrant) everything() {
 		if r, err := x.b.Pick(Request{App: "web", Rand: 1}); err == nil {
 			r.Release(OutcomeDone)
 		}
-		x.b.Take(Grant{App: "web", Machine: "m1", Token: 1, Revoked: true})
+		x.b.AcceptGrant(Grant{App: "web", Machine: "m1", Token: 1, Revoked: true})
 	}
 }
 
@@ -65,7 +65,7 @@ func TestHooksMayCallBack(t *testing.T) {
 	}
 	x.b, err = New(x.f, Config{
 		Strategy: x, Distance: x,
-		Trace:    &Trace{Picked: func(Explanation) { x.hook("Trace.Picked") }},
+		Trace:    Trace{Picked: func(Explanation) { x.hook("Trace.Picked") }},
 		GiveBack: func(NodeID, Grant) { x.hook("Config.GiveBack") },
 	})
 	if err != nil {
@@ -79,15 +79,15 @@ func TestHooksMayCallBack(t *testing.T) {
 	gate.Suspect(1)
 
 	slot, _ := gate.Grant()
-	x.b.Take(Grant{App: "web", Machine: "m1", Token: slot, For: time.Minute})
+	x.b.AcceptGrant(Grant{App: "web", Machine: "m1", Token: slot, For: time.Minute})
 	r, err := x.b.Pick(Request{App: "web", Rand: 1})
 	if err != nil {
 		t.Fatal(err)
 	}
-	if _, ok := r.Grant(); !ok {
+	if _, ok := r.GrantToken(); !ok {
 		t.Fatal("no slot was granted")
 	}
-	r.Undelivered()
+	r.NotSent()
 	r.Release(OutcomeError)
 	gate.Enter(slot, 0, 0)
 	gate.Leave()

@@ -4,7 +4,6 @@ import (
 	"cmp"
 	"errors"
 	"fmt"
-	"net/http"
 	"slices"
 	"time"
 
@@ -152,17 +151,6 @@ func ExampleWant() {
 	// hkg-1
 	// nrt-0
 	// balance: no machine of app "web" available: 2 seen, 1 not wanted, 1 at the hard limit
-}
-
-func ExampleHeaders() {
-	h := balance.Headers{PreferRegion: "Prefer-Region", Key: "Session", Aliases: map[string][]string{"asia": {"nrt", "hkg"}}}
-	in := http.Header{"Prefer-Region": {"asia"}, "Session": {"user-7"}}
-	r := balance.Request{App: "web"}
-	if err := h.Read(in, &r); err != nil {
-		fmt.Println(err) // answer it with 400
-	}
-	fmt.Println(r.Key, r.Want.Prefer.Regions)
-	// Output: user-7 [nrt hkg]
 }
 
 func ExampleBalancer_Explain() {

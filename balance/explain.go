@@ -38,12 +38,13 @@ type RegionLook struct {
 
 // Trace observes picks.
 type Trace struct {
-	Every  int // one of how many picks is explained; 0 or 1 means each
+	Every int // one of how many picks is explained; 0 or 1 means each
+	// Picked is called with each pick that is explained, on its goroutine and with no lock held.
 	Picked func(Explanation)
 }
 
 func (t *Trace) samples(bits uint64) bool {
-	return t.Picked != nil && (t.Every <= 1 || mix(bits, 3)%uint64(t.Every) == 0)
+	return t.Every <= 1 || mix(bits, 3)%uint64(t.Every) == 0
 }
 
 // chose notes the machine and puts the reason into words.

@@ -39,7 +39,7 @@ func TestExplain(t *testing.T) {
 func TestTraceSamples(t *testing.T) {
 	f := newFleet(t, "edge", "nrt")
 	var seen []Explanation
-	b, err := New(f, Config{Trace: &Trace{Every: 4, Picked: func(x Explanation) { seen = append(seen, x) }}})
+	b, err := New(f, Config{Trace: Trace{Every: 4, Picked: func(x Explanation) { seen = append(seen, x) }}})
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -54,7 +54,7 @@ func TestTraceSamples(t *testing.T) {
 	if n := len(seen); n < 50 || n > 170 || !strings.HasPrefix(seen[0].Why, "m in nrt") {
 		t.Errorf("%d of 400 picks were traced, want about a quarter", n)
 	}
-	if _, err := New(f, Config{Trace: &Trace{Every: -1}}); err == nil {
+	if _, err := New(f, Config{Trace: Trace{Every: -1}}); err == nil {
 		t.Error("Every -1 was taken")
 	}
 }

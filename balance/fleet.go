@@ -1,10 +1,8 @@
 package balance
 
 import (
-	"cmp"
 	"fmt"
 	"maps"
-	"math"
 	"slices"
 	"sync"
 	"sync/atomic"
@@ -17,10 +15,6 @@ type FleetConfig struct {
 	// Incarnation counts this node's starts; it versions the rows of machines that this node owns. 0 means 1, which is
 	// right for a fleet that lives in one process only.
 	Incarnation uint64
-	// MaxEjected is the share of an app's machines that this node may leave out as outliers at a time, by what it has seen of
-	// their failures: 0 means 0.5, negative none. A machine is one if it fails clearly more than the others do in the same
-	// time: what fails everywhere ejects nobody. Ejected machines are used when nothing else is left.
-	MaxEjected float64
 }
 
 // Fleet is one node's catalogue of apps and machines, with the live counts beside it. Readers take an immutable
@@ -36,7 +30,6 @@ type Fleet struct {
 
 	ageing sync.Mutex // one tick at a time; taken before mu
 	aged   int64      // tick up to which all machines have aged
-	eject  float64    // share of an app's machines that may be ejected as outliers, negative for none
 
 	keepers keepers // of the machines that this node owns
 
@@ -91,12 +84,10 @@ func NewFleet(c FleetConfig) (*Fleet, error) {
 	switch {
 	case c.Node == "":
 		return nil, fmt.Errorf("balance: FleetConfig.Node is empty: set it to this node's ID")
-	case !(c.MaxEjected <= 1 && c.MaxEjected >= -math.MaxFloat64): // which what is no number is not
-		return nil, fmt.Errorf("balance: FleetConfig.MaxEjected %v: want a share up to 1, 0 for 0.5, or a negative number for none", c.MaxEjected)
 	case c.Region == "":
 		return nil, fmt.Errorf("balance: FleetConfig.Region is empty: set it to this node's region")
 	}
-	f := &Fleet{node: c.Node, region: c.Region, incarnation: max(1, c.Incarnation), gone: map[NodeID]uint64{}, watchers: map[*Watcher]struct{}{}, eject: cmp.Or(c.MaxEjected, 0.5)}
+	f := &Fleet{node: c.Node, region: c.Region, incarnation: max(1, c.Incarnation), gone: map[NodeID]uint64{}, watchers: map[*Watcher]struct{}{}}
 	f.apps.Store(&map[AppID]*app{})
 	f.tick.Store(1) // 0 is never
 	return f, nil
@@ -255,7 +246,7 @@ func (f *Fleet) ageAll(tick int64) (turned map[AppID][]MachineID, ok bool) {
 		}
 		var ms []MachineID
 		rests := granted == 0
-		j := &jury{record: &a.record, tick: tick, share: f.eject}
+		j := &jury{record: &a.record, tick: tick}
 		for _, r := range s.regions {
 			j.out += len(r.byTier[TierFailing])
 			j.usable += len(r.byTier[TierReady]) + len(r.byTier[TierFailing])

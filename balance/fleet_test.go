@@ -86,7 +86,9 @@ func TestLoadsOfAnEarlierRunAreVoid(t *testing.T) {
 		apply(t, f, PutMachine{row, v})
 		r.Observe(Load{InFlight: 31, Limits: m.Limits, State: StateStarted, Epoch: 5, Seq: 1000})
 		var others float64
-		b.Loads("web", func(_ *Machine, k Candidate) bool { others = k.Others; return true })
+		for _, k := range b.Loads("web") {
+			others = k.Others
+		}
 		taken := f.Report(
 			Report{
 				App: "web", ID: "m1", Load: Load{InFlight: 1, State: StateStarted, Epoch: row.Epoch, Seq: 7},

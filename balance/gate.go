@@ -55,7 +55,7 @@ const (
 	stateBits    = 3
 	cordonShift  = stateShift + stateBits // one bit: soft-cordoned
 	touchedShift = cordonShift + 1        // somebody who knew the cordon came all the same
-	usedShift    = touchedShift + 1       // something was admitted since the last Sample
+	usedShift    = touchedShift + 1       // something was admitted since the last TakeSample
 	wantedShift  = usedShift + 1          // a start is wanted when the present stop is over
 	turnShift    = wantedShift + 1
 
@@ -184,9 +184,9 @@ func (g *Gate) InFlight() int { return int(g.word.Load() & inFlightMask) }
 // State returns the machine's state.
 func (g *Gate) State() State { return stateOf(g.word.Load()) }
 
-// Sample returns the load and whether anything was admitted since the last Sample, so that a request which came and went
+// TakeSample returns the load and whether anything was admitted since the last TakeSample, so that a request which came and went
 // between two looks is not taken for idleness. It has one caller: the machine's decider.
-func (g *Gate) Sample() (l Load, used bool) {
+func (g *Gate) TakeSample() (l Load, used bool) {
 	for {
 		w := g.word.Load()
 		if g.word.CompareAndSwap(w, w&^usedBit) {

@@ -188,10 +188,10 @@ func TestGateSampleSeesShortRequests(t *testing.T) {
 	start(t, g)
 	g.Admit(0, 0)
 	g.Leave()
-	if l, used := g.Sample(); l.InFlight != 0 || !used {
+	if l, used := g.TakeSample(); l.InFlight != 0 || !used {
 		t.Errorf("a request between two looks was taken for idleness: %+v %v", l, used)
 	}
-	if _, used := g.Sample(); used {
+	if _, used := g.TakeSample(); used {
 		t.Error("used twice")
 	}
 }

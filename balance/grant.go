@@ -18,12 +18,12 @@ type Grant struct {
 	Revoked bool          // the owner takes the slot back: another node needs it more, or the machine goes to sleep
 }
 
-// Take takes in a slot that a machine's owner has granted to this node, or taken back; the next pick may use it. It reports false when
+// AcceptGrant takes in a slot that a machine's owner has granted to this node, or taken back; the next pick may use it. It reports false when
 // the machine is not known. Grants may come late, twice and out of order: a pick uses each once, and one that was taken back
 // not at all. From an app's first grant on, this node sends its machines that take 1 to 3 requests at a time
 // nothing without one, until 5 s have passed without any: then it guesses again. So either all owners of an app's machines
 // grant their slots, or none.
-func (b *Balancer) Take(g Grant) bool {
+func (b *Balancer) AcceptGrant(g Grant) bool {
 	a, ok := (*b.fleet.apps.Load())[g.App]
 	if !ok {
 		return false
@@ -48,17 +48,17 @@ func (b *Balancer) Take(g Grant) bool {
 	return true
 }
 
-// Grant returns the token of the slot that the pick uses, for [Gate.Enter]; ok is false when the machine's owner does not
+// GrantToken returns the token of the slot that the pick uses, for [Gate.Enter]; ok is false when the machine's owner does not
 // grant. Ask for it when the request is about to leave: a reservation that is released without having been asked leaves its
 // slot to this node's next request.
-func (r *Reservation) Grant() (token uint64, ok bool) {
+func (r *Reservation) GrantToken() (token uint64, ok bool) {
 	r.shown = true
 	return r.ticket.token, r.ticket.token != 0
 }
 
-// Undelivered says that the token which Grant returned has not left this process: the machine's owner could not be reached.
+// NotSent says that the token which Grant returned has not left this process: the machine's owner could not be reached.
 // Release then hands the slot to [Config.GiveBack] rather than leave it to expire.
-func (r *Reservation) Undelivered() { r.lost = true }
+func (r *Reservation) NotSent() { r.lost = true }
 
 // giveBack does what is right with the granted slot of a reservation that is being released.
 func (r *Reservation) giveBack() {

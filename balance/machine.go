@@ -251,9 +251,9 @@ func (t *Tier) UnmarshalText(text []byte) error {
 // stopped from its back.
 func Rank(app AppID, id MachineID) uint64 { return hash2(string(app), string(id)) }
 
-// CompareCanonical orders machines of one app by [Rank], then by ID.
-func CompareCanonical(a, b *Machine) int {
-	return cmp.Or(cmp.Compare(Rank(a.App, a.ID), Rank(b.App, b.ID)), cmp.Compare(a.ID, b.ID))
+// Compare orders machines of one app canonically: by [Rank], then by ID.
+func (m *Machine) Compare(o *Machine) int {
+	return cmp.Or(cmp.Compare(Rank(m.App, m.ID), Rank(o.App, o.ID)), cmp.Compare(m.ID, o.ID))
 }
 
 // hash2 hashes the two strings with a separator that cannot make two pairs alike.

@@ -35,6 +35,10 @@ const (
 	// usual is the share of failures of the others from which on a single failure says nothing: it ends no probation.
 	usual = 0.1
 
+	// ejectShare is the share of an app's machines that may be out at a time. What this node sees of
+	// others is a sample: were it wrong about more than half of them, the rest could not bear the
+	// load.
+	ejectShare = 0.5
 	// ejectFor is how long a machine is out the first time; each further ejection adds as much, up to maxEject times.
 	ejectFor, maxEject = 300, 10 // 30 s, 5 min
 	// calmAfter is how long it has to be well before an ejection is forgotten.
@@ -176,18 +180,17 @@ func (a *answers) eject(tick int64) {
 	a.acquit()
 }
 
-// ejectable reports whether one more machine of an app with n usable ones may be put out, so that afterwards no more than
-// the share is: the percentage is that after the ejection. One of two or more can always be.
-func ejectable(n, out int, share float64) bool {
-	return n >= 2 && (out == 0 || float64(out+1) <= share*float64(n))
+// ejectable reports whether one more machine of an app with n usable ones may be put out, so that
+// afterwards no more than ejectShare is. One of two or more can always be.
+func ejectable(n, out int) bool {
+	return n >= 2 && (out == 0 || float64(out+1) <= ejectShare*float64(n))
 }
 
 // jury judges an app's machines at one tick.
 type jury struct {
 	record *record
 	tick   int64
-	share  float64 // of the usable machines that may be out
-	usable int     // in use, or out
+	usable int // in use, or out
 	out    int
 }
 
@@ -216,7 +219,7 @@ func (j *jury) judge(turned []MachineID, m *row, mem *memory, e est) ([]MachineI
 	case e&probeBit != 0 && others >= usual:
 		e &^= probeBit
 	case e&probeBit != 0 || mem.outlier():
-		if j.share > 0 && ejectable(j.usable, j.out, j.share) {
+		if ejectable(j.usable, j.out) {
 			mem.eject(j.tick)
 			mem.out.Store(true)
 			j.out++

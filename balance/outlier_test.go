@@ -258,10 +258,9 @@ func TestWhatFailsEverywhereDoesNotWeigh(t *testing.T) {
 	worst := 0.0
 	for range 200 {
 		tr.pass(1)
-		tr.b.Loads("web", func(m *Machine, c Candidate) bool {
+		for _, c := range tr.b.Loads("web") {
 			worst = max(worst, c.Load-float64(c.Own)-c.Others)
-			return true
-		})
+		}
 	}
 	if worst > 8 {
 		t.Errorf("half of all requests fail everywhere, and count as up to %v requests at one machine", worst)
@@ -292,12 +291,11 @@ func TestFailuresOfAnEarlierRunAreForgotten(t *testing.T) {
 		}
 		c.pass(tickEvery)
 	}
-	w.b.Loads("web", func(m *Machine, c Candidate) bool {
+	for m, c := range w.b.Loads("web") {
 		if c.Load != 0 || c.Tier != TierReady {
 			t.Errorf("%s: load %v, tier %v", m.ID, c.Load, c.Tier)
 		}
-		return true
-	})
+	}
 }
 
 func TestOutliersAreEjectedAndProbed(t *testing.T) {
@@ -385,11 +383,10 @@ func TestNotAllAreEjected(t *testing.T) {
 	}
 	for _, c := range []struct {
 		n, out int
-		share  float64
 		want   bool
-	}{{1, 0, 0.5, false}, {2, 0, 0.1, true}, {3, 1, 0.5, false}, {3, 0, 0.34, true}, {10, 4, 0.5, true}, {10, 5, 0.5, false}} {
-		if got := ejectable(c.n, c.out, c.share); got != c.want {
-			t.Errorf("one more of %d with %d out at %v: %v", c.n, c.out, c.share, got)
+	}{{1, 0, false}, {2, 0, true}, {3, 1, false}, {3, 0, true}, {10, 4, true}, {10, 5, false}} {
+		if got := ejectable(c.n, c.out); got != c.want {
+			t.Errorf("one more of %d with %d out: %v", c.n, c.out, got)
 		}
 	}
 }

@@ -191,19 +191,17 @@ func TestOldNewsNeverAttract(t *testing.T) {
 		}
 		c.pass(tickEvery)
 	}
-	w.b.Loads("web", func(m *Machine, c Candidate) bool {
+	for m, c := range w.b.Loads("web") {
 		if c.Load < 38 {
 			t.Errorf("%s: %v by estimate, want about 40 as the others", m.ID, c.Load)
 		}
-		return true
-	})
+	}
 	w.put("new", "nrt", nil)
-	w.b.Loads("web", func(m *Machine, c Candidate) bool {
+	for m, c := range w.b.Loads("web") {
 		if m.ID == "new" && c.Load < 38 {
 			t.Errorf("a machine that nobody has heard of looks idle: %v", c.Load)
 		}
-		return true
-	})
+	}
 }
 
 // Affinity moves the keys that it must: those of a machine that leaves, and the newcomer's share.
@@ -274,12 +272,11 @@ func TestAppsAreIsolated(t *testing.T) {
 	for i := range held {
 		held[i].Release(OutcomeError)
 	}
-	b.Loads("calm", func(m *Machine, c Candidate) bool {
+	for m, c := range b.Loads("calm") {
 		if c.Load != 0 || c.Full() {
 			t.Errorf("%s of the calm app: %+v", m.ID, c)
 		}
-		return true
-	})
+	}
 	apply(t, f, PutApp{App{ID: "calm", Limits: Limits{Soft: 1, Hard: 1}}}) // limits change live
 	n := 0
 	for ; ; n++ {
@@ -376,12 +373,11 @@ func TestComesBackAnew(t *testing.T) {
 		old[i].Observe(Load{InFlight: 3, Limits: Limits{2, 3}, Seq: 9, State: StateStarted})
 		old[i].Release(OutcomeError)
 	}
-	w.b.Loads("web", func(m *Machine, c Candidate) bool {
+	for m, c := range w.b.Loads("web") {
 		if c.Own != 0 || c.Load != 0 || c.Full() {
 			t.Errorf("%s after its former self's requests have ended: %+v", m.ID, c)
 		}
-		return true
-	})
+	}
 	w.want("m")
 }
 

@@ -18,7 +18,7 @@ func (b *Balancer) Pick(r Request) (Reservation, error) {
 	if r.Rand == 0 {
 		r.Rand = rand.Uint64()
 	}
-	if b.trace != nil && b.trace.samples(r.Rand) {
+	if b.trace.Picked != nil && b.trace.samples(r.Rand) {
 		return b.traced(ab, &r)
 	}
 	if r.Want == nil {

@@ -112,13 +112,13 @@ func TestPickOfAGrantedSlotTakesNoLockAndDoesNotAllocate(t *testing.T) {
 	const rounds = 50
 	sum := uint64(0)
 	for i := range rounds {
-		b.Take(Grant{App: "web", Machine: "m1", Token: uint64(i + 1), For: time.Minute})
+		b.AcceptGrant(Grant{App: "web", Machine: "m1", Token: uint64(i + 1), For: time.Minute})
 		held := c.remember().granted()
 		held.mu.Lock()
 		var r Reservation
 		sum += mallocs(func() { r, _ = b.Pick(Request{App: "web", Rand: 1}) })
 		held.mu.Unlock()
-		if token, ok := r.Grant(); !ok || token != uint64(i+1) {
+		if token, ok := r.GrantToken(); !ok || token != uint64(i+1) {
 			t.Fatalf("round %d: token %d, %v", i, token, ok)
 		}
 		r.Release(OutcomeDone)
@@ -145,7 +145,7 @@ func TestGrantedSlotsAreUsedOnce(t *testing.T) {
 					continue
 				}
 				if i%3 != 0 { // else it is released without having been shown: the slot is the next one's
-					if token, ok := r.Grant(); ok { // else there has been no grant yet
+					if token, ok := r.GrantToken(); ok { // else there has been no grant yet
 						taken[token].Add(1)
 					}
 				}
@@ -157,13 +157,13 @@ func TestGrantedSlotsAreUsedOnce(t *testing.T) {
 		g := Grant{App: "web", Machine: "m1", Token: uint64(i), For: time.Hour}
 		var twice sync.WaitGroup
 		for range 2 {
-			twice.Go(func() { b.Take(g) })
+			twice.Go(func() { b.AcceptGrant(g) })
 		}
 		if i%7 == 0 {
 			twice.Go(func() {
 				g := g
 				g.Revoked = true
-				b.Take(g)
+				b.AcceptGrant(g)
 			})
 		}
 		twice.Wait()
@@ -208,17 +208,17 @@ func TestSlotsAtHandAreCounted(t *testing.T) {
 			},
 			"take": func(*rapid.T) {
 				token++
-				b.Take(Grant{App: "web", Machine: "m1", Token: token, For: time.Second})
+				b.AcceptGrant(Grant{App: "web", Machine: "m1", Token: token, For: time.Second})
 			},
 			"take again": func(*rapid.T) {
-				b.Take(Grant{App: "web", Machine: "m1", Token: any(), For: time.Second})
+				b.AcceptGrant(Grant{App: "web", Machine: "m1", Token: any(), For: time.Second})
 			},
 			"revoke": func(*rapid.T) {
-				b.Take(Grant{App: "web", Machine: "m1", Token: any(), Revoked: true})
+				b.AcceptGrant(Grant{App: "web", Machine: "m1", Token: any(), Revoked: true})
 			},
 			"use": func(*rapid.T) {
 				if r, err := b.Pick(Request{App: "web", Rand: 1}); err == nil {
-					r.Grant()
+					r.GrantToken()
 					r.Release(OutcomeDone)
 				}
 			},

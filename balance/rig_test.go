@@ -153,11 +153,10 @@ func (w *world) try(n int, bad map[MachineID]bool, o Outcome) (hit int) {
 }
 
 func (w *world) tier(id MachineID) (t Tier) {
-	w.b.Loads("web", func(m *Machine, c Candidate) bool {
+	for m, c := range w.b.Loads("web") {
 		if m.ID == id {
 			t = c.Tier
 		}
-		return true
-	})
+	}
 	return t
 }

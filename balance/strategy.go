@@ -1,8 +1,5 @@
 package balance
 
-// Hard, as a SpillAt, keeps requests in the nearest region until all its machines are at their hard limit.
-const Hard = -1
-
 // Closest picks the least loaded machine of the nearest region that has one below its soft limit; when none has, the
 // least loaded of the nearest region that has one below its hard limit. Regions that are equally near count as one. A
 // region that is used more than SpillAt on average, or whose requests stay longer than they would elsewhere, gives a slowly
@@ -10,8 +7,9 @@ const Hard = -1
 type Closest struct {
 	// Choices is how many machines of a region are looked at. 0 means all of up to 64, and 4 drawn of more; at most 16.
 	Choices int
-	// SpillAt is the mean use, in soft limits, above which a region gives requests away; 0 means 0.95, [Hard] never: then
-	// soft limits do not matter to the choice of the region either.
+	// SpillAt is the mean use, in soft limits, above which a region gives requests away; 0 means
+	// 0.95. Negative: never, so that requests stay in the nearest region until all its machines
+	// are at their hard limit.
 	SpillAt float64
 }
 
@@ -159,5 +157,5 @@ func (Pack) Pick(v *View, r Request) (Slot, bool) {
 			}
 		}
 	}
-	return Closest{SpillAt: Hard}.Pick(v, r)
+	return Closest{SpillAt: -1}.Pick(v, r)
 }

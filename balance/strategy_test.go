@@ -218,7 +218,7 @@ func TestPackFillsInOrder(t *testing.T) {
 	}
 	w.put("far", "fra", nil)
 	slices.SortFunc(ids, func(a, b MachineID) int {
-		return CompareCanonical(&Machine{ID: a, App: "web"}, &Machine{ID: b, App: "web"})
+		return (&Machine{ID: a, App: "web"}).Compare(&Machine{ID: b, App: "web"})
 	})
 	var got []MachineID
 	for range 12 {
@@ -267,7 +267,7 @@ func TestNearRegionsAreMerged(t *testing.T) {
 
 // SpillAt Hard leaves a region only when all its machines are at their hard limit.
 func TestStrictLocality(t *testing.T) {
-	w := newWorld(t, Closest{SpillAt: Hard}, Limits{Soft: 1, Hard: 3})
+	w := newWorld(t, Closest{SpillAt: -1}, Limits{Soft: 1, Hard: 3})
 	w.put("near", "nrt", nil)
 	w.put("far", "fra", nil)
 	for i := range 6 {

@@ -51,7 +51,7 @@ type NodeGone struct {
 	Incarnation uint64
 }
 
-func (u PutApp) check() error { return u.App.Validate() }
+func (u PutApp) check() error { return u.App.validate() }
 
 func (u PutMachine) check() error { return u.Machine.validate() }
 
@@ -116,16 +116,6 @@ var bounceNames = [...]string{"admitted", "full", "closing", "stopped", "not-her
 
 // String returns the bounce's name as it travels between nodes.
 func (b Bounce) String() string { return name(bounceNames[:], uint8(b), "bounce") }
-
-// ParseBounce is the inverse of [Bounce.String]; ok is false for an unknown name.
-func ParseBounce(s string) (b Bounce, ok bool) {
-	for i, n := range bounceNames {
-		if n == s {
-			return Bounce(i), true
-		}
-	}
-	return 0, false
-}
 
 // MarshalText returns the bounce's name; a value without one is an error.
 func (b Bounce) MarshalText() ([]byte, error) {

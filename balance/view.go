@@ -94,18 +94,18 @@ type Slot struct{ region, pos int32 }
 
 // Candidate is a machine as a strategy compares it.
 type Candidate struct {
-	ID     MachineID
-	Tier   Tier
-	Own    int     // this node's requests in flight: exact
-	Others float64 // what others have in flight, estimated
-	Told   int     // what they had when its owner last told; by Balancer.Loads only
-	Load   float64 // all requests in flight, estimated; failures and gross slowness count as load
-	Limits Limits
-	Rank   uint64 // canonical order: the same on all nodes
-	Salt   uint64 // hash(node, machine): different on each node
-	Picked int64  // whose turn it is: the lower, the longer not picked. Turns go by machine, not by request
-	Said   bool   // the owner just said that it is full
-	full   bool
+	ID       MachineID
+	Tier     Tier
+	Own      int     // this node's requests in flight: exact
+	Others   float64 // what others have in flight, estimated
+	Told     int     // what they had when its owner last told; by Balancer.Loads only
+	Load     float64 // all requests in flight, estimated; failures and gross slowness count as load
+	Limits   Limits
+	Rank     uint64 // canonical order: the same on all nodes
+	Salt     uint64 // hash(node, machine): different on each node
+	Picked   int64  // whose turn it is: the lower, the longer not picked. Turns go by machine, not by request
+	SaidFull bool   // the owner just said that it is full
+	full     bool
 }
 
 // Full reports whether the machine is at its hard limit as far as this node knows, or takes nothing more for another
@@ -212,7 +212,7 @@ func (m *row) look(c *Candidate) {
 	*c = Candidate{
 		ID: m.id, Tier: m.tier, Own: own, Others: float64(total) - float64(own), Limits: l,
 		Load: float64((total + e.penalty()) * e.slow() / e.ramp()),
-		Rank: Rank(m.shared.app, m.id), Picked: int64(turnOf(w)), Said: e&saidBit != 0,
+		Rank: Rank(m.shared.app, m.id), Picked: int64(turnOf(w)), SaidFull: e&saidBit != 0,
 		full: full(own, total, l.Hard, e),
 	}
 	c.Salt = mix(w&(1<<saltBits-1), c.Rank)

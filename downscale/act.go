@@ -22,7 +22,7 @@ type answer struct {
 
 // observe looks at a machine's gate, tells its state machine, and does what that wants.
 func (r *run) observe(m *machine, now time.Time) {
-	l, used := m.gate.Sample()
+	l, used := m.gate.TakeSample()
 	// a slot that is only reserved is not demand
 	m.load, m.used = max(0, l.InFlight-m.gate.Granted()), m.used || used
 	m.peak = max(m.peak, m.gate.TakePeak()-m.gate.Granted())

@@ -103,7 +103,7 @@ func TestInvariants(t *testing.T) {
 					}
 				}
 			}
-			order := func(a, b balance.Machine) int { return balance.CompareCanonical(&a, &b) }
+			order := func(a, b balance.Machine) int { return a.Compare(&b) }
 			slices.SortFunc(all, order)
 			slices.SortFunc(up, order)
 			if len(up) != 2 || up[0].ID != all[0].ID || up[1].ID != all[1].ID {

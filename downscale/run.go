@@ -244,7 +244,7 @@ func (r *run) app(id balance.AppID, snap *balance.Snapshot) *appRun {
 			m.dismiss(fmt.Errorf("%w: %v has left the fleet", ErrBusy, m.row.Key()))
 		}
 	}
-	slices.SortFunc(a.machines, func(x, y *machine) int { return balance.CompareCanonical(&x.row, &y.row) })
+	slices.SortFunc(a.machines, func(x, y *machine) int { return x.row.Compare(&y.row) })
 	return a
 }
 

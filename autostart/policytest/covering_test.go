@@ -38,7 +38,7 @@ func (c *covering) Plan(now time.Time, in policy.Input) policy.Decision {
 	}
 	machines := slices.SortedFunc(slices.Values(in.Machines), func(a, b *balance.Machine) int {
 		home := cmp.Compare(slices.Index(in.Regions, a.Region), slices.Index(in.Regions, b.Region))
-		return cmp.Or(cmp.Compare(class(a), class(b)), home, balance.CompareCanonical(a, b))
+		return cmp.Or(cmp.Compare(class(a), class(b)), home, a.Compare(b))
 	})
 	d := policy.Decision{App: in.App.ID, Demand: in.InFlight + in.Parked, Wait: 3 * time.Minute}
 	left, least := d.Demand, in.App.Min

@@ -14,7 +14,7 @@ import (
 
 func TestStrategies(t *testing.T) {
 	for name, s := range map[string]balance.Strategy{
-		"closest": balance.Closest{}, "closest, strict": balance.Closest{SpillAt: balance.Hard}, "closest, two choices": balance.Closest{Choices: 2},
+		"closest": balance.Closest{}, "closest, strict": balance.Closest{SpillAt: -1}, "closest, two choices": balance.Closest{Choices: 2},
 		"leastload": balance.LeastLoad{}, "leastload, two choices": balance.LeastLoad{Choices: 2}, "pack": balance.Pack{}, "firm": Firm{},
 	} {
 		t.Run(name, func(t *testing.T) {

@@ -4,9 +4,9 @@
 //
 // Messages go around like this; each may be lost, late or doubled:
 //
-//	edge   Balancer.Asks   --how many wait--> Granter.Ask    owner
-//	edge   Balancer.Take   <--a slot--------- Config.Give    owner
-//	edge   Reservation.Grant --with the request--> Gate.Enter owner
+//	edge   Balancer.Asks            --how many wait-->    Granter.Ask   owner
+//	edge   Balancer.AcceptGrant     <--a slot--           Config.Give   owner
+//	edge   Reservation.GrantToken   --with a request-->   Gate.Enter    owner
 //
 // Package backhaul carries the token of a slot with its request; the other two messages are for
 // whoever wires nodes together.

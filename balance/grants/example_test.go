@@ -23,7 +23,7 @@ func Example() {
 	b, _ := balance.New(edge, balance.Config{})
 
 	granter, _ := grants.New(owner, grants.Config{
-		Give: func(to balance.NodeID, g balance.Grant) { b.Take(g) }, // over a network, in practice
+		Give: func(to balance.NodeID, g balance.Grant) { b.AcceptGrant(g) }, // over a network, in practice
 	})
 	for owner, part := range b.Asks("gpu", 1) { // one request waits here
 		fmt.Println("ask", owner, "for", part)
@@ -31,7 +31,7 @@ func Example() {
 	}
 
 	r, _ := b.Pick(balance.Request{App: "gpu"})
-	slot, _ := r.Grant()
+	slot, _ := r.GrantToken()
 	_, bounce := gate.Enter(slot, 0, 0) // the slot was kept for it
 	fmt.Println(r.Machine().ID, bounce)
 

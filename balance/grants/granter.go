@@ -14,21 +14,22 @@ import (
 
 // Config configures a [Granter].
 type Config struct {
-	// Give carries a grant to a node: in this process to [balance.Balancer.Take]. It is called with
+	// Give carries a grant to a node: in this process to [balance.Balancer.AcceptGrant]. It is called with
 	// no lock held, on the goroutine of whatever frees a slot, and must not block; required.
 	Give func(balance.NodeID, balance.Grant)
-	// For is how long a grant may be used; 0 means 1 s. Unused slots return to the owner after
-	// twice as long: it has to be longer than the way to the node and back.
-	For time.Duration
 	// Now is the clock; nil means time.Now.
 	Now func() time.Time
 }
 
 const (
+	// grantFor is how long a grant may be used. Unused slots return to the owner after twice as
+	// long. It is longer than the way to any node and back, and short beside a request of machines
+	// that take a few at a time.
+	grantFor = time.Second
 	// tickEvery is how often Run takes back and hands out.
 	tickEvery = 100 * time.Millisecond
 	// guessAfter is how long nodes that were given no slot wait before they guess again, see
-	// [balance.Balancer.Take]. Slots of a machine that joins are handed out at once only to nodes
+	// [balance.Balancer.AcceptGrant]. Slots of a machine that joins are handed out at once only to nodes
 	// that do not guess: others would find the slot that is on its way to them taken.
 	guessAfter = 5 * time.Second
 )
@@ -39,7 +40,7 @@ const (
 //
 // Nodes say how many requests wait with [Granter.Ask], split over the owners by
 // [balance.Balancer.Asks]. A grant reaches the node through [Config.Give] and
-// [balance.Balancer.Take]; its next pick uses it, and the token, which [balance.Reservation.Grant]
+// [balance.Balancer.AcceptGrant]; its next pick uses it, and the token, which [balance.Reservation.GrantToken]
 // returns, travels with the request to [balance.Gate.Enter]; package backhaul does that. Any of
 // these messages may be lost, late or doubled: the gate counts a granted slot as taken until its
 // token is spent or taken back, so that limits hold, and what is not used returns in time.
@@ -50,6 +51,7 @@ const (
 type Granter struct {
 	fleet *balance.Fleet
 	c     Config
+	lasts time.Duration // of a grant
 	ran   atomic.Bool
 
 	mu   sync.Mutex
@@ -72,16 +74,11 @@ func New(f *balance.Fleet, c Config) (*Granter, error) {
 		return nil, fmt.Errorf("grants: New without a fleet: make one with balance.NewFleet")
 	case c.Give == nil:
 		return nil, fmt.Errorf("grants: Config.Give is nil: set it to what carries a grant to a node")
-	case c.For < 0:
-		return nil, fmt.Errorf("grants: Config.For %v: want 0 (1 s) or more", c.For)
-	}
-	if c.For == 0 {
-		c.For = time.Second
 	}
 	if c.Now == nil {
 		c.Now = time.Now
 	}
-	g := &Granter{fleet: f, c: c, apps: map[balance.AppID]*app{}}
+	g := &Granter{fleet: f, c: c, lasts: grantFor, apps: map[balance.AppID]*app{}}
 	f.OnChange(g.changed)
 	return g, nil
 }
@@ -96,7 +93,7 @@ func (g *Granter) Ask(node balance.NodeID, id balance.AppID, parked int) {
 	g.mu.Lock()
 	a, ok := g.apps[id]
 	if !ok {
-		a = &app{slots: deal.New(id, g.c.For), hooked: map[*balance.Gate]uint64{}}
+		a = &app{slots: deal.New(id, g.lasts), hooked: map[*balance.Gate]uint64{}}
 		g.apps[id] = a
 	}
 	a.slots.Ask(now, node, parked)
@@ -155,9 +152,12 @@ func (g *Granter) Tick() {
 func (g *Granter) changed(id balance.AppID) {
 	g.mu.Lock()
 	a, ok := g.apps[id]
-	lately := ok && g.c.Now().Sub(a.slots.Gave()) < guessAfter
+	var gave time.Time
+	if ok {
+		gave = a.slots.Gave()
+	}
 	g.mu.Unlock()
-	if lately {
+	if ok && g.c.Now().Sub(gave) < guessAfter {
 		g.deal(id)
 	}
 }

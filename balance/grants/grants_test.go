@@ -30,7 +30,7 @@ func TestGrantsServeWithoutBounces(t *testing.T) {
 	}
 	now := time.Unix(0, 0)
 	edges := map[balance.NodeID]*balance.Balancer{}
-	granter, err := New(owner, Config{Now: func() time.Time { return now }, Give: func(n balance.NodeID, g balance.Grant) { edges[n].Take(g) }})
+	granter, err := New(owner, Config{Now: func() time.Time { return now }, Give: func(n balance.NodeID, g balance.Grant) { edges[n].AcceptGrant(g) }})
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -87,7 +87,7 @@ func TestGrantsServeWithoutBounces(t *testing.T) {
 					}
 					break
 				}
-				token, ok := res.Grant()
+				token, ok := res.GrantToken()
 				if !ok {
 					t.Fatal("a pick without a grant while the owner grants")
 				}
@@ -154,7 +154,7 @@ func TestGrantsUnderContention(t *testing.T) {
 	edges := map[balance.NodeID]*balance.Balancer{}
 	granter, err := New(owner, Config{
 		Now:  func() time.Time { return time.UnixMilli(1 + now.Load()) },
-		Give: func(n balance.NodeID, g balance.Grant) { edges[n].Take(g) },
+		Give: func(n balance.NodeID, g balance.Grant) { edges[n].AcceptGrant(g) },
 	})
 	if err != nil {
 		t.Fatal(err)
@@ -190,9 +190,9 @@ func TestGrantsUnderContention(t *testing.T) {
 						r.Release(balance.OutcomeCanceled)
 						continue
 					}
-					token, _ := r.Grant()
+					token, _ := r.GrantToken()
 					if i%11 == 0 { // its owner is out of reach
-						r.Undelivered()
+						r.NotSent()
 						r.Release(balance.OutcomeError)
 						continue
 					}
@@ -250,7 +250,7 @@ func TestOwnersAndNodesAgreeOnWhatIsGranted(t *testing.T) {
 		t.Fatal(err)
 	}
 	now := time.Unix(1000, 0)
-	granter, err := New(owner, Config{Now: func() time.Time { return now }, Give: func(_ balance.NodeID, g balance.Grant) { b.Take(g) }})
+	granter, err := New(owner, Config{Now: func() time.Time { return now }, Give: func(_ balance.NodeID, g balance.Grant) { b.AcceptGrant(g) }})
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -266,7 +266,7 @@ func TestOwnersAndNodesAgreeOnWhatIsGranted(t *testing.T) {
 			if err != nil {
 				break
 			}
-			token, _ := res.Grant()
+			token, _ := res.GrantToken()
 			if l, bounce := gates[res.Machine().ID].Enter(token, 0, 0); bounce != balance.BounceNone {
 				res.Observe(l)
 				res.Release(balance.OutcomeBounced)

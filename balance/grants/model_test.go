@@ -79,7 +79,7 @@ func (p *pools) newOwner(i int, incarnation uint64) *poolOwner {
 	o.g, err = New(o.f, Config{Now: func() time.Time { return p.now }, Give: func(to balance.NodeID, g balance.Grant) {
 		p.post("give", true, func() {
 			i := slices.IndexFunc(p.edges, func(e *poolEdge) bool { return e.id == to })
-			p.edges[i].b.Take(g)
+			p.edges[i].b.AcceptGrant(g)
 		})
 	}})
 	if err != nil {
@@ -150,7 +150,7 @@ func (p *pools) send(e *poolEdge) bool {
 	e.parked = e.parked[1:]
 	r.res = res
 	id, owner := res.Machine().ID, res.Machine().Owner
-	token, _ := r.res.Grant()
+	token, _ := r.res.GrantToken()
 	p.post("request", false, func() { p.reach(r, p.owner(owner), id, token) })
 	return true
 }
@@ -308,8 +308,8 @@ func TestGrantsSurviveFaults(t *testing.T) {
 					t.Skip("nobody waits")
 				}
 				if res, err := e.b.Pick(balance.Request{App: "gpu", Rand: 1}); err == nil {
-					res.Grant()
-					res.Undelivered()
+					res.GrantToken()
+					res.NotSent()
 					res.Release(balance.OutcomeError)
 				}
 			},
@@ -430,7 +430,7 @@ func (p *pools) settle() {
 	}
 	for _, o := range p.owners {
 		for _, g := range o.gates {
-			g.Sample()
+			g.TakeSample()
 		}
 	}
 	for range 4 {
@@ -439,7 +439,7 @@ func (p *pools) settle() {
 	}
 	for _, o := range p.owners {
 		for _, g := range o.gates {
-			if l, used := g.Sample(); l.InFlight != 0 || used {
+			if l, used := g.TakeSample(); l.InFlight != 0 || used {
 				p.t.Fatalf("nobody uses the app, and %d are in flight (%d granted), used: %v", l.InFlight, g.Granted(), used)
 			}
 			gen, _ := g.Cordon()

@@ -1,6 +1,7 @@
 package grants
 
 import (
+	"cmp"
 	"errors"
 	"testing"
 	"time"
@@ -36,13 +37,14 @@ func newGrantedWorld(t *testing.T, lasts time.Duration) *grantedWorld {
 		t.Fatal(err)
 	}
 	w.granter, err = New(owner, Config{
-		For: lasts, Now: func() time.Time { return w.now }, Give: func(n balance.NodeID, g balance.Grant) {
+		Now: func() time.Time { return w.now }, Give: func(n balance.NodeID, g balance.Grant) {
 			w.sent = append(w.sent, deal.Notice{Node: n, Grant: g})
 		},
 	})
 	if err != nil {
 		t.Fatal(err)
 	}
+	w.granter.lasts = cmp.Or(lasts, w.granter.lasts)
 	return w
 }
 
@@ -85,14 +87,14 @@ func TestAGrantedSlotIsUsedOnce(t *testing.T) {
 				}
 				return false
 			}
-			if token, ok := r.Grant(); !ok || token != w.sent[0].Grant.Token {
+			if token, ok := r.GrantToken(); !ok || token != w.sent[0].Grant.Token {
 				t.Fatalf("%s: token %d, want that of the slot, %d", c.name, token, w.sent[0].Grant.Token)
 			}
 			r.Release(balance.OutcomeDone)
 			used++
 			return true
 		}
-		c.deliver(func(g balance.Grant) { w.edge.Take(g) }, use, w.sent[0].Grant)
+		c.deliver(func(g balance.Grant) { w.edge.AcceptGrant(g) }, use, w.sent[0].Grant)
 		for use() {
 		}
 		if used != c.uses {

@@ -48,7 +48,7 @@ func Example() {
 		}
 	}
 	look := func() {
-		l, used := gate.Sample()
+		l, used := gate.TakeSample()
 		follow(m.Look(now, cordon.Look{
 			Up:       l.State == balance.StateStarted,
 			Cordoned: l.Cordon == balance.CordonSoft, Gen: l.CordonGen,

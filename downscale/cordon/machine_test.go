@@ -291,7 +291,7 @@ func (w *gateWorld) do(c Command) Command {
 }
 
 func (w *gateWorld) look() {
-	l, used := w.gate.Sample()
+	l, used := w.gate.TakeSample()
 	look := Look{
 		Up: l.State == balance.StateStarted, Cordoned: l.Cordon == balance.CordonSoft, Gen: l.CordonGen,
 		InFlight: l.InFlight, Used: used, Acked: w.acked, Touched: w.gate.Touched(),

@@ -46,7 +46,7 @@ func configs(t *testing.T) (all []config) {
 	fleet := &balance.FleetConfig{Node: "n", Region: "nrt"}
 	add("balance", fleet, func() error { _, err := balance.NewFleet(*fleet); return err })
 	trace := &balance.Trace{}
-	add("balance", trace, func() error { _, err := balance.New(f, balance.Config{Trace: trace}); return err })
+	add("balance", trace, func() error { _, err := balance.New(f, balance.Config{Trace: *trace}); return err })
 	granter := &grants.Config{Give: func(balance.NodeID, balance.Grant) {}}
 	add("balance/grants", granter, func() error { _, err := grants.New(f, *granter); return err })
 	app := &balance.App{ID: "web"}

@@ -90,7 +90,7 @@ func (s *Sim) receive(i int32) note {
 func (s *Sim) granted(i int32) {
 	n := s.receive(i)
 	e := &s.edges[n.edge]
-	s.Balancer(int(n.edge)).Take(n.grant)
+	s.Balancer(int(n.edge)).AcceptGrant(n.grant)
 	s.drain(e)
 }
 

@@ -123,7 +123,7 @@ func (n *noisy) plan() {
 func (n *noisy) decide() {
 	s := downscale.Situation{App: n.app}
 	for i, m := range n.machines {
-		load, used := n.gates[i].Sample()
+		load, used := n.gates[i].TakeSample()
 		seen := downscale.Seen{
 			ID: m.ID, Region: "r", Rank: balance.Rank("web", m.ID), State: m.State, Limits: m.Limits, Own: true,
 			Load: load.InFlight, Used: used, Peak: n.gates[i].TakePeak(),

@@ -119,7 +119,7 @@ func (p *balanced) pick(r *request) (int32, bool) {
 	}
 	m := held.Machine()
 	r.held, r.knownGen = held, m.CordonGen
-	r.grant, _ = r.held.Grant()
+	r.grant, _ = r.held.GrantToken()
 	return indexOf(m.ID), true
 }
 

@@ -19,7 +19,7 @@ func (k *worker) newGranter() (err error) {
 	k.granter, err = grants.New(k.fleet, grants.Config{Give: func(to balance.NodeID, g balance.Grant) {
 		for _, e := range k.w.edges {
 			if e.id == to {
-				k.w.x.send(&k.node, &e.node, func() { e.balancer.Take(g) })
+				k.w.x.send(&k.node, &e.node, func() { e.balancer.AcceptGrant(g) })
 			}
 		}
 	}})

@@ -43,8 +43,8 @@ func (w *World) Picks() []status.Pick {
 	return ks
 }
 
-func (e *edge) tracePicks() *balance.Trace {
-	return &balance.Trace{Every: pickEvery, Picked: func(x balance.Explanation) {
+func (e *edge) tracePicks() balance.Trace {
+	return balance.Trace{Every: pickEvery, Picked: func(x balance.Explanation) {
 		k := status.Pick{Time: time.Now(), Node: string(e.id), App: string(x.App), Machine: string(x.Picked.ID), Region: x.Picked.Region, Reason: x.Why}
 		if x.Err != nil {
 			k.Reason = cmp.Or(k.Reason, x.Err.Error())
@@ -67,7 +67,7 @@ func (e *edge) tracePicks() *balance.Trace {
 
 func noted(c *balance.Candidate) string {
 	switch s := c.Tier.String(); {
-	case c.Said:
+	case c.SaidFull:
 		return s + ", just said full"
 	case c.Busy():
 		return s + ", at its soft limit"

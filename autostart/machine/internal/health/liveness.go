@@ -122,7 +122,7 @@ func MayRestart(ms []*balance.Machine, id balance.MachineID, of func(*balance.Ma
 	open := false
 	for _, m := range ms {
 		if m.State == balance.StateStarted && m.Health == balance.HealthFailing {
-			if first == nil || balance.CompareCanonical(m, first) < 0 {
+			if first == nil || m.Compare(first) < 0 {
 				first = m
 			}
 			continue

@@ -1,4 +1,4 @@
-package balance
+package backhaul
 
 import (
 	"net/http"
@@ -6,32 +6,41 @@ import (
 	"testing"
 
 	"github.com/google/go-cmp/cmp"
+	"github.com/google/go-cmp/cmp/cmpopts"
+
+	"github.com/ebbkit/ebb/balance"
 )
 
-func TestHeaders(t *testing.T) {
-	h := Headers{ForceMachine: "X-Machine", PreferRegion: "X-Near", Key: "X-Session", Revision: "X-Rev", Aliases: map[string][]string{"eu": {"ams", "fra"}}}
+func TestTargetHeaders(t *testing.T) {
+	h := TargetHeaders{
+		ForceMachine: "X-Machine", PreferRegion: "X-Near", Key: "X-Session", Revision: "X-Rev",
+		Aliases: map[string][]string{"eu": {"ams", "fra"}},
+	}
 	in := http.Header{}
 	in.Set("X-Machine", "m1, m2,")
 	in.Set("X-Near", "eu,lhr")
 	in.Set("X-Session", " user7 ")
 	in.Set("X-Other", "m9")
-	r := Request{App: "web", Key: "old"}
+	r := balance.Request{App: "web", Key: "old"}
 	if err := h.Read(in, &r); err != nil {
 		t.Fatal(err)
 	}
-	want := Request{App: "web", Key: "user7", Want: &Want{Force: Target{Machines: []MachineID{"m1", "m2"}}, Prefer: Target{Regions: []string{"ams", "fra", "lhr"}}}}
-	if d := cmp.Diff(want, r, cmp.AllowUnexported(Request{})); d != "" {
+	want := balance.Request{App: "web", Key: "user7", Want: &balance.Want{
+		Force:  balance.Target{Machines: []balance.MachineID{"m1", "m2"}},
+		Prefer: balance.Target{Regions: []string{"ams", "fra", "lhr"}},
+	}}
+	if d := cmp.Diff(want, r, cmpopts.IgnoreUnexported(balance.Request{})); d != "" {
 		t.Errorf("-want +got:\n%s", d)
 	}
 	h.Remove(in)
 	if len(in) != 1 {
 		t.Errorf("left after Remove: %v", in)
 	}
-	plain := Request{App: "web"}
+	plain := balance.Request{App: "web"}
 	if err := h.Read(in, &plain); err != nil || plain.Want != nil {
 		t.Errorf("nothing said: %v %+v", err, plain)
 	}
-	if err := (Headers{}).Read(http.Header{"": {"m1"}, "X-Machine": {"m1"}}, &plain); err != nil || plain.Want != nil || plain.Key != "" {
+	if err := (TargetHeaders{}).Read(http.Header{"": {"m1"}, "X-Machine": {"m1"}}, &plain); err != nil || plain.Want != nil || plain.Key != "" {
 		t.Errorf("headers that are off were read: %v %+v", err, plain)
 	}
 	in.Set("X-Machine", strings.Repeat("m,", 17))

@@ -1,15 +1,17 @@
-package balance
+package backhaul
 
 import (
 	"fmt"
 	"net/http"
 	"strings"
+
+	"github.com/ebbkit/ebb/balance"
 )
 
-// Headers names the HTTP headers in which a client may say where its request goes. An empty name is off, so the zero
-// value reads nothing. Lists are separated by commas. Who may send these headers may aim at single machines: strip them
-// with [Headers.Remove] from those who may not.
-type Headers struct {
+// TargetHeaders names the HTTP headers in which a client may say where its request goes. An empty
+// name is off, so the zero value reads nothing. Lists are separated by commas. Whoever may send
+// these headers may aim at single machines: strip them with [TargetHeaders.Remove] from all others.
+type TargetHeaders struct {
 	ForceMachine  string // machines of which one has to serve
 	PreferMachine string // machines that serve while one of them can
 	ForceRegion   string
@@ -22,14 +24,14 @@ type Headers struct {
 
 // Bounds on what a header may hold, so that a client cannot make picks expensive.
 const (
-	maxHeader  = 1024 // bytes
-	maxTargets = 16   // names in a list, aliases resolved
+	maxTargetHeader = 1024 // bytes
+	maxTargets      = 16   // names in a list, aliases resolved
 )
 
-// Read fills in what the headers say; what they do not mention stays as it is. The error names the header that cannot be
-// understood and says why; answer it with 400. Then r is unchanged.
-func (h Headers) Read(from http.Header, r *Request) error {
-	var want Want
+// Read fills in what the headers say; what they do not mention stays as it is. The error names the
+// header that cannot be understood and says why; answer it with 400. Then r is unchanged.
+func (h TargetHeaders) Read(from http.Header, r *balance.Request) error {
+	var want balance.Want
 	if r.Want != nil {
 		want = *r.Want
 	}
@@ -37,8 +39,8 @@ func (h Headers) Read(from http.Header, r *Request) error {
 	var err error
 	text := func(name string, to *string) {
 		if v := from.Get(name); name != "" && v != "" && err == nil {
-			if len(v) > maxHeader {
-				err = fmt.Errorf("balance: header %s has %d bytes: want at most %d", name, len(v), maxHeader)
+			if len(v) > maxTargetHeader {
+				err = fmt.Errorf("backhaul: header %s has %d bytes: want at most %d", name, len(v), maxTargetHeader)
 				return
 			}
 			*to = strings.TrimSpace(v)
@@ -58,15 +60,15 @@ func (h Headers) Read(from http.Header, r *Request) error {
 			}
 		}
 		if err == nil && len(names) > maxTargets {
-			err = fmt.Errorf("balance: header %s names %d: want at most %d", name, len(names), maxTargets)
+			err = fmt.Errorf("backhaul: header %s names %d: want at most %d", name, len(names), maxTargets)
 		}
 		return names
 	}
-	machines := func(name string, to *[]MachineID) {
+	machines := func(name string, to *[]balance.MachineID) {
 		if l := list(name); len(l) > 0 {
-			*to = make([]MachineID, len(l))
+			*to = make([]balance.MachineID, len(l))
 			for i, n := range l {
-				(*to)[i] = MachineID(n)
+				(*to)[i] = balance.MachineID(n)
 			}
 		}
 	}
@@ -92,7 +94,7 @@ func (h Headers) Read(from http.Header, r *Request) error {
 }
 
 // Remove deletes the headers.
-func (h Headers) Remove(from http.Header) {
+func (h TargetHeaders) Remove(from http.Header) {
 	for _, n := range []string{h.ForceMachine, h.PreferMachine, h.ForceRegion, h.PreferRegion, h.Key, h.Revision} {
 		if n != "" {
 			from.Del(n)
