@@ -22,7 +22,7 @@ type Node struct {
 	HTTP string         // fallback: a URL that answers HEAD requests; optional
 }
 
-// Peers says which nodes there are. Mesh asks once a second, and on [Mesh.Refresh], from one
+// Peers lists the nodes that there are. Mesh asks once a second, and on [Mesh.Refresh], from one
 // goroutine and with no lock held. The list may contain the asking node itself, which is left
 // out. A node that is missing from a list is forgotten, one whose address changed is asked anew.
 // Of more than 512 nodes a part of every region is probed.

@@ -125,7 +125,7 @@ func (m *Mesh) nudge() {
 }
 
 // Observe takes in a round trip to a peer that was measured in passing, for example [MinRTT] of a
-// connection to it, and reports whether it was believed. Report only what moved since the last
+// connection to it, and reports whether it was believed. Report only what changed since the last
 // report: a sample says the peer is alive. A zero s.Source means SourcePassive. It returns false
 // for a node that is no peer.
 func (m *Mesh) Observe(id string, s Sample) bool {

@@ -19,7 +19,8 @@ func TestMeshLostAndBack(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		w := newWorld(t)
 		defer w.stop()
-		w.net.link = oneWay(func(a, b int) time.Duration { return time.Duration(a*b) * 5 * ms }) // 1-2: 20ms, 1-3: 30ms
+		// 1-2: 20ms, 1-3: 30ms
+		w.net.link = oneWay(func(a, b int) time.Duration { return time.Duration(a*b) * 5 * ms })
 		var lost, back []string
 		var mu sync.Mutex
 		a, _ := w.start("a", "ra", 1, func(c *Config) {
@@ -102,7 +103,8 @@ func TestMeshMassSilence(t *testing.T) {
 	})
 }
 
-// An address moves, a peer restarts: the distance is never zero, and the new one replaces the old at once.
+// An address moves, a peer restarts: the distance is never zero, and the new one replaces the old
+// at once.
 func TestMeshMovedAndRestarted(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		w := newWorld(t)
@@ -149,7 +151,8 @@ func TestMeshMovedAndRestarted(t *testing.T) {
 	})
 }
 
-// Forged, cut, replayed, reflected, doubled and late packets, and those from another address, change nothing.
+// Forged, cut, replayed, reflected, doubled and late packets, and those from another address,
+// change nothing.
 func TestMeshBadPackets(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		w := newWorld(t)
@@ -230,7 +233,8 @@ func TestMeshBadPackets(t *testing.T) {
 	})
 }
 
-// A peer that claims to have held packets for nearly all of their round trip gains a factor of two at most.
+// A peer that claims to have held packets for nearly all of their round trip gains a factor of
+// two at most.
 func TestMeshLyingPeer(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		w := newWorld(t)

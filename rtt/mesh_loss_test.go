@@ -29,11 +29,12 @@ func TestMeshLateAnswers(t *testing.T) {
 // A way that becomes much longer, or shorter, at once loses nothing, and says so all the time.
 func TestMeshStepIsNoLoss(t *testing.T) {
 	for _, row := range []struct {
-		name        string
-		every       time.Duration
-		from, to    time.Duration // round trips
-		within      time.Duration // the base follows
-		mayLoseSeen bool          // at so many probes three late answers in a row are a lost peer, for a moment
+		name     string
+		every    time.Duration
+		from, to time.Duration // round trips
+		within   time.Duration // the base follows
+		// at so many probes three late answers in a row are a lost peer, for a moment
+		mayLoseSeen bool
 	}{
 		{"37 to 600 ms", time.Second, 37 * ms, 600 * ms, 15 * time.Second, false},
 		{"600 to 37 ms", time.Second, 600 * ms, 37 * ms, 3 * time.Second, false},

@@ -17,7 +17,8 @@ func oneWay(d func(a, b int) time.Duration) func(from, to netip.AddrPort, b []by
 	}
 }
 
-// Three nodes over links with delay, jitter, 5 % loss and a route change: what is true and what is measured.
+// Three nodes over links with delay, jitter, 5 % loss and a route change: what is true and what
+// is measured.
 func TestMeshTrueVersusMeasured(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		w := newWorld(t)
@@ -91,7 +92,8 @@ func TestMeshTrueVersusMeasured(t *testing.T) {
 		}
 		show("after 20 minutes:")
 		t.Logf("within 2 %% or 0.2 ms: %.2f %% of the time", 100*float64(good)/float64(all))
-		// The studies hold the estimator to its 99 % with seeded noise; here the schedule is a matter of chance.
+		// The studies hold the estimator to its 99 % with seeded noise; here the schedule is a matter
+		// of chance.
 		if float64(good) < 0.9*float64(all) {
 			t.Errorf("within 2 %% or 0.2 ms only %d of %d times", good, all)
 		}

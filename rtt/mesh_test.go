@@ -89,7 +89,8 @@ func relay(t *testing.T, to netip.AddrPort, way time.Duration) *rtttest.Relay {
 	return r
 }
 
-// Three nodes on loopback, two of them behind relays: distances, order, the own region, the unknown.
+// Three nodes on loopback, two of them behind relays: distances, order, the own region, the
+// unknown.
 func TestMeshMeasuresThroughRelays(t *testing.T) {
 	trace, wait := tables(t, func(tab *rtt.Table) bool {
 		a, okA := tab.To("osaka")

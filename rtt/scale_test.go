@@ -13,8 +13,9 @@ import (
 	"github.com/ebbkit/ebb/rtt/internal/probe"
 )
 
-// fleet is a socket with n nodes behind it, which answer like a Mesh would, each at its own distance. They also probe
-// as often as they are probed, so that the traffic is that of a mesh of equals.
+// fleet is a socket with n nodes behind it, which answer like a Mesh would, each at its own
+// distance. They also probe as often as they are probed, so that the traffic is that of a mesh of
+// equals.
 type fleet struct {
 	simconn
 	mu     sync.Mutex
@@ -80,7 +81,8 @@ func (f *fleet) later(i int, p probe.Packet) {
 	})
 }
 
-// 500 peers at the default schedule: at most 60 kB/s each way, headers included, and 1 MB of memory.
+// 500 peers at the default schedule: at most 60 kB/s each way, headers included, and 1 MB of
+// memory.
 func TestScale500Peers(t *testing.T) {
 	const n, seconds, headers = 500, 15, 28
 	synctest.Test(t, func(t *testing.T) {
@@ -128,7 +130,8 @@ func TestScale500Peers(t *testing.T) {
 		if out > 60 || in > 60 {
 			t.Errorf("%.1f kB/s out, %.1f kB/s in; want at most 60 each way", out, in)
 		}
-		// A heap profile gives the Mesh 0.95 MB of this; the list of peers, packets under way and the runtime have the rest.
+		// A heap profile gives the Mesh 0.95 MB of this; the list of peers, packets under way and the
+		// runtime have the rest.
 		if size > 1.6 {
 			t.Errorf("%.2f MB for 500 peers, want 1 MB", size)
 		}

@@ -27,8 +27,8 @@ const (
 
 // simnet is a network in memory, for synctest bubbles: packets take virtual time.
 type simnet struct {
-	// link says what becomes of a packet: when its copies arrive, none for a lost one. It may change b. Nil means at
-	// once. It is called with mu held.
+	// link says what becomes of a packet: when its copies arrive, none for a lost one. It may change
+	// b. Nil means at once. It is called with mu held.
 	link func(from, to netip.AddrPort, b []byte) []time.Duration
 
 	mu    sync.Mutex
@@ -87,7 +87,8 @@ func (n *simnet) send(from, to netip.AddrPort, b []byte) {
 			n.deliver(from, to, b)
 			continue
 		}
-		// Not time.AfterFunc: the race detector sometimes crashes where a timer of a bubble starts a goroutine.
+		// Not time.AfterFunc: the race detector sometimes crashes where a timer of a bubble starts a
+		// goroutine.
 		n.flying.Go(func() {
 			time.Sleep(d)
 			n.mu.Lock()
@@ -173,7 +174,8 @@ func (w *world) replace(n Node) {
 	w.nodes = append(slices.DeleteFunc(w.nodes, func(x Node) bool { return x.ID == n.ID }), n)
 }
 
-// start runs a node at an address and returns it with a func that stops it. It is a peer of all others from now on.
+// start runs a node at an address and returns it with a func that stops it. It is a peer of all
+// others from now on.
 func (w *world) start(id, region string, at int, edit func(*Config)) (*Mesh, func()) {
 	w.t.Helper()
 	n := Node{ID: id, Region: region, Addr: simAddr(at)}

@@ -12,8 +12,8 @@ import (
 	"github.com/ebbkit/ebb/rtt"
 )
 
-// On a host where every processor has two goroutines that never rest, a timer in user space sees tens of milliseconds
-// on loopback. The base must not.
+// On a host where every processor has two goroutines that never rest, a timer in user space sees
+// tens of milliseconds on loopback. The base must not.
 func TestStarvedHost(t *testing.T) {
 	var stop atomic.Bool
 	var hogs sync.WaitGroup
@@ -59,8 +59,8 @@ func TestStarvedHost(t *testing.T) {
 	}
 }
 
-// pings times n round trips to an echo on loopback the way most programs do, one per beat, so that it cannot finish
-// before the hogs have their first turn. It returns them sorted.
+// pings times n round trips to an echo on loopback the way most programs do, one per beat, so
+// that it cannot finish before the hogs have their first turn. It returns them sorted.
 func pings(t *testing.T, n int, beat <-chan struct{}) []time.Duration {
 	t.Helper()
 	echo, err := net.ListenPacket("udp4", "127.0.0.1:0")

@@ -11,12 +11,13 @@ import (
 // Source says how a round trip was measured. In JSON, flags and logs it is its name.
 type Source uint8
 
+// The values are those of package estimate, as a test checks.
 const (
-	SourceNone    = Source(estimate.SourceNone)    // nothing measured
-	SourceUDP     = Source(estimate.SourceUDP)     // authenticated probe over UDP
-	SourceTCP     = Source(estimate.SourceTCP)     // handshake of a TCP connect: a fallback
-	SourceHTTP    = Source(estimate.SourceHTTP)    // HEAD request: a fallback through user space
-	SourcePassive = Source(estimate.SourcePassive) // minimum of a live connection, see [Mesh.Observe]
+	SourceNone    Source = iota // nothing measured
+	SourceUDP                   // authenticated probe over UDP
+	SourceTCP                   // handshake of a TCP connect: a fallback
+	SourceHTTP                  // HEAD request: a fallback that includes user space at both ends
+	SourcePassive               // minimum of a live connection, see [Mesh.Observe]
 )
 
 var sourceNames = [...]string{"none", "udp", "tcp", "http", "passive"}
@@ -37,16 +38,17 @@ func (s *Source) UnmarshalText(text []byte) error {
 // State says what the last measurement is worth now. In JSON, flags and logs it is its name.
 type State uint8
 
+// The values are those of package estimate, as a test checks.
 const (
 	// StateUnknown: nothing was ever measured. Unknown is not near.
-	StateUnknown = State(estimate.StateUnknown)
+	StateUnknown State = iota
 	// StateFresh: measured within the last three probe intervals and a second.
-	StateFresh = State(estimate.StateFresh)
+	StateFresh
 	// StateStale: measured once, but not lately. The distance is still the best guess there is.
-	StateStale = State(estimate.StateStale)
+	StateStale
 	// StateLost: the last three probes went unanswered for three times their usual round trip (0.2
 	// to 1 s, or half again of a longer one), and nothing else was heard since.
-	StateLost = State(estimate.StateLost)
+	StateLost
 )
 
 var stateNames = [...]string{"unknown", "fresh", "stale", "lost"}

@@ -2,7 +2,28 @@ package rtt
 
 import (
 	"testing"
+
+	"github.com/ebbkit/ebb/rtt/internal/estimate"
 )
+
+func TestValuesAreThoseOfTheEstimator(t *testing.T) {
+	for want, got := range map[Source]estimate.Source{
+		SourceNone: estimate.SourceNone, SourceUDP: estimate.SourceUDP, SourceTCP: estimate.SourceTCP,
+		SourceHTTP: estimate.SourceHTTP, SourcePassive: estimate.SourcePassive,
+	} {
+		if Source(got) != want {
+			t.Errorf("source %v is %d there", want, got)
+		}
+	}
+	for want, got := range map[State]estimate.State{
+		StateUnknown: estimate.StateUnknown, StateFresh: estimate.StateFresh,
+		StateStale: estimate.StateStale, StateLost: estimate.StateLost,
+	} {
+		if State(got) != want {
+			t.Errorf("state %v is %d there", want, got)
+		}
+	}
+}
 
 func TestFraction(t *testing.T) {
 	for _, row := range []struct {

@@ -23,8 +23,7 @@ type Table struct {
 type Region struct {
 	Name string
 	// RTT rises along the order: it is Base, except that a region held behind another reads as the
-	// other's (and a nanosecond per step). So whoever sorts by RTT gets this very order, with its
-	// calm.
+	// other's (and a nanosecond per step). So sorting by RTT gives this order, hysteresis included.
 	RTT   time.Duration
 	Group int  // regions of equal Group are near-equals; groups count from 0
 	Known bool // RTT may be used; false for the lost and the never measured

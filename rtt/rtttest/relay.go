@@ -10,7 +10,8 @@ import (
 	"time"
 )
 
-// Path is what a [Relay] does to the packets of one direction. The zero value passes them on at once.
+// Path is what a [Relay] does to the packets of one direction. The zero value passes them on at
+// once.
 type Path struct {
 	Delay     time.Duration // every packet waits this long
 	Jitter    time.Duration // and up to this much more, uniformly, so that packets overtake each other
@@ -18,9 +19,9 @@ type Path struct {
 	Duplicate float64       // share of packets that are sent twice
 }
 
-// Relay is a UDP relay in this process that makes a long way out of a short one. Whoever sends to its address reaches
-// the node behind it and gets the answers from that same address, both late. It is made for demonstrations and tests:
-// delays are kept by timers, so a busy machine adds to them now and then.
+// Relay is a UDP relay in this process that delays packets. What is sent to its address reaches the
+// node behind it, and answers come from that same address, both late. It is for demonstrations and
+// tests: delays are kept by timers, so a busy machine adds to them now and then.
 type Relay struct {
 	front *net.UDPConn
 	to    netip.AddrPort

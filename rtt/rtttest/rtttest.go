@@ -9,8 +9,9 @@ import (
 	"time"
 )
 
-// Distance is what a router asks of a source of distances: the round trip to a region and whether it is known. It is
-// the same interface package balance declares; *rtt.Mesh and *rtt.Table implement it.
+// Distance is what a router asks of a source of distances: the round trip to a region and whether
+// it is known. It is the same interface package balance declares; *rtt.Mesh and *rtt.Table
+// implement it.
 type Distance interface {
 	RTT(region string) (time.Duration, bool)
 }
@@ -18,8 +19,8 @@ type Distance interface {
 // Source is one distance source under test.
 type Source struct {
 	Distance Distance
-	// Lose makes everything in a region unreachable and returns when the source has noticed. Nil skips the clauses
-	// about loss.
+	// Lose makes everything in a region unreachable and returns when the source has noticed. Nil
+	// skips the clauses about loss.
 	Lose func(region string)
 }
 
@@ -32,8 +33,8 @@ type Source struct {
 //   - concurrent reads are as good as single ones, and reading allocates nothing;
 //   - a lost region is 0 and false, the others and the own region stay as they were.
 //
-// open makes a source for a node in region own, with the given round trips to other regions, and returns once it had
-// the time to learn them. It registers its own cleanup.
+// open makes a source for a node in region own, with the given round trips to other regions, and
+// returns once it had the time to learn them. It registers its own cleanup.
 func TestDistance(t *testing.T, open func(t *testing.T, own string, truth map[string]time.Duration) Source) {
 	const own = "home"
 	truth := map[string]time.Duration{"near": 15 * time.Millisecond, "mid": 45 * time.Millisecond, "far": 120 * time.Millisecond}
@@ -96,7 +97,8 @@ func TestDistance(t *testing.T, open func(t *testing.T, own string, truth map[st
 		}
 	})
 	t.Run("reading allocates nothing", func(t *testing.T) {
-		// Other goroutines of the source may allocate meanwhile, hence a share of many reads, and more than one try.
+		// Other goroutines of the source may allocate meanwhile, hence a share of many reads, and more
+		// than one try.
 		n := 1.0
 		for i := 0; i < 10 && n >= 1; i++ {
 			n = testing.AllocsPerRun(2000, func() { d.RTT("near"); d.RTT(own); d.RTT("nowhere") })

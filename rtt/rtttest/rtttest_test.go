@@ -16,7 +16,8 @@ import (
 
 var key = []byte("a secret of the whole test mesh")
 
-// until returns a Trace and a func that waits for a table that satisfies what is asked, and returns it.
+// until returns a Trace and a func that waits for a table that satisfies what is asked, and
+// returns it.
 func until() (rtt.Trace, func(t *testing.T, ok func(*rtt.Table) bool) *rtt.Table) {
 	news := make(chan *rtt.Table, 1)
 	trace := rtt.Trace{Table: func(tab *rtt.Table) {
@@ -77,8 +78,8 @@ func TestMesh(t *testing.T) {
 			t.Fatal(err)
 		}
 		run(t, m)
-		// The suite reads a table of the mesh rather than the mesh, whose next table may tell of a host that is too busy
-		// to deliver in time.
+		// The suite reads a table of the mesh rather than the mesh, whose next table may tell of a host
+		// that is too busy to deliver in time.
 		s := &snapshot{}
 		s.Store(wait(t, func(tab *rtt.Table) bool { // timers of a busy machine may need some tries
 			for region, way := range truth {

@@ -11,18 +11,17 @@ const (
 	window = 60
 	// recent samples in a row must lie above the rest before a path counts as much longer: a minimum
 	// of 60 alone would need a minute to see it. Ten in a row above the 90th percentile is one
-	// chance in 10^10 when samples are independent. What is not independent is a queue, and few
-	// stand for ten seconds with a quarter of the path in them.
+	// chance in 10^10 when samples are independent. Those that meet one queue are not, but few
+	// queues stand for ten seconds and add a quarter to the path.
 	recent = 10
 	// patient is how many it takes when the path is longer by less than that quarter. A queue of
-	// that size is common, and being wrong about a tenth of a way for half a minute costs nobody
-	// much.
+	// that size is common, and an error of a tenth for half a minute costs little.
 	patient = 30
 	// fewPrior: with fewer samples than this before the change a percentile means little, so twice
 	// recent is asked for.
 	fewPrior = 4
-	// forget: samples before a silence this long (a suspended process, a partition) say nothing
-	// about the path of now.
+	// forget: samples from before a silence this long (a suspended process, a partition) say
+	// nothing about the present path.
 	forget = 5 * time.Minute
 	// passiveHold: the kernel's minimum of a connection looks back five minutes, so after a path
 	// grew longer it goes on reporting the old one for as long.
@@ -32,7 +31,7 @@ const (
 	lostAfter = 3
 	// MaxRTT is the longest round trip believed. Anything longer is not a distance but an outage.
 	MaxRTT = 30 * time.Second
-	// formerly: that many earlier windows count too. With queues in both directions, each of up to a
+	// formerly is how many earlier windows count too. With queues in both directions, each of up to a
 	// tenth of the path, the minimum of 60 samples is within 2 % of the truth for 70 % of the time,
 	// that of 300 for 99.8 %.
 	formerly = 4
@@ -69,12 +68,12 @@ type Estimator struct {
 	n     uint32 // samples ever accepted, wraps
 	count uint8  // of them in the window
 	block uint8  // samples since the last of floors
-	above uint8  // last active samples in a row that lie clearly above the base
+	above uint8  // last samples in a row, passive ones apart, that lie clearly above the base
 
 	floors [formerly]entry // minima of the windows before, in any order
 	next   uint8           // of floors to be overwritten
 	missed uint8           // probes in a row without an answer
-	prior  entry           // base before a restart, answered until the first new sample
+	prior  entry           // base before a restart: it stands until the first new sample
 	// last passive sample; it is a minimum over minutes already, so it needs no window
 	passive entry
 	heard   time.Time // when that came
@@ -86,8 +85,8 @@ type Estimator struct {
 	dir  directions
 }
 
-// Expect tells how often samples are to come, which is what makes silence mean anything. Zero
-// means 1 s.
+// Expect sets how often samples are to come; after three times that, and a second, they are
+// missing. Zero means 1 s.
 func (e *Estimator) Expect(every time.Duration) { e.every = every }
 
 // Observe takes in one sample and reports whether it was believed. A sample that is not positive
@@ -157,8 +156,8 @@ func (e *Estimator) base() entry {
 }
 
 // Miss takes in that a probe was not answered in the time its path usually takes: after three in
-// a row the peer is lost. It is no loss yet, for the path may have become longer and the answer
-// be under way; see [Estimator.Lose].
+// a row the peer is lost. The probe is not counted as lost yet: the path may have become longer,
+// and the answer be under way; see [Estimator.Lose].
 func (e *Estimator) Miss() {
 	if e.missed < 255 {
 		e.missed++
@@ -166,7 +165,7 @@ func (e *Estimator) Miss() {
 }
 
 // Lose takes in that a probe will not be answered any more: it counts in [Stat.Loss]. Call it
-// once for a probe, once it is certain that no answer comes.
+// once for each such probe.
 func (e *Estimator) Lose() { e.loss.add(1, 1) }
 
 // Answered takes in that the far end answered probe seq in a session of its own, when it had
@@ -176,8 +175,8 @@ func (e *Estimator) Answered(session, seq, count uint64) { e.dir.reply(session, 
 // Accepted returns how many samples were ever believed; it wraps.
 func (e *Estimator) Accepted() uint32 { return e.n }
 
-// Restart forgets the window, because the peer was restarted or moved. The old base is still
-// answered, as stale, until the first new sample, so that a restart is never a distance of zero.
+// Restart forgets the window, because the peer was restarted or moved. The old base stands, as
+// stale, until the first new sample, so that a restart never looks like a distance of zero.
 func (e *Estimator) Restart() {
 	e.prior = e.base()
 	e.clear()

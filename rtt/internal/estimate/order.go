@@ -19,8 +19,8 @@ type Candidate struct {
 type Place struct {
 	Name string
 	// RTT rises along the order: it is the candidate's own round trip, except that one held behind
-	// another reads as the other's (and a nanosecond per step). So whoever sorts by RTT gets this
-	// very order, with its calm.
+	// another reads as the other's (and a nanosecond per step). So sorting by RTT gives this order,
+	// hysteresis included.
 	RTT   time.Duration
 	Group int  // places of equal Group are near-equals; groups count from 0
 	Known bool // RTT may be used; false for the lost and the never measured
@@ -32,10 +32,10 @@ type Place struct {
 // measurement. One that was lost comes back at the end and has to earn its place. The never
 // measured come after all measured ones, the lost last.
 //
-// So nothing known is ever held behind one it beats by the margin for longer than the hold, and
-// what is given up for the calm is less than the margin. Numbers: see margin. Five seconds: a
-// burst in a queue is over; at one probe per second that is five evaluations, and with less the
-// same estimator changes order three times as often.
+// So a candidate is held behind one that it beats by the margin for no longer than the hold, and
+// the price of a calm order is less than the margin. For the margin see there. The hold is five
+// seconds because a burst in a queue is over by then; at one probe per second it is five
+// evaluations, and with fewer the order changes three times as often.
 //
 // The zero value is empty and ready. An Order is not safe for concurrent use.
 type Order struct {

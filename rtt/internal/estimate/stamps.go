@@ -2,8 +2,8 @@ package estimate
 
 import "time"
 
-// Exchange is everything that was stamped about one probe and its answer.
-type Exchange struct {
+// Stamps are the times that were taken of one probe and its answer.
+type Stamps struct {
 	User time.Duration // monotonic: from just before the send to just after the read
 	// wall clock: from the kernel's receive stamp to the read; only with stamped
 	Queued     time.Duration
@@ -13,7 +13,7 @@ type Exchange struct {
 	FarStamped bool          // the far end says its kernel stamped the probe
 }
 
-// maxDrift is how far the two clocks may part during one exchange. More means the wall clock was
+// maxDrift is how far the two clocks may part during one round trip. More means the wall clock was
 // set, and the kernel's stamp, which is wall clock, cannot be compared with anything. 250 µs: two
 // readings apart by a preemption stay below it mostly, and when not only this sample falls back.
 // The share allows for a clock being slewed (NTP: 0.05 %).
@@ -27,7 +27,7 @@ func maxDrift(user time.Duration) time.Duration { return 250*time.Microsecond + 
 // factor of two at most. A busy host holds packets for far more than half of it; its claim is
 // believed whole when the round trip is more than four times the base, which a constant lie never
 // makes it.
-func (x Exchange) Sample(base time.Duration) (Sample, bool) {
+func (x Stamps) Sample(base time.Duration) (Sample, bool) {
 	if x.User < 0 || x.User > MaxRTT {
 		return Sample{}, false
 	}

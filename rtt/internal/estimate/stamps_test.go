@@ -7,45 +7,45 @@ import (
 	"pgregory.net/rapid"
 )
 
-func TestExchangeSample(t *testing.T) {
+func TestStampsSample(t *testing.T) {
 	const us = time.Microsecond
 	for _, row := range []struct {
 		name   string
-		x      Exchange
+		x      Stamps
 		base   time.Duration
 		want   time.Duration
 		kernel bool
 	}{
-		{"no stamps at all", Exchange{User: 20 * ms}, 0, 20 * ms, false},
-		{"both ends stamped and idle", Exchange{User: 20 * ms, Stamped: true, Queued: 30 * us, FarStamped: true, Residence: 20 * us}, 0, 20*ms - 50*us, true},
-		{"a busy host here", Exchange{User: 90 * ms, Stamped: true, Queued: 70 * ms, FarStamped: true}, 0, 20 * ms, true},
-		{"a busy host there, base known", Exchange{User: 100 * ms, Stamped: true, FarStamped: true, Residence: 80 * ms}, 20 * ms, 20 * ms, true},
-		{"a busy host there, base unknown: half", Exchange{User: 100 * ms, Stamped: true, FarStamped: true, Residence: 80 * ms}, 0, 50 * ms, true},
-		{"a liar gains a factor of two at most", Exchange{User: 20 * ms, Stamped: true, FarStamped: true, Residence: 19 * ms}, 10 * ms, 10 * ms, true},
-		{"the far end has no kernel stamps", Exchange{User: 20 * ms, Stamped: true, Queued: ms, Residence: ms}, 0, 18 * ms, false},
-		{"residence of more than everything", Exchange{User: 20 * ms, Stamped: true, Queued: ms, FarStamped: true, Residence: 25 * ms}, 0, 19 * ms, false},
-		{"negative residence", Exchange{User: 20 * ms, Stamped: true, FarStamped: true, Residence: -ms}, 0, 20 * ms, false},
-		{"stamp of the future", Exchange{User: 20 * ms, Stamped: true, FarStamped: true, Queued: -ms}, 0, 20 * ms, false},
-		{"stamp from before the probe", Exchange{User: 20 * ms, Stamped: true, FarStamped: true, Queued: 20 * ms}, 0, 20 * ms, false},
-		{"the clock was set meanwhile", Exchange{User: 20 * ms, Stamped: true, FarStamped: true, Queued: 15 * ms, Drift: ms}, 0, 20 * ms, false},
-		{"and set back", Exchange{User: 20 * ms, Stamped: true, FarStamped: true, Queued: 15 * ms, Drift: -ms}, 0, 20 * ms, false},
+		{"no stamps at all", Stamps{User: 20 * ms}, 0, 20 * ms, false},
+		{"both ends stamped and idle", Stamps{User: 20 * ms, Stamped: true, Queued: 30 * us, FarStamped: true, Residence: 20 * us}, 0, 20*ms - 50*us, true},
+		{"a busy host here", Stamps{User: 90 * ms, Stamped: true, Queued: 70 * ms, FarStamped: true}, 0, 20 * ms, true},
+		{"a busy host there, base known", Stamps{User: 100 * ms, Stamped: true, FarStamped: true, Residence: 80 * ms}, 20 * ms, 20 * ms, true},
+		{"a busy host there, base unknown: half", Stamps{User: 100 * ms, Stamped: true, FarStamped: true, Residence: 80 * ms}, 0, 50 * ms, true},
+		{"a liar gains a factor of two at most", Stamps{User: 20 * ms, Stamped: true, FarStamped: true, Residence: 19 * ms}, 10 * ms, 10 * ms, true},
+		{"the far end has no kernel stamps", Stamps{User: 20 * ms, Stamped: true, Queued: ms, Residence: ms}, 0, 18 * ms, false},
+		{"residence of more than everything", Stamps{User: 20 * ms, Stamped: true, Queued: ms, FarStamped: true, Residence: 25 * ms}, 0, 19 * ms, false},
+		{"negative residence", Stamps{User: 20 * ms, Stamped: true, FarStamped: true, Residence: -ms}, 0, 20 * ms, false},
+		{"stamp of the future", Stamps{User: 20 * ms, Stamped: true, FarStamped: true, Queued: -ms}, 0, 20 * ms, false},
+		{"stamp from before the probe", Stamps{User: 20 * ms, Stamped: true, FarStamped: true, Queued: 20 * ms}, 0, 20 * ms, false},
+		{"the clock was set meanwhile", Stamps{User: 20 * ms, Stamped: true, FarStamped: true, Queued: 15 * ms, Drift: ms}, 0, 20 * ms, false},
+		{"and set back", Stamps{User: 20 * ms, Stamped: true, FarStamped: true, Queued: 15 * ms, Drift: -ms}, 0, 20 * ms, false},
 	} {
 		s, ok := row.x.Sample(row.base)
 		if !ok || s.RTT != row.want || s.Kernel != row.kernel {
 			t.Errorf("%s: %v kernel=%v ok=%v, want %v kernel=%v", row.name, s.RTT, s.Kernel, ok, row.want, row.kernel)
 		}
 	}
-	if s, ok := (Exchange{User: 0}).Sample(0); !ok || s.RTT != tick {
+	if s, ok := (Stamps{User: 0}).Sample(0); !ok || s.RTT != tick {
 		t.Errorf("a coarse clock: %v, %v", s, ok)
 	}
-	if _, ok := (Exchange{User: -1}).Sample(0); ok {
+	if _, ok := (Stamps{User: -1}).Sample(0); ok {
 		t.Error("time went back, but there is a sample")
 	}
 }
 
 // Whatever the wall clocks and the far end say, a sample is positive and not above what the
 // monotonic clock saw.
-func TestExchangeIsBounded(t *testing.T) {
+func TestStampsIsBounded(t *testing.T) {
 	rapid.Check(t, func(t *rapid.T) {
 		d := rapid.Custom(func(t *rapid.T) time.Duration {
 			if rapid.Bool().Draw(t, "wild") {
@@ -53,7 +53,7 @@ func TestExchangeIsBounded(t *testing.T) {
 			}
 			return time.Duration(rapid.Int64Range(-int64(time.Second), int64(time.Second)).Draw(t, "d"))
 		})
-		x := Exchange{
+		x := Stamps{
 			User: d.Draw(t, "user"), Queued: d.Draw(t, "queued"), Stamped: rapid.Bool().Draw(t, "stamped"),
 			Drift: d.Draw(t, "drift"), Residence: d.Draw(t, "residence"), FarStamped: rapid.Bool().Draw(t, "far"),
 		}
@@ -85,7 +85,7 @@ func TestClockStepsDoNotShorten(t *testing.T) {
 			}
 			stamp := at + before
 			read := at + queued
-			x := Exchange{
+			x := Stamps{
 				User: truth + queued, Stamped: guard.Read(read+offset, read), Queued: read + offset - stamp,
 				Drift: offset - before, FarStamped: true,
 			}

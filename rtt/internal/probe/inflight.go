@@ -2,13 +2,13 @@ package probe
 
 import "time"
 
-// inflight are the probes of one peer that may still be answered, eight at most. Times are
+// inflight holds the probes of one peer that may still be answered, eight at most. Times are
 // monotonic readings since any one origin. The zero value is empty.
 //
-// Late and lost are two things. When a way becomes longer at once, from 37 ms to 600 ms say,
-// every answer comes after its time for a while: the peer is asked again, and after three such
-// answers that do not come it counts as lost. But a probe counts as a loss only when it is not
-// answered for as long as answers are taken.
+// A late probe is not a lost one. When a path suddenly becomes longer, say from 37 ms to 600 ms,
+// every answer is late for a while: the peer is asked again, and after three probes in a row that
+// are overdue the peer counts as lost. But a probe counts as lost only when no answer came for as
+// long as answers are taken.
 type inflight [8]pending
 
 type pending struct {
@@ -55,9 +55,9 @@ func (fs *inflight) free() *pending {
 	return oldest
 }
 
-// room reports whether a probe may be launched at now: not while eight are under way, of which
-// the oldest is younger than any usual answer. Where probes go out faster than answers can come,
-// that keeps the first from being forgotten before its answer is there.
+// room reports whether a probe may be sent at now: not while eight are under way and the oldest is
+// younger than any usual answer. Where probes go out faster than answers can come, that keeps the
+// first from being forgotten before its answer is there.
 func (fs *inflight) room(now time.Duration) bool {
 	f := fs.free()
 	return f.phase == idle || now-f.sent >= timeoutMax
@@ -73,8 +73,8 @@ func (fs *inflight) len() (n int) {
 	return n
 }
 
-// add notes probe seq. When it pushes out one that was not answered, that is lost; missed tells
-// that it was not even overdue.
+// add notes probe seq. If that pushes out one without an answer, lost is true, and missed as well
+// if it was not even overdue.
 func (fs *inflight) add(
 	seq, nonce uint64, now, timeout time.Duration, path uint8,
 ) (missed, lost bool) {
@@ -101,9 +101,9 @@ func (fs *inflight) due() (at time.Duration, ok bool) {
 	return at, ok
 }
 
-// expire returns how many probes are newly overdue at now, and how many are lost. When the caller
-// comes late, then so did whoever reads answers: they may be waiting in the socket. So probes get
-// as much longer, once.
+// expire returns how many probes are newly overdue at now, and how many are lost. If the caller
+// comes late, the goroutine that reads answers may be late too, and answers wait in the socket: so
+// every probe gets that much longer, once.
 func (fs *inflight) expire(now, late time.Duration) (missed, lost int) {
 	for i := range fs {
 		f := &fs[i]
@@ -135,8 +135,8 @@ func (f *pending) until() time.Duration {
 	return f.sent + answerable
 }
 
-// answer takes in an answer that arrived at now. It is false for one nobody waits for: of another
-// probe, the second, after three seconds, or of a probe that went elsewhere.
+// answer takes in an answer that arrived at now. It returns false for one that nobody waits for: to
+// no probe under way, a second one, one after three seconds, or to a probe that went elsewhere.
 func (fs *inflight) answer(seq, nonce uint64, now time.Duration, path uint8) (f pending, ok bool) {
 	s := fs.of(seq)
 	if s == nil || s.nonce != nonce || s.path != path || now > s.until() {

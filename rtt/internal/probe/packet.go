@@ -70,16 +70,16 @@ func NewProbe(session, seq, nonce uint64) Packet {
 func (p *Packet) IsReply() bool { return p.kind == typeReply }
 
 // Stamp writes into a reply how long the probe was held, from its arrival until now. Between the
-// two stamps lies everything this process had to wait for: the queue in the socket, measured by
-// the wall clock since the kernel's stamp, and the time since, by the monotonic clock.
+// two stamps lies everything that this process waited for: the queue in the socket, measured by the
+// wall clock since the kernel's stamp, and the time since the read, by the monotonic clock.
 func (p *Packet) Stamp(a *Arrival, now time.Time) {
 	held := time.Duration(0)
 	if a.Stamped && a.Queued >= 0 && a.Queued < estimate.MaxRTT {
 		held = a.Queued
 		p.flags |= flagKernel
 	}
-	// The receive stamp has no meaning of its own; only the difference counts. A constant in its
-	// place would do, but real ones help whoever reads a capture.
+	// Only the difference of the stamps counts. A constant would do for the first, but a real one
+	// helps to read a capture.
 	p.received = uint64(wall(a.Now) - held)
 	p.sent = p.received + uint64(held+now.Sub(a.Now))
 }

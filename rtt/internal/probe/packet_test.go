@@ -134,8 +134,8 @@ func TestPacketAllocatesNothing(t *testing.T) {
 	}
 }
 
-// FuzzPacket: whatever comes in, open does not panic, believes only what was sealed with the key, and a packet it
-// believes seals to the same bytes.
+// FuzzPacket: whatever comes in, open does not panic, believes only what was sealed with the key,
+// and a packet it believes seals to the same bytes.
 func FuzzPacket(f *testing.F) {
 	c := NewCodec([][]byte{secretA})
 	f.Add(sealed(c, Packet{kind: typeProbe, seq: 1, nonce: 2}))

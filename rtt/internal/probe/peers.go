@@ -26,15 +26,15 @@ type Node struct {
 
 // peer is what is kept of one node.
 type peer struct {
-	node   *Node // never changed in place: rows share it
-	path   uint8 // rises when the address changes
-	busy   bool  // a probe that is not UDP is under way
-	est    estimate.Estimator
-	pace   pace
-	ladder ladder
-	seq    uint64
-	far    uint64 // session that answered last
-	flying inflight
+	node     *Node // never changed in place: rows share it
+	path     uint8 // rises when the address changes
+	busy     bool  // a probe that is not UDP is under way
+	est      estimate.Estimator
+	pace     pace
+	fallback fallback
+	seq      uint64
+	far      uint64 // session that answered last
+	inflight inflight
 
 	at    time.Time // when something is due; of the agenda, as is
 	index int       // where it stands there; -1 when it does not
@@ -42,7 +42,7 @@ type peer struct {
 
 // due returns when something is to be done about p; mono is the monotonic reading of now.
 func (p *peer) due(now time.Time, mono time.Duration) time.Time {
-	if d, ok := p.flying.due(); ok {
+	if d, ok := p.inflight.due(); ok {
 		if at := now.Add(d - mono); at.Before(p.pace.next) {
 			return at
 		}

@@ -72,9 +72,9 @@ func (r *Prober) SetPeers(now time.Time, nodes []Node) {
 		}
 		if p.node.Addr != n.Addr {
 			p.path++
-			p.flying = inflight{} // what went to the old address says nothing of the new one
+			p.inflight = inflight{} // what went to the old address says nothing of the new one
 			p.est.Restart()
-			p.ladder = ladder{}
+			p.fallback = fallback{}
 			p.pace.begin(now, r.cfg.Random())
 			r.agenda.set(p, p.pace.next)
 		}
@@ -149,7 +149,7 @@ func (r *Prober) Due(now time.Time, batch []Probe) ([]Probe, time.Time) {
 func (r *Prober) plan(p *peer, now time.Time) (Probe, bool) {
 	p.pace.sent(now, r.cfg.Random())
 	n := p.node
-	way := p.ladder.next(now, n.Addr.IsValid(), n.TCP.IsValid(), n.HTTP != "", p.busy)
+	way := p.fallback.next(now, n.Addr.IsValid(), n.TCP.IsValid(), n.HTTP != "", p.busy)
 	o := Probe{Node: n, Way: way, peer: p}
 	if way != estimate.SourceUDP {
 		if way == estimate.SourceNone || p.busy {
@@ -158,13 +158,13 @@ func (r *Prober) plan(p *peer, now time.Time) (Probe, bool) {
 		p.busy = true
 		return o, true
 	}
-	if !p.flying.room(r.mono(now)) {
+	if !p.inflight.room(r.mono(now)) {
 		return Probe{}, false
 	}
 	p.seq++
 	o.Packet = NewProbe(r.cfg.Session, p.seq, r.cfg.Random())
 	base, ok := p.est.Base()
-	missed, lost := p.flying.add(p.seq, o.Packet.nonce, r.mono(now), timeout(base, ok), p.path)
+	missed, lost := p.inflight.add(p.seq, o.Packet.nonce, r.mono(now), timeout(base, ok), p.path)
 	if missed {
 		r.miss(p, now, estimate.SourceUDP)
 	}
@@ -176,7 +176,7 @@ func (r *Prober) plan(p *peer, now time.Time) (Probe, bool) {
 
 // Sent corrects the time at which a probe by UDP was sent: the last moment before.
 func (r *Prober) Sent(o *Probe, at time.Time) {
-	o.peer.flying.stamp(o.Packet.seq, r.mono(at), wall(at))
+	o.peer.inflight.stamp(o.Packet.seq, r.mono(at), wall(at))
 }
 
 // Done takes in the result of a probe that was not UDP: its sample, or that it failed. It reports
@@ -224,7 +224,7 @@ func (r *Prober) Reply(a *Arrival, k *Packet) (Answer, Drop) {
 		path++ // none of its probes went there
 	}
 	mono := r.mono(a.Now)
-	f, ok := p.flying.answer(k.seq, k.nonce, mono, path)
+	f, ok := p.inflight.answer(k.seq, k.nonce, mono, path)
 	if !ok {
 		return Answer{}, DropUnasked
 	}
@@ -237,7 +237,7 @@ func (r *Prober) Reply(a *Arrival, k *Packet) (Answer, Drop) {
 	p.est.Answered(k.answerer, k.seq, k.count)
 	base, _ := p.est.Base()
 	user := mono - f.sent
-	x := estimate.Exchange{
+	x := estimate.Stamps{
 		User: user, Queued: a.Queued, Stamped: a.Stamped, Drift: wall(a.Now) - f.wall - user,
 		Residence: time.Duration(k.sent - k.received), FarStamped: k.flags&flagKernel != 0,
 	}
@@ -265,7 +265,7 @@ func (r *Prober) accept(p *peer, now time.Time, s estimate.Sample) {
 	if !p.est.Observe(now, s) {
 		return
 	}
-	p.ladder.result(now, s.Source, true)
+	p.fallback.result(now, s.Source, true)
 	r.touch()
 	if before != estimate.StateFresh || p.est.Accepted() <= quickProbes {
 		r.urgent, r.wake = true, true
@@ -275,7 +275,7 @@ func (r *Prober) accept(p *peer, now time.Time, s estimate.Sample) {
 // giveUp counts the probes of p that should have been answered by now, and those that will not be
 // any more. The caller comes late by so much.
 func (r *Prober) giveUp(p *peer, now time.Time, late time.Duration) {
-	missed, lost := p.flying.expire(r.mono(now), late)
+	missed, lost := p.inflight.expire(r.mono(now), late)
 	for range missed {
 		r.miss(p, now, estimate.SourceUDP)
 	}
@@ -294,11 +294,11 @@ func (r *Prober) lose(p *peer) {
 func (r *Prober) miss(p *peer, now time.Time, way estimate.Source) {
 	before := p.est.State(now)
 	p.est.Miss()
-	p.ladder.result(now, way, false)
+	p.fallback.result(now, way, false)
 	r.touch()
 	if before == estimate.StateFresh || before == estimate.StateStale {
 		// Else it is a long way, on which answers only come late.
-		if p.flying.len() <= len(p.flying)/2 {
+		if p.inflight.len() <= len(p.inflight)/2 {
 			p.pace.missed(now)
 		}
 		if p.est.State(now) == estimate.StateLost {

@@ -20,7 +20,7 @@ func TestOnlyAnswersToOwnProbesAreBelieved(t *testing.T) {
 	})
 	r.SetPeers(now, []Node{{ID: "b", Region: "rb", Addr: addr}})
 	p := r.byID["b"]
-	p.flying.add(5, 50, r.mono(now), time.Second, p.path)
+	p.inflight.add(5, 50, r.mono(now), time.Second, p.path)
 	good := Packet{
 		kind: typeReply, prober: r.cfg.Session, seq: 5, nonce: 50, count: 1, answerer: Session("b", 1),
 	}

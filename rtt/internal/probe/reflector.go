@@ -22,9 +22,9 @@ type sender struct {
 	last   time.Time
 }
 
-// senderIdle is after how long a silent sender is forgotten. It is longer than the slowest probe
-// interval by far. Who has recorded a probe can have it answered once more after that: by a
-// packet of the same size, which no prober believes.
+// senderIdle is after how long a silent sender is forgotten, far longer than the slowest interval
+// of probes. After that a recorded probe is answered once more, by a packet of the same size that
+// no prober believes.
 const senderIdle = 2 * time.Minute
 
 func NewReflector(session uint64, rate float64, burst, max int) *Reflector {

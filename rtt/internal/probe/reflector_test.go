@@ -9,7 +9,8 @@ import (
 	"pgregory.net/rapid"
 )
 
-// The 64-bit window accepts each sequence at most once, and every one that is not more than 63 behind.
+// The 64-bit window accepts each sequence at most once, and every one that is not more than 63
+// behind.
 func TestReplayWindowEqualsASet(t *testing.T) {
 	rapid.Check(t, func(t *rapid.T) {
 		var s sender
@@ -88,8 +89,8 @@ func TestReflectorRemembersABoundedNumber(t *testing.T) {
 	}
 }
 
-// FuzzReflector plays any datagrams to a responder: it never sends more bytes than it got, answers nothing it does not
-// believe, and answers no probe twice while it remembers the sender.
+// FuzzReflector plays any datagrams to a responder: it never sends more bytes than it got,
+// answers nothing it does not believe, and answers no probe twice while it remembers the sender.
 func FuzzReflector(f *testing.F) {
 	f.Add([]byte{1, 2, 3}, uint8(3))
 	f.Add([]byte{0, 0, 1, 1, 255, 9}, uint8(0))

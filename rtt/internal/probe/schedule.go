@@ -10,15 +10,15 @@ const (
 	// spread is how far the first probe of a new peer may be put off, so that nodes which start
 	// together do not probe together.
 	spread = 20 * time.Millisecond
-	// timeouts of a probe: three times the usual round trip and what a scheduler may add. A late
-	// answer still counts, and is no loss, so a short one costs little, and makes a lost peer known
-	// within a second.
+	// The timeout of a probe is three times the usual round trip, and what a scheduler may add,
+	// within these bounds. A late answer still counts, and is no loss, so a short timeout costs
+	// little, and a lost peer is known within a second.
 	timeoutMin  = 200 * time.Millisecond
 	timeoutMax  = time.Second
 	timeoutMore = 50 * time.Millisecond
-	// answerable is how long an answer is still taken. One that never came by then is a loss: it is
-	// generous for any path that is worth using, so that a path which becomes much longer at once
-	// does not look like one that loses packets.
+	// answerable is how long an answer is still taken; after that the probe is lost. It is long for
+	// any path that is worth using, so that a path that suddenly becomes much longer does not look
+	// like one that loses packets.
 	answerable = 3 * time.Second
 )
 

@@ -135,11 +135,11 @@ func TestTimeout(t *testing.T) {
 	}
 }
 
-func TestLadder(t *testing.T) {
+func TestFallback(t *testing.T) {
 	type way = estimate.Source
 	const udp, tcp, web = estimate.SourceUDP, estimate.SourceTCP, estimate.SourceHTTP
 	// play probes once a second and reports the ways used; works says which ways answer.
-	play := func(l *ladder, now *time.Time, n int, hasUDP, hasTCP, hasHTTP bool, works func(way) bool) (used []way) {
+	play := func(l *fallback, now *time.Time, n int, hasUDP, hasTCP, hasHTTP bool, works func(way) bool) (used []way) {
 		for range n {
 			*now = now.Add(time.Second)
 			w := l.next(*now, hasUDP, hasTCP, hasHTTP, false)
@@ -161,14 +161,14 @@ func TestLadder(t *testing.T) {
 	}
 
 	t.Run("udp works: nothing else is used", func(t *testing.T) {
-		var l ladder
+		var l fallback
 		now := epoch
 		if u := play(&l, &now, 100, true, true, true, only(udp, tcp, web)); count(u, udp) != 100 {
 			t.Error(u)
 		}
 	})
 	t.Run("udp blocked: tcp, and udp every half minute", func(t *testing.T) {
-		var l ladder
+		var l fallback
 		now := epoch
 		play(&l, &now, 12, true, true, true, only(tcp, web))
 		if u := play(&l, &now, 90, true, true, true, only(tcp, web)); count(u, tcp) < 80 || count(u, udp) < 2 || count(u, udp) > 4 || count(u, web) > 0 {
@@ -180,7 +180,7 @@ func TestLadder(t *testing.T) {
 		}
 	})
 	t.Run("tcp blocked too: http", func(t *testing.T) {
-		var l ladder
+		var l fallback
 		now := epoch
 		play(&l, &now, 15, true, true, true, only(web))
 		if u := play(&l, &now, 60, true, true, true, only(web)); count(u, web) < 50 {
@@ -188,7 +188,7 @@ func TestLadder(t *testing.T) {
 		}
 	})
 	t.Run("tcp stops working: the search begins anew", func(t *testing.T) {
-		var l ladder
+		var l fallback
 		now := epoch
 		play(&l, &now, 20, true, true, true, only(tcp))
 		play(&l, &now, 20, true, true, true, only(web))
@@ -197,7 +197,7 @@ func TestLadder(t *testing.T) {
 		}
 	})
 	t.Run("dead: all ways are tried, udp most", func(t *testing.T) {
-		var l ladder
+		var l fallback
 		now := epoch
 		u := play(&l, &now, 100, true, true, true, only())
 		if count(u, udp) < 50 || count(u, tcp) < 20 || count(u, web) < 20 {
@@ -205,7 +205,7 @@ func TestLadder(t *testing.T) {
 		}
 	})
 	t.Run("many udp probes fail at once: tcp is the first to be tried, and http not while that is under way", func(t *testing.T) {
-		var l ladder
+		var l fallback
 		for range 8 {
 			l.result(epoch, udp, false)
 		}
@@ -218,14 +218,14 @@ func TestLadder(t *testing.T) {
 		}
 	})
 	t.Run("no fallbacks", func(t *testing.T) {
-		var l ladder
+		var l fallback
 		now := epoch
 		if u := play(&l, &now, 100, true, false, false, only()); count(u, udp) != 100 {
 			t.Error(u)
 		}
 	})
 	t.Run("no udp address", func(t *testing.T) {
-		var l ladder
+		var l fallback
 		now := epoch
 		if u := play(&l, &now, 50, false, true, false, only(tcp)); count(u, tcp) != 50 {
 			t.Error(u)

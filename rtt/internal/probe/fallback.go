@@ -6,11 +6,11 @@ import (
 	"github.com/ebbkit/ebb/rtt/internal/estimate"
 )
 
-// ladder chooses how one peer is probed: by UDP; where that is blocked by a TCP connect; where
-// that fails too by HTTP. A blocked and a dead peer look alike, so while nothing answers all
-// rungs are tried in turn, and the first that answers is kept. From a lower rung UDP is tried
+// fallback chooses how one peer is probed: by UDP, where that is blocked by a TCP connect, and
+// where that fails too by HTTP. A blocked and a dead peer look alike, so while nothing answers
+// all rungs are tried in turn, and the first that answers is kept. From a lower rung UDP is tried
 // again every half minute. The zero value starts with UDP.
-type ladder struct {
+type fallback struct {
 	rung  estimate.Source // 0 means SourceUDP
 	fails int             // in a row, on rung
 	turn  uint8           // of the search, see next
@@ -19,16 +19,16 @@ type ladder struct {
 }
 
 const (
-	// blockedAfter probes in a row without an answer other ways are tried. It is more than
-	// lostAfter: the answer to a lost peer is to say so.
+	// blockedAfter is how many probes in a row stay without an answer before other ways are tried.
+	// It is more than makes a peer lost: that is to be said first.
 	blockedAfter = 5
 	// climbEvery is how often UDP is tried from a lower rung.
 	climbEvery = 30 * time.Second
 )
 
-// next says how to send the next probe, given the ways the peer has and whether one of another
-// kind than UDP is still under way; SourceNone when it has none.
-func (l *ladder) next(now time.Time, udp, tcp, http, busy bool) estimate.Source {
+// next says how to send the next probe, given the ways the peer has and whether a probe that is not
+// UDP is still under way. It returns SourceNone for a peer without any way.
+func (l *fallback) next(now time.Time, udp, tcp, http, busy bool) estimate.Source {
 	if !udp {
 		switch {
 		case tcp && (!http || l.fails/blockedAfter%2 == 0):
@@ -50,8 +50,8 @@ func (l *ladder) next(now time.Time, udp, tcp, http, busy bool) estimate.Source 
 	if l.fails < blockedAfter {
 		return cur
 	}
-	// Nothing answers on this rung: UDP on every second probe, the others between, TCP first. Probes
-	// are counted and not their failures, of which many may come at once.
+	// Nothing answers on this rung: every second probe is UDP, those between are TCP and HTTP in
+	// turn. Probes are counted rather than failures, of which many may come at once.
 	l.turn++
 	switch {
 	case l.turn%2 == 0 || busy || !tcp && !http:
@@ -65,7 +65,7 @@ func (l *ladder) next(now time.Time, udp, tcp, http, busy bool) estimate.Source 
 }
 
 // result takes in how a probe ended.
-func (l *ladder) result(now time.Time, way estimate.Source, ok bool) {
+func (l *fallback) result(now time.Time, way estimate.Source, ok bool) {
 	switch {
 	case ok && way == estimate.SourceUDP:
 		l.rung, l.fails, l.turn, l.web = estimate.SourceUDP, 0, 0, false
@@ -75,7 +75,7 @@ func (l *ladder) result(now time.Time, way estimate.Source, ok bool) {
 		}
 		l.rung, l.fails, l.turn, l.web = way, 0, 0, false
 	case ok:
-		// A late answer of a rung that is not needed.
+		// A late answer on a rung that is not needed.
 	case way == l.rung || l.rung == estimate.SourceNone || l.fails >= blockedAfter:
 		l.fails++
 	}
