@@ -1,10 +1,8 @@
 package autostart
 
 import (
-	"cmp"
 	"context"
 	"fmt"
-	"math"
 	"sync"
 	"sync/atomic"
 	"time"
@@ -31,18 +29,9 @@ type Config struct {
 	// Fewer wait where it is known how many are served in a second: as many as are served before
 	// their patience ends, but at least 16. Requests that return to an old place do not count. 0
 	// means 10,000, and 1000 while that is not known; negative: nobody waits.
+	//
+	// What they hold in memory is bounded too, and so is what waits over all apps: see bounds.
 	MaxParked int
-	// MaxParkedBytes bounds what they hold in memory: what [Sized] says of a request, or 1 KiB
-	// where it says nothing, and the body that has been read, see [balance.Request].Held. One more
-	// is rejected as above. 0 means 32 KiB for each of MaxParked, or of 1000 where that is 0: half
-	// of the largest body that backhaul reads ahead, so that small bodies wait in any number, and
-	// an app whose clients all send large ones takes no more than 32 MiB. Negative: no bound.
-	MaxParkedBytes int
-	// MaxParkedAll and MaxParkedAllBytes bound the same over all apps. When one is reached, an app
-	// with less than its equal share gets in all the same, and the youngest request of the app with
-	// most is rejected instead: a flood of one starves no other. 0 means ten times the bound of one
-	// app, or 10,000 where that is 0; negative: no bound.
-	MaxParkedAll, MaxParkedAllBytes int
 	// MaxParkedTenant bounds the requests of one tenant of an app that wait, see
 	// [balance.Request.Tenant]; those without one are one. 0 means no bound but the app's: when
 	// that is reached, a request of a tenant with less than its equal share gets in all the same,
@@ -58,8 +47,6 @@ type Config struct {
 	// negative, who has waited for 5 s is turned away, with the reason, while all that starts is
 	// doubtful, see [policy.Decision.Doubt].
 	MaxWait time.Duration
-	// StartTimeout bounds one call of the owner. 0 means 10 s.
-	StartTimeout time.Duration
 	// Hedge allows one extra start when nothing serves and every start in flight is suspect. Machines that die silently are
 	// then noticed sooner; boots slower than any before start one machine too many. Without it, one is made when the machines'
 	// owners say so; a [machine.Starter] does, of a start that takes longer than is suspect to it, and 5 s at least.
@@ -77,30 +64,16 @@ type Config struct {
 	Trace  Trace
 }
 
-// parkedUsual and parkedMax are how many requests of an app may wait by default: while it is not
-// known how many are served in a second, and at most.
-const parkedUsual, parkedMax = 1000, 10_000
+// startTimeout bounds one call of the owner: a round trip between continents takes a thirtieth of it,
+// and requests wait for no shorter time.
+const startTimeout = 10 * time.Second
 
-func (c Config) withDefaults() (Config, error) {
-	switch {
-	case c.MaxParkedTenant < 0:
-		return c, fmt.Errorf("autostart: Config.MaxParkedTenant %d: want 0 (no bound but the app's) or more", c.MaxParkedTenant)
-	case c.StartTimeout < 0:
-		return c, fmt.Errorf("autostart: Config.StartTimeout %v: want 0 (10s) or more", c.StartTimeout)
+func (c Config) validate() error {
+	if c.MaxParkedTenant < 0 {
+		return fmt.Errorf(
+			"autostart: Config.MaxParkedTenant %d: want 0 (no bound but the app's) or more", c.MaxParkedTenant)
 	}
-	times := func(n, one int) int {
-		if one < 0 {
-			return -1
-		}
-		return n * min(one, math.MaxInt/n)
-	}
-	usual := cmp.Or(c.MaxParked, parkedUsual)
-	c.MaxParked = cmp.Or(c.MaxParked, parkedMax)
-	c.MaxParkedBytes = cmp.Or(c.MaxParkedBytes, times(32<<10, usual))
-	c.MaxParkedAll = cmp.Or(c.MaxParkedAll, times(10, usual))
-	c.MaxParkedAllBytes = cmp.Or(c.MaxParkedAllBytes, times(10, c.MaxParkedBytes))
-	c.StartTimeout = cmp.Or(c.StartTimeout, 10*time.Second)
-	return c, nil
+	return nil
 }
 
 // tickEvery repairs lost signals: state is looked at again as long as there is demand.
@@ -114,13 +87,12 @@ type Autostart struct {
 	balancer *balance.Balancer
 	owner    Owner
 	config   Config
+	bounds   bounds
 
 	parked atomic.Int64  // in all queues: the one look of a request when nobody waits
 	seats  crowd         // of all queues
 	places atomic.Uint64 // the last place given
 	queues sync.Map      // balance.AppID -> *queue
-
-	usual int // how many may wait of an app of which no rate is known
 
 	making    sync.Mutex
 	histories histories
@@ -142,12 +114,13 @@ func New(b *balance.Balancer, o Owner, c Config) (*Autostart, error) {
 	if b == nil {
 		return nil, fmt.Errorf("autostart: New without a balancer: make one with balance.New")
 	}
-	usual := cmp.Or(c.MaxParked, parkedUsual)
-	c, err := c.withDefaults()
-	if err != nil {
+	if err := c.validate(); err != nil {
 		return nil, err
 	}
-	a := &Autostart{balancer: b, owner: o, config: c, pokes: make(chan struct{}, 1), closed: make(chan struct{}), usual: usual}
+	a := &Autostart{
+		balancer: b, owner: o, config: c, bounds: c.bounds(),
+		pokes: make(chan struct{}, 1), closed: make(chan struct{}),
+	}
 	a.places.Store(1) // 0 is a request that has none
 	b.OnRoom(a.room)
 	return a, nil
@@ -291,7 +264,7 @@ func (a *Autostart) act(ctx context.Context, commands *errgroup.Group, q *queue,
 }
 
 func (a *Autostart) start(ctx context.Context, q *queue, m balance.Machine) {
-	call, cancel := context.WithTimeout(ctx, a.config.StartTimeout)
+	call, cancel := context.WithTimeout(ctx, startTimeout)
 	defer cancel()
 	answer, err := contain.Call(func() (balance.StartAnswer, error) { return a.owner.Start(call, m) })
 	if ctx.Err() != nil {
@@ -303,7 +276,7 @@ func (a *Autostart) start(ctx context.Context, q *queue, m balance.Machine) {
 }
 
 func (a *Autostart) recall(ctx context.Context, q *queue, m balance.Machine) {
-	call, cancel := context.WithTimeout(ctx, a.config.StartTimeout)
+	call, cancel := context.WithTimeout(ctx, startTimeout)
 	defer cancel()
 	_, err := contain.Call(func() (struct{}, error) { return struct{}{}, a.owner.Recall(call, m) })
 	if ctx.Err() != nil {

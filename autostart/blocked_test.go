@@ -59,7 +59,7 @@ func TestBlockedPolicyStopsItsAppOnly(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		blocked, calls := make(chan struct{}), 0
 		w := twoApps(t, func() policy.Policy {
-			ours := policy.NewPlanner(false)
+			ours := new(policy.Planner)
 			return policyFunc(func(now time.Time, in policy.Input) policy.Decision {
 				if in.Parked > 0 {
 					if calls++; calls == 1 {
@@ -102,8 +102,7 @@ func TestBlockedPolicyStopsItsAppOnly(t *testing.T) {
 		} else {
 			wantRefusal(t, err, "its policy does not answer")
 		}
-		w.a.Boots("bad") // comes back
-		w.a.Histories()
+		w.a.Histories() // comes back
 		if told := w.noted("failed "); len(told) != 1 || told[0] != "bad: it has not come back for 1s" {
 			t.Errorf("told %q", told)
 		}

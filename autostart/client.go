@@ -9,13 +9,10 @@ import (
 	"github.com/ebbkit/ebb/internal/tcpinfo"
 )
 
-type (
-	connKey struct{}
-	sizeKey struct{}
-)
+type connKey struct{}
 
-// sizeUnknown is what a parked request counts whose size is not known: a few headers.
-const sizeUnknown = 1 << 10
+// requestBytes is what a parked request is taken to hold beside its body: a few headers.
+const requestBytes = 1 << 10
 
 // ConnContext is for [net/http.Server.ConnContext]: with it a parked request whose client has
 // closed the connection is noticed. net/http itself does not notice that before the body has been
@@ -29,22 +26,6 @@ func ConnContext(ctx context.Context, c net.Conn) context.Context {
 		return ctx
 	}
 	return context.WithValue(ctx, connKey{}, c)
-}
-
-// Sized says how many bytes of memory the request of ctx holds while it is parked: of its headers, and of what has been read of a
-// connection.
-func Sized(ctx context.Context, bytes int) context.Context {
-	return context.WithValue(ctx, sizeKey{}, max(bytes, 0))
-}
-
-// client returns what is known of whose request ctx is.
-func client(ctx context.Context) (c net.Conn, bytes int) {
-	c, _ = ctx.Value(connKey{}).(net.Conn)
-	bytes, ok := ctx.Value(sizeKey{}).(int)
-	if !ok {
-		bytes = sizeUnknown
-	}
-	return c, bytes
 }
 
 // errGone ends the wait of one whose client has left.

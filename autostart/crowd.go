@@ -1,6 +1,8 @@
 package autostart
 
 import (
+	"cmp"
+	"math"
 	"sync/atomic"
 )
 
@@ -15,13 +17,46 @@ func (c *crowd) leave(bytes int) {
 	c.bytes.Add(-int64(bytes))
 }
 
-// share returns which part of what all may have one app has, from 0 to 1 and, for a moment, a little more.
-func (c *Config) share(n, bytes int64) (s float64) {
-	if c.MaxParkedAll > 0 {
-		s = float64(n) / float64(c.MaxParkedAll)
+// bounds are how many requests may wait, and how many bytes they may hold; negative: no bound.
+//
+// What a request holds is taken for 1 KiB, and what has been read of its body, see
+// [balance.Request].Held. An app's requests may hold 32 KiB each: half of the largest body that
+// backhaul reads ahead, so that small bodies wait in any number, and an app whose clients all send
+// large ones takes no more than 32 MiB. Over all apps there is room for ten that are full. When that
+// is reached, an app with less than its equal share gets in all the same, and the youngest request
+// of the app with most is rejected instead: a flood of one starves no other.
+type bounds struct {
+	parked        int // of one app, at most
+	usual         int // of one app while it is not known how many are served in a second
+	bytes         int // that those of one app hold
+	all, allBytes int // over all apps
+}
+
+// parkedUsual and parkedMax are how many requests of an app may wait by default: while it is not
+// known how many are served in a second, and at most.
+const parkedUsual, parkedMax = 1000, 10_000
+
+func (c *Config) bounds() bounds {
+	times := func(n, one int) int {
+		if one < 0 {
+			return -1
+		}
+		return n * min(one, math.MaxInt/n)
 	}
-	if c.MaxParkedAllBytes > 0 {
-		s = max(s, float64(bytes)/float64(c.MaxParkedAllBytes))
+	b := bounds{parked: cmp.Or(c.MaxParked, parkedMax), usual: cmp.Or(c.MaxParked, parkedUsual)}
+	b.bytes = times(32<<10, b.usual)
+	b.all, b.allBytes = times(10, b.usual), times(10, b.bytes)
+	return b
+}
+
+// share returns which part of what all may have one app has, from 0 to 1 and, for a moment, a little
+// more.
+func (b *bounds) share(n, bytes int64) (s float64) {
+	if b.all > 0 {
+		s = float64(n) / float64(b.all)
+	}
+	if b.allBytes > 0 {
+		s = max(s, float64(bytes)/float64(b.allBytes))
 	}
 	return s
 }
@@ -36,9 +71,9 @@ func (a *Autostart) seat(q *queue, tenant string, bytes int, arrives bool) bool 
 	all := &a.seats
 	all.n.Add(1)
 	all.bytes.Add(int64(bytes))
-	for n := 0; arrives && a.config.share(all.n.Load(), all.bytes.Load()) > 1; n++ {
+	for n := 0; arrives && a.bounds.share(all.n.Load(), all.bytes.Load()) > 1; n++ {
 		q.mu.Lock()
-		own := a.config.share(int64(q.room.N+1), int64(q.bytes+bytes))
+		own := a.bounds.share(int64(q.room.N+1), int64(q.bytes+bytes))
 		apps := int(all.apps.Load())
 		if q.room.N == 0 {
 			apps++
@@ -82,7 +117,7 @@ func (a *Autostart) evict(share float64) bool {
 		}
 		q.mu.Lock()
 		defer q.mu.Unlock()
-		if s := a.config.share(int64(q.room.N), int64(q.bytes)); s > share {
+		if s := a.bounds.share(int64(q.room.N), int64(q.bytes)); s > share {
 			most, share = q, s
 		}
 		return true

@@ -21,17 +21,18 @@ import (
 
 func TestBoundsByBytes(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
-		w := newWorld(t, balance.App{Autostart: true, BootHint: 5 * sec}, Config{MaxParkedBytes: 10_000}, boot{takes: 5 * sec})
+		w := newWorld(t, balance.App{Autostart: true, BootHint: 5 * sec}, Config{}, boot{takes: 5 * sec})
+		w.a.bounds.bytes = 10_000
 		w.run()
 		defer w.stop()
-		a := w.park(Sized(t.Context(), 6000), &balance.Request{App: "web"})
-		_, err := w.a.Acquire(Sized(t.Context(), 6000), &balance.Request{App: "web"})
+		a := w.park(t.Context(), &balance.Request{App: "web", Held: 6000 - requestBytes})
+		_, err := w.a.Acquire(t.Context(), &balance.Request{App: "web", Held: 6000 - requestBytes})
 		class(t, err, ErrCrowded, true)
 		if !strings.Contains(err.Error(), "1 wait with 6000 bytes") {
 			t.Errorf("error %v", err)
 		}
 		b := w.park(t.Context(), &balance.Request{App: "web"})
-		back := w.park(Sized(t.Context(), 6000), &balance.Request{App: "web", Place: 1}) // who returns is no arrival
+		back := w.park(t.Context(), &balance.Request{App: "web", Held: 6000 - requestBytes, Place: 1}) // who returns is no arrival
 		hasNot(t, b)
 		time.Sleep(6 * sec)
 		for _, c := range []<-chan result{a, back} {
@@ -50,15 +51,16 @@ func TestBoundsByBytes(t *testing.T) {
 // A body that has been read counts as what its request holds.
 func TestBodiesThatWaitAreBounded(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
-		w := newWorld(t, balance.App{Autostart: true, BootHint: 5 * sec}, Config{MaxParkedBytes: 10_000}, boot{takes: 5 * sec})
+		w := newWorld(t, balance.App{Autostart: true, BootHint: 5 * sec}, Config{}, boot{takes: 5 * sec})
+		w.a.bounds.bytes = 10_100
 		w.run()
 		defer w.stop()
 		a := w.park(t.Context(), &balance.Request{App: "web", Held: 8000})
 		_, err := w.a.Acquire(t.Context(), &balance.Request{App: "web", Held: 8000})
 		class(t, err, ErrCrowded, true)
-		_, err = w.a.Acquire(Sized(t.Context(), 500), &balance.Request{App: "web", Held: 500})
+		_, err = w.a.Acquire(t.Context(), &balance.Request{App: "web", Held: 100})
 		class(t, err, ErrCrowded, true)
-		b := w.park(Sized(t.Context(), 100), &balance.Request{App: "web", Held: 800})
+		b := w.park(t.Context(), &balance.Request{App: "web", Held: 50})
 		time.Sleep(6 * sec)
 		for _, c := range []<-chan result{a, b} {
 			r := has(t, c)
@@ -72,7 +74,8 @@ func TestBodiesThatWaitAreBounded(t *testing.T) {
 
 func TestFloodStarvesNobody(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
-		w := newWorld(t, balance.App{Autostart: true}, Config{MaxParked: 100, MaxParkedAll: 12, MaxWait: -1}, boot{never: true})
+		w := newWorld(t, balance.App{Autostart: true}, Config{MaxParked: 100, MaxWait: -1}, boot{never: true})
+		w.a.bounds.all = 12
 		for _, app := range []balance.AppID{"a", "b", "c"} {
 			w.boots[balance.MachineID(app)] = boot{never: true}
 			w.fleet.Apply(balance.PutApp{App: balance.App{ID: app, Autostart: true}})
@@ -107,7 +110,8 @@ func TestFloodStarvesNobody(t *testing.T) {
 
 func TestFloodOfBytes(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
-		w := newWorld(t, balance.App{Autostart: true}, Config{MaxParkedBytes: -1, MaxParkedAllBytes: 100_000, MaxWait: -1}, boot{never: true})
+		w := newWorld(t, balance.App{Autostart: true}, Config{MaxWait: -1}, boot{never: true})
+		w.a.bounds.bytes, w.a.bounds.allBytes = -1, 100_000
 		w.boots["b"] = boot{never: true}
 		w.fleet.Apply(balance.PutApp{App: balance.App{ID: "b", Autostart: true}})
 		w.fleet.Host(balance.Machine{ID: "b", App: "b", Region: "nrt"})
@@ -116,14 +120,14 @@ func TestFloodOfBytes(t *testing.T) {
 		ctx, cancel := context.WithCancel(t.Context())
 		defer cancel()
 		for range 30 {
-			w.park(Sized(ctx, 5000), &balance.Request{App: "web"})
+			w.park(ctx, &balance.Request{App: "web", Held: 5000 - requestBytes})
 		}
-		big := w.park(Sized(ctx, 40_000), &balance.Request{App: "b"})
+		big := w.park(ctx, &balance.Request{App: "b", Held: 40_000 - requestBytes})
 		hasNot(t, big)
 		if a := w.a.Parked("web"); a != 12 {
 			t.Errorf("%d of 5 kB wait beside one of 40 kB, want 12", a)
 		}
-		huge := w.park(Sized(ctx, 90_000), &balance.Request{App: "b"})
+		huge := w.park(ctx, &balance.Request{App: "b", Held: 90_000 - requestBytes})
 		class(t, has(t, huge).err, ErrCrowded, true)
 		if a := w.a.Parked("web"); a != 12 {
 			t.Errorf("one that is too big displaced %d", 12-a)
@@ -217,11 +221,8 @@ func TestConnContextWithoutTCP(t *testing.T) {
 	defer a.Close()
 	defer b.Close()
 	ctx := ConnContext(t.Context(), a)
-	if c, n := client(ctx); c != nil || n != sizeUnknown {
-		t.Errorf("%v, %d bytes", c, n)
-	}
-	if _, n := client(Sized(ctx, -5)); n != 0 {
-		t.Errorf("%d bytes", n)
+	if c := ctx.Value(connKey{}); c != nil {
+		t.Errorf("%v is looked at", c)
 	}
 }
 
@@ -287,7 +288,7 @@ func BenchmarkLeave(bb *testing.B) {
 	for _, n := range []int{1000, 100_000} {
 		bb.Run(fmt.Sprintf("parked=%d", n), func(bb *testing.B) {
 			_, a := warm(bb, 1, balance.Limits{Hard: 1})
-			a.config.MaxParked, a.config.MaxParkedAll, a.config.MaxParkedBytes, a.config.MaxParkedAllBytes = n, -1, -1, -1
+			a.bounds = bounds{parked: n, usual: n, bytes: -1, all: -1, allBytes: -1}
 			q := a.queue("web")
 			q.dispatching = true // nobody hands anything over
 			seats := make([]*waitroom.Seat[waiting], n)
@@ -296,7 +297,7 @@ func BenchmarkLeave(bb *testing.B) {
 			ops := 0
 			for bb.Loop() {
 				for i := range seats {
-					seats[i] = &waitroom.Seat[waiting]{Value: waiting{done: make(chan struct{}, 1), bytes: sizeUnknown}}
+					seats[i] = &waitroom.Seat[waiting]{Value: waiting{done: make(chan struct{}, 1), bytes: requestBytes}}
 					if _, err := q.join(seats[i], &balance.Request{App: "web"}); err != nil {
 						bb.Fatal(err)
 					}

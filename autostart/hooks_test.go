@@ -7,7 +7,6 @@ import (
 	"testing/synctest"
 	"time"
 
-	"github.com/ebbkit/ebb/autostart/internal/boots"
 	"github.com/ebbkit/ebb/autostart/policy"
 	"github.com/ebbkit/ebb/balance"
 )
@@ -79,7 +78,7 @@ func TestHooksMayCallBack(t *testing.T) {
 			MaxWait: 5 * time.Second,
 			Policy: func(balance.AppID) policy.Policy {
 				h.hook("Config.Policy")
-				return hookedPolicy{policy.NewPlanner(false), h}
+				return hookedPolicy{new(policy.Planner), h}
 			},
 			Ramp:   func(balance.AppID) time.Duration { h.hook("Config.Ramp"); return time.Millisecond },
 			Others: func(balance.AppID, string) int { h.hook("Config.Others"); return 0 },
@@ -100,8 +99,7 @@ func TestHooksMayCallBack(t *testing.T) {
 		cancel()
 		h.everything = func() {
 			a.Histories()
-			a.Boots("web")
-			a.Restore(map[balance.AppID]boots.History{"web": {}})
+			a.Restore(map[balance.AppID]policy.History{"web": {}})
 			a.Parked("web")
 			a.Demand("web")
 			for _, ctx := range []context.Context{over, nil} {

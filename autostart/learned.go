@@ -4,51 +4,37 @@ import (
 	"maps"
 	"sync"
 
-	"github.com/ebbkit/ebb/autostart/internal/boots"
+	"github.com/ebbkit/ebb/autostart/policy"
 	"github.com/ebbkit/ebb/balance"
 )
 
 // learner is a policy that learns how long boots take.
 type learner interface {
-	History() boots.History
-	Restore(boots.History)
+	History() policy.History
+	Restore(policy.History)
 }
 
 // histories are what has been restored for apps that have no queue yet.
 type histories struct {
 	sync.Mutex
-	of map[balance.AppID]boots.History
-}
-
-// Boots returns what this node has learned of an app's cold boots.
-func (a *Autostart) Boots(app balance.AppID) (b boots.Boots) {
-	q, ok := a.queues.Load(app)
-	if !ok {
-		return b
-	}
-	if p := q.(*queue).policy.Load(); p != nil {
-		if p, ok := unbounded(*p).(interface{ Boots() boots.Boots }); ok {
-			q.(*queue).minded(func() { b = p.Boots() })
-		}
-	}
-	return b
+	of map[balance.AppID]policy.History
 }
 
 // Histories returns what this node has learned of all apps' boots and stops, for
 // [Autostart.Restore] after a restart. Apps of which nothing is known are left out, as are those
 // whose policy is not ours and does not come back from a question.
-func (a *Autostart) Histories() map[balance.AppID]boots.History {
+func (a *Autostart) Histories() map[balance.AppID]policy.History {
 	a.histories.Lock()
 	all := maps.Clone(a.histories.of)
 	a.histories.Unlock()
 	if all == nil {
-		all = map[balance.AppID]boots.History{}
+		all = map[balance.AppID]policy.History{}
 	}
 	a.queues.Range(func(id, v any) bool {
 		q := v.(*queue)
 		if l := q.learner(); l != nil {
 			q.minded(func() {
-				if h := l.History(); h.Known() {
+				if h := l.History(); !h.IsZero() {
 					all[id.(balance.AppID)] = h
 				}
 			})
@@ -60,7 +46,7 @@ func (a *Autostart) Histories() map[balance.AppID]boots.History {
 
 // Restore takes in what an earlier process has learned, as if it had been seen before all else. Call it once, best before
 // Run. Apps that are not known yet get it when they are.
-func (a *Autostart) Restore(all map[balance.AppID]boots.History) {
+func (a *Autostart) Restore(all map[balance.AppID]policy.History) {
 	a.histories.Lock()
 	a.histories.of = maps.Clone(all)
 	a.histories.Unlock()

@@ -1,13 +1,14 @@
 package autostart
 
 import (
+	"encoding/json"
 	"errors"
+	"slices"
 	"strings"
 	"testing"
 	"testing/synctest"
 	"time"
 
-	"github.com/ebbkit/ebb/autostart/internal/boots"
 	"github.com/ebbkit/ebb/autostart/policy"
 	"github.com/ebbkit/ebb/balance"
 )
@@ -86,19 +87,23 @@ func TestPolicyThatMisbehaves(t *testing.T) {
 
 func TestRestoreBeforeAppsAreKnown(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
-		var learned boots.Boots
-		learned.Learn(3 * sec)
-		all := map[balance.AppID]boots.History{"web": {Boots: []boots.HistoryBoots{{All: true, Boots: learned}}}, "other": {Boots: []boots.HistoryBoots{{All: true, Boots: learned}}}}
+		var learned policy.History
+		text := `{"boots":[{"all":true,"boots":{"lastNs":[3000000000]}}]}`
+		if err := json.Unmarshal([]byte(text), &learned); err != nil {
+			t.Fatal(err)
+		}
+		all := map[balance.AppID]policy.History{"web": learned, "other": learned}
+		want := []time.Duration{3 * sec}
 		w := newWorld(t, balance.App{ID: "web", Autostart: true}, Config{}, boot{takes: sec, err: errors.New("no")})
 		w.a.queue("web")
 		w.a.Restore(all)
 		w.run()
 		defer w.stop()
-		if b := w.a.Boots("web"); b.Expected() != 3*sec {
-			t.Errorf("expected %v, want 3s", b.Expected())
+		if got := coldBoots(t, w.a, "web"); !slices.Equal(got, want) {
+			t.Errorf("%v, want %v", got, want)
 		}
 		w.a.queue("other")
-		if got := w.a.Histories(); len(got) != 2 || got["other"].Boots[0].Boots.Expected() != 3*sec {
+		if got := w.a.Histories(); len(got) != 2 || !slices.Equal(coldBoots(t, w.a, "other"), want) {
 			t.Errorf("%v, want both", got)
 		}
 	})

@@ -105,7 +105,7 @@ type tried struct {
 func newQueue(a *Autostart, app balance.AppID) *queue {
 	q := &queue{a: a, app: app, wake: make(chan struct{}, 1), policed: make(chan struct{}, 1)}
 	if a.config.Policy == nil {
-		q.setPolicy(policy.NewPlanner(a.config.Hedge))
+		q.setPolicy(&policy.Planner{Hedge: a.config.Hedge})
 	}
 	return q
 }
@@ -120,7 +120,7 @@ func (q *queue) makePolicy() {
 	case err != nil:
 		p = brokenPolicy{err} // which is told when it is asked
 	case p == nil:
-		p = policy.NewPlanner(q.a.config.Hedge)
+		p = &policy.Planner{Hedge: q.a.config.Hedge}
 	}
 	q.setPolicy(p)
 	q.restore() // what has been restored is looked for when there is a policy for it: see Restore
@@ -220,8 +220,8 @@ func (a *Autostart) park(ctx context.Context, r *balance.Request, why error) (ba
 	}
 	s := &waitroom.Seat[waiting]{Value: waiting{since: now, until: q.until(now), done: make(chan struct{}, 1)}}
 	w := &s.Value
-	w.conn, w.bytes = client(ctx)
-	w.bytes += max(r.Held, 0)
+	w.conn, _ = ctx.Value(connKey{}).(net.Conn)
+	w.bytes = requestBytes + max(r.Held, 0)
 	w.tried = q.tried(r.Tried)
 	r.Tried = nil
 	n, err := q.join(s, r)
@@ -330,10 +330,10 @@ func (q *queue) join(s *waitroom.Seat[waiting], r *balance.Request) (n int, err 
 // over returns why the app's bounds let no further request with so many bytes wait; nil when they
 // do. q.mu is held.
 func (q *queue) over(bytes int) error {
-	switch c := &q.a.config; {
+	switch b := &q.a.bounds; {
 	case q.room.N >= q.limit(time.Now()):
 		return q.crowded(q.room.N, "")
-	case c.MaxParkedBytes > 0 && q.bytes+bytes > c.MaxParkedBytes:
+	case b.bytes > 0 && q.bytes+bytes > b.bytes:
 		return q.crowded(q.room.N, fmt.Sprintf("with %d bytes", q.bytes))
 	}
 	return nil
@@ -463,15 +463,14 @@ func (q *queue) after(now time.Time) time.Duration {
 // limit returns how many may wait: no more than are served before their patience ends, if that is
 // known and no start is in flight. q.mu is held.
 func (q *queue) limit(now time.Time) int {
-	c := &q.a.config
 	if wait := q.patience(); wait < 1<<62 {
 		if o := q.view.Load(); o == nil || o.coming.IsZero() {
 			if _, ok := q.rate.PerSecond(now); ok {
-				return q.rate.Within(now, wait, c.MaxParked)
+				return q.rate.Within(now, wait, q.a.bounds.parked)
 			}
 		}
 	}
-	return q.a.usual
+	return q.a.bounds.usual
 }
 
 // turnedAway is crowded without the lock.

@@ -379,7 +379,7 @@ func TestBadOwner(t *testing.T) {
 		synctest.Test(t, func(t *testing.T) {
 			w := newWorld(t, balance.App{Autostart: true}, Config{}, boot{}, boot{})
 			var err error
-			if w.a, err = New(w.b, panicky{blocks}, Config{StartTimeout: sec}); err != nil {
+			if w.a, err = New(w.b, panicky{blocks}, Config{}); err != nil {
 				t.Fatal(err)
 			}
 			w.run()

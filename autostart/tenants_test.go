@@ -1,6 +1,7 @@
 package autostart
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -130,28 +131,31 @@ func TestBoundsOfTenants(t *testing.T) {
 	}
 	for _, tc := range []struct {
 		name   string
-		config Config
+		bounds bounds // where they are not the default
+		tenant int
 		bytes  int
 		steps  []step
 	}{
-		{"a full room has room for who has less than its share", Config{MaxParked: 12}, 0,
+		{"a full room has room for who has less than its share", bounds{usual: 12}, 0, 0,
 			[]step{{"a", 20, "12 0 0 0"}, {"b", 1, "11 1 0 0"}, {"b", 20, "6 6 0 0"}, {"a", 9, "6 6 0 0"}, {"c", 2, "5 5 2 0"}, {"", 20, "3 4 2 3"}, {"a", 5, "3 4 2 3"}}},
-		{"a bound for each", Config{MaxParked: 12, MaxParkedTenant: 3}, 0, []step{{"a", 20, "3 0 0 0"}, {"b", 2, "3 2 0 0"}, {"b", 2, "3 3 0 0"}, {"", 9, "3 3 0 3"}}},
-		{"of bytes too", Config{MaxParkedBytes: 12_000}, 1000, []step{{"a", 20, "12 0 0 0"}, {"b", 20, "6 6 0 0"}}},
-		{"and over all apps", Config{MaxParkedAll: 12}, 0, []step{{"a", 20, "12 0 0 0"}, {"b", 20, "6 6 0 0"}}},
-		{"where nobody has a tenant, the next one is turned away", Config{MaxParked: 3}, 0, []step{{"", 5, "0 0 0 3"}}},
+		{"a bound for each", bounds{usual: 12}, 3, 0, []step{{"a", 20, "3 0 0 0"}, {"b", 2, "3 2 0 0"}, {"b", 2, "3 3 0 0"}, {"", 9, "3 3 0 3"}}},
+		{"of bytes too", bounds{bytes: 12 * 1100}, 0, 1100, []step{{"a", 20, "12 0 0 0"}, {"b", 20, "6 6 0 0"}}},
+		{"and over all apps", bounds{all: 12}, 0, 0, []step{{"a", 20, "12 0 0 0"}, {"b", 20, "6 6 0 0"}}},
+		{"where nobody has a tenant, the next one is turned away", bounds{usual: 3}, 0, 0, []step{{"", 5, "0 0 0 3"}}},
 	} {
 		t.Run(tc.name, func(t *testing.T) {
 			synctest.Test(t, func(t *testing.T) {
-				tc.config.MaxWait = -1
+				config := Config{MaxWait: -1, MaxParkedTenant: tc.tenant}
 				rejected := 0
-				tc.config.Trace.Rejected = func(_ balance.AppID, err error) {
+				config.Trace.Rejected = func(_ balance.AppID, err error) {
 					rejected++
 					if e, ok := errors.AsType[*Error](err); !ok || e.Class != ErrCrowded {
 						t.Errorf("rejected with %v", err)
 					}
 				}
-				w := newWorld(t, balance.App{Autostart: true}, tc.config, boot{never: true})
+				w := newWorld(t, balance.App{Autostart: true}, config, boot{never: true})
+				b := &w.a.bounds
+				b.usual, b.bytes, b.all = cmp.Or(tc.bounds.usual, b.usual), cmp.Or(tc.bounds.bytes, b.bytes), cmp.Or(tc.bounds.all, b.all)
 				w.run()
 				ctx, cancel := context.WithCancel(t.Context())
 				defer func() {
@@ -159,14 +163,11 @@ func TestBoundsOfTenants(t *testing.T) {
 					synctest.Wait() // they leave, and are not rejected by the end
 					w.stop()
 				}()
-				if tc.bytes > 0 {
-					ctx = Sized(ctx, tc.bytes)
-				}
 				came := 0
 				for _, st := range tc.steps {
 					for range st.n {
 						came++
-						w.park(ctx, &balance.Request{App: "web", Tenant: st.tenant})
+						w.park(ctx, &balance.Request{App: "web", Tenant: st.tenant, Held: max(0, tc.bytes-requestBytes)})
 					}
 					synctest.Wait()
 					q := w.a.queue("web")

@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"math/rand/v2"
+	"slices"
 	"strings"
 	"sync"
 	"testing"
@@ -222,9 +223,9 @@ func TestPassingErrorsCostNoRequest(t *testing.T) {
 					}
 				}
 				for i := range apps { // the time in which a start is held is no part of its boot
-					boots := w.a.Boots(balance.AppID(fmt.Sprintf("app%03d", i)))
-					if took := boots.Longest(); boots.Known() && took > sec {
-						t.Errorf("app %d: a boot of %v is learned, want one call", i, took)
+					app := balance.AppID(fmt.Sprintf("app%03d", i))
+					if took := coldBoots(t, w.a, app); len(took) > 0 && slices.Max(took) > sec {
+						t.Errorf("app %d: boots of %v are learned, want one call", i, took)
 						break
 					}
 				}

@@ -33,7 +33,8 @@ type Check struct {
 	// Timeout bounds one look. 0 means 2 s.
 	Timeout time.Duration
 	// Every is the interval of the checks after ready. 0 means 5 s; negative: none. After a check
-	// that failed the next ones come sooner, so that FailAfter of them take about one interval.
+	// that failed the next ones come sooner: three in a row make the machine failing, and take about
+	// one interval. One that passes makes it passing again.
 	Every time.Duration
 	// Grace is how long after the call of the driver failing checks are expected: until then a
 	// start that takes longer than others is not doubted, ports that are open before the right one
@@ -41,9 +42,6 @@ type Check struct {
 	// as is known of the app's boots: set it, or App.BootHint, for an app that waits for something
 	// else for more than some seconds before it listens.
 	Grace time.Duration
-	// FailAfter is how many checks in a row have to fail for failing, PassAfter how many have to pass for passing again.
-	// 0 means 3 and 1.
-	FailAfter, PassAfter int
 }
 
 func (c Check) withDefaults() (Check, error) {
@@ -52,10 +50,6 @@ func (c Check) withDefaults() (Check, error) {
 		return c, fmt.Errorf("machine: Check.Timeout %v: want 0 (2 s) or more", c.Timeout)
 	case c.Grace < 0:
 		return c, fmt.Errorf("machine: Check.Grace %v: want 0 (what is known of boots) or more", c.Grace)
-	case c.FailAfter < 0:
-		return c, fmt.Errorf("machine: Check.FailAfter %d: want 0 (3) or more", c.FailAfter)
-	case c.PassAfter < 0:
-		return c, fmt.Errorf("machine: Check.PassAfter %d: want 0 (1) or more", c.PassAfter)
 	}
 	if len(c.Command) > 0 && (c.Command[0] == "" || c.Path != "") {
 		return c, fmt.Errorf("machine: Check.Command %q with Path %q: want a program's name, and one of the two", c.Command, c.Path)
@@ -71,18 +65,16 @@ func (c Check) withDefaults() (Check, error) {
 	if c.Every == 0 {
 		c.Every = 5 * time.Second
 	}
-	if c.FailAfter == 0 {
-		c.FailAfter = 3
-	}
-	if c.PassAfter == 0 {
-		c.PassAfter = 1
-	}
 	return c, nil
 }
 
+// failAfter and passAfter are how many checks in a row make a machine failing, and passing again: one
+// failure may be chance, and who answers well serves well.
+const failAfter, passAfter = 3, 1
+
 // checks says how a machine that runs is checked.
 func (c Check) checks() health.Checks {
-	return health.Checks{Every: c.Every, FailAfter: c.FailAfter, PassAfter: c.PassAfter}
+	return health.Checks{Every: c.Every, FailAfter: failAfter, PassAfter: passAfter}
 }
 
 // rude is the error of a machine that answered, but not as it should.

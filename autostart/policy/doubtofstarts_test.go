@@ -56,7 +56,7 @@ func TestDoubtOfStarts(t *testing.T) {
 				}
 				s.plan(l.at, 0, 1)
 				for _, m := range s.last.Start {
-					s.p.Answered(t0.Add(l.at), m, balance.StartAccepted, nil)
+					s.p.answered(t0.Add(l.at), m, balance.StartAccepted, nil)
 				}
 				got := strings.TrimPrefix(s.last.Doubt, "machine ")
 				for id, name := range s.names {

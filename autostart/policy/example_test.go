@@ -7,7 +7,6 @@ import (
 	"time"
 
 	"github.com/ebbkit/ebb/autostart"
-	"github.com/ebbkit/ebb/autostart/internal/boots"
 	"github.com/ebbkit/ebb/autostart/policy"
 	"github.com/ebbkit/ebb/balance"
 )
@@ -20,13 +19,14 @@ func ExamplePlanner() {
 		{ID: "web-2", App: "web", Region: "nrt"},
 		{ID: "web-3", App: "web", Region: "nrt"},
 	}
-	p := policy.NewPlanner(false)
+	p := new(policy.Planner)
 	now := time.Date(2026, 1, 2, 3, 4, 5, 0, time.UTC)
+	in := policy.Input{App: app, Machines: rows, Regions: []string{"nrt"}, InFlight: 20, Parked: 3}
 	for range 2 {
-		d := p.Plan(now, policy.Input{App: app, Machines: rows, Regions: []string{"nrt"}, InFlight: 20, Parked: 3})
+		d := p.Plan(now, in)
 		for _, m := range d.Start {
 			fmt.Println("start", m.ID, "because:", d.Reason)
-			p.Answered(now, m, balance.StartAccepted, nil)
+			in.Answers = append(in.Answers, policy.Answer{At: now, Machine: m, Start: balance.StartAccepted})
 		}
 		fmt.Println("want", d.Want, "have", d.Have)
 		now = now.Add(time.Second) // the machine is still starting: it counts
@@ -35,20 +35,6 @@ func ExamplePlanner() {
 	// start web-2 because: demand 23, ready 1x20, starting 0
 	// want 2 have 1
 	// want 2 have 2
-}
-
-func ExampleBoots() {
-	var b boots.Boots
-	fmt.Println("nothing is known: suspect after", b.Suspect())
-	for _, took := range []time.Duration{9, 8, 14, 10} {
-		b.Learn(took * time.Second)
-	}
-	fmt.Println("expected", b.Expected(), "- suspect after", b.Suspect(), "- a request waits at most", b.Wait())
-	fmt.Println("a start of 4s needs about", b.Remaining(4*time.Second), "more")
-	// Output:
-	// nothing is known: suspect after 3m0s
-	// expected 10s - suspect after 28s - a request waits at most 43s
-	// a start of 4s needs about 6s more
 }
 
 func ExampleRegionOrder() {
@@ -80,7 +66,7 @@ func ExampleDecision() {
 
 // What has been learned of boots outlives the process.
 func ExampleHistory() {
-	before := policy.NewPlanner(false)
+	before := new(policy.Planner)
 	now := time.Date(2026, 1, 2, 3, 4, 5, 0, time.UTC)
 	for _, state := range []balance.State{balance.StateStopped, balance.StateStarting, balance.StateStarted} {
 		m := balance.Machine{ID: "web-1", App: "web", Region: "nrt", State: state}
@@ -93,13 +79,13 @@ func ExampleHistory() {
 	text, _ := json.Marshal(before.History())
 	fmt.Println(string(text))
 
-	var history boots.History
+	var history policy.History
 	json.Unmarshal(text, &history)
-	after := policy.NewPlanner(false)
+	after := new(policy.Planner)
 	after.Restore(history)
-	boots := after.Boots()
-	fmt.Println("expected", boots.Expected())
+	again, _ := json.Marshal(after.History())
+	fmt.Println(string(again) == string(text))
 	// Output:
 	// {"boots":[{"all":true,"boots":{"lastNs":[8000000000]}},{"boots":{"lastNs":[8000000000]}}]}
-	// expected 8s
+	// true
 }

@@ -47,7 +47,7 @@ func (r *plan) extra() {
 	}
 	why := "all known to fail"
 	if r.doomed < r.starting {
-		if why = "all suspect"; !p.hedge || r.d.Suspect < r.starting {
+		if why = "all suspect"; !p.Hedge || r.d.Suspect < r.starting {
 			return
 		}
 	}

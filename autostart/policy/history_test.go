@@ -27,13 +27,13 @@ func TestHistoryRoundTrip(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	var back boots.History
+	var back History
 	if err := json.Unmarshal(text, &back); err != nil {
 		t.Fatal(err)
 	}
-	p := NewPlanner(false)
+	p := new(Planner)
 	p.Restore(back)
-	if diff := cmp.Diff(h, p.History(), cmp.Comparer(func(a, b boots.Boots) bool {
+	if diff := cmp.Diff(h.learned, p.History().learned, cmp.Comparer(func(a, b boots.Boots) bool {
 		return a.Hint == b.Hint && slices.Equal(taken(a), taken(b))
 	})); diff != "" {
 		t.Errorf("(-want +got)\n%s", diff)
@@ -42,7 +42,7 @@ func TestHistoryRoundTrip(t *testing.T) {
 	if string(again) != string(text) {
 		t.Errorf("%s\nafter a round trip: %s", text, again)
 	}
-	want, got := s.p.Boots(), p.Boots()
+	want, got := s.p.boots.All[boots.Cold], p.boots.All[boots.Cold]
 	got.Hint = 7 * sec
 	if want.Expected() != got.Expected() || want.Suspect() != got.Suspect() {
 		t.Errorf("%v and %v before, %v and %v after", want.Expected(), want.Suspect(), got.Expected(), got.Suspect())

@@ -37,7 +37,7 @@ func TestKilledMachinesStartAgainAtOnce(t *testing.T) {
 				t.Fatalf("seed %d, at %v: sent away: %s", seed, at, s.last.Refuse)
 			}
 			for _, m := range s.last.Start {
-				s.p.Answered(t0.Add(at), m, balance.StartAccepted, nil)
+				s.p.answered(t0.Add(at), m, balance.StartAccepted, nil)
 				s.see(s.names[m.ID] + " starting")
 			}
 		}

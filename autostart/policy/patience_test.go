@@ -15,7 +15,7 @@ func TestPatienceFollowsTheStart(t *testing.T) {
 	boot := func(d time.Duration) {
 		s.see("a stopped")
 		s.plan(now, 0, 1)
-		s.p.Answered(t0.Add(now), s.last.Start[0], balance.StartAccepted, nil)
+		s.p.answered(t0.Add(now), s.last.Start[0], balance.StartAccepted, nil)
 		s.see("a starting")
 		s.plan(now, 0, 1)
 		now += d

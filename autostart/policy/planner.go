@@ -9,7 +9,7 @@ import (
 )
 
 // Planner decides which machines of one app one node recalls and starts. It is a pure state machine: it remembers what it
-// has seen and asked for, and reads no clock. It is not safe for concurrent use; make one with [NewPlanner].
+// has seen and asked for, and reads no clock. The zero value is ready for use. It is not safe for concurrent use.
 //
 // Demand is capacity wanted, in requests; a machine is worth its soft limit, else its hard limit,
 // else any demand at all. The home region is filled first, what it cannot start overflows to the
@@ -32,7 +32,11 @@ import (
 // hedging, or when the owners of all that start say that these will not become healthy). Planners that do not talk and see the same rows start prefixes of the same order, so that together they start
 // no more than the one with the largest demand. While the breaker is open, at most one start per interval.
 type Planner struct {
-	hedge bool // one extra start is allowed when all are suspect
+	// Hedge allows one extra start when nothing serves and every start in flight is suspect, see
+	// [Decision.Suspect]. Without it one is made only when all of them are known never to become
+	// healthy: their rows say that they start and that their checks fail, and not that this is to be
+	// expected.
+	Hedge bool
 
 	boots   boots.Book
 	stops   stops
@@ -56,11 +60,6 @@ type inRegion struct {
 	name string
 	rows []int32
 }
-
-// NewPlanner returns a planner that has seen nothing. hedge allows one extra start when nothing serves and every start in
-// flight is suspect, see [Decision.Suspect]. Without it one is made only when all of them are known never to become healthy: their
-// rows say that they start and that their checks fail, and not that this is to be expected.
-func NewPlanner(hedge bool) *Planner { return &Planner{hedge: hedge} }
 
 // KeepsBounds says that p is asked as it is, see [Bounded].
 func (p *Planner) KeepsBounds() {}
@@ -136,8 +135,8 @@ type Decision struct {
 // Acts reports whether there is anything to do.
 func (d *Decision) Acts() bool { return len(d.Recall)+len(d.Start) > 0 }
 
-// Plan decides. What it says to start counts as asked for from now on; tell the outcome with [Planner.Answered] and
-// [Planner.Recalled].
+// Plan decides. What it says to start counts as asked for from now on; what came of it is told in a
+// later Input's Answers.
 func (p *Planner) Plan(now time.Time, in Input) Decision {
 	p.rand = in.Rand
 	if back := p.last.Sub(now); back > 0 && !p.last.IsZero() {
@@ -189,9 +188,8 @@ func (in *Input) other(i int) int {
 	return 0
 }
 
-// Answered takes in what came of a start that was decided from that epoch. err means that it could not be asked for. It does
-// what an [Answer] in the next Input does.
-func (p *Planner) Answered(now time.Time, m balance.Machine, a balance.StartAnswer, err error) {
+// answered takes in what came of a start that was decided from that epoch. err means that it could not be asked for.
+func (p *Planner) answered(now time.Time, m balance.Machine, a balance.StartAnswer, err error) {
 	i, ok := p.find(m.ID)
 	if !ok {
 		return
@@ -214,34 +212,17 @@ func (p *Planner) Answered(now time.Time, m balance.Machine, a balance.StartAnsw
 	}
 }
 
-// Recalled takes in what came of a recall. Where one failed, nothing is expected of the machine for a moment: its row may be
+// recalled takes in what came of a recall. Where one failed, nothing is expected of the machine for a moment: its row may be
 // about to say that it stops.
-func (p *Planner) Recalled(now time.Time, m balance.Machine, err error) {
+func (p *Planner) recalled(now time.Time, m balance.Machine, err error) {
 	if i, ok := p.find(m.ID); ok && err != nil && p.memory[i].recall.gen == m.CordonGen {
 		p.memory[i].recall = recall{failed: true, gen: m.CordonGen, at: now}
 	}
 }
-
-// Boots returns what is known of cold boots of the app, all revisions together.
-func (p *Planner) Boots() boots.Boots { return p.boots.All[boots.Cold] }
 
 func later(a, b time.Time) time.Time {
 	if a.After(b) {
 		return a
 	}
 	return b
-}
-
-// History returns what p has learned of boots and stops.
-func (p *Planner) History() boots.History {
-	h := p.boots.History()
-	h.Stops, h.Suspends = p.stops[0], p.stops[1]
-	return h
-}
-
-// Restore gives p what another planner of the same app has learned, as if p had seen it before all else.
-func (p *Planner) Restore(h boots.History) {
-	p.boots.Restore(boots.History{Boots: slices.Clone(h.Boots)})
-	p.stops[0].Follow(h.Stops)
-	p.stops[1].Follow(h.Suspends)
 }

@@ -49,7 +49,7 @@ func TestPlannerModel(t *testing.T) {
 			ids = append(ids, id)
 			ms[id] = &truth{gate: g, row: &balance.Machine{ID: id, App: "web", Region: "nrt"}}
 		}
-		p := NewPlanner(false)
+		p := new(Planner)
 		now := t0
 		var commands []balance.Machine // on their way
 		type answer struct {
@@ -110,7 +110,7 @@ func TestPlannerModel(t *testing.T) {
 			if pending[a.m.ID] == a.m.Epoch {
 				delete(pending, a.m.ID)
 			}
-			p.Answered(now, a.m, a.a, a.err)
+			p.answered(now, a.m, a.a, a.err)
 		}
 		boot := func(id balance.MachineID, ok bool) {
 			m := ms[id]
@@ -173,7 +173,7 @@ func TestPlannerModel(t *testing.T) {
 				if len(commands) > 0 {
 					t.Skip() // of what is on its way it would know nothing
 				}
-				p, answers = NewPlanner(false), nil
+				p, answers = new(Planner), nil
 				clear(pending)
 				for _, id := range ids {
 					ms[id].row = ms[id].news()
@@ -251,7 +251,7 @@ func TestPlannersAgree(t *testing.T) {
 			total += d
 		}
 		decide := func(own, others int) Decision {
-			return NewPlanner(false).Plan(t0, Input{App: app, Machines: rows, Regions: regions, Parked: own, Others: []int{others}})
+			return new(Planner).Plan(t0, Input{App: app, Machines: rows, Regions: regions, Parked: own, Others: []int{others}})
 		}
 		all := decide(total, 0)
 		var starts, recalls []balance.MachineID

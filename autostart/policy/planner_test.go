@@ -55,7 +55,7 @@ type story struct {
 // newStory makes machines from a text such as "nrt: a b c, hkg: d e".
 func newStory(t *testing.T, app balance.App, machines string) *story {
 	app.ID, app.Autostart = "web", true
-	s := &story{t: t, p: NewPlanner(false), app: app, names: map[balance.MachineID]string{}}
+	s := &story{t: t, p: new(Planner), app: app, names: map[balance.MachineID]string{}}
 	next := 0
 	for part := range strings.SplitSeq(machines, ", ") {
 		region, list, _ := strings.Cut(part, ": ")
@@ -353,7 +353,7 @@ func TestPlanner(t *testing.T) {
 	} {
 		t.Run(tc.name, func(t *testing.T) {
 			s := newStory(t, tc.app, tc.machines)
-			s.p, s.others, s.spare = NewPlanner(tc.hedge), tc.others, tc.spare
+			s.p, s.others, s.spare = &Planner{Hedge: tc.hedge}, tc.others, tc.spare
 			for _, w := range tc.wants { // by the machines' names in the story
 				w := *w
 				for i, name := range w.Force.Machines {
@@ -384,17 +384,17 @@ func (s *story) play(steps []step) {
 			s.t.Fatalf("step %d at %v (%s), demand %d+%d: %q, want %q", i, st.at, st.see, st.inFlight, st.parked, got, st.do)
 		}
 		for _, m := range s.last.Recall {
-			s.p.Recalled(t0.Add(st.at), m, st.err)
+			s.p.recalled(t0.Add(st.at), m, st.err)
 		}
 		for _, m := range s.last.Start {
 			switch {
 			case st.later:
 			case st.err != nil || st.refused:
-				s.p.Answered(t0.Add(st.at), m, balance.StartRefused, st.err)
+				s.p.answered(t0.Add(st.at), m, balance.StartRefused, st.err)
 			case m.State == balance.StateStopping:
-				s.p.Answered(t0.Add(st.at), m, balance.StartRemembered, nil)
+				s.p.answered(t0.Add(st.at), m, balance.StartRemembered, nil)
 			default:
-				s.p.Answered(t0.Add(st.at), m, balance.StartAccepted, nil)
+				s.p.answered(t0.Add(st.at), m, balance.StartAccepted, nil)
 			}
 		}
 	}
@@ -451,7 +451,7 @@ func TestPlannerLearnsBoots(t *testing.T) {
 	s.plan(90*sec, 0, 0)
 	s.see("d started") // its boot was not seen
 	s.plan(91*sec, 0, 0)
-	b := s.p.Boots()
+	b := s.p.boots.All[boots.Cold]
 	if len(taken(b)) != 1 || b.Longest() != 5*sec {
 		t.Errorf("learned %d boots, the longest %v; want 1 of 5s", len(taken(b)), b.Longest())
 	}
@@ -467,7 +467,7 @@ func TestPlannerLearnsBoots(t *testing.T) {
 	if b := s.p.boots.All[boots.Resume]; len(taken(b)) != 1 || b.Longest() != sec {
 		t.Errorf("learned %d resumes, the longest %v; want 1 of 1s", len(taken(b)), b.Longest())
 	}
-	if b := s.p.Boots(); len(taken(b)) != 1 {
+	if b := s.p.boots.All[boots.Cold]; len(taken(b)) != 1 {
 		t.Errorf("a resume was learned as a cold boot")
 	}
 }
@@ -476,7 +476,7 @@ func BenchmarkPlan(b *testing.B) {
 	for _, n := range []int{10, 1000, 10_000} {
 		for _, what := range []string{"nothing", "starts"} {
 			b.Run(fmt.Sprintf("machines=%d/decides=%s", n, what), func(b *testing.B) {
-				p := NewPlanner(false)
+				p := new(Planner)
 				app := balance.App{ID: "web", Autostart: true, Limits: balance.Limits{Soft: 10}}
 				var rows []*balance.Machine
 				for i := range n {
@@ -494,7 +494,7 @@ func BenchmarkPlan(b *testing.B) {
 				for i := 0; b.Loop(); i++ {
 					d := p.Plan(t0.Add(time.Duration(i)*time.Minute), in) // after a minute what was asked for is asked for again
 					for _, m := range d.Start {
-						p.Answered(t0.Add(time.Duration(i)*time.Minute), m, balance.StartAccepted, nil)
+						p.answered(t0.Add(time.Duration(i)*time.Minute), m, balance.StartAccepted, nil)
 					}
 				}
 			})
@@ -523,7 +523,7 @@ func TestTheRowOfAMachineThatIsAboutToRun(t *testing.T) {
 	s.plan(51*sec, 0, 1)
 	edit(func(m *balance.Machine) { m.State = balance.StateStarted })
 	s.plan(51*sec, 0, 1)
-	if b := s.p.Boots(); b.Longest() != 45*sec {
+	if b := s.p.boots.All[boots.Cold]; b.Longest() != 45*sec {
 		t.Errorf("learned a boot of %v, want 45s", b.Longest())
 	}
 }

@@ -41,9 +41,9 @@ func (p *Planner) heed(now time.Time, as []Answer) {
 			a.At = now
 		}
 		if a.Recall {
-			p.Recalled(a.At, a.Machine, a.Err)
+			p.recalled(a.At, a.Machine, a.Err)
 		} else {
-			p.Answered(a.At, a.Machine, a.Start, a.Err)
+			p.answered(a.At, a.Machine, a.Start, a.Err)
 		}
 	}
 }

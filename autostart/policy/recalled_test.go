@@ -23,8 +23,8 @@ func TestLateAnswerToARecall(t *testing.T) {
 	s.see("a uncordoned") // somebody else was quicker
 	s.see("a cordoned")
 	want(sec, "recall a")
-	s.p.Recalled(t0.Add(sec), first, errors.New("no route"))
+	s.p.recalled(t0.Add(sec), first, errors.New("no route"))
 	want(sec, "") // the second recall is on its way
-	s.p.Recalled(t0.Add(sec), *s.row("a"), errors.New("no route"))
+	s.p.recalled(t0.Add(sec), *s.row("a"), errors.New("no route"))
 	want(sec, "start b")
 }

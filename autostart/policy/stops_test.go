@@ -6,7 +6,6 @@ import (
 	"testing"
 	"time"
 
-	"github.com/ebbkit/ebb/autostart/internal/boots"
 	"github.com/ebbkit/ebb/balance"
 )
 
@@ -52,7 +51,7 @@ func TestInsistsOnAMachineThatStops(t *testing.T) {
 	if got := s.plan(30*sec, 0, 1); got != "start a" {
 		t.Errorf("%q, want that it is asked", got)
 	}
-	s.p.Answered(t0.Add(30*sec), s.last.Start[0], balance.StartRemembered, nil)
+	s.p.answered(t0.Add(30*sec), s.last.Start[0], balance.StartRemembered, nil)
 	if got := s.plan(90*sec, 0, 1); got != "" || s.last.Wait < 180*sec {
 		t.Errorf("%q, want that it is waited for; it may be parked for %v", got, s.last.Wait)
 	}
@@ -75,21 +74,21 @@ func TestStopsSurviveARestart(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	var h boots.History
+	var h History
 	if err := json.Unmarshal(text, &h); err != nil {
 		t.Fatal(err)
 	}
 	after := newStory(t, balance.App{}, "nrt: a b")
 	stopped(after, 0, 16*sec)
 	after.p.Restore(h)
-	now := after.p.History()
+	now := after.p.History().learned
 	if got, want := taken(now.Stops), []time.Duration{15 * sec, 16 * sec}; !slices.Equal(got, want) ||
 		now.Suspends.Known() ||
 		!now.Known() {
 		t.Errorf("learned stops of %v after a restart, and suspends %v; want %v. On paper: %s", got,
 			taken(now.Suspends), want, text)
 	}
-	if text, err := json.Marshal(boots.History{}); err != nil || string(text) != "{}" {
+	if text, err := json.Marshal(History{}); err != nil || string(text) != "{}" {
 		t.Errorf("who knows nothing writes %s, %v", text, err)
 	}
 }

@@ -10,6 +10,6 @@ import (
 // A test of one's own policy, in a file that ends in _test.go.
 func ExampleTestPolicy() {
 	_ = func(t *testing.T) {
-		policytest.TestPolicy(t, func() policy.Policy { return policy.NewPlanner(false) })
+		policytest.TestPolicy(t, func() policy.Policy { return new(policy.Planner) })
 	}
 }

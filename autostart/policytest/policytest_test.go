@@ -17,11 +17,11 @@ import (
 )
 
 func TestPlanner(t *testing.T) {
-	policytest.TestPolicy(t, func() policy.Policy { return policy.NewPlanner(false) })
+	policytest.TestPolicy(t, func() policy.Policy { return new(policy.Planner) })
 }
 
 func TestHedgingPlanner(t *testing.T) {
-	policytest.TestPolicy(t, func() policy.Policy { return unparked{policy.NewPlanner(true)} })
+	policytest.TestPolicy(t, func() policy.Policy { return unparked{&policy.Planner{Hedge: true}} })
 }
 
 // unparked hides from a planner that anything waits: then it never hedges, and all clauses hold.
@@ -71,7 +71,7 @@ func (f *faulty) Plan(now time.Time, in policy.Input) policy.Decision {
 			in.App.Limits.Soft = 1
 		}
 	case "no memory":
-		f.p, in.Answers = policy.NewPlanner(false), nil
+		f.p, in.Answers = new(policy.Planner), nil
 	case "blind to boots":
 		in.Machines = keep(in.Machines, func(m *balance.Machine) bool { return m.State != balance.StateStarting })
 	case "waits for ever":
@@ -139,7 +139,7 @@ func (f *faulty) Plan(now time.Time, in policy.Input) policy.Decision {
 			return policy.Decision{}
 		}
 	case "no back-off":
-		f.p = policy.NewPlanner(false)
+		f.p = new(policy.Planner)
 	case "gives up":
 		if slices.ContainsFunc(in.Machines, func(m *balance.Machine) bool { return m.State == balance.StateFailed }) {
 			return policy.Decision{}
@@ -181,7 +181,7 @@ func TestFault(t *testing.T) {
 		case "asynchronous":
 			return policytest.NewAsynchronous(0, 0)
 		}
-		return &faulty{p: policy.NewPlanner(false), fault: fault}
+		return &faulty{p: new(policy.Planner), fault: fault}
 	})
 }
 
@@ -191,7 +191,7 @@ func TestPoliciesNeedNotRepeatTheBounds(t *testing.T) {
 	for _, fault := range []string{"ignores off", "no maximum"} {
 		t.Run(fault, func(t *testing.T) {
 			policytest.TestPolicy(t,
-				func() policy.Policy { return &faulty{p: policy.NewPlanner(false), fault: fault} })
+				func() policy.Policy { return &faulty{p: new(policy.Planner), fault: fault} })
 		})
 	}
 	// they break others

@@ -20,8 +20,8 @@ type wakesRule struct {
 }
 
 var wakesRules = []wakesRule{
-	{"ours", func(int) policy.Policy { return policy.NewPlanner(false) }},
-	{"ours-hedged", func(int) policy.Policy { return policy.NewPlanner(true) }},
+	{"ours", func(int) policy.Policy { return new(policy.Planner) }},
+	{"ours-hedged", func(int) policy.Policy { return &policy.Planner{Hedge: true} }},
 	{"synchronous", func(e int) policy.Policy { return policytest.NewSynchronous(0, uint64(e)+1) }},
 	{"asynchronous", func(e int) policy.Policy { return policytest.NewAsynchronous(0, uint64(e)+1) }},
 }

@@ -17,6 +17,7 @@ type noisy struct {
 	rand     *rand.Rand
 	app      balance.App
 	planner  *policy.Planner
+	answers  []policy.Answer
 	decider  *downscale.Decider
 	machines []balance.Machine
 	gates    []*balance.Gate
@@ -47,7 +48,7 @@ func newNoisy(preset downscale.Preset, blind bool, seed uint64) (*noisy, error) 
 	n := &noisy{
 		now: time.Date(2026, 1, 1, 0, 0, 0, 0, time.UTC), rand: rand.New(rand.NewPCG(seed, 2)),
 		app:     balance.App{ID: "web", Autostart: true, Autostop: balance.AutostopStop, MinPerRegion: 1},
-		planner: policy.NewPlanner(false), decider: d, blind: blind,
+		planner: new(policy.Planner), decider: d, blind: blind,
 	}
 	n.next = n.now
 	const machines, running = 6, 3
@@ -101,7 +102,8 @@ func (n *noisy) requests() {
 
 // plan is what the edge does: it starts what the demand of the moment needs.
 func (n *noisy) plan() {
-	in := policy.Input{App: n.app, Regions: []string{"r"}, InFlight: len(n.flight)}
+	in := policy.Input{App: n.app, Regions: []string{"r"}, InFlight: len(n.flight), Answers: n.answers}
+	n.answers = nil
 	for i := range n.machines {
 		if n.machines[i].State == balance.StateStarting && !n.now.Before(n.ready[i]) {
 			n.gates[i].Ready(n.token[i])
@@ -113,7 +115,7 @@ func (n *noisy) plan() {
 	for _, m := range n.planner.Plan(n.now, in).Start {
 		i := int(m.ID[1] - '0')
 		n.token[i], _ = n.gates[i].Start(n.machines[i].Epoch)
-		n.planner.Answered(n.now, m, balance.StartAccepted, nil)
+		n.answers = append(n.answers, policy.Answer{At: n.now, Machine: m, Start: balance.StartAccepted})
 		n.machines[i].State, n.machines[i].Epoch, n.ready[i] = balance.StateStarting, n.machines[i].Epoch+1, n.now.Add(noiseBoot)
 		n.starts++
 	}
