@@ -2,7 +2,6 @@ package autostart_test
 
 import (
 	"context"
-	"encoding/json"
 	"errors"
 	"fmt"
 	"net"
@@ -129,39 +128,4 @@ func ExampleError() {
 		fmt.Println("503", e.Reason(), "- Retry-After:", e.RetryAfter().Seconds())
 	}
 	// Output: 503 no machine could be started: machine web-1: exit status 1 - Retry-After: 4
-}
-
-// Who looks knows how long an app's pauses are, and asks before it lets the app fall asleep.
-func ExampleIdle() {
-	var idle autostart.Idle
-	now := time.Date(2026, 1, 2, 3, 4, 5, 0, time.UTC)
-	for range 20 {
-		idle.Seen(now, 1)
-		idle.Seen(now.Add(time.Second), 0)
-		now = now.Add(91 * time.Second) // a request every minute and a half
-	}
-	fmt.Println(idle.KeepAlive(0, 5*time.Minute).Round(time.Second))
-	fmt.Println("as the app's row says:", idle.KeepAlive(time.Hour, 5*time.Minute))
-	// Output:
-	// 1m45s
-	// as the app's row says: 1h0m0s
-}
-
-// A downscaler feeds and asks Idles where they are its Config.Habits. What they know lasts over a restart.
-func ExampleIdles() {
-	var idles autostart.Idles // downscale.Config{Habits: &idles}
-	for range 20 {
-		idles.Gap("shop", 6*time.Minute) // the downscaler does this
-	}
-	text, _ := json.Marshal(&idles)
-
-	var later autostart.Idles
-	if err := json.Unmarshal(text, &later); err != nil {
-		fmt.Println(err)
-	}
-	fmt.Println("shop:", later.KeepAlive("shop", 5*time.Minute).Round(time.Minute))
-	fmt.Println("another:", later.KeepAlive("another", 5*time.Minute))
-	// Output:
-	// shop: 7m0s
-	// another: 5m0s
 }

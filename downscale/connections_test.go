@@ -10,6 +10,7 @@ import (
 	"time"
 
 	"github.com/ebbkit/ebb/balance"
+	"github.com/ebbkit/ebb/downscale/policy"
 	"github.com/google/go-cmp/cmp"
 )
 
@@ -237,11 +238,11 @@ func TestLongConnections(t *testing.T) {
 func TestHeldNamesTheConnections(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		s := &switchboard{open: map[balance.MachineID][]*longConn{}}
-		b := newBench(t, Config{Window: 10 * sec, Settle: -1, Connections: s, Notify: WebSocket}, stopApp, "m1", "m2")
+		b := newBench(t, Config{Window: 10 * sec, Connections: s, Notify: WebSocket}, stopApp, "m1", "m2")
 		s.b = b
 		var held, vetoed []string
-		b.down.config.Trace.Held = func(d Decision) { held = append(held, d.Reason()) }
-		b.down.config.Trace.Vetoed = func(d Decision) { vetoed = append(vetoed, d.Reason()) }
+		b.down.config.Trace.Held = func(d policy.Decision) { held = append(held, d.Reason()) }
+		b.down.config.Trace.Vetoed = func(d policy.Decision) { vetoed = append(vetoed, d.Reason()) }
 		end := b.run()
 		ws := s.connect("m2", WebSocket, false)
 		for _, m := range []balance.MachineID{"m1", "m2"} {
@@ -259,7 +260,7 @@ func TestHeldNamesTheConnections(t *testing.T) {
 		}
 		time.Sleep(time.Minute)
 		end()
-		want := []string{"watched for 0s of the window of 10s", "m1 could be spared but for its long connections: events",
+		want := []string{"settling: 0s of 10s since the last start", "m1 could be spared but for its long connections: events",
 			"m1 could be spared but for its long connections: events+tcp",
 			"1 machine on the way already", "m1 could be spared but for its long connections: events"}
 		if d := cmp.Diff(want, held); d != "" || vetoed != nil {
@@ -272,14 +273,14 @@ func TestHeldNamesTheConnections(t *testing.T) {
 func TestAPolicyIsVetoedForConnections(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		s := &switchboard{open: map[balance.MachineID][]*longConn{}}
-		b := newBench(t, Config{Connections: s, Policy: func(balance.AppID) Policy {
-			return policyFunc(func(_ time.Time, s Situation) []Decision {
-				return []Decision{{App: s.App.ID, Region: "nrt", Machine: "m1", Verdict: Spare, Text: "because I say so"}}
+		b := newBench(t, Config{Connections: s, Policy: func(balance.AppID) policy.Policy {
+			return policyFunc(func(_ time.Time, s policy.Situation) []policy.Decision {
+				return []policy.Decision{{App: s.App.ID, Region: "nrt", Machine: "m1", Verdict: policy.VerdictSpare, Text: "because I say so"}}
 			})
 		}}, stopApp, "m1")
 		s.b = b
 		var vetoed []string
-		b.down.config.Trace.Vetoed = func(d Decision) { vetoed = append(vetoed, fmt.Sprint(d.Machine, " ", d.Open)) }
+		b.down.config.Trace.Vetoed = func(d policy.Decision) { vetoed = append(vetoed, fmt.Sprint(d.Machine, " ", d.Open)) }
 		c := s.connect("m1", WebSocket, false)
 		end := b.run()
 		time.Sleep(time.Minute)

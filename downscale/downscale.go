@@ -2,7 +2,7 @@
 //
 // A machine's owner runs it, for the machines it hosts. Two cores decide and a shell acts:
 //
-//   - a [Policy] per app says which machines are surplus. The default is [Decider]: an app that nobody uses goes to its
+//   - a [policy.Policy] per app says which machines are surplus. The default is [policy.Decider]: an app that nobody uses goes to its
 //     minimum when its keep-alive is over, a busy one gives up what the largest load of the last minutes does not justify;
 //   - a [cordon.Machine] per machine makes the stop safe. The machine is soft-cordoned first, so that requests go elsewhere, and
 //     every node acknowledges that. A request that knew of it and came all the same had nothing better: the stop is
@@ -39,6 +39,7 @@ import (
 
 	"github.com/ebbkit/ebb/balance"
 	"github.com/ebbkit/ebb/downscale/cordon"
+	"github.com/ebbkit/ebb/downscale/policy"
 )
 
 // Driver ends machines. It is called from several goroutines, for one machine only once at a time.
@@ -78,7 +79,7 @@ type Loads interface {
 	Load(app balance.AppID, id balance.MachineID) (inFlight, idle int, fresh bool)
 }
 
-// Habits learns from an app's own pauses how long its machines are worth keeping. autostart.Idles is one.
+// Habits learns from an app's own pauses how long its machines are worth keeping. [Idles] is one.
 type Habits interface {
 	// Gap tells of a pause of the app that has just ended, as long as the keep-alive sees it: from the last look that found it
 	// in use, and idle after that, to the first that found it in use again. It must not block.
@@ -90,25 +91,18 @@ type Habits interface {
 
 // Config configures a [Downscaler], and with it its deciders and protocols. The zero value is valid.
 type Config struct {
-	// Preset is where the defaults of Window, Headroom, KeepAlive and Settle come from. The figures below are Balanced's.
-	Preset Preset
-	// Policy makes the policy of an app; nil means a [Decider] with this configuration.
-	Policy func(balance.AppID) Policy
+	// Policy makes the policy of an app; nil means a [policy.Decider] with this
+	// Window, KeepAlive, Every and Notify.
+	Policy func(balance.AppID) policy.Policy
 
 	// Window is how far back the load counts for the head-room rule. 0 means 5 min: with that, a load that swings through the
 	// day with noise on top hardly ever has a machine stopped only to be started again. Negative turns the rule off: only the
 	// keep-alive stops machines.
 	Window time.Duration
-	// Headroom is the part of the remaining machines' limits that the largest load of the window may take. 0 means 0.8; at
-	// most 1.
-	Headroom float64
 	// KeepAlive is how long an app without a request keeps its machines, where [balance.App.KeepAlive] is 0 and Habits know
 	// nothing better. 0 means 5 min. Negative turns the rule off: an app's last machine then runs for ever, unless its own
 	// KeepAlive says otherwise.
 	KeepAlive time.Duration
-	// Settle is how long after a start the head-room rule leaves a region alone. 0 means 30 s, or Window where that is
-	// shorter. Negative means not at all.
-	Settle time.Duration
 	// Every is how often the gates are looked at and machines decided on. 0 means 1 s. Machines on their way are looked at
 	// every 100 ms at least.
 	Every time.Duration
@@ -173,21 +167,15 @@ type Trace struct {
 	Suspended  func(m balance.Machine, took time.Duration)
 	Failed     func(m balance.Machine, err error)     // the driver could not
 	Stuck      func(m balance.Machine, reason string) // the driver is silent or in doubt: people should look
-	Held       func(d Decision)                       // a region's reason to stop nothing has changed
-	Vetoed     func(d Decision)                       // what a policy said was not carried out, and not said and refused the time before: see Policy
+	Held       func(d policy.Decision)                // a region's reason to stop nothing has changed
+	Vetoed     func(d policy.Decision)                // what a policy said was not carried out, and not said and refused the time before: see Policy
 }
 
 func (c Config) resolve() (Config, error) {
 	bad := func(field string, v any, want string) (Config, error) {
 		return Config{}, fmt.Errorf("downscale: Config.%s %v: want %s", field, v, want)
 	}
-	if int(c.Preset) >= len(presets) {
-		return bad("Preset", c.Preset, "Balanced, Cost or Latency")
-	}
-	of := presets[c.Preset]
 	switch {
-	case c.Headroom < 0 || c.Headroom > 1 || c.Headroom != c.Headroom:
-		return bad("Headroom", c.Headroom, "0 (0.8) or more, at most 1")
 	case c.Every < 0:
 		return bad("Every", c.Every, "0 (1s) or more")
 	case c.CordonMax < 0:
@@ -203,13 +191,9 @@ func (c Config) resolve() (Config, error) {
 	case c.Parallel < 0:
 		return bad("Parallel", c.Parallel, "0 (64) or more")
 	}
-	c.Window = cmp.Or(c.Window, of.window)
-	c.Headroom = cmp.Or(c.Headroom, of.headroom)
-	c.KeepAlive = cmp.Or(c.KeepAlive, of.keepAlive)
+	c.Window = cmp.Or(c.Window, 5*time.Minute)
+	c.KeepAlive = cmp.Or(c.KeepAlive, 5*time.Minute)
 	c.Every = cmp.Or(c.Every, time.Second)
-	if c.Settle == 0 {
-		c.Settle = min(of.settle, max(0, c.Window))
-	}
 	c.Quiet = max(0, cmp.Or(c.Quiet, time.Second))
 	c.CordonMax = cmp.Or(c.CordonMax, 30*time.Second)
 	if c.Backoff == 0 {
@@ -228,4 +212,9 @@ func (c Config) resolve() (Config, error) {
 // cordon is the configuration of the state machines, resolved.
 func (c Config) cordon() cordon.Config {
 	return cordon.Config{Quiet: c.Quiet, CordonMax: c.CordonMax, Notice: c.Notice, Backoff: c.Backoff, StuckAfter: 2 * c.StopTimeout}
+}
+
+// decider is the configuration of the default policies, resolved.
+func (c Config) decider() policy.Config {
+	return policy.Config{Window: c.Window, KeepAlive: c.KeepAlive, Every: c.Every, Notify: c.Notify}
 }

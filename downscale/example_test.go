@@ -2,9 +2,9 @@ package downscale_test
 
 import (
 	"context"
+	"encoding/json"
 	"errors"
 	"fmt"
-	"strings"
 	"time"
 
 	"github.com/ebbkit/ebb/balance"
@@ -77,40 +77,6 @@ func ExampleDownscaler_Drain() {
 	// <nil> stopped
 }
 
-// A decider is told what there is and says what is surplus, and why.
-func ExampleDecider() {
-	d, _ := downscale.NewDecider(downscale.Config{Window: time.Minute, KeepAlive: 30 * time.Second})
-	seen := func(id balance.MachineID, load int) downscale.Seen {
-		return downscale.Seen{ID: id, Region: "nrt", Rank: balance.Rank("web", id), State: balance.StateStarted,
-			Limits: balance.Limits{Soft: 20}, Own: true, Load: load}
-	}
-	web := balance.App{ID: "web", Autostop: balance.AutostopStop, Min: 1}
-	start := time.Now()
-	for s := range 120 {
-		load := 6 // on each of two machines
-		if s >= 70 {
-			load = 0
-		}
-		now := start.Add(time.Duration(s) * time.Second)
-		for _, x := range d.Decide(now, downscale.Situation{App: web, Machines: []downscale.Seen{seen("nrt-1", load), seen("nrt-2", load)}}) {
-			if s == 60 || s == 99 {
-				fmt.Println(s, x.Verdict, x.Machine, x.Reason())
-			}
-		}
-	}
-	// Output:
-	// 60 spare nrt-2 window 1m peak 12 <= 0.8 x 20 without nrt-2
-	// 99 spare nrt-2 keep-alive 30s over: no request since 30s
-}
-
-func ExampleDecision_Reason() {
-	fmt.Println(downscale.Decision{Why: downscale.RuleKeepAlive, For: 31 * time.Second, Of: 30 * time.Second}.Reason())
-	fmt.Println(downscale.Decision{Why: downscale.RuleHeadroom, Machine: "nrt-3", Peak: 12, Capacity: 20, Headroom: 0.8, Of: 5 * time.Minute}.Reason())
-	// Output:
-	// keep-alive 30s over: no request since 31s
-	// window 5m peak 12 <= 0.8 x 20 without nrt-3
-}
-
 // A deploy takes a machine out of service. What is in flight has a minute behind the closed gate.
 func ExampleDownscaler_Stop() {
 	fleet, _ := balance.NewFleet(balance.FleetConfig{Node: "worker", Region: "nrt"})
@@ -175,70 +141,6 @@ func ExampleConnections() {
 	// close frame 1001 to 3 clients of nrt-1 (events+websocket, within 5s)
 }
 
-// nightly lets machines go at night only.
-type nightly struct{ downscale.Policy }
-
-func (n nightly) Decide(now time.Time, s downscale.Situation) []downscale.Decision {
-	ds := n.Policy.Decide(now, s) // it has to see every moment
-	if h := now.UTC().Hour(); h >= 22 || h < 6 {
-		return ds
-	}
-	for i := range ds {
-		if ds[i].Verdict == downscale.Spare {
-			ds[i] = downscale.Decision{App: ds[i].App, Region: ds[i].Region, Why: downscale.RuleOther, Text: "it is day"}
-		}
-	}
-	return ds
-}
-
-// A policy of your own stands on ours, or alone; package downscaletest checks it.
-func ExamplePolicy() {
-	ours, _ := downscale.NewDecider(downscale.Config{Preset: downscale.Cost})
-	var policy downscale.Policy = nightly{ours}
-	s := downscale.Situation{App: balance.App{ID: "web", Autostop: balance.AutostopStop},
-		Machines: []downscale.Seen{{ID: "nrt-1", Region: "nrt", State: balance.StateStarted, Own: true}}}
-	for _, hour := range []int{12, 23} {
-		start := time.Date(2026, 6, 1, hour, 0, 0, 0, time.UTC)
-		for at := range 61 {
-			for _, d := range policy.Decide(start.Add(time.Duration(at)*time.Second), s) {
-				if at == 60 {
-					fmt.Println(strings.TrimSpace(fmt.Sprint(d.Verdict, " ", d.Machine))+":", d.Reason())
-				}
-			}
-		}
-	}
-	// Output:
-	// hold: it is day
-	// spare nrt-1: keep-alive 1m over: no request since 11h1m
-}
-
-func ExampleExcess() {
-	var rule downscale.Excess
-	s := downscale.Situation{App: balance.App{ID: "web", Autostop: balance.AutostopStop}}
-	for _, id := range []balance.MachineID{"nrt-1", "nrt-2", "nrt-3"} {
-		s.Machines = append(s.Machines, downscale.Seen{ID: id, Region: "nrt", Rank: balance.Rank("web", id),
-			State: balance.StateStarted, Limits: balance.Limits{Soft: 20}, Own: true, Load: 19})
-	}
-	start := time.Now()
-	rule.Decide(start, s)
-	for _, d := range rule.Decide(start.Add(3*time.Minute), s) {
-		fmt.Println(d.Verdict, d.Machine, "although the others are nearly full:", d.Reason())
-	}
-	// Output:
-	// spare nrt-3 although the others are nearly full: 3 machines running, 0 at the soft limit
-}
-
-func ExamplePreset() {
-	for _, p := range []downscale.Preset{downscale.Cost, downscale.Balanced, downscale.Latency} {
-		_, err := downscale.NewDecider(downscale.Config{Preset: p, KeepAlive: 10 * time.Minute}) // what is set beats the preset
-		fmt.Println(p, err)
-	}
-	// Output:
-	// cost <nil>
-	// balanced <nil>
-	// latency <nil>
-}
-
 // An owner of a region with other owners looks at their loads too. Reports hold them; each that arrives goes there.
 func ExampleReports() {
 	reports, err := downscale.NewReports(time.Second) // downscale.Config{Loads: reports}
@@ -257,4 +159,23 @@ func ExampleReports() {
 	// Output:
 	// 12 3 true
 	// 0 0 false
+}
+
+// A downscaler feeds and asks Idles where they are its Config.Habits. What they know lasts over a restart.
+func ExampleIdles() {
+	var idles downscale.Idles // downscale.Config{Habits: &idles}
+	for range 20 {
+		idles.Gap("shop", 6*time.Minute) // the downscaler does this
+	}
+	text, _ := json.Marshal(&idles)
+
+	var later downscale.Idles
+	if err := json.Unmarshal(text, &later); err != nil {
+		fmt.Println(err)
+	}
+	fmt.Println("shop:", later.KeepAlive("shop", 5*time.Minute).Round(time.Minute))
+	fmt.Println("another:", later.KeepAlive("another", 5*time.Minute))
+	// Output:
+	// shop: 7m0s
+	// another: 5m0s
 }

@@ -7,8 +7,8 @@ import (
 	"testing/synctest"
 	"time"
 
-	"github.com/ebbkit/ebb/autostart"
 	"github.com/ebbkit/ebb/balance"
+	"github.com/ebbkit/ebb/downscale/policy"
 )
 
 func TestPausesFindGaps(t *testing.T) {
@@ -40,44 +40,6 @@ func TestPausesFindGaps(t *testing.T) {
 	}
 }
 
-func TestWhatTheKeepAliveIs(t *testing.T) {
-	for _, tc := range []struct {
-		name                     string
-		explicit, learned, usual time.Duration
-		sleeps                   int // second at which the machine goes, 0 for never
-	}{
-		{"usual", 0, 0, 30 * sec, 30},
-		{"learned beats usual", 0, 44 * sec, 30 * sec, 44},
-		{"and may be shorter", 0, 12 * sec, 30 * sec, 12},
-		{"explicit beats learned", 20 * sec, 44 * sec, 30 * sec, 20},
-		{"explicit beats off", 20 * sec, 0, -1, 20},
-		{"off", 0, 0, -1, 0},
-	} {
-		t.Run(tc.name, func(t *testing.T) {
-			d, err := NewDecider(Config{Window: -1, KeepAlive: tc.usual})
-			if err != nil {
-				t.Fatal(err)
-			}
-			app := stopApp
-			app.KeepAlive = tc.explicit
-			s := Situation{App: app, Machines: machines(1, 1), KeepAlive: tc.learned}
-			for at := range 120 {
-				for _, of := range d.Decide(time.Unix(int64(at), 0), s) {
-					if of.Verdict == Spare {
-						if at != tc.sleeps {
-							t.Errorf("spared after %d s, want %d", at, tc.sleeps)
-						}
-						return
-					}
-				}
-			}
-			if tc.sleeps != 0 {
-				t.Errorf("not spared, want after %d s", tc.sleeps)
-			}
-		})
-	}
-}
-
 // periodic is an app with a short request each period, woken when it sleeps; it returns how often that was.
 func periodic(t *testing.T, b *bench, periods int, every time.Duration) (woken int) {
 	t.Helper()
@@ -99,7 +61,7 @@ func habitual(h Habits) Config {
 func TestAppLearnsItsPause(t *testing.T) {
 	var learned []byte
 	synctest.Test(t, func(t *testing.T) {
-		var idles autostart.Idles
+		var idles Idles
 		b := newBench(t, habitual(&idles), stopApp, "m1")
 		end := b.run()
 		time.Sleep(300 * time.Millisecond)
@@ -122,7 +84,7 @@ func TestAppLearnsItsPause(t *testing.T) {
 		}
 	})
 	synctest.Test(t, func(t *testing.T) { // another process
-		var idles autostart.Idles
+		var idles Idles
 		if err := json.Unmarshal(learned, &idles); err != nil {
 			t.Fatal(err)
 		}
@@ -137,7 +99,7 @@ func TestAppLearnsItsPause(t *testing.T) {
 
 func TestAppWithLongPausesSleepsAsUsual(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
-		var idles autostart.Idles
+		var idles Idles
 		b := newBench(t, habitual(&idles), stopApp, "m1")
 		defer b.run()()
 		time.Sleep(300 * time.Millisecond)
@@ -161,7 +123,7 @@ func TestAppWithLongPausesSleepsAsUsual(t *testing.T) {
 // An app's own keep-alive is not learned against.
 func TestExplicitKeepAliveAsksNobody(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
-		var idles autostart.Idles
+		var idles Idles
 		for range 50 {
 			idles.Gap("web", 40*sec)
 		}
@@ -176,28 +138,6 @@ func TestExplicitKeepAliveAsksNobody(t *testing.T) {
 	})
 }
 
-func TestWhatIsUse(t *testing.T) {
-	for _, tc := range []struct {
-		name  string
-		s     Situation
-		inUse bool
-	}{
-		{"nothing", Situation{}, false},
-		{"idle", Situation{Machines: []Seen{{Own: true}, {Known: true}}}, false},
-		{"in flight", Situation{Machines: []Seen{{Own: true, Load: 1}}}, true},
-		{"came and went", Situation{Machines: []Seen{{Own: true, Used: true}}}, true},
-		{"waits", Situation{Parked: 1}, true},
-		{"at another owner", Situation{Machines: []Seen{{Own: true}, {Known: true, Load: 2}}}, true},
-		{"at another owner, who has not told of late", Situation{Machines: []Seen{{Own: true}, {Stale: true, Load: 2}}}, false},
-		{"a start is none", Situation{Machines: []Seen{{Own: true, Began: true}}}, false},
-		{"nonsense", Situation{Machines: []Seen{{Own: true, Load: -3}}, Parked: -1}, false},
-	} {
-		if got := tc.s.inUse(); got != tc.inUse {
-			t.Errorf("%s: %v", tc.name, got)
-		}
-	}
-}
-
 // Two owners without each other's loads learn longer pauses than the app has, never shorter ones; with them, the app's.
 func TestPausesOfSeveralOwners(t *testing.T) {
 	for _, shared := range []bool{false, true} {
@@ -206,14 +146,14 @@ func TestPausesOfSeveralOwners(t *testing.T) {
 		for at := 0; at <= 400; at += 10 { // a request every 20 s, by turns
 			mine, others := at%40 == 0, at%40 == 20
 			for k, p := range []*pauses{&a, &b} {
-				s := Situation{Machines: []Seen{{Own: true, Used: mine}, {}}}
+				s := policy.Situation{Machines: []policy.Seen{{Own: true, Used: mine}, {}}}
 				if k == 1 {
 					s.Machines[0].Used = others
 				}
 				if s.Machines[1].Known = shared; shared && !s.Machines[0].Used && (mine || others) {
 					s.Machines[1].Load = 1
 				}
-				if gap, ended := p.look(time.Unix(int64(at), 0), s.inUse()); ended {
+				if gap, ended := p.look(time.Unix(int64(at), 0), s.InUse()); ended {
 					gaps[k] = append(gaps[k], gap)
 				}
 			}

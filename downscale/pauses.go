@@ -21,18 +21,3 @@ func (p *pauses) look(now time.Time, inUse bool) (gap time.Duration, ended bool)
 	p.used, p.idle = now, false
 	return gap, ended
 }
-
-// inUse reports whether requests are in flight, wait, or have come and gone since the last look. A start is no use: what is
-// started for a request shows in that request.
-func (s *Situation) inUse() bool {
-	if s.Parked > 0 {
-		return true
-	}
-	for i := range s.Machines {
-		m := &s.Machines[i]
-		if (m.Own || m.Known) && m.Load > m.Idle || m.Own && m.Used {
-			return true
-		}
-	}
-	return false
-}

@@ -243,6 +243,8 @@ func (b *bench) wantStates(want string) {
 	}
 }
 
+const sec = time.Second
+
 var stopApp = balance.App{Autostop: balance.AutostopStop, Limits: balance.Limits{Soft: 10, Hard: 20}}
 
 // quick is what a demo would use.

@@ -11,7 +11,6 @@ import (
 	"time"
 
 	"github.com/ebbkit/ebb/balance"
-	"github.com/ebbkit/ebb/downscale/cordon"
 )
 
 // The invariants of the stop protocol, one by one, on the real shell. The exhaustive model and the rapid machines check
@@ -140,36 +139,6 @@ func TestInvariants(t *testing.T) {
 			synctest.Wait()
 			if s := b.states(); strings.Count(s, "started") != 1 || !strings.HasPrefix(s, "m0 started") {
 				t.Errorf("want m0 only: %s", s)
-			}
-		}},
-		{"B7 under a constant load what is left can carry it, so nothing is started again", func(t *testing.T) {
-			for demand := range 150 {
-				d, _ := NewDecider(Config{Window: 10 * sec, KeepAlive: 20 * sec, Settle: sec})
-				s := Situation{App: stopApp, Machines: machines(10, 15)}
-				s.App.ID = "web"
-				for at := range 200 {
-					var open []int
-					for i := range s.Machines {
-						m := &s.Machines[i]
-						if m.Leaving {
-							m.Leaving, m.State = false, balance.StateStopped
-						}
-						if m.Load = 0; m.counts() {
-							open = append(open, i)
-						}
-					}
-					if len(open)*10 < demand {
-						t.Fatalf("%d machines for a load of %d", len(open), demand)
-					}
-					for k := range demand {
-						s.Machines[open[k%len(open)]].Load++
-					}
-					for _, x := range d.Decide(time.Unix(int64(at), 0), s) {
-						if x.Verdict == Spare {
-							s.Machines[s.index(x.Machine)].Leaving = true
-						}
-					}
-				}
 			}
 		}},
 		{"B9 acknowledgements that are late, repeated and lost change when, and nothing else", func(t *testing.T) {
@@ -387,25 +356,6 @@ func TestRegressions(t *testing.T) {
 			b.want()
 			time.Sleep(2 * sec)
 			b.want("1m6s cordon m1: keep-alive 5s over: no request since 5s", "1m7.1s stop m1: keep-alive 5s over: no request since 5s", "1m7.2s stopped m1 in 100ms")
-		}},
-		{"a process that was suspended itself does not decide on what it missed", func(t *testing.T) {
-			d, _ := NewDecider(Config{Window: 60 * sec, KeepAlive: time.Hour, Settle: sec})
-			s := Situation{App: stopApp, Machines: machines(10, 2)}
-			load(9, 8)(&s)
-			for at := range 70 {
-				d.Decide(time.Unix(int64(at), 0), s)
-			}
-			load()(&s) // and then it is not asked for ten minutes
-			if got := words(d.Decide(time.Unix(670, 0), s)); !strings.HasPrefix(got, "hold") {
-				t.Error(got)
-			}
-			m := cordon.New(cordon.Config{Quiet: sec, CordonMax: 30 * sec, Backoff: 60 * sec, StuckAfter: 120 * sec})
-			m.Look(time.Unix(0, 0), cordon.Look{Up: true})
-			m.Done(time.Unix(0, 0), m.Surplus(time.Unix(0, 0), cordon.Order{}, false), 1)
-			c := m.Look(time.Unix(3600, 0), cordon.Look{Up: true, Cordoned: true, Gen: 1, Used: true})
-			if c.Do != cordon.ActUncordon {
-				t.Errorf("a cordon of an hour ago ends in %v, want uncordon", c.Do)
-			}
 		}},
 	} {
 		t.Run(row.name, func(t *testing.T) { synctest.Test(t, row.test) })

@@ -10,6 +10,7 @@ import (
 
 	"github.com/ebbkit/ebb/balance"
 	"github.com/ebbkit/ebb/downscale/cordon"
+	"github.com/ebbkit/ebb/downscale/policy"
 )
 
 // lookEvery is how often machines on their way are looked at, at least: so soon after a request came to a machine that was
@@ -101,11 +102,11 @@ type run struct {
 }
 
 type appRun struct {
-	policy   *bounded
+	policy   *policy.Bounded
 	snap     *balance.Snapshot
 	machines []*machine // in canonical order, of all owners
 	byID     map[balance.MachineID]*machine
-	seen     []Seen
+	seen     []policy.Seen
 	held     map[string]reason // by region: what was last traced
 	vetoed   []reason          // what was, in the last tick
 	pauses   pauses
@@ -115,7 +116,7 @@ type appRun struct {
 
 // reason is what has to change for a decision to be traced again.
 type reason struct {
-	why     Why
+	why     policy.Rule
 	machine balance.MachineID
 	open    Class
 }
@@ -189,13 +190,18 @@ func (m *machine) moves() bool {
 	return true
 }
 
-func (r *run) policy(id balance.AppID) *bounded {
+// policyOf makes the policy of an app.
+func (r *run) policyOf(id balance.AppID) *policy.Bounded {
 	if r.config.Policy != nil {
 		if p := r.config.Policy(id); p != nil {
-			return Bounded(p).(*bounded)
+			return &policy.Bounded{Policy: p}
 		}
 	}
-	return Bounded(newDecider(r.config)).(*bounded)
+	p, err := policy.NewDecider(r.config.decider())
+	if err != nil {
+		panic(err) // Config.resolve has looked at all of it
+	}
+	return &policy.Bounded{Policy: p}
 }
 
 // look looks at the machines on their way.
@@ -212,7 +218,7 @@ func (r *run) look(now time.Time) {
 func (r *run) app(id balance.AppID, snap *balance.Snapshot) *appRun {
 	a, ok := r.apps[id]
 	if !ok {
-		a = &appRun{policy: r.policy(id), byID: map[balance.MachineID]*machine{}}
+		a = &appRun{policy: r.policyOf(id), byID: map[balance.MachineID]*machine{}}
 		r.apps[id] = a
 	}
 	if a.snap == snap {
@@ -250,7 +256,7 @@ func (r *run) app(id balance.AppID, snap *balance.Snapshot) *appRun {
 
 // decide asks the app's decider and does what it says.
 func (r *run) decide(a *appRun, now time.Time) {
-	s := Situation{App: a.snap.App(), Machines: a.seen[:0]}
+	s := policy.Situation{App: a.snap.App(), Machines: a.seen[:0]}
 	for _, m := range a.machines {
 		s.Machines = append(s.Machines, r.see(m, s.App, now))
 		m.used, m.began, m.peak = false, false, 0
@@ -268,18 +274,18 @@ func (r *run) decide(a *appRun, now time.Time) {
 	r.vetoed(a)
 	for _, d := range decided {
 		switch d.Verdict {
-		case Spare:
+		case policy.VerdictSpare:
 			delete(a.held, d.Region)
 			m := a.byID[d.Machine]
 			o := cordon.Order{Suspend: s.App.Autostop == balance.AutostopSuspend, Reason: d.Reason()}
-			r.follow(m, now, m.cordon.Surplus(now, o, d.Why == RuleKeepAlive && !s.inUse()))
-		case Recall:
+			r.follow(m, now, m.cordon.Surplus(now, o, d.Idle && !s.InUse()))
+		case policy.VerdictRecall:
 			if m := a.byID[d.Machine]; m != nil && m.gate != nil {
 				r.follow(m, now, m.cordon.Needed(now, d.Reason()))
 			}
-		case Hold:
-			why := reason{why: d.Why, open: d.Open}
-			if d.Why == RuleBusy {
+		case policy.VerdictHold:
+			why := reason{why: d.Rule, open: d.Open}
+			if d.Busy() {
 				why.machine = d.Machine
 			}
 			if last, ok := a.held[d.Region]; !ok || last != why {
@@ -298,8 +304,8 @@ func (r *run) decide(a *appRun, now time.Time) {
 // vetoed tells what the policy said and what is not carried out, unless that was so the last time.
 func (r *run) vetoed(a *appRun) {
 	var vetoed []reason
-	for _, d := range a.policy.refused {
-		why := reason{d.Why, d.Machine, d.Open}
+	for _, d := range a.policy.Refused() {
+		why := reason{d.Rule, d.Machine, d.Open}
 		vetoed = append(vetoed, why)
 		if r.config.Trace.Vetoed != nil && !slices.Contains(a.vetoed, why) {
 			r.config.Trace.Vetoed(d)
@@ -309,12 +315,12 @@ func (r *run) vetoed(a *appRun) {
 }
 
 // habits tells of a pause of the app, and asks how long it is kept.
-func (r *run) habits(a *appRun, now time.Time, s *Situation) {
+func (r *run) habits(a *appRun, now time.Time, s *policy.Situation) {
 	h := r.config.Habits
 	if h == nil {
 		return
 	}
-	if gap, ended := a.pauses.look(now, s.inUse()); ended {
+	if gap, ended := a.pauses.look(now, s.InUse()); ended {
 		h.Gap(s.App.ID, gap)
 	}
 	if s.App.KeepAlive == 0 && r.config.KeepAlive > 0 {
@@ -322,8 +328,8 @@ func (r *run) habits(a *appRun, now time.Time, s *Situation) {
 	}
 }
 
-func (r *run) see(m *machine, app balance.App, now time.Time) Seen {
-	s := Seen{
+func (r *run) see(m *machine, app balance.App, now time.Time) policy.Seen {
+	s := policy.Seen{
 		ID: m.row.ID, Region: m.row.Region, Revision: m.row.Revision, Rank: m.rank, State: m.row.State,
 		Failing: m.row.Health == balance.HealthFailing, Hard: m.row.Cordon == balance.CordonHard, Limits: app.LimitsOf(m.row),
 	}

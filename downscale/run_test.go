@@ -11,6 +11,7 @@ import (
 	"time"
 
 	"github.com/ebbkit/ebb/balance"
+	"github.com/ebbkit/ebb/downscale/policy"
 )
 
 func TestIdleAppSleeps(t *testing.T) {
@@ -373,8 +374,6 @@ func TestNewNamesBadConfiguration(t *testing.T) {
 		c    Config
 		want string
 	}{
-		{Config{Headroom: 1.1}, "Config.Headroom 1.1"},
-		{Config{Headroom: -1}, "Config.Headroom -1"},
 		{Config{Every: -1}, "Config.Every -1ns"},
 		{Config{CordonMax: -sec}, "Config.CordonMax -1s"},
 		{Config{StopTimeout: -sec}, "Config.StopTimeout -1s"},
@@ -382,13 +381,11 @@ func TestNewNamesBadConfiguration(t *testing.T) {
 		{Config{Notice: -sec}, "Config.Notice -1s"},
 		{Config{Notify: WebSocket}, "Config.Notify websocket: want 0, or Connections"},
 		{Config{Notify: 1 << 6}, "Config.Notify unknown: want classes of AllClasses"},
-		{Config{Preset: 3}, "Config.Preset preset(3): want Balanced"},
 		{Config{Quiet: time.Minute}, "Config.Quiet 1m0s: want less than CordonMax"},
 	} {
 		_, err := New(f, room, c.c)
-		_, err2 := NewDecider(c.c)
-		if err == nil || !strings.Contains(err.Error(), c.want) || err2 == nil {
-			t.Errorf("%+v: %v and %v, want %q", c.c, err, err2, c.want)
+		if err == nil || !strings.Contains(err.Error(), c.want) {
+			t.Errorf("%+v: %v, want %q", c.c, err, c.want)
 		}
 	}
 	if _, err := New(nil, room, Config{}); err == nil {
@@ -403,7 +400,7 @@ func TestHeldTellsChangesOnly(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		b := newBench(t, quick, stopApp, "m1")
 		var held []string
-		b.down.config.Trace.Held = func(d Decision) { held = append(held, d.Region+" "+d.Reason()) }
+		b.down.config.Trace.Held = func(d policy.Decision) { held = append(held, d.Region+" "+d.Reason()) }
 		end := b.run()
 		b.request("m1")
 		time.Sleep(time.Minute)

@@ -469,3 +469,14 @@ func BenchmarkStep(b *testing.B) {
 		}
 	}
 }
+
+// A process that was suspended itself does not stop a machine on what it saw before.
+func TestACordonOfAnHourAgoEnds(t *testing.T) {
+	m := New(testConfig)
+	m.Look(time.Unix(0, 0), Look{Up: true})
+	m.Done(time.Unix(0, 0), m.Surplus(time.Unix(0, 0), Order{}, false), 1)
+	c := m.Look(time.Unix(3600, 0), Look{Up: true, Cordoned: true, Gen: 1, Used: true})
+	if c.Do != ActUncordon {
+		t.Errorf("a cordon of an hour ago ends in %v, want Uncordon", c.Do)
+	}
+}

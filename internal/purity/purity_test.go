@@ -17,6 +17,7 @@ var packages = []string{
 	"autostart/policy",
 	"balance/grants/internal/deal",
 	"downscale/cordon",
+	"downscale/policy",
 	"internal/enum",
 	"rtt/internal/estimate",
 	"rtt/internal/probe",
@@ -27,7 +28,6 @@ var values = []string{"balance"}
 
 // cores are the files that decide in packages that also act, by folder.
 var cores = map[string]string{
-	"autostart":         "idle",
 	"autostart/process": "words exit cgroup lastline sockets",
 	"balance": `
 		ageing app app_json cell class doc errors explain machine outlier pick region request
@@ -35,9 +35,7 @@ var cores = map[string]string{
 	"backhaul": `
 		decide load bounce errors trace preface windows budget trail frames stall
 		keyauth liveness service tail`,
-	"downscale": `
-		retry decider decision spare window policy bounds excess
-		preset connections pauses`,
+	"downscale":       "retry connections pauses",
 	"internal/delay":  "cities line stream",
 	"internal/events": "ring",
 	"internal/sim": `

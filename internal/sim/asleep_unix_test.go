@@ -16,6 +16,7 @@ import (
 	owning "github.com/ebbkit/ebb/autostart/machine"
 	"github.com/ebbkit/ebb/balance"
 	"github.com/ebbkit/ebb/downscale"
+	"github.com/ebbkit/ebb/downscale/policy"
 )
 
 // readyAtOnce is a driver whose machines are ready when they have been started, and whose exits it reports.
@@ -81,8 +82,8 @@ func TestSleepingApps(t *testing.T) {
 		starter, err2 := owning.NewStarter(fleet, driver, owning.Config{Check: healthy})
 		waiting, err3 := autostart.New(balancer, starter, autostart.Config{})
 		asked := map[balance.AppID]int{}
-		scaler, err4 := downscale.New(fleet, driver, downscale.Config{Policy: func(id balance.AppID) downscale.Policy {
-			d, err := downscale.NewDecider(downscale.Config{})
+		scaler, err4 := downscale.New(fleet, driver, downscale.Config{Policy: func(id balance.AppID) policy.Policy {
+			d, err := policy.NewDecider(policy.Config{})
 			if err != nil {
 				t.Error(err)
 			}
@@ -197,10 +198,10 @@ func heapInUse() uint64 {
 type counted struct {
 	id      balance.AppID
 	asked   map[balance.AppID]int
-	decider *downscale.Decider
+	decider *policy.Decider
 }
 
-func (c *counted) Decide(now time.Time, s downscale.Situation) []downscale.Decision {
+func (c *counted) Decide(now time.Time, s policy.Situation) []policy.Decision {
 	c.asked[c.id]++
 	return c.decider.Decide(now, s)
 }

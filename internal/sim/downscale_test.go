@@ -11,33 +11,40 @@ import (
 	"time"
 
 	"github.com/ebbkit/ebb/balance"
-	"github.com/ebbkit/ebb/downscale"
 	"github.com/ebbkit/ebb/downscale/cordon"
+	"github.com/ebbkit/ebb/downscale/policy"
+	"github.com/ebbkit/ebb/downscale/policytest"
 )
 
 // stopRule is a policy in the simulated day.
 type stopRule struct {
 	name string
-	make func() (downscale.Policy, error)
+	make func() (policy.Policy, error)
 }
+
+// Deciders that sleep early and run full, and that keep room for a load that comes back.
+var (
+	costs   = policy.Config{Window: 2 * time.Minute, Headroom: 0.9, KeepAlive: time.Minute, Settle: 15 * time.Second}
+	latency = policy.Config{Window: 15 * time.Minute, Headroom: 0.7, KeepAlive: 30 * time.Minute, Settle: time.Minute}
+)
 
 // documented is the rule that all are measured by.
 const documented = "documented"
 
 func stopRules() []stopRule {
-	decider := func(name string, c downscale.Config) stopRule {
-		return stopRule{name, func() (downscale.Policy, error) { return downscale.NewDecider(c) }}
+	decider := func(name string, c policy.Config) stopRule {
+		return stopRule{name, func() (policy.Policy, error) { return policy.NewDecider(c) }}
 	}
 	sum := func(name string, headroom float64) stopRule {
-		return stopRule{name, func() (downscale.Policy, error) { return &sumRule{headroom: headroom}, nil }}
+		return stopRule{name, func() (policy.Policy, error) { return &sumRule{headroom: headroom}, nil }}
 	}
 	return []stopRule{
-		{documented, func() (downscale.Policy, error) { return &downscale.Excess{}, nil }},
+		{documented, func() (policy.Policy, error) { return &policytest.Excess{}, nil }},
 		sum("sum <= rest", 1),
 		sum("sum <= 0.8 rest", 0.8),
-		decider("cost", downscale.Config{Preset: downscale.Cost}),
-		decider("balanced", downscale.Config{}),
-		decider("latency", downscale.Config{Preset: downscale.Latency}),
+		decider("cost", costs),
+		decider("balanced", policy.Config{}),
+		decider("latency", latency),
 	}
 }
 
@@ -47,7 +54,7 @@ type sumRule struct {
 	last     time.Time
 }
 
-func (r *sumRule) Decide(now time.Time, s downscale.Situation) []downscale.Decision {
+func (r *sumRule) Decide(now time.Time, s policy.Situation) []policy.Decision {
 	if r.last.IsZero() {
 		r.last = now
 	}
@@ -65,7 +72,7 @@ func (r *sumRule) Decide(now time.Time, s downscale.Situation) []downscale.Decis
 	if n < 2 || float64(load) > r.headroom*float64((n-1)*daySoft) {
 		return nil
 	}
-	return []downscale.Decision{{App: s.App.ID, Region: dayRegion, Machine: s.Machines[last].ID, Verdict: downscale.Spare, Why: downscale.RuleOther}}
+	return []policy.Decision{{App: s.App.ID, Region: dayRegion, Machine: s.Machines[last].ID, Verdict: policy.VerdictSpare}}
 }
 
 // TestDownscaleQuality holds the default policy to how often it stops what it has to start again, and at what price, on a
@@ -90,12 +97,12 @@ func TestDownscaleQuality(t *testing.T) {
 	for k, rule := range rules {
 		wg.Go(func() {
 			for i := range days {
-				policy, err := rule.make()
+				stops, err := rule.make()
 				if err != nil {
 					t.Error(err)
 					return
 				}
-				sums[k].add(runDay(policy, *seed+uint64(i)))
+				sums[k].add(runDay(stops, *seed+uint64(i)))
 			}
 		})
 	}
@@ -156,7 +163,7 @@ func (r dayResult) per(n float64) dayResult {
 }
 
 type dayMachine struct {
-	seen   downscale.Seen
+	seen   policy.Seen
 	cordon cordon.Machine
 	gen    uint64
 	load   int
@@ -168,7 +175,7 @@ type dayMachine struct {
 // day is a day under way. Machines have real soft cordons; gates are not needed, since requests here are a number.
 type day struct {
 	dayResult
-	policy   downscale.Policy
+	rule     policy.Policy
 	machines []dayMachine // in canonical order
 	noise    *rng
 	wander   float64
@@ -176,12 +183,12 @@ type day struct {
 	pending  []int // seconds of stops that no start has followed yet
 }
 
-func runDay(policy downscale.Policy, seed uint64) dayResult {
-	d := &day{policy: policy, noise: newRng(seed, forWork, 0), machines: make([]dayMachine, dayMachines)}
+func runDay(rule policy.Policy, seed uint64) dayResult {
+	d := &day{rule: rule, noise: newRng(seed, forWork, 0), machines: make([]dayMachine, dayMachines)}
 	for i := range d.machines {
 		id := balance.MachineID(fmt.Sprint("m", i))
 		d.machines[i] = dayMachine{
-			seen: downscale.Seen{
+			seen: policy.Seen{
 				ID: id, Region: dayRegion, Rank: balance.Rank("app", id), State: balance.StateStopped, Own: true,
 				Limits: balance.Limits{Soft: daySoft, Hard: dayHard},
 			},
@@ -215,7 +222,7 @@ func (d *day) second() {
 		d.operate(&d.machines[i], now)
 	}
 	d.serve(d.demand(), now)
-	s := downscale.Situation{App: balance.App{ID: app, Autostop: balance.AutostopStop}}
+	s := policy.Situation{App: balance.App{ID: app, Autostop: balance.AutostopStop}}
 	for i := range d.machines {
 		m := &d.machines[i]
 		seen := m.seen
@@ -227,13 +234,13 @@ func (d *day) second() {
 			d.hours += 1.0 / 3600
 		}
 	}
-	for _, x := range d.policy.Decide(now, s) {
+	for _, x := range d.rule.Decide(now, s) {
 		for i := range d.machines {
 			switch m := &d.machines[i]; {
 			case m.seen.ID != x.Machine:
-			case x.Verdict == downscale.Spare:
+			case x.Verdict == policy.VerdictSpare:
 				d.follow(m, now, m.cordon.Surplus(now, cordon.Order{Reason: "surplus"}, false))
-			case x.Verdict == downscale.Recall:
+			case x.Verdict == policy.VerdictRecall:
 				d.follow(m, now, m.cordon.Needed(now, ""))
 			}
 		}

@@ -8,7 +8,7 @@ import (
 
 	"github.com/ebbkit/ebb/autostart/policy"
 	"github.com/ebbkit/ebb/balance"
-	"github.com/ebbkit/ebb/downscale"
+	downpolicy "github.com/ebbkit/ebb/downscale/policy"
 )
 
 // noisy is an app under a steady load of short requests, with its planner, its decider and the gates of its machines.
@@ -18,7 +18,7 @@ type noisy struct {
 	app      balance.App
 	planner  *policy.Planner
 	answers  []policy.Answer
-	decider  *downscale.Decider
+	decider  *downpolicy.Decider
 	machines []balance.Machine
 	gates    []*balance.Gate
 	ready    []time.Time // when those that start are
@@ -40,8 +40,8 @@ const (
 	noiseBoot = 4 * time.Second
 )
 
-func newNoisy(preset downscale.Preset, blind bool, seed uint64) (*noisy, error) {
-	d, err := downscale.NewDecider(downscale.Config{Preset: preset})
+func newNoisy(c downpolicy.Config, blind bool, seed uint64) (*noisy, error) {
+	d, err := downpolicy.NewDecider(c)
 	if err != nil {
 		return nil, err
 	}
@@ -123,10 +123,10 @@ func (n *noisy) plan() {
 
 // decide is what the owner does each second: it stops what the peaks of the window leave over.
 func (n *noisy) decide() {
-	s := downscale.Situation{App: n.app}
+	s := downpolicy.Situation{App: n.app}
 	for i, m := range n.machines {
 		load, used := n.gates[i].TakeSample()
-		seen := downscale.Seen{
+		seen := downpolicy.Seen{
 			ID: m.ID, Region: "r", Rank: balance.Rank("web", m.ID), State: m.State, Limits: m.Limits, Own: true,
 			Load: load.InFlight, Used: used, Peak: n.gates[i].TakePeak(),
 		}
@@ -136,7 +136,7 @@ func (n *noisy) decide() {
 		s.Machines = append(s.Machines, seen)
 	}
 	for _, d := range n.decider.Decide(n.now, s) {
-		if d.Verdict != downscale.Spare {
+		if d.Verdict != downpolicy.VerdictSpare {
 			continue
 		}
 		i := int(d.Machine[1] - '0')
@@ -161,10 +161,10 @@ func TestSteadyNoiseStartsNothingTwice(t *testing.T) {
 	if *full {
 		length = time.Hour
 	}
-	for _, preset := range []downscale.Preset{downscale.Cost, downscale.Balanced} {
+	for name, c := range map[string]downpolicy.Config{"cost": costs, "balanced": {}} {
 		starts := map[bool]int{}
 		for _, blind := range []bool{true, false} {
-			n, err := newNoisy(preset, blind, 1)
+			n, err := newNoisy(c, blind, 1)
 			if err != nil {
 				t.Fatal(err)
 			}
@@ -179,11 +179,11 @@ func TestSteadyNoiseStartsNothingTwice(t *testing.T) {
 			}
 			starts[blind] = n.starts
 		}
-		t.Logf("%v of steady noise, preset %v: %d starts by the peaks, %d by a look a second", length, preset, starts[false], starts[true])
+		t.Logf("%v of steady noise, %s: %d starts by the peaks, %d by a look a second", length, name, starts[false], starts[true])
 		if starts[false] > 1 {
-			t.Errorf("preset %v: %d starts in %v of steady noise, want at most 1", preset, starts[false], length)
+			t.Errorf("%s: %d starts in %v of steady noise, want at most 1", name, starts[false], length)
 		}
-		if preset == downscale.Cost && starts[true] <= 1 {
+		if name == "cost" && starts[true] <= 1 {
 			t.Errorf("a look a second starts %d machines: this test finds nothing", starts[true])
 		}
 	}

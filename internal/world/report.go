@@ -10,6 +10,7 @@ import (
 	"github.com/ebbkit/ebb/backhaul"
 	"github.com/ebbkit/ebb/balance"
 	"github.com/ebbkit/ebb/downscale"
+	downpolicy "github.com/ebbkit/ebb/downscale/policy"
 	"github.com/ebbkit/ebb/internal/events"
 )
 
@@ -101,7 +102,7 @@ func (k *worker) traceStarter() machine.Trace {
 
 func (k *worker) traceScaler() downscale.Trace {
 	log := k.w.log
-	veto := func(d downscale.Decision, reason string) {
+	veto := func(d downpolicy.Decision, reason string) {
 		log.Add(events.Event{Kind: events.Veto, App: string(d.App), Machine: string(d.Machine), Node: string(k.id), Reason: reason})
 	}
 	return downscale.Trace{
@@ -115,12 +116,12 @@ func (k *worker) traceScaler() downscale.Trace {
 		Suspended: func(m balance.Machine, took time.Duration) {
 			k.tell(log, events.Suspended, m, "took %v", rounded(took))
 		},
-		Held: func(d downscale.Decision) {
-			if d.Why == downscale.RuleBusy || d.Open != 0 {
+		Held: func(d downpolicy.Decision) {
+			if d.Busy() || d.Open != 0 {
 				veto(d, d.Reason())
 			}
 		},
-		Vetoed: func(d downscale.Decision) { veto(d, "not stopped: "+d.Bound+", although "+d.Reason()) },
+		Vetoed: func(d downpolicy.Decision) { veto(d, "not stopped: "+d.Bound+", although "+d.Reason()) },
 		Failed: func(m balance.Machine, err error) { k.tell(log, "alarm", m, "the driver failed: %v", err) },
 		Stuck:  func(m balance.Machine, reason string) { k.tell(log, "alarm", m, "stuck: %s", reason) },
 	}

@@ -7,7 +7,6 @@ import (
 	"net"
 	"time"
 
-	"github.com/ebbkit/ebb/autostart"
 	"github.com/ebbkit/ebb/autostart/machine"
 	"github.com/ebbkit/ebb/backhaul"
 	"github.com/ebbkit/ebb/balance"
@@ -29,7 +28,7 @@ type worker struct {
 	conns    backhaul.Connections
 	granter  *grants.Granter
 	demand   *demand
-	idles    autostart.Idles
+	idles    downscale.Idles
 	listener net.Listener
 	server   *backhaul.Server
 }

@@ -1,4 +1,4 @@
-package downscaletest
+package policytest
 
 import (
 	"fmt"
@@ -8,7 +8,7 @@ import (
 	"time"
 
 	"github.com/ebbkit/ebb/balance"
-	"github.com/ebbkit/ebb/downscale"
+	"github.com/ebbkit/ebb/downscale/policy"
 )
 
 var epoch = time.Unix(1_000_000_000, 0)
@@ -21,9 +21,9 @@ type story struct {
 	seed    uint64
 
 	rand   *rand.Rand
-	policy downscale.Policy
+	policy policy.Policy
 	now    time.Time
-	is     downscale.Situation
+	is     policy.Situation
 	gone   map[balance.MachineID]time.Time // when a leaving machine will have stopped
 }
 
@@ -33,11 +33,11 @@ func (s *story) begin() {
 	s.policy = s.newPolicy()
 	s.now = epoch
 	s.gone = map[balance.MachineID]time.Time{}
-	s.is = downscale.Situation{App: balance.App{ID: "app", Autostop: balance.AutostopStop}}
+	s.is = policy.Situation{App: balance.App{ID: "app", Autostop: balance.AutostopStop}}
 	regions := []string{"nrt", "hkg"}[:1+s.rand.IntN(2)]
 	for i := range 1 + s.rand.IntN(8) {
 		id := balance.MachineID(fmt.Sprint("m", i))
-		s.is.Machines = append(s.is.Machines, downscale.Seen{
+		s.is.Machines = append(s.is.Machines, policy.Seen{
 			ID: id, Region: regions[s.rand.IntN(len(regions))], Rank: balance.Rank("app", id),
 			State: balance.StateStarted, Limits: balance.Limits{Soft: 4, Hard: 8}, Own: true,
 		})
@@ -46,7 +46,7 @@ func (s *story) begin() {
 }
 
 // newPolicy returns a policy as a downscaler asks it.
-func (s *story) newPolicy() downscale.Policy { return downscale.Bounded(s.subject.New()) }
+func (s *story) newPolicy() policy.Policy { return &policy.Bounded{Policy: s.subject.New()} }
 
 // minimums draws some.
 func (s *story) minimums() {
@@ -55,7 +55,7 @@ func (s *story) minimums() {
 }
 
 func (s *story) sort() {
-	slices.SortFunc(s.is.Machines, func(a, b downscale.Seen) int {
+	slices.SortFunc(s.is.Machines, func(a, b policy.Seen) int {
 		if a.Rank < b.Rank || a.Rank == b.Rank && a.ID < b.ID {
 			return -1
 		}
@@ -104,31 +104,31 @@ func (s *story) pass(d time.Duration) {
 }
 
 // ask asks the policy, of a copy.
-func (s *story) ask() []downscale.Decision {
+func (s *story) ask() []policy.Decision {
 	is := s.is
 	is.Machines = slices.Clone(is.Machines)
 	return slices.Clone(s.policy.Decide(s.now, is))
 }
 
 // follow does what was decided: what is spared stops some seconds later.
-func (s *story) follow(ds []downscale.Decision) {
+func (s *story) follow(ds []policy.Decision) {
 	for _, d := range ds {
 		m := s.machine(d.Machine)
 		if m == nil {
 			continue
 		}
 		switch d.Verdict {
-		case downscale.Spare:
+		case policy.VerdictSpare:
 			m.Leaving = true
 			s.gone[m.ID] = s.now.Add(time.Duration(1+s.rand.IntN(10)) * time.Second)
-		case downscale.Recall:
+		case policy.VerdictRecall:
 			m.Leaving = false
 			delete(s.gone, m.ID)
 		}
 	}
 }
 
-func (s *story) machine(id balance.MachineID) *downscale.Seen {
+func (s *story) machine(id balance.MachineID) *policy.Seen {
 	for i := range s.is.Machines {
 		if m := &s.is.Machines[i]; m.ID == id {
 			return m

@@ -1,4 +1,4 @@
-package downscale
+package policy
 
 import (
 	"fmt"
@@ -7,7 +7,7 @@ import (
 	"github.com/ebbkit/ebb/balance"
 )
 
-// Bounded returns a policy that says what p says, but for what breaks a bound. A [Downscaler] asks
+// Bounded is a policy that says what Policy says, but for what breaks a bound. A [Downscaler] asks
 // each policy through it, so that a policy decides which machines are surplus and need not repeat
 // what must not be stopped:
 //
@@ -20,21 +20,14 @@ import (
 //   - nothing is spared in a region whose machines are all at their soft limits, or where a load
 //     that should be known is not.
 //
-// What leaves is recalled while nothing may be spared, and when a minimum needs it, whether p says
+// What leaves is recalled while nothing may be spared, and when a minimum needs it, whether the policy says
 // so or not. A decision is about the machine that it names: its app and region are filled in, and a
 // reason where it has none that fits.
 //
-// The suite of package downscaletest asks policies in the same way.
-func Bounded(p Policy) Policy {
-	if b, ok := p.(*bounded); ok {
-		return b
-	}
-	return &bounded{Policy: p}
-}
-
-// bounded keeps the bounds of one app.
-type bounded struct {
+// The suite of package policytest asks policies in the same way.
+type Bounded struct {
 	Policy
+
 	shown   []Seen
 	out     []Decision
 	refused []Decision // of the last answer
@@ -43,8 +36,12 @@ type bounded struct {
 	made   bool
 }
 
+// Refused returns what the policy said and what the last answer leaves out, each with the Bound that
+// keeps it. The slice is valid until the next answer.
+func (b *Bounded) Refused() []Decision { return b.refused }
+
 // Decide implements [Policy].
-func (b *bounded) Decide(now time.Time, s Situation) []Decision {
+func (b *Bounded) Decide(now time.Time, s Situation) []Decision {
 	s.sort()
 	shown := s
 	b.shown = append(b.shown[:0], s.Machines...) // whatever it does with them
@@ -52,9 +49,9 @@ func (b *bounded) Decide(now time.Time, s Situation) []Decision {
 	b.out, b.refused, b.made = b.out[:0], b.refused[:0], false
 	for _, d := range b.Policy.Decide(now, shown) {
 		switch d.Verdict {
-		case Spare:
+		case VerdictSpare:
 			b.spare(&s, d)
-		case Recall:
+		case VerdictRecall:
 			if i := s.index(d.Machine); i >= 0 && s.Machines[i].isLeaving() && !b.spared(i) {
 				b.recall(&s, i, d)
 			}
@@ -67,7 +64,7 @@ func (b *bounded) Decide(now time.Time, s Situation) []Decision {
 }
 
 // floor returns the app's minimums, which few answers need.
-func (b *bounded) floor(s *Situation) *floor {
+func (b *Bounded) floor(s *Situation) *floor {
 	if !b.made {
 		b.floors, b.made = floorOf(s), true
 	}
@@ -75,7 +72,7 @@ func (b *bounded) floor(s *Situation) *floor {
 }
 
 // spare takes in that the policy spares a machine.
-func (b *bounded) spare(s *Situation, d Decision) {
+func (b *Bounded) spare(s *Situation, d Decision) {
 	i := s.index(d.Machine)
 	if d.App = s.App.ID; i >= 0 {
 		d.Region = s.Machines[i].Region
@@ -83,8 +80,8 @@ func (b *bounded) spare(s *Situation, d Decision) {
 			d.Open = s.Machines[i].Open
 		}
 	}
-	if d.Text == "" && !d.Why.spares() {
-		d.Why = RuleOther
+	if d.Text == "" && !d.Rule.spares() {
+		d.Rule = ruleOther
 	}
 	if d.Bound = b.bound(s, i, d); d.Bound != "" {
 		b.refused = append(b.refused, d)
@@ -95,7 +92,7 @@ func (b *bounded) spare(s *Situation, d Decision) {
 }
 
 // bound returns what keeps machine i from being spared; below 0 is none of the app's.
-func (b *bounded) bound(s *Situation, i int, d Decision) string {
+func (b *Bounded) bound(s *Situation, i int, d Decision) string {
 	if i < 0 {
 		return "it is no machine of the app"
 	}
@@ -116,7 +113,7 @@ func (b *bounded) bound(s *Situation, i int, d Decision) string {
 		return fmt.Sprintf("it has long connections: %v", m.Open)
 	case m.Busy:
 		return "it says that it is busy"
-	case m.Veto && (d.Why != RuleKeepAlive || s.inUse()):
+	case m.Veto && (!d.Idle || s.InUse()):
 		return "it was needed a moment ago"
 	case s.doubt(m.Region):
 		return "what others report of its region is too old"
@@ -129,18 +126,18 @@ func (b *bounded) bound(s *Situation, i int, d Decision) string {
 }
 
 // spared reports whether this answer spares machine i.
-func (b *bounded) spared(i int) bool { return b.made && b.floors.gone[i] }
+func (b *Bounded) spared(i int) bool { return b.made && b.floors.gone[i] }
 
 // recall takes machine i back.
-func (b *bounded) recall(s *Situation, i int, d Decision) {
+func (b *Bounded) recall(s *Situation, i int, d Decision) {
 	m := &s.Machines[i]
-	d.App, d.Region, d.Machine, d.Verdict = s.App.ID, m.Region, m.ID, Recall
+	d.App, d.Region, d.Machine, d.Verdict = s.App.ID, m.Region, m.ID, VerdictRecall
 	b.floor(s).stays(s, i)
 	b.out = append(b.out, d)
 }
 
 // keep takes back what a bound keeps and the policy does not, from the front of the order.
-func (b *bounded) keep(s *Situation) {
+func (b *Bounded) keep(s *Situation) {
 	hold, held := s.hold()
 	for i := range s.Machines {
 		m := &s.Machines[i]
@@ -152,38 +149,16 @@ func (b *bounded) keep(s *Situation) {
 		case held:
 			b.recall(s, i, hold)
 		case f.running < s.App.Min:
-			b.recall(s, i, Decision{Why: RuleMinimum, Count: f.running})
+			b.recall(s, i, Decision{Rule: ruleMinimum, Count: f.running})
 		case f.regions[m.Region] < s.App.MinPerRegion:
-			b.recall(s, i, Decision{Why: RuleMinimum, Count: f.regions[m.Region]})
+			b.recall(s, i, Decision{Rule: ruleMinimum, Count: f.regions[m.Region]})
 		}
 	}
-}
-
-// doubt reports whether the load of a region's machines is not known where it should be.
-func (s *Situation) doubt(region string) bool {
-	for i := range s.Machines {
-		if m := &s.Machines[i]; m.Region == region && m.Stale && m.counts() {
-			return true
-		}
-	}
-	return false
-}
-
-// full reports whether all machines of a region whose load is known are at their soft limits.
-func (s *Situation) full(region string) bool {
-	for i := range s.Machines {
-		m := &s.Machines[i]
-		seen := m.Region == region && m.State == balance.StateStarted && m.counts() && (m.Own || m.Known)
-		if seen && m.Load < max(1, capacity(m)) {
-			return false
-		}
-	}
-	return true
 }
 
 // spares reports whether a rule is a reason to stop a machine.
-func (w Why) spares() bool {
-	return w == RuleExcess || w == RuleOther || w == RuleHeadroom || w == RuleKeepAlive
+func (w Rule) spares() bool {
+	return w == ruleOther || w == ruleHeadroom || w == ruleKeepAlive
 }
 
 // floor tells which machines an app's minimums let go, as one after the other goes.
@@ -214,16 +189,6 @@ func floorOf(s *Situation) floor {
 	return f
 }
 
-// counts reports whether m runs or will, and stays.
-func (m *Seen) counts() bool {
-	return (m.State == balance.StateStarted || m.State == balance.StateStarting) && !m.Hard && !m.Leaving
-}
-
-// spareable reports whether m can be told to go at all.
-func (m *Seen) spareable() bool {
-	return m.Own && m.State == balance.StateStarted && !m.Hard && !m.Leaving && !m.Busy
-}
-
 // lets reports whether the minimums let machine i of the situation go.
 func (f *floor) lets(s *Situation, i int) bool {
 	return !f.kept[i] && f.running > f.app.Min && f.regions[s.Machines[i].Region] > f.app.MinPerRegion
@@ -239,32 +204,4 @@ func (f *floor) stays(s *Situation, i int) {
 	f.back[i] = true
 	f.running++
 	f.regions[s.Machines[i].Region]++
-}
-
-func (s *Situation) index(id balance.MachineID) int {
-	for i := range s.Machines {
-		if s.Machines[i].ID == id {
-			return i
-		}
-	}
-	return -1
-}
-
-// held reports whether nothing of the app is to be stopped, whatever the load.
-func (s *Situation) held() bool {
-	_, held := s.hold()
-	return held
-}
-
-// hold returns why nothing of the app is to be stopped.
-func (s *Situation) hold() (of Decision, held bool) {
-	switch {
-	case s.App.Autostop == balance.AutostopOff:
-		return Decision{Why: RuleOff}, true
-	case s.Parked > 0:
-		return Decision{Why: RuleParked, Count: s.Parked}, true
-	case s.Stale:
-		return Decision{Why: RuleStale}, true
-	}
-	return Decision{}, false
 }

@@ -1,4 +1,4 @@
-package autostart
+package policy
 
 import (
 	"encoding/json"

@@ -1,4 +1,4 @@
-package downscale
+package policy
 
 import (
 	"slices"
@@ -20,7 +20,7 @@ func TestBounds(t *testing.T) {
 	m1 := func(edit func(*Seen)) func(*Situation) { return func(s *Situation) { edit(&s.Machines[0]) } }
 	spare := func(ids ...balance.MachineID) (ds []Decision) {
 		for _, id := range ids {
-			ds = append(ds, Decision{Machine: id, Verdict: Spare})
+			ds = append(ds, Decision{Machine: id, Verdict: VerdictSpare})
 		}
 		return ds
 	}
@@ -35,8 +35,8 @@ func TestBounds(t *testing.T) {
 		refused []string
 	}{
 		{"nothing stands against it", stop, 2, nil, spare("m1"), "spare m1: " + other, nil},
-		{"a reason of its own", stop, 2, nil, []Decision{{Machine: "m1", Verdict: Spare, Text: "so"}}, "spare m1: so", nil},
-		{"a rule for something else is no reason", stop, 2, nil, []Decision{{Machine: "m1", Verdict: Spare, Why: RuleBusy}}, "spare m1: " + other, nil},
+		{"a reason of its own", stop, 2, nil, []Decision{{Machine: "m1", Verdict: VerdictSpare, Text: "so"}}, "spare m1: so", nil},
+		{"a rule for something else is no reason", stop, 2, nil, []Decision{{Machine: "m1", Verdict: VerdictSpare, Rule: ruleBusy}}, "spare m1: " + other, nil},
 		{"autostop is off", balance.App{ID: "web"}, 2, nil, spare("m1"), "", []string{"m1: autostop is off"}},
 		{"requests wait", stop, 2, func(s *Situation) { s.Parked = 3 }, spare("m1"), "", []string{"m1: 3 requests parked"}},
 		{"whether requests wait is not known", stop, 2, func(s *Situation) { s.Stale = true }, spare("m1"), "", []string{"m1: what was last reported is too old"}},
@@ -47,11 +47,11 @@ func TestBounds(t *testing.T) {
 		{"a hard cordon", stop, 2, m1(func(m *Seen) { m.Hard = true }), spare("m1"), "", []string{"m1: it is hard-cordoned"}},
 		{"it has been told", stop, 2, m1(func(m *Seen) { m.Leaving = true }), spare("m1"), "", []string{"m1: it is on its way already"}},
 		{"twice in one answer", stop, 2, nil, spare("m1", "m1"), "spare m1: " + other, []string{"m1: it is on its way already"}},
-		{"long connections", stop, 2, m1(func(m *Seen) { m.Busy, m.Open = true, WebSocket }), spare("m1"), "", []string{"m1: it has long connections: websocket"}},
+		{"long connections", stop, 2, m1(func(m *Seen) { m.Busy, m.Open = true, balance.ClassWebSocket }), spare("m1"), "", []string{"m1: it has long connections: websocket"}},
 		{"it works on something", stop, 2, m1(func(m *Seen) { m.Busy = true }), spare("m1"), "", []string{"m1: it says that it is busy"}},
 		{"back-off", stop, 2, m1(func(m *Seen) { m.Veto = true }), spare("m1"), "", []string{"m1: it was needed a moment ago"}},
-		{"back-off, and the app is idle", stop, 2, m1(func(m *Seen) { m.Veto = true }), []Decision{{Machine: "m1", Verdict: Spare, Why: RuleKeepAlive}}, "spare m1: keep-alive 0s over: no request since 0s", nil},
-		{"back-off, and idle is what the policy says", stop, 2, all(load(0, 1), m1(func(m *Seen) { m.Veto = true })), []Decision{{Machine: "m1", Verdict: Spare, Why: RuleKeepAlive}}, "", []string{"m1: it was needed a moment ago"}},
+		{"back-off, and the app is idle", stop, 2, m1(func(m *Seen) { m.Veto = true }), []Decision{{Machine: "m1", Verdict: VerdictSpare, Rule: ruleKeepAlive, Idle: true}}, "spare m1: keep-alive 0s over: no request since 0s", nil},
+		{"back-off, and idle is what the policy says", stop, 2, all(load(0, 1), m1(func(m *Seen) { m.Veto = true })), []Decision{{Machine: "m1", Verdict: VerdictSpare, Rule: ruleKeepAlive, Idle: true}}, "", []string{"m1: it was needed a moment ago"}},
 		{"a load of the region is not known", stop, 2, func(s *Situation) { s.Machines[1].Own, s.Machines[1].Stale = false, true }, spare("m1"), "", []string{"m1: what others report of its region is too old"}},
 		{"of another region", stop, 2, func(s *Situation) {
 			s.Machines[1].Own, s.Machines[1].Stale, s.Machines[1].Region = false, true, "hkg"
@@ -64,15 +64,15 @@ func TestBounds(t *testing.T) {
 		{"the minimum of a region", min(0, 1), 3, func(s *Situation) { s.Machines[2].Region = "hkg" }, spare("m3", "m2", "m1"), "spare m2: " + other, []string{"m3: the minimum keeps it", "m1: the minimum keeps it"}},
 		{"starting ones count", min(1, 0), 2, m1(func(m *Seen) { m.State = balance.StateStarting }), spare("m2"), "spare m2: " + other, nil},
 		{"those that leave do not", min(2, 0), 3, leave("m1"), spare("m3"), "", []string{"m3: the minimum keeps it"}},
-		{"a recall", stop, 2, leave("m1"), []Decision{{Machine: "m1", Verdict: Recall, Text: "so"}}, "recall m1: so", nil},
-		{"a recall of what stays", stop, 2, nil, []Decision{{Machine: "m1", Verdict: Recall}, {Machine: "ghost", Verdict: Recall}}, "", nil},
-		{"spared and recalled in one answer", stop, 2, nil, append(spare("m1"), Decision{Machine: "m1", Verdict: Recall}), "spare m1: " + other, nil},
+		{"a recall", stop, 2, leave("m1"), []Decision{{Machine: "m1", Verdict: VerdictRecall, Text: "so"}}, "recall m1: so", nil},
+		{"a recall of what stays", stop, 2, nil, []Decision{{Machine: "m1", Verdict: VerdictRecall}, {Machine: "ghost", Verdict: VerdictRecall}}, "", nil},
+		{"spared and recalled in one answer", stop, 2, nil, append(spare("m1"), Decision{Machine: "m1", Verdict: VerdictRecall}), "spare m1: " + other, nil},
 		{"what leaves is recalled when autostop is turned off", balance.App{ID: "web"}, 2, leave("m2"), nil, "recall m2: autostop is off", nil},
-		{"when requests wait", stop, 2, all(leave("m1"), leave("m2"), func(s *Situation) { s.Parked = 1 }), []Decision{{Machine: "m2", Verdict: Recall, Text: "so"}}, "recall m2: so; recall m1: 1 request parked", nil},
+		{"when requests wait", stop, 2, all(leave("m1"), leave("m2"), func(s *Situation) { s.Parked = 1 }), []Decision{{Machine: "m2", Verdict: VerdictRecall, Text: "so"}}, "recall m2: so; recall m1: 1 request parked", nil},
 		{"when the minimum was raised", min(1, 0), 2, all(leave("m1"), leave("m2")), nil, "recall m1: minimum: 0 machines running", nil},
 		{"in its region", min(0, 1), 2, leave("m2"), nil, "", nil},
 		{"not when a stopped one is short", min(2, 0), 2, m1(func(m *Seen) { m.State = balance.StateStopped }), nil, "", nil},
-		{"a hold is passed on", stop, 2, nil, []Decision{{Verdict: Hold, Text: "so"}}, "hold: so", nil},
+		{"a hold is passed on", stop, 2, nil, []Decision{{Verdict: VerdictHold, Text: "so"}}, "hold: so", nil},
 	} {
 		t.Run(c.name, func(t *testing.T) {
 			s := Situation{App: c.app, Machines: machines(10, c.n)}
@@ -80,18 +80,18 @@ func TestBounds(t *testing.T) {
 				c.do(&s)
 			}
 			was := slices.Clone(s.Machines)
-			b := Bounded(policyFunc(func(_ time.Time, s Situation) []Decision {
+			b := &Bounded{Policy: policyFunc(func(_ time.Time, s Situation) []Decision {
 				for i := range s.Machines { // which is its own affair
 					s.Machines[i] = Seen{ID: s.Machines[i].ID, Own: true, State: balance.StateStarted, Limits: balance.Limits{Soft: 1000}}
 				}
 				slices.Reverse(s.Machines)
 				return c.says
-			})).(*bounded)
+			})}
 			if got := words(b.Decide(time.Unix(0, 0), s)); got != c.want {
 				t.Errorf("got  %s\nwant %s", got, c.want)
 			}
 			var refused []string
-			for _, d := range b.refused {
+			for _, d := range b.Refused() {
 				refused = append(refused, string(d.Machine)+": "+d.Bound)
 			}
 			if d := cmp.Diff(c.refused, refused); d != "" {
@@ -108,3 +108,8 @@ func TestBounds(t *testing.T) {
 		})
 	}
 }
+
+// policyFunc is a policy without a memory.
+type policyFunc func(now time.Time, s Situation) []Decision
+
+func (f policyFunc) Decide(now time.Time, s Situation) []Decision { return f(now, s) }

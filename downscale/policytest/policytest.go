@@ -1,13 +1,13 @@
-// Package downscaletest checks that a [downscale.Policy] keeps the contract which the rest of the library relies on.
+// Package policytest checks that a [policy.Policy] keeps the contract which the rest of the library relies on.
 //
 //	func TestMyPolicy(t *testing.T) {
-//		downscaletest.TestPolicy(t, downscaletest.Subject{New: func() downscale.Policy { return &myPolicy{} }})
+//		policytest.TestPolicy(t, policytest.Subject{New: func() policy.Policy { return &myPolicy{} }})
 //	}
 //
 // Each clause of the contract is a subtest of its own, run over stories drawn at random from fixed seeds, in virtual time.
-// Policies are asked through [downscale.Bounded], as a downscaler does: what it keeps, a policy
+// Policies are asked through [policy.Bounded], as a downscaler does: what it keeps, a policy
 // need not repeat to pass.
-package downscaletest
+package policytest
 
 import (
 	"cmp"
@@ -15,13 +15,13 @@ import (
 	"testing"
 	"time"
 
-	"github.com/ebbkit/ebb/downscale"
+	"github.com/ebbkit/ebb/downscale/policy"
 )
 
 // Subject is a policy under test and what the suite has to know about it.
 type Subject struct {
 	// New returns a policy of one app that has not decided anything yet.
-	New func() downscale.Policy
+	New func() policy.Policy
 	// Sleeps is how long an app may take to go to its minimum when nothing is used any more, for each of its machines. 0
 	// means one hour, negative that it never has to.
 	Sleeps time.Duration
@@ -32,7 +32,7 @@ type Subject struct {
 // TestPolicy runs all clauses.
 func TestPolicy(t *testing.T, s Subject) {
 	if s.New == nil {
-		t.Fatal("downscaletest: Subject.New must be set")
+		t.Fatal("policytest: Subject.New must be set")
 	}
 	s.Sleeps = cmp.Or(s.Sleeps, time.Hour)
 	s.Stories = cmp.Or(s.Stories, 50)

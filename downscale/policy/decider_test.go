@@ -1,4 +1,4 @@
-package downscale
+package policy
 
 import (
 	"fmt"
@@ -14,6 +14,11 @@ import (
 )
 
 const sec = time.Second
+
+var (
+	t0      = time.Date(2026, 1, 2, 3, 4, 5, 0, time.UTC)
+	stopApp = balance.App{ID: "web", Autostop: balance.AutostopStop}
+)
 
 // world of the decider: machines m1, m2, ... in canonical order, all started and of this node unless a row says otherwise.
 func machines(soft int, n int) []Seen {
@@ -31,7 +36,7 @@ func words(ds []Decision) string {
 	var b []string
 	for _, d := range ds {
 		s := d.Verdict.String()
-		if d.Machine != "" && d.Verdict != Hold {
+		if d.Machine != "" && d.Verdict != VerdictHold {
 			s += " " + string(d.Machine)
 		}
 		b = append(b, s+": "+d.Reason())
@@ -68,7 +73,7 @@ func load(per ...int) func(*Situation) {
 }
 
 // open has a machine with n long connections that may be told.
-func open(i int, of Class, n int) func(*Situation) {
+func open(i int, of balance.Class, n int) func(*Situation) {
 	return func(s *Situation) { s.Machines[i].Open, s.Machines[i].Long = of, n }
 }
 
@@ -232,8 +237,8 @@ func TestDeciderStories(t *testing.T) {
 			{at: 12 * sec, do: func(s *Situation) { s.Machines[1].Busy = false }, want: "spare m2: window 10s peak 3 <= 0.8 x 20 without m2"},
 		}},
 		{"machines without long connections go first, and what keeps one is named", c, stop, machines(10, 3), []act{
-			{at: 60 * sec, do: all(load(1, 2, 1), open(2, WebSocket, 1)), want: "spare m2: window 1m peak 4 <= 0.8 x 20 without m2"},
-			{at: 61 * sec, do: all(load(1, 1, 1), open(0, TCP, 1), open(1, TCP, 1)), want: "spare m3: window 1m peak 4 <= 0.8 x 20 without m3"},
+			{at: 60 * sec, do: all(load(1, 2, 1), open(2, balance.ClassWebSocket, 1)), want: "spare m2: window 1m peak 4 <= 0.8 x 20 without m2"},
+			{at: 61 * sec, do: all(load(1, 1, 1), open(0, balance.ClassTCP, 1), open(1, balance.ClassTCP, 1)), want: "spare m3: window 1m peak 4 <= 0.8 x 20 without m3"},
 			{at: 62 * sec, do: all(busy(0), busy(1), busy(2)), want: "hold: m3 could be spared but for its long connections: websocket"},
 			{at: 63 * sec, do: open(2, 0, 0), want: "hold: m3 could be spared and is busy"},
 			{at: 64 * sec, do: all(state(1, balance.StateStopped), state(2, balance.StateStopped), func(s *Situation) { s.Machines[0].Busy = false }), want: "hold: the last machine is in use: tcp open"},
@@ -365,7 +370,7 @@ func TestDeciderKeepsItsPromises(t *testing.T) {
 				}
 				i := slices.IndexFunc(s.Machines, func(m Seen) bool { return m.ID == x.Machine })
 				switch m := &s.Machines[max(0, i)]; x.Verdict {
-				case Spare:
+				case VerdictSpare:
 					if !m.Own || m.State != balance.StateStarted || m.Leaving || s.Parked > 0 {
 						t.Fatalf("%s of %+v with %d parked", words([]Decision{x}), *m, s.Parked)
 					}
@@ -376,7 +381,7 @@ func TestDeciderKeepsItsPromises(t *testing.T) {
 					if up("") < s.App.Min || up(m.Region) < s.App.MinPerRegion {
 						t.Fatalf("%d run, %d in %s, after %s", up(""), up(m.Region), m.Region, words([]Decision{x}))
 					}
-				case Recall:
+				case VerdictRecall:
 					if !before[i].Leaving {
 						t.Fatalf("%s does not leave", m.ID)
 					}
@@ -510,5 +515,25 @@ func TestPeaksOfMachinesAddUp(t *testing.T) {
 		if got := d.regions["r"].window.peak(); got != tt.want {
 			t.Errorf("%s: %d, want %d", tt.name, got, tt.want)
 		}
+	}
+}
+
+func TestNewDeciderNamesBadConfiguration(t *testing.T) {
+	for _, c := range []struct {
+		c    Config
+		want string
+	}{
+		{Config{Every: -1}, "Config.Every -1ns"},
+		{Config{Headroom: 1.1}, "Config.Headroom 1.1"},
+		{Config{Headroom: -1}, "Config.Headroom -1"},
+		{Config{Notify: 1 << 6}, "Config.Notify unknown"},
+	} {
+		if _, err := NewDecider(c.c); err == nil || !strings.Contains(err.Error(), c.want) {
+			t.Errorf("%+v: %v, want %q", c.c, err, c.want)
+		}
+	}
+	c, err := Config{Window: 20 * sec}.resolve()
+	if want := (Config{20 * sec, 0.8, 5 * time.Minute, 20 * sec, sec, 0}); c != want || err != nil {
+		t.Errorf("%+v, %v, want %+v", c, err, want)
 	}
 }

@@ -1,4 +1,4 @@
-package autostart
+package downscale
 
 import (
 	"encoding/json"
@@ -8,6 +8,7 @@ import (
 	"time"
 
 	"github.com/ebbkit/ebb/balance"
+	"github.com/ebbkit/ebb/downscale/policy"
 )
 
 func TestIdles(t *testing.T) {
@@ -39,7 +40,7 @@ func TestIdles(t *testing.T) {
 	}
 	check(&back)
 	back.Forget("a")
-	if idle := back.Of("a"); idle != (Idle{}) || back.KeepAlive("a", sec) != sec {
+	if idle := back.Of("a"); idle != (policy.Idle{}) || back.KeepAlive("a", sec) != sec {
 		t.Error("it is known after it has been forgotten")
 	}
 	for _, bad := range []string{`{}`, `[{"idle":3}]`, `[`} {
@@ -47,7 +48,7 @@ func TestIdles(t *testing.T) {
 			t.Errorf("%s is taken", bad)
 		}
 	}
-	if idle := back.Of("b"); idle == (Idle{}) {
+	if idle := back.Of("b"); idle == (policy.Idle{}) {
 		t.Error("nonsense has replaced what was known")
 	}
 }

@@ -1,4 +1,4 @@
-package downscale
+package policy
 
 import "time"
 

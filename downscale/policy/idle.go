@@ -1,4 +1,4 @@
-package autostart
+package policy
 
 import (
 	"encoding/json"
@@ -25,7 +25,7 @@ const (
 // The zero value knows nothing. It is a value: a copy is a snapshot, and it may be kept over a restart in JSON. It is not
 // safe for concurrent use.
 //
-// Feed it with [Idle.Seen], or with [Idle.Gap]; ask [Idle.KeepAlive]. Of many apps, [Idles] keeps one each.
+// Feed it with [Idle.Seen], or with [Idle.Gap]; ask [Idle.KeepAlive].
 type Idle struct {
 	counts [idleBuckets]uint32 // the last: longer than idleMax
 	n      uint32              // of all counts
@@ -45,10 +45,11 @@ func (i *Idle) Seen(now time.Time, requests int) {
 	}
 }
 
-// Gap adds a pause between two requests. What is shorter than 10 s is none, and is ignored.
-func (i *Idle) Gap(d time.Duration) {
+// Gap adds a pause between two requests, and reports whether it counts: what is shorter than 10 s is
+// no pause.
+func (i *Idle) Gap(d time.Duration) bool {
 	if d < idleMin {
-		return
+		return false
 	}
 	if i.n >= gapsKept {
 		i.n = 0
@@ -59,6 +60,7 @@ func (i *Idle) Gap(d time.Duration) {
 	}
 	i.counts[idleBucket(d)]++
 	i.n++
+	return true
 }
 
 // idleBucket returns the first bucket whose end is not below d.
@@ -125,7 +127,7 @@ func (i *Idle) longestWithin(limit time.Duration) time.Duration {
 	return 0
 }
 
-// idleJSON is an Idle on paper.
+// idleJSON is the JSON form of an Idle.
 type idleJSON struct {
 	Counts []uint32 `json:"gaps,omitempty"` // by bucket, without empty ones at the end
 }

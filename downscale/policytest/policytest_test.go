@@ -1,4 +1,4 @@
-package downscaletest_test
+package policytest_test
 
 import (
 	"os"
@@ -9,45 +9,47 @@ import (
 	"time"
 
 	"github.com/ebbkit/ebb/balance"
-	"github.com/ebbkit/ebb/downscale"
-	"github.com/ebbkit/ebb/downscale/downscaletest"
+	"github.com/ebbkit/ebb/downscale/policy"
+	"github.com/ebbkit/ebb/downscale/policytest"
 )
 
 func TestGoodPolicies(t *testing.T) {
-	decider := func(c downscale.Config) func() downscale.Policy {
-		return func() downscale.Policy {
-			d, err := downscale.NewDecider(c)
+	decider := func(c policy.Config) func() policy.Policy {
+		return func() policy.Policy {
+			d, err := policy.NewDecider(c)
 			if err != nil {
 				t.Fatal(err)
 			}
 			return d
 		}
 	}
-	for name, s := range map[string]downscaletest.Subject{
-		"balanced": {New: decider(downscale.Config{}), Sleeps: 10 * time.Minute},
-		"cost":     {New: decider(downscale.Config{Preset: downscale.Cost}), Sleeps: 2 * time.Minute},
-		"latency":  {New: decider(downscale.Config{Preset: downscale.Latency})},
-		"excess":   {New: func() downscale.Policy { return &downscale.Excess{} }, Sleeps: 10 * time.Minute},
+	cost := policy.Config{Window: 2 * time.Minute, Headroom: 0.9, KeepAlive: time.Minute, Settle: 15 * time.Second}
+	latency := policy.Config{Window: 15 * time.Minute, Headroom: 0.7, KeepAlive: 30 * time.Minute, Settle: time.Minute}
+	for name, s := range map[string]policytest.Subject{
+		"balanced": {New: decider(policy.Config{}), Sleeps: 10 * time.Minute},
+		"cost":     {New: decider(cost), Sleeps: 2 * time.Minute},
+		"latency":  {New: decider(latency)},
+		"excess":   {New: func() policy.Policy { return &policytest.Excess{} }, Sleeps: 10 * time.Minute},
 	} {
 		t.Run(name, func(t *testing.T) {
 			s.Stories = 10
-			downscaletest.TestPolicy(t, s)
+			policytest.TestPolicy(t, s)
 		})
 	}
 }
 
 // faulty is a policy with one fault: Excess, and then something wrong.
 type faulty struct {
-	downscale.Excess
+	policytest.Excess
 	fault string
 }
 
-func (f *faulty) Decide(now time.Time, s downscale.Situation) []downscale.Decision {
+func (f *faulty) Decide(now time.Time, s policy.Situation) []policy.Decision {
 	f.Pass = time.Nanosecond
-	spare := func(m downscale.Seen) downscale.Decision {
-		return downscale.Decision{App: s.App.ID, Region: m.Region, Machine: m.ID, Verdict: downscale.Spare, Why: downscale.RuleOther}
+	spare := func(m policy.Seen) policy.Decision {
+		return policy.Decision{App: s.App.ID, Region: m.Region, Machine: m.ID, Verdict: policy.VerdictSpare}
 	}
-	var all []downscale.Decision
+	var all []policy.Decision
 	for _, m := range s.Machines {
 		all = append(all, spare(m))
 	}
@@ -55,7 +57,7 @@ func (f *faulty) Decide(now time.Time, s downscale.Situation) []downscale.Decisi
 	case "spares others'":
 		return all
 	case "unknown machines":
-		return append(f.Excess.Decide(now, s), spare(downscale.Seen{ID: "ghost", Region: "nrt"}))
+		return append(f.Excess.Decide(now, s), spare(policy.Seen{ID: "ghost", Region: "nrt"}))
 	case "below the minimum", "the first of the order":
 		s.App.Min, s.App.MinPerRegion = 0, 0
 	case "parked":
@@ -69,7 +71,7 @@ func (f *faulty) Decide(now time.Time, s downscale.Situation) []downscale.Decisi
 	case "never":
 		return nil
 	case "recalls":
-		return []downscale.Decision{{App: s.App.ID, Region: s.Machines[0].Region, Machine: s.Machines[0].ID, Verdict: downscale.Recall}}
+		return []policy.Decision{{App: s.App.ID, Region: s.Machines[0].Region, Machine: s.Machines[0].ID, Verdict: policy.VerdictRecall}}
 	case "nameless":
 		ds := f.Excess.Decide(now, s)
 		for i := range ds {
@@ -78,7 +80,7 @@ func (f *faulty) Decide(now time.Time, s downscale.Situation) []downscale.Decisi
 		return ds
 	case "by row":
 		if m := s.Machines[0]; m.Own && m.State == balance.StateStarted && !m.Hard && !m.Leaving && !m.Busy {
-			return []downscale.Decision{spare(m)}
+			return []policy.Decision{spare(m)}
 		}
 	case "by chance":
 		if time.Now().UnixNano()%3 == 0 {
@@ -104,27 +106,27 @@ var bounded = []string{
 func TestPoliciesNeedNotRepeatTheBounds(t *testing.T) {
 	for _, fault := range bounded {
 		t.Run(fault, func(t *testing.T) {
-			s := downscaletest.Subject{
-				New: func() downscale.Policy { return &faulty{fault: fault} }, Sleeps: 5 * time.Minute,
+			s := policytest.Subject{
+				New: func() policy.Policy { return &faulty{fault: fault} }, Sleeps: 5 * time.Minute,
 				Stories: 20,
 			}
 			if fault == "recalls" || fault == "by row" {
 				s.Sleeps = -1
 			}
-			downscaletest.TestPolicy(t, s)
+			policytest.TestPolicy(t, s)
 		})
 	}
 }
 
 // faultEnv makes this binary run the suite on a policy with that fault; it shall fail.
-const faultEnv = "DOWNSCALETEST_FAULT"
+const faultEnv = "POLICYTEST_FAULT"
 
 func TestFault(t *testing.T) {
 	fault := os.Getenv(faultEnv)
 	if fault == "" {
 		t.Skip("run by TestFaultsAreFound")
 	}
-	downscaletest.TestPolicy(t, downscaletest.Subject{New: func() downscale.Policy { return &faulty{fault: fault} }, Sleeps: 5 * time.Minute, Stories: 20})
+	policytest.TestPolicy(t, policytest.Subject{New: func() policy.Policy { return &faulty{fault: fault} }, Sleeps: 5 * time.Minute, Stories: 20})
 }
 
 // The suite fails a policy for each fault, in the clause that the fault breaks (others may fail with it), and quotes it.

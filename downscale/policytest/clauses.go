@@ -1,11 +1,11 @@
-package downscaletest
+package policytest
 
 import (
 	"slices"
 	"time"
 
 	"github.com/ebbkit/ebb/balance"
-	"github.com/ebbkit/ebb/downscale"
+	"github.com/ebbkit/ebb/downscale/policy"
 )
 
 // clauses are the contract: a name for the subtest, the sentence that a failure quotes, and the check.
@@ -29,7 +29,7 @@ var clauses = []struct {
 }
 
 // random runs a story in which anything may happen, and has check look at each answer before it is followed.
-func random(s *story, check func([]downscale.Decision)) {
+func random(s *story, check func([]policy.Decision)) {
 	s.begin()
 	s.minimums()
 	for i := range s.is.Machines {
@@ -50,10 +50,10 @@ func random(s *story, check func([]downscale.Decision)) {
 }
 
 func spareOwn(s *story) {
-	random(s, func(ds []downscale.Decision) {
+	random(s, func(ds []policy.Decision) {
 		var spared []balance.MachineID
 		for _, d := range ds {
-			if d.Verdict != downscale.Spare {
+			if d.Verdict != policy.VerdictSpare {
 				continue
 			}
 			m := s.machine(d.Machine)
@@ -71,11 +71,11 @@ func spareOwn(s *story) {
 }
 
 func spareMinimum(s *story) {
-	random(s, func(ds []downscale.Decision) {
+	random(s, func(ds []policy.Decision) {
 		was := slices.Clone(s.is.Machines)
 		for _, d := range ds {
 			m := s.machine(d.Machine)
-			if d.Verdict != downscale.Spare || m == nil || m.Leaving {
+			if d.Verdict != policy.VerdictSpare || m == nil || m.Leaving {
 				continue
 			}
 			m.Leaving = true
@@ -88,12 +88,12 @@ func spareMinimum(s *story) {
 }
 
 func spareFirst(s *story) {
-	random(s, func(ds []downscale.Decision) {
+	random(s, func(ds []policy.Decision) {
 		first := map[string]int{}
 		for i, m := range s.is.Machines {
 			kept := i < s.is.App.Min || first[m.Region] < s.is.App.MinPerRegion
 			first[m.Region]++
-			if kept && slices.ContainsFunc(ds, func(d downscale.Decision) bool { return d.Verdict == downscale.Spare && d.Machine == m.ID }) {
+			if kept && slices.ContainsFunc(ds, func(d policy.Decision) bool { return d.Verdict == policy.VerdictSpare && d.Machine == m.ID }) {
 				s.broken("%s was spared, the %d. of the order, with minimums of %d and %d", m.ID, i+1, s.is.App.Min, s.is.App.MinPerRegion)
 			}
 		}
@@ -116,7 +116,7 @@ func spareHeld(s *story) {
 			s.is.Stale, why = true, "whether requests wait is not known"
 		}
 		for _, d := range s.ask() {
-			if d.Verdict == downscale.Spare {
+			if d.Verdict == policy.VerdictSpare {
 				s.broken("%s was spared while %s", d.Machine, why)
 			}
 		}
@@ -131,7 +131,7 @@ func spareFull(s *story) {
 	for range 2000 {
 		s.pass(time.Second)
 		for _, d := range s.ask() {
-			if d.Verdict == downscale.Spare {
+			if d.Verdict == policy.VerdictSpare {
 				s.broken("%s was spared: %s", d.Machine, d.Reason())
 			}
 		}
@@ -176,9 +176,9 @@ func sleeps(s *story) {
 }
 
 func recallLeaving(s *story) {
-	random(s, func(ds []downscale.Decision) {
+	random(s, func(ds []policy.Decision) {
 		for _, d := range ds {
-			if m := s.machine(d.Machine); d.Verdict == downscale.Recall && (m == nil || !m.Own || !m.Leaving) {
+			if m := s.machine(d.Machine); d.Verdict == policy.VerdictRecall && (m == nil || !m.Own || !m.Leaving) {
 				s.broken("%q was recalled, which is not leaving or not ours", d.Machine)
 			}
 		}
@@ -186,9 +186,9 @@ func recallLeaving(s *story) {
 }
 
 func reasons(s *story) {
-	random(s, func(ds []downscale.Decision) {
+	random(s, func(ds []policy.Decision) {
 		for _, d := range ds {
-			if d.App != s.is.App.ID || d.Reason() == "" || !slices.ContainsFunc(s.is.Machines, func(m downscale.Seen) bool { return m.Region == d.Region }) {
+			if d.App != s.is.App.ID || d.Reason() == "" || !slices.ContainsFunc(s.is.Machines, func(m policy.Seen) bool { return m.Region == d.Region }) {
 				s.broken("decided %+v, %q", d, d.Reason())
 			}
 		}
@@ -197,7 +197,7 @@ func reasons(s *story) {
 
 func anyOrder(s *story) {
 	other := s.newPolicy()
-	random(s, func(ds []downscale.Decision) {
+	random(s, func(ds []policy.Decision) {
 		is := s.is
 		is.Machines = slices.Clone(is.Machines)
 		s.rand.Shuffle(len(is.Machines), func(i, j int) { is.Machines[i], is.Machines[j] = is.Machines[j], is.Machines[i] })
@@ -209,7 +209,7 @@ func anyOrder(s *story) {
 
 func again(s *story) {
 	other := s.newPolicy()
-	random(s, func(ds []downscale.Decision) {
+	random(s, func(ds []policy.Decision) {
 		is := s.is
 		is.Machines = slices.Clone(is.Machines)
 		if got := other.Decide(s.now, is); !same(ds, got) {
@@ -219,10 +219,10 @@ func again(s *story) {
 }
 
 // same reports whether two answers spare and recall the same machines.
-func same(a, b []downscale.Decision) bool {
-	acts := func(ds []downscale.Decision) (out []string) {
+func same(a, b []policy.Decision) bool {
+	acts := func(ds []policy.Decision) (out []string) {
 		for _, d := range ds {
-			if d.Verdict != downscale.Hold {
+			if d.Verdict != policy.VerdictHold {
 				out = append(out, d.Verdict.String()+" "+string(d.Machine))
 			}
 		}
@@ -234,7 +234,7 @@ func same(a, b []downscale.Decision) bool {
 
 func apart(s *story) {
 	other := s.newPolicy()
-	random(s, func([]downscale.Decision) {
+	random(s, func([]policy.Decision) {
 		is := s.is
 		is.Machines = slices.Clone(is.Machines)
 		other.Decide(s.now, is)
@@ -264,7 +264,7 @@ func backwards(s *story) {
 }
 
 // sameRow compares what is exported of two rows.
-func sameRow(a, b downscale.Seen) bool {
+func sameRow(a, b policy.Seen) bool {
 	return a.ID == b.ID && a.Region == b.Region && a.Revision == b.Revision && a.Rank == b.Rank && a.State == b.State && a.Failing == b.Failing &&
 		a.Hard == b.Hard && a.Limits == b.Limits && a.Leaving == b.Leaving && a.Own == b.Own && a.Used == b.Used && a.Began == b.Began &&
 		a.Veto == b.Veto && a.Busy == b.Busy && a.Known == b.Known && a.Stale == b.Stale && a.Load == b.Load && a.Long == b.Long && a.Open == b.Open

@@ -1,4 +1,4 @@
-package downscale_test
+package policy_test
 
 import (
 	"fmt"
@@ -6,8 +6,8 @@ import (
 	"time"
 
 	"github.com/ebbkit/ebb/balance"
-	"github.com/ebbkit/ebb/downscale"
-	"github.com/ebbkit/ebb/downscale/downscaletest"
+	"github.com/ebbkit/ebb/downscale/policy"
+	"github.com/ebbkit/ebb/downscale/policytest"
 )
 
 // roomy is a policy of one's own: after a minute in which half of the machines would have been
@@ -15,8 +15,8 @@ import (
 // the bounds, which hold without it.
 type roomy struct{ since time.Time }
 
-// Decide implements [downscale.Policy].
-func (r *roomy) Decide(now time.Time, s downscale.Situation) (ds []downscale.Decision) {
+// Decide implements [policy.Policy].
+func (r *roomy) Decide(now time.Time, s policy.Situation) (ds []policy.Decision) {
 	load, room := 0, 0
 	var machines []balance.MachineID
 	for _, m := range s.Machines {
@@ -37,44 +37,40 @@ func (r *roomy) Decide(now time.Time, s downscale.Situation) (ds []downscale.Dec
 	}
 	for _, id := range machines {
 		text := fmt.Sprintf("a load of %d in room for %d", load, room)
-		ds = append(ds, downscale.Decision{Machine: id, Verdict: downscale.Spare, Text: text})
+		ds = append(ds, policy.Decision{Machine: id, Verdict: policy.VerdictSpare, Text: text})
 	}
 	return ds
 }
 
 // It passes the whole suite.
 func TestRoomy(t *testing.T) {
-	downscaletest.TestPolicy(t, downscaletest.Subject{
-		New: func() downscale.Policy { return &roomy{} }, Sleeps: 5 * time.Minute, Stories: 20,
+	policytest.TestPolicy(t, policytest.Subject{
+		New: func() policy.Policy { return &roomy{} }, Sleeps: 5 * time.Minute, Stories: 20,
 	})
 }
 
-// A policy of one's own is made for each app, by Config.Policy. Its bounds are kept for it: see
+// A policy of one's own is made for each app, by Config.Policy of package downscale. Its bounds are kept for it: see
 // Bounded.
 func ExampleBounded() {
-	config := downscale.Config{
-		Policy: func(balance.AppID) downscale.Policy { return &roomy{} },
-	} // for downscale.New
-
-	policy := downscale.Bounded(config.Policy("web")) // as a Downscaler asks it
-	s := downscale.Situation{App: balance.App{ID: "web", Autostop: balance.AutostopStop, Min: 1}}
+	bounded := policy.Bounded{Policy: &roomy{}} // as a Downscaler asks it
+	s := policy.Situation{App: balance.App{ID: "web", Autostop: balance.AutostopStop, Min: 1}}
 	// in their order, all without load
 	for i, id := range []balance.MachineID{"web-1", "web-2", "web-3"} {
 		s.Machines = append(
 			s.Machines,
-			downscale.Seen{
+			policy.Seen{
 				ID: id, Rank: uint64(i), Region: "nrt", State: balance.StateStarted,
 				Limits: balance.Limits{Soft: 10}, Own: true,
 			},
 		)
 	}
 	now := time.Unix(0, 0)
-	policy.Decide(now, s)
-	for _, d := range policy.Decide(now.Add(time.Minute), s) {
+	bounded.Decide(now, s)
+	for _, d := range bounded.Decide(now.Add(time.Minute), s) {
 		fmt.Println(d.Verdict, d.Machine, "of", d.App, "in", d.Region+":", d.Reason())
 	}
 	s.Parked = 1 // a request waits for a machine
-	fmt.Println(len(policy.Decide(now.Add(2*time.Minute), s)), "while one waits")
+	fmt.Println(len(bounded.Decide(now.Add(2*time.Minute), s)), "while one waits")
 	// Output:
 	// spare web-2 of web in nrt: a load of 0 in room for 30
 	// spare web-3 of web in nrt: a load of 0 in room for 30

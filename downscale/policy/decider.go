@@ -1,7 +1,8 @@
-package downscale
+package policy
 
 import (
 	"cmp"
+	"fmt"
 	"math"
 	"slices"
 	"time"
@@ -9,56 +10,51 @@ import (
 	"github.com/ebbkit/ebb/balance"
 )
 
-// Seen is one machine as a [Decider] sees it.
-type Seen struct {
-	ID       balance.MachineID
-	Region   string
-	Revision string
-	Rank     uint64 // its place in the canonical order: balance.Rank
-	State    balance.State
-	Failing  bool           // its checks fail: it has no capacity
-	Hard     bool           // it is hard-cordoned: it counts for nothing
-	Limits   balance.Limits // as they hold, the app's defaults filled in
-
-	Leaving bool // soft-cordoned or closing: it is being stopped, and can still be recalled
-
-	// Own says that this node owns the machine: only then can it be spared.
-	Own   bool
-	Used  bool // own: something was admitted since the last Situation
-	Began bool // own: it has come up since the last Situation, however short its start was
-	Veto  bool // own: it cannot be spared now, unless the whole app is idle: its last stop was aborted a moment ago
-	Busy  bool // own: it cannot be spared now: it says so itself, or has long connections that nobody may tell
-
-	// Known says that another node owns the machine and has told its load; Stale, that it should have and has not, or too
-	// long ago. With neither, what others own counts for the minimums only.
-	Known bool
-	Stale bool
-
-	Load int // own and known: requests in flight, long connections among them
-	// Peak is the most that were in flight at once since the last Situation: what the window remembers. Below Load it counts
-	// as Load. It sees the bursts that start machines, which one look a second does not.
-	Peak int
-	Long int // own: long connections that may be told
-	// own and known: of Load, the long connections without data for App.IdleAfter: they are no use
-	Idle int
-	Open Class // own: the classes of its long connections, idle ones apart
-
-	kept bool // it belongs to a minimum
+// Config configures a [Decider]. The zero value is valid: it hardly ever has a machine stopped only
+// to be started again. For machines that cost more than a start, a window of 2 min, a headroom of 0.9,
+// a keep-alive of 1 min and 15 s to settle sleep early and run full; to keep room for a load that
+// comes back, 15 min, 0.7, 30 min and 1 min.
+type Config struct {
+	// Window is how far back the load counts for the head-room rule. 0 means 5 min: with that, a load
+	// that swings through the day with noise on top hardly ever has a machine stopped only to be
+	// started again. Negative turns the rule off: only the keep-alive stops machines.
+	Window time.Duration
+	// Headroom is the part of the remaining machines' limits that the largest load of the window may
+	// take. 0 means 0.8; at most 1.
+	Headroom float64
+	// KeepAlive is how long an app without a request keeps its machines, where [balance.App].KeepAlive
+	// is 0 and [Situation].KeepAlive is too. 0 means 5 min. Negative turns the rule off: an app's last
+	// machine then runs for ever, unless its own KeepAlive says otherwise.
+	KeepAlive time.Duration
+	// Settle is how long after a start the head-room rule leaves a region alone. 0 means 30 s, or
+	// Window where that is shorter. Negative means not at all.
+	Settle time.Duration
+	// Every is how often the decider is asked. 0 means 1 s.
+	Every time.Duration
+	// Notify are the classes of long connections that do not keep a machine: they may be told to end.
+	Notify balance.Class
 }
 
-// Situation is what a [Decider] decides on.
-type Situation struct {
-	App balance.App
-	// Revision is the present one: machines of any other go first, and one that cannot for the moment (Veto) is waited for.
-	// Empty means that all are equal.
-	Revision string
-	// Machines are all machines of the app, whoever owns them and whatever their state, by Rank and then ID. If they come in
-	// another order they are sorted in place.
-	Machines []Seen
-	Parked   int  // requests that wait at edges
-	Stale    bool // Parked is not known to be current: nothing is stopped
-	// KeepAlive is how long the app is kept without a request by its habits; 0 when these are not known. App.KeepAlive beats it.
-	KeepAlive time.Duration
+func (c Config) resolve() (Config, error) {
+	bad := func(field string, v any, want string) (Config, error) {
+		return Config{}, fmt.Errorf("policy: Config.%s %v: want %s", field, v, want)
+	}
+	switch {
+	case c.Headroom < 0 || c.Headroom > 1 || c.Headroom != c.Headroom:
+		return bad("Headroom", c.Headroom, "0 (0.8) or more, at most 1")
+	case c.Every < 0:
+		return bad("Every", c.Every, "0 (1s) or more")
+	case c.Notify&^balance.ClassAll != 0:
+		return bad("Notify", c.Notify, "classes of balance.ClassAll")
+	}
+	c.Window = cmp.Or(c.Window, 5*time.Minute)
+	c.Headroom = cmp.Or(c.Headroom, 0.8)
+	c.KeepAlive = cmp.Or(c.KeepAlive, 5*time.Minute)
+	c.Every = cmp.Or(c.Every, time.Second)
+	if c.Settle == 0 {
+		c.Settle = min(30*time.Second, max(0, c.Window))
+	}
+	return c, nil
 }
 
 // Decider decides which machines of one app, of those that this node owns, are surplus. It is not safe for concurrent use.
@@ -66,7 +62,7 @@ type Situation struct {
 // Each region is looked at by itself. A machine is spared when one of two rules says so:
 //
 //   - Keep-alive: nothing is in flight in the whole app, nothing waits and nothing has been admitted or started for
-//     [balance.App.KeepAlive], else [Situation.KeepAlive], else [Config.KeepAlive]. All surplus machines go at once.
+//     [balance.App.KeepAlive], else [Situation].KeepAlive, else [Config.KeepAlive]. All surplus machines go at once.
 //   - Head-room: the largest load of the last [Config.Window] is at most [Config.Headroom] of what the others can take, no
 //     machine is starting or has been within [Config.Settle], and the whole window has been watched. At most
 //     max(1, 10 %) of the region's machines are on their way at once. The app's last machine is left to the keep-alive.
@@ -98,7 +94,7 @@ type Decider struct {
 	known   int           // started and not leaving, of this node or with a known load
 	leaving int           // of this node
 	spares  int           // App.Spare
-	open    Class         // of this node's machines
+	open    balance.Class // of this node's machines
 }
 
 // regionLoad is what a decider knows of one region: what it remembers, and the sums of the present Situation.
@@ -135,23 +131,18 @@ type sums struct {
 	vetoed    bool
 	oldVetoed bool // one of an old revision is
 	busy      balance.MachineID
-	keep      Class             // of busy: the long connections that keep it
+	keep      balance.Class     // of busy: the long connections that keep it
 	turn      balance.MachineID // of another owner: it goes first
 	recalled  bool
 }
 
-// NewDecider returns a decider. Of the configuration it reads Window, KeepAlive, Headroom, Settle, Notify and Every, which is
-// how often it is asked.
+// NewDecider returns a decider.
 func NewDecider(c Config) (*Decider, error) {
 	c, err := c.resolve()
 	if err != nil {
 		return nil, err
 	}
-	return newDecider(c), nil
-}
-
-func newDecider(resolved Config) *Decider {
-	return &Decider{config: resolved}
+	return &Decider{config: c}, nil
 }
 
 // Decide decides at time now. It returns the machines to spare and to recall, and for each region in which this node has
@@ -172,15 +163,6 @@ func (d *Decider) Decide(now time.Time, s Situation) []Decision {
 		d.regions, d.at, d.order, d.out = nil, nil, nil, nil // it sleeps; what wakes is watched anew
 	}
 	return out
-}
-
-// moves reports whether the machine runs or is on its way.
-func (m Seen) moves() bool {
-	switch m.State {
-	case balance.StateStopped, balance.StateSuspended, balance.StateFailed:
-		return false
-	}
-	return true
 }
 
 // begin takes the situation in: the sums, the windows, and when something was last in use.
@@ -228,14 +210,6 @@ func (d *Decider) begin(now time.Time, s *Situation) {
 
 // blind is how long a decider may not be asked before it has to watch a window anew.
 func (d *Decider) blind() time.Duration { return max(10*d.config.Every, d.config.Window/10) }
-
-func (s *Situation) sort() {
-	if !slices.IsSortedFunc(s.Machines, bySeen) {
-		slices.SortFunc(s.Machines, bySeen)
-	}
-}
-
-func bySeen(a, b Seen) int { return cmp.Or(cmp.Compare(a.Rank, b.Rank), cmp.Compare(a.ID, b.ID)) }
 
 func (d *Decider) region(name string) *regionLoad {
 	r, ok := d.regions[name]
@@ -309,18 +283,11 @@ func (r *regionLoad) peak() int { return r.load + r.burst + int(math.Sqrt(r.nois
 // add counts m's capacity in, or out with -1.
 func (r *regionLoad) add(m *Seen, sign int) {
 	switch c := capacity(m); c {
-	case Unlimited:
+	case unlimited:
 		r.endless += sign
 	default:
 		r.capacity += sign * c
 	}
-}
-
-func capacity(m *Seen) int {
-	if m.Failing {
-		return 0
-	}
-	return cmp.Or(m.Limits.Soft, m.Limits.Hard, Unlimited)
 }
 
 // roomWithout reports whether the region's peak fits without m; with m nil, as it is. Where there was load, what App.Spare
@@ -333,25 +300,26 @@ func (d *Decider) roomWithout(r *regionLoad, m *Seen) (fits bool, of Decision) {
 		endless -= max(0, d.spares-limited)
 	}
 	if m != nil {
-		if c := capacity(m); c == Unlimited {
+		if c := capacity(m); c == unlimited {
 			endless--
 		} else {
 			rest -= c
 		}
 	}
 	if endless > 0 {
-		rest = Unlimited
+		rest = unlimited
 	}
 	of = Decision{Peak: r.window.peak(), Capacity: rest, Headroom: d.config.Headroom, Of: d.config.Window}
 	of.Capacity = max(0, rest)
-	return rest == Unlimited || float64(of.Peak) <= d.config.Headroom*float64(rest), of
+	return rest == unlimited || float64(of.Peak) <= d.config.Headroom*float64(rest), of
 }
 
 // idle returns how the keep-alive rule decides; ok is false when it does not hold.
 func (d *Decider) idle(s *Situation) (of Decision, ok bool) {
 	keep := cmp.Or(s.App.KeepAlive, s.KeepAlive, d.config.KeepAlive)
-	of = Decision{Verdict: Spare, Why: RuleKeepAlive, For: d.now.Sub(d.used), Of: keep}
-	return of, keep >= 0 && of.For >= keep
+	of = Decision{Verdict: VerdictSpare, Rule: ruleKeepAlive, For: d.now.Sub(d.used), Of: keep}
+	of.Idle = keep >= 0 && of.For >= keep
+	return of, of.Idle
 }
 
 func (d *Decider) say(s *Situation, r *regionLoad, m *Seen, v Verdict, of Decision) {
@@ -365,16 +333,12 @@ func (d *Decider) say(s *Situation, r *regionLoad, m *Seen, v Verdict, of Decisi
 func (d *Decider) holdAll(s *Situation, of Decision) {
 	for i := range s.Machines {
 		if m := &s.Machines[i]; m.isLeaving() {
-			d.say(s, d.at[i], m, Recall, of)
+			d.say(s, d.at[i], m, VerdictRecall, of)
 		}
 	}
 	for _, r := range d.order {
 		if r.mine > 0 {
-			d.say(s, r, nil, Hold, of)
+			d.say(s, r, nil, VerdictHold, of)
 		}
 	}
-}
-
-func (m *Seen) isLeaving() bool {
-	return m.Own && m.Leaving && m.State == balance.StateStarted && !m.Hard
 }

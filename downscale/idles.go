@@ -1,4 +1,4 @@
-package autostart
+package downscale
 
 import (
 	"cmp"
@@ -9,15 +9,16 @@ import (
 	"time"
 
 	"github.com/ebbkit/ebb/balance"
+	"github.com/ebbkit/ebb/downscale/policy"
 )
 
 // idlesKept is how many apps are remembered: at a quarter of a kilobyte each, 2.5 MB.
 const idlesKept = 10_000
 
-// Idles learns the pauses of many apps, each as an [Idle]. The zero value knows nothing and is ready for use. All methods are
+// Idles learns the pauses of many apps, each as an [policy.Idle]. The zero value knows nothing and is ready for use. All methods are
 // safe for concurrent use. It may be kept over a restart in JSON.
 //
-// Package downscale feeds and asks it where it is Config.Habits. At most 10,000 apps are remembered; of more, those that
+// A [Downscaler] feeds and asks it where it is [Config].Habits. At most 10,000 apps are remembered; of more, those that
 // have had no pause for longest are forgotten.
 type Idles struct {
 	mu   sync.Mutex
@@ -27,31 +28,31 @@ type Idles struct {
 
 // habit is what is known of one app.
 type habit struct {
-	Idle
+	policy.Idle
 	turn uint64 // when it was last told of; the lowest is forgotten first
 }
 
-// Gap takes in a pause of an app, from a last request to the next. See [Idle.Gap].
+// Gap takes in a pause of an app, from a last request to the next. See [policy.Idle.Gap].
 func (i *Idles) Gap(app balance.AppID, d time.Duration) {
-	if d < idleMin {
-		return
-	}
 	i.mu.Lock()
 	defer i.mu.Unlock()
-	i.turn++
-	h := i.apps[app]
-	if h == nil {
+	h, known := i.apps[app]
+	if !known {
+		h = &habit{}
+	}
+	if !h.Idle.Gap(d) {
+		return
+	}
+	if i.turn++; !known {
 		if i.apps == nil {
 			i.apps = map[balance.AppID]*habit{}
 		}
 		if len(i.apps) >= idlesKept {
 			i.forgetOne()
 		}
-		h = &habit{}
 		i.apps[app] = h
 	}
 	h.turn = i.turn
-	h.Idle.Gap(d)
 }
 
 // forgetOne makes room. It looks at all, which is rare: once for an app that has a pause, and only when there are too many.
@@ -67,7 +68,7 @@ func (i *Idles) forgetOne() {
 }
 
 // KeepAlive returns how long an app without requests keeps its machines: what has been learned, near otherwise, or
-// otherwise itself. See [Idle.KeepAlive].
+// otherwise itself. See [policy.Idle.KeepAlive].
 func (i *Idles) KeepAlive(app balance.AppID, otherwise time.Duration) time.Duration {
 	i.mu.Lock()
 	defer i.mu.Unlock()
@@ -78,13 +79,13 @@ func (i *Idles) KeepAlive(app balance.AppID, otherwise time.Duration) time.Durat
 }
 
 // Of returns what is known of an app, as a copy.
-func (i *Idles) Of(app balance.AppID) Idle {
+func (i *Idles) Of(app balance.AppID) policy.Idle {
 	i.mu.Lock()
 	defer i.mu.Unlock()
 	if h := i.apps[app]; h != nil {
 		return h.Idle
 	}
-	return Idle{}
+	return policy.Idle{}
 }
 
 // Forget drops what is known of an app.
@@ -94,10 +95,10 @@ func (i *Idles) Forget(app balance.AppID) {
 	delete(i.apps, app)
 }
 
-// idleOf is one app on paper. They are a list, so that the order in which apps are forgotten lasts.
+// idleOf is the JSON form of one app; a list keeps the order in which apps are forgotten.
 type idleOf struct {
 	App  balance.AppID `json:"app"`
-	Idle Idle          `json:"idle"`
+	Idle policy.Idle   `json:"idle"`
 }
 
 // MarshalJSON writes what is known of all apps, those that had a pause last at the end.
@@ -124,7 +125,7 @@ func (i *Idles) MarshalJSON() ([]byte, error) {
 func (i *Idles) UnmarshalJSON(text []byte) error {
 	var list []idleOf
 	if err := json.Unmarshal(text, &list); err != nil {
-		return fmt.Errorf("autostart: pauses of apps: %w", err)
+		return fmt.Errorf("downscale: pauses of apps: %w", err)
 	}
 	list = list[max(0, len(list)-idlesKept):]
 	apps := make(map[balance.AppID]*habit, len(list))

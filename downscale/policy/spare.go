@@ -1,4 +1,4 @@
-package downscale
+package policy
 
 import (
 	"time"
@@ -17,7 +17,7 @@ func (d *Decider) recall(s *Situation, idle Decision, isIdle bool) {
 		if !needed {
 			continue
 		}
-		d.say(s, r, m, Recall, of)
+		d.say(s, r, m, VerdictRecall, of)
 		r.recalled = true
 		d.running++
 		d.known++
@@ -34,33 +34,33 @@ func (d *Decider) recall(s *Situation, idle Decision, isIdle bool) {
 func (d *Decider) needed(s *Situation, r *regionLoad, idle Decision, isIdle bool) (Decision, bool) {
 	switch {
 	case d.running < s.App.Min:
-		return Decision{Why: RuleMinimum, Count: d.running}, true
+		return Decision{Rule: ruleMinimum, Count: d.running}, true
 	case r.running < s.App.MinPerRegion:
-		return Decision{Why: RuleMinimum, Count: r.running}, true
+		return Decision{Rule: ruleMinimum, Count: r.running}, true
 	case isIdle:
 		return Decision{}, false
 	case r.starting != "":
-		return Decision{Why: RuleStarting}, true
+		return Decision{Rule: ruleStarting}, true
 	case d.known == 0:
 		return d.last(idle), true
 	case r.stale:
-		return Decision{Why: RuleStale}, true
+		return Decision{Rule: ruleStale}, true
 	}
 	if of, held := d.unwatched(r); held {
 		return of, true
 	}
 	fits, of := d.roomWithout(r, nil)
-	of.Why = RuleNeeded
+	of.Rule = ruleNeeded
 	return of, !fits
 }
 
 // last is the decision about an app's last machine, which only the keep-alive spares.
 func (d *Decider) last(idle Decision) Decision {
-	return Decision{Why: RuleLast, For: idle.For, Of: idle.Of, Open: d.open}
+	return Decision{Rule: ruleLast, For: idle.For, Of: idle.Of, Open: d.open}
 }
 
 func (d *Decider) unwatched(r *regionLoad) (Decision, bool) {
-	of := Decision{Why: RuleUnwatched, For: r.window.watched(d.now), Of: d.config.Window}
+	of := Decision{Rule: ruleUnwatched, For: r.window.watched(d.now), Of: d.config.Window}
 	return of, of.Of < 0 || of.For < of.Of
 }
 
@@ -74,7 +74,7 @@ func (d *Decider) spare(s *Situation, idle Decision, isIdle bool) {
 		if isIdle {
 			r.open, r.room = true, r.known
 		} else if of, held := d.pace(r); held {
-			d.say(s, r, nil, Hold, of)
+			d.say(s, r, nil, VerdictHold, of)
 			continue
 		} else {
 			r.open, r.room = true, max(1, (r.known+r.leaving)/10)-r.leaving
@@ -97,14 +97,14 @@ func (d *Decider) spare(s *Situation, idle Decision, isIdle bool) {
 		switch {
 		case r.spared || r.mine == 0:
 		case r.turn != "":
-			d.say(s, r, nil, Hold, Decision{Why: RuleTurn, Machine: r.turn})
+			d.say(s, r, nil, VerdictHold, Decision{Rule: ruleTurn, Machine: r.turn})
 		case !r.open: // said
 		case r.vetoed:
-			d.say(s, r, nil, Hold, Decision{Why: RuleBackoff})
+			d.say(s, r, nil, VerdictHold, Decision{Rule: ruleBackoff})
 		case r.busy != "":
-			d.say(s, r, nil, Hold, Decision{Why: RuleBusy, Machine: r.busy, Open: r.keep})
+			d.say(s, r, nil, VerdictHold, Decision{Rule: ruleBusy, Machine: r.busy, Open: r.keep})
 		default:
-			d.say(s, r, nil, Hold, Decision{Why: RuleMinimum, Count: r.running})
+			d.say(s, r, nil, VerdictHold, Decision{Rule: ruleMinimum, Count: r.running})
 		}
 	}
 }
@@ -115,13 +115,13 @@ func (d *Decider) pace(r *regionLoad) (Decision, bool) {
 	since := d.now.Sub(r.started)
 	switch {
 	case r.starting != "":
-		return Decision{Why: RuleStarting, Machine: r.starting}, true
+		return Decision{Rule: ruleStarting, Machine: r.starting}, true
 	case !r.started.IsZero() && since < settle:
-		return Decision{Why: RuleSettle, For: since, Of: settle}, true
+		return Decision{Rule: ruleSettle, For: since, Of: settle}, true
 	case r.stale:
-		return Decision{Why: RuleStale}, true
+		return Decision{Rule: ruleStale}, true
 	case max(1, (r.known+r.leaving)/10) <= r.leaving:
-		return Decision{Why: RulePace, Count: r.leaving}, true
+		return Decision{Rule: rulePace, Count: r.leaving}, true
 	}
 	return d.unwatched(r)
 }
@@ -187,7 +187,7 @@ func (d *Decider) consider(s *Situation, r *regionLoad, m *Seen, idle Decision, 
 		return
 	case !isIdle && d.known == 1:
 		if r.open = false; !r.spared && r.turn == "" {
-			d.say(s, r, nil, Hold, d.last(idle))
+			d.say(s, r, nil, VerdictHold, d.last(idle))
 		}
 		return
 	case !isIdle:
@@ -195,15 +195,15 @@ func (d *Decider) consider(s *Situation, r *regionLoad, m *Seen, idle Decision, 
 		if fits, of = d.roomWithout(r, m); !fits {
 			r.open = false
 			if !r.spared && r.turn == "" {
-				of.Why = RuleNeeded
-				d.say(s, r, m, Hold, of)
+				of.Rule = ruleNeeded
+				d.say(s, r, m, VerdictHold, of)
 			}
 			return
 		}
-		of.Why = RuleHeadroom
+		of.Rule = ruleHeadroom
 	}
 	if m.Own {
-		d.say(s, r, m, Spare, of)
+		d.say(s, r, m, VerdictSpare, of)
 		r.spared = true
 		r.mine--
 	} else {

@@ -1,0 +1,209 @@
+package policy
+
+import (
+	"fmt"
+	"strings"
+	"time"
+
+	"github.com/ebbkit/ebb/balance"
+	"github.com/ebbkit/ebb/internal/enum"
+)
+
+// Verdict is what a [Decision] is for.
+type Verdict uint8
+
+// The verdicts.
+const (
+	VerdictHold   Verdict = iota // no machine of the region is stopped now
+	VerdictSpare                 // the machine is surplus: stop it
+	VerdictRecall                // the machine was surplus and is so no longer
+)
+
+var verdictNames = [...]string{"hold", "spare", "recall"}
+
+// String returns the verdict's name.
+func (v Verdict) String() string { return enumName(verdictNames[:], uint8(v), "verdict") }
+
+// MarshalText returns the verdict's name; a value without one is an error.
+func (v Verdict) MarshalText() ([]byte, error) {
+	return enum.Marshal("policy: verdict", verdictNames[:], uint8(v))
+}
+
+// UnmarshalText is the inverse of [Verdict.MarshalText]; the error lists the names.
+func (v *Verdict) UnmarshalText(text []byte) error {
+	return enum.Unmarshal(v, "policy: verdict", verdictNames[:], text)
+}
+
+// Rule is the rule that a [Decision] follows: its name is for people and for counting. The zero value is
+// a rule of a policy of your own, which says more in Decision.Text.
+type Rule uint8
+
+// The rules. The comment says which verdicts they come with.
+const (
+	ruleOther     Rule = iota // of your own policy: see Decision.Text
+	ruleOff                   // hold, recall: App.Autostop is off
+	ruleStale                 // hold, recall: what others report is too old to stop anything on
+	ruleParked                // hold, recall: requests wait for a machine
+	ruleStarting              // hold, recall: a machine of the region is starting
+	ruleSettle                // hold: one was, a moment ago
+	ruleUnwatched             // hold, recall: the load has not been watched for the whole window
+	ruleNeeded                // hold, recall: the others would be too full without the machine
+	ruleLast                  // hold, recall: the app's last machine waits for the keep-alive
+	ruleMinimum               // hold, recall: no more machines run than the minimum
+	rulePace                  // hold: enough machines are on their way already
+	ruleBackoff               // hold: the machines that could be spared were needed a moment ago
+	ruleBusy                  // hold: see Decision.Busy
+	ruleTurn                  // hold: a machine of another owner goes first
+	ruleHeadroom              // spare: the others have room enough
+	ruleKeepAlive             // spare: nothing has been used for the whole keep-alive
+)
+
+var ruleNames = [...]string{
+	"other", "off", "stale", "parked", "starting", "settle", "unwatched", "needed", "last", "minimum",
+	"pace", "backoff", "busy", "turn", "headroom", "keep-alive",
+}
+
+// String returns the rule's name.
+func (r Rule) String() string { return enumName(ruleNames[:], uint8(r), "rule") }
+
+// MarshalText returns the rule's name; a value without one is an error.
+func (r Rule) MarshalText() ([]byte, error) {
+	return enum.Marshal("policy: rule", ruleNames[:], uint8(r))
+}
+
+// UnmarshalText is the inverse of [Rule.MarshalText]; the error lists the names.
+func (r *Rule) UnmarshalText(text []byte) error {
+	return enum.Unmarshal(r, "policy: rule", ruleNames[:], text)
+}
+
+// Decision is what a [Policy] decided about one region, or about one machine of it, and why. It is a
+// comparable value. A policy of your own fills in Machine, Verdict and Text, and Idle where it is so.
+type Decision struct {
+	App     balance.AppID
+	Region  string
+	Machine balance.MachineID // of a hold, the one that the rule is about, if it is about one
+	Verdict Verdict
+	// Idle, of VerdictSpare, says that nothing of the whole app has been used for so long that it may
+	// sleep: that the machine was needed a moment ago is no reason to wait.
+	Idle bool
+	Rule Rule
+	Text string // of policies of your own: the reason, said instead of the rule's
+	// Bound is what keeps the decision from being carried out, a sentence for people: see
+	// [Bounded.Refused].
+	Bound string
+
+	// Count is a number of machines that run (minimum) or are on their way (pace), or of requests
+	// (parked).
+	Count int
+	// Open are the long connections that keep the machine (busy), none if it says so itself; or those
+	// of the app (last), or of a machine that was refused.
+	Open     balance.Class
+	Peak     int           // headroom, needed: largest load in the window
+	Capacity int           // headroom, needed: of the others; above balance.MaxLimit if one has no limit
+	Headroom float64       // headroom, needed: the part of Capacity that the peak may take
+	For      time.Duration // keep-alive, last: idle; unwatched: watched; settle: since the last start
+	Of       time.Duration // the keep-alive, window or settle time that applies
+}
+
+// Busy reports whether a machine could be spared but for its long connections, or because it says that
+// it is busy.
+func (d Decision) Busy() bool { return d.Rule == ruleBusy }
+
+// unlimited is the capacity of machines of which one has neither a soft nor a hard limit.
+const unlimited = balance.MaxLimit + 1
+
+// Reason says in a sentence for people why it was decided so.
+func (d Decision) Reason() string {
+	if d.Text != "" {
+		return d.Text
+	}
+	switch d.Rule {
+	case ruleOff:
+		return "autostop is off"
+	case ruleStale:
+		return "what was last reported is too old"
+	case ruleParked:
+		return fmt.Sprintf("%s parked", count(d.Count, "request"))
+	case ruleStarting:
+		if d.Verdict == VerdictRecall {
+			return "another machine is starting"
+		}
+		return fmt.Sprintf("%s is starting", d.Machine)
+	case ruleSettle:
+		return fmt.Sprintf("settling: %s of %s since the last start", short(d.For), short(d.Of))
+	case ruleUnwatched:
+		return fmt.Sprintf("watched for %s of the window of %s", short(d.For), short(d.Of))
+	case ruleNeeded:
+		return d.rule(">")
+	case ruleLast:
+		switch {
+		case d.For <= 0 && d.Open != 0:
+			return fmt.Sprintf("the last machine is in use: %v open", d.Open)
+		case d.For <= 0:
+			return "the last machine is in use"
+		case d.Of < 0:
+			return "the last machine stays: keep-alive is off"
+		}
+		return fmt.Sprintf("the last machine waits for the keep-alive: idle for %s of %s", short(d.For), short(d.Of))
+	case ruleMinimum:
+		return fmt.Sprintf("minimum: %s running", count(d.Count, "machine"))
+	case rulePace:
+		return fmt.Sprintf("%s on the way already", count(d.Count, "machine"))
+	case ruleBackoff:
+		return "what could be spared was needed a moment ago"
+	case ruleBusy:
+		if d.Open != 0 {
+			return fmt.Sprintf("%s could be spared but for its long connections: %v", d.Machine, d.Open)
+		}
+		return fmt.Sprintf("%s could be spared and is busy", d.Machine)
+	case ruleTurn:
+		return fmt.Sprintf("%s goes first, and is not ours", d.Machine)
+	case ruleOther:
+		return "by a policy that says no more"
+	case ruleHeadroom:
+		return d.rule("<=")
+	case ruleKeepAlive:
+		return fmt.Sprintf("keep-alive %s over: no request since %s", short(d.Of), short(d.For))
+	}
+	return fmt.Sprintf("rule(%d)", uint8(d.Rule))
+}
+
+func (d Decision) rule(relation string) string {
+	capacity := fmt.Sprint(d.Capacity)
+	if d.Capacity == unlimited {
+		capacity = "unlimited"
+	}
+	return fmt.Sprintf("window %s peak %d %s %g x %s without %s", short(d.Of), d.Peak, relation, d.Headroom, capacity, d.Machine)
+}
+
+func count(n int, what string) string {
+	if n == 1 {
+		return "1 " + what
+	}
+	return fmt.Sprintf("%d %ss", n, what)
+}
+
+// short is a duration as people write it: 5m, not 5m0s; below a minute in tenths of a second.
+func short(d time.Duration) string {
+	switch {
+	case d < time.Second:
+		return d.Round(time.Millisecond).String()
+	case d < time.Minute:
+		return d.Round(100 * time.Millisecond).String()
+	}
+	s := d.Round(time.Second).String()
+	if strings.HasSuffix(s, "m0s") {
+		s = strings.TrimSuffix(s, "0s")
+	}
+	if strings.HasSuffix(s, "h0m") {
+		s = strings.TrimSuffix(s, "0m")
+	}
+	return s
+}
+
+func enumName(names []string, i uint8, kind string) string {
+	if int(i) < len(names) {
+		return names[i]
+	}
+	return fmt.Sprintf("%s(%d)", kind, i)
+}
