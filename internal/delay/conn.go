@@ -9,17 +9,19 @@ import (
 	"time"
 )
 
-// linger is how long, after the last byte was due, a closed connection still waits for a peer that does not read.
+// linger is how long, after the last byte was due, a closed connection still waits for a peer
+// that does not read.
 const linger = 5 * time.Second
 
-// Conn returns c as seen from its dialling side over the link: what is written reaches the peer half a round trip later,
-// what the peer writes can be read half a round trip later, and so come
-// the end of its stream and errors. Order is kept, and
-// bytes follow each other at once: only the 8 MiB that may be on their way in each direction bound the throughput; then
-// writing blocks, here or at the peer. Where the delay is zero c itself is returned.
+// Conn returns c as seen from its dialling side over the link: what is written reaches the peer
+// half a round trip later, what the peer writes can be read half a round trip later, and so come
+// the end of its stream and errors. Order is kept, and bytes follow each other at once: only the
+// 8 MiB that may be on their way in each direction bound the throughput; then writing blocks,
+// here or at the peer. Where the delay is zero c itself is returned.
 //
-// The connection belongs to the result. Deadlines apply to the result's calls. CloseWrite works where c has it. Close
-// returns at once; as with a kernel's socket, what was written before still arrives, and then the end.
+// The connection belongs to the result. Deadlines apply to the result's calls. CloseWrite works
+// where c has it. Close returns at once; as with a kernel's socket, what was written before still
+// arrives, and then the end.
 func (l *Links) Conn(c net.Conn, from, to string) net.Conn {
 	l.mu.Lock()
 	k := l.link(from, to)
@@ -37,8 +39,8 @@ func (l *Links) Conn(c net.Conn, from, to string) net.Conn {
 	return d
 }
 
-// conn is a delayed connection. One goroutine for each direction moves bytes between a flow and the inner connection;
-// send also closes it.
+// conn is a delayed connection. One goroutine for each direction moves bytes between a flow and
+// the inner connection; send also closes it.
 type conn struct {
 	inner   net.Conn
 	links   *Links
@@ -80,8 +82,8 @@ func (c *conn) send() {
 	}
 }
 
-// failed tells this side of an error at the peer's, half a round trip later. It reports false when nobody is
-// there to be told.
+// failed tells this side of an error at the peer's, half a round trip later. It reports false
+// when nobody is there to be told.
 func (c *conn) failed(err error) bool {
 	if !c.out.pause() {
 		return false

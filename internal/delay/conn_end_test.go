@@ -57,7 +57,8 @@ func TestConnHalfCloseUnsupported(t *testing.T) {
 	})
 }
 
-// As a kernel does: what was written before Close arrives, then the end; the goroutines end by themselves.
+// As a kernel does: what was written before Close arrives, then the end; the goroutines end by
+// themselves.
 func TestConnCloseDelivers(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		_, near, far := linked(100 * ms)

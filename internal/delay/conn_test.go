@@ -15,12 +15,14 @@ import (
 	"testing"
 	"testing/synctest"
 	"time"
+
+	"github.com/ebbkit/ebb/internal/delay/queue"
 )
 
 const ms = time.Millisecond
 
-// linked returns links with one round trip between "a" and "b", and the two ends of a connection over it. A goroutine that
-// stays behind fails the bubble.
+// linked returns links with one round trip between "a" and "b", and the two ends of a connection
+// over it. A goroutine that stays behind fails the bubble.
 func linked(rtt time.Duration) (l *Links, near net.Conn, far *memConn) {
 	l = new(Links)
 	l.Set("a", "b", rtt)
@@ -120,7 +122,7 @@ func TestConnThroughput(t *testing.T) {
 			if n != size || err != nil || !bytes.Equal(got.Sum(nil), (<-sent).Sum(nil)) {
 				t.Errorf("to far %v: received %d bytes, %v", toFar, n, err)
 			}
-			atBest := time.Duration(float64(size) / window * float64(rtt/2))
+			atBest := time.Duration(float64(size) / queue.Window * float64(rtt/2))
 			if took := elapsed(); took < atBest*9/10 || took > atBest*3/2+rtt {
 				t.Errorf("to far %v: took %v, the window allows %v", toFar, took, atBest)
 			}
@@ -136,7 +138,7 @@ func TestConnBackpressure(t *testing.T) {
 		near.SetWriteDeadline(time.Now().Add(time.Second))
 		elapsed := stopwatch()
 		n, err := near.Write(make([]byte, 20<<20))
-		if !errors.Is(err, os.ErrDeadlineExceeded) || n < window || n > window+2*memBuffer+maxPiece {
+		if !errors.Is(err, os.ErrDeadlineExceeded) || n < queue.Window || n > queue.Window+2*memBuffer+queue.MaxPiece {
 			t.Errorf("a peer that does not read: wrote %d, %v", n, err)
 		}
 		wantElapsed(t, "it gave up", elapsed(), time.Second)
@@ -173,7 +175,7 @@ func TestConnBackpressure(t *testing.T) {
 		}()
 		time.Sleep(time.Second)
 		synctest.Wait()
-		if n := taken.Load(); n < window-window/4 || n > window+2*memBuffer {
+		if n := taken.Load(); n < queue.Window-queue.Window/4 || n > queue.Window+2*memBuffer {
 			t.Errorf("the peer wrote %d bytes to a reader that does not read", n)
 		}
 	})

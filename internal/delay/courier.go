@@ -3,24 +3,28 @@ package delay
 import (
 	"sync"
 	"time"
+
+	"github.com/ebbkit/ebb/internal/delay/queue"
 )
 
-// courier calls functions in order, each when it is due, on one goroutine that lives only while something waits.
+// courier calls functions in order, each when it is due, on one goroutine that lives only while
+// something waits.
 type courier struct {
 	links *Links
 	stop  <-chan struct{} // when closed, what still waits is dropped
 	limit int             // most that may wait; 0 means no bound
 
 	mu      sync.Mutex
-	line    line[func()]
+	line    queue.Line[func()]
 	running bool
 }
 
-// post has f called after the given delay. It reports false where f is dropped: too many wait, or the links are closed.
+// post has f called after the given delay. It reports false where f is dropped: too many wait, or
+// the links are closed.
 func (c *courier) post(after time.Duration, f func()) bool {
 	c.mu.Lock()
 	defer c.mu.Unlock()
-	if c.limit > 0 && c.line.len() >= c.limit {
+	if c.limit > 0 && c.line.Len() >= c.limit {
 		return false
 	}
 	if !c.running {
@@ -30,8 +34,9 @@ func (c *courier) post(after time.Duration, f func()) bool {
 		c.running = true
 		go c.run()
 	}
-	// The goroutine sleeps until the head of the line is due; a push never changes the head, so there is nobody to wake.
-	c.line.push(time.Now(), after, f)
+	// The goroutine sleeps until the head of the line is due; a push never changes the head, so
+	// there is nobody to wake.
+	c.line.Push(time.Now(), after, f)
 	return true
 }
 
@@ -58,29 +63,30 @@ func (c *courier) run() {
 	}
 }
 
-// next returns the function that is due, or how long until one is. With neither the goroutine has to end.
+// next returns the function that is due, or how long until one is. With neither the goroutine has
+// to end.
 func (c *courier) next() (f func(), wait time.Duration) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
-	due, ok := c.line.next()
+	due, ok := c.line.Next()
 	if !ok {
 		c.running = false
 		return nil, 0
 	}
 	select {
 	case <-c.stop:
-		c.line, c.running = line[func()]{}, false
+		c.line, c.running = queue.Line[func()]{}, false
 		return nil, 0
 	default:
 	}
 	if wait = time.Until(due); wait > 0 {
 		return nil, wait
 	}
-	return c.line.pop(), 0
+	return c.line.Pop(), 0
 }
 
 func (c *courier) drop() {
 	c.mu.Lock()
 	defer c.mu.Unlock()
-	c.line, c.running = line[func()]{}, false
+	c.line, c.running = queue.Line[func()]{}, false
 }

@@ -1,8 +1,10 @@
-// Package delay emulates the links between regions on one machine: connections, datagrams and messages between two places
-// arrive half a round trip after they were sent, in order, and at full throughput.
+// Package delay emulates the links between regions on one machine: connections, datagrams and
+// messages between two places arrive half a round trip after they were sent, in order, and at
+// full throughput.
 //
-// Cities and RoundTrip know how far apart real cities are. Links holds the delay of every pair and may change it while
-// traffic flows. Nothing is lost or reordered and bandwidth is not limited, except by the bytes that may be on their way.
+// Package cities knows how far apart real cities are. Links holds the delay of every pair and may
+// change it while traffic flows. Nothing is lost or reordered and bandwidth is not limited,
+// except by the bytes that may be on their way.
 package delay
 
 import (
@@ -11,13 +13,15 @@ import (
 	"sync"
 	"sync/atomic"
 	"time"
+
+	"github.com/ebbkit/ebb/internal/cities"
 )
 
 // DialFunc is the type of [net.Dialer.DialContext].
 type DialFunc = func(ctx context.Context, network, addr string) (net.Conn, error)
 
-// Links are the delays between places, named by any strings, and what is on its way between them. The zero value has no
-// delays and is ready to use. All methods are safe for concurrent use.
+// Links are the delays between places, named by any strings, and what is on its way between them.
+// The zero value has no delays and is ready to use. All methods are safe for concurrent use.
 type Links struct {
 	mu     sync.Mutex
 	pairs  map[pair]*link
@@ -36,21 +40,22 @@ type link struct{ rtt atomic.Int64 }
 // half returns the delay of one direction.
 func (k *link) half() time.Duration { return time.Duration(k.rtt.Load()) / 2 }
 
-// NewLinks returns links with the round trip between each two of the given cities, as [RoundTrip] has it.
-func NewLinks(cities ...string) *Links {
+// NewLinks returns links with the round trip between each two of the given cities, as
+// [cities.RoundTrip] has it.
+func NewLinks(codes ...string) *Links {
 	l := new(Links)
-	for i, a := range cities {
-		for _, b := range cities[:i] {
-			rtt, _ := RoundTrip(a, b)
+	for i, a := range codes {
+		for _, b := range codes[:i] {
+			rtt, _ := cities.RoundTrip(a, b)
 			l.Set(a, b, rtt)
 		}
 	}
 	return l
 }
 
-// Set makes rtt the round trip between a and b, in both directions; 0 or less means that everything passes straight
-// through. What is on its way keeps its time of arrival, and what follows never overtakes it. Connections that were opened
-// while the delay was zero stay without.
+// Set makes rtt the round trip between a and b, in both directions; 0 or less means that
+// everything passes straight through. What is on its way keeps its time of arrival, and what
+// follows never overtakes it. Connections that were opened while the delay was zero stay without.
 func (l *Links) Set(a, b string, rtt time.Duration) {
 	l.mu.Lock()
 	defer l.mu.Unlock()
@@ -78,13 +83,15 @@ func (l *Links) link(a, b string) *link {
 	return k
 }
 
-// Dialer returns a dial function for connections from one place to another over TCP. See [Links.WrapDial].
+// Dialer returns a dial function for connections from one place to another over TCP. See
+// [Links.WrapDial].
 func (l *Links) Dialer(from, to string) DialFunc {
 	return l.WrapDial(from, to, new(net.Dialer).DialContext)
 }
 
-// WrapDial returns dial with the delay of a link: the far side sees the connection after half a round trip, the caller gets
-// it, or the error, after a whole one, and it is delayed as by [Links.Conn].
+// WrapDial returns dial with the delay of a link: the far side sees the connection after half a
+// round trip, the caller gets it, or the error, after a whole one, and it is delayed as by
+// [Links.Conn].
 func (l *Links) WrapDial(from, to string, dial DialFunc) DialFunc {
 	return func(ctx context.Context, network, addr string) (net.Conn, error) {
 		l.mu.Lock()
@@ -127,9 +134,10 @@ func (l *Links) sleepUntil(ctx context.Context, t time.Time) error {
 	}
 }
 
-// Send calls f after half a round trip, for messages within a process. Calls from one place to another are made in the
-// order they were sent, one at a time, on a goroutine that lives only while something is on its way; Send itself never
-// blocks, so what is on its way is not bounded. After Close it does nothing. f may call Send, but not Close.
+// Send calls f after half a round trip, for messages within a process. Calls from one place to
+// another are made in the order they were sent, one at a time, on a goroutine that lives only
+// while something is on its way; Send itself never blocks, so what is on its way is not bounded.
+// After Close it does nothing. f may call Send, but not Close.
 func (l *Links) Send(from, to string, f func()) {
 	l.mu.Lock()
 	k := l.link(from, to)
@@ -145,8 +153,9 @@ func (l *Links) Send(from, to string, f func()) {
 	c.post(k.half(), f)
 }
 
-// Close ends everything at once: connections break, relays end, what is on its way is dropped. It returns when all
-// goroutines have ended, which takes as long as a call made by [Links.Send] takes. A connection wrapped later is closed.
+// Close ends everything at once: connections break, relays end, what is on its way is dropped. It
+// returns when all goroutines have ended, which takes as long as a call made by [Links.Send]
+// takes. A connection wrapped later is closed.
 func (l *Links) Close() error {
 	l.mu.Lock()
 	if !l.closed {
@@ -189,7 +198,8 @@ func (l *Links) enter() bool {
 	return true
 }
 
-// register makes Close call end for key, and counts goroutines; it reports false, and does nothing, after Close.
+// register makes Close call end for key, and counts goroutines; it reports false, and does
+// nothing, after Close.
 func (l *Links) register(key any, end func(), goroutines int) bool {
 	l.mu.Lock()
 	defer l.mu.Unlock()

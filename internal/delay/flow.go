@@ -5,14 +5,17 @@ import (
 	"os"
 	"sync"
 	"time"
+
+	"github.com/ebbkit/ebb/internal/delay/queue"
 )
 
-// flow is one direction of a connection: a stream under a lock, with a side that puts and a side that gets.
+// flow is one direction of a connection: a stream under a lock, with a side that puts and a side
+// that gets.
 type flow struct {
 	link *link
 
 	mu     sync.Mutex
-	stream stream
+	stream queue.Stream
 	put    side
 	get    side
 	// What get returns once the bytes are gone, and from when on; end is nil while more may come.
@@ -45,7 +48,8 @@ func (s *side) check(now time.Time) error {
 	return nil
 }
 
-// wait waits for a change, for the deadline, or for the given time unless that is zero. f.mu is held.
+// wait waits for a change, for the deadline, or for the given time unless that is zero. f.mu is
+// held.
 func (s *side) wait(now, until time.Time) {
 	if until.IsZero() || !s.deadline.IsZero() && s.deadline.Before(until) {
 		until = s.deadline
@@ -60,7 +64,8 @@ func (s *side) wait(now, until time.Time) {
 	s.cond.Wait()
 }
 
-// ring wakes the side. It takes the lock so that it cannot come between setting the alarm and waiting for it.
+// ring wakes the side. It takes the lock so that it cannot come between setting the alarm and
+// waiting for it.
 func (s *side) ring() {
 	s.cond.L.Lock()
 	defer s.cond.L.Unlock()
@@ -86,7 +91,7 @@ func (f *flow) write(p []byte) (n int, err error) {
 		if err := f.put.check(now); err != nil {
 			return n, err
 		}
-		if k := f.stream.put(now, f.link.half(), p[n:]); k > 0 {
+		if k := f.stream.Put(now, f.link.half(), p[n:]); k > 0 {
 			n += k
 			f.get.cond.Signal()
 		}
@@ -125,8 +130,8 @@ func (f *flow) done(n int) {
 }
 
 func (f *flow) removed(n int) {
-	if n = min(n, f.stream.size); n > 0 {
-		f.stream.take(n)
+	if n = min(n, f.stream.Size()); n > 0 {
+		f.stream.Take(n)
 		f.put.cond.Broadcast()
 	}
 }
@@ -138,7 +143,7 @@ func (f *flow) await() ([]byte, error) {
 		if err := f.get.check(now); err != nil {
 			return nil, err
 		}
-		p, wake := f.stream.peek(now)
+		p, wake := f.stream.Peek(now)
 		if len(p) > 0 {
 			return p, nil
 		}
@@ -151,13 +156,14 @@ func (f *flow) await() ([]byte, error) {
 	}
 }
 
-// finish lets nothing more in, and has get return end after what is on its way. A later call changes what the end is.
+// finish lets nothing more in, and has get return end after what is on its way. A later call
+// changes what the end is.
 func (f *flow) finish(end, putErr error) (due time.Time) {
 	f.mu.Lock()
 	defer f.mu.Unlock()
 	now := time.Now()
 	f.end, f.endDue = end, now.Add(f.link.half())
-	if last := f.stream.marks.last; last.After(f.endDue) {
+	if last := f.stream.Last(); last.After(f.endDue) {
 		f.endDue = last
 	}
 	f.put.fail(putErr)
@@ -174,7 +180,8 @@ func (f *flow) reopen() {
 	}
 }
 
-// pause lets half a round trip pass on the side that gets. It reports false when aborted, or closed meanwhile.
+// pause lets half a round trip pass on the side that gets. It reports false when aborted, or
+// closed meanwhile.
 func (f *flow) pause() bool {
 	f.mu.Lock()
 	defer f.mu.Unlock()
@@ -193,7 +200,7 @@ func (f *flow) pause() bool {
 func (f *flow) refuse(err error) {
 	f.mu.Lock()
 	defer f.mu.Unlock()
-	f.stream = stream{}
+	f.stream = queue.Stream{}
 	f.put.fail(err)
 }
 
@@ -201,7 +208,7 @@ func (f *flow) refuse(err error) {
 func (f *flow) abort(err error) {
 	f.mu.Lock()
 	defer f.mu.Unlock()
-	f.stream = stream{}
+	f.stream = queue.Stream{}
 	f.put.fail(err)
 	f.get.fail(err)
 }

@@ -140,7 +140,8 @@ func echo(t *testing.T) (addr netip.AddrPort, senders func() int) {
 	return conn.LocalAddr().(*net.UDPAddr).AddrPort(), func() int { conn.Close(); <-done; return len(seen) }
 }
 
-// Real sockets: what is asserted is order, contents and that nothing is early; lateness is measured by a benchmark.
+// Real sockets: what is asserted is order, contents and that nothing is early; lateness is
+// measured by a benchmark.
 func TestRelayUDP(t *testing.T) {
 	var l Links
 	defer l.Close()

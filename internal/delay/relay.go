@@ -12,19 +12,22 @@ import (
 )
 
 const (
-	// relayQueue is the most datagrams on their way in one direction of a relay; more are lost, as in a full router.
+	// relayQueue is the most datagrams on their way in one direction of a relay; more are lost, as
+	// in a full router.
 	relayQueue = 4096
 
-	// relaySources is the most senders a relay knows at once; the longest silent one is forgotten for a new one.
+	// relaySources is the most senders a relay knows at once; the longest silent one is forgotten
+	// for a new one.
 	relaySources = 256
 
 	// relayIdle is how long a silent sender is known; replies that come later are lost.
 	relayIdle = time.Minute
 )
 
-// RelayUDP starts a relay to target, and returns its address on 127.0.0.1. A datagram sent there reaches target half a
-// round trip later, from a port that is the sender's own; what target answers to that port reaches the sender after another
-// half. The delay is read for each datagram. The relay ends with ctx or Close.
+// RelayUDP starts a relay to target, and returns its address on 127.0.0.1. A datagram sent there
+// reaches target half a round trip later, from a port that is the sender's own; what target
+// answers to that port reaches the sender after another half. The delay is read for each
+// datagram. The relay ends with ctx or Close.
 func (l *Links) RelayUDP(ctx context.Context, from, to string, target netip.AddrPort) (netip.AddrPort, error) {
 	front, err := net.ListenUDP("udp4", &net.UDPAddr{IP: net.IPv4(127, 0, 0, 1)})
 	if err != nil {

@@ -18,11 +18,11 @@ import (
 type Config struct {
 	Machine string // its machine's ID; empty means "unnamed"
 	Region  string // empty means "nowhere"
-	// Epoch is the epoch of the machine's cold start. A resumed machine cannot know its new one: a request that carries
-	// the header Ebb-Epoch tells it.
+	// Epoch is the epoch of the machine's cold start. A resumed machine cannot know its new one: a
+	// request that carries the header Ebb-Epoch tells it.
 	Epoch uint64
-	// ReadyAt is when the app began to listen. Every answer has it in X-Ready-At, in nanoseconds since 1970, so that what
-	// a proxy adds to a cold start can be measured from outside.
+	// ReadyAt is when the app began to listen. Every answer has it in X-Ready-At, in nanoseconds
+	// since 1970, so that what a proxy adds to a cold start can be measured from outside.
 	ReadyAt time.Time
 	// Crash ends the process; nil means that /crash answers 501.
 	Crash func()
@@ -69,7 +69,8 @@ func New(c Config) *App {
 // Close makes streams and WebSockets end. Other requests go on.
 func (a *App) Close() { a.close.Do(func() { close(a.closing) }) }
 
-// ServeHTTP counts the request as in flight while it is answered, and says in the answer's header who answers.
+// ServeHTTP counts the request as in flight while it is answered, and says in the answer's header
+// who answers.
 func (a *App) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 	a.inFlight.Add(1)
 	defer a.inFlight.Add(-1)
@@ -133,7 +134,8 @@ func (a *App) slow(w http.ResponseWriter, r *http.Request) {
 	}
 }
 
-// burn computes digests for as long as it was asked to: on a machine with less than a CPU to spare, less work is done.
+// burn computes digests for as long as it was asked to: on a machine with less than a CPU to
+// spare, less work is done.
 func (a *App) burn(w http.ResponseWriter, r *http.Request) {
 	d, ok := milliseconds(w, r, 100)
 	if !ok {
@@ -190,7 +192,8 @@ func (a *App) sse(w http.ResponseWriter, r *http.Request) {
 	})
 }
 
-// lines writes and flushes line(1) to line(n) with pauses between them, until the client leaves or the app closes.
+// lines writes and flushes line(1) to line(n) with pauses between them, until the client leaves
+// or the app closes.
 func (a *App) lines(w http.ResponseWriter, r *http.Request, n int, pause time.Duration, line func(int) string) {
 	flush := http.NewResponseController(w)
 	if flush.Flush() != nil { // the header at once, so that the client sees the stream begin
@@ -206,7 +209,8 @@ func (a *App) lines(w http.ResponseWriter, r *http.Request, n int, pause time.Du
 	}
 }
 
-// wait waits for d and reports whether nothing came in between: neither the client's leaving nor the end of stop.
+// wait waits for d and reports whether nothing came in between: neither the client's leaving nor
+// the end of stop.
 func (a *App) wait(r *http.Request, d time.Duration, stop <-chan struct{}) bool {
 	timer := time.NewTimer(d)
 	defer timer.Stop()
@@ -227,7 +231,8 @@ func (a *App) crash(w http.ResponseWriter, _ *http.Request) {
 	a.config.Crash()
 }
 
-// milliseconds returns the parameter ms, or def milliseconds without one. When it makes no sense, it has answered 400.
+// milliseconds returns the parameter ms, or def milliseconds without one. When it makes no sense,
+// it has answered 400.
 func milliseconds(w http.ResponseWriter, r *http.Request, def int) (time.Duration, bool) {
 	n, ok := parameter(w, r, "ms", def, int(maxWait/time.Millisecond))
 	return time.Duration(n) * time.Millisecond, ok

@@ -1,4 +1,5 @@
-// Package demoapp is the small web app that the example proxy runs on its machines: the example's binary executed again.
+// Package demoapp is the small web app that the example proxy runs on its machines: the example's
+// binary executed again.
 //
 //	func main() {
 //		if demoapp.IsChild() {
@@ -7,8 +8,8 @@
 //		…
 //	}
 //
-// It answers with what it knows of itself, and has a path for each kind of work a proxy should be tried with: slow, busy,
-// large, streamed, upgraded, crashing.
+// It answers with what it knows of itself, and has a path for each kind of work a proxy should be
+// tried with: slow, busy, large, streamed, upgraded, crashing.
 package demoapp
 
 import (
@@ -31,7 +32,8 @@ const (
 	tellVariable  = "DEMOAPP_TELL" // an address to connect to, for a moment, as soon as it listens
 )
 
-// shutdownTimeout is how long requests in flight may take after a SIGTERM. It is below the 5 s after which drivers kill.
+// shutdownTimeout is how long requests in flight may take after a SIGTERM. It is below the 5 s
+// after which drivers kill.
 var shutdownTimeout = 4 * time.Second
 
 // The exit statuses of Main besides 0.
@@ -44,8 +46,8 @@ const (
 // IsChild reports whether this process was started to be the app.
 func IsChild() bool { return os.Getenv(childVariable) == "1" }
 
-// Env returns the environment that makes a process the app: pairs for the Env of a process driver. boot is how long it
-// takes to boot; 0 means no longer than it must.
+// Env returns the environment that makes a process the app: pairs for the Env of a process
+// driver. boot is how long it takes to boot; 0 means no longer than it must.
 func Env(boot time.Duration) []string {
 	env := []string{childVariable + "=1"}
 	if boot > 0 {
@@ -54,10 +56,12 @@ func Env(boot time.Duration) []string {
 	return env
 }
 
-// Notify returns a pair for the environment by which the app connects to addr, for a moment, as soon as it listens.
+// Notify returns a pair for the environment by which the app connects to addr, for a moment, as
+// soon as it listens.
 func Notify(addr string) string { return tellVariable + "=" + addr }
 
-// Main runs the app until SIGTERM or SIGINT and returns the exit status. It listens on 127.0.0.1:$PORT.
+// Main runs the app until SIGTERM or SIGINT and returns the exit status. It listens on
+// 127.0.0.1:$PORT.
 func Main() int {
 	ctx, stop := signal.NotifyContext(context.Background(), syscall.SIGTERM, os.Interrupt)
 	defer stop()
@@ -111,8 +115,8 @@ func fromEnvironment(getenv func(string) string) (boot time.Duration, c Config, 
 	return boot, c, nil
 }
 
-// serve answers requests on l until ctx ends, and then until those in flight are done or shutdownTimeout is over.
-// Streams and WebSockets are told to end when ctx does.
+// serve answers requests on l until ctx ends, and then until those in flight are done or
+// shutdownTimeout is over. Streams and WebSockets are told to end when ctx does.
 func serve(ctx context.Context, l net.Listener, c Config) error {
 	app := New(c)
 	// Both kinds of HTTP, since a proxy may speak either to a machine.

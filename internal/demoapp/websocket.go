@@ -158,8 +158,8 @@ func (s *socket) echo() {
 	}
 }
 
-// message reads the next text or binary message, and answers control frames that come before or within it. The client's
-// close frame is a closeError with the status to answer.
+// message reads the next text or binary message, and answers control frames that come before or
+// within it. The client's close frame is a closeError with the status to answer.
 func (s *socket) message() (op byte, message []byte, err error) {
 	var b bytes.Buffer
 	for {
@@ -239,7 +239,8 @@ func (s *socket) header() (final bool, op byte, size uint64, mask [4]byte, err e
 	return
 }
 
-// payload appends size unmasked bytes to b, which grows with what arrives and not with what is announced.
+// payload appends size unmasked bytes to b, which grows with what arrives and not with what is
+// announced.
 func (s *socket) payload(b *bytes.Buffer, size uint64, mask [4]byte) error {
 	begin := b.Len()
 	if _, err := io.CopyN(b, s.in, int64(size)); err != nil {
@@ -303,8 +304,8 @@ func (s *socket) close(status closeStatus, text string) {
 	_ = s.conn.SetReadDeadline(time.Now().Add(wsCloseTimeout))
 }
 
-// send writes b, which is a whole frame, the last one or not. What comes after the last one is dropped: the connection then
-// only waits for the client's own close frame.
+// send writes b, which is a whole frame, the last one or not. What comes after the last one is
+// dropped: the connection then only waits for the client's own close frame.
 func (s *socket) send(b []byte, last bool) error {
 	s.mu.Lock()
 	defer s.mu.Unlock()
@@ -317,7 +318,8 @@ func (s *socket) send(b []byte, last bool) error {
 	return err
 }
 
-// drain ends our half and reads what the client still sends, so that the close frame is not lost to a reset.
+// drain ends our half and reads what the client still sends, so that the close frame is not lost
+// to a reset.
 func (s *socket) drain() {
 	if half, ok := s.conn.(interface{ CloseWrite() error }); ok {
 		_ = half.CloseWrite()

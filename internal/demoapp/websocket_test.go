@@ -139,7 +139,8 @@ func TestWebSocketEcho(t *testing.T) {
 	c.want(0x81, "hello")
 	c.raw(masked(0x81, ""))
 	c.want(0x81, "")
-	for _, n := range []int{125, 126, 127, 1<<16 - 1, 1 << 16, maxMessage} { // both sides of each form of length
+	// both sides of each form of length
+	for _, n := range []int{125, 126, 127, 1<<16 - 1, 1 << 16, maxMessage} {
 		message := strings.Repeat("x", n)
 		c.raw(masked(0x82, message))
 		c.want(0x82, message)

@@ -1,147 +1,224 @@
-// Package events keeps the latest decisions of a proxy, with their reasons, for people and scripts to follow.
-//
-// Ring decides what is kept and summed; Log makes it safe for many writers and followers.
+// Package events decides what is kept of the decisions of a proxy, and which are summed. It is
+// pure; package eventlog makes it safe for many writers and followers.
 package events
 
 import (
-	"context"
-	"iter"
-	"sync"
+	"cmp"
+	"fmt"
+	"slices"
+	"strings"
 	"time"
 )
 
-// batch is how many events a follower takes out at once: a bound on the time that writers wait for it.
-const batch = 256
+// Kind says what happened.
+type Kind string
 
-// Log is a [Ring] for many goroutines. Writers never wait for followers: one that falls behind by more than the ring holds
-// is moved forward. It starts no goroutine; a timer turns open sums into events. All methods are safe for concurrent use.
-type Log struct {
-	mu      sync.Mutex
-	ring    *Ring
-	timer   *time.Timer   // set while a sum is open
-	changed chan struct{} // closed at the next event; nil while nobody waits for it
-	closed  bool
+// The kinds. Others may come; readers show what they do not know by its name.
+const (
+	Start      Kind = "start"       // a start was ordered; the reason says why
+	Started    Kind = "started"     // the machine is ready
+	Delayed    Kind = "delayed"     // the driver could not start it yet, and is called again
+	NotReady   Kind = "not-ready"   // it takes long to start, for what the reason names
+	Health     Kind = "health"      // its checks fail, or pass again
+	Answers    Kind = "answers"     // its answers say that it fails, or they are good again
+	SoftCordon Kind = "soft-cordon" // a machine is about to be stopped unless traffic comes
+	Uncordon   Kind = "uncordon"    // it was needed after all
+	Veto       Kind = "veto"        // a machine is not stopped that could be but for what the reason names
+	Stop       Kind = "stop"        // a stop was ordered
+	Stopped    Kind = "stopped"
+	Suspend    Kind = "suspend" // a suspension was ordered
+	Suspended  Kind = "suspended"
+	Resume     Kind = "resume" // a start of a suspended machine was ordered
+	Exit       Kind = "exit"   // a machine ended by itself
+
+	Bounce Kind = "bounce" // an owner refused a request
+	Retry  Kind = "retry"  // a request was tried again elsewhere
+	Park   Kind = "park"   // a request had to wait for a machine
+	Failed Kind = "failed" // a request was answered by the proxy itself, or its answer broke off
+)
+
+// plurals are the kinds that are summed, and how several are called.
+var plurals = map[Kind]string{Bounce: "bounces", Retry: "retries", Park: "parks", Failed: "failures"}
+
+// Event is one decision or happening. App, Machine and Node are empty where they mean nothing.
+type Event struct {
+	Seq     uint64    `json:"seq"` // counts from 1, without gaps; given by the log
+	Time    time.Time `json:"time"`
+	Kind    Kind      `json:"kind"`
+	App     string    `json:"app"`
+	Machine string    `json:"machine"`
+	Node    string    `json:"node"`
+	Reason  string    `json:"reason"`          // for people
+	Count   int       `json:"count,omitempty"` // how many happenings a sum stands for; 0 means one
 }
 
-// NewLog returns an empty log that keeps the latest size events; 0 or less means [DefaultSize].
-func NewLog(size int) *Log { return &Log{ring: NewRing(size)} }
+// DefaultSize is how many events a [Ring] keeps unless told otherwise.
+const DefaultSize = 10_000
 
-// Add takes in what happened now; see [Ring.Add]. After Close it does nothing.
-func (l *Log) Add(e Event) {
-	l.mu.Lock()
-	defer l.mu.Unlock()
-	if l.closed {
+// SumFor is how long happenings of one kind, app, machine and node are summed into one event.
+const SumFor = time.Second
+
+// maxReasons bounds the different reasons that a sum tells apart.
+const maxReasons = 3
+
+// Ring holds the latest events, numbered. It is not safe for concurrent use.
+//
+// Bounces, retries, parks and failures come in floods. The first of its kind, app, machine and
+// node is an event at once, so that it stands before what it causes; those of the second that
+// follows are summed into one event at its end ("12 bounces: full"), and so is every further
+// second until one passes without.
+type Ring struct {
+	size   int
+	events []Event // grows to size, then the event with sequence number s is at (s-1) % size
+	newest uint64  // sequence number of the newest event; 0 when there was none
+	sums   map[sumKey]*sum
+	open   []*sum // in order of until
+}
+
+type sumKey struct {
+	kind               Kind
+	app, machine, node string
+}
+
+type sum struct {
+	key     sumKey
+	until   time.Time
+	count   int
+	reasons []reason // in order of arrival
+	others  int      // happenings whose reasons found no room there
+}
+
+type reason struct {
+	text  string
+	count int
+}
+
+// NewRing returns a ring that keeps the latest size events; 0 or less means [DefaultSize].
+func NewRing(size int) *Ring {
+	if size <= 0 {
+		size = DefaultSize
+	}
+	return &Ring{size: size, sums: make(map[sumKey]*sum)}
+}
+
+// Add takes in what happened at now: e becomes the newest event, or part of a sum. Its Seq is
+// ignored, and so is its Time unless set; a Count of 0 means 1.
+func (r *Ring) Add(now time.Time, e Event) {
+	r.Tick(now)
+	if e.Time.IsZero() {
+		e.Time = now
+	}
+	if _, ok := plurals[e.Kind]; !ok {
+		r.append(e)
 		return
 	}
-	l.update(func(now time.Time) { l.ring.Add(now, e) })
+	key := sumKey{e.Kind, e.App, e.Machine, e.Node}
+	if s := r.sums[key]; s != nil {
+		s.add(e.Reason, max(1, e.Count))
+		return
+	}
+	if e.Count > 1 {
+		e.Reason = counted(e.Kind, e.Count, e.Reason)
+	}
+	r.append(e)
+	s := &sum{key: key, until: now.Add(SumFor)}
+	r.sums[key] = s
+	r.open = append(r.open, s)
 }
 
-// update changes the ring, wakes followers when there are new events, and sets the timer. l.mu is held.
-func (l *Log) update(f func(now time.Time)) {
-	now, before := time.Now(), l.ring.Newest()
-	f(now)
-	if l.ring.Newest() != before {
-		l.wake()
-	}
-	if at, ok := l.ring.Wake(); ok && l.timer == nil {
-		l.timer = time.AfterFunc(at.Sub(now), l.tick)
-	}
-}
-
-func (l *Log) tick() {
-	l.mu.Lock()
-	defer l.mu.Unlock()
-	l.timer = nil
-	if !l.closed {
-		l.update(l.ring.Tick)
+// Tick turns the sums that are due at now into events. It is called at the time that [Ring.Wake]
+// says, or later.
+func (r *Ring) Tick(now time.Time) {
+	for len(r.open) > 0 && !r.open[0].until.After(now) {
+		s := r.open[0]
+		r.open[0] = nil
+		r.open = r.open[1:]
+		if s.count == 0 {
+			delete(r.sums, s.key)
+			continue
+		}
+		r.append(s.event())
+		// The flood may go on for another second. That keeps the order of open: all others were begun
+		// before this one was due, so they are due before its next second is over.
+		*s = sum{key: s.key, until: s.until.Add(SumFor)}
+		r.open = append(r.open, s)
 	}
 }
 
-func (l *Log) wake() {
-	if l.changed != nil {
-		close(l.changed)
-		l.changed = nil
+// Wake returns when a sum is due; ok is false when none is open.
+func (r *Ring) Wake() (at time.Time, ok bool) {
+	if len(r.open) == 0 {
+		return time.Time{}, false
 	}
+	return r.open[0].until, true
 }
 
 // Newest returns the sequence number of the newest event; 0 when there was none.
-func (l *Log) Newest() uint64 {
-	l.mu.Lock()
-	defer l.mu.Unlock()
-	return l.ring.Newest()
-}
+func (r *Ring) Newest() uint64 { return r.newest }
 
-// Since returns the events after the one with that sequence number, oldest first, at most limit of them; see [Ring.Since].
-func (l *Log) Since(seq uint64, limit int) []Event {
-	l.mu.Lock()
-	defer l.mu.Unlock()
-	return l.ring.Since(seq, limit, nil)
-}
-
-// Follow iterates over the events after the one with that sequence number, oldest first and each once, first those that are
-// kept and then new ones as they come, until ctx ends or the log is closed and everything has been seen. When the loop is
-// slower than the writers for so long that events are lost to it, it goes on with the oldest that is kept: the numbers
-// jump.
-func (l *Log) Follow(ctx context.Context, seq uint64) iter.Seq[Event] {
-	return func(yield func(Event) bool) {
-		for b := range l.Batches(ctx, seq) {
-			for _, e := range b {
-				if ctx.Err() != nil || !yield(e) {
-					return
-				}
-			}
-		}
+// Since appends to buf the events after the one with that sequence number, oldest first, at most
+// limit of them, and returns it. Events that are no longer kept are skipped. A number beyond the
+// newest is from the log of an earlier process: then everything is new.
+func (r *Ring) Since(seq uint64, limit int, buf []Event) []Event {
+	if seq > r.newest {
+		seq = 0
 	}
-}
-
-// Batches is [Log.Follow] in slices: each has what is new since the last, up to some hundreds. The slice is valid until the
-// next.
-func (l *Log) Batches(ctx context.Context, seq uint64) iter.Seq[[]Event] {
-	return func(yield func([]Event) bool) {
-		seq, buf := seq, []Event(nil)
-		for ctx.Err() == nil {
-			l.mu.Lock()
-			buf = l.ring.Since(seq, batch, buf[:0])
-			var changed chan struct{}
-			if len(buf) == 0 {
-				if l.closed {
-					l.mu.Unlock()
-					return
-				}
-				if l.changed == nil {
-					l.changed = make(chan struct{})
-				}
-				changed = l.changed
-				seq = min(seq, l.ring.Newest())
-			}
-			l.mu.Unlock()
-
-			if changed == nil {
-				if !yield(buf) {
-					return
-				}
-				seq = buf[len(buf)-1].Seq
-				continue
-			}
-			select {
-			case <-changed:
-			case <-ctx.Done():
-			}
-		}
+	first := r.newest - uint64(len(r.events)) // the event before the oldest that is kept
+	seq = max(seq, first)
+	for ; seq < r.newest && limit > 0; limit-- {
+		buf = append(buf, r.events[seq%uint64(r.size)])
+		seq++
 	}
+	return buf
 }
 
-// Close makes events of the open sums, lets followers end, and stops the timer. What is kept can still be read.
-func (l *Log) Close() {
-	l.mu.Lock()
-	defer l.mu.Unlock()
-	if l.closed {
+func (r *Ring) append(e Event) {
+	r.newest++
+	e.Seq = r.newest
+	if len(r.events) < r.size {
+		r.events = append(r.events, e)
 		return
 	}
-	l.closed = true
-	l.ring.Tick(time.Now().Add(sumFor))
-	if l.timer != nil {
-		l.timer.Stop()
-	}
-	l.wake()
+	r.events[(e.Seq-1)%uint64(r.size)] = e
 }
+
+func (s *sum) add(text string, n int) {
+	s.count += n
+	for i := range s.reasons {
+		if s.reasons[i].text == text {
+			s.reasons[i].count += n
+			return
+		}
+	}
+	if len(s.reasons) < maxReasons {
+		s.reasons = append(s.reasons, reason{text, n})
+		return
+	}
+	s.others += n
+}
+
+// event returns the sum as an event of its last moment.
+func (s *sum) event() Event {
+	k := s.key
+	e := Event{Time: s.until, Kind: k.kind, App: k.app, Machine: k.machine, Node: k.node, Count: s.count}
+	if len(s.reasons) == 1 && s.others == 0 {
+		e.Reason = s.reasons[0].text
+		if s.count > 1 {
+			e.Reason = counted(k.kind, s.count, e.Reason)
+		}
+		return e
+	}
+	slices.SortStableFunc(s.reasons, func(a, b reason) int { return cmp.Compare(b.count, a.count) })
+	var parts []string
+	for _, why := range s.reasons {
+		parts = append(parts, fmt.Sprintf("%s (%d)", why.text, why.count))
+	}
+	if s.others > 0 {
+		parts = append(parts, fmt.Sprintf("other (%d)", s.others))
+	}
+	e.Reason = counted(k.kind, s.count, strings.Join(parts, ", "))
+	return e
+}
+
+// counted returns "12 bounces: full".
+func counted(k Kind, n int, why string) string { return fmt.Sprintf("%d %s: %s", n, plurals[k], why) }

@@ -18,7 +18,10 @@ var packages = []string{
 	"balance/grants/internal/deal",
 	"downscale/cordon",
 	"downscale/policy",
+	"internal/cities",
+	"internal/delay/queue",
 	"internal/enum",
+	"internal/events",
 	"rtt/internal/estimate",
 	"rtt/internal/probe",
 }
@@ -35,9 +38,7 @@ var cores = map[string]string{
 	"backhaul": `
 		decide load bounce errors trace preface windows budget trail frames stall
 		keyauth liveness service tail`,
-	"downscale":       "retry connections pauses",
-	"internal/delay":  "cities line stream",
-	"internal/events": "ring",
+	"downscale": "retry connections pauses",
 	"internal/sim": `
 		sim queue rand dist world machine owner edge grants result rules view
 		reference prequal oracle`,

@@ -74,7 +74,8 @@ type ledger struct {
 // onceOnly reports whether a second execution would be wrong.
 func (k kind) onceOnly() bool { return k == kindPost || k == kindUpload || k == kindEcho }
 
-// audit returns one sentence for each broken promise, at most limit of them, and how many there are.
+// audit returns one sentence for each broken promise, at most limit of them, and how many there
+// are.
 func (l *ledger) audit(limit int) (said []string, broken int) {
 	runs := map[string][]execution{}
 	for _, e := range l.executions {

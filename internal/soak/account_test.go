@@ -70,7 +70,8 @@ func TestEachEndIsJudged(t *testing.T) {
 	}
 }
 
-// Nothing is left out of the account: neither a request that nobody sent, nor one that is there twice.
+// Nothing is left out of the account: neither a request that nobody sent, nor one that is there
+// twice.
 func TestTheAccountIsWhole(t *testing.T) {
 	l := ledger{
 		requests:   []request{{id: "a", kind: kindGet, status: 200, whole: true}, {id: "a", kind: kindGet, status: 200, whole: true}},

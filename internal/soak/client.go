@@ -153,7 +153,8 @@ func (r *request) heads(resp *http.Response) {
 	r.ours, r.sick = resp.Header.Get(appHeader) == "", resp.Header.Get(sickHeader) != ""
 }
 
-// readSlowly reads a large answer with pauses, some of them longer than any timer that a slow reader must not meet.
+// readSlowly reads a large answer with pauses, some of them longer than any timer that a slow
+// reader must not meet.
 func (c *client) readSlowly(resp *http.Response, ends time.Time) error {
 	pauses := 1 + c.rand.IntN(3)
 	got, want := make([]byte, 64<<10), make([]byte, 64<<10)

@@ -169,8 +169,8 @@ func newFleet(journal string) (_ *fleet, err error) {
 	if err != nil {
 		return nil, err
 	}
-	// Only the edge stops machines: the worker's are never idle for long enough to matter, and what acknowledges a stop
-	// between two nodes is not this program's business.
+	// Only the edge stops machines: the worker's are never idle for long enough to matter, and what
+	// acknowledges a stop between two nodes is not this program's business.
 	if f.edge.scaler, err = downscale.New(f.edge.fleet, f.edge.driver, downscale.Config{
 		Window: 3 * time.Second, Connections: f.edge.conns,
 	}); err != nil {

@@ -105,8 +105,8 @@ func (a *server) note(format string, args ...any) {
 	fmt.Fprintf(a.journal, "%d %s", os.Getpid(), fmt.Sprintf(format, args...))
 }
 
-// recycleAfter is how many requests a machine serves until it gives up an HTTP/2 connection, as servers with a bound on
-// requests or on age do: GOAWAY without an error.
+// recycleAfter is how many requests a machine serves until it gives up an HTTP/2 connection, as
+// servers with a bound on requests or on age do: GOAWAY without an error.
 const recycleAfter = 10
 
 func (a *server) ServeHTTP(w http.ResponseWriter, r *http.Request) {

@@ -1,18 +1,20 @@
-// Command soak runs a small fleet of real processes under hostile traffic and accounts for every request by its ID:
+// Command soak runs a small fleet of real processes under hostile traffic and accounts for every
+// request by its ID:
 //
 //	go run ./internal/soak -for 10m
 //
-// Clients read slowly and pause, leave early, upload at their own pace, talk over upgraded connections; machines answer
-// with errors, one by one or all of a sudden for some seconds, read late, break answers off, give
-// up HTTP/2 connections with GOAWAY, and are killed with SIGKILL. The proxy is the one of the
-// README: a [backhaul.Front] with a [backhaul.Proxy]. Some apps are in the process of the edge,
-// some behind the hop; some machines speak HTTP/1.1, some HTTP/2; some are told when a client
-// leaves, some finish what they have begun.
+// Clients read slowly and pause, leave early, upload at their own pace, talk over upgraded
+// connections; machines answer with errors, one by one or all of a sudden for some seconds, read
+// late, break answers off, give up HTTP/2 connections with GOAWAY, and are killed with SIGKILL.
+// The proxy is the one of the README: a [backhaul.Front] with a [backhaul.Proxy]. Some apps are
+// in the process of the edge, some behind the hop; some machines speak HTTP/1.1, some HTTP/2;
+// some are told when a client leaves, some finish what they have begun.
 //
-// At the end each request must have been answered, refused or broken off for a reason that the account knows, nothing that
-// may run once ran twice, no machine had more at once than its hard limit or was told what it
-// should not hear, nothing is in flight, and goroutines and descriptors are what they were before.
-// Else the exit status is 1. No verdict depends on how fast the host is.
+// At the end each request must have been answered, refused or broken off for a reason that the
+// account knows, nothing that may run once ran twice, no machine had more at once than its hard
+// limit or was told what it should not hear, nothing is in flight, and goroutines and descriptors
+// are what they were before. Else the exit status is 1. No verdict depends on how fast the host
+// is.
 package main
 
 import (
@@ -190,8 +192,8 @@ func newKiller(journal string, seed uint64) *killer {
 	return &killer{journal, rand.New(rand.NewPCG(seed, 2))}
 }
 
-// kill sends SIGKILL to one machine that runs and returns its pid, or 0. Only a process that has written to this run's
-// journal, and still is a child of this process, is touched.
+// kill sends SIGKILL to one machine that runs and returns its pid, or 0. Only a process that has
+// written to this run's journal, and still is a child of this process, is touched.
 func (k *killer) kill() int {
 	var l ledger
 	if err := l.read(k.journal); err != nil || len(l.lives) == 0 {

@@ -12,7 +12,7 @@ import (
 
 	"github.com/google/go-cmp/cmp"
 
-	"github.com/ebbkit/ebb/internal/events"
+	"github.com/ebbkit/ebb/internal/eventlog"
 )
 
 // linked is a source with links that remember what they were set to.
@@ -24,7 +24,7 @@ type linked struct {
 }
 
 func newLinked() *linked {
-	return &linked{fake: fake{log: events.NewLog(0)}, links: []Link{{"nrt", "hkg", 36.8, 36.8}, {"nrt", "fra", 226, 226}, {"hkg", "ewr", 182, 182}}}
+	return &linked{fake: fake{log: eventlog.New(0)}, links: []Link{{"nrt", "hkg", 36.8, 36.8}, {"nrt", "fra", 226, 226}, {"hkg", "ewr", 182, 182}}}
 }
 
 func (l *linked) Links() []Link {
@@ -202,7 +202,7 @@ func TestLinksPathsAndMethods(t *testing.T) {
 	// Who has none, by type or at the moment, offers none.
 	none := newLinked()
 	none.links = nil
-	for name, src := range map[string]Source{"no links": &fake{log: events.NewLog(0)}, "empty": none} {
+	for name, src := range map[string]Source{"no links": &fake{log: eventlog.New(0)}, "empty": none} {
 		h := Handler(src)
 		if res := get(h, "GET", "/links"); res.StatusCode != 404 || !strings.Contains(body(t, res), "no emulated links") {
 			t.Errorf("%s: GET: status %d", name, res.StatusCode)

@@ -7,7 +7,7 @@ import (
 	"testing/synctest"
 	"time"
 
-	"github.com/ebbkit/ebb/internal/events"
+	"github.com/ebbkit/ebb/internal/eventlog"
 )
 
 // remembering is a source whose requests go up by ten a second.
@@ -27,7 +27,7 @@ func (r *remembering) Snapshot() Snapshot {
 // A page that is opened later shows what was before: two minutes of it, oldest first, a sample a second.
 func TestHistoryIsKeptByTheServer(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
-		src := &remembering{fake: fake{log: events.NewLog(0)}, began: time.Now()}
+		src := &remembering{fake: fake{log: eventlog.New(0)}, began: time.Now()}
 		list := func() (samples []Sample) {
 			t.Helper()
 			if err := json.Unmarshal([]byte(body(t, get(Handler(src), "GET", "/history"))), &samples); err != nil {
@@ -63,7 +63,7 @@ func TestHistoryIsKeptByTheServer(t *testing.T) {
 
 // A source without a memory has an empty one.
 func TestNoHistoryIsAnEmptyList(t *testing.T) {
-	if got := body(t, get(Handler(&fake{log: events.NewLog(0)}), "GET", "/history")); got != "[]\n" {
+	if got := body(t, get(Handler(&fake{log: eventlog.New(0)}), "GET", "/history")); got != "[]\n" {
 		t.Errorf("%q", got)
 	}
 }

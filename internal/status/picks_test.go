@@ -9,7 +9,7 @@ import (
 
 	"github.com/google/go-cmp/cmp"
 
-	"github.com/ebbkit/ebb/internal/events"
+	"github.com/ebbkit/ebb/internal/eventlog"
 )
 
 // picked is a source with picks.
@@ -20,7 +20,7 @@ type picked struct {
 
 func (p *picked) Picks() []Pick { return p.picks }
 
-func newPicked(picks ...Pick) *picked { return &picked{fake{log: events.NewLog(0)}, picks} }
+func newPicked(picks ...Pick) *picked { return &picked{fake{log: eventlog.New(0)}, picks} }
 
 func TestPicksNames(t *testing.T) {
 	at := time.Date(2026, 1, 2, 3, 4, 5, 6000000, time.UTC)

@@ -14,7 +14,7 @@ import (
 	"encoding/json"
 	"net/http"
 
-	"github.com/ebbkit/ebb/internal/events"
+	"github.com/ebbkit/ebb/internal/eventlog"
 )
 
 // Source is where the pages get what they show. Both methods are called concurrently. A source may also be a [Links], a
@@ -23,7 +23,7 @@ type Source interface {
 	// Snapshot returns the present state. The page asks twice a second.
 	Snapshot() Snapshot
 	// Events returns the log of decisions, always the same.
-	Events() *events.Log
+	Events() *eventlog.Log
 }
 
 // page is the page, by hand and without anything from elsewhere.

@@ -17,17 +17,18 @@ import (
 
 	"github.com/google/go-cmp/cmp"
 
+	"github.com/ebbkit/ebb/internal/eventlog"
 	"github.com/ebbkit/ebb/internal/events"
 )
 
 // fake is a source with a fixed state.
 type fake struct {
 	snapshot Snapshot
-	log      *events.Log
+	log      *eventlog.Log
 }
 
-func (f *fake) Snapshot() Snapshot  { return f.snapshot }
-func (f *fake) Events() *events.Log { return f.log }
+func (f *fake) Snapshot() Snapshot    { return f.snapshot }
+func (f *fake) Events() *eventlog.Log { return f.log }
 
 // pageURL is where the page is asked: what stands in Host.
 const pageURL = "http://127.0.0.1:8081"
@@ -48,7 +49,7 @@ func body(t *testing.T, res *http.Response) string {
 }
 
 func ExampleHandler() {
-	src := &fake{log: events.NewLog(0), snapshot: Snapshot{
+	src := &fake{log: eventlog.New(0), snapshot: Snapshot{
 		Machines: []Machine{{ID: "nrt-1", App: "web", Region: "nrt", State: "stopped", Health: "unknown", Cordon: "none", Soft: 10, Hard: 20}},
 	}}
 	w := httptest.NewRecorder()
@@ -59,7 +60,7 @@ func ExampleHandler() {
 }
 
 func TestStatusNames(t *testing.T) {
-	src := &fake{log: events.NewLog(0), snapshot: Snapshot{
+	src := &fake{log: eventlog.New(0), snapshot: Snapshot{
 		Nodes:    []Node{{"edge", "nrt", "edge", ""}, {"w-fra", "fra", "worker", "Frankfurt"}},
 		Machines: []Machine{{"fra-1", "web", "fra", "w-fra", "v2", "started", "passing", "soft", 3, 7, 10, 20, "no"}},
 		RTT:      []RTT{{"nrt", "fra", 226.5, 0.25, "stale"}},
@@ -100,14 +101,14 @@ func parse(t *testing.T, s string) any {
 }
 
 func TestStatusThatIsNoJSON(t *testing.T) {
-	src := &fake{log: events.NewLog(0), snapshot: Snapshot{RTT: []RTT{{From: "a", To: "b", MS: math.NaN()}}}}
+	src := &fake{log: eventlog.New(0), snapshot: Snapshot{RTT: []RTT{{From: "a", To: "b", MS: math.NaN()}}}}
 	if res := get(Handler(src), "GET", "/status.json"); res.StatusCode != http.StatusInternalServerError {
 		t.Errorf("status %d: %s", res.StatusCode, body(t, res))
 	}
 }
 
 func TestPathsAndMethods(t *testing.T) {
-	h := Handler(&fake{log: events.NewLog(0)})
+	h := Handler(&fake{log: eventlog.New(0)})
 	for _, row := range []struct {
 		method, path string
 		code         int
@@ -155,7 +156,7 @@ func TestPageIsSafe(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	h := Handler(&fake{log: events.NewLog(0)})
+	h := Handler(&fake{log: eventlog.New(0)})
 	for _, e := range entries {
 		text, _ := page.ReadFile("page/" + e.Name())
 		files[e.Name()] = string(text)
@@ -245,7 +246,7 @@ func brief(messages []sse) []string {
 }
 
 func TestEventsReplay(t *testing.T) {
-	src := &fake{log: events.NewLog(1000)}
+	src := &fake{log: eventlog.New(1000)}
 	for i := range 1500 {
 		src.log.Add(events.Event{Kind: events.Start, Machine: fmt.Sprint("m", i+1)})
 	}
@@ -291,7 +292,7 @@ func (w *streamWriter) Flush()              {}
 
 func TestEventsLive(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
-		src := &fake{log: events.NewLog(0)}
+		src := &fake{log: eventlog.New(0)}
 		src.log.Add(events.Event{Kind: events.Start, Machine: "before"})
 		ctx, cancel := context.WithCancel(t.Context())
 		pr, pw := io.Pipe()
@@ -335,7 +336,7 @@ func TestEventsLive(t *testing.T) {
 }
 
 func TestEventsEndWithTheLog(t *testing.T) {
-	src := &fake{log: events.NewLog(0)}
+	src := &fake{log: eventlog.New(0)}
 	srv := httptest.NewServer(Handler(src))
 	defer srv.Close()
 	res, err := srv.Client().Get(srv.URL + "/events?since=0")
@@ -358,7 +359,7 @@ func TestEventsEndWithTheLog(t *testing.T) {
 // A client that takes nothing in must not hold the handler for ever, nor the writers of the log at all.
 func TestEventsToAStalledClient(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
-		src := &fake{log: events.NewLog(10)}
+		src := &fake{log: eventlog.New(10)}
 		w := &stallingWriter{header: http.Header{}}
 		done := make(chan bool)
 		go func() {

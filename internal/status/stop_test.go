@@ -9,7 +9,7 @@ import (
 	"testing"
 	"time"
 
-	"github.com/ebbkit/ebb/internal/events"
+	"github.com/ebbkit/ebb/internal/eventlog"
 )
 
 // door is a source that notes what it is asked to stop.
@@ -20,7 +20,7 @@ type door struct {
 	fault error
 }
 
-func newDoor() *door { return &door{fake: fake{log: events.NewLog(0)}} }
+func newDoor() *door { return &door{fake: fake{log: eventlog.New(0)}} }
 
 func (d *door) StopMachine(_ context.Context, machine string, o Order) error {
 	d.asked, d.order = machine, o
@@ -107,7 +107,7 @@ func TestStopRefused(t *testing.T) {
 	if code, _ := stop(t, src, formType, "machine=nrt-1", "Origin", "https://example.com", "Sec-Fetch-Site", "cross-site"); code != 403 || src.asked != "" {
 		t.Errorf("from another site: status %d, asked for %q", code, src.asked)
 	}
-	if code, says := stop(t, &fake{log: events.NewLog(0)}, formType, "machine=nrt-1"); code != 404 || !strings.Contains(says, "cannot be stopped") {
+	if code, says := stop(t, &fake{log: eventlog.New(0)}, formType, "machine=nrt-1"); code != 404 || !strings.Contains(says, "cannot be stopped") {
 		t.Errorf("a source without: status %d, %q", code, says)
 	}
 }

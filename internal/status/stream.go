@@ -9,6 +9,7 @@ import (
 	"strconv"
 	"time"
 
+	"github.com/ebbkit/ebb/internal/eventlog"
 	"github.com/ebbkit/ebb/internal/events"
 )
 
@@ -23,7 +24,7 @@ const (
 // serveEvents writes the events of log as server-sent events whose IDs are the sequence numbers. It begins after the one
 // that the Last-Event-ID header names, or else the since parameter, or else the newest: since=0 replays what is kept. With
 // follow=0 it ends after that.
-func serveEvents(w http.ResponseWriter, r *http.Request, log *events.Log) {
+func serveEvents(w http.ResponseWriter, r *http.Request, log *eventlog.Log) {
 	seq, err := startAfter(r, log)
 	if err != nil {
 		http.Error(w, err.Error(), http.StatusBadRequest)
@@ -69,7 +70,7 @@ func serveEvents(w http.ResponseWriter, r *http.Request, log *events.Log) {
 }
 
 // startAfter returns the sequence number after which a stream begins.
-func startAfter(r *http.Request, log *events.Log) (uint64, error) {
+func startAfter(r *http.Request, log *eventlog.Log) (uint64, error) {
 	name, text := "Last-Event-ID", r.Header.Get("Last-Event-ID")
 	if text == "" {
 		name, text = "since", r.URL.Query().Get("since")

@@ -11,13 +11,14 @@ import (
 	"github.com/ebbkit/ebb/balance"
 	"github.com/ebbkit/ebb/downscale"
 	downpolicy "github.com/ebbkit/ebb/downscale/policy"
+	"github.com/ebbkit/ebb/internal/eventlog"
 	"github.com/ebbkit/ebb/internal/events"
 )
 
 // What the packages tell through their traces becomes the log of decisions.
 
 // tell notes what happened to a machine.
-func (n *node) tell(log *events.Log, k events.Kind, m balance.Machine, format string, args ...any) {
+func (n *node) tell(log *eventlog.Log, k events.Kind, m balance.Machine, format string, args ...any) {
 	log.Add(events.Event{Kind: k, App: string(m.App), Machine: string(m.ID), Node: string(n.id), Reason: fmt.Sprintf(format, args...)})
 }
 

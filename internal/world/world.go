@@ -26,8 +26,9 @@ import (
 	"github.com/ebbkit/ebb/backhaul"
 	"github.com/ebbkit/ebb/balance"
 	"github.com/ebbkit/ebb/downscale"
+	"github.com/ebbkit/ebb/internal/cities"
 	"github.com/ebbkit/ebb/internal/delay"
-	"github.com/ebbkit/ebb/internal/events"
+	"github.com/ebbkit/ebb/internal/eventlog"
 	"github.com/ebbkit/ebb/internal/status"
 	"github.com/ebbkit/ebb/rtt"
 )
@@ -81,7 +82,7 @@ const (
 type World struct {
 	config  Config
 	links   *delay.Links
-	log     *events.Log
+	log     *eventlog.Log
 	usual   []status.Link // see usualLinks
 	edges   []*edge
 	edge    *edge // the first
@@ -101,7 +102,7 @@ type World struct {
 
 // New binds all addresses and builds all nodes. It starts nothing; Close undoes it when Run is not called.
 func New(c Config) (_ *World, err error) {
-	w := &World{config: c, log: events.NewLog(0), started: time.Now(), key: rand.Text(), links: new(delay.Links)}
+	w := &World{config: c, log: eventlog.New(0), started: time.Now(), key: rand.Text(), links: new(delay.Links)}
 	defer func() {
 		if err != nil {
 			w.Close()
@@ -323,10 +324,10 @@ func (w *World) Snapshot() status.Snapshot {
 		inFlight, parked := e.auto.Demand(w.config.App.ID)
 		s.InFlight += inFlight + parked
 		s.Parked += e.auto.Parked(w.config.App.ID)
-		s.Nodes = append(s.Nodes, status.Node{ID: string(e.id), Region: e.region, Role: "edge", Place: delay.CityName(e.region)})
+		s.Nodes = append(s.Nodes, status.Node{ID: string(e.id), Region: e.region, Role: "edge", Place: cities.Name(e.region)})
 	}
 	for _, k := range w.workers {
-		s.Nodes = append(s.Nodes, status.Node{ID: string(k.id), Region: k.region, Role: "worker", Place: delay.CityName(k.region)})
+		s.Nodes = append(s.Nodes, status.Node{ID: string(k.id), Region: k.region, Role: "worker", Place: cities.Name(k.region)})
 		rows, _ := k.fleet.App(w.config.App.ID)
 		for m := range rows.All() {
 			g := k.fleet.Gate(m.App, m.ID)
@@ -358,4 +359,4 @@ func (w *World) Snapshot() status.Snapshot {
 func (w *World) History() *status.History { return &w.past }
 
 // Events implements [status.Source].
-func (w *World) Events() *events.Log { return w.log }
+func (w *World) Events() *eventlog.Log { return w.log }

@@ -1,13 +1,15 @@
-package delay
+// Package queue holds what is on its way over an emulated link: values and bytes that are due some
+// time after they entered, in order. It is pure.
+package queue
 
 import (
 	"iter"
 	"time"
 )
 
-// line is a queue of values on their way: each is due some time after it entered, and none overtakes another. The zero
-// line is empty.
-type line[T any] struct {
+// Line is a queue of values: each is due some time after it entered, and none overtakes another.
+// The zero value is empty.
+type Line[T any] struct {
 	items []item[T] // due times never decrease
 	head  int       // items before it are gone
 	last  time.Time // due time of the newest item there ever was
@@ -18,10 +20,12 @@ type item[T any] struct {
 	value T
 }
 
-func (l *line[T]) len() int { return len(l.items) - l.head }
+// Len returns how many values wait.
+func (l *Line[T]) Len() int { return len(l.items) - l.head }
 
-// push adds v, due after the given delay, but not before what entered earlier: a link whose delay shrinks keeps the order.
-func (l *line[T]) push(now time.Time, after time.Duration, v T) {
+// Push adds v, due after the given delay, but not before what entered earlier: a link whose delay
+// shrinks keeps the order.
+func (l *Line[T]) Push(now time.Time, after time.Duration, v T) {
 	due := now.Add(after)
 	if due.Before(l.last) {
 		due = l.last
@@ -36,8 +40,8 @@ func (l *line[T]) push(now time.Time, after time.Duration, v T) {
 	l.items = append(l.items, item[T]{due: due, value: v})
 }
 
-// next returns when the oldest item is due. ok is false when the line is empty.
-func (l *line[T]) next() (due time.Time, ok bool) {
+// Next returns when the oldest item is due. ok is false when the line is empty.
+func (l *Line[T]) Next() (due time.Time, ok bool) {
 	if l.head == len(l.items) {
 		return time.Time{}, false
 	}
@@ -45,10 +49,10 @@ func (l *line[T]) next() (due time.Time, ok bool) {
 }
 
 // first returns the oldest item, which must exist, for changing it in place.
-func (l *line[T]) first() *T { return &l.items[l.head].value }
+func (l *Line[T]) first() *T { return &l.items[l.head].value }
 
 // all iterates over the items and when they are due, oldest first.
-func (l *line[T]) all() iter.Seq2[time.Time, *T] {
+func (l *Line[T]) all() iter.Seq2[time.Time, *T] {
 	return func(yield func(time.Time, *T) bool) {
 		for i := l.head; i < len(l.items); i++ {
 			if !yield(l.items[i].due, &l.items[i].value) {
@@ -58,8 +62,8 @@ func (l *line[T]) all() iter.Seq2[time.Time, *T] {
 	}
 }
 
-// pop removes the oldest item, which must exist.
-func (l *line[T]) pop() T {
+// Pop removes the oldest item, which must exist.
+func (l *Line[T]) Pop() T {
 	v := l.items[l.head].value
 	l.items[l.head] = item[T]{}
 	l.head++

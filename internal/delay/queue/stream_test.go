@@ -1,4 +1,4 @@
-package delay
+package queue
 
 import (
 	"bytes"
@@ -15,7 +15,7 @@ type model struct {
 	last  time.Time
 }
 
-func (m *model) put(now time.Time, after time.Duration, p []byte) {
+func (m *model) Put(now time.Time, after time.Duration, p []byte) {
 	if len(p) == 0 {
 		return
 	}
@@ -38,7 +38,7 @@ func (m *model) ready(now time.Time) int {
 
 func TestStreamIsALine(t *testing.T) {
 	rapid.Check(t, func(t *rapid.T) {
-		var s stream
+		var s Stream
 		var m model
 		now := time.Unix(1000, 0)
 		next := byte(0)
@@ -50,14 +50,14 @@ func TestStreamIsALine(t *testing.T) {
 					next += 7
 				}
 				after := time.Duration(rapid.IntRange(0, 50).Draw(t, "after")) * time.Millisecond
-				n := s.put(now, after, p)
+				n := s.Put(now, after, p)
 				if n > len(p) || n < len(p) && s.room() > 0 {
 					t.Fatalf("put %d of %d with room for %d", n, len(p), s.room())
 				}
-				m.put(now, after, p[:n])
+				m.Put(now, after, p[:n])
 			},
 			"take": func(t *rapid.T) {
-				p, wake := s.peek(now)
+				p, wake := s.Peek(now)
 				ready := m.ready(now)
 				switch {
 				case len(p) > ready || len(p) == 0 && ready > 0:
@@ -71,7 +71,7 @@ func TestStreamIsALine(t *testing.T) {
 				}
 				if len(p) > 0 {
 					n := rapid.IntRange(1, len(p)).Draw(t, "n")
-					s.take(n)
+					s.Take(n)
 					m.bytes, m.due = m.bytes[n:], m.due[n:]
 				}
 			},
@@ -89,39 +89,39 @@ func TestStreamIsALine(t *testing.T) {
 
 // What peek returned is written to the peer without a lock, while more is put.
 func TestStreamLeavesPeekedBytes(t *testing.T) {
-	var s stream
+	var s Stream
 	now := time.Unix(1000, 0)
-	s.put(now, 0, []byte("first"))
-	p, _ := s.peek(now)
+	s.Put(now, 0, []byte("first"))
+	p, _ := s.Peek(now)
 	for range 2000 {
-		s.put(now, 0, []byte("more and more"))
+		s.Put(now, 0, []byte("more and more"))
 	}
 	if string(p) != "first" {
 		t.Fatalf("peeked bytes became %q", p)
 	}
-	s.take(len(p))
-	if p, _ := s.peek(now); !bytes.HasPrefix(p, []byte("more and moremore")) {
+	s.Take(len(p))
+	if p, _ := s.Peek(now); !bytes.HasPrefix(p, []byte("more and moremore")) {
 		t.Fatalf("then come %.20q", p)
 	}
 }
 
 func TestStreamIsBounded(t *testing.T) {
 	for _, size := range []int{1, 1000, 64 << 10} {
-		var s stream
+		var s Stream
 		now, total := time.Unix(1000, 0), 0
 		p := make([]byte, size)
-		for n := s.put(now, time.Second, p); n > 0; n = s.put(now, time.Second, p) {
+		for n := s.Put(now, time.Second, p); n > 0; n = s.Put(now, time.Second, p) {
 			total += n
 		}
-		if total > window || len(s.ring) > window || s.marks.len()*markCost > window {
-			t.Errorf("writes of %d: %d bytes in a ring of %d and %d marks", size, total, len(s.ring), s.marks.len())
+		if total > Window || len(s.ring) > Window || s.marks.Len()*markCost > Window {
+			t.Errorf("writes of %d: %d bytes in a ring of %d and %d marks", size, total, len(s.ring), s.marks.Len())
 		}
-		if size >= 1000 && total < window/2 {
+		if size >= 1000 && total < Window/2 {
 			t.Errorf("writes of %d: full at %d bytes", size, total)
 		}
 		for s.size > 0 {
-			p, _ := s.peek(now.Add(time.Second))
-			s.take(len(p))
+			p, _ := s.Peek(now.Add(time.Second))
+			s.Take(len(p))
 		}
 		if len(s.ring) > smallRing {
 			t.Errorf("an empty stream keeps a ring of %d", len(s.ring))
@@ -130,12 +130,12 @@ func TestStreamIsBounded(t *testing.T) {
 }
 
 func TestLineKeepsOrderAndMemory(t *testing.T) {
-	var l line[int]
+	var l Line[int]
 	now := time.Unix(1000, 0)
 	for i := range 100_000 {
-		l.push(now, time.Duration(i%7)*time.Millisecond, i)
+		l.Push(now, time.Duration(i%7)*time.Millisecond, i)
 		if i >= 10 {
-			if got := l.pop(); got != i-10 {
+			if got := l.Pop(); got != i-10 {
 				t.Fatalf("popped %d, want %d", got, i-10)
 			}
 		}

@@ -1,4 +1,4 @@
-package delay
+package cities
 
 import (
 	"fmt"
@@ -18,7 +18,8 @@ func ExampleRoundTrip() {
 	// atlantis 140ms false
 }
 
-// The figures that one usually sees between data centres, roughly: the sketch has to come near them.
+// The figures that one usually sees between data centres, roughly: the sketch has to come near
+// them.
 func TestRoundTripIsPlausible(t *testing.T) {
 	for _, row := range []struct {
 		a, b     string
@@ -84,19 +85,19 @@ func TestInventedPlaces(t *testing.T) {
 		if rtt, _ := RoundTrip(name, name); rtt != 0 {
 			t.Errorf("RoundTrip(%q, itself) = %v", name, rtt)
 		}
-		if CityName(name) != "" {
-			t.Errorf("CityName(%q) = %q", name, CityName(name))
+		if Name(name) != "" {
+			t.Errorf("Name(%q) = %q", name, Name(name))
 		}
 	}
-	if got := CityName("gru"); got != "São Paulo" {
-		t.Errorf("CityName(gru) = %q", got)
+	if got := Name("gru"); got != "São Paulo" {
+		t.Errorf("Name(gru) = %q", got)
 	}
 }
 
 func TestCitiesAreTheCallers(t *testing.T) {
-	c := Cities()
+	c := All()
 	c[0].Code = "xxx"
-	if got := Cities()[0].Code; got != "ams" {
+	if got := All()[0].Code; got != "ams" {
 		t.Errorf("the first city is now %q", got)
 	}
 }

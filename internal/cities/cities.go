@@ -1,4 +1,5 @@
-package delay
+// Package cities knows how far apart real cities are, for networks that are emulated. It is pure.
+package cities
 
 import (
 	"math"
@@ -70,8 +71,9 @@ var waypoints = []City{
 	{"perth", "", -31.95, 115.86},
 }
 
-// spans are the stretches of fibre between them, from the first to each of the others: a coarse sketch of where the real
-// ones lie, so that Tokyo reaches Frankfurt through America or Suez and not in a straight line across Siberia.
+// spans are the stretches of fibre between them, from the first to each of the others: a coarse
+// sketch of where the real ones lie, so that Tokyo reaches Frankfurt through America or Suez and
+// not in a straight line across Siberia.
 var spans = [][]string{
 	// Pacific and East Asia
 	{"nrt", "icn", "hkg", "sea", "sjc", "lax", "guam", "sin"},
@@ -111,37 +113,41 @@ var spans = [][]string{
 const (
 	earthRadius = 6371.0 // kilometres
 
-	// perKilometre is the round trip of one kilometre of fibre: light travels about 200 km per millisecond in glass.
+	// perKilometre is the round trip of one kilometre of fibre: light travels about 200 km per
+	// millisecond in glass.
 	perKilometre = 10 * time.Microsecond
 
-	// detour is how much longer fibre is than the great circle between the two ends of a span. Surveys of real routes find
-	// 1.2 to 1.5; the turns are in the sketch already.
+	// detour is how much longer fibre is than the great circle between the two ends of a span.
+	// Surveys of real routes find 1.2 to 1.5; the turns are in the sketch already.
 	detour = 1.2
 
-	// perSpan is the round trip spent at the ends of a span: in its equipment and on the way to it through the city. It is
-	// what makes short spans slower than their length: Amsterdam to Frankfurt takes 6 ms, not 4.
+	// perSpan is the round trip spent at the ends of a span: in its equipment and on the way to it
+	// through the city. It is what makes short spans slower than their length: Amsterdam to
+	// Frankfurt takes 6 ms, not 4.
 	perSpan = 2 * time.Millisecond
 )
 
-// Cities returns the known cities, in the order of their codes. The caller owns the slice.
-func Cities() []City {
+// All returns the known cities, in the order of their codes. The caller owns the slice.
+func All() []City {
 	return slices.SortedFunc(slices.Values(cities), func(a, b City) int { return strings.Compare(a.Code, b.Code) })
 }
 
-// CityName returns the name of a known city, such as "Tokyo" for "nrt", or "".
-func CityName(code string) string {
+// Name returns the name of a known city, such as "Tokyo" for "nrt", or "".
+func Name(code string) string {
 	if i, ok := known(code); ok {
 		return places[i].Name
 	}
 	return ""
 }
 
-// RoundTrip returns a plausible round trip between two cities. It is computed, not measured: great-circle distances along
-// a sketch of the real cable routes, times 1.2, at the speed of light in glass, plus 2 ms for each span. Tokyo to Hong Kong
-// gives 37 ms, London to New York 69 ms, Tokyo to Frankfurt 226 ms.
+// RoundTrip returns a plausible round trip between two cities. It is computed, not measured:
+// great-circle distances along a sketch of the real cable routes, times 1.2, at the speed of
+// light in glass, plus 2 ms for each span. Tokyo to Hong Kong gives 37 ms, London to New York 69
+// ms, Tokyo to Frankfurt 226 ms.
 //
-// The round trip within a city is 0. A name that is not in the table is a place too: it is put at a position made from a
-// hash of the name, always the same, and joined to each city by a straight line. ok says that both names are in the table.
+// The round trip within a city is 0. A name that is not in the table is a place too: it is put at
+// a position made from a hash of the name, always the same, and joined to each city by a straight
+// line. ok says that both names are in the table.
 func RoundTrip(a, b string) (rtt time.Duration, ok bool) {
 	i, okA := known(a)
 	j, okB := known(b)
@@ -190,7 +196,8 @@ func kilometres(a, b City) float64 {
 
 func radians(degrees float64) float64 { return degrees * math.Pi / 180 }
 
-// Built once: places holds cities and waypoints, position finds them, shortest is the round trip of each pair.
+// Built once: places holds cities and waypoints, position finds them, shortest is the round trip
+// of each pair.
 var (
 	places   = slices.Concat(cities, waypoints)
 	position = index(places)
