@@ -94,8 +94,9 @@ func configs(t *testing.T) (all []config) {
 
 type unused struct{ net.Listener }
 
-// A number that makes no sense is refused with its field, its value and what to write instead, before anything comes of it: a
-// negative one wherever the field's comment does not say what that means, and what is not a number in any case.
+// A number that makes no sense is refused with its field, its value and what to write instead,
+// before anything comes of it: a negative one wherever the field's comment does not say what that
+// means, and what is not a number in any case.
 func TestEveryConfigNamesFieldValueAndRemedy(t *testing.T) {
 	for _, c := range configs(t) {
 		v := reflect.ValueOf(c.value).Elem()

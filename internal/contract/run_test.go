@@ -64,8 +64,8 @@ func runners(t *testing.T) map[string]func(context.Context) error {
 	}
 }
 
-// Every Run returns nil when its context ends, so that an errgroup of them fails only when something did. It runs once: another
-// call returns an error that says so.
+// Every Run returns nil when its context ends, so that an errgroup of them fails only when
+// something did. It runs once: another call returns an error that says so.
 func TestRunReturnsNilWhenItsContextEndsAndRunsOnce(t *testing.T) {
 	for name, run := range runners(t) {
 		t.Run(name, func(t *testing.T) {

@@ -27,8 +27,8 @@ var enums = []any{
 	new(backhaul.Certainty), new(backhaul.Failure), new(backhaul.StepKind), new(backhaul.Stall),
 }
 
-// Every value of an enum has a name of its own, which is its text and its JSON and is read back. What has no name is not
-// written, and what is no name is not read: the error says what it wants.
+// Every value of an enum has a name of its own, which is its text and its JSON and is read back.
+// What has no name is not written, and what is no name is not read: the error says what it wants.
 func TestEnumsReadBackTheirOwnText(t *testing.T) {
 	for _, e := range enums {
 		v := reflect.ValueOf(e).Elem()

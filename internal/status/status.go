@@ -3,22 +3,26 @@
 //	/             the page, live
 //	/status.json  a [Snapshot]
 //	/events       the decisions, as server-sent events
-//	/links        the emulated links, a list of [Link]; POST changes one (when the source has [Links])
-//	/stop         POST stops a machine, for maintenance (when the source has [Stops])
-//	/history      the last two minutes, a list of [Sample] (when the source is a [Historian])
-//	/picks        the latest sampled picks and their reasons, a list of [Pick] (when the source has [Picks])
+//	/links        the emulated links, a list of [Link]; POST changes one (of a source with [Links])
+//	/stop         POST stops a machine, for maintenance (of a source with [Stops])
+//	/history      the last two minutes, a list of [Sample] (of a source that is a [Historian])
+//	/picks        the latest sampled picks, with reasons, a list of [Pick] (of a source with [Picks])
 package status
 
 import (
 	"embed"
 	"encoding/json"
 	"net/http"
+	"net/netip"
+	"slices"
+	"strings"
 
 	"github.com/ebbkit/ebb/internal/eventlog"
 )
 
-// Source is where the pages get what they show. Both methods are called concurrently. A source may also be a [Links], a
-// [Picks], a [Stops] and a [Historian]; the page leaves out what it is not.
+// Source is where the pages get what they show. Both methods are called concurrently. A source
+// may also be a [Links], a [Picks], a [Stops] and a [Historian]; the page leaves out what it is
+// not.
 type Source interface {
 	// Snapshot returns the present state. The page asks twice a second.
 	Snapshot() Snapshot
@@ -35,10 +39,11 @@ var page embed.FS
 const contentSecurity = "default-src 'none'; style-src 'self'; script-src 'self'; connect-src 'self'; img-src data:; " +
 	"base-uri 'none'; form-action 'none'; frame-ancestors 'none'"
 
-// Handler serves the page and what it shows; see the package comment. It only reads, but for POST /links and /stop, which
-// pages of other origins cannot use. Requests are refused unless they name this machine: by an IP address, as localhost or
-// by one of names. Whoever may ask sees everything, so it belongs on a private address. A connection to /events ends when
-// its client leaves or the log is closed: an [http.Server.Shutdown] waits for that.
+// Handler serves the page and what it shows; see the package comment. It only reads, but for POST
+// /links and /stop, which pages of other origins cannot use. Requests are refused unless they
+// name this machine: by an IP address, as localhost or by one of names. Whoever may ask sees
+// everything, so it belongs on a private address. A connection to /events ends when its client
+// leaves or the log is closed: an [http.Server.Shutdown] waits for that.
 func Handler(src Source, names ...string) http.Handler {
 	mux := http.NewServeMux()
 	mux.Handle("GET /{$}", static("index.html", "text/html"))
@@ -98,7 +103,8 @@ func writeJSON(w http.ResponseWriter, v any) {
 // scripts are the modules of the page.
 var scripts = []string{"page.js", "dom.js", "history.js", "links.js", "log.js", "picks.js", "regions.js", "roundtrips.js"}
 
-// static serves a file of the page. The type is not left to the system's table, which some systems have wrong.
+// static serves a file of the page. The type is not left to the system's table, which some
+// systems have wrong.
 func static(name, contentType string) http.Handler {
 	body, err := page.ReadFile("page/" + name)
 	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
@@ -108,5 +114,40 @@ func static(name, contentType string) http.Handler {
 		}
 		w.Header().Set("Content-Type", contentType+"; charset=utf-8")
 		w.Write(body)
+	})
+}
+
+// known reports whether a request was made for this page. A page of somebody else can have its
+// own name point to this machine (DNS rebinding): then the browser takes it for the same origin,
+// and only the name in Host tells. Nobody can point an address elsewhere, so every IP literal is
+// good, whatever the port: what forwards the port may have another.
+func known(host string, names []string) bool {
+	name := hostname(host)
+	if addr, ok := strings.CutPrefix(name, "["); ok {
+		name = strings.TrimSuffix(addr, "]")
+	}
+	if _, err := netip.ParseAddr(name); err == nil {
+		return true
+	}
+	return name == "localhost" || slices.ContainsFunc(names, func(n string) bool { return name == hostname(n) && name != "" })
+}
+
+// hostname returns a Host without its port, in lower case and without the dot at the end of a
+// full name.
+func hostname(host string) string {
+	if i := strings.LastIndexByte(host, ':'); i >= 0 && strings.Trim(host[i+1:], "0123456789") == "" {
+		host = host[:i]
+	}
+	return strings.TrimSuffix(strings.ToLower(host), ".")
+}
+
+// forUs serves requests that were made for this page, and refuses others.
+func forUs(next http.Handler, names []string) http.Handler {
+	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		if !known(r.Host, names) {
+			http.Error(w, "status: Host "+shown(r.Host)+": want an IP address, localhost or one of the names that the page was given", http.StatusForbidden)
+			return
+		}
+		next.ServeHTTP(w, r)
 	})
 }

@@ -14,16 +14,17 @@ import (
 )
 
 const (
-	// keepAlive is how often a quiet stream says that it lives, so that what stands between does not end it.
+	// keepAlive is how often a quiet stream says that it lives, so that what stands between does not
+	// end it.
 	keepAlive = 15 * time.Second
 
 	// stalled is how long a client may take nothing in before its stream is ended.
 	stalled = 30 * time.Second
 )
 
-// serveEvents writes the events of log as server-sent events whose IDs are the sequence numbers. It begins after the one
-// that the Last-Event-ID header names, or else the since parameter, or else the newest: since=0 replays what is kept. With
-// follow=0 it ends after that.
+// serveEvents writes the events of log as server-sent events whose IDs are the sequence numbers.
+// It begins after the one that the Last-Event-ID header names, or else the since parameter, or
+// else the newest: since=0 replays what is kept. With follow=0 it ends after that.
 func serveEvents(w http.ResponseWriter, r *http.Request, log *eventlog.Log) {
 	seq, err := startAfter(r, log)
 	if err != nil {

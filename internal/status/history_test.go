@@ -24,7 +24,8 @@ func (r *remembering) Snapshot() Snapshot {
 	return Snapshot{InFlight: n, Requests: uint64(10 * n), Machines: []Machine{{State: "started"}, {State: "stopped"}}}
 }
 
-// A page that is opened later shows what was before: two minutes of it, oldest first, a sample a second.
+// A page that is opened later shows what was before: two minutes of it, oldest first, a sample a
+// second.
 func TestHistoryIsKeptByTheServer(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		src := &remembering{fake: fake{log: eventlog.New(0)}, began: time.Now()}

@@ -24,8 +24,8 @@ const (
 	samplesKept = 120 // two minutes: what the page draws
 )
 
-// History keeps samples of the last two minutes. The zero value is empty and ready; all methods are safe for concurrent
-// use.
+// History keeps samples of the last two minutes. The zero value is empty and ready; all methods
+// are safe for concurrent use.
 type History struct {
 	mu      sync.Mutex
 	samples [samplesKept]kept
