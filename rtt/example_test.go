@@ -66,22 +66,68 @@ func ExampleFraction() {
 	// 0.10 at least 0.08
 }
 
-// A status page lists every peer with its distance and loss.
-func ExampleTable_All() {
-	m, err := rtt.New(rtt.Config{
-		Self: rtt.Node{ID: "ams-1", Region: "ams"}, Listen: "127.0.0.1:0",
-		Key: []byte("thirty-two bytes, better random!"),
+// A router tries regions in their order; a status page lists every peer with its distance and loss.
+func ExampleTable() {
+	_, t, stop := measured() // elsewhere: mesh.Table()
+	defer stop()
+	for _, r := range t.Regions() {
+		fmt.Println("region", r.Name, r.State, r.RTT > 0, "by", r.Node)
+	}
+	for node, s := range t.All() {
+		fmt.Println("node", node.ID, "in", node.Region, s.Source, s.Base > 0, s.Jitter() >= 0, s.Loss.Value())
+	}
+	// Output:
+	// region fra fresh true by fra-1
+	// node fra-1 in fra udp true true 0
+}
+
+// Keys change without a gap in three rounds over all nodes.
+func ExampleMesh_SetKeys() {
+	before, after := []byte("thirty-two bytes, better random!"), []byte("another one of thirty-two bytes!")
+	m, _, stop := measured()
+	defer stop()
+	fmt.Println("both are believed, the old one is used:", m.SetKeys(before, after))
+	fmt.Println("both are believed, the new one is used:", m.SetKeys(after, before))
+	fmt.Println("the old one is gone:", m.SetKeys(after))
+	fmt.Println(m.SetKeys([]byte("short")))
+	// Output:
+	// both are believed, the old one is used: <nil>
+	// both are believed, the new one is used: <nil>
+	// the old one is gone: <nil>
+	// rtt: key 1 of 1 has 5 bytes: use at least 16
+}
+
+// measured returns a node, its table when it had measured another, and a func that ends both.
+func measured() (m *rtt.Mesh, t *rtt.Table, stop func()) {
+	key := []byte("thirty-two bytes, better random!")
+	known := make(chan *rtt.Table, 1)
+	var once sync.Once
+	fra, err := rtt.New(rtt.Config{Self: rtt.Node{ID: "fra-1", Region: "fra"}, Key: key, Listen: "127.0.0.1:0"})
+	if err != nil {
+		panic(err)
+	}
+	ams, err := rtt.New(rtt.Config{
+		Self: rtt.Node{ID: "ams-1", Region: "ams"}, Key: key, Listen: "127.0.0.1:0",
+		Peers: rtt.PeerList{fra.Self()},
+		Trace: rtt.Trace{Table: func(t *rtt.Table) {
+			if _, ok := t.RTT("fra"); ok {
+				once.Do(func() { known <- t })
+			}
+		}},
 	})
 	if err != nil {
 		panic(err)
 	}
-	defer m.Close()
-	for node, s := range m.Table().All() {
-		fmt.Println(node.ID, node.Region, s.State, s.Base, s.Jitter(), s.Loss.Value())
+	ctx, cancel := context.WithCancel(context.Background())
+	var wg sync.WaitGroup
+	for _, m := range []*rtt.Mesh{fra, ams} {
+		wg.Go(func() {
+			if err := m.Run(ctx); err != nil {
+				fmt.Println(err)
+			}
+		})
 	}
-	fmt.Println("nothing is known before it runs:", len(m.Table().Regions()))
-	// Output:
-	// nothing is known before it runs: 0
+	return ams, <-known, func() { cancel(); wg.Wait() }
 }
 
 // A connection to a peer that is there anyway measures the way as well.

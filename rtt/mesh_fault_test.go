@@ -17,7 +17,7 @@ import (
 // A lost incumbent is left at once; when it is back it takes its place again.
 func TestMeshLostAndBack(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
-		w := newWorld(t)
+		w := newCluster(t)
 		defer w.stop()
 		// 1-2: 20ms, 1-3: 30ms
 		w.net.link = oneWay(func(a, b int) time.Duration { return time.Duration(a*b) * 5 * ms })
@@ -74,7 +74,7 @@ func TestMeshLostAndBack(t *testing.T) {
 // When all peers fall silent at once, the fault is here: the last distances stay.
 func TestMeshMassSilence(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
-		w := newWorld(t)
+		w := newCluster(t)
 		defer w.stop()
 		near := oneWay(func(a, b int) time.Duration { return time.Duration(a*b) * 5 * ms })
 		w.net.link = near
@@ -107,7 +107,7 @@ func TestMeshMassSilence(t *testing.T) {
 // at once.
 func TestMeshMovedAndRestarted(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
-		w := newWorld(t)
+		w := newCluster(t)
 		defer w.stop()
 		w.net.link = oneWay(func(a, b int) time.Duration { return time.Duration(a*b) * 5 * ms })
 		var zero atomic.Bool
@@ -155,7 +155,7 @@ func TestMeshMovedAndRestarted(t *testing.T) {
 // change nothing.
 func TestMeshBadPackets(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
-		w := newWorld(t)
+		w := newCluster(t)
 		defer w.stop()
 		var probe, reply []byte
 		a1, b2 := simAddr(1), simAddr(2)
@@ -237,7 +237,7 @@ func TestMeshBadPackets(t *testing.T) {
 // two at most.
 func TestMeshLyingPeer(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
-		w := newWorld(t)
+		w := newCluster(t)
 		defer w.stop()
 		liar := probe.NewCodec([][]byte{secretA})
 		w.net.link = func(from, to netip.AddrPort, b []byte) []time.Duration {
@@ -265,7 +265,7 @@ func TestMeshLyingPeer(t *testing.T) {
 // A node that did not run for ten minutes loses nobody over it.
 func TestMeshSuspended(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
-		w := newWorld(t)
+		w := newCluster(t)
 		defer w.stop()
 		w.net.link = oneWay(func(a, b int) time.Duration { return time.Duration(a*b) * 5 * ms })
 		var suspend atomic.Bool
@@ -306,7 +306,7 @@ func TestMeshSuspended(t *testing.T) {
 // A node that is no longer in the list is forgotten, and asked anew when it is back.
 func TestMeshPeersComeAndGo(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
-		w := newWorld(t)
+		w := newCluster(t)
 		defer w.stop()
 		w.net.link = oneWay(func(a, b int) time.Duration { return time.Duration(a*b) * 5 * ms })
 		var hide atomic.Bool

@@ -10,7 +10,7 @@ import (
 // Answers later than their probe's timeout still count, so a way of 1.5 s is slow, not lost.
 func TestMeshLateAnswers(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
-		w := newWorld(t)
+		w := newCluster(t)
 		defer w.stop()
 		w.net.link = oneWay(func(a, b int) time.Duration { return 750 * ms })
 		a, _ := w.start("a", "ra", 1, nil)
@@ -45,7 +45,7 @@ func TestMeshStepIsNoLoss(t *testing.T) {
 	} {
 		t.Run(row.name, func(t *testing.T) {
 			synctest.Test(t, func(t *testing.T) {
-				w := newWorld(t)
+				w := newCluster(t)
 				defer w.stop()
 				w.net.link = oneWay(func(a, b int) time.Duration { return row.from / 2 })
 				a, _ := w.start("a", "ra", 1, func(c *Config) { c.Interval = row.every })
@@ -79,7 +79,7 @@ func TestMeshStepIsNoLoss(t *testing.T) {
 // What is really lost is counted, three seconds later.
 func TestMeshLossIsCounted(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
-		w := newWorld(t)
+		w := newCluster(t)
 		defer w.stop()
 		n := 0
 		w.net.link = func(from, to netip.AddrPort, b []byte) []time.Duration {
@@ -113,7 +113,7 @@ func TestMeshLossIsCounted(t *testing.T) {
 // A second of loss in one direction shows in that direction's counter only.
 func TestMeshDirectionalLoss(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
-		w := newWorld(t)
+		w := newCluster(t)
 		defer w.stop()
 		n := 0
 		w.net.link = func(from, to netip.AddrPort, b []byte) []time.Duration {

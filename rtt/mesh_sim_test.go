@@ -21,7 +21,7 @@ func oneWay(d func(a, b int) time.Duration) func(from, to netip.AddrPort, b []by
 // is measured.
 func TestMeshTrueVersusMeasured(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
-		w := newWorld(t)
+		w := newCluster(t)
 		defer w.stop()
 		r := rand.New(rand.NewPCG(1, 1))
 		truth := map[[2]int]time.Duration{{1, 2}: 10 * ms, {1, 3}: 50 * ms, {2, 3}: 45 * ms}
@@ -116,7 +116,7 @@ func firstStat(m *Mesh) Stat { return statOf(&m.Table().rows[0].Stat) }
 // Keys change without a gap: accept the new one everywhere, use it, drop the old one.
 func TestMeshKeyRotation(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
-		w := newWorld(t)
+		w := newCluster(t)
 		defer w.stop()
 		w.net.link = oneWay(func(a, b int) time.Duration { return 5 * ms })
 		a, _ := w.start("a", "ra", 1, nil)
@@ -154,7 +154,7 @@ func TestMeshKeyRotation(t *testing.T) {
 // What a trace does with the mesh while it is called must not deadlock it.
 func TestMeshTraceHoldsNoLock(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
-		w := newWorld(t)
+		w := newCluster(t)
 		defer w.stop()
 		var m *Mesh
 		var mu sync.Mutex

@@ -145,8 +145,8 @@ func (c *simconn) SetDeadline(time.Time) error      { return nil }
 func (c *simconn) SetReadDeadline(time.Time) error  { return nil }
 func (c *simconn) SetWriteDeadline(time.Time) error { return nil }
 
-// world is a mesh on a simnet.
-type world struct {
+// cluster is a mesh on a simnet.
+type cluster struct {
 	t     *testing.T
 	net   *simnet
 	mu    sync.Mutex
@@ -154,9 +154,9 @@ type world struct {
 	stops []func()
 }
 
-func newWorld(t *testing.T) *world { return &world{t: t, net: newSimnet()} }
+func newCluster(t *testing.T) *cluster { return &cluster{t: t, net: newSimnet()} }
 
-func (w *world) Peers() []Node {
+func (w *cluster) Peers() []Node {
 	w.mu.Lock()
 	defer w.mu.Unlock()
 	return slices.Clone(w.nodes)
@@ -168,7 +168,7 @@ type peersFunc func() []Node
 func (f peersFunc) Peers() []Node { return f() }
 
 // replace makes n the entry of its ID.
-func (w *world) replace(n Node) {
+func (w *cluster) replace(n Node) {
 	w.mu.Lock()
 	defer w.mu.Unlock()
 	w.nodes = append(slices.DeleteFunc(w.nodes, func(x Node) bool { return x.ID == n.ID }), n)
@@ -176,7 +176,7 @@ func (w *world) replace(n Node) {
 
 // start runs a node at an address and returns it with a func that stops it. It is a peer of all
 // others from now on.
-func (w *world) start(id, region string, at int, edit func(*Config)) (*Mesh, func()) {
+func (w *cluster) start(id, region string, at int, edit func(*Config)) (*Mesh, func()) {
 	w.t.Helper()
 	n := Node{ID: id, Region: region, Addr: simAddr(at)}
 	c := Config{Self: n, Key: secretA, Peers: w, Conn: w.net.listen(n.Addr)}
@@ -202,7 +202,7 @@ func (w *world) start(id, region string, at int, edit func(*Config)) (*Mesh, fun
 }
 
 // stop ends all nodes. It must be deferred inside the bubble.
-func (w *world) stop() {
+func (w *cluster) stop() {
 	for _, s := range w.stops {
 		s()
 	}
