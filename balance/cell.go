@@ -44,11 +44,21 @@ func (c *cell) own() int { return int(c.count.Load() & ownMask) }
 func (c *cell) score(n uint64) word { return c.scored(base(c.base.Load()), n) }
 
 func (c *cell) scored(b base, n uint64) word {
-	gate := -1
-	if c.gate != nil {
-		gate = c.gate.InFlight()
+	return score(b, int(n&ownMask), c.inGate(), est(c.est.Load()))
+}
+
+// inGate is how many are in flight at a machine that this process owns; else it is negative.
+func (c *cell) inGate() int {
+	if c.gate == nil {
+		return -1
 	}
-	return score(b, int(n&ownMask), gate, est(c.est.Load()))
+	return c.gate.InFlight()
+}
+
+// inFlight returns this node's requests in flight at the machine, and all, as far as it knows.
+func (c *cell) inFlight() (own int, all float32, e est) {
+	own, e = c.own(), est(c.est.Load())
+	return own, inFlight(own, c.inGate(), e), e
 }
 
 // rescore brings the word up to date, n being what count was last seen as.
@@ -76,18 +86,7 @@ func (c *cell) changed() {
 // unless the machine is alone in its region.
 func (c *cell) enter(a *area, alone bool) bool {
 	b := base(c.base.Load())
-	limit := MaxLimit
-	if h := b.hard(); h > 0 {
-		limit = h
-	}
-	if e := est(c.est.Load()); e&(grantMask|probeBit) != 0 {
-		if _, ok := e.grant(); ok { // the owner has reserved the slot
-			limit = MaxLimit
-		}
-		if e&probeBit != 0 {
-			limit = min(limit, e.probes())
-		}
-	}
+	limit := most(b.hard(), est(c.est.Load()))
 	n := c.count.Load()
 	for {
 		if int(n&ownMask) >= limit || b.tier() >= tiers {

@@ -165,12 +165,12 @@ func (v *View) perhaps(r *Request) (s Slot, ok bool) {
 		least := float32(math.MaxFloat32)
 		for _, pos := range v.order[i].rows.byTier[TierReady] {
 			m := v.order[i].rows.rows[pos]
-			own, e := m.cell.own(), est(m.cell.est.Load())
-			if !r.admits(m) || m.cell.gate != nil || full(own, float32(own), m.shared.limits.Hard, e) {
+			own, all, e := m.cell.inFlight()
+			if !r.admits(m) || m.cell.gate != nil || e.full(own, float32(own), m.shared.limits.Hard) {
 				continue
 			}
-			if use := (float32(own) + e.others()) / float32(max(1, m.shared.limits.Soft)); use < least {
-				least, s, ok = use, Slot{int32(i), pos}, true
+			if u := use(all, m.shared.limits.Soft); u < least {
+				least, s, ok = u, Slot{int32(i), pos}, true
 			}
 		}
 		if ok {

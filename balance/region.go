@@ -175,16 +175,13 @@ func (m *row) age(turned []MachineID, a *area, sum *gathered, j *jury) []Machine
 		c.rescore(c.count.Load())
 	}
 	if m.tier == TierReady {
-		total := float32(own) + e.others()
-		if c.gate != nil {
-			total = float32(max(own, c.gate.InFlight()))
-		}
-		use := total / float32(max(1, m.shared.limits.Soft))
+		all := inFlight(own, c.inGate(), e)
+		used := use(all, m.shared.limits.Soft)
 		sum.ready++
 		sum.own += own
-		sum.load += total
-		sum.use += use
-		sum.least = min(sum.least, use)
+		sum.load += all
+		sum.use += used
+		sum.least = min(sum.least, used)
 		sum.soft += m.shared.limits.Soft
 	}
 	return turned

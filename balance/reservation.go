@@ -118,15 +118,8 @@ func (r *Reservation) Gate() *Gate { return r.row.cell.gate }
 
 // Busy reports whether the machine, this request included, is above its soft limit: the signal to start another.
 func (r *Reservation) Busy() bool {
-	m := r.row
-	soft := m.shared.limits.Soft
-	if soft == 0 {
-		return false
-	}
-	if g := m.cell.gate; g != nil {
-		return max(m.cell.own(), g.InFlight()) > soft
-	}
-	return float32(m.cell.own())+est(m.cell.est.Load()).others() > float32(soft)
+	_, all, _ := r.row.cell.inFlight()
+	return overSoft(all, r.row.shared.limits.Soft)
 }
 
 // Failing reports whether the machine was picked only because there was nothing better: its checks

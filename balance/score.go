@@ -177,55 +177,90 @@ const (
 	penaltyBusy = 8
 )
 
-// score returns the upper part of a machine's word. own is this node's requests in flight; gate is all in flight where
-// this process owns the machine, else negative.
+// What a machine's load is, is decided by the functions from here on, and nowhere else: words,
+// candidates, means of regions and reservations go by them.
+
+// inFlight is how many requests a machine has in flight, as far as this node knows. own are this
+// node's; gate is the exact number where this process owns the machine, else negative.
+func inFlight(own, gate int, e est) float32 {
+	if gate >= 0 {
+		return float32(max(own, gate))
+	}
+	return float32(own) + e.others()
+}
+
+// weighed is the load by which machines are compared: failures and gross slowness count as load, and
+// a machine in slow start has a part of its soft limit.
+func (e est) weighed(inFlight float32) float32 {
+	return (inFlight + e.penalty()) * e.slow() / e.ramp()
+}
+
+// use is a load in units of the soft limit, or the load itself where there is none.
+func use[F float32 | float64](load F, soft int) F { return load / F(max(1, soft)) }
+
+// atSoft reports whether a load is at the soft limit: others are preferred then.
+func atSoft[F float32 | float64](load F, soft int) bool { return soft > 0 && load >= F(soft) }
+
+// overSoft reports whether a load, the request that asks included, is above the soft limit: another
+// machine is started then.
+func overSoft(load float32, soft int) bool { return soft > 0 && load > float32(soft) }
+
+// full reports whether this node sends the machine nothing more. What is known exactly (own) and
+// what the owner grants or just said rule; the estimate counts too, since a bounce costs more than a
+// try elsewhere.
+func (e est) full(own int, inFlight float32, hard int) bool {
+	if own >= MaxLimit || e&awayBit != 0 {
+		return true
+	}
+	if n, ok := e.grant(); ok {
+		return n <= 0
+	}
+	return e&saidBit != 0 || e&probeBit != 0 && own >= e.probes() || atHard(inFlight, hard)
+}
+
+// atHard reports whether a load is at the hard limit; without one it is what a gate can count.
+func atHard(inFlight float32, hard int) bool {
+	if hard == 0 {
+		hard = MaxLimit
+	}
+	return inFlight >= float32(hard)
+}
+
+// most is how many requests of its own this node may have in flight at a machine: what it knows
+// exactly. A slot that the owner has reserved is no matter of limits.
+func most(hard int, e est) int {
+	limit := MaxLimit
+	if hard > 0 && e&grantMask == 0 {
+		limit = hard
+	}
+	if e&probeBit != 0 {
+		limit = min(limit, e.probes())
+	}
+	return limit
+}
+
+// score returns the upper part of a machine's word.
 func score(b base, own, gate int, e est) word {
 	if b.tier() >= tiers {
 		return noUse
 	}
-	total := float32(own) + e.others()
-	if gate >= 0 {
-		total = float32(max(own, gate))
-	}
-	if hard := b.hard(); e&oddMask != 0 || own >= MaxLimit {
-		if full(own, total, hard, e) {
+	load, soft := inFlight(own, gate, e), b.soft()
+	if e&oddMask == 0 { // as most machines most of the time: what full and weighed say then, inlined
+		if atHard(load, b.hard()) {
 			return noUse
 		}
-		total = (total + e.penalty()) * e.slow() / e.ramp()
-	} else if hard > 0 && total >= float32(hard) {
-		return noUse
+	} else {
+		if e.full(own, load, b.hard()) {
+			return noUse
+		}
+		load = e.weighed(load)
 	}
 	w := word(b.tier()) << tierShift
 	if e&cordonedBit != 0 && b.tier() == TierReady {
 		w = word(TierCordoned) << tierShift
 	}
-	if soft := float32(b.soft()); soft > 0 {
-		if total >= soft {
-			w |= busyBit
-		}
-		total /= soft
-	} else if e.penalty() >= penaltyBusy {
+	if atSoft(load, soft) || soft == 0 && e.penalty() >= penaltyBusy {
 		w |= busyBit
 	}
-	return w | word(useCode(total))<<useShift
-}
-
-// full reports whether this node sends the machine nothing more. What is known exactly (own) and what the owner grants or
-// just said rule; the estimate counts too, since a bounce costs more than a try elsewhere.
-func full(own int, total float32, hard int, e est) bool {
-	if own >= MaxLimit {
-		return true
-	}
-	if e&(saidBit|probeBit|grantMask|awayBit) != 0 {
-		if e&awayBit != 0 {
-			return true
-		}
-		if n, ok := e.grant(); ok {
-			return n <= 0
-		}
-		if e&saidBit != 0 || e&probeBit != 0 && own >= e.probes() {
-			return true
-		}
-	}
-	return hard > 0 && total >= float32(hard)
+	return w | word(useCode(use(load, soft)))<<useShift
 }

@@ -113,10 +113,10 @@ type Candidate struct {
 func (c *Candidate) Full() bool { return c.full }
 
 // Busy reports whether the machine is at or above its soft limit, or the part of it that it takes in slow start.
-func (c *Candidate) Busy() bool { return c.Limits.Soft > 0 && c.Load >= float64(c.Limits.Soft) }
+func (c *Candidate) Busy() bool { return atSoft(c.Load, c.Limits.Soft) }
 
 // Use is the load in units of the soft limit, or the load itself when there is none: what load is compared by.
-func (c *Candidate) Use() float64 { return c.Load / float64(max(1, c.Limits.Soft)) }
+func (c *Candidate) Use() float64 { return use(c.Load, c.Limits.Soft) }
 
 // App returns the app's settings.
 func (v *View) App() App { return v.snap.app }
@@ -202,18 +202,13 @@ func (v *View) row(s Slot) *row {
 
 func (m *row) look(c *Candidate) {
 	l := m.shared.limits
-	e, own, gate := est(m.cell.est.Load()), m.cell.own(), -1
-	total := float32(own) + e.others()
-	if m.cell.gate != nil { // owned by this process: the truth is at hand
-		gate = m.cell.gate.InFlight()
-		total = float32(max(own, gate))
-	}
+	own, all, e := m.cell.inFlight()
 	w := m.cell.word.Load()
 	*c = Candidate{
-		ID: m.id, Tier: m.tier, Own: own, Others: float64(total) - float64(own), Limits: l,
-		Load: float64((total + e.penalty()) * e.slow() / e.ramp()),
+		ID: m.id, Tier: m.tier, Own: own, Others: float64(all) - float64(own), Limits: l,
+		Load: float64(e.weighed(all)),
 		Rank: Rank(m.shared.app, m.id), Picked: int64(turnOf(w)), SaidFull: e&saidBit != 0,
-		full: full(own, total, l.Hard, e),
+		full: e.full(own, all, l.Hard),
 	}
 	c.Salt = mix(w&(1<<saltBits-1), c.Rank)
 }
