@@ -29,21 +29,55 @@ type Gate struct {
 	seq   atomic.Uint64
 	peak  atomic.Uint64 // the most in flight since the last TakePeak
 
-	mu      sync.Mutex // serializes transitions
-	token   uint64
-	ended   bool         // the run ended by itself while the gate was closing
-	final   bool         // no start is remembered during the present stop
-	retired bool         // no start is accepted or remembered
-	doubt   bool         // who closed the gate does not know how the present stop has ended
-	changed func()       // called after each transition, with no lock held
-	tokens  []uint64     // of slots granted and not yet used
-	grants  uint64       // the last token given out
-	held    atomic.Int32 // len(tokens), for those without the lock
-	left    atomic.Pointer[func()]
+	mu      sync.Mutex           // serializes transitions; for the fields up to slots
+	op      operation            // the start or stop under way, or the last one
+	retired bool                 // no start is accepted or remembered
 	after   map[*func()]struct{} // to be called when the present run has ended
-	kept    *kept                // who does the starts that it remembers; nil for a gate of no fleet
-	// of the machine in its owner's fleet: its score follows the gate; nil for a gate of no fleet
-	cell *cell
+	slots   reserved             // for requests still to come
+
+	changed func()                 // called after each transition, with no lock held
+	left    atomic.Pointer[func()] // called after each request that leaves
+	kept    *kept                  // who does the starts that it remembers; nil for a gate of no fleet
+	cell    *cell                  // in its owner's fleet, whose score follows the gate; nil for a gate of no fleet
+}
+
+// operation is a start or a stop, which somebody carries out.
+type operation struct {
+	token uint64 // of who carries it out: what is said with another one changes nothing
+	ended bool   // the run ended by itself while the gate was closing
+	final bool   // no start is remembered during this stop
+	doubt bool   // who closed the gate does not know how the stop has ended
+}
+
+// begin makes way for the next operation and returns its token.
+func (o *operation) begin() uint64 {
+	*o = operation{token: o.token + 1}
+	return o.token
+}
+
+// reserved are the slots that a gate has granted and that are not yet used.
+type reserved struct {
+	tokens []uint64
+	last   uint64       // the last token given out
+	count  atomic.Int32 // len(tokens), for those without the lock
+}
+
+func (r *reserved) add() (token uint64) {
+	if r.last++; r.last == 0 { // 0 is no token
+		r.last = 1
+	}
+	r.tokens = append(r.tokens, r.last)
+	r.count.Store(int32(len(r.tokens)))
+	return r.last
+}
+
+func (r *reserved) drop(token uint64) bool {
+	i := slices.Index(r.tokens, token)
+	if i >= 0 {
+		r.tokens = slices.Delete(r.tokens, i, i+1)
+		r.count.Store(int32(len(r.tokens)))
+	}
+	return i >= 0
 }
 
 // The fields of the word, from the lowest bit.
@@ -176,7 +210,7 @@ func (g *Gate) load(w uint64) Load {
 
 // Granted returns how many slots are granted and not yet used: they count as in flight, since they are taken, and are no
 // load.
-func (g *Gate) Granted() int { return int(g.held.Load()) }
+func (g *Gate) Granted() int { return int(g.slots.count.Load()) }
 
 // InFlight returns the number of requests in flight, and of slots granted.
 func (g *Gate) InFlight() int { return int(g.word.Load() & inFlightMask) }
@@ -221,12 +255,7 @@ func (g *Gate) Grant() (token uint64, ok bool) {
 	g.moved()
 	g.mu.Lock()
 	defer g.mu.Unlock()
-	if g.grants++; g.grants == 0 { // 0 is no token
-		g.grants = 1
-	}
-	g.tokens = append(g.tokens, g.grants)
-	g.held.Store(int32(len(g.tokens)))
-	return g.grants, true
+	return g.slots.add(), true
 }
 
 // Enter lets a request in that may come with a granted slot, or says why not. A token that is still reserved is spent, and
@@ -272,19 +301,14 @@ func (g *Gate) Revoke(token uint64) bool {
 func (g *Gate) drop(token uint64) bool {
 	g.mu.Lock()
 	defer g.mu.Unlock()
-	i := slices.Index(g.tokens, token)
-	if i >= 0 {
-		g.tokens = slices.Delete(g.tokens, i, i+1)
-		g.held.Store(int32(len(g.tokens)))
-	}
-	return i >= 0
+	return g.slots.drop(token)
 }
 
 // Holds reports whether the slot with that token is reserved and not yet used.
 func (g *Gate) Holds(token uint64) bool {
 	g.mu.Lock()
 	defer g.mu.Unlock()
-	return slices.Contains(g.tokens, token)
+	return slices.Contains(g.slots.tokens, token)
 }
 
 // OnLeave has f called after each request that leaves, with no lock held; it must not block. It

@@ -27,14 +27,13 @@ func (g *Gate) Start(fromEpoch uint64) (token uint64, a StartAnswer) {
 			g.set(0, touchedBit) // who wants it started is as good a reason to keep it as a request
 		}
 	case s == StateStopping || s == StateSuspending:
-		if !g.final && !g.retired && g.kept.remembers() {
+		if !g.op.final && !g.retired && g.kept.remembers() {
 			a = StartRemembered
 			g.set(0, wantedBit)
 		}
 	case fromEpoch == g.epoch.Load() && !g.retired:
 		a = StartAccepted
-		g.token++
-		token = g.token
+		token = g.op.begin()
 		g.epoch.Add(1) // before the word, see there
 		g.set(stateMask|cordonBit|touchedBit|wantedBit, stateField(StateStarting))
 	}
@@ -50,7 +49,7 @@ func (g *Gate) Fail(token uint64) bool { return g.endStart(token, StateFailed) }
 
 func (g *Gate) endStart(token uint64, to State) bool {
 	g.mu.Lock()
-	ok := token == g.token && g.State() == StateStarting
+	ok := token == g.op.token && g.State() == StateStarting
 	if ok {
 		g.set(stateMask, stateField(to))
 	}
@@ -96,9 +95,7 @@ func (g *Gate) Close(gen uint64, suspend bool) (token uint64, ok bool) {
 			break
 		}
 		if ok = g.word.CompareAndSwap(w, (w&^stateMask|stateField(to))+turnUnit); ok {
-			g.token++
-			g.ended, g.final, g.doubt = false, false, false
-			token = g.token
+			token = g.op.begin()
 			break
 		}
 	}
@@ -111,9 +108,7 @@ func (g *Gate) Close(gen uint64, suspend bool) (token uint64, ok bool) {
 func (g *Gate) CloseNow() (token uint64, ok bool) {
 	g.mu.Lock()
 	if ok = g.State() == StateStarted; ok {
-		g.token++
-		g.ended, g.final, g.doubt = false, false, false
-		token = g.token
+		token = g.op.begin()
 		g.set(stateMask, stateField(StateStopping))
 	}
 	g.unlock(ok)
@@ -129,7 +124,7 @@ func (g *Gate) Closed(token uint64, suspended bool) (again, ok bool) {
 		to = StateSuspended
 	}
 	g.mu.Lock()
-	if ok = token == g.token && g.closing(); ok {
+	if ok = token == g.op.token && g.closing(); ok {
 		again = g.word.Load()&wantedBit != 0
 		g.set(stateMask|cordonBit|touchedBit|wantedBit, stateField(to))
 	}
@@ -152,7 +147,7 @@ func (g *Gate) Forget() bool {
 	if !g.closing() {
 		return false
 	}
-	g.final = true
+	g.op.final = true
 	g.set(wantedBit, 0)
 	return true
 }
@@ -162,8 +157,8 @@ func (g *Gate) Forget() bool {
 func (g *Gate) Abandon(token uint64) bool {
 	g.mu.Lock()
 	defer g.mu.Unlock()
-	ok := token == g.token && g.closing()
-	g.doubt = g.doubt || ok
+	ok := token == g.op.token && g.closing()
+	g.op.doubt = g.op.doubt || ok
 	return ok
 }
 
@@ -171,10 +166,10 @@ func (g *Gate) Abandon(token uint64) bool {
 func (g *Gate) TakeOver() (token uint64, ok bool) {
 	g.mu.Lock()
 	defer g.mu.Unlock()
-	if ok = g.doubt && g.closing(); ok {
-		g.doubt = false
-		g.token++
-		token = g.token
+	if ok = g.op.doubt && g.closing(); ok {
+		g.op.doubt = false
+		g.op.token++
+		token = g.op.token
 	}
 	return token, ok
 }
@@ -211,10 +206,10 @@ func (g *Gate) Suspect(epoch uint64) {
 // ended meanwhile, see Exited, it moves to failed.
 func (g *Gate) Reopen(token uint64) bool {
 	g.mu.Lock()
-	ok := token == g.token && g.closing()
+	ok := token == g.op.token && g.closing()
 	if ok {
 		to := StateStarted
-		if g.ended {
+		if g.op.ended {
 			to = StateFailed
 		}
 		g.set(stateMask|cordonBit|touchedBit|wantedBit, stateField(to))
@@ -234,7 +229,7 @@ func (g *Gate) Exited(epoch uint64, failed bool) bool {
 	g.mu.Lock()
 	s := g.State()
 	current := epoch == g.epoch.Load()
-	g.ended = g.ended || current && g.closing()
+	g.op.ended = g.op.ended || current && g.closing()
 	ok := current && (s == StateStarting || s == StateStarted || s == StateSuspended)
 	if ok {
 		// Whatever was under way for this run is void: no token counts in the states that this
@@ -283,7 +278,7 @@ func (g *Gate) AfterRun(epoch uint64, f func()) (stop func()) {
 }
 
 // over reports whether the present run has ended; g.mu is held.
-func (g *Gate) over() bool { return g.State() != StateStarted && (!g.closing() || g.ended) }
+func (g *Gate) over() bool { return g.State() != StateStarted && (!g.closing() || g.op.ended) }
 
 func (g *Gate) unlock(changed bool) {
 	var after map[*func()]struct{}

@@ -27,7 +27,7 @@ func (f *Fleet) Host(m Machine) (*Gate, error) {
 		}
 		gate.changed = func() { f.follow(m.App, m.ID, nil) }
 		gate.kept = &kept{&f.keepers, m.App, m.ID}
-		gate.grants = mix(f.incarnation, Rank(m.App, m.ID)) // tokens of an earlier incarnation mean nothing here
+		gate.slots.last = mix(f.incarnation, Rank(m.App, m.ID)) // tokens of an earlier incarnation mean nothing here
 		f.seq++
 		b := f.batch()
 		defer b.commit()
