@@ -1,14 +1,8 @@
 package estimate
 
-import (
-	"slices"
-	"time"
-)
+import "time"
 
 const (
-	// window is 60 samples, a minute of near probes: its minimum is within 0.01 ms of the truth in
-	// bursty queueing and changes place 3 times an hour; that of 10 samples 0.16 ms and 43 times.
-	window = 60
 	// recent samples in a row must lie above the rest before a path counts as much longer: a minimum
 	// of 60 alone would need a minute to see it. Ten in a row above the 90th percentile is one
 	// chance in 10^10 when samples are independent. Those that meet one queue are not, but few
@@ -31,21 +25,7 @@ const (
 	lostAfter = 3
 	// MaxRTT is the longest round trip believed. Anything longer is not a distance but an outage.
 	MaxRTT = 30 * time.Second
-	// formerly is how many earlier windows count too. With queues in both directions, each of up to a
-	// tenth of the path, the minimum of 60 samples is within 2 % of the truth for 70 % of the time,
-	// that of 300 for 99.8 %.
-	formerly = 4
-	tick     = 100 * time.Nanosecond // resolution of a stored sample
 )
-
-// entry is one sample, in 8 bytes.
-type entry struct {
-	rtt    uint32 // in ticks
-	source Source
-	kernel bool
-}
-
-func (e entry) duration() time.Duration { return time.Duration(e.rtt) * tick }
 
 // Estimator turns samples of one path into a distance. Its base is the minimum of the last 60
 // samples, which no queue and no busy host can raise; a change test lets it follow a path that
@@ -61,19 +41,10 @@ func (e entry) duration() time.Duration { return time.Duration(e.rtt) * tick }
 // Invariant: the base is one of the accepted samples, never below their minimum and never above
 // the last window's minimum.
 type Estimator struct {
-	ring  [64]entry // sample number i is at i & 63
-	queue [64]uint8 // ring positions of a rising sequence of minima, oldest first
-	head  uint8     // of queue, free running
-	tail  uint8
-	n     uint32 // samples ever accepted, wraps
-	count uint8  // of them in the window
-	block uint8  // samples since the last of floors
-	above uint8  // last samples in a row, passive ones apart, that lie clearly above the base
-
-	floors [formerly]entry // minima of the windows before, in any order
-	next   uint8           // of floors to be overwritten
-	missed uint8           // probes in a row without an answer
-	prior  entry           // base before a restart: it stands until the first new sample
+	win    window
+	above  uint8 // last samples in a row, passive ones apart, that lie clearly above the base
+	missed uint8 // probes in a row without an answer
+	prior  entry // base before a restart: it stands until the first new sample
 	// last passive sample; it is a minimum over minutes already, so it needs no window
 	passive entry
 	heard   time.Time // when that came
@@ -105,8 +76,8 @@ func (e *Estimator) Observe(now time.Time, s Sample) bool {
 		e.Restart()
 	}
 	if s.Source == SourcePassive {
-		if e.count > 0 && !e.changed.IsZero() && now.Sub(e.changed) < passiveHold {
-			if b := e.front().rtt; x.rtt < b-b/20 {
+		if e.win.count > 0 && !e.changed.IsZero() && now.Sub(e.changed) < passiveHold {
+			if b := e.win.front().rtt; x.rtt < b-b/20 {
 				return false
 			}
 		}
@@ -116,7 +87,7 @@ func (e *Estimator) Observe(now time.Time, s Sample) bool {
 	}
 	e.loss.add(1, 0)
 	e.alive(now)
-	e.push(x)
+	e.win.push(x)
 	e.test(now, x)
 	return true
 }
@@ -130,29 +101,20 @@ func (e *Estimator) alive(now time.Time) {
 }
 
 // known reports whether anything was measured in this life of the peer.
-func (e *Estimator) known() bool { return e.count > 0 || e.passive.rtt > 0 }
+func (e *Estimator) known() bool { return e.win.count > 0 || e.passive.rtt > 0 }
 
 // base returns the sample that is the base; its rtt is 0 when there is none. A passive one counts
 // for a minute.
 func (e *Estimator) base() entry {
 	switch p := e.passive; {
-	case e.count == 0 && p.rtt > 0:
+	case e.win.count == 0 && p.rtt > 0:
 		return p
-	case e.count == 0:
+	case e.win.count == 0:
 		return e.prior
-	case p.rtt > 0 && p.rtt < e.front().rtt && e.last.Sub(e.heard) <= time.Minute:
+	case p.rtt > 0 && p.rtt < e.win.front().rtt && e.last.Sub(e.heard) <= time.Minute:
 		return p
 	}
-	low, least := e.front(), e.front()
-	for _, f := range e.floors {
-		if f.rtt > 0 && f.rtt < low.rtt {
-			low = f
-		}
-	}
-	if low.rtt < least.rtt && least.rtt-low.rtt > (e.quantile(0, int(e.count))-least.rtt)/2 {
-		return least // more than noise: the path is a little longer than it was
-	}
-	return low
+	return e.win.lowest()
 }
 
 // Miss takes in that a probe was not answered in the time its path usually takes: after three in
@@ -173,7 +135,7 @@ func (e *Estimator) Lose() { e.loss.add(1, 1) }
 func (e *Estimator) Answered(session, seq, count uint64) { e.dir.reply(session, seq, count) }
 
 // Accepted returns how many samples were ever believed; it wraps.
-func (e *Estimator) Accepted() uint32 { return e.n }
+func (e *Estimator) Accepted() uint32 { return e.win.n }
 
 // Restart forgets the window, because the peer was restarted or moved. The old base stands, as
 // stale, until the first new sample, so that a restart never looks like a distance of zero.
@@ -184,47 +146,21 @@ func (e *Estimator) Restart() {
 }
 
 func (e *Estimator) clear() {
-	e.count, e.above, e.block, e.head, e.tail = 0, 0, 0, 0, 0
-	e.floors, e.passive = [formerly]entry{}, entry{}
-}
-
-func (e *Estimator) front() entry { return e.ring[e.queue[e.head&63]] }
-
-// push appends x and keeps queue a rising sequence, so that its front is the minimum of the window.
-func (e *Estimator) push(x entry) {
-	at := uint8(e.n & 63)
-	if e.count == window {
-		if e.queue[e.head&63] == (at-window)&63 {
-			e.head++
-		}
-	} else {
-		e.count++
-	}
-	for e.tail != e.head && e.ring[e.queue[(e.tail-1)&63]].rtt >= x.rtt {
-		e.tail--
-	}
-	e.ring[at] = x
-	e.queue[e.tail&63] = at
-	e.tail++
-	e.n++
-	if e.block++; e.block == window {
-		e.floors[e.next%formerly] = e.front()
-		e.next++
-		e.block = 0
-	}
+	e.win.clear()
+	e.above, e.passive = 0, entry{}
 }
 
 // test asks whether the path became longer. It did when the last samples are all above nearly
 // everything before them, which adapts to the path's own noise, and above the base: 10 of them by
 // a quarter and 2 ms, or 30 of them by a tenth and 1 ms.
 func (e *Estimator) test(now time.Time, x entry) {
-	base := e.front().rtt
+	base := e.win.front().rtt
 	if x.rtt <= base+slack(base) {
 		e.above = 0
 		return
 	}
-	e.above = min(e.above+1, window)
-	prior := int(e.count) - int(e.above)
+	e.above = min(e.above+1, windowSize)
+	prior := int(e.win.count) - int(e.above)
 	need := uint32(recent)
 	if prior < fewPrior {
 		need = 2 * recent
@@ -232,14 +168,14 @@ func (e *Estimator) test(now time.Time, x entry) {
 	if uint32(e.above) < need || prior <= 0 {
 		return
 	}
-	least := e.least(need)
+	least := e.win.least(need)
 	if least <= base+max(base/4, uint32(2*time.Millisecond/tick)) {
 		if need = patient; e.above < patient {
 			return
 		}
-		least = e.least(need)
+		least = e.win.least(need)
 	}
-	if least <= e.quantile(int(e.above), prior) {
+	if least <= e.win.quantile(int(e.above), prior) {
 		return
 	}
 	// Longer. Keep only the samples since, oldest first. The first few may have been mere noise
@@ -247,7 +183,7 @@ func (e *Estimator) test(now time.Time, x entry) {
 	// hold the base down for a minute.
 	var keep [patient]entry
 	for i := range need {
-		keep[i] = e.at(need - 1 - i)
+		keep[i] = e.win.at(need - 1 - i)
 	}
 	from := uint32(0)
 	for i := uint32(1); i <= 3; i++ {
@@ -261,36 +197,13 @@ func (e *Estimator) test(now time.Time, x entry) {
 	}
 	e.clear()
 	for _, k := range keep[from:need] {
-		e.push(k)
+		e.win.push(k)
 	}
 	e.changed = now
 }
 
 // slack is how far above a round trip another, in ticks, is still the same path.
 func slack(rtt uint32) uint32 { return max(rtt/10, uint32(time.Millisecond/tick)) }
-
-// least returns the least of the last n samples.
-func (e *Estimator) least(n uint32) uint32 {
-	x := e.at(0).rtt
-	for i := uint32(1); i < n; i++ {
-		x = min(x, e.at(i).rtt)
-	}
-	return x
-}
-
-// at returns the sample that came i before the last.
-func (e *Estimator) at(i uint32) entry { return e.ring[(e.n-1-i)&63] }
-
-// quantile returns the 90th percentile of the n samples that came before the last skip ones. It
-// is rounded down, so that of a few samples one outlier does not decide.
-func (e *Estimator) quantile(skip, n int) uint32 {
-	var buf [window]uint32
-	for i := range n {
-		buf[i] = e.at(uint32(skip + i)).rtt
-	}
-	slices.Sort(buf[:n])
-	return buf[(n-1)*9/10]
-}
 
 // Base returns the least round trip of the window; false when nothing was ever measured.
 func (e *Estimator) Base() (time.Duration, bool) {
@@ -328,11 +241,11 @@ func (e *Estimator) Stat(now time.Time) Stat {
 		return s
 	}
 	s.Age = max(0, now.Sub(e.last))
-	s.Samples = int(e.count)
+	s.Samples = int(e.win.count)
 	b := e.base()
 	s.P90 = b.duration()
-	if e.count > 0 {
-		s.P90 = time.Duration(e.quantile(0, int(e.count))) * tick
+	if e.win.count > 0 {
+		s.P90 = time.Duration(e.win.quantile(0, int(e.win.count))) * tick
 	}
 	s.Base, s.Source, s.Kernel = b.duration(), b.source, b.kernel
 	return s

@@ -250,8 +250,8 @@ func TestEstimatorEqualsBruteForce(t *testing.T) {
 				e.Observe(now, Sample{RTT: x, Source: SourceUDP})
 				m.observe(x)
 				got, ok := e.Base()
-				if want := m.base(); !ok || got != want || int(e.count) != len(m.win) {
-					t.Fatalf("base %v of %d samples, brute force %v of %d", got, e.count, want, len(m.win))
+				if want := m.base(); !ok || got != want || int(e.win.count) != len(m.win) {
+					t.Fatalf("base %v of %d samples, brute force %v of %d", got, e.win.count, want, len(m.win))
 				}
 			}
 		}
