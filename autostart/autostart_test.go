@@ -111,3 +111,43 @@ func TestStartFailsEverywhere(t *testing.T) {
 		}
 	})
 }
+
+// A first request is planned for at once, also right after a look that found nothing to do.
+func TestFirstRequestIsPlannedForAtOnce(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		w := newWorld(t, balance.App{Autostart: true}, Config{}, boot{})
+		w.launch()
+		defer w.stop()
+		synctest.Wait() // the look at what there is is over, and no time has passed
+		began := time.Now()
+		if _, err := w.get(t.Context(), 0); err != nil {
+			t.Fatal(err)
+		}
+		if took := time.Since(began); took != 0 {
+			t.Errorf("answered after %v, want at once: the boot takes no time", took)
+		}
+	})
+}
+
+// The same with the shell: neither an owner that says nothing, nor one that is only late, keeps a
+// request waiting.
+func TestSilentOwnerIsNotWaitedFor(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		w := newAway(t, balance.App{}, "dead", "dead", "live")
+		defer w.stop()
+		w.silent["dead"] = true
+		if waited, err := w.get(); err != nil || waited > w.boot+600*time.Millisecond {
+			t.Errorf("waited %v, error %v; want the boot of %v and little more", waited, err, w.boot)
+		}
+		w.wants("dead", "live")
+	})
+	synctest.Test(t, func(t *testing.T) {
+		w := newAway(t, balance.App{}, "slow", "slow")
+		defer w.stop()
+		w.late = 2 * sec
+		if waited, err := w.get(); err != nil || waited != w.late+w.boot {
+			t.Errorf("waited %v, error %v; want the answer and the boot, %v", waited, err, w.late+w.boot)
+		}
+		w.wants("slow")
+	})
+}

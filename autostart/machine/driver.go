@@ -2,9 +2,12 @@ package machine
 
 import (
 	"context"
+	"errors"
+	"fmt"
 	"time"
 
 	"github.com/ebbkit/ebb/balance"
+	"github.com/ebbkit/ebb/internal/enum"
 )
 
 // Driver makes machines run. Only the machine's owner calls it, one operation per machine at a time; operations on
@@ -96,4 +99,56 @@ type Exit struct {
 	Code   int    // exit code; -1 when a signal ended it
 	Signal string // the signal that ended it, such as "killed"; empty when it exited
 	Reason string // a sentence for people: "exit status 1", "killed by signal: killed (out of memory)"
+}
+
+// TryAgain is the error of a [Driver] that passes by itself: a limit on calls, a service that is
+// being restarted. It says nothing about the machine. A start is tried again while it is wanted and
+// counts as under way meanwhile; no failure is counted.
+type TryAgain struct {
+	// After is how long the driver is not to be called again for this machine; 0 leaves that to the
+	// caller. With more than 3 min it is an ordinary error.
+	After time.Duration
+	Err   error // what happened
+}
+
+// Error implements error.
+func (e TryAgain) Error() string {
+	s := "try again"
+	if e.After > 0 {
+		s += fmt.Sprintf(" after %v", e.After)
+	}
+	if e.Err != nil {
+		return e.Err.Error() + " (" + s + ")"
+	}
+	return s
+}
+
+// Unwrap returns Err.
+func (e TryAgain) Unwrap() error { return e.Err }
+
+// RetryAfter returns After. What has this method is a passing error to those who do not know this
+// package.
+func (e TryAgain) RetryAfter() time.Duration { return e.After }
+
+// passing reports whether err passes by itself, and when it makes sense to try again.
+func passing(err error) (after time.Duration, ok bool) {
+	if e, ok := errors.AsType[TryAgain](err); ok {
+		return e.After, true
+	}
+	if e, ok := errors.AsType[*TryAgain](err); ok {
+		return e.After, true
+	}
+	return 0, false
+}
+
+// The text forms of enums: their names, in JSON, flags and logs alike. Each reads back what it writes.
+
+// MarshalText returns the kind of boot's name; a value without one is an error.
+func (k BootKind) MarshalText() ([]byte, error) {
+	return enum.Marshal("machine: kind of boot", bootKindNames[:], uint8(k))
+}
+
+// UnmarshalText is the inverse of [BootKind.MarshalText]; the error lists the names.
+func (k *BootKind) UnmarshalText(text []byte) error {
+	return enum.Unmarshal(k, "machine: kind of boot", bootKindNames[:], text)
 }

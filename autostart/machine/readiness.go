@@ -3,244 +3,101 @@ package machine
 import (
 	"context"
 	"errors"
-	"fmt"
-	"net"
-	"net/http"
-	"net/url"
-	"os"
-	"os/exec"
-	"strings"
-	"time"
+	"sync"
 
-	"github.com/ebbkit/ebb/autostart/internal/contain"
-	"github.com/ebbkit/ebb/autostart/machine/internal/health"
 	"github.com/ebbkit/ebb/balance"
 )
 
-// Check says how a machine is looked at: whether it is ready, and later whether it still is. The zero value is a TCP
-// connect.
-type Check struct {
-	// Path is asked for with HTTP/1.1; a status from 200 to 399 is good, and redirects are not followed. Empty: it is enough
-	// that the machine accepts a connection.
-	Path string
-	// Command, when it is not empty, is executed on the owner's host instead: a program and its arguments; exit status 0 means
-	// good. It finds the machine in the environment: EBB_APP, EBB_MACHINE, EBB_ADDR. What it writes is dropped, but for the
-	// end of it when it fails.
-	Command []string
-	// Func, when it is not nil, looks instead: nil means good. m.Addr is where the machine listens. It is called from several
-	// goroutines and should heed ctx.
-	Func func(ctx context.Context, m balance.Machine) error
-	// Timeout bounds one look. 0 means 2 s.
-	Timeout time.Duration
-	// Every is the interval of the checks after ready. 0 means 5 s; negative: none. After a check
-	// that failed the next ones come sooner: three in a row make the machine failing, and take about
-	// one interval. One that passes makes it passing again.
-	Every time.Duration
-	// Grace is how long after the call of the driver failing checks are expected: until then a
-	// start that takes longer than others is not doubted, ports that are open before the right one
-	// are no fault, nor is it one to do nothing, and the machine counts as recent. 0 means as long
-	// as is known of the app's boots: set it, or App.BootHint, for an app that waits for something
-	// else for more than some seconds before it listens.
-	Grace time.Duration
+// Readiness tells when a machine is ready, for those who are told and need not look: by an agent in the machine, or by
+// whoever runs it. [Push] is one.
+type Readiness interface {
+	// Await returns nil when the start of m.Epoch is ready, and an error when it never will be. m.Addr is set. It is called
+	// once for each start, from several goroutines, and heeds ctx. An error matching [errors.ErrUnsupported] means that nothing
+	// is said of this machine; then it is looked at.
+	Await(ctx context.Context, m balance.Machine) error
 }
 
-func (c Check) withDefaults() (Check, error) {
-	switch {
-	case c.Timeout < 0:
-		return c, fmt.Errorf("machine: Check.Timeout %v: want 0 (2 s) or more", c.Timeout)
-	case c.Grace < 0:
-		return c, fmt.Errorf("machine: Check.Grace %v: want 0 (what is known of boots) or more", c.Grace)
-	}
-	if len(c.Command) > 0 && (c.Command[0] == "" || c.Path != "") {
-		return c, fmt.Errorf("machine: Check.Command %q with Path %q: want a program's name, and one of the two", c.Command, c.Path)
-	}
-	if c.Path != "" {
-		if u, err := url.ParseRequestURI(c.Path); err != nil || c.Path[0] != '/' || strings.ContainsAny(c.Path, " #") || u.Host != "" {
-			return c, fmt.Errorf("machine: Check.Path %q: want a path such as /healthz, percent-encoded where needed", c.Path)
-		}
-	}
-	if c.Timeout == 0 {
-		c.Timeout = 2 * time.Second
-	}
-	if c.Every == 0 {
-		c.Every = 5 * time.Second
-	}
-	return c, nil
+// Push is a [Readiness] that is told from outside. The zero value is ready for use. All methods are safe for concurrent use.
+type Push struct {
+	mu   sync.Mutex
+	said map[balance.MachineKey]*word
 }
 
-// failAfter and passAfter are how many checks in a row make a machine failing, and passing again: one
-// failure may be chance, and who answers well serves well.
-const failAfter, passAfter = 3, 1
-
-// checks says how a machine that runs is checked.
-func (c Check) checks() health.Checks {
-	return health.Checks{Every: c.Every, FailAfter: failAfter, PassAfter: passAfter}
+// word is what has been said of one start, or is waited for.
+type word struct {
+	epoch uint64
+	done  chan struct{} // closed when it has been said
+	err   error
 }
 
-// rude is the error of a machine that answered, but not as it should.
-type rude struct{ error }
+var errSilent = errors.New("it is not ready and does not say why")
 
-func (e rude) Unwrap() error { return e.error }
-
-// prober looks at machines.
-type prober struct {
-	check  Check
-	dials  bool          // what does not listen at its address fails the check for that
-	naps   chan struct{} // bounds those who look in the finest steps
-	dialer net.Dialer
-	client *http.Client
+// Ready says that a machine is ready, in the start of that epoch. It may come before anybody waits for it. Only the first
+// word about a start counts, and none about one that is older than another which has been heard of.
+func (p *Push) Ready(app balance.AppID, id balance.MachineID, epoch uint64) {
+	p.say(balance.MachineKey{App: app, ID: id}, epoch, nil)
 }
 
-func newProber(c Check) *prober { return newProberWith(c, make(chan struct{}, napsMax)) }
-
-// newProberWith is newProber for one of several that share naps.
-func newProberWith(c Check, naps chan struct{}) *prober {
-	p := &prober{check: c, dials: c.Func == nil && len(c.Command) == 0, naps: naps}
-	p.client = &http.Client{
-		// Each look is a connection of its own: a kept one would say nothing of the machine's port, and outlive a suspension.
-		Transport:     &http.Transport{DisableKeepAlives: true, DialContext: p.dialer.DialContext},
-		CheckRedirect: func(*http.Request, []*http.Request) error { return http.ErrUseLastResponse },
+// Failed says that a machine will never be ready in the start of that epoch, and why. That is quicker than to wait for the
+// cap of a boot.
+func (p *Push) Failed(app balance.AppID, id balance.MachineID, epoch uint64, err error) {
+	if err == nil {
+		err = errSilent
 	}
-	return p
+	p.say(balance.MachineKey{App: app, ID: id}, epoch, err)
 }
 
-// look reports how m is: nil is good.
-func (p *prober) look(ctx context.Context, m balance.Machine) error {
-	ctx, cancel := context.WithTimeout(ctx, p.check.Timeout)
-	defer cancel()
-	if p.check.Func != nil {
-		_, err := contain.Call(func() (struct{}, error) { return struct{}{}, p.check.Func(ctx, m) })
-		return err
-	}
-	if len(p.check.Command) > 0 {
-		return p.run(ctx, m)
-	}
-	if p.check.Path != "" {
-		return p.get(ctx, m)
-	}
-	c, err := p.dialer.DialContext(ctx, "tcp", m.Addr)
-	if err != nil {
-		return err
-	}
-	return c.Close()
-}
-
-func (p *prober) get(ctx context.Context, m balance.Machine) error {
-	req, err := http.NewRequestWithContext(ctx, http.MethodGet, "http://"+m.Addr+p.check.Path, nil)
-	if err != nil {
-		return err
-	}
-	req.Header.Set("User-Agent", "ebb-check")
-	resp, err := p.client.Do(req)
-	if err != nil {
-		if _, refused := errors.AsType[*net.OpError](err); refused {
-			return err
-		}
-		return rude{err}
-	}
-	resp.Body.Close()
-	if resp.StatusCode < 200 || resp.StatusCode > 399 {
-		return rude{fmt.Errorf("GET %s: %s", p.check.Path, resp.Status)}
-	}
-	return nil
-}
-
-// run executes a check. That it fails counts as an answer: the next one is not due at once.
-func (p *prober) run(ctx context.Context, m balance.Machine) error {
-	c := exec.CommandContext(ctx, p.check.Command[0], p.check.Command[1:]...)
-	c.Env = append(os.Environ(), "EBB_APP="+string(m.App), "EBB_MACHINE="+string(m.ID), "EBB_ADDR="+m.Addr)
-	c.WaitDelay = time.Second // for what it leaves behind
-	out := &tail{}
-	c.Stdout, c.Stderr = out, out
-	if err := c.Run(); err != nil {
-		if said := strings.TrimSpace(string(out.last)); said != "" {
-			err = fmt.Errorf("%w: %s", err, said)
-		}
-		return rude{fmt.Errorf("%s: %w", p.check.Command[0], err)}
-	}
-	return nil
-}
-
-// tail keeps the end of what is written.
-type tail struct{ last []byte }
-
-func (t *tail) Write(b []byte) (int, error) {
-	t.last = append(t.last, b...)
-	if over := len(t.last) - 200; over > 0 {
-		t.last = append(t.last[:0], t.last[over:]...)
-	}
-	return len(b), nil
-}
-
-// await looks at a booting machine until it is ready; it should be within likely. When ctx ends
-// first, it returns the last answer, or nil if there was none, and false. saw is told each answer
-// that is not good; it may be nil.
-func (p *prober) await(
-	ctx context.Context, m balance.Machine, began time.Time, likely health.Window, saw *found,
-) (last error, ready bool) {
-	var fine *napper
-	defer func() {
-		if fine != nil {
-			fine.close()
-			<-p.naps
-		}
-	}()
-	for refusals := 0; ctx.Err() == nil; {
-		err := p.look(ctx, m)
-		switch _, answered := errors.AsType[rude](err); {
-		case err == nil && ctx.Err() == nil:
-			return nil, true
-		case ctx.Err() != nil:
-			return last, false
-		case answered:
-			refusals++
-		default:
-			refusals = 0
-		}
-		last = err
-		if saw != nil {
-			saw.set(err)
-		}
-		step := health.NextLook(time.Since(began), refusals, likely)
-		if step < time.Millisecond {
-			if fine == nil {
-				fine = p.napper()
-			}
-			if fine != nil && fine.nap(step) {
-				continue
-			}
-		}
-		wait(ctx, step)
-	}
-	return last, false
-}
-
-// wait returns after d, or when ctx ends.
-func wait(ctx context.Context, d time.Duration) {
-	t := time.NewTimer(d)
-	defer t.Stop()
-	select {
-	case <-ctx.Done():
-	case <-t.C:
-	}
-}
-
-// napsMax is how many machines may be looked at in finer steps than timers have, at a time: each takes 4 to 8 % of a core.
-const napsMax = 4
-
-// napper returns one, if there is one to be had. Who has it owes p.naps one when it is closed.
-func (p *prober) napper() *napper {
-	if p.check.Func != nil { // a func may live in a bubble, where only timers make time pass
-		return nil
+func (p *Push) say(k balance.MachineKey, epoch uint64, err error) {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	w := p.word(k, epoch)
+	if w == nil {
+		return
 	}
 	select {
-	case p.naps <- struct{}{}:
+	case <-w.done:
 	default:
+		w.err = err
+		close(w.done)
+	}
+}
+
+// word returns what is said of a start; nil when that is over. One word is kept for each machine.
+func (p *Push) word(k balance.MachineKey, epoch uint64) *word {
+	w := p.said[k]
+	switch {
+	case w != nil && w.epoch == epoch:
+		return w
+	case w != nil && w.epoch > epoch:
 		return nil
 	}
-	n := newNapper()
-	if n == nil {
-		<-p.naps
+	w = &word{epoch: epoch, done: make(chan struct{})}
+	if p.said == nil {
+		p.said = map[balance.MachineKey]*word{}
 	}
-	return n
+	p.said[k] = w
+	return w
+}
+
+// Await implements [Readiness].
+func (p *Push) Await(ctx context.Context, m balance.Machine) error {
+	p.mu.Lock()
+	w := p.word(m.Key(), m.Epoch)
+	p.mu.Unlock()
+	if w == nil {
+		return errors.New("it has been started again")
+	}
+	select {
+	case <-w.done:
+		return w.err
+	case <-ctx.Done():
+		return context.Cause(ctx)
+	}
+}
+
+// Forget drops what is kept of a machine that has been removed.
+func (p *Push) Forget(app balance.AppID, id balance.MachineID) {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	delete(p.said, balance.MachineKey{App: app, ID: id})
 }

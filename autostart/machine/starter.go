@@ -5,13 +5,11 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"net"
 	"sync"
 	"sync/atomic"
 	"time"
 
 	"github.com/ebbkit/ebb/autostart/internal/boots"
-	"github.com/ebbkit/ebb/autostart/internal/contain"
 	"github.com/ebbkit/ebb/autostart/machine/internal/health"
 	"github.com/ebbkit/ebb/balance"
 )
@@ -300,156 +298,6 @@ func (s *Starter) ended(h *hosted, r *run) {
 	}
 }
 
-// boot brings the machine up and reports whether it is ready.
-func (s *Starter) boot(h *hosted, r *run) bool {
-	s.config.Trace.starting(r.m)
-	s.edit(r,
-		func(m *balance.Machine) { m.Health, m.Recent, m.Doubtful = balance.HealthUnknown, false, false })
-	var err error
-	if r.probe, err = s.prober(r.m.App); err != nil {
-		s.fail(r.m, r.gate, r.token, fmt.Sprintf("Config.CheckOf: %v", err))
-		return false
-	}
-	b, done := s.create(h, r)
-	if done == nil {
-		return false
-	}
-	done = sync.OnceFunc(done)
-	defer done()
-	turn := time.AfterFunc(turnMax, done)
-	defer turn.Stop()
-	began := r.began
-	ctx, cancel := context.WithDeadline(r.ctx, began.Add(s.config.BootCap))
-	defer cancel()
-	ctx, fail := context.WithCancelCause(ctx)
-	defer fail(nil)
-	r.m.Addr = b.Addr
-	if err := checkAddr(b.Addr); err != nil {
-		s.abandon(h, r, fmt.Sprintf("the driver says that it listens at %q: %v", b.Addr, err))
-		return false
-	}
-	kind := learned(b.Kind)
-	doubt := time.AfterFunc(s.patience(r, kind)-time.Since(began), func() { s.doubt(r, began) })
-	defer doubt.Stop()
-	stop, cancelStop := context.WithCancel(ctx)
-	s.jobs.Go(func() { s.diagnose(stop, fail, r, began) })
-	last, ready := s.await(ctx, h, r, kind, began)
-	cancelStop() // whatever is still being found out is not said any more
-	if !ready {
-		s.abandon(h, r, s.whyNot(ctx, r, last))
-		return false
-	}
-	took := time.Since(began)
-	recent := max(s.learn(h, r, kind, took), r.probe.check.Grace-took)
-	s.edit(r, func(m *balance.Machine) { // before ready, so that the row which says so is whole
-		r.up.Store(true)
-		m.Addr, m.Fault, m.Health, m.Recent, m.Doubtful = b.Addr, "", balance.HealthPassing, recent > 0, false
-	})
-	if !r.gate.Ready(r.token) {
-		s.abandon(h, r, "it was given up while it became ready")
-		return false
-	}
-	s.config.Trace.ready(r.m, b.Kind, took)
-	if recent > 0 {
-		forget := time.AfterFunc(recent, func() { s.edit(r, func(m *balance.Machine) { m.Recent = false }) })
-		context.AfterFunc(r.ctx, func() { forget.Stop() })
-	}
-	return true
-}
-
-// prober returns what looks at an app's machines.
-func (s *Starter) prober(app balance.AppID) (*prober, error) {
-	if s.config.CheckOf == nil {
-		return s.probe, nil
-	}
-	row := balance.App{ID: app}
-	if rows, ok := s.fleet.App(app); ok {
-		row = rows.App()
-	}
-	c, err := contain.Call(func() (Check, error) { return s.config.CheckOf(row).withDefaults() })
-	if err != nil {
-		return nil, err
-	}
-	return newProberWith(c, s.probe.naps), nil
-}
-
-// await waits until the machine is ready. When it is not, it returns what was heard last, or nil, and false.
-func (s *Starter) await(ctx context.Context, h *hosted, r *run, kind boots.Kind, began time.Time) (last error, ready bool) {
-	if told := s.config.Readiness; told != nil {
-		err := s.guard(ctx, time.Second, func(ctx context.Context) error { return told.Await(ctx, r.m) })
-		if !errors.Is(err, errors.ErrUnsupported) {
-			if err == nil || ctx.Err() == nil {
-				return err, err == nil && ctx.Err() == nil
-			}
-			return nil, false
-		}
-	}
-	s.mu.Lock()
-	likely := health.Likely(&h.boots[kind])
-	if likely == (health.Window{}) {
-		likely = health.Likely(s.book(r).Of(boots.Key{Revision: r.m.Revision, Kind: kind}))
-	}
-	s.mu.Unlock()
-	return r.probe.await(ctx, r.m, began, likely, &r.found)
-}
-
-// learned returns under which kind a boot is learned: drivers answer all sorts of things.
-func learned(k BootKind) boots.Kind {
-	if k == BootResume {
-		return boots.Resume
-	}
-	return boots.Cold
-}
-
-// learn takes in a boot and returns how long the machine counts as recent.
-func (s *Starter) learn(h *hosted, r *run, kind boots.Kind, took time.Duration) time.Duration {
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	h.ready = time.Now()
-	recent := health.RecentFor(&h.boots[kind])
-	h.boots[kind].Learn(took)
-	s.book(r).Learn(boots.Key{Revision: r.m.Revision, Kind: kind}, took)
-	switch {
-	case s.config.Recent < 0:
-		return 0
-	case s.config.Recent > 0:
-		return s.config.Recent
-	}
-	return recent
-}
-
-// whyNot says why a boot came to nothing; err is what was heard last.
-func (s *Starter) whyNot(ctx context.Context, r *run, err error) string {
-	said := ""
-	if err != nil {
-		said = ": " + foundAt(err, r.m.Addr)
-	}
-	if e, ok := errors.AsType[bootError](context.Cause(ctx)); ok {
-		return e.Error()
-	}
-	e, exited := errors.AsType[*ended](context.Cause(r.ctx))
-	switch {
-	case exited:
-		return "it ended while starting: " + e.exit.Reason
-	case r.ctx.Err() != nil:
-		return "shutting down"
-	case ctx.Err() != nil:
-		return fmt.Sprintf("not ready after %v%s", s.config.BootCap, said)
-	case r.m.Addr != "" && err != nil:
-		return "it says that it will not be ready" + said
-	}
-	return "the driver could not start it" + said
-}
-
-// fail ends a start that came to nothing. The row says why before it says so.
-func (s *Starter) fail(m balance.Machine, gate *balance.Gate, token uint64, fault string) {
-	m.Fault = fault
-	s.edit(&run{m: m}, func(row *balance.Machine) { row.Fault, row.Doubtful = fault, false })
-	if gate.Fail(token) {
-		s.config.Trace.failed(m)
-	}
-}
-
 // row returns m as its row is now.
 func (s *Starter) row(m balance.Machine) balance.Machine {
 	if app, ok := s.fleet.App(m.App); ok {
@@ -470,10 +318,32 @@ func (s *Starter) edit(r *run, change func(*balance.Machine)) {
 	})
 }
 
-func checkAddr(addr string) error {
-	host, port, err := net.SplitHostPort(addr)
-	if err == nil && (host == "" || port == "" || port == "0") {
-		err = errors.New("want host:port")
+// book returns what is known of the boots of r's app, as of its row's hint. s.mu is held.
+func (s *Starter) book(r *run) *boots.Book {
+	b := s.books[r.m.App]
+	if b == nil {
+		b = &boots.Book{}
+		s.books[r.m.App] = b
 	}
-	return err
+	if rows, ok := s.fleet.App(r.m.App); ok {
+		b.Hint(rows.App().BootHint)
+	}
+	return b
+}
+
+// ErrTooLate is what a recall answers when the machine's gate has closed: start the machine instead.
+var ErrTooLate = errors.New("machine: too late to recall: the machine is stopping or has stopped")
+
+// Recall ends the soft cordon that m's row speaks of, so that the machine counts again. With it a Starter is an Owner of package autostart for
+// the machines of its own process; who decided on the cordon sees at the gate that it is over. It is nil also when that
+// cordon was over already and the machine runs. It does not wait and needs no Run.
+func (s *Starter) Recall(_ context.Context, m balance.Machine) error {
+	g := s.fleet.Gate(m.App, m.ID)
+	if g == nil {
+		return fmt.Errorf("machine: machine %q of app %q is not owned by node %q: ask its owner", m.ID, m.App, s.fleet.Node())
+	}
+	if !g.Uncordon(m.CordonGen) && g.State() != balance.StateStarted {
+		return fmt.Errorf("%w: %q is %v", ErrTooLate, m.ID, g.State())
+	}
+	return nil
 }

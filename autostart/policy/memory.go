@@ -219,50 +219,6 @@ func (p *Planner) moved(now time.Time, m *balance.Machine, s, was *memory) {
 	}
 }
 
-// steady returns how long a machine has to have run for its end to be no reason to wait with the
-// next start: then what went before is forgotten, and whatever ended it may have come from outside.
-func (p *Planner) steady(m *balance.Machine, kind boots.Kind) time.Duration {
-	b := p.boots.Of(boots.Key{Revision: m.Revision, Kind: kind})
-	if !b.Known() {
-		return steadyMax
-	}
-	return min(max(steadyMin, steadyBoots*min(b.Expected(), steadyMax)), steadyMax)
-}
-
-// failure is a way to fail.
-type failure uint8
-
-const (
-	noStart failure = iota // its owner could not be told to start it
-	noBoot                 // it started and never was ready
-	crash                  // it was ready, and ended
-)
-
-// failed counts a failure of a machine.
-func (p *Planner) failed(now time.Time, m *balance.Machine, s *memory, fault string, what failure) {
-	if fault == "" {
-		fault = "it failed and did not say why"
-	}
-	s.fault, s.asked = fmt.Sprintf("machine %s: %s", m.ID, fault), asked{}
-	s.fails++
-	n, bits := s.fails, p.bits(m)
-	switch what {
-	case crash:
-		n-- // the first crash of what ran well is answered at once
-	case noBoot:
-		p.breaker.failed(now, now.Sub(s.bootAt), s.fault, bits)
-	}
-	s.until = now
-	if n > 0 {
-		s.until = now.Add(boots.Backoff(n, bits))
-	}
-}
-
-// bits returns random bits for one machine from those of the present call.
-func (p *Planner) bits(m *balance.Machine) uint64 {
-	return (p.rand ^ balance.Rank(m.App, m.ID)) * 0x9e3779b97f4a7c15
-}
-
 // overdue reports whether an owner that far away should have answered by now. What it has accepted
 // before it will do.
 func (a *asked) overdue(now time.Time, rtt time.Duration) bool {

@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"math"
 	"slices"
+	"strings"
 	"time"
 
 	"github.com/ebbkit/ebb/autostart/internal/boots"
@@ -368,120 +369,45 @@ func (r *plan) recall(i int32) {
 	r.d.Recall = append(r.d.Recall, *m)
 }
 
-// insist sees to it that of the machines that parked requests insist on one runs.
-func (r *plan) insist() {
-	for _, w := range r.in.Wants {
-		var candidates []int32
-		there := false
-		pick := func(list []int32) {
-			for _, i := range list {
-				if satisfies(w, r.in.Machines[i]) {
-					candidates = append(candidates, i)
-					st := r.p.stand[i]
-					there = there || st == ready || st == starting
-				}
-			}
-		}
-		for _, name := range r.in.Regions {
-			pick(r.p.in(name))
-		}
-		if there || len(candidates) == 0 {
-			continue
-		}
-		had := len(r.d.Recall) + len(r.d.Start)
-		if rest := r.fill(candidates, math.MaxInt64, 1); len(r.d.Recall)+len(r.d.Start) == had {
-			r.lastResort(candidates, rest, 1)
-		}
-		if len(r.d.Recall)+len(r.d.Start) > had {
-			r.notes += ", one that a request insists on"
-		} else {
-			r.short++
+// tally counts capacity for the reason of a decision.
+type tally struct {
+	ready, starting int
+	worth           int64 // of all that are ready
+	each            int64 // of each of them; -1 when they differ
+}
+
+func (t *tally) add(st standing, worth int64) {
+	switch st {
+	case starting:
+		t.starting++
+	case ready:
+		t.ready++
+		t.worth += worth
+		if t.ready == 1 {
+			t.each = worth
+		} else if t.each != worth {
+			t.each = -1
 		}
 	}
 }
 
-// keep keeps the minimums: per region, then over all of them, the first of the canonical order. They come before the demand,
-// so that nodes with different demands start the same machines for them.
-func (r *plan) keep() {
-	app := &r.in.App
-	if !app.Autostart || app.Min == 0 && app.MinPerRegion == 0 {
-		return
+// inputs is the first part of every reason.
+func (r *plan) inputs() string {
+	if r.d.Demand == 0 { // then it was not looked for anywhere
+		return "demand 0"
 	}
-	atLeast := func(list []int32, want int, what string) {
-		n := 0
-		for _, i := range list {
-			if st := r.p.stand[i]; st == ready || st == starting {
-				n++
-			}
-		}
-		r.least.want, r.least.have = max(r.least.want, want), max(r.least.have, n)
-		if n >= want {
-			return
-		}
-		had := len(r.d.Recall) + len(r.d.Start)
-		r.fill(list, math.MaxInt64, want-n)
-		took := len(r.d.Recall) + len(r.d.Start) - had
-		r.short += want - n - took
-		if took > 0 {
-			r.notes += fmt.Sprintf(", %s %d of which %d there", what, want, n)
-		}
+	var s strings.Builder
+	fmt.Fprintf(&s, "demand %d, ready ", r.d.Demand)
+	switch t := &r.home; {
+	case t.ready == 0:
+		s.WriteString("0")
+	case t.each >= unlimited:
+		fmt.Fprintf(&s, "%d without limit", t.ready)
+	case t.each > 0:
+		fmt.Fprintf(&s, "%dx%d", t.ready, t.each)
+	default:
+		fmt.Fprintf(&s, "%d for %d", t.ready, t.worth)
 	}
-	if app.MinPerRegion > 0 {
-		for _, in := range r.p.regions {
-			atLeast(in.rows, app.MinPerRegion, "minimum in "+in.name)
-		}
-	}
-	atLeast(r.p.order, app.Min, "minimum")
-}
-
-// refuse says so when nothing can serve what is parked for a while.
-func (r *plan) refuse() {
-	if !r.in.App.Autostart {
-		return
-	}
-	b := &r.p.breaker
-	if r.serving > 0 {
-		if r.serving == r.doubtful && r.in.Parked > 0 {
-			r.d.Doubt = cmp.Or(r.doubt, b.fault)
-		}
-		return
-	}
-	if !b.open && b.failures > 0 && r.short > 0 {
-		b.trip(r.now, r.in.Rand) // nothing is left to be tried
-	}
-	if r.in.Parked == 0 {
-		return
-	}
-	if b.open {
-		if r.now.Before(b.next) {
-			r.d.Refuse, r.d.RetryAfter = b.fault, b.next.Sub(r.now)
-			return
-		}
-	}
-	var soon *memory
-	gone := 0
-	for i, m := range r.in.Machines {
-		if m.State == balance.StateGone {
-			gone++
-		}
-		if s := &r.p.memory[i]; r.p.stand[i] == held && (soon == nil || s.until.Before(soon.until)) {
-			soon = s
-		}
-	}
-	switch {
-	case soon == nil:
-		r.d.Refuse = fmt.Sprintf("none of its %d machines can be started", len(r.in.Machines))
-		if gone > 0 {
-			r.d.Refuse += fmt.Sprintf(": the nodes of %d are gone", gone)
-		}
-	case soon.until.Sub(r.now) > boots.WaitMin/2 && soon.fault != "":
-		r.d.Refuse, r.d.RetryAfter = soon.fault, soon.until.Sub(r.now)
-	}
-}
-
-// satisfies reports whether m is one of the machines that w insists on.
-func satisfies(w *balance.Want, m *balance.Machine) bool {
-	return (w.Revision == "" || w.Revision == m.Revision) &&
-		(len(w.Force.Machines) == 0 || slices.Contains(w.Force.Machines, m.ID)) &&
-		(len(w.Force.Regions) == 0 || slices.Contains(w.Force.Regions, m.Region))
+	fmt.Fprintf(&s, ", starting %d", r.home.starting)
+	return s.String()
 }

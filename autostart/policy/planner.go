@@ -1,6 +1,7 @@
 package policy
 
 import (
+	"encoding/json"
 	"slices"
 	"time"
 
@@ -64,77 +65,6 @@ type inRegion struct {
 // KeepsBounds says that p is asked as it is, see [Bounded].
 func (p *Planner) KeepsBounds() {}
 
-// Input is what one decision is made from.
-type Input struct {
-	App      balance.App
-	Machines []*balance.Machine // all rows of the app, each once; only read
-	Regions  []string           // home first, then where it overflows to; see [RegionOrder]
-	// InFlight is how many requests this node has in flight. What a soft-cordoned machine had before
-	// the cordon was seen is left out: it is served there, and no reason to recall the machine.
-	InFlight int
-	Parked   int // and in its waiting room
-	// Unserved says that since the last decision a request has gone to a failing machine, for want
-	// of a better one. It is demand, though it may have ended by now: what fails fast leaves no
-	// trace in the other counts.
-	Unserved bool
-	// Outliers are machines that this node avoids for their failures, although their checks pass.
-	// They are no capacity.
-	Outliers []balance.MachineID
-	// Others is the demand (in flight and parked) that other nodes have for each of Regions as their home; missing means 0.
-	// Of the first, what they have in flight at soft-cordoned machines is left out.
-	Others []int
-	// RTT is the round trip to each of Regions; missing or negative means unknown. While requests
-	// are parked, an owner there that has not answered a start for three of them, and 300 ms at
-	// least, is silent: what it was asked for is not counted on, and machines of other owners are
-	// asked too. One whose round trip is not known is waited for.
-	RTT []time.Duration
-	// Wants are what parked requests insist on, each once; for each one machine is started if none of them runs or starts.
-	Wants []*balance.Want
-	// Answers are what came of what earlier decisions asked for, in the order of coming; each is told once.
-	Answers []Answer
-	// Rand are random bits; they only spread retries.
-	Rand uint64
-}
-
-// Decision is what a planner wants done, and why. It is a value: nothing in it changes later.
-type Decision struct {
-	App    balance.AppID
-	Recall []balance.Machine // end their soft cordons, in this order
-	Start  []balance.Machine // start these, in this order, each from the epoch of its row
-	Hedge  bool              // the last of Start is an extra one, beyond what is wanted: nothing that starts seems to come
-
-	Demand int // requests: in flight and parked, here and at other nodes with this home region
-	Want   int // machines whose capacity covers the demand and the minimums
-	Have   int // machines that run or start, where the demand was looked for
-
-	// Reason says why in a sentence, such as "demand 23, ready 1x20, starting 0"; empty when nothing is to be done.
-	Reason string
-	// Refuse says why what is parked cannot be served before RetryAfter has passed; empty while there is hope.
-	Refuse     string
-	RetryAfter time.Duration
-	// Doubt says why none of the starts in flight is expected to serve: their owners do not expect
-	// it, see [balance.Machine.Doubtful], or they only repeat two or more that have failed one
-	// after the other. Nothing else may serve either. Who has been parked for 5 s is then told
-	// that, instead of waiting on; the starts go on. Empty while there is hope.
-	Doubt string
-
-	// Wait is how long a request may be parked: as long as the starts in flight may take, and some
-	// more; 10 s when there are none.
-	Wait time.Duration
-	// Await is how much longer a start in flight is worth waiting for, whatever Wait says; 0 when
-	// none is.
-	Await     time.Duration
-	Remaining time.Duration // until the next start in flight should be ready; 0 when none is
-	Suspect   int           // starts in flight that take suspiciously long
-
-	// Settled says that nothing is under way and nothing is missing: the same input gives the same
-	// answer. The policy is then asked again when something has changed, and not every 100 ms.
-	Settled bool
-}
-
-// Acts reports whether there is anything to do.
-func (d *Decision) Acts() bool { return len(d.Recall)+len(d.Start) > 0 }
-
 // Plan decides. What it says to start counts as asked for from now on; what came of it is told in a
 // later Input's Answers.
 func (p *Planner) Plan(now time.Time, in Input) Decision {
@@ -161,31 +91,6 @@ func (p *Planner) Plan(now time.Time, in Input) Decision {
 	}
 	r.d.Settled = !r.d.Acts() && r.d.Refuse == "" && r.starting == 0 && r.short == 0 && len(r.silent) == 0 && !p.breaker.open
 	return r.d
-}
-
-// Demand returns how many requests want capacity: in flight and parked, here and at other nodes with
-// the same home region.
-func (in *Input) Demand() int {
-	n := in.InFlight + in.Parked + in.other(0)
-	if in.Unserved {
-		return max(n, 1)
-	}
-	return n
-}
-
-// rtt returns the round trip to a region, negative where it is not known.
-func (in *Input) rtt(region string) time.Duration {
-	if i := slices.Index(in.Regions, region); i >= 0 && i < len(in.RTT) {
-		return in.RTT[i]
-	}
-	return -1
-}
-
-func (in *Input) other(i int) int {
-	if i < len(in.Others) {
-		return in.Others[i]
-	}
-	return 0
 }
 
 // answered takes in what came of a start that was decided from that epoch. err means that it could not be asked for.
@@ -225,4 +130,99 @@ func later(a, b time.Time) time.Time {
 		return a
 	}
 	return b
+}
+
+// History is what a [Planner] has learned of its app: how long its machines take to boot, to stop and
+// to be suspended. It is a value to be kept over a restart, as JSON. The zero value knows nothing.
+type History struct{ learned boots.History }
+
+// IsZero reports whether h knows nothing.
+func (h History) IsZero() bool { return !h.learned.Known() }
+
+// MarshalJSON writes h.
+func (h History) MarshalJSON() ([]byte, error) { return json.Marshal(h.learned) }
+
+// UnmarshalJSON replaces h by what MarshalJSON wrote.
+func (h *History) UnmarshalJSON(text []byte) error {
+	h.learned = boots.History{}
+	return json.Unmarshal(text, &h.learned)
+}
+
+// History returns what p has learned of boots and stops.
+func (p *Planner) History() History {
+	h := p.boots.History()
+	h.Stops, h.Suspends = p.stops[0], p.stops[1]
+	return History{h}
+}
+
+// Restore gives p what another planner of the same app has learned, as if p had seen it before all
+// else.
+func (p *Planner) Restore(h History) {
+	p.boots.Restore(boots.History{Boots: slices.Clone(h.learned.Boots)})
+	p.stops[0].Follow(h.learned.Stops)
+	p.stops[1].Follow(h.learned.Suspends)
+}
+
+const (
+	// newsFor is how long news of a stop may take: for so long a machine that stops is asked in its
+	// place of the order, whatever is known, since other nodes do not know of the stop yet, or know
+	// already that it is over.
+	newsFor = 500 * time.Millisecond
+	// bootGuess is what another machine's boot is taken for where none is known, when a stop is
+	// compared with it.
+	bootGuess = time.Second
+	// stopUnknown bounds a stop of which nothing is known: for so long package downscale waits for
+	// a driver.
+	stopUnknown = time.Minute
+	// restartFor is how soon after a stop its owner starts the machine that it remembers. Then it
+	// is asked again.
+	restartFor = time.Second
+)
+
+// stops is what is known of how long an app's machines take to stop, and to be suspended.
+type stops [2]boots.Boots
+
+func (k *stops) of(s balance.State) *boots.Boots {
+	if s == balance.StateSuspending {
+		return &k[1]
+	}
+	return &k[0]
+}
+
+// left returns how much longer a stop of that age should take: until the median, then until the
+// longest, then as long again as it is late. Of one of which nothing is known that is as long as it
+// has taken.
+func (k *stops) left(s balance.State, age time.Duration) time.Duration {
+	b := k.of(s)
+	if !b.Known() {
+		return max(age, 0)
+	}
+	for _, end := range [...]time.Duration{b.Expected(), b.Longest()} {
+		if age < end {
+			return end - age
+		}
+	}
+	return age - b.Expected()
+}
+
+// bound returns how much longer it may take.
+func (k *stops) bound(s balance.State, age time.Duration) time.Duration {
+	end := stopUnknown
+	if b := k.of(s); b.Known() {
+		end = b.Suspect()
+	}
+	return max(end-age, k.left(s, age))
+}
+
+func closing(s balance.State) bool { return s == balance.StateStopping || s == balance.StateSuspending }
+
+// soon reports whether the stop of machine i should be over before another machine has booted: then
+// it is asked in its place of the order, and counted on. A stop that takes longer makes it the last
+// resort.
+func (p *Planner) soon(now time.Time, i int, m *balance.Machine) bool {
+	boot := bootGuess
+	if b := p.boots.Of(boots.Key{Kind: boots.Cold}); b.Known() {
+		boot = b.Expected()
+	}
+	return p.stops.left(m.State, now.Sub(p.memory[i].since)) <= max(boot, newsFor)
 }

@@ -87,3 +87,73 @@ func (r *Rate) Within(now time.Time, d time.Duration, limit int) int {
 	}
 	return int(n)
 }
+
+// Ramp lets those who wait to a machine that has just become ready in waves: a quarter of what it takes, half of it after a
+// step, all after another.
+type Ramp struct {
+	Epoch uint64 // of the run it is for
+	began time.Time
+	whole int // what the machine takes
+	given int
+}
+
+// Over reports whether nothing is held back any more.
+func (r *Ramp) Over(now time.Time, step time.Duration) bool {
+	return !r.began.IsZero() && now.Sub(r.began) >= 2*step
+}
+
+// Full reports whether the present wave is over.
+func (r *Ramp) Full(now time.Time, step time.Duration) bool {
+	if r.began.IsZero() || r.Over(now, step) {
+		return false
+	}
+	wave := max(1, r.whole/4)
+	if now.Sub(r.began) >= step {
+		wave *= 2
+	}
+	return r.given >= wave
+}
+
+// Give counts one who has been let in, of as many as wait. whole is what the machine takes, 0 when that is not limited.
+func (r *Ramp) Give(now time.Time, whole, waiting int) {
+	if r.began.IsZero() {
+		r.began = now
+		if r.whole = whole; whole == 0 {
+			r.whole = waiting
+		}
+	}
+	r.given++
+}
+
+const (
+	// planGap and planShare keep planning from eating a core when every request asks for it: that
+	// much time, and that many times what the last decision took, are the price of a decision for
+	// one app.
+	PlanGap, planShare = 2 * time.Millisecond, 10
+	// planBurst is how many decisions that do nothing may be made on credit: after one there is no
+	// gap, and who comes right after it is planned for at once.
+	planBurst = 16
+)
+
+// Pace says when an app may be planned for again. The zero value may at once.
+type Pace struct {
+	Next time.Time // not before
+	paid time.Time // until when the decisions so far are paid for
+}
+
+// Decided notes a decision at time now that took so long. One that acts is followed by a gap, in
+// which those who come meanwhile are gathered for the next; one that does nothing only when many
+// came before it.
+func (p *Pace) Decided(now time.Time, took time.Duration, acts bool) {
+	price := max(PlanGap, planShare*took)
+	if acts {
+		p.paid = now.Add(price)
+		p.Next = p.paid
+		return
+	}
+	if p.paid.Before(now) || p.paid.Sub(now) > planBurst*PlanGap { // or the clock has been set back
+		p.paid = now
+	}
+	p.paid = p.paid.Add(price)
+	p.Next = p.paid.Add(-planBurst * PlanGap)
+}

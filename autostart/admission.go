@@ -2,8 +2,13 @@ package autostart
 
 import (
 	"cmp"
+	"fmt"
 	"math"
 	"sync/atomic"
+	"time"
+
+	"github.com/ebbkit/ebb/autostart/internal/waitroom"
+	"github.com/ebbkit/ebb/balance"
 )
 
 // crowd counts all who wait, over all apps.
@@ -134,4 +139,144 @@ func (a *Autostart) evict(share float64) bool {
 		q.turnAway(w)
 	}
 	return true
+}
+
+// join seats a request, or says why it may not wait.
+func (q *queue) join(s *waitroom.Seat[waiting], r *balance.Request) (n int, err error) {
+	a := q.a
+	// Arrivals are bounded. Who returns is not one: it has had a slot, and there are so many of these.
+	arrives := r.Place == 0
+	if a.config.MaxParked < 0 {
+		return 0, q.turnedAway(0, "")
+	}
+	if !a.seat(q, r.Tenant, s.Value.bytes, arrives) {
+		return 0, q.turnedAway(int(a.parked.Load()), "in all")
+	}
+	var displaced []*waiting
+	defer func() {
+		if err != nil {
+			a.seats.leave(s.Value.bytes)
+		}
+		for _, w := range displaced {
+			q.turnAway(w)
+		}
+	}()
+	q.mu.Lock()
+	defer q.mu.Unlock()
+	if limit := a.config.MaxParkedTenant; arrives && limit > 0 {
+		if own := q.room.Waiting(r.Tenant); own >= limit {
+			return 0, q.crowded(own, "for this tenant")
+		}
+	}
+	for arrives {
+		if err := q.over(s.Value.bytes); err == nil {
+			break
+		} else if w := q.displace(r.Tenant, err); w != nil && len(displaced) < evictionsMax {
+			displaced = append(displaced, w)
+		} else {
+			return 0, err
+		}
+	}
+	if !q.dispatching {
+		if !a.spawn(q.dispatch) {
+			return 0, &Error{App: q.app, Class: ErrClosed}
+		}
+		q.dispatching = true
+	}
+	if arrives {
+		r.Place = a.places.Add(1)
+	}
+	s.Value.req = *r
+	q.room.Join(s, r.Tenant, r.Place, !arrives)
+	q.bytes += s.Value.bytes
+	if q.room.N == 1 {
+		a.seats.apps.Add(1)
+	}
+	if insists(r.Want) {
+		q.insisting++
+	}
+	q.parked.Add(1)
+	a.parked.Add(1)
+	return q.room.N, nil
+}
+
+// over returns why the app's bounds let no further request with so many bytes wait; nil when they
+// do. q.mu is held.
+func (q *queue) over(bytes int) error {
+	switch b := &q.a.bounds; {
+	case q.room.N >= q.limit(time.Now()):
+		return q.crowded(q.room.N, "")
+	case b.bytes > 0 && q.bytes+bytes > b.bytes:
+		return q.crowded(q.room.N, fmt.Sprintf("with %d bytes", q.bytes))
+	}
+	return nil
+}
+
+// displace takes out the youngest request of the tenant with most that wait, to make room for a
+// request of another one that has less than its equal share. It returns nil when there is none.
+// q.mu is held; whoever is taken out is owed an end, see turnAway.
+func (q *queue) displace(tenant string, err error) *waiting {
+	own, tenants := q.room.Waiting(tenant), q.room.Tenants
+	if own == 0 {
+		tenants++
+	}
+	if (own+1)*tenants > q.room.N { // who floods is turned away at the cost of this comparison
+		return nil
+	}
+	most := q.room.Longest()
+	if most == nil || most.N <= own+1 {
+		return nil
+	}
+	return q.evict(most, err)
+}
+
+// evict takes out the youngest request of a tenant. q.mu is held.
+func (q *queue) evict(t *waitroom.Tenant[waiting], err error) *waiting {
+	if t == nil {
+		return nil
+	}
+	s := t.Last
+	q.leave(s)
+	w := &s.Value
+	w.err = err
+	if e, ok := err.(*Error); ok {
+		e.Waited = time.Since(w.since)
+	}
+	return w
+}
+
+// turnAway ends the wait of one that has been taken out.
+func (q *queue) turnAway(w *waiting) {
+	err := w.err
+	w.done <- struct{}{}
+	q.a.config.Trace.rejected(q.app, err)
+}
+
+// limit returns how many may wait: no more than are served before their patience ends, if that is
+// known and no start is in flight. q.mu is held.
+func (q *queue) limit(now time.Time) int {
+	if wait := q.patience(); wait < 1<<62 {
+		if o := q.view.Load(); o == nil || o.coming.IsZero() {
+			if _, ok := q.rate.PerSecond(now); ok {
+				return q.rate.Within(now, wait, q.a.bounds.parked)
+			}
+		}
+	}
+	return q.a.bounds.usual
+}
+
+// turnedAway is crowded without the lock.
+func (q *queue) turnedAway(n int, how string) error {
+	q.mu.Lock()
+	defer q.mu.Unlock()
+	return q.crowded(n, how)
+}
+
+// crowded says that there is no room. q.mu is held.
+func (q *queue) crowded(n int, how string) error {
+	fault := fmt.Sprintf("%d wait", n)
+	if how != "" {
+		fault += " " + how
+	}
+	return &Error{App: q.app, Class: ErrCrowded, Fault: fault, After: q.after(time.Now())}
 }
