@@ -11,13 +11,13 @@ import (
 	"github.com/ebbkit/ebb/balance"
 )
 
-// crowd counts all who wait, over all apps.
-type crowd struct {
+// occupancy counts all who wait, over all apps.
+type occupancy struct {
 	n, bytes atomic.Int64
 	apps     atomic.Int32 // for which anybody waits
 }
 
-func (c *crowd) leave(bytes int) {
+func (c *occupancy) leave(bytes int) {
 	c.n.Add(-1)
 	c.bytes.Add(-int64(bytes))
 }
@@ -27,9 +27,9 @@ func (c *crowd) leave(bytes int) {
 // What a request holds is taken for 1 KiB, and what has been read of its body, see
 // [balance.Request].Held. An app's requests may hold 32 KiB each: half of the largest body that
 // backhaul reads ahead, so that small bodies wait in any number, and an app whose clients all send
-// large ones takes no more than 32 MiB. Over all apps there is room for ten that are full. When that
-// is reached, an app with less than its equal share gets in all the same, and the youngest request
-// of the app with most is rejected instead: a flood of one starves no other.
+// large ones takes no more than 32 MiB. Over all apps there is room for ten that are full. When
+// that is reached, an app with less than its equal share gets in all the same, and the youngest
+// request of the app with most is rejected instead: a flood of one starves no other.
 type bounds struct {
 	parked        int // of one app, at most
 	usual         int // of one app while it is not known how many are served in a second
@@ -54,8 +54,8 @@ func (c *Config) bounds() bounds {
 	return b
 }
 
-// share returns which part of what all may have one app has, from 0 to 1 and, for a moment, a little
-// more.
+// share returns which part of what all may have one app has, from 0 to 1 and, for a moment, a
+// little more.
 func (b *bounds) share(n, bytes int64) (s float64) {
 	if b.all > 0 {
 		s = float64(n) / float64(b.all)
@@ -69,11 +69,11 @@ func (b *bounds) share(n, bytes int64) (s float64) {
 // evictionsMax is how many requests one arrival may displace: it may be a large one.
 const evictionsMax = 16
 
-// seat counts a request in for the bounds over all apps. Where they are reached it takes a seat
+// admit counts a request in for the bounds over all apps. Where they are reached it takes a seat
 // away from the app that has most, if q has less than its share, or from another tenant of q that
 // has more; else it reports false.
-func (a *Autostart) seat(q *queue, tenant string, bytes int, arrives bool) bool {
-	all := &a.seats
+func (a *Autostart) admit(q *queue, tenant string, bytes int, arrives bool) bool {
+	all := &a.occupancy
 	all.n.Add(1)
 	all.bytes.Add(int64(bytes))
 	for n := 0; arrives && a.bounds.share(all.n.Load(), all.bytes.Load()) > 1; n++ {
@@ -149,13 +149,13 @@ func (q *queue) join(s *waitroom.Seat[waiting], r *balance.Request) (n int, err 
 	if a.config.MaxParked < 0 {
 		return 0, q.turnedAway(0, "")
 	}
-	if !a.seat(q, r.Tenant, s.Value.bytes, arrives) {
+	if !a.admit(q, r.Tenant, s.Value.bytes, arrives) {
 		return 0, q.turnedAway(int(a.parked.Load()), "in all")
 	}
 	var displaced []*waiting
 	defer func() {
 		if err != nil {
-			a.seats.leave(s.Value.bytes)
+			a.occupancy.leave(s.Value.bytes)
 		}
 		for _, w := range displaced {
 			q.turnAway(w)
@@ -190,7 +190,7 @@ func (q *queue) join(s *waitroom.Seat[waiting], r *balance.Request) (n int, err 
 	q.room.Join(s, r.Tenant, r.Place, !arrives)
 	q.bytes += s.Value.bytes
 	if q.room.N == 1 {
-		a.seats.apps.Add(1)
+		a.occupancy.apps.Add(1)
 	}
 	if insists(r.Want) {
 		q.insisting++

@@ -32,7 +32,8 @@ func TestBoundsByBytes(t *testing.T) {
 			t.Errorf("error %v", err)
 		}
 		b := w.park(t.Context(), &balance.Request{App: "web"})
-		back := w.park(t.Context(), &balance.Request{App: "web", Held: 6000 - requestBytes, Place: 1}) // who returns is no arrival
+		// who returns is no arrival
+		back := w.park(t.Context(), &balance.Request{App: "web", Held: 6000 - requestBytes, Place: 1})
 		hasNot(t, b)
 		time.Sleep(6 * sec)
 		for _, c := range []<-chan result{a, back} {
@@ -42,7 +43,7 @@ func TestBoundsByBytes(t *testing.T) {
 		if r := has(t, b); r.err == nil {
 			r.slot.Release(balance.OutcomeDone)
 		}
-		if n, bytes := w.a.seats.n.Load(), w.a.seats.bytes.Load(); n != 0 || bytes != 0 {
+		if n, bytes := w.a.occupancy.n.Load(), w.a.occupancy.bytes.Load(); n != 0 || bytes != 0 {
 			t.Errorf("%d seats and %d bytes are left behind", n, bytes)
 		}
 	})
@@ -66,7 +67,7 @@ func TestBodiesThatWaitAreBounded(t *testing.T) {
 			r := has(t, c)
 			r.slot.Release(balance.OutcomeDone)
 		}
-		if n, bytes := w.a.seats.n.Load(), w.a.seats.bytes.Load(); n != 0 || bytes != 0 {
+		if n, bytes := w.a.occupancy.n.Load(), w.a.occupancy.bytes.Load(); n != 0 || bytes != 0 {
 			t.Errorf("%d seats and %d bytes are left behind", n, bytes)
 		}
 	})
@@ -102,7 +103,7 @@ func TestFloodStarvesNobody(t *testing.T) {
 				t.Fatalf("after %d of %s: %s wait, want %s", step.n, step.app, parked(), step.want)
 			}
 		}
-		if n, apps := w.a.seats.n.Load(), w.a.seats.apps.Load(); n != 12 || apps != 3 {
+		if n, apps := w.a.occupancy.n.Load(), w.a.occupancy.apps.Load(); n != 12 || apps != 3 {
 			t.Errorf("%d seats for %d apps, want 12 for 3", n, apps)
 		}
 	})
@@ -166,7 +167,8 @@ func TestRampLetsThemInByWaves(t *testing.T) {
 	})
 }
 
-// A client that hangs up while its upload is unread leaves the room, although net/http does not tell.
+// A client that hangs up while its upload is unread leaves the room, although net/http does not
+// tell.
 func TestClientOfUnreadBodyLeaves(t *testing.T) {
 	if runtime.GOOS != "linux" {
 		t.Skip("needs TCP_INFO")
@@ -283,7 +285,8 @@ func TestSeatsAreSmall(t *testing.T) {
 	}
 }
 
-// BenchmarkLeave parks requests and cancels them in random order: the time of one cancel, without its goroutine's end.
+// BenchmarkLeave parks requests and cancels them in random order: the time of one cancel, without
+// its goroutine's end.
 func BenchmarkLeave(bb *testing.B) {
 	for _, n := range []int{1000, 100_000} {
 		bb.Run(fmt.Sprintf("parked=%d", n), func(bb *testing.B) {
@@ -312,7 +315,7 @@ func BenchmarkLeave(bb *testing.B) {
 				total += time.Since(began)
 				ops += n
 			}
-			if q.room.N != 0 || a.seats.n.Load() != 0 || a.seats.bytes.Load() != 0 || a.seats.apps.Load() != 0 {
+			if q.room.N != 0 || a.occupancy.n.Load() != 0 || a.occupancy.bytes.Load() != 0 || a.occupancy.apps.Load() != 0 {
 				bb.Fatal("something is left behind")
 			}
 			bb.ReportMetric(float64(total.Nanoseconds())/float64(ops), "ns/leave")

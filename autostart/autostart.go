@@ -16,20 +16,22 @@ import (
 // tickEvery repairs lost signals: state is looked at again as long as there is demand.
 const tickEvery = 100 * time.Millisecond
 
-// othersTicks is how many ticks pass until the demand of other nodes is asked for, also for apps that sleep here.
+// othersTicks is how many ticks pass until the demand of other nodes is asked for, also for apps
+// that sleep here.
 const othersTicks = 5
 
-// Autostart is the waiting room and the planner of one node. All methods are safe for concurrent use.
+// Autostart is the waiting room and the planner of one node. All methods are safe for concurrent
+// use.
 type Autostart struct {
 	balancer *balance.Balancer
 	owner    Owner
 	config   Config
 	bounds   bounds
 
-	parked atomic.Int64  // in all queues: the one look of a request when nobody waits
-	seats  crowd         // of all queues
-	places atomic.Uint64 // the last place given
-	queues sync.Map      // balance.AppID -> *queue
+	parked    atomic.Int64  // in all queues: the one look of a request when nobody waits
+	occupancy occupancy     // of all queues
+	places    atomic.Uint64 // the last place given
+	queues    sync.Map      // balance.AppID -> *queue
 
 	making    sync.Mutex
 	histories histories
@@ -45,8 +47,8 @@ type Autostart struct {
 	work   sync.WaitGroup // dispatchers
 }
 
-// New returns an Autostart over b. o nil means that nothing is started here: it is a waiting room then. It takes b's OnRoom
-// for itself and starts nothing; see [Autostart.Run].
+// New returns an Autostart over b. With o nil it is a waiting room only, and starts no machines. It
+// takes b's OnRoom for itself, and starts nothing before [Autostart.Run].
 func New(b *balance.Balancer, o Owner, c Config) (*Autostart, error) {
 	if b == nil {
 		return nil, fmt.Errorf("autostart: New without a balancer: make one with balance.New")
@@ -63,8 +65,10 @@ func New(b *balance.Balancer, o Owner, c Config) (*Autostart, error) {
 	return a, nil
 }
 
-// Run plans until ctx ends, and then rejects what is parked and returns nil when nothing of it runs any more. Starts that
-// owners have accepted go on, and so does the goroutine of a policy of your own that does not come back. Before Run, requests wait but nothing is started. An Autostart runs once: another call returns an error.
+// Run plans until ctx ends. Then it rejects all parked requests, waits for its goroutines, and
+// returns nil. Starts that owners have accepted go on, and so does the goroutine of a policy of
+// your own that does not return. Before Run, requests wait but nothing is started. An Autostart
+// runs once: another call returns an error.
 func (a *Autostart) Run(ctx context.Context) error {
 	if !a.began.CompareAndSwap(false, true) {
 		return fmt.Errorf("autostart: Autostart.Run was called before: make another one with New")
@@ -80,7 +84,8 @@ func (a *Autostart) Run(ctx context.Context) error {
 	defer again.Stop()
 
 	due := map[*queue]struct{}{}
-	awake := map[*queue]struct{}{} // what a tick has to look at: a thousand apps that sleep cost no more than ten
+	// what a tick has to look at: a thousand apps that sleep cost no more than ten
+	awake := map[*queue]struct{}{}
 	ticks := 0
 	for {
 		select {
@@ -136,7 +141,8 @@ func (a *Autostart) Run(ctx context.Context) error {
 	}
 }
 
-// changed notes whose rows have changed. An app that sleeps and has no queue gets none: its first request makes one.
+// changed notes whose rows have changed. An app that sleeps and has no queue gets none: its first
+// request makes one.
 func (a *Autostart) changed(us []balance.Update, due, awake map[*queue]struct{}) {
 	look := func(app balance.AppID, asleep bool) *queue {
 		if asleep && a.config.Others == nil {
@@ -183,8 +189,8 @@ func (a *Autostart) act(ctx context.Context, commands *errgroup.Group, q *queue,
 		q.pretend(d)
 		return
 	}
-	// One command per machine at a time. Our planner sees to that, other policies may not; a singleflight would merge calls
-	// that differ in their epochs.
+	// One command per machine at a time. Our planner sees to that, other policies may not; a
+	// singleflight would merge calls that differ in their epochs.
 	for _, m := range d.Recall {
 		if q.claim(&m, true) {
 			commands.Go(func() error { a.recall(ctx, q, m); return nil })

@@ -109,9 +109,9 @@ func BenchmarkAcquire(bb *testing.B) {
 	}
 }
 
-// BenchmarkWarmPath is what Acquire adds to the balancer's Pick where something serves. Both run by turns, a few hundred
-// requests each, so that whatever else the host does falls on both; its figures are medians over the turns. ns/op is a
-// request through each.
+// BenchmarkWarmPath is what Acquire adds to the balancer's Pick where something serves. Both run by
+// turns, a few hundred requests each, so that whatever else the host does falls on both; its
+// figures are medians over the turns. ns/op is a request through each.
 func BenchmarkWarmPath(bb *testing.B) {
 	for _, n := range []int{10, 50} {
 		bb.Run(fmt.Sprintf("machines=%d", n), func(bb *testing.B) {
@@ -158,8 +158,9 @@ func BenchmarkWarmPath(bb *testing.B) {
 	}
 }
 
-// BenchmarkHandover measures from the instant in which a machine is ready to those in which its first requests have their
-// slots, with a hard limit of 20. Its figures are the two percentiles; ns/op is the whole cycle, going to sleep included.
+// BenchmarkHandover measures from the instant in which a machine is ready to those in which its
+// first requests have their slots, with a hard limit of 20. Its figures are the two percentiles;
+// ns/op is the whole cycle, going to sleep included.
 func BenchmarkHandover(bb *testing.B) {
 	for _, n := range []int{1, 100, 10_000} {
 		bb.Run(fmt.Sprintf("parked=%d", n), func(bb *testing.B) { benchHandover(bb, n, 20) })

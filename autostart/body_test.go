@@ -25,7 +25,8 @@ func (c *counting) Read(b []byte) (int, error) {
 	return n, err
 }
 
-// Invariant A7: of a body nothing is read before a slot is there, however large it is, and then all of it arrives.
+// Invariant A7: of a body nothing is read before a slot is there, however large it is, and then all
+// of it arrives.
 func TestBodyIsReadAfterTheHandOver(t *testing.T) {
 	const size = 50 << 20
 	_, a := warm(t, 1, balance.Limits{Hard: 1})

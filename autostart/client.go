@@ -31,7 +31,8 @@ func ConnContext(ctx context.Context, c net.Conn) context.Context {
 // errGone ends the wait of one whose client has left.
 var errGone = errors.New("its client has left")
 
-// looksMax is how many connections are looked at in a tick: a look is a system call, of some 300 ns.
+// looksMax is how many connections are looked at in a tick: a look is a system call, of some 300
+// ns.
 const looksMax = 1000
 
 // sweep ends the waits of those whose clients have left.

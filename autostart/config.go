@@ -9,13 +9,15 @@ import (
 	"github.com/ebbkit/ebb/balance"
 )
 
-// Owner is how an edge reaches the owner of a machine: in the same process, or over the hop. m is the row as the caller sees
-// it. Its methods are called from several goroutines, each for one machine from one at a time, and should heed their context. A
-// start may come while a recall of the same machine is under way: news overtake answers.
+// Owner is how an edge reaches the owner of a machine, in the same process or over the hop. m is
+// the row as the caller sees it. Its methods are called from several goroutines, one at a time for
+// each machine, and should end with their context. A start may come while a recall of the same
+// machine is under way: a row update may arrive before the call returns.
 type Owner interface {
 	// Start starts m from the epoch of its row and returns when that is accepted, not when m is ready.
 	Start(ctx context.Context, m balance.Machine) (balance.StartAnswer, error)
-	// Recall ends the soft cordon of m's cordon generation. When that cordon has ended by itself it is no error.
+	// Recall ends the soft cordon of m's cordon generation. When that cordon has ended by itself it is
+	// no error.
 	Recall(ctx context.Context, m balance.Machine) error
 }
 
@@ -26,42 +28,50 @@ type Config struct {
 	// their patience ends, but at least 16. Requests that return to an old place do not count. 0
 	// means 10,000, and 1000 while that is not known; negative: nobody waits.
 	//
-	// What they hold in memory is bounded too, and so is what waits over all apps: see bounds.
+	// What they hold in memory is bounded too, at 32 KiB for each of MaxParked, or of 1000 where that
+	// is 0: 1 KiB a request, and what has been read of its body. Over all apps, ten times as many
+	// wait. When that is reached, an app with less than its equal share gets in all the same, and the
+	// youngest request of the app with most is rejected instead: a flood of one starves no other.
 	MaxParked int
 	// MaxParkedTenant bounds the requests of one tenant of an app that wait, see
 	// [balance.Request.Tenant]; those without one are one. 0 means no bound but the app's: when
 	// that is reached, a request of a tenant with less than its equal share gets in all the same,
 	// and the youngest of the tenant with most is rejected instead.
 	MaxParkedTenant int
-	// Ramp returns for how long a machine of an app that has become ready gets a part of those who wait only: a quarter of its
-	// limit at once, half of it after that time, and all after twice that, give or take a tick of 100 ms. It is for apps that
-	// collapse under the first wave. nil, or 0: all at once.
+	// Ramp returns for how long a machine of an app that has become ready gets a part of those who
+	// wait only: a quarter of its limit at once, half of it after that time, and all after twice that,
+	// give or take a tick of 100 ms. It is for apps that collapse under the first wave. nil, or 0: all
+	// at once.
 	Ramp func(balance.AppID) time.Duration
 	// MaxWait bounds a wait. 0 means as long as a start that is in flight may take, see
-	// [policy.Decision.Wait], and 10 s where there is none; whatever is started, no longer than 5 min, or
-	// twice what one start may take. Negative: only the request's own context does. Unless it is
+	// [policy.Decision.Wait], and 10 s where there is none; whatever is started, no longer than 5 min,
+	// or twice what one start may take. Negative: only the request's own context does. Unless it is
 	// negative, who has waited for 5 s is turned away, with the reason, while all that starts is
 	// doubtful, see [policy.Decision.Doubt].
 	MaxWait time.Duration
-	// Hedge allows one extra start when nothing serves and every start in flight is suspect. Machines that die silently are
-	// then noticed sooner; boots slower than any before start one machine too many. Without it, one is made when the machines'
-	// owners say so; a [machine.Starter] does, of a start that takes longer than is suspect to it, and 5 s at least.
+	// Hedge allows one extra start when nothing serves and every start in flight is suspect. Machines
+	// that die silently are then noticed sooner; boots slower than any before start one machine too
+	// many. Without it, one is made when the machines' owners say so; a [machine.Starter] does, of a
+	// start that takes longer than is suspect to it, and 5 s at least.
 	Hedge bool
-	// Policy returns the policy of an app; Run calls it once for each, before the first decision, and again when an app has been
-	// removed and comes back. nil, or a nil policy, means our own, a [policy.Planner]; see also [policytest.NewSynchronous] and [policytest.NewAsynchronous].
-	// It must not block.
+	// Policy returns the policy of an app; Run calls it once for each, before the first decision, and
+	// again when an app has been removed and comes back. nil, or a nil policy, means our own, a
+	// [policy.Planner]; see also [policytest.NewSynchronous] and [policytest.NewAsynchronous]. It must
+	// not block.
 	Policy func(balance.AppID) policy.Policy
-	// DryRun decides and traces, and asks nobody to start or recall anything. Requests wait as if that had been done: somebody
-	// else starts the machines. A decision that nobody carries out is made again every 5 s.
+	// DryRun decides and traces, and asks nobody to start or recall anything. Requests wait as if that
+	// had been done: somebody else starts the machines. A decision that nobody carries out is made
+	// again every 5 s.
 	DryRun bool
-	// Others returns the demand that other nodes have for an app and this home region. nil: there are none, or they do not
-	// tell; then a machine whose owner says that it is full is taken to be full of others' requests.
+	// Others returns the demand that other nodes have for an app and this home region. nil: there are
+	// none, or they do not tell; then a machine whose owner says that it is full is taken to be full
+	// of others' requests.
 	Others func(app balance.AppID, region string) int
 	Trace  Trace
 }
 
-// startTimeout bounds one call of the owner: a round trip between continents takes a thirtieth of it,
-// and requests wait for no shorter time.
+// startTimeout bounds one call of the owner: a round trip between continents takes a thirtieth of
+// it, and requests wait for no shorter time.
 const startTimeout = 10 * time.Second
 
 func (c Config) validate() error {

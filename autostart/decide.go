@@ -14,17 +14,18 @@ import (
 )
 
 const (
-	// policyWait is how long all other apps wait for a policy that is not ours: most answer in less, and then a decision does
-	// not wait for its turn.
+	// policyWait is how long all other apps wait for a policy that is not ours: most answer in less,
+	// and then a decision does not wait for its turn.
 	policyWait = 5 * time.Millisecond
-	// policyPatience is how long a policy may panic, or say nothing, until requests that only it could help are sent away.
+	// policyPatience is how long a policy may panic, or say nothing, until requests that only it could
+	// help are sent away.
 	policyPatience = time.Second
 )
 
 var errPolicySilent = fmt.Errorf("it has not come back for %v", policyPatience)
 
-// thought is a question to a policy that is under way.
-type thought struct {
+// question is a question to a policy that is under way.
+type question struct {
 	since time.Time
 	in    input
 	off   bool         // autostart is off
@@ -38,17 +39,18 @@ type verdict struct {
 	err error
 }
 
-// decide asks the policy; ok is false when the answer is still to come. Ours are asked here and now. Another may do anything:
-// it has a goroutine of its own, and whatever it does stops the planning of its own app only.
-func (q *queue) decide(now time.Time, t *thought, in policy.Input) (d policy.Decision, ok bool) {
+// decide asks the policy; ok is false when the answer is still to come. Ours are asked here and
+// now. Another may do anything: it has a goroutine of its own, and whatever it does stops the
+// planning of its own app only.
+func (q *queue) decide(now time.Time, t *question, in policy.Input) (d policy.Decision, ok bool) {
 	if q.makePolicy(); q.ours {
-		d, err := q.think(now, in)
-		return q.concluded(now, t, verdict{d, err}), true
+		d, err := q.ask(now, in)
+		return q.conclude(now, t, verdict{d, err}), true
 	}
 	t.back = make(chan verdict, 1)
-	q.thought = t
+	q.question = t
 	go func() {
-		d, err := q.think(now, in)
+		d, err := q.ask(now, in)
 		t.back <- verdict{d, err}
 		if t.late.Load() {
 			q.a.poke(q)
@@ -58,19 +60,19 @@ func (q *queue) decide(now time.Time, t *thought, in policy.Input) (d policy.Dec
 	defer patience.Stop()
 	select {
 	case v := <-t.back:
-		return q.concluded(now, t, v), true
+		return q.conclude(now, t, v), true
 	case <-patience.C:
 		t.late.Store(true)
-		return q.rethink(now) // it may have come before that
+		return q.poll(now) // it may have come before that
 	}
 }
 
-// rethink looks whether a question that is under way has been answered.
-func (q *queue) rethink(now time.Time) (d policy.Decision, ok bool) {
-	t := q.thought
+// poll looks whether a question that is under way has been answered.
+func (q *queue) poll(now time.Time) (d policy.Decision, ok bool) {
+	t := q.question
 	select {
 	case v := <-t.back:
-		return q.concluded(now, t, v), true
+		return q.conclude(now, t, v), true
 	default:
 	}
 	if now.Sub(t.since) < policyPatience {
@@ -80,25 +82,25 @@ func (q *queue) rethink(now time.Time) (d policy.Decision, ok bool) {
 		t.told = true
 		q.a.config.Trace.policyFailed(q.app, errPolicySilent)
 	}
-	d = q.helpless("its policy does not answer")
-	q.look(now, t, d)
+	d = q.fallback("its policy does not answer")
+	q.forecast(now, t, d)
 	return d, true
 }
 
-// think asks the policy. q.policed keeps others from it meanwhile.
-func (q *queue) think(now time.Time, in policy.Input) (policy.Decision, error) {
-	q.policed <- struct{}{}
-	defer func() { <-q.policed }()
-	q.news.Lock()
+// ask asks the policy. q.policyBusy keeps others from it meanwhile.
+func (q *queue) ask(now time.Time, in policy.Input) (policy.Decision, error) {
+	q.policyBusy <- struct{}{}
+	defer func() { <-q.policyBusy }()
+	q.answersMu.Lock()
 	in.Answers, q.answers = q.answers, nil
-	q.news.Unlock()
+	q.answersMu.Unlock()
 	p := *q.policy.Load()
 	return contain.Call(func() (policy.Decision, error) { return p.Plan(now, in), nil })
 }
 
-// concluded takes in what the policy said. One that panics decides nothing, and is asked again.
-func (q *queue) concluded(now time.Time, t *thought, v verdict) policy.Decision {
-	q.thought = nil
+// conclude takes in what the policy said. One that panics decides nothing, and is asked again.
+func (q *queue) conclude(now time.Time, t *question, v verdict) policy.Decision {
+	q.question = nil
 	d := v.d
 	switch {
 	case v.err == nil:
@@ -109,17 +111,17 @@ func (q *queue) concluded(now time.Time, t *thought, v verdict) policy.Decision 
 			q.failing = now
 		}
 		if d = (policy.Decision{Wait: boots.WaitMin}); now.Sub(q.failing) >= policyPatience {
-			d = q.helpless("its policy fails")
+			d = q.fallback("its policy fails")
 		}
 	}
 	d.App = q.app
-	q.look(now, t, d)
+	q.forecast(now, t, d)
 	return d
 }
 
-// helpless is the decision for an app whose policy is of no help: what nothing serves is sent away, and told why. What runs
-// and starts goes on.
-func (q *queue) helpless(why string) policy.Decision {
+// fallback is the decision for an app whose policy is of no help: what nothing serves is sent away,
+// and told why. What runs and starts goes on.
+func (q *queue) fallback(why string) policy.Decision {
 	d := policy.Decision{App: q.app, Wait: boots.WaitMin}
 	rows, ok := q.a.balancer.Fleet().App(q.app)
 	if !ok || q.waits() == 0 {
@@ -134,10 +136,10 @@ func (q *queue) helpless(why string) policy.Decision {
 	return d
 }
 
-// look notes what a decision says to those who wait.
-func (q *queue) look(now time.Time, t *thought, d policy.Decision) {
+// forecast notes what a decision says to those who wait.
+func (q *queue) forecast(now time.Time, t *question, d policy.Decision) {
 	q.last, q.quiet = t.in, d.Settled
-	o := &outlook{wait: d.Wait, refuse: d.Refuse, until: now.Add(d.RetryAfter), doubt: d.Doubt}
+	o := &forecast{wait: d.Wait, refuse: d.Refuse, until: now.Add(d.RetryAfter), doubt: d.Doubt}
 	if t.off {
 		o.off, o.wait = true, boots.WaitMin
 	}
@@ -150,16 +152,17 @@ func (q *queue) look(now time.Time, t *thought, d policy.Decision) {
 	q.view.Store(o)
 }
 
-// minded does something with the policy while it is not being asked; not at all when it does not come back.
-func (q *queue) minded(do func()) {
+// withPolicy does something with the policy while it is not being asked; not at all when it does
+// not come back.
+func (q *queue) withPolicy(do func()) {
 	patience := time.NewTimer(policyPatience)
 	defer patience.Stop()
 	select {
-	case q.policed <- struct{}{}:
+	case q.policyBusy <- struct{}{}:
 	case <-patience.C:
 		return
 	}
-	defer func() { <-q.policed }()
+	defer func() { <-q.policyBusy }()
 	if _, err := contain.Call(func() (struct{}, error) { do(); return struct{}{}, nil }); err != nil {
 		q.a.config.Trace.policyFailed(q.app, err)
 	}
@@ -177,10 +180,11 @@ type command struct {
 	recall bool
 }
 
-// claim notes that a command for m is on its way. It is false when that is so already, or when m is another app's.
+// claim notes that a command for m is on its way. It is false when that is so already, or when m is
+// another app's.
 func (q *queue) claim(m *balance.Machine, recall bool) bool {
-	q.news.Lock()
-	defer q.news.Unlock()
+	q.answersMu.Lock()
+	defer q.answersMu.Unlock()
 	c := command{m.ID, recall}
 	if q.asking[c] || m.App != q.app {
 		return false
@@ -194,8 +198,8 @@ func (q *queue) claim(m *balance.Machine, recall bool) bool {
 
 // answer keeps an answer for the next decision.
 func (q *queue) answer(a policy.Answer) {
-	q.news.Lock()
-	defer q.news.Unlock()
+	q.answersMu.Lock()
+	defer q.answersMu.Unlock()
 	if delete(q.asking, command{a.Machine.ID, a.Recall}); len(q.asking) == 0 {
 		q.asking = nil
 	}
@@ -204,8 +208,8 @@ func (q *queue) answer(a policy.Answer) {
 
 // pretend answers what is decided in a dry run.
 func (q *queue) pretend(d policy.Decision) {
-	q.news.Lock()
-	defer q.news.Unlock()
+	q.answersMu.Lock()
+	defer q.answersMu.Unlock()
 	now := time.Now()
 	for _, m := range d.Recall {
 		q.answers = append(q.answers, policy.Answer{At: now, Machine: m, Recall: true})
@@ -240,7 +244,7 @@ func (a *Autostart) Histories() map[balance.AppID]policy.History {
 	a.queues.Range(func(id, v any) bool {
 		q := v.(*queue)
 		if l := q.learner(); l != nil {
-			q.minded(func() {
+			q.withPolicy(func() {
 				if h := l.History(); !h.IsZero() {
 					all[id.(balance.AppID)] = h
 				}
@@ -251,8 +255,8 @@ func (a *Autostart) Histories() map[balance.AppID]policy.History {
 	return all
 }
 
-// Restore takes in what an earlier process has learned, as if it had been seen before all else. Call it once, best before
-// Run. Apps that are not known yet get it when they are.
+// Restore takes in what an earlier process has learned, as if it had been seen before all else.
+// Call it once, best before Run. Apps that are not known yet get it when they are.
 func (a *Autostart) Restore(all map[balance.AppID]policy.History) {
 	a.histories.Lock()
 	a.histories.of = maps.Clone(all)
@@ -260,7 +264,8 @@ func (a *Autostart) Restore(all map[balance.AppID]policy.History) {
 	a.queues.Range(func(_, q any) bool { q.(*queue).restore(); return true })
 }
 
-// restore gives the policy what has been restored for it. Where there is no policy yet that waits for it.
+// restore gives the policy what has been restored for it. Where there is no policy yet that waits
+// for it.
 func (q *queue) restore() {
 	p := q.policy.Load()
 	if p == nil {
@@ -272,6 +277,6 @@ func (q *queue) restore() {
 	delete(hs.of, q.app)
 	hs.Unlock()
 	if l := q.learner(); ok && l != nil {
-		q.minded(func() { l.Restore(h) })
+		q.withPolicy(func() { l.Restore(h) })
 	}
 }

@@ -16,8 +16,8 @@ import (
 	"github.com/ebbkit/ebb/balance"
 )
 
-// twoApps is a world whose app "web" has our policy and a machine, and in which p is the policy of "bad", which has one too.
-// It notes which policies failed.
+// twoApps is a world whose app "web" has our policy and a machine, and in which p is the policy of
+// "bad", which has one too. It notes which policies failed.
 func twoApps(t *testing.T, p func() policy.Policy) *world {
 	t.Helper()
 	var w *world

@@ -9,7 +9,8 @@ import (
 	"github.com/ebbkit/ebb/balance"
 )
 
-// wanted reports whether a tick has to look at the app: there is demand or a minimum, and something is not as it was.
+// wanted reports whether a tick has to look at the app: there is demand or a minimum, and something
+// is not as it was.
 func (q *queue) wanted() bool {
 	in, app := q.demand()
 	if in.rows == nil || in.inFlight+in.parked+in.others == 0 && app.Min == 0 && app.MinPerRegion == 0 {
@@ -18,10 +19,11 @@ func (q *queue) wanted() bool {
 	return !q.quiet || in != q.last
 }
 
-// resting reports whether only news can make a difference to the app: a request or a change of its rows, both of which lead to
-// a decision. Nothing of it runs, and the last decision left nothing under way.
+// resting reports whether only news can make a difference to the app: a request or a change of its
+// rows, both of which lead to a decision. Nothing of it runs, and the last decision left nothing
+// under way.
 func (q *queue) resting() bool {
-	if q.thought != nil || !q.quiet && q.last.rows != nil || q.last.inFlight+q.last.parked+q.last.others > 0 || q.last.alone {
+	if q.question != nil || !q.quiet && q.last.rows != nil || q.last.inFlight+q.last.parked+q.last.others > 0 || q.last.alone {
 		return false
 	}
 	for _, m := range q.rows {
@@ -41,8 +43,8 @@ func (q *queue) demand() (in input, app balance.App) {
 		return in, app
 	}
 	in.rows, app = rows, rows.App()
-	// In flight before parked: what is handed over meanwhile is then missed, which the next look repairs, and never counted
-	// twice, which would start a machine that nobody needs.
+	// In flight before parked: what is handed over meanwhile is then missed, which the next look
+	// repairs, and never counted twice, which would start a machine that nobody needs.
 	q.outliers = q.outliers[:0]
 	q.leaving.Begin()
 	for m, c := range q.a.balancer.Loads(q.app) {
@@ -72,8 +74,9 @@ func (q *queue) waits() int {
 	return max(0, int(q.parked.Load()-given))
 }
 
-// counted returns how many wait, for the planning goroutine. If it leaves one out that is being picked for, the dispatcher
-// asks for another look afterwards: whoever comes alone would wait for the next tick otherwise. alone says that this is so.
+// counted returns how many wait, for the planning goroutine. If it leaves one out that is being
+// picked for, the dispatcher asks for another look afterwards: whoever comes alone would wait for
+// the next tick otherwise. alone says that this is so.
 func (q *queue) counted() (n int, alone bool) {
 	q.missed.Store(true) // before given, which the dispatcher changes before it looks here
 	given := q.given.Load()
@@ -84,7 +87,8 @@ func (q *queue) counted() (n int, alone bool) {
 	return n, n == 0 && given > 0
 }
 
-// wantsKept bounds the particular machines that are started for: requests that insist are few, or of few kinds.
+// wantsKept bounds the particular machines that are started for: requests that insist are few, or
+// of few kinds.
 const wantsKept = 16
 
 // wants returns what those who wait insist on, each once.
@@ -134,8 +138,8 @@ func (q *queue) rtts(regions []string) []time.Duration {
 
 // plan decides for the present state; ok is false while the policy has not answered.
 func (q *queue) plan(now time.Time) (d policy.Decision, ok bool) {
-	if q.thought != nil {
-		return q.rethink(now)
+	if q.question != nil {
+		return q.poll(now)
 	}
 	in, app := q.demand()
 	if in.rows == nil {
@@ -146,7 +150,7 @@ func (q *queue) plan(now time.Time) (d policy.Decision, ok bool) {
 		q.rows = append(q.rows, m)
 	}
 	input := policy.Input{App: app, Machines: q.rows, InFlight: in.inFlight, Parked: in.parked, Wants: q.wants(), Outliers: slices.Clone(q.outliers), Rand: rand.Uint64()}
-	input.Unserved = q.sick.Swap(false)
+	input.Unserved = q.unserved.Swap(false)
 	if !q.a.decides() {
 		input.App.Autostart = false // rows teach how long boots take all the same
 	} else {
@@ -163,10 +167,11 @@ func (q *queue) plan(now time.Time) (d policy.Decision, ok bool) {
 		}
 	}
 	q.last, q.quiet = in, false
-	return q.decide(now, &thought{since: now, in: in, off: !input.App.Autostart}, input)
+	return q.decide(now, &question{since: now, in: in, off: !input.App.Autostart}, input)
 }
 
-// insists reports whether a request has to go to particular machines. A preference is no reason to wait.
+// insists reports whether a request has to go to particular machines. A preference is no reason to
+// wait.
 func insists(w *balance.Want) bool {
 	return w != nil && (w.Revision != "" || !w.Force.Empty())
 }

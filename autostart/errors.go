@@ -8,7 +8,8 @@ import (
 	"github.com/ebbkit/ebb/balance"
 )
 
-// The classes of failure of [Autostart.Acquire]. Match with [errors.Is]; the error is an [*Error] with the particulars.
+// The classes of failure of [Autostart.Acquire]. Match with [errors.Is]; the error is an [*Error]
+// with the particulars.
 var (
 	// ErrStart: the app's machines do not come up. The breaker is open; come back after RetryAfter.
 	ErrStart = errors.New("no machine could be started")
@@ -24,9 +25,10 @@ var (
 
 // Error says why a request got no slot.
 type Error struct {
-	App    balance.AppID
-	Class  error         // one of the errors of this package
-	Fault  string        // what is behind it, for people: why the start failed; empty when there is nothing to say
+	App   balance.AppID
+	Class error // one of the errors of this package
+	// what is behind it, for people: why the start failed; empty when there is nothing to say
+	Fault  string
 	Waited time.Duration // in the waiting room
 	After  time.Duration // when it makes sense to come back; 0 is unknown
 	Err    error         // what the balancer said, or nil
@@ -43,8 +45,8 @@ func (e *Error) Unwrap() []error {
 // RetryAfter returns After.
 func (e *Error) RetryAfter() time.Duration { return e.After }
 
-// Cause returns the class in one word, for metrics and logs: "start-failed", "asleep", "queue-full", "queue-timeout" or
-// "shutting-down".
+// Cause returns the class in one word, for metrics and logs: "start-failed", "asleep",
+// "queue-full", "queue-timeout" or "shutting-down".
 func (e *Error) Cause() string {
 	switch e.Class {
 	case ErrStart:
@@ -61,8 +63,8 @@ func (e *Error) Cause() string {
 	return ""
 }
 
-// Reason says in a sentence why: the class, and the fault where there is one. It is for people who run the app, and may name
-// machines.
+// Reason says in a sentence why: the class, and the fault where there is one. It is for people who
+// run the app, and may name machines.
 func (e *Error) Reason() string {
 	s := e.Class.Error()
 	if e.Fault != "" {

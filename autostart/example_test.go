@@ -14,7 +14,8 @@ import (
 	"github.com/ebbkit/ebb/balance"
 )
 
-// listeners is a driver whose machines are no more than listening sockets. Package process has a real one.
+// listeners is a driver whose machines are no more than listening sockets. Package process has a
+// real one.
 type listeners struct {
 	mu      sync.Mutex
 	running map[balance.MachineKey]net.Listener
@@ -48,7 +49,8 @@ func (d *listeners) Watch(ctx context.Context, _ func(machine.Exit)) error {
 	return nil
 }
 
-// One process that is edge and owner at once: the first request wakes a machine, and the second finds it running.
+// One process that is edge and owner at once: the first request wakes a machine, and the second
+// finds it running.
 func Example() {
 	ctx, cancel := context.WithCancel(context.Background())
 	fleet, _ := balance.NewFleet(balance.FleetConfig{Node: "laptop", Region: "nrt"})

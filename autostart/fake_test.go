@@ -13,7 +13,8 @@ import (
 	"github.com/ebbkit/ebb/balance"
 )
 
-// world is a node that is edge and owner at once, with machines that boot in the time given to them.
+// world is a node that is edge and owner at once, with machines that boot in the time given to
+// them.
 type world struct {
 	t      *testing.T
 	fleet  *balance.Fleet
@@ -41,7 +42,8 @@ type boot struct {
 	err   error  // its owner cannot be reached
 }
 
-// newWorld makes a world with machines "m0", "m1"... of one app; the boots are by position in the canonical order.
+// newWorld makes a world with machines "m0", "m1"... of one app; the boots are by position in the
+// canonical order.
 func newWorld(t *testing.T, app balance.App, c Config, boots ...boot) *world {
 	t.Helper()
 	w := &world{t: t, app: app, boots: map[balance.MachineID]boot{}, ended: make(chan error, 1)}

@@ -12,8 +12,8 @@ import (
 	"github.com/ebbkit/ebb/balance"
 )
 
-// dispatch hands slots over while anybody waits. It lingers for up to a tick, so that a queue which fills and empties does
-// not start a goroutine each time.
+// dispatch hands slots over while anybody waits. It lingers for up to a tick, so that a queue which
+// fills and empties does not start a goroutine each time.
 func (q *queue) dispatch() {
 	t := time.NewTicker(tickEvery)
 	defer t.Stop()
@@ -112,7 +112,7 @@ func (q *queue) unlocked(f func()) {
 	f()
 }
 
-// give hands a slot to one who has left the room for it.
+// give hands a slot to a request that has left the queue for it.
 func (q *queue) give(w *waiting, slot balance.Reservation) {
 	machine, waited := slot.Machine().ID, time.Since(w.since)
 	w.slot = slot
@@ -190,13 +190,13 @@ func (q *queue) tried(ids []balance.MachineID) (ts []tried) {
 	return ts
 }
 
-// expire rejects those who have waited long enough. Patience only grows while somebody waits: a boot that ends must not cost
-// those who waited for it their slot.
+// expire rejects those who have waited long enough. Patience only grows while somebody waits: a
+// boot that ends must not cost those who waited for it their slot.
 func (q *queue) expire(now time.Time) {
 	q.mu.Lock()
 	after := q.after(now)
 	q.mu.Unlock()
-	fault := sync.OnceValue(q.lacks)
+	fault := sync.OnceValue(q.startFault)
 	doubt := ""
 	if o := q.view.Load(); o != nil && q.a.config.MaxWait >= 0 {
 		doubt = o.doubt
@@ -216,8 +216,8 @@ func (q *queue) expire(now time.Time) {
 	})
 }
 
-// lacks says what a machine lacks that starts; empty when nobody says.
-func (q *queue) lacks() string {
+// startFault says what a machine lacks that starts; empty when nobody says.
+func (q *queue) startFault() string {
 	rows, ok := q.a.balancer.Fleet().App(q.app)
 	if !ok {
 		return ""
@@ -300,7 +300,7 @@ func (q *queue) held(now time.Time, step time.Duration) (ids []balance.MachineID
 	return ids
 }
 
-// ramped counts one who has been let in to m. q.mu is held; who it is has left the room.
+// ramped counts a request admitted to m. q.mu is held; it has already left the queue.
 func (q *queue) ramped(m *balance.Machine) {
 	if r := q.ramps[m.ID]; r != nil && r.Epoch == m.Epoch {
 		l := m.Limits

@@ -218,7 +218,8 @@ func TestRecallBeforeStart(t *testing.T) {
 	})
 }
 
-// A decision that falls into the dispatcher's own pick leaves out the one that it picks for; another follows at once.
+// A decision that falls into the dispatcher's own pick leaves out the one that it picks for;
+// another follows at once.
 func TestDecisionDuringPick(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		var w *world
@@ -234,7 +235,8 @@ func TestDecisionDuringPick(t *testing.T) {
 		w.run()
 		defer w.stop()
 		ctx, cancel := context.WithCancel(t.Context())
-		w.a.queue("web").pace.Next = time.Now().Add(waitroom.PlanGap) // as if another decision had just been made
+		// as if another decision had just been made
+		w.a.queue("web").pace.Next = time.Now().Add(waitroom.PlanGap)
 		parked := w.park(ctx, &balance.Request{App: "web"})
 		time.Sleep(2 * waitroom.PlanGap)
 		if picks != 2 || w.started() != 0 {

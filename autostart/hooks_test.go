@@ -67,8 +67,8 @@ func (o hookedOwner) Recall(ctx context.Context, m balance.Machine) error {
 	return o.Owner.Recall(ctx, m)
 }
 
-// No hook and no interface of a caller is called with a lock held: each may use what it is hooked into. Against a lock this
-// test does not fail but stands still.
+// No hook and no interface of a caller is called with a lock held: each may use what it is hooked
+// into. Against a lock this test does not fail but stands still.
 func TestHooksMayCallBack(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		h := &hooks{called: map[string]bool{}}

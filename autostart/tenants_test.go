@@ -175,8 +175,8 @@ func TestBoundsOfTenants(t *testing.T) {
 					if got != st.want {
 						t.Fatalf("after %d of %q: %s wait, want %s", st.n, st.tenant, got, st.want)
 					}
-					if waits := w.a.Parked("web"); waits+rejected != came || w.a.seats.n.Load() != int64(waits) {
-						t.Fatalf("%d came, %d wait on %d seats and %d were rejected", came, waits, w.a.seats.n.Load(), rejected)
+					if waits := w.a.Parked("web"); waits+rejected != came || w.a.occupancy.n.Load() != int64(waits) {
+						t.Fatalf("%d came, %d wait on %d seats and %d were rejected", came, waits, w.a.occupancy.n.Load(), rejected)
 					}
 				}
 			})

@@ -7,8 +7,8 @@ import (
 	"github.com/ebbkit/ebb/balance"
 )
 
-// Trace observes an [Autostart]. Each func may be nil. They are called with values and with no lock held, from several
-// goroutines, and must not block: requests wait meanwhile.
+// Trace observes an [Autostart]. Each func may be nil. They are called with values and with no lock
+// held, from several goroutines, and must not block: requests wait meanwhile.
 type Trace struct {
 	// Parked: a request waits. parked counts it and all others of its app.
 	Parked func(app balance.AppID, parked int)
@@ -20,7 +20,8 @@ type Trace struct {
 	Left func(app balance.AppID, waited time.Duration)
 	// Decided: a decision that recalls, starts or refuses.
 	Decided func(policy.Decision)
-	// PolicyFailed: the app's policy panicked, and is asked again; or it has not come back for 1 s, which is told once.
+	// PolicyFailed: the app's policy panicked, and is asked again; or it has not come back for 1 s,
+	// which is told once.
 	PolicyFailed func(app balance.AppID, err error)
 	// Answered: what came of a start; err when the owner could not be asked.
 	Answered func(m balance.Machine, a balance.StartAnswer, err error)

@@ -17,22 +17,23 @@ import (
 	"github.com/ebbkit/ebb/internal/tcpinfo"
 )
 
-// excludedFor is how long the machines that a parked request has tried are left out for it, unless they have been started
-// again meanwhile. Longer than a row takes to tell that they are gone, else a request would run against a closed door again
-// and again; not for ever, since the machine that said "full" may be the one that gets free.
+// excludedFor is how long the machines that a parked request has tried are left out for it, unless
+// they have been started again meanwhile. Longer than a row takes to tell that they are gone, else
+// a request would run against a closed door again and again; not for ever, since the machine that
+// said "full" may be the one that gets free.
 const excludedFor = tickEvery
 
 // queue is what an Autostart holds of one app.
 type queue struct {
-	a      *Autostart
-	app    balance.AppID
-	parked atomic.Int32 // the length of room, for those without the lock
-	given  atomic.Int32 // 1 while the dispatcher picks for one of them: it may be in flight already
-	missed atomic.Bool  // the last look at the demand left that one out
-	poked  atomic.Bool
-	sick   atomic.Bool   // a request has gone to a failing machine since the last decision
-	wake   chan struct{} // to the dispatcher; one pending signal is as good as many
-	view   atomic.Pointer[outlook]
+	a        *Autostart
+	app      balance.AppID
+	parked   atomic.Int32 // the length of room, for those without the lock
+	given    atomic.Int32 // 1 while the dispatcher picks for one of them: it may be in flight already
+	missed   atomic.Bool  // the last look at the demand left that one out
+	poked    atomic.Bool
+	unserved atomic.Bool   // a request has gone to a failing machine since the last decision
+	wake     chan struct{} // to the dispatcher; one pending signal is as good as many
+	view     atomic.Pointer[forecast]
 
 	mu          sync.Mutex
 	room        waitroom.List[waiting]
@@ -52,20 +53,20 @@ type queue struct {
 	rows     []*balance.Machine
 	outliers []balance.MachineID
 	leaving  waitroom.Leaving
-	thought  *thought  // a question that the policy has not answered yet
+	question *question // a question that the policy has not answered yet
 	failing  time.Time // since when the policy has panicked each time; zero while it does not
 
-	policed chan struct{}                 // holds one while the policy is asked anything
-	policy  atomic.Pointer[policy.Policy] // nil until Run has made it
-	ours    bool                          // it answers at once
+	policyBusy chan struct{}                 // holds one while the policy is asked anything
+	policy     atomic.Pointer[policy.Policy] // nil until Run has made it
+	ours       bool                          // it answers at once
 
-	news    sync.Mutex       // guards what follows: answers come from other goroutines
-	answers []policy.Answer  // since the last decision
-	asking  map[command]bool // nil while there is none
+	answersMu sync.Mutex       // guards what follows: answers come from other goroutines
+	answers   []policy.Answer  // since the last decision
+	asking    map[command]bool // nil while there is none
 }
 
-// outlook is what the last decision says to those who wait, and to those who come.
-type outlook struct {
+// forecast is what the last decision says to those who wait, and to those who come.
+type forecast struct {
 	off    bool // autostart is off: load is no reason for a decision
 	wait   time.Duration
 	await  time.Time // until when a start in flight is worth waiting for
@@ -103,14 +104,15 @@ type tried struct {
 }
 
 func newQueue(a *Autostart, app balance.AppID) *queue {
-	q := &queue{a: a, app: app, wake: make(chan struct{}, 1), policed: make(chan struct{}, 1)}
+	q := &queue{a: a, app: app, wake: make(chan struct{}, 1), policyBusy: make(chan struct{}, 1)}
 	if a.config.Policy == nil {
 		q.setPolicy(&policy.Planner{Hedge: a.config.Hedge})
 	}
 	return q
 }
 
-// makePolicy makes the policy if there is none yet. It is for the planning goroutine: no lock is held.
+// makePolicy makes the policy if there is none yet. It is for the planning goroutine: no lock is
+// held.
 func (q *queue) makePolicy() {
 	if q.policy.Load() != nil {
 		return
@@ -158,8 +160,9 @@ func (q *queue) learner() learner {
 // an [*Error]. Those who wait for an app are served by turns, one of each tenant, and those of one
 // tenant in the order of coming. An app that the fleet does not know is a [balance.ErrNoApp].
 //
-// It sets r.Place: a request that returns because its machine refused it finds its old place by that. Before it waits it
-// sets r.Tried to nil: these machines are still left out for a moment, but when nothing else is left it may be one of them.
+// It sets r.Place: a request that returns because its machine refused it finds its old place by
+// that. Before it waits it sets r.Tried to nil: these machines are still left out for a moment, but
+// when nothing else is left it may be one of them.
 func (a *Autostart) Acquire(ctx context.Context, r *balance.Request) (slot balance.Reservation, err error) {
 	if a.parked.Load() != 0 && a.Parked(r.App) != 0 {
 		return a.park(ctx, r, nil)
@@ -185,7 +188,7 @@ func (a *Autostart) failing(app balance.AppID) {
 		return
 	}
 	if q := a.queue(app); !q.off() {
-		q.sick.Store(true) // it may have ended by the time of the decision
+		q.unserved.Store(true) // it may have ended by the time of the decision
 		a.poke(q)
 	}
 }
@@ -200,7 +203,8 @@ func (a *Autostart) busy(app balance.AppID) {
 	}
 }
 
-// park waits for a slot. why is what the balancer said, nil when it was not asked because others wait already.
+// park waits for a slot. why is what the balancer said, nil when it was not asked because others
+// wait already.
 func (a *Autostart) park(ctx context.Context, r *balance.Request, why error) (balance.Reservation, error) {
 	if ctx.Err() != nil {
 		return balance.Reservation{}, fmt.Errorf("autostart: app %q: %w", r.App, context.Cause(ctx))
@@ -277,12 +281,12 @@ func (q *queue) leave(s *waitroom.Seat[waiting]) bool {
 	return true
 }
 
-// left counts one out that has left the room; q.mu is held.
+// left counts out a request that has left the queue; q.mu is held.
 func (q *queue) left(w *waiting) {
 	q.bytes -= w.bytes
-	q.a.seats.leave(w.bytes)
+	q.a.occupancy.leave(w.bytes)
 	if q.room.N == 0 {
-		q.a.seats.apps.Add(-1)
+		q.a.occupancy.apps.Add(-1)
 		q.rate.Stop(time.Now())
 	}
 	if insists(w.req.Want) {
@@ -353,7 +357,8 @@ func (q *queue) refusal(fault string, after time.Duration) error {
 	return &Error{App: q.app, Class: ErrStart, Fault: fault, After: after}
 }
 
-// hopeless returns an error when waiting makes no sense after what the balancer said: nothing runs, and nothing will.
+// hopeless returns an error when waiting makes no sense after what the balancer said: nothing runs,
+// and nothing will.
 func (q *queue) hopeless(why error) error {
 	if why == nil {
 		return nil

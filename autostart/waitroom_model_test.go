@@ -18,9 +18,10 @@ import (
 type asker struct {
 	req     *balance.Request
 	cancel  context.CancelFunc
-	left    bool                // its client has
-	bounced bool                // it has been, and may be passed over for a while
-	refused []balance.MachineID // by whom; left out for a while, though req.Tried is nil again when it waits
+	left    bool // its client has
+	bounced bool // it has been, and may be passed over for a while
+	// by whom; left out for a while, though req.Tried is nil again when it waits
+	refused []balance.MachineID
 	done    bool
 	slot    balance.Reservation
 	holds   bool
@@ -166,7 +167,8 @@ func queueModel(t *testing.T, rt *rapid.T) {
 						waiting[a.req.Tenant] = a.req.Place
 					}
 				case a.done && a.err != nil && a.left == errors.Is(a.err, context.Canceled):
-				case a.done && a.err != nil && errors.Is(a.err, ErrStart): // all machines have crashed again and again
+				// all machines have crashed again and again
+				case a.done && a.err != nil && errors.Is(a.err, ErrStart):
 				case a.done && a.err != nil:
 					rt.Fatalf("A3: client left %v, and its request ended with %v", a.left, a.err)
 				}
@@ -213,7 +215,7 @@ func queueModel(t *testing.T, rt *rapid.T) {
 		time.Sleep(sec)
 		synctest.Wait()
 	}
-	if p := w.a.Parked("web"); p != 0 || w.a.parked.Load() != 0 || w.a.seats.n.Load() != 0 || w.b.InFlight("web") != 0 {
-		rt.Fatalf("A2: %d still wait, %d are in flight, %d seats are taken", p, w.b.InFlight("web"), w.a.seats.n.Load())
+	if p := w.a.Parked("web"); p != 0 || w.a.parked.Load() != 0 || w.a.occupancy.n.Load() != 0 || w.b.InFlight("web") != 0 {
+		rt.Fatalf("A2: %d still wait, %d are in flight, %d seats are taken", p, w.b.InFlight("web"), w.a.occupancy.n.Load())
 	}
 }

@@ -77,7 +77,8 @@ func hasNot(t *testing.T, c <-chan result) {
 	}
 }
 
-// class fails the test unless err is of that class and knows when to come back, where after says so.
+// class fails the test unless err is of that class and knows when to come back, where after says
+// so.
 func class(t *testing.T, err, want error, after bool) {
 	t.Helper()
 	e, ok := errors.AsType[*Error](err)
@@ -215,7 +216,8 @@ func TestClientLeaves(t *testing.T) {
 		w.run()
 		gone := errors.New("gone")
 		early, cancelEarly := context.WithCancelCause(t.Context())
-		sharp, cancelSharp := context.WithTimeout(t.Context(), sec) // at the very moment in which the machine is ready
+		// at the very moment in which the machine is ready
+		sharp, cancelSharp := context.WithTimeout(t.Context(), sec)
 		defer cancelSharp()
 		a, b := w.park(early, &balance.Request{App: "web"}), w.park(sharp, &balance.Request{App: "web"})
 		c := w.park(t.Context(), &balance.Request{App: "web"})
@@ -349,7 +351,8 @@ func TestRunEnds(t *testing.T) {
 		c := w.park(t.Context(), &balance.Request{App: "web"})
 		w.stop()
 		class(t, has(t, c).err, ErrClosed, false)
-		if _, err := w.a.Acquire(t.Context(), &balance.Request{App: "web"}); err != nil { // the machine is up by now
+		// the machine is up by now
+		if _, err := w.a.Acquire(t.Context(), &balance.Request{App: "web"}); err != nil {
 			t.Error(err)
 		}
 		token, _ := w.fleet.Gate("web", "m0").CloseNow()
@@ -472,8 +475,8 @@ func (f ownerFunc) Start(_ context.Context, m balance.Machine) (balance.StartAns
 }
 func (f ownerFunc) Recall(context.Context, balance.Machine) error { return nil }
 
-// Invariants A3 and A5 of the shell: with clients that leave, machines that refuse and hard limits, every request ends once,
-// no slot is lost or given twice, and nothing is left.
+// Invariants A3 and A5 of the shell: with clients that leave, machines that refuse and hard limits,
+// every request ends once, no slot is lost or given twice, and nothing is left.
 func TestNoSlotIsLost(t *testing.T) {
 	const hard = 3
 	w := newWorld(t, balance.App{Limits: balance.Limits{Hard: hard}}, Config{MaxParked: 1 << 20, MaxWait: -1}, boot{}, boot{})

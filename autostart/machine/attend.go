@@ -14,9 +14,11 @@ import (
 	"github.com/ebbkit/ebb/internal/oslimit"
 )
 
-// exited takes in the driver's word that a machine has ended. It does not block: the machine's own goroutine does the rest.
+// exited takes in the driver's word that a machine has ended. It does not block: the machine's own
+// goroutine does the rest.
 func (s *Starter) exited(e Exit) {
-	if r := s.run(balance.MachineKey{App: e.App, ID: e.ID}, e.Epoch); r != nil { // else it is about an earlier start, or somebody else's machine
+	// else it is about an earlier start, or somebody else's machine
+	if r := s.run(balance.MachineKey{App: e.App, ID: e.ID}, e.Epoch); r != nil {
 		r.end(&ended{e})
 	}
 }
@@ -107,19 +109,20 @@ func (s *Starter) look(r *run) error {
 	}
 	ctx, cancel := context.WithTimeout(r.ctx, r.probe.check.Timeout)
 	defer cancel()
-	err = s.guard(ctx, time.Second, func(ctx context.Context) error { return d.Inspect(ctx, r.m) })
+	err = s.bounded(ctx, time.Second, func(ctx context.Context) error { return d.Inspect(ctx, r.m) })
 	if errors.Is(err, errors.ErrUnsupported) || errors.Is(err, errBlocked) {
 		return nil // it does not say
 	}
 	return err
 }
 
-// over notes the end of a machine that was ready. An exit status other than 0, or a signal, is a failure; a machine that
-// ends with 0 has stopped by itself.
+// over notes the end of a machine that was ready. An exit status other than 0, or a signal, is a
+// failure; a machine that ends with 0 has stopped by itself.
 func (s *Starter) over(r *run, e Exit) {
 	failed := e.Code != 0 || e.Signal != ""
 	if st := r.gate.State(); failed && (st == balance.StateStarted || st == balance.StateSuspended) {
-		s.edit(r, func(m *balance.Machine) { m.Fault = e.Reason }) // before the state, so that whoever sees that knows why
+		// before the state, so that whoever sees that knows why
+		s.edit(r, func(m *balance.Machine) { m.Fault = e.Reason })
 	}
 	if r.gate.Exited(r.m.Epoch, failed) {
 		m := r.m
@@ -232,7 +235,7 @@ func (s *Starter) restart(h *hosted, r *run, l *health.Liveness, found error) bo
 	s.edit(r, func(row *balance.Machine) { row.Fault = m.Fault })
 	s.config.Trace.restarting(m)
 	ctx, cancel := context.WithTimeout(context.WithoutCancel(r.ctx), stopTimeout)
-	err := s.guard(ctx, time.Second, func(ctx context.Context) error {
+	err := s.bounded(ctx, time.Second, func(ctx context.Context) error {
 		defer s.unclaim(h)
 		return s.driver.Stop(ctx, r.m)
 	})

@@ -51,7 +51,7 @@ func (s *Starter) boot(h *hosted, r *run) bool {
 	last, ready := s.await(ctx, h, r, kind, began)
 	cancelStop() // whatever is still being found out is not said any more
 	if !ready {
-		s.abandon(h, r, s.whyNot(ctx, r, last))
+		s.abandon(h, r, s.bootFault(ctx, r, last))
 		return false
 	}
 	took := time.Since(began)
@@ -85,13 +85,14 @@ func (s *Starter) prober(app balance.AppID) (*prober, error) {
 	if err != nil {
 		return nil, err
 	}
-	return newProberWith(c, s.probe.naps), nil
+	return newProberWith(c, s.probe.fineTimers), nil
 }
 
-// await waits until the machine is ready. When it is not, it returns what was heard last, or nil, and false.
+// await waits until the machine is ready. When it is not, it returns what was heard last, or nil,
+// and false.
 func (s *Starter) await(ctx context.Context, h *hosted, r *run, kind boots.Kind, began time.Time) (last error, ready bool) {
 	if told := s.config.Readiness; told != nil {
-		err := s.guard(ctx, time.Second, func(ctx context.Context) error { return told.Await(ctx, r.m) })
+		err := s.bounded(ctx, time.Second, func(ctx context.Context) error { return told.Await(ctx, r.m) })
 		if !errors.Is(err, errors.ErrUnsupported) {
 			if err == nil || ctx.Err() == nil {
 				return err, err == nil && ctx.Err() == nil
@@ -105,7 +106,7 @@ func (s *Starter) await(ctx context.Context, h *hosted, r *run, kind boots.Kind,
 		likely = health.Likely(s.book(r).Of(boots.Key{Revision: r.m.Revision, Kind: kind}))
 	}
 	s.mu.Unlock()
-	return r.probe.await(ctx, r.m, began, likely, &r.found)
+	return r.probe.await(ctx, r.m, began, likely, &r.lastCheck)
 }
 
 // learned returns under which kind a boot is learned: drivers answer all sorts of things.
@@ -133,11 +134,11 @@ func (s *Starter) learn(h *hosted, r *run, kind boots.Kind, took time.Duration) 
 	return recent
 }
 
-// whyNot says why a boot came to nothing; err is what was heard last.
-func (s *Starter) whyNot(ctx context.Context, r *run, err error) string {
+// bootFault says why a boot came to nothing; err is what was heard last.
+func (s *Starter) bootFault(ctx context.Context, r *run, err error) string {
 	said := ""
 	if err != nil {
-		said = ": " + foundAt(err, r.m.Addr)
+		said = ": " + checkText(err, r.m.Addr)
 	}
 	if e, ok := errors.AsType[bootError](context.Cause(ctx)); ok {
 		return e.Error()
@@ -219,7 +220,7 @@ func (s *Starter) create(h *hosted, r *run) (b Booting, done func()) {
 		over := ctx.Err() != nil
 		why := ""
 		if err != nil {
-			why = s.whyNot(ctx, r, err)
+			why = s.bootFault(ctx, r, err)
 		}
 		cancel()
 		if err == nil {
@@ -296,7 +297,7 @@ func (s *Starter) created(r *run, held bool) {
 // giveBack ends a start that has not begun, without a failure: whoever still wants it asks again.
 func (s *Starter) giveBack(r *run, why error) {
 	if r.ctx.Err() != nil { // with Run, or since the machine has ended whatever the driver said
-		s.fail(r.m, r.gate, r.token, s.whyNot(r.ctx, r, nil))
+		s.fail(r.m, r.gate, r.token, s.bootFault(r.ctx, r, nil))
 		return
 	}
 	s.edit(r, func(m *balance.Machine) {
@@ -320,12 +321,13 @@ func (s *Starter) callPatience() time.Duration {
 	return max(doubtMin, s.calls.Suspect())
 }
 
-// doubtMin is how long no start is doubted: a host that is busy makes a quick boot late. It is half of what a request waits at
-// least, so that another machine may still come in time.
+// doubtMin is how long no start is doubted: a host that is busy makes a quick boot late. It is half
+// of what a request waits at least, so that another machine may still come in time.
 const doubtMin = boots.WaitMin / 2
 
-// patience returns how long a start of r's machine may take before the row says that it does not become healthy: what is
-// suspect after all that this node has seen of the app, see boots.Boots.Suspect. A resume may have to become a cold boot.
+// patience returns how long a start of r's machine may take before the row says that it does not
+// become healthy: what is suspect after all that this node has seen of the app, see
+// boots.Boots.Suspect. A resume may have to become a cold boot.
 func (s *Starter) patience(r *run, kind boots.Kind) time.Duration {
 	s.mu.Lock()
 	defer s.mu.Unlock()
@@ -337,9 +339,9 @@ func (s *Starter) patience(r *run, kind boots.Kind) time.Duration {
 	return d
 }
 
-// doubt says in the row of a machine that starts, and that has been looked at in vain for longer than its boots take, that its
-// checks fail and that this is not to be expected. It goes on starting, and its start may still end well; but where nothing
-// else serves, one other machine is started.
+// doubt marks the row of a machine that has been starting for longer than its boots take: its
+// checks fail, and that is not to be expected. It goes on starting, and its start may still end
+// well; but where nothing else serves, one other machine is started.
 func (s *Starter) doubt(r *run, began time.Time) {
 	told := false
 	s.edit(r, func(m *balance.Machine) {

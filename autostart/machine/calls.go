@@ -10,9 +10,9 @@ import (
 	"github.com/ebbkit/ebb/autostart/internal/contain"
 )
 
-// guard calls f in a goroutine of its own, makes a panic an error, and gives up on it when it is not back some time after ctx
-// has ended. That goroutine is then lost, with whatever blocks it.
-func (s *Starter) guard(ctx context.Context, patience time.Duration, f func(context.Context) error) error {
+// bounded calls f in a goroutine of its own, makes a panic an error, and gives up on it when it is
+// not back some time after ctx has ended. That goroutine is then lost, with whatever blocks it.
+func (s *Starter) bounded(ctx context.Context, patience time.Duration, f func(context.Context) error) error {
 	back := make(chan error, 1)
 	go func() {
 		_, err := contain.Call(func() (struct{}, error) { return struct{}{}, f(ctx) })
@@ -53,7 +53,7 @@ func (s *Starter) driverStart(ctx context.Context, h *hosted, r *run) (b Booting
 	var mu sync.Mutex
 	gone := false
 	m := r.m
-	err = s.guard(call, time.Second, func(ctx context.Context) error {
+	err = s.bounded(call, time.Second, func(ctx context.Context) error {
 		defer s.unclaim(h)
 		got, err := s.driver.Start(ctx, m)
 		mu.Lock()
@@ -98,11 +98,12 @@ func (s *Starter) unclaim(h *hosted) {
 	s.mu.Unlock()
 }
 
-// abandon stops a machine that did not become ready, so that no credit is left while it may still run, and fails its start.
+// abandon stops a machine that did not become ready, so that no credit is left while it may still
+// run, and fails its start.
 func (s *Starter) abandon(h *hosted, r *run, fault string) {
 	if _, exited := errors.AsType[*ended](context.Cause(r.ctx)); !exited && s.claim(h) {
 		ctx, cancel := context.WithTimeout(context.WithoutCancel(r.ctx), stopTimeout)
-		err := s.guard(ctx, time.Second, func(ctx context.Context) error {
+		err := s.bounded(ctx, time.Second, func(ctx context.Context) error {
 			defer s.unclaim(h)
 			return s.driver.Stop(ctx, r.m)
 		})

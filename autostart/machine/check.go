@@ -17,18 +17,18 @@ import (
 	"github.com/ebbkit/ebb/balance"
 )
 
-// Check says how a machine is looked at: whether it is ready, and later whether it still is. The zero value is a TCP
-// connect.
+// Check says how a machine is looked at: whether it is ready, and later whether it still is. The
+// zero value is a TCP connect.
 type Check struct {
-	// Path is asked for with HTTP/1.1; a status from 200 to 399 is good, and redirects are not followed. Empty: it is enough
-	// that the machine accepts a connection.
+	// Path is asked for with HTTP/1.1; a status from 200 to 399 is good, and redirects are not
+	// followed. Empty: it is enough that the machine accepts a connection.
 	Path string
-	// Command, when it is not empty, is executed on the owner's host instead: a program and its arguments; exit status 0 means
-	// good. It finds the machine in the environment: EBB_APP, EBB_MACHINE, EBB_ADDR. What it writes is dropped, but for the
-	// end of it when it fails.
+	// Command, when it is not empty, is executed on the owner's host instead: a program and its
+	// arguments; exit status 0 means good. It finds the machine in the environment: EBB_APP,
+	// EBB_MACHINE, EBB_ADDR. What it writes is dropped, but for the end of it when it fails.
 	Command []string
-	// Func, when it is not nil, looks instead: nil means good. m.Addr is where the machine listens. It is called from several
-	// goroutines and should heed ctx.
+	// Func, when it is not nil, looks instead: nil means good. m.Addr is where the machine listens. It
+	// is called from several goroutines and should end with ctx.
 	Func func(ctx context.Context, m balance.Machine) error
 	// Timeout bounds one look. 0 means 2 s.
 	Timeout time.Duration
@@ -68,8 +68,8 @@ func (c Check) withDefaults() (Check, error) {
 	return c, nil
 }
 
-// failAfter and passAfter are how many checks in a row make a machine failing, and passing again: one
-// failure may be chance, and who answers well serves well.
+// failAfter and passAfter are how many checks in a row make a machine failing, and passing again:
+// one failure may be chance, and who answers well serves well.
 const failAfter, passAfter = 3, 1
 
 // checks says how a machine that runs is checked.
@@ -77,27 +77,28 @@ func (c Check) checks() health.Checks {
 	return health.Checks{Every: c.Every, FailAfter: failAfter, PassAfter: passAfter}
 }
 
-// rude is the error of a machine that answered, but not as it should.
-type rude struct{ error }
+// unready is the error of a machine that answered, but not as it should.
+type unready struct{ error }
 
-func (e rude) Unwrap() error { return e.error }
+func (e unready) Unwrap() error { return e.error }
 
 // prober looks at machines.
 type prober struct {
-	check  Check
-	dials  bool          // what does not listen at its address fails the check for that
-	naps   chan struct{} // bounds those who look in the finest steps
-	dialer net.Dialer
-	client *http.Client
+	check      Check
+	dials      bool          // what does not listen at its address fails the check for that
+	fineTimers chan struct{} // bounds those who look in the finest steps
+	dialer     net.Dialer
+	client     *http.Client
 }
 
-func newProber(c Check) *prober { return newProberWith(c, make(chan struct{}, napsMax)) }
+func newProber(c Check) *prober { return newProberWith(c, make(chan struct{}, fineTimersMax)) }
 
-// newProberWith is newProber for one of several that share naps.
-func newProberWith(c Check, naps chan struct{}) *prober {
-	p := &prober{check: c, dials: c.Func == nil && len(c.Command) == 0, naps: naps}
+// newProberWith is newProber for one of several that share their fine timers.
+func newProberWith(c Check, shared chan struct{}) *prober {
+	p := &prober{check: c, dials: c.Func == nil && len(c.Command) == 0, fineTimers: shared}
 	p.client = &http.Client{
-		// Each look is a connection of its own: a kept one would say nothing of the machine's port, and outlive a suspension.
+		// Each look is a connection of its own: a kept one would say nothing of the machine's port, and
+		// outlive a suspension.
 		Transport:     &http.Transport{DisableKeepAlives: true, DialContext: p.dialer.DialContext},
 		CheckRedirect: func(*http.Request, []*http.Request) error { return http.ErrUseLastResponse },
 	}
@@ -136,11 +137,11 @@ func (p *prober) get(ctx context.Context, m balance.Machine) error {
 		if _, refused := errors.AsType[*net.OpError](err); refused {
 			return err
 		}
-		return rude{err}
+		return unready{err}
 	}
 	resp.Body.Close()
 	if resp.StatusCode < 200 || resp.StatusCode > 399 {
-		return rude{fmt.Errorf("GET %s: %s", p.check.Path, resp.Status)}
+		return unready{fmt.Errorf("GET %s: %s", p.check.Path, resp.Status)}
 	}
 	return nil
 }
@@ -156,7 +157,7 @@ func (p *prober) run(ctx context.Context, m balance.Machine) error {
 		if said := strings.TrimSpace(string(out.last)); said != "" {
 			err = fmt.Errorf("%w: %s", err, said)
 		}
-		return rude{fmt.Errorf("%s: %w", p.check.Command[0], err)}
+		return unready{fmt.Errorf("%s: %w", p.check.Command[0], err)}
 	}
 	return nil
 }
@@ -176,18 +177,18 @@ func (t *tail) Write(b []byte) (int, error) {
 // first, it returns the last answer, or nil if there was none, and false. saw is told each answer
 // that is not good; it may be nil.
 func (p *prober) await(
-	ctx context.Context, m balance.Machine, began time.Time, likely health.Window, saw *found,
+	ctx context.Context, m balance.Machine, began time.Time, likely health.Window, saw *lastCheck,
 ) (last error, ready bool) {
-	var fine *napper
+	var fine *fineTimer
 	defer func() {
 		if fine != nil {
 			fine.close()
-			<-p.naps
+			<-p.fineTimers
 		}
 	}()
 	for refusals := 0; ctx.Err() == nil; {
 		err := p.look(ctx, m)
-		switch _, answered := errors.AsType[rude](err); {
+		switch _, answered := errors.AsType[unready](err); {
 		case err == nil && ctx.Err() == nil:
 			return nil, true
 		case ctx.Err() != nil:
@@ -204,9 +205,9 @@ func (p *prober) await(
 		step := health.NextLook(time.Since(began), refusals, likely)
 		if step < time.Millisecond {
 			if fine == nil {
-				fine = p.napper()
+				fine = p.fineTimer()
 			}
-			if fine != nil && fine.nap(step) {
+			if fine != nil && fine.sleep(step) {
 				continue
 			}
 		}
@@ -225,22 +226,24 @@ func wait(ctx context.Context, d time.Duration) {
 	}
 }
 
-// napsMax is how many machines may be looked at in finer steps than timers have, at a time: each takes 4 to 8 % of a core.
-const napsMax = 4
+// fineTimersMax is how many machines may be looked at in finer steps than timers have, at a time:
+// each takes 4 to 8 % of a core.
+const fineTimersMax = 4
 
-// napper returns one, if there is one to be had. Who has it owes p.naps one when it is closed.
-func (p *prober) napper() *napper {
+// fineTimer returns one, if there is one to be had. The caller takes one out of p.fineTimers when
+// it closes it.
+func (p *prober) fineTimer() *fineTimer {
 	if p.check.Func != nil { // a func may live in a bubble, where only timers make time pass
 		return nil
 	}
 	select {
-	case p.naps <- struct{}{}:
+	case p.fineTimers <- struct{}{}:
 	default:
 		return nil
 	}
-	n := newNapper()
+	n := newFineTimer()
 	if n == nil {
-		<-p.naps
+		<-p.fineTimers
 	}
 	return n
 }

@@ -13,10 +13,11 @@ import (
 	"github.com/ebbkit/ebb/balance"
 )
 
-// BenchmarkReadiness measures over real sockets how long after a machine has begun to listen the prober knows it, with boots
-// as they have been before give or take a tenth, and with first ones. Its figures are the two percentiles, beside what they
-// should be, and how late the host itself is at the same percentile, when it is asked for the same step and nothing else: on a
-// busy one, that is most of it. ns/op is the whole boot, which passes in real time: ask for one boot, as in -bench
+// BenchmarkReadiness measures over real sockets how long after a machine has begun to listen the
+// prober knows it, with boots as they have been before give or take a tenth, and with first ones.
+// Its figures are the two percentiles, beside what they should be, and how late the host itself is
+// at the same percentile, when it is asked for the same step and nothing else: on a busy one, that
+// is most of it. ns/op is the whole boot, which passes in real time: ask for one boot, as in -bench
 // Readiness/boot=300ms.
 func BenchmarkReadiness(bb *testing.B) {
 	for _, boot := range []time.Duration{20 * time.Millisecond, 300 * time.Millisecond, time.Second, 5 * time.Second} {
@@ -49,8 +50,9 @@ func benchReadiness(bb *testing.B, boot time.Duration, learned bool) {
 		ready := make(chan time.Time, 1)
 		began := time.Now()
 		time.AfterFunc(takes-2*time.Millisecond, func() {
-			if n := newNapper(); n != nil { // else it becomes ready when the prober wakes, with the runtime's timers
-				n.nap(max(1, takes-time.Since(began)))
+			// else it becomes ready when the prober wakes, with the runtime's timers
+			if n := newFineTimer(); n != nil {
+				n.sleep(max(1, takes-time.Since(began)))
 				n.close()
 			}
 			l, err := net.Listen("tcp", addr)
@@ -82,12 +84,12 @@ func benchReadiness(bb *testing.B, boot time.Duration, learned bool) {
 
 // oversleep returns how much longer than one step the host lets us sleep.
 func oversleep() time.Duration {
-	n := newNapper()
+	n := newFineTimer()
 	if n == nil {
 		return 0
 	}
 	defer n.close()
 	began := time.Now()
-	n.nap(health.LikelyMin)
+	n.sleep(health.LikelyMin)
 	return time.Since(began) - health.LikelyMin
 }

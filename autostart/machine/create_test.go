@@ -46,7 +46,8 @@ func (c *cloud) Start(ctx context.Context, m balance.Machine) (Booting, error) {
 	c.under++
 	c.most = max(c.most, c.under)
 	c.mu.Unlock()
-	if c.takes > 0 { // go.dev/issue/78156: timers of a bubble that are over when they begin break the race detector
+	// go.dev/issue/78156: timers of a bubble that are over when they begin break the race detector
+	if c.takes > 0 {
 		wait(ctx, c.takes)
 	}
 	err := ctx.Err()

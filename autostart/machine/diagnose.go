@@ -24,19 +24,19 @@ const (
 	describeWait                = time.Second
 )
 
-// found keeps what the last look at a booting machine found.
-type found struct {
+// lastCheck keeps what the last look at a booting machine found.
+type lastCheck struct {
 	mu  sync.Mutex
 	err error
 }
 
-func (f *found) set(err error) {
+func (f *lastCheck) set(err error) {
 	f.mu.Lock()
 	f.err = err
 	f.mu.Unlock()
 }
 
-func (f *found) get() error {
+func (f *lastCheck) get() error {
 	f.mu.Lock()
 	defer f.mu.Unlock()
 	return f.err
@@ -64,7 +64,7 @@ func (s *Starter) diagnose(
 			return
 		case <-t.C:
 		}
-		err, now := r.found.get(), time.Now()
+		err, now := r.lastCheck.get(), time.Now()
 		age := now.Sub(began)
 		if oslimit.NoProcess(err) {
 			t.Reset(every)
@@ -96,7 +96,7 @@ func (s *Starter) diagnose(
 		if age < health.TellAfter && !doubtful && !doubted || ctx.Err() != nil {
 			continue
 		}
-		why := health.Lacks(foundAt(err, r.m.Addr), r.m.Addr, d, doubtful)
+		why := health.Describe(checkText(err, r.m.Addr), r.m.Addr, d, doubtful)
 		if why == told {
 			continue
 		}
@@ -136,7 +136,7 @@ func (s *Starter) describe(ctx context.Context, r *run) (d health.Seen) {
 	defer cancel()
 	var mu sync.Mutex
 	var late Description
-	err := s.guard(ctx, time.Second, func(ctx context.Context) error {
+	err := s.bounded(ctx, time.Second, func(ctx context.Context) error {
 		got, err := driver.Describe(ctx, r.m)
 		mu.Lock()
 		defer mu.Unlock()
@@ -151,8 +151,8 @@ func (s *Starter) describe(ctx context.Context, r *run) (d health.Seen) {
 	return health.Seen(late)
 }
 
-// foundAt says what a look found, for people.
-func foundAt(err error, addr string) string {
+// checkText says what a look found, for people.
+func checkText(err error, addr string) string {
 	switch {
 	case err == nil:
 		return "nobody has said that it is ready"

@@ -72,7 +72,8 @@ func TestStartIsDoubtedWhenItTakesTooLong(t *testing.T) {
 	}
 }
 
-// The first machine never gets healthy, the second does: all are answered, and two have been started.
+// The first machine never gets healthy, the second does: all are answered, and two have been
+// started.
 func TestMachineThatNeverGetsHealthy(t *testing.T) {
 	for _, hedge := range []bool{false, true} {
 		synctest.Test(t, func(t *testing.T) {

@@ -10,8 +10,9 @@ import (
 	"github.com/ebbkit/ebb/internal/enum"
 )
 
-// Driver makes machines run. Only the machine's owner calls it, one operation per machine at a time; operations on
-// different machines may run at once. package process has a driver for child processes.
+// Driver makes machines run. Only the machine's owner calls it, one operation per machine at a
+// time; operations on different machines may run at once. package process has a driver for child
+// processes.
 type Driver interface {
 	// Start boots m, or resumes it where it is suspended, and returns as soon as the machine
 	// exists: readiness is not the driver's business. A call that takes longer than 30 s is given
@@ -24,11 +25,12 @@ type Driver interface {
 	Start(ctx context.Context, m balance.Machine) (Booting, error)
 	// Stop ends m and returns when it is gone. Stopping a machine that does not run is no error.
 	Stop(ctx context.Context, m balance.Machine) error
-	// Suspend freezes m so that a later Start resumes it. A driver that cannot returns an error matching
-	// [errors.ErrUnsupported]; the machine then still runs. Suspending a machine that does not run is an error.
+	// Suspend freezes m so that a later Start resumes it. A driver that cannot returns an error
+	// matching [errors.ErrUnsupported]; the machine then still runs. Suspending a machine that does
+	// not run is an error.
 	Suspend(ctx context.Context, m balance.Machine) error
-	// Watch calls exited for every machine that ends, whether Stop ended it or not, until ctx ends; it then returns nil.
-	// exited does not block.
+	// Watch calls exited for every machine that ends, whether Stop ended it or not, until ctx ends; it
+	// then returns nil. exited does not block.
 	Watch(ctx context.Context, exited func(Exit)) error
 }
 
@@ -141,7 +143,8 @@ func passing(err error) (after time.Duration, ok bool) {
 	return 0, false
 }
 
-// The text forms of enums: their names, in JSON, flags and logs alike. Each reads back what it writes.
+// The text forms of enums: their names, in JSON, flags and logs alike. Each reads back what it
+// writes.
 
 // MarshalText returns the kind of boot's name; a value without one is an error.
 func (k BootKind) MarshalText() ([]byte, error) {

@@ -14,7 +14,8 @@ import (
 	"github.com/ebbkit/ebb/balance"
 )
 
-// listeners is a driver whose machines are no more than listening sockets. Package process has a real one.
+// listeners is a driver whose machines are no more than listening sockets. Package process has a
+// real one.
 type listeners struct {
 	mu      sync.Mutex
 	running map[balance.MachineKey]net.Listener
@@ -78,7 +79,8 @@ func ExamplePush() {
 	// disk is full
 }
 
-// A machine is ready when its health path says so, and failing when three looks in a row say otherwise.
+// A machine is ready when its health path says so, and failing when three looks in a row say
+// otherwise.
 func ExampleCheck() {
 	fleet, _ := balance.NewFleet(balance.FleetConfig{Node: "laptop", Region: "nrt"})
 	_, err := machine.NewStarter(fleet, &listeners{}, machine.Config{Check: machine.Check{Path: "/healthz", Every: 10 * time.Second}})

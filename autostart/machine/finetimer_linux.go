@@ -7,26 +7,27 @@ import (
 	"unsafe"
 )
 
-// napper sleeps for less than a millisecond, which timers cannot: the runtime waits for them in whole milliseconds when it has
-// nothing else to do. It is a timer of the kernel that the runtime polls as it does sockets. A sleeping system call would do
-// without one, and keep a processor from all other goroutines meanwhile: their timers were up to a second late.
-type napper struct {
+// fineTimer sleeps for less than a millisecond, which timers cannot: the runtime waits for them in
+// whole milliseconds when it has nothing else to do. It is a timer of the kernel that the runtime
+// polls as it does sockets. A sleeping system call would do without one, and keep a processor from
+// all other goroutines meanwhile: their timers were up to a second late.
+type fineTimer struct {
 	fd   int // of file
 	file *os.File
 }
 
-// newNapper returns a napper; nil when there is none to be had.
-func newNapper() *napper {
+// newFineTimer returns a fineTimer; nil when there is none to be had.
+func newFineTimer() *fineTimer {
 	const monotonic = 1 // CLOCK_MONOTONIC
 	fd, _, errno := syscall.Syscall(syscall.SYS_TIMERFD_CREATE, monotonic, syscall.O_NONBLOCK|syscall.O_CLOEXEC, 0)
 	if errno != 0 {
 		return nil
 	}
-	return &napper{int(fd), os.NewFile(fd, "timerfd")}
+	return &fineTimer{int(fd), os.NewFile(fd, "timerfd")}
 }
 
-// nap reports false when it has not slept. d is above 0.
-func (n *napper) nap(d time.Duration) bool {
+// sleep reports false when it has not slept. d is above 0.
+func (n *fineTimer) sleep(d time.Duration) bool {
 	var at struct{ every, first syscall.Timespec }
 	at.first = syscall.NsecToTimespec(int64(d))
 	if _, _, errno := syscall.Syscall6(syscall.SYS_TIMERFD_SETTIME, uintptr(n.fd), 0, uintptr(unsafe.Pointer(&at)), 0, 0, 0); errno != 0 {
@@ -37,4 +38,4 @@ func (n *napper) nap(d time.Duration) bool {
 	return err == nil
 }
 
-func (n *napper) close() { n.file.Close() }
+func (n *fineTimer) close() { n.file.Close() }

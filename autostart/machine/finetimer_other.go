@@ -4,10 +4,10 @@ package machine
 
 import "time"
 
-// napper would sleep for less than a millisecond; here there is none, and timers have to do.
-type napper struct{}
+// fineTimer would sleep for less than a millisecond; here there is none, and timers have to do.
+type fineTimer struct{}
 
-func newNapper() *napper { return nil }
+func newFineTimer() *fineTimer { return nil }
 
-func (*napper) nap(time.Duration) bool { return false }
-func (*napper) close()                 {}
+func (*fineTimer) sleep(time.Duration) bool { return false }
+func (*fineTimer) close()                   {}

@@ -11,7 +11,7 @@ import (
 )
 
 func TestNapSleeps(t *testing.T) {
-	n := newNapper()
+	n := newFineTimer()
 	if n == nil {
 		t.Skip("no finer timers here")
 	}
@@ -19,7 +19,7 @@ func TestNapSleeps(t *testing.T) {
 	for _, d := range []time.Duration{1, 50 * time.Microsecond, 999 * time.Microsecond, 3 * time.Millisecond} {
 		for range 3 { // it can be used again
 			began := time.Now()
-			if !n.nap(d) {
+			if !n.sleep(d) {
 				t.Fatalf("no sleep of %v", d)
 			}
 			if took := time.Since(began); took < d {
@@ -29,8 +29,8 @@ func TestNapSleeps(t *testing.T) {
 	}
 }
 
-// While machines are looked at in the finest steps, timers of the same process go on, and in the end no napper is left. With
-// naps in system calls it took as long as the looks were fine: 4 s.
+// While machines are looked at in the finest steps, timers of the same process go on, and in the
+// end no napper is left. With naps in system calls it took as long as the looks were fine: 4 s.
 func TestFineLooksHoldNobodyUp(t *testing.T) {
 	l, err := net.Listen("tcp", "127.0.0.1:0")
 	if err != nil {
@@ -43,7 +43,7 @@ func TestFineLooksHoldNobodyUp(t *testing.T) {
 	woke := make(chan bool)
 	ended := make(chan bool)
 	// The looks stay fine for ever: the boot is always about to end.
-	for range napsMax + 1 {
+	for range fineTimersMax + 1 {
 		go func() {
 			p.await(ctx, balance.Machine{Addr: closed}, time.Now(), health.Window{To: time.Hour}, nil)
 			ended <- true
@@ -56,10 +56,10 @@ func TestFineLooksHoldNobodyUp(t *testing.T) {
 		}
 		cancel()
 	}()
-	for range napsMax + 1 {
+	for range fineTimersMax + 1 {
 		<-ended
 	}
-	if len(p.naps) != 0 {
-		t.Errorf("%d nappers are left", len(p.naps))
+	if len(p.fineTimers) != 0 {
+		t.Errorf("%d nappers are left", len(p.fineTimers))
 	}
 }

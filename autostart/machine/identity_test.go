@@ -64,8 +64,8 @@ func startBoth(t *testing.T, f *balance.Fleet, s *Starter) {
 	}
 }
 
-// A machine is known by its app and its ID: what ends is the machine that the driver names, and another app's of the same ID
-// is still watched over.
+// A machine is known by its app and its ID: what ends is the machine that the driver names, and
+// another app's of the same ID is still watched over.
 func TestAnExitIsOfOneAppsMachine(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		f, s, d := shareID(t, Config{Check: Check{Func: func(context.Context, balance.Machine) error { return nil }}})

@@ -52,7 +52,8 @@ func TestRequestDuringASlowStop(t *testing.T) {
 				}
 				time.Sleep(tc.into)
 				id, waited, err := n.get()
-				const late, slack = 100 * time.Millisecond, 20 * time.Millisecond // how late a stop is seen here, a boot there
+				// how late a stop is seen here, a boot there
+				const late, slack = 100 * time.Millisecond, 20 * time.Millisecond
 				if err != nil || waited < tc.least-late-slack || waited > tc.most+slack {
 					t.Errorf("served by %q after %v, error %v; want between %v and %v", id, waited, err, tc.least, tc.most)
 				}

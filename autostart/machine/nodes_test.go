@@ -37,7 +37,8 @@ type regionEdge struct {
 	events []string
 }
 
-// newRegion makes edges with those distances from the worker, and machines with those habits, in canonical order.
+// newRegion makes edges with those distances from the worker, and machines with those habits, in
+// canonical order.
 func newRegion(t *testing.T, app balance.App, lags []time.Duration, hs ...habits) *region {
 	t.Helper()
 	app.ID, app.Autostart = "web", true
@@ -164,7 +165,8 @@ func all(t *testing.T, errs <-chan error, n int) {
 	}
 }
 
-// Invariant A8 with real nodes: they do not talk, hear late, and start together what the one with the largest demand needs.
+// Invariant A8 with real nodes: they do not talk, hear late, and start together what the one with
+// the largest demand needs.
 func TestThreeNodesAgreeWithoutTalking(t *testing.T) {
 	lags := []time.Duration{5 * time.Millisecond, 80 * time.Millisecond, 200 * time.Millisecond}
 	slow := habits{boot: 45 * sec}

@@ -18,13 +18,14 @@ import (
 	"github.com/ebbkit/ebb/balance"
 )
 
-// Checks that this node could not make, for want of descriptors, memory, ports or processes, say nothing of the machine:
-// they are neither failures nor successes, and those before and after them count as if they stood in a row.
+// Checks that this node could not make, for want of descriptors, memory, ports or processes, say
+// nothing of the machine: they are neither failures nor successes, and those before and after them
+// count as if they stood in a row.
 func TestOwnLimitsAreNotFailingChecks(t *testing.T) {
 	for _, limit := range []error{
 		&net.OpError{Op: "dial", Net: "tcp", Err: os.NewSyscallError("socket", syscall.EMFILE)},
 		&net.OpError{Op: "dial", Net: "tcp", Err: os.NewSyscallError("connect", syscall.EADDRNOTAVAIL)},
-		rude{fmt.Errorf("check: %w", &exec.Error{Name: "check", Err: os.NewSyscallError("fork/exec", syscall.EAGAIN)})},
+		unready{fmt.Errorf("check: %w", &exec.Error{Name: "check", Err: os.NewSyscallError("fork/exec", syscall.EAGAIN)})},
 	} {
 		synctest.Test(t, func(t *testing.T) {
 			r := newRig(t, Config{RestartAfter: -1}, habits{boot: sec})

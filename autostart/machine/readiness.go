@@ -8,23 +8,25 @@ import (
 	"github.com/ebbkit/ebb/balance"
 )
 
-// Readiness tells when a machine is ready, for those who are told and need not look: by an agent in the machine, or by
-// whoever runs it. [Push] is one.
+// Readiness tells when a machine is ready, for those who are told and need not look: by an agent in
+// the machine, or by whoever runs it. [Push] is one.
 type Readiness interface {
-	// Await returns nil when the start of m.Epoch is ready, and an error when it never will be. m.Addr is set. It is called
-	// once for each start, from several goroutines, and heeds ctx. An error matching [errors.ErrUnsupported] means that nothing
-	// is said of this machine; then it is looked at.
+	// Await returns nil when the start of m.Epoch is ready, and an error when it never will be. m.Addr
+	// is set. It is called once for each start, from several goroutines, and heeds ctx. An error
+	// matching [errors.ErrUnsupported] means that nothing is said of this machine; then it is looked
+	// at.
 	Await(ctx context.Context, m balance.Machine) error
 }
 
-// Push is a [Readiness] that is told from outside. The zero value is ready for use. All methods are safe for concurrent use.
+// Push is a [Readiness] that is told from outside. The zero value is ready for use. All methods are
+// safe for concurrent use.
 type Push struct {
-	mu   sync.Mutex
-	said map[balance.MachineKey]*word
+	mu        sync.Mutex
+	announced map[balance.MachineKey]*announcement
 }
 
-// word is what has been said of one start, or is waited for.
-type word struct {
+// announcement is what has been reported of one start, or is waited for.
+type announcement struct {
 	epoch uint64
 	done  chan struct{} // closed when it has been said
 	err   error
@@ -32,25 +34,25 @@ type word struct {
 
 var errSilent = errors.New("it is not ready and does not say why")
 
-// Ready says that a machine is ready, in the start of that epoch. It may come before anybody waits for it. Only the first
-// word about a start counts, and none about one that is older than another which has been heard of.
+// Ready says that a machine is ready, in the start of that epoch. It may come before anybody waits
+// for it. Only the first report about a start counts, and reports for an older epoch are ignored.
 func (p *Push) Ready(app balance.AppID, id balance.MachineID, epoch uint64) {
-	p.say(balance.MachineKey{App: app, ID: id}, epoch, nil)
+	p.announce(balance.MachineKey{App: app, ID: id}, epoch, nil)
 }
 
-// Failed says that a machine will never be ready in the start of that epoch, and why. That is quicker than to wait for the
-// cap of a boot.
+// Failed says that a machine will never be ready in the start of that epoch, and why. That is
+// quicker than to wait for the cap of a boot.
 func (p *Push) Failed(app balance.AppID, id balance.MachineID, epoch uint64, err error) {
 	if err == nil {
 		err = errSilent
 	}
-	p.say(balance.MachineKey{App: app, ID: id}, epoch, err)
+	p.announce(balance.MachineKey{App: app, ID: id}, epoch, err)
 }
 
-func (p *Push) say(k balance.MachineKey, epoch uint64, err error) {
+func (p *Push) announce(k balance.MachineKey, epoch uint64, err error) {
 	p.mu.Lock()
 	defer p.mu.Unlock()
-	w := p.word(k, epoch)
+	w := p.announcement(k, epoch)
 	if w == nil {
 		return
 	}
@@ -62,27 +64,28 @@ func (p *Push) say(k balance.MachineKey, epoch uint64, err error) {
 	}
 }
 
-// word returns what is said of a start; nil when that is over. One word is kept for each machine.
-func (p *Push) word(k balance.MachineKey, epoch uint64) *word {
-	w := p.said[k]
+// announcement returns what is said of a start; nil when that start is over. One announcement is
+// kept for each machine.
+func (p *Push) announcement(k balance.MachineKey, epoch uint64) *announcement {
+	w := p.announced[k]
 	switch {
 	case w != nil && w.epoch == epoch:
 		return w
 	case w != nil && w.epoch > epoch:
 		return nil
 	}
-	w = &word{epoch: epoch, done: make(chan struct{})}
-	if p.said == nil {
-		p.said = map[balance.MachineKey]*word{}
+	w = &announcement{epoch: epoch, done: make(chan struct{})}
+	if p.announced == nil {
+		p.announced = map[balance.MachineKey]*announcement{}
 	}
-	p.said[k] = w
+	p.announced[k] = w
 	return w
 }
 
 // Await implements [Readiness].
 func (p *Push) Await(ctx context.Context, m balance.Machine) error {
 	p.mu.Lock()
-	w := p.word(m.Key(), m.Epoch)
+	w := p.announcement(m.Key(), m.Epoch)
 	p.mu.Unlock()
 	if w == nil {
 		return errors.New("it has been started again")
@@ -99,5 +102,5 @@ func (p *Push) Await(ctx context.Context, m balance.Machine) error {
 func (p *Push) Forget(app balance.AppID, id balance.MachineID) {
 	p.mu.Lock()
 	defer p.mu.Unlock()
-	delete(p.said, balance.MachineKey{App: app, ID: id})
+	delete(p.announced, balance.MachineKey{App: app, ID: id})
 }

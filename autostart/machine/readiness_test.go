@@ -32,7 +32,8 @@ func TestPushedReadiness(t *testing.T) {
 		t.Run(tc.name, func(t *testing.T) {
 			synctest.Test(t, func(t *testing.T) {
 				p := &Push{}
-				r := newRig(t, Config{Readiness: p, BootCap: 5 * sec}, habits{boot: time.Hour}) // looks would find nothing
+				// looks would find nothing
+				r := newRig(t, Config{Readiness: p, BootCap: 5 * sec}, habits{boot: time.Hour})
 				defer r.stop()
 				if tc.early {
 					tc.say(p)
@@ -95,7 +96,7 @@ func TestPushForgets(t *testing.T) {
 	p.Forget("web", "m")
 	ctx, cancel := context.WithCancel(t.Context())
 	cancel()
-	if err := p.Await(ctx, balance.Machine{App: "web", ID: "m", Epoch: 7}); !errors.Is(err, context.Canceled) || len(p.said) != 1 {
+	if err := p.Await(ctx, balance.Machine{App: "web", ID: "m", Epoch: 7}); !errors.Is(err, context.Canceled) || len(p.announced) != 1 {
 		t.Errorf("%v", err)
 	}
 }
@@ -125,7 +126,7 @@ func TestExecCheck(t *testing.T) {
 		t.Error(err)
 	}
 	err = p.look(t.Context(), balance.Machine{ID: "m", App: "web", Addr: "bad:1"})
-	if _, answered := errors.AsType[rude](err); !answered || !strings.HasSuffix(err.Error(), "machine m of web at bad:1") || len(err.Error()) > 600 {
+	if _, answered := errors.AsType[unready](err); !answered || !strings.HasSuffix(err.Error(), "machine m of web at bad:1") || len(err.Error()) > 600 {
 		t.Errorf("%v", err)
 	}
 	p.check.Command = []string{"no such program"}

@@ -21,7 +21,8 @@ type Config struct {
 	// CheckOf returns the check of an app, instead of Check. It is called for each start, and must
 	// not block. A check that makes no sense fails the start. nil means Check for all.
 	CheckOf func(balance.App) Check
-	// Readiness says when a machine is ready, instead of looks at it. nil: the driver does, if it is a [Readiness], else Check.
+	// Readiness says when a machine is ready, instead of looks at it. nil: the driver does, if it is a
+	// [Readiness], else Check.
 	Readiness Readiness
 	// BootCap bounds a start, from the call of the driver to ready. A machine that takes longer is
 	// stopped and has failed. 0 means 10 min.
@@ -32,8 +33,9 @@ type Config struct {
 	// 2 s after the call. The others wait in the order in which they were accepted, and count as
 	// starting. 0 means 16; negative: no bound.
 	Parallel int
-	// Recent is how long after ready failing checks mean "coming" rather than "broken". 0 means as long as the
-	// machine's longest known boot, between 5 s and 1 min, and 20 s before one is known; negative: not at all.
+	// Recent is how long after ready failing checks mean "coming" rather than "broken". 0 means as
+	// long as the machine's longest known boot, between 5 s and 1 min, and 20 s before one is known;
+	// negative: not at all.
 	Recent time.Duration
 	// RestartAfter is how long the checks of a machine that was ready may fail until it is stopped
 	// and started again, where its app's own RestartAfter is 0. 0 means 30 s; negative: never. A
@@ -45,15 +47,17 @@ type Config struct {
 	Trace        Trace
 }
 
-// stopTimeout bounds the stop of a machine that failed to start, and the wait for a driver that does not heed its context.
+// stopTimeout bounds the stop of a machine that failed to start, and the wait for a driver that
+// does not end with its context.
 const stopTimeout = 10 * time.Second
 
-// ErrNotRunning is returned by [Starter.Start] after Run has ended, and when the context ends before Run begins.
+// ErrNotRunning is returned by [Starter.Start] after Run has ended, and when the context ends
+// before Run begins.
 var ErrNotRunning = errors.New("machine: the starter does not run")
 
-// Starter carries out the starts of the machines that its node owns: it moves their gates from starting to started or
-// failed, notices when they end, and checks their health while they run. What went wrong is in the row's Fault. All methods
-// are safe for concurrent use.
+// Starter carries out the starts of the machines that its node owns: it moves their gates from
+// starting to started or failed, notices when they end, and checks their health while they run.
+// What went wrong is in the row's Fault. All methods are safe for concurrent use.
 //
 // A driver that panics, blocks or answers nonsense costs its own machine's start and nothing else.
 type Starter struct {
@@ -87,16 +91,16 @@ type hosted struct {
 
 // run is one start of a machine and what follows, until it ends or the machine is started again.
 type run struct {
-	m       balance.Machine // as of the start; Addr is set when it is known
-	gate    *balance.Gate
-	token   uint64
-	ctx     context.Context
-	end     context.CancelCauseFunc // with an ended, when the machine has
-	began   time.Time
-	suspect chan struct{} // holds one when it is to be looked at now
-	probe   *prober
-	found   found       // by the last look while it boots
-	up      atomic.Bool // it has become ready; edits of the row look
+	m         balance.Machine // as of the start; Addr is set when it is known
+	gate      *balance.Gate
+	token     uint64
+	ctx       context.Context
+	end       context.CancelCauseFunc // with an ended, when the machine has
+	began     time.Time
+	suspect   chan struct{} // holds one when it is to be looked at now
+	probe     *prober
+	lastCheck lastCheck   // by the last look while it boots
+	up        atomic.Bool // it has become ready; edits of the row look
 }
 
 // ended is the cause with which a run ends when its machine does.
@@ -107,7 +111,8 @@ func (e *ended) Error() string { return e.exit.Reason }
 // errAgain ends a run whose machine is started again.
 var errAgain = errors.New("started again")
 
-// NewStarter returns a starter for the machines that f's node hosts. It starts nothing; see [Starter.Run].
+// NewStarter returns a starter for the machines that f's node hosts. It starts nothing; see
+// [Starter.Run].
 func NewStarter(f *balance.Fleet, d Driver, c Config) (*Starter, error) {
 	switch {
 	case f == nil:
@@ -138,8 +143,9 @@ func NewStarter(f *balance.Fleet, d Driver, c Config) (*Starter, error) {
 	}, nil
 }
 
-// Run carries out starts, watches for exits and checks health until ctx ends. Then it stops the machines that are still
-// booting, leaves the others as they are, and returns nil. A Starter runs once: another call returns an error.
+// Run carries out starts, watches for exits and checks health until ctx ends. Then it stops the
+// machines that are still booting, leaves the others as they are, and returns nil. A Starter runs
+// once: another call returns an error.
 func (s *Starter) Run(ctx context.Context) error {
 	if s.ran.Swap(true) {
 		return errors.New("machine: Starter.Run was called before: make another starter with NewStarter")
@@ -162,7 +168,7 @@ func (s *Starter) Run(ctx context.Context) error {
 func (s *Starter) watch(ctx context.Context) {
 	for n := 1; ; n++ {
 		began := time.Now()
-		err := s.guard(ctx, time.Second, func(ctx context.Context) error { return s.driver.Watch(ctx, s.exited) })
+		err := s.bounded(ctx, time.Second, func(ctx context.Context) error { return s.driver.Watch(ctx, s.exited) })
 		if ctx.Err() != nil {
 			return
 		}
@@ -181,9 +187,10 @@ func (s *Starter) watch(ctx context.Context) {
 	}
 }
 
-// Start starts m from the epoch of its row, unless it has moved on, and returns what came of that; the rest is Run's. It is
-// idempotent: however often and by whom a start is asked for, one comes of it. It waits only for Run to begin, so that requests
-// may come before everything is up. The error is [ErrNotRunning], or says that m is not this node's.
+// Start starts m from the epoch of its row, unless it has moved on, and returns what came of that;
+// the rest is Run's. It is idempotent: however often and by whom a start is asked for, one comes of
+// it. It waits only for Run to begin, so that requests may come before everything is up. The error
+// is [ErrNotRunning], or says that m is not this node's.
 func (s *Starter) Start(ctx context.Context, m balance.Machine) (balance.StartAnswer, error) {
 	gate := s.fleet.Gate(m.App, m.ID)
 	if gate == nil {
@@ -224,7 +231,8 @@ func (s *Starter) wanted(app balance.AppID, id balance.MachineID) {
 		return
 	}
 	if m, ok := rows.Machine(id); ok {
-		_, _ = s.Start(context.Background(), m) // it does not wait, as Run has begun; who has been quicker is no error
+		// it does not wait, as Run has begun; who has been quicker is no error
+		_, _ = s.Start(context.Background(), m)
 	}
 }
 
@@ -318,7 +326,7 @@ func (s *Starter) edit(r *run, change func(*balance.Machine)) {
 	})
 }
 
-// book returns what is known of the boots of r's app, as of its row's hint. s.mu is held.
+// book returns what is known of the boots of r's app, with the hint from its row. s.mu is held.
 func (s *Starter) book(r *run) *boots.Book {
 	b := s.books[r.m.App]
 	if b == nil {
@@ -331,12 +339,14 @@ func (s *Starter) book(r *run) *boots.Book {
 	return b
 }
 
-// ErrTooLate is what a recall answers when the machine's gate has closed: start the machine instead.
+// ErrTooLate is what a recall answers when the machine's gate has closed: start the machine
+// instead.
 var ErrTooLate = errors.New("machine: too late to recall: the machine is stopping or has stopped")
 
-// Recall ends the soft cordon that m's row speaks of, so that the machine counts again. With it a Starter is an Owner of package autostart for
-// the machines of its own process; who decided on the cordon sees at the gate that it is over. It is nil also when that
-// cordon was over already and the machine runs. It does not wait and needs no Run.
+// Recall ends the soft cordon that m's row speaks of, so that the machine counts again. With it a
+// Starter is an Owner of package autostart for the machines of its own process; who decided on the
+// cordon sees at the gate that it is over. It is nil also when that cordon was over already and the
+// machine runs. It does not wait and needs no Run.
 func (s *Starter) Recall(_ context.Context, m balance.Machine) error {
 	g := s.fleet.Gate(m.App, m.ID)
 	if g == nil {

@@ -357,7 +357,8 @@ func TestWatchIsCalledAgain(t *testing.T) {
 	})
 }
 
-// Edge and owner together: exactly one start, all answered; and the fault of a machine reaches the client.
+// Edge and owner together: exactly one start, all answered; and the fault of a machine reaches the
+// client.
 func TestWholePath(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		r := newRig(t, Config{}, habits{boot: 45 * sec}, habits{boot: 45 * sec})
@@ -435,7 +436,7 @@ func TestProberOverSockets(t *testing.T) {
 			}
 			c.Timeout = time.Minute // the machine under test may be slow
 			err = newProber(c).look(t.Context(), balance.Machine{Addr: tc.addr})
-			if _, got := errors.AsType[rude](err); (err == nil) != tc.ok || got != tc.isRude {
+			if _, got := errors.AsType[unready](err); (err == nil) != tc.ok || got != tc.isRude {
 				t.Errorf("%v (rude: %v), want good: %v, rude: %v", err, got, tc.ok, tc.isRude)
 			}
 		})

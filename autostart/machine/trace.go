@@ -6,8 +6,8 @@ import (
 	"github.com/ebbkit/ebb/balance"
 )
 
-// Trace observes a [Starter]. Each func may be nil. They are called with values and with no lock held, from several
-// goroutines, and must not block.
+// Trace observes a [Starter]. Each func may be nil. They are called with values and with no lock
+// held, from several goroutines, and must not block.
 type Trace struct {
 	// Starting: the start has been accepted; m.Epoch is the new one.
 	Starting func(m balance.Machine)
@@ -23,7 +23,8 @@ type Trace struct {
 	Ready func(m balance.Machine, kind BootKind, took time.Duration)
 	// Failed: the start came to nothing; m.Fault says why.
 	Failed func(m balance.Machine)
-	// Exited: a machine that was ready, or suspended, ended without being told to by its gate's holder.
+	// Exited: a machine that was ready, or suspended, ended without being told to by its gate's
+	// holder.
 	Exited func(m balance.Machine, e Exit)
 	// Restarting: a machine that was ready is taken for dead, is stopped, and starts again; m.Fault
 	// says why. Where it could not be stopped, Health tells.

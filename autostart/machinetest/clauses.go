@@ -11,7 +11,8 @@ import (
 	"github.com/ebbkit/ebb/balance"
 )
 
-// clauses are the contract: a name for the subtest, the sentence that a failure quotes, and the check.
+// clauses are the contract: a name for the subtest, the sentence that a failure quotes, and the
+// check.
 var clauses = []struct {
 	name  string
 	text  string
@@ -134,7 +135,8 @@ func outlives(b *bench) {
 	}
 	m.Addr = boot.Addr
 	b.listens(m)
-	// What a driver does when ctx ends, it may do later; the life of a whole second machine gives it time.
+	// What a driver does when ctx ends, it may do later; the life of a whole second machine gives it
+	// time.
 	other := b.NewMachine()
 	b.start(&other, machine.BootCold)
 	b.stop(other)

@@ -7,7 +7,8 @@ import (
 	"github.com/ebbkit/ebb/balance"
 )
 
-// A driver's own test calls the suite with a function that makes a driver, and says what a machine is.
+// A driver's own test calls the suite with a function that makes a driver, and says what a machine
+// is.
 func ExampleTestDriver() {
 	_ = func(t *testing.T) { // func TestMyDriver(t *testing.T)
 		machinetest.TestDriver(t, func(t *testing.T) machinetest.Subject {

@@ -69,7 +69,8 @@ func (f *fake) Start(ctx context.Context, m balance.Machine) (machine.Booting, e
 		<-ctx.Done()
 		return machine.Booting{}, ctx.Err()
 	}
-	if f.fault == "ends with context" { // late, as a driver would that is told by a goroutine of its own
+	// late, as a driver would that is told by a goroutine of its own
+	if f.fault == "ends with context" {
 		f.endOrphans(f.key(m))
 	}
 	f.mu.Lock()

@@ -1,4 +1,5 @@
-// Package machinetest checks that an [machine.Driver] keeps the contract which the rest of the library relies on.
+// Package machinetest checks that an [machine.Driver] keeps the contract which the rest of the
+// library relies on.
 //
 //	func TestMyDriver(t *testing.T) {
 //		machinetest.TestDriver(t, func(t *testing.T) machinetest.Subject {
@@ -8,8 +9,8 @@
 //		})
 //	}
 //
-// Each clause of the contract is a subtest of its own. The suite sleeps nowhere: it waits for events and asks ports,
-// up to a timeout that only a failing driver reaches.
+// Each clause of the contract is a subtest of its own. The suite sleeps nowhere: it waits for
+// events and asks ports, up to a timeout that only a failing driver reaches.
 package machinetest
 
 import (
@@ -27,14 +28,15 @@ import (
 
 // Subject is a driver under test and what the suite has to know about it.
 type Subject struct {
-	// Driver is the driver. Each clause gets a new Subject and leaves no machine of it running, unless it fails.
+	// Driver is the driver. Each clause gets a new Subject and leaves no machine of it running, unless
+	// it fails.
 	Driver machine.Driver
-	// NewMachine returns a machine that has never run (Epoch 0), with an ID of its own. When it runs, it shall accept TCP
-	// connections at the address that Start returns, and it shall not end by itself. The suite also starts machines of other
-	// apps that have the IDs of these.
+	// NewMachine returns a machine that has never run (Epoch 0), with an ID of its own. When it runs,
+	// it shall accept TCP connections at the address that Start returns, and it shall not end by
+	// itself. The suite also starts machines of other apps that have the IDs of these.
 	NewMachine func() balance.Machine
-	// Crash makes a running machine end in another way than by the driver. addr is where it listens. Nil skips the
-	// clauses about machines that end by themselves.
+	// Crash makes a running machine end in another way than by the driver. addr is where it listens.
+	// Nil skips the clauses about machines that end by themselves.
 	Crash func(m balance.Machine, addr string) error
 	// NewSilent returns a machine that has never run, with an ID of its own, and that never listens
 	// when it runs. Nil skips the clause about it.
@@ -43,7 +45,8 @@ type Subject struct {
 	// itself: what it drives machines with lets nobody in for a while. Nil skips the clause about
 	// it.
 	Throttle func(on bool)
-	// Timeout bounds each wait; 0 means one minute. It may be long: a driver that works does not reach it.
+	// Timeout bounds each wait; 0 means one minute. It may be long: a driver that works does not reach
+	// it.
 	Timeout time.Duration
 }
 
@@ -64,8 +67,8 @@ func TestDriver(t *testing.T, newSubject func(t *testing.T) Subject) {
 	}
 }
 
-// bounded is a driver whose operations return with an error when they take until ctx ends, so that one which blocks for
-// ever fails a clause instead of hanging the test.
+// bounded is a driver whose operations return with an error when they take until ctx ends, so that
+// one which blocks for ever fails a clause instead of hanging the test.
 type bounded struct {
 	machine.Driver
 	ctx context.Context
@@ -125,7 +128,8 @@ func (b *bench) broken(format string, args ...any) {
 	b.Fatalf("the contract says: %s\nbut: %s", b.clause, fmt.Sprintf(format, args...))
 }
 
-// start starts m at its next epoch, checks the answer and waits until the machine accepts connections.
+// start starts m at its next epoch, checks the answer and waits until the machine accepts
+// connections.
 func (b *bench) start(m *balance.Machine, kind machine.BootKind) machine.Booting {
 	b.Helper()
 	m.Epoch++
@@ -228,8 +232,8 @@ type start struct {
 // keyOf returns which machine an exit is of.
 func keyOf(e machine.Exit) balance.MachineKey { return balance.MachineKey{App: e.App, ID: e.ID} }
 
-// watch begins to watch and returns when the driver reports exits to it. Each exit also goes to the funcs. Watches still
-// open at the end of the test are ended.
+// watch begins to watch and returns when the driver reports exits to it. Each exit also goes to the
+// funcs. Watches still open at the end of the test are ended.
 func (b *bench) watch(exited ...func(machine.Exit)) *watch {
 	b.Helper()
 	ctx, cancel := context.WithCancel(b.ctx)
@@ -258,8 +262,8 @@ func (b *bench) watch(exited ...func(machine.Exit)) *watch {
 			b.Errorf("machinetest: Watch: %v", err)
 		}
 	})
-	// Nothing tells that a Watch has begun but its reports, and a driver may forget what ends before: machines of no
-	// interest end until one of them is reported.
+	// Nothing tells that a Watch has begun but its reports, and a driver may forget what ends before:
+	// machines of no interest end until one of them is reported.
 	scratch := b.NewMachine()
 	b.scratch[scratch.Key()] = true
 	for {

@@ -67,7 +67,8 @@ func TestFault(t *testing.T) {
 	machinetest.TestDriver(t, func(t *testing.T) machinetest.Subject { return subject(t, fault, timeout) })
 }
 
-// The suite fails a driver for each fault, in the clause that the fault breaks (others may fail with it), and quotes it.
+// The suite fails a driver for each fault, in the clause that the fault breaks (others may fail
+// with it), and quotes it.
 func TestFaultsAreFound(t *testing.T) {
 	if testing.Short() {
 		t.Skip("executes itself for each fault")

@@ -9,9 +9,9 @@ import (
 	"github.com/ebbkit/ebb/balance"
 )
 
-// Bounded returns a policy that says what p says, but for what breaks a bound. An [autostart.Autostart] asks
-// each policy of yours through it, so that a policy decides what is wanted and need not repeat what
-// must not be:
+// Bounded returns a policy that says what p says, but for what breaks a bound. An
+// [autostart.Autostart] asks each policy of yours through it, so that a policy decides what is
+// wanted and need not repeat what must not be:
 //
 //   - nothing is started or recalled of an app whose autostart is off, of another app, or of a row
 //     that has changed;
@@ -79,7 +79,7 @@ var errTooLate = errors.New("too late to recall")
 // Plan implements [Policy].
 func (b *bounded) Plan(now time.Time, in Input) Decision {
 	for _, a := range in.Answers {
-		b.heed(now, a)
+		b.take(now, a)
 	}
 	b.look(now, &in)
 	if len(b.dropped) > 0 {
@@ -95,8 +95,8 @@ func (b *bounded) KeepsBounds() {}
 // Unwrap returns the policy as it was given.
 func (b *bounded) Unwrap() Policy { return b.Policy }
 
-// heed takes in what came of a start.
-func (b *bounded) heed(now time.Time, a Answer) {
+// take takes in what came of a start.
+func (b *bounded) take(now time.Time, a Answer) {
 	m := b.of[a.Machine.ID]
 	if m == nil || a.Recall {
 		return

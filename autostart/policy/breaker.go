@@ -10,8 +10,8 @@ import (
 )
 
 const (
-	// quitFor is how soon after ready an app ends by itself that does not mean to serve: also with exit status 0 that is a
-	// crash, or it would be started again and again.
+	// quitFor is how soon after ready an app ends by itself that does not mean to serve: also with
+	// exit status 0 that is a crash, or it would be started again and again.
 	quitFor = 2 * time.Second
 	// A machine that has run for ten times its boot, within these bounds, has not ended early: it
 	// starts again at once, and its earlier failures are forgotten. Restarts then cost a tenth of
@@ -52,7 +52,8 @@ func (b *breaker) trip(now time.Time, bits uint64) {
 	b.next = now.Add(boots.Backoff(b.opened, bits))
 }
 
-// probed notes that a probe starts: the next may not before another interval is over, whatever becomes of this one.
+// probed notes that a probe starts: the next may not before another interval is over, whatever
+// becomes of this one.
 func (b *breaker) probed(now time.Time, bits uint64) {
 	b.next = now.Add(boots.Backoff(b.opened, bits))
 }

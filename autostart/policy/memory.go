@@ -11,16 +11,19 @@ import (
 )
 
 const (
-	// askedFor is how long nothing is done about an answered command that the row does not show: the row is on its way. Then it
-	// is given again, to the same machine: it may have been lost, and if it was not, another machine would be one too many.
+	// askedFor is how long nothing is done about an answered command that the row does not show: the
+	// row is on its way. Then it is given again, to the same machine: it may have been lost, and if it
+	// was not, another machine would be one too many.
 	askedFor = 5 * time.Second
-	// lostMax is how often asking again may fail before an accepted start is given up: its owner is gone.
+	// lostMax is how often asking again may fail before an accepted start is given up: its owner is
+	// gone.
 	lostMax = 3
 	// answerMin and answerRTTs are how long an owner may take to answer a start, at least and in
 	// round trips: below it a host that is only busy would cost a machine too many, above it one
 	// that is dead costs those who wait.
 	answerMin, answerRTTs = 300 * time.Millisecond, 3
-	// refusedFor is how long a machine is left alone that refused because this node's picture of it is old.
+	// refusedFor is how long a machine is left alone that refused because this node's picture of it is
+	// old.
 	refusedFor = time.Second
 )
 
@@ -62,7 +65,8 @@ type recall struct {
 	at     time.Time
 }
 
-// align brings the tables in line with the machines there are; in the steady state it only compares.
+// align brings the tables in line with the machines there are; in the steady state it only
+// compares.
 func (p *Planner) align(ms []*balance.Machine) {
 	same := len(ms) == len(p.ids)
 	for i := 0; same && i < len(ms); i++ {
@@ -103,7 +107,7 @@ func (p *Planner) align(ms []*balance.Machine) {
 		}
 	}
 	p.memory = memories
-	p.stand, p.stood = make([]standing, len(ms)), make([]standing, len(ms))
+	p.uses, p.usesBefore = make([]use, len(ms)), make([]use, len(ms))
 }
 
 // fewMachines are found by looking at each: a map takes more room than they do.
@@ -156,7 +160,8 @@ func (p *Planner) observe(now time.Time, ms []*balance.Machine) {
 	}
 }
 
-// shift moves all that is remembered after a clock that was set back: what was to be waited for, or has been, stays as long.
+// shift moves all that is remembered after a clock that was set back: what was to be waited for, or
+// has been, stays as long.
 func (p *Planner) shift(back time.Duration) {
 	for i := range p.memory {
 		s := &p.memory[i]
@@ -238,23 +243,24 @@ func (s *memory) stale(now time.Time) bool {
 	return s.state.Startable() && now.Sub(later(a.at, s.since)) >= restartFor
 }
 
-// standing is what a machine is good for in one decision.
-type standing uint8
+// use is what a machine is good for in one decision.
+type use uint8
 
 const (
-	unusable   standing = iota // hard-cordoned, or of a node that is gone
-	broken                     // runs, but nothing is expected of it: used when nothing else is left, but no capacity
-	ready                      // capacity, now
-	starting                   // capacity, credited
-	recallable                 // capacity that was to go to sleep
+	unusable use = iota // hard-cordoned, or of a node that is gone
+	// runs, but nothing is expected of it: used when nothing else is left, but no capacity
+	broken
+	ready      // capacity, now
+	starting   // capacity, credited
+	recallable // capacity that was to go to sleep
 	startable
 	held     // startable, but it failed too recently, or its owner is silent
 	stopping // can be told to start again once it has stopped
 	silent   // asked to start, and its owner does not answer: it may come, but is not counted on
 )
 
-// stands says what a soft-cordoned machine is good for.
-func (r *recall) stands(now time.Time, gen uint64) standing {
+// use says what a soft-cordoned machine is good for.
+func (r *recall) use(now time.Time, gen uint64) use {
 	switch age := now.Sub(r.at); {
 	case r.gen != gen:
 	case r.on && age < askedFor:
@@ -265,8 +271,8 @@ func (r *recall) stands(now time.Time, gen uint64) standing {
 	return recallable
 }
 
-// stands says what machine i is good for.
-func (p *Planner) stands(now time.Time, i int, m *balance.Machine) standing {
+// use says what machine i is good for.
+func (p *Planner) use(now time.Time, i int, m *balance.Machine) use {
 	s := &p.memory[i]
 	if m.Cordon == balance.CordonHard {
 		return unusable
@@ -283,7 +289,7 @@ func (p *Planner) stands(now time.Time, i int, m *balance.Machine) standing {
 		case m.Health == balance.HealthFailing:
 			return broken
 		case m.Cordon == balance.CordonSoft:
-			return s.recall.stands(now, m.CordonGen)
+			return s.recall.use(now, m.CordonGen)
 		}
 		return ready
 	}

@@ -19,7 +19,7 @@ func (r *plan) insist() {
 			for _, i := range list {
 				if satisfies(w, r.in.Machines[i]) {
 					candidates = append(candidates, i)
-					st := r.p.stand[i]
+					st := r.p.uses[i]
 					there = there || st == ready || st == starting
 				}
 			}
@@ -42,8 +42,9 @@ func (r *plan) insist() {
 	}
 }
 
-// keep keeps the minimums: per region, then over all of them, the first of the canonical order. They come before the demand,
-// so that nodes with different demands start the same machines for them.
+// keep keeps the minimums: per region, then over all of them, the first of the canonical order.
+// They come before the demand, so that nodes with different demands start the same machines for
+// them.
 func (r *plan) keep() {
 	app := &r.in.App
 	if !app.Autostart || app.Min == 0 && app.MinPerRegion == 0 {
@@ -52,7 +53,7 @@ func (r *plan) keep() {
 	atLeast := func(list []int32, want int, what string) {
 		n := 0
 		for _, i := range list {
-			if st := r.p.stand[i]; st == ready || st == starting {
+			if st := r.p.uses[i]; st == ready || st == starting {
 				n++
 			}
 		}
@@ -106,7 +107,7 @@ func (r *plan) refuse() {
 		if m.State == balance.StateGone {
 			gone++
 		}
-		if s := &r.p.memory[i]; r.p.stand[i] == held && (soon == nil || s.until.Before(soon.until)) {
+		if s := &r.p.memory[i]; r.p.uses[i] == held && (soon == nil || s.until.Before(soon.until)) {
 			soon = s
 		}
 	}
@@ -136,7 +137,7 @@ func (r *plan) spare() {
 	n := 0
 	for _, name := range r.in.Regions[:r.regions] {
 		for _, i := range r.p.in(name) {
-			if st := r.p.stand[i]; st == ready || st == starting {
+			if st := r.p.uses[i]; st == ready || st == starting {
 				n++
 			}
 		}
@@ -162,21 +163,21 @@ func (r *plan) spare() {
 	}
 }
 
-// extra is the hedge: one start more when nothing serves and nothing that starts seems to come.
-func (r *plan) extra() {
+// hedge is the hedge: one start more when nothing serves and nothing that starts seems to come.
+func (r *plan) hedge() {
 	p := r.p
 	if p.hedged || r.in.Parked == 0 || r.d.Acts() || r.starting == 0 || r.serving > r.starting {
 		return
 	}
 	why := "all known to fail"
-	if r.doomed < r.starting {
+	if r.neverHealthy < r.starting {
 		if why = "all suspect"; !p.Hedge || r.d.Suspect < r.starting {
 			return
 		}
 	}
 	for _, name := range r.in.Regions {
 		for _, i := range p.in(name) {
-			if p.stand[i] == startable && r.budget > 0 {
+			if p.uses[i] == startable && r.budget > 0 {
 				p.hedged, r.d.Hedge = true, true
 				r.notes += ", " + why + ": one extra"
 				r.start(i)

@@ -26,16 +26,17 @@ type plan struct {
 	ready    int
 	broken   int
 	starting int
-	silent   []balance.NodeID         // owners that do not answer
-	serving  int                      // that may serve one day: ready, starting, recallable, broken, stopping, silent
-	short    int                      // machines wanted that cannot be started
-	again    int                      // starts asked for once more
-	doomed   int                      // of starting: known never to become healthy
-	doubtful int                      // of starting: nobody should wait for them
-	doubt    string                   // why
-	regions  int                      // where the demand was looked for: so many of Input.Regions
-	home     tally                    // what there was there
-	least    struct{ want, have int } // of the minimums
+	silent   []balance.NodeID // owners that do not answer
+	// that may serve one day: ready, starting, recallable, broken, stopping, silent
+	serving      int
+	short        int                      // machines wanted that cannot be started
+	again        int                      // starts asked for once more
+	neverHealthy int                      // of starting: known never to become healthy
+	doubtful     int                      // of starting: nobody should wait for them
+	doubt        string                   // why
+	regions      int                      // where the demand was looked for: so many of Input.Regions
+	home         tally                    // what there was there
+	least        struct{ want, have int } // of the minimums
 }
 
 // unlimited is the worth of a machine without limits.
@@ -53,9 +54,9 @@ func worth(l balance.Limits) int64 {
 	return unlimited
 }
 
-// listen finds out which owners do not answer. As long as nobody waits there is time to wait for
-// them.
-func (r *plan) listen() {
+// findSilent finds out which owners do not answer. As long as nobody waits there is time to wait
+// for them.
+func (r *plan) findSilent() {
 	if r.in.Parked == 0 {
 		return
 	}
@@ -67,8 +68,8 @@ func (r *plan) listen() {
 	}
 }
 
-// hush takes into account that an owner does not answer.
-func (r *plan) hush(i int, m *balance.Machine, st standing) standing {
+// silenced takes into account that an owner does not answer.
+func (r *plan) silenced(i int, m *balance.Machine, st use) use {
 	switch {
 	case len(r.silent) == 0 || !slices.Contains(r.silent, m.Owner):
 	case st == startable:
@@ -94,11 +95,11 @@ func (r *plan) count() {
 				*a = asked{}
 			}
 		}
-		st := r.hush(i, m, r.p.stands(r.now, i, m))
+		st := r.silenced(i, m, r.p.use(r.now, i, m))
 		if st == ready && slices.Contains(r.in.Outliers, m.ID) {
 			st = broken
 		}
-		r.p.stand[i] = st
+		r.p.uses[i] = st
 		if st == starting || st == ready || st == silent || m.State == balance.StateStarted || m.State == balance.StateStarting {
 			r.active++
 		}
@@ -121,7 +122,7 @@ func (r *plan) count() {
 	if r.starting == 0 {
 		r.p.hedged = false
 	}
-	copy(r.p.stood, r.p.stand)
+	copy(r.p.usesBefore, r.p.uses)
 	if n := len(r.silent); n > 0 {
 		r.notes = fmt.Sprintf(", %d owners do not answer", n)
 	}
@@ -164,7 +165,7 @@ func (r *plan) age(i int, m *balance.Machine) {
 		key.Kind = boots.Resume
 	}
 	if m.State == balance.StateStarting && m.Health == balance.HealthFailing && !m.Recent {
-		r.doomed++
+		r.neverHealthy++
 	}
 	b := r.p.boots.Of(key)
 	age := r.now.Sub(at)
@@ -231,11 +232,11 @@ func (r *plan) serve() {
 			others = int64(r.in.other(k))
 		}
 		for _, i := range r.p.in(name) {
-			if st := r.p.stand[i]; st != ready && st != starting {
+			if st := r.p.uses[i]; st != ready && st != starting {
 				continue
 			}
 			c := r.worth(i)
-			if was := r.p.stood[i]; was == ready || was == starting {
+			if was := r.p.usesBefore[i]; was == ready || was == starting {
 				r.d.Have++
 				r.home.add(was, c)
 			}
@@ -279,7 +280,7 @@ func (r *plan) fill(list []int32, rest int64, n int) int64 {
 		if rest <= 0 || n <= 0 {
 			return rest
 		}
-		if r.p.stand[i] == recallable {
+		if r.p.uses[i] == recallable {
 			r.recall(i)
 			take(i)
 		}
@@ -295,7 +296,7 @@ func (r *plan) fill(list []int32, rest int64, n int) int64 {
 		if rest <= 0 || n <= 0 || r.budget <= 0 {
 			return rest
 		}
-		if st := r.p.stand[i]; st == startable || st == stopping && r.askable(i) && r.p.soon(r.now, int(i), r.in.Machines[i]) {
+		if st := r.p.uses[i]; st == startable || st == stopping && r.askable(i) && r.p.soon(r.now, int(i), r.in.Machines[i]) {
 			r.start(i)
 			take(i)
 		}
@@ -316,7 +317,7 @@ func (r *plan) lastResort(list []int32, rest int64, n int) int64 {
 		if rest <= 0 || n <= 0 || r.budget <= 0 {
 			break
 		}
-		if r.p.stand[i] == stopping && r.askable(i) {
+		if r.p.uses[i] == stopping && r.askable(i) {
 			r.start(i)
 			rest -= r.worth(i)
 			n--
@@ -325,10 +326,11 @@ func (r *plan) lastResort(list []int32, rest int64, n int) int64 {
 	return rest
 }
 
-// probe returns the machine of list that has failed least, back-off or not: the breaker's interval is back-off enough.
+// probe returns the machine of list that has failed least, back-off or not: the breaker's interval
+// is back-off enough.
 func (r *plan) probe(list []int32) (best int32, ok bool) {
 	for _, i := range list {
-		if st := r.p.stand[i]; st != startable && st != held {
+		if st := r.p.uses[i]; st != startable && st != held {
 			continue
 		}
 		if !ok || r.p.memory[i].fails < r.p.memory[best].fails {
@@ -344,7 +346,7 @@ func (r *plan) start(i int32) {
 		r.p.breaker.probed(r.now, r.p.bits(m))
 	}
 	r.p.memory[i].asked = asked{on: true, epoch: m.Epoch, at: r.now, pending: true}
-	r.p.stand[i] = starting
+	r.p.uses[i] = starting
 	r.budget--
 	r.active++
 	r.starting++
@@ -365,7 +367,7 @@ func (r *plan) start(i int32) {
 func (r *plan) recall(i int32) {
 	m := r.in.Machines[i]
 	r.p.memory[i].recall = recall{on: true, gen: m.CordonGen, at: r.now}
-	r.p.stand[i] = ready
+	r.p.uses[i] = ready
 	r.d.Recall = append(r.d.Recall, *m)
 }
 
@@ -376,7 +378,7 @@ type tally struct {
 	each            int64 // of each of them; -1 when they differ
 }
 
-func (t *tally) add(st standing, worth int64) {
+func (t *tally) add(st use, worth int64) {
 	switch st {
 	case starting:
 		t.starting++

@@ -9,19 +9,21 @@ import (
 	"github.com/ebbkit/ebb/balance"
 )
 
-// Planner decides which machines of one app one node recalls and starts. It is a pure state machine: it remembers what it
-// has seen and asked for, and reads no clock. The zero value is ready for use. It is not safe for concurrent use.
+// Planner decides which machines of one app one node recalls and starts. It is a pure state
+// machine: it remembers what it has seen and asked for, and reads no clock. The zero value is ready
+// for use. It is not safe for concurrent use.
 //
 // Demand is capacity wanted, in requests; a machine is worth its soft limit, else its hard limit,
 // else any demand at all. The home region is filled first, what it cannot start overflows to the
 // next one. In each: what runs and what is starting counts, then soft-cordoned machines are
-// recalled, then the first of the canonical order are started that can be. Of those is also what is
-// stopping, as long as that should be over before another machine has booted: it starts again as
-// soon as it has stopped, and nodes whose news are older or younger ask for the same machine. One
-// that takes longer is the last resort.
+// recalled, then the first of the canonical order are started that can be. A machine that is
+// stopping is one of those as long as its stop should be over before another machine has booted: it
+// starts again as soon as it has stopped, and nodes that see older or newer rows ask for the same
+// machine. One that takes longer is the last resort.
 //
-// Nodes with different home regions each see to their own demand: of an app that sleeps everywhere, as many machines start as
-// there are home regions with a request, where one might have done. App.Regions gives all nodes one home.
+// Nodes with different home regions each see to their own demand: of an app that sleeps everywhere,
+// as many machines start as there are home regions with a request, where one might have done.
+// App.Regions gives all nodes one home.
 //
 // A machine whose boot fails is left alone for 1 s, doubling up to 1 min; so is one whose run ends
 // early, from the second time on. Early is before ten times its boot, 1 s at least and 1 min at
@@ -29,9 +31,11 @@ import (
 // something outside may have killed it. Three boots of an app that fail in a row open a breaker:
 // then one machine is tried at a time, at the same intervals.
 //
-// Invariants: with a static demand no more machines run and start than are wanted, however long boots take (one more with
-// hedging, or when the owners of all that start say that these will not become healthy). Planners that do not talk and see the same rows start prefixes of the same order, so that together they start
-// no more than the one with the largest demand. While the breaker is open, at most one start per interval.
+// Invariants: with a static demand no more machines run and start than are wanted, however long
+// boots take (one more with hedging, or when the owners of all that start say that these will not
+// become healthy). Planners that do not talk and see the same rows start prefixes of the same
+// order, so that together they start no more than the one with the largest demand. While the
+// breaker is open, at most one start per interval.
 type Planner struct {
 	// Hedge allows one extra start when nothing serves and every start in flight is suspect, see
 	// [Decision.Suspect]. Without it one is made only when all of them are known never to become
@@ -47,13 +51,13 @@ type Planner struct {
 	last    time.Time // of the last decision
 
 	// The machines as of the last decision, all in its order.
-	ids     []balance.MachineID
-	memory  []memory
-	stand   []standing                // and as the present decision leaves them
-	stood   []standing                // as it found them
-	index   map[balance.MachineID]int // nil for few, see find
-	order   []int32                   // all, in canonical order
-	regions []inRegion                // the same by region, sorted by name
+	ids        []balance.MachineID
+	memory     []memory
+	uses       []use                     // and as the present decision leaves them
+	usesBefore []use                     // as it found them
+	index      map[balance.MachineID]int // nil for few, see find
+	order      []int32                   // all, in canonical order
+	regions    []inRegion                // the same by region, sorted by name
 }
 
 // inRegion are the machines of one region, in canonical order.
@@ -73,18 +77,18 @@ func (p *Planner) Plan(now time.Time, in Input) Decision {
 		p.shift(back)
 	}
 	p.last = now
-	p.heed(now, in.Answers)
+	p.learn(now, in.Answers)
 	p.boots.Hint(in.App.BootHint)
 	p.align(in.Machines)
 	p.observe(now, in.Machines)
 	r := plan{p: p, now: now, in: &in, d: Decision{App: in.App.ID, Demand: in.Demand()}}
-	r.listen()
+	r.findSilent()
 	r.count()
 	r.keep()
 	r.serve()
 	r.insist()
 	r.spare()
-	r.extra()
+	r.hedge()
 	r.refuse()
 	if r.d.Acts() {
 		r.d.Reason = r.inputs() + r.notes
@@ -93,7 +97,8 @@ func (p *Planner) Plan(now time.Time, in Input) Decision {
 	return r.d
 }
 
-// answered takes in what came of a start that was decided from that epoch. err means that it could not be asked for.
+// answered takes in what came of a start that was decided from that epoch. err means that it could
+// not be asked for.
 func (p *Planner) answered(now time.Time, m balance.Machine, a balance.StartAnswer, err error) {
 	i, ok := p.find(m.ID)
 	if !ok {
@@ -117,8 +122,8 @@ func (p *Planner) answered(now time.Time, m balance.Machine, a balance.StartAnsw
 	}
 }
 
-// recalled takes in what came of a recall. Where one failed, nothing is expected of the machine for a moment: its row may be
-// about to say that it stops.
+// recalled takes in what came of a recall. Where one failed, nothing is expected of the machine for
+// a moment: its row may be about to say that it stops.
 func (p *Planner) recalled(now time.Time, m balance.Machine, err error) {
 	if i, ok := p.find(m.ID); ok && err != nil && p.memory[i].recall.gen == m.CordonGen {
 		p.memory[i].recall = recall{failed: true, gen: m.CordonGen, at: now}
@@ -132,8 +137,9 @@ func later(a, b time.Time) time.Time {
 	return b
 }
 
-// History is what a [Planner] has learned of its app: how long its machines take to boot, to stop and
-// to be suspended. It is a value to be kept over a restart, as JSON. The zero value knows nothing.
+// History is what a [Planner] has learned of its app: how long its machines take to boot, to stop
+// and to be suspended. It is a value to be kept over a restart, as JSON. The zero value knows
+// nothing.
 type History struct{ learned boots.History }
 
 // IsZero reports whether h knows nothing.

@@ -26,8 +26,9 @@ func (m *truth) news() *balance.Machine {
 	return &n
 }
 
-// Invariants A1, A2, A4 and A9 of one planner with a static demand, while commands are lost, answers and news are late and
-// boots fail. Machines never run over; without failures of boots exactly as many start as are wanted.
+// Invariants A1, A2, A4 and A9 of one planner with a static demand, while commands are lost,
+// answers and news are late and boots fail. Machines never run over; without failures of boots
+// exactly as many start as are wanted.
 func TestPlannerModel(t *testing.T) {
 	rapid.Check(t, func(t *rapid.T) {
 		soft := rapid.IntRange(0, 5).Draw(t, "soft")
@@ -228,8 +229,8 @@ func TestPlannerModel(t *testing.T) {
 	})
 }
 
-// Invariant A8: planners that do not talk, with any split of the demand over them and any part of it known to others, start
-// together what one who knew all would start, or less.
+// Invariant A8: planners that do not talk, with any split of the demand over them and any part of
+// it known to others, start together what one who knew all would start, or less.
 func TestPlannersAgree(t *testing.T) {
 	states := []balance.State{balance.StateStopped, balance.StateStopped, balance.StateSuspended, balance.StateStarted, balance.StateStarting, balance.StateFailed}
 	rapid.Check(t, func(t *rapid.T) {

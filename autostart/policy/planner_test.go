@@ -33,7 +33,8 @@ func taken(b boots.Boots) []time.Duration {
 	return j.Last
 }
 
-// story is a planner and the rows that it sees. Machines are called a, b, c... in canonical order within their region.
+// story is a planner and the rows that it sees. Machines are called a, b, c... in canonical order
+// within their region.
 type story struct {
 	t        *testing.T
 	p        *Planner
@@ -94,7 +95,8 @@ func (s *story) replace(m *balance.Machine) {
 	}
 }
 
-// see changes rows by a text such as "a starting, b failed, c cordoned": a start begins a new epoch.
+// see changes rows by a text such as "a starting, b failed, c cordoned": a start begins a new
+// epoch.
 func (s *story) see(what string) {
 	for part := range strings.SplitSeq(what, ", ") {
 		name, state, _ := strings.Cut(part, " ")
@@ -492,7 +494,8 @@ func BenchmarkPlan(b *testing.B) {
 				}
 				b.ReportAllocs()
 				for i := 0; b.Loop(); i++ {
-					d := p.Plan(t0.Add(time.Duration(i)*time.Minute), in) // after a minute what was asked for is asked for again
+					// after a minute what was asked for is asked for again
+					d := p.Plan(t0.Add(time.Duration(i)*time.Minute), in)
 					for _, m := range d.Start {
 						p.answered(t0.Add(time.Duration(i)*time.Minute), m, balance.StartAccepted, nil)
 					}

@@ -9,21 +9,22 @@ import (
 )
 
 // Policy decides which machines of one app one node recalls and starts. [Planner] is ours; package
-// policytest checks others. A policy is asked when there is demand or a minimum and something
-// has changed, at most every 2 ms in the long run, and every 100 ms as long as its last decision
-// left anything open. It is called from one goroutine at a time, is made for one app, and may
-// remember what it has seen. It reads no clock and does not keep or change what in points to, but
-// for the rows: these never change.
+// policytest checks others. A policy is asked when there is demand or a minimum and something has
+// changed, at most every 2 ms in the long run, and every 100 ms as long as its last decision left
+// anything open. It is called from one goroutine at a time, is made for one app, and may remember
+// what it has seen. It reads no clock and does not keep or change what in points to, but for the
+// rows: these never change.
 //
-// A policy of your own is asked in a goroutine of its own. One that panics is asked again; one that blocks is not, until it
-// comes back. Both stop the planning of their own app only: when that has lasted for 1 s, requests of this app that nothing
-// serves are rejected with [autostart.ErrStart], and [autostart.Trace.PolicyFailed] tells.
+// A policy of your own is asked in a goroutine of its own. One that panics is asked again; one that
+// blocks is not, until it comes back. Both stop the planning of their own app only: when that has
+// lasted for 1 s, requests of this app that nothing serves are rejected with [autostart.ErrStart],
+// and [autostart.Trace.PolicyFailed] tells.
 //
-// A Policy that also has the methods History and Restore of [Planner] is asked for what it has learned, and told. These must
-// not block.
+// A Policy that also has the methods History and Restore of [Planner] is asked for what it has
+// learned, and told. These must not block.
 type Policy interface {
-	// Plan decides. What it says to start or recall is asked for once; what came of that is in a later Input's Answers,
-	// until then it is under way.
+	// Plan decides. What it says to start or recall is asked for once; what came of that is in a later
+	// Input's Answers, until then it is under way.
 	Plan(now time.Time, in Input) Decision
 }
 
@@ -36,8 +37,8 @@ type Answer struct {
 	Err     error               // the owner could not be asked, or did not recall
 }
 
-// heed takes in what came of earlier decisions.
-func (p *Planner) heed(now time.Time, as []Answer) {
+// learn takes in what came of earlier decisions.
+func (p *Planner) learn(now time.Time, as []Answer) {
 	for _, a := range as {
 		if a.At.After(now) { // the clock has been set back since
 			a.At = now
@@ -66,17 +67,20 @@ type Input struct {
 	// Outliers are machines that this node avoids for their failures, although their checks pass.
 	// They are no capacity.
 	Outliers []balance.MachineID
-	// Others is the demand (in flight and parked) that other nodes have for each of Regions as their home; missing means 0.
-	// Of the first, what they have in flight at soft-cordoned machines is left out.
+	// Others is the demand (in flight and parked) that other nodes have for each of Regions as their
+	// home; missing means 0. Of the first, what they have in flight at soft-cordoned machines is left
+	// out.
 	Others []int
 	// RTT is the round trip to each of Regions; missing or negative means unknown. While requests
 	// are parked, an owner there that has not answered a start for three of them, and 300 ms at
 	// least, is silent: what it was asked for is not counted on, and machines of other owners are
 	// asked too. One whose round trip is not known is waited for.
 	RTT []time.Duration
-	// Wants are what parked requests insist on, each once; for each one machine is started if none of them runs or starts.
+	// Wants are what parked requests insist on, each once; for each one machine is started if none of
+	// them runs or starts.
 	Wants []*balance.Want
-	// Answers are what came of what earlier decisions asked for, in the order of coming; each is told once.
+	// Answers are what came of what earlier decisions asked for, in the order of coming; each is told
+	// once.
 	Answers []Answer
 	// Rand are random bits; they only spread retries.
 	Rand uint64
@@ -87,15 +91,18 @@ type Decision struct {
 	App    balance.AppID
 	Recall []balance.Machine // end their soft cordons, in this order
 	Start  []balance.Machine // start these, in this order, each from the epoch of its row
-	Hedge  bool              // the last of Start is an extra one, beyond what is wanted: nothing that starts seems to come
+	// the last of Start is an extra one, beyond what is wanted: nothing that starts seems to come
+	Hedge bool
 
 	Demand int // requests: in flight and parked, here and at other nodes with this home region
 	Want   int // machines whose capacity covers the demand and the minimums
 	Have   int // machines that run or start, where the demand was looked for
 
-	// Reason says why in a sentence, such as "demand 23, ready 1x20, starting 0"; empty when nothing is to be done.
+	// Reason says why in a sentence, such as "demand 23, ready 1x20, starting 0"; empty when nothing
+	// is to be done.
 	Reason string
-	// Refuse says why what is parked cannot be served before RetryAfter has passed; empty while there is hope.
+	// Refuse says why what is parked cannot be served before RetryAfter has passed; empty while there
+	// is hope.
 	Refuse     string
 	RetryAfter time.Duration
 	// Doubt says why none of the starts in flight is expected to serve: their owners do not expect
@@ -121,8 +128,8 @@ type Decision struct {
 // Acts reports whether there is anything to do.
 func (d *Decision) Acts() bool { return len(d.Recall)+len(d.Start) > 0 }
 
-// Demand returns how many requests want capacity: in flight and parked, here and at other nodes with
-// the same home region.
+// Demand returns how many requests want capacity: in flight and parked, here and at other nodes
+// with the same home region.
 func (in *Input) Demand() int {
 	n := in.InFlight + in.Parked + in.other(0)
 	if in.Unserved {
@@ -146,10 +153,11 @@ func (in *Input) other(i int) int {
 	return 0
 }
 
-// RegionOrder returns where demand of an app is served with machines, best first. The first is its home region: the first
-// of the app's own list that has machines, else nearest. What home cannot start overflows to the regions after it: first as
-// the app lists them, then in an order derived from app and home, which all nodes of one home share. Regions without machines
-// are left out. have is not changed.
+// RegionOrder returns where demand of an app is served with machines, best first. The first is its
+// home region: the first of the app's own list that has machines, else nearest. What home cannot
+// start overflows to the regions after it: first as the app lists them, then in an order derived
+// from app and home, which all nodes of one home share. Regions without machines are left out. have
+// is not changed.
 func RegionOrder(app balance.App, nearest string, have []string) []string {
 	order := make([]string, 0, len(have))
 	for _, r := range app.Regions {
@@ -169,7 +177,8 @@ func RegionOrder(app balance.App, nearest string, have []string) []string {
 			order = append(order, r)
 		}
 	}
-	// Nearness would be a better order for requests, but nodes measure it differently, and then each starts its own.
+	// Nearness would be a better order for requests, but nodes measure it differently, and then each
+	// starts its own.
 	key := func(r string) uint64 { return balance.Rank(app.ID, balance.MachineID(home+"\x00"+r)) }
 	slices.SortFunc(order[listed:], func(a, b string) int { return cmp.Or(cmp.Compare(key(a), key(b)), cmp.Compare(a, b)) })
 	return order

@@ -6,8 +6,8 @@
 //		policytest.TestPolicy(t, func() policy.Policy { return &mine{} })
 //	}
 //
-// Each clause of the contract is a subtest of its own. Policies are pure, so the suite lives in a time of its own and
-// sleeps nowhere.
+// Each clause of the contract is a subtest of its own. Policies are pure, so the suite lives in a
+// time of its own and sleeps nowhere.
 package policytest
 
 import (
@@ -22,7 +22,8 @@ import (
 	"github.com/ebbkit/ebb/balance"
 )
 
-// TestPolicy runs all clauses against policies that newPolicy returns, a new one for each node and app of a clause.
+// TestPolicy runs all clauses against policies that newPolicy returns, a new one for each node and
+// app of a clause.
 func TestPolicy(t *testing.T, newPolicy func() policy.Policy) {
 	for _, c := range clauses {
 		t.Run(c.name, func(t *testing.T) {

@@ -207,7 +207,8 @@ func TestPoliciesNeedNotRepeatTheBounds(t *testing.T) {
 	}
 }
 
-// The suite fails a policy for each fault, in the clause that the fault breaks (others may fail with it), and quotes it.
+// The suite fails a policy for each fault, in the clause that the fault breaks (others may fail
+// with it), and quotes it.
 func TestFaultsAreFound(t *testing.T) {
 	if testing.Short() {
 		t.Skip("executes itself for each fault")

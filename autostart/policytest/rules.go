@@ -14,18 +14,19 @@ import (
 // windowDefault is the window of the proxy that these rules are modelled on.
 const windowDefault = 20 * time.Second
 
-// NewSynchronous returns the old rule of the proxy that this library is modelled on: a request that nothing below its soft
-// limit can serve is bound to a machine that is started for it; when that has not become ready in time, it is bound to
-// another one. So boots longer than wait start a machine per wait. wait 0 means 20 s. Each node has an order of its own,
-// by salt; nodes with the same salt share one. It is there to be compared with, and for those who want just that.
+// NewSynchronous returns the old rule of the proxy that this library is modelled on: a request that
+// nothing below its soft limit can serve is bound to a machine that is started for it; when that
+// has not become ready in time, it is bound to another one. So boots longer than wait start a
+// machine per wait. wait 0 means 20 s. Each node has an order of its own, by salt; nodes with the
+// same salt share one. It is there to be compared with, and for those who want just that.
 func NewSynchronous(wait time.Duration, salt uint64) policy.Policy {
 	return &windowed{window: cmp.Or(max(wait, 0), windowDefault), salt: salt}
 }
 
-// NewAsynchronous returns the later rule of that proxy: when all running machines are at their soft limits, or none runs,
-// one machine is started, and no other one as long as one has been started within the window. So boots longer than the
-// window start a machine per window, and a crowd gets a machine per window too. window 0 means 20 s; for salt see
-// [NewSynchronous].
+// NewAsynchronous returns the later rule of that proxy: when all running machines are at their soft
+// limits, or none runs, one machine is started, and no other one as long as one has been started
+// within the window. So boots longer than the window start a machine per window, and a burst of
+// requests gets one machine per window too. window 0 means 20 s; for salt see [NewSynchronous].
 func NewAsynchronous(window time.Duration, salt uint64) policy.Policy {
 	return &windowed{window: cmp.Or(max(window, 0), windowDefault), salt: salt, single: true}
 }
@@ -128,7 +129,8 @@ func (w *windowed) Plan(now time.Time, in policy.Input) policy.Decision {
 	return d
 }
 
-// roomOf returns how many requests a machine is taken to serve: its soft limit, else its hard limit.
+// roomOf returns how many requests a machine is taken to serve: its soft limit, else its hard
+// limit.
 func roomOf(l balance.Limits) int64 {
 	switch {
 	case l.Soft > 0:

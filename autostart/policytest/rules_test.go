@@ -14,7 +14,8 @@ import (
 
 const sec = time.Second
 
-// step is one look at machines a, b, c. Starts that it decides are accepted, unless they are refused.
+// step is one look at machines a, b, c. Starts that it decides are accepted, unless they are
+// refused.
 type step struct {
 	at       time.Duration
 	see      string // that a machine is in that state now

@@ -6,12 +6,14 @@ import (
 	"strings"
 )
 
-// counterFile is a file that counts processes killed for want of memory, and the key of the line that holds the number.
+// counterFile is a file that counts processes killed for want of memory, and the key of the line
+// that holds the number.
 type counterFile struct{ path, key string }
 
-// counterFiles returns where the kills that concern a process may be counted, the narrowest place first. cgroup is the
-// text of its /proc/<pid>/cgroup. Inside a container the paths there may be those of the host, while the container sees
-// its own group as the root: so each group is also looked for there. The host's count is the last resort.
+// counterFiles returns where the kills that concern a process may be counted, the narrowest place
+// first. cgroup is the text of its /proc/<pid>/cgroup. Inside a container the paths there may be
+// those of the host, while the container sees its own group as the root: so each group is also
+// looked for there. The host's count is the last resort.
 func counterFiles(cgroup string) []counterFile {
 	var files []counterFile
 	add := func(dir, group, file string) {

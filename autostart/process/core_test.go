@@ -26,7 +26,8 @@ func TestSplitWords(t *testing.T) {
 		{in: `a\ b \'c \\ \"`, want: []string{"a b", "'c", `\`, `"`}},
 		{in: `'a\ b"' "it's \"so\" \\ \n"`, want: []string{`a\ b"`, `it's "so" \ \n`}},
 		{in: "grüße 'ä ö'", want: []string{"grüße", "ä ö"}},
-		{in: "a | b && c > d $(e) *", want: []string{"a", "|", "b", "&&", "c", ">", "d", "$(e)", "*"}}, // no shell
+		// no shell
+		{in: "a | b && c > d $(e) *", want: []string{"a", "|", "b", "&&", "c", ">", "d", "$(e)", "*"}},
 		{in: `a 'b`, err: "single quote is not closed"},
 		{in: `a "b`, err: "double quote is not closed"},
 		{in: `a "b\"`, err: "double quote is not closed"},

@@ -7,8 +7,9 @@ import (
 	"syscall"
 )
 
-// creator is one system thread that creates all children. Linux sends the parent-death signal when the creating thread
-// ends, not the process, and Go ends and moves threads as it likes: so this one is locked and lives as long as the driver.
+// creator is one system thread that creates all children. Linux sends the parent-death signal when
+// the creating thread ends, not the process, and Go ends and moves threads as it likes: so this one
+// is locked and lives as long as the driver.
 type creator struct {
 	jobs  chan func()
 	ended chan struct{}

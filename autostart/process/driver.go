@@ -19,12 +19,13 @@ import (
 // ErrClosed is returned by Start after Shutdown or Close.
 var ErrClosed = errors.New("process: driver is closed")
 
-// outputPatience is how long output is read on after a machine has ended. Only a process that left the machine's group can
-// still hold its end of the pipe, or a writer of the caller's that blocks.
+// outputPatience is how long output is read on after a machine has ended. Only a process that left
+// the machine's group can still hold its end of the pipe, or a writer of the caller's that blocks.
 const outputPatience = 500 * time.Millisecond
 
-// Driver runs machines as child processes. It is an [machine.Driver]; make one with [New] and end it with Shutdown or
-// Close. Its methods may be called from any goroutine; operations on one machine must follow one another.
+// Driver runs machines as child processes. It is an [machine.Driver]; make one with [New] and end
+// it with Shutdown or Close. Its methods may be called from any goroutine; operations on one
+// machine must follow one another.
 type Driver struct {
 	command command
 	exits   exits
@@ -34,7 +35,8 @@ type Driver struct {
 	closed   bool
 	running  sync.WaitGroup // one for each child, until its exit is reported
 
-	// The means to create children, made by the first Start. creating is held while they are made and ended.
+	// The means to create children, made by the first Start. creating is held while they are made and
+	// ended.
 	creating sync.Mutex
 	creator  *creator
 	guard    *guard.Guard // nil with Config.NoGuard
@@ -46,7 +48,8 @@ var (
 	_ machine.Describer = (*Driver)(nil)
 )
 
-// child is one process group, from the call of Start to the report of its exit. Driver.mu guards what changes.
+// child is one process group, from the call of Start to the report of its exit. Driver.mu guards
+// what changes.
 type child struct {
 	key     balance.MachineKey
 	port    int
@@ -66,9 +69,9 @@ type child struct {
 	killed    bool          // the driver sent SIGKILL
 }
 
-// Start runs the command for m, or lets it run on where it is suspended. m.Epoch is given to the machine in its
-// environment at a cold start; after a resume it still has the old one there. It waits for nothing but the creation of the
-// process. The machine outlives ctx.
+// Start runs the command for m, or lets it run on where it is suspended. m.Epoch is given to the
+// machine in its environment at a cold start; after a resume it still has the old one there. It
+// waits for nothing but the creation of the process. The machine outlives ctx.
 func (d *Driver) Start(ctx context.Context, m balance.Machine) (machine.Booting, error) {
 	if m.ID == "" {
 		return machine.Booting{}, errors.New("process: start of a machine without an ID: set Machine.ID")
@@ -97,7 +100,8 @@ func (d *Driver) Start(ctx context.Context, m balance.Machine) (machine.Booting,
 	return machine.Booting{Addr: c.addr, Kind: machine.BootCold}, nil
 }
 
-// claim resumes m's process where it is suspended, and makes an entry for a new one where there is none.
+// claim resumes m's process where it is suspended, and makes an entry for a new one where there is
+// none.
 func (d *Driver) claim(m balance.Machine) (c *child, resumed bool, err error) {
 	d.mu.Lock()
 	defer d.mu.Unlock()
@@ -212,12 +216,13 @@ func (c *command) cmd(v variables) (*exec.Cmd, error) {
 	}, nil
 }
 
-// Watch calls exited for every machine that ends, until ctx ends, and returns nil. Each of several Watches is told of
-// every machine that ends while it runs. A machine that ended while there was no Watch is reported to the next one; the
-// last 10,000 such are kept. A start has one exit; a suspension none, so the epoch is that of the last start or resume.
-// Out of memory is told by a heuristic: the machine got a SIGKILL that this driver did not send, and the system's count of
-// processes killed for want of memory (of the machine's control group, or of the host where that cannot be read) has grown
-// since its start.
+// Watch calls exited for every machine that ends, until ctx ends, and returns nil. Each of several
+// Watches is told of every machine that ends while it runs. A machine that ended while there was no
+// Watch is reported to the next one; the last 10,000 such are kept. A start has one exit; a
+// suspension none, so the epoch is that of the last start or resume. Out of memory is told by a
+// heuristic: the machine got a SIGKILL that this driver did not send, and the system's count of
+// processes killed for want of memory (of the machine's control group, or of the host where that
+// cannot be read) has grown since its start.
 func (d *Driver) Watch(ctx context.Context, exited func(machine.Exit)) error {
 	d.exits.watch(ctx, exited)
 	return nil

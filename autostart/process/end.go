@@ -12,13 +12,15 @@ import (
 	"github.com/ebbkit/ebb/balance"
 )
 
-// killPatience is how long a group that got SIGKILL may take to go. It goes at once unless the kernel holds a member, for
-// instance in a read from a file server that does not answer; then Stop reports that instead of waiting for ever.
+// killPatience is how long a group that got SIGKILL may take to go. It goes at once unless the
+// kernel holds a member, for instance in a read from a file server that does not answer; then Stop
+// reports that instead of waiting for ever.
 const killPatience = 10 * time.Second
 
-// Stop asks m's process group to end with Config.StopSignal and kills it with SIGKILL after Config.StopTimeout, or as soon
-// as ctx ends: a caller in a hurry ends it. Suspended machines are woken for that. It returns when the machine is gone; an
-// error means that even SIGKILL could not end it, and that its exit will be reported if it goes later.
+// Stop asks m's process group to end with Config.StopSignal and kills it with SIGKILL after
+// Config.StopTimeout, or as soon as ctx ends: a caller in a hurry ends it. Suspended machines are
+// woken for that. It returns when the machine is gone; an error means that even SIGKILL could not
+// end it, and that its exit will be reported if it goes later.
 func (d *Driver) Stop(ctx context.Context, m balance.Machine) error {
 	d.mu.Lock()
 	c := d.children[m.Key()]
@@ -42,7 +44,8 @@ func (d *Driver) end(ctx context.Context, c *child) error {
 		c.asked = true
 		if polite {
 			_ = signalGroup(c.cmd.Process, d.command.stopSignal)
-			_ = signalGroup(c.cmd.Process, sigCont) // a stopped process would keep the first signal for later
+			// a stopped process would keep the first signal for later
+			_ = signalGroup(c.cmd.Process, sigCont)
 		}
 	}
 	d.mu.Unlock()
@@ -80,9 +83,9 @@ func (d *Driver) kill(c *child) {
 	_ = killGroup(c.cmd.Process)
 }
 
-// Shutdown stops all machines as Stop does, all at once, and leaves nothing behind: no process, thread or goroutine. When
-// ctx ends it hurries: what is left is killed. Watches stay; they are told of the machines that end. The error names
-// machines that could not be ended.
+// Shutdown stops all machines as Stop does, all at once, and leaves nothing behind: no process,
+// thread or goroutine. When ctx ends it hurries: what is left is killed. Watches stay; they are
+// told of the machines that end. The error names machines that could not be ended.
 func (d *Driver) Shutdown(ctx context.Context) error {
 	d.mu.Lock()
 	d.closed = true
@@ -100,7 +103,8 @@ func (d *Driver) Shutdown(ctx context.Context) error {
 	}
 	ends.Wait()
 	if err := errors.Join(errs...); err != nil {
-		return err // the thread and the guard stay: they are all that binds those machines to this process
+		// the thread and the guard stay: they are all that binds those machines to this process
+		return err
 	}
 	d.running.Wait()
 	d.creating.Lock()
@@ -116,15 +120,17 @@ func (d *Driver) Shutdown(ctx context.Context) error {
 	return nil
 }
 
-// Close kills all machines at once and leaves nothing behind, as Shutdown does. Closing twice is harmless.
+// Close kills all machines at once and leaves nothing behind, as Shutdown does. Closing twice is
+// harmless.
 func (d *Driver) Close() error {
 	ctx, cancel := context.WithCancel(context.Background())
 	cancel()
 	return d.Shutdown(ctx)
 }
 
-// await waits for the end of c, clears up and reports it. Where the system allows it, this happens while the process has
-// ended but still holds its number: then no signal can meet a stranger who got the number next.
+// await waits for the end of c, clears up and reports it. Where the system allows it, this happens
+// while the process has ended but still holds its number: then no signal can meet a stranger who
+// got the number next.
 func (d *Driver) await(c *child, g *guard.Guard) {
 	defer d.running.Done()
 	defer close(c.gone)

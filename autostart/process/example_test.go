@@ -49,6 +49,5 @@ func Example() {
 func ExampleNew() {
 	_, err := process.New(process.Config{Command: "my-app --port $PORT"})
 	fmt.Println(err)
-	// Output:
-	// process: Config.Command "my-app --port $PORT": exec: "my-app": executable file not found in $PATH: install it or give its path (there is no shell: built-ins and aliases do not work)
+	// Output: process: Config.Command "my-app --port $PORT": exec: "my-app": executable file not found in $PATH: install it or give its path (there is no shell: built-ins and aliases do not work)
 }

@@ -16,7 +16,8 @@ type ending struct {
 	said    string        // the last line that it has printed
 }
 
-// youngest is the age below which the sentence mentions the age: a machine that ends so early has not started properly.
+// youngest is the age below which the sentence mentions the age: a machine that ends so early has
+// not started properly.
 const youngest = 5 * time.Second
 
 // reason is the sentence for people.

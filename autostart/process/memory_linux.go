@@ -5,7 +5,8 @@ import (
 	"os"
 )
 
-// memoryWatch remembers the count of kills for want of memory at a machine's start. See [Driver.Watch] for the heuristic.
+// memoryWatch remembers the count of kills for want of memory at a machine's start. See
+// [Driver.Watch] for the heuristic.
 type memoryWatch struct {
 	file  counterFile
 	count uint64

@@ -36,8 +36,8 @@ func hungry() int {
 	return 0
 }
 
-// confined moves into a control group and prints how two machines end there: one that wants too much memory and one that
-// is killed by somebody else.
+// confined moves into a control group and prints how two machines end there: one that wants too
+// much memory and one that is killed by somebody else.
 func confined() int {
 	if err := os.WriteFile(filepath.Join(os.Getenv(groupEnv), "cgroup.procs"), []byte(strconv.Itoa(os.Getpid())), 0); err != nil {
 		fmt.Println(err)
@@ -63,8 +63,8 @@ func confined() int {
 	return 0
 }
 
-// A machine that the kernel kills for want of memory says so; one that somebody kills does not. It needs a control group
-// with a limit, so it runs only where EBB_TEST_OOM=1 asks for it, as root.
+// A machine that the kernel kills for want of memory says so; one that somebody kills does not. It
+// needs a control group with a limit, so it runs only where EBB_TEST_OOM=1 asks for it, as root.
 func TestOutOfMemory(t *testing.T) {
 	if os.Getenv("EBB_TEST_OOM") != "1" {
 		t.Skip("set EBB_TEST_OOM=1 to run this, as root")

@@ -19,14 +19,15 @@ import (
 	"github.com/ebbkit/ebb/autostart/process"
 )
 
-// The processes of these tests report to the test over a connection each, which ends when the process does: that tells a
-// death without looking at process numbers.
+// The processes of these tests report to the test over a connection each, which ends when the
+// process does: that tells a death without looking at process numbers.
 const (
 	reportEnv = "PROCESS_TEST_REPORT" // the address to report to
 	modeEnv   = "PROCESS_TEST_MODE"   // what the parent does
 )
 
-// report connects to the test, says who is there, and keeps the connection for the rest of the process's life.
+// report connects to the test, says who is there, and keeps the connection for the rest of the
+// process's life.
 func report(name string) {
 	conn, err := net.Dial("tcp", os.Getenv(reportEnv))
 	if err == nil {
@@ -158,8 +159,9 @@ func (d *desk) wantDead(names ...string) {
 	}
 }
 
-// A parent that is killed takes its machines with it, and their children, whatever they ignore and whether they are
-// suspended. The signals that a terminal or a service manager sends before do not impair the guard.
+// A parent that is killed takes its machines with it, and their children, whatever they ignore and
+// whether they are suspended. The signals that a terminal or a service manager sends before do not
+// impair the guard.
 func TestNoOrphans(t *testing.T) {
 	for _, mode := range []string{"running", "suspended", "without guard"} {
 		t.Run(mode, func(t *testing.T) {

@@ -207,8 +207,8 @@ func TestStopSignal(t *testing.T) {
 	}
 }
 
-// A machine that does not listen to the stop signal is killed when its time is up, when the caller's context ends, or at
-// once when it has no time.
+// A machine that does not listen to the stop signal is killed when its time is up, when the
+// caller's context ends, or at once when it has no time.
 func TestStopKills(t *testing.T) {
 	for _, test := range []struct {
 		name    string
@@ -295,7 +295,8 @@ func TestSuspend(t *testing.T) {
 	}
 }
 
-// The machine ends while it is suspended: the exit carries the epoch it had, and the next start is a cold one.
+// The machine ends while it is suspended: the exit carries the epoch it had, and the next start is
+// a cold one.
 func TestKilledWhileSuspended(t *testing.T) {
 	d := newDriver(t, config("serve"))
 	m := aMachine()

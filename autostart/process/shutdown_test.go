@@ -16,7 +16,8 @@ import (
 	"github.com/ebbkit/ebb/autostart/process"
 )
 
-// Shutdown lets machines end by themselves, wakes suspended ones, and leaves no goroutine; then nothing starts any more.
+// Shutdown lets machines end by themselves, wakes suspended ones, and leaves no goroutine; then
+// nothing starts any more.
 func TestShutdown(t *testing.T) {
 	d, err := process.New(config("polite"))
 	if err != nil {

@@ -21,7 +21,8 @@ type listening struct {
 // sense are passed over.
 func parseListening(text string) (all []listening) {
 	for line := range strings.Lines(text) {
-		f := strings.Fields(line) // number, local, remote, state, queues, timer, retransmits, uid, timeout, inode...
+		// number, local, remote, state, queues, timer, retransmits, uid, timeout, inode...
+		f := strings.Fields(line)
 		if len(f) < 10 || f[3] != tcpListen {
 			continue
 		}

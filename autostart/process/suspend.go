@@ -9,8 +9,8 @@ import (
 	"github.com/ebbkit/ebb/balance"
 )
 
-// Suspend stops m's process group with SIGSTOP and returns when it rests. When ctx ends before, the machine runs on and
-// the error is ctx's.
+// Suspend stops m's process group with SIGSTOP and returns when it rests. When ctx ends before, the
+// machine runs on and the error is ctx's.
 func (d *Driver) Suspend(ctx context.Context, m balance.Machine) error {
 	if !canSuspend {
 		return fmt.Errorf("process: suspend %v: %w on this system", m.Key(), errors.ErrUnsupported)
@@ -19,7 +19,8 @@ func (d *Driver) Suspend(ctx context.Context, m balance.Machine) error {
 	if err != nil || c == nil {
 		return err
 	}
-	// Polled, since a wait that cannot be interrupted would outlive ctx. It mostly rests at the first look.
+	// Polled, since a wait that cannot be interrupted would outlive ctx. It mostly rests at the first
+	// look.
 	pause := time.NewTimer(0)
 	defer pause.Stop()
 	for wait := 100 * time.Microsecond; ; wait = min(2*wait, 20*time.Millisecond) {

@@ -5,8 +5,8 @@ import "syscall"
 // attributes returns what a child is created with: a group of its own.
 func attributes() *syscall.SysProcAttr { return &syscall.SysProcAttr{Setpgid: true} }
 
-// awaitExit waits until the child pid has ended and reports whether it has; false means that only reaping will tell. It
-// does not reap it. (waitid would also return for a child that was stopped.)
+// awaitExit waits until the child pid has ended and reports whether it has; false means that only
+// reaping will tell. It does not reap it. (waitid would also return for a child that was stopped.)
 func awaitExit(pid int) bool {
 	queue, err := syscall.Kqueue()
 	if err != nil {

@@ -5,7 +5,8 @@ import (
 	"unsafe"
 )
 
-// attributes returns what a child is created with: a group of its own, and a kill when the creating thread ends.
+// attributes returns what a child is created with: a group of its own, and a kill when the creating
+// thread ends.
 func attributes() *syscall.SysProcAttr {
 	return &syscall.SysProcAttr{Setpgid: true, Pdeathsig: syscall.SIGKILL}
 }
@@ -21,7 +22,8 @@ type signalInfo struct {
 	_                  [29]int32
 }
 
-// waitID looks at pid's state without waiting for it in the sense of reaping: the process keeps its number.
+// waitID looks at pid's state without waiting for it in the sense of reaping: the process keeps its
+// number.
 func waitID(pid int, options uintptr) (signalInfo, error) {
 	for {
 		var info signalInfo

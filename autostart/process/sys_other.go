@@ -26,7 +26,8 @@ const seesStopped = false
 // isStopped is not used where nothing can be suspended.
 func isStopped(int) bool { return false }
 
-// signalGroup kills p whatever the signal, since no other can be sent on every such system. Signal 0 does nothing.
+// signalGroup kills p whatever the signal, since no other can be sent on every such system. Signal
+// 0 does nothing.
 func signalGroup(p *os.Process, s syscall.Signal) error {
 	if s == 0 {
 		return nil

@@ -7,11 +7,12 @@ import (
 	"github.com/ebbkit/ebb/autostart/machine"
 )
 
-// maxUnseen bounds the exits kept for a Watch that never comes; the oldest are dropped. An exit is some 100 bytes.
+// maxUnseen bounds the exits kept for a Watch that never comes; the oldest are dropped. An exit is
+// some 100 bytes.
 const maxUnseen = 10_000
 
-// exits hands each exit to every watcher there is when it happens. What nobody has seen yet is kept: it goes to the next
-// watcher that comes. The zero value is ready.
+// exits hands each exit to every watcher there is when it happens. What nobody has seen yet is
+// kept: it goes to the next watcher that comes. The zero value is ready.
 type exits struct {
 	mu       sync.Mutex
 	watchers map[*watcher]struct{}

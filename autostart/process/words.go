@@ -53,8 +53,8 @@ func usesVariable(s string) bool {
 	}
 }
 
-// variableAt looks for a variable at the start of s, which is what follows a dollar sign. It returns the variable's index
-// and the length of its spelling, or -1 and 0.
+// variableAt looks for a variable at the start of s, which is what follows a dollar sign. It
+// returns the variable's index and the length of its spelling, or -1 and 0.
 func variableAt(s string) (index, length int) {
 	name, braces := s, 0
 	if strings.HasPrefix(s, "{") {
@@ -82,9 +82,10 @@ func isNameByte(c byte) bool {
 	return c == '_' || '0' <= c && c <= '9' || 'A' <= c && c <= 'Z' || 'a' <= c && c <= 'z'
 }
 
-// splitWords splits a command line at blanks. Single quotes keep everything up to the next one, double quotes keep blanks
-// and let a backslash quote a double quote or a backslash, and a backslash outside of quotes keeps the next byte. Quotes
-// may begin and end inside a word; empty ones make an empty word.
+// splitWords splits a command line at blanks. Single quotes keep everything up to the next one,
+// double quotes keep blanks and let a backslash quote a double quote or a backslash, and a
+// backslash outside of quotes keeps the next byte. Quotes may begin and end inside a word; empty
+// ones make an empty word.
 func splitWords(s string) ([]string, error) {
 	var words []string
 	var word []byte

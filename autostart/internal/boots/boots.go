@@ -1,5 +1,5 @@
-// Package boots knows how long the boots of an app take, and how soon a failed one is tried again. It
-// is what the edge, which plans, and the owner, which starts, have in common.
+// Package boots knows how long the boots of an app take, and how soon a failed one is tried again.
+// It is what the edge, which plans, and the owner, which starts, have in common.
 package boots
 
 import (
@@ -8,12 +8,13 @@ import (
 )
 
 const (
-	// bootsKept is how many boots are remembered. The longest of 32 doubled calls at most 0.2 % of lognormal boots suspect,
-	// where limits made of mean and variance call 2 to 4 % so.
+	// bootsKept is how many boots are remembered. The longest of 32 doubled calls at most 0.2 % of
+	// lognormal boots suspect, where limits made of mean and variance call 2 to 4 % so.
 	bootsKept = 32
 	// bootUnknown is what a start may take of which nothing is known.
 	bootUnknown = 180 * time.Second
-	// Suspicion is held within these bounds: below the first it would fall on noise, above the second help comes too late.
+	// Suspicion is held within these bounds: below the first it would fall on noise, above the second
+	// help comes too late.
 	suspectMin, suspectMax = 2 * time.Second, 10 * time.Minute
 	// A request that nothing starts for waits for waitMin. One that waits for a start waits for
 	// waitMargin after that has become suspect: it may end well all the same, or another that is
@@ -21,18 +22,19 @@ const (
 	WaitMin, waitMargin, waitMax = 10 * time.Second, 15 * time.Second, 24 * time.Hour
 )
 
-// Boots is what is known of how long starts take: the last 32 that ended well. The zero value knows nothing. It is a
-// value: a copy is a snapshot of it. It is not safe for concurrent use.
+// Boots is what is known of how long starts take: the last 32 that ended well. The zero value knows
+// nothing. It is a value: a copy is a snapshot of it. It is not safe for concurrent use.
 type Boots struct {
-	// Hint is what somebody who should know says a start takes; it counts as one boot until 32 have been seen. 0 is none.
+	// Hint is what somebody who should know says a start takes; it counts as one boot until 32 have
+	// been seen. 0 is none.
 	Hint time.Duration
 
 	// oldest first, with no room for more: copies share it, and most apps boot rarely
 	last []time.Duration
 }
 
-// Learn adds a boot that ended with a ready machine. Boots that failed or were given up teach nothing. A negative duration,
-// of a clock that was set back, is ignored.
+// Learn adds a boot that ended with a ready machine. Boots that failed or were given up teach
+// nothing. A negative duration, of a clock that was set back, is ignored.
 func (b *Boots) Learn(took time.Duration) {
 	if took < 0 {
 		return
@@ -83,8 +85,9 @@ func (b *Boots) Longest() time.Duration {
 	return slices.Max(known)
 }
 
-// Suspect returns the age from which a start is suspect: twice the longest boot, between 2 s and 10 min; 180 s when nothing
-// is known. Suspect is not dead: a suspect start keeps its credit until its machine's state says otherwise.
+// Suspect returns the age from which a start is suspect: twice the longest boot, between 2 s and 10
+// min; 180 s when nothing is known. Suspect is not dead: a suspect start keeps its credit until its
+// machine's state says otherwise.
 func (b *Boots) Suspect() time.Duration {
 	if !b.Known() {
 		return bootUnknown
@@ -150,8 +153,8 @@ type revisionBoots struct {
 	Boots
 }
 
-// Book is what is known of one app's boots, by revision and kind. Of a revision that has not booted yet, all revisions
-// together speak.
+// Book is what is known of one app's boots, by revision and kind. Of a revision that has not booted
+// yet, all revisions together speak.
 type Book struct {
 	All    [2]Boots        // by kind
 	recent []revisionBoots // least recently learned first

@@ -20,8 +20,8 @@ func (h *History) Known() bool { return len(h.Boots) > 0 || h.Stops.Known() || h
 
 // HistoryBoots are the boots of one kind.
 type HistoryBoots struct {
-	// All says that they are those of all revisions together, else they are Revision's. Revisions stand in the order in which
-	// they booted last.
+	// All says that they are those of all revisions together, else they are Revision's. Revisions
+	// stand in the order in which they booted last.
 	All      bool   `json:"all,omitempty"`
 	Revision string `json:"revision,omitempty"`
 	Resume   bool   `json:"resume,omitempty"` // resumes, else cold boots
@@ -39,7 +39,8 @@ func (b Boots) MarshalJSON() ([]byte, error) {
 	return json.Marshal(bootsJSON{b.Hint, b.last})
 }
 
-// UnmarshalJSON replaces b by what MarshalJSON wrote. Durations below zero are left out, of too many the last ones count.
+// UnmarshalJSON replaces b by what MarshalJSON wrote. Durations below zero are left out, of too
+// many the last ones count.
 func (b *Boots) UnmarshalJSON(text []byte) error {
 	var j bootsJSON
 	if err := json.Unmarshal(text, &j); err != nil {

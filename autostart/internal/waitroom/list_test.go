@@ -196,7 +196,8 @@ func TestRoomModel(t *testing.T) {
 				s := &Seat[int]{Value: int(last)}
 				add(one{s: s, place: last, name: name.Draw(t, "tenant")}, false)
 			},
-			"arrive from the warm path": func(t *rapid.T) { // it has the place of the last who was parked before
+			// it has the place of the last who was parked before
+			"arrive from the warm path": func(t *rapid.T) {
 				if last == 0 {
 					t.Skip()
 				}

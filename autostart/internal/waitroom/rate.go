@@ -88,8 +88,8 @@ func (r *Rate) Within(now time.Time, d time.Duration, limit int) int {
 	return int(n)
 }
 
-// Ramp lets those who wait to a machine that has just become ready in waves: a quarter of what it takes, half of it after a
-// step, all after another.
+// Ramp lets those who wait to a machine that has just become ready in waves: a quarter of what it
+// takes, half of it after a step, all after another.
 type Ramp struct {
 	Epoch uint64 // of the run it is for
 	began time.Time
@@ -114,7 +114,8 @@ func (r *Ramp) Full(now time.Time, step time.Duration) bool {
 	return r.given >= wave
 }
 
-// Give counts one who has been let in, of as many as wait. whole is what the machine takes, 0 when that is not limited.
+// Give counts one who has been let in, of as many as wait. whole is what the machine takes, 0 when
+// that is not limited.
 func (r *Ramp) Give(now time.Time, whole, waiting int) {
 	if r.began.IsZero() {
 		r.began = now

@@ -169,8 +169,8 @@ func HangsText(addr string, idle time.Duration, output string) string {
 	return s
 }
 
-// Lacks says what a boot lacks, for people: what its check found, and what its driver knows.
-func Lacks(found string, addr string, d Seen, doubtful bool) string {
+// Describe says what a boot lacks, for people: what its check found, and what its driver knows.
+func Describe(found string, addr string, d Seen, doubtful bool) string {
 	s := found
 	var elsewhere []string
 	for _, l := range d.Listens {

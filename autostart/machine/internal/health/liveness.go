@@ -71,7 +71,8 @@ func (l *Liveness) Look(now time.Time, c Condition, after time.Duration, recent 
 	if l.bad.IsZero() || recent {
 		l.bad = now
 	}
-	if !l.streak.failing { // what fails is looked into more often, so that several in a row take about one interval
+	// what fails is looked into more often, so that several in a row take about one interval
+	if !l.streak.failing {
 		next /= time.Duration(l.Check.FailAfter)
 	}
 	if left := l.bad.Add(l.scaled(after)).Sub(now); after >= 0 && l.Check.Every > 0 {
@@ -113,8 +114,8 @@ const (
 	TrialPassed              // it has run well for long enough
 )
 
-// MayRestart reports whether a machine's failing checks are a reason to restart it. Where all of the
-// app's machines that run fail, it may be something that they share: then only the first of the
+// MayRestart reports whether a machine's failing checks are a reason to restart it. Where all of
+// the app's machines that run fail, it may be something that they share: then only the first of the
 // canonical order is restarted, and what comes of that is waited for. of is asked of the others
 // whose checks do not fail.
 func MayRestart(ms []*balance.Machine, id balance.MachineID, of func(*balance.Machine) Trial) bool {

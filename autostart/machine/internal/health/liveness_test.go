@@ -88,8 +88,9 @@ func TestLiveness(t *testing.T) {
 func TestBlames(t *testing.T) {
 	ids := canonical("web", 4)
 	for _, tc := range []struct {
-		name   string
-		states string // in canonical order: w well, y well and young, o restarted for the same, f failing, s stopped
+		name string
+		// in canonical order: w well, y well and young, o restarted for the same, f failing, s stopped
+		states string
 		want   string // who may be restarted
 	}{
 		{"it is the only one", "fsss", "a"},

@@ -7,20 +7,22 @@ import (
 )
 
 const (
-	// probeMin is the step between first looks at a booting machine: a refused connection on the same host costs some
-	// 20 us, so it is 4 % of one core, for the first half second of a boot only.
+	// probeMin is the step between first looks at a booting machine: a refused connection on the same
+	// host costs some 20 us, so it is 4 % of one core, for the first half second of a boot only.
 	probeMin = 500 * time.Microsecond
 	// probeShare makes later steps a thousandth of the time passed: a boot is seen at most 0.1 % late.
 	probeShare = 1000
 	// likelyMin and likelyShare are the same when the boots before this one ended about now.
 	LikelyMin   = 250 * time.Microsecond
 	likelyShare = 4000
-	// unreadyMin and unreadyShare hold for a machine that answers, but not yet as it should: each look makes work there.
+	// unreadyMin and unreadyShare hold for a machine that answers, but not yet as it should: each look
+	// makes work there.
 	unreadyMin, unreadyShare = 5 * time.Millisecond, 20
 )
 
-// nextProbe returns when to look again at a machine that has been booting for that long. refusals counts its answers in a
-// row that were not yet good; 0 when it does not answer at all. likely is when it should be ready, as far as is known.
+// nextProbe returns when to look again at a machine that has been booting for that long. refusals
+// counts its answers in a row that were not yet good; 0 when it does not answer at all. likely is
+// when it should be ready, as far as is known.
 func NextLook(elapsed time.Duration, refusals int, likely Window) time.Duration {
 	step := max(probeMin, elapsed/probeShare)
 	switch {
@@ -50,8 +52,8 @@ func Likely(b *boots.Boots) Window {
 
 func (w Window) has(elapsed time.Duration) bool { return w.From <= elapsed && elapsed < w.To }
 
-// streak turns the results of checks into health: it takes several failures in a row to be failing and one or several
-// successes to be passing again.
+// streak turns the results of checks into health: it takes several failures in a row to be failing
+// and one or several successes to be passing again.
 type streak struct {
 	failing bool
 	run     int // results in a row that contradict failing
@@ -76,14 +78,15 @@ func (s *streak) add(ok bool, failAfter, passAfter int) (changed bool) {
 }
 
 const (
-	// recentDefault is how long failing checks after a first start mean "coming": what is known of no boot yet.
+	// recentDefault is how long failing checks after a first start mean "coming": what is known of no
+	// boot yet.
 	recentDefault = 20 * time.Second
 	// recentMin and recentMax bound what is learned.
 	recentMin, recentMax = 5 * time.Second, time.Minute
 )
 
-// RecentFor returns how long after ready failing checks mean "coming": what opens its port early warms up for about as long
-// as it boots.
+// RecentFor returns how long after ready failing checks mean "coming": what opens its port early
+// warms up for about as long as it boots.
 func RecentFor(b *boots.Boots) time.Duration {
 	if !b.Known() {
 		return recentDefault

@@ -92,7 +92,8 @@ func TestLearnedBootsAreSeenSooner(t *testing.T) {
 			t.Fatalf("a boot of %v is seen %v late, after %d looks", boot, late, looks)
 		}
 	}
-	for boot := time.Millisecond; boot < time.Minute; boot = boot * 11 / 10 { // and the others as before
+	// and the others as before
+	for boot := time.Millisecond; boot < time.Minute; boot = boot * 11 / 10 {
 		at := time.Duration(0)
 		for at < boot {
 			at += NextLook(at, 0, likely)

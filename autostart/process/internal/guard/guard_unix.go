@@ -15,10 +15,11 @@ import (
 )
 
 const (
-	// startTimeout bounds the wait for a new helper's first word. A helper is there in some 10 ms; a loaded machine takes
-	// longer, and a binary that is no helper never answers.
+	// startTimeout bounds the wait for a new helper's first word. A helper is there in some 10 ms; a
+	// loaded machine takes longer, and a binary that is no helper never answers.
 	startTimeout = 20 * time.Second
-	// writeTimeout bounds one message. The pipe holds thousands of them, so only a helper that stands still makes it full.
+	// writeTimeout bounds one message. The pipe holds thousands of them, so only a helper that stands
+	// still makes it full.
 	writeTimeout = time.Second
 	// restartPause is the least time between two starts of the helper that nobody asked for.
 	restartPause = time.Second
@@ -27,7 +28,8 @@ const (
 // init turns the process into the helper when it was started as one.
 func init() {
 	if len(os.Args) > 0 && os.Args[0] == helperName && os.Getenv(helperEnv) != "" {
-		// The helper ends with the pipe, not by a signal that a terminal or a service manager sends to everyone.
+		// The helper ends with the pipe, not by a signal that a terminal or a service manager sends to
+		// everyone.
 		signal.Ignore(syscall.SIGINT, syscall.SIGTERM, syscall.SIGHUP, syscall.SIGQUIT, syscall.SIGPIPE)
 		nameProcess()
 		if _, err := io.WriteString(os.Stdout, hello); err != nil {
@@ -38,8 +40,8 @@ func init() {
 	}
 }
 
-// Guard tells a helper which process groups exist. Its methods may be called from any goroutine. A helper that dies is
-// replaced, after restartPause, or at once by the next Add.
+// Guard tells a helper which process groups exist. Its methods may be called from any goroutine. A
+// helper that dies is replaced, after restartPause, or at once by the next Add.
 type Guard struct {
 	mu     sync.Mutex
 	groups map[int]bool
@@ -87,14 +89,15 @@ func (g *Guard) Add(pgid int) error {
 	return nil
 }
 
-// Remove says that group pgid is gone. It must be called before the number can be used again, that is before the group's
-// leader is waited for.
+// Remove says that group pgid is gone. It must be called before the number can be used again, that
+// is before the group's leader is waited for.
 func (g *Guard) Remove(pgid int) {
 	g.mu.Lock()
 	defer g.mu.Unlock()
 	delete(g.groups, pgid)
 	if g.helper != nil && g.helper.write(appendRemove(nil, pgid)) != nil {
-		g.drop() // it may hold a stale number: better no helper for a moment than one that kills a stranger
+		// it may hold a stale number: better no helper for a moment than one that kills a stranger
+		g.drop()
 	}
 }
 
@@ -168,7 +171,8 @@ func (h *helper) write(b []byte) error {
 	return err
 }
 
-// kill ends the helper without letting it kill anything: the signal comes before the end of the pipe.
+// kill ends the helper without letting it kill anything: the signal comes before the end of the
+// pipe.
 func (h *helper) kill() {
 	_ = h.cmd.Process.Kill()
 }
@@ -195,7 +199,8 @@ func startHelper() (*helper, error) {
 		Dir:    "/", // so that it keeps no directory busy
 		Stdin:  r,
 		Stdout: answerW,
-		// Its own session keeps the terminal's signals away. It has no parent-death signal: it is there to live longer.
+		// Its own session keeps the terminal's signals away. It has no parent-death signal: it is there
+		// to live longer.
 		SysProcAttr: &syscall.SysProcAttr{Setsid: true},
 	}
 	h := &helper{cmd: cmd, in: w, started: time.Now()}

@@ -114,7 +114,8 @@ func TestHelperIsReplaced(t *testing.T) {
 	g.Remove(c.Process.Pid)
 }
 
-// Add does not wait for the pause before a dead helper is replaced, nor for ever for one that stands still.
+// Add does not wait for the pause before a dead helper is replaced, nor for ever for one that
+// stands still.
 func TestAddReplacesHelper(t *testing.T) {
 	g := newGuard(t)
 	first := current(t, g, nil)
@@ -122,7 +123,8 @@ func TestAddReplacesHelper(t *testing.T) {
 		t.Fatal(err)
 	}
 	c, ended := sleeper(t)
-	// The first message may still have gone into the dead helper's pipe; what counts is that the group is guarded.
+	// The first message may still have gone into the dead helper's pipe; what counts is that the group
+	// is guarded.
 	if err := g.Add(c.Process.Pid); err != nil {
 		t.Fatal(err)
 	}
