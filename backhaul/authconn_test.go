@@ -23,6 +23,12 @@ import (
 	"github.com/ebbkit/ebb/internal/delay"
 )
 
+var (
+	someNonce   = [nonceSize]byte{1, 2, 3}
+	otherNonce  = [nonceSize]byte{4, 5, 6}
+	someBinding = bytes.Repeat([]byte{7}, bindingSize)
+)
+
 // cluster is an edge and a worker in memory, for a synctest bubble.
 type cluster struct {
 	edge    *Transport
@@ -409,7 +415,7 @@ func TestAnImpostorGetsNoBody(t *testing.T) {
 									binding, _ = bindingOf(t)
 									s = authWelcome
 								}
-								says = string(appendReply(nil, s, other[0], hello, nonceB, binding))
+								says = string(appendReply(nil, s, other[0], hello, otherNonce, binding))
 							}
 							io.WriteString(in, says)
 						}()
@@ -622,11 +628,11 @@ func TestStrangersAreClosedAtOnce(t *testing.T) {
 			{"G", lingerFor, "403"},
 			{clientPreface, lingerFor, "403"},
 			{"\x16\x03\x01", lingerFor, "403"},
-			{string(appendHello(nil, authKeys("guess"), nonceA, nil)), lingerFor, ""},
-			{string(appendHello(nil, authKeys("key"), nonceA, boundA)), lingerFor, ""},
+			{string(appendHello(nil, authKeys("guess"), someNonce, nil)), lingerFor, ""},
+			{string(appendHello(nil, authKeys("key"), someNonce, someBinding)), lingerFor, ""},
 			{"", 10 * time.Second, ""},
 			{"\x00ebb", 10 * time.Second, ""},
-			{string(appendHello(nil, authKeys("key"), nonceA, nil)), 10 * time.Second, ""}, // a copy: no confirmation comes
+			{string(appendHello(nil, authKeys("key"), someNonce, nil)), 10 * time.Second, ""}, // a copy: no confirmation comes
 		} {
 			c, err := k.hop.dial(t.Context())
 			if err != nil {
@@ -660,7 +666,7 @@ func TestStrangersAreClosedAtOnce(t *testing.T) {
 
 // However many strangers there are, their number is bounded, and a node gets in.
 func TestTheNumberOfStrangersIsBounded(t *testing.T) {
-	for _, firsts := range [][]string{{""}, {"\x00ebb"}, {string(appendHello(nil, authKeys("key"), nonceA, nil))}, {"", "\x00"}} {
+	for _, firsts := range [][]string{{""}, {"\x00ebb"}, {string(appendHello(nil, authKeys("key"), someNonce, nil))}, {"", "\x00"}} {
 		synctest.Test(t, func(t *testing.T) {
 			const most = 8
 			k := newCluster(t, clusterConfig{
@@ -905,7 +911,7 @@ func TestARefusalArrives(t *testing.T) {
 		t.Fatal(err)
 	}
 	defer c.Close()
-	hello := appendHello(nil, authKeys("guess"), nonceA, nil)
+	hello := appendHello(nil, authKeys("guess"), someNonce, nil)
 	c.Write(append(bytes.Clone(hello), make([]byte, 20000)...))
 	if got, err := io.ReadAll(c); err != nil || !bytes.Equal(got, appendRefusal(nil, authUnknown)) {
 		t.Errorf("got %q, %v", got, err)
@@ -983,7 +989,7 @@ func TestOnlyTheHeadOfARequestIsSentAhead(t *testing.T) {
 				}
 				answered <- err
 			}()
-			server.Write(append(appendReply(nil, authWelcome, keys[0], hello, nonceB, binding), "ok"...))
+			server.Write(append(appendReply(nil, authWelcome, keys[0], hello, otherNonce, binding), "ok"...))
 			if err := <-answered; err != nil {
 				t.Error(err)
 			}
@@ -1175,7 +1181,7 @@ func TestARefusalIsToldToAll(t *testing.T) {
 			ended <- err
 		}()
 		c := &edgeConn{
-			Conn: near, peer: "worker", keys: authKeys("key"), binding: boundA,
+			Conn: near, peer: "worker", keys: authKeys("key"), binding: someBinding,
 			turn: make(chan struct{}, 1),
 		}
 		c.once.Do(func() {}) // the hello has been sent

@@ -2,6 +2,7 @@ package backhaul
 
 import (
 	"bytes"
+	"encoding/binary"
 	"io"
 	"net/http"
 	"sync/atomic"
@@ -173,4 +174,9 @@ func TestACallWithoutAMessageIsARequest(t *testing.T) {
 			t.Errorf("%d long connections after a message", n)
 		}
 	})
+}
+
+func grpcMessage(flag byte, payload int) []byte {
+	b := binary.BigEndian.AppendUint32([]byte{flag}, uint32(payload))
+	return append(b, bytes.Repeat([]byte{1}, payload)...)
 }

@@ -233,7 +233,7 @@ func isGRPC(mediaType string) bool {
 }
 
 // mediaType returns the type of a body, without parameters.
-func mediaType(h http.Header) string {
+func mediaType(h map[string][]string) string {
 	v := h["Content-Type"]
 	if len(v) == 0 {
 		return ""

@@ -1,6 +1,10 @@
 package backhaul
 
-import "time"
+import (
+	"time"
+
+	"github.com/ebbkit/ebb/internal/enum"
+)
 
 // Certainty says how far a try that brought no answer got. It rules what may be tried again.
 type Certainty uint8
@@ -16,7 +20,7 @@ const (
 var certaintyNames = [...]string{"not sent", "not executed", "maybe executed", "responded"}
 
 // String returns the certainty in words.
-func (c Certainty) String() string { return word(certaintyNames[:], uint8(c)) }
+func (c Certainty) String() string { return enum.Name(certaintyNames[:], uint8(c)) }
 
 // Failure says how a try failed. A bounce is not a failure: see [balance.Bounce].
 type Failure uint8
@@ -43,7 +47,7 @@ const (
 var failureNames = [failures]string{"none", "dial", "stale", "unsent", "denied", "unread", "reset", "timeout", "malformed", "answer", "client", "refused", "limit", "deadline"}
 
 // String returns the failure's name as it travels between nodes and stands in logs.
-func (f Failure) String() string { return word(failureNames[:], uint8(f)) }
+func (f Failure) String() string { return enum.Name(failureNames[:], uint8(f)) }
 
 var certainties = [failures]Certainty{
 	FailNone: Responded,

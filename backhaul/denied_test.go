@@ -14,7 +14,7 @@ import (
 // refuses goes to others, and soon nothing is sent there for a while.
 func TestAnOwnerThatDeniesThisNodeAttractsNobody(t *testing.T) {
 	app := balance.App{ID: "web", Limits: balance.Limits{Hard: 50}}
-	var other *hop
+	var other *hopServer
 	var good string
 	var l log
 	r := newRig(

@@ -60,7 +60,7 @@ func TestTheDecisionTableNamesItsTests(t *testing.T) {
 		rows[row[2]] = part
 	}
 	delete(rows, "bounce")
-	for f := FailNone + 1; f < failures; f++ {
+	for f := FailNone + 1; f.String() != "unknown"; f++ {
 		want := strings.ReplaceAll(f.Certainty().String(), " ", "")
 		if f == FailClient {
 			want = "-"

@@ -127,32 +127,38 @@ func TestErrorsDoNotNameWhatIsInside(t *testing.T) {
 // Each value of each enum reads back its own text, and no other text is taken.
 func TestEnumsReadTheirOwnText(t *testing.T) {
 	for _, names := range []struct {
-		n    int
 		text func(i int) (value encoding.TextMarshaler, back encoding.TextUnmarshaler)
 	}{
-		{int(failures), func(i int) (encoding.TextMarshaler, encoding.TextUnmarshaler) { return Failure(i), new(Failure) }},
-		{len(certaintyNames), func(i int) (encoding.TextMarshaler, encoding.TextUnmarshaler) { return Certainty(i), new(Certainty) }},
-		{len(stepNames), func(i int) (encoding.TextMarshaler, encoding.TextUnmarshaler) { return StepKind(i), new(StepKind) }},
-		{len(freedNames), func(i int) (encoding.TextMarshaler, encoding.TextUnmarshaler) { return Freed(i), new(Freed) }},
-		{len(stallNames), func(i int) (encoding.TextMarshaler, encoding.TextUnmarshaler) { return Stall(i), new(Stall) }},
+		{func(i int) (encoding.TextMarshaler, encoding.TextUnmarshaler) { return Failure(i), new(Failure) }},
+		{func(i int) (encoding.TextMarshaler, encoding.TextUnmarshaler) { return Certainty(i), new(Certainty) }},
+		{func(i int) (encoding.TextMarshaler, encoding.TextUnmarshaler) { return StepKind(i), new(StepKind) }},
+		{func(i int) (encoding.TextMarshaler, encoding.TextUnmarshaler) { return Freed(i), new(Freed) }},
+		{func(i int) (encoding.TextMarshaler, encoding.TextUnmarshaler) { return Stall(i), new(Stall) }},
 	} {
 		seen := map[string]bool{}
-		for i := range names.n {
-			value, back := names.text(i)
+		n := 0
+		for ; ; n++ {
+			value, back := names.text(n)
+			if fmt.Sprint(value) == "unknown" {
+				break
+			}
 			text, err := value.MarshalText()
 			if err != nil || fmt.Sprint(value) != string(text) || seen[string(text)] {
-				t.Errorf("%T(%d) has the text %q, %v", value, i, text, err)
+				t.Errorf("%T(%d) has the text %q, %v", value, n, text, err)
 			}
 			seen[string(text)] = true
 			if err := back.UnmarshalText(text); err != nil || fmt.Sprint(back) != string(text) {
 				t.Errorf("%T: %q reads back as %v, %v", value, text, back, err)
 			}
 		}
-		value, back := names.text(names.n)
-		if text, err := value.MarshalText(); err == nil {
-			t.Errorf("%T(%d) has the text %q", value, names.n, text)
+		if len(seen) < 3 {
+			t.Errorf("%d values", len(seen))
 		}
-		if err := back.UnmarshalText([]byte("later")); err == nil || !strings.Contains(err.Error(), "want one of") {
+		value, back := names.text(n)
+		if text, err := value.MarshalText(); err == nil {
+			t.Errorf("%T(%d) has the text %q", value, n, text)
+		}
+		if err := back.UnmarshalText([]byte("later")); err == nil || !strings.Contains(err.Error(), ": want ") {
 			t.Errorf("%T: %v", value, err)
 		}
 	}

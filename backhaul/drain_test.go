@@ -24,7 +24,7 @@ func TestARestartOfAnOwnersServerCostsNoRequest(t *testing.T) {
 	for _, h2 := range []bool{false, true} {
 		for _, grace := range []time.Duration{-1, 50 * time.Millisecond} {
 			t.Run(fmt.Sprintf("h2=%v, grace=%v", h2, grace), func(t *testing.T) {
-				var at atomic.Pointer[hop]
+				var at atomic.Pointer[hopServer]
 				var l log
 				r := newRig(t, rigConfig{app: roomy, h2: h2, server: ServerConfig{Grace: grace}, config: Config{
 					Trace: l.trace(),

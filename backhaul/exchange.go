@@ -99,6 +99,8 @@ func (u *used) sent() bool { return u.last == nil || u.last.s.delivered(u.last) 
 // own: a peer that ends its connections after some requests serves the first one on each.
 const maxStale = 2
 
+var errSwitched = errors.New("backhaul: the machine switched to a protocol that the request did not ask for")
+
 // maxOwn is how many connections of its own a request gets. A peer that refuses even the first stream will not take it.
 const maxOwn = 3
 
@@ -134,7 +136,7 @@ func (x *exchange) do(out *http.Request) (*http.Response, Failure, error) {
 			}
 		}
 		resp, fail, err := x.send(c, out)
-		if err == nil && switched(out.Header, resp) {
+		if err == nil && switched(out.Header, resp.StatusCode, resp.Header) {
 			c.close()
 			return nil, FailMalformed, errSwitched
 		}

@@ -73,7 +73,7 @@ var floods = map[string]func(n uint32) []byte{
 // A stranger's flood ends with its connection, after a bounded number of bytes and of time, whatever it is made of. Nothing
 // of it is looked at as HTTP/2, and no request of it is executed.
 func TestTheFloodOfAStrangerEndsItsConnection(t *testing.T) {
-	copied := appendHello(nil, authKeys("key"), nonceA, nil)
+	copied := appendHello(nil, authKeys("key"), someNonce, nil)
 	for name, piece := range floods {
 		for _, first := range []string{clientPreface + string(frame(frameSettings, 0, 0)), "", string(copied)} {
 			if name == "HTTP/1.1 requests" && strings.HasPrefix(first, "PRI") {

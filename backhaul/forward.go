@@ -7,6 +7,7 @@ import (
 	"net"
 	"net/http"
 	"net/http/httptrace"
+	"net/textproto"
 	"strings"
 	"sync"
 	"sync/atomic"
@@ -51,7 +52,7 @@ var noAgent = []string{""}
 
 // copyHeader copies what is meant for the other end: neither the headers of one connection nor those of the hop. upgrade,
 // where not nil, is what the connection becomes.
-func copyHeader(dst, src http.Header, upgrade []string) {
+func copyHeader(dst, src map[string][]string, upgrade []string) {
 	named := src["Connection"]
 	for k, v := range src {
 		if !internal(k) && !hopByHop(k) {
@@ -60,7 +61,7 @@ func copyHeader(dst, src http.Header, upgrade []string) {
 	}
 	for _, list := range named {
 		for name := range strings.SplitSeq(list, ",") {
-			delete(dst, http.CanonicalHeaderKey(strings.TrimSpace(name)))
+			delete(dst, textproto.CanonicalMIMEHeaderKey(strings.TrimSpace(name)))
 		}
 	}
 	if upgrade != nil {

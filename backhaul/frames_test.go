@@ -29,7 +29,7 @@ func webSocketFrame(first byte, payload int, masked bool) []byte {
 	return append(b, bytes.Repeat([]byte{0x88}, payload)...) // what looks like the head of a close frame
 }
 
-func grpcMessage(flag byte, payload int) []byte {
+func lengthPrefixed(flag byte, payload int) []byte {
 	b := binary.BigEndian.AppendUint32([]byte{flag}, uint32(payload))
 	return append(b, bytes.Repeat([]byte{1}, payload)...)
 }
@@ -49,7 +49,7 @@ func TestFramesAreFollowedHoweverTheyArrive(t *testing.T) {
 				first := rapid.SampledFrom([]byte{0x81, 0x01, 0x00, 0x80, 0xc2, 0x89}).Draw(t, "first")
 				stream = append(stream, webSocketFrame(first, size, rapid.Bool().Draw(t, "masked"))...)
 			case grpcs:
-				stream = append(stream, grpcMessage(byte(size%2), size)...)
+				stream = append(stream, lengthPrefixed(byte(size%2), size)...)
 			}
 			ends = append(ends, len(stream))
 		}
@@ -117,7 +117,7 @@ func TestFrames(t *testing.T) {
 // Reading in one piece and reading in two ends in the same place, whatever the bytes.
 func FuzzFrames(f *testing.F) {
 	f.Add(uint8(webSockets), webSocketFrame(0x81, 300, false), 3)
-	f.Add(uint8(grpcs), grpcMessage(0, 70), 2)
+	f.Add(uint8(grpcs), lengthPrefixed(0, 70), 2)
 	f.Add(uint8(lines), []byte("a\nb"), 1)
 	f.Fuzz(func(t *testing.T, kind uint8, p []byte, at int) {
 		one, two := frames{kind: framing(kind % 4)}, frames{kind: framing(kind % 4)}
@@ -162,7 +162,7 @@ func TestKeepAlivesAreNoData(t *testing.T) {
 		{"a comment of an event stream", lines, ": still here\n\n", false},
 		{"empty lines", lines, "\r\n\n", false},
 		{"an event", lines, ":\n\ndata: x\n\n", true},
-		{"a message of gRPC", grpcs, string(grpcMessage(0, 0)), true},
+		{"a message of gRPC", grpcs, string(lengthPrefixed(0, 0)), true},
 		{"bytes", noFrames, "x", true},
 	} {
 		for size := 1; size <= 3; size++ {

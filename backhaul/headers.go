@@ -2,7 +2,6 @@ package backhaul
 
 import (
 	"context"
-	"errors"
 	"net/http"
 	"net/http/httptrace"
 	"net/textproto"
@@ -11,7 +10,7 @@ import (
 )
 
 // strip removes the headers of the hop.
-func strip(h http.Header) {
+func strip(h map[string][]string) {
 	for k := range h {
 		if internal(k) {
 			delete(h, k)
@@ -21,7 +20,7 @@ func strip(h http.Header) {
 
 // setEpoch tells a machine its epoch. What the client has sent under that name is removed, also under names that CGI and
 // WSGI give the same variable.
-func setEpoch(h http.Header, name string, epoch uint64) {
+func setEpoch(h map[string][]string, name string, epoch uint64) {
 	if name == "" {
 		return
 	}
@@ -61,7 +60,7 @@ func variableByte(c byte) byte {
 const headerHTTP2Settings = "Http2-Settings"
 
 // keepHTTP removes the request to go on in another version of HTTP. The slices in h belong to somebody else.
-func keepHTTP(h http.Header) {
+func keepHTTP(h map[string][]string) {
 	delete(h, headerHTTP2Settings)
 	if h["Upgrade"] == nil {
 		return
@@ -100,14 +99,12 @@ func without(lists []string, drop func(string) bool) (left []string) {
 	return left
 }
 
-var errSwitched = errors.New("backhaul: the machine switched to a protocol that the request did not ask for")
-
 // switched reports whether an answer switches to a protocol that the request did not ask for.
-func switched(asked http.Header, resp *http.Response) bool {
-	if resp.StatusCode != http.StatusSwitchingProtocols {
+func switched(asked map[string][]string, status int, answer map[string][]string) bool {
+	if status != 101 {
 		return false
 	}
-	to := resp.Header["Upgrade"]
+	to := answer["Upgrade"]
 	return len(to) != 1 || to[0] == "" || !hasToken(asked["Upgrade"], strings.TrimSpace(to[0]))
 }
 
@@ -157,11 +154,11 @@ func passesAsTrailer(k string) bool {
 }
 
 // announced returns the names of a request's trailers that are passed on, or nil. The values come with the end of the body.
-func announced(trailer http.Header) (names http.Header) {
+func announced(trailer map[string][]string) (names map[string][]string) {
 	for k := range trailer {
 		if passesAsTrailer(k) {
 			if names == nil {
-				names = make(http.Header, len(trailer))
+				names = make(map[string][]string, len(trailer))
 			}
 			names[k] = nil
 		}

@@ -213,12 +213,12 @@ func FuzzPreface(f *testing.F) {
 	if err != nil {
 		f.Fatal(err)
 	}
-	hello := appendHello(nil, keys, nonceA, nil)
+	hello := appendHello(nil, keys, someNonce, nil)
 	f.Add([]byte("GET / HTTP/1.1\r\nHost: x\r\n\r\n"))
 	f.Add([]byte(clientPreface))
 	f.Add(hello)
 	f.Add(append(bytes.Clone(hello), make([]byte, proofSize)...))
-	f.Add(appendHello(nil, keys, nonceA, boundA))
+	f.Add(appendHello(nil, keys, someNonce, someBinding))
 	f.Add(hello[:20])
 	f.Add([]byte("\x00ebbK2\r\nand more than any other version needs, whatever it may look like, and so on, and so on, and so on"))
 	f.Add([]byte{})

@@ -26,7 +26,7 @@ type rig struct {
 	watch  *balance.Watcher
 
 	handler   *Handler
-	hop       *hop
+	hop       *hopServer
 	transport *Transport
 	front     *httptest.Server // a Proxy over transport
 	gates     map[balance.MachineID]*balance.Gate
@@ -48,15 +48,15 @@ type rigConfig struct {
 // overHTTP2 makes the rigs of a test h2.
 var overHTTP2 bool
 
-// hop is the server of an owner.
-type hop struct {
+// hopServer is the server of an owner.
+type hopServer struct {
 	URL      string
 	Listener net.Listener
 	server   *Server
 }
 
 // newHop serves h, or what is wrapped around an owner's handler, which is then named besides.
-func newHop(t testing.TB, h http.Handler, c ServerConfig, inside ...*Handler) *hop {
+func newHop(t testing.TB, h http.Handler, c ServerConfig, inside ...*Handler) *hopServer {
 	t.Helper()
 	s, err := NewServer(h, c)
 	if err != nil {
@@ -73,7 +73,7 @@ func newHop(t testing.TB, h http.Handler, c ServerConfig, inside ...*Handler) *h
 	done := make(chan struct{})
 	go func() { defer close(done); s.Serve(served) }()
 	t.Cleanup(func() { s.Close(); <-done })
-	return &hop{"http://" + l.Addr().String(), l, s}
+	return &hopServer{"http://" + l.Addr().String(), l, s}
 }
 
 // dialHop connects to an owner and authenticates by that key.

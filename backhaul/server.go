@@ -54,7 +54,11 @@ func (c *ServerConfig) resolve() error {
 	)
 }
 
-const defaultHeaderTimeout = 10 * time.Second
+const (
+	defaultHeaderTimeout = 10 * time.Second
+	// acceptPause is the first pause after a listener fails for a moment; each further one doubles it, up to a second.
+	acceptPause = 5 * time.Millisecond
+)
 
 // atLeast0 gives a field of a configuration its default, or says that it must not be negative.
 func atLeast0[T ~int | ~int64](field, unit string, v *T, byDefault T) error {
@@ -150,7 +154,7 @@ func (s *Server) Serve(l net.Listener) error {
 			}
 			return err
 		}
-		pause = min(max(2*pause, pauseFirst), time.Second)
+		pause = min(max(2*pause, acceptPause), time.Second)
 		s.c.Logger.Warn("backhaul: accepting connections fails; trying again", "err", err, "pause", pause)
 		wait := time.NewTimer(pause)
 		<-wait.C

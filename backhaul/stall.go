@@ -6,6 +6,7 @@ import (
 	"time"
 
 	"github.com/ebbkit/ebb/balance"
+	"github.com/ebbkit/ebb/internal/enum"
 )
 
 // Stall says what a request was waiting for when it was ended for want of progress.
@@ -22,7 +23,7 @@ const (
 var stallNames = [...]string{"body", "answer", "upgrade"}
 
 // String returns the stall's name as it stands in logs and metrics.
-func (s Stall) String() string { return word(stallNames[:], uint8(s)) }
+func (s Stall) String() string { return enum.Name(stallNames[:], uint8(s)) }
 
 // StallError says that a request was ended because nothing had moved for as long as its app allows.
 // It is no fault of the machine. Of a body it becomes 408, of an upgrade 504; an answer that nobody

@@ -5,6 +5,7 @@ import (
 	"time"
 
 	"github.com/ebbkit/ebb/balance"
+	"github.com/ebbkit/ebb/internal/enum"
 )
 
 // Trace are functions that a [Transport] calls as requests make their way. Any may be nil. They are
@@ -107,7 +108,7 @@ const (
 var freedNames = [...]string{"answered", "closed", "silent", "ended", "shutdown"}
 
 // String returns the way's name as it stands in logs and metrics.
-func (f Freed) String() string { return word(freedNames[:], uint8(f)) }
+func (f Freed) String() string { return enum.Name(freedNames[:], uint8(f)) }
 
 // Abandoned is a request that its client has left before the machine had answered, at the time when
 // its slot is free.

@@ -4,6 +4,7 @@ import (
 	"time"
 
 	"github.com/ebbkit/ebb/balance"
+	"github.com/ebbkit/ebb/internal/enum"
 )
 
 // Trail is the whole way of one request: what happened, in order, and when.
@@ -36,7 +37,7 @@ const (
 var stepNames = [...]string{"pick", "bounce", "fail", "park", "head", "end"}
 
 // String returns the kind's name.
-func (k StepKind) String() string { return word(stepNames[:], uint8(k)) }
+func (k StepKind) String() string { return enum.Name(stepNames[:], uint8(k)) }
 
 // Step is one event on the way of a request.
 type Step struct {

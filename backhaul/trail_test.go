@@ -1,6 +1,7 @@
 package backhaul
 
 import (
+	"encoding/binary"
 	"errors"
 	"fmt"
 	"net/http"
@@ -217,8 +218,13 @@ func TestWindowsSuitThePath(t *testing.T) {
 	}
 }
 
+func rawFrame(kind, flags byte, stream uint32, payload ...byte) []byte {
+	b := []byte{byte(len(payload) >> 16), byte(len(payload) >> 8), byte(len(payload)), kind, flags}
+	return append(binary.BigEndian.AppendUint32(b, stream), payload...)
+}
+
 func FuzzSettings(f *testing.F) {
-	f.Add(frame(frameSettings, 0, 0, 0, settingStreams, 0, 0, 0, 10, 0, settingWindow, 0, 1, 0, 0), 3)
+	f.Add(rawFrame(frameSettings, 0, 0, 0, settingStreams, 0, 0, 0, 10, 0, settingWindow, 0, 1, 0, 0), 3)
 	f.Add([]byte(clientPreface), 7)
 	f.Fuzz(func(t *testing.T, b []byte, at int) {
 		var whole, parts settings

@@ -7,6 +7,14 @@ import (
 	"strings"
 )
 
+// Name returns the name of value i; "unknown" where it has none.
+func Name(names []string, i uint8) string {
+	if int(i) < len(names) {
+		return names[i]
+	}
+	return "unknown"
+}
+
 // Marshal returns the name of value i; one without a name is an error. what says whose it is: "balance: state".
 func Marshal(what string, names []string, i uint8) ([]byte, error) {
 	if int(i) >= len(names) {
