@@ -8,6 +8,7 @@ import (
 	"net/http"
 	"sync/atomic"
 
+	"github.com/ebbkit/ebb/backhaul/internal/hop"
 	"github.com/ebbkit/ebb/balance"
 )
 
@@ -21,7 +22,7 @@ type answer struct {
 // wrap makes the end of the answer the end of the request. An answer without a body has ended already.
 func (f *flight) wrap(resp *http.Response) {
 	resp.Request = f.req
-	strip(resp.Trailer)
+	hop.StripInternal(resp.Trailer)
 	if resp.Body == http.NoBody {
 		f.finish(f.answerOutcome(), nil)
 		return
@@ -50,7 +51,7 @@ func (a *answer) Read(p []byte) (int, error) {
 		a.f.free()
 	}
 	if err == io.EOF {
-		strip(a.resp.Trailer) // it has come now
+		hop.StripInternal(a.resp.Trailer) // it has come now
 		a.end()
 	} else if err != nil {
 		err = a.f.stallOf(err)

@@ -19,14 +19,15 @@ import (
 	"testing/synctest"
 	"time"
 
+	"github.com/ebbkit/ebb/backhaul/internal/hop"
 	"github.com/ebbkit/ebb/balance"
 	"github.com/ebbkit/ebb/internal/delay"
 )
 
 var (
-	someNonce   = [nonceSize]byte{1, 2, 3}
-	otherNonce  = [nonceSize]byte{4, 5, 6}
-	someBinding = bytes.Repeat([]byte{7}, bindingSize)
+	someNonce   = [hop.NonceSize]byte{1, 2, 3}
+	otherNonce  = [hop.NonceSize]byte{4, 5, 6}
+	someBinding = bytes.Repeat([]byte{7}, hop.BindingSize)
 )
 
 // cluster is an edge and a worker in memory, for a synctest bubble.
@@ -322,14 +323,14 @@ func TestACopyOfAConnectionExecutesNothing(t *testing.T) {
 						t.Fatal(got)
 					}
 					sent := taps[0].recorded()
-					if !beginsHello(sent) || len(sent) < helloSize+proofSize {
+					if !hop.BeginsHello(sent) || len(sent) < hop.HelloSize+hop.ProofSize {
 						t.Fatalf("recorded %q", sent)
 					}
 					if bytes.Contains(sent, []byte("Ebb-Key")) || bytes.Contains(sent, []byte("key\r")) {
 						t.Error("the key is sent")
 					}
 					served := k.served.Load()
-					for _, pieces := range [][]int{{len(sent)}, {helloSize}, {helloSize, len(sent)}, {helloSize, helloSize + proofSize, len(sent)}} {
+					for _, pieces := range [][]int{{len(sent)}, {hop.HelloSize}, {hop.HelloSize, len(sent)}, {hop.HelloSize, hop.HelloSize + hop.ProofSize, len(sent)}} {
 						raw, err := k.hop.dial(t.Context())
 						if err != nil {
 							t.Fatal(err)
@@ -376,15 +377,15 @@ func TestAnImpostorGetsNoBody(t *testing.T) {
 		want    Failure
 		head    bool // it may have seen that
 	}{
-		{"in clear, silent", false, 1, "", FailDial, false},
-		{"in clear, HTTP", false, 1, "HTTP/1.1 400 Bad Request\r\nContent-Length: 0\r\n\r\n", FailDenied, false},
-		{"in clear, a refusal", false, 1, string(appendRefusal(nil, authUnknown)), FailDenied, false},
-		{"in clear, a reply of another key", false, 2, "reply", FailDenied, false},
-		{"over TLS, silent", true, 1, "", FailTimeout, true},
-		{"over TLS, an answer at once", true, 1, "HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\nok", FailDenied, true},
-		{"over TLS, a reply of another key", true, 1, "reply", FailDenied, true},
-		{"over TLS, a reply of another key", true, 2, "reply", FailDenied, false},
-		{"over TLS, a refusal", true, 1, string(appendRefusal(nil, authUnknown)), FailDenied, true},
+		{"in clear, silent", false, 1, "", FailureDial, false},
+		{"in clear, HTTP", false, 1, "HTTP/1.1 400 Bad Request\r\nContent-Length: 0\r\n\r\n", FailureDenied, false},
+		{"in clear, a refusal", false, 1, string(hop.AppendRefusal(nil, hop.AuthUnknown)), FailureDenied, false},
+		{"in clear, a reply of another key", false, 2, "reply", FailureDenied, false},
+		{"over TLS, silent", true, 1, "", FailureTimeout, true},
+		{"over TLS, an answer at once", true, 1, "HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\nok", FailureDenied, true},
+		{"over TLS, a reply of another key", true, 1, "reply", FailureDenied, true},
+		{"over TLS, a reply of another key", true, 2, "reply", FailureDenied, false},
+		{"over TLS, a refusal", true, 1, string(hop.AppendRefusal(nil, hop.AuthUnknown)), FailureDenied, true},
 	} {
 		synctest.Test(t, func(t *testing.T) {
 			ca := newAuthority(t, "ca")
@@ -401,21 +402,21 @@ func TestAnImpostorGetsNoBody(t *testing.T) {
 					}
 					go func() {
 						defer in.Close()
-						hello := make([]byte, helloSize)
+						hello := make([]byte, hop.HelloSize)
 						if _, err := io.ReadFull(in, hello); err != nil {
 							return
 						}
 						go func() {
 							says := tt.says
 							if says == "reply" {
-								other := authKeys("other")
+								other := hop.AuthKeys("other")
 								var binding []byte
-								s := authConfirm
+								s := hop.AuthConfirm
 								if t := tlsOf(in); t != nil {
 									binding, _ = bindingOf(t)
-									s = authWelcome
+									s = hop.AuthWelcome
 								}
-								says = string(appendReply(nil, s, other[0], hello, otherNonce, binding))
+								says = string(hop.AppendReply(nil, s, other[0], hello, otherNonce, binding))
 							}
 							io.WriteString(in, says)
 						}()
@@ -536,7 +537,7 @@ func TestADeniedRequestIsServedElsewhere(t *testing.T) {
 			trace := l.trace()
 			trace.Retry = func(r Retried) {
 				failed.Store(r.Try.Machine, r.Failure)
-				if r.Failure != FailDenied {
+				if r.Failure != hop.FailureDenied {
 					t.Errorf("%s failed: %v", r.Try.Machine, r.Err)
 				}
 			}
@@ -626,13 +627,13 @@ func TestStrangersAreClosedAtOnce(t *testing.T) {
 			{"POST / HTTP/1.1\r\nHost: x\r\nTransfer-Encoding: chunked\r\n\r\n", lingerFor, "403"},
 			{"POST / HTTP/1.1\r\nHost: x\r\nExpect: 100-continue\r\nContent-Length: 10\r\n\r\n", lingerFor, "403"},
 			{"G", lingerFor, "403"},
-			{clientPreface, lingerFor, "403"},
+			{hop.ClientPreface, lingerFor, "403"},
 			{"\x16\x03\x01", lingerFor, "403"},
-			{string(appendHello(nil, authKeys("guess"), someNonce, nil)), lingerFor, ""},
-			{string(appendHello(nil, authKeys("key"), someNonce, someBinding)), lingerFor, ""},
+			{string(hop.AppendHello(nil, hop.AuthKeys("guess"), someNonce, nil)), lingerFor, ""},
+			{string(hop.AppendHello(nil, hop.AuthKeys("key"), someNonce, someBinding)), lingerFor, ""},
 			{"", 10 * time.Second, ""},
 			{"\x00ebb", 10 * time.Second, ""},
-			{string(appendHello(nil, authKeys("key"), someNonce, nil)), 10 * time.Second, ""}, // a copy: no confirmation comes
+			{string(hop.AppendHello(nil, hop.AuthKeys("key"), someNonce, nil)), 10 * time.Second, ""}, // a copy: no confirmation comes
 		} {
 			c, err := k.hop.dial(t.Context())
 			if err != nil {
@@ -666,7 +667,7 @@ func TestStrangersAreClosedAtOnce(t *testing.T) {
 
 // However many strangers there are, their number is bounded, and a node gets in.
 func TestTheNumberOfStrangersIsBounded(t *testing.T) {
-	for _, firsts := range [][]string{{""}, {"\x00ebb"}, {string(appendHello(nil, authKeys("key"), someNonce, nil))}, {"", "\x00"}} {
+	for _, firsts := range [][]string{{""}, {"\x00ebb"}, {string(hop.AppendHello(nil, hop.AuthKeys("key"), someNonce, nil))}, {"", "\x00"}} {
 		synctest.Test(t, func(t *testing.T) {
 			const most = 8
 			k := newCluster(t, clusterConfig{
@@ -749,14 +750,14 @@ func TestAHandlerBehindAnotherServer(t *testing.T) {
 	} {
 		c := &http.Transport{DialContext: func(ctx context.Context, _, addr string) (net.Conn, error) { return dialHop(ctx, addr, tt.key) }}
 		req := request(t, "GET", "http://"+tt.addr, nil)
-		req.Header[headerTo] = []string{"web;m1;0;edge"}
+		req.Header[hop.HeaderTo] = []string{"web;m1;0;edge"}
 		resp, err := c.RoundTrip(req)
 		switch {
 		case err != nil && (tt.want != 0 || !strings.Contains(err.Error(), tt.words)):
 			t.Errorf("%s: %v", tt.name, err)
 		case err == nil:
-			f, words := parseFault(resp.Header.Get(headerFault))
-			if resp.StatusCode != tt.want || tt.want == 403 && (f != FailDenied || !strings.Contains(words, tt.words)) {
+			f, words := hop.ParseFault(resp.Header.Get(hop.HeaderFault))
+			if resp.StatusCode != tt.want || tt.want == 403 && (f != hop.FailureDenied || !strings.Contains(words, tt.words)) {
 				t.Errorf("%s: %d, %v %q", tt.name, resp.StatusCode, f, words)
 			}
 			resp.Body.Close()
@@ -872,7 +873,7 @@ func TestAHandlerBehindAServerThatVerifiesCertificates(t *testing.T) {
 			url = lax.URL
 		}
 		req := request(t, "GET", url, nil)
-		req.Header[headerTo] = []string{tt.to}
+		req.Header[hop.HeaderTo] = []string{tt.to}
 		resp, err := c.RoundTrip(req)
 		if err != nil {
 			t.Fatal(err)
@@ -893,7 +894,7 @@ func TestARefusalArrives(t *testing.T) {
 	r := newRig(t, rigConfig{app: roomy})
 	for _, first := range []string{
 		"POST / HTTP/1.1\r\nHost: x\r\nContent-Length: 20000\r\n\r\n" + strings.Repeat("x", 20000),
-		clientPreface + strings.Repeat("\x00", 20000),
+		hop.ClientPreface + strings.Repeat("\x00", 20000),
 	} {
 		c, err := net.Dial("tcp", r.hop.Listener.Addr().String())
 		if err != nil {
@@ -911,9 +912,9 @@ func TestARefusalArrives(t *testing.T) {
 		t.Fatal(err)
 	}
 	defer c.Close()
-	hello := appendHello(nil, authKeys("guess"), someNonce, nil)
+	hello := hop.AppendHello(nil, hop.AuthKeys("guess"), someNonce, nil)
 	c.Write(append(bytes.Clone(hello), make([]byte, 20000)...))
-	if got, err := io.ReadAll(c); err != nil || !bytes.Equal(got, appendRefusal(nil, authUnknown)) {
+	if got, err := io.ReadAll(c); err != nil || !bytes.Equal(got, hop.AppendRefusal(nil, hop.AuthUnknown)) {
 		t.Errorf("got %q, %v", got, err)
 	}
 }
@@ -930,17 +931,17 @@ func TestOnlyTheHeadOfARequestIsSentAhead(t *testing.T) {
 		{[]string{head, body}, false, head},
 		{[]string{head[:20], head[20:] + body}, false, head[:20]},
 		{[]string{"", head + body}, false, ""},
-		{[]string{clientPreface + "frame", "frame"}, true, clientPreface + "frame"},
+		{[]string{hop.ClientPreface + "frame", "frame"}, true, hop.ClientPreface + "frame"},
 	} {
 		synctest.Test(t, func(t *testing.T) {
 			ca := newAuthority(t, "ca")
 			near, far := net.Pipe()
 			server := tls.Server(far, &tls.Config{Certificates: []tls.Certificate{ca.issue(t, "worker", time.Hour)}, SessionTicketsDisabled: true})
 			defer server.Close()
-			keys := authKeys("key")
+			keys := hop.AuthKeys("key")
 			var mu sync.Mutex
 			var got bytes.Buffer
-			hello := make([]byte, helloSize)
+			hello := make([]byte, hop.HelloSize)
 			heard := make(chan struct{})
 			go func() {
 				if _, err := io.ReadFull(server, hello); err != nil {
@@ -989,7 +990,7 @@ func TestOnlyTheHeadOfARequestIsSentAhead(t *testing.T) {
 				}
 				answered <- err
 			}()
-			server.Write(append(appendReply(nil, authWelcome, keys[0], hello, otherNonce, binding), "ok"...))
+			server.Write(append(hop.AppendReply(nil, hop.AuthWelcome, keys[0], hello, otherNonce, binding), "ok"...))
 			if err := <-answered; err != nil {
 				t.Error(err)
 			}
@@ -1039,7 +1040,7 @@ func TestSilentConnectionsEnd(t *testing.T) {
 				if tt.certs {
 					nc = tls.Client(nc, &tls.Config{InsecureSkipVerify: true, Certificates: []tls.Certificate{ca.issue(t, "edge", time.Hour)}})
 				}
-				if nc, err = authenticate(t.Context(), nc, "worker", authKeys(tt.key), false); err != nil {
+				if nc, err = authenticate(t.Context(), nc, "worker", hop.AuthKeys(tt.key), false); err != nil {
 					t.Fatal(err)
 				}
 				defer nc.Close()
@@ -1102,7 +1103,7 @@ func TestAnAlertArrives(t *testing.T) {
 // Where an owner has to prove itself first, connecting may take a round trip more.
 func TestConnectingMayTakeTheRoundTripOfAProof(t *testing.T) {
 	x := &exchange{rtt: 300 * time.Millisecond, rttKnown: true}
-	without, with := newPool(poolConfig{}).limit(x), newPool(poolConfig{keys: authKeys("key")}).limit(x)
+	without, with := newPool(poolConfig{}).limit(x), newPool(poolConfig{keys: hop.AuthKeys("key")}).limit(x)
 	if with != without+x.rtt {
 		t.Errorf("%v with a key, %v without", with, without)
 	}
@@ -1176,12 +1177,12 @@ func TestARefusalIsToldToAll(t *testing.T) {
 		defer far.Close()
 		ended := make(chan error, 1)
 		go func() {
-			far.Write(appendRefusal(nil, authUnknown))
+			far.Write(hop.AppendRefusal(nil, hop.AuthUnknown))
 			_, err := far.Read(make([]byte, 1))
 			ended <- err
 		}()
 		c := &edgeConn{
-			Conn: near, peer: "worker", keys: authKeys("key"), binding: someBinding,
+			Conn: near, peer: "worker", keys: hop.AuthKeys("key"), binding: someBinding,
 			turn: make(chan struct{}, 1),
 		}
 		c.once.Do(func() {}) // the hello has been sent

@@ -13,6 +13,8 @@ import (
 	"sync"
 	"sync/atomic"
 	"time"
+
+	"github.com/ebbkit/ebb/backhaul/internal/hop"
 )
 
 // authTimeout bounds the preface where nothing else does.
@@ -54,14 +56,14 @@ func tlsOf(c net.Conn) *tls.Conn {
 // bindingOf returns the keying material that a key's proofs are bound to.
 func bindingOf(t *tls.Conn) ([]byte, error) {
 	s := t.ConnectionState()
-	b, err := s.ExportKeyingMaterial(exporterLabel, nil, bindingSize)
+	b, err := s.ExportKeyingMaterial(hop.ExporterLabel, nil, hop.BindingSize)
 	if err != nil {
 		return nil, fmt.Errorf("backhaul: the key cannot be bound to this TLS connection; set tls.Config.MinVersion to tls.VersionTLS13 at both ends: %w", err)
 	}
 	return b, nil
 }
 
-func newNonce() (n [nonceSize]byte) {
+func newNonce() (n [hop.NonceSize]byte) {
 	rand.Read(n[:]) //nolint:errcheck // it does not fail
 	return n
 }
@@ -69,7 +71,7 @@ func newNonce() (n [nonceSize]byte) {
 // authenticate does an edge's part on a new connection to an owner, and returns the connection to use: in clear when the
 // owner has proven itself, over TLS as soon as that is under way. whole says that all that is written first may go out
 // before the owner's proof, as in HTTP/2, whose connections begin with nothing that a request has brought.
-func authenticate(ctx context.Context, c net.Conn, peer string, keys []authKey, whole bool) (net.Conn, error) {
+func authenticate(ctx context.Context, c net.Conn, peer string, keys []hop.AuthKey, whole bool) (net.Conn, error) {
 	t := tlsOf(c)
 	if t == nil && len(keys) == 0 {
 		return c, nil
@@ -94,15 +96,15 @@ func authenticate(ctx context.Context, c net.Conn, peer string, keys []authKey, 
 	if e.binding, err = bindingOf(t); err != nil {
 		return nil, &deniedError{peer, err.Error(), err}
 	}
-	e.hello = appendHello(make([]byte, 0, helloSize), keys, newNonce(), e.binding)
+	e.hello = hop.AppendHello(make([]byte, 0, hop.HelloSize), keys, newNonce(), e.binding)
 	return e, nil
 }
 
 // authenticateInClear waits for the owner to prove itself, and then proves this node.
-func authenticateInClear(ctx context.Context, c net.Conn, peer string, keys []authKey) error {
+func authenticateInClear(ctx context.Context, c net.Conn, peer string, keys []hop.AuthKey) error {
 	stop := context.AfterFunc(ctx, func() { c.SetDeadline(time.Unix(1, 0)) })
 	err := func() error {
-		hello := appendHello(make([]byte, 0, helloSize), keys, newNonce(), nil)
+		hello := hop.AppendHello(make([]byte, 0, hop.HelloSize), keys, newNonce(), nil)
 		if _, err := c.Write(hello); err != nil {
 			return err
 		}
@@ -110,11 +112,11 @@ func authenticateInClear(ctx context.Context, c net.Conn, peer string, keys []au
 		if err != nil {
 			return err
 		}
-		key, why := judgeReply(reply, hello, keys, nil)
+		key, why := hop.JudgeReply(reply, hello, keys, nil)
 		if why != "" {
 			return &deniedError{peer: peer, words: string(why)}
 		}
-		proof := confirmation(keys[key], hello, reply)
+		proof := hop.Confirmation(keys[key], hello, reply)
 		_, err = c.Write(proof[:])
 		return err
 	}()
@@ -126,14 +128,14 @@ func authenticateInClear(ctx context.Context, c net.Conn, peer string, keys []au
 
 // readReply reads what an owner says to a hello. What is no reply may be shorter than one.
 func readReply(c net.Conn) ([]byte, error) {
-	var b [replySize]byte
-	n, err := io.ReadAtLeast(c, b[:], magicSize)
-	if n >= magicSize && bytes.HasPrefix(b[:], []byte(replyMagic)) {
+	var b [hop.ReplySize]byte
+	n, err := io.ReadAtLeast(c, b[:], hop.MagicSize)
+	if n >= hop.MagicSize && bytes.HasPrefix(b[:], []byte(hop.ReplyMagic)) {
 		m := 0
 		m, err = io.ReadFull(c, b[n:])
 		n += m
 	}
-	if n < magicSize || err != nil {
+	if n < hop.MagicSize || err != nil {
 		return nil, fmt.Errorf("backhaul: the owner ended the connection during the preface: %w", err)
 	}
 	return b[:n], nil
@@ -179,7 +181,7 @@ func aboutCertificates(alert uint8) bool {
 type edgeConn struct {
 	net.Conn
 	peer    string
-	keys    []authKey
+	keys    []hop.AuthKey
 	binding []byte
 	whole   bool
 
@@ -246,7 +248,7 @@ func (c *edgeConn) settle() error {
 		err = errNoReply
 	}
 	if err == nil {
-		if _, why := judgeReply(reply, c.hello, c.keys, c.binding); why != "" {
+		if _, why := hop.JudgeReply(reply, c.hello, c.keys, c.binding); why != "" {
 			err = &deniedError{peer: c.peer, words: string(why)}
 		}
 	}

@@ -13,6 +13,7 @@ import (
 	"sync/atomic"
 	"time"
 
+	"github.com/ebbkit/ebb/backhaul/internal/hop"
 	"github.com/ebbkit/ebb/balance"
 )
 
@@ -234,44 +235,44 @@ func (c *ownerConn) admit() error {
 	if err != nil {
 		return err
 	}
-	if !beginsHello(buf[:n]) {
+	if !hop.BeginsHello(buf[:n]) {
 		if c.known.Load() {
 			c.rest = buf[:n]
 			return nil
 		}
 		return c.forbid(remedyKey)
 	}
-	more, err := c.full(buf, n, helloSize)
+	more, err := c.full(buf, n, hop.HelloSize)
 	if err != nil {
 		return err
 	}
-	hello := buf[:helloSize]
+	hello := buf[:hop.HelloSize]
 	var binding []byte
 	if t != nil {
 		if binding, err = bindingOf(t); err != nil {
 			return err
 		}
 	}
-	key, status := judgeHello(hello, c.h.keys, binding)
-	if status > authConfirm {
-		c.Conn.Write(appendRefusal(nil, status)) //nolint:errcheck // it is closed in any case
+	key, status := hop.JudgeHello(hello, c.h.keys, binding)
+	if status > hop.AuthConfirm {
+		c.Conn.Write(hop.AppendRefusal(nil, status)) //nolint:errcheck // it is closed in any case
 		c.linger(c.Conn)
-		return &strangerError{strangerWords[status]}
+		return &strangerError{hop.OwnerWords[status]}
 	}
 	k := c.h.keys[key]
-	reply := appendReply(make([]byte, 0, replySize), status, k, hello, newNonce(), binding)
+	reply := hop.AppendReply(make([]byte, 0, hop.ReplySize), status, k, hello, newNonce(), binding)
 	if _, err := c.Conn.Write(reply); err != nil {
 		return err
 	}
-	rest := buf[helloSize:more]
-	if status == authConfirm {
-		proof := make([]byte, proofSize)
+	rest := buf[hop.HelloSize:more]
+	if status == hop.AuthConfirm {
+		proof := make([]byte, hop.ProofSize)
 		n := copy(proof, rest)
 		rest = rest[n:]
 		if _, err := io.ReadFull(c.Conn, proof[n:]); err != nil {
 			return err
 		}
-		if !confirms(proof, k, hello, reply) {
+		if !hop.Confirms(proof, k, hello, reply) {
 			c.linger(c.Conn)
 			return &strangerError{"it sent a preface that it cannot have made: a copy, perhaps"}
 		}
@@ -290,14 +291,6 @@ func (c *ownerConn) full(buf []byte, have, want int) (int, error) {
 	return have + n, err
 }
 
-// strangerWords are what the owner's side says.
-var strangerWords = [authStatuses]string{
-	authUnknown: "it does not know the key: its Config.Key has to be HandlerConfig.Key or NextKey",
-	authUnbound: "one end of the connection sees TLS and the other does not",
-	authKeyless: "it wants to prove a key, and HandlerConfig.Key is empty",
-	authVersion: "its preface is of another version",
-}
-
 const (
 	remedyKey = "only nodes of the cluster are served here: set Config.Key to this node's HandlerConfig.Key, or show a certificate"
 	remedy    = "this connection is not authenticated: serve the Handler with NewServer; behind another server, wrap its listener " +
@@ -309,7 +302,7 @@ func (c *ownerConn) forbid(words string) error {
 	c.Conn.SetWriteDeadline(time.Now().Add(lingerFor)) //nolint:errcheck // it is closed in any case
 	text := "Forbidden: " + words + "\n"
 	fmt.Fprintf(c.Conn, "HTTP/1.1 403 Forbidden\r\nContent-Type: text/plain; charset=utf-8\r\nContent-Length: %d\r\nConnection: close\r\n%s: %s\r\n\r\n%s",
-		len(text), headerFault, appendFault(nil, FailDenied, words), text)
+		len(text), hop.HeaderFault, hop.AppendFault(nil, FailureDenied, words), text)
 	c.linger(c.Conn)
 	return &strangerError{words}
 }

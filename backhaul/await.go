@@ -6,6 +6,7 @@ import (
 	"runtime"
 	"time"
 
+	"github.com/ebbkit/ebb/backhaul/internal/hop"
 	"github.com/ebbkit/ebb/balance"
 )
 
@@ -34,7 +35,7 @@ func (f *flight) ahead() error {
 	case err := <-read:
 		return f.came(err)
 	case <-stalled:
-		return &StallError{f.want.App, StallBody, p.bounds.body}
+		return &StallError{f.want.App, StallBody, p.bounds.Body}
 	case <-f.req.Context().Done():
 		return context.Cause(f.req.Context())
 	}
@@ -57,7 +58,7 @@ func (f *flight) watch() {
 	}
 	p := f.watched()
 	p.body = f.body
-	p.talks.Store(isGRPC(mediaType(f.req.Header)))
+	p.talks.Store(hop.IsGRPC(hop.MediaType(f.req.Header)))
 	f.cancelable()
 	f.t.sweeper.add(p)
 }
@@ -87,9 +88,9 @@ func (f *flight) cancelable() {
 
 // stalled ends the request. It comes from the sweeper, at any time.
 func (f *flight) stalled(s Stall) {
-	after := f.progress.bounds.body
-	if s == StallAnswer {
-		after = f.progress.bounds.answer
+	after := f.progress.bounds.Body
+	if s == hop.StallAnswer {
+		after = f.progress.bounds.Answer
 	}
 	f.end(&StallError{f.want.App, s, after})
 }
@@ -123,7 +124,7 @@ func (f *flight) watchUpgrade() (stop func()) {
 	if !upgrades(f.req) {
 		return func() {}
 	}
-	bound := f.t.bounds(f.want.App).upgrade
+	bound := f.t.bounds(f.want.App).Upgrade
 	if bound == 0 {
 		return func() {}
 	}
@@ -159,7 +160,7 @@ func (f *flight) turn() {
 func (f *flight) stalledThere(status int) *StallError {
 	b := f.t.bounds(f.want.App)
 	if status == http.StatusRequestTimeout {
-		return &StallError{f.want.App, StallBody, b.body}
+		return &StallError{f.want.App, StallBody, b.Body}
 	}
-	return &StallError{f.want.App, StallUpgrade, b.upgrade}
+	return &StallError{f.want.App, StallUpgrade, b.Upgrade}
 }

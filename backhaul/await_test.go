@@ -15,6 +15,7 @@ import (
 	"testing/synctest"
 	"time"
 
+	"github.com/ebbkit/ebb/backhaul/internal/hop"
 	"github.com/ebbkit/ebb/balance"
 )
 
@@ -357,7 +358,7 @@ func TestAnAnswerThatNobodyReads(t *testing.T) {
 					t.Errorf("%d in flight for a client that is gone for all we know", n)
 				}
 				_, err = io.ReadAll(resp.Body)
-				if stall, ok := errors.AsType[*StallError](err); !ok || stall.Stall != StallAnswer {
+				if stall, ok := errors.AsType[*StallError](err); !ok || stall.Stall != hop.StallAnswer {
 					t.Errorf("the client that comes back gets %v", err)
 				}
 				if d := l.last(t, 1); d.Outcome != balance.OutcomeCanceled || d.Cause != CauseStalled || d.Status != http.StatusOK {
@@ -422,7 +423,7 @@ func TestAnUpgradeThatNeverComes(t *testing.T) {
 		}
 		began := time.Now()
 		_, err := ask("/never")
-		if stall, ok := errors.AsType[*StallError](err); !ok || stall.Stall != StallUpgrade || time.Since(began) != defaultUpgradeWait {
+		if stall, ok := errors.AsType[*StallError](err); !ok || stall.Stall != hop.StallUpgrade || time.Since(began) != hop.DefaultUpgradeWait {
 			t.Errorf("after %v: %v", time.Since(began), err)
 		}
 		if status, cause := Classify(request(t, "GET", "http://web/", nil), err); status != http.StatusGatewayTimeout || cause != CauseTimeout {
@@ -520,15 +521,15 @@ func TestOwnersEndWhatTheirEdgesDoNot(t *testing.T) {
 				t.Fatal(err)
 			}
 			defer c.Close()
-			fmt.Fprintf(c, "%sHost: x\r\nEbb-To: %s\r\n\r\n", tt.send, appendTo(nil, to{app: "web", id: "m1", node: "edge"}))
+			fmt.Fprintf(c, "%sHost: x\r\nEbb-To: %s\r\n\r\n", tt.send, hop.AppendTo(nil, hop.To{App: "web", Machine: "m1", Node: "edge"}))
 			until(t, "the request is in", func() bool { return g.InFlight() == 1 || len(faults) > 0 })
 			until(t, "the slot is free", func() bool { return g.InFlight() == 0 })
-			if tt.want == StallAnswer {
+			if tt.want == hop.StallAnswer {
 				return // it is broken off
 			}
 			f := <-faults
 			stall, ok := errors.AsType[*StallError](f.Err)
-			if !ok || stall.Stall != tt.want || stall.After != pause*3/2 || f.Failure != FailClient {
+			if !ok || stall.Stall != tt.want || stall.After != pause*3/2 || f.Failure != hop.FailureClient {
 				t.Errorf("fault: %+v", f)
 			}
 			from := bufio.NewReader(c)
@@ -539,7 +540,7 @@ func TestOwnersEndWhatTheirEdgesDoNot(t *testing.T) {
 			if err != nil {
 				t.Fatal(err)
 			}
-			if resp.StatusCode != stall.StatusCode() || resp.Header.Get(headerFault) == "" {
+			if resp.StatusCode != stall.StatusCode() || resp.Header.Get(hop.HeaderFault) == "" {
 				t.Errorf("the edge is told %d %v", resp.StatusCode, resp.Header)
 			}
 		})
@@ -620,17 +621,17 @@ func TestADripIsToldByTheTimeThatIsWaitedForIt(t *testing.T) {
 		"what came before the first look is no merit": {{0, true, 9000, false}, {60, true, 9000, true}},
 		"time goes backwards":                         {{60, true, 0, false}, {0, true, 0, false}, {59, true, 0, false}},
 	} {
-		var d drip
+		var d hop.SlowBody
 		start := time.Unix(1e9, 0)
 		for i, l := range looks {
-			if got := d.slow(start.Add(l.at*time.Second), l.awaited, l.read, bounds{body: time.Minute, least: 600}); got != l.slow {
+			if got := d.Slow(start.Add(l.at*time.Second), l.awaited, l.read, hop.Bounds{Body: time.Minute, Least: 600}); got != l.slow {
 				t.Errorf("%s, look %d: slow=%v, want %v", name, i, got, l.slow)
 			}
 		}
 	}
-	var d drip
+	var d hop.SlowBody
 	for i := range 3 {
-		if d.slow(time.Unix(int64(1000*i), 0), true, 0, boundsOf(&balance.App{BodyPause: -1})) {
+		if d.Slow(time.Unix(int64(1000*i), 0), true, 0, hop.BoundsOf(&balance.App{BodyPause: -1})) {
 			t.Error("an app without a bound has one")
 		}
 	}
@@ -644,7 +645,7 @@ func TestAStallThatAnOwnerTellsOfIsTheClients(t *testing.T) {
 	} {
 		var l log
 		said := http.HandlerFunc(
-			func(w http.ResponseWriter, _ *http.Request) { fault(w, status, FailClient, "nothing came") },
+			func(w http.ResponseWriter, _ *http.Request) { fault(w, status, FailureClient, "nothing came") },
 		)
 		r := newRig(
 			t,

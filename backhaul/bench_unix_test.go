@@ -11,6 +11,7 @@ import (
 	"testing"
 	"time"
 
+	"github.com/ebbkit/ebb/backhaul/internal/hop"
 	"github.com/ebbkit/ebb/balance"
 )
 
@@ -92,7 +93,7 @@ func BenchmarkBounce(b *testing.B) {
 	const n = 4000
 	cost := func(id string) float64 {
 		before := cpu()
-		load(b, r.hop.URL, n, 32, loadKey+": "+testKey, headerTo+": web;"+id+";0;edge")
+		load(b, r.hop.URL, n, 32, loadKey+": "+testKey, hop.HeaderTo+": web;"+id+";0;edge")
 		return float64(cpu() - before)
 	}
 	cost("free")

@@ -7,6 +7,8 @@ import (
 	"sync"
 	"sync/atomic"
 	"time"
+
+	"github.com/ebbkit/ebb/backhaul/internal/hop"
 )
 
 var (
@@ -224,17 +226,17 @@ func (r *reader) Close() error {
 }
 
 // state returns what a further try could send. r is the last try, which has ended.
-func (s *source) state(r *reader) bodyState {
+func (s *source) state(r *reader) hop.BodyState {
 	r.end()
 	if !r.asked.Load() {
-		return bodyWhole // s may be in use only by readers that asked
+		return hop.BodyWhole // s may be in use only by readers that asked
 	}
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	if s.spent {
-		return bodySpent
+		return hop.BodySpent
 	}
-	return bodyWhole // a read that is blocked now will be kept
+	return hop.BodyWhole // a read that is blocked now will be kept
 }
 
 // delivered reports whether a try has got the whole body.

@@ -12,6 +12,7 @@ import (
 	"strings"
 	"time"
 
+	"github.com/ebbkit/ebb/backhaul/internal/hop"
 	"github.com/ebbkit/ebb/balance"
 )
 
@@ -202,7 +203,7 @@ func (c *Config) resolve() error {
 	c.Spare = max(0, cmp.Or(c.Spare, 1))
 	c.IdleTimeout = cmp.Or(c.IdleTimeout, defaultOwnerIdle)
 	c.MachineIdleTimeout = cmp.Or(c.MachineIdleTimeout, defaultMachineIdle)
-	c.Bandwidth = cmp.Or(c.Bandwidth, defaultBandwidth)
+	c.Bandwidth = cmp.Or(c.Bandwidth, hop.DefaultBandwidth)
 	if c.Pressure == nil {
 		c.Pressure = memoryPressure
 	}
@@ -283,16 +284,11 @@ func checkKey(field, key string) error {
 }
 
 func checkEpoch(config string, name *string) error {
-	if strings.ContainsFunc(*name, func(r rune) bool { return !tokenRune(r) }) {
+	if strings.ContainsFunc(*name, func(r rune) bool { return !hop.IsTokenRune(r) }) {
 		return fmt.Errorf("backhaul: %s.EpochHeader %q: want the name of a header, such as \"Ebb-Epoch\"", config, *name)
 	}
 	*name = http.CanonicalHeaderKey(*name)
 	return nil
-}
-
-// tokenRune reports whether a header's name may contain r (RFC 9110, 5.6.2).
-func tokenRune(r rune) bool {
-	return r >= '0' && r <= '9' || r >= 'a' && r <= 'z' || r >= 'A' && r <= 'Z' || strings.ContainsRune("!#$%&'*+-.^_`|~", r)
 }
 
 func routeByHost(r *http.Request) (balance.Request, error) {

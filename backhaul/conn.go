@@ -38,7 +38,7 @@ func (c *conn) roundTrip(req *http.Request, body *reader, x *exchange) (*http.Re
 	c.wire.follow.bodiless.Store(req.Method == http.MethodHead)
 	resp, err := c.send(req, body)
 	if err == nil {
-		return resp, FailNone, nil
+		return resp, FailureNone, nil
 	}
 	c.close()
 	ctx := req.Context()
@@ -47,21 +47,21 @@ func (c *conn) roundTrip(req *http.Request, body *reader, x *exchange) (*http.Re
 		fail, err := ended(ctx, c.wire.wrote.Load() != wrote)
 		return nil, fail, err
 	case body != nil && body.s.broken() != nil:
-		return nil, FailClient, &bodyError{body.s.broken()}
+		return nil, FailureClient, &bodyError{body.s.broken()}
 	case refusedBy(c.wire.Conn) != nil:
-		return nil, FailDenied, refusedBy(c.wire.Conn)
+		return nil, FailureDenied, refusedBy(c.wire.Conn)
 	case c.wire.wrote.Load() == wrote && x.reused:
-		return nil, FailStale, err
+		return nil, FailureStale, err
 	case c.wire.wrote.Load() == wrote:
-		return nil, FailUnsent, err
+		return nil, FailureUnsent, err
 	case x.expect && body != nil && !body.asked.Load():
-		return nil, FailUnread, err
+		return nil, FailureUnread, err
 	case timedOut(err):
-		return nil, FailTimeout, err
+		return nil, FailureTimeout, err
 	case c.wire.got.Load() > got && !brokeOff(err):
-		return nil, FailMalformed, err
+		return nil, FailureMalformed, err
 	}
-	return nil, FailReset, err
+	return nil, FailureReset, err
 }
 
 // send sends a request. net/http does not return, whatever happens, before a read of the request's

@@ -47,6 +47,7 @@ var (
 type timeoutError string
 
 func (e timeoutError) Error() string { return string(e) }
+
 func (e timeoutError) Timeout() bool { return true }
 
 // open prepares a request for a stream of its own. word is called when the peer says "100 Continue".
@@ -78,7 +79,7 @@ func (c *conn) roundTrip2(ctx context.Context, req *http.Request, s *stream, bod
 		} else {
 			s.over.Store(true)
 		}
-		return resp, FailNone, nil
+		return resp, FailureNone, nil
 	}
 	cause := context.Cause(req.Context())
 	if cause == nil && !timedOut(err) && (body == nil || body.s.broken() == nil) {
@@ -92,23 +93,23 @@ func (c *conn) roundTrip2(ctx context.Context, req *http.Request, s *stream, bod
 		fail, err := ended(ctx, sent)
 		return nil, fail, err
 	case body != nil && body.s.broken() != nil:
-		return nil, FailClient, &bodyError{body.s.broken()}
+		return nil, FailureClient, &bodyError{body.s.broken()}
 	case notStarted(err):
-		return nil, FailRefused, err
+		return nil, FailureRefused, err
 	case !sent && (x.reused || !c.alone): // it may have ended under others since
-		return nil, FailStale, err
+		return nil, FailureStale, err
 	case !sent:
-		return nil, FailUnsent, err
+		return nil, FailureUnsent, err
 	case unasked:
-		return nil, FailUnread, err
+		return nil, FailureUnread, err
 	case cause == errNoWord:
-		return nil, FailTimeout, errNoWord
+		return nil, FailureTimeout, errNoWord
 	case timedOut(err):
-		return nil, FailTimeout, err
+		return nil, FailureTimeout, err
 	case misunderstood(err):
-		return nil, FailMalformed, err
+		return nil, FailureMalformed, err
 	}
-	return nil, FailReset, err
+	return nil, FailureReset, err
 }
 
 // streamBody is the body of an answer over HTTP/2. To close it ends the stream: net/http by itself waits for a read of the

@@ -4,11 +4,11 @@ import (
 	"cmp"
 	"math/bits"
 	"net/http"
-	"strings"
 	"sync"
 	"sync/atomic"
 	"time"
 
+	"github.com/ebbkit/ebb/backhaul/internal/hop"
 	"github.com/ebbkit/ebb/balance"
 	"github.com/ebbkit/ebb/downscale"
 )
@@ -63,9 +63,9 @@ type long struct {
 }
 
 // follow notes whether data has passed: no clock is read for that.
-func (l *long) follow(f *frames) {
-	if f.data {
-		f.data = false
+func (l *long) follow(f *hop.Frames) {
+	if f.Data {
+		f.Data = false
 		if !l.data.Load() {
 			l.data.Store(true)
 		}
@@ -209,15 +209,15 @@ func (c *Connections) watch(app balance.AppID, id balance.MachineID, req *http.R
 	if resp.StatusCode == http.StatusSwitchingProtocols {
 		return c.watchUpgrade(machine, resp, x)
 	}
-	class, kind := downscale.Events, noFrames
-	switch t := mediaType(resp.Header); {
+	class, kind := downscale.Events, hop.FramingNone
+	switch t := hop.MediaType(resp.Header); {
 	case t == "text/event-stream", t == "application/x-ndjson", t == "application/jsonl", t == "application/json-seq":
 		if resp.Header["Content-Encoding"] == nil {
-			kind = lines
+			kind = hop.FramingLines
 		}
 	case t == "multipart/x-mixed-replace":
-	case req.ProtoMajor == 2 && isGRPC(t):
-		class, kind = downscale.Stream, grpcs
+	case req.ProtoMajor == 2 && hop.IsGRPC(t):
+		class, kind = downscale.Stream, hop.FramingGRPC
 	default:
 		return nil
 	}
@@ -226,18 +226,3 @@ func (c *Connections) watch(app balance.AppID, id balance.MachineID, req *http.R
 
 // leaver is what watch has registered.
 type leaver interface{ leave() }
-
-func isGRPC(mediaType string) bool {
-	rest, ok := strings.CutPrefix(mediaType, "application/grpc")
-	return ok && (rest == "" || rest[0] == '+')
-}
-
-// mediaType returns the type of a body, without parameters.
-func mediaType(h map[string][]string) string {
-	v := h["Content-Type"]
-	if len(v) == 0 {
-		return ""
-	}
-	t, _, _ := strings.Cut(v[0], ";")
-	return strings.ToLower(strings.TrimSpace(t))
-}

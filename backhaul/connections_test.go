@@ -13,6 +13,7 @@ import (
 	"testing"
 	"time"
 
+	"github.com/ebbkit/ebb/backhaul/internal/hop"
 	"github.com/ebbkit/ebb/balance"
 	"github.com/ebbkit/ebb/downscale"
 )
@@ -113,7 +114,7 @@ func TestAWebSocketIsToldBetweenTwoFrames(t *testing.T) {
 				if c.rest != "" {
 					io.WriteString(machine, c.rest+"\x81\x04lost")
 				}
-				expect(t, "the client", back, c.rest+string(goingAway))
+				expect(t, "the client", back, c.rest+string(hop.GoingAway))
 				io.WriteString(client, "\x81\x82\x00\x00\x00\x00ok"+maskedBye)
 				expect(t, "the machine", machine, "\x81\x82\x00\x00\x00\x00ok"+maskedBye)
 				if n := conns.Long(m1, downscale.WebSocket); n != 1 {
@@ -137,7 +138,7 @@ func TestAWebSocketThatIsDeafIsClosed(t *testing.T) {
 		r, conns := longRig(t, local, 0)
 		_, back, machine := upgraded(t, r, "WebSocket")
 		conns.Notify(m1, downscale.AllClasses, 20*time.Millisecond)
-		if got, _ := io.ReadAll(back); !bytes.Equal(got, goingAway) {
+		if got, _ := io.ReadAll(back); !bytes.Equal(got, hop.GoingAway) {
 			t.Errorf("got %q", got)
 		}
 		if got, err := io.ReadAll(machine); len(got) > 0 || err != nil {
@@ -387,7 +388,8 @@ func TestToldTooLate(t *testing.T) {
 type given struct{ within []time.Duration }
 
 func (g *given) tell(force time.Duration) { g.within = append(g.within, force) }
-func (g *given) lasts() bool              { return true }
+
+func (g *given) lasts() bool { return true }
 
 // A connection is told once: the time that it was given first is its time.
 func TestAConnectionIsToldOnce(t *testing.T) {

@@ -5,31 +5,35 @@ import (
 	"go/ast"
 	"go/parser"
 	"go/token"
-	"os"
+	"path/filepath"
 	"regexp"
 	"strings"
 	"testing"
+
+	"github.com/ebbkit/ebb/backhaul/internal/hop"
 )
 
-// The decision table of the package comment says what the code does, and names a test for each row: they exist.
-func TestTheDecisionTableNamesItsTests(t *testing.T) {
-	files, err := os.ReadDir(".")
+// packageComment returns what the package says of itself.
+func packageComment(t *testing.T) string {
+	t.Helper()
+	parsed, err := parser.ParseFile(token.NewFileSet(), "backhaul.go", nil, parser.ParseComments)
 	if err != nil {
 		t.Fatal(err)
 	}
+	return parsed.Doc.Text()
+}
+
+// The decision table of the package comment says what the code does, and names a test for each row: they exist.
+func TestTheDecisionTableNamesItsTests(t *testing.T) {
 	tests := map[string]bool{}
-	comment := ""
 	fset := token.NewFileSet()
-	for _, f := range files {
-		if !strings.HasSuffix(f.Name(), ".go") {
-			continue
-		}
-		parsed, err := parser.ParseFile(fset, f.Name(), nil, parser.ParseComments)
+	comment := packageComment(t)
+	here, _ := filepath.Glob("*_test.go")
+	below, _ := filepath.Glob("internal/*/*_test.go")
+	for _, name := range append(here, below...) {
+		parsed, err := parser.ParseFile(fset, name, nil, 0)
 		if err != nil {
 			t.Fatal(err)
-		}
-		if f.Name() == "backhaul.go" {
-			comment = parsed.Doc.Text()
 		}
 		for _, d := range parsed.Decls {
 			if fn, ok := d.(*ast.FuncDecl); ok && fn.Recv == nil {
@@ -60,9 +64,9 @@ func TestTheDecisionTableNamesItsTests(t *testing.T) {
 		rows[row[2]] = part
 	}
 	delete(rows, "bounce")
-	for f := FailNone + 1; f.String() != "unknown"; f++ {
+	for f := hop.FailureNone + 1; f.String() != "unknown"; f++ {
 		want := strings.ReplaceAll(f.Certainty().String(), " ", "")
-		if f == FailClient {
+		if f == hop.FailureClient {
 			want = "-"
 		}
 		if got := rows[f.String()]; !strings.EqualFold(got, want) {
@@ -72,5 +76,37 @@ func TestTheDecisionTableNamesItsTests(t *testing.T) {
 	}
 	for f := range rows {
 		t.Errorf("the table has a row for %q, which is no failure", f)
+	}
+}
+
+// What the package comment says of a certainty, the code does: with a method that is not idempotent,
+// with one that is, and with a body of which some is gone.
+func TestTheDecisionTableIsTheCodes(t *testing.T) {
+	row := regexp.MustCompile(`(?m)^\t(\w+) +(yes|no) +(yes|no) +(yes|no)$`)
+	rows := map[string][]string{}
+	for _, r := range row.FindAllStringSubmatch(packageComment(t), -1) {
+		rows[strings.ToLower(r[1])] = r[2:]
+	}
+	if len(rows) != 4 {
+		t.Errorf("the table has %d rows, want one for each certainty", len(rows))
+	}
+	for f := FailureNone + 1; f.String() != "unknown"; f++ {
+		if f == FailureClient || f == FailureDeadline {
+			continue // the comment says so below the table
+		}
+		for i, try := range []struct {
+			idempotent bool
+			body       hop.BodyState
+		}{{false, hop.BodyWhole}, {true, hop.BodyWhole}, {false, hop.BodySpent}, {true, hop.BodySpent}} {
+			got := "no"
+			var s hop.Retries
+			if s.Failed(hop.RetryLimits{Failures: 1}, f, try.idempotent, try.body) == hop.NextElsewhere {
+				got = "yes"
+			}
+			want := rows[strings.ReplaceAll(f.Certainty().String(), " ", "")]
+			if want == nil || got != want[min(i, 2)] {
+				t.Errorf("%s, idempotent %v, body %d: sent again: %s; the table: %v", f, try.idempotent, try.body, got, want)
+			}
+		}
 	}
 }

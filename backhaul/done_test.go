@@ -20,7 +20,8 @@ type contextKey struct{}
 // forbidden is what a user's Route may return.
 type forbidden struct{}
 
-func (forbidden) Error() string   { return "not for you" }
+func (forbidden) Error() string { return "not for you" }
+
 func (forbidden) StatusCode() int { return 403 }
 
 // Done tells of each request what metrics need, whether a machine answered it or nothing did: the app, the status that the
@@ -106,8 +107,8 @@ func TestErrorsDoNotNameWhatIsInside(t *testing.T) {
 		&UnavailableError{App: "web", Err: &balance.NoMachineError{App: "web", Seen: 2, Full: 2}},
 		&UnavailableError{App: "web", Err: fmt.Errorf("%w: %q: put it into the fleet with PutApp", balance.ErrNoApp, "web")},
 		&UnavailableError{App: "web", Err: startFailed{}},
-		&MachineError{App: "web", Machine: "m1", Owner: "worker-3", Failure: FailReset, Err: errors.New("read tcp 10.0.0.7:4711: connection reset")},
-		&MachineError{App: "web", Machine: "m1", Owner: "worker-3", Failure: FailTimeout, Err: context.DeadlineExceeded},
+		&MachineError{App: "web", Machine: "m1", Owner: "worker-3", Failure: FailureReset, Err: errors.New("read tcp 10.0.0.7:4711: connection reset")},
+		&MachineError{App: "web", Machine: "m1", Owner: "worker-3", Failure: FailureTimeout, Err: context.DeadlineExceeded},
 		&bodyError{errors.New("read tcp 10.0.0.7:4711: m1")},
 		errors.New("backhaul: worker-3 m1 10.0.0.7"),
 	} {
@@ -129,8 +130,12 @@ func TestEnumsReadTheirOwnText(t *testing.T) {
 	for _, names := range []struct {
 		text func(i int) (value encoding.TextMarshaler, back encoding.TextUnmarshaler)
 	}{
-		{func(i int) (encoding.TextMarshaler, encoding.TextUnmarshaler) { return Failure(i), new(Failure) }},
-		{func(i int) (encoding.TextMarshaler, encoding.TextUnmarshaler) { return Certainty(i), new(Certainty) }},
+		{func(i int) (encoding.TextMarshaler, encoding.TextUnmarshaler) {
+			return Failure(i), new(Failure)
+		}},
+		{func(i int) (encoding.TextMarshaler, encoding.TextUnmarshaler) {
+			return Certainty(i), new(Certainty)
+		}},
 		{func(i int) (encoding.TextMarshaler, encoding.TextUnmarshaler) { return StepKind(i), new(StepKind) }},
 		{func(i int) (encoding.TextMarshaler, encoding.TextUnmarshaler) { return Freed(i), new(Freed) }},
 		{func(i int) (encoding.TextMarshaler, encoding.TextUnmarshaler) { return Stall(i), new(Stall) }},

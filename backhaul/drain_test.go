@@ -13,6 +13,7 @@ import (
 	"testing"
 	"time"
 
+	"github.com/ebbkit/ebb/backhaul/internal/hop"
 	"github.com/ebbkit/ebb/balance"
 )
 
@@ -110,8 +111,8 @@ func resting(t *testing.T, r *rig, n int) (net.Conn, *bufio.Reader) {
 // post sends a request to machine m1 over a connection of an edge.
 func post(t *testing.T, c net.Conn, br *bufio.Reader) *http.Response {
 	t.Helper()
-	fmt.Fprintf(c, "POST / HTTP/1.1\r\nHost: x\r\n%s: %s\r\nContent-Length: 0\r\n\r\n", headerTo,
-		appendTo(nil, to{app: "web", id: "m1"}))
+	fmt.Fprintf(c, "POST / HTTP/1.1\r\nHost: x\r\n%s: %s\r\nContent-Length: 0\r\n\r\n", hop.HeaderTo,
+		hop.AppendTo(nil, hop.To{App: "web", Machine: "m1"}))
 	resp, err := http.ReadResponse(br, nil)
 	if err != nil {
 		t.Fatal(err)
@@ -160,7 +161,7 @@ func TestARequestThatMeetsTheEndOfItsConnectionIsRefused(t *testing.T) {
 			}
 			br.Peek(1) // its last word is here, and the edge has not looked
 			if resp := post(t, conn, br); resp.StatusCode != http.StatusRequestTimeout ||
-				resp.Header.Get(headerBounce) != balance.BounceClosing.String() ||
+				resp.Header.Get(hop.HeaderBounce) != balance.BounceClosing.String() ||
 				!resp.Close {
 				t.Errorf("got %d %v", resp.StatusCode, resp.Header)
 			}

@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"time"
 
+	"github.com/ebbkit/ebb/backhaul/internal/hop"
 	"github.com/ebbkit/ebb/balance"
 )
 
@@ -76,7 +77,7 @@ func (e *UnavailableError) Cause() string {
 
 // MachineError says that a machine, or the way to it, failed and that the request may not or cannot be tried again. By the
 // certainty of its Failure: 503 when the machine has not seen the request, come back after RetryAfter; else 502, or 504 when
-// there was no answer in time. With [FailLimit], [FailDeadline] and [FailDenied] it is not the
+// there was no answer in time. With [FailureLimit], [FailureDeadline] and [FailureDenied] it is not the
 // machine that failed: the last is between its owner and this node, and says that one of them is
 // not set up right. It counts against the machine all the same where this node picks, and nowhere
 // else: else machines that nobody gets to would look idle, and attract every request.
@@ -98,10 +99,12 @@ func (e *MachineError) Error() string {
 func (e *MachineError) Unwrap() error { return e.Err }
 
 // Timeout reports whether the machine did not answer in time.
-func (e *MachineError) Timeout() bool { return e.Failure == FailTimeout || e.Failure == FailDeadline }
+func (e *MachineError) Timeout() bool {
+	return e.Failure == hop.FailureTimeout || e.Failure == hop.FailureDeadline
+}
 
 // unsent reports whether the machine has not seen the request.
-func (e *MachineError) unsent() bool { return e.Failure.Certainty() <= NotExecuted }
+func (e *MachineError) unsent() bool { return e.Failure.Certainty() <= hop.CertaintyNotExecuted }
 
 // RetryAfter returns a second where the machine has not seen the request, else 0: it may have been executed.
 func (e *MachineError) RetryAfter() time.Duration {
@@ -114,11 +117,11 @@ func (e *MachineError) RetryAfter() time.Duration {
 // Cause returns the cause in one word.
 func (e *MachineError) Cause() string {
 	switch {
-	case e.Timeout(), e.Failure == FailLimit && timedOut(e.Err):
+	case e.Timeout(), e.Failure == hop.FailureLimit && timedOut(e.Err):
 		return CauseTimeout
-	case e.Failure == FailLimit:
+	case e.Failure == hop.FailureLimit:
 		return CauseLimit
-	case e.Failure == FailDenied:
+	case e.Failure == hop.FailureDenied:
 		return CauseInternal
 	}
 	return CauseMachine
@@ -128,7 +131,9 @@ func (e *MachineError) Cause() string {
 type bodyError struct{ err error }
 
 func (e *bodyError) Error() string { return "backhaul: reading the request's body: " + e.err.Error() }
+
 func (e *bodyError) Unwrap() error { return e.err }
+
 func (e *bodyError) Cause() string { return CauseRequest }
 
 // methodError refuses a method.
@@ -137,8 +142,10 @@ type methodError string
 const errConnect = methodError("backhaul: CONNECT is not served: an app is reached by its requests, not through a tunnel")
 
 func (e methodError) Error() string { return string(e) }
+
 func (methodError) StatusCode() int { return 501 }
-func (methodError) Cause() string   { return CauseRequest }
+
+func (methodError) Cause() string { return CauseRequest }
 
 // ownerError is a failure as a machine's owner tells of it.
 type ownerError struct {

@@ -16,14 +16,17 @@ import (
 // startFailed is an error as a waiting room returns it.
 type startFailed struct{}
 
-func (startFailed) Error() string             { return "machine m1 did not start: exit status 3" }
+func (startFailed) Error() string { return "machine m1 did not start: exit status 3" }
+
 func (startFailed) RetryAfter() time.Duration { return 2500 * time.Millisecond }
-func (startFailed) Cause() string             { return "start-failed" }
+
+func (startFailed) Cause() string { return "start-failed" }
 
 // unknownHost is what a user's Route may return.
 type unknownHost struct{}
 
-func (unknownHost) Error() string   { return "no such host" }
+func (unknownHost) Error() string { return "no such host" }
+
 func (unknownHost) StatusCode() int { return 404 }
 
 func TestErrorHandler(t *testing.T) {
@@ -45,8 +48,8 @@ func TestErrorHandler(t *testing.T) {
 		{&UnavailableError{App: "web", Bounces: 64}, 503, "1", "full", "64 machines refused"},
 		{fmt.Errorf("wrapped: %w", &UnavailableError{Err: startFailed{}}), 503, "3", "start-failed", "exit status 3"},
 		{full, 503, "1", "full", "hard limit"},
-		{machine(FailReset), 502, "", "machine", `machine "m1" of app "web": reset (maybe executed): broken pipe`},
-		{machine(FailTimeout), 504, "", "timeout", "timeout"},
+		{machine(FailureReset), 502, "", "machine", `machine "m1" of app "web": reset (maybe executed): broken pipe`},
+		{machine(FailureTimeout), 504, "", "timeout", "timeout"},
 		{context.DeadlineExceeded, 504, "", "timeout", "deadline"},
 		{&bodyError{errors.New("unexpected EOF")}, 400, "", "bad-request", "unexpected EOF"},
 		{&bodyError{&http.MaxBytesError{Limit: 10}}, 413, "", "too-large", "too large"},

@@ -233,7 +233,7 @@ func ExampleConnections() {
 
 // A failure says what may be done after it.
 func ExampleFailure_Certainty() {
-	for _, f := range []backhaul.Failure{backhaul.FailDial, backhaul.FailUnread, backhaul.FailReset, backhaul.FailAnswer} {
+	for _, f := range []backhaul.Failure{backhaul.FailureDial, backhaul.FailureUnread, backhaul.FailureReset, backhaul.FailureAnswer} {
 		fmt.Printf("%s: %s\n", f, f.Certainty())
 	}
 	// Output:

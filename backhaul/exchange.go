@@ -6,6 +6,7 @@ import (
 	"net/http"
 	"time"
 
+	"github.com/ebbkit/ebb/backhaul/internal/hop"
 	"github.com/ebbkit/ebb/internal/oslimit"
 )
 
@@ -18,7 +19,7 @@ type exchange struct {
 	body  *source // nil: the request has none
 
 	h2       bool // over HTTP/2
-	lane     lane
+	lane     hop.Lane
 	rtt      time.Duration // of the path to the peer
 	rttKnown bool
 
@@ -131,34 +132,34 @@ func (x *exchange) do(out *http.Request) (*http.Response, Failure, error) {
 			if x.peek && n == 0 {
 				if err := x.body.peek(x.last); err != nil {
 					x.giveBack(c)
-					return nil, FailClient, &bodyError{err}
+					return nil, FailureClient, &bodyError{err}
 				}
 			}
 		}
 		resp, fail, err := x.send(c, out)
-		if err == nil && switched(out.Header, resp.StatusCode, resp.Header) {
+		if err == nil && hop.Switched(out.Header, resp.StatusCode, resp.Header) {
 			c.close()
-			return nil, FailMalformed, errSwitched
+			return nil, FailureMalformed, errSwitched
 		}
 		if err == nil {
 			x.conn = c
 			if resp.StatusCode == http.StatusSwitchingProtocols {
 				c.upgraded = true
 			}
-			return resp, FailNone, nil
+			return resp, FailureNone, nil
 		}
-		if fail == FailUnsent && oslimit.Reached(err) {
-			fail = FailLimit
+		if fail == hop.FailureUnsent && oslimit.Reached(err) {
+			fail = hop.FailureLimit
 		}
 		if x.h2 && !x.rest.goesOn() {
 			x.rest = nil
-			if fail == FailRefused {
+			if fail == hop.FailureRefused {
 				c.mux.retire(c) // it and we disagree on what it can take
 			}
 			x.pool.put(c)
 		}
-		again := (fail == FailStale || fail == FailRefused) && n+1 < maxStale+maxOwn
-		if !again || x.state() == bodySpent {
+		again := (fail == hop.FailureStale || fail == hop.FailureRefused) && n+1 < maxStale+maxOwn
+		if !again || x.state() == hop.BodySpent {
 			return nil, fail, err
 		}
 	}
@@ -216,9 +217,9 @@ func (x *exchange) giveBack(c *conn) {
 }
 
 // state returns what a further try could send as the body.
-func (x *exchange) state() bodyState {
+func (x *exchange) state() hop.BodyState {
 	if x.last == nil {
-		return bodyWhole
+		return hop.BodyWhole
 	}
 	return x.body.state(x.last)
 }
@@ -234,23 +235,23 @@ func (x *exchange) done() {
 func dialFailure(ctx context.Context, err error) Failure {
 	switch {
 	case errors.Is(ctx.Err(), context.Canceled):
-		return FailClient
+		return FailureClient
 	case ctx.Err() != nil, oslimit.Reached(err):
-		return FailLimit
+		return FailureLimit
 	}
 	if denied(err) {
-		return FailDenied
+		return FailureDenied
 	}
-	return FailDial
+	return FailureDial
 }
 
 // ended says what failed when a request's context has ended, once a connection had been made.
 func ended(ctx context.Context, sent bool) (Failure, error) {
 	switch {
 	case errors.Is(ctx.Err(), context.Canceled):
-		return FailClient, context.Cause(ctx)
+		return FailureClient, context.Cause(ctx)
 	case sent:
-		return FailDeadline, context.Cause(ctx)
+		return FailureDeadline, context.Cause(ctx)
 	}
-	return FailLimit, context.Cause(ctx)
+	return FailureLimit, context.Cause(ctx)
 }

@@ -8,6 +8,7 @@ import (
 	"sync/atomic"
 	"time"
 
+	"github.com/ebbkit/ebb/backhaul/internal/hop"
 	"github.com/ebbkit/ebb/balance"
 	"github.com/ebbkit/ebb/internal/oslimit"
 )
@@ -21,7 +22,7 @@ type flight struct {
 
 	want  balance.Request
 	route uint64 // what the lanes of HTTP/2 know requests by; 0 means not
-	spent spent
+	spent hop.Retries
 
 	// Of the present try.
 	held  bool
@@ -87,11 +88,11 @@ func (f *flight) run() (*http.Response, error) {
 		switch {
 		case resp != nil:
 			return resp, nil
-		case next == giveUp:
+		case next == hop.NextGiveUp:
 			return nil, err
-		case next == elsewhere:
+		case next == hop.NextElsewhere:
 			f.want.Tried = append(f.want.Tried, f.try.Machine)
-		case next == newRound:
+		case next == hop.NextRound:
 			if err := f.pause(); err != nil {
 				return nil, err
 			}
@@ -115,7 +116,7 @@ func (f *flight) acquire() error {
 		if err == nil {
 			f.res, f.held = res, true
 			if tried > 0 && len(f.want.Tried) == 0 {
-				f.spent.renewed(waited)
+				f.spent.Renewed(waited)
 			}
 			m := f.res.Machine()
 			f.try = Try{App: f.want.App, Machine: m.ID, Owner: m.Owner, Region: m.Region, N: f.try.N + 1, Local: f.res.Gate() != nil, Waited: waited}
@@ -126,7 +127,7 @@ func (f *flight) acquire() error {
 			return f.gaveUp()
 		}
 		// What is left has been tried: all of it may be tried again in a new round.
-		if nm, ok := errors.AsType[*balance.NoMachineError](err); ok && nm.Excluded > 0 && f.spent.exhausted(f.t.limits) == newRound {
+		if nm, ok := errors.AsType[*balance.NoMachineError](err); ok && nm.Excluded > 0 && f.spent.Exhausted(f.t.limits) == hop.NextRound {
 			if err := f.pause(); err != nil {
 				return err
 			}
@@ -155,8 +156,8 @@ func (f *flight) pause() error {
 	clear(f.want.Tried)
 	f.want.Tried = f.want.Tried[:0]
 	ctx := f.req.Context()
-	f.step(Step{Kind: StepPark, Took: f.spent.pause(), Try: f.try})
-	t := time.NewTimer(f.spent.pause())
+	f.step(Step{Kind: StepPark, Took: f.spent.Pause(), Try: f.try})
+	t := time.NewTimer(f.spent.Pause())
 	defer t.Stop()
 	select {
 	case <-t.C:
@@ -177,7 +178,7 @@ func (f *flight) gaveUp() error {
 }
 
 // attempt tries the machine that is reserved. Without an answer the reservation has been released.
-func (f *flight) attempt() (*http.Response, verdict, error) {
+func (f *flight) attempt() (*http.Response, hop.Next, error) {
 	t := f.t
 	if t.c.Trace.Try != nil {
 		t.c.Trace.Try(f.try)
@@ -197,7 +198,7 @@ func (f *flight) attempt() (*http.Response, verdict, error) {
 	if bounce != balance.BounceNone {
 		x.done()
 		next := f.refused(bounce, load)
-		if next == giveUp {
+		if next == hop.NextGiveUp {
 			err = f.unavailable(nil)
 		}
 		return nil, next, err
@@ -213,11 +214,11 @@ func (f *flight) attempt() (*http.Response, verdict, error) {
 	f.first = time.Since(f.start)
 	f.step(Step{Kind: StepHead, Took: time.Since(f.tried), Try: f.try})
 	f.wrap(resp)
-	return resp, giveUp, nil
+	return resp, hop.NextGiveUp, nil
 }
 
 // refused notes a bounce.
-func (f *flight) refused(b balance.Bounce, l balance.Load) verdict {
+func (f *flight) refused(b balance.Bounce, l balance.Load) hop.Next {
 	f.bounces++
 	if f.bounced.IsZero() {
 		f.bounced = time.Now()
@@ -228,18 +229,18 @@ func (f *flight) refused(b balance.Bounce, l balance.Load) verdict {
 	}
 	f.step(Step{Kind: StepBounce, Took: time.Since(f.tried), Try: f.try, Reason: b, Load: l})
 	f.release(balance.OutcomeBounced)
-	return f.spent.bounced(f.t.limits, time.Since(f.bounced))
+	return f.spent.Bounced(f.t.limits, time.Since(f.bounced))
 }
 
 // broke notes a failed try.
-func (f *flight) broke(fail Failure, err error, body bodyState) verdict {
+func (f *flight) broke(fail Failure, err error, body hop.BodyState) hop.Next {
 	over := f.req.Context().Err() != nil
 	switch {
-	case fail == FailClient, fail == FailDeadline, over:
+	case fail == hop.FailureClient, fail == hop.FailureDeadline, over:
 		f.outcome = balance.OutcomeCanceled // says nothing about the machine
-	case fail == FailLimit, oslimit.Reached(err):
+	case fail == hop.FailureLimit, oslimit.Reached(err):
 		f.outcome = balance.OutcomeUnserved // nor does this
-	case fail == FailRefused:
+	case fail == hop.FailureRefused:
 		f.outcome = balance.OutcomeBounced
 	default:
 		f.outcome = balance.OutcomeError
@@ -247,29 +248,29 @@ func (f *flight) broke(fail Failure, err error, body bodyState) verdict {
 	if !over {
 		f.failed, f.blame = err, f.outcome
 	}
-	if fail.Certainty() == NotSent {
+	if fail.Certainty() == hop.CertaintyNotSent {
 		f.res.NotSent()
 	}
-	v := giveUp
+	v := hop.NextGiveUp
 	switch {
 	case over:
-	case fail == FailRefused:
+	case fail == hop.FailureRefused:
 		if f.bounced.IsZero() {
 			f.bounced = time.Now()
 		}
-		v = f.spent.refused(f.t.limits, body, time.Since(f.bounced))
+		v = f.spent.Refused(f.t.limits, body, time.Since(f.bounced))
 	default:
-		v = f.spent.failed(f.t.limits, fail, f.t.c.Idempotent(f.req), body)
-		if v == elsewhere && fail == FailReset && f.atMachine(err) {
-			v = f.spent.died()
+		v = f.spent.Failed(f.t.limits, fail, f.t.c.Idempotent(f.req), body)
+		if v == hop.NextElsewhere && fail == hop.FailureReset && f.atMachine(err) {
+			v = f.spent.Died()
 		}
 	}
 	f.step(Step{Kind: StepFail, Took: time.Since(f.tried), Try: f.try, Failure: fail, Err: err})
-	if v != giveUp && fail != FailRefused && !f.t.afford(time.Now()) {
-		f.spent.failures--
-		v = giveUp
+	if v != hop.NextGiveUp && fail != hop.FailureRefused && !f.t.afford(time.Now()) {
+		f.spent.Failures--
+		v = hop.NextGiveUp
 	}
-	if v == giveUp {
+	if v == hop.NextGiveUp {
 		return v // finish releases
 	}
 	if hook := f.t.c.Trace.Retry; hook != nil {
@@ -401,7 +402,7 @@ func (f *flight) done(o balance.Outcome, err error) Done {
 	d := Done{
 		App: f.want.App, Method: cmp.Or(f.req.Method, http.MethodGet), Host: f.req.Host, Context: f.req.Context(),
 		Try: f.try, Outcome: o, Err: err,
-		Tries: f.try.N, Bounces: f.bounces, Failures: f.spent.failures,
+		Tries: f.try.N, Bounces: f.bounces, Failures: f.spent.Failures,
 		Waited: f.waited, First: f.first, Total: time.Since(f.start), Sent: f.sent.Load(), Received: f.received.Load(),
 	}
 	if d.Host == "" && f.req.URL != nil {

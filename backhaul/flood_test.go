@@ -11,6 +11,8 @@ import (
 	"testing"
 	"testing/synctest"
 	"time"
+
+	"github.com/ebbkit/ebb/backhaul/internal/hop"
 )
 
 // The frames of HTTP/2 (RFC 9113, 6), as an attacker writes them.
@@ -31,8 +33,8 @@ const (
 // requestBlock is a request in HPACK, without compression.
 func requestBlock(method byte, machine string) []byte {
 	b := []byte{method, 0x86, 0x84, 0x01, 1, 'x'} // of the static table: the method, http, /, and :authority x
-	for _, s := range []string{strings.ToLower(headerTo), machine} {
-		if s == strings.ToLower(headerTo) {
+	for _, s := range []string{strings.ToLower(hop.HeaderTo), machine} {
+		if s == strings.ToLower(hop.HeaderTo) {
 			b = append(b, 0)
 		}
 		b = append(append(b, byte(len(s))), s...)
@@ -48,7 +50,7 @@ const (
 // floods are what a peer may send without end, by name: the n-th piece.
 var floods = map[string]func(n uint32) []byte{
 	"PING":          func(uint32) []byte { return frame(framePing, 0, 0, make([]byte, 8)...) },
-	"SETTINGS":      func(uint32) []byte { return frame(frameSettings, 0, 0) },
+	"SETTINGS":      func(uint32) []byte { return frame(hop.FrameSettings, 0, 0) },
 	"WINDOW_UPDATE": func(uint32) []byte { return frame(frameWindow, 0, 0, 0, 0, 0, 1) },
 	"PRIORITY":      func(n uint32) []byte { return frame(framePriority, 0, 2*n+1, 0, 0, 0, 0, 1) },
 	"empty DATA":    func(uint32) []byte { return frame(frameData, 0, 1) },
@@ -73,9 +75,9 @@ var floods = map[string]func(n uint32) []byte{
 // A stranger's flood ends with its connection, after a bounded number of bytes and of time, whatever it is made of. Nothing
 // of it is looked at as HTTP/2, and no request of it is executed.
 func TestTheFloodOfAStrangerEndsItsConnection(t *testing.T) {
-	copied := appendHello(nil, authKeys("key"), someNonce, nil)
+	copied := hop.AppendHello(nil, hop.AuthKeys("key"), someNonce, nil)
 	for name, piece := range floods {
-		for _, first := range []string{clientPreface + string(frame(frameSettings, 0, 0)), "", string(copied)} {
+		for _, first := range []string{hop.ClientPreface + string(frame(hop.FrameSettings, 0, 0)), "", string(copied)} {
 			if name == "HTTP/1.1 requests" && strings.HasPrefix(first, "PRI") {
 				continue
 			}
@@ -120,7 +122,7 @@ func peer2(t *testing.T, r *rig) net.Conn {
 		t.Fatal(err)
 	}
 	t.Cleanup(func() { c.Close() })
-	if _, err := c.Write(append([]byte(clientPreface), frame(frameSettings, 0, 0)...)); err != nil {
+	if _, err := c.Write(append([]byte(hop.ClientPreface), frame(hop.FrameSettings, 0, 0)...)); err != nil {
 		t.Fatal(err)
 	}
 	return c
@@ -193,7 +195,7 @@ func TestStreamsBeyondTheLimitAreRefused(t *testing.T) {
 	c.Write(frame(framePing, 0, 0, make([]byte, 8)...)) // its answer comes behind those to the streams
 	refused := 0
 	for br := bufio.NewReader(c); ; {
-		var head [frameHeader]byte
+		var head [hop.FrameHeader]byte
 		if _, err := io.ReadFull(br, head[:]); err != nil {
 			break // or the connection is ended
 		}

@@ -6,6 +6,8 @@ import (
 	"sync"
 	"sync/atomic"
 	"time"
+
+	"github.com/ebbkit/ebb/backhaul/internal/hop"
 )
 
 // follow is what a connection to a machine knows of the present exchange, beside net/http: that
@@ -18,9 +20,9 @@ import (
 type follow struct {
 	on       bool // over HTTP/1.1 to a machine
 	state    atomic.Int32
-	reader   sync.Mutex  // held while net/http reads
-	bodiless atomic.Bool // the request is a HEAD
-	tail     tail        // of whoever reads
+	reader   sync.Mutex    // held while net/http reads
+	bodiless atomic.Bool   // the request is a HEAD
+	tail     hop.AnswerEnd // of whoever reads
 	answered atomic.Bool
 	ended    atomic.Bool // by the machine
 }
@@ -36,7 +38,7 @@ var errLeft = errors.New("backhaul: the answer is not wanted any more")
 
 // begin forgets the last exchange.
 func (f *follow) begin() {
-	f.tail = tail{}
+	f.tail = hop.AnswerEnd{}
 	f.answered.Store(false)
 	f.ended.Store(false)
 }
@@ -58,9 +60,9 @@ func (f *follow) read(p []byte, err error) {
 		return
 	}
 	if len(p) > 0 {
-		f.tail.feed(p, f.bodiless.Load())
+		f.tail.Feed(p, f.bodiless.Load())
 	}
-	if f.tail.done() || err == io.EOF && f.tail.ends() {
+	if f.tail.Done() || err == io.EOF && f.tail.Ends() {
 		f.answered.Store(true)
 	}
 	if err != nil && f.state.Load() != followLeft {

@@ -7,12 +7,12 @@ import (
 	"net"
 	"net/http"
 	"net/http/httptrace"
-	"net/textproto"
 	"strings"
 	"sync"
 	"sync/atomic"
 	"time"
 
+	"github.com/ebbkit/ebb/backhaul/internal/hop"
 	"github.com/ebbkit/ebb/balance"
 )
 
@@ -25,17 +25,17 @@ func outbound(ctx context.Context, r *http.Request, m *balance.Machine, early *e
 	out.URL = &u
 	out.Header = make(http.Header, len(r.Header)+1)
 	upgrade := ""
-	if v := r.Header["Upgrade"]; len(v) > 0 && hasToken(r.Header["Connection"], "upgrade") {
-		upgrade = withoutHTTP(v)
+	if v := r.Header["Upgrade"]; len(v) > 0 && hop.HasToken(r.Header["Connection"], "upgrade") {
+		upgrade = hop.WithoutHTTP(v)
 	}
-	copyHeader(out.Header, r.Header, nil)
+	hop.CopyHeader(out.Header, r.Header, nil)
 	delete(out.Header, "Expect") // between edge and owner only
-	delete(out.Header, headerHTTP2Settings)
+	delete(out.Header, hop.HeaderHTTP2Settings)
 	if upgrade != "" {
 		out.Header["Connection"] = []string{"Upgrade"}
 		out.Header["Upgrade"] = []string{upgrade}
 	}
-	if hasToken(r.Header["Te"], "trailers") {
+	if hop.HasToken(r.Header["Te"], "trailers") {
 		out.Header["Te"] = []string{"trailers"}
 	}
 	if _, ok := out.Header["User-Agent"]; !ok {
@@ -50,44 +50,6 @@ func outbound(ctx context.Context, r *http.Request, m *balance.Machine, early *e
 
 var noAgent = []string{""}
 
-// copyHeader copies what is meant for the other end: neither the headers of one connection nor those of the hop. upgrade,
-// where not nil, is what the connection becomes.
-func copyHeader(dst, src map[string][]string, upgrade []string) {
-	named := src["Connection"]
-	for k, v := range src {
-		if !internal(k) && !hopByHop(k) {
-			dst[k] = v
-		}
-	}
-	for _, list := range named {
-		for name := range strings.SplitSeq(list, ",") {
-			delete(dst, textproto.CanonicalMIMEHeaderKey(strings.TrimSpace(name)))
-		}
-	}
-	if upgrade != nil {
-		dst["Connection"], dst["Upgrade"] = []string{"Upgrade"}, upgrade
-	}
-}
-
-func hopByHop(k string) bool {
-	switch k {
-	case "Connection", "Keep-Alive", "Proxy-Connection", "Proxy-Authenticate", "Proxy-Authorization", "Te", "Trailer", "Transfer-Encoding", "Upgrade":
-		return true
-	}
-	return false
-}
-
-func hasToken(lists []string, token string) bool {
-	for _, list := range lists {
-		for name := range strings.SplitSeq(list, ",") {
-			if strings.EqualFold(strings.TrimSpace(name), token) {
-				return true
-			}
-		}
-	}
-	return false
-}
-
 // answerWith writes a machine's answer. The headers have been copied. An answer that breaks off is written as far as it
 // came, head included, before the error is returned: the edge must see that the machine has answered.
 func answerWith(w http.ResponseWriter, resp *http.Response, x *exchange, s *serving,
@@ -101,7 +63,7 @@ func answerWith(w http.ResponseWriter, resp *http.Response, x *exchange, s *serv
 		delete(hd, "Content-Length") // HTTP/1.1 has trailers only after chunks
 	}
 	for k := range resp.Trailer {
-		if !internal(k) {
+		if !hop.IsInternal(k) {
 			hd.Add("Trailer", k)
 		}
 	}
@@ -123,7 +85,7 @@ func answerWith(w http.ResponseWriter, resp *http.Response, x *exchange, s *serv
 		http.NewResponseController(w).Flush() //nolint:errcheck // chunks even an empty body, so that trailers can follow
 	}
 	for k, v := range resp.Trailer {
-		if internal(k) {
+		if hop.IsInternal(k) {
 			continue
 		}
 		if len(resp.Trailer) != announced {
@@ -234,14 +196,14 @@ func (l *lateFlush) stop() {
 func upgrade(w http.ResponseWriter, resp *http.Response, machine *conn) {
 	back, ok := resp.Body.(io.ReadWriteCloser)
 	if !ok {
-		fault(w, http.StatusBadGateway, FailMalformed, "101 without a connection")
+		fault(w, http.StatusBadGateway, FailureMalformed, "101 without a connection")
 		return
 	}
 	defer back.Close()
 	edge, rw, err := http.NewResponseController(w).Hijack()
 	if err != nil {
 		machine.wire.abort()
-		fault(w, http.StatusBadGateway, FailMalformed, "this connection cannot be upgraded: "+err.Error())
+		fault(w, http.StatusBadGateway, FailureMalformed, "this connection cannot be upgraded: "+err.Error())
 		return
 	}
 	defer edge.Close()

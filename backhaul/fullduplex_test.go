@@ -12,6 +12,8 @@ import (
 	"testing"
 	"testing/synctest"
 	"time"
+
+	"github.com/ebbkit/ebb/backhaul/internal/hop"
 )
 
 // dial connects to a server for a test that speaks HTTP/1.1 by hand.
@@ -149,7 +151,7 @@ func TestTheRestOfABodyIsNoRequest(t *testing.T) {
 	}{
 		"front": {func() (net.Conn, error) { return net.Dial("tcp", r.front.Listener.Addr().String()) }, ""},
 		"hop": {func() (net.Conn, error) { return dialHop(t.Context(), r.hop.Listener.Addr().String(), testKey) },
-			fmt.Sprintf("%s: %s\r\n", headerTo, appendTo(nil, to{app: "web", id: "m1"}))},
+			fmt.Sprintf("%s: %s\r\n", hop.HeaderTo, hop.AppendTo(nil, hop.To{App: "web", Machine: "m1"}))},
 	} {
 		request := "GET /smuggled HTTP/1.1\r\nHost: h\r\n" + door.head + "\r\n"
 		for _, tt := range []struct{ name, head, body string }{

@@ -14,6 +14,7 @@ import (
 	"testing"
 	"testing/synctest"
 
+	"github.com/ebbkit/ebb/backhaul/internal/hop"
 	"github.com/ebbkit/ebb/balance"
 )
 
@@ -101,7 +102,7 @@ func TestAMachineThatRefusesForEverIsToldOf(t *testing.T) {
 				tr, _ = newPair(t, c, HandlerConfig{H2: speaks, DialMachine: func(ctx context.Context, _ balance.Machine) (net.Conn, error) { return dial(ctx) }}, nil)
 			}
 			_, err := tr.RoundTrip(request(t, "POST", "http://web/", strings.NewReader("pay")))
-			if e, ok := errors.AsType[*MachineError](err); !ok || e.Failure != FailRefused {
+			if e, ok := errors.AsType[*MachineError](err); !ok || e.Failure != hop.FailureRefused {
 				t.Errorf("local %v: got %v", local, err)
 			}
 			if n := opened.Load(); n == 0 || n > 2*(defaultRounds+1)*(maxStale+maxOwn) {

@@ -9,11 +9,9 @@ import (
 	"syscall"
 	"time"
 
+	"github.com/ebbkit/ebb/backhaul/internal/hop"
 	"github.com/ebbkit/ebb/internal/tcpinfo"
 )
-
-// silence is how long an established connection may be dead before it is given up.
-const silence = 5 * time.Second
 
 // maxRTO is how often the kernel sends again, and probes a closed window, at the least.
 const maxRTO = 2 * time.Second
@@ -106,7 +104,7 @@ type guarded struct {
 	writing atomic.Int32
 	given   atomic.Bool // up
 
-	liveness liveness // of the one that looks
+	liveness hop.Liveness // of the one that looks
 }
 
 // watch has the guards look after a connection, and reports whether the kernel can be asked about it.
@@ -168,7 +166,7 @@ func (g *guards) limit() time.Duration {
 	if g.bound > 0 {
 		return g.bound
 	}
-	return silence
+	return hop.Silence
 }
 
 func (g *guards) pause() time.Duration {
@@ -196,13 +194,13 @@ func (g *guards) look() {
 		if !ok {
 			continue // closed
 		}
-		c.liveness = c.liveness.look(t, since)
-		if c.liveness.dead(t, g.limit()) {
+		c.liveness = c.liveness.Look(t, since)
+		if c.liveness.Dead(t, g.limit()) {
 			c.given.Store(true)
 			breakOff(c.tcp)
 			continue
 		}
-		if (writing || t.outstanding()) && c.listed.CompareAndSwap(false, true) {
+		if (writing || t.Outstanding()) && c.listed.CompareAndSwap(false, true) {
 			list[kept] = c
 			kept++
 		}

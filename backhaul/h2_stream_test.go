@@ -14,6 +14,7 @@ import (
 	"testing/synctest"
 	"time"
 
+	"github.com/ebbkit/ebb/backhaul/internal/hop"
 	"github.com/ebbkit/ebb/balance"
 )
 
@@ -144,12 +145,12 @@ func TestConnectionsFollowThePath(t *testing.T) {
 			resp, err = tr.RoundTrip(over2(request(t, "GET", "http://web/", nil)))
 			read(t, resp, err)
 			synctest.Wait()
-			m := tr.owners.mux(peerKey{ownerName("worker"), interactive})
+			m := tr.owners.mux(peerKey{ownerName("worker"), hop.LaneInteractive})
 			m.mu.Lock()
 			defer m.mu.Unlock()
 			var s []string
 			for _, c := range m.conns {
-				s = append(s, fmt.Sprintf("%d/%d", windowOf(c.class)>>10, c.streams))
+				s = append(s, fmt.Sprintf("%d/%d", hop.WindowOf(c.class)>>10, c.streams))
 			}
 			return strings.Join(s, " ")
 		}
@@ -194,7 +195,7 @@ func TestAnEdgeThatIsSilentIsGivenUp(t *testing.T) {
 		}
 		defer c.Close()
 		began := time.Now()
-		go c.Write(append([]byte(clientPreface), frame(frameSettings, 0, 0)...))
+		go c.Write(append([]byte(hop.ClientPreface), frame(hop.FrameSettings, 0, 0)...))
 		io.Copy(io.Discard, c)
 		if took, want := time.Since(began), usualPings.after+usualPings.wait; took < want ||
 			took > want+time.Second {

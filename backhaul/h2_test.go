@@ -14,6 +14,7 @@ import (
 	"testing/synctest"
 	"time"
 
+	"github.com/ebbkit/ebb/backhaul/internal/hop"
 	"github.com/ebbkit/ebb/balance"
 )
 
@@ -122,11 +123,11 @@ func fakeOwner(then func(say func(...[]byte), stream uint32)) dialer {
 					b.Write(p)
 				}
 			}()
-			if _, err := io.ReadFull(b, make([]byte, len(clientPreface))); err != nil {
+			if _, err := io.ReadFull(b, make([]byte, len(hop.ClientPreface))); err != nil {
 				return
 			}
-			out <- frame(frameSettings, 0, 0, 0, settingStreams, 0, 0, 0, 10)
-			var h [frameHeader]byte
+			out <- frame(hop.FrameSettings, 0, 0, 0, hop.SettingStreams, 0, 0, 0, 10)
+			var h [hop.FrameHeader]byte
 			for {
 				if _, err := io.ReadFull(b, h[:]); err != nil {
 					return
@@ -136,8 +137,8 @@ func fakeOwner(then func(say func(...[]byte), stream uint32)) dialer {
 					return
 				}
 				switch stream := binary.BigEndian.Uint32(h[5:]); {
-				case h[3] == frameSettings && h[4]&1 == 0:
-					out <- frame(frameSettings, 1, 0)
+				case h[3] == hop.FrameSettings && h[4]&1 == 0:
+					out <- frame(hop.FrameSettings, 1, 0)
 				case h[3] == 1 && then != nil: // HEADERS
 					then(func(frames ...[]byte) {
 						for _, f := range frames {
@@ -161,14 +162,14 @@ func TestStreamsThatFail(t *testing.T) {
 		again bool // the same machine, or another, gets the POST
 		want  Failure
 	}{
-		{"graceful GOAWAY before it", func(say func(...[]byte), s uint32) { say(frame(7, 0, 0, append(u32(0), u32(0)...)...)) }, true, FailRefused},
-		{"angry GOAWAY before it", func(say func(...[]byte), s uint32) { say(frame(7, 0, 0, append(u32(0), u32(11)...)...)) }, true, FailRefused},
-		{"REFUSED_STREAM", func(say func(...[]byte), s uint32) { say(frame(3, 0, s, u32(codeRefused)...)) }, true, FailRefused},
-		{"INTERNAL_ERROR", func(say func(...[]byte), s uint32) { say(frame(3, 0, s, u32(2)...)) }, false, FailReset},
-		{"CANCEL", func(say func(...[]byte), s uint32) { say(frame(3, 0, s, u32(8)...)) }, false, FailReset},
-		{"GOAWAY that includes it, and the end", func(say func(...[]byte), s uint32) { say(frame(7, 0, 0, append(u32(s), u32(0)...)...), nil) }, false, FailReset},
-		{"the end", func(say func(...[]byte), s uint32) { say(nil) }, false, FailReset},
-		{"a head that is none", func(say func(...[]byte), s uint32) { say(frame(1, 4, s, 0x88, 0x40, 1, 'A', 1, 'b')) }, false, FailMalformed},
+		{"graceful GOAWAY before it", func(say func(...[]byte), s uint32) { say(frame(7, 0, 0, append(u32(0), u32(0)...)...)) }, true, FailureRefused},
+		{"angry GOAWAY before it", func(say func(...[]byte), s uint32) { say(frame(7, 0, 0, append(u32(0), u32(11)...)...)) }, true, FailureRefused},
+		{"REFUSED_STREAM", func(say func(...[]byte), s uint32) { say(frame(3, 0, s, u32(codeRefused)...)) }, true, FailureRefused},
+		{"INTERNAL_ERROR", func(say func(...[]byte), s uint32) { say(frame(3, 0, s, u32(2)...)) }, false, FailureReset},
+		{"CANCEL", func(say func(...[]byte), s uint32) { say(frame(3, 0, s, u32(8)...)) }, false, FailureReset},
+		{"GOAWAY that includes it, and the end", func(say func(...[]byte), s uint32) { say(frame(7, 0, 0, append(u32(s), u32(0)...)...), nil) }, false, FailureReset},
+		{"the end", func(say func(...[]byte), s uint32) { say(nil) }, false, FailureReset},
+		{"a head that is none", func(say func(...[]byte), s uint32) { say(frame(1, 4, s, 0x88, 0x40, 1, 'A', 1, 'b')) }, false, FailureMalformed},
 	} {
 		t.Run(tt.name, func(t *testing.T) {
 			synctest.Test(t, func(t *testing.T) {
@@ -206,7 +207,7 @@ func TestStreamsThatFail(t *testing.T) {
 			return fakeOwner(func(say func(...[]byte), s uint32) { say(frame(3, 0, s, u32(codeRefused)...)) })
 		})
 		_, err := tr.RoundTrip(over2(request(t, "POST", "http://web/", nil)))
-		if e, ok := errors.AsType[*MachineError](err); !ok || e.Failure != FailRefused || e.Tries != 2*(defaultRounds+1) {
+		if e, ok := errors.AsType[*MachineError](err); !ok || e.Failure != hop.FailureRefused || e.Tries != 2*(defaultRounds+1) {
 			t.Errorf("got %v, %s", err, &l)
 		}
 		if d := l.last(t, 1); d.Failures != 0 || d.Outcome != balance.OutcomeBounced {
@@ -244,7 +245,7 @@ func TestASilentPeerIsGivenUpByItsRoundTrip(t *testing.T) {
 			if got := read(t, resp, err); got != "hello" {
 				t.Errorf("got %q", got)
 			}
-			if len(tries) != 1 || tries[0].Failure != FailDial || tries[0].Took != tt.want {
+			if len(tries) != 1 || tries[0].Failure != hop.FailureDial || tries[0].Took != tt.want {
 				t.Errorf("%v: got %+v", tt.rtt, tries)
 			}
 		})
@@ -314,12 +315,12 @@ func TestAPathThatFreezesIsLeftInFiveSeconds(t *testing.T) {
 		})
 		wg.Go(func() { // perhaps executed: the client hears of it
 			_, err := tr.RoundTrip(over2(request(t, "POST", "http://web/slow", strings.NewReader("x"))))
-			if e, ok := errors.AsType[*MachineError](err); !ok || e.Failure != FailReset {
+			if e, ok := errors.AsType[*MachineError](err); !ok || e.Failure != hop.FailureReset {
 				t.Errorf("got %v", err)
 			}
 		})
 		wg.Wait()
-		if took := time.Since(at); took > 500*time.Millisecond+silence+1100*time.Millisecond {
+		if took := time.Since(at); took > 500*time.Millisecond+hop.Silence+1100*time.Millisecond {
 			t.Errorf("took %v", took)
 		}
 		t.Logf("%v, %s", time.Since(at), &l)

@@ -10,6 +10,7 @@ import (
 	"sync/atomic"
 	"time"
 
+	"github.com/ebbkit/ebb/backhaul/internal/hop"
 	"github.com/ebbkit/ebb/balance"
 )
 
@@ -23,7 +24,7 @@ import (
 type Handler struct {
 	fleet    *balance.Fleet
 	c        HandlerConfig
-	keys     []authKey
+	keys     []hop.AuthKey
 	machines *pool
 
 	active   atomic.Int64
@@ -44,7 +45,7 @@ func NewHandler(f *balance.Fleet, c HandlerConfig) (*Handler, error) {
 		return nil, err
 	}
 	h := &Handler{fleet: f, c: c, idle: make(chan struct{})}
-	h.keys = authKeys(c.Key, c.NextKey)
+	h.keys = hop.AuthKeys(c.Key, c.NextKey)
 	h.machines = newPool(poolConfig{near: true, maxIdle: c.MaxIdle, idleTimeout: c.IdleTimeout, dialTimeout: c.DialTimeout, headerTimeout: c.HeaderTimeout, maxHeader: c.MaxHeader})
 	return h, nil
 }
@@ -81,16 +82,16 @@ func (h *Handler) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 		deny(w, http.StatusForbidden, remedy)
 		return
 	}
-	t, ok := to{}, false
-	if v := r.Header[headerTo]; len(v) == 1 {
-		t, ok = parseTo(v[0])
+	t, ok := hop.To{}, false
+	if v := r.Header[hop.HeaderTo]; len(v) == 1 {
+		t, ok = hop.ParseTo(v[0])
 	}
 	if !ok {
 		deny(w, http.StatusBadRequest, "no machine named: only a backhaul.Transport can be served here")
 		return
 	}
 	if node != "" {
-		t.node = node // what it is called says who knows it, not itself
+		t.Node = node // what it is called says who knows it, not itself
 	}
 	h.active.Add(1)
 	defer h.leave()
@@ -109,8 +110,8 @@ func (h *Handler) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 }
 
 // admit lets a request through its machine's gate, or bounces it.
-func (h *Handler) admit(w http.ResponseWriter, r *http.Request, t to) {
-	gate := h.fleet.Gate(t.app, t.id)
+func (h *Handler) admit(w http.ResponseWriter, r *http.Request, t hop.To) {
+	gate := h.fleet.Gate(t.App, t.Machine)
 	switch {
 	case h.draining.Load():
 		w.Header().Set("Connection", "close")
@@ -120,7 +121,7 @@ func (h *Handler) admit(w http.ResponseWriter, r *http.Request, t to) {
 		h.bounce(w, t, balance.BounceNotHere, balance.Load{})
 		return
 	}
-	load, refused := gate.Enter(t.slot, 0, t.gen)
+	load, refused := gate.Enter(t.Token, 0, t.CordonGen)
 	if refused != balance.BounceNone {
 		h.bounce(w, t, refused, load)
 		return
@@ -134,23 +135,23 @@ func (h *Handler) admit(w http.ResponseWriter, r *http.Request, t to) {
 	h.forward(w, r, t, &m, gate, load.Epoch)
 }
 
-func (h *Handler) row(t to) (balance.Machine, bool) {
-	s, ok := h.fleet.App(t.app)
+func (h *Handler) row(t hop.To) (balance.Machine, bool) {
+	s, ok := h.fleet.App(t.App)
 	if !ok {
 		return balance.Machine{}, false
 	}
-	return s.Machine(t.id)
+	return s.Machine(t.Machine)
 }
 
 var noLength = []string{"0"}
 
 // bounce refuses a request. Its body stays unread.
-func (h *Handler) bounce(w http.ResponseWriter, t to, b balance.Bounce, l balance.Load) {
+func (h *Handler) bounce(w http.ResponseWriter, t hop.To, b balance.Bounce, l balance.Load) {
 	if h.c.Trace.Bounce != nil {
-		h.c.Trace.Bounce(Refused{App: t.app, Machine: t.id, Node: t.node, Reason: b, Load: l})
+		h.c.Trace.Bounce(Refused{App: t.App, Machine: t.Machine, Node: t.Node, Reason: b, Load: l})
 	}
 	hd := w.Header()
-	hd[headerBounce] = []string{b.String()}
+	hd[hop.HeaderBounce] = []string{b.String()}
 	if l != (balance.Load{}) {
 		setLoad(hd, l)
 	}
@@ -159,13 +160,13 @@ func (h *Handler) bounce(w http.ResponseWriter, t to, b balance.Bounce, l balanc
 }
 
 func setLoad(h http.Header, l balance.Load) {
-	h[headerLoad] = []string{string(appendLoad(make([]byte, 0, 48), l))}
+	h[hop.HeaderLoad] = []string{string(hop.AppendLoad(make([]byte, 0, 48), l))}
 }
 
 // fault tells an edge that there is no answer, and how certain it is that nothing was executed.
 func fault(w http.ResponseWriter, status int, f Failure, words string) {
 	hd := w.Header()
-	hd[headerFault] = []string{string(appendFault(nil, f, words))}
+	hd[hop.HeaderFault] = []string{string(hop.AppendFault(nil, f, words))}
 	hd["Content-Length"] = noLength
 	w.WriteHeader(status)
 }
@@ -174,18 +175,18 @@ func fault(w http.ResponseWriter, status int, f Failure, words string) {
 func deny(w http.ResponseWriter, status int, words string) {
 	http.NewResponseController(w).SetReadDeadline(time.Now().Add(lingerFor)) //nolint:errcheck // not every server can
 	w.Header().Set("Connection", "close")
-	fault(w, status, FailDenied, words)
+	fault(w, status, FailureDenied, words)
 }
 
 // forward sends an admitted request to its machine and passes the answer back.
-func (h *Handler) forward(w http.ResponseWriter, r *http.Request, t to, m *balance.Machine, gate *balance.Gate, epoch uint64) {
+func (h *Handler) forward(w http.ResponseWriter, r *http.Request, t hop.To, m *balance.Machine, gate *balance.Gate, epoch uint64) {
 	x := exchange{used: used{pool: h.machines}, name: machineName(m), epoch: epoch}
 	place := place{h: h, to: t, gate: gate, epoch: epoch, began: time.Now(), ends: r.ProtoMajor == 1}
 	defer func() { place.leave(x.used) }()
 	x.dial = func(ctx context.Context) (net.Conn, error) { return h.c.DialMachine(ctx, *m) }
 	var body *spigot
 	if r.ContentLength != 0 {
-		x.body = &source{rc: r.Body, from: r, names: announced(r.Trailer)}
+		x.body = &source{rc: r.Body, from: r, names: hop.Announced(r.Trailer)}
 		if h.c.Connections != nil {
 			if body = newSpigot(r); body != nil {
 				x.body.rc = body
@@ -194,10 +195,10 @@ func (h *Handler) forward(w http.ResponseWriter, r *http.Request, t to, m *balan
 		x.peek = awaited(r)
 	}
 	early := &earlyHints{w: w}
-	if v := r.Header[headerAsk]; len(v) == 1 && v[0] == askWord[0] && r.ProtoMajor == 2 {
+	if v := r.Header[hop.HeaderAsk]; len(v) == 1 && v[0] == askWord[0] && r.ProtoMajor == 2 {
 		x.ready = func() { w.WriteHeader(http.StatusContinue) }
 	}
-	served := h.serving(w, r, t.app, x.body)
+	served := h.serving(w, r, t.App, x.body)
 	defer func() { served.close() }()
 	ctx := r.Context()
 	if served != nil {
@@ -206,8 +207,8 @@ func (h *Handler) forward(w http.ResponseWriter, r *http.Request, t to, m *balan
 	out := outbound(ctx, r, m, early)
 	x.h2 = h.c.H2 != nil && h.c.H2(*m) && out.Header["Upgrade"] == nil
 	keepTarget(out, x.h2)
-	x.finish = x.h2 && h.app(t.app).Abandoned == balance.AbandonedFinish
-	setEpoch(out.Header, h.c.EpochHeader, epoch)
+	x.finish = x.h2 && h.app(t.App).Abandoned == balance.AbandonedFinish
+	hop.SetEpoch(out.Header, h.c.EpochHeader, epoch)
 	if x.body != nil {
 		x.body.retain(reopenable(r.ContentLength, x.h2), &h.kept, defaultReplayMemory)
 		defer func() { h.kept.Add(-x.body.reserved.Load()) }()
@@ -230,9 +231,9 @@ func (h *Handler) forward(w http.ResponseWriter, r *http.Request, t to, m *balan
 	if resp.StatusCode == http.StatusSwitchingProtocols {
 		served.stop()
 	} else {
-		served = served.answering(h, w, r, t.app, resp)
+		served = served.answering(h, w, r, t.App, resp)
 	}
-	long := h.c.Connections.watch(t.app, t.id, r, resp, &x, body)
+	long := h.c.Connections.watch(t.App, t.Machine, r, resp, &x, body)
 	place.answered(resp, long != nil)
 	err = h.pass(w, resp, &place, &x, served, long)
 	if err != nil {
@@ -243,7 +244,7 @@ func (h *Handler) forward(w http.ResponseWriter, r *http.Request, t to, m *balan
 // place is a request's slot at a machine.
 type place struct {
 	h     *Handler
-	to    to
+	to    hop.To
 	gate  *balance.Gate
 	epoch uint64
 	began time.Time
@@ -281,9 +282,9 @@ func (p *place) free() {
 	p.freed = true
 	switch {
 	case p.took.known:
-		p.h.services.observe(p.to.app, p.took.d)
+		p.h.services.observe(p.to.App, p.took.d)
 	case p.took.ends:
-		p.h.services.observe(p.to.app, time.Since(p.began))
+		p.h.services.observe(p.to.App, time.Since(p.began))
 	}
 	p.gate.Leave()
 }
@@ -299,7 +300,7 @@ func (p *place) leave(u used) {
 	h.active.Add(1)
 	freed := p.freed // then it lingers without a slot: a stream that has not ended with its answer
 	l := &lingering{
-		gate: p.gate, epoch: p.epoch, app: h.app(p.to.app), sent: u.sent(), began: p.began, times: &h.services,
+		gate: p.gate, epoch: p.epoch, app: h.app(p.to.App), sent: u.sent(), began: p.began, times: &h.services,
 		free: func() {
 			if !freed {
 				p.gate.Leave()
@@ -309,7 +310,7 @@ func (p *place) leave(u used) {
 	}
 	if hook := h.c.Trace.Abandoned; hook != nil && !freed {
 		l.hook = func(freed Freed, held time.Duration) {
-			hook(Abandoned{p.to.app, p.to.id, p.to.node, p.epoch, freed, held})
+			hook(Abandoned{p.to.App, p.to.Machine, p.to.Node, p.epoch, freed, held})
 		}
 	}
 	l.start(u)
@@ -350,48 +351,48 @@ func (h *Handler) pass(w http.ResponseWriter, resp *http.Response, p *place, x *
 	}
 	hd := w.Header()
 	if resp.StatusCode == http.StatusSwitchingProtocols {
-		copyHeader(hd, resp.Header, resp.Header["Upgrade"])
+		hop.CopyHeader(hd, resp.Header, resp.Header["Upgrade"])
 		setLoad(hd, p.gate.Load())
 		upgrade(w, resp, x.conn)
 		x.conn = nil // it is no HTTP any more
 		return nil
 	}
-	copyHeader(hd, resp.Header, nil)
+	hop.CopyHeader(hd, resp.Header, nil)
 	setLoad(hd, p.gate.Load())
 	return answerWith(w, resp, x, s, p)
 }
 
 // awaited reports whether a request's body comes when we ask for it.
 func awaited(r *http.Request) bool {
-	v := r.Header[headerAsk]
+	v := r.Header[hop.HeaderAsk]
 	return r.Header["Expect"] != nil || len(v) == 1 && v[0] == askBody[0]
 }
 
 // stalled answers for a request that its edge should have ended.
-func (h *Handler) stalled(w http.ResponseWriter, r *http.Request, t to, epoch uint64, err *StallError) {
+func (h *Handler) stalled(w http.ResponseWriter, r *http.Request, t hop.To, epoch uint64, err *StallError) {
 	if h.c.Trace.Fault != nil {
 		h.c.Trace.Fault(Faulted{
-			App: t.app, Machine: t.id, Node: t.node, Epoch: epoch, Failure: FailClient, Err: err,
+			App: t.App, Machine: t.Machine, Node: t.Node, Epoch: epoch, Failure: FailureClient, Err: err,
 		})
 	}
 	if r.ProtoMajor == 1 {
 		w.Header().Set("Connection", "close") // the rest of the body is on its way, or never comes
 	}
-	fault(w, err.StatusCode(), FailClient, err.Error())
+	fault(w, err.StatusCode(), FailureClient, err.Error())
 }
 
 // failed answers for a machine that did not.
-func (h *Handler) failed(w http.ResponseWriter, r *http.Request, t to, gate *balance.Gate, epoch uint64, fail Failure, err error) {
-	if errors.Is(r.Context().Err(), context.Canceled) || fail == FailClient {
+func (h *Handler) failed(w http.ResponseWriter, r *http.Request, t hop.To, gate *balance.Gate, epoch uint64, fail Failure, err error) {
+	if errors.Is(r.Context().Err(), context.Canceled) || fail == hop.FailureClient {
 		panic(http.ErrAbortHandler) // the edge has left, or its body has broken off: nobody to tell
 	}
 	suspect(gate, epoch, fail, err)
 	if h.c.Trace.Fault != nil {
-		h.c.Trace.Fault(Faulted{App: t.app, Machine: t.id, Node: t.node, Epoch: epoch, Failure: fail, Err: err})
+		h.c.Trace.Fault(Faulted{App: t.App, Machine: t.Machine, Node: t.Node, Epoch: epoch, Failure: fail, Err: err})
 	}
 	setLoad(w.Header(), gate.Load())
 	status := http.StatusBadGateway
-	if fail == FailTimeout || fail == FailDeadline {
+	if fail == hop.FailureTimeout || fail == hop.FailureDeadline {
 		status = http.StatusGatewayTimeout
 	}
 	fault(w, status, fail, err.Error())
@@ -418,7 +419,7 @@ func (e *earlyHints) got(code int, header textproto.MIMEHeader) error {
 		return nil
 	}
 	h := e.w.Header()
-	copyHeader(h, http.Header(header), nil)
+	hop.CopyHeader(h, http.Header(header), nil)
 	e.w.WriteHeader(code)
 	clear(h)
 	return nil

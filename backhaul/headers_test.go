@@ -16,6 +16,7 @@ import (
 	"strings"
 	"testing"
 
+	"github.com/ebbkit/ebb/backhaul/internal/hop"
 	"github.com/ebbkit/ebb/balance"
 )
 
@@ -23,7 +24,7 @@ import (
 func ours(h map[string][]string) []string {
 	var names []string
 	for k := range h {
-		if internal(k) {
+		if hop.IsInternal(k) {
 			names = append(names, k)
 		}
 	}
@@ -42,7 +43,7 @@ func TestNothingOfTheHopPassesInAnyPartOfAMessage(t *testing.T) {
 				t.Errorf("the machine got %v", got)
 			}
 			for k, v := range q.Header {
-				if sameVariable(k, "X-Epoch") && (k != "X-Epoch" || fmt.Sprint(v) != "[1]") {
+				if hop.SameVariable(k, "X-Epoch") && (k != "X-Epoch" || fmt.Sprint(v) != "[1]") {
 					t.Errorf("the machine got the client's epoch, %s: %v", k, v)
 				}
 			}
@@ -300,7 +301,7 @@ func TestASwitchThatNobodyAskedForIsNoAnswer(t *testing.T) {
 				req.Header = http.Header{"Connection": {"Upgrade"}, "Upgrade": {tt.asked}}
 			}
 			resp, err := r.transport.RoundTrip(req)
-			if e, ok := err.(*MachineError); !ok || e.Failure != FailMalformed {
+			if e, ok := err.(*MachineError); !ok || e.Failure != hop.FailureMalformed {
 				t.Errorf("local %v, asked for %q, switched to %q: %v, %v", local, tt.asked, tt.answered, resp, err)
 			}
 			r.quiet()
@@ -331,7 +332,7 @@ func TestTheContextOfTheCallerReachesDial(t *testing.T) {
 // What a Connection header names belongs to that connection, in both directions.
 func TestWhatAConnectionNamesStaysThere(t *testing.T) {
 	got := http.Header{}
-	copyHeader(got, http.Header{
+	hop.CopyHeader(got, http.Header{
 		"Connection": {
 			"close, X-One", "x-two ,",
 		}, "X-One": {"1"}, "X-Two": {"2"}, "X-Three": {"3"}, "Keep-Alive": {"4"},

@@ -6,6 +6,7 @@ import (
 	"testing"
 	"time"
 
+	"github.com/ebbkit/ebb/backhaul/internal/hop"
 	"github.com/ebbkit/ebb/downscale"
 )
 
@@ -45,7 +46,7 @@ func TestAWebSocketWithoutDataIsIdle(t *testing.T) {
 		step("another message", machine, back, "\x81\x02hi", 0)
 		idleNow(conns)
 		conns.NotifyIdle(m1, downscale.AllClasses, time.Nanosecond, time.Hour)
-		expect(t, "a connection that was told", back, string(goingAway))
+		expect(t, "a connection that was told", back, string(hop.GoingAway))
 	})
 }
 

@@ -4,6 +4,7 @@ import (
 	"net"
 	"syscall"
 
+	"github.com/ebbkit/ebb/backhaul/internal/hop"
 	"github.com/ebbkit/ebb/internal/tcpinfo"
 )
 
@@ -43,10 +44,10 @@ func (k *kernel) holds(got int64) bool {
 }
 
 // tcpStateOf returns what the guards look at, false where the kernel has no answer.
-func tcpStateOf(r *tcpinfo.Reader, raw syscall.RawConn) (tcpState, bool) {
+func tcpStateOf(r *tcpinfo.Reader, raw syscall.RawConn) (hop.TCPState, bool) {
 	i, ok := r.Info(raw)
-	return tcpState{
-		unacked: i.Unacked, unsent: i.Unsent, probes: i.Probes, resent: i.Resent,
-		received: i.Segments, sent: i.LastSent, heard: i.LastHeard,
+	return hop.TCPState{
+		Unacked: i.Unacked, Unsent: i.Unsent, Probes: i.Probes, Resent: i.Resent,
+		Received: i.Segments, Sent: i.LastSent, Heard: i.LastHeard,
 	}, ok
 }

@@ -7,6 +7,7 @@ import (
 	"sync/atomic"
 	"time"
 
+	"github.com/ebbkit/ebb/backhaul/internal/hop"
 	"github.com/ebbkit/ebb/balance"
 )
 
@@ -99,9 +100,9 @@ func (l *lingering) wait() Freed {
 // what never ends.
 func (l *lingering) patience() time.Duration {
 	if l.tells() {
-		return cmp.Or(l.app.AbandonedHold, maxHold)
+		return cmp.Or(l.app.AbandonedHold, hop.MaxHold)
 	}
-	return cmp.Or(boundsOf(&l.app).answer, 1<<62)
+	return cmp.Or(hop.BoundsOf(&l.app).Answer, 1<<62)
 }
 
 // hold waits until so long after the client has left, or until what the app says.
@@ -186,7 +187,7 @@ const servicesMin = 64
 type service struct {
 	used  atomic.Bool // since the last sweep
 	mu    sync.Mutex
-	times serviceTimes
+	times hop.ServiceTimes
 }
 
 // observe takes in how long an app has worked on a request. Where somebody else does so at the same
@@ -204,7 +205,7 @@ func (s *services) observe(app balance.AppID, d time.Duration) {
 		t.used.Store(true)
 	}
 	if t.mu.TryLock() {
-		t.times.observe(d)
+		t.times.Observe(d)
 		t.mu.Unlock()
 	}
 }
@@ -230,10 +231,10 @@ func (s *services) sweep() {
 func (s *services) p99(app balance.AppID) time.Duration {
 	v, ok := s.of.Load(app)
 	if !ok {
-		return unknownHold
+		return hop.UnknownHold
 	}
 	t := v.(*service)
 	t.mu.Lock()
 	defer t.mu.Unlock()
-	return t.times.p99()
+	return t.times.P99()
 }

@@ -16,6 +16,7 @@ import (
 	"testing/synctest"
 	"time"
 
+	"github.com/ebbkit/ebb/backhaul/internal/hop"
 	"github.com/ebbkit/ebb/balance"
 )
 
@@ -312,7 +313,7 @@ func TestASlotIsFreeWhenTheMachineIsDone(t *testing.T) {
 		"does not listen":     {rest, rest, [2]string{"answered", "answered"}},
 		"closes and works on": {learned, rest, [2]string{"closed", "answered"}},
 		"notices nothing":     {rest, rest, [2]string{"answered", "answered"}},
-		"never answers":       {maxHold, defaultAnswerPause, [2]string{"silent", "silent"}},
+		"never answers":       {hop.MaxHold, hop.DefaultAnswerPause, [2]string{"silent", "silent"}},
 	} {
 		t.Run(name, func(t *testing.T) {
 			scenes(t, func(t *testing.T, local bool, mode balance.Abandoned) {
@@ -392,7 +393,7 @@ func TestHowLongASlotIsHeld(t *testing.T) {
 		hold time.Duration
 		want time.Duration
 	}{
-		{"closes and works on", 0, unknownHold},
+		{"closes and works on", 0, hop.UnknownHold},
 		{"closes and works on", 7 * time.Second, 7 * time.Second},
 		{"never answers", 7 * time.Second, 7 * time.Second},
 	} {
@@ -562,8 +563,8 @@ func TestALargeAnswerIsNotReadForNobody(t *testing.T) {
 		if n := sent.Load(); n > 8*maxDropped {
 			t.Errorf("%d bytes were read for nobody", n)
 		}
-		if held := s.free(time.Minute); held.Round(100*time.Millisecond) != unknownHold {
-			t.Errorf("held for %v, want %v", held, unknownHold)
+		if held := s.free(time.Minute); held.Round(100*time.Millisecond) != hop.UnknownHold {
+			t.Errorf("held for %v, want %v", held, hop.UnknownHold)
 		}
 	})
 }
@@ -761,7 +762,7 @@ func TestAbandonedStreams(t *testing.T) {
 				held := s.free(time.Minute).Round(100 * time.Millisecond)
 				how := s.told()
 				if mode == balance.AbandonedTell {
-					if at := <-told; held != minHold || at != leaves || how[0] != "closed" {
+					if at := <-told; held != hop.MinHold || at != leaves || how[0] != "closed" {
 						t.Errorf("told after %v, held for %v, free as it %v", at, held, how)
 					}
 				} else if held != (takes-leaves).Round(100*time.Millisecond) || how[0] != "answered" || len(told) > 0 {

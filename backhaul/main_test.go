@@ -13,6 +13,8 @@ import (
 	"strings"
 	"sync"
 	"testing"
+
+	"github.com/ebbkit/ebb/backhaul/internal/hop"
 )
 
 // roleEnv makes the test binary an app or a load generator, so that benchmarks measure the CPU of the proxies alone.
@@ -90,7 +92,7 @@ func runLoad(url, n, c string, headers []string) {
 					req.Header.Set(k, v)
 				}
 				resp, err := t.RoundTrip(req)
-				if err != nil || resp.StatusCode != 200 && resp.Header.Get(headerBounce) == "" {
+				if err != nil || resp.StatusCode != 200 && resp.Header.Get(hop.HeaderBounce) == "" {
 					fmt.Fprintln(os.Stderr, "load:", resp, err)
 					os.Exit(1)
 				}

@@ -9,6 +9,8 @@ import (
 	"slices"
 	"sync"
 	"time"
+
+	"github.com/ebbkit/ebb/backhaul/internal/hop"
 )
 
 // mux keeps the HTTP/2 connections to one peer on one lane. A request gets a stream of a connection that has one free, or
@@ -271,7 +273,7 @@ func (m *mux) dial(ctx context.Context, dial dialer, limit time.Duration, class 
 		cc.Close()
 		return nil, context.Cause(ctx)
 	}
-	if !h.settings.ok {
+	if !h.settings.OK {
 		cc.Close()
 		switch err := refusedBy(w.Conn); {
 		case err != nil:
@@ -282,7 +284,7 @@ func (m *mux) dial(ctx context.Context, dial dialer, limit time.Duration, class 
 		return nil, errors.New("backhaul: the peer does not speak HTTP/2 without TLS: serve the hop with NewServer")
 	}
 	c := &conn{cc: cc, wire: w, most: maxStreams}
-	if n := h.settings.streams; n > 0 {
+	if n := h.settings.Streams; n > 0 {
 		c.most = int(min(n, maxStreams))
 	}
 	return c, nil
@@ -293,7 +295,7 @@ const maxStreams = 1000
 
 // hello waits for the first frame of a peer.
 type hello struct {
-	settings settings
+	settings hop.Settings
 	done     chan struct{}
 	over     bool
 
@@ -305,8 +307,8 @@ func (h *hello) feed(p []byte, err error) {
 		return
 	}
 	h.forbidden = h.forbidden || bytes.HasPrefix(p, []byte("HTTP/1.1 403 "))
-	h.settings.feed(p)
-	if h.settings.done || err != nil {
+	h.settings.Feed(p)
+	if h.settings.Done || err != nil {
 		h.over = true
 		close(h.done)
 	}

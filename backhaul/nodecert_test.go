@@ -19,6 +19,7 @@ import (
 	"testing/synctest"
 	"time"
 
+	"github.com/ebbkit/ebb/backhaul/internal/hop"
 	"github.com/ebbkit/ebb/balance"
 	"github.com/ebbkit/ebb/internal/delay"
 )
@@ -129,7 +130,7 @@ func TestNodesKnowEachOtherByCertificates(t *testing.T) {
 				}
 			}
 			k.worker.draining.Store(true) // it bounces, and tells of whom
-			k.edge.limits = limits{}
+			k.edge.limits = hop.RetryLimits{}
 			k.edge.RoundTrip(request(t, "GET", "http://web/", nil)) //nolint:errcheck,bodyclose // it is bounced
 			if len(seen) == 0 || seen[0] != "edge-7" {
 				t.Errorf("the owner knows the edge as %q", seen)

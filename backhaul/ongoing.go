@@ -7,6 +7,7 @@ import (
 	"sync"
 	"time"
 
+	"github.com/ebbkit/ebb/backhaul/internal/hop"
 	"github.com/ebbkit/ebb/balance"
 	"github.com/ebbkit/ebb/downscale"
 )
@@ -22,7 +23,7 @@ type ongoing struct {
 	began   time.Time
 
 	mu     sync.Mutex
-	frames frames
+	frames hop.Frames
 	stop   bool // at the end of the present frame
 	cut    bool // nothing more of the machine's
 	over   bool
@@ -31,10 +32,10 @@ type ongoing struct {
 }
 
 func (c *Connections) watchAnswer(
-	machine balance.MachineKey, class downscale.Class, kind framing, resp *http.Response, x *exchange, body *spigot,
+	machine balance.MachineKey, class downscale.Class, kind hop.Framing, resp *http.Response, x *exchange, body *spigot,
 ) leaver {
 	o := &ongoing{long: long{in: c, machine: machine, class: class}, resp: resp, body: resp.Body, conn: x.conn, stream: x.stream, request: body, began: time.Now()}
-	o.frames.kind = kind
+	o.frames.Kind = kind
 	o.endable = o
 	if body != nil {
 		o.asked = &body.data
@@ -50,7 +51,7 @@ func (o *ongoing) lasts() bool {
 	}
 	o.mu.Lock()
 	defer o.mu.Unlock()
-	return o.frames.count > 0 && time.Since(o.began) >= o.in.streamAge()
+	return o.frames.Count > 0 && time.Since(o.began) >= o.in.streamAge()
 }
 
 func (o *ongoing) tell(force time.Duration) {
@@ -76,7 +77,7 @@ func (o *ongoing) force() {
 
 // halt ends the answer where it can be ended: now, or when the present frame has passed; o.mu is held.
 func (o *ongoing) halt() {
-	if o.stop = true; !o.over && !o.cut && o.frames.whole() {
+	if o.stop = true; !o.over && !o.cut && o.frames.Whole() {
 		o.abandon()
 	}
 }
@@ -135,13 +136,13 @@ func (o *ongoing) Read(p []byte) (int, error) {
 	case err == io.EOF && !o.stop:
 		return n, err // by itself
 	}
-	passed := o.frames.pass(p[:n], o.stop)
+	passed := o.frames.Pass(p[:n], o.stop)
 	o.follow(&o.frames)
 	if err == io.EOF && passed == n {
 		return n, err
 	}
 	n = passed
-	if o.stop && o.frames.whole() {
+	if o.stop && o.frames.Whole() {
 		if o.abandon(); n == 0 {
 			return 0, o.end()
 		}

@@ -18,6 +18,7 @@ import (
 	"testing/synctest"
 	"time"
 
+	"github.com/ebbkit/ebb/backhaul/internal/hop"
 	"github.com/ebbkit/ebb/balance"
 )
 
@@ -83,7 +84,7 @@ func TestOwnLimitsAreNotTheMachinesFault(t *testing.T) {
 				if ids := r.blamed(); len(ids) > 0 {
 					t.Errorf("counted against %v", ids)
 				}
-				if where == "owner" && (len(faults) == 0 || slices.ContainsFunc(faults, func(f Failure) bool { return f != FailLimit })) {
+				if where == "owner" && (len(faults) == 0 || slices.ContainsFunc(faults, func(f hop.Failure) bool { return f != hop.FailureLimit })) {
 					t.Errorf("the owner told of %v", faults)
 				}
 			})
@@ -121,8 +122,8 @@ func TestARequestsOwnDeadlineIsNotTheMachinesFault(t *testing.T) {
 		failure Failure // of the last step
 	}{
 		{name: "waiting for a machine", waits: true, status: 503, outcome: balance.OutcomeCanceled},
-		{name: "connecting", dials: true, status: 503, outcome: balance.OutcomeCanceled, failure: FailLimit},
-		{name: "at the machine", status: 504, outcome: balance.OutcomeCanceled, failure: FailDeadline},
+		{name: "connecting", dials: true, status: 503, outcome: balance.OutcomeCanceled, failure: FailureLimit},
+		{name: "at the machine", status: 504, outcome: balance.OutcomeCanceled, failure: FailureDeadline},
 	} {
 		t.Run(tt.name, func(t *testing.T) {
 			synctest.Test(t, func(t *testing.T) {
@@ -186,13 +187,13 @@ func TestARequestsOwnDeadlineIsNotTheMachinesFault(t *testing.T) {
 				}
 				r := &rig{b: b}
 				want := 0
-				if tt.failure == FailDeadline {
+				if tt.failure == hop.FailureDeadline {
 					want = 1 // the machine says nothing: it may still be at work
 				}
 				if n := g.InFlight(); n != want {
 					t.Errorf("%d in flight, want %d", n, want)
 				}
-				time.Sleep(maxHold)
+				time.Sleep(hop.MaxHold)
 				synctest.Wait()
 				if ids := r.blamed(); len(ids) > 0 || g.InFlight() != 0 {
 					t.Errorf("counted against %v, %d in flight", ids, g.InFlight())

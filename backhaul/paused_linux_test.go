@@ -16,6 +16,7 @@ import (
 	"testing"
 	"time"
 
+	"github.com/ebbkit/ebb/backhaul/internal/hop"
 	"github.com/ebbkit/ebb/balance"
 )
 
@@ -250,7 +251,7 @@ func TestAPeerThatPausedAndIsGoneIsGivenUp(t *testing.T) {
 	}()
 	began := time.Now()
 	_, err := r.transport.RoundTrip(request(t, "POST", "http://web/", io.LimitReader(endless{}, pausedSize)))
-	if e, ok := err.(*MachineError); !ok || e.Failure.Certainty() != MaybeExecuted {
+	if e, ok := err.(*MachineError); !ok || e.Failure.Certainty() != hop.CertaintyMaybeExecuted {
 		t.Errorf("got %v", err)
 	}
 	t.Logf("given up after %v: %v", time.Since(began), err)

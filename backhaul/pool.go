@@ -10,6 +10,7 @@ import (
 	"sync/atomic"
 	"time"
 
+	"github.com/ebbkit/ebb/backhaul/internal/hop"
 	"github.com/ebbkit/ebb/balance"
 )
 
@@ -17,10 +18,10 @@ import (
 // incarnation; connections of an older epoch are never used again. The last used connection is used first, so that a burst's surplus dies of age.
 type pool struct {
 	poolConfig
-	transport *http.Transport                            // of HTTP/1.1
-	windows   [2][classes]atomic.Pointer[http.Transport] // of HTTP/2: without pings and with them, by class
-	peers     sync.Map                                   // peerName -> *peer
-	muxes     sync.Map                                   // peerKey -> *mux
+	transport *http.Transport                                // of HTTP/1.1
+	windows   [2][hop.Classes]atomic.Pointer[http.Transport] // of HTTP/2: without pings and with them, by class
+	peers     sync.Map                                       // peerName -> *peer
+	muxes     sync.Map                                       // peerKey -> *mux
 	closed    atomic.Bool
 	refused   atomic.Bool // a peer has refused a stream
 	guards    guards
@@ -33,13 +34,14 @@ type pool struct {
 // peerName names a peer: an owner by its node, a machine by its app and ID.
 type peerName struct{ app, id string }
 
-func ownerName(n balance.NodeID) peerName     { return peerName{"", string(n)} }
+func ownerName(n balance.NodeID) peerName { return peerName{"", string(n)} }
+
 func machineName(m *balance.Machine) peerName { return peerName{string(m.App), string(m.ID)} }
 
 // peerKey names the HTTP/2 connections to a peer.
 type peerKey struct {
 	name peerName
-	lane lane
+	lane hop.Lane
 }
 
 type peer struct {
@@ -76,7 +78,7 @@ type poolConfig struct {
 
 	bandwidth int64          // of a path, in bytes per second, for the windows of HTTP/2
 	pressure  func() float64 // the part of the memory limit in use
-	keys      []authKey      // of the cluster; none: owners have certificates, or let anybody in
+	keys      []hop.AuthKey  // of the cluster; none: owners have certificates, or let anybody in
 	near      bool           // the peers are machines: no choice of windows, and no pings, which some servers take for an attack
 	pings     pings
 }
@@ -87,15 +89,15 @@ func (p *pool) limit(x *exchange) time.Duration {
 	if len(p.keys) > 0 {
 		rtt += rtt / 3
 	}
-	return dialLimit(rtt, x.rttKnown, p.dialTimeout)
+	return hop.DialLimit(rtt, x.rttKnown, p.dialTimeout)
 }
 
 // class chooses the windows of new connections.
 func (p *pool) class(x *exchange, had int) int {
 	if p.near {
-		return minClass // they all have nearWindow
+		return hop.MinClass // they all have nearWindow
 	}
-	return chooseClass(x.rtt, x.rttKnown, p.bandwidth, p.pressure(), had)
+	return hop.ChooseClass(x.rtt, x.rttKnown, p.bandwidth, p.pressure(), had)
 }
 
 // pings are what HTTP/2 asks whether its peer is there: after how long without a word, and how long it waits for one then. They
@@ -115,9 +117,9 @@ func (p *pool) transport2(class int, ping bool) *http.Transport {
 	if t := place.Load(); t != nil {
 		return t
 	}
-	window := windowOf(class)
+	window := hop.WindowOf(class)
 	if p.near {
-		window = nearWindow
+		window = hop.NearWindow
 	}
 	t := &http.Transport{
 		DialContext:            dialWire,
@@ -127,7 +129,7 @@ func (p *pool) transport2(class int, ping bool) *http.Transport {
 		MaxResponseHeaderBytes: p.maxHeader,
 		Protocols:              new(http.Protocols),
 		HTTP2: &http.HTTP2Config{
-			MaxReceiveBufferPerConnection: connWindow,
+			MaxReceiveBufferPerConnection: hop.ConnWindow,
 			MaxReceiveBufferPerStream:     window,
 		},
 	}

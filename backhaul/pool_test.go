@@ -13,6 +13,7 @@ import (
 	"testing/synctest"
 	"time"
 
+	"github.com/ebbkit/ebb/backhaul/internal/hop"
 	"github.com/ebbkit/ebb/balance"
 )
 
@@ -149,7 +150,7 @@ func TestDialingIsBounded(t *testing.T) {
 			return nil, ctx.Err()
 		}}, nil)
 		_, err := u.t.RoundTrip(request(t, "GET", "http://web/", nil))
-		if m, ok := errors.AsType[*MachineError](err); !ok || m.Failure != FailDial || time.Since(began) != defaultDial {
+		if m, ok := errors.AsType[*MachineError](err); !ok || m.Failure != hop.FailureDial || time.Since(began) != defaultDial {
 			t.Errorf("got %v after %v", err, time.Since(began))
 		}
 		if u.gate.InFlight() != 0 || u.b.InFlight("web") != 0 {
@@ -204,10 +205,10 @@ func TestAnOwnerThatDoesNotAskForTheBody(t *testing.T) {
 		defer tr.Close()
 		body := strings.NewReader(strings.Repeat("x", 1<<20))
 		_, err = tr.RoundTrip(request(t, "POST", "http://web/", body))
-		if e, ok := errors.AsType[*MachineError](err); !ok || e.Failure != FailUnread {
+		if e, ok := errors.AsType[*MachineError](err); !ok || e.Failure != hop.FailureUnread {
 			t.Errorf("got %v", err)
 		}
-		if len(tries) != 1 || tries[0].Failure != FailUnread || tries[0].Took != defaultAdmit {
+		if len(tries) != 1 || tries[0].Failure != hop.FailureUnread || tries[0].Took != defaultAdmit {
 			t.Errorf("got %+v", tries)
 		}
 		if body.Len() != 1<<20 {

@@ -12,6 +12,8 @@ import (
 	"testing"
 	"testing/synctest"
 	"time"
+
+	"github.com/ebbkit/ebb/backhaul/internal/hop"
 )
 
 var pooledName = peerName{"web", "m1"}
@@ -77,8 +79,8 @@ func announces(streams uint32) dialer {
 		go func() {
 			go b.Write(
 				frame(
-					frameSettings, 0, 0,
-					append([]byte{0, settingStreams}, binary.BigEndian.AppendUint32(nil, streams)...)...),
+					hop.FrameSettings, 0, 0,
+					append([]byte{0, hop.SettingStreams}, binary.BigEndian.AppendUint32(nil, streams)...)...),
 			)
 			io.Copy(io.Discard, b)
 			b.Close()
@@ -233,7 +235,7 @@ func TestABodyIsNotSentWithAHole(t *testing.T) {
 
 // The time for the first bytes of a connection is over when they are there.
 func TestTheTimeForTheFirstBytesEndsWithThem(t *testing.T) {
-	for _, first := range []string{"GET / HTTP/1.1\r\n", clientPreface + string(frame(frameSettings, 0, 0))} {
+	for _, first := range []string{"GET / HTTP/1.1\r\n", hop.ClientPreface + string(frame(hop.FrameSettings, 0, 0))} {
 		synctest.Test(t, func(t *testing.T) {
 			s, err := NewServer(says(""), ServerConfig{HeaderTimeout: time.Second})
 			if err != nil {

@@ -8,6 +8,7 @@ import (
 	"net/http/httputil"
 	"strings"
 
+	"github.com/ebbkit/ebb/backhaul/internal/hop"
 	"github.com/ebbkit/ebb/balance"
 )
 
@@ -126,7 +127,7 @@ func Rewrite(r *httputil.ProxyRequest) {
 	// X_Forwarded_For is the same variable to CGI and WSGI, and the client's
 	for k := range r.Out.Header {
 		if strings.Contains(k, "_") &&
-			(sameVariable(k, "X-Forwarded-For") || sameVariable(k, "X-Forwarded-Host") || sameVariable(k, "X-Forwarded-Proto")) {
+			(hop.SameVariable(k, "X-Forwarded-For") || hop.SameVariable(k, "X-Forwarded-Host") || hop.SameVariable(k, "X-Forwarded-Proto")) {
 			delete(r.Out.Header, k)
 		}
 	}
@@ -144,5 +145,6 @@ func appOf(host string) string {
 type copyBuffers struct{}
 
 // Get and Put are those of [httputil.BufferPool].
-func (copyBuffers) Get() []byte  { return buffers.get()[:] }
+func (copyBuffers) Get() []byte { return buffers.get()[:] }
+
 func (copyBuffers) Put(b []byte) { buffers.Put((*[bufferSize]byte)(b)) }

@@ -12,6 +12,7 @@ import (
 	"testing"
 	"time"
 
+	"github.com/ebbkit/ebb/backhaul/internal/hop"
 	"github.com/ebbkit/ebb/balance"
 )
 
@@ -83,7 +84,7 @@ func dialHop(ctx context.Context, addr, key string) (net.Conn, error) {
 	if err != nil {
 		return nil, err
 	}
-	return authenticate(ctx, c, "worker", authKeys(key), false)
+	return authenticate(ctx, c, "worker", hop.AuthKeys(key), false)
 }
 
 // h2c makes an unstarted server speak HTTP/2 without TLS, and its client nothing else.

@@ -8,6 +8,7 @@ import (
 	"sync/atomic"
 	"time"
 
+	"github.com/ebbkit/ebb/backhaul/internal/hop"
 	"github.com/ebbkit/ebb/balance"
 )
 
@@ -25,13 +26,13 @@ func routeOf(app balance.AppID, method, path string) uint64 {
 
 // mark notes what a request moved.
 func (r *routes) mark(route uint64, received int64, body *source, at time.Time) {
-	if route != 0 && (received >= bulkSize || body != nil && body.read.Load() >= bulkSize) {
+	if route != 0 && (received >= hop.BulkSize || body != nil && body.read.Load() >= hop.BulkSize) {
 		r.slots[route%uint64(len(r.slots))].Store(at.UnixNano())
 	}
 }
 
 // lane chooses between the connections for bulk and the others.
-func (f *flight) lane() lane {
+func (f *flight) lane() hop.Lane {
 	if f.route == 0 {
 		f.route = routeOf(f.want.App, f.req.Method, f.req.URL.Path)
 	}
@@ -39,7 +40,7 @@ func (f *flight) lane() lane {
 	if n := f.t.routes.slots[f.route%uint64(len(f.t.routes.slots))].Load(); n != 0 {
 		last = time.Unix(0, n)
 	}
-	return laneOf(f.req.ContentLength, last, f.start)
+	return hop.LaneOf(f.req.ContentLength, last, f.start)
 }
 
 // memoryPressure is the default of Config.Pressure.

@@ -14,6 +14,8 @@ import (
 	"sync"
 	"sync/atomic"
 	"time"
+
+	"github.com/ebbkit/ebb/backhaul/internal/hop"
 )
 
 // ServerConfig configures a [Server]. The zero value is valid.
@@ -234,7 +236,7 @@ func (s *Server) greet(c *greeted) (class int, head []byte, err error) {
 	}
 	buf := make([]byte, 512)
 	n := 0
-	var first settings
+	var first hop.Settings
 	for {
 		m, err := c.Read(buf[n:])
 		if err != nil {
@@ -247,20 +249,20 @@ func (s *Server) greet(c *greeted) (class int, head []byte, err error) {
 		}
 		before := n
 		n += m
-		o, rest := opened(buf[:n])
+		o, rest := hop.Sniff(buf[:n])
 		switch o {
-		case openHTTP1:
+		case hop.OpeningHTTP1:
 			return classHTTP1, buf[:n], c.SetReadDeadline(time.Time{})
-		case openHTTP2:
-			first.feed(rest[max(0, len(rest)-(n-before)):])
+		case hop.OpeningHTTP2:
+			first.Feed(rest[max(0, len(rest)-(n-before)):])
 		}
-		if first.done || n == len(buf) {
+		if first.Done || n == len(buf) {
 			break
 		}
 	}
-	class = anyClass
-	if first.ok && first.window > 0 {
-		class = classOf(int64(first.window))
+	class = hop.AnyClass
+	if first.OK && first.Window > 0 {
+		class = hop.ClassOf(int64(first.Window))
 	}
 	return class, buf[:n], c.SetReadDeadline(time.Time{})
 }
@@ -306,7 +308,7 @@ func (g *greeted) answered() {
 // nothing where the edge has it at rest as well: there net/http expects a 408, and no other status.
 // A request that has met it on the way takes it for its answer: it is tried again. Of one that
 // meets just the end of its connection the edge cannot know that it was not executed.
-const lastWord = "HTTP/1.1 408 Request Timeout\r\n" + headerBounce + ": closing\r\nConnection: close\r\nContent-Length: 0\r\n\r\n"
+const lastWord = "HTTP/1.1 408 Request Timeout\r\n" + hop.HeaderBounce + ": closing\r\nConnection: close\r\nContent-Length: 0\r\n\r\n"
 
 // retire ends a connection, if it is at rest.
 func (g *greeted) retire() bool {
@@ -390,8 +392,8 @@ func (s *Server) server(of served) *inner {
 		h.Protocols.SetUnencryptedHTTP2(true)
 		h.HTTP2 = &http.HTTP2Config{
 			MaxConcurrentStreams:          s.c.MaxStreams,
-			MaxReceiveBufferPerConnection: connWindow,
-			MaxReceiveBufferPerStream:     windowOf(of.class),
+			MaxReceiveBufferPerConnection: hop.ConnWindow,
+			MaxReceiveBufferPerStream:     hop.WindowOf(of.class),
 		}
 		if of.ping {
 			h.HTTP2.SendPingTimeout, h.HTTP2.PingTimeout = s.pings.after, s.pings.wait

@@ -6,6 +6,7 @@ import (
 	"sync/atomic"
 	"time"
 
+	"github.com/ebbkit/ebb/backhaul/internal/hop"
 	"github.com/ebbkit/ebb/balance"
 )
 
@@ -34,12 +35,12 @@ func (h *Handler) serving(w http.ResponseWriter, r *http.Request, app balance.Ap
 	s.ctx, s.cancel = context.WithCancelCause(r.Context())
 	if body != nil {
 		s.body = body
-		s.talks.Store(isGRPC(mediaType(r.Header)))
+		s.talks.Store(hop.IsGRPC(hop.MediaType(r.Header)))
 		h.sweeper.add(&s.progress)
 	}
-	if upgrade && s.bounds.upgrade > 0 {
-		s.timer = time.AfterFunc(s.bounds.upgrade, func() {
-			s.end(&StallError{app, StallUpgrade, s.bounds.upgrade})
+	if upgrade && s.bounds.Upgrade > 0 {
+		s.timer = time.AfterFunc(s.bounds.Upgrade, func() {
+			s.end(&StallError{app, StallUpgrade, s.bounds.Upgrade})
 		})
 	}
 	return s
@@ -48,11 +49,11 @@ func (h *Handler) serving(w http.ResponseWriter, r *http.Request, app balance.Ap
 func (h *Handler) watched(w http.ResponseWriter, r *http.Request, app balance.AppID) *serving {
 	s := &serving{h: h, w: w, r: r, app: app}
 	row := h.app(app)
-	s.bounds = boundsOf(&row).owners()
+	s.bounds = hop.BoundsOf(&row).Owners()
 	s.stalled = func(what Stall) {
-		after := s.bounds.body
-		if what == StallAnswer {
-			after = s.bounds.answer
+		after := s.bounds.Body
+		if what == hop.StallAnswer {
+			after = s.bounds.Answer
 		}
 		s.end(&StallError{app, what, after})
 	}
@@ -135,5 +136,5 @@ func (s *serving) stalledBy() *StallError {
 // upgrades reports whether a request asks for an upgrade.
 func upgrades(r *http.Request) bool {
 	v := r.Header["Upgrade"]
-	return len(v) > 0 && hasToken(r.Header["Connection"], "upgrade")
+	return len(v) > 0 && hop.HasToken(r.Header["Connection"], "upgrade")
 }

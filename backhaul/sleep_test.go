@@ -15,6 +15,7 @@ import (
 	"testing"
 	"time"
 
+	"github.com/ebbkit/ebb/backhaul/internal/hop"
 	"github.com/ebbkit/ebb/balance"
 	"github.com/ebbkit/ebb/downscale"
 )
@@ -162,7 +163,7 @@ func visit(r *rig, kind string) error {
 			return fmt.Errorf("%v, %w", resp, err)
 		}
 		// It may be told before the machine's first word has come through, which is then left out.
-		if got, err := io.ReadAll(br); err == nil && strings.TrimPrefix(string(got), "\x81\x02hi") != string(goingAway) && ctx.Err() == nil {
+		if got, err := io.ReadAll(br); err == nil && strings.TrimPrefix(string(got), "\x81\x02hi") != string(hop.GoingAway) && ctx.Err() == nil {
 			return fmt.Errorf("a WebSocket ends in %q", got) // else it was we who left
 		} else if len(got) > 4 {
 			io.WriteString(c, maskedBye)

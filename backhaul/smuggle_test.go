@@ -12,6 +12,8 @@ import (
 	"testing"
 	"testing/synctest"
 	"time"
+
+	"github.com/ebbkit/ebb/backhaul/internal/hop"
 )
 
 // raw sends bytes as they are and returns the status lines of the answers, until the server closes.
@@ -143,7 +145,7 @@ func TestSlowClientsOfTheHopAreClosed(t *testing.T) {
 		l := newPipes()
 		served := make(chan error, 1)
 		go func() { served <- s.Serve(l) }()
-		for _, first := range []string{"", "G", "PRI * HT", "GET / HTTP/1.1\r\nHost: x\r\n", clientPreface} {
+		for _, first := range []string{"", "G", "PRI * HT", "GET / HTTP/1.1\r\nHost: x\r\n", hop.ClientPreface} {
 			c, err := l.dial(t.Context())
 			if err != nil {
 				t.Fatal(err)
@@ -255,15 +257,24 @@ func TestLimitListener(t *testing.T) {
 
 type addressed string
 
-func (a addressed) RemoteAddr() net.Addr             { return a }
-func (a addressed) Network() string                  { return "tcp" }
-func (a addressed) String() string                   { return string(a) }
-func (addressed) Read([]byte) (int, error)           { return 0, io.EOF }
-func (addressed) Write([]byte) (int, error)          { return 0, io.EOF }
-func (addressed) Close() error                       { return nil }
-func (a addressed) LocalAddr() net.Addr              { return a }
-func (addressed) SetDeadline(t time.Time) error      { return nil }
-func (addressed) SetReadDeadline(t time.Time) error  { return nil }
+func (a addressed) RemoteAddr() net.Addr { return a }
+
+func (a addressed) Network() string { return "tcp" }
+
+func (a addressed) String() string { return string(a) }
+
+func (addressed) Read([]byte) (int, error) { return 0, io.EOF }
+
+func (addressed) Write([]byte) (int, error) { return 0, io.EOF }
+
+func (addressed) Close() error { return nil }
+
+func (a addressed) LocalAddr() net.Addr { return a }
+
+func (addressed) SetDeadline(t time.Time) error { return nil }
+
+func (addressed) SetReadDeadline(t time.Time) error { return nil }
+
 func (addressed) SetWriteDeadline(t time.Time) error { return nil }
 
 // An app learns its epoch, whatever the client says.

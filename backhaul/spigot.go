@@ -5,6 +5,8 @@ import (
 	"net/http"
 	"sync"
 	"sync/atomic"
+
+	"github.com/ebbkit/ebb/backhaul/internal/hop"
 )
 
 // spigot is the body of a gRPC request, whose messages can be ended while a read waits for the client. Reads of the client
@@ -19,7 +21,7 @@ type spigot struct {
 	data atomic.Bool // some has passed since somebody looked
 
 	// Of the one who reads; a source lets one at a time.
-	frames  frames
+	frames  hop.Frames
 	reading bool
 	got     chan took
 	buf     []byte
@@ -34,10 +36,10 @@ type took struct {
 
 // newSpigot returns nil for a request that is no gRPC call.
 func newSpigot(r *http.Request) *spigot {
-	if r.ProtoMajor != 2 || r.Body == nil || r.Body == http.NoBody || !isGRPC(mediaType(r.Header)) {
+	if r.ProtoMajor != 2 || r.Body == nil || r.Body == http.NoBody || !hop.IsGRPC(hop.MediaType(r.Header)) {
 		return nil
 	}
-	return &spigot{ReadCloser: r.Body, shut: make(chan struct{}), got: make(chan took, 1), frames: frames{kind: grpcs}}
+	return &spigot{ReadCloser: r.Body, shut: make(chan struct{}), got: make(chan took, 1), frames: hop.Frames{Kind: hop.FramingGRPC}}
 }
 
 // finish ends the client's messages after the present one. It reports whether that is any news to the machine.
@@ -60,13 +62,13 @@ func (s *spigot) finished() bool {
 
 func (s *spigot) Read(p []byte) (int, error) {
 	for {
-		if s.finished() && s.frames.whole() {
+		if s.finished() && s.frames.Whole() {
 			s.over.Store(true)
 			return 0, io.EOF
 		}
 		if len(s.rest) > 0 {
 			n := copy(p, s.rest)
-			n = s.frames.pass(p[:n], s.finished())
+			n = s.frames.Pass(p[:n], s.finished())
 			if n > 0 && !s.data.Load() {
 				s.data.Store(true)
 			}
@@ -84,7 +86,7 @@ func (s *spigot) Read(p []byte) (int, error) {
 			s.fetch(len(p))
 		}
 		var shut <-chan struct{}
-		if s.frames.whole() {
+		if s.frames.Whole() {
 			shut = s.shut
 		}
 		select {

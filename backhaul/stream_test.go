@@ -14,6 +14,8 @@ import (
 	"strings"
 	"sync/atomic"
 	"testing"
+
+	"github.com/ebbkit/ebb/backhaul/internal/hop"
 )
 
 func TestEventsFlowAtOnce(t *testing.T) {
@@ -176,7 +178,7 @@ func TestHeadersOfTheHopStayInside(t *testing.T) {
 		r := newRig(t, rigConfig{app: roomy, local: local, config: Config{Trace: l.trace()}})
 		r.serve("m1", http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 			for k := range r.Header {
-				if internal(k) {
+				if hop.IsInternal(k) {
 					t.Errorf("the machine got %s", k)
 				}
 			}
@@ -200,7 +202,7 @@ func TestHeadersOfTheHopStayInside(t *testing.T) {
 			t.Errorf("got %q, %s", body, &l)
 		}
 		for k := range resp.Header {
-			if internal(k) {
+			if hop.IsInternal(k) {
 				t.Errorf("the client got %s", k)
 			}
 		}
@@ -220,7 +222,7 @@ func TestAStrangerIsNotServed(t *testing.T) {
 		t.Errorf("through an edge: %d", resp.StatusCode)
 	}
 	_, err := r.transport.RoundTrip(request(t, "POST", "http://web/", strings.NewReader("x")))
-	if e, ok := err.(*MachineError); !ok || e.Failure != FailDenied ||
+	if e, ok := err.(*MachineError); !ok || e.Failure != hop.FailureDenied ||
 		!strings.Contains(err.Error(), "denied (not executed)") ||
 		!strings.Contains(err.Error(), "Config.Key") ||
 		e.Cause() != CauseInternal {
@@ -245,7 +247,7 @@ func TestAStrangerIsNotServed(t *testing.T) {
 		req := request(t, "GET", r.hop.URL, nil)
 		req.Header["Ebb-Key"] = []string{testKey} // a key in a request is nothing
 		if tt.to != "" {
-			req.Header[headerTo] = []string{tt.to}
+			req.Header[hop.HeaderTo] = []string{tt.to}
 		}
 		c := &http.Transport{DialContext: func(ctx context.Context, _, addr string) (net.Conn, error) { return dialHop(ctx, addr, tt.key) }}
 		got := 0
@@ -260,7 +262,7 @@ func TestAStrangerIsNotServed(t *testing.T) {
 		if got != tt.want || (served.Load() == 1) != (tt.want == 200) {
 			t.Errorf("%q %q: got %d, served %d; want %d", tt.key, tt.to, got, served.Load(), tt.want)
 		}
-		if tt.want == 403 && resp.Header.Get(headerLoad) != "" {
+		if tt.want == 403 && resp.Header.Get(hop.HeaderLoad) != "" {
 			t.Errorf("%q: a stranger learns the load", tt.key)
 		}
 	}

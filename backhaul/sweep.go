@@ -4,6 +4,8 @@ import (
 	"sync"
 	"sync/atomic"
 	"time"
+
+	"github.com/ebbkit/ebb/backhaul/internal/hop"
 )
 
 // turn counts whose turn it is: odd while something is awaited from the client, even while it is
@@ -18,7 +20,7 @@ func (t *turn) waits() bool { return t.Load()%2 == 1 }
 
 // progress is what a sweeper looks at.
 type progress struct {
-	bounds bounds
+	bounds hop.Bounds
 	body   *source // nil: there is none, or it is all here
 	answer turn
 	talks  atomic.Bool // a body that may be silent
@@ -28,9 +30,9 @@ type progress struct {
 	// Of the sweeper.
 	in         *sweeper
 	prev, next *progress
-	bodyAt     standing
-	drip       drip
-	answerAt   standing
+	bodyAt     hop.Standing
+	drip       hop.SlowBody
+	answerAt   hop.Standing
 }
 
 // sweeper looks at the requests that may stall, now and then while there are any: so none has a
@@ -46,9 +48,9 @@ type sweeper struct {
 // add has a request looked at.
 func (s *sweeper) add(p *progress) {
 	every := time.Duration(0)
-	for _, bound := range [...]time.Duration{p.bounds.body, p.bounds.answer} {
-		if bound > 0 && (every == 0 || look(bound) < every) {
-			every = look(bound)
+	for _, bound := range [...]time.Duration{p.bounds.Body, p.bounds.Answer} {
+		if bound > 0 && (every == 0 || hop.LookEvery(bound) < every) {
+			every = hop.LookEvery(bound)
 		}
 	}
 	if every == 0 {
@@ -130,11 +132,11 @@ func (s *sweeper) sweep() {
 func (p *progress) look(now time.Time) (Stall, bool) {
 	if p.body != nil {
 		n := p.body.awaited.Load()
-		stands := p.bodyAt.stands(now, n, p.bounds.body)
-		slow := p.drip.slow(now, n%2 == 1, p.body.read.Load(), p.bounds)
+		stands := p.bodyAt.Stands(now, n, p.bounds.Body)
+		slow := p.drip.Slow(now, n%2 == 1, p.body.read.Load(), p.bounds)
 		if (stands || slow) && !p.talks.Load() {
 			return StallBody, true
 		}
 	}
-	return StallAnswer, p.answerAt.stands(now, p.answer.Load(), p.bounds.answer)
+	return StallAnswer, p.answerAt.Stands(now, p.answer.Load(), p.bounds.Answer)
 }

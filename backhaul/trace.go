@@ -5,7 +5,6 @@ import (
 	"time"
 
 	"github.com/ebbkit/ebb/balance"
-	"github.com/ebbkit/ebb/internal/enum"
 )
 
 // Trace are functions that a [Transport] calls as requests make their way. Any may be nil. They are
@@ -91,25 +90,6 @@ type HandlerTrace struct {
 	Abandoned func(Abandoned)
 }
 
-// Freed says how the slot of a request that its client has left became free. Only FreedAnswered and
-// FreedEnded mean that the machine was done for certain.
-type Freed uint8
-
-// The ways.
-const (
-	FreedAnswered Freed = iota // the machine has answered, for nobody
-	// it closed the connection, or was cut off; then the slot was held for a time
-	FreedClosed
-	FreedSilent   // nothing was heard of it for as long as that may be
-	FreedEnded    // its run has ended: it was stopped, or has failed
-	FreedShutdown // this side has been closed
-)
-
-var freedNames = [...]string{"answered", "closed", "silent", "ended", "shutdown"}
-
-// String returns the way's name as it stands in logs and metrics.
-func (f Freed) String() string { return enum.Name(freedNames[:], uint8(f)) }
-
 // Abandoned is a request that its client has left before the machine had answered, at the time when
 // its slot is free.
 type Abandoned struct {
@@ -136,7 +116,7 @@ type Refused struct {
 	Load    balance.Load
 }
 
-// Faulted is an admitted request that its machine did not answer. With [FailLimit] and [FailDeadline] that is not the
+// Faulted is an admitted request that its machine did not answer. With [FailureLimit] and [FailureDeadline] that is not the
 // machine's fault.
 type Faulted struct {
 	App     balance.AppID

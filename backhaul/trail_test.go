@@ -1,7 +1,6 @@
 package backhaul
 
 import (
-	"encoding/binary"
 	"errors"
 	"fmt"
 	"net/http"
@@ -11,55 +10,6 @@ import (
 
 	"github.com/ebbkit/ebb/balance"
 )
-
-func TestBudgetOfFailures(t *testing.T) {
-	at := time.Unix(1000, 0)
-	spend := func(b *budget, n int) (got int) {
-		for range n {
-			if b.spend(at) {
-				got++
-			}
-		}
-		return got
-	}
-	b := &budget{ratio: 0.2, floor: 10}
-	if got := spend(b, 1000); got != 100 {
-		t.Errorf("at first %d, want the floor of 10 s", got)
-	}
-	at = at.Add(time.Second)
-	if got := spend(b, 1000); got != 10 {
-		t.Errorf("after a second %d, want 10", got)
-	}
-	for range 500 {
-		b.earn(at)
-	}
-	if got := spend(b, 1000); got != 100 {
-		t.Errorf("after 500 requests %d, want 100", got)
-	}
-	for range 5000 {
-		b.earn(at)
-	}
-	at = at.Add(time.Hour) // nothing is saved up
-	if got := spend(b, 5000); got != 100 {
-		t.Errorf("after an hour %d, want 100", got)
-	}
-	at = at.Add(-time.Minute) // time goes back
-	if got := spend(b, 10); got != 0 {
-		t.Errorf("in the past %d", got)
-	}
-	b = &budget{ratio: 0.25, floor: 1}
-	spend(b, 1000)
-	for range 400 {
-		b.earn(at)
-	}
-	at = at.Add(time.Second) // what requests have earned fades, it is not lost
-	if got := spend(b, 1000); got != 100 {
-		t.Errorf("a second after 400 requests %d, want the 100 that they earned", got)
-	}
-	if off := (&budget{ratio: -1}); spend(off, 1000) != 1000 {
-		t.Error("no bound bounds")
-	}
-}
 
 // When everything fails, the tries of all requests together stay within the budget, and clients hear of the failure.
 func TestRetriesDoNotMultiplyADisaster(t *testing.T) {
@@ -144,97 +94,4 @@ func TestTrails(t *testing.T) {
 	if want, sampled := wanted(Done{First: 1}, time.Second, 1000, 5000); !want || !sampled {
 		t.Error("the sample is empty")
 	}
-}
-
-// A request goes with bulk by the length of its body, or where one of the same route moved bulk
-// lately.
-func TestWhatIsBulk(t *testing.T) {
-	now := time.Unix(1000, 0)
-	for _, tt := range []struct {
-		length int64
-		last   time.Time
-		want   lane
-	}{
-		{0, time.Time{}, interactive},
-		{-1, time.Time{}, interactive},
-		{bulkSize - 1, time.Time{}, interactive},
-		{bulkSize, time.Time{}, bulk},
-		{0, now, bulk},
-		{0, now.Add(1 - bulkMemory), bulk},
-		{0, now.Add(-bulkMemory), interactive},
-	} {
-		if got := laneOf(tt.length, tt.last, now); got != tt.want {
-			t.Errorf("%d bytes, bulk last at %v: lane %v, want %v", tt.length, tt.last, got, tt.want)
-		}
-	}
-}
-
-func TestWindowsSuitThePath(t *testing.T) {
-	const ms = time.Millisecond
-	for _, tt := range []struct {
-		rtt      time.Duration
-		known    bool
-		pressure float64
-		had      int
-		want     int // KiB
-	}{
-		{0, false, 0, -1, 4096},
-		{0, true, 0, -1, 256},
-		{4 * ms, true, 0, -1, 256},
-		{16 * ms, true, 0, -1, 1024},
-		{64 * ms, true, 0, -1, 4096},
-		{128 * ms, true, 0, -1, 8192},
-		{300 * ms, true, 0, -1, 16384},
-		{-ms, true, 0, -1, 256},
-		{128 * ms, true, 0.85, -1, 4096},
-		{128 * ms, true, 0.95, -1, 2048},
-		{4 * ms, true, 2, -1, 256},
-		{16 * ms, true, 0, 3, 2048}, // 960 KiB: above three quarters of 1 MiB, no change for so little
-		{10 * ms, true, 0, 3, 1024},
-	} {
-		if got := windowOf(chooseClass(tt.rtt, tt.known, defaultBandwidth, tt.pressure, tt.had)) >> 10; got != tt.want {
-			t.Errorf("%+v: got %d KiB", tt, got)
-		}
-	}
-	for _, tt := range []struct {
-		rtt   time.Duration
-		known bool
-		most  time.Duration
-		want  time.Duration
-	}{{0, false, 3 * time.Second, 3 * time.Second}, {0, true, 0, 300 * ms}, {100 * ms, true, 0, 500 * ms}, {time.Hour, true, 0, 3 * time.Second}, {time.Hour, true, time.Second, time.Second}} {
-		if got := dialLimit(tt.rtt, tt.known, tt.most); got != tt.want {
-			t.Errorf("%+v: got %v", tt, got)
-		}
-	}
-	now := time.Unix(1e6, 0)
-	for _, tt := range []struct {
-		length int64
-		last   time.Time
-		want   lane
-	}{{0, time.Time{}, interactive}, {-1, time.Time{}, interactive}, {bulkSize, time.Time{}, bulk}, {0, now.Add(-time.Second), bulk}, {0, now.Add(-2 * time.Minute), interactive}} {
-		if got := laneOf(tt.length, tt.last, now); got != tt.want {
-			t.Errorf("%+v: got %v", tt, got)
-		}
-	}
-}
-
-func rawFrame(kind, flags byte, stream uint32, payload ...byte) []byte {
-	b := []byte{byte(len(payload) >> 16), byte(len(payload) >> 8), byte(len(payload)), kind, flags}
-	return append(binary.BigEndian.AppendUint32(b, stream), payload...)
-}
-
-func FuzzSettings(f *testing.F) {
-	f.Add(rawFrame(frameSettings, 0, 0, 0, settingStreams, 0, 0, 0, 10, 0, settingWindow, 0, 1, 0, 0), 3)
-	f.Add([]byte(clientPreface), 7)
-	f.Fuzz(func(t *testing.T, b []byte, at int) {
-		var whole, parts settings
-		whole.feed(b)
-		at = max(0, min(at, len(b)))
-		parts.feed(b[:at])
-		parts.feed(b[at:])
-		if whole.done != parts.done || whole.ok != parts.ok || whole.streams != parts.streams || whole.window != parts.window {
-			t.Errorf("%+v in one piece, %+v in two", whole, parts)
-		}
-		opened(b)
-	})
 }

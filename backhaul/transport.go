@@ -7,6 +7,7 @@ import (
 	"sync/atomic"
 	"time"
 
+	"github.com/ebbkit/ebb/backhaul/internal/hop"
 	"github.com/ebbkit/ebb/balance"
 )
 
@@ -20,7 +21,7 @@ import (
 type Transport struct {
 	picker   Picker
 	c        Config
-	limits   limits
+	limits   hop.RetryLimits
 	owners   *pool // by node and incarnation
 	machines *pool // by machine and epoch; only those of this process
 	kept     atomic.Int64
@@ -30,20 +31,20 @@ type Transport struct {
 	services services
 
 	budgetMu sync.Mutex
-	budget   budget
+	budget   hop.Budget
 }
 
 // earn and afford are the budget of failed tries of all requests.
 func (t *Transport) earn(now time.Time) {
 	t.budgetMu.Lock()
-	t.budget.earn(now)
+	t.budget.Earn(now)
 	t.budgetMu.Unlock()
 }
 
 func (t *Transport) afford(now time.Time) bool {
 	t.budgetMu.Lock()
 	defer t.budgetMu.Unlock()
-	return t.budget.spend(now)
+	return t.budget.Spend(now)
 }
 
 // NewTransport returns a transport that asks p for machines. It starts nothing.
@@ -54,13 +55,13 @@ func NewTransport(p Picker, c Config) (*Transport, error) {
 	if err := c.resolve(); err != nil {
 		return nil, err
 	}
-	t := &Transport{picker: p, c: c, limits: limits{bounces: c.Bounces, rounds: c.Rounds, failures: c.Failures, patience: c.Patience}}
+	t := &Transport{picker: p, c: c, limits: hop.RetryLimits{Bounces: c.Bounces, Rounds: c.Rounds, Failures: c.Failures, Patience: c.Patience}}
 	t.rows, _ = p.(interface{ Fleet() *balance.Fleet })
-	t.budget.ratio, t.budget.floor = c.FailureRatio, c.FailureFloor
+	t.budget.Ratio, t.budget.Floor = c.FailureRatio, c.FailureFloor
 	pc := poolConfig{maxIdle: c.MaxIdle, idleTimeout: c.IdleTimeout, dialTimeout: c.DialTimeout, headerTimeout: c.HeaderTimeout, maxHeader: c.MaxHeader}
 	pc.maxHeader += headerRoom
 	pc.bandwidth, pc.pressure = c.Bandwidth, c.Pressure
-	pc.spare, pc.keys = c.Spare, authKeys(c.Key, c.NextKey)
+	pc.spare, pc.keys = c.Spare, hop.AuthKeys(c.Key, c.NextKey)
 	t.owners = newPool(pc)
 	pc.spare, pc.keys = 0, nil
 	pc.idleTimeout, pc.maxHeader, pc.near = c.MachineIdleTimeout, c.MaxHeader, true
@@ -112,7 +113,7 @@ func (t *Transport) RoundTrip(req *http.Request) (*http.Response, error) {
 // source prepares the body of a request. A stream of HTTP/2 of unknown length is kept as far as the limit goes, until it
 // is admitted.
 func (t *Transport) source(req *http.Request) *source {
-	s := &source{rc: req.Body, from: req, names: announced(req.Trailer)}
+	s := &source{rc: req.Body, from: req, names: hop.Announced(req.Trailer)}
 	if req.ContentLength <= 0 && t.h2(req) && t.reserve(t.c.ReplayLimit) {
 		s.keep = t.c.ReplayLimit
 		s.reserved.Store(int64(s.keep))
@@ -130,9 +131,9 @@ func (t *Transport) reserve(n int) bool {
 }
 
 // bounds returns what an app's requests may wait for.
-func (t *Transport) bounds(app balance.AppID) bounds {
+func (t *Transport) bounds(app balance.AppID) hop.Bounds {
 	a := t.app(app)
-	return boundsOf(&a)
+	return hop.BoundsOf(&a)
 }
 
 // app returns an app's row; a zero one where it is not known.

@@ -7,12 +7,13 @@ import (
 	"net"
 	"net/http"
 
+	"github.com/ebbkit/ebb/backhaul/internal/hop"
 	"github.com/ebbkit/ebb/balance"
 )
 
 // machineError describes a failed try.
 func (f *flight) machineError(fail Failure, err error) error {
-	if _, ok := errors.AsType[*bodyError](err); ok || fail == FailClient {
+	if _, ok := errors.AsType[*bodyError](err); ok || fail == hop.FailureClient {
 		return err
 	}
 	return &MachineError{App: f.want.App, Machine: f.try.Machine, Owner: f.try.Owner, Failure: fail, Tries: f.try.N, Err: err}
@@ -25,7 +26,7 @@ func (f *flight) local(g *balance.Gate, x *exchange) (*http.Response, balance.Bo
 	load, bounce := g.Enter(slot, m.Epoch, m.CordonGen)
 	if bounce != balance.BounceNone {
 		f.res.Observe(load)
-		return nil, bounce, load, FailNone, nil
+		return nil, bounce, load, FailureNone, nil
 	}
 	f.gate, f.epoch = g, load.Epoch
 	x.pool, x.name, x.epoch = f.t.machines, machineName(m), load.Epoch
@@ -34,7 +35,7 @@ func (f *flight) local(g *balance.Gate, x *exchange) (*http.Response, balance.Bo
 	x.h2 = f.t.c.H2 != nil && f.t.c.H2(*m) && out.Header["Upgrade"] == nil
 	keepTarget(out, x.h2)
 	x.finish = x.h2 && f.t.app(m.App).Abandoned == balance.AbandonedFinish
-	setEpoch(out.Header, f.t.c.EpochHeader, load.Epoch)
+	hop.SetEpoch(out.Header, f.t.c.EpochHeader, load.Epoch)
 	if x.h2 && f.body != nil {
 		f.body.retain(reopenable(f.req.ContentLength, true), &f.t.kept, f.t.c.ReplayMemory)
 		x.once = !f.body.covers(f.req.ContentLength) && (f.req.ContentLength > 0 || f.req.ProtoMajor == 1)
@@ -44,9 +45,9 @@ func (f *flight) local(g *balance.Gate, x *exchange) (*http.Response, balance.Bo
 		suspect(g, load.Epoch, fail, err)
 		return nil, balance.BounceNone, load, fail, f.machineError(fail, err)
 	}
-	strip(resp.Header)
+	hop.StripInternal(resp.Header)
 	f.long = f.t.c.Connections.watch(m.App, m.ID, f.req, resp, x, f.spigot)
-	return resp, balance.BounceNone, load, FailNone, nil
+	return resp, balance.BounceNone, load, FailureNone, nil
 }
 
 // remote sends the request to the machine's owner.
@@ -55,7 +56,7 @@ func (f *flight) remote(x *exchange) (*http.Response, balance.Bounce, balance.Lo
 	owner := m.Owner
 	if t.c.Dial == nil {
 		err := fmt.Errorf("backhaul: node %q owns the machine and Config.Dial is nil: set it to reach other nodes", owner)
-		return nil, balance.BounceNone, balance.Load{}, FailDial, f.machineError(FailDial, err)
+		return nil, balance.BounceNone, balance.Load{}, FailureDial, f.machineError(FailureDial, err)
 	}
 	x.pool, x.name, x.epoch = t.owners, ownerName(owner), f.res.Incarnation()
 	x.dial = func(ctx context.Context) (net.Conn, error) { return t.c.Dial(ctx, owner) }
@@ -75,15 +76,15 @@ func (f *flight) remote(x *exchange) (*http.Response, balance.Bounce, balance.Lo
 	out := f.outgoing(ctx)
 	keepTarget(out, x.h2)
 	slot, _ := f.res.GrantToken()
-	out.Header[headerTo] = []string{string(appendTo(make([]byte, 0, 64), to{app: m.App, id: m.ID, gen: m.CordonGen, node: t.c.Node, slot: slot}))}
+	out.Header[hop.HeaderTo] = []string{string(hop.AppendTo(make([]byte, 0, 64), hop.To{App: m.App, Machine: m.ID, CordonGen: m.CordonGen, Node: t.c.Node, Token: slot}))}
 	if x.expect {
 		out.Header["Expect"] = expectContinue
 		if x.h2 {
-			out.Header[headerAsk] = askBody // an HTTP/2 server hides the Expect from its handler
+			out.Header[hop.HeaderAsk] = askBody // an HTTP/2 server hides the Expect from its handler
 		}
 	}
 	if x.ask {
-		out.Header[headerAsk] = askWord
+		out.Header[hop.HeaderAsk] = askWord
 		x.admitted = f.admitted
 	}
 	resp, fail, err := x.do(out)
@@ -91,25 +92,25 @@ func (f *flight) remote(x *exchange) (*http.Response, balance.Bounce, balance.Lo
 		return nil, balance.BounceNone, balance.Load{}, fail, f.machineError(fail, err)
 	}
 	load, ok := balance.Load{}, false
-	if v := resp.Header[headerLoad]; len(v) > 0 {
-		if load, ok = parseLoad(v[0]); ok {
+	if v := resp.Header[hop.HeaderLoad]; len(v) > 0 {
+		if load, ok = hop.ParseLoad(v[0]); ok {
 			f.res.Observe(load)
 		}
 	}
-	if v := resp.Header[headerBounce]; len(v) > 0 {
+	if v := resp.Header[hop.HeaderBounce]; len(v) > 0 {
 		discard(resp)
-		return nil, parseBounce(v[0]), load, FailNone, nil
+		return nil, hop.ParseBounce(v[0]), load, FailureNone, nil
 	}
-	if v := resp.Header[headerFault]; len(v) > 0 {
+	if v := resp.Header[hop.HeaderFault]; len(v) > 0 {
 		discard(resp)
-		fail, words := parseFault(v[0])
-		if fail == FailClient {
+		fail, words := hop.ParseFault(v[0])
+		if fail == hop.FailureClient {
 			return nil, balance.BounceNone, load, fail, f.stalledThere(resp.StatusCode)
 		}
 		return nil, balance.BounceNone, load, fail, f.machineError(fail, &ownerError{owner, words})
 	}
-	strip(resp.Header)
-	return resp, balance.BounceNone, load, FailNone, nil
+	hop.StripInternal(resp.Header)
+	return resp, balance.BounceNone, load, FailureNone, nil
 }
 
 var (
@@ -132,11 +133,11 @@ func (f *flight) outgoing(ctx context.Context) *http.Request {
 	out := f.req.WithContext(ctx)
 	h := make(http.Header, len(f.req.Header)+3)
 	for k, v := range f.req.Header {
-		if !internal(k) && k != "Expect" {
+		if !hop.IsInternal(k) && k != "Expect" {
 			h[k] = v
 		}
 	}
-	keepHTTP(h)
+	hop.KeepHTTP(h)
 	if f.made {
 		h[headerTrace] = []string{f.trace}
 	}

@@ -9,6 +9,7 @@ import (
 	"sync/atomic"
 	"time"
 
+	"github.com/ebbkit/ebb/backhaul/internal/hop"
 	"github.com/ebbkit/ebb/balance"
 	"github.com/ebbkit/ebb/downscale"
 )
@@ -29,11 +30,11 @@ type tunnel struct {
 	forced atomic.Bool
 
 	// Of the reader.
-	frames frames // of the machine
-	silent bool   // nothing more of the machine's
-	bye    []byte // what the client still has to get of our close frame
+	frames hop.Frames // of the machine
+	silent bool       // nothing more of the machine's
+	bye    []byte     // what the client still has to get of our close frame
 
-	client frames // of the client; the writer's
+	client hop.Frames // of the client; the writer's
 }
 
 func (c *Connections) watchUpgrade(machine balance.MachineKey, resp *http.Response, x *exchange) leaver {
@@ -45,7 +46,7 @@ func (c *Connections) watchUpgrade(machine balance.MachineKey, resp *http.Respon
 	t.class = downscale.TCP
 	if v := resp.Header["Upgrade"]; len(v) > 0 && strings.EqualFold(strings.TrimSpace(v[0]), "websocket") {
 		t.class = downscale.WebSocket
-		t.frames.kind, t.client.kind = webSockets, webSockets
+		t.frames.Kind, t.client.Kind = hop.FramingWebSocket, hop.FramingWebSocket
 	}
 	t.endable = t
 	resp.Body = t
@@ -90,7 +91,7 @@ func (t *tunnel) Read(p []byte) (int, error) {
 		if t.silent {
 			n = 0
 		} else {
-			n = t.frames.pass(p[:n], t.ending1001())
+			n = t.frames.Pass(p[:n], t.ending1001())
 			t.follow(&t.frames)
 		}
 		if err != nil && t.told.Load() && errors.Is(err, os.ErrDeadlineExceeded) {
@@ -105,14 +106,14 @@ func (t *tunnel) Read(p []byte) (int, error) {
 
 // ending1001 reports whether the client is to get a close frame of ours: not where the machine has sent its own.
 func (t *tunnel) ending1001() bool {
-	return t.class == downscale.WebSocket && t.told.Load() && !t.frames.closing
+	return t.class == downscale.WebSocket && t.told.Load() && !t.frames.Closing
 }
 
 // farewell is what the client gets from us instead of the machine, if it is time.
 func (t *tunnel) farewell(p []byte) (int, error) {
 	switch {
-	case t.ending1001() && t.frames.whole() && !t.silent:
-		t.silent, t.bye = true, goingAway
+	case t.ending1001() && t.frames.Whole() && !t.silent:
+		t.silent, t.bye = true, hop.GoingAway
 		fallthrough
 	case len(t.bye) > 0:
 		n := copy(p, t.bye)
@@ -121,14 +122,14 @@ func (t *tunnel) farewell(p []byte) (int, error) {
 	case !t.forced.Load():
 	case t.class == downscale.TCP:
 		return 0, io.EOF
-	case t.frames.whole():
+	case t.frames.Whole():
 		return 0, errTold
 	}
 	return 0, nil
 }
 
 func (t *tunnel) Write(p []byte) (int, error) {
-	t.client.pass(p, false)
+	t.client.Pass(p, false)
 	t.follow(&t.client) // before the machine can have it
 	n, err := t.rw.Write(p)
 	if err != nil && t.class == downscale.TCP && t.told.Load() {

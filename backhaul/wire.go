@@ -10,6 +10,8 @@ import (
 	"sync"
 	"sync/atomic"
 	"time"
+
+	"github.com/ebbkit/ebb/backhaul/internal/hop"
 )
 
 // wire is a connection that knows what went over it. It counts bytes, which is how we know what was not sent. It has no
@@ -188,7 +190,7 @@ func (w *wire) Write(p []byte) (int, error) {
 		w.follow.unsent()
 	}
 	if err != nil && w.over != nil && wrote > w.began {
-		w.wait(silence)
+		w.wait(hop.Silence)
 	}
 	return n, err
 }

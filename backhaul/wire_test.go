@@ -16,6 +16,8 @@ import (
 	"testing"
 	"testing/synctest"
 	"time"
+
+	"github.com/ebbkit/ebb/backhaul/internal/hop"
 )
 
 // hush drops what net/http itself says about machines that say too much.
@@ -245,7 +247,7 @@ func TestAFailedWriteWaitsForTheAnswer(t *testing.T) {
 		far  func(net.Conn)
 		want time.Duration
 	}{
-		{"nothing comes", func(net.Conn) {}, silence},
+		{"nothing comes", func(net.Conn) {}, hop.Silence},
 		{"an answer comes slowly, and the end", func(c net.Conn) {
 			for range 4 {
 				time.Sleep(2 * time.Second)
@@ -253,7 +255,7 @@ func TestAFailedWriteWaitsForTheAnswer(t *testing.T) {
 			}
 			c.Close()
 		}, 8 * time.Second},
-		{"a bit of an answer comes", func(c net.Conn) { time.Sleep(time.Second); c.Write([]byte("answer")) }, 2 * silence},
+		{"a bit of an answer comes", func(c net.Conn) { time.Sleep(time.Second); c.Write([]byte("answer")) }, 2 * hop.Silence},
 	} {
 		synctest.Test(t, func(t *testing.T) {
 			a, b := net.Pipe()

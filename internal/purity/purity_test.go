@@ -15,6 +15,7 @@ var packages = []string{
 	"autostart/internal/waitroom",
 	"autostart/machine/internal/health",
 	"autostart/policy",
+	"backhaul/internal/hop",
 	"balance/grants/internal/deal",
 	"downscale/cordon",
 	"downscale/policy",
@@ -35,10 +36,11 @@ var cores = map[string]string{
 	"balance": `
 		ageing app app_json cell class doc errors explain machine outlier pick region request
 		score share snapshot strategy update view`,
-	"backhaul": `
-		decide load bounce errors trace preface windows budget trail frames stall
-		keyauth liveness service tail`,
-	"downscale": "retry connections pauses",
+	"downscale": `
+		retry decider decision spare window policy bounds excess
+		preset connections pauses`,
+	"internal/delay":  "cities line stream",
+	"internal/events": "ring",
 	"internal/sim": `
 		sim queue rand dist world machine owner edge grants result rules view
 		reference prequal oracle`,
@@ -51,8 +53,6 @@ var allowed = map[string][]string{
 	"balance/cell":     {"sync/atomic"},
 	"balance/region":   {"sync/atomic"},
 	"balance/snapshot": {"sync/atomic"},
-	// Done passes the request's context on: a value here.
-	"backhaul/trace": {"context"},
 }
 
 func TestPackagesArePure(t *testing.T) {

@@ -1,9 +1,17 @@
-package backhaul
+package hop
 
 import (
 	"crypto/hmac"
 	"crypto/sha256"
 )
+
+// OwnerWords are what the owner's side says.
+var OwnerWords = [authStatuses]string{
+	AuthUnknown: "it does not know the key: its Config.Key has to be HandlerConfig.Key or NextKey",
+	authUnbound: "one end of the connection sees TLS and the other does not",
+	authKeyless: "it wants to prove a key, and HandlerConfig.Key is empty",
+	authVersion: "its preface is of another version",
+}
 
 // An edge and an owner prove to each other, on each connection and before HTTP, that they know the cluster's key:
 //
@@ -41,36 +49,36 @@ import (
 const (
 	// No method of HTTP begins with 0, and the end of a line has a server that knows nothing of this say so at once.
 	helloMagic = "\x00ebbK1\r\n"
-	replyMagic = "\x00ebbO1\r\n"
-	magicSize  = 8
+	ReplyMagic = "\x00ebbO1\r\n"
+	MagicSize  = 8
 	versionAt  = 5
-	nonceSize  = 32
-	proofSize  = sha256.Size
+	NonceSize  = 32
+	ProofSize  = sha256.Size
 
-	helloSigned = magicSize + 1 + nonceSize // what the proofs of a hello cover, with the binding
-	helloSize   = helloSigned + 2*proofSize
-	replySigned = magicSize + 1 + nonceSize // what the proof of a reply covers besides
-	replySize   = replySigned + proofSize
+	HelloSigned = MagicSize + 1 + NonceSize // what the proofs of a hello cover, with the binding
+	HelloSize   = HelloSigned + 2*ProofSize
+	replySigned = MagicSize + 1 + NonceSize // what the proof of a reply covers besides
+	ReplySize   = replySigned + ProofSize
 
-	exporterLabel = "EXPORTER-ebb-hop-1"
-	bindingSize   = 32
+	ExporterLabel = "EXPORTER-ebb-hop-1"
+	BindingSize   = 32
 )
 
 // authStatus is what an owner says to a hello.
 type authStatus uint8
 
 const (
-	authWelcome authStatus = iota // the edge is authenticated
-	authConfirm                   // the edge is to confirm
-	authUnknown                   // none of the proofs is by a key of the owner's
+	AuthWelcome authStatus = iota // the edge is authenticated
+	AuthConfirm                   // the edge is to confirm
+	AuthUnknown                   // none of the proofs is by a key of the owner's
 	authUnbound                   // one end sees TLS and the other does not
 	authKeyless                   // the owner has no key
 	authVersion                   // the owner does not speak this version
 	authStatuses
 )
 
-var authWords = [authStatuses]string{
-	authUnknown: "it does not know the key: set Config.Key or NextKey to its HandlerConfig.Key or NextKey",
+var edgeWords = [authStatuses]string{
+	AuthUnknown: "it does not know the key: set Config.Key or NextKey to its HandlerConfig.Key or NextKey",
 	authUnbound: "one end of the connection sees TLS and the other does not, so something ends TLS in between: " +
 		"let the nodes end it themselves, with Config.Dial returning the *tls.Conn and the owner serving a tls.Listener",
 	authKeyless: "it has no key: set HandlerConfig.Key there, or leave Config.Key empty here",
@@ -80,24 +88,24 @@ var authWords = [authStatuses]string{
 // words returns what the edge's side says about a refusal.
 func (s authStatus) words() string {
 	if s < authStatuses {
-		return authWords[s]
+		return edgeWords[s]
 	}
 	return "it refuses for a reason that this version does not know: update this node"
 }
 
-// authKey is a cluster's key, as both ends use it.
-type authKey struct{ hello, reply, confirm []byte }
+// AuthKey is a cluster's key, as both ends use it.
+type AuthKey struct{ hello, reply, confirm []byte }
 
-func newAuthKey(secret string) authKey {
+func newAuthKey(secret string) AuthKey {
 	derive := func(what string) []byte {
 		p := sign([]byte(secret), []byte("ebb hop 1 "+what))
 		return p[:]
 	}
-	return authKey{derive("hello"), derive("reply"), derive("confirm")}
+	return AuthKey{derive("hello"), derive("reply"), derive("confirm")}
 }
 
-// authKeys returns the keys that are set.
-func authKeys(secrets ...string) (keys []authKey) {
+// AuthKeys returns the keys that are set.
+func AuthKeys(secrets ...string) (keys []AuthKey) {
 	for _, s := range secrets {
 		if s != "" {
 			keys = append(keys, newAuthKey(s))
@@ -107,7 +115,7 @@ func authKeys(secrets ...string) (keys []authKey) {
 }
 
 // sign returns the HMAC of parts, whose sizes are fixed or follow from an earlier part.
-func sign(key []byte, parts ...[]byte) (proof [proofSize]byte) {
+func sign(key []byte, parts ...[]byte) (proof [ProofSize]byte) {
 	h := hmac.New(sha256.New, key)
 	for _, p := range parts {
 		h.Write(p)
@@ -116,15 +124,15 @@ func sign(key []byte, parts ...[]byte) (proof [proofSize]byte) {
 	return proof
 }
 
-// appendHello writes a hello with proofs by one or two keys. The binding is nil in clear.
-func appendHello(b []byte, keys []authKey, nonce [nonceSize]byte, binding []byte) []byte {
+// AppendHello writes a hello with proofs by one or two keys. The binding is nil in clear.
+func AppendHello(b []byte, keys []AuthKey, nonce [NonceSize]byte, binding []byte) []byte {
 	at := len(b)
 	b = append(b, helloMagic...)
 	b = append(b, boundByte(binding))
 	b = append(b, nonce[:]...)
 	signed := b[at:]
-	for _, k := range []authKey{keys[0], keys[len(keys)-1]} {
-		p := sign(k.hello, signed[:helloSigned], binding)
+	for _, k := range []AuthKey{keys[0], keys[len(keys)-1]} {
+		p := sign(k.hello, signed[:HelloSigned], binding)
 		b = append(b, p[:]...)
 	}
 	return b
@@ -137,54 +145,54 @@ func boundByte(binding []byte) byte {
 	return 0
 }
 
-// beginsHello reports whether b may be the beginning of a hello, of any version.
-func beginsHello(b []byte) bool {
+// BeginsHello reports whether b may be the beginning of a hello, of any version.
+func BeginsHello(b []byte) bool {
 	n := min(len(b), versionAt)
 	return string(b[:n]) == helloMagic[:n]
 }
 
-// judgeHello decides about a hello of helloSize bytes: by which of the owner's keys it is proven, or why not.
-func judgeHello(hello []byte, keys []authKey, binding []byte) (key int, s authStatus) {
+// JudgeHello decides about a hello of helloSize bytes: by which of the owner's keys it is proven, or why not.
+func JudgeHello(hello []byte, keys []AuthKey, binding []byte) (key int, s authStatus) {
 	switch {
-	case len(hello) != helloSize || string(hello[:magicSize]) != helloMagic:
+	case len(hello) != HelloSize || string(hello[:MagicSize]) != helloMagic:
 		return 0, authVersion
 	case len(keys) == 0:
 		return 0, authKeyless
-	case hello[magicSize] != boundByte(binding):
+	case hello[MagicSize] != boundByte(binding):
 		return 0, authUnbound
 	}
 	key = -1
 	for i, k := range keys { // each with each: how long it takes does not tell which it was
-		want := sign(k.hello, hello[:helloSigned], binding)
-		first := hmac.Equal(want[:], hello[helloSigned:][:proofSize])
-		second := hmac.Equal(want[:], hello[helloSigned+proofSize:])
+		want := sign(k.hello, hello[:HelloSigned], binding)
+		first := hmac.Equal(want[:], hello[HelloSigned:][:ProofSize])
+		second := hmac.Equal(want[:], hello[HelloSigned+ProofSize:])
 		if first || second {
 			key = i
 		}
 	}
 	switch {
 	case key < 0:
-		return 0, authUnknown
+		return 0, AuthUnknown
 	case binding == nil:
-		return key, authConfirm
+		return key, AuthConfirm
 	}
-	return key, authWelcome
+	return key, AuthWelcome
 }
 
-// appendReply writes the reply to a hello that was proven by k.
-func appendReply(b []byte, s authStatus, k authKey, hello []byte, nonce [nonceSize]byte, binding []byte) []byte {
+// AppendReply writes the reply to a hello that was proven by k.
+func AppendReply(b []byte, s authStatus, k AuthKey, hello []byte, nonce [NonceSize]byte, binding []byte) []byte {
 	at := len(b)
-	b = append(b, replyMagic...)
+	b = append(b, ReplyMagic...)
 	b = append(b, byte(s))
 	b = append(b, nonce[:]...)
 	p := sign(k.reply, hello, b[at:], binding)
 	return append(b, p[:]...)
 }
 
-// appendRefusal writes the reply to any other. Who has no key cannot prove anything.
-func appendRefusal(b []byte, s authStatus) []byte {
-	b = append(append(b, replyMagic...), byte(s))
-	return append(b, make([]byte, replySize-magicSize-1)...)
+// AppendRefusal writes the reply to any other. Who has no key cannot prove anything.
+func AppendRefusal(b []byte, s authStatus) []byte {
+	b = append(append(b, ReplyMagic...), byte(s))
+	return append(b, make([]byte, ReplySize-MagicSize-1)...)
 }
 
 // refusal says why a reply is none, or not to be believed. A refusal proves nothing: whoever can forge one can also cut the
@@ -196,17 +204,17 @@ const (
 	refusalForged refusal = "it cannot prove that it knows the key: this is not the owner, or something alters what passes"
 )
 
-// judgeReply decides about a reply of replySize bytes, or what came instead of one: by which of the edge's keys the owner
+// JudgeReply decides about a reply of replySize bytes, or what came instead of one: by which of the edge's keys the owner
 // proves itself, or why the connection is of no use ("" means that it is).
-func judgeReply(reply, hello []byte, keys []authKey, binding []byte) (key int, why refusal) {
-	if len(reply) != replySize || string(reply[:magicSize]) != replyMagic {
+func JudgeReply(reply, hello []byte, keys []AuthKey, binding []byte) (key int, why refusal) {
+	if len(reply) != ReplySize || string(reply[:MagicSize]) != ReplyMagic {
 		return 0, refusalAlien
 	}
-	s, want := authStatus(reply[magicSize]), authConfirm
+	s, want := authStatus(reply[MagicSize]), AuthConfirm
 	if binding != nil {
-		want = authWelcome
+		want = AuthWelcome
 	}
-	if s > authConfirm {
+	if s > AuthConfirm {
 		return 0, refusal(s.words())
 	}
 	key = -1
@@ -222,13 +230,13 @@ func judgeReply(reply, hello []byte, keys []authKey, binding []byte) (key int, w
 	return key, ""
 }
 
-// confirmation is the proof that ends the exchange in clear.
-func confirmation(k authKey, hello, reply []byte) [proofSize]byte {
+// Confirmation is the proof that ends the exchange in clear.
+func Confirmation(k AuthKey, hello, reply []byte) [ProofSize]byte {
 	return sign(k.confirm, hello, reply)
 }
 
-// confirms reports whether a confirmation is right.
-func confirms(proof []byte, k authKey, hello, reply []byte) bool {
-	want := confirmation(k, hello, reply)
+// Confirms reports whether a confirmation is right.
+func Confirms(proof []byte, k AuthKey, hello, reply []byte) bool {
+	want := Confirmation(k, hello, reply)
 	return hmac.Equal(want[:], proof)
 }

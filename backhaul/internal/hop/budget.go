@@ -1,13 +1,15 @@
-package backhaul
+package hop
 
-import "time"
+import (
+	"time"
+)
 
-// budget bounds the failed tries of all requests together: when a region is lost, retries must not double the load on what
+// Budget bounds the failed tries of all requests together: when a region is lost, retries must not double the load on what
 // is left. Each request earns a part of a try, each second earns a few, and what is not used in 10 s is gone. Bounces cost
 // nothing of it: they are answers.
-type budget struct {
-	ratio  float64 // tries earned by a request; negative means no bound
-	floor  float64 // tries earned in a second
+type Budget struct {
+	Ratio  float64 // tries earned by a request; negative means no bound
+	Floor  float64 // tries earned in a second
 	tokens float64
 	most   float64 // earned in the last 10 s or so
 	last   time.Time
@@ -17,9 +19,9 @@ type budget struct {
 const budgetTime = 10 * time.Second
 
 // pass lets the time go on to now.
-func (b *budget) pass(now time.Time) {
+func (b *Budget) pass(now time.Time) {
 	if b.last.IsZero() {
-		b.last, b.tokens = now, b.floor*budgetTime.Seconds()
+		b.last, b.tokens = now, b.Floor*budgetTime.Seconds()
 		return
 	}
 	d := now.Sub(b.last)
@@ -30,22 +32,22 @@ func (b *budget) pass(now time.Time) {
 	// What requests earned fades; the floor comes in.
 	fade := max(0, 1-d.Seconds()/budgetTime.Seconds())
 	b.most *= fade
-	b.tokens = min(b.tokens+b.floor*d.Seconds(), b.most+b.floor*budgetTime.Seconds())
+	b.tokens = min(b.tokens+b.Floor*d.Seconds(), b.most+b.Floor*budgetTime.Seconds())
 }
 
-// earn notes a request.
-func (b *budget) earn(now time.Time) {
-	if b.ratio < 0 {
+// Earn notes a request.
+func (b *Budget) Earn(now time.Time) {
+	if b.Ratio < 0 {
 		return
 	}
 	b.pass(now)
-	b.tokens += b.ratio
-	b.most += b.ratio
+	b.tokens += b.Ratio
+	b.most += b.Ratio
 }
 
-// spend asks for one more try after a failed one.
-func (b *budget) spend(now time.Time) bool {
-	if b.ratio < 0 {
+// Spend asks for one more try after a failed one.
+func (b *Budget) Spend(now time.Time) bool {
+	if b.Ratio < 0 {
 		return true
 	}
 	b.pass(now)

@@ -1,68 +1,68 @@
-package backhaul
+package hop
 
 import (
 	"bytes"
 	"encoding/binary"
 )
 
-// framing is how one direction of a long connection is cut into messages.
-type framing uint8
+// Framing is how one direction of a long connection is cut into messages.
+type Framing uint8
 
 const (
-	noFrames   framing = iota // any place is as good as any other
-	lines                     // server-sent events, JSON lines
-	webSockets                // RFC 6455: control frames may stand between any two frames, also those of one message
-	grpcs                     // length-prefixed messages
+	FramingNone      Framing = iota // any place is as good as any other
+	FramingLines                    // server-sent events, JSON lines
+	FramingWebSocket                // RFC 6455: control frames may stand between any two frames, also those of one message
+	FramingGRPC                     // length-prefixed messages
 )
 
-// frames follows what passes in one direction, and knows where something of ours may come between: it reads heads, skips
+// Frames follows what passes in one direction, and knows where something of ours may come between: it reads heads, skips
 // payloads, and keeps no byte of them. The zero value is at the beginning of an unframed stream.
-type frames struct {
-	kind framing
+type Frames struct {
+	Kind Framing
 	have uint8 // bytes of head
 	head [10]byte
 	left uint64 // bytes of the present frame that are still to come, once its head is whole
 	open bool   // in the middle of a frame, or of a line
 	lost bool   // that was no frame: there is no safe place any more
 	// closing says that a close frame of a WebSocket has begun: whoever sends it says nothing after it.
-	closing bool
-	count   uint64 // frames that have passed whole
+	Closing bool
+	Count   uint64 // frames that have passed whole
 	// data says that something has passed which is not there to keep the connection alive: neither control frames of a
 	// WebSocket nor empty lines and comments of an event stream. Whoever reads it resets it.
-	data bool
+	Data bool
 }
 
-// whole reports whether we are between two frames.
-func (f *frames) whole() bool { return !f.open && !f.lost }
+// Whole reports whether we are between two frames.
+func (f *Frames) Whole() bool { return !f.open && !f.lost }
 
-// pass takes p in and returns its length; with stop only up to the end of the frame that is open, and 0 where none is.
-func (f *frames) pass(p []byte, stop bool) int {
+// Pass takes p in and returns its length; with stop only up to the end of the frame that is open, and 0 where none is.
+func (f *Frames) Pass(p []byte, stop bool) int {
 	n := 0
-	for n < len(p) && (!stop || !f.whole()) {
+	for n < len(p) && (!stop || !f.Whole()) {
 		n += f.step(p[n:])
 	}
 	return n
 }
 
 // step takes in bytes of p, at least one and none beyond the end of the present frame, and returns how many.
-func (f *frames) step(p []byte) int {
+func (f *Frames) step(p []byte) int {
 	switch {
-	case f.kind == noFrames || f.lost:
-		f.data = true
+	case f.Kind == FramingNone || f.lost:
+		f.Data = true
 		return len(p)
-	case f.kind == lines:
+	case f.Kind == FramingLines:
 		if !f.open {
 			f.head[0] = p[0]
 		}
 		if first := f.head[0]; first != ':' && first != '\n' && first != '\r' {
-			f.data = true
+			f.Data = true
 		}
 		n := bytes.IndexByte(p, '\n') + 1
 		f.open = n == 0
 		if f.open {
 			return len(p)
 		}
-		f.count++
+		f.Count++
 		return n
 	case !f.open || f.have > 0: // in a head
 		f.open = true
@@ -81,8 +81,8 @@ func (f *frames) step(p []byte) int {
 }
 
 // headLen returns how long the present head is, as far as can be told.
-func (f *frames) headLen() uint8 {
-	if f.kind == grpcs {
+func (f *Frames) headLen() uint8 {
+	if f.Kind == FramingGRPC {
 		return 5
 	}
 	if f.have < 2 {
@@ -98,11 +98,11 @@ func (f *frames) headLen() uint8 {
 }
 
 // begin reads a head that is whole. The mask's key counts as payload: neither is looked at.
-func (f *frames) begin() {
+func (f *Frames) begin() {
 	f.have = 0
 	f.carries()
 	switch n := f.head[1] & 0x7f; {
-	case f.kind == grpcs:
+	case f.Kind == FramingGRPC:
 		f.left = uint64(binary.BigEndian.Uint32(f.head[1:5]))
 		f.lost = f.head[0] > 1
 	case n == 126:
@@ -113,8 +113,8 @@ func (f *frames) begin() {
 	default:
 		f.left = uint64(n)
 	}
-	if f.kind == webSockets {
-		f.closing = f.closing || f.head[0]&0x0f == 0x8
+	if f.Kind == FramingWebSocket {
+		f.Closing = f.Closing || f.head[0]&0x0f == 0x8
 		if f.head[1]&0x80 != 0 && !f.lost {
 			f.left += 4
 		}
@@ -123,19 +123,19 @@ func (f *frames) begin() {
 }
 
 // carries notes what the present frame is.
-func (f *frames) carries() {
+func (f *Frames) carries() {
 	const control = 0x8 // opcodes from here on (RFC 6455, 5.2)
-	if f.kind != webSockets || f.head[0]&0xf < control {
-		f.data = true
+	if f.Kind != FramingWebSocket || f.head[0]&0xf < control {
+		f.Data = true
 	}
 }
 
-func (f *frames) end() {
+func (f *Frames) end() {
 	if f.left == 0 && !f.lost {
 		f.open = false
-		f.count++
+		f.Count++
 	}
 }
 
-// goingAway is a server's close frame: 1001, and a word for people.
-var goingAway = []byte("\x88\x0c\x03\xe9going away")
+// GoingAway is a server's close frame: 1001, and a word for people.
+var GoingAway = []byte("\x88\x0c\x03\xe9going away")

@@ -1,13 +1,15 @@
-package backhaul
+package hop
 
-import "bytes"
+import (
+	"bytes"
+)
 
-// tail finds the end of an answer over HTTP/1.1 in what a machine sends, whoever reads it: net/http
+// AnswerEnd finds the end of an answer over HTTP/1.1 in what a machine sends, whoever reads it: net/http
 // does not say, of an answer that its client has left, how much is still to come. It looks at
 // framing only, and is no judge of an answer: what net/http refuses has ended the connection. The
 // zero value waits for a head.
-type tail struct {
-	at      tailState
+type AnswerEnd struct {
+	at      answerPart
 	status  int
 	chunked bool
 	sized   bool
@@ -18,28 +20,28 @@ type tail struct {
 	n    int
 }
 
-type tailState uint8
+type answerPart uint8
 
 const (
-	tailStatus   tailState = iota // the first line of a head
-	tailHead                      // the lines after it
-	tailSized                     // a body of known length
-	tailSize                      // the line before a chunk
-	tailChunk                     // a chunk
-	tailAfter                     // the empty line after it
-	tailTrailers                  // the lines after the last chunk
-	tailRest                      // a body that ends with the connection
-	tailDone                      // the answer has ended, or is none that net/http would take
+	tailStatus   answerPart = iota // the first line of a head
+	tailHead                       // the lines after it
+	tailSized                      // a body of known length
+	tailSize                       // the line before a chunk
+	tailChunk                      // a chunk
+	tailAfter                      // the empty line after it
+	tailTrailers                   // the lines after the last chunk
+	tailRest                       // a body that ends with the connection
+	tailDone                       // the answer has ended, or is none that net/http would take
 )
 
-// done reports whether the answer has ended.
-func (t *tail) done() bool { return t.at == tailDone }
+// Done reports whether the answer has ended.
+func (t *AnswerEnd) Done() bool { return t.at == tailDone }
 
-// ends reports whether the end of the connection is the end of the answer.
-func (t *tail) ends() bool { return t.at == tailRest }
+// Ends reports whether the end of the connection is the end of the answer.
+func (t *AnswerEnd) Ends() bool { return t.at == tailRest }
 
-// feed takes in what has come. bodiless says that the request was a HEAD.
-func (t *tail) feed(p []byte, bodiless bool) {
+// Feed takes in what has come. bodiless says that the request was a HEAD.
+func (t *AnswerEnd) Feed(p []byte, bodiless bool) {
 	for len(p) > 0 {
 		switch t.at {
 		case tailSized, tailChunk:
@@ -76,7 +78,7 @@ func (t *tail) feed(p []byte, bodiless bool) {
 }
 
 // keep keeps the beginning of a line.
-func (t *tail) keep(p []byte) {
+func (t *AnswerEnd) keep(p []byte) {
 	if t.n < len(t.line) {
 		copy(t.line[t.n:], p)
 	}
@@ -84,10 +86,10 @@ func (t *tail) keep(p []byte) {
 }
 
 // next takes in a line. cut says that only its beginning is here.
-func (t *tail) next(line []byte, cut, bodiless bool) {
+func (t *AnswerEnd) next(line []byte, cut, bodiless bool) {
 	switch t.at {
 	case tailStatus:
-		*t = tail{at: tailHead, status: statusOf(line)}
+		*t = AnswerEnd{at: tailHead, status: statusOf(line)}
 		if t.status == 0 {
 			t.at = tailDone
 		}
@@ -119,7 +121,7 @@ func (t *tail) next(line []byte, cut, bodiless bool) {
 }
 
 // header looks for what says how the body ends.
-func (t *tail) header(line []byte, cut bool) {
+func (t *AnswerEnd) header(line []byte, cut bool) {
 	if c := line[0] | 0x20; c != 'c' && c != 't' { // most lines
 		return
 	}
@@ -141,7 +143,7 @@ func (t *tail) header(line []byte, cut bool) {
 }
 
 // body is called at the end of a head.
-func (t *tail) body(bodiless bool) {
+func (t *AnswerEnd) body(bodiless bool) {
 	switch {
 	case t.status == 101:
 		t.at = tailDone

@@ -1,4 +1,4 @@
-package backhaul
+package hop
 
 import (
 	"bufio"
@@ -13,13 +13,13 @@ import (
 )
 
 // ended feeds an answer in pieces and returns after how many bytes it has ended; -1: not yet.
-func endOfAnswer(answer string, bodiless bool, piece func(rest int) int) (int, *tail) {
-	t := new(tail)
+func endOfAnswer(answer string, bodiless bool, piece func(rest int) int) (int, *AnswerEnd) {
+	t := new(AnswerEnd)
 	for at := 0; at < len(answer); {
 		n := piece(len(answer) - at)
 		for i := range n { // what comes with the end in one piece does not matter
-			t.feed([]byte(answer[at+i:at+i+1]), bodiless)
-			if t.done() {
+			t.Feed([]byte(answer[at+i:at+i+1]), bodiless)
+			if t.Done() {
 				return at + i + 1, t
 			}
 		}
@@ -64,14 +64,14 @@ func TestTheEndOfAnAnswer(t *testing.T) {
 			want := strings.IndexByte(tt.answer, '|')
 			answer := strings.Replace(tt.answer, "|", "", 1)
 			got, end := endOfAnswer(answer, tt.bodiless, func(rest int) int { return rest })
-			if got != want || end.ends() != tt.rest {
-				t.Errorf("ends after %d bytes, with the connection: %v; want %d, %v", got, end.ends(), want,
+			if got != want || end.Ends() != tt.rest {
+				t.Errorf("ends after %d bytes, with the connection: %v; want %d, %v", got, end.Ends(), want,
 					tt.rest)
 			}
-			whole := new(tail)
-			whole.feed([]byte(answer), tt.bodiless)
-			if whole.done() != (want >= 0) || whole.ends() != tt.rest {
-				t.Errorf("in one piece: ended %v, with the connection %v", whole.done(), whole.ends())
+			whole := new(AnswerEnd)
+			whole.Feed([]byte(answer), tt.bodiless)
+			if whole.Done() != (want >= 0) || whole.Ends() != tt.rest {
+				t.Errorf("in one piece: ended %v, with the connection %v", whole.Done(), whole.Ends())
 			}
 		})
 	}
@@ -142,16 +142,16 @@ func TestAnswersEndWhereNetHTTPFindsTheirEnd(t *testing.T) {
 		if string(rest) != next {
 			t.Fatalf("net/http leaves %q", rest)
 		}
-		end := new(tail)
+		end := new(AnswerEnd)
 		for at := 0; at < len(answer); {
-			if end.done() {
+			if end.Done() {
 				t.Fatalf("ended after %d bytes of %d: %q", at, len(answer), answer)
 			}
 			n := min(len(answer)-at, rapid.IntRange(1, 200).Draw(t, "piece"))
-			end.feed([]byte(answer[at:at+n]), method == "HEAD")
+			end.Feed([]byte(answer[at:at+n]), method == "HEAD")
 			at += n
 		}
-		if !end.done() {
+		if !end.Done() {
 			t.Fatalf("not ended: %q", answer)
 		}
 	})
@@ -164,9 +164,9 @@ func BenchmarkTail(b *testing.B) {
 	)
 	b.ReportAllocs()
 	for b.Loop() {
-		var t tail
-		t.feed(answer, false)
-		if !t.done() {
+		var t AnswerEnd
+		t.Feed(answer, false)
+		if !t.Done() {
 			b.Fatal("not ended")
 		}
 	}

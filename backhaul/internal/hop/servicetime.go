@@ -1,20 +1,22 @@
-package backhaul
+package hop
 
-import "time"
+import (
+	"time"
+)
 
 // The bounds of what is learned. A slot that is held for less than a second is soon lost to a
 // scheduler's pause; one that is held for more than a minute looks like one that is lost.
 const (
-	minHold = time.Second
-	maxHold = time.Minute
-	// unknownHold is for an app that has answered nothing yet.
-	unknownHold = 10 * time.Second
+	MinHold = time.Second
+	MaxHold = time.Minute
+	// UnknownHold is for an app that has answered nothing yet.
+	UnknownHold = 10 * time.Second
 )
 
-// serviceTimes estimates how long an app works on a request: counts in steps of a fifth, from
+// ServiceTimes estimates how long an app works on a request: counts in steps of a fifth, from
 // minHold to maxHold, in which what is long past counts less and less. It is not safe for
 // concurrent use.
-type serviceTimes struct {
+type ServiceTimes struct {
 	counts [serviceSteps]uint32
 	total  uint32
 }
@@ -25,16 +27,16 @@ const (
 )
 
 var serviceBounds = func() (b [serviceSteps]time.Duration) {
-	d := float64(minHold)
+	d := float64(MinHold)
 	for i := range b {
-		b[i] = min(time.Duration(d), maxHold)
+		b[i] = min(time.Duration(d), MaxHold)
 		d *= 1.2
 	}
 	return b
 }()
 
-// observe takes in one.
-func (s *serviceTimes) observe(d time.Duration) {
+// Observe takes in one.
+func (s *ServiceTimes) Observe(d time.Duration) {
 	i := 0
 	for i < serviceSteps-1 && d > serviceBounds[i] {
 		i++
@@ -50,11 +52,11 @@ func (s *serviceTimes) observe(d time.Duration) {
 	}
 }
 
-// p99 returns what 99 of 100 take at most, from minHold to maxHold, and unknownHold where nothing
+// P99 returns what 99 of 100 take at most, from minHold to maxHold, and unknownHold where nothing
 // is known.
-func (s *serviceTimes) p99() time.Duration {
+func (s *ServiceTimes) P99() time.Duration {
 	if s.total == 0 {
-		return unknownHold
+		return UnknownHold
 	}
 	above := s.total / 100
 	for i := serviceSteps - 1; i > 0; i-- {
@@ -64,5 +66,5 @@ func (s *serviceTimes) p99() time.Duration {
 			above -= n
 		}
 	}
-	return minHold
+	return MinHold
 }

@@ -1,0 +1,84 @@
+package hop
+
+import (
+	"github.com/ebbkit/ebb/internal/enum"
+)
+
+// Certainty says how far a try that brought no answer got. It rules what may be tried again.
+type Certainty uint8
+
+// The certainties, from the one that allows everything to the one that allows nothing.
+const (
+	CertaintyNotSent       Certainty = iota // no byte of the request left for whoever would execute it
+	CertaintyNotExecuted                    // it was received, and by the owner's word or ours the machine never saw it
+	CertaintyMaybeExecuted                  // it was sent; whether the machine acted on it nobody knows
+	CertaintyResponded                      // the machine answered; the answer broke off or could not be used
+)
+
+var certaintyNames = [...]string{"not sent", "not executed", "maybe executed", "responded"}
+
+// String returns the certainty in words.
+func (c Certainty) String() string { return enum.Name(certaintyNames[:], uint8(c)) }
+
+// Failure says how a try failed. A bounce is not a failure: see [balance.Bounce].
+type Failure uint8
+
+// The failures. Behind each stands its [Certainty].
+const (
+	FailureNone      Failure = iota // it did not
+	FailureDial                     // no connection to the owner or the machine: refused, timed out, cut while connecting (not sent)
+	FailureStale                    // a pooled connection was dead before anything was written (not sent; another connection is taken, and it counts for nothing)
+	FailureUnsent                   // a new connection died before anything was written (not sent)
+	FailureDenied                   // the owner and this node do not accept each other's key or certificate (not executed)
+	FailureUnread                   // the connection died while the body still waited for the owner's word (not executed)
+	FailureReset                    // the connection died after the request was written, before the answer's head was complete (maybe executed)
+	FailureTimeout                  // no answer's head in time (maybe executed)
+	FailureMalformed                // the answer's head is not HTTP, or larger than allowed (responded)
+	FailureAnswer                   // the answer broke off after its head (responded)
+	FailureClient                   // the client left, or its body broke off: nobody is there to retry for (maybe executed)
+	FailureRefused                  // the peer says that it did not process the stream: GOAWAY, REFUSED_STREAM (not executed)
+	FailureLimit                    // a limit of this node or the owner, not of the machine: no descriptor, memory or port, or the request's own deadline passed before it was sent (not sent)
+	FailureDeadline                 // the request's own deadline passed after it was sent (maybe executed)
+	failures
+)
+
+var failureNames = [failures]string{"none", "dial", "stale", "unsent", "denied", "unread", "reset", "timeout", "malformed", "answer", "client", "refused", "limit", "deadline"}
+
+// String returns the failure's name as it travels between nodes and stands in logs.
+func (f Failure) String() string { return enum.Name(failureNames[:], uint8(f)) }
+
+var certainties = [failures]Certainty{
+	FailureNone: CertaintyResponded,
+	FailureDial: CertaintyNotSent, FailureStale: CertaintyNotSent, FailureUnsent: CertaintyNotSent, FailureLimit: CertaintyNotSent,
+	FailureDenied: CertaintyNotExecuted, FailureUnread: CertaintyNotExecuted, FailureRefused: CertaintyNotExecuted,
+	FailureReset: CertaintyMaybeExecuted, FailureTimeout: CertaintyMaybeExecuted, FailureClient: CertaintyMaybeExecuted, FailureDeadline: CertaintyMaybeExecuted,
+	FailureMalformed: CertaintyResponded, FailureAnswer: CertaintyResponded,
+}
+
+// Certainty returns how far a try that failed like this got.
+func (f Failure) Certainty() Certainty {
+	if f >= failures {
+		return CertaintyResponded
+	}
+	return certainties[f]
+}
+
+// MarshalText returns the certainty in words.
+func (c Certainty) MarshalText() ([]byte, error) {
+	return enum.Marshal("backhaul: certainty", certaintyNames[:], uint8(c))
+}
+
+// UnmarshalText is the inverse of [Certainty.MarshalText].
+func (c *Certainty) UnmarshalText(text []byte) error {
+	return enum.Unmarshal(c, "backhaul: certainty", certaintyNames[:], text)
+}
+
+// MarshalText returns the failure's name.
+func (f Failure) MarshalText() ([]byte, error) {
+	return enum.Marshal("backhaul: failure", failureNames[:], uint8(f))
+}
+
+// UnmarshalText is the inverse of [Failure.MarshalText].
+func (f *Failure) UnmarshalText(text []byte) error {
+	return enum.Unmarshal(f, "backhaul: failure", failureNames[:], text)
+}
