@@ -1154,12 +1154,11 @@ func TestWhatARefusedPeerHasSentIsRead(t *testing.T) {
 // An owner says nothing to who has proven nothing, whatever the server above it wants to say.
 func TestNothingIsSaidToAStranger(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
-		k := newCluster(t, clusterConfig{handler: HandlerConfig{Key: "key"}})
 		near, far := net.Pipe()
 		defer far.Close()
 		heard := make(chan []byte, 1)
 		go func() { b, _ := io.ReadAll(far); heard <- b }()
-		c := newOwnerConn(near, k.worker, newPending(-1), time.Minute)
+		c := newOwnerConn(near, &owner{keys: hop.AuthKeys("key")}, newPending(-1), time.Minute)
 		if n, err := io.WriteString(c, "HTTP/1.1 400 Bad Request"); n != 0 || err != errUnauthenticated {
 			t.Errorf("wrote %d bytes, %v", n, err)
 		}
@@ -1182,7 +1181,7 @@ func TestARefusalIsToldToAll(t *testing.T) {
 			ended <- err
 		}()
 		c := &edgeConn{
-			Conn: near, peer: "worker", keys: hop.AuthKeys("key"), binding: someBinding,
+			Conn: near, peer: "worker", keys: hop.AuthKeys("key"), binding: make([]byte, hop.BindingSize),
 			turn: make(chan struct{}, 1),
 		}
 		c.once.Do(func() {}) // the hello has been sent

@@ -87,9 +87,8 @@ func authenticate(ctx context.Context, c net.Conn, peer string, keys []hop.AuthK
 		}
 		return nil, tlsDenied(peer, err)
 	}
-	e := &edgeConn{Conn: c, peer: peer, keys: keys, whole: whole, turn: make(chan struct{}, 1)}
-	if len(keys) == 0 {
-		e.settled.Store(true)
+	e := newEdgeConn(c, peer, keys, whole)
+	if e.settled.Load() {
 		return e, nil
 	}
 	var err error
@@ -196,6 +195,12 @@ type edgeConn struct {
 	refused atomic.Pointer[deniedError]
 }
 
+func newEdgeConn(c net.Conn, peer string, keys []hop.AuthKey, whole bool) *edgeConn {
+	e := &edgeConn{Conn: c, peer: peer, keys: keys, whole: whole, turn: make(chan struct{}, 1)}
+	e.settled.Store(len(keys) == 0)
+	return e
+}
+
 var endOfHead = []byte("\r\n\r\n")
 
 // greetWith sends the hello with early behind it, unless it has been sent.
@@ -297,6 +302,9 @@ func (c *edgeConn) CloseWrite() error { return closeWrite(c.Conn) }
 
 // NetConn returns the connection beneath.
 func (c *edgeConn) NetConn() net.Conn { return c.Conn }
+
+// Transparent returns it as one whose ends are this one's.
+func (c *edgeConn) Transparent() net.Conn { return c.Conn }
 
 // announce sends the hello on a connection that is made ahead of a request.
 func announce(c net.Conn) error {

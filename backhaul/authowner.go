@@ -4,6 +4,7 @@ import (
 	"cmp"
 	"container/list"
 	"context"
+	"crypto/x509"
 	"errors"
 	"fmt"
 	"io"
@@ -27,7 +28,19 @@ import (
 //
 // A connection has 10 s to prove itself. While more than 1024 have not, each new one closes the oldest of them.
 func (h *Handler) Listener(l net.Listener) net.Listener {
-	return &ownerListener{Listener: l, h: h, pending: newPending(defaultUnauthenticated), limit: authTimeout}
+	return newOwnerListener(l, h.auth)
+}
+
+// owner is whom a Handler lets in.
+type owner struct {
+	keys        []hop.AuthKey
+	certificate func(*x509.Certificate) (balance.NodeID, error) // nil: certificates are not looked at
+	anyNode     bool
+	denied      func(addr string, err error) // nil: nobody is told
+}
+
+func newOwnerListener(l net.Listener, o *owner) net.Listener {
+	return &ownerListener{Listener: l, owner: o, pending: newPending(defaultUnauthenticated), limit: authTimeout}
 }
 
 const (
@@ -40,7 +53,7 @@ const (
 
 type ownerListener struct {
 	net.Listener
-	h       *Handler
+	owner   *owner
 	pending *pending
 	limit   time.Duration
 }
@@ -51,7 +64,7 @@ func (l *ownerListener) Accept() (net.Conn, error) {
 	if err != nil {
 		return nil, err
 	}
-	return newOwnerConn(c, l.h, l.pending, l.limit), nil
+	return newOwnerConn(c, l.owner, l.pending, l.limit), nil
 }
 
 // ConnContext is for [http.Server.ConnContext]: it lets a [Handler] know what the connections of its [Handler.Listener]
@@ -60,7 +73,7 @@ func ConnContext(ctx context.Context, c net.Conn) context.Context {
 	for {
 		switch t := c.(type) {
 		case *ownerConn:
-			return context.WithValue(ctx, ownerConnKey{}, t)
+			return t.context(ctx)
 		case *greeted:
 			c = t.from
 		case interface{ NetConn() net.Conn }:
@@ -72,6 +85,11 @@ func ConnContext(ctx context.Context, c net.Conn) context.Context {
 }
 
 type ownerConnKey struct{}
+
+// context returns ctx with the connection in it.
+func (c *ownerConn) context(ctx context.Context) context.Context {
+	return context.WithValue(ctx, ownerConnKey{}, c)
+}
 
 // pending bounds the connections that have not authenticated. The oldest goes first: a node needs two round trips, so whoever
 // is to keep it out has to open that many connections in them.
@@ -116,7 +134,7 @@ func (p *pending) len() int {
 // ownerConn is a connection at an owner. The first read authenticates it; one that is refused ends with an error.
 type ownerConn struct {
 	net.Conn
-	h       *Handler
+	owner   *owner
 	pending *pending
 	place   *list.Element // in pending, whose lock guards it
 	timer   *time.Timer   // of being pending
@@ -130,8 +148,8 @@ type ownerConn struct {
 	node  balance.NodeID // by its certificate; "" where a key did it
 }
 
-func newOwnerConn(c net.Conn, h *Handler, p *pending, limit time.Duration) *ownerConn {
-	o := &ownerConn{Conn: c, h: h, pending: p}
+func newOwnerConn(c net.Conn, by *owner, p *pending, limit time.Duration) *ownerConn {
+	o := &ownerConn{Conn: c, owner: by, pending: p}
 	o.timer = time.AfterFunc(cmp.Or(limit, authTimeout), func() { c.Close() })
 	p.add(o)
 	return o
@@ -174,6 +192,12 @@ func (c *ownerConn) CloseWrite() error { return closeWrite(c.Conn) }
 // NetConn returns the connection beneath.
 func (c *ownerConn) NetConn() net.Conn { return c.Conn }
 
+// Transparent returns it as one whose ends are this one's.
+func (c *ownerConn) Transparent() net.Conn { return c.Conn }
+
+// drained reports whether nothing is left of what was read to authenticate it.
+func (c *ownerConn) drained() bool { return len(c.rest) == 0 }
+
 // settled ends the time in which the connection may be closed for not being authenticated.
 func (c *ownerConn) settled() {
 	c.timer.Stop()
@@ -191,9 +215,9 @@ func (c *ownerConn) authenticate() error {
 		if c.err = c.admit(); c.err != nil {
 			c.settled()
 			c.Conn.Close()
-			if hook := c.h.c.Trace.Denied; hook != nil {
+			if c.owner.denied != nil {
 				if d, ok := errors.AsType[*strangerError](c.err); ok {
-					hook(Denied{Addr: c.RemoteAddr().String(), Err: d})
+					c.owner.denied(c.RemoteAddr().String(), d)
 				}
 			}
 		}
@@ -213,8 +237,8 @@ func (c *ownerConn) admit() error {
 			c.linger(t.NetConn()) // our alert says why
 			return err
 		}
-		if s := t.ConnectionState(); c.h.c.Certificate != nil && len(s.VerifiedChains) > 0 {
-			node, err := c.h.c.Certificate(s.PeerCertificates[0])
+		if s := t.ConnectionState(); c.owner.certificate != nil && len(s.VerifiedChains) > 0 {
+			node, err := c.owner.certificate(s.PeerCertificates[0])
 			if err != nil {
 				return c.forbid("the certificate is not accepted: " + err.Error())
 			}
@@ -222,7 +246,7 @@ func (c *ownerConn) admit() error {
 			c.accept()
 		}
 	}
-	if c.h.c.AnyNode {
+	if c.owner.anyNode {
 		c.accept()
 	}
 	if c.known.Load() && c.wait > 0 {
@@ -253,13 +277,13 @@ func (c *ownerConn) admit() error {
 			return err
 		}
 	}
-	key, status := hop.JudgeHello(hello, c.h.keys, binding)
+	key, status := hop.JudgeHello(hello, c.owner.keys, binding)
 	if status > hop.AuthConfirm {
 		c.Conn.Write(hop.AppendRefusal(nil, status)) //nolint:errcheck // it is closed in any case
 		c.linger(c.Conn)
 		return &strangerError{hop.OwnerWords[status]}
 	}
-	k := c.h.keys[key]
+	k := c.owner.keys[key]
 	reply := hop.AppendReply(make([]byte, 0, hop.ReplySize), status, k, hello, newNonce(), binding)
 	if _, err := c.Conn.Write(reply); err != nil {
 		return err
@@ -302,7 +326,7 @@ func (c *ownerConn) forbid(words string) error {
 	c.Conn.SetWriteDeadline(time.Now().Add(lingerFor)) //nolint:errcheck // it is closed in any case
 	text := "Forbidden: " + words + "\n"
 	fmt.Fprintf(c.Conn, "HTTP/1.1 403 Forbidden\r\nContent-Type: text/plain; charset=utf-8\r\nContent-Length: %d\r\nConnection: close\r\n%s: %s\r\n\r\n%s",
-		len(text), hop.HeaderFault, hop.AppendFault(nil, FailureDenied, words), text)
+		len(text), hop.HeaderFault, hop.AppendFault(nil, hop.FailureDenied, words), text)
 	c.linger(c.Conn)
 	return &strangerError{words}
 }
@@ -314,16 +338,16 @@ func (c *ownerConn) linger(conn net.Conn) {
 	io.CopyN(io.Discard, conn, lingerBytes)     //nolint:errcheck
 }
 
-// knows reports whether a request has come over a connection that was authenticated for this handler, and by which node
+// knows reports whether a request has come over a connection that was authenticated for this owner, and by which node
 // where a certificate says so.
-func (h *Handler) knows(r *http.Request) (node balance.NodeID, ok bool) {
-	if c, _ := r.Context().Value(ownerConnKey{}).(*ownerConn); c != nil && c.h == h && c.known.Load() {
+func (o *owner) knows(r *http.Request) (node balance.NodeID, ok bool) {
+	if c, _ := r.Context().Value(ownerConnKey{}).(*ownerConn); c != nil && c.owner == o && c.known.Load() {
 		return c.node, true
 	}
-	if h.c.Certificate != nil && r.TLS != nil && len(r.TLS.VerifiedChains) > 0 {
-		if node, err := h.c.Certificate(r.TLS.PeerCertificates[0]); err == nil {
+	if o.certificate != nil && r.TLS != nil && len(r.TLS.VerifiedChains) > 0 {
+		if node, err := o.certificate(r.TLS.PeerCertificates[0]); err == nil {
 			return node, true
 		}
 	}
-	return "", h.c.AnyNode
+	return "", o.anyNode
 }

@@ -9,6 +9,8 @@ import (
 	"net/http"
 	"testing"
 	"time"
+
+	"github.com/ebbkit/ebb/internal/tcpinfo"
 )
 
 // A reset is told once, to whoever writes or reads first. One that a write has been told of is no
@@ -16,10 +18,12 @@ import (
 func TestAResetThatAWriteWasToldOfIsNoEnd(t *testing.T) {
 	for name, around := range map[string]func(net.Conn) net.Conn{
 		"nothing":   func(c net.Conn) net.Conn { return c },
-		"an edge's": func(c net.Conn) net.Conn { e := &edgeConn{Conn: c}; e.settled.Store(true); return e },
+		"an edge's": func(c net.Conn) net.Conn { return newEdgeConn(c, "worker", nil, false) },
 		"an owner's": func(c net.Conn) net.Conn {
-			o := &ownerConn{Conn: c}
-			o.once.Do(func() {})
+			o := newOwnerConn(c, &owner{anyNode: true}, newPending(-1), time.Minute)
+			if err := o.authenticate(); err != nil {
+				t.Error(err)
+			}
 			return &greeted{Conn: o}
 		},
 		"a front's": func(c net.Conn) net.Conn { return &limited{Conn: c} },
@@ -27,7 +31,9 @@ func TestAResetThatAWriteWasToldOfIsNoEnd(t *testing.T) {
 		t.Run(name, func(t *testing.T) {
 			for _, reset := range []bool{true, false} {
 				near, far := tcpPair(t)
+				far.Write([]byte("x")) // what an owner reads of a connection before it lets it in
 				w := newWire(around(near), nil)
+				w.Read(make([]byte, 1))
 				if reset {
 					breakOff(far)
 					for {
@@ -184,5 +190,34 @@ func TestAnAnswerThatEndsInAResetDoesNotEndWell(t *testing.T) {
 				r.quiet()
 			})
 		})
+	}
+}
+
+// over waits until the kernel has a connection closed.
+func over(t *testing.T, c *net.TCPConn) {
+	t.Helper()
+	raw, err := c.SyscallConn()
+	if err != nil {
+		t.Fatal(err)
+	}
+	var info tcpinfo.Reader
+	poll(func() bool { i, ok := info.Info(raw); return ok && i.Closed })
+}
+
+// A reset that a write has been told of is found, whatever is around the connection.
+func TestAResetIsFoundAfterItWasTold(t *testing.T) {
+	a, b := tcpPair(t)
+	breakOff(b)
+	over(t, a)
+	if _, err := a.Write([]byte("x")); err == nil {
+		t.Fatal("nobody is told of the reset")
+	}
+	for name, c := range map[string]any{
+		"nothing": a, "LimitListener": &limited{Conn: a}, "Server": &greeted{Conn: a}, "Handler": &ownerConn{Conn: a}, "an edge's": &edgeConn{Conn: a},
+		"several": &greeted{Conn: &ownerConn{Conn: &limited{Conn: a}}},
+	} {
+		if err := endOf(c, false); err != errReset {
+			t.Errorf("around it %s: %v", name, err)
+		}
 	}
 }

@@ -122,8 +122,8 @@ func copyBody(
 			return err
 		}
 	}
-	buf := buffers.get()
-	defer buffers.Put(buf)
+	buf := getBuffer()
+	defer putBuffer(buf)
 	for {
 		n, err := resp.Body.Read(buf[:])
 		late.stop()

@@ -229,8 +229,8 @@ func linger(c net.Conn, tail string) {
 	if closeWrite(raw) != nil {
 		return
 	}
-	buf := buffers.get()
-	defer buffers.Put(buf)
+	buf := getBuffer()
+	defer putBuffer(buf)
 	for now := time.Now(); now.Before(over); now = time.Now() {
 		next := now.Add(lingerIdle)
 		if next.After(over) {

@@ -55,14 +55,8 @@ func breakOff(c any) {
 func endOf(c any, ended bool) error {
 	for !ended {
 		switch t := c.(type) {
-		case *greeted:
-			c = t.Conn
-		case *ownerConn:
-			c = t.Conn
-		case *edgeConn:
-			c = t.Conn
-		case *limited:
-			c = t.Conn
+		case transparent:
+			c = t.Transparent()
 		case syscall.Conn: // not what hides one: TLS has an end of its own
 			var info tcpinfo.Reader
 			if raw, err := t.SyscallConn(); err == nil {
@@ -77,6 +71,10 @@ func endOf(c any, ended bool) error {
 	}
 	return nil
 }
+
+// transparent is a connection of ours that changes nothing of what passes: its ends are those of the
+// one beneath.
+type transparent interface{ Transparent() net.Conn }
 
 var errReset = errors.New("backhaul: the connection was reset by its peer")
 

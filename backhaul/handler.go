@@ -24,7 +24,7 @@ import (
 type Handler struct {
 	fleet    *balance.Fleet
 	c        HandlerConfig
-	keys     []hop.AuthKey
+	auth     *owner
 	machines *pool
 
 	active   atomic.Int64
@@ -45,7 +45,10 @@ func NewHandler(f *balance.Fleet, c HandlerConfig) (*Handler, error) {
 		return nil, err
 	}
 	h := &Handler{fleet: f, c: c, idle: make(chan struct{})}
-	h.keys = hop.AuthKeys(c.Key, c.NextKey)
+	h.auth = &owner{keys: hop.AuthKeys(c.Key, c.NextKey), certificate: c.Certificate, anyNode: c.AnyNode}
+	if hook := c.Trace.Denied; hook != nil {
+		h.auth.denied = func(addr string, err error) { hook(Denied{Addr: addr, Err: err}) }
+	}
 	h.machines = newPool(poolConfig{near: true, maxIdle: c.MaxIdle, idleTimeout: c.IdleTimeout, dialTimeout: c.DialTimeout, headerTimeout: c.HeaderTimeout, maxHeader: c.MaxHeader})
 	return h, nil
 }
@@ -77,7 +80,7 @@ func (h *Handler) leave() {
 
 // ServeHTTP serves one request of an edge.
 func (h *Handler) ServeHTTP(w http.ResponseWriter, r *http.Request) {
-	node, ok := h.knows(r)
+	node, ok := h.auth.knows(r)
 	if !ok {
 		deny(w, http.StatusForbidden, remedy)
 		return

@@ -7,7 +7,6 @@ import (
 	"time"
 
 	"github.com/ebbkit/ebb/backhaul/internal/hop"
-	"github.com/ebbkit/ebb/balance"
 )
 
 // recorded is a connection whose other end has said all that it will.
@@ -42,27 +41,20 @@ func copied(b, hello []byte) bool {
 // Whatever comes first on a connection, it ends, nobody gets in without the key, and an honest owner says so.
 func FuzzPreface(f *testing.F) {
 	keys := hop.AuthKeys("key")
-	fleet, err := balance.NewFleet(balance.FleetConfig{Node: "worker", Region: "nrt"})
-	if err != nil {
-		f.Fatal(err)
-	}
-	h, err := NewHandler(fleet, HandlerConfig{Key: "key"})
-	if err != nil {
-		f.Fatal(err)
-	}
-	hello := hop.AppendHello(nil, keys, someNonce, nil)
+	var nonce [hop.NonceSize]byte
+	hello := hop.AppendHello(nil, keys, nonce, nil)
 	f.Add([]byte("GET / HTTP/1.1\r\nHost: x\r\n\r\n"))
 	f.Add([]byte(hop.ClientPreface))
 	f.Add(hello)
 	f.Add(append(bytes.Clone(hello), make([]byte, hop.ProofSize)...))
-	f.Add(hop.AppendHello(nil, keys, someNonce, someBinding))
+	f.Add(hop.AppendHello(nil, keys, nonce, make([]byte, hop.BindingSize)))
 	f.Add(hello[:20])
 	f.Add([]byte("\x00ebbK2\r\nand more than any other version needs, whatever it may look like, and so on, and so on, and so on"))
 	f.Add([]byte{})
 	f.Fuzz(func(t *testing.T, b []byte) {
 		s := &recorded{in: bytes.NewReader(b)}
 		p := newPending(-1)
-		c := newOwnerConn(s, h, p, time.Hour)
+		c := newOwnerConn(s, &owner{keys: keys}, p, time.Hour)
 		n, err := c.Read(make([]byte, 1))
 		if n > 0 || err == nil || c.known.Load() || p.len() != 0 {
 			t.Fatalf("%q: read %d, %v, known %v, %d pending", b, n, err, c.known.Load(), p.len())

@@ -119,6 +119,9 @@ func (c *limited) CloseWrite() error { return closeWrite(c.Conn) }
 // NetConn returns the connection beneath.
 func (c *limited) NetConn() net.Conn { return c.Conn }
 
+// Transparent returns it as one whose ends are this one's.
+func (c *limited) Transparent() net.Conn { return c.Conn }
+
 func clientAddr(c net.Conn) string {
 	host, _, err := net.SplitHostPort(c.RemoteAddr().String())
 	if err != nil {

@@ -138,7 +138,7 @@ func (l *lingering) follow() Freed {
 	buf, large := small, (*[bufferSize]byte)(nil)
 	defer func() {
 		if large != nil {
-			buffers.Put(large)
+			putBuffer(large)
 		}
 	}()
 	for dropped := 0; ; {
@@ -158,7 +158,7 @@ func (l *lingering) follow() Freed {
 		case err != nil, l.tells() && dropped > maxDropped:
 			return l.reset()
 		case n == len(buf) && large == nil:
-			large = buffers.get()
+			large = getBuffer()
 			buf = large[:]
 		}
 	}

@@ -145,6 +145,6 @@ func appOf(host string) string {
 type copyBuffers struct{}
 
 // Get and Put are those of [httputil.BufferPool].
-func (copyBuffers) Get() []byte { return buffers.get()[:] }
+func (copyBuffers) Get() []byte { return getBuffer()[:] }
 
-func (copyBuffers) Put(b []byte) { buffers.Put((*[bufferSize]byte)(b)) }
+func (copyBuffers) Put(b []byte) { putBuffer((*[bufferSize]byte)(b)) }

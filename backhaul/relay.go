@@ -12,16 +12,18 @@ const (
 	smallSize  = 1 << 10 // what chats and pings say at once
 )
 
-var buffers bufferPool
+var buffers sync.Pool
 
-type bufferPool struct{ sync.Pool }
-
-func (p *bufferPool) get() *[bufferSize]byte {
-	if b, ok := p.Get().(*[bufferSize]byte); ok {
+// getBuffer takes a large buffer from those that are not in use.
+func getBuffer() *[bufferSize]byte {
+	if b, ok := buffers.Get().(*[bufferSize]byte); ok {
 		return b
 	}
 	return new([bufferSize]byte)
 }
+
+// putBuffer gives one back.
+func putBuffer(b *[bufferSize]byte) { buffers.Put(b) }
 
 // relay copies one direction of an upgraded connection until src ends.
 func relay(dst io.Writer, src io.Reader) (written int64, err error) {
@@ -30,7 +32,7 @@ func relay(dst io.Writer, src io.Reader) (written int64, err error) {
 	var large *[bufferSize]byte
 	defer func() {
 		if large != nil {
-			buffers.Put(large)
+			putBuffer(large)
 		}
 	}()
 	for {
@@ -48,10 +50,10 @@ func relay(dst io.Writer, src io.Reader) (written int64, err error) {
 		case err != nil:
 			return written, err
 		case n == len(buf) && large == nil:
-			large = buffers.get()
+			large = getBuffer()
 			buf = large[:]
 		case n < smallSize && large != nil:
-			buffers.Put(large)
+			putBuffer(large)
 			large, buf = nil, small
 		}
 	}

@@ -167,7 +167,7 @@ func (s *Server) Serve(l net.Listener) error {
 func (s *Server) open(c net.Conn) {
 	if h, ok := s.handler.(*Handler); ok {
 		if _, done := c.(*ownerConn); !done {
-			c = newOwnerConn(c, h, s.pending, s.c.HeaderTimeout)
+			c = newOwnerConn(c, h.auth, s.pending, s.c.HeaderTimeout)
 		}
 	}
 	g := &greeted{Conn: c, from: c, in: s}
@@ -222,7 +222,7 @@ func (s *Server) greet(c *greeted) (class int, head []byte, err error) {
 	guard(c)
 	wait := s.c.HeaderTimeout // for the first byte
 	if o, ok := c.Conn.(*ownerConn); ok {
-		if !o.h.c.AnyNode {
+		if !o.owner.anyNode {
 			wait = s.c.IdleTimeout
 		}
 		o.wait = wait
@@ -291,7 +291,7 @@ const (
 // greet notes the first bytes, and leaves out what has nothing to do any more.
 func (g *greeted) greet(head []byte) {
 	g.head = head
-	if o, ok := g.Conn.(*ownerConn); ok && len(o.rest) == 0 {
+	if o, ok := g.Conn.(*ownerConn); ok && o.drained() {
 		g.Conn = o.Conn
 	}
 }
@@ -374,6 +374,9 @@ func (g *greeted) CloseWrite() error {
 
 // NetConn returns the connection beneath.
 func (g *greeted) NetConn() net.Conn { return g.Conn }
+
+// Transparent returns it as one whose ends are this one's.
+func (g *greeted) Transparent() net.Conn { return g.Conn }
 
 // server returns the server of some connections; s.conns is held.
 func (s *Server) server(of served) *inner {
