@@ -9,6 +9,7 @@ import (
 	"sync/atomic"
 
 	"github.com/ebbkit/ebb/backhaul/internal/hop"
+	"github.com/ebbkit/ebb/backhaul/internal/tcp"
 	"github.com/ebbkit/ebb/balance"
 )
 
@@ -104,7 +105,7 @@ func (a *answer) Close() error {
 type duplex struct {
 	answer
 	rw     io.ReadWriteCloser
-	half   halver
+	half   tcp.Halver
 	wire   *wire
 	broken atomic.Pointer[error] // what the machine broke with; nil: it did not
 	left   atomic.Pointer[error] // what the client broke with
@@ -134,7 +135,7 @@ func (d *duplex) Write(p []byte) (int, error) {
 }
 
 func (d *duplex) note(err error) {
-	if err != nil && err != io.EOF && err != errTold && !closedHere(err) {
+	if err != nil && err != io.EOF && err != errTold && !tcp.IsClosedHere(err) {
 		d.broken.CompareAndSwap(nil, &err)
 	}
 }
@@ -142,7 +143,7 @@ func (d *duplex) note(err error) {
 // WriteTo and ReadFrom spare [io.Copy] its large buffers. And as a proxy closes both connections in the same way however one
 // of them ended, they see to it that a broken one ends the other in a reset.
 func (d *duplex) WriteTo(w io.Writer) (int64, error) {
-	n, err := relay(w, onlyReader{d})
+	n, err := tcp.Relay(w, onlyReader{d})
 	d.ended.Store(err == nil)
 	d.copied(w, err)
 	return n, err
@@ -150,9 +151,9 @@ func (d *duplex) WriteTo(w io.Writer) (int64, error) {
 
 // ReadFrom: see WriteTo.
 func (d *duplex) ReadFrom(r io.Reader) (int64, error) {
-	n, err := relay(onlyWriter{d}, r)
+	n, err := tcp.Relay(onlyWriter{d}, r)
 	if err == nil {
-		err = endOf(r, d.ended.Load())
+		err = tcp.EndOf(r, d.ended.Load())
 	}
 	d.copied(r, err)
 	return n, err
@@ -167,7 +168,7 @@ func (d *duplex) copied(client any, err error) {
 		d.told.Store(true)
 		d.Close()
 		return
-	case closedHere(err):
+	case tcp.IsClosedHere(err):
 		if d.broke() == nil {
 			return
 		}
@@ -175,7 +176,7 @@ func (d *duplex) copied(client any, err error) {
 		d.left.CompareAndSwap(nil, &err)
 	}
 	if c, ok := client.(net.Conn); ok {
-		breakOff(c)
+		tcp.Reset(c)
 	}
 	d.Close()
 }

@@ -19,6 +19,7 @@ import (
 	"testing/synctest"
 	"time"
 
+	"github.com/ebbkit/ebb/backhaul/internal/auth"
 	"github.com/ebbkit/ebb/backhaul/internal/hop"
 	"github.com/ebbkit/ebb/balance"
 	"github.com/ebbkit/ebb/internal/delay"
@@ -258,7 +259,7 @@ func TestSpareConnectionsAreReady(t *testing.T) {
 				t.Errorf("TLS %v: %q after %v, want one round trip", overTLS, got, time.Since(began))
 			}
 			time.Sleep(time.Second) // another one is made
-			if n := k.server.pending.len(); n != 0 {
+			if n := k.server.pending.Len(); n != 0 {
 				t.Errorf("TLS %v: %d connections count as not authenticated", overTLS, n)
 			}
 			close(slow)
@@ -350,7 +351,7 @@ func TestACopyOfAConnectionExecutesNothing(t *testing.T) {
 						nc.Close()
 					}
 					synctest.Wait()
-					if n := k.server.pending.len(); n != 0 {
+					if n := k.server.pending.Len(); n != 0 {
 						t.Errorf("%d are left", n)
 					}
 				})
@@ -412,8 +413,8 @@ func TestAnImpostorGetsNoBody(t *testing.T) {
 								other := hop.AuthKeys("other")
 								var binding []byte
 								s := hop.AuthConfirm
-								if t := tlsOf(in); t != nil {
-									binding, _ = bindingOf(t)
+								if t := auth.TLSOf(in); t != nil {
+									binding, _ = auth.BindingOf(t)
 									s = hop.AuthWelcome
 								}
 								says = string(hop.AppendReply(nil, s, other[0], hello, otherNonce, binding))
@@ -435,7 +436,7 @@ func TestAnImpostorGetsNoBody(t *testing.T) {
 			}
 			k := newCluster(t, c)
 			began := time.Now()
-			if fail := k.do(t, "POST", "secret body", tt.major); !strings.HasPrefix(fail, tt.want.String()+": ") || time.Since(began) > authTimeout {
+			if fail := k.do(t, "POST", "secret body", tt.major); !strings.HasPrefix(fail, tt.want.String()+": ") || time.Since(began) > auth.AuthTimeout {
 				t.Errorf("%s: %s after %v; want %v", tt.name, fail, time.Since(began), tt.want)
 			}
 			time.Sleep(time.Minute)
@@ -623,14 +624,14 @@ func TestStrangersAreClosedAtOnce(t *testing.T) {
 			most  time.Duration
 			want  string
 		}{
-			{"POST / HTTP/1.1\r\nHost: x\r\nContent-Length: 10\r\n\r\n", lingerFor, "403"},
-			{"POST / HTTP/1.1\r\nHost: x\r\nTransfer-Encoding: chunked\r\n\r\n", lingerFor, "403"},
-			{"POST / HTTP/1.1\r\nHost: x\r\nExpect: 100-continue\r\nContent-Length: 10\r\n\r\n", lingerFor, "403"},
-			{"G", lingerFor, "403"},
-			{hop.ClientPreface, lingerFor, "403"},
-			{"\x16\x03\x01", lingerFor, "403"},
-			{string(hop.AppendHello(nil, hop.AuthKeys("guess"), someNonce, nil)), lingerFor, ""},
-			{string(hop.AppendHello(nil, hop.AuthKeys("key"), someNonce, someBinding)), lingerFor, ""},
+			{"POST / HTTP/1.1\r\nHost: x\r\nContent-Length: 10\r\n\r\n", auth.LingerFor, "403"},
+			{"POST / HTTP/1.1\r\nHost: x\r\nTransfer-Encoding: chunked\r\n\r\n", auth.LingerFor, "403"},
+			{"POST / HTTP/1.1\r\nHost: x\r\nExpect: 100-continue\r\nContent-Length: 10\r\n\r\n", auth.LingerFor, "403"},
+			{"G", auth.LingerFor, "403"},
+			{hop.ClientPreface, auth.LingerFor, "403"},
+			{"\x16\x03\x01", auth.LingerFor, "403"},
+			{string(hop.AppendHello(nil, hop.AuthKeys("guess"), someNonce, nil)), auth.LingerFor, ""},
+			{string(hop.AppendHello(nil, hop.AuthKeys("key"), someNonce, someBinding)), auth.LingerFor, ""},
 			{"", 10 * time.Second, ""},
 			{"\x00ebb", 10 * time.Second, ""},
 			{string(hop.AppendHello(nil, hop.AuthKeys("key"), someNonce, nil)), 10 * time.Second, ""}, // a copy: no confirmation comes
@@ -656,7 +657,7 @@ func TestStrangersAreClosedAtOnce(t *testing.T) {
 			c.Close()
 		}
 		synctest.Wait()
-		if n := k.server.pending.len(); n != 0 {
+		if n := k.server.pending.Len(); n != 0 {
 			t.Errorf("%d are left", n)
 		}
 		if got := k.do(t, "POST", "hello", 1); got != "POST hello" || k.served.Load() != 1 {
@@ -686,7 +687,7 @@ func TestTheNumberOfStrangersIsBounded(t *testing.T) {
 			for i := range 5 * most {
 				stranger(i)
 				synctest.Wait()
-				if n, p := open.Load(), k.server.pending.len(); n > most || p > most {
+				if n, p := open.Load(), k.server.pending.Len(); n > most || p > most {
 					t.Fatalf("%d open, %d pending; want at most %d", n, p, most)
 				}
 				if i%most == 0 {
@@ -697,7 +698,7 @@ func TestTheNumberOfStrangersIsBounded(t *testing.T) {
 			}
 			time.Sleep(11 * time.Second)
 			synctest.Wait()
-			if open.Load() != 0 || k.server.pending.len() != 0 {
+			if open.Load() != 0 || k.server.pending.Len() != 0 {
 				t.Errorf("%d are open after their time", open.Load())
 			}
 			if got := k.do(t, "POST", "hello", 1); got != "POST hello" { // over the connection that was there all the time
@@ -789,7 +790,7 @@ func TestAForeignServerIsNotHeldByABody(t *testing.T) {
 		began := time.Now()
 		go io.WriteString(c, "POST / HTTP/1.1\r\nHost: x\r\nContent-Length: 10\r\n\r\n")
 		got, _ := io.ReadAll(c)
-		if took := time.Since(began); took > 2*lingerFor || !bytes.HasPrefix(got, []byte("HTTP/1.1 403")) { // and what net/http adds
+		if took := time.Since(began); took > 2*auth.LingerFor || !bytes.HasPrefix(got, []byte("HTTP/1.1 403")) { // and what net/http adds
 			t.Errorf("closed after %v with %q", took, got)
 		}
 	})
@@ -958,7 +959,7 @@ func TestOnlyTheHeadOfARequestIsSentAhead(t *testing.T) {
 					}
 				}
 			}()
-			c, err := authenticate(t.Context(), tls.Client(near, &tls.Config{ServerName: "worker", RootCAs: ca.pool()}), "worker", keys, tt.whole)
+			c, err := auth.Authenticate(t.Context(), tls.Client(near, &tls.Config{ServerName: "worker", RootCAs: ca.pool()}), "worker", keys, tt.whole)
 			if err != nil {
 				t.Fatal(err)
 			}
@@ -977,7 +978,7 @@ func TestOnlyTheHeadOfARequestIsSentAhead(t *testing.T) {
 				t.Errorf("%q: sent %q ahead, want %q", tt.writes, got.String(), tt.ahead)
 			}
 			mu.Unlock()
-			binding, err := bindingOf(server)
+			binding, err := auth.BindingOf(server)
 			if err != nil {
 				t.Fatal(err)
 			}
@@ -1040,7 +1041,7 @@ func TestSilentConnectionsEnd(t *testing.T) {
 				if tt.certs {
 					nc = tls.Client(nc, &tls.Config{InsecureSkipVerify: true, Certificates: []tls.Certificate{ca.issue(t, "edge", time.Hour)}})
 				}
-				if nc, err = authenticate(t.Context(), nc, "worker", hop.AuthKeys(tt.key), false); err != nil {
+				if nc, err = auth.Authenticate(t.Context(), nc, "worker", hop.AuthKeys(tt.key), false); err != nil {
 					t.Fatal(err)
 				}
 				defer nc.Close()
@@ -1049,7 +1050,7 @@ func TestSilentConnectionsEnd(t *testing.T) {
 					go io.WriteString(nc, tt.first)
 				}
 				io.Copy(io.Discard, nc)
-				if took := time.Since(began); took < tt.want || took > tt.want+lingerFor {
+				if took := time.Since(began); took < tt.want || took > tt.want+auth.LingerFor {
 					t.Errorf("ended after %v, want %v", took, tt.want)
 				}
 			})
@@ -1086,7 +1087,7 @@ func TestAnAlertArrives(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	c, err := authenticate(t.Context(), tls.Client(raw, &tls.Config{ServerName: "worker", RootCAs: ca.pool(), Certificates: []tls.Certificate{ca.issue(t, "edge", time.Hour)}}), "worker", nil, false)
+	c, err := auth.Authenticate(t.Context(), tls.Client(raw, &tls.Config{ServerName: "worker", RootCAs: ca.pool(), Certificates: []tls.Certificate{ca.issue(t, "edge", time.Hour)}}), "worker", nil, false)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -1095,7 +1096,7 @@ func TestAnAlertArrives(t *testing.T) {
 		t.Fatal(err)
 	}
 	close(sent)
-	if _, err := c.Read(make([]byte, 1)); !denied(err) || refusedBy(c) == nil {
+	if _, err := c.Read(make([]byte, 1)); !auth.Denied(err) || auth.RefusedBy(c) == nil {
 		t.Errorf("got %v", err)
 	}
 }
@@ -1132,7 +1133,7 @@ func TestWhatARefusedPeerHasSentIsRead(t *testing.T) {
 			}
 			if overTLS {
 				config := &tls.Config{ServerName: "worker", RootCAs: ca.pool(), Certificates: []tls.Certificate{ca.issue(t, "edge", time.Hour)}}
-				if nc, err = authenticate(t.Context(), tls.Client(nc, config), "worker", nil, false); err != nil {
+				if nc, err = auth.Authenticate(t.Context(), tls.Client(nc, config), "worker", nil, false); err != nil {
 					t.Fatal(err)
 				}
 			}
@@ -1149,55 +1150,4 @@ func TestWhatARefusedPeerHasSentIsRead(t *testing.T) {
 			writing.Wait()
 		})
 	}
-}
-
-// An owner says nothing to who has proven nothing, whatever the server above it wants to say.
-func TestNothingIsSaidToAStranger(t *testing.T) {
-	synctest.Test(t, func(t *testing.T) {
-		near, far := net.Pipe()
-		defer far.Close()
-		heard := make(chan []byte, 1)
-		go func() { b, _ := io.ReadAll(far); heard <- b }()
-		c := newOwnerConn(near, &owner{keys: hop.AuthKeys("key")}, newPending(-1), time.Minute)
-		if n, err := io.WriteString(c, "HTTP/1.1 400 Bad Request"); n != 0 || err != errUnauthenticated {
-			t.Errorf("wrote %d bytes, %v", n, err)
-		}
-		c.Close()
-		if b := <-heard; len(b) > 0 {
-			t.Errorf("a stranger heard %q", b)
-		}
-	})
-}
-
-// Whoever uses a connection whose ends do not accept each other learns why, not only the first one.
-func TestARefusalIsToldToAll(t *testing.T) {
-	synctest.Test(t, func(t *testing.T) {
-		near, far := net.Pipe()
-		defer far.Close()
-		ended := make(chan error, 1)
-		go func() {
-			far.Write(hop.AppendRefusal(nil, hop.AuthUnknown))
-			_, err := far.Read(make([]byte, 1))
-			ended <- err
-		}()
-		c := &edgeConn{
-			Conn: near, peer: "worker", keys: hop.AuthKeys("key"), binding: make([]byte, hop.BindingSize),
-			turn: make(chan struct{}, 1),
-		}
-		c.once.Do(func() {}) // the hello has been sent
-		for i, use := range []func([]byte) (int, error){c.Read, c.Read, c.Write} {
-			if _, err := use(make([]byte, 1)); !denied(err) {
-				t.Errorf("use %d: %v", i+1, err)
-			}
-		}
-		synctest.Wait()
-		select {
-		case err := <-ended:
-			if err != io.EOF {
-				t.Errorf("the owner gets %v", err)
-			}
-		default:
-			t.Error("the connection is open")
-		}
-	})
 }

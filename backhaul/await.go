@@ -7,6 +7,7 @@ import (
 	"time"
 
 	"github.com/ebbkit/ebb/backhaul/internal/hop"
+	"github.com/ebbkit/ebb/backhaul/internal/tcp"
 	"github.com/ebbkit/ebb/balance"
 )
 
@@ -140,7 +141,7 @@ func (f *flight) hand(resp *http.Response) {
 		if f.progress != nil {
 			f.t.sweeper.remove(f.progress)
 		}
-	case resp.ContentLength < 0 || resp.ContentLength > bufferSize:
+	case resp.ContentLength < 0 || resp.ContentLength > tcp.BufferSize:
 		f.watchAnswer()
 	}
 	f.turn()

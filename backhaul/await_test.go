@@ -16,6 +16,7 @@ import (
 	"time"
 
 	"github.com/ebbkit/ebb/backhaul/internal/hop"
+	"github.com/ebbkit/ebb/backhaul/internal/tcp"
 	"github.com/ebbkit/ebb/balance"
 )
 
@@ -686,7 +687,7 @@ func TestAMachineThatBreaksOffDuringAPauseIsToldOfAtOnce(t *testing.T) {
 				if q, err := http.ReadRequest(bufio.NewReader(c)); err == nil {
 					io.ReadFull(q.Body, make([]byte, 1))
 				}
-				breakOff(c)
+				tcp.Reset(c)
 			}()
 			c, err := net.Dial("tcp", r.front.Listener.Addr().String())
 			if err != nil {

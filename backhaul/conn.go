@@ -8,6 +8,9 @@ import (
 	"net"
 	"net/http"
 	"time"
+
+	"github.com/ebbkit/ebb/backhaul/internal/auth"
+	"github.com/ebbkit/ebb/backhaul/internal/tcp"
 )
 
 // conn is one connection to a peer: HTTP/1.1 for one request at a time, or HTTP/2 for many. It wraps [http.ClientConn], which sends a request once and
@@ -48,15 +51,15 @@ func (c *conn) roundTrip(req *http.Request, body *reader, x *exchange) (*http.Re
 		return nil, fail, err
 	case body != nil && body.s.broken() != nil:
 		return nil, FailureClient, &bodyError{body.s.broken()}
-	case refusedBy(c.wire.Conn) != nil:
-		return nil, FailureDenied, refusedBy(c.wire.Conn)
+	case auth.RefusedBy(c.wire.Conn) != nil:
+		return nil, FailureDenied, auth.RefusedBy(c.wire.Conn)
 	case c.wire.wrote.Load() == wrote && x.reused:
 		return nil, FailureStale, err
 	case c.wire.wrote.Load() == wrote:
 		return nil, FailureUnsent, err
 	case x.expect && body != nil && !body.asked.Load():
 		return nil, FailureUnread, err
-	case timedOut(err):
+	case tcp.IsTimeout(err):
 		return nil, FailureTimeout, err
 	case c.wire.got.Load() > got && !brokeOff(err):
 		return nil, FailureMalformed, err
@@ -120,11 +123,6 @@ const (
 	brokenLooks = 40
 )
 
-func timedOut(err error) bool {
-	var t interface{ Timeout() bool }
-	return errors.As(err, &t) && t.Timeout()
-}
-
 func brokeOff(err error) bool {
 	var op *net.OpError
 	return errors.Is(err, io.EOF) || errors.Is(err, io.ErrUnexpectedEOF) || errors.Is(err, io.ErrClosedPipe) ||
@@ -134,7 +132,7 @@ func brokeOff(err error) bool {
 // more reports whether more of an answer over HTTP/1.1 is there to be read, as far as can be told. drained says that nothing of
 // it is left of what was read ahead; before the body is read that is so where its head came last.
 func (c *conn) more(drained bool) bool {
-	return !drained && !c.wire.blank.Load() || c.wire.kernel.holds(c.wire.got.Load())
+	return !drained && !c.wire.blank.Load() || c.wire.kernel.Holds(c.wire.got.Load())
 }
 
 // free reports whether the connection can take another request: the answer was read to its end, and so was the request.

@@ -9,6 +9,8 @@ import (
 	"strings"
 	"sync/atomic"
 	"time"
+
+	"github.com/ebbkit/ebb/backhaul/internal/tcp"
 )
 
 // stream is one request on an HTTP/2 connection: what must be told apart when it fails is not the connection's bytes, but
@@ -41,14 +43,8 @@ const abortWait = 100 * time.Millisecond
 
 var (
 	errStreamOver = errors.New("backhaul: the request is over")
-	errNoWord     = timeoutError("backhaul: the owner did not ask for the body in time")
+	errNoWord     = tcp.TimeoutError("backhaul: the owner did not ask for the body in time")
 )
-
-type timeoutError string
-
-func (e timeoutError) Error() string { return string(e) }
-
-func (e timeoutError) Timeout() bool { return true }
 
 // open prepares a request for a stream of its own. word is called when the peer says "100 Continue".
 func open(req *http.Request, word func()) (*http.Request, *stream) {
@@ -82,7 +78,7 @@ func (c *conn) roundTrip2(ctx context.Context, req *http.Request, s *stream, bod
 		return resp, FailureNone, nil
 	}
 	cause := context.Cause(req.Context())
-	if cause == nil && !timedOut(err) && (body == nil || body.s.broken() == nil) {
+	if cause == nil && !tcp.IsTimeout(err) && (body == nil || body.s.broken() == nil) {
 		s.over.Store(true)
 	}
 	s.cancel(errStreamOver)
@@ -104,7 +100,7 @@ func (c *conn) roundTrip2(ctx context.Context, req *http.Request, s *stream, bod
 		return nil, FailureUnread, err
 	case cause == errNoWord:
 		return nil, FailureTimeout, errNoWord
-	case timedOut(err):
+	case tcp.IsTimeout(err):
 		return nil, FailureTimeout, err
 	case misunderstood(err):
 		return nil, FailureMalformed, err

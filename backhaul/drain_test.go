@@ -13,6 +13,7 @@ import (
 	"testing"
 	"time"
 
+	"github.com/ebbkit/ebb/backhaul/internal/auth"
 	"github.com/ebbkit/ebb/backhaul/internal/hop"
 	"github.com/ebbkit/ebb/balance"
 )
@@ -96,7 +97,7 @@ func resting(t *testing.T, r *rig, n int) (net.Conn, *bufio.Reader) {
 	}
 	t.Cleanup(func() { c.Close() })
 	c.SetDeadline(time.Now().Add(time.Minute))
-	if err := announce(c); err != nil {
+	if err := auth.Announce(c); err != nil {
 		t.Fatal(err)
 	}
 	br := bufio.NewReader(c)

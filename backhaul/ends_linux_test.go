@@ -10,6 +10,8 @@ import (
 	"testing"
 	"time"
 
+	"github.com/ebbkit/ebb/backhaul/internal/auth"
+	"github.com/ebbkit/ebb/backhaul/internal/tcp"
 	"github.com/ebbkit/ebb/internal/tcpinfo"
 )
 
@@ -18,10 +20,10 @@ import (
 func TestAResetThatAWriteWasToldOfIsNoEnd(t *testing.T) {
 	for name, around := range map[string]func(net.Conn) net.Conn{
 		"nothing":   func(c net.Conn) net.Conn { return c },
-		"an edge's": func(c net.Conn) net.Conn { return newEdgeConn(c, "worker", nil, false) },
+		"an edge's": func(c net.Conn) net.Conn { return auth.NewEdgeConn(c, "worker", nil, false) },
 		"an owner's": func(c net.Conn) net.Conn {
-			o := newOwnerConn(c, &owner{anyNode: true}, newPending(-1), time.Minute)
-			if err := o.authenticate(); err != nil {
+			o := auth.NewOwnerConn(c, &auth.Owner{AnyNode: true}, auth.NewPending(-1), time.Minute)
+			if err := o.Authenticate(); err != nil {
 				t.Error(err)
 			}
 			return &greeted{Conn: o}
@@ -35,7 +37,7 @@ func TestAResetThatAWriteWasToldOfIsNoEnd(t *testing.T) {
 				w := newWire(around(near), nil)
 				w.Read(make([]byte, 1))
 				if reset {
-					breakOff(far)
+					tcp.Reset(far)
 					for {
 						if _, err := near.Write([]byte("x")); err != nil {
 							break // it has been told
@@ -165,7 +167,7 @@ func TestAnAnswerThatEndsInAResetDoesNotEndWell(t *testing.T) {
 						go io.Copy(io.Discard, c)
 						c.(*net.TCPConn).CloseWrite()
 					} else {
-						breakOff(c)
+						tcp.Reset(c)
 					}
 					close(broke)
 				}()
@@ -207,16 +209,16 @@ func over(t *testing.T, c *net.TCPConn) {
 // A reset that a write has been told of is found, whatever is around the connection.
 func TestAResetIsFoundAfterItWasTold(t *testing.T) {
 	a, b := tcpPair(t)
-	breakOff(b)
+	tcp.Reset(b)
 	over(t, a)
 	if _, err := a.Write([]byte("x")); err == nil {
 		t.Fatal("nobody is told of the reset")
 	}
 	for name, c := range map[string]any{
-		"nothing": a, "LimitListener": &limited{Conn: a}, "Server": &greeted{Conn: a}, "Handler": &ownerConn{Conn: a}, "an edge's": &edgeConn{Conn: a},
-		"several": &greeted{Conn: &ownerConn{Conn: &limited{Conn: a}}},
+		"nothing": a, "LimitListener": &limited{Conn: a}, "Server": &greeted{Conn: a}, "Handler": &auth.OwnerConn{Conn: a}, "an edge's": &auth.EdgeConn{Conn: a},
+		"several": &greeted{Conn: &auth.OwnerConn{Conn: &limited{Conn: a}}},
 	} {
-		if err := endOf(c, false); err != errReset {
+		if err := tcp.EndOf(c, false); err != tcp.ErrReset {
 			t.Errorf("around it %s: %v", name, err)
 		}
 	}

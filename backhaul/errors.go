@@ -6,6 +6,7 @@ import (
 	"time"
 
 	"github.com/ebbkit/ebb/backhaul/internal/hop"
+	"github.com/ebbkit/ebb/backhaul/internal/tcp"
 	"github.com/ebbkit/ebb/balance"
 )
 
@@ -63,7 +64,7 @@ func (e *UnavailableError) Cause() string {
 	switch {
 	case e.Err == nil:
 		return CauseFull
-	case timedOut(e.Err):
+	case tcp.IsTimeout(e.Err):
 		return CauseTimeout
 	case errors.As(e.Err, &c):
 		return c.Cause()
@@ -117,7 +118,7 @@ func (e *MachineError) RetryAfter() time.Duration {
 // Cause returns the cause in one word.
 func (e *MachineError) Cause() string {
 	switch {
-	case e.Timeout(), e.Failure == hop.FailureLimit && timedOut(e.Err):
+	case e.Timeout(), e.Failure == hop.FailureLimit && tcp.IsTimeout(e.Err):
 		return CauseTimeout
 	case e.Failure == hop.FailureLimit:
 		return CauseLimit

@@ -6,6 +6,7 @@ import (
 	"net/http"
 	"time"
 
+	"github.com/ebbkit/ebb/backhaul/internal/auth"
 	"github.com/ebbkit/ebb/backhaul/internal/hop"
 	"github.com/ebbkit/ebb/internal/oslimit"
 )
@@ -239,7 +240,7 @@ func dialFailure(ctx context.Context, err error) Failure {
 	case ctx.Err() != nil, oslimit.Reached(err):
 		return FailureLimit
 	}
-	if denied(err) {
+	if auth.Denied(err) {
 		return FailureDenied
 	}
 	return FailureDial

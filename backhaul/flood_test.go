@@ -12,6 +12,7 @@ import (
 	"testing/synctest"
 	"time"
 
+	"github.com/ebbkit/ebb/backhaul/internal/auth"
 	"github.com/ebbkit/ebb/backhaul/internal/hop"
 )
 
@@ -94,16 +95,16 @@ func TestTheFloodOfAStrangerEndsItsConnection(t *testing.T) {
 				if first != "" {
 					sent, err = io.WriteString(c, first)
 				}
-				for n := uint32(0); err == nil && sent < 10*lingerBytes; n++ {
+				for n := uint32(0); err == nil && sent < 10*auth.LingerBytes; n++ {
 					var m int
 					m, err = c.Write(piece(n))
 					sent += m
 				}
-				if most := lingerBytes + 1<<10; err == nil || sent > most || time.Since(began) > lingerFor {
+				if most := auth.LingerBytes + 1<<10; err == nil || sent > most || time.Since(began) > auth.LingerFor {
 					t.Errorf("%s: ended with %v after %d bytes and %v", name, err, sent, time.Since(began))
 				}
 				synctest.Wait()
-				if n := k.server.pending.len(); n != 0 || k.served.Load() != 0 || k.worker.InFlight() != 0 {
+				if n := k.server.pending.Len(); n != 0 || k.served.Load() != 0 || k.worker.InFlight() != 0 {
 					t.Errorf("%s: %d pending, %d executed, %d in flight", name, n, k.served.Load(), k.worker.InFlight())
 				}
 				if got := k.do(t, "POST", "hello", 2); got != "POST hello" {

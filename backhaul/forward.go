@@ -4,7 +4,6 @@ import (
 	"context"
 	"errors"
 	"io"
-	"net"
 	"net/http"
 	"net/http/httptrace"
 	"strings"
@@ -13,6 +12,7 @@ import (
 	"time"
 
 	"github.com/ebbkit/ebb/backhaul/internal/hop"
+	"github.com/ebbkit/ebb/backhaul/internal/tcp"
 	"github.com/ebbkit/ebb/balance"
 )
 
@@ -122,8 +122,8 @@ func copyBody(
 			return err
 		}
 	}
-	buf := getBuffer()
-	defer putBuffer(buf)
+	buf := tcp.GetBuffer()
+	defer tcp.PutBuffer(buf)
 	for {
 		n, err := resp.Body.Read(buf[:])
 		late.stop()
@@ -220,19 +220,19 @@ func upgrade(w http.ResponseWriter, resp *http.Response, machine *conn) {
 		switch {
 		case err == nil:
 			return false
-		case closedHere(err) && closing.Load():
+		case tcp.IsClosedHere(err) && closing.Load():
 		case err == errTold: // we ended it. The edge would take a close for one of half, and wait for a client that is deaf
 			closing.Store(true)
-			breakOff(edge)
+			tcp.Reset(edge)
 		default:
-			breakOff(edge)
+			tcp.Reset(edge)
 			machine.wire.abort()
 		}
 		edge.Close()
 		back.Close()
 		return true
 	}
-	endHalf := func(h halver, whole io.Closer) {
+	endHalf := func(h tcp.Halver, whole io.Closer) {
 		if err := h.CloseWrite(); errors.Is(err,
 			errors.ErrUnsupported) { // only the whole connection can end
 			closing.Store(true)
@@ -243,46 +243,26 @@ func upgrade(w http.ResponseWriter, resp *http.Response, machine *conn) {
 	var ended atomic.Bool // what the edge gets
 	go func() {           // edge to machine; what was buffered comes first
 		defer close(rest)
-		_, err := relay(back, in)
+		_, err := tcp.Relay(back, in)
 		if err == nil {
-			err = endOf(edge, ended.Load())
+			err = tcp.EndOf(edge, ended.Load())
 		}
 		if !broke(err) {
 			endHalf(halfOf(resp.Body, machine), back)
 		}
 	}()
-	_, err = relay(edge, back) // on this goroutine: there may be many that are idle
+	_, err = tcp.Relay(edge, back) // on this goroutine: there may be many that are idle
 	if !broke(err) {
 		ended.Store(true)
-		endHalf(closeWriter{edge}, edge)
+		endHalf(tcp.CloseWriter{C: edge}, edge)
 	}
 	<-rest // the other half may go on
 }
 
-// closedHere reports whether a connection ended because this process closed it.
-func closedHere(err error) bool {
-	return errors.Is(err, net.ErrClosed) || errors.Is(err, io.ErrClosedPipe)
-}
-
 // halfOf returns what ends one direction of an upgraded connection to a machine.
-func halfOf(body io.ReadCloser, machine *conn) halver {
+func halfOf(body io.ReadCloser, machine *conn) tcp.Halver {
 	if t, ok := body.(*tunnel); ok {
 		return t
 	}
 	return machine.wire
-}
-
-type halver interface{ CloseWrite() error }
-
-// closeWriter ends one direction of a connection, if that can be done.
-type closeWriter struct{ c net.Conn }
-
-// CloseWrite returns an [errors.ErrUnsupported] where it cannot.
-func (c closeWriter) CloseWrite() error { return closeWrite(c.c) }
-
-func closeWrite(c any) error {
-	if c, ok := c.(interface{ CloseWrite() error }); ok {
-		return c.CloseWrite()
-	}
-	return http.ErrNotSupported
 }

@@ -10,6 +10,8 @@ import (
 	"sync"
 	"sync/atomic"
 	"time"
+
+	"github.com/ebbkit/ebb/backhaul/internal/tcp"
 )
 
 // How the end of a body is waited for that the answer did not wait for.
@@ -208,7 +210,7 @@ func (w *reply) cut() {
 		return // net/http closes it
 	}
 	if w.status != 0 && !w.r.ProtoAtLeast(1, 1) {
-		breakOff(conn)
+		tcp.Reset(conn)
 	}
 	conn.Close()
 }
@@ -226,11 +228,11 @@ func linger(c net.Conn, tail string) {
 		t.CloseWrite() //nolint:errcheck // what follows tells
 		raw = t.NetConn()
 	}
-	if closeWrite(raw) != nil {
+	if tcp.CloseWrite(raw) != nil {
 		return
 	}
-	buf := getBuffer()
-	defer putBuffer(buf)
+	buf := tcp.GetBuffer()
+	defer tcp.PutBuffer(buf)
 	for now := time.Now(); now.Before(over); now = time.Now() {
 		next := now.Add(lingerIdle)
 		if next.After(over) {

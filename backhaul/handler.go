@@ -10,9 +10,40 @@ import (
 	"sync/atomic"
 	"time"
 
+	"github.com/ebbkit/ebb/backhaul/internal/auth"
 	"github.com/ebbkit/ebb/backhaul/internal/hop"
 	"github.com/ebbkit/ebb/balance"
 )
+
+// Listener returns l for a server that is not ours: a plain [http.Server] with a Handler behind it. Connections prove in
+// it, by the handler's keys, that they come from a node of the cluster; others are closed. The server needs [ConnContext]
+// besides. A [Server] does all this for a Handler that it serves itself; where it serves something that is wrapped around
+// one, it needs Listener as well.
+//
+// The key's preface comes inside of TLS: pass what [crypto/tls.NewListener] returned. A server that is to authenticate by
+// certificates alone needs no Listener, and handles TLS itself.
+//
+// A connection has 10 s to prove itself. While more than 1024 have not, each new one closes the oldest of them.
+func (h *Handler) Listener(l net.Listener) net.Listener {
+	return auth.NewOwnerListener(l, h.auth)
+}
+
+// ConnContext is for [http.Server.ConnContext]: it lets a [Handler] know what the connections of its [Handler.Listener]
+// have proven. Where the server has other such functions, call them one after the other.
+func ConnContext(ctx context.Context, c net.Conn) context.Context {
+	for {
+		switch t := c.(type) {
+		case *auth.OwnerConn:
+			return t.Context(ctx)
+		case *greeted:
+			c = t.from
+		case interface{ NetConn() net.Conn }:
+			c = t.NetConn()
+		default:
+			return ctx
+		}
+	}
+}
 
 // Handler is the owner's side of the hop: an [http.Handler] that lets a request through the gate of the machine that the
 // edge picked and sends it there, or bounces it with the reason and the machine's load. It never waits for a slot. It is
@@ -24,7 +55,7 @@ import (
 type Handler struct {
 	fleet    *balance.Fleet
 	c        HandlerConfig
-	auth     *owner
+	auth     *auth.Owner
 	machines *pool
 
 	active   atomic.Int64
@@ -45,9 +76,9 @@ func NewHandler(f *balance.Fleet, c HandlerConfig) (*Handler, error) {
 		return nil, err
 	}
 	h := &Handler{fleet: f, c: c, idle: make(chan struct{})}
-	h.auth = &owner{keys: hop.AuthKeys(c.Key, c.NextKey), certificate: c.Certificate, anyNode: c.AnyNode}
+	h.auth = &auth.Owner{Keys: hop.AuthKeys(c.Key, c.NextKey), Certificate: c.Certificate, AnyNode: c.AnyNode}
 	if hook := c.Trace.Denied; hook != nil {
-		h.auth.denied = func(addr string, err error) { hook(Denied{Addr: addr, Err: err}) }
+		h.auth.Denied = func(addr string, err error) { hook(Denied{Addr: addr, Err: err}) }
 	}
 	h.machines = newPool(poolConfig{near: true, maxIdle: c.MaxIdle, idleTimeout: c.IdleTimeout, dialTimeout: c.DialTimeout, headerTimeout: c.HeaderTimeout, maxHeader: c.MaxHeader})
 	return h, nil
@@ -80,9 +111,9 @@ func (h *Handler) leave() {
 
 // ServeHTTP serves one request of an edge.
 func (h *Handler) ServeHTTP(w http.ResponseWriter, r *http.Request) {
-	node, ok := h.auth.knows(r)
+	node, ok := h.auth.Knows(r)
 	if !ok {
-		deny(w, http.StatusForbidden, remedy)
+		deny(w, http.StatusForbidden, auth.Remedy)
 		return
 	}
 	t, ok := hop.To{}, false
@@ -176,7 +207,7 @@ func fault(w http.ResponseWriter, status int, f Failure, words string) {
 
 // deny refuses whoever does not belong here. A body that never comes is not waited for: net/http would.
 func deny(w http.ResponseWriter, status int, words string) {
-	http.NewResponseController(w).SetReadDeadline(time.Now().Add(lingerFor)) //nolint:errcheck // not every server can
+	http.NewResponseController(w).SetReadDeadline(time.Now().Add(auth.LingerFor)) //nolint:errcheck // not every server can
 	w.Header().Set("Connection", "close")
 	fault(w, status, FailureDenied, words)
 }

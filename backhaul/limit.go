@@ -7,6 +7,8 @@ import (
 	"net/netip"
 	"sync"
 	"sync/atomic"
+
+	"github.com/ebbkit/ebb/backhaul/internal/tcp"
 )
 
 // LimitConfig configures [LimitListener]. The zero value is valid.
@@ -114,7 +116,7 @@ func (c *limited) Close() error {
 }
 
 // CloseWrite is what ends one direction of an upgraded connection.
-func (c *limited) CloseWrite() error { return closeWrite(c.Conn) }
+func (c *limited) CloseWrite() error { return tcp.CloseWrite(c.Conn) }
 
 // NetConn returns the connection beneath.
 func (c *limited) NetConn() net.Conn { return c.Conn }

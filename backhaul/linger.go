@@ -8,6 +8,7 @@ import (
 	"time"
 
 	"github.com/ebbkit/ebb/backhaul/internal/hop"
+	"github.com/ebbkit/ebb/backhaul/internal/tcp"
 	"github.com/ebbkit/ebb/balance"
 )
 
@@ -134,11 +135,11 @@ func (l *lingering) follow() Freed {
 		return l.reset() // the next best way to say it
 	}
 	w.Conn.SetReadDeadline(l.left.Add(l.patience())) //nolint:errcheck // the read fails then
-	small := make([]byte, smallSize)
-	buf, large := small, (*[bufferSize]byte)(nil)
+	small := make([]byte, tcp.SmallSize)
+	buf, large := small, (*[tcp.BufferSize]byte)(nil)
 	defer func() {
 		if large != nil {
-			putBuffer(large)
+			tcp.PutBuffer(large)
 		}
 	}()
 	for dropped := 0; ; {
@@ -150,15 +151,15 @@ func (l *lingering) follow() Freed {
 		dropped += n
 		switch {
 		case w.follow.answered.Load():
-		case timedOut(err):
-			breakOff(w.Conn)
+		case tcp.IsTimeout(err):
+			tcp.Reset(w.Conn)
 			return FreedSilent
 		case err != nil && !l.tells():
 			return FreedClosed // by itself, as it might with a client that waits
 		case err != nil, l.tells() && dropped > maxDropped:
 			return l.reset()
 		case n == len(buf) && large == nil:
-			large = getBuffer()
+			large = tcp.GetBuffer()
 			buf = large[:]
 		}
 	}
@@ -167,7 +168,7 @@ func (l *lingering) follow() Freed {
 // reset ends the connection, and holds the slot as long as the app's requests take: its machine may
 // still work on this one.
 func (l *lingering) reset() Freed {
-	breakOff(l.wire.Conn)
+	tcp.Reset(l.wire.Conn)
 	return l.hold(l.times.p99(l.app.ID))
 }
 

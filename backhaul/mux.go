@@ -10,6 +10,7 @@ import (
 	"sync"
 	"time"
 
+	"github.com/ebbkit/ebb/backhaul/internal/auth"
 	"github.com/ebbkit/ebb/backhaul/internal/hop"
 )
 
@@ -261,7 +262,7 @@ func (m *mux) dial(ctx context.Context, dial dialer, limit time.Duration, class 
 	if err != nil {
 		return nil, err
 	}
-	ping := !m.pool.near && w.guarded.in == nil
+	ping := !m.pool.near && w.guarded.In == nil
 	cc, err := m.pool.transport2(class, ping).NewClientConn(context.WithValue(ctx, dialingKey{}, &dialing{wire: w}), "http", "peer:80")
 	if err != nil {
 		w.Close()
@@ -275,11 +276,11 @@ func (m *mux) dial(ctx context.Context, dial dialer, limit time.Duration, class 
 	}
 	if !h.settings.OK {
 		cc.Close()
-		switch err := refusedBy(w.Conn); {
+		switch err := auth.RefusedBy(w.Conn); {
 		case err != nil:
 			return nil, err
 		case h.forbidden:
-			return nil, &deniedError{peer: m.key.name.id, words: "it wants to know who this is: set Config.Key to its HandlerConfig.Key, or show a certificate"}
+			return nil, &auth.DeniedError{Peer: m.key.name.id, Words: "it wants to know who this is: set Config.Key to its HandlerConfig.Key, or show a certificate"}
 		}
 		return nil, errors.New("backhaul: the peer does not speak HTTP/2 without TLS: serve the hop with NewServer")
 	}

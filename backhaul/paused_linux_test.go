@@ -17,6 +17,7 @@ import (
 	"time"
 
 	"github.com/ebbkit/ebb/backhaul/internal/hop"
+	"github.com/ebbkit/ebb/backhaul/internal/tcp"
 	"github.com/ebbkit/ebb/balance"
 )
 
@@ -26,14 +27,14 @@ const tight = 100 * time.Millisecond
 // tighten makes everybody on the way impatient.
 func (r *rig) tighten() {
 	for _, g := range r.guards() {
-		g.bound = tight
+		g.Bound = tight
 	}
 	impatient := pings{tight / 4, tight / 4}
 	r.transport.owners.pings, r.hop.server.pings = impatient, impatient
 }
 
-func (r *rig) guards() []*guards {
-	return []*guards{&r.transport.owners.guards, &r.transport.machines.guards, &r.handler.machines.guards, &r.hop.server.guards}
+func (r *rig) guards() []*tcp.Guards {
+	return []*tcp.Guards{&r.transport.owners.guards, &r.transport.machines.guards, &r.handler.machines.guards, &r.hop.server.guards}
 }
 
 // sitOut waits until a guard has looked often enough at a connection on which data waits to give it up several times over.
@@ -41,13 +42,13 @@ func (r *rig) sitOut() {
 	r.t.Helper()
 	poll := time.NewTicker(tight / 20)
 	defer poll.Stop()
-	looks, last := map[*guards]int{}, map[*guards]time.Time{}
+	looks, last := map[*tcp.Guards]int{}, map[*tcp.Guards]time.Time{}
 	for deadline := time.Now().Add(time.Minute); time.Now().Before(deadline); <-poll.C {
 		for _, g := range r.guards() {
-			g.mu.Lock()
-			waits := g.timer != nil
-			now := g.last
-			g.mu.Unlock()
+			g.Mu.Lock()
+			waits := g.Timer != nil
+			now := g.Last
+			g.Mu.Unlock()
 			if !waits {
 				looks[g] = 0
 			} else if now != last[g] {
@@ -264,7 +265,7 @@ func TestConnectionsAreLookedAfterThroughTLS(t *testing.T) {
 	near, _ := tcpPair(t)
 	pool := newPool(poolConfig{near: true})
 	defer pool.close()
-	pool.guards.bound = tight
+	pool.guards.Bound = tight
 	w, err := pool.connect(t.Context(), func(context.Context) (net.Conn, error) {
 		return tls.Client(near, &tls.Config{ServerName: "owner"}), nil
 	}, "", nil)
@@ -272,15 +273,15 @@ func TestConnectionsAreLookedAfterThroughTLS(t *testing.T) {
 		t.Fatal(err)
 	}
 	(&holes{conns: []*net.TCPConn{near}}).swallow(t)
-	if _, err := w.Write([]byte("hello")); err != errSilent { // waits for the handshake, which nobody answers
-		t.Errorf("got %v, want %v", err, errSilent)
+	if _, err := w.Write([]byte("hello")); err != tcp.ErrSilent { // waits for the handshake, which nobody answers
+		t.Errorf("got %v, want %v", err, tcp.ErrSilent)
 	}
-	if !timedOut(errSilent) {
+	if !tcp.IsTimeout(tcp.ErrSilent) {
 		t.Error("silence is no timeout")
 	}
-	pool.guards.mu.Lock()
-	defer pool.guards.mu.Unlock()
-	if n := len(pool.guards.list); n != 0 {
+	pool.guards.Mu.Lock()
+	defer pool.guards.Mu.Unlock()
+	if n := len(pool.guards.List); n != 0 {
 		t.Errorf("%d connections are still looked at", n)
 	}
 }
@@ -290,7 +291,7 @@ func TestLookingAfterConnectionsCostsLittle(t *testing.T) {
 	near, far := tcpPair(t)
 	pool := newPool(poolConfig{near: true})
 	defer pool.close()
-	pool.guards.every = time.Hour
+	pool.guards.Every = time.Hour
 	w, err := pool.connect(t.Context(), func(context.Context) (net.Conn, error) { return near, nil }, "", nil)
 	if err != nil {
 		t.Fatal(err)
@@ -307,22 +308,22 @@ func TestLookingAfterConnectionsCostsLittle(t *testing.T) {
 	}); n > 0 {
 		t.Errorf("a write allocates %v times", n)
 	}
-	if g.timer == nil || len(g.list) != 1 {
-		t.Fatalf("%d connections are looked at, want the one that was written to", len(g.list))
+	if g.Timer == nil || len(g.List) != 1 {
+		t.Fatalf("%d connections are looked at, want the one that was written to", len(g.List))
 	}
 	for range 1000 { // until the acknowledgement is here
-		if g.look(); g.timer == nil {
+		if g.Look(); g.Timer == nil {
 			break
 		}
 		<-time.After(time.Millisecond)
 	}
-	if g.timer != nil || len(g.list) != 0 {
-		t.Errorf("%d connections are looked at although nothing is under way", len(g.list))
+	if g.Timer != nil || len(g.List) != 0 {
+		t.Errorf("%d connections are looked at although nothing is under way", len(g.List))
 	}
 	if _, err := w.Write(buf); err != nil {
 		t.Fatal(err)
 	}
-	if g.timer == nil || len(g.list) != 1 {
+	if g.Timer == nil || len(g.List) != 1 {
 		t.Error("nobody looks at a connection that was written to again")
 	}
 }
@@ -340,7 +341,7 @@ func (e ends) flood(c net.Conn) {
 
 // How a connection that was upgraded ends on one side is how it ends on the other.
 func TestAnUpgradedConnectionEndsAsTheOtherSideDid(t *testing.T) {
-	reset := func(c net.Conn) { breakOff(c) }
+	reset := func(c net.Conn) { tcp.Reset(c) }
 	for _, tt := range []struct {
 		name string
 		end  func(e ends)

@@ -10,7 +10,9 @@ import (
 	"sync/atomic"
 	"time"
 
+	"github.com/ebbkit/ebb/backhaul/internal/auth"
 	"github.com/ebbkit/ebb/backhaul/internal/hop"
+	"github.com/ebbkit/ebb/backhaul/internal/tcp"
 	"github.com/ebbkit/ebb/balance"
 )
 
@@ -24,7 +26,7 @@ type pool struct {
 	muxes     sync.Map                                       // peerKey -> *mux
 	closed    atomic.Bool
 	refused   atomic.Bool // a peer has refused a stream
-	guards    guards
+	guards    tcp.Guards
 	lingering atomic.Int64
 
 	background context.Context // of connections that are made ahead; ends with the pool
@@ -179,9 +181,9 @@ func (p *pool) connect(ctx context.Context, dial dialer, peer string, h *hello) 
 	if err != nil {
 		return nil, err
 	}
-	guard(nc)
+	tcp.KeepAlive(nc)
 	if !p.near {
-		c, err := authenticate(ctx, nc, peer, p.keys, h != nil)
+		c, err := auth.Authenticate(ctx, nc, peer, p.keys, h != nil)
 		if err != nil {
 			nc.Close()
 			return nil, err
@@ -190,7 +192,7 @@ func (p *pool) connect(ctx context.Context, dial dialer, peer string, h *hello) 
 	}
 	w := newWire(nc, h)
 	w.follow.on = p.near && h == nil
-	w.guarded.watch(&p.guards, nc)
+	w.guarded.Watch(&p.guards, nc)
 	return w, nil
 }
 

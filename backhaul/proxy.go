@@ -9,6 +9,7 @@ import (
 	"strings"
 
 	"github.com/ebbkit/ebb/backhaul/internal/hop"
+	"github.com/ebbkit/ebb/backhaul/internal/tcp"
 	"github.com/ebbkit/ebb/balance"
 )
 
@@ -145,6 +146,6 @@ func appOf(host string) string {
 type copyBuffers struct{}
 
 // Get and Put are those of [httputil.BufferPool].
-func (copyBuffers) Get() []byte { return getBuffer()[:] }
+func (copyBuffers) Get() []byte { return tcp.GetBuffer()[:] }
 
-func (copyBuffers) Put(b []byte) { putBuffer((*[bufferSize]byte)(b)) }
+func (copyBuffers) Put(b []byte) { tcp.PutBuffer((*[tcp.BufferSize]byte)(b)) }

@@ -5,6 +5,8 @@ import (
 	"io"
 	"net/http"
 	"sync"
+
+	"github.com/ebbkit/ebb/backhaul/internal/tcp"
 )
 
 // rest is an answer over HTTP/2 that is read to its end, whether its caller stays or not: on
@@ -98,9 +100,9 @@ func (r *rest) read(body io.ReadCloser) {
 // Read reads for the caller.
 func (r *rest) Read(p []byte) (int, error) {
 	if r.buf == nil {
-		r.buf = make([]byte, bufferSize)
+		r.buf = make([]byte, tcp.BufferSize)
 	}
-	buf := r.buf[:min(len(p), bufferSize)]
+	buf := r.buf[:min(len(p), tcp.BufferSize)]
 	select {
 	case r.next <- buf:
 	case <-r.ended:

@@ -12,6 +12,7 @@ import (
 	"testing"
 	"time"
 
+	"github.com/ebbkit/ebb/backhaul/internal/auth"
 	"github.com/ebbkit/ebb/backhaul/internal/hop"
 	"github.com/ebbkit/ebb/balance"
 )
@@ -84,7 +85,7 @@ func dialHop(ctx context.Context, addr, key string) (net.Conn, error) {
 	if err != nil {
 		return nil, err
 	}
-	return authenticate(ctx, c, "worker", hop.AuthKeys(key), false)
+	return auth.Authenticate(ctx, c, "worker", hop.AuthKeys(key), false)
 }
 
 // h2c makes an unstarted server speak HTTP/2 without TLS, and its client nothing else.

@@ -15,7 +15,9 @@ import (
 	"sync/atomic"
 	"time"
 
+	"github.com/ebbkit/ebb/backhaul/internal/auth"
 	"github.com/ebbkit/ebb/backhaul/internal/hop"
+	"github.com/ebbkit/ebb/backhaul/internal/tcp"
 )
 
 // ServerConfig configures a [Server]. The zero value is valid.
@@ -46,7 +48,7 @@ type ServerConfig struct {
 
 func (c *ServerConfig) resolve() error {
 	c.Grace = max(0, cmp.Or(c.Grace, defaultGrace))
-	c.MaxUnauthenticated = cmp.Or(c.MaxUnauthenticated, defaultUnauthenticated)
+	c.MaxUnauthenticated = cmp.Or(c.MaxUnauthenticated, auth.DefaultUnauthenticated)
 	c.Logger = orSilent(c.Logger)
 	return cmp.Or(
 		atLeast0("ServerConfig.IdleTimeout", "", &c.IdleTimeout, 2*defaultOwnerIdle),
@@ -89,7 +91,7 @@ func orSilent(l *slog.Logger) *slog.Logger {
 type Server struct {
 	handler http.Handler
 	c       ServerConfig
-	pending *pending
+	pending *auth.Pending
 	drain
 
 	conns   sync.Mutex            // guards what follows
@@ -98,7 +100,7 @@ type Server struct {
 	servers map[served]*inner
 	ended   atomic.Bool // connections that come to rest are retired
 	closed  bool        // those that come are closed
-	guards  guards
+	guards  tcp.Guards
 	pings   pings
 	running sync.WaitGroup
 }
@@ -126,7 +128,7 @@ func NewServer(h http.Handler, c ServerConfig) (*Server, error) {
 		return nil, err
 	}
 	return &Server{
-		handler: h, c: c, pending: newPending(c.MaxUnauthenticated), pings: usualPings,
+		handler: h, c: c, pending: auth.NewPending(c.MaxUnauthenticated), pings: usualPings,
 		opening: map[*greeted]struct{}{}, http1: map[*greeted]struct{}{}, servers: map[served]*inner{},
 	}, nil
 }
@@ -166,8 +168,8 @@ func (s *Server) Serve(l net.Listener) error {
 // open authenticates a new connection, finds out what it speaks and hands it over.
 func (s *Server) open(c net.Conn) {
 	if h, ok := s.handler.(*Handler); ok {
-		if _, done := c.(*ownerConn); !done {
-			c = newOwnerConn(c, h.auth, s.pending, s.c.HeaderTimeout)
+		if _, done := c.(*auth.OwnerConn); !done {
+			c = auth.NewOwnerConn(c, h.auth, s.pending, s.c.HeaderTimeout)
 		}
 	}
 	g := &greeted{Conn: c, from: c, in: s}
@@ -191,7 +193,7 @@ func (s *Server) open(c net.Conn) {
 			return
 		}
 		g.greet(head)
-		known := g.guarded.watch(&s.guards, c)
+		known := g.guarded.Watch(&s.guards, c)
 		if g.http1 = class == classHTTP1; g.http1 {
 			s.http1[g] = struct{}{}
 		}
@@ -219,14 +221,14 @@ func (s *Server) changed(c net.Conn, state http.ConnState) {
 // greet authenticates a connection, and reads its first bytes: up to the first that HTTP/2 does not begin with, or to the
 // end of its first frame. An edge may have made a connection ahead of the request that it is for.
 func (s *Server) greet(c *greeted) (class int, head []byte, err error) {
-	guard(c)
+	tcp.KeepAlive(c)
 	wait := s.c.HeaderTimeout // for the first byte
-	if o, ok := c.Conn.(*ownerConn); ok {
-		if !o.owner.anyNode {
+	if o, ok := c.Conn.(*auth.OwnerConn); ok {
+		if !o.Owner.AnyNode {
 			wait = s.c.IdleTimeout
 		}
-		o.wait = wait
-		if err := o.authenticate(); err != nil {
+		o.Wait = wait
+		if err := o.Authenticate(); err != nil {
 			return 0, nil, err
 		}
 	}
@@ -277,7 +279,7 @@ type greeted struct {
 	in      *Server
 	head    []byte   // what has been read to find out what it speaks
 	from    net.Conn // as it was accepted
-	guarded guarded
+	guarded tcp.Guarded
 	http1   bool // it is known to be
 	phase   atomic.Int32
 }
@@ -291,7 +293,7 @@ const (
 // greet notes the first bytes, and leaves out what has nothing to do any more.
 func (g *greeted) greet(head []byte) {
 	g.head = head
-	if o, ok := g.Conn.(*ownerConn); ok && o.drained() {
+	if o, ok := g.Conn.(*auth.OwnerConn); ok && o.Drained() {
 		g.Conn = o.Conn
 	}
 }
@@ -316,7 +318,7 @@ func (g *greeted) retire() bool {
 		return false
 	}
 	g.Conn.SetWriteDeadline(
-		time.Now().Add(lingerFor),
+		time.Now().Add(auth.LingerFor),
 	) //nolint:errcheck // whoever reads sees what comes of it
 	io.WriteString(g, lastWord)                        //nolint:errcheck
 	g.CloseWrite()                                     //nolint:errcheck
@@ -348,28 +350,28 @@ func (g *greeted) Read(p []byte) (int, error) {
 	}
 	n, err := g.Conn.Read(p)
 	switch {
-	case n == 0 && timedOut(err) && g.retire(): // it has been at rest for too long
+	case n == 0 && tcp.IsTimeout(err) && g.retire(): // it has been at rest for too long
 		return g.drop(p)
 	case n > 0 && g.phase.Load() != greetedBusy && !g.phase.CompareAndSwap(greetedResting, greetedBusy):
 		return g.drop(p) // it came too late
 	case err != nil && g.phase.Load() == greetedRetired:
 		return 0, io.EOF
 	}
-	return n, g.guarded.err(err)
+	return n, g.guarded.Err(err)
 }
 
 func (g *greeted) Write(p []byte) (int, error) {
-	g.guarded.begin()
-	defer g.guarded.end()
+	g.guarded.Begin()
+	defer g.guarded.End()
 	n, err := g.Conn.Write(p)
-	return n, g.guarded.err(err)
+	return n, g.guarded.Err(err)
 }
 
 // CloseWrite is what ends one direction of an upgraded connection.
 func (g *greeted) CloseWrite() error {
-	g.guarded.begin()
-	defer g.guarded.end()
-	return closeWrite(g.Conn)
+	g.guarded.Begin()
+	defer g.guarded.End()
+	return tcp.CloseWrite(g.Conn)
 }
 
 // NetConn returns the connection beneath.
@@ -439,7 +441,7 @@ func (s *Server) Shutdown(ctx context.Context) error {
 	conns := slices.AppendSeq(slices.Collect(maps.Keys(s.http1)), maps.Keys(s.opening))
 	s.conns.Unlock()
 	for _, g := range conns {
-		if o, ok := g.from.(*ownerConn); ok && !o.known.Load() {
+		if o, ok := g.from.(*auth.OwnerConn); ok && !o.Known.Load() {
 			g.from.Close() // nothing can have been sent on it
 			continue
 		}

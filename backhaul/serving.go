@@ -7,6 +7,7 @@ import (
 	"time"
 
 	"github.com/ebbkit/ebb/backhaul/internal/hop"
+	"github.com/ebbkit/ebb/backhaul/internal/tcp"
 	"github.com/ebbkit/ebb/balance"
 )
 
@@ -62,7 +63,7 @@ func (h *Handler) watched(w http.ResponseWriter, r *http.Request, app balance.Ap
 
 // answering has an answer looked at that may not fit into buffers. s may be nil.
 func (s *serving) answering(h *Handler, w http.ResponseWriter, r *http.Request, app balance.AppID, resp *http.Response) *serving {
-	if resp.ContentLength >= 0 && resp.ContentLength <= bufferSize {
+	if resp.ContentLength >= 0 && resp.ContentLength <= tcp.BufferSize {
 		return s
 	}
 	if s == nil {

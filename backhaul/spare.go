@@ -1,5 +1,9 @@
 package backhaul
 
+import (
+	"github.com/ebbkit/ebb/backhaul/internal/auth"
+)
+
 // A request that has to wait for a connection waits a round trip, or two with TLS. So the pool keeps some ready: a peer that
 // has just given its last idle connection away, or all but a few streams, gets another one in the background. A peer that is
 // not used gets none, and one whose connections fail is not pressed.
@@ -21,7 +25,7 @@ func (pe *peer) prepare(x *exchange) {
 		for {
 			c, err := pe.dial(p.background, dial, limit, epoch)
 			if err == nil {
-				announce(c.wire.Conn) //nolint:errcheck // who takes the connection finds out
+				auth.Announce(c.wire.Conn) //nolint:errcheck // who takes the connection finds out
 			}
 			if err == nil && !p.keep(c) {
 				c.close()

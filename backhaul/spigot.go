@@ -7,6 +7,7 @@ import (
 	"sync/atomic"
 
 	"github.com/ebbkit/ebb/backhaul/internal/hop"
+	"github.com/ebbkit/ebb/backhaul/internal/tcp"
 )
 
 // spigot is the body of a gRPC request, whose messages can be ended while a read waits for the client. Reads of the client
@@ -106,9 +107,9 @@ func (s *spigot) fetch(most int) {
 	s.reading = true
 	switch {
 	case s.buf == nil:
-		s.buf = make([]byte, smallSize)
-	case len(s.buf) < bufferSize && len(s.buf) < most && cap(s.rest) == 0:
-		s.buf = make([]byte, min(bufferSize, most))
+		s.buf = make([]byte, tcp.SmallSize)
+	case len(s.buf) < tcp.BufferSize && len(s.buf) < most && cap(s.rest) == 0:
+		s.buf = make([]byte, min(tcp.BufferSize, most))
 	}
 	go func(b []byte) {
 		n, err := s.ReadCloser.Read(b)

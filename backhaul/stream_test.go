@@ -15,6 +15,7 @@ import (
 	"sync/atomic"
 	"testing"
 
+	"github.com/ebbkit/ebb/backhaul/internal/auth"
 	"github.com/ebbkit/ebb/backhaul/internal/hop"
 )
 
@@ -255,7 +256,7 @@ func TestAStrangerIsNotServed(t *testing.T) {
 		if err == nil {
 			got = resp.StatusCode
 			resp.Body.Close()
-		} else if !denied(err) {
+		} else if !auth.Denied(err) {
 			t.Errorf("%q %q: %v", tt.key, tt.to, err)
 		}
 		c.CloseIdleConnections()

@@ -12,6 +12,7 @@ import (
 	"time"
 
 	"github.com/ebbkit/ebb/backhaul/internal/hop"
+	"github.com/ebbkit/ebb/backhaul/internal/tcp"
 )
 
 // wire is a connection that knows what went over it. It counts bytes, which is how we know what was not sent. It has no
@@ -28,7 +29,7 @@ import (
 // it has no byte left over from before; and it opens only where the kernel has received no byte that we have not read.
 type wire struct {
 	net.Conn
-	guarded    guarded
+	guarded    tcp.Guarded
 	wrote, got atomic.Int64
 	ended      atomic.Bool // our half
 	blank      atomic.Bool // what was read last ends in a blank line, as a head does
@@ -38,7 +39,7 @@ type wire struct {
 	phase   atomic.Int32
 	reading atomic.Bool                   // somebody is in Read
 	waiter  atomic.Pointer[chan struct{}] // of who waits for that; nil: nobody
-	kernel  kernel
+	kernel  tcp.Kernel
 	began   int64         // what was written before the present request
 	once    sync.Once     // closes over
 	over    chan struct{} // nothing more can be read; nil over HTTP/2
@@ -56,7 +57,7 @@ func newWire(c net.Conn, h *hello) *wire {
 	w := &wire{Conn: c, hello: h}
 	if h == nil {
 		w.over = make(chan struct{})
-		w.kernel.watch(c)
+		w.kernel.Watch(c)
 	}
 	return w
 }
@@ -79,7 +80,7 @@ func (w *wire) still() bool {
 	if !w.reading.Load() && !w.await() {
 		return false // rather dial than guess
 	}
-	return w.phase.Load() == phaseIdle && !w.kernel.holds(w.got.Load())
+	return w.phase.Load() == phaseIdle && !w.kernel.Holds(w.got.Load())
 }
 
 // await waits until somebody is in Read, or the wire is closed.
@@ -104,7 +105,7 @@ func (w *wire) await() bool {
 // Bytes that another goroutine has taken from the kernel and not counted yet are seen here, or it sees that the wire was idle.
 func (w *wire) begin() bool {
 	w.follow.begin()
-	if w.kernel.holds(w.got.Load()) || !w.phase.CompareAndSwap(phaseIdle, phaseOpen) {
+	if w.kernel.Holds(w.got.Load()) || !w.phase.CompareAndSwap(phaseIdle, phaseOpen) {
 		return false
 	}
 	w.began = w.wrote.Load()
@@ -120,7 +121,7 @@ func (w *wire) Read(p []byte) (int, error) {
 		}
 	}
 	n, err := w.take(p)
-	err = w.guarded.err(err)
+	err = w.guarded.Err(err)
 	w.reading.Store(false)
 	if n > 0 && w.phase.Load() != phaseOpen && (w.phase.CompareAndSwap(phaseIdle, phaseSpoilt) || w.phase.Load() == phaseSpoilt) {
 		n, err = 0, errUnasked
@@ -161,7 +162,7 @@ func (w *wire) take(p []byte) (int, error) {
 func (w *wire) read(p []byte) (int, error) {
 	n, err := w.Conn.Read(p)
 	if err == io.EOF {
-		err = cmp.Or(endOf(w.Conn, w.ended.Load()), err)
+		err = cmp.Or(tcp.EndOf(w.Conn, w.ended.Load()), err)
 	}
 	return n, err
 }
@@ -176,11 +177,11 @@ func (w *wire) Write(p []byte) (int, error) {
 	if w.phase.Load() != phaseOpen && !w.begin() {
 		return 0, errUnasked
 	}
-	w.guarded.begin()
+	w.guarded.Begin()
 	w.follow.write()
 	n, err := w.Conn.Write(p)
-	w.guarded.end()
-	err = w.guarded.err(err)
+	w.guarded.End()
+	err = w.guarded.Err(err)
 	wrote := w.wrote.Add(int64(n))
 	switch {
 	case err == nil:
@@ -228,15 +229,15 @@ func (w *wire) Close() error {
 
 // abort has the connection end in a reset.
 func (w *wire) abort() {
-	breakOff(w.Conn)
+	tcp.Reset(w.Conn)
 	w.Close()
 }
 
 // CloseWrite ends one direction.
 func (w *wire) CloseWrite() error {
 	w.ended.Store(true)
-	w.guarded.begin()
-	defer w.guarded.end()
+	w.guarded.Begin()
+	defer w.guarded.End()
 	if c, ok := w.Conn.(interface{ CloseWrite() error }); ok {
 		return c.CloseWrite()
 	}

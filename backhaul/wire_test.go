@@ -49,7 +49,7 @@ func tcpPair(t *testing.T) (near, far *net.TCPConn) {
 // What has come to an idle connection keeps it from being lent, although the goroutine that reads has not seen it yet.
 func TestAnIdleConnectionIsLookedAtBeforeItIsLent(t *testing.T) {
 	near, far := tcpPair(t)
-	if w := newWire(near, nil); !w.kernel.holds(-1) {
+	if w := newWire(near, nil); !w.kernel.Holds(-1) {
 		t.Skip("the kernel does not say")
 	}
 	far.Close()

@@ -1,4 +1,4 @@
-package backhaul
+package tcp
 
 import (
 	"net"
@@ -8,18 +8,18 @@ import (
 	"github.com/ebbkit/ebb/internal/tcpinfo"
 )
 
-// kernel asks the kernel what a TCP connection has received. To peek for waiting bytes would not do:
+// Kernel asks the kernel what a TCP connection has received. To peek for waiting bytes would not do:
 // another goroutine may have taken them without having counted them yet, while this count only
 // grows. Where the kernel has no answer, what a peer sends unasked is noticed when the goroutine
 // that reads has seen it, which leaves the moment from its arrival to that. It is not safe for
 // concurrent use.
-type kernel struct {
+type Kernel struct {
 	raw  syscall.RawConn // nil: no answer
 	info tcpinfo.Reader
 	base int64 // received before we came: a preface of the dialer's, perhaps
 }
 
-func (k *kernel) watch(c net.Conn) {
+func (k *Kernel) Watch(c net.Conn) {
 	tcp, ok := c.(*net.TCPConn) // of what TLS reads ahead the kernel knows nothing
 	if !ok {
 		return
@@ -33,9 +33,9 @@ func (k *kernel) watch(c net.Conn) {
 	}
 }
 
-// holds reports whether the peer has sent more than the got bytes that were read, or has ended the
+// Holds reports whether the peer has sent more than the got bytes that were read, or has ended the
 // connection.
-func (k *kernel) holds(got int64) bool {
+func (k *Kernel) Holds(got int64) bool {
 	if k.raw == nil {
 		return false
 	}

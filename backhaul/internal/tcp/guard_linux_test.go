@@ -1,4 +1,4 @@
-package backhaul
+package tcp
 
 import (
 	"crypto/tls"
@@ -23,7 +23,7 @@ func TestConnectionsAreGuarded(t *testing.T) {
 		t.Fatal(err)
 	}
 	defer c.Close()
-	guard(tls.Client(c, &tls.Config{ServerName: "owner"}))
+	KeepAlive(tls.Client(c, &tls.Config{ServerName: "owner"}))
 	raw, err := c.(*net.TCPConn).SyscallConn()
 	if err != nil {
 		t.Fatal(err)
@@ -41,7 +41,7 @@ func TestConnectionsAreGuarded(t *testing.T) {
 		}
 	})
 	a, b := net.Pipe() // nothing to guard
-	guard(a)
+	KeepAlive(a)
 	a.Close()
 	b.Close()
 }
@@ -90,7 +90,7 @@ func TestAConnectionThatBothSidesEndEndsWell(t *testing.T) {
 	a.CloseWrite()
 	io.Copy(io.Discard, b)
 	awaitClosed(t, a)
-	if err := endOf(a, true); err != nil {
+	if err := EndOf(a, true); err != nil {
 		t.Error(err)
 	}
 }
@@ -99,32 +99,32 @@ func TestAConnectionThatBothSidesEndEndsWell(t *testing.T) {
 // under way after the look.
 func TestAWriteThatIsAboutToHappenIsLookedAt(t *testing.T) {
 	a, _ := connected(t)
-	g := &guards{every: 1 << 40} // looks are the test's
-	var c guarded
-	if !c.watch(g, a) {
+	g := &Guards{Every: 1 << 40} // looks are the test's
+	var c Guarded
+	if !c.Watch(g, a) {
 		t.Skip("the kernel cannot be asked")
 	}
-	c.begin()
-	if g.look(); len(g.list) != 1 {
+	c.Begin()
+	if g.Look(); len(g.List) != 1 {
 		t.Error("nobody looks at a connection that is being written to")
 	}
-	c.end()
-	if g.look(); len(g.list) != 0 || g.timer != nil {
+	c.End()
+	if g.Look(); len(g.List) != 0 || g.Timer != nil {
 		t.Error("a connection is looked at on which nothing is under way")
 	}
 }
 
 // Only an error becomes the news that the peer is gone.
 func TestAConnectionThatWasGivenUpSaysSo(t *testing.T) {
-	var c guarded
-	if err := c.err(io.EOF); err != io.EOF {
+	var c Guarded
+	if err := c.Err(io.EOF); err != io.EOF {
 		t.Errorf("before: %v", err)
 	}
 	c.given.Store(true)
-	if err := c.err(io.EOF); err != errSilent {
+	if err := c.Err(io.EOF); err != ErrSilent {
 		t.Errorf("an error: %v", err)
 	}
-	if err := c.err(nil); err != nil {
+	if err := c.Err(nil); err != nil {
 		t.Errorf("no error: %v", err)
 	}
 }

@@ -1,4 +1,4 @@
-package backhaul
+package auth
 
 import (
 	"bytes"
@@ -15,32 +15,33 @@ import (
 	"time"
 
 	"github.com/ebbkit/ebb/backhaul/internal/hop"
+	"github.com/ebbkit/ebb/backhaul/internal/tcp"
 )
 
-// authTimeout bounds the preface where nothing else does.
-const authTimeout = 10 * time.Second
+// AuthTimeout bounds the preface where nothing else does.
+const AuthTimeout = 10 * time.Second
 
-// deniedError says that this node and a peer do not accept each other. It is told before the peer acts on anything.
-type deniedError struct {
-	peer  string
-	words string
+// DeniedError says that this node and a peer do not accept each other. It is told before the peer acts on anything.
+type DeniedError struct {
+	Peer  string
+	Words string
 	err   error
 }
 
-func (e *deniedError) Error() string {
-	return fmt.Sprintf("backhaul: owner %q and this node do not accept each other: %s", e.peer, e.words)
+func (e *DeniedError) Error() string {
+	return fmt.Sprintf("backhaul: owner %q and this node do not accept each other: %s", e.Peer, e.Words)
 }
 
-func (e *deniedError) Unwrap() error { return e.err }
+func (e *DeniedError) Unwrap() error { return e.err }
 
-// denied reports whether a connection failed because its ends do not accept each other.
-func denied(err error) bool {
-	_, ok := errors.AsType[*deniedError](err)
+// Denied reports whether a connection failed because its ends do not accept each other.
+func Denied(err error) bool {
+	_, ok := errors.AsType[*DeniedError](err)
 	return ok
 }
 
-// tlsOf returns the TLS connection that c is, or has beneath it; nil: none.
-func tlsOf(c net.Conn) *tls.Conn {
+// TLSOf returns the TLS connection that c is, or has beneath it; nil: none.
+func TLSOf(c net.Conn) *tls.Conn {
 	for {
 		switch t := c.(type) {
 		case *tls.Conn:
@@ -53,8 +54,8 @@ func tlsOf(c net.Conn) *tls.Conn {
 	}
 }
 
-// bindingOf returns the keying material that a key's proofs are bound to.
-func bindingOf(t *tls.Conn) ([]byte, error) {
+// BindingOf returns the keying material that a key's proofs are bound to.
+func BindingOf(t *tls.Conn) ([]byte, error) {
 	s := t.ConnectionState()
 	b, err := s.ExportKeyingMaterial(hop.ExporterLabel, nil, hop.BindingSize)
 	if err != nil {
@@ -68,15 +69,15 @@ func newNonce() (n [hop.NonceSize]byte) {
 	return n
 }
 
-// authenticate does an edge's part on a new connection to an owner, and returns the connection to use: in clear when the
+// Authenticate does an edge's part on a new connection to an owner, and returns the connection to use: in clear when the
 // owner has proven itself, over TLS as soon as that is under way. whole says that all that is written first may go out
 // before the owner's proof, as in HTTP/2, whose connections begin with nothing that a request has brought.
-func authenticate(ctx context.Context, c net.Conn, peer string, keys []hop.AuthKey, whole bool) (net.Conn, error) {
-	t := tlsOf(c)
+func Authenticate(ctx context.Context, c net.Conn, peer string, keys []hop.AuthKey, whole bool) (net.Conn, error) {
+	t := TLSOf(c)
 	if t == nil && len(keys) == 0 {
 		return c, nil
 	}
-	ctx, cancel := context.WithTimeout(ctx, authTimeout)
+	ctx, cancel := context.WithTimeout(ctx, AuthTimeout)
 	defer cancel()
 	if t == nil {
 		return c, authenticateInClear(ctx, c, peer, keys)
@@ -87,13 +88,13 @@ func authenticate(ctx context.Context, c net.Conn, peer string, keys []hop.AuthK
 		}
 		return nil, tlsDenied(peer, err)
 	}
-	e := newEdgeConn(c, peer, keys, whole)
+	e := NewEdgeConn(c, peer, keys, whole)
 	if e.settled.Load() {
 		return e, nil
 	}
 	var err error
-	if e.binding, err = bindingOf(t); err != nil {
-		return nil, &deniedError{peer, err.Error(), err}
+	if e.binding, err = BindingOf(t); err != nil {
+		return nil, &DeniedError{peer, err.Error(), err}
 	}
 	e.hello = hop.AppendHello(make([]byte, 0, hop.HelloSize), keys, newNonce(), e.binding)
 	return e, nil
@@ -113,7 +114,7 @@ func authenticateInClear(ctx context.Context, c net.Conn, peer string, keys []ho
 		}
 		key, why := hop.JudgeReply(reply, hello, keys, nil)
 		if why != "" {
-			return &deniedError{peer: peer, words: string(why)}
+			return &DeniedError{Peer: peer, Words: string(why)}
 		}
 		proof := hop.Confirmation(keys[key], hello, reply)
 		_, err = c.Write(proof[:])
@@ -143,10 +144,10 @@ func readReply(c net.Conn) ([]byte, error) {
 // tlsDenied tells what two ends do not accept in each other's certificates from what is no opinion of theirs.
 func tlsDenied(peer string, err error) error {
 	if v, ok := errors.AsType[*tls.CertificateVerificationError](err); ok {
-		return &deniedError{peer, "this node does not accept its certificate; see tls.Config.RootCAs and ServerName: " + v.Err.Error(), err}
+		return &DeniedError{peer, "this node does not accept its certificate; see tls.Config.RootCAs and ServerName: " + v.Err.Error(), err}
 	}
 	if alert, ok := remoteAlert(err); ok && aboutCertificates(alert) {
-		return &deniedError{peer, "it does not accept this node's certificate; see tls.Config.Certificates here and ClientCAs there: " + err.Error(), err}
+		return &DeniedError{peer, "it does not accept this node's certificate; see tls.Config.Certificates here and ClientCAs there: " + err.Error(), err}
 	}
 	return err
 }
@@ -174,10 +175,10 @@ func aboutCertificates(alert uint8) bool {
 	return false
 }
 
-// edgeConn is a TLS connection to an owner. The first write carries the hello, and of what is written only the head of a
+// EdgeConn is a TLS connection to an owner. The first write carries the hello, and of what is written only the head of a
 // request goes with it; the rest waits for the owner's proof, which the first read takes in. A server that does not accept
 // our certificate tells us when we read as well.
-type edgeConn struct {
+type EdgeConn struct {
 	net.Conn
 	peer    string
 	keys    []hop.AuthKey
@@ -192,11 +193,11 @@ type edgeConn struct {
 	read    atomic.Bool   // something has been read since
 	turn    chan struct{} // holds a token while somebody reads the reply
 	failed  error
-	refused atomic.Pointer[deniedError]
+	refused atomic.Pointer[DeniedError]
 }
 
-func newEdgeConn(c net.Conn, peer string, keys []hop.AuthKey, whole bool) *edgeConn {
-	e := &edgeConn{Conn: c, peer: peer, keys: keys, whole: whole, turn: make(chan struct{}, 1)}
+func NewEdgeConn(c net.Conn, peer string, keys []hop.AuthKey, whole bool) *EdgeConn {
+	e := &EdgeConn{Conn: c, peer: peer, keys: keys, whole: whole, turn: make(chan struct{}, 1)}
 	e.settled.Store(len(keys) == 0)
 	return e
 }
@@ -204,20 +205,20 @@ func newEdgeConn(c net.Conn, peer string, keys []hop.AuthKey, whole bool) *edgeC
 var endOfHead = []byte("\r\n\r\n")
 
 // greetWith sends the hello with early behind it, unless it has been sent.
-func (c *edgeConn) greetWith(early []byte) (sent bool, err error) {
+func (c *EdgeConn) greetWith(early []byte) (sent bool, err error) {
 	c.once.Do(func() {
 		if c.settled.Load() {
 			return
 		}
 		sent = true
-		c.timer.Store(time.AfterFunc(authTimeout, func() { c.Conn.Close() }))
+		c.timer.Store(time.AfterFunc(AuthTimeout, func() { c.Conn.Close() }))
 		_, err = c.Conn.Write(append(c.hello, early...))
 	})
 	return sent, err
 }
 
 // Write writes. It does not return before all of p may be sent.
-func (c *edgeConn) Write(p []byte) (n int, err error) {
+func (c *EdgeConn) Write(p []byte) (n int, err error) {
 	if !c.settled.Load() {
 		early := p
 		if i := bytes.Index(p, endOfHead); i >= 0 && !c.whole {
@@ -242,7 +243,7 @@ func (c *edgeConn) Write(p []byte) (n int, err error) {
 }
 
 // settle reads the owner's reply, or waits for who does.
-func (c *edgeConn) settle() error {
+func (c *EdgeConn) settle() error {
 	c.turn <- struct{}{}
 	defer func() { <-c.turn }()
 	if c.settled.Load() || c.failed != nil {
@@ -254,7 +255,7 @@ func (c *edgeConn) settle() error {
 	}
 	if err == nil {
 		if _, why := hop.JudgeReply(reply, c.hello, c.keys, c.binding); why != "" {
-			err = &deniedError{peer: c.peer, words: string(why)}
+			err = &DeniedError{Peer: c.peer, Words: string(why)}
 		}
 	}
 	if err = c.note(err); err != nil {
@@ -266,22 +267,22 @@ func (c *edgeConn) settle() error {
 	return nil
 }
 
-const errNoReply = timeoutError("backhaul: the owner did not answer the preface in time")
+const errNoReply = tcp.TimeoutError("backhaul: the owner did not answer the preface in time")
 
 // note keeps what says that the ends do not accept each other.
-func (c *edgeConn) note(err error) error {
+func (c *EdgeConn) note(err error) error {
 	if err == nil {
 		return nil
 	}
 	err = tlsDenied(c.peer, err)
-	if d, ok := errors.AsType[*deniedError](err); ok {
+	if d, ok := errors.AsType[*DeniedError](err); ok {
 		c.refused.Store(d)
 	}
 	return err
 }
 
 // Read reads what follows the owner's reply.
-func (c *edgeConn) Read(p []byte) (int, error) {
+func (c *EdgeConn) Read(p []byte) (int, error) {
 	if !c.settled.Load() {
 		if err := c.settle(); err != nil {
 			return 0, err
@@ -298,26 +299,26 @@ func (c *edgeConn) Read(p []byte) (int, error) {
 }
 
 // CloseWrite ends one direction.
-func (c *edgeConn) CloseWrite() error { return closeWrite(c.Conn) }
+func (c *EdgeConn) CloseWrite() error { return tcp.CloseWrite(c.Conn) }
 
 // NetConn returns the connection beneath.
-func (c *edgeConn) NetConn() net.Conn { return c.Conn }
+func (c *EdgeConn) NetConn() net.Conn { return c.Conn }
 
 // Transparent returns it as one whose ends are this one's.
-func (c *edgeConn) Transparent() net.Conn { return c.Conn }
+func (c *EdgeConn) Transparent() net.Conn { return c.Conn }
 
-// announce sends the hello on a connection that is made ahead of a request.
-func announce(c net.Conn) error {
-	if e, ok := c.(*edgeConn); ok {
+// Announce sends the hello on a connection that is made ahead of a request.
+func Announce(c net.Conn) error {
+	if e, ok := c.(*EdgeConn); ok {
 		_, err := e.greetWith(nil)
 		return err
 	}
 	return nil
 }
 
-// refusedBy returns the error of a connection whose ends do not accept each other; nil: they do, or do not say.
-func refusedBy(c net.Conn) error {
-	if e, ok := c.(*edgeConn); ok {
+// RefusedBy returns the error of a connection whose ends do not accept each other; nil: they do, or do not say.
+func RefusedBy(c net.Conn) error {
+	if e, ok := c.(*EdgeConn); ok {
 		if d := e.refused.Load(); d != nil {
 			return d
 		}

@@ -1,4 +1,4 @@
-package backhaul
+package auth
 
 import (
 	"bytes"
@@ -53,11 +53,11 @@ func FuzzPreface(f *testing.F) {
 	f.Add([]byte{})
 	f.Fuzz(func(t *testing.T, b []byte) {
 		s := &recorded{in: bytes.NewReader(b)}
-		p := newPending(-1)
-		c := newOwnerConn(s, &owner{keys: keys}, p, time.Hour)
+		p := NewPending(-1)
+		c := NewOwnerConn(s, &Owner{Keys: keys}, p, time.Hour)
 		n, err := c.Read(make([]byte, 1))
-		if n > 0 || err == nil || c.known.Load() || p.len() != 0 {
-			t.Fatalf("%q: read %d, %v, known %v, %d pending", b, n, err, c.known.Load(), p.len())
+		if n > 0 || err == nil || c.Known.Load() || p.Len() != 0 {
+			t.Fatalf("%q: read %d, %v, known %v, %d pending", b, n, err, c.Known.Load(), p.Len())
 		}
 		if _, err := c.Write([]byte("x")); err == nil {
 			t.Fatal("said something to a stranger")
