@@ -46,15 +46,15 @@ func (f *flight) came(err error) error {
 	if err != nil {
 		return &bodyError{err}
 	}
-	if f.body.whole {
-		f.want.Held = len(f.body.kept)
+	if f.body.isWhole() {
+		f.want.Held = f.body.held()
 	}
 	return nil
 }
 
 // watch has what may stall looked at: the rest of a body, which a try sends as it comes.
 func (f *flight) watch() {
-	if f.body == nil || f.body.whole {
+	if f.body == nil || f.body.isWhole() {
 		return
 	}
 	p := f.watched()

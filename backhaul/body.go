@@ -47,6 +47,42 @@ type source struct {
 	endedAt  atomic.Int64 // when it ended, in Unix nanoseconds
 }
 
+// newSource returns the body of a request.
+func newSource(r *http.Request) *source {
+	return &source{rc: r.Body, from: r, names: hop.Announced(r.Trailer)}
+}
+
+// through has the body read by way of r, which reads it.
+func (s *source) through(r io.ReadCloser) { s.rc = r }
+
+// keepFirst keeps the first n bytes, for which memory is reserved.
+func (s *source) keepFirst(n int) {
+	s.keep = n
+	s.reserved.Store(int64(n))
+}
+
+// forgetRest keeps nothing of what is still to be read: no other try follows.
+func (s *source) forgetRest() { s.forget.Store(true) }
+
+// unreserve returns how much memory was reserved and is not any more.
+func (s *source) unreserve() int64 { return s.reserved.Swap(0) }
+
+// isWhole reports whether all of it was read before the first try; held is how much that is. Both are
+// for after [source.ahead].
+func (s *source) isWhole() bool { return s.whole }
+func (s *source) held() int     { return len(s.kept) }
+
+// count returns how much has been read from the client.
+func (s *source) count() int64 { return s.read.Load() }
+
+// ended returns when its end was read; zero: it was not.
+func (s *source) ended() time.Time {
+	if at := s.endedAt.Load(); at != 0 {
+		return time.Unix(0, at)
+	}
+	return time.Time{}
+}
+
 // reader is the body of one try.
 type reader struct {
 	s     *source

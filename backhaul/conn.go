@@ -10,6 +10,7 @@ import (
 	"time"
 
 	"github.com/ebbkit/ebb/backhaul/internal/auth"
+	"github.com/ebbkit/ebb/backhaul/internal/hop"
 	"github.com/ebbkit/ebb/backhaul/internal/tcp"
 )
 
@@ -36,12 +37,12 @@ type conn struct {
 
 // roundTrip sends a request over HTTP/1.1 and returns the answer with its body, or says how that failed. body is the
 // request's body if it has one.
-func (c *conn) roundTrip(req *http.Request, body *reader, x *exchange) (*http.Response, Failure, error) {
+func (c *conn) roundTrip(req *http.Request, body *reader, x *exchange) (*http.Response, hop.Failure, error) {
 	wrote, got := c.wire.wrote.Load(), c.wire.got.Load()
 	c.wire.follow.bodiless.Store(req.Method == http.MethodHead)
 	resp, err := c.send(req, body)
 	if err == nil {
-		return resp, FailureNone, nil
+		return resp, hop.FailureNone, nil
 	}
 	c.close()
 	ctx := req.Context()
@@ -50,21 +51,21 @@ func (c *conn) roundTrip(req *http.Request, body *reader, x *exchange) (*http.Re
 		fail, err := ended(ctx, c.wire.wrote.Load() != wrote)
 		return nil, fail, err
 	case body != nil && body.s.broken() != nil:
-		return nil, FailureClient, &bodyError{body.s.broken()}
+		return nil, hop.FailureClient, &bodyError{body.s.broken()}
 	case auth.RefusedBy(c.wire.Conn) != nil:
-		return nil, FailureDenied, auth.RefusedBy(c.wire.Conn)
+		return nil, hop.FailureDenied, auth.RefusedBy(c.wire.Conn)
 	case c.wire.wrote.Load() == wrote && x.reused:
-		return nil, FailureStale, err
+		return nil, hop.FailureStale, err
 	case c.wire.wrote.Load() == wrote:
-		return nil, FailureUnsent, err
+		return nil, hop.FailureUnsent, err
 	case x.expect && body != nil && !body.asked.Load():
-		return nil, FailureUnread, err
+		return nil, hop.FailureUnread, err
 	case tcp.IsTimeout(err):
-		return nil, FailureTimeout, err
+		return nil, hop.FailureTimeout, err
 	case c.wire.got.Load() > got && !brokeOff(err):
-		return nil, FailureMalformed, err
+		return nil, hop.FailureMalformed, err
 	}
-	return nil, FailureReset, err
+	return nil, hop.FailureReset, err
 }
 
 // send sends a request. net/http does not return, whatever happens, before a read of the request's

@@ -10,6 +10,7 @@ import (
 	"sync/atomic"
 	"time"
 
+	"github.com/ebbkit/ebb/backhaul/internal/hop"
 	"github.com/ebbkit/ebb/backhaul/internal/tcp"
 )
 
@@ -59,7 +60,7 @@ func open(req *http.Request, word func()) (*http.Request, *stream) {
 }
 
 // roundTrip2 is roundTrip over a stream. ctx is the request's own context.
-func (c *conn) roundTrip2(ctx context.Context, req *http.Request, s *stream, body *reader, x *exchange) (*http.Response, Failure, error) {
+func (c *conn) roundTrip2(ctx context.Context, req *http.Request, s *stream, body *reader, x *exchange) (*http.Response, hop.Failure, error) {
 	if body != nil {
 		body.closed = s.aborted
 	}
@@ -75,7 +76,7 @@ func (c *conn) roundTrip2(ctx context.Context, req *http.Request, s *stream, bod
 		} else {
 			s.over.Store(true)
 		}
-		return resp, FailureNone, nil
+		return resp, hop.FailureNone, nil
 	}
 	cause := context.Cause(req.Context())
 	if cause == nil && !tcp.IsTimeout(err) && (body == nil || body.s.broken() == nil) {
@@ -89,23 +90,23 @@ func (c *conn) roundTrip2(ctx context.Context, req *http.Request, s *stream, bod
 		fail, err := ended(ctx, sent)
 		return nil, fail, err
 	case body != nil && body.s.broken() != nil:
-		return nil, FailureClient, &bodyError{body.s.broken()}
+		return nil, hop.FailureClient, &bodyError{body.s.broken()}
 	case notStarted(err):
-		return nil, FailureRefused, err
+		return nil, hop.FailureRefused, err
 	case !sent && (x.reused || !c.alone): // it may have ended under others since
-		return nil, FailureStale, err
+		return nil, hop.FailureStale, err
 	case !sent:
-		return nil, FailureUnsent, err
+		return nil, hop.FailureUnsent, err
 	case unasked:
-		return nil, FailureUnread, err
+		return nil, hop.FailureUnread, err
 	case cause == errNoWord:
-		return nil, FailureTimeout, errNoWord
+		return nil, hop.FailureTimeout, errNoWord
 	case tcp.IsTimeout(err):
-		return nil, FailureTimeout, err
+		return nil, hop.FailureTimeout, err
 	case misunderstood(err):
-		return nil, FailureMalformed, err
+		return nil, hop.FailureMalformed, err
 	}
-	return nil, FailureReset, err
+	return nil, hop.FailureReset, err
 }
 
 // streamBody is the body of an answer over HTTP/2. To close it ends the stream: net/http by itself waits for a read of the

@@ -135,7 +135,7 @@ func (e *bodyError) Error() string { return "backhaul: reading the request's bod
 
 func (e *bodyError) Unwrap() error { return e.err }
 
-func (e *bodyError) Cause() string { return CauseRequest }
+func (e *bodyError) Cause() string { return "bad-request" }
 
 // methodError refuses a method.
 type methodError string

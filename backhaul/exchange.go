@@ -109,7 +109,7 @@ const maxOwn = 3
 // do sends out and returns the answer's head. Dead pooled connections are passed over: as nothing was written, nothing has
 // happened. Nor has it where the peer refuses a stream, as each does that is about to end a connection and gets one more
 // request on it. out belongs to do until then.
-func (x *exchange) do(out *http.Request) (*http.Response, Failure, error) {
+func (x *exchange) do(out *http.Request) (*http.Response, hop.Failure, error) {
 	for n := 0; ; n++ {
 		c, reused, err := x.pool.get(out.Context(), x, n >= maxStale)
 		if err != nil {
@@ -133,21 +133,21 @@ func (x *exchange) do(out *http.Request) (*http.Response, Failure, error) {
 			if x.peek && n == 0 {
 				if err := x.body.peek(x.last); err != nil {
 					x.giveBack(c)
-					return nil, FailureClient, &bodyError{err}
+					return nil, hop.FailureClient, &bodyError{err}
 				}
 			}
 		}
 		resp, fail, err := x.send(c, out)
 		if err == nil && hop.Switched(out.Header, resp.StatusCode, resp.Header) {
 			c.close()
-			return nil, FailureMalformed, errSwitched
+			return nil, hop.FailureMalformed, errSwitched
 		}
 		if err == nil {
 			x.conn = c
 			if resp.StatusCode == http.StatusSwitchingProtocols {
 				c.upgraded = true
 			}
-			return resp, FailureNone, nil
+			return resp, hop.FailureNone, nil
 		}
 		if fail == hop.FailureUnsent && oslimit.Reached(err) {
 			fail = hop.FailureLimit
@@ -167,7 +167,7 @@ func (x *exchange) do(out *http.Request) (*http.Response, Failure, error) {
 }
 
 // send is one attempt over one connection. A peer that does not ask for the body in time is cut off.
-func (x *exchange) send(c *conn, out *http.Request) (*http.Response, Failure, error) {
+func (x *exchange) send(c *conn, out *http.Request) (*http.Response, hop.Failure, error) {
 	body := x.last
 	if !x.h2 {
 		if x.expect && x.patience > 0 {
@@ -233,26 +233,26 @@ func (x *exchange) done() {
 }
 
 // dialFailure says why there is no connection. ctx is the request's.
-func dialFailure(ctx context.Context, err error) Failure {
+func dialFailure(ctx context.Context, err error) hop.Failure {
 	switch {
 	case errors.Is(ctx.Err(), context.Canceled):
-		return FailureClient
+		return hop.FailureClient
 	case ctx.Err() != nil, oslimit.Reached(err):
-		return FailureLimit
+		return hop.FailureLimit
 	}
 	if auth.Denied(err) {
-		return FailureDenied
+		return hop.FailureDenied
 	}
-	return FailureDial
+	return hop.FailureDial
 }
 
 // ended says what failed when a request's context has ended, once a connection had been made.
-func ended(ctx context.Context, sent bool) (Failure, error) {
+func ended(ctx context.Context, sent bool) (hop.Failure, error) {
 	switch {
 	case errors.Is(ctx.Err(), context.Canceled):
-		return FailureClient, context.Cause(ctx)
+		return hop.FailureClient, context.Cause(ctx)
 	case sent:
-		return FailureDeadline, context.Cause(ctx)
+		return hop.FailureDeadline, context.Cause(ctx)
 	}
-	return FailureLimit, context.Cause(ctx)
+	return hop.FailureLimit, context.Cause(ctx)
 }

@@ -230,9 +230,9 @@ func TestAPooledConnectionThatDiedIsNoFailure(t *testing.T) {
 				if body != "one" {
 					t.Fatalf("got %q", body)
 				}
-				pool := r.handler.machines
+				pl := r.handler.machines
 				if local {
-					pool = r.transport.machines
+					pl = r.transport.machines
 				}
 				// Close from the machine's side and wait until the pool can know.
 				mu.Lock()
@@ -241,7 +241,7 @@ func TestAPooledConnectionThatDiedIsNoFailure(t *testing.T) {
 				}
 				conns = nil
 				mu.Unlock()
-				pe := pool.peer(peerName{"web", "m1"})
+				pe := pl.peer(peerName{"web", "m1"})
 				for alive := true; alive; {
 					pe.mu.Lock()
 					alive = len(pe.idle) > 0 && pe.idle[0].free()

@@ -383,10 +383,14 @@ func (f *flight) finish(o balance.Outcome, err error) {
 	if f.cancel != nil {
 		f.cancel(errStreamOver)
 	}
-	f.t.routes.mark(f.route, f.received.Load(), f.body, f.start)
+	sent := int64(0)
+	if f.body != nil {
+		sent = f.body.count()
+	}
+	f.t.routes.mark(f.route, f.received.Load(), sent, f.start)
 	if f.body != nil {
 		f.body.close()
-		f.t.kept.Add(-f.body.reserved.Swap(0))
+		f.t.kept.Add(-f.body.unreserve())
 	}
 	if f.t.c.Trace.Done == nil && f.t.c.Trace.Trail == nil {
 		return
@@ -413,9 +417,9 @@ func (f *flight) done(o balance.Outcome, err error) Done {
 		d.Download = d.Total - d.First
 	}
 	if f.body != nil {
-		d.Sent += f.body.read.Load()
-		if at := f.body.endedAt.Load(); at != 0 {
-			d.Upload = max(0, time.Unix(0, at).Sub(f.start))
+		d.Sent += f.body.count()
+		if at := f.body.ended(); !at.IsZero() {
+			d.Upload = max(0, at.Sub(f.start))
 		}
 	}
 	return d

@@ -220,10 +220,10 @@ func (h *Handler) forward(w http.ResponseWriter, r *http.Request, t hop.To, m *b
 	x.dial = func(ctx context.Context) (net.Conn, error) { return h.c.DialMachine(ctx, *m) }
 	var body *spigot
 	if r.ContentLength != 0 {
-		x.body = &source{rc: r.Body, from: r, names: hop.Announced(r.Trailer)}
+		x.body = newSource(r)
 		if h.c.Connections != nil {
 			if body = newSpigot(r); body != nil {
-				x.body.rc = body
+				x.body.through(body)
 			}
 		}
 		x.peek = awaited(r)
@@ -245,7 +245,7 @@ func (h *Handler) forward(w http.ResponseWriter, r *http.Request, t hop.To, m *b
 	hop.SetEpoch(out.Header, h.c.EpochHeader, epoch)
 	if x.body != nil {
 		x.body.retain(reopenable(r.ContentLength, x.h2), &h.kept, defaultReplayMemory)
-		defer func() { h.kept.Add(-x.body.reserved.Load()) }()
+		defer func() { h.kept.Add(-x.body.unreserve()) }()
 		x.once = x.h2 && !x.body.covers(r.ContentLength) && (r.ContentLength > 0 || r.ProtoMajor == 1)
 	}
 	resp, fail, err := x.do(out)
@@ -260,7 +260,7 @@ func (h *Handler) forward(w http.ResponseWriter, r *http.Request, t hop.To, m *b
 		return
 	}
 	if x.body != nil {
-		x.body.forget.Store(true)
+		x.body.forgetRest()
 	}
 	if resp.StatusCode == http.StatusSwitchingProtocols {
 		served.stop()

@@ -23,7 +23,7 @@ type lingering struct {
 	began time.Time
 	times *services
 	free  func() // the slot
-	hook  func(freed Freed, held time.Duration)
+	hook  func(freed hop.Freed, held time.Duration)
 
 	left  time.Time
 	freed atomic.Bool
@@ -43,15 +43,15 @@ const (
 func (l *lingering) start(u used) {
 	l.used, l.left, l.gone = u, time.Now(), make(chan struct{})
 	go func() {
-		defer l.gate.AfterRun(l.epoch, func() { l.end(FreedEnded) })()
-		stop := context.AfterFunc(l.pool.background, func() { l.end(FreedShutdown) })
+		defer l.gate.AfterRun(l.epoch, func() { l.end(hop.FreedEnded) })()
+		stop := context.AfterFunc(l.pool.background, func() { l.end(hop.FreedShutdown) })
 		defer stop()
 		l.end(l.wait())
 	}()
 }
 
 // end frees the slot.
-func (l *lingering) end(how Freed) {
+func (l *lingering) end(how hop.Freed) {
 	if !l.freed.CompareAndSwap(false, true) {
 		return
 	}
@@ -72,7 +72,7 @@ func (l *lingering) end(how Freed) {
 func (l *lingering) tells() bool { return l.app.Abandoned == balance.AbandonedTell || !l.sent }
 
 // wait returns when the slot may be free.
-func (l *lingering) wait() Freed {
+func (l *lingering) wait() hop.Freed {
 	switch {
 	case l.wire != nil:
 		return l.follow()
@@ -87,13 +87,13 @@ func (l *lingering) wait() Freed {
 	case <-l.rest.ended:
 		if l.rest.whole {
 			l.answered()
-			return FreedAnswered
+			return hop.FreedAnswered
 		}
-		return FreedClosed
+		return hop.FreedClosed
 	case <-late.C:
-		return FreedSilent
+		return hop.FreedSilent
 	case <-l.gone:
-		return FreedEnded
+		return hop.FreedEnded
 	}
 }
 
@@ -107,14 +107,14 @@ func (l *lingering) patience() time.Duration {
 }
 
 // hold waits until so long after the client has left, or until what the app says.
-func (l *lingering) hold(d time.Duration) Freed {
+func (l *lingering) hold(d time.Duration) hop.Freed {
 	t := time.NewTimer(time.Until(l.left.Add(cmp.Or(l.app.AbandonedHold, d))))
 	defer t.Stop()
 	select {
 	case <-t.C:
 	case <-l.gone:
 	}
-	return FreedClosed
+	return hop.FreedClosed
 }
 
 // answered learns from a request that has been answered in the end: else only those would count
@@ -122,7 +122,7 @@ func (l *lingering) hold(d time.Duration) Freed {
 func (l *lingering) answered() { l.times.observe(l.app.ID, time.Since(l.began)) }
 
 // follow waits for the end of an answer over HTTP/1.1.
-func (l *lingering) follow() Freed {
+func (l *lingering) follow() hop.Freed {
 	w := l.wire
 	w.reclaim()
 	if l.gate.Load().Limits.Hard == 0 {
@@ -145,7 +145,7 @@ func (l *lingering) follow() Freed {
 	for dropped := 0; ; {
 		if w.follow.answered.Load() {
 			l.answered()
-			return FreedAnswered
+			return hop.FreedAnswered
 		}
 		n, err := w.more(buf)
 		dropped += n
@@ -153,9 +153,9 @@ func (l *lingering) follow() Freed {
 		case w.follow.answered.Load():
 		case tcp.IsTimeout(err):
 			tcp.Reset(w.Conn)
-			return FreedSilent
+			return hop.FreedSilent
 		case err != nil && !l.tells():
-			return FreedClosed // by itself, as it might with a client that waits
+			return hop.FreedClosed // by itself, as it might with a client that waits
 		case err != nil, l.tells() && dropped > maxDropped:
 			return l.reset()
 		case n == len(buf) && large == nil:
@@ -167,7 +167,7 @@ func (l *lingering) follow() Freed {
 
 // reset ends the connection, and holds the slot as long as the app's requests take: its machine may
 // still work on this one.
-func (l *lingering) reset() Freed {
+func (l *lingering) reset() hop.Freed {
 	tcp.Reset(l.wire.Conn)
 	return l.hold(l.times.p99(l.app.ID))
 }

@@ -263,10 +263,10 @@ func TestAPeerThatPausedAndIsGoneIsGivenUp(t *testing.T) {
 func TestConnectionsAreLookedAfterThroughTLS(t *testing.T) {
 	t.Parallel()
 	near, _ := tcpPair(t)
-	pool := newPool(poolConfig{near: true})
-	defer pool.close()
-	pool.guards.Bound = tight
-	w, err := pool.connect(t.Context(), func(context.Context) (net.Conn, error) {
+	p := newPool(poolConfig{near: true})
+	defer p.close()
+	p.guards.Bound = tight
+	w, err := p.connect(t.Context(), func(context.Context) (net.Conn, error) {
 		return tls.Client(near, &tls.Config{ServerName: "owner"}), nil
 	}, "", nil)
 	if err != nil {
@@ -279,9 +279,9 @@ func TestConnectionsAreLookedAfterThroughTLS(t *testing.T) {
 	if !tcp.IsTimeout(tcp.ErrSilent) {
 		t.Error("silence is no timeout")
 	}
-	pool.guards.Mu.Lock()
-	defer pool.guards.Mu.Unlock()
-	if n := len(pool.guards.List); n != 0 {
+	p.guards.Mu.Lock()
+	defer p.guards.Mu.Unlock()
+	if n := len(p.guards.List); n != 0 {
 		t.Errorf("%d connections are still looked at", n)
 	}
 }
@@ -289,14 +289,14 @@ func TestConnectionsAreLookedAfterThroughTLS(t *testing.T) {
 // Where nothing is under way nobody looks, and where much is, nothing is allocated for it.
 func TestLookingAfterConnectionsCostsLittle(t *testing.T) {
 	near, far := tcpPair(t)
-	pool := newPool(poolConfig{near: true})
-	defer pool.close()
-	pool.guards.Every = time.Hour
-	w, err := pool.connect(t.Context(), func(context.Context) (net.Conn, error) { return near, nil }, "", nil)
+	p := newPool(poolConfig{near: true})
+	defer p.close()
+	p.guards.Every = time.Hour
+	w, err := p.connect(t.Context(), func(context.Context) (net.Conn, error) { return near, nil }, "", nil)
 	if err != nil {
 		t.Fatal(err)
 	}
-	g := &pool.guards
+	g := &p.guards
 	buf := make([]byte, 1)
 	if n := testing.AllocsPerRun(100, func() {
 		if _, err := w.Write(buf); err != nil {

@@ -6,6 +6,7 @@ import (
 	"net/http"
 	"sync"
 
+	"github.com/ebbkit/ebb/backhaul/internal/hop"
 	"github.com/ebbkit/ebb/backhaul/internal/tcp"
 )
 
@@ -33,13 +34,13 @@ type piece struct {
 
 type roundTripped struct {
 	resp *http.Response
-	fail Failure
+	fail hop.Failure
 	err  error
 }
 
 // finishing is a round trip whose answer is read to its end.
 func (x *exchange) finishing(c *conn, out *http.Request,
-	body *reader) (*http.Response, Failure, error) {
+	body *reader) (*http.Response, hop.Failure, error) {
 	ctx := context.WithoutCancel(out.Context())
 	req, s := open(out.WithContext(ctx), nil)
 	r := &rest{

@@ -25,10 +25,18 @@ func routeOf(app balance.AppID, method, path string) uint64 {
 }
 
 // mark notes what a request moved.
-func (r *routes) mark(route uint64, received int64, body *source, at time.Time) {
-	if route != 0 && (received >= hop.BulkSize || body != nil && body.read.Load() >= hop.BulkSize) {
+func (r *routes) mark(route uint64, received int64, body int64, at time.Time) {
+	if route != 0 && (received >= hop.BulkSize || body >= hop.BulkSize) {
 		r.slots[route%uint64(len(r.slots))].Store(at.UnixNano())
 	}
+}
+
+// last returns when a route was last seen to move bulk; zero: never.
+func (r *routes) last(route uint64) time.Time {
+	if n := r.slots[route%uint64(len(r.slots))].Load(); n != 0 {
+		return time.Unix(0, n)
+	}
+	return time.Time{}
 }
 
 // lane chooses between the connections for bulk and the others.
@@ -36,11 +44,7 @@ func (f *flight) lane() hop.Lane {
 	if f.route == 0 {
 		f.route = routeOf(f.want.App, f.req.Method, f.req.URL.Path)
 	}
-	var last time.Time
-	if n := f.t.routes.slots[f.route%uint64(len(f.t.routes.slots))].Load(); n != 0 {
-		last = time.Unix(0, n)
-	}
-	return hop.LaneOf(f.req.ContentLength, last, f.start)
+	return hop.LaneOf(f.req.ContentLength, f.t.routes.last(f.route), f.start)
 }
 
 // memoryPressure is the default of Config.Pressure.

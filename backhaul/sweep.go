@@ -25,7 +25,7 @@ type progress struct {
 	answer turn
 	talks  atomic.Bool // a body that may be silent
 	// stalled is called once, when a bound has passed. It must not block.
-	stalled func(Stall)
+	stalled func(hop.Stall)
 
 	// Of the sweeper.
 	in         *sweeper
@@ -107,7 +107,7 @@ func (s *sweeper) drop(p *progress) {
 func (s *sweeper) sweep() {
 	type found struct {
 		p *progress
-		s Stall
+		s hop.Stall
 	}
 	var late []found
 	s.mu.Lock()
@@ -129,14 +129,14 @@ func (s *sweeper) sweep() {
 	}
 }
 
-func (p *progress) look(now time.Time) (Stall, bool) {
+func (p *progress) look(now time.Time) (hop.Stall, bool) {
 	if p.body != nil {
 		n := p.body.awaited.Load()
 		stands := p.bodyAt.Stands(now, n, p.bounds.Body)
 		slow := p.drip.Slow(now, n%2 == 1, p.body.read.Load(), p.bounds)
 		if (stands || slow) && !p.talks.Load() {
-			return StallBody, true
+			return hop.StallBody, true
 		}
 	}
-	return StallAnswer, p.answerAt.Stands(now, p.answer.Load(), p.bounds.Answer)
+	return hop.StallAnswer, p.answerAt.Stands(now, p.answer.Load(), p.bounds.Answer)
 }

@@ -95,7 +95,7 @@ func (t *Transport) RoundTrip(req *http.Request) (*http.Response, error) {
 		f.body = t.source(req)
 		if t.c.Connections != nil {
 			if f.spigot = newSpigot(req); f.spigot != nil {
-				f.body.rc = f.spigot
+				f.body.through(f.spigot)
 			}
 		}
 	}
@@ -113,10 +113,9 @@ func (t *Transport) RoundTrip(req *http.Request) (*http.Response, error) {
 // source prepares the body of a request. A stream of HTTP/2 of unknown length is kept as far as the limit goes, until it
 // is admitted.
 func (t *Transport) source(req *http.Request) *source {
-	s := &source{rc: req.Body, from: req, names: hop.Announced(req.Trailer)}
+	s := newSource(req)
 	if req.ContentLength <= 0 && t.h2(req) && t.reserve(t.c.ReplayLimit) {
-		s.keep = t.c.ReplayLimit
-		s.reserved.Store(int64(s.keep))
+		s.keepFirst(t.c.ReplayLimit)
 	}
 	return s
 }

@@ -123,8 +123,8 @@ var (
 // was kept of the body is of no use any more. It must not block, as it is called on the goroutine that reads a connection.
 func (f *flight) admitted() {
 	if !f.t.c.Idempotent(f.req) {
-		f.body.forget.Store(true)
-		f.t.kept.Add(-f.body.reserved.Swap(0))
+		f.body.forgetRest()
+		f.t.kept.Add(-f.body.unreserve())
 	}
 }
 
