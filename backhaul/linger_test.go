@@ -895,7 +895,7 @@ func TestASilentMachineIsReset(t *testing.T) {
 func TestTheWaitForASlotEndsWithIt(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		l := &lingering{left: time.Now(), gone: make(chan struct{}), free: func() {}}
-		time.AfterFunc(time.Second, func() { l.end(FreedEnded) })
+		time.AfterFunc(time.Second, func() { l.end(hop.FreedEnded) })
 		if l.hold(time.Hour); time.Since(l.left) != time.Second {
 			t.Errorf("waited %v for a slot that was free after 1 s", time.Since(l.left))
 		}
