@@ -9,6 +9,7 @@ import (
 	"sync/atomic"
 
 	"github.com/ebbkit/ebb/backhaul/internal/hop"
+	"github.com/ebbkit/ebb/backhaul/internal/pool"
 	"github.com/ebbkit/ebb/backhaul/internal/tcp"
 	"github.com/ebbkit/ebb/balance"
 )
@@ -36,7 +37,7 @@ func (f *flight) wrap(resp *http.Response) {
 	if rw, ok := resp.Body.(io.ReadWriteCloser); ok &&
 		resp.StatusCode == http.StatusSwitchingProtocols {
 		resp.Body = &duplex{
-			answer: a, rw: rw, half: halfOf(resp.Body, f.used.conn), wire: f.used.conn.wire,
+			answer: a, rw: rw, half: halfOf(resp.Body, f.used.Conn), wire: f.used.Conn.Wire,
 		}
 		return
 	}
@@ -106,7 +107,7 @@ type duplex struct {
 	answer
 	rw     io.ReadWriteCloser
 	half   tcp.Halver
-	wire   *wire
+	wire   *pool.Wire
 	broken atomic.Pointer[error] // what the machine broke with; nil: it did not
 	left   atomic.Pointer[error] // what the client broke with
 	told   atomic.Bool           // we have ended it, and both sides know
@@ -188,11 +189,11 @@ func (d *duplex) broke() *error { return cmp.Or(d.broken.Load(), d.left.Load()) 
 // what had not ended when the request's context did.
 func (d *duplex) Close() error {
 	if err := context.Cause(d.f.req.Context()); err != nil && !d.told.Load() &&
-		!(d.over.Load() && d.wire.ended.Load()) {
+		!(d.over.Load() && d.wire.Ended.Load()) {
 		d.left.CompareAndSwap(nil, &err)
 	}
 	if d.broke() != nil || !d.used.Load() {
-		d.wire.abort()
+		d.wire.Abort()
 	}
 	switch broken, left := d.broken.Load(), d.left.Load(); {
 	case broken != nil:

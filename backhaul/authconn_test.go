@@ -21,6 +21,7 @@ import (
 
 	"github.com/ebbkit/ebb/backhaul/internal/auth"
 	"github.com/ebbkit/ebb/backhaul/internal/hop"
+	"github.com/ebbkit/ebb/backhaul/internal/pool"
 	"github.com/ebbkit/ebb/balance"
 	"github.com/ebbkit/ebb/internal/delay"
 )
@@ -112,7 +113,7 @@ func newCluster(t *testing.T, c clusterConfig) *cluster {
 	must(err)
 	t.Cleanup(func() {
 		k.edge.Close()
-		k.worker.machines.close()
+		k.worker.machines.Close()
 		k.server.Close()
 		app.Close()
 	})
@@ -1103,9 +1104,9 @@ func TestAnAlertArrives(t *testing.T) {
 
 // Where an owner has to prove itself first, connecting may take a round trip more.
 func TestConnectingMayTakeTheRoundTripOfAProof(t *testing.T) {
-	x := &exchange{rtt: 300 * time.Millisecond, rttKnown: true}
-	without, with := newPool(poolConfig{}).limit(x), newPool(poolConfig{keys: hop.AuthKeys("key")}).limit(x)
-	if with != without+x.rtt {
+	x := &pool.Exchange{RTT: 300 * time.Millisecond, RTTKnown: true}
+	without, with := pool.NewPool(pool.PoolConfig{}).Limit(x), pool.NewPool(pool.PoolConfig{Keys: hop.AuthKeys("key")}).Limit(x)
+	if with != without+x.RTT {
 		t.Errorf("%v with a key, %v without", with, without)
 	}
 }

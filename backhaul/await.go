@@ -7,6 +7,7 @@ import (
 	"time"
 
 	"github.com/ebbkit/ebb/backhaul/internal/hop"
+	"github.com/ebbkit/ebb/backhaul/internal/pool"
 	"github.com/ebbkit/ebb/backhaul/internal/tcp"
 	"github.com/ebbkit/ebb/balance"
 )
@@ -20,7 +21,7 @@ func (f *flight) ahead() error {
 	}
 	f.outcome = balance.OutcomeCanceled
 	read := make(chan error, 1)
-	go func() { read <- s.ahead(int(n), f.t.reserve) }() // which nothing but its client can wake
+	go func() { read <- s.Ahead(int(n), f.t.reserve) }() // which nothing but its client can wake
 	runtime.Gosched()
 	select {
 	case err := <-read: // it had come with the head, as most do
@@ -28,15 +29,15 @@ func (f *flight) ahead() error {
 	default:
 	}
 	stalled := make(chan struct{})
-	p := &progress{bounds: f.t.bounds(f.want.App), body: s}
-	p.stalled = func(Stall) { close(stalled) }
-	f.t.sweeper.add(p)
-	defer f.t.sweeper.remove(p)
+	p := &pool.Progress{Bounds: f.t.bounds(f.want.App), Body: s}
+	p.Stalled = func(Stall) { close(stalled) }
+	f.t.sweeper.Add(p)
+	defer f.t.sweeper.Remove(p)
 	select {
 	case err := <-read:
 		return f.came(err)
 	case <-stalled:
-		return &StallError{f.want.App, StallBody, p.bounds.Body}
+		return &StallError{f.want.App, StallBody, p.Bounds.Body}
 	case <-f.req.Context().Done():
 		return context.Cause(f.req.Context())
 	}
@@ -44,38 +45,38 @@ func (f *flight) ahead() error {
 
 func (f *flight) came(err error) error {
 	if err != nil {
-		return &bodyError{err}
+		return &pool.BodyError{Err: err}
 	}
-	if f.body.isWhole() {
-		f.want.Held = f.body.held()
+	if f.body.Whole() {
+		f.want.Held = f.body.Held()
 	}
 	return nil
 }
 
 // watch has what may stall looked at: the rest of a body, which a try sends as it comes.
 func (f *flight) watch() {
-	if f.body == nil || f.body.isWhole() {
+	if f.body == nil || f.body.Whole() {
 		return
 	}
 	p := f.watched()
-	p.body = f.body
-	p.talks.Store(hop.IsGRPC(hop.MediaType(f.req.Header)))
+	p.Body = f.body
+	p.Talks.Store(hop.IsGRPC(hop.MediaType(f.req.Header)))
 	f.cancelable()
-	f.t.sweeper.add(p)
+	f.t.sweeper.Add(p)
 }
 
 // watchAnswer has an answer looked at that is not here as a whole.
 func (f *flight) watchAnswer() {
 	p := f.watched()
 	if f.req.ContentLength <= 0 {
-		p.talks.Store(true) // perhaps both speak now: silence is the app's business
+		p.Talks.Store(true) // perhaps both speak now: silence is the app's business
 	}
-	f.t.sweeper.add(p)
+	f.t.sweeper.Add(p)
 }
 
-func (f *flight) watched() *progress {
+func (f *flight) watched() *pool.Progress {
 	if f.progress == nil {
-		f.progress = &progress{bounds: f.t.bounds(f.want.App), stalled: f.stalled}
+		f.progress = &pool.Progress{Bounds: f.t.bounds(f.want.App), Stalled: f.stalled}
 	}
 	return f.progress
 }
@@ -89,9 +90,9 @@ func (f *flight) cancelable() {
 
 // stalled ends the request. It comes from the sweeper, at any time.
 func (f *flight) stalled(s Stall) {
-	after := f.progress.bounds.Body
+	after := f.progress.Bounds.Body
 	if s == hop.StallAnswer {
-		after = f.progress.bounds.Answer
+		after = f.progress.Bounds.Answer
 	}
 	f.end(&StallError{f.want.App, s, after})
 }
@@ -139,7 +140,7 @@ func (f *flight) hand(resp *http.Response) {
 	switch {
 	case resp.StatusCode == http.StatusSwitchingProtocols:
 		if f.progress != nil {
-			f.t.sweeper.remove(f.progress)
+			f.t.sweeper.Remove(f.progress)
 		}
 	case resp.ContentLength < 0 || resp.ContentLength > tcp.BufferSize:
 		f.watchAnswer()
@@ -152,7 +153,7 @@ func (f *flight) hand(resp *http.Response) {
 // turn passes the turn between the client, which is to read an answer, and the machine.
 func (f *flight) turn() {
 	if f.progress != nil {
-		f.progress.answer.pass()
+		f.progress.Answer.Pass()
 	}
 }
 

@@ -16,6 +16,7 @@ import (
 	"time"
 
 	"github.com/ebbkit/ebb/backhaul/internal/hop"
+	"github.com/ebbkit/ebb/backhaul/internal/pool"
 	"github.com/ebbkit/ebb/backhaul/internal/tcp"
 	"github.com/ebbkit/ebb/balance"
 )
@@ -87,7 +88,7 @@ func TestABodyReadAheadHoldsWhatHasCome(t *testing.T) {
 			done <- err
 		}()
 		pw.Write([]byte("x"))
-		if n := r.transport.kept.Load(); n > firstAhead {
+		if n := r.transport.kept.Load(); n > pool.FirstAhead {
 			t.Errorf("%d bytes are held for 1", n)
 		}
 		leave()
@@ -99,7 +100,7 @@ func TestABodyReadAheadHoldsWhatHasCome(t *testing.T) {
 	})
 	t.Run("short of memory", func(t *testing.T) {
 		for _, local := range []bool{false, true} {
-			for _, memory := range []int64{1, firstAhead, 3 * firstAhead} {
+			for _, memory := range []int64{1, pool.FirstAhead, 3 * pool.FirstAhead} {
 				var l log
 				r := newRig(t, rigConfig{app: roomy, local: local, config: Config{ReplayMemory: memory, Trace: l.trace()}})
 				leave := fill(t, r.serve("m1", says("one")), 50)

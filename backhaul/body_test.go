@@ -10,7 +10,6 @@ import (
 	"runtime"
 	"sync/atomic"
 	"testing"
-	"testing/synctest"
 )
 
 // both runs a test with a hop and without, over HTTP/1.1 and over HTTP/2.
@@ -174,26 +173,5 @@ func TestAnAnswerBeforeTheEndOfTheBody(t *testing.T) {
 			t.Errorf("got %q, %q", got, rest)
 		}
 		r.quiet()
-	})
-}
-
-// What a try was reading when it ended is the next one's, also where nothing else is kept.
-func TestWhatATryWasReadingIsForTheNext(t *testing.T) {
-	synctest.Test(t, func(t *testing.T) {
-		pr, pw := io.Pipe()
-		s := &source{rc: pr}
-		one := newReader(s, false)
-		go one.Read(make([]byte, 10))
-		synctest.Wait()
-		one.end()
-		two := newReader(s, false)
-		go func() {
-			io.WriteString(pw, "abc")
-			io.WriteString(pw, "def")
-			pw.Close()
-		}()
-		if b, err := io.ReadAll(two); string(b) != "abcdef" || err != nil {
-			t.Errorf("the next try sends %q, %v", b, err)
-		}
 	})
 }

@@ -75,37 +75,3 @@ func TestHooksAndConnectionsMayCallBack(t *testing.T) {
 		})
 	}
 }
-
-// A client's body is closed with no lock held: it may wait for who reads it.
-func TestABodyIsClosedWithNoLockHeld(t *testing.T) {
-	var s *source
-	closes := 0
-	s = &source{rc: &closing{Reader: strings.NewReader("x"), close: func() {
-		closes++
-		if !s.mu.TryLock() {
-			t.Error("the body is closed under its lock")
-			return
-		}
-		s.mu.Unlock()
-	}}}
-	r := newReader(s, false)
-	var b [4]byte
-	if n, err := r.Read(b[:]); n != 1 || err != nil {
-		t.Errorf("read %d, %v", n, err)
-	}
-	s.close()
-	s.close()
-	if closes != 1 {
-		t.Errorf("closed %d times, want once", closes)
-	}
-}
-
-type closing struct {
-	io.Reader
-	close func()
-}
-
-func (c *closing) Close() error {
-	c.close()
-	return nil
-}

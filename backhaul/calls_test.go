@@ -10,6 +10,7 @@ import (
 	"testing/synctest"
 	"time"
 
+	"github.com/ebbkit/ebb/backhaul/internal/pool"
 	"github.com/ebbkit/ebb/downscale"
 )
 
@@ -164,7 +165,7 @@ func TestACallWithoutAMessageIsARequest(t *testing.T) {
 			Header: http.Header{"Content-Type": {"application/grpc"}},
 			Body:   io.NopCloser(bytes.NewReader(grpcMessage(0, 3))),
 		}
-		c.watch("web", "m1", req, resp, &exchange{}, nil)
+		c.watch("web", "m1", req, resp, &pool.Exchange{}, nil)
 		time.Sleep(time.Hour)
 		if n := c.Long(m1, downscale.Stream); n != 0 {
 			t.Errorf("%d long connections before a message has come", n)

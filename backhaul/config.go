@@ -9,6 +9,8 @@ import (
 	"math"
 	"net"
 	"net/http"
+	"runtime/debug"
+	"runtime/metrics"
 	"strings"
 	"time"
 
@@ -313,4 +315,15 @@ func dialMachine(ctx context.Context, m balance.Machine) (net.Conn, error) {
 		return nil, fmt.Errorf("backhaul: machine %q has no address: its driver has to say where it listens", m.ID)
 	}
 	return machineDialer.DialContext(ctx, "tcp", m.Addr)
+}
+
+// memoryPressure is the default of Config.Pressure.
+func memoryPressure() float64 {
+	limit := debug.SetMemoryLimit(-1)
+	if limit <= 0 || limit == math.MaxInt64 {
+		return 0
+	}
+	sample := []metrics.Sample{{Name: "/memory/classes/total:bytes"}, {Name: "/memory/classes/heap/released:bytes"}}
+	metrics.Read(sample)
+	return float64(sample[0].Value.Uint64()-sample[1].Value.Uint64()) / float64(limit)
 }

@@ -9,6 +9,7 @@ import (
 	"time"
 
 	"github.com/ebbkit/ebb/backhaul/internal/hop"
+	"github.com/ebbkit/ebb/backhaul/internal/pool"
 	"github.com/ebbkit/ebb/balance"
 	"github.com/ebbkit/ebb/downscale"
 )
@@ -201,7 +202,7 @@ func (c *Connections) streamAge() time.Duration { return cmp.Or(c.StreamAge, 10*
 
 // watch registers what resp, the answer to a request, makes of its exchange, and puts itself between: into resp.Body. It
 // returns nil where the exchange is a request. The caller has leave called before it leaves the machine's gate.
-func (c *Connections) watch(app balance.AppID, id balance.MachineID, req *http.Request, resp *http.Response, x *exchange, body *spigot) leaver {
+func (c *Connections) watch(app balance.AppID, id balance.MachineID, req *http.Request, resp *http.Response, x *pool.Exchange, body *spigot) leaver {
 	if c == nil || resp.StatusCode != http.StatusSwitchingProtocols && (resp.ContentLength != -1 || resp.Body == http.NoBody) {
 		return nil
 	}

@@ -14,6 +14,7 @@ import (
 	"time"
 
 	"github.com/ebbkit/ebb/backhaul/internal/hop"
+	"github.com/ebbkit/ebb/backhaul/internal/pool"
 	"github.com/ebbkit/ebb/balance"
 	"github.com/ebbkit/ebb/downscale"
 )
@@ -370,9 +371,9 @@ func TestNoMoreLongThanInFlight(t *testing.T) {
 // What is told when it is over already ends nothing: its connection serves another request by then.
 func TestToldTooLate(t *testing.T) {
 	c := &Connections{}
-	far := &conn{}
+	far := &pool.Conn{}
 	o := c.watch("web", "m1", request(t, "GET", "http://web/", nil), &http.Response{StatusCode: 200, ContentLength: -1,
-		Header: http.Header{"Content-Type": {"text/event-stream"}}, Body: io.NopCloser(strings.NewReader("data: 1\n"))}, &exchange{used: used{conn: far}}, nil).(*ongoing)
+		Header: http.Header{"Content-Type": {"text/event-stream"}}, Body: io.NopCloser(strings.NewReader("data: 1\n"))}, &pool.Exchange{Used: pool.Used{Conn: far}}, nil).(*ongoing)
 	if n := c.Long(m1, downscale.AllClasses); n != 1 {
 		t.Fatalf("%d long connections", n)
 	}

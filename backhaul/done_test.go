@@ -11,6 +11,7 @@ import (
 	"strings"
 	"testing"
 
+	"github.com/ebbkit/ebb/backhaul/internal/pool"
 	"github.com/ebbkit/ebb/balance"
 )
 
@@ -109,7 +110,7 @@ func TestErrorsDoNotNameWhatIsInside(t *testing.T) {
 		&UnavailableError{App: "web", Err: startFailed{}},
 		&MachineError{App: "web", Machine: "m1", Owner: "worker-3", Failure: FailureReset, Err: errors.New("read tcp 10.0.0.7:4711: connection reset")},
 		&MachineError{App: "web", Machine: "m1", Owner: "worker-3", Failure: FailureTimeout, Err: context.DeadlineExceeded},
-		&bodyError{errors.New("read tcp 10.0.0.7:4711: m1")},
+		&pool.BodyError{Err: errors.New("read tcp 10.0.0.7:4711: m1")},
 		errors.New("backhaul: worker-3 m1 10.0.0.7"),
 	} {
 		w := httptest.NewRecorder()

@@ -11,6 +11,7 @@ import (
 	"time"
 
 	"github.com/ebbkit/ebb/backhaul/internal/auth"
+	"github.com/ebbkit/ebb/backhaul/internal/pool"
 	"github.com/ebbkit/ebb/backhaul/internal/tcp"
 	"github.com/ebbkit/ebb/internal/tcpinfo"
 )
@@ -34,7 +35,7 @@ func TestAResetThatAWriteWasToldOfIsNoEnd(t *testing.T) {
 			for _, reset := range []bool{true, false} {
 				near, far := tcpPair(t)
 				far.Write([]byte("x")) // what an owner reads of a connection before it lets it in
-				w := newWire(around(near), nil)
+				w := pool.NewWire(around(near), nil)
 				w.Read(make([]byte, 1))
 				if reset {
 					tcp.Reset(far)
@@ -59,13 +60,13 @@ func TestAResetThatAWriteWasToldOfIsNoEnd(t *testing.T) {
 func TestAnUpgradedConnectionThatIsGivenBackIsReset(t *testing.T) {
 	for _, closed := range []bool{false, true} {
 		near, far := tcpPair(t)
-		p := newPool(poolConfig{near: true})
-		t.Cleanup(p.close)
-		w := newWire(near, nil)
+		p := pool.NewPool(pool.PoolConfig{Near: true})
+		t.Cleanup(p.Close)
+		w := pool.NewWire(near, nil)
 		if closed {
 			w.Close()
 		}
-		p.put(&conn{wire: w, upgraded: true})
+		p.Put(&pool.Conn{Wire: w, Upgraded: true})
 		if _, err := far.Read(make([]byte, 1)); (err == io.EOF) != closed {
 			t.Errorf("closed before=%v: the peer got %v", closed, err)
 		}

@@ -9,6 +9,7 @@ import (
 	"strconv"
 	"time"
 
+	"github.com/ebbkit/ebb/backhaul/internal/pool"
 	"github.com/ebbkit/ebb/balance"
 )
 
@@ -119,7 +120,7 @@ func Classify(r *http.Request, err error) (status int, cause string) {
 	_, unavailable := errors.AsType[*UnavailableError](err)
 	machine, failed := errors.AsType[*MachineError](err)
 	_, tooLarge := errors.AsType[*http.MaxBytesError](err)
-	_, body := errors.AsType[*bodyError](err)
+	_, body := errors.AsType[*pool.BodyError](err)
 	switch {
 	case errors.Is(r.Context().Err(), context.Canceled):
 		return statusClientGone, CauseClient

@@ -128,15 +128,6 @@ func (e *MachineError) Cause() string {
 	return CauseMachine
 }
 
-// bodyError is a request whose body could not be read from the client.
-type bodyError struct{ err error }
-
-func (e *bodyError) Error() string { return "backhaul: reading the request's body: " + e.err.Error() }
-
-func (e *bodyError) Unwrap() error { return e.err }
-
-func (e *bodyError) Cause() string { return "bad-request" }
-
 // methodError refuses a method.
 type methodError string
 

@@ -10,6 +10,7 @@ import (
 	"testing"
 	"time"
 
+	"github.com/ebbkit/ebb/backhaul/internal/pool"
 	"github.com/ebbkit/ebb/balance"
 )
 
@@ -51,8 +52,8 @@ func TestErrorHandler(t *testing.T) {
 		{machine(FailureReset), 502, "", "machine", `machine "m1" of app "web": reset (maybe executed): broken pipe`},
 		{machine(FailureTimeout), 504, "", "timeout", "timeout"},
 		{context.DeadlineExceeded, 504, "", "timeout", "deadline"},
-		{&bodyError{errors.New("unexpected EOF")}, 400, "", "bad-request", "unexpected EOF"},
-		{&bodyError{&http.MaxBytesError{Limit: 10}}, 413, "", "too-large", "too large"},
+		{&pool.BodyError{Err: errors.New("unexpected EOF")}, 400, "", "bad-request", "unexpected EOF"},
+		{&pool.BodyError{Err: &http.MaxBytesError{Limit: 10}}, 413, "", "too-large", "too large"},
 		{unknownHost{}, 404, "", "bad-request", "no such host"},
 		{errors.New("boom"), 502, "", "internal", "boom"},
 	} {

@@ -13,6 +13,7 @@ import (
 	"sync/atomic"
 	"testing"
 
+	"github.com/ebbkit/ebb/backhaul/internal/pool"
 	"github.com/ebbkit/ebb/balance"
 )
 
@@ -241,11 +242,11 @@ func TestAPooledConnectionThatDiedIsNoFailure(t *testing.T) {
 				}
 				conns = nil
 				mu.Unlock()
-				pe := pl.peer(peerName{"web", "m1"})
+				pe := pl.Peer(pool.PeerName{App: "web", ID: "m1"})
 				for alive := true; alive; {
-					pe.mu.Lock()
-					alive = len(pe.idle) > 0 && pe.idle[0].free()
-					pe.mu.Unlock()
+					pe.Mu.Lock()
+					alive = len(pe.Idle) > 0 && pe.Idle[0].Free()
+					pe.Mu.Unlock()
 				}
 			}
 			if l.String() != "" {

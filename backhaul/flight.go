@@ -9,6 +9,7 @@ import (
 	"time"
 
 	"github.com/ebbkit/ebb/backhaul/internal/hop"
+	"github.com/ebbkit/ebb/backhaul/internal/pool"
 	"github.com/ebbkit/ebb/balance"
 	"github.com/ebbkit/ebb/internal/oslimit"
 )
@@ -17,8 +18,8 @@ import (
 type flight struct {
 	t      *Transport
 	req    *http.Request
-	body   *source // nil: none
-	spigot *spigot // of body; nil: its messages cannot be ended
+	body   *pool.Body // nil: none
+	spigot *spigot    // of body; nil: its messages cannot be ended
 
 	want  balance.Request
 	route uint64 // what the lanes of HTTP/2 know requests by; 0 means not
@@ -29,7 +30,7 @@ type flight struct {
 	res   balance.Reservation
 	gate  *balance.Gate // entered by us
 	epoch uint64        // of its run
-	used  used
+	used  pool.Used
 	long  leaver // nil: it is a request
 	try   Try
 
@@ -55,7 +56,7 @@ type flight struct {
 
 	ctx      context.Context // of the tries
 	cancel   context.CancelCauseFunc
-	progress *progress                  // nil: nothing can stall
+	progress *pool.Progress             // nil: nothing can stall
 	stall    atomic.Pointer[StallError] // why it was ended
 	handed   atomic.Bool                // the answer has been handed out
 
@@ -183,7 +184,7 @@ func (f *flight) attempt() (*http.Response, hop.Next, error) {
 	if t.c.Trace.Try != nil {
 		t.c.Trace.Try(f.try)
 	}
-	x := exchange{body: f.body}
+	x := pool.Exchange{Body: f.body}
 	var resp *http.Response
 	var fail Failure
 	var err error
@@ -194,9 +195,9 @@ func (f *flight) attempt() (*http.Response, hop.Next, error) {
 	} else {
 		resp, bounce, load, fail, err = f.remote(&x)
 	}
-	f.used = x.used
+	f.used = x.Used
 	if bounce != balance.BounceNone {
-		x.done()
+		x.Done()
 		next := f.refused(bounce, load)
 		if next == hop.NextGiveUp {
 			err = f.unavailable(nil)
@@ -205,10 +206,10 @@ func (f *flight) attempt() (*http.Response, hop.Next, error) {
 	}
 	if err != nil {
 		err = f.stallOf(err)
-		return nil, f.broke(fail, err, x.state()), err
+		return nil, f.broke(fail, err, x.State()), err
 	}
 	f.status, f.sized = resp.StatusCode, resp.ContentLength >= 0
-	f.early = f.long == nil && x.h2 && f.sized && len(resp.Trailer) == 0 &&
+	f.early = f.long == nil && x.H2 && f.sized && len(resp.Trailer) == 0 &&
 		(resp.ContentLength == 0 || f.gate != nil && f.req.ProtoMajor == 1)
 	f.sick = f.t.c.Failed(resp.StatusCode, resp.Header)
 	f.first = time.Since(f.start)
@@ -298,7 +299,7 @@ func (f *flight) release(o balance.Outcome) {
 		f.long.leave() // before the gate, and before the connection is used again
 		f.long = nil
 	}
-	left := f.used.release()
+	left := f.used.Release()
 	gate := f.gate
 	if !freed {
 		f.gate = nil
@@ -316,7 +317,7 @@ func (f *flight) release(o balance.Outcome) {
 	default:
 		f.res.Release(o)
 	}
-	f.used = used{}
+	f.used = pool.Used{}
 }
 
 // free frees the slot where an answer over HTTP/2 has all its bytes and its end is still to come.
@@ -342,9 +343,9 @@ func (f *flight) linger(gate *balance.Gate, o balance.Outcome, freed bool) {
 		res = f.res // its only copy from here on
 		f.res = balance.Reservation{}
 	}
-	l := &lingering{
-		gate: gate, epoch: f.epoch, app: f.t.app(f.want.App), sent: f.used.sent(), began: f.tried, times: &f.t.services,
-		free: func() {
+	l := &pool.Lingering{
+		Gate: gate, Epoch: f.epoch, App: f.t.app(f.want.App), Sent: f.used.Sent(), Began: f.tried, Times: &f.t.services,
+		Free: func() {
 			if !freed {
 				gate.Leave()
 				res.Release(o)
@@ -353,11 +354,11 @@ func (f *flight) linger(gate *balance.Gate, o balance.Outcome, freed bool) {
 	}
 	if hook := f.t.c.Trace.Abandoned; hook != nil && !freed {
 		machine, epoch := f.try.Machine, f.epoch
-		l.hook = func(freed Freed, held time.Duration) {
-			hook(Abandoned{l.app.ID, machine, f.t.c.Node, epoch, freed, held})
+		l.Hook = func(freed Freed, held time.Duration) {
+			hook(Abandoned{l.App.ID, machine, f.t.c.Node, epoch, freed, held})
 		}
 	}
-	l.start(f.used)
+	l.Start(f.used)
 }
 
 // learn takes in how long a machine of this process has worked on a request that it has answered.
@@ -365,9 +366,9 @@ func (f *flight) learn() {
 	switch {
 	case f.status == http.StatusSwitchingProtocols:
 	case f.sized: // the work is done when the length is known; what follows takes as long as the client
-		f.t.services.observe(f.want.App, f.first-f.tried.Sub(f.start))
+		f.t.services.Observe(f.want.App, f.first-f.tried.Sub(f.start))
 	default:
-		f.t.services.observe(f.want.App, time.Since(f.tried))
+		f.t.services.Observe(f.want.App, time.Since(f.tried))
 	}
 }
 
@@ -377,20 +378,20 @@ func (f *flight) finish(o balance.Outcome, err error) {
 		return
 	}
 	if f.progress != nil {
-		f.t.sweeper.remove(f.progress)
+		f.t.sweeper.Remove(f.progress)
 	}
 	f.release(o)
 	if f.cancel != nil {
-		f.cancel(errStreamOver)
+		f.cancel(pool.ErrStreamOver)
 	}
 	sent := int64(0)
 	if f.body != nil {
-		sent = f.body.count()
+		sent = f.body.Count()
 	}
-	f.t.routes.mark(f.route, f.received.Load(), sent, f.start)
+	f.t.routes.Mark(f.route, f.received.Load(), sent, f.start)
 	if f.body != nil {
-		f.body.close()
-		f.t.kept.Add(-f.body.unreserve())
+		f.body.Close()
+		f.t.kept.Add(-f.body.Unreserve())
 	}
 	if f.t.c.Trace.Done == nil && f.t.c.Trace.Trail == nil {
 		return
@@ -417,8 +418,8 @@ func (f *flight) done(o balance.Outcome, err error) Done {
 		d.Download = d.Total - d.First
 	}
 	if f.body != nil {
-		d.Sent += f.body.count()
-		if at := f.body.ended(); !at.IsZero() {
+		d.Sent += f.body.Count()
+		if at := f.body.Ended(); !at.IsZero() {
 			d.Upload = max(0, at.Sub(f.start))
 		}
 	}

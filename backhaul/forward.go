@@ -12,6 +12,7 @@ import (
 	"time"
 
 	"github.com/ebbkit/ebb/backhaul/internal/hop"
+	"github.com/ebbkit/ebb/backhaul/internal/pool"
 	"github.com/ebbkit/ebb/backhaul/internal/tcp"
 	"github.com/ebbkit/ebb/balance"
 )
@@ -52,7 +53,7 @@ var noAgent = []string{""}
 
 // answerWith writes a machine's answer. The headers have been copied. An answer that breaks off is written as far as it
 // came, head included, before the error is returned: the edge must see that the machine has answered.
-func answerWith(w http.ResponseWriter, resp *http.Response, x *exchange, s *serving,
+func answerWith(w http.ResponseWriter, resp *http.Response, x *pool.Exchange, s *serving,
 	p *place) error {
 	hd := w.Header()
 	if _, ok := hd["Content-Type"]; !ok {
@@ -104,7 +105,7 @@ func answerWith(w http.ResponseWriter, resp *http.Response, x *exchange, s *serv
 // has all, and its next request may be quicker than the end of this one. Any other end is written
 // by the server, when the handler has returned.
 func copyBody(
-	w http.ResponseWriter, resp *http.Response, live bool, x *exchange, s *serving, p *place,
+	w http.ResponseWriter, resp *http.Response, live bool, x *pool.Exchange, s *serving, p *place,
 ) error {
 	out := http.NewResponseController(w)
 	flush := func() error {
@@ -115,9 +116,9 @@ func copyBody(
 	left := resp.ContentLength // negative: unknown
 	var late *lateFlush
 	defer func() { late.stop() }()
-	if !live && x.h2 {
+	if !live && x.H2 {
 		late = newLateFlush(out)
-	} else if live || !x.conn.more(false) { // the head, before the first piece
+	} else if live || !x.Conn.More(false) { // the head, before the first piece
 		if err := flush(); err != nil {
 			return err
 		}
@@ -136,13 +137,13 @@ func copyBody(
 			s.turn()
 			left -= int64(n)
 			drained := n < len(buf) && left > 0 && err == nil
-			if werr == nil && (live || drained && (x.h2 || !x.conn.more(true))) {
+			if werr == nil && (live || drained && (x.H2 || !x.Conn.More(true))) {
 				werr = flush()
 			}
 			if werr != nil {
 				return werr
 			}
-			if left == 0 && x.h2 && !live && err == nil {
+			if left == 0 && x.H2 && !live && err == nil {
 				late = newLateFlush(out)
 			}
 		}
@@ -193,7 +194,7 @@ func (l *lateFlush) stop() {
 // upgrade turns both connections into one, until both sides have ended or one breaks: then the other is reset, so that
 // nobody takes for an end what is none. Whoever finds that one broke resets both; who then finds
 // them closed leaves them alone.
-func upgrade(w http.ResponseWriter, resp *http.Response, machine *conn) {
+func upgrade(w http.ResponseWriter, resp *http.Response, machine *pool.Conn) {
 	back, ok := resp.Body.(io.ReadWriteCloser)
 	if !ok {
 		fault(w, http.StatusBadGateway, FailureMalformed, "101 without a connection")
@@ -202,7 +203,7 @@ func upgrade(w http.ResponseWriter, resp *http.Response, machine *conn) {
 	defer back.Close()
 	edge, rw, err := http.NewResponseController(w).Hijack()
 	if err != nil {
-		machine.wire.abort()
+		machine.Wire.Abort()
 		fault(w, http.StatusBadGateway, FailureMalformed, "this connection cannot be upgraded: "+err.Error())
 		return
 	}
@@ -211,7 +212,7 @@ func upgrade(w http.ResponseWriter, resp *http.Response, machine *conn) {
 	w.Header().Write(rw)
 	rw.WriteString("\r\n")
 	if rw.Flush() != nil {
-		machine.wire.abort()
+		machine.Wire.Abort()
 		return
 	}
 	in := rw.Reader         // rw has another buffer, which is not needed any more
@@ -226,7 +227,7 @@ func upgrade(w http.ResponseWriter, resp *http.Response, machine *conn) {
 			tcp.Reset(edge)
 		default:
 			tcp.Reset(edge)
-			machine.wire.abort()
+			machine.Wire.Abort()
 		}
 		edge.Close()
 		back.Close()
@@ -260,9 +261,9 @@ func upgrade(w http.ResponseWriter, resp *http.Response, machine *conn) {
 }
 
 // halfOf returns what ends one direction of an upgraded connection to a machine.
-func halfOf(body io.ReadCloser, machine *conn) tcp.Halver {
+func halfOf(body io.ReadCloser, machine *pool.Conn) tcp.Halver {
 	if t, ok := body.(*tunnel); ok {
 		return t
 	}
-	return machine.wire
+	return machine.Wire
 }

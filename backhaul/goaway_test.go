@@ -15,6 +15,7 @@ import (
 	"testing/synctest"
 
 	"github.com/ebbkit/ebb/backhaul/internal/hop"
+	"github.com/ebbkit/ebb/backhaul/internal/pool"
 	"github.com/ebbkit/ebb/balance"
 )
 
@@ -78,7 +79,7 @@ func TestTheGracefulEndOfAConnectionIsNoFailure(t *testing.T) {
 }
 
 // refuser is a machine, or an owner, that lets nobody in: each stream is refused, and each connection ends.
-func refuser(opened *atomic.Int32) dialer {
+func refuser(opened *atomic.Int32) pool.Dialer {
 	return fakeOwner(func(say func(...[]byte), s uint32) {
 		opened.Add(1)
 		say(frame(7, 0, 0, binary.BigEndian.AppendUint32(make([]byte, 4), 0)...))
@@ -105,7 +106,7 @@ func TestAMachineThatRefusesForEverIsToldOf(t *testing.T) {
 			if e, ok := errors.AsType[*MachineError](err); !ok || e.Failure != hop.FailureRefused {
 				t.Errorf("local %v: got %v", local, err)
 			}
-			if n := opened.Load(); n == 0 || n > 2*(defaultRounds+1)*(maxStale+maxOwn) {
+			if n := opened.Load(); n == 0 || n > 2*(defaultRounds+1)*(pool.MaxStale+pool.MaxOwn) {
 				t.Errorf("local %v: %d streams were opened", local, n)
 			}
 			if done.Failures != 0 || done.Outcome != balance.OutcomeBounced {

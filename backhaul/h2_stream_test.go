@@ -15,6 +15,7 @@ import (
 	"time"
 
 	"github.com/ebbkit/ebb/backhaul/internal/hop"
+	"github.com/ebbkit/ebb/backhaul/internal/pool"
 	"github.com/ebbkit/ebb/balance"
 )
 
@@ -145,12 +146,12 @@ func TestConnectionsFollowThePath(t *testing.T) {
 			resp, err = tr.RoundTrip(over2(request(t, "GET", "http://web/", nil)))
 			read(t, resp, err)
 			synctest.Wait()
-			m := tr.owners.mux(peerKey{ownerName("worker"), hop.LaneInteractive})
-			m.mu.Lock()
-			defer m.mu.Unlock()
+			m := tr.owners.Mux(pool.PeerKey{Name: pool.OwnerName("worker"), Lane: hop.LaneInteractive})
+			m.Mu.Lock()
+			defer m.Mu.Unlock()
 			var s []string
-			for _, c := range m.conns {
-				s = append(s, fmt.Sprintf("%d/%d", hop.WindowOf(c.class)>>10, c.streams))
+			for _, c := range m.Conns {
+				s = append(s, fmt.Sprintf("%d/%d", hop.WindowOf(c.Class)>>10, c.Streams))
 			}
 			return strings.Join(s, " ")
 		}
@@ -197,7 +198,7 @@ func TestAnEdgeThatIsSilentIsGivenUp(t *testing.T) {
 		began := time.Now()
 		go c.Write(append([]byte(hop.ClientPreface), frame(hop.FrameSettings, 0, 0)...))
 		io.Copy(io.Discard, c)
-		if took, want := time.Since(began), usualPings.after+usualPings.wait; took < want ||
+		if took, want := time.Since(began), pool.UsualPings.After+pool.UsualPings.Wait; took < want ||
 			took > want+time.Second {
 			t.Errorf("given up after %v, want %v", took, want)
 		}

@@ -15,11 +15,12 @@ import (
 	"time"
 
 	"github.com/ebbkit/ebb/backhaul/internal/hop"
+	"github.com/ebbkit/ebb/backhaul/internal/pool"
 	"github.com/ebbkit/ebb/balance"
 )
 
 // pair2 is newPair with the owner's Server, and everything in between for a test to spoil.
-func pair2(t *testing.T, c Config, sc ServerConfig, machine http.Handler, dial func(n int, real dialer) dialer) *Transport {
+func pair2(t *testing.T, c Config, sc ServerConfig, machine http.Handler, dial func(n int, real pool.Dialer) pool.Dialer) *Transport {
 	t.Helper()
 	tr, _ := newPairServed(t, c, HandlerConfig{}, sc, machine)
 	h := tr.c.Dial
@@ -65,7 +66,7 @@ func TestABurstAboveTheStreamLimit(t *testing.T) {
 			tr := pair2(t, Config{}, ServerConfig{MaxStreams: 2}, http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 				time.Sleep(ideal)
 				io.WriteString(w, "done")
-			}), func(n int, real dialer) dialer {
+			}), func(n int, real pool.Dialer) pool.Dialer {
 				conns.Add(1)
 				return func(ctx context.Context) (net.Conn, error) {
 					time.Sleep(20 * time.Millisecond) // a round trip
@@ -107,7 +108,7 @@ func frame(kind, flags byte, stream uint32, payload ...byte) []byte {
 
 // fakeOwner is the far end of a connection that says SETTINGS, waits for a request, and then does as told; nil ends the
 // connection.
-func fakeOwner(then func(say func(...[]byte), stream uint32)) dialer {
+func fakeOwner(then func(say func(...[]byte), stream uint32)) pool.Dialer {
 	return func(context.Context) (net.Conn, error) {
 		a, b := net.Pipe()
 		go func() {
@@ -164,7 +165,7 @@ func TestStreamsThatFail(t *testing.T) {
 	}{
 		{"graceful GOAWAY before it", func(say func(...[]byte), s uint32) { say(frame(7, 0, 0, append(u32(0), u32(0)...)...)) }, true, FailureRefused},
 		{"angry GOAWAY before it", func(say func(...[]byte), s uint32) { say(frame(7, 0, 0, append(u32(0), u32(11)...)...)) }, true, FailureRefused},
-		{"REFUSED_STREAM", func(say func(...[]byte), s uint32) { say(frame(3, 0, s, u32(codeRefused)...)) }, true, FailureRefused},
+		{"REFUSED_STREAM", func(say func(...[]byte), s uint32) { say(frame(3, 0, s, u32(pool.CodeRefused)...)) }, true, FailureRefused},
 		{"INTERNAL_ERROR", func(say func(...[]byte), s uint32) { say(frame(3, 0, s, u32(2)...)) }, false, FailureReset},
 		{"CANCEL", func(say func(...[]byte), s uint32) { say(frame(3, 0, s, u32(8)...)) }, false, FailureReset},
 		{"GOAWAY that includes it, and the end", func(say func(...[]byte), s uint32) { say(frame(7, 0, 0, append(u32(s), u32(0)...)...), nil) }, false, FailureReset},
@@ -178,7 +179,7 @@ func TestStreamsThatFail(t *testing.T) {
 				tr := pair2(t, Config{Trace: l.trace()}, ServerConfig{}, http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 					served.Add(1)
 					io.Copy(w, r.Body)
-				}), func(n int, real dialer) dialer {
+				}), func(n int, real pool.Dialer) pool.Dialer {
 					if n == 1 {
 						return fakeOwner(tt.then)
 					}
@@ -203,8 +204,8 @@ func TestStreamsThatFail(t *testing.T) {
 	// A peer that refuses for ever is passed over, again and again, and then told of. No failure is spent on it.
 	synctest.Test(t, func(t *testing.T) {
 		var l log
-		tr := pair2(t, Config{Failures: -1, Trace: l.trace()}, ServerConfig{}, says(""), func(int, dialer) dialer {
-			return fakeOwner(func(say func(...[]byte), s uint32) { say(frame(3, 0, s, u32(codeRefused)...)) })
+		tr := pair2(t, Config{Failures: -1, Trace: l.trace()}, ServerConfig{}, says(""), func(int, pool.Dialer) pool.Dialer {
+			return fakeOwner(func(say func(...[]byte), s uint32) { say(frame(3, 0, s, u32(pool.CodeRefused)...)) })
 		})
 		_, err := tr.RoundTrip(over2(request(t, "POST", "http://web/", nil)))
 		if e, ok := errors.AsType[*MachineError](err); !ok || e.Failure != hop.FailureRefused || e.Tries != 2*(defaultRounds+1) {
@@ -235,7 +236,7 @@ func TestASilentPeerIsGivenUpByItsRoundTrip(t *testing.T) {
 			tr := pair2(t, Config{
 				RTT:   func(balance.NodeID) (time.Duration, bool) { return tt.rtt, true },
 				Trace: Trace{Retry: func(r Retried) { tries = append(tries, r) }},
-			}, ServerConfig{}, says("hello"), func(n int, real dialer) dialer {
+			}, ServerConfig{}, says("hello"), func(n int, real pool.Dialer) pool.Dialer {
 				if n == 1 {
 					return silentOwner
 				}
@@ -293,7 +294,7 @@ func TestAPathThatFreezesIsLeftInFiveSeconds(t *testing.T) {
 				time.Sleep(time.Second)
 			}
 			io.WriteString(w, "hello")
-		}), func(n int, real dialer) dialer {
+		}), func(n int, real pool.Dialer) pool.Dialer {
 			if n > 1 {
 				return real
 			}

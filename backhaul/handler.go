@@ -12,6 +12,7 @@ import (
 
 	"github.com/ebbkit/ebb/backhaul/internal/auth"
 	"github.com/ebbkit/ebb/backhaul/internal/hop"
+	"github.com/ebbkit/ebb/backhaul/internal/pool"
 	"github.com/ebbkit/ebb/balance"
 )
 
@@ -56,12 +57,12 @@ type Handler struct {
 	fleet    *balance.Fleet
 	c        HandlerConfig
 	auth     *auth.Owner
-	machines *pool
+	machines *pool.Pool
 
 	active   atomic.Int64
 	kept     atomic.Int64 // bytes of bodies that may be kept
-	sweeper  sweeper
-	services services
+	sweeper  pool.Sweeper
+	services pool.AppTimes
 	draining atomic.Bool
 	idle     chan struct{} // closed when draining and nothing is active
 	isIdle   atomic.Bool
@@ -80,7 +81,7 @@ func NewHandler(f *balance.Fleet, c HandlerConfig) (*Handler, error) {
 	if hook := c.Trace.Denied; hook != nil {
 		h.auth.Denied = func(addr string, err error) { hook(Denied{Addr: addr, Err: err}) }
 	}
-	h.machines = newPool(poolConfig{near: true, maxIdle: c.MaxIdle, idleTimeout: c.IdleTimeout, dialTimeout: c.DialTimeout, headerTimeout: c.HeaderTimeout, maxHeader: c.MaxHeader})
+	h.machines = pool.NewPool(pool.PoolConfig{Near: true, MaxIdle: c.MaxIdle, IdleTimeout: c.IdleTimeout, DialTimeout: c.DialTimeout, HeaderTimeout: c.HeaderTimeout, MaxHeader: c.MaxHeader})
 	return h, nil
 }
 
@@ -99,7 +100,7 @@ func (h *Handler) Shutdown(ctx context.Context) error {
 	case <-ctx.Done():
 		return context.Cause(ctx)
 	}
-	h.machines.close()
+	h.machines.Close()
 	return nil
 }
 
@@ -214,41 +215,41 @@ func deny(w http.ResponseWriter, status int, words string) {
 
 // forward sends an admitted request to its machine and passes the answer back.
 func (h *Handler) forward(w http.ResponseWriter, r *http.Request, t hop.To, m *balance.Machine, gate *balance.Gate, epoch uint64) {
-	x := exchange{used: used{pool: h.machines}, name: machineName(m), epoch: epoch}
+	x := pool.Exchange{Used: pool.Used{Pool: h.machines}, Name: pool.MachineName(m), Epoch: epoch}
 	place := place{h: h, to: t, gate: gate, epoch: epoch, began: time.Now(), ends: r.ProtoMajor == 1}
-	defer func() { place.leave(x.used) }()
-	x.dial = func(ctx context.Context) (net.Conn, error) { return h.c.DialMachine(ctx, *m) }
+	defer func() { place.leave(x.Used) }()
+	x.Dial = func(ctx context.Context) (net.Conn, error) { return h.c.DialMachine(ctx, *m) }
 	var body *spigot
 	if r.ContentLength != 0 {
-		x.body = newSource(r)
+		x.Body = pool.NewBody(r)
 		if h.c.Connections != nil {
 			if body = newSpigot(r); body != nil {
-				x.body.through(body)
+				x.Body.Through(body)
 			}
 		}
-		x.peek = awaited(r)
+		x.Peek = awaited(r)
 	}
 	early := &earlyHints{w: w}
 	if v := r.Header[hop.HeaderAsk]; len(v) == 1 && v[0] == askWord[0] && r.ProtoMajor == 2 {
-		x.ready = func() { w.WriteHeader(http.StatusContinue) }
+		x.Ready = func() { w.WriteHeader(http.StatusContinue) }
 	}
-	served := h.serving(w, r, t.App, x.body)
+	served := h.serving(w, r, t.App, x.Body)
 	defer func() { served.close() }()
 	ctx := r.Context()
 	if served != nil {
 		ctx = served.ctx
 	}
 	out := outbound(ctx, r, m, early)
-	x.h2 = h.c.H2 != nil && h.c.H2(*m) && out.Header["Upgrade"] == nil
-	keepTarget(out, x.h2)
-	x.finish = x.h2 && h.app(t.App).Abandoned == balance.AbandonedFinish
+	x.H2 = h.c.H2 != nil && h.c.H2(*m) && out.Header["Upgrade"] == nil
+	keepTarget(out, x.H2)
+	x.Finish = x.H2 && h.app(t.App).Abandoned == balance.AbandonedFinish
 	hop.SetEpoch(out.Header, h.c.EpochHeader, epoch)
-	if x.body != nil {
-		x.body.retain(reopenable(r.ContentLength, x.h2), &h.kept, defaultReplayMemory)
-		defer func() { h.kept.Add(-x.body.unreserve()) }()
-		x.once = x.h2 && !x.body.covers(r.ContentLength) && (r.ContentLength > 0 || r.ProtoMajor == 1)
+	if x.Body != nil {
+		x.Body.Retain(reopenable(r.ContentLength, x.H2), &h.kept, defaultReplayMemory)
+		defer func() { h.kept.Add(-x.Body.Unreserve()) }()
+		x.Once = x.H2 && !x.Body.Covers(r.ContentLength) && (r.ContentLength > 0 || r.ProtoMajor == 1)
 	}
-	resp, fail, err := x.do(out)
+	resp, fail, err := x.Do(out)
 	served.answered()
 	early.close()
 	if stall := served.stalledBy(); stall != nil && err != nil {
@@ -259,8 +260,8 @@ func (h *Handler) forward(w http.ResponseWriter, r *http.Request, t hop.To, m *b
 		h.failed(w, r, t, gate, epoch, fail, err)
 		return
 	}
-	if x.body != nil {
-		x.body.forgetRest()
+	if x.Body != nil {
+		x.Body.ForgetRest()
 	}
 	if resp.StatusCode == http.StatusSwitchingProtocols {
 		served.stop()
@@ -316,26 +317,26 @@ func (p *place) free() {
 	p.freed = true
 	switch {
 	case p.took.known:
-		p.h.services.observe(p.to.App, p.took.d)
+		p.h.services.Observe(p.to.App, p.took.d)
 	case p.took.ends:
-		p.h.services.observe(p.to.App, time.Since(p.began))
+		p.h.services.Observe(p.to.App, time.Since(p.began))
 	}
 	p.gate.Leave()
 }
 
 // leave frees the slot, now or when the machine is done.
-func (p *place) leave(u used) {
+func (p *place) leave(u pool.Used) {
 	h := p.h
-	if !u.release() {
+	if !u.Release() {
 		p.took.lasts = false
 		p.free()
 		return
 	}
 	h.active.Add(1)
 	freed := p.freed // then it lingers without a slot: a stream that has not ended with its answer
-	l := &lingering{
-		gate: p.gate, epoch: p.epoch, app: h.app(p.to.App), sent: u.sent(), began: p.began, times: &h.services,
-		free: func() {
+	l := &pool.Lingering{
+		Gate: p.gate, Epoch: p.epoch, App: h.app(p.to.App), Sent: u.Sent(), Began: p.began, Times: &h.services,
+		Free: func() {
 			if !freed {
 				p.gate.Leave()
 			}
@@ -343,11 +344,11 @@ func (p *place) leave(u used) {
 		},
 	}
 	if hook := h.c.Trace.Abandoned; hook != nil && !freed {
-		l.hook = func(freed Freed, held time.Duration) {
+		l.Hook = func(freed Freed, held time.Duration) {
 			hook(Abandoned{p.to.App, p.to.Machine, p.to.Node, p.epoch, freed, held})
 		}
 	}
-	l.start(u)
+	l.Start(u)
 }
 
 // app returns an app's row; a zero one where it has been removed.
@@ -378,7 +379,7 @@ func reopenable(length int64, h2 bool) int {
 }
 
 // pass passes an answer, and what it may become, back.
-func (h *Handler) pass(w http.ResponseWriter, resp *http.Response, p *place, x *exchange,
+func (h *Handler) pass(w http.ResponseWriter, resp *http.Response, p *place, x *pool.Exchange,
 	s *serving, l leaver) error {
 	if l != nil {
 		defer l.leave()
@@ -387,8 +388,8 @@ func (h *Handler) pass(w http.ResponseWriter, resp *http.Response, p *place, x *
 	if resp.StatusCode == http.StatusSwitchingProtocols {
 		hop.CopyHeader(hd, resp.Header, resp.Header["Upgrade"])
 		setLoad(hd, p.gate.Load())
-		upgrade(w, resp, x.conn)
-		x.conn = nil // it is no HTTP any more
+		upgrade(w, resp, x.Conn)
+		x.Conn = nil // it is no HTTP any more
 		return nil
 	}
 	hop.CopyHeader(hd, resp.Header, nil)

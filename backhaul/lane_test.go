@@ -28,7 +28,7 @@ func TestBulkHasALaneOfItsOwn(t *testing.T) {
 		read(t, resp, err)
 	}
 	lanes := func() (n int) {
-		for range r.transport.owners.muxes.Range {
+		for range r.transport.owners.Muxes.Range {
 			n++
 		}
 		return n

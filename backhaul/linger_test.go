@@ -17,6 +17,7 @@ import (
 	"time"
 
 	"github.com/ebbkit/ebb/backhaul/internal/hop"
+	"github.com/ebbkit/ebb/backhaul/internal/pool"
 	"github.com/ebbkit/ebb/balance"
 )
 
@@ -233,7 +234,7 @@ func newScene(t *testing.T, c sceneConfig) *scene {
 	must(err)
 	go owner.Serve(hop)
 	t.Cleanup(func() {
-		s.handler.machines.close()
+		s.handler.machines.Close()
 		owner.Close()
 	})
 	return s
@@ -421,7 +422,7 @@ func TestServiceTimesAreLearnedFromAbandonedRequests(t *testing.T) {
 		if !local {
 			services = &s.handler.services
 		}
-		if got := services.p99("web"); got < w.takes || got > 24*time.Second {
+		if got := services.P99("web"); got < w.takes || got > 24*time.Second {
 			t.Errorf("learned %v of an app that takes %v", got, w.takes)
 		}
 	})
@@ -560,7 +561,7 @@ func TestALargeAnswerIsNotReadForNobody(t *testing.T) {
 		resp.Body.Close()
 		synctest.Wait()
 		<-broke
-		if n := sent.Load(); n > 8*maxDropped {
+		if n := sent.Load(); n > 8*pool.MaxDropped {
 			t.Errorf("%d bytes were read for nobody", n)
 		}
 		if held := s.free(time.Minute); held.Round(100*time.Millisecond) != hop.UnknownHold {
@@ -697,15 +698,15 @@ func TestLingeringConnectionsAreBounded(t *testing.T) {
 			if !local {
 				machines = s.handler.machines
 			}
-			machines.lingering.Store(maxLingering)
+			machines.Lingering.Store(pool.MaxLingering)
 			s.ask("GET", nil, leaves)
 			s.free(time.Minute)
 			want := "closed"
 			if hard > 0 {
 				want = "answered"
 			}
-			if how := s.told(); how[0] != want || machines.lingering.Load() != maxLingering {
-				t.Errorf("hard limit %d: free as it %v, %d linger", hard, how, machines.lingering.Load())
+			if how := s.told(); how[0] != want || machines.Lingering.Load() != pool.MaxLingering {
+				t.Errorf("hard limit %d: free as it %v, %d linger", hard, how, machines.Lingering.Load())
 			}
 		})
 	}
@@ -889,15 +890,4 @@ func TestASilentMachineIsReset(t *testing.T) {
 			})
 		})
 	}
-}
-
-// Nobody waits for a slot that is free.
-func TestTheWaitForASlotEndsWithIt(t *testing.T) {
-	synctest.Test(t, func(t *testing.T) {
-		l := &lingering{left: time.Now(), gone: make(chan struct{}), free: func() {}}
-		time.AfterFunc(time.Second, func() { l.end(hop.FreedEnded) })
-		if l.hold(time.Hour); time.Since(l.left) != time.Second {
-			t.Errorf("waited %v for a slot that was free after 1 s", time.Since(l.left))
-		}
-	})
 }

@@ -8,6 +8,7 @@ import (
 	"time"
 
 	"github.com/ebbkit/ebb/backhaul/internal/hop"
+	"github.com/ebbkit/ebb/backhaul/internal/pool"
 	"github.com/ebbkit/ebb/balance"
 	"github.com/ebbkit/ebb/downscale"
 )
@@ -17,9 +18,9 @@ type ongoing struct {
 	long
 	resp    *http.Response
 	body    io.ReadCloser
-	conn    *conn
-	stream  *stream // of HTTP/2
-	request *spigot // of gRPC; nil: the client's messages cannot be ended
+	conn    *pool.Conn
+	stream  *pool.Stream // of HTTP/2
+	request *spigot      // of gRPC; nil: the client's messages cannot be ended
 	began   time.Time
 
 	mu     sync.Mutex
@@ -32,9 +33,9 @@ type ongoing struct {
 }
 
 func (c *Connections) watchAnswer(
-	machine balance.MachineKey, class downscale.Class, kind hop.Framing, resp *http.Response, x *exchange, body *spigot,
+	machine balance.MachineKey, class downscale.Class, kind hop.Framing, resp *http.Response, x *pool.Exchange, body *spigot,
 ) leaver {
-	o := &ongoing{long: long{in: c, machine: machine, class: class}, resp: resp, body: resp.Body, conn: x.conn, stream: x.stream, request: body, began: time.Now()}
+	o := &ongoing{long: long{in: c, machine: machine, class: class}, resp: resp, body: resp.Body, conn: x.Conn, stream: x.Stream, request: body, began: time.Now()}
 	o.frames.Kind = kind
 	o.endable = o
 	if body != nil {
@@ -97,10 +98,10 @@ func (o *ongoing) unlock() {
 	case !due:
 		return
 	case o.stream != nil:
-		o.stream.cancel(errStreamOver)
+		o.stream.Cancel(pool.ErrStreamOver)
 	default:
-		o.conn.wire.drop()
-		o.conn.close()
+		o.conn.Wire.Drop()
+		o.conn.Close()
 	}
 	close(o.gone)
 }

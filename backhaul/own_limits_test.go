@@ -68,7 +68,7 @@ func TestOwnLimitsAreNotTheMachinesFault(t *testing.T) {
 				}
 				r.quiet()
 				if r.transport.CloseIdleConnections(); where == "owner" {
-					r.handler.machines.closeIdle()
+					r.handler.machines.CloseIdle()
 				}
 
 				short.Store(1000)

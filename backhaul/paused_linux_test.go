@@ -17,6 +17,7 @@ import (
 	"time"
 
 	"github.com/ebbkit/ebb/backhaul/internal/hop"
+	"github.com/ebbkit/ebb/backhaul/internal/pool"
 	"github.com/ebbkit/ebb/backhaul/internal/tcp"
 	"github.com/ebbkit/ebb/balance"
 )
@@ -29,12 +30,12 @@ func (r *rig) tighten() {
 	for _, g := range r.guards() {
 		g.Bound = tight
 	}
-	impatient := pings{tight / 4, tight / 4}
-	r.transport.owners.pings, r.hop.server.pings = impatient, impatient
+	impatient := pool.Pings{After: tight / 4, Wait: tight / 4}
+	r.transport.owners.Pings, r.hop.server.pings = impatient, impatient
 }
 
 func (r *rig) guards() []*tcp.Guards {
-	return []*tcp.Guards{&r.transport.owners.guards, &r.transport.machines.guards, &r.handler.machines.guards, &r.hop.server.guards}
+	return []*tcp.Guards{&r.transport.owners.Guards, &r.transport.machines.Guards, &r.handler.machines.Guards, &r.hop.server.guards}
 }
 
 // sitOut waits until a guard has looked often enough at a connection on which data waits to give it up several times over.
@@ -263,10 +264,10 @@ func TestAPeerThatPausedAndIsGoneIsGivenUp(t *testing.T) {
 func TestConnectionsAreLookedAfterThroughTLS(t *testing.T) {
 	t.Parallel()
 	near, _ := tcpPair(t)
-	p := newPool(poolConfig{near: true})
-	defer p.close()
-	p.guards.Bound = tight
-	w, err := p.connect(t.Context(), func(context.Context) (net.Conn, error) {
+	p := pool.NewPool(pool.PoolConfig{Near: true})
+	defer p.Close()
+	p.Guards.Bound = tight
+	w, err := p.Connect(t.Context(), func(context.Context) (net.Conn, error) {
 		return tls.Client(near, &tls.Config{ServerName: "owner"}), nil
 	}, "", nil)
 	if err != nil {
@@ -279,9 +280,9 @@ func TestConnectionsAreLookedAfterThroughTLS(t *testing.T) {
 	if !tcp.IsTimeout(tcp.ErrSilent) {
 		t.Error("silence is no timeout")
 	}
-	p.guards.Mu.Lock()
-	defer p.guards.Mu.Unlock()
-	if n := len(p.guards.List); n != 0 {
+	p.Guards.Mu.Lock()
+	defer p.Guards.Mu.Unlock()
+	if n := len(p.Guards.List); n != 0 {
 		t.Errorf("%d connections are still looked at", n)
 	}
 }
@@ -289,14 +290,14 @@ func TestConnectionsAreLookedAfterThroughTLS(t *testing.T) {
 // Where nothing is under way nobody looks, and where much is, nothing is allocated for it.
 func TestLookingAfterConnectionsCostsLittle(t *testing.T) {
 	near, far := tcpPair(t)
-	p := newPool(poolConfig{near: true})
-	defer p.close()
-	p.guards.Every = time.Hour
-	w, err := p.connect(t.Context(), func(context.Context) (net.Conn, error) { return near, nil }, "", nil)
+	p := pool.NewPool(pool.PoolConfig{Near: true})
+	defer p.Close()
+	p.Guards.Every = time.Hour
+	w, err := p.Connect(t.Context(), func(context.Context) (net.Conn, error) { return near, nil }, "", nil)
 	if err != nil {
 		t.Fatal(err)
 	}
-	g := &p.guards
+	g := &p.Guards
 	buf := make([]byte, 1)
 	if n := testing.AllocsPerRun(100, func() {
 		if _, err := w.Write(buf); err != nil {

@@ -15,9 +15,8 @@ import (
 	"testing/synctest"
 	"time"
 
-	"pgregory.net/rapid"
-
 	"github.com/ebbkit/ebb/balance"
+	"pgregory.net/rapid"
 )
 
 // pipes is a listener whose connections are in memory.
@@ -37,7 +36,9 @@ func (p *pipes) Accept() (net.Conn, error) {
 		return nil, net.ErrClosed
 	}
 }
-func (p *pipes) Close() error   { p.once.Do(func() { close(p.done) }); return nil }
+
+func (p *pipes) Close() error { p.once.Do(func() { close(p.done) }); return nil }
+
 func (p *pipes) Addr() net.Addr { return &net.TCPAddr{} }
 
 func (p *pipes) dial(ctx context.Context) (net.Conn, error) {
@@ -64,10 +65,14 @@ func halves() (a, b net.Conn) {
 	return &half{a1, a2}, &half{b2, b1}
 }
 
-func (h *half) Write(p []byte) (int, error)        { return h.to.Write(p) }
-func (h *half) CloseWrite() error                  { return h.to.Close() }
-func (h *half) Close() error                       { h.to.Close(); return h.Conn.Close() }
+func (h *half) Write(p []byte) (int, error) { return h.to.Write(p) }
+
+func (h *half) CloseWrite() error { return h.to.Close() }
+
+func (h *half) Close() error { h.to.Close(); return h.Conn.Close() }
+
 func (h *half) SetWriteDeadline(t time.Time) error { return h.to.SetWriteDeadline(t) }
+
 func (h *half) SetDeadline(t time.Time) error {
 	h.to.SetWriteDeadline(t)
 	return h.Conn.SetReadDeadline(t)
@@ -305,7 +310,7 @@ func playPlan(t *rapid.T, h2 bool) {
 	defer func() { // also when the test fails: a bubble does not end before its goroutines
 		cancel()
 		tr.Close()
-		h.machines.close()
+		h.machines.Close()
 		srv.Close()
 		app.close()
 		synctest.Wait()

@@ -14,6 +14,7 @@ import (
 	"time"
 
 	"github.com/ebbkit/ebb/backhaul/internal/hop"
+	"github.com/ebbkit/ebb/backhaul/internal/pool"
 	"github.com/ebbkit/ebb/balance"
 )
 
@@ -84,7 +85,7 @@ func TestIdleConnectionsAreKeptForAWhile(t *testing.T) {
 			t.Errorf("dialled %d times", u.dials.Load())
 		}
 		time.Sleep(defaultMachineIdle + time.Second)
-		for range u.t.machines.peers.Range {
+		for range u.t.machines.Peers.Range {
 			t.Error("a peer without connections is still known")
 		}
 		u.get(t)
@@ -105,9 +106,9 @@ func TestConnectionsOfAnOlderEpochAreNotUsed(t *testing.T) {
 		if u.dials.Load() != 2 {
 			t.Errorf("dialled %d times; want a new connection for the new epoch", u.dials.Load())
 		}
-		pe := u.t.machines.peer(peerName{"web", "m1"})
-		if len(pe.idle) != 1 || pe.epoch != 2 {
-			t.Errorf("%d idle of epoch %d", len(pe.idle), pe.epoch)
+		pe := u.t.machines.Peer(pool.PeerName{App: "web", ID: "m1"})
+		if len(pe.Idle) != 1 || pe.Epoch != 2 {
+			t.Errorf("%d idle of epoch %d", len(pe.Idle), pe.Epoch)
 		}
 	})
 }
@@ -122,21 +123,21 @@ func TestIdleConnectionsAreLimitedAndTheLastUsedGoesFirst(t *testing.T) {
 		synctest.Wait()
 		close(block)
 		synctest.Wait()
-		pe := u.t.machines.peer(peerName{"web", "m1"})
-		if len(pe.idle) != 2 || u.dials.Load() != 5 {
-			t.Fatalf("%d idle after %d dials", len(pe.idle), u.dials.Load())
+		pe := u.t.machines.Peer(pool.PeerName{App: "web", ID: "m1"})
+		if len(pe.Idle) != 2 || u.dials.Load() != 5 {
+			t.Fatalf("%d idle after %d dials", len(pe.Idle), u.dials.Load())
 		}
-		oldest, last := pe.idle[0], pe.idle[1]
-		if c := pe.take(1); c != last {
+		oldest, last := pe.Idle[0], pe.Idle[1]
+		if c := pe.Take(1); c != last {
 			t.Error("not the last used")
 		} else {
-			c.peer.pool.put(c)
+			c.Peer.Pool.Put(c)
 		}
-		if pe.idle[0] != oldest {
+		if pe.Idle[0] != oldest {
 			t.Error("the oldest did not stay")
 		}
 		u.t.CloseIdleConnections()
-		if len(pe.idle) != 0 {
+		if len(pe.Idle) != 0 {
 			t.Error("idle connections are not closed")
 		}
 	})
@@ -306,4 +307,31 @@ func (u *bubble) anyway() (balance.Reservation, error) {
 	defer u.gate.SetLimits(l)
 	u.b.Tick(time.Now()) // "full" is believed for a moment only
 	return u.b.Pick(balance.Request{App: "web"})
+}
+
+// The time for the first bytes of a connection is over when they are there.
+func TestTheTimeForTheFirstBytesEndsWithThem(t *testing.T) {
+	for _, first := range []string{"GET / HTTP/1.1\r\n", hop.ClientPreface + string(frame(hop.FrameSettings, 0, 0))} {
+		synctest.Test(t, func(t *testing.T) {
+			s, err := NewServer(says(""), ServerConfig{HeaderTimeout: time.Second})
+			if err != nil {
+				t.Fatal(err)
+			}
+			a, b := net.Pipe()
+			defer a.Close()
+			defer b.Close()
+			go io.WriteString(b, first)
+			if _, head, err := s.greet(&greeted{Conn: a, from: a, in: s}); err != nil ||
+				string(head) != first {
+				t.Fatalf("%q, %v", head, err)
+			}
+			go func() {
+				time.Sleep(time.Hour)
+				io.WriteString(b, "x")
+			}()
+			if _, err := a.Read(make([]byte, 1)); err != nil {
+				t.Errorf("%.3q: a read an hour later says %v", first, err)
+			}
+		})
+	}
 }

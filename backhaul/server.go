@@ -17,6 +17,7 @@ import (
 
 	"github.com/ebbkit/ebb/backhaul/internal/auth"
 	"github.com/ebbkit/ebb/backhaul/internal/hop"
+	"github.com/ebbkit/ebb/backhaul/internal/pool"
 	"github.com/ebbkit/ebb/backhaul/internal/tcp"
 )
 
@@ -54,7 +55,7 @@ func (c *ServerConfig) resolve() error {
 		atLeast0("ServerConfig.IdleTimeout", "", &c.IdleTimeout, 2*defaultOwnerIdle),
 		atLeast0("ServerConfig.HeaderTimeout", "", &c.HeaderTimeout, defaultHeaderTimeout),
 		atLeast0("ServerConfig.MaxHeader", " bytes", &c.MaxHeader, defaultMaxHeader+headerRoom),
-		atLeast0("ServerConfig.MaxStreams", "", &c.MaxStreams, maxStreams),
+		atLeast0("ServerConfig.MaxStreams", "", &c.MaxStreams, pool.MaxStreams),
 	)
 }
 
@@ -101,7 +102,7 @@ type Server struct {
 	ended   atomic.Bool // connections that come to rest are retired
 	closed  bool        // those that come are closed
 	guards  tcp.Guards
-	pings   pings
+	pings   pool.Pings
 	running sync.WaitGroup
 }
 
@@ -128,7 +129,7 @@ func NewServer(h http.Handler, c ServerConfig) (*Server, error) {
 		return nil, err
 	}
 	return &Server{
-		handler: h, c: c, pending: auth.NewPending(c.MaxUnauthenticated), pings: usualPings,
+		handler: h, c: c, pending: auth.NewPending(c.MaxUnauthenticated), pings: pool.UsualPings,
 		opening: map[*greeted]struct{}{}, http1: map[*greeted]struct{}{}, servers: map[served]*inner{},
 	}, nil
 }
@@ -401,7 +402,7 @@ func (s *Server) server(of served) *inner {
 			MaxReceiveBufferPerStream:     hop.WindowOf(of.class),
 		}
 		if of.ping {
-			h.HTTP2.SendPingTimeout, h.HTTP2.PingTimeout = s.pings.after, s.pings.wait
+			h.HTTP2.SendPingTimeout, h.HTTP2.PingTimeout = s.pings.After, s.pings.Wait
 		}
 	}
 	in := &inner{http: h, in: newHandover()}
@@ -450,7 +451,7 @@ func (s *Server) Shutdown(ctx context.Context) error {
 	var h2 error
 	var wg sync.WaitGroup
 	wg.Go(func() { h2 = s.end(true, func(h *http.Server) error { return h.Shutdown(ctx) }) })
-	waitFor(ctx, never,
+	waitFor(ctx, pool.Never,
 		s.quiet) // http.Server.Shutdown closes what it believes idle: it shall find nothing
 	errs = append(errs, s.end(false, func(h *http.Server) error { return h.Shutdown(ctx) }))
 	wg.Wait()

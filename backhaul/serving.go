@@ -7,6 +7,7 @@ import (
 	"time"
 
 	"github.com/ebbkit/ebb/backhaul/internal/hop"
+	"github.com/ebbkit/ebb/backhaul/internal/pool"
 	"github.com/ebbkit/ebb/backhaul/internal/tcp"
 	"github.com/ebbkit/ebb/balance"
 )
@@ -14,7 +15,7 @@ import (
 // serving is a request of a [Handler] that may stall: what its edge should end, and does not. Its
 // bounds are the owner's.
 type serving struct {
-	progress
+	pool.Progress
 	h   *Handler
 	w   http.ResponseWriter
 	r   *http.Request
@@ -27,7 +28,7 @@ type serving struct {
 }
 
 // serving returns nil for a request without a body that asks for no upgrade.
-func (h *Handler) serving(w http.ResponseWriter, r *http.Request, app balance.AppID, body *source) *serving {
+func (h *Handler) serving(w http.ResponseWriter, r *http.Request, app balance.AppID, body *pool.Body) *serving {
 	upgrade := upgrades(r)
 	if body == nil && !upgrade {
 		return nil
@@ -35,13 +36,13 @@ func (h *Handler) serving(w http.ResponseWriter, r *http.Request, app balance.Ap
 	s := h.watched(w, r, app)
 	s.ctx, s.cancel = context.WithCancelCause(r.Context())
 	if body != nil {
-		s.body = body
-		s.talks.Store(hop.IsGRPC(hop.MediaType(r.Header)))
-		h.sweeper.add(&s.progress)
+		s.Body = body
+		s.Talks.Store(hop.IsGRPC(hop.MediaType(r.Header)))
+		h.sweeper.Add(&s.Progress)
 	}
-	if upgrade && s.bounds.Upgrade > 0 {
-		s.timer = time.AfterFunc(s.bounds.Upgrade, func() {
-			s.end(&StallError{app, StallUpgrade, s.bounds.Upgrade})
+	if upgrade && s.Bounds.Upgrade > 0 {
+		s.timer = time.AfterFunc(s.Bounds.Upgrade, func() {
+			s.end(&StallError{app, StallUpgrade, s.Bounds.Upgrade})
 		})
 	}
 	return s
@@ -50,11 +51,11 @@ func (h *Handler) serving(w http.ResponseWriter, r *http.Request, app balance.Ap
 func (h *Handler) watched(w http.ResponseWriter, r *http.Request, app balance.AppID) *serving {
 	s := &serving{h: h, w: w, r: r, app: app}
 	row := h.app(app)
-	s.bounds = hop.BoundsOf(&row).Owners()
-	s.stalled = func(what Stall) {
-		after := s.bounds.Body
+	s.Bounds = hop.BoundsOf(&row).Owners()
+	s.Stalled = func(what Stall) {
+		after := s.Bounds.Body
 		if what == hop.StallAnswer {
-			after = s.bounds.Answer
+			after = s.Bounds.Answer
 		}
 		s.end(&StallError{app, what, after})
 	}
@@ -70,16 +71,16 @@ func (s *serving) answering(h *Handler, w http.ResponseWriter, r *http.Request, 
 		s = h.watched(w, r, app)
 	}
 	if r.ContentLength <= 0 {
-		s.talks.Store(true)
+		s.Talks.Store(true)
 	}
-	h.sweeper.add(&s.progress)
+	h.sweeper.Add(&s.Progress)
 	return s
 }
 
 // turn passes the turn between the edge, which is to take the answer, and the machine.
 func (s *serving) turn() {
 	if s != nil {
-		s.answer.pass()
+		s.Answer.Pass()
 	}
 }
 
@@ -103,7 +104,7 @@ func (s *serving) stop() {
 	if s == nil {
 		return
 	}
-	s.h.sweeper.remove(&s.progress)
+	s.h.sweeper.Remove(&s.Progress)
 	if s.timer != nil {
 		s.timer.Stop()
 	}
@@ -115,7 +116,7 @@ func (s *serving) close() {
 	}
 	s.stop()
 	if s.cancel != nil {
-		s.cancel(errStreamOver)
+		s.cancel(pool.ErrStreamOver)
 	}
 }
 

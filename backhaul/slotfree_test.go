@@ -9,6 +9,7 @@ import (
 	"sync"
 	"testing"
 
+	"github.com/ebbkit/ebb/backhaul/internal/pool"
 	"github.com/ebbkit/ebb/balance"
 )
 
@@ -202,16 +203,16 @@ func TestAnEstimateRefusesNobodyWhoCannotWait(t *testing.T) {
 func TestAStreamThatHasEndedIsOverWhoeverCancelledIt(t *testing.T) {
 	for _, whole := range []bool{true, false} {
 		ctx, cancel := context.WithCancelCause(t.Context())
-		s := &stream{cancel: cancel}
-		s.wrote.Store(true)
+		s := &pool.Stream{Cancel: cancel}
+		s.Wrote.Store(true)
 		var body io.Reader = strings.NewReader("ok")
 		if !whole {
 			body = io.MultiReader(body, brokenReader{})
 		}
-		cancel(errStreamOver)
-		io.Copy(io.Discard, &streamBody{io.NopCloser(body), s, ctx})
-		if s.works() == whole {
-			t.Errorf("whole %v: the machine works on it: %v", whole, s.works())
+		cancel(pool.ErrStreamOver)
+		io.Copy(io.Discard, &pool.StreamBody{ReadCloser: io.NopCloser(body), S: s, Ctx: ctx})
+		if s.Works() == whole {
+			t.Errorf("whole %v: the machine works on it: %v", whole, s.Works())
 		}
 	}
 }

@@ -9,6 +9,8 @@ import (
 	"testing"
 	"testing/synctest"
 	"time"
+
+	"github.com/ebbkit/ebb/backhaul/internal/pool"
 )
 
 // ramp sends requests of 100 ms, one more at once every 300 ms, over a path of 20 ms a dial, and returns how many of them
@@ -17,7 +19,7 @@ func ramp(t *testing.T, spare, steps int, h2 bool) (waited, dials int) {
 	var n atomic.Int32
 	tr := pair2(t, Config{Spare: spare}, ServerConfig{MaxStreams: 1}, http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 		time.Sleep(100 * time.Millisecond)
-	}), func(_ int, real dialer) dialer {
+	}), func(_ int, real pool.Dialer) pool.Dialer {
 		return func(ctx context.Context) (net.Conn, error) {
 			n.Add(1)
 			time.Sleep(20 * time.Millisecond)
@@ -69,7 +71,7 @@ func TestSpareConnectionsSaveTheWait(t *testing.T) {
 func TestSpareConnectionsEnd(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		var n, hanging atomic.Int32
-		tr := pair2(t, Config{Spare: 2}, ServerConfig{}, says("hello"), func(i int, real dialer) dialer {
+		tr := pair2(t, Config{Spare: 2}, ServerConfig{}, says("hello"), func(i int, real pool.Dialer) pool.Dialer {
 			n.Add(1)
 			if i > 1 {
 				return func(ctx context.Context) (net.Conn, error) {

@@ -70,7 +70,7 @@ func newPairServed(t *testing.T, c Config, hc HandlerConfig, sc ServerConfig, ma
 	go owner.Serve(hop)
 	t.Cleanup(func() {
 		tr.Close()
-		h.machines.close()
+		h.machines.Close()
 		owner.Close()
 		app.Close()
 	})

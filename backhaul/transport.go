@@ -8,6 +8,7 @@ import (
 	"time"
 
 	"github.com/ebbkit/ebb/backhaul/internal/hop"
+	"github.com/ebbkit/ebb/backhaul/internal/pool"
 	"github.com/ebbkit/ebb/balance"
 )
 
@@ -22,13 +23,13 @@ type Transport struct {
 	picker   Picker
 	c        Config
 	limits   hop.RetryLimits
-	owners   *pool // by node and incarnation
-	machines *pool // by machine and epoch; only those of this process
+	owners   *pool.Pool // by node and incarnation
+	machines *pool.Pool // by machine and epoch; only those of this process
 	kept     atomic.Int64
-	routes   routes
+	routes   pool.BulkRoutes
 	rows     interface{ Fleet() *balance.Fleet } // the picker; nil: it does not tell
-	sweeper  sweeper
-	services services
+	sweeper  pool.Sweeper
+	services pool.AppTimes
 
 	budgetMu sync.Mutex
 	budget   hop.Budget
@@ -58,14 +59,14 @@ func NewTransport(p Picker, c Config) (*Transport, error) {
 	t := &Transport{picker: p, c: c, limits: hop.RetryLimits{Bounces: c.Bounces, Rounds: c.Rounds, Failures: c.Failures, Patience: c.Patience}}
 	t.rows, _ = p.(interface{ Fleet() *balance.Fleet })
 	t.budget.Ratio, t.budget.Floor = c.FailureRatio, c.FailureFloor
-	pc := poolConfig{maxIdle: c.MaxIdle, idleTimeout: c.IdleTimeout, dialTimeout: c.DialTimeout, headerTimeout: c.HeaderTimeout, maxHeader: c.MaxHeader}
-	pc.maxHeader += headerRoom
-	pc.bandwidth, pc.pressure = c.Bandwidth, c.Pressure
-	pc.spare, pc.keys = c.Spare, hop.AuthKeys(c.Key, c.NextKey)
-	t.owners = newPool(pc)
-	pc.spare, pc.keys = 0, nil
-	pc.idleTimeout, pc.maxHeader, pc.near = c.MachineIdleTimeout, c.MaxHeader, true
-	t.machines = newPool(pc)
+	pc := pool.PoolConfig{MaxIdle: c.MaxIdle, IdleTimeout: c.IdleTimeout, DialTimeout: c.DialTimeout, HeaderTimeout: c.HeaderTimeout, MaxHeader: c.MaxHeader}
+	pc.MaxHeader += headerRoom
+	pc.Bandwidth, pc.Pressure = c.Bandwidth, c.Pressure
+	pc.Spare, pc.Keys = c.Spare, hop.AuthKeys(c.Key, c.NextKey)
+	t.owners = pool.NewPool(pc)
+	pc.Spare, pc.Keys = 0, nil
+	pc.IdleTimeout, pc.MaxHeader, pc.Near = c.MachineIdleTimeout, c.MaxHeader, true
+	t.machines = pool.NewPool(pc)
 	return t, nil
 }
 
@@ -74,15 +75,15 @@ const headerRoom = 4 << 10
 
 // CloseIdleConnections closes the connections that carry no request now.
 func (t *Transport) CloseIdleConnections() {
-	t.owners.closeIdle()
-	t.machines.closeIdle()
+	t.owners.CloseIdle()
+	t.machines.CloseIdle()
 }
 
 // Close closes idle connections and lets those in use end with their requests. Requests may still be sent, each over a
 // connection of its own.
 func (t *Transport) Close() {
-	t.owners.close()
-	t.machines.close()
+	t.owners.Close()
+	t.machines.Close()
 }
 
 // RoundTrip sends a request and returns the answer. The request is not modified and its body is closed. The error is a
@@ -95,7 +96,7 @@ func (t *Transport) RoundTrip(req *http.Request) (*http.Response, error) {
 		f.body = t.source(req)
 		if t.c.Connections != nil {
 			if f.spigot = newSpigot(req); f.spigot != nil {
-				f.body.through(f.spigot)
+				f.body.Through(f.spigot)
 			}
 		}
 	}
@@ -112,10 +113,10 @@ func (t *Transport) RoundTrip(req *http.Request) (*http.Response, error) {
 
 // source prepares the body of a request. A stream of HTTP/2 of unknown length is kept as far as the limit goes, until it
 // is admitted.
-func (t *Transport) source(req *http.Request) *source {
-	s := newSource(req)
+func (t *Transport) source(req *http.Request) *pool.Body {
+	s := pool.NewBody(req)
 	if req.ContentLength <= 0 && t.h2(req) && t.reserve(t.c.ReplayLimit) {
-		s.keepFirst(t.c.ReplayLimit)
+		s.KeepFirst(t.c.ReplayLimit)
 	}
 	return s
 }

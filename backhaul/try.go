@@ -8,19 +8,28 @@ import (
 	"net/http"
 
 	"github.com/ebbkit/ebb/backhaul/internal/hop"
+	"github.com/ebbkit/ebb/backhaul/internal/pool"
 	"github.com/ebbkit/ebb/balance"
 )
 
+// lane chooses between the connections for bulk and the others.
+func (f *flight) lane() hop.Lane {
+	if f.route == 0 {
+		f.route = pool.RouteOf(f.want.App, f.req.Method, f.req.URL.Path)
+	}
+	return hop.LaneOf(f.req.ContentLength, f.t.routes.Last(f.route), f.start)
+}
+
 // machineError describes a failed try.
 func (f *flight) machineError(fail Failure, err error) error {
-	if _, ok := errors.AsType[*bodyError](err); ok || fail == hop.FailureClient {
+	if _, ok := errors.AsType[*pool.BodyError](err); ok || fail == hop.FailureClient {
 		return err
 	}
 	return &MachineError{App: f.want.App, Machine: f.try.Machine, Owner: f.try.Owner, Failure: fail, Tries: f.try.N, Err: err}
 }
 
 // local enters the gate of a machine of this process and sends the request to the machine.
-func (f *flight) local(g *balance.Gate, x *exchange) (*http.Response, balance.Bounce, balance.Load, Failure, error) {
+func (f *flight) local(g *balance.Gate, x *pool.Exchange) (*http.Response, balance.Bounce, balance.Load, Failure, error) {
 	m := f.res.Machine()
 	slot, _ := f.res.GrantToken()
 	load, bounce := g.Enter(slot, m.Epoch, m.CordonGen)
@@ -29,18 +38,18 @@ func (f *flight) local(g *balance.Gate, x *exchange) (*http.Response, balance.Bo
 		return nil, bounce, load, FailureNone, nil
 	}
 	f.gate, f.epoch = g, load.Epoch
-	x.pool, x.name, x.epoch = f.t.machines, machineName(m), load.Epoch
-	x.dial = func(ctx context.Context) (net.Conn, error) { return f.t.c.DialMachine(ctx, *m) }
+	x.Pool, x.Name, x.Epoch = f.t.machines, pool.MachineName(m), load.Epoch
+	x.Dial = func(ctx context.Context) (net.Conn, error) { return f.t.c.DialMachine(ctx, *m) }
 	out := f.outgoing(passing1xx(f.ctx, false))
-	x.h2 = f.t.c.H2 != nil && f.t.c.H2(*m) && out.Header["Upgrade"] == nil
-	keepTarget(out, x.h2)
-	x.finish = x.h2 && f.t.app(m.App).Abandoned == balance.AbandonedFinish
+	x.H2 = f.t.c.H2 != nil && f.t.c.H2(*m) && out.Header["Upgrade"] == nil
+	keepTarget(out, x.H2)
+	x.Finish = x.H2 && f.t.app(m.App).Abandoned == balance.AbandonedFinish
 	hop.SetEpoch(out.Header, f.t.c.EpochHeader, load.Epoch)
-	if x.h2 && f.body != nil {
-		f.body.retain(reopenable(f.req.ContentLength, true), &f.t.kept, f.t.c.ReplayMemory)
-		x.once = !f.body.covers(f.req.ContentLength) && (f.req.ContentLength > 0 || f.req.ProtoMajor == 1)
+	if x.H2 && f.body != nil {
+		f.body.Retain(reopenable(f.req.ContentLength, true), &f.t.kept, f.t.c.ReplayMemory)
+		x.Once = !f.body.Covers(f.req.ContentLength) && (f.req.ContentLength > 0 || f.req.ProtoMajor == 1)
 	}
-	resp, fail, err := x.do(out)
+	resp, fail, err := x.Do(out)
 	if err != nil {
 		suspect(g, load.Epoch, fail, err)
 		return nil, balance.BounceNone, load, fail, f.machineError(fail, err)
@@ -51,43 +60,43 @@ func (f *flight) local(g *balance.Gate, x *exchange) (*http.Response, balance.Bo
 }
 
 // remote sends the request to the machine's owner.
-func (f *flight) remote(x *exchange) (*http.Response, balance.Bounce, balance.Load, Failure, error) {
+func (f *flight) remote(x *pool.Exchange) (*http.Response, balance.Bounce, balance.Load, Failure, error) {
 	t, m := f.t, f.res.Machine()
 	owner := m.Owner
 	if t.c.Dial == nil {
 		err := fmt.Errorf("backhaul: node %q owns the machine and Config.Dial is nil: set it to reach other nodes", owner)
 		return nil, balance.BounceNone, balance.Load{}, FailureDial, f.machineError(FailureDial, err)
 	}
-	x.pool, x.name, x.epoch = t.owners, ownerName(owner), f.res.Incarnation()
-	x.dial = func(ctx context.Context) (net.Conn, error) { return t.c.Dial(ctx, owner) }
-	x.patience = t.c.AdmitTimeout
-	if x.h2 = t.h2(f.req); x.h2 {
-		x.lane = f.lane()
-		x.ask = f.body != nil && f.req.ContentLength <= 0
+	x.Pool, x.Name, x.Epoch = t.owners, pool.OwnerName(owner), f.res.Incarnation()
+	x.Dial = func(ctx context.Context) (net.Conn, error) { return t.c.Dial(ctx, owner) }
+	x.Patience = t.c.AdmitTimeout
+	if x.H2 = t.h2(f.req); x.H2 {
+		x.Lane = f.lane()
+		x.Ask = f.body != nil && f.req.ContentLength <= 0
 	}
 	if t.c.RTT != nil {
-		x.rtt, x.rttKnown = t.c.RTT(owner)
+		x.RTT, x.RTTKnown = t.c.RTT(owner)
 	}
-	x.expect = f.body != nil && !x.ask && !f.body.covers(f.req.ContentLength)
+	x.Expect = f.body != nil && !x.Ask && !f.body.Covers(f.req.ContentLength)
 	ctx := f.ctx
-	if x.expect || x.ask {
+	if x.Expect || x.Ask {
 		ctx = passing1xx(ctx, true) // it answers the Expect of the hop and not one of the client's
 	}
 	out := f.outgoing(ctx)
-	keepTarget(out, x.h2)
+	keepTarget(out, x.H2)
 	slot, _ := f.res.GrantToken()
 	out.Header[hop.HeaderTo] = []string{string(hop.AppendTo(make([]byte, 0, 64), hop.To{App: m.App, Machine: m.ID, CordonGen: m.CordonGen, Node: t.c.Node, Token: slot}))}
-	if x.expect {
+	if x.Expect {
 		out.Header["Expect"] = expectContinue
-		if x.h2 {
+		if x.H2 {
 			out.Header[hop.HeaderAsk] = askBody // an HTTP/2 server hides the Expect from its handler
 		}
 	}
-	if x.ask {
+	if x.Ask {
 		out.Header[hop.HeaderAsk] = askWord
-		x.admitted = f.admitted
+		x.Admitted = f.admitted
 	}
-	resp, fail, err := x.do(out)
+	resp, fail, err := x.Do(out)
 	if err != nil {
 		return nil, balance.BounceNone, balance.Load{}, fail, f.machineError(fail, err)
 	}
@@ -123,8 +132,8 @@ var (
 // was kept of the body is of no use any more. It must not block, as it is called on the goroutine that reads a connection.
 func (f *flight) admitted() {
 	if !f.t.c.Idempotent(f.req) {
-		f.body.forgetRest()
-		f.t.kept.Add(-f.body.unreserve())
+		f.body.ForgetRest()
+		f.t.kept.Add(-f.body.Unreserve())
 	}
 }
 

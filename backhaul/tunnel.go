@@ -10,6 +10,7 @@ import (
 	"time"
 
 	"github.com/ebbkit/ebb/backhaul/internal/hop"
+	"github.com/ebbkit/ebb/backhaul/internal/pool"
 	"github.com/ebbkit/ebb/balance"
 	"github.com/ebbkit/ebb/downscale"
 )
@@ -23,7 +24,7 @@ var errTold = errors.New("backhaul: the connection was told to end, and has been
 type tunnel struct {
 	long
 	rw    io.ReadWriteCloser
-	wire  *wire
+	wire  *pool.Wire
 	timer atomic.Pointer[time.Timer]
 
 	told   atomic.Bool
@@ -37,12 +38,12 @@ type tunnel struct {
 	client hop.Frames // of the client; the writer's
 }
 
-func (c *Connections) watchUpgrade(machine balance.MachineKey, resp *http.Response, x *exchange) leaver {
+func (c *Connections) watchUpgrade(machine balance.MachineKey, resp *http.Response, x *pool.Exchange) leaver {
 	rw, ok := resp.Body.(io.ReadWriteCloser)
 	if !ok {
 		return nil // nobody can use it
 	}
-	t := &tunnel{long: long{in: c, machine: machine}, rw: rw, wire: x.conn.wire}
+	t := &tunnel{long: long{in: c, machine: machine}, rw: rw, wire: x.Conn.Wire}
 	t.class = downscale.TCP
 	if v := resp.Header["Upgrade"]; len(v) > 0 && strings.EqualFold(strings.TrimSpace(v[0]), "websocket") {
 		t.class = downscale.WebSocket

@@ -1,4 +1,4 @@
-package backhaul
+package pool
 
 import (
 	"context"
@@ -16,12 +16,12 @@ import (
 	"github.com/ebbkit/ebb/backhaul/internal/hop"
 )
 
-var pooledName = peerName{"web", "m1"}
+var pooledName = PeerName{"web", "m1"}
 
 // pooled is a pool of connections to one machine, in a bubble.
-func pooled(t *testing.T, dial dialer) (*pool, func(epoch uint64) *exchange) {
-	p := newPool(
-		poolConfig{near: true, maxIdle: 100, idleTimeout: 4 * time.Second, maxHeader: 1 << 20},
+func pooled(t *testing.T, dial Dialer) (*Pool, func(epoch uint64) *Exchange) {
+	p := NewPool(
+		PoolConfig{Near: true, MaxIdle: 100, IdleTimeout: 4 * time.Second, MaxHeader: 1 << 20},
 	)
 	if dial == nil {
 		l := newPipes()
@@ -30,13 +30,13 @@ func pooled(t *testing.T, dial dialer) (*pool, func(epoch uint64) *exchange) {
 		t.Cleanup(func() { s.Close() })
 		dial = l.dial
 	}
-	t.Cleanup(p.close)
-	return p, func(epoch uint64) *exchange {
-		return &exchange{used: used{pool: p}, name: pooledName, epoch: epoch, dial: dial}
+	t.Cleanup(p.Close)
+	return p, func(epoch uint64) *Exchange {
+		return &Exchange{Used: Used{Pool: p}, Name: pooledName, Epoch: epoch, Dial: dial}
 	}
 }
 
-func (p *pool) must(t *testing.T, x *exchange) (*conn, bool) {
+func (p *Pool) must(t *testing.T, x *Exchange) (*Conn, bool) {
 	t.Helper()
 	c, reused, err := p.get(t.Context(), x, false)
 	if err != nil {
@@ -50,30 +50,30 @@ func (p *pool) must(t *testing.T, x *exchange) (*conn, bool) {
 func TestConnectionsServeTheirOwnEpoch(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		p, of := pooled(t, nil)
-		pe := p.peer(pooledName)
+		pe := p.Peer(pooledName)
 		second, _ := p.must(t, of(2))
-		p.put(second)
+		p.Put(second)
 		first, reused := p.must(t, of(1))
 		if reused || first == second || first.epoch != 1 {
 			t.Errorf("a request of the first epoch gets a connection of epoch %d, reused %v", first.epoch,
 				reused)
 		}
-		if p.put(first); len(pe.idle) != 1 || pe.idle[0] != second || first.cc.Err() == nil {
-			t.Errorf("a connection of an epoch that is over is kept: %d are idle", len(pe.idle))
+		if p.Put(first); len(pe.Idle) != 1 || pe.Idle[0] != second || first.HTTP.Err() == nil {
+			t.Errorf("a connection of an epoch that is over is kept: %d are idle", len(pe.Idle))
 		}
 		if c, reused := p.must(t, of(2)); !reused || c != second {
 			t.Error("the connection of the present epoch is not used")
 		}
 		third, _ := p.must(t, of(3))
-		p.put(third)
-		if p.put(second); len(pe.idle) != 1 || pe.idle[0] != third || second.cc.Err() == nil {
-			t.Errorf("a connection of the epoch before is kept: %d are idle", len(pe.idle))
+		p.Put(third)
+		if p.Put(second); len(pe.Idle) != 1 || pe.Idle[0] != third || second.HTTP.Err() == nil {
+			t.Errorf("a connection of the epoch before is kept: %d are idle", len(pe.Idle))
 		}
 	})
 }
 
 // announces is a machine that names its stream limit and says nothing more.
-func announces(streams uint32) dialer {
+func announces(streams uint32) Dialer {
 	return func(context.Context) (net.Conn, error) {
 		a, b := net.Pipe()
 		go func() {
@@ -93,11 +93,11 @@ func TestStreamsAreOfTheirOwnEpoch(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		p, of := pooled(t, announces(100))
 		x := of(2)
-		x.h2 = true
+		x.H2 = true
 		c, _ := p.must(t, x)
-		defer c.close()
+		defer c.Close()
 		older := of(1)
-		older.h2 = true
+		older.H2 = true
 		for _, fresh := range []bool{false, true} {
 			if _, _, err := p.get(t.Context(), older, fresh); err != errOlder {
 				t.Errorf("fresh %v: a request of the epoch before gets %v, want %v", fresh, err, errOlder)
@@ -109,22 +109,22 @@ func TestStreamsAreOfTheirOwnEpoch(t *testing.T) {
 // However many streams a peer would take, one connection carries no more than maxStreams.
 func TestAConnectionCarriesABoundedNumberOfStreams(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
-		p, of := pooled(t, announces(4*maxStreams))
+		p, of := pooled(t, announces(4*MaxStreams))
 		x := of(1)
-		x.h2 = true
-		conns := map[*conn]int{}
-		for range maxStreams + 1 {
+		x.H2 = true
+		conns := map[*Conn]int{}
+		for range MaxStreams + 1 {
 			c, _ := p.must(t, x)
 			conns[c]++
 		}
 		for c, n := range conns {
-			if n > maxStreams {
+			if n > MaxStreams {
 				t.Errorf("a connection carries %d streams", n)
 			}
-			c.close()
+			c.Close()
 		}
 		if len(conns) != 2 {
-			t.Errorf("%d connections for %d streams", len(conns), maxStreams+1)
+			t.Errorf("%d connections for %d streams", len(conns), MaxStreams+1)
 		}
 	})
 }
@@ -136,16 +136,16 @@ func TestEveryIdleConnectionIsClosedInTime(t *testing.T) {
 		p, of := pooled(t, nil)
 		one, _ := p.must(t, of(1))
 		two, _ := p.must(t, of(1))
-		p.put(one)
+		p.Put(one)
 		time.Sleep(time.Second)
-		p.put(two)
+		p.Put(two)
 		time.Sleep(3*time.Second + time.Millisecond)
-		if one.cc.Err() == nil || two.cc.Err() != nil {
-			t.Errorf("after 4 s: the one says %v, the other %v; want the first closed", one.cc.Err(),
-				two.cc.Err())
+		if one.HTTP.Err() == nil || two.HTTP.Err() != nil {
+			t.Errorf("after 4 s: the one says %v, the other %v; want the first closed", one.HTTP.Err(),
+				two.HTTP.Err())
 		}
 		time.Sleep(time.Second)
-		if two.cc.Err() == nil {
+		if two.HTTP.Err() == nil {
 			t.Error("the connection that was idle later is not closed")
 		}
 	})
@@ -153,16 +153,16 @@ func TestEveryIdleConnectionIsClosedInTime(t *testing.T) {
 		p, of := pooled(t, announces(100))
 		p.refused.Store(true)
 		x := of(1)
-		x.h2, x.once = true, true
+		x.H2, x.Once = true, true
 		c, _ := p.must(t, x)
-		c.cc.Release()
-		p.put(c)
+		c.HTTP.Release()
+		p.Put(c)
 		time.Sleep(4*time.Second - time.Millisecond)
-		if c.cc.Err() != nil {
-			t.Errorf("closed before its time: %v", c.cc.Err())
+		if c.HTTP.Err() != nil {
+			t.Errorf("closed before its time: %v", c.HTTP.Err())
 		}
 		time.Sleep(5 * time.Second)
-		if c.cc.Err() == nil {
+		if c.HTTP.Err() == nil {
 			t.Error("an idle connection of HTTP/2 is not closed")
 		}
 	})
@@ -195,17 +195,17 @@ func TestDeadPooledConnectionsAreNotDrawnForEver(t *testing.T) {
 			all = append(all, b)
 			return b, err
 		})
-		var conns []*conn
-		for range 2 * (maxStale + maxOwn) {
+		var conns []*Conn
+		for range 2 * (MaxStale + MaxOwn) {
 			c, _ := p.must(t, of(1))
 			conns = append(conns, c)
 		}
 		for i, c := range conns {
-			p.put(c)
+			p.Put(c)
 			all[i].dead.Store(true)
 		}
 		x := of(1)
-		resp, fail, err := x.do(request(t, "GET", "http://peer/", nil))
+		resp, fail, err := x.Do(request(t, "GET", "http://peer/", nil))
 		if err != nil {
 			t.Fatalf("%v: %v", fail, err)
 		}
@@ -213,14 +213,14 @@ func TestDeadPooledConnectionsAreNotDrawnForEver(t *testing.T) {
 			t.Errorf("got %q over connection %d, want the one after the %d dead ones", got, len(all),
 				len(conns))
 		}
-		x.release()
+		x.Release()
 	})
 }
 
 // A body of which something went out and was not kept is not sent on from where the last try had
 // come to.
 func TestABodyIsNotSentWithAHole(t *testing.T) {
-	s := &source{rc: io.NopCloser(strings.NewReader("abcdef"))}
+	s := &Body{Body: io.NopCloser(strings.NewReader("abcdef"))}
 	one := newReader(s, false)
 	if b := make([]byte, 3); true {
 		if n, err := one.Read(b); n != 3 || err != nil {
@@ -230,32 +230,5 @@ func TestABodyIsNotSentWithAHole(t *testing.T) {
 	one.end()
 	if b, err := io.ReadAll(newReader(s, false)); len(b) > 0 || err != errBodySpent {
 		t.Errorf("the next try sends %q, %v; want nothing, and %v", b, err, errBodySpent)
-	}
-}
-
-// The time for the first bytes of a connection is over when they are there.
-func TestTheTimeForTheFirstBytesEndsWithThem(t *testing.T) {
-	for _, first := range []string{"GET / HTTP/1.1\r\n", hop.ClientPreface + string(frame(hop.FrameSettings, 0, 0))} {
-		synctest.Test(t, func(t *testing.T) {
-			s, err := NewServer(says(""), ServerConfig{HeaderTimeout: time.Second})
-			if err != nil {
-				t.Fatal(err)
-			}
-			a, b := net.Pipe()
-			defer a.Close()
-			defer b.Close()
-			go io.WriteString(b, first)
-			if _, head, err := s.greet(&greeted{Conn: a, from: a, in: s}); err != nil ||
-				string(head) != first {
-				t.Fatalf("%q, %v", head, err)
-			}
-			go func() {
-				time.Sleep(time.Hour)
-				io.WriteString(b, "x")
-			}()
-			if _, err := a.Read(make([]byte, 1)); err != nil {
-				t.Errorf("%.3q: a read an hour later says %v", first, err)
-			}
-		})
 	}
 }

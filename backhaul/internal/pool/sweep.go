@@ -1,4 +1,4 @@
-package backhaul
+package pool
 
 import (
 	"sync"
@@ -12,43 +12,43 @@ import (
 // not.
 type turn struct{ atomic.Uint32 }
 
-// pass passes the turn on.
-func (t *turn) pass() { t.Add(1) }
+// Pass passes the turn on.
+func (t *turn) Pass() { t.Add(1) }
 
 // waits reports whether something is awaited.
 func (t *turn) waits() bool { return t.Load()%2 == 1 }
 
-// progress is what a sweeper looks at.
-type progress struct {
-	bounds hop.Bounds
-	body   *source // nil: there is none, or it is all here
-	answer turn
-	talks  atomic.Bool // a body that may be silent
+// Progress is what a sweeper looks at.
+type Progress struct {
+	Bounds hop.Bounds
+	Body   *Body // nil: there is none, or it is all here
+	Answer turn
+	Talks  atomic.Bool // a body that may be silent
 	// stalled is called once, when a bound has passed. It must not block.
-	stalled func(hop.Stall)
+	Stalled func(hop.Stall)
 
 	// Of the sweeper.
-	in         *sweeper
-	prev, next *progress
+	in         *Sweeper
+	prev, next *Progress
 	bodyAt     hop.Standing
 	drip       hop.SlowBody
 	answerAt   hop.Standing
 }
 
-// sweeper looks at the requests that may stall, now and then while there are any: so none has a
+// Sweeper looks at the requests that may stall, now and then while there are any: so none has a
 // timer of its own. Most requests are never here: those without a body, or with one that has come,
 // whose answers are read at once. The zero value is ready.
-type sweeper struct {
+type Sweeper struct {
 	mu    sync.Mutex
-	first *progress
+	first *Progress
 	every time.Duration
 	timer *time.Timer
 }
 
-// add has a request looked at.
-func (s *sweeper) add(p *progress) {
+// Add has a request looked at.
+func (s *Sweeper) Add(p *Progress) {
 	every := time.Duration(0)
-	for _, bound := range [...]time.Duration{p.bounds.Body, p.bounds.Answer} {
+	for _, bound := range [...]time.Duration{p.Bounds.Body, p.Bounds.Answer} {
 		if bound > 0 && (every == 0 || hop.LookEvery(bound) < every) {
 			every = hop.LookEvery(bound)
 		}
@@ -76,15 +76,15 @@ func (s *sweeper) add(p *progress) {
 	}
 }
 
-// remove ends that. What is called back already may still be under way.
-func (s *sweeper) remove(p *progress) {
+// Remove ends that. What is called back already may still be under way.
+func (s *Sweeper) Remove(p *Progress) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	s.drop(p)
 }
 
 // drop is remove; s.mu is held.
-func (s *sweeper) drop(p *progress) {
+func (s *Sweeper) drop(p *Progress) {
 	if p.in == nil {
 		return
 	}
@@ -104,9 +104,9 @@ func (s *sweeper) drop(p *progress) {
 	}
 }
 
-func (s *sweeper) sweep() {
+func (s *Sweeper) sweep() {
 	type found struct {
-		p *progress
+		p *Progress
 		s hop.Stall
 	}
 	var late []found
@@ -125,18 +125,18 @@ func (s *sweeper) sweep() {
 	}
 	s.mu.Unlock()
 	for _, f := range late {
-		f.p.stalled(f.s)
+		f.p.Stalled(f.s)
 	}
 }
 
-func (p *progress) look(now time.Time) (hop.Stall, bool) {
-	if p.body != nil {
-		n := p.body.awaited.Load()
-		stands := p.bodyAt.Stands(now, n, p.bounds.Body)
-		slow := p.drip.Slow(now, n%2 == 1, p.body.read.Load(), p.bounds)
-		if (stands || slow) && !p.talks.Load() {
+func (p *Progress) look(now time.Time) (hop.Stall, bool) {
+	if p.Body != nil {
+		n := p.Body.awaited.Load()
+		stands := p.bodyAt.Stands(now, n, p.Bounds.Body)
+		slow := p.drip.Slow(now, n%2 == 1, p.Body.BytesRead.Load(), p.Bounds)
+		if (stands || slow) && !p.Talks.Load() {
 			return hop.StallBody, true
 		}
 	}
-	return hop.StallAnswer, p.answerAt.Stands(now, p.answer.Load(), p.bounds.Answer)
+	return hop.StallAnswer, p.answerAt.Stands(now, p.Answer.Load(), p.Bounds.Answer)
 }

@@ -1,4 +1,4 @@
-package backhaul
+package pool
 
 import (
 	"context"
@@ -14,28 +14,28 @@ import (
 	"github.com/ebbkit/ebb/backhaul/internal/tcp"
 )
 
-// stream is one request on an HTTP/2 connection: what must be told apart when it fails is not the connection's bytes, but
+// Stream is one request on an HTTP/2 connection: what must be told apart when it fails is not the connection's bytes, but
 // what became of the stream.
-type stream struct {
-	cancel context.CancelCauseFunc
-	wrote  atomic.Bool // its head was handed to the connection
+type Stream struct {
+	Cancel context.CancelCauseFunc
+	Wrote  atomic.Bool // its head was handed to the connection
 	back   atomic.Bool // RoundTrip has returned
 	over   atomic.Bool // the peer has ended it
 }
 
-// works reports whether the peer works on the request for all that is known.
-func (s *stream) works() bool { return s.wrote.Load() && !s.over.Load() }
+// Works reports whether the peer works on the request for all that is known.
+func (s *Stream) Works() bool { return s.Wrote.Load() && !s.over.Load() }
 
 // aborted is called when net/http closes the request's body, which it does when it has given the stream up, or when the
 // answer is an error. Then it waits for a read of the body to return, which a slow client may hold up; cancelling the
 // stream ends that wait. Where the answer is what closed the body, RoundTrip returns at once and all is well.
-func (s *stream) aborted() {
+func (s *Stream) aborted() {
 	if s.back.Load() {
 		return
 	}
 	time.AfterFunc(abortWait, func() {
 		if !s.back.Load() {
-			s.cancel(errStreamOver)
+			s.Cancel(ErrStreamOver)
 		}
 	})
 }
@@ -43,36 +43,36 @@ func (s *stream) aborted() {
 const abortWait = 100 * time.Millisecond
 
 var (
-	errStreamOver = errors.New("backhaul: the request is over")
+	ErrStreamOver = errors.New("backhaul: the request is over")
 	errNoWord     = tcp.TimeoutError("backhaul: the owner did not ask for the body in time")
 )
 
 // open prepares a request for a stream of its own. word is called when the peer says "100 Continue".
-func open(req *http.Request, word func()) (*http.Request, *stream) {
-	s := new(stream)
+func open(req *http.Request, word func()) (*http.Request, *Stream) {
+	s := new(Stream)
 	ctx, cancel := context.WithCancelCause(req.Context())
-	s.cancel = cancel
+	s.Cancel = cancel
 	ctx = httptrace.WithClientTrace(ctx, &httptrace.ClientTrace{
-		WroteHeaders:   func() { s.wrote.Store(true) },
+		WroteHeaders:   func() { s.Wrote.Store(true) },
 		Got100Continue: word,
 	})
 	return req.WithContext(ctx), s
 }
 
 // roundTrip2 is roundTrip over a stream. ctx is the request's own context.
-func (c *conn) roundTrip2(ctx context.Context, req *http.Request, s *stream, body *reader, x *exchange) (*http.Response, hop.Failure, error) {
+func (c *Conn) roundTrip2(ctx context.Context, req *http.Request, s *Stream, body *reader, x *Exchange) (*http.Response, hop.Failure, error) {
 	if body != nil {
 		body.closed = s.aborted
 	}
-	before := c.wire.wrote.Load()
-	resp, err := c.cc.RoundTrip(req)
+	before := c.Wire.wrote.Load()
+	resp, err := c.HTTP.RoundTrip(req)
 	s.back.Store(true)
 	if err == nil {
 		if req.Method == http.MethodHead { // net/http has another empty body here
 			resp.Body = http.NoBody
 		}
 		if resp.Body != http.NoBody {
-			resp.Body = &streamBody{resp.Body, s, req.Context()}
+			resp.Body = &StreamBody{resp.Body, s, req.Context()}
 		} else {
 			s.over.Store(true)
 		}
@@ -82,15 +82,15 @@ func (c *conn) roundTrip2(ctx context.Context, req *http.Request, s *stream, bod
 	if cause == nil && !tcp.IsTimeout(err) && (body == nil || body.s.broken() == nil) {
 		s.over.Store(true)
 	}
-	s.cancel(errStreamOver)
-	sent := s.wrote.Load() && c.wire.wrote.Load() != before // the head was handed over, and something of it, or of others, left
-	unasked := x.expect && body != nil && !body.asked.Load()
+	s.Cancel(ErrStreamOver)
+	sent := s.Wrote.Load() && c.Wire.wrote.Load() != before // the head was handed over, and something of it, or of others, left
+	unasked := x.Expect && body != nil && !body.asked.Load()
 	switch {
 	case ctx.Err() != nil:
 		fail, err := ended(ctx, sent)
 		return nil, fail, err
 	case body != nil && body.s.broken() != nil:
-		return nil, hop.FailureClient, &bodyError{body.s.broken()}
+		return nil, hop.FailureClient, &BodyError{body.s.broken()}
 	case notStarted(err):
 		return nil, hop.FailureRefused, err
 	case !sent && (x.reused || !c.alone): // it may have ended under others since
@@ -109,25 +109,25 @@ func (c *conn) roundTrip2(ctx context.Context, req *http.Request, s *stream, bod
 	return nil, hop.FailureReset, err
 }
 
-// streamBody is the body of an answer over HTTP/2. To close it ends the stream: net/http by itself waits for a read of the
+// StreamBody is the body of an answer over HTTP/2. To close it ends the stream: net/http by itself waits for a read of the
 // request's body to return, which a slow client may hold up.
-type streamBody struct {
+type StreamBody struct {
 	io.ReadCloser
-	s   *stream
-	ctx context.Context // of the stream
+	S   *Stream
+	Ctx context.Context // of the stream
 }
 
-func (b *streamBody) Read(p []byte) (int, error) {
+func (b *StreamBody) Read(p []byte) (int, error) {
 	n, err := b.ReadCloser.Read(p)
 	// What we cancelled ourselves may have come to its end before.
-	if err == io.EOF || err != nil && b.ctx.Err() == nil {
-		b.s.over.Store(true)
+	if err == io.EOF || err != nil && b.Ctx.Err() == nil {
+		b.S.over.Store(true)
 	}
 	return n, err
 }
 
-func (b *streamBody) Close() error {
-	b.s.cancel(errStreamOver)
+func (b *StreamBody) Close() error {
+	b.S.Cancel(ErrStreamOver)
 	b.ReadCloser.Close()
 	return nil
 }
@@ -143,7 +143,7 @@ func (e h2Error) Error() string { return "stream error" }
 
 const (
 	codeProtocol = 0x1
-	codeRefused  = 0x7
+	CodeRefused  = 0x7
 )
 
 // notStarted reports whether the peer has said that it did not process a stream: it refused it, or named an earlier one
@@ -151,7 +151,7 @@ const (
 func notStarted(err error) bool {
 	var e h2Error
 	if errors.As(err, &e) {
-		return e.Code == codeRefused
+		return e.Code == CodeRefused
 	}
 	s := err.Error()
 	return strings.Contains(s, "Transport received Server's graceful shutdown GOAWAY") ||

@@ -1,4 +1,4 @@
-package backhaul
+package pool
 
 import (
 	"context"
@@ -13,8 +13,8 @@ import (
 // rest is an answer over HTTP/2 that is read to its end, whether its caller stays or not: on
 // goroutines of its own, and on a stream whose context does not end with the caller's.
 type rest struct {
-	c *conn
-	s *stream
+	c *Conn
+	s *Stream
 
 	ended chan struct{} // closed when nothing more comes
 	whole bool          // the answer came to its end; valid when ended is closed
@@ -39,7 +39,7 @@ type roundTripped struct {
 }
 
 // finishing is a round trip whose answer is read to its end.
-func (x *exchange) finishing(c *conn, out *http.Request,
+func (x *Exchange) finishing(c *Conn, out *http.Request,
 	body *reader) (*http.Response, hop.Failure, error) {
 	ctx := context.WithoutCancel(out.Context())
 	req, s := open(out.WithContext(ctx), nil)
@@ -47,7 +47,7 @@ func (x *exchange) finishing(c *conn, out *http.Request,
 		c: c, s: s, ended: make(chan struct{}), ctx: out.Context(),
 		next: make(chan []byte), got: make(chan piece), left: make(chan struct{}),
 	}
-	x.stream, x.rest = s, r
+	x.Stream, x.rest = s, r
 	came := make(chan roundTripped, 1)
 	go func() {
 		resp, fail, err := c.roundTrip2(ctx, req, s, body, x)

@@ -1,4 +1,4 @@
-package backhaul
+package pool
 
 import (
 	"errors"
@@ -18,26 +18,26 @@ var (
 	errBodySpent  = errors.New("backhaul: the request's body cannot be sent again")
 )
 
-// source is a request's body over all tries. No try closes it. What has been read is kept while it may be needed again,
+// Body is a request's body over all tries. No try closes it. What has been read is kept while it may be needed again,
 // so that a further try begins where the first did.
 //
 // The body is read by one try at a time. A read that is blocked on a slow client when its try ends stays blocked; the next
 // try has what was kept, then waits for that read, and finds what it brought in kept as well.
-type source struct {
-	mu      sync.Mutex
-	rc      io.ReadCloser
-	keep    int         // how many bytes may be kept
-	forget  atomic.Bool // no other try follows: nothing more is kept
-	kept    []byte      // all that was read, while the body is whole
-	whole   bool        // all of it was read before the first try
-	spent   bool        // something was read that was not kept
-	err     error       // what rc ended with
-	closed  bool
-	closing bool
-	busy    bool   // a try is reading
-	turn    signal // it is no more
-	awaited turn   // odd while a read waits for the client
-	read    atomic.Int64
+type Body struct {
+	mu        sync.Mutex
+	Body      io.ReadCloser
+	keep      int         // how many bytes may be kept
+	forget    atomic.Bool // no other try follows: nothing more is kept
+	kept      []byte      // all that was read, while the body is whole
+	whole     bool        // all of it was read before the first try
+	spent     bool        // something was read that was not kept
+	err       error       // what rc ended with
+	closed    bool
+	closing   bool
+	busy      bool   // a try is reading
+	turn      signal // it is no more
+	awaited   turn   // odd while a read waits for the client
+	BytesRead atomic.Int64
 
 	from     *http.Request // whose body it is: its trailers come with the end
 	names    http.Header   // of the trailers that were announced and are passed on
@@ -47,36 +47,37 @@ type source struct {
 	endedAt  atomic.Int64 // when it ended, in Unix nanoseconds
 }
 
-// newSource returns the body of a request.
-func newSource(r *http.Request) *source {
-	return &source{rc: r.Body, from: r, names: hop.Announced(r.Trailer)}
+// NewBody returns the body of a request.
+func NewBody(r *http.Request) *Body {
+	return &Body{Body: r.Body, from: r, names: hop.Announced(r.Trailer)}
 }
 
-// through has the body read by way of r, which reads it.
-func (s *source) through(r io.ReadCloser) { s.rc = r }
+// Through has the body read by way of r, which reads it.
+func (s *Body) Through(r io.ReadCloser) { s.Body = r }
 
-// keepFirst keeps the first n bytes, for which memory is reserved.
-func (s *source) keepFirst(n int) {
+// KeepFirst keeps the first n bytes, for which memory is reserved.
+func (s *Body) KeepFirst(n int) {
 	s.keep = n
 	s.reserved.Store(int64(n))
 }
 
-// forgetRest keeps nothing of what is still to be read: no other try follows.
-func (s *source) forgetRest() { s.forget.Store(true) }
+// ForgetRest keeps nothing of what is still to be read: no other try follows.
+func (s *Body) ForgetRest() { s.forget.Store(true) }
 
-// unreserve returns how much memory was reserved and is not any more.
-func (s *source) unreserve() int64 { return s.reserved.Swap(0) }
+// Unreserve returns how much memory was reserved and is not any more.
+func (s *Body) Unreserve() int64 { return s.reserved.Swap(0) }
 
-// isWhole reports whether all of it was read before the first try; held is how much that is. Both are
+// Whole reports whether all of it was read before the first try; held is how much that is. Both are
 // for after [source.ahead].
-func (s *source) isWhole() bool { return s.whole }
-func (s *source) held() int     { return len(s.kept) }
+func (s *Body) Whole() bool { return s.whole }
 
-// count returns how much has been read from the client.
-func (s *source) count() int64 { return s.read.Load() }
+func (s *Body) Held() int { return len(s.kept) }
 
-// ended returns when its end was read; zero: it was not.
-func (s *source) ended() time.Time {
+// Count returns how much has been read from the client.
+func (s *Body) Count() int64 { return s.BytesRead.Load() }
+
+// Ended returns when its end was read; zero: it was not.
+func (s *Body) Ended() time.Time {
 	if at := s.endedAt.Load(); at != 0 {
 		return time.Unix(0, at)
 	}
@@ -85,7 +86,7 @@ func (s *source) ended() time.Time {
 
 // reader is the body of one try.
 type reader struct {
-	s     *source
+	s     *Body
 	pos   int64       // how much of the body this try has seen
 	over  atomic.Bool // the try has ended
 	asked atomic.Bool // it wanted to read
@@ -101,11 +102,11 @@ type reader struct {
 
 	closed func() // called when net/http closes it; nil: none
 
-	wire     *wire       // of HTTP/1.1; set before the try
+	wire     *Wire       // of HTTP/1.1; set before the try
 	answered atomic.Bool // the try has an answer
 }
 
-func newReader(s *source, waits bool) *reader {
+func newReader(s *Body, waits bool) *reader {
 	r := &reader{s: s, waits: waits}
 	if waits {
 		r.word, r.ended = make(chan struct{}), make(chan struct{})
@@ -178,9 +179,9 @@ func (r *reader) read(p []byte) (int, error) {
 	}
 	s.busy = true
 	s.mu.Unlock()
-	s.awaited.pass()
-	n, err := s.rc.Read(p)
-	s.awaited.pass()
+	s.awaited.Pass()
+	n, err := s.Body.Read(p)
+	s.awaited.Pass()
 	s.mu.Lock()
 	s.busy = false
 	over := r.over.Load()
@@ -217,7 +218,7 @@ func (r *reader) ready(p []byte) (done bool, n int, err error) {
 		return true, n, nil
 	case s.busy:
 		return false, 0, nil
-	case r.pos != s.read.Load():
+	case r.pos != s.BytesRead.Load():
 		return true, 0, errBodySpent // what this try would need next has gone out with another
 	case s.err != nil:
 		return true, 0, s.err
@@ -229,9 +230,9 @@ func (r *reader) ready(p []byte) (done bool, n int, err error) {
 
 // take notes what a read has brought; s.mu is held. What a try read that ended meanwhile is for the next one, and kept in
 // any case.
-func (s *source) take(r *reader, over bool, b []byte, err error) {
+func (s *Body) take(r *reader, over bool, b []byte, err error) {
 	n := len(b)
-	s.read.Add(int64(n))
+	s.BytesRead.Add(int64(n))
 	if !over {
 		r.pos += int64(n)
 	}
@@ -262,7 +263,7 @@ func (r *reader) Close() error {
 }
 
 // state returns what a further try could send. r is the last try, which has ended.
-func (s *source) state(r *reader) hop.BodyState {
+func (s *Body) state(r *reader) hop.BodyState {
 	r.end()
 	if !r.asked.Load() {
 		return hop.BodyWhole // s may be in use only by readers that asked
@@ -276,14 +277,14 @@ func (s *source) state(r *reader) hop.BodyState {
 }
 
 // delivered reports whether a try has got the whole body.
-func (s *source) delivered(r *reader) bool {
+func (s *Body) delivered(r *reader) bool {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	return s.err == io.EOF && r.pos == s.read.Load()
+	return s.err == io.EOF && r.pos == s.BytesRead.Load()
 }
 
 // broken returns the error that reading from the client ended with, other than its end.
-func (s *source) broken() error {
+func (s *Body) broken() error {
 	if s == nil {
 		return nil
 	}
@@ -295,8 +296,8 @@ func (s *source) broken() error {
 	return s.err
 }
 
-// close closes the client's body, or leaves that to the read under way: closing must not wait for a slow client.
-func (s *source) close() {
+// Close closes the client's body, or leaves that to the read under way: closing must not wait for a slow client.
+func (s *Body) Close() {
 	s.mu.Lock()
 	s.closing = true
 	s.unlock()
@@ -304,20 +305,20 @@ func (s *source) close() {
 
 // unlock gives s.mu back, and then closes the client's body if that is due: it is not ours, so no
 // lock is held.
-func (s *source) unlock() {
+func (s *Body) unlock() {
 	due := s.closing && !s.busy && !s.closed
 	s.closed = s.closed || due
 	s.mu.Unlock()
 	if due {
-		s.rc.Close()
+		s.Body.Close()
 	}
 }
 
-// ahead reads a body of n bytes into memory before anything is sent. reserve is asked for the
+// Ahead reads a body of n bytes into memory before anything is sent. reserve is asked for the
 // memory, more and more of it as the body comes: who announces much and sends nothing holds
 // nothing. Where it is refused, what has come is kept and the rest stays unread. It is called
 // before the first try, and may be left behind.
-func (s *source) ahead(n int, reserve func(int) bool) error {
+func (s *Body) Ahead(n int, reserve func(int) bool) error {
 	s.mu.Lock()
 	s.busy = true
 	s.mu.Unlock()
@@ -325,7 +326,7 @@ func (s *source) ahead(n int, reserve func(int) bool) error {
 	var err error
 	for size := 0; err == nil && len(kept) <= n; {
 		if len(kept) == size {
-			if size = max(2*size, firstAhead); size >= n {
+			if size = max(2*size, FirstAhead); size >= n {
 				size = n + 1 // to see the end
 			}
 			if !s.grow(size, n, reserve) {
@@ -333,12 +334,12 @@ func (s *source) ahead(n int, reserve func(int) bool) error {
 			}
 			kept = append(make([]byte, 0, size), kept...)
 		}
-		s.awaited.pass()
+		s.awaited.Pass()
 		var m int
-		m, err = s.rc.Read(kept[len(kept):size])
-		s.awaited.pass()
+		m, err = s.Body.Read(kept[len(kept):size])
+		s.awaited.Pass()
 		kept = kept[:len(kept)+m]
-		s.read.Add(int64(m))
+		s.BytesRead.Add(int64(m))
 	}
 	s.mu.Lock()
 	defer s.unlock()
@@ -361,11 +362,11 @@ func (s *source) ahead(n int, reserve func(int) bool) error {
 	return s.err
 }
 
-// firstAhead holds most forms and calls.
-const firstAhead = 4 << 10
+// FirstAhead holds most forms and calls.
+const FirstAhead = 4 << 10
 
 // grow asks for memory up to size, of a body of n bytes, unless nobody wants it any more.
-func (s *source) grow(size, n int, reserve func(int) bool) bool {
+func (s *Body) grow(size, n int, reserve func(int) bool) bool {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	more := min(size, n) - int(s.reserved.Load())
@@ -376,8 +377,8 @@ func (s *source) grow(size, n int, reserve func(int) bool) bool {
 	return true
 }
 
-// retain keeps the first n bytes for another try, if fewer than limit are kept of all bodies together. held counts them.
-func (s *source) retain(n int, held *atomic.Int64, limit int64) {
+// Retain keeps the first n bytes for another try, if fewer than limit are kept of all bodies together. held counts them.
+func (s *Body) Retain(n int, held *atomic.Int64, limit int64) {
 	if n <= s.keep {
 		return
 	}
@@ -390,11 +391,11 @@ func (s *source) retain(n int, held *atomic.Int64, limit int64) {
 	s.reserved.Add(more)
 }
 
-// covers reports whether a body of that length is kept as a whole.
-func (s *source) covers(length int64) bool { return length > 0 && int64(s.keep) >= length }
+// Covers reports whether a body of that length is kept as a whole.
+func (s *Body) Covers(length int64) bool { return length > 0 && int64(s.keep) >= length }
 
 // peek reads the first bytes into kept, so that they can be sent again with another connection.
-func (s *source) peek(r *reader) error {
+func (s *Body) peek(r *reader) error {
 	s.keep = max(s.keep, peekSize)
 	var first [peekSize]byte
 	_, err := r.Read(first[:])
@@ -406,3 +407,50 @@ func (s *source) peek(r *reader) error {
 }
 
 const peekSize = 512
+
+// BodyError is a request whose body could not be read from the client.
+type BodyError struct{ Err error }
+
+func (e *BodyError) Error() string { return "backhaul: reading the request's body: " + e.Err.Error() }
+
+func (e *BodyError) Unwrap() error { return e.Err }
+
+func (e *BodyError) Cause() string { return "bad-request" }
+
+// newTrailer returns the trailer of a further try's request, or nil: the names that the client has announced. Over HTTP/1.1
+// others may come as well.
+func (s *Body) newTrailer(h2 bool) http.Header {
+	if s.from == nil || h2 && s.names == nil {
+		return nil
+	}
+	t := make(http.Header, len(s.names))
+	for k := range s.names {
+		t[k] = nil
+	}
+	return t
+}
+
+// takeTrailers notes the trailers at the end of the body; s.mu is held. Whoever has read the end has seen the request's
+// trailers set.
+func (s *Body) takeTrailers() {
+	if s.from == nil {
+		return
+	}
+	for k, v := range s.from.Trailer {
+		if v != nil && hop.PassesAsTrailer(k) {
+			if s.trailers == nil {
+				s.trailers = make(http.Header, len(s.from.Trailer))
+			}
+			s.trailers[k] = v
+		}
+	}
+}
+
+// fillTrailer sets the values of a try's trailer.
+func (s *Body) fillTrailer(t http.Header) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	for k, v := range s.trailers {
+		t[k] = v
+	}
+}

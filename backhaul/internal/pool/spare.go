@@ -1,4 +1,4 @@
-package backhaul
+package pool
 
 import (
 	"github.com/ebbkit/ebb/backhaul/internal/auth"
@@ -9,45 +9,45 @@ import (
 // not used gets none, and one whose connections fail is not pressed.
 
 // prepare makes spare connections after a request has got its own.
-func (pe *peer) prepare(x *exchange) {
-	p := pe.pool
-	if p.spare <= 0 {
+func (pe *peer) prepare(x *Exchange) {
+	p := pe.Pool
+	if p.Spare <= 0 {
 		return
 	}
-	pe.mu.Lock()
-	defer pe.mu.Unlock()
-	if pe.ahead || pe.gone || p.closed.Load() || len(pe.idle) >= min(p.spare, p.maxIdle) {
+	pe.Mu.Lock()
+	defer pe.Mu.Unlock()
+	if pe.ahead || pe.gone || p.closed.Load() || len(pe.Idle) >= min(p.Spare, p.MaxIdle) {
 		return
 	}
 	pe.ahead = true
-	limit, dial, epoch := p.limit(x), x.dial, max(x.epoch, pe.epoch)
+	limit, dial, epoch := p.Limit(x), x.Dial, max(x.Epoch, pe.Epoch)
 	go func() {
 		for {
 			c, err := pe.dial(p.background, dial, limit, epoch)
 			if err == nil {
-				auth.Announce(c.wire.Conn) //nolint:errcheck // who takes the connection finds out
+				auth.Announce(c.Wire.Conn) //nolint:errcheck // who takes the connection finds out
 			}
 			if err == nil && !p.keep(c) {
-				c.close()
+				c.Close()
 			}
-			pe.mu.Lock()
-			if err != nil || pe.gone || epoch != pe.epoch || p.closed.Load() || len(pe.idle) >= min(p.spare, p.maxIdle) {
+			pe.Mu.Lock()
+			if err != nil || pe.gone || epoch != pe.Epoch || p.closed.Load() || len(pe.Idle) >= min(p.Spare, p.MaxIdle) {
 				pe.ahead = false
-				pe.mu.Unlock()
+				pe.Mu.Unlock()
 				return
 			}
-			pe.mu.Unlock()
+			pe.Mu.Unlock()
 		}
 	}()
 }
 
 // scarce reports whether all streams are in use and no further connection is under way; m.mu is held.
 func (m *mux) scarce() bool {
-	if m.pool.spare <= 0 || m.pool.closed.Load() || m.dialing > 0 || len(m.conns) >= maxConns {
+	if m.pool.Spare <= 0 || m.pool.closed.Load() || m.dialing > 0 || len(m.Conns) >= maxConns {
 		return false
 	}
-	for _, c := range m.conns {
-		if c.streams < c.most {
+	for _, c := range m.Conns {
+		if c.Streams < c.most {
 			return false
 		}
 	}

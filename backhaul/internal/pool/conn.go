@@ -1,4 +1,4 @@
-package backhaul
+package pool
 
 import (
 	"cmp"
@@ -14,22 +14,22 @@ import (
 	"github.com/ebbkit/ebb/backhaul/internal/tcp"
 )
 
-// conn is one connection to a peer: HTTP/1.1 for one request at a time, or HTTP/2 for many. It wraps [http.ClientConn], which sends a request once and
+// Conn is one connection to a peer: HTTP/1.1 for one request at a time, or HTTP/2 for many. It wraps [http.ClientConn], which sends a request once and
 // never again: the loops of [http.Transport], which execute some requests twice, are not in the way.
-type conn struct {
-	cc     *http.ClientConn
-	wire   *wire
-	peer   *peer // of HTTP/1.1
+type Conn struct {
+	HTTP   *http.ClientConn
+	Wire   *Wire
+	Peer   *peer // of HTTP/1.1
 	epoch  uint64
 	idleAt time.Time
 
-	upgraded bool // it is no HTTP any more: whoever has it ends it, in one way or the other
+	Upgraded bool // it is no HTTP any more: whoever has it ends it, in one way or the other
 
 	// Of HTTP/2; the lock of mux guards the rest.
 	mux     *mux
-	class   int
+	Class   int
 	most    int // streams at once
-	streams int // in use
+	Streams int // in use
 	used    bool
 	alone   bool // of one request; not among the mux's connections
 	retired bool // no further streams
@@ -37,32 +37,32 @@ type conn struct {
 
 // roundTrip sends a request over HTTP/1.1 and returns the answer with its body, or says how that failed. body is the
 // request's body if it has one.
-func (c *conn) roundTrip(req *http.Request, body *reader, x *exchange) (*http.Response, hop.Failure, error) {
-	wrote, got := c.wire.wrote.Load(), c.wire.got.Load()
-	c.wire.follow.bodiless.Store(req.Method == http.MethodHead)
+func (c *Conn) roundTrip(req *http.Request, body *reader, x *Exchange) (*http.Response, hop.Failure, error) {
+	wrote, got := c.Wire.wrote.Load(), c.Wire.got.Load()
+	c.Wire.follow.bodiless.Store(req.Method == http.MethodHead)
 	resp, err := c.send(req, body)
 	if err == nil {
 		return resp, hop.FailureNone, nil
 	}
-	c.close()
+	c.Close()
 	ctx := req.Context()
 	switch {
 	case ctx.Err() != nil:
-		fail, err := ended(ctx, c.wire.wrote.Load() != wrote)
+		fail, err := ended(ctx, c.Wire.wrote.Load() != wrote)
 		return nil, fail, err
 	case body != nil && body.s.broken() != nil:
-		return nil, hop.FailureClient, &bodyError{body.s.broken()}
-	case auth.RefusedBy(c.wire.Conn) != nil:
-		return nil, hop.FailureDenied, auth.RefusedBy(c.wire.Conn)
-	case c.wire.wrote.Load() == wrote && x.reused:
+		return nil, hop.FailureClient, &BodyError{body.s.broken()}
+	case auth.RefusedBy(c.Wire.Conn) != nil:
+		return nil, hop.FailureDenied, auth.RefusedBy(c.Wire.Conn)
+	case c.Wire.wrote.Load() == wrote && x.reused:
 		return nil, hop.FailureStale, err
-	case c.wire.wrote.Load() == wrote:
+	case c.Wire.wrote.Load() == wrote:
 		return nil, hop.FailureUnsent, err
-	case x.expect && body != nil && !body.asked.Load():
+	case x.Expect && body != nil && !body.asked.Load():
 		return nil, hop.FailureUnread, err
 	case tcp.IsTimeout(err):
 		return nil, hop.FailureTimeout, err
-	case c.wire.got.Load() > got && !brokeOff(err):
+	case c.Wire.got.Load() > got && !brokeOff(err):
 		return nil, hop.FailureMalformed, err
 	}
 	return nil, hop.FailureReset, err
@@ -71,9 +71,9 @@ func (c *conn) roundTrip(req *http.Request, body *reader, x *exchange) (*http.Re
 // send sends a request. net/http does not return, whatever happens, before a read of the request's
 // body does, and that may wait for a client: where the body is not all here, it is left behind once
 // the context or the connection has ended.
-func (c *conn) send(req *http.Request, body *reader) (*http.Response, error) {
+func (c *Conn) send(req *http.Request, body *reader) (*http.Response, error) {
 	if body == nil || body.s.whole {
-		return c.cc.RoundTrip(req)
+		return c.HTTP.RoundTrip(req)
 	}
 	type result struct {
 		resp *http.Response
@@ -81,7 +81,7 @@ func (c *conn) send(req *http.Request, body *reader) (*http.Response, error) {
 	}
 	came := make(chan result, 1)
 	go func() {
-		resp, err := c.cc.RoundTrip(req)
+		resp, err := c.HTTP.RoundTrip(req)
 		came <- result{resp, err}
 	}()
 	looks := 1
@@ -89,7 +89,7 @@ func (c *conn) send(req *http.Request, body *reader) (*http.Response, error) {
 	case r := <-came:
 		return r.resp, r.err
 	case <-req.Context().Done():
-	case <-c.wire.over:
+	case <-c.Wire.over:
 		looks = brokenLooks
 	}
 	look := time.NewTicker(abandonWait)
@@ -130,13 +130,13 @@ func brokeOff(err error) bool {
 		errors.Is(err, net.ErrClosed) || errors.As(err, &op)
 }
 
-// more reports whether more of an answer over HTTP/1.1 is there to be read, as far as can be told. drained says that nothing of
+// More reports whether more of an answer over HTTP/1.1 is there to be read, as far as can be told. drained says that nothing of
 // it is left of what was read ahead; before the body is read that is so where its head came last.
-func (c *conn) more(drained bool) bool {
-	return !drained && !c.wire.blank.Load() || c.wire.kernel.Holds(c.wire.got.Load())
+func (c *Conn) More(drained bool) bool {
+	return !drained && !c.Wire.blank.Load() || c.Wire.kernel.Holds(c.Wire.got.Load())
 }
 
-// free reports whether the connection can take another request: the answer was read to its end, and so was the request.
-func (c *conn) free() bool { return c.cc.Err() == nil && c.cc.Available() == 1 }
+// Free reports whether the connection can take another request: the answer was read to its end, and so was the request.
+func (c *Conn) Free() bool { return c.HTTP.Err() == nil && c.HTTP.Available() == 1 }
 
-func (c *conn) close() { c.cc.Close() }
+func (c *Conn) Close() { c.HTTP.Close() }

@@ -1,4 +1,4 @@
-package backhaul
+package pool
 
 import (
 	"bytes"
@@ -15,7 +15,7 @@ import (
 	"github.com/ebbkit/ebb/backhaul/internal/tcp"
 )
 
-// wire is a connection that knows what went over it. It counts bytes, which is how we know what was not sent. It has no
+// Wire is a connection that knows what went over it. It counts bytes, which is how we know what was not sent. It has no
 // ReadFrom: bodies come from readers that cannot be spliced, and every byte is to be counted as it goes.
 //
 // On HTTP/1.1 nothing but its place tells whose answer some bytes are, so bytes that come while no request is under way
@@ -27,11 +27,11 @@ import (
 //
 // What arrives at an idle wire is not handed to net/http. An idle wire is lent only while net/http waits in Read, as then
 // it has no byte left over from before; and it opens only where the kernel has received no byte that we have not read.
-type wire struct {
+type Wire struct {
 	net.Conn
 	guarded    tcp.Guarded
 	wrote, got atomic.Int64
-	ended      atomic.Bool // our half
+	Ended      atomic.Bool // our half
 	blank      atomic.Bool // what was read last ends in a blank line, as a head does
 	hello      *hello      // of HTTP/2: waits for the peer's first frame
 	follow     follow
@@ -53,8 +53,8 @@ const (
 
 var errUnasked = errors.New("backhaul: the peer closed an idle connection, or sent on it what nobody had asked for")
 
-func newWire(c net.Conn, h *hello) *wire {
-	w := &wire{Conn: c, hello: h}
+func NewWire(c net.Conn, h *hello) *Wire {
+	w := &Wire{Conn: c, hello: h}
 	if h == nil {
 		w.over = make(chan struct{})
 		w.kernel.Watch(c)
@@ -63,7 +63,7 @@ func newWire(c net.Conn, h *hello) *wire {
 }
 
 // rest makes the wire idle: the answer has been read to its end.
-func (w *wire) rest() { w.phase.CompareAndSwap(phaseOpen, phaseIdle) }
+func (w *Wire) rest() { w.phase.CompareAndSwap(phaseOpen, phaseIdle) }
 
 // After an answer the goroutine that reads takes a moment to come back to Read. Mostly that has passed; else it is let run,
 // and where the machine is busy a little longer is waited for it. That is cheaper than another connection.
@@ -73,7 +73,7 @@ const (
 )
 
 // still reports whether an idle wire may be lent: nothing is left over from before, in our buffers or the kernel's.
-func (w *wire) still() bool {
+func (w *Wire) still() bool {
 	for n := 0; n < yields && !w.reading.Load(); n++ {
 		runtime.Gosched()
 	}
@@ -84,7 +84,7 @@ func (w *wire) still() bool {
 }
 
 // await waits until somebody is in Read, or the wire is closed.
-func (w *wire) await() bool {
+func (w *Wire) await() bool {
 	came := make(chan struct{}, 1)
 	w.waiter.Store(&came)
 	defer w.waiter.Store(nil)
@@ -103,7 +103,7 @@ func (w *wire) await() bool {
 
 // begin opens an idle wire for a request. Time has passed since it was lent: the request's body may have been waited for.
 // Bytes that another goroutine has taken from the kernel and not counted yet are seen here, or it sees that the wire was idle.
-func (w *wire) begin() bool {
+func (w *Wire) begin() bool {
 	w.follow.begin()
 	if w.kernel.Holds(w.got.Load()) || !w.phase.CompareAndSwap(phaseIdle, phaseOpen) {
 		return false
@@ -112,7 +112,7 @@ func (w *wire) begin() bool {
 	return true
 }
 
-func (w *wire) Read(p []byte) (int, error) {
+func (w *Wire) Read(p []byte) (int, error) {
 	w.reading.Store(true)
 	if c := w.waiter.Load(); c != nil {
 		select {
@@ -142,7 +142,7 @@ func (w *wire) Read(p []byte) (int, error) {
 var blankLine, bareLine = []byte("\n\r\n"), []byte("\n\n")
 
 // take reads for net/http.
-func (w *wire) take(p []byte) (int, error) {
+func (w *Wire) take(p []byte) (int, error) {
 	if !w.follow.on {
 		return w.read(p)
 	}
@@ -159,17 +159,17 @@ func (w *wire) take(p []byte) (int, error) {
 }
 
 // read tells an end from a reset that a write has been told of.
-func (w *wire) read(p []byte) (int, error) {
+func (w *Wire) read(p []byte) (int, error) {
 	n, err := w.Conn.Read(p)
 	if err == io.EOF {
-		err = cmp.Or(tcp.EndOf(w.Conn, w.ended.Load()), err)
+		err = cmp.Or(tcp.EndOf(w.Conn, w.Ended.Load()), err)
 	}
 	return n, err
 }
 
 // Write writes. A peer that answers and closes while a request's body is still on its way makes us fail to write although
 // its answer is there, or about to be: then the error is told when there is nothing more to read.
-func (w *wire) Write(p []byte) (int, error) {
+func (w *Wire) Write(p []byte) (int, error) {
 	if w.follow.state.Load() == followLeft {
 		w.CloseWrite() //nolint:errcheck // the machine is to know that this request does not become whole
 		return 0, errLeft
@@ -198,7 +198,7 @@ func (w *wire) Write(p []byte) (int, error) {
 
 // wait waits until nothing more can be read, or nothing has come for so long. What cannot be written can usually not be
 // read any more either, beyond what has come; a bound is for connections that are stranger than that.
-func (w *wire) wait(most time.Duration) {
+func (w *Wire) wait(most time.Duration) {
 	t := time.NewTicker(most)
 	defer t.Stop()
 	for {
@@ -214,10 +214,10 @@ func (w *wire) wait(most time.Duration) {
 	}
 }
 
-func (w *wire) end() { w.once.Do(func() { close(w.over) }) }
+func (w *Wire) end() { w.once.Do(func() { close(w.over) }) }
 
 // Close closes the connection, unless a machine still works on a request.
-func (w *wire) Close() error {
+func (w *Wire) Close() error {
 	if w.follow.on && w.leave() {
 		return nil
 	}
@@ -227,15 +227,15 @@ func (w *wire) Close() error {
 	return w.Conn.Close()
 }
 
-// abort has the connection end in a reset.
-func (w *wire) abort() {
+// Abort has the connection end in a reset.
+func (w *Wire) Abort() {
 	tcp.Reset(w.Conn)
 	w.Close()
 }
 
 // CloseWrite ends one direction.
-func (w *wire) CloseWrite() error {
-	w.ended.Store(true)
+func (w *Wire) CloseWrite() error {
+	w.Ended.Store(true)
 	w.guarded.Begin()
 	defer w.guarded.End()
 	if c, ok := w.Conn.(interface{ CloseWrite() error }); ok {

@@ -1,4 +1,4 @@
-package backhaul
+package pool
 
 import (
 	"cmp"
@@ -12,18 +12,18 @@ import (
 	"github.com/ebbkit/ebb/balance"
 )
 
-// lingering holds the slot of a request that its client has left, until the machine is done with it
+// Lingering holds the slot of a request that its client has left, until the machine is done with it
 // for all that can be known. It has a goroutine of its own, which such a request gets then.
-type lingering struct {
-	used
-	gate  *balance.Gate
-	epoch uint64
-	app   balance.App
-	sent  bool // the machine has got the whole request
-	began time.Time
-	times *services
-	free  func() // the slot
-	hook  func(freed hop.Freed, held time.Duration)
+type Lingering struct {
+	Used
+	Gate  *balance.Gate
+	Epoch uint64
+	App   balance.App
+	Sent  bool // the machine has got the whole request
+	Began time.Time
+	Times *AppTimes
+	Free  func() // the slot
+	Hook  func(freed hop.Freed, held time.Duration)
 
 	left  time.Time
 	freed atomic.Bool
@@ -31,27 +31,27 @@ type lingering struct {
 }
 
 const (
-	// maxDropped is how much of an answer is read for nobody: more than small answers have, and
+	// MaxDropped is how much of an answer is read for nobody: more than small answers have, and
 	// nothing like a download. Who sends more is reset, which ends the work of whoever writes.
-	maxDropped = 1 << 20
-	// maxLingering bounds the connections that wait for machines without a hard limit, which
+	MaxDropped = 1 << 20
+	// MaxLingering bounds the connections that wait for machines without a hard limit, which
 	// nothing else does.
-	maxLingering = 1000
+	MaxLingering = 1000
 )
 
-// start holds the slot. u is what release has left over.
-func (l *lingering) start(u used) {
-	l.used, l.left, l.gone = u, time.Now(), make(chan struct{})
+// Start holds the slot. u is what release has left over.
+func (l *Lingering) Start(u Used) {
+	l.Used, l.left, l.gone = u, time.Now(), make(chan struct{})
 	go func() {
-		defer l.gate.AfterRun(l.epoch, func() { l.end(hop.FreedEnded) })()
-		stop := context.AfterFunc(l.pool.background, func() { l.end(hop.FreedShutdown) })
+		defer l.Gate.AfterRun(l.Epoch, func() { l.end(hop.FreedEnded) })()
+		stop := context.AfterFunc(l.Pool.background, func() { l.end(hop.FreedShutdown) })
 		defer stop()
 		l.end(l.wait())
 	}()
 }
 
 // end frees the slot.
-func (l *lingering) end(how hop.Freed) {
+func (l *Lingering) end(how hop.Freed) {
 	if !l.freed.CompareAndSwap(false, true) {
 		return
 	}
@@ -61,24 +61,24 @@ func (l *lingering) end(how hop.Freed) {
 	} else {
 		l.over()
 	}
-	l.free()
-	if l.hook != nil {
-		l.hook(how, time.Since(l.left))
+	l.Free()
+	if l.Hook != nil {
+		l.Hook(how, time.Since(l.left))
 	}
 }
 
 // tells reports whether the machine is told that nobody waits for its answer. One that has not got
 // the whole request is in any case: it would wait for the rest.
-func (l *lingering) tells() bool { return l.app.Abandoned == balance.AbandonedTell || !l.sent }
+func (l *Lingering) tells() bool { return l.App.Abandoned == balance.AbandonedTell || !l.Sent }
 
 // wait returns when the slot may be free.
-func (l *lingering) wait() hop.Freed {
+func (l *Lingering) wait() hop.Freed {
 	switch {
 	case l.wire != nil:
 		return l.follow()
 	case l.tells():
 		return l.hold(
-			l.times.p99(l.app.ID),
+			l.Times.P99(l.App.ID),
 		) // the stream has been reset, and nothing is heard of it any more
 	}
 	late := time.NewTimer(l.patience())
@@ -99,16 +99,16 @@ func (l *lingering) wait() hop.Freed {
 
 // patience bounds the wait for a machine that says nothing. That of one that was not told is for
 // what never ends.
-func (l *lingering) patience() time.Duration {
+func (l *Lingering) patience() time.Duration {
 	if l.tells() {
-		return cmp.Or(l.app.AbandonedHold, hop.MaxHold)
+		return cmp.Or(l.App.AbandonedHold, hop.MaxHold)
 	}
-	return cmp.Or(hop.BoundsOf(&l.app).Answer, 1<<62)
+	return cmp.Or(hop.BoundsOf(&l.App).Answer, 1<<62)
 }
 
 // hold waits until so long after the client has left, or until what the app says.
-func (l *lingering) hold(d time.Duration) hop.Freed {
-	t := time.NewTimer(time.Until(l.left.Add(cmp.Or(l.app.AbandonedHold, d))))
+func (l *Lingering) hold(d time.Duration) hop.Freed {
+	t := time.NewTimer(time.Until(l.left.Add(cmp.Or(l.App.AbandonedHold, d))))
 	defer t.Stop()
 	select {
 	case <-t.C:
@@ -119,15 +119,15 @@ func (l *lingering) hold(d time.Duration) hop.Freed {
 
 // answered learns from a request that has been answered in the end: else only those would count
 // that are quicker than their clients.
-func (l *lingering) answered() { l.times.observe(l.app.ID, time.Since(l.began)) }
+func (l *Lingering) answered() { l.Times.Observe(l.App.ID, time.Since(l.Began)) }
 
 // follow waits for the end of an answer over HTTP/1.1.
-func (l *lingering) follow() hop.Freed {
+func (l *Lingering) follow() hop.Freed {
 	w := l.wire
 	w.reclaim()
-	if l.gate.Load().Limits.Hard == 0 {
-		defer l.pool.lingering.Add(-1)
-		if l.pool.lingering.Add(1) > maxLingering {
+	if l.Gate.Load().Limits.Hard == 0 {
+		defer l.Pool.Lingering.Add(-1)
+		if l.Pool.Lingering.Add(1) > MaxLingering {
 			return l.reset()
 		}
 	}
@@ -156,7 +156,7 @@ func (l *lingering) follow() hop.Freed {
 			return hop.FreedSilent
 		case err != nil && !l.tells():
 			return hop.FreedClosed // by itself, as it might with a client that waits
-		case err != nil, l.tells() && dropped > maxDropped:
+		case err != nil, l.tells() && dropped > MaxDropped:
 			return l.reset()
 		case n == len(buf) && large == nil:
 			large = tcp.GetBuffer()
@@ -167,14 +167,14 @@ func (l *lingering) follow() hop.Freed {
 
 // reset ends the connection, and holds the slot as long as the app's requests take: its machine may
 // still work on this one.
-func (l *lingering) reset() hop.Freed {
+func (l *Lingering) reset() hop.Freed {
 	tcp.Reset(l.wire.Conn)
-	return l.hold(l.times.p99(l.app.ID))
+	return l.hold(l.Times.P99(l.App.ID))
 }
 
-// services are the service times of apps. It forgets apps that nobody uses: those that have been
+// AppTimes are the service times of apps. It forgets apps that nobody uses: those that have been
 // removed among them.
-type services struct {
+type AppTimes struct {
 	of sync.Map // balance.AppID -> *service
 	n  atomic.Int64
 
@@ -191,9 +191,9 @@ type service struct {
 	times hop.ServiceTimes
 }
 
-// observe takes in how long an app has worked on a request. Where somebody else does so at the same
+// Observe takes in how long an app has worked on a request. Where somebody else does so at the same
 // time, that will do.
-func (s *services) observe(app balance.AppID, d time.Duration) {
+func (s *AppTimes) Observe(app balance.AppID, d time.Duration) {
 	v, ok := s.of.Load(app)
 	if !ok {
 		var there bool
@@ -213,7 +213,7 @@ func (s *services) observe(app balance.AppID, d time.Duration) {
 
 // sweep forgets what has not been used since the last one. The next is due when there are half as
 // many more.
-func (s *services) sweep() {
+func (s *AppTimes) sweep() {
 	s.sweeping.Lock()
 	defer s.sweeping.Unlock()
 	if s.n.Load() <= max(servicesMin, s.most) {
@@ -229,7 +229,7 @@ func (s *services) sweep() {
 	s.most = s.n.Load() * 3 / 2
 }
 
-func (s *services) p99(app balance.AppID) time.Duration {
+func (s *AppTimes) P99(app balance.AppID) time.Duration {
 	v, ok := s.of.Load(app)
 	if !ok {
 		return hop.UnknownHold

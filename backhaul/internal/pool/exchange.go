@@ -1,4 +1,4 @@
-package backhaul
+package pool
 
 import (
 	"context"
@@ -11,68 +11,68 @@ import (
 	"github.com/ebbkit/ebb/internal/oslimit"
 )
 
-// exchange is one try on the wire: a request to one peer and its answer.
-type exchange struct {
-	used
-	name  peerName
-	epoch uint64
-	dial  dialer
-	body  *source // nil: the request has none
+// Exchange is one try on the wire: a request to one peer and its answer.
+type Exchange struct {
+	Used
+	Name  PeerName
+	Epoch uint64
+	Dial  Dialer
+	Body  *Body // nil: the request has none
 
-	h2       bool // over HTTP/2
-	lane     hop.Lane
-	rtt      time.Duration // of the path to the peer
-	rttKnown bool
+	H2       bool // over HTTP/2
+	Lane     hop.Lane
+	RTT      time.Duration // of the path to the peer
+	RTTKnown bool
 
 	// expect: the peer asks for the body with "100 Continue" before we read a byte of it.
-	expect bool
+	Expect bool
 	// patience bounds the wait for that word; 0 means none.
-	patience time.Duration
+	Patience time.Duration
 	// peek: the client's first byte comes before the peer gets anything. The client of an owner is an edge: it sends the
 	// first byte when the owner has asked for it, and until then may take the request elsewhere.
-	peek bool
+	Peek bool
 	// once: more of the body may go out than is kept. Such a request gets a connection of its own at once, where peers have been
 	// seen to refuse streams.
-	once bool
+	Once bool
 	// ask: the peer gets as much of the body as is kept, and says "100 Continue" when it may have the rest. Over HTTP/2 this
 	// is for bodies of unknown length, which may be one half of a conversation: the peer's side may have to speak first.
-	ask bool
+	Ask bool
 	// admitted is called when that word comes.
-	admitted func()
+	Admitted func()
 	// ready is called when there is a connection, before anything is sent.
-	ready func()
+	Ready func()
 
 	// finish: over HTTP/2, the answer is read to its end, whoever wants it.
-	finish bool
+	Finish bool
 
 	reused bool // others have used the connection before
 }
 
-// used is what a try used, and gives back.
-type used struct {
-	pool   *pool
-	conn   *conn   // of the answer
-	wire   *wire   // of HTTP/1.1: the last one
-	stream *stream // of HTTP/2
+// Used is what a try used, and gives back.
+type Used struct {
+	Pool   *Pool
+	Conn   *Conn   // of the answer
+	wire   *Wire   // of HTTP/1.1: the last one
+	Stream *Stream // of HTTP/2
 	rest   *rest   // of an answer that is read to its end
 	last   *reader // the body of the last attempt
 }
 
-// release gives a connection back. It reports whether the machine works on the request for all that
+// Release gives a connection back. It reports whether the machine works on the request for all that
 // is known: then what is left of it is for a [lingering].
-func (u *used) release() (left bool) {
+func (u *Used) Release() (left bool) {
 	switch {
 	case u.wire != nil:
-		if left = u.wire.settle(); left && u.conn != nil {
-			u.conn.close() // net/http's part of it
-			u.conn = nil
+		if left = u.wire.settle(); left && u.Conn != nil {
+			u.Conn.Close() // net/http's part of it
+			u.Conn = nil
 		}
-	case u.stream != nil:
-		left = u.pool.near && u.stream.works()
+	case u.Stream != nil:
+		left = u.Pool.Near && u.Stream.Works()
 	}
 	if u.rest != nil {
 		u.rest.Close()
-		if left && u.sent() {
+		if left && u.Sent() {
 			return true // it goes on
 		}
 	}
@@ -81,106 +81,106 @@ func (u *used) release() (left bool) {
 }
 
 // over gives back a connection that is not needed any more.
-func (u *used) over() {
-	if u.stream != nil {
-		u.stream.cancel(errStreamOver)
+func (u *Used) over() {
+	if u.Stream != nil {
+		u.Stream.Cancel(ErrStreamOver)
 	}
 	if u.rest != nil {
-		u.conn = u.rest.c
+		u.Conn = u.rest.c
 	}
-	if u.conn != nil {
-		u.pool.put(u.conn)
-		u.conn = nil
+	if u.Conn != nil {
+		u.Pool.Put(u.Conn)
+		u.Conn = nil
 	}
 }
 
-// sent reports whether the peer has got the whole request.
-func (u *used) sent() bool { return u.last == nil || u.last.s.delivered(u.last) }
+// Sent reports whether the peer has got the whole request.
+func (u *Used) Sent() bool { return u.last == nil || u.last.s.delivered(u.last) }
 
-// maxStale is how many dead pooled connections and refused streams are met before the request gets a new connection of its
+// MaxStale is how many dead pooled connections and refused streams are met before the request gets a new connection of its
 // own: a peer that ends its connections after some requests serves the first one on each.
-const maxStale = 2
+const MaxStale = 2
 
 var errSwitched = errors.New("backhaul: the machine switched to a protocol that the request did not ask for")
 
-// maxOwn is how many connections of its own a request gets. A peer that refuses even the first stream will not take it.
-const maxOwn = 3
+// MaxOwn is how many connections of its own a request gets. A peer that refuses even the first stream will not take it.
+const MaxOwn = 3
 
-// do sends out and returns the answer's head. Dead pooled connections are passed over: as nothing was written, nothing has
+// Do sends out and returns the answer's head. Dead pooled connections are passed over: as nothing was written, nothing has
 // happened. Nor has it where the peer refuses a stream, as each does that is about to end a connection and gets one more
 // request on it. out belongs to do until then.
-func (x *exchange) do(out *http.Request) (*http.Response, hop.Failure, error) {
+func (x *Exchange) Do(out *http.Request) (*http.Response, hop.Failure, error) {
 	for n := 0; ; n++ {
-		c, reused, err := x.pool.get(out.Context(), x, n >= maxStale)
+		c, reused, err := x.Pool.get(out.Context(), x, n >= MaxStale)
 		if err != nil {
 			return nil, dialFailure(out.Context(), err), err
 		}
 		x.reused = reused
-		if x.ready != nil {
-			x.ready()
-			x.ready = nil
+		if x.Ready != nil {
+			x.Ready()
+			x.Ready = nil
 		}
-		if x.body != nil {
+		if x.Body != nil {
 			if x.last != nil {
 				x.last.end()
 			}
-			x.last = newReader(x.body, x.ask)
+			x.last = newReader(x.Body, x.Ask)
 			out.Body = x.last
-			x.last.trailer = x.body.newTrailer(x.h2)
-			if out.Trailer = x.last.trailer; len(out.Trailer) > 0 && !x.h2 {
+			x.last.trailer = x.Body.newTrailer(x.H2)
+			if out.Trailer = x.last.trailer; len(out.Trailer) > 0 && !x.H2 {
 				out.ContentLength = -1 // HTTP/1.1 has trailers only after chunks
 			}
-			if x.peek && n == 0 {
-				if err := x.body.peek(x.last); err != nil {
+			if x.Peek && n == 0 {
+				if err := x.Body.peek(x.last); err != nil {
 					x.giveBack(c)
-					return nil, hop.FailureClient, &bodyError{err}
+					return nil, hop.FailureClient, &BodyError{err}
 				}
 			}
 		}
 		resp, fail, err := x.send(c, out)
 		if err == nil && hop.Switched(out.Header, resp.StatusCode, resp.Header) {
-			c.close()
+			c.Close()
 			return nil, hop.FailureMalformed, errSwitched
 		}
 		if err == nil {
-			x.conn = c
+			x.Conn = c
 			if resp.StatusCode == http.StatusSwitchingProtocols {
-				c.upgraded = true
+				c.Upgraded = true
 			}
 			return resp, hop.FailureNone, nil
 		}
 		if fail == hop.FailureUnsent && oslimit.Reached(err) {
 			fail = hop.FailureLimit
 		}
-		if x.h2 && !x.rest.goesOn() {
+		if x.H2 && !x.rest.goesOn() {
 			x.rest = nil
 			if fail == hop.FailureRefused {
 				c.mux.retire(c) // it and we disagree on what it can take
 			}
-			x.pool.put(c)
+			x.Pool.Put(c)
 		}
-		again := (fail == hop.FailureStale || fail == hop.FailureRefused) && n+1 < maxStale+maxOwn
-		if !again || x.state() == hop.BodySpent {
+		again := (fail == hop.FailureStale || fail == hop.FailureRefused) && n+1 < MaxStale+MaxOwn
+		if !again || x.State() == hop.BodySpent {
 			return nil, fail, err
 		}
 	}
 }
 
 // send is one attempt over one connection. A peer that does not ask for the body in time is cut off.
-func (x *exchange) send(c *conn, out *http.Request) (*http.Response, hop.Failure, error) {
+func (x *Exchange) send(c *Conn, out *http.Request) (*http.Response, hop.Failure, error) {
 	body := x.last
-	if !x.h2 {
-		if x.expect && x.patience > 0 {
-			t := time.AfterFunc(x.patience, func() {
+	if !x.H2 {
+		if x.Expect && x.Patience > 0 {
+			t := time.AfterFunc(x.Patience, func() {
 				if !body.asked.Load() {
-					c.close()
+					c.Close()
 				}
 			})
 			defer t.Stop()
 		}
-		x.wire = c.wire
+		x.wire = c.Wire
 		if body != nil {
-			body.wire = c.wire
+			body.wire = c.Wire
 		}
 		resp, fail, err := c.roundTrip(out, body, x)
 		if body != nil && err == nil {
@@ -188,20 +188,20 @@ func (x *exchange) send(c *conn, out *http.Request) (*http.Response, hop.Failure
 		}
 		return resp, fail, err
 	}
-	if x.finish {
+	if x.Finish {
 		return x.finishing(c, out, body)
 	}
-	var s *stream
+	var s *Stream
 	req, s := open(out, func() {
-		if body != nil && body.hear() && x.admitted != nil {
-			x.admitted()
+		if body != nil && body.hear() && x.Admitted != nil {
+			x.Admitted()
 		}
 	})
-	x.stream = s
-	if (x.expect || x.ask) && x.patience > 0 {
-		t := time.AfterFunc(x.patience, func() {
-			if x.ask && !body.heard() || x.expect && !body.asked.Load() {
-				s.cancel(errNoWord)
+	x.Stream = s
+	if (x.Expect || x.Ask) && x.Patience > 0 {
+		t := time.AfterFunc(x.Patience, func() {
+			if x.Ask && !body.heard() || x.Expect && !body.asked.Load() {
+				s.Cancel(errNoWord)
 			}
 		})
 		defer t.Stop()
@@ -210,23 +210,23 @@ func (x *exchange) send(c *conn, out *http.Request) (*http.Response, hop.Failure
 }
 
 // giveBack returns a connection on which nothing was sent.
-func (x *exchange) giveBack(c *conn) {
-	if x.h2 {
-		c.cc.Release()
+func (x *Exchange) giveBack(c *Conn) {
+	if x.H2 {
+		c.HTTP.Release()
 	}
-	x.pool.put(c)
+	x.Pool.Put(c)
 }
 
-// state returns what a further try could send as the body.
-func (x *exchange) state() hop.BodyState {
+// State returns what a further try could send as the body.
+func (x *Exchange) State() hop.BodyState {
 	if x.last == nil {
 		return hop.BodyWhole
 	}
-	return x.body.state(x.last)
+	return x.Body.state(x.last)
 }
 
-// done ends the last try's claim on the body, where there is an answer already.
-func (x *exchange) done() {
+// Done ends the last try's claim on the body, where there is an answer already.
+func (x *Exchange) Done() {
 	if x.last != nil {
 		x.last.end()
 	}

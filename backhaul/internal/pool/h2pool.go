@@ -1,4 +1,4 @@
-package backhaul
+package pool
 
 import (
 	"bytes"
@@ -19,14 +19,14 @@ import (
 // hangs). A new connection is used when the peer's SETTINGS have come: then it is known how many streams it takes, and
 // that somebody is there.
 type mux struct {
-	pool *pool
-	key  peerKey
+	pool *Pool
+	key  PeerKey
 
-	mu      sync.Mutex
+	Mu      sync.Mutex
 	epoch   uint64
 	class   int // of new connections
 	checked time.Time
-	conns   []*conn
+	Conns   []*Conn
 	dialing int
 	waiting int
 	perConn int // streams that the last connection took
@@ -34,7 +34,7 @@ type mux struct {
 	err     error
 	timer   *time.Timer
 	gone    bool
-	ended   []*conn // to be closed when m.mu is given back
+	ended   []*Conn // to be closed when m.mu is given back
 
 	change signal // something got free, came or failed
 }
@@ -83,37 +83,37 @@ var (
 func (m *mux) unlock() {
 	ended := m.ended
 	m.ended = nil
-	m.mu.Unlock()
+	m.Mu.Unlock()
 	for _, c := range ended {
-		c.close()
+		c.Close()
 	}
 }
 
 // get returns a connection with a stream reserved on it. reused says that others have used the connection before.
-func (m *mux) get(ctx context.Context, x *exchange) (c *conn, reused bool, err error) {
-	limit := m.pool.limit(x)
+func (m *mux) get(ctx context.Context, x *Exchange) (c *Conn, reused bool, err error) {
+	limit := m.pool.Limit(x)
 	var late <-chan time.Time
-	m.mu.Lock()
+	m.Mu.Lock()
 	defer m.unlock()
 	if had, due := m.stale(); due {
 		m.unlock()
 		class := m.pool.class(x, had) // which asks Config.Pressure
-		m.mu.Lock()
+		m.Mu.Lock()
 		m.classify(x, class)
 	}
 	if m.gone {
 		return nil, false, errGone
 	}
-	m.renew(x.epoch)
+	m.renew(x.Epoch)
 	failed := m.failed
 	for {
-		if m.pool.near && x.epoch < m.epoch {
+		if m.pool.Near && x.Epoch < m.epoch {
 			return nil, false, errOlder
 		}
 		if c := m.reserve(); c != nil {
 			reused := c.used
 			c.used = true
-			if c.streams == c.most && m.scarce() {
+			if c.Streams == c.most && m.scarce() {
 				m.start(ctx, x, m.class)
 			}
 			return c, reused, nil
@@ -121,7 +121,7 @@ func (m *mux) get(ctx context.Context, x *exchange) (c *conn, reused bool, err e
 		if m.failed != failed && m.dialing == 0 {
 			return nil, false, m.err
 		}
-		if m.failed == failed && m.dialing*cmp.Or(m.perConn, usualStreams) <= m.waiting && len(m.conns)+m.dialing < maxConns {
+		if m.failed == failed && m.dialing*cmp.Or(m.perConn, usualStreams) <= m.waiting && len(m.Conns)+m.dialing < maxConns {
 			m.start(ctx, x, m.class)
 		}
 		m.waiting++
@@ -139,7 +139,7 @@ func (m *mux) get(ctx context.Context, x *exchange) (c *conn, reused bool, err e
 		case <-ctx.Done():
 			err = context.Cause(ctx)
 		}
-		m.mu.Lock()
+		m.Mu.Lock()
 		m.waiting--
 		if err != nil {
 			return nil, false, err
@@ -148,42 +148,42 @@ func (m *mux) get(ctx context.Context, x *exchange) (c *conn, reused bool, err e
 }
 
 // own returns a new connection with a stream reserved on it. It takes no other streams until that one is given back.
-func (m *mux) own(ctx context.Context, x *exchange) (*conn, error) {
-	m.mu.Lock()
+func (m *mux) own(ctx context.Context, x *Exchange) (*Conn, error) {
+	m.Mu.Lock()
 	if m.gone {
 		m.unlock()
 		return nil, errGone
 	}
-	m.renew(x.epoch)
+	m.renew(x.Epoch)
 	class, epoch := m.class, m.epoch
 	m.unlock()
-	if m.pool.near && x.epoch < epoch {
+	if m.pool.Near && x.Epoch < epoch {
 		return nil, errOlder
 	}
-	c, err := m.dial(ctx, x.dial, m.pool.limit(x), class)
+	c, err := m.dial(ctx, x.Dial, m.pool.Limit(x), class)
 	if err != nil {
 		return nil, err
 	}
-	if err := c.cc.Reserve(); err != nil {
-		c.close()
+	if err := c.HTTP.Reserve(); err != nil {
+		c.Close()
 		return nil, err
 	}
-	c.mux, c.class, c.epoch, c.streams, c.used, c.alone = m, class, epoch, 1, true, true
+	c.mux, c.Class, c.epoch, c.Streams, c.used, c.alone = m, class, epoch, 1, true, true
 	return c, nil
 }
 
 // reserve takes a stream of the first connection that has one; m.mu is held. First ones fill up first, so that the others
 // die of age.
-func (m *mux) reserve() *conn {
-	for i := 0; i < len(m.conns); i++ {
-		c := m.conns[i]
-		if c.cc.Err() != nil {
-			m.conns = slices.Delete(m.conns, i, i+1)
+func (m *mux) reserve() *Conn {
+	for i := 0; i < len(m.Conns); i++ {
+		c := m.Conns[i]
+		if c.HTTP.Err() != nil {
+			m.Conns = slices.Delete(m.Conns, i, i+1)
 			i--
 			continue
 		}
-		if c.streams < c.most && c.cc.Reserve() == nil {
-			c.streams++
+		if c.Streams < c.most && c.HTTP.Reserve() == nil {
+			c.Streams++
 			return c
 		}
 	}
@@ -198,7 +198,7 @@ func (m *mux) stale() (had int, due bool) {
 
 // had returns the class that connections have; -1 when there are none.
 func (m *mux) had() int {
-	if len(m.conns) == 0 {
+	if len(m.Conns) == 0 {
 		return -1
 	}
 	return m.class
@@ -206,7 +206,7 @@ func (m *mux) had() int {
 
 // classify takes over a class that was chosen; m.mu is held. Where it has changed, a connection of
 // the new class is made and takes over; those of the old one end with their streams.
-func (m *mux) classify(x *exchange, class int) {
+func (m *mux) classify(x *Exchange, class int) {
 	had := m.had()
 	m.checked, m.class = time.Now(), class
 	if had >= 0 && class != had && m.dialing == 0 && !m.gone {
@@ -215,13 +215,13 @@ func (m *mux) classify(x *exchange, class int) {
 }
 
 // start dials on a goroutine of its own, so that a request that gives up takes no connection from others; m.mu is held.
-func (m *mux) start(ctx context.Context, x *exchange, class int) {
+func (m *mux) start(ctx context.Context, x *Exchange, class int) {
 	m.dialing++
-	limit, dial, epoch := m.pool.limit(x), x.dial, m.epoch
+	limit, dial, epoch := m.pool.Limit(x), x.Dial, m.epoch
 	ctx = context.WithoutCancel(ctx)
 	go func() {
 		c, err := m.dial(ctx, dial, limit, class)
-		m.mu.Lock()
+		m.Mu.Lock()
 		defer m.unlock()
 		defer m.change.wake()
 		m.dialing--
@@ -235,34 +235,34 @@ func (m *mux) start(ctx context.Context, x *exchange, class int) {
 			return
 		}
 		m.perConn = c.most
-		c.mux, c.class, c.epoch, c.idleAt = m, class, epoch, time.Now()
-		old := m.conns
-		m.conns = []*conn{c}
+		c.mux, c.Class, c.epoch, c.idleAt = m, class, epoch, time.Now()
+		old := m.Conns
+		m.Conns = []*Conn{c}
 		for _, o := range old {
-			if o.class == class {
-				m.conns = append(m.conns, o)
+			if o.Class == class {
+				m.Conns = append(m.Conns, o)
 			} else {
 				o.retired = true
 				o.endIfUnused()
 			}
 		}
 		m.arm()
-		c.cc.SetStateHook(func(*http.ClientConn) { m.change.wake() })
+		c.HTTP.SetStateHook(func(*http.ClientConn) { m.change.wake() })
 	}()
 }
 
-func (m *mux) dial(ctx context.Context, dial dialer, limit time.Duration, class int) (*conn, error) {
+func (m *mux) dial(ctx context.Context, dial Dialer, limit time.Duration, class int) (*Conn, error) {
 	if limit > 0 {
 		var cancel context.CancelFunc
 		ctx, cancel = context.WithTimeout(ctx, limit)
 		defer cancel()
 	}
 	h := &hello{done: make(chan struct{})}
-	w, err := m.pool.connect(ctx, dial, m.key.name.id, h)
+	w, err := m.pool.Connect(ctx, dial, m.key.Name.ID, h)
 	if err != nil {
 		return nil, err
 	}
-	ping := !m.pool.near && w.guarded.In == nil
+	ping := !m.pool.Near && w.guarded.In == nil
 	cc, err := m.pool.transport2(class, ping).NewClientConn(context.WithValue(ctx, dialingKey{}, &dialing{wire: w}), "http", "peer:80")
 	if err != nil {
 		w.Close()
@@ -280,19 +280,19 @@ func (m *mux) dial(ctx context.Context, dial dialer, limit time.Duration, class 
 		case err != nil:
 			return nil, err
 		case h.forbidden:
-			return nil, &auth.DeniedError{Peer: m.key.name.id, Words: "it wants to know who this is: set Config.Key to its HandlerConfig.Key, or show a certificate"}
+			return nil, &auth.DeniedError{Peer: m.key.Name.ID, Words: "it wants to know who this is: set Config.Key to its HandlerConfig.Key, or show a certificate"}
 		}
 		return nil, errors.New("backhaul: the peer does not speak HTTP/2 without TLS: serve the hop with NewServer")
 	}
-	c := &conn{cc: cc, wire: w, most: maxStreams}
+	c := &Conn{HTTP: cc, Wire: w, most: MaxStreams}
 	if n := h.settings.Streams; n > 0 {
-		c.most = int(min(n, maxStreams))
+		c.most = int(min(n, MaxStreams))
 	}
 	return c, nil
 }
 
-// maxStreams bounds the streams of one connection, whatever the peer would take.
-const maxStreams = 1000
+// MaxStreams bounds the streams of one connection, whatever the peer would take.
+const MaxStreams = 1000
 
 // hello waits for the first frame of a peer.
 type hello struct {
@@ -316,11 +316,11 @@ func (h *hello) feed(p []byte, err error) {
 }
 
 // put gives a stream back.
-func (m *mux) put(c *conn) {
-	m.mu.Lock()
-	c.streams--
+func (m *mux) put(c *Conn) {
+	m.Mu.Lock()
+	c.Streams--
 	c.idleAt = time.Now()
-	if m.pool.closed.Load() || m.pool.maxIdle <= 0 || c.epoch != m.epoch {
+	if m.pool.closed.Load() || m.pool.MaxIdle <= 0 || c.epoch != m.epoch {
 		c.retired = true
 	}
 	if c.alone {
@@ -333,23 +333,23 @@ func (m *mux) put(c *conn) {
 }
 
 // share lets others use a connection that was one request's own, where they may need it; m.mu is held.
-func (m *mux) share(c *conn) {
+func (m *mux) share(c *Conn) {
 	c.alone = false
-	room := slices.ContainsFunc(m.conns, func(o *conn) bool { return o.streams < o.most })
-	if room || m.gone || c.class != m.class || c.cc.Err() != nil {
+	room := slices.ContainsFunc(m.Conns, func(o *Conn) bool { return o.Streams < o.most })
+	if room || m.gone || c.Class != m.class || c.HTTP.Err() != nil {
 		c.retired = true
 	}
 	if c.retired {
 		return
 	}
-	m.conns = append(m.conns, c)
-	c.cc.SetStateHook(func(*http.ClientConn) { m.change.wake() })
+	m.Conns = append(m.Conns, c)
+	c.HTTP.SetStateHook(func(*http.ClientConn) { m.change.wake() })
 }
 
 // endIfUnused closes a connection that takes no more streams after its last one; its mux's lock is
 // held, and it is closed when that is given back.
-func (c *conn) endIfUnused() {
-	if c.retired && c.streams == 0 {
+func (c *Conn) endIfUnused() {
+	if c.retired && c.Streams == 0 {
 		c.mux.ended = append(c.mux.ended, c)
 	}
 }
@@ -360,21 +360,21 @@ func (m *mux) renew(epoch uint64) {
 		return
 	}
 	m.epoch = epoch
-	m.drop(func(*conn) bool { return true })
+	m.drop(func(*Conn) bool { return true })
 }
 
 // retire opens no further streams on a connection, as the peer has refused one.
-func (m *mux) retire(c *conn) {
+func (m *mux) retire(c *Conn) {
 	m.pool.refused.Store(true)
-	m.mu.Lock()
+	m.Mu.Lock()
 	defer m.unlock()
 	c.retired = true
-	m.drop(func(o *conn) bool { return o == c })
+	m.drop(func(o *Conn) bool { return o == c })
 }
 
 // drop takes connections out of use; m.mu is held.
-func (m *mux) drop(which func(*conn) bool) {
-	m.conns = slices.DeleteFunc(m.conns, func(c *conn) bool {
+func (m *mux) drop(which func(*Conn) bool) {
+	m.Conns = slices.DeleteFunc(m.Conns, func(c *Conn) bool {
 		if !which(c) {
 			return false
 		}
@@ -386,47 +386,47 @@ func (m *mux) drop(which func(*conn) bool) {
 
 // arm sets the timer that closes idle connections; m.mu is held.
 func (m *mux) arm() {
-	if m.timer == nil && m.pool.idleTimeout > 0 {
-		m.timer = time.AfterFunc(m.pool.idleTimeout, m.expire)
+	if m.timer == nil && m.pool.IdleTimeout > 0 {
+		m.timer = time.AfterFunc(m.pool.IdleTimeout, m.expire)
 	}
 }
 
 // expire closes what has been idle for too long, and takes a mux without connections out of the pool.
 func (m *mux) expire() {
-	m.mu.Lock()
+	m.Mu.Lock()
 	defer m.unlock()
 	now := time.Now()
-	wait := m.pool.idleTimeout
-	m.drop(func(c *conn) bool {
-		if c.streams > 0 {
+	wait := m.pool.IdleTimeout
+	m.drop(func(c *Conn) bool {
+		if c.Streams > 0 {
 			return false
 		}
-		left := m.pool.idleTimeout - now.Sub(c.idleAt)
-		if left > 0 && c.cc.Err() == nil {
+		left := m.pool.IdleTimeout - now.Sub(c.idleAt)
+		if left > 0 && c.HTTP.Err() == nil {
 			wait = min(wait, left)
 			return false
 		}
 		return true
 	})
 	m.timer = nil
-	if len(m.conns) > 0 || m.dialing > 0 || m.waiting > 0 {
+	if len(m.Conns) > 0 || m.dialing > 0 || m.waiting > 0 {
 		m.timer = time.AfterFunc(wait, m.expire)
 		return
 	}
 	m.gone = true
-	m.pool.muxes.CompareAndDelete(m.key, m)
+	m.pool.Muxes.CompareAndDelete(m.key, m)
 }
 
 // closeIdle closes the connections that carry nothing.
 func (m *mux) closeIdle() {
-	m.mu.Lock()
+	m.Mu.Lock()
 	defer m.unlock()
-	m.drop(func(c *conn) bool { return c.streams == 0 })
+	m.drop(func(c *Conn) bool { return c.Streams == 0 })
 }
 
 func (m *mux) stop() {
-	m.mu.Lock()
-	defer m.mu.Unlock()
+	m.Mu.Lock()
+	defer m.Mu.Unlock()
 	if m.timer != nil {
 		m.timer.Stop()
 		m.timer = nil

@@ -1,4 +1,4 @@
-package backhaul
+package pool
 
 import (
 	"errors"
@@ -72,7 +72,7 @@ func (f *follow) read(p []byte, err error) {
 
 // leave takes the connection away from net/http where a machine works on a request for it. It
 // reports whether that is so.
-func (w *wire) leave() bool {
+func (w *Wire) leave() bool {
 	f := &w.follow
 	switch {
 	case f.state.Load() == followLeft:
@@ -89,7 +89,7 @@ func (w *wire) leave() bool {
 
 // settle ends an exchange, before its connection is used again. It reports whether the machine has
 // not ended it: then the connection is left to the caller, see [wire.reclaim].
-func (w *wire) settle() bool {
+func (w *Wire) settle() bool {
 	if !w.follow.on {
 		return false
 	}
@@ -100,18 +100,18 @@ func (w *wire) settle() bool {
 	return false
 }
 
-// drop has the connection end when it is closed, whatever its machine does.
-func (w *wire) drop() { w.follow.state.CompareAndSwap(followSent, followDropped) }
+// Drop has the connection end when it is closed, whatever its machine does.
+func (w *Wire) Drop() { w.follow.state.CompareAndSwap(followSent, followDropped) }
 
 // reclaim makes a connection that was left usable for its new holder, once net/http reads no more.
-func (w *wire) reclaim() {
+func (w *Wire) reclaim() {
 	w.follow.reader.Lock() // it gets up this moment; who comes later finds that it was left
 	defer w.follow.reader.Unlock()
 	w.Conn.SetDeadline(time.Time{}) //nolint:errcheck // a read that fails is the end as well
 }
 
 // more reads on, for the holder of a connection that was left.
-func (w *wire) more(p []byte) (int, error) {
+func (w *Wire) more(p []byte) (int, error) {
 	n, err := w.read(p)
 	w.got.Add(int64(n))
 	w.follow.read(p[:n], err)
