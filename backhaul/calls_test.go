@@ -11,7 +11,7 @@ import (
 	"time"
 
 	"github.com/ebbkit/ebb/backhaul/internal/pool"
-	"github.com/ebbkit/ebb/downscale"
+	"github.com/ebbkit/ebb/balance"
 )
 
 // calls is a machine that speaks gRPC, as far as that matters here: it echoes messages, greets before, and ends the call
@@ -88,19 +88,19 @@ func TestAGRPCCallIsTold(t *testing.T) {
 				other, otherEnd := io.Pipe()
 				resp := call(t, r, c.path, pr)
 				beside := call(t, r, "/talk", other)
-				r.long(conns, downscale.Stream, 2)
+				r.long(conns, balance.ClassStream, 2)
 				otherEnd.Close()
 				if rest, err := io.ReadAll(beside.Body); len(rest) > 0 || err != nil || beside.Trailer.Get("Grpc-Status") != "0" {
 					t.Errorf("another call: %q, %v, %v", rest, err, beside.Trailer)
 				}
-				r.long(conns, downscale.Stream, 1)
+				r.long(conns, balance.ClassStream, 1)
 				for machine.heard.Load() != int64(len(c.before)) {
 					<-time.After(time.Millisecond)
 				}
 				if c.sent {
 					r.spent(conns)
 				}
-				conns.Notify(m1, downscale.Stream, c.within)
+				conns.Notify(m1, balance.ClassStream, c.within)
 				if c.rest != nil {
 					pw.Write(c.rest)
 				}
@@ -111,7 +111,7 @@ func TestAGRPCCallIsTold(t *testing.T) {
 				resp.Body.Close()
 				pr.CloseWithError(io.ErrClosedPipe)
 				r.quiet()
-				r.long(conns, downscale.AllClasses, 0)
+				r.long(conns, balance.ClassAll, 0)
 			})
 		}
 	}
@@ -122,7 +122,7 @@ func (r *rig) spent(c *Connections) {
 	all := func() bool {
 		c.mu.Lock()
 		defer c.mu.Unlock()
-		for l := range c.each(m1, downscale.Stream) {
+		for l := range c.each(m1, balance.ClassStream) {
 			if !l.endable.(*ongoing).request.over.Load() {
 				return false
 			}
@@ -142,8 +142,8 @@ func TestAGRPCCallIsLongInTime(t *testing.T) {
 	r.serve("m1", new(calls))
 	pr, pw := io.Pipe()
 	resp := call(t, r, "/talk", pr)
-	conns.Notify(m1, downscale.Stream, time.Nanosecond)
-	if n := conns.Long(m1, downscale.Stream); n != 0 {
+	conns.Notify(m1, balance.ClassStream, time.Nanosecond)
+	if n := conns.Long(m1, balance.ClassStream); n != 0 {
 		t.Errorf("%d long connections", n)
 	}
 	pw.Write(grpcMessage(0, 5))
@@ -167,11 +167,11 @@ func TestACallWithoutAMessageIsARequest(t *testing.T) {
 		}
 		c.watch("web", "m1", req, resp, &pool.Exchange{}, nil)
 		time.Sleep(time.Hour)
-		if n := c.Long(m1, downscale.Stream); n != 0 {
+		if n := c.Long(m1, balance.ClassStream); n != 0 {
 			t.Errorf("%d long connections before a message has come", n)
 		}
 		resp.Body.Read(make([]byte, 100))
-		if n := c.Long(m1, downscale.Stream); n != 1 {
+		if n := c.Long(m1, balance.ClassStream); n != 1 {
 			t.Errorf("%d long connections after a message", n)
 		}
 	})

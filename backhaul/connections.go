@@ -11,7 +11,6 @@ import (
 	"github.com/ebbkit/ebb/backhaul/internal/hop"
 	"github.com/ebbkit/ebb/backhaul/internal/pool"
 	"github.com/ebbkit/ebb/balance"
-	"github.com/ebbkit/ebb/downscale"
 )
 
 // Connections knows the long connections to the machines of this process, tells them to end, and so implements
@@ -55,7 +54,7 @@ const classCount = 4
 type long struct {
 	in      *Connections
 	machine balance.MachineKey
-	class   downscale.Class
+	class   balance.Class
 	told    bool         // in.mu is held
 	data    atomic.Bool  // some has passed since the last look
 	asked   *atomic.Bool // the same of the request's messages, where these are followed apart; nil: they are not
@@ -93,10 +92,8 @@ type endable interface {
 	lasts() bool
 }
 
-var _ downscale.Connections = (*Connections)(nil)
-
 // Long returns how many connections of these classes a machine has: at most as many as are in flight at its gate.
-func (c *Connections) Long(m balance.Machine, of downscale.Class) (n int) {
+func (c *Connections) Long(m balance.Machine, of balance.Class) (n int) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	for l := range c.each(m, of) {
@@ -109,7 +106,7 @@ func (c *Connections) Long(m balance.Machine, of downscale.Class) (n int) {
 
 // Idle returns how many connections of these classes have carried no data for that long, as found by this and earlier calls:
 // it is asked about once a second.
-func (c *Connections) Idle(m balance.Machine, of downscale.Class, quiet time.Duration) (n int) {
+func (c *Connections) Idle(m balance.Machine, of balance.Class, quiet time.Duration) (n int) {
 	now := time.Now()
 	c.mu.Lock()
 	defer c.mu.Unlock()
@@ -122,17 +119,17 @@ func (c *Connections) Idle(m balance.Machine, of downscale.Class, quiet time.Dur
 }
 
 // Notify tells a machine's connections of these classes to end, those that have not been told. It does not block.
-func (c *Connections) Notify(m balance.Machine, of downscale.Class, within time.Duration) {
+func (c *Connections) Notify(m balance.Machine, of balance.Class, within time.Duration) {
 	c.tell(m, of, within, func(*long) bool { return true })
 }
 
 // NotifyIdle does the same to those that have carried no data for that long.
-func (c *Connections) NotifyIdle(m balance.Machine, of downscale.Class, quiet, within time.Duration) {
+func (c *Connections) NotifyIdle(m balance.Machine, of balance.Class, quiet, within time.Duration) {
 	now := time.Now()
 	c.tell(m, of, within, func(l *long) bool { return l.idle(now, quiet) })
 }
 
-func (c *Connections) tell(m balance.Machine, of downscale.Class, within time.Duration, which func(*long) bool) {
+func (c *Connections) tell(m balance.Machine, of balance.Class, within time.Duration, which func(*long) bool) {
 	var list []*long
 	c.mu.Lock()
 	for l := range c.each(m, of) {
@@ -148,7 +145,7 @@ func (c *Connections) tell(m balance.Machine, of downscale.Class, within time.Du
 }
 
 // each goes through a machine's connections; c.mu is held.
-func (c *Connections) each(m balance.Machine, of downscale.Class) func(func(*long) bool) {
+func (c *Connections) each(m balance.Machine, of balance.Class) func(func(*long) bool) {
 	ls := c.machines[m.Key()]
 	return func(yield func(*long) bool) {
 		if ls == nil {
@@ -210,7 +207,7 @@ func (c *Connections) watch(app balance.AppID, id balance.MachineID, req *http.R
 	if resp.StatusCode == http.StatusSwitchingProtocols {
 		return c.watchUpgrade(machine, resp, x)
 	}
-	class, kind := downscale.Events, hop.FramingNone
+	class, kind := balance.ClassEvents, hop.FramingNone
 	switch t := hop.MediaType(resp.Header); {
 	case t == "text/event-stream", t == "application/x-ndjson", t == "application/jsonl", t == "application/json-seq":
 		if resp.Header["Content-Encoding"] == nil {
@@ -218,7 +215,7 @@ func (c *Connections) watch(app balance.AppID, id balance.MachineID, req *http.R
 		}
 	case t == "multipart/x-mixed-replace":
 	case req.ProtoMajor == 2 && hop.IsGRPC(t):
-		class, kind = downscale.Stream, hop.FramingGRPC
+		class, kind = balance.ClassStream, hop.FramingGRPC
 	default:
 		return nil
 	}

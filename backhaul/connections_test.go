@@ -19,6 +19,8 @@ import (
 	"github.com/ebbkit/ebb/downscale"
 )
 
+var _ downscale.Connections = (*Connections)(nil)
+
 // longRig is a rig whose long connections are known.
 func longRig(t testing.TB, local bool, age time.Duration) (*rig, *Connections) {
 	c := &Connections{StreamAge: age}
@@ -28,7 +30,7 @@ func longRig(t testing.TB, local bool, age time.Duration) (*rig, *Connections) {
 var m1 = balance.Machine{ID: "m1", App: "web"}
 
 // long waits for n connections of a class to be known.
-func (r *rig) long(c *Connections, of downscale.Class, n int) {
+func (r *rig) long(c *Connections, of balance.Class, n int) {
 	r.t.Helper()
 	deadline := time.After(30 * time.Second)
 	for c.Long(m1, of) != n {
@@ -38,7 +40,7 @@ func (r *rig) long(c *Connections, of downscale.Class, n int) {
 			r.t.Fatalf("%d long connections of class %v, want %d", c.Long(m1, of), of, n)
 		}
 	}
-	if all := c.Long(m1, downscale.AllClasses); all != n {
+	if all := c.Long(m1, balance.ClassAll); all != n {
 		r.t.Fatalf("%d long connections in all, want %d", all, n)
 	}
 }
@@ -106,11 +108,11 @@ func TestAWebSocketIsToldBetweenTwoFrames(t *testing.T) {
 			both(t, func(t *testing.T, local bool) {
 				r, conns := longRig(t, local, 0)
 				client, back, machine := upgraded(t, r, "websocket")
-				r.long(conns, downscale.WebSocket, 1)
+				r.long(conns, balance.ClassWebSocket, 1)
 				io.WriteString(machine, c.before)
 				expect(t, "the client before", back, c.before)
 				for range 3 { // it is told once
-					conns.Notify(m1, downscale.WebSocket, time.Hour)
+					conns.Notify(m1, balance.ClassWebSocket, time.Hour)
 				}
 				if c.rest != "" {
 					io.WriteString(machine, c.rest+"\x81\x04lost")
@@ -118,7 +120,7 @@ func TestAWebSocketIsToldBetweenTwoFrames(t *testing.T) {
 				expect(t, "the client", back, c.rest+string(hop.GoingAway))
 				io.WriteString(client, "\x81\x82\x00\x00\x00\x00ok"+maskedBye)
 				expect(t, "the machine", machine, "\x81\x82\x00\x00\x00\x00ok"+maskedBye)
-				if n := conns.Long(m1, downscale.WebSocket); n != 1 {
+				if n := conns.Long(m1, balance.ClassWebSocket); n != 1 {
 					t.Errorf("%d connections after being told", n)
 				}
 				io.WriteString(machine, "\x81\x04lost\x88\x02\x03\xe9")
@@ -128,7 +130,7 @@ func TestAWebSocketIsToldBetweenTwoFrames(t *testing.T) {
 				}
 				client.Close()
 				r.quiet()
-				r.long(conns, downscale.AllClasses, 0)
+				r.long(conns, balance.ClassAll, 0)
 			})
 		})
 	}
@@ -138,7 +140,7 @@ func TestAWebSocketThatIsDeafIsClosed(t *testing.T) {
 	both(t, func(t *testing.T, local bool) {
 		r, conns := longRig(t, local, 0)
 		_, back, machine := upgraded(t, r, "WebSocket")
-		conns.Notify(m1, downscale.AllClasses, 20*time.Millisecond)
+		conns.Notify(m1, balance.ClassAll, 20*time.Millisecond)
 		if got, _ := io.ReadAll(back); !bytes.Equal(got, hop.GoingAway) {
 			t.Errorf("got %q", got)
 		}
@@ -146,7 +148,7 @@ func TestAWebSocketThatIsDeafIsClosed(t *testing.T) {
 			t.Errorf("the machine got %q, %v", got, err)
 		}
 		r.quiet()
-		r.long(conns, downscale.AllClasses, 0)
+		r.long(conns, balance.ClassAll, 0)
 	})
 }
 
@@ -157,7 +159,7 @@ func TestAWebSocketThatCloses(t *testing.T) {
 		client, back, machine := upgraded(t, r, "websocket")
 		io.WriteString(machine, "\x88\x02\x03")
 		expect(t, "the client before", back, "\x88\x02\x03")
-		conns.Notify(m1, downscale.WebSocket, time.Hour)
+		conns.Notify(m1, balance.ClassWebSocket, time.Hour)
 		io.WriteString(machine, "\xe8")
 		expect(t, "the client", back, "\xe8")
 		io.WriteString(client, maskedBye)
@@ -175,11 +177,11 @@ func TestAnUpgradedConnectionIsToldByHalfCloses(t *testing.T) {
 	both(t, func(t *testing.T, local bool) {
 		r, conns := longRig(t, local, 0)
 		client, back, machine := upgraded(t, r, "echo")
-		r.long(conns, downscale.TCP, 1)
-		conns.Notify(m1, downscale.WebSocket|downscale.Events|downscale.Stream, time.Nanosecond) // of other classes
+		r.long(conns, balance.ClassTCP, 1)
+		conns.Notify(m1, balance.ClassWebSocket|balance.ClassEvents|balance.ClassStream, time.Nanosecond) // of other classes
 		io.WriteString(client, "still here")
 		expect(t, "the machine", machine, "still here")
-		conns.Notify(m1, downscale.TCP, time.Hour)
+		conns.Notify(m1, balance.ClassTCP, time.Hour)
 		if rest, err := io.ReadAll(machine); len(rest) > 0 || err != nil {
 			t.Errorf("the machine got %q, %v", rest, err)
 		}
@@ -191,7 +193,7 @@ func TestAnUpgradedConnectionIsToldByHalfCloses(t *testing.T) {
 		}
 		client.Close()
 		r.quiet()
-		r.long(conns, downscale.AllClasses, 0)
+		r.long(conns, balance.ClassAll, 0)
 	})
 }
 
@@ -200,7 +202,7 @@ func TestAnUpgradedConnectionOfADeafMachine(t *testing.T) {
 	both(t, func(t *testing.T, local bool) {
 		r, conns := longRig(t, local, 0)
 		client, back, machine := upgraded(t, r, "echo")
-		conns.Notify(m1, downscale.TCP, 20*time.Millisecond)
+		conns.Notify(m1, balance.ClassTCP, 20*time.Millisecond)
 		if got, err := io.ReadAll(back); len(got) > 0 || err != nil {
 			t.Errorf("the client got %q, %v", got, err)
 		}
@@ -237,18 +239,18 @@ func TestAnAnswerWithoutAnEndIsEnded(t *testing.T) {
 			}
 			defer resp.Body.Close()
 			expect(t, "the client", resp.Body, "data: 1\n\n")
-			r.long(conns, downscale.Events, 1)
-			conns.Notify(m1, downscale.AllClasses&^downscale.Events, time.Nanosecond) // of other classes
+			r.long(conns, balance.ClassEvents, 1)
+			conns.Notify(m1, balance.ClassAll&^balance.ClassEvents, time.Nanosecond) // of other classes
 			if _, short := fetch(t, r.front.Client(), request(t, "GET", r.front.URL, nil)); short != "short" {
 				t.Errorf("beside it: %q", short)
 			}
-			conns.Notify(m1, downscale.Events, time.Hour)
+			conns.Notify(m1, balance.ClassEvents, time.Hour)
 			if rest, err := io.ReadAll(resp.Body); len(rest) > 0 || err != nil {
 				t.Errorf("the answer ends in %q, %v; want a clean end", rest, err)
 			}
 			<-left
 			r.quiet()
-			r.long(conns, downscale.AllClasses, 0)
+			r.long(conns, balance.ClassAll, 0)
 			if _, short := fetch(t, r.front.Client(), request(t, "GET", r.front.URL, nil)); short != "short" {
 				t.Errorf("after it: %q", short)
 			}
@@ -276,7 +278,7 @@ func TestAnEventIsNotBrokenOff(t *testing.T) {
 		}
 		defer resp.Body.Close()
 		expect(t, "the client", resp.Body, "data: be")
-		conns.Notify(m1, downscale.Events, time.Hour)
+		conns.Notify(m1, balance.ClassEvents, time.Hour)
 		close(told)
 		if rest, err := io.ReadAll(resp.Body); string(rest) != "gun\n" || err != nil {
 			t.Errorf("the answer ends in %q, %v", rest, err)
@@ -307,8 +309,8 @@ func TestRequestsAreNotLong(t *testing.T) {
 				got <- read(t, resp, err)
 			}()
 			<-held
-			conns.Notify(m1, downscale.AllClasses, time.Nanosecond)
-			if n := conns.Long(m1, downscale.AllClasses); n != 0 {
+			conns.Notify(m1, balance.ClassAll, time.Nanosecond)
+			if n := conns.Long(m1, balance.ClassAll); n != 0 {
 				t.Errorf("%s: %d long connections", c, n)
 			}
 			free <- struct{}{}
@@ -345,7 +347,7 @@ func TestNoMoreLongThanInFlight(t *testing.T) {
 			return func() { close(stop); <-done }
 		}
 		ctx, cancel := context.WithCancel(t.Context())
-		end := watch(func() (int, int) { l := conns.Long(m1, downscale.AllClasses); return g.InFlight(), l }) // they only come
+		end := watch(func() (int, int) { l := conns.Long(m1, balance.ClassAll); return g.InFlight(), l }) // they only come
 		for range 30 {
 			phase.Go(func() {
 				req, _ := http.NewRequestWithContext(ctx, "GET", r.front.URL+"/events", nil)
@@ -357,14 +359,14 @@ func TestNoMoreLongThanInFlight(t *testing.T) {
 			})
 		}
 		phase.Wait()
-		r.long(conns, downscale.Events, 30)
+		r.long(conns, balance.ClassEvents, 30)
 		end()
-		end = watch(func() (int, int) { f := g.InFlight(); return f, conns.Long(m1, downscale.AllClasses) }) // they only go
-		conns.Notify(m1, downscale.Events, time.Hour)
+		end = watch(func() (int, int) { f := g.InFlight(); return f, conns.Long(m1, balance.ClassAll) }) // they only go
+		conns.Notify(m1, balance.ClassEvents, time.Hour)
 		r.quiet()
 		end()
 		cancel()
-		r.long(conns, downscale.Events, 0)
+		r.long(conns, balance.ClassEvents, 0)
 	})
 }
 
@@ -374,13 +376,13 @@ func TestToldTooLate(t *testing.T) {
 	far := &pool.Conn{}
 	o := c.watch("web", "m1", request(t, "GET", "http://web/", nil), &http.Response{StatusCode: 200, ContentLength: -1,
 		Header: http.Header{"Content-Type": {"text/event-stream"}}, Body: io.NopCloser(strings.NewReader("data: 1\n"))}, &pool.Exchange{Used: pool.Used{Conn: far}}, nil).(*ongoing)
-	if n := c.Long(m1, downscale.AllClasses); n != 1 {
+	if n := c.Long(m1, balance.ClassAll); n != 1 {
 		t.Fatalf("%d long connections", n)
 	}
 	o.leave()
 	o.tell(time.Hour) // far has nothing to be closed: that would panic
 	o.force()
-	if n := c.Long(m1, downscale.AllClasses); n != 0 || len(c.machines) != 0 {
+	if n := c.Long(m1, balance.ClassAll); n != 0 || len(c.machines) != 0 {
 		t.Errorf("%d long connections, %d machines remembered", n, len(c.machines))
 	}
 }
@@ -397,12 +399,12 @@ func TestAConnectionIsToldOnce(t *testing.T) {
 	c, g := &Connections{}, &given{}
 	c.add(
 		&long{
-			in: c, machine: balance.MachineKey{App: "web", ID: "m1"}, class: downscale.WebSocket, endable: g,
+			in: c, machine: balance.MachineKey{App: "web", ID: "m1"}, class: balance.ClassWebSocket, endable: g,
 		},
 	)
 	for _, within := range []time.Duration{time.Minute, time.Hour} {
-		c.Notify(m1, downscale.AllClasses, within)
-		c.NotifyIdle(m1, downscale.AllClasses, 0, within)
+		c.Notify(m1, balance.ClassAll, within)
+		c.NotifyIdle(m1, balance.ClassAll, 0, within)
 	}
 	if want := []time.Duration{30 * time.Second}; !slices.Equal(g.within, want) {
 		t.Errorf("told to end within %v, want %v", g.within, want)
@@ -429,13 +431,13 @@ func TestWatchingARequestDoesNotAllocate(t *testing.T) {
 
 func TestClassesHaveAPlaceInTheRegister(t *testing.T) {
 	c := &Connections{}
-	var want []downscale.Class
+	var want []balance.Class
 	for i := range classCount {
-		class := downscale.Class(1 << i)
+		class := balance.Class(1 << i)
 		want = append(want, class)
 		c.add(&long{in: c, machine: balance.MachineKey{App: "web", ID: "m1"}, class: class, endable: &tunnel{}})
 	}
-	if slices.Max(want) != downscale.TCP || c.Long(m1, downscale.AllClasses) != classCount {
-		t.Errorf("the register has %d places and knows %d connections", classCount, c.Long(m1, downscale.AllClasses))
+	if slices.Max(want) != balance.ClassTCP || c.Long(m1, balance.ClassAll) != classCount {
+		t.Errorf("the register has %d places and knows %d connections", classCount, c.Long(m1, balance.ClassAll))
 	}
 }

@@ -17,7 +17,6 @@ import (
 
 	"github.com/ebbkit/ebb/backhaul"
 	"github.com/ebbkit/ebb/balance"
-	"github.com/ebbkit/ebb/downscale"
 )
 
 // host starts an HTTP server as a machine of the fleet's node; package autostart starts real ones.
@@ -219,11 +218,11 @@ func ExampleConnections() {
 	fmt.Print(first)
 
 	m1 := balance.Machine{App: "web", ID: "m1"}
-	fmt.Println(conns.Long(m1, downscale.Events), "event stream")
-	conns.Notify(m1, downscale.Events|downscale.WebSocket, 5*time.Second) // downscale does this
+	fmt.Println(conns.Long(m1, balance.ClassEvents), "event stream")
+	conns.Notify(m1, balance.ClassEvents|balance.ClassWebSocket, 5*time.Second) // downscale does this
 	rest, err := io.ReadAll(lines)
 	fmt.Printf("%q, %v\n", rest, err)
-	fmt.Println(conns.Long(m1, downscale.AllClasses), "connections,", gate.InFlight(), "in flight")
+	fmt.Println(conns.Long(m1, balance.ClassAll), "connections,", gate.InFlight(), "in flight")
 	// Output:
 	// data: hello
 	// 1 event stream

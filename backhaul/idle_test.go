@@ -7,14 +7,14 @@ import (
 	"time"
 
 	"github.com/ebbkit/ebb/backhaul/internal/hop"
-	"github.com/ebbkit/ebb/downscale"
+	"github.com/ebbkit/ebb/balance"
 )
 
 // idle returns how many of the connections have carried no data since it was called last.
 func idleNow(c *Connections) int {
 	for now := time.Now(); !time.Now().After(now); { // a clock that stands still finds nothing idle
 	}
-	return c.Idle(m1, downscale.AllClasses, time.Nanosecond)
+	return c.Idle(m1, balance.ClassAll, time.Nanosecond)
 }
 
 // A WebSocket is idle while nothing but control frames pass, in either direction.
@@ -22,7 +22,7 @@ func TestAWebSocketWithoutDataIsIdle(t *testing.T) {
 	both(t, func(t *testing.T, local bool) {
 		r, conns := longRig(t, local, 0)
 		client, back, machine := upgraded(t, r, "websocket")
-		r.long(conns, downscale.WebSocket, 1)
+		r.long(conns, balance.ClassWebSocket, 1)
 		idleNow(conns) // looks for the first time
 		step := func(name string, to io.Writer, from io.Reader, frame string, want int) {
 			t.Helper()
@@ -39,13 +39,13 @@ func TestAWebSocketWithoutDataIsIdle(t *testing.T) {
 		step("a ping", machine, back, "\x89\x00", 1)
 		step("a pong", client, machine, "\x8a\x80\x00\x00\x00\x00", 1)
 		step("a message of the client", client, machine, "\x81\x82\x00\x00\x00\x00ok", 0)
-		if n := conns.Idle(m1, downscale.AllClasses, time.Hour); n != 0 {
+		if n := conns.Idle(m1, balance.ClassAll, time.Hour); n != 0 {
 			t.Errorf("local %v: %d idle for an hour", local, n)
 		}
-		conns.NotifyIdle(m1, downscale.AllClasses, time.Hour, time.Hour) // nobody
+		conns.NotifyIdle(m1, balance.ClassAll, time.Hour, time.Hour) // nobody
 		step("another message", machine, back, "\x81\x02hi", 0)
 		idleNow(conns)
-		conns.NotifyIdle(m1, downscale.AllClasses, time.Nanosecond, time.Hour)
+		conns.NotifyIdle(m1, balance.ClassAll, time.Nanosecond, time.Hour)
 		expect(t, "a connection that was told", back, string(hop.GoingAway))
 	})
 }
@@ -70,7 +70,7 @@ func TestAnEventStreamOfCommentsIsIdle(t *testing.T) {
 		}
 		defer resp.Body.Close()
 		expect(t, "the client", resp.Body, ": hello\n")
-		r.long(conns, downscale.Events, 1)
+		r.long(conns, balance.ClassEvents, 1)
 		idleNow(conns)
 		for _, s := range []struct {
 			line string

@@ -10,7 +10,6 @@ import (
 	"github.com/ebbkit/ebb/backhaul/internal/hop"
 	"github.com/ebbkit/ebb/backhaul/internal/pool"
 	"github.com/ebbkit/ebb/balance"
-	"github.com/ebbkit/ebb/downscale"
 )
 
 // ongoing is the body of an answer without an end of its own, which can be told to end.
@@ -33,7 +32,7 @@ type ongoing struct {
 }
 
 func (c *Connections) watchAnswer(
-	machine balance.MachineKey, class downscale.Class, kind hop.Framing, resp *http.Response, x *pool.Exchange, body *spigot,
+	machine balance.MachineKey, class balance.Class, kind hop.Framing, resp *http.Response, x *pool.Exchange, body *spigot,
 ) leaver {
 	o := &ongoing{long: long{in: c, machine: machine, class: class}, resp: resp, body: resp.Body, conn: x.Conn, stream: x.Stream, request: body, began: time.Now()}
 	o.frames.Kind = kind
@@ -47,7 +46,7 @@ func (c *Connections) watchAnswer(
 }
 
 func (o *ongoing) lasts() bool {
-	if o.class != downscale.Stream {
+	if o.class != balance.ClassStream {
 		return true
 	}
 	o.mu.Lock()
@@ -71,7 +70,7 @@ func (o *ongoing) tell(force time.Duration) {
 func (o *ongoing) force() {
 	o.mu.Lock()
 	defer o.unlock()
-	if o.halt(); o.class == downscale.Events && !o.over && !o.cut {
+	if o.halt(); o.class == balance.ClassEvents && !o.over && !o.cut {
 		o.abandon()
 	}
 }
@@ -154,7 +153,7 @@ func (o *ongoing) Read(p []byte) (int, error) {
 
 // end completes the answer. A gRPC call has its status there.
 func (o *ongoing) end() error {
-	if o.class == downscale.Stream {
+	if o.class == balance.ClassStream {
 		t := maps.Clone(o.resp.Trailer)
 		if t == nil {
 			t = http.Header{}

@@ -27,7 +27,7 @@ type bedroom struct {
 }
 
 func (d bedroom) Suspend(_ context.Context, m balance.Machine) error {
-	if f, l := d.r.gates[m.ID].InFlight(), d.conns.Long(m, downscale.AllClasses); f+l > 0 {
+	if f, l := d.r.gates[m.ID].InFlight(), d.conns.Long(m, balance.ClassAll); f+l > 0 {
 		d.r.t.Errorf("%s is suspended under %d exchanges, %d of them long", m.ID, f, l)
 	}
 	return nil
@@ -85,9 +85,9 @@ func TestNoMachineSleepsUnderAConnection(t *testing.T) {
 			t.Fatal(err)
 		}
 		scaler, err := downscale.New(r.worker, bedroom{r, conns}, downscale.Config{
-			Window: 20 * time.Millisecond, Every: 5 * time.Millisecond, Quiet: time.Millisecond, Backoff: -1, Notice: 100 * time.Millisecond,
-			Connections: conns, Notify: downscale.AllClasses,
-			Trace: downscale.Trace{Suspended: wake, Stopped: wake, Notified: func(balance.Machine, downscale.Class) { told.Add(1) }},
+			Window: 20 * time.Millisecond, Settle: -1, Every: 5 * time.Millisecond, Quiet: time.Millisecond, Backoff: -1, Notice: 100 * time.Millisecond,
+			Connections: conns, Notify: balance.ClassAll,
+			Trace: downscale.Trace{Suspended: wake, Stopped: wake, Notified: func(balance.Machine, balance.Class) { told.Add(1) }},
 		})
 		if err != nil {
 			t.Fatal(err)
@@ -123,7 +123,7 @@ func TestNoMachineSleepsUnderAConnection(t *testing.T) {
 		r.quiet()
 		stop()
 		running.Wait()
-		r.long(conns, downscale.AllClasses, 0)
+		r.long(conns, balance.ClassAll, 0)
 	})
 }
 

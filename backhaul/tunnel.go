@@ -12,7 +12,6 @@ import (
 	"github.com/ebbkit/ebb/backhaul/internal/hop"
 	"github.com/ebbkit/ebb/backhaul/internal/pool"
 	"github.com/ebbkit/ebb/balance"
-	"github.com/ebbkit/ebb/downscale"
 )
 
 var errTold = errors.New("backhaul: the connection was told to end, and has been ended")
@@ -44,9 +43,9 @@ func (c *Connections) watchUpgrade(machine balance.MachineKey, resp *http.Respon
 		return nil // nobody can use it
 	}
 	t := &tunnel{long: long{in: c, machine: machine}, rw: rw, wire: x.Conn.Wire}
-	t.class = downscale.TCP
+	t.class = balance.ClassTCP
 	if v := resp.Header["Upgrade"]; len(v) > 0 && strings.EqualFold(strings.TrimSpace(v[0]), "websocket") {
-		t.class = downscale.WebSocket
+		t.class = balance.ClassWebSocket
 		t.frames.Kind, t.client.Kind = hop.FramingWebSocket, hop.FramingWebSocket
 	}
 	t.endable = t
@@ -63,7 +62,7 @@ func (t *tunnel) tell(force time.Duration) {
 		t.forced.Store(true)
 		t.wake()
 	}))
-	if t.class == downscale.TCP {
+	if t.class == balance.ClassTCP {
 		go t.wire.CloseWrite() // of TLS it may have to wait for a write
 		return
 	}
@@ -107,7 +106,7 @@ func (t *tunnel) Read(p []byte) (int, error) {
 
 // ending1001 reports whether the client is to get a close frame of ours: not where the machine has sent its own.
 func (t *tunnel) ending1001() bool {
-	return t.class == downscale.WebSocket && t.told.Load() && !t.frames.Closing
+	return t.class == balance.ClassWebSocket && t.told.Load() && !t.frames.Closing
 }
 
 // farewell is what the client gets from us instead of the machine, if it is time.
@@ -121,7 +120,7 @@ func (t *tunnel) farewell(p []byte) (int, error) {
 		t.bye = t.bye[n:]
 		return n, nil
 	case !t.forced.Load():
-	case t.class == downscale.TCP:
+	case t.class == balance.ClassTCP:
 		return 0, io.EOF
 	case t.frames.Whole():
 		return 0, errTold
@@ -133,7 +132,7 @@ func (t *tunnel) Write(p []byte) (int, error) {
 	t.client.Pass(p, false)
 	t.follow(&t.client) // before the machine can have it
 	n, err := t.rw.Write(p)
-	if err != nil && t.class == downscale.TCP && t.told.Load() {
+	if err != nil && t.class == balance.ClassTCP && t.told.Load() {
 		return len(p), nil // the machine has been told that nothing comes; what it still says counts
 	}
 	return n, err
@@ -143,7 +142,7 @@ func (t *tunnel) Close() error { return t.rw.Close() }
 
 // CloseWrite passes on that the client has nothing more to say.
 func (t *tunnel) CloseWrite() error {
-	if t.class == downscale.TCP && t.told.Load() {
+	if t.class == balance.ClassTCP && t.told.Load() {
 		return nil // done
 	}
 	return t.wire.CloseWrite()

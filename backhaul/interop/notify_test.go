@@ -14,7 +14,6 @@ import (
 
 	"github.com/ebbkit/ebb/backhaul"
 	"github.com/ebbkit/ebb/balance"
-	"github.com/ebbkit/ebb/downscale"
 )
 
 // chatty is a service whose calls do not end by themselves.
@@ -75,11 +74,11 @@ func TestGRPCCallsAreToldToEnd(t *testing.T) {
 			t.Fatalf("%d bytes: %v", size, err)
 		}
 	}
-	if n := conns.Long(m, downscale.Stream); n != 1 {
+	if n := conns.Long(m, balance.ClassStream); n != 1 {
 		t.Errorf("%d streams", n)
 	}
 	unary()
-	conns.Notify(m, downscale.Stream, time.Hour)
+	conns.Notify(m, balance.ClassStream, time.Hour)
 	if _, err := talk.Recv(); status.Code(err) != codes.DataLoss || len(talk.Trailer()["bye"]) != 1 {
 		t.Errorf("the server's status is %v, trailer %v", err, talk.Trailer())
 	}
@@ -92,7 +91,7 @@ func TestGRPCCallsAreToldToEnd(t *testing.T) {
 	if in, err := listen.Recv(); err != nil || len(in.Payload.Body) != 100<<10 {
 		t.Fatal(err)
 	}
-	conns.Notify(m, downscale.Stream, 2*time.Second) // half of it for the case that the client's end is still on its way
+	conns.Notify(m, balance.ClassStream, 2*time.Second) // half of it for the case that the client's end is still on its way
 	if _, err := listen.Recv(); err == io.EOF || status.Code(err) != codes.Unavailable {
 		t.Errorf("got %v, want Unavailable", err)
 	}
@@ -100,7 +99,7 @@ func TestGRPCCallsAreToldToEnd(t *testing.T) {
 		t.Errorf("the server sees %v", err)
 	}
 	unary()
-	if n := conns.Long(m, downscale.AllClasses); n != 0 {
+	if n := conns.Long(m, balance.ClassAll); n != 0 {
 		t.Errorf("%d long connections in the end", n)
 	}
 }

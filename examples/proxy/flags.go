@@ -12,7 +12,6 @@ import (
 	"time"
 
 	"github.com/ebbkit/ebb/balance"
-	"github.com/ebbkit/ebb/downscale"
 	"github.com/ebbkit/ebb/internal/world"
 )
 
@@ -171,18 +170,18 @@ func choose[T any](flag, value string, of map[string]T) (T, error) {
 }
 
 // parseClasses reads the classes of long connections.
-func parseClasses(s string) (of downscale.Class, err error) {
+func parseClasses(s string) (of balance.Class, err error) {
 	if s == "" {
 		return 0, nil
 	}
 	for part := range strings.SplitSeq(s, ",") {
 		name := strings.TrimSpace(part)
-		c := downscale.Class(1)
-		for c.String() != name && c < downscale.AllClasses {
+		c := balance.Class(1)
+		for c.String() != name && c < balance.ClassAll {
 			c <<= 1
 		}
 		switch {
-		case c > downscale.AllClasses:
+		case c > balance.ClassAll:
 			return 0, fmt.Errorf("-notify %q: %q is no class of long connections; want some of stream, events, websocket, tcp", s, name)
 		case of&c != 0:
 			return 0, fmt.Errorf("-notify %q: %q stands there twice: give it once", s, name)

@@ -13,7 +13,6 @@ import (
 
 	"github.com/ebbkit/ebb/backhaul"
 	"github.com/ebbkit/ebb/balance"
-	"github.com/ebbkit/ebb/downscale"
 	"github.com/ebbkit/ebb/internal/world"
 )
 
@@ -28,7 +27,7 @@ func TestFlags(t *testing.T) {
 		t.Fatal(err)
 	}
 	want := settings{boot: 8 * time.Second, print: true, world: world.Config{
-		Listen: ":0", Status: ":1", Grace: time.Second, Limit: backhaul.LimitConfig{Total: 9, PerClient: 3}, StatusName: []string{"a", "b"}, Check: "/up", Window: 10 * time.Second, Near: true, Notify: downscale.WebSocket | downscale.Events, Edges: 3, Guess: true,
+		Listen: ":0", Status: ":1", Grace: time.Second, Limit: backhaul.LimitConfig{Total: 9, PerClient: 3}, StatusName: []string{"a", "b"}, Check: "/up", Window: 10 * time.Second, Near: true, Notify: balance.ClassWebSocket | balance.ClassEvents, Edges: 3, Guess: true,
 		Regions: []world.Region{{Name: "nrt", Machines: 4}, {Name: "hkg", Machines: 1}},
 		App: balance.App{
 			ID: "web", Autostop: balance.AutostopSuspend, Min: 1, Max: 3,
