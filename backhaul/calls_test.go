@@ -119,16 +119,7 @@ func TestAGRPCCallIsTold(t *testing.T) {
 
 // spent waits until a call's machine has got the end of the client's messages.
 func (r *rig) spent(c *Connections) {
-	all := func() bool {
-		c.mu.Lock()
-		defer c.mu.Unlock()
-		for l := range c.each(m1, balance.ClassStream) {
-			if !l.endable.(*ongoing).request.over.Load() {
-				return false
-			}
-		}
-		return true
-	}
+	all := func() bool { return c.register.requestsEnded(m1, balance.ClassStream) }
 	for deadline := time.Now().Add(30 * time.Second); !all() && time.Now().Before(deadline); {
 		<-time.After(time.Millisecond)
 	}
@@ -157,7 +148,7 @@ func TestAGRPCCallIsLongInTime(t *testing.T) {
 // A call from which no message has come is a request still, however long it takes.
 func TestACallWithoutAMessageIsARequest(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
-		c := &Connections{StreamAge: time.Second}
+		c := new(register)
 		req := request(t, "POST", "http://web/", nil)
 		req.ProtoMajor = 2
 		resp := &http.Response{
@@ -165,13 +156,13 @@ func TestACallWithoutAMessageIsARequest(t *testing.T) {
 			Header: http.Header{"Content-Type": {"application/grpc"}},
 			Body:   io.NopCloser(bytes.NewReader(grpcMessage(0, 3))),
 		}
-		c.watch("web", "m1", req, resp, &pool.Exchange{}, nil)
+		c.watch(time.Second, m1.Key(), req, resp, &pool.Exchange{}, nil)
 		time.Sleep(time.Hour)
-		if n := c.Long(m1, balance.ClassStream); n != 0 {
+		if n := c.long(m1, balance.ClassStream); n != 0 {
 			t.Errorf("%d long connections before a message has come", n)
 		}
 		resp.Body.Read(make([]byte, 100))
-		if n := c.Long(m1, balance.ClassStream); n != 1 {
+		if n := c.long(m1, balance.ClassStream); n != 1 {
 			t.Errorf("%d long connections after a message", n)
 		}
 	})

@@ -94,7 +94,7 @@ func (h *Handler) InFlight() int { return int(h.active.Load()) }
 func (h *Handler) Shutdown(ctx context.Context) error {
 	h.draining.Store(true)
 	h.active.Add(1)
-	h.leave() // in case nothing is active
+	h.finished() // in case nothing is active
 	select {
 	case <-h.idle:
 	case <-ctx.Done():
@@ -104,7 +104,7 @@ func (h *Handler) Shutdown(ctx context.Context) error {
 	return nil
 }
 
-func (h *Handler) leave() {
+func (h *Handler) finished() {
 	if h.active.Add(-1) == 0 && h.draining.Load() && h.isIdle.CompareAndSwap(false, true) {
 		close(h.idle)
 	}
@@ -129,7 +129,7 @@ func (h *Handler) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 		t.Node = node // what it is called says who knows it, not itself
 	}
 	h.active.Add(1)
-	defer h.leave()
+	defer h.finished()
 	if r.ProtoMajor != 1 || r.ContentLength == 0 {
 		h.admit(w, r, t)
 		return
@@ -340,7 +340,7 @@ func (p *place) leave(u pool.Used) {
 			if !freed {
 				p.gate.Leave()
 			}
-			h.leave()
+			h.finished()
 		},
 	}
 	if hook := h.c.Trace.Abandoned; hook != nil && !freed {

@@ -21,6 +21,7 @@ type ongoing struct {
 	stream  *pool.Stream // of HTTP/2
 	request *spigot      // of gRPC; nil: the client's messages cannot be ended
 	began   time.Time
+	age     time.Duration // from when on a gRPC call is a long connection
 
 	mu     sync.Mutex
 	frames hop.Frames
@@ -31,10 +32,10 @@ type ongoing struct {
 	gone   chan struct{} // made with cut, and closed when the machine has been left
 }
 
-func (c *Connections) watchAnswer(
-	machine balance.MachineKey, class balance.Class, kind hop.Framing, resp *http.Response, x *pool.Exchange, body *spigot,
+func (c *register) watchAnswer(
+	age time.Duration, machine balance.MachineKey, class balance.Class, kind hop.Framing, resp *http.Response, x *pool.Exchange, body *spigot,
 ) leaver {
-	o := &ongoing{long: long{in: c, machine: machine, class: class}, resp: resp, body: resp.Body, conn: x.Conn, stream: x.Stream, request: body, began: time.Now()}
+	o := &ongoing{long: long{in: c, machine: machine, class: class}, resp: resp, body: resp.Body, conn: x.Conn, stream: x.Stream, request: body, began: time.Now(), age: age}
 	o.frames.Kind = kind
 	o.endable = o
 	if body != nil {
@@ -51,7 +52,7 @@ func (o *ongoing) lasts() bool {
 	}
 	o.mu.Lock()
 	defer o.mu.Unlock()
-	return o.frames.Count > 0 && time.Since(o.began) >= o.in.streamAge()
+	return o.frames.Count > 0 && time.Since(o.began) >= o.age
 }
 
 func (o *ongoing) tell(force time.Duration) {

@@ -37,7 +37,7 @@ type tunnel struct {
 	client hop.Frames // of the client; the writer's
 }
 
-func (c *Connections) watchUpgrade(machine balance.MachineKey, resp *http.Response, x *pool.Exchange) leaver {
+func (c *register) watchUpgrade(machine balance.MachineKey, resp *http.Response, x *pool.Exchange) leaver {
 	rw, ok := resp.Body.(io.ReadWriteCloser)
 	if !ok {
 		return nil // nobody can use it

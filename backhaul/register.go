@@ -1,0 +1,209 @@
+package backhaul
+
+import (
+	"math/bits"
+	"net/http"
+	"sync"
+	"sync/atomic"
+	"time"
+
+	"github.com/ebbkit/ebb/backhaul/internal/hop"
+	"github.com/ebbkit/ebb/backhaul/internal/pool"
+	"github.com/ebbkit/ebb/balance"
+)
+
+// register knows the long connections to machines, by machine and class. The zero value is ready.
+type register struct {
+	mu       sync.Mutex // taken twice in the life of a long connection, and when somebody asks
+	machines map[balance.MachineKey]*longs
+}
+
+// longs are the long connections of one machine, by class.
+type longs [classCount]map[*long]struct{}
+
+const classCount = 4
+
+// long is one connection in the register. It leaves it before its gate: nobody counts more than is in flight.
+type long struct {
+	in      *register
+	machine balance.MachineKey
+	class   balance.Class
+	told    bool         // in.mu is held
+	data    atomic.Bool  // some has passed since the last look
+	asked   *atomic.Bool // the same of the request's messages, where these are followed apart; nil: they are not
+	quiet   time.Time    // when a look last found data, or the first look was; in.mu is held
+	endable
+}
+
+// follow notes whether data has passed: no clock is read for that.
+func (l *long) follow(f *hop.Frames) {
+	if f.Data {
+		f.Data = false
+		if !l.data.Load() {
+			l.data.Store(true)
+		}
+	}
+}
+
+// idle reports whether no data has passed for that long; in.mu is held. It is as exact as looks are frequent.
+func (l *long) idle(now time.Time, after time.Duration) bool {
+	data := l.data.Swap(false)
+	if l.asked != nil && l.asked.Swap(false) {
+		data = true
+	}
+	if data || l.quiet.IsZero() {
+		l.quiet = now
+	}
+	return now.Sub(l.quiet) >= after
+}
+
+// endable is a connection as it is told.
+type endable interface {
+	// tell has the connection end: now, or where it can, and by itself or by force after that time. It does not block.
+	tell(force time.Duration)
+	// lasts reports whether it is a long connection by now.
+	lasts() bool
+}
+
+// long returns how many connections of these classes a machine has: at most as many as are in flight at its gate.
+func (c *register) long(m balance.Machine, of balance.Class) (n int) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	for l := range c.each(m, of) {
+		if l.lasts() {
+			n++
+		}
+	}
+	return n
+}
+
+// idle returns how many connections of these classes have carried no data for that long, as found by this and earlier calls:
+// it is asked about once a second.
+func (c *register) idle(m balance.Machine, of balance.Class, quiet time.Duration) (n int) {
+	now := time.Now()
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	for l := range c.each(m, of) {
+		if l.idle(now, quiet) && l.lasts() {
+			n++
+		}
+	}
+	return n
+}
+
+// notify tells a machine's connections of these classes to end, those that have not been told. It does not block.
+func (c *register) notify(m balance.Machine, of balance.Class, within time.Duration) {
+	c.tell(m, of, within, func(*long) bool { return true })
+}
+
+// notifyIdle does the same to those that have carried no data for that long.
+func (c *register) notifyIdle(m balance.Machine, of balance.Class, quiet, within time.Duration) {
+	now := time.Now()
+	c.tell(m, of, within, func(l *long) bool { return l.idle(now, quiet) })
+}
+
+func (c *register) tell(m balance.Machine, of balance.Class, within time.Duration, which func(*long) bool) {
+	var list []*long
+	c.mu.Lock()
+	for l := range c.each(m, of) {
+		if !l.told && l.lasts() && which(l) {
+			l.told = true
+			list = append(list, l)
+		}
+	}
+	c.mu.Unlock()
+	for _, l := range list {
+		l.tell(within / 2)
+	}
+}
+
+// requestsEnded reports whether the machine has got, or is about to get, the end of what the clients
+// of these calls say.
+func (c *register) requestsEnded(m balance.Machine, of balance.Class) bool {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	for l := range c.each(m, of) {
+		if o, ok := l.endable.(*ongoing); ok && o.request != nil && !o.request.over.Load() {
+			return false
+		}
+	}
+	return true
+}
+
+// each goes through a machine's connections; c.mu is held.
+func (c *register) each(m balance.Machine, of balance.Class) func(func(*long) bool) {
+	ls := c.machines[m.Key()]
+	return func(yield func(*long) bool) {
+		if ls == nil {
+			return
+		}
+		for i, set := range ls {
+			if of&(1<<i) == 0 {
+				continue
+			}
+			for l := range set {
+				if !yield(l) {
+					return
+				}
+			}
+		}
+	}
+}
+
+func (c *register) add(l *long) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	ls := c.machines[l.machine]
+	if ls == nil {
+		if c.machines == nil {
+			c.machines = map[balance.MachineKey]*longs{}
+		}
+		ls = new(longs)
+		c.machines[l.machine] = ls
+	}
+	set := &ls[bits.TrailingZeros8(uint8(l.class))]
+	if *set == nil {
+		*set = map[*long]struct{}{}
+	}
+	(*set)[l] = struct{}{}
+}
+
+func (c *register) remove(l *long) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	ls := c.machines[l.machine]
+	delete(ls[bits.TrailingZeros8(uint8(l.class))], l)
+	for _, set := range ls {
+		if len(set) > 0 {
+			return
+		}
+	}
+	delete(c.machines, l.machine)
+}
+
+// watch registers what resp, the answer to a request, makes of its exchange, and puts itself between: into resp.Body. It
+// returns nil where the exchange is a request. age is how long a gRPC call is one. The caller has leave called before it leaves the machine's gate.
+func (c *register) watch(age time.Duration, machine balance.MachineKey, req *http.Request, resp *http.Response, x *pool.Exchange, body *spigot) leaver {
+	if resp.StatusCode != http.StatusSwitchingProtocols && (resp.ContentLength != -1 || resp.Body == http.NoBody) {
+		return nil
+	}
+	if resp.StatusCode == http.StatusSwitchingProtocols {
+		return c.watchUpgrade(machine, resp, x)
+	}
+	class, kind := balance.ClassEvents, hop.FramingNone
+	switch t := hop.MediaType(resp.Header); {
+	case t == "text/event-stream", t == "application/x-ndjson", t == "application/jsonl", t == "application/json-seq":
+		if resp.Header["Content-Encoding"] == nil {
+			kind = hop.FramingLines
+		}
+	case t == "multipart/x-mixed-replace":
+	case req.ProtoMajor == 2 && hop.IsGRPC(t):
+		class, kind = balance.ClassStream, hop.FramingGRPC
+	default:
+		return nil
+	}
+	return c.watchAnswer(age, machine, class, kind, resp, x, body)
+}
+
+// leaver is what watch has registered.
+type leaver interface{ leave() }
