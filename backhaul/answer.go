@@ -9,6 +9,7 @@ import (
 	"sync/atomic"
 
 	"github.com/ebbkit/ebb/backhaul/internal/hop"
+	"github.com/ebbkit/ebb/backhaul/internal/longconn"
 	"github.com/ebbkit/ebb/backhaul/internal/pool"
 	"github.com/ebbkit/ebb/backhaul/internal/tcp"
 	"github.com/ebbkit/ebb/balance"
@@ -37,7 +38,7 @@ func (f *flight) wrap(resp *http.Response) {
 	if rw, ok := resp.Body.(io.ReadWriteCloser); ok &&
 		resp.StatusCode == http.StatusSwitchingProtocols {
 		resp.Body = &duplex{
-			answer: a, rw: rw, half: halfOf(resp.Body, f.used.Conn), wire: f.used.Conn.Wire,
+			answer: a, rw: rw, half: longconn.HalfOf(resp.Body, f.used.Conn), wire: f.used.Conn.Wire,
 		}
 		return
 	}
@@ -136,7 +137,7 @@ func (d *duplex) Write(p []byte) (int, error) {
 }
 
 func (d *duplex) note(err error) {
-	if err != nil && err != io.EOF && err != errTold && !tcp.IsClosedHere(err) {
+	if err != nil && err != io.EOF && err != longconn.ErrTold && !tcp.IsClosedHere(err) {
 		d.broken.CompareAndSwap(nil, &err)
 	}
 }
@@ -165,7 +166,7 @@ func (d *duplex) copied(client any, err error) {
 	switch {
 	case err == nil:
 		return
-	case err == errTold:
+	case err == longconn.ErrTold:
 		d.told.Store(true)
 		d.Close()
 		return

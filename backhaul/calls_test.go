@@ -7,10 +7,8 @@ import (
 	"net/http"
 	"sync/atomic"
 	"testing"
-	"testing/synctest"
 	"time"
 
-	"github.com/ebbkit/ebb/backhaul/internal/pool"
 	"github.com/ebbkit/ebb/balance"
 )
 
@@ -119,7 +117,7 @@ func TestAGRPCCallIsTold(t *testing.T) {
 
 // spent waits until a call's machine has got the end of the client's messages.
 func (r *rig) spent(c *Connections) {
-	all := func() bool { return c.register.requestsEnded(m1, balance.ClassStream) }
+	all := func() bool { return c.register.RequestsEnded(m1, balance.ClassStream) }
 	for deadline := time.Now().Add(30 * time.Second); !all() && time.Now().Before(deadline); {
 		<-time.After(time.Millisecond)
 	}
@@ -143,29 +141,6 @@ func TestAGRPCCallIsLongInTime(t *testing.T) {
 		t.Errorf("got %q, %v, %v", rest, err, resp.Trailer)
 	}
 	r.quiet()
-}
-
-// A call from which no message has come is a request still, however long it takes.
-func TestACallWithoutAMessageIsARequest(t *testing.T) {
-	synctest.Test(t, func(t *testing.T) {
-		c := new(register)
-		req := request(t, "POST", "http://web/", nil)
-		req.ProtoMajor = 2
-		resp := &http.Response{
-			StatusCode: 200, ContentLength: -1,
-			Header: http.Header{"Content-Type": {"application/grpc"}},
-			Body:   io.NopCloser(bytes.NewReader(grpcMessage(0, 3))),
-		}
-		c.watch(time.Second, m1.Key(), req, resp, &pool.Exchange{}, nil)
-		time.Sleep(time.Hour)
-		if n := c.long(m1, balance.ClassStream); n != 0 {
-			t.Errorf("%d long connections before a message has come", n)
-		}
-		resp.Body.Read(make([]byte, 100))
-		if n := c.long(m1, balance.ClassStream); n != 1 {
-			t.Errorf("%d long connections after a message", n)
-		}
-	})
 }
 
 func grpcMessage(flag byte, payload int) []byte {

@@ -5,6 +5,7 @@ import (
 	"net/http"
 	"time"
 
+	"github.com/ebbkit/ebb/backhaul/internal/longconn"
 	"github.com/ebbkit/ebb/backhaul/internal/pool"
 	"github.com/ebbkit/ebb/balance"
 )
@@ -37,34 +38,34 @@ type Connections struct {
 	// StreamAge is how long a gRPC call is a request, which ends by itself. 0 means 10 s.
 	StreamAge time.Duration
 
-	register register
+	register longconn.Register
 }
 
 // Long returns how many connections of these classes a machine has: at most as many as are in flight at its gate.
 func (c *Connections) Long(m balance.Machine, of balance.Class) (n int) {
-	return c.register.long(m, of)
+	return c.register.Long(m, of)
 }
 
 // Idle returns how many connections of these classes have carried no data for that long, as found by this and earlier calls:
 // it is asked about once a second.
 func (c *Connections) Idle(m balance.Machine, of balance.Class, quiet time.Duration) (n int) {
-	return c.register.idle(m, of, quiet)
+	return c.register.Idle(m, of, quiet)
 }
 
 // Notify tells a machine's connections of these classes to end, those that have not been told. It does not block.
 func (c *Connections) Notify(m balance.Machine, of balance.Class, within time.Duration) {
-	c.register.notify(m, of, within)
+	c.register.Notify(m, of, within)
 }
 
 // NotifyIdle does the same to those that have carried no data for that long.
 func (c *Connections) NotifyIdle(m balance.Machine, of balance.Class, quiet, within time.Duration) {
-	c.register.notifyIdle(m, of, quiet, within)
+	c.register.NotifyIdle(m, of, quiet, within)
 }
 
 // watch registers what resp, the answer to a request, makes of its exchange: see [register.watch]. On nil it is a request.
-func (c *Connections) watch(app balance.AppID, id balance.MachineID, req *http.Request, resp *http.Response, x *pool.Exchange, body *spigot) leaver {
+func (c *Connections) watch(app balance.AppID, id balance.MachineID, req *http.Request, resp *http.Response, x *pool.Exchange, body *longconn.GRPCBody) longconn.Watched {
 	if c == nil {
 		return nil
 	}
-	return c.register.watch(cmp.Or(c.StreamAge, 10*time.Second), balance.MachineKey{App: app, ID: id}, req, resp, x, body)
+	return c.register.Watch(cmp.Or(c.StreamAge, 10*time.Second), balance.MachineKey{App: app, ID: id}, req, resp, x, body)
 }

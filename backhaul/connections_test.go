@@ -7,14 +7,12 @@ import (
 	"io"
 	"net"
 	"net/http"
-	"slices"
 	"strings"
 	"sync"
 	"testing"
 	"time"
 
 	"github.com/ebbkit/ebb/backhaul/internal/hop"
-	"github.com/ebbkit/ebb/backhaul/internal/pool"
 	"github.com/ebbkit/ebb/balance"
 	"github.com/ebbkit/ebb/downscale"
 )
@@ -368,76 +366,4 @@ func TestNoMoreLongThanInFlight(t *testing.T) {
 		cancel()
 		r.long(conns, balance.ClassEvents, 0)
 	})
-}
-
-// What is told when it is over already ends nothing: its connection serves another request by then.
-func TestToldTooLate(t *testing.T) {
-	c := new(register)
-	far := &pool.Conn{}
-	o := c.watch(time.Second, m1.Key(), request(t, "GET", "http://web/", nil), &http.Response{StatusCode: 200, ContentLength: -1,
-		Header: http.Header{"Content-Type": {"text/event-stream"}}, Body: io.NopCloser(strings.NewReader("data: 1\n"))}, &pool.Exchange{Used: pool.Used{Conn: far}}, nil).(*ongoing)
-	if n := c.long(m1, balance.ClassAll); n != 1 {
-		t.Fatalf("%d long connections", n)
-	}
-	o.leave()
-	o.tell(time.Hour) // far has nothing to be closed: that would panic
-	o.force()
-	if n := c.long(m1, balance.ClassAll); n != 0 || len(c.machines) != 0 {
-		t.Errorf("%d long connections, %d machines remembered", n, len(c.machines))
-	}
-}
-
-// given is a connection that keeps the times it was given to end.
-type given struct{ within []time.Duration }
-
-func (g *given) tell(force time.Duration) { g.within = append(g.within, force) }
-
-func (g *given) lasts() bool { return true }
-
-// A connection is told once: the time that it was given first is its time.
-func TestAConnectionIsToldOnce(t *testing.T) {
-	c, g := new(register), &given{}
-	c.add(
-		&long{
-			in: c, machine: balance.MachineKey{App: "web", ID: "m1"}, class: balance.ClassWebSocket, endable: g,
-		},
-	)
-	for _, within := range []time.Duration{time.Minute, time.Hour} {
-		c.notify(m1, balance.ClassAll, within)
-		c.notifyIdle(m1, balance.ClassAll, 0, within)
-	}
-	if want := []time.Duration{30 * time.Second}; !slices.Equal(g.within, want) {
-		t.Errorf("told to end within %v, want %v", g.within, want)
-	}
-}
-
-func TestWatchingARequestDoesNotAllocate(t *testing.T) {
-	c := new(register)
-	req := request(t, "GET", "http://web/", nil)
-	for _, resp := range []*http.Response{
-		{StatusCode: 200, ContentLength: 5, Header: http.Header{"Content-Type": {"text/event-stream"}}},
-		{StatusCode: 200, ContentLength: -1, Header: http.Header{"Content-Type": {"text/html; charset=utf-8"}}},
-		{StatusCode: 200, ContentLength: -1, Header: http.Header{}},
-	} {
-		if n := testing.AllocsPerRun(100, func() {
-			if c.watch(time.Second, m1.Key(), req, resp, nil, nil) != nil {
-				t.Error("a request is long")
-			}
-		}); n != 0 {
-			t.Errorf("%v allocs", n)
-		}
-	}
-}
-
-func TestClassesHaveAPlaceInTheRegister(t *testing.T) {
-	c := new(register)
-	var want []balance.Class
-	for i := range classCount {
-		class := balance.Class(1 << i)
-		want = append(want, class)
-		c.add(&long{in: c, machine: balance.MachineKey{App: "web", ID: "m1"}, class: class, endable: &tunnel{}})
-	}
-	if slices.Max(want) != balance.ClassTCP || c.long(m1, balance.ClassAll) != classCount {
-		t.Errorf("the register has %d places and knows %d connections", classCount, c.long(m1, balance.ClassAll))
-	}
 }

@@ -9,6 +9,7 @@ import (
 	"time"
 
 	"github.com/ebbkit/ebb/backhaul/internal/hop"
+	"github.com/ebbkit/ebb/backhaul/internal/longconn"
 	"github.com/ebbkit/ebb/backhaul/internal/pool"
 	"github.com/ebbkit/ebb/balance"
 	"github.com/ebbkit/ebb/internal/oslimit"
@@ -18,8 +19,8 @@ import (
 type flight struct {
 	t      *Transport
 	req    *http.Request
-	body   *pool.Body // nil: none
-	spigot *spigot    // of body; nil: its messages cannot be ended
+	body   *pool.Body         // nil: none
+	spigot *longconn.GRPCBody // of body; nil: its messages cannot be ended
 
 	want  balance.Request
 	route uint64 // what the lanes of HTTP/2 know requests by; 0 means not
@@ -31,7 +32,7 @@ type flight struct {
 	gate  *balance.Gate // entered by us
 	epoch uint64        // of its run
 	used  pool.Used
-	long  leaver // nil: it is a request
+	long  longconn.Watched // nil: it is a request
 	try   Try
 
 	answered bool
@@ -296,7 +297,7 @@ func (f *flight) release(o balance.Outcome) {
 	freed := !f.freed.CompareAndSwap(false, f.early) // by then nobody frees it any more
 	long := f.long != nil
 	if long {
-		f.long.leave() // before the gate, and before the connection is used again
+		f.long.Leave() // before the gate, and before the connection is used again
 		f.long = nil
 	}
 	left := f.used.Release()

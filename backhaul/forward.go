@@ -12,6 +12,7 @@ import (
 	"time"
 
 	"github.com/ebbkit/ebb/backhaul/internal/hop"
+	"github.com/ebbkit/ebb/backhaul/internal/longconn"
 	"github.com/ebbkit/ebb/backhaul/internal/pool"
 	"github.com/ebbkit/ebb/backhaul/internal/tcp"
 	"github.com/ebbkit/ebb/balance"
@@ -222,7 +223,7 @@ func upgrade(w http.ResponseWriter, resp *http.Response, machine *pool.Conn) {
 		case err == nil:
 			return false
 		case tcp.IsClosedHere(err) && closing.Load():
-		case err == errTold: // we ended it. The edge would take a close for one of half, and wait for a client that is deaf
+		case err == longconn.ErrTold: // we ended it. The edge would take a close for one of half, and wait for a client that is deaf
 			closing.Store(true)
 			tcp.Reset(edge)
 		default:
@@ -249,7 +250,7 @@ func upgrade(w http.ResponseWriter, resp *http.Response, machine *pool.Conn) {
 			err = tcp.EndOf(edge, ended.Load())
 		}
 		if !broke(err) {
-			endHalf(halfOf(resp.Body, machine), back)
+			endHalf(longconn.HalfOf(resp.Body, machine), back)
 		}
 	}()
 	_, err = tcp.Relay(edge, back) // on this goroutine: there may be many that are idle
@@ -258,12 +259,4 @@ func upgrade(w http.ResponseWriter, resp *http.Response, machine *pool.Conn) {
 		endHalf(tcp.CloseWriter{C: edge}, edge)
 	}
 	<-rest // the other half may go on
-}
-
-// halfOf returns what ends one direction of an upgraded connection to a machine.
-func halfOf(body io.ReadCloser, machine *pool.Conn) tcp.Halver {
-	if t, ok := body.(*tunnel); ok {
-		return t
-	}
-	return machine.Wire
 }

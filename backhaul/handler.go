@@ -12,6 +12,7 @@ import (
 
 	"github.com/ebbkit/ebb/backhaul/internal/auth"
 	"github.com/ebbkit/ebb/backhaul/internal/hop"
+	"github.com/ebbkit/ebb/backhaul/internal/longconn"
 	"github.com/ebbkit/ebb/backhaul/internal/pool"
 	"github.com/ebbkit/ebb/balance"
 )
@@ -219,11 +220,11 @@ func (h *Handler) forward(w http.ResponseWriter, r *http.Request, t hop.To, m *b
 	place := place{h: h, to: t, gate: gate, epoch: epoch, began: time.Now(), ends: r.ProtoMajor == 1}
 	defer func() { place.leave(x.Used) }()
 	x.Dial = func(ctx context.Context) (net.Conn, error) { return h.c.DialMachine(ctx, *m) }
-	var body *spigot
+	var body *longconn.GRPCBody
 	if r.ContentLength != 0 {
 		x.Body = pool.NewBody(r)
 		if h.c.Connections != nil {
-			if body = newSpigot(r); body != nil {
+			if body = longconn.NewGRPCBody(r); body != nil {
 				x.Body.Through(body)
 			}
 		}
@@ -380,9 +381,9 @@ func reopenable(length int64, h2 bool) int {
 
 // pass passes an answer, and what it may become, back.
 func (h *Handler) pass(w http.ResponseWriter, resp *http.Response, p *place, x *pool.Exchange,
-	s *serving, l leaver) error {
+	s *serving, l longconn.Watched) error {
 	if l != nil {
-		defer l.leave()
+		defer l.Leave()
 	}
 	hd := w.Header()
 	if resp.StatusCode == http.StatusSwitchingProtocols {

@@ -8,6 +8,7 @@ import (
 	"time"
 
 	"github.com/ebbkit/ebb/backhaul/internal/hop"
+	"github.com/ebbkit/ebb/backhaul/internal/longconn"
 	"github.com/ebbkit/ebb/backhaul/internal/pool"
 	"github.com/ebbkit/ebb/balance"
 )
@@ -95,7 +96,7 @@ func (t *Transport) RoundTrip(req *http.Request) (*http.Response, error) {
 	if req.Body != nil && req.Body != http.NoBody {
 		f.body = t.source(req)
 		if t.c.Connections != nil {
-			if f.spigot = newSpigot(req); f.spigot != nil {
+			if f.spigot = longconn.NewGRPCBody(req); f.spigot != nil {
 				f.body.Through(f.spigot)
 			}
 		}

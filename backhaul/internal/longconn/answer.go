@@ -1,4 +1,4 @@
-package backhaul
+package longconn
 
 import (
 	"io"
@@ -12,14 +12,14 @@ import (
 	"github.com/ebbkit/ebb/balance"
 )
 
-// ongoing is the body of an answer without an end of its own, which can be told to end.
-type ongoing struct {
+// answer is the body of an answer without an end of its own, which can be told to end.
+type answer struct {
 	long
 	resp    *http.Response
 	body    io.ReadCloser
 	conn    *pool.Conn
 	stream  *pool.Stream // of HTTP/2
-	request *spigot      // of gRPC; nil: the client's messages cannot be ended
+	request *GRPCBody    // of gRPC; nil: the client's messages cannot be ended
 	began   time.Time
 	age     time.Duration // from when on a gRPC call is a long connection
 
@@ -32,10 +32,10 @@ type ongoing struct {
 	gone   chan struct{} // made with cut, and closed when the machine has been left
 }
 
-func (c *register) watchAnswer(
-	age time.Duration, machine balance.MachineKey, class balance.Class, kind hop.Framing, resp *http.Response, x *pool.Exchange, body *spigot,
-) leaver {
-	o := &ongoing{long: long{in: c, machine: machine, class: class}, resp: resp, body: resp.Body, conn: x.Conn, stream: x.Stream, request: body, began: time.Now(), age: age}
+func (c *Register) watchAnswer(
+	age time.Duration, machine balance.MachineKey, class balance.Class, kind hop.Framing, resp *http.Response, x *pool.Exchange, body *GRPCBody,
+) Watched {
+	o := &answer{long: long{in: c, machine: machine, class: class}, resp: resp, body: resp.Body, conn: x.Conn, stream: x.Stream, request: body, began: time.Now(), age: age}
 	o.frames.Kind = kind
 	o.endable = o
 	if body != nil {
@@ -46,7 +46,7 @@ func (c *register) watchAnswer(
 	return o
 }
 
-func (o *ongoing) lasts() bool {
+func (o *answer) lasts() bool {
 	if o.class != balance.ClassStream {
 		return true
 	}
@@ -55,7 +55,7 @@ func (o *ongoing) lasts() bool {
 	return o.frames.Count > 0 && time.Since(o.began) >= o.age
 }
 
-func (o *ongoing) tell(force time.Duration) {
+func (o *answer) tell(force time.Duration) {
 	o.mu.Lock()
 	defer o.unlock()
 	if o.over {
@@ -68,7 +68,7 @@ func (o *ongoing) tell(force time.Duration) {
 }
 
 // force ends what the machine has not ended. A machine that stops in the middle of a line has said all it will.
-func (o *ongoing) force() {
+func (o *answer) force() {
 	o.mu.Lock()
 	defer o.unlock()
 	if o.halt(); o.class == balance.ClassEvents && !o.over && !o.cut {
@@ -77,18 +77,18 @@ func (o *ongoing) force() {
 }
 
 // halt ends the answer where it can be ended: now, or when the present frame has passed; o.mu is held.
-func (o *ongoing) halt() {
+func (o *answer) halt() {
 	if o.stop = true; !o.over && !o.cut && o.frames.Whole() {
 		o.abandon()
 	}
 }
 
 // abandon leaves the machine when o.mu is given back, which wakes the reader; o.mu is held.
-func (o *ongoing) abandon() { o.cut = true }
+func (o *answer) abandon() { o.cut = true }
 
 // unlock gives o.mu back, and then leaves the machine if that is due: the connection is not ours,
 // so no lock is held.
-func (o *ongoing) unlock() {
+func (o *answer) unlock() {
 	due := o.cut && o.gone == nil
 	if due {
 		o.gone = make(chan struct{})
@@ -106,8 +106,8 @@ func (o *ongoing) unlock() {
 	close(o.gone)
 }
 
-// leave is called before the connection is used again: what is told later must not end it.
-func (o *ongoing) leave() {
+// Leave is called before the connection is used again: what is told later must not end it.
+func (o *answer) Leave() {
 	o.mu.Lock()
 	o.over = true
 	if o.timer != nil {
@@ -121,7 +121,7 @@ func (o *ongoing) leave() {
 	o.in.remove(&o.long)
 }
 
-func (o *ongoing) Read(p []byte) (int, error) {
+func (o *answer) Read(p []byte) (int, error) {
 	o.mu.Lock()
 	cut := o.cut
 	o.mu.Unlock()
@@ -153,7 +153,7 @@ func (o *ongoing) Read(p []byte) (int, error) {
 }
 
 // end completes the answer. A gRPC call has its status there.
-func (o *ongoing) end() error {
+func (o *answer) end() error {
 	if o.class == balance.ClassStream {
 		t := maps.Clone(o.resp.Trailer)
 		if t == nil {
@@ -167,4 +167,4 @@ func (o *ongoing) end() error {
 
 var unavailable, goesToSleep = []string{"14"}, []string{"the machine goes to sleep: call again"}
 
-func (o *ongoing) Close() error { return o.body.Close() }
+func (o *answer) Close() error { return o.body.Close() }

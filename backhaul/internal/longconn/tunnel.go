@@ -1,4 +1,4 @@
-package backhaul
+package longconn
 
 import (
 	"errors"
@@ -11,10 +11,19 @@ import (
 
 	"github.com/ebbkit/ebb/backhaul/internal/hop"
 	"github.com/ebbkit/ebb/backhaul/internal/pool"
+	"github.com/ebbkit/ebb/backhaul/internal/tcp"
 	"github.com/ebbkit/ebb/balance"
 )
 
-var errTold = errors.New("backhaul: the connection was told to end, and has been ended")
+// HalfOf returns what ends one direction of an upgraded connection to a machine.
+func HalfOf(body io.ReadCloser, machine *pool.Conn) tcp.Halver {
+	if t, ok := body.(*tunnel); ok {
+		return t
+	}
+	return machine.Wire
+}
+
+var ErrTold = errors.New("backhaul: the connection was told to end, and has been ended")
 
 // tunnel is an upgraded connection to a machine that can be told to end. One goroutine reads, one writes.
 //
@@ -37,7 +46,7 @@ type tunnel struct {
 	client hop.Frames // of the client; the writer's
 }
 
-func (c *register) watchUpgrade(machine balance.MachineKey, resp *http.Response, x *pool.Exchange) leaver {
+func (c *Register) watchUpgrade(machine balance.MachineKey, resp *http.Response, x *pool.Exchange) Watched {
 	rw, ok := resp.Body.(io.ReadWriteCloser)
 	if !ok {
 		return nil // nobody can use it
@@ -72,7 +81,7 @@ func (t *tunnel) tell(force time.Duration) {
 // wake has the reader look. What it is to find has been stored before.
 func (t *tunnel) wake() { t.wire.SetReadDeadline(time.Unix(1, 0)) }
 
-func (t *tunnel) leave() {
+func (t *tunnel) Leave() {
 	t.in.remove(&t.long)
 	if timer := t.timer.Load(); timer != nil {
 		timer.Stop()
@@ -123,7 +132,7 @@ func (t *tunnel) farewell(p []byte) (int, error) {
 	case t.class == balance.ClassTCP:
 		return 0, io.EOF
 	case t.frames.Whole():
-		return 0, errTold
+		return 0, ErrTold
 	}
 	return 0, nil
 }

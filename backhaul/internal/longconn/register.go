@@ -1,4 +1,4 @@
-package backhaul
+package longconn
 
 import (
 	"math/bits"
@@ -12,8 +12,8 @@ import (
 	"github.com/ebbkit/ebb/balance"
 )
 
-// register knows the long connections to machines, by machine and class. The zero value is ready.
-type register struct {
+// Register knows the long connections to machines, by machine and class. The zero value is ready.
+type Register struct {
 	mu       sync.Mutex // taken twice in the life of a long connection, and when somebody asks
 	machines map[balance.MachineKey]*longs
 }
@@ -25,7 +25,7 @@ const classCount = 4
 
 // long is one connection in the register. It leaves it before its gate: nobody counts more than is in flight.
 type long struct {
-	in      *register
+	in      *Register
 	machine balance.MachineKey
 	class   balance.Class
 	told    bool         // in.mu is held
@@ -65,8 +65,8 @@ type endable interface {
 	lasts() bool
 }
 
-// long returns how many connections of these classes a machine has: at most as many as are in flight at its gate.
-func (c *register) long(m balance.Machine, of balance.Class) (n int) {
+// Long returns how many connections of these classes a machine has: at most as many as are in flight at its gate.
+func (c *Register) Long(m balance.Machine, of balance.Class) (n int) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	for l := range c.each(m, of) {
@@ -77,9 +77,9 @@ func (c *register) long(m balance.Machine, of balance.Class) (n int) {
 	return n
 }
 
-// idle returns how many connections of these classes have carried no data for that long, as found by this and earlier calls:
+// Idle returns how many connections of these classes have carried no data for that long, as found by this and earlier calls:
 // it is asked about once a second.
-func (c *register) idle(m balance.Machine, of balance.Class, quiet time.Duration) (n int) {
+func (c *Register) Idle(m balance.Machine, of balance.Class, quiet time.Duration) (n int) {
 	now := time.Now()
 	c.mu.Lock()
 	defer c.mu.Unlock()
@@ -91,18 +91,18 @@ func (c *register) idle(m balance.Machine, of balance.Class, quiet time.Duration
 	return n
 }
 
-// notify tells a machine's connections of these classes to end, those that have not been told. It does not block.
-func (c *register) notify(m balance.Machine, of balance.Class, within time.Duration) {
+// Notify tells a machine's connections of these classes to end, those that have not been told. It does not block.
+func (c *Register) Notify(m balance.Machine, of balance.Class, within time.Duration) {
 	c.tell(m, of, within, func(*long) bool { return true })
 }
 
-// notifyIdle does the same to those that have carried no data for that long.
-func (c *register) notifyIdle(m balance.Machine, of balance.Class, quiet, within time.Duration) {
+// NotifyIdle does the same to those that have carried no data for that long.
+func (c *Register) NotifyIdle(m balance.Machine, of balance.Class, quiet, within time.Duration) {
 	now := time.Now()
 	c.tell(m, of, within, func(l *long) bool { return l.idle(now, quiet) })
 }
 
-func (c *register) tell(m balance.Machine, of balance.Class, within time.Duration, which func(*long) bool) {
+func (c *Register) tell(m balance.Machine, of balance.Class, within time.Duration, which func(*long) bool) {
 	var list []*long
 	c.mu.Lock()
 	for l := range c.each(m, of) {
@@ -117,13 +117,13 @@ func (c *register) tell(m balance.Machine, of balance.Class, within time.Duratio
 	}
 }
 
-// requestsEnded reports whether the machine has got, or is about to get, the end of what the clients
+// RequestsEnded reports whether the machine has got, or is about to get, the end of what the clients
 // of these calls say.
-func (c *register) requestsEnded(m balance.Machine, of balance.Class) bool {
+func (c *Register) RequestsEnded(m balance.Machine, of balance.Class) bool {
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	for l := range c.each(m, of) {
-		if o, ok := l.endable.(*ongoing); ok && o.request != nil && !o.request.over.Load() {
+		if o, ok := l.endable.(*answer); ok && o.request != nil && !o.request.over.Load() {
 			return false
 		}
 	}
@@ -131,7 +131,7 @@ func (c *register) requestsEnded(m balance.Machine, of balance.Class) bool {
 }
 
 // each goes through a machine's connections; c.mu is held.
-func (c *register) each(m balance.Machine, of balance.Class) func(func(*long) bool) {
+func (c *Register) each(m balance.Machine, of balance.Class) func(func(*long) bool) {
 	ls := c.machines[m.Key()]
 	return func(yield func(*long) bool) {
 		if ls == nil {
@@ -150,7 +150,7 @@ func (c *register) each(m balance.Machine, of balance.Class) func(func(*long) bo
 	}
 }
 
-func (c *register) add(l *long) {
+func (c *Register) add(l *long) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	ls := c.machines[l.machine]
@@ -168,7 +168,7 @@ func (c *register) add(l *long) {
 	(*set)[l] = struct{}{}
 }
 
-func (c *register) remove(l *long) {
+func (c *Register) remove(l *long) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	ls := c.machines[l.machine]
@@ -181,9 +181,9 @@ func (c *register) remove(l *long) {
 	delete(c.machines, l.machine)
 }
 
-// watch registers what resp, the answer to a request, makes of its exchange, and puts itself between: into resp.Body. It
+// Watch registers what resp, the answer to a request, makes of its exchange, and puts itself between: into resp.Body. It
 // returns nil where the exchange is a request. age is how long a gRPC call is one. The caller has leave called before it leaves the machine's gate.
-func (c *register) watch(age time.Duration, machine balance.MachineKey, req *http.Request, resp *http.Response, x *pool.Exchange, body *spigot) leaver {
+func (c *Register) Watch(age time.Duration, machine balance.MachineKey, req *http.Request, resp *http.Response, x *pool.Exchange, body *GRPCBody) Watched {
 	if resp.StatusCode != http.StatusSwitchingProtocols && (resp.ContentLength != -1 || resp.Body == http.NoBody) {
 		return nil
 	}
@@ -205,5 +205,5 @@ func (c *register) watch(age time.Duration, machine balance.MachineKey, req *htt
 	return c.watchAnswer(age, machine, class, kind, resp, x, body)
 }
 
-// leaver is what watch has registered.
-type leaver interface{ leave() }
+// Watched is what watch has registered.
+type Watched interface{ Leave() }

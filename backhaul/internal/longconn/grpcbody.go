@@ -1,4 +1,4 @@
-package backhaul
+package longconn
 
 import (
 	"io"
@@ -10,10 +10,10 @@ import (
 	"github.com/ebbkit/ebb/backhaul/internal/tcp"
 )
 
-// spigot is the body of a gRPC request, whose messages can be ended while a read waits for the client. Reads of the client
+// GRPCBody is the body of a gRPC request, whose messages can be ended while a read waits for the client. Reads of the client
 // run on goroutines of their own and into a buffer of our own; one that never returns is left behind, until the server or
 // caller whose body it is closes that.
-type spigot struct {
+type GRPCBody struct {
 	io.ReadCloser
 	shut chan struct{}
 	once sync.Once
@@ -35,16 +35,16 @@ type took struct {
 	err error
 }
 
-// newSpigot returns nil for a request that is no gRPC call.
-func newSpigot(r *http.Request) *spigot {
+// NewGRPCBody returns nil for a request that is no gRPC call.
+func NewGRPCBody(r *http.Request) *GRPCBody {
 	if r.ProtoMajor != 2 || r.Body == nil || r.Body == http.NoBody || !hop.IsGRPC(hop.MediaType(r.Header)) {
 		return nil
 	}
-	return &spigot{ReadCloser: r.Body, shut: make(chan struct{}), got: make(chan took, 1), frames: hop.Frames{Kind: hop.FramingGRPC}}
+	return &GRPCBody{ReadCloser: r.Body, shut: make(chan struct{}), got: make(chan took, 1), frames: hop.Frames{Kind: hop.FramingGRPC}}
 }
 
 // finish ends the client's messages after the present one. It reports whether that is any news to the machine.
-func (s *spigot) finish() bool {
+func (s *GRPCBody) finish() bool {
 	if s.over.Load() {
 		return false
 	}
@@ -52,7 +52,7 @@ func (s *spigot) finish() bool {
 	return true
 }
 
-func (s *spigot) finished() bool {
+func (s *GRPCBody) finished() bool {
 	select {
 	case <-s.shut:
 		return true
@@ -61,7 +61,7 @@ func (s *spigot) finished() bool {
 	}
 }
 
-func (s *spigot) Read(p []byte) (int, error) {
+func (s *GRPCBody) Read(p []byte) (int, error) {
 	for {
 		if s.finished() && s.frames.Whole() {
 			s.over.Store(true)
@@ -103,7 +103,7 @@ func (s *spigot) Read(p []byte) (int, error) {
 }
 
 // fetch reads from the client. The buffer grows with what the client has to say.
-func (s *spigot) fetch(most int) {
+func (s *GRPCBody) fetch(most int) {
 	s.reading = true
 	switch {
 	case s.buf == nil:
