@@ -10,6 +10,8 @@ import (
 	"sync"
 	"sync/atomic"
 	"time"
+
+	"github.com/ebbkit/ebb/backhaul/internal/tcp"
 )
 
 // drain is how a server stops without costing a request: answers say that their connection ends
@@ -93,7 +95,7 @@ func (d *drain) run(ctx context.Context, grace time.Duration) error {
 	deaf := false
 	for _, l := range ls {
 		if own, ok := l.(*exclusive); ok && !own.shared.Load() {
-			deaf = own.deafen(true) || deaf
+			deaf = tcp.Deafen(own.TCPListener, true) || deaf
 		}
 	}
 	arriving := cmp.Or(d.arriving, arriving)
@@ -118,7 +120,7 @@ func (d *drain) stop() {
 	for _, l := range ls { // which are not ours: no lock is held when they are closed
 		// A socket that is ours alone stays deaf, since who connects before it is closed would be reset.
 		if own, ok := l.(*exclusive); ok && own.shared.Load() {
-			own.deafen(false)
+			tcp.Deafen(own.TCPListener, false)
 		}
 		l.Close()
 	}

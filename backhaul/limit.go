@@ -8,6 +8,8 @@ import (
 	"sync"
 	"sync/atomic"
 
+	"github.com/ebbkit/ebb/internal/oslimit"
+
 	"github.com/ebbkit/ebb/backhaul/internal/tcp"
 )
 
@@ -143,7 +145,7 @@ func clientAddr(c net.Conn) string {
 
 // defaultTotal is the default of LimitConfig.Total.
 func defaultTotal() int {
-	if files := maxFiles(); files > 0 {
+	if files := oslimit.Files(); files > 0 {
 		return max(1, min(16384, files/8))
 	}
 	return 16384

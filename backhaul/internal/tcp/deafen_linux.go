@@ -1,6 +1,9 @@
-package backhaul
+package tcp
 
-import "syscall"
+import (
+	"net"
+	"syscall"
+)
 
 // newOnly is a program of the kernel's packet filter that drops the first packet of a connection
 // (SYN without ACK) and lets everything else through. It runs on TCP segments, from their header
@@ -13,10 +16,10 @@ var newOnly = []syscall.SockFilter{
 	{Code: syscall.BPF_RET | syscall.BPF_K, K: 0xffff},
 }
 
-// deafen has the socket take no further connections, or take them again, and reports whether it
-// does. Who tries to connect meanwhile tries again a second later.
-func (l *exclusive) deafen(deaf bool) (done bool) {
-	raw, err := l.TCPListener.SyscallConn()
+// Deafen has a listening socket take no further connections, or take them again, and reports
+// whether it does. Who tries to connect meanwhile tries again a second later.
+func Deafen(l *net.TCPListener, deaf bool) (done bool) {
+	raw, err := l.SyscallConn()
 	if err != nil {
 		return false
 	}

@@ -1,11 +1,11 @@
 //go:build unix
 
-package backhaul
+package oslimit
 
 import "syscall"
 
-// maxFiles is how many files the process may open; 0 means that it is not known.
-func maxFiles() int {
+// Files returns how many files the process may open; 0 means that it is not known.
+func Files() int {
 	var r syscall.Rlimit
 	if syscall.Getrlimit(syscall.RLIMIT_NOFILE, &r) != nil {
 		return 0

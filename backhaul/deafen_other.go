@@ -1,5 +1,0 @@
-//go:build !linux
-
-package backhaul
-
-func (*exclusive) deafen(bool) bool { return false }

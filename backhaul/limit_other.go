@@ -1,5 +1,0 @@
-//go:build !unix
-
-package backhaul
-
-func maxFiles() int { return 0 }
