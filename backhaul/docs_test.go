@@ -16,7 +16,7 @@ import (
 // packageComment returns what the package says of itself.
 func packageComment(t *testing.T) string {
 	t.Helper()
-	parsed, err := parser.ParseFile(token.NewFileSet(), "backhaul.go", nil, parser.ParseComments)
+	parsed, err := parser.ParseFile(token.NewFileSet(), "doc.go", nil, parser.ParseComments)
 	if err != nil {
 		t.Fatal(err)
 	}
