@@ -3,18 +3,16 @@ package backhaul
 import (
 	"context"
 	"errors"
-	"io"
+	"net"
 	"net/http"
 	"net/http/httptrace"
-	"strings"
+	"net/textproto"
 	"sync"
-	"sync/atomic"
 	"time"
 
 	"github.com/ebbkit/ebb/backhaul/internal/hop"
 	"github.com/ebbkit/ebb/backhaul/internal/longconn"
 	"github.com/ebbkit/ebb/backhaul/internal/pool"
-	"github.com/ebbkit/ebb/backhaul/internal/tcp"
 	"github.com/ebbkit/ebb/balance"
 )
 
@@ -52,211 +50,241 @@ func outbound(ctx context.Context, r *http.Request, m *balance.Machine, early *e
 
 var noAgent = []string{""}
 
-// answerWith writes a machine's answer. The headers have been copied. An answer that breaks off is written as far as it
-// came, head included, before the error is returned: the edge must see that the machine has answered.
-func answerWith(w http.ResponseWriter, resp *http.Response, x *pool.Exchange, s *serving,
-	p *place) error {
-	hd := w.Header()
-	if _, ok := hd["Content-Type"]; !ok {
-		hd["Content-Type"] = nil // else the server guesses one
-	}
-	announced := len(resp.Trailer)
-	if announced > 0 {
-		delete(hd, "Content-Length") // HTTP/1.1 has trailers only after chunks
-	}
-	for k := range resp.Trailer {
-		if !hop.IsInternal(k) {
-			hd.Add("Trailer", k)
-		}
-	}
-	if resp.ContentLength == 0 && len(resp.Trailer) == 0 {
-		p.free() // the head may go out before its end over HTTP/2 has been looked at
-	}
-	w.WriteHeader(resp.StatusCode)
-	if resp.Body != http.NoBody {
-		live := resp.ContentLength == -1 || strings.HasPrefix(hd.Get("Content-Type"), "text/event-stream")
-		if err := copyBody(w, resp, live, x, s, p); err != nil {
-			http.NewResponseController(w).Flush() //nolint:errcheck // there is nobody left to tell
-			resp.Body.Close()
-			return err
-		}
-		resp.Body.Close() // fills in the trailers
-	}
-	if len(resp.Trailer) > 0 {
-		p.free()                              // over HTTP/2 the answer to a HEAD ends there
-		http.NewResponseController(w).Flush() //nolint:errcheck // chunks even an empty body, so that trailers can follow
-	}
-	for k, v := range resp.Trailer {
-		if hop.IsInternal(k) {
-			continue
-		}
-		if len(resp.Trailer) != announced {
-			k = http.TrailerPrefix + k
-		}
-		hd[k] = v
-	}
-	return nil
-}
-
-// copyBody copies a body. Where it is live, each piece is sent at once. One of known length is sent as it comes, too, but what
-// comes in a row goes out in a row: the head and a small body together, a large one in whole buffers. Only what a machine has
-// flushed stands alone.
-//
-// Before the last piece of known length is written, the slot is free: the edge sees there that it
-// has all, and its next request may be quicker than the end of this one. Any other end is written
-// by the server, when the handler has returned.
-func copyBody(
-	w http.ResponseWriter, resp *http.Response, live bool, x *pool.Exchange, s *serving, p *place,
-) error {
-	out := http.NewResponseController(w)
-	flush := func() error {
-		s.turn()
-		defer s.turn()
-		return out.Flush()
-	}
-	left := resp.ContentLength // negative: unknown
-	var late *lateFlush
-	defer func() { late.stop() }()
-	if !live && x.H2 {
-		late = newLateFlush(out)
-	} else if live || !x.Conn.More(false) { // the head, before the first piece
-		if err := flush(); err != nil {
-			return err
-		}
-	}
-	buf := tcp.GetBuffer()
-	defer tcp.PutBuffer(buf)
-	for {
-		n, err := resp.Body.Read(buf[:])
-		late.stop()
-		if n > 0 {
-			if int64(n) == left && (err == io.EOF || err == nil && p.ends && len(resp.Trailer) == 0) {
-				p.free()
-			}
-			s.turn()
-			_, werr := w.Write(buf[:n])
-			s.turn()
-			left -= int64(n)
-			drained := n < len(buf) && left > 0 && err == nil
-			if werr == nil && (live || drained && (x.H2 || !x.Conn.More(true))) {
-				werr = flush()
-			}
-			if werr != nil {
-				return werr
-			}
-			if left == 0 && x.H2 && !live && err == nil {
-				late = newLateFlush(out)
+// forward sends an admitted request to its machine and passes the answer back.
+func (h *Handler) forward(w http.ResponseWriter, r *http.Request, t hop.To, m *balance.Machine, gate *balance.Gate, epoch uint64) {
+	x := pool.Exchange{Used: pool.Used{Pool: h.machines}, Name: pool.MachineName(m), Epoch: epoch}
+	place := place{h: h, to: t, gate: gate, epoch: epoch, began: time.Now(), ends: r.ProtoMajor == 1}
+	defer func() { place.leave(x.Used) }()
+	x.Dial = func(ctx context.Context) (net.Conn, error) { return h.c.DialMachine(ctx, *m) }
+	var body *longconn.GRPCBody
+	if r.ContentLength != 0 {
+		x.Body = pool.NewBody(r)
+		if h.c.Connections != nil {
+			if body = longconn.NewGRPCBody(r); body != nil {
+				x.Body.Through(body)
 			}
 		}
-		if err == io.EOF {
-			return nil
-		}
-		if err != nil {
-			return err
-		}
+		x.Peek = awaited(r)
 	}
-}
-
-// lateFlush sends what was written of an answer when what follows is late: the body after the head, the end after the body. Of
-// HTTP/2 nobody knows but by reading whether it is there already.
-type lateFlush struct {
-	mu    sync.Mutex
-	over  bool
-	timer *time.Timer
-}
-
-// lateAfter is how long it waits for what may have come with it.
-const lateAfter = time.Millisecond
-
-func newLateFlush(out *http.ResponseController) *lateFlush {
-	l := new(lateFlush)
-	l.timer = time.AfterFunc(lateAfter, func() {
-		l.mu.Lock()
-		defer l.mu.Unlock()
-		if !l.over {
-			out.Flush() //nolint:errcheck // the first piece tells
-		}
-	})
-	return l
-}
-
-// stop waits until nobody else writes.
-func (l *lateFlush) stop() {
-	if l == nil || l.timer == nil {
+	early := &earlyHints{w: w}
+	if v := r.Header[hop.HeaderAsk]; len(v) == 1 && v[0] == askWord[0] && r.ProtoMajor == 2 {
+		x.Ready = func() { w.WriteHeader(http.StatusContinue) }
+	}
+	served := h.serving(w, r, t.App, x.Body)
+	defer func() { served.close() }()
+	ctx := r.Context()
+	if served != nil {
+		ctx = served.ctx
+	}
+	out := outbound(ctx, r, m, early)
+	x.H2 = h.c.H2 != nil && h.c.H2(*m) && out.Header["Upgrade"] == nil
+	keepTarget(out, x.H2)
+	x.Finish = x.H2 && h.app(t.App).Abandoned == balance.AbandonedFinish
+	hop.SetEpoch(out.Header, h.c.EpochHeader, epoch)
+	if x.Body != nil {
+		x.Body.Retain(reopenable(r.ContentLength, x.H2), &h.kept, defaultReplayMemory)
+		defer func() { h.kept.Add(-x.Body.Unreserve()) }()
+		x.Once = x.H2 && !x.Body.Covers(r.ContentLength) && (r.ContentLength > 0 || r.ProtoMajor == 1)
+	}
+	resp, fail, err := x.Do(out)
+	served.answered()
+	early.close()
+	if stall := served.stalledBy(); stall != nil && err != nil {
+		h.stalled(w, r, t, epoch, stall)
 		return
 	}
-	l.timer.Stop()
-	l.timer = nil
-	l.mu.Lock()
-	l.over = true
-	l.mu.Unlock()
-}
-
-// upgrade turns both connections into one, until both sides have ended or one breaks: then the other is reset, so that
-// nobody takes for an end what is none. Whoever finds that one broke resets both; who then finds
-// them closed leaves them alone.
-func upgrade(w http.ResponseWriter, resp *http.Response, machine *pool.Conn) {
-	back, ok := resp.Body.(io.ReadWriteCloser)
-	if !ok {
-		fault(w, http.StatusBadGateway, FailureMalformed, "101 without a connection")
-		return
-	}
-	defer back.Close()
-	edge, rw, err := http.NewResponseController(w).Hijack()
 	if err != nil {
-		machine.Wire.Abort()
-		fault(w, http.StatusBadGateway, FailureMalformed, "this connection cannot be upgraded: "+err.Error())
+		h.failed(w, r, t, gate, epoch, fail, err)
 		return
 	}
-	defer edge.Close()
-	rw.WriteString("HTTP/1.1 101 Switching Protocols\r\n")
-	w.Header().Write(rw)
-	rw.WriteString("\r\n")
-	if rw.Flush() != nil {
-		machine.Wire.Abort()
+	if x.Body != nil {
+		x.Body.ForgetRest()
+	}
+	if resp.StatusCode == http.StatusSwitchingProtocols {
+		served.stop()
+	} else {
+		served = served.answering(h, w, r, t.App, resp)
+	}
+	long := h.c.Connections.watch(t.App, t.Machine, r, resp, &x, body)
+	place.answered(resp, long != nil)
+	err = h.pass(w, resp, &place, &x, served, long)
+	if err != nil {
+		panic(http.ErrAbortHandler) // the edge must not take what it has for all
+	}
+}
+
+// place is a request's slot at a machine.
+type place struct {
+	h     *Handler
+	to    hop.To
+	gate  *balance.Gate
+	epoch uint64
+	began time.Time
+	ends  bool // for the edge an answer ends with its last byte: over HTTP/2 trailers may follow
+	took  worked
+	freed bool
+}
+
+// worked is how long a machine has worked on a request; the zero value says nothing.
+type worked struct {
+	d     time.Duration
+	known bool
+	ends  bool // it works until the end of the answer
+	lasts bool // the slot is held until the handler returns
+}
+
+// answered notes the head of an answer. Where its length is known, the work is done; what follows
+// takes as long as the client.
+func (p *place) answered(resp *http.Response, long bool) {
+	switch {
+	case long || resp.StatusCode == http.StatusSwitchingProtocols:
+		p.took.lasts = true
+	case resp.ContentLength >= 0:
+		p.took = worked{d: time.Since(p.began), known: true}
+	default:
+		p.took.ends = true
+	}
+}
+
+// free frees the slot of a request whose whole answer has been read, before the edge can know.
+func (p *place) free() {
+	if p.freed || p.took.lasts {
 		return
 	}
-	in := rw.Reader         // rw has another buffer, which is not needed any more
-	var closing atomic.Bool // by us, and not because something broke
-	broke := func(err error) bool {
-		switch {
-		case err == nil:
-			return false
-		case tcp.IsClosedHere(err) && closing.Load():
-		case err == longconn.ErrTold: // we ended it. The edge would take a close for one of half, and wait for a client that is deaf
-			closing.Store(true)
-			tcp.Reset(edge)
-		default:
-			tcp.Reset(edge)
-			machine.Wire.Abort()
-		}
-		edge.Close()
-		back.Close()
-		return true
+	p.freed = true
+	switch {
+	case p.took.known:
+		p.h.services.Observe(p.to.App, p.took.d)
+	case p.took.ends:
+		p.h.services.Observe(p.to.App, time.Since(p.began))
 	}
-	endHalf := func(h tcp.Halver, whole io.Closer) {
-		if err := h.CloseWrite(); errors.Is(err,
-			errors.ErrUnsupported) { // only the whole connection can end
-			closing.Store(true)
-			whole.Close()
+	p.gate.Leave()
+}
+
+// leave frees the slot, now or when the machine is done.
+func (p *place) leave(u pool.Used) {
+	h := p.h
+	if !u.Release() {
+		p.took.lasts = false
+		p.free()
+		return
+	}
+	h.active.Add(1)
+	freed := p.freed // then it lingers without a slot: a stream that has not ended with its answer
+	l := &pool.Lingering{
+		Gate: p.gate, Epoch: p.epoch, App: h.app(p.to.App), Sent: u.Sent(), Began: p.began, Times: &h.services,
+		Free: func() {
+			if !freed {
+				p.gate.Leave()
+			}
+			h.finished()
+		},
+	}
+	if hook := h.c.Trace.Abandoned; hook != nil && !freed {
+		l.Hook = func(freed Freed, held time.Duration) {
+			hook(Abandoned{p.to.App, p.to.Machine, p.to.Node, p.epoch, freed, held})
 		}
 	}
-	rest := make(chan struct{})
-	var ended atomic.Bool // what the edge gets
-	go func() {           // edge to machine; what was buffered comes first
-		defer close(rest)
-		_, err := tcp.Relay(back, in)
-		if err == nil {
-			err = tcp.EndOf(edge, ended.Load())
-		}
-		if !broke(err) {
-			endHalf(longconn.HalfOf(resp.Body, machine), back)
-		}
-	}()
-	_, err = tcp.Relay(edge, back) // on this goroutine: there may be many that are idle
-	if !broke(err) {
-		ended.Store(true)
-		endHalf(tcp.CloseWriter{C: edge}, edge)
+	l.Start(u)
+}
+
+// What is kept of a body, so that the request can be sent over another connection: over HTTP/2 what a peer takes before it
+// says anything, by the protocol's default window; over HTTP/1.1 what is read before anything is written.
+const (
+	keptForStream = 64 << 10
+	keptForWrite  = 4 << 10
+)
+
+// reopenable returns how much of a body of that length, 0 or negative where unknown, is kept.
+func reopenable(length int64, h2 bool) int {
+	most := keptForWrite
+	if h2 {
+		most = keptForStream
 	}
-	<-rest // the other half may go on
+	if length > 0 && length < int64(most) {
+		return int(length)
+	}
+	return most
+}
+
+// pass passes an answer, and what it may become, back.
+func (h *Handler) pass(w http.ResponseWriter, resp *http.Response, p *place, x *pool.Exchange,
+	s *serving, l longconn.Watched) error {
+	if l != nil {
+		defer l.Leave()
+	}
+	hd := w.Header()
+	if resp.StatusCode == http.StatusSwitchingProtocols {
+		hop.CopyHeader(hd, resp.Header, resp.Header["Upgrade"])
+		setLoad(hd, p.gate.Load())
+		upgrade(w, resp, x.Conn)
+		x.Conn = nil // it is no HTTP any more
+		return nil
+	}
+	hop.CopyHeader(hd, resp.Header, nil)
+	setLoad(hd, p.gate.Load())
+	return answerWith(w, resp, x, s, p)
+}
+
+// awaited reports whether a request's body comes when we ask for it.
+func awaited(r *http.Request) bool {
+	v := r.Header[hop.HeaderAsk]
+	return r.Header["Expect"] != nil || len(v) == 1 && v[0] == askBody[0]
+}
+
+// stalled answers for a request that its edge should have ended.
+func (h *Handler) stalled(w http.ResponseWriter, r *http.Request, t hop.To, epoch uint64, err *StallError) {
+	if h.c.Trace.Fault != nil {
+		h.c.Trace.Fault(Faulted{
+			App: t.App, Machine: t.Machine, Node: t.Node, Epoch: epoch, Failure: FailureClient, Err: err,
+		})
+	}
+	if r.ProtoMajor == 1 {
+		w.Header().Set("Connection", "close") // the rest of the body is on its way, or never comes
+	}
+	fault(w, err.StatusCode(), FailureClient, err.Error())
+}
+
+// failed answers for a machine that did not.
+func (h *Handler) failed(w http.ResponseWriter, r *http.Request, t hop.To, gate *balance.Gate, epoch uint64, fail Failure, err error) {
+	if errors.Is(r.Context().Err(), context.Canceled) || fail == hop.FailureClient {
+		panic(http.ErrAbortHandler) // the edge has left, or its body has broken off: nobody to tell
+	}
+	suspect(gate, epoch, fail, err)
+	if h.c.Trace.Fault != nil {
+		h.c.Trace.Fault(Faulted{App: t.App, Machine: t.Machine, Node: t.Node, Epoch: epoch, Failure: fail, Err: err})
+	}
+	setLoad(w.Header(), gate.Load())
+	status := http.StatusBadGateway
+	if fail == hop.FailureTimeout || fail == hop.FailureDeadline {
+		status = http.StatusGatewayTimeout
+	}
+	fault(w, status, fail, err.Error())
+}
+
+// earlyHints passes 1xx answers of a machine on.
+type earlyHints struct {
+	w http.ResponseWriter
+
+	mu   sync.Mutex // they come on another goroutine, and perhaps too late
+	over bool
+}
+
+func (e *earlyHints) close() {
+	e.mu.Lock()
+	e.over = true
+	e.mu.Unlock()
+}
+
+func (e *earlyHints) got(code int, header textproto.MIMEHeader) error {
+	e.mu.Lock()
+	defer e.mu.Unlock()
+	if e.over || code == http.StatusContinue { // the server asks for bodies by itself
+		return nil
+	}
+	h := e.w.Header()
+	hop.CopyHeader(h, http.Header(header), nil)
+	e.w.WriteHeader(code)
+	clear(h)
+	return nil
 }

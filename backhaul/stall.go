@@ -1,49 +1,298 @@
 package backhaul
 
 import (
-	"fmt"
+	"context"
+	"net/http"
+	"runtime"
+	"sync/atomic"
 	"time"
 
 	"github.com/ebbkit/ebb/backhaul/internal/hop"
+	"github.com/ebbkit/ebb/backhaul/internal/pool"
+	"github.com/ebbkit/ebb/backhaul/internal/tcp"
 	"github.com/ebbkit/ebb/balance"
 )
 
-// StallError says that a request was ended because nothing had moved for as long as its app allows.
-// It is no fault of the machine. Of a body it becomes 408, of an upgrade 504; an answer that nobody
-// reads just breaks off.
-type StallError struct {
-	App   balance.AppID
-	Stall Stall
-	After time.Duration // the bound that has passed
+// ahead reads a small body before a machine is asked for: a client that is slow to send it holds no
+// slot.
+func (f *flight) ahead() error {
+	s, n := f.body, f.req.ContentLength
+	if s == nil || n <= 0 || n > int64(f.t.c.ReplayLimit) {
+		return nil
+	}
+	f.outcome = balance.OutcomeCanceled
+	read := make(chan error, 1)
+	go func() { read <- s.Ahead(int(n), f.t.reserve) }() // which nothing but its client can wake
+	runtime.Gosched()
+	select {
+	case err := <-read: // it had come with the head, as most do
+		return f.came(err)
+	default:
+	}
+	stalled := make(chan struct{})
+	p := &pool.Progress{Bounds: f.t.bounds(f.want.App), Body: s}
+	p.Stalled = func(Stall) { close(stalled) }
+	f.t.sweeper.Add(p)
+	defer f.t.sweeper.Remove(p)
+	select {
+	case err := <-read:
+		return f.came(err)
+	case <-stalled:
+		return &StallError{f.want.App, StallBody, p.Bounds.Body}
+	case <-f.req.Context().Done():
+		return context.Cause(f.req.Context())
+	}
 }
 
-// Error says what did not move.
-func (e *StallError) Error() string {
-	what := "the client sent nothing of the request's body, or next to nothing,"
-	switch e.Stall {
+func (f *flight) came(err error) error {
+	if err != nil {
+		return &pool.BodyError{Err: err}
+	}
+	if f.body.Whole() {
+		f.want.Held = f.body.Held()
+	}
+	return nil
+}
+
+// watch has what may stall looked at: the rest of a body, which a try sends as it comes.
+func (f *flight) watch() {
+	if f.body == nil || f.body.Whole() {
+		return
+	}
+	p := f.watched()
+	p.Body = f.body
+	p.Talks.Store(hop.IsGRPC(hop.MediaType(f.req.Header)))
+	f.cancelable()
+	f.t.sweeper.Add(p)
+}
+
+// watchAnswer has an answer looked at that is not here as a whole.
+func (f *flight) watchAnswer() {
+	p := f.watched()
+	if f.req.ContentLength <= 0 {
+		p.Talks.Store(true) // perhaps both speak now: silence is the app's business
+	}
+	f.t.sweeper.Add(p)
+}
+
+func (f *flight) watched() *pool.Progress {
+	if f.progress == nil {
+		f.progress = &pool.Progress{Bounds: f.t.bounds(f.want.App), Stalled: f.stalled}
+	}
+	return f.progress
+}
+
+// cancelable makes the tries' context one that can be ended with a reason.
+func (f *flight) cancelable() {
+	if f.cancel == nil {
+		f.ctx, f.cancel = context.WithCancelCause(f.ctx)
+	}
+}
+
+// stalled ends the request. It comes from the sweeper, at any time.
+func (f *flight) stalled(s Stall) {
+	after := f.progress.Bounds.Body
+	if s == hop.StallAnswer {
+		after = f.progress.Bounds.Answer
+	}
+	f.end(&StallError{f.want.App, s, after})
+}
+
+func (f *flight) end(err *StallError) {
+	f.stall.Store(err)
+	if f.cancel != nil {
+		f.cancel(err)
+	}
+	f.ended()
+}
+
+// ended ends a request that has stalled after its answer was handed out. Before, RoundTrip does.
+func (f *flight) ended() {
+	if err := f.stall.Load(); err != nil && f.handed.Load() {
+		f.finish(balance.OutcomeCanceled, err)
+	}
+}
+
+// stallOf returns the reason where that is what err comes from.
+func (f *flight) stallOf(err error) error {
+	if s := f.stall.Load(); s != nil && err != nil {
+		return s
+	}
+	return err
+}
+
+// watchUpgrade bounds the wait for the answer to a request for an upgrade. What it returns ends
+// that.
+func (f *flight) watchUpgrade() (stop func()) {
+	if !upgrades(f.req) {
+		return func() {}
+	}
+	bound := f.t.bounds(f.want.App).Upgrade
+	if bound == 0 {
+		return func() {}
+	}
+	f.cancelable()
+	t := time.AfterFunc(bound, func() { f.end(&StallError{f.want.App, StallUpgrade, bound}) })
+	return func() { t.Stop() }
+}
+
+// hand notes that an answer is handed out.
+func (f *flight) hand(resp *http.Response) {
+	switch {
+	case resp.StatusCode == http.StatusSwitchingProtocols:
+		if f.progress != nil {
+			f.t.sweeper.Remove(f.progress)
+		}
+	case resp.ContentLength < 0 || resp.ContentLength > tcp.BufferSize:
+		f.watchAnswer()
+	}
+	f.turn()
+	f.handed.Store(true)
+	f.ended()
+}
+
+// turn passes the turn between the client, which is to read an answer, and the machine.
+func (f *flight) turn() {
+	if f.progress != nil {
+		f.progress.Answer.Pass()
+	}
+}
+
+// stalledThere is what has stalled by its owner's word, which gives more time than we do: what we
+// wait for is here, and late.
+func (f *flight) stalledThere(status int) *StallError {
+	b := f.t.bounds(f.want.App)
+	if status == http.StatusRequestTimeout {
+		return &StallError{f.want.App, StallBody, b.Body}
+	}
+	return &StallError{f.want.App, StallUpgrade, b.Upgrade}
+}
+
+// serving is a request of a [Handler] that may stall: what its edge should end, and does not. Its
+// bounds are the owner's.
+type serving struct {
+	pool.Progress
+	h   *Handler
+	w   http.ResponseWriter
+	r   *http.Request
+	app balance.AppID
+
+	ctx    context.Context // of the machine's request
+	cancel context.CancelCauseFunc
+	stall  atomic.Pointer[StallError]
+	timer  *time.Timer // of an upgrade
+}
+
+// serving returns nil for a request without a body that asks for no upgrade.
+func (h *Handler) serving(w http.ResponseWriter, r *http.Request, app balance.AppID, body *pool.Body) *serving {
+	upgrade := upgrades(r)
+	if body == nil && !upgrade {
+		return nil
+	}
+	s := h.watched(w, r, app)
+	s.ctx, s.cancel = context.WithCancelCause(r.Context())
+	if body != nil {
+		s.Body = body
+		s.Talks.Store(hop.IsGRPC(hop.MediaType(r.Header)))
+		h.sweeper.Add(&s.Progress)
+	}
+	if upgrade && s.Bounds.Upgrade > 0 {
+		s.timer = time.AfterFunc(s.Bounds.Upgrade, func() {
+			s.end(&StallError{app, StallUpgrade, s.Bounds.Upgrade})
+		})
+	}
+	return s
+}
+
+func (h *Handler) watched(w http.ResponseWriter, r *http.Request, app balance.AppID) *serving {
+	s := &serving{h: h, w: w, r: r, app: app}
+	row := h.app(app)
+	s.Bounds = hop.BoundsOf(&row).Owners()
+	s.Stalled = func(what Stall) {
+		after := s.Bounds.Body
+		if what == hop.StallAnswer {
+			after = s.Bounds.Answer
+		}
+		s.end(&StallError{app, what, after})
+	}
+	return s
+}
+
+// answering has an answer looked at that may not fit into buffers. s may be nil.
+func (s *serving) answering(h *Handler, w http.ResponseWriter, r *http.Request, app balance.AppID, resp *http.Response) *serving {
+	if resp.ContentLength >= 0 && resp.ContentLength <= tcp.BufferSize {
+		return s
+	}
+	if s == nil {
+		s = h.watched(w, r, app)
+	}
+	if r.ContentLength <= 0 {
+		s.Talks.Store(true)
+	}
+	h.sweeper.Add(&s.Progress)
+	return s
+}
+
+// turn passes the turn between the edge, which is to take the answer, and the machine.
+func (s *serving) turn() {
+	if s != nil {
+		s.Answer.Pass()
+	}
+}
+
+// end ends the request, wherever it waits.
+func (s *serving) end(err *StallError) {
+	s.stall.Store(err)
+	c := http.NewResponseController(s.w)
+	switch err.Stall {
 	case StallAnswer:
-		what = "the client read nothing of the answer"
-	case StallUpgrade:
-		what = "the machine did not answer the request for an upgrade"
-	}
-	return fmt.Sprintf("backhaul: app %q: %s for %v", e.App, what, e.After)
-}
-
-// StatusCode returns what the client is answered; 0 when it has been answered already.
-func (e *StallError) StatusCode() int {
-	switch e.Stall {
+		c.SetWriteDeadline(time.Unix(1, 0)) //nolint:errcheck // both servers of net/http can
 	case StallBody:
-		return 408
-	case StallUpgrade:
-		return 504
+		c.SetReadDeadline(time.Unix(1, 0)) //nolint:errcheck
 	}
-	return 0
+	if s.cancel != nil {
+		s.cancel(err)
+	}
 }
 
-// Cause returns the cause in one word.
-func (e *StallError) Cause() string {
-	if e.Stall == hop.StallUpgrade {
-		return CauseTimeout
+// stop ends the watch over a request that is over, and over one that has become a connection.
+func (s *serving) stop() {
+	if s == nil {
+		return
 	}
-	return CauseStalled
+	s.h.sweeper.Remove(&s.Progress)
+	if s.timer != nil {
+		s.timer.Stop()
+	}
+}
+
+func (s *serving) close() {
+	if s == nil {
+		return
+	}
+	s.stop()
+	if s.cancel != nil {
+		s.cancel(pool.ErrStreamOver)
+	}
+}
+
+// answered notes the machine's answer.
+func (s *serving) answered() {
+	if s != nil && s.timer != nil {
+		s.timer.Stop()
+	}
+}
+
+// stalledBy returns why the request was ended here, or nil.
+func (s *serving) stalledBy() *StallError {
+	if s == nil {
+		return nil
+	}
+	return s.stall.Load()
+}
+
+// upgrades reports whether a request asks for an upgrade.
+func upgrades(r *http.Request) bool {
+	v := r.Header["Upgrade"]
+	return len(v) > 0 && hop.HasToken(r.Header["Connection"], "upgrade")
 }

@@ -1,0 +1,192 @@
+package backhaul
+
+import (
+	"io"
+	"net"
+	"slices"
+	"sync"
+	"sync/atomic"
+	"time"
+
+	"github.com/ebbkit/ebb/backhaul/internal/auth"
+	"github.com/ebbkit/ebb/backhaul/internal/hop"
+	"github.com/ebbkit/ebb/backhaul/internal/tcp"
+)
+
+// greeted is a connection of a Server's. Over HTTP/1.1 it knows whether it is at rest, and nothing
+// that comes on one that was ended then is handed on:
+//
+//	busy --answered--> at rest --a byte of a request--> busy
+//	                      '-----retire, or idle for too long-----> retired
+type greeted struct {
+	net.Conn
+	in      *Server
+	head    []byte   // what has been read to find out what it speaks
+	from    net.Conn // as it was accepted
+	guarded tcp.Guarded
+	http1   bool // it is known to be
+	phase   atomic.Int32
+}
+
+const (
+	greetedBusy int32 = iota
+	greetedResting
+	greetedRetired
+)
+
+// greet notes the first bytes, and leaves out what has nothing to do any more.
+func (g *greeted) greet(head []byte) {
+	g.head = head
+	if o, ok := g.Conn.(*auth.OwnerConn); ok && o.Drained() {
+		g.Conn = o.Conn
+	}
+}
+
+// answered notes that the connection is at rest.
+func (g *greeted) answered() {
+	g.phase.CompareAndSwap(greetedBusy, greetedResting)
+	if g.in.ended.Load() {
+		g.retire()
+	}
+}
+
+// lastWord is what an edge is told before an HTTP/1.1 connection at rest is closed. It comes to
+// nothing where the edge has it at rest as well: there net/http expects a 408, and no other status.
+// A request that has met it on the way takes it for its answer: it is tried again. Of one that
+// meets just the end of its connection the edge cannot know that it was not executed.
+const lastWord = "HTTP/1.1 408 Request Timeout\r\n" + hop.HeaderBounce + ": closing\r\nConnection: close\r\nContent-Length: 0\r\n\r\n"
+
+// retire ends a connection, if it is at rest.
+func (g *greeted) retire() bool {
+	if !g.phase.CompareAndSwap(greetedResting, greetedRetired) {
+		return false
+	}
+	g.Conn.SetWriteDeadline(
+		time.Now().Add(auth.LingerFor),
+	) //nolint:errcheck // whoever reads sees what comes of it
+	io.WriteString(g, lastWord)                        //nolint:errcheck
+	g.CloseWrite()                                     //nolint:errcheck
+	g.Conn.SetReadDeadline(time.Now().Add(lingerIdle)) //nolint:errcheck
+	return true
+}
+
+// drop reads what comes on a connection that is retired, until its edge closes it: else it would be
+// reset, and the last word lost.
+func (g *greeted) drop(p []byte) (int, error) {
+	g.Conn.SetReadDeadline(time.Now().Add(lingerIdle)) //nolint:errcheck // then it fails
+	for {
+		if _, err := g.Conn.Read(p); err != nil {
+			return 0, io.EOF
+		}
+	}
+}
+
+func (g *greeted) Read(p []byte) (int, error) {
+	if len(g.head) > 0 {
+		n := copy(p, g.head)
+		if g.head = g.head[n:]; len(g.head) == 0 {
+			g.head = nil
+		}
+		return n, nil
+	}
+	if g.phase.Load() == greetedRetired {
+		return g.drop(p)
+	}
+	n, err := g.Conn.Read(p)
+	switch {
+	case n == 0 && tcp.IsTimeout(err) && g.retire(): // it has been at rest for too long
+		return g.drop(p)
+	case n > 0 && g.phase.Load() != greetedBusy && !g.phase.CompareAndSwap(greetedResting, greetedBusy):
+		return g.drop(p) // it came too late
+	case err != nil && g.phase.Load() == greetedRetired:
+		return 0, io.EOF
+	}
+	return n, g.guarded.Err(err)
+}
+
+func (g *greeted) Write(p []byte) (int, error) {
+	g.guarded.Begin()
+	defer g.guarded.End()
+	n, err := g.Conn.Write(p)
+	return n, g.guarded.Err(err)
+}
+
+// CloseWrite is what ends one direction of an upgraded connection.
+func (g *greeted) CloseWrite() error {
+	g.guarded.Begin()
+	defer g.guarded.End()
+	return tcp.CloseWrite(g.Conn)
+}
+
+// NetConn returns the connection beneath.
+func (g *greeted) NetConn() net.Conn { return g.Conn }
+
+// Transparent returns it as one whose ends are this one's.
+func (g *greeted) Transparent() net.Conn { return g.Conn }
+
+// handover is the listener of an inner server.
+type handover struct {
+	mu     sync.Mutex
+	queue  []net.Conn
+	closed bool
+	more   chan struct{}
+}
+
+func newHandover() *handover { return &handover{more: make(chan struct{}, 1)} }
+
+// give passes a connection on without waiting.
+func (h *handover) give(c net.Conn) {
+	h.mu.Lock()
+	closed := h.closed
+	if !closed {
+		h.queue = append(h.queue, c)
+		h.wake()
+	}
+	h.mu.Unlock()
+	if closed {
+		c.Close()
+	}
+}
+
+func (h *handover) wake() {
+	select {
+	case h.more <- struct{}{}:
+	default:
+	}
+}
+
+// Accept returns the next connection.
+func (h *handover) Accept() (net.Conn, error) {
+	for {
+		h.mu.Lock()
+		switch {
+		case h.closed:
+			h.mu.Unlock()
+			return nil, net.ErrClosed
+		case len(h.queue) > 0:
+			c := h.queue[0]
+			h.queue = slices.Delete(h.queue, 0, 1)
+			h.mu.Unlock()
+			return c, nil
+		}
+		h.mu.Unlock()
+		<-h.more
+	}
+}
+
+// Close closes the connections that nobody has accepted.
+func (h *handover) Close() error {
+	h.mu.Lock()
+	h.closed = true
+	queue := h.queue
+	h.queue = nil
+	h.wake()
+	h.mu.Unlock()
+	for _, c := range queue {
+		c.Close()
+	}
+	return nil
+}
+
+// Addr is no real address: the listeners of the Server have those.
+func (h *handover) Addr() net.Addr { return &net.TCPAddr{} }
