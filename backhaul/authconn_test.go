@@ -167,7 +167,7 @@ func TestWhatAuthenticationCostsInRoundTrips(t *testing.T) {
 					links.Set("edge", "worker", rtt)
 					t.Cleanup(func() { links.Close() })
 					c := clusterConfig{
-						config:  Config{Key: tt.key, Spare: -1, RTT: func(balance.NodeID) (time.Duration, bool) { return rtt, true }},
+						config:  Config{tuning: tuning{spare: -1}, Key: tt.key, RTT: func(balance.NodeID) (time.Duration, bool) { return rtt, true }},
 						handler: HandlerConfig{Key: tt.key, AnyNode: tt.key == "" && !tt.certs},
 						dial: func(dial dialOwner) dialOwner {
 							far := links.WrapDial("edge", "worker", func(ctx context.Context, _, _ string) (net.Conn, error) { return dial(ctx, "worker") })
@@ -298,7 +298,7 @@ func TestACopyOfAConnectionExecutesNothing(t *testing.T) {
 					var taps []*tap
 					ca := newAuthority(t, "ca")
 					inside := func(nc net.Conn) net.Conn { return nc }
-					c := clusterConfig{config: Config{Key: "key", Spare: -1}, handler: HandlerConfig{Key: "key"}}
+					c := clusterConfig{config: Config{tuning: tuning{spare: -1}, Key: "key"}, handler: HandlerConfig{Key: "key"}}
 					if overTLS {
 						server := &tls.Config{Certificates: []tls.Certificate{ca.issue(t, "worker", time.Hour)}, SessionTicketsDisabled: true}
 						c.listen = func(l net.Listener) net.Listener { return tls.NewListener(l, server) }
@@ -393,7 +393,7 @@ func TestAnImpostorGetsNoBody(t *testing.T) {
 			ca := newAuthority(t, "ca")
 			var got bytes.Buffer
 			var mu sync.Mutex
-			c := clusterConfig{config: Config{Key: "key", Spare: -1, Failures: -1, DialTimeout: -1}, handler: HandlerConfig{Key: "key"}}
+			c := clusterConfig{config: Config{MachineConfig: MachineConfig{DialTimeout: -1}, tuning: tuning{spare: -1, failures: -1}, Key: "key"}, handler: HandlerConfig{Key: "key"}}
 			c.dial = func(dialOwner) dialOwner {
 				return func(ctx context.Context, owner balance.NodeID) (net.Conn, error) {
 					near, far := net.Pipe()
@@ -459,7 +459,7 @@ func TestARelayThatEndsTLSIsFoundOut(t *testing.T) {
 			cert := ca.issue(t, "worker", time.Hour)
 			server := &tls.Config{Certificates: []tls.Certificate{cert}, SessionTicketsDisabled: true}
 			anything := &tls.Config{InsecureSkipVerify: true}
-			c := clusterConfig{config: Config{Key: "key", Spare: -1, Failures: -1}, handler: HandlerConfig{Key: "key"}}
+			c := clusterConfig{config: Config{tuning: tuning{spare: -1, failures: -1}, Key: "key"}, handler: HandlerConfig{Key: "key"}}
 			if overTLS {
 				c.listen = func(l net.Listener) net.Listener { return tls.NewListener(l, server) }
 			}
@@ -509,7 +509,7 @@ func TestNodesThatDoNotAcceptEachOtherSayWhy(t *testing.T) {
 	} {
 		for _, major := range []int{1, 2} {
 			synctest.Test(t, func(t *testing.T) {
-				tt.edge.Spare, tt.edge.Failures = -1, -1
+				tt.edge.spare, tt.edge.failures = -1, -1
 				k := newCluster(t, clusterConfig{config: tt.edge, handler: tt.owner})
 				got := k.do(t, "POST", "hello", major)
 				if !strings.HasPrefix(got, "denied: ") || !strings.Contains(got, "not executed") || !strings.Contains(got, tt.words) {
@@ -543,7 +543,7 @@ func TestADeniedRequestIsServedElsewhere(t *testing.T) {
 					t.Errorf("%s failed: %v", r.Try.Machine, r.Err)
 				}
 			}
-			good := newCluster(t, clusterConfig{config: Config{Key: "key", Trace: trace, FailureRatio: -1}, handler: HandlerConfig{Key: "key"}})
+			good := newCluster(t, clusterConfig{config: Config{tuning: tuning{failureRatio: -1}, Key: "key", Trace: trace}, handler: HandlerConfig{Key: "key"}})
 			other, err := balance.NewFleet(balance.FleetConfig{Node: "other", Region: "nrt"})
 			if err != nil {
 				t.Fatal(err)
@@ -604,7 +604,7 @@ func TestKeysChangeWithoutAGap(t *testing.T) {
 			for _, major := range []int{1, 2} {
 				synctest.Test(t, func(t *testing.T) {
 					k := newCluster(t, clusterConfig{
-						config:  Config{Key: steps[e][0], NextKey: steps[e][1], Spare: -1},
+						config:  Config{tuning: tuning{spare: -1}, Key: steps[e][0], NextKey: steps[e][1]},
 						handler: HandlerConfig{Key: steps[o][0], NextKey: steps[o][1]},
 					})
 					if got := k.do(t, "POST", "hello", major); got != "POST hello" {
@@ -673,7 +673,7 @@ func TestTheNumberOfStrangersIsBounded(t *testing.T) {
 		synctest.Test(t, func(t *testing.T) {
 			const most = 8
 			k := newCluster(t, clusterConfig{
-				config: Config{Key: "key", Spare: -1}, handler: HandlerConfig{Key: "key"}, server: ServerConfig{MaxUnauthenticated: most},
+				config: Config{tuning: tuning{spare: -1}, Key: "key"}, handler: HandlerConfig{Key: "key"}, server: ServerConfig{MaxUnauthenticated: most},
 			})
 			var open atomic.Int32
 			stranger := func(i int) {
@@ -806,7 +806,7 @@ func TestTheBoundsOfABeginningEndWithIt(t *testing.T) {
 			{handler: HandlerConfig{AnyNode: true}},
 		} {
 			synctest.Test(t, func(t *testing.T) {
-				c.config.Spare = -1
+				c.config.spare = -1
 				k := newCluster(t, c)
 				conns := 0
 				inner := k.edge.c.Dial

@@ -102,7 +102,7 @@ func TestABodyReadAheadHoldsWhatHasCome(t *testing.T) {
 		for _, local := range []bool{false, true} {
 			for _, memory := range []int64{1, pool.FirstAhead, 3 * pool.FirstAhead} {
 				var l log
-				r := newRig(t, rigConfig{app: roomy, local: local, config: Config{ReplayMemory: memory, Trace: l.trace()}})
+				r := newRig(t, rigConfig{app: roomy, local: local, config: Config{tuning: tuning{replayMemory: memory}, Trace: l.trace()}})
 				leave := fill(t, r.serve("m1", says("one")), 50)
 				r.serve("m2", http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 					sum := sha256.New()
@@ -284,7 +284,7 @@ func calm(t *testing.T, local bool, machine http.HandlerFunc) (tr *Transport, l 
 		t.Fatal(err)
 	}
 	machines := newPipes()
-	tr, err = NewTransport(NoWait(b), Config{Trace: l.trace(), DialMachine: func(ctx context.Context, _ balance.Machine) (net.Conn, error) { return machines.dial(ctx) }})
+	tr, err = NewTransport(NoWait(b), Config{MachineConfig: MachineConfig{DialMachine: func(ctx context.Context, _ balance.Machine) (net.Conn, error) { return machines.dial(ctx) }}, Trace: l.trace()})
 	if err != nil {
 		t.Fatal(err)
 	}

@@ -66,8 +66,7 @@ func TestABlackHoleIsGivenUp(t *testing.T) {
 				var h holes
 				var r *rig
 				r = newRig(t, rigConfig{app: roomy, h2: h2, config: Config{
-					Trace: l.trace(), Spare: -1,
-					Dial: func(ctx context.Context, _ balance.NodeID) (net.Conn, error) {
+					tuning: tuning{spare: -1}, Trace: l.trace(), Dial: func(ctx context.Context, _ balance.NodeID) (net.Conn, error) {
 						return h.dial(ctx, r.hop.Listener.Addr().String())
 					},
 				}})
@@ -112,10 +111,9 @@ func TestABlackHoleUnderASilentAnswerIsFound(t *testing.T) {
 	t.Parallel()
 	var h holes
 	var r *rig
-	r = newRig(t, rigConfig{app: roomy, config: Config{Spare: -1,
-		Dial: func(ctx context.Context, _ balance.NodeID) (net.Conn, error) {
-			return h.dial(ctx, r.hop.Listener.Addr().String())
-		}}})
+	r = newRig(t, rigConfig{app: roomy, config: Config{tuning: tuning{spare: -1}, Dial: func(ctx context.Context, _ balance.NodeID) (net.Conn, error) {
+		return h.dial(ctx, r.hop.Listener.Addr().String())
+	}}})
 	gone := make(chan struct{})
 	r.serve("m1", http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 		w.(http.Flusher).Flush()

@@ -107,7 +107,7 @@ func TestALargeUploadSurvivesABounceInLittleMemory(t *testing.T) {
 
 // The client's body is not asked for before a machine has been found.
 func TestABouncedBodyIsNotRead(t *testing.T) {
-	r := newRig(t, rigConfig{app: roomy, config: Config{Rounds: 1}})
+	r := newRig(t, rigConfig{app: roomy, config: Config{tuning: tuning{rounds: 1}}})
 	leave := fill(t, r.serve("m1", says("one")), 50)
 	body := &noise{n: 10 << 20, sum: sha256.New()}
 	req := request(t, "POST", "http://web/", io.NopCloser(body))

@@ -236,7 +236,7 @@ func TestWhenAllAreFullTheRequestParks(t *testing.T) {
 }
 
 func TestWithoutAWaitingRoomAllFullIs503(t *testing.T) {
-	r := newRig(t, rigConfig{app: roomy, config: Config{Rounds: 2}})
+	r := newRig(t, rigConfig{app: roomy, config: Config{tuning: tuning{rounds: 2}}})
 	leave := fill(t, r.serve("m1", says("one")), 50)
 	resp, body := fetch(t, r.front.Client(), request(t, "GET", r.front.URL, nil))
 	if resp.StatusCode != 503 || resp.Header.Get("Retry-After") != "1" || !strings.Contains(body, "hard limit") {
@@ -250,7 +250,7 @@ func TestWithoutAWaitingRoomAllFullIs503(t *testing.T) {
 // failure.
 func TestABounceAfterAFailureIsWhatCounts(t *testing.T) {
 	var l log
-	r := newRig(t, rigConfig{app: roomy, config: Config{Patience: 1, Trace: l.trace()}})
+	r := newRig(t, rigConfig{app: roomy, config: Config{tuning: tuning{patience: 1}, Trace: l.trace()}})
 	r.host("m1", "127.0.0.1:1") // nobody listens
 	leave := fill(t, r.serve("m2", says("two")), 50)
 	_, err := r.transport.RoundTrip(request(t, "POST", "http://web/", nil))

@@ -18,50 +18,71 @@ import (
 	"github.com/ebbkit/ebb/balance"
 )
 
-// Config configures a [Transport]. The zero value is valid: requests are routed by URL.Host, and only machines of this
-// process can be reached.
+// MachineConfig says how this process reaches its own machines. It is a part of [Config] and of
+// [HandlerConfig]; the zero value is valid.
+type MachineConfig struct {
+	// DialMachine connects to a machine; nil: TCP to its Addr.
+	DialMachine func(ctx context.Context, m balance.Machine) (net.Conn, error)
+	// H2 says which machines speak HTTP/2 without TLS ("h2c"). They get every request over it,
+	// except for upgrades, which are of HTTP/1.1. nil: none do, and all get HTTP/1.1.
+	H2 func(balance.Machine) bool
+	// EpochHeader names a header that tells the machine with each request which epoch it is in,
+	// such as "Ebb-Epoch". An app that was suspended and resumed learns from it that time has
+	// passed. Empty means none.
+	EpochHeader string
+	// DialTimeout bounds each connection to a machine, and in a [Config] to an owner as well.
+	// 0 means 3 s, the longest that a second try is still worth waiting for; negative: none but the
+	// request's.
+	DialTimeout time.Duration
+	// HeaderTimeout bounds the wait for an answer's head after the request was written, in a
+	// [Config] also that of an owner. 0 means none, as long polls are legal; what then bounds it is
+	// the request's context.
+	HeaderTimeout time.Duration
+	// MachineIdleTimeout is how long an idle connection to a machine is kept. 0 means 4 s: common
+	// app servers close after 5. Negative: for ever.
+	MachineIdleTimeout time.Duration
+}
+
+// Config configures a [Transport]. The zero value is valid: requests are routed by URL.Host, and
+// only machines of this process can be reached.
 type Config struct {
-	// Route says what a request asks for: the app, and where wanted a key for affinity. nil: URL.Host is the app's name,
-	// as Rewrite set it. An error ends the request; if it has a method
+	MachineConfig // of the machines of this process; owners have one for theirs
+
+	// Route says what a request asks for: the app, and where wanted a key for affinity. nil:
+	// URL.Host is the app's name, as Rewrite set it. An error ends the request; if it has a method
 	// StatusCode() int, [ErrorHandler] answers with that.
 	Route func(*http.Request) (balance.Request, error)
 
-	// Dial connects to the [Handler] of a machine's owner; ctx carries the DialTimeout. nil: there are no other nodes.
+	// Dial connects to the [Handler] of a machine's owner; ctx carries the DialTimeout. nil: there
+	// are no other nodes.
 	Dial func(ctx context.Context, owner balance.NodeID) (net.Conn, error)
-	// DialMachine connects to a machine that this process owns; nil: TCP to its Addr.
-	DialMachine func(ctx context.Context, m balance.Machine) (net.Conn, error)
-
-	// HTTP1 sends requests that came over HTTP/2 over HTTP/1.1 as well: for owners that do not speak HTTP/2 without TLS, as
-	// those behind a plain http.Server. gRPC then loses what needs both directions at once.
+	// HTTP1 sends requests that came over HTTP/2 over HTTP/1.1 as well: for owners that do not speak
+	// HTTP/2 without TLS, as those behind a plain http.Server. gRPC then loses what needs both
+	// directions at once.
 	HTTP1 bool
-	// H2 says which machines of this process speak HTTP/2 without TLS ("h2c"). They get every request over it, except for
-	// upgrades, which are of HTTP/1.1. nil: none do. The owners of other machines have HandlerConfig.H2.
-	H2 func(balance.Machine) bool
-	// EpochHeader names a header that tells a machine of this process with each request which epoch it is in, as that of
-	// HandlerConfig does for others. Empty means none.
-	EpochHeader string
-	// RTT returns the measured round trip to a node, as package rtt does. Connecting then takes at most three round trips
-	// and 200 ms (within 300 ms and 3 s), and windows of HTTP/2 suit the path. nil: no path is known.
+	// RTT returns the measured round trip to a node, as package rtt does. Connecting then takes at
+	// most three round trips and 200 ms (within 300 ms and 3 s), and windows of HTTP/2 suit the
+	// path. nil: no path is known.
 	RTT func(balance.NodeID) (rtt time.Duration, ok bool)
-	// Bandwidth is what one connection to an owner may be expected to carry, in bytes per second: times the round trip it is
-	// the HTTP/2 window of a stream, from 256 KiB to 16 MiB. 0 means 60 MiB/s.
-	Bandwidth int64
-	// Pressure returns the part of the memory limit that is in use: from 0.8 and 0.9 on new connections get windows of a half
-	// and a quarter. nil: what the Go runtime holds of its memory limit (GOMEMLIMIT), 0 where there is none.
-	Pressure func() float64
+	// IdleTimeout is how long an idle connection to an owner is kept. 0 means 90 s; keep it below
+	// the IdleTimeout of the owner's server. Negative: for ever.
+	IdleTimeout time.Duration
 
-	// Connections knows the long connections to machines of this process from then on. nil: each is a request.
+	// Connections knows the long connections to machines of this process from then on. nil: each
+	// is a request.
 	Connections *Connections
 
 	// Node is this node's name, for the owners' logs and traces.
 	Node balance.NodeID
-	// Key is the cluster's secret, by which this node and the owners prove to each other on each connection that they belong
-	// together; it is never sent. It is to be random, of 16 bytes or more: say, what "openssl rand -base64 32" prints. In
-	// clear it protects the beginning of a connection and nothing that follows: see the package comment. Empty: owners have
-	// to know this node by its certificate, or let anybody in.
+	// Key is the cluster's secret, by which this node and the owners prove to each other on each
+	// connection that they belong together; it is never sent. It is to be random, of 16 bytes or
+	// more: say, what "openssl rand -base64 32" prints. In clear it protects the beginning of a
+	// connection and nothing that follows: see the package comment. Empty: owners have to know this
+	// node by its certificate, or let anybody in.
 	Key string
-	// NextKey is another key that will do, so that the key can be changed without a gap: first every node gets the new one as
-	// its Key and the old one as its NextKey, in any order, then every node loses the old one. Empty means none.
+	// NextKey is another key that will do, so that the key can be changed without a gap: first every
+	// node gets the new one as its Key and the old one as its NextKey, in any order, then every node
+	// loses the old one. Empty means none.
 	NextKey string
 
 	// ReplayLimit is the size in bytes of the largest body that is read before a machine is asked
@@ -69,104 +90,42 @@ type Config struct {
 	// to ask for them, which costs a round trip and no memory. 0 means 64 KiB: below it the wait
 	// costs more than the copy. Negative: every body waits.
 	ReplayLimit int
-	// ReplayMemory bounds the bytes kept for all requests together; beyond it bodies wait as large ones do. 0 means 64 MiB;
-	// negative: nothing is kept.
-	ReplayMemory int64
-
-	// Bounces is how many refusals a request takes in one round, before what it tried is forgotten and it goes back to the
-	// Picker. 0 means 8: with load on every reply a request needs 0.1 to 1 at high load.
-	Bounces int
-	// Rounds bounds these rounds, counted from when the Picker last waited. 0 means 8; pauses between them grow from 5 to
-	// 250 ms, 0.8 s together. A Picker that waits may begin any number of rounds.
-	Rounds int
-	// Patience bounds the time from a request's first bounce to its last: then it is answered with 503, even where the Picker
-	// would wait on. 0 means 30 s, what most clients wait for; negative: no bound but the request's context.
-	Patience time.Duration
-	// Failures is how many failed tries a request survives, where the decision table allows another. 0 means 3; negative: none.
-	Failures int
-	// FailureRatio and FailureFloor bound the failed tries of all requests together, beside each request's own Failures: as
-	// many as FailureRatio of the requests, and FailureFloor a second; both over some 10 s. Beyond them a failure is passed on
-	// to the client, so that what is lost does not drown the rest in retries. 0 means 0.2 and 10; a negative FailureRatio: no
-	// such bound.
-	FailureRatio float64
-	FailureFloor float64
-	// Idempotent says whether executing a request twice does no harm. nil: GET, HEAD, OPTIONS and TRACE, and whatever has a
-	// header Idempotency-Key or X-Idempotency-Key.
+	// Idempotent says whether executing a request twice does no harm. nil: GET, HEAD, OPTIONS and
+	// TRACE, and whatever has a header Idempotency-Key or X-Idempotency-Key.
 	Idempotent func(*http.Request) bool
-
-	// Failed says whether an answer tells that its machine has failed. Such an answer goes to the client and is never tried
-	// again, but counts against the machine as a failed try does: for ejection, and as load, so that a machine that fails fast
-	// attracts nobody. It is called once with the status and header of each answer and, unless that was enough, again at the
-	// end of an answer with trailers: then status is 0 and h the trailer. It is called on the goroutine that reads the answer,
-	// must not change h and should return soon. nil: the function [Failed].
+	// Failed says whether an answer tells that its machine has failed. Such an answer goes to the
+	// client and is never tried again, but counts against the machine as a failed try does: for
+	// ejection, and as load, so that a machine that fails fast attracts nobody. It is called once
+	// with the status and header of each answer and, unless that was enough, again at the end of an
+	// answer with trailers: then status is 0 and h the trailer. It is called on the goroutine that
+	// reads the answer, must not change h and should return soon. nil: the function [Failed].
 	Failed func(status int, h http.Header) bool
-
-	// DialTimeout bounds each connection to an owner or machine. 0 means 3 s, the longest that a second try is still worth
-	// waiting for; negative: none but the request's.
-	DialTimeout time.Duration
-	// HeaderTimeout bounds the wait for an answer's head after the request was written. 0 means none, as long polls are
-	// legal; what then bounds it is the request's context.
-	HeaderTimeout time.Duration
-	// AdmitTimeout bounds the wait for an owner to ask for a body, when it is not sent at once. Then another machine is
-	// tried. 0 means 10 s: the owner's DialTimeout for the machine, and room for round trips. Negative: none.
-	AdmitTimeout time.Duration
-	// MaxHeader bounds an answer's head in bytes. 0 means 1 MiB, as http.Server has it for requests.
-	MaxHeader int64
-	// MaxIdle is how many idle connections are kept for each owner and each machine. 0 means 256; negative: none.
-	MaxIdle int
-	// Spare is how many connections are kept ready for each owner that is in use, so that one request more than before does
-	// not wait for a connection to be made; over HTTP/2 one is made when the streams of all others are taken. 0 means 1;
-	// negative: none. Machines get none: they are near, and a simple app serves one connection at a time.
-	Spare int
-	// IdleTimeout is how long an idle connection to an owner is kept. 0 means 90 s; keep it below the IdleTimeout of the
-	// owner's http.Server. Negative: for ever.
-	IdleTimeout time.Duration
-	// MachineIdleTimeout is the same for machines of this process. 0 means 4 s: common app servers close after 5.
-	// Negative: for ever.
-	MachineIdleTimeout time.Duration
 
 	// Trace observes requests.
 	Trace Trace
-	// Slow is how long the answer's head may take until Trace.Trail hears of the request. 0 means 1 s, what people notice;
-	// negative: no request is slow.
-	Slow time.Duration
-	// Sample is which part of the other requests Trace.Trail hears of: one in Sample. 0 means 1000; negative: none.
-	Sample int
-	// MakeTrace gives requests without a traceparent header (W3C Trace Context) a new one, with the flag "sampled" unset. One
-	// that is there is passed on in any case.
+	// MakeTrace gives requests without a traceparent header (W3C Trace Context) a new one, with the
+	// flag "sampled" unset. One that is there is passed on in any case.
 	MakeTrace bool
+
+	tuning
 }
 
-// HandlerConfig configures a [Handler]. Key, Certificate or AnyNode is required; the zero value of the rest is valid.
+// HandlerConfig configures a [Handler]. Key, Certificate or AnyNode is required; the zero value of
+// the rest is valid.
 type HandlerConfig struct {
-	// Key and NextKey are as in [Config]: edges that prove one of them are served. Others get 403, and no machine hears of
-	// them.
+	MachineConfig
+
+	// Key and NextKey are as in [Config]: edges that prove one of them are served. Others get 403,
+	// and no machine hears of them.
 	Key     string
 	NextKey string
-	// Certificate accepts edges by the client certificate of their TLS connection, and returns the node's name, for traces;
-	// an error refuses it. It is asked about certificates that the server has verified, as its tls.Config.ClientAuth and
-	// ClientCAs say. [CertificateNode] is one. It must be safe for concurrent use. nil: certificates are not looked at.
+	// Certificate accepts edges by the client certificate of their TLS connection, and returns the
+	// node's name, for traces; an error refuses it. It is asked about certificates that the server
+	// has verified, as its tls.Config.ClientAuth and ClientCAs say. [CertificateNode] is one. It
+	// must be safe for concurrent use. nil: certificates are not looked at.
 	Certificate func(*x509.Certificate) (balance.NodeID, error)
 	// AnyNode accepts all connections: for listeners that nobody else can reach.
 	AnyNode bool
-
-	// H2 says which machines speak HTTP/2 without TLS ("h2c"). They get every request over it, except for upgrades, which are
-	// of HTTP/1.1. nil: none do, and all get HTTP/1.1.
-	H2 func(balance.Machine) bool
-	// EpochHeader names a header that tells the machine with each request which epoch it is in, such as "Ebb-Epoch". An app
-	// that was suspended and resumed learns from it that time has passed. Empty means none.
-	EpochHeader string
-
-	// DialMachine connects to a machine; nil: TCP to its Addr.
-	DialMachine func(ctx context.Context, m balance.Machine) (net.Conn, error)
-	// DialTimeout, HeaderTimeout, MaxHeader and MaxIdle are as in [Config].
-	DialTimeout   time.Duration
-	HeaderTimeout time.Duration
-	MaxHeader     int64
-	MaxIdle       int
-	// IdleTimeout is how long an idle connection to a machine is kept. 0 means 4 s: common app servers close after 5.
-	// Negative: for ever.
-	IdleTimeout time.Duration
 
 	// Connections knows the long connections to machines from then on. nil: each is a request.
 	Connections *Connections
@@ -175,40 +134,108 @@ type HandlerConfig struct {
 	Trace HandlerTrace
 }
 
+// tuning is what nobody has had to set but tests. Zero means the constant.
+type tuning struct {
+	bounces, rounds, failures  int           // failures: negative means none
+	patience                   time.Duration // negative: no bound but the request's context
+	failureRatio, failureFloor float64       // a negative ratio: no such bound
+	replayMemory               int64         // negative: nothing is kept
+	admitTimeout               time.Duration // negative: none
+	maxHeader                  int64
+	maxIdle, spare             int // negative: none
+	bandwidth                  int64
+	pressure                   func() float64
+	slow                       time.Duration // negative: no request is slow
+	sample                     int           // negative: none
+}
+
 const (
-	defaultReplay       = 64 << 10
+	defaultReplay      = 64 << 10
+	defaultDial        = 3 * time.Second
+	defaultOwnerIdle   = 90 * time.Second
+	defaultMachineIdle = 4 * time.Second
+
+	// defaultReplayMemory bounds the bytes of bodies that are kept for all requests together: a
+	// thousand bodies of the largest size. Beyond it bodies wait as large ones do.
 	defaultReplayMemory = 64 << 20
-	defaultBounces      = 8
-	defaultRounds       = 8
-	defaultFailures     = 3
-	defaultPatience     = 30 * time.Second
-	defaultDial         = 3 * time.Second
-	defaultAdmit        = 10 * time.Second
-	defaultMaxHeader    = 1 << 20
-	defaultMaxIdle      = 256
-	defaultOwnerIdle    = 90 * time.Second
-	defaultMachineIdle  = 4 * time.Second
+	// defaultBounces is how many refusals a request takes in one round, before what it tried is
+	// forgotten and it goes back to the Picker: with load on every reply a request needs 0.1 to 1 at
+	// high load.
+	defaultBounces = 8
+	// defaultRounds bounds these rounds, counted from when the Picker last waited: pauses between
+	// them grow from 5 to 250 ms, 0.8 s together. A Picker that waits may begin any number.
+	defaultRounds = 8
+	// defaultPatience bounds the time from a request's first bounce to its last: then it is answered
+	// with 503, even where the Picker would wait on. It is what most clients wait for.
+	defaultPatience = 30 * time.Second
+	// defaultFailures is how many failed tries a request survives, where the decision table allows
+	// another: what fails on three machines is seldom theirs.
+	defaultFailures = 3
+	// defaultFailureRatio and defaultFailureFloor bound the failed tries of all requests together:
+	// a part of the requests, and so many a second, both over some 10 s. Beyond them a failure is
+	// passed on to the client, so that what is lost does not drown the rest in retries.
+	defaultFailureRatio = 0.2
+	defaultFailureFloor = 10
+	// defaultAdmit bounds the wait for an owner to ask for a body: the owner's DialTimeout for the
+	// machine, and room for round trips. Then another machine is tried.
+	defaultAdmit = 10 * time.Second
+	// defaultMaxHeader bounds an answer's head, as http.Server has it for requests.
+	defaultMaxHeader = 1 << 20
+	// defaultMaxIdle is how many idle connections are kept for each owner and each machine: more
+	// than most machines take requests.
+	defaultMaxIdle = 256
+	// defaultSpare is how many connections are kept ready for each owner that is in use, so that one
+	// request more than before does not wait for a connection to be made; over HTTP/2 one is made
+	// when the streams of all others are taken. Machines get none: they are near, and a simple app
+	// serves one connection at a time.
+	defaultSpare = 1
+	// defaultSlow is how long the answer's head may take until Trace.Trail hears of the request: what
+	// people notice.
+	defaultSlow = time.Second
+	// defaultSample is which part of the other requests Trace.Trail hears of: one in so many. A
+	// thousand requests a second then cost one trail.
+	defaultSample = 1000
 )
 
-func (c *Config) resolve() error {
-	c.ReplayLimit = max(0, cmp.Or(c.ReplayLimit, defaultReplay))
-	c.ReplayMemory = max(0, cmp.Or(c.ReplayMemory, defaultReplayMemory))
-	c.Bounces = cmp.Or(c.Bounces, defaultBounces)
-	c.Rounds = cmp.Or(c.Rounds, defaultRounds)
-	c.Patience = max(0, cmp.Or(c.Patience, defaultPatience))
-	c.Failures = max(0, cmp.Or(c.Failures, defaultFailures))
-	c.FailureRatio = cmp.Or(c.FailureRatio, 0.2)
-	c.FailureFloor = cmp.Or(c.FailureFloor, 10)
-	c.Slow = max(0, cmp.Or(c.Slow, time.Second))
-	c.Sample = max(0, cmp.Or(c.Sample, 1000))
-	c.AdmitTimeout = cmp.Or(c.AdmitTimeout, defaultAdmit)
-	c.Spare = max(0, cmp.Or(c.Spare, 1))
-	c.IdleTimeout = cmp.Or(c.IdleTimeout, defaultOwnerIdle)
-	c.MachineIdleTimeout = cmp.Or(c.MachineIdleTimeout, defaultMachineIdle)
-	c.Bandwidth = cmp.Or(c.Bandwidth, hop.DefaultBandwidth)
-	if c.Pressure == nil {
-		c.Pressure = memoryPressure
+func (c *tuning) resolve() {
+	c.replayMemory = max(0, cmp.Or(c.replayMemory, defaultReplayMemory))
+	c.bounces = cmp.Or(c.bounces, defaultBounces)
+	c.rounds = cmp.Or(c.rounds, defaultRounds)
+	c.patience = max(0, cmp.Or(c.patience, defaultPatience))
+	c.failures = max(0, cmp.Or(c.failures, defaultFailures))
+	c.failureRatio = cmp.Or(c.failureRatio, defaultFailureRatio)
+	c.failureFloor = cmp.Or(c.failureFloor, defaultFailureFloor)
+	c.slow = max(0, cmp.Or(c.slow, defaultSlow))
+	c.sample = max(0, cmp.Or(c.sample, defaultSample))
+	c.admitTimeout = cmp.Or(c.admitTimeout, defaultAdmit)
+	c.maxHeader = cmp.Or(c.maxHeader, defaultMaxHeader)
+	c.maxIdle = cmp.Or(c.maxIdle, defaultMaxIdle)
+	c.spare = max(0, cmp.Or(c.spare, defaultSpare))
+	c.bandwidth = cmp.Or(c.bandwidth, hop.DefaultBandwidth)
+	if c.pressure == nil {
+		// the part of the memory limit that is in use: from 0.8 and 0.9 on new connections get
+		// windows of a half and a quarter
+		c.pressure = memoryPressure
 	}
+}
+
+// resolve fills in defaults. config is the name of the struct around it.
+func (c *MachineConfig) resolve(config string) error {
+	c.DialTimeout = cmp.Or(c.DialTimeout, defaultDial)
+	c.MachineIdleTimeout = cmp.Or(c.MachineIdleTimeout, defaultMachineIdle)
+	if c.DialMachine == nil {
+		c.DialMachine = dialMachine
+	}
+	if c.HeaderTimeout < 0 {
+		return fmt.Errorf("backhaul: %s.HeaderTimeout %v: want 0 (none) or more", config, c.HeaderTimeout)
+	}
+	return checkEpoch(config, &c.EpochHeader)
+}
+
+func (c *Config) resolve() error {
+	c.tuning.resolve()
+	c.ReplayLimit = max(0, cmp.Or(c.ReplayLimit, defaultReplay))
+	c.IdleTimeout = cmp.Or(c.IdleTimeout, defaultOwnerIdle)
 	if c.Route == nil {
 		c.Route = routeByHost
 	}
@@ -218,63 +245,25 @@ func (c *Config) resolve() error {
 	if c.Failed == nil {
 		c.Failed = Failed
 	}
-	if c.DialMachine == nil {
-		c.DialMachine = dialMachine
-	}
 	switch {
-	case c.Bounces < 0:
-		return fmt.Errorf("backhaul: Config.Bounces %d: want 0 (the default) or more: a bounce is no failure", c.Bounces)
-	case c.Rounds < 0:
-		return fmt.Errorf("backhaul: Config.Rounds %d: want 0 (the default) or more", c.Rounds)
-	case !(c.FailureFloor >= 0 && c.FailureFloor <= math.MaxFloat64):
-		return fmt.Errorf("backhaul: Config.FailureFloor %v: want 0 (the default) or more tries per second", c.FailureFloor)
-	case !(math.Abs(c.FailureRatio) <= math.MaxFloat64):
-		return fmt.Errorf("backhaul: Config.FailureRatio %v: want 0 (the default), more, or negative for no bound", c.FailureRatio)
-	case c.Bandwidth < 0:
-		return fmt.Errorf("backhaul: Config.Bandwidth %d: want 0 (the default) or more bytes per second", c.Bandwidth)
 	case c.ReplayLimit > math.MaxInt32:
 		return fmt.Errorf("backhaul: Config.ReplayLimit %d: want at most %d bytes", c.ReplayLimit, math.MaxInt32)
-	}
-	if c.Key == "" && c.NextKey != "" {
+	case c.Key == "" && c.NextKey != "":
 		return errors.New("backhaul: Config.NextKey without Key: set Key to the present secret")
 	}
-	if err := errors.Join(checkKey("Config.Key", c.Key), checkKey("Config.NextKey", c.NextKey), checkEpoch("Config", &c.EpochHeader)); err != nil {
-		return err
-	}
-	return timeouts("Config", &c.DialTimeout, &c.HeaderTimeout, &c.MaxHeader, &c.MaxIdle)
+	return errors.Join(checkKey("Config.Key", c.Key), checkKey("Config.NextKey", c.NextKey),
+		c.MachineConfig.resolve("Config"))
 }
 
 func (c *HandlerConfig) resolve() error {
-	c.IdleTimeout = cmp.Or(c.IdleTimeout, defaultMachineIdle)
-	if c.DialMachine == nil {
-		c.DialMachine = dialMachine
-	}
-	if err := checkEpoch("HandlerConfig", &c.EpochHeader); err != nil {
-		return err
-	}
 	switch {
 	case c.Key == "" && c.NextKey == "" && c.Certificate == nil && !c.AnyNode:
 		return errors.New("backhaul: HandlerConfig.Key is empty: set the cluster's secret, or Certificate for edges with certificates, or AnyNode where nobody else can connect")
 	case c.Key == "" && c.NextKey != "":
 		return errors.New("backhaul: HandlerConfig.NextKey without Key: set Key to the present secret")
 	}
-	if err := errors.Join(checkKey("HandlerConfig.Key", c.Key), checkKey("HandlerConfig.NextKey", c.NextKey)); err != nil {
-		return err
-	}
-	return timeouts("HandlerConfig", &c.DialTimeout, &c.HeaderTimeout, &c.MaxHeader, &c.MaxIdle)
-}
-
-func timeouts(config string, dial, header *time.Duration, maxHeader *int64, maxIdle *int) error {
-	*dial = cmp.Or(*dial, defaultDial)
-	*maxHeader = cmp.Or(*maxHeader, defaultMaxHeader)
-	*maxIdle = cmp.Or(*maxIdle, defaultMaxIdle)
-	switch {
-	case *header < 0:
-		return fmt.Errorf("backhaul: %s.HeaderTimeout %v: want 0 (none) or more", config, *header)
-	case *maxHeader < 0:
-		return fmt.Errorf("backhaul: %s.MaxHeader %d: want 0 (the default) or more bytes", config, *maxHeader)
-	}
-	return nil
+	return errors.Join(checkKey("HandlerConfig.Key", c.Key), checkKey("HandlerConfig.NextKey", c.NextKey),
+		c.MachineConfig.resolve("HandlerConfig"))
 }
 
 // checkKey returns an error without the key in it: errors are logged.
@@ -317,7 +306,7 @@ func dialMachine(ctx context.Context, m balance.Machine) (net.Conn, error) {
 	return machineDialer.DialContext(ctx, "tcp", m.Addr)
 }
 
-// memoryPressure is the default of Config.Pressure.
+// memoryPressure returns the part of the memory limit that is in use.
 func memoryPressure() float64 {
 	limit := debug.SetMemoryLimit(-1)
 	if limit <= 0 || limit == math.MaxInt64 {

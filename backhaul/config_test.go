@@ -22,15 +22,12 @@ func TestConfigErrorsNameFieldAndRemedy(t *testing.T) {
 	for want, err := range map[string]error{
 		"Picker":                       noPicker,
 		"fleet":                        noFleet,
-		"Config.Bounces -1":            edge(Config{Bounces: -1}),
-		"Config.Rounds -1":             edge(Config{Rounds: -1}),
-		"Config.HeaderTimeout -1s":     edge(Config{HeaderTimeout: -time.Second}),
-		"Config.MaxHeader -1":          edge(Config{MaxHeader: -1}),
+		"Config.HeaderTimeout -1s":     edge(Config{MachineConfig: MachineConfig{HeaderTimeout: -time.Second}}),
 		"Config.Key: want":             edge(Config{Key: "two words"}),
 		"HandlerConfig.Key is empty":   owner(HandlerConfig{}),
 		"HandlerConfig.NextKey":        owner(HandlerConfig{AnyNode: true, NextKey: "x"}),
 		"HandlerConfig.Key: want":      owner(HandlerConfig{Key: "a\nb"}),
-		"HandlerConfig.HeaderTimeout ": owner(HandlerConfig{Key: "k", HeaderTimeout: -1}),
+		"HandlerConfig.HeaderTimeout ": owner(HandlerConfig{MachineConfig: MachineConfig{HeaderTimeout: -1}, Key: "k"}),
 	} {
 		if err == nil || !strings.Contains(err.Error(), want) {
 			t.Errorf("got %v, want something with %q", err, want)
@@ -39,7 +36,7 @@ func TestConfigErrorsNameFieldAndRemedy(t *testing.T) {
 			t.Errorf("a key in an error: %v", err)
 		}
 	}
-	if err := errors.Join(edge(Config{}), owner(HandlerConfig{AnyNode: true}), edge(Config{ReplayLimit: -1, Failures: -1, DialTimeout: -1, MaxIdle: -1, IdleTimeout: -1})); err != nil {
+	if err := errors.Join(edge(Config{}), owner(HandlerConfig{AnyNode: true}), edge(Config{MachineConfig: MachineConfig{DialTimeout: -1}, tuning: tuning{failures: -1, maxIdle: -1}, ReplayLimit: -1, IdleTimeout: -1})); err != nil {
 		t.Error(err)
 	}
 }

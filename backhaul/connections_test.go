@@ -22,7 +22,7 @@ var _ downscale.Connections = (*Connections)(nil)
 // longRig is a rig whose long connections are known.
 func longRig(t testing.TB, local bool, age time.Duration) (*rig, *Connections) {
 	c := &Connections{StreamAge: age}
-	return newRig(t, rigConfig{app: roomy, local: local, config: Config{Connections: c, Rounds: 1000}, handler: HandlerConfig{Connections: c}}), c
+	return newRig(t, rigConfig{app: roomy, local: local, config: Config{tuning: tuning{rounds: 1000}, Connections: c}, handler: HandlerConfig{Connections: c}}), c
 }
 
 var m1 = balance.Machine{ID: "m1", App: "web"}

@@ -49,8 +49,8 @@
 // without having been executed is answered with 503 and Retry-After, what may have been with 502 or 504. A limit, a deadline
 // and a client say nothing about the machine, and do not count against it. A request under which two machines have broken
 // off is not sent to a third: it may be what ends them. Bounces and failures have budgets of their
-// own ([Config].Bounces, [Config].Failures), and the failures of all requests together have one besides
-// ([Config].FailureRatio). A machine that was tried is excluded exactly, until none is left; then the request goes back to
+// own: 8 rounds of 8 bounces, in 30 s, and 3 failures. The failures of all requests together have one besides: a fifth of
+// the requests, and 10 a second. A machine that was tried is excluded exactly, until none is left; then the request goes back to
 // the [Picker], where it may wait, and begins a new round.
 //
 // # Answers that tell of a failure
@@ -69,7 +69,7 @@
 // bytes of a waiting room ([balance.Request].Held), and holds memory for what has come of it, not
 // for what was announced. A client that expects "100 Continue" before it sends such a body gets it
 // from the server in front then, and thus before the app has spoken: nobody can read a body without
-// saying so. Of a body above the limit, and where [Config].ReplayMemory is used up, nothing is read
+// saying so. Of a body above the limit, and where 64 MiB are kept for all requests together, nothing is read
 // before there is a slot.
 //
 // Larger ones wait for the owner's "100 Continue": the owner asks when the request has been
@@ -124,7 +124,7 @@
 //
 // HTTP/1.1 stays HTTP/1.1, one request at a time on a connection. What came over HTTP/2 goes over HTTP/2 without TLS ("h2c"),
 // many on a connection: serve the hop with [NewServer], or set [Config].HTTP1. A machine gets HTTP/1.1, or h2c where
-// [HandlerConfig].H2 says so. CONNECT is answered with 501: a door for it is a door to everywhere. Nor is an upgrade to another version of HTTP ("h2c")
+// [MachineConfig].H2 says so. CONNECT is answered with 501: a door for it is a door to everywhere. Nor is an upgrade to another version of HTTP ("h2c")
 // passed on: such a request goes on as the HTTP/1.1 that it is. A machine that switches to what was not asked for has not answered.
 //
 // Trailers pass in both directions. Those of a request are taken from its Trailer when its body has ended, as [http.Client]
@@ -149,7 +149,7 @@
 //     do all that a node can. That is for private networks and for tunnels that encrypt by themselves.
 //
 // The preface of a key costs no round trip over TLS, except that a body waits for the owner's proof; in clear it costs one
-// for each new connection, which [Config].Spare makes ahead. No copy of what was sent before executes anything.
+// for each new connection, which is made ahead. No copy of what was sent before executes anything.
 //
 // Who does not authenticate is refused with 403 before anything of HTTP/2 or a body has been read, and closed; how many such
 // connections there are is bounded ([ServerConfig].MaxUnauthenticated).
@@ -161,7 +161,7 @@
 //
 // # Windows and lanes
 //
-// The window of an HTTP/2 stream bounds its speed to a window per round trip. It is [Config].Bandwidth times the round trip
+// The window of an HTTP/2 stream bounds its speed to a window per round trip. It is 60 MiB/s times the round trip
 // that [Config].RTT knows, from 256 KiB to 16 MiB, less when memory gets short; where the path changes, connections with
 // other windows take over. The edge announces its window and the [Server] of the owner uses the same for uploads. The window of
 // a connection is 1 GiB, so that streams that nobody reads stop no others. Requests with a body of 1 MiB or more, and those
@@ -174,7 +174,7 @@
 // machine sends beyond one answer is never taken for the next. On Linux the kernel is asked before a request is sent, which
 // takes less than a microsecond; elsewhere, and through TLS, what counts is what has been read, which leaves the moment
 // between arrival and that. What a machine sends while the next request is already on its way cannot be told from an answer.
-// An owner in use has [Config].Spare connections ready.
+// An owner in use has a connection ready beyond those that are taken.
 //
 // A machine that answers and closes while a body is on its way has answered: the answer is read although the body cannot be
 // written any more.
@@ -187,7 +187,7 @@
 // # Waits
 //
 // Connecting is bounded by three round trips and 200 ms where [Config].RTT knows the path (at least 300 ms, at most 3 s), and
-// by DialTimeout; over HTTP/2 it includes the peer's first word. An owner's word about a body is bounded by AdmitTimeout, the
+// by DialTimeout; over HTTP/2 it includes the peer's first word. An owner's word about a body is bounded by 10 s, the
 // answer's head by HeaderTimeout (none by default: long polls are legal), a new round by its pause, waiting for a machine by
 // the Picker, everything by the request's context.
 //

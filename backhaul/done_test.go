@@ -53,7 +53,7 @@ func TestDoneTellsWhatTheClientGot(t *testing.T) {
 				}
 				return balance.Request{App: balance.AppID(tt.app)}, nil
 			}
-			r := newRig(t, rigConfig{app: balance.App{Limits: balance.Limits{Hard: 2}}, config: Config{Route: route, Rounds: 1, Trace: l.trace()}})
+			r := newRig(t, rigConfig{app: balance.App{Limits: balance.Limits{Hard: 2}}, config: Config{tuning: tuning{rounds: 1}, Route: route, Trace: l.trace()}})
 			g := r.serve("m1", http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 				switch r.URL.Path {
 				case "/reset":

@@ -95,12 +95,12 @@ func TestAMachineThatRefusesForEverIsToldOf(t *testing.T) {
 			speaks := func(balance.Machine) bool { return true }
 			var tr *Transport
 			var done Done
-			c := Config{Failures: -1, Trace: Trace{Retry: func(x Retried) { t.Logf("%+v", x) }, Done: func(d Done) { done = d }}}
+			c := Config{tuning: tuning{failures: -1}, Trace: Trace{Retry: func(x Retried) { t.Logf("%+v", x) }, Done: func(d Done) { done = d }}}
 			if local {
 				c.H2, c.DialMachine = speaks, func(ctx context.Context, _ balance.Machine) (net.Conn, error) { return dial(ctx) }
 				tr = newBubble(t, c, nil).t
 			} else {
-				tr, _ = newPair(t, c, HandlerConfig{H2: speaks, DialMachine: func(ctx context.Context, _ balance.Machine) (net.Conn, error) { return dial(ctx) }}, nil)
+				tr, _ = newPair(t, c, HandlerConfig{MachineConfig: MachineConfig{H2: speaks, DialMachine: func(ctx context.Context, _ balance.Machine) (net.Conn, error) { return dial(ctx) }}}, nil)
 			}
 			_, err := tr.RoundTrip(request(t, "POST", "http://web/", strings.NewReader("pay")))
 			if e, ok := errors.AsType[*MachineError](err); !ok || e.Failure != hop.FailureRefused {

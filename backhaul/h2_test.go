@@ -204,7 +204,7 @@ func TestStreamsThatFail(t *testing.T) {
 	// A peer that refuses for ever is passed over, again and again, and then told of. No failure is spent on it.
 	synctest.Test(t, func(t *testing.T) {
 		var l log
-		tr := pair2(t, Config{Failures: -1, Trace: l.trace()}, ServerConfig{}, says(""), func(int, pool.Dialer) pool.Dialer {
+		tr := pair2(t, Config{tuning: tuning{failures: -1}, Trace: l.trace()}, ServerConfig{}, says(""), func(int, pool.Dialer) pool.Dialer {
 			return fakeOwner(func(say func(...[]byte), s uint32) { say(frame(3, 0, s, u32(pool.CodeRefused)...)) })
 		})
 		_, err := tr.RoundTrip(over2(request(t, "POST", "http://web/", nil)))

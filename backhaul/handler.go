@@ -79,7 +79,7 @@ func NewHandler(f *balance.Fleet, c HandlerConfig) (*Handler, error) {
 	if hook := c.Trace.Denied; hook != nil {
 		h.auth.Denied = func(addr string, err error) { hook(Denied{Addr: addr, Err: err}) }
 	}
-	h.machines = pool.NewPool(pool.PoolConfig{Near: true, MaxIdle: c.MaxIdle, IdleTimeout: c.IdleTimeout, DialTimeout: c.DialTimeout, HeaderTimeout: c.HeaderTimeout, MaxHeader: c.MaxHeader})
+	h.machines = pool.NewPool(pool.PoolConfig{Near: true, MaxIdle: defaultMaxIdle, IdleTimeout: c.MachineIdleTimeout, DialTimeout: c.DialTimeout, HeaderTimeout: c.HeaderTimeout, MaxHeader: defaultMaxHeader})
 	return h, nil
 }
 

@@ -35,7 +35,7 @@ func ours(h map[string][]string) []string {
 // Every part of a message is covered: heads, the 1xx answers before them and the trailers behind, announced or not.
 func TestNothingOfTheHopPassesInAnyPartOfAMessage(t *testing.T) {
 	both(t, func(t *testing.T, local bool) {
-		r := newRig(t, rigConfig{app: roomy, local: local, config: Config{EpochHeader: "X-Epoch"}, handler: HandlerConfig{EpochHeader: "X-Epoch"}})
+		r := newRig(t, rigConfig{app: roomy, local: local, config: Config{MachineConfig: MachineConfig{EpochHeader: "X-Epoch"}}, handler: HandlerConfig{MachineConfig: MachineConfig{EpochHeader: "X-Epoch"}}})
 		r.serve("m1", http.HandlerFunc(func(w http.ResponseWriter, q *http.Request) {
 			announced := slices.Sorted(maps.Keys(q.Trailer))
 			io.Copy(io.Discard, q.Body)
@@ -312,12 +312,12 @@ func TestASwitchThatNobodyAskedForIsNoAnswer(t *testing.T) {
 // What a caller's context carries is there when the Transport connects, whatever it does to the trace.
 func TestTheContextOfTheCallerReachesDial(t *testing.T) {
 	type key struct{}
-	r := newRig(t, rigConfig{app: roomy, local: true, config: Config{DialMachine: func(ctx context.Context, m balance.Machine) (net.Conn, error) {
+	r := newRig(t, rigConfig{app: roomy, local: true, config: Config{MachineConfig: MachineConfig{DialMachine: func(ctx context.Context, m balance.Machine) (net.Conn, error) {
 		if ctx.Value(key{}) != "here" {
 			t.Error("the caller's value is gone")
 		}
 		return dialMachine(ctx, m)
-	}}})
+	}}}})
 	r.serve("m1", says("hello"))
 	ctx := httptrace.WithClientTrace(context.WithValue(t.Context(), key{}, "here"), &httptrace.ClientTrace{
 		Got1xxResponse: func(int, textproto.MIMEHeader) error { return nil },

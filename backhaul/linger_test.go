@@ -228,7 +228,7 @@ func newScene(t *testing.T, c sceneConfig) *scene {
 	must(edge.Apply(watch.Take()...))
 	watch.Close()
 	s.handler, err = NewHandler(worker,
-		HandlerConfig{AnyNode: true, H2: speaks, DialMachine: dial, Trace: HandlerTrace{Abandoned: seen}})
+		HandlerConfig{MachineConfig: MachineConfig{H2: speaks, DialMachine: dial}, AnyNode: true, Trace: HandlerTrace{Abandoned: seen}})
 	must(err)
 	owner, err := NewServer(s.handler, ServerConfig{})
 	must(err)

@@ -168,7 +168,7 @@ func TestCertificatesThatDoNotFit(t *testing.T) {
 				ca, other := newAuthority(t, "ca"), newAuthority(t, "other")
 				certs := &bothCerts{edge: ca.issue(t, "edge", time.Hour), worker: ca.issue(t, "worker", time.Hour)}
 				tt.edge(t, ca, other, certs)
-				c := clusterConfig{config: Config{Spare: -1, Failures: -1}, handler: HandlerConfig{Certificate: CertificateNode}}
+				c := clusterConfig{config: Config{tuning: tuning{spare: -1, failures: -1}}, handler: HandlerConfig{Certificate: CertificateNode}}
 				c.listen = func(l net.Listener) net.Listener {
 					return tls.NewListener(l, &tls.Config{MinVersion: tls.VersionTLS13, Certificates: []tls.Certificate{certs.worker}, ClientAuth: tls.RequireAndVerifyClientCert, ClientCAs: ca.pool(), SessionTicketsDisabled: true})
 				}
@@ -222,7 +222,7 @@ func TestAnIdentityKnowsItsOwner(t *testing.T) {
 				its = other
 			}
 			worker := loadIdentity(t, files(t, t.TempDir(), its.issue(t, tt.owner, time.Hour), its, ca))
-			k := newCluster(t, withIdentities(t, clusterConfig{config: Config{Spare: -1, Failures: -1}}, edge, worker))
+			k := newCluster(t, withIdentities(t, clusterConfig{config: Config{tuning: tuning{spare: -1, failures: -1}}}, edge, worker))
 			if got := k.do(t, "POST", "hello", 1); !strings.HasPrefix(got, tt.want) || (k.served.Load() == 1) != (tt.want == "POST hello") {
 				t.Errorf("%s: %s", tt.name, got)
 			}
@@ -236,7 +236,7 @@ func TestAnIdentityKnowsItsEdges(t *testing.T) {
 		ca, other := newAuthority(t, "ca"), newAuthority(t, "other")
 		worker := loadIdentity(t, files(t, t.TempDir(), ca.issue(t, "worker", time.Hour), ca))
 		stranger := loadIdentity(t, files(t, t.TempDir(), other.issue(t, "edge", time.Hour), other, ca))
-		k := newCluster(t, withIdentities(t, clusterConfig{config: Config{Spare: -1, Failures: -1}}, stranger, worker))
+		k := newCluster(t, withIdentities(t, clusterConfig{config: Config{tuning: tuning{spare: -1, failures: -1}}}, stranger, worker))
 		if got := k.do(t, "POST", "hello", 1); !strings.HasPrefix(got, "denied: ") || k.served.Load() != 0 {
 			t.Error(got)
 		}
@@ -262,7 +262,7 @@ func TestACertificateHasToBeVerifiedAndAccepted(t *testing.T) {
 			ca := newAuthority(t, "ca")
 			edge := loadIdentity(t, files(t, t.TempDir(), ca.issue(t, "edge", time.Hour), ca))
 			worker := ca.issue(t, "worker", time.Hour)
-			c := withIdentities(t, clusterConfig{config: Config{Failures: -1, Spare: -1}}, edge, nil)
+			c := withIdentities(t, clusterConfig{config: Config{tuning: tuning{failures: -1, spare: -1}}}, edge, nil)
 			c.handler.Certificate = tt.accept
 			c.listen = func(l net.Listener) net.Listener {
 				return tls.NewListener(l, &tls.Config{Certificates: []tls.Certificate{worker}, ClientAuth: tt.auth, ClientCAs: ca.pool(), SessionTicketsDisabled: true})
@@ -282,7 +282,7 @@ func TestCertificatesChangeWithoutAGap(t *testing.T) {
 		edgeDir, workerDir := t.TempDir(), t.TempDir()
 		edge := loadIdentity(t, files(t, edgeDir, old.issue(t, "edge", time.Hour), old))
 		worker := loadIdentity(t, files(t, workerDir, old.issue(t, "worker", time.Hour), old))
-		k := newCluster(t, withIdentities(t, clusterConfig{config: Config{Spare: -1, MaxIdle: -1}}, edge, worker)) // each request has a new connection
+		k := newCluster(t, withIdentities(t, clusterConfig{config: Config{tuning: tuning{spare: -1, maxIdle: -1}}}, edge, worker)) // each request has a new connection
 		served := func(when string) {
 			t.Helper()
 			if got := k.do(t, "POST", "hello", 1); got != "POST hello" {

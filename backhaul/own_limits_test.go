@@ -50,7 +50,7 @@ func TestOwnLimitsAreNotTheMachinesFault(t *testing.T) {
 				case "local":
 					c.config.DialMachine = dialMachine
 				case "edge":
-					c.config.Spare = -1
+					c.config.spare = -1
 					c.config.Dial = func(ctx context.Context, _ balance.NodeID) (net.Conn, error) {
 						return dial(ctx, r.hop.Listener.Addr().String())
 					}
@@ -97,7 +97,7 @@ func TestWhatWasNotSentMayComeBack(t *testing.T) {
 	for _, local := range []bool{false, true} {
 		t.Run(fmt.Sprint("local=", local), func(t *testing.T) {
 			var l log
-			r := newRig(t, rigConfig{app: roomy, local: local, config: Config{Rounds: 1, Trace: l.trace()}})
+			r := newRig(t, rigConfig{app: roomy, local: local, config: Config{tuning: tuning{rounds: 1}, Trace: l.trace()}})
 			r.host("m1", "127.0.0.1:1") // nobody listens
 			resp, _ := fetch(t, r.front.Client(), request(t, "POST", r.front.URL, strings.NewReader("x")))
 			if d := l.last(t, 1); resp.StatusCode != 503 || resp.Header.Get("Retry-After") == "" || d.Status != 503 || d.Cause != CauseMachine || d.Outcome != balance.OutcomeError {
@@ -151,8 +151,7 @@ func TestARequestsOwnDeadlineIsNotTheMachinesFault(t *testing.T) {
 					picker = forever{}
 				}
 				tr, err := NewTransport(picker, Config{
-					DialTimeout: -1,
-					DialMachine: func(ctx context.Context, _ balance.Machine) (net.Conn, error) {
+					MachineConfig: MachineConfig{DialTimeout: -1, DialMachine: func(ctx context.Context, _ balance.Machine) (net.Conn, error) {
 						if tt.dials {
 							<-ctx.Done()
 							return nil, ctx.Err()
@@ -160,8 +159,7 @@ func TestARequestsOwnDeadlineIsNotTheMachinesFault(t *testing.T) {
 						a, z := net.Pipe()
 						go io.Copy(io.Discard, z) // it reads and says nothing
 						return a, nil
-					},
-					Trace: Trace{
+					}}, Trace: Trace{
 						Done: func(d Done) { done = d },
 						Trail: func(t Trail) {
 							for _, s := range t.Steps {

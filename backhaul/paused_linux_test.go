@@ -236,7 +236,7 @@ func TestAPeerThatPausedAndIsGoneIsGivenUp(t *testing.T) {
 	t.Parallel()
 	var h holes
 	r := newRig(t, rigConfig{app: roomy, local: true, config: Config{
-		DialMachine: func(ctx context.Context, m balance.Machine) (net.Conn, error) { return h.dial(ctx, m.Addr) },
+		MachineConfig: MachineConfig{DialMachine: func(ctx context.Context, m balance.Machine) (net.Conn, error) { return h.dial(ctx, m.Addr) }},
 	}})
 	r.tighten()
 	paused, over := make(chan struct{}), make(chan struct{})
@@ -470,7 +470,7 @@ func TestAnUpgradedConnectionToADeadMachineIsReset(t *testing.T) {
 			t.Parallel()
 			var h holes
 			dial := func(ctx context.Context, m balance.Machine) (net.Conn, error) { return h.dial(ctx, m.Addr) }
-			r := newRig(t, rigConfig{app: roomy, local: local, config: Config{DialMachine: dial}, handler: HandlerConfig{DialMachine: dial}})
+			r := newRig(t, rigConfig{app: roomy, local: local, config: Config{MachineConfig: MachineConfig{DialMachine: dial}}, handler: HandlerConfig{MachineConfig: MachineConfig{DialMachine: dial}}})
 			r.tighten()
 			client, back, _ := upgraded(t, r, "echo")
 			h.swallow(t)

@@ -264,7 +264,7 @@ func playPlan(t *rapid.T, h2 bool) {
 		return a, nil
 	}
 	speaks := func(balance.Machine) bool { return h2 }
-	h, err := NewHandler(worker, HandlerConfig{Key: "k", DialMachine: dialMachine, HeaderTimeout: time.Second, H2: speaks})
+	h, err := NewHandler(worker, HandlerConfig{MachineConfig: MachineConfig{DialMachine: dialMachine, HeaderTimeout: time.Second, H2: speaks}, Key: "k"})
 	ok(err)
 	l := newPipes()
 	srv, err := NewServer(h, ServerConfig{})
@@ -290,8 +290,7 @@ func playPlan(t *rapid.T, h2 bool) {
 	}
 	dones := 0
 	tr, err := NewTransport(NoWait(b), Config{
-		Key: "k", HeaderTimeout: 2 * time.Second, AdmitTimeout: 3 * time.Second, DialMachine: dialMachine,
-		Dial: func(ctx context.Context, _ balance.NodeID) (net.Conn, error) {
+		MachineConfig: MachineConfig{HeaderTimeout: 2 * time.Second, DialMachine: dialMachine, H2: speaks}, tuning: tuning{admitTimeout: 3 * time.Second}, Key: "k", Dial: func(ctx context.Context, _ balance.NodeID) (net.Conn, error) {
 			f := p.hop()
 			if f.dial == 1 {
 				return nil, errors.New("connection refused")
@@ -302,7 +301,6 @@ func playPlan(t *rapid.T, h2 bool) {
 			}
 			return &cutConn{Conn: c, toWrite: f.write, read: f.read}, nil
 		},
-		H2:    speaks,
 		Trace: Trace{Done: func(Done) { dones++ }},
 	})
 	ok(err)

@@ -116,7 +116,7 @@ func TestConnectionsOfAnOlderEpochAreNotUsed(t *testing.T) {
 func TestIdleConnectionsAreLimitedAndTheLastUsedGoesFirst(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		block := make(chan struct{})
-		u := newBubble(t, Config{MaxIdle: 2}, http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) { <-block }))
+		u := newBubble(t, Config{tuning: tuning{maxIdle: 2}}, http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) { <-block }))
 		for range 5 {
 			go u.get(t)
 		}
@@ -146,10 +146,10 @@ func TestIdleConnectionsAreLimitedAndTheLastUsedGoesFirst(t *testing.T) {
 func TestDialingIsBounded(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		began := time.Now()
-		u := newBubble(t, Config{Failures: -1, DialMachine: func(ctx context.Context, m balance.Machine) (net.Conn, error) {
+		u := newBubble(t, Config{MachineConfig: MachineConfig{DialMachine: func(ctx context.Context, m balance.Machine) (net.Conn, error) {
 			<-ctx.Done()
 			return nil, ctx.Err()
-		}}, nil)
+		}}, tuning: tuning{failures: -1}}, nil)
 		_, err := u.t.RoundTrip(request(t, "GET", "http://web/", nil))
 		if m, ok := errors.AsType[*MachineError](err); !ok || m.Failure != hop.FailureDial || time.Since(began) != defaultDial {
 			t.Errorf("got %v after %v", err, time.Since(began))
@@ -180,7 +180,7 @@ func TestTheRequestsOwnDeadlineEndsIt(t *testing.T) {
 	})
 }
 
-// An owner that has gone silent costs an upload AdmitTimeout, and no byte.
+// An owner that has gone silent costs an upload 10 s, and no byte.
 func TestAnOwnerThatDoesNotAskForTheBody(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		edge, err := balance.NewFleet(balance.FleetConfig{Node: "edge", Region: "nrt"})
@@ -192,8 +192,7 @@ func TestAnOwnerThatDoesNotAskForTheBody(t *testing.T) {
 		edge.Apply(balance.PutMachine{Machine: m, Version: balance.Version{Incarnation: 1, Seq: 1}})
 		var tries []Retried
 		tr, err := NewTransport(NoWait(b), Config{
-			Failures: 1,
-			Dial: func(context.Context, balance.NodeID) (net.Conn, error) {
+			tuning: tuning{failures: 1}, Dial: func(context.Context, balance.NodeID) (net.Conn, error) {
 				a, c := net.Pipe()
 				go io.Copy(io.Discard, c)
 				return a, nil
@@ -236,8 +235,7 @@ func TestRoundsEnd(t *testing.T) {
 		s := &http.Server{Handler: h, ErrorLog: quietLog}
 		go s.Serve(l)
 		tried := map[balance.MachineID]int{}
-		tr, _ := NewTransport(NoWait(b), Config{Rounds: 3,
-			Dial:  func(ctx context.Context, _ balance.NodeID) (net.Conn, error) { return l.dial(ctx) },
+		tr, _ := NewTransport(NoWait(b), Config{tuning: tuning{rounds: 3}, Dial: func(ctx context.Context, _ balance.NodeID) (net.Conn, error) { return l.dial(ctx) },
 			Trace: Trace{Try: func(x Try) { tried[x.Machine]++ }},
 		})
 		began := time.Now()
@@ -259,7 +257,7 @@ func TestRoundsEnd(t *testing.T) {
 func TestPatienceOutlastsRounds(t *testing.T) {
 	for _, freed := range []bool{true, false} {
 		synctest.Test(t, func(t *testing.T) {
-			u := newBubble(t, Config{Rounds: 1}, says("hello"))
+			u := newBubble(t, Config{tuning: tuning{rounds: 1}}, says("hello"))
 			leave := fill(t, u.gate, 3)
 			if err := u.gate.SetLimits(balance.Limits{Hard: 3}); err != nil {
 				t.Fatal(err)

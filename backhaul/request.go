@@ -487,7 +487,7 @@ func (f *flight) tell(d Done) {
 	if hook == nil {
 		return
 	}
-	want, sampled := wanted(d, f.t.c.Slow, f.t.c.Sample, rand.Uint64())
+	want, sampled := wanted(d, f.t.c.slow, f.t.c.sample, rand.Uint64())
 	if !want {
 		return
 	}

@@ -15,9 +15,7 @@ import (
 func ExampleNewServer() {
 	fleet, _ := balance.NewFleet(balance.FleetConfig{Node: "worker-1", Region: "nrt"})
 	handler, err := backhaul.NewHandler(fleet, backhaul.HandlerConfig{
-		Key:         "secret",
-		H2:          func(m balance.Machine) bool { return m.App == "grpc" },
-		EpochHeader: "Ebb-Epoch",
+		MachineConfig: backhaul.MachineConfig{H2: func(m balance.Machine) bool { return m.App == "grpc" }, EpochHeader: "Ebb-Epoch"}, Key: "secret",
 	})
 	if err != nil {
 		fmt.Println(err)

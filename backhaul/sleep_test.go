@@ -42,7 +42,7 @@ func TestNoMachineSleepsUnderAConnection(t *testing.T) {
 		const sleeps = 6
 		conns := &Connections{StreamAge: time.Millisecond}
 		r := newRig(t, rigConfig{
-			app: roomy, local: local, config: Config{Connections: conns, Rounds: 1000}, handler: HandlerConfig{Connections: conns},
+			app: roomy, local: local, config: Config{tuning: tuning{rounds: 1000}, Connections: conns}, handler: HandlerConfig{Connections: conns},
 			picker: func(b *balance.Balancer) Picker { return patient(b) },
 		})
 		var told, slept atomic.Int64

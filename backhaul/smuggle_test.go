@@ -280,7 +280,7 @@ func (addressed) SetWriteDeadline(t time.Time) error { return nil }
 // An app learns its epoch, whatever the client says.
 func TestAMachineLearnsItsEpoch(t *testing.T) {
 	both(t, func(t *testing.T, local bool) {
-		r := newRig(t, rigConfig{app: roomy, local: local, config: Config{EpochHeader: "Ebb-Epoch"}, handler: HandlerConfig{EpochHeader: "ebb-epoch"}})
+		r := newRig(t, rigConfig{app: roomy, local: local, config: Config{MachineConfig: MachineConfig{EpochHeader: "Ebb-Epoch"}}, handler: HandlerConfig{MachineConfig: MachineConfig{EpochHeader: "ebb-epoch"}}})
 		g := r.serve("m1", http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) { fmt.Fprint(w, r.Header["Ebb-Epoch"]) }))
 		req := request(t, "GET", r.front.URL, nil)
 		req.Header.Set("Ebb-Epoch", "99")

@@ -92,8 +92,8 @@ func TestAFullFleetIsNotStormed(t *testing.T) {
 		}
 		running.Go(func() { b.Run(ctx) })
 		running.Go(func() { a.Run(ctx) })
-		tr, err := backhaul.NewTransport(a, backhaul.Config{
-			Key: "k", Patience: time.Minute,
+		config := backhaul.Config{
+			Key: "k",
 			Dial: func(ctx context.Context, _ balance.NodeID) (net.Conn, error) {
 				var d net.Dialer
 				return d.DialContext(ctx, "tcp", hop.Listener.Addr().String())
@@ -102,7 +102,9 @@ func TestAFullFleetIsNotStormed(t *testing.T) {
 				tries.Add(int64(d.Tries))
 				bounces.Add(int64(d.Bounces))
 			}},
-		})
+		}
+		config.SetPatience(time.Minute)
+		tr, err := backhaul.NewTransport(a, config)
 		if err != nil {
 			t.Fatal(err)
 		}

@@ -91,7 +91,7 @@ func TestNoAnswerInTime(t *testing.T) {
 					io.Copy(io.Discard, r.Body)
 					<-r.Context().Done()
 				})
-				tr, worker := newPair(t, Config{Failures: 1, Trace: l.trace()}, HandlerConfig{HeaderTimeout: 7 * time.Second}, stuck)
+				tr, worker := newPair(t, Config{tuning: tuning{failures: 1}, Trace: l.trace()}, HandlerConfig{MachineConfig: MachineConfig{HeaderTimeout: 7 * time.Second}}, stuck)
 				began := time.Now()
 				_, err := tr.RoundTrip(request(t, tt.method, "http://web/", strings.NewReader("x")))
 				if e, ok := err.(*MachineError); !ok || !e.Timeout() || e.Cause() != CauseTimeout {
@@ -117,7 +117,7 @@ func TestNoAnswerInTime(t *testing.T) {
 // The owner's own wait is longer than the edge's: the edge gives up first, and the owner notices.
 func TestTheEdgeMayBeTheImpatientOne(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
-		tr, worker := newPair(t, Config{HeaderTimeout: time.Second, Failures: -1}, HandlerConfig{},
+		tr, worker := newPair(t, Config{MachineConfig: MachineConfig{HeaderTimeout: time.Second}, tuning: tuning{failures: -1}}, HandlerConfig{},
 			http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) { <-r.Context().Done() }))
 		_, err := tr.RoundTrip(request(t, "GET", "http://web/", nil))
 		if e, ok := err.(*MachineError); !ok || !e.Timeout() {

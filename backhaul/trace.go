@@ -121,7 +121,7 @@ type Trace struct {
 	// goroutine of its own, and perhaps long after Done. It tells of machines of this process.
 	Abandoned func(Abandoned)
 	// after Done, the whole way of a request that failed, was retried after a failure, or was slow
-	// (Config.Slow), and of some of the rest
+	// (1 s to its head), and of one in 1000 of the rest
 	Trail func(Trail)
 }
 
@@ -238,7 +238,7 @@ type Trail struct {
 	Trace string
 	Begun time.Time
 	Steps []Step
-	// Sampled says that the request was neither slow nor failed: it stands for as many as Config.Sample says.
+	// Sampled says that the request was neither slow nor failed: it stands for 1000.
 	Sampled bool
 }
 

@@ -15,8 +15,7 @@ import (
 func TestRetriesDoNotMultiplyADisaster(t *testing.T) {
 	var tries int
 	r := newRig(t, rigConfig{app: roomy, local: true, config: Config{
-		FailureFloor: 1, Trace: Trace{Try: func(Try) { tries++ }},
-		DialMachine: nil,
+		MachineConfig: MachineConfig{DialMachine: nil}, tuning: tuning{failureFloor: 1}, Trace: Trace{Try: func(Try) { tries++ }},
 	}})
 	for i := range 5 {
 		r.host(balance.MachineID(fmt.Sprint("m", i)), "127.0.0.1:1") // nobody listens
@@ -39,7 +38,7 @@ func TestRetriesDoNotMultiplyADisaster(t *testing.T) {
 func TestTrails(t *testing.T) {
 	var trails []Trail
 	r := newRig(t, rigConfig{app: roomy, config: Config{
-		Slow: -1, Sample: -1, MakeTrace: true,
+		tuning: tuning{slow: -1, sample: -1}, MakeTrace: true,
 		Trace: Trace{Trail: func(t Trail) { trails = append(trails, t) }},
 	}})
 	var traces []string

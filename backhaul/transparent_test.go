@@ -44,7 +44,7 @@ func TestTheTargetReachesTheAppAsItWasSent(t *testing.T) {
 				return
 			}
 			speaks := func(balance.Machine) bool { return h2 }
-			r := newRig(t, rigConfig{app: roomy, local: local, config: Config{H2: speaks}, handler: HandlerConfig{H2: speaks}})
+			r := newRig(t, rigConfig{app: roomy, local: local, config: Config{MachineConfig: MachineConfig{H2: speaks}}, handler: HandlerConfig{MachineConfig: MachineConfig{H2: speaks}}})
 			s := httptest.NewUnstartedServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 				w.Header().Set("X-Target", r.RequestURI)
 				w.Header().Set("X-Host", "<"+r.Host+">")

@@ -89,16 +89,16 @@ func NewTransport(p Picker, c Config) (*Transport, error) {
 	if err := c.resolve(); err != nil {
 		return nil, err
 	}
-	t := &Transport{picker: p, c: c, limits: hop.RetryLimits{Bounces: c.Bounces, Rounds: c.Rounds, Failures: c.Failures, Patience: c.Patience}}
+	t := &Transport{picker: p, c: c, limits: hop.RetryLimits{Bounces: c.bounces, Rounds: c.rounds, Failures: c.failures, Patience: c.patience}}
 	t.rows, _ = p.(interface{ Fleet() *balance.Fleet })
-	t.budget.Ratio, t.budget.Floor = c.FailureRatio, c.FailureFloor
-	pc := pool.PoolConfig{MaxIdle: c.MaxIdle, IdleTimeout: c.IdleTimeout, DialTimeout: c.DialTimeout, HeaderTimeout: c.HeaderTimeout, MaxHeader: c.MaxHeader}
+	t.budget.Ratio, t.budget.Floor = c.failureRatio, c.failureFloor
+	pc := pool.PoolConfig{MaxIdle: c.maxIdle, IdleTimeout: c.IdleTimeout, DialTimeout: c.DialTimeout, HeaderTimeout: c.HeaderTimeout, MaxHeader: c.maxHeader}
 	pc.MaxHeader += headerRoom
-	pc.Bandwidth, pc.Pressure = c.Bandwidth, c.Pressure
-	pc.Spare, pc.Keys = c.Spare, hop.AuthKeys(c.Key, c.NextKey)
+	pc.Bandwidth, pc.Pressure = c.bandwidth, c.pressure
+	pc.Spare, pc.Keys = c.spare, hop.AuthKeys(c.Key, c.NextKey)
 	t.owners = pool.NewPool(pc)
 	pc.Spare, pc.Keys = 0, nil
-	pc.IdleTimeout, pc.MaxHeader, pc.Near = c.MachineIdleTimeout, c.MaxHeader, true
+	pc.IdleTimeout, pc.MaxHeader, pc.Near = c.MachineIdleTimeout, c.maxHeader, true
 	t.machines = pool.NewPool(pc)
 	return t, nil
 }
@@ -154,9 +154,9 @@ func (t *Transport) source(req *http.Request) *pool.Body {
 	return s
 }
 
-// reserve asks for n bytes of Config.ReplayMemory.
+// reserve asks for n bytes of the memory for bodies.
 func (t *Transport) reserve(n int) bool {
-	if t.kept.Add(int64(n)) > t.c.ReplayMemory {
+	if t.kept.Add(int64(n)) > t.c.replayMemory {
 		t.kept.Add(int64(-n))
 		return false
 	}

@@ -114,7 +114,7 @@ func (f *flight) local(g *balance.Gate, x *pool.Exchange) (*http.Response, balan
 	x.Finish = x.H2 && f.t.app(m.App).Abandoned == balance.AbandonedFinish
 	hop.SetEpoch(out.Header, f.t.c.EpochHeader, load.Epoch)
 	if x.H2 && f.body != nil {
-		f.body.Retain(reopenable(f.req.ContentLength, true), &f.t.kept, f.t.c.ReplayMemory)
+		f.body.Retain(reopenable(f.req.ContentLength, true), &f.t.kept, f.t.c.replayMemory)
 		x.Once = !f.body.Covers(f.req.ContentLength) && (f.req.ContentLength > 0 || f.req.ProtoMajor == 1)
 	}
 	resp, fail, err := x.Do(out)
@@ -137,7 +137,7 @@ func (f *flight) remote(x *pool.Exchange) (*http.Response, balance.Bounce, balan
 	}
 	x.Pool, x.Name, x.Epoch = t.owners, pool.OwnerName(owner), f.res.Incarnation()
 	x.Dial = func(ctx context.Context) (net.Conn, error) { return t.c.Dial(ctx, owner) }
-	x.Patience = t.c.AdmitTimeout
+	x.Patience = t.c.admitTimeout
 	if x.H2 = t.h2(f.req); x.H2 {
 		x.Lane = f.lane()
 		x.Ask = f.body != nil && f.req.ContentLength <= 0

@@ -146,7 +146,7 @@ func TestAnUpgradedConnectionThatIsCutIsFreed(t *testing.T) {
 }
 
 func TestShutdownWaitsForUpgradedConnections(t *testing.T) {
-	r := newRig(t, rigConfig{app: roomy, config: Config{Rounds: 1}})
+	r := newRig(t, rigConfig{app: roomy, config: Config{tuning: tuning{rounds: 1}}})
 	r.serve("m1", http.HandlerFunc(echo))
 	c, err := net.Dial("tcp", r.front.Listener.Addr().String())
 	if err != nil {

@@ -48,7 +48,7 @@ func near(t testing.TB, addr string, h2 bool) string {
 		t.Fatal(err)
 	}
 	host(t, fleet, addr)
-	return front(t, fleet, backhaul.Config{H2: func(balance.Machine) bool { return h2 }})
+	return front(t, fleet, backhaul.Config{MachineConfig: backhaul.MachineConfig{H2: func(balance.Machine) bool { return h2 }}})
 }
 
 // host adds the app and its one machine, which runs.
@@ -106,7 +106,7 @@ func pathKnowing(t testing.TB, addr string, h2 bool, conns *backhaul.Connections
 	must(err)
 	must(edge.Apply(w.Take()...))
 	w.Close()
-	handler, err := backhaul.NewHandler(worker, backhaul.HandlerConfig{Key: "k", H2: func(balance.Machine) bool { return h2 }, Connections: conns})
+	handler, err := backhaul.NewHandler(worker, backhaul.HandlerConfig{MachineConfig: backhaul.MachineConfig{H2: func(balance.Machine) bool { return h2 }}, Key: "k", Connections: conns})
 	must(err)
 	server, err := backhaul.NewServer(handler, backhaul.ServerConfig{})
 	must(err)

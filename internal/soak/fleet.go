@@ -140,7 +140,7 @@ func newFleet(journal string) (_ *fleet, err error) {
 		return nil, err
 	}
 	key := "of-this-run-" + strconv.Itoa(os.Getpid())
-	f.handler, err = backhaul.NewHandler(f.worker.fleet, backhaul.HandlerConfig{Key: key, H2: h2c, Connections: f.worker.conns})
+	f.handler, err = backhaul.NewHandler(f.worker.fleet, backhaul.HandlerConfig{MachineConfig: backhaul.MachineConfig{H2: h2c}, Key: key, Connections: f.worker.conns})
 	if err != nil {
 		return nil, err
 	}
@@ -160,7 +160,7 @@ func newFleet(journal string) (_ *fleet, err error) {
 		return nil, err
 	}
 	f.transport, err = backhaul.NewTransport(waiting, backhaul.Config{
-		Node: "edge", Key: key, H2: h2c, Connections: f.edge.conns,
+		MachineConfig: backhaul.MachineConfig{H2: h2c}, Node: "edge", Key: key, Connections: f.edge.conns,
 		Dial: func(ctx context.Context, _ balance.NodeID) (net.Conn, error) {
 			var d net.Dialer
 			return d.DialContext(ctx, "tcp", hop.Addr().String())

@@ -43,7 +43,7 @@ type Body struct {
 	names    http.Header   // of the trailers that were announced and are passed on
 	trailers http.Header   // what has come
 
-	reserved atomic.Int64 // of Config.ReplayMemory
+	reserved atomic.Int64 // of the memory for bodies
 	endedAt  atomic.Int64 // when it ended, in Unix nanoseconds
 }
 

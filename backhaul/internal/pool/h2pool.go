@@ -97,7 +97,7 @@ func (m *mux) get(ctx context.Context, x *Exchange) (c *Conn, reused bool, err e
 	defer m.unlock()
 	if had, due := m.stale(); due {
 		m.unlock()
-		class := m.pool.class(x, had) // which asks Config.Pressure
+		class := m.pool.class(x, had) // which asks how much memory is in use
 		m.Mu.Lock()
 		m.classify(x, class)
 	}
