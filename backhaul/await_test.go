@@ -135,7 +135,7 @@ func TestABodyOfAnotherLengthThanAnnounced(t *testing.T) {
 		req := request(t, "POST", "http://web/", io.NopCloser(strings.NewReader(body)))
 		req.ContentLength = announced
 		_, err := r.transport.RoundTrip(req)
-		if status, cause := Classify(req, err); status != http.StatusBadRequest || cause != CauseRequest {
+		if status, cause := classify(req, err); status != http.StatusBadRequest || cause != causeRequest {
 			t.Errorf("%q: %v is answered with %d %s", body, err, status, cause)
 		}
 		if d := l.last(t, 1); d.Outcome != balance.OutcomeCanceled || d.Tries != 0 {
@@ -214,7 +214,7 @@ func TestABodyThatStalls(t *testing.T) {
 				}
 				d := l.last(t, 1)
 				stall, ok := errors.AsType[*StallError](d.Err)
-				if !ok || *stall != (StallError{"web", StallBody, pause}) || d.Outcome != balance.OutcomeCanceled || d.Status != 408 || d.Cause != CauseStalled {
+				if !ok || *stall != (StallError{"web", StallBody, pause}) || d.Outcome != balance.OutcomeCanceled || d.Status != 408 || d.Cause != causeStalled {
 					t.Errorf("done: %+v", d)
 				}
 				if from.Buffered() > 0 {
@@ -252,7 +252,7 @@ func TestABodyThatStallsOverHTTP2(t *testing.T) {
 				if resp.StatusCode != http.StatusRequestTimeout {
 					t.Errorf("got %d, want 408", resp.StatusCode)
 				}
-				if d := l.last(t, 1); d.Outcome != balance.OutcomeCanceled || d.Cause != CauseStalled {
+				if d := l.last(t, 1); d.Outcome != balance.OutcomeCanceled || d.Cause != causeStalled {
 					t.Errorf("done: %+v", d)
 				}
 				r.quiet()
@@ -363,7 +363,7 @@ func TestAnAnswerThatNobodyReads(t *testing.T) {
 				if stall, ok := errors.AsType[*StallError](err); !ok || stall.Stall != hop.StallAnswer {
 					t.Errorf("the client that comes back gets %v", err)
 				}
-				if d := l.last(t, 1); d.Outcome != balance.OutcomeCanceled || d.Cause != CauseStalled || d.Status != http.StatusOK {
+				if d := l.last(t, 1); d.Outcome != balance.OutcomeCanceled || d.Cause != causeStalled || d.Status != http.StatusOK {
 					t.Errorf("done: %+v", d)
 				}
 			})
@@ -428,7 +428,7 @@ func TestAnUpgradeThatNeverComes(t *testing.T) {
 		if stall, ok := errors.AsType[*StallError](err); !ok || stall.Stall != hop.StallUpgrade || time.Since(began) != hop.DefaultUpgradeWait {
 			t.Errorf("after %v: %v", time.Since(began), err)
 		}
-		if status, cause := Classify(request(t, "GET", "http://web/", nil), err); status != http.StatusGatewayTimeout || cause != CauseTimeout {
+		if status, cause := classify(request(t, "GET", "http://web/", nil), err); status != http.StatusGatewayTimeout || cause != causeTimeout {
 			t.Errorf("answered with %d %s", status, cause)
 		}
 		if d := l.last(t, 1); d.Outcome != balance.OutcomeCanceled || d.Failures != 0 {

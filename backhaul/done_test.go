@@ -37,13 +37,13 @@ func TestDoneTellsWhatTheClientGot(t *testing.T) {
 	}{
 		{name: "answered", app: "web", path: "/", status: 200, outcome: balance.OutcomeDone},
 		{name: "the app's own 404", app: "web", path: "/none", status: 404, outcome: balance.OutcomeDone},
-		{name: "asleep", app: "asleep", path: "/", status: 503, cause: CauseNoMachine, outcome: balance.OutcomeUnserved},
+		{name: "asleep", app: "asleep", path: "/", status: 503, cause: causeNoMachine, outcome: balance.OutcomeUnserved},
 		{name: "unknown app", app: "unknown", path: "/", status: 404, cause: CauseNoApp, outcome: balance.OutcomeUnserved},
-		{name: "full", app: "web", path: "/", full: true, status: 503, cause: CauseFull, outcome: balance.OutcomeBounced},
-		{name: "broken off before its head", app: "web", method: "POST", path: "/reset", status: 502, cause: CauseMachine, outcome: balance.OutcomeError},
-		{name: "broken off after its head", app: "web", path: "/cut", status: 200, cause: CauseMachine, outcome: balance.OutcomeError},
-		{name: "refused by Route", path: "/", status: 403, cause: CauseRequest, outcome: balance.OutcomeUnserved},
-		{name: "CONNECT", app: "web", method: "CONNECT", path: "/", status: 501, cause: CauseRequest, outcome: balance.OutcomeUnserved},
+		{name: "full", app: "web", path: "/", full: true, status: 503, cause: causeFull, outcome: balance.OutcomeBounced},
+		{name: "broken off before its head", app: "web", method: "POST", path: "/reset", status: 502, cause: causeMachine, outcome: balance.OutcomeError},
+		{name: "broken off after its head", app: "web", path: "/cut", status: 200, cause: causeMachine, outcome: balance.OutcomeError},
+		{name: "refused by Route", path: "/", status: 403, cause: causeRequest, outcome: balance.OutcomeUnserved},
+		{name: "CONNECT", app: "web", method: "CONNECT", path: "/", status: 501, cause: causeRequest, outcome: balance.OutcomeUnserved},
 	} {
 		t.Run(tt.name, func(t *testing.T) {
 			var l log

@@ -48,7 +48,7 @@ func NewErrorHandler(c ErrorConfig) func(http.ResponseWriter, *http.Request, err
 const statusClientGone = 499
 
 func (c ErrorConfig) answer(w http.ResponseWriter, r *http.Request, err error) {
-	status, cause := Classify(r, err)
+	status, cause := classify(r, err)
 	h := w.Header()
 	if c.CauseHeader != "" {
 		h.Set(c.CauseHeader, cause)
@@ -57,7 +57,7 @@ func (c ErrorConfig) answer(w http.ResponseWriter, r *http.Request, err error) {
 		w.WriteHeader(status)
 		return
 	}
-	if status == http.StatusRequestTimeout || cause == CauseTimeout {
+	if status == http.StatusRequestTimeout || cause == causeTimeout {
 		hangUp(w, r)
 	}
 	h.Set("Content-Type", "text/plain; charset=utf-8")
@@ -102,18 +102,18 @@ func advice(status int, cause string, after int) string {
 		text += fmt.Sprintf(": the request was not served; try again in %d s", after)
 	case cause == CauseNoApp:
 		text += ": there is no such app here"
-	case status == http.StatusRequestTimeout && cause == CauseStalled:
+	case status == http.StatusRequestTimeout && cause == causeStalled:
 		text += ": too little came of the request's body; the connection is closed"
 	case status == http.StatusGatewayTimeout:
 		text += ": no answer in time; the request may have been executed"
-	case cause == CauseMachine:
+	case cause == causeMachine:
 		text += ": the app did not answer properly; the request may have been executed"
 	}
 	return text + "\n"
 }
 
-// Classify returns the status that [ErrorHandler] answers with to r when RoundTrip returned err, and the cause in one word.
-func Classify(r *http.Request, err error) (status int, cause string) {
+// classify returns the status that [ErrorHandler] answers with to r when RoundTrip returned err, and the cause in one word.
+func classify(r *http.Request, err error) (status int, cause string) {
 	var caused interface{ Cause() string }
 	if errors.As(err, &caused) {
 		cause = caused.Cause()
@@ -127,17 +127,17 @@ func Classify(r *http.Request, err error) (status int, cause string) {
 	case errors.Is(r.Context().Err(), context.Canceled):
 		return statusClientGone, CauseClient
 	case tooLarge:
-		return http.StatusRequestEntityTooLarge, CauseTooLarge
+		return http.StatusRequestEntityTooLarge, causeTooLarge
 	case errors.As(err, &coded) && coded.StatusCode() >= 400 && coded.StatusCode() < 600:
-		return coded.StatusCode(), cmp.Or(cause, CauseRequest)
+		return coded.StatusCode(), cmp.Or(cause, causeRequest)
 	case body:
-		return http.StatusBadRequest, CauseRequest
+		return http.StatusBadRequest, causeRequest
 	case errors.Is(err, balance.ErrNoApp):
 		return http.StatusNotFound, CauseNoApp
 	case failed && machine.unsent():
 		return http.StatusServiceUnavailable, cause
 	case failed && machine.Timeout(), !unavailable && errors.Is(err, context.DeadlineExceeded):
-		return http.StatusGatewayTimeout, CauseTimeout
+		return http.StatusGatewayTimeout, causeTimeout
 	case unavailable, errors.Is(err, balance.ErrNoMachine):
 		if cause == "" {
 			cause = (&UnavailableError{Err: err}).Cause()
@@ -146,7 +146,7 @@ func Classify(r *http.Request, err error) (status int, cause string) {
 	case failed:
 		return http.StatusBadGateway, cause
 	}
-	return http.StatusBadGateway, cmp.Or(cause, CauseInternal)
+	return http.StatusBadGateway, cmp.Or(cause, causeInternal)
 }
 
 func retryAfter(err error) time.Duration {
@@ -159,20 +159,22 @@ func retryAfter(err error) time.Duration {
 
 func wholeSeconds(d time.Duration) int { return int(max(1, (d+time.Second-1)/time.Second)) }
 
-// The causes: one word each, for the cause header, metrics and logs. A [Picker]'s error may bring its own, by a method
-// Cause() string; so may an error of Config.Route.
+// Two of the causes, to branch on: see [Done].Cause.
 const (
-	CauseNoApp     = "no-app"      // the fleet does not know the app
-	CauseNoMachine = "no-machine"  // no machine can take the request
-	CauseFull      = "full"        // every machine is at its hard limit
-	CauseMachine   = "machine"     // the machine, or the way to it, failed
-	CauseTimeout   = "timeout"     // no answer in time, or the request's own deadline passed
-	CauseRequest   = "bad-request" // the client's body broke off, or the request is not served
-	CauseTooLarge  = "too-large"   // the client's body is larger than a limit set before
-	CauseLimit     = "limit"       // this node, or the machine's owner, has no more descriptors, memory or ports
-	CauseClient    = "client"      // the client left
-	CauseStalled   = "stalled"     // the client sent no body, or read no answer, for too long
-	CauseInternal  = "internal"    // a fault of the proxy's set-up
+	CauseNoApp  = "no-app" // the fleet does not know the app
+	CauseClient = "client" // the client left
+)
+
+const (
+	causeNoMachine = "no-machine"
+	causeFull      = "full"
+	causeMachine   = "machine"
+	causeTimeout   = "timeout"
+	causeRequest   = "bad-request"
+	causeTooLarge  = "too-large"
+	causeLimit     = "limit"
+	causeStalled   = "stalled"
+	causeInternal  = "internal"
 )
 
 // UnavailableError says that no machine took a request: 503, come back after RetryAfter; or 404, when the fleet does not know
@@ -212,17 +214,17 @@ func (e *UnavailableError) Cause() string {
 	var c interface{ Cause() string }
 	switch {
 	case e.Err == nil:
-		return CauseFull
+		return causeFull
 	case tcp.IsTimeout(e.Err):
-		return CauseTimeout
+		return causeTimeout
 	case errors.As(e.Err, &c):
 		return c.Cause()
 	case errors.Is(e.Err, balance.ErrNoApp):
 		return CauseNoApp
 	case errors.Is(e.Err, balance.ErrFull):
-		return CauseFull
+		return causeFull
 	}
-	return CauseNoMachine
+	return causeNoMachine
 }
 
 // MachineError says that a machine, or the way to it, failed and that the request may not or cannot be tried again. By the
@@ -268,13 +270,13 @@ func (e *MachineError) RetryAfter() time.Duration {
 func (e *MachineError) Cause() string {
 	switch {
 	case e.Timeout(), e.Failure == hop.FailureLimit && tcp.IsTimeout(e.Err):
-		return CauseTimeout
+		return causeTimeout
 	case e.Failure == hop.FailureLimit:
-		return CauseLimit
+		return causeLimit
 	case e.Failure == hop.FailureDenied:
-		return CauseInternal
+		return causeInternal
 	}
-	return CauseMachine
+	return causeMachine
 }
 
 // methodError refuses a method.
@@ -286,7 +288,7 @@ func (e methodError) Error() string { return string(e) }
 
 func (methodError) StatusCode() int { return 501 }
 
-func (methodError) Cause() string { return CauseRequest }
+func (methodError) Cause() string { return causeRequest }
 
 // ownerError is a failure as a machine's owner tells of it.
 type ownerError struct {
@@ -347,7 +349,7 @@ func (e *StallError) StatusCode() int {
 // Cause returns the cause in one word.
 func (e *StallError) Cause() string {
 	if e.Stall == hop.StallUpgrade {
-		return CauseTimeout
+		return causeTimeout
 	}
-	return CauseStalled
+	return causeStalled
 }

@@ -150,7 +150,7 @@ func TestARequestThatEndsMachinesIsNotSentOnAndOn(t *testing.T) {
 					t.Errorf("%d machines have ended, want %d; the client got %d", ended, most, resp.StatusCode)
 				}
 				r.quiet()
-				if d := l.last(t, 1); d.Cause != CauseMachine || d.Outcome != balance.OutcomeError || int32(d.Tries) != most {
+				if d := l.last(t, 1); d.Cause != causeMachine || d.Outcome != balance.OutcomeError || int32(d.Tries) != most {
 					t.Errorf("done: %+v", d)
 				}
 			})

@@ -78,7 +78,7 @@ func TestOwnLimitsAreNotTheMachinesFault(t *testing.T) {
 				}
 				r.quiet()
 				d := l.last(t, 2)
-				if d.Outcome != balance.OutcomeUnserved || d.Status != 503 || d.Cause != CauseLimit {
+				if d.Outcome != balance.OutcomeUnserved || d.Status != 503 || d.Cause != causeLimit {
 					t.Errorf("done: %+v", d)
 				}
 				if ids := r.blamed(); len(ids) > 0 {
@@ -100,7 +100,7 @@ func TestWhatWasNotSentMayComeBack(t *testing.T) {
 			r := newRig(t, rigConfig{app: roomy, local: local, config: Config{tuning: tuning{rounds: 1}, Trace: l.trace()}})
 			r.host("m1", "127.0.0.1:1") // nobody listens
 			resp, _ := fetch(t, r.front.Client(), request(t, "POST", r.front.URL, strings.NewReader("x")))
-			if d := l.last(t, 1); resp.StatusCode != 503 || resp.Header.Get("Retry-After") == "" || d.Status != 503 || d.Cause != CauseMachine || d.Outcome != balance.OutcomeError {
+			if d := l.last(t, 1); resp.StatusCode != 503 || resp.Header.Get("Retry-After") == "" || d.Status != 503 || d.Cause != causeMachine || d.Outcome != balance.OutcomeError {
 				t.Errorf("refused: %d, Retry-After %q, done %+v", resp.StatusCode, resp.Header.Get("Retry-After"), d)
 			}
 			if ids := r.blamed(); len(ids) != 1 {
@@ -179,8 +179,8 @@ func TestARequestsOwnDeadlineIsNotTheMachinesFault(t *testing.T) {
 					t.Fatal(err)
 				}
 				_, err = tr.RoundTrip(req)
-				status, cause := Classify(req, err)
-				if status != tt.status || cause != CauseTimeout || done.Status != status || done.Cause != cause || done.Outcome != tt.outcome || last != tt.failure {
+				status, cause := classify(req, err)
+				if status != tt.status || cause != causeTimeout || done.Status != status || done.Cause != cause || done.Outcome != tt.outcome || last != tt.failure {
 					t.Errorf("%v: %d %s, failure %v, done %+v", err, status, cause, last, done)
 				}
 				r := &rig{b: b}

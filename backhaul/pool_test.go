@@ -241,7 +241,7 @@ func TestRoundsEnd(t *testing.T) {
 		began := time.Now()
 		_, err = tr.RoundTrip(request(t, "GET", "http://web/", nil))
 		u, ok := errors.AsType[*UnavailableError](err)
-		if !ok || u.Bounces != 4*defaultBounces || u.Cause() != CauseFull {
+		if !ok || u.Bounces != 4*defaultBounces || u.Cause() != causeFull {
 			t.Errorf("got %v", err)
 		}
 		if took := time.Since(began); took != 35*time.Millisecond {
@@ -280,7 +280,7 @@ func TestPatienceOutlastsRounds(t *testing.T) {
 				}
 				io.Copy(io.Discard, resp.Body)
 				resp.Body.Close()
-			} else if e, ok := errors.AsType[*UnavailableError](err); !ok || e.Cause() != CauseFull || took != defaultPatience {
+			} else if e, ok := errors.AsType[*UnavailableError](err); !ok || e.Cause() != causeFull || took != defaultPatience {
 				t.Errorf("got %v after %v", err, took)
 			} else {
 				leave()

@@ -433,17 +433,17 @@ func (f *flight) done(o balance.Outcome, err error) Done {
 func (f *flight) said(o balance.Outcome, err error) (status int, cause string) {
 	switch {
 	case err == errPanic:
-		return 0, CauseInternal
+		return 0, causeInternal
 	case f.status == 0:
-		return Classify(f.req, err)
+		return classify(f.req, err)
 	case o == balance.OutcomeCanceled && errors.Is(f.req.Context().Err(), context.DeadlineExceeded):
-		return f.status, CauseTimeout
+		return f.status, causeTimeout
 	case f.stall.Load() != nil:
-		return f.status, CauseStalled
+		return f.status, causeStalled
 	case o == balance.OutcomeCanceled:
 		return f.status, CauseClient
 	case err != nil:
-		return f.status, CauseMachine
+		return f.status, causeMachine
 	}
 	return f.status, ""
 }

@@ -226,7 +226,7 @@ func TestAStrangerIsNotServed(t *testing.T) {
 	if e, ok := err.(*MachineError); !ok || e.Failure != hop.FailureDenied ||
 		!strings.Contains(err.Error(), "denied (not executed)") ||
 		!strings.Contains(err.Error(), "Config.Key") ||
-		e.Cause() != CauseInternal {
+		e.Cause() != causeInternal {
 		t.Errorf("through an edge: %v", err)
 	}
 	for _, tt := range []struct {

@@ -94,7 +94,7 @@ func TestNoAnswerInTime(t *testing.T) {
 				tr, worker := newPair(t, Config{tuning: tuning{failures: 1}, Trace: l.trace()}, HandlerConfig{MachineConfig: MachineConfig{HeaderTimeout: 7 * time.Second}}, stuck)
 				began := time.Now()
 				_, err := tr.RoundTrip(request(t, tt.method, "http://web/", strings.NewReader("x")))
-				if e, ok := err.(*MachineError); !ok || !e.Timeout() || e.Cause() != CauseTimeout {
+				if e, ok := err.(*MachineError); !ok || !e.Timeout() || e.Cause() != causeTimeout {
 					t.Errorf("got %v", err)
 				}
 				if took := time.Since(began); n.Load() != tt.times || took != time.Duration(tt.times)*7*time.Second {

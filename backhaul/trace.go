@@ -163,11 +163,25 @@ type Done struct {
 
 	Try     Try             // the last one; zero when no machine was found
 	Outcome balance.Outcome // errored also when the machine answered that it failed: see Config.Failed
-	// Status is what the client was answered: the machine's status, else what [Classify] says of Err, which is what
+	// Status is what the client was answered: the machine's status, else what
 	// [ErrorHandler] answers. 499 when the client left before an answer; 0 when RoundTrip panicked.
 	Status int
-	// Cause says in one word why there was no answer or why it broke off, as [Classify] does; empty when the machine
-	// answered to the end, whatever its status.
+	// Cause says in one word why there was no answer or why it broke off; empty when the machine
+	// answered to the end, whatever its status. It is for metrics, logs and the header of causes. A
+	// [Picker]'s error may bring its own, by a method Cause() string; so may an error of
+	// Config.Route. The others are:
+	//
+	//	no-app       the fleet does not know the app
+	//	no-machine   no machine can take the request
+	//	full         every machine is at its hard limit
+	//	machine      the machine, or the way to it, failed
+	//	timeout      no answer in time, or the request's own deadline passed
+	//	bad-request  the client's body broke off, or the request is not served
+	//	too-large    the client's body is larger than a limit set before
+	//	limit        this node, or the machine's owner, has no more descriptors, memory or ports
+	//	client       the client left
+	//	stalled      the client sent no body, or read no answer, for too long
+	//	internal     a fault of the proxy's set-up
 	Cause    string
 	Err      error // what RoundTrip returned, or what broke the answer off
 	Tries    int
