@@ -17,28 +17,28 @@ import (
 
 // answer is the body of an answer; its end ends the request.
 type answer struct {
-	f    *flight
+	q    *request
 	resp *http.Response
 	body io.ReadCloser
 }
 
-// wrap makes the end of the answer the end of the request. An answer without a body has ended already.
-func (f *flight) wrap(resp *http.Response) {
-	resp.Request = f.req
+// wrapAnswer makes the end of the answer the end of the request. An answer without a body has ended already.
+func wrapAnswer(q *request, resp *http.Response) {
+	resp.Request = q.req
 	hop.StripInternal(resp.Trailer)
 	if resp.Body == http.NoBody {
-		f.finish(f.answerOutcome(), nil)
+		q.finish(q.answerOutcome(), nil)
 		return
 	}
-	if f.early && resp.ContentLength == 0 {
-		f.free()
+	if q.try.early && resp.ContentLength == 0 {
+		q.try.free()
 	}
-	defer f.hand(resp)
-	a := answer{f, resp, resp.Body}
+	defer q.watch.hand(resp)
+	a := answer{q, resp, resp.Body}
 	if rw, ok := resp.Body.(io.ReadWriteCloser); ok &&
 		resp.StatusCode == http.StatusSwitchingProtocols {
 		resp.Body = &duplex{
-			answer: a, rw: rw, half: longconn.HalfOf(resp.Body, f.used.Conn), wire: f.used.Conn.Wire,
+			answer: a, rw: rw, half: longconn.HalfOf(resp.Body, q.try.used.Conn), wire: q.try.used.Conn.Wire,
 		}
 		return
 	}
@@ -46,19 +46,19 @@ func (f *flight) wrap(resp *http.Response) {
 }
 
 func (a *answer) Read(p []byte) (int, error) {
-	a.f.turn()
+	a.q.watch.turn()
 	n, err := a.body.Read(p)
-	a.f.turn()
-	got := a.f.received.Add(int64(n))
-	if err == nil && a.f.early && got == a.resp.ContentLength {
-		a.f.free()
+	a.q.watch.turn()
+	got := a.q.traffic.received.Add(int64(n))
+	if err == nil && a.q.try.early && got == a.resp.ContentLength {
+		a.q.try.free()
 	}
 	if err == io.EOF {
 		hop.StripInternal(a.resp.Trailer) // it has come now
 		a.end()
 	} else if err != nil {
-		err = a.f.stallOf(err)
-		a.f.finish(a.f.brokenOff(), err)
+		err = a.q.watch.reason(err)
+		a.q.finish(a.q.brokenOff(), err)
 	}
 	return n, err
 }
@@ -66,24 +66,24 @@ func (a *answer) Read(p []byte) (int, error) {
 // end ends the request with its whole answer.
 func (a *answer) end() {
 	o := balance.OutcomeError
-	defer func() { a.f.finish(o, nil) }() // also when Failed panics
-	if f := a.f; !f.sick && len(a.resp.Trailer) > 0 {
-		f.sick = f.t.c.Failed(0, a.resp.Trailer)
+	defer func() { a.q.finish(o, nil) }() // also when Failed panics
+	if q := a.q; !q.try.sick && len(a.resp.Trailer) > 0 {
+		q.try.sick = q.t.c.Failed(0, a.resp.Trailer)
 	}
-	o = a.f.answerOutcome()
+	o = a.q.answerOutcome()
 }
 
 // answerOutcome is the outcome of an answer: a machine may answer that it failed.
-func (f *flight) answerOutcome() balance.Outcome {
-	if f.sick {
+func (q *request) answerOutcome() balance.Outcome {
+	if q.try.sick {
 		return balance.OutcomeError
 	}
 	return balance.OutcomeDone
 }
 
 // brokenOff tells a client that left from a machine that broke off.
-func (f *flight) brokenOff() balance.Outcome {
-	if !f.sick && (f.req.Context().Err() != nil || f.stall.Load() != nil) {
+func (q *request) brokenOff() balance.Outcome {
+	if !q.try.sick && (q.req.Context().Err() != nil || q.watch.stall.Load() != nil) {
 		return balance.OutcomeCanceled
 	}
 	return balance.OutcomeError
@@ -92,11 +92,11 @@ func (f *flight) brokenOff() balance.Outcome {
 // Close ends the request, wherever its answer stands.
 func (a *answer) Close() error {
 	err := a.body.Close()
-	o := a.f.answerOutcome() // the machine answered; not to read it all is the client's right
-	if o == balance.OutcomeDone && a.f.req.Context().Err() != nil {
+	o := a.q.answerOutcome() // the machine answered; not to read it all is the client's right
+	if o == balance.OutcomeDone && a.q.req.Context().Err() != nil {
 		o = balance.OutcomeCanceled
 	}
-	a.f.finish(o, nil)
+	a.q.finish(o, nil)
 	return err
 }
 
@@ -120,7 +120,7 @@ type duplex struct {
 func (d *duplex) Read(p []byte) (int, error) {
 	d.used.Store(true)
 	n, err := d.rw.Read(p)
-	d.f.received.Add(int64(n))
+	d.q.traffic.received.Add(int64(n))
 	if err == io.EOF {
 		d.over.Store(true)
 	}
@@ -131,7 +131,7 @@ func (d *duplex) Read(p []byte) (int, error) {
 func (d *duplex) Write(p []byte) (int, error) {
 	d.used.Store(true)
 	n, err := d.rw.Write(p)
-	d.f.sent.Add(int64(n))
+	d.q.traffic.sent.Add(int64(n))
 	d.note(err)
 	return n, err
 }
@@ -189,7 +189,7 @@ func (d *duplex) broke() *error { return cmp.Or(d.broken.Load(), d.left.Load()) 
 // Close ends both directions. What broke ends in a reset; so does what nobody has ever used, and
 // what had not ended when the request's context did.
 func (d *duplex) Close() error {
-	if err := context.Cause(d.f.req.Context()); err != nil && !d.told.Load() &&
+	if err := context.Cause(d.q.req.Context()); err != nil && !d.told.Load() &&
 		!(d.over.Load() && d.wire.Ended.Load()) {
 		d.left.CompareAndSwap(nil, &err)
 	}
@@ -198,9 +198,9 @@ func (d *duplex) Close() error {
 	}
 	switch broken, left := d.broken.Load(), d.left.Load(); {
 	case broken != nil:
-		d.f.finish(d.f.brokenOff(), *broken)
+		d.q.finish(d.q.brokenOff(), *broken)
 	case left != nil:
-		d.f.finish(balance.OutcomeCanceled, *left)
+		d.q.finish(balance.OutcomeCanceled, *left)
 	}
 	return d.answer.Close()
 }

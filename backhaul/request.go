@@ -17,87 +17,120 @@ import (
 	"github.com/ebbkit/ebb/internal/oslimit"
 )
 
-// flight is one request on its way.
-type flight struct {
-	t      *Transport
-	req    *http.Request
-	body   *pool.Body         // nil: none
-	spigot *longconn.GRPCBody // of body; nil: its messages cannot be ended
+// request is one request on its way, over all its tries.
+type request struct {
+	t    *Transport
+	req  *http.Request
+	body *pool.Body         // nil: none
+	grpc *longconn.GRPCBody // of body; nil: its messages cannot be ended
+	want balance.Request
 
-	want  balance.Request
-	route uint64 // what the lanes of HTTP/2 know requests by; 0 means not
-	spent hop.Retries
+	retries  hop.Retries
+	refusals refusals
+	last     failedTry
+	try      attempt // the present one
+	watch    stallWatch
+	trail    recorder
+	times    times
+	traffic  traffic
 
-	// Of the present try.
-	held  bool
+	outcome  balance.Outcome // when there is no answer
+	answered bool
+	over     atomic.Bool
+}
+
+// refusals are the bounces of all tries.
+type refusals struct {
+	n     int
+	since time.Time // the first one
+}
+
+// failedTry is what the last failed try ended with, and what that says of its machine. A bounce
+// since then has it forgotten.
+type failedTry struct {
+	err     error
+	outcome balance.Outcome
+}
+
+type times struct {
+	start  time.Time
+	waited time.Duration // for machines
+	first  time.Duration // to the head of the answer; 0: there is none
+}
+
+// traffic is what has passed.
+type traffic struct {
+	received atomic.Int64
+	sent     atomic.Int64 // over an upgraded connection
+	route    uint64       // what the lanes of HTTP/2 know requests by; 0 means not
+}
+
+func newRequest(t *Transport, req *http.Request) *request {
+	q := &request{t: t, req: req}
+	q.try.q, q.watch.q, q.trail.q = q, q, q
+	q.times.start, q.watch.ctx = time.Now(), req.Context()
+	return q
+}
+
+// attempt is one try of a request. What a request is answered with is of its last one.
+type attempt struct {
+	q    *request
+	info Try
+
+	held  bool // res is
 	res   balance.Reservation
 	gate  *balance.Gate // entered by us
 	epoch uint64        // of its run
 	used  pool.Used
 	long  longconn.Watched // nil: it is a request
-	try   Try
+	tried time.Time        // when the machine was acquired
 
-	answered bool
-	over     atomic.Bool
+	status int
+	sick   bool // the answer says that the machine failed
+	sized  bool // the length of the answer was known with its head
 	// the client may see the end in the last byte of the answer, or in its head, and we do not
-	early   bool
-	freed   atomic.Bool     // the slot, before that end
-	outcome balance.Outcome // when there is no answer
+	early bool
+	freed atomic.Bool // the slot, before that end
+}
 
-	start, tried time.Time
-	waited       time.Duration
-	first        time.Duration
-	bounces      int
-	bounced      time.Time       // when the first bounce came
-	failed       error           // the last failed try,
-	blame        balance.Outcome // and what it says of its machine
-	status       int
-	sick         bool // the answer says that the machine failed
-	sized        bool // the length of the answer was known with its head
-	received     atomic.Int64
-	sent         atomic.Int64 // over an upgraded connection
-
-	ctx      context.Context // of the tries
-	cancel   context.CancelCauseFunc
-	progress *pool.Progress             // nil: nothing can stall
-	stall    atomic.Pointer[StallError] // why it was ended
-	handed   atomic.Bool                // the answer has been handed out
-
-	steps []Step // where somebody wants a trail
+// recorder keeps the steps of a request where somebody wants a trail.
+type recorder struct {
+	q     *request
+	steps []Step
 	trace string // the traceparent
 	made  bool   // by us
 }
 
 // run acquires and tries until there is an answer.
-func (f *flight) run() (*http.Response, error) {
-	f.outcome = balance.OutcomeUnserved
-	want, err := f.t.c.Route(f.req)
+func (q *request) run() (*http.Response, error) {
+	q.outcome = balance.OutcomeUnserved
+	want, err := q.t.c.Route(q.req)
 	if err != nil {
 		return nil, err
 	}
-	f.want = want
-	if f.req.Method == http.MethodConnect {
+	q.want = want
+	if q.req.Method == http.MethodConnect {
 		return nil, errConnect
 	}
-	if err := f.ahead(); err != nil {
+	if err := q.ahead(); err != nil {
 		return nil, err
 	}
-	f.outcome = balance.OutcomeUnserved
-	f.watch()
+	q.outcome = balance.OutcomeUnserved
+	q.watch.begin()
 	for {
-		if err := f.acquire(); err != nil {
+		if err := q.acquire(); err != nil {
 			return nil, err
 		}
-		resp, next, err := f.attempt()
+		resp, next, err := q.try.run()
 		switch {
 		case resp != nil:
 			return resp, nil
 		case next == hop.NextGiveUp:
 			return nil, err
 		case next == hop.NextElsewhere:
-			f.want.Tried = append(f.want.Tried, f.try.Machine)
+			q.want.Tried = append(q.want.Tried, q.try.info.Machine)
 		case next == hop.NextRound:
-			if err := f.pause(); err != nil {
+			if err := q.pause(); err != nil {
 				return nil, err
 			}
 		}
@@ -105,249 +138,249 @@ func (f *flight) run() (*http.Response, error) {
 }
 
 // acquire gets a reservation from the picker.
-func (f *flight) acquire() error {
-	ctx := f.req.Context()
+func (q *request) acquire() error {
+	ctx := q.req.Context()
 	for {
 		if ctx.Err() != nil {
-			return f.gaveUp()
+			return q.gaveUp()
 		}
-		tried := len(f.want.Tried)
+		tried := len(q.want.Tried)
 		began := time.Now()
-		res, err := f.t.picker.Acquire(ctx, &f.want)
-		f.tried = time.Now()
-		waited := f.tried.Sub(began)
-		f.waited += waited
+		res, err := q.t.picker.Acquire(ctx, &q.want)
+		q.try.tried = time.Now()
+		waited := q.try.tried.Sub(began)
+		q.times.waited += waited
 		if err == nil {
-			f.res, f.held = res, true
-			if tried > 0 && len(f.want.Tried) == 0 {
-				f.spent.Renewed(waited)
+			q.try.res, q.try.held = res, true
+			if tried > 0 && len(q.want.Tried) == 0 {
+				q.retries.Renewed(waited)
 			}
-			m := f.res.Machine()
-			f.try = Try{App: f.want.App, Machine: m.ID, Owner: m.Owner, Region: m.Region, N: f.try.N + 1, Local: f.res.Gate() != nil, Waited: waited}
-			f.step(Step{Kind: StepPick, Took: waited, Try: f.try})
+			m := q.try.res.Machine()
+			q.try.info = Try{App: q.want.App, Machine: m.ID, Owner: m.Owner, Region: m.Region, N: q.try.info.N + 1, Local: q.try.res.Gate() != nil, Waited: waited}
+			q.trail.step(Step{Kind: StepPick, Took: waited, Try: q.try.info})
 			return nil
 		}
 		if ctx.Err() != nil {
-			return f.gaveUp()
+			return q.gaveUp()
 		}
 		// What is left has been tried: all of it may be tried again in a new round.
-		if nm, ok := errors.AsType[*balance.NoMachineError](err); ok && nm.Excluded > 0 && f.spent.Exhausted(f.t.limits) == hop.NextRound {
-			if err := f.pause(); err != nil {
+		if nm, ok := errors.AsType[*balance.NoMachineError](err); ok && nm.Excluded > 0 && q.retries.Exhausted(q.t.limits) == hop.NextRound {
+			if err := q.pause(); err != nil {
 				return err
 			}
 			continue
 		}
-		return f.unavailable(err)
+		return q.unavailable(err)
 	}
 }
 
 // unavailable is the error when the picker finds nothing. After a failed try with no bounce since, that failure is what
 // the client should hear of.
-func (f *flight) unavailable(err error) error {
-	if f.failed != nil && (err == nil || errors.Is(err, balance.ErrNoMachine)) {
-		f.outcome = f.blame
-		return f.failed
+func (q *request) unavailable(err error) error {
+	if q.last.err != nil && (err == nil || errors.Is(err, balance.ErrNoMachine)) {
+		q.outcome = q.last.outcome
+		return q.last.err
 	}
-	f.outcome = balance.OutcomeUnserved
-	if f.bounces > 0 {
-		f.outcome = balance.OutcomeBounced
+	q.outcome = balance.OutcomeUnserved
+	if q.refusals.n > 0 {
+		q.outcome = balance.OutcomeBounced
 	}
-	return &UnavailableError{App: f.want.App, Tries: f.try.N, Bounces: f.bounces, Err: err}
+	return &UnavailableError{App: q.want.App, Tries: q.try.info.N, Bounces: q.refusals.n, Err: err}
 }
 
 // pause begins a new round.
-func (f *flight) pause() error {
-	clear(f.want.Tried)
-	f.want.Tried = f.want.Tried[:0]
-	ctx := f.req.Context()
-	f.step(Step{Kind: StepPark, Took: f.spent.Pause(), Try: f.try})
-	t := time.NewTimer(f.spent.Pause())
+func (q *request) pause() error {
+	clear(q.want.Tried)
+	q.want.Tried = q.want.Tried[:0]
+	ctx := q.req.Context()
+	q.trail.step(Step{Kind: StepPark, Took: q.retries.Pause(), Try: q.try.info})
+	t := time.NewTimer(q.retries.Pause())
 	defer t.Stop()
 	select {
 	case <-t.C:
 		return nil
 	case <-ctx.Done():
-		return f.gaveUp()
+		return q.gaveUp()
 	}
 }
 
 // gaveUp is the error when the request's context ends while no machine has it: the client has left, or its time is up.
-func (f *flight) gaveUp() error {
-	f.outcome = balance.OutcomeCanceled
-	ctx := f.req.Context()
+func (q *request) gaveUp() error {
+	q.outcome = balance.OutcomeCanceled
+	ctx := q.req.Context()
 	if errors.Is(ctx.Err(), context.Canceled) {
 		return context.Cause(ctx)
 	}
-	return &UnavailableError{App: f.want.App, Tries: f.try.N, Bounces: f.bounces, Err: context.Cause(ctx)}
+	return &UnavailableError{App: q.want.App, Tries: q.try.info.N, Bounces: q.refusals.n, Err: context.Cause(ctx)}
 }
 
 // attempt tries the machine that is reserved. Without an answer the reservation has been released.
-func (f *flight) attempt() (*http.Response, hop.Next, error) {
-	t := f.t
+func (a *attempt) run() (*http.Response, hop.Next, error) {
+	t := a.q.t
 	if t.c.Trace.Try != nil {
-		t.c.Trace.Try(f.try)
+		t.c.Trace.Try(a.info)
 	}
-	x := pool.Exchange{Body: f.body}
+	x := pool.Exchange{Body: a.q.body}
 	var resp *http.Response
 	var fail Failure
 	var err error
 	bounce, load := balance.BounceNone, balance.Load{}
-	defer f.watchUpgrade()()
-	if g := f.res.Gate(); g != nil {
-		resp, bounce, load, fail, err = f.local(g, &x)
+	defer a.q.watch.upgrade()()
+	if g := a.res.Gate(); g != nil {
+		resp, bounce, load, fail, err = a.local(g, &x)
 	} else {
-		resp, bounce, load, fail, err = f.remote(&x)
+		resp, bounce, load, fail, err = a.remote(&x)
 	}
-	f.used = x.Used
+	a.used = x.Used
 	if bounce != balance.BounceNone {
 		x.Done()
-		next := f.refused(bounce, load)
+		next := a.refused(bounce, load)
 		if next == hop.NextGiveUp {
-			err = f.unavailable(nil)
+			err = a.q.unavailable(nil)
 		}
 		return nil, next, err
 	}
 	if err != nil {
-		err = f.stallOf(err)
-		return nil, f.broke(fail, err, x.State()), err
+		err = a.q.watch.reason(err)
+		return nil, a.broke(fail, err, x.State()), err
 	}
-	f.status, f.sized = resp.StatusCode, resp.ContentLength >= 0
-	f.early = f.long == nil && x.H2 && f.sized && len(resp.Trailer) == 0 &&
-		(resp.ContentLength == 0 || f.gate != nil && f.req.ProtoMajor == 1)
-	f.sick = f.t.c.Failed(resp.StatusCode, resp.Header)
-	f.first = time.Since(f.start)
-	f.step(Step{Kind: StepHead, Took: time.Since(f.tried), Try: f.try})
-	f.wrap(resp)
+	a.status, a.sized = resp.StatusCode, resp.ContentLength >= 0
+	a.early = a.long == nil && x.H2 && a.sized && len(resp.Trailer) == 0 &&
+		(resp.ContentLength == 0 || a.gate != nil && a.q.req.ProtoMajor == 1)
+	a.sick = a.q.t.c.Failed(resp.StatusCode, resp.Header)
+	a.q.times.first = time.Since(a.q.times.start)
+	a.q.trail.step(Step{Kind: StepHead, Took: time.Since(a.tried), Try: a.info})
+	wrapAnswer(a.q, resp)
 	return resp, hop.NextGiveUp, nil
 }
 
 // refused notes a bounce.
-func (f *flight) refused(b balance.Bounce, l balance.Load) hop.Next {
-	f.bounces++
-	if f.bounced.IsZero() {
-		f.bounced = time.Now()
+func (a *attempt) refused(b balance.Bounce, l balance.Load) hop.Next {
+	a.q.refusals.n++
+	if a.q.refusals.since.IsZero() {
+		a.q.refusals.since = time.Now()
 	}
-	f.failed = nil
-	if hook := f.t.c.Trace.Bounce; hook != nil {
-		hook(Bounced{Try: f.try, Reason: b, Load: l, Took: time.Since(f.tried)})
+	a.q.last.err = nil
+	if hook := a.q.t.c.Trace.Bounce; hook != nil {
+		hook(Bounced{Try: a.info, Reason: b, Load: l, Took: time.Since(a.tried)})
 	}
-	f.step(Step{Kind: StepBounce, Took: time.Since(f.tried), Try: f.try, Reason: b, Load: l})
-	f.release(balance.OutcomeBounced)
-	return f.spent.Bounced(f.t.limits, time.Since(f.bounced))
+	a.q.trail.step(Step{Kind: StepBounce, Took: time.Since(a.tried), Try: a.info, Reason: b, Load: l})
+	a.release(balance.OutcomeBounced)
+	return a.q.retries.Bounced(a.q.t.limits, time.Since(a.q.refusals.since))
 }
 
 // broke notes a failed try.
-func (f *flight) broke(fail Failure, err error, body hop.BodyState) hop.Next {
-	over := f.req.Context().Err() != nil
+func (a *attempt) broke(fail Failure, err error, body hop.BodyState) hop.Next {
+	over := a.q.req.Context().Err() != nil
 	switch {
 	case fail == hop.FailureClient, fail == hop.FailureDeadline, over:
-		f.outcome = balance.OutcomeCanceled // says nothing about the machine
+		a.q.outcome = balance.OutcomeCanceled // says nothing about the machine
 	case fail == hop.FailureLimit, oslimit.Reached(err):
-		f.outcome = balance.OutcomeUnserved // nor does this
+		a.q.outcome = balance.OutcomeUnserved // nor does this
 	case fail == hop.FailureRefused:
-		f.outcome = balance.OutcomeBounced
+		a.q.outcome = balance.OutcomeBounced
 	default:
-		f.outcome = balance.OutcomeError
+		a.q.outcome = balance.OutcomeError
 	}
 	if !over {
-		f.failed, f.blame = err, f.outcome
+		a.q.last.err, a.q.last.outcome = err, a.q.outcome
 	}
 	if fail.Certainty() == hop.CertaintyNotSent {
-		f.res.NotSent()
+		a.res.NotSent()
 	}
 	v := hop.NextGiveUp
 	switch {
 	case over:
 	case fail == hop.FailureRefused:
-		if f.bounced.IsZero() {
-			f.bounced = time.Now()
+		if a.q.refusals.since.IsZero() {
+			a.q.refusals.since = time.Now()
 		}
-		v = f.spent.Refused(f.t.limits, body, time.Since(f.bounced))
+		v = a.q.retries.Refused(a.q.t.limits, body, time.Since(a.q.refusals.since))
 	default:
-		v = f.spent.Failed(f.t.limits, fail, f.t.c.Idempotent(f.req), body)
-		if v == hop.NextElsewhere && fail == hop.FailureReset && f.atMachine(err) {
-			v = f.spent.Died()
+		v = a.q.retries.Failed(a.q.t.limits, fail, a.q.t.c.Idempotent(a.q.req), body)
+		if v == hop.NextElsewhere && fail == hop.FailureReset && a.atMachine(err) {
+			v = a.q.retries.Died()
 		}
 	}
-	f.step(Step{Kind: StepFail, Took: time.Since(f.tried), Try: f.try, Failure: fail, Err: err})
-	if v != hop.NextGiveUp && fail != hop.FailureRefused && !f.t.afford(time.Now()) {
-		f.spent.Failures--
+	a.q.trail.step(Step{Kind: StepFail, Took: time.Since(a.tried), Try: a.info, Failure: fail, Err: err})
+	if v != hop.NextGiveUp && fail != hop.FailureRefused && !a.q.t.afford(time.Now()) {
+		a.q.retries.Failures--
 		v = hop.NextGiveUp
 	}
 	if v == hop.NextGiveUp {
 		return v // finish releases
 	}
-	if hook := f.t.c.Trace.Retry; hook != nil {
-		hook(Retried{Try: f.try, Failure: fail, Err: err, Took: time.Since(f.tried)})
+	if hook := a.q.t.c.Trace.Retry; hook != nil {
+		hook(Retried{Try: a.info, Failure: fail, Err: err, Took: time.Since(a.tried)})
 	}
-	f.release(f.outcome)
+	a.release(a.q.outcome)
 	return v
 }
 
 // atMachine reports whether it was the machine that a try failed at, and not the way to its owner.
-func (f *flight) atMachine(err error) bool {
+func (a *attempt) atMachine(err error) bool {
 	_, told := errors.AsType[*ownerError](err)
-	return told || f.try.Local
+	return told || a.info.Local
 }
 
 // release ends the present try.
-func (f *flight) release(o balance.Outcome) {
-	if !f.held {
+func (a *attempt) release(o balance.Outcome) {
+	if !a.held {
 		return
 	}
-	f.held = false
-	freed := !f.freed.CompareAndSwap(false, f.early) // by then nobody frees it any more
-	long := f.long != nil
+	a.held = false
+	freed := !a.freed.CompareAndSwap(false, a.early) // by then nobody frees it any more
+	long := a.long != nil
 	if long {
-		f.long.Leave() // before the gate, and before the connection is used again
-		f.long = nil
+		a.long.Leave() // before the gate, and before the connection is used again
+		a.long = nil
 	}
-	left := f.used.Release()
-	gate := f.gate
+	left := a.used.Release()
+	gate := a.gate
 	if !freed {
-		f.gate = nil
+		a.gate = nil
 	}
 	switch {
 	case gate != nil && left:
-		f.linger(gate, o, freed)
+		a.linger(gate, o, freed)
 	case freed:
 	case gate != nil:
 		if o == balance.OutcomeDone && !long {
-			f.learn()
+			a.learn()
 		}
 		gate.Leave()
 		fallthrough
 	default:
-		f.res.Release(o)
+		a.res.Release(o)
 	}
-	f.used = pool.Used{}
+	a.used = pool.Used{}
 }
 
 // free frees the slot where an answer over HTTP/2 has all its bytes and its end is still to come.
-func (f *flight) free() {
-	if !f.freed.CompareAndSwap(false, true) {
+func (a *attempt) free() {
+	if !a.freed.CompareAndSwap(false, true) {
 		return
 	}
-	o := f.answerOutcome()
-	if f.gate != nil {
+	o := a.q.answerOutcome()
+	if a.gate != nil {
 		if o == balance.OutcomeDone {
-			f.learn()
+			a.learn()
 		}
-		f.gate.Leave()
+		a.gate.Leave()
 	}
-	f.res.Release(o)
+	a.res.Release(o)
 }
 
 // linger has the slot held until the machine is done, if it has not been freed: then nothing but
 // the stream lingers.
-func (f *flight) linger(gate *balance.Gate, o balance.Outcome, freed bool) {
+func (a *attempt) linger(gate *balance.Gate, o balance.Outcome, freed bool) {
 	var res balance.Reservation
 	if !freed {
-		res = f.res // its only copy from here on
-		f.res = balance.Reservation{}
+		res = a.res // its only copy from here on
+		a.res = balance.Reservation{}
 	}
 	l := &pool.Lingering{
-		Gate: gate, Epoch: f.epoch, App: f.t.app(f.want.App), Sent: f.used.Sent(), Began: f.tried, Times: &f.t.services,
+		Gate: gate, Epoch: a.epoch, App: a.q.t.app(a.q.want.App), Sent: a.used.Sent(), Began: a.tried, Times: &a.q.t.services,
 		Free: func() {
 			if !freed {
 				gate.Leave()
@@ -355,103 +388,103 @@ func (f *flight) linger(gate *balance.Gate, o balance.Outcome, freed bool) {
 			}
 		},
 	}
-	if hook := f.t.c.Trace.Abandoned; hook != nil && !freed {
-		machine, epoch := f.try.Machine, f.epoch
+	if hook := a.q.t.c.Trace.Abandoned; hook != nil && !freed {
+		machine, epoch := a.info.Machine, a.epoch
 		l.Hook = func(freed Freed, held time.Duration) {
-			hook(Abandoned{l.App.ID, machine, f.t.c.Node, epoch, freed, held})
+			hook(Abandoned{l.App.ID, machine, a.q.t.c.Node, epoch, freed, held})
 		}
 	}
-	l.Start(f.used)
+	l.Start(a.used)
 }
 
 // learn takes in how long a machine of this process has worked on a request that it has answered.
-func (f *flight) learn() {
+func (a *attempt) learn() {
 	switch {
-	case f.status == http.StatusSwitchingProtocols:
-	case f.sized: // the work is done when the length is known; what follows takes as long as the client
-		f.t.services.Observe(f.want.App, f.first-f.tried.Sub(f.start))
+	case a.status == http.StatusSwitchingProtocols:
+	case a.sized: // the work is done when the length is known; what follows takes as long as the client
+		a.q.t.services.Observe(a.q.want.App, a.q.times.first-a.tried.Sub(a.q.times.start))
 	default:
-		f.t.services.Observe(f.want.App, time.Since(f.tried))
+		a.q.t.services.Observe(a.q.want.App, time.Since(a.tried))
 	}
 }
 
 // finish ends the request, once.
-func (f *flight) finish(o balance.Outcome, err error) {
-	if !f.over.CompareAndSwap(false, true) {
+func (q *request) finish(o balance.Outcome, err error) {
+	if !q.over.CompareAndSwap(false, true) {
 		return
 	}
-	if f.progress != nil {
-		f.t.sweeper.Remove(f.progress)
+	if q.watch.progress != nil {
+		q.t.sweeper.Remove(q.watch.progress)
 	}
-	f.release(o)
-	if f.cancel != nil {
-		f.cancel(pool.ErrStreamOver)
+	q.try.release(o)
+	if q.watch.cancel != nil {
+		q.watch.cancel(pool.ErrStreamOver)
 	}
 	sent := int64(0)
-	if f.body != nil {
-		sent = f.body.Count()
+	if q.body != nil {
+		sent = q.body.Count()
 	}
-	f.t.routes.Mark(f.route, f.received.Load(), sent, f.start)
-	if f.body != nil {
-		f.body.Close()
-		f.t.kept.Add(-f.body.Unreserve())
+	q.t.routes.Mark(q.traffic.route, q.traffic.received.Load(), sent, q.times.start)
+	if q.body != nil {
+		q.body.Close()
+		q.t.kept.Add(-q.body.Unreserve())
 	}
-	if f.t.c.Trace.Done == nil && f.t.c.Trace.Trail == nil {
+	if q.t.c.Trace.Done == nil && q.t.c.Trace.Trail == nil {
 		return
 	}
-	d := f.done(o, err)
-	if hook := f.t.c.Trace.Done; hook != nil {
+	d := q.done(o, err)
+	if hook := q.t.c.Trace.Done; hook != nil {
 		hook(d)
 	}
-	f.tell(d)
+	q.trail.tell(d)
 }
 
-func (f *flight) done(o balance.Outcome, err error) Done {
+func (q *request) done(o balance.Outcome, err error) Done {
 	d := Done{
-		App: f.want.App, Method: cmp.Or(f.req.Method, http.MethodGet), Host: f.req.Host, Context: f.req.Context(),
-		Try: f.try, Outcome: o, Err: err,
-		Tries: f.try.N, Bounces: f.bounces, Failures: f.spent.Failures,
-		Waited: f.waited, First: f.first, Total: time.Since(f.start), Sent: f.sent.Load(), Received: f.received.Load(),
+		App: q.want.App, Method: cmp.Or(q.req.Method, http.MethodGet), Host: q.req.Host, Context: q.req.Context(),
+		Try: q.try.info, Outcome: o, Err: err,
+		Tries: q.try.info.N, Bounces: q.refusals.n, Failures: q.retries.Failures,
+		Waited: q.times.waited, First: q.times.first, Total: time.Since(q.times.start), Sent: q.traffic.sent.Load(), Received: q.traffic.received.Load(),
 	}
-	if d.Host == "" && f.req.URL != nil {
-		d.Host = f.req.URL.Host
+	if d.Host == "" && q.req.URL != nil {
+		d.Host = q.req.URL.Host
 	}
-	d.Status, d.Cause = f.said(o, err)
+	d.Status, d.Cause = q.said(o, err)
 	if d.First > 0 {
 		d.Download = d.Total - d.First
 	}
-	if f.body != nil {
-		d.Sent += f.body.Count()
-		if at := f.body.Ended(); !at.IsZero() {
-			d.Upload = max(0, at.Sub(f.start))
+	if q.body != nil {
+		d.Sent += q.body.Count()
+		if at := q.body.Ended(); !at.IsZero() {
+			d.Upload = max(0, at.Sub(q.times.start))
 		}
 	}
 	return d
 }
 
 // said returns what the client was told: the status and, where it was no whole answer, the cause.
-func (f *flight) said(o balance.Outcome, err error) (status int, cause string) {
+func (q *request) said(o balance.Outcome, err error) (status int, cause string) {
 	switch {
 	case err == errPanic:
 		return 0, causeInternal
-	case f.status == 0:
-		return classify(f.req, err)
-	case o == balance.OutcomeCanceled && errors.Is(f.req.Context().Err(), context.DeadlineExceeded):
-		return f.status, causeTimeout
-	case f.stall.Load() != nil:
-		return f.status, causeStalled
+	case q.try.status == 0:
+		return classify(q.req, err)
+	case o == balance.OutcomeCanceled && errors.Is(q.req.Context().Err(), context.DeadlineExceeded):
+		return q.try.status, causeTimeout
+	case q.watch.stall.Load() != nil:
+		return q.try.status, causeStalled
 	case o == balance.OutcomeCanceled:
-		return f.status, CauseClient
+		return q.try.status, CauseClient
 	case err != nil:
-		return f.status, causeMachine
+		return q.try.status, causeMachine
 	}
-	return f.status, ""
+	return q.try.status, ""
 }
 
 // unwind ends the request when RoundTrip panics.
-func (f *flight) unwind() {
-	if !f.answered {
-		f.finish(balance.OutcomeCanceled, errPanic)
+func (q *request) unwind() {
+	if !q.answered {
+		q.finish(balance.OutcomeCanceled, errPanic)
 	}
 }
 
@@ -460,41 +493,41 @@ var errPanic = errors.New("backhaul: panic on the way")
 const headerTrace = "Traceparent"
 
 // traced finds the request's trace, or makes one.
-func (f *flight) traced() {
-	if v := f.req.Header[headerTrace]; len(v) > 0 {
-		f.trace = v[0]
+func (r *recorder) begin() {
+	if v := r.q.req.Header[headerTrace]; len(v) > 0 {
+		r.trace = v[0]
 		return
 	}
-	if f.t.c.MakeTrace {
+	if r.q.t.c.MakeTrace {
 		// Neither half may be zero.
-		f.trace = fmt.Sprintf("00-%016x%016x-%016x-00", rand.Uint64(), rand.Uint64()|1, rand.Uint64()|1)
-		f.made = true
+		r.trace = fmt.Sprintf("00-%016x%016x-%016x-00", rand.Uint64(), rand.Uint64()|1, rand.Uint64()|1)
+		r.made = true
 	}
 }
 
 // step notes what happens, where somebody may want to hear of it.
-func (f *flight) step(s Step) {
-	if f.t.c.Trace.Trail == nil || len(f.steps) >= maxSteps {
+func (r *recorder) step(s Step) {
+	if r.q.t.c.Trace.Trail == nil || len(r.steps) >= maxSteps {
 		return
 	}
-	s.At = time.Since(f.start)
-	f.steps = append(f.steps, s)
+	s.At = time.Since(r.q.times.start)
+	r.steps = append(r.steps, s)
 }
 
 // tell tells the way of a request that is over.
-func (f *flight) tell(d Done) {
-	hook := f.t.c.Trace.Trail
+func (r *recorder) tell(d Done) {
+	hook := r.q.t.c.Trace.Trail
 	if hook == nil {
 		return
 	}
-	want, sampled := wanted(d, f.t.c.slow, f.t.c.sample, rand.Uint64())
+	want, sampled := wanted(d, r.q.t.c.slow, r.q.t.c.sample, rand.Uint64())
 	if !want {
 		return
 	}
-	t := Trail{Done: d, Method: f.req.Method, Trace: f.trace, Begun: f.start, Sampled: sampled}
-	if f.req.URL != nil {
-		t.Path = f.req.URL.Path
+	t := Trail{Done: d, Method: r.q.req.Method, Trace: r.trace, Begun: r.q.times.start, Sampled: sampled}
+	if r.q.req.URL != nil {
+		t.Path = r.q.req.URL.Path
 	}
-	t.Steps = append(f.steps, Step{Kind: StepEnd, At: d.Total, Took: d.Download, Try: d.Try, Err: d.Err})
+	t.Steps = append(r.steps, Step{Kind: StepEnd, At: d.Total, Took: d.Download, Try: d.Try, Err: d.Err})
 	hook(t)
 }

@@ -123,24 +123,24 @@ func (t *Transport) Close() {
 // [*UnavailableError] or a [*MachineError], or tells of the request: its context has ended, its route is unknown, its body
 // broke off. [ErrorHandler] answers for each.
 func (t *Transport) RoundTrip(req *http.Request) (*http.Response, error) {
-	f := &flight{t: t, req: req, ctx: req.Context(), start: time.Now()}
-	t.earn(f.start)
+	q := newRequest(t, req)
+	t.earn(q.times.start)
 	if req.Body != nil && req.Body != http.NoBody {
-		f.body = t.source(req)
+		q.body = t.source(req)
 		if t.c.Connections != nil {
-			if f.spigot = longconn.NewGRPCBody(req); f.spigot != nil {
-				f.body.Through(f.spigot)
+			if q.grpc = longconn.NewGRPCBody(req); q.grpc != nil {
+				q.body.Through(q.grpc)
 			}
 		}
 	}
-	defer f.unwind() // whatever panics below
-	f.traced()
-	resp, err := f.run()
+	defer q.unwind() // whatever panics below
+	q.trail.begin()
+	resp, err := q.run()
 	if err != nil {
-		f.finish(f.outcome, err)
+		q.finish(q.outcome, err)
 		return nil, err
 	}
-	f.answered = true
+	q.answered = true
 	return resp, nil
 }
 

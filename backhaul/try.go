@@ -81,78 +81,78 @@ func keepTarget(out *http.Request, h2 bool) {
 }
 
 // lane chooses between the connections for bulk and the others.
-func (f *flight) lane() hop.Lane {
-	if f.route == 0 {
-		f.route = pool.RouteOf(f.want.App, f.req.Method, f.req.URL.Path)
+func (a *attempt) lane() hop.Lane {
+	if a.q.traffic.route == 0 {
+		a.q.traffic.route = pool.RouteOf(a.q.want.App, a.q.req.Method, a.q.req.URL.Path)
 	}
-	return hop.LaneOf(f.req.ContentLength, f.t.routes.Last(f.route), f.start)
+	return hop.LaneOf(a.q.req.ContentLength, a.q.t.routes.Last(a.q.traffic.route), a.q.times.start)
 }
 
 // machineError describes a failed try.
-func (f *flight) machineError(fail Failure, err error) error {
+func (a *attempt) machineError(fail Failure, err error) error {
 	if _, ok := errors.AsType[*pool.BodyError](err); ok || fail == hop.FailureClient {
 		return err
 	}
-	return &MachineError{App: f.want.App, Machine: f.try.Machine, Owner: f.try.Owner, Failure: fail, Tries: f.try.N, Err: err}
+	return &MachineError{App: a.q.want.App, Machine: a.info.Machine, Owner: a.info.Owner, Failure: fail, Tries: a.info.N, Err: err}
 }
 
 // local enters the gate of a machine of this process and sends the request to the machine.
-func (f *flight) local(g *balance.Gate, x *pool.Exchange) (*http.Response, balance.Bounce, balance.Load, Failure, error) {
-	m := f.res.Machine()
-	slot, _ := f.res.GrantToken()
+func (a *attempt) local(g *balance.Gate, x *pool.Exchange) (*http.Response, balance.Bounce, balance.Load, Failure, error) {
+	m := a.res.Machine()
+	slot, _ := a.res.GrantToken()
 	load, bounce := g.Enter(slot, m.Epoch, m.CordonGen)
 	if bounce != balance.BounceNone {
-		f.res.Observe(load)
+		a.res.Observe(load)
 		return nil, bounce, load, FailureNone, nil
 	}
-	f.gate, f.epoch = g, load.Epoch
-	x.Pool, x.Name, x.Epoch = f.t.machines, pool.MachineName(m), load.Epoch
-	x.Dial = func(ctx context.Context) (net.Conn, error) { return f.t.c.DialMachine(ctx, *m) }
-	out := f.outgoing(passing1xx(f.ctx, false))
-	x.H2 = f.t.c.H2 != nil && f.t.c.H2(*m) && out.Header["Upgrade"] == nil
+	a.gate, a.epoch = g, load.Epoch
+	x.Pool, x.Name, x.Epoch = a.q.t.machines, pool.MachineName(m), load.Epoch
+	x.Dial = func(ctx context.Context) (net.Conn, error) { return a.q.t.c.DialMachine(ctx, *m) }
+	out := a.outgoing(passing1xx(a.q.watch.ctx, false))
+	x.H2 = a.q.t.c.H2 != nil && a.q.t.c.H2(*m) && out.Header["Upgrade"] == nil
 	keepTarget(out, x.H2)
-	x.Finish = x.H2 && f.t.app(m.App).Abandoned == balance.AbandonedFinish
-	hop.SetEpoch(out.Header, f.t.c.EpochHeader, load.Epoch)
-	if x.H2 && f.body != nil {
-		f.body.Retain(reopenable(f.req.ContentLength, true), &f.t.kept, f.t.c.replayMemory)
-		x.Once = !f.body.Covers(f.req.ContentLength) && (f.req.ContentLength > 0 || f.req.ProtoMajor == 1)
+	x.Finish = x.H2 && a.q.t.app(m.App).Abandoned == balance.AbandonedFinish
+	hop.SetEpoch(out.Header, a.q.t.c.EpochHeader, load.Epoch)
+	if x.H2 && a.q.body != nil {
+		a.q.body.Retain(reopenable(a.q.req.ContentLength, true), &a.q.t.kept, a.q.t.c.replayMemory)
+		x.Once = !a.q.body.Covers(a.q.req.ContentLength) && (a.q.req.ContentLength > 0 || a.q.req.ProtoMajor == 1)
 	}
 	resp, fail, err := x.Do(out)
 	if err != nil {
 		suspect(g, load.Epoch, fail, err)
-		return nil, balance.BounceNone, load, fail, f.machineError(fail, err)
+		return nil, balance.BounceNone, load, fail, a.machineError(fail, err)
 	}
 	hop.StripInternal(resp.Header)
-	f.long = f.t.c.Connections.watch(m.App, m.ID, f.req, resp, x, f.spigot)
+	a.long = a.q.t.c.Connections.watch(m.App, m.ID, a.q.req, resp, x, a.q.grpc)
 	return resp, balance.BounceNone, load, FailureNone, nil
 }
 
 // remote sends the request to the machine's owner.
-func (f *flight) remote(x *pool.Exchange) (*http.Response, balance.Bounce, balance.Load, Failure, error) {
-	t, m := f.t, f.res.Machine()
+func (a *attempt) remote(x *pool.Exchange) (*http.Response, balance.Bounce, balance.Load, Failure, error) {
+	t, m := a.q.t, a.res.Machine()
 	owner := m.Owner
 	if t.c.Dial == nil {
 		err := fmt.Errorf("backhaul: node %q owns the machine and Config.Dial is nil: set it to reach other nodes", owner)
-		return nil, balance.BounceNone, balance.Load{}, FailureDial, f.machineError(FailureDial, err)
+		return nil, balance.BounceNone, balance.Load{}, FailureDial, a.machineError(FailureDial, err)
 	}
-	x.Pool, x.Name, x.Epoch = t.owners, pool.OwnerName(owner), f.res.Incarnation()
+	x.Pool, x.Name, x.Epoch = t.owners, pool.OwnerName(owner), a.res.Incarnation()
 	x.Dial = func(ctx context.Context) (net.Conn, error) { return t.c.Dial(ctx, owner) }
 	x.Patience = t.c.admitTimeout
-	if x.H2 = t.h2(f.req); x.H2 {
-		x.Lane = f.lane()
-		x.Ask = f.body != nil && f.req.ContentLength <= 0
+	if x.H2 = t.h2(a.q.req); x.H2 {
+		x.Lane = a.lane()
+		x.Ask = a.q.body != nil && a.q.req.ContentLength <= 0
 	}
 	if t.c.RTT != nil {
 		x.RTT, x.RTTKnown = t.c.RTT(owner)
 	}
-	x.Expect = f.body != nil && !x.Ask && !f.body.Covers(f.req.ContentLength)
-	ctx := f.ctx
+	x.Expect = a.q.body != nil && !x.Ask && !a.q.body.Covers(a.q.req.ContentLength)
+	ctx := a.q.watch.ctx
 	if x.Expect || x.Ask {
 		ctx = passing1xx(ctx, true) // it answers the Expect of the hop and not one of the client's
 	}
-	out := f.outgoing(ctx)
+	out := a.outgoing(ctx)
 	keepTarget(out, x.H2)
-	slot, _ := f.res.GrantToken()
+	slot, _ := a.res.GrantToken()
 	out.Header[hop.HeaderTo] = []string{string(hop.AppendTo(make([]byte, 0, 64), hop.To{App: m.App, Machine: m.ID, CordonGen: m.CordonGen, Node: t.c.Node, Token: slot}))}
 	if x.Expect {
 		out.Header["Expect"] = expectContinue
@@ -162,16 +162,16 @@ func (f *flight) remote(x *pool.Exchange) (*http.Response, balance.Bounce, balan
 	}
 	if x.Ask {
 		out.Header[hop.HeaderAsk] = askWord
-		x.Admitted = f.admitted
+		x.Admitted = a.admitted
 	}
 	resp, fail, err := x.Do(out)
 	if err != nil {
-		return nil, balance.BounceNone, balance.Load{}, fail, f.machineError(fail, err)
+		return nil, balance.BounceNone, balance.Load{}, fail, a.machineError(fail, err)
 	}
 	load, ok := balance.Load{}, false
 	if v := resp.Header[hop.HeaderLoad]; len(v) > 0 {
 		if load, ok = hop.ParseLoad(v[0]); ok {
-			f.res.Observe(load)
+			a.res.Observe(load)
 		}
 	}
 	if v := resp.Header[hop.HeaderBounce]; len(v) > 0 {
@@ -182,9 +182,9 @@ func (f *flight) remote(x *pool.Exchange) (*http.Response, balance.Bounce, balan
 		discard(resp)
 		fail, words := hop.ParseFault(v[0])
 		if fail == hop.FailureClient {
-			return nil, balance.BounceNone, load, fail, f.stalledThere(resp.StatusCode)
+			return nil, balance.BounceNone, load, fail, a.q.watch.there(resp.StatusCode)
 		}
-		return nil, balance.BounceNone, load, fail, f.machineError(fail, &ownerError{owner, words})
+		return nil, balance.BounceNone, load, fail, a.machineError(fail, &ownerError{owner, words})
 	}
 	hop.StripInternal(resp.Header)
 	return resp, balance.BounceNone, load, FailureNone, nil
@@ -198,25 +198,25 @@ var (
 
 // admitted is called when an owner has let a body of unknown length in: where the request may not be executed twice, what
 // was kept of the body is of no use any more. It must not block, as it is called on the goroutine that reads a connection.
-func (f *flight) admitted() {
-	if !f.t.c.Idempotent(f.req) {
-		f.body.ForgetRest()
-		f.t.kept.Add(-f.body.Unreserve())
+func (a *attempt) admitted() {
+	if !a.q.t.c.Idempotent(a.q.req) {
+		a.q.body.ForgetRest()
+		a.q.t.kept.Add(-a.q.body.Unreserve())
 	}
 }
 
 // outgoing is the request of one try: each has its own, as the last one's body may still be on its way.
-func (f *flight) outgoing(ctx context.Context) *http.Request {
-	out := f.req.WithContext(ctx)
-	h := make(http.Header, len(f.req.Header)+3)
-	for k, v := range f.req.Header {
+func (a *attempt) outgoing(ctx context.Context) *http.Request {
+	out := a.q.req.WithContext(ctx)
+	h := make(http.Header, len(a.q.req.Header)+3)
+	for k, v := range a.q.req.Header {
 		if !hop.IsInternal(k) && k != "Expect" {
 			h[k] = v
 		}
 	}
 	hop.KeepHTTP(h)
-	if f.made {
-		h[headerTrace] = []string{f.trace}
+	if a.q.trail.made {
+		h[headerTrace] = []string{a.q.trail.trace}
 	}
 	out.Header = h
 	out.GetBody = nil
@@ -225,7 +225,7 @@ func (f *flight) outgoing(ctx context.Context) *http.Request {
 	out.Cancel = nil
 	out.Body, out.Trailer = nil, nil
 	switch {
-	case f.body == nil:
+	case a.q.body == nil:
 		out.ContentLength = 0
 	case out.ContentLength == 0:
 		out.ContentLength = -1 // a body of unknown length
