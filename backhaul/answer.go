@@ -17,13 +17,13 @@ import (
 
 // answer is the body of an answer; its end ends the request.
 type answer struct {
-	q    *request
+	q    *roundTrip
 	resp *http.Response
 	body io.ReadCloser
 }
 
 // wrapAnswer makes the end of the answer the end of the request. An answer without a body has ended already.
-func wrapAnswer(q *request, resp *http.Response) {
+func wrapAnswer(q *roundTrip, resp *http.Response) {
 	resp.Request = q.req
 	hop.StripInternal(resp.Trailer)
 	if resp.Body == http.NoBody {
@@ -74,7 +74,7 @@ func (a *answer) end() {
 }
 
 // answerOutcome is the outcome of an answer: a machine may answer that it failed.
-func (q *request) answerOutcome() balance.Outcome {
+func (q *roundTrip) answerOutcome() balance.Outcome {
 	if q.try.sick {
 		return balance.OutcomeError
 	}
@@ -82,7 +82,7 @@ func (q *request) answerOutcome() balance.Outcome {
 }
 
 // brokenOff tells a client that left from a machine that broke off.
-func (q *request) brokenOff() balance.Outcome {
+func (q *roundTrip) brokenOff() balance.Outcome {
 	if !q.try.sick && (q.req.Context().Err() != nil || q.watch.stall.Load() != nil) {
 		return balance.OutcomeCanceled
 	}

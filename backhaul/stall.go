@@ -15,7 +15,7 @@ import (
 
 // stallWatch ends a request in which nothing moves for too long.
 type stallWatch struct {
-	q        *request
+	q        *roundTrip
 	ctx      context.Context // of the tries
 	cancel   context.CancelCauseFunc
 	progress *pool.Progress             // nil: nothing can stall
@@ -25,7 +25,7 @@ type stallWatch struct {
 
 // ahead reads a small body before a machine is asked for: a client that is slow to send it holds no
 // slot.
-func (q *request) ahead() error {
+func (q *roundTrip) ahead() error {
 	s, n := q.body, q.req.ContentLength
 	if s == nil || n <= 0 || n > int64(q.t.c.ReplayLimit) {
 		return nil
@@ -54,7 +54,7 @@ func (q *request) ahead() error {
 	}
 }
 
-func (q *request) came(err error) error {
+func (q *roundTrip) came(err error) error {
 	if err != nil {
 		return &pool.BodyError{Err: err}
 	}

@@ -123,7 +123,7 @@ func (t *Transport) Close() {
 // [*UnavailableError] or a [*MachineError], or tells of the request: its context has ended, its route is unknown, its body
 // broke off. [ErrorHandler] answers for each.
 func (t *Transport) RoundTrip(req *http.Request) (*http.Response, error) {
-	q := newRequest(t, req)
+	q := newRoundTrip(t, req)
 	t.earn(q.times.start)
 	if req.Body != nil && req.Body != http.NoBody {
 		q.body = t.source(req)

@@ -36,11 +36,7 @@ var cores = map[string]string{
 	"balance": `
 		ageing app app_json cell class doc errors explain machine outlier pick region request
 		score share snapshot strategy update view`,
-	"downscale": `
-		retry decider decision spare window policy bounds excess
-		preset connections pauses`,
-	"internal/delay":  "cities line stream",
-	"internal/events": "ring",
+	"downscale": "retry connections pauses",
 	"internal/sim": `
 		sim queue rand dist world machine owner edge grants result rules view
 		reference prequal oracle`,

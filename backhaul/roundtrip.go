@@ -17,8 +17,8 @@ import (
 	"github.com/ebbkit/ebb/internal/oslimit"
 )
 
-// request is one request on its way, over all its tries.
-type request struct {
+// roundTrip is one request on its way, over all its tries.
+type roundTrip struct {
 	t    *Transport
 	req  *http.Request
 	body *pool.Body         // nil: none
@@ -65,8 +65,8 @@ type traffic struct {
 	route    uint64       // what the lanes of HTTP/2 know requests by; 0 means not
 }
 
-func newRequest(t *Transport, req *http.Request) *request {
-	q := &request{t: t, req: req}
+func newRoundTrip(t *Transport, req *http.Request) *roundTrip {
+	q := &roundTrip{t: t, req: req}
 	q.try.q, q.watch.q, q.trail.q = q, q, q
 	q.times.start, q.watch.ctx = time.Now(), req.Context()
 	return q
@@ -74,7 +74,7 @@ func newRequest(t *Transport, req *http.Request) *request {
 
 // attempt is one try of a request. What a request is answered with is of its last one.
 type attempt struct {
-	q    *request
+	q    *roundTrip
 	info Try
 
 	held  bool // res is
@@ -95,14 +95,14 @@ type attempt struct {
 
 // recorder keeps the steps of a request where somebody wants a trail.
 type recorder struct {
-	q     *request
+	q     *roundTrip
 	steps []Step
 	trace string // the traceparent
 	made  bool   // by us
 }
 
 // run acquires and tries until there is an answer.
-func (q *request) run() (*http.Response, error) {
+func (q *roundTrip) run() (*http.Response, error) {
 	q.outcome = balance.OutcomeUnserved
 	want, err := q.t.c.Route(q.req)
 	if err != nil {
@@ -138,7 +138,7 @@ func (q *request) run() (*http.Response, error) {
 }
 
 // acquire gets a reservation from the picker.
-func (q *request) acquire() error {
+func (q *roundTrip) acquire() error {
 	ctx := q.req.Context()
 	for {
 		if ctx.Err() != nil {
@@ -176,7 +176,7 @@ func (q *request) acquire() error {
 
 // unavailable is the error when the picker finds nothing. After a failed try with no bounce since, that failure is what
 // the client should hear of.
-func (q *request) unavailable(err error) error {
+func (q *roundTrip) unavailable(err error) error {
 	if q.last.err != nil && (err == nil || errors.Is(err, balance.ErrNoMachine)) {
 		q.outcome = q.last.outcome
 		return q.last.err
@@ -189,7 +189,7 @@ func (q *request) unavailable(err error) error {
 }
 
 // pause begins a new round.
-func (q *request) pause() error {
+func (q *roundTrip) pause() error {
 	clear(q.want.Tried)
 	q.want.Tried = q.want.Tried[:0]
 	ctx := q.req.Context()
@@ -205,7 +205,7 @@ func (q *request) pause() error {
 }
 
 // gaveUp is the error when the request's context ends while no machine has it: the client has left, or its time is up.
-func (q *request) gaveUp() error {
+func (q *roundTrip) gaveUp() error {
 	q.outcome = balance.OutcomeCanceled
 	ctx := q.req.Context()
 	if errors.Is(ctx.Err(), context.Canceled) {
@@ -409,7 +409,7 @@ func (a *attempt) learn() {
 }
 
 // finish ends the request, once.
-func (q *request) finish(o balance.Outcome, err error) {
+func (q *roundTrip) finish(o balance.Outcome, err error) {
 	if !q.over.CompareAndSwap(false, true) {
 		return
 	}
@@ -439,7 +439,7 @@ func (q *request) finish(o balance.Outcome, err error) {
 	q.trail.tell(d)
 }
 
-func (q *request) done(o balance.Outcome, err error) Done {
+func (q *roundTrip) done(o balance.Outcome, err error) Done {
 	d := Done{
 		App: q.want.App, Method: cmp.Or(q.req.Method, http.MethodGet), Host: q.req.Host, Context: q.req.Context(),
 		Try: q.try.info, Outcome: o, Err: err,
@@ -463,7 +463,7 @@ func (q *request) done(o balance.Outcome, err error) Done {
 }
 
 // said returns what the client was told: the status and, where it was no whole answer, the cause.
-func (q *request) said(o balance.Outcome, err error) (status int, cause string) {
+func (q *roundTrip) said(o balance.Outcome, err error) (status int, cause string) {
 	switch {
 	case err == errPanic:
 		return 0, causeInternal
@@ -482,7 +482,7 @@ func (q *request) said(o balance.Outcome, err error) (status int, cause string) 
 }
 
 // unwind ends the request when RoundTrip panics.
-func (q *request) unwind() {
+func (q *roundTrip) unwind() {
 	if !q.answered {
 		q.finish(balance.OutcomeCanceled, errPanic)
 	}
