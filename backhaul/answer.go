@@ -73,22 +73,6 @@ func (a *answer) end() {
 	o = a.q.answerOutcome()
 }
 
-// answerOutcome is the outcome of an answer: a machine may answer that it failed.
-func (q *roundTrip) answerOutcome() balance.Outcome {
-	if q.try.sick {
-		return balance.OutcomeError
-	}
-	return balance.OutcomeDone
-}
-
-// brokenOff tells a client that left from a machine that broke off.
-func (q *roundTrip) brokenOff() balance.Outcome {
-	if !q.try.sick && (q.req.Context().Err() != nil || q.watch.stall.Load() != nil) {
-		return balance.OutcomeCanceled
-	}
-	return balance.OutcomeError
-}
-
 // Close ends the request, wherever its answer stands.
 func (a *answer) Close() error {
 	err := a.body.Close()

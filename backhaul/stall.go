@@ -3,7 +3,6 @@ package backhaul
 import (
 	"context"
 	"net/http"
-	"runtime"
 	"sync/atomic"
 	"time"
 
@@ -21,47 +20,6 @@ type stallWatch struct {
 	progress *pool.Progress             // nil: nothing can stall
 	stall    atomic.Pointer[StallError] // why it was ended
 	handed   atomic.Bool                // the answer has been handed out
-}
-
-// ahead reads a small body before a machine is asked for: a client that is slow to send it holds no
-// slot.
-func (q *roundTrip) ahead() error {
-	s, n := q.body, q.req.ContentLength
-	if s == nil || n <= 0 || n > int64(q.t.c.ReplayLimit) {
-		return nil
-	}
-	q.outcome = balance.OutcomeCanceled
-	read := make(chan error, 1)
-	go func() { read <- s.Ahead(int(n), q.t.reserve) }() // which nothing but its client can wake
-	runtime.Gosched()
-	select {
-	case err := <-read: // it had come with the head, as most do
-		return q.came(err)
-	default:
-	}
-	stalled := make(chan struct{})
-	p := &pool.Progress{Bounds: q.t.bounds(q.want.App), Body: s}
-	p.Stalled = func(Stall) { close(stalled) }
-	q.t.sweeper.Add(p)
-	defer q.t.sweeper.Remove(p)
-	select {
-	case err := <-read:
-		return q.came(err)
-	case <-stalled:
-		return &StallError{q.want.App, StallBody, p.Bounds.Body}
-	case <-q.req.Context().Done():
-		return context.Cause(q.req.Context())
-	}
-}
-
-func (q *roundTrip) came(err error) error {
-	if err != nil {
-		return &pool.BodyError{Err: err}
-	}
-	if q.body.Whole() {
-		q.want.Held = q.body.Held()
-	}
-	return nil
 }
 
 // watch has what may stall looked at: the rest of a body, which a try sends as it comes.

@@ -2,12 +2,64 @@ package backhaul
 
 import (
 	"context"
+	"fmt"
+	"math/rand/v2"
 	"time"
 
 	"github.com/ebbkit/ebb/backhaul/internal/hop"
 	"github.com/ebbkit/ebb/balance"
 	"github.com/ebbkit/ebb/internal/enum"
 )
+
+// recorder keeps the steps of a request where somebody wants a trail.
+type recorder struct {
+	q     *roundTrip
+	steps []Step
+	trace string // the traceparent
+	made  bool   // by us
+}
+
+const headerTrace = "Traceparent"
+
+// traced finds the request's trace, or makes one.
+func (r *recorder) begin() {
+	if v := r.q.req.Header[headerTrace]; len(v) > 0 {
+		r.trace = v[0]
+		return
+	}
+	if r.q.t.c.MakeTrace {
+		// Neither half may be zero.
+		r.trace = fmt.Sprintf("00-%016x%016x-%016x-00", rand.Uint64(), rand.Uint64()|1, rand.Uint64()|1)
+		r.made = true
+	}
+}
+
+// step notes what happens, where somebody may want to hear of it.
+func (r *recorder) step(s Step) {
+	if r.q.t.c.Trace.Trail == nil || len(r.steps) >= maxSteps {
+		return
+	}
+	s.At = time.Since(r.q.times.start)
+	r.steps = append(r.steps, s)
+}
+
+// tell tells the way of a request that is over.
+func (r *recorder) tell(d Done) {
+	hook := r.q.t.c.Trace.Trail
+	if hook == nil {
+		return
+	}
+	want, sampled := wanted(d, r.q.t.c.slow, r.q.t.c.sample, rand.Uint64())
+	if !want {
+		return
+	}
+	t := Trail{Done: d, Method: r.q.req.Method, Trace: r.trace, Begun: r.q.times.start, Sampled: sampled}
+	if r.q.req.URL != nil {
+		t.Path = r.q.req.URL.Path
+	}
+	t.Steps = append(r.steps, Step{Kind: StepEnd, At: d.Total, Took: d.Download, Try: d.Try, Err: d.Err})
+	hook(t)
+}
 
 // Certainty says how far a try that brought no answer got. It rules what may be tried again: see
 // the package comment. It has the methods String, MarshalText and UnmarshalText.

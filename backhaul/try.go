@@ -8,12 +8,231 @@ import (
 	"net/http"
 	"net/http/httptrace"
 	"net/textproto"
+	"sync/atomic"
 	"syscall"
+	"time"
 
 	"github.com/ebbkit/ebb/backhaul/internal/hop"
+	"github.com/ebbkit/ebb/backhaul/internal/longconn"
 	"github.com/ebbkit/ebb/backhaul/internal/pool"
 	"github.com/ebbkit/ebb/balance"
+	"github.com/ebbkit/ebb/internal/oslimit"
 )
+
+// attempt is one try of a request. What a request is answered with is of its last one.
+type attempt struct {
+	q    *roundTrip
+	info Try
+
+	held  bool // res is
+	res   balance.Reservation
+	gate  *balance.Gate // entered by us
+	epoch uint64        // of its run
+	used  pool.Used
+	long  longconn.Watched // nil: it is a request
+	tried time.Time        // when the machine was acquired
+
+	status int
+	sick   bool // the answer says that the machine failed
+	sized  bool // the length of the answer was known with its head
+	// the client may see the end in the last byte of the answer, or in its head, and we do not
+	early bool
+	freed atomic.Bool // the slot, before that end
+}
+
+// attempt tries the machine that is reserved. Without an answer the reservation has been released.
+func (a *attempt) run() (*http.Response, hop.Next, error) {
+	t := a.q.t
+	if t.c.Trace.Try != nil {
+		t.c.Trace.Try(a.info)
+	}
+	x := pool.Exchange{Body: a.q.body}
+	var resp *http.Response
+	var fail Failure
+	var err error
+	bounce, load := balance.BounceNone, balance.Load{}
+	defer a.q.watch.upgrade()()
+	if g := a.res.Gate(); g != nil {
+		resp, bounce, load, fail, err = a.local(g, &x)
+	} else {
+		resp, bounce, load, fail, err = a.remote(&x)
+	}
+	a.used = x.Used
+	if bounce != balance.BounceNone {
+		x.Done()
+		next := a.refused(bounce, load)
+		if next == hop.NextGiveUp {
+			err = a.q.unavailable(nil)
+		}
+		return nil, next, err
+	}
+	if err != nil {
+		err = a.q.watch.reason(err)
+		return nil, a.broke(fail, err, x.State()), err
+	}
+	a.status, a.sized = resp.StatusCode, resp.ContentLength >= 0
+	a.early = a.long == nil && x.H2 && a.sized && len(resp.Trailer) == 0 &&
+		(resp.ContentLength == 0 || a.gate != nil && a.q.req.ProtoMajor == 1)
+	a.sick = a.q.t.c.Failed(resp.StatusCode, resp.Header)
+	a.q.times.first = time.Since(a.q.times.start)
+	a.q.trail.step(Step{Kind: StepHead, Took: time.Since(a.tried), Try: a.info})
+	wrapAnswer(a.q, resp)
+	return resp, hop.NextGiveUp, nil
+}
+
+// refused notes a bounce.
+func (a *attempt) refused(b balance.Bounce, l balance.Load) hop.Next {
+	a.q.refusals.n++
+	if a.q.refusals.since.IsZero() {
+		a.q.refusals.since = time.Now()
+	}
+	a.q.last.err = nil
+	if hook := a.q.t.c.Trace.Bounce; hook != nil {
+		hook(Bounced{Try: a.info, Reason: b, Load: l, Took: time.Since(a.tried)})
+	}
+	a.q.trail.step(Step{Kind: StepBounce, Took: time.Since(a.tried), Try: a.info, Reason: b, Load: l})
+	a.release(balance.OutcomeBounced)
+	return a.q.retries.Bounced(a.q.t.limits, time.Since(a.q.refusals.since))
+}
+
+// broke notes a failed try.
+func (a *attempt) broke(fail Failure, err error, body hop.BodyState) hop.Next {
+	over := a.q.req.Context().Err() != nil
+	switch {
+	case fail == hop.FailureClient, fail == hop.FailureDeadline, over:
+		a.q.outcome = balance.OutcomeCanceled // says nothing about the machine
+	case fail == hop.FailureLimit, oslimit.Reached(err):
+		a.q.outcome = balance.OutcomeUnserved // nor does this
+	case fail == hop.FailureRefused:
+		a.q.outcome = balance.OutcomeBounced
+	default:
+		a.q.outcome = balance.OutcomeError
+	}
+	if !over {
+		a.q.last.err, a.q.last.outcome = err, a.q.outcome
+	}
+	if fail.Certainty() == hop.CertaintyNotSent {
+		a.res.NotSent()
+	}
+	v := hop.NextGiveUp
+	switch {
+	case over:
+	case fail == hop.FailureRefused:
+		if a.q.refusals.since.IsZero() {
+			a.q.refusals.since = time.Now()
+		}
+		v = a.q.retries.Refused(a.q.t.limits, body, time.Since(a.q.refusals.since))
+	default:
+		v = a.q.retries.Failed(a.q.t.limits, fail, a.q.t.c.Idempotent(a.q.req), body)
+		if v == hop.NextElsewhere && fail == hop.FailureReset && a.atMachine(err) {
+			v = a.q.retries.Died()
+		}
+	}
+	a.q.trail.step(Step{Kind: StepFail, Took: time.Since(a.tried), Try: a.info, Failure: fail, Err: err})
+	if v != hop.NextGiveUp && fail != hop.FailureRefused && !a.q.t.afford(time.Now()) {
+		a.q.retries.Failures--
+		v = hop.NextGiveUp
+	}
+	if v == hop.NextGiveUp {
+		return v // finish releases
+	}
+	if hook := a.q.t.c.Trace.Retry; hook != nil {
+		hook(Retried{Try: a.info, Failure: fail, Err: err, Took: time.Since(a.tried)})
+	}
+	a.release(a.q.outcome)
+	return v
+}
+
+// atMachine reports whether it was the machine that a try failed at, and not the way to its owner.
+func (a *attempt) atMachine(err error) bool {
+	_, told := errors.AsType[*ownerError](err)
+	return told || a.info.Local
+}
+
+// release ends the present try.
+func (a *attempt) release(o balance.Outcome) {
+	if !a.held {
+		return
+	}
+	a.held = false
+	freed := !a.freed.CompareAndSwap(false, a.early) // by then nobody frees it any more
+	long := a.long != nil
+	if long {
+		a.long.Leave() // before the gate, and before the connection is used again
+		a.long = nil
+	}
+	left := a.used.Release()
+	gate := a.gate
+	if !freed {
+		a.gate = nil
+	}
+	switch {
+	case gate != nil && left:
+		a.linger(gate, o, freed)
+	case freed:
+	case gate != nil:
+		if o == balance.OutcomeDone && !long {
+			a.learn()
+		}
+		gate.Leave()
+		fallthrough
+	default:
+		a.res.Release(o)
+	}
+	a.used = pool.Used{}
+}
+
+// free frees the slot where an answer over HTTP/2 has all its bytes and its end is still to come.
+func (a *attempt) free() {
+	if !a.freed.CompareAndSwap(false, true) {
+		return
+	}
+	o := a.q.answerOutcome()
+	if a.gate != nil {
+		if o == balance.OutcomeDone {
+			a.learn()
+		}
+		a.gate.Leave()
+	}
+	a.res.Release(o)
+}
+
+// linger has the slot held until the machine is done, if it has not been freed: then nothing but
+// the stream lingers.
+func (a *attempt) linger(gate *balance.Gate, o balance.Outcome, freed bool) {
+	var res balance.Reservation
+	if !freed {
+		res = a.res // its only copy from here on
+		a.res = balance.Reservation{}
+	}
+	l := &pool.Lingering{
+		Gate: gate, Epoch: a.epoch, App: a.q.t.app(a.q.want.App), Sent: a.used.Sent(), Began: a.tried, Times: &a.q.t.services,
+		Free: func() {
+			if !freed {
+				gate.Leave()
+				res.Release(o)
+			}
+		},
+	}
+	if hook := a.q.t.c.Trace.Abandoned; hook != nil && !freed {
+		machine, epoch := a.info.Machine, a.epoch
+		l.Hook = func(freed Freed, held time.Duration) {
+			hook(Abandoned{l.App.ID, machine, a.q.t.c.Node, epoch, freed, held})
+		}
+	}
+	l.Start(a.used)
+}
+
+// learn takes in how long a machine of this process has worked on a request that it has answered.
+func (a *attempt) learn() {
+	switch {
+	case a.status == http.StatusSwitchingProtocols:
+	case a.sized: // the work is done when the length is known; what follows takes as long as the client
+		a.q.t.services.Observe(a.q.want.App, a.q.times.first-a.tried.Sub(a.q.times.start))
+	default:
+		a.q.t.services.Observe(a.q.want.App, time.Since(a.tried))
+	}
+}
 
 // passing1xx is a context whose trace gets the 1xx answers of machines without the headers of the hop, and no "100
 // Continue" where that is the hop's own.
