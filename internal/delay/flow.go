@@ -156,7 +156,7 @@ func (f *flow) await() ([]byte, error) {
 	}
 }
 
-// finish lets nothing more in, and has get return end after what is on its way. A later call
+// finish lets nothing more in, and makes get return end after what is on its way. A later call
 // changes what the end is.
 func (f *flow) finish(end, putErr error) (due time.Time) {
 	f.mu.Lock()
@@ -196,7 +196,7 @@ func (f *flow) pause() bool {
 	return false
 }
 
-// refuse drops what is on its way, and has put fail.
+// refuse drops what is on its way, and makes put fail.
 func (f *flow) refuse(err error) {
 	f.mu.Lock()
 	defer f.mu.Unlock()

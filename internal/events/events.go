@@ -18,12 +18,12 @@ const (
 	Start      Kind = "start"       // a start was ordered; the reason says why
 	Started    Kind = "started"     // the machine is ready
 	Delayed    Kind = "delayed"     // the driver could not start it yet, and is called again
-	NotReady   Kind = "not-ready"   // it takes long to start, for what the reason names
+	NotReady   Kind = "not-ready"   // it takes long to start; the reason says what is missing
 	Health     Kind = "health"      // its checks fail, or pass again
 	Answers    Kind = "answers"     // its answers say that it fails, or they are good again
 	SoftCordon Kind = "soft-cordon" // a machine is about to be stopped unless traffic comes
 	Uncordon   Kind = "uncordon"    // it was needed after all
-	Veto       Kind = "veto"        // a machine is not stopped that could be but for what the reason names
+	Veto       Kind = "veto"        // a machine that could be stopped is not, for the reason
 	Stop       Kind = "stop"        // a stop was ordered
 	Stopped    Kind = "stopped"
 	Suspend    Kind = "suspend" // a suspension was ordered
@@ -37,10 +37,10 @@ const (
 	Failed Kind = "failed" // a request was answered by the proxy itself, or its answer broke off
 )
 
-// plurals are the kinds that are summed, and how several are called.
+// plurals are the kinds that are summed, with the word for several.
 var plurals = map[Kind]string{Bounce: "bounces", Retry: "retries", Park: "parks", Failed: "failures"}
 
-// Event is one decision or happening. App, Machine and Node are empty where they mean nothing.
+// Event is one decision or occurrence. App, Machine and Node are empty where they mean nothing.
 type Event struct {
 	Seq     uint64    `json:"seq"` // counts from 1, without gaps; given by the log
 	Time    time.Time `json:"time"`

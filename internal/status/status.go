@@ -30,7 +30,7 @@ type Source interface {
 	Events() *eventlog.Log
 }
 
-// page is the page, by hand and without anything from elsewhere.
+// page is written by hand and needs nothing from elsewhere.
 //
 //go:embed page
 var page embed.FS
