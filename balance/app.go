@@ -23,7 +23,7 @@ const (
 var autostopNames = [...]string{"off", "stop", "suspend"}
 
 // String returns the mode's name as flags and JSON spell it.
-func (a Autostop) String() string { return name(autostopNames[:], uint8(a), "autostop") }
+func (a Autostop) String() string { return enum.String(autostopNames[:], uint8(a), "autostop") }
 
 // Abandoned says what becomes of a request whose client has left before the machine has answered.
 // Its slot is held in either case until the machine is done, as far as that can be known; package
@@ -43,7 +43,7 @@ const (
 var abandonedNames = [...]string{"tell", "finish"}
 
 // String returns the mode's name as flags and JSON spell it.
-func (a Abandoned) String() string { return name(abandonedNames[:], uint8(a), "abandoned") }
+func (a Abandoned) String() string { return enum.String(abandonedNames[:], uint8(a), "abandoned") }
 
 // MarshalText returns the mode's name.
 func (a Abandoned) MarshalText() ([]byte, error) {

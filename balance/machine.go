@@ -46,7 +46,7 @@ const (
 var stateNames = [...]string{"stopped", "starting", "started", "stopping", "suspending", "suspended", "failed", "gone"}
 
 // String returns the state's name as it stands in logs and JSON.
-func (s State) String() string { return name(stateNames[:], uint8(s), "state") }
+func (s State) String() string { return enum.String(stateNames[:], uint8(s), "state") }
 
 // Startable reports whether a start command can do something for a machine in this state.
 func (s State) Startable() bool { return s == StateStopped || s == StateSuspended || s == StateFailed }
@@ -64,7 +64,7 @@ const (
 var healthNames = [...]string{"unknown", "passing", "failing"}
 
 // String returns the health's name as it stands in logs and JSON.
-func (h Health) String() string { return name(healthNames[:], uint8(h), "health") }
+func (h Health) String() string { return enum.String(healthNames[:], uint8(h), "health") }
 
 // Cordon says how far traffic stays away from a machine.
 type Cordon uint8
@@ -79,14 +79,7 @@ const (
 var cordonNames = [...]string{"none", "soft", "hard"}
 
 // String returns the cordon's name as it stands in logs and JSON.
-func (c Cordon) String() string { return name(cordonNames[:], uint8(c), "cordon") }
-
-func name(names []string, i uint8, kind string) string {
-	if int(i) < len(names) {
-		return names[i]
-	}
-	return fmt.Sprintf("%s(%d)", kind, i)
-}
+func (c Cordon) String() string { return enum.String(cordonNames[:], uint8(c), "cordon") }
 
 // MaxLimit is the largest soft or hard limit, and the largest number in flight a [Gate] counts.
 const MaxLimit = 1<<20 - 1
@@ -220,7 +213,7 @@ const tiers = TierNone
 var tierNames = [...]string{"ready", "cordoned", "coming", "failing", "none"}
 
 // String returns the tier's name as it stands in logs and JSON.
-func (t Tier) String() string { return name(tierNames[:], uint8(t), "tier") }
+func (t Tier) String() string { return enum.String(tierNames[:], uint8(t), "tier") }
 
 func tierOf(s State, c Cordon, h Health, recent bool) Tier {
 	switch {

@@ -4,6 +4,8 @@ import (
 	"fmt"
 	"slices"
 	"strings"
+
+	"github.com/ebbkit/ebb/internal/enum"
 )
 
 // Request is what a strategy knows of a request. It is a value; the zero value of every field but App is valid.
@@ -95,7 +97,7 @@ const (
 var outcomeNames = [...]string{"done", "bounced", "errored", "canceled", "unserved"}
 
 // String returns the outcome's name as it stands in logs, JSON and metrics.
-func (o Outcome) String() string { return name(outcomeNames[:], uint8(o), "outcome") }
+func (o Outcome) String() string { return enum.String(outcomeNames[:], uint8(o), "outcome") }
 
 // MarshalText returns the outcome's name.
 func (o Outcome) MarshalText() ([]byte, error) {

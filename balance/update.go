@@ -115,7 +115,7 @@ const (
 var bounceNames = [...]string{"admitted", "full", "closing", "stopped", "not-here", "wrong-epoch"}
 
 // String returns the bounce's name as it travels between nodes.
-func (b Bounce) String() string { return name(bounceNames[:], uint8(b), "bounce") }
+func (b Bounce) String() string { return enum.String(bounceNames[:], uint8(b), "bounce") }
 
 // MarshalText returns the bounce's name; a value without one is an error.
 func (b Bounce) MarshalText() ([]byte, error) {
@@ -142,7 +142,7 @@ const (
 var startAnswerNames = [...]string{"refused", "accepted", "already starting", "already started", "remembered"}
 
 // String returns the answer in words.
-func (a StartAnswer) String() string { return name(startAnswerNames[:], uint8(a), "answer") }
+func (a StartAnswer) String() string { return enum.String(startAnswerNames[:], uint8(a), "answer") }
 
 // MarshalText returns the answer's name; a value without one is an error.
 func (a StartAnswer) MarshalText() ([]byte, error) {

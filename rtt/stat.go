@@ -23,7 +23,7 @@ const (
 var sourceNames = [...]string{"none", "udp", "tcp", "http", "passive"}
 
 // String returns the name.
-func (s Source) String() string { return name(sourceNames[:], uint8(s)) }
+func (s Source) String() string { return enum.String(sourceNames[:], uint8(s), "source") }
 
 // MarshalText returns the source's name; a value without one is an error.
 func (s Source) MarshalText() ([]byte, error) {
@@ -54,7 +54,7 @@ const (
 var stateNames = [...]string{"unknown", "fresh", "stale", "lost"}
 
 // String returns the name.
-func (s State) String() string { return name(stateNames[:], uint8(s)) }
+func (s State) String() string { return enum.String(stateNames[:], uint8(s), "state") }
 
 // MarshalText returns the state's name; a value without one is an error.
 func (s State) MarshalText() ([]byte, error) {
@@ -64,13 +64,6 @@ func (s State) MarshalText() ([]byte, error) {
 // UnmarshalText is the inverse of [State.MarshalText]; the error lists the names.
 func (s *State) UnmarshalText(text []byte) error {
 	return enum.Unmarshal(s, "rtt: state", stateNames[:], text)
-}
-
-func name(names []string, i uint8) string {
-	if int(i) < len(names) {
-		return names[i]
-	}
-	return "invalid"
 }
 
 // Fraction is a share of lost packets together with the number it was counted over, because 1 of 3

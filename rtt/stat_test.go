@@ -39,7 +39,7 @@ func TestFraction(t *testing.T) {
 func TestNames(t *testing.T) {
 	for _, row := range []struct{ got, want string }{
 		{SourceTCP.String(), "tcp"}, {StateLost.String(), "lost"},
-		{Source(99).String(), "invalid"}, {State(4).String(), "invalid"},
+		{Source(99).String(), "source(99)"}, {State(4).String(), "state(4)"},
 	} {
 		if row.got != row.want {
 			t.Errorf("%q, want %q", row.got, row.want)

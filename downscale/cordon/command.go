@@ -1,7 +1,6 @@
 package cordon
 
 import (
-	"fmt"
 	"time"
 
 	"github.com/ebbkit/ebb/internal/enum"
@@ -33,7 +32,7 @@ var actNames = [...]string{
 }
 
 // String returns the act's name as it stands in the diagram of the package comment.
-func (a Act) String() string { return name(actNames[:], uint8(a), "act") }
+func (a Act) String() string { return enum.String(actNames[:], uint8(a), "act") }
 
 // MarshalText returns the act's name; a value without one is an error.
 func (a Act) MarshalText() ([]byte, error) {
@@ -83,7 +82,7 @@ var phaseNames = [...]string{
 }
 
 // String returns the phase's name as it stands in the diagram of the package comment.
-func (p Phase) String() string { return name(phaseNames[:], uint8(p), "phase") }
+func (p Phase) String() string { return enum.String(phaseNames[:], uint8(p), "phase") }
 
 // MarshalText returns the phase's name; a value without one is an error.
 func (p Phase) MarshalText() ([]byte, error) {
@@ -93,11 +92,4 @@ func (p Phase) MarshalText() ([]byte, error) {
 // UnmarshalText is the inverse of [Phase.MarshalText]; the error lists the names.
 func (p *Phase) UnmarshalText(text []byte) error {
 	return enum.Unmarshal(p, "cordon: phase", phaseNames[:], text)
-}
-
-func name(names []string, i uint8, kind string) string {
-	if int(i) < len(names) {
-		return names[i]
-	}
-	return fmt.Sprintf("%s(%d)", kind, i)
 }

@@ -1,6 +1,10 @@
 package cordon
 
-import "time"
+import (
+	"time"
+
+	"github.com/ebbkit/ebb/internal/enum"
+)
 
 // event is what an [input] tells.
 type event uint8
@@ -36,7 +40,7 @@ var eventNames = [...]string{
 }
 
 // String returns the event's name as it stands in the diagram of the package comment.
-func (e event) String() string { return name(eventNames[:], uint8(e), "event") }
+func (e event) String() string { return enum.String(eventNames[:], uint8(e), "event") }
 
 // input is one event. Fields that the event does not name are not read.
 type input struct {

@@ -22,7 +22,7 @@ const (
 var verdictNames = [...]string{"hold", "spare", "recall"}
 
 // String returns the verdict's name.
-func (v Verdict) String() string { return enumName(verdictNames[:], uint8(v), "verdict") }
+func (v Verdict) String() string { return enum.String(verdictNames[:], uint8(v), "verdict") }
 
 // MarshalText returns the verdict's name; a value without one is an error.
 func (v Verdict) MarshalText() ([]byte, error) {
@@ -64,7 +64,7 @@ var ruleNames = [...]string{
 }
 
 // String returns the rule's name.
-func (r Rule) String() string { return enumName(ruleNames[:], uint8(r), "rule") }
+func (r Rule) String() string { return enum.String(ruleNames[:], uint8(r), "rule") }
 
 // MarshalText returns the rule's name; a value without one is an error.
 func (r Rule) MarshalText() ([]byte, error) {
@@ -199,11 +199,4 @@ func short(d time.Duration) string {
 		s = strings.TrimSuffix(s, "0m")
 	}
 	return s
-}
-
-func enumName(names []string, i uint8, kind string) string {
-	if int(i) < len(names) {
-		return names[i]
-	}
-	return fmt.Sprintf("%s(%d)", kind, i)
 }

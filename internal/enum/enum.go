@@ -41,3 +41,12 @@ func Or(names []string) string {
 	}
 	return strings.Join(names[:last], ", ") + " or " + names[last]
 }
+
+// String returns the name of value i, or one made of kind and its number where it has none:
+// "state(9)".
+func String(names []string, i uint8, kind string) string {
+	if int(i) < len(names) {
+		return names[i]
+	}
+	return fmt.Sprintf("%s(%d)", kind, i)
+}
