@@ -85,7 +85,7 @@ func TestNoMachineSleepsUnderAConnection(t *testing.T) {
 			t.Fatal(err)
 		}
 		scaler, err := downscale.New(r.worker, bedroom{r, conns}, downscale.Config{
-			Window: 20 * time.Millisecond, Every: 5 * time.Millisecond, Quiet: time.Millisecond, Backoff: -1, Notice: 100 * time.Millisecond,
+			Window: 20 * time.Millisecond, Every: 5 * time.Millisecond, Quiet: time.Millisecond,
 			Connections: conns, Notify: balance.ClassAll,
 			Trace: downscale.Trace{Suspended: wake, Stopped: wake, Notified: func(balance.Machine, balance.Class) { told.Add(1) }},
 		})

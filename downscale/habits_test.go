@@ -2,7 +2,8 @@ package downscale
 
 import (
 	"encoding/json"
-	"slices"
+	"fmt"
+	"sync"
 	"testing"
 	"testing/synctest"
 	"time"
@@ -10,35 +11,6 @@ import (
 	"github.com/ebbkit/ebb/balance"
 	"github.com/ebbkit/ebb/downscale/policy"
 )
-
-func TestPausesFindGaps(t *testing.T) {
-	type look struct {
-		at    int
-		inUse bool
-		gap   int // seconds; 0 for none
-	}
-	for _, tc := range []struct {
-		name  string
-		looks []look
-	}{
-		{"the first use ends no pause", []look{{0, false, 0}, {50, true, 0}, {51, false, 0}, {90, true, 40}}},
-		{"use at each look is no pause", []look{{0, true, 0}, {1, true, 0}, {2, true, 0}}},
-		{"from the last use, as the keep-alive counts", []look{{0, true, 0}, {5, true, 0}, {6, false, 0}, {20, false, 0}, {45, true, 40}, {46, true, 0}}},
-		{"looks that are missing are no pause", []look{{0, true, 0}, {600, true, 0}, {601, false, 0}, {700, true, 100}}},
-		{"time stands still", []look{{5, true, 0}, {5, false, 0}, {5, true, 0}}},
-		{"time goes back", []look{{100, true, 0}, {101, false, 0}, {50, true, 0}, {51, false, 0}, {80, true, 30}}},
-	} {
-		t.Run(tc.name, func(t *testing.T) {
-			var p pauses
-			for _, l := range tc.looks {
-				gap, ended := p.look(time.Unix(int64(l.at), 0), l.inUse)
-				if gap != time.Duration(l.gap)*sec || ended != (l.gap > 0) {
-					t.Errorf("at %d s: %v, %v; want %d s", l.at, gap, ended, l.gap)
-				}
-			}
-		})
-	}
-}
 
 // periodic is an app with a short request each period, woken when it sleeps; it returns how often that was.
 func periodic(t *testing.T, b *bench, periods int, every time.Duration) (woken int) {
@@ -138,34 +110,96 @@ func TestExplicitKeepAliveAsksNobody(t *testing.T) {
 	})
 }
 
-// Two owners without each other's loads learn longer pauses than the app has, never shorter ones; with them, the app's.
-func TestPausesOfSeveralOwners(t *testing.T) {
-	for _, shared := range []bool{false, true} {
-		var a, b pauses
-		var gaps [2][]time.Duration
-		for at := 0; at <= 400; at += 10 { // a request every 20 s, by turns
-			mine, others := at%40 == 0, at%40 == 20
-			for k, p := range []*pauses{&a, &b} {
-				s := policy.Situation{Machines: []policy.Seen{{Own: true, Used: mine}, {}}}
-				if k == 1 {
-					s.Machines[0].Used = others
-				}
-				if s.Machines[1].Known = shared; shared && !s.Machines[0].Used && (mine || others) {
-					s.Machines[1].Load = 1
-				}
-				if gap, ended := p.look(time.Unix(int64(at), 0), s.InUse()); ended {
-					gaps[k] = append(gaps[k], gap)
-				}
+func TestIdles(t *testing.T) {
+	var i Idles
+	for range 20 {
+		i.Gap("a", 40*sec)
+		i.Gap("b", 20*time.Minute)
+		i.Gap("c", sec) // no pause
+	}
+	check := func(i *Idles) {
+		t.Helper()
+		for app, want := range map[balance.AppID]time.Duration{"a": 44 * sec, "b": i.KeepAlive("b", 5*time.Minute), "c": 5 * time.Minute, "d": 5 * time.Minute} {
+			if d := i.KeepAlive(app, 5*time.Minute); d != want {
+				t.Errorf("%s: %v, want %v", app, d, want)
 			}
 		}
-		want := 40 * sec
-		if shared {
-			want = 20 * sec
-		}
-		for k := range gaps {
-			if len(gaps[k]) < 9 || slices.Min(gaps[k]) != want || slices.Max(gaps[k]) != want {
-				t.Errorf("shared %v: owner %d found %v, want %v each", shared, k, gaps[k], want)
-			}
+		if d := i.KeepAlive("b", 5*time.Minute); d < 22*time.Minute {
+			t.Errorf("b: %v, want 22 min or more", d)
 		}
 	}
+	check(&i)
+	text, err := json.Marshal(&i)
+	if err != nil {
+		t.Fatal(err)
+	}
+	var back Idles
+	if err := json.Unmarshal(text, &back); err != nil {
+		t.Fatal(err)
+	}
+	check(&back)
+	back.Forget("a")
+	if idle := back.Of("a"); idle != (policy.Idle{}) || back.KeepAlive("a", sec) != sec {
+		t.Error("it is known after it has been forgotten")
+	}
+	for _, bad := range []string{`{}`, `[{"idle":3}]`, `[`} {
+		if back.UnmarshalJSON([]byte(bad)) == nil {
+			t.Errorf("%s is taken", bad)
+		}
+	}
+	if idle := back.Of("b"); idle == (policy.Idle{}) {
+		t.Error("nonsense has replaced what was known")
+	}
+}
+
+func TestIdlesAreBounded(t *testing.T) {
+	var i Idles
+	app := func(n int) balance.AppID { return balance.AppID(fmt.Sprint("app", n)) }
+	for n := range idlesKept {
+		i.Gap(app(n), time.Minute)
+	}
+	i.Gap(app(0), time.Minute) // now 1 is the oldest
+	for n := range 10 {
+		i.Gap(app(idlesKept+n), time.Minute)
+	}
+	if len(i.apps) != idlesKept {
+		t.Errorf("%d apps, want %d", len(i.apps), idlesKept)
+	}
+	known := func(i *Idles, n int) bool { return i.apps[app(n)] != nil }
+	if !known(&i, 0) || known(&i, 1) || known(&i, 10) || !known(&i, 11) || !known(&i, idlesKept+9) {
+		t.Error("not the oldest were forgotten")
+	}
+	text, _ := json.Marshal(&i)
+	var back Idles
+	if err := json.Unmarshal(text, &back); err != nil {
+		t.Fatal(err)
+	}
+	for n := range 10 {
+		back.Gap(app(2*idlesKept+n), time.Minute)
+	}
+	if !known(&back, 0) || known(&back, 11) || known(&back, 20) || !known(&back, 21) {
+		t.Error("the order of forgetting did not last")
+	}
+}
+
+func TestIdlesConcurrently(t *testing.T) {
+	var i Idles
+	var wg sync.WaitGroup
+	for k := range 4 {
+		wg.Go(func() {
+			for n := range 200 {
+				app := balance.AppID(fmt.Sprint(n % 5))
+				i.Gap(app, time.Minute)
+				i.KeepAlive(app, sec)
+				if k == 0 && n%50 == 0 {
+					text, err := json.Marshal(&i)
+					if err != nil || i.UnmarshalJSON(text) != nil {
+						t.Error(err)
+					}
+					i.Forget(app)
+				}
+			}
+		})
+	}
+	wg.Wait()
 }

@@ -9,6 +9,29 @@ import (
 	"github.com/ebbkit/ebb/balance"
 )
 
+// Demand tells how many requests wait for an app's machines, on all edges.
+type Demand interface {
+	// Parked returns the number as last reported; fresh is false when some edge's report is missing or too old. It must not
+	// block.
+	Parked(app balance.AppID) (n int, fresh bool)
+}
+
+// Acks tells what other nodes know.
+type Acks interface {
+	// Acked reports whether every live node picks by that generation of the machine's cordon, or a later one. Live is a node
+	// that may still send something: one that is silent counts until it cannot any longer, say since its lease has ended, and
+	// one that has begun anew has acknowledged nothing. It must not block.
+	Acked(app balance.AppID, id balance.MachineID, gen uint64) bool
+}
+
+// Loads tells the load of machines that other nodes own, as their owners reported it. [Reports] is one.
+type Loads interface {
+	// Load returns what is in flight on the machine, and how much of that are long connections that
+	// have carried no data for App.IdleAfter; fresh is false when the report is missing or too old. It
+	// must not block.
+	Load(app balance.AppID, id balance.MachineID) (inFlight, idle int, fresh bool)
+}
+
 // Reports keeps the load reports of other owners' machines for [Config.Loads]. Give each report that arrives to it, as to
 // the fleet. Make one with [NewReports]; all methods are safe for concurrent use.
 //

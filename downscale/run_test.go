@@ -291,7 +291,6 @@ func TestAThousandIdleMachinesSleepInTime(t *testing.T) {
 			ids = append(ids, balance.MachineID(fmt.Sprint("m", i)))
 		}
 		c := quick
-		c.Parallel = 50
 		b := newBench(t, c, stopApp, ids...)
 		b.driver.takes = 200 * time.Millisecond
 		defer b.run()()
@@ -300,8 +299,8 @@ func TestAThousandIdleMachinesSleepInTime(t *testing.T) {
 		if n := strings.Count(b.states(), "stopped gone"); n != 1000 {
 			t.Errorf("%d of 1000 machines are asleep 10s after the keep-alive", n)
 		}
-		if b.driver.most != 50 {
-			t.Errorf("the driver was called %d times at once, want 50", b.driver.most)
+		if b.driver.most != parallel {
+			t.Errorf("the driver was called %d times at once, want %d", b.driver.most, parallel)
 		}
 	})
 }
@@ -377,8 +376,6 @@ func TestNewNamesBadConfiguration(t *testing.T) {
 		{Config{Every: -1}, "Config.Every -1ns"},
 		{Config{CordonMax: -sec}, "Config.CordonMax -1s"},
 		{Config{StopTimeout: -sec}, "Config.StopTimeout -1s"},
-		{Config{Parallel: -1}, "Config.Parallel -1"},
-		{Config{Notice: -sec}, "Config.Notice -1s"},
 		{Config{Notify: WebSocket}, "Config.Notify websocket: want 0, or Connections"},
 		{Config{Notify: 1 << 6}, "Config.Notify unknown: want classes of AllClasses"},
 		{Config{Quiet: time.Minute}, "Config.Quiet 1m0s: want less than CordonMax"},

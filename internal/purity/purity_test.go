@@ -23,6 +23,7 @@ var packages = []string{
 	"internal/delay/queue",
 	"internal/enum",
 	"internal/events",
+	"internal/scaledown",
 	"rtt/internal/estimate",
 	"rtt/internal/probe",
 }
@@ -36,7 +37,6 @@ var cores = map[string]string{
 	"balance": `
 		ageing app app_json cell class doc errors explain machine outlier pick region request
 		score share snapshot strategy update view`,
-	"downscale": "retry connections pauses",
 	"internal/sim": `
 		sim queue rand dist world machine owner edge grants result rules view
 		reference prequal oracle`,

@@ -14,6 +14,7 @@ import (
 	"github.com/ebbkit/ebb/downscale/cordon"
 	"github.com/ebbkit/ebb/downscale/policy"
 	"github.com/ebbkit/ebb/downscale/policytest"
+	"github.com/ebbkit/ebb/internal/scaledown"
 )
 
 // stopRule is a policy in the simulated day.
@@ -163,19 +164,20 @@ func (r dayResult) per(n float64) dayResult {
 }
 
 type dayMachine struct {
-	seen   policy.Seen
-	cordon cordon.Machine
-	gen    uint64
-	load   int
-	ready  int            // second at which its boot ends
-	op     cordon.Command // at the driver
-	past   [dayLate + 1]int
+	seen  policy.Seen
+	core  scaledown.Machine
+	epoch uint64
+	gen   uint64
+	load  int
+	ready int            // second at which its boot ends
+	op    cordon.Command // at the driver
+	past  [dayLate + 1]int
 }
 
-// day is a day under way. Machines have real soft cordons; gates are not needed, since requests here are a number.
+// day is a day under way. The loop is the real one; gates are not needed, since requests here are a number.
 type day struct {
 	dayResult
-	rule     policy.Policy
+	app      *scaledown.App
 	machines []dayMachine // in canonical order
 	noise    *rng
 	wander   float64
@@ -184,7 +186,7 @@ type day struct {
 }
 
 func runDay(rule policy.Policy, seed uint64) dayResult {
-	d := &day{rule: rule, noise: newRng(seed, forWork, 0), machines: make([]dayMachine, dayMachines)}
+	d := &day{app: scaledown.NewApp(rule), noise: newRng(seed, forWork, 0), machines: make([]dayMachine, dayMachines)}
 	for i := range d.machines {
 		id := balance.MachineID(fmt.Sprint("m", i))
 		d.machines[i] = dayMachine{
@@ -192,8 +194,11 @@ func runDay(rule policy.Policy, seed uint64) dayResult {
 				ID: id, Region: dayRegion, Rank: balance.Rank("app", id), State: balance.StateStopped, Own: true,
 				Limits: balance.Limits{Soft: daySoft, Hard: dayHard},
 			},
-			cordon: cordon.New(cordon.Config{Quiet: time.Second, CordonMax: 30 * time.Second, Backoff: time.Minute, StuckAfter: time.Minute}),
 		}
+		d.machines[i].core.Cordon = cordon.New(cordon.Config{
+			Quiet: time.Second, CordonMax: 30 * time.Second, Backoff: time.Minute,
+			StuckAfter: time.Minute,
+		})
 	}
 	slices.SortFunc(d.machines, func(a, b dayMachine) int {
 		if a.seen.Rank < b.seen.Rank {
@@ -226,22 +231,19 @@ func (d *day) second() {
 	for i := range d.machines {
 		m := &d.machines[i]
 		seen := m.seen
-		seen.Load = m.past[d.t%len(m.past)] // of dayLate seconds ago
+		m.core.See(now, &seen, m.seen.State)
+		seen.Load, seen.Peak = m.past[d.t%len(m.past)], 0 // of dayLate seconds ago
 		m.past[d.t%len(m.past)] = m.load
-		seen.Leaving, seen.Veto = m.cordon.Leaving(), m.cordon.BackingOff(now)
 		s.Machines = append(s.Machines, seen)
 		if m.seen.State != balance.StateStopped {
 			d.hours += 1.0 / 3600
 		}
 	}
-	for _, x := range d.rule.Decide(now, s) {
+	decided, _ := d.app.Decide(now, s)
+	for _, x := range decided {
 		for i := range d.machines {
-			switch m := &d.machines[i]; {
-			case m.seen.ID != x.Machine:
-			case x.Verdict == policy.VerdictSpare:
-				d.follow(m, now, m.cordon.Surplus(now, cordon.Order{Reason: "surplus"}, false))
-			case x.Verdict == policy.VerdictRecall:
-				d.follow(m, now, m.cordon.Needed(now, ""))
+			if m := &d.machines[i]; m.seen.ID == x.Machine {
+				d.follow(m, now, m.core.Act(now, x, &s))
 			}
 		}
 	}
@@ -256,16 +258,16 @@ func (d *day) serve(demand int, now time.Time) {
 		switch {
 		case m.seen.State == balance.StateStarting:
 			coming++
-		case m.cordon.Running():
+		case m.core.Cordon.Running():
 			open = append(open, m)
-		case m.cordon.Leaving():
+		case m.core.Cordon.Leaving():
 			leaving = append(leaving, m)
 		}
 		m.load /= 2 // what is left on a cordoned one goes away in seconds
 	}
 	// What does not fit below the soft limits has a cordoned machine recalled, or another started.
 	for missing := (demand+daySoft-1)/daySoft - len(open) - coming; missing > 0 && len(leaving) > 0; missing-- {
-		d.follow(leaving[0], now, leaving[0].cordon.Look(now, cordon.Look{Up: true})) // recalled
+		d.look(leaving[0], now, balance.CordonNone) // recalled
 		d.aborts++
 		open, leaving = append(open, leaving[0]), leaving[1:]
 	}
@@ -305,16 +307,27 @@ func (d *day) operate(m *dayMachine, now time.Time) {
 	case m.op.Do == cordon.ActStop:
 		c := m.op
 		m.op = cordon.Command{}
-		d.follow(m, now, m.cordon.Done(now, c, 0))
+		d.follow(m, now, m.core.Cordon.Done(now, c, 0))
 	case m.seen.State == balance.StateStarting && d.t >= m.ready:
-		m.seen.State, m.seen.Began = balance.StateStarted, true
-		d.follow(m, now, m.cordon.Look(now, cordon.Look{Up: true}))
-	case m.cordon.Running():
-		m.seen.Began = false
-	case m.cordon.Leaving():
-		look := cordon.Look{Up: true, Cordoned: true, Gen: m.gen, Acked: true, InFlight: m.load}
-		d.follow(m, now, m.cordon.Look(now, look))
+		m.seen.State = balance.StateStarted
+		m.epoch++
+		d.look(m, now, balance.CordonNone)
+	case m.core.Cordon.Running():
+		d.look(m, now, balance.CordonNone)
+	case m.core.Cordon.Leaving():
+		d.look(m, now, balance.CordonSoft)
 	}
+}
+
+// look is one at a gate, where acknowledgements are there at once.
+func (d *day) look(m *dayMachine, now time.Time, is balance.Cordon) {
+	c, _ := m.core.Look(now, scaledown.Look{
+		Gate: balance.Load{
+			State: m.seen.State, Epoch: m.epoch, InFlight: m.load, Cordon: is, CordonGen: m.gen,
+		},
+		Acked: true,
+	})
+	d.follow(m, now, c)
 }
 
 // follow carries out a command, and what comes of it.
@@ -322,9 +335,9 @@ func (d *day) follow(m *dayMachine, now time.Time, c cordon.Command) {
 	switch c.Do {
 	case cordon.ActCordon:
 		m.gen++
-		d.follow(m, now, m.cordon.Done(now, c, m.gen))
+		d.follow(m, now, m.core.Cordon.Done(now, c, m.gen))
 	case cordon.ActClose:
-		d.follow(m, now, m.cordon.Done(now, c, 1))
+		d.follow(m, now, m.core.Cordon.Done(now, c, 1))
 	case cordon.ActUncordon:
 		d.aborts++
 	case cordon.ActStop:

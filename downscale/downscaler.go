@@ -11,6 +11,7 @@ import (
 	"github.com/ebbkit/ebb/balance"
 	"github.com/ebbkit/ebb/downscale/cordon"
 	"github.com/ebbkit/ebb/downscale/policy"
+	"github.com/ebbkit/ebb/internal/scaledown"
 )
 
 // lookEvery is how often machines on their way are looked at, at least: so soon after a request came to a machine that was
@@ -102,38 +103,23 @@ type run struct {
 }
 
 type appRun struct {
-	policy   *policy.Bounded
+	core     *scaledown.App
 	snap     *balance.Snapshot
 	machines []*machine // in canonical order, of all owners
 	byID     map[balance.MachineID]*machine
 	seen     []policy.Seen
-	held     map[string]reason // by region: what was last traced
-	vetoed   []reason          // what was, in the last tick
-	pauses   pauses
 	asked    bool // the policy has been asked while something moved, and has to hear once that nothing does
 	rests    bool // nothing of it runs: looked at again when a row changes, or an order comes
-}
-
-// reason is what has to change for a decision to be traced again.
-type reason struct {
-	why     policy.Rule
-	machine balance.MachineID
-	open    Class
 }
 
 type machine struct {
 	row     balance.Machine // as last seen in a snapshot
 	rank    uint64
 	gate    *balance.Gate // nil for a machine of another owner
-	cordon  cordon.Machine
-	load    int
-	peak    int // since the last decision
-	orders  []*wish
+	core    scaledown.Machine
+	orders  []*stopRequest
 	obeying bool      // the state machine has taken them
-	used    bool      // since the last decision
-	began   bool      // it came up since the last decision
 	listed  bool      // in run.leaving
-	epoch   uint64    // as last seen
 	since   time.Time // of the cordon; later of the driver call
 }
 
@@ -171,7 +157,8 @@ func (r *run) tick(now time.Time) {
 				r.decide(a, now)
 			}
 			if a.rests, a.asked = !moves, moves; a.rests {
-				a.seen, a.held, a.vetoed = nil, nil, nil
+				a.seen = nil
+				a.core.Rest()
 			}
 		}
 	}
@@ -185,7 +172,7 @@ func (m *machine) moves() bool {
 	}
 	switch m.gate.State() {
 	case balance.StateStopped, balance.StateSuspended, balance.StateFailed:
-		return m.listed || len(m.orders) > 0 || m.used || m.began
+		return m.listed || len(m.orders) > 0 || m.core.Pending()
 	}
 	return true
 }
@@ -210,7 +197,7 @@ func (r *run) look(now time.Time) {
 		r.observe(m, now)
 	}
 	r.leaving = slices.DeleteFunc(r.leaving, func(m *machine) bool {
-		m.listed = !m.cordon.Resting()
+		m.listed = !m.core.Cordon.Resting()
 		return !m.listed
 	})
 }
@@ -218,7 +205,7 @@ func (r *run) look(now time.Time) {
 func (r *run) app(id balance.AppID, snap *balance.Snapshot) *appRun {
 	a, ok := r.apps[id]
 	if !ok {
-		a = &appRun{policy: r.policyOf(id), byID: map[balance.MachineID]*machine{}}
+		a = &appRun{core: scaledown.NewApp(r.policyOf(id)), byID: map[balance.MachineID]*machine{}}
 		r.apps[id] = a
 	}
 	if a.snap == snap {
@@ -235,7 +222,8 @@ func (r *run) app(id balance.AppID, snap *balance.Snapshot) *appRun {
 		}
 		m, ok := old[row.ID]
 		if !ok || m.gate != gate {
-			m = &machine{rank: balance.Rank(id, row.ID), gate: gate, cordon: cordon.New(r.config.cordon())}
+			m = &machine{rank: balance.Rank(id, row.ID), gate: gate}
+			m.core.Cordon = cordon.New(r.config.cordon())
 		}
 		m.row = *row
 		a.byID[row.ID] = m
@@ -254,12 +242,11 @@ func (r *run) app(id balance.AppID, snap *balance.Snapshot) *appRun {
 	return a
 }
 
-// decide asks the app's decider and does what it says.
+// decide has the app's policy asked, and does what it says.
 func (r *run) decide(a *appRun, now time.Time) {
 	s := policy.Situation{App: a.snap.App(), Machines: a.seen[:0]}
 	for _, m := range a.machines {
 		s.Machines = append(s.Machines, r.see(m, s.App, now))
-		m.used, m.began, m.peak = false, false, 0
 	}
 	a.seen = s.Machines
 	if r.config.Revision != nil {
@@ -270,48 +257,21 @@ func (r *run) decide(a *appRun, now time.Time) {
 		s.Parked, s.Stale = n, !fresh
 	}
 	r.habits(a, now, &s)
-	decided := a.policy.Decide(now, s)
-	r.vetoed(a)
-	for _, d := range decided {
-		switch d.Verdict {
-		case policy.VerdictSpare:
-			delete(a.held, d.Region)
-			m := a.byID[d.Machine]
-			o := cordon.Order{Suspend: s.App.Autostop == balance.AutostopSuspend, Reason: d.Reason()}
-			r.follow(m, now, m.cordon.Surplus(now, o, d.Idle && !s.InUse()))
-		case policy.VerdictRecall:
-			if m := a.byID[d.Machine]; m != nil && m.gate != nil {
-				r.follow(m, now, m.cordon.Needed(now, d.Reason()))
-			}
-		case policy.VerdictHold:
-			why := reason{why: d.Rule, open: d.Open}
-			if d.Busy() {
-				why.machine = d.Machine
-			}
-			if last, ok := a.held[d.Region]; !ok || last != why {
-				if a.held == nil {
-					a.held = map[string]reason{}
-				}
-				a.held[d.Region] = why
-				if r.config.Trace.Held != nil {
-					r.config.Trace.Held(d)
-				}
-			}
-		}
-	}
-}
-
-// vetoed tells what the policy said and what is not carried out, unless that was so the last time.
-func (r *run) vetoed(a *appRun) {
-	var vetoed []reason
-	for _, d := range a.policy.Refused() {
-		why := reason{d.Rule, d.Machine, d.Open}
-		vetoed = append(vetoed, why)
-		if r.config.Trace.Vetoed != nil && !slices.Contains(a.vetoed, why) {
+	decided, refused := a.core.Decide(now, s)
+	for _, d := range refused {
+		if r.config.Trace.Vetoed != nil {
 			r.config.Trace.Vetoed(d)
 		}
 	}
-	a.vetoed = vetoed
+	for _, d := range decided {
+		if d.Verdict == policy.VerdictHold {
+			if r.config.Trace.Held != nil {
+				r.config.Trace.Held(d)
+			}
+		} else if m := a.byID[d.Machine]; m != nil && m.gate != nil {
+			r.follow(m, now, m.core.Act(now, d, &s))
+		}
+	}
 }
 
 // habits tells of a pause of the app, and asks how long it is kept.
@@ -320,7 +280,7 @@ func (r *run) habits(a *appRun, now time.Time, s *policy.Situation) {
 	if h == nil {
 		return
 	}
-	if gap, ended := a.pauses.look(now, s.InUse()); ended {
+	if gap, ended := a.core.Pause(now, s); ended {
 		h.Gap(s.App.ID, gap)
 	}
 	if s.App.KeepAlive == 0 && r.config.KeepAlive > 0 {
@@ -341,11 +301,9 @@ func (r *run) see(m *machine, app balance.App, now time.Time) policy.Seen {
 		}
 		return s
 	}
-	s.Own, s.State, s.Load, s.Peak, s.Used, s.Began = true, m.gate.State(), m.load, m.peak, m.used, m.began
-	s.Leaving = m.cordon.Leaving()
-	s.Veto = m.cordon.BackingOff(now)
+	m.core.See(now, &s, m.gate.State())
 	if s.State == balance.StateStarted {
-		if m.load > 0 {
+		if s.Load > 0 {
 			s.Open = r.open(m, app.IdleAfter)
 			s.Long, s.Idle = r.tellable(m, app.IdleAfter), r.idle(m, AllClasses, app.IdleAfter)
 		}

@@ -51,7 +51,7 @@ func (d *Downscaler) Stop(ctx context.Context, m balance.Machine, o Order) error
 	case o.Reason == "":
 		o.Reason = "by order"
 	}
-	w := &wish{ctx: ctx, app: m.App, id: m.ID, epoch: m.Epoch, order: o, done: make(chan error, 1)}
+	w := &stopRequest{ctx: ctx, app: m.App, id: m.ID, epoch: m.Epoch, order: o, done: make(chan error, 1)}
 	if !d.orders.put(w) {
 		return errEnded
 	}
@@ -73,8 +73,8 @@ func (d *Downscaler) rouse() {
 	}
 }
 
-// wish is an order on its way to Run, and in its hands.
-type wish struct {
+// stopRequest is an order on its way to Run, and in its hands.
+type stopRequest struct {
 	ctx   context.Context
 	app   balance.AppID
 	id    balance.MachineID
@@ -86,11 +86,11 @@ type wish struct {
 // orders are those that Run has not taken yet.
 type orders struct {
 	mu    sync.Mutex
-	list  []*wish
+	list  []*stopRequest
 	ended bool // Run has, and takes no more
 }
 
-func (o *orders) put(w *wish) bool {
+func (o *orders) put(w *stopRequest) bool {
 	o.mu.Lock()
 	defer o.mu.Unlock()
 	if !o.ended {
@@ -100,7 +100,7 @@ func (o *orders) put(w *wish) bool {
 }
 
 // end lets no further order in and returns those that are left.
-func (o *orders) end() []*wish {
+func (o *orders) end() []*stopRequest {
 	o.mu.Lock()
 	o.ended = true
 	o.mu.Unlock()
@@ -108,7 +108,7 @@ func (o *orders) end() []*wish {
 }
 
 // take empties the list.
-func (o *orders) take() []*wish {
+func (o *orders) take() []*stopRequest {
 	o.mu.Lock()
 	defer o.mu.Unlock()
 	list := o.list
@@ -117,7 +117,7 @@ func (o *orders) take() []*wish {
 }
 
 // accept hands new orders to their machines, which the tick before has found.
-func (r *run) accept(list []*wish) {
+func (r *run) accept(list []*stopRequest) {
 	for _, w := range list {
 		var m *machine
 		if a := r.apps[w.app]; a != nil {
@@ -139,7 +139,7 @@ func (r *run) obey(m *machine, now time.Time, l balance.Load) {
 		over := w.epoch != 0 && w.epoch != l.Epoch || l.State.Startable()
 		switch {
 		case w.ctx.Err() != nil:
-		case over && !m.cordon.Closed():
+		case over && !m.core.Cordon.Closed():
 			w.done <- nil
 		default:
 			kept = append(kept, w)
@@ -148,13 +148,13 @@ func (r *run) obey(m *machine, now time.Time, l balance.Load) {
 	clear(m.orders[len(kept):])
 	if m.orders = kept; len(kept) == 0 {
 		m.orders = nil
-		r.follow(m, now, m.cordon.Withdraw(now))
+		r.follow(m, now, m.core.Cordon.Withdraw(now))
 		return
 	}
 	for _, w := range slices.Clone(kept) { // a command may end them
-		r.follow(m, now, m.cordon.Order(now, cordon.Order(w.order)))
+		r.follow(m, now, m.core.Cordon.Order(now, cordon.Order(w.order)))
 	}
-	m.obeying = len(m.orders) > 0 && !m.cordon.Resting()
+	m.obeying = len(m.orders) > 0 && !m.core.Cordon.Resting()
 }
 
 // hear looks at machines with orders at once, and not only on the next tick.
@@ -171,9 +171,9 @@ func (r *run) hear(now time.Time) {
 // settle answers the orders of a machine that has come to rest.
 func (m *machine) settle() {
 	switch {
-	case !m.obeying || !m.cordon.Resting():
-	case m.cordon.Running():
-		m.dismiss(fmt.Errorf("%w: %v: %s", ErrBusy, m.row.Key(), m.cordon.Reason()))
+	case !m.obeying || !m.core.Cordon.Resting():
+	case m.core.Cordon.Running():
+		m.dismiss(fmt.Errorf("%w: %v: %s", ErrBusy, m.row.Key(), m.core.Cordon.Reason()))
 	default:
 		m.dismiss(nil)
 	}

@@ -1,4 +1,4 @@
-package downscale
+package scaledown
 
 import "time"
 

@@ -12,6 +12,16 @@ import (
 	"github.com/ebbkit/ebb/downscale/policy"
 )
 
+// Habits learns from an app's own pauses how long its machines are worth keeping. [Idles] is one.
+type Habits interface {
+	// Gap tells of a pause of the app that has just ended, as long as the keep-alive sees it: from the last look that found it
+	// in use, and idle after that, to the first that found it in use again. It must not block.
+	Gap(app balance.AppID, d time.Duration)
+	// KeepAlive returns how long the app keeps its machines without a request, or otherwise, which is what holds where nothing
+	// has been learned. It must not block.
+	KeepAlive(app balance.AppID, otherwise time.Duration) time.Duration
+}
+
 // idlesKept is how many apps are remembered: at a quarter of a kilobyte each, 2.5 MB.
 const idlesKept = 10_000
 
