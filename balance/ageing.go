@@ -2,8 +2,8 @@ package balance
 
 import "math"
 
-// past is what the ticks have gathered about one machine. Times are in ticks.
-type past struct {
+// history is what the ticks have gathered about one machine. Times are in ticks.
+type history struct {
 	seen  uint64  // what was heard last, as it stands in the cell
 	age   float32 // since then
 	usual float32 // what others have there of late
@@ -14,8 +14,8 @@ type past struct {
 	answers
 }
 
-// around is what the ticks have gathered about a region, for ageing its machines.
-type around struct {
+// regionHistory is what the ticks have gathered about a region, for ageing its machines.
+type regionHistory struct {
 	dt   float32 // ticks since the last time
 	tick int64
 	mean float32 // what others have at a machine, over those that were heard of lately
@@ -26,23 +26,26 @@ type around struct {
 	granted bool // owners of the app's machines grant their slots
 }
 
-// The constants of ageing. Those that concern others' load are multiples of the measured gap between two news: a constant
-// time oscillates as soon as the news are later than it.
+// The constants of ageing. Those that concern others' load are multiples of the measured gap
+// between two news: a constant time oscillates as soon as the news are later than it.
 const (
-	// fadeGaps is how many gaps it takes what a reply said to fade into what is usual at the machine. Slow: with 4 gaps
-	// requests that stay for 2 s are bounced three times as often.
+	// fadeGaps is how many gaps it takes what a reply said to fade into what is usual at the machine.
+	// Slow: with 4 gaps requests that stay for 2 s are bounced three times as often.
 	fadeGaps = 16
-	// usualGaps is how many gaps the usual covers. Late reports move estimates by way of it only: taken at once they herd.
-	// A longer average forgets which machines are full: with 20 gaps bounces double.
+	// usualGaps is how many gaps the usual covers. Late reports move estimates by way of it only:
+	// taken at once they herd. A longer average forgets which machines are full: with 20 gaps bounces
+	// double.
 	usualGaps = 2
-	// staleGaps is after how many gaps, and at least staleTicks, what was heard of a machine has expired.
+	// staleGaps is after how many gaps, and at least staleTicks, what was heard of a machine has
+	// expired.
 	staleGaps, staleTicks = 20, 50
-	// awayTicks is how long a machine that bounced a request because it does not run is left out when nobody says more.
+	// awayTicks is how long a machine that bounced a request because it does not run is left out when
+	// nobody says more.
 	awayTicks = 50
 	// memoryTicks is how long the averages of slowness remember: 8 s.
 	memoryTicks = 80
-	// slowFrom is how much longer than its region's mean a machine's requests have to stay before it counts as slow.
-	// Below it the noise of heavy tails would be taken for slowness.
+	// slowFrom is how much longer than its region's mean a machine's requests have to stay before it
+	// counts as slow. Below it the noise of heavy tails would be taken for slowness.
 	slowFrom = 2
 	// slowSample is how many requests it takes to judge.
 	slowSample = 8
@@ -50,15 +53,16 @@ const (
 	penaltyHalf = 10
 )
 
-// fadeFast is how many gaps it takes at a machine that serves a few at a time: its load jumps between idle and full.
+// fadeFast is how many gaps it takes at a machine that serves a few at a time: its load jumps
+// between idle and full.
 const fadeFast = 2
 
-func (a around) fade() float32       { return fading(a.dt, fadeGaps*a.gap) }
-func fading(dt, tau float32) float32 { return 1 - float32(math.Exp(-float64(dt/tau))) }
+func (a regionHistory) fade() float32 { return fading(a.dt, fadeGaps*a.gap) }
+func fading(dt, tau float32) float32  { return 1 - float32(math.Exp(-float64(dt/tau))) }
 
 // step ages what is believed of one machine. own is in flight here now, sent counts since ever.
-func (p *past) step(e est, seen uint64, own, hard int, sent uint32, a around) est {
-	e &^= saidBit // a machine that said "full" is left out for a moment only
+func (p *history) step(e est, seen uint64, own, hard int, sent uint32, a regionHistory) est {
+	e &^= saidFullBit // a machine that said "full" is left out for a moment only
 	if e&awayBit == 0 {
 		p.away = 0
 	} else if p.away += a.dt; p.away > awayTicks {
@@ -79,7 +83,7 @@ func (p *past) step(e est, seen uint64, own, hard int, sent uint32, a around) es
 }
 
 // hear takes in what was heard since the last tick.
-func (p *past) hear(seen uint64, a around) {
+func (p *history) hear(seen uint64, a regionHistory) {
 	switch {
 	case seen == p.seen:
 		p.age += a.dt
@@ -92,9 +96,10 @@ func (p *past) hear(seen uint64, a around) {
 	p.seen, p.age = seen, 0
 }
 
-// fadeOthers moves the estimate of what others have towards what is usual: at the machine, or, when nothing was heard of
-// it for long, in its region. A machine that holds requests of ours and is silent may be stuck: it must not look average.
-func (p *past) fadeOthers(e est, own, hard int, seen uint64, a around) est {
+// fadeOthers moves the estimate of what others have towards what is usual: at the machine, or, when
+// nothing was heard of it for long, in its region. A machine that holds requests of ours and is
+// silent may be stuck: it must not look average.
+func (p *history) fadeOthers(e est, own, hard int, seen uint64, a regionHistory) est {
 	others := e.others()
 	switch {
 	case seen == 0:
@@ -116,8 +121,8 @@ func (p *past) fadeOthers(e est, own, hard int, seen uint64, a around) est {
 	return e.withOthers(others)
 }
 
-// forget is what is left of the load of failures after some ticks. It is rounded down: rounded to the nearest, the last of
-// it would stay for ever, and nobody would look at the machine again.
+// forget is what is left of the load of failures after some ticks. It is rounded down: otherwise
+// a residue would remain and exclude the machine for good.
 func forget(q, dt float32) float32 {
 	if dt == 0 {
 		return q
@@ -126,7 +131,8 @@ func forget(q, dt float32) float32 {
 	return float32(math.Floor(float64(q)*penaltyUnit)) / penaltyUnit
 }
 
-// towards moves x by a part of the way, and by no less than an estimate can tell apart: else small steps would be lost.
+// towards moves x by a part of the way, and by no less than an estimate can tell apart: else small
+// steps would be lost.
 func towards(x, to, part float32) float32 {
 	step := (to - x) * part
 	switch {
@@ -138,8 +144,9 @@ func towards(x, to, part float32) float32 {
 	return x
 }
 
-// slowness is by Little's law how long requests stay at the machine, compared with its region, as a factor on its load.
-func (p *past) slowness(own int, a around) float32 {
+// slowness is by Little's law how long requests stay at the machine, compared with its region, as a
+// factor on its load.
+func (p *history) slowness(own int, a regionHistory) float32 {
 	if a.stay <= 0 || p.own < slowFrom*a.stay || p.taken+float32(own) < slowSample && p.own < slowSample*slowFrom*a.stay {
 		return 1
 	}
@@ -150,7 +157,7 @@ func (p *past) slowness(own int, a around) float32 {
 const rampFrom = 0.1
 
 // rampAt is that part at a later tick; 1 ends it.
-func (a around) rampAt(started int64) float32 {
+func (a regionHistory) rampAt(started int64) float32 {
 	if a.ramp <= 0 || a.tick-started >= a.ramp {
 		return 1
 	}

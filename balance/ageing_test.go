@@ -97,8 +97,9 @@ func TestRepliesMoveTheEstimate(t *testing.T) {
 		t.Fatal(err)
 	}
 	first := r.Machine().ID
-	r.Observe(Load{InFlight: 8, Limits: Limits{Soft: 10, Hard: 20}, Seq: 7}) // seven of them are others'
-	r.Observe(Load{InFlight: 1, Seq: 6})                                     // older: dropped
+	// seven of them are others'
+	r.Observe(Load{InFlight: 8, Limits: Limits{Soft: 10, Hard: 20}, Seq: 7})
+	r.Observe(Load{InFlight: 1, Seq: 6}) // older: dropped
 	r.Release(OutcomeDone)
 	second := MachineID("a")
 	if first == "a" {

@@ -15,9 +15,11 @@ type Autostop uint8
 
 // The autostop modes.
 const (
-	AutostopOff     Autostop = iota // machines run until somebody stops them
-	AutostopStop                    // a machine that is not needed is stopped; its next start is a cold boot
-	AutostopSuspend                 // it is suspended with its memory; where the driver refuses, it is stopped
+	AutostopOff Autostop = iota // machines run until somebody stops them
+	// a machine that is not needed is stopped; its next start is a cold boot
+	AutostopStop
+	// it is suspended with its memory; where the driver refuses, it is stopped
+	AutostopSuspend
 )
 
 var autostopNames = [...]string{"off", "stop", "suspend"}
@@ -64,8 +66,9 @@ func (a *Abandoned) UnmarshalText(text []byte) error {
 	return nil
 }
 
-// App is what an operator says about one app. It is a plain row; the comment on each field names the package that reads
-// it. The zero value of every field but ID is valid: autostart and autostop off, no bounds, no limits.
+// App is what an operator says about one app. It is a plain row; the comment on each field names
+// the package that reads it. The zero value of every field but ID is valid: autostart and autostop
+// off, no bounds, no limits.
 type App struct {
 	ID AppID
 
@@ -73,33 +76,38 @@ type App struct {
 	Autostart bool
 	// Autostop says what happens to machines that are not needed. (downscale)
 	Autostop Autostop
-	// Min is the number of machines kept started or starting, over all regions; the first of the canonical order are
-	// kept. It starts machines when Autostart is on. (autostart, downscale)
+	// Min is the number of machines kept started or starting, over all regions; the first of the
+	// canonical order are kept. It starts machines when Autostart is on. (autostart, downscale)
 	Min int
-	// Max bounds the machines started or starting, over all regions; 0 means as many as there are. (autostart)
+	// Max bounds the machines started or starting, over all regions; 0 means as many as there are.
+	// (autostart)
 	Max int
 	// MinPerRegion is like Min within each region that has machines of the app. (autostart, downscale)
 	MinPerRegion int
-	// Spare is the number of machines kept beyond those that the load fills, as long as there is load, so that a burst finds
-	// one that runs. (autostart, downscale)
+	// Spare is the number of machines kept beyond those that the load fills, as long as there is load,
+	// so that a burst finds one that runs. (autostart, downscale)
 	Spare int
-	// Regions lists the home regions in order of preference; demand counts towards the first. Empty means the region
-	// nearest to each edge. (autostart)
+	// Regions lists the home regions in order of preference; demand counts towards the first. Empty
+	// means the region nearest to each edge. (autostart)
 	Regions []string
-	// Limits are the app's defaults; a machine's own Limits rule where they are not zero. (balance, autostart)
+	// Limits are the app's defaults; a machine's own Limits rule where they are not zero. (balance,
+	// autostart)
 	Limits Limits
-	// BootHint is what a start is expected to take; it counts as one observed boot. 0 means unknown. (autostart)
+	// BootHint is what a start is expected to take; it counts as one observed boot. 0 means unknown.
+	// (autostart)
 	BootHint time.Duration
-	// KeepAlive is how long an app with no request keeps its machines above Min; 0 means downscale's default. (downscale)
+	// KeepAlive is how long an app with no request keeps its machines above Min; 0 means downscale's
+	// default. (downscale)
 	KeepAlive time.Duration
-	// IdleAfter is how long a long connection (WebSocket, event stream, gRPC stream, other upgrades) may carry no data until
-	// it is idle: it then no longer keeps its machine, and is told to end before that sleeps. 0 means never. (downscale)
+	// IdleAfter is how long a long connection (WebSocket, event stream, gRPC stream, other upgrades)
+	// may carry no data until it is idle: it then no longer keeps its machine, and is told to end
+	// before that sleeps. 0 means never. (downscale)
 	IdleAfter time.Duration
 	// RestartAfter is how long a machine's checks may fail until it is stopped and started again; 0
 	// means the starter's default, negative never. (autostart)
 	RestartAfter time.Duration
-	// SlowStart is how long a machine that has just started takes less than its soft limit, from a tenth up; 0 means that
-	// it takes its full share at once. (balance)
+	// SlowStart is how long a machine that has just started takes less than its soft limit, from a
+	// tenth up; 0 means that it takes its full share at once. (balance)
 	SlowStart time.Duration
 	// BodyPause is how long a client may pause in sending a body that is awaited; then the request
 	// is answered with 408. So it is where less than 240 bytes per second of that time come, in each

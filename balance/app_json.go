@@ -12,8 +12,9 @@ import (
 	"github.com/ebbkit/ebb/internal/enum"
 )
 
-// MarshalJSON writes the fields that are not zero: durations as in "30s", enums by name, a strategy by name, such as "pack", or with
-// its fields, such as {"closest": {"SpillAt": 0.8}}. A strategy of your own has no such form, and is an error.
+// MarshalJSON writes the fields that are not zero: durations as in "30s", enums by name, a strategy
+// by name, such as "pack", or with its fields, such as {"closest": {"SpillAt": 0.8}}. A strategy of
+// your own has no such form, and is an error.
 func (a App) MarshalJSON() ([]byte, error) {
 	b := []byte{'{'}
 	for f, v := range appFields(&a) {
@@ -43,9 +44,10 @@ func (a App) MarshalJSON() ([]byte, error) {
 	return append(b, '}'), nil
 }
 
-// UnmarshalJSON reads what [App.MarshalJSON] writes; durations may also be whole numbers of nanoseconds, and names of fields may
-// be in any case, as encoding/json has it. Fields that are not there stay as they are, and those that App does not have are
-// passed over. The error names the field, its value and what it wants. It does not look at what the values mean: the fleet does.
+// UnmarshalJSON reads what [App.MarshalJSON] writes; durations may also be whole numbers of
+// nanoseconds, and names of fields may be in any case, as encoding/json has it. Fields that are not
+// there stay as they are, and those that App does not have are passed over. The error names the
+// field, its value and what it wants. It does not look at what the values mean: the fleet does.
 func (a *App) UnmarshalJSON(text []byte) error {
 	var given map[string]json.RawMessage
 	if err := json.Unmarshal(text, &given); err != nil {
@@ -134,8 +136,8 @@ func durationJSON(raw json.RawMessage) (time.Duration, error) {
 	return 0, fmt.Errorf(`want a time with its unit, such as "30s" or "5m"`)
 }
 
-// strategies are those that have a form in JSON, by name: themselves where everything is zero, else an object whose one field has
-// that name, such as {"closest": {"SpillAt": 0.8}}.
+// strategies are those that have a form in JSON, by name: themselves where everything is zero, else
+// an object whose one field has that name, such as {"closest": {"SpillAt": 0.8}}.
 var strategies = []struct {
 	name string
 	make func() any // a pointer to a zero one

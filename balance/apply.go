@@ -6,8 +6,9 @@ import (
 	"slices"
 )
 
-// batch gathers the changes of one call and makes them visible together, so that a region is copied once however many of
-// its machines change. The fleet's lock is held from the first change to commit.
+// batch gathers the changes of one call and makes them visible together, so that a region is copied
+// once however many of its machines change. The fleet's lock is held from the first change to
+// commit.
 type batch struct {
 	f      *Fleet
 	drafts map[AppID]*draft
@@ -52,24 +53,24 @@ func (d *draft) region(name string) *regionRows {
 		r = d.next.regions[i].edit()
 		d.next.regions[i] = r
 	} else {
-		r = &regionRows{name: name, area: d.app.area(name)}
+		r = &regionRows{name: name, live: d.app.liveRegion(name)}
 		d.next.regions = slices.Insert(d.next.regions, i, r)
 	}
 	d.regions[name] = r
 	return r
 }
 
-// commit publishes the drafts and returns the apps that have changed. First the snapshots, then the words: a word without
-// its row is noticed by the pick, and looked at again.
+// commit publishes the drafts and returns the apps that have changed: first the snapshots, then the
+// scores. A pick that finds a score without its row notices it and looks again.
 func (b *batch) commit() []AppID {
 	for _, d := range b.drafts {
 		d.next.regions = slices.DeleteFunc(d.next.regions, func(r *regionRows) bool { return len(r.byID) == 0 })
 		for _, r := range d.regions {
-			r.chunks = r.area.chunks
+			r.chunks = r.live.chunks
 		}
 		d.app.snap.Store(d.next)
 		for _, m := range d.gone {
-			d.app.area(m.shared.region).retire(m.cell, m.pos, b.f.tick.Load())
+			d.app.liveRegion(m.shared.region).retire(m.cell, m.pos, b.f.tick.Load())
 		}
 		for _, m := range d.rows {
 			m.cell.turnTo(m)
@@ -116,13 +117,13 @@ func (b *batch) putApp(settings App) {
 			}
 		}
 	}
-	b.f.tell(func(w *Watcher) { w.put(PutApp{settings}) })
+	b.f.toWatchers(func(w *Watcher) { w.put(PutApp{settings}) })
 }
 
 func (b *batch) removeApp(id AppID) error {
 	freed := len(b.freed)
 	for m := range b.current(id).rows() {
-		if err := b.rests(m); err != nil {
+		if err := b.retire(m); err != nil {
 			for _, k := range b.freed[freed:] {
 				b.f.app(id).cells.find(k.ID).gate.Retire(false)
 			}
@@ -135,11 +136,12 @@ func (b *batch) removeApp(id AppID) error {
 	delete(next, id)
 	b.f.apps.Store(&next)
 	b.touch(id)
-	b.f.tell(func(w *Watcher) { w.put(RemoveApp{id}) })
+	b.f.toWatchers(func(w *Watcher) { w.put(RemoveApp{id}) })
 	return nil
 }
 
-// put stores a row if it is newer than the one held. gate is given for machines that this node owns.
+// put stores a row if it is newer than the one held. gate is given for machines that this node
+// owns.
 func (b *batch) put(m Machine, v Version, gate *Gate) (changed bool, err error) {
 	d := b.draft(m.App)
 	if t, ok := d.app.removed[m.ID]; ok && !v.after(t.Version) {
@@ -163,7 +165,7 @@ func (b *batch) put(m Machine, v Version, gate *Gate) (changed bool, err error) 
 	}
 	r := d.region(m.Region)
 	if held == nil {
-		c, pos := r.area.newCell(b.f.node, m.ID, b.f.tick.Load(), gate)
+		c, pos := r.live.newCell(b.f.node, m.ID, b.f.tick.Load(), gate)
 		held = &row{id: m.ID, cell: c, pos: pos}
 		c.row.Store(held)
 		if gate != nil {
@@ -188,18 +190,18 @@ func (b *batch) put(m Machine, v Version, gate *Gate) (changed bool, err error) 
 	if d.app.granted.Load() > 0 {
 		held.cell.underGrants(d.next.app.LimitsOf(m))
 	}
-	b.f.tell(func(w *Watcher) { w.put(PutMachine{m, v}) })
+	b.f.toWatchers(func(w *Watcher) { w.put(PutMachine{m, v}) })
 	return true, nil
 }
 
 // store packs m into a row at the place and over the cell of old.
 func (d *draft) store(r *regionRows, m Machine, v Version, old *row) {
-	like := r.area.like
+	like := r.live.like
 	if old.shared != nil {
 		like = old.shared
 	}
 	next := pack(&m, v, &d.next.app, like)
-	r.area.like = next.shared
+	r.live.like = next.shared
 	next.cell, next.pos = old.cell, old.pos
 	next.tier = next.rowTier()
 	if next.tier == TierReady && next.cell.ejected() {
@@ -230,9 +232,9 @@ func (d *draft) held(id MachineID) *row {
 	return nil
 }
 
-// rests returns an error for a machine of this node that has not been stopped; any other can be
+// retire returns an error for a machine of this node that has not been stopped; any other can be
 // started no more.
-func (b *batch) rests(m *row) error {
+func (b *batch) retire(m *row) error {
 	if m.cell.gate == nil {
 		return nil
 	}
@@ -253,7 +255,7 @@ func (b *batch) remove(u RemoveMachine) error {
 		if m.version().after(u.Version) {
 			return nil
 		}
-		if err := b.rests(m); err != nil {
+		if err := b.retire(m); err != nil {
 			return err
 		}
 		d.region(m.shared.region).drop(m)
@@ -262,7 +264,7 @@ func (b *batch) remove(u RemoveMachine) error {
 		d.rows = slices.DeleteFunc(d.rows, func(n *row) bool { return n.id == m.id })
 	}
 	d.app.remove(u.ID, u.Version, b.f.tick.Load())
-	b.f.tell(func(w *Watcher) { w.put(u) })
+	b.f.toWatchers(func(w *Watcher) { w.put(u) })
 	return nil
 }
 
@@ -281,7 +283,7 @@ func (b *batch) nodeGone(u NodeGone) {
 			gone := m.unpack()
 			gone.State = StateGone
 			d.store(d.region(m.shared.region), gone, m.version(), m)
-			b.f.tell(func(w *Watcher) { w.put(PutMachine{gone, m.version()}) })
+			b.f.toWatchers(func(w *Watcher) { w.put(PutMachine{gone, m.version()}) })
 		}
 	}
 }

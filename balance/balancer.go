@@ -14,9 +14,9 @@ import (
 
 // Distance tells how far regions are, as a round trip from this node. Package rtt measures it.
 type Distance interface {
-	// RTT returns the round trip to a region; ok is false when it is unknown, and a negative one counts as unknown. Unknown
-	// is never taken for near. It is asked on each tick and change, from several goroutines and with no lock held, and must
-	// not block.
+	// RTT returns the round trip to a region; ok is false when it is unknown, and a negative one
+	// counts as unknown. Unknown is never taken for near. It is asked on each tick and change, from
+	// several goroutines and with no lock held, and must not block.
 	RTT(region string) (rtt time.Duration, ok bool)
 }
 
@@ -24,16 +24,19 @@ type Distance interface {
 type Config struct {
 	// Strategy picks for apps that name none of their own; nil means Closest{}.
 	Strategy Strategy
-	// Distance orders the regions; nil means that only the node's own region is near and all others are unknown.
+	// Distance orders the regions; nil means that only the node's own region is near and all others
+	// are unknown.
 	Distance Distance
 	// Trace observes picks; the zero value costs nothing.
 	Trace Trace
-	// GiveBack carries a granted slot that could not be used back to the machine's owner: there to Granter.Back of package balance/grants. It is
-	// called by [Reservation.Release] and must not block. nil: such slots return when they expire.
+	// GiveBack carries a granted slot that could not be used back to the machine's owner: there to
+	// Granter.Back of package balance/grants. It is called by [Reservation.Release] and must not
+	// block. nil: such slots return when they expire.
 	GiveBack func(owner NodeID, g Grant)
 }
 
-// tickEvery moves the coarse clock, ages estimates and reads distances again: a pick never reads a clock.
+// tickEvery moves the coarse clock, ages estimates and reads distances again: a pick never reads a
+// clock.
 const tickEvery = 100 * time.Millisecond
 
 // Balancer picks machines for requests on one node. All methods are safe for concurrent use.
@@ -49,22 +52,22 @@ type Balancer struct {
 
 	ran atomic.Bool
 
-	mu      sync.Mutex // serializes rebuilding of views
-	started time.Time  // of the coarse clock; set by the first Tick
-	peers   []NodeID   // sorted
-	order   []reach    // scratch
+	mu      sync.Mutex   // serializes rebuilding of views
+	started time.Time    // of the coarse clock; set by the first Tick
+	peers   []NodeID     // sorted
+	order   []regionView // scratch
 }
 
 type appBalance struct {
 	id   AppID
 	app  *app
 	view atomic.Pointer[View]
-	asks atomic.Uint64     // times that parked requests were split over owners
-	live map[*area]*living // under Balancer.mu
+	asks atomic.Uint64                // times that parked requests were split over owners
+	live map[*liveRegion]*regionState // under Balancer.mu
 }
 
-// living is what a balancer keeps of a region from view to view.
-type living struct {
+// regionState is what a balancer keeps of a region from view to view.
+type regionState struct {
 	share float32
 	rows  *regionRows // of which slice was made
 	width int
@@ -95,9 +98,9 @@ func New(f *Fleet, c Config) (*Balancer, error) {
 // Fleet returns the fleet that b picks from.
 func (b *Balancer) Fleet() *Fleet { return b.fleet }
 
-// Run keeps the coarse clock, the estimates and the order of the regions up to date until ctx ends; then it returns nil.
-// Without it picks work, but estimates do not age and distances are read only when the fleet changes. A Balancer runs once:
-// another call returns an error.
+// Run keeps the coarse clock, the estimates and the order of the regions up to date until ctx ends;
+// then it returns nil. Without it picks work, but estimates do not age and distances are read only
+// when the fleet changes. A Balancer runs once: another call returns an error.
 func (b *Balancer) Run(ctx context.Context) error {
 	if b.ran.Swap(true) {
 		return errors.New("balance: Balancer.Run was called before: make another balancer with New")
@@ -114,20 +117,22 @@ func (b *Balancer) Run(ctx context.Context) error {
 	}
 }
 
-// Tick does at time now what Run does periodically. It is for callers with a loop or a clock of their own.
+// Tick does at time now what Run does periodically. It is for callers with a loop or a clock of
+// their own.
 func (b *Balancer) Tick(now time.Time) {
 	b.mu.Lock()
 	if b.started.IsZero() {
 		b.started = now
 	}
 	f := b.fleet
-	tick := max(f.tick.Load(), 1+int64(now.Sub(b.started)/tickEvery)) // a clock that goes back stands still
+	// a clock that goes back stands still
+	tick := max(f.tick.Load(), 1+int64(now.Sub(b.started)/tickEvery))
 	dt := float32(tick - f.tick.Load())
 	f.tick.Store(tick)
 	b.mu.Unlock()
 	f.age(tick)
 	for id, a := range *f.apps.Load() {
-		if tick%restTicks != 0 && a.rest.Load() == a.snap.Load() {
+		if tick%restTicks != 0 && a.quiet.Load() == a.snap.Load() {
 			continue // nothing can be picked
 		}
 		b.rebuild(b.of(id, a), dt)
@@ -135,11 +140,13 @@ func (b *Balancer) Tick(now time.Time) {
 	}
 }
 
-// restTicks is how often the distances of an app that sleeps are looked at: each 5 s, before its planner needs them.
+// restTicks is how often the distances of an app that sleeps are looked at: each 5 s, before its
+// planner needs them.
 const restTicks = 50
 
-// SetPeers says which nodes of this node's region balance the same apps, this one included. When they are many and the
-// machines few, each keeps to a slice of the machines. The last call counts; without one there are no slices.
+// SetPeers says which nodes of this node's region balance the same apps, this one included. When
+// they are many and the machines few, each keeps to a slice of the machines. The last call counts;
+// without one there are no slices.
 func (b *Balancer) SetPeers(nodes ...NodeID) {
 	b.mu.Lock()
 	b.peers = slices.Compact(slices.Sorted(slices.Values(nodes)))
@@ -177,7 +184,7 @@ func (b *Balancer) of(id AppID, a *app) *appBalance {
 	if v, ok := (*b.apps.Load())[id]; ok && v.app == a {
 		return v
 	}
-	ab := &appBalance{id: id, app: a, live: map[*area]*living{}}
+	ab := &appBalance{id: id, app: a, live: map[*liveRegion]*regionState{}}
 	b.setApps(func(apps map[AppID]*appBalance) {
 		if v, ok := apps[id]; ok && v.app == a { // somebody was quicker
 			ab = v
@@ -188,8 +195,8 @@ func (b *Balancer) of(id AppID, a *app) *appBalance {
 	return ab
 }
 
-// rebuild makes the view of the present snapshot, distances and shares, unless it is the one that stands. dt is how many
-// ticks have passed since the last time.
+// rebuild makes the view of the present snapshot, distances and shares, unless it is the one that
+// stands. dt is how many ticks have passed since the last time.
 func (b *Balancer) rebuild(ab *appBalance, dt float32) {
 	var few [16]distanceTo
 	far := few[:0]
@@ -202,19 +209,19 @@ func (b *Balancer) rebuild(ab *appBalance, dt float32) {
 	s := ab.app.snap.Load()
 	order := b.order[:0]
 	for _, r := range s.regions {
-		p := reach{rows: r}
+		p := regionView{rows: r}
 		// A region that has come meanwhile is not among them: the change that brought it asks for it.
 		if i := slices.IndexFunc(far, func(d distanceTo) bool { return d.region == r.name }); i >= 0 {
 			p.rtt, p.known = far[i].rtt, far[i].known
 		}
 		order = append(order, p)
 	}
-	slices.SortFunc(order, compareReach)
+	slices.SortFunc(order, compareViews)
 	nearGroups(order)
 	b.shares(ab, s, order, dt)
 	b.order = order
 	old := ab.view.Load()
-	if old.snap != s || !slices.EqualFunc(old.order, order, sameReach) {
+	if old.snap != s || !slices.EqualFunc(old.order, order, sameViews) {
 		ab.view.Store(newView(s, slices.Clone(order)))
 	}
 }
@@ -235,7 +242,8 @@ func (b *Balancer) rtt(region string) (time.Duration, bool) {
 	return 0, region == b.fleet.region
 }
 
-// View returns the present view of an app, for strategies and planners that are not called by a pick.
+// View returns the present view of an app, for strategies and planners that are not called by a
+// pick.
 func (b *Balancer) View(id AppID) (*View, bool) {
 	v, ok := (*b.apps.Load())[id]
 	if !ok {
@@ -273,7 +281,7 @@ func (b *Balancer) Loads(id AppID) iter.Seq2[*Machine, Candidate] {
 		}
 		for m := range s.rows() {
 			var c Candidate
-			m.look(&c)
+			m.fill(&c)
 			if c.Told = int(m.cell.seen.Load() & seenMask); m.cell.gate != nil {
 				c.Told = max(0, m.cell.gate.InFlight()-c.Own)
 			}
@@ -284,9 +292,9 @@ func (b *Balancer) Loads(id AppID) iter.Seq2[*Machine, Candidate] {
 	}
 }
 
-// OnRoom sets a function that is called whenever a slot of an app may have become free: after a release, when an owner
-// says that it has room, when a row has changed, and on each tick. It must not block and not call back into b. It
-// replaces the one set before.
+// OnRoom sets a function that is called whenever a slot of an app may have become free: after a
+// release, when an owner says that it has room, when a row has changed, and on each tick. It must
+// not block and not call back into b. It replaces the one set before.
 func (b *Balancer) OnRoom(f func(AppID)) { b.room.Store(&f) }
 
 func (b *Balancer) signal(id AppID) {
@@ -295,8 +303,9 @@ func (b *Balancer) signal(id AppID) {
 	}
 }
 
-// shares fills in what this node decided about each region: its share, its slice, and the level of water-filling.
-func (b *Balancer) shares(ab *appBalance, s *Snapshot, order []reach, dt float32) {
+// shares fills in what this node decided about each region: its share, its slice, and the level of
+// water-filling.
+func (b *Balancer) shares(ab *appBalance, s *Snapshot, order []regionView, dt float32) {
 	target := float32(spillAt)
 	strategy := s.app.Strategy
 	if strategy == nil {
@@ -310,10 +319,10 @@ func (b *Balancer) shares(ab *appBalance, s *Snapshot, order []reach, dt float32
 	defer b.fleet.ageing.Unlock()
 	for i := range order {
 		p := &order[i]
-		a := p.rows.area
+		a := p.rows.live
 		l := ab.live[a]
 		if l == nil {
-			l = &living{share: 1}
+			l = &regionState{share: 1}
 			ab.live[a] = l
 		}
 		if dt > 0 {
@@ -331,19 +340,19 @@ func (b *Balancer) shares(ab *appBalance, s *Snapshot, order []reach, dt float32
 	}
 	if len(ab.live) > len(order) { // regions have gone
 		for a := range ab.live {
-			if !slices.ContainsFunc(order, func(p reach) bool { return p.rows.area == a }) {
+			if !slices.ContainsFunc(order, func(p regionView) bool { return p.rows.live == a }) {
 				delete(ab.live, a)
 			}
 		}
 	}
 }
 
-// cheapest returns the least cost of a request in a farther region that has room, in ticks; 0 when there is none. Where
-// none was sent the cost is that of region i, but for the way.
-func cheapest(order []reach, i int, target float32) (least float32) {
-	from := order[i].rows.area
+// cheapest returns the least cost of a request in a farther region that has room, in ticks; 0 when
+// there is none. Where none was sent the cost is that of region i, but for the way.
+func cheapest(order []regionView, i int, target float32) (least float32) {
+	from := order[i].rows.live
 	for j := order[i].end; j < len(order); j++ {
-		a := order[j].rows.area
+		a := order[j].rows.live
 		if a.ready == 0 || a.use >= target {
 			continue
 		}
@@ -362,18 +371,18 @@ func cheapest(order []reach, i int, target float32) (least float32) {
 }
 
 // slice brings the region's slice up to date.
-func (b *Balancer) slice(l *living, p *reach) {
+func (b *Balancer) slice(l *regionState, p *regionView) {
 	ready := p.rows.byTier[TierReady]
-	width := sliceWidth(len(ready), len(b.peers), p.rows.area.own, l.width > 0)
+	width := sliceWidth(len(ready), len(b.peers), p.rows.live.own, l.width > 0)
 	i, ok := slices.BinarySearch(b.peers, b.fleet.node)
 	if width == 0 || !ok {
-		*l = living{share: l.share}
+		*l = regionState{share: l.share}
 		return
 	}
 	// A width that follows the load step by step would move the slice all the time.
 	if l.rows != p.rows || l.peers != len(b.peers) || width > l.width || width < l.width/2 {
 		ring := slices.DeleteFunc(slices.Clone(p.rows.byRank), func(pos int32) bool { return p.rows.rows[pos].tier != TierReady })
-		*l = living{share: l.share, rows: p.rows, width: width, peers: len(b.peers), slice: sliceOf(ring, i, len(b.peers), width)}
+		*l = regionState{share: l.share, rows: p.rows, width: width, peers: len(b.peers), slice: sliceOf(ring, i, len(b.peers), width)}
 	}
 	p.slice = l.slice
 }

@@ -211,7 +211,8 @@ func TestMemory(t *testing.T) {
 	runtime.KeepAlive(lb)
 }
 
-// What a change of one row costs, alone and with the first pick after it, by a key and in the canonical order.
+// What a change of one row costs, alone and with the first pick after it, by a key and in the
+// canonical order.
 func BenchmarkChange(b *testing.B) {
 	for _, n := range []int{10, 1000, 5000} {
 		for _, first := range []struct {

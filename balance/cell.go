@@ -7,23 +7,28 @@ import (
 	"github.com/cespare/xxhash/v2"
 )
 
-// cell is what one node knows of one machine's load. It belongs to the machine's identity, not to a snapshot: counts
-// survive every change of the rows. A machine that leaves the fleet and returns gets a new cell. One cache line.
+// cell is what one node knows of one machine's load. It belongs to the machine's identity, not to a
+// snapshot: counts survive every change of the rows. A machine that leaves the fleet and returns
+// gets a new cell. One cache line.
 //
-// Whoever changes what the score is made of bumps count and then calls rescore, which stores the word and looks again
-// whether count has moved: so the last word stored always belongs to the last change, without a lock.
+// Whoever changes an input of the score bumps count and then calls rescore, which stores the score
+// and checks whether count has moved. So the last score stored always belongs to the last change,
+// without a lock.
 type cell struct {
-	// count packs this node's own requests in flight, exact (20 bits) | requests sent so far (24) | changes of what else
-	// makes the score (20). Each field overflows into the next, or out, without harm.
+	// count packs this node's own requests in flight, exact (20 bits) | requests sent so far (24) |
+	// changes of what else makes the score (20). Each field overflows into the next, or out, without
+	// harm.
 	count atomic.Uint64
 	base  atomic.Uint64 // what the row says: see base
 	est   atomic.Uint64 // what this node believes: see est
-	// seen packs the last thing heard: its sequence number (43 bits) | by a reply, not a report (1) | others (20).
-	seen atomic.Uint64
-	word *atomic.Uint64 // its place in the dense array of its region; does not move
-	row  atomic.Pointer[row]
-	mem  atomic.Pointer[memory] // what only the tick and failures need; nil until there is something to remember
-	gate *Gate                  // of a machine that this process owns, else nil
+	// seen packs the last thing heard: its sequence number (43 bits) | by a reply, not a report (1) |
+	// others (20).
+	seen  atomic.Uint64
+	score *atomic.Uint64 // its place in the dense array of its region; does not move
+	row   atomic.Pointer[row]
+	// what only the tick and failures need; nil until there is something to remember
+	mem  atomic.Pointer[memory]
+	gate *Gate // of a machine that this process owns, else nil
 }
 
 const (
@@ -40,11 +45,11 @@ const (
 
 func (c *cell) own() int { return int(c.count.Load() & ownMask) }
 
-// score returns the upper part of the word for n requests in flight here.
-func (c *cell) score(n uint64) word { return c.scored(base(c.base.Load()), n) }
+// compute returns the upper part of the score for n requests in flight here.
+func (c *cell) compute(n uint64) score { return c.computeFor(base(c.base.Load()), n) }
 
-func (c *cell) scored(b base, n uint64) word {
-	return score(b, int(n&ownMask), c.inGate(), est(c.est.Load()))
+func (c *cell) computeFor(b base, n uint64) score {
+	return scoreOf(b, int(n&ownMask), c.inGate(), est(c.est.Load()))
 }
 
 // inGate is how many are in flight at a machine that this process owns; else it is negative.
@@ -61,14 +66,14 @@ func (c *cell) inFlight() (own int, all float32, e est) {
 	return own, inFlight(own, c.inGate(), e), e
 }
 
-// rescore brings the word up to date, n being what count was last seen as.
+// rescore brings the score up to date; n is the last count that was seen.
 func (c *cell) rescore(n uint64) {
 	for {
 		b := base(c.base.Load())
 		if b == baseRetired {
 			return
 		}
-		c.word.Store(c.scored(b, n) | c.word.Load()&keep)
+		c.score.Store(c.computeFor(b, n) | c.score.Load()&keep)
 		now := c.count.Load()
 		if now == n {
 			return
@@ -77,14 +82,14 @@ func (c *cell) rescore(n uint64) {
 	}
 }
 
-// changed says that something but the count has changed.
+// changed is called when an input of the score other than the count has changed.
 func (c *cell) changed() {
 	c.rescore(c.count.Add(turnedOne))
 }
 
-// enter counts one request of this node in, below the limits that this node knows exactly, and notes whose turn it was,
-// unless the machine is alone in its region.
-func (c *cell) enter(a *area, alone bool) bool {
+// enter counts one request of this node in, below the limits that this node knows exactly, and
+// notes whose turn it was, unless the machine is alone in its region.
+func (c *cell) enter(a *liveRegion, alone bool) bool {
 	b := base(c.base.Load())
 	limit := most(b.hard(), est(c.est.Load()))
 	n := c.count.Load()
@@ -98,33 +103,34 @@ func (c *cell) enter(a *area, alone bool) bool {
 		}
 		n = c.count.Load()
 	}
-	was := c.word.Load()
+	was := c.score.Load()
 	if !alone {
 		turn := a.turn.Load()
 		if turnOf(was) >= turn && turn < turnMax { // all that are equally used have had their turn
 			turn = turnOf(was) + 1
 			a.turn.Store(turn)
 		}
-		was = was&^(turnMax<<lapShift) | word(turn)<<lapShift
+		was = was&^(turnMax<<lapShift) | score(turn)<<lapShift
 	}
-	c.word.Store(c.scored(b, n) | was&keep)
+	c.score.Store(c.computeFor(b, n) | was&keep)
 	if now := c.count.Load(); now != n {
 		c.rescore(now)
 	}
 	return true
 }
 
-func (m *row) enter(r *regionRows) bool { return m.cell.enter(r.area, len(r.byID) == 1) }
+func (m *row) enter(r *regionRows) bool { return m.cell.enter(r.live, len(r.byID) == 1) }
 
 // leave counts one request out.
 func (c *cell) leave() {
 	c.rescore(c.count.Add(^uint64(0)))
 }
 
-// observe notes what the owner said; it reports false for what is older than what is known. Own requests are taken at
-// that moment, the answered one included. A reply is private and fresh: it moves the estimate at once. A report is shared
-// and late: it only says "full of others", and moves the averages at the next tick. granted of what is in flight are slots
-// that are kept for requests still to come: no load to a node that waits for one.
+// observe notes what the owner said; it reports false for news older than what is known. Own
+// requests are taken at that moment, the answered one included. A reply is private and fresh: it
+// moves the estimate at once. A report is shared and late: it only says "full of others", and moves
+// the averages at the next tick. granted of what is in flight are slots that are kept for requests
+// still to come: no load to a node that waits for one.
 func (c *cell) observe(l Load, granted int, reply bool) bool {
 	if granted > 0 && est(c.est.Load())&grantMask == 0 {
 		granted = 0 // who guesses cannot use a granted slot
@@ -146,9 +152,9 @@ func (c *cell) observe(l Load, granted int, reply bool) bool {
 	full := !reply && l.Limits.Hard > 0 && others >= l.Limits.Hard
 	for {
 		old := est(c.est.Load())
-		e := old &^ saidBit
+		e := old &^ saidFullBit
 		if full {
-			e |= saidBit
+			e |= saidFullBit
 		}
 		if l.State == StateStarted {
 			e &^= awayBit | cordonedBit
@@ -169,20 +175,21 @@ func (c *cell) observe(l Load, granted int, reply bool) bool {
 	}
 }
 
-// refuse notes that the owner refused a request because the machine was full: the request that observe counted is not
-// there, and for a moment no other goes.
+// refuse notes that the owner refused a request because the machine was full: the request that
+// observe counted is not there, and for a moment no other goes.
 func (c *cell) refuse() {
-	c.update(func(e est) est { return e.withOthers(e.others()+1) | saidBit })
+	c.update(func(e est) est { return e.withOthers(e.others()+1) | saidFullBit })
 }
 
-// away notes that the machine refused a request because it does not run: the row that says so is on its way.
+// away notes that the machine refused a request because it does not run: the row that says so is on
+// its way.
 func (c *cell) away() {
 	c.update(func(e est) est { return e | awayBit })
 	c.remember()
 }
 
-// forget drops what was believed of the machine: its owner or the machine itself has been started again. Grants and slow
-// start are not beliefs.
+// forget drops the estimates about the machine: its owner or the machine itself has been started
+// again. Grants and slow start are facts and stay.
 func (c *cell) forget() {
 	c.seen.Store(0)
 	c.update(func(e est) est { return e & (grantMask | rampMask) })
@@ -198,7 +205,7 @@ func (c *cell) forget() {
 	}
 }
 
-// update changes what is believed.
+// update changes the estimate.
 func (c *cell) update(f func(est) est) {
 	for {
 		old := est(c.est.Load())
@@ -213,7 +220,7 @@ func (c *cell) update(f func(est) est) {
 	}
 }
 
-// remember returns the cell's memory, made on demand.
+// remember returns the cell's memory, which is made on demand.
 func (c *cell) remember() *memory {
 	for {
 		if m := c.mem.Load(); m != nil {
@@ -225,7 +232,7 @@ func (c *cell) remember() *memory {
 
 // memory is what is remembered of a machine beyond its cell.
 type memory struct {
-	past                            // of the tick, which is one at a time
+	history                         // of the tick, which is one at a time
 	fails   atomic.Uint32           // failures so far
 	void    atomic.Uint32           // ends so far that say nothing
 	usual   atomic.Uint32           // share of failures at the other machines, as float32 bits
@@ -248,7 +255,7 @@ func (c *cell) usualFailures() float32 {
 	return 0
 }
 
-// ejected reports whether this node holds the machine for an outlier.
+// ejected reports whether this node treats the machine as an outlier.
 func (c *cell) ejected() bool {
 	m := c.mem.Load()
 	return m != nil && m.out.Load()
@@ -269,7 +276,7 @@ func (c *cell) turnTo(m *row) {
 	c.changed()
 }
 
-// underGrants has the machine wait for grants if it takes a few requests at a time.
+// underGrants stops guessing at a machine whose slots are granted.
 func (c *cell) underGrants(l Limits) {
 	if !l.Granted() {
 		return
@@ -277,8 +284,8 @@ func (c *cell) underGrants(l Limits) {
 	c.remember().granted().wait(c)
 }
 
-// index finds the cell of a machine. Readers take no lock; there is one writer at a time. It costs 10 to 20 bytes for each
-// machine, a tenth of what a concurrent map of the standard library needs.
+// index finds the cell of a machine. Readers take no lock; there is one writer at a time. It costs
+// 10 to 20 bytes for each machine, a tenth of what a concurrent map of the standard library needs.
 type index struct {
 	table atomic.Pointer[[]atomic.Pointer[cell]]
 	live  int // cells held
@@ -342,8 +349,8 @@ func (x *index) remove(id MachineID) {
 	}
 }
 
-// grow makes a table with room for a sixth more at least, without the removed. Full tables are still searched in a few
-// steps, which lie in one cache line or two.
+// grow makes a table with room for a sixth more at least, without the removed. Full tables are
+// still searched in a few steps, which lie in one cache line or two.
 func (x *index) grow(old *[]atomic.Pointer[cell]) *[]atomic.Pointer[cell] {
 	n := 8
 	for n*3 < 4*(x.live+1) {

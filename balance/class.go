@@ -45,7 +45,8 @@ func (c Class) String() string {
 	return strings.Join(names, "+")
 }
 
-// MarshalText returns the classes as [Class.String] writes them; a class without a name is an error.
+// MarshalText returns the classes as [Class.String] writes them; a class without a name is an
+// error.
 func (c Class) MarshalText() ([]byte, error) {
 	if c&^ClassAll != 0 {
 		return nil, fmt.Errorf("balance: classes %#x: want a set of %s", uint8(c), enum.Or(classNames[:]))

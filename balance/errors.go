@@ -7,18 +7,20 @@ import (
 	"time"
 )
 
-// The classes of failure of a pick. Match with [errors.Is]; the error is a [*NoMachineError] with the counts.
+// The classes of failure of a pick. Match with [errors.Is]; the error is a [*NoMachineError] with
+// the counts.
 var (
 	// ErrNoMachine: no machine of the app can take the request now, for whatever reason.
 	ErrNoMachine = errors.New("balance: no machine available")
-	// ErrFull: machines run, but each is at its hard limit. It is also an ErrNoMachine. Come back after RetryAfter has passed.
+	// ErrFull: machines run, but each is at its hard limit. It is also an ErrNoMachine. Come back
+	// after RetryAfter has passed.
 	ErrFull = errors.New("balance: every machine is at its hard limit")
 	// ErrNoApp: the fleet does not know the app.
 	ErrNoApp = errors.New("balance: unknown app")
 )
 
-// NoMachineError says in numbers why a pick found nothing. Each machine is counted once, by the first reason that holds,
-// in the order of the fields.
+// NoMachineError says in numbers why a pick found nothing. Each machine is counted once, by the
+// first reason that holds, in the order of the fields.
 type NoMachineError struct {
 	App       AppID
 	Seen      int // machines of the app
@@ -77,8 +79,8 @@ func (e *NoMachineError) Is(target error) bool {
 	return target == ErrNoMachine || target == ErrFull && e.Full+e.Unhealthy > 0
 }
 
-// nothing counts why no machine is usable.
-func (v *View) nothing(r *Request) error {
+// whyNone counts why no machine is usable.
+func (v *View) whyNone(r *Request) error {
 	e := &NoMachineError{App: r.App}
 	for i := range v.order {
 		p := &v.order[i]
@@ -111,9 +113,9 @@ func (v *View) nothing(r *Request) error {
 // maxAfter bounds the guess at when a slot is free.
 const maxAfter = 10 * time.Second
 
-// after lowers the guess to when one of m's requests is likely to end: their mean stay over how many there are. It is at
-// least the moment for which a machine that said "full" is left out.
-func (e *NoMachineError) after(p *reach, m *row) {
+// after lowers the guess to when one of m's requests is likely to end: their mean stay over how
+// many there are. It is at least the moment for which a machine that said "full" is left out.
+func (e *NoMachineError) after(p *regionView, m *row) {
 	n := max(1, m.cell.own(), m.shared.limits.Hard)
 	t := min(max(p.stats.Stay/time.Duration(n), tickEvery), maxAfter)
 	if e.After == 0 || t < e.After {

@@ -180,7 +180,8 @@ func ExampleLeastLoad() {
 	// Output: nrt-0 nrt-0 hkg-1 nrt-0 hkg-1
 }
 
-// Fifteen requests wait at an edge: the near owner is told of as many as it has slots, and the far one of the rest.
+// Fifteen requests wait at an edge: the near owner is told of as many as it has slots, and the far
+// one of the rest.
 func ExampleBalancer_Asks() {
 	fleet, _ := balance.NewFleet(balance.FleetConfig{Node: "edge-nrt", Region: "nrt"})
 	b, _ := balance.New(fleet, balance.Config{Distance: trips{"nrt": time.Millisecond, "hkg": 50 * time.Millisecond}})

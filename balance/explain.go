@@ -51,7 +51,7 @@ func (t *Trace) samples(bits uint64) bool {
 func (x *Explanation) chose(v *View, s Slot, why string) {
 	var c Candidate
 	m := v.row(s)
-	m.look(&c)
+	m.fill(&c)
 	x.Picked, x.Tier, x.Busy = *m.machine(), m.tier, c.Busy()
 	name, _, _ := v.Region(int(s.region))
 	var passed []string
@@ -83,7 +83,7 @@ func (x *Explanation) chose(v *View, s Slot, why string) {
 // explain gathers what a strategy sees.
 func (v *View) explain(r *Request, s Strategy) Explanation {
 	x := Explanation{App: r.App, Strategy: fmt.Sprintf("%T", s), Key: r.Key, Tried: len(r.Tried)}
-	l := newLook(v, r, 0)
+	l := newScan(v, r, 0)
 	for i := range v.order {
 		p := &v.order[i]
 		look := RegionLook{Region: p.rows.name, RTT: p.rtt, Known: p.known, Stats: v.Stats(i), Accepted: l.accepts(i), Sliced: len(p.slice)}
@@ -102,7 +102,7 @@ const bestShown = 4
 
 func (l *RegionLook) add(m *row, r *Request) {
 	var c Candidate
-	m.look(&c)
+	m.fill(&c)
 	switch {
 	case !r.admits(m):
 		l.Excluded++

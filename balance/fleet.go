@@ -12,14 +12,14 @@ import (
 type FleetConfig struct {
 	Node   NodeID // this node; required
 	Region string // where it is; required
-	// Incarnation counts this node's starts; it versions the rows of machines that this node owns. 0 means 1, which is
-	// right for a fleet that lives in one process only.
+	// Incarnation counts this node's starts; it versions the rows of machines that this node owns. 0
+	// means 1, which is right for a fleet that lives in one process only.
 	Incarnation uint64
 }
 
-// Fleet is one node's catalogue of apps and machines, with the live counts beside it. Readers take an immutable
-// [Snapshot] of an app; writers copy only the region that they change. All methods are safe for concurrent use; each row
-// has a single writer, its owner.
+// Fleet is one node's catalogue of apps and machines, with the live counts beside it. Readers take
+// an immutable [Snapshot] of an app; writers copy only the region that they change. All methods are
+// safe for concurrent use; each row has a single writer, its owner.
 type Fleet struct {
 	node        NodeID
 	region      string
@@ -42,11 +42,12 @@ type Fleet struct {
 
 type app struct {
 	snap    atomic.Pointer[Snapshot]
-	cells   index                    // reports find their cell without a lock
-	areas   map[string]*area         // under Fleet.mu
-	removed map[MachineID]removal    // under Fleet.mu: rows older than a removal stay out
-	granted atomic.Int64             // the tick at which an owner granted a slot last; 0 when none does
-	rest    atomic.Pointer[Snapshot] // the one in which nothing runs and nothing is left to age
+	cells   index                  // reports find their cell without a lock
+	live    map[string]*liveRegion // under Fleet.mu
+	removed map[MachineID]removal  // under Fleet.mu: rows older than a removal stay out
+	// the tick at which an owner granted a slot last; 0 when none does
+	granted atomic.Int64
+	quiet   atomic.Pointer[Snapshot] // the one in which nothing runs and nothing is left to age
 	record  record                   // under Fleet.ageing: what its machines answered
 }
 
@@ -56,8 +57,8 @@ type removal struct {
 	tick int64
 }
 
-// removalsKept is how many removals are remembered at least; beyond it those are forgotten that are older than
-// removalTicks (ten minutes): no row is that late.
+// removalsKept is how many removals are remembered at least; beyond it those are forgotten that are
+// older than removalTicks (ten minutes): no row is that late.
 const removalsKept, removalTicks = 1000, 6000
 
 // remove remembers that a machine was taken out; Fleet.mu is held.
@@ -68,13 +69,13 @@ func (a *app) remove(id MachineID, v Version, tick int64) {
 	}
 }
 
-// area returns what lives on of a region, made on demand; Fleet.mu is held.
-func (a *app) area(region string) *area {
-	r, ok := a.areas[region]
+// liveRegion returns what lives on of a region, made on demand; Fleet.mu is held.
+func (a *app) liveRegion(region string) *liveRegion {
+	r, ok := a.live[region]
 	if !ok {
-		r = &area{}
+		r = &liveRegion{}
 		r.turn.Store(1)
-		a.areas[region] = r
+		a.live[region] = r
 	}
 	return r
 }
@@ -114,9 +115,10 @@ func (f *Fleet) App(id AppID) (*Snapshot, bool) {
 // Apps returns the IDs of all apps, sorted.
 func (f *Fleet) Apps() []AppID { return slices.Sorted(maps.Keys(*f.apps.Load())) }
 
-// Apply makes changes of the catalogue, in order; readers see all of a call's changes of one app at once. What makes no
-// sense is refused with an error that names it, and everything before it stands. What is older than what is held changes
-// nothing and is no error. When Apply returns, this node picks by the new rows: that is its acknowledgement of a cordon.
+// Apply makes changes of the catalogue, in order; readers see all of a call's changes of one app at
+// once. An update that makes no sense is refused with an error that names it, and the ones before
+// it stand. An update older than what is held changes nothing and is no error. When Apply returns,
+// this node picks by the new rows: that is its acknowledgement of a cordon.
 func (f *Fleet) Apply(updates ...Update) error {
 	var touched []AppID
 	var freed []MachineKey
@@ -188,7 +190,7 @@ func (f *Fleet) app(id AppID) *app {
 	if a, ok := apps[id]; ok {
 		return a
 	}
-	a := &app{areas: map[string]*area{}, removed: map[MachineID]removal{}}
+	a := &app{live: map[string]*liveRegion{}, removed: map[MachineID]removal{}}
 	a.snap.Store(&Snapshot{app: App{ID: id}})
 	next := maps.Clone(apps)
 	next[id] = a
@@ -196,8 +198,9 @@ func (f *Fleet) app(id AppID) *app {
 	return a
 }
 
-// Report takes in a load report, in O(1) and without allocating. It reports false for one that is older than what is
-// known, of an earlier incarnation of the machine's owner, or of a machine that is not known.
+// Report takes in a load report, in O(1) and without allocating. It reports false for one that is
+// older than what is known, of an earlier incarnation of the machine's owner, or of a machine that
+// is not known.
 func (f *Fleet) Report(r Report) bool {
 	a, ok := (*f.apps.Load())[r.App]
 	if !ok {
@@ -214,8 +217,8 @@ func (f *Fleet) Report(r Report) bool {
 	return c.observe(r.Load, r.Granted, false)
 }
 
-// age lets what is believed of all machines age to the tick, and moves outliers between the tiers. It returns false when
-// another balancer over the same fleet has done it already.
+// age lets what is believed of all machines age to the tick, and moves outliers between the tiers.
+// It returns false when another balancer over the same fleet has done it already.
 func (f *Fleet) age(tick int64) bool {
 	turned, ok := f.ageAll(tick)
 	for id, ms := range turned {
@@ -237,7 +240,7 @@ func (f *Fleet) ageAll(tick int64) (turned map[AppID][]MachineID, ok bool) {
 	f.aged = tick
 	for id, a := range *f.apps.Load() {
 		s := a.snap.Load()
-		if a.rest.Load() == s {
+		if a.quiet.Load() == s {
 			continue
 		}
 		granted := a.granted.Load()
@@ -252,14 +255,14 @@ func (f *Fleet) ageAll(tick int64) (turned map[AppID][]MachineID, ok bool) {
 			j.usable += len(r.byTier[TierReady]) + len(r.byTier[TierFailing])
 		}
 		for _, r := range s.regions {
-			r.area.granted = granted > 0 && tick-granted < lapse
+			r.live.granted = granted > 0 && tick-granted < lapse
 			var moving bool
 			ms, moving = r.step(ms, dt, int64(s.app.SlowStart/tickEvery), j)
 			rests = rests && !moving
 		}
 		a.record.close()
 		if rests {
-			a.rest.Store(s)
+			a.quiet.Store(s)
 		}
 		if len(ms) > 0 {
 			if turned == nil {
@@ -271,7 +274,8 @@ func (f *Fleet) ageAll(tick int64) (turned map[AppID][]MachineID, ok bool) {
 	return turned, true
 }
 
-// retier derives the tiers of some machines anew: this node has ejected them as outliers, or let them back.
+// retier derives the tiers of some machines anew: this node has ejected them as outliers, or let
+// them back.
 func (f *Fleet) retier(id AppID, ms []MachineID) {
 	var touched []AppID
 	f.locked(func() error {
@@ -291,8 +295,8 @@ func (f *Fleet) retier(id AppID, ms []MachineID) {
 	f.notify(touched)
 }
 
-// Watcher hands out the changes of a fleet, conflated: of several changes of one row a slow reader gets the last, so that
-// it costs at most one copy of the catalogue. It is for one reader.
+// Watcher hands out the changes of a fleet, conflated: of several changes of one row a slow reader
+// gets the last, so that it costs at most one copy of the catalogue. It is for one reader.
 type Watcher struct {
 	fleet   *Fleet
 	wake    chan struct{}
@@ -321,7 +325,8 @@ func (f *Fleet) Watch() *Watcher {
 // C receives when there is something to take.
 func (w *Watcher) C() <-chan struct{} { return w.wake }
 
-// Take returns what has changed since the last Take, in order, ready for another fleet's [Fleet.Apply].
+// Take returns what has changed since the last Take, in order, ready for another fleet's
+// [Fleet.Apply].
 func (w *Watcher) Take() []Update {
 	w.fleet.mu.Lock()
 	defer w.fleet.mu.Unlock()
@@ -364,8 +369,8 @@ func (w *Watcher) put(u Update) {
 	}
 }
 
-// tell calls do for each watcher; f.mu is held.
-func (f *Fleet) tell(do func(*Watcher)) {
+// toWatchers calls do for each watcher; f.mu is held.
+func (f *Fleet) toWatchers(do func(*Watcher)) {
 	for w := range f.watchers {
 		do(w)
 	}

@@ -120,7 +120,8 @@ func TestRemovedStaysRemoved(t *testing.T) {
 	}
 }
 
-// Any interleaving, duplication and loss of rows ends, once the last of each machine has come, in what the owner wrote.
+// Any interleaving, duplication and loss of rows ends, once the last of each machine has come, in
+// what the owner wrote.
 func TestFleetConverges(t *testing.T) {
 	rapid.Check(t, func(t *rapid.T) {
 		owner, err := NewFleet(FleetConfig{Node: "w", Region: "nrt"})
@@ -321,7 +322,8 @@ func FuzzApply(f *testing.F) {
 	})
 }
 
-// What is left of a removed app does not bring it back: its gates' transitions, reports, releases and ticks.
+// What is left of a removed app does not bring it back: its gates' transitions, reports, releases
+// and ticks.
 func TestRemovedAppStaysAway(t *testing.T) {
 	f := newFleet(t, "w", "nrt")
 	b, err := New(f, Config{})
@@ -365,7 +367,8 @@ func TestRemovedAppStaysAway(t *testing.T) {
 	}
 }
 
-// An edit of a row that another edit has overtaken is made again, over the row as it is then: no edit is lost.
+// An edit of a row that another edit has overtaken is made again, over the row as it is then: no
+// edit is lost.
 func TestAnEditIsMadeOverThePresentRow(t *testing.T) {
 	f, err := NewFleet(FleetConfig{Node: "n", Region: "nrt"})
 	if err != nil {

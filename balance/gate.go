@@ -6,21 +6,25 @@ import (
 	"sync/atomic"
 )
 
-// Gate admits work to one machine and holds what the owner decides about it: {state, epoch, operation token, cordon
-// generation, start wanted, limits, in flight}. It is the only home of these facts; rows are copies.
+// Gate admits work to one machine and holds what the owner decides about it: {state, epoch,
+// operation token, cordon generation, start wanted, limits, in flight}. It is the only home of
+// these facts; rows are copies.
 //
-// [Gate.Admit] and [Gate.Leave] are one compare-and-swap each and may be called from any goroutine. The other methods are
-// transitions; each succeeds only from the states that its comment names, so of two callers one loses and must look again.
+// [Gate.Admit] and [Gate.Leave] are one compare-and-swap each and may be called from any goroutine.
+// The other methods are transitions; each succeeds only from the states that its comment names, so
+// of two callers one loses and must look again.
 //
-//	stopped, suspended, failed --Start--> starting --Ready--> started --Cordon--> started, soft --Close--> stopping, suspending --Closed--> stopped, suspended
-//	                                         |                  ^-----Uncordon------|                              |
-//	                                         '--Fail--> failed  ^-------------------------Reopen-------------------'
+//	stopped, suspended, failed --Start--> starting --Ready--> started
+//	starting --Fail--> failed
+//	started --Cordon--> started, soft-cordoned --Uncordon--> started
+//	started, soft-cordoned --Close--> stopping, suspending --Closed--> stopped, suspended
+//	stopping, suspending --Reopen--> started
 //
-// [Gate.Exited] leads from any of them to failed or stopped. Invariant: between a successful Close and the next Ready
-// nothing is in flight on that epoch and nothing is admitted.
+// [Gate.Exited] leads from any of them to failed or stopped. Invariant: between a successful Close
+// and the next Ready nothing is in flight on that epoch and nothing is admitted.
 type Gate struct {
-	// word is all that Admit looks at. turn changes with every transition, so that a compare-and-swap on a word read
-	// before a transition fails after it.
+	// word is all that Admit looks at. turn changes with every transition, so that a compare-and-swap
+	// on a word read before a transition fails after it.
 	word atomic.Uint64
 	soft atomic.Int64
 	// epoch and gen are written before the word of the same transition is published.
@@ -38,7 +42,8 @@ type Gate struct {
 	changed func()                 // called after each transition, with no lock held
 	left    atomic.Pointer[func()] // called after each request that leaves
 	kept    *kept                  // who does the starts that it remembers; nil for a gate of no fleet
-	cell    *cell                  // in its owner's fleet, whose score follows the gate; nil for a gate of no fleet
+	// in its owner's fleet, whose score follows the gate; nil for a gate of no fleet
+	cell *cell
 }
 
 // operation is a start or a stop, which somebody carries out.
@@ -123,7 +128,8 @@ func (g *Gate) Admit(epoch, knownGen uint64) (Load, Bounce) {
 			return g.load(w), b
 		}
 		next := (w + 1) | usedBit
-		// gen belongs to w or to a transition that is about to change the word; in that case the swap fails.
+		// gen belongs to w or to a transition that is about to change the word; in that case the swap
+		// fails.
 		if w&cordonBit != 0 && knownGen >= g.gen.Load() {
 			next |= touchedBit
 		}
@@ -146,9 +152,9 @@ func (g *Gate) raise(n uint64) {
 	}
 }
 
-// TakePeak returns the most requests that were in flight at once, granted slots among them, since the last TakePeak, and
-// begins anew. It has one caller: the machine's decider, which so sees the peaks that started a machine and not only what is
-// there when it looks.
+// TakePeak returns the most requests that were in flight at once, granted slots among them, since
+// the last TakePeak, and begins anew. It has one caller: the machine's decider, which so sees the
+// peaks that started a machine and not only what is there when it looks.
 func (g *Gate) TakePeak() int {
 	now := g.word.Load() & inFlightMask
 	return int(max(now, g.peak.Swap(now)))
@@ -208,8 +214,8 @@ func (g *Gate) load(w uint64) Load {
 	return l
 }
 
-// Granted returns how many slots are granted and not yet used: they count as in flight, since they are taken, and are no
-// load.
+// Granted returns how many slots are granted and not yet used: they count as in flight, since they
+// are taken, and are no load.
 func (g *Gate) Granted() int { return int(g.slots.count.Load()) }
 
 // InFlight returns the number of requests in flight, and of slots granted.
@@ -218,8 +224,9 @@ func (g *Gate) InFlight() int { return int(g.word.Load() & inFlightMask) }
 // State returns the machine's state.
 func (g *Gate) State() State { return stateOf(g.word.Load()) }
 
-// TakeSample returns the load and whether anything was admitted since the last TakeSample, so that a request which came and went
-// between two looks is not taken for idleness. It has one caller: the machine's decider.
+// TakeSample returns the load and whether anything was admitted since the last TakeSample, so that
+// a request which came and went between two looks is not taken for idleness. It has one caller: the
+// machine's decider.
 func (g *Gate) TakeSample() (l Load, used bool) {
 	for {
 		w := g.word.Load()
@@ -229,7 +236,8 @@ func (g *Gate) TakeSample() (l Load, used bool) {
 	}
 }
 
-// Touched reports whether a request that knew the present soft cordon came all the same: the stop must be aborted.
+// Touched reports whether a request that knew the present soft cordon came all the same: the stop
+// must be aborted.
 func (g *Gate) Touched() bool {
 	w := g.word.Load()
 	return w&cordonBit != 0 && w&touchedBit != 0
@@ -239,9 +247,9 @@ func stateOf(w uint64) State { return State(w & stateMask >> stateShift) }
 
 func stateField(s State) uint64 { return uint64(s) << stateShift }
 
-// Grant reserves a slot for a request that is still to come. It counts as in flight from now on: until [Gate.Enter]
-// or [Gate.Revoke] takes the token the machine cannot close under it. It does not count as use: a machine
-// whose slots are only reserved is as idle as it was, see [Load].
+// Grant reserves a slot for a request that is still to come. It counts as in flight from now on:
+// until [Gate.Enter] or [Gate.Revoke] takes the token the machine cannot close under it. It does
+// not count as use: a machine whose slots are only reserved is as idle as it was, see [Load].
 func (g *Gate) Grant() (token uint64, ok bool) {
 	for {
 		w := g.word.Load()
@@ -258,9 +266,10 @@ func (g *Gate) Grant() (token uint64, ok bool) {
 	return g.slots.add(), true
 }
 
-// Enter lets a request in that may come with a granted slot, or says why not. A token that is still reserved is spent, and
-// its slot becomes the request's. With token 0, or one that was spent, revoked, or never given out here, it is [Gate.Admit]:
-// the request gets a slot that is really free, or is bounced as full. A request let in leaves with [Gate.Leave].
+// Enter lets a request in that may come with a granted slot, or says why not. A token that is still
+// reserved is spent, and its slot becomes the request's. With token 0, or one that was spent,
+// revoked, or never given out here, it is [Gate.Admit]: the request gets a slot that is really
+// free, or is bounced as full. A request let in leaves with [Gate.Leave].
 func (g *Gate) Enter(token, epoch, knownGen uint64) (Load, Bounce) {
 	if token != 0 && g.drop(token) {
 		return g.use(epoch, knownGen)

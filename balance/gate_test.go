@@ -666,8 +666,8 @@ func TestGateSuspects(t *testing.T) {
 	newGate(t, Limits{}).Suspect(0) // of no fleet: there is nobody to tell
 }
 
-// A stop that was abandoned has one successor, whose token ends it; the token of whoever gave it up is void from then on. A stop
-// that somebody is at, and one that is over, is nobody else's.
+// A stop that was abandoned has one successor, whose token ends it; the token of whoever gave it up
+// is void from then on. A stop that somebody is at, and one that is over, is nobody else's.
 func TestAbandonedStopsAreTakenOver(t *testing.T) {
 	g, err := NewGate(Limits{})
 	if err != nil {

@@ -7,22 +7,24 @@ import (
 	"time"
 )
 
-// Grant is a slot of a machine that its owner has reserved for a node. The gate counts it as in flight already; the
-// request that uses it enters with [Gate.Enter] and the token. It fits a wire.
+// Grant is a slot of a machine that its owner has reserved for a node. The gate counts it as in
+// flight already; the request that uses it enters with [Gate.Enter] and the token. It fits a wire.
 type Grant struct {
 	App     AppID
 	Machine MachineID
 	Epoch   uint64
 	Token   uint64
 	For     time.Duration // how long the node may use it, from when it is received
-	Revoked bool          // the owner takes the slot back: another node needs it more, or the machine goes to sleep
+	// the owner takes the slot back: another node needs it more, or the machine goes to sleep
+	Revoked bool
 }
 
-// AcceptGrant takes in a slot that a machine's owner has granted to this node, or taken back; the next pick may use it. It reports false when
-// the machine is not known. Grants may come late, twice and out of order: a pick uses each once, and one that was taken back
-// not at all. From an app's first grant on, this node sends its machines that take 1 to 3 requests at a time
-// nothing without one, until 5 s have passed without any: then it guesses again. So either all owners of an app's machines
-// grant their slots, or none.
+// AcceptGrant takes in a slot that a machine's owner has granted to this node, or taken back; the
+// next pick may use it. It reports false when the machine is not known. Grants may come late, twice
+// and out of order: a pick uses each once, and one that was taken back not at all. From an app's
+// first grant on, this node sends its machines that take 1 to 3 requests at a time nothing without
+// one, until 5 s have passed without any: then it guesses again. So either all owners of an app's
+// machines grant their slots, or none.
 func (b *Balancer) AcceptGrant(g Grant) bool {
 	a, ok := (*b.fleet.apps.Load())[g.App]
 	if !ok {
@@ -48,19 +50,21 @@ func (b *Balancer) AcceptGrant(g Grant) bool {
 	return true
 }
 
-// GrantToken returns the token of the slot that the pick uses, for [Gate.Enter]; ok is false when the machine's owner does not
-// grant. Ask for it when the request is about to leave: a reservation that is released without having been asked leaves its
-// slot to this node's next request.
+// GrantToken returns the token of the slot that the pick uses, for [Gate.Enter]; ok is false when
+// the machine's owner does not grant. Ask for it when the request is about to leave: a reservation
+// that is released without having been asked leaves its slot to this node's next request.
 func (r *Reservation) GrantToken() (token uint64, ok bool) {
 	r.shown = true
 	return r.ticket.token, r.ticket.token != 0
 }
 
-// NotSent says that the token which Grant returned has not left this process: the machine's owner could not be reached.
-// Release then hands the slot to [Config.GiveBack] rather than leave it to expire.
+// NotSent says that the token which GrantToken returned has not left this process: the machine's
+// owner could not be reached. Release then hands the slot to [Config.GiveBack] rather than leave it
+// to expire.
 func (r *Reservation) NotSent() { r.lost = true }
 
-// giveBack does what is right with the granted slot of a reservation that is being released.
+// giveBack returns the unused granted slot of a reservation that is being released: to this node's
+// next request, or to the owner.
 func (r *Reservation) giveBack() {
 	switch {
 	case !r.shown:
@@ -71,13 +75,15 @@ func (r *Reservation) giveBack() {
 	}
 }
 
-// Asks says whom to tell about an app's parked requests, for Granter.Ask of package balance/grants: each owner of machines that take one to three
-// requests at a time, with its part of them. The parts add up to parked, so that no two owners reserve slots for the same
-// request. The nearest regions come first: they are told of as many as it pays to wait there for, by the
-// round trips, the slots and how long requests stay, and farther ones of the rest; a negative part says that the owner need not keep a slot at hand
-// for this node either. Inside a region parts go by the slots of the machines that run or start, and each call leaves what
-// does not come out even to another owner. It yields nothing for an app that has no such machines. Call it when the number
-// has changed, and every second or less while this node lives.
+// Asks says whom to tell about an app's parked requests, for Granter.Ask of package balance/grants:
+// each owner of machines that take one to three requests at a time, with its part of them. The
+// parts add up to parked, so that no two owners reserve slots for the same request. The nearest
+// regions come first: they are told of as many as it pays to wait there for, by the round trips,
+// the slots and how long requests stay, and farther ones of the rest; a negative part says that the
+// owner need not keep a slot at hand for this node either. Inside a region parts go by the slots of
+// the machines that run or start, and each call leaves what does not come out even to another
+// owner. It yields nothing for an app that has no such machines. Call it when the number has
+// changed, and every second or less while this node lives.
 func (b *Balancer) Asks(app AppID, parked int) iter.Seq2[NodeID, int] {
 	return func(yield func(NodeID, int) bool) {
 		ab, ok := (*b.apps.Load())[app]
@@ -104,16 +110,18 @@ type ticket struct {
 }
 
 const (
-	// ticketsMax is how many granted slots of one machine a node holds. An owner never grants more than fewSlots at a time;
-	// beyond that there may be some that it has taken back, of which this node has not heard.
+	// ticketsMax is how many granted slots of one machine a node holds. An owner never grants more
+	// than fewSlots at a time; beyond that there may be some that it has taken back, of which this
+	// node has not heard.
 	ticketsMax = 2 * fewSlots
 	// tokensKept is how many tokens are remembered that must not come again.
 	tokensKept = 16
 )
 
-// tickets are the granted slots of one machine that wait to be used. A pick takes one without a lock; only that happens beside
-// what the lock guards. The number of them stands in the cell's estimate too: whoever changes it counts them anew, and looks
-// again whether somebody else has changed it meanwhile, so the last count written always belongs to the last change.
+// tickets are the granted slots of one machine that wait to be used. A pick takes one without a
+// lock; only that happens beside what the lock guards. The number of them stands in the cell's
+// estimate too: whoever changes it counts them anew, and looks again whether somebody else has
+// changed it meanwhile, so the last count written always belongs to the last change.
 type tickets struct {
 	changes atomic.Uint32
 	held    [ticketsMax]heldTicket
@@ -140,7 +148,7 @@ func (m *memory) granted() *tickets {
 	}
 }
 
-// put takes a ticket in, unless it was here before.
+// put adds a ticket, unless it was here before.
 func (t *tickets) put(c *cell, of ticket) {
 	t.mu.Lock()
 	defer t.mu.Unlock()
@@ -171,7 +179,7 @@ func (t *tickets) seen(token uint64) bool {
 	return t.spent(token)
 }
 
-// drop takes a ticket out, also one that is still on its way.
+// drop removes a ticket, also one that is still on its way.
 func (t *tickets) drop(c *cell, token uint64) {
 	t.mu.Lock()
 	defer t.mu.Unlock()
@@ -182,8 +190,8 @@ func (t *tickets) drop(c *cell, token uint64) {
 	t.count(c, false)
 }
 
-// take returns the ticket that lasts longest; ok is false when there is none. It is lock-free: when a ticket is gone, somebody
-// else has it.
+// take returns the ticket that lasts longest; ok is false when there is none. It is lock-free: when
+// a ticket is gone, somebody else has it.
 func (t *tickets) take(c *cell) (of ticket, ok bool) {
 	for {
 		best := -1
@@ -197,7 +205,8 @@ func (t *tickets) take(c *cell) (of ticket, ok bool) {
 			t.count(c, false)
 			return ticket{}, false
 		}
-		t.spend(of.token) // before it leaves its place, so that a second message about it finds it in one of the two
+		// before it leaves its place, so that a second message about it finds it in one of the two
+		t.spend(of.token)
 		if t.held[best].token.CompareAndSwap(of.token, 0) {
 			t.count(c, false)
 			return of, true
@@ -205,7 +214,7 @@ func (t *tickets) take(c *cell) (of ticket, ok bool) {
 	}
 }
 
-// putBack takes a ticket in that take returned and nobody has used.
+// putBack adds a ticket again that take returned and nobody has used.
 func (t *tickets) putBack(c *cell, of ticket) {
 	t.mu.Lock()
 	defer t.mu.Unlock()
@@ -241,8 +250,8 @@ func (t *tickets) len() (n int) {
 	return n
 }
 
-// count writes how many tickets there are into the estimate, after a change. Only a ticket that comes makes a node wait for
-// grants.
+// count writes how many tickets there are into the estimate, after a change. Only a ticket that
+// comes makes a node wait for grants.
 func (t *tickets) count(c *cell, came bool) {
 	t.changes.Add(1)
 	for {
@@ -284,7 +293,7 @@ func (t *tickets) clear(c *cell) {
 	t.count(c, false)
 }
 
-// wait has the machine wait for grants.
+// wait has picks leave the machine alone until there is a grant.
 func (t *tickets) wait(c *cell) {
 	t.mu.Lock()
 	defer t.mu.Unlock()

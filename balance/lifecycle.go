@@ -2,7 +2,8 @@ package balance
 
 import "fmt"
 
-// SetLimits changes the limits. What is in flight above a lowered hard limit stays; nothing is admitted until it has left.
+// SetLimits changes the limits. What is in flight above a lowered hard limit stays; nothing is
+// admitted until it has left.
 func (g *Gate) SetLimits(l Limits) error {
 	if err := l.validate(); err != nil {
 		return fmt.Errorf("balance: gate: %w", err)
@@ -14,8 +15,9 @@ func (g *Gate) SetLimits(l Limits) error {
 	return nil
 }
 
-// Start moves stopped, suspended or failed to starting under a new epoch, for the caller to carry out with the token.
-// fromEpoch is the epoch the caller saw; a machine that has moved on since answers what it is now.
+// Start moves stopped, suspended or failed to starting under a new epoch, for the caller to carry
+// out with the token. fromEpoch is the epoch the caller saw; a machine that has moved on since
+// answers what it is now.
 func (g *Gate) Start(fromEpoch uint64) (token uint64, a StartAnswer) {
 	g.mu.Lock()
 	switch s := g.State(); {
@@ -81,8 +83,8 @@ func (g *Gate) Uncordon(gen uint64) bool {
 	return ok
 }
 
-// Close moves a machine under the soft cordon of that generation to stopping, or to suspending, if nothing is in flight
-// and nobody touched it. From here on nothing is admitted.
+// Close moves a machine under the soft cordon of that generation to stopping, or to suspending, if
+// nothing is in flight and nobody touched it. From here on nothing is admitted.
 func (g *Gate) Close(gen uint64, suspend bool) (token uint64, ok bool) {
 	to := StateStopping
 	if suspend {
@@ -103,8 +105,8 @@ func (g *Gate) Close(gen uint64, suspend bool) (token uint64, ok bool) {
 	return token, ok
 }
 
-// CloseNow moves a started machine to stopping whatever is in flight. It is for shutting down and for machines that must
-// go: the caller waits until InFlight is 0, or does not.
+// CloseNow moves a started machine to stopping whatever is in flight. It is for shutting down and
+// for machines that must go: the caller waits until InFlight is 0, or does not.
 func (g *Gate) CloseNow() (token uint64, ok bool) {
 	g.mu.Lock()
 	if ok = g.State() == StateStarted; ok {
@@ -152,8 +154,9 @@ func (g *Gate) Forget() bool {
 	return true
 }
 
-// Abandon gives the stop with that token up by whoever carries it out, and does not know whether the machine still runs: the
-// gate stays closed until [Gate.TakeOver] has found somebody who sees to it.
+// Abandon gives the stop with that token up by whoever carries it out, and does not know whether
+// the machine still runs: the gate stays closed until [Gate.TakeOver] has found somebody who sees
+// to it.
 func (g *Gate) Abandon(token uint64) bool {
 	g.mu.Lock()
 	defer g.mu.Unlock()
@@ -162,7 +165,8 @@ func (g *Gate) Abandon(token uint64) bool {
 	return ok
 }
 
-// TakeOver takes over a stop that was abandoned, in doubt whether the machine still runs. The token of who had it is void.
+// TakeOver takes over a stop that was abandoned, in doubt whether the machine still runs. The token
+// of who had it is void.
 func (g *Gate) TakeOver() (token uint64, ok bool) {
 	g.mu.Lock()
 	defer g.mu.Unlock()
@@ -202,8 +206,8 @@ func (g *Gate) Suspect(epoch uint64) {
 	}
 }
 
-// Reopen moves stopping or suspending back to started: the driver could not, and the machine still runs. Where it has
-// ended meanwhile, see Exited, it moves to failed.
+// Reopen moves stopping or suspending back to started: the driver could not, and the machine still
+// runs. Where it has ended meanwhile, see Exited, it moves to failed.
 func (g *Gate) Reopen(token uint64) bool {
 	g.mu.Lock()
 	ok := token == g.op.token && g.closing()
@@ -218,9 +222,10 @@ func (g *Gate) Reopen(token uint64) bool {
 	return ok
 }
 
-// Exited notes that the run of that epoch has ended by itself: to failed where it failed, else to stopped. A late report
-// of an older epoch changes nothing. During stopping or suspending, whose end Closed tells, it changes nothing yet: but
-// there is no way back to started any more, see Reopen.
+// Exited notes that the run of that epoch has ended by itself: to failed where it failed, else to
+// stopped. A late report of an older epoch changes nothing. During stopping or suspending, whose
+// end Closed tells, it changes nothing yet: but there is no way back to started any more, see
+// Reopen.
 func (g *Gate) Exited(epoch uint64, failed bool) bool {
 	to := StateStopped
 	if failed {
@@ -242,8 +247,8 @@ func (g *Gate) Exited(epoch uint64, failed bool) bool {
 
 func (g *Gate) closing() bool { s := g.State(); return s == StateStopping || s == StateSuspending }
 
-// set replaces fields of the word and turns it; the counts beside them may move meanwhile. g.mu is held, so the state and
-// the cordon cannot.
+// set replaces fields of the word and turns it; the counts beside them may move meanwhile. g.mu is
+// held, so the state and the cordon cannot.
 func (g *Gate) set(clear, set uint64) {
 	for {
 		w := g.word.Load()

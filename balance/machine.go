@@ -8,7 +8,8 @@ import (
 	"github.com/ebbkit/ebb/internal/enum"
 )
 
-// MachineID names a machine of an app; two apps may each have a machine of the same ID. See [MachineKey].
+// MachineID names a machine of an app; two apps may each have a machine of the same ID. See
+// [MachineKey].
 type MachineID string
 
 // NodeID names a node: a process that runs this library.
@@ -17,7 +18,8 @@ type NodeID string
 // AppID names an app: the unit that is balanced and scaled.
 type AppID string
 
-// MachineKey is a machine's identity in a fleet: whatever is kept by machine over more than one app is kept by it.
+// MachineKey is a machine's identity in a fleet: whatever is kept by machine over more than one app
+// is kept by it.
 type MachineKey struct {
 	App AppID
 	ID  MachineID
@@ -26,11 +28,12 @@ type MachineKey struct {
 // String returns "app/id", for people.
 func (k MachineKey) String() string { return string(k.App) + "/" + string(k.ID) }
 
-// State is where a machine is in its life. The owner's [Gate] holds the truth; a row carries a late copy.
+// State is where a machine is in its life. The owner's [Gate] holds the truth; a row carries a late
+// copy.
 type State uint8
 
-// The states. Only StateStarted admits requests. StateStopped, StateSuspended and StateFailed can be
-// started. StateGone is no state of a gate: the node that owns the machine has ended, see
+// The states. Only StateStarted admits requests. StateStopped, StateSuspended and StateFailed can
+// be started. StateGone is no state of a gate: the node that owns the machine has ended, see
 // [NodeGone], so that nothing can be done with it until that node speaks of it again.
 const (
 	StateStopped State = iota
@@ -54,7 +57,8 @@ func (s State) Startable() bool { return s == StateStopped || s == StateSuspende
 // Health is what the owner's last health checks said.
 type Health uint8
 
-// The health values. HealthUnknown counts as passing: no check is configured, or none has ended yet.
+// The health values. HealthUnknown counts as passing: no check is configured, or none has ended
+// yet.
 const (
 	HealthUnknown Health = iota
 	HealthPassing
@@ -69,7 +73,8 @@ func (h Health) String() string { return enum.String(healthNames[:], uint8(h), "
 // Cordon says how far traffic stays away from a machine.
 type Cordon uint8
 
-// The cordons. A soft-cordoned machine is used when nothing better is left; a hard-cordoned one never.
+// The cordons. A soft-cordoned machine is used when nothing better is left; a hard-cordoned one
+// never.
 const (
 	CordonNone Cordon = iota
 	CordonSoft
@@ -84,7 +89,8 @@ func (c Cordon) String() string { return enum.String(cordonNames[:], uint8(c), "
 // MaxLimit is the largest soft or hard limit, and the largest number in flight a [Gate] counts.
 const MaxLimit = 1<<20 - 1
 
-// Limits are a machine's load limits, in requests in flight. They are static; at or above a limit it is in force.
+// Limits are a machine's load limits, in requests in flight. They are static; at or above a limit
+// it is in force.
 type Limits struct {
 	Soft int // at or above it other machines are preferred and another is started; 0 means none
 	Hard int // at or above it nothing is admitted; 0 means none
@@ -112,14 +118,17 @@ const fewSlots = 3
 // grants any: machines that take 1 to 3 requests at a time. See package balance/grants.
 func (l Limits) Granted() bool { return l.Hard > 0 && l.Hard <= fewSlots }
 
-// Machine is one instance of an app: a row, as its owner last wrote it. It is a value; live load is read through a
-// [View] or a [Gate], never from here.
+// Machine is one instance of an app: a row, as its owner last wrote it. It is a value; live load is
+// read through a [View] or a [Gate], never from here.
 type Machine struct {
-	ID       MachineID // unique among the app's machines
-	App      AppID
-	Region   string
-	Owner    NodeID // the worker that hosts it: the single writer of this row and the only one that admits work to it
-	Addr     string // host:port where the machine listens; it means something to its owner only, and may change with each start
+	ID     MachineID // unique among the app's machines
+	App    AppID
+	Region string
+	// the worker that hosts it: the single writer of this row and the only one that admits work to it
+	Owner NodeID
+	// host:port where the machine listens; it means something to its owner only, and may change with
+	// each start
+	Addr     string
 	Revision string // what it runs; empty when the app has no revisions
 	Limits   Limits
 
@@ -195,7 +204,8 @@ func (c *Cordon) UnmarshalText(text []byte) error {
 	return enum.Unmarshal(c, "balance: cordon", cordonNames[:], text)
 }
 
-// Tier orders machines by how well they can be used; a pick takes the first tier that has one with room.
+// Tier orders machines by how well they can be used; a pick takes the first tier that has one with
+// room.
 type Tier uint8
 
 // The tiers, best first. Hard limits hold in each of them.
@@ -203,8 +213,9 @@ const (
 	TierReady    Tier = iota // started, not cordoned, not failing
 	TierCordoned             // soft-cordoned
 	TierComing               // recently started, checks still failing
-	TierFailing              // checks failing, or ejected as an outlier: only when there is nothing else
-	TierNone                 // cannot be used: not started, or hard-cordoned
+	// checks failing, or ejected as an outlier: only when there is nothing else
+	TierFailing
+	TierNone // cannot be used: not started, or hard-cordoned
 )
 
 // tiers is the number of tiers that can be used.
@@ -239,9 +250,9 @@ func (t *Tier) UnmarshalText(text []byte) error {
 	return enum.Unmarshal(t, "balance: tier", tierNames[:], text)
 }
 
-// Rank is a machine's place in the canonical order of its app: rendezvous hashing over app and ID, so that nodes which do
-// not talk agree on it, and machines that come or go move no other. Machines are started from the front of the order and
-// stopped from its back.
+// Rank is a machine's place in the canonical order of its app: rendezvous hashing over app and ID,
+// so that nodes which do not talk agree on it, and machines that come or go move no other. Machines
+// are started from the front of the order and stopped from its back.
 func Rank(app AppID, id MachineID) uint64 { return hash2(string(app), string(id)) }
 
 // Compare orders machines of one app canonically: by [Rank], then by ID.

@@ -2,51 +2,59 @@ package balance
 
 import "math"
 
-// Outliers are machines that fail clearly more of this node's requests than the app's other machines do. They are moved to
-// the tier of failing ones for a while, which is used only when nothing else is left; their hard limits hold there too.
+// Outliers are machines that fail clearly more of this node's requests than the app's other
+// machines do. They are moved to the tier of failing ones for a while, which is used only when
+// nothing else is left; their hard limits hold there too.
 //
-// What fails everywhere says nothing about a machine. So answers are compared in blocks, of the same time at all machines of
-// the app. A failure is proof by how rare failures are in its block, and an answer that is well takes proof away. Two sums of
-// it are kept. The first keeps requests away: failures count as load for longer. The second ejects, and has
-// to bear that requests are not sent at random: each failure makes the next request go elsewhere, so that when failures come
-// in a row some machines get a request only while all fail. It takes only failures with none in their block, the one before
-// and the one after at any other machine that is not a suspect as well.
+// What fails everywhere says nothing about a machine. So answers are compared in blocks, of the
+// same time at all machines of the app. A failure is proof by how rare failures are in its block,
+// and an answer that is well takes proof away. Two sums of it are kept. The first keeps requests
+// away: failures count as load for longer. The second ejects, and has to bear that requests are not
+// sent at random: each failure makes the next request go elsewhere, so that when failures come in a
+// row some machines get a request only while all fail. It takes only failures with none in their
+// block, the one before and the one after at any other machine that is not a suspect as well.
 //
-// So a machine that fails everything while the others fail nothing is ejected after at most 10 failures among thirty machines,
-// 14 among ten, 28 among three and 40 of two: 6 where it gets a thirtieth of the requests, 32 where it gets half, and those
-// that come until it is decided. Where the others fail as well it takes longer, and from some failures in a hundred requests
-// on it is avoided rather than ejected. One that cannot be compared is neither.
+// So a machine that fails everything while the others fail nothing is ejected after at most 10
+// failures among thirty machines, 14 among ten, 28 among three and 40 of two: 6 where it gets a
+// thirtieth of the requests, 32 where it gets half, and those that come until it is decided. Where
+// the others fail as well it takes longer, and from some failures in a hundred requests on it is
+// avoided rather than ejected. One that cannot be compared is neither.
 
 const (
-	// blockSize is how many answers of an app a block holds at least. A block lasts for at least a tick, and for as long as it
-	// takes: no single one can be proof enough.
+	// blockSize is how many answers of an app a block holds at least. A block lasts for at least a
+	// tick, and for as long as it takes: no single one can be proof enough.
 	blockSize = 16
-	// certain is the logarithm of how improbable a machine's failures have to be: about one in 10^9. Machines are looked at ten
-	// times a second, and one that is ejected by chance leaves its load to the others.
+	// certain is the logarithm of how improbable a machine's failures have to be: about one in 10^9.
+	// Machines are looked at ten times a second, and one that is ejected by chance leaves its load to
+	// the others.
 	certain = 20
 	// likely is from which proof on failures count as load for longer: two or three.
 	likely = 7
-	// excess is the part of what the others answer well that an outlier fails. The proof grows from about a half of it on.
+	// excess is the part of what the others answer well that an outlier fails. The proof grows from
+	// about a half of it on.
 	excess = 0.9
-	// rarest is the least share of failures that a failure is judged by: a single one is never much proof.
+	// rarest is the least share of failures that a failure is judged by: a single one is never much
+	// proof.
 	rarest = 1.0 / 32
 	// blockFade is how many blocks the averages remember.
 	blockFade = 10
-	// usual is the share of failures of the others from which on a single failure says nothing: it ends no probation.
+	// usual is the share of failures of the others from which on a single failure says nothing: it
+	// ends no probation.
 	usual = 0.1
 
 	// ejectShare is the share of an app's machines that may be out at a time. What this node sees of
 	// others is a sample: were it wrong about more than half of them, the rest could not bear the
 	// load.
 	ejectShare = 0.5
-	// ejectFor is how long a machine is out the first time; each further ejection adds as much, up to maxEject times.
+	// ejectFor is how long a machine is out the first time; each further ejection adds as much, up to
+	// maxEject times.
 	ejectFor, maxEject = 300, 10 // 30 s, 5 min
 	// calmAfter is how long it has to be well before an ejection is forgotten.
 	calmAfter = 300
 )
 
-// tally counts answers that were well and failures. What ends during a tick may be off by one, and even negative, until the
-// next.
+// tally counts answers that were well and failures. What ends during a tick may be off by one, and
+// even negative, until the next.
 type tally struct {
 	ok, failed int32
 	stray      int32 // failures of machines that were not suspects then
@@ -54,8 +62,8 @@ type tally struct {
 
 func (t tally) and(o tally) tally { return tally{t.ok + o.ok, t.failed + o.failed, t.stray + o.stray} }
 
-// proof is what a machine's answers in a block say: against it, its failures; for it, its answers that were well. all are
-// those of all machines, its own included.
+// proof is what a machine's answers in a block say: against it, its failures; for it, its answers
+// that were well. all are those of all machines, its own included.
 func (t tally) proof(all tally) (against, pro float64) {
 	c := max(rarest, float64(all.failed)/float64(max(1, all.ok+all.failed)))
 	if c < 1 {
@@ -116,8 +124,8 @@ type answers struct {
 	times               int8   // how often it was ejected of late
 }
 
-// note takes in how many requests have ended, and how many of those failed or said nothing, since ever. It reports whether a
-// block has been judged.
+// note takes in how many requests have ended, and how many of those failed or said nothing, since
+// ever. It reports whether a block has been judged.
 func (a *answers) note(ended, failed, void uint32, r *record) (judged bool) {
 	if !a.begun {
 		a.begun, a.blocks = true, r.blocks
@@ -157,11 +165,13 @@ func (a *answers) judge(all tally) {
 // suspected reports whether the machine fails more than others, as far as is known.
 func (a *answers) suspected() bool { return a.suspect >= likely }
 
-// most is the load that failures may count as: no more than they prove. What failed while all failed is forgiven when that
-// is known; else the machine would only be used again when all fail the next time.
+// most is the load that failures may count as: no more than they prove. What failed while all
+// failed is forgiven when that is known; else the machine would only be used again when all fail
+// the next time.
 func (a *answers) most() float32 { return float32(math.Exp(min(a.suspect, certain))) }
 
-// slowed is how many of the last ticks count for the load of its failures: fewer where there is more proof, so that it lasts.
+// slowed is how many of the last ticks count for the load of its failures: fewer where there is
+// more proof, so that it lasts.
 func (a *answers) slowed(tick, dt int64) float32 {
 	slow := 1 + int64(max(0, a.suspect-likely))/2
 	return float32(tick/slow - (tick-dt)/slow)

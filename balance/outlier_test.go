@@ -91,8 +91,9 @@ func names(n int, regions ...string) (ids []MachineID, of map[MachineID]string) 
 	return ids, of
 }
 
-// What fails on every machine says nothing about any: whatever share of the requests it is, in whatever order it comes,
-// however many machines there are, and however little of the traffic this node sees.
+// What fails on every machine says nothing about any: whatever share of the requests it is, in
+// whatever order it comes, however many machines there are, and however little of the traffic this
+// node sees.
 func TestWhatFailsEverywhereEjectsNobody(t *testing.T) {
 	seeds := 400
 	if testing.Short() {
@@ -137,7 +138,8 @@ func TestWhatFailsEverywhereEjectsNobody(t *testing.T) {
 	}
 }
 
-// A machine that fails alone is ejected soon, and no other: after as few failures as the comment on outliers says.
+// A machine that fails alone is ejected soon, and no other: after as few failures as the comment on
+// outliers says.
 func TestAMachineThatFailsAloneIsEjected(t *testing.T) {
 	for _, tt := range []struct {
 		machines int
@@ -174,7 +176,8 @@ func TestAMachineThatFailsAloneIsEjected(t *testing.T) {
 	}
 }
 
-// Where something fails everywhere besides, a machine that fails more is avoided, whether it is ejected or not.
+// Where something fails everywhere besides, a machine that fails more is avoided, whether it is
+// ejected or not.
 func TestAMachineThatFailsMoreIsAvoided(t *testing.T) {
 	for _, tt := range []struct {
 		machines int
@@ -203,8 +206,8 @@ func TestAMachineThatFailsMoreIsAvoided(t *testing.T) {
 	}
 }
 
-// The figures of the comment on outliers: how many failures in a row are proof, where a machine gets that share of the
-// requests and nothing else fails.
+// The figures of the comment on outliers: how many failures in a row are proof, where a machine
+// gets that share of the requests and nothing else fails.
 func TestProof(t *testing.T) {
 	for _, tt := range []struct{ share, want int }{{2, 32}, {3, 20}, {10, 10}, {32, 6}, {1000, 6}} {
 		var p float64
@@ -231,7 +234,8 @@ func TestProof(t *testing.T) {
 	}
 }
 
-// One machine alone in its app is never out, and one alone in its region is when others serve elsewhere.
+// One machine alone in its app is never out, and one alone in its region is when others serve
+// elsewhere.
 func TestTheLastOneIsNotEjected(t *testing.T) {
 	tr := newTraffic(t, 1, Limits{})
 	tr.fails = func(_ int, id MachineID) bool { return id == "m0" }
@@ -353,8 +357,8 @@ func TestCancelsNeverEject(t *testing.T) {
 	}
 }
 
-// Of a fleet half of which fails, no more is ejected than may be; what all fail ejects nobody. The share of ejected machines
-// is that after the ejection.
+// Of a fleet half of which fails, no more is ejected than may be; what all fail ejects nobody. The
+// share of ejected machines is that after the ejection.
 func TestNotAllAreEjected(t *testing.T) {
 	for _, tt := range []struct{ bad, want int }{{3, 3}, {4, 3}, {6, 0}} {
 		w := newWorld(t, nil, Limits{Soft: 10, Hard: 20})

@@ -7,8 +7,9 @@ import (
 	"sync/atomic"
 )
 
-// Host makes this node the owner of m and returns its gate. From then on the row's State, Cordon, CordonGen and Epoch
-// follow the gate, and [Fleet.Edit] changes the rest. The machine begins stopped, whatever the row says.
+// Host makes this node the owner of m and returns its gate. From then on the row's State, Cordon,
+// CordonGen and Epoch follow the gate, and [Fleet.Edit] changes the rest. The machine begins
+// stopped, whatever the row says.
 func (f *Fleet) Host(m Machine) (*Gate, error) {
 	m.Owner, m.State, m.Cordon, m.CordonGen, m.Epoch = f.node, StateStopped, CordonNone, 0, 0
 	if err := m.validate(); err != nil {
@@ -27,7 +28,8 @@ func (f *Fleet) Host(m Machine) (*Gate, error) {
 		}
 		gate.changed = func() { f.follow(m.App, m.ID, nil) }
 		gate.kept = &kept{&f.keepers, m.App, m.ID}
-		gate.slots.last = mix(f.incarnation, Rank(m.App, m.ID)) // tokens of an earlier incarnation mean nothing here
+		// tokens of an earlier incarnation mean nothing here
+		gate.slots.last = mix(f.incarnation, Rank(m.App, m.ID))
 		f.seq++
 		b := f.batch()
 		defer b.commit()
@@ -69,9 +71,10 @@ func (f *Fleet) Owned(app AppID) iter.Seq2[*Machine, *Gate] {
 	}
 }
 
-// Edit changes the row of a machine that this node owns. What belongs to the machine's identity or to its gate (ID, App,
-// Region, Owner, State, Cordon, CordonGen, Epoch) stays as it is. edit is called with no lock held, and once more, with the
-// row as it is then, whenever the row has changed before its edit was in: it should set fields and do nothing else.
+// Edit changes the row of a machine that this node owns. What belongs to the machine's identity or
+// to its gate (ID, App, Region, Owner, State, Cordon, CordonGen, Epoch) stays as it is. edit is
+// called with no lock held, and once more, with the row as it is then, whenever the row has changed
+// before its edit was in: it should set fields and do nothing else.
 func (f *Fleet) Edit(app AppID, id MachineID, edit func(*Machine)) error {
 	if f.Gate(app, id) == nil {
 		return fmt.Errorf("balance: machine %q of app %q is not owned by node %q: only its owner edits it", id, app, f.node)
@@ -94,8 +97,9 @@ func (f *Fleet) limitGates(app AppID) {
 	}
 }
 
-// follow writes the row anew from the gate, and from edit if there is one. It is level-triggered: however many
-// transitions there were, and in whatever order their notices come, the row ends as the gate is.
+// follow writes the row anew from the gate, and from edit if there is one. It is level-triggered:
+// however many transitions there were, and in whatever order their notices come, the row ends as
+// the gate is.
 func (f *Fleet) follow(app AppID, id MachineID, edit func(*Machine)) error {
 	for {
 		row := f.ownRow(app, id)
@@ -136,7 +140,8 @@ func (f *Fleet) ownRow(app AppID, id MachineID) (r *row) {
 	return r
 }
 
-// rewrite replaces a row by m, with what the gate says now. stands is false when another row has taken its place.
+// rewrite replaces a row by m, with what the gate says now. stands is false when another row has
+// taken its place.
 func (f *Fleet) rewrite(row *row, m Machine) (stands, changed bool, err error) {
 	err = f.locked(func() error {
 		a, ok := (*f.apps.Load())[m.App]
@@ -161,7 +166,7 @@ func (f *Fleet) rewrite(row *row, m Machine) (stands, changed bool, err error) {
 	return stands, changed, err
 }
 
-// Keeper is told of what only whoever starts this node's machines can see to. Its funcs are called
+// Keeper is told what concerns whoever starts this node's machines. Its funcs are called
 // from any goroutine with no lock held, and must not block. Each may be nil.
 type Keeper struct {
 	// Wanted: a stop is over during which a start was asked for, and answered with
@@ -175,8 +180,8 @@ type Keeper struct {
 }
 
 // Keep makes k a keeper of the machines that this node owns, until release is called.
-// machine.Starter of package autostart/machine is one while it runs. While there is none with Wanted, gates remember no start:
-// they refuse it, since nobody would do it.
+// machine.Starter of package autostart/machine is one while it runs. While there is none with
+// Wanted, gates remember no start: they refuse it, since nobody would do it.
 func (f *Fleet) Keep(k Keeper) (release func()) {
 	held := &k
 	f.keepers.change(func(ks []*Keeper) []*Keeper { return append(ks, held) })

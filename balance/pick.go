@@ -1,19 +1,23 @@
 package balance
 
-import "math"
+import (
+	"math"
+	"slices"
+)
 
-// lookAll is how many machines of a region are all looked at; beyond it some are drawn. Looking at 64 words costs less
-// than a system call and finds the least.
+// lookAll is how many machines of a region are all looked at; beyond it some are drawn. Looking at
+// 64 scores costs less than a system call and finds the least.
 const lookAll = 64
 
 // maxChoices bounds the draws of one look.
 const maxChoices = 16
 
-// defaultChoices is how many machines are drawn: with two, half of the machines being slow is too much for the other half.
+// defaultChoices is how many machines are drawn: with two, half of the machines being slow is too
+// much for the other half.
 const defaultChoices = 4
 
-// look is one pick's way of looking at regions.
-type look struct {
+// scan is one pick's search through regions.
+type scan struct {
 	v      *View
 	r      *Request
 	plain  bool // the request excludes nothing and has no key
@@ -22,8 +26,8 @@ type look struct {
 	key    uint64 // hash of the affinity key
 }
 
-func newLook(v *View, r *Request, choices int) look {
-	l := look{v: v, r: r, plain: r.plain(), wanted: min(max(choices, 0), maxChoices), draw: draw{state: r.Rand}}
+func newScan(v *View, r *Request, choices int) scan {
+	l := scan{v: v, r: r, plain: r.plain(), wanted: min(max(choices, 0), maxChoices), draw: draw{state: r.Rand}}
 	if r.Key != "" {
 		l.key = hash2("", r.Key)
 	}
@@ -32,13 +36,13 @@ func newLook(v *View, r *Request, choices int) look {
 
 // found is the best machine so far.
 type found struct {
-	w    word
+	w    score
 	slot Slot
 	hash uint64 // of the affinity, when there is a key
 }
 
 // region improves b with what region i has.
-func (l *look) region(i int, b *found) {
+func (l *scan) region(i int, b *found) {
 	p := &l.v.order[i]
 	rows := p.rows
 	if l.r.Key != "" {
@@ -57,14 +61,14 @@ func (l *look) region(i int, b *found) {
 	}
 	for t := range tiers {
 		l.tier(i, t, b)
-		if tierOfWord(b.w) <= t {
+		if tierOfScore(b.w) <= t {
 			return
 		}
 	}
 }
 
 // tier improves b with machines of one tier.
-func (l *look) tier(i int, t Tier, b *found) {
+func (l *scan) tier(i int, t Tier, b *found) {
 	list := l.v.order[i].rows.byTier[t]
 	n := l.wanted
 	if n == 0 {
@@ -77,12 +81,12 @@ func (l *look) tier(i int, t Tier, b *found) {
 		l.list(i, list, b)
 		return
 	}
+	r := l.r
 	if l.plain {
-		if w, pos := l.draw.from(&l.v.order[i], list, n, b.w); w < b.w {
-			b.w, b.slot = w, Slot{int32(i), pos}
-		}
-	} else {
-		l.drawn(i, list, n, b)
+		r = nil
+	}
+	if w, pos := l.draw.from(&l.v.order[i], list, n, b.w, r); w < b.w {
+		b.w, b.slot = w, Slot{int32(i), pos}
 	}
 	if b.w >= noUse { // nothing usable was drawn: rather look at all than miss the last one
 		l.list(i, list, b)
@@ -90,7 +94,7 @@ func (l *look) tier(i int, t Tier, b *found) {
 }
 
 // dense looks at the whole array of a small region.
-func (l *look) dense(i int, rows *regionRows, n int, b *found) {
+func (l *scan) dense(i int, rows *regionRows, n int, b *found) {
 	if n == 0 {
 		return
 	}
@@ -108,8 +112,9 @@ func (l *look) dense(i int, rows *regionRows, n int, b *found) {
 	}
 }
 
-// leastOf returns the least of the first n words of a small region that is below w, and where it stands, else w and -1.
-func leastOf(rows *regionRows, n int, w word) (least word, at int) {
+// leastOf returns the least of the first n scores of a small region that is below w, and its place;
+// else w and -1.
+func leastOf(rows *regionRows, n int, w score) (least score, at int) {
 	least, at = w, -1
 	c := rows.chunks[0]
 	for j := range c[:n] {
@@ -123,11 +128,11 @@ func leastOf(rows *regionRows, n int, w word) (least word, at int) {
 	return least, at
 }
 
-// before breaks the rare tie of two words by ID: two machines whose salts are alike too.
+// before breaks the rare tie of two scores, of machines whose salts are equal too, by ID.
 func before(a, b *row) bool { return a != nil && b != nil && a.id < b.id }
 
-// tie reports whether a place of region i, whose word is that of the best so far, comes before it.
-func (l *look) tie(i int, pos int32, b *found) bool {
+// tie reports whether a place of region i with the score of the best so far comes before it.
+func (l *scan) tie(i int, pos int32, b *found) bool {
 	if b.w >= noUse || b.slot.region != int32(i) {
 		return false
 	}
@@ -136,18 +141,18 @@ func (l *look) tie(i int, pos int32, b *found) bool {
 }
 
 // list looks at all of some places.
-func (l *look) list(i int, list []int32, b *found) {
+func (l *scan) list(i int, list []int32, b *found) {
 	rows := l.v.order[i].rows
 	for _, pos := range list {
-		if w := rows.word(pos); w <= b.w && (l.plain || l.r.admits(rows.rows[pos])) && (w < b.w || l.tie(i, pos, b)) {
+		if w := rows.scoreAt(pos); w <= b.w && (l.plain || l.r.admits(rows.rows[pos])) && (w < b.w || l.tie(i, pos, b)) {
 			b.w, b.slot = w, Slot{int32(i), pos}
 		}
 	}
 }
 
-// accepts reports whether region i takes the request at its present share. Requests with a key stay where they are while
-// shares move little.
-func (l *look) accepts(i int) bool {
+// accepts reports whether region i takes the request at its present share. Requests with a key stay
+// where they are while shares move little.
+func (l *scan) accepts(i int) bool {
 	if l.v.order[i].share >= shareAll {
 		return true
 	}
@@ -158,9 +163,9 @@ func (l *look) accepts(i int) bool {
 	return l.v.Accepts(i, bits)
 }
 
-// perhaps returns the least loaded of the machines that are full by nothing but the estimate of
+// lastResort returns the least loaded of the machines that are full by nothing but the estimate of
 // what others have there, in the nearest region that has one.
-func (v *View) perhaps(r *Request) (s Slot, ok bool) {
+func (v *View) lastResort(r *Request) (s Slot, ok bool) {
 	for i := range v.order {
 		least := float32(math.MaxFloat32)
 		for _, pos := range v.order[i].rows.byTier[TierReady] {
@@ -195,9 +200,9 @@ func (d *draw) next() uint64 {
 // fair is after how many tries for each choice draws are no longer weighted.
 const fair = 3
 
-// from looks at n distinct places of a list, drawn by the room that their machines have, and returns the least word that
-// is below w, else w.
-func (d *draw) from(p *reach, list []int32, n int, w word) (least word, pos int32) {
+// from looks at n distinct places of a list that r admits, all where r is nil, drawn by the room that
+// their machines have. It returns the least score that is below w, else w.
+func (d *draw) from(p *regionView, list []int32, n int, w score, r *Request) (least score, pos int32) {
 	var had [maxChoices]int32
 	rows := p.rows
 	least = w
@@ -205,11 +210,14 @@ func (d *draw) from(p *reach, list []int32, n int, w word) (least word, pos int3
 	for try := range 4 * maxChoices {
 		bits := d.next()
 		at := list[uint64(uint32(bits))*uint64(len(list))>>32]
-		if k > 0 && isIn(had[:k], at) {
+		if k > 0 && slices.Contains(had[:k], at) {
 			continue
 		}
-		w := rows.word(at)
+		w := rows.scoreAt(at)
 		if try < fair*n && !accept(useOf(w), p.level, p.least, uint32(bits>>32)) {
+			continue
+		}
+		if r != nil && !r.admits(rows.rows[at]) {
 			continue
 		}
 		if w < least {
@@ -223,43 +231,15 @@ func (d *draw) from(p *reach, list []int32, n int, w word) (least word, pos int3
 	return least, pos
 }
 
-func isIn(had []int32, pos int32) bool {
-	for _, h := range had {
-		if h == pos {
-			return true
-		}
-	}
-	return false
-}
-
-// drawn is draw.from for requests that exclude machines.
-func (l *look) drawn(i int, list []int32, n int, b *found) {
-	var had [maxChoices]int32
-	p := &l.v.order[i]
-	k := 0
-	for try := 0; k < n && try < 4*maxChoices; try++ {
-		bits := l.draw.next()
-		pos := list[uint64(uint32(bits))*uint64(len(list))>>32]
-		w := p.rows.word(pos)
-		if isIn(had[:k], pos) || try < fair*n && !accept(useOf(w), p.level, p.least, uint32(bits>>32)) || !l.r.admits(p.rows.rows[pos]) {
-			continue
-		}
-		had[k] = pos
-		k++
-		if w < b.w {
-			b.w, b.slot = w, Slot{int32(i), pos}
-		}
-	}
-}
-
-// yieldAt is the load, as a multiple of the region's mean and one request, at which affinity yields where no soft limit
-// says so: hashing with bounded load.
+// yieldAt is the load, as a multiple of the region's mean and one request, at which affinity yields
+// where no soft limit says so: hashing with bounded load.
 const yieldAt = 1.25
 
-// affine improves b with the machine of region i that the request's key belongs to: the highest rendezvous hash over the
-// key and the canonical rank, among those with room. Machines that come or go move only the keys that they gain or lose;
-// a machine without room lends its keys to the next in each key's own order.
-func (l *look) affine(i int, b *found) {
+// affine improves b with the machine of region i that the request's key belongs to: the highest
+// rendezvous hash over the key and the canonical rank, among those with room. Machines that come or
+// go move only the keys that they gain or lose; a machine without room lends its keys to the next
+// in each key's own order.
+func (l *scan) affine(i int, b *found) {
 	p := &l.v.order[i]
 	ranks := p.rows.ranks
 	bound := uint64(0)
@@ -268,8 +248,8 @@ func (l *look) affine(i int, b *found) {
 	}
 	for t := range tiers {
 		for _, pos := range p.rows.byTier[t] {
-			w := p.rows.word(pos)
-			if w >= noUse || tierOfWord(w) > tierOfWord(b.w) || !l.r.admits(p.rows.rows[pos]) {
+			w := p.rows.scoreAt(pos)
+			if w >= noUse || tierOfScore(w) > tierOfScore(b.w) || !l.r.admits(p.rows.rows[pos]) {
 				continue
 			}
 			if w&busyBit == 0 && l.bounded(w, p.rows.rows[pos], bound) {
@@ -280,20 +260,20 @@ func (l *look) affine(i int, b *found) {
 				b.w, b.slot, b.hash = w, Slot{int32(i), pos}, h
 			}
 		}
-		if tierOfWord(b.w) <= t {
+		if tierOfScore(b.w) <= t {
 			return
 		}
 	}
 }
 
 // bounded reports whether a machine without a soft limit has more than its bound.
-func (l *look) bounded(w word, m *row, bound uint64) bool {
+func (l *scan) bounded(w score, m *row, bound uint64) bool {
 	return m.shared.limits.Soft == 0 && bound > 0 && uint64(useOf(w)*16) > bound
 }
 
-// closer reports whether a machine comes before the best so far: a better tier, room, the hash; without room the load and
-// then the hash. Whose turn it is does not matter to a key.
-func (l *look) closer(w word, h uint64, b *found) bool {
+// closer reports whether a machine comes before the best so far: a better tier, room, the hash;
+// without room the load and then the hash. Whose turn it is does not matter to a key.
+func (l *scan) closer(w score, h uint64, b *found) bool {
 	if w>>busyShift != b.w>>busyShift {
 		return w < b.w
 	}
@@ -304,7 +284,7 @@ func (l *look) closer(w word, h uint64, b *found) bool {
 }
 
 // affineAll takes all regions for one.
-func (l *look) affineAll() (Slot, bool) {
+func (l *scan) affineAll() (Slot, bool) {
 	b := found{w: noUse}
 	for i := range l.v.order {
 		l.affine(i, &b)
@@ -312,8 +292,9 @@ func (l *look) affineAll() (Slot, bool) {
 	return b.slot, b.w < noUse
 }
 
-// leastOfAll looks at every machine of a tier, twice: for the least, and for the nearest that is near it.
-func (l *look) leastOfAll(t Tier) (Slot, bool) {
+// leastOfAll looks at every machine of a tier, twice: for the least, and for the nearest that is
+// near it.
+func (l *scan) leastOfAll(t Tier) (Slot, bool) {
 	b := found{w: noUse}
 	for i := range l.v.order {
 		l.list(i, l.v.order[i].rows.byTier[t], &b)
@@ -333,7 +314,7 @@ func (l *look) leastOfAll(t Tier) (Slot, bool) {
 }
 
 // leastOfDrawn looks at some machines of a tier of n.
-func (l *look) leastOfDrawn(t Tier, n, draws int) (Slot, bool) {
+func (l *scan) leastOfDrawn(t Tier, n, draws int) (Slot, bool) {
 	var had [maxChoices]found
 	k := 0
 	least := found{w: noUse}
@@ -341,8 +322,8 @@ func (l *look) leastOfDrawn(t Tier, n, draws int) (Slot, bool) {
 		bits := l.draw.next()
 		f := found{slot: l.v.nth(t, int(uint64(uint32(bits))*uint64(n)>>32))}
 		p := &l.v.order[f.slot.region]
-		f.w = p.rows.word(f.slot.pos)
-		if hadSlot(had[:k], f.slot) || try < 3*draws && !accept(useOf(f.w), p.level, p.least, uint32(bits>>32)) {
+		f.w = p.rows.scoreAt(f.slot.pos)
+		if slices.ContainsFunc(had[:k], func(h found) bool { return h.slot == f.slot }) || try < 3*draws && !accept(useOf(f.w), p.level, p.least, uint32(bits>>32)) {
 			continue
 		}
 		if f.w >= noUse || !l.plain && !l.r.admits(p.rows.rows[f.slot.pos]) {
@@ -366,22 +347,14 @@ func (l *look) leastOfDrawn(t Tier, n, draws int) (Slot, bool) {
 	return near.slot, true
 }
 
-func hadSlot(had []found, s Slot) bool {
-	for i := range had {
-		if had[i].slot == s {
-			return true
-		}
-	}
-	return false
-}
-
-// oneMore is the upper part of the word of a machine with one request more than f; it is not busy unless f is.
-func (l *look) oneMore(f found) word {
+// oneMore is the upper part of the score of a machine with one request more than f; it is busy only
+// if f is.
+func (l *scan) oneMore(f found) score {
 	m := l.v.row(f.slot)
 	if m == nil {
 		return f.w >> useShift
 	}
-	w := f.w>>useShift&^(1<<useBits-1) | word(
+	w := f.w>>useShift&^(1<<useBits-1) | score(
 		useCode(useOf(f.w)+1/float32(max(1, m.shared.limits.Soft))),
 	)
 	return w

@@ -72,8 +72,8 @@ func TestLeastLoadIsWithinOne(t *testing.T) {
 	})
 }
 
-// 64 goroutines pick, observe and release while machines come, go, change and age: no hard limit is passed, no snapshot is
-// torn, no count is negative, and all return to zero.
+// 64 goroutines pick, observe and release while machines come, go, change and age: no hard limit is
+// passed, no snapshot is torn, no count is negative, and all return to zero.
 func TestUnderContention(t *testing.T) {
 	for name, s := range map[string]Strategy{"closest": nil, "leastload": LeastLoad{}, "pack": Pack{}} {
 		t.Run(name, func(t *testing.T) {
@@ -164,7 +164,7 @@ func TestUnderContention(t *testing.T) {
 			}
 			s, _ := w.f.App("web") // and each word says what its cell says
 			for m := range s.rows() {
-				if got, want := m.cell.word.Load()&^keep, m.cell.score(m.cell.count.Load()); got != want {
+				if got, want := m.cell.score.Load()&^keep, m.cell.compute(m.cell.count.Load()); got != want {
 					t.Errorf("%s: word %x, its cell says %x", m.id, got, want)
 				}
 			}
@@ -172,7 +172,8 @@ func TestUnderContention(t *testing.T) {
 	}
 }
 
-// Older observations change nothing; a machine of which nobody has heard for long, or ever, looks like the others.
+// Older observations change nothing; a machine of which nobody has heard for long, or ever, looks
+// like the others.
 func TestOldNewsNeverAttract(t *testing.T) {
 	w := newWorld(t, nil, Limits{Soft: 100})
 	for i := range 4 {
@@ -293,7 +294,8 @@ func TestAppsAreIsolated(t *testing.T) {
 	}
 }
 
-// FuzzUpdates feeds the update path with what nobody should send: never a panic, never a wrong pick.
+// FuzzUpdates feeds the update path with what nobody should send: never a panic, never a wrong
+// pick.
 func FuzzUpdates(f *testing.F) {
 	f.Add([]byte{0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14, 15, 16, 17, 18, 19, 20, 21, 22, 23, 24})
 	f.Add([]byte("PutMachine RemoveMachine NodeGone PutApp RemoveApp and again, in any order there is"))
@@ -354,7 +356,8 @@ func fuzzOne(t *testing.T, data []byte) {
 	}
 }
 
-// A machine that leaves and comes back under its ID counts from zero, whatever its former self still has in flight.
+// A machine that leaves and comes back under its ID counts from zero, whatever its former self
+// still has in flight.
 func TestComesBackAnew(t *testing.T) {
 	w := newWorld(t, nil, Limits{Soft: 2, Hard: 3})
 	w.put("m", "nrt", nil)

@@ -6,22 +6,23 @@ import (
 	"time"
 )
 
-// area is what lives as long as an app has machines in a region, whatever the snapshot: the dense array of words and who
-// stands where in it. A machine keeps its place while it is in the fleet.
-type area struct {
+// liveRegion is what outlives snapshots: it lives as long as an app has machines in a region. It
+// holds the dense array of scores, and each machine keeps its place there while it is in the fleet.
+type liveRegion struct {
 	chunks []*chunk // only ever appended; snapshots hold the slice as it was
 	used   int32    // places given so far
 	spare  []spare
 	like   *shared // of the row packed last
 
 	_    [64]byte
-	turn atomic.Uint32 // see word: moves on when all that are equally used were picked
+	turn atomic.Uint32 // moves on when all machines that are equally used were picked; see score
 	_    [60]byte
 
-	now atomic.Uint32 // mean of what others have at a machine, as float32 bits: for those nobody heard of
+	// mean of what others have at a machine, as float32 bits: for those nobody heard of
+	now atomic.Uint32
 
-	// Of the tick, which is one at a time.
-	around
+	// Written by the tick only; guarded by Fleet.ageing.
+	regionHistory
 	use, least float32 // mean and least load over the soft limit, of ready machines
 	load       float32 // mean load
 	own        float32 // mean of this node's own
@@ -35,8 +36,8 @@ type chunk [chunkLen]atomic.Uint64
 
 const chunkLen = 64
 
-// spare is a place that may be given again, once nobody can still write to it: its last cell has nothing in flight and a
-// release that was under way has long ended.
+// spare is a place that is given again once nobody can still write to it: when its last cell has
+// nothing in flight and a release that was under way has long ended.
 type spare struct {
 	pos  int32
 	cell *cell
@@ -46,7 +47,7 @@ type spare struct {
 const quarantine = 3 // ticks
 
 // place gives a place to a new machine; the fleet's lock is held.
-func (a *area) place(tick int64, salt uint64) (pos int32, w *atomic.Uint64) {
+func (a *liveRegion) place(tick int64, salt uint64) (pos int32, w *atomic.Uint64) {
 	pos = -1
 	for i, s := range a.spare {
 		if s.cell.own() == 0 && (tick-s.tick >= quarantine || s.cell.unused()) {
@@ -72,26 +73,26 @@ func (a *area) place(tick int64, salt uint64) (pos int32, w *atomic.Uint64) {
 }
 
 // newCell makes the cell of a machine that joins.
-func (a *area) newCell(node NodeID, id MachineID, tick int64, gate *Gate) (*cell, int32) {
+func (a *liveRegion) newCell(node NodeID, id MachineID, tick int64, gate *Gate) (*cell, int32) {
 	pos, w := a.place(tick, hash2(string(node), string(id)))
-	c := &cell{word: w, gate: gate}
+	c := &cell{score: w, gate: gate}
 	c.base.Store(uint64(baseNone))
 	c.est.Store(uint64(est(0).withOthers(math.Float32frombits(a.now.Load()))))
 	return c, pos
 }
 
 // retire takes a cell's machine out of use for good.
-func (a *area) retire(c *cell, pos int32, tick int64) {
+func (a *liveRegion) retire(c *cell, pos int32, tick int64) {
 	c.base.Store(uint64(baseNone))
 	c.changed()
 	c.base.Store(uint64(baseRetired))
 	a.spare = append(a.spare, spare{pos, c, tick})
 }
 
-// step ages a region's machines, gathers its means, and appends those that have become or ceased to be outliers. It reports
-// whether another tick would change anything.
+// step ages a region's machines, gathers its means, and appends those that have become or ceased to
+// be outliers. It reports whether another tick would change anything.
 func (r *regionRows) step(turned []MachineID, dt, ramp int64, j *jury) ([]MachineID, bool) {
-	a, tick := r.area, j.tick
+	a, tick := r.live, j.tick
 	if a.tick > 0 && a.tick < tick {
 		dt = tick - a.tick // it may have rested
 	}
@@ -99,7 +100,7 @@ func (r *regionRows) step(turned []MachineID, dt, ramp int64, j *jury) ([]Machin
 	if a.gap == 0 {
 		a.gap = 5
 	}
-	var sum gathered
+	var sum tickSums
 	sum.least = math.MaxFloat32
 	for _, m := range r.rows {
 		if m == nil || m.tier >= tiers && m.cell.mem.Load() == nil {
@@ -114,15 +115,16 @@ func (r *regionRows) step(turned []MachineID, dt, ramp int64, j *jury) ([]Machin
 	return turned, sum.moving
 }
 
-// gathered are the sums over a region's machines at one tick.
-type gathered struct {
+// tickSums are the sums over a region's machines at one tick.
+type tickSums struct {
 	ready, heard, news, sent, own int
 	load, others, use, least      float32
 	soft                          int
-	moving                        bool // something can be picked, is in flight, or has not aged to its end
+	// something can be picked, is in flight, or has not aged to its end
+	moving bool
 }
 
-func (m *row) age(turned []MachineID, a *area, sum *gathered, j *jury) []MachineID {
+func (m *row) age(turned []MachineID, a *liveRegion, sum *tickSums, j *jury) []MachineID {
 	c := m.cell
 	if mem := c.mem.Load(); mem != nil {
 		if t := mem.tickets.Load(); t != nil {
@@ -140,7 +142,7 @@ func (m *row) age(turned []MachineID, a *area, sum *gathered, j *jury) []Machine
 		mem = c.remember()
 		news := seen != mem.seen
 		taken := int((sent - mem.sent) & sentMask)
-		e = mem.step(e, seen, own, m.shared.limits.Hard, sent, a.around)
+		e = mem.step(e, seen, own, m.shared.limits.Hard, sent, a.regionHistory)
 		if mem.note(sent-uint32(own), mem.fails.Load(), mem.void.Load(), j.record) && e.penalty() > mem.most() {
 			e = e.withPenalty(mem.most())
 		}
@@ -171,7 +173,7 @@ func (m *row) age(turned []MachineID, a *area, sum *gathered, j *jury) []Machine
 	}
 	if e != old && c.est.CompareAndSwap(uint64(old), uint64(e)) {
 		c.changed()
-	} else if c.word.Load()&^keep != c.score(c.count.Load()) {
+	} else if c.score.Load()&^keep != c.compute(c.count.Load()) {
 		c.rescore(c.count.Load())
 	}
 	if m.tier == TierReady {
@@ -187,8 +189,8 @@ func (m *row) age(turned []MachineID, a *area, sum *gathered, j *jury) []Machine
 	return turned
 }
 
-// take makes means of the sums.
-func (a *area) take(s *gathered) {
+// take turns the sums into means.
+func (a *liveRegion) take(s *tickSums) {
 	a.ready, a.limits = s.ready, s.soft > 0
 	if s.heard > 0 {
 		a.mean = s.others / float32(s.heard)
@@ -213,10 +215,10 @@ func (a *area) take(s *gathered) {
 }
 
 // rewind begins the turns anew before they overflow.
-func (a *area) rewind(r *regionRows) {
+func (a *liveRegion) rewind(r *regionRows) {
 	for _, m := range r.rows {
 		if m != nil {
-			w := m.cell.word
+			w := m.cell.score
 			w.Store(w.Load() &^ (turnMax << lapShift))
 			m.cell.rescore(m.cell.count.Load())
 		}
@@ -225,4 +227,4 @@ func (a *area) rewind(r *regionRows) {
 }
 
 // stayed returns the mean stay as a time.
-func (a *area) stayed() time.Duration { return time.Duration(a.stay * float32(tickEvery)) }
+func (a *liveRegion) stayed() time.Duration { return time.Duration(a.stay * float32(tickEvery)) }

@@ -8,10 +8,12 @@ import (
 	"github.com/ebbkit/ebb/internal/enum"
 )
 
-// Request is what a strategy knows of a request. It is a value; the zero value of every field but App is valid.
+// Request is what a strategy knows of a request. It is a value; the zero value of every field but
+// App is valid.
 type Request struct {
 	App AppID
-	// Key asks for affinity: requests with equal keys go to the same machine while it has room. Empty means none.
+	// Key asks for affinity: requests with equal keys go to the same machine while it has room. Empty
+	// means none.
 	Key string
 	// Tenant is on whose behalf the request is, such as a customer or an API key. Requests that
 	// wait take turns by tenant within their app; those without one are a tenant of their own. It
@@ -19,7 +21,8 @@ type Request struct {
 	Tenant string
 	// Tried are the machines that have been tried for this request; they are left out exactly.
 	Tried []MachineID
-	// Rand are the random bits of this pick, the only chance in it. 0 means that the balancer draws them.
+	// Rand are the random bits of this pick, the only chance in it. 0 means that the balancer draws
+	// them.
 	Rand uint64
 	// Place is the request's place in its app's waiting room. The waiting room sets it at the first
 	// try and finds it again at the next, so that a bounced request loses no ground. 0 for a
@@ -45,14 +48,7 @@ func (r *Request) plain() bool { return len(r.Tried) == 0 && r.Want == nil && r.
 // admits reports whether a machine may serve the request.
 func (r *Request) admits(m *row) bool { return m != nil && !r.tried(m.id) && r.wants(m) }
 
-func (r *Request) tried(id MachineID) bool {
-	for _, t := range r.Tried {
-		if t == id {
-			return true
-		}
-	}
-	return false
-}
+func (r *Request) tried(id MachineID) bool { return slices.Contains(r.Tried, id) }
 
 func (r *Request) wants(m *row) bool {
 	w := r.Want
@@ -68,7 +64,8 @@ type Want struct {
 	Prefer   Target // these machines while one of them can be used, else any
 }
 
-// Target is a set of machines: those with one of the IDs and in one of the regions. An empty list means any.
+// Target is a set of machines: those with one of the IDs and in one of the regions. An empty list
+// means any.
 type Target struct {
 	Machines []MachineID
 	Regions  []string
@@ -87,11 +84,12 @@ type Outcome uint8
 
 // The outcomes. Only OutcomeDone and OutcomeError say anything about the machine's health.
 const (
-	OutcomeDone     Outcome = iota // answered
-	OutcomeBounced                 // refused by the owner
-	OutcomeError                   // the machine or the way to it failed, or it answered that it failed
-	OutcomeCanceled                // the client left, or the request's time was up
-	OutcomeUnserved                // no machine got it: none was found, or this node could not send it
+	OutcomeDone    Outcome = iota // answered
+	OutcomeBounced                // refused by the owner
+	// the machine or the way to it failed, or it answered that it failed
+	OutcomeError
+	OutcomeCanceled // the client left, or the request's time was up
+	OutcomeUnserved // no machine got it: none was found, or this node could not send it
 )
 
 var outcomeNames = [...]string{"done", "bounced", "errored", "canceled", "unserved"}

@@ -5,8 +5,8 @@ import (
 	"math/rand/v2"
 )
 
-// Pick chooses a machine for r and counts the request in. On success the caller owes one [Reservation.Release]. The error
-// matches [ErrNoApp], [ErrFull] or [ErrNoMachine]. It never waits.
+// Pick chooses a machine for r and counts the request in. On success the caller owes one
+// [Reservation.Release]. The error matches [ErrNoApp], [ErrFull] or [ErrNoMachine]. It never waits.
 func (b *Balancer) Pick(r Request) (Reservation, error) {
 	ab := b.only.Load()
 	if ab == nil || ab.id != r.App {
@@ -44,12 +44,12 @@ func (b *Balancer) pick(ab *appBalance, r *Request) (Reservation, error) {
 	return b.insist(ab, r)
 }
 
-// insist ends a pick that has found nothing, of a request that may insist.
+// insist ends a pick that has found nothing: it tries once more for a request that cannot wait.
 func (b *Balancer) insist(ab *appBalance, r *Request) (Reservation, error) {
 	view := ab.view.Load()
 	if r.Insist {
 		for range attempts {
-			s, ok := view.perhaps(r)
+			s, ok := view.lastResort(r)
 			if !ok {
 				break
 			}
@@ -58,11 +58,11 @@ func (b *Balancer) insist(ab *appBalance, r *Request) (Reservation, error) {
 			}
 		}
 	}
-	return Reservation{}, view.nothing(r)
+	return Reservation{}, view.whyNone(r)
 }
 
-// attempts bounds how often a pick looks again because what it chose was taken between look and act, or the row of a
-// machine has changed while its word was read.
+// attempts bounds how often a pick looks again because what it chose was taken between look and
+// act, or the row of a machine has changed while its score was read.
 const attempts = 16
 
 func (b *Balancer) reserve(ab *appBalance, r *Request) (m *row, slot ticket) {
@@ -94,8 +94,8 @@ func choose(s Strategy, v *View, r *Request) (Slot, bool) {
 	return s.Pick(v, *r)
 }
 
-// Reservation is one request of this node counted in at one machine. It is a handle: pass it by pointer and release it
-// once; copying it is misuse.
+// Reservation is one request of this node counted in at one machine. It is a handle: pass it by
+// pointer and release it once; copying it is misuse.
 type Reservation struct {
 	b      *Balancer
 	row    *row
@@ -109,14 +109,16 @@ type Reservation struct {
 // Machine returns the row that was picked. It is valid while the reservation is.
 func (r *Reservation) Machine() *Machine { return r.row.machine() }
 
-// Incarnation returns which start of the machine's owner the picked row is from: a later one is another process, and
-// nothing that was agreed with an earlier one holds. It is valid while the reservation is.
+// Incarnation returns which start of the machine's owner the picked row is from: a later one is
+// another process, and nothing that was agreed with an earlier one holds. It is valid while the
+// reservation is.
 func (r *Reservation) Incarnation() uint64 { return r.row.shared.incarnation }
 
 // Gate returns the gate of the machine when this process owns it, else nil.
 func (r *Reservation) Gate() *Gate { return r.row.cell.gate }
 
-// Busy reports whether the machine, this request included, is above its soft limit: the signal to start another.
+// Busy reports whether the machine, this request included, is above its soft limit: the signal to
+// start another.
 func (r *Reservation) Busy() bool {
 	_, all, _ := r.row.cell.inFlight()
 	return overSoft(all, r.row.shared.limits.Soft)
@@ -126,8 +128,8 @@ func (r *Reservation) Busy() bool {
 // fail, or this node holds it for an outlier. Then the request is no sign that the app is served.
 func (r *Reservation) Failing() bool { return r.row.tier == TierFailing }
 
-// Observe takes in what the owner said in a reply or a bounce. Call it while the reservation is held; it is O(1) and does
-// not allocate. What is older than what is known is dropped.
+// Observe takes in what the owner said in a reply or a bounce. Call it while the reservation is
+// held; it is O(1) and does not allocate. Stale loads are ignored.
 func (r *Reservation) Observe(l Load) {
 	c := r.row.cell
 	if l.Epoch != 0 && l.Epoch < c.row.Load().epoch ||
@@ -141,7 +143,8 @@ func (r *Reservation) Observe(l Load) {
 	}
 }
 
-// Release counts the request out and notes how it ended. The handle is zeroed; a second Release panics.
+// Release counts the request out and notes how it ended. The handle is zeroed; a second Release
+// panics.
 func (r *Reservation) Release(o Outcome) {
 	if r.row == nil {
 		panic("balance: Reservation released twice")
@@ -179,8 +182,8 @@ func (r *Reservation) Release(o Outcome) {
 	b.signal(m.shared.app)
 }
 
-// Explain says where a request would go now and why. It counts nothing in. The error matches [ErrNoApp] for an unknown
-// app; when nothing is usable the explanation says so.
+// Explain says where a request would go now and why. It counts nothing in. The error matches
+// [ErrNoApp] for an unknown app; when nothing is usable the explanation says so.
 func (b *Balancer) Explain(r Request) (Explanation, error) {
 	ab, ok := (*b.apps.Load())[r.App]
 	if !ok {
@@ -202,7 +205,7 @@ func (b *Balancer) Explain(r Request) (Explanation, error) {
 	}
 	slot, ok := s.Pick(v, r)
 	if !ok || v.row(slot) == nil {
-		x.Err = v.nothing(&r)
+		x.Err = v.whyNone(&r)
 		x.Why = "no machine can be used"
 		return x, nil
 	}

@@ -34,7 +34,8 @@ func mallocs(do func()) uint64 {
 	return after.Mallocs - before.Mallocs
 }
 
-// What a pick needs is kept when the fleet changes: the first pick after a change allocates as little as any.
+// What a pick needs is kept when the fleet changes: the first pick after a change allocates as
+// little as any.
 func TestFirstPickAfterAChangeDoesNotAllocate(t *testing.T) {
 	defer runtime.GOMAXPROCS(runtime.GOMAXPROCS(1))
 	for name, p := range pickers {
@@ -70,8 +71,8 @@ func TestFirstPickAfterAChangeDoesNotAllocate(t *testing.T) {
 	}
 }
 
-// A pick takes no lock, whatever is under way: here everything that has a lock holds it. Against a lock this test does not fail
-// but stands still.
+// A pick takes no lock, whatever is under way: here everything that has a lock holds it. Against a
+// lock this test does not fail but stands still.
 func TestPickTakesNoLock(t *testing.T) {
 	for name, p := range pickers {
 		f, b := benchBalancer(t, p.s, 100, 2)
@@ -128,8 +129,8 @@ func TestPickOfAGrantedSlotTakesNoLockAndDoesNotAllocate(t *testing.T) {
 	}
 }
 
-// A granted slot is used once, whoever picks, gives back and is told twice of it at the same time, and in the end the number at
-// hand is the one that picks go by.
+// A granted slot is used once, whoever picks, gives back and is told twice of it at the same time,
+// and in the end the number at hand is the one that picks go by.
 func TestGrantedSlotsAreUsedOnce(t *testing.T) {
 	f, b, c := newGranted(t)
 	const slots = 2000

@@ -49,7 +49,8 @@ type distances map[string]time.Duration
 
 func (d distances) RTT(region string) (time.Duration, bool) { rtt, ok := d[region]; return rtt, ok }
 
-// world is a small fleet in which rows read as a story: machine, state, limits, requests of this node in flight.
+// world is a small fleet in which rows read as a story: machine, state, limits, requests of this
+// node in flight.
 type world struct {
 	testing.TB
 	f    *Fleet
@@ -134,7 +135,8 @@ func (w *world) clock() *clock {
 	return c
 }
 
-// try sends n requests one by one; those that reach a machine in bad end as o. It returns how many did.
+// try sends n requests one by one; those that reach a machine in bad end as o. It returns how many
+// did.
 func (w *world) try(n int, bad map[MachineID]bool, o Outcome) (hit int) {
 	w.Helper()
 	for range n {

@@ -2,15 +2,17 @@ package balance
 
 import "math"
 
-// A word is a machine's score: the least word of a region is its best machine, so that a pick is a minimum over one dense
-// array. Words are kept on write. From the highest bit:
+// A score is one number for a machine: the least score of a region is its best machine, so that a
+// pick is a minimum over one dense array. Scores are kept up to date on write. From the highest
+// bit:
 //
 //	tier (2) | busy (1) | spare (1) | use (20) | turn (24) | salt (16)
 //
-// use is the load over the soft limit, as the upper bits of a float32: those of positive floats compare like the floats.
-// turn says when the machine was last picked: machines that are equally used take turns. salt is hash(node, machine).
-// A word from noUse on names a machine that cannot be used now; its turn and salt are kept.
-type word = uint64
+// use is the load over the soft limit, as the upper bits of a float32: those of positive floats
+// compare like the floats. turn says when the machine was last picked: machines that are equally
+// used take turns. salt is hash(node, machine). A score of noUse or more says that the machine
+// cannot be used now; its turn and salt are kept.
+type score = uint64
 
 const (
 	saltBits  = 16
@@ -21,22 +23,23 @@ const (
 	busyShift = useShift + useBits + 1
 	tierShift = busyShift + 1
 
-	noUse   word = ^word(0) >> useShift << useShift
-	busyBit word = 1 << busyShift
-	keep    word = 1<<useShift - 1 // turn and salt
-	turnMax      = 1<<turnBits - 1
-	// useDrop is how many of a float32's lower bits are dropped: what remains tells loads 1/4000 apart.
+	noUse   score = ^score(0) >> useShift << useShift
+	busyBit score = 1 << busyShift
+	keep    score = 1<<useShift - 1 // turn and salt
+	turnMax       = 1<<turnBits - 1
+	// useDrop is how many of a float32's lower bits are dropped: what remains tells loads 1/4000
+	// apart.
 	useDrop = 31 - useBits
 )
 
-func turnOf(w word) uint32 { return uint32(w>>lapShift) & turnMax }
-func tierOfWord(w word) Tier {
+func turnOf(w score) uint32 { return uint32(w>>lapShift) & turnMax }
+func tierOfScore(w score) Tier {
 	if w >= noUse {
 		return TierNone
 	}
 	return Tier(w >> tierShift)
 }
-func useOf(w word) float32 {
+func useOf(w score) float32 {
 	return math.Float32frombits(uint32(w>>useShift&(1<<useBits-1)) << useDrop)
 }
 
@@ -59,11 +62,12 @@ func (b base) tier() Tier { return Tier(b & 7) }
 func (b base) soft() int  { return int(b >> baseSoftShift & MaxLimit) }
 func (b base) hard() int  { return int(b >> baseHardShift & MaxLimit) }
 
-// est is what this node believes of a machine beyond its own requests. From the lowest bit: what others have in flight,
-// in 1/256 requests (28) | recent failures as load, in quarters of a request (12) | slowness in quarters above one (5) | slow
-// start in sixteenths, 0 for none (4) | the owner just said that it is full (1) | on probation (1) | consecutive
-// failures (4) | heard of (1) | slots granted plus one, 0 for no grants (6) | it bounced a request because it does not run
-// (1) | the owner said that it is soft-cordoned, which the row does not yet say (1).
+// est is what this node believes of a machine beyond its own requests. From the lowest bit: what
+// others have in flight, in 1/256 requests (28) | recent failures as load, in quarters of a request
+// (12) | slowness in quarters above one (5) | slow start in sixteenths, 0 for none (4) | the owner
+// just said that it is full (1) | on probation (1) | consecutive failures (4) | heard of (1) |
+// slots granted plus one, 0 for no grants (6) | it bounced a request because it does not run (1) |
+// the owner said that it is soft-cordoned, which the row does not yet say (1).
 type est uint64
 
 const (
@@ -72,8 +76,8 @@ const (
 	penaltyBits  = 12
 	slowShift    = penaltyShift + penaltyBits
 	rampShift    = slowShift + 5
-	saidBit      = est(1) << (rampShift + 4)
-	probeBit     = saidBit << 1
+	saidFullBit  = est(1) << (rampShift + 4)
+	probeBit     = saidFullBit << 1
 	failsShift   = rampShift + 6
 	heardBit     = est(1) << (failsShift + 4)
 	grantShift   = failsShift + 5
@@ -87,7 +91,7 @@ const (
 	failsMask   = est(15) << failsShift
 	grantMask   = est(63) << grantShift
 	// oddMask is what makes a machine other than its load.
-	oddMask = penaltyMask | slowMask | rampMask | saidBit | probeBit | grantMask | awayBit | cordonedBit
+	oddMask = penaltyMask | slowMask | rampMask | saidFullBit | probeBit | grantMask | awayBit | cordonedBit
 
 	maxGrant = 62
 )
@@ -113,8 +117,8 @@ func (e est) ramp() float32 {
 }
 func (e est) fails() int { return int(e & failsMask >> failsShift) }
 
-// grant returns how many slots of the machine the owner has granted to this node and are not used yet; ok is false when
-// it does not grant.
+// grant returns how many slots of the machine the owner has granted to this node and are not used
+// yet; ok is false when it does not grant.
 func (e est) grant() (n int, ok bool) {
 	g := int(e & grantMask >> grantShift)
 	return g - 1, g > 0
@@ -146,16 +150,16 @@ func (e est) withGrant(n int, ok bool) est {
 	return e
 }
 
-// failed notes a failure: it weighs as one request of load, and each doubles what the last left. Fast failures must never
-// make a machine look idle. usual is the share of failures at the other machines: where it is high a failure says little, and
-// it weighs less.
+// failed notes a failure: it weighs as one request of load, and each doubles what the last left.
+// Fast failures must never make a machine look idle. usual is the share of failures at the other
+// machines: where it is high a failure says little, and it weighs less.
 func (e est) failed(usual float32) est {
 	part := max((1-usual)*(1-usual), penaltyLeast)
 	return e.withPenalty(min((1+part)*e.penalty()+part, penaltyCap)).withFails(e.fails() + 1)
 }
 
-// succeeded notes a success: the load of failures shrinks, the more the rarer successes are, and a probation is over. So the
-// load of what fails everywhere does not pile up.
+// succeeded notes a success: the load of failures shrinks, the more the rarer successes are, and a
+// probation is over. So the load of what fails everywhere does not pile up.
 func (e est) succeeded(usual float32) est {
 	q := e.penalty() * 7 / 8 * (1 - usual) * (1 - usual)
 	if q < 0.5 {
@@ -170,15 +174,16 @@ func (e est) probes() int { return max(0, 1-e.fails()) }
 const (
 	// penaltyCap bounds the load that failures count as, in requests.
 	penaltyCap = 1 << 10
-	// penaltyLeast is the least that a failure counts as, also where all fail: else the next one would come to the same machine.
+	// penaltyLeast is the least that a failure counts as, also where all fail: else the next one would
+	// come to the same machine.
 	penaltyLeast = 0.25
-	// penaltyBusy is from which load of failures on a machine without a soft limit counts as busy, so that others get a part
-	// of its requests even where they are far: four failures in a row.
+	// penaltyBusy is from which load of failures on a machine without a soft limit counts as busy, so
+	// that others get a part of its requests even where they are far: four failures in a row.
 	penaltyBusy = 8
 )
 
-// What a machine's load is, is decided by the functions from here on, and nowhere else: words,
-// candidates, means of regions and reservations go by them.
+// The functions from here on decide what a machine's load is, when it is busy and when it is full.
+// Nothing else does: scores, candidates, the means of regions and reservations go by them.
 
 // inFlight is how many requests a machine has in flight, as far as this node knows. own are this
 // node's; gate is the exact number where this process owns the machine, else negative.
@@ -189,8 +194,8 @@ func inFlight(own, gate int, e est) float32 {
 	return float32(own) + e.others()
 }
 
-// weighed is the load by which machines are compared: failures and gross slowness count as load, and
-// a machine in slow start has a part of its soft limit.
+// weighed is the load by which machines are compared: failures and gross slowness count as load,
+// and a machine in slow start has a part of its soft limit.
 func (e est) weighed(inFlight float32) float32 {
 	return (inFlight + e.penalty()) * e.slow() / e.ramp()
 }
@@ -206,8 +211,8 @@ func atSoft[F float32 | float64](load F, soft int) bool { return soft > 0 && loa
 func overSoft(load float32, soft int) bool { return soft > 0 && load > float32(soft) }
 
 // full reports whether this node sends the machine nothing more. What is known exactly (own) and
-// what the owner grants or just said rule; the estimate counts too, since a bounce costs more than a
-// try elsewhere.
+// what the owner grants or just said rule; the estimate counts too, since a bounce costs more than
+// a try elsewhere.
 func (e est) full(own int, inFlight float32, hard int) bool {
 	if own >= MaxLimit || e&awayBit != 0 {
 		return true
@@ -215,7 +220,7 @@ func (e est) full(own int, inFlight float32, hard int) bool {
 	if n, ok := e.grant(); ok {
 		return n <= 0
 	}
-	return e&saidBit != 0 || e&probeBit != 0 && own >= e.probes() || atHard(inFlight, hard)
+	return e&saidFullBit != 0 || e&probeBit != 0 && own >= e.probes() || atHard(inFlight, hard)
 }
 
 // atHard reports whether a load is at the hard limit; without one it is what a gate can count.
@@ -239,8 +244,8 @@ func most(hard int, e est) int {
 	return limit
 }
 
-// score returns the upper part of a machine's word.
-func score(b base, own, gate int, e est) word {
+// scoreOf returns the upper part of a machine's score, without turn and salt.
+func scoreOf(b base, own, gate int, e est) score {
 	if b.tier() >= tiers {
 		return noUse
 	}
@@ -255,12 +260,12 @@ func score(b base, own, gate int, e est) word {
 		}
 		load = e.weighed(load)
 	}
-	w := word(b.tier()) << tierShift
+	w := score(b.tier()) << tierShift
 	if e&cordonedBit != 0 && b.tier() == TierReady {
-		w = word(TierCordoned) << tierShift
+		w = score(TierCordoned) << tierShift
 	}
 	if atSoft(load, soft) || soft == 0 && e.penalty() >= penaltyBusy {
 		w |= busyBit
 	}
-	return w | word(useCode(use(load, soft)))<<useShift
+	return w | score(useCode(use(load, soft)))<<useShift
 }

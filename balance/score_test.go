@@ -10,13 +10,13 @@ import (
 // Words compare like what they stand for.
 func TestWordsCompareLikeMachines(t *testing.T) {
 	rapid.Check(t, func(t *rapid.T) {
-		draw := func(label string) (w word, tier Tier, busy bool, use float64, full bool) {
+		draw := func(label string) (w score, tier Tier, busy bool, use float64, full bool) {
 			tier = Tier(rapid.IntRange(0, int(TierNone)).Draw(t, label+" tier"))
 			l := Limits{Soft: rapid.IntRange(0, 20).Draw(t, label+" soft"), Hard: 30}
 			own := rapid.IntRange(0, 32).Draw(t, label+" own")
 			others := rapid.Float32Range(0, 10).Draw(t, label+" others")
 			e := est(0).withOthers(others)
-			w = score(newBase(tier, l), own, -1, e)
+			w = scoreOf(newBase(tier, l), own, -1, e)
 			load := float64(own) + float64(e.others())
 			return w, tier, l.Soft > 0 && load >= float64(l.Soft), load / float64(max(1, l.Soft)), load >= 30
 		}
@@ -44,12 +44,12 @@ func TestEstimatesHoldTheirFields(t *testing.T) {
 		others, penalty := rapid.Float32Range(0, MaxLimit).Draw(t, "others"), rapid.Float32Range(0, 1000).Draw(t, "penalty")
 		fails, grant := rapid.IntRange(0, 15).Draw(t, "fails"), rapid.IntRange(0, maxGrant).Draw(t, "grant")
 		slow, ramp := rapid.Float32Range(1, 8).Draw(t, "slow"), rapid.Float32Range(0.1, 1).Draw(t, "ramp")
-		e := est(0) | saidBit | cordonedBit
+		e := est(0) | saidFullBit | cordonedBit
 		e = e.withGrant(grant, true).withRamp(ramp).withSlow(slow).withFails(fails).withPenalty(penalty).withOthers(others)
 		near := func(a, b, off float32) bool { return math.Abs(float64(a-b)) <= float64(off) }
 		n, ok := e.grant()
 		if !near(e.others(), others, 0.2) || !near(e.penalty(), penalty, 0.2) || e.fails() != fails || n != grant || !ok ||
-			!near(e.slow(), slow, 0.13) || !near(e.ramp(), ramp, 1.0/16) || e&saidBit == 0 || e&cordonedBit == 0 || e&(awayBit|probeBit|heardBit) != 0 {
+			!near(e.slow(), slow, 0.13) || !near(e.ramp(), ramp, 1.0/16) || e&saidFullBit == 0 || e&cordonedBit == 0 || e&(awayBit|probeBit|heardBit) != 0 {
 			t.Fatalf("%x: others %v penalty %v fails %d grant %d %v slow %v ramp %v", e, e.others(), e.penalty(), e.fails(), n, ok, e.slow(), e.ramp())
 		}
 	})

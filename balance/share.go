@@ -8,8 +8,9 @@ import (
 	"time"
 )
 
-// The spill controller moves the share of its requests that a region takes while it has room. It is slow on purpose: the
-// loads it sees are late, and a quick controller on late news swings. Single full machines are the pick's business.
+// The spill controller moves the share of its requests that a region takes while it has room. It is
+// slow on purpose: the loads it sees are late, and a quick controller on late news swings. Single
+// full machines are the pick's business.
 
 const (
 	// shareAll is a share of one.
@@ -18,13 +19,16 @@ const (
 	shareLeast = 0.02
 	// spillAt is the mean use at which a region begins to give requests away, in soft limits.
 	spillAt = 0.95
-	// spillGain is how far a tick moves the share for each unit that the use is off. It is stable on news up to 3 s late.
+	// spillGain is how far a tick moves the share for each unit that the use is off. It is stable on
+	// news up to 3 s late.
 	spillGain = 0.03
 	// spillStep bounds the move of one tick, so that one wild estimate moves little.
 	spillStep = 0.02
-	// spillGap is up to which gap between two news, in ticks, the controller keeps its pace; beyond it slows down with them.
+	// spillGap is up to which gap between two news, in ticks, the controller keeps its pace; beyond it
+	// slows down with them.
 	spillGap = 10
-	// dearer is how many times what it costs elsewhere a region may cost before that counts. Below it is noise.
+	// dearer is how many times what it costs elsewhere a region may cost before that counts. Below it
+	// is noise.
 	dearer = 1.05
 )
 
@@ -38,7 +42,8 @@ type spilling struct {
 	gap    float32 // between two news of one machine, in ticks
 }
 
-// share returns the next share after dt ticks. Without a farther region that has room it goes back to one.
+// next returns the next share after dt ticks. Without a farther region that has room it goes back
+// to one.
 func (s spilling) next(share, dt float32) float32 {
 	off := float32(1)
 	if s.other > 0 {
@@ -53,7 +58,8 @@ func (s spilling) next(share, dt float32) float32 {
 	return min(max(share+step, shareLeast), 1)
 }
 
-// fixed turns a share into what a view holds; shares near one are one, so that quiet regions cost no random bits.
+// fixed turns a share into what a view holds; shares near one are one, so that quiet regions cost
+// no random bits.
 func fixed(share float32) uint32 {
 	if share >= 0.995 {
 		return shareAll
@@ -61,14 +67,15 @@ func fixed(share float32) uint32 {
 	return uint32(math.Round(float64(share) * shareAll))
 }
 
-// Water-filling: the requests that come until the next news are poured over machines whose loads are late. Machine i with
-// load b is drawn with a weight of level - b, where the level is what the mean will have risen to by then. Fresh news make
-// the level low, and only the least loaded are drawn; old news make it high, and all are drawn alike. The arrivals are
-// over-estimated: twice or four times too many cost next to nothing, half of them ruin it.
+// Water-filling: the requests that come until the next news are poured over machines whose loads
+// are late. Machine i with load b is drawn with a weight of level - b, where the level is what the
+// mean will have risen to by then. Fresh news make the level low, and only the least loaded are
+// drawn; old news make it high, and all are drawn alike. The arrivals are over-estimated: twice or
+// four times too many cost next to nothing, half of them ruin it.
 const arrivalsTimes = 1.5
 
-// accept reports whether a draw stands, given 32 random bits: it is how the weight is applied. A level at or below the
-// least load means that nothing is known.
+// accept reports whether a draw stands, given 32 random bits: it is how the weight is applied. A
+// level at or below the least load means that nothing is known.
 func accept(use, level, least float32, bits uint32) bool {
 	if level <= least || use <= least {
 		return true
@@ -79,8 +86,8 @@ func accept(use, level, least float32, bits uint32) bool {
 	return float32(bits>>8)*(level-least) < (level-use)*(1<<24)
 }
 
-// waterLevel returns the level for machines with this mean use, a mean stay and news of an age; both times in ticks. A
-// stay of 0 is unknown.
+// waterLevel returns the level for machines with this mean use, a mean stay and news of an age;
+// both times in ticks. A stay of 0 is unknown.
 func waterLevel(use, stay, age float32) float32 {
 	if stay <= 0 || use <= 0 {
 		return 0
@@ -88,18 +95,20 @@ func waterLevel(use, stay, age float32) float32 {
 	return use + arrivalsTimes*use*age/stay
 }
 
-// Slices: when many nodes share few machines, a node's own count at one machine is nearly always 0 and says nothing. Each
-// node then keeps to a slice of a region's machines; slices lie evenly on a ring, so that all machines get their part
-// (deterministic aperture). When a slice has no room the whole region is looked at.
+// Slices: when many nodes share few machines, a node's own count at one machine is nearly always 0
+// and says nothing. Each node then keeps to a slice of a region's machines; slices lie evenly on a
+// ring, so that all machines get their part (deterministic aperture). When a slice has no room the
+// whole region is looked at.
 const (
 	// sliceLeast is the least width: with fewer machines a slice may hold no healthy one.
 	sliceLeast = 12
-	// sliceBelow and sliceAbove are the mean of own requests at a machine below which slices begin and above which they end.
+	// sliceBelow and sliceAbove are the mean of own requests at a machine below which slices begin and
+	// above which they end.
 	sliceBelow, sliceAbove = 0.5, 1.0
 )
 
-// sliceWidth returns how many of n machines a node keeps to, 0 for all of them. own is its mean at a machine, on whether
-// it has a slice already.
+// sliceWidth returns how many of n machines a node keeps to, 0 for all of them. own is its mean at
+// a machine, on whether it has a slice already.
 func sliceWidth(n, nodes int, own float32, on bool) int {
 	limit := float32(sliceBelow)
 	if on {
@@ -124,21 +133,23 @@ func sliceOf(ring []int32, i, nodes, width int) []int32 {
 	return s
 }
 
-// asked is an owner of an app's machines that grants their slots, as a node sees it.
-type asked struct {
+// ownerPart is an owner of an app's machines that grants their slots, as a node sees it.
+type ownerPart struct {
 	node  NodeID
 	slots int           // of its machines that run or start
 	near  int           // grows with the distance, equal for those that are as near as each other
 	share float64       // of the requests that its region takes while it has room
 	rtt   time.Duration // to its region; 0 when unknown
 	stay  time.Duration // of a request there; 0 when unknown
-	part  int           // of the parked requests, to tell it; negative: it need not keep a slot at hand either
+	// of the parked requests, to tell it; negative: it need not keep a slot at hand either
+	part int
 }
 
-// split shares so many parked requests out among owners, which are sorted by distance: the parts that are not negative add
-// up to parked. The nearest are told of as many as it pays to wait there for, or of less where their region gives some away, and
-// the farther ones of the rest: who waits for a near slot should not be served far away, nor wait for longer than the way.
-func split(parked int, owners []asked, turn uint64) {
+// split shares so many parked requests out among owners, which are sorted by distance: the parts
+// that are not negative add up to parked. The nearest are told of as many as it pays to wait there
+// for, or of less where their region gives some away, and the farther ones of the rest: a request
+// waits for a near slot only while the expected wait is shorter than the extra round trip.
+func split(parked int, owners []ownerPart, turn uint64) {
 	last, total := len(owners)-1, 0
 	for i := range owners {
 		total += owners[i].slots
@@ -167,8 +178,9 @@ func split(parked int, owners []asked, turn uint64) {
 	}
 }
 
-// worth is how many may wait for so many slots until one that comes then is served sooner farther away: a slot becomes free
-// every stay/slots. One at least, since some slots are free most of the time.
+// worth is how many may wait for so many slots until one that comes then is served sooner farther
+// away: a slot becomes free every stay/slots. One at least, since some slots are free most of the
+// time.
 func worth(slots int, farther, stay time.Duration) int {
 	if farther <= 0 || stay <= 0 {
 		return slots
@@ -182,8 +194,9 @@ func fraction(turn uint64) float64 { return float64(turn*golden>>11) / (1 << 53)
 // golden spreads turns evenly over any range: the fractional part of the golden ratio, in 2^-64.
 const golden = 0x9e3779b97f4a7c15
 
-// apportion splits n by the owners' slots. What does not come out even goes to another owner each turn.
-func apportion(n int, owners []asked, turn uint64) {
+// apportion splits n by the owners' slots. What does not come out even goes to another owner each
+// turn.
+func apportion(n int, owners []ownerPart, turn uint64) {
 	total := 0
 	for i := range owners {
 		total += owners[i].slots
@@ -206,9 +219,9 @@ func apportion(n int, owners []asked, turn uint64) {
 	}
 }
 
-// granting returns the owners of machines that take a few requests at a time: the near ones first, then by name. A region's
-// owners are as near as the region is.
-func (v *View) granting() (owners []asked) {
+// granting returns the owners of machines that take a few requests at a time: the near ones first,
+// then by name. A region's owners are as near as the region is.
+func (v *View) granting() (owners []ownerPart) {
 	for i := range v.order {
 		near, share := v.Near(i), float64(v.order[i].share)/shareAll
 		for _, p := range v.order[i].rows.byID {
@@ -217,12 +230,12 @@ func (v *View) granting() (owners []asked) {
 			if !l.Granted() {
 				continue
 			}
-			at := slices.IndexFunc(owners, func(o asked) bool { return o.node == m.shared.owner })
+			at := slices.IndexFunc(owners, func(o ownerPart) bool { return o.node == m.shared.owner })
 			if at < 0 {
 				at = len(owners)
 				owners = append(
 					owners,
-					asked{
+					ownerPart{
 						node: m.shared.owner, near: near, share: share, rtt: v.order[i].rtt,
 						stay: v.order[i].stats.Stay,
 					},
@@ -233,6 +246,6 @@ func (v *View) granting() (owners []asked) {
 			}
 		}
 	}
-	slices.SortFunc(owners, func(x, y asked) int { return cmp.Or(cmp.Compare(x.near, y.near), cmp.Compare(x.node, y.node)) })
+	slices.SortFunc(owners, func(x, y ownerPart) int { return cmp.Or(cmp.Compare(x.near, y.near), cmp.Compare(x.node, y.node)) })
 	return owners
 }

@@ -73,7 +73,8 @@ func TestDrawsAreWeighted(t *testing.T) {
 	}
 }
 
-// Slices of all nodes reach every machine about equally often, and begin and end with what a node has in flight.
+// Slices of all nodes reach every machine about equally often, and begin and end with what a node
+// has in flight.
 func TestSlices(t *testing.T) {
 	rapid.Check(t, func(t *rapid.T) {
 		n, nodes := rapid.IntRange(1, 200).Draw(t, "machines"), rapid.IntRange(1, 150).Draw(t, "nodes")
@@ -124,19 +125,19 @@ func TestSlices(t *testing.T) {
 	}
 }
 
-// However requests are split: the parts add up, nobody is told of more than wait, and over many turns the owners of a region
-// are told of as much as they have slots.
+// However requests are split: the parts add up, nobody is told of more than wait, and over many
+// turns the owners of a region are told of as much as they have slots.
 func TestSplitAddsUp(t *testing.T) {
 	rapid.Check(t, func(t *rapid.T) {
 		n := rapid.IntRange(1, 6).Draw(t, "owners")
-		owners := make([]asked, n)
+		owners := make([]ownerPart, n)
 		for i := range owners {
-			owners[i] = asked{
+			owners[i] = ownerPart{
 				slots: rapid.IntRange(0, 40).Draw(t, "slots"), near: rapid.IntRange(1, 3).Draw(t, "near"), share: rapid.Float64Range(0, 1).Draw(t, "share"),
 				rtt: time.Duration(rapid.IntRange(0, 300).Draw(t, "rtt")) * time.Millisecond, stay: time.Duration(rapid.IntRange(0, 3000).Draw(t, "stay")) * time.Millisecond,
 			}
 		}
-		slices.SortStableFunc(owners, func(a, b asked) int { return a.near - b.near })
+		slices.SortStableFunc(owners, func(a, b ownerPart) int { return a.near - b.near })
 		parked := rapid.IntRange(0, 1000).Draw(t, "parked")
 		split(parked, owners, rapid.Uint64().Draw(t, "turn"))
 		sum := 0
@@ -154,7 +155,7 @@ func TestSplitAddsUp(t *testing.T) {
 	for _, parked := range []int{1, 7} {
 		var told [3]float64
 		for turn := range uint64(turns) {
-			owners := []asked{{slots: 8, near: 1, share: 1}, {slots: 1, near: 1, share: 1}, {slots: 3, near: 1, share: 1}}
+			owners := []ownerPart{{slots: 8, near: 1, share: 1}, {slots: 1, near: 1, share: 1}, {slots: 3, near: 1, share: 1}}
 			split(parked, owners, turn)
 			for i := range owners {
 				told[i] += float64(owners[i].part) / turns
@@ -170,7 +171,7 @@ func TestSplitAddsUp(t *testing.T) {
 
 func TestSplitStory(t *testing.T) {
 	far := func(parked int, nearSlots int, share float64, stay time.Duration) (near, far int) {
-		owners := []asked{{slots: nearSlots, near: 1, share: share, rtt: 2 * time.Millisecond, stay: stay}, {slots: 10, near: 2, share: 1, rtt: 152 * time.Millisecond}}
+		owners := []ownerPart{{slots: nearSlots, near: 1, share: share, rtt: 2 * time.Millisecond, stay: stay}, {slots: 10, near: 2, share: 1, rtt: 152 * time.Millisecond}}
 		split(parked, owners, 0)
 		return owners[0].part, owners[1].part
 	}

@@ -7,14 +7,16 @@ import (
 	"sync/atomic"
 )
 
-// Snapshot is everything the fleet knows of one app at one moment. It is immutable and safe for concurrent use.
+// Snapshot is everything the fleet knows of one app at one moment. It is immutable and safe for
+// concurrent use.
 type Snapshot struct {
 	app     App
 	known   bool          // the app's settings have been put; else only machines are known
 	regions []*regionRows // sorted by name
 }
 
-// App returns the app's settings. Of an app of which only machines are known so far they are zero but for the ID.
+// App returns the app's settings. Of an app of which only machines are known so far they are zero
+// but for the ID.
 func (s *Snapshot) App() App { return s.app }
 
 // All returns the machines by region and ID.
@@ -71,7 +73,7 @@ func (s *Snapshot) region(name string) (int, bool) {
 	return slices.BinarySearchFunc(s.regions, name, func(r *regionRows, name string) int { return cmp.Compare(r.name, name) })
 }
 
-// row is a machine in a snapshot, packed: what machines have in common stands in shared. It is
+// row is a machine in a snapshot, packed: what machines have in common is in shared. It is
 // immutable.
 type row struct {
 	id              MachineID
@@ -88,7 +90,8 @@ type row struct {
 	tier            Tier // on this node: outliers are worse than their row
 }
 
-// shared is what machines of one app, region and owner tend to share.
+// shared holds the fields that the machines of one app, region and owner usually have in common,
+// stored once.
 type shared struct {
 	app         AppID
 	region      string
@@ -160,12 +163,13 @@ func (r *row) rowTier() Tier {
 // regionRows are the rows of one app in one region. It is immutable once published.
 type regionRows struct {
 	name   string
-	area   *area
-	chunks []*chunk       // the dense array of words
-	rows   []*row         // by place; nil where nobody stands
-	byID   []int32        // places in the order of IDs
-	byRank []int32        // places in the canonical order
-	ranks  []uint64       // by place: see Rank. A change of members changes them and the orders, a change of rows does not
+	live   *liveRegion
+	chunks []*chunk // the dense array of scores
+	rows   []*row   // by place; nil where nobody stands
+	byID   []int32  // places in the order of IDs
+	byRank []int32  // places in the canonical order
+	// by place: see Rank. A change of members changes them and the orders, a change of rows does not
+	ranks  []uint64
 	byTier [tiers][]int32 // places, in no order
 	own    struct {       // of a draft: which lists have been copied already
 		members bool
@@ -173,8 +177,8 @@ type regionRows struct {
 	}
 }
 
-// word returns the place's word.
-func (r *regionRows) word(pos int32) word { return r.chunks[pos/chunkLen][pos%chunkLen].Load() }
+// scoreAt returns the place's scoreAt.
+func (r *regionRows) scoreAt(pos int32) score { return r.chunks[pos/chunkLen][pos%chunkLen].Load() }
 
 // find returns the index in byID of a machine, or where it would stand.
 func (r *regionRows) find(id MachineID) (int, bool) {
@@ -197,9 +201,10 @@ func (r *regionRows) findRank(rank uint64, id MachineID) int {
 	return i
 }
 
-// edit returns a draft: a copy to change. Lists are copied when they are changed for the first time.
+// edit returns a draft: a copy to change. Lists are copied when they are changed for the first
+// time.
 func (r *regionRows) edit() *regionRows {
-	return &regionRows{name: r.name, area: r.area, rows: slices.Clone(r.rows), byID: r.byID, byRank: r.byRank, ranks: r.ranks, byTier: r.byTier}
+	return &regionRows{name: r.name, live: r.live, rows: slices.Clone(r.rows), byID: r.byID, byRank: r.byRank, ranks: r.ranks, byTier: r.byTier}
 }
 
 // members lets the lists be changed that a machine enters when it joins.

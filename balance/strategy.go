@@ -1,11 +1,13 @@
 package balance
 
-// Closest picks the least loaded machine of the nearest region that has one below its soft limit; when none has, the
-// least loaded of the nearest region that has one below its hard limit. Regions that are equally near count as one. A
-// region that is used more than SpillAt on average, or whose requests stay longer than they would elsewhere, gives a slowly
-// moving share away before single machines are full.
+// Closest picks the least loaded machine of the nearest region that has one below its soft limit;
+// when none has, the least loaded of the nearest region that has one below its hard limit. Regions
+// that are equally near count as one. A region that is used more than SpillAt on average, or whose
+// requests stay longer than they would elsewhere, gives a slowly moving share away before single
+// machines are full.
 type Closest struct {
-	// Choices is how many machines of a region are looked at. 0 means all of up to 64, and 4 drawn of more; at most 16.
+	// Choices is how many machines of a region are looked at. 0 means all of up to 64, and 4 drawn of
+	// more; at most 16.
 	Choices int
 	// SpillAt is the mean use, in soft limits, above which a region gives requests away; 0 means
 	// 0.95. Negative: never, so that requests stay in the nearest region until all its machines
@@ -25,7 +27,8 @@ func (s Closest) pick(v *View, r *Request) (Slot, bool) {
 	return s.search(v, r)
 }
 
-// quick is search for the usual case: nothing is excluded, and the nearest region stands alone and has room.
+// quick is search for the usual case: nothing is excluded, and the nearest region stands alone and
+// has room.
 func (s Closest) quick(v *View, bits uint64) (Slot, bool) {
 	if len(v.order) == 0 {
 		return Slot{}, false
@@ -47,12 +50,12 @@ func (s Closest) quick(v *View, bits uint64) (Slot, bool) {
 		return Slot{}, false
 	}
 	d := draw{state: bits}
-	w, pos := d.from(p, list, min(n, maxChoices), noUse)
+	w, pos := d.from(p, list, min(n, maxChoices), noUse, nil)
 	return Slot{0, pos}, w < busyBit
 }
 
 func (s Closest) search(v *View, r *Request) (Slot, bool) {
-	l := newLook(v, r, s.Choices)
+	l := newScan(v, r, s.Choices)
 	best := found{w: noUse}
 	gaveAway := false
 	for i := 0; i < len(v.order); i = v.order[i].end {
@@ -75,7 +78,7 @@ func (s Closest) search(v *View, r *Request) (Slot, bool) {
 }
 
 // visit looks at the regions that are as near as region i and reports whether the search is over.
-func (s Closest) visit(l *look, i int, best *found) bool {
+func (s Closest) visit(l *scan, i int, best *found) bool {
 	b := found{w: noUse}
 	for j := i; j < l.v.order[i].end; j++ {
 		l.region(j, &b)
@@ -90,10 +93,11 @@ func (s Closest) visit(l *look, i int, best *found) bool {
 	return best.w>>shift == 0
 }
 
-// LeastLoad picks over all regions alike: of the machines looked at, those within one request of the least loaded, and of
-// these the one with the smallest round trip.
+// LeastLoad picks over all regions alike: of the machines looked at, those within one request of
+// the least loaded, and of these the one with the smallest round trip.
 type LeastLoad struct {
-	// Choices is how many machines are looked at. 0 means all of up to 64, and 8 drawn of more; at most 16.
+	// Choices is how many machines are looked at. 0 means all of up to 64, and 8 drawn of more; at
+	// most 16.
 	Choices int
 }
 
@@ -101,7 +105,7 @@ const leastChoices = 8
 
 // Pick implements [Strategy].
 func (s LeastLoad) Pick(v *View, r Request) (Slot, bool) {
-	l := newLook(v, &r, s.Choices)
+	l := newScan(v, &r, s.Choices)
 	for t := range tiers {
 		n := v.count(t)
 		var slot Slot
@@ -135,8 +139,9 @@ func (s LeastLoad) draws(n int) int {
 	return leastChoices
 }
 
-// Pack fills machines up to their soft limit in the canonical order, region by region from the nearest, so that the others
-// can sleep. Above it, it picks as [Closest] does. All nodes share the order, and autostart and downscale use it too.
+// Pack fills machines up to their soft limit in the canonical order, region by region from the
+// nearest, so that the others can sleep. Above it, it picks as [Closest] does. All nodes share the
+// order, and autostart and downscale use it too.
 type Pack struct{}
 
 // Pick implements [Strategy].
@@ -146,10 +151,11 @@ func (Pack) Pick(v *View, r Request) (Slot, bool) {
 			rows := v.order[i].rows
 			left := rows.usable()
 			for _, pos := range rows.byRank {
-				if rows.word(pos) < busyBit && r.admits(rows.rows[pos]) {
+				if rows.scoreAt(pos) < busyBit && r.admits(rows.rows[pos]) {
 					return Slot{int32(i), pos}, true
 				}
-				if m := rows.rows[pos]; m.tier < tiers { // those that run stand at the front, where all go by the order
+				// those that run stand at the front, where all go by the order
+				if m := rows.rows[pos]; m.tier < tiers {
 					if left--; left == 0 {
 						break
 					}

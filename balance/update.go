@@ -6,7 +6,8 @@ import (
 	"github.com/ebbkit/ebb/internal/enum"
 )
 
-// Version orders what one node says about one thing: a later incarnation beats an earlier one, then the sequence number.
+// Version orders what one node says about one thing: a later incarnation beats an earlier one, then
+// the sequence number.
 type Version struct {
 	Incarnation uint64 // of the writing node, from 1: grows with each of its starts
 	Seq         uint64 // grows with each write
@@ -19,7 +20,8 @@ func (v Version) after(w Version) bool {
 	return v.Seq > w.Seq
 }
 
-// Update is one change of the catalogue: [PutApp], [RemoveApp], [PutMachine], [RemoveMachine] or [NodeGone].
+// Update is one change of the catalogue: [PutApp], [RemoveApp], [PutMachine], [RemoveMachine] or
+// [NodeGone].
 type Update interface{ check() error }
 
 // PutApp adds an app or replaces its settings.
@@ -29,8 +31,8 @@ type PutApp struct{ App App }
 // refused with a [*RunsError].
 type RemoveApp struct{ ID AppID }
 
-// PutMachine is a row as its owner wrote it. A row that is not newer than the one held changes nothing. The app need not
-// be known yet.
+// PutMachine is a row as its owner wrote it. A row that is not newer than the one held changes
+// nothing. The app need not be known yet.
 type PutMachine struct {
 	Machine Machine
 	Version Version
@@ -44,8 +46,8 @@ type RemoveMachine struct {
 	Version Version
 }
 
-// NodeGone says that a node of that incarnation has ended: the machines it owns are [StateGone] until a
-// later incarnation speaks of them.
+// NodeGone says that a node of that incarnation has ended: the machines it owns are [StateGone]
+// until a later incarnation speaks of them.
 type NodeGone struct {
 	Node        NodeID
 	Incarnation uint64
@@ -88,7 +90,8 @@ type Report struct {
 	Version Version // only its incarnation counts; reports are ordered by Load.Seq
 }
 
-// Load is what the owner says of a machine in every reply, bounce and report. It was exact when it was written.
+// Load is what the owner says of a machine in every reply, bounce and report. It was exact when it
+// was written.
 type Load struct {
 	InFlight  int    // requests in flight, including the one that the reply answers, and slots granted
 	Limits    Limits // as the gate enforces them
@@ -130,13 +133,16 @@ func (b *Bounce) UnmarshalText(text []byte) error {
 // StartAnswer is what came of a start command.
 type StartAnswer uint8
 
-// The answers. None of them is an error: views are late, and a start is wanted, not a particular transition.
+// The answers. None of them is an error: views are late, and a start is wanted, not a particular
+// transition.
 const (
-	StartRefused    StartAnswer = iota // the machine ran and ended since the caller looked, or is being stopped and nobody starts it then: look again
-	StartAccepted                      // starting now, under a new epoch
-	StartUnderway                      // already starting
-	StartRunning                       // already started
-	StartRemembered                    // being stopped; it starts again when that is over
+	// the machine ran and ended since the caller looked, or is being stopped and nobody starts it
+	// then: look again
+	StartRefused    StartAnswer = iota
+	StartAccepted               // starting now, under a new epoch
+	StartUnderway               // already starting
+	StartRunning                // already started
+	StartRemembered             // being stopped; it starts again when that is over
 )
 
 var startAnswerNames = [...]string{"refused", "accepted", "already starting", "already started", "remembered"}

@@ -8,9 +8,10 @@ import (
 
 // Strategy chooses the machine for a request.
 type Strategy interface {
-	// Pick chooses one machine of v that is usable for r. It neither blocks nor allocates and is safe for concurrent use.
-	// r.Rand is the only chance involved: an equal view and an equal request give an equal answer. ok is false when no
-	// machine is usable. A soft-cordoned machine is picked only when no plain one is usable, and so on down the tiers.
+	// Pick chooses one machine of v that is usable for r. It neither blocks nor allocates and is safe
+	// for concurrent use. r.Rand is the only chance involved: an equal view and an equal request give
+	// an equal answer. ok is false when no machine is usable. A soft-cordoned machine is picked only
+	// when no plain one is usable, and so on down the tiers.
 	Pick(v *View, r Request) (s Slot, ok bool)
 }
 
@@ -20,15 +21,16 @@ type StrategyFunc func(v *View, r Request) (Slot, bool)
 // Pick calls f.
 func (f StrategyFunc) Pick(v *View, r Request) (Slot, bool) { return f(v, r) }
 
-// View is what a [Strategy] sees of one app: the regions with their round trips, nearest first, and in each the machines
-// with their load as this node estimates it. It is immutable but for the counts, and safe for concurrent use.
+// View is what a [Strategy] sees of one app: the regions with their round trips, nearest first, and
+// in each the machines with their load as this node estimates it. It is immutable but for the
+// counts, and safe for concurrent use.
 type View struct {
 	snap  *Snapshot
-	order []reach
+	order []regionView
 	upTo  []int32 // for each region, the ready machines up to it
 }
 
-func newView(s *Snapshot, order []reach) *View {
+func newView(s *Snapshot, order []regionView) *View {
 	v := &View{snap: s, order: order, upTo: make([]int32, len(order))}
 	n := 0
 	for i := range order {
@@ -67,8 +69,8 @@ func (v *View) nth(t Tier, n int) Slot {
 	return Slot{int32(i), v.order[i].rows.byTier[t][n]}
 }
 
-// reach is a region as seen from this node.
-type reach struct {
+// regionView is a region as seen from this node.
+type regionView struct {
 	rows  *regionRows
 	rtt   time.Duration
 	known bool
@@ -81,7 +83,8 @@ type reach struct {
 	stats RegionStats
 }
 
-// RegionStats is what a region's machines do on average, as this node estimates it. It is of the last tick.
+// RegionStats is what a region's machines do on average, as this node estimates it. It is of the
+// last tick.
 type RegionStats struct {
 	Ready int           // machines of the first tier
 	Use   float64       // their load over their soft limit, or the load where there is none
@@ -94,28 +97,31 @@ type Slot struct{ region, pos int32 }
 
 // Candidate is a machine as a strategy compares it.
 type Candidate struct {
-	ID       MachineID
-	Tier     Tier
-	Own      int     // this node's requests in flight: exact
-	Others   float64 // what others have in flight, estimated
-	Told     int     // what they had when its owner last told; by Balancer.Loads only
-	Load     float64 // all requests in flight, estimated; failures and gross slowness count as load
-	Limits   Limits
-	Rank     uint64 // canonical order: the same on all nodes
-	Salt     uint64 // hash(node, machine): different on each node
-	Picked   int64  // whose turn it is: the lower, the longer not picked. Turns go by machine, not by request
-	SaidFull bool   // the owner just said that it is full
+	ID     MachineID
+	Tier   Tier
+	Own    int     // this node's requests in flight: exact
+	Others float64 // what others have in flight, estimated
+	Told   int     // what they had when its owner last told; by Balancer.Loads only
+	Load   float64 // all requests in flight, estimated; failures and gross slowness count as load
+	Limits Limits
+	Rank   uint64 // canonical order: the same on all nodes
+	Salt   uint64 // hash(node, machine): different on each node
+	// whose turn it is: the lower, the longer not picked. Turns go by machine, not by request
+	Picked   int64
+	SaidFull bool // the owner just said that it is full
 	full     bool
 }
 
-// Full reports whether the machine is at its hard limit as far as this node knows, or takes nothing more for another
-// reason: its owner just said so, its grants are used up, or it is on probation.
+// Full reports whether the machine is at its hard limit as far as this node knows, or takes nothing
+// more for another reason: its owner just said so, its grants are used up, or it is on probation.
 func (c *Candidate) Full() bool { return c.full }
 
-// Busy reports whether the machine is at or above its soft limit, or the part of it that it takes in slow start.
+// Busy reports whether the machine is at or above its soft limit, or the part of it that it takes
+// in slow start.
 func (c *Candidate) Busy() bool { return atSoft(c.Load, c.Limits.Soft) }
 
-// Use is the load in units of the soft limit, or the load itself when there is none: what load is compared by.
+// Use is the load in units of the soft limit, or the load itself when there is none: what load is
+// compared by.
 func (c *Candidate) Use() float64 { return use(c.Load, c.Limits.Soft) }
 
 // App returns the app's settings.
@@ -124,15 +130,15 @@ func (v *View) App() App { return v.snap.app }
 // Regions returns the number of regions that have machines of the app.
 func (v *View) Regions() int { return len(v.order) }
 
-// Region returns the name of region i, counted from the nearest, and its round trip; ok is false when that is unknown.
-// Unknown regions come last.
+// Region returns the name of region i, counted from the nearest, and its round trip; ok is false
+// when that is unknown. Unknown regions come last.
 func (v *View) Region(i int) (name string, rtt time.Duration, ok bool) {
 	d := &v.order[i]
 	return d.rows.name, d.rtt, d.known
 }
 
-// Near returns one past the last region that is as near as region i: measured round trips that differ by less than a
-// tenth or 2 ms are alike.
+// Near returns one past the last region that is as near as region i: measured round trips that
+// differ by less than a tenth or 2 ms are alike.
 func (v *View) Near(i int) int { return v.order[i].end }
 
 // Stats returns what the machines of region i do on average.
@@ -142,8 +148,8 @@ func (v *View) Stats(i int) RegionStats {
 	return s
 }
 
-// Accepts reports whether region i takes a request with these random bits at the share that it has now. A region that
-// does not is used all the same when no other has room.
+// Accepts reports whether region i takes a request with these random bits at the share that it has
+// now. A region that does not is used all the same when no other has room.
 func (v *View) Accepts(i int, bits uint64) bool {
 	s := v.order[i].share
 	return s >= shareAll || uint32(mix(bits, uint64(i)+1))%shareAll < s
@@ -162,15 +168,16 @@ func (v *View) Slot(i int, t Tier, j int) Slot {
 	return Slot{int32(i), v.order[i].rows.byTier[t][j]}
 }
 
-// Usable looks at a machine and reports whether it can serve the request: it is not excluded by what the request wants
-// or has tried, and takes more. The candidate is filled in either way.
+// Usable looks at a machine and reports whether it can serve the request: it is not excluded by
+// what the request wants or has tried, and takes more. The candidate is filled in either way.
 func (v *View) Usable(s Slot, r *Request, c *Candidate) bool {
 	m := v.row(s)
-	m.look(c)
+	m.fill(c)
 	return m.tier < tiers && !c.full && r.admits(m)
 }
 
-// Machine returns the row of a slot, as its owner last wrote it; nil for a slot that is not of this view.
+// Machine returns the row of a slot, as its owner last wrote it; nil for a slot that is not of this
+// view.
 func (v *View) Machine(s Slot) *Machine {
 	if m := v.row(s); m != nil {
 		return m.machine()
@@ -178,11 +185,12 @@ func (v *View) Machine(s Slot) *Machine {
 	return nil
 }
 
-// Least looks at the machines of region i as the built-in strategies do and returns the best of the usable ones: the first
-// tier, then room below the soft limit, then the least use, then whose turn it is. Up to 64 machines are all looked at, beyond that n are
-// drawn (0 means 4), weighted by the room that they have. It costs less than looking at each.
+// Least looks at the machines of region i as the built-in strategies do and returns the best of the
+// usable ones: the first tier, then room below the soft limit, then the least use, then whose turn
+// it is. Up to 64 machines are all looked at, beyond that n are drawn (0 means 4), weighted by the
+// room that they have. It costs less than looking at each.
 func (v *View) Least(i int, n int, r *Request) (s Slot, ok bool) {
-	l := newLook(v, r, n)
+	l := newScan(v, r, n)
 	b := found{w: noUse}
 	l.region(i, &b)
 	return b.slot, b.w < noUse
@@ -200,30 +208,30 @@ func (v *View) row(s Slot) *row {
 	return rows[s.pos]
 }
 
-func (m *row) look(c *Candidate) {
+func (m *row) fill(c *Candidate) {
 	l := m.shared.limits
 	own, all, e := m.cell.inFlight()
-	w := m.cell.word.Load()
+	w := m.cell.score.Load()
 	*c = Candidate{
 		ID: m.id, Tier: m.tier, Own: own, Others: float64(all) - float64(own), Limits: l,
 		Load: float64(e.weighed(all)),
-		Rank: Rank(m.shared.app, m.id), Picked: int64(turnOf(w)), SaidFull: e&saidBit != 0,
+		Rank: Rank(m.shared.app, m.id), Picked: int64(turnOf(w)), SaidFull: e&saidFullBit != 0,
 		full: e.full(own, all, l.Hard),
 	}
 	c.Salt = mix(w&(1<<saltBits-1), c.Rank)
 }
 
-// nearPlus and nearPart say which round trips are alike: within 2 ms or a tenth. Closer than that measurements tell
-// nothing apart.
+// nearPlus and nearPart say which round trips are alike: within 2 ms or a tenth. Closer than that
+// measurements tell nothing apart.
 const nearPlus, nearPart = 2 * time.Millisecond, 10
 
-// nearGroups sets the ends of groups of regions that are equally near, given in order: round trips within nearPart or
-// nearPlus of the group's first. Regions of unknown distance are one group.
-func nearGroups(order []reach) {
+// nearGroups sets the ends of groups of regions that are equally near, given in order: round trips
+// within nearPart or nearPlus of the group's first. Regions of unknown distance are one group.
+func nearGroups(order []regionView) {
 	for i := 0; i < len(order); {
 		first := &order[i]
 		end := i + 1
-		for end < len(order) && alike(first, &order[end]) {
+		for end < len(order) && equallyNear(first, &order[end]) {
 			end++
 		}
 		for ; i < end; i++ {
@@ -232,14 +240,14 @@ func nearGroups(order []reach) {
 	}
 }
 
-func alike(a, b *reach) bool {
+func equallyNear(a, b *regionView) bool {
 	if !a.known || !b.known {
 		return a.known == b.known
 	}
 	return b.rtt <= max(a.rtt+nearPlus, a.rtt+a.rtt/nearPart)
 }
 
-func compareReach(a, b reach) int {
+func compareViews(a, b regionView) int {
 	if a.known != b.known {
 		if a.known {
 			return -1
@@ -249,7 +257,7 @@ func compareReach(a, b reach) int {
 	return cmp.Or(cmp.Compare(a.rtt, b.rtt), cmp.Compare(a.rows.name, b.rows.name))
 }
 
-func sameReach(a, b reach) bool {
+func sameViews(a, b regionView) bool {
 	return a.rows == b.rows && a.rtt == b.rtt && a.known == b.known && a.end == b.end && a.share == b.share &&
 		a.level == b.level && a.least == b.least && a.stats == b.stats && slices.Equal(a.slice, b.slice)
 }

@@ -1,5 +1,5 @@
-// Package balancetest holds the contracts of package balance as test suites, for those who write a strategy or a fleet of
-// their own: one subtest for each clause, whose name and failure quote it.
+// Package balancetest holds the contracts of package balance as test suites, for those who write a
+// strategy or a fleet of their own: one subtest for each clause, whose name and failure quote it.
 //
 //	func TestMyStrategy(t *testing.T) {
 //		balancetest.TestStrategy(t, func() balance.Strategy { return MyStrategy{} })
@@ -105,7 +105,8 @@ func newWorld(t fataler, s balance.Strategy, ms []machine) *world {
 		t.Fatalf("balancer: %v", err)
 	}
 	w := &world{fleet: f, b: b}
-	us := []balance.Update{balance.PutApp{App: balance.App{ID: app, Strategy: balance.LeastLoad{}}}} // until the load stands
+	// until the load stands
+	us := []balance.Update{balance.PutApp{App: balance.App{ID: app, Strategy: balance.LeastLoad{}}}}
 	for _, m := range ms {
 		us = append(us, balance.PutMachine{Machine: m.Machine, Version: balance.Version{Incarnation: 1, Seq: 1}})
 	}

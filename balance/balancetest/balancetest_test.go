@@ -27,8 +27,8 @@ func TestStrategies(t *testing.T) {
 	}
 }
 
-// Firm is a strategy of one's own. It stays in the nearest region as long as that has anything, takes the least used
-// machine there, of equal ones any, and leaves the rest to the balancer.
+// Firm is a strategy of one's own. It stays in the nearest region as long as that has anything,
+// takes the least used machine there, of equal ones any, and leaves the rest to the balancer.
 type Firm struct{}
 
 // Pick implements balance.Strategy.

@@ -10,8 +10,8 @@ import (
 	"pgregory.net/rapid"
 )
 
-// TestStrategy checks that a strategy keeps what [balance.Strategy] promises, whatever it prefers. Strategies that want
-// every machine used run [TestSpreads] too.
+// TestStrategy checks that a strategy keeps what [balance.Strategy] promises, whatever it prefers.
+// Strategies that want every machine used run [TestSpreads] too.
 func TestStrategy(t *testing.T, newStrategy func() balance.Strategy) {
 	clause := func(name string, check func(t *rapid.T, s balance.Strategy)) {
 		t.Run(name, rapid.MakeCheck(func(t *rapid.T) { check(t, newStrategy()) }))
@@ -128,7 +128,8 @@ func TestStrategy(t *testing.T, newStrategy func() balance.Strategy) {
 	})
 }
 
-// TestSpreads checks that a strategy gives every usable machine of a region a chance, for strategies that promise it.
+// TestSpreads checks that a strategy gives every usable machine of a region a chance, for
+// strategies that promise it.
 func TestSpreads(t *testing.T, newStrategy func() balance.Strategy) {
 	for _, n := range []int{2, 10, 64, 100} {
 		s := newStrategy()
@@ -161,7 +162,8 @@ func equals(n int) []machine {
 func (w *world) shares(t fataler, s balance.Strategy) map[balance.MachineID]float64 {
 	const n = 400
 	got := map[balance.MachineID]float64{}
-	bits := rand.NewPCG(1, 2) // no plain sequence: a strategy's own generator may make it the same draws over and over
+	// no plain sequence: a strategy's own generator may make it the same draws over and over
+	bits := rand.NewPCG(1, 2)
 	for range n {
 		id, _ := w.pick(t, s, balance.Request{Rand: max(1, bits.Uint64())})
 		got[id] += 1.0 / n

@@ -23,7 +23,8 @@ func Example() {
 	b, _ := balance.New(edge, balance.Config{})
 
 	granter, _ := grants.New(owner, grants.Config{
-		Give: func(to balance.NodeID, g balance.Grant) { b.AcceptGrant(g) }, // over a network, in practice
+		// over a network, in practice
+		Give: func(to balance.NodeID, g balance.Grant) { b.AcceptGrant(g) },
 	})
 	for owner, part := range b.Asks("gpu", 1) { // one request waits here
 		fmt.Println("ask", owner, "for", part)

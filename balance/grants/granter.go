@@ -14,8 +14,8 @@ import (
 
 // Config configures a [Granter].
 type Config struct {
-	// Give carries a grant to a node: in this process to [balance.Balancer.AcceptGrant]. It is called with
-	// no lock held, on the goroutine of whatever frees a slot, and must not block; required.
+	// Give carries a grant to a node: in this process to [balance.Balancer.AcceptGrant]. It is called
+	// with no lock held, on the goroutine of whatever frees a slot, and must not block; required.
 	Give func(balance.NodeID, balance.Grant)
 	// Now is the clock; nil means time.Now.
 	Now func() time.Time
@@ -29,8 +29,8 @@ const (
 	// tickEvery is how often Run takes back and hands out.
 	tickEvery = 100 * time.Millisecond
 	// guessAfter is how long nodes that were given no slot wait before they guess again, see
-	// [balance.Balancer.AcceptGrant]. Slots of a machine that joins are handed out at once only to nodes
-	// that do not guess: others would find the slot that is on its way to them taken.
+	// [balance.Balancer.AcceptGrant]. Slots of a machine that joins are handed out at once only to
+	// nodes that do not guess: others would find the slot that is on its way to them taken.
 	guessAfter = 5 * time.Second
 )
 
@@ -40,10 +40,11 @@ const (
 //
 // Nodes say how many requests wait with [Granter.Ask], split over the owners by
 // [balance.Balancer.Asks]. A grant reaches the node through [Config.Give] and
-// [balance.Balancer.AcceptGrant]; its next pick uses it, and the token, which [balance.Reservation.GrantToken]
-// returns, travels with the request to [balance.Gate.Enter]; package backhaul does that. Any of
-// these messages may be lost, late or doubled: the gate counts a granted slot as taken until its
-// token is spent or taken back, so that limits hold, and what is not used returns in time.
+// [balance.Balancer.AcceptGrant]; its next pick uses it, and the token, which
+// [balance.Reservation.GrantToken] returns, travels with the request to [balance.Gate.Enter];
+// package backhaul does that. Any of these messages may be lost, late or doubled: the gate counts a
+// granted slot as taken until its token is spent or taken back, so that limits hold, and what is
+// not used returns in time.
 //
 // Where all requests enter in the process that owns the machines no grants are needed: a
 // [balance.Balancer] reads its own gates, and its picks are exact. A node that shares the machines
@@ -61,9 +62,10 @@ type Granter struct {
 // app is an app for which nodes ask.
 type app struct {
 	slots    *deal.Slots
-	machines []deal.Machine           // scratch
-	hooked   map[*balance.Gate]uint64 // gates that tell of requests that leave, by the last round they were seen
-	round    uint64
+	machines []deal.Machine // scratch
+	// gates that tell of requests that leave, by the last round they were seen
+	hooked map[*balance.Gate]uint64
+	round  uint64
 }
 
 // New returns a granter for the machines that f's node owns; a fleet has one. It starts nothing: it
@@ -84,9 +86,9 @@ func New(f *balance.Fleet, c Config) (*Granter, error) {
 }
 
 // Ask says how many requests of an app wait at a node now; it replaces what the node said before. A
-// node that asks several owners tells each a part, another one each time: told of all, several would
-// reserve slots for the same request. [balance.Balancer.Asks] splits them. Nodes say it when it
-// changes, and every second or so while they live: a node that is not heard of gets no slots. A
+// node that asks several owners tells each a part, another one each time: told of all, several
+// would reserve slots for the same request. [balance.Balancer.Asks] splits them. Nodes say it when
+// it changes, and every second or so while they live: a node that is not heard of gets no slots. A
 // negative number says that the node does not even want one at hand.
 func (g *Granter) Ask(node balance.NodeID, id balance.AppID, parked int) {
 	now := g.c.Now()
@@ -102,8 +104,8 @@ func (g *Granter) Ask(node balance.NodeID, id balance.AppID, parked int) {
 }
 
 // Back takes back a slot that the node could not use, see [balance.Config.GiveBack]. It is free at
-// the next occasion, and not at once: the same node would only fail to use it again. For a slot that
-// was used or taken back meanwhile it does nothing.
+// the next occasion, and not at once: the same node would only fail to use it again. For a slot
+// that was used or taken back meanwhile it does nothing.
 func (g *Granter) Back(node balance.NodeID, back balance.Grant) {
 	g.mu.Lock()
 	defer g.mu.Unlock()

@@ -10,8 +10,8 @@ import (
 	"pgregory.net/rapid"
 )
 
-// pools is a model of edges and owners that grant their slots, whose messages may be lost, late, doubled and out of order,
-// and any of which may crash.
+// pools is a model of edges and owners that grant their slots, whose messages may be lost, late,
+// doubled and out of order, and any of which may crash.
 type pools struct {
 	t      *rapid.T
 	now    time.Time
@@ -238,8 +238,9 @@ func (p *pools) check() {
 	}
 }
 
-// Whatever is lost, late or doubled, and whoever crashes: the hard limit holds, no machine closes under a slot, each request
-// is served when the faults end, all slots return, and an idle app can sleep.
+// Whatever is lost, late or doubled, and whoever crashes: the hard limit holds, no machine closes
+// under a slot, each request is served when the faults end, all slots return, and an idle app can
+// sleep.
 func TestGrantsSurviveFaults(t *testing.T) {
 	rapid.Check(t, func(t *rapid.T) {
 		p := &pools{t: t, now: time.Unix(1000, 0)}

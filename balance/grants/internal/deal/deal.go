@@ -30,8 +30,8 @@ type Notice struct {
 	Grant balance.Grant
 }
 
-// lendFor is how long after the last use slots are lent to nodes at which nothing waits. A lent slot
-// counts as in flight, and an app that nobody uses has to fall asleep.
+// lendFor is how long after the last use slots are lent to nodes at which nothing waits. A lent
+// slot counts as in flight, and an app that nobody uses has to fall asleep.
 const lendFor = 10 * time.Second
 
 // AskFor is how long what a node said about its parked requests counts.
@@ -160,8 +160,8 @@ func (s *Slots) hand(now time.Time, machines []Machine, notices []Notice) []Noti
 	return notices
 }
 
-// lends reports whether free slots of a machine are given to nodes at which nothing waits: while the
-// app is used, and where nothing is to keep requests away.
+// lends reports whether free slots of a machine are given to nodes at which nothing waits: while
+// the app is used, and where nothing is to keep requests away.
 func (s *Slots) lends(now time.Time, m Machine) bool {
 	return now.Sub(s.used) <= lendFor && m.Tier == balance.TierReady &&
 		m.Gate.Load().Cordon == balance.CordonNone
