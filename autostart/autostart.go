@@ -98,9 +98,9 @@ func (a *Autostart) Run(ctx context.Context) error {
 				a.queues.Range(func(_, q any) bool { awake[q.(*queue)] = struct{}{}; return true })
 			}
 			for q := range awake {
-				if q.wanted() {
+				if q.planning.wanted() {
 					due[q] = struct{}{}
-				} else if q.resting() {
+				} else if q.planning.resting() {
 					delete(awake, q)
 				}
 			}
@@ -117,7 +117,7 @@ func (a *Autostart) Run(ctx context.Context) error {
 		next := time.Duration(0)
 		for q := range due {
 			now := time.Now()
-			if wait := q.pace.Next.Sub(now); wait > 0 {
+			if wait := q.planning.pace.Next.Sub(now); wait > 0 {
 				if next == 0 || wait < next {
 					next = wait
 				}
@@ -126,13 +126,13 @@ func (a *Autostart) Run(ctx context.Context) error {
 			delete(due, q)
 			q.poked.Store(false) // from here on a poke means something new
 			awake[q] = struct{}{}
-			d, ok := q.plan(now)
+			d, ok := q.planning.plan(now)
 			if ok {
 				a.act(ctx, &commands, q, d)
 			}
-			q.pace.Decided(now, time.Since(now), d.Acts() || d.Refuse != "")
-			if q.last.alone {
-				q.pace.Next = now // the one who waits was left out: the next decision is the first
+			q.planning.pace.Decided(now, time.Since(now), d.Acts() || d.Refuse != "")
+			if q.planning.last.alone {
+				q.planning.pace.Next = now // the one who waits was left out: the next decision is the first
 			}
 		}
 		if next > 0 {
@@ -186,18 +186,18 @@ func (a *Autostart) act(ctx context.Context, commands *errgroup.Group, q *queue,
 		a.config.Trace.decided(d)
 	}
 	if a.config.DryRun {
-		q.pretend(d)
+		q.commands.pretend(d)
 		return
 	}
 	// One command per machine at a time. Our planner sees to that, other policies may not; a
 	// singleflight would merge calls that differ in their epochs.
 	for _, m := range d.Recall {
-		if q.claim(&m, true) {
+		if q.commands.claim(&m, true) {
 			commands.Go(func() error { a.recall(ctx, q, m); return nil })
 		}
 	}
 	for _, m := range d.Start {
-		if q.claim(&m, false) {
+		if q.commands.claim(&m, false) {
 			commands.Go(func() error { a.start(ctx, q, m); return nil })
 		}
 	}
@@ -213,7 +213,7 @@ func (a *Autostart) start(ctx context.Context, q *queue, m balance.Machine) {
 	if ctx.Err() != nil {
 		return // nobody plans any more
 	}
-	q.answer(policy.Answer{At: time.Now(), Machine: m, Start: answer, Err: err})
+	q.commands.answer(policy.Answer{At: time.Now(), Machine: m, Start: answer, Err: err})
 	a.config.Trace.answered(m, answer, err)
 	a.poke(q)
 }
@@ -225,7 +225,7 @@ func (a *Autostart) recall(ctx context.Context, q *queue, m balance.Machine) {
 	if ctx.Err() != nil {
 		return
 	}
-	q.answer(policy.Answer{At: time.Now(), Machine: m, Recall: true, Err: err})
+	q.commands.answer(policy.Answer{At: time.Now(), Machine: m, Recall: true, Err: err})
 	a.config.Trace.recalled(m, err)
 	a.poke(q)
 }
@@ -263,7 +263,7 @@ func (a *Autostart) queue(app balance.AppID) *queue {
 	}
 	q, made := a.makeQueue(app)
 	if made {
-		q.restore() // by the policy's own code: no lock is held
+		q.policy.restore() // by the policy's own code: no lock is held
 	}
 	return q
 }

@@ -236,7 +236,7 @@ func TestDecisionDuringPick(t *testing.T) {
 		defer w.stop()
 		ctx, cancel := context.WithCancel(t.Context())
 		// as if another decision had just been made
-		w.a.queue("web").pace.Next = time.Now().Add(waitroom.PlanGap)
+		w.a.queue("web").planning.pace.Next = time.Now().Add(waitroom.PlanGap)
 		parked := w.park(ctx, &balance.Request{App: "web"})
 		time.Sleep(2 * waitroom.PlanGap)
 		if picks != 2 || w.started() != 0 {

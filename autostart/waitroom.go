@@ -5,12 +5,12 @@ import (
 	"errors"
 	"fmt"
 	"net"
+	"slices"
 	"sync"
 	"sync/atomic"
 	"time"
 
 	"github.com/ebbkit/ebb/autostart/internal/boots"
-	"github.com/ebbkit/ebb/autostart/internal/contain"
 	"github.com/ebbkit/ebb/autostart/internal/waitroom"
 	"github.com/ebbkit/ebb/autostart/policy"
 	"github.com/ebbkit/ebb/balance"
@@ -46,23 +46,9 @@ type queue struct {
 
 	again atomic.Int64 // when the balancer expects a slot, as a duration
 
-	// The planning goroutine's own.
-	pace     waitroom.Pace
-	last     input
-	quiet    bool // the last decision found nothing to do and nothing under way
-	rows     []*balance.Machine
-	outliers []balance.MachineID
-	leaving  waitroom.Leaving
-	question *question // a question that the policy has not answered yet
-	failing  time.Time // since when the policy has panicked each time; zero while it does not
-
-	policyBusy chan struct{}                 // holds one while the policy is asked anything
-	policy     atomic.Pointer[policy.Policy] // nil until Run has made it
-	ours       bool                          // it answers at once
-
-	answersMu sync.Mutex       // guards what follows: answers come from other goroutines
-	answers   []policy.Answer  // since the last decision
-	asking    map[command]bool // nil while there is none
+	planning planning
+	policy   heldPolicy
+	commands commands
 }
 
 // forecast is what the last decision says to those who wait, and to those who come.
@@ -74,16 +60,6 @@ type forecast struct {
 	refuse string
 	until  time.Time // of refuse
 	doubt  string
-}
-
-// input is what tells one tick's question from the last one's.
-type input struct {
-	rows     *balance.Snapshot
-	inFlight int
-	parked   int
-	alone    bool // one waits, and is not counted: see queue.counted
-	outliers int
-	others   int
 }
 
 // waiting is a parked request.
@@ -104,55 +80,13 @@ type tried struct {
 }
 
 func newQueue(a *Autostart, app balance.AppID) *queue {
-	q := &queue{a: a, app: app, wake: make(chan struct{}, 1), policyBusy: make(chan struct{}, 1)}
+	q := &queue{a: a, app: app, wake: make(chan struct{}, 1), commands: commands{app: app}}
+	q.planning.q = q
+	q.policy.q, q.policy.busy = q, make(chan struct{}, 1)
 	if a.config.Policy == nil {
-		q.setPolicy(&policy.Planner{Hedge: a.config.Hedge})
+		q.policy.set(&policy.Planner{Hedge: a.config.Hedge})
 	}
 	return q
-}
-
-// makePolicy makes the policy if there is none yet. It is for the planning goroutine: no lock is
-// held.
-func (q *queue) makePolicy() {
-	if q.policy.Load() != nil {
-		return
-	}
-	p, err := contain.Call(func() (policy.Policy, error) { return q.a.config.Policy(q.app), nil })
-	switch {
-	case err != nil:
-		p = brokenPolicy{err} // which is told when it is asked
-	case p == nil:
-		p = &policy.Planner{Hedge: q.a.config.Hedge}
-	}
-	q.setPolicy(p)
-	q.restore() // what has been restored is looked for when there is a policy for it: see Restore
-}
-
-func (q *queue) setPolicy(p policy.Policy) {
-	p = policy.Bounded(p)
-	_, others := p.(wrapped)
-	q.ours = !others
-	q.policy.Store(&p)
-}
-
-// wrapped is a policy of somebody else's in its bounds, see [policy.Bounded].
-type wrapped interface{ Unwrap() policy.Policy }
-
-// unbounded returns a policy as it was given.
-func unbounded(p policy.Policy) policy.Policy {
-	if b, ok := p.(wrapped); ok {
-		return b.Unwrap()
-	}
-	return p
-}
-
-// learner returns the policy if it learns, else nil.
-func (q *queue) learner() learner {
-	if p := q.policy.Load(); p != nil {
-		l, _ := unbounded(*p).(learner)
-		return l
-	}
-	return nil
 }
 
 // Acquire finds a machine for r and counts the request in; the caller owes one Release. When
@@ -390,4 +324,43 @@ func (q *queue) refused(now time.Time, why error) error {
 		return q.refusal(o.refuse, o.until.Sub(now))
 	}
 	return nil
+}
+
+// waits returns how many wait, without the one that may be in flight already.
+func (q *queue) waits() int {
+	given := q.given.Load() // before parked, see demand
+	return max(0, int(q.parked.Load()-given))
+}
+
+// wantsKept bounds the particular machines that are started for: requests that insist are few, or
+// of few kinds.
+const wantsKept = 16
+
+// wants returns what those who wait insist on, each once.
+func (q *queue) wants() (ws []*balance.Want) {
+	q.mu.Lock()
+	defer q.mu.Unlock()
+	if q.insisting == 0 {
+		return nil
+	}
+	for s := q.room.After(nil); s != nil && len(ws) < wantsKept; s = q.room.After(s) {
+		if w := s.Value.req.Want; insists(w) && !slices.ContainsFunc(ws, func(o *balance.Want) bool { return sameWant(o, w) }) {
+			ws = append(ws, w)
+		}
+	}
+	return ws
+}
+
+// insists reports whether a request has to go to particular machines. A preference is no reason to
+// wait.
+func insists(w *balance.Want) bool {
+	return w != nil && (w.Revision != "" || !w.Force.Empty())
+}
+
+// sameWant reports whether a and b insist on the same machines.
+func sameWant(a, b *balance.Want) bool {
+	if a == b {
+		return true
+	}
+	return a != nil && b != nil && a.Revision == b.Revision && slices.Equal(a.Force.Machines, b.Force.Machines) && slices.Equal(a.Force.Regions, b.Force.Regions)
 }
