@@ -78,7 +78,7 @@ func (a *Autostart) admit(q *queue, tenant string, bytes int, arrives bool) bool
 	all.bytes.Add(int64(bytes))
 	for n := 0; arrives && a.bounds.share(all.n.Load(), all.bytes.Load()) > 1; n++ {
 		q.mu.Lock()
-		own := a.bounds.share(int64(q.room.N+1), int64(q.bytes+bytes))
+		own := a.bounds.share(int64(q.room.N+1), int64(q.room.Bytes+bytes))
 		apps := int(all.apps.Load())
 		if q.room.N == 0 {
 			apps++
@@ -103,7 +103,7 @@ func (a *Autostart) admit(q *queue, tenant string, bytes int, arrives bool) bool
 func (a *Autostart) evictOf(q *queue, tenant string) bool {
 	q.mu.Lock()
 	err := q.crowded(int(a.parked.Load()), "in all")
-	w := q.displace(tenant, err)
+	w := q.evict(q.room.Displaces(tenant), err)
 	q.mu.Unlock()
 	if w != nil {
 		q.turnAway(w)
@@ -122,7 +122,7 @@ func (a *Autostart) evict(share float64) bool {
 		}
 		q.mu.Lock()
 		defer q.mu.Unlock()
-		if s := a.bounds.share(int64(q.room.N), int64(q.bytes)); s > share {
+		if s := a.bounds.share(int64(q.room.N), int64(q.room.Bytes)); s > share {
 			most, share = q, s
 		}
 		return true
@@ -133,7 +133,7 @@ func (a *Autostart) evict(share float64) bool {
 	q := most
 	q.mu.Lock()
 	err := q.crowded(int(a.parked.Load()), "in all")
-	w := q.evict(q.room.Longest(), err)
+	w := q.evict(q.room.Youngest(), err)
 	q.mu.Unlock()
 	if w != nil { // else somebody left meanwhile: look again
 		q.turnAway(w)
@@ -149,13 +149,13 @@ func (q *queue) join(s *waitroom.Seat[waiting], r *balance.Request) (n int, err 
 	if a.config.MaxParked < 0 {
 		return 0, q.turnedAway(0, "")
 	}
-	if !a.admit(q, r.Tenant, s.Value.bytes, arrives) {
+	if !a.admit(q, r.Tenant, s.Bytes, arrives) {
 		return 0, q.turnedAway(int(a.parked.Load()), "in all")
 	}
 	var displaced []*waiting
 	defer func() {
 		if err != nil {
-			a.occupancy.leave(s.Value.bytes)
+			a.occupancy.leave(s.Bytes)
 		}
 		for _, w := range displaced {
 			q.turnAway(w)
@@ -169,9 +169,9 @@ func (q *queue) join(s *waitroom.Seat[waiting], r *balance.Request) (n int, err 
 		}
 	}
 	for arrives {
-		if err := q.over(s.Value.bytes); err == nil {
+		if err := q.over(s.Bytes); err == nil {
 			break
-		} else if w := q.displace(r.Tenant, err); w != nil && len(displaced) < evictionsMax {
+		} else if w := q.evict(q.room.Displaces(r.Tenant), err); w != nil && len(displaced) < evictionsMax {
 			displaced = append(displaced, w)
 		} else {
 			return 0, err
@@ -188,12 +188,8 @@ func (q *queue) join(s *waitroom.Seat[waiting], r *balance.Request) (n int, err 
 	}
 	s.Value.req = *r
 	q.room.Join(s, r.Tenant, r.Place, !arrives)
-	q.bytes += s.Value.bytes
 	if q.room.N == 1 {
 		a.occupancy.apps.Add(1)
-	}
-	if insists(r.Want) {
-		q.insisting++
 	}
 	q.parked.Add(1)
 	a.parked.Add(1)
@@ -203,39 +199,27 @@ func (q *queue) join(s *waitroom.Seat[waiting], r *balance.Request) (n int, err 
 // over returns why the app's bounds let no further request with so many bytes wait; nil when they
 // do. q.mu is held.
 func (q *queue) over(bytes int) error {
-	switch b := &q.a.bounds; {
-	case q.room.N >= q.limit(time.Now()):
+	b := &q.a.bounds
+	limits := waitroom.Limits{Most: b.parked, Usual: b.usual, Bytes: b.bytes}
+	wait := q.patience()
+	if o := q.view.Load(); q.a.config.MaxWait < 0 || o != nil && !o.coming.IsZero() {
+		wait = -1 // a start is in flight: what was served so far says little
+	}
+	switch {
+	case q.room.Full(time.Now(), wait, limits):
 		return q.crowded(q.room.N, "")
-	case b.bytes > 0 && q.bytes+bytes > b.bytes:
-		return q.crowded(q.room.N, fmt.Sprintf("with %d bytes", q.bytes))
+	case q.room.Heavy(bytes, limits):
+		return q.crowded(q.room.N, fmt.Sprintf("with %d bytes", q.room.Bytes))
 	}
 	return nil
 }
 
-// displace takes out the youngest request of the tenant with most that wait, to make room for a
-// request of another one that has less than its equal share. It returns nil when there is none.
-// q.mu is held; whoever is taken out is owed an end, see turnAway.
-func (q *queue) displace(tenant string, err error) *waiting {
-	own, tenants := q.room.Waiting(tenant), q.room.Tenants
-	if own == 0 {
-		tenants++
-	}
-	if (own+1)*tenants > q.room.N { // who floods is turned away at the cost of this comparison
+// evict takes out a request, to make room for another. q.mu is held; whoever is taken out is owed
+// an end, see turnAway.
+func (q *queue) evict(s *waitroom.Seat[waiting], err error) *waiting {
+	if s == nil {
 		return nil
 	}
-	most := q.room.Longest()
-	if most == nil || most.N <= own+1 {
-		return nil
-	}
-	return q.evict(most, err)
-}
-
-// evict takes out the youngest request of a tenant. q.mu is held.
-func (q *queue) evict(t *waitroom.Tenant[waiting], err error) *waiting {
-	if t == nil {
-		return nil
-	}
-	s := t.Last
 	q.leave(s)
 	w := &s.Value
 	w.err = err
@@ -250,19 +234,6 @@ func (q *queue) turnAway(w *waiting) {
 	err := w.err
 	w.done <- struct{}{}
 	q.a.config.Trace.rejected(q.app, err)
-}
-
-// limit returns how many may wait: no more than are served before their patience ends, if that is
-// known and no start is in flight. q.mu is held.
-func (q *queue) limit(now time.Time) int {
-	if wait := q.patience(); wait < 1<<62 {
-		if o := q.view.Load(); o == nil || o.coming.IsZero() {
-			if _, ok := q.rate.PerSecond(now); ok {
-				return q.rate.Within(now, wait, q.a.bounds.parked)
-			}
-		}
-	}
-	return q.a.bounds.usual
 }
 
 // turnedAway is crowded without the lock.

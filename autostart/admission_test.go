@@ -300,7 +300,7 @@ func BenchmarkLeave(bb *testing.B) {
 			ops := 0
 			for bb.Loop() {
 				for i := range seats {
-					seats[i] = &waitroom.Seat[waiting]{Value: waiting{done: make(chan struct{}, 1), bytes: requestBytes}}
+					seats[i] = &waitroom.Seat[waiting]{Value: waiting{done: make(chan struct{}, 1)}, Bytes: requestBytes}
 					if _, err := q.join(seats[i], &balance.Request{App: "web"}); err != nil {
 						bb.Fatal(err)
 					}

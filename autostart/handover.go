@@ -61,9 +61,8 @@ func (q *queue) handOver() {
 		slot, err := q.a.balancer.Pick(req)
 		q.mu.Lock()
 		stayed := s.In != nil
-		if err == nil && stayed && q.room.Served(s) {
-			q.rate.Gave(time.Now(), q.room.N > 0)
-			q.left(&s.Value)
+		if err == nil && stayed && q.room.Serve(time.Now(), s) {
+			q.left(s)
 		}
 		q.given.Store(0)
 		if q.missed.CompareAndSwap(true, false) {

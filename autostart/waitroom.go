@@ -36,11 +36,8 @@ type queue struct {
 	view     atomic.Pointer[forecast]
 
 	mu          sync.Mutex
-	room        waitroom.List[waiting]
+	room        waitroom.Room[waiting]
 	dispatching bool
-	insisting   int // of those who wait, how many wait for particular machines
-	bytes       int // that those who wait hold
-	rate        waitroom.Rate
 	looked      *waitroom.Seat[waiting] // whose connection has been looked at last
 	ramps       map[balance.MachineID]*waitroom.Ramp
 
@@ -67,8 +64,7 @@ type waiting struct {
 	req          balance.Request
 	tried        []tried
 	since, until time.Time
-	conn         net.Conn // of the client; nil when it is not known
-	bytes        int
+	conn         net.Conn      // of the client; nil when it is not known
 	done         chan struct{} // receives once, when slot or err is set
 	slot         balance.Reservation
 	err          error
@@ -157,9 +153,9 @@ func (a *Autostart) park(ctx context.Context, r *balance.Request, why error) (ba
 		return balance.Reservation{}, err
 	}
 	s := &waitroom.Seat[waiting]{Value: waiting{since: now, until: q.until(now), done: make(chan struct{}, 1)}}
+	s.Bytes, s.Insists = requestBytes+max(r.Held, 0), insists(r.Want)
 	w := &s.Value
 	w.conn, _ = ctx.Value(connKey{}).(net.Conn)
-	w.bytes = requestBytes + max(r.Held, 0)
 	w.tried = q.tried(r.Tried)
 	r.Tried = nil
 	n, err := q.join(s, r)
@@ -208,23 +204,18 @@ func (a *Autostart) left(q *queue, since time.Time, why error) error {
 
 // leave takes s out; q.mu is held.
 func (q *queue) leave(s *waitroom.Seat[waiting]) bool {
-	if !q.room.Leave(s) {
+	if !q.room.Leave(time.Now(), s) {
 		return false
 	}
-	q.left(&s.Value)
+	q.left(s)
 	return true
 }
 
 // left counts out a request that has left the queue; q.mu is held.
-func (q *queue) left(w *waiting) {
-	q.bytes -= w.bytes
-	q.a.occupancy.leave(w.bytes)
+func (q *queue) left(s *waitroom.Seat[waiting]) {
+	q.a.occupancy.leave(s.Bytes)
 	if q.room.N == 0 {
 		q.a.occupancy.apps.Add(-1)
-		q.rate.Stop(time.Now())
-	}
-	if insists(w.req.Want) {
-		q.insisting--
 	}
 	q.parked.Add(-1)
 	q.a.parked.Add(-1)
@@ -280,7 +271,7 @@ func (q *queue) until(since time.Time) time.Time {
 // after returns when to come back: when the next start should be ready, and those who wait have
 // been served. q.mu is held.
 func (q *queue) after(now time.Time) time.Duration {
-	d := q.rate.Drain(now, q.room.N)
+	d := q.room.Drain(now)
 	if o := q.view.Load(); o != nil && !o.coming.IsZero() {
 		return max(o.coming.Sub(now)+d, tickEvery)
 	}
@@ -340,7 +331,7 @@ const wantsKept = 16
 func (q *queue) wants() (ws []*balance.Want) {
 	q.mu.Lock()
 	defer q.mu.Unlock()
-	if q.insisting == 0 {
+	if q.room.Insisting == 0 {
 		return nil
 	}
 	for s := q.room.After(nil); s != nil && len(ws) < wantsKept; s = q.room.After(s) {

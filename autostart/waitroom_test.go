@@ -607,8 +607,8 @@ func TestASlotIsNotLostWhenItsClientLeaves(t *testing.T) {
 				if err != nil {
 					t.Fatal(err)
 				}
-				q.room.Served(s)
-				q.left(&s.Value)
+				q.room.Serve(time.Now(), s)
+				q.left(s)
 				q.mu.Unlock()
 				leave()
 				q.give(&s.Value, slot)

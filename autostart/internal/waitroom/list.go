@@ -35,6 +35,8 @@ type Tenant[T any] struct {
 // Seat is one who waits. The links belong to the room.
 type Seat[T any] struct {
 	Value      T
+	Bytes      int  // that it holds, see Room
+	Insists    bool // it waits for particular machines, see Room
 	place      uint64
 	prev, next *Seat[T]
 	In         *Tenant[T]

@@ -48,7 +48,7 @@ func places[T any](t interface{ Fatalf(string, ...any) }, r *List[T], name strin
 	return ps
 }
 
-func TestRoom(t *testing.T) {
+func TestList(t *testing.T) {
 	var r List[string]
 	seats := map[string]*Seat[string]{}
 	join := func(name string, place uint64) {
@@ -151,7 +151,7 @@ func TestTenantsTakeTurns(t *testing.T) {
 
 // The room against an obvious one: a slice for each tenant, kept sorted. Of two tenants that wait
 // all the time neither gets more than one turn more than the other, but for those that return.
-func TestRoomModel(t *testing.T) {
+func TestListModel(t *testing.T) {
 	names := []string{"", "a", "b"}
 	rapid.Check(t, func(t *rapid.T) {
 		type one struct {
