@@ -64,7 +64,7 @@ func TestTheDecisionTableNamesItsTests(t *testing.T) {
 		rows[row[2]] = part
 	}
 	delete(rows, "bounce")
-	for f := hop.FailureNone + 1; f.String() != "unknown"; f++ {
+	for f := hop.FailureNone + 1; !strings.HasPrefix(f.String(), "failure("); f++ {
 		want := strings.ReplaceAll(f.Certainty().String(), " ", "")
 		if f == hop.FailureClient {
 			want = "-"
@@ -90,7 +90,7 @@ func TestTheDecisionTableIsTheCodes(t *testing.T) {
 	if len(rows) != 4 {
 		t.Errorf("the table has %d rows, want one for each certainty", len(rows))
 	}
-	for f := FailureNone + 1; f.String() != "unknown"; f++ {
+	for f := FailureNone + 1; !strings.HasPrefix(f.String(), "failure("); f++ {
 		if f == FailureClient || f == FailureDeadline {
 			continue // the comment says so below the table
 		}

@@ -324,7 +324,7 @@ const (
 var stepNames = [...]string{"pick", "bounce", "fail", "park", "head", "end"}
 
 // String returns the kind's name.
-func (k StepKind) String() string { return enum.Name(stepNames[:], uint8(k)) }
+func (k StepKind) String() string { return enum.String(stepNames[:], uint8(k), "step") }
 
 // Step is one event on the way of a request.
 type Step struct {

@@ -1,4 +1,5 @@
-// Package enum writes and reads the names of values, for the text forms that all enums of the library have. It is pure.
+// Package enum writes and reads the names of values, for the text forms that all enums of the
+// library have. It is pure.
 package enum
 
 import (
@@ -7,15 +8,17 @@ import (
 	"strings"
 )
 
-// Name returns the name of value i; "unknown" where it has none.
-func Name(names []string, i uint8) string {
+// String returns the name of value i, or one made of kind and its number where it has none:
+// "state(9)".
+func String(names []string, i uint8, kind string) string {
 	if int(i) < len(names) {
 		return names[i]
 	}
-	return "unknown"
+	return fmt.Sprintf("%s(%d)", kind, i)
 }
 
-// Marshal returns the name of value i; one without a name is an error. what says whose it is: "balance: state".
+// Marshal returns the name of value i; one without a name is an error. what says whose it is:
+// "balance: state".
 func Marshal(what string, names []string, i uint8) ([]byte, error) {
 	if int(i) >= len(names) {
 		return nil, fmt.Errorf("%s %d has no name: want one of the constants", what, i)
@@ -40,13 +43,4 @@ func Or(names []string) string {
 		return strings.Join(names, "")
 	}
 	return strings.Join(names[:last], ", ") + " or " + names[last]
-}
-
-// String returns the name of value i, or one made of kind and its number where it has none:
-// "state(9)".
-func String(names []string, i uint8, kind string) string {
-	if int(i) < len(names) {
-		return names[i]
-	}
-	return fmt.Sprintf("%s(%d)", kind, i)
 }

@@ -18,7 +18,7 @@ const (
 var certaintyNames = [...]string{"not sent", "not executed", "maybe executed", "responded"}
 
 // String returns the certainty in words.
-func (c Certainty) String() string { return enum.Name(certaintyNames[:], uint8(c)) }
+func (c Certainty) String() string { return enum.String(certaintyNames[:], uint8(c), "certainty") }
 
 // Failure says how a try failed. A bounce is not a failure: see [balance.Bounce].
 type Failure uint8
@@ -45,7 +45,7 @@ const (
 var failureNames = [failures]string{"none", "dial", "stale", "unsent", "denied", "unread", "reset", "timeout", "malformed", "answer", "client", "refused", "limit", "deadline"}
 
 // String returns the failure's name as it travels between nodes and stands in logs.
-func (f Failure) String() string { return enum.Name(failureNames[:], uint8(f)) }
+func (f Failure) String() string { return enum.String(failureNames[:], uint8(f), "failure") }
 
 var certainties = [failures]Certainty{
 	FailureNone: CertaintyResponded,

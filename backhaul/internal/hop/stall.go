@@ -22,7 +22,7 @@ const (
 var stallNames = [...]string{"body", "answer", "upgrade"}
 
 // String returns the stall's name as it stands in logs and metrics.
-func (s Stall) String() string { return enum.Name(stallNames[:], uint8(s)) }
+func (s Stall) String() string { return enum.String(stallNames[:], uint8(s), "stall") }
 
 // The defaults of an app's row, which says why.
 const (
@@ -148,4 +148,4 @@ const (
 var freedNames = [...]string{"answered", "closed", "silent", "ended", "shutdown"}
 
 // String returns the way's name as it stands in logs and metrics.
-func (f Freed) String() string { return enum.Name(freedNames[:], uint8(f)) }
+func (f Freed) String() string { return enum.String(freedNames[:], uint8(f), "freed") }
