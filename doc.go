@@ -2,7 +2,8 @@
 // no code of its own; the packages below it have. For every request they decide which machine serves it, whether another
 // machine must start, and which one may sleep, across regions, with many proxies, on information that is always late.
 //
-//	balance     which machine: fleet snapshots, strategies, reservations, and the owner's gate
+//	balance     which machine: fleet snapshots, strategies, reservations, and the owner's gate;
+//	            below it slots of machines that take a few requests at a time (grants)
 //	autostart   is another needed: the one waiting room; below it the planner (policy), the owner's
 //	            starter (machine), and drivers
 //	downscale   can one sleep: the acknowledged soft cordon, and who goes

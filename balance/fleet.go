@@ -69,7 +69,7 @@ func (a *app) remove(id MachineID, v Version, tick int64) {
 	}
 }
 
-// liveRegion returns what lives on of a region, made on demand; Fleet.mu is held.
+// liveRegion returns the live part of a region, which is made on demand; Fleet.mu is held.
 func (a *app) liveRegion(region string) *liveRegion {
 	r, ok := a.live[region]
 	if !ok {
@@ -248,7 +248,7 @@ func (f *Fleet) ageAll(tick int64) (turned map[AppID][]MachineID, ok bool) {
 			a.granted.CompareAndSwap(granted, 0)
 		}
 		var ms []MachineID
-		rests := granted == 0
+		quiet := granted == 0
 		j := &jury{record: &a.record, tick: tick}
 		for _, r := range s.regions {
 			j.out += len(r.byTier[TierFailing])
@@ -258,10 +258,10 @@ func (f *Fleet) ageAll(tick int64) (turned map[AppID][]MachineID, ok bool) {
 			r.live.granted = granted > 0 && tick-granted < lapse
 			var moving bool
 			ms, moving = r.step(ms, dt, int64(s.app.SlowStart/tickEvery), j)
-			rests = rests && !moving
+			quiet = quiet && !moving
 		}
 		a.record.close()
-		if rests {
+		if quiet {
 			a.quiet.Store(s)
 		}
 		if len(ms) > 0 {

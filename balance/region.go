@@ -23,12 +23,16 @@ type liveRegion struct {
 
 	// Written by the tick only; guarded by Fleet.ageing.
 	regionHistory
-	use, least float32 // mean and least load over the soft limit, of ready machines
-	load       float32 // mean load
-	own        float32 // mean of this node's own
+	regionMeans
+	stays struct{ own, taken float32 } // fading sums, for the mean stay
+}
+
+// regionMeans are what a region's ready machines do on average, by the last tick.
+type regionMeans struct {
 	ready      int
-	limits     bool // the ready machines have soft limits
-	stays      struct{ own, taken float32 }
+	limits     bool    // they have soft limits
+	use, least float32 // mean and least load over the soft limit
+	own        float32 // mean of this node's own requests
 }
 
 // chunk is a part of the dense array. Chunks never move, so that cells can point into them.
@@ -118,7 +122,7 @@ func (r *regionRows) step(turned []MachineID, dt, ramp int64, j *jury) ([]Machin
 // tickSums are the sums over a region's machines at one tick.
 type tickSums struct {
 	ready, heard, news, sent, own int
-	load, others, use, least      float32
+	others, use, least            float32
 	soft                          int
 	// something can be picked, is in flight, or has not aged to its end
 	moving bool
@@ -181,7 +185,6 @@ func (m *row) age(turned []MachineID, a *liveRegion, sum *tickSums, j *jury) []M
 		used := use(all, m.shared.limits.Soft)
 		sum.ready++
 		sum.own += own
-		sum.load += all
 		sum.use += used
 		sum.least = min(sum.least, used)
 		sum.soft += m.shared.limits.Soft
@@ -191,7 +194,6 @@ func (m *row) age(turned []MachineID, a *liveRegion, sum *tickSums, j *jury) []M
 
 // take turns the sums into means.
 func (a *liveRegion) take(s *tickSums) {
-	a.ready, a.limits = s.ready, s.soft > 0
 	if s.heard > 0 {
 		a.mean = s.others / float32(s.heard)
 	}
@@ -207,10 +209,10 @@ func (a *liveRegion) take(s *tickSums) {
 	if a.stays.taken >= 1 {
 		a.stay = a.stays.own / a.stays.taken
 	}
-	a.load, a.use, a.own, a.least = 0, 0, 0, 0
+	a.regionMeans = regionMeans{ready: s.ready, limits: s.soft > 0}
 	if s.ready > 0 {
 		n := float32(s.ready)
-		a.load, a.use, a.own, a.least = s.load/n, s.use/n, float32(s.own)/n, s.least
+		a.use, a.own, a.least = s.use/n, float32(s.own)/n, s.least
 	}
 }
 

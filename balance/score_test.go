@@ -54,3 +54,37 @@ func TestEstimatesHoldTheirFields(t *testing.T) {
 		}
 	})
 }
+
+// Where a load is at, above or below a limit: each row is one rule of score.go.
+func TestLimits(t *testing.T) {
+	for _, c := range []struct {
+		rule string
+		got  bool
+		want bool
+	}{
+		{"below the soft limit others are not preferred", atSoft(float32(19.9), 20), false},
+		{"at the soft limit others are preferred", atSoft(float32(20), 20), true},
+		{"without a soft limit nobody is busy", atSoft(float32(1e6), 0), false},
+		{"the last request below the soft limit starts no machine", overSoft(20, 20), false},
+		{"the first one above it does", overSoft(20.1, 20), true},
+		{"below the hard limit there is room", atHard(49.9, 50), false},
+		{"at the hard limit there is none", atHard(50, 50), true},
+		{"without a hard limit there is room", atHard(1e6, 0), false},
+		{"what a gate cannot count is full", atHard(MaxLimit, 0), true},
+		{"a granted slot is there whatever the load", est(0).withGrant(1, true).full(0, 50, 50), false},
+		{"without one there is none, while the owner grants", est(0).withGrant(0, true).full(0, 0, 50), true},
+		{"a machine whose owner said that it is full", saidFullBit.full(0, 0, 50), true},
+		{"on probation there is room for one", probeBit.full(0, 0, 50), false},
+		{"and not for two", probeBit.full(1, 1, 50), true},
+	} {
+		if c.got != c.want {
+			t.Errorf("%s: %v", c.rule, c.got)
+		}
+	}
+	if n := most(2, est(0).withGrant(1, true)); n != MaxLimit {
+		t.Errorf("with a grant a node may have %d of its own in flight: want no limit", n)
+	}
+	if n := most(2, 0); n != 2 {
+		t.Errorf("below a hard limit of 2 a node may have %d of its own in flight", n)
+	}
+}
