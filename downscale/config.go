@@ -18,77 +18,94 @@ const (
 	parallel = 64
 )
 
-// Config configures a [Downscaler], and with it its deciders and protocols. The zero value is valid.
+// Config configures a [Downscaler], and with it its deciders and protocols. The zero value is
+// valid.
 type Config struct {
 	// Policy makes the policy of an app; nil means a [policy.Decider] with this
 	// Window, KeepAlive, Every and Notify.
 	Policy func(balance.AppID) policy.Policy
 
-	// Window is how far back the load counts for the head-room rule. 0 means 5 min: with that, a load that swings through the
-	// day with noise on top hardly ever has a machine stopped only to be started again. Negative turns the rule off: only the
-	// keep-alive stops machines.
+	// Window is how far back the load counts for the head-room rule. 0 means 5 min: with that, a
+	// load that swings through the day with noise on top hardly ever has a machine stopped only
+	// to be started again. Negative turns the rule off: only the keep-alive stops machines.
 	Window time.Duration
-	// KeepAlive is how long an app without a request keeps its machines, where [balance.App.KeepAlive] is 0 and Habits know
-	// nothing better. 0 means 5 min. Negative turns the rule off: an app's last machine then runs for ever, unless its own
-	// KeepAlive says otherwise.
+	// KeepAlive is how long an app without a request keeps its machines, where
+	// [balance.App.KeepAlive] is 0 and Habits know nothing better. 0 means 5 min. Negative turns
+	// the rule off: an app's last machine then runs for ever, unless its own KeepAlive says
+	// otherwise.
 	KeepAlive time.Duration
-	// Every is how often the gates are looked at and machines decided on. 0 means 1 s. Machines on their way are looked at
-	// every 100 ms at least.
+	// Every is how often the gates are looked at and machines decided on. 0 means 1 s. Machines
+	// on their way are looked at every 100 ms at least.
 	Every time.Duration
 
-	// Quiet is how long a soft-cordoned machine has to be idle, its cordon known everywhere, before it is stopped. 0 means
-	// 1 s; negative not at all. It gives requests that are on their way time to arrive.
+	// Quiet is how long a soft-cordoned machine has to be idle, its cordon known everywhere,
+	// before it is stopped. 0 means 1 s; negative not at all. It gives requests that are on their
+	// way time to arrive.
 	Quiet time.Duration
-	// CordonMax is how long a soft cordon lasts at most. What has not been acknowledged or has not become idle by then is
-	// aborted. 0 means 30 s.
+	// CordonMax is how long a soft cordon lasts at most. What has not been acknowledged or has
+	// not become idle by then is aborted. 0 means 30 s.
 	CordonMax time.Duration
-	// Notify are the classes of long connections that do not keep a machine: when nothing else is in flight, they are told
-	// to end. What has not ended after Notice has the stop aborted all the same. Connections of other classes keep the
-	// machine, as requests do. All of them are load and use: the keep-alive does not begin while one is open.
-	Notify Class
-	// StopTimeout bounds each call of the driver. 0 means 1 min. Twice as long without an answer is an alarm.
+	// Notify are the classes of long connections that do not keep a machine: when nothing else is
+	// in flight, they are told to end. What has not ended after Notice has the stop aborted all
+	// the same. Connections of other classes keep the machine, as requests do. All of them are
+	// load and use: the keep-alive does not begin while one is open.
+	Notify balance.Class
+	// StopTimeout bounds each call of the driver. 0 means 1 min. Twice as long without an answer
+	// is an alarm.
 	StopTimeout time.Duration
-	// Revision tells which revision of an app is the present one: machines of any other are stopped first. nil, or an empty
-	// answer, means that all are equal. It must not block.
+	// Revision tells which revision of an app is the present one: machines of any other are
+	// stopped first. nil, or an empty answer, means that all are equal. It must not block.
 	Revision func(balance.AppID) string
-	// Busy reports that a machine must not be stopped now though nothing is in flight: it works on something that did not
-	// come as a request. Only an [Order] with Drain does not ask it. nil means never. It must not block.
+	// Busy reports that a machine must not be stopped now though nothing is in flight: it works
+	// on something that did not come as a request. Only an [Order] with Drain does not ask it.
+	// nil means never. It must not block.
 	Busy func(balance.Machine) bool
-	// Connections tells of long connections; nil means that none is known, and each counts as a request.
+	// Connections tells of long connections; nil means that none is known, and each counts as a
+	// request.
 	Connections Connections
-	// Loads tells the load of machines that other nodes own. With nil the head-room rule looks at this node's machines only,
-	// which is right where a region has one owner.
+	// Loads tells the load of machines that other nodes own. With nil the head-room rule looks at
+	// this node's machines only, which is right where a region has one owner.
 	Loads Loads
-	// Habits learns each app's pauses and says how long it is kept: longer than KeepAlive where it comes back a little later
-	// than that, shorter where it does not. An app's own KeepAlive beats it. nil means that nothing is learned.
+	// Habits learns each app's pauses and says how long it is kept: longer than KeepAlive where
+	// it comes back a little later than that, shorter where it does not. An app's own KeepAlive
+	// beats it. nil means that nothing is learned.
 	//
-	// Pauses are of what this node sees: its own machines, those whose Loads it knows, and what waits. Where several nodes own
-	// an app's machines and tell no loads, each learns the pauses of its own; they are longer than the app's, so machines are
-	// kept longer than they need be, and never for a shorter time.
+	// Pauses are of what this node sees: its own machines, those whose Loads it knows, and what
+	// waits. Where several nodes own an app's machines and tell no loads, each learns the pauses
+	// of its own; they are longer than the app's, so machines are kept longer than they need be,
+	// and never for a shorter time.
 	Habits Habits
 	// Demand tells of waiting requests; nil means that there are none.
 	Demand Demand
-	// Acks tells when other nodes know a cordon; nil means at once, which is right when this process is the only node.
+	// Acks tells when other nodes know a cordon; nil means at once, which is right when this
+	// process is the only node.
 	Acks Acks
 	// Trace observes; the zero value observes nothing.
 	Trace Trace
 }
 
-// Trace is a set of functions that are called as things happen, with values. Each may be nil. They are called with no lock
-// held, from the goroutine of [Downscaler.Run] and from those of [Downscaler.Drain], and must not block.
+// Trace is a set of functions that are called as things happen, with values. Each may be nil.
+// They are called with no lock held, from the goroutine of [Downscaler.Run] and from those of
+// [Downscaler.Drain], and must not block.
 type Trace struct {
-	Cordoned   func(m balance.Machine, reason string) // soft-cordoned: about to go, unless traffic comes
-	Uncordoned func(m balance.Machine, reason string) // runs on: needed after all
-	Notified   func(m balance.Machine, of Class)      // long connections were told to end
-	Draining   func(m balance.Machine, reason string) // the gate is closed over what is in flight, by order
-	Stopping   func(m balance.Machine, reason string) // the gate is closed and the driver told to stop
-	Suspending func(m balance.Machine, reason string) // the gate is closed and the driver told to suspend
+	// soft-cordoned: about to go, unless traffic comes
+	Cordoned   func(m balance.Machine, reason string)
+	Uncordoned func(m balance.Machine, reason string)    // runs on: needed after all
+	Notified   func(m balance.Machine, of balance.Class) // long connections were told to end
+	// the gate is closed over what is in flight, by order
+	Draining func(m balance.Machine, reason string)
+	Stopping func(m balance.Machine, reason string) // the gate is closed and the driver told to stop
+	// the gate is closed and the driver told to suspend
+	Suspending func(m balance.Machine, reason string)
 	Stopped    func(m balance.Machine, took time.Duration)
 	Suspended  func(m balance.Machine, took time.Duration)
-	Failed     func(m balance.Machine, err error)     // the driver could not
-	Stuck      func(m balance.Machine, reason string) // the driver is silent or in doubt: people should look
-	Held       func(d policy.Decision)                // a region's reason to stop nothing has changed
-	Vetoed     func(d policy.Decision)                // what a policy said was not carried out, and not said and refused the time before: see Policy
+	Failed     func(m balance.Machine, err error) // the driver could not
+	// the driver is silent or in doubt: people should look
+	Stuck func(m balance.Machine, reason string)
+	Held  func(d policy.Decision) // a region's reason to stop nothing has changed
+	// what a policy said was not carried out, and not said and refused the time before: see
+	// Policy
+	Vetoed func(d policy.Decision)
 }
 
 func (c Config) resolve() (Config, error) {
@@ -100,8 +117,8 @@ func (c Config) resolve() (Config, error) {
 		return bad("Every", c.Every, "0 (1s) or more")
 	case c.CordonMax < 0:
 		return bad("CordonMax", c.CordonMax, "0 (30s) or more")
-	case c.Notify&^AllClasses != 0:
-		return bad("Notify", c.Notify, "classes of AllClasses")
+	case c.Notify&^balance.ClassAll != 0:
+		return bad("Notify", c.Notify, "classes of balance.ClassAll")
 	case c.Notify != 0 && c.Connections == nil:
 		return bad("Notify", c.Notify, "0, or Connections to tell them")
 	case c.StopTimeout < 0:

@@ -22,7 +22,7 @@ type switchboard struct {
 }
 
 type longConn struct {
-	class      Class
+	class      balance.Class
 	deaf, told bool
 	data       time.Time // when it last carried some
 	gate       *balance.Gate
@@ -30,7 +30,7 @@ type longConn struct {
 	end        time.Time
 }
 
-func (s *switchboard) Long(m balance.Machine, of Class) (n int) {
+func (s *switchboard) Long(m balance.Machine, of balance.Class) (n int) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	for _, c := range s.open[m.ID] {
@@ -41,7 +41,7 @@ func (s *switchboard) Long(m balance.Machine, of Class) (n int) {
 	return n
 }
 
-func (s *switchboard) Idle(m balance.Machine, of Class, quiet time.Duration) (n int) {
+func (s *switchboard) Idle(m balance.Machine, of balance.Class, quiet time.Duration) (n int) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	for _, c := range s.open[m.ID] {
@@ -52,11 +52,11 @@ func (s *switchboard) Idle(m balance.Machine, of Class, quiet time.Duration) (n 
 	return n
 }
 
-func (s *switchboard) Notify(m balance.Machine, of Class, within time.Duration) {
+func (s *switchboard) Notify(m balance.Machine, of balance.Class, within time.Duration) {
 	s.NotifyIdle(m, of, 0, within)
 }
 
-func (s *switchboard) NotifyIdle(m balance.Machine, of Class, quiet, within time.Duration) {
+func (s *switchboard) NotifyIdle(m balance.Machine, of balance.Class, quiet, within time.Duration) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	for _, c := range s.open[m.ID] {
@@ -86,7 +86,7 @@ func (s *switchboard) hangUp(c *longConn) {
 	}
 }
 
-func (s *switchboard) connect(id balance.MachineID, of Class, deaf bool) *longConn {
+func (s *switchboard) connect(id balance.MachineID, of balance.Class, deaf bool) *longConn {
 	s.b.request(id)
 	s.mu.Lock()
 	defer s.mu.Unlock()
@@ -104,7 +104,7 @@ func (s *switchboard) carry(c *longConn, length time.Duration) {
 
 func TestLongConnections(t *testing.T) {
 	window := Config{Window: 10 * sec, KeepAlive: -1}
-	notify := func(of Class) Config { c := window; c.Notify = of; return c }
+	notify := func(of balance.Class) Config { c := window; c.Notify = of; return c }
 	const why = "window 10s peak 2 <= 0.8 x 10 without m1"
 	suspendApp, idleApp := stopApp, stopApp
 	idleApp.IdleAfter = 30 * sec
@@ -118,26 +118,26 @@ func TestLongConnections(t *testing.T) {
 		states string
 	}{
 		{"they keep their machine by default", window, suspendApp, func(b *bench, s *switchboard) {
-			s.connect("m1", WebSocket, false)
-			s.connect("m2", Events, false)
+			s.connect("m1", balance.ClassWebSocket, false)
+			s.connect("m2", balance.ClassEvents, false)
 			time.Sleep(10 * time.Minute)
 		}, nil, "m1 started running, m2 started running"},
-		{"they are told and end, and then the machine is suspended", notify(WebSocket | Events), suspendApp, func(b *bench, s *switchboard) {
-			c := s.connect("m1", WebSocket, false)
-			s.connect("m2", Events, false)
+		{"they are told and end, and then the machine is suspended", notify(balance.ClassWebSocket | balance.ClassEvents), suspendApp, func(b *bench, s *switchboard) {
+			c := s.connect("m1", balance.ClassWebSocket, false)
+			s.connect("m2", balance.ClassEvents, false)
 			time.Sleep(20 * sec)
 			if told, within := s.wasTold(c); !told || within != 5*sec {
 				b.t.Errorf("told %v, within %v", told, within)
 			}
 		}, []string{"10s cordon m1: " + why, "11.1s tell m1: events+websocket", "13.1s suspend m1: " + why, "13.2s suspended m1 in 100ms"}, "m1 suspended frozen, m2 started running"},
-		{"those that do not end have the stop aborted", notify(AllClasses), suspendApp, func(b *bench, s *switchboard) {
-			s.connect("m1", TCP, true)
-			s.connect("m2", Stream, true)
+		{"those that do not end have the stop aborted", notify(balance.ClassAll), suspendApp, func(b *bench, s *switchboard) {
+			s.connect("m1", balance.ClassTCP, true)
+			s.connect("m2", balance.ClassStream, true)
 			time.Sleep(17 * sec)
 		}, []string{"10s cordon m1: " + why, "11.1s tell m1: stream+events+websocket+tcp", "16.1s uncordon m1: its connections did not end in time",
 			"17s cordon m2: window 10s peak 2 <= 0.8 x 10 without m2"}, "m1 started running, m2 started running"},
 		{"idle ones hold no machine, not the last one either", Config{KeepAlive: 20 * sec}, idleApp, func(b *bench, s *switchboard) {
-			one, two := s.connect("m1", WebSocket, false), s.connect("m2", TCP, false)
+			one, two := s.connect("m1", balance.ClassWebSocket, false), s.connect("m2", balance.ClassTCP, false)
 			s.carry(one, 2*time.Minute)
 			time.Sleep(5 * time.Minute)
 			if first, _ := s.wasTold(one); !first || one.end.Sub(one.data) < idleApp.IdleAfter+20*sec {
@@ -153,23 +153,23 @@ func TestLongConnections(t *testing.T) {
 			"2m52.2s stopped m1 in 100ms", "2m52.2s stopped m2 in 100ms",
 		}, "m1 stopped gone, m2 stopped gone"},
 		{"one that carries data keeps its machine", Config{KeepAlive: 20 * sec}, idleApp, func(b *bench, s *switchboard) {
-			s.carry(s.connect("m1", WebSocket, false), time.Hour)
-			s.carry(s.connect("m2", WebSocket, false), time.Hour)
+			s.carry(s.connect("m1", balance.ClassWebSocket, false), time.Hour)
+			s.carry(s.connect("m2", balance.ClassWebSocket, false), time.Hour)
 			time.Sleep(10 * time.Minute)
 		}, nil, "m1 started running, m2 started running"},
-		{"a class that is not to be told keeps the machine", notify(WebSocket), suspendApp, func(b *bench, s *switchboard) {
-			ws := s.connect("m1", WebSocket, false)
-			s.connect("m1", TCP, false)
-			s.connect("m2", TCP, false)
+		{"a class that is not to be told keeps the machine", notify(balance.ClassWebSocket), suspendApp, func(b *bench, s *switchboard) {
+			ws := s.connect("m1", balance.ClassWebSocket, false)
+			s.connect("m1", balance.ClassTCP, false)
+			s.connect("m2", balance.ClassTCP, false)
 			time.Sleep(10 * time.Minute)
 			if told, _ := s.wasTold(ws); told {
 				b.t.Error("a connection was told for nothing")
 			}
 		}, nil, "m1 started running, m2 started running"},
-		{"a request beside it is waited for before anything is told", notify(WebSocket), stopApp, func(b *bench, s *switchboard) {
-			c := s.connect("m1", WebSocket, false)
+		{"a request beside it is waited for before anything is told", notify(balance.ClassWebSocket), stopApp, func(b *bench, s *switchboard) {
+			c := s.connect("m1", balance.ClassWebSocket, false)
 			leave := b.request("m1")
-			s.connect("m2", TCP, false)
+			s.connect("m2", balance.ClassTCP, false)
 			time.Sleep(19950 * time.Millisecond)
 			if told, _ := s.wasTold(c); told {
 				b.t.Error("told while a request is in flight")
@@ -178,21 +178,21 @@ func TestLongConnections(t *testing.T) {
 			time.Sleep(5 * sec)
 		}, []string{"10s cordon m1: window 10s peak 3 <= 0.8 x 10 without m1", "21s tell m1: websocket",
 			"23s stop m1: window 10s peak 3 <= 0.8 x 10 without m1", "23.1s stopped m1 in 100ms"}, "m1 stopped gone, m2 started running"},
-		{"who comes back to the machine for want of a better one aborts", notify(WebSocket), stopApp, func(b *bench, s *switchboard) {
-			s.connect("m1", WebSocket, false)
-			s.connect("m2", TCP, false)
+		{"who comes back to the machine for want of a better one aborts", notify(balance.ClassWebSocket), stopApp, func(b *bench, s *switchboard) {
+			s.connect("m1", balance.ClassWebSocket, false)
+			s.connect("m2", balance.ClassTCP, false)
 			time.Sleep(12050 * time.Millisecond)
-			s.connect("m1", WebSocket, false)
+			s.connect("m1", balance.ClassWebSocket, false)
 			time.Sleep(sec)
 		}, []string{"10s cordon m1: " + why, "11.1s tell m1: websocket", "12.1s uncordon m1: a request had no better machine"}, "m1 started running, m2 started running"},
-		{"machines without long connections go first", notify(WebSocket), stopApp, func(b *bench, s *switchboard) {
-			s.connect("m1", WebSocket, false) // m1 is the last of the order
+		{"machines without long connections go first", notify(balance.ClassWebSocket), stopApp, func(b *bench, s *switchboard) {
+			s.connect("m1", balance.ClassWebSocket, false) // m1 is the last of the order
 			b.request("m2")
 			time.Sleep(10500 * time.Millisecond)
 		}, []string{"10s cordon m2: window 10s peak 2 <= 0.8 x 10 without m2"}, "m1 started running, m2 started running"},
 		{"a firm order tells all classes, and cuts off what does not end", window, stopApp, func(b *bench, s *switchboard) {
 			b.driver.draining = true
-			one, two := s.connect("m1", WebSocket, false), s.connect("m1", TCP, true)
+			one, two := s.connect("m1", balance.ClassWebSocket, false), s.connect("m1", balance.ClassTCP, true)
 			b.wantOrder(b.order(b.t.Context(), "m1", Order{Reason: "deploy", Drain: 10 * sec, Suspend: true}), "")
 			first, _ := s.wasTold(one)
 			if second, within := s.wasTold(two); !first || !second || within != 10*sec {
@@ -201,13 +201,13 @@ func TestLongConnections(t *testing.T) {
 		}, []string{"0s cordon m1: deploy", "1.1s draining m1: deploy", "1.1s tell m1: stream+events+websocket+tcp", "11.1s stop m1: deploy", "11.2s stopped m1 in 100ms"}, "m1 stopped gone, m2 started running"},
 		{"a handshake that ends after the others were told is told too", window, stopApp, func(b *bench, s *switchboard) {
 			b.driver.draining = true
-			s.connect("m1", WebSocket, true)
+			s.connect("m1", balance.ClassWebSocket, true)
 			b.request("m1")
 			go func() {
 				time.Sleep(5050 * time.Millisecond)
 				s.mu.Lock()
 				defer s.mu.Unlock()
-				s.open["m1"] = append(s.open["m1"], &longConn{class: WebSocket, gate: b.gate("m1")}) // what the request has become
+				s.open["m1"] = append(s.open["m1"], &longConn{class: balance.ClassWebSocket, gate: b.gate("m1")}) // what the request has become
 			}()
 			b.wantOrder(b.order(b.t.Context(), "m1", Order{Reason: "deploy", Drain: 10 * sec}), "")
 			if told, within := s.wasTold(s.open["m1"][1]); !told || within != 6*sec {
@@ -238,19 +238,19 @@ func TestLongConnections(t *testing.T) {
 func TestHeldNamesTheConnections(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		s := &switchboard{open: map[balance.MachineID][]*longConn{}}
-		b := newBench(t, Config{Window: 10 * sec, Connections: s, Notify: WebSocket}, stopApp, "m1", "m2")
+		b := newBench(t, Config{Window: 10 * sec, Connections: s, Notify: balance.ClassWebSocket}, stopApp, "m1", "m2")
 		s.b = b
 		var held, vetoed []string
 		b.down.config.Trace.Held = func(d policy.Decision) { held = append(held, d.Reason()) }
 		b.down.config.Trace.Vetoed = func(d policy.Decision) { vetoed = append(vetoed, d.Reason()) }
 		end := b.run()
-		ws := s.connect("m2", WebSocket, false)
+		ws := s.connect("m2", balance.ClassWebSocket, false)
 		for _, m := range []balance.MachineID{"m1", "m2"} {
-			s.connect(m, Events, true)
+			s.connect(m, balance.ClassEvents, true)
 		}
 		time.Sleep(time.Minute)
 		synctest.Wait() // for the look at this instant
-		tcp := s.connect("m1", TCP, true)
+		tcp := s.connect("m1", balance.ClassTCP, true)
 		time.Sleep(time.Minute)
 		synctest.Wait()
 		s.hangUp(tcp)
@@ -281,10 +281,10 @@ func TestAPolicyIsVetoedForConnections(t *testing.T) {
 		s.b = b
 		var vetoed []string
 		b.down.config.Trace.Vetoed = func(d policy.Decision) { vetoed = append(vetoed, fmt.Sprint(d.Machine, " ", d.Open)) }
-		c := s.connect("m1", WebSocket, false)
+		c := s.connect("m1", balance.ClassWebSocket, false)
 		end := b.run()
 		time.Sleep(time.Minute)
-		s.connect("m1", Events, true)
+		s.connect("m1", balance.ClassEvents, true)
 		time.Sleep(time.Minute)
 		s.hangUp(c)
 		time.Sleep(time.Minute)

@@ -14,11 +14,12 @@ import (
 	"github.com/ebbkit/ebb/internal/scaledown"
 )
 
-// lookEvery is how often machines on their way are looked at, at least: so soon after a request came to a machine that was
-// to go it is uncordoned, and others do not avoid it any longer.
+// lookEvery is how often machines on their way are looked at, at least: so soon after a request
+// came to a machine that was to go it is uncordoned, and others do not avoid it any longer.
 const lookEvery = 100 * time.Millisecond
 
-// Downscaler stops and suspends the surplus machines that one node owns. All methods are safe for concurrent use.
+// Downscaler stops and suspends the surplus machines that one node owns. All methods are safe for
+// concurrent use.
 type Downscaler struct {
 	fleet    *balance.Fleet
 	driver   Driver
@@ -29,7 +30,8 @@ type Downscaler struct {
 	draining atomic.Int32
 }
 
-// New returns a downscaler for the machines that f's node owns. It starts nothing; see [Downscaler.Run].
+// New returns a downscaler for the machines that f's node owns. It starts nothing; see
+// [Downscaler.Run].
 func New(f *balance.Fleet, d Driver, c Config) (*Downscaler, error) {
 	switch {
 	case f == nil:
@@ -44,10 +46,12 @@ func New(f *balance.Fleet, d Driver, c Config) (*Downscaler, error) {
 	return &Downscaler{fleet: f, driver: d, config: c, wake: make(chan struct{}, 1)}, nil
 }
 
-// Run looks at the machines, decides, and stops what is surplus, until ctx ends. It then releases all cordons, waits for the
-// driver calls under way, each bounded by [Config.StopTimeout], and returns nil; or an error that names the machines whose
-// driver did not come back, or did not know. Their gates stay closed, since nobody knows whether they run; [Downscaler.Drain], or
-// the Run of another downscaler, has them stopped for certain. A Downscaler runs once: another call returns an error.
+// Run looks at the machines, decides, and stops what is surplus, until ctx ends. It then releases
+// all cordons, waits for the driver calls under way, each bounded by [Config.StopTimeout], and
+// returns nil; or an error that names the machines whose driver did not come back, or did not
+// know. Their gates stay closed, since nobody knows whether they run; [Downscaler.Drain], or the
+// Run of another downscaler, has them stopped for certain. A Downscaler runs once: another call
+// returns an error.
 func (d *Downscaler) Run(ctx context.Context) error {
 	if d.ran.Swap(true) {
 		return errors.New("downscale: Downscaler.Run was called before: make another downscaler with New")
@@ -108,8 +112,9 @@ type appRun struct {
 	machines []*machine // in canonical order, of all owners
 	byID     map[balance.MachineID]*machine
 	seen     []policy.Seen
-	asked    bool // the policy has been asked while something moved, and has to hear once that nothing does
-	rests    bool // nothing of it runs: looked at again when a row changes, or an order comes
+	// the policy has been asked while something moved, and has to hear once that nothing does
+	asked bool
+	rests bool // nothing of it runs: looked at again when a row changes, or an order comes
 }
 
 type machine struct {
@@ -164,8 +169,8 @@ func (r *run) tick(now time.Time) {
 	}
 }
 
-// moves reports whether time alone can change what is decided about a machine: it runs, or is on its way. What is asleep
-// wakes by a change of its row.
+// moves reports whether time alone can change what is decided about a machine: it runs, or is on
+// its way. What is asleep wakes by a change of its row.
 func (m *machine) moves() bool {
 	if m.gate == nil {
 		return m.row.State == balance.StateStarted || m.row.State == balance.StateStarting
@@ -305,7 +310,7 @@ func (r *run) see(m *machine, app balance.App, now time.Time) policy.Seen {
 	if s.State == balance.StateStarted {
 		if s.Load > 0 {
 			s.Open = r.open(m, app.IdleAfter)
-			s.Long, s.Idle = r.tellable(m, app.IdleAfter), r.idle(m, AllClasses, app.IdleAfter)
+			s.Long, s.Idle = r.tellable(m, app.IdleAfter), r.idle(m, balance.ClassAll, app.IdleAfter)
 		}
 		s.Busy = r.config.Busy != nil && r.config.Busy(m.row) || s.Open&^r.config.Notify != 0
 	}
@@ -313,8 +318,8 @@ func (r *run) see(m *machine, app balance.App, now time.Time) policy.Seen {
 }
 
 // open returns the classes of a machine's long connections that are not idle.
-func (r *run) open(m *machine, quiet time.Duration) (of Class) {
-	for c := Class(1); c < AllClasses; c <<= 1 {
+func (r *run) open(m *machine, quiet time.Duration) (of balance.Class) {
+	for c := balance.Class(1); c < balance.ClassAll; c <<= 1 {
 		if n := r.long(m, c); n > 0 && n > r.idle(m, c, quiet) {
 			of |= c
 		}
@@ -322,13 +327,15 @@ func (r *run) open(m *machine, quiet time.Duration) (of Class) {
 	return of
 }
 
-// tellable returns how many long connections may be told to end: those of some classes, and of the others the idle ones.
+// tellable returns how many long connections may be told to end: those of some classes, and of
+// the others the idle ones.
 func (r *run) tellable(m *machine, quiet time.Duration) int {
-	return r.long(m, r.config.Notify) + r.idle(m, AllClasses&^r.config.Notify, quiet)
+	return r.long(m, r.config.Notify) + r.idle(m, balance.ClassAll&^r.config.Notify, quiet)
 }
 
-// idle returns how many long connections of these classes have carried no data for that long; 0 means that none is idle.
-func (r *run) idle(m *machine, of Class, quiet time.Duration) int {
+// idle returns how many long connections of these classes have carried no data for that long; 0
+// means that none is idle.
+func (r *run) idle(m *machine, of balance.Class, quiet time.Duration) int {
 	if r.config.Connections == nil || of == 0 || quiet <= 0 {
 		return 0
 	}
@@ -336,7 +343,7 @@ func (r *run) idle(m *machine, of Class, quiet time.Duration) int {
 }
 
 // long returns how many long connections of these classes a machine has.
-func (r *run) long(m *machine, of Class) int {
+func (r *run) long(m *machine, of balance.Class) int {
 	if r.config.Connections == nil || of == 0 {
 		return 0
 	}

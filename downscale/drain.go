@@ -14,15 +14,18 @@ import (
 // drainPoll is how often a draining machine is looked at: leaving requests tell nobody.
 const drainPoll = 10 * time.Millisecond
 
-// Drain ends all machines that this node owns: it is for shutting down. It closes every gate now, waits until nothing is in
-// flight behind it or ctx ends, and stops the machine; suspended and starting machines are stopped too. When ctx ends it
-// still stops what is left, without waiting for requests, within [Config.StopTimeout]. The error names each machine that
-// could not be stopped; it runs on, and its gate is open again. Meanwhile nothing else is decided and no start is remembered;
-// who starts machines should have ended before. Drain needs no Run, and one may be running.
+// Drain ends all machines that this node owns: it is for shutting down. It closes every gate now,
+// waits until nothing is in flight behind it or ctx ends, and stops the machine; suspended and
+// starting machines are stopped too. When ctx ends it still stops what is left, without waiting
+// for requests, within [Config.StopTimeout]. The error names each machine that could not be
+// stopped; it runs on, and its gate is open again. Meanwhile nothing else is decided and no start
+// is remembered; who starts machines should have ended before. Drain needs no Run, and one may be
+// running.
 func (d *Downscaler) Drain(ctx context.Context) error {
 	d.draining.Add(1)
 	defer d.draining.Add(-1)
-	// Stops are bounded by themselves: ctx says how long requests may take, not that machines may stay.
+	// Stops are bounded by themselves: ctx says how long requests may take, not that machines may
+	// stay.
 	stopping, cancel := context.WithCancel(context.WithoutCancel(ctx))
 	defer cancel()
 	defer context.AfterFunc(ctx, func() {
@@ -37,7 +40,8 @@ func (d *Downscaler) Drain(ctx context.Context) error {
 
 	dr := &drain{Downscaler: d, soft: ctx, hard: stopping, slots: semaphore.NewWeighted(int64(parallel))}
 	var (
-		all  sync.WaitGroup // not an errgroup: one machine's failure is no reason to leave another running
+		// not an errgroup: one machine's failure is no reason to leave another running
+		all  sync.WaitGroup
 		mu   sync.Mutex
 		errs []error
 	)
@@ -134,8 +138,8 @@ func (d *drain) pause(ctx context.Context, wait time.Duration) bool {
 	}
 }
 
-// stop calls the driver, and while there is time again when it refuses: a machine whose start has only just been ordered may
-// not be there to be stopped yet.
+// stop calls the driver, and while there is time again when it refuses: a machine whose start has
+// only just been ordered may not be there to be stopped yet.
 func (d *drain) stop(m balance.Machine) error {
 	if err := d.slots.Acquire(d.hard, 1); err != nil {
 		return fmt.Errorf("downscale: drain: %v was not stopped: no time left", m.Key())

@@ -88,7 +88,8 @@ func TestDrainNamesWhatItCouldNotStop(t *testing.T) {
 	})
 }
 
-// A stop that Run has left in doubt is carried through by Drain: the gate says that nobody is at it.
+// A stop that Run has left in doubt is carried through by Drain: the gate says that nobody is at
+// it.
 func TestDrainTakesOverWhatWasLeftInDoubt(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		c := quick

@@ -32,7 +32,8 @@ type answer struct {
 	doubt bool // it ran into its timeout
 }
 
-// drive calls the driver in the background. The answer comes through answers, or to the gate when Run is over.
+// drive calls the driver in the background. The answer comes through answers, or to the gate when
+// Run is over.
 func (r *run) drive(m *machine, now time.Time, c cordon.Command) {
 	r.pending++
 	m.since = now

@@ -112,36 +112,38 @@ func ExampleDownscaler_Stop() {
 // phone forwards WebSockets and knows how to end them.
 type phone struct{ open int }
 
-func (p *phone) Long(_ balance.Machine, of downscale.Class) int {
-	if of&downscale.WebSocket == 0 {
+func (p *phone) Long(_ balance.Machine, of balance.Class) int {
+	if of&balance.ClassWebSocket == 0 {
 		return 0
 	}
 	return p.open
 }
 
 // This phone does not look at what its connections carry: none is ever idle.
-func (*phone) Idle(balance.Machine, downscale.Class, time.Duration) int                  { return 0 }
-func (*phone) NotifyIdle(balance.Machine, downscale.Class, time.Duration, time.Duration) {}
+func (*phone) Idle(balance.Machine, balance.Class, time.Duration) int                  { return 0 }
+func (*phone) NotifyIdle(balance.Machine, balance.Class, time.Duration, time.Duration) {}
 
-func (p *phone) Notify(m balance.Machine, of downscale.Class, within time.Duration) {
+func (p *phone) Notify(m balance.Machine, of balance.Class, within time.Duration) {
 	fmt.Printf("close frame 1001 to %d clients of %s (%v, within %v)\n", p.open, m.ID, of, within)
 }
 
-// By default long connections keep their machine. With Notify they are told first, and have Notice to end.
+// By default long connections keep their machine. With Notify they are told first, and have
+// Notice to end.
 func ExampleConnections() {
 	p := &phone{open: 3}
-	c := downscale.Config{Connections: p, Notify: downscale.WebSocket | downscale.Events}
+	c := downscale.Config{Connections: p, Notify: balance.ClassWebSocket | balance.ClassEvents}
 	fleet, _ := balance.NewFleet(balance.FleetConfig{Node: "worker", Region: "nrt"})
 	_, err := downscale.New(fleet, platform{}, c)
 	m := balance.Machine{App: "web", ID: "nrt-1"}
-	fmt.Println(err, p.Long(m, c.Notify), p.Long(m, downscale.AllClasses&^c.Notify))
+	fmt.Println(err, p.Long(m, c.Notify), p.Long(m, balance.ClassAll&^c.Notify))
 	p.Notify(m, c.Notify, 5*time.Second)
 	// Output:
 	// <nil> 3 0
 	// close frame 1001 to 3 clients of nrt-1 (events+websocket, within 5s)
 }
 
-// An owner of a region with other owners looks at their loads too. Reports hold them; each that arrives goes there.
+// An owner of a region with other owners looks at their loads too. Reports hold them; each that
+// arrives goes there.
 func ExampleReports() {
 	reports, err := downscale.NewReports(time.Second) // downscale.Config{Loads: reports}
 	if err != nil {
@@ -161,7 +163,8 @@ func ExampleReports() {
 	// 0 0 false
 }
 
-// A downscaler feeds and asks Idles where they are its Config.Habits. What they know lasts over a restart.
+// A downscaler feeds and asks Idles where they are its Config.Habits. What they know lasts over a
+// restart.
 func ExampleIdles() {
 	var idles downscale.Idles // downscale.Config{Habits: &idles}
 	for range 20 {

@@ -14,22 +14,24 @@ import (
 
 // Habits learns from an app's own pauses how long its machines are worth keeping. [Idles] is one.
 type Habits interface {
-	// Gap tells of a pause of the app that has just ended, as long as the keep-alive sees it: from the last look that found it
-	// in use, and idle after that, to the first that found it in use again. It must not block.
+	// Gap tells of a pause of the app that has just ended, as long as the keep-alive sees it:
+	// from the last look that found it in use, and idle after that, to the first that found it in
+	// use again. It must not block.
 	Gap(app balance.AppID, d time.Duration)
-	// KeepAlive returns how long the app keeps its machines without a request, or otherwise, which is what holds where nothing
-	// has been learned. It must not block.
+	// KeepAlive returns how long the app keeps its machines without a request, or otherwise,
+	// which is what holds where nothing has been learned. It must not block.
 	KeepAlive(app balance.AppID, otherwise time.Duration) time.Duration
 }
 
 // idlesKept is how many apps are remembered: at a quarter of a kilobyte each, 2.5 MB.
 const idlesKept = 10_000
 
-// Idles learns the pauses of many apps, each as an [policy.Idle]. The zero value knows nothing and is ready for use. All methods are
-// safe for concurrent use. It may be kept over a restart in JSON.
+// Idles learns the pauses of many apps, each as an [policy.Idle]. The zero value knows nothing
+// and is ready for use. All methods are safe for concurrent use. It may be kept over a restart in
+// JSON.
 //
-// A [Downscaler] feeds and asks it where it is [Config].Habits. At most 10,000 apps are remembered; of more, those that
-// have had no pause for longest are forgotten.
+// A [Downscaler] feeds and asks it where it is [Config].Habits. At most 10,000 apps are
+// remembered; of more, those that have had no pause for longest are forgotten.
 type Idles struct {
 	mu   sync.Mutex
 	apps map[balance.AppID]*habit
@@ -65,7 +67,8 @@ func (i *Idles) Gap(app balance.AppID, d time.Duration) {
 	h.turn = i.turn
 }
 
-// forgetOne makes room. It looks at all, which is rare: once for an app that has a pause, and only when there are too many.
+// forgetOne makes room. It looks at all, which is rare: once for an app that has a pause, and
+// only when there are too many.
 func (i *Idles) forgetOne() {
 	var oldest balance.AppID
 	turn := i.turn
@@ -77,8 +80,8 @@ func (i *Idles) forgetOne() {
 	delete(i.apps, oldest)
 }
 
-// KeepAlive returns how long an app without requests keeps its machines: what has been learned, near otherwise, or
-// otherwise itself. See [policy.Idle.KeepAlive].
+// KeepAlive returns how long an app without requests keeps its machines: what has been learned,
+// near otherwise, or otherwise itself. See [policy.Idle.KeepAlive].
 func (i *Idles) KeepAlive(app balance.AppID, otherwise time.Duration) time.Duration {
 	i.mu.Lock()
 	defer i.mu.Unlock()
@@ -131,7 +134,8 @@ func (i *Idles) MarshalJSON() ([]byte, error) {
 	return json.Marshal(list)
 }
 
-// UnmarshalJSON replaces what is known by what MarshalJSON wrote. Of too many apps, the last are taken.
+// UnmarshalJSON replaces what is known by what MarshalJSON wrote. Of too many apps, the last are
+// taken.
 func (i *Idles) UnmarshalJSON(text []byte) error {
 	var list []idleOf
 	if err := json.Unmarshal(text, &list); err != nil {

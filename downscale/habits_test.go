@@ -12,7 +12,8 @@ import (
 	"github.com/ebbkit/ebb/downscale/policy"
 )
 
-// periodic is an app with a short request each period, woken when it sleeps; it returns how often that was.
+// periodic is an app with a short request each period, woken when it sleeps; it returns how often
+// that was.
 func periodic(t *testing.T, b *bench, periods int, every time.Duration) (woken int) {
 	t.Helper()
 	for range periods {

@@ -7,24 +7,27 @@ import (
 	"time"
 
 	"github.com/ebbkit/ebb/balance"
+	"github.com/ebbkit/ebb/internal/scaledown"
 )
 
 // Demand tells how many requests wait for an app's machines, on all edges.
 type Demand interface {
-	// Parked returns the number as last reported; fresh is false when some edge's report is missing or too old. It must not
-	// block.
+	// Parked returns the number as last reported; fresh is false when some edge's report is
+	// missing or too old. It must not block.
 	Parked(app balance.AppID) (n int, fresh bool)
 }
 
 // Acks tells what other nodes know.
 type Acks interface {
-	// Acked reports whether every live node picks by that generation of the machine's cordon, or a later one. Live is a node
-	// that may still send something: one that is silent counts until it cannot any longer, say since its lease has ended, and
-	// one that has begun anew has acknowledged nothing. It must not block.
+	// Acked reports whether every live node picks by that generation of the machine's cordon, or
+	// a later one. Live is a node that may still send something: one that is silent counts until
+	// it cannot any longer, say since its lease has ended, and one that has begun anew has
+	// acknowledged nothing. It must not block.
 	Acked(app balance.AppID, id balance.MachineID, gen uint64) bool
 }
 
-// Loads tells the load of machines that other nodes own, as their owners reported it. [Reports] is one.
+// Loads tells the load of machines that other nodes own, as their owners reported it. [Reports]
+// is one.
 type Loads interface {
 	// Load returns what is in flight on the machine, and how much of that are long connections that
 	// have carried no data for App.IdleAfter; fresh is false when the report is missing or too old. It
@@ -32,67 +35,44 @@ type Loads interface {
 	Load(app balance.AppID, id balance.MachineID) (inFlight, idle int, fresh bool)
 }
 
-// Reports keeps the load reports of other owners' machines for [Config.Loads]. Give each report that arrives to it, as to
-// the fleet. Make one with [NewReports]; all methods are safe for concurrent use.
+// Reports keeps the load reports of other owners' machines for [Config].Loads. Give it each
+// report that arrives, as you give it to the fleet. Make one with [NewReports]; all methods are
+// safe for concurrent use.
 //
 // It holds one entry for each machine that was ever reported; see [Reports.Forget].
 type Reports struct {
-	maxAge time.Duration
-
 	mu   sync.RWMutex
-	last map[balance.MachineKey]report
+	core scaledown.Reports
 }
 
-type report struct {
-	incarnation uint64
-	seq         uint64
-	inFlight    int
-	idle        int
-	at          time.Time // of arrival: by this node's clock, whatever the owner's says
-}
-
-// NewReports returns an empty Reports. maxAge is how old a report may be to count, from its arrival here: a few times the
-// interval of reports. 0 means 3 s; less is an error.
+// NewReports returns an empty Reports. maxAge is how old a report may be to count, from its arrival
+// here: a few times the interval of reports. 0 means 3 s; less is an error.
 func NewReports(maxAge time.Duration) (*Reports, error) {
 	if maxAge < 0 {
 		return nil, fmt.Errorf("downscale: NewReports with a maxAge of %v: want 0 (3s) or more", maxAge)
 	}
-	return &Reports{maxAge: cmp.Or(maxAge, 3*time.Second), last: map[balance.MachineKey]report{}}, nil
+	return &Reports{core: scaledown.Reports{MaxAge: cmp.Or(maxAge, 3*time.Second)}}, nil
 }
 
-// Put takes in a report that arrives now, and reports false for one that is not newer than what is known: a message that came
-// twice makes nothing fresh. Of one owner's incarnation, reports are ordered by Load.Seq, which each look at a gate counts on.
+// Put takes in a report that arrives now, and reports false for one that is not newer than what
+// is known: a message that came twice makes nothing fresh. Reports of one owner's incarnation are
+// ordered by Load.Seq, which each look at a gate counts on.
 func (r *Reports) Put(of balance.Report) bool {
-	key := balance.MachineKey{App: of.App, ID: of.ID}
-	next := report{
-		incarnation: of.Version.Incarnation, seq: of.Load.Seq, at: time.Now(),
-		inFlight: max(0,
-			of.Load.InFlight-max(0, of.Granted)), // a slot that is only reserved is not demand
-	}
-	next.idle = min(max(0, of.Idle), next.inFlight)
 	r.mu.Lock()
 	defer r.mu.Unlock()
-	if was, ok := r.last[key]; ok && cmp.Or(cmp.Compare(next.incarnation, was.incarnation), cmp.Compare(next.seq, was.seq)) <= 0 {
-		return false
-	}
-	r.last[key] = next
-	return true
+	return r.core.Put(time.Now(), of)
 }
 
 // Load implements [Loads], in O(1).
 func (r *Reports) Load(app balance.AppID, id balance.MachineID) (inFlight, idle int, fresh bool) {
 	r.mu.RLock()
-	last, ok := r.last[balance.MachineKey{App: app, ID: id}]
-	r.mu.RUnlock()
-	if !ok || time.Since(last.at) > r.maxAge {
-		return 0, 0, false
-	}
-	return last.inFlight, last.idle, true
+	defer r.mu.RUnlock()
+	return r.core.Load(time.Now(), balance.MachineKey{App: app, ID: id})
 }
 
 // Forget drops what is known of a machine that has been removed.
 func (r *Reports) Forget(app balance.AppID, id balance.MachineID) {
 	r.mu.Lock()
 	defer r.mu.Unlock()
-	delete(r.last, balance.MachineKey{App: app, ID: id})
+	r.core.Forget(balance.MachineKey{App: app, ID: id})
 }

@@ -14,7 +14,8 @@ import (
 	"github.com/google/go-cmp/cmp"
 )
 
-// machineroom is a driver whose machines live in memory. It insists on what the package promises a driver.
+// machineroom is a driver whose machines live in memory. It insists on what the package promises
+// a driver.
 type machineroom struct {
 	t     *testing.T
 	fleet *balance.Fleet
@@ -79,7 +80,9 @@ func (d *machineroom) work(ctx context.Context, m balance.Machine, to string) er
 			return ctx.Err()
 		}
 	}
-	if takes > 0 { // go.dev/issue/78156: timers of a bubble that are over when they begin break the race detector
+	// go.dev/issue/78156: timers of a bubble that are over when they begin break the race
+	// detector
+	if takes > 0 {
 		t := time.NewTimer(takes)
 		defer t.Stop()
 		select {
@@ -150,7 +153,7 @@ func newBenchAt(t *testing.T, node balance.NodeID, c Config, app balance.App, id
 		Suspending: func(m balance.Machine, why string) { b.say("suspend %s: %s", m.ID, why) },
 		Stopped:    func(m balance.Machine, took time.Duration) { b.say("stopped %s in %v", m.ID, took) },
 		Suspended:  func(m balance.Machine, took time.Duration) { b.say("suspended %s in %v", m.ID, took) },
-		Notified:   func(m balance.Machine, of Class) { b.say("tell %s: %v", m.ID, of) },
+		Notified:   func(m balance.Machine, of balance.Class) { b.say("tell %s: %v", m.ID, of) },
 		Draining:   func(m balance.Machine, why string) { b.say("draining %s: %s", m.ID, why) },
 		Failed:     func(m balance.Machine, err error) { b.say("failed %s: %v", m.ID, err) },
 		Stuck:      func(m balance.Machine, why string) { b.say("stuck %s: %s", m.ID, why) },
@@ -214,7 +217,8 @@ func (b *bench) run() (end func() error) {
 	return func() error { cancel(); return <-done }
 }
 
-// request holds a request on a machine, as a node that knows its present cordon, until the returned function is called.
+// request holds a request on a machine, as a node that knows its present cordon, until the
+// returned function is called.
 func (b *bench) request(id balance.MachineID) (leave func()) {
 	b.t.Helper()
 	g := b.gate(id)

@@ -13,8 +13,8 @@ import (
 	"github.com/ebbkit/ebb/balance"
 )
 
-// The invariants of the stop protocol, one by one, on the real shell. The exhaustive model and the rapid machines check
-// them in every order of events; here they can be read.
+// The invariants of the stop protocol, one by one, on the real shell. The exhaustive model and
+// the rapid machines check them in every order of events; here they can be read.
 func TestInvariants(t *testing.T) {
 	for _, row := range []struct {
 		name string
@@ -198,7 +198,8 @@ func (f *fickle) Acked(balance.AppID, balance.MachineID, uint64) bool {
 	return atomic.AddInt64(&f.asked, 1)%f.every == 0
 }
 
-// maybe puts a request on a machine if that admits it. The request knows a cordon of so many generations ago.
+// maybe puts a request on a machine if that admits it. The request knows a cordon of so many
+// generations ago.
 func (b *bench) maybe(id balance.MachineID, old uint64) (leave func()) {
 	g := b.gate(id)
 	gen := g.Load().CordonGen

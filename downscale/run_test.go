@@ -376,8 +376,8 @@ func TestNewNamesBadConfiguration(t *testing.T) {
 		{Config{Every: -1}, "Config.Every -1ns"},
 		{Config{CordonMax: -sec}, "Config.CordonMax -1s"},
 		{Config{StopTimeout: -sec}, "Config.StopTimeout -1s"},
-		{Config{Notify: WebSocket}, "Config.Notify websocket: want 0, or Connections"},
-		{Config{Notify: 1 << 6}, "Config.Notify unknown: want classes of AllClasses"},
+		{Config{Notify: balance.ClassWebSocket}, "Config.Notify websocket: want 0, or Connections"},
+		{Config{Notify: 1 << 6}, "Config.Notify unknown: want classes of balance.ClassAll"},
 		{Config{Quiet: time.Minute}, "Config.Quiet 1m0s: want less than CordonMax"},
 	} {
 		_, err := New(f, room, c.c)

@@ -112,20 +112,20 @@ func (r *run) do(m *machine, now time.Time, c cordon.Command) (next cordon.Comma
 	return cordon.Command{}
 }
 
-// notify tells a machine's long connections: those of some classes, and those of the others that are
-// idle.
+// notify tells a machine's long connections: those of some classes, and those of the others that
+// are idle.
 func (r *run) notify(m *machine, c cordon.Command) {
 	of := r.config.Notify
 	if c.All {
-		of = AllClasses
+		of = balance.ClassAll
 	}
-	told, quiet := Class(0), r.quietFor(m)
+	told, quiet := balance.Class(0), r.quietFor(m)
 	if r.long(m, of) > 0 {
 		told = of
 		r.config.Connections.Notify(r.rowOf(m), of, c.Within)
 	}
-	if rest := AllClasses &^ of; r.idle(m, rest, quiet) > 0 {
-		for class := Class(1); class < AllClasses; class <<= 1 {
+	if rest := balance.ClassAll &^ of; r.idle(m, rest, quiet) > 0 {
+		for class := balance.Class(1); class < balance.ClassAll; class <<= 1 {
 			if rest&class != 0 && r.idle(m, class, quiet) > 0 {
 				told |= class
 			}

@@ -12,14 +12,15 @@ import (
 	"github.com/ebbkit/ebb/downscale/cordon"
 )
 
-// Order says how a machine is to be stopped that need not be surplus: for a deploy, for maintenance, by another rule than
-// the policy's. The zero value asks politely.
+// Order says how a machine is to be stopped that need not be surplus: for a deploy, for
+// maintenance, by another rule than the policy's. The zero value asks politely.
 type Order struct {
 	Reason  string // a sentence for people
 	Suspend bool   // suspend rather than stop, where the driver can
-	// Drain is how long what is in flight may take once the gate has closed over it and its long connections have been told;
-	// what is left then is cut off, and the machine is stopped even where it was to be suspended. With 0 the gate only closes
-	// when nothing is in flight, and a machine that does not become idle within Config.CordonMax is left running.
+	// Drain is how long what is in flight may take once the gate has closed over it and its long
+	// connections have been told; what is left then is cut off, and the machine is stopped even
+	// where it was to be suspended. With 0 the gate only closes when nothing is in flight, and a
+	// machine that does not become idle within Config.CordonMax is left running.
 	Drain time.Duration
 }
 
@@ -29,17 +30,19 @@ var ErrBusy = errors.New("downscale: the machine runs on")
 // errEnded is what orders end with that outlive Run.
 var errEnded = errors.New("downscale: Run has ended before the machine had stopped")
 
-// Stop stops one machine of this node, whether it is surplus or not, on the same safe way: soft cordon, closed gate, driver.
-// It differs from what a policy decides in what may come in between. Only requests, and nothing else, keep the machine from
-// being stopped, and with Order.Drain not even those; nodes that do not acknowledge the cordon within Config.CordonMax are
-// not waited for any longer, since the gate sends their requests elsewhere. The minimums do not protect the machine: whoever
-// orders says what is to be there instead, and has it started before.
+// Stop stops one machine of this node, whether it is surplus or not, on the same safe way: soft
+// cordon, closed gate, driver. It differs from what a policy decides in what may come in between.
+// Only requests, and nothing else, keep the machine from being stopped, and with Order.Drain not
+// even those; nodes that do not acknowledge the cordon within Config.CordonMax are not waited for
+// any longer, since the gate sends their requests elsewhere. The minimums do not protect the
+// machine: whoever orders says what is to be there instead, and has it started before.
 //
-// Stop returns nil when the run of m.Epoch has ended, or of any epoch where that is 0, also if it had before; a suspended
-// machine counts as ended, one that starts is waited for. A start that somebody wanted meanwhile is done afterwards. The
-// error matches [ErrBusy] and says why when the machine runs on, because it did not become idle or because the driver could
-// not. When ctx ends, Stop returns its error and the order is withdrawn, if the gate has not closed by then. Stop needs Run, and waits for
-// it; when Run ends first, the error says so.
+// Stop returns nil when the run of m.Epoch has ended, or of any epoch where that is 0, also if it
+// had before; a suspended machine counts as ended, one that starts is waited for. A start that
+// somebody wanted meanwhile is done afterwards. The error matches [ErrBusy] and says why when the
+// machine runs on, because it did not become idle or because the driver could not. When ctx ends,
+// Stop returns its error and the order is withdrawn, if the gate has not closed by then. Stop
+// needs Run, and waits for it; when Run ends first, the error says so.
 func (d *Downscaler) Stop(ctx context.Context, m balance.Machine, o Order) error {
 	switch {
 	case d.fleet.Gate(m.App, m.ID) == nil:
@@ -131,8 +134,8 @@ func (r *run) accept(list []*stopRequest) {
 	}
 }
 
-// obey tells a machine's state machine what is ordered, again on each look, until it is done or given
-// up.
+// obey tells a machine's state machine what is ordered, again on each look, until it is done or
+// given up.
 func (r *run) obey(m *machine, now time.Time, l balance.Load) {
 	kept := m.orders[:0]
 	for _, w := range m.orders {

@@ -12,8 +12,8 @@ import (
 	"github.com/ebbkit/ebb/balance"
 )
 
-// Clients come and go in waves while machines fall asleep and are woken: no request is lost, and none is ever on a machine
-// that does not run.
+// Clients come and go in waves while machines fall asleep and are woken: no request is lost, and
+// none is ever on a machine that does not run.
 func TestTrafficInWavesLosesNothing(t *testing.T) {
 	for _, autostop := range []balance.Autostop{balance.AutostopStop, balance.AutostopSuspend} {
 		t.Run(autostop.String(), func(t *testing.T) {
@@ -122,7 +122,8 @@ func (b *bench) runs(id balance.MachineID) {
 	})
 }
 
-// wakeFirst has the first machine of the order started that can be; during a stop that is remembered.
+// wakeFirst has the first machine of the order started that can be; during a stop that is
+// remembered.
 func (b *bench) wakeFirst() {
 	for _, id := range []balance.MachineID{"m2", "m1", "m3", "m4"} {
 		if s := b.gate(id).State(); s == balance.StateStarting {

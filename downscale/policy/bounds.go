@@ -2,6 +2,7 @@ package policy
 
 import (
 	"fmt"
+	"slices"
 	"time"
 
 	"github.com/ebbkit/ebb/balance"
@@ -20,9 +21,9 @@ import (
 //   - nothing is spared in a region whose machines are all at their soft limits, or where a load
 //     that should be known is not.
 //
-// What leaves is recalled while nothing may be spared, and when a minimum needs it, whether the policy says
-// so or not. A decision is about the machine that it names: its app and region are filled in, and a
-// reason where it has none that fits.
+// What leaves is recalled while nothing may be spared, and when a minimum needs it, whether the
+// policy says so or not. A decision is about the machine that it names: its app and region are
+// filled in, and a reason where it has none that fits.
 //
 // The suite of package policytest asks policies in the same way.
 type Bounded struct {
@@ -36,8 +37,8 @@ type Bounded struct {
 	made   bool
 }
 
-// Refused returns what the policy said and what the last answer leaves out, each with the Bound that
-// keeps it. The slice is valid until the next answer.
+// Refused returns what the policy said and what the last answer leaves out, each with the Bound
+// that keeps it. The slice is valid until the next answer.
 func (b *Bounded) Refused() []Decision { return b.refused }
 
 // Decide implements [Policy].
@@ -172,21 +173,36 @@ type floor struct {
 }
 
 func floorOf(s *Situation) floor {
-	f := floor{app: s.App, regions: map[string]int{}}
 	n := len(s.Machines)
-	of := make([]bool, 3*n)
-	f.kept, f.gone, f.back = of[:n], of[n:2*n], of[2*n:]
-	first := map[string]int{}
+	f := floor{
+		app: s.App, regions: map[string]int{}, kept: s.kept(nil), gone: make([]bool, n),
+		back: make([]bool, n),
+	}
 	for i := range s.Machines {
-		m := &s.Machines[i]
-		f.kept[i] = i < s.App.Min || first[m.Region] < s.App.MinPerRegion
-		first[m.Region]++
-		if m.counts() {
+		if m := &s.Machines[i]; m.counts() {
 			f.running++
 			f.regions[m.Region]++
 		}
 	}
 	return f
+}
+
+// kept tells of each machine whether it is one of the first of the canonical order, of the app or
+// of its region, which the minimums keep. It uses the memory of into.
+func (s *Situation) kept(into []bool) []bool {
+	into = slices.Grow(into[:0], len(s.Machines))[:len(s.Machines)]
+	var first map[string]int
+	if s.App.MinPerRegion > 0 {
+		first = map[string]int{}
+	}
+	for i := range s.Machines {
+		if into[i] = i < s.App.Min; first != nil {
+			region := s.Machines[i].Region
+			into[i] = into[i] || first[region] < s.App.MinPerRegion
+			first[region]++
+		}
+	}
+	return into
 }
 
 // lets reports whether the minimums let machine i of the situation go.

@@ -10,10 +10,10 @@ import (
 	"github.com/ebbkit/ebb/balance"
 )
 
-// Config configures a [Decider]. The zero value is valid: it hardly ever has a machine stopped only
-// to be started again. For machines that cost more than a start, a window of 2 min, a headroom of 0.9,
-// a keep-alive of 1 min and 15 s to settle sleep early and run full; to keep room for a load that
-// comes back, 15 min, 0.7, 30 min and 1 min.
+// Config configures a [Decider]. The zero value is valid: it hardly ever has a machine stopped
+// only to be started again. For machines that cost more than a start, a window of 2 min, a
+// headroom of 0.9, a keep-alive of 1 min and 15 s to settle sleep early and run full; to keep
+// room for a load that comes back, 15 min, 0.7, 30 min and 1 min.
 type Config struct {
 	// Window is how far back the load counts for the head-room rule. 0 means 5 min: with that, a load
 	// that swings through the day with noise on top hardly ever has a machine stopped only to be
@@ -57,7 +57,8 @@ func (c Config) resolve() (Config, error) {
 	return c, nil
 }
 
-// Decider decides which machines of one app, of those that this node owns, are surplus. It is not safe for concurrent use.
+// Decider decides which machines of one app, of those that this node owns, are surplus. It is not
+// safe for concurrent use.
 //
 // Each region is looked at by itself. A machine is spared when one of two rules says so:
 //
@@ -67,19 +68,21 @@ func (c Config) resolve() (Config, error) {
 //     machine is starting or has been within [Config.Settle], and the whole window has been watched. At most
 //     max(1, 10 %) of the region's machines are on their way at once. The app's last machine is left to the keep-alive.
 //
-// A machine can take its soft limit, else its hard limit. With neither it can take everything: load then justifies one
-// machine and never more, just as it starts no second one.
+// A machine can take its soft limit, else its hard limit. With neither it can take everything:
+// load then justifies one machine and never more, just as it starts no second one.
 //
-// Machines of other nodes whose load is known count like this node's, and when one of them is to go first, that is left to its
-// owner, for a while: so several deciders that see the same stop what one would. A region of which a load is not known
-// where it should be is left alone.
+// Machines of other nodes whose load is known count like this node's, and when one of them is to
+// go first, that is left to its owner, for a while: so several deciders that see the same stop
+// what one would. A region of which a load is not known where it should be is left alone.
 //
-// Of the app's machines, running or not, the first [balance.App.Min] of the canonical order are never spared, nor are the
-// first MinPerRegion of each region: so several deciders that see different fleets keep the minimum between them. And none
-// is spared that would leave fewer than that running or starting, as far as this node sees.
+// Of the app's machines, running or not, the first [balance.App.Min] of the canonical order are
+// never spared, nor are the first MinPerRegion of each region: so several deciders that see
+// different fleets keep the minimum between them. And none is spared that would leave fewer than
+// that running or starting, as far as this node sees.
 //
-// Machines of another revision go first, then idle ones, those without long connections, and from the back of the canonical
-// order. A machine that leaves is recalled, from the front of the order, as soon as neither rule holds for it any longer.
+// Machines of another revision go first, then idle ones, those without long connections, and from
+// the back of the canonical order. A machine that leaves is recalled, from the front of the
+// order, as soon as neither rule holds for it any longer.
 type Decider struct {
 	config  Config
 	now     time.Time              // of the latest Situation: time does not go back
@@ -95,9 +98,11 @@ type Decider struct {
 	leaving int           // of this node
 	spares  int           // App.Spare
 	open    balance.Class // of this node's machines
+	kept    []bool        // by machine: it belongs to a minimum
 }
 
-// regionLoad is what a decider knows of one region: what it remembers, and the sums of the present Situation.
+// regionLoad is what a decider knows of one region: what it remembers, and the sums of the
+// present Situation.
 type regionLoad struct {
 	name    string
 	window  window
@@ -105,6 +110,7 @@ type regionLoad struct {
 	asked   map[balance.MachineID]asked
 
 	sums
+	sparing
 }
 
 // asked is since when it has been another owner's turn to let a machine go.
@@ -123,8 +129,10 @@ type sums struct {
 	endless  int     // how many of known have no limit
 	stale    bool
 	starting balance.MachineID
-	first    int // machines so far in canonical order: the first are the minimum's
+}
 
+// sparing is how far the sparing of a region has come in the present answer.
+type sparing struct {
 	open      bool // more may be spared
 	room      int  // how many more
 	spared    bool
@@ -145,8 +153,9 @@ func NewDecider(c Config) (*Decider, error) {
 	return &Decider{config: c}, nil
 }
 
-// Decide decides at time now. It returns the machines to spare and to recall, and for each region in which this node has
-// running machines and spares none a Hold that says why. The slice is valid until the next call.
+// Decide decides at time now. It returns the machines to spare and to recall, and for each region
+// in which this node has running machines and spares none a Hold that says why. The slice is
+// valid until the next call.
 func (d *Decider) Decide(now time.Time, s Situation) []Decision {
 	d.begin(now, &s)
 	idle, isIdle := d.idle(&s)
@@ -160,7 +169,8 @@ func (d *Decider) Decide(now time.Time, s Situation) []Decision {
 	}
 	out := d.out
 	if !slices.ContainsFunc(s.Machines, Seen.moves) {
-		d.regions, d.at, d.order, d.out = nil, nil, nil, nil // it sleeps; what wakes is watched anew
+		// it sleeps; what wakes is watched anew
+		d.regions, d.at, d.order, d.out, d.kept = nil, nil, nil, nil, nil
 	}
 	return out
 }
@@ -177,7 +187,7 @@ func (d *Decider) begin(now time.Time, s *Situation) {
 	d.out, d.at, d.order = d.out[:0], d.at[:0], d.order[:0]
 	d.running, d.known, d.leaving, d.spares, d.open = 0, 0, 0, s.App.Spare, 0
 	for _, r := range d.regions {
-		r.sums = sums{}
+		r.sums, r.sparing = sums{}, sparing{}
 	}
 	inUse := first || s.Parked > 0
 	for i := range s.Machines {
@@ -267,17 +277,18 @@ func (d *Decider) count(r *regionLoad, m *Seen, s *Situation) (inUse bool) {
 	return load > m.Idle || m.Own && m.Began
 }
 
-// split divides what a machine's peak stands above its load into noise and burst. Requests that arrive by chance vary by the
-// root of their number, and three times that is as far as chance goes in a second; what is above came for a reason that other
-// machines are likely to share.
+// split divides what a machine's peak stands above its load into noise and burst. Requests that
+// arrive by chance vary by the root of their number, and three times that is as far as chance
+// goes in a second; what is above came for a reason that other machines are likely to share.
 func split(load, peak int) (noise float64, burst int) {
 	above := max(0, peak-load)
 	limit := int(3*math.Sqrt(float64(max(1, load))) + 0.5)
 	return float64(min(above, limit)), max(0, above-limit)
 }
 
-// peak estimates the most that the region's machines had together. Their own peaks came at different times: as far as they
-// are noise, which is independent, the squares add up and not the peaks themselves.
+// peak estimates the most that the region's machines had together. Their own peaks came at
+// different times: as far as they are noise, which is independent, the squares add up and not the
+// peaks themselves.
 func (r *regionLoad) peak() int { return r.load + r.burst + int(math.Sqrt(r.noise)+0.5) }
 
 // add counts m's capacity in, or out with -1.
@@ -290,8 +301,8 @@ func (r *regionLoad) add(m *Seen, sign int) {
 	}
 }
 
-// roomWithout reports whether the region's peak fits without m; with m nil, as it is. Where there was load, what App.Spare
-// keeps does not count: spares that could be filled would be none.
+// roomWithout reports whether the region's peak fits without m; with m nil, as it is. Where there
+// was load, what App.Spare keeps does not count: spares that could be filled would be none.
 func (d *Decider) roomWithout(r *regionLoad, m *Seen) (fits bool, of Decision) {
 	rest, endless := r.capacity, r.endless
 	if d.spares > 0 && r.window.peak() > 0 {

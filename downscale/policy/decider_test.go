@@ -20,7 +20,8 @@ var (
 	stopApp = balance.App{ID: "web", Autostop: balance.AutostopStop}
 )
 
-// world of the decider: machines m1, m2, ... in canonical order, all started and of this node unless a row says otherwise.
+// world of the decider: machines m1, m2, ... in canonical order, all started and of this node
+// unless a row says otherwise.
 func machines(soft int, n int) []Seen {
 	ms := make([]Seen, n)
 	for i := range ms {
@@ -331,7 +332,8 @@ func TestADeciderOfASleepingAppHoldsNoWindows(t *testing.T) {
 	}
 }
 
-// Whatever comes: only machines of this node that run are spared, the minimums are kept, and a head-room decision leaves room.
+// Whatever comes: only machines of this node that run are spared, the minimums are kept, and a
+// head-room decision leaves room.
 func TestDeciderKeepsItsPromises(t *testing.T) {
 	rapid.Check(t, func(t *rapid.T) {
 		d, err := NewDecider(Config{Window: 20 * sec, KeepAlive: 10 * sec, Settle: 5 * sec})
@@ -475,7 +477,8 @@ func BenchmarkDecide(b *testing.B) {
 	}
 }
 
-// The peaks of machines came at different times, as far as they are noise; what is beyond noise they have together.
+// The peaks of machines came at different times, as far as they are noise; what is beyond noise
+// they have together.
 func TestPeaksOfMachinesAddUp(t *testing.T) {
 	type machine struct {
 		load, peak int

@@ -34,8 +34,8 @@ func (v *Verdict) UnmarshalText(text []byte) error {
 	return enum.Unmarshal(v, "policy: verdict", verdictNames[:], text)
 }
 
-// Rule is the rule that a [Decision] follows: its name is for people and for counting. The zero value is
-// a rule of a policy of your own, which says more in Decision.Text.
+// Rule is the rule that a [Decision] follows: its name is for people and for counting. The zero
+// value is a rule of a policy of your own, which says more in Decision.Text.
 type Rule uint8
 
 // The rules. The comment says which verdicts they come with.
@@ -76,8 +76,9 @@ func (r *Rule) UnmarshalText(text []byte) error {
 	return enum.Unmarshal(r, "policy: rule", ruleNames[:], text)
 }
 
-// Decision is what a [Policy] decided about one region, or about one machine of it, and why. It is a
-// comparable value. A policy of your own fills in Machine, Verdict and Text, and Idle where it is so.
+// Decision is what a [Policy] decided about one region, or about one machine of it, and why. It
+// is a comparable value. A policy of your own fills in Machine, Verdict and Text, and Idle where
+// it is so.
 type Decision struct {
 	App     balance.AppID
 	Region  string
@@ -97,16 +98,17 @@ type Decision struct {
 	Count int
 	// Open are the long connections that keep the machine (busy), none if it says so itself; or those
 	// of the app (last), or of a machine that was refused.
-	Open     balance.Class
-	Peak     int           // headroom, needed: largest load in the window
-	Capacity int           // headroom, needed: of the others; above balance.MaxLimit if one has no limit
+	Open balance.Class
+	Peak int // headroom, needed: largest load in the window
+	// headroom, needed: of the others; above balance.MaxLimit if one has no limit
+	Capacity int
 	Headroom float64       // headroom, needed: the part of Capacity that the peak may take
 	For      time.Duration // keep-alive, last: idle; unwatched: watched; settle: since the last start
 	Of       time.Duration // the keep-alive, window or settle time that applies
 }
 
-// Busy reports whether a machine could be spared but for its long connections, or because it says that
-// it is busy.
+// Busy reports whether a machine could be spared but for its long connections, or because it says
+// that it is busy.
 func (d Decision) Busy() bool { return d.Rule == ruleBusy }
 
 // unlimited is the capacity of machines of which one has neither a soft nor a hard limit.

@@ -49,8 +49,8 @@ func TestRoomy(t *testing.T) {
 	})
 }
 
-// A policy of one's own is made for each app, by Config.Policy of package downscale. Its bounds are kept for it: see
-// Bounded.
+// A policy of one's own is made for each app, by Config.Policy of package downscale. Its bounds
+// are kept for it: see Bounded.
 func ExampleBounded() {
 	bounded := policy.Bounded{Policy: &roomy{}} // as a Downscaler asks it
 	s := policy.Situation{App: balance.App{ID: "web", Autostop: balance.AutostopStop, Min: 1}}

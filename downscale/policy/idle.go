@@ -7,8 +7,9 @@ import (
 )
 
 const (
-	// Gaps are counted in buckets that grow by a fifth, from idleMin to idleMax. Shorter ones are no pause, and would soon fill
-	// the memory of a busy app; who comes back after more than idleMax may wait for a boot.
+	// Gaps are counted in buckets that grow by a fifth, from idleMin to idleMax. Shorter ones are
+	// no pause, and would soon fill the memory of a busy app; who comes back after more than
+	// idleMax may wait for a boot.
 	idleMin, idleMax = 10 * time.Second, 4 * time.Hour
 	idleSteps        = 4 // buckets to an octave
 	idleBuckets      = 44
@@ -16,25 +17,28 @@ const (
 	gapsMin = 16
 	// gapsKept is when all counts are halved, so that an app may change its habits.
 	gapsKept = 512
-	// stretch bounds how much longer than usual an app is kept awake for its habits: beyond it, it sleeps as others do, since
-	// machines would hardly ever sleep. shrink bounds the other side.
+	// stretch bounds how much longer than usual an app is kept awake for its habits: beyond it,
+	// it sleeps as others do, since machines would hardly ever sleep. shrink bounds the other
+	// side.
 	stretch, shrink = 6, 10
 )
 
-// Idle learns how long an app's pauses are, and with that how long its machines are worth keeping after a last request.
-// The zero value knows nothing. It is a value: a copy is a snapshot, and it may be kept over a restart in JSON. It is not
-// safe for concurrent use.
+// Idle learns how long an app's pauses are, and with that how long its machines are worth keeping
+// after a last request. The zero value knows nothing. It is a value: a copy is a snapshot, and it
+// may be kept over a restart in JSON. It is not safe for concurrent use.
 //
 // Feed it with [Idle.Seen], or with [Idle.Gap]; ask [Idle.KeepAlive].
 type Idle struct {
 	counts [idleBuckets]uint32 // the last: longer than idleMax
 	n      uint32              // of all counts
-	since  time.Time           // the app has been idle since then; zero while it is not, or when that is not known
+	// the app has been idle since then; zero while it is not, or when that is not known
+	since time.Time
 }
 
-// Seen takes in how many requests are in flight or parked at now. A gap is from the look that found none until the next that
-// found some. Looks may be as far apart as they like: what goes unseen between two makes gaps longer than they were, and
-// machines are kept for longer, which is the safe side. A clock that is set back ends what is known of the present gap.
+// Seen takes in how many requests are in flight or parked at now. A gap is from the look that
+// found none until the next that found some. Looks may be as far apart as they like: what goes
+// unseen between two makes gaps longer than they were, and machines are kept for longer, which is
+// the safe side. A clock that is set back ends what is known of the present gap.
 func (i *Idle) Seen(now time.Time, requests int) {
 	switch {
 	case requests <= 0 && (i.since.IsZero() || now.Before(i.since)):
@@ -45,8 +49,8 @@ func (i *Idle) Seen(now time.Time, requests int) {
 	}
 }
 
-// Gap adds a pause between two requests, and reports whether it counts: what is shorter than 10 s is
-// no pause.
+// Gap adds a pause between two requests, and reports whether it counts: what is shorter than 10 s
+// is no pause.
 func (i *Idle) Gap(d time.Duration) bool {
 	if d < idleMin {
 		return false
@@ -80,9 +84,10 @@ func idleEnd(b int) time.Duration {
 	return min(time.Duration(float64(idleMin)*math.Exp2(float64(b)/idleSteps)), idleMax)
 }
 
-// Learned returns for how long an app is worth being kept awake after its last request, from its own pauses: 1.1 times what
-// 99 % of them do not exceed. ok is false as long as they do not tell: fewer than 16 are known, or more than 1 % of them are
-// longer than 4 h, so that no keep-alive would bridge them.
+// Learned returns for how long an app is worth being kept awake after its last request, from its
+// own pauses: 1.1 times what 99 % of them do not exceed. ok is false as long as they do not tell:
+// fewer than 16 are known, or more than 1 % of them are longer than 4 h, so that no keep-alive
+// would bridge them.
 func (i *Idle) Learned() (d time.Duration, ok bool) {
 	if i.n < gapsMin {
 		return 0, false
@@ -97,12 +102,12 @@ func (i *Idle) Learned() (d time.Duration, ok bool) {
 	return 0, false
 }
 
-// KeepAlive returns how long an app without requests keeps its machines: explicit when that is above 0, as an app's row
-// says it; else what has been learned; else otherwise.
+// KeepAlive returns how long an app without requests keeps its machines: explicit when that is
+// above 0, as an app's row says it; else what has been learned; else otherwise.
 //
-// What has been learned stays near what is usual. It counts up to six times otherwise: an app that would have to be kept
-// longer sleeps as usual. And it is shorter than otherwise only as far as that would have cut short no pause that is
-// remembered, and not below a tenth of otherwise.
+// What has been learned stays near what is usual. It counts up to six times otherwise: an app
+// that would have to be kept longer sleeps as usual. And it is shorter than otherwise only as far
+// as that would have cut short no pause that is remembered, and not below a tenth of otherwise.
 func (i *Idle) KeepAlive(explicit, otherwise time.Duration) time.Duration {
 	if explicit > 0 {
 		return explicit
@@ -132,7 +137,8 @@ type idleJSON struct {
 	Counts []uint32 `json:"gaps,omitempty"` // by bucket, without empty ones at the end
 }
 
-// MarshalJSON writes the counts. What is known of the present gap is left out: another process does not know when it began.
+// MarshalJSON writes the counts. What is known of the present gap is left out: another process
+// does not know when it began.
 func (i Idle) MarshalJSON() ([]byte, error) {
 	last := 0
 	for b, n := range i.counts {

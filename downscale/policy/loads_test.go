@@ -106,8 +106,9 @@ func TestLoadsOfOthers(t *testing.T) {
 	}
 }
 
-// Several owners decide at the same time, each on what it sees of the others, which is late. Without agreeing on anything
-// they keep the minimum, never stop more than the load leaves, and end where one decider would.
+// Several owners decide at the same time, each on what it sees of the others, which is late.
+// Without agreeing on anything they keep the minimum, never stop more than the load leaves, and
+// end where one decider would.
 func TestSeveralDecidersAtOnce(t *testing.T) {
 	for seed := range uint64(20) {
 		r := rand.New(rand.NewPCG(seed, 3))

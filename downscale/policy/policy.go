@@ -8,15 +8,17 @@ import (
 	"github.com/ebbkit/ebb/balance"
 )
 
-// Policy decides which machines of one app are surplus. It sees one app only, and is not called from two goroutines at once.
-// [Decider] is the default; package policytest has another, and checks yours.
+// Policy decides which machines of one app are surplus. It sees one app only, and is not called
+// from two goroutines at once. [Decider] is the default; package policytest has another, and
+// checks yours.
 //
 // A policy decides and does not act. What it says against a bound is not carried out, see
 // [Bounded], and between what is carried out and a stopped machine stands the soft cordon.
 type Policy interface {
-	// Decide returns the machines to spare and those of the leaving ones to recall, at time now. It is asked each
-	// [Config.Every]. Time may stand still; it does not go back by more than clocks do. s and its machines are valid until
-	// Decide returns, and the answer until the next call.
+	// Decide returns the machines to spare and those of the leaving ones to recall, at time now.
+	// It is asked each [Config.Every]. Time may stand still; it does not go back by more than
+	// clocks do. s and its machines are valid until Decide returns, and the answer until the next
+	// call.
 	Decide(now time.Time, s Situation) []Decision
 }
 
@@ -37,38 +39,43 @@ type Seen struct {
 	Own   bool
 	Used  bool // own: something was admitted since the last Situation
 	Began bool // own: it has come up since the last Situation, however short its start was
-	Veto  bool // own: it cannot be spared now, unless the whole app is idle: its last stop was aborted a moment ago
-	Busy  bool // own: it cannot be spared now: it says so itself, or has long connections that nobody may tell
+	// own: it cannot be spared now, unless the whole app is idle: its last stop was aborted a
+	// moment ago
+	Veto bool
+	// own: it cannot be spared now: it says so itself, or has long connections that nobody may
+	// tell
+	Busy bool
 
-	// Known says that another node owns the machine and has told its load; Stale, that it should have and has not, or too
-	// long ago. With neither, what others own counts for the minimums only.
+	// Known says that another node owns the machine and has told its load; Stale, that it should
+	// have and has not, or too long ago. With neither, what others own counts for the minimums
+	// only.
 	Known bool
 	Stale bool
 
 	Load int // own and known: requests in flight, long connections among them
-	// Peak is the most that were in flight at once since the last Situation: what the window remembers. Below Load it counts
-	// as Load. It sees the bursts that start machines, which one look a second does not.
+	// Peak is the most that were in flight at once since the last Situation: what the window
+	// remembers. Below Load it counts as Load. It sees the bursts that start machines, which one
+	// look a second does not.
 	Peak int
 	Long int // own: long connections that may be told
 	// own and known: of Load, the long connections without data for App.IdleAfter: they are no use
 	Idle int
 	Open balance.Class // own: the classes of its long connections, idle ones apart
-
-	kept bool // it belongs to a minimum
 }
 
 // Situation is what a [Decider] decides on.
 type Situation struct {
 	App balance.App
-	// Revision is the present one: machines of any other go first, and one that cannot for the moment (Veto) is waited for.
-	// Empty means that all are equal.
+	// Revision is the present one: machines of any other go first, and one that cannot for the
+	// moment (Veto) is waited for. Empty means that all are equal.
 	Revision string
-	// Machines are all machines of the app, whoever owns them and whatever their state, by Rank and then ID. If they come in
-	// another order they are sorted in place.
+	// Machines are all machines of the app, whoever owns them and whatever their state, by Rank
+	// and then ID. If they come in another order they are sorted in place.
 	Machines []Seen
 	Parked   int  // requests that wait at edges
 	Stale    bool // Parked is not known to be current: nothing is stopped
-	// KeepAlive is how long the app is kept without a request by its habits; 0 when these are not known. App.KeepAlive beats it.
+	// KeepAlive is how long the app is kept without a request by its habits; 0 when these are not
+	// known. App.KeepAlive beats it.
 	KeepAlive time.Duration
 }
 
@@ -98,8 +105,8 @@ func capacity(m *Seen) int {
 	return cmp.Or(m.Limits.Soft, m.Limits.Hard, unlimited)
 }
 
-// InUse reports whether requests are in flight, wait, or have come and gone since the last look. A start is no use: what is
-// started for a request shows in that request.
+// InUse reports whether requests are in flight, wait, or have come and gone since the last look.
+// A start is no use: what is started for a request shows in that request.
 func (s *Situation) InUse() bool {
 	if s.Parked > 0 {
 		return true

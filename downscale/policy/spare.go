@@ -6,7 +6,8 @@ import (
 	"github.com/ebbkit/ebb/balance"
 )
 
-// recall takes back machines that leave, from the front of the order, until what is left of them may go.
+// recall takes back machines that leave, from the front of the order, until what is left of them
+// may go.
 func (d *Decider) recall(s *Situation, idle Decision, isIdle bool) {
 	for i := range s.Machines {
 		m, r := &s.Machines[i], d.at[i]
@@ -64,7 +65,8 @@ func (d *Decider) unwatched(r *regionLoad) (Decision, bool) {
 	return of, of.Of < 0 || of.For < of.Of
 }
 
-// spare finds the machines that can go. Nothing leaves a region from which something was recalled a moment ago.
+// spare finds the machines that can go. Nothing leaves a region from which something was recalled
+// a moment ago.
 func (d *Decider) spare(s *Situation, idle Decision, isIdle bool) {
 	open := false
 	for _, r := range d.order {
@@ -84,11 +86,11 @@ func (d *Decider) spare(s *Situation, idle Decision, isIdle bool) {
 	if !open {
 		return
 	}
-	d.minimums(s)
+	d.kept = s.kept(d.kept)
 	for class := range classes {
 		for i := len(s.Machines) - 1; i >= 0; i-- {
 			m, r := &s.Machines[i], d.at[i]
-			if r.open && classOf(m, s.Revision) == class {
+			if r.open && !d.kept[i] && classOf(m, s.Revision) == class {
 				d.consider(s, r, m, idle, isIdle)
 			}
 		}
@@ -141,7 +143,7 @@ const (
 func isOld(m *Seen, revision string) bool { return revision != "" && m.Revision != revision }
 
 func classOf(m *Seen, revision string) int {
-	if !m.Own && !m.Known || m.Leaving || m.Hard || m.State != balance.StateStarted || m.kept {
+	if !m.Own && !m.Known || m.Leaving || m.Hard || m.State != balance.StateStarted {
 		return classNone
 	}
 	class := classIdle
@@ -155,15 +157,6 @@ func classOf(m *Seen, revision string) int {
 		class += classBusy - classIdle
 	}
 	return class
-}
-
-// minimums marks the machines that the minimums keep.
-func (d *Decider) minimums(s *Situation) {
-	for i := range s.Machines {
-		r := d.at[i]
-		s.Machines[i].kept = i < s.App.Min || r.first < s.App.MinPerRegion
-		r.first++
-	}
 }
 
 // consider spares m, if it can be spared, and closes the region when nothing more can be.
@@ -218,11 +211,12 @@ func (d *Decider) consider(s *Situation, r *regionLoad, m *Seen, idle Decision, 
 	r.open = r.room > 0
 }
 
-// patience is how long another owner has to let a machine go whose turn it is: its view is as late as this node's, and what
-// keeps the machine running there nobody knows here.
+// patience is how long another owner has to let a machine go whose turn it is: its view is as
+// late as this node's, and what keeps the machine running there nobody knows here.
 func (d *Decider) patience() time.Duration { return max(30*time.Second, 10*d.config.Every) }
 
-// waited reports whether another owner has not let a machine go for so long that others may go instead.
+// waited reports whether another owner has not let a machine go for so long that others may go
+// instead.
 func (r *regionLoad) waited(id balance.MachineID, now time.Time, patience time.Duration) bool {
 	a := r.asked[id]
 	if a.since.IsZero() || now.Sub(a.last) > patience { // not asked of late

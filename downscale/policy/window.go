@@ -2,11 +2,12 @@ package policy
 
 import "time"
 
-// slots is how many slices a window is remembered in. The peak of a window is then exact but for one slice: a sample counts
-// for up to 1/60 of the window longer.
+// slots is how many slices a window is remembered in. The peak of a window is then exact but for
+// one slice: a sample counts for up to 1/60 of the window longer.
 const slots = 60
 
-// window is the peak of a load over the last while, in bounded memory. The zero value with a width is empty.
+// window is the peak of a load over the last while, in bounded memory. The zero value with a
+// width is empty.
 type window struct {
 	width time.Duration // of one slot
 	since time.Time     // start of slot 0; zero before the first sample

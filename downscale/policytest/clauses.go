@@ -8,7 +8,8 @@ import (
 	"github.com/ebbkit/ebb/downscale/policy"
 )
 
-// clauses are the contract: a name for the subtest, the sentence that a failure quotes, and the check.
+// clauses are the contract: a name for the subtest, the sentence that a failure quotes, and the
+// check.
 var clauses = []struct {
 	name  string
 	text  string
@@ -28,7 +29,8 @@ var clauses = []struct {
 	{"Decide/time", "time may stand still and go back", backwards},
 }
 
-// random runs a story in which anything may happen, and has check look at each answer before it is followed.
+// random runs a story in which anything may happen, and has check look at each answer before it
+// is followed.
 func random(s *story, check func([]policy.Decision)) {
 	s.begin()
 	s.minimums()

@@ -10,7 +10,8 @@ import (
 	"github.com/ebbkit/ebb/downscale/policytest"
 )
 
-// A policy's own test calls the suite with a function that makes one, and says how soon idle apps sleep.
+// A policy's own test calls the suite with a function that makes one, and says how soon idle apps
+// sleep.
 func ExampleTestPolicy() {
 	_ = func(t *testing.T) { // func TestMyPolicy(t *testing.T)
 		policytest.TestPolicy(t, policytest.Subject{

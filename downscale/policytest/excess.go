@@ -10,15 +10,16 @@ import (
 	"github.com/ebbkit/ebb/downscale/policy"
 )
 
-// Excess is the rule that a large public cloud documents for its proxy, here for comparison and for
-// those who are used to it. Each pass, and in each region, it counts the machines that run and those
-// of them that are at or above their soft limit; where excess = running - (over + 1) is at least 1, it
-// spares one machine, and a single machine when nothing is in flight on it. It remembers nothing, so
-// it stops what it has to start again soon after: [policy.Decider] is the better rule.
+// Excess is the rule that a large public cloud documents for its proxy, here for comparison and
+// for those who are used to it. Each pass, and in each region, it counts the machines that run
+// and those of them that are at or above their soft limit; where excess = running - (over + 1) is
+// at least 1, it spares one machine, and a single machine when nothing is in flight on it. It
+// remembers nothing, so it stops what it has to start again soon after: [policy.Decider] is the
+// better rule.
 //
-// The documentation does not say which machine goes; this one takes the least loaded, and of those the
-// last of the canonical order. It recalls none: that is left to the requests. Only what this node owns
-// counts. The zero value is ready; it is a [policy.Policy] of one app.
+// The documentation does not say which machine goes; this one takes the least loaded, and of
+// those the last of the canonical order. It recalls none: that is left to the requests. Only what
+// this node owns counts. The zero value is ready; it is a [policy.Policy] of one app.
 type Excess struct {
 	// Pass is how often it stops something. 0 means 3 min.
 	Pass time.Duration

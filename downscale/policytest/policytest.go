@@ -1,12 +1,13 @@
-// Package policytest checks that a [policy.Policy] keeps the contract which the rest of the library relies on.
+// Package policytest checks that a [policy.Policy] keeps the contract which the rest of the
+// library relies on.
 //
 //	func TestMyPolicy(t *testing.T) {
 //		policytest.TestPolicy(t, policytest.Subject{New: func() policy.Policy { return &myPolicy{} }})
 //	}
 //
-// Each clause of the contract is a subtest of its own, run over stories drawn at random from fixed seeds, in virtual time.
-// Policies are asked through [policy.Bounded], as a downscaler does: what it keeps, a policy
-// need not repeat to pass.
+// Each clause of the contract is a subtest of its own, run over stories drawn at random from
+// fixed seeds, in virtual time. Policies are asked through [policy.Bounded], as a downscaler
+// does: what it keeps, a policy need not repeat to pass.
 package policytest
 
 import (
@@ -22,8 +23,8 @@ import (
 type Subject struct {
 	// New returns a policy of one app that has not decided anything yet.
 	New func() policy.Policy
-	// Sleeps is how long an app may take to go to its minimum when nothing is used any more, for each of its machines. 0
-	// means one hour, negative that it never has to.
+	// Sleeps is how long an app may take to go to its minimum when nothing is used any more, for
+	// each of its machines. 0 means one hour, negative that it never has to.
 	Sleeps time.Duration
 	// Stories is how many stories are told per clause; 0 means 50.
 	Stories int

@@ -129,7 +129,8 @@ func TestFault(t *testing.T) {
 	policytest.TestPolicy(t, policytest.Subject{New: func() policy.Policy { return &faulty{fault: fault} }, Sleeps: 5 * time.Minute, Stories: 20})
 }
 
-// The suite fails a policy for each fault, in the clause that the fault breaks (others may fail with it), and quotes it.
+// The suite fails a policy for each fault, in the clause that the fault breaks (others may fail
+// with it), and quotes it.
 func TestFaultsAreFound(t *testing.T) {
 	if testing.Short() {
 		t.Skip("executes itself for each fault")

@@ -66,7 +66,8 @@ func (s *story) sort() {
 // chance is true once in n times.
 func (s *story) chance(n int) bool { return s.rand.IntN(n) == 0 }
 
-// happen lets things happen to the machines: load comes and goes, machines start, crash, and are found busy.
+// happen lets things happen to the machines: load comes and goes, machines start, crash, and are
+// found busy.
 func (s *story) happen() {
 	for i := range s.is.Machines {
 		m := &s.is.Machines[i]

@@ -9,7 +9,8 @@ import (
 	"github.com/ebbkit/ebb/balance"
 )
 
-// clauses are the contract: a name for the subtest, the sentence that a failure quotes, and the check.
+// clauses are the contract: a name for the subtest, the sentence that a failure quotes, and the
+// check.
 var clauses = []struct {
 	name  string
 	text  string

@@ -7,7 +7,8 @@ import (
 	"github.com/ebbkit/ebb/downscale/stoppertest"
 )
 
-// A driver's own test calls the suite with a function that makes a driver, boots machines, and says whether one answers.
+// A driver's own test calls the suite with a function that makes a driver, boots machines, and
+// says whether one answers.
 func ExampleTestDriver() {
 	_ = func(t *testing.T) { // func TestMyDriver(t *testing.T)
 		stoppertest.TestDriver(t, func(t *testing.T) stoppertest.Subject {

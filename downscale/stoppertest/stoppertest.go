@@ -1,5 +1,5 @@
-// Package stoppertest checks that a [downscale.Driver] keeps the contract which the rest of the library relies on: what a
-// driver says of a machine decides whether requests are sent to it.
+// Package stoppertest checks that a [downscale.Driver] keeps the contract which the rest of the
+// library relies on: what a driver says of a machine decides whether requests are sent to it.
 //
 //	func TestMyDriver(t *testing.T) {
 //		stoppertest.TestDriver(t, func(t *testing.T) stoppertest.Subject {
@@ -7,8 +7,9 @@
 //		})
 //	}
 //
-// Each clause of the contract is a subtest of its own. The suite sleeps nowhere: it asks machines whether they run, up to a
-// timeout that only a failing driver reaches. A driver that starts machines too is checked by package machinetest as well.
+// Each clause of the contract is a subtest of its own. The suite sleeps nowhere: it asks machines
+// whether they run, up to a timeout that only a failing driver reaches. A driver that starts
+// machines too is checked by package machinetest as well.
 package stoppertest
 
 import (
@@ -25,11 +26,13 @@ import (
 
 // Subject is a driver under test and what the suite has to know about it.
 type Subject struct {
-	// Driver is the driver. Each clause gets a new Subject and leaves no machine of it running, unless it fails.
+	// Driver is the driver. Each clause gets a new Subject and leaves no machine of it running,
+	// unless it fails.
 	Driver downscale.Driver
 	// Boot returns the row of a machine that runs, with an ID of its own.
 	Boot func() balance.Machine
-	// Runs reports whether the machine answers now. It may be wrong only in saying that it does not, and must not take long.
+	// Runs reports whether the machine answers now. It may be wrong only in saying that it does
+	// not, and must not take long.
 	Runs func(m balance.Machine) bool
 	// Resume starts a suspended machine again. Nil skips the clause about it.
 	Resume func(m balance.Machine) error
@@ -37,7 +40,8 @@ type Subject struct {
 	// itself: what it drives machines with lets nobody in for a while. Nil skips the clause about
 	// it.
 	Throttle func(on bool)
-	// Timeout bounds each wait; 0 means one minute. It may be long: a driver that works does not reach it.
+	// Timeout bounds each wait; 0 means one minute. It may be long: a driver that works does not
+	// reach it.
 	Timeout time.Duration
 }
 
@@ -49,7 +53,8 @@ func TestDriver(t *testing.T, newSubject func(t *testing.T) Subject) {
 			if s.Driver == nil || s.Boot == nil || s.Runs == nil {
 				t.Fatal("stoppertest: Subject.Driver, Subject.Boot and Subject.Runs must be set")
 			}
-			ctx, cancel := context.WithTimeout(context.Background(), cmp.Or(s.Timeout, time.Minute)) // not t's: cleanups use it
+			// not t's: cleanups use it
+			ctx, cancel := context.WithTimeout(context.Background(), cmp.Or(s.Timeout, time.Minute))
 			t.Cleanup(cancel)
 			c.check(&bench{T: t, Subject: s, ctx: ctx, clause: c.text})
 		})
@@ -72,8 +77,8 @@ func (b *bench) broken(format string, args ...any) {
 
 var errBlocks = errors.New("it has not returned within the timeout")
 
-// bound lets a call of the driver take until the timeout, so that one which blocks for ever fails a clause instead of
-// hanging the test.
+// bound lets a call of the driver take until the timeout, so that one which blocks for ever fails
+// a clause instead of hanging the test.
 func (b *bench) bound(call func() error) error {
 	answered := make(chan error, 1)
 	go func() { answered <- call() }()

@@ -234,7 +234,8 @@ func TestFault(t *testing.T) {
 	stoppertest.TestDriver(t, func(t *testing.T) stoppertest.Subject { return subject(fault, timeout) })
 }
 
-// The suite fails a driver for each fault, in the clause that the fault breaks (others may fail with it), and quotes it.
+// The suite fails a driver for each fault, in the clause that the fault breaks (others may fail
+// with it), and quotes it.
 func TestFaultsAreFound(t *testing.T) {
 	if testing.Short() {
 		t.Skip("executes itself for each fault")

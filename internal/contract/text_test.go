@@ -11,7 +11,6 @@ import (
 	"github.com/ebbkit/ebb/autostart/machine"
 	"github.com/ebbkit/ebb/backhaul"
 	"github.com/ebbkit/ebb/balance"
-	"github.com/ebbkit/ebb/downscale"
 	"github.com/ebbkit/ebb/downscale/cordon"
 	"github.com/ebbkit/ebb/downscale/policy"
 	"github.com/ebbkit/ebb/rtt"
@@ -22,7 +21,7 @@ var enums = []any{
 	new(balance.Autostop), new(balance.Abandoned), new(balance.State), new(balance.Health), new(balance.Cordon), new(balance.Tier),
 	new(balance.StartAnswer), new(balance.Bounce), new(balance.Outcome),
 	new(machine.BootKind),
-	new(downscale.Class), new(policy.Verdict), new(policy.Rule), new(cordon.Phase), new(cordon.Act),
+	new(balance.Class), new(policy.Verdict), new(policy.Rule), new(cordon.Phase), new(cordon.Act),
 	new(rtt.Source), new(rtt.State),
 	new(backhaul.Certainty), new(backhaul.Failure), new(backhaul.StepKind), new(backhaul.Stall),
 }

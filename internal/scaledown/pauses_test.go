@@ -39,7 +39,8 @@ func TestPausesFindGaps(t *testing.T) {
 	}
 }
 
-// Two owners without each other's loads learn longer pauses than the app has, never shorter ones; with them, the app's.
+// Two owners without each other's loads learn longer pauses than the app has, never shorter ones;
+// with them, the app's.
 func TestPausesOfSeveralOwners(t *testing.T) {
 	for _, shared := range []bool{false, true} {
 		var a, b pauses

@@ -1,6 +1,7 @@
-// Package scaledown is the downscaler's loop without its clock: what is observed of machines, what is
-// decided about them, and what is to be done, each as a step at a time that the caller gives. Package
-// downscale drives it with gates, a driver and the real time; the simulation with a time of its own.
+// Package scaledown is the downscaler's loop without its clock: what is observed of machines,
+// what is decided about them, and what is to be done, each as a step at a time that the caller
+// gives. Package downscale drives it with gates, a driver and the real time; the simulation with
+// a time of its own.
 //
 //	look:    c, _ := m.Look(now, seen)              // for each machine; do c, and what comes of it
 //	decide:  decided, refused := app.Decide(now, s) // every now and then, of s filled in by m.See
@@ -16,8 +17,8 @@ import (
 	"github.com/ebbkit/ebb/downscale/policy"
 )
 
-// Machine is what the loop knows of one machine of this node: where its stop stands, and what was in
-// use since the last decision.
+// Machine is what the loop knows of one machine of this node: where its stop stands, and what was
+// in use since the last decision.
 type Machine struct {
 	Cordon cordon.Machine
 
@@ -65,8 +66,8 @@ func (m *Machine) recalled(l Look) bool {
 	return l.Gate.Cordon != balance.CordonSoft || l.Gate.CordonGen != m.Cordon.Gen()
 }
 
-// Look takes in what is seen of the machine's gate, and returns what is to be done. back is true where
-// somebody has recalled the machine, and it runs on.
+// Look takes in what is seen of the machine's gate, and returns what is to be done. back is true
+// where somebody has recalled the machine, and it runs on.
 func (m *Machine) Look(now time.Time, l Look) (c cordon.Command, back bool) {
 	anew := m.Note(l)
 	up := l.Gate.State == balance.StateStarted
@@ -128,8 +129,8 @@ func (a *App) Pause(now time.Time, s *policy.Situation) (gap time.Duration, ende
 // Rest forgets what was decided: nothing of the app runs.
 func (a *App) Rest() { a.held, a.vetoed = nil, nil }
 
-// Decide asks the app's policy. It returns the machines to spare and to recall, and those holds that
-// are news; and what a bound refuses, if that is news.
+// Decide asks the app's policy. It returns the machines to spare and to recall, and those holds
+// that are news; and what a bound refuses, if that is news.
 func (a *App) Decide(now time.Time, s policy.Situation) (decided, refused []policy.Decision) {
 	all := a.policy.Decide(now, s)
 	if b, ok := a.policy.(*policy.Bounded); ok {

@@ -67,7 +67,7 @@ type stormView struct {
 
 type stormConn struct {
 	id    balance.MachineID
-	class downscale.Class
+	class balance.Class
 	told  chan struct{}
 }
 
@@ -105,7 +105,7 @@ func storm(t *testing.T, requests int64, seed uint64) {
 	}
 	w.config = downscale.Config{
 		Window: 10 * time.Second, KeepAlive: 2 * time.Second, StopTimeout: 5 * time.Second, CordonMax: 8 * time.Second, Quiet: 200 * time.Millisecond,
-		Acks: w, Connections: w, Notify: downscale.WebSocket,
+		Acks: w, Connections: w, Notify: balance.ClassWebSocket,
 		Trace: downscale.Trace{
 			Stopped: note(&w.stops), Suspended: note(&w.suspends),
 			Uncordoned: func(balance.Machine, string) { w.aborts.Add(1) },
@@ -231,9 +231,9 @@ func (w *stormy) serve(id balance.MachineID, epoch uint64, g *balance.Gate) {
 		w.check(id, epoch, g, false)
 		return
 	}
-	c := &stormConn{id: id, class: downscale.WebSocket, told: make(chan struct{})}
+	c := &stormConn{id: id, class: balance.ClassWebSocket, told: make(chan struct{})}
 	if w.chance(0.3) {
-		c.class = downscale.TCP
+		c.class = balance.ClassTCP
 	}
 	w.set(func() { w.long[c] = true })
 	defer w.set(func() { delete(w.long, c) })
@@ -356,7 +356,7 @@ func (w *stormy) Acked(_ balance.AppID, id balance.MachineID, gen uint64) bool {
 }
 
 // Long implements downscale.Connections.
-func (w *stormy) Long(m balance.Machine, of downscale.Class) (n int) {
+func (w *stormy) Long(m balance.Machine, of balance.Class) (n int) {
 	w.mu.Lock()
 	defer w.mu.Unlock()
 	for c := range w.long {
@@ -368,11 +368,11 @@ func (w *stormy) Long(m balance.Machine, of downscale.Class) (n int) {
 }
 
 // Idle and NotifyIdle implement downscale.Connections: none is idle.
-func (*stormy) Idle(balance.Machine, downscale.Class, time.Duration) int                  { return 0 }
-func (*stormy) NotifyIdle(balance.Machine, downscale.Class, time.Duration, time.Duration) {}
+func (*stormy) Idle(balance.Machine, balance.Class, time.Duration) int                  { return 0 }
+func (*stormy) NotifyIdle(balance.Machine, balance.Class, time.Duration, time.Duration) {}
 
 // Notify implements downscale.Connections.
-func (w *stormy) Notify(m balance.Machine, of downscale.Class, _ time.Duration) {
+func (w *stormy) Notify(m balance.Machine, of balance.Class, _ time.Duration) {
 	w.mu.Lock()
 	defer w.mu.Unlock()
 	for c := range w.long {

@@ -14,7 +14,6 @@ import (
 	"time"
 
 	"github.com/ebbkit/ebb/balance"
-	"github.com/ebbkit/ebb/downscale"
 	"github.com/ebbkit/ebb/internal/events"
 	"github.com/ebbkit/ebb/internal/status"
 )
@@ -41,7 +40,7 @@ type longPlay struct {
 	onWS, onSSE string
 }
 
-func newLongPlay(t *testing.T, notify downscale.Class) *longPlay {
+func newLongPlay(t *testing.T, notify balance.Class) *longPlay {
 	t.Helper()
 	p := &longPlay{}
 	p.play = newPlay(t, func(c *Config) {
@@ -179,7 +178,7 @@ func TestLongConnectionsVetoByDefault(t *testing.T) {
 }
 
 func TestAWebSocketIsToldBeforeItsMachineSleeps(t *testing.T) {
-	p := newLongPlay(t, downscale.WebSocket)
+	p := newLongPlay(t, balance.ClassWebSocket)
 	frame := make([]byte, 14)
 	if _, err := io.ReadFull(p.fromWS, frame); err != nil || string(frame) != "\x88\x0c\x03\xe9going away" {
 		t.Fatalf("got %q, %v; want a close frame with 1001", frame, err)
@@ -200,7 +199,7 @@ func TestAWebSocketIsToldBeforeItsMachineSleeps(t *testing.T) {
 }
 
 func TestAnEventStreamEndsBeforeItsMachineSleeps(t *testing.T) {
-	p := newLongPlay(t, downscale.Events)
+	p := newLongPlay(t, balance.ClassEvents)
 	b, err := io.ReadAll(p.sse.Body)
 	if err != nil || !bytes.HasPrefix(b, []byte("id: 1\n")) || !bytes.HasSuffix(b, []byte("\n")) {
 		t.Errorf("the stream ends in %q, %v; want a clean end", b[max(0, len(b)-80):], err)

@@ -111,7 +111,7 @@ func (k *worker) traceScaler() downscale.Trace {
 		Uncordoned: func(m balance.Machine, reason string) { k.tell(log, events.Uncordon, m, "%s", reason) },
 		Stopping:   func(m balance.Machine, reason string) { k.tell(log, events.Stop, m, "%s", reason) },
 		Suspending: func(m balance.Machine, reason string) { k.tell(log, events.Suspend, m, "%s", reason) },
-		Notified:   func(m balance.Machine, of downscale.Class) { k.tell(log, "notify", m, "told to end: %v", of) },
+		Notified:   func(m balance.Machine, of balance.Class) { k.tell(log, "notify", m, "told to end: %v", of) },
 		Draining:   func(m balance.Machine, reason string) { k.tell(log, "drain", m, "%s", reason) },
 		Stopped:    func(m balance.Machine, took time.Duration) { k.tell(log, events.Stopped, m, "took %v", rounded(took)) },
 		Suspended: func(m balance.Machine, took time.Duration) {

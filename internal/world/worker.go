@@ -101,7 +101,7 @@ func (k *worker) run(run func(string, func(context.Context) error)) {
 func (k *worker) leave(within time.Duration) {
 	rows, _ := k.fleet.App(k.w.config.App.ID)
 	for m := range rows.All() {
-		k.conns.Notify(*m, downscale.AllClasses, within)
+		k.conns.Notify(*m, balance.ClassAll, within)
 	}
 }
 

@@ -25,7 +25,6 @@ import (
 	"github.com/ebbkit/ebb/autostart/machine"
 	"github.com/ebbkit/ebb/backhaul"
 	"github.com/ebbkit/ebb/balance"
-	"github.com/ebbkit/ebb/downscale"
 	"github.com/ebbkit/ebb/internal/cities"
 	"github.com/ebbkit/ebb/internal/delay"
 	"github.com/ebbkit/ebb/internal/eventlog"
@@ -57,7 +56,7 @@ type Config struct {
 	Title   string          // what the status page calls it
 	Check   string          // path that is asked for readiness and health; empty for a TCP connect
 	Window  time.Duration   // downscale's window; 0 for its default
-	Notify  downscale.Class // the long connections that are told to end when their machine is not needed; others keep it
+	Notify  balance.Class // the long connections that are told to end when their machine is not needed; others keep it
 	Near    bool            // links take no time
 
 	// how long connections of clients stay open when the world ends, so that answers can say it; 0 for
