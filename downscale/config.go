@@ -18,7 +18,7 @@ const (
 	parallel = 64
 )
 
-// Config configures a [Downscaler], and with it its deciders and protocols. The zero value is
+// Config configures a [Downscaler], and with it its policies and soft cordons. The zero value is
 // valid.
 type Config struct {
 	// Policy makes the policy of an app; nil means a [policy.Decider] with this
@@ -46,7 +46,7 @@ type Config struct {
 	// not become idle by then is aborted. 0 means 30 s.
 	CordonMax time.Duration
 	// Notify are the classes of long connections that do not keep a machine: when nothing else is
-	// in flight, they are told to end. What has not ended after Notice has the stop aborted all
+	// in flight, they are told to end. What has not ended after 5 s has the stop aborted all
 	// the same. Connections of other classes keep the machine, as requests do. All of them are
 	// load and use: the keep-alive does not begin while one is open.
 	Notify balance.Class
