@@ -47,17 +47,17 @@ type Region struct {
 
 // Config says what the world has.
 type Config struct {
-	Listen  string          // address of the edge, for clients
-	Status  string          // address of the status page; empty for none
-	Regions []Region        // the edges sit in the first
-	Edges   int             // how many; clients come to them in turn; 0 means 1
-	Guess   bool            // edges guess which machines with small hard limits are free, and ask for no slots
-	App     balance.App     // the one app
-	Title   string          // what the status page calls it
-	Check   string          // path that is asked for readiness and health; empty for a TCP connect
-	Window  time.Duration   // downscale's window; 0 for its default
+	Listen  string        // address of the edge, for clients
+	Status  string        // address of the status page; empty for none
+	Regions []Region      // the edges sit in the first
+	Edges   int           // how many; clients come to them in turn; 0 means 1
+	Guess   bool          // edges guess which machines with small hard limits are free, and ask for no slots
+	App     balance.App   // the one app
+	Title   string        // what the status page calls it
+	Check   string        // path that is asked for readiness and health; empty for a TCP connect
+	Window  time.Duration // downscale's window; 0 for its default
 	Notify  balance.Class // the long connections that are told to end when their machine is not needed; others keep it
-	Near    bool            // links take no time
+	Near    bool          // links take no time
 
 	// how long connections of clients stay open when the world ends, so that answers can say it; 0 for
 	// the default of backhaul.Front
