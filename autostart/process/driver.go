@@ -13,6 +13,7 @@ import (
 
 	"github.com/ebbkit/ebb/autostart/machine"
 	"github.com/ebbkit/ebb/autostart/process/internal/guard"
+	"github.com/ebbkit/ebb/autostart/process/internal/parse"
 	"github.com/ebbkit/ebb/balance"
 )
 
@@ -134,7 +135,7 @@ func (d *Driver) create(c *child, m balance.Machine) error {
 		return err
 	}
 	c.addr = net.JoinHostPort(d.command.host, strconv.Itoa(c.port))
-	cmd, err := d.command.cmd(variables{strconv.Itoa(c.port), string(m.ID), m.Region, strconv.FormatUint(m.Epoch, 10), string(m.App)})
+	cmd, err := d.command.cmd(parse.Variables{strconv.Itoa(c.port), string(m.ID), m.Region, strconv.FormatUint(m.Epoch, 10), string(m.App)})
 	if err != nil {
 		return err
 	}
@@ -190,10 +191,10 @@ func (d *Driver) means() (*creator, *guard.Guard, error) {
 }
 
 // cmd returns the command for a machine with these variables.
-func (c *command) cmd(v variables) (*exec.Cmd, error) {
+func (c *command) cmd(v parse.Variables) (*exec.Cmd, error) {
 	words := make([]string, len(c.words))
 	for i, w := range c.words {
-		words[i] = v.expand(w)
+		words[i] = v.Expand(w)
 	}
 	path := c.path
 	if path == "" {
@@ -204,12 +205,12 @@ func (c *command) cmd(v variables) (*exec.Cmd, error) {
 	}
 	env := os.Environ()
 	for _, kv := range c.env {
-		env = append(env, v.expand(kv))
+		env = append(env, v.Expand(kv))
 	}
 	return &exec.Cmd{
 		Path:        path,
 		Args:        words,
-		Env:         append(env, v.environ()...),
+		Env:         append(env, v.Environ()...),
 		Dir:         c.dir,
 		WaitDelay:   outputPatience,
 		SysProcAttr: attributes(),

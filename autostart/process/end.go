@@ -9,6 +9,7 @@ import (
 
 	"github.com/ebbkit/ebb/autostart/machine"
 	"github.com/ebbkit/ebb/autostart/process/internal/guard"
+	"github.com/ebbkit/ebb/autostart/process/internal/parse"
 	"github.com/ebbkit/ebb/balance"
 )
 
@@ -152,9 +153,9 @@ func (d *Driver) await(c *child, g *guard.Guard) {
 
 	c.flush()
 
-	e := ending{life: life, asked: c.asked, overdue: c.overdue, said: c.printed.lastLine()}
-	e.code, e.signal = outcome(c.cmd.ProcessState)
-	e.memory = !c.killed && e.signal == killedName && c.memory.killed()
+	e := parse.Ending{Life: life, Asked: c.asked, Overdue: c.overdue, Said: c.printed.lastLine()}
+	e.Code, e.Signal = outcome(c.cmd.ProcessState)
+	e.Memory = !c.killed && e.Signal == killedName && c.memory.killed()
 	ports.release(c.port)
-	d.exits.add(machine.Exit{App: c.key.App, ID: c.key.ID, Epoch: c.epoch, Code: e.code, Signal: e.signal, Reason: e.reason()})
+	d.exits.add(machine.Exit{App: c.key.App, ID: c.key.ID, Epoch: c.epoch, Code: e.Code, Signal: e.Signal, Reason: e.Reason()})
 }

@@ -5,17 +5,19 @@ import (
 	"path/filepath"
 	"strconv"
 	"syscall"
+
+	"github.com/ebbkit/ebb/autostart/process/internal/parse"
 )
 
 // lookAt looks at the processes of the group that pid leads; ok is false where that is not
 // possible.
 func lookAt(pid int) (g seen, ok bool) {
 	leader := filepath.Join("/proc", strconv.Itoa(pid), "net")
-	var all []listening
+	var all []parse.Listening
 	for _, list := range []string{"tcp", "tcp6"} {
 		text, err := os.ReadFile(filepath.Join(leader, list))
 		if err == nil {
-			all = append(all, parseListening(string(text))...)
+			all = append(all, parse.ParseListening(string(text))...)
 			ok = true
 		}
 	}
@@ -40,25 +42,25 @@ func lookAt(pid int) (g seen, ok bool) {
 		if err != nil {
 			continue // it has ended meanwhile
 		}
-		st, ok := parseStat(string(stat))
-		if !ok || st.group != pid {
+		st, ok := parse.ParseStat(string(stat))
+		if !ok || st.Group != pid {
 			continue
 		}
-		g.cpu += st.cpu
-		g.busy = g.busy || st.busy || anyThreadBusy(dir)
+		g.cpu += st.CPU
+		g.busy = g.busy || st.Busy || anyThreadBusy(dir)
 		fds, err := os.ReadDir(filepath.Join(dir, "fd"))
 		if err != nil {
 			return g, false // it has become somebody else's: what it listens to is not known
 		}
 		for _, fd := range fds {
 			if link, err := os.Readlink(filepath.Join(dir, "fd", fd.Name())); err == nil {
-				if inode, ok := socketOf(link); ok {
+				if inode, ok := parse.SocketOf(link); ok {
 					inodes[inode] = true
 				}
 			}
 		}
 	}
-	g.listens = addresses(all, inodes)
+	g.listens = parse.Addresses(all, inodes)
 	return g, true
 }
 
@@ -70,7 +72,7 @@ func anyThreadBusy(dir string) bool {
 	}
 	for _, t := range threads {
 		if stat, err := os.ReadFile(filepath.Join(dir, "task", t.Name(), "stat")); err == nil {
-			if st, ok := parseStat(string(stat)); ok && st.busy {
+			if st, ok := parse.ParseStat(string(stat)); ok && st.Busy {
 				return true
 			}
 		}

@@ -3,12 +3,14 @@ package process
 import (
 	"fmt"
 	"os"
+
+	"github.com/ebbkit/ebb/autostart/process/internal/parse"
 )
 
 // memoryWatch remembers the count of kills for want of memory at a machine's start. See
 // [Driver.Watch] for the heuristic.
 type memoryWatch struct {
-	file  counterFile
+	file  parse.CounterFile
 	count uint64
 	ok    bool
 }
@@ -19,7 +21,7 @@ func watchMemory(pid int) memoryWatch {
 	if err != nil {
 		return memoryWatch{}
 	}
-	for _, file := range counterFiles(string(text)) {
+	for _, file := range parse.CounterFiles(string(text)) {
 		if n, ok := readCounter(file); ok {
 			return memoryWatch{file: file, count: n, ok: true}
 		}
@@ -36,10 +38,10 @@ func (w memoryWatch) killed() bool {
 	return ok && n > w.count
 }
 
-func readCounter(f counterFile) (uint64, bool) {
-	text, err := os.ReadFile(f.path)
+func readCounter(f parse.CounterFile) (uint64, bool) {
+	text, err := os.ReadFile(f.Path)
 	if err != nil {
 		return 0, false
 	}
-	return counter(string(text), f.key)
+	return parse.Counter(string(text), f.Key)
 }

@@ -6,6 +6,8 @@ import (
 	"os"
 	"sync"
 	"time"
+
+	"github.com/ebbkit/ebb/autostart/process/internal/parse"
 )
 
 const (
@@ -52,7 +54,7 @@ func (o *output) printed() int64 {
 func (o *output) lastLine() string {
 	o.mu.Lock()
 	defer o.mu.Unlock()
-	return lastLine(o.kept)
+	return parse.LastLine(o.kept)
 }
 
 // stream is one of a machine's streams.

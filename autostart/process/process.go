@@ -45,6 +45,7 @@ import (
 	"syscall"
 	"time"
 
+	"github.com/ebbkit/ebb/autostart/process/internal/parse"
 	"github.com/ebbkit/ebb/balance"
 )
 
@@ -130,7 +131,7 @@ func (d *Driver) resolve(c Config) error {
 	case c.Command != "" && len(c.Argv) > 0:
 		return fmt.Errorf("Config.Command %q and Config.Argv %q: set one of them", c.Command, c.Argv)
 	case c.Command != "":
-		words, err := splitWords(c.Command)
+		words, err := parse.Words(c.Command)
 		if err != nil {
 			return fmt.Errorf("Config.Command %q: %w", c.Command, err)
 		}
@@ -146,7 +147,7 @@ func (d *Driver) resolve(c Config) error {
 		if !ok || name == "" {
 			return fmt.Errorf("Config.Env[%d] %q: want KEY=value", i, kv)
 		}
-		if slices.Contains(variableNames[:], name) {
+		if slices.Contains(parse.VariableNames[:], name) {
 			return fmt.Errorf("Config.Env[%d] %q: the driver sets %s itself: remove it", i, kv, name)
 		}
 	}
@@ -163,7 +164,7 @@ func (d *Driver) resolve(c Config) error {
 		}
 		r.dir = dir
 	}
-	if !usesVariable(r.words[0]) {
+	if !parse.UsesVariable(r.words[0]) {
 		path, err := lookPath(r.words[0], r.dir)
 		if err != nil {
 			return fmt.Errorf("%s: %w", r.field, err)

@@ -15,6 +15,7 @@ var packages = []string{
 	"autostart/internal/waitroom",
 	"autostart/machine/internal/health",
 	"autostart/policy",
+	"autostart/process/internal/parse",
 	"backhaul/internal/hop",
 	"balance/grants/internal/deal",
 	"downscale/cordon",
@@ -33,7 +34,6 @@ var values = []string{"balance"}
 
 // cores are the files that decide in packages that also act, by folder.
 var cores = map[string]string{
-	"autostart/process": "words exit cgroup lastline sockets",
 	"balance": `
 		ageing app app_json cell class doc errors explain machine outlier pick region request
 		score share snapshot strategy update view`,

@@ -1,4 +1,4 @@
-package process
+package parse
 
 import (
 	"errors"
@@ -6,22 +6,22 @@ import (
 )
 
 // variableNames are what a command may refer to. They are also set in a machine's environment.
-var variableNames = [...]string{"PORT", "MACHINE", "REGION", "EPOCH", "APP"}
+var VariableNames = [...]string{"PORT", "MACHINE", "REGION", "EPOCH", "APP"}
 
-// variables are their values, in the same order.
-type variables [len(variableNames)]string
+// Variables are their values, in the same order.
+type Variables [len(VariableNames)]string
 
-// environ returns the variables as KEY=value pairs.
-func (v variables) environ() []string {
+// Environ returns the variables as KEY=value pairs.
+func (v Variables) Environ() []string {
 	env := make([]string, len(v))
-	for i, name := range variableNames {
+	for i, name := range VariableNames {
 		env[i] = name + "=" + v[i]
 	}
 	return env
 }
 
-// expand replaces $NAME and ${NAME} in s for the names of v. Every other dollar sign stays.
-func (v variables) expand(s string) string {
+// Expand replaces $NAME and ${NAME} in s for the names of v. Every other dollar sign stays.
+func (v Variables) Expand(s string) string {
 	var b strings.Builder
 	for {
 		before, rest, found := strings.Cut(s, "$")
@@ -39,8 +39,8 @@ func (v variables) expand(s string) string {
 	}
 }
 
-// usesVariable reports whether expand may change s.
-func usesVariable(s string) bool {
+// UsesVariable reports whether expand may change s.
+func UsesVariable(s string) bool {
 	for {
 		_, rest, found := strings.Cut(s, "$")
 		if !found {
@@ -70,7 +70,7 @@ func variableAt(s string) (index, length int) {
 		}
 		name = s[:end]
 	}
-	for i, known := range variableNames {
+	for i, known := range VariableNames {
 		if name == known {
 			return i, len(name) + braces
 		}
@@ -86,7 +86,7 @@ func isNameByte(c byte) bool {
 // double quotes keep blanks and let a backslash quote a double quote or a backslash, and a
 // backslash outside of quotes keeps the next byte. Quotes may begin and end inside a word; empty
 // ones make an empty word.
-func splitWords(s string) ([]string, error) {
+func Words(s string) ([]string, error) {
 	var words []string
 	var word []byte
 	in := false // inside a word

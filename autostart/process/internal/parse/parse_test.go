@@ -1,4 +1,4 @@
-package process
+package parse
 
 import (
 	"strings"
@@ -33,7 +33,7 @@ func TestSplitWords(t *testing.T) {
 		{in: `a "b\"`, err: "double quote is not closed"},
 		{in: `a \`, err: "backslash at the end"},
 	} {
-		got, err := splitWords(test.in)
+		got, err := Words(test.in)
 		if test.err != "" {
 			if err == nil || !strings.Contains(err.Error(), test.err) {
 				t.Errorf("%q: error %v, want %q", test.in, err, test.err)
@@ -67,7 +67,7 @@ func TestSplitWordsUndoesQuoting(t *testing.T) {
 			line.WriteString(quote[rapid.SampledFrom([]string{"single", "double", "backslash"}).Draw(t, "quotes")](w))
 			line.WriteString(rapid.SampledFrom([]string{" ", "\t", "\n  "}).Draw(t, "blank"))
 		}
-		got, err := splitWords(line.String())
+		got, err := Words(line.String())
 		if err != nil || len(got) != len(words) || len(words) > 0 && !cmp.Equal(words, got) {
 			t.Fatalf("%q: %q, %v, want %q", line.String(), got, err, words)
 		}
@@ -75,7 +75,7 @@ func TestSplitWordsUndoesQuoting(t *testing.T) {
 }
 
 func TestExpand(t *testing.T) {
-	v := variables{"8080", "nrt-1", "nrt", "7", "demo"}
+	v := Variables{"8080", "nrt-1", "nrt", "7", "demo"}
 	for in, want := range map[string]string{
 		"":                          "",
 		"$PORT":                     "8080",
@@ -90,37 +90,37 @@ func TestExpand(t *testing.T) {
 		"{ print $1 }":              "{ print $1 }",
 		"ünï$PORT":                  "ünï8080",
 	} {
-		if got := v.expand(in); got != want {
+		if got := v.Expand(in); got != want {
 			t.Errorf("expand(%q) = %q, want %q", in, got, want)
 		}
-		if got, want := usesVariable(in), in != want; got != want {
+		if got, want := UsesVariable(in), in != want; got != want {
 			t.Errorf("usesVariable(%q) = %v, want %v", in, got, want)
 		}
 	}
 	want := []string{"PORT=8080", "MACHINE=nrt-1", "REGION=nrt", "EPOCH=7", "APP=demo"}
-	if diff := cmp.Diff(want, v.environ()); diff != "" {
+	if diff := cmp.Diff(want, v.Environ()); diff != "" {
 		t.Error(diff)
 	}
 }
 
 func TestReason(t *testing.T) {
 	for _, test := range []struct {
-		ending ending
+		ending Ending
 		want   string
 	}{
-		{ending{code: 1, life: time.Hour}, "exit status 1"},
-		{ending{code: 0, life: time.Hour}, "exit status 0"},
-		{ending{code: 1, life: 12345 * time.Microsecond}, "exit status 1, 12ms after its start"},
-		{ending{code: -1, signal: "segmentation fault", life: time.Hour}, "killed by signal: segmentation fault"},
-		{ending{code: -1, signal: "killed", life: time.Hour, memory: true}, "killed by signal: killed (out of memory)"},
-		{ending{code: 1, life: 12 * time.Millisecond, said: "cannot open config"}, "exit status 1, 12ms after its start: cannot open config"},
-		{ending{code: 0, life: time.Second, asked: true, said: "bye"}, "stopped: exit status 0"},
-		{ending{code: 0, life: time.Second, asked: true}, "stopped: exit status 0"},
-		{ending{code: -1, signal: "terminated", life: time.Hour, asked: true}, "stopped: killed by signal: terminated"},
-		{ending{code: -1, signal: "killed", life: time.Hour, asked: true, overdue: 5 * time.Second},
+		{Ending{Code: 1, Life: time.Hour}, "exit status 1"},
+		{Ending{Code: 0, Life: time.Hour}, "exit status 0"},
+		{Ending{Code: 1, Life: 12345 * time.Microsecond}, "exit status 1, 12ms after its start"},
+		{Ending{Code: -1, Signal: "segmentation fault", Life: time.Hour}, "killed by signal: segmentation fault"},
+		{Ending{Code: -1, Signal: "killed", Life: time.Hour, Memory: true}, "killed by signal: killed (out of memory)"},
+		{Ending{Code: 1, Life: 12 * time.Millisecond, Said: "cannot open config"}, "exit status 1, 12ms after its start: cannot open config"},
+		{Ending{Code: 0, Life: time.Second, Asked: true, Said: "bye"}, "stopped: exit status 0"},
+		{Ending{Code: 0, Life: time.Second, Asked: true}, "stopped: exit status 0"},
+		{Ending{Code: -1, Signal: "terminated", Life: time.Hour, Asked: true}, "stopped: killed by signal: terminated"},
+		{Ending{Code: -1, Signal: "killed", Life: time.Hour, Asked: true, Overdue: 5 * time.Second},
 			"stopped: killed by signal: killed (still there 5s after it was asked to stop)"},
 	} {
-		if got := test.ending.reason(); got != test.want {
+		if got := test.ending.Reason(); got != test.want {
 			t.Errorf("%+v: %q, want %q", test.ending, got, test.want)
 		}
 	}
@@ -129,8 +129,8 @@ func TestReason(t *testing.T) {
 func TestCounterFiles(t *testing.T) {
 	paths := func(cgroup string) []string {
 		var got []string
-		for _, f := range counterFiles(cgroup) {
-			got = append(got, f.path)
+		for _, f := range CounterFiles(cgroup) {
+			got = append(got, f.Path)
 		}
 		return got
 	}
@@ -155,11 +155,11 @@ func TestCounterFiles(t *testing.T) {
 
 func TestCounter(t *testing.T) {
 	const events = "low 0\nhigh 2\noom 3\noom_kill 4\noom_group_kill 5\n"
-	if n, ok := counter(events, "oom_kill"); n != 4 || !ok {
+	if n, ok := Counter(events, "oom_kill"); n != 4 || !ok {
 		t.Errorf("counter = %d, %v, want 4", n, ok)
 	}
 	for _, text := range []string{"", "oom_kill", "oom_kill x", "oom 3\n"} {
-		if n, ok := counter(text, "oom_kill"); ok {
+		if n, ok := Counter(text, "oom_kill"); ok {
 			t.Errorf("counter of %q = %d, want none", text, n)
 		}
 	}

@@ -1,4 +1,4 @@
-package process
+package parse
 
 import (
 	"bytes"
@@ -6,18 +6,18 @@ import (
 	"unicode/utf8"
 )
 
-// wordsMax is how much of a line is put into a sentence for people, in bytes.
-const wordsMax = 200
+// WordsMax is how much of a line is put into a sentence for people, in bytes.
+const WordsMax = 200
 
-// lastLine returns the last line of text that has anything in it, fit for a sentence: without
+// LastLine returns the last line of text that has anything in it, fit for a sentence: without
 // control characters and not too long.
-func lastLine(text []byte) string {
+func LastLine(text []byte) string {
 	for len(text) > 0 {
 		i := bytes.LastIndexByte(text, '\n')
 		line := bytes.TrimSpace(text[i+1:])
 		text = text[:max(i, 0)]
-		words := make([]byte, 0, min(len(line), wordsMax))
-		for len(line) > 0 && len(words) < wordsMax {
+		words := make([]byte, 0, min(len(line), WordsMax))
+		for len(line) > 0 && len(words) < WordsMax {
 			r, n := utf8.DecodeRune(line)
 			if line = line[n:]; r != utf8.RuneError && unicode.IsPrint(r) {
 				words = utf8.AppendRune(words, r)

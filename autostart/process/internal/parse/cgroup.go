@@ -1,4 +1,4 @@
-package process
+package parse
 
 import (
 	"path"
@@ -6,20 +6,20 @@ import (
 	"strings"
 )
 
-// counterFile is a file that counts processes killed for want of memory, and the key of the line
+// CounterFile is a file that counts processes killed for want of memory, and the key of the line
 // that holds the number.
-type counterFile struct{ path, key string }
+type CounterFile struct{ Path, Key string }
 
-// counterFiles returns where the kills that concern a process may be counted, the narrowest place
+// CounterFiles returns where the kills that concern a process may be counted, the narrowest place
 // first. cgroup is the text of its /proc/<pid>/cgroup. Inside a container the paths there may be
 // those of the host, while the container sees its own group as the root: so each group is also
 // looked for there. The host's count is the last resort.
-func counterFiles(cgroup string) []counterFile {
-	var files []counterFile
+func CounterFiles(cgroup string) []CounterFile {
+	var files []CounterFile
 	add := func(dir, group, file string) {
-		files = append(files, counterFile{path.Join(dir, group, file), "oom_kill"})
+		files = append(files, CounterFile{path.Join(dir, group, file), "oom_kill"})
 		if group != "/" {
-			files = append(files, counterFile{path.Join(dir, file), "oom_kill"})
+			files = append(files, CounterFile{path.Join(dir, file), "oom_kill"})
 		}
 	}
 	for line := range strings.Lines(cgroup) {
@@ -36,11 +36,11 @@ func counterFiles(cgroup string) []counterFile {
 			}
 		}
 	}
-	return append(files, counterFile{"/proc/vmstat", "oom_kill"})
+	return append(files, CounterFile{"/proc/vmstat", "oom_kill"})
 }
 
-// counter returns the number behind key in text, which holds a key and a number per line.
-func counter(text, key string) (n uint64, ok bool) {
+// Counter returns the number behind key in text, which holds a key and a number per line.
+func Counter(text, key string) (n uint64, ok bool) {
 	for line := range strings.Lines(text) {
 		if k, v, found := strings.Cut(strings.TrimSpace(line), " "); found && k == key {
 			n, err := strconv.ParseUint(v, 10, 64)

@@ -1,4 +1,4 @@
-package process
+package parse
 
 import (
 	"encoding/binary"
@@ -11,15 +11,15 @@ import (
 // tcpListen is the state of a listening socket, as in the kernel's tcp_states.h.
 const tcpListen = "0A"
 
-// listening is a socket that accepts connections, as /proc/<pid>/net/tcp and tcp6 list them.
-type listening struct {
-	addr  netip.AddrPort
+// Listening is a socket that accepts connections, as /proc/<pid>/net/tcp and tcp6 list them.
+type Listening struct {
+	Addr  netip.AddrPort
 	inode string
 }
 
-// parseListening returns the sockets of such a list that accept connections. Lines that make no
+// ParseListening returns the sockets of such a list that accept connections. Lines that make no
 // sense are passed over.
-func parseListening(text string) (all []listening) {
+func ParseListening(text string) (all []Listening) {
 	for line := range strings.Lines(text) {
 		// number, local, remote, state, queues, timer, retransmits, uid, timeout, inode...
 		f := strings.Fields(line)
@@ -27,7 +27,7 @@ func parseListening(text string) (all []listening) {
 			continue
 		}
 		if a, ok := parseHexAddr(f[1]); ok {
-			all = append(all, listening{a, f[9]})
+			all = append(all, Listening{a, f[9]})
 		}
 	}
 	return all
@@ -53,18 +53,18 @@ func parseHexAddr(s string) (a netip.AddrPort, ok bool) {
 	return netip.AddrPortFrom(ip.Unmap(), uint16(p)), ok
 }
 
-// socketOf returns the inode of the socket that a link in /proc/<pid>/fd names.
-func socketOf(link string) (inode string, ok bool) {
+// SocketOf returns the inode of the socket that a link in /proc/<pid>/fd names.
+func SocketOf(link string) (inode string, ok bool) {
 	inode, ok = strings.CutPrefix(link, "socket:[")
 	return strings.TrimSuffix(inode, "]"), ok
 }
 
-// addresses returns where the sockets with these inodes accept connections, in order and each once.
-func addresses(all []listening, inodes map[string]bool) []string {
+// Addresses returns where the sockets with these inodes accept connections, in order and each once.
+func Addresses(all []Listening, inodes map[string]bool) []string {
 	var as []netip.AddrPort
 	for _, l := range all {
 		if inodes[l.inode] {
-			as = append(as, l.addr)
+			as = append(as, l.Addr)
 		}
 	}
 	slices.SortFunc(as, netip.AddrPort.Compare)
