@@ -200,8 +200,8 @@ func (d *draw) next() uint64 {
 // fair is after how many tries for each choice draws are no longer weighted.
 const fair = 3
 
-// from looks at n distinct places of a list that r admits, all where r is nil, drawn by the room that
-// their machines have. It returns the least score that is below w, else w.
+// from looks at n distinct places of a list that r admits, all where r is nil, drawn by the room
+// that their machines have. It returns the least score that is below w, else w.
 func (d *draw) from(p *regionView, list []int32, n int, w score, r *Request) (least score, pos int32) {
 	var had [maxChoices]int32
 	rows := p.rows

@@ -124,9 +124,6 @@ func (c *Candidate) Busy() bool { return atSoft(c.Load, c.Limits.Soft) }
 // compared by.
 func (c *Candidate) Use() float64 { return use(c.Load, c.Limits.Soft) }
 
-// App returns the app's settings.
-func (v *View) App() App { return v.snap.app }
-
 // Regions returns the number of regions that have machines of the app.
 func (v *View) Regions() int { return len(v.order) }
 
