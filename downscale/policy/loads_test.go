@@ -235,11 +235,11 @@ func TestWhatIsUse(t *testing.T) {
 		{"nothing", Situation{}, false},
 		{"idle", Situation{Machines: []Seen{{Own: true}, {Known: true}}}, false},
 		{"in flight", Situation{Machines: []Seen{{Own: true, Load: 1}}}, true},
-		{"came and went", Situation{Machines: []Seen{{Own: true, Used: true}}}, true},
+		{"came and went", Situation{Machines: []Seen{{Own: true, Owned: Owned{Used: true}}}}, true},
 		{"waits", Situation{Parked: 1}, true},
 		{"at another owner", Situation{Machines: []Seen{{Own: true}, {Known: true, Load: 2}}}, true},
 		{"at another owner, who has not told of late", Situation{Machines: []Seen{{Own: true}, {Stale: true, Load: 2}}}, false},
-		{"a start is none", Situation{Machines: []Seen{{Own: true, Began: true}}}, false},
+		{"a start is none", Situation{Machines: []Seen{{Own: true, Owned: Owned{Began: true}}}}, false},
 		{"nonsense", Situation{Machines: []Seen{{Own: true, Load: -3}}, Parked: -1}, false},
 	} {
 		if got := tc.s.InUse(); got != tc.inUse {

@@ -36,16 +36,8 @@ type Seen struct {
 	Leaving bool // soft-cordoned or closing: it is being stopped, and can still be recalled
 
 	// Own says that this node owns the machine: only then can it be spared.
-	Own   bool
-	Used  bool // own: something was admitted since the last Situation
-	Began bool // own: it has come up since the last Situation, however short its start was
-	// own: it cannot be spared now, unless the whole app is idle: its last stop was aborted a
-	// moment ago
-	Veto bool
-	// own: it cannot be spared now: it says so itself, or has long connections that nobody may
-	// tell
-	Busy bool
-
+	Own bool
+	Owned
 	// Known says that another node owns the machine and has told its load; Stale, that it should
 	// have and has not, or too long ago. With neither, what others own counts for the minimums
 	// only.
@@ -57,10 +49,22 @@ type Seen struct {
 	// remembers. Below Load it counts as Load. It sees the bursts that start machines, which one
 	// look a second does not.
 	Peak int
-	Long int // own: long connections that may be told
 	// own and known: of Load, the long connections without data for App.IdleAfter: they are no use
 	Idle int
-	Open balance.Class // own: the classes of its long connections, idle ones apart
+}
+
+// Owned is what only its owner knows of a machine: of others' it is zero.
+type Owned struct {
+	Used  bool // something was admitted since the last Situation
+	Began bool // it has come up since the last Situation, however short its start was
+	// Veto says that it cannot be spared now, unless the whole app is idle: its last stop was
+	// aborted a moment ago.
+	Veto bool
+	// Busy says that it cannot be spared now: it says so itself, or has long connections that
+	// nobody may tell.
+	Busy bool
+	Long int           // long connections that may be told
+	Open balance.Class // the classes of its long connections, idle ones apart
 }
 
 // Situation is what a [Decider] decides on.

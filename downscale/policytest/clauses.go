@@ -241,7 +241,7 @@ func apart(s *story) {
 		is.Machines = slices.Clone(is.Machines)
 		other.Decide(s.now, is)
 		for _, m := range is.Machines {
-			if was := s.machine(m.ID); !sameRow(m, *was) {
+			if was := s.machine(m.ID); m != *was {
 				s.broken("changed %+v to %+v", *was, m)
 			}
 		}
@@ -263,11 +263,4 @@ func backwards(s *story) {
 		}
 		s.pass(0)
 	}
-}
-
-// sameRow compares what is exported of two rows.
-func sameRow(a, b policy.Seen) bool {
-	return a.ID == b.ID && a.Region == b.Region && a.Revision == b.Revision && a.Rank == b.Rank && a.State == b.State && a.Failing == b.Failing &&
-		a.Hard == b.Hard && a.Limits == b.Limits && a.Leaving == b.Leaving && a.Own == b.Own && a.Used == b.Used && a.Began == b.Began &&
-		a.Veto == b.Veto && a.Busy == b.Busy && a.Known == b.Known && a.Stale == b.Stale && a.Load == b.Load && a.Long == b.Long && a.Open == b.Open
 }

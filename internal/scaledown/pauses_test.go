@@ -48,7 +48,7 @@ func TestPausesOfSeveralOwners(t *testing.T) {
 		for at := 0; at <= 400; at += 10 { // a request every 20 s, by turns
 			mine, others := at%40 == 0, at%40 == 20
 			for k, p := range []*pauses{&a, &b} {
-				s := policy.Situation{Machines: []policy.Seen{{Own: true, Used: mine}, {}}}
+				s := policy.Situation{Machines: []policy.Seen{{Own: true, Owned: policy.Owned{Used: mine}}, {}}}
 				if k == 1 {
 					s.Machines[0].Used = others
 				}
