@@ -128,7 +128,7 @@ func (n *noisy) decide() {
 		load, used := n.gates[i].TakeSample()
 		seen := downpolicy.Seen{
 			ID: m.ID, Region: "r", Rank: balance.Rank("web", m.ID), State: m.State, Limits: m.Limits, Own: true,
-			Load: load.InFlight, Used: used, Peak: n.gates[i].TakePeak(),
+			Load: load.InFlight, Owned: downpolicy.Owned{Used: used}, Peak: n.gates[i].TakePeak(),
 		}
 		if n.blind {
 			seen.Peak = 0
