@@ -36,9 +36,7 @@ type Autostart struct {
 	making    sync.Mutex
 	histories histories
 
-	pokes   chan struct{}
-	pokedMu sync.Mutex
-	poked   []*queue
+	pokes pokes
 
 	began  atomic.Bool
 	closed chan struct{}
@@ -58,7 +56,7 @@ func New(b *balance.Balancer, o Owner, c Config) (*Autostart, error) {
 	}
 	a := &Autostart{
 		balancer: b, owner: o, config: c, bounds: c.bounds(),
-		pokes: make(chan struct{}, 1), closed: make(chan struct{}),
+		pokes: pokes{signal: make(chan struct{}, 1)}, closed: make(chan struct{}),
 	}
 	a.places.Store(1) // 0 is a request that has none
 	b.OnRoom(a.room)
@@ -104,15 +102,10 @@ func (a *Autostart) Run(ctx context.Context) error {
 					delete(awake, q)
 				}
 			}
-		case <-a.pokes:
+		case <-a.pokes.signal:
 		case <-again.C:
 		}
-		a.pokedMu.Lock()
-		for _, q := range a.poked {
-			due[q] = struct{}{}
-		}
-		a.poked = a.poked[:0]
-		a.pokedMu.Unlock()
+		a.pokes.take(due)
 
 		next := time.Duration(0)
 		for q := range due {
@@ -285,13 +278,34 @@ func (a *Autostart) poke(q *queue) {
 	if q.poked.Load() || !q.poked.CompareAndSwap(false, true) {
 		return
 	}
-	a.pokedMu.Lock()
-	a.poked = append(a.poked, q)
-	a.pokedMu.Unlock()
+	a.pokes.add(q)
+}
+
+// pokes are the apps for which a decision has been asked for.
+type pokes struct {
+	signal chan struct{} // to the planning goroutine; one pending signal is as good as many
+	mu     sync.Mutex
+	apps   []*queue
+}
+
+func (p *pokes) add(q *queue) {
+	p.mu.Lock()
+	p.apps = append(p.apps, q)
+	p.mu.Unlock()
 	select {
-	case a.pokes <- struct{}{}:
+	case p.signal <- struct{}{}:
 	default:
 	}
+}
+
+// take moves them to due.
+func (p *pokes) take(due map[*queue]struct{}) {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	for _, q := range p.apps {
+		due[q] = struct{}{}
+	}
+	p.apps = p.apps[:0]
 }
 
 // room is the balancer's signal that a slot may be free.

@@ -56,7 +56,7 @@ func (q *queue) handOver() {
 			q.room.Pass(s)
 			continue
 		}
-		q.given.Store(1)
+		q.picking.given.Store(1)
 		q.mu.Unlock()
 		slot, err := q.a.balancer.Pick(req)
 		q.mu.Lock()
@@ -64,8 +64,8 @@ func (q *queue) handOver() {
 		if err == nil && stayed && q.room.Serve(time.Now(), s) {
 			q.left(s)
 		}
-		q.given.Store(0)
-		if q.missed.CompareAndSwap(true, false) {
+		q.picking.given.Store(0)
+		if q.picking.missed.CompareAndSwap(true, false) {
 			q.a.poke(q)
 		}
 		switch {

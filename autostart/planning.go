@@ -130,10 +130,10 @@ func (p *planning) demand() (in input, app balance.App) {
 // picked for, the dispatcher asks for another look afterwards: whoever comes alone would wait for
 // the next tick otherwise. alone says that this is so.
 func (p *planning) counted() (n int, alone bool) {
-	p.q.missed.Store(true) // before given, which the dispatcher changes before it looks here
-	given := p.q.given.Load()
+	p.q.picking.missed.Store(true) // before given, which the dispatcher changes before it looks here
+	given := p.q.picking.given.Load()
 	if given == 0 {
-		p.q.missed.Store(false)
+		p.q.picking.missed.Store(false)
 	}
 	n = max(0, int(p.q.parked.Load()-given))
 	return n, n == 0 && given > 0

@@ -28,8 +28,7 @@ type queue struct {
 	a        *Autostart
 	app      balance.AppID
 	parked   atomic.Int32 // the length of room, for those without the lock
-	given    atomic.Int32 // 1 while the dispatcher picks for one of them: it may be in flight already
-	missed   atomic.Bool  // the last look at the demand left that one out
+	picking  picking
 	poked    atomic.Bool
 	unserved atomic.Bool   // a request has gone to a failing machine since the last decision
 	wake     chan struct{} // to the dispatcher; one pending signal is as good as many
@@ -46,6 +45,12 @@ type queue struct {
 	planning planning
 	policy   heldPolicy
 	commands commands
+}
+
+// picking says that the dispatcher picks a machine for one of those who wait.
+type picking struct {
+	given  atomic.Int32 // 1 while it does: that one may be in flight already
+	missed atomic.Bool  // the last look at the demand left that one out
 }
 
 // forecast is what the last decision says to those who wait, and to those who come.
@@ -319,7 +324,7 @@ func (q *queue) refused(now time.Time, why error) error {
 
 // waits returns how many wait, without the one that may be in flight already.
 func (q *queue) waits() int {
-	given := q.given.Load() // before parked, see demand
+	given := q.picking.given.Load() // before parked, see demand
 	return max(0, int(q.parked.Load()-given))
 }
 
