@@ -22,7 +22,8 @@ type answer struct {
 	body io.ReadCloser
 }
 
-// wrapAnswer makes the end of the answer the end of the request. An answer without a body has ended already.
+// wrapAnswer makes the end of the answer the end of the request. An answer without a body has ended
+// already.
 func wrapAnswer(q *roundTrip, resp *http.Response) {
 	resp.Request = q.req
 	hop.StripInternal(resp.Trailer)
@@ -84,7 +85,8 @@ func (a *answer) Close() error {
 	return err
 }
 
-// duplex is what a 101 answer turns into: a connection. The request lasts until it is closed, or breaks.
+// duplex is what a 101 answer turns into: a connection. The request lasts until it is closed, or
+// breaks.
 //
 // Why it ends is noted before anything is closed for it: that wakes who copies the other direction,
 // and has a proxy close both connections as if they had ended well.
@@ -126,8 +128,9 @@ func (d *duplex) note(err error) {
 	}
 }
 
-// WriteTo and ReadFrom spare [io.Copy] its large buffers. And as a proxy closes both connections in the same way however one
-// of them ended, they see to it that a broken one ends the other in a reset.
+// WriteTo and ReadFrom spare [io.Copy] its large buffers. And as a proxy closes both connections in
+// the same way however one of them ended, they see to it that a broken one ends the other in a
+// reset.
 func (d *duplex) WriteTo(w io.Writer) (int64, error) {
 	n, err := tcp.Relay(w, onlyReader{d})
 	d.ended.Store(err == nil)

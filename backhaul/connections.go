@@ -10,30 +10,34 @@ import (
 	"github.com/ebbkit/ebb/balance"
 )
 
-// Connections knows the long connections to the machines of this process, tells them to end, and so implements
-// [downscale.Connections]. One is shared by all that a node sends requests to its machines with: set it as
-// [HandlerConfig].Connections and, where the node is an edge as well, as [Config].Connections, and pass it to
-// [downscale.Config]. The zero value is ready. It is safe for concurrent use, starts nothing, and must not be copied.
+// Connections knows the long connections to the machines of this process, tells them to end, and so
+// implements [downscale.Connections]. One is shared by all that a node sends requests to its
+// machines with: set it as [HandlerConfig].Connections and, where the node is an edge as well, as
+// [Config].Connections, and pass it to [downscale.Config]. The zero value is ready. It is safe for
+// concurrent use, starts nothing, and must not be copied.
 //
 // These are long, and told to end like this:
 //
-//   - WebSocket: a connection upgraded to "websocket". Between two frames of the machine's the client gets a close frame,
-//     1001 "going away", and after it nothing more. Its answer reaches the machine, which then ends the connection.
-//   - TCP: a connection upgraded to anything else. The machine gets the end of what the client says; what it says to that
-//     still reaches the client.
-//   - Events: an answer without a length of type text/event-stream, JSON lines or multipart/x-mixed-replace. After the
-//     present line (of one that is compressed, after what has come) the answer ends as if it were complete, and the machine
-//     sees its client leave.
-//   - Stream: a gRPC call over HTTP/2 whose answer has brought a message and goes on after StreamAge. The machine gets the end
-//     of the client's messages, after the present one, so that it ends the call with its own status. Where that had come
-//     before, the client gets the status UNAVAILABLE, which clients try again, after the machine's present message. Other
-//     calls on the same connections go on.
+//   - WebSocket: a connection upgraded to "websocket". Between two frames of the machine's the
+//     client gets a close frame, 1001 "going away", and after it nothing more. Its answer reaches
+//     the machine, which then ends the connection.
+//   - TCP: a connection upgraded to anything else. The machine gets the end of what the client
+//     says; what it says to that still reaches the client.
+//   - Events: an answer without a length of type text/event-stream, JSON lines or
+//     multipart/x-mixed-replace. After the present line (of one that is compressed, after what has
+//     come) the answer ends as if it were complete, and the machine sees its client leave.
+//   - Stream: a gRPC call over HTTP/2 whose answer has brought a message and goes on after
+//     StreamAge. The machine gets the end of the client's messages, after the present one, so that
+//     it ends the call with its own status. Where that had come before, the client gets the status
+//     UNAVAILABLE, which clients try again, after the machine's present message. Other calls on the
+//     same connections go on.
 //
-// What has not ended by half of the time that they are given ends by us: the WebSocket's connections are closed, the client
-// of other protocols sees the half-close, the call gets UNAVAILABLE. A message that is half through is not broken off.
+// What has not ended by half of the time that they are given ends by us: the WebSocket's
+// connections are closed, the client of other protocols sees the half-close, the call gets
+// UNAVAILABLE. A message that is half through is not broken off.
 //
-// All else is a request, however long it takes: from outside nobody can tell whether what came so far would be taken for the
-// whole, as with a download whose length is not known, or an upload.
+// All else is a request, however long it takes: from outside nobody can tell whether what came so
+// far would be taken for the whole, as with a download whose length is not known, or an upload.
 type Connections struct {
 	// StreamAge is how long a gRPC call is a request, which ends by itself. 0 means 10 s.
 	StreamAge time.Duration
@@ -41,18 +45,20 @@ type Connections struct {
 	register longconn.Register
 }
 
-// Long returns how many connections of these classes a machine has: at most as many as are in flight at its gate.
+// Long returns how many connections of these classes a machine has: at most as many as are in
+// flight at its gate.
 func (c *Connections) Long(m balance.Machine, of balance.Class) (n int) {
 	return c.register.Long(m, of)
 }
 
-// Idle returns how many connections of these classes have carried no data for that long, as found by this and earlier calls:
-// it is asked about once a second.
+// Idle returns how many connections of these classes have carried no data for that long, as found
+// by this and earlier calls: it is asked about once a second.
 func (c *Connections) Idle(m balance.Machine, of balance.Class, quiet time.Duration) (n int) {
 	return c.register.Idle(m, of, quiet)
 }
 
-// Notify tells a machine's connections of these classes to end, those that have not been told. It does not block.
+// Notify tells a machine's connections of these classes to end, those that have not been told. It
+// does not block.
 func (c *Connections) Notify(m balance.Machine, of balance.Class, within time.Duration) {
 	c.register.Notify(m, of, within)
 }
@@ -62,7 +68,8 @@ func (c *Connections) NotifyIdle(m balance.Machine, of balance.Class, quiet, wit
 	c.register.NotifyIdle(m, of, quiet, within)
 }
 
-// watch registers what resp, the answer to a request, makes of its exchange: see [register.watch]. On nil it is a request.
+// watch registers what resp, the answer to a request, makes of its exchange: see [register.watch].
+// On nil it is a request.
 func (c *Connections) watch(app balance.AppID, id balance.MachineID, req *http.Request, resp *http.Response, x *pool.Exchange, body *longconn.GRPCBody) longconn.Watched {
 	if c == nil {
 		return nil

@@ -1,15 +1,16 @@
-// Package backhaul is the hop from the node that accepted a request (the edge) to the node that hosts the machine (its
-// owner). [Transport] is the edge's side, an [net/http.RoundTripper] for [net/http/httputil.ReverseProxy]; [Handler] is the
-// owner's. In a process that is both there is no hop: the Transport enters the machine's gate and dials the machine.
+// Package backhaul is the hop from the node that accepted a request (the edge) to the node that
+// hosts the machine (its owner). [Transport] is the edge's side, an [net/http.RoundTripper] for
+// [net/http/httputil.ReverseProxy]; [Handler] is the owner's. In a process that is both there is no
+// hop: the Transport enters the machine's gate and dials the machine.
 //
-// An edge picks on late information; the owner's gate knows. A pick that was wrong is bounced: it costs one round trip,
-// executes nothing, reads no body, and brings the machine's true load back, so that the next pick is better. Every answer
-// brings it as well.
+// An edge picks on late information; the owner's gate knows. A pick that was wrong is bounced: it
+// costs one round trip, executes nothing, reads no body, and brings the machine's true load back,
+// so that the next pick is better. Every answer brings it as well.
 //
 // # What is tried again
 //
-// The Transport decides alone; the connections under it send a request once. Each way in which a try can end without an
-// answer has a [Certainty]:
+// The Transport decides alone; the connections under it send a request once. Each way in which a
+// try can end without an answer has a [Certainty]:
 //
 //	NotSent        dial       no connection to the owner or the machine            TestAMachineThatRefusesConnectionsIsPassedOver
 //	               dial       a peer that accepts and says nothing (HTTP/2)       TestASilentPeerIsGivenUpByItsRoundTrip
@@ -37,7 +38,8 @@
 //	-              client     the client left                                     TestAClientThatLeavesFreesTheMachine
 //	               client     the client's body broke off                         TestABodyThatBreaksOffIsNotTheMachinesFault
 //
-// and by that, by the request's method and by what is left of its body, it is sent to another machine or not:
+// and by that, by the request's method and by what is left of its body, it is sent to another
+// machine or not:
 //
 //	                 not idempotent   idempotent   body read and gone   (TestDecisionTable)
 //	NotSent          yes              yes          no
@@ -45,21 +47,23 @@
 //	MaybeExecuted    no               yes          no
 //	Responded        no               no           no
 //
-// When the client has left, its body breaks off or the request's own deadline passes, nothing is tried again. What ends
-// without having been executed is answered with 503 and Retry-After, what may have been with 502 or 504. A limit, a deadline
-// and a client say nothing about the machine, and do not count against it. A request under which two machines have broken
-// off is not sent to a third: it may be what ends them. Bounces and failures have budgets of their
-// own: 8 rounds of 8 bounces, in 30 s, and 3 failures. The failures of all requests together have one besides: a fifth of
-// the requests, and 10 a second. A machine that was tried is excluded exactly, until none is left; then the request goes back to
-// the [Picker], where it may wait, and begins a new round.
+// When the client has left, its body breaks off or the request's own deadline passes, nothing is
+// tried again. What ends without having been executed is answered with 503 and Retry-After, what
+// may have been with 502 or 504. A limit, a deadline and a client say nothing about the machine,
+// and do not count against it. A request under which two machines have broken off is not sent to a
+// third: it may be what ends them. Bounces and failures have budgets of their own: 8 rounds of 8
+// bounces, in 30 s, and 3 failures. The failures of all requests together have one besides: a fifth
+// of the requests, and 10 a second. A machine that was tried is excluded exactly, until none is
+// left; then the request goes back to the [Picker], where it may wait, and begins a new round.
 //
 // # Answers that tell of a failure
 //
-// An answer is an answer, whatever its status: it goes to the client and is tried nowhere else. But a machine that answers
-// errors at once looks idle, and would attract all requests. So the edge, which chose the machine, asks [Config].Failed about
-// each answer, by default status 500, 502, 503 without Retry-After and 504, and gRPC's UNAVAILABLE in head or trailer; such
-// an answer counts against the machine as a failed try does. What fails on all machines of an app alike counts against none:
-// package balance compares them.
+// An answer is an answer, whatever its status: it goes to the client and is tried nowhere else. But
+// a machine that answers errors at once looks idle, and would attract all requests. So the edge,
+// which chose the machine, asks [Config].Failed about each answer, by default status 500, 502, 503
+// without Retry-After and 504, and gRPC's UNAVAILABLE in head or trailer; such an answer counts
+// against the machine as a failed try does. What fails on all machines of an app alike counts
+// against none: package balance compares them.
 //
 // # Bodies
 //
@@ -69,21 +73,22 @@
 // bytes of a waiting room ([balance.Request].Held), and holds memory for what has come of it, not
 // for what was announced. A client that expects "100 Continue" before it sends such a body gets it
 // from the server in front then, and thus before the app has spoken: nobody can read a body without
-// saying so. Of a body above the limit, and where 64 MiB are kept for all requests together, nothing is read
-// before there is a slot.
+// saying so. Of a body above the limit, and where 64 MiB are kept for all requests together,
+// nothing is read before there is a slot.
 //
 // Larger ones wait for the owner's "100 Continue": the owner asks when the request has been
 // admitted and the machine connected, and sends the machine nothing before the first byte has come.
 // So a refused try costs no body and no memory, whatever its size.
 //
-// Who speaks HTTP/2 with a machine keeps the first 64 KiB of a body as well, until the machine answers: a machine that ends a
-// connection refuses the requests that it meets (nginx after keepalive_requests, gRPC servers after MaxConnectionAge), and
-// they go out again over another one. A larger body gets a connection of its own, from the first time on that some machine
-// refused a request.
+// Who speaks HTTP/2 with a machine keeps the first 64 KiB of a body as well, until the machine
+// answers: a machine that ends a connection refuses the requests that it meets (nginx after
+// keepalive_requests, gRPC servers after MaxConnectionAge), and they go out again over another one.
+// A larger body gets a connection of its own, from the first time on that some machine refused a
+// request.
 //
-// A body of unknown length over HTTP/2 may be one side of a conversation in which the other speaks first, as in gRPC. Its
-// request is sent at once, with as much of the body as is kept; the rest follows when the owner says that the request has
-// been admitted.
+// A body of unknown length over HTTP/2 may be one side of a conversation in which the other speaks
+// first, as in gRPC. Its request is sent at once, with as much of the body as is kept; the rest
+// follows when the owner says that the request has been admitted.
 //
 // # Clients that leave
 //
@@ -122,74 +127,87 @@
 //
 // # On the wire
 //
-// HTTP/1.1 stays HTTP/1.1, one request at a time on a connection. What came over HTTP/2 goes over HTTP/2 without TLS ("h2c"),
-// many on a connection: serve the hop with [NewServer], or set [Config].HTTP1. A machine gets HTTP/1.1, or h2c where
-// [MachineConfig].H2 says so. CONNECT is answered with 501: a door for it is a door to everywhere. Nor is an upgrade to another version of HTTP ("h2c")
-// passed on: such a request goes on as the HTTP/1.1 that it is. A machine that switches to what was not asked for has not answered.
+// HTTP/1.1 stays HTTP/1.1, one request at a time on a connection. What came over HTTP/2 goes over
+// HTTP/2 without TLS ("h2c"), many on a connection: serve the hop with [NewServer], or set
+// [Config].HTTP1. A machine gets HTTP/1.1, or h2c where [MachineConfig].H2 says so. CONNECT is
+// answered with 501: a door for it is a door to everywhere. Nor is an upgrade to another version of
+// HTTP ("h2c") passed on: such a request goes on as the HTTP/1.1 that it is. A machine that
+// switches to what was not asked for has not answered.
 //
-// Trailers pass in both directions. Those of a request are taken from its Trailer when its body has ended, as [http.Client]
-// does; a client's come only as far as [net/http/httputil.ReverseProxy] lets them, which clones the request before its
-// trailers have come: let Rewrite set Out.Trailer = In.Trailer.
+// Trailers pass in both directions. Those of a request are taken from its Trailer when its body has
+// ended, as [http.Client] does; a client's come only as far as [net/http/httputil.ReverseProxy]
+// lets them, which clones the request before its trailers have come: let Rewrite set Out.Trailer =
+// In.Trailer.
 //
-// The edge adds the headers Ebb-To (which machine, and the token of a slot that its owner has granted) and Ebb-Ask (which
-// bodies wait); the owner adds Ebb-Load to every answer, Ebb-Bounce to a refusal and Ebb-Fault where the machine did not
-// answer. Headers that begin with Ebb- or Ebb_, in any case, are removed from what clients and machines send: from heads,
-// from 1xx answers and from trailers.
+// The edge adds the headers Ebb-To (which machine, and the token of a slot that its owner has
+// granted) and Ebb-Ask (which bodies wait); the owner adds Ebb-Load to every answer, Ebb-Bounce to
+// a refusal and Ebb-Fault where the machine did not answer. Headers that begin with Ebb- or Ebb_,
+// in any case, are removed from what clients and machines send: from heads, from 1xx answers and
+// from trailers.
 //
 // # Trust
 //
 // An owner serves connections that it has authenticated, in one of two ways or both:
 //
-//   - certificates: TLS in which both ends have one ([Identity], [HandlerConfig].Certificate). Each node is known by name,
-//     and what passes is secret and cannot be altered. This is the way wherever the network is not to be trusted.
-//   - a key of the cluster ([Config].Key, [HandlerConfig].Key): before HTTP begins, the ends of a connection prove to each
-//     other that they know it; it is never sent. Over TLS the proofs are bound to that very TLS connection, so that nobody
-//     can sit in the middle whatever certificates are accepted. In clear the key authenticates the beginning of a
-//     connection and protects nothing after it: who can read the network sees everything, and who can change packets can
-//     do all that a node can. That is for private networks and for tunnels that encrypt by themselves.
+//   - certificates: TLS in which both ends have one ([Identity], [HandlerConfig].Certificate). Each
+//     node is known by name, and what passes is secret and cannot be altered. This is the way
+//     wherever the network is not to be trusted.
+//   - a key of the cluster ([Config].Key, [HandlerConfig].Key): before HTTP begins, the ends of a
+//     connection prove to each other that they know it; it is never sent. Over TLS the proofs are
+//     bound to that very TLS connection, so that nobody can sit in the middle whatever certificates
+//     are accepted. In clear the key authenticates the beginning of a connection and protects
+//     nothing after it: who can read the network sees everything, and who can change packets can do
+//     all that a node can. That is for private networks and for tunnels that encrypt by themselves.
 //
-// The preface of a key costs no round trip over TLS, except that a body waits for the owner's proof; in clear it costs one
-// for each new connection, which is made ahead. No copy of what was sent before executes anything.
+// The preface of a key costs no round trip over TLS, except that a body waits for the owner's
+// proof; in clear it costs one for each new connection, which is made ahead. No copy of what was
+// sent before executes anything.
 //
-// Who does not authenticate is refused with 403 before anything of HTTP/2 or a body has been read, and closed; how many such
-// connections there are is bounded ([ServerConfig].MaxUnauthenticated).
+// Who does not authenticate is refused with 403 before anything of HTTP/2 or a body has been read,
+// and closed; how many such connections there are is bounded ([ServerConfig].MaxUnauthenticated).
 //
-// Where an owner grants the slots of machines that take a few requests at a time (package balance/grants), the token of the slot
-// goes with the request, and the gate lets it in by that. A slot that was taken back meanwhile is as good as none: the
-// request gets one that is free, or is bounced. Asking for slots and granting them is not this package's business: both are
-// small messages that may be lost, for whatever carries rows and reports.
+// Where an owner grants the slots of machines that take a few requests at a time (package
+// balance/grants), the token of the slot goes with the request, and the gate lets it in by that. A
+// slot that was taken back meanwhile is as good as none: the request gets one that is free, or is
+// bounced. Asking for slots and granting them is not this package's business: both are small
+// messages that may be lost, for whatever carries rows and reports.
 //
 // # Windows and lanes
 //
-// The window of an HTTP/2 stream bounds its speed to a window per round trip. It is 60 MiB/s times the round trip
-// that [Config].RTT knows, from 256 KiB to 16 MiB, less when memory gets short; where the path changes, connections with
-// other windows take over. The edge announces its window and the [Server] of the owner uses the same for uploads. The window of
-// a connection is 1 GiB, so that streams that nobody reads stop no others. Requests with a body of 1 MiB or more, and those
+// The window of an HTTP/2 stream bounds its speed to a window per round trip. It is 60 MiB/s times
+// the round trip that [Config].RTT knows, from 256 KiB to 16 MiB, less when memory gets short;
+// where the path changes, connections with other windows take over. The edge announces its window
+// and the [Server] of the owner uses the same for uploads. The window of a connection is 1 GiB, so
+// that streams that nobody reads stop no others. Requests with a body of 1 MiB or more, and those
 // whose like moved as much in the last minute, use connections of their own.
 //
 // # Pooled connections
 //
-// Connections are kept for each owner and its incarnation, and for each machine and its epoch: none outlives the process at
-// its other end. An idle HTTP/1.1 connection on which anything has arrived, its end included, is not used again: what a
-// machine sends beyond one answer is never taken for the next. On Linux the kernel is asked before a request is sent, which
-// takes less than a microsecond; elsewhere, and through TLS, what counts is what has been read, which leaves the moment
-// between arrival and that. What a machine sends while the next request is already on its way cannot be told from an answer.
-// An owner in use has a connection ready beyond those that are taken.
+// Connections are kept for each owner and its incarnation, and for each machine and its epoch: none
+// outlives the process at its other end. An idle HTTP/1.1 connection on which anything has arrived,
+// its end included, is not used again: what a machine sends beyond one answer is never taken for
+// the next. On Linux the kernel is asked before a request is sent, which takes less than a
+// microsecond; elsewhere, and through TLS, what counts is what has been read, which leaves the
+// moment between arrival and that. What a machine sends while the next request is already on its
+// way cannot be told from an answer. An owner in use has a connection ready beyond those that are
+// taken.
 //
-// A machine that answers and closes while a body is on its way has answered: the answer is read although the body cannot be
-// written any more.
+// A machine that answers and closes while a body is on its way has answered: the answer is read
+// although the body cannot be written any more.
 //
 // # Long connections
 //
-// [Connections] knows the connections that do not end by themselves, by class, and tells them to end before their machine
-// sleeps: package downscale asks it to. Without one, each keeps its machine as a request does.
+// [Connections] knows the connections that do not end by themselves, by class, and tells them to
+// end before their machine sleeps: package downscale asks it to. Without one, each keeps its
+// machine as a request does.
 //
 // # Waits
 //
-// Connecting is bounded by three round trips and 200 ms where [Config].RTT knows the path (at least 300 ms, at most 3 s), and
-// by DialTimeout; over HTTP/2 it includes the peer's first word. An owner's word about a body is bounded by 10 s, the
-// answer's head by HeaderTimeout (none by default: long polls are legal), a new round by its pause, waiting for a machine by
-// the Picker, everything by the request's context.
+// Connecting is bounded by three round trips and 200 ms where [Config].RTT knows the path (at least
+// 300 ms, at most 3 s), and by DialTimeout; over HTTP/2 it includes the peer's first word. An
+// owner's word about a body is bounded by 10 s, the answer's head by HeaderTimeout (none by
+// default: long polls are legal), a new round by its pause, waiting for a machine by the Picker,
+// everything by the request's context.
 //
 // What a client does not do is bounded by its app's row, and looked at a few times in each bound
 // rather than by a timer for each request, so that a bound takes effect up to a quarter later. Then
@@ -205,19 +223,22 @@
 //
 // Owners keep half as much again for their own gates, for edges that are gone or slow.
 //
-// A peer that takes no bytes is slow, not gone: it may pause for hours, in an upload, a download or on an upgraded
-// connection, while its kernel answers. What ends a connection is silence:
+// A peer that takes no bytes is slow, not gone: it may pause for hours, in an upload, a download or
+// on an upgraded connection, while its kernel answers. What ends a connection is silence:
 //
 //   - where nothing is under way, 3 keep-alive probes without an answer, one a second after 2 s;
-//   - on Linux, where data is under way: 5 s without a word from the peer, in which the data was sent again in vain;
-//   - on Linux, where data waits for the peer's window: 3 probes of the window without an answer. The kernel sends one every
-//     2 s (since Linux 6.15; before, up to 2 min apart when the peer has read nothing for long: such a peer may be gone for
-//     6 min until it is found out);
-//   - elsewhere, where data is under way, what the kernel takes for its own bound, often 15 min, and over HTTP/2 a ping without
-//     an answer: 3 s after 2 s without a word. There a peer must not stand still for longer.
+//   - on Linux, where data is under way: 5 s without a word from the peer, in which the data was
+//     sent again in vain;
+//   - on Linux, where data waits for the peer's window: 3 probes of the window without an answer.
+//     The kernel sends one every 2 s (since Linux 6.15; before, up to 2 min apart when the peer has
+//     read nothing for long: such a peer may be gone for 6 min until it is found out);
+//   - elsewhere, where data is under way, what the kernel takes for its own bound, often 15 min,
+//     and over HTTP/2 a ping without an answer: 3 s after 2 s without a word. There a peer must not
+//     stand still for longer.
 //
-// All that holds through TLS ([Config].Dial may return a [crypto/tls.Conn]) and through what has a NetConn method. What hides its
-// TCP connection is as on other systems, without probes. Linux here means 4.6 and later, but for 386 and s390x.
+// All that holds through TLS ([Config].Dial may return a [crypto/tls.Conn]) and through what has a
+// NetConn method. What hides its TCP connection is as on other systems, without probes. Linux here
+// means 4.6 and later, but for 386 and s390x.
 //
 // An upgraded connection that breaks on one side, or is cut on the way, is reset on the other; a
 // clean end of one half is passed on as one.

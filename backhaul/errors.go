@@ -17,16 +17,18 @@ import (
 
 // ErrorConfig configures [NewErrorHandler]. The zero value is valid.
 type ErrorConfig struct {
-	// CauseHeader names a header of the answer that gets the cause in one word, such as "X-Proxy-Cause"; empty means none.
+	// CauseHeader names a header of the answer that gets the cause in one word, such as
+	// "X-Proxy-Cause"; empty means none.
 	CauseHeader string
-	// Details adds the error itself to the answer's body. It names machines, nodes and addresses, and says what a failed
-	// start wrote: for development, on listeners that only developers reach. Without it [Trace].Done is where it is told.
+	// Details adds the error itself to the answer's body. It names machines, nodes and addresses, and
+	// says what a failed start wrote: for development, on listeners that only developers reach.
+	// Without it [Trace].Done is where it is told.
 	Details bool
 }
 
-// ErrorHandler answers for a request that could not be served, with what a [Transport] returned. It has the shape of
-// [net/http/httputil.ReverseProxy]'s ErrorHandler. The answer is plain text and never cached; it says what a client can do,
-// and nothing of what is behind the proxy.
+// ErrorHandler answers for a request that could not be served, with what a [Transport] returned. It
+// has the shape of [net/http/httputil.ReverseProxy]'s ErrorHandler. The answer is plain text and
+// never cached; it says what a client can do, and nothing of what is behind the proxy.
 //
 //	[*UnavailableError]                503, Retry-After in whole seconds, at least 1
 //	that of an unknown app             404
@@ -112,7 +114,8 @@ func advice(status int, cause string, after int) string {
 	return text + "\n"
 }
 
-// classify returns the status that [ErrorHandler] answers with to r when RoundTrip returned err, and the cause in one word.
+// classify returns the status that [ErrorHandler] answers with to r when RoundTrip returned err,
+// and the cause in one word.
 func classify(r *http.Request, err error) (status int, cause string) {
 	var caused interface{ Cause() string }
 	if errors.As(err, &caused) {
@@ -177,8 +180,8 @@ const (
 	causeInternal  = "internal"
 )
 
-// UnavailableError says that no machine took a request: 503, come back after RetryAfter; or 404, when the fleet does not know
-// the app.
+// UnavailableError says that no machine took a request: 503, come back after RetryAfter; or 404,
+// when the fleet does not know the app.
 type UnavailableError struct {
 	App     balance.AppID
 	Tries   int   // how many machines were tried before
@@ -227,12 +230,13 @@ func (e *UnavailableError) Cause() string {
 	return causeNoMachine
 }
 
-// MachineError says that a machine, or the way to it, failed and that the request may not or cannot be tried again. By the
-// certainty of its Failure: 503 when the machine has not seen the request, come back after RetryAfter; else 502, or 504 when
-// there was no answer in time. With [FailureLimit], [FailureDeadline] and [FailureDenied] it is not the
-// machine that failed: the last is between its owner and this node, and says that one of them is
-// not set up right. It counts against the machine all the same where this node picks, and nowhere
-// else: else machines that nobody gets to would look idle, and attract every request.
+// MachineError says that a machine, or the way to it, failed and that the request may not or cannot
+// be tried again. By the certainty of its Failure: 503 when the machine has not seen the request,
+// come back after RetryAfter; else 502, or 504 when there was no answer in time. With
+// [FailureLimit], [FailureDeadline] and [FailureDenied] it is not the machine that failed: the last
+// is between its owner and this node, and says that one of them is not set up right. It counts
+// against the machine all the same where this node picks, and nowhere else: else machines that
+// nobody gets to would look idle, and attract every request.
 type MachineError struct {
 	App     balance.AppID
 	Machine balance.MachineID
@@ -258,7 +262,8 @@ func (e *MachineError) Timeout() bool {
 // unsent reports whether the machine has not seen the request.
 func (e *MachineError) unsent() bool { return e.Failure.Certainty() <= hop.CertaintyNotExecuted }
 
-// RetryAfter returns a second where the machine has not seen the request, else 0: it may have been executed.
+// RetryAfter returns a second where the machine has not seen the request, else 0: it may have been
+// executed.
 func (e *MachineError) RetryAfter() time.Duration {
 	if e.unsent() {
 		return time.Second
@@ -298,9 +303,9 @@ type ownerError struct {
 
 func (e *ownerError) Error() string { return fmt.Sprintf("owner %q says: %s", e.owner, e.words) }
 
-// Failed is the default of [Config].Failed: status 500, 502, 503 without Retry-After and 504, and gRPC's status UNAVAILABLE
-// (14) in the head or in the trailer. An answer 503 with Retry-After is a machine that is well and sheds load; other codes of
-// gRPC tell of the request.
+// Failed is the default of [Config].Failed: status 500, 502, 503 without Retry-After and 504, and
+// gRPC's status UNAVAILABLE (14) in the head or in the trailer. An answer 503 with Retry-After is a
+// machine that is well and sheds load; other codes of gRPC tell of the request.
 func Failed(status int, h http.Header) bool {
 	switch status {
 	case http.StatusInternalServerError, http.StatusBadGateway, http.StatusGatewayTimeout:

@@ -188,8 +188,9 @@ func (p *place) leave(u pool.Used) {
 	l.Start(u)
 }
 
-// What is kept of a body, so that the request can be sent over another connection: over HTTP/2 what a peer takes before it
-// says anything, by the protocol's default window; over HTTP/1.1 what is read before anything is written.
+// What is kept of a body, so that the request can be sent over another connection: over HTTP/2 what
+// a peer takes before it says anything, by the protocol's default window; over HTTP/1.1 what is
+// read before anything is written.
 const (
 	keptForStream = 64 << 10
 	keptForWrite  = 4 << 10

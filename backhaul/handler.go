@@ -14,21 +14,24 @@ import (
 	"github.com/ebbkit/ebb/balance"
 )
 
-// Listener returns l for a server that is not ours: a plain [http.Server] with a Handler behind it. Connections prove in
-// it, by the handler's keys, that they come from a node of the cluster; others are closed. The server needs [ConnContext]
-// besides. A [Server] does all this for a Handler that it serves itself; where it serves something that is wrapped around
-// one, it needs Listener as well.
+// Listener returns l for a server that is not ours: a plain [http.Server] with a Handler behind it.
+// Connections prove in it, by the handler's keys, that they come from a node of the cluster; others
+// are closed. The server needs [ConnContext] besides. A [Server] does all this for a Handler that
+// it serves itself; where it serves something that is wrapped around one, it needs Listener as
+// well.
 //
-// The key's preface comes inside of TLS: pass what [crypto/tls.NewListener] returned. A server that is to authenticate by
-// certificates alone needs no Listener, and handles TLS itself.
+// The key's preface comes inside of TLS: pass what [crypto/tls.NewListener] returned. A server that
+// is to authenticate by certificates alone needs no Listener, and handles TLS itself.
 //
-// A connection has 10 s to prove itself. While more than 1024 have not, each new one closes the oldest of them.
+// A connection has 10 s to prove itself. While more than 1024 have not, each new one closes the
+// oldest of them.
 func (h *Handler) Listener(l net.Listener) net.Listener {
 	return auth.NewOwnerListener(l, h.auth)
 }
 
-// ConnContext is for [http.Server.ConnContext]: it lets a [Handler] know what the connections of its [Handler.Listener]
-// have proven. Where the server has other such functions, call them one after the other.
+// ConnContext is for [http.Server.ConnContext]: it lets a [Handler] know what the connections of
+// its [Handler.Listener] have proven. Where the server has other such functions, call them one
+// after the other.
 func ConnContext(ctx context.Context, c net.Conn) context.Context {
 	for {
 		switch t := c.(type) {
@@ -44,13 +47,14 @@ func ConnContext(ctx context.Context, c net.Conn) context.Context {
 	}
 }
 
-// Handler is the owner's side of the hop: an [http.Handler] that lets a request through the gate of the machine that the
-// edge picked and sends it there, or bounces it with the reason and the machine's load. It never waits for a slot. It is
-// safe for concurrent use.
+// Handler is the owner's side of the hop: an [http.Handler] that lets a request through the gate of
+// the machine that the edge picked and sends it there, or bounces it with the reason and the
+// machine's load. It never waits for a slot. It is safe for concurrent use.
 //
-// Serve it with [NewServer]. A plain [http.Server] needs [Handler.Listener] and [ConnContext], or client certificates that
-// it has verified and [HandlerConfig].Certificate accepts, else every request is answered with 403; further an IdleTimeout
-// above the edges', and a MaxHeaderBytes above that of their servers.
+// Serve it with [NewServer]. A plain [http.Server] needs [Handler.Listener] and [ConnContext], or
+// client certificates that it has verified and [HandlerConfig].Certificate accepts, else every
+// request is answered with 403; further an IdleTimeout above the edges', and a MaxHeaderBytes above
+// that of their servers.
 type Handler struct {
 	fleet    *balance.Fleet
 	c        HandlerConfig
@@ -86,9 +90,10 @@ func NewHandler(f *balance.Fleet, c HandlerConfig) (*Handler, error) {
 // InFlight returns how many requests are being served, upgraded connections included.
 func (h *Handler) InFlight() int { return int(h.active.Load()) }
 
-// Shutdown bounces every further request, waits until those in flight have ended, upgraded connections included, and
-// closes the idle connections to machines. It returns ctx's error when that ends first; then it may be called again.
-// Call it before [http.Server.Shutdown], which drops requests on connections that it believes idle.
+// Shutdown bounces every further request, waits until those in flight have ended, upgraded
+// connections included, and closes the idle connections to machines. It returns ctx's error when
+// that ends first; then it may be called again. Call it before [http.Server.Shutdown], which drops
+// requests on connections that it believes idle.
 func (h *Handler) Shutdown(ctx context.Context) error {
 	h.draining.Store(true)
 	h.active.Add(1)
@@ -204,9 +209,11 @@ func fault(w http.ResponseWriter, status int, f Failure, words string) {
 	w.WriteHeader(status)
 }
 
-// deny refuses whoever does not belong here. A body that never comes is not waited for: net/http would.
+// deny refuses whoever does not belong here. A body that never comes is not waited for: net/http
+// would.
 func deny(w http.ResponseWriter, status int, words string) {
-	http.NewResponseController(w).SetReadDeadline(time.Now().Add(auth.LingerFor)) //nolint:errcheck // not every server can
+	// not every server can
+	http.NewResponseController(w).SetReadDeadline(time.Now().Add(auth.LingerFor)) //nolint:errcheck
 	w.Header().Set("Connection", "close")
 	fault(w, status, FailureDenied, words)
 }

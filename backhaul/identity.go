@@ -15,14 +15,16 @@ import (
 	"github.com/ebbkit/ebb/balance"
 )
 
-// Identity is a node's certificate and the authorities that vouch for other nodes, from files, for TLS in which both ends
-// show who they are: the way to connect nodes wherever the network is not to be trusted. A node's certificate has the
-// node's name ([balance.NodeID]) as its first DNS name, and is good for servers and clients (extended key usage).
+// Identity is a node's certificate and the authorities that vouch for other nodes, from files, for
+// TLS in which both ends show who they are: the way to connect nodes wherever the network is not to
+// be trusted. A node's certificate has the node's name ([balance.NodeID]) as its first DNS name,
+// and is good for servers and clients (extended key usage).
 //
-// Certificates are short-lived: [Identity.Reload] takes new files up, for connections that are made from then on. To
-// change the authority, put the new one beside the old one into every node's CA file, then change the certificates, then
-// take the old one out. Connections that are open stay open: close them with [Transport.CloseIdleConnections], or by
-// restarting, where a certificate has to lose its power at once.
+// Certificates are short-lived: [Identity.Reload] takes new files up, for connections that are made
+// from then on. To change the authority, put the new one beside the old one into every node's CA
+// file, then change the certificates, then take the old one out. Connections that are open stay
+// open: close them with [Transport.CloseIdleConnections], or by restarting, where a certificate has
+// to lose its power at once.
 //
 // All methods are safe for concurrent use.
 type Identity struct {
@@ -53,7 +55,8 @@ func LoadIdentity(f IdentityFiles) (*Identity, error) {
 	return id, id.Reload()
 }
 
-// Reload reads the files again. On an error, which names the field, what was loaded before stays in use.
+// Reload reads the files again. On an error, which names the field, what was loaded before stays in
+// use.
 func (id *Identity) Reload() error {
 	pair, err := tls.LoadX509KeyPair(id.files.Cert, id.files.Key)
 	if err != nil {
@@ -99,8 +102,8 @@ func (id *Identity) Node() balance.NodeID {
 // NotAfter returns when the node's certificate expires.
 func (id *Identity) NotAfter() time.Time { return id.loaded.Load().cert.Leaf.NotAfter }
 
-// Server returns the configuration for the owner's listener ([crypto/tls.NewListener]): clients must have a certificate.
-// Set [HandlerConfig].Certificate to [CertificateNode] beside it.
+// Server returns the configuration for the owner's listener ([crypto/tls.NewListener]): clients
+// must have a certificate. Set [HandlerConfig].Certificate to [CertificateNode] beside it.
 func (id *Identity) Server() *tls.Config {
 	return &tls.Config{
 		MinVersion: tls.VersionTLS13,
@@ -109,13 +112,15 @@ func (id *Identity) Server() *tls.Config {
 			return &tls.Config{
 				MinVersion: tls.VersionTLS13, Certificates: []tls.Certificate{l.cert},
 				ClientAuth: tls.RequireAndVerifyClientCert, ClientCAs: l.roots,
-				SessionTicketsDisabled: true, // a resumed session would outlive the authority that it was verified by
+				// a resumed session would outlive the authority that it was verified by
+				SessionTicketsDisabled: true,
 			}, nil
 		},
 	}
 }
 
-// Client returns the configuration for one connection to an owner: its certificate has to name that node.
+// Client returns the configuration for one connection to an owner: its certificate has to name that
+// node.
 func (id *Identity) Client(owner balance.NodeID) *tls.Config {
 	l := id.loaded.Load()
 	return &tls.Config{
@@ -137,8 +142,8 @@ func (id *Identity) Dial(dial func(ctx context.Context, owner balance.NodeID) (n
 	}
 }
 
-// CertificateNode returns the node that a certificate names: its first DNS name, else its common name. It is a
-// [HandlerConfig].Certificate that accepts every node that an authority vouches for.
+// CertificateNode returns the node that a certificate names: its first DNS name, else its common
+// name. It is a [HandlerConfig].Certificate that accepts every node that an authority vouches for.
 func CertificateNode(c *x509.Certificate) (balance.NodeID, error) {
 	name := c.Subject.CommonName
 	if len(c.DNSNames) > 0 {

@@ -17,21 +17,24 @@ import (
 
 // LimitConfig configures [LimitListener]. The zero value is valid.
 type LimitConfig struct {
-	// PerClient is how many connections one client may hold open. 0 means 256, which leaves room for the offices and
-	// carriers that hide many people behind one address; negative: no bound.
+	// PerClient is how many connections one client may hold open. 0 means 256, which leaves room for
+	// the offices and carriers that hide many people behind one address; negative: no bound.
 	PerClient int
 	// Total is how many all may hold together. 0 means 16384, or an eighth of the files that the
 	// process may open, if that is less: where edge, worker and the rest are one process, a request
 	// needs four. Negative: no bound.
 	Total int
-	// Client names the client of a connection. nil: its address; of IPv6 the /64, which one person has all of.
+	// Client names the client of a connection. nil: its address; of IPv6 the /64, which one person has
+	// all of.
 	Client func(net.Conn) string
-	// Refused is called for each connection that is closed at once for being one too many. nil: nothing is called.
+	// Refused is called for each connection that is closed at once for being one too many. nil:
+	// nothing is called.
 	Refused func(client string)
 }
 
-// LimitListener returns a listener for a front door that closes connections beyond the limits as they come. What a client
-// has open counts until it is closed by this side. Without it one client can hold every file descriptor of the process.
+// LimitListener returns a listener for a front door that closes connections beyond the limits as
+// they come. What a client has open counts until it is closed by this side. Without it one client
+// can hold every file descriptor of the process.
 func LimitListener(l net.Listener, c LimitConfig) (net.Listener, error) {
 	if l == nil {
 		return nil, fmt.Errorf("backhaul: LimitListener without a listener: pass what net.Listen returned")

@@ -16,32 +16,37 @@ import (
 
 // ProxyConfig configures a [Proxy]. The zero value is valid.
 type ProxyConfig struct {
-	// App is the app that requests are for. Empty: the one that is named as their Host, in lower case and without a port.
-	// [Config].Route, where set, decides instead.
+	// App is the app that requests are for. Empty: the one that is named as their Host, in lower case
+	// and without a port. [Config].Route, where set, decides instead.
 	App balance.AppID
 
-	// TrustForwarded reports whether a request comes from a proxy of your own. Its X-Forwarded-For then gets the client's
-	// address appended, and its Forwarded, X-Forwarded-Host and X-Forwarded-Proto are kept. nil: no request does; the
-	// headers say what this proxy saw, and what clients send under these names is dropped.
+	// TrustForwarded reports whether a request comes from a proxy of your own. Its X-Forwarded-For
+	// then gets the client's address appended, and its Forwarded, X-Forwarded-Host and
+	// X-Forwarded-Proto are kept. nil: no request does; the headers say what this proxy saw, and what
+	// clients send under these names is dropped.
 	TrustForwarded func(*http.Request) bool
 
 	// ErrorHandler answers for requests that could not be served. nil means [ErrorHandler].
 	ErrorHandler func(http.ResponseWriter, *http.Request, error)
 }
 
-// Proxy is an [http.Handler] that has a [Transport] serve requests, and changes nothing on the way that it need not:
+// Proxy is an [http.Handler] that has a [Transport] serve requests, and changes nothing on the way
+// that it need not:
 //
 //   - the target and the Host reach the app as the client sent them, and so do the trailers;
 //   - an answer without a Content-Type gets none;
-//   - answers go out before the request's body has come, also over HTTP/1.1. A client that sends on after such an answer is
-//     listened to for up to 30 s, 5 s after the last byte, so that it can read the answer; then the connection is closed;
+//   - answers go out before the request's body has come, also over HTTP/1.1. A client that sends on
+//     after such an answer is listened to for up to 30 s, 5 s after the last byte, so that it can
+//     read the answer; then the connection is closed;
 //   - what the app flushes goes out at once;
 //   - an upgraded connection that breaks on one side is reset on the other.
 //
-// It does not pass on the reason phrase of a status line, and the Content-Type and Content-Length of a 304 answer: net/http
-// has no way to. A client that closes its sending side after a request has left, as for net/http and nginx: the request ends.
+// It does not pass on the reason phrase of a status line, and the Content-Type and Content-Length
+// of a 304 answer: net/http has no way to. A client that closes its sending side after a request
+// has left, as for net/http and nginx: the request ends.
 //
-// It is safe for concurrent use. It needs nothing of its server; [Front] is one that has what clients and apps need.
+// It is safe for concurrent use. It needs nothing of its server; [Front] is one that has what
+// clients and apps need.
 type Proxy struct {
 	c     ProxyConfig
 	proxy httputil.ReverseProxy
@@ -63,8 +68,8 @@ func NewProxy(t *Transport, c ProxyConfig) (*Proxy, error) {
 	return p, nil
 }
 
-// ServeHTTP serves a request of a client. It panics with [http.ErrAbortHandler] when an answer breaks off, as the server
-// expects it.
+// ServeHTTP serves a request of a client. It panics with [http.ErrAbortHandler] when an answer
+// breaks off, as the server expects it.
 func (p *Proxy) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 	rw, ok := w.(*reply)
 	if !ok || rw.r != r { // not that of a Front
@@ -110,12 +115,14 @@ func (p *Proxy) rewrite(r *httputil.ProxyRequest) {
 	}
 }
 
-// Rewrite is for [httputil.ReverseProxy].Rewrite, and for the beginning of a function of yours there: it makes of what
-// ReverseProxy has prepared the request that the client sent. It restores the query, which ReverseProxy cleans up, passes
-// trailers on, and sets X-Forwarded-For, -Host and -Proto to what was seen. The app is the one named as the request's Host,
-// in lower case and without a port; set Out.URL.Host for another.
+// Rewrite is for [httputil.ReverseProxy].Rewrite, and for the beginning of a function of yours
+// there: it makes of what ReverseProxy has prepared the request that the client sent. It restores
+// the query, which ReverseProxy cleans up, passes trailers on, and sets X-Forwarded-For, -Host and
+// -Proto to what was seen. The app is the one named as the request's Host, in lower case and
+// without a port; set Out.URL.Host for another.
 //
-// Behind a handler that passes a copy of the request on, only those trailers come through that the client has announced.
+// Behind a handler that passes a copy of the request on, only those trailers come through that the
+// client has announced.
 //
 // [Proxy] is a ReverseProxy with this and with what else is needed.
 func Rewrite(r *httputil.ProxyRequest) {
@@ -161,7 +168,8 @@ type TargetHeaders struct {
 	PreferRegion  string
 	Key           string // affinity key
 	Revision      string
-	// Aliases are names that stand for others in the lists of machines and of regions: "eu" for "ams", "fra".
+	// Aliases are names that stand for others in the lists of machines and of regions: "eu" for "ams",
+	// "fra".
 	Aliases map[string][]string
 }
 

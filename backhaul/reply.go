@@ -16,18 +16,19 @@ import (
 
 // How the end of a body is waited for that the answer did not wait for.
 const (
-	// restSize is how much of it is read so that the connection can be used again. net/http has the same.
+	// restSize is how much of it is read so that the connection can be used again. net/http has the
+	// same.
 	restSize = 256 << 10
 	// restWait bounds that: an answer without a length ends after it.
 	restWait = 500 * time.Millisecond
-	// lingerIdle and lingerMost bound how long a connection is read from that is used no more, after the last byte and
-	// together; nginx has the same (lingering_timeout and lingering_time).
+	// lingerIdle and lingerMost bound how long a connection is read from that is used no more, after
+	// the last byte and together; nginx has the same (lingering_timeout and lingering_time).
 	lingerIdle = 5 * time.Second
 	lingerMost = 30 * time.Second
 )
 
-// reply is the ResponseWriter of an answer that may go out before the body of its request has come. It does not have
-// net/http guess a Content-Type, if not told so.
+// reply is the ResponseWriter of an answer that may go out before the body of its request has come.
+// It does not have net/http guess a Content-Type, if not told so.
 type reply struct {
 	http.ResponseWriter
 	r        *http.Request
@@ -120,16 +121,17 @@ func (w *reply) tail() string {
 	return b.String()
 }
 
-// fullDuplex serves a request with a body over HTTP/1.1 such that answers, early ones above all, go out before the body has
-// come. (HTTP/2 does so by itself.)
+// fullDuplex serves a request with a body over HTTP/1.1 such that answers, early ones above all, go
+// out before the body has come. (HTTP/2 does so by itself.)
 //
-// net/http then does not look after the rest of the body: it takes it for the next request if the handler's request has
-// another Body than its own, or reading ended in an error, and panics when somebody still reads (golang/go#68560). So no
-// such connection is used again; a small rest is read, and then it can be. Nor is it closed at once: the client, which may
-// send everything before it reads anything, would be reset, and lose the answer. It is told that there is no more, and read
-// from until it closes or lingerIdle or lingerMost has passed. Where that may come, the head of the
-// answer says so: a client that has sent everything meanwhile would send its next request on the
-// connection.
+// net/http then does not look after the rest of the body: it takes it for the next request if the
+// handler's request has another Body than its own, or reading ended in an error, and panics when
+// somebody still reads (golang/go#68560). So no such connection is used again; a small rest is
+// read, and then it can be. Nor is it closed at once: the client, which may send everything before
+// it reads anything, would be reset, and lose the answer. It is told that there is no more, and
+// read from until it closes or lingerIdle or lingerMost has passed. Where that may come, the head
+// of the answer says so: a client that has sent everything meanwhile would send its next request on
+// the connection.
 func fullDuplex(w *reply, serve func(http.ResponseWriter, *http.Request)) {
 	c := http.NewResponseController(w.ResponseWriter)
 	if w.r.ProtoMajor != 1 || c.EnableFullDuplex() != nil {
@@ -197,7 +199,8 @@ func (w *reply) end(c *http.ResponseController, body *ending, whole bool) {
 	go linger(conn, w.tail())
 }
 
-// cut ends an answer that is not whole. Where only the end of the connection ends it, that is a reset.
+// cut ends an answer that is not whole. Where only the end of the connection ends it, that is a
+// reset.
 func (w *reply) cut() {
 	if w.hijacked {
 		return

@@ -15,8 +15,9 @@ import (
 	"github.com/ebbkit/ebb/backhaul/internal/tcp"
 )
 
-// answerWith writes a machine's answer. The headers have been copied. An answer that breaks off is written as far as it
-// came, head included, before the error is returned: the edge must see that the machine has answered.
+// answerWith writes a machine's answer. The headers have been copied. An answer that breaks off is
+// written as far as it came, head included, before the error is returned: the edge must see that
+// the machine has answered.
 func answerWith(w http.ResponseWriter, resp *http.Response, x *pool.Exchange, s *serving,
 	p *place) error {
 	hd := w.Header()
@@ -46,8 +47,9 @@ func answerWith(w http.ResponseWriter, resp *http.Response, x *pool.Exchange, s 
 		resp.Body.Close() // fills in the trailers
 	}
 	if len(resp.Trailer) > 0 {
-		p.free()                              // over HTTP/2 the answer to a HEAD ends there
-		http.NewResponseController(w).Flush() //nolint:errcheck // chunks even an empty body, so that trailers can follow
+		p.free() // over HTTP/2 the answer to a HEAD ends there
+		// chunks even an empty body, so that trailers can follow
+		http.NewResponseController(w).Flush() //nolint:errcheck
 	}
 	for k, v := range resp.Trailer {
 		if hop.IsInternal(k) {
@@ -61,9 +63,9 @@ func answerWith(w http.ResponseWriter, resp *http.Response, x *pool.Exchange, s 
 	return nil
 }
 
-// copyBody copies a body. Where it is live, each piece is sent at once. One of known length is sent as it comes, too, but what
-// comes in a row goes out in a row: the head and a small body together, a large one in whole buffers. Only what a machine has
-// flushed stands alone.
+// copyBody copies a body. Where it is live, each piece is sent at once. One of known length is sent
+// as it comes, too, but what comes in a row goes out in a row: the head and a small body together,
+// a large one in whole buffers. Only what a machine has flushed stands alone.
 //
 // Before the last piece of known length is written, the slot is free: the edge sees there that it
 // has all, and its next request may be quicker than the end of this one. Any other end is written
@@ -120,8 +122,8 @@ func copyBody(
 	}
 }
 
-// lateFlush sends what was written of an answer when what follows is late: the body after the head, the end after the body. Of
-// HTTP/2 nobody knows but by reading whether it is there already.
+// lateFlush sends what was written of an answer when what follows is late: the body after the head,
+// the end after the body. Of HTTP/2 nobody knows but by reading whether it is there already.
 type lateFlush struct {
 	mu    sync.Mutex
 	over  bool
@@ -155,9 +157,9 @@ func (l *lateFlush) stop() {
 	l.mu.Unlock()
 }
 
-// upgrade turns both connections into one, until both sides have ended or one breaks: then the other is reset, so that
-// nobody takes for an end what is none. Whoever finds that one broke resets both; who then finds
-// them closed leaves them alone.
+// upgrade turns both connections into one, until both sides have ended or one breaks: then the
+// other is reset, so that nobody takes for an end what is none. Whoever finds that one broke resets
+// both; who then finds them closed leaves them alone.
 func upgrade(w http.ResponseWriter, resp *http.Response, machine *pool.Conn) {
 	back, ok := resp.Body.(io.ReadWriteCloser)
 	if !ok {
@@ -186,7 +188,8 @@ func upgrade(w http.ResponseWriter, resp *http.Response, machine *pool.Conn) {
 		case err == nil:
 			return false
 		case tcp.IsClosedHere(err) && closing.Load():
-		case err == longconn.ErrTold: // we ended it. The edge would take a close for one of half, and wait for a client that is deaf
+		// we ended it. The edge would take a close for one of half, and wait for a client that is deaf
+		case err == longconn.ErrTold:
 			closing.Store(true)
 			tcp.Reset(edge)
 		default:

@@ -159,8 +159,8 @@ func (q *roundTrip) acquire() error {
 	}
 }
 
-// unavailable is the error when the picker finds nothing. After a failed try with no bounce since, that failure is what
-// the client should hear of.
+// unavailable is the error when the picker finds nothing. After a failed try with no bounce since,
+// that failure is what the client should hear of.
 func (q *roundTrip) unavailable(err error) error {
 	if q.last.err != nil && (err == nil || errors.Is(err, balance.ErrNoMachine)) {
 		q.outcome = q.last.outcome
@@ -189,7 +189,8 @@ func (q *roundTrip) pause() error {
 	}
 }
 
-// gaveUp is the error when the request's context ends while no machine has it: the client has left, or its time is up.
+// gaveUp is the error when the request's context ends while no machine has it: the client has left,
+// or its time is up.
 func (q *roundTrip) gaveUp() error {
 	q.outcome = balance.OutcomeCanceled
 	ctx := q.req.Context()

@@ -31,16 +31,20 @@ type ServerConfig struct {
 	// above Config.IdleTimeout of all edges: a request that meets the end of its connection is refused
 	// and tried again.
 	IdleTimeout time.Duration
-	// HeaderTimeout bounds the time from the first byte of a request to the end of its head, and the time that a new
-	// connection takes to authenticate, or to send a first byte where it need not. 0 means 10 s.
+	// HeaderTimeout bounds the time from the first byte of a request to the end of its head, and the
+	// time that a new connection takes to authenticate, or to send a first byte where it need not. 0
+	// means 10 s.
 	HeaderTimeout time.Duration
-	// MaxHeader bounds the head of a request in bytes. 0 means 1 MiB and what edges add: above what their servers let in.
+	// MaxHeader bounds the head of a request in bytes. 0 means 1 MiB and what edges add: above what
+	// their servers let in.
 	MaxHeader int
-	// MaxStreams is how many requests one HTTP/2 connection may carry. 0 means 1000; edges open further connections beyond.
+	// MaxStreams is how many requests one HTTP/2 connection may carry. 0 means 1000; edges open
+	// further connections beyond.
 	MaxStreams int
-	// MaxUnauthenticated is how many connections may be open that have not authenticated, of all listeners. Beyond it each new
-	// one closes the oldest of them. Each holds some kilobytes, for at most HeaderTimeout. 0 means 1024: a thousand edges
-	// that come at once. Negative: no bound. It has no meaning where the handler is not a [Handler].
+	// MaxUnauthenticated is how many connections may be open that have not authenticated, of all
+	// listeners. Beyond it each new one closes the oldest of them. Each holds some kilobytes, for at
+	// most HeaderTimeout. 0 means 1024: a thousand edges that come at once. Negative: no bound. It has
+	// no meaning where the handler is not a [Handler].
 	MaxUnauthenticated int
 	// Logger gets what goes wrong with connections; nil: nothing is logged.
 	Logger *slog.Logger
@@ -60,7 +64,8 @@ func (c *ServerConfig) resolve() error {
 
 const (
 	defaultHeaderTimeout = 10 * time.Second
-	// acceptPause is the first pause after a listener fails for a moment; each further one doubles it, up to a second.
+	// acceptPause is the first pause after a listener fails for a moment; each further one doubles it,
+	// up to a second.
 	acceptPause = 5 * time.Millisecond
 )
 
@@ -79,15 +84,17 @@ func orSilent(l *slog.Logger) *slog.Logger {
 	return l
 }
 
-// Server serves the hop at an owner: HTTP/1.1 and HTTP/2 without TLS on one listener, told apart by their first bytes. An
-// HTTP/2 connection gets windows for uploads as large as those that its edge has announced for downloads: the edge knows
-// the path. One [http.Server] has the same windows for all, so there is one for each class.
+// Server serves the hop at an owner: HTTP/1.1 and HTTP/2 without TLS on one listener, told apart by
+// their first bytes. An HTTP/2 connection gets windows for uploads as large as those that its edge
+// has announced for downloads: the edge knows the path. One [http.Server] has the same windows for
+// all, so there is one for each class.
 //
-// A [Handler] that it serves hears from authenticated connections only: others are refused before anything of HTTP/2, or a
-// body, has been read. What is wrapped around a Handler is served like any other, and needs [Handler.Listener] for that.
+// A [Handler] that it serves hears from authenticated connections only: others are refused before
+// anything of HTTP/2, or a body, has been read. What is wrapped around a Handler is served like any
+// other, and needs [Handler.Listener] for that.
 //
-// For TLS, pass a [crypto/tls.NewListener]; edges then return TLS connections from [Config].Dial. No protocol needs to be
-// negotiated. All methods are safe for concurrent use.
+// For TLS, pass a [crypto/tls.NewListener]; edges then return TLS connections from [Config].Dial.
+// No protocol needs to be negotiated. All methods are safe for concurrent use.
 type Server struct {
 	handler http.Handler
 	c       ServerConfig
@@ -105,7 +112,8 @@ type Server struct {
 	running sync.WaitGroup
 }
 
-// served are the connections of one inner server: those of a class, -1 for HTTP/1.1, with pings or without.
+// served are the connections of one inner server: those of a class, -1 for HTTP/1.1, with pings or
+// without.
 type served struct {
 	class int
 	ping  bool
@@ -218,8 +226,9 @@ func (s *Server) changed(c net.Conn, state http.ConnState) {
 	}
 }
 
-// greet authenticates a connection, and reads its first bytes: up to the first that HTTP/2 does not begin with, or to the
-// end of its first frame. An edge may have made a connection ahead of the request that it is for.
+// greet authenticates a connection, and reads its first bytes: up to the first that HTTP/2 does not
+// begin with, or to the end of its first frame. An edge may have made a connection ahead of the
+// request that it is for.
 func (s *Server) greet(c *greeted) (class int, head []byte, err error) {
 	tcp.KeepAlive(c)
 	wait := s.c.HeaderTimeout // for the first byte

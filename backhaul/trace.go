@@ -168,7 +168,8 @@ type Trace struct {
 	Try    func(Try)     // a machine has been acquired and is about to be tried
 	Bounce func(Bounced) // the owner refused
 	Retry  func(Retried) // a try failed and another follows
-	Done   func(Done)    // the request is over: answered to the last byte, failed, or abandoned; once per request
+	// the request is over: answered to the last byte, failed, or abandoned; once per request
+	Done func(Done)
 	// Abandoned is called when the slot of a request that its client has left is free: on a
 	// goroutine of its own, and perhaps long after Done. It tells of machines of this process.
 	Abandoned func(Abandoned)
@@ -204,14 +205,16 @@ type Retried struct {
 	Took    time.Duration
 }
 
-// Done is a request at its end. It has all that metrics by app, status and cause need, also of requests that nothing served.
+// Done is a request at its end. It has all that metrics by app, status and cause need, also of
+// requests that nothing served.
 type Done struct {
-	// App is what Config.Route said; empty when it returned an error. When Cause is [CauseNoApp] it is what the client asked
-	// for, whatever that was: no label for a metric.
-	App     balance.AppID
-	Method  string
-	Host    string          // as the client asked for it
-	Context context.Context // the request's, with the values that middleware has put there; it may have ended
+	// App is what Config.Route said; empty when it returned an error. When Cause is [CauseNoApp] it is
+	// what the client asked for, whatever that was: no label for a metric.
+	App    balance.AppID
+	Method string
+	Host   string // as the client asked for it
+	// the request's, with the values that middleware has put there; it may have ended
+	Context context.Context
 
 	Try     Try             // the last one; zero when no machine was found
 	Outcome balance.Outcome // errored also when the machine answered that it failed: see Config.Failed
@@ -242,10 +245,12 @@ type Done struct {
 	Waited   time.Duration // in the Picker, all tries together
 	First    time.Duration // from the start to the answer's head; 0 when there was none
 	Total    time.Duration // from the start to the end of the answer's body
-	Upload   time.Duration // from the start to the end of the request's body; 0 when there was none, or its end was not read
+	// from the start to the end of the request's body; 0 when there was none, or its end was not read
+	Upload   time.Duration
 	Download time.Duration // from the answer's head to the end of its body
-	Sent     int64         // bytes of the request's body that were read from the client, and of an upgraded connection
-	Received int64         // bytes of the answer's body, or from an upgraded connection
+	// bytes of the request's body that were read from the client, and of an upgraded connection
+	Sent     int64
+	Received int64 // bytes of the answer's body, or from an upgraded connection
 }
 
 // HandlerTrace are functions that a [Handler] calls, as those of [Trace].
@@ -283,8 +288,8 @@ type Refused struct {
 	Load    balance.Load
 }
 
-// Faulted is an admitted request that its machine did not answer. With [FailureLimit] and [FailureDeadline] that is not the
-// machine's fault.
+// Faulted is an admitted request that its machine did not answer. With [FailureLimit] and
+// [FailureDeadline] that is not the machine's fault.
 type Faulted struct {
 	App     balance.AppID
 	Machine balance.MachineID
@@ -299,8 +304,8 @@ type Trail struct {
 	Done   Done
 	Method string
 	Path   string
-	// Trace is the request's traceparent header (W3C Trace Context): passed on as it came, or made where it was missing and
-	// Config.MakeTrace is set. Empty means none.
+	// Trace is the request's traceparent header (W3C Trace Context): passed on as it came, or made
+	// where it was missing and Config.MakeTrace is set. Empty means none.
 	Trace string
 	Begun time.Time
 	Steps []Step
@@ -338,11 +343,12 @@ type Step struct {
 	Err     error
 }
 
-// maxSteps bounds a trail: a request that parks for minutes has more to tell than anyone reads. The first ones and the end
-// are kept.
+// maxSteps bounds a trail: a request that parks for minutes has more to tell than anyone reads. The
+// first ones and the end are kept.
 const maxSteps = 256
 
-// wanted decides about a request at its end: failed and slow ones always, of the others one in sample, drawn by random bits.
+// wanted decides about a request at its end: failed and slow ones always, of the others one in
+// sample, drawn by random bits.
 func wanted(d Done, slow time.Duration, sample int, random uint64) (want, sampled bool) {
 	took := d.First // a long download or an open WebSocket is not slow
 	if took == 0 {

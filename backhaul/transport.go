@@ -14,14 +14,17 @@ import (
 	"github.com/ebbkit/ebb/balance"
 )
 
-// Picker finds a machine for a request and counts the request in; [*autostart.Autostart] is one, and so is what [NoWait]
-// returns. It may wait, until ctx ends or its own patience does. It must be safe for concurrent use.
+// Picker finds a machine for a request and counts the request in; [*autostart.Autostart] is one,
+// and so is what [NoWait] returns. It may wait, until ctx ends or its own patience does. It must be
+// safe for concurrent use.
 //
-// A Picker that waits forgets r.Tried, by setting it to nil, before it does so: once nothing else is left, a machine that
-// was tried may be the one that gets free. The Transport takes that for the beginning of a new round.
+// A Picker that waits forgets r.Tried, by setting it to nil, before it does so: once nothing else
+// is left, a machine that was tried may be the one that gets free. The Transport takes that for the
+// beginning of a new round.
 //
-// The errors are passed on to the client's side in an [*UnavailableError]. Where they have a method RetryAfter()
-// time.Duration it becomes the Retry-After of the answer; where they have a method Cause() string, its cause.
+// The errors are passed on to the client's side in an [*UnavailableError]. Where they have a method
+// RetryAfter() time.Duration it becomes the Retry-After of the answer; where they have a method
+// Cause() string, its cause.
 //
 // A Picker with a method Fleet() *[balance.Fleet], as both have, is asked for it: what the rows of
 // apps say of their requests then holds, see [balance.App].BodyPause and the fields behind it. For
@@ -45,13 +48,15 @@ func (p noWait) Acquire(_ context.Context, r *balance.Request) (balance.Reservat
 // Fleet returns the fleet that is picked from.
 func (p noWait) Fleet() *balance.Fleet { return p.b.Fleet() }
 
-// Transport is the edge's side of the hop: an [http.RoundTripper] that acquires a machine for each request, sends the
-// request to the machine's owner (or to the machine, where this process is the owner), and tries elsewhere by the
-// decision table of the package comment. It is safe for concurrent use.
+// Transport is the edge's side of the hop: an [http.RoundTripper] that acquires a machine for each
+// request, sends the request to the machine's owner (or to the machine, where this process is the
+// owner), and tries elsewhere by the decision table of the package comment. It is safe for
+// concurrent use.
 //
-// The machine's reservation is held until the answer's body has been read to its end or closed; a caller that does
-// neither leaks it, as with any RoundTripper. The body of a 101 answer is an [io.ReadWriteCloser]; it also has CloseWrite.
-// When it breaks, or the connection that [io.Copy] copies from or to, both end in a reset: nobody takes for an end what is none.
+// The machine's reservation is held until the answer's body has been read to its end or closed; a
+// caller that does neither leaks it, as with any RoundTripper. The body of a 101 answer is an
+// [io.ReadWriteCloser]; it also has CloseWrite. When it breaks, or the connection that [io.Copy]
+// copies from or to, both end in a reset: nobody takes for an end what is none.
 type Transport struct {
 	picker   Picker
 	c        Config
@@ -112,16 +117,16 @@ func (t *Transport) CloseIdleConnections() {
 	t.machines.CloseIdle()
 }
 
-// Close closes idle connections and lets those in use end with their requests. Requests may still be sent, each over a
-// connection of its own.
+// Close closes idle connections and lets those in use end with their requests. Requests may still
+// be sent, each over a connection of its own.
 func (t *Transport) Close() {
 	t.owners.Close()
 	t.machines.Close()
 }
 
-// RoundTrip sends a request and returns the answer. The request is not modified and its body is closed. The error is a
-// [*UnavailableError] or a [*MachineError], or tells of the request: its context has ended, its route is unknown, its body
-// broke off. [ErrorHandler] answers for each.
+// RoundTrip sends a request and returns the answer. The request is not modified and its body is
+// closed. The error is a [*UnavailableError] or a [*MachineError], or tells of the request: its
+// context has ended, its route is unknown, its body broke off. [ErrorHandler] answers for each.
 func (t *Transport) RoundTrip(req *http.Request) (*http.Response, error) {
 	q := newRoundTrip(t, req)
 	t.earn(q.times.start)
@@ -144,8 +149,8 @@ func (t *Transport) RoundTrip(req *http.Request) (*http.Response, error) {
 	return resp, nil
 }
 
-// source prepares the body of a request. A stream of HTTP/2 of unknown length is kept as far as the limit goes, until it
-// is admitted.
+// source prepares the body of a request. A stream of HTTP/2 of unknown length is kept as far as the
+// limit goes, until it is admitted.
 func (t *Transport) source(req *http.Request) *pool.Body {
 	s := pool.NewBody(req)
 	if req.ContentLength <= 0 && t.h2(req) && t.reserve(t.c.ReplayLimit) {

@@ -227,15 +227,16 @@ func (a *attempt) linger(gate *balance.Gate, o balance.Outcome, freed bool) {
 func (a *attempt) learn() {
 	switch {
 	case a.status == http.StatusSwitchingProtocols:
-	case a.sized: // the work is done when the length is known; what follows takes as long as the client
+	// the work is done when the length is known; what follows takes as long as the client
+	case a.sized:
 		a.q.t.services.Observe(a.q.want.App, a.q.times.first-a.tried.Sub(a.q.times.start))
 	default:
 		a.q.t.services.Observe(a.q.want.App, time.Since(a.tried))
 	}
 }
 
-// passing1xx is a context whose trace gets the 1xx answers of machines without the headers of the hop, and no "100
-// Continue" where that is the hop's own.
+// passing1xx is a context whose trace gets the 1xx answers of machines without the headers of the
+// hop, and no "100 Continue" where that is the hop's own.
 func passing1xx(ctx context.Context, hide100 bool) context.Context {
 	outer := httptrace.ContextClientTrace(ctx)
 	if outer == nil || outer.Got1xxResponse == nil {
@@ -274,14 +275,15 @@ func suspect(g *balance.Gate, epoch uint64, f Failure, err error) {
 	}
 }
 
-// keepTarget has net/http send a request's target and Host as they came, where it would write them in its own way. The
-// URL of out is replaced, not changed: others may have it.
+// keepTarget has net/http send a request's target and Host as they came, where it would write them
+// in its own way. The URL of out is replaced, not changed: others may have it.
 //
-// net/http writes a path that has bytes which a URL may not have ("|", raw UTF-8) anew from its decoded form, and so turns
-// %2F into a slash. It keeps what it was given as Opaque.
+// net/http writes a path that has bytes which a URL may not have ("|", raw UTF-8) anew from its
+// decoded form, and so turns %2F into a slash. It keeps what it was given as Opaque.
 //
-// An empty Host it fills in with the URL's, which is our own name for what the request is for. Over HTTP/1.1 it writes an
-// empty one where the URL's cannot be a Host; over HTTP/2 it has no way to, and the app gets a name that nobody has.
+// An empty Host it fills in with the URL's, which is our own name for what the request is for. Over
+// HTTP/1.1 it writes an empty one where the URL's cannot be a Host; over HTTP/2 it has no way to,
+// and the app gets a name that nobody has.
 func keepTarget(out *http.Request, h2 bool) {
 	opaque, raw := hop.ExactPath(out.URL)
 	if opaque == "" && raw == out.URL.RawPath && out.Host != "" {
@@ -415,8 +417,9 @@ var (
 	askWord        = []string{"word"}
 )
 
-// admitted is called when an owner has let a body of unknown length in: where the request may not be executed twice, what
-// was kept of the body is of no use any more. It must not block, as it is called on the goroutine that reads a connection.
+// admitted is called when an owner has let a body of unknown length in: where the request may not
+// be executed twice, what was kept of the body is of no use any more. It must not block, as it is
+// called on the goroutine that reads a connection.
 func (a *attempt) admitted() {
 	if !a.q.t.c.Idempotent(a.q.req) {
 		a.q.body.ForgetRest()
@@ -424,7 +427,8 @@ func (a *attempt) admitted() {
 	}
 }
 
-// outgoing is the request of one try: each has its own, as the last one's body may still be on its way.
+// outgoing is the request of one try: each has its own, as the last one's body may still be on its
+// way.
 func (a *attempt) outgoing(ctx context.Context) *http.Request {
 	out := a.q.req.WithContext(ctx)
 	h := make(http.Header, len(a.q.req.Header)+3)

@@ -21,7 +21,8 @@ import (
 // AuthTimeout bounds the preface where nothing else does.
 const AuthTimeout = 10 * time.Second
 
-// DeniedError says that this node and a peer do not accept each other. It is told before the peer acts on anything.
+// DeniedError says that this node and a peer do not accept each other. It is told before the peer
+// acts on anything.
 type DeniedError struct {
 	Peer  string
 	Words string
@@ -69,9 +70,10 @@ func newNonce() (n [hop.NonceSize]byte) {
 	return n
 }
 
-// Authenticate does an edge's part on a new connection to an owner, and returns the connection to use: in clear when the
-// owner has proven itself, over TLS as soon as that is under way. whole says that all that is written first may go out
-// before the owner's proof, as in HTTP/2, whose connections begin with nothing that a request has brought.
+// Authenticate does an edge's part on a new connection to an owner, and returns the connection to
+// use: in clear when the owner has proven itself, over TLS as soon as that is under way. whole says
+// that all that is written first may go out before the owner's proof, as in HTTP/2, whose
+// connections begin with nothing that a request has brought.
 func Authenticate(ctx context.Context, c net.Conn, peer string, keys []hop.AuthKey, whole bool) (net.Conn, error) {
 	t := TLSOf(c)
 	if t == nil && len(keys) == 0 {
@@ -141,7 +143,8 @@ func readReply(c net.Conn) ([]byte, error) {
 	return b[:n], nil
 }
 
-// tlsDenied tells what two ends do not accept in each other's certificates from what is no opinion of theirs.
+// tlsDenied tells what two ends do not accept in each other's certificates from what is no opinion
+// of theirs.
 func tlsDenied(peer string, err error) error {
 	if v, ok := errors.AsType[*tls.CertificateVerificationError](err); ok {
 		return &DeniedError{peer, "this node does not accept its certificate; see tls.Config.RootCAs and ServerName: " + v.Err.Error(), err}
@@ -152,8 +155,8 @@ func tlsDenied(peer string, err error) error {
 	return err
 }
 
-// remoteAlert returns the alert (RFC 8446, 6) by which the other end has ended a TLS connection. Its type has no name
-// outside of crypto/tls.
+// remoteAlert returns the alert (RFC 8446, 6) by which the other end has ended a TLS connection.
+// Its type has no name outside of crypto/tls.
 func remoteAlert(err error) (alert uint8, ok bool) {
 	op, ok := errors.AsType[*net.OpError](err)
 	if !ok || op.Op != "remote error" {
@@ -165,19 +168,20 @@ func remoteAlert(err error) (alert uint8, ok bool) {
 	return 0, false
 }
 
-// aboutCertificates reports whether an alert refuses the certificate of the one who gets it. A server sends these before
-// it reads anything that is not handshake.
+// aboutCertificates reports whether an alert refuses the certificate of the one who gets it. A
+// server sends these before it reads anything that is not handshake.
 func aboutCertificates(alert uint8) bool {
 	switch alert {
-	case 42, 43, 44, 45, 46, 48, 49, 116: // bad, unsupported, revoked, expired, unknown, unknown CA, access denied, required
+	// bad, unsupported, revoked, expired, unknown, unknown CA, access denied, required
+	case 42, 43, 44, 45, 46, 48, 49, 116:
 		return true
 	}
 	return false
 }
 
-// EdgeConn is a TLS connection to an owner. The first write carries the hello, and of what is written only the head of a
-// request goes with it; the rest waits for the owner's proof, which the first read takes in. A server that does not accept
-// our certificate tells us when we read as well.
+// EdgeConn is a TLS connection to an owner. The first write carries the hello, and of what is
+// written only the head of a request goes with it; the rest waits for the owner's proof, which the
+// first read takes in. A server that does not accept our certificate tells us when we read as well.
 type EdgeConn struct {
 	net.Conn
 	peer    string
@@ -316,7 +320,8 @@ func Announce(c net.Conn) error {
 	return nil
 }
 
-// RefusedBy returns the error of a connection whose ends do not accept each other; nil: they do, or do not say.
+// RefusedBy returns the error of a connection whose ends do not accept each other; nil: they do, or
+// do not say.
 func RefusedBy(c net.Conn) error {
 	if e, ok := c.(*EdgeConn); ok {
 		if d := e.refused.Load(); d != nil {

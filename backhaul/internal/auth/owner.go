@@ -34,7 +34,8 @@ func NewOwnerListener(l net.Listener, o *Owner) net.Listener {
 const (
 	// DefaultUnauthenticated is a thousand nodes that come at once, at some kilobytes each.
 	DefaultUnauthenticated = 1024
-	// LingerFor is how long a refused connection stays for the refusal to arrive: a close with bytes unread resets it.
+	// LingerFor is how long a refused connection stays for the refusal to arrive: a close with bytes
+	// unread resets it.
 	LingerFor   = 500 * time.Millisecond
 	LingerBytes = 64 << 10
 )
@@ -62,8 +63,8 @@ func (c *OwnerConn) Context(ctx context.Context) context.Context {
 	return context.WithValue(ctx, ownerConnKey{}, c)
 }
 
-// Pending bounds the connections that have not authenticated. The oldest goes first: a node needs two round trips, so whoever
-// is to keep it out has to open that many connections in them.
+// Pending bounds the connections that have not authenticated. The oldest goes first: a node needs
+// two round trips, so whoever is to keep it out has to open that many connections in them.
 type Pending struct {
 	max int // negative: no bound
 
@@ -102,14 +103,16 @@ func (p *Pending) Len() int {
 	return p.conns.Len()
 }
 
-// OwnerConn is a connection at an owner. The first read authenticates it; one that is refused ends with an error.
+// OwnerConn is a connection at an owner. The first read authenticates it; one that is refused ends
+// with an error.
 type OwnerConn struct {
 	net.Conn
 	Owner   *Owner
 	pending *Pending
 	place   *list.Element // in pending, whose lock guards it
 	timer   *time.Timer   // of being pending
-	Wait    time.Duration // for the first byte of who need not prove a key; 0: as long as the caller's deadline says
+	// for the first byte of who need not prove a key; 0: as long as the caller's deadline says
+	Wait time.Duration
 
 	once sync.Once
 	err  error
@@ -292,7 +295,8 @@ const (
 		"with Handler.Listener and set its ConnContext, or let it verify client certificates and set HandlerConfig.Certificate"
 )
 
-// forbid answers who has sent no preface, in words that an edge and a person understand, and reads no request.
+// forbid answers who has sent no preface, in words that an edge and a person understand, and reads
+// no request.
 func (c *OwnerConn) forbid(words string) error {
 	c.Conn.SetWriteDeadline(time.Now().Add(LingerFor)) //nolint:errcheck // it is closed in any case
 	text := "Forbidden: " + words + "\n"
@@ -309,8 +313,8 @@ func (c *OwnerConn) linger(conn net.Conn) {
 	io.CopyN(io.Discard, conn, LingerBytes)     //nolint:errcheck
 }
 
-// Knows reports whether a request has come over a connection that was authenticated for this owner, and by which node
-// where a certificate says so.
+// Knows reports whether a request has come over a connection that was authenticated for this owner,
+// and by which node where a certificate says so.
 func (o *Owner) Knows(r *http.Request) (node balance.NodeID, ok bool) {
 	if c, _ := r.Context().Value(ownerConnKey{}).(*OwnerConn); c != nil && c.Owner == o && c.Known.Load() {
 		return c.node, true

@@ -4,10 +4,10 @@ import (
 	"bytes"
 )
 
-// AnswerEnd finds the end of an answer over HTTP/1.1 in what a machine sends, whoever reads it: net/http
-// does not say, of an answer that its client has left, how much is still to come. It looks at
-// framing only, and is no judge of an answer: what net/http refuses has ended the connection. The
-// zero value waits for a head.
+// AnswerEnd finds the end of an answer over HTTP/1.1 in what a machine sends, whoever reads it:
+// net/http does not say, of an answer that its client has left, how much is still to come. It looks
+// at framing only, and is no judge of an answer: what net/http refuses has ended the connection.
+// The zero value waits for a head.
 type AnswerEnd struct {
 	at      answerPart
 	status  int

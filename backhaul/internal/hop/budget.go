@@ -4,9 +4,9 @@ import (
 	"time"
 )
 
-// Budget bounds the failed tries of all requests together: when a region is lost, retries must not double the load on what
-// is left. Each request earns a part of a try, each second earns a few, and what is not used in 10 s is gone. Bounces cost
-// nothing of it: they are answers.
+// Budget bounds the failed tries of all requests together: when a region is lost, retries must not
+// double the load on what is left. Each request earns a part of a try, each second earns a few, and
+// what is not used in 10 s is gone. Bounces cost nothing of it: they are answers.
 type Budget struct {
 	Ratio  float64 // tries earned by a request; negative means no bound
 	Floor  float64 // tries earned in a second
@@ -15,7 +15,8 @@ type Budget struct {
 	last   time.Time
 }
 
-// budgetTime is how long unused tries live, as in Finagle: long enough for a burst, too short to save up for a disaster.
+// budgetTime is how long unused tries live, as in Finagle: long enough for a burst, too short to
+// save up for a disaster.
 const budgetTime = 10 * time.Second
 
 // pass lets the time go on to now.

@@ -9,10 +9,13 @@ type Certainty uint8
 
 // The certainties, from the one that allows everything to the one that allows nothing.
 const (
-	CertaintyNotSent       Certainty = iota // no byte of the request left for whoever would execute it
-	CertaintyNotExecuted                    // it was received, and by the owner's word or ours the machine never saw it
-	CertaintyMaybeExecuted                  // it was sent; whether the machine acted on it nobody knows
-	CertaintyResponded                      // the machine answered; the answer broke off or could not be used
+	CertaintyNotSent Certainty = iota // no byte of the request left for whoever would execute it
+	// it was received, and by the owner's word or ours the machine never saw it
+	CertaintyNotExecuted
+	// it was sent; whether the machine acted on it nobody knows
+	CertaintyMaybeExecuted
+	// the machine answered; the answer broke off or could not be used
+	CertaintyResponded
 )
 
 var certaintyNames = [...]string{"not sent", "not executed", "maybe executed", "responded"}
@@ -25,20 +28,33 @@ type Failure uint8
 
 // The failures. Behind each stands its [Certainty].
 const (
-	FailureNone      Failure = iota // it did not
-	FailureDial                     // no connection to the owner or the machine: refused, timed out, cut while connecting (not sent)
-	FailureStale                    // a pooled connection was dead before anything was written (not sent; another connection is taken, and it counts for nothing)
-	FailureUnsent                   // a new connection died before anything was written (not sent)
-	FailureDenied                   // the owner and this node do not accept each other's key or certificate (not executed)
-	FailureUnread                   // the connection died while the body still waited for the owner's word (not executed)
-	FailureReset                    // the connection died after the request was written, before the answer's head was complete (maybe executed)
-	FailureTimeout                  // no answer's head in time (maybe executed)
-	FailureMalformed                // the answer's head is not HTTP, or larger than allowed (responded)
-	FailureAnswer                   // the answer broke off after its head (responded)
-	FailureClient                   // the client left, or its body broke off: nobody is there to retry for (maybe executed)
-	FailureRefused                  // the peer says that it did not process the stream: GOAWAY, REFUSED_STREAM (not executed)
-	FailureLimit                    // a limit of this node or the owner, not of the machine: no descriptor, memory or port, or the request's own deadline passed before it was sent (not sent)
-	FailureDeadline                 // the request's own deadline passed after it was sent (maybe executed)
+	FailureNone Failure = iota // it did not
+	// no connection to the owner or the machine: refused, timed out, cut while connecting (not sent)
+	FailureDial
+	// a pooled connection was dead before anything was written (not sent; another connection is taken,
+	// and it counts for nothing)
+	FailureStale
+	FailureUnsent // a new connection died before anything was written (not sent)
+	// the owner and this node do not accept each other's key or certificate (not executed)
+	FailureDenied
+	// the connection died while the body still waited for the owner's word (not executed)
+	FailureUnread
+	// the connection died after the request was written, before the answer's head was complete (maybe
+	// executed)
+	FailureReset
+	FailureTimeout // no answer's head in time (maybe executed)
+	// the answer's head is not HTTP, or larger than allowed (responded)
+	FailureMalformed
+	FailureAnswer // the answer broke off after its head (responded)
+	// the client left, or its body broke off: nobody is there to retry for (maybe executed)
+	FailureClient
+	// the peer says that it did not process the stream: GOAWAY, REFUSED_STREAM (not executed)
+	FailureRefused
+	// a limit of this node or the owner, not of the machine: no descriptor, memory or port, or the
+	// request's own deadline passed before it was sent (not sent)
+	FailureLimit
+	// the request's own deadline passed after it was sent (maybe executed)
+	FailureDeadline
 	failures
 )
 

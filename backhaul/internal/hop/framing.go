@@ -9,14 +9,16 @@ import (
 type Framing uint8
 
 const (
-	FramingNone      Framing = iota // any place is as good as any other
-	FramingLines                    // server-sent events, JSON lines
-	FramingWebSocket                // RFC 6455: control frames may stand between any two frames, also those of one message
-	FramingGRPC                     // length-prefixed messages
+	FramingNone  Framing = iota // any place is as good as any other
+	FramingLines                // server-sent events, JSON lines
+	// RFC 6455: control frames may stand between any two frames, also those of one message
+	FramingWebSocket
+	FramingGRPC // length-prefixed messages
 )
 
-// Frames follows what passes in one direction, and knows where something of ours may come between: it reads heads, skips
-// payloads, and keeps no byte of them. The zero value is at the beginning of an unframed stream.
+// Frames follows what passes in one direction, and knows where something of ours may come between:
+// it reads heads, skips payloads, and keeps no byte of them. The zero value is at the beginning of
+// an unframed stream.
 type Frames struct {
 	Kind Framing
 	have uint8 // bytes of head
@@ -24,18 +26,21 @@ type Frames struct {
 	left uint64 // bytes of the present frame that are still to come, once its head is whole
 	open bool   // in the middle of a frame, or of a line
 	lost bool   // that was no frame: there is no safe place any more
-	// closing says that a close frame of a WebSocket has begun: whoever sends it says nothing after it.
+	// closing says that a close frame of a WebSocket has begun: whoever sends it says nothing after
+	// it.
 	Closing bool
 	Count   uint64 // frames that have passed whole
-	// data says that something has passed which is not there to keep the connection alive: neither control frames of a
-	// WebSocket nor empty lines and comments of an event stream. Whoever reads it resets it.
+	// data says that something has passed which is not there to keep the connection alive: neither
+	// control frames of a WebSocket nor empty lines and comments of an event stream. Whoever reads it
+	// resets it.
 	Data bool
 }
 
 // Whole reports whether we are between two frames.
 func (f *Frames) Whole() bool { return !f.open && !f.lost }
 
-// Pass takes p in and returns its length; with stop only up to the end of the frame that is open, and 0 where none is.
+// Pass takes p in and returns its length; with stop only up to the end of the frame that is open,
+// and 0 where none is.
 func (f *Frames) Pass(p []byte, stop bool) int {
 	n := 0
 	for n < len(p) && (!stop || !f.Whole()) {
@@ -44,7 +49,8 @@ func (f *Frames) Pass(p []byte, stop bool) int {
 	return n
 }
 
-// step takes in bytes of p, at least one and none beyond the end of the present frame, and returns how many.
+// step takes in bytes of p, at least one and none beyond the end of the present frame, and returns
+// how many.
 func (f *Frames) step(p []byte) int {
 	switch {
 	case f.Kind == FramingNone || f.lost:

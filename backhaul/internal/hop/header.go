@@ -26,8 +26,8 @@ func MediaType(h map[string][]string) string {
 	return strings.ToLower(strings.TrimSpace(t))
 }
 
-// CopyHeader copies what is meant for the other end: neither the headers of one connection nor those of the hop. upgrade,
-// where not nil, is what the connection becomes.
+// CopyHeader copies what is meant for the other end: neither the headers of one connection nor
+// those of the hop. upgrade, where not nil, is what the connection becomes.
 func CopyHeader(dst, src map[string][]string, upgrade []string) {
 	named := src["Connection"]
 	for k, v := range src {
@@ -73,8 +73,8 @@ func StripInternal(h map[string][]string) {
 	}
 }
 
-// SetEpoch tells a machine its epoch. What the client has sent under that name is removed, also under names that CGI and
-// WSGI give the same variable.
+// SetEpoch tells a machine its epoch. What the client has sent under that name is removed, also
+// under names that CGI and WSGI give the same variable.
 func SetEpoch(h map[string][]string, name string, epoch uint64) {
 	if name == "" {
 		return
@@ -110,11 +110,13 @@ func variableByte(c byte) byte {
 	return c
 }
 
-// Upgrades to another version of HTTP are not passed on: in such a connection nobody would see requests any more, or
-// remove headers of the hop from them. The request goes on as if it had not asked.
+// Upgrades to another version of HTTP are not passed on: in such a connection nobody would see
+// requests any more, or remove headers of the hop from them. The request goes on as if it had not
+// asked.
 const HeaderHTTP2Settings = "Http2-Settings"
 
-// KeepHTTP removes the request to go on in another version of HTTP. The slices in h belong to somebody else.
+// KeepHTTP removes the request to go on in another version of HTTP. The slices in h belong to
+// somebody else.
 func KeepHTTP(h map[string][]string) {
 	delete(h, HeaderHTTP2Settings)
 	if h["Upgrade"] == nil {
@@ -134,7 +136,8 @@ func KeepHTTP(h map[string][]string) {
 	}
 }
 
-// WithoutHTTP returns the protocols of an Upgrade header but for versions of HTTP; "" where none is left.
+// WithoutHTTP returns the protocols of an Upgrade header but for versions of HTTP; "" where none is
+// left.
 func WithoutHTTP(lists []string) string {
 	return strings.Join(without(lists, func(protocol string) bool {
 		name, _, _ := strings.Cut(strings.ToLower(protocol), "/")
@@ -163,8 +166,8 @@ func Switched(asked map[string][]string, status int, answer map[string][]string)
 	return len(to) != 1 || to[0] == "" || !HasToken(asked["Upgrade"], strings.TrimSpace(to[0]))
 }
 
-// PassesAsTrailer reports whether a request's trailer is passed on: none of the hop, and none that the recipient may take
-// for a header that frames or routes the request (RFC 9110, 6.5.1).
+// PassesAsTrailer reports whether a request's trailer is passed on: none of the hop, and none that
+// the recipient may take for a header that frames or routes the request (RFC 9110, 6.5.1).
 func PassesAsTrailer(k string) bool {
 	if k == "" || IsInternal(k) || hopByHop(k) || strings.ContainsFunc(k, func(r rune) bool { return !IsTokenRune(r) }) {
 		return false
@@ -176,7 +179,8 @@ func PassesAsTrailer(k string) bool {
 	return true
 }
 
-// Announced returns the names of a request's trailers that are passed on, or nil. The values come with the end of the body.
+// Announced returns the names of a request's trailers that are passed on, or nil. The values come
+// with the end of the body.
 func Announced(trailer map[string][]string) (names map[string][]string) {
 	for k := range trailer {
 		if PassesAsTrailer(k) {
@@ -189,12 +193,14 @@ func Announced(trailer map[string][]string) (names map[string][]string) {
 	return names
 }
 
-// The headers of the hop. They are removed from what clients and machines send, in every spelling, also that of CGI and WSGI,
-// for which Ebb_Load is Ebb-Load.
+// The headers of the hop. They are removed from what clients and machines send, in every spelling,
+// also that of CGI and WSGI, for which Ebb_Load is Ebb-Load.
 const (
 	headerPrefix = "Ebb-"
-	HeaderTo     = "Ebb-To"     // request: which machine, and what the edge knows of it
-	HeaderAsk    = "Ebb-Ask"    // request, HTTP/2: "body", which waits for "100 Continue", or "word": say it when the request is admitted
+	HeaderTo     = "Ebb-To" // request: which machine, and what the edge knows of it
+	// request, HTTP/2: "body", which waits for "100 Continue", or "word": say it when the request is
+	// admitted
+	HeaderAsk    = "Ebb-Ask"
 	HeaderLoad   = "Ebb-Load"   // answer: the machine's load
 	HeaderBounce = "Ebb-Bounce" // answer: refused, and why
 	HeaderFault  = "Ebb-Fault"  // answer: the machine failed, and how

@@ -6,8 +6,8 @@ import (
 	"github.com/ebbkit/ebb/balance"
 )
 
-// ParseBounce reads the reason of a bounce. A reason of a later version is still a bounce: the request was not executed,
-// and this owner will not take it.
+// ParseBounce reads the reason of a bounce. A reason of a later version is still a bounce: the
+// request was not executed, and this owner will not take it.
 func ParseBounce(s string) balance.Bounce {
 	var b balance.Bounce
 	if b.UnmarshalText([]byte(s)) == nil && b != balance.BounceNone {
@@ -37,8 +37,8 @@ func AppendTo(b []byte, t To) []byte {
 	return b
 }
 
-// ParseTo is the inverse. Further fields are ignored, and a token that cannot be read is none: it only ever gets a request
-// in sooner.
+// ParseTo is the inverse. Further fields are ignored, and a token that cannot be read is none: it
+// only ever gets a request in sooner.
 func ParseTo(s string) (t To, ok bool) {
 	app, s := cut(s, ';')
 	id, s := cut(s, ';')
@@ -65,7 +65,8 @@ func AppendFault(b []byte, f Failure, words string) []byte {
 	return escape(b, words[:min(len(words), maxFault)])
 }
 
-// ParseFault reads a fault. What a later version calls by another name is taken for the worst: a reset.
+// ParseFault reads a fault. What a later version calls by another name is taken for the worst: a
+// reset.
 func ParseFault(s string) (f Failure, words string) {
 	name, rest := cut(s, ';')
 	if f.UnmarshalText([]byte(name)) != nil || f == FailureNone {
@@ -132,7 +133,8 @@ func digit(c byte) byte {
 	return 16
 }
 
-// AppendLoad writes a load as eight numbers: in flight, soft, hard, state, cordon, cordon generation, epoch, sequence.
+// AppendLoad writes a load as eight numbers: in flight, soft, hard, state, cordon, cordon
+// generation, epoch, sequence.
 func AppendLoad(b []byte, l balance.Load) []byte {
 	b = strconv.AppendInt(b, int64(l.InFlight), 10)
 	for _, n := range [...]uint64{uint64(l.Limits.Soft), uint64(l.Limits.Hard), uint64(l.State), uint64(l.Cordon), l.CordonGen, l.Epoch, l.Seq} {
@@ -142,8 +144,8 @@ func AppendLoad(b []byte, l balance.Load) []byte {
 	return b
 }
 
-// ParseLoad is the inverse. Further numbers, of a later version, are ignored; anything else that appendLoad would not
-// write is refused.
+// ParseLoad is the inverse. Further numbers, of a later version, are ignored; anything else that
+// appendLoad would not write is refused.
 func ParseLoad(s string) (l balance.Load, ok bool) {
 	var n [8]uint64
 	for i := range n {

@@ -16,8 +16,9 @@ const (
 	maxSettings    = 64 * settingSize // no peer sends as many
 )
 
-// Settings reads the frame that each side of an HTTP/2 connection sends first. It tells a pool how many streams the peer
-// takes before the first one is opened, and an owner which window the edge has chosen for the path between them.
+// Settings reads the frame that each side of an HTTP/2 connection sends first. It tells a pool how
+// many streams the peer takes before the first one is opened, and an owner which window the edge
+// has chosen for the path between them.
 type Settings struct {
 	buf     []byte
 	Done    bool   // nothing more is read

@@ -13,41 +13,50 @@ var OwnerWords = [authStatuses]string{
 	authVersion: "its preface is of another version",
 }
 
-// An edge and an owner prove to each other, on each connection and before HTTP, that they know the cluster's key:
+// An edge and an owner prove to each other, on each connection and before HTTP, that they know the
+// cluster's key:
 //
 //	edge -> owner   hello    8 magic, version | 1 bound | 32 nonce | 32 proof | 32 proof by NextKey, or the same again
 //	owner -> edge   reply    8 magic, version | 1 status | 32 nonce | 32 proof
 //	edge -> owner   confirm  32 proof; in clear only
 //
-// A proof is HMAC-SHA256 with a key derived from the cluster's key and the message's name, over all that came before it on
-// the connection, both nonces included once there are two, and over the binding: where the connection is TLS, 32 bytes of
-// its exported keying material (RFC 5705, RFC 8446 7.5; label "EXPORTER-ebb-hop-1"), else nothing. The byte "bound" says
-// which; ends that do not agree about it refuse each other.
+// A proof is HMAC-SHA256 with a key derived from the cluster's key and the message's name, over all
+// that came before it on the connection, both nonces included once there are two, and over the
+// binding: where the connection is TLS, 32 bytes of its exported keying material (RFC 5705, RFC
+// 8446 7.5; label "EXPORTER-ebb-hop-1"), else nothing. The byte "bound" says which; ends that do
+// not agree about it refuse each other.
 //
-// Over TLS the keying material contains randomness of both ends, so that a hello is good for one connection only. The edge
-// sends the head of its first request right behind it, and everything else when it has verified the reply: no round trip is
-// added. The owner acts on a request when it has verified the hello.
+// Over TLS the keying material contains randomness of both ends, so that a hello is good for one
+// connection only. The edge sends the head of its first request right behind it, and everything
+// else when it has verified the reply: no round trip is added. The owner acts on a request when it
+// has verified the hello.
 //
-// In clear a hello is as good as a copy of it, whatever it says; only what the owner has said on this very connection makes
-// it fresh. So the edge sends nothing behind it: it waits for the reply, verifies it, and sends confirm, its request behind
-// it in full. The owner acts on a request when it has verified confirm. That is one round trip for each new connection, as
-// long as the handshake of TLS takes; no clock and no memory of past hellos is needed. That hello has a proof all the same
-// keeps strangers from getting a reply, by which they could guess at weak keys, and names the key to use.
+// In clear a hello is as good as a copy of it, whatever it says; only what the owner has said on
+// this very connection makes it fresh. So the edge sends nothing behind it: it waits for the reply,
+// verifies it, and sends confirm, its request behind it in full. The owner acts on a request when
+// it has verified confirm. That is one round trip for each new connection, as long as the handshake
+// of TLS takes; no clock and no memory of past hellos is needed. That hello has a proof all the
+// same keeps strangers from getting a reply, by which they could guess at weak keys, and names the
+// key to use.
 //
 // What others can do:
 //
-//   - Who records connections and sends a copy, to this owner or another, now or later, gets no further than a reply in
-//     clear, and not as far over TLS. Nothing is executed, and the owner keeps nothing but a connection for HeaderTimeout.
-//   - Who sends back what came, to the same node or another, is refused: each message has its own key.
-//   - Who sits in the way and passes on what comes (a relay) stays in the way. Over TLS that takes a certificate that the
-//     edge accepts, and then still fails, as the two halves have different keying material. In clear it works, as for
-//     anyone who can change packets: they can read everything, alter requests and answers, and add requests of their own.
-//     In clear the key authenticates the beginning of a connection and protects nothing that follows.
+//   - Who records connections and sends a copy, to this owner or another, now or later, gets no
+//     further than a reply in clear, and not as far over TLS. Nothing is executed, and the owner
+//     keeps nothing but a connection for HeaderTimeout.
+//   - Who sends back what came, to the same node or another, is refused: each message has its own
+//     key.
+//   - Who sits in the way and passes on what comes (a relay) stays in the way. Over TLS that takes
+//     a certificate that the edge accepts, and then still fails, as the two halves have different
+//     keying material. In clear it works, as for anyone who can change packets: they can read
+//     everything, alter requests and answers, and add requests of their own. In clear the key
+//     authenticates the beginning of a connection and protects nothing that follows.
 //   - Who holds a key is every node of the cluster. Only certificates tell nodes apart.
-//   - Who sees a hello, or makes an edge connect to them, can try keys on it at leisure: a key is to be random, of 128
-//     bits or more.
+//   - Who sees a hello, or makes an edge connect to them, can try keys on it at leisure: a key is
+//     to be random, of 128 bits or more.
 const (
-	// No method of HTTP begins with 0, and the end of a line has a server that knows nothing of this say so at once.
+	// No method of HTTP begins with 0, and the end of a line has a server that knows nothing of this
+	// say so at once.
 	helloMagic = "\x00ebbK1\r\n"
 	ReplyMagic = "\x00ebbO1\r\n"
 	MagicSize  = 8
@@ -151,7 +160,8 @@ func BeginsHello(b []byte) bool {
 	return string(b[:n]) == helloMagic[:n]
 }
 
-// JudgeHello decides about a hello of helloSize bytes: by which of the owner's keys it is proven, or why not.
+// JudgeHello decides about a hello of helloSize bytes: by which of the owner's keys it is proven,
+// or why not.
 func JudgeHello(hello []byte, keys []AuthKey, binding []byte) (key int, s authStatus) {
 	switch {
 	case len(hello) != HelloSize || string(hello[:MagicSize]) != helloMagic:
@@ -195,8 +205,8 @@ func AppendRefusal(b []byte, s authStatus) []byte {
 	return append(b, make([]byte, ReplySize-MagicSize-1)...)
 }
 
-// refusal says why a reply is none, or not to be believed. A refusal proves nothing: whoever can forge one can also cut the
-// connection.
+// refusal says why a reply is none, or not to be believed. A refusal proves nothing: whoever can
+// forge one can also cut the connection.
 type refusal string
 
 const (
@@ -204,8 +214,8 @@ const (
 	refusalForged refusal = "it cannot prove that it knows the key: this is not the owner, or something alters what passes"
 )
 
-// JudgeReply decides about a reply of replySize bytes, or what came instead of one: by which of the edge's keys the owner
-// proves itself, or why the connection is of no use ("" means that it is).
+// JudgeReply decides about a reply of replySize bytes, or what came instead of one: by which of the
+// edge's keys the owner proves itself, or why the connection is of no use ("" means that it is).
 func JudgeReply(reply, hello []byte, keys []AuthKey, binding []byte) (key int, why refusal) {
 	if len(reply) != ReplySize || string(reply[:MagicSize]) != ReplyMagic {
 		return 0, refusalAlien

@@ -8,8 +8,9 @@ import (
 type BodyState uint8
 
 const (
-	BodyWhole BodyState = iota // there is none, it was never asked for, or all that was read of it is kept
-	BodySpent                  // some of it went out and is gone
+	// there is none, it was never asked for, or all that was read of it is kept
+	BodyWhole BodyState = iota
+	BodySpent           // some of it went out and is gone
 )
 
 // Next is what to do after a try.
@@ -21,8 +22,8 @@ const (
 	NextRound                 // forget what was excluded, pause, and go back to the waiting room
 )
 
-// retryable is the decision table of the package comment: may a request be sent again after a try that got so far?
-// Columns: not idempotent, idempotent.
+// retryable is the decision table of the package comment: may a request be sent again after a try
+// that got so far? Columns: not idempotent, idempotent.
 var retryable = [...][2][2]bool{
 	//             body whole      body spent
 	CertaintyNotSent:       {BodyWhole: {true, true}, BodySpent: {false, false}},
@@ -42,8 +43,9 @@ func mayRetry(f Failure, idempotent bool, b BodyState) bool {
 	return retryable[f.Certainty()][b][column]
 }
 
-// RetryLimits are the budgets of one request. Bounces and failures are counted apart: a bounce is how late knowledge is put
-// right, on a busy fleet more than one per request is normal; a failure is a fault of something.
+// RetryLimits are the budgets of one request. Bounces and failures are counted apart: a bounce is
+// how late knowledge is put right, on a busy fleet more than one per request is normal; a failure
+// is a fault of something.
 type RetryLimits struct {
 	Bounces  int // per round
 	Rounds   int
@@ -83,8 +85,9 @@ func (s *Retries) Failed(l RetryLimits, f Failure, idempotent bool, b BodyState)
 	return NextElsewhere
 }
 
-// Refused decides after a stream that the peer did not take, such as one that met the end of its connection. That is how
-// connections end: it costs what a bounce costs, and nothing of the budgets for failures.
+// Refused decides after a stream that the peer did not take, such as one that met the end of its
+// connection. That is how connections end: it costs what a bounce costs, and nothing of the budgets
+// for failures.
 func (s *Retries) Refused(l RetryLimits, b BodyState, since time.Duration) Next {
 	if !mayRetry(FailureRefused, false, b) {
 		return NextGiveUp
@@ -116,8 +119,8 @@ func (s *Retries) Exhausted(l RetryLimits) Next {
 	return NextRound
 }
 
-// Renewed notes that the picker has begun a new round by itself, after waiting for so long. A picker that waits may begin
-// as many as it likes; if it did not wait, we do.
+// Renewed notes that the picker has begun a new round by itself, after waiting for so long. A
+// picker that waits may begin as many as it likes; if it did not wait, we do.
 func (s *Retries) Renewed(waited time.Duration) {
 	s.bounces = 0
 	if waited < pauseFirst {
@@ -127,8 +130,8 @@ func (s *Retries) Renewed(waited time.Duration) {
 	s.rounds, s.hot = 0, 0
 }
 
-// The pause before a new round gives late rows and reports time to arrive: from one in-region round trip up to what a
-// person does not notice.
+// The pause before a new round gives late rows and reports time to arrive: from one in-region round
+// trip up to what a person does not notice.
 const (
 	pauseFirst = 5 * time.Millisecond
 	pauseMax   = 250 * time.Millisecond

@@ -63,8 +63,8 @@ const (
 	maxLook = time.Minute
 )
 
-// LookEvery returns how often to look: often enough that a stall is noticed no later than a quarter of
-// the bound behind it.
+// LookEvery returns how often to look: often enough that a stall is noticed no later than a quarter
+// of the bound behind it.
 func LookEvery(bound time.Duration) time.Duration { return min(max(bound/8, minLook), maxLook) }
 
 // Standing is what has been seen of a count that grows with each move.

@@ -4,17 +4,19 @@ import (
 	"time"
 )
 
-// HTTP/2 windows. net/http fixes them when a connection begins, so a connection has a class. The window of one stream
-// bounds what a stalled stream holds in memory and how fast one stream is: a window per round trip. The window of the
-// connection is 1 GiB always: a smaller one would let streams that nobody reads stop the others.
+// HTTP/2 windows. net/http fixes them when a connection begins, so a connection has a class. The
+// window of one stream bounds what a stalled stream holds in memory and how fast one stream is: a
+// window per round trip. The window of the connection is 1 GiB always: a smaller one would let
+// streams that nobody reads stop the others.
 const (
 	MinClass   = 0 // 256 KiB
 	maxClass   = 6 // 16 MiB
 	Classes    = maxClass + 1
 	AnyClass   = 4 // 4 MiB, what net/http has, where the path is unknown
 	ConnWindow = 1 << 30
-	// NearWindow is for machines. They are near: at 1 ms it lets 128 MB/s through. What a client does not read is held here
-	// as well as at the edge: with 256 KiB there, 200 stalled downloads stay below 100 MB.
+	// NearWindow is for machines. They are near: at 1 ms it lets 128 MB/s through. What a client does
+	// not read is held here as well as at the edge: with 256 KiB there, 200 stalled downloads stay
+	// below 100 MB.
 	NearWindow = 128 << 10
 	// DefaultBandwidth is 500 Mb/s: what one TCP connection between clouds reaches.
 	DefaultBandwidth = 60 << 20
@@ -32,12 +34,13 @@ func ClassOf(n int64) int {
 	return c
 }
 
-// ChooseClass returns the class of new connections over a path: bandwidth, in bytes per second, times the round trip,
-// rounded up to a class. pressure is the part of the memory limit in use; from 80 % on the class is one lower, from 90 % two:
-// streams get slower before the process dies.
+// ChooseClass returns the class of new connections over a path: bandwidth, in bytes per second,
+// times the round trip, rounded up to a class. pressure is the part of the memory limit in use;
+// from 80 % on the class is one lower, from 90 % two: streams get slower before the process dies.
 //
-// had is the class of the connections there are, or negative. It is left for a lower one only where the path needs less
-// than half of it, so that a round trip on the border of two classes does not make connections come and go.
+// had is the class of the connections there are, or negative. It is left for a lower one only where
+// the path needs less than half of it, so that a round trip on the border of two classes does not
+// make connections come and go.
 func ChooseClass(rtt time.Duration, known bool, bandwidth int64, pressure float64, had int) int {
 	class := AnyClass
 	if known {
@@ -56,8 +59,9 @@ func ChooseClass(rtt time.Duration, known bool, bandwidth int64, pressure float6
 	return min(max(class, MinClass), maxClass)
 }
 
-// DialLimit is how long connecting may take: three round trips and what a busy peer needs, so that one lost packet is
-// forgiven and a black hole is not waited for. most bounds it, and is what holds where the path is unknown; 0 means none.
+// DialLimit is how long connecting may take: three round trips and what a busy peer needs, so that
+// one lost packet is forgiven and a black hole is not waited for. most bounds it, and is what holds
+// where the path is unknown; 0 means none.
 func DialLimit(rtt time.Duration, known bool, most time.Duration) time.Duration {
 	if !known {
 		return most
@@ -69,15 +73,15 @@ func DialLimit(rtt time.Duration, known bool, most time.Duration) time.Duration 
 	return d
 }
 
-// BulkSize is from where on a body is bulk: 1 MiB keeps a 100 Mb/s path busy for 80 ms, which the small requests of the
-// same connection would notice.
+// BulkSize is from where on a body is bulk: 1 MiB keeps a 100 Mb/s path busy for 80 ms, which the
+// small requests of the same connection would notice.
 const BulkSize = 1 << 20
 
 // bulkMemory is how long a route that moved bulk is expected to do so again.
 const bulkMemory = time.Minute
 
-// Lane is one of the two groups of HTTP/2 connections to a peer: on one connection a packet lost for a download holds up
-// everything else.
+// Lane is one of the two groups of HTTP/2 connections to a peer: on one connection a packet lost
+// for a download holds up everything else.
 type Lane uint8
 
 const (
@@ -85,8 +89,8 @@ const (
 	LaneBulk
 )
 
-// LaneOf chooses for a request: by the length of its body, negative where unknown, and by when a request of the same
-// route was last seen to move bulk.
+// LaneOf chooses for a request: by the length of its body, negative where unknown, and by when a
+// request of the same route was last seen to move bulk.
 func LaneOf(length int64, lastBulk, now time.Time) Lane {
 	if length >= BulkSize || !lastBulk.IsZero() && now.Sub(lastBulk) < bulkMemory {
 		return LaneBulk

@@ -67,7 +67,8 @@ func (o *answer) tell(force time.Duration) {
 	}
 }
 
-// force ends what the machine has not ended. A machine that stops in the middle of a line has said all it will.
+// force ends what the machine has not ended. A machine that stops in the middle of a line has said
+// all it will.
 func (o *answer) force() {
 	o.mu.Lock()
 	defer o.unlock()
@@ -76,7 +77,8 @@ func (o *answer) force() {
 	}
 }
 
-// halt ends the answer where it can be ended: now, or when the present frame has passed; o.mu is held.
+// halt ends the answer where it can be ended: now, or when the present frame has passed; o.mu is
+// held.
 func (o *answer) halt() {
 	if o.stop = true; !o.over && !o.cut && o.frames.Whole() {
 		o.abandon()

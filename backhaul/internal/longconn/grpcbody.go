@@ -10,9 +10,9 @@ import (
 	"github.com/ebbkit/ebb/backhaul/internal/tcp"
 )
 
-// GRPCBody is the body of a gRPC request, whose messages can be ended while a read waits for the client. Reads of the client
-// run on goroutines of their own and into a buffer of our own; one that never returns is left behind, until the server or
-// caller whose body it is closes that.
+// GRPCBody is the body of a gRPC request, whose messages can be ended while a read waits for the
+// client. Reads of the client run on goroutines of their own and into a buffer of our own; one that
+// never returns is left behind, until the server or caller whose body it is closes that.
 type GRPCBody struct {
 	io.ReadCloser
 	shut chan struct{}
@@ -43,7 +43,8 @@ func NewGRPCBody(r *http.Request) *GRPCBody {
 	return &GRPCBody{ReadCloser: r.Body, shut: make(chan struct{}), got: make(chan took, 1), frames: hop.Frames{Kind: hop.FramingGRPC}}
 }
 
-// finish ends the client's messages after the present one. It reports whether that is any news to the machine.
+// finish ends the client's messages after the present one. It reports whether that is any news to
+// the machine.
 func (s *GRPCBody) finish() bool {
 	if s.over.Load() {
 		return false

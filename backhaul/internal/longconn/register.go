@@ -23,15 +23,17 @@ type longs [classCount]map[*long]struct{}
 
 const classCount = 4
 
-// long is one connection in the register. It leaves it before its gate: nobody counts more than is in flight.
+// long is one connection in the register. It leaves it before its gate: nobody counts more than is
+// in flight.
 type long struct {
 	in      *Register
 	machine balance.MachineKey
 	class   balance.Class
-	told    bool         // in.mu is held
-	data    atomic.Bool  // some has passed since the last look
-	asked   *atomic.Bool // the same of the request's messages, where these are followed apart; nil: they are not
-	quiet   time.Time    // when a look last found data, or the first look was; in.mu is held
+	told    bool        // in.mu is held
+	data    atomic.Bool // some has passed since the last look
+	// the same of the request's messages, where these are followed apart; nil: they are not
+	asked *atomic.Bool
+	quiet time.Time // when a look last found data, or the first look was; in.mu is held
 	endable
 }
 
@@ -45,7 +47,8 @@ func (l *long) follow(f *hop.Frames) {
 	}
 }
 
-// idle reports whether no data has passed for that long; in.mu is held. It is as exact as looks are frequent.
+// idle reports whether no data has passed for that long; in.mu is held. It is as exact as looks are
+// frequent.
 func (l *long) idle(now time.Time, after time.Duration) bool {
 	data := l.data.Swap(false)
 	if l.asked != nil && l.asked.Swap(false) {
@@ -59,13 +62,15 @@ func (l *long) idle(now time.Time, after time.Duration) bool {
 
 // endable is a connection as it is told.
 type endable interface {
-	// tell has the connection end: now, or where it can, and by itself or by force after that time. It does not block.
+	// tell has the connection end: now, or where it can, and by itself or by force after that time. It
+	// does not block.
 	tell(force time.Duration)
 	// lasts reports whether it is a long connection by now.
 	lasts() bool
 }
 
-// Long returns how many connections of these classes a machine has: at most as many as are in flight at its gate.
+// Long returns how many connections of these classes a machine has: at most as many as are in
+// flight at its gate.
 func (c *Register) Long(m balance.Machine, of balance.Class) (n int) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
@@ -77,8 +82,8 @@ func (c *Register) Long(m balance.Machine, of balance.Class) (n int) {
 	return n
 }
 
-// Idle returns how many connections of these classes have carried no data for that long, as found by this and earlier calls:
-// it is asked about once a second.
+// Idle returns how many connections of these classes have carried no data for that long, as found
+// by this and earlier calls: it is asked about once a second.
 func (c *Register) Idle(m balance.Machine, of balance.Class, quiet time.Duration) (n int) {
 	now := time.Now()
 	c.mu.Lock()
@@ -91,7 +96,8 @@ func (c *Register) Idle(m balance.Machine, of balance.Class, quiet time.Duration
 	return n
 }
 
-// Notify tells a machine's connections of these classes to end, those that have not been told. It does not block.
+// Notify tells a machine's connections of these classes to end, those that have not been told. It
+// does not block.
 func (c *Register) Notify(m balance.Machine, of balance.Class, within time.Duration) {
 	c.tell(m, of, within, func(*long) bool { return true })
 }
@@ -117,8 +123,8 @@ func (c *Register) tell(m balance.Machine, of balance.Class, within time.Duratio
 	}
 }
 
-// RequestsEnded reports whether the machine has got, or is about to get, the end of what the clients
-// of these calls say.
+// RequestsEnded reports whether the machine has got, or is about to get, the end of what the
+// clients of these calls say.
 func (c *Register) RequestsEnded(m balance.Machine, of balance.Class) bool {
 	c.mu.Lock()
 	defer c.mu.Unlock()
@@ -181,8 +187,9 @@ func (c *Register) remove(l *long) {
 	delete(c.machines, l.machine)
 }
 
-// Watch registers what resp, the answer to a request, makes of its exchange, and puts itself between: into resp.Body. It
-// returns nil where the exchange is a request. age is how long a gRPC call is one. The caller has leave called before it leaves the machine's gate.
+// Watch registers what resp, the answer to a request, makes of its exchange, and puts itself
+// between: into resp.Body. It returns nil where the exchange is a request. age is how long a gRPC
+// call is one. The caller has leave called before it leaves the machine's gate.
 func (c *Register) Watch(age time.Duration, machine balance.MachineKey, req *http.Request, resp *http.Response, x *pool.Exchange, body *GRPCBody) Watched {
 	if resp.StatusCode != http.StatusSwitchingProtocols && (resp.ContentLength != -1 || resp.Body == http.NoBody) {
 		return nil

@@ -25,10 +25,11 @@ func HalfOf(body io.ReadCloser, machine *pool.Conn) tcp.Halver {
 
 var ErrTold = errors.New("backhaul: the connection was told to end, and has been ended")
 
-// tunnel is an upgraded connection to a machine that can be told to end. One goroutine reads, one writes.
+// tunnel is an upgraded connection to a machine that can be told to end. One goroutine reads, one
+// writes.
 //
-// A reader that waits for the machine is woken by a deadline: so all that the client gets, it gets from the reader, and
-// nothing of ours can come in the middle of something.
+// A reader that waits for the machine is woken by a deadline: so all that the client gets, it gets
+// from the reader, and nothing of ours can come in the middle of something.
 type tunnel struct {
 	long
 	rw    io.ReadWriteCloser
@@ -113,7 +114,8 @@ func (t *tunnel) Read(p []byte) (int, error) {
 	}
 }
 
-// ending1001 reports whether the client is to get a close frame of ours: not where the machine has sent its own.
+// ending1001 reports whether the client is to get a close frame of ours: not where the machine has
+// sent its own.
 func (t *tunnel) ending1001() bool {
 	return t.class == balance.ClassWebSocket && t.told.Load() && !t.frames.Closing
 }

@@ -18,11 +18,12 @@ var (
 	errBodySpent  = errors.New("backhaul: the request's body cannot be sent again")
 )
 
-// Body is a request's body over all tries. No try closes it. What has been read is kept while it may be needed again,
-// so that a further try begins where the first did.
+// Body is a request's body over all tries. No try closes it. What has been read is kept while it
+// may be needed again, so that a further try begins where the first did.
 //
-// The body is read by one try at a time. A read that is blocked on a slow client when its try ends stays blocked; the next
-// try has what was kept, then waits for that read, and finds what it brought in kept as well.
+// The body is read by one try at a time. A read that is blocked on a slow client when its try ends
+// stays blocked; the next try has what was kept, then waits for that read, and finds what it
+// brought in kept as well.
 type Body struct {
 	mu        sync.Mutex
 	Body      io.ReadCloser
@@ -91,14 +92,16 @@ type reader struct {
 	over  atomic.Bool // the try has ended
 	asked atomic.Bool // it wanted to read
 
-	// A reader that waits reads no more than can be kept, until it hears that the peer has admitted the request.
+	// A reader that waits reads no more than can be kept, until it hears that the peer has admitted
+	// the request.
 	waits bool
 	word  chan struct{}
 	told  atomic.Bool
 	ended chan struct{}
 	once  sync.Once
 
-	trailer http.Header // of this try's request: gets the values with the end of the body; nil: there are none
+	// of this try's request: gets the values with the end of the body; nil: there are none
+	trailer http.Header
 
 	closed func() // called when net/http closes it; nil: none
 
@@ -197,9 +200,10 @@ func (r *reader) read(p []byte) (int, error) {
 	return n, err
 }
 
-// hold keeps the end of the body back while an answer comes, which net/http would cut off: a server that has begun to
-// answer may close the request's body, and a client that gets an answer may have no more to say. An owner or machine that
-// ends its answer only after the whole body is not waited for.
+// hold keeps the end of the body back while an answer comes, which net/http would cut off: a server
+// that has begun to answer may close the request's body, and a client that gets an answer may have
+// no more to say. An owner or machine that ends its answer only after the whole body is not waited
+// for.
 func (r *reader) hold() {
 	if r.wire != nil && r.answered.Load() {
 		r.wire.wait(time.Second)
@@ -228,8 +232,8 @@ func (r *reader) ready(p []byte) (done bool, n int, err error) {
 	return false, 0, nil
 }
 
-// take notes what a read has brought; s.mu is held. What a try read that ended meanwhile is for the next one, and kept in
-// any case.
+// take notes what a read has brought; s.mu is held. What a try read that ended meanwhile is for the
+// next one, and kept in any case.
 func (s *Body) take(r *reader, over bool, b []byte, err error) {
 	n := len(b)
 	s.BytesRead.Add(int64(n))
@@ -296,7 +300,8 @@ func (s *Body) broken() error {
 	return s.err
 }
 
-// Close closes the client's body, or leaves that to the read under way: closing must not wait for a slow client.
+// Close closes the client's body, or leaves that to the read under way: closing must not wait for a
+// slow client.
 func (s *Body) Close() {
 	s.mu.Lock()
 	s.closing = true
@@ -377,7 +382,8 @@ func (s *Body) grow(size, n int, reserve func(int) bool) bool {
 	return true
 }
 
-// Retain keeps the first n bytes for another try, if fewer than limit are kept of all bodies together. held counts them.
+// Retain keeps the first n bytes for another try, if fewer than limit are kept of all bodies
+// together. held counts them.
 func (s *Body) Retain(n int, held *atomic.Int64, limit int64) {
 	if n <= s.keep {
 		return
@@ -417,8 +423,8 @@ func (e *BodyError) Unwrap() error { return e.Err }
 
 func (e *BodyError) Cause() string { return "bad-request" }
 
-// newTrailer returns the trailer of a further try's request, or nil: the names that the client has announced. Over HTTP/1.1
-// others may come as well.
+// newTrailer returns the trailer of a further try's request, or nil: the names that the client has
+// announced. Over HTTP/1.1 others may come as well.
 func (s *Body) newTrailer(h2 bool) http.Header {
 	if s.from == nil || h2 && s.names == nil {
 		return nil
@@ -430,8 +436,8 @@ func (s *Body) newTrailer(h2 bool) http.Header {
 	return t
 }
 
-// takeTrailers notes the trailers at the end of the body; s.mu is held. Whoever has read the end has seen the request's
-// trailers set.
+// takeTrailers notes the trailers at the end of the body; s.mu is held. Whoever has read the end
+// has seen the request's trailers set.
 func (s *Body) takeTrailers() {
 	if s.from == nil {
 		return

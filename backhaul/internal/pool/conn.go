@@ -14,8 +14,9 @@ import (
 	"github.com/ebbkit/ebb/backhaul/internal/tcp"
 )
 
-// Conn is one connection to a peer: HTTP/1.1 for one request at a time, or HTTP/2 for many. It wraps [http.ClientConn], which sends a request once and
-// never again: the loops of [http.Transport], which execute some requests twice, are not in the way.
+// Conn is one connection to a peer: HTTP/1.1 for one request at a time, or HTTP/2 for many. It
+// wraps [http.ClientConn], which sends a request once and never again: the loops of
+// [http.Transport], which execute some requests twice, are not in the way.
 type Conn struct {
 	HTTP   *http.ClientConn
 	Wire   *Wire
@@ -35,8 +36,8 @@ type Conn struct {
 	retired bool // no further streams
 }
 
-// roundTrip sends a request over HTTP/1.1 and returns the answer with its body, or says how that failed. body is the
-// request's body if it has one.
+// roundTrip sends a request over HTTP/1.1 and returns the answer with its body, or says how that
+// failed. body is the request's body if it has one.
 func (c *Conn) roundTrip(req *http.Request, body *reader, x *Exchange) (*http.Response, hop.Failure, error) {
 	wrote, got := c.Wire.wrote.Load(), c.Wire.got.Load()
 	c.Wire.follow.bodiless.Store(req.Method == http.MethodHead)
@@ -130,13 +131,15 @@ func brokeOff(err error) bool {
 		errors.Is(err, net.ErrClosed) || errors.As(err, &op)
 }
 
-// More reports whether more of an answer over HTTP/1.1 is there to be read, as far as can be told. drained says that nothing of
-// it is left of what was read ahead; before the body is read that is so where its head came last.
+// More reports whether more of an answer over HTTP/1.1 is there to be read, as far as can be told.
+// drained says that nothing of it is left of what was read ahead; before the body is read that is
+// so where its head came last.
 func (c *Conn) More(drained bool) bool {
 	return !drained && !c.Wire.blank.Load() || c.Wire.kernel.Holds(c.Wire.got.Load())
 }
 
-// Free reports whether the connection can take another request: the answer was read to its end, and so was the request.
+// Free reports whether the connection can take another request: the answer was read to its end, and
+// so was the request.
 func (c *Conn) Free() bool { return c.HTTP.Err() == nil && c.HTTP.Available() == 1 }
 
 func (c *Conn) Close() { c.HTTP.Close() }

@@ -28,14 +28,16 @@ type Exchange struct {
 	Expect bool
 	// patience bounds the wait for that word; 0 means none.
 	Patience time.Duration
-	// peek: the client's first byte comes before the peer gets anything. The client of an owner is an edge: it sends the
-	// first byte when the owner has asked for it, and until then may take the request elsewhere.
+	// peek: the client's first byte comes before the peer gets anything. The client of an owner is an
+	// edge: it sends the first byte when the owner has asked for it, and until then may take the
+	// request elsewhere.
 	Peek bool
-	// once: more of the body may go out than is kept. Such a request gets a connection of its own at once, where peers have been
-	// seen to refuse streams.
+	// once: more of the body may go out than is kept. Such a request gets a connection of its own at
+	// once, where peers have been seen to refuse streams.
 	Once bool
-	// ask: the peer gets as much of the body as is kept, and says "100 Continue" when it may have the rest. Over HTTP/2 this
-	// is for bodies of unknown length, which may be one half of a conversation: the peer's side may have to speak first.
+	// ask: the peer gets as much of the body as is kept, and says "100 Continue" when it may have the
+	// rest. Over HTTP/2 this is for bodies of unknown length, which may be one half of a conversation:
+	// the peer's side may have to speak first.
 	Ask bool
 	// admitted is called when that word comes.
 	Admitted func()
@@ -97,18 +99,20 @@ func (u *Used) over() {
 // Sent reports whether the peer has got the whole request.
 func (u *Used) Sent() bool { return u.last == nil || u.last.s.delivered(u.last) }
 
-// MaxStale is how many dead pooled connections and refused streams are met before the request gets a new connection of its
-// own: a peer that ends its connections after some requests serves the first one on each.
+// MaxStale is how many dead pooled connections and refused streams are met before the request gets
+// a new connection of its own: a peer that ends its connections after some requests serves the
+// first one on each.
 const MaxStale = 2
 
 var errSwitched = errors.New("backhaul: the machine switched to a protocol that the request did not ask for")
 
-// MaxOwn is how many connections of its own a request gets. A peer that refuses even the first stream will not take it.
+// MaxOwn is how many connections of its own a request gets. A peer that refuses even the first
+// stream will not take it.
 const MaxOwn = 3
 
-// Do sends out and returns the answer's head. Dead pooled connections are passed over: as nothing was written, nothing has
-// happened. Nor has it where the peer refuses a stream, as each does that is about to end a connection and gets one more
-// request on it. out belongs to do until then.
+// Do sends out and returns the answer's head. Dead pooled connections are passed over: as nothing
+// was written, nothing has happened. Nor has it where the peer refuses a stream, as each does that
+// is about to end a connection and gets one more request on it. out belongs to do until then.
 func (x *Exchange) Do(out *http.Request) (*http.Response, hop.Failure, error) {
 	for n := 0; ; n++ {
 		c, reused, err := x.Pool.get(out.Context(), x, n >= MaxStale)
@@ -166,7 +170,8 @@ func (x *Exchange) Do(out *http.Request) (*http.Response, hop.Failure, error) {
 	}
 }
 
-// send is one attempt over one connection. A peer that does not ask for the body in time is cut off.
+// send is one attempt over one connection. A peer that does not ask for the body in time is cut
+// off.
 func (x *Exchange) send(c *Conn, out *http.Request) (*http.Response, hop.Failure, error) {
 	body := x.last
 	if !x.H2 {

@@ -14,8 +14,8 @@ import (
 	"github.com/ebbkit/ebb/backhaul/internal/tcp"
 )
 
-// Stream is one request on an HTTP/2 connection: what must be told apart when it fails is not the connection's bytes, but
-// what became of the stream.
+// Stream is one request on an HTTP/2 connection: what must be told apart when it fails is not the
+// connection's bytes, but what became of the stream.
 type Stream struct {
 	Cancel context.CancelCauseFunc
 	Wrote  atomic.Bool // its head was handed to the connection
@@ -26,9 +26,10 @@ type Stream struct {
 // Works reports whether the peer works on the request for all that is known.
 func (s *Stream) Works() bool { return s.Wrote.Load() && !s.over.Load() }
 
-// aborted is called when net/http closes the request's body, which it does when it has given the stream up, or when the
-// answer is an error. Then it waits for a read of the body to return, which a slow client may hold up; cancelling the
-// stream ends that wait. Where the answer is what closed the body, RoundTrip returns at once and all is well.
+// aborted is called when net/http closes the request's body, which it does when it has given the
+// stream up, or when the answer is an error. Then it waits for a read of the body to return, which
+// a slow client may hold up; cancelling the stream ends that wait. Where the answer is what closed
+// the body, RoundTrip returns at once and all is well.
 func (s *Stream) aborted() {
 	if s.back.Load() {
 		return
@@ -47,7 +48,8 @@ var (
 	errNoWord     = tcp.TimeoutError("backhaul: the owner did not ask for the body in time")
 )
 
-// open prepares a request for a stream of its own. word is called when the peer says "100 Continue".
+// open prepares a request for a stream of its own. word is called when the peer says "100
+// Continue".
 func open(req *http.Request, word func()) (*http.Request, *Stream) {
 	s := new(Stream)
 	ctx, cancel := context.WithCancelCause(req.Context())
@@ -83,7 +85,8 @@ func (c *Conn) roundTrip2(ctx context.Context, req *http.Request, s *Stream, bod
 		s.over.Store(true)
 	}
 	s.Cancel(ErrStreamOver)
-	sent := s.Wrote.Load() && c.Wire.wrote.Load() != before // the head was handed over, and something of it, or of others, left
+	// the head was handed over, and something of it, or of others, left
+	sent := s.Wrote.Load() && c.Wire.wrote.Load() != before
 	unasked := x.Expect && body != nil && !body.asked.Load()
 	switch {
 	case ctx.Err() != nil:
@@ -109,8 +112,8 @@ func (c *Conn) roundTrip2(ctx context.Context, req *http.Request, s *Stream, bod
 	return nil, hop.FailureReset, err
 }
 
-// StreamBody is the body of an answer over HTTP/2. To close it ends the stream: net/http by itself waits for a read of the
-// request's body to return, which a slow client may hold up.
+// StreamBody is the body of an answer over HTTP/2. To close it ends the stream: net/http by itself
+// waits for a read of the request's body to return, which a slow client may hold up.
 type StreamBody struct {
 	io.ReadCloser
 	S   *Stream
@@ -132,7 +135,8 @@ func (b *StreamBody) Close() error {
 	return nil
 }
 
-// h2Error has the shape of net/http's error of a stream, which cannot be named but fills in what looks like it.
+// h2Error has the shape of net/http's error of a stream, which cannot be named but fills in what
+// looks like it.
 type h2Error struct {
 	StreamID uint32
 	Code     uint32
@@ -146,8 +150,9 @@ const (
 	CodeRefused  = 0x7
 )
 
-// notStarted reports whether the peer has said that it did not process a stream: it refused it, or named an earlier one
-// as its last. The errors of the latter have no names outside of net/http; a test holds their words to it.
+// notStarted reports whether the peer has said that it did not process a stream: it refused it, or
+// named an earlier one as its last. The errors of the latter have no names outside of net/http; a
+// test holds their words to it.
 func notStarted(err error) bool {
 	var e h2Error
 	if errors.As(err, &e) {

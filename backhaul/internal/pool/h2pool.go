@@ -14,10 +14,10 @@ import (
 	"github.com/ebbkit/ebb/backhaul/internal/hop"
 )
 
-// mux keeps the HTTP/2 connections to one peer on one lane. A request gets a stream of a connection that has one free, or
-// waits for a new connection: never for a stream on a connection that may not get one ([http.Transport] does that, and
-// hangs). A new connection is used when the peer's SETTINGS have come: then it is known how many streams it takes, and
-// that somebody is there.
+// mux keeps the HTTP/2 connections to one peer on one lane. A request gets a stream of a connection
+// that has one free, or waits for a new connection: never for a stream on a connection that may not
+// get one ([http.Transport] does that, and hangs). A new connection is used when the peer's
+// SETTINGS have come: then it is known how many streams it takes, and that somebody is there.
 type mux struct {
 	pool *Pool
 	key  PeerKey
@@ -39,7 +39,8 @@ type mux struct {
 	change signal // something got free, came or failed
 }
 
-// signal wakes all that wait for it. It has a lock of its own: net/http tells of free streams whatever we hold.
+// signal wakes all that wait for it. It has a lock of its own: net/http tells of free streams
+// whatever we hold.
 type signal struct {
 	mu sync.Mutex
 	c  chan struct{}
@@ -64,7 +65,8 @@ func (s *signal) wake() {
 }
 
 const (
-	// maxConns bounds the connections of a mux: with the usual 250 streams each, far above what a process can serve.
+	// maxConns bounds the connections of a mux: with the usual 250 streams each, far above what a
+	// process can serve.
 	maxConns = 256
 	// usualStreams is what a peer is expected to take until it has said so.
 	usualStreams = 100
@@ -89,7 +91,8 @@ func (m *mux) unlock() {
 	}
 }
 
-// get returns a connection with a stream reserved on it. reused says that others have used the connection before.
+// get returns a connection with a stream reserved on it. reused says that others have used the
+// connection before.
 func (m *mux) get(ctx context.Context, x *Exchange) (c *Conn, reused bool, err error) {
 	limit := m.pool.Limit(x)
 	var late <-chan time.Time
@@ -147,7 +150,8 @@ func (m *mux) get(ctx context.Context, x *Exchange) (c *Conn, reused bool, err e
 	}
 }
 
-// own returns a new connection with a stream reserved on it. It takes no other streams until that one is given back.
+// own returns a new connection with a stream reserved on it. It takes no other streams until that
+// one is given back.
 func (m *mux) own(ctx context.Context, x *Exchange) (*Conn, error) {
 	m.Mu.Lock()
 	if m.gone {
@@ -172,8 +176,8 @@ func (m *mux) own(ctx context.Context, x *Exchange) (*Conn, error) {
 	return c, nil
 }
 
-// reserve takes a stream of the first connection that has one; m.mu is held. First ones fill up first, so that the others
-// die of age.
+// reserve takes a stream of the first connection that has one; m.mu is held. First ones fill up
+// first, so that the others die of age.
 func (m *mux) reserve() *Conn {
 	for i := 0; i < len(m.Conns); i++ {
 		c := m.Conns[i]
@@ -214,7 +218,8 @@ func (m *mux) classify(x *Exchange, class int) {
 	}
 }
 
-// start dials on a goroutine of its own, so that a request that gives up takes no connection from others; m.mu is held.
+// start dials on a goroutine of its own, so that a request that gives up takes no connection from
+// others; m.mu is held.
 func (m *mux) start(ctx context.Context, x *Exchange, class int) {
 	m.dialing++
 	limit, dial, epoch := m.pool.Limit(x), x.Dial, m.epoch
@@ -332,7 +337,8 @@ func (m *mux) put(c *Conn) {
 	m.change.wake()
 }
 
-// share lets others use a connection that was one request's own, where they may need it; m.mu is held.
+// share lets others use a connection that was one request's own, where they may need it; m.mu is
+// held.
 func (m *mux) share(c *Conn) {
 	c.alone = false
 	room := slices.ContainsFunc(m.Conns, func(o *Conn) bool { return o.Streams < o.most })
@@ -391,7 +397,8 @@ func (m *mux) arm() {
 	}
 }
 
-// expire closes what has been idle for too long, and takes a mux without connections out of the pool.
+// expire closes what has been idle for too long, and takes a mux without connections out of the
+// pool.
 func (m *mux) expire() {
 	m.Mu.Lock()
 	defer m.unlock()

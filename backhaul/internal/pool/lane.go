@@ -9,8 +9,8 @@ import (
 	"github.com/ebbkit/ebb/balance"
 )
 
-// BulkRoutes remembers which requests moved bulk, by app, method and path. Routes that share a slot share their fate, which
-// costs little: the lane changes and nothing else.
+// BulkRoutes remembers which requests moved bulk, by app, method and path. Routes that share a slot
+// share their fate, which costs little: the lane changes and nothing else.
 type BulkRoutes struct {
 	slots [1024]atomic.Int64 // when bulk was last seen, in Unix nanoseconds
 }

@@ -16,14 +16,16 @@ import (
 	"github.com/ebbkit/ebb/balance"
 )
 
-// Pool keeps connections to peers: owners of machines, or machines. A peer is a name and an epoch, which for an owner is its
-// incarnation; connections of an older epoch are never used again. The last used connection is used first, so that a burst's surplus dies of age.
+// Pool keeps connections to peers: owners of machines, or machines. A peer is a name and an epoch,
+// which for an owner is its incarnation; connections of an older epoch are never used again. The
+// last used connection is used first, so that a burst's surplus dies of age.
 type Pool struct {
 	PoolConfig
-	transport *http.Transport                                // of HTTP/1.1
-	windows   [2][hop.Classes]atomic.Pointer[http.Transport] // of HTTP/2: without pings and with them, by class
-	Peers     sync.Map                                       // peerName -> *peer
-	Muxes     sync.Map                                       // peerKey -> *mux
+	transport *http.Transport // of HTTP/1.1
+	// of HTTP/2: without pings and with them, by class
+	windows   [2][hop.Classes]atomic.Pointer[http.Transport]
+	Peers     sync.Map // peerName -> *peer
+	Muxes     sync.Map // peerKey -> *mux
 	closed    atomic.Bool
 	refused   atomic.Bool // a peer has refused a stream
 	Guards    tcp.Guards
@@ -81,8 +83,10 @@ type PoolConfig struct {
 	Bandwidth int64          // of a path, in bytes per second, for the windows of HTTP/2
 	Pressure  func() float64 // the part of the memory limit in use
 	Keys      []hop.AuthKey  // of the cluster; none: owners have certificates, or let anybody in
-	Near      bool           // the peers are machines: no choice of windows, and no pings, which some servers take for an attack
-	Pings     Pings
+	// the peers are machines: no choice of windows, and no pings, which some servers take for an
+	// attack
+	Near  bool
+	Pings Pings
 }
 
 // Limit bounds connecting. An owner's proof takes one round trip more.
@@ -102,9 +106,10 @@ func (p *Pool) class(x *Exchange, had int) int {
 	return hop.ChooseClass(x.RTT, x.RTTKnown, p.Bandwidth, p.Pressure(), had)
 }
 
-// Pings are what HTTP/2 asks whether its peer is there: after how long without a word, and how long it waits for one then. They
-// are for connections that the kernel cannot be asked about. A ping waits behind what the peer does not take, and for a peer
-// that stands still; who does not answer it may be slow.
+// Pings are what HTTP/2 asks whether its peer is there: after how long without a word, and how long
+// it waits for one then. They are for connections that the kernel cannot be asked about. A ping
+// waits behind what the peer does not take, and for a peer that stands still; who does not answer
+// it may be slow.
 type Pings struct{ After, Wait time.Duration }
 
 // UsualPings bound the silence to 5 s.
@@ -145,7 +150,8 @@ func (p *Pool) transport2(class int, ping bool) *http.Transport {
 	return t
 }
 
-// Never is how long a body waits for an owner's "100 Continue": the owner always answers, if only by breaking off.
+// Never is how long a body waits for an owner's "100 Continue": the owner always answers, if only
+// by breaking off.
 const Never = 24 * time.Hour
 
 func NewPool(c PoolConfig) *Pool {
@@ -154,7 +160,8 @@ func NewPool(c PoolConfig) *Pool {
 	return &Pool{
 		PoolConfig: c, background: background, end: end,
 		transport: &http.Transport{
-			ReadBufferSize:         2 << 10, // most heads fit; large reads pass it by, and upgraded connections keep it
+			// most heads fit; large reads pass it by, and upgraded connections keep it
+			ReadBufferSize:         2 << 10,
 			DialContext:            dialWire,
 			DisableCompression:     true, // bodies pass as they are
 			ExpectContinueTimeout:  Never,
@@ -167,7 +174,8 @@ func NewPool(c PoolConfig) *Pool {
 // Dialer connects to a peer.
 type Dialer func(ctx context.Context) (net.Conn, error)
 
-// dialing carries a dialer into the transport's DialContext, and the connection out of it; or in, where it is there already.
+// dialing carries a dialer into the transport's DialContext, and the connection out of it; or in,
+// where it is there already.
 type dialing struct {
 	pool *Pool
 	peer string
@@ -211,8 +219,9 @@ func dialWire(ctx context.Context, _, _ string) (net.Conn, error) {
 	return w, nil
 }
 
-// get returns a connection for an exchange: an idle one, or a new one; of HTTP/2 also one that others use. fresh demands a
-// new one, which nobody else uses before the exchange has ended. reused says that others have used it before.
+// get returns a connection for an exchange: an idle one, or a new one; of HTTP/2 also one that
+// others use. fresh demands a new one, which nobody else uses before the exchange has ended. reused
+// says that others have used it before.
 func (p *Pool) get(ctx context.Context, x *Exchange, fresh bool) (c *Conn, reused bool, err error) {
 	if x.H2 {
 		for {
@@ -287,8 +296,9 @@ func (pe *peer) Take(epoch uint64) *Conn {
 	}
 }
 
-// pop takes the last used connection out. A row of an owner's earlier incarnation may still be there when another row has
-// told of the next: who owns the machine now says the process that there is. A machine's earlier epoch is over.
+// pop takes the last used connection out. A row of an owner's earlier incarnation may still be
+// there when another row has told of the next: who owns the machine now says the process that there
+// is. A machine's earlier epoch is over.
 func (pe *peer) pop(epoch uint64) *Conn {
 	pe.Mu.Lock()
 	defer pe.unlock()

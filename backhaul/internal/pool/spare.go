@@ -4,9 +4,10 @@ import (
 	"github.com/ebbkit/ebb/backhaul/internal/auth"
 )
 
-// A request that has to wait for a connection waits a round trip, or two with TLS. So the pool keeps some ready: a peer that
-// has just given its last idle connection away, or all but a few streams, gets another one in the background. A peer that is
-// not used gets none, and one whose connections fail is not pressed.
+// A request that has to wait for a connection waits a round trip, or two with TLS. So the pool
+// keeps some ready: a peer that has just given its last idle connection away, or all but a few
+// streams, gets another one in the background. A peer that is not used gets none, and one whose
+// connections fail is not pressed.
 
 // prepare makes spare connections after a request has got its own.
 func (pe *peer) prepare(x *Exchange) {
@@ -41,7 +42,8 @@ func (pe *peer) prepare(x *Exchange) {
 	}()
 }
 
-// scarce reports whether all streams are in use and no further connection is under way; m.mu is held.
+// scarce reports whether all streams are in use and no further connection is under way; m.mu is
+// held.
 func (m *mux) scarce() bool {
 	if m.pool.Spare <= 0 || m.pool.closed.Load() || m.dialing > 0 || len(m.Conns) >= maxConns {
 		return false

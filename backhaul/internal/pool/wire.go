@@ -15,18 +15,21 @@ import (
 	"github.com/ebbkit/ebb/backhaul/internal/tcp"
 )
 
-// Wire is a connection that knows what went over it. It counts bytes, which is how we know what was not sent. It has no
-// ReadFrom: bodies come from readers that cannot be spliced, and every byte is to be counted as it goes.
+// Wire is a connection that knows what went over it. It counts bytes, which is how we know what was
+// not sent. It has no ReadFrom: bodies come from readers that cannot be spliced, and every byte is
+// to be counted as it goes.
 //
-// On HTTP/1.1 nothing but its place tells whose answer some bytes are, so bytes that come while no request is under way
-// must never be taken for the answer of the next one. net/http reads all the time and gives a connection up on such
-// bytes, unless the next request comes first. So a wire has phases:
+// On HTTP/1.1 nothing but its place tells whose answer some bytes are, so bytes that come while no
+// request is under way must never be taken for the answer of the next one. net/http reads all the
+// time and gives a connection up on such bytes, unless the next request comes first. So a wire has
+// phases:
 //
 //	open --put back--> idle --first byte of the next request--> open
 //	                    '-----anything arrives, or the end-----> spoilt
 //
-// What arrives at an idle wire is not handed to net/http. An idle wire is lent only while net/http waits in Read, as then
-// it has no byte left over from before; and it opens only where the kernel has received no byte that we have not read.
+// What arrives at an idle wire is not handed to net/http. An idle wire is lent only while net/http
+// waits in Read, as then it has no byte left over from before; and it opens only where the kernel
+// has received no byte that we have not read.
 type Wire struct {
 	net.Conn
 	guarded    tcp.Guarded
@@ -65,14 +68,16 @@ func NewWire(c net.Conn, h *hello) *Wire {
 // rest makes the wire idle: the answer has been read to its end.
 func (w *Wire) rest() { w.phase.CompareAndSwap(phaseOpen, phaseIdle) }
 
-// After an answer the goroutine that reads takes a moment to come back to Read. Mostly that has passed; else it is let run,
-// and where the machine is busy a little longer is waited for it. That is cheaper than another connection.
+// After an answer the goroutine that reads takes a moment to come back to Read. Mostly that has
+// passed; else it is let run, and where the machine is busy a little longer is waited for it. That
+// is cheaper than another connection.
 const (
 	yields   = 64
 	maxStill = 5 * time.Millisecond
 )
 
-// still reports whether an idle wire may be lent: nothing is left over from before, in our buffers or the kernel's.
+// still reports whether an idle wire may be lent: nothing is left over from before, in our buffers
+// or the kernel's.
 func (w *Wire) still() bool {
 	for n := 0; n < yields && !w.reading.Load(); n++ {
 		runtime.Gosched()
@@ -101,8 +106,9 @@ func (w *Wire) await() bool {
 	return w.reading.Load()
 }
 
-// begin opens an idle wire for a request. Time has passed since it was lent: the request's body may have been waited for.
-// Bytes that another goroutine has taken from the kernel and not counted yet are seen here, or it sees that the wire was idle.
+// begin opens an idle wire for a request. Time has passed since it was lent: the request's body may
+// have been waited for. Bytes that another goroutine has taken from the kernel and not counted yet
+// are seen here, or it sees that the wire was idle.
 func (w *Wire) begin() bool {
 	w.follow.begin()
 	if w.kernel.Holds(w.got.Load()) || !w.phase.CompareAndSwap(phaseIdle, phaseOpen) {
@@ -167,8 +173,9 @@ func (w *Wire) read(p []byte) (int, error) {
 	return n, err
 }
 
-// Write writes. A peer that answers and closes while a request's body is still on its way makes us fail to write although
-// its answer is there, or about to be: then the error is told when there is nothing more to read.
+// Write writes. A peer that answers and closes while a request's body is still on its way makes us
+// fail to write although its answer is there, or about to be: then the error is told when there is
+// nothing more to read.
 func (w *Wire) Write(p []byte) (int, error) {
 	if w.follow.state.Load() == followLeft {
 		w.CloseWrite() //nolint:errcheck // the machine is to know that this request does not become whole
@@ -196,8 +203,9 @@ func (w *Wire) Write(p []byte) (int, error) {
 	return n, err
 }
 
-// wait waits until nothing more can be read, or nothing has come for so long. What cannot be written can usually not be
-// read any more either, beyond what has come; a bound is for connections that are stranger than that.
+// wait waits until nothing more can be read, or nothing has come for so long. What cannot be
+// written can usually not be read any more either, beyond what has come; a bound is for connections
+// that are stranger than that.
 func (w *Wire) wait(most time.Duration) {
 	t := time.NewTicker(most)
 	defer t.Stop()

@@ -41,8 +41,8 @@ func CloseWrite(c any) error {
 	return http.ErrNotSupported
 }
 
-// Reset has a connection end in a reset, now: its peer must not take what it got for all. Where no reset can be had it is
-// closed.
+// Reset has a connection end in a reset, now: its peer must not take what it got for all. Where no
+// reset can be had it is closed.
 func Reset(c any) {
 	for {
 		switch t := c.(type) {
@@ -64,9 +64,9 @@ func Reset(c any) {
 	}
 }
 
-// EndOf returns the error that a connection ended with, where reading it returned none. A reset is told once: where a write
-// has had it, a read sees a clean end. ended says that this side had ended its half: then a connection that is closed has
-// ended well, or its error is the reader's.
+// EndOf returns the error that a connection ended with, where reading it returned none. A reset is
+// told once: where a write has had it, a read sees a clean end. ended says that this side had ended
+// its half: then a connection that is closed has ended well, or its error is the reader's.
 func EndOf(c any, ended bool) error {
 	for !ended {
 		switch t := c.(type) {
@@ -87,8 +87,8 @@ func EndOf(c any, ended bool) error {
 	return nil
 }
 
-// transparent is a connection of ours that changes nothing of what passes: its ends are those of the
-// one beneath.
+// transparent is a connection of ours that changes nothing of what passes: its ends are those of
+// the one beneath.
 type transparent interface{ Transparent() net.Conn }
 
 var ErrReset = errors.New("backhaul: the connection was reset by its peer")

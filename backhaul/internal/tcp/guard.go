@@ -14,9 +14,9 @@ import (
 // maxRTO is how often the kernel sends again, and probes a closed window, at the least.
 const maxRTO = 2 * time.Second
 
-// KeepAlive makes the kernel find out that the other end of an idle connection is gone: after 3 unanswered probes, one a second,
-// from 2 s of silence on. Where data is under way there are no such probes: see guards. What is not TCP, or hides it, stays as
-// it is.
+// KeepAlive makes the kernel find out that the other end of an idle connection is gone: after 3
+// unanswered probes, one a second, from 2 s of silence on. Where data is under way there are no
+// such probes: see guards. What is not TCP, or hides it, stays as it is.
 func KeepAlive(c net.Conn) {
 	if t := tcpinfo.TCP(c); t != nil {
 		t.SetKeepAliveConfig(net.KeepAliveConfig{Enable: true, Idle: 2 * time.Second, Interval: time.Second, Count: 3})
@@ -24,9 +24,9 @@ func KeepAlive(c net.Conn) {
 	}
 }
 
-// Guards gives connections up whose peer is silent although data is under way to it, or waits for its window. It looks at
-// those that were written to, about once a second while there are any, and at no others: no request has a timer of its own.
-// The zero value is ready.
+// Guards gives connections up whose peer is silent although data is under way to it, or waits for
+// its window. It looks at those that were written to, about once a second while there are any, and
+// at no others: no request has a timer of its own. The zero value is ready.
 type Guards struct {
 	Bound time.Duration // of silence; 0 means silence
 	Every time.Duration // between looks; 0 means a fifth of bound
@@ -51,7 +51,8 @@ type Guarded struct {
 	liveness hop.Liveness // of the one that looks
 }
 
-// Watch has the guards look after a connection, and reports whether the kernel can be asked about it.
+// Watch has the guards look after a connection, and reports whether the kernel can be asked about
+// it.
 func (g *Guarded) Watch(in *Guards, c net.Conn) bool {
 	t := tcpinfo.TCP(c)
 	if t == nil {
@@ -120,8 +121,8 @@ func (g *Guards) pause() time.Duration {
 	return g.limit() / 5
 }
 
-// Look looks at the connections that were written to since the last time, and at those that still wait. One look is over
-// before the next begins.
+// Look looks at the connections that were written to since the last time, and at those that still
+// wait. One look is over before the next begins.
 func (g *Guards) Look() {
 	g.Mu.Lock()
 	list := g.List

@@ -8,8 +8,8 @@ import (
 	"github.com/ebbkit/ebb/internal/tcpinfo"
 )
 
-// Kernel asks the kernel what a TCP connection has received. To peek for waiting bytes would not do:
-// another goroutine may have taken them without having counted them yet, while this count only
+// Kernel asks the kernel what a TCP connection has received. To peek for waiting bytes would not
+// do: another goroutine may have taken them without having counted them yet, while this count only
 // grows. Where the kernel has no answer, what a peer sends unasked is noticed when the goroutine
 // that reads has seen it, which leaves the moment from its arrival to that. It is not safe for
 // concurrent use.

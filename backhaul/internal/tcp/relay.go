@@ -5,8 +5,8 @@ import (
 	"sync"
 )
 
-// The buffers of a copy. Bodies use the large one; upgraded connections, most of which are idle most of the time, hold a
-// small one and take a large one while they have much to say.
+// The buffers of a copy. Bodies use the large one; upgraded connections, most of which are idle
+// most of the time, hold a small one and take a large one while they have much to say.
 const (
 	BufferSize = 32 << 10
 	SmallSize  = 1 << 10 // what chats and pings say at once
