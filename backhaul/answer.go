@@ -92,15 +92,15 @@ func (a *answer) Close() error {
 // and has a proxy close both connections as if they had ended well.
 type duplex struct {
 	answer
-	rw     io.ReadWriteCloser
-	half   tcp.Halver
-	wire   *pool.Wire
-	broken atomic.Pointer[error] // what the machine broke with; nil: it did not
-	left   atomic.Pointer[error] // what the client broke with
-	told   atomic.Bool           // we have ended it, and both sides know
-	used   atomic.Bool           // somebody has read or written
-	over   atomic.Bool           // what the machine says has ended
-	ended  atomic.Bool           // what the client gets
+	rw       io.ReadWriteCloser
+	half     tcp.Halver
+	wire     *pool.Wire
+	broken   atomic.Pointer[error] // what the machine broke with; nil: it did not
+	left     atomic.Pointer[error] // what the client broke with
+	notified atomic.Bool           // we have ended it, and both sides know
+	used     atomic.Bool           // somebody has read or written
+	over     atomic.Bool           // what the machine says has ended
+	ended    atomic.Bool           // what the client gets
 }
 
 func (d *duplex) Read(p []byte) (int, error) {
@@ -123,7 +123,7 @@ func (d *duplex) Write(p []byte) (int, error) {
 }
 
 func (d *duplex) note(err error) {
-	if err != nil && err != io.EOF && err != longconn.ErrTold && !tcp.IsClosedHere(err) {
+	if err != nil && err != io.EOF && err != longconn.ErrNotified && !tcp.IsClosedHere(err) {
 		d.broken.CompareAndSwap(nil, &err)
 	}
 }
@@ -153,8 +153,8 @@ func (d *duplex) copied(client any, err error) {
 	switch {
 	case err == nil:
 		return
-	case err == longconn.ErrTold:
-		d.told.Store(true)
+	case err == longconn.ErrNotified:
+		d.notified.Store(true)
 		d.Close()
 		return
 	case tcp.IsClosedHere(err):
@@ -176,7 +176,7 @@ func (d *duplex) broke() *error { return cmp.Or(d.broken.Load(), d.left.Load()) 
 // Close ends both directions. What broke ends in a reset; so does what nobody has ever used, and
 // what had not ended when the request's context did.
 func (d *duplex) Close() error {
-	if err := context.Cause(d.q.req.Context()); err != nil && !d.told.Load() &&
+	if err := context.Cause(d.q.req.Context()); err != nil && !d.notified.Load() &&
 		!(d.over.Load() && d.wire.Ended.Load()) {
 		d.left.CompareAndSwap(nil, &err)
 	}

@@ -27,7 +27,7 @@ func TestAResetThatAWriteWasToldOfIsNoEnd(t *testing.T) {
 			if err := o.Authenticate(); err != nil {
 				t.Error(err)
 			}
-			return &greeted{Conn: o}
+			return &serverConn{Conn: o}
 		},
 		"a front's": func(c net.Conn) net.Conn { return &limited{Conn: c} },
 	} {
@@ -216,8 +216,8 @@ func TestAResetIsFoundAfterItWasTold(t *testing.T) {
 		t.Fatal("nobody is told of the reset")
 	}
 	for name, c := range map[string]any{
-		"nothing": a, "LimitListener": &limited{Conn: a}, "Server": &greeted{Conn: a}, "Handler": &auth.OwnerConn{Conn: a}, "an edge's": &auth.EdgeConn{Conn: a},
-		"several": &greeted{Conn: &auth.OwnerConn{Conn: &limited{Conn: a}}},
+		"nothing": a, "LimitListener": &limited{Conn: a}, "Server": &serverConn{Conn: a}, "Handler": &auth.OwnerConn{Conn: a}, "an edge's": &auth.EdgeConn{Conn: a},
+		"several": &serverConn{Conn: &auth.OwnerConn{Conn: &limited{Conn: a}}},
 	} {
 		if err := tcp.EndOf(c, false); err != tcp.ErrReset {
 			t.Errorf("around it %s: %v", name, err)

@@ -53,7 +53,7 @@ var noAgent = []string{""}
 // forward sends an admitted request to its machine and passes the answer back.
 func (h *Handler) forward(w http.ResponseWriter, r *http.Request, t hop.To, m *balance.Machine, gate *balance.Gate, epoch uint64) {
 	x := pool.Exchange{Used: pool.Used{Pool: h.machines}, Name: pool.MachineName(m), Epoch: epoch}
-	place := place{h: h, to: t, gate: gate, epoch: epoch, began: time.Now(), ends: r.ProtoMajor == 1}
+	place := slot{h: h, to: t, gate: gate, epoch: epoch, began: time.Now(), ends: r.ProtoMajor == 1}
 	defer func() { place.leave(x.Used) }()
 	x.Dial = func(ctx context.Context) (net.Conn, error) { return h.c.DialMachine(ctx, *m) }
 	var body *longconn.GRPCBody
@@ -70,7 +70,7 @@ func (h *Handler) forward(w http.ResponseWriter, r *http.Request, t hop.To, m *b
 	if v := r.Header[hop.HeaderAsk]; len(v) == 1 && v[0] == askWord[0] && r.ProtoMajor == 2 {
 		x.Ready = func() { w.WriteHeader(http.StatusContinue) }
 	}
-	served := h.serving(w, r, t.App, x.Body)
+	served := h.watch(w, r, t.App, x.Body)
 	defer func() { served.close() }()
 	ctx := r.Context()
 	if served != nil {
@@ -113,20 +113,20 @@ func (h *Handler) forward(w http.ResponseWriter, r *http.Request, t hop.To, m *b
 	}
 }
 
-// place is a request's slot at a machine.
-type place struct {
+// slot is a request's slot at a machine.
+type slot struct {
 	h     *Handler
 	to    hop.To
 	gate  *balance.Gate
 	epoch uint64
 	began time.Time
 	ends  bool // for the edge an answer ends with its last byte: over HTTP/2 trailers may follow
-	took  worked
+	took  workTime
 	freed bool
 }
 
-// worked is how long a machine has worked on a request; the zero value says nothing.
-type worked struct {
+// workTime is how long a machine has worked on a request; the zero value says nothing.
+type workTime struct {
 	d     time.Duration
 	known bool
 	ends  bool // it works until the end of the answer
@@ -135,19 +135,19 @@ type worked struct {
 
 // answered notes the head of an answer. Where its length is known, the work is done; what follows
 // takes as long as the client.
-func (p *place) answered(resp *http.Response, long bool) {
+func (p *slot) answered(resp *http.Response, long bool) {
 	switch {
 	case long || resp.StatusCode == http.StatusSwitchingProtocols:
 		p.took.lasts = true
 	case resp.ContentLength >= 0:
-		p.took = worked{d: time.Since(p.began), known: true}
+		p.took = workTime{d: time.Since(p.began), known: true}
 	default:
 		p.took.ends = true
 	}
 }
 
 // free frees the slot of a request whose whole answer has been read, before the edge can know.
-func (p *place) free() {
+func (p *slot) free() {
 	if p.freed || p.took.lasts {
 		return
 	}
@@ -162,7 +162,7 @@ func (p *place) free() {
 }
 
 // leave frees the slot, now or when the machine is done.
-func (p *place) leave(u pool.Used) {
+func (p *slot) leave(u pool.Used) {
 	h := p.h
 	if !u.Release() {
 		p.took.lasts = false
@@ -209,8 +209,8 @@ func reopenable(length int64, h2 bool) int {
 }
 
 // pass passes an answer, and what it may become, back.
-func (h *Handler) pass(w http.ResponseWriter, resp *http.Response, p *place, x *pool.Exchange,
-	s *serving, l longconn.Watched) error {
+func (h *Handler) pass(w http.ResponseWriter, resp *http.Response, p *slot, x *pool.Exchange,
+	s *ownerWatch, l longconn.Watched) error {
 	if l != nil {
 		defer l.Leave()
 	}

@@ -37,7 +37,7 @@ func ConnContext(ctx context.Context, c net.Conn) context.Context {
 		switch t := c.(type) {
 		case *auth.OwnerConn:
 			return t.Context(ctx)
-		case *greeted:
+		case *serverConn:
 			c = t.from
 		case interface{ NetConn() net.Conn }:
 			c = t.NetConn()

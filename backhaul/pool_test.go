@@ -319,7 +319,7 @@ func TestTheTimeForTheFirstBytesEndsWithThem(t *testing.T) {
 			defer a.Close()
 			defer b.Close()
 			go io.WriteString(b, first)
-			if _, head, err := s.greet(&greeted{Conn: a, from: a, in: s}); err != nil ||
+			if _, head, err := s.greet(&serverConn{Conn: a, from: a, in: s}); err != nil ||
 				string(head) != first {
 				t.Fatalf("%q, %v", head, err)
 			}

@@ -18,8 +18,8 @@ import (
 // answerWith writes a machine's answer. The headers have been copied. An answer that breaks off is
 // written as far as it came, head included, before the error is returned: the edge must see that
 // the machine has answered.
-func answerWith(w http.ResponseWriter, resp *http.Response, x *pool.Exchange, s *serving,
-	p *place) error {
+func answerWith(w http.ResponseWriter, resp *http.Response, x *pool.Exchange, s *ownerWatch,
+	p *slot) error {
 	hd := w.Header()
 	if _, ok := hd["Content-Type"]; !ok {
 		hd["Content-Type"] = nil // else the server guesses one
@@ -71,7 +71,7 @@ func answerWith(w http.ResponseWriter, resp *http.Response, x *pool.Exchange, s 
 // has all, and its next request may be quicker than the end of this one. Any other end is written
 // by the server, when the handler has returned.
 func copyBody(
-	w http.ResponseWriter, resp *http.Response, live bool, x *pool.Exchange, s *serving, p *place,
+	w http.ResponseWriter, resp *http.Response, live bool, x *pool.Exchange, s *ownerWatch, p *slot,
 ) error {
 	out := http.NewResponseController(w)
 	flush := func() error {
@@ -189,7 +189,7 @@ func upgrade(w http.ResponseWriter, resp *http.Response, machine *pool.Conn) {
 			return false
 		case tcp.IsClosedHere(err) && closing.Load():
 		// we ended it. The edge would take a close for one of half, and wait for a client that is deaf
-		case err == longconn.ErrTold:
+		case err == longconn.ErrNotified:
 			closing.Store(true)
 			tcp.Reset(edge)
 		default:

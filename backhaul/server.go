@@ -101,9 +101,9 @@ type Server struct {
 	pending *auth.Pending
 	drain
 
-	conns   sync.Mutex            // guards what follows
-	opening map[*greeted]struct{} // no protocol known yet
-	http1   map[*greeted]struct{}
+	conns   sync.Mutex               // guards what follows
+	opening map[*serverConn]struct{} // no protocol known yet
+	http1   map[*serverConn]struct{}
 	servers map[served]*inner
 	ended   atomic.Bool // connections that come to rest are retired
 	closed  bool        // those that come are closed
@@ -122,7 +122,7 @@ type served struct {
 // inner is a server and how it gets its connections.
 type inner struct {
 	http *http.Server
-	in   *handover
+	in   *connQueue
 }
 
 const classHTTP1 = -1
@@ -137,7 +137,7 @@ func NewServer(h http.Handler, c ServerConfig) (*Server, error) {
 	}
 	return &Server{
 		handler: h, c: c, pending: auth.NewPending(c.MaxUnauthenticated), pings: pool.UsualPings,
-		opening: map[*greeted]struct{}{}, http1: map[*greeted]struct{}{}, servers: map[served]*inner{},
+		opening: map[*serverConn]struct{}{}, http1: map[*serverConn]struct{}{}, servers: map[served]*inner{},
 	}, nil
 }
 
@@ -180,7 +180,7 @@ func (s *Server) open(c net.Conn) {
 			c = auth.NewOwnerConn(c, h.auth, s.pending, s.c.HeaderTimeout)
 		}
 	}
-	g := &greeted{Conn: c, from: c, in: s}
+	g := &serverConn{Conn: c, from: c, in: s}
 	s.conns.Lock()
 	if s.closed {
 		s.conns.Unlock()
@@ -214,7 +214,7 @@ func (s *Server) open(c net.Conn) {
 
 // changed keeps count of the connections of inner servers.
 func (s *Server) changed(c net.Conn, state http.ConnState) {
-	g := c.(*greeted) // it is what they were given
+	g := c.(*serverConn) // it is what they were given
 	switch {
 	case state == http.StateIdle && g.http1:
 		g.answered()
@@ -229,7 +229,7 @@ func (s *Server) changed(c net.Conn, state http.ConnState) {
 // greet authenticates a connection, and reads its first bytes: up to the first that HTTP/2 does not
 // begin with, or to the end of its first frame. An edge may have made a connection ahead of the
 // request that it is for.
-func (s *Server) greet(c *greeted) (class int, head []byte, err error) {
+func (s *Server) greet(c *serverConn) (class int, head []byte, err error) {
 	tcp.KeepAlive(c)
 	wait := s.c.HeaderTimeout // for the first byte
 	if o, ok := c.Conn.(*auth.OwnerConn); ok {
@@ -302,7 +302,7 @@ func (s *Server) server(of served) *inner {
 			h.HTTP2.SendPingTimeout, h.HTTP2.PingTimeout = s.pings.After, s.pings.Wait
 		}
 	}
-	in := &inner{http: h, in: newHandover()}
+	in := &inner{http: h, in: newConnQueue()}
 	s.servers[of] = in
 	s.running.Go(func() { h.Serve(in.in) })
 	return in
@@ -377,7 +377,7 @@ func (s *Server) Close() error {
 // end ends the inner servers of HTTP/2, or that of HTTP/1.1 and what has said nothing yet.
 func (s *Server) end(h2 bool, how func(*http.Server) error) error {
 	s.conns.Lock()
-	var opening []*greeted
+	var opening []*serverConn
 	if !h2 {
 		s.closed = true
 		opening = slices.Collect(maps.Keys(s.opening))

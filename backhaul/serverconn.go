@@ -13,12 +13,12 @@ import (
 	"github.com/ebbkit/ebb/backhaul/internal/tcp"
 )
 
-// greeted is a connection of a Server's. Over HTTP/1.1 it knows whether it is at rest, and nothing
+// serverConn is a connection of a Server's. Over HTTP/1.1 it knows whether it is at rest, and nothing
 // that comes on one that was ended then is handed on:
 //
 //	busy --answered--> at rest --a byte of a request--> busy
 //	                      '-----retire, or idle for too long-----> retired
-type greeted struct {
+type serverConn struct {
 	net.Conn
 	in      *Server
 	head    []byte   // what has been read to find out what it speaks
@@ -29,13 +29,13 @@ type greeted struct {
 }
 
 const (
-	greetedBusy int32 = iota
-	greetedResting
-	greetedRetired
+	connBusy int32 = iota
+	connResting
+	connRetired
 )
 
 // greet notes the first bytes, and leaves out what has nothing to do any more.
-func (g *greeted) greet(head []byte) {
+func (g *serverConn) greet(head []byte) {
 	g.head = head
 	if o, ok := g.Conn.(*auth.OwnerConn); ok && o.Drained() {
 		g.Conn = o.Conn
@@ -43,8 +43,8 @@ func (g *greeted) greet(head []byte) {
 }
 
 // answered notes that the connection is at rest.
-func (g *greeted) answered() {
-	g.phase.CompareAndSwap(greetedBusy, greetedResting)
+func (g *serverConn) answered() {
+	g.phase.CompareAndSwap(connBusy, connResting)
 	if g.in.ended.Load() {
 		g.retire()
 	}
@@ -57,8 +57,8 @@ func (g *greeted) answered() {
 const lastWord = "HTTP/1.1 408 Request Timeout\r\n" + hop.HeaderBounce + ": closing\r\nConnection: close\r\nContent-Length: 0\r\n\r\n"
 
 // retire ends a connection, if it is at rest.
-func (g *greeted) retire() bool {
-	if !g.phase.CompareAndSwap(greetedResting, greetedRetired) {
+func (g *serverConn) retire() bool {
+	if !g.phase.CompareAndSwap(connResting, connRetired) {
 		return false
 	}
 	g.Conn.SetWriteDeadline(
@@ -72,7 +72,7 @@ func (g *greeted) retire() bool {
 
 // drop reads what comes on a connection that is retired, until its edge closes it: else it would be
 // reset, and the last word lost.
-func (g *greeted) drop(p []byte) (int, error) {
+func (g *serverConn) drop(p []byte) (int, error) {
 	g.Conn.SetReadDeadline(time.Now().Add(lingerIdle)) //nolint:errcheck // then it fails
 	for {
 		if _, err := g.Conn.Read(p); err != nil {
@@ -81,7 +81,7 @@ func (g *greeted) drop(p []byte) (int, error) {
 	}
 }
 
-func (g *greeted) Read(p []byte) (int, error) {
+func (g *serverConn) Read(p []byte) (int, error) {
 	if len(g.head) > 0 {
 		n := copy(p, g.head)
 		if g.head = g.head[n:]; len(g.head) == 0 {
@@ -89,22 +89,22 @@ func (g *greeted) Read(p []byte) (int, error) {
 		}
 		return n, nil
 	}
-	if g.phase.Load() == greetedRetired {
+	if g.phase.Load() == connRetired {
 		return g.drop(p)
 	}
 	n, err := g.Conn.Read(p)
 	switch {
 	case n == 0 && tcp.IsTimeout(err) && g.retire(): // it has been at rest for too long
 		return g.drop(p)
-	case n > 0 && g.phase.Load() != greetedBusy && !g.phase.CompareAndSwap(greetedResting, greetedBusy):
+	case n > 0 && g.phase.Load() != connBusy && !g.phase.CompareAndSwap(connResting, connBusy):
 		return g.drop(p) // it came too late
-	case err != nil && g.phase.Load() == greetedRetired:
+	case err != nil && g.phase.Load() == connRetired:
 		return 0, io.EOF
 	}
 	return n, g.guarded.Err(err)
 }
 
-func (g *greeted) Write(p []byte) (int, error) {
+func (g *serverConn) Write(p []byte) (int, error) {
 	g.guarded.Begin()
 	defer g.guarded.End()
 	n, err := g.Conn.Write(p)
@@ -112,30 +112,30 @@ func (g *greeted) Write(p []byte) (int, error) {
 }
 
 // CloseWrite is what ends one direction of an upgraded connection.
-func (g *greeted) CloseWrite() error {
+func (g *serverConn) CloseWrite() error {
 	g.guarded.Begin()
 	defer g.guarded.End()
 	return tcp.CloseWrite(g.Conn)
 }
 
 // NetConn returns the connection beneath.
-func (g *greeted) NetConn() net.Conn { return g.Conn }
+func (g *serverConn) NetConn() net.Conn { return g.Conn }
 
 // Transparent returns it as one whose ends are this one's.
-func (g *greeted) Transparent() net.Conn { return g.Conn }
+func (g *serverConn) Transparent() net.Conn { return g.Conn }
 
-// handover is the listener of an inner server.
-type handover struct {
+// connQueue is the listener of an inner server.
+type connQueue struct {
 	mu     sync.Mutex
 	queue  []net.Conn
 	closed bool
 	more   chan struct{}
 }
 
-func newHandover() *handover { return &handover{more: make(chan struct{}, 1)} }
+func newConnQueue() *connQueue { return &connQueue{more: make(chan struct{}, 1)} }
 
 // give passes a connection on without waiting.
-func (h *handover) give(c net.Conn) {
+func (h *connQueue) give(c net.Conn) {
 	h.mu.Lock()
 	closed := h.closed
 	if !closed {
@@ -148,7 +148,7 @@ func (h *handover) give(c net.Conn) {
 	}
 }
 
-func (h *handover) wake() {
+func (h *connQueue) wake() {
 	select {
 	case h.more <- struct{}{}:
 	default:
@@ -156,7 +156,7 @@ func (h *handover) wake() {
 }
 
 // Accept returns the next connection.
-func (h *handover) Accept() (net.Conn, error) {
+func (h *connQueue) Accept() (net.Conn, error) {
 	for {
 		h.mu.Lock()
 		switch {
@@ -175,7 +175,7 @@ func (h *handover) Accept() (net.Conn, error) {
 }
 
 // Close closes the connections that nobody has accepted.
-func (h *handover) Close() error {
+func (h *connQueue) Close() error {
 	h.mu.Lock()
 	h.closed = true
 	queue := h.queue
@@ -189,4 +189,4 @@ func (h *handover) Close() error {
 }
 
 // Addr is no real address: the listeners of the Server have those.
-func (h *handover) Addr() net.Addr { return &net.TCPAddr{} }
+func (h *connQueue) Addr() net.Addr { return &net.TCPAddr{} }

@@ -136,9 +136,9 @@ func (w *stallWatch) there(status int) *StallError {
 	return &StallError{w.q.want.App, StallUpgrade, b.Upgrade}
 }
 
-// serving is a request of a [Handler] that may stall: what its edge should end, and does not. Its
+// ownerWatch is a request of a [Handler] that may stall: what its edge should end, and does not. Its
 // bounds are the owner's.
-type serving struct {
+type ownerWatch struct {
 	pool.Progress
 	h   *Handler
 	w   http.ResponseWriter
@@ -151,13 +151,13 @@ type serving struct {
 	timer  *time.Timer // of an upgrade
 }
 
-// serving returns nil for a request without a body that asks for no upgrade.
-func (h *Handler) serving(w http.ResponseWriter, r *http.Request, app balance.AppID, body *pool.Body) *serving {
+// watch returns nil for a request without a body that asks for no upgrade.
+func (h *Handler) watch(w http.ResponseWriter, r *http.Request, app balance.AppID, body *pool.Body) *ownerWatch {
 	upgrade := upgrades(r)
 	if body == nil && !upgrade {
 		return nil
 	}
-	s := h.watched(w, r, app)
+	s := h.newWatch(w, r, app)
 	s.ctx, s.cancel = context.WithCancelCause(r.Context())
 	if body != nil {
 		s.Body = body
@@ -172,8 +172,8 @@ func (h *Handler) serving(w http.ResponseWriter, r *http.Request, app balance.Ap
 	return s
 }
 
-func (h *Handler) watched(w http.ResponseWriter, r *http.Request, app balance.AppID) *serving {
-	s := &serving{h: h, w: w, r: r, app: app}
+func (h *Handler) newWatch(w http.ResponseWriter, r *http.Request, app balance.AppID) *ownerWatch {
+	s := &ownerWatch{h: h, w: w, r: r, app: app}
 	row := h.app(app)
 	s.Bounds = hop.BoundsOf(&row).Owners()
 	s.Stalled = func(what Stall) {
@@ -187,12 +187,12 @@ func (h *Handler) watched(w http.ResponseWriter, r *http.Request, app balance.Ap
 }
 
 // answering has an answer looked at that may not fit into buffers. s may be nil.
-func (s *serving) answering(h *Handler, w http.ResponseWriter, r *http.Request, app balance.AppID, resp *http.Response) *serving {
+func (s *ownerWatch) answering(h *Handler, w http.ResponseWriter, r *http.Request, app balance.AppID, resp *http.Response) *ownerWatch {
 	if resp.ContentLength >= 0 && resp.ContentLength <= tcp.BufferSize {
 		return s
 	}
 	if s == nil {
-		s = h.watched(w, r, app)
+		s = h.newWatch(w, r, app)
 	}
 	if r.ContentLength <= 0 {
 		s.Talks.Store(true)
@@ -202,14 +202,14 @@ func (s *serving) answering(h *Handler, w http.ResponseWriter, r *http.Request, 
 }
 
 // turn passes the turn between the edge, which is to take the answer, and the machine.
-func (s *serving) turn() {
+func (s *ownerWatch) turn() {
 	if s != nil {
 		s.Answer.Pass()
 	}
 }
 
 // end ends the request, wherever it waits.
-func (s *serving) end(err *StallError) {
+func (s *ownerWatch) end(err *StallError) {
 	s.stall.Store(err)
 	c := http.NewResponseController(s.w)
 	switch err.Stall {
@@ -224,7 +224,7 @@ func (s *serving) end(err *StallError) {
 }
 
 // stop ends the watch over a request that is over, and over one that has become a connection.
-func (s *serving) stop() {
+func (s *ownerWatch) stop() {
 	if s == nil {
 		return
 	}
@@ -234,7 +234,7 @@ func (s *serving) stop() {
 	}
 }
 
-func (s *serving) close() {
+func (s *ownerWatch) close() {
 	if s == nil {
 		return
 	}
@@ -245,14 +245,14 @@ func (s *serving) close() {
 }
 
 // answered notes the machine's answer.
-func (s *serving) answered() {
+func (s *ownerWatch) answered() {
 	if s != nil && s.timer != nil {
 		s.timer.Stop()
 	}
 }
 
 // stalledBy returns why the request was ended here, or nil.
-func (s *serving) stalledBy() *StallError {
+func (s *ownerWatch) stalledBy() *StallError {
 	if s == nil {
 		return nil
 	}

@@ -55,7 +55,7 @@ func (o *answer) lasts() bool {
 	return o.frames.Count > 0 && time.Since(o.began) >= o.age
 }
 
-func (o *answer) tell(force time.Duration) {
+func (o *answer) notify(force time.Duration) {
 	o.mu.Lock()
 	defer o.unlock()
 	if o.over {

@@ -26,11 +26,11 @@ const classCount = 4
 // long is one connection in the register. It leaves it before its gate: nobody counts more than is
 // in flight.
 type long struct {
-	in      *Register
-	machine balance.MachineKey
-	class   balance.Class
-	told    bool        // in.mu is held
-	data    atomic.Bool // some has passed since the last look
+	in       *Register
+	machine  balance.MachineKey
+	class    balance.Class
+	notified bool        // in.mu is held
+	data     atomic.Bool // some has passed since the last look
 	// the same of the request's messages, where these are followed apart; nil: they are not
 	asked *atomic.Bool
 	quiet time.Time // when a look last found data, or the first look was; in.mu is held
@@ -62,9 +62,9 @@ func (l *long) idle(now time.Time, after time.Duration) bool {
 
 // endable is a connection as it is told.
 type endable interface {
-	// tell has the connection end: now, or where it can, and by itself or by force after that time. It
+	// notify has the connection end: now, or where it can, and by itself or by force after that time. It
 	// does not block.
-	tell(force time.Duration)
+	notify(force time.Duration)
 	// lasts reports whether it is a long connection by now.
 	lasts() bool
 }
@@ -99,27 +99,27 @@ func (c *Register) Idle(m balance.Machine, of balance.Class, quiet time.Duration
 // Notify tells a machine's connections of these classes to end, those that have not been told. It
 // does not block.
 func (c *Register) Notify(m balance.Machine, of balance.Class, within time.Duration) {
-	c.tell(m, of, within, func(*long) bool { return true })
+	c.notify(m, of, within, func(*long) bool { return true })
 }
 
 // NotifyIdle does the same to those that have carried no data for that long.
 func (c *Register) NotifyIdle(m balance.Machine, of balance.Class, quiet, within time.Duration) {
 	now := time.Now()
-	c.tell(m, of, within, func(l *long) bool { return l.idle(now, quiet) })
+	c.notify(m, of, within, func(l *long) bool { return l.idle(now, quiet) })
 }
 
-func (c *Register) tell(m balance.Machine, of balance.Class, within time.Duration, which func(*long) bool) {
+func (c *Register) notify(m balance.Machine, of balance.Class, within time.Duration, which func(*long) bool) {
 	var list []*long
 	c.mu.Lock()
 	for l := range c.each(m, of) {
-		if !l.told && l.lasts() && which(l) {
-			l.told = true
+		if !l.notified && l.lasts() && which(l) {
+			l.notified = true
 			list = append(list, l)
 		}
 	}
 	c.mu.Unlock()
 	for _, l := range list {
-		l.tell(within / 2)
+		l.notify(within / 2)
 	}
 }
 

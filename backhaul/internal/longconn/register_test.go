@@ -47,7 +47,7 @@ func TestToldTooLate(t *testing.T) {
 		t.Fatalf("%d long connections", n)
 	}
 	o.Leave()
-	o.tell(time.Hour) // far has nothing to be closed: that would panic
+	o.notify(time.Hour) // far has nothing to be closed: that would panic
 	o.force()
 	if n := c.Long(m1, balance.ClassAll); n != 0 || len(c.machines) != 0 {
 		t.Errorf("%d long connections, %d machines remembered", n, len(c.machines))
@@ -57,7 +57,7 @@ func TestToldTooLate(t *testing.T) {
 // given is a connection that keeps the times it was given to end.
 type given struct{ within []time.Duration }
 
-func (g *given) tell(force time.Duration) { g.within = append(g.within, force) }
+func (g *given) notify(force time.Duration) { g.within = append(g.within, force) }
 
 func (g *given) lasts() bool { return true }
 

@@ -23,7 +23,7 @@ func HalfOf(body io.ReadCloser, machine *pool.Conn) tcp.Halver {
 	return machine.Wire
 }
 
-var ErrTold = errors.New("backhaul: the connection was told to end, and has been ended")
+var ErrNotified = errors.New("backhaul: the connection was told to end, and has been ended")
 
 // tunnel is an upgraded connection to a machine that can be told to end. One goroutine reads, one
 // writes.
@@ -36,8 +36,8 @@ type tunnel struct {
 	wire  *pool.Wire
 	timer atomic.Pointer[time.Timer]
 
-	told   atomic.Bool
-	forced atomic.Bool
+	notified atomic.Bool
+	forced   atomic.Bool
 
 	// Of the reader.
 	frames hop.Frames // of the machine
@@ -66,8 +66,8 @@ func (c *Register) watchUpgrade(machine balance.MachineKey, resp *http.Response,
 
 func (t *tunnel) lasts() bool { return true }
 
-func (t *tunnel) tell(force time.Duration) {
-	t.told.Store(true)
+func (t *tunnel) notify(force time.Duration) {
+	t.notified.Store(true)
 	t.timer.Store(time.AfterFunc(force, func() {
 		t.forced.Store(true)
 		t.wake()
@@ -104,7 +104,7 @@ func (t *tunnel) Read(p []byte) (int, error) {
 			n = t.frames.Pass(p[:n], t.ending1001())
 			t.follow(&t.frames)
 		}
-		if err != nil && t.told.Load() && errors.Is(err, os.ErrDeadlineExceeded) {
+		if err != nil && t.notified.Load() && errors.Is(err, os.ErrDeadlineExceeded) {
 			t.wire.SetReadDeadline(time.Time{})
 			err = nil
 		}
@@ -117,7 +117,7 @@ func (t *tunnel) Read(p []byte) (int, error) {
 // ending1001 reports whether the client is to get a close frame of ours: not where the machine has
 // sent its own.
 func (t *tunnel) ending1001() bool {
-	return t.class == balance.ClassWebSocket && t.told.Load() && !t.frames.Closing
+	return t.class == balance.ClassWebSocket && t.notified.Load() && !t.frames.Closing
 }
 
 // farewell is what the client gets from us instead of the machine, if it is time.
@@ -134,7 +134,7 @@ func (t *tunnel) farewell(p []byte) (int, error) {
 	case t.class == balance.ClassTCP:
 		return 0, io.EOF
 	case t.frames.Whole():
-		return 0, ErrTold
+		return 0, ErrNotified
 	}
 	return 0, nil
 }
@@ -143,7 +143,7 @@ func (t *tunnel) Write(p []byte) (int, error) {
 	t.client.Pass(p, false)
 	t.follow(&t.client) // before the machine can have it
 	n, err := t.rw.Write(p)
-	if err != nil && t.class == balance.ClassTCP && t.told.Load() {
+	if err != nil && t.class == balance.ClassTCP && t.notified.Load() {
 		return len(p), nil // the machine has been told that nothing comes; what it still says counts
 	}
 	return n, err
@@ -153,7 +153,7 @@ func (t *tunnel) Close() error { return t.rw.Close() }
 
 // CloseWrite passes on that the client has nothing more to say.
 func (t *tunnel) CloseWrite() error {
-	if t.class == balance.ClassTCP && t.told.Load() {
+	if t.class == balance.ClassTCP && t.notified.Load() {
 		return nil // done
 	}
 	return t.wire.CloseWrite()

@@ -94,11 +94,11 @@ type reader struct {
 
 	// A reader that waits reads no more than can be kept, until it hears that the peer has admitted
 	// the request.
-	waits bool
-	word  chan struct{}
-	told  atomic.Bool
-	ended chan struct{}
-	once  sync.Once
+	waits      bool
+	admission  chan struct{}
+	isAdmitted atomic.Bool
+	ended      chan struct{}
+	once       sync.Once
 
 	// of this try's request: gets the values with the end of the body; nil: there are none
 	trailer http.Header
@@ -112,21 +112,21 @@ type reader struct {
 func newReader(s *Body, waits bool) *reader {
 	r := &reader{s: s, waits: waits}
 	if waits {
-		r.word, r.ended = make(chan struct{}), make(chan struct{})
+		r.admission, r.ended = make(chan struct{}), make(chan struct{})
 	}
 	return r
 }
 
-// hear lets the rest of the body go. It reports whether that is news. It does not block.
-func (r *reader) hear() bool {
-	if !r.waits || !r.told.CompareAndSwap(false, true) {
+// admit lets the rest of the body go. It reports whether that is news. It does not block.
+func (r *reader) admit() bool {
+	if !r.waits || !r.isAdmitted.CompareAndSwap(false, true) {
 		return false
 	}
-	close(r.word)
+	close(r.admission)
 	return true
 }
 
-func (r *reader) heard() bool { return !r.waits || r.told.Load() }
+func (r *reader) admitted() bool { return !r.waits || r.isAdmitted.Load() }
 
 // end ends the try.
 func (r *reader) end() {
@@ -155,7 +155,7 @@ func (r *reader) read(p []byte) (int, error) {
 			return n, err
 		}
 		if !s.busy {
-			if room := s.keep - len(s.kept); r.heard() {
+			if room := s.keep - len(s.kept); r.admitted() {
 				break
 			} else if room > 0 && !s.spent {
 				p = p[:min(len(p), room)]
@@ -166,11 +166,11 @@ func (r *reader) read(p []byte) (int, error) {
 		s.mu.Unlock()
 		select {
 		case <-turn: // nil channels of a reader that does not wait block for ever
-		case <-r.word:
+		case <-r.admission:
 		case <-r.ended:
 		}
 		s.mu.Lock()
-		if r.heard() && s.busy { // the word alone is not our turn
+		if r.admitted() && s.busy { // the word alone is not our turn
 			turn = s.turn.next()
 			s.mu.Unlock()
 			select {

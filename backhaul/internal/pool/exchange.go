@@ -53,11 +53,11 @@ type Exchange struct {
 // Used is what a try used, and gives back.
 type Used struct {
 	Pool   *Pool
-	Conn   *Conn   // of the answer
-	wire   *Wire   // of HTTP/1.1: the last one
-	Stream *Stream // of HTTP/2
-	rest   *rest   // of an answer that is read to its end
-	last   *reader // the body of the last attempt
+	Conn   *Conn       // of the answer
+	wire   *Wire       // of HTTP/1.1: the last one
+	Stream *Stream     // of HTTP/2
+	full   *fullAnswer // of an answer that is read to its end
+	last   *reader     // the body of the last attempt
 }
 
 // Release gives a connection back. It reports whether the machine works on the request for all that
@@ -72,8 +72,8 @@ func (u *Used) Release() (left bool) {
 	case u.Stream != nil:
 		left = u.Pool.Near && u.Stream.Works()
 	}
-	if u.rest != nil {
-		u.rest.Close()
+	if u.full != nil {
+		u.full.Close()
 		if left && u.Sent() {
 			return true // it goes on
 		}
@@ -87,8 +87,8 @@ func (u *Used) over() {
 	if u.Stream != nil {
 		u.Stream.Cancel(ErrStreamOver)
 	}
-	if u.rest != nil {
-		u.Conn = u.rest.c
+	if u.full != nil {
+		u.Conn = u.full.c
 	}
 	if u.Conn != nil {
 		u.Pool.Put(u.Conn)
@@ -156,8 +156,8 @@ func (x *Exchange) Do(out *http.Request) (*http.Response, hop.Failure, error) {
 		if fail == hop.FailureUnsent && oslimit.Reached(err) {
 			fail = hop.FailureLimit
 		}
-		if x.H2 && !x.rest.goesOn() {
-			x.rest = nil
+		if x.H2 && !x.full.goesOn() {
+			x.full = nil
 			if fail == hop.FailureRefused {
 				c.mux.retire(c) // it and we disagree on what it can take
 			}
@@ -194,19 +194,19 @@ func (x *Exchange) send(c *Conn, out *http.Request) (*http.Response, hop.Failure
 		return resp, fail, err
 	}
 	if x.Finish {
-		return x.finishing(c, out, body)
+		return x.sendAndReadAll(c, out, body)
 	}
 	var s *Stream
 	req, s := open(out, func() {
-		if body != nil && body.hear() && x.Admitted != nil {
+		if body != nil && body.admit() && x.Admitted != nil {
 			x.Admitted()
 		}
 	})
 	x.Stream = s
 	if (x.Expect || x.Ask) && x.Patience > 0 {
 		t := time.AfterFunc(x.Patience, func() {
-			if x.Ask && !body.heard() || x.Expect && !body.asked.Load() {
-				s.Cancel(errNoWord)
+			if x.Ask && !body.admitted() || x.Expect && !body.asked.Load() {
+				s.Cancel(errNotAdmitted)
 			}
 		})
 		defer t.Stop()

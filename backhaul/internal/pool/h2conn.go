@@ -44,8 +44,8 @@ func (s *Stream) aborted() {
 const abortWait = 100 * time.Millisecond
 
 var (
-	ErrStreamOver = errors.New("backhaul: the request is over")
-	errNoWord     = tcp.TimeoutError("backhaul: the owner did not ask for the body in time")
+	ErrStreamOver  = errors.New("backhaul: the request is over")
+	errNotAdmitted = tcp.TimeoutError("backhaul: the owner did not ask for the body in time")
 )
 
 // open prepares a request for a stream of its own. word is called when the peer says "100
@@ -102,8 +102,8 @@ func (c *Conn) roundTrip2(ctx context.Context, req *http.Request, s *Stream, bod
 		return nil, hop.FailureUnsent, err
 	case unasked:
 		return nil, hop.FailureUnread, err
-	case cause == errNoWord:
-		return nil, hop.FailureTimeout, errNoWord
+	case cause == errNotAdmitted:
+		return nil, hop.FailureTimeout, errNotAdmitted
 	case tcp.IsTimeout(err):
 		return nil, hop.FailureTimeout, err
 	case misunderstood(err):

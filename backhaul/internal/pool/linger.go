@@ -84,8 +84,8 @@ func (l *Lingering) wait() hop.Freed {
 	late := time.NewTimer(l.patience())
 	defer late.Stop()
 	select {
-	case <-l.rest.ended:
-		if l.rest.whole {
+	case <-l.full.ended:
+		if l.full.whole {
 			l.answered()
 			return hop.FreedAnswered
 		}

@@ -10,9 +10,9 @@ import (
 	"github.com/ebbkit/ebb/backhaul/internal/tcp"
 )
 
-// rest is an answer over HTTP/2 that is read to its end, whether its caller stays or not: on
+// fullAnswer is an answer over HTTP/2 that is read to its end, whether its caller stays or not: on
 // goroutines of its own, and on a stream whose context does not end with the caller's.
-type rest struct {
+type fullAnswer struct {
 	c *Conn
 	s *Stream
 
@@ -38,16 +38,16 @@ type roundTripped struct {
 	err  error
 }
 
-// finishing is a round trip whose answer is read to its end.
-func (x *Exchange) finishing(c *Conn, out *http.Request,
+// sendAndReadAll is a round trip whose answer is read to its end.
+func (x *Exchange) sendAndReadAll(c *Conn, out *http.Request,
 	body *reader) (*http.Response, hop.Failure, error) {
 	ctx := context.WithoutCancel(out.Context())
 	req, s := open(out.WithContext(ctx), nil)
-	r := &rest{
+	r := &fullAnswer{
 		c: c, s: s, ended: make(chan struct{}), ctx: out.Context(),
 		next: make(chan []byte), got: make(chan piece), left: make(chan struct{}),
 	}
-	x.Stream, x.rest = s, r
+	x.Stream, x.full = s, r
 	came := make(chan roundTripped, 1)
 	go func() {
 		resp, fail, err := c.roundTrip2(ctx, req, s, body, x)
@@ -74,7 +74,7 @@ func (x *Exchange) finishing(c *Conn, out *http.Request,
 }
 
 // read reads the answer: into the caller's buffers, and on without them.
-func (r *rest) read(body io.ReadCloser) {
+func (r *fullAnswer) read(body io.ReadCloser) {
 	defer close(r.ended)
 	defer body.Close()
 	for {
@@ -99,7 +99,7 @@ func (r *rest) read(body io.ReadCloser) {
 }
 
 // Read reads for the caller.
-func (r *rest) Read(p []byte) (int, error) {
+func (r *fullAnswer) Read(p []byte) (int, error) {
 	if r.buf == nil {
 		r.buf = make([]byte, tcp.BufferSize)
 	}
@@ -122,13 +122,13 @@ func (r *rest) Read(p []byte) (int, error) {
 }
 
 // Close is for a caller that reads no more. What is still to come is read all the same.
-func (r *rest) Close() error {
+func (r *fullAnswer) Close() error {
 	r.once.Do(func() { close(r.left) })
 	return nil
 }
 
 // goesOn reports whether something is still to come.
-func (r *rest) goesOn() bool {
+func (r *fullAnswer) goesOn() bool {
 	if r == nil {
 		return false
 	}
