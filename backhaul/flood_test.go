@@ -134,7 +134,7 @@ func peer2(t *testing.T, r *rig) net.Conn {
 func TestResetStreamsAreNotServedBeyondTheLimit(t *testing.T) {
 	const most = 10
 	var now, high atomic.Int32
-	r := newRig(t, rigConfig{app: roomy, server: ServerConfig{MaxStreams: most}, wrapHop: func(inner http.Handler) http.Handler {
+	r := newRig(t, rigConfig{app: roomy, server: ServerConfig{maxStreams: most}, wrapHop: func(inner http.Handler) http.Handler {
 		return http.HandlerFunc(func(w http.ResponseWriter, q *http.Request) {
 			n := now.Add(1)
 			defer now.Add(-1)
@@ -162,7 +162,7 @@ func TestResetStreamsAreNotServedBeyondTheLimit(t *testing.T) {
 
 // A head that never ends is not collected for ever.
 func TestAHeadWithoutEndIsCutOff(t *testing.T) {
-	r := newRig(t, rigConfig{app: roomy, server: ServerConfig{MaxHeader: 64 << 10}})
+	r := newRig(t, rigConfig{app: roomy, server: ServerConfig{maxHeader: 64 << 10}})
 	r.serve("m1", says("one"))
 	c := peer2(t, r)
 	ended := make(chan struct{})
@@ -185,7 +185,7 @@ func TestAHeadWithoutEndIsCutOff(t *testing.T) {
 // Streams beyond what the owner has said that it takes are refused: they hold no handler and no machine.
 func TestStreamsBeyondTheLimitAreRefused(t *testing.T) {
 	const most, opened = 10, 2000
-	r := newRig(t, rigConfig{app: roomy, server: ServerConfig{MaxStreams: most}})
+	r := newRig(t, rigConfig{app: roomy, server: ServerConfig{maxStreams: most}})
 	r.serve("m1", says("one"))
 	c := peer2(t, r)
 	for n := range uint32(opened) { // bodies never come

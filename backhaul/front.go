@@ -168,8 +168,6 @@ type FrontConfig struct {
 	HeaderTimeout time.Duration
 	// IdleTimeout is how long a connection without requests is kept. 0 means 2 minutes.
 	IdleTimeout time.Duration
-	// MaxHeader bounds the head of a request in bytes. 0 means 1 MiB.
-	MaxHeader int
 	// ConnContext is that of [http.Server]: with that of package autostart a client that leaves while
 	// it waits is noticed.
 	ConnContext func(ctx context.Context, c net.Conn) context.Context
@@ -183,7 +181,6 @@ func (c *FrontConfig) resolve() error {
 	return cmp.Or(
 		atLeast0("FrontConfig.HeaderTimeout", "", &c.HeaderTimeout, defaultHeaderTimeout),
 		atLeast0("FrontConfig.IdleTimeout", "", &c.IdleTimeout, 2*time.Minute),
-		atLeast0("FrontConfig.MaxHeader", " bytes", &c.MaxHeader, defaultMaxHeader),
 	)
 }
 
@@ -210,7 +207,7 @@ func NewFront(h http.Handler, c FrontConfig) (*Front, error) {
 	f := &Front{c: c}
 	f.server = &http.Server{
 		Handler:   http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) { f.serve(h, w, r) }),
-		TLSConfig: c.TLS, ReadHeaderTimeout: c.HeaderTimeout, IdleTimeout: c.IdleTimeout, MaxHeaderBytes: c.MaxHeader,
+		TLSConfig: c.TLS, ReadHeaderTimeout: c.HeaderTimeout, IdleTimeout: c.IdleTimeout, MaxHeaderBytes: defaultMaxHeader,
 		ConnContext: c.ConnContext, ConnState: f.changed, ErrorLog: slog.NewLogLogger(c.Logger.Handler(), slog.LevelWarn),
 		Protocols: new(http.Protocols),
 	}

@@ -63,7 +63,7 @@ func TestABurstAboveTheStreamLimit(t *testing.T) {
 		synctest.Test(t, func(t *testing.T) {
 			const ideal = 300 * time.Millisecond
 			var conns atomic.Int32
-			tr := pair2(t, Config{}, ServerConfig{MaxStreams: 2}, http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+			tr := pair2(t, Config{}, ServerConfig{maxStreams: 2}, http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 				time.Sleep(ideal)
 				io.WriteString(w, "done")
 			}), func(n int, real pool.Dialer) pool.Dialer {

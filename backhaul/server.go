@@ -35,12 +35,6 @@ type ServerConfig struct {
 	// time that a new connection takes to authenticate, or to send a first byte where it need not. 0
 	// means 10 s.
 	HeaderTimeout time.Duration
-	// MaxHeader bounds the head of a request in bytes. 0 means 1 MiB and what edges add: above what
-	// their servers let in.
-	MaxHeader int
-	// MaxStreams is how many requests one HTTP/2 connection may carry. 0 means 1000; edges open
-	// further connections beyond.
-	MaxStreams int
 	// MaxUnauthenticated is how many connections may be open that have not authenticated, of all
 	// listeners. Beyond it each new one closes the oldest of them. Each holds some kilobytes, for at
 	// most HeaderTimeout. 0 means 1024: a thousand edges that come at once. Negative: no bound. It has
@@ -48,17 +42,22 @@ type ServerConfig struct {
 	MaxUnauthenticated int
 	// Logger gets what goes wrong with connections; nil: nothing is logged.
 	Logger *slog.Logger
+
+	// What only tests set. The head of a request is bounded by 1 MiB and what edges add: above what
+	// their servers let in. One HTTP/2 connection carries 1000 requests; edges open further ones
+	// beyond.
+	maxHeader, maxStreams int
 }
 
 func (c *ServerConfig) resolve() error {
 	c.Grace = max(0, cmp.Or(c.Grace, defaultGrace))
 	c.MaxUnauthenticated = cmp.Or(c.MaxUnauthenticated, auth.DefaultUnauthenticated)
+	c.maxHeader = cmp.Or(c.maxHeader, defaultMaxHeader+headerRoom)
+	c.maxStreams = cmp.Or(c.maxStreams, pool.MaxStreams)
 	c.Logger = orSilent(c.Logger)
 	return cmp.Or(
 		atLeast0("ServerConfig.IdleTimeout", "", &c.IdleTimeout, 2*defaultOwnerIdle),
 		atLeast0("ServerConfig.HeaderTimeout", "", &c.HeaderTimeout, defaultHeaderTimeout),
-		atLeast0("ServerConfig.MaxHeader", " bytes", &c.MaxHeader, defaultMaxHeader+headerRoom),
-		atLeast0("ServerConfig.MaxStreams", "", &c.MaxStreams, pool.MaxStreams),
 	)
 }
 
@@ -287,14 +286,14 @@ func (s *Server) server(of served) *inner {
 		Handler: http.HandlerFunc(
 			s.serveHTTP,
 		), IdleTimeout: s.c.IdleTimeout, ReadHeaderTimeout: s.c.HeaderTimeout,
-		ConnState: s.changed, ConnContext: ConnContext, MaxHeaderBytes: s.c.MaxHeader, ErrorLog: slog.NewLogLogger(s.c.Logger.Handler(), slog.LevelWarn), Protocols: new(http.Protocols),
+		ConnState: s.changed, ConnContext: ConnContext, MaxHeaderBytes: s.c.maxHeader, ErrorLog: slog.NewLogLogger(s.c.Logger.Handler(), slog.LevelWarn), Protocols: new(http.Protocols),
 	}
 	if of.class == classHTTP1 {
 		h.Protocols.SetHTTP1(true)
 	} else {
 		h.Protocols.SetUnencryptedHTTP2(true)
 		h.HTTP2 = &http.HTTP2Config{
-			MaxConcurrentStreams:          s.c.MaxStreams,
+			MaxConcurrentStreams:          s.c.maxStreams,
 			MaxReceiveBufferPerConnection: hop.ConnWindow,
 			MaxReceiveBufferPerStream:     hop.WindowOf(of.class),
 		}

@@ -17,7 +17,7 @@ import (
 // waited for a connection.
 func ramp(t *testing.T, spare, steps int, h2 bool) (waited, dials int) {
 	var n atomic.Int32
-	tr := pair2(t, Config{tuning: tuning{spare: spare}}, ServerConfig{MaxStreams: 1}, http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+	tr := pair2(t, Config{tuning: tuning{spare: spare}}, ServerConfig{maxStreams: 1}, http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 		time.Sleep(100 * time.Millisecond)
 	}), func(_ int, real pool.Dialer) pool.Dialer {
 		return func(ctx context.Context) (net.Conn, error) {

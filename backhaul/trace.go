@@ -131,24 +131,17 @@ const (
 	StallUpgrade = hop.StallUpgrade
 )
 
-// Freed says how the slot of a request that its client has left became free. Only FreedAnswered and
-// FreedEnded mean that the machine was done for certain. It has the methods String, MarshalText and
-// UnmarshalText.
+// Freed says how the slot of a request that its client has left became free. Its name is one of
+//
+//	answered  the machine has answered, for nobody
+//	closed    it closed the connection, or was cut off; then the slot was held for a time
+//	silent    nothing was heard of it for as long as that may be
+//	ended     its run has ended: it was stopped, or has failed
+//	shutdown  this side has been closed
+//
+// Only with "answered" and "ended" the machine was done for certain. It has the methods String,
+// MarshalText and UnmarshalText.
 type Freed = hop.Freed
-
-// The ways in which a slot becomes free.
-const (
-	// the machine has answered, for nobody
-	FreedAnswered = hop.FreedAnswered
-	// it closed the connection, or was cut off; then the slot was held for a time
-	FreedClosed = hop.FreedClosed
-	// nothing was heard of it for as long as that may be
-	FreedSilent = hop.FreedSilent
-	// its run has ended: it was stopped, or has failed
-	FreedEnded = hop.FreedEnded
-	// this side has been closed
-	FreedShutdown = hop.FreedShutdown
-)
 
 // MarshalText returns the kind's name.
 func (k StepKind) MarshalText() ([]byte, error) {
