@@ -16,40 +16,6 @@ import (
 	"github.com/ebbkit/ebb/balance"
 )
 
-// outbound is the request that a machine gets.
-func outbound(ctx context.Context, r *http.Request, m *balance.Machine, early *earlyHints) *http.Request {
-	ctx = httptrace.WithClientTrace(ctx, &httptrace.ClientTrace{Got1xxResponse: early.got})
-	out := r.WithContext(ctx)
-	u := *r.URL
-	u.Scheme, u.Host = "http", string(m.ID) // never dialled: the connection is there
-	out.URL = &u
-	out.Header = make(http.Header, len(r.Header)+1)
-	upgrade := ""
-	if v := r.Header["Upgrade"]; len(v) > 0 && hop.HasToken(r.Header["Connection"], "upgrade") {
-		upgrade = hop.WithoutHTTP(v)
-	}
-	hop.CopyHeader(out.Header, r.Header, nil)
-	delete(out.Header, "Expect") // between edge and owner only
-	delete(out.Header, hop.HeaderHTTP2Settings)
-	if upgrade != "" {
-		out.Header["Connection"] = []string{"Upgrade"}
-		out.Header["Upgrade"] = []string{upgrade}
-	}
-	if hop.HasToken(r.Header["Te"], "trailers") {
-		out.Header["Te"] = []string{"trailers"}
-	}
-	if _, ok := out.Header["User-Agent"]; !ok {
-		out.Header["User-Agent"] = noAgent // else net/http names itself
-	}
-	out.RequestURI = ""
-	out.Close = false
-	out.Body, out.Trailer = nil, nil
-	out.TransferEncoding = nil
-	return out
-}
-
-var noAgent = []string{""}
-
 // forward sends an admitted request to its machine and passes the answer back.
 func (h *Handler) forward(w http.ResponseWriter, r *http.Request, t hop.To, m *balance.Machine, gate *balance.Gate, epoch uint64) {
 	x := pool.Exchange{Used: pool.Used{Pool: h.machines}, Name: pool.MachineName(m), Epoch: epoch}
@@ -112,6 +78,59 @@ func (h *Handler) forward(w http.ResponseWriter, r *http.Request, t hop.To, m *b
 		panic(http.ErrAbortHandler) // the edge must not take what it has for all
 	}
 }
+
+// pass passes an answer, and what it may become, back.
+func (h *Handler) pass(w http.ResponseWriter, resp *http.Response, p *slot, x *pool.Exchange,
+	s *ownerWatch, l longconn.Watched) error {
+	if l != nil {
+		defer l.Leave()
+	}
+	hd := w.Header()
+	if resp.StatusCode == http.StatusSwitchingProtocols {
+		hop.CopyHeader(hd, resp.Header, resp.Header["Upgrade"])
+		setLoad(hd, p.gate.Load())
+		upgrade(w, resp, x.Conn)
+		x.Conn = nil // it is no HTTP any more
+		return nil
+	}
+	hop.CopyHeader(hd, resp.Header, nil)
+	setLoad(hd, p.gate.Load())
+	return answerWith(w, resp, x, s, p)
+}
+
+// outbound is the request that a machine gets.
+func outbound(ctx context.Context, r *http.Request, m *balance.Machine, early *earlyHints) *http.Request {
+	ctx = httptrace.WithClientTrace(ctx, &httptrace.ClientTrace{Got1xxResponse: early.got})
+	out := r.WithContext(ctx)
+	u := *r.URL
+	u.Scheme, u.Host = "http", string(m.ID) // never dialled: the connection is there
+	out.URL = &u
+	out.Header = make(http.Header, len(r.Header)+1)
+	upgrade := ""
+	if v := r.Header["Upgrade"]; len(v) > 0 && hop.HasToken(r.Header["Connection"], "upgrade") {
+		upgrade = hop.WithoutHTTP(v)
+	}
+	hop.CopyHeader(out.Header, r.Header, nil)
+	delete(out.Header, "Expect") // between edge and owner only
+	delete(out.Header, hop.HeaderHTTP2Settings)
+	if upgrade != "" {
+		out.Header["Connection"] = []string{"Upgrade"}
+		out.Header["Upgrade"] = []string{upgrade}
+	}
+	if hop.HasToken(r.Header["Te"], "trailers") {
+		out.Header["Te"] = []string{"trailers"}
+	}
+	if _, ok := out.Header["User-Agent"]; !ok {
+		out.Header["User-Agent"] = noAgent // else net/http names itself
+	}
+	out.RequestURI = ""
+	out.Close = false
+	out.Body, out.Trailer = nil, nil
+	out.TransferEncoding = nil
+	return out
+}
+
+var noAgent = []string{""}
 
 // slot is a request's slot at a machine.
 type slot struct {
@@ -206,25 +225,6 @@ func reopenable(length int64, h2 bool) int {
 		return int(length)
 	}
 	return most
-}
-
-// pass passes an answer, and what it may become, back.
-func (h *Handler) pass(w http.ResponseWriter, resp *http.Response, p *slot, x *pool.Exchange,
-	s *ownerWatch, l longconn.Watched) error {
-	if l != nil {
-		defer l.Leave()
-	}
-	hd := w.Header()
-	if resp.StatusCode == http.StatusSwitchingProtocols {
-		hop.CopyHeader(hd, resp.Header, resp.Header["Upgrade"])
-		setLoad(hd, p.gate.Load())
-		upgrade(w, resp, x.Conn)
-		x.Conn = nil // it is no HTTP any more
-		return nil
-	}
-	hop.CopyHeader(hd, resp.Header, nil)
-	setLoad(hd, p.gate.Load())
-	return answerWith(w, resp, x, s, p)
 }
 
 // awaited reports whether a request's body comes when we ask for it.

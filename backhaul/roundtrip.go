@@ -15,22 +15,6 @@ import (
 	"github.com/ebbkit/ebb/balance"
 )
 
-// answerOutcome is the outcome of an answer: a machine may answer that it failed.
-func (q *roundTrip) answerOutcome() balance.Outcome {
-	if q.try.sick {
-		return balance.OutcomeError
-	}
-	return balance.OutcomeDone
-}
-
-// brokenOff tells a client that left from a machine that broke off.
-func (q *roundTrip) brokenOff() balance.Outcome {
-	if !q.try.sick && (q.req.Context().Err() != nil || q.watch.stall.Load() != nil) {
-		return balance.OutcomeCanceled
-	}
-	return balance.OutcomeError
-}
-
 // roundTrip is one request on its way, over all its tries.
 type roundTrip struct {
 	t    *Transport
@@ -122,6 +106,47 @@ func (q *roundTrip) run() (*http.Response, error) {
 	}
 }
 
+// ahead reads a small body before a machine is asked for: a client that is slow to send it holds no
+// slot.
+func (q *roundTrip) ahead() error {
+	s, n := q.body, q.req.ContentLength
+	if s == nil || n <= 0 || n > int64(q.t.c.ReplayLimit) {
+		return nil
+	}
+	q.outcome = balance.OutcomeCanceled
+	read := make(chan error, 1)
+	go func() { read <- s.Ahead(int(n), q.t.reserve) }() // which nothing but its client can wake
+	runtime.Gosched()
+	select {
+	case err := <-read: // it had come with the head, as most do
+		return q.came(err)
+	default:
+	}
+	stalled := make(chan struct{})
+	p := &pool.Progress{Bounds: q.t.bounds(q.want.App), Body: s}
+	p.Stalled = func(Stall) { close(stalled) }
+	q.t.sweeper.Add(p)
+	defer q.t.sweeper.Remove(p)
+	select {
+	case err := <-read:
+		return q.came(err)
+	case <-stalled:
+		return &StallError{q.want.App, StallBody, p.Bounds.Body}
+	case <-q.req.Context().Done():
+		return context.Cause(q.req.Context())
+	}
+}
+
+func (q *roundTrip) came(err error) error {
+	if err != nil {
+		return &pool.BodyError{Err: err}
+	}
+	if q.body.Whole() {
+		q.want.Held = q.body.Held()
+	}
+	return nil
+}
+
 // acquire gets a reservation from the picker.
 func (q *roundTrip) acquire() error {
 	ctx := q.req.Context()
@@ -198,6 +223,22 @@ func (q *roundTrip) gaveUp() error {
 		return context.Cause(ctx)
 	}
 	return &UnavailableError{App: q.want.App, Tries: q.try.info.N, Bounces: q.refusals.n, Err: context.Cause(ctx)}
+}
+
+// answerOutcome is the outcome of an answer: a machine may answer that it failed.
+func (q *roundTrip) answerOutcome() balance.Outcome {
+	if q.try.sick {
+		return balance.OutcomeError
+	}
+	return balance.OutcomeDone
+}
+
+// brokenOff tells a client that left from a machine that broke off.
+func (q *roundTrip) brokenOff() balance.Outcome {
+	if !q.try.sick && (q.req.Context().Err() != nil || q.watch.stall.Load() != nil) {
+		return balance.OutcomeCanceled
+	}
+	return balance.OutcomeError
 }
 
 // finish ends the request, once.
@@ -281,44 +322,3 @@ func (q *roundTrip) unwind() {
 }
 
 var errPanic = errors.New("backhaul: panic on the way")
-
-// ahead reads a small body before a machine is asked for: a client that is slow to send it holds no
-// slot.
-func (q *roundTrip) ahead() error {
-	s, n := q.body, q.req.ContentLength
-	if s == nil || n <= 0 || n > int64(q.t.c.ReplayLimit) {
-		return nil
-	}
-	q.outcome = balance.OutcomeCanceled
-	read := make(chan error, 1)
-	go func() { read <- s.Ahead(int(n), q.t.reserve) }() // which nothing but its client can wake
-	runtime.Gosched()
-	select {
-	case err := <-read: // it had come with the head, as most do
-		return q.came(err)
-	default:
-	}
-	stalled := make(chan struct{})
-	p := &pool.Progress{Bounds: q.t.bounds(q.want.App), Body: s}
-	p.Stalled = func(Stall) { close(stalled) }
-	q.t.sweeper.Add(p)
-	defer q.t.sweeper.Remove(p)
-	select {
-	case err := <-read:
-		return q.came(err)
-	case <-stalled:
-		return &StallError{q.want.App, StallBody, p.Bounds.Body}
-	case <-q.req.Context().Done():
-		return context.Cause(q.req.Context())
-	}
-}
-
-func (q *roundTrip) came(err error) error {
-	if err != nil {
-		return &pool.BodyError{Err: err}
-	}
-	if q.body.Whole() {
-		q.want.Held = q.body.Held()
-	}
-	return nil
-}

@@ -11,148 +11,6 @@ import (
 	"github.com/ebbkit/ebb/internal/enum"
 )
 
-// recorder keeps the steps of a request where somebody wants a trail.
-type recorder struct {
-	q     *roundTrip
-	steps []Step
-	trace string // the traceparent
-	made  bool   // by us
-}
-
-const headerTrace = "Traceparent"
-
-// traced finds the request's trace, or makes one.
-func (r *recorder) begin() {
-	if v := r.q.req.Header[headerTrace]; len(v) > 0 {
-		r.trace = v[0]
-		return
-	}
-	if r.q.t.c.MakeTrace {
-		// Neither half may be zero.
-		r.trace = fmt.Sprintf("00-%016x%016x-%016x-00", rand.Uint64(), rand.Uint64()|1, rand.Uint64()|1)
-		r.made = true
-	}
-}
-
-// step notes what happens, where somebody may want to hear of it.
-func (r *recorder) step(s Step) {
-	if r.q.t.c.Trace.Trail == nil || len(r.steps) >= maxSteps {
-		return
-	}
-	s.At = time.Since(r.q.times.start)
-	r.steps = append(r.steps, s)
-}
-
-// tell tells the way of a request that is over.
-func (r *recorder) tell(d Done) {
-	hook := r.q.t.c.Trace.Trail
-	if hook == nil {
-		return
-	}
-	want, sampled := wanted(d, r.q.t.c.slow, r.q.t.c.sample, rand.Uint64())
-	if !want {
-		return
-	}
-	t := Trail{Done: d, Method: r.q.req.Method, Trace: r.trace, Begun: r.q.times.start, Sampled: sampled}
-	if r.q.req.URL != nil {
-		t.Path = r.q.req.URL.Path
-	}
-	t.Steps = append(r.steps, Step{Kind: StepEnd, At: d.Total, Took: d.Download, Try: d.Try, Err: d.Err})
-	hook(t)
-}
-
-// Certainty says how far a try that brought no answer got. It rules what may be tried again: see
-// the package comment. It has the methods String, MarshalText and UnmarshalText.
-type Certainty = hop.Certainty
-
-// The certainties, from the one that allows everything to the one that allows nothing.
-const (
-	// no byte of the request left for whoever would execute it
-	CertaintyNotSent = hop.CertaintyNotSent
-	// it was received, and by the owner's word or ours the machine never saw it
-	CertaintyNotExecuted = hop.CertaintyNotExecuted
-	// it was sent; whether the machine acted on it nobody knows
-	CertaintyMaybeExecuted = hop.CertaintyMaybeExecuted
-	// the machine answered; the answer broke off or could not be used
-	CertaintyResponded = hop.CertaintyResponded
-)
-
-// Failure says how a try failed. Its method Certainty says how far such a try got; String,
-// MarshalText and UnmarshalText are its names in logs and metrics. A bounce is no failure: see
-// [balance.Bounce].
-type Failure = hop.Failure
-
-// The failures, with the certainty of each.
-const (
-	// it did not fail
-	FailureNone = hop.FailureNone
-	// no connection to the owner or the machine: refused, timed out, cut while connecting (not sent)
-	FailureDial = hop.FailureDial
-	// a pooled connection was dead before anything was written; another connection is taken, and it
-	// counts for nothing (not sent)
-	FailureStale = hop.FailureStale
-	// a new connection died before anything was written (not sent)
-	FailureUnsent = hop.FailureUnsent
-	// the owner and this node do not accept each other's key or certificate (not executed)
-	FailureDenied = hop.FailureDenied
-	// the connection died while the body still waited for the owner's word (not executed)
-	FailureUnread = hop.FailureUnread
-	// the connection died after the request was written, before the answer's head was complete
-	// (maybe executed)
-	FailureReset = hop.FailureReset
-	// no answer's head in time (maybe executed)
-	FailureTimeout = hop.FailureTimeout
-	// the answer's head is not HTTP, or larger than allowed (responded)
-	FailureMalformed = hop.FailureMalformed
-	// the answer broke off after its head (responded)
-	FailureAnswer = hop.FailureAnswer
-	// the client left, or its body broke off: nobody is there to retry for (maybe executed)
-	FailureClient = hop.FailureClient
-	// the peer says that it did not process the stream: GOAWAY, REFUSED_STREAM (not executed)
-	FailureRefused = hop.FailureRefused
-	// a limit of this node or the owner, not of the machine: no descriptor, memory or port, or the
-	// request's own deadline passed before it was sent (not sent)
-	FailureLimit = hop.FailureLimit
-	// the request's own deadline passed after it was sent (maybe executed)
-	FailureDeadline = hop.FailureDeadline
-)
-
-// Stall says what a request was waiting for when it was ended for want of progress. It has the
-// methods String, MarshalText and UnmarshalText.
-type Stall = hop.Stall
-
-// The stalls. Each has a bound in the app's row.
-const (
-	// the client sent nothing of a body, or next to nothing: balance.App.BodyPause
-	StallBody = hop.StallBody
-	// the client read nothing of the answer: balance.App.AnswerPause
-	StallAnswer = hop.StallAnswer
-	// the machine did not answer: balance.App.UpgradeWait
-	StallUpgrade = hop.StallUpgrade
-)
-
-// Freed says how the slot of a request that its client has left became free. Its name is one of
-//
-//	answered  the machine has answered, for nobody
-//	closed    it closed the connection, or was cut off; then the slot was held for a time
-//	silent    nothing was heard of it for as long as that may be
-//	ended     its run has ended: it was stopped, or has failed
-//	shutdown  this side has been closed
-//
-// Only with "answered" and "ended" the machine was done for certain. It has the methods String,
-// MarshalText and UnmarshalText.
-type Freed = hop.Freed
-
-// MarshalText returns the kind's name.
-func (k StepKind) MarshalText() ([]byte, error) {
-	return enum.Marshal("backhaul: kind of step", stepNames[:], uint8(k))
-}
-
-// UnmarshalText is the inverse of [StepKind.MarshalText].
-func (k *StepKind) UnmarshalText(text []byte) error {
-	return enum.Unmarshal(k, "backhaul: kind of step", stepNames[:], text)
-}
-
 // Trace are functions that a [Transport] calls as requests make their way. Any may be nil. They are
 // called with no lock held, on the goroutine that calls RoundTrip, and Done on the one that ends
 // the answer's body, or on one of ours where the client has stalled; they get values only and
@@ -246,15 +104,6 @@ type Done struct {
 	Received int64 // bytes of the answer's body, or from an upgraded connection
 }
 
-// HandlerTrace are functions that a [Handler] calls, as those of [Trace].
-type HandlerTrace struct {
-	Bounce func(Refused) // a request was refused
-	Fault  func(Faulted) // a machine failed
-	Denied func(Denied)  // a connection was refused, as nobody of the cluster is there
-	// Abandoned is called when the slot of a request that its client has left is free.
-	Abandoned func(Abandoned)
-}
-
 // Abandoned is a request that its client has left before the machine had answered, at the time when
 // its slot is free.
 type Abandoned struct {
@@ -266,10 +115,13 @@ type Abandoned struct {
 	Held    time.Duration // since the client left
 }
 
-// Denied is a connection that a [Handler] did not accept. Anybody who can connect can cause one.
-type Denied struct {
-	Addr string // of the other end
-	Err  error
+// HandlerTrace are functions that a [Handler] calls, as those of [Trace].
+type HandlerTrace struct {
+	Bounce func(Refused) // a request was refused
+	Fault  func(Faulted) // a machine failed
+	Denied func(Denied)  // a connection was refused, as nobody of the cluster is there
+	// Abandoned is called when the slot of a request that its client has left is free.
+	Abandoned func(Abandoned)
 }
 
 // Refused is a request that a [Handler] bounced.
@@ -291,6 +143,94 @@ type Faulted struct {
 	Failure Failure
 	Err     error
 }
+
+// Denied is a connection that a [Handler] did not accept. Anybody who can connect can cause one.
+type Denied struct {
+	Addr string // of the other end
+	Err  error
+}
+
+// Certainty says how far a try that brought no answer got. It rules what may be tried again: see
+// the package comment. It has the methods String, MarshalText and UnmarshalText.
+type Certainty = hop.Certainty
+
+// The certainties, from the one that allows everything to the one that allows nothing.
+const (
+	// no byte of the request left for whoever would execute it
+	CertaintyNotSent = hop.CertaintyNotSent
+	// it was received, and by the owner's word or ours the machine never saw it
+	CertaintyNotExecuted = hop.CertaintyNotExecuted
+	// it was sent; whether the machine acted on it nobody knows
+	CertaintyMaybeExecuted = hop.CertaintyMaybeExecuted
+	// the machine answered; the answer broke off or could not be used
+	CertaintyResponded = hop.CertaintyResponded
+)
+
+// Failure says how a try failed. Its method Certainty says how far such a try got; String,
+// MarshalText and UnmarshalText are its names in logs and metrics. A bounce is no failure: see
+// [balance.Bounce].
+type Failure = hop.Failure
+
+// The failures, with the certainty of each.
+const (
+	// it did not fail
+	FailureNone = hop.FailureNone
+	// no connection to the owner or the machine: refused, timed out, cut while connecting (not sent)
+	FailureDial = hop.FailureDial
+	// a pooled connection was dead before anything was written; another connection is taken, and it
+	// counts for nothing (not sent)
+	FailureStale = hop.FailureStale
+	// a new connection died before anything was written (not sent)
+	FailureUnsent = hop.FailureUnsent
+	// the owner and this node do not accept each other's key or certificate (not executed)
+	FailureDenied = hop.FailureDenied
+	// the connection died while the body still waited for the owner's word (not executed)
+	FailureUnread = hop.FailureUnread
+	// the connection died after the request was written, before the answer's head was complete
+	// (maybe executed)
+	FailureReset = hop.FailureReset
+	// no answer's head in time (maybe executed)
+	FailureTimeout = hop.FailureTimeout
+	// the answer's head is not HTTP, or larger than allowed (responded)
+	FailureMalformed = hop.FailureMalformed
+	// the answer broke off after its head (responded)
+	FailureAnswer = hop.FailureAnswer
+	// the client left, or its body broke off: nobody is there to retry for (maybe executed)
+	FailureClient = hop.FailureClient
+	// the peer says that it did not process the stream: GOAWAY, REFUSED_STREAM (not executed)
+	FailureRefused = hop.FailureRefused
+	// a limit of this node or the owner, not of the machine: no descriptor, memory or port, or the
+	// request's own deadline passed before it was sent (not sent)
+	FailureLimit = hop.FailureLimit
+	// the request's own deadline passed after it was sent (maybe executed)
+	FailureDeadline = hop.FailureDeadline
+)
+
+// Stall says what a request was waiting for when it was ended for want of progress. It has the
+// methods String, MarshalText and UnmarshalText.
+type Stall = hop.Stall
+
+// The stalls. Each has a bound in the app's row.
+const (
+	// the client sent nothing of a body, or next to nothing: balance.App.BodyPause
+	StallBody = hop.StallBody
+	// the client read nothing of the answer: balance.App.AnswerPause
+	StallAnswer = hop.StallAnswer
+	// the machine did not answer: balance.App.UpgradeWait
+	StallUpgrade = hop.StallUpgrade
+)
+
+// Freed says how the slot of a request that its client has left became free. Its name is one of
+//
+//	answered  the machine has answered, for nobody
+//	closed    it closed the connection, or was cut off; then the slot was held for a time
+//	silent    nothing was heard of it for as long as that may be
+//	ended     its run has ended: it was stopped, or has failed
+//	shutdown  this side has been closed
+//
+// Only with "answered" and "ended" the machine was done for certain. It has the methods String,
+// MarshalText and UnmarshalText.
+type Freed = hop.Freed
 
 // Trail is the whole way of one request: what happened, in order, and when.
 type Trail struct {
@@ -320,6 +260,16 @@ const (
 )
 
 var stepNames = [...]string{"pick", "bounce", "fail", "park", "head", "end"}
+
+// MarshalText returns the kind's name.
+func (k StepKind) MarshalText() ([]byte, error) {
+	return enum.Marshal("backhaul: kind of step", stepNames[:], uint8(k))
+}
+
+// UnmarshalText is the inverse of [StepKind.MarshalText].
+func (k *StepKind) UnmarshalText(text []byte) error {
+	return enum.Unmarshal(k, "backhaul: kind of step", stepNames[:], text)
+}
 
 // String returns the kind's name.
 func (k StepKind) String() string { return enum.String(stepNames[:], uint8(k), "step") }
@@ -352,4 +302,54 @@ func wanted(d Done, slow time.Duration, sample int, random uint64) (want, sample
 		return true, false
 	}
 	return sample > 0 && random%uint64(sample) == 0, true
+}
+
+const headerTrace = "Traceparent"
+
+// recorder keeps the steps of a request where somebody wants a trail.
+type recorder struct {
+	q     *roundTrip
+	steps []Step
+	trace string // the traceparent
+	made  bool   // by us
+}
+
+// traced finds the request's trace, or makes one.
+func (r *recorder) begin() {
+	if v := r.q.req.Header[headerTrace]; len(v) > 0 {
+		r.trace = v[0]
+		return
+	}
+	if r.q.t.c.MakeTrace {
+		// Neither half may be zero.
+		r.trace = fmt.Sprintf("00-%016x%016x-%016x-00", rand.Uint64(), rand.Uint64()|1, rand.Uint64()|1)
+		r.made = true
+	}
+}
+
+// step notes what happens, where somebody may want to hear of it.
+func (r *recorder) step(s Step) {
+	if r.q.t.c.Trace.Trail == nil || len(r.steps) >= maxSteps {
+		return
+	}
+	s.At = time.Since(r.q.times.start)
+	r.steps = append(r.steps, s)
+}
+
+// tell tells the way of a request that is over.
+func (r *recorder) tell(d Done) {
+	hook := r.q.t.c.Trace.Trail
+	if hook == nil {
+		return
+	}
+	want, sampled := wanted(d, r.q.t.c.slow, r.q.t.c.sample, rand.Uint64())
+	if !want {
+		return
+	}
+	t := Trail{Done: d, Method: r.q.req.Method, Trace: r.trace, Begun: r.q.times.start, Sampled: sampled}
+	if r.q.req.URL != nil {
+		t.Path = r.q.req.URL.Path
+	}
+	t.Steps = append(r.steps, Step{Kind: StepEnd, At: d.Total, Took: d.Download, Try: d.Try, Err: d.Err})
+	hook(t)
 }

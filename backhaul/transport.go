@@ -14,6 +14,91 @@ import (
 	"github.com/ebbkit/ebb/balance"
 )
 
+// Transport is the edge's side of the hop: an [http.RoundTripper] that acquires a machine for each
+// request, sends the request to the machine's owner (or to the machine, where this process is the
+// owner), and tries elsewhere by the decision table of the package comment. It is safe for
+// concurrent use.
+//
+// The machine's reservation is held until the answer's body has been read to its end or closed; a
+// caller that does neither leaks it, as with any RoundTripper. The body of a 101 answer is an
+// [io.ReadWriteCloser]; it also has CloseWrite. When it breaks, or the connection that [io.Copy]
+// copies from or to, both end in a reset: nobody takes for an end what is none.
+type Transport struct {
+	picker   Picker
+	c        Config
+	limits   hop.RetryLimits
+	owners   *pool.Pool // by node and incarnation
+	machines *pool.Pool // by machine and epoch; only those of this process
+	kept     atomic.Int64
+	routes   pool.BulkRoutes
+	rows     interface{ Fleet() *balance.Fleet } // the picker; nil: it does not tell
+	sweeper  pool.Sweeper
+	services pool.AppTimes
+
+	budgetMu sync.Mutex
+	budget   hop.Budget
+}
+
+// NewTransport returns a transport that asks p for machines. It starts nothing.
+func NewTransport(p Picker, c Config) (*Transport, error) {
+	if p == nil {
+		return nil, errors.New("backhaul: NewTransport without a Picker: pass an *autostart.Autostart, or NoWait(balancer)")
+	}
+	if err := c.resolve(); err != nil {
+		return nil, err
+	}
+	t := &Transport{picker: p, c: c, limits: hop.RetryLimits{Bounces: c.bounces, Rounds: c.rounds, Failures: c.failures, Patience: c.patience}}
+	t.rows, _ = p.(interface{ Fleet() *balance.Fleet })
+	t.budget.Ratio, t.budget.Floor = c.failureRatio, c.failureFloor
+	pc := pool.PoolConfig{MaxIdle: c.maxIdle, IdleTimeout: c.IdleTimeout, DialTimeout: c.DialTimeout, HeaderTimeout: c.HeaderTimeout, MaxHeader: c.maxHeader}
+	pc.MaxHeader += headerRoom
+	pc.Bandwidth, pc.Pressure = c.bandwidth, c.pressure
+	pc.Spare, pc.Keys = c.spare, hop.AuthKeys(c.Key, c.NextKey)
+	t.owners = pool.NewPool(pc)
+	pc.Spare, pc.Keys = 0, nil
+	pc.IdleTimeout, pc.MaxHeader, pc.Near = c.MachineIdleTimeout, c.maxHeader, true
+	t.machines = pool.NewPool(pc)
+	return t, nil
+}
+
+// RoundTrip sends a request and returns the answer. The request is not modified and its body is
+// closed. The error is a [*UnavailableError] or a [*MachineError], or tells of the request: its
+// context has ended, its route is unknown, its body broke off. [ErrorHandler] answers for each.
+func (t *Transport) RoundTrip(req *http.Request) (*http.Response, error) {
+	q := newRoundTrip(t, req)
+	t.earn(q.times.start)
+	if req.Body != nil && req.Body != http.NoBody {
+		q.body = t.source(req)
+		if t.c.Connections != nil {
+			if q.grpc = longconn.NewGRPCBody(req); q.grpc != nil {
+				q.body.Through(q.grpc)
+			}
+		}
+	}
+	defer q.unwind() // whatever panics below
+	q.trail.begin()
+	resp, err := q.run()
+	if err != nil {
+		q.finish(q.outcome, err)
+		return nil, err
+	}
+	q.answered = true
+	return resp, nil
+}
+
+// CloseIdleConnections closes the connections that carry no request now.
+func (t *Transport) CloseIdleConnections() {
+	t.owners.CloseIdle()
+	t.machines.CloseIdle()
+}
+
+// Close closes idle connections and lets those in use end with their requests. Requests may still
+// be sent, each over a connection of its own.
+func (t *Transport) Close() {
+	t.owners.Close()
+	t.machines.Close()
+}
+
 // Picker finds a machine for a request and counts the request in; [*autostart.Autostart] is one,
 // and so is what [NoWait] returns. It may wait, until ctx ends or its own patience does. It must be
 // safe for concurrent use.
@@ -48,31 +133,6 @@ func (p noWait) Acquire(_ context.Context, r *balance.Request) (balance.Reservat
 // Fleet returns the fleet that is picked from.
 func (p noWait) Fleet() *balance.Fleet { return p.b.Fleet() }
 
-// Transport is the edge's side of the hop: an [http.RoundTripper] that acquires a machine for each
-// request, sends the request to the machine's owner (or to the machine, where this process is the
-// owner), and tries elsewhere by the decision table of the package comment. It is safe for
-// concurrent use.
-//
-// The machine's reservation is held until the answer's body has been read to its end or closed; a
-// caller that does neither leaks it, as with any RoundTripper. The body of a 101 answer is an
-// [io.ReadWriteCloser]; it also has CloseWrite. When it breaks, or the connection that [io.Copy]
-// copies from or to, both end in a reset: nobody takes for an end what is none.
-type Transport struct {
-	picker   Picker
-	c        Config
-	limits   hop.RetryLimits
-	owners   *pool.Pool // by node and incarnation
-	machines *pool.Pool // by machine and epoch; only those of this process
-	kept     atomic.Int64
-	routes   pool.BulkRoutes
-	rows     interface{ Fleet() *balance.Fleet } // the picker; nil: it does not tell
-	sweeper  pool.Sweeper
-	services pool.AppTimes
-
-	budgetMu sync.Mutex
-	budget   hop.Budget
-}
-
 // earn and afford are the budget of failed tries of all requests.
 func (t *Transport) earn(now time.Time) {
 	t.budgetMu.Lock()
@@ -86,68 +146,8 @@ func (t *Transport) afford(now time.Time) bool {
 	return t.budget.Spend(now)
 }
 
-// NewTransport returns a transport that asks p for machines. It starts nothing.
-func NewTransport(p Picker, c Config) (*Transport, error) {
-	if p == nil {
-		return nil, errors.New("backhaul: NewTransport without a Picker: pass an *autostart.Autostart, or NoWait(balancer)")
-	}
-	if err := c.resolve(); err != nil {
-		return nil, err
-	}
-	t := &Transport{picker: p, c: c, limits: hop.RetryLimits{Bounces: c.bounces, Rounds: c.rounds, Failures: c.failures, Patience: c.patience}}
-	t.rows, _ = p.(interface{ Fleet() *balance.Fleet })
-	t.budget.Ratio, t.budget.Floor = c.failureRatio, c.failureFloor
-	pc := pool.PoolConfig{MaxIdle: c.maxIdle, IdleTimeout: c.IdleTimeout, DialTimeout: c.DialTimeout, HeaderTimeout: c.HeaderTimeout, MaxHeader: c.maxHeader}
-	pc.MaxHeader += headerRoom
-	pc.Bandwidth, pc.Pressure = c.bandwidth, c.pressure
-	pc.Spare, pc.Keys = c.spare, hop.AuthKeys(c.Key, c.NextKey)
-	t.owners = pool.NewPool(pc)
-	pc.Spare, pc.Keys = 0, nil
-	pc.IdleTimeout, pc.MaxHeader, pc.Near = c.MachineIdleTimeout, c.maxHeader, true
-	t.machines = pool.NewPool(pc)
-	return t, nil
-}
-
 // headerRoom is what an owner may add to a machine's head.
 const headerRoom = 4 << 10
-
-// CloseIdleConnections closes the connections that carry no request now.
-func (t *Transport) CloseIdleConnections() {
-	t.owners.CloseIdle()
-	t.machines.CloseIdle()
-}
-
-// Close closes idle connections and lets those in use end with their requests. Requests may still
-// be sent, each over a connection of its own.
-func (t *Transport) Close() {
-	t.owners.Close()
-	t.machines.Close()
-}
-
-// RoundTrip sends a request and returns the answer. The request is not modified and its body is
-// closed. The error is a [*UnavailableError] or a [*MachineError], or tells of the request: its
-// context has ended, its route is unknown, its body broke off. [ErrorHandler] answers for each.
-func (t *Transport) RoundTrip(req *http.Request) (*http.Response, error) {
-	q := newRoundTrip(t, req)
-	t.earn(q.times.start)
-	if req.Body != nil && req.Body != http.NoBody {
-		q.body = t.source(req)
-		if t.c.Connections != nil {
-			if q.grpc = longconn.NewGRPCBody(req); q.grpc != nil {
-				q.body.Through(q.grpc)
-			}
-		}
-	}
-	defer q.unwind() // whatever panics below
-	q.trail.begin()
-	resp, err := q.run()
-	if err != nil {
-		q.finish(q.outcome, err)
-		return nil, err
-	}
-	q.answered = true
-	return resp, nil
-}
 
 // source prepares the body of a request. A stream of HTTP/2 of unknown length is kept as far as the
 // limit goes, until it is admitted.

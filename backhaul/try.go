@@ -235,72 +235,6 @@ func (a *attempt) learn() {
 	}
 }
 
-// passing1xx is a context whose trace gets the 1xx answers of machines without the headers of the
-// hop, and no "100 Continue" where that is the hop's own.
-func passing1xx(ctx context.Context, hide100 bool) context.Context {
-	outer := httptrace.ContextClientTrace(ctx)
-	if outer == nil || outer.Got1xxResponse == nil {
-		return ctx
-	}
-	inner := *outer
-	inner.Got1xxResponse = func(code int, h textproto.MIMEHeader) error {
-		if hide100 && code == http.StatusContinue {
-			return nil
-		}
-		hop.StripInternal(http.Header(h))
-		return outer.Got1xxResponse(code, h)
-	}
-	if hide100 {
-		inner.Got100Continue = nil
-	}
-	return httptrace.WithClientTrace(untraced{ctx}, &inner)
-}
-
-// untraced is a context without a trace, which would be called beside the one that takes its place.
-type untraced struct{ context.Context }
-
-func (u untraced) Value(key any) any {
-	v := u.Context.Value(key)
-	if _, ok := v.(*httptrace.ClientTrace); ok {
-		return nil
-	}
-	return v
-}
-
-// suspect tells whoever starts the machine that nothing listens at its address: there it is looked
-// at, and restarted if it has to be.
-func suspect(g *balance.Gate, epoch uint64, f Failure, err error) {
-	if f == hop.FailureDial && errors.Is(err, syscall.ECONNREFUSED) {
-		g.Suspect(epoch)
-	}
-}
-
-// keepTarget has net/http send a request's target and Host as they came, where it would write them
-// in its own way. The URL of out is replaced, not changed: others may have it.
-//
-// net/http writes a path that has bytes which a URL may not have ("|", raw UTF-8) anew from its
-// decoded form, and so turns %2F into a slash. It keeps what it was given as Opaque.
-//
-// An empty Host it fills in with the URL's, which is our own name for what the request is for. Over
-// HTTP/1.1 it writes an empty one where the URL's cannot be a Host; over HTTP/2 it has no way to,
-// and the app gets a name that nobody has.
-func keepTarget(out *http.Request, h2 bool) {
-	opaque, raw := hop.ExactPath(out.URL)
-	if opaque == "" && raw == out.URL.RawPath && out.Host != "" {
-		return
-	}
-	u := *out.URL
-	u.Opaque, u.RawPath = opaque, raw
-	switch {
-	case out.Host != "":
-	case h2:
-		u.Host = "invalid" // RFC 6761, 6.4
-	default:
-		u.Host = "/"
-	}
-	out.URL = &u
-}
-
 // lane chooses between the connections for bulk and the others.
 func (a *attempt) lane() hop.Lane {
 	if a.q.traffic.route == 0 {
@@ -411,12 +345,6 @@ func (a *attempt) remote(x *pool.Exchange) (*http.Response, balance.Bounce, bala
 	return resp, balance.BounceNone, load, FailureNone, nil
 }
 
-var (
-	expectContinue = []string{"100-continue"}
-	askBody        = []string{"body"}
-	askWord        = []string{"word"}
-)
-
 // admitted is called when an owner has let a body of unknown length in: where the request may not
 // be executed twice, what was kept of the body is of no use any more. It must not block, as it is
 // called on the goroutine that reads a connection.
@@ -455,3 +383,75 @@ func (a *attempt) outgoing(ctx context.Context) *http.Request {
 	}
 	return out
 }
+
+// passing1xx is a context whose trace gets the 1xx answers of machines without the headers of the
+// hop, and no "100 Continue" where that is the hop's own.
+func passing1xx(ctx context.Context, hide100 bool) context.Context {
+	outer := httptrace.ContextClientTrace(ctx)
+	if outer == nil || outer.Got1xxResponse == nil {
+		return ctx
+	}
+	inner := *outer
+	inner.Got1xxResponse = func(code int, h textproto.MIMEHeader) error {
+		if hide100 && code == http.StatusContinue {
+			return nil
+		}
+		hop.StripInternal(http.Header(h))
+		return outer.Got1xxResponse(code, h)
+	}
+	if hide100 {
+		inner.Got100Continue = nil
+	}
+	return httptrace.WithClientTrace(untraced{ctx}, &inner)
+}
+
+// untraced is a context without a trace, which would be called beside the one that takes its place.
+type untraced struct{ context.Context }
+
+func (u untraced) Value(key any) any {
+	v := u.Context.Value(key)
+	if _, ok := v.(*httptrace.ClientTrace); ok {
+		return nil
+	}
+	return v
+}
+
+// suspect tells whoever starts the machine that nothing listens at its address: there it is looked
+// at, and restarted if it has to be.
+func suspect(g *balance.Gate, epoch uint64, f Failure, err error) {
+	if f == hop.FailureDial && errors.Is(err, syscall.ECONNREFUSED) {
+		g.Suspect(epoch)
+	}
+}
+
+// keepTarget has net/http send a request's target and Host as they came, where it would write them
+// in its own way. The URL of out is replaced, not changed: others may have it.
+//
+// net/http writes a path that has bytes which a URL may not have ("|", raw UTF-8) anew from its
+// decoded form, and so turns %2F into a slash. It keeps what it was given as Opaque.
+//
+// An empty Host it fills in with the URL's, which is our own name for what the request is for. Over
+// HTTP/1.1 it writes an empty one where the URL's cannot be a Host; over HTTP/2 it has no way to,
+// and the app gets a name that nobody has.
+func keepTarget(out *http.Request, h2 bool) {
+	opaque, raw := hop.ExactPath(out.URL)
+	if opaque == "" && raw == out.URL.RawPath && out.Host != "" {
+		return
+	}
+	u := *out.URL
+	u.Opaque, u.RawPath = opaque, raw
+	switch {
+	case out.Host != "":
+	case h2:
+		u.Host = "invalid" // RFC 6761, 6.4
+	default:
+		u.Host = "/"
+	}
+	out.URL = &u
+}
+
+var (
+	expectContinue = []string{"100-continue"}
+	askBody        = []string{"body"}
+	askWord        = []string{"word"}
+)
