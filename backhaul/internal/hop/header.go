@@ -6,6 +6,33 @@ import (
 	"strings"
 )
 
+// The headers of the hop. They are removed from what clients and machines send, in every spelling,
+// also that of CGI and WSGI, for which Ebb_Load is Ebb-Load.
+const (
+	headerPrefix = "Ebb-"
+	HeaderTo     = "Ebb-To" // request: which machine, and what the edge knows of it
+	// request, HTTP/2: "body", which waits for "100 Continue", or "word": say it when the request is
+	// admitted
+	HeaderAsk    = "Ebb-Ask"
+	HeaderLoad   = "Ebb-Load"   // answer: the machine's load
+	HeaderBounce = "Ebb-Bounce" // answer: refused, and why
+	HeaderFault  = "Ebb-Fault"  // answer: the machine failed, and how
+)
+
+// IsInternal reports whether a header belongs to the hop.
+func IsInternal(name string) bool {
+	return len(name) >= len(headerPrefix) && (name[3] == '-' || name[3] == '_') && name[0]|0x20 == 'e' && name[1]|0x20 == 'b' && name[2]|0x20 == 'b'
+}
+
+// StripInternal removes the headers of the hop.
+func StripInternal(h map[string][]string) {
+	for k := range h {
+		if IsInternal(k) {
+			delete(h, k)
+		}
+	}
+}
+
 // IsTokenRune reports whether a header's name may contain r (RFC 9110, 5.6.2).
 func IsTokenRune(r rune) bool {
 	return r >= '0' && r <= '9' || r >= 'a' && r <= 'z' || r >= 'A' && r <= 'Z' || strings.ContainsRune("!#$%&'*+-.^_`|~", r)
@@ -62,15 +89,6 @@ func HasToken(lists []string, token string) bool {
 		}
 	}
 	return false
-}
-
-// StripInternal removes the headers of the hop.
-func StripInternal(h map[string][]string) {
-	for k := range h {
-		if IsInternal(k) {
-			delete(h, k)
-		}
-	}
 }
 
 // SetEpoch tells a machine its epoch. What the client has sent under that name is removed, also
@@ -191,22 +209,4 @@ func Announced(trailer map[string][]string) (names map[string][]string) {
 		}
 	}
 	return names
-}
-
-// The headers of the hop. They are removed from what clients and machines send, in every spelling,
-// also that of CGI and WSGI, for which Ebb_Load is Ebb-Load.
-const (
-	headerPrefix = "Ebb-"
-	HeaderTo     = "Ebb-To" // request: which machine, and what the edge knows of it
-	// request, HTTP/2: "body", which waits for "100 Continue", or "word": say it when the request is
-	// admitted
-	HeaderAsk    = "Ebb-Ask"
-	HeaderLoad   = "Ebb-Load"   // answer: the machine's load
-	HeaderBounce = "Ebb-Bounce" // answer: refused, and why
-	HeaderFault  = "Ebb-Fault"  // answer: the machine failed, and how
-)
-
-// IsInternal reports whether a header belongs to the hop.
-func IsInternal(name string) bool {
-	return len(name) >= len(headerPrefix) && (name[3] == '-' || name[3] == '_') && name[0]|0x20 == 'e' && name[1]|0x20 == 'b' && name[2]|0x20 == 'b'
 }

@@ -5,14 +5,6 @@ import (
 	"crypto/sha256"
 )
 
-// OwnerWords are what the owner's side says.
-var OwnerWords = [authStatuses]string{
-	AuthUnknown: "it does not know the key: its Config.Key has to be HandlerConfig.Key or NextKey",
-	authUnbound: "one end of the connection sees TLS and the other does not",
-	authKeyless: "it wants to prove a key, and HandlerConfig.Key is empty",
-	authVersion: "its preface is of another version",
-}
-
 // An edge and an owner prove to each other, on each connection and before HTTP, that they know the
 // cluster's key:
 //
@@ -100,6 +92,14 @@ func (s authStatus) words() string {
 		return edgeWords[s]
 	}
 	return "it refuses for a reason that this version does not know: update this node"
+}
+
+// OwnerWords are what the owner's side says.
+var OwnerWords = [authStatuses]string{
+	AuthUnknown: "it does not know the key: its Config.Key has to be HandlerConfig.Key or NextKey",
+	authUnbound: "one end of the connection sees TLS and the other does not",
+	authKeyless: "it wants to prove a key, and HandlerConfig.Key is empty",
+	authVersion: "its preface is of another version",
 }
 
 // AuthKey is a cluster's key, as both ends use it.

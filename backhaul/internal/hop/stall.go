@@ -24,6 +24,16 @@ var stallNames = [...]string{"body", "answer", "upgrade"}
 // String returns the stall's name as it stands in logs and metrics.
 func (s Stall) String() string { return enum.String(stallNames[:], uint8(s), "stall") }
 
+// MarshalText returns the stall's name.
+func (s Stall) MarshalText() ([]byte, error) {
+	return enum.Marshal("backhaul: stall", stallNames[:], uint8(s))
+}
+
+// UnmarshalText is the inverse of [Stall.MarshalText].
+func (s *Stall) UnmarshalText(text []byte) error {
+	return enum.Unmarshal(s, "backhaul: stall", stallNames[:], text)
+}
+
 // The defaults of an app's row, which says why.
 const (
 	defaultBodyPause   = 60 * time.Second
@@ -109,16 +119,6 @@ func (p *SlowBody) Slow(now time.Time, awaited bool, read int64, b Bounds) bool 
 	}
 	p.waited, p.from = 0, read
 	return false
-}
-
-// MarshalText returns the stall's name.
-func (s Stall) MarshalText() ([]byte, error) {
-	return enum.Marshal("backhaul: stall", stallNames[:], uint8(s))
-}
-
-// UnmarshalText is the inverse of [Stall.MarshalText].
-func (s *Stall) UnmarshalText(text []byte) error {
-	return enum.Unmarshal(s, "backhaul: stall", stallNames[:], text)
 }
 
 // MarshalText returns the way's name.

@@ -15,16 +15,6 @@ import (
 	"github.com/ebbkit/ebb/balance"
 )
 
-// HalfOf returns what ends one direction of an upgraded connection to a machine.
-func HalfOf(body io.ReadCloser, machine *pool.Conn) tcp.Halver {
-	if t, ok := body.(*tunnel); ok {
-		return t
-	}
-	return machine.Wire
-}
-
-var ErrNotified = errors.New("backhaul: the connection was told to end, and has been ended")
-
 // tunnel is an upgraded connection to a machine that can be told to end. One goroutine reads, one
 // writes.
 //
@@ -63,6 +53,16 @@ func (c *Register) watchUpgrade(machine balance.MachineKey, resp *http.Response,
 	c.add(&t.long)
 	return t
 }
+
+// HalfOf returns what ends one direction of an upgraded connection to a machine.
+func HalfOf(body io.ReadCloser, machine *pool.Conn) tcp.Halver {
+	if t, ok := body.(*tunnel); ok {
+		return t
+	}
+	return machine.Wire
+}
+
+var ErrNotified = errors.New("backhaul: the connection was told to end, and has been ended")
 
 func (t *tunnel) lasts() bool { return true }
 

@@ -5,7 +5,6 @@ import (
 	"io"
 	"sync"
 	"sync/atomic"
-	"time"
 
 	"github.com/ebbkit/ebb/backhaul/internal/hop"
 )
@@ -68,52 +67,4 @@ func (f *follow) read(p []byte, err error) {
 	if err != nil && f.state.Load() != followLeft {
 		f.ended.Store(true)
 	}
-}
-
-// leave takes the connection away from net/http where a machine works on a request for it. It
-// reports whether that is so.
-func (w *Wire) leave() bool {
-	f := &w.follow
-	switch {
-	case f.state.Load() == followLeft:
-		return true
-	case f.answered.Load() || f.ended.Load() || !f.state.CompareAndSwap(followSent, followLeft):
-		return f.state.Load() == followLeft
-	}
-	w.end()
-	w.Conn.SetDeadline(
-		time.Unix(1, 0),
-	) //nolint:errcheck // whoever waits gets up; if not, he ends with the connection
-	return true
-}
-
-// settle ends an exchange, before its connection is used again. It reports whether the machine has
-// not ended it: then the connection is left to the caller, see [wire.reclaim].
-func (w *Wire) settle() bool {
-	if !w.follow.on {
-		return false
-	}
-	if w.leave() {
-		return true
-	}
-	w.follow.state.Store(followQuiet)
-	return false
-}
-
-// Drop has the connection end when it is closed, whatever its machine does.
-func (w *Wire) Drop() { w.follow.state.CompareAndSwap(followSent, followDropped) }
-
-// reclaim makes a connection that was left usable for its new holder, once net/http reads no more.
-func (w *Wire) reclaim() {
-	w.follow.reader.Lock() // it gets up this moment; who comes later finds that it was left
-	defer w.follow.reader.Unlock()
-	w.Conn.SetDeadline(time.Time{}) //nolint:errcheck // a read that fails is the end as well
-}
-
-// more reads on, for the holder of a connection that was left.
-func (w *Wire) more(p []byte) (int, error) {
-	n, err := w.read(p)
-	w.got.Add(int64(n))
-	w.follow.read(p[:n], err)
-	return n, err
 }

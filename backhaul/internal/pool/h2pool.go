@@ -439,3 +439,17 @@ func (m *mux) stop() {
 		m.timer = nil
 	}
 }
+
+// scarce reports whether all streams are in use and no further connection is under way; m.mu is
+// held.
+func (m *mux) scarce() bool {
+	if m.pool.Spare <= 0 || m.pool.closed.Load() || m.dialing > 0 || len(m.Conns) >= maxConns {
+		return false
+	}
+	for _, c := range m.Conns {
+		if c.Streams < c.most {
+			return false
+		}
+	}
+	return true
+}

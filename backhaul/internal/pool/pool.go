@@ -5,7 +5,6 @@ import (
 	"context"
 	"net"
 	"net/http"
-	"slices"
 	"sync"
 	"sync/atomic"
 	"time"
@@ -46,30 +45,6 @@ func MachineName(m *balance.Machine) PeerName { return PeerName{string(m.App), s
 type PeerKey struct {
 	Name PeerName
 	Lane hop.Lane
-}
-
-type peer struct {
-	Pool *Pool
-	name PeerName
-
-	Mu    sync.Mutex
-	Epoch uint64
-	Idle  []*Conn // the last used one last
-	timer *time.Timer
-	gone  bool    // taken out of the pool: look again
-	ahead bool    // a spare connection is being made
-	ended []*Conn // to be closed when pe.mu is given back
-}
-
-// unlock gives pe.mu back, and then closes the connections that have ended: what is below them is
-// not ours, so no lock is held.
-func (pe *peer) unlock() {
-	ended := pe.ended
-	pe.ended = nil
-	pe.Mu.Unlock()
-	for _, c := range ended {
-		c.Close()
-	}
 }
 
 type PoolConfig struct {
@@ -253,22 +228,6 @@ func (p *Pool) get(ctx context.Context, x *Exchange, fresh bool) (c *Conn, reuse
 	return c, false, err
 }
 
-// dial makes an HTTP/1.1 connection.
-func (pe *peer) dial(ctx context.Context, dial Dialer, limit time.Duration, epoch uint64) (*Conn, error) {
-	d := &dialing{pool: pe.Pool, peer: pe.name.ID, dial: dial}
-	ctx = context.WithValue(ctx, dialingKey{}, d)
-	if limit > 0 {
-		var cancel context.CancelFunc
-		ctx, cancel = context.WithTimeout(ctx, limit)
-		defer cancel()
-	}
-	cc, err := pe.Pool.transport.NewClientConn(ctx, "http", "peer:80")
-	if err != nil {
-		return nil, err
-	}
-	return &Conn{HTTP: cc, Wire: d.wire, Peer: pe, epoch: epoch}, nil
-}
-
 func (p *Pool) Mux(k PeerKey) *mux {
 	if v, ok := p.Muxes.Load(k); ok {
 		return v.(*mux)
@@ -283,56 +242,6 @@ func (p *Pool) Peer(name PeerName) *peer {
 	}
 	v, _ := p.Peers.LoadOrStore(name, &peer{Pool: p, name: name})
 	return v.(*peer)
-}
-
-// Take returns the last used connection that is still alive, or nil.
-func (pe *peer) Take(epoch uint64) *Conn {
-	for {
-		c := pe.pop(epoch)
-		if c == nil || c.Free() && c.Wire.still() {
-			return c
-		}
-		c.Close() // the peer closed it while it was idle, or sent what nobody had asked for
-	}
-}
-
-// pop takes the last used connection out. A row of an owner's earlier incarnation may still be
-// there when another row has told of the next: who owns the machine now says the process that there
-// is. A machine's earlier epoch is over.
-func (pe *peer) pop(epoch uint64) *Conn {
-	pe.Mu.Lock()
-	defer pe.unlock()
-	pe.renew(epoch)
-	if len(pe.Idle) == 0 || epoch < pe.Epoch && pe.Pool.Near {
-		return nil
-	}
-	last := len(pe.Idle) - 1
-	c := pe.Idle[last]
-	pe.Idle[last] = nil
-	pe.Idle = pe.Idle[:last]
-	return c
-}
-
-// newest returns the epoch of what is dialled now: perhaps a later one than the request knows.
-func (pe *peer) newest(epoch uint64) uint64 {
-	pe.Mu.Lock()
-	defer pe.Mu.Unlock()
-	return max(epoch, pe.Epoch)
-}
-
-// renew drops the connections of an older epoch; pe.mu is held.
-func (pe *peer) renew(epoch uint64) {
-	if epoch > pe.Epoch {
-		pe.Epoch = epoch
-		pe.drop(len(pe.Idle))
-	}
-}
-
-// drop takes out the n oldest idle connections; pe.mu is held, and they are closed when it is given
-// back.
-func (pe *peer) drop(n int) {
-	pe.ended = append(pe.ended, pe.Idle[:n]...)
-	pe.Idle = slices.Delete(pe.Idle, 0, n)
 }
 
 // Put takes a connection back after its answer has been read, or closes it. One that was upgraded
@@ -369,25 +278,6 @@ func (p *Pool) keep(c *Conn) bool {
 		pe.timer = time.AfterFunc(p.IdleTimeout, pe.expire)
 	}
 	return true
-}
-
-// expire closes what has been idle for too long, and takes a peer without connections out.
-func (pe *peer) expire() {
-	pe.Mu.Lock()
-	defer pe.unlock()
-	now := time.Now()
-	n := 0
-	for n < len(pe.Idle) && now.Sub(pe.Idle[n].idleAt) >= pe.Pool.IdleTimeout {
-		n++
-	}
-	pe.drop(n)
-	pe.timer = nil
-	if len(pe.Idle) > 0 {
-		pe.timer = time.AfterFunc(pe.Idle[0].idleAt.Add(pe.Pool.IdleTimeout).Sub(now), pe.expire)
-		return
-	}
-	pe.gone = true
-	pe.Pool.Peers.CompareAndDelete(pe.name, pe)
 }
 
 // CloseIdle closes all idle connections.

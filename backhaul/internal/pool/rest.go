@@ -38,41 +38,6 @@ type roundTripped struct {
 	err  error
 }
 
-// sendAndReadAll is a round trip whose answer is read to its end.
-func (x *Exchange) sendAndReadAll(c *Conn, out *http.Request,
-	body *reader) (*http.Response, hop.Failure, error) {
-	ctx := context.WithoutCancel(out.Context())
-	req, s := open(out.WithContext(ctx), nil)
-	r := &fullAnswer{
-		c: c, s: s, ended: make(chan struct{}), ctx: out.Context(),
-		next: make(chan []byte), got: make(chan piece), left: make(chan struct{}),
-	}
-	x.Stream, x.full = s, r
-	came := make(chan roundTripped, 1)
-	go func() {
-		resp, fail, err := c.roundTrip2(ctx, req, s, body, x)
-		switch {
-		case err != nil:
-			close(r.ended)
-		case resp.Body == http.NoBody:
-			r.whole = true
-			close(r.ended)
-		default:
-			go r.read(resp.Body)
-			resp.Body = r
-		}
-		came <- roundTripped{resp, fail, err}
-	}()
-	select {
-	case t := <-came:
-		return t.resp, t.fail, t.err
-	case <-out.Context().Done():
-	}
-	r.Close()
-	fail, err := ended(out.Context(), true)
-	return nil, fail, err
-}
-
 // read reads the answer: into the caller's buffers, and on without them.
 func (r *fullAnswer) read(body io.ReadCloser) {
 	defer close(r.ended)
