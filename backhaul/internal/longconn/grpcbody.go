@@ -21,7 +21,7 @@ type GRPCBody struct {
 
 	data atomic.Bool // some has passed since somebody looked
 
-	// Of the one who reads; a source lets one at a time.
+	// Of the one who reads; a pool.Body lets one at a time.
 	frames  hop.Frames
 	reading bool
 	got     chan took

@@ -69,7 +69,7 @@ func (s *Body) ForgetRest() { s.forget.Store(true) }
 func (s *Body) Unreserve() int64 { return s.reserved.Swap(0) }
 
 // Whole reports whether all of it was read before the first try; held is how much that is. Both are
-// for after [source.ahead].
+// for after [Body.Ahead].
 func (s *Body) Whole() bool { return s.whole }
 
 func (s *Body) Held() int { return len(s.kept) }

@@ -61,7 +61,7 @@ type Used struct {
 }
 
 // Release gives a connection back. It reports whether the machine works on the request for all that
-// is known: then what is left of it is for a [lingering].
+// is known: then what is left of it is for a [Lingering].
 func (u *Used) Release() (left bool) {
 	switch {
 	case u.wire != nil:

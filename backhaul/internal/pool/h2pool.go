@@ -34,7 +34,7 @@ type mux struct {
 	err     error
 	timer   *time.Timer
 	gone    bool
-	ended   []*Conn // to be closed when m.mu is given back
+	ended   []*Conn // to be closed when m.Mu is given back
 
 	change signal // something got free, came or failed
 }
@@ -80,7 +80,7 @@ var (
 	errGone     = errors.New("backhaul: these connections have left the pool: look again")
 )
 
-// unlock gives m.mu back, and then closes the connections that have ended: what is below them is
+// unlock gives m.Mu back, and then closes the connections that have ended: what is below them is
 // not ours, so no lock is held.
 func (m *mux) unlock() {
 	ended := m.ended
@@ -176,7 +176,7 @@ func (m *mux) own(ctx context.Context, x *Exchange) (*Conn, error) {
 	return c, nil
 }
 
-// reserve takes a stream of the first connection that has one; m.mu is held. First ones fill up
+// reserve takes a stream of the first connection that has one; m.Mu is held. First ones fill up
 // first, so that the others die of age.
 func (m *mux) reserve() *Conn {
 	for i := 0; i < len(m.Conns); i++ {
@@ -195,7 +195,7 @@ func (m *mux) reserve() *Conn {
 }
 
 // stale reports whether the class is to be chosen again, as it is now and then, and which one there
-// is; m.mu is held.
+// is; m.Mu is held.
 func (m *mux) stale() (had int, due bool) {
 	return m.had(), m.checked.IsZero() || time.Since(m.checked) >= reclass
 }
@@ -208,7 +208,7 @@ func (m *mux) had() int {
 	return m.class
 }
 
-// classify takes over a class that was chosen; m.mu is held. Where it has changed, a connection of
+// classify takes over a class that was chosen; m.Mu is held. Where it has changed, a connection of
 // the new class is made and takes over; those of the old one end with their streams.
 func (m *mux) classify(x *Exchange, class int) {
 	had := m.had()
@@ -219,7 +219,7 @@ func (m *mux) classify(x *Exchange, class int) {
 }
 
 // start dials on a goroutine of its own, so that a request that gives up takes no connection from
-// others; m.mu is held.
+// others; m.Mu is held.
 func (m *mux) start(ctx context.Context, x *Exchange, class int) {
 	m.dialing++
 	limit, dial, epoch := m.pool.Limit(x), x.Dial, m.epoch
@@ -337,7 +337,7 @@ func (m *mux) put(c *Conn) {
 	m.change.wake()
 }
 
-// share lets others use a connection that was one request's own, where they may need it; m.mu is
+// share lets others use a connection that was one request's own, where they may need it; m.Mu is
 // held.
 func (m *mux) share(c *Conn) {
 	c.alone = false
@@ -360,7 +360,7 @@ func (c *Conn) endIfUnused() {
 	}
 }
 
-// renew leaves the connections of an older epoch to their streams; m.mu is held.
+// renew leaves the connections of an older epoch to their streams; m.Mu is held.
 func (m *mux) renew(epoch uint64) {
 	if epoch <= m.epoch {
 		return
@@ -378,7 +378,7 @@ func (m *mux) retire(c *Conn) {
 	m.drop(func(o *Conn) bool { return o == c })
 }
 
-// drop takes connections out of use; m.mu is held.
+// drop takes connections out of use; m.Mu is held.
 func (m *mux) drop(which func(*Conn) bool) {
 	m.Conns = slices.DeleteFunc(m.Conns, func(c *Conn) bool {
 		if !which(c) {
@@ -390,7 +390,7 @@ func (m *mux) drop(which func(*Conn) bool) {
 	})
 }
 
-// arm sets the timer that closes idle connections; m.mu is held.
+// arm sets the timer that closes idle connections; m.Mu is held.
 func (m *mux) arm() {
 	if m.timer == nil && m.pool.IdleTimeout > 0 {
 		m.timer = time.AfterFunc(m.pool.IdleTimeout, m.expire)
@@ -440,7 +440,7 @@ func (m *mux) stop() {
 	}
 }
 
-// scarce reports whether all streams are in use and no further connection is under way; m.mu is
+// scarce reports whether all streams are in use and no further connection is under way; m.Mu is
 // held.
 func (m *mux) scarce() bool {
 	if m.pool.Spare <= 0 || m.pool.closed.Load() || m.dialing > 0 || len(m.Conns) >= maxConns {

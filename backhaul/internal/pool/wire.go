@@ -33,7 +33,7 @@ func (w *Wire) leave() bool {
 }
 
 // settle ends an exchange, before its connection is used again. It reports whether the machine has
-// not ended it: then the connection is left to the caller, see [wire.reclaim].
+// not ended it: then the connection is left to the caller, see [Wire.reclaim].
 func (w *Wire) settle() bool {
 	if !w.follow.on {
 		return false
