@@ -12,31 +12,50 @@
 // The Transport decides alone; the connections under it send a request once. Each way in which a
 // try can end without an answer has a [Certainty]:
 //
-//	NotSent        dial       no connection to the owner or the machine            TestAMachineThatRefusesConnectionsIsPassedOver
-//	               dial       a peer that accepts and says nothing (HTTP/2)       TestASilentPeerIsGivenUpByItsRoundTrip
-//	               stale      a pooled connection was dead: another is taken,     TestAPooledConnectionThatDiedIsNoFailure
+//	NotSent        dial       no connection to the owner or the machine
+//	                          TestAMachineThatRefusesConnectionsIsPassedOver
+//	               dial       a peer that accepts and says nothing (HTTP/2)
+//	                          TestASilentPeerIsGivenUpByItsRoundTrip
+//	               stale      a pooled connection was dead: another is taken,
 //	                          and it counts for nothing
-//	               unsent     a new connection died before a byte was written     TestAnyPlanOfFaults
-//	               limit      this node or the owner has no more descriptors,     TestOwnLimitsAreNotTheMachinesFault
+//	                          TestAPooledConnectionThatDiedIsNoFailure
+//	               unsent     a new connection died before a byte was written
+//	                          TestAnyPlanOfFaults
+//	               limit      this node or the owner has no more descriptors,
 //	                          memory or ports
-//	               limit      the request's own deadline passed before it left    TestARequestsOwnDeadlineIsNotTheMachinesFault
-//	NotExecuted    bounce     the owner refused: full, closing, stopped, not       TestEveryBounceIsTriedElsewhere
+//	                          TestOwnLimitsAreNotTheMachinesFault
+//	               limit      the request's own deadline passed before it left
+//	                          TestARequestsOwnDeadlineIsNotTheMachinesFault
+//	NotExecuted    bounce     the owner refused: full, closing, stopped, not
 //	                          here, another epoch
-//	               denied     the owner and this node do not accept each other    TestAStrangerIsNotServed
-//	               unread     the connection died while the body waited for       TestAnOwnerThatDoesNotAskForTheBody
+//	                          TestEveryBounceIsTriedElsewhere
+//	               denied     the owner and this node do not accept each other
+//	                          TestAStrangerIsNotServed
+//	               unread     the connection died while the body waited for
 //	                          the owner's word
-//	               refused    GOAWAY or REFUSED_STREAM: not processed (HTTP/2);   TestTheGracefulEndOfAConnectionIsNoFailure
-//	                          tried again over another connection before it is    TestAMachineThatRefusesForEverIsToldOf
+//	                          TestAnOwnerThatDoesNotAskForTheBody
+//	               refused    GOAWAY or REFUSED_STREAM: not processed (HTTP/2);
+//	                          tried again over another connection before it is
 //	                          told, and counted as a bounce
-//	MaybeExecuted  reset      the connection or stream died after the request     TestAMachineThatDiesUnderARequest
+//	                          TestTheGracefulEndOfAConnectionIsNoFailure
+//	                          TestAMachineThatRefusesForEverIsToldOf
+//	MaybeExecuted  reset      the connection or stream died after the request
 //	                          was written, before the answer's head was complete
-//	               reset      a path that froze, found by ping (HTTP/2)           TestAPathThatFreezesIsLeftInFiveSeconds
-//	               timeout    no answer's head within HeaderTimeout               TestNoAnswerInTime
-//	               deadline   the request's own deadline passed after it left     TestARequestsOwnDeadlineIsNotTheMachinesFault
-//	Responded      malformed  the answer's head is not HTTP, or too large         TestAnAnswerThatIsNoHTTP
-//	               answer     the answer broke off after its head                 TestAnAnswerThatBreaksOffIsNotTakenForWhole
-//	-              client     the client left                                     TestAClientThatLeavesFreesTheMachine
-//	               client     the client's body broke off                         TestABodyThatBreaksOffIsNotTheMachinesFault
+//	                          TestAMachineThatDiesUnderARequest
+//	               reset      a path that froze, found by ping (HTTP/2)
+//	                          TestAPathThatFreezesIsLeftInFiveSeconds
+//	               timeout    no answer's head within HeaderTimeout
+//	                          TestNoAnswerInTime
+//	               deadline   the request's own deadline passed after it left
+//	                          TestARequestsOwnDeadlineIsNotTheMachinesFault
+//	Responded      malformed  the answer's head is not HTTP, or too large
+//	                          TestAnAnswerThatIsNoHTTP
+//	               answer     the answer broke off after its head
+//	                          TestAnAnswerThatBreaksOffIsNotTakenForWhole
+//	-              client     the client left
+//	                          TestAClientThatLeavesFreesTheMachine
+//	               client     the client's body broke off
+//	                          TestABodyThatBreaksOffIsNotTheMachinesFault
 //
 // and by that, by the request's method and by what is left of its body, it is sent to another
 // machine or not:

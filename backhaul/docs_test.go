@@ -50,18 +50,30 @@ func TestTheDecisionTableNamesItsTests(t *testing.T) {
 			t.Errorf("the table names %s, which does not exist", name)
 		}
 	}
-	// Each failure has a row, in the part of the table that is its certainty's.
+	// Each failure has a row, in the part of the table that is its certainty's, and each row a test.
+	_, table, _ := strings.Cut(comment, "has a [Certainty]:")
+	table, _, _ = strings.Cut(table, "and by that, by the request's method")
 	rows, part := map[string]string{}, ""
-	for line := range strings.Lines(comment) {
-		row := regexp.MustCompile(`^\t(.{15})([a-z]+)\s+\S.*\bTest\w+$`).FindStringSubmatch(strings.TrimRight(line, "\n"))
+	begins := regexp.MustCompile(`^\t(.{15})([a-z]+) +\S`)
+	tested := true
+	for line := range strings.Lines(table) {
+		tested = tested || strings.HasPrefix(strings.TrimSpace(line), "Test")
+		row := begins.FindStringSubmatch(line)
 		if row == nil {
 			continue
 		}
+		if !tested {
+			t.Errorf("the row before %q names no test", strings.TrimSpace(line))
+		}
+		tested = false
 		part = cmp.Or(strings.TrimSpace(row[1]), part)
 		if was := rows[row[2]]; was != "" && was != part {
 			t.Errorf("%q stands under %s and %s", row[2], was, part)
 		}
 		rows[row[2]] = part
+	}
+	if !tested {
+		t.Error("the last row names no test")
 	}
 	delete(rows, "bounce")
 	for f := hop.FailureNone + 1; !strings.HasPrefix(f.String(), "failure("); f++ {
