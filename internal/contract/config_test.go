@@ -71,7 +71,9 @@ func configs(t *testing.T) (all []config) {
 
 	transport := &backhaul.Config{}
 	add("backhaul", transport, func() error { _, err := backhaul.NewTransport(backhaul.NoWait(b), *transport); return err })
+	add("backhaul", &transport.MachineConfig, func() error { _, err := backhaul.NewTransport(backhaul.NoWait(b), *transport); return err })
 	handler := &backhaul.HandlerConfig{AnyNode: true}
+	add("backhaul", &handler.MachineConfig, func() error { _, err := backhaul.NewHandler(f, *handler); return err })
 	add("backhaul", handler, func() error { _, err := backhaul.NewHandler(f, *handler); return err })
 	server := &backhaul.ServerConfig{}
 	add("backhaul", server, func() error { _, err := backhaul.NewServer(http.NotFoundHandler(), *server); return err })
