@@ -8,30 +8,38 @@ import (
 	"testing"
 )
 
-// Each guarantee of the README names tests that hold it, and those tests exist.
+// Each guarantee of the README, and of the documentation, names tests that hold it, and those
+// tests exist.
 func TestGuaranteesNameTheirTests(t *testing.T) {
-	readme, err := os.ReadFile("../../README.md")
+	guaranteesOf(t, "README.md", "## ", "")
+	guaranteesOf(t, "doc.go", "# ", "// ")
+}
+
+func guaranteesOf(t *testing.T, file, heading, margin string) {
+	t.Helper()
+	text, err := os.ReadFile("../../" + file)
 	if err != nil {
 		t.Fatal(err)
 	}
-	_, section, ok := strings.Cut(string(readme), "\n## Guarantees\n")
+	text = regexp.MustCompile("(?m)^"+margin+" *").ReplaceAll(text, nil)
+	_, section, ok := strings.Cut(string(text), "\n"+heading+"Guarantees\n")
 	if !ok {
-		t.Fatal("the README has no section of guarantees")
+		t.Fatalf("%s has no section of guarantees", file)
 	}
-	section, _, _ = strings.Cut(section, "\n## ")
-	name := regexp.MustCompile("`([a-z/]+)\\.(Test\\w+)`")
+	section, _, _ = strings.Cut(section, "\n"+heading)
+	name := regexp.MustCompile("\\b([a-z/]+)\\.(Test\\w+)")
 	guarantees := strings.Split(section, "\n- ")[1:]
 	if len(guarantees) == 0 {
-		t.Fatal("the section of guarantees lists none")
+		t.Fatalf("the section of guarantees of %s lists none", file)
 	}
 	for _, g := range guarantees {
 		tests := name.FindAllStringSubmatch(g, -1)
 		if len(tests) == 0 {
-			t.Errorf("no test is named for: %.60s", g)
+			t.Errorf("%s names no test for: %.60s", file, g)
 		}
 		for _, m := range tests {
 			if !hasTest(t, m[1], m[2]) {
-				t.Errorf("%s has no %s", m[1], m[2])
+				t.Errorf("%s: %s has no %s", file, m[1], m[2])
 			}
 		}
 	}
