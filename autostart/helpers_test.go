@@ -10,8 +10,6 @@ import (
 
 const sec = time.Second
 
-var t0 = time.Date(2026, 1, 2, 3, 4, 5, 0, time.UTC)
-
 // coldBoots returns what a has learned of an app's cold boots, oldest first.
 func coldBoots(t *testing.T, a *Autostart, app balance.AppID) []time.Duration {
 	t.Helper()

@@ -318,11 +318,13 @@ func TestMeshPeersComeAndGo(t *testing.T) {
 		b, _ := w.start("b", "rb", 2, nil)
 		w.start("c", "rc", 3, nil)
 		time.Sleep(10 * time.Second)
-		tab := a.Table()
+		if _, ok := a.Table().RTT("rb"); !ok {
+			t.Error("b is there and its region is not known")
+		}
 		hide.Store(true)
 		a.Refresh()
 		time.Sleep(time.Second)
-		tab = a.Table()
+		tab := a.Table()
 		_, known := tab.To("b")
 		if _, ok := tab.RTT("rb"); known || ok || len(tab.Regions()) != 1 {
 			t.Errorf("b left, but: %v, %v, %v", known, ok, tab.Regions())

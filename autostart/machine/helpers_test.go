@@ -17,8 +17,6 @@ import (
 
 const sec = time.Second
 
-var t0 = time.Date(2026, 1, 2, 3, 4, 5, 0, time.UTC)
-
 // canonical returns m0, m1... in the order in which they are started.
 func canonical(app balance.AppID, n int) []balance.MachineID {
 	ids := make([]balance.MachineID, n)

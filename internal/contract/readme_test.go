@@ -27,7 +27,7 @@ func guaranteesOf(t *testing.T, file, heading, margin string) {
 		t.Fatalf("%s has no section of guarantees", file)
 	}
 	section, _, _ = strings.Cut(section, "\n"+heading)
-	name := regexp.MustCompile("\\b([a-z/]+)\\.(Test\\w+)")
+	name := regexp.MustCompile(`\b([a-z/]+)\.(Test\w+)`)
 	guarantees := strings.Split(section, "\n- ")[1:]
 	if len(guarantees) == 0 {
 		t.Fatalf("the section of guarantees of %s lists none", file)
