@@ -75,7 +75,9 @@ func TestBodiesThatWaitAreBounded(t *testing.T) {
 
 func TestFloodStarvesNobody(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
-		w := newWorld(t, balance.App{Autostart: true}, Config{MaxParked: 100, MaxWait: -1}, boot{never: true})
+		w := newWorld(
+			t, balance.App{Autostart: true}, Config{MaxParked: 100, MaxWait: -1}, boot{never: true},
+		)
 		w.a.bounds.all = 12
 		for _, app := range []balance.AppID{"a", "b", "c"} {
 			w.boots[balance.MachineID(app)] = boot{never: true}
@@ -139,7 +141,9 @@ func TestFloodOfBytes(t *testing.T) {
 func TestRampLetsThemInByWaves(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		app := balance.App{Autostart: true, Limits: balance.Limits{Hard: 20}}
-		w := newWorld(t, app, Config{Ramp: func(balance.AppID) time.Duration { return sec }}, boot{takes: 5 * sec})
+		w := newWorld(
+			t, app, Config{Ramp: func(balance.AppID) time.Duration { return sec }}, boot{takes: 5 * sec},
+		)
 		w.run()
 		defer w.stop()
 		var cs []<-chan result
@@ -232,7 +236,9 @@ func TestConnContextWithoutTCP(t *testing.T) {
 func TestGrantWakesWhoWaits(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		w := newWorld(t, balance.App{Autostart: true, Limits: balance.Limits{Hard: 1}}, Config{})
-		row := balance.Machine{ID: "gpu", App: "web", Region: "nrt", Owner: "w", State: balance.StateStarted, Epoch: 1}
+		row := balance.Machine{
+			ID: "gpu", App: "web", Region: "nrt", Owner: "w", State: balance.StateStarted, Epoch: 1,
+		}
 		w.fleet.Apply(balance.PutMachine{Machine: row, Version: balance.Version{Incarnation: 1, Seq: 1}})
 		w.run()
 		defer w.stop()
@@ -300,7 +306,9 @@ func BenchmarkLeave(bb *testing.B) {
 			ops := 0
 			for bb.Loop() {
 				for i := range seats {
-					seats[i] = &waitroom.Seat[waiting]{Value: waiting{done: make(chan struct{}, 1)}, Bytes: requestBytes}
+					seats[i] = &waitroom.Seat[waiting]{
+						Value: waiting{done: make(chan struct{}, 1)}, Bytes: requestBytes,
+					}
 					if _, err := q.join(seats[i], &balance.Request{App: "web"}); err != nil {
 						bb.Fatal(err)
 					}
@@ -315,7 +323,8 @@ func BenchmarkLeave(bb *testing.B) {
 				total += time.Since(began)
 				ops += n
 			}
-			if q.room.N != 0 || a.occupancy.n.Load() != 0 || a.occupancy.bytes.Load() != 0 || a.occupancy.apps.Load() != 0 {
+			if q.room.N != 0 || a.occupancy.n.Load() != 0 || a.occupancy.bytes.Load() != 0 ||
+				a.occupancy.apps.Load() != 0 {
 				bb.Fatal("something is left behind")
 			}
 			bb.ReportMetric(float64(total.Nanoseconds())/float64(ops), "ns/leave")

@@ -174,7 +174,9 @@ func (a *Autostart) changed(us []balance.Update, due, awake map[*queue]struct{})
 }
 
 // act carries a decision out. The commands outlive the requests that caused them.
-func (a *Autostart) act(ctx context.Context, commands *errgroup.Group, q *queue, d policy.Decision) {
+func (a *Autostart) act(
+	ctx context.Context, commands *errgroup.Group, q *queue, d policy.Decision,
+) {
 	if d.Acts() || d.Refuse != "" {
 		a.config.Trace.decided(d)
 	}

@@ -26,7 +26,10 @@ func warm(tb testing.TB, n int, l balance.Limits) (*balance.Balancer, *Autostart
 	us := []balance.Update{balance.PutApp{App: balance.App{ID: "web", Autostart: true, Limits: l}}}
 	for i := range n {
 		us = append(us, balance.PutMachine{
-			Machine: balance.Machine{ID: balance.MachineID(fmt.Sprintf("m%05d", i)), App: "web", Region: "nrt", Owner: "w", State: balance.StateStarted},
+			Machine: balance.Machine{
+				ID: balance.MachineID(fmt.Sprintf("m%05d", i)), App: "web", Region: "nrt", Owner: "w",
+				State: balance.StateStarted,
+			},
 			Version: balance.Version{Incarnation: 1, Seq: 1},
 		})
 	}

@@ -54,7 +54,11 @@ func (d *listeners) Watch(ctx context.Context, _ func(machine.Exit)) error {
 func Example() {
 	ctx, cancel := context.WithCancel(context.Background())
 	fleet, _ := balance.NewFleet(balance.FleetConfig{Node: "laptop", Region: "nrt"})
-	fleet.Apply(balance.PutApp{App: balance.App{ID: "web", Autostart: true, Limits: balance.Limits{Soft: 10, Hard: 20}}})
+	fleet.Apply(
+		balance.PutApp{
+			App: balance.App{ID: "web", Autostart: true, Limits: balance.Limits{Soft: 10, Hard: 20}},
+		},
+	)
 	fleet.Host(balance.Machine{ID: "web-1", App: "web", Region: "nrt"})
 	fleet.Host(balance.Machine{ID: "web-2", App: "web", Region: "nrt"})
 	balancer, _ := balance.New(fleet, balance.Config{})
@@ -62,7 +66,9 @@ func Example() {
 	driver := &listeners{running: map[balance.MachineKey]net.Listener{}}
 	starter, _ := machine.NewStarter(fleet, driver, machine.Config{})
 	auto, _ := autostart.New(balancer, starter, autostart.Config{
-		Trace: autostart.Trace{Decided: func(d policy.Decision) { fmt.Println("start", d.Start[0].ID+":", d.Reason) }},
+		Trace: autostart.Trace{
+			Decided: func(d policy.Decision) { fmt.Println("start", d.Start[0].ID+":", d.Reason) },
+		},
 	})
 	var running sync.WaitGroup
 	running.Go(func() { balancer.Run(ctx) })

@@ -71,7 +71,8 @@ const rttUnknown = 350 * time.Millisecond
 // is not as it was.
 func (p *planning) wanted() bool {
 	in, app := p.demand()
-	if in.rows == nil || in.inFlight+in.parked+in.others == 0 && app.Min == 0 && app.MinPerRegion == 0 {
+	if in.rows == nil ||
+		in.inFlight+in.parked+in.others == 0 && app.Min == 0 && app.MinPerRegion == 0 {
 		return false
 	}
 	return !p.quiet || in != p.last
@@ -81,7 +82,9 @@ func (p *planning) wanted() bool {
 // rows, both of which lead to a decision. Nothing of it runs, and the last decision left nothing
 // under way.
 func (p *planning) resting() bool {
-	if p.question != nil || !p.quiet && p.last.rows != nil || p.last.inFlight+p.last.parked+p.last.others > 0 || p.last.alone {
+	if p.question != nil || !p.quiet && p.last.rows != nil ||
+		p.last.inFlight+p.last.parked+p.last.others > 0 ||
+		p.last.alone {
 		return false
 	}
 	for _, m := range p.rows {
@@ -178,7 +181,10 @@ func (p *planning) plan(now time.Time) (d policy.Decision, ok bool) {
 	for m := range in.rows.All() {
 		p.rows = append(p.rows, m)
 	}
-	input := policy.Input{App: app, Machines: p.rows, InFlight: in.inFlight, Parked: in.parked, Wants: p.q.wants(), Outliers: slices.Clone(p.outliers), Rand: rand.Uint64()}
+	input := policy.Input{
+		App: app, Machines: p.rows, InFlight: in.inFlight, Parked: in.parked, Wants: p.q.wants(),
+		Outliers: slices.Clone(p.outliers), Rand: rand.Uint64(),
+	}
 	input.Unserved = p.q.unserved.Swap(false)
 	if !p.q.a.decides() {
 		input.App.Autostart = false // rows teach how long boots take all the same
@@ -202,7 +208,9 @@ func (p *planning) plan(now time.Time) (d policy.Decision, ok bool) {
 // decide asks the policy; ok is false when the answer is still to come. Ours are asked here and
 // now. Another may do anything: it has a goroutine of its own, and whatever it does stops the
 // planning of its own app only.
-func (p *planning) decide(now time.Time, t *question, in policy.Input) (d policy.Decision, ok bool) {
+func (p *planning) decide(
+	now time.Time, t *question, in policy.Input,
+) (d policy.Decision, ok bool) {
 	if p.q.policy.make(); p.q.policy.ours {
 		d, err := p.q.policy.ask(now, in)
 		return p.conclude(now, t, verdict{d, err}), true
@@ -277,7 +285,8 @@ func (p *planning) fallback(why string) policy.Decision {
 		return d
 	}
 	for m := range rows.All() {
-		if (m.State == balance.StateStarted || m.State == balance.StateStarting) && m.Cordon != balance.CordonHard {
+		if (m.State == balance.StateStarted || m.State == balance.StateStarting) &&
+			m.Cordon != balance.CordonHard {
 			return d
 		}
 	}

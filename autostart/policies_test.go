@@ -28,7 +28,9 @@ func twoApps(t *testing.T, p func() policy.Policy) *world {
 			}
 			return nil
 		},
-		Trace: Trace{PolicyFailed: func(app balance.AppID, err error) { w.note(fmt.Sprintf("failed %s: %v", app, err)) }},
+		Trace: Trace{
+			PolicyFailed: func(app balance.AppID, err error) { w.note(fmt.Sprintf("failed %s: %v", app, err)) },
+		},
 	}, boot{takes: sec}, boot{takes: sec})
 	if err := w.fleet.Apply(balance.PutApp{App: balance.App{ID: "bad", Autostart: true}}); err != nil {
 		t.Fatal(err)
@@ -54,7 +56,8 @@ func (w *world) bad() (time.Duration, error) {
 func wantRefusal(t *testing.T, err error, cause string) {
 	t.Helper()
 	e, ok := errors.AsType[*Error](err)
-	if !ok || !errors.Is(err, ErrStart) || !strings.Contains(e.Reason(), cause) || e.RetryAfter() <= 0 {
+	if !ok || !errors.Is(err, ErrStart) || !strings.Contains(e.Reason(), cause) ||
+		e.RetryAfter() <= 0 {
 		t.Errorf("%v, want ErrStart with %q and a time to come back", err, cause)
 	}
 }
@@ -124,7 +127,9 @@ func TestBlockedPolicyLeavesWhatRuns(t *testing.T) {
 		blocked := make(chan struct{})
 		w := newWorld(t, balance.App{ID: "web", Autostart: true, Limits: balance.Limits{Hard: 1}}, Config{
 			Policy: func(balance.AppID) policy.Policy {
-				return policyFunc(func(time.Time, policy.Input) policy.Decision { <-blocked; return policy.Decision{} })
+				return policyFunc(
+					func(time.Time, policy.Input) policy.Decision { <-blocked; return policy.Decision{} },
+				)
 			},
 		}, boot{}, boot{})
 		defer close(blocked)
@@ -203,7 +208,10 @@ func (w *world) noted(kind string) (es []string) {
 
 func TestDryRun(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
-		w := newWorld(t, balance.App{ID: "web", Autostart: true}, Config{DryRun: true}, boot{takes: sec}, boot{takes: sec})
+		w := newWorld(
+			t, balance.App{ID: "web", Autostart: true}, Config{DryRun: true}, boot{takes: sec},
+			boot{takes: sec},
+		)
 		w.run()
 		defer w.stop()
 		got := make(chan error, 1)
@@ -263,7 +271,9 @@ func TestRestoreBeforeAppsAreKnown(t *testing.T) {
 		}
 		all := map[balance.AppID]policy.History{"web": learned, "other": learned}
 		want := []time.Duration{3 * sec}
-		w := newWorld(t, balance.App{ID: "web", Autostart: true}, Config{}, boot{takes: sec, err: errors.New("no")})
+		w := newWorld(
+			t, balance.App{ID: "web", Autostart: true}, Config{}, boot{takes: sec, err: errors.New("no")},
+		)
 		w.a.queue("web")
 		w.a.Restore(all)
 		w.run()

@@ -51,7 +51,9 @@ func TestFloodOfOneTenant(t *testing.T) {
 		// first.
 		for _, tenant := range []string{"a", "b", "a"} {
 			if waited := use(tenant); waited > 2*sec {
-				t.Errorf("a request of tenant %s waited %v on two machines that take 1 s for each", tenant, waited)
+				t.Errorf(
+					"a request of tenant %s waited %v on two machines that take 1 s for each", tenant, waited,
+				)
 			}
 		}
 		flood.Wait()
@@ -155,7 +157,13 @@ func TestBoundsOfTenants(t *testing.T) {
 				}
 				w := newWorld(t, balance.App{Autostart: true}, config, boot{never: true})
 				b := &w.a.bounds
-				b.usual, b.bytes, b.all = cmp.Or(tc.bounds.usual, b.usual), cmp.Or(tc.bounds.bytes, b.bytes), cmp.Or(tc.bounds.all, b.all)
+				b.usual, b.bytes, b.all = cmp.Or(
+					tc.bounds.usual, b.usual,
+				), cmp.Or(
+					tc.bounds.bytes, b.bytes,
+				), cmp.Or(
+					tc.bounds.all, b.all,
+				)
 				w.run()
 				ctx, cancel := context.WithCancel(t.Context())
 				defer func() {
@@ -167,16 +175,24 @@ func TestBoundsOfTenants(t *testing.T) {
 				for _, st := range tc.steps {
 					for range st.n {
 						came++
-						w.park(ctx, &balance.Request{App: "web", Tenant: st.tenant, Held: max(0, tc.bytes-requestBytes)})
+						w.park(
+							ctx, &balance.Request{App: "web", Tenant: st.tenant, Held: max(0, tc.bytes-requestBytes)},
+						)
 					}
 					synctest.Wait()
 					q := w.a.queue("web")
-					got := fmt.Sprint(q.room.Waiting("a"), q.room.Waiting("b"), q.room.Waiting("c"), q.room.Waiting(""))
+					got := fmt.Sprint(
+						q.room.Waiting("a"), q.room.Waiting("b"), q.room.Waiting("c"), q.room.Waiting(""),
+					)
 					if got != st.want {
 						t.Fatalf("after %d of %q: %s wait, want %s", st.n, st.tenant, got, st.want)
 					}
-					if waits := w.a.Parked("web"); waits+rejected != came || w.a.occupancy.n.Load() != int64(waits) {
-						t.Fatalf("%d came, %d wait on %d seats and %d were rejected", came, waits, w.a.occupancy.n.Load(), rejected)
+					if waits := w.a.Parked("web"); waits+rejected != came ||
+						w.a.occupancy.n.Load() != int64(waits) {
+						t.Fatalf(
+							"%d came, %d wait on %d seats and %d were rejected", came, waits, w.a.occupancy.n.Load(),
+							rejected,
+						)
 					}
 				}
 			})

@@ -98,7 +98,9 @@ func newQueue(a *Autostart, app balance.AppID) *queue {
 // It sets r.Place: a request that returns because its machine refused it finds its old place by
 // that. Before it waits it sets r.Tried to nil: these machines are still left out for a moment, but
 // when nothing else is left it may be one of them.
-func (a *Autostart) Acquire(ctx context.Context, r *balance.Request) (slot balance.Reservation, err error) {
+func (a *Autostart) Acquire(
+	ctx context.Context, r *balance.Request,
+) (slot balance.Reservation, err error) {
 	if a.parked.Load() != 0 && a.Parked(r.App) != 0 {
 		return a.park(ctx, r, nil)
 	}
@@ -140,7 +142,9 @@ func (a *Autostart) busy(app balance.AppID) {
 
 // park waits for a slot. why is what the balancer said, nil when it was not asked because others
 // wait already.
-func (a *Autostart) park(ctx context.Context, r *balance.Request, why error) (balance.Reservation, error) {
+func (a *Autostart) park(
+	ctx context.Context, r *balance.Request, why error,
+) (balance.Reservation, error) {
 	if ctx.Err() != nil {
 		return balance.Reservation{}, fmt.Errorf("autostart: app %q: %w", r.App, context.Cause(ctx))
 	}
@@ -157,7 +161,9 @@ func (a *Autostart) park(ctx context.Context, r *balance.Request, why error) (ba
 		a.config.Trace.rejected(q.app, err)
 		return balance.Reservation{}, err
 	}
-	s := &waitroom.Seat[waiting]{Value: waiting{since: now, until: q.until(now), done: make(chan struct{}, 1)}}
+	s := &waitroom.Seat[waiting]{
+		Value: waiting{since: now, until: q.until(now), done: make(chan struct{}, 1)},
+	}
 	s.Bytes, s.Insists = requestBytes+max(r.Held, 0), insists(r.Want)
 	w := &s.Value
 	w.conn, _ = ctx.Value(connKey{}).(net.Conn)
@@ -204,7 +210,9 @@ func (a *Autostart) park(ctx context.Context, r *balance.Request, why error) (ba
 func (a *Autostart) left(q *queue, since time.Time, why error) error {
 	waited := time.Since(since)
 	a.config.Trace.left(q.app, waited)
-	return fmt.Errorf("autostart: app %q: left after waiting for %v: %w", q.app, waited.Round(time.Millisecond), why)
+	return fmt.Errorf(
+		"autostart: app %q: left after waiting for %v: %w", q.app, waited.Round(time.Millisecond), why,
+	)
 }
 
 // leave takes s out; q.mu is held.
@@ -340,7 +348,8 @@ func (q *queue) wants() (ws []*balance.Want) {
 		return nil
 	}
 	for s := q.room.After(nil); s != nil && len(ws) < wantsKept; s = q.room.After(s) {
-		if w := s.Value.req.Want; insists(w) && !slices.ContainsFunc(ws, func(o *balance.Want) bool { return sameWant(o, w) }) {
+		if w := s.Value.req.Want; insists(w) &&
+			!slices.ContainsFunc(ws, func(o *balance.Want) bool { return sameWant(o, w) }) {
 			ws = append(ws, w)
 		}
 	}
@@ -358,5 +367,7 @@ func sameWant(a, b *balance.Want) bool {
 	if a == b {
 		return true
 	}
-	return a != nil && b != nil && a.Revision == b.Revision && slices.Equal(a.Force.Machines, b.Force.Machines) && slices.Equal(a.Force.Regions, b.Force.Regions)
+	return a != nil && b != nil && a.Revision == b.Revision &&
+		slices.Equal(a.Force.Machines, b.Force.Machines) &&
+		slices.Equal(a.Force.Regions, b.Force.Regions)
 }

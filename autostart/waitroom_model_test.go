@@ -44,7 +44,9 @@ func TestQueueModel(t *testing.T) {
 func queueModel(t *testing.T, rt *rapid.T) {
 	hard := rapid.IntRange(1, 3).Draw(rt, "hard")
 	n := rapid.IntRange(1, 3).Draw(rt, "machines")
-	w := newWorld(t, balance.App{Autostart: true, Limits: balance.Limits{Hard: hard}}, Config{MaxWait: -1}, make([]boot, n)...)
+	w := newWorld(
+		t, balance.App{Autostart: true, Limits: balance.Limits{Hard: hard}}, Config{MaxWait: -1},
+		make([]boot, n)...)
 	ids := canonical("web", n)
 	for _, id := range ids {
 		w.boots[id] = boot{takes: sec}
@@ -150,7 +152,10 @@ func queueModel(t *testing.T, rt *rapid.T) {
 			}
 		},
 		"time passes": func(rt *rapid.T) {
-			time.Sleep(rapid.SampledFrom([]time.Duration{time.Millisecond, tickEvery, sec, 90 * sec}).Draw(rt, "how long"))
+			time.Sleep(
+				rapid.SampledFrom([]time.Duration{time.Millisecond, tickEvery, sec, 90 * sec}).
+					Draw(rt, "how long"),
+			)
 			synctest.Wait()
 		},
 		"": func(rt *rapid.T) {
@@ -186,7 +191,11 @@ func queueModel(t *testing.T, rt *rapid.T) {
 					continue // or what has room now had none then
 				}
 				for _, id := range ids {
-					if l := w.fleet.Gate("web", id).Load(); l.State == balance.StateStarted && l.Cordon == balance.CordonNone && held[id] < hard && a.holds && !slices.Contains(a.refused, id) {
+					if l := w.fleet.Gate("web", id).Load(); l.State == balance.StateStarted &&
+						l.Cordon == balance.CordonNone &&
+						held[id] < hard &&
+						a.holds &&
+						!slices.Contains(a.refused, id) {
 						rt.Fatalf("A6: handed to the cordoned %s while %s has room", a.at, id)
 					}
 				}
@@ -215,7 +224,11 @@ func queueModel(t *testing.T, rt *rapid.T) {
 		time.Sleep(sec)
 		synctest.Wait()
 	}
-	if p := w.a.Parked("web"); p != 0 || w.a.parked.Load() != 0 || w.a.occupancy.n.Load() != 0 || w.b.InFlight("web") != 0 {
-		rt.Fatalf("A2: %d still wait, %d are in flight, %d seats are taken", p, w.b.InFlight("web"), w.a.occupancy.n.Load())
+	if p := w.a.Parked("web"); p != 0 || w.a.parked.Load() != 0 || w.a.occupancy.n.Load() != 0 ||
+		w.b.InFlight("web") != 0 {
+		rt.Fatalf(
+			"A2: %d still wait, %d are in flight, %d seats are taken", p, w.b.InFlight("web"),
+			w.a.occupancy.n.Load(),
+		)
 	}
 }

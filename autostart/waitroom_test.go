@@ -89,7 +89,10 @@ func class(t *testing.T, err, want error, after bool) {
 
 func TestAboveSoftServesAndStarts(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
-		w := newWorld(t, balance.App{Autostart: true, Limits: balance.Limits{Soft: 2, Hard: 10}}, Config{}, boot{takes: sec}, boot{takes: sec}, boot{})
+		w := newWorld(
+			t, balance.App{Autostart: true, Limits: balance.Limits{Soft: 2, Hard: 10}}, Config{},
+			boot{takes: sec}, boot{takes: sec}, boot{},
+		)
 		w.wake(canonical("web", 3)[0])
 		w.run()
 		began := time.Now()
@@ -180,13 +183,16 @@ func TestWaitingRoomWithoutStarter(t *testing.T) {
 
 func TestCrowded(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
-		w := newWorld(t, balance.App{Autostart: true, BootHint: 5 * sec}, Config{MaxParked: 2}, boot{takes: 5 * sec})
+		w := newWorld(
+			t, balance.App{Autostart: true, BootHint: 5 * sec}, Config{MaxParked: 2}, boot{takes: 5 * sec},
+		)
 		w.run()
 		a, b := w.park(t.Context(), &balance.Request{App: "web"}), w.park(t.Context(), &balance.Request{App: "web"})
 		time.Sleep(sec)
 		_, err := w.a.Acquire(t.Context(), &balance.Request{App: "web"})
 		class(t, err, ErrCrowded, true)
-		if e, _ := errors.AsType[*Error](err); e.RetryAfter() > 4*sec+tickEvery || e.RetryAfter() < 3*sec {
+		if e, _ := errors.AsType[*Error](err); e.RetryAfter() > 4*sec+tickEvery ||
+			e.RetryAfter() < 3*sec {
 			t.Errorf("come back after %v, want what is left of the boot", e.RetryAfter())
 		}
 		synctest.Wait() // while one is picked for, it counts on neither side
@@ -212,7 +218,10 @@ func TestCrowded(t *testing.T) {
 func TestClientLeaves(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		var left atomic.Int64
-		w := newWorld(t, balance.App{Autostart: true}, Config{Trace: Trace{Left: func(balance.AppID, time.Duration) { left.Add(1) }}}, boot{takes: sec})
+		w := newWorld(
+			t, balance.App{Autostart: true},
+			Config{Trace: Trace{Left: func(balance.AppID, time.Duration) { left.Add(1) }}}, boot{takes: sec},
+		)
 		w.run()
 		gone := errors.New("gone")
 		early, cancelEarly := context.WithCancelCause(t.Context())
@@ -311,7 +320,9 @@ func TestPatience(t *testing.T) {
 		}
 	})
 	synctest.Test(t, func(t *testing.T) { // none but the client's
-		w := newWorld(t, balance.App{Autostart: true, BootHint: sec}, Config{MaxWait: -1}, boot{takes: 1000 * sec})
+		w := newWorld(
+			t, balance.App{Autostart: true, BootHint: sec}, Config{MaxWait: -1}, boot{takes: 1000 * sec},
+		)
 		w.run()
 		if _, err := w.get(t.Context(), 0); err != nil {
 			t.Error(err)
@@ -324,7 +335,9 @@ func TestAppsComeAndGo(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		w := newWorld(t, balance.App{Autostart: true}, Config{}, boot{never: true})
 		w.run()
-		if _, err := w.a.Acquire(t.Context(), &balance.Request{App: "none"}); !errors.Is(err, balance.ErrNoApp) {
+		if _, err := w.a.Acquire(t.Context(), &balance.Request{App: "none"}); !errors.Is(
+			err, balance.ErrNoApp,
+		) {
 			t.Errorf("unknown app: %v", err)
 		}
 		c := w.park(t.Context(), &balance.Request{App: "web"})
@@ -403,12 +416,16 @@ func TestBadOwner(t *testing.T) {
 func TestOtherNodesDemand(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		var others atomic.Int64
-		w := newWorld(t, balance.App{Autostart: true, Limits: balance.Limits{Soft: 10}}, Config{Others: func(_ balance.AppID, region string) int {
-			if region != "nrt" {
-				t.Errorf("asked for %q", region)
-			}
-			return int(others.Load())
-		}}, boot{}, boot{}, boot{})
+		w := newWorld(
+			t, balance.App{Autostart: true, Limits: balance.Limits{Soft: 10}},
+			Config{Others: func(_ balance.AppID, region string) int {
+				if region != "nrt" {
+					t.Errorf("asked for %q", region)
+				}
+				return int(others.Load())
+			}},
+			boot{}, boot{}, boot{},
+		)
 		w.run()
 		time.Sleep(sec)
 		if w.started() != 0 {
@@ -428,7 +445,11 @@ func TestFullOfOthersRequests(t *testing.T) {
 		// An edge that is not the owner: all it knows of others' requests is that the owner says "full".
 		f, _ := balance.NewFleet(balance.FleetConfig{Node: "edge", Region: "nrt"})
 		b, _ := balance.New(f, balance.Config{})
-		f.Apply(balance.PutApp{App: balance.App{ID: "web", Autostart: true, Limits: balance.Limits{Soft: 10, Hard: 10}}})
+		f.Apply(
+			balance.PutApp{
+				App: balance.App{ID: "web", Autostart: true, Limits: balance.Limits{Soft: 10, Hard: 10}},
+			},
+		)
 		for i, state := range []balance.State{balance.StateStarted, balance.StateStopped} {
 			f.Apply(balance.PutMachine{Machine: balance.Machine{ID: balance.MachineID(fmt.Sprintf("m%d", i)), App: "web", Region: "nrt", Owner: "w", State: state, Epoch: 1}, Version: balance.Version{Incarnation: 1, Seq: 1}})
 		}
@@ -446,7 +467,12 @@ func TestFullOfOthersRequests(t *testing.T) {
 		if err != nil {
 			t.Fatal(err)
 		}
-		slot.Observe(balance.Load{InFlight: 10, Limits: balance.Limits{Soft: 10, Hard: 10}, State: balance.StateStarted, Epoch: 1, Seq: 1})
+		slot.Observe(
+			balance.Load{
+				InFlight: 10, Limits: balance.Limits{Soft: 10, Hard: 10}, State: balance.StateStarted, Epoch: 1,
+				Seq: 1,
+			},
+		)
 		slot.Release(balance.OutcomeBounced)
 		r.Tried = append(r.Tried, "m0")
 		done := make(chan error)
@@ -479,7 +505,10 @@ func (f ownerFunc) Recall(context.Context, balance.Machine) error { return nil }
 // every request ends once, no slot is lost or given twice, and nothing is left.
 func TestNoSlotIsLost(t *testing.T) {
 	const hard = 3
-	w := newWorld(t, balance.App{Limits: balance.Limits{Hard: hard}}, Config{MaxParked: 1 << 20, MaxWait: -1}, boot{}, boot{})
+	w := newWorld(
+		t, balance.App{Limits: balance.Limits{Hard: hard}}, Config{MaxParked: 1 << 20, MaxWait: -1},
+		boot{}, boot{},
+	)
 	for _, id := range canonical("web", 2) {
 		w.wake(id)
 	}
@@ -523,8 +552,12 @@ func TestNoSlotIsLost(t *testing.T) {
 		})
 	}
 	wg.Wait()
-	if served.Load()+left.Load() != n || w.b.InFlight("web") != 0 || w.a.Parked("web") != 0 || w.a.parked.Load() != 0 {
-		t.Errorf("served %d, left %d of %d; %d in flight, %d parked", served.Load(), left.Load(), n, w.b.InFlight("web"), w.a.Parked("web"))
+	if served.Load()+left.Load() != n || w.b.InFlight("web") != 0 || w.a.Parked("web") != 0 ||
+		w.a.parked.Load() != 0 {
+		t.Errorf(
+			"served %d, left %d of %d; %d in flight, %d parked", served.Load(), left.Load(), n,
+			w.b.InFlight("web"), w.a.Parked("web"),
+		)
 	}
 	w.stop()
 }

@@ -35,15 +35,18 @@ func TestAShortAnswerIsAnAnswer(t *testing.T) {
 				r := newRig(t, rigConfig{app: roomy, local: local, config: Config{Trace: l.trace()}})
 				var runs atomic.Int64
 				for n := range 4 {
-					r.serve(balance.MachineID(fmt.Sprint("m", n)), http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
-						io.Copy(io.Discard, r.Body)
-						runs.Add(1)
-						w.Header().Set("Content-Length", fmt.Sprint(tt.announced))
-						w.WriteHeader(http.StatusCreated)
-						io.WriteString(w, strings.Repeat("x", tt.sent))
-						w.(http.Flusher).Flush()
-						panic(http.ErrAbortHandler)
-					}))
+					r.serve(
+						balance.MachineID(fmt.Sprint("m", n)),
+						http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+							io.Copy(io.Discard, r.Body)
+							runs.Add(1)
+							w.Header().Set("Content-Length", fmt.Sprint(tt.announced))
+							w.WriteHeader(http.StatusCreated)
+							io.WriteString(w, strings.Repeat("x", tt.sent))
+							w.(http.Flusher).Flush()
+							panic(http.ErrAbortHandler)
+						}),
+					)
 				}
 				req := request(t, "POST", "http://web/pay", strings.NewReader("order"))
 				if overHTTP2 {
@@ -57,13 +60,17 @@ func TestAShortAnswerIsAnAnswer(t *testing.T) {
 				got, err := io.ReadAll(resp.Body)
 				resp.Body.Close()
 				if resp.StatusCode != http.StatusCreated || len(got) != tt.sent || err == nil {
-					t.Errorf("got %d, %d bytes, %v; want 201, the %d bytes that were sent, and an error", resp.StatusCode, len(got), err, tt.sent)
+					t.Errorf(
+						"got %d, %d bytes, %v; want 201, the %d bytes that were sent, and an error", resp.StatusCode,
+						len(got), err, tt.sent,
+					)
 				}
 				if n := runs.Load(); n != 1 || l.String() != "" {
 					t.Errorf("executed %d times, log %q; want once and nothing tried again", n, &l)
 				}
 				r.quiet()
-				if d := l.last(t, 1); d.Outcome != balance.OutcomeError || d.Status != http.StatusCreated || d.Failures != 0 {
+				if d := l.last(t, 1); d.Outcome != balance.OutcomeError || d.Status != http.StatusCreated ||
+					d.Failures != 0 {
 					t.Errorf("done: %+v", d)
 				}
 			})
@@ -88,14 +95,16 @@ func TestAReverseProxyBreaksOffAShortAnswer(t *testing.T) {
 			ErrorLog:  stdlog.New(&said, "", 0),
 		}
 		ended := make(chan any, 1)
-		front := httptest.NewUnstartedServer(http.HandlerFunc(func(w http.ResponseWriter, q *http.Request) {
-			defer func() {
-				p := recover()
-				ended <- p
-				panic(p)
-			}()
-			proxy.ServeHTTP(w, q)
-		}))
+		front := httptest.NewUnstartedServer(
+			http.HandlerFunc(func(w http.ResponseWriter, q *http.Request) {
+				defer func() {
+					p := recover()
+					ended <- p
+					panic(p)
+				}()
+				proxy.ServeHTTP(w, q)
+			}),
+		)
 		front.Config.ErrorLog = quietLog
 		h2c(front)
 		front.Start()

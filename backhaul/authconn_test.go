@@ -76,15 +76,18 @@ func newCluster(t *testing.T, c clusterConfig) *cluster {
 	must(edge.Apply(w.Take()...))
 	w.Close()
 	machines := newPipes()
-	app := &http.Server{ErrorLog: quietLog, Handler: http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
-		k.served.Add(1)
-		if c.machine != nil {
-			c.machine(w, r)
-			return
-		}
-		b, _ := io.ReadAll(r.Body)
-		fmt.Fprintf(w, "%s %s", r.Method, b)
-	})}
+	app := &http.Server{
+		ErrorLog: quietLog,
+		Handler: http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+			k.served.Add(1)
+			if c.machine != nil {
+				c.machine(w, r)
+				return
+			}
+			b, _ := io.ReadAll(r.Body)
+			fmt.Fprintf(w, "%s %s", r.Method, b)
+		}),
+	}
 	go app.Serve(machines)
 	c.handler.DialMachine = func(ctx context.Context, _ balance.Machine) (net.Conn, error) { return machines.dial(ctx) }
 	c.handler.Trace.Denied = func(d Denied) {
@@ -167,10 +170,16 @@ func TestWhatAuthenticationCostsInRoundTrips(t *testing.T) {
 					links.Set("edge", "worker", rtt)
 					t.Cleanup(func() { links.Close() })
 					c := clusterConfig{
-						config:  Config{tuning: tuning{spare: -1}, Key: tt.key, RTT: func(balance.NodeID) (time.Duration, bool) { return rtt, true }},
+						config: Config{
+							tuning: tuning{spare: -1}, Key: tt.key,
+							RTT: func(balance.NodeID) (time.Duration, bool) { return rtt, true },
+						},
 						handler: HandlerConfig{Key: tt.key, AnyNode: tt.key == "" && !tt.certs},
 						dial: func(dial dialOwner) dialOwner {
-							far := links.WrapDial("edge", "worker", func(ctx context.Context, _, _ string) (net.Conn, error) { return dial(ctx, "worker") })
+							far := links.WrapDial(
+								"edge", "worker",
+								func(ctx context.Context, _, _ string) (net.Conn, error) { return dial(ctx, "worker") },
+							)
 							return func(ctx context.Context, _ balance.NodeID) (net.Conn, error) { return far(ctx, "", "") }
 						},
 					}
@@ -179,7 +188,13 @@ func TestWhatAuthenticationCostsInRoundTrips(t *testing.T) {
 					}
 					if tt.tls {
 						c.listen = func(l net.Listener) net.Listener {
-							return tls.NewListener(l, &tls.Config{Certificates: []tls.Certificate{ca.issue(t, "worker", time.Hour)}, ClientAuth: tls.VerifyClientCertIfGiven, ClientCAs: ca.pool()})
+							return tls.NewListener(
+								l,
+								&tls.Config{
+									Certificates: []tls.Certificate{ca.issue(t, "worker", time.Hour)},
+									ClientAuth:   tls.VerifyClientCertIfGiven, ClientCAs: ca.pool(),
+								},
+							)
 						}
 						plain := c.dial
 						c.dial = func(dial dialOwner) dialOwner {
@@ -208,7 +223,10 @@ func TestWhatAuthenticationCostsInRoundTrips(t *testing.T) {
 							t.Errorf("%s, %s, HTTP/%d: %s", tt.name, method, major, got)
 						}
 						if took := time.Since(began); took != time.Duration(trips)*rtt {
-							t.Errorf("%s, %s, HTTP/%d, request %d: took %v, want %d x %v", tt.name, method, major, n, took, trips, rtt)
+							t.Errorf(
+								"%s, %s, HTTP/%d, request %d: took %v, want %d x %v", tt.name, method, major, n, took,
+								trips, rtt,
+							)
 						}
 					}
 				})
@@ -237,7 +255,10 @@ func TestSpareConnectionsAreReady(t *testing.T) {
 				},
 			}
 			c.dial = func(dial dialOwner) dialOwner {
-				far := links.WrapDial("edge", "worker", func(ctx context.Context, _, _ string) (net.Conn, error) { return dial(ctx, "worker") })
+				far := links.WrapDial(
+					"edge", "worker",
+					func(ctx context.Context, _, _ string) (net.Conn, error) { return dial(ctx, "worker") },
+				)
 				return func(ctx context.Context, _ balance.NodeID) (net.Conn, error) {
 					nc, err := far(ctx, "", "")
 					if err == nil && overTLS {
@@ -248,13 +269,17 @@ func TestSpareConnectionsAreReady(t *testing.T) {
 			}
 			if overTLS {
 				c.listen = func(l net.Listener) net.Listener {
-					return tls.NewListener(l, &tls.Config{Certificates: []tls.Certificate{ca.issue(t, "worker", time.Hour)}})
+					return tls.NewListener(
+						l, &tls.Config{Certificates: []tls.Certificate{ca.issue(t, "worker", time.Hour)}},
+					)
 				}
 			}
 			k := newCluster(t, c)
 			done := make(chan string)
 			go func() { done <- k.do(t, "GET", "", 1) }() // takes the connection that it makes
-			time.Sleep(time.Minute)                       // longer than a connection may be silent that has not authenticated
+			time.Sleep(
+				time.Minute,
+			) // longer than a connection may be silent that has not authenticated
 			began := time.Now()
 			if got := k.do(t, "POST", "hello", 1); got != "hello" || time.Since(began) != rtt {
 				t.Errorf("TLS %v: %q after %v, want one round trip", overTLS, got, time.Since(began))
@@ -298,9 +323,14 @@ func TestACopyOfAConnectionExecutesNothing(t *testing.T) {
 					var taps []*tap
 					ca := newAuthority(t, "ca")
 					inside := func(nc net.Conn) net.Conn { return nc }
-					c := clusterConfig{config: Config{tuning: tuning{spare: -1}, Key: "key"}, handler: HandlerConfig{Key: "key"}}
+					c := clusterConfig{
+						config: Config{tuning: tuning{spare: -1}, Key: "key"}, handler: HandlerConfig{Key: "key"},
+					}
 					if overTLS {
-						server := &tls.Config{Certificates: []tls.Certificate{ca.issue(t, "worker", time.Hour)}, SessionTicketsDisabled: true}
+						server := &tls.Config{
+							Certificates:           []tls.Certificate{ca.issue(t, "worker", time.Hour)},
+							SessionTicketsDisabled: true,
+						}
 						c.listen = func(l net.Listener) net.Listener { return tls.NewListener(l, server) }
 						inside = func(nc net.Conn) net.Conn {
 							return tls.Client(nc, &tls.Config{ServerName: "worker", RootCAs: ca.pool()})
@@ -347,7 +377,10 @@ func TestACopyOfAConnectionExecutesNothing(t *testing.T) {
 						}()
 						got, _ := io.ReadAll(nc) // until the owner ends it
 						if bytes.Contains(got, []byte("200 OK")) || k.served.Load() != served {
-							t.Errorf("TLS %v, HTTP/%d, %s, in pieces %v: %d executed, answered %q", overTLS, major, method, pieces, k.served.Load()-served, got)
+							t.Errorf(
+								"TLS %v, HTTP/%d, %s, in pieces %v: %d executed, answered %q", overTLS, major, method,
+								pieces, k.served.Load()-served, got,
+							)
 						}
 						nc.Close()
 					}
@@ -393,14 +426,26 @@ func TestAnImpostorGetsNoBody(t *testing.T) {
 			ca := newAuthority(t, "ca")
 			var got bytes.Buffer
 			var mu sync.Mutex
-			c := clusterConfig{config: Config{MachineConfig: MachineConfig{DialTimeout: -1}, tuning: tuning{spare: -1, failures: -1}, Key: "key"}, handler: HandlerConfig{Key: "key"}}
+			c := clusterConfig{
+				config: Config{
+					MachineConfig: MachineConfig{DialTimeout: -1}, tuning: tuning{spare: -1, failures: -1},
+					Key: "key",
+				},
+				handler: HandlerConfig{Key: "key"},
+			}
 			c.dial = func(dialOwner) dialOwner {
 				return func(ctx context.Context, owner balance.NodeID) (net.Conn, error) {
 					near, far := net.Pipe()
 					var nc, in net.Conn = near, far
 					if tt.overTLS {
 						nc = tls.Client(near, &tls.Config{InsecureSkipVerify: true})
-						in = tls.Server(far, &tls.Config{Certificates: []tls.Certificate{ca.issue(t, "worker", time.Hour)}, SessionTicketsDisabled: true})
+						in = tls.Server(
+							far,
+							&tls.Config{
+								Certificates:           []tls.Certificate{ca.issue(t, "worker", time.Hour)},
+								SessionTicketsDisabled: true,
+							},
+						)
 					}
 					go func() {
 						defer in.Close()
@@ -437,7 +482,10 @@ func TestAnImpostorGetsNoBody(t *testing.T) {
 			}
 			k := newCluster(t, c)
 			began := time.Now()
-			if fail := k.do(t, "POST", "secret body", tt.major); !strings.HasPrefix(fail, tt.want.String()+": ") || time.Since(began) > auth.AuthTimeout {
+			if fail := k.do(t, "POST", "secret body", tt.major); !strings.HasPrefix(
+				fail, tt.want.String()+": ",
+			) ||
+				time.Since(began) > auth.AuthTimeout {
 				t.Errorf("%s: %s after %v; want %v", tt.name, fail, time.Since(began), tt.want)
 			}
 			time.Sleep(time.Minute)
@@ -459,7 +507,10 @@ func TestARelayThatEndsTLSIsFoundOut(t *testing.T) {
 			cert := ca.issue(t, "worker", time.Hour)
 			server := &tls.Config{Certificates: []tls.Certificate{cert}, SessionTicketsDisabled: true}
 			anything := &tls.Config{InsecureSkipVerify: true}
-			c := clusterConfig{config: Config{tuning: tuning{spare: -1, failures: -1}, Key: "key"}, handler: HandlerConfig{Key: "key"}}
+			c := clusterConfig{
+				config:  Config{tuning: tuning{spare: -1, failures: -1}, Key: "key"},
+				handler: HandlerConfig{Key: "key"},
+			}
 			if overTLS {
 				c.listen = func(l net.Listener) net.Listener { return tls.NewListener(l, server) }
 			}
@@ -480,7 +531,8 @@ func TestARelayThatEndsTLSIsFoundOut(t *testing.T) {
 			}
 			k := newCluster(t, c)
 			got := k.do(t, "POST", "hello", 1)
-			if overTLS && (!strings.HasPrefix(got, "denied: ") || k.served.Load() != 0) || !overTLS && got != "POST hello" {
+			if overTLS && (!strings.HasPrefix(got, "denied: ") || k.served.Load() != 0) ||
+				!overTLS && got != "POST hello" {
 				t.Errorf("TLS %v: %s; %d executed", overTLS, got, k.served.Load())
 			}
 		})
@@ -512,13 +564,15 @@ func TestNodesThatDoNotAcceptEachOtherSayWhy(t *testing.T) {
 				tt.edge.spare, tt.edge.failures = -1, -1
 				k := newCluster(t, clusterConfig{config: tt.edge, handler: tt.owner})
 				got := k.do(t, "POST", "hello", major)
-				if !strings.HasPrefix(got, "denied: ") || !strings.Contains(got, "not executed") || !strings.Contains(got, tt.words) {
+				if !strings.HasPrefix(got, "denied: ") || !strings.Contains(got, "not executed") ||
+					!strings.Contains(got, tt.words) {
 					t.Errorf("%s, HTTP/%d: %s", tt.name, major, got)
 				}
 				time.Sleep(time.Minute)
 				k.mu.Lock()
 				defer k.mu.Unlock()
-				if len(k.refused) == 0 || !strings.Contains(k.refused[0].Err.Error(), tt.told) || k.refused[0].Addr == "" {
+				if len(k.refused) == 0 || !strings.Contains(k.refused[0].Err.Error(), tt.told) ||
+					k.refused[0].Addr == "" {
 					t.Errorf("%s, HTTP/%d: the owner was told of %v", tt.name, major, k.refused)
 				}
 				if k.served.Load() != 0 {
@@ -543,7 +597,13 @@ func TestADeniedRequestIsServedElsewhere(t *testing.T) {
 					t.Errorf("%s failed: %v", r.Try.Machine, r.Err)
 				}
 			}
-			good := newCluster(t, clusterConfig{config: Config{tuning: tuning{failureRatio: -1}, Key: "key", Trace: trace}, handler: HandlerConfig{Key: "key"}})
+			good := newCluster(
+				t,
+				clusterConfig{
+					config:  Config{tuning: tuning{failureRatio: -1}, Key: "key", Trace: trace},
+					handler: HandlerConfig{Key: "key"},
+				},
+			)
 			other, err := balance.NewFleet(balance.FleetConfig{Node: "other", Region: "nrt"})
 			if err != nil {
 				t.Fatal(err)
@@ -673,7 +733,9 @@ func TestTheNumberOfStrangersIsBounded(t *testing.T) {
 		synctest.Test(t, func(t *testing.T) {
 			const most = 8
 			k := newCluster(t, clusterConfig{
-				config: Config{tuning: tuning{spare: -1}, Key: "key"}, handler: HandlerConfig{Key: "key"}, server: ServerConfig{MaxUnauthenticated: most},
+				config: Config{
+					tuning: tuning{spare: -1}, Key: "key",
+				}, handler: HandlerConfig{Key: "key"}, server: ServerConfig{MaxUnauthenticated: most},
 			})
 			var open atomic.Int32
 			stranger := func(i int) {
@@ -750,7 +812,9 @@ func TestAHandlerBehindAnotherServer(t *testing.T) {
 		{"a preface that nobody expects", bare, testKey, 0, "Handler.Listener"},
 		{"another handler's", foreign, "", 403, "ConnContext"},
 	} {
-		c := &http.Transport{DialContext: func(ctx context.Context, _, addr string) (net.Conn, error) { return dialHop(ctx, addr, tt.key) }}
+		c := &http.Transport{
+			DialContext: func(ctx context.Context, _, addr string) (net.Conn, error) { return dialHop(ctx, addr, tt.key) },
+		}
 		req := request(t, "GET", "http://"+tt.addr, nil)
 		req.Header[hop.HeaderTo] = []string{"web;m1;0;edge"}
 		resp, err := c.RoundTrip(req)
@@ -759,7 +823,8 @@ func TestAHandlerBehindAnotherServer(t *testing.T) {
 			t.Errorf("%s: %v", tt.name, err)
 		case err == nil:
 			f, words := hop.ParseFault(resp.Header.Get(hop.HeaderFault))
-			if resp.StatusCode != tt.want || tt.want == 403 && (f != hop.FailureDenied || !strings.Contains(words, tt.words)) {
+			if resp.StatusCode != tt.want ||
+				tt.want == 403 && (f != hop.FailureDenied || !strings.Contains(words, tt.words)) {
 				t.Errorf("%s: %d, %v %q", tt.name, resp.StatusCode, f, words)
 			}
 			resp.Body.Close()
@@ -791,7 +856,8 @@ func TestAForeignServerIsNotHeldByABody(t *testing.T) {
 		began := time.Now()
 		go io.WriteString(c, "POST / HTTP/1.1\r\nHost: x\r\nContent-Length: 10\r\n\r\n")
 		got, _ := io.ReadAll(c)
-		if took := time.Since(began); took > 2*auth.LingerFor || !bytes.HasPrefix(got, []byte("HTTP/1.1 403")) { // and what net/http adds
+		if took := time.Since(began); took > 2*auth.LingerFor ||
+			!bytes.HasPrefix(got, []byte("HTTP/1.1 403")) { // and what net/http adds
 			t.Errorf("closed after %v with %q", took, got)
 		}
 	})
@@ -843,13 +909,22 @@ func TestAHandlerBehindAServerThatVerifiesCertificates(t *testing.T) {
 	var nodes []balance.NodeID
 	r := newRig(t, rigConfig{app: roomy})
 	r.serve("m1", says("one"))
-	h, err := NewHandler(r.worker, HandlerConfig{Certificate: CertificateNode, Trace: HandlerTrace{Bounce: func(b Refused) { nodes = append(nodes, b.Node) }}})
+	h, err := NewHandler(
+		r.worker,
+		HandlerConfig{
+			Certificate: CertificateNode,
+			Trace:       HandlerTrace{Bounce: func(b Refused) { nodes = append(nodes, b.Node) }},
+		},
+	)
 	if err != nil {
 		t.Fatal(err)
 	}
 	s := httptest.NewUnstartedServer(h)
 	s.Config.ErrorLog = quietLog
-	s.TLS = &tls.Config{Certificates: []tls.Certificate{ca.issue(t, "worker", time.Hour)}, ClientAuth: tls.VerifyClientCertIfGiven, ClientCAs: ca.pool()}
+	s.TLS = &tls.Config{
+		Certificates: []tls.Certificate{ca.issue(t, "worker", time.Hour)},
+		ClientAuth:   tls.VerifyClientCertIfGiven, ClientCAs: ca.pool(),
+	}
 	s.StartTLS()
 	defer s.Close()
 	lax := httptest.NewUnstartedServer(h) // it asks for a certificate and does not look at it
@@ -869,7 +944,9 @@ func TestAHandlerBehindAServerThatVerifiesCertificates(t *testing.T) {
 		{nil, "web;m1;0;edge-7", false, 403},
 		{[]tls.Certificate{newAuthority(t, "other").issue(t, "edge-7", time.Hour)}, "web;m1;0;edge-7", true, 403},
 	} {
-		c := &http.Transport{TLSClientConfig: &tls.Config{ServerName: "worker", RootCAs: ca.pool(), Certificates: tt.certs}}
+		c := &http.Transport{
+			TLSClientConfig: &tls.Config{ServerName: "worker", RootCAs: ca.pool(), Certificates: tt.certs},
+		}
 		url := s.URL
 		if tt.lax {
 			url = lax.URL
@@ -904,7 +981,8 @@ func TestARefusalArrives(t *testing.T) {
 		}
 		io.WriteString(c, first)
 		got, err := io.ReadAll(c)
-		if err != nil || !bytes.HasPrefix(got, []byte("HTTP/1.1 403")) || !bytes.HasSuffix(got, []byte("\n")) {
+		if err != nil || !bytes.HasPrefix(got, []byte("HTTP/1.1 403")) ||
+			!bytes.HasSuffix(got, []byte("\n")) {
 			t.Errorf("got %q, %v", got, err)
 		}
 		c.Close()
@@ -916,7 +994,8 @@ func TestARefusalArrives(t *testing.T) {
 	defer c.Close()
 	hello := hop.AppendHello(nil, hop.AuthKeys("guess"), someNonce, nil)
 	c.Write(append(bytes.Clone(hello), make([]byte, 20000)...))
-	if got, err := io.ReadAll(c); err != nil || !bytes.Equal(got, hop.AppendRefusal(nil, hop.AuthUnknown)) {
+	if got, err := io.ReadAll(c); err != nil ||
+		!bytes.Equal(got, hop.AppendRefusal(nil, hop.AuthUnknown)) {
 		t.Errorf("got %q, %v", got, err)
 	}
 }
@@ -938,7 +1017,13 @@ func TestOnlyTheHeadOfARequestIsSentAhead(t *testing.T) {
 		synctest.Test(t, func(t *testing.T) {
 			ca := newAuthority(t, "ca")
 			near, far := net.Pipe()
-			server := tls.Server(far, &tls.Config{Certificates: []tls.Certificate{ca.issue(t, "worker", time.Hour)}, SessionTicketsDisabled: true})
+			server := tls.Server(
+				far,
+				&tls.Config{
+					Certificates:           []tls.Certificate{ca.issue(t, "worker", time.Hour)},
+					SessionTicketsDisabled: true,
+				},
+			)
 			defer server.Close()
 			keys := hop.AuthKeys("key")
 			var mu sync.Mutex
@@ -992,7 +1077,9 @@ func TestOnlyTheHeadOfARequestIsSentAhead(t *testing.T) {
 				}
 				answered <- err
 			}()
-			server.Write(append(hop.AppendReply(nil, hop.AuthWelcome, keys[0], hello, otherNonce, binding), "ok"...))
+			server.Write(
+				append(hop.AppendReply(nil, hop.AuthWelcome, keys[0], hello, otherNonce, binding), "ok"...),
+			)
 			if err := <-answered; err != nil {
 				t.Error(err)
 			}
@@ -1040,7 +1127,12 @@ func TestSilentConnectionsEnd(t *testing.T) {
 					t.Fatal(err)
 				}
 				if tt.certs {
-					nc = tls.Client(nc, &tls.Config{InsecureSkipVerify: true, Certificates: []tls.Certificate{ca.issue(t, "edge", time.Hour)}})
+					nc = tls.Client(
+						nc,
+						&tls.Config{
+							InsecureSkipVerify: true, Certificates: []tls.Certificate{ca.issue(t, "edge", time.Hour)},
+						},
+					)
 				}
 				if nc, err = auth.Authenticate(t.Context(), nc, "worker", hop.AuthKeys(tt.key), false); err != nil {
 					t.Fatal(err)
@@ -1133,7 +1225,10 @@ func TestWhatARefusedPeerHasSentIsRead(t *testing.T) {
 				t.Fatal(err)
 			}
 			if overTLS {
-				config := &tls.Config{ServerName: "worker", RootCAs: ca.pool(), Certificates: []tls.Certificate{ca.issue(t, "edge", time.Hour)}}
+				config := &tls.Config{
+					ServerName: "worker", RootCAs: ca.pool(),
+					Certificates: []tls.Certificate{ca.issue(t, "edge", time.Hour)},
+				}
 				if nc, err = auth.Authenticate(t.Context(), tls.Client(nc, config), "worker", nil, false); err != nil {
 					t.Fatal(err)
 				}

@@ -66,7 +66,9 @@ func TestABlackHoleIsGivenUp(t *testing.T) {
 				var h holes
 				var r *rig
 				r = newRig(t, rigConfig{app: roomy, h2: h2, config: Config{
-					tuning: tuning{spare: -1}, Trace: l.trace(), Dial: func(ctx context.Context, _ balance.NodeID) (net.Conn, error) {
+					tuning: tuning{
+						spare: -1,
+					}, Trace: l.trace(), Dial: func(ctx context.Context, _ balance.NodeID) (net.Conn, error) {
 						return h.dial(ctx, r.hop.Listener.Addr().String())
 					},
 				}})
@@ -78,7 +80,9 @@ func TestABlackHoleIsGivenUp(t *testing.T) {
 						io.WriteString(w, "ok")
 					}))
 				}
-				fetch(t, r.front.Client(), request(t, "GET", r.front.URL, nil)) // a connection to the owner, idle now
+				fetch(
+					t, r.front.Client(), request(t, "GET", r.front.URL, nil),
+				) // a connection to the owner, idle now
 				h.swallow(t)
 				began := time.Now()
 				resp, body := fetch(t, r.front.Client(), request(t, method, r.front.URL, strings.NewReader("x")))
@@ -88,8 +92,12 @@ func TestABlackHoleIsGivenUp(t *testing.T) {
 				if took > bound {
 					t.Errorf("given up after %v", took)
 				}
-				if method == "GET" && (status != http.StatusOK || body != "ok") || method == "POST" && status != http.StatusBadGateway && status != http.StatusGatewayTimeout {
-					t.Errorf("%d %q; want 200 for GET, and for POST, which may have been executed, 502 or 504", status, body)
+				if method == "GET" && (status != http.StatusOK || body != "ok") ||
+					method == "POST" && status != http.StatusBadGateway && status != http.StatusGatewayTimeout {
+					t.Errorf(
+						"%d %q; want 200 for GET, and for POST, which may have been executed, 502 or 504", status,
+						body,
+					)
 				}
 				if n := served.Load(); method == "POST" && n > 2 {
 					t.Errorf("executed %d times, want once", n-1)

@@ -38,7 +38,9 @@ func TestHooksAndConnectionsMayCallBack(t *testing.T) {
 			}
 			var addr atomic.Value
 			r := newRig(t, rigConfig{h2: h2, config: Config{
-				tuning: tuning{pressure: func() float64 { back(&pressed); return 0 }}, Dial: func(ctx context.Context, _ balance.NodeID) (net.Conn, error) {
+				tuning: tuning{
+					pressure: func() float64 { back(&pressed); return 0 },
+				}, Dial: func(ctx context.Context, _ balance.NodeID) (net.Conn, error) {
 					var d net.Dialer
 					c, err := d.DialContext(ctx, "tcp", addr.Load().(string))
 					return &calling{c, func() { back(&closed) }}, err

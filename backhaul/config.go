@@ -247,7 +247,9 @@ func (c *Config) resolve() error {
 	}
 	switch {
 	case c.ReplayLimit > math.MaxInt32:
-		return fmt.Errorf("backhaul: Config.ReplayLimit %d: want at most %d bytes", c.ReplayLimit, math.MaxInt32)
+		return fmt.Errorf(
+			"backhaul: Config.ReplayLimit %d: want at most %d bytes", c.ReplayLimit, math.MaxInt32,
+		)
 	case c.Key == "" && c.NextKey != "":
 		return errors.New("backhaul: Config.NextKey without Key: set Key to the present secret")
 	}
@@ -258,25 +260,34 @@ func (c *Config) resolve() error {
 func (c *HandlerConfig) resolve() error {
 	switch {
 	case c.Key == "" && c.NextKey == "" && c.Certificate == nil && !c.AnyNode:
-		return errors.New("backhaul: HandlerConfig.Key is empty: set the cluster's secret, or Certificate for edges with certificates, or AnyNode where nobody else can connect")
+		return errors.New(
+			"backhaul: HandlerConfig.Key is empty: set the cluster's secret, or Certificate for edges with certificates, or AnyNode where nobody else can connect",
+		)
 	case c.Key == "" && c.NextKey != "":
 		return errors.New("backhaul: HandlerConfig.NextKey without Key: set Key to the present secret")
 	}
-	return errors.Join(checkKey("HandlerConfig.Key", c.Key), checkKey("HandlerConfig.NextKey", c.NextKey),
-		c.MachineConfig.resolve("HandlerConfig"))
+	return errors.Join(
+		checkKey("HandlerConfig.Key", c.Key), checkKey("HandlerConfig.NextKey", c.NextKey),
+		c.MachineConfig.resolve("HandlerConfig"),
+	)
 }
 
 // checkKey returns an error without the key in it: errors are logged.
 func checkKey(field, key string) error {
 	if strings.ContainsFunc(key, func(r rune) bool { return r <= ' ' || r >= 0x7f }) {
-		return fmt.Errorf("backhaul: %s: want printable ASCII without spaces; what is read from a file may end in a line feed", field)
+		return fmt.Errorf(
+			"backhaul: %s: want printable ASCII without spaces; what is read from a file may end in a line feed",
+			field,
+		)
 	}
 	return nil
 }
 
 func checkEpoch(config string, name *string) error {
 	if strings.ContainsFunc(*name, func(r rune) bool { return !hop.IsTokenRune(r) }) {
-		return fmt.Errorf("backhaul: %s.EpochHeader %q: want the name of a header, such as \"Ebb-Epoch\"", config, *name)
+		return fmt.Errorf(
+			"backhaul: %s.EpochHeader %q: want the name of a header, such as \"Ebb-Epoch\"", config, *name,
+		)
 	}
 	*name = http.CanonicalHeaderKey(*name)
 	return nil
@@ -284,7 +295,10 @@ func checkEpoch(config string, name *string) error {
 
 func routeByHost(r *http.Request) (balance.Request, error) {
 	if r.URL == nil || r.URL.Host == "" {
-		return balance.Request{}, fmt.Errorf("backhaul: request without URL.Host: let Rewrite set it to the app's name, or set Config.Route: %w", balance.ErrNoApp)
+		return balance.Request{}, fmt.Errorf(
+			"backhaul: request without URL.Host: let Rewrite set it to the app's name, or set Config.Route: %w",
+			balance.ErrNoApp,
+		)
 	}
 	return balance.Request{App: balance.AppID(r.URL.Host)}, nil
 }
@@ -301,7 +315,9 @@ var machineDialer net.Dialer
 
 func dialMachine(ctx context.Context, m balance.Machine) (net.Conn, error) {
 	if m.Addr == "" {
-		return nil, fmt.Errorf("backhaul: machine %q has no address: its driver has to say where it listens", m.ID)
+		return nil, fmt.Errorf(
+			"backhaul: machine %q has no address: its driver has to say where it listens", m.ID,
+		)
 	}
 	return machineDialer.DialContext(ctx, "tcp", m.Addr)
 }
@@ -312,7 +328,9 @@ func memoryPressure() float64 {
 	if limit <= 0 || limit == math.MaxInt64 {
 		return 0
 	}
-	sample := []metrics.Sample{{Name: "/memory/classes/total:bytes"}, {Name: "/memory/classes/heap/released:bytes"}}
+	sample := []metrics.Sample{
+		{Name: "/memory/classes/total:bytes"}, {Name: "/memory/classes/heap/released:bytes"},
+	}
 	metrics.Read(sample)
 	return float64(sample[0].Value.Uint64()-sample[1].Value.Uint64()) / float64(limit)
 }

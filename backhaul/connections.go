@@ -70,9 +70,14 @@ func (c *Connections) NotifyIdle(m balance.Machine, of balance.Class, quiet, wit
 
 // watch registers what resp, the answer to a request, makes of its exchange: see [longconn.Register.Watch].
 // On nil it is a request.
-func (c *Connections) watch(app balance.AppID, id balance.MachineID, req *http.Request, resp *http.Response, x *pool.Exchange, body *longconn.GRPCBody) longconn.Watched {
+func (c *Connections) watch(
+	app balance.AppID, id balance.MachineID, req *http.Request, resp *http.Response, x *pool.Exchange,
+	body *longconn.GRPCBody,
+) longconn.Watched {
 	if c == nil {
 		return nil
 	}
-	return c.register.Watch(cmp.Or(c.StreamAge, 10*time.Second), balance.MachineKey{App: app, ID: id}, req, resp, x, body)
+	return c.register.Watch(
+		cmp.Or(c.StreamAge, 10*time.Second), balance.MachineKey{App: app, ID: id}, req, resp, x, body,
+	)
 }

@@ -22,7 +22,13 @@ var _ downscale.Connections = (*Connections)(nil)
 // longRig is a rig whose long connections are known.
 func longRig(t testing.TB, local bool, age time.Duration) (*rig, *Connections) {
 	c := &Connections{StreamAge: age}
-	return newRig(t, rigConfig{app: roomy, local: local, config: Config{tuning: tuning{rounds: 1000}, Connections: c}, handler: HandlerConfig{Connections: c}}), c
+	return newRig(
+		t,
+		rigConfig{
+			app: roomy, local: local, config: Config{tuning: tuning{rounds: 1000}, Connections: c},
+			handler: HandlerConfig{Connections: c},
+		},
+	), c
 }
 
 var m1 = balance.Machine{ID: "m1", App: "web"}
@@ -54,12 +60,16 @@ func (s script) ServeHTTP(w http.ResponseWriter, _ *http.Request) {
 	if err != nil {
 		panic(err)
 	}
-	io.WriteString(c, "HTTP/1.1 101 Switching Protocols\r\nConnection: Upgrade\r\nUpgrade: "+s.proto+"\r\n\r\n")
+	io.WriteString(
+		c, "HTTP/1.1 101 Switching Protocols\r\nConnection: Upgrade\r\nUpgrade: "+s.proto+"\r\n\r\n",
+	)
 	s.conns <- c
 }
 
 // upgraded opens a connection through the rig to a new machine m1 and returns both its ends.
-func upgraded(t *testing.T, r *rig, proto string) (client net.Conn, fromMachine *bufio.Reader, machine net.Conn) {
+func upgraded(
+	t *testing.T, r *rig, proto string,
+) (client net.Conn, fromMachine *bufio.Reader, machine net.Conn) {
 	t.Helper()
 	s := script{proto, make(chan net.Conn, 1)}
 	r.serve("m1", s)
@@ -68,7 +78,9 @@ func upgraded(t *testing.T, r *rig, proto string) (client net.Conn, fromMachine 
 		t.Fatal(err)
 	}
 	t.Cleanup(func() { client.Close() })
-	io.WriteString(client, "GET /ws HTTP/1.1\r\nHost: x\r\nConnection: Upgrade\r\nUpgrade: "+proto+"\r\n\r\n")
+	io.WriteString(
+		client, "GET /ws HTTP/1.1\r\nHost: x\r\nConnection: Upgrade\r\nUpgrade: "+proto+"\r\n\r\n",
+	)
 	fromMachine = bufio.NewReader(client)
 	if resp, err := http.ReadResponse(fromMachine, nil); err != nil || resp.StatusCode != 101 {
 		t.Fatal(resp, err)
@@ -176,7 +188,9 @@ func TestAnUpgradedConnectionIsToldByHalfCloses(t *testing.T) {
 		r, conns := longRig(t, local, 0)
 		client, back, machine := upgraded(t, r, "echo")
 		r.long(conns, balance.ClassTCP, 1)
-		conns.Notify(m1, balance.ClassWebSocket|balance.ClassEvents|balance.ClassStream, time.Nanosecond) // of other classes
+		conns.Notify(
+			m1, balance.ClassWebSocket|balance.ClassEvents|balance.ClassStream, time.Nanosecond,
+		) // of other classes
 		io.WriteString(client, "still here")
 		expect(t, "the machine", machine, "still here")
 		conns.Notify(m1, balance.ClassTCP, time.Hour)
@@ -345,7 +359,9 @@ func TestNoMoreLongThanInFlight(t *testing.T) {
 			return func() { close(stop); <-done }
 		}
 		ctx, cancel := context.WithCancel(t.Context())
-		end := watch(func() (int, int) { l := conns.Long(m1, balance.ClassAll); return g.InFlight(), l }) // they only come
+		end := watch(
+			func() (int, int) { l := conns.Long(m1, balance.ClassAll); return g.InFlight(), l },
+		) // they only come
 		for range 30 {
 			phase.Go(func() {
 				req, _ := http.NewRequestWithContext(ctx, "GET", r.front.URL+"/events", nil)
@@ -359,7 +375,9 @@ func TestNoMoreLongThanInFlight(t *testing.T) {
 		phase.Wait()
 		r.long(conns, balance.ClassEvents, 30)
 		end()
-		end = watch(func() (int, int) { f := g.InFlight(); return f, conns.Long(m1, balance.ClassAll) }) // they only go
+		end = watch(
+			func() (int, int) { f := g.InFlight(); return f, conns.Long(m1, balance.ClassAll) },
+		) // they only go
 		conns.Notify(m1, balance.ClassEvents, time.Hour)
 		r.quiet()
 		end()

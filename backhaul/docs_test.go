@@ -117,7 +117,10 @@ func TestTheDecisionTableIsTheCodes(t *testing.T) {
 			}
 			want := rows[strings.ReplaceAll(f.Certainty().String(), " ", "")]
 			if want == nil || got != want[min(i, 2)] {
-				t.Errorf("%s, idempotent %v, body %d: sent again: %s; the table: %v", f, try.idempotent, try.body, got, want)
+				t.Errorf(
+					"%s, idempotent %v, body %d: sent again: %s; the table: %v", f, try.idempotent, try.body, got,
+					want,
+				)
 			}
 		}
 	}

@@ -53,7 +53,13 @@ func TestDoneTellsWhatTheClientGot(t *testing.T) {
 				}
 				return balance.Request{App: balance.AppID(tt.app)}, nil
 			}
-			r := newRig(t, rigConfig{app: balance.App{Limits: balance.Limits{Hard: 2}}, config: Config{tuning: tuning{rounds: 1}, Route: route, Trace: l.trace()}})
+			r := newRig(
+				t,
+				rigConfig{
+					app:    balance.App{Limits: balance.Limits{Hard: 2}},
+					config: Config{tuning: tuning{rounds: 1}, Route: route, Trace: l.trace()},
+				},
+			)
 			g := r.serve("m1", http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 				switch r.URL.Path {
 				case "/reset":
@@ -75,7 +81,9 @@ func TestDoneTellsWhatTheClientGot(t *testing.T) {
 			}
 			front := r.front.Config.Handler
 			proxy := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
-				front.ServeHTTP(w, r.WithContext(context.WithValue(r.Context(), contextKey{}, "from middleware")))
+				front.ServeHTTP(
+					w, r.WithContext(context.WithValue(r.Context(), contextKey{}, "from middleware")),
+				)
 			}))
 			defer proxy.Close()
 			req := request(t, tt.method, proxy.URL+tt.path, nil)
@@ -87,10 +95,16 @@ func TestDoneTellsWhatTheClientGot(t *testing.T) {
 			io.Copy(io.Discard, resp.Body)
 			resp.Body.Close()
 			d := l.last(t, 1)
-			if d.Status != tt.status || resp.StatusCode != tt.status || d.Cause != tt.cause || d.Outcome != tt.outcome || string(d.App) != tt.app {
-				t.Errorf("the client got %d; done: app %q, status %d, cause %q, outcome %v (%v)", resp.StatusCode, d.App, d.Status, d.Cause, d.Outcome, d.Err)
+			if d.Status != tt.status || resp.StatusCode != tt.status || d.Cause != tt.cause ||
+				d.Outcome != tt.outcome ||
+				string(d.App) != tt.app {
+				t.Errorf(
+					"the client got %d; done: app %q, status %d, cause %q, outcome %v (%v)", resp.StatusCode,
+					d.App, d.Status, d.Cause, d.Outcome, d.Err,
+				)
 			}
-			if d.Method != req.Method || d.Host != "shop.example" || d.Context.Value(contextKey{}) != "from middleware" {
+			if d.Method != req.Method || d.Host != "shop.example" ||
+				d.Context.Value(contextKey{}) != "from middleware" {
 				t.Errorf("done: %s %s, context %v", d.Method, d.Host, d.Context)
 			}
 			if again := resp.Header.Get("Retry-After"); (again != "") != (tt.status == 503) {
@@ -164,7 +178,8 @@ func TestEnumsReadTheirOwnText(t *testing.T) {
 		if text, err := value.MarshalText(); err == nil {
 			t.Errorf("%T(%d) has the text %q", value, n, text)
 		}
-		if err := back.UnmarshalText([]byte("later")); err == nil || !strings.Contains(err.Error(), ": want ") {
+		if err := back.UnmarshalText([]byte("later")); err == nil ||
+			!strings.Contains(err.Error(), ": want ") {
 			t.Errorf("%T: %v", value, err)
 		}
 	}

@@ -14,7 +14,10 @@ import (
 // stallRig is a path of HTTP/2 within a region, to a machine that sends as much as it is asked for. written counts what the machine got rid of.
 func stallRig(t testing.TB, c Config) (r *rig, written *atomic.Int64) {
 	c.RTT = func(balance.NodeID) (time.Duration, bool) { return time.Millisecond, true }
-	r = newRig(t, rigConfig{app: balance.App{ID: "web", Limits: balance.Limits{Hard: 1000}}, h2: true, config: c})
+	r = newRig(
+		t,
+		rigConfig{app: balance.App{ID: "web", Limits: balance.Limits{Hard: 1000}}, h2: true, config: c},
+	)
 	written = new(atomic.Int64)
 	chunk := make([]byte, 32<<10) // one for all: the machine's memory is not ours
 	r.serve("m1", http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
@@ -103,7 +106,10 @@ func TestStalledStreamsDoNotSlowAnother(t *testing.T) {
 	for i := range rounds {
 		one, two = min(one, download(alone)), min(two, download(beside))
 		if ratio = two.Seconds() / one.Seconds(); ratio <= bound && i >= 4 {
-			t.Logf("alone %v, beside 100 stalled ones %v: %.2f times as long, after %d rounds", one, two, ratio, i+1)
+			t.Logf(
+				"alone %v, beside 100 stalled ones %v: %.2f times as long, after %d rounds", one, two, ratio,
+				i+1,
+			)
 			return
 		}
 	}

@@ -41,10 +41,18 @@ type ErrorConfig struct {
 //	an error with StatusCode() int     that status: what [Config].Route may say of an unknown host
 //	the client has left                499 without a body, for the log's sake: nobody reads it
 //	anything else                      502
-func ErrorHandler(w http.ResponseWriter, r *http.Request, err error) { ErrorConfig{}.answer(w, r, err) }
+func ErrorHandler(
+	w http.ResponseWriter, r *http.Request, err error,
+) {
+	ErrorConfig{}.answer(w, r, err)
+}
 
 // NewErrorHandler returns an [ErrorHandler] with other settings.
-func NewErrorHandler(c ErrorConfig) func(http.ResponseWriter, *http.Request, error) { return c.answer }
+func NewErrorHandler(
+	c ErrorConfig,
+) func(http.ResponseWriter, *http.Request, error) {
+	return c.answer
+}
 
 // statusClientGone is what nginx writes to its log when the client has left.
 const statusClientGone = 499
@@ -248,7 +256,10 @@ type MachineError struct {
 
 // Error names the machine and says what happened to it.
 func (e *MachineError) Error() string {
-	return fmt.Sprintf("backhaul: machine %q of app %q: %s (%s): %v", e.Machine, e.App, e.Failure, e.Failure.Certainty(), e.Err)
+	return fmt.Sprintf(
+		"backhaul: machine %q of app %q: %s (%s): %v", e.Machine, e.App, e.Failure, e.Failure.Certainty(),
+		e.Err,
+	)
 }
 
 // Unwrap returns Err.
@@ -287,7 +298,9 @@ func (e *MachineError) Cause() string {
 // methodError refuses a method.
 type methodError string
 
-const errConnect = methodError("backhaul: CONNECT is not served: an app is reached by its requests, not through a tunnel")
+const errConnect = methodError(
+	"backhaul: CONNECT is not served: an app is reached by its requests, not through a tunnel",
+)
 
 func (e methodError) Error() string { return string(e) }
 

@@ -33,7 +33,9 @@ func (unknownHost) StatusCode() int { return 404 }
 func TestErrorHandler(t *testing.T) {
 	full := &balance.NoMachineError{App: "web", Seen: 2, Full: 2, After: 100 * time.Millisecond}
 	machine := func(f Failure) error {
-		return &MachineError{App: "web", Machine: "m1", Failure: f, Tries: 1, Err: errors.New("broken pipe")}
+		return &MachineError{
+			App: "web", Machine: "m1", Failure: f, Tries: 1, Err: errors.New("broken pipe"),
+		}
 	}
 	for _, tt := range []struct {
 		err    error
@@ -59,9 +61,14 @@ func TestErrorHandler(t *testing.T) {
 	} {
 		for _, details := range []bool{false, true} {
 			w := httptest.NewRecorder()
-			NewErrorHandler(ErrorConfig{CauseHeader: "X-Cause", Details: details})(w, httptest.NewRequest("GET", "/", nil), tt.err)
+			NewErrorHandler(
+				ErrorConfig{CauseHeader: "X-Cause", Details: details},
+			)(
+				w, httptest.NewRequest("GET", "/", nil), tt.err,
+			)
 			h := w.Header()
-			if w.Code != tt.status || h.Get("Retry-After") != tt.retry || h.Get("X-Cause") != tt.cause || h.Get("Cache-Control") != "no-store" {
+			if w.Code != tt.status || h.Get("Retry-After") != tt.retry || h.Get("X-Cause") != tt.cause ||
+				h.Get("Cache-Control") != "no-store" {
 				t.Errorf("%v: got %d %v", tt.err, w.Code, h)
 			}
 			if got := strings.Contains(w.Body.String(), tt.text); got != details {

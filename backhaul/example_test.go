@@ -24,7 +24,9 @@ func host(f *balance.Fleet, id balance.MachineID) (*balance.Gate, *httptest.Serv
 	app := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 		fmt.Fprintf(w, "%s says hello", id)
 	}))
-	gate, err := f.Host(balance.Machine{ID: id, App: "web", Region: "nrt", Addr: app.Listener.Addr().String()})
+	gate, err := f.Host(
+		balance.Machine{ID: id, App: "web", Region: "nrt", Addr: app.Listener.Addr().String()},
+	)
 	if err != nil {
 		panic(err)
 	}
@@ -40,13 +42,17 @@ func get(url string) string {
 	}
 	defer resp.Body.Close()
 	body, _ := io.ReadAll(resp.Body)
-	return fmt.Sprint(resp.StatusCode, " ", strings.ReplaceAll(strings.TrimSpace(string(body)), "\n", ": "))
+	return fmt.Sprint(
+		resp.StatusCode, " ", strings.ReplaceAll(strings.TrimSpace(string(body)), "\n", ": "),
+	)
 }
 
 // One process that is edge and owner: the Transport enters the machine's gate and dials the machine.
 func Example() {
 	fleet, _ := balance.NewFleet(balance.FleetConfig{Node: "n1", Region: "nrt"})
-	fleet.Apply(balance.PutApp{App: balance.App{ID: "web", Limits: balance.Limits{Soft: 10, Hard: 20}}})
+	fleet.Apply(
+		balance.PutApp{App: balance.App{ID: "web", Limits: balance.Limits{Soft: 10, Hard: 20}}},
+	)
 	_, app := host(fleet, "m1")
 	defer app.Close()
 
@@ -88,7 +94,10 @@ func ExampleHandler() {
 		},
 		Trace: backhaul.Trace{
 			Bounce: func(e backhaul.Bounced) {
-				fmt.Printf("%s bounced: %s, %d of %d in flight\n", e.Try.Machine, e.Reason, e.Load.InFlight, e.Load.Limits.Hard)
+				fmt.Printf(
+					"%s bounced: %s, %d of %d in flight\n", e.Try.Machine, e.Reason, e.Load.InFlight,
+					e.Load.Limits.Hard,
+				)
 			},
 			Done: func(d backhaul.Done) { fmt.Printf("%s: status %d, %d bytes\n", d.Try.Machine, d.Status, d.Received) },
 		},
@@ -146,7 +155,9 @@ func ExampleTrace_metrics() {
 		return t
 	}
 	fleet, _ := balance.NewFleet(balance.FleetConfig{Node: "n1", Region: "nrt"})
-	fleet.Apply(balance.PutApp{App: balance.App{ID: "web"}}, balance.PutApp{App: balance.App{ID: "asleep"}})
+	fleet.Apply(
+		balance.PutApp{App: balance.App{ID: "web"}}, balance.PutApp{App: balance.App{ID: "asleep"}},
+	)
 	_, app := host(fleet, "m1")
 	defer app.Close()
 	transport := transportOf(fleet)
@@ -192,7 +203,9 @@ func ExampleConfig() {
 // event stream is told to end before its machine is suspended.
 func ExampleConnections() {
 	fleet, _ := balance.NewFleet(balance.FleetConfig{Node: "n1", Region: "nrt"})
-	fleet.Apply(balance.PutApp{App: balance.App{ID: "web", Limits: balance.Limits{Soft: 10, Hard: 20}}})
+	fleet.Apply(
+		balance.PutApp{App: balance.App{ID: "web", Limits: balance.Limits{Soft: 10, Hard: 20}}},
+	)
 	feed := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 		w.Header().Set("Content-Type", "text/event-stream")
 		fmt.Fprint(w, "data: hello\n")
@@ -200,7 +213,9 @@ func ExampleConnections() {
 		<-r.Context().Done()
 	}))
 	defer feed.Close()
-	gate, _ := fleet.Host(balance.Machine{ID: "m1", App: "web", Region: "nrt", Addr: feed.Listener.Addr().String()})
+	gate, _ := fleet.Host(
+		balance.Machine{ID: "m1", App: "web", Region: "nrt", Addr: feed.Listener.Addr().String()},
+	)
 	token, _ := gate.Start(0)
 	gate.Ready(token)
 

@@ -69,16 +69,22 @@ func TestAnAnswerCanTellOfAFailure(t *testing.T) {
 					var l log
 					var mu sync.Mutex
 					var calls []string
-					r := newRig(t, rigConfig{app: roomy, local: local, h2: h2, config: Config{Trace: l.trace(), Failed: func(status int, h http.Header) bool {
-						mu.Lock()
-						defer mu.Unlock()
-						s := fmt.Sprint(status)
-						if g := h.Get("Grpc-Status"); g != "" {
-							s += " grpc-status " + g
-						}
-						calls = append(calls, s)
-						return Failed(status, h)
-					}}})
+					r := newRig(
+						t,
+						rigConfig{
+							app: roomy, local: local, h2: h2,
+							config: Config{Trace: l.trace(), Failed: func(status int, h http.Header) bool {
+								mu.Lock()
+								defer mu.Unlock()
+								s := fmt.Sprint(status)
+								if g := h.Get("Grpc-Status"); g != "" {
+									s += " grpc-status " + g
+								}
+								calls = append(calls, s)
+								return Failed(status, h)
+							}},
+						},
+					)
 					var executed atomic.Int32
 					answers := http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 						executed.Add(1)
@@ -105,10 +111,14 @@ func TestAnAnswerCanTellOfAFailure(t *testing.T) {
 					r.serve("m1", answers)
 					r.serve("m2", answers)
 					resp, body := fetch(t, r.front.Client(), request(t, "GET", r.front.URL+tt.path, nil))
-					if !strings.HasPrefix(tt.path[1:], fmt.Sprint(resp.StatusCode)) || body != "the app's words" && !strings.Contains(tt.path, "head") || executed.Load() != 1 {
+					if !strings.HasPrefix(tt.path[1:], fmt.Sprint(resp.StatusCode)) ||
+						body != "the app's words" && !strings.Contains(tt.path, "head") ||
+						executed.Load() != 1 {
 						t.Errorf("the client got %d %q, executed %d times", resp.StatusCode, body, executed.Load())
 					}
-					if d := l.last(t, 1); (d.Outcome == balance.OutcomeError) != tt.failed || d.Err != nil || d.Cause != "" || d.Tries != 1 {
+					if d := l.last(t, 1); (d.Outcome == balance.OutcomeError) != tt.failed || d.Err != nil ||
+						d.Cause != "" ||
+						d.Tries != 1 {
 						t.Errorf("done: %+v", d)
 					}
 					r.quiet()
@@ -148,7 +158,9 @@ func TestAFailureThatWasToldStays(t *testing.T) {
 func TestAMachineThatAnswersErrorsAttractsNobody(t *testing.T) {
 	for _, local := range []bool{false, true} {
 		t.Run(fmt.Sprint("local=", local), func(t *testing.T) {
-			r := newRig(t, rigConfig{app: balance.App{Limits: balance.Limits{Soft: 10, Hard: 20}}, local: local})
+			r := newRig(
+				t, rigConfig{app: balance.App{Limits: balance.Limits{Soft: 10, Hard: 20}}, local: local},
+			)
 			var sick atomic.Int32
 			r.serve("m1", says("well"))
 			r.serve("m2", http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {

@@ -32,7 +32,10 @@ func TestAMachineThatRefusesConnectionsIsPassedOver(t *testing.T) {
 			}))
 			_, body := fetch(t, r.front.Client(), request(t, "POST", r.front.URL, strings.NewReader(send)))
 			if want := "m1 failed: dial"; body != send || l.String() != want || posts.Load() != 1 {
-				t.Errorf("%d bytes: got %d bytes, %s, executed %d times; want %s, once", len(send), len(body), &l, posts.Load(), want)
+				t.Errorf(
+					"%d bytes: got %d bytes, %s, executed %d times; want %s, once", len(send), len(body), &l,
+					posts.Load(), want,
+				)
 			}
 			r.quiet()
 		}
@@ -150,7 +153,8 @@ func TestARequestThatEndsMachinesIsNotSentOnAndOn(t *testing.T) {
 					t.Errorf("%d machines have ended, want %d; the client got %d", ended, most, resp.StatusCode)
 				}
 				r.quiet()
-				if d := l.last(t, 1); d.Cause != causeMachine || d.Outcome != balance.OutcomeError || int32(d.Tries) != most {
+				if d := l.last(t, 1); d.Cause != causeMachine || d.Outcome != balance.OutcomeError ||
+					int32(d.Tries) != most {
 					t.Errorf("done: %+v", d)
 				}
 			})
@@ -301,9 +305,14 @@ func TestABodyThatBreaksOffIsNotTheMachinesFault(t *testing.T) {
 			t.Run(fmt.Sprintf("local=%v/%d", local, size), func(t *testing.T) {
 				var l log
 				r := newRig(t, rigConfig{app: roomy, local: local, config: Config{Trace: l.trace()}})
-				r.serve("m1", http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) { io.Copy(io.Discard, r.Body) }))
+				r.serve(
+					"m1",
+					http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) { io.Copy(io.Discard, r.Body) }),
+				)
 				broken := errors.New("the disk is gone")
-				req := request(t, "POST", "http://web/", io.MultiReader(strings.NewReader("half"), iotestErr{broken}))
+				req := request(
+					t, "POST", "http://web/", io.MultiReader(strings.NewReader("half"), iotestErr{broken}),
+				)
 				req.ContentLength = int64(size)
 				_, err := r.transport.RoundTrip(req)
 				if !errors.Is(err, broken) {

@@ -33,7 +33,9 @@ const (
 
 // requestBlock is a request in HPACK, without compression.
 func requestBlock(method byte, machine string) []byte {
-	b := []byte{method, 0x86, 0x84, 0x01, 1, 'x'} // of the static table: the method, http, /, and :authority x
+	b := []byte{
+		method, 0x86, 0x84, 0x01, 1, 'x',
+	} // of the static table: the method, http, /, and :authority x
 	for _, s := range []string{strings.ToLower(hop.HeaderTo), machine} {
 		if s == strings.ToLower(hop.HeaderTo) {
 			b = append(b, 0)
@@ -58,10 +60,15 @@ var floods = map[string]func(n uint32) []byte{
 	"unknown":       func(uint32) []byte { return frame(0x77, 0, 0, 1, 2, 3) },
 	"GOAWAY":        func(uint32) []byte { return frame(frameGoAway, 0, 0, make([]byte, 8)...) },
 	"requests": func(n uint32) []byte {
-		return frame(frameHeaders, flagEndStream|flagEndHeaders, 2*n+1, requestBlock(methodGet, "web;m1;0;edge")...)
+		return frame(
+			frameHeaders, flagEndStream|flagEndHeaders, 2*n+1,
+			requestBlock(methodGet, "web;m1;0;edge")...)
 	},
 	"rapid reset": func(n uint32) []byte {
-		return append(frame(frameHeaders, flagEndStream|flagEndHeaders, 2*n+1, requestBlock(methodGet, "web;m1;0;edge")...),
+		return append(
+			frame(
+				frameHeaders, flagEndStream|flagEndHeaders, 2*n+1,
+				requestBlock(methodGet, "web;m1;0;edge")...),
 			frame(frameReset, 0, 2*n+1, 0, 0, 0, 8)...)
 	},
 	"CONTINUATION": func(n uint32) []byte {
@@ -83,7 +90,9 @@ func TestTheFloodOfAStrangerEndsItsConnection(t *testing.T) {
 				continue
 			}
 			synctest.Test(t, func(t *testing.T) {
-				k := newCluster(t, clusterConfig{config: Config{Key: "key"}, handler: HandlerConfig{Key: "key"}})
+				k := newCluster(
+					t, clusterConfig{config: Config{Key: "key"}, handler: HandlerConfig{Key: "key"}},
+				)
 				c, err := k.hop.dial(t.Context())
 				if err != nil {
 					t.Fatal(err)
@@ -100,12 +109,15 @@ func TestTheFloodOfAStrangerEndsItsConnection(t *testing.T) {
 					m, err = c.Write(piece(n))
 					sent += m
 				}
-				if most := auth.LingerBytes + 1<<10; err == nil || sent > most || time.Since(began) > auth.LingerFor {
+				if most := auth.LingerBytes + 1<<10; err == nil || sent > most ||
+					time.Since(began) > auth.LingerFor {
 					t.Errorf("%s: ended with %v after %d bytes and %v", name, err, sent, time.Since(began))
 				}
 				synctest.Wait()
 				if n := k.server.pending.Len(); n != 0 || k.served.Load() != 0 || k.worker.InFlight() != 0 {
-					t.Errorf("%s: %d pending, %d executed, %d in flight", name, n, k.served.Load(), k.worker.InFlight())
+					t.Errorf(
+						"%s: %d pending, %d executed, %d in flight", name, n, k.served.Load(), k.worker.InFlight(),
+					)
 				}
 				if got := k.do(t, "POST", "hello", 2); got != "POST hello" {
 					t.Errorf("%s: then %s", name, got)

@@ -17,7 +17,10 @@ import (
 )
 
 // forward sends an admitted request to its machine and passes the answer back.
-func (h *Handler) forward(w http.ResponseWriter, r *http.Request, t hop.To, m *balance.Machine, gate *balance.Gate, epoch uint64) {
+func (h *Handler) forward(
+	w http.ResponseWriter, r *http.Request, t hop.To, m *balance.Machine, gate *balance.Gate,
+	epoch uint64,
+) {
 	x := pool.Exchange{Used: pool.Used{Pool: h.machines}, Name: pool.MachineName(m), Epoch: epoch}
 	place := slot{h: h, to: t, gate: gate, epoch: epoch, began: time.Now(), ends: r.ProtoMajor == 1}
 	defer func() { place.leave(x.Used) }()
@@ -99,7 +102,9 @@ func (h *Handler) pass(w http.ResponseWriter, resp *http.Response, p *slot, x *p
 }
 
 // outbound is the request that a machine gets.
-func outbound(ctx context.Context, r *http.Request, m *balance.Machine, early *earlyHints) *http.Request {
+func outbound(
+	ctx context.Context, r *http.Request, m *balance.Machine, early *earlyHints,
+) *http.Request {
 	ctx = httptrace.WithClientTrace(ctx, &httptrace.ClientTrace{Got1xxResponse: early.got})
 	out := r.WithContext(ctx)
 	u := *r.URL
@@ -234,7 +239,9 @@ func awaited(r *http.Request) bool {
 }
 
 // stalled answers for a request that its edge should have ended.
-func (h *Handler) stalled(w http.ResponseWriter, r *http.Request, t hop.To, epoch uint64, err *StallError) {
+func (h *Handler) stalled(
+	w http.ResponseWriter, r *http.Request, t hop.To, epoch uint64, err *StallError,
+) {
 	if h.c.Trace.Fault != nil {
 		h.c.Trace.Fault(Faulted{
 			App: t.App, Machine: t.Machine, Node: t.Node, Epoch: epoch, Failure: FailureClient, Err: err,
@@ -247,13 +254,18 @@ func (h *Handler) stalled(w http.ResponseWriter, r *http.Request, t hop.To, epoc
 }
 
 // failed answers for a machine that did not.
-func (h *Handler) failed(w http.ResponseWriter, r *http.Request, t hop.To, gate *balance.Gate, epoch uint64, fail Failure, err error) {
+func (h *Handler) failed(
+	w http.ResponseWriter, r *http.Request, t hop.To, gate *balance.Gate, epoch uint64, fail Failure,
+	err error,
+) {
 	if errors.Is(r.Context().Err(), context.Canceled) || fail == hop.FailureClient {
 		panic(http.ErrAbortHandler) // the edge has left, or its body has broken off: nobody to tell
 	}
 	suspect(gate, epoch, fail, err)
 	if h.c.Trace.Fault != nil {
-		h.c.Trace.Fault(Faulted{App: t.App, Machine: t.Machine, Node: t.Node, Epoch: epoch, Failure: fail, Err: err})
+		h.c.Trace.Fault(
+			Faulted{App: t.App, Machine: t.Machine, Node: t.Node, Epoch: epoch, Failure: fail, Err: err},
+		)
 	}
 	setLoad(w.Header(), gate.Load())
 	status := http.StatusBadGateway

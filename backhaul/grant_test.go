@@ -19,7 +19,9 @@ func (r *rig) grant(id balance.MachineID) uint64 {
 	if !ok {
 		r.t.Fatal("no slot to grant")
 	}
-	if !r.b.AcceptGrant(balance.Grant{App: "web", Machine: id, Epoch: 1, Token: token, For: time.Minute}) {
+	if !r.b.AcceptGrant(
+		balance.Grant{App: "web", Machine: id, Epoch: 1, Token: token, For: time.Minute},
+	) {
 		r.t.Fatal("the edge does not take the grant")
 	}
 	return token
@@ -78,7 +80,8 @@ func TestVoidGrantIsAnOrdinaryTry(t *testing.T) {
 
 	g.Revoke(r.grant("m"))
 	other, _ := g.Grant()
-	if status, _ := r.get(); status != http.StatusServiceUnavailable || <-bounced != balance.BounceFull {
+	if status, _ := r.get(); status != http.StatusServiceUnavailable ||
+		<-bounced != balance.BounceFull {
 		t.Errorf("a machine whose slot is somebody else's: %d", status)
 	}
 	if g.InFlight() != 1 || !g.Revoke(other) {
@@ -107,11 +110,14 @@ func TestUnusedGrantsReturn(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	slot.Release(balance.OutcomeCanceled) // the client has left: the next request of this node has the slot
+	slot.Release(
+		balance.OutcomeCanceled,
+	) // the client has left: the next request of this node has the slot
 	if status, _ := r.get(); status != http.StatusServiceUnavailable {
 		t.Errorf("an owner that is down: %d", status)
 	}
-	if len(back) != 1 || back[0].Token != token || back[0].Machine != "m" || back[0].App != "web" || !g.Revoke(token) {
+	if len(back) != 1 || back[0].Token != token || back[0].Machine != "m" || back[0].App != "web" ||
+		!g.Revoke(token) {
 		t.Errorf("given back: %+v", back)
 	}
 	r.quiet()

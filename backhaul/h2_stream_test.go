@@ -130,7 +130,9 @@ func TestConnectionsFollowThePath(t *testing.T) {
 		rtt.Store(int64(time.Millisecond))
 		var pressure atomic.Int64
 		tr := pair2(t, Config{
-			tuning: tuning{pressure: func() float64 { return float64(pressure.Load()) / 100 }}, RTT: func(balance.NodeID) (time.Duration, bool) { return time.Duration(rtt.Load()), true },
+			tuning: tuning{
+				pressure: func() float64 { return float64(pressure.Load()) / 100 },
+			}, RTT: func(balance.NodeID) (time.Duration, bool) { return time.Duration(rtt.Load()), true },
 		}, ServerConfig{}, http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 			io.WriteString(w, "hello")
 			w.(http.Flusher).Flush()

@@ -20,7 +20,10 @@ import (
 )
 
 // pair2 is newPair with the owner's Server, and everything in between for a test to spoil.
-func pair2(t *testing.T, c Config, sc ServerConfig, machine http.Handler, dial func(n int, real pool.Dialer) pool.Dialer) *Transport {
+func pair2(
+	t *testing.T, c Config, sc ServerConfig, machine http.Handler,
+	dial func(n int, real pool.Dialer) pool.Dialer,
+) *Transport {
 	t.Helper()
 	tr, _ := newPairServed(t, c, HandlerConfig{}, sc, machine)
 	h := tr.c.Dial
@@ -63,16 +66,20 @@ func TestABurstAboveTheStreamLimit(t *testing.T) {
 		synctest.Test(t, func(t *testing.T) {
 			const ideal = 300 * time.Millisecond
 			var conns atomic.Int32
-			tr := pair2(t, Config{}, ServerConfig{maxStreams: 2}, http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
-				time.Sleep(ideal)
-				io.WriteString(w, "done")
-			}), func(n int, real pool.Dialer) pool.Dialer {
-				conns.Add(1)
-				return func(ctx context.Context) (net.Conn, error) {
-					time.Sleep(20 * time.Millisecond) // a round trip
-					return real(ctx)
-				}
-			})
+			tr := pair2(
+				t, Config{}, ServerConfig{maxStreams: 2},
+				http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+					time.Sleep(ideal)
+					io.WriteString(w, "done")
+				}),
+				func(n int, real pool.Dialer) pool.Dialer {
+					conns.Add(1)
+					return func(ctx context.Context) (net.Conn, error) {
+						time.Sleep(20 * time.Millisecond) // a round trip
+						return real(ctx)
+					}
+				},
+			)
 			get := func() {
 				resp, err := tr.RoundTrip(over2(request(t, "GET", "http://web/", nil)))
 				if got := read(t, resp, err); got != "done" {
@@ -176,15 +183,19 @@ func TestStreamsThatFail(t *testing.T) {
 			synctest.Test(t, func(t *testing.T) {
 				var served atomic.Int32
 				var l log
-				tr := pair2(t, Config{Trace: l.trace()}, ServerConfig{}, http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
-					served.Add(1)
-					io.Copy(w, r.Body)
-				}), func(n int, real pool.Dialer) pool.Dialer {
-					if n == 1 {
-						return fakeOwner(tt.then)
-					}
-					return real
-				})
+				tr := pair2(
+					t, Config{Trace: l.trace()}, ServerConfig{},
+					http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+						served.Add(1)
+						io.Copy(w, r.Body)
+					}),
+					func(n int, real pool.Dialer) pool.Dialer {
+						if n == 1 {
+							return fakeOwner(tt.then)
+						}
+						return real
+					},
+				)
 				for _, method := range []string{"POST"} {
 					resp, err := tr.RoundTrip(over2(request(t, method, "http://web/", strings.NewReader("pay"))))
 					if tt.again {
@@ -204,11 +215,17 @@ func TestStreamsThatFail(t *testing.T) {
 	// A peer that refuses for ever is passed over, again and again, and then told of. No failure is spent on it.
 	synctest.Test(t, func(t *testing.T) {
 		var l log
-		tr := pair2(t, Config{tuning: tuning{failures: -1}, Trace: l.trace()}, ServerConfig{}, says(""), func(int, pool.Dialer) pool.Dialer {
-			return fakeOwner(func(say func(...[]byte), s uint32) { say(frame(3, 0, s, u32(pool.CodeRefused)...)) })
-		})
+		tr := pair2(
+			t, Config{tuning: tuning{failures: -1}, Trace: l.trace()}, ServerConfig{}, says(""),
+			func(int, pool.Dialer) pool.Dialer {
+				return fakeOwner(
+					func(say func(...[]byte), s uint32) { say(frame(3, 0, s, u32(pool.CodeRefused)...)) },
+				)
+			},
+		)
 		_, err := tr.RoundTrip(over2(request(t, "POST", "http://web/", nil)))
-		if e, ok := errors.AsType[*MachineError](err); !ok || e.Failure != hop.FailureRefused || e.Tries != 2*(defaultRounds+1) {
+		if e, ok := errors.AsType[*MachineError](err); !ok || e.Failure != hop.FailureRefused ||
+			e.Tries != 2*(defaultRounds+1) {
 			t.Errorf("got %v, %s", err, &l)
 		}
 		if d := l.last(t, 1); d.Failures != 0 || d.Outcome != balance.OutcomeBounced {
@@ -288,21 +305,25 @@ func TestAPathThatFreezesIsLeftInFiveSeconds(t *testing.T) {
 		var frozen atomic.Bool
 		var l log
 		began := make(chan struct{}, 10)
-		tr := pair2(t, Config{Trace: l.trace()}, ServerConfig{}, http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
-			began <- struct{}{}
-			if r.URL.Path == "/slow" {
-				time.Sleep(time.Second)
-			}
-			io.WriteString(w, "hello")
-		}), func(n int, real pool.Dialer) pool.Dialer {
-			if n > 1 {
-				return real
-			}
-			return func(ctx context.Context) (net.Conn, error) {
-				c, err := real(ctx)
-				return &iceConn{Conn: c, frozen: &frozen, closed: make(chan struct{})}, err
-			}
-		})
+		tr := pair2(
+			t, Config{Trace: l.trace()}, ServerConfig{},
+			http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+				began <- struct{}{}
+				if r.URL.Path == "/slow" {
+					time.Sleep(time.Second)
+				}
+				io.WriteString(w, "hello")
+			}),
+			func(n int, real pool.Dialer) pool.Dialer {
+				if n > 1 {
+					return real
+				}
+				return func(ctx context.Context) (net.Conn, error) {
+					c, err := real(ctx)
+					return &iceConn{Conn: c, frozen: &frozen, closed: make(chan struct{})}, err
+				}
+			},
+		)
 		resp, err := tr.RoundTrip(over2(request(t, "GET", "http://web/", nil)))
 		read(t, resp, err)
 		time.AfterFunc(500*time.Millisecond, func() { frozen.Store(true) })

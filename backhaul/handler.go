@@ -73,17 +73,26 @@ type Handler struct {
 // NewHandler returns a handler for the machines that f's node owns. It starts nothing.
 func NewHandler(f *balance.Fleet, c HandlerConfig) (*Handler, error) {
 	if f == nil {
-		return nil, errors.New("backhaul: NewHandler without a fleet: pass the one that hosts the machines")
+		return nil, errors.New(
+			"backhaul: NewHandler without a fleet: pass the one that hosts the machines",
+		)
 	}
 	if err := c.resolve(); err != nil {
 		return nil, err
 	}
 	h := &Handler{fleet: f, c: c, idle: make(chan struct{})}
-	h.auth = &auth.Owner{Keys: hop.AuthKeys(c.Key, c.NextKey), Certificate: c.Certificate, AnyNode: c.AnyNode}
+	h.auth = &auth.Owner{
+		Keys: hop.AuthKeys(c.Key, c.NextKey), Certificate: c.Certificate, AnyNode: c.AnyNode,
+	}
 	if hook := c.Trace.Denied; hook != nil {
 		h.auth.Denied = func(addr string, err error) { hook(Denied{Addr: addr, Err: err}) }
 	}
-	h.machines = pool.NewPool(pool.PoolConfig{Near: true, MaxIdle: defaultMaxIdle, IdleTimeout: c.MachineIdleTimeout, DialTimeout: c.DialTimeout, HeaderTimeout: c.HeaderTimeout, MaxHeader: defaultMaxHeader})
+	h.machines = pool.NewPool(
+		pool.PoolConfig{
+			Near: true, MaxIdle: defaultMaxIdle, IdleTimeout: c.MachineIdleTimeout,
+			DialTimeout: c.DialTimeout, HeaderTimeout: c.HeaderTimeout, MaxHeader: defaultMaxHeader,
+		},
+	)
 	return h, nil
 }
 

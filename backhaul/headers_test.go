@@ -35,7 +35,13 @@ func ours(h map[string][]string) []string {
 // Every part of a message is covered: heads, the 1xx answers before them and the trailers behind, announced or not.
 func TestNothingOfTheHopPassesInAnyPartOfAMessage(t *testing.T) {
 	both(t, func(t *testing.T, local bool) {
-		r := newRig(t, rigConfig{app: roomy, local: local, config: Config{MachineConfig: MachineConfig{EpochHeader: "X-Epoch"}}, handler: HandlerConfig{MachineConfig: MachineConfig{EpochHeader: "X-Epoch"}}})
+		r := newRig(
+			t,
+			rigConfig{
+				app: roomy, local: local, config: Config{MachineConfig: MachineConfig{EpochHeader: "X-Epoch"}},
+				handler: HandlerConfig{MachineConfig: MachineConfig{EpochHeader: "X-Epoch"}},
+			},
+		)
 		r.serve("m1", http.HandlerFunc(func(w http.ResponseWriter, q *http.Request) {
 			announced := slices.Sorted(maps.Keys(q.Trailer))
 			io.Copy(io.Discard, q.Body)
@@ -71,12 +77,15 @@ func TestNothingOfTheHopPassesInAnyPartOfAMessage(t *testing.T) {
 		}))
 		for _, size := range []int{0, 10, 200 << 10} {
 			hints := 0
-			ctx := httptrace.WithClientTrace(t.Context(), &httptrace.ClientTrace{Got1xxResponse: func(code int, h textproto.MIMEHeader) error {
-				if hints++; code != 103 || h.Get("Link") != "</a>" || len(ours(h)) > 0 {
-					t.Errorf("the client got %d %v", code, h)
-				}
-				return nil
-			}})
+			ctx := httptrace.WithClientTrace(
+				t.Context(),
+				&httptrace.ClientTrace{Got1xxResponse: func(code int, h textproto.MIMEHeader) error {
+					if hints++; code != 103 || h.Get("Link") != "</a>" || len(ours(h)) > 0 {
+						t.Errorf("the client got %d %v", code, h)
+					}
+					return nil
+				}},
+			)
 			req := request(t, "POST", r.front.URL, nil).WithContext(ctx)
 			trailer := http.Header{"X-Sum": nil, "Ebb-Rt": nil, "Ebb_Rt": nil}
 			req.Trailer = trailer
@@ -89,7 +98,13 @@ func TestNothingOfTheHopPassesInAnyPartOfAMessage(t *testing.T) {
 			for _, k := range spelled {
 				req.Header[k] = []string{"web;m2;0;edge"}
 			}
-			req.Header["X-Epoch"], req.Header["X_Epoch"], req.Header["x_epoch"] = []string{"7"}, []string{"7"}, []string{"7"}
+			req.Header["X-Epoch"], req.Header["X_Epoch"], req.Header["x_epoch"] = []string{
+				"7",
+			}, []string{
+				"7",
+			}, []string{
+				"7",
+			}
 			resp, body := fetch(t, r.front.Client(), req)
 			if body != "hello" || hints != 1 {
 				t.Errorf("%d bytes: got %d %q and %d hints", size, resp.StatusCode, body, hints)
@@ -125,7 +140,13 @@ func (e *zeros) Read(p []byte) (int, error) {
 func TestRequestTrailersPassWhereverTheRequestGoes(t *testing.T) {
 	both(t, func(t *testing.T, local bool) {
 		var l log
-		r := newRig(t, rigConfig{app: balance.App{ID: "web", Limits: balance.Limits{Hard: 1}}, local: local, config: Config{Trace: l.trace()}})
+		r := newRig(
+			t,
+			rigConfig{
+				app: balance.App{ID: "web", Limits: balance.Limits{Hard: 1}}, local: local,
+				config: Config{Trace: l.trace()},
+			},
+		)
 		app := http.HandlerFunc(func(w http.ResponseWriter, q *http.Request) {
 			n, _ := io.Copy(io.Discard, q.Body)
 			fmt.Fprintf(w, "%d %v", n, q.Trailer)
@@ -145,14 +166,17 @@ func TestRequestTrailersPassWhereverTheRequestGoes(t *testing.T) {
 			leave := fill(t, full, 1) // an edge with a hop has not heard of it
 			for range 4 {
 				trailer := http.Header{"X-Sum": nil}
-				req := request(t, "POST", r.front.URL, &zeros{left: tt.size, end: func() { trailer.Set("X-Sum", "42") }})
+				req := request(
+					t, "POST", r.front.URL, &zeros{left: tt.size, end: func() { trailer.Set("X-Sum", "42") }},
+				)
 				req.ContentLength, req.Trailer = tt.length, trailer
 				client := r.front.Client()
 				if tt.length >= 0 && !overHTTP2 { // over HTTP/1.1 no client can say both, but a caller
 					req.URL.Host = "web"
 					client = &http.Client{Transport: r.transport}
 				}
-				if resp, body := fetch(t, client, req); resp.StatusCode != 200 || body != fmt.Sprintf("%d map[X-Sum:[42]]", tt.size) {
+				if resp, body := fetch(t, client, req); resp.StatusCode != 200 ||
+					body != fmt.Sprintf("%d map[X-Sum:[42]]", tt.size) {
 					t.Errorf("%s: %d %s", tt.name, resp.StatusCode, body)
 				}
 			}
@@ -241,7 +265,11 @@ func TestNoUpgradeToAnotherVersionOfHTTP(t *testing.T) {
 			if err != nil {
 				t.Fatal(err)
 			}
-			fmt.Fprintf(c, "GET / HTTP/1.1\r\nHost: x\r\nConnection: %s\r\nUpgrade: %s\r\nHTTP2-Settings: AAMAAABk\r\n\r\n", tt.connection, tt.upgrade)
+			fmt.Fprintf(
+				c,
+				"GET / HTTP/1.1\r\nHost: x\r\nConnection: %s\r\nUpgrade: %s\r\nHTTP2-Settings: AAMAAABk\r\n\r\n",
+				tt.connection, tt.upgrade,
+			)
 			resp, err := http.ReadResponse(bufio.NewReader(c), nil)
 			if err != nil {
 				t.Fatal(err)
@@ -257,7 +285,10 @@ func TestNoUpgradeToAnotherVersionOfHTTP(t *testing.T) {
 			t.Fatal(err)
 		}
 		defer c.Close()
-		io.WriteString(c, "GET / HTTP/1.1\r\nHost: x\r\nConnection: Upgrade\r\nUpgrade: h2c\r\nHTTP2-Settings: AAMAAABk\r\nEbb-To: web;m1;0;edge\r\n\r\n")
+		io.WriteString(
+			c,
+			"GET / HTTP/1.1\r\nHost: x\r\nConnection: Upgrade\r\nUpgrade: h2c\r\nHTTP2-Settings: AAMAAABk\r\nEbb-To: web;m1;0;edge\r\n\r\n",
+		)
 		direct, err := http.ReadResponse(bufio.NewReader(c), nil)
 		if err != nil {
 			t.Fatal(err)
@@ -267,7 +298,10 @@ func TestNoUpgradeToAnotherVersionOfHTTP(t *testing.T) {
 		}
 		// The same where a caller of the Transport has removed nothing.
 		req := request(t, "GET", "http://web/", nil)
-		req.Header = http.Header{"Connection": {"Upgrade, HTTP2-Settings, X-Mine"}, "Upgrade": {"h2c"}, "Http2-Settings": {"AAMAAABk"}}
+		req.Header = http.Header{
+			"Connection": {"Upgrade, HTTP2-Settings, X-Mine"}, "Upgrade": {"h2c"},
+			"Http2-Settings": {"AAMAAABk"},
+		}
 		resp, err := r.transport.RoundTrip(req)
 		if got := read(t, resp, err); strings.Contains(got, "Upgrade") || len(req.Header) != 3 {
 			t.Errorf("local %v: the machine got %s of %v", local, got, req.Header)
@@ -302,7 +336,9 @@ func TestASwitchThatNobodyAskedForIsNoAnswer(t *testing.T) {
 			}
 			resp, err := r.transport.RoundTrip(req)
 			if e, ok := err.(*MachineError); !ok || e.Failure != hop.FailureMalformed {
-				t.Errorf("local %v, asked for %q, switched to %q: %v, %v", local, tt.asked, tt.answered, resp, err)
+				t.Errorf(
+					"local %v, asked for %q, switched to %q: %v, %v", local, tt.asked, tt.answered, resp, err,
+				)
 			}
 			r.quiet()
 		}
@@ -319,9 +355,12 @@ func TestTheContextOfTheCallerReachesDial(t *testing.T) {
 		return dialMachine(ctx, m)
 	}}}})
 	r.serve("m1", says("hello"))
-	ctx := httptrace.WithClientTrace(context.WithValue(t.Context(), key{}, "here"), &httptrace.ClientTrace{
-		Got1xxResponse: func(int, textproto.MIMEHeader) error { return nil },
-	})
+	ctx := httptrace.WithClientTrace(
+		context.WithValue(t.Context(), key{}, "here"),
+		&httptrace.ClientTrace{
+			Got1xxResponse: func(int, textproto.MIMEHeader) error { return nil },
+		},
+	)
 	resp, err := r.transport.RoundTrip(request(t, "GET", "http://web/", nil).WithContext(ctx))
 	if got := read(t, resp, err); got != "hello" {
 		t.Errorf("got %q", got)

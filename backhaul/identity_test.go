@@ -28,7 +28,9 @@ func newAuthority(t testing.TB, name string) *authority {
 	t.Helper()
 	a := &authority{}
 	a.cert = a.sign(t, &x509.Certificate{
-		Subject: pkix.Name{CommonName: name}, IsCA: true, BasicConstraintsValid: true, KeyUsage: x509.KeyUsageCertSign,
+		Subject: pkix.Name{
+			CommonName: name,
+		}, IsCA: true, BasicConstraintsValid: true, KeyUsage: x509.KeyUsageCertSign,
 		NotAfter: time.Now().Add(1000 * time.Hour),
 	})
 	a.pem = pem.EncodeToMemory(&pem.Block{Type: "CERTIFICATE", Bytes: a.cert.Certificate[0]})
@@ -62,7 +64,9 @@ func (a *authority) sign(t testing.TB, c *x509.Certificate) tls.Certificate {
 func (a *authority) issue(t testing.TB, node string, valid time.Duration) tls.Certificate {
 	t.Helper()
 	return a.sign(t, &x509.Certificate{
-		Subject: pkix.Name{CommonName: "a node"}, DNSNames: []string{node}, NotAfter: time.Now().Add(valid),
+		Subject: pkix.Name{
+			CommonName: "a node",
+		}, DNSNames: []string{node}, NotAfter: time.Now().Add(valid),
 		ExtKeyUsage: []x509.ExtKeyUsage{x509.ExtKeyUsageServerAuth, x509.ExtKeyUsageClientAuth},
 	})
 }
@@ -76,7 +80,10 @@ func (a *authority) pool() *x509.CertPool {
 // files writes an identity to disk, where it may be written again.
 func files(t testing.TB, dir string, cert tls.Certificate, cas ...*authority) IdentityFiles {
 	t.Helper()
-	f := IdentityFiles{Cert: filepath.Join(dir, "node.pem"), Key: filepath.Join(dir, "node.key"), CA: filepath.Join(dir, "ca.pem")}
+	f := IdentityFiles{
+		Cert: filepath.Join(dir, "node.pem"), Key: filepath.Join(dir, "node.key"),
+		CA: filepath.Join(dir, "ca.pem"),
+	}
 	key, err := x509.MarshalPKCS8PrivateKey(cert.PrivateKey)
 	if err != nil {
 		t.Fatal(err)
@@ -120,7 +127,11 @@ func TestNodesKnowEachOtherByCertificates(t *testing.T) {
 		synctest.Test(t, func(t *testing.T) {
 			ca := newAuthority(t, "ca")
 			var seen []balance.NodeID
-			c := clusterConfig{handler: HandlerConfig{Trace: HandlerTrace{Bounce: func(r Refused) { seen = append(seen, r.Node) }}}}
+			c := clusterConfig{
+				handler: HandlerConfig{
+					Trace: HandlerTrace{Bounce: func(r Refused) { seen = append(seen, r.Node) }},
+				},
+			}
 			k := newCluster(t, withIdentities(t, c,
 				loadIdentity(t, files(t, t.TempDir(), ca.issue(t, "edge-7", time.Hour), ca)),
 				loadIdentity(t, files(t, t.TempDir(), ca.issue(t, "worker", time.Hour), ca))))
@@ -131,7 +142,9 @@ func TestNodesKnowEachOtherByCertificates(t *testing.T) {
 			}
 			k.worker.draining.Store(true) // it bounces, and tells of whom
 			k.edge.limits = hop.RetryLimits{}
-			k.edge.RoundTrip(request(t, "GET", "http://web/", nil)) //nolint:errcheck,bodyclose // it is bounced
+			k.edge.RoundTrip(
+				request(t, "GET", "http://web/", nil),
+			) //nolint:errcheck,bodyclose // it is bounced
 			if len(seen) == 0 || seen[0] != "edge-7" {
 				t.Errorf("the owner knows the edge as %q", seen)
 			}
@@ -166,9 +179,14 @@ func TestCertificatesThatDoNotFit(t *testing.T) {
 		for _, major := range []int{1, 2} {
 			synctest.Test(t, func(t *testing.T) {
 				ca, other := newAuthority(t, "ca"), newAuthority(t, "other")
-				certs := &bothCerts{edge: ca.issue(t, "edge", time.Hour), worker: ca.issue(t, "worker", time.Hour)}
+				certs := &bothCerts{
+					edge: ca.issue(t, "edge", time.Hour), worker: ca.issue(t, "worker", time.Hour),
+				}
 				tt.edge(t, ca, other, certs)
-				c := clusterConfig{config: Config{tuning: tuning{spare: -1, failures: -1}}, handler: HandlerConfig{Certificate: CertificateNode}}
+				c := clusterConfig{
+					config:  Config{tuning: tuning{spare: -1, failures: -1}},
+					handler: HandlerConfig{Certificate: CertificateNode},
+				}
 				c.listen = func(l net.Listener) net.Listener {
 					return tls.NewListener(l, &tls.Config{MinVersion: tls.VersionTLS13, Certificates: []tls.Certificate{certs.worker}, ClientAuth: tls.RequireAndVerifyClientCert, ClientCAs: ca.pool(), SessionTicketsDisabled: true})
 				}
@@ -179,12 +197,19 @@ func TestCertificatesThatDoNotFit(t *testing.T) {
 						if err != nil {
 							return nil, err
 						}
-						return tls.Client(nc, &tls.Config{ServerName: string(owner), RootCAs: ca.pool(), GetClientCertificate: func(*tls.CertificateRequestInfo) (*tls.Certificate, error) { return &certs.edge, nil }}), nil
+						return tls.Client(
+							nc,
+							&tls.Config{
+								ServerName: string(owner), RootCAs: ca.pool(),
+								GetClientCertificate: func(*tls.CertificateRequestInfo) (*tls.Certificate, error) { return &certs.edge, nil },
+							},
+						), nil
 					}
 				}
 				k := newCluster(t, c)
 				got := k.do(t, "POST", "hello", major)
-				if !strings.HasPrefix(got, "denied: ") || !strings.Contains(got, tt.words) || k.served.Load() != 0 {
+				if !strings.HasPrefix(got, "denied: ") || !strings.Contains(got, tt.words) ||
+					k.served.Load() != 0 {
 					t.Errorf("%s, HTTP/%d: %s; %d executed", tt.name, major, got, k.served.Load())
 				}
 			})
@@ -198,7 +223,12 @@ func buffered(t *testing.T, dial dialOwner) dialOwner {
 	links.Set("edge", "worker", time.Millisecond)
 	t.Cleanup(func() { links.Close() })
 	return func(ctx context.Context, owner balance.NodeID) (net.Conn, error) {
-		return links.WrapDial("edge", "worker", func(ctx context.Context, _, _ string) (net.Conn, error) { return dial(ctx, owner) })(ctx, "", "")
+		return links.WrapDial(
+			"edge", "worker",
+			func(ctx context.Context, _, _ string) (net.Conn, error) { return dial(ctx, owner) },
+		)(
+			ctx, "", "",
+		)
 	}
 }
 
@@ -222,8 +252,14 @@ func TestAnIdentityKnowsItsOwner(t *testing.T) {
 				its = other
 			}
 			worker := loadIdentity(t, files(t, t.TempDir(), its.issue(t, tt.owner, time.Hour), its, ca))
-			k := newCluster(t, withIdentities(t, clusterConfig{config: Config{tuning: tuning{spare: -1, failures: -1}}}, edge, worker))
-			if got := k.do(t, "POST", "hello", 1); !strings.HasPrefix(got, tt.want) || (k.served.Load() == 1) != (tt.want == "POST hello") {
+			k := newCluster(
+				t,
+				withIdentities(
+					t, clusterConfig{config: Config{tuning: tuning{spare: -1, failures: -1}}}, edge, worker,
+				),
+			)
+			if got := k.do(t, "POST", "hello", 1); !strings.HasPrefix(got, tt.want) ||
+				(k.served.Load() == 1) != (tt.want == "POST hello") {
 				t.Errorf("%s: %s", tt.name, got)
 			}
 		})
@@ -236,8 +272,14 @@ func TestAnIdentityKnowsItsEdges(t *testing.T) {
 		ca, other := newAuthority(t, "ca"), newAuthority(t, "other")
 		worker := loadIdentity(t, files(t, t.TempDir(), ca.issue(t, "worker", time.Hour), ca))
 		stranger := loadIdentity(t, files(t, t.TempDir(), other.issue(t, "edge", time.Hour), other, ca))
-		k := newCluster(t, withIdentities(t, clusterConfig{config: Config{tuning: tuning{spare: -1, failures: -1}}}, stranger, worker))
-		if got := k.do(t, "POST", "hello", 1); !strings.HasPrefix(got, "denied: ") || k.served.Load() != 0 {
+		k := newCluster(
+			t,
+			withIdentities(
+				t, clusterConfig{config: Config{tuning: tuning{spare: -1, failures: -1}}}, stranger, worker,
+			),
+		)
+		if got := k.do(t, "POST", "hello", 1); !strings.HasPrefix(got, "denied: ") ||
+			k.served.Load() != 0 {
 			t.Error(got)
 		}
 	})
@@ -262,13 +304,22 @@ func TestACertificateHasToBeVerifiedAndAccepted(t *testing.T) {
 			ca := newAuthority(t, "ca")
 			edge := loadIdentity(t, files(t, t.TempDir(), ca.issue(t, "edge", time.Hour), ca))
 			worker := ca.issue(t, "worker", time.Hour)
-			c := withIdentities(t, clusterConfig{config: Config{tuning: tuning{failures: -1, spare: -1}}}, edge, nil)
+			c := withIdentities(
+				t, clusterConfig{config: Config{tuning: tuning{failures: -1, spare: -1}}}, edge, nil,
+			)
 			c.handler.Certificate = tt.accept
 			c.listen = func(l net.Listener) net.Listener {
-				return tls.NewListener(l, &tls.Config{Certificates: []tls.Certificate{worker}, ClientAuth: tt.auth, ClientCAs: ca.pool(), SessionTicketsDisabled: true})
+				return tls.NewListener(
+					l,
+					&tls.Config{
+						Certificates: []tls.Certificate{worker}, ClientAuth: tt.auth, ClientCAs: ca.pool(),
+						SessionTicketsDisabled: true,
+					},
+				)
 			}
 			k := newCluster(t, c)
-			if got := k.do(t, "POST", "hello", 1); !strings.HasPrefix(got, tt.want) || (k.served.Load() == 1) != (tt.want == "POST hello") {
+			if got := k.do(t, "POST", "hello", 1); !strings.HasPrefix(got, tt.want) ||
+				(k.served.Load() == 1) != (tt.want == "POST hello") {
 				t.Errorf("%s: %s", tt.name, got)
 			}
 		})
@@ -282,7 +333,12 @@ func TestCertificatesChangeWithoutAGap(t *testing.T) {
 		edgeDir, workerDir := t.TempDir(), t.TempDir()
 		edge := loadIdentity(t, files(t, edgeDir, old.issue(t, "edge", time.Hour), old))
 		worker := loadIdentity(t, files(t, workerDir, old.issue(t, "worker", time.Hour), old))
-		k := newCluster(t, withIdentities(t, clusterConfig{config: Config{tuning: tuning{spare: -1, maxIdle: -1}}}, edge, worker)) // each request has a new connection
+		k := newCluster(
+			t,
+			withIdentities(
+				t, clusterConfig{config: Config{tuning: tuning{spare: -1, maxIdle: -1}}}, edge, worker,
+			),
+		) // each request has a new connection
 		served := func(when string) {
 			t.Helper()
 			if got := k.do(t, "POST", "hello", 1); got != "POST hello" {
@@ -358,7 +414,8 @@ func TestIdentityErrorsNameFieldAndRemedy(t *testing.T) {
 	if _, err := CertificateNode(&x509.Certificate{DNSNames: []string{"*.example.net"}}); err == nil {
 		t.Error("a wildcard names a node")
 	}
-	if n, err := CertificateNode(&x509.Certificate{Subject: pkix.Name{CommonName: "edge"}}); n != "edge" || err != nil {
+	if n, err := CertificateNode(&x509.Certificate{Subject: pkix.Name{CommonName: "edge"}}); n != "edge" ||
+		err != nil {
 		t.Errorf("by the common name: %q, %v", n, err)
 	}
 }
@@ -382,7 +439,11 @@ func TestASessionDoesNotOutliveItsAuthority(t *testing.T) {
 			go func() { c.Write([]byte("x")); c.Close() }()
 		}
 	}()
-	client := &tls.Config{InsecureSkipVerify: true, ServerName: "worker", Certificates: []tls.Certificate{old.issue(t, "edge", time.Hour)}, ClientSessionCache: tls.NewLRUClientSessionCache(1)}
+	client := &tls.Config{
+		InsecureSkipVerify: true, ServerName: "worker",
+		Certificates:       []tls.Certificate{old.issue(t, "edge", time.Hour)},
+		ClientSessionCache: tls.NewLRUClientSessionCache(1),
+	}
 	connect := func() error {
 		c, err := tls.Dial("tcp", l.Addr().String(), client)
 		if err != nil {

@@ -21,7 +21,9 @@ func TestConnectionsToAnEarlierIncarnationAreNotUsed(t *testing.T) {
 				t.Fatal(err)
 			}
 			b, _ := balance.New(edge, balance.Config{})
-			m := balance.Machine{ID: "m1", App: "web", Region: "nrt", Owner: "w", State: balance.StateStarted}
+			m := balance.Machine{
+				ID: "m1", App: "web", Region: "nrt", Owner: "w", State: balance.StateStarted,
+			}
 			put := func(id balance.MachineID, incarnation uint64) {
 				m.ID = id
 				if err := edge.Apply(balance.PutMachine{Machine: m, Version: balance.Version{Incarnation: incarnation, Seq: 1}}); err != nil {

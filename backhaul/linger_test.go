@@ -227,8 +227,13 @@ func newScene(t *testing.T, c sceneConfig) *scene {
 	watch := worker.Watch()
 	must(edge.Apply(watch.Take()...))
 	watch.Close()
-	s.handler, err = NewHandler(worker,
-		HandlerConfig{MachineConfig: MachineConfig{H2: speaks, DialMachine: dial}, AnyNode: true, Trace: HandlerTrace{Abandoned: seen}})
+	s.handler, err = NewHandler(
+		worker,
+		HandlerConfig{
+			MachineConfig: MachineConfig{H2: speaks, DialMachine: dial}, AnyNode: true,
+			Trace: HandlerTrace{Abandoned: seen},
+		},
+	)
 	must(err)
 	owner, err := NewServer(s.handler, ServerConfig{})
 	must(err)

@@ -69,7 +69,9 @@ type LimitConfig struct {
 // can hold every file descriptor of the process.
 func LimitListener(l net.Listener, c LimitConfig) (net.Listener, error) {
 	if l == nil {
-		return nil, fmt.Errorf("backhaul: LimitListener without a listener: pass what net.Listen returned")
+		return nil, fmt.Errorf(
+			"backhaul: LimitListener without a listener: pass what net.Listen returned",
+		)
 	}
 	c.PerClient = cmp.Or(c.PerClient, 256)
 	c.Total = cmp.Or(c.Total, defaultTotal())

@@ -31,7 +31,9 @@ func TestConnectionsBelongToOneAppsMachine(t *testing.T) {
 			if err := r.worker.Apply(balance.PutApp{App: balance.App{ID: "shop"}}); err != nil {
 				t.Fatal(err)
 			}
-			g, err := r.worker.Host(balance.Machine{ID: "m1", App: "shop", Region: "nrt", Addr: other.Listener.Addr().String()})
+			g, err := r.worker.Host(
+				balance.Machine{ID: "m1", App: "shop", Region: "nrt", Addr: other.Listener.Addr().String()},
+			)
 			if err != nil {
 				t.Fatal(err)
 			}

@@ -84,7 +84,8 @@ func TestOwnLimitsAreNotTheMachinesFault(t *testing.T) {
 				if ids := r.blamed(); len(ids) > 0 {
 					t.Errorf("counted against %v", ids)
 				}
-				if where == "owner" && (len(faults) == 0 || slices.ContainsFunc(faults, func(f hop.Failure) bool { return f != hop.FailureLimit })) {
+				if where == "owner" &&
+					(len(faults) == 0 || slices.ContainsFunc(faults, func(f hop.Failure) bool { return f != hop.FailureLimit })) {
 					t.Errorf("the owner told of %v", faults)
 				}
 			})
@@ -97,11 +98,21 @@ func TestWhatWasNotSentMayComeBack(t *testing.T) {
 	for _, local := range []bool{false, true} {
 		t.Run(fmt.Sprint("local=", local), func(t *testing.T) {
 			var l log
-			r := newRig(t, rigConfig{app: roomy, local: local, config: Config{tuning: tuning{rounds: 1}, Trace: l.trace()}})
+			r := newRig(
+				t,
+				rigConfig{
+					app: roomy, local: local, config: Config{tuning: tuning{rounds: 1}, Trace: l.trace()},
+				},
+			)
 			r.host("m1", "127.0.0.1:1") // nobody listens
 			resp, _ := fetch(t, r.front.Client(), request(t, "POST", r.front.URL, strings.NewReader("x")))
-			if d := l.last(t, 1); resp.StatusCode != 503 || resp.Header.Get("Retry-After") == "" || d.Status != 503 || d.Cause != causeMachine || d.Outcome != balance.OutcomeError {
-				t.Errorf("refused: %d, Retry-After %q, done %+v", resp.StatusCode, resp.Header.Get("Retry-After"), d)
+			if d := l.last(t, 1); resp.StatusCode != 503 || resp.Header.Get("Retry-After") == "" ||
+				d.Status != 503 ||
+				d.Cause != causeMachine ||
+				d.Outcome != balance.OutcomeError {
+				t.Errorf(
+					"refused: %d, Retry-After %q, done %+v", resp.StatusCode, resp.Header.Get("Retry-After"), d,
+				)
 			}
 			if ids := r.blamed(); len(ids) != 1 {
 				t.Errorf("a machine that refuses connections: counted against %v", ids)
@@ -151,15 +162,18 @@ func TestARequestsOwnDeadlineIsNotTheMachinesFault(t *testing.T) {
 					picker = forever{}
 				}
 				tr, err := NewTransport(picker, Config{
-					MachineConfig: MachineConfig{DialTimeout: -1, DialMachine: func(ctx context.Context, _ balance.Machine) (net.Conn, error) {
-						if tt.dials {
-							<-ctx.Done()
-							return nil, ctx.Err()
-						}
-						a, z := net.Pipe()
-						go io.Copy(io.Discard, z) // it reads and says nothing
-						return a, nil
-					}}, Trace: Trace{
+					MachineConfig: MachineConfig{
+						DialTimeout: -1,
+						DialMachine: func(ctx context.Context, _ balance.Machine) (net.Conn, error) {
+							if tt.dials {
+								<-ctx.Done()
+								return nil, ctx.Err()
+							}
+							a, z := net.Pipe()
+							go io.Copy(io.Discard, z) // it reads and says nothing
+							return a, nil
+						},
+					}, Trace: Trace{
 						Done: func(d Done) { done = d },
 						Trail: func(t Trail) {
 							for _, s := range t.Steps {
@@ -180,7 +194,10 @@ func TestARequestsOwnDeadlineIsNotTheMachinesFault(t *testing.T) {
 				}
 				_, err = tr.RoundTrip(req)
 				status, cause := classify(req, err)
-				if status != tt.status || cause != causeTimeout || done.Status != status || done.Cause != cause || done.Outcome != tt.outcome || last != tt.failure {
+				if status != tt.status || cause != causeTimeout || done.Status != status ||
+					done.Cause != cause ||
+					done.Outcome != tt.outcome ||
+					last != tt.failure {
 					t.Errorf("%v: %d %s, failure %v, done %+v", err, status, cause, last, done)
 				}
 				r := &rig{b: b}

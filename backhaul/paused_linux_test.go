@@ -35,7 +35,10 @@ func (r *rig) tighten() {
 }
 
 func (r *rig) guards() []*tcp.Guards {
-	return []*tcp.Guards{&r.transport.owners.Guards, &r.transport.machines.Guards, &r.handler.machines.Guards, &r.hop.server.guards}
+	return []*tcp.Guards{
+		&r.transport.owners.Guards, &r.transport.machines.Guards, &r.handler.machines.Guards,
+		&r.hop.server.guards,
+	}
 }
 
 // sitOut waits until a guard has looked often enough at a connection on which data waits to give it up several times over.
@@ -204,10 +207,16 @@ func (v *valve) pass(to, from net.Conn) {
 func TestAPathOfHTTP2MayPause(t *testing.T) {
 	t.Parallel()
 	var v *valve
-	r := newRig(t, rigConfig{app: roomy, h2: true, config: Config{Dial: func(ctx context.Context, _ balance.NodeID) (net.Conn, error) {
-		var d net.Dialer
-		return d.DialContext(ctx, "tcp", v.l.Addr().String())
-	}}})
+	r := newRig(
+		t,
+		rigConfig{
+			app: roomy, h2: true,
+			config: Config{Dial: func(ctx context.Context, _ balance.NodeID) (net.Conn, error) {
+				var d net.Dialer
+				return d.DialContext(ctx, "tcp", v.l.Addr().String())
+			}},
+		},
+	)
 	v = newValve(t, r.hop.Listener.Addr().String())
 	r.tighten()
 	shut := make(chan struct{})
@@ -236,7 +245,9 @@ func TestAPeerThatPausedAndIsGoneIsGivenUp(t *testing.T) {
 	t.Parallel()
 	var h holes
 	r := newRig(t, rigConfig{app: roomy, local: true, config: Config{
-		MachineConfig: MachineConfig{DialMachine: func(ctx context.Context, m balance.Machine) (net.Conn, error) { return h.dial(ctx, m.Addr) }},
+		MachineConfig: MachineConfig{
+			DialMachine: func(ctx context.Context, m balance.Machine) (net.Conn, error) { return h.dial(ctx, m.Addr) },
+		},
 	}})
 	r.tighten()
 	paused, over := make(chan struct{}), make(chan struct{})
@@ -252,7 +263,9 @@ func TestAPeerThatPausedAndIsGoneIsGivenUp(t *testing.T) {
 		h.swallow(t)
 	}()
 	began := time.Now()
-	_, err := r.transport.RoundTrip(request(t, "POST", "http://web/", io.LimitReader(endless{}, pausedSize)))
+	_, err := r.transport.RoundTrip(
+		request(t, "POST", "http://web/", io.LimitReader(endless{}, pausedSize)),
+	)
 	if e, ok := err.(*MachineError); !ok || e.Failure.Certainty() != hop.CertaintyMaybeExecuted {
 		t.Errorf("got %v", err)
 	}
@@ -377,37 +390,40 @@ func TestAnUpgradedConnectionEndsAsTheOtherSideDid(t *testing.T) {
 		for _, front := range []string{"plain", "limited", "tls"} {
 			for _, local := range []bool{false, true} {
 				for _, known := range []bool{false, true} {
-					t.Run(fmt.Sprintf("%s, front %s, local=%v, Connections=%v", tt.name, front, local, known), func(t *testing.T) {
-						c := rigConfig{app: roomy, local: local}
-						if known {
-							conns := &Connections{}
-							c.config.Connections, c.handler.Connections = conns, conns
-						}
-						var l log
-						c.config.Trace = l.trace()
-						r := newRig(t, c)
-						e := ends{wrote: make(chan error, 1)}
-						e.client, e.machine = upgradedBehind(t, r, front)
-						io.WriteString(e.machine, "hello")
-						expect(t, "the client", e.client, "hello")
-						io.WriteString(e.client, "hello")
-						expect(t, "the machine", e.machine, "hello")
-						tt.end(e)
-						other := tt.of(e)
-						other.SetDeadline(time.Now().Add(time.Minute))
-						_, err := io.Copy(io.Discard, other)
-						if err == nil && strings.Contains(tt.name, "written to") {
-							err = <-e.wrote
-						}
-						if (err == nil) != tt.well {
-							t.Errorf("the other side got %v; did it end well: want %v", err, tt.well)
-						} else if ne, ok := err.(net.Error); ok && ne.Timeout() {
-							t.Errorf("the other side waited: %v", err)
-						}
-						e.client.Close()
-						e.machine.Close()
-						r.quiet()
-					})
+					t.Run(
+						fmt.Sprintf("%s, front %s, local=%v, Connections=%v", tt.name, front, local, known),
+						func(t *testing.T) {
+							c := rigConfig{app: roomy, local: local}
+							if known {
+								conns := &Connections{}
+								c.config.Connections, c.handler.Connections = conns, conns
+							}
+							var l log
+							c.config.Trace = l.trace()
+							r := newRig(t, c)
+							e := ends{wrote: make(chan error, 1)}
+							e.client, e.machine = upgradedBehind(t, r, front)
+							io.WriteString(e.machine, "hello")
+							expect(t, "the client", e.client, "hello")
+							io.WriteString(e.client, "hello")
+							expect(t, "the machine", e.machine, "hello")
+							tt.end(e)
+							other := tt.of(e)
+							other.SetDeadline(time.Now().Add(time.Minute))
+							_, err := io.Copy(io.Discard, other)
+							if err == nil && strings.Contains(tt.name, "written to") {
+								err = <-e.wrote
+							}
+							if (err == nil) != tt.well {
+								t.Errorf("the other side got %v; did it end well: want %v", err, tt.well)
+							} else if ne, ok := err.(net.Error); ok && ne.Timeout() {
+								t.Errorf("the other side waited: %v", err)
+							}
+							e.client.Close()
+							e.machine.Close()
+							r.quiet()
+						},
+					)
 				}
 			}
 		}
@@ -448,14 +464,17 @@ func upgradedBehind(t *testing.T, r *rig, kind string) (client, machine net.Conn
 		t.Fatal(err)
 	}
 	t.Cleanup(func() { client.Close() })
-	io.WriteString(client, "GET /ws HTTP/1.1\r\nHost: x\r\nConnection: Upgrade\r\nUpgrade: echo\r\n\r\n")
+	io.WriteString(
+		client, "GET /ws HTTP/1.1\r\nHost: x\r\nConnection: Upgrade\r\nUpgrade: echo\r\n\r\n",
+	)
 	head := new(bytes.Buffer)
 	for !bytes.HasSuffix(head.Bytes(), []byte("\r\n\r\n")) {
 		if _, err := io.CopyN(head, client, 1); err != nil {
 			t.Fatal(err)
 		}
 	}
-	if resp, err := http.ReadResponse(bufio.NewReader(head), nil); err != nil || resp.StatusCode != 101 {
+	if resp, err := http.ReadResponse(bufio.NewReader(head), nil); err != nil ||
+		resp.StatusCode != 101 {
 		t.Fatal(resp, err)
 	}
 	machine = <-s.conns
@@ -470,7 +489,13 @@ func TestAnUpgradedConnectionToADeadMachineIsReset(t *testing.T) {
 			t.Parallel()
 			var h holes
 			dial := func(ctx context.Context, m balance.Machine) (net.Conn, error) { return h.dial(ctx, m.Addr) }
-			r := newRig(t, rigConfig{app: roomy, local: local, config: Config{MachineConfig: MachineConfig{DialMachine: dial}}, handler: HandlerConfig{MachineConfig: MachineConfig{DialMachine: dial}}})
+			r := newRig(
+				t,
+				rigConfig{
+					app: roomy, local: local, config: Config{MachineConfig: MachineConfig{DialMachine: dial}},
+					handler: HandlerConfig{MachineConfig: MachineConfig{DialMachine: dial}},
+				},
+			)
 			r.tighten()
 			client, back, _ := upgraded(t, r, "echo")
 			h.swallow(t)

@@ -180,11 +180,18 @@ func (p *plan) serve(c net.Conn) {
 		case "ok":
 			fmt.Fprintf(c, "HTTP/1.1 200 OK\r\nContent-Length: %d\r\n\r\n%s", len(sum), sum)
 		case "chunked":
-			fmt.Fprintf(c, "HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n%x\r\n%s\r\n0\r\n\r\n", len(sum), sum)
+			fmt.Fprintf(
+				c, "HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n%x\r\n%s\r\n0\r\n\r\n", len(sum), sum,
+			)
 		case "hints":
-			fmt.Fprintf(c, "HTTP/1.1 103 Early Hints\r\nLink: x\r\n\r\nHTTP/1.1 200 OK\r\nContent-Length: %d\r\n\r\n%s", len(sum), sum)
+			fmt.Fprintf(
+				c, "HTTP/1.1 103 Early Hints\r\nLink: x\r\n\r\nHTTP/1.1 200 OK\r\nContent-Length: %d\r\n\r\n%s",
+				len(sum), sum,
+			)
 		case "last":
-			fmt.Fprintf(c, "HTTP/1.1 200 OK\r\nConnection: close\r\nContent-Length: %d\r\n\r\n%s", len(sum), sum)
+			fmt.Fprintf(
+				c, "HTTP/1.1 200 OK\r\nConnection: close\r\nContent-Length: %d\r\n\r\n%s", len(sum), sum,
+			)
 			return
 		case "reset":
 			return
@@ -204,7 +211,10 @@ func (p *plan) serve(c net.Conn) {
 	}
 }
 
-var machineFaults = []string{"ok", "chunked", "hints", "last", "hang up", "head", "reset", "half head", "garbage", "half body", "black hole"}
+var machineFaults = []string{
+	"ok", "chunked", "hints", "last", "hang up", "head", "reset", "half head", "garbage", "half body",
+	"black hole",
+}
 
 // sent is a request's body, with what a client may do to it.
 type sent struct {
@@ -227,9 +237,14 @@ func TestAnyPlanOfFaultsOverHTTP2(t *testing.T) {
 
 func playPlan(t *rapid.T, h2 bool) {
 	p := &plan{executed: map[string]int{}}
-	offset := rapid.OneOf(rapid.Just(-1), rapid.Just(-1), rapid.IntRange(0, 400), rapid.IntRange(0, 100<<10))
+	offset := rapid.OneOf(
+		rapid.Just(-1), rapid.Just(-1), rapid.IntRange(0, 400), rapid.IntRange(0, 100<<10),
+	)
 	p.hops = rapid.SliceOfN(rapid.Custom(func(t *rapid.T) hopFault {
-		return hopFault{rapid.SampledFrom([]int{0, 0, 0, 1}).Draw(t, "refuse"), offset.Draw(t, "write"), offset.Draw(t, "read")}
+		return hopFault{
+			rapid.SampledFrom([]int{0, 0, 0, 1}).Draw(t, "refuse"), offset.Draw(t, "write"),
+			offset.Draw(t, "read"),
+		}
 	}), 0, 5).Draw(t, "hops")
 	kinds := machineFaults
 	if h2 {
@@ -264,7 +279,13 @@ func playPlan(t *rapid.T, h2 bool) {
 		return a, nil
 	}
 	speaks := func(balance.Machine) bool { return h2 }
-	h, err := NewHandler(worker, HandlerConfig{MachineConfig: MachineConfig{DialMachine: dialMachine, HeaderTimeout: time.Second, H2: speaks}, Key: "k"})
+	h, err := NewHandler(
+		worker,
+		HandlerConfig{
+			MachineConfig: MachineConfig{DialMachine: dialMachine, HeaderTimeout: time.Second, H2: speaks},
+			Key:           "k",
+		},
+	)
 	ok(err)
 	l := newPipes()
 	srv, err := NewServer(h, ServerConfig{})
@@ -290,7 +311,9 @@ func playPlan(t *rapid.T, h2 bool) {
 	}
 	dones := 0
 	tr, err := NewTransport(NoWait(b), Config{
-		MachineConfig: MachineConfig{HeaderTimeout: 2 * time.Second, DialMachine: dialMachine, H2: speaks}, tuning: tuning{admitTimeout: 3 * time.Second}, Key: "k", Dial: func(ctx context.Context, _ balance.NodeID) (net.Conn, error) {
+		MachineConfig: MachineConfig{
+			HeaderTimeout: 2 * time.Second, DialMachine: dialMachine, H2: speaks,
+		}, tuning: tuning{admitTimeout: 3 * time.Second}, Key: "k", Dial: func(ctx context.Context, _ balance.NodeID) (net.Conn, error) {
 			f := p.hop()
 			if f.dial == 1 {
 				return nil, errors.New("connection refused")
@@ -342,7 +365,8 @@ func playPlan(t *rapid.T, h2 bool) {
 		if err == nil {
 			got, err = io.ReadAll(resp.Body)
 			resp.Body.Close()
-			if err == nil && resp.StatusCode == 200 && string(got) != fmt.Sprintf("%x", sha256.Sum256(body)) {
+			if err == nil && resp.StatusCode == 200 &&
+				string(got) != fmt.Sprintf("%x", sha256.Sum256(body)) {
 				t.Fatalf("request %d: the answer is for another body: %q", i, got)
 			}
 		}
@@ -374,7 +398,10 @@ func playPlan(t *rapid.T, h2 bool) {
 			}
 		}
 		if b.InFlight("web") != 0 || tr.kept.Load() != 0 || h.InFlight() != 0 {
-			t.Fatalf("after request %d: %d own, %d bytes kept, handler %d", i, b.InFlight("web"), tr.kept.Load(), h.InFlight())
+			t.Fatalf(
+				"after request %d: %d own, %d bytes kept, handler %d", i, b.InFlight("web"), tr.kept.Load(),
+				h.InFlight(),
+			)
 		}
 	}
 	if err := h.Shutdown(ctx); err != nil {

@@ -116,7 +116,10 @@ func TestConnectionsOfAnOlderEpochAreNotUsed(t *testing.T) {
 func TestIdleConnectionsAreLimitedAndTheLastUsedGoesFirst(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		block := make(chan struct{})
-		u := newBubble(t, Config{tuning: tuning{maxIdle: 2}}, http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) { <-block }))
+		u := newBubble(
+			t, Config{tuning: tuning{maxIdle: 2}},
+			http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) { <-block }),
+		)
 		for range 5 {
 			go u.get(t)
 		}
@@ -151,7 +154,8 @@ func TestDialingIsBounded(t *testing.T) {
 			return nil, ctx.Err()
 		}}, tuning: tuning{failures: -1}}, nil)
 		_, err := u.t.RoundTrip(request(t, "GET", "http://web/", nil))
-		if m, ok := errors.AsType[*MachineError](err); !ok || m.Failure != hop.FailureDial || time.Since(began) != defaultDial {
+		if m, ok := errors.AsType[*MachineError](err); !ok || m.Failure != hop.FailureDial ||
+			time.Since(began) != defaultDial {
 			t.Errorf("got %v after %v", err, time.Since(began))
 		}
 		if u.gate.InFlight() != 0 || u.b.InFlight("web") != 0 {
@@ -169,7 +173,9 @@ func TestTheRequestsOwnDeadlineEndsIt(t *testing.T) {
 		ctx, cancel := context.WithTimeout(t.Context(), 7*time.Second)
 		defer cancel()
 		began := time.Now()
-		_, err := u.t.RoundTrip(request(t, "POST", "http://web/", strings.NewReader("x")).WithContext(ctx))
+		_, err := u.t.RoundTrip(
+			request(t, "POST", "http://web/", strings.NewReader("x")).WithContext(ctx),
+		)
 		if !errors.Is(err, context.DeadlineExceeded) || time.Since(began) != 7*time.Second {
 			t.Errorf("got %v after %v", err, time.Since(began))
 		}
@@ -188,7 +194,9 @@ func TestAnOwnerThatDoesNotAskForTheBody(t *testing.T) {
 			t.Fatal(err)
 		}
 		b, _ := balance.New(edge, balance.Config{})
-		m := balance.Machine{ID: "m1", App: "web", Region: "nrt", Owner: "silent", State: balance.StateStarted}
+		m := balance.Machine{
+			ID: "m1", App: "web", Region: "nrt", Owner: "silent", State: balance.StateStarted,
+		}
 		edge.Apply(balance.PutMachine{Machine: m, Version: balance.Version{Incarnation: 1, Seq: 1}})
 		var tries []Retried
 		tr, err := NewTransport(NoWait(b), Config{
@@ -223,8 +231,13 @@ func TestRoundsEnd(t *testing.T) {
 		edge, _ := balance.NewFleet(balance.FleetConfig{Node: "edge", Region: "nrt"})
 		b, _ := balance.New(edge, balance.Config{})
 		for i := range 20 {
-			m := balance.Machine{ID: balance.MachineID(rune('a' + i)), App: "web", Region: "nrt", Owner: "w", State: balance.StateStarted}
-			edge.Apply(balance.PutMachine{Machine: m, Version: balance.Version{Incarnation: 1, Seq: uint64(i + 1)}})
+			m := balance.Machine{
+				ID: balance.MachineID(rune('a' + i)), App: "web", Region: "nrt", Owner: "w",
+				State: balance.StateStarted,
+			}
+			edge.Apply(
+				balance.PutMachine{Machine: m, Version: balance.Version{Incarnation: 1, Seq: uint64(i + 1)}},
+			)
 		}
 		worker, _ := balance.NewFleet(balance.FleetConfig{Node: "w", Region: "nrt"})
 		h, err := NewHandler(worker, HandlerConfig{AnyNode: true})

@@ -191,7 +191,9 @@ func (h TargetHeaders) Read(from http.Header, r *balance.Request) error {
 	text := func(name string, to *string) {
 		if v := from.Get(name); name != "" && v != "" && err == nil {
 			if len(v) > maxTargetHeader {
-				err = fmt.Errorf("backhaul: header %s has %d bytes: want at most %d", name, len(v), maxTargetHeader)
+				err = fmt.Errorf(
+					"backhaul: header %s has %d bytes: want at most %d", name, len(v), maxTargetHeader,
+				)
 				return
 			}
 			*to = strings.TrimSpace(v)

@@ -170,7 +170,9 @@ func upgrade(w http.ResponseWriter, resp *http.Response, machine *pool.Conn) {
 	edge, rw, err := http.NewResponseController(w).Hijack()
 	if err != nil {
 		machine.Wire.Abort()
-		fault(w, http.StatusBadGateway, FailureMalformed, "this connection cannot be upgraded: "+err.Error())
+		fault(
+			w, http.StatusBadGateway, FailureMalformed, "this connection cannot be upgraded: "+err.Error(),
+		)
 		return
 	}
 	defer edge.Close()

@@ -166,7 +166,10 @@ func (q *roundTrip) acquire() error {
 				q.retries.Renewed(waited)
 			}
 			m := q.try.res.Machine()
-			q.try.info = Try{App: q.want.App, Machine: m.ID, Owner: m.Owner, Region: m.Region, N: q.try.info.N + 1, Local: q.try.res.Gate() != nil, Waited: waited}
+			q.try.info = Try{
+				App: q.want.App, Machine: m.ID, Owner: m.Owner, Region: m.Region, N: q.try.info.N + 1,
+				Local: q.try.res.Gate() != nil, Waited: waited,
+			}
 			q.trail.step(Step{Kind: StepPick, Took: waited, Try: q.try.info})
 			return nil
 		}
@@ -174,7 +177,8 @@ func (q *roundTrip) acquire() error {
 			return q.gaveUp()
 		}
 		// What is left has been tried: all of it may be tried again in a new round.
-		if nm, ok := errors.AsType[*balance.NoMachineError](err); ok && nm.Excluded > 0 && q.retries.Exhausted(q.t.limits) == hop.NextRound {
+		if nm, ok := errors.AsType[*balance.NoMachineError](err); ok && nm.Excluded > 0 &&
+			q.retries.Exhausted(q.t.limits) == hop.NextRound {
 			if err := q.pause(); err != nil {
 				return err
 			}
@@ -222,7 +226,9 @@ func (q *roundTrip) gaveUp() error {
 	if errors.Is(ctx.Err(), context.Canceled) {
 		return context.Cause(ctx)
 	}
-	return &UnavailableError{App: q.want.App, Tries: q.try.info.N, Bounces: q.refusals.n, Err: context.Cause(ctx)}
+	return &UnavailableError{
+		App: q.want.App, Tries: q.try.info.N, Bounces: q.refusals.n, Err: context.Cause(ctx),
+	}
 }
 
 // answerOutcome is the outcome of an answer: a machine may answer that it failed.

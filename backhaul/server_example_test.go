@@ -15,7 +15,9 @@ import (
 func ExampleNewServer() {
 	fleet, _ := balance.NewFleet(balance.FleetConfig{Node: "worker-1", Region: "nrt"})
 	handler, err := backhaul.NewHandler(fleet, backhaul.HandlerConfig{
-		MachineConfig: backhaul.MachineConfig{H2: func(m balance.Machine) bool { return m.App == "grpc" }, EpochHeader: "Ebb-Epoch"}, Key: "secret",
+		MachineConfig: backhaul.MachineConfig{
+			H2: func(m balance.Machine) bool { return m.App == "grpc" }, EpochHeader: "Ebb-Epoch",
+		}, Key: "secret",
 	})
 	if err != nil {
 		fmt.Println(err)
@@ -52,7 +54,9 @@ func ExampleLimitListener() {
 		return
 	}
 	refused := make(chan string)
-	door, err := backhaul.LimitListener(l, backhaul.LimitConfig{PerClient: 1, Refused: func(client string) { refused <- client }})
+	door, err := backhaul.LimitListener(
+		l, backhaul.LimitConfig{PerClient: 1, Refused: func(client string) { refused <- client }},
+	)
 	if err != nil {
 		fmt.Println(err)
 		return

@@ -67,7 +67,10 @@ func TestNoMachineSleepsUnderAConnection(t *testing.T) {
 				return
 			}
 			defer c.Close()
-			io.WriteString(c, "HTTP/1.1 101 Switching Protocols\r\nConnection: Upgrade\r\nUpgrade: websocket\r\n\r\n\x81\x02hi")
+			io.WriteString(
+				c,
+				"HTTP/1.1 101 Switching Protocols\r\nConnection: Upgrade\r\nUpgrade: websocket\r\n\r\n\x81\x02hi",
+			)
 			io.ReadFull(rw, make([]byte, 1)) // the client leaves, or closes
 		})
 		mux.Handle("/call", new(calls))
@@ -87,7 +90,9 @@ func TestNoMachineSleepsUnderAConnection(t *testing.T) {
 		scaler, err := downscale.New(r.worker, bedroom{r, conns}, downscale.Config{
 			Window: 20 * time.Millisecond, Every: 5 * time.Millisecond, Quiet: time.Millisecond,
 			Connections: conns, Notify: balance.ClassAll,
-			Trace: downscale.Trace{Suspended: wake, Stopped: wake, Notified: func(balance.Machine, balance.Class) { told.Add(1) }},
+			Trace: downscale.Trace{
+				Suspended: wake, Stopped: wake, Notified: func(balance.Machine, balance.Class) { told.Add(1) },
+			},
 		})
 		if err != nil {
 			t.Fatal(err)
@@ -157,13 +162,18 @@ func visit(r *rig, kind string) error {
 		}
 		defer c.Close()
 		defer context.AfterFunc(ctx, func() { c.Close() })()
-		io.WriteString(c, "GET /ws HTTP/1.1\r\nHost: x\r\nConnection: Upgrade\r\nUpgrade: websocket\r\n\r\n")
+		io.WriteString(
+			c, "GET /ws HTTP/1.1\r\nHost: x\r\nConnection: Upgrade\r\nUpgrade: websocket\r\n\r\n",
+		)
 		br := bufio.NewReader(c)
-		if resp, err := http.ReadResponse(br, nil); err != nil && ctx.Err() == nil || err == nil && resp.StatusCode != 101 {
+		if resp, err := http.ReadResponse(br, nil); err != nil && ctx.Err() == nil ||
+			err == nil && resp.StatusCode != 101 {
 			return fmt.Errorf("%v, %w", resp, err)
 		}
 		// It may be told before the machine's first word has come through, which is then left out.
-		if got, err := io.ReadAll(br); err == nil && strings.TrimPrefix(string(got), "\x81\x02hi") != string(hop.GoingAway) && ctx.Err() == nil {
+		if got, err := io.ReadAll(br); err == nil &&
+			strings.TrimPrefix(string(got), "\x81\x02hi") != string(hop.GoingAway) &&
+			ctx.Err() == nil {
 			return fmt.Errorf("a WebSocket ends in %q", got) // else it was we who left
 		} else if len(got) > 4 {
 			io.WriteString(c, maskedBye)
@@ -191,7 +201,8 @@ func visit(r *rig, kind string) error {
 		return err
 	}
 	defer resp.Body.Close()
-	if _, err := io.Copy(io.Discard, resp.Body); err != nil && ctx.Err() == nil || resp.StatusCode != 200 && ctx.Err() == nil {
+	if _, err := io.Copy(io.Discard, resp.Body); err != nil && ctx.Err() == nil ||
+		resp.StatusCode != 200 && ctx.Err() == nil {
 		return fmt.Errorf("%d, ends in %v", resp.StatusCode, err)
 	}
 	return nil

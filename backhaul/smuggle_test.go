@@ -91,11 +91,16 @@ func TestSmuggledRequests(t *testing.T) {
 			{"a good one", "POST / HTTP/1.1\r\nHost: x\r\nConnection: close\r\nTransfer-Encoding: chunked\r\n\r\n5;a=b\r\nhello\r\n0\r\n\r\n", "200", "POST hello"},
 		} {
 			seen = nil
-			answers := strings.Join(raw(t, r.front.Listener.Addr().String(), tt.request, strings.Contains(tt.answers, "499")), " ")
+			answers := strings.Join(
+				raw(t, r.front.Listener.Addr().String(), tt.request, strings.Contains(tt.answers, "499")), " ",
+			)
 			r.quiet()
 			mu.Lock()
 			if got := strings.Join(seen, ", "); got != tt.seen || !strings.Contains(tt.answers, answers) {
-				t.Errorf("%s: answered %q, want %q; machine saw %q, want %q", tt.name, answers, tt.answers, got, tt.seen)
+				t.Errorf(
+					"%s: answered %q, want %q; machine saw %q, want %q", tt.name, answers, tt.answers, got,
+					tt.seen,
+				)
 			}
 			mu.Unlock()
 		}

@@ -152,7 +152,9 @@ type ownerWatch struct {
 }
 
 // watch returns nil for a request without a body that asks for no upgrade.
-func (h *Handler) watch(w http.ResponseWriter, r *http.Request, app balance.AppID, body *pool.Body) *ownerWatch {
+func (h *Handler) watch(
+	w http.ResponseWriter, r *http.Request, app balance.AppID, body *pool.Body,
+) *ownerWatch {
 	upgrade := upgrades(r)
 	if body == nil && !upgrade {
 		return nil
@@ -187,7 +189,9 @@ func (h *Handler) newWatch(w http.ResponseWriter, r *http.Request, app balance.A
 }
 
 // answering has an answer looked at that may not fit into buffers. s may be nil.
-func (s *ownerWatch) answering(h *Handler, w http.ResponseWriter, r *http.Request, app balance.AppID, resp *http.Response) *ownerWatch {
+func (s *ownerWatch) answering(
+	h *Handler, w http.ResponseWriter, r *http.Request, app balance.AppID, resp *http.Response,
+) *ownerWatch {
 	if resp.ContentLength >= 0 && resp.ContentLength <= tcp.BufferSize {
 		return s
 	}

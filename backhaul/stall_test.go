@@ -43,7 +43,9 @@ func until(t *testing.T, what string, ok func() bool) {
 func TestASlowSmallBodyHoldsNoSlot(t *testing.T) {
 	both(t, func(t *testing.T, local bool) {
 		r := newRig(t, rigConfig{app: single(), local: local})
-		r.serve("m1", http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) { io.Copy(w, r.Body) }))
+		r.serve(
+			"m1", http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) { io.Copy(w, r.Body) }),
+		)
 		pr, pw := io.Pipe()
 		slow := request(t, "POST", r.front.URL, pr)
 		slow.ContentLength = int64(len("first, second"))
@@ -102,7 +104,13 @@ func TestABodyReadAheadHoldsWhatHasCome(t *testing.T) {
 		for _, local := range []bool{false, true} {
 			for _, memory := range []int64{1, pool.FirstAhead, 3 * pool.FirstAhead} {
 				var l log
-				r := newRig(t, rigConfig{app: roomy, local: local, config: Config{tuning: tuning{replayMemory: memory}, Trace: l.trace()}})
+				r := newRig(
+					t,
+					rigConfig{
+						app: roomy, local: local,
+						config: Config{tuning: tuning{replayMemory: memory}, Trace: l.trace()},
+					},
+				)
 				leave := fill(t, r.serve("m1", says("one")), 50)
 				r.serve("m2", http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 					sum := sha256.New()
@@ -149,10 +157,13 @@ func TestABodyOfAnotherLengthThanAnnounced(t *testing.T) {
 func TestAWaitingRequestSaysWhatItHolds(t *testing.T) {
 	for body, want := range map[string]int{"": 0, "four": 4, strings.Repeat("x", defaultReplay): defaultReplay, strings.Repeat("x", defaultReplay+1): 0} {
 		got := -1
-		tr, err := NewTransport(pickerFunc(func(_ context.Context, r *balance.Request) (balance.Reservation, error) {
-			got = r.Held
-			return balance.Reservation{}, balance.ErrNoMachine
-		}), Config{})
+		tr, err := NewTransport(
+			pickerFunc(func(_ context.Context, r *balance.Request) (balance.Reservation, error) {
+				got = r.Held
+				return balance.Reservation{}, balance.ErrNoMachine
+			}),
+			Config{},
+		)
 		if err != nil {
 			t.Fatal(err)
 		}
@@ -193,7 +204,10 @@ func TestABodyThatStalls(t *testing.T) {
 			t.Run(fmt.Sprintf("%s/local=%v", name, local), func(t *testing.T) {
 				var l log
 				r := newRig(t, rigConfig{app: app, local: local, config: Config{Trace: l.trace()}})
-				r.serve("m1", http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) { io.Copy(io.Discard, r.Body) }))
+				r.serve(
+					"m1",
+					http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) { io.Copy(io.Discard, r.Body) }),
+				)
 				c, err := net.Dial("tcp", r.front.Listener.Addr().String())
 				if err != nil {
 					t.Fatal(err)
@@ -210,11 +224,16 @@ func TestABodyThatStalls(t *testing.T) {
 				}
 				body, _ := io.ReadAll(resp.Body)
 				if resp.StatusCode != http.StatusRequestTimeout || !resp.Close {
-					t.Errorf("got %d %s, close %v; want 408 and the connection's end", resp.StatusCode, body, resp.Close)
+					t.Errorf(
+						"got %d %s, close %v; want 408 and the connection's end", resp.StatusCode, body, resp.Close,
+					)
 				}
 				d := l.last(t, 1)
 				stall, ok := errors.AsType[*StallError](d.Err)
-				if !ok || *stall != (StallError{"web", StallBody, pause}) || d.Outcome != balance.OutcomeCanceled || d.Status != 408 || d.Cause != causeStalled {
+				if !ok || *stall != (StallError{"web", StallBody, pause}) ||
+					d.Outcome != balance.OutcomeCanceled ||
+					d.Status != 408 ||
+					d.Cause != causeStalled {
 					t.Errorf("done: %+v", d)
 				}
 				if from.Buffered() > 0 {
@@ -238,7 +257,10 @@ func TestABodyThatStallsOverHTTP2(t *testing.T) {
 			t.Run(fmt.Sprintf("%s/local=%v", name, local), func(t *testing.T) {
 				var l log
 				r := newRig(t, rigConfig{app: app, local: local, h2: true, config: Config{Trace: l.trace()}})
-				r.serve("m1", http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) { io.Copy(io.Discard, r.Body) }))
+				r.serve(
+					"m1",
+					http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) { io.Copy(io.Discard, r.Body) }),
+				)
 				pr, pw := io.Pipe()
 				defer pw.Close()
 				go pw.Write([]byte("x"))
@@ -263,7 +285,9 @@ func TestABodyThatStallsOverHTTP2(t *testing.T) {
 
 // calm is an edge and an owner in memory, or both in one, for a bubble in which the default bounds
 // pass.
-func calm(t *testing.T, local bool, machine http.HandlerFunc) (tr *Transport, l *log, inFlight func() int) {
+func calm(
+	t *testing.T, local bool, machine http.HandlerFunc,
+) (tr *Transport, l *log, inFlight func() int) {
 	l = new(log)
 	if !local {
 		tr, worker := newPair(t, Config{Trace: l.trace()}, HandlerConfig{}, machine)
@@ -296,7 +320,10 @@ func calm(t *testing.T, local bool, machine http.HandlerFunc) (tr *Transport, l 
 
 func inBubbles(t *testing.T, f func(t *testing.T, local bool)) {
 	for _, local := range []bool{false, true} {
-		t.Run(fmt.Sprintf("local=%v", local), func(t *testing.T) { synctest.Test(t, func(t *testing.T) { f(t, local) }) })
+		t.Run(
+			fmt.Sprintf("local=%v", local),
+			func(t *testing.T) { synctest.Test(t, func(t *testing.T) { f(t, local) }) },
+		)
 	}
 }
 
@@ -363,7 +390,8 @@ func TestAnAnswerThatNobodyReads(t *testing.T) {
 				if stall, ok := errors.AsType[*StallError](err); !ok || stall.Stall != hop.StallAnswer {
 					t.Errorf("the client that comes back gets %v", err)
 				}
-				if d := l.last(t, 1); d.Outcome != balance.OutcomeCanceled || d.Cause != causeStalled || d.Status != http.StatusOK {
+				if d := l.last(t, 1); d.Outcome != balance.OutcomeCanceled || d.Cause != causeStalled ||
+					d.Status != http.StatusOK {
 					t.Errorf("done: %+v", d)
 				}
 			})
@@ -414,7 +442,9 @@ func TestAnUpgradeThatNeverComes(t *testing.T) {
 				return
 			}
 			defer c.Close()
-			io.WriteString(c, "HTTP/1.1 101 Switching Protocols\r\nConnection: Upgrade\r\nUpgrade: echo\r\n\r\n")
+			io.WriteString(
+				c, "HTTP/1.1 101 Switching Protocols\r\nConnection: Upgrade\r\nUpgrade: echo\r\n\r\n",
+			)
 			io.Copy(c, rw)
 		})
 		ask := func(path string) (*http.Response, error) {
@@ -425,10 +455,12 @@ func TestAnUpgradeThatNeverComes(t *testing.T) {
 		}
 		began := time.Now()
 		_, err := ask("/never")
-		if stall, ok := errors.AsType[*StallError](err); !ok || stall.Stall != hop.StallUpgrade || time.Since(began) != hop.DefaultUpgradeWait {
+		if stall, ok := errors.AsType[*StallError](err); !ok || stall.Stall != hop.StallUpgrade ||
+			time.Since(began) != hop.DefaultUpgradeWait {
 			t.Errorf("after %v: %v", time.Since(began), err)
 		}
-		if status, cause := classify(request(t, "GET", "http://web/", nil), err); status != http.StatusGatewayTimeout || cause != causeTimeout {
+		if status, cause := classify(request(t, "GET", "http://web/", nil), err); status != http.StatusGatewayTimeout ||
+			cause != causeTimeout {
 			t.Errorf("answered with %d %s", status, cause)
 		}
 		if d := l.last(t, 1); d.Outcome != balance.OutcomeCanceled || d.Failures != 0 {
@@ -523,7 +555,10 @@ func TestOwnersEndWhatTheirEdgesDoNot(t *testing.T) {
 				t.Fatal(err)
 			}
 			defer c.Close()
-			fmt.Fprintf(c, "%sHost: x\r\nEbb-To: %s\r\n\r\n", tt.send, hop.AppendTo(nil, hop.To{App: "web", Machine: "m1", Node: "edge"}))
+			fmt.Fprintf(
+				c, "%sHost: x\r\nEbb-To: %s\r\n\r\n", tt.send,
+				hop.AppendTo(nil, hop.To{App: "web", Machine: "m1", Node: "edge"}),
+			)
 			until(t, "the request is in", func() bool { return g.InFlight() == 1 || len(faults) > 0 })
 			until(t, "the slot is free", func() bool { return g.InFlight() == 0 })
 			if tt.want == hop.StallAnswer {

@@ -40,11 +40,14 @@ func TestTargetHeaders(t *testing.T) {
 	if err := h.Read(in, &plain); err != nil || plain.Want != nil {
 		t.Errorf("nothing said: %v %+v", err, plain)
 	}
-	if err := (TargetHeaders{}).Read(http.Header{"": {"m1"}, "X-Machine": {"m1"}}, &plain); err != nil || plain.Want != nil || plain.Key != "" {
+	if err := (TargetHeaders{}).Read(http.Header{"": {"m1"}, "X-Machine": {"m1"}}, &plain); err != nil ||
+		plain.Want != nil ||
+		plain.Key != "" {
 		t.Errorf("headers that are off were read: %v %+v", err, plain)
 	}
 	in.Set("X-Machine", strings.Repeat("m,", 17))
-	if err := h.Read(in, &plain); err == nil || !strings.Contains(err.Error(), "X-Machine") || plain.Want != nil {
+	if err := h.Read(in, &plain); err == nil || !strings.Contains(err.Error(), "X-Machine") ||
+		plain.Want != nil {
 		t.Errorf("17 machines: %v", err)
 	}
 	in.Set("X-Machine", strings.Repeat("m", 2000))

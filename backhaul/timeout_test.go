@@ -16,12 +16,16 @@ import (
 )
 
 // newPair joins an edge and a worker with two machines, in memory, for a synctest bubble.
-func newPair(t *testing.T, c Config, hc HandlerConfig, machine http.Handler) (*Transport, *balance.Fleet) {
+func newPair(
+	t *testing.T, c Config, hc HandlerConfig, machine http.Handler,
+) (*Transport, *balance.Fleet) {
 	t.Helper()
 	return newPairServed(t, c, hc, ServerConfig{}, machine)
 }
 
-func newPairServed(t *testing.T, c Config, hc HandlerConfig, sc ServerConfig, machine http.Handler) (*Transport, *balance.Fleet) {
+func newPairServed(
+	t *testing.T, c Config, hc HandlerConfig, sc ServerConfig, machine http.Handler,
+) (*Transport, *balance.Fleet) {
 	t.Helper()
 	worker, err := balance.NewFleet(balance.FleetConfig{Node: "worker", Region: "nrt"})
 	if err != nil {
@@ -91,13 +95,17 @@ func TestNoAnswerInTime(t *testing.T) {
 					io.Copy(io.Discard, r.Body)
 					<-r.Context().Done()
 				})
-				tr, worker := newPair(t, Config{tuning: tuning{failures: 1}, Trace: l.trace()}, HandlerConfig{MachineConfig: MachineConfig{HeaderTimeout: 7 * time.Second}}, stuck)
+				tr, worker := newPair(
+					t, Config{tuning: tuning{failures: 1}, Trace: l.trace()},
+					HandlerConfig{MachineConfig: MachineConfig{HeaderTimeout: 7 * time.Second}}, stuck,
+				)
 				began := time.Now()
 				_, err := tr.RoundTrip(request(t, tt.method, "http://web/", strings.NewReader("x")))
 				if e, ok := err.(*MachineError); !ok || !e.Timeout() || e.Cause() != causeTimeout {
 					t.Errorf("got %v", err)
 				}
-				if took := time.Since(began); n.Load() != tt.times || took != time.Duration(tt.times)*7*time.Second {
+				if took := time.Since(began); n.Load() != tt.times ||
+					took != time.Duration(tt.times)*7*time.Second {
 					t.Errorf("%d times in %v, want %d", n.Load(), took, tt.times)
 				}
 				if d := l.last(t, 1); d.Outcome != balance.OutcomeError {
@@ -117,8 +125,12 @@ func TestNoAnswerInTime(t *testing.T) {
 // The owner's own wait is longer than the edge's: the edge gives up first, and the owner notices.
 func TestTheEdgeMayBeTheImpatientOne(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
-		tr, worker := newPair(t, Config{MachineConfig: MachineConfig{HeaderTimeout: time.Second}, tuning: tuning{failures: -1}}, HandlerConfig{},
-			http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) { <-r.Context().Done() }))
+		tr, worker := newPair(
+			t,
+			Config{MachineConfig: MachineConfig{HeaderTimeout: time.Second}, tuning: tuning{failures: -1}},
+			HandlerConfig{},
+			http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) { <-r.Context().Done() }),
+		)
 		_, err := tr.RoundTrip(request(t, "GET", "http://web/", nil))
 		if e, ok := err.(*MachineError); !ok || !e.Timeout() {
 			t.Errorf("got %v", err)
@@ -135,10 +147,13 @@ func TestTheEdgeMayBeTheImpatientOne(t *testing.T) {
 // Answers that take long are no failure: there is no timeout by default.
 func TestALongPollIsLegal(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
-		tr, _ := newPair(t, Config{}, HandlerConfig{}, http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
-			time.Sleep(time.Hour)
-			io.WriteString(w, "at last")
-		}))
+		tr, _ := newPair(
+			t, Config{}, HandlerConfig{},
+			http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+				time.Sleep(time.Hour)
+				io.WriteString(w, "at last")
+			}),
+		)
 		resp, err := tr.RoundTrip(request(t, "POST", "http://web/", strings.NewReader("x")))
 		if err != nil {
 			t.Fatal(err)

@@ -297,7 +297,8 @@ func wanted(d Done, slow time.Duration, sample int, random uint64) (want, sample
 	if took == 0 {
 		took = d.Total
 	}
-	failed := d.Err != nil || d.Failures > 0 || d.Outcome == balance.OutcomeError || d.Outcome == balance.OutcomeBounced
+	failed := d.Err != nil || d.Failures > 0 || d.Outcome == balance.OutcomeError ||
+		d.Outcome == balance.OutcomeBounced
 	if failed || slow > 0 && took >= slow {
 		return true, false
 	}
@@ -346,10 +347,14 @@ func (r *recorder) tell(d Done) {
 	if !want {
 		return
 	}
-	t := Trail{Done: d, Method: r.q.req.Method, Trace: r.trace, Begun: r.q.times.start, Sampled: sampled}
+	t := Trail{
+		Done: d, Method: r.q.req.Method, Trace: r.trace, Begun: r.q.times.start, Sampled: sampled,
+	}
 	if r.q.req.URL != nil {
 		t.Path = r.q.req.URL.Path
 	}
-	t.Steps = append(r.steps, Step{Kind: StepEnd, At: d.Total, Took: d.Download, Try: d.Try, Err: d.Err})
+	t.Steps = append(
+		r.steps, Step{Kind: StepEnd, At: d.Total, Took: d.Download, Try: d.Try, Err: d.Err},
+	)
 	hook(t)
 }

@@ -15,7 +15,9 @@ import (
 func TestRetriesDoNotMultiplyADisaster(t *testing.T) {
 	var tries int
 	r := newRig(t, rigConfig{app: roomy, local: true, config: Config{
-		MachineConfig: MachineConfig{DialMachine: nil}, tuning: tuning{failureFloor: 1}, Trace: Trace{Try: func(Try) { tries++ }},
+		MachineConfig: MachineConfig{
+			DialMachine: nil,
+		}, tuning: tuning{failureFloor: 1}, Trace: Trace{Try: func(Try) { tries++ }},
 	}})
 	for i := range 5 {
 		r.host(balance.MachineID(fmt.Sprint("m", i)), "127.0.0.1:1") // nobody listens
@@ -42,7 +44,9 @@ func TestTrails(t *testing.T) {
 		Trace: Trace{Trail: func(t Trail) { trails = append(trails, t) }},
 	}})
 	var traces []string
-	note := http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) { traces = append(traces, r.Header.Get("Traceparent")) })
+	note := http.HandlerFunc(
+		func(w http.ResponseWriter, r *http.Request) { traces = append(traces, r.Header.Get("Traceparent")) },
+	)
 	dead, _ := cutter(t, "")
 	r.host("m1", dead)
 	r.serve("m2", note)
@@ -61,10 +65,12 @@ func TestTrails(t *testing.T) {
 		}
 	}
 	want := "pick m1 none, fail m1 reset, pick m2 none, head m2 none, end m2 none"
-	if got := strings.Join(steps, ", "); got != want || tr.Method != "GET" || tr.Path != "/path" || tr.Sampled {
+	if got := strings.Join(steps, ", "); got != want || tr.Method != "GET" || tr.Path != "/path" ||
+		tr.Sampled {
 		t.Errorf("got %s %+v, want %s", got, tr, want)
 	}
-	if len(traces) != 1 || traces[0] != tr.Trace || len(tr.Trace) != 55 || !strings.HasPrefix(tr.Trace, "00-") {
+	if len(traces) != 1 || traces[0] != tr.Trace || len(tr.Trace) != 55 ||
+		!strings.HasPrefix(tr.Trace, "00-") {
 		t.Errorf("traces %q, trail has %q", traces, tr.Trace)
 	}
 	const given = "00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01"
@@ -86,7 +92,8 @@ func TestTrails(t *testing.T) {
 		{Done{First: 1, Err: errPanic}, true, false},
 		{Done{First: 1, Outcome: balance.OutcomeError}, true, false},
 	} {
-		if want, sampled := wanted(tt.d, time.Second, 1000, 1); want != tt.want || want && sampled != tt.sampled {
+		if want, sampled := wanted(tt.d, time.Second, 1000, 1); want != tt.want ||
+			want && sampled != tt.sampled {
 			t.Errorf("%+v: got %v, %v", tt.d, want, sampled)
 		}
 	}

@@ -44,7 +44,13 @@ func TestTheTargetReachesTheAppAsItWasSent(t *testing.T) {
 				return
 			}
 			speaks := func(balance.Machine) bool { return h2 }
-			r := newRig(t, rigConfig{app: roomy, local: local, config: Config{MachineConfig: MachineConfig{H2: speaks}}, handler: HandlerConfig{MachineConfig: MachineConfig{H2: speaks}}})
+			r := newRig(
+				t,
+				rigConfig{
+					app: roomy, local: local, config: Config{MachineConfig: MachineConfig{H2: speaks}},
+					handler: HandlerConfig{MachineConfig: MachineConfig{H2: speaks}},
+				},
+			)
 			s := httptest.NewUnstartedServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 				w.Header().Set("X-Target", r.RequestURI)
 				w.Header().Set("X-Host", "<"+r.Host+">")
@@ -84,7 +90,9 @@ func TestTheTargetReachesTheAppAsItWasSent(t *testing.T) {
 			} {
 				resp, body := exchangeRaw(t, r.front.Listener.Addr().String(), tt.head+"\r\nConnection: close\r\n\r\n")
 				if got := resp.Header.Get("X-Host"); got != tt.host {
-					t.Errorf("%q: %d %s, the app got Host %q, want %q", tt.head, resp.StatusCode, body, got, tt.host)
+					t.Errorf(
+						"%q: %d %s, the app got Host %q, want %q", tt.head, resp.StatusCode, body, got, tt.host,
+					)
 				}
 			}
 		})
@@ -94,7 +102,12 @@ func TestTheTargetReachesTheAppAsItWasSent(t *testing.T) {
 // A path that somebody on the way has changed is what is sent.
 func TestAChangedPathIsSent(t *testing.T) {
 	r := newRig(t, rigConfig{app: roomy})
-	r.serve("m1", http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) { io.WriteString(w, r.RequestURI) }))
+	r.serve(
+		"m1",
+		http.HandlerFunc(
+			func(w http.ResponseWriter, r *http.Request) { io.WriteString(w, r.RequestURI) },
+		),
+	)
 	for _, tt := range []struct{ target, want string }{
 		{"/api/a%2Fb|c?x;y", "/a%2Fb|c?x;y"},
 		{"/api/a%2Fb", "/a%2Fb"},
@@ -166,7 +179,8 @@ func TestAHalfClosedClientHasLeft(t *testing.T) {
 		<-began
 		c.(*net.TCPConn).CloseWrite()
 		<-left
-		if resp, err := http.ReadResponse(bufio.NewReader(c), nil); err == nil && resp.StatusCode != statusClientGone {
+		if resp, err := http.ReadResponse(bufio.NewReader(c), nil); err == nil &&
+			resp.StatusCode != statusClientGone {
 			t.Errorf("local %v: the client got %d", local, resp.StatusCode)
 		}
 		c.Close()
@@ -236,7 +250,8 @@ func TestAProxyRoutesByHost(t *testing.T) {
 			t.Errorf("Host %q is of app %q, want %q", host, got, want)
 		}
 	}
-	if _, err := NewProxy(nil, ProxyConfig{}); err == nil || !strings.Contains(err.Error(), "NewTransport") {
+	if _, err := NewProxy(nil, ProxyConfig{}); err == nil ||
+		!strings.Contains(err.Error(), "NewTransport") {
 		t.Errorf("a proxy over nothing: %v", err)
 	}
 }

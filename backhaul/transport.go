@@ -42,15 +42,25 @@ type Transport struct {
 // NewTransport returns a transport that asks p for machines. It starts nothing.
 func NewTransport(p Picker, c Config) (*Transport, error) {
 	if p == nil {
-		return nil, errors.New("backhaul: NewTransport without a Picker: pass an *autostart.Autostart, or NoWait(balancer)")
+		return nil, errors.New(
+			"backhaul: NewTransport without a Picker: pass an *autostart.Autostart, or NoWait(balancer)",
+		)
 	}
 	if err := c.resolve(); err != nil {
 		return nil, err
 	}
-	t := &Transport{picker: p, c: c, limits: hop.RetryLimits{Bounces: c.bounces, Rounds: c.rounds, Failures: c.failures, Patience: c.patience}}
+	t := &Transport{
+		picker: p, c: c,
+		limits: hop.RetryLimits{
+			Bounces: c.bounces, Rounds: c.rounds, Failures: c.failures, Patience: c.patience,
+		},
+	}
 	t.rows, _ = p.(interface{ Fleet() *balance.Fleet })
 	t.budget.Ratio, t.budget.Floor = c.failureRatio, c.failureFloor
-	pc := pool.PoolConfig{MaxIdle: c.maxIdle, IdleTimeout: c.IdleTimeout, DialTimeout: c.DialTimeout, HeaderTimeout: c.HeaderTimeout, MaxHeader: c.maxHeader}
+	pc := pool.PoolConfig{
+		MaxIdle: c.maxIdle, IdleTimeout: c.IdleTimeout, DialTimeout: c.DialTimeout,
+		HeaderTimeout: c.HeaderTimeout, MaxHeader: c.maxHeader,
+	}
 	pc.MaxHeader += headerRoom
 	pc.Bandwidth, pc.Pressure = c.bandwidth, c.pressure
 	pc.Spare, pc.Keys = c.spare, hop.AuthKeys(c.Key, c.NextKey)

@@ -128,7 +128,9 @@ func (a *attempt) broke(fail Failure, err error, body hop.BodyState) hop.Next {
 			v = a.q.retries.Died()
 		}
 	}
-	a.q.trail.step(Step{Kind: StepFail, Took: time.Since(a.tried), Try: a.info, Failure: fail, Err: err})
+	a.q.trail.step(
+		Step{Kind: StepFail, Took: time.Since(a.tried), Try: a.info, Failure: fail, Err: err},
+	)
 	if v != hop.NextGiveUp && fail != hop.FailureRefused && !a.q.t.afford(time.Now()) {
 		a.q.retries.Failures--
 		v = hop.NextGiveUp
@@ -248,11 +250,16 @@ func (a *attempt) machineError(fail Failure, err error) error {
 	if _, ok := errors.AsType[*pool.BodyError](err); ok || fail == hop.FailureClient {
 		return err
 	}
-	return &MachineError{App: a.q.want.App, Machine: a.info.Machine, Owner: a.info.Owner, Failure: fail, Tries: a.info.N, Err: err}
+	return &MachineError{
+		App: a.q.want.App, Machine: a.info.Machine, Owner: a.info.Owner, Failure: fail, Tries: a.info.N,
+		Err: err,
+	}
 }
 
 // local enters the gate of a machine of this process and sends the request to the machine.
-func (a *attempt) local(g *balance.Gate, x *pool.Exchange) (*http.Response, balance.Bounce, balance.Load, Failure, error) {
+func (a *attempt) local(
+	g *balance.Gate, x *pool.Exchange,
+) (*http.Response, balance.Bounce, balance.Load, Failure, error) {
 	m := a.res.Machine()
 	slot, _ := a.res.GrantToken()
 	load, bounce := g.Enter(slot, m.Epoch, m.CordonGen)
@@ -270,7 +277,8 @@ func (a *attempt) local(g *balance.Gate, x *pool.Exchange) (*http.Response, bala
 	hop.SetEpoch(out.Header, a.q.t.c.EpochHeader, load.Epoch)
 	if x.H2 && a.q.body != nil {
 		a.q.body.Retain(reopenable(a.q.req.ContentLength, true), &a.q.t.kept, a.q.t.c.replayMemory)
-		x.Once = !a.q.body.Covers(a.q.req.ContentLength) && (a.q.req.ContentLength > 0 || a.q.req.ProtoMajor == 1)
+		x.Once = !a.q.body.Covers(a.q.req.ContentLength) &&
+			(a.q.req.ContentLength > 0 || a.q.req.ProtoMajor == 1)
 	}
 	resp, fail, err := x.Do(out)
 	if err != nil {
@@ -283,11 +291,15 @@ func (a *attempt) local(g *balance.Gate, x *pool.Exchange) (*http.Response, bala
 }
 
 // remote sends the request to the machine's owner.
-func (a *attempt) remote(x *pool.Exchange) (*http.Response, balance.Bounce, balance.Load, Failure, error) {
+func (a *attempt) remote(
+	x *pool.Exchange,
+) (*http.Response, balance.Bounce, balance.Load, Failure, error) {
 	t, m := a.q.t, a.res.Machine()
 	owner := m.Owner
 	if t.c.Dial == nil {
-		err := fmt.Errorf("backhaul: node %q owns the machine and Config.Dial is nil: set it to reach other nodes", owner)
+		err := fmt.Errorf(
+			"backhaul: node %q owns the machine and Config.Dial is nil: set it to reach other nodes", owner,
+		)
 		return nil, balance.BounceNone, balance.Load{}, FailureDial, a.machineError(FailureDial, err)
 	}
 	x.Pool, x.Name, x.Epoch = t.owners, pool.OwnerName(owner), a.res.Incarnation()
@@ -308,7 +320,14 @@ func (a *attempt) remote(x *pool.Exchange) (*http.Response, balance.Bounce, bala
 	out := a.outgoing(ctx)
 	keepTarget(out, x.H2)
 	slot, _ := a.res.GrantToken()
-	out.Header[hop.HeaderTo] = []string{string(hop.AppendTo(make([]byte, 0, 64), hop.To{App: m.App, Machine: m.ID, CordonGen: m.CordonGen, Node: t.c.Node, Token: slot}))}
+	out.Header[hop.HeaderTo] = []string{
+		string(
+			hop.AppendTo(
+				make([]byte, 0, 64),
+				hop.To{App: m.App, Machine: m.ID, CordonGen: m.CordonGen, Node: t.c.Node, Token: slot},
+			),
+		),
+	}
 	if x.Expect {
 		out.Header["Expect"] = expectContinue
 		if x.H2 {

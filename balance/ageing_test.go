@@ -75,7 +75,11 @@ func TestBouncesTeach(t *testing.T) {
 	}
 	c.pass(300 * time.Millisecond)
 	w.want("a") // full no more
-	w.f.Report(Report{App: "web", ID: "b", Load: Load{State: StateStarted, Seq: 2, Cordon: CordonSoft, CordonGen: 1}})
+	w.f.Report(
+		Report{
+			App: "web", ID: "b", Load: Load{State: StateStarted, Seq: 2, Cordon: CordonSoft, CordonGen: 1},
+		},
+	)
 	if got := w.pick("a"); got != "b" {
 		t.Errorf("a machine that reports that it runs: %q", got)
 	}
@@ -109,7 +113,11 @@ func TestRepliesMoveTheEstimate(t *testing.T) {
 	w.want(second) // 5 against 7
 	w.load(second, 3)
 	w.want(first) // 8 against 7
-	w.f.Report(Report{App: "web", ID: first, Load: Load{InFlight: 20, Limits: Limits{Soft: 10, Hard: 20}, Seq: 8}})
+	w.f.Report(
+		Report{
+			App: "web", ID: first, Load: Load{InFlight: 20, Limits: Limits{Soft: 10, Hard: 20}, Seq: 8},
+		},
+	)
 	w.want(second) // the owner just said "full"
 	w.put(first, "nrt", func(m *Machine) { m.Epoch = 1 })
 	w.want(first) // started again: what was heard of the old run is void

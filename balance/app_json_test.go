@@ -57,7 +57,10 @@ func TestAppFromJSON(t *testing.T) {
 	if err := json.Unmarshal([]byte(text), &a); err != nil {
 		t.Fatal(err)
 	}
-	want := App{ID: "web", Autostart: true, Autostop: AutostopSuspend, KeepAlive: 90 * time.Second, BootHint: 2 * time.Second, Limits: Limits{Soft: 20}, Strategy: Pack{}}
+	want := App{
+		ID: "web", Autostart: true, Autostop: AutostopSuspend, KeepAlive: 90 * time.Second,
+		BootHint: 2 * time.Second, Limits: Limits{Soft: 20}, Strategy: Pack{},
+	}
 	if d := cmp.Diff(want, a); d != "" {
 		t.Errorf("(-want +got):\n%s", d)
 	}
@@ -88,7 +91,8 @@ func TestAppFromJSON(t *testing.T) {
 		}
 	}
 	own := StrategyFunc(func(*View, Request) (Slot, bool) { return Slot{}, false })
-	if _, err := json.Marshal(App{ID: "web", Strategy: own}); err == nil || !strings.Contains(err.Error(), "App.Strategy balance.StrategyFunc has no form in JSON") {
+	if _, err := json.Marshal(App{ID: "web", Strategy: own}); err == nil ||
+		!strings.Contains(err.Error(), "App.Strategy balance.StrategyFunc has no form in JSON") {
 		t.Errorf("a strategy of one's own: %v", err)
 	}
 }
@@ -130,10 +134,12 @@ func TestModesOfAbandonedRequestsReadTheirOwnText(t *testing.T) {
 	if err := a.UnmarshalText([]byte("drop")); err == nil || !strings.Contains(err.Error(), "finish") {
 		t.Errorf("%v: want the known ones", err)
 	}
-	if err := (App{ID: "web", Abandoned: later}).validate(); err == nil || !strings.Contains(err.Error(), "Abandoned") {
+	if err := (App{ID: "web", Abandoned: later}).validate(); err == nil ||
+		!strings.Contains(err.Error(), "Abandoned") {
 		t.Errorf("%v: want the field and the remedy", err)
 	}
-	if err := (App{ID: "web", AbandonedHold: -1}).validate(); err == nil || !strings.Contains(err.Error(), "AbandonedHold") {
+	if err := (App{ID: "web", AbandonedHold: -1}).validate(); err == nil ||
+		!strings.Contains(err.Error(), "AbandonedHold") {
 		t.Errorf("%v: want the field and the remedy", err)
 	}
 }

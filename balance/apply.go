@@ -34,7 +34,10 @@ func (b *batch) draft(id AppID) *draft {
 	}
 	a := b.f.app(id)
 	s := a.snap.Load()
-	d := &draft{app: a, next: &Snapshot{app: s.app, known: s.known, regions: slices.Clone(s.regions)}, regions: map[string]*regionRows{}}
+	d := &draft{
+		app: a, next: &Snapshot{app: s.app, known: s.known, regions: slices.Clone(s.regions)},
+		regions: map[string]*regionRows{},
+	}
 	b.drafts[id] = d
 	b.touch(id)
 	return d
@@ -64,7 +67,9 @@ func (d *draft) region(name string) *regionRows {
 // scores. A pick that finds a score without its row notices it and looks again.
 func (b *batch) commit() []AppID {
 	for _, d := range b.drafts {
-		d.next.regions = slices.DeleteFunc(d.next.regions, func(r *regionRows) bool { return len(r.byID) == 0 })
+		d.next.regions = slices.DeleteFunc(
+			d.next.regions, func(r *regionRows) bool { return len(r.byID) == 0 },
+		)
 		for _, r := range d.regions {
 			r.chunks = r.live.chunks
 		}

@@ -81,9 +81,13 @@ func New(f *Fleet, c Config) (*Balancer, error) {
 		return nil, fmt.Errorf("balance: New without a fleet: make one with NewFleet")
 	}
 	if c.Trace.Every < 0 {
-		return nil, fmt.Errorf("balance: Config.Trace.Every %d: want 0 (every pick) or more", c.Trace.Every)
+		return nil, fmt.Errorf(
+			"balance: Config.Trace.Every %d: want 0 (every pick) or more", c.Trace.Every,
+		)
 	}
-	b := &Balancer{fleet: f, strategy: c.Strategy, distance: c.Distance, trace: c.Trace, giveBack: c.GiveBack}
+	b := &Balancer{
+		fleet: f, strategy: c.Strategy, distance: c.Distance, trace: c.Trace, giveBack: c.GiveBack,
+	}
 	b.apps.Store(&map[AppID]*appBalance{})
 	if b.strategy == nil {
 		b.strategy = Closest{}
@@ -334,7 +338,10 @@ func (b *Balancer) shares(ab *appBalance, s *Snapshot, order []regionView, dt fl
 			l.share = sp.next(l.share, dt)
 		}
 		p.share = fixed(l.share)
-		p.stats = RegionStats{Ready: len(p.rows.byTier[TierReady]), Use: float64(int(a.use*100)) / 100, Stay: a.stayed().Round(tickEvery / 100)}
+		p.stats = RegionStats{
+			Ready: len(p.rows.byTier[TierReady]), Use: float64(int(a.use*100)) / 100,
+			Stay: a.stayed().Round(tickEvery / 100),
+		}
 		p.level, p.least = waterLevel(a.use, a.stay, a.gap+1), a.least
 		b.slice(l, p)
 	}
@@ -381,8 +388,13 @@ func (b *Balancer) slice(l *regionState, p *regionView) {
 	}
 	// A width that follows the load step by step would move the slice all the time.
 	if l.rows != p.rows || l.peers != len(b.peers) || width > l.width || width < l.width/2 {
-		ring := slices.DeleteFunc(slices.Clone(p.rows.byRank), func(pos int32) bool { return p.rows.rows[pos].tier != TierReady })
-		*l = regionState{share: l.share, rows: p.rows, width: width, peers: len(b.peers), slice: sliceOf(ring, i, len(b.peers), width)}
+		ring := slices.DeleteFunc(
+			slices.Clone(p.rows.byRank), func(pos int32) bool { return p.rows.rows[pos].tier != TierReady },
+		)
+		*l = regionState{
+			share: l.share, rows: p.rows, width: width, peers: len(b.peers),
+			slice: sliceOf(ring, i, len(b.peers), width),
+		}
 	}
 	p.slice = l.slice
 }

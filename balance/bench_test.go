@@ -130,7 +130,10 @@ func BenchmarkObserve(b *testing.B) {
 func BenchmarkReport(b *testing.B) {
 	f, _ := benchBalancer(b, nil, 1000, 20)
 	b.ReportAllocs()
-	r := Report{App: "web", ID: "m000017", Load: Load{Limits: Limits{Soft: 10, Hard: 20}}, Version: Version{Incarnation: 1}}
+	r := Report{
+		App: "web", ID: "m000017", Load: Load{Limits: Limits{Soft: 10, Hard: 20}},
+		Version: Version{Incarnation: 1},
+	}
 	for b.Loop() {
 		r.Load.Seq++
 		r.Load.InFlight = int(r.Load.Seq % 8)
@@ -180,7 +183,13 @@ func TestMemory(t *testing.T) {
 	const n = 100_000
 	us := make([]Update, n)
 	for i := range us {
-		us[i] = PutMachine{Machine{ID: MachineID(fmt.Sprintf("m%06d", i)), App: "web", Region: fmt.Sprintf("r%02d", i%20), Owner: "w", State: StateStarted}, Version{1, 1}}
+		us[i] = PutMachine{
+			Machine{
+				ID: MachineID(fmt.Sprintf("m%06d", i)), App: "web", Region: fmt.Sprintf("r%02d", i%20),
+				Owner: "w", State: StateStarted,
+			},
+			Version{1, 1},
+		}
 	}
 	f, err := NewFleet(FleetConfig{Node: "edge", Region: "r00"})
 	if err != nil {

@@ -60,7 +60,9 @@ func (c *Class) UnmarshalText(text []byte) error {
 	for n := range strings.SplitSeq(string(text), "+") {
 		i := slices.Index(classNames[:], n)
 		if i < 0 && string(text) != "none" {
-			return fmt.Errorf("balance: classes %q: want none, or some of %s, joined by +", text, enum.Or(classNames[:]))
+			return fmt.Errorf(
+				"balance: classes %q: want none, or some of %s, joined by +", text, enum.Or(classNames[:]),
+			)
 		}
 		if i >= 0 {
 			set |= 1 << i

@@ -77,7 +77,10 @@ func (x *Explanation) chose(v *View, s Slot, why string) {
 	if len(passed) > 0 {
 		why += "; "
 	}
-	x.Why = why + fmt.Sprintf("%s in %s: tier %v, load %.2g, of %d usable there", m.id, name, m.tier, c.Load, x.Regions[s.region].Usable)
+	x.Why = why + fmt.Sprintf(
+		"%s in %s: tier %v, load %.2g, of %d usable there", m.id, name, m.tier, c.Load,
+		x.Regions[s.region].Usable,
+	)
 }
 
 // explain gathers what a strategy sees.
@@ -86,7 +89,10 @@ func (v *View) explain(r *Request, s Strategy) Explanation {
 	l := newScan(v, r, 0)
 	for i := range v.order {
 		p := &v.order[i]
-		look := RegionLook{Region: p.rows.name, RTT: p.rtt, Known: p.known, Stats: v.Stats(i), Accepted: l.accepts(i), Sliced: len(p.slice)}
+		look := RegionLook{
+			Region: p.rows.name, RTT: p.rtt, Known: p.known, Stats: v.Stats(i), Accepted: l.accepts(i),
+			Sliced: len(p.slice),
+		}
 		for t := range tiers {
 			for _, pos := range p.rows.byTier[t] {
 				look.add(p.rows.rows[pos], r)
@@ -115,7 +121,10 @@ func (l *RegionLook) add(m *row, r *Request) {
 	}
 	l.Usable++
 	at, _ := slices.BinarySearchFunc(l.Best, c, func(a, b Candidate) int {
-		return cmp.Or(cmp.Compare(a.Tier, b.Tier), cmp.Compare(a.Use(), b.Use()), cmp.Compare(a.Picked, b.Picked), cmp.Compare(a.Salt, b.Salt), cmp.Compare(a.ID, b.ID))
+		return cmp.Or(
+			cmp.Compare(a.Tier, b.Tier), cmp.Compare(a.Use(), b.Use()), cmp.Compare(a.Picked, b.Picked),
+			cmp.Compare(a.Salt, b.Salt), cmp.Compare(a.ID, b.ID),
+		)
 	})
 	if at < bestShown {
 		l.Best = slices.Insert(l.Best, at, c)

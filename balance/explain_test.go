@@ -18,7 +18,10 @@ func TestExplain(t *testing.T) {
 	if want := "all in nrt are at their soft limit; h1 in hkg: tier ready, load 0, of 1 usable there"; x.Why != want {
 		t.Errorf("why: %q, want %q", x.Why, want)
 	}
-	if x.Picked.ID != "h1" || len(x.Regions) != 2 || x.Regions[0].Busy != 1 || x.Regions[1].Excluded != 1 || x.Regions[1].Best[0].ID != "h1" || x.Strategy != "balance.Closest" {
+	if x.Picked.ID != "h1" || len(x.Regions) != 2 || x.Regions[0].Busy != 1 ||
+		x.Regions[1].Excluded != 1 ||
+		x.Regions[1].Best[0].ID != "h1" ||
+		x.Strategy != "balance.Closest" {
 		t.Errorf("%+v", x)
 	}
 	if near, far := x.Regions[0], x.Regions[1]; !near.Known || near.RTT >= far.RTT || far.RTT == 0 {
@@ -39,7 +42,9 @@ func TestExplain(t *testing.T) {
 func TestTraceSamples(t *testing.T) {
 	f := newFleet(t, "edge", "nrt")
 	var seen []Explanation
-	b, err := New(f, Config{Trace: Trace{Every: 4, Picked: func(x Explanation) { seen = append(seen, x) }}})
+	b, err := New(
+		f, Config{Trace: Trace{Every: 4, Picked: func(x Explanation) { seen = append(seen, x) }}},
+	)
 	if err != nil {
 		t.Fatal(err)
 	}

@@ -65,7 +65,9 @@ const removalsKept, removalTicks = 1000, 6000
 func (a *app) remove(id MachineID, v Version, tick int64) {
 	a.removed[id] = removal{v, tick}
 	if n := len(a.removed); n > removalsKept && n&(n-1) == 0 { // now and then
-		maps.DeleteFunc(a.removed, func(_ MachineID, r removal) bool { return tick-r.tick > removalTicks })
+		maps.DeleteFunc(
+			a.removed, func(_ MachineID, r removal) bool { return tick-r.tick > removalTicks },
+		)
 	}
 }
 
@@ -88,7 +90,10 @@ func NewFleet(c FleetConfig) (*Fleet, error) {
 	case c.Region == "":
 		return nil, fmt.Errorf("balance: FleetConfig.Region is empty: set it to this node's region")
 	}
-	f := &Fleet{node: c.Node, region: c.Region, incarnation: max(1, c.Incarnation), gone: map[NodeID]uint64{}, watchers: map[*Watcher]struct{}{}}
+	f := &Fleet{
+		node: c.Node, region: c.Region, incarnation: max(1, c.Incarnation), gone: map[NodeID]uint64{},
+		watchers: map[*Watcher]struct{}{},
+	}
 	f.apps.Store(&map[AppID]*app{})
 	f.tick.Store(1) // 0 is never
 	return f, nil
@@ -127,7 +132,9 @@ func (f *Fleet) Apply(updates ...Update) error {
 		defer func() { touched, freed = b.commit(), b.freed }()
 		for _, u := range updates {
 			if u == nil {
-				return fmt.Errorf("balance: nil update: use PutApp, RemoveApp, PutMachine, RemoveMachine or NodeGone")
+				return fmt.Errorf(
+					"balance: nil update: use PutApp, RemoveApp, PutMachine, RemoveMachine or NodeGone",
+				)
 			}
 			if err := u.check(); err != nil {
 				return err
@@ -180,7 +187,9 @@ func (f *Fleet) OnChange(changed func(AppID)) (stop func()) {
 	return func() {
 		f.mu.Lock()
 		defer f.mu.Unlock()
-		f.listeners = slices.DeleteFunc(slices.Clone(f.listeners), func(l *func(AppID)) bool { return l == &changed })
+		f.listeners = slices.DeleteFunc(
+			slices.Clone(f.listeners), func(l *func(AppID)) bool { return l == &changed },
+		)
 	}
 }
 

@@ -106,7 +106,10 @@ func TestLoadsOfAnEarlierRunAreVoid(t *testing.T) {
 func TestRemovedStaysRemoved(t *testing.T) {
 	f := newFleet(t, "edge", "nrt")
 	m := machine("m1", "nrt", StateStarted)
-	apply(t, f, PutMachine{m, Version{1, 1}}, RemoveMachine{"web", "m1", Version{1, 3}}, PutMachine{m, Version{1, 2}})
+	apply(
+		t, f, PutMachine{m, Version{1, 1}}, RemoveMachine{"web", "m1", Version{1, 3}},
+		PutMachine{m, Version{1, 2}},
+	)
 	if got := rows(f); len(got) != 0 {
 		t.Errorf("a late row brought back a removed machine: %v", got)
 	}
@@ -193,7 +196,8 @@ func TestHostFollowsItsGate(t *testing.T) {
 	}
 	start(t, g)
 	gen, _ := g.Cordon()
-	if m := row(); m.State != StateStarted || m.Cordon != CordonSoft || m.CordonGen != gen || m.Epoch != 1 {
+	if m := row(); m.State != StateStarted || m.Cordon != CordonSoft || m.CordonGen != gen ||
+		m.Epoch != 1 {
 		t.Errorf("row %+v does not follow its gate", m)
 	}
 	if err := f.Edit("web", "m1", func(m *Machine) { m.Addr, m.State, m.Owner = "127.0.0.1:1", StateFailed, "x" }); err != nil {
@@ -293,7 +297,10 @@ func TestPickErrorsSayWhy(t *testing.T) {
 		other = "m0"
 	}
 	_, err = b.Pick(Request{App: "web", Tried: []MachineID{other}})
-	want := &NoMachineError{App: "web", Seen: 5, Excluded: 1, Stopped: 1, Starting: 1, Cordoned: 1, Full: 1, After: 100 * time.Millisecond}
+	want := &NoMachineError{
+		App: "web", Seen: 5, Excluded: 1, Stopped: 1, Starting: 1, Cordoned: 1, Full: 1,
+		After: 100 * time.Millisecond,
+	}
 	var got *NoMachineError
 	if !errors.As(err, &got) || !errors.Is(err, ErrFull) || !errors.Is(err, ErrNoMachine) {
 		t.Fatalf("%v: want ErrFull and ErrNoMachine", err)
@@ -305,21 +312,26 @@ func TestPickErrorsSayWhy(t *testing.T) {
 
 func FuzzApply(f *testing.F) {
 	f.Add("m", "web", "nrt", "w", uint8(2), 5, 9, uint64(1), uint64(1))
-	f.Fuzz(func(t *testing.T, id, app, region, owner string, state uint8, soft, hard int, inc, seq uint64) {
-		fl := newFleet(t, "edge", "nrt")
-		b, _ := New(fl, Config{})
-		m := Machine{ID: MachineID(id), App: AppID(app), Region: region, Owner: NodeID(owner), State: State(state), Limits: Limits{Soft: soft, Hard: hard}}
-		if err := fl.Apply(PutMachine{m, Version{inc, seq}}); err != nil {
-			return
-		}
-		res, err := b.Pick(Request{App: m.App})
-		if (err == nil) != (m.State == StateStarted && inc > 0) {
-			t.Fatalf("%+v version %d.%d: pick says %v", m, inc, seq, err)
-		}
-		if err == nil {
-			res.Release(OutcomeDone)
-		}
-	})
+	f.Fuzz(
+		func(t *testing.T, id, app, region, owner string, state uint8, soft, hard int, inc, seq uint64) {
+			fl := newFleet(t, "edge", "nrt")
+			b, _ := New(fl, Config{})
+			m := Machine{
+				ID: MachineID(id), App: AppID(app), Region: region, Owner: NodeID(owner), State: State(state),
+				Limits: Limits{Soft: soft, Hard: hard},
+			}
+			if err := fl.Apply(PutMachine{m, Version{inc, seq}}); err != nil {
+				return
+			}
+			res, err := b.Pick(Request{App: m.App})
+			if (err == nil) != (m.State == StateStarted && inc > 0) {
+				t.Fatalf("%+v version %d.%d: pick says %v", m, inc, seq, err)
+			}
+			if err == nil {
+				res.Release(OutcomeDone)
+			}
+		},
+	)
 }
 
 // What is left of a removed app does not bring it back: its gates' transitions, reports, releases
@@ -356,7 +368,8 @@ func TestRemovedAppStaysAway(t *testing.T) {
 	r.Observe(Load{InFlight: 1, State: StateStarted, Seq: 1})
 	r.Release(OutcomeError)
 	b.Tick(time.Unix(0, 0))
-	if _, ok := f.App("web"); ok || f.Report(Report{App: "web", ID: "m"}) || f.Gate("web", "m") != nil {
+	if _, ok := f.App("web"); ok || f.Report(Report{App: "web", ID: "m"}) ||
+		f.Gate("web", "m") != nil {
 		t.Error("a removed app is back")
 	}
 	if _, err := b.Pick(Request{App: "web"}); !errors.Is(err, ErrNoApp) {
@@ -386,6 +399,8 @@ func TestAnEditIsMadeOverThePresentRow(t *testing.T) {
 	})
 	s, _ := f.App("web")
 	if m, _ := s.Machine("m1"); err != nil || calls != 2 || m.Addr != "x" || m.Fault != "overtook" {
-		t.Errorf("%v; %d calls, and the row has the address %q and the fault %q", err, calls, m.Addr, m.Fault)
+		t.Errorf(
+			"%v; %d calls, and the row has the address %q and the fault %q", err, calls, m.Addr, m.Fault,
+		)
 	}
 }

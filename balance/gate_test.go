@@ -240,7 +240,10 @@ func TestGateUnderContention(t *testing.T) {
 	})
 	wg.Wait()
 	if over.Load() > 0 || behind.Load() > 0 || g.InFlight() != 0 {
-		t.Errorf("%d above the hard limit, %d behind a closed gate, %d left in flight", over.Load(), behind.Load(), g.InFlight())
+		t.Errorf(
+			"%d above the hard limit, %d behind a closed gate, %d left in flight", over.Load(),
+			behind.Load(), g.InFlight(),
+		)
 	}
 }
 
@@ -488,7 +491,8 @@ func gateModel(t *rapid.T) {
 		}},
 		{"exited", func() bool { return false }, func() {
 			epoch, failed := older("epoch", m.epoch), rapid.Bool().Draw(t, "failed")
-			want := epoch == m.epoch && (m.state == StateStarting || m.state == StateStarted || m.state == StateSuspended)
+			want := epoch == m.epoch &&
+				(m.state == StateStarting || m.state == StateStarted || m.state == StateSuspended)
 			m.ended = m.ended || epoch == m.epoch && stopping()
 			transition("exited", func() bool { return g.Exited(epoch, failed) }, want)
 			if want {
@@ -535,7 +539,9 @@ func gateModel(t *rapid.T) {
 		}
 		actions[rapid.SampledFrom(able).Draw(t, "call")].do()
 		l := g.Load()
-		if l.InFlight != m.n+reserved() || g.Granted() != reserved() || l.State != m.state || l.Epoch != m.epoch || l.CordonGen != m.gen ||
+		if l.InFlight != m.n+reserved() || g.Granted() != reserved() || l.State != m.state ||
+			l.Epoch != m.epoch ||
+			l.CordonGen != m.gen ||
 			(l.Cordon == CordonSoft) != m.cordon ||
 			g.Touched() != (m.cordon && m.touched) ||
 			g.Wanted() != m.wanted ||
@@ -654,7 +660,9 @@ func TestGateSuspects(t *testing.T) {
 	f, _ := NewFleet(FleetConfig{Node: "w", Region: "nrt"})
 	g, _ := f.Host(Machine{ID: "m", App: "web", Region: "nrt"})
 	var told []uint64
-	defer f.Keep(Keeper{Suspect: func(_ AppID, _ MachineID, epoch uint64) { told = append(told, epoch) }})()
+	defer f.Keep(
+		Keeper{Suspect: func(_ AppID, _ MachineID, epoch uint64) { told = append(told, epoch) }},
+	)()
 	g.Suspect(0) // it does not run
 	start(t, g)
 	g.Suspect(0)

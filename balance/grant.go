@@ -274,7 +274,8 @@ func (t *tickets) expire(c *cell, now int64) {
 	dropped := false
 	for i := range t.held {
 		h := &t.held[i]
-		if token := h.token.Load(); token != 0 && h.until.Load() < now && h.token.CompareAndSwap(token, 0) {
+		if token := h.token.Load(); token != 0 && h.until.Load() < now &&
+			h.token.CompareAndSwap(token, 0) {
 			dropped = true
 		}
 	}

@@ -46,7 +46,9 @@ const (
 	StateGone
 )
 
-var stateNames = [...]string{"stopped", "starting", "started", "stopping", "suspending", "suspended", "failed", "gone"}
+var stateNames = [...]string{
+	"stopped", "starting", "started", "stopping", "suspending", "suspended", "failed", "gone",
+}
 
 // String returns the state's name as it stands in logs and JSON.
 func (s State) String() string { return enum.String(stateNames[:], uint8(s), "state") }
@@ -103,7 +105,9 @@ func (l Limits) validate() error {
 	case l.Hard < 0 || l.Hard > MaxLimit:
 		return fmt.Errorf("hard limit %d: want 0 (none) to %d", l.Hard, MaxLimit)
 	case l.Hard > 0 && l.Soft > l.Hard:
-		return fmt.Errorf("soft limit %d above hard limit %d: lower the soft one or raise the hard one", l.Soft, l.Hard)
+		return fmt.Errorf(
+			"soft limit %d above hard limit %d: lower the soft one or raise the hard one", l.Soft, l.Hard,
+		)
 	}
 	return nil
 }
@@ -156,7 +160,9 @@ func (m Machine) Key() MachineKey { return MachineKey{m.App, m.ID} }
 func (m Machine) validate() error {
 	switch {
 	case m.ID == "":
-		return fmt.Errorf("balance: machine without an ID (app %q, region %q): set Machine.ID", m.App, m.Region)
+		return fmt.Errorf(
+			"balance: machine without an ID (app %q, region %q): set Machine.ID", m.App, m.Region,
+		)
 	case m.App == "":
 		return fmt.Errorf("balance: machine %q has no app: set Machine.App", m.ID)
 	case m.Region == "":

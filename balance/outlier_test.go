@@ -29,7 +29,10 @@ type pending struct {
 
 func newTraffic(t testing.TB, seed uint64, l Limits) *traffic {
 	w := newWorld(t, nil, l)
-	return &traffic{world: w, clock: w.clock(), rand: rand.New(rand.NewPCG(seed, 1)), rate: 10, hold: 1, failed: map[MachineID]int{}}
+	return &traffic{
+		world: w, clock: w.clock(), rand: rand.New(rand.NewPCG(seed, 1)), rate: 10, hold: 1,
+		failed: map[MachineID]int{},
+	}
 }
 
 // pass plays some ticks and returns the machines that were out at one of them.
@@ -133,7 +136,10 @@ func TestWhatFailsEverywhereEjectsNobody(t *testing.T) {
 			out[id] = true
 		}
 		if len(out) > 0 {
-			t.Errorf("seed %d: %.2f of all fail %s, %v requests per tick, %d machines in %v: %v were ejected after %d requests", seed, share, kind, tr.rate, n, regions, out, tr.n)
+			t.Errorf(
+				"seed %d: %.2f of all fail %s, %v requests per tick, %d machines in %v: %v were ejected after %d requests",
+				seed, share, kind, tr.rate, n, regions, out, tr.n,
+			)
 		}
 	}
 }
@@ -167,9 +173,12 @@ func TestAMachineThatFailsAloneIsEjected(t *testing.T) {
 					out = tr.pass(1)
 				}
 				// What is decided at a tick holds from the next one on.
-				if most := tt.most + int(2*rate)/tt.machines; len(out) != 1 || !out["m1"] || tr.failed["m1"] > most {
-					t.Errorf("%d machines, one fails %.2f of all, %v requests per tick, seed %d: out %v after %d ticks and %d failures, want at most %d",
-						tt.machines, tt.sick, rate, seed, out, tr.tick, tr.failed["m1"], most)
+				if most := tt.most + int(2*rate)/tt.machines; len(out) != 1 || !out["m1"] ||
+					tr.failed["m1"] > most {
+					t.Errorf(
+						"%d machines, one fails %.2f of all, %v requests per tick, seed %d: out %v after %d ticks and %d failures, want at most %d",
+						tt.machines, tt.sick, rate, seed, out, tr.tick, tr.failed["m1"], most,
+					)
 				}
 			}
 		}
@@ -199,8 +208,12 @@ func TestAMachineThatFailsMoreIsAvoided(t *testing.T) {
 			if delete(out, "m1"); len(out) > 0 {
 				t.Errorf("%+v, %v requests per tick: ejected %v", tt, rate, out)
 			}
-			if share := float64(tr.failed["m1"]-learned) / float64(tr.n-n); share > 0.1/float64(tt.machines) {
-				t.Errorf("%+v, %v requests per tick: the sick machine gets %.4f of the requests", tt, rate, share)
+			if share := float64(tr.failed["m1"]-learned) / float64(tr.n-n); share > 0.1/float64(
+				tt.machines,
+			) {
+				t.Errorf(
+					"%+v, %v requests per tick: the sick machine gets %.4f of the requests", tt, rate, share,
+				)
 			}
 		}
 	}
@@ -267,7 +280,9 @@ func TestWhatFailsEverywhereDoesNotWeigh(t *testing.T) {
 		}
 	}
 	if worst > 8 {
-		t.Errorf("half of all requests fail everywhere, and count as up to %v requests at one machine", worst)
+		t.Errorf(
+			"half of all requests fail everywhere, and count as up to %v requests at one machine", worst,
+		)
 	}
 }
 
@@ -328,7 +343,9 @@ func TestOutliersAreEjectedAndProbed(t *testing.T) {
 	} {
 		c.pass(step.after)
 		if hit := w.try(500, sick, OutcomeError); hit != step.hits {
-			t.Errorf("%v later %d of 500 requests went to the sick machine, want %d", step.after, hit, step.hits)
+			t.Errorf(
+				"%v later %d of 500 requests went to the sick machine, want %d", step.after, hit, step.hits,
+			)
 		}
 		c.pass(tickEvery)
 	}

@@ -21,7 +21,10 @@ func (f *Fleet) Host(m Machine) (*Gate, error) {
 	}
 	err = f.locked(func() error {
 		if f.app(m.App).cells.find(m.ID) != nil {
-			return fmt.Errorf("balance: machine %q of app %q is in the fleet already: choose another ID, or remove it first", m.ID, m.App)
+			return fmt.Errorf(
+				"balance: machine %q of app %q is in the fleet already: choose another ID, or remove it first",
+				m.ID, m.App,
+			)
 		}
 		if err := gate.SetLimits(f.app(m.App).snap.Load().app.LimitsOf(m)); err != nil {
 			return err
@@ -77,7 +80,10 @@ func (f *Fleet) Owned(app AppID) iter.Seq2[*Machine, *Gate] {
 // before its edit was in: it should set fields and do nothing else.
 func (f *Fleet) Edit(app AppID, id MachineID, edit func(*Machine)) error {
 	if f.Gate(app, id) == nil {
-		return fmt.Errorf("balance: machine %q of app %q is not owned by node %q: only its owner edits it", id, app, f.node)
+		return fmt.Errorf(
+			"balance: machine %q of app %q is not owned by node %q: only its owner edits it", id, app,
+			f.node,
+		)
 	}
 	err := f.follow(app, id, edit)
 	f.limitGates(app)
@@ -233,7 +239,8 @@ type kept struct {
 // remembers reports whether somebody does a start that is remembered. Of a gate of no fleet it is
 // whoever calls Closed.
 func (k *kept) remembers() bool {
-	return k == nil || slices.ContainsFunc(k.keepers.all(), func(o *Keeper) bool { return o.Wanted != nil })
+	return k == nil ||
+		slices.ContainsFunc(k.keepers.all(), func(o *Keeper) bool { return o.Wanted != nil })
 }
 
 func (k *kept) wanted() {

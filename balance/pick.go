@@ -27,7 +27,9 @@ type scan struct {
 }
 
 func newScan(v *View, r *Request, choices int) scan {
-	l := scan{v: v, r: r, plain: r.plain(), wanted: min(max(choices, 0), maxChoices), draw: draw{state: r.Rand}}
+	l := scan{
+		v: v, r: r, plain: r.plain(), wanted: min(max(choices, 0), maxChoices), draw: draw{state: r.Rand},
+	}
 	if r.Key != "" {
 		l.key = hash2("", r.Key)
 	}
@@ -144,7 +146,8 @@ func (l *scan) tie(i int, pos int32, b *found) bool {
 func (l *scan) list(i int, list []int32, b *found) {
 	rows := l.v.order[i].rows
 	for _, pos := range list {
-		if w := rows.scoreAt(pos); w <= b.w && (l.plain || l.r.admits(rows.rows[pos])) && (w < b.w || l.tie(i, pos, b)) {
+		if w := rows.scoreAt(pos); w <= b.w && (l.plain || l.r.admits(rows.rows[pos])) &&
+			(w < b.w || l.tie(i, pos, b)) {
 			b.w, b.slot = w, Slot{int32(i), pos}
 		}
 	}
@@ -202,7 +205,9 @@ const fair = 3
 
 // from looks at n distinct places of a list that r admits, all where r is nil, drawn by the room
 // that their machines have. It returns the least score that is below w, else w.
-func (d *draw) from(p *regionView, list []int32, n int, w score, r *Request) (least score, pos int32) {
+func (d *draw) from(
+	p *regionView, list []int32, n int, w score, r *Request,
+) (least score, pos int32) {
 	var had [maxChoices]int32
 	rows := p.rows
 	least = w
@@ -323,7 +328,8 @@ func (l *scan) leastOfDrawn(t Tier, n, draws int) (Slot, bool) {
 		f := found{slot: l.v.nth(t, int(uint64(uint32(bits))*uint64(n)>>32))}
 		p := &l.v.order[f.slot.region]
 		f.w = p.rows.scoreAt(f.slot.pos)
-		if slices.ContainsFunc(had[:k], func(h found) bool { return h.slot == f.slot }) || try < 3*draws && !accept(useOf(f.w), p.level, p.least, uint32(bits>>32)) {
+		if slices.ContainsFunc(had[:k], func(h found) bool { return h.slot == f.slot }) ||
+			try < 3*draws && !accept(useOf(f.w), p.level, p.least, uint32(bits>>32)) {
 			continue
 		}
 		if f.w >= noUse || !l.plain && !l.r.admits(p.rows.rows[f.slot.pos]) {
@@ -340,7 +346,8 @@ func (l *scan) leastOfDrawn(t Tier, n, draws int) (Slot, bool) {
 	}
 	bound, near := l.oneMore(least), least
 	for _, f := range had[:k] {
-		if f.w>>useShift <= bound && (f.slot.region < near.slot.region || f.slot.region == near.slot.region && f.w < near.w) {
+		if f.w>>useShift <= bound &&
+			(f.slot.region < near.slot.region || f.slot.region == near.slot.region && f.w < near.w) {
 			near = f
 		}
 	}

@@ -17,7 +17,10 @@ func TestScalingChangesNothing(t *testing.T) {
 	rapid.Check(t, func(t *rapid.T) {
 		type mach struct{ region, soft, load int }
 		ms := rapid.SliceOfN(rapid.Custom(func(t *rapid.T) mach {
-			return mach{rapid.IntRange(0, 2).Draw(t, "region"), rapid.IntRange(1, 4).Draw(t, "soft"), rapid.IntRange(0, 5).Draw(t, "load")}
+			return mach{
+				rapid.IntRange(0, 2).Draw(t, "region"), rapid.IntRange(1, 4).Draw(t, "soft"),
+				rapid.IntRange(0, 5).Draw(t, "load"),
+			}
 		}), 1, 8).Draw(t, "machines")
 		pick := func(times int) MachineID {
 			f, _ := NewFleet(FleetConfig{Node: "edge", Region: "r0"})
@@ -94,14 +97,23 @@ func TestUnderContention(t *testing.T) {
 						return
 					default:
 					}
-					m := machine(MachineID(fmt.Sprintf("m%02d", i%machines)), []string{"nrt", "hkg"}[i%machines%2], State(i%7))
+					m := machine(
+						MachineID(fmt.Sprintf("m%02d", i%machines)), []string{"nrt", "hkg"}[i%machines%2], State(i%7),
+					)
 					w.f.Apply(PutMachine{m, Version{1, uint64(1000 + i)}})
 					if i%5 == 0 { // never below a machine that is counted in: its cell would be new
-						w.f.Apply(PutMachine{machine("x", "nrt", StateStarted), Version{1, uint64(1000 + i)}}, RemoveMachine{"web", "x", Version{1, uint64(1001 + i)}})
+						w.f.Apply(
+							PutMachine{machine("x", "nrt", StateStarted), Version{1, uint64(1000 + i)}},
+							RemoveMachine{"web", "x", Version{1, uint64(1001 + i)}},
+						)
 					}
 					now = now.Add(50 * time.Millisecond)
 					w.b.Tick(now)
-					w.f.Report(Report{App: "web", ID: m.ID, Load: Load{InFlight: i % 5, State: StateStarted, Seq: uint64(i)}})
+					w.f.Report(
+						Report{
+							App: "web", ID: m.ID, Load: Load{InFlight: i % 5, State: StateStarted, Seq: uint64(i)},
+						},
+					)
 				}
 			})
 			changes.Go(func() {
@@ -144,7 +156,11 @@ func TestUnderContention(t *testing.T) {
 							over.Add(1)
 						}
 						if i%3 == 0 {
-							r.Observe(Load{InFlight: i % 4, Limits: Limits{2, hard}, State: StateStarted, Seq: uint64(g*1000 + i)})
+							r.Observe(
+								Load{
+									InFlight: i % 4, Limits: Limits{2, hard}, State: StateStarted, Seq: uint64(g*1000 + i),
+								},
+							)
 						}
 						if r.Machine().ID != "x" {
 							inside[k].Add(-1)
@@ -157,7 +173,10 @@ func TestUnderContention(t *testing.T) {
 			close(stop)
 			changes.Wait()
 			if over.Load()+torn.Load()+negative.Load() > 0 {
-				t.Errorf("%d above the hard limit, %d torn snapshots, %d negative counts", over.Load(), torn.Load(), negative.Load())
+				t.Errorf(
+					"%d above the hard limit, %d torn snapshots, %d negative counts", over.Load(), torn.Load(),
+					negative.Load(),
+				)
 			}
 			if n := w.b.InFlight("web"); n != 0 {
 				t.Errorf("%d in flight after all releases", n)
@@ -181,7 +200,9 @@ func TestOldNewsNeverAttract(t *testing.T) {
 	}
 	c := w.clock()
 	report := func(id MachineID, n int, seq uint64) bool {
-		return w.f.Report(Report{App: "web", ID: id, Load: Load{InFlight: n, State: StateStarted, Seq: seq}})
+		return w.f.Report(
+			Report{App: "web", ID: id, Load: Load{InFlight: n, State: StateStarted, Seq: seq}},
+		)
 	}
 	report("m3", 0, 1) // idle, and never heard of again
 	for seq := uint64(1); seq < 200; seq++ {
@@ -213,7 +234,9 @@ func TestAffinityMovesLittle(t *testing.T) {
 		f, _ := NewFleet(FleetConfig{Node: "edge", Region: "nrt"})
 		b, _ := New(f, Config{})
 		for i := range n {
-			f.Apply(PutMachine{machine(MachineID(fmt.Sprintf("m%02d", i)), "nrt", StateStarted), Version{1, 1}})
+			f.Apply(
+				PutMachine{machine(MachineID(fmt.Sprintf("m%02d", i)), "nrt", StateStarted), Version{1, 1}},
+			)
 		}
 		homes := func() map[string]MachineID {
 			m := map[string]MachineID{}
@@ -268,7 +291,10 @@ func TestAppsAreIsolated(t *testing.T) {
 		held = append(held, r)
 	}
 	if len(held) != 12 || b.InFlight("flooded") != 12 || b.InFlight("calm") != 0 {
-		t.Errorf("%d, %d and %d in flight, want 12, 12 and 0", len(held), b.InFlight("flooded"), b.InFlight("calm"))
+		t.Errorf(
+			"%d, %d and %d in flight, want 12, 12 and 0", len(held), b.InFlight("flooded"),
+			b.InFlight("calm"),
+		)
 	}
 	for i := range held {
 		held[i].Release(OutcomeError)
@@ -297,8 +323,12 @@ func TestAppsAreIsolated(t *testing.T) {
 // FuzzUpdates feeds the update path with what nobody should send: never a panic, never a wrong
 // pick.
 func FuzzUpdates(f *testing.F) {
-	f.Add([]byte{0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14, 15, 16, 17, 18, 19, 20, 21, 22, 23, 24})
-	f.Add([]byte("PutMachine RemoveMachine NodeGone PutApp RemoveApp and again, in any order there is"))
+	f.Add(
+		[]byte{0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14, 15, 16, 17, 18, 19, 20, 21, 22, 23, 24},
+	)
+	f.Add(
+		[]byte("PutMachine RemoveMachine NodeGone PutApp RemoveApp and again, in any order there is"),
+	)
 	f.Fuzz(fuzzOne)
 }
 
@@ -338,7 +368,9 @@ func fuzzOne(t *testing.T, data []byte) {
 		default:
 			fl.Apply(PutMachine{Machine{
 				ID: id, App: app, Region: names[next()%4], Owner: NodeID(names[next()%4]), State: State(next() % 9), Health: Health(next() % 4),
-				Cordon: Cordon(next() % 4), Limits: Limits{Soft: next()%5 - 1, Hard: next()%5 - 1}, Epoch: uint64(next()), Recent: next()%2 == 0,
+				Cordon: Cordon(
+					next() % 4,
+				), Limits: Limits{Soft: next()%5 - 1, Hard: next()%5 - 1}, Epoch: uint64(next()), Recent: next()%2 == 0,
 			}, v})
 		}
 		r, err := b.Pick(Request{App: app, Tried: []MachineID{MachineID(names[next()%4])}})
@@ -348,7 +380,12 @@ func fuzzOne(t *testing.T, data []byte) {
 		if m := r.Machine(); m.State != StateStarted || m.Cordon == CordonHard || m.App != app {
 			t.Fatalf("picked %+v for app %q", m, app)
 		}
-		r.Observe(Load{InFlight: next(), Limits: Limits{next(), next()}, State: State(next()), Seq: uint64(next()), Epoch: uint64(next())})
+		r.Observe(
+			Load{
+				InFlight: next(), Limits: Limits{next(), next()}, State: State(next()), Seq: uint64(next()),
+				Epoch: uint64(next()),
+			},
+		)
 		r.Release(Outcome(next() % 6))
 		if n := b.InFlight(app); n != 0 {
 			t.Fatalf("%d in flight after the release", n)
@@ -406,7 +443,8 @@ func TestLeastAgreesWithLooking(t *testing.T) {
 		for tier := range TierNone {
 			for j := range v.Len(0, tier) {
 				var c Candidate
-				if v.Usable(v.Slot(0, tier, j), &r, &c) && (!found || c.Tier == best.Tier && (!c.Busy() && best.Busy() || c.Busy() == best.Busy() && c.Use() < best.Use())) {
+				if v.Usable(v.Slot(0, tier, j), &r, &c) &&
+					(!found || c.Tier == best.Tier && (!c.Busy() && best.Busy() || c.Busy() == best.Busy() && c.Use() < best.Use())) {
 					best, found = c, true
 				}
 			}
@@ -416,7 +454,8 @@ func TestLeastAgreesWithLooking(t *testing.T) {
 			t.Fatalf("the quick look found %v, the slow one %v", ok, found)
 		}
 		var c Candidate
-		if ok && (!v.Usable(s, &r, &c) || c.Tier != best.Tier || c.Busy() != best.Busy() || math.Abs(c.Use()-best.Use()) > 1e-3) {
+		if ok &&
+			(!v.Usable(s, &r, &c) || c.Tier != best.Tier || c.Busy() != best.Busy() || math.Abs(c.Use()-best.Use()) > 1e-3) {
 			t.Fatalf("the quick look found %+v, the slow one %+v", c, best)
 		}
 	})

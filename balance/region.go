@@ -147,7 +147,8 @@ func (m *row) age(turned []MachineID, a *liveRegion, sum *tickSums, j *jury) []M
 		news := seen != mem.seen
 		taken := int((sent - mem.sent) & sentMask)
 		e = mem.step(e, seen, own, m.shared.limits.Hard, sent, a.regionHistory)
-		if mem.note(sent-uint32(own), mem.fails.Load(), mem.void.Load(), j.record) && e.penalty() > mem.most() {
+		if mem.note(sent-uint32(own), mem.fails.Load(), mem.void.Load(), j.record) &&
+			e.penalty() > mem.most() {
 			e = e.withPenalty(mem.most())
 		}
 		if started := mem.started.Load(); started > 0 {

@@ -109,7 +109,9 @@ func (o Outcome) MarshalText() ([]byte, error) {
 func (o *Outcome) UnmarshalText(text []byte) error {
 	i := slices.Index(outcomeNames[:], string(text))
 	if i < 0 {
-		return fmt.Errorf("balance: unknown outcome %q: want one of %s", text, strings.Join(outcomeNames[:], ", "))
+		return fmt.Errorf(
+			"balance: unknown outcome %q: want one of %s", text, strings.Join(outcomeNames[:], ", "),
+		)
 	}
 	*o = Outcome(i)
 	return nil

@@ -12,7 +12,10 @@ func TestForcedMeansForcedOrError(t *testing.T) {
 		t.Run(name, func(t *testing.T) {
 			w := newWorld(t, s, Limits{Soft: 2, Hard: 2})
 			for i := range 40 {
-				w.put(MachineID(fmt.Sprintf("m%02d", i)), []string{"nrt", "hkg"}[i%2], func(m *Machine) { m.Revision = fmt.Sprint("v", i%4) })
+				w.put(
+					MachineID(fmt.Sprintf("m%02d", i)), []string{"nrt", "hkg"}[i%2],
+					func(m *Machine) { m.Revision = fmt.Sprint("v", i%4) },
+				)
 			}
 			pick := func(want Want) string {
 				r, err := w.b.Pick(Request{App: "web", Want: &want})
@@ -59,7 +62,8 @@ func TestOutcomesReadTheirOwnText(t *testing.T) {
 		t.Errorf("an outcome of a later version has the text %q", text)
 	}
 	var o Outcome
-	if err := o.UnmarshalText([]byte("later")); err == nil || !strings.Contains(err.Error(), "unserved") {
+	if err := o.UnmarshalText([]byte("later")); err == nil ||
+		!strings.Contains(err.Error(), "unserved") {
 		t.Errorf("%v: want the known ones", err)
 	}
 }

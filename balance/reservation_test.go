@@ -235,7 +235,9 @@ func TestSlotsAtHandAreCounted(t *testing.T) {
 			"owner starts again": func(*rapid.T) {
 				incarnation++
 				apply(t, f, PutMachine{
-					Machine{ID: "m1", App: "web", Region: "nrt", Owner: "o", State: StateStarted, Limits: Limits{Hard: 2}},
+					Machine{
+						ID: "m1", App: "web", Region: "nrt", Owner: "o", State: StateStarted, Limits: Limits{Hard: 2},
+					},
 					Version{incarnation, 1},
 				})
 			},

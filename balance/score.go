@@ -123,7 +123,12 @@ func (e est) grant() (n int, ok bool) {
 	g := int(e & grantMask >> grantShift)
 	return g - 1, g > 0
 }
-func (e est) withOthers(x float32) est { return e&^othersMask | field(x, othersUnit, 0, othersBits) }
+
+func (e est) withOthers(
+	x float32,
+) est {
+	return e&^othersMask | field(x, othersUnit, 0, othersBits)
+}
 func (e est) withPenalty(x float32) est {
 	return e&^penaltyMask | field(x, penaltyUnit, penaltyShift, penaltyBits)
 }

@@ -28,9 +28,13 @@ func TestWordsCompareLikeMachines(t *testing.T) {
 		if a >= noUse || b >= noUse || fullB {
 			return
 		}
-		less := tierA < tierB || tierA == tierB && (!busyA && busyB || busyA == busyB && useA < useB*(1-1e-3))
+		less := tierA < tierB ||
+			tierA == tierB && (!busyA && busyB || busyA == busyB && useA < useB*(1-1e-3))
 		if less && a >= b {
-			t.Fatalf("word %x of (%v, busy %v, %v) is not below %x of (%v, %v, %v)", a, tierA, busyA, useA, b, tierB, busyB, useB)
+			t.Fatalf(
+				"word %x of (%v, busy %v, %v) is not below %x of (%v, %v, %v)", a, tierA, busyA, useA, b, tierB,
+				busyB, useB,
+			)
 		}
 		if got := float64(useOf(a)); math.Abs(got-useA) > 1e-3*(1+useA) {
 			t.Fatalf("use %v reads as %v", useA, got)
@@ -45,12 +49,22 @@ func TestEstimatesHoldTheirFields(t *testing.T) {
 		fails, grant := rapid.IntRange(0, 15).Draw(t, "fails"), rapid.IntRange(0, maxGrant).Draw(t, "grant")
 		slow, ramp := rapid.Float32Range(1, 8).Draw(t, "slow"), rapid.Float32Range(0.1, 1).Draw(t, "ramp")
 		e := est(0) | saidFullBit | cordonedBit
-		e = e.withGrant(grant, true).withRamp(ramp).withSlow(slow).withFails(fails).withPenalty(penalty).withOthers(others)
+		e = e.withGrant(grant, true).
+			withRamp(ramp).
+			withSlow(slow).
+			withFails(fails).
+			withPenalty(penalty).
+			withOthers(others)
 		near := func(a, b, off float32) bool { return math.Abs(float64(a-b)) <= float64(off) }
 		n, ok := e.grant()
 		if !near(e.others(), others, 0.2) || !near(e.penalty(), penalty, 0.2) || e.fails() != fails || n != grant || !ok ||
-			!near(e.slow(), slow, 0.13) || !near(e.ramp(), ramp, 1.0/16) || e&saidFullBit == 0 || e&cordonedBit == 0 || e&(awayBit|probeBit|heardBit) != 0 {
-			t.Fatalf("%x: others %v penalty %v fails %d grant %d %v slow %v ramp %v", e, e.others(), e.penalty(), e.fails(), n, ok, e.slow(), e.ramp())
+			!near(e.slow(), slow, 0.13) || !near(e.ramp(), ramp, 1.0/16) || e&saidFullBit == 0 ||
+			e&cordonedBit == 0 ||
+			e&(awayBit|probeBit|heardBit) != 0 {
+			t.Fatalf(
+				"%x: others %v penalty %v fails %d grant %d %v slow %v ramp %v", e, e.others(), e.penalty(),
+				e.fails(), n, ok, e.slow(), e.ramp(),
+			)
 		}
 	})
 }

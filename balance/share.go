@@ -246,6 +246,9 @@ func (v *View) granting() (owners []ownerPart) {
 			}
 		}
 	}
-	slices.SortFunc(owners, func(x, y ownerPart) int { return cmp.Or(cmp.Compare(x.near, y.near), cmp.Compare(x.node, y.node)) })
+	slices.SortFunc(
+		owners,
+		func(x, y ownerPart) int { return cmp.Or(cmp.Compare(x.near, y.near), cmp.Compare(x.node, y.node)) },
+	)
 	return owners
 }

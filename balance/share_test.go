@@ -46,7 +46,9 @@ func TestSpillController(t *testing.T) {
 			}
 		}
 		if highest-lowest > 0.1 || lowest < 0.55 || highest > 0.7 {
-			t.Errorf("with news %d ticks late the share is between %v and %v, want 0.63", c.late, lowest, highest)
+			t.Errorf(
+				"with news %d ticks late the share is between %v and %v, want 0.63", c.late, lowest, highest,
+			)
 		}
 	}
 }
@@ -65,7 +67,10 @@ func TestDrawsAreWeighted(t *testing.T) {
 			}
 		}
 		if got := float64(n) / 10000; math.Abs(got-c.want) > 0.03 {
-			t.Errorf("a machine at %v is accepted with %v, want %v (level %v, least %v)", c.use, got, c.want, c.level, c.least)
+			t.Errorf(
+				"a machine at %v is accepted with %v, want %v (level %v, least %v)", c.use, got, c.want,
+				c.level, c.least,
+			)
 		}
 	}
 	if fresh, late := waterLevel(0.8, 10, 1), waterLevel(0.8, 10, 30); fresh >= late || fresh <= 0.8 {
@@ -97,7 +102,9 @@ func TestSlices(t *testing.T) {
 			}
 		}
 		if lo, hi := slices.Min(covered), slices.Max(covered); lo == 0 || hi-lo > 2 {
-			t.Fatalf("%d machines, %d nodes, width %d: a machine is in %d to %d slices", n, nodes, width, lo, hi)
+			t.Fatalf(
+				"%d machines, %d nodes, width %d: a machine is in %d to %d slices", n, nodes, width, lo, hi,
+			)
 		}
 	})
 	w := newWorld(t, nil, Limits{Soft: 10})
@@ -115,7 +122,9 @@ func TestSlices(t *testing.T) {
 		seen[w.pick()] = true
 	}
 	if len(seen) != sliceLeast {
-		t.Errorf("a node with nothing to do uses %d machines, want its slice of %d", len(seen), sliceLeast)
+		t.Errorf(
+			"a node with nothing to do uses %d machines, want its slice of %d", len(seen), sliceLeast,
+		)
 	}
 	for id := range seen { // the slice has no room: all are looked at
 		w.load(id, 10)
@@ -133,8 +142,12 @@ func TestSplitAddsUp(t *testing.T) {
 		owners := make([]ownerPart, n)
 		for i := range owners {
 			owners[i] = ownerPart{
-				slots: rapid.IntRange(0, 40).Draw(t, "slots"), near: rapid.IntRange(1, 3).Draw(t, "near"), share: rapid.Float64Range(0, 1).Draw(t, "share"),
-				rtt: time.Duration(rapid.IntRange(0, 300).Draw(t, "rtt")) * time.Millisecond, stay: time.Duration(rapid.IntRange(0, 3000).Draw(t, "stay")) * time.Millisecond,
+				slots: rapid.IntRange(0, 40).
+					Draw(t, "slots"),
+				near: rapid.IntRange(1, 3).Draw(t, "near"), share: rapid.Float64Range(0, 1).Draw(t, "share"),
+				rtt: time.Duration(
+					rapid.IntRange(0, 300).Draw(t, "rtt"),
+				) * time.Millisecond, stay: time.Duration(rapid.IntRange(0, 3000).Draw(t, "stay")) * time.Millisecond,
 			}
 		}
 		slices.SortStableFunc(owners, func(a, b ownerPart) int { return a.near - b.near })
@@ -155,7 +168,9 @@ func TestSplitAddsUp(t *testing.T) {
 	for _, parked := range []int{1, 7} {
 		var told [3]float64
 		for turn := range uint64(turns) {
-			owners := []ownerPart{{slots: 8, near: 1, share: 1}, {slots: 1, near: 1, share: 1}, {slots: 3, near: 1, share: 1}}
+			owners := []ownerPart{
+				{slots: 8, near: 1, share: 1}, {slots: 1, near: 1, share: 1}, {slots: 3, near: 1, share: 1},
+			}
 			split(parked, owners, turn)
 			for i := range owners {
 				told[i] += float64(owners[i].part) / turns
@@ -163,7 +178,9 @@ func TestSplitAddsUp(t *testing.T) {
 		}
 		for i, slots := range []float64{8, 1, 3} {
 			if want := float64(parked) * slots / 12; math.Abs(told[i]-want) > 0.01 {
-				t.Errorf("of %d the owner of %v in 12 slots is told of %.3f, want %.3f", parked, slots, told[i], want)
+				t.Errorf(
+					"of %d the owner of %v in 12 slots is told of %.3f, want %.3f", parked, slots, told[i], want,
+				)
 			}
 		}
 	}
@@ -171,7 +188,10 @@ func TestSplitAddsUp(t *testing.T) {
 
 func TestSplitStory(t *testing.T) {
 	far := func(parked int, nearSlots int, share float64, stay time.Duration) (near, far int) {
-		owners := []ownerPart{{slots: nearSlots, near: 1, share: share, rtt: 2 * time.Millisecond, stay: stay}, {slots: 10, near: 2, share: 1, rtt: 152 * time.Millisecond}}
+		owners := []ownerPart{
+			{slots: nearSlots, near: 1, share: share, rtt: 2 * time.Millisecond, stay: stay},
+			{slots: 10, near: 2, share: 1, rtt: 152 * time.Millisecond},
+		}
 		split(parked, owners, 0)
 		return owners[0].part, owners[1].part
 	}

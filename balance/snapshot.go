@@ -70,7 +70,9 @@ func (s *Snapshot) Regions() []string {
 }
 
 func (s *Snapshot) region(name string) (int, bool) {
-	return slices.BinarySearchFunc(s.regions, name, func(r *regionRows, name string) int { return cmp.Compare(r.name, name) })
+	return slices.BinarySearchFunc(
+		s.regions, name, func(r *regionRows, name string) int { return cmp.Compare(r.name, name) },
+	)
 }
 
 // row is a machine in a snapshot, packed: what machines have in common is in shared. It is
@@ -182,7 +184,9 @@ func (r *regionRows) scoreAt(pos int32) score { return r.chunks[pos/chunkLen][po
 
 // find returns the index in byID of a machine, or where it would stand.
 func (r *regionRows) find(id MachineID) (int, bool) {
-	return slices.BinarySearchFunc(r.byID, id, func(p int32, id MachineID) int { return cmp.Compare(r.rows[p].id, id) })
+	return slices.BinarySearchFunc(
+		r.byID, id, func(p int32, id MachineID) int { return cmp.Compare(r.rows[p].id, id) },
+	)
 }
 
 // get returns a machine's row, or nil.
@@ -204,7 +208,10 @@ func (r *regionRows) findRank(rank uint64, id MachineID) int {
 // edit returns a draft: a copy to change. Lists are copied when they are changed for the first
 // time.
 func (r *regionRows) edit() *regionRows {
-	return &regionRows{name: r.name, live: r.live, rows: slices.Clone(r.rows), byID: r.byID, byRank: r.byRank, ranks: r.ranks, byTier: r.byTier}
+	return &regionRows{
+		name: r.name, live: r.live, rows: slices.Clone(r.rows), byID: r.byID, byRank: r.byRank,
+		ranks: r.ranks, byTier: r.byTier,
+	}
 }
 
 // members lets the lists be changed that a machine enters when it joins.

@@ -110,8 +110,13 @@ func TestStrategyRelations(t *testing.T) {
 			}
 			regions := []string{"nrt", "hkg", "fra"}
 			ms := rapid.SliceOfN(rapid.Custom(func(t *rapid.T) mach {
-				m := machine("", rapid.SampledFrom(regions).Draw(t, "region"), rapid.SampledFrom([]State{StateStarted, StateStarted, StateStarted, StateStopped, StateStarting}).Draw(t, "state"))
-				m.Cordon = rapid.SampledFrom([]Cordon{CordonNone, CordonNone, CordonSoft, CordonHard}).Draw(t, "cordon")
+				m := machine(
+					"", rapid.SampledFrom(regions).Draw(t, "region"),
+					rapid.SampledFrom([]State{StateStarted, StateStarted, StateStarted, StateStopped, StateStarting}).
+						Draw(t, "state"),
+				)
+				m.Cordon = rapid.SampledFrom([]Cordon{CordonNone, CordonNone, CordonSoft, CordonHard}).
+					Draw(t, "cordon")
 				m.Limits = Limits{Soft: 2, Hard: 4}
 				return mach{m, rapid.IntRange(0, 4).Draw(t, "load")}
 			}), 1, 12).Draw(t, "machines")

@@ -66,7 +66,9 @@ func (u RemoveApp) check() error {
 
 func (u RemoveMachine) check() error {
 	if u.ID == "" || u.App == "" {
-		return fmt.Errorf("balance: RemoveMachine of machine %q of app %q: both have to be set", u.ID, u.App)
+		return fmt.Errorf(
+			"balance: RemoveMachine of machine %q of app %q: both have to be set", u.ID, u.App,
+		)
 	}
 	return nil
 }
@@ -145,7 +147,9 @@ const (
 	StartRemembered             // being stopped; it starts again when that is over
 )
 
-var startAnswerNames = [...]string{"refused", "accepted", "already starting", "already started", "remembered"}
+var startAnswerNames = [...]string{
+	"refused", "accepted", "already starting", "already started", "remembered",
+}
 
 // String returns the answer in words.
 func (a StartAnswer) String() string { return enum.String(startAnswerNames[:], uint8(a), "answer") }

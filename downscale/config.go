@@ -131,7 +131,10 @@ func (c Config) resolve() (Config, error) {
 	c.CordonMax = cmp.Or(c.CordonMax, 30*time.Second)
 	c.StopTimeout = cmp.Or(c.StopTimeout, time.Minute)
 	if c.Quiet >= c.CordonMax {
-		return bad("Quiet", c.Quiet, fmt.Sprintf("less than CordonMax, which is %v: no cordon would ever end in a stop", c.CordonMax))
+		return bad(
+			"Quiet", c.Quiet,
+			fmt.Sprintf("less than CordonMax, which is %v: no cordon would ever end in a stop", c.CordonMax),
+		)
 	}
 	return c, nil
 }

@@ -238,7 +238,9 @@ func TestLongConnections(t *testing.T) {
 func TestHeldNamesTheConnections(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		s := &switchboard{open: map[balance.MachineID][]*longConn{}}
-		b := newBench(t, Config{Window: 10 * sec, Connections: s, Notify: balance.ClassWebSocket}, stopApp, "m1", "m2")
+		b := newBench(
+			t, Config{Window: 10 * sec, Connections: s, Notify: balance.ClassWebSocket}, stopApp, "m1", "m2",
+		)
 		s.b = b
 		var held, vetoed []string
 		b.down.config.Trace.Held = func(d policy.Decision) { held = append(held, d.Reason()) }
@@ -260,7 +262,9 @@ func TestHeldNamesTheConnections(t *testing.T) {
 		}
 		time.Sleep(time.Minute)
 		end()
-		want := []string{"settling: 0s of 10s since the last start", "m1 could be spared but for its long connections: events",
+		want := []string{
+			"settling: 0s of 10s since the last start",
+			"m1 could be spared but for its long connections: events",
 			"m1 could be spared but for its long connections: events+tcp",
 			"1 machine on the way already", "m1 could be spared but for its long connections: events"}
 		if d := cmp.Diff(want, held); d != "" || vetoed != nil {
@@ -275,7 +279,12 @@ func TestAPolicyIsVetoedForConnections(t *testing.T) {
 		s := &switchboard{open: map[balance.MachineID][]*longConn{}}
 		b := newBench(t, Config{Connections: s, Policy: func(balance.AppID) policy.Policy {
 			return policyFunc(func(_ time.Time, s policy.Situation) []policy.Decision {
-				return []policy.Decision{{App: s.App.ID, Region: "nrt", Machine: "m1", Verdict: policy.VerdictSpare, Text: "because I say so"}}
+				return []policy.Decision{
+					{
+						App: s.App.ID, Region: "nrt", Machine: "m1", Verdict: policy.VerdictSpare,
+						Text: "because I say so",
+					},
+				}
 			})
 		}}, stopApp, "m1")
 		s.b = b
@@ -289,7 +298,9 @@ func TestAPolicyIsVetoedForConnections(t *testing.T) {
 		s.hangUp(c)
 		time.Sleep(time.Minute)
 		end()
-		if want := []string{"m1 websocket", "m1 events+websocket", "m1 events"}; !slices.Equal(vetoed, want) {
+		if want := []string{"m1 websocket", "m1 events+websocket", "m1 events"}; !slices.Equal(
+			vetoed, want,
+		) {
 			t.Errorf("vetoed %q, want %q", vetoed, want)
 		}
 		b.want()

@@ -37,7 +37,9 @@ func New(f *balance.Fleet, d Driver, c Config) (*Downscaler, error) {
 	case f == nil:
 		return nil, errors.New("downscale: New without a fleet: make one with balance.NewFleet")
 	case d == nil:
-		return nil, errors.New("downscale: New without a driver: give one that stops the fleet's machines")
+		return nil, errors.New(
+			"downscale: New without a driver: give one that stops the fleet's machines",
+		)
 	}
 	c, err := c.resolve()
 	if err != nil {
@@ -56,7 +58,10 @@ func (d *Downscaler) Run(ctx context.Context) error {
 	if d.ran.Swap(true) {
 		return errors.New("downscale: Downscaler.Run was called before: make another downscaler with New")
 	}
-	r := &run{Downscaler: d, ctx: context.WithoutCancel(ctx), apps: map[balance.AppID]*appRun{}, answers: make(chan answer), over: make(chan struct{})}
+	r := &run{
+		Downscaler: d, ctx: context.WithoutCancel(ctx), apps: map[balance.AppID]*appRun{},
+		answers: make(chan answer), over: make(chan struct{}),
+	}
 	defer close(r.over)
 	d.rouse() // the first look is due at once
 	timer := time.NewTimer(d.config.Every)

@@ -38,7 +38,9 @@ func (d *Downscaler) Drain(ctx context.Context) error {
 		}
 	})()
 
-	dr := &drain{Downscaler: d, soft: ctx, hard: stopping, slots: semaphore.NewWeighted(int64(parallel))}
+	dr := &drain{
+		Downscaler: d, soft: ctx, hard: stopping, slots: semaphore.NewWeighted(int64(parallel)),
+	}
 	var (
 		// not an errgroup: one machine's failure is no reason to leave another running
 		all  sync.WaitGroup

@@ -25,9 +25,18 @@ func TestAPolicyIsVetoed(t *testing.T) {
 		c.Policy = func(balance.AppID) policy.Policy {
 			return policyFunc(func(_ time.Time, s policy.Situation) (out []policy.Decision) {
 				for _, id := range []balance.MachineID{"ghost", "m1", "m1", "m2", "m3"} {
-					out = append(out, policy.Decision{App: s.App.ID, Region: "nrt", Machine: id, Verdict: policy.VerdictSpare, Text: "because I say so"})
+					out = append(
+						out,
+						policy.Decision{
+							App: s.App.ID, Region: "nrt", Machine: id, Verdict: policy.VerdictSpare,
+							Text: "because I say so",
+						},
+					)
 				}
-				return append(out, policy.Decision{Machine: "ghost", Verdict: policy.VerdictRecall}, policy.Decision{Machine: "m2", Verdict: policy.VerdictRecall})
+				return append(
+					out, policy.Decision{Machine: "ghost", Verdict: policy.VerdictRecall},
+					policy.Decision{Machine: "m2", Verdict: policy.VerdictRecall},
+				)
 			})
 		}
 		b := newBench(t, c, app, "m1", "m2", "m3")
@@ -39,7 +48,9 @@ func TestAPolicyIsVetoed(t *testing.T) {
 			"1.2s stopped m1 in 100ms", "1.2s stopped m3 in 100ms")
 		b.wantStates("m1 stopped gone, m2 started running, m3 stopped gone") // m2 is the first of the order
 		end()
-		if want := []string{"ghost", "m1", "m2", "m3"}; !slices.Equal(vetoed, want) { // m3 in the second tick: it is on its way
+		if want := []string{"ghost", "m1", "m2", "m3"}; !slices.Equal(
+			vetoed, want,
+		) { // m3 in the second tick: it is on its way
 			t.Errorf("vetoed %v, want %v, each once", vetoed, want)
 		}
 	})
@@ -78,7 +89,10 @@ func TestTheShellShowsLoads(t *testing.T) {
 			if id == "far-2" {
 				cordon = balance.CordonSoft
 			}
-			row := balance.Machine{ID: id, App: "web", Region: "nrt", Owner: "elsewhere", State: balance.StateStarted, Cordon: cordon}
+			row := balance.Machine{
+				ID: id, App: "web", Region: "nrt", Owner: "elsewhere", State: balance.StateStarted,
+				Cordon: cordon,
+			}
 			if err := b.fleet.Apply(balance.PutMachine{Machine: row, Version: balance.Version{Incarnation: 1, Seq: 1}}); err != nil {
 				t.Fatal(err)
 			}

@@ -371,7 +371,10 @@ func TestMaintenanceUnderTraffic(t *testing.T) {
 		wavesWith(t, balance.AutostopSuspend, func(b *bench) {
 			for i := 0; ctx.Err() == nil; i++ {
 				time.Sleep(sec)
-				go b.down.Stop(ctx, b.row(balance.MachineID(fmt.Sprint("m", 1+i%4))), Order{Reason: "maintenance", Drain: 10 * sec, Suspend: i%2 == 0})
+				go b.down.Stop(
+					ctx, b.row(balance.MachineID(fmt.Sprint("m", 1+i%4))),
+					Order{Reason: "maintenance", Drain: 10 * sec, Suspend: i%2 == 0},
+				)
 			}
 		}, cancel)
 	})

@@ -80,7 +80,10 @@ func TestARequestBetweenTwoLooksIsWaitedForToo(t *testing.T) {
 		b.gate("m1").Admit(0, 0)
 		b.gate("m1").Leave()
 		time.Sleep(2 * sec)
-		b.want("10s cordon m1: window 10s peak 1 <= 0.8 x 10 without m1", "12.1s stop m1: window 10s peak 1 <= 0.8 x 10 without m1", "12.2s stopped m1 in 100ms")
+		b.want(
+			"10s cordon m1: window 10s peak 1 <= 0.8 x 10 without m1",
+			"12.1s stop m1: window 10s peak 1 <= 0.8 x 10 without m1", "12.2s stopped m1 in 100ms",
+		)
 	})
 }
 
@@ -93,7 +96,10 @@ func TestOpenRequestVetoes(t *testing.T) {
 		b.want("10s cordon m1: window 10s peak 2 <= 0.8 x 10 without m1")
 		time.Sleep(2 * sec)
 		// The other is tried next, and after the back-off the first again; neither is ever stopped.
-		b.want("40s uncordon m1: it did not become idle in time", "40s cordon m2: window 10s peak 2 <= 0.8 x 10 without m2")
+		b.want(
+			"40s uncordon m1: it did not become idle in time",
+			"40s cordon m2: window 10s peak 2 <= 0.8 x 10 without m2",
+		)
 		time.Sleep(10 * time.Minute)
 		b.wantStates("m1 started running, m2 started running")
 		one()
@@ -111,7 +117,9 @@ func TestMinimumStays(t *testing.T) {
 		b := newBench(t, quick, app, "m1", "m2", "m3")
 		defer b.run()()
 		time.Sleep(time.Minute)
-		b.wantStates("m1 stopped gone, m2 started running, m3 stopped gone") // m2 is the first of the canonical order
+		b.wantStates(
+			"m1 stopped gone, m2 started running, m3 stopped gone",
+		) // m2 is the first of the canonical order
 	})
 }
 
@@ -136,7 +144,10 @@ func TestSuspendFallsBackToStop(t *testing.T) {
 		b := newBench(t, quick, app, "m1")
 		defer b.run()()
 		time.Sleep(8 * sec)
-		b.want("5s cordon m1: keep-alive 5s over: no request since 5s", "6.1s suspend m1: keep-alive 5s over: no request since 5s", "6.2s suspended m1 in 100ms")
+		b.want(
+			"5s cordon m1: keep-alive 5s over: no request since 5s",
+			"6.1s suspend m1: keep-alive 5s over: no request since 5s", "6.2s suspended m1 in 100ms",
+		)
 		b.wantStates("m1 suspended frozen")
 		b.boot("m1")
 		b.driver.set(func() { b.driver.suspend = fmt.Errorf("fake: suspend: %w", errors.ErrUnsupported) })
@@ -164,7 +175,11 @@ func TestStartWantedWhileStoppingIsDoneAfterwards(t *testing.T) {
 			t.Errorf("start while stopping: %v", a)
 		}
 		time.Sleep(2 * sec)
-		b.want("5s cordon m1: keep-alive 5s over: no request since 5s", "6.1s stop m1: keep-alive 5s over: no request since 5s", "8.1s stopped m1 in 2s", "8.1s start m1")
+		b.want(
+			"5s cordon m1: keep-alive 5s over: no request since 5s",
+			"6.1s stop m1: keep-alive 5s over: no request since 5s", "8.1s stopped m1 in 2s",
+			"8.1s start m1",
+		)
 		b.wantStates("m1 started running")
 	})
 }
@@ -186,9 +201,14 @@ func TestRecall(t *testing.T) {
 			t.Error("a cordoned machine cannot be recalled")
 		}
 		time.Sleep(100 * time.Millisecond)
-		b.want("5s cordon m1: keep-alive 5s over: no request since 5s", "5.6s uncordon m1: it was recalled")
+		b.want(
+			"5s cordon m1: keep-alive 5s over: no request since 5s", "5.6s uncordon m1: it was recalled",
+		)
 		time.Sleep(7850 * time.Millisecond)
-		b.want("11s cordon m1: keep-alive 5s over: no request since 5s", "12.1s stop m1: keep-alive 5s over: no request since 5s")
+		b.want(
+			"11s cordon m1: keep-alive 5s over: no request since 5s",
+			"12.1s stop m1: keep-alive 5s over: no request since 5s",
+		)
 		if b.recall("m1") {
 			t.Error("a machine whose gate has closed was recalled")
 		}
@@ -208,7 +228,10 @@ func TestNoAcknowledgementNoStop(t *testing.T) {
 		b := newBench(t, c, stopApp, "m1")
 		defer b.run()()
 		time.Sleep(35500 * time.Millisecond)
-		b.want("5s cordon m1: keep-alive 5s over: no request since 5s", "35s uncordon m1: not every node acknowledged the cordon in time")
+		b.want(
+			"5s cordon m1: keep-alive 5s over: no request since 5s",
+			"35s uncordon m1: not every node acknowledged the cordon in time",
+		)
 		time.Sleep(2 * sec)
 		b.want("37s cordon m1: keep-alive 5s over: no request since 37s")
 		b.wantStates("m1 started running")
@@ -236,7 +259,9 @@ func TestParkedAndStaleHold(t *testing.T) {
 		time.Sleep(1100 * time.Millisecond)
 		d.n.Store(1)
 		time.Sleep(time.Minute)
-		b.want("1m0s cordon m1: keep-alive 5s over: no request since 1m", "1m1s uncordon m1: 1 request parked")
+		b.want(
+			"1m0s cordon m1: keep-alive 5s over: no request since 1m", "1m1s uncordon m1: 1 request parked",
+		)
 		b.wantStates("m1 started running")
 	})
 }
@@ -274,7 +299,9 @@ func TestNothingIsLeftCordoned(t *testing.T) {
 func TestOthersMachinesAreNotTouched(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		b := newBench(t, quick, stopApp, "m1")
-		far := balance.Machine{ID: "m2", App: "web", Region: "nrt", Owner: "another", State: balance.StateStarted}
+		far := balance.Machine{
+			ID: "m2", App: "web", Region: "nrt", Owner: "another", State: balance.StateStarted,
+		}
 		if err := b.fleet.Apply(balance.PutMachine{Machine: far, Version: balance.Version{Incarnation: 1, Seq: 1}}); err != nil {
 			t.Fatal(err)
 		}
@@ -326,7 +353,10 @@ func TestDriverFailsHangsAndIsDeaf(t *testing.T) {
 		deaf := make(chan struct{})
 		b.driver.set(func() { b.driver.takes, b.driver.deaf = 0, deaf }) // does not look at its context
 		time.Sleep(40 * sec)
-		b.want("40.1s stop m1: keep-alive 5s over: no request since 9s", "1m0.1s stuck m1: the driver does not answer")
+		b.want(
+			"40.1s stop m1: keep-alive 5s over: no request since 9s",
+			"1m0.1s stuck m1: the driver does not answer",
+		)
 		time.Sleep(10 * sec)
 		if err := end(); err == nil || !strings.Contains(err.Error(), "has left web/m1 in doubt") {
 			t.Errorf("run with a deaf driver: %v", err)

@@ -46,15 +46,23 @@ var errEnded = errors.New("downscale: Run has ended before the machine had stopp
 func (d *Downscaler) Stop(ctx context.Context, m balance.Machine, o Order) error {
 	switch {
 	case d.fleet.Gate(m.App, m.ID) == nil:
-		return fmt.Errorf("downscale: stop of machine %q of app %q: node %q does not own it: ask its owner", m.ID, m.App, d.fleet.Node())
+		return fmt.Errorf(
+			"downscale: stop of machine %q of app %q: node %q does not own it: ask its owner", m.ID, m.App,
+			d.fleet.Node(),
+		)
 	case o.Drain < 0:
-		return fmt.Errorf("downscale: Order.Drain %v: want 0 (what is in flight keeps the machine running) or more", o.Drain)
+		return fmt.Errorf(
+			"downscale: Order.Drain %v: want 0 (what is in flight keeps the machine running) or more",
+			o.Drain,
+		)
 	case ctx.Err() != nil:
 		return ctx.Err()
 	case o.Reason == "":
 		o.Reason = "by order"
 	}
-	w := &stopRequest{ctx: ctx, app: m.App, id: m.ID, epoch: m.Epoch, order: o, done: make(chan error, 1)}
+	w := &stopRequest{
+		ctx: ctx, app: m.App, id: m.ID, epoch: m.Epoch, order: o, done: make(chan error, 1),
+	}
 	if !d.orders.put(w) {
 		return errEnded
 	}

@@ -15,7 +15,9 @@ func Example() {
 	measured := make(chan struct{})
 	var once sync.Once
 
-	fra, err := rtt.New(rtt.Config{Self: rtt.Node{ID: "fra-1", Region: "fra"}, Key: key, Listen: "127.0.0.1:0"})
+	fra, err := rtt.New(
+		rtt.Config{Self: rtt.Node{ID: "fra-1", Region: "fra"}, Key: key, Listen: "127.0.0.1:0"},
+	)
 	if err != nil {
 		panic(err)
 	}
@@ -74,7 +76,9 @@ func ExampleTable() {
 		fmt.Println("region", r.Name, r.State, r.RTT > 0, "by", r.Node)
 	}
 	for node, s := range t.All() {
-		fmt.Println("node", node.ID, "in", node.Region, s.Source, s.Base > 0, s.Jitter() >= 0, s.Loss.Value())
+		fmt.Println(
+			"node", node.ID, "in", node.Region, s.Source, s.Base > 0, s.Jitter() >= 0, s.Loss.Value(),
+		)
 	}
 	// Output:
 	// region fra fresh true by fra-1
@@ -102,7 +106,9 @@ func measured() (m *rtt.Mesh, t *rtt.Table, stop func()) {
 	key := []byte("thirty-two bytes, better random!")
 	known := make(chan *rtt.Table, 1)
 	var once sync.Once
-	fra, err := rtt.New(rtt.Config{Self: rtt.Node{ID: "fra-1", Region: "fra"}, Key: key, Listen: "127.0.0.1:0"})
+	fra, err := rtt.New(
+		rtt.Config{Self: rtt.Node{ID: "fra-1", Region: "fra"}, Key: key, Listen: "127.0.0.1:0"},
+	)
 	if err != nil {
 		panic(err)
 	}

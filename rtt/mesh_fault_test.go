@@ -47,7 +47,10 @@ func TestMeshLostAndBack(t *testing.T) {
 			time.Sleep(10 * ms)
 		}
 		if took := time.Since(cut); took > 2500*ms {
-			t.Errorf("a lost incumbent was left after %v, want within 2.5s of the cut (1.2s to the next probe, three of them)", took)
+			t.Errorf(
+				"a lost incumbent was left after %v, want within 2.5s of the cut (1.2s to the next probe, three of them)",
+				took,
+			)
 		} else {
 			t.Logf("left after %v", took)
 		}
@@ -79,7 +82,9 @@ func TestMeshMassSilence(t *testing.T) {
 		near := oneWay(func(a, b int) time.Duration { return time.Duration(a*b) * 5 * ms })
 		w.net.link = near
 		var back atomic.Int32
-		a, _ := w.start("a", "ra", 1, func(c *Config) { c.Trace = Trace{Back: func(string) { back.Add(1) }} })
+		a, _ := w.start(
+			"a", "ra", 1, func(c *Config) { c.Trace = Trace{Back: func(string) { back.Add(1) }} },
+		)
 		for i := 2; i <= 5; i++ {
 			w.start(fmt.Sprint("n", i), fmt.Sprint("r", i), i, nil)
 		}
@@ -88,7 +93,8 @@ func TestMeshMassSilence(t *testing.T) {
 		time.Sleep(time.Minute)
 		for i := 2; i <= 5; i++ {
 			s, _ := a.Table().To(fmt.Sprint("n", i))
-			if d, ok := a.RTT(fmt.Sprint("r", i)); !ok || d != time.Duration(i)*10*ms || s.State != StateStale {
+			if d, ok := a.RTT(fmt.Sprint("r", i)); !ok || d != time.Duration(i)*10*ms ||
+				s.State != StateStale {
 				t.Errorf("r%d: %v %v, %v; want its last distance, stale", i, d, ok, s.State)
 			}
 		}
@@ -135,7 +141,10 @@ func TestMeshMovedAndRestarted(t *testing.T) {
 		time.Sleep(5 * time.Second)
 		// Either b2 took the probes meant for b for replays of its own, or a did not believe the replies.
 		if a.Counters().Unasked+b2.Counters().Replayed == 0 {
-			t.Errorf("a reply by another node than the one asked was believed: %+v, %+v", a.Counters(), b2.Counters())
+			t.Errorf(
+				"a reply by another node than the one asked was believed: %+v, %+v", a.Counters(),
+				b2.Counters(),
+			)
 		}
 		if s, _ := a.Table().To("b"); s.State == StateFresh {
 			t.Errorf("b is fresh though another node answers at its address: %+v", s)
@@ -173,7 +182,8 @@ func TestMeshBadPackets(t *testing.T) {
 		// A packet still under way would be met by its own replay below: wait for a moment without one.
 		for range 1000 {
 			ca, cb := a.Counters(), b.Counters()
-			if ca.Sent == ca.Answered && ca.Answered == ca.Unasked && cb.Asked == cb.Replayed && cb.Asked == ca.Sent {
+			if ca.Sent == ca.Answered && ca.Answered == ca.Unasked && cb.Asked == cb.Replayed &&
+				cb.Asked == ca.Sent {
 				break
 			}
 			time.Sleep(ms)
@@ -207,7 +217,9 @@ func TestMeshBadPackets(t *testing.T) {
 		w.net.mu.Unlock()
 		synctest.Wait()
 		da, db := a.Counters(), b.Counters()
-		if da.Answered != ca.Answered || da.Unasked != ca.Unasked+2 || da.Forged != ca.Forged+1 || da.Malformed != ca.Malformed+3 || da.Replayed != ca.Replayed+1 {
+		if da.Answered != ca.Answered || da.Unasked != ca.Unasked+2 || da.Forged != ca.Forged+1 ||
+			da.Malformed != ca.Malformed+3 ||
+			da.Replayed != ca.Replayed+1 {
 			t.Errorf("a counted %+v after %+v", da, ca)
 		}
 		if db.Replayed != cb.Replayed+1 || db.Replied != cb.Replied || sentByB() != sent {

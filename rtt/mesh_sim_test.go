@@ -10,7 +10,9 @@ import (
 )
 
 // oneWay makes a link of a constant delay for each pair of addresses, either way.
-func oneWay(d func(a, b int) time.Duration) func(from, to netip.AddrPort, b []byte) []time.Duration {
+func oneWay(
+	d func(a, b int) time.Duration,
+) func(from, to netip.AddrPort, b []byte) []time.Duration {
 	num := func(a netip.AddrPort) int { x := a.Addr().As4(); return int(x[2])<<8 | int(x[3]) }
 	return func(from, to netip.AddrPort, _ []byte) []time.Duration {
 		return []time.Duration{d(num(from), num(to))}
@@ -58,8 +60,10 @@ func TestMeshTrueVersusMeasured(t *testing.T) {
 		show := func(title string) {
 			t.Log(title)
 			each(func(from, to string, want time.Duration, s Stat) {
-				t.Logf("  %s -> %s: true %v, measured %v, p90 %v, loss out %.3f of %d, in %.3f of %d, %v",
-					from, to, want, s.Base, s.P90, s.LossOut.Value(), s.LossOut.N, s.LossIn.Value(), s.LossIn.N, s.State)
+				t.Logf(
+					"  %s -> %s: true %v, measured %v, p90 %v, loss out %.3f of %d, in %.3f of %d, %v", from, to,
+					want, s.Base, s.P90, s.LossOut.Value(), s.LossOut.N, s.LossIn.Value(), s.LossIn.N, s.State,
+				)
 				if d := s.Base - want; d < 0 || d > max(want/10, 200*time.Microsecond) {
 					t.Errorf("%s -> %s: measured %v, true %v", from, to, s.Base, want)
 				}
@@ -171,7 +175,10 @@ func TestMeshTraceHoldsNoLock(t *testing.T) {
 		var use1 sync.Mutex
 		each := func() { use1.Lock(); defer use1.Unlock(); use() }
 		a, _ := w.start("a", "ra", 1, func(c *Config) {
-			c.Trace = Trace{Sample: func(string, Sample) { each() }, Table: func(*Table) { each() }, Lost: func(string) { each() }, Back: func(string) { each() }}
+			c.Trace = Trace{
+				Sample: func(string, Sample) { each() }, Table: func(*Table) { each() },
+				Lost: func(string) { each() }, Back: func(string) { each() },
+			}
 		})
 		mu.Lock()
 		m = a

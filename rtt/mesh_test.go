@@ -41,7 +41,9 @@ func (b *book) add(n rtt.Node) {
 func start(t *testing.T, id, region string, edit func(*rtt.Config)) (*rtt.Mesh, *book) {
 	t.Helper()
 	b := &book{}
-	c := rtt.Config{Self: rtt.Node{ID: id, Region: region}, Key: testKey, Peers: b, Listen: "127.0.0.1:0"}
+	c := rtt.Config{
+		Self: rtt.Node{ID: id, Region: region}, Key: testKey, Peers: b, Listen: "127.0.0.1:0",
+	}
 	if edit != nil {
 		edit(&c)
 	}
@@ -101,15 +103,22 @@ func TestMeshMeasuresThroughRelays(t *testing.T) {
 	osaka, _ := start(t, "osaka", "kix", nil)
 	paris, _ := start(t, "paris", "cdg", nil)
 
-	peers.add(rtt.Node{ID: "osaka", Region: "kix", Addr: relay(t, osaka.Addr(), 10*time.Millisecond).Addr()})
-	peers.add(rtt.Node{ID: "paris", Region: "cdg", Addr: relay(t, paris.Addr(), 60*time.Millisecond).Addr()})
+	peers.add(
+		rtt.Node{ID: "osaka", Region: "kix", Addr: relay(t, osaka.Addr(), 10*time.Millisecond).Addr()},
+	)
+	peers.add(
+		rtt.Node{ID: "paris", Region: "cdg", Addr: relay(t, paris.Addr(), 60*time.Millisecond).Addr()},
+	)
 	peers.add(rtt.Node{ID: "tokyo", Region: "nrt", Addr: tokyo.Addr()})
 	tokyo.Refresh()
 	wait()
 
 	tab := tokyo.Table()
 	for to, p := range tab.All() {
-		t.Logf("to %s: base %v p90 %v loss %v/%v age %v %v kernel=%v %v", to.ID, p.Base, p.P90, p.Loss, p.LossOut, p.Age, p.Source, p.Kernel, p.State)
+		t.Logf(
+			"to %s: base %v p90 %v loss %v/%v age %v %v kernel=%v %v", to.ID, p.Base, p.P90, p.Loss,
+			p.LossOut, p.Age, p.Source, p.Kernel, p.State,
+		)
 	}
 	near, ok1 := tokyo.RTT("kix")
 	far, ok2 := tokyo.RTT("cdg")
@@ -161,7 +170,9 @@ func TestMeshFallsBack(t *testing.T) {
 		}
 	}))
 	defer web.Close()
-	closed := netip.MustParseAddrPort("127.0.0.1:1") // nobody listens; a port that was just closed might be given to another
+	closed := netip.MustParseAddrPort(
+		"127.0.0.1:1",
+	) // nobody listens; a port that was just closed might be given to another
 
 	trace, wait := tables(t, func(tab *rtt.Table) bool {
 		for _, id := range []string{"tcp", "http", "tcp-only"} {
@@ -171,8 +182,14 @@ func TestMeshFallsBack(t *testing.T) {
 		}
 		return true
 	})
-	m, peers := start(t, "a", "ra", func(c *rtt.Config) { c.Interval, c.Trace = 50*time.Millisecond, trace })
-	peers.add(rtt.Node{ID: "tcp", Region: "r1", Addr: hole(t), TCP: ln.Addr().(*net.TCPAddr).AddrPort(), HTTP: web.URL})
+	m, peers := start(
+		t, "a", "ra", func(c *rtt.Config) { c.Interval, c.Trace = 50*time.Millisecond, trace },
+	)
+	peers.add(
+		rtt.Node{
+			ID: "tcp", Region: "r1", Addr: hole(t), TCP: ln.Addr().(*net.TCPAddr).AddrPort(), HTTP: web.URL,
+		},
+	)
 	peers.add(rtt.Node{ID: "http", Region: "r2", Addr: hole(t), TCP: closed, HTTP: web.URL})
 	peers.add(rtt.Node{ID: "tcp-only", Region: "r3", TCP: ln.Addr().(*net.TCPAddr).AddrPort()})
 	peers.add(rtt.Node{ID: "passive", Region: "r4"})
@@ -193,7 +210,9 @@ func TestMeshFallsBack(t *testing.T) {
 	if s, ok := tab.To("passive"); !ok || s.State != rtt.StateUnknown {
 		t.Errorf("a node without an address: %+v, %v; want known to exist, and no more", s, ok)
 	}
-	if !m.Observe("passive", rtt.Sample{RTT: 30 * time.Millisecond}) || m.Observe("nobody", rtt.Sample{RTT: 1}) || m.Observe("passive", rtt.Sample{RTT: -1}) {
+	if !m.Observe("passive", rtt.Sample{RTT: 30 * time.Millisecond}) ||
+		m.Observe("nobody", rtt.Sample{RTT: 1}) ||
+		m.Observe("passive", rtt.Sample{RTT: -1}) {
 		t.Error("Observe believes the wrong samples")
 	}
 }

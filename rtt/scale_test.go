@@ -44,7 +44,9 @@ func fleetID(i int) string { return fmt.Sprintf("node-%04d", i) }
 
 func (f *fleet) peers(regions int) (out PeerList) {
 	for i := range f.nodes {
-		out = append(out, Node{ID: fleetID(i), Region: fmt.Sprintf("region-%02d", i%regions), Addr: simAddr(i)})
+		out = append(
+			out, Node{ID: fleetID(i), Region: fmt.Sprintf("region-%02d", i%regions), Addr: simAddr(i)},
+		)
 	}
 	return out
 }
@@ -116,7 +118,11 @@ func TestScale500Peers(t *testing.T) {
 		time.Sleep(seconds * time.Second)
 		f.mu.Lock()
 		packet := float64(probe.PacketSize + headers)
-		out, in := float64(f.out)*packet/probe.PacketSize/seconds/1000, float64(f.in)*packet/probe.PacketSize/seconds/1000
+		out, in := float64(
+			f.out,
+		)*packet/probe.PacketSize/seconds/1000, float64(
+			f.in,
+		)*packet/probe.PacketSize/seconds/1000
 		probes := float64(f.probes) / seconds
 		f.mu.Unlock()
 		size := 1e9 // the least of some moments: of one, another test's remains may be a part

@@ -30,7 +30,8 @@ func TestFraction(t *testing.T) {
 		f            Fraction
 		value, lower float64
 	}{{Fraction{}, 0, 0}, {Fraction{0, 100}, 0, 0}, {Fraction{1, 1}, 1, 0.206}, {Fraction{10, 100}, 0.1, 0.0552}, {Fraction{300, 300}, 1, 0.987}} {
-		if v, l := row.f.Value(), row.f.Lower(); v != row.value || l < row.lower-0.001 || l > row.lower+0.001 {
+		if v, l := row.f.Value(), row.f.Lower(); v != row.value || l < row.lower-0.001 ||
+			l > row.lower+0.001 {
 			t.Errorf("%v: value %v, lower %v; want %v, %v", row.f, v, l, row.value, row.lower)
 		}
 	}

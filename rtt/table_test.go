@@ -71,7 +71,9 @@ func TestTableOwnRegionIsKnownAlone(t *testing.T) {
 func TestTableRTTAgreesWithOrder(t *testing.T) {
 	b := &probe.Ranking{Own: "home"}
 	build(b, epoch, rowOf("a", "ra", fresh(20*ms)), rowOf("b", "rb", fresh(21*ms)))
-	tab := build(b, epoch.Add(time.Hour), rowOf("a", "ra", fresh(21*ms)), rowOf("b", "rb", fresh(20*ms)))
+	tab := build(
+		b, epoch.Add(time.Hour), rowOf("a", "ra", fresh(21*ms)), rowOf("b", "rb", fresh(20*ms)),
+	)
 	a, _ := tab.RTT("ra")
 	c, _ := tab.RTT("rb")
 	if a >= c || tab.Regions()[0].Name != "ra" || tab.Regions()[1].Base != 20*ms {
@@ -99,7 +101,13 @@ func TestTableMassSilence(t *testing.T) {
 func bigTable(regions, nodes int) *Table {
 	var rows []probe.Row
 	for i := range nodes {
-		rows = append(rows, rowOf(fmt.Sprintf("node-%03d", i), fmt.Sprintf("region-%02d", i%regions), fresh(time.Duration(i*37%nodes+1)*ms)))
+		rows = append(
+			rows,
+			rowOf(
+				fmt.Sprintf("node-%03d", i), fmt.Sprintf("region-%02d", i%regions),
+				fresh(time.Duration(i*37%nodes+1)*ms),
+			),
+		)
 	}
 	return build(&probe.Ranking{Own: "home"}, epoch, rows...)
 }

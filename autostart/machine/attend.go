@@ -146,7 +146,8 @@ func (s *Starter) condition(r *run, err error) health.Condition {
 		return health.ConditionFailing
 	}
 	if r.probe.check.Func != nil {
-		if dial, ok := errors.AsType[*net.OpError](err); ok && dial.Addr != nil && dial.Addr.String() != r.m.Addr {
+		if dial, ok := errors.AsType[*net.OpError](err); ok && dial.Addr != nil &&
+			dial.Addr.String() != r.m.Addr {
 			return health.ConditionFailing
 		}
 	}
@@ -182,7 +183,10 @@ func (s *Starter) mayRestart(r *run, err error) bool {
 		return true
 	}
 	after := s.restartAfter(r.m.App)
-	return health.MayRestart(slices.Collect(rows.All()), r.m.ID, func(m *balance.Machine) health.Trial { return s.trial(m, after) })
+	return health.MayRestart(
+		slices.Collect(rows.All()), r.m.ID,
+		func(m *balance.Machine) health.Trial { return s.trial(m, after) },
+	)
 }
 
 // trial says what a machine tells of others that fail their checks: of one that somebody else owns,

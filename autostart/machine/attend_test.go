@@ -158,14 +158,17 @@ func TestRestartThatCannotBe(t *testing.T) {
 		time.Sleep(sec)
 		r.d.sicken("m0", true)
 		time.Sleep(40 * sec)
-		if m := r.row("m0"); m.State != balance.StateStarted || m.Health != balance.HealthFailing || !strings.Contains(m.Fault, "stopping it failed: no") {
+		if m := r.row("m0"); m.State != balance.StateStarted || m.Health != balance.HealthFailing ||
+			!strings.Contains(m.Fault, "stopping it failed: no") {
 			t.Errorf("row %+v", m)
 		}
 		r.d.mu.Lock()
 		r.d.habits["m0"] = habits{}
 		r.d.mu.Unlock()
 		time.Sleep(2 * time.Minute)
-		if m := r.row("m0"); m.State != balance.StateStarted || m.Health != balance.HealthPassing || m.Epoch != 2 || m.Fault != "" {
+		if m := r.row("m0"); m.State != balance.StateStarted || m.Health != balance.HealthPassing ||
+			m.Epoch != 2 ||
+			m.Fault != "" {
 			t.Errorf("row after it could be: %+v", m)
 		}
 	})
@@ -191,8 +194,12 @@ func TestRestartAndOtherStops(t *testing.T) {
 		}
 		g.Forget() // somebody ends all machines
 		time.Sleep(time.Minute)
-		if starts, stops, running := r.d.counts(); starts != 1 || stops != 1 || running != 0 || g.State() != balance.StateStopped {
-			t.Errorf("%d starts, %d stops, %d running, %v; want that it stays stopped", starts, stops, running, g.State())
+		if starts, stops, running := r.d.counts(); starts != 1 || stops != 1 || running != 0 ||
+			g.State() != balance.StateStopped {
+			t.Errorf(
+				"%d starts, %d stops, %d running, %v; want that it stays stopped", starts, stops, running,
+				g.State(),
+			)
 		}
 	})
 }
@@ -219,7 +226,10 @@ func TestRestartWhereAllFail(t *testing.T) {
 			time.Sleep(42 * sec)
 			starts, _, _ := r.d.counts()
 			if m := r.row(canonical("web", 3)[0]); starts != 4 || m.Epoch != 2 {
-				t.Errorf("helps: %v: %d restarts, the first of the order at epoch %d; want 1, and 2", helps, starts-3, m.Epoch)
+				t.Errorf(
+					"helps: %v: %d restarts, the first of the order at epoch %d; want 1, and 2", helps, starts-3,
+					m.Epoch,
+				)
 			}
 			time.Sleep(50 * sec)
 			if starts, _, _ := r.d.counts(); !helps && starts != 5 && starts != 4 || helps && starts != 6 {
@@ -231,7 +241,13 @@ func TestRestartWhereAllFail(t *testing.T) {
 
 // refused is what a connect to where nobody listens returns.
 func refused(addr string) error {
-	return fmt.Errorf("check: %w", &net.OpError{Op: "dial", Net: "tcp", Addr: address(addr), Err: os.NewSyscallError("connect", syscall.ECONNREFUSED)})
+	return fmt.Errorf(
+		"check: %w",
+		&net.OpError{
+			Op: "dial", Net: "tcp", Addr: address(addr),
+			Err: os.NewSyscallError("connect", syscall.ECONNREFUSED),
+		},
+	)
 }
 
 type address string

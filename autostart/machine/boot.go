@@ -66,7 +66,9 @@ func (s *Starter) boot(h *hosted, r *run) bool {
 	}
 	s.config.Trace.ready(r.m, b.Kind, took)
 	if recent > 0 {
-		forget := time.AfterFunc(recent, func() { s.edit(r, func(m *balance.Machine) { m.Recent = false }) })
+		forget := time.AfterFunc(
+			recent, func() { s.edit(r, func(m *balance.Machine) { m.Recent = false }) },
+		)
 		context.AfterFunc(r.ctx, func() { forget.Stop() })
 	}
 	return true
@@ -90,9 +92,13 @@ func (s *Starter) prober(app balance.AppID) (*prober, error) {
 
 // await waits until the machine is ready. When it is not, it returns what was heard last, or nil,
 // and false.
-func (s *Starter) await(ctx context.Context, h *hosted, r *run, kind boots.Kind, began time.Time) (last error, ready bool) {
+func (s *Starter) await(
+	ctx context.Context, h *hosted, r *run, kind boots.Kind, began time.Time,
+) (last error, ready bool) {
 	if told := s.config.Readiness; told != nil {
-		err := s.bounded(ctx, time.Second, func(ctx context.Context) error { return told.Await(ctx, r.m) })
+		err := s.bounded(
+			ctx, time.Second, func(ctx context.Context) error { return told.Await(ctx, r.m) },
+		)
 		if !errors.Is(err, errors.ErrUnsupported) {
 			if err == nil || ctx.Err() == nil {
 				return err, err == nil && ctx.Err() == nil
@@ -332,7 +338,10 @@ func (s *Starter) patience(r *run, kind boots.Kind) time.Duration {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	book := s.book(r)
-	d := max(doubtMin, r.probe.check.Grace, book.Of(boots.Key{Revision: r.m.Revision, Kind: boots.Cold}).Suspect())
+	d := max(
+		doubtMin, r.probe.check.Grace,
+		book.Of(boots.Key{Revision: r.m.Revision, Kind: boots.Cold}).Suspect(),
+	)
 	if kind == boots.Resume {
 		d = max(d, book.Of(boots.Key{Revision: r.m.Revision, Kind: boots.Resume}).Suspect())
 	}

@@ -12,7 +12,9 @@ import (
 
 // bounded calls f in a goroutine of its own, makes a panic an error, and gives up on it when it is
 // not back some time after ctx has ended. That goroutine is then lost, with whatever blocks it.
-func (s *Starter) bounded(ctx context.Context, patience time.Duration, f func(context.Context) error) error {
+func (s *Starter) bounded(
+	ctx context.Context, patience time.Duration, f func(context.Context) error,
+) error {
 	back := make(chan error, 1)
 	go func() {
 		_, err := contain.Call(func() (struct{}, error) { return struct{}{}, f(ctx) })

@@ -52,11 +52,18 @@ func (c Check) withDefaults() (Check, error) {
 		return c, fmt.Errorf("machine: Check.Grace %v: want 0 (what is known of boots) or more", c.Grace)
 	}
 	if len(c.Command) > 0 && (c.Command[0] == "" || c.Path != "") {
-		return c, fmt.Errorf("machine: Check.Command %q with Path %q: want a program's name, and one of the two", c.Command, c.Path)
+		return c, fmt.Errorf(
+			"machine: Check.Command %q with Path %q: want a program's name, and one of the two", c.Command,
+			c.Path,
+		)
 	}
 	if c.Path != "" {
-		if u, err := url.ParseRequestURI(c.Path); err != nil || c.Path[0] != '/' || strings.ContainsAny(c.Path, " #") || u.Host != "" {
-			return c, fmt.Errorf("machine: Check.Path %q: want a path such as /healthz, percent-encoded where needed", c.Path)
+		if u, err := url.ParseRequestURI(c.Path); err != nil || c.Path[0] != '/' ||
+			strings.ContainsAny(c.Path, " #") ||
+			u.Host != "" {
+			return c, fmt.Errorf(
+				"machine: Check.Path %q: want a path such as /healthz, percent-encoded where needed", c.Path,
+			)
 		}
 	}
 	if c.Timeout == 0 {
@@ -149,7 +156,9 @@ func (p *prober) get(ctx context.Context, m balance.Machine) error {
 // run executes a check. That it fails counts as an answer: the next one is not due at once.
 func (p *prober) run(ctx context.Context, m balance.Machine) error {
 	c := exec.CommandContext(ctx, p.check.Command[0], p.check.Command[1:]...)
-	c.Env = append(os.Environ(), "EBB_APP="+string(m.App), "EBB_MACHINE="+string(m.ID), "EBB_ADDR="+m.Addr)
+	c.Env = append(
+		os.Environ(), "EBB_APP="+string(m.App), "EBB_MACHINE="+string(m.ID), "EBB_ADDR="+m.Addr,
+	)
 	c.WaitDelay = time.Second // for what it leaves behind
 	out := &tail{}
 	c.Stdout, c.Stderr = out, out

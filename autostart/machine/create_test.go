@@ -75,7 +75,10 @@ type storm struct {
 	refused int // decisions that sent requests away
 }
 
-func newStorm(t *testing.T, d Driver, check func(context.Context, balance.Machine) error, sc Config, apps, machines int) *storm {
+func newStorm(
+	t *testing.T, d Driver, check func(context.Context, balance.Machine) error, sc Config,
+	apps, machines int,
+) *storm {
 	t.Helper()
 	w := &storm{}
 	w.fleet, _ = balance.NewFleet(balance.FleetConfig{Node: "n", Region: "nrt"})
@@ -259,7 +262,9 @@ func TestStartsBeginInOrder(t *testing.T) {
 		for i, want := range []bool{false, true, true} {
 			m := r.row(balance.MachineID(fmt.Sprintf("m%d", i)))
 			if m.Recent != want || m.State != balance.StateStarting {
-				t.Errorf("%s: %v, recent %v; want %v while it waits for its turn", m.ID, m.State, m.Recent, want)
+				t.Errorf(
+					"%s: %v, recent %v; want %v while it waits for its turn", m.ID, m.State, m.Recent, want,
+				)
 			}
 		}
 		time.Sleep(20 * sec)
@@ -365,7 +370,9 @@ func TestTryAgainAfter(t *testing.T) {
 		began := time.Now()
 		ctx, cancel := context.WithTimeout(t.Context(), 5*sec)
 		defer cancel()
-		if _, err := w.a.Acquire(ctx, &balance.Request{App: "app000"}); !errors.Is(err, context.DeadlineExceeded) {
+		if _, err := w.a.Acquire(ctx, &balance.Request{App: "app000"}); !errors.Is(
+			err, context.DeadlineExceeded,
+		) {
 			t.Fatal(err)
 		}
 		rows, _ := w.fleet.App("app000")
@@ -397,7 +404,8 @@ func TestErrorThatStays(t *testing.T) {
 		w := newStorm(t, d, d.check, Config{}, 1, 1)
 		defer w.stop()
 		errs := w.ask(t, 1)
-		if len(errs) != 1 || !errors.Is(errs[0], autostart.ErrStart) || !strings.Contains(errs[0].Error(), "no such image") {
+		if len(errs) != 1 || !errors.Is(errs[0], autostart.ErrStart) ||
+			!strings.Contains(errs[0].Error(), "no such image") {
 			t.Errorf("errors %v", errs)
 		}
 		if _, stops, _ := d.counts(); d.n != health.PlainTries || stops != 1 {

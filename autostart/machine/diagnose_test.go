@@ -187,7 +187,9 @@ func TestClientLearnsWhatTheBootLacks(t *testing.T) {
 		defer n.stop()
 		_, _, err := n.get()
 		class(t, err, autostart.ErrPatience, true)
-		if want := "machine m0: not ready after 5s: connection refused at host:80"; !strings.Contains(err.Error(), want) {
+		if want := "machine m0: not ready after 5s: connection refused at host:80"; !strings.Contains(
+			err.Error(), want,
+		) {
 			t.Errorf("error %q, want it to say %q", err, want)
 		}
 	})
@@ -225,7 +227,9 @@ func TestCheckOfAnApp(t *testing.T) {
 			r.fleet.Host(balance.Machine{ID: balance.MachineID(app), App: app, Region: "nrt"})
 		}
 		states := map[balance.AppID]balance.Machine{}
-		machines := map[balance.AppID]balance.MachineID{"web": "m0", "api": "api", "mad": "mad", "odd": "odd"}
+		machines := map[balance.AppID]balance.MachineID{
+			"web": "m0", "api": "api", "mad": "mad", "odd": "odd",
+		}
 		for app, id := range machines {
 			rows, _ := r.fleet.App(app)
 			m, _ := rows.Machine(id)

@@ -63,7 +63,8 @@ func TestStartIsDoubtedWhenItTakesTooLong(t *testing.T) {
 				}
 				if tc.slow.boot < time.Minute+1 {
 					time.Sleep(time.Minute)
-					if m := r.row("m0"); m.State != balance.StateStarted && tc.slow.ends == 0 || m.State == balance.StateStarted && m.Health != balance.HealthPassing {
+					if m := r.row("m0"); m.State != balance.StateStarted && tc.slow.ends == 0 ||
+						m.State == balance.StateStarted && m.Health != balance.HealthPassing {
 						t.Errorf("in the end %v, %v", m.State, m.Health)
 					}
 				}
@@ -77,7 +78,9 @@ func TestStartIsDoubtedWhenItTakesTooLong(t *testing.T) {
 func TestMachineThatNeverGetsHealthy(t *testing.T) {
 	for _, hedge := range []bool{false, true} {
 		synctest.Test(t, func(t *testing.T) {
-			app := balance.App{ID: "web", Autostart: true, BootHint: 5 * sec, Limits: balance.Limits{Soft: 50, Hard: 60}}
+			app := balance.App{
+				ID: "web", Autostart: true, BootHint: 5 * sec, Limits: balance.Limits{Soft: 50, Hard: 60},
+			}
 			r := newRig(t, Config{}, habits{}, habits{}, habits{})
 			order := canonical("web", 3)
 			r.d.habits[order[0]] = habits{boot: 24 * time.Hour}
@@ -86,13 +89,16 @@ func TestMachineThatNeverGetsHealthy(t *testing.T) {
 			b, _ := balance.New(r.fleet, balance.Config{})
 			var mu sync.Mutex
 			hedged := 0
-			a, err := autostart.New(b, r.s, autostart.Config{Hedge: hedge, Trace: autostart.Trace{Decided: func(d policy.Decision) {
-				mu.Lock()
-				defer mu.Unlock()
-				if d.Hedge {
-					hedged++
-				}
-			}}})
+			a, err := autostart.New(
+				b, r.s,
+				autostart.Config{Hedge: hedge, Trace: autostart.Trace{Decided: func(d policy.Decision) {
+					mu.Lock()
+					defer mu.Unlock()
+					if d.Hedge {
+						hedged++
+					}
+				}}},
+			)
 			if err != nil {
 				t.Fatal(err)
 			}

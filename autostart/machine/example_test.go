@@ -83,9 +83,14 @@ func ExamplePush() {
 // otherwise.
 func ExampleCheck() {
 	fleet, _ := balance.NewFleet(balance.FleetConfig{Node: "laptop", Region: "nrt"})
-	_, err := machine.NewStarter(fleet, &listeners{}, machine.Config{Check: machine.Check{Path: "/healthz", Every: 10 * time.Second}})
+	_, err := machine.NewStarter(
+		fleet, &listeners{},
+		machine.Config{Check: machine.Check{Path: "/healthz", Every: 10 * time.Second}},
+	)
 	fmt.Println(err)
-	_, err = machine.NewStarter(fleet, &listeners{}, machine.Config{Check: machine.Check{Path: "healthz"}})
+	_, err = machine.NewStarter(
+		fleet, &listeners{}, machine.Config{Check: machine.Check{Path: "healthz"}},
+	)
 	fmt.Println(err)
 	// Output:
 	// <nil>
@@ -98,9 +103,14 @@ func ExampleStarter() {
 	fleet, _ := balance.NewFleet(balance.FleetConfig{Node: "laptop", Region: "nrt"})
 	fleet.Host(balance.Machine{ID: "web-1", App: "web", Region: "nrt"})
 	ready := make(chan balance.MachineID)
-	starter, _ := machine.NewStarter(fleet, &listeners{running: map[balance.MachineKey]net.Listener{}}, machine.Config{
-		Trace: machine.Trace{Ready: func(m balance.Machine, kind machine.BootKind, _ time.Duration) { ready <- m.ID }},
-	})
+	starter, _ := machine.NewStarter(
+		fleet, &listeners{running: map[balance.MachineKey]net.Listener{}},
+		machine.Config{
+			Trace: machine.Trace{
+				Ready: func(m balance.Machine, kind machine.BootKind, _ time.Duration) { ready <- m.ID },
+			},
+		},
+	)
 	var running sync.WaitGroup
 	running.Go(func() { starter.Run(ctx) })
 	app, _ := fleet.App("web")

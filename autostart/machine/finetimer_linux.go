@@ -19,7 +19,9 @@ type fineTimer struct {
 // newFineTimer returns a fineTimer; nil when there is none to be had.
 func newFineTimer() *fineTimer {
 	const monotonic = 1 // CLOCK_MONOTONIC
-	fd, _, errno := syscall.Syscall(syscall.SYS_TIMERFD_CREATE, monotonic, syscall.O_NONBLOCK|syscall.O_CLOEXEC, 0)
+	fd, _, errno := syscall.Syscall(
+		syscall.SYS_TIMERFD_CREATE, monotonic, syscall.O_NONBLOCK|syscall.O_CLOEXEC, 0,
+	)
 	if errno != 0 {
 		return nil
 	}

@@ -57,7 +57,8 @@ func rowOf(t *testing.T, f *balance.Fleet, app balance.AppID) balance.Machine {
 func startBoth(t *testing.T, f *balance.Fleet, s *Starter) {
 	t.Helper()
 	for _, app := range []balance.AppID{"a", "b"} {
-		if answer, err := s.Start(t.Context(), rowOf(t, f, app)); err != nil || answer != balance.StartAccepted {
+		if answer, err := s.Start(t.Context(), rowOf(t, f, app)); err != nil ||
+			answer != balance.StartAccepted {
 			t.Fatal(answer, err)
 		}
 		synctest.Wait()
@@ -68,7 +69,9 @@ func startBoth(t *testing.T, f *balance.Fleet, s *Starter) {
 // another app's of the same ID is still watched over.
 func TestAnExitIsOfOneAppsMachine(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
-		f, s, d := shareID(t, Config{Check: Check{Func: func(context.Context, balance.Machine) error { return nil }}})
+		f, s, d := shareID(
+			t, Config{Check: Check{Func: func(context.Context, balance.Machine) error { return nil }}},
+		)
 		startBoth(t, f, s)
 		for _, app := range []balance.AppID{"a", "b"} {
 			d.exited(Exit{App: app, ID: "m1", Epoch: 1, Code: 1, Reason: "crash of " + string(app)})
@@ -88,17 +91,24 @@ func TestAnExitIsOfOneAppsMachine(t *testing.T) {
 // A start that a gate remembers is done for the machine that was stopped.
 func TestARememberedStartIsOfOneAppsMachine(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
-		f, s, _ := shareID(t, Config{Check: Check{Func: func(context.Context, balance.Machine) error { return nil }}})
+		f, s, _ := shareID(
+			t, Config{Check: Check{Func: func(context.Context, balance.Machine) error { return nil }}},
+		)
 		startBoth(t, f, s)
 		g := f.Gate("b", "m1")
 		token, _ := g.CloseNow()
-		if answer, err := s.Start(t.Context(), rowOf(t, f, "b")); err != nil || answer != balance.StartRemembered {
+		if answer, err := s.Start(t.Context(), rowOf(t, f, "b")); err != nil ||
+			answer != balance.StartRemembered {
 			t.Fatal(answer, err)
 		}
 		g.Closed(token, false)
 		synctest.Wait()
-		if a, b := rowOf(t, f, "a"), rowOf(t, f, "b"); a.Epoch != 1 || b.Epoch != 2 || b.State != balance.StateStarted {
-			t.Errorf("%v at epoch %d, %v at epoch %d (%v): want 1, and 2 started", a.Key(), a.Epoch, b.Key(), b.Epoch, b.State)
+		if a, b := rowOf(t, f, "a"), rowOf(t, f, "b"); a.Epoch != 1 || b.Epoch != 2 ||
+			b.State != balance.StateStarted {
+			t.Errorf(
+				"%v at epoch %d, %v at epoch %d (%v): want 1, and 2 started", a.Key(), a.Epoch, b.Key(),
+				b.Epoch, b.State,
+			)
 		}
 	})
 }
@@ -112,7 +122,8 @@ func TestAWordIsOfOneAppsMachine(t *testing.T) {
 		p.Ready("a", "m1", 1)
 		time.Sleep(time.Second)
 		synctest.Wait()
-		if a, b := rowOf(t, f, "a").State, rowOf(t, f, "b").State; a != balance.StateStarted || b != balance.StateStarting {
+		if a, b := rowOf(t, f, "a").State, rowOf(t, f, "b").State; a != balance.StateStarted ||
+			b != balance.StateStarting {
 			t.Errorf("a/m1 is %v, b/m1 is %v: want started and starting", a, b)
 		}
 	})

@@ -55,7 +55,9 @@ func TestRequestDuringASlowStop(t *testing.T) {
 				// how late a stop is seen here, a boot there
 				const late, slack = 100 * time.Millisecond, 20 * time.Millisecond
 				if err != nil || waited < tc.least-late-slack || waited > tc.most+slack {
-					t.Errorf("served by %q after %v, error %v; want between %v and %v", id, waited, err, tc.least, tc.most)
+					t.Errorf(
+						"served by %q after %v, error %v; want between %v and %v", id, waited, err, tc.least, tc.most,
+					)
 				}
 			})
 		})
@@ -148,7 +150,9 @@ func (n *node) stopping(id balance.MachineID, into time.Duration) {
 func TestRememberedStartIsDone(t *testing.T) {
 	for _, takes := range []time.Duration{300 * time.Millisecond, 3 * sec, 9 * sec} {
 		synctest.Test(t, func(t *testing.T) {
-			n := newNode(t, balance.App{KeepAlive: sec}, Config{}, habits{boot: 100 * time.Millisecond, stops: takes})
+			n := newNode(
+				t, balance.App{KeepAlive: sec}, Config{}, habits{boot: 100 * time.Millisecond, stops: takes},
+			)
 			defer n.stop()
 			if _, _, err := n.get(); err != nil {
 				t.Fatal(err)
@@ -220,7 +224,10 @@ func TestStarterStartsWhatItsGateRemembers(t *testing.T) {
 func TestFailingMachineIsReplaced(t *testing.T) {
 	for _, takes := range []time.Duration{0, time.Millisecond, 20 * time.Millisecond} {
 		synctest.Test(t, func(t *testing.T) {
-			n := newNode(t, balance.App{}, Config{Recent: -1, RestartAfter: -1}, habits{boot: 300 * time.Millisecond}, habits{boot: 300 * time.Millisecond})
+			n := newNode(
+				t, balance.App{}, Config{Recent: -1, RestartAfter: -1}, habits{boot: 300 * time.Millisecond},
+				habits{boot: 300 * time.Millisecond},
+			)
 			defer n.stop()
 			n.takes = takes
 			sick, _, err := n.get()
@@ -245,7 +252,10 @@ func TestFailingMachineIsReplaced(t *testing.T) {
 				time.Sleep(2 * sec)
 			}
 			if bad > 1 {
-				t.Errorf("requests of %v: %d went to the failing machine beside one that would be well, want 1", takes, bad)
+				t.Errorf(
+					"requests of %v: %d went to the failing machine beside one that would be well, want 1", takes,
+					bad,
+				)
 			}
 		})
 	}
@@ -255,11 +265,17 @@ func TestFailingMachineIsReplaced(t *testing.T) {
 func TestOutlierIsReplaced(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		up := habits{boot: 300 * time.Millisecond}
-		n := newNode(t, balance.App{Min: 2, Limits: balance.Limits{Soft: 1, Hard: 1}}, Config{}, up, up, up)
+		n := newNode(
+			t, balance.App{Min: 2, Limits: balance.Limits{Soft: 1, Hard: 1}}, Config{}, up, up, up,
+		)
 		defer n.stop()
 		time.Sleep(sec)
-		only := &balance.Want{Force: balance.Target{Machines: []balance.MachineID{canonical("web", 3)[0]}}}
-		other := &balance.Want{Force: balance.Target{Machines: []balance.MachineID{canonical("web", 3)[1]}}}
+		only := &balance.Want{
+			Force: balance.Target{Machines: []balance.MachineID{canonical("web", 3)[0]}},
+		}
+		other := &balance.Want{
+			Force: balance.Target{Machines: []balance.MachineID{canonical("web", 3)[1]}},
+		}
 		ask := func(want *balance.Want, o balance.Outcome) {
 			slot, err := n.a.Acquire(t.Context(), &balance.Request{App: "web", Want: want})
 			if err != nil {
@@ -288,7 +304,9 @@ func TestOutlierIsReplaced(t *testing.T) {
 func TestSlowBootOfAQuickApp(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		hs := []habits{{boot: 300 * time.Millisecond}, {boot: 12 * sec}}
-		n := newNode(t, balance.App{KeepAlive: time.Hour, Limits: balance.Limits{Hard: 1}}, Config{}, hs...)
+		n := newNode(
+			t, balance.App{KeepAlive: time.Hour, Limits: balance.Limits{Hard: 1}}, Config{},
+			hs...)
 		defer n.stop()
 		var held []balance.Reservation
 		for range 2 { // the second one waits for the slow machine, and nothing else can serve

@@ -48,7 +48,9 @@ func newRegion(t *testing.T, app balance.App, lags []time.Duration, hs ...habits
 		fmt.Sscanf(string(id), "m%d", &k)
 		by[k] = hs[i]
 	}
-	r := &region{t: t, app: app, worker: newRig(t, Config{Check: Check{Every: -1}, BootCap: time.Hour}, by...)}
+	r := &region{
+		t: t, app: app, worker: newRig(t, Config{Check: Check{Every: -1}, BootCap: time.Hour}, by...),
+	}
 	r.worker.fleet.Apply(balance.PutApp{App: app})
 	var ctx context.Context
 	ctx, r.cancel = context.WithCancel(context.Background())
@@ -110,7 +112,9 @@ func (e *regionEdge) Start(ctx context.Context, m balance.Machine) (balance.Star
 func (e *regionEdge) note(format string, args ...any) {
 	e.mu.Lock()
 	defer e.mu.Unlock()
-	e.events = append(e.events, fmt.Sprintf("%d ", time.Now().UnixMilli()%100000)+fmt.Sprintf(format, args...))
+	e.events = append(
+		e.events, fmt.Sprintf("%d ", time.Now().UnixMilli()%100000)+fmt.Sprintf(format, args...),
+	)
 }
 
 // Recall implements Owner.
@@ -182,7 +186,10 @@ func TestThreeNodesAgreeWithoutTalking(t *testing.T) {
 	} {
 		t.Run(fmt.Sprint(tc.soft, tc.demand), func(t *testing.T) {
 			synctest.Test(t, func(t *testing.T) {
-				r := newRegion(t, balance.App{Limits: balance.Limits{Soft: tc.soft}, BootHint: 45 * sec}, lags, slow, slow, slow, slow, slow, slow)
+				r := newRegion(
+					t, balance.App{Limits: balance.Limits{Soft: tc.soft}, BootHint: 45 * sec}, lags, slow, slow,
+					slow, slow, slow, slow,
+				)
 				defer r.stop()
 				var answers [3]<-chan error
 				for i, e := range r.edges {

@@ -68,7 +68,9 @@ func (d telling) Await(ctx context.Context, m balance.Machine) error {
 
 func TestDriverThatTells(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
-		r := newRig(t, Config{Readiness: telling{}}, habits{boot: sec}, habits{boot: sec}, habits{boot: sec})
+		r := newRig(
+			t, Config{Readiness: telling{}}, habits{boot: sec}, habits{boot: sec}, habits{boot: sec},
+		)
 		defer r.stop()
 		for _, id := range []balance.MachineID{"m0", "m1", "m2"} {
 			r.start(id)
@@ -82,7 +84,8 @@ func TestDriverThatTells(t *testing.T) {
 		}
 	})
 	f, _ := balance.NewFleet(balance.FleetConfig{Node: "n", Region: "nrt"})
-	if s, err := NewStarter(f, telling{newFakeDriver()}, Config{}); err != nil || s.config.Readiness == nil {
+	if s, err := NewStarter(f, telling{newFakeDriver()}, Config{}); err != nil ||
+		s.config.Readiness == nil {
 		t.Errorf("a driver that tells is not asked: %v", err)
 	}
 }
@@ -96,7 +99,10 @@ func TestPushForgets(t *testing.T) {
 	p.Forget("web", "m")
 	ctx, cancel := context.WithCancel(t.Context())
 	cancel()
-	if err := p.Await(ctx, balance.Machine{App: "web", ID: "m", Epoch: 7}); !errors.Is(err, context.Canceled) || len(p.announced) != 1 {
+	if err := p.Await(ctx, balance.Machine{App: "web", ID: "m", Epoch: 7}); !errors.Is(
+		err, context.Canceled,
+	) ||
+		len(p.announced) != 1 {
 		t.Errorf("%v", err)
 	}
 }
@@ -126,7 +132,9 @@ func TestExecCheck(t *testing.T) {
 		t.Error(err)
 	}
 	err = p.look(t.Context(), balance.Machine{ID: "m", App: "web", Addr: "bad:1"})
-	if _, answered := errors.AsType[unready](err); !answered || !strings.HasSuffix(err.Error(), "machine m of web at bad:1") || len(err.Error()) > 600 {
+	if _, answered := errors.AsType[unready](err); !answered ||
+		!strings.HasSuffix(err.Error(), "machine m of web at bad:1") ||
+		len(err.Error()) > 600 {
 		t.Errorf("%v", err)
 	}
 	p.check.Command = []string{"no such program"}
@@ -134,7 +142,9 @@ func TestExecCheck(t *testing.T) {
 		t.Error("what does not exist passes")
 	}
 	if runtime.GOOS == "linux" { // one that blocks costs its time and no more
-		p.check = Check{Command: []string{"/bin/sh", "-c", "exec sleep 1000"}, Timeout: 10 * time.Millisecond}
+		p.check = Check{
+			Command: []string{"/bin/sh", "-c", "exec sleep 1000"}, Timeout: 10 * time.Millisecond,
+		}
 		if err := p.look(t.Context(), balance.Machine{}); err == nil {
 			t.Error("what blocks passes")
 		}

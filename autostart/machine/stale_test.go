@@ -27,7 +27,9 @@ func TestWhatAnEarlierStartSaysChangesNothing(t *testing.T) {
 		if before.State != balance.StateStarted || before.Epoch != 2 {
 			t.Fatalf("row %+v", before)
 		}
-		r.s.edit(earlier, func(m *balance.Machine) { m.Health, m.Addr = balance.HealthFailing, "nowhere:1" })
+		r.s.edit(
+			earlier, func(m *balance.Machine) { m.Health, m.Addr = balance.HealthFailing, "nowhere:1" },
+		)
 		r.s.fail(earlier.m, earlier.gate, earlier.token, "it was never ready")
 		r.s.exited(Exit{App: "web", ID: "m0", Epoch: 1, Code: 1, Reason: "exit status 1"})
 		r.s.over(earlier, Exit{Code: 1, Reason: "exit status 1"})

@@ -168,7 +168,9 @@ func (s *Starter) Run(ctx context.Context) error {
 func (s *Starter) watch(ctx context.Context) {
 	for n := 1; ; n++ {
 		began := time.Now()
-		err := s.bounded(ctx, time.Second, func(ctx context.Context) error { return s.driver.Watch(ctx, s.exited) })
+		err := s.bounded(
+			ctx, time.Second, func(ctx context.Context) error { return s.driver.Watch(ctx, s.exited) },
+		)
 		if ctx.Err() != nil {
 			return
 		}
@@ -194,7 +196,10 @@ func (s *Starter) watch(ctx context.Context) {
 func (s *Starter) Start(ctx context.Context, m balance.Machine) (balance.StartAnswer, error) {
 	gate := s.fleet.Gate(m.App, m.ID)
 	if gate == nil {
-		return balance.StartRefused, fmt.Errorf("machine: machine %q of app %q is not owned by node %q: ask its owner", m.ID, m.App, s.fleet.Node())
+		return balance.StartRefused, fmt.Errorf(
+			"machine: machine %q of app %q is not owned by node %q: ask its owner", m.ID, m.App,
+			s.fleet.Node(),
+		)
 	}
 	select {
 	case <-s.begun:
@@ -350,7 +355,10 @@ var ErrTooLate = errors.New("machine: too late to recall: the machine is stoppin
 func (s *Starter) Recall(_ context.Context, m balance.Machine) error {
 	g := s.fleet.Gate(m.App, m.ID)
 	if g == nil {
-		return fmt.Errorf("machine: machine %q of app %q is not owned by node %q: ask its owner", m.ID, m.App, s.fleet.Node())
+		return fmt.Errorf(
+			"machine: machine %q of app %q is not owned by node %q: ask its owner", m.ID, m.App,
+			s.fleet.Node(),
+		)
 	}
 	if !g.Uncordon(m.CordonGen) && g.State() != balance.StateStarted {
 		return fmt.Errorf("%w: %q is %v", ErrTooLate, m.ID, g.State())

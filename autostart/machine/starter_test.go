@@ -63,12 +63,16 @@ func TestStarterStories(t *testing.T) {
 				synctest.Wait()
 				m := r.row("m0")
 				if m.State != tc.state || m.Fault != tc.fault || m.Epoch != 1 {
-					t.Errorf("row: %v at epoch %d, fault %q; want %v, %q", m.State, m.Epoch, m.Fault, tc.state, tc.fault)
+					t.Errorf(
+						"row: %v at epoch %d, fault %q; want %v, %q", m.State, m.Epoch, m.Fault, tc.state, tc.fault,
+					)
 				}
-				if tc.state == balance.StateStarted && (m.Addr != "host:80" || m.Health != balance.HealthPassing || !m.Recent) {
+				if tc.state == balance.StateStarted &&
+					(m.Addr != "host:80" || m.Health != balance.HealthPassing || !m.Recent) {
 					t.Errorf("row of a machine that is ready: %+v", m)
 				}
-				if _, _, running := r.d.counts(); tc.state == balance.StateFailed && running > 0 && tc.habits.stopErr == nil {
+				if _, _, running := r.d.counts(); tc.state == balance.StateFailed && running > 0 &&
+					tc.habits.stopErr == nil {
 					t.Error("the row says failed and the machine still runs")
 				}
 				r.stop()
@@ -118,7 +122,8 @@ func TestStartIsIdempotent(t *testing.T) {
 		if m := r.row("m0"); m.State != balance.StateStarted || m.Epoch != 2 || m.Fault != "" {
 			t.Errorf("row %+v", m)
 		}
-		if _, err := r.s.Start(t.Context(), balance.Machine{ID: "other", App: "web"}); err == nil || !strings.Contains(err.Error(), `"other"`) {
+		if _, err := r.s.Start(t.Context(), balance.Machine{ID: "other", App: "web"}); err == nil ||
+			!strings.Contains(err.Error(), `"other"`) {
 			t.Errorf("a machine of somebody else: %v", err)
 		}
 		r.stop()
@@ -143,7 +148,8 @@ func TestStopAndSuspendAreNoFaults(t *testing.T) {
 		r.d.Suspend(t.Context(), r.row("m0"))
 		gate.Closed(token, true)
 		time.Sleep(time.Minute)
-		if m := r.row("m0"); m.State != balance.StateSuspended || m.Health != balance.HealthPassing || m.Fault != "" {
+		if m := r.row("m0"); m.State != balance.StateSuspended || m.Health != balance.HealthPassing ||
+			m.Fault != "" {
 			t.Errorf("row of a suspended machine: %+v", m)
 		}
 		r.start("m0")
@@ -173,7 +179,10 @@ func TestStopAndSuspendAreNoFaults(t *testing.T) {
 			t.Errorf("row of a machine that was killed while suspended: %+v", m)
 		}
 		r.stop()
-		want := []string{"starting m0@1", "ready m0 cold 1s", "starting m0@2", "ready m0 resume 1s", "starting m0@3", "ready m0 cold 1s", "exited m0@3: out of memory"}
+		want := []string{
+			"starting m0@1", "ready m0 cold 1s", "starting m0@2", "ready m0 resume 1s", "starting m0@3",
+			"ready m0 cold 1s", "exited m0@3: out of memory",
+		}
 		if diff := cmp.Diff(want, r.events); diff != "" {
 			t.Errorf("events (-want +got)\n%s", diff)
 		}
@@ -254,7 +263,8 @@ func TestBlockedDriver(t *testing.T) {
 			t.Errorf("another machine: %v", m.State)
 		}
 		time.Sleep(5*sec + stopTimeout)
-		if m := r.row("m0"); m.State != balance.StateFailed || !strings.Contains(m.Fault, "did not come back") {
+		if m := r.row("m0"); m.State != balance.StateFailed ||
+			!strings.Contains(m.Fault, "did not come back") {
 			t.Errorf("row: %v, %q", m.State, m.Fault)
 		}
 		if r.start("m0"); !strings.Contains(r.row("m0").Fault, "earlier call") {
@@ -291,7 +301,8 @@ func TestRunEndsWhileStarting(t *testing.T) {
 			t.Errorf("%d machines run, want the one that was ready", running)
 		}
 		before := r.row("m0")
-		if _, err := r.s.Start(t.Context(), before); !errors.Is(err, ErrNotRunning) || r.row("m0") != before {
+		if _, err := r.s.Start(t.Context(), before); !errors.Is(err, ErrNotRunning) ||
+			r.row("m0") != before {
 			t.Errorf("start after Run: %v, row %+v", err, r.row("m0"))
 		}
 	})
@@ -306,7 +317,8 @@ func TestStartWaitsForRun(t *testing.T) {
 		}
 		short, cancel := context.WithTimeout(t.Context(), sec)
 		defer cancel()
-		if _, err := s.Start(short, r.row("m0")); !errors.Is(err, ErrNotRunning) || !errors.Is(err, context.DeadlineExceeded) {
+		if _, err := s.Start(short, r.row("m0")); !errors.Is(err, ErrNotRunning) ||
+			!errors.Is(err, context.DeadlineExceeded) {
 			t.Errorf("before Run: %v", err)
 		}
 		done := make(chan balance.StartAnswer)
@@ -362,7 +374,11 @@ func TestWatchIsCalledAgain(t *testing.T) {
 func TestWholePath(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		r := newRig(t, Config{}, habits{boot: 45 * sec}, habits{boot: 45 * sec})
-		r.fleet.Apply(balance.PutApp{App: balance.App{ID: "web", Autostart: true, Limits: balance.Limits{Soft: 50, Hard: 60}}})
+		r.fleet.Apply(
+			balance.PutApp{
+				App: balance.App{ID: "web", Autostart: true, Limits: balance.Limits{Soft: 50, Hard: 60}},
+			},
+		)
 		b, _ := balance.New(r.fleet, balance.Config{})
 		a, err := autostart.New(b, r.s, autostart.Config{})
 		if err != nil {
@@ -391,7 +407,9 @@ func TestWholePath(t *testing.T) {
 		}
 		synctest.Wait()
 		_, err = w.get(ctx, 0)
-		if class(t, err, autostart.ErrStart, true); !strings.Contains(err.Error(), `"nonsense": not found`) {
+		if class(t, err, autostart.ErrStart, true); !strings.Contains(
+			err.Error(), `"nonsense": not found`,
+		) {
 			t.Errorf("error %v", err)
 		}
 		cancel()
@@ -403,8 +421,14 @@ func TestWholePath(t *testing.T) {
 func TestProberOverSockets(t *testing.T) {
 	mux := http.NewServeMux()
 	mux.HandleFunc("/good", func(http.ResponseWriter, *http.Request) {})
-	mux.HandleFunc("/moved", func(w http.ResponseWriter, r *http.Request) { http.Redirect(w, r, "/bad", http.StatusFound) })
-	mux.HandleFunc("/bad", func(w http.ResponseWriter, r *http.Request) { http.Error(w, "no", http.StatusServiceUnavailable) })
+	mux.HandleFunc(
+		"/moved",
+		func(w http.ResponseWriter, r *http.Request) { http.Redirect(w, r, "/bad", http.StatusFound) },
+	)
+	mux.HandleFunc(
+		"/bad",
+		func(w http.ResponseWriter, r *http.Request) { http.Error(w, "no", http.StatusServiceUnavailable) },
+	)
 	server := httptest.NewServer(mux)
 	defer server.Close()
 	addr := server.Listener.Addr().String()

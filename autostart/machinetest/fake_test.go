@@ -34,7 +34,10 @@ type listener struct {
 }
 
 func newFake(fault string) *fake {
-	return &fake{fault: fault, machines: make(map[balance.MachineKey]*listener), watchers: make(map[int]func(machine.Exit)), deaf: make(chan struct{})}
+	return &fake{
+		fault: fault, machines: make(map[balance.MachineKey]*listener),
+		watchers: make(map[int]func(machine.Exit)), deaf: make(chan struct{}),
+	}
 }
 
 // key is what a machine is known by.

@@ -175,7 +175,8 @@ func (b *bounded) keep(now time.Time, in *Input, d Decision) Decision {
 		if row.State == balance.StateStarting || !b.of[row.ID].asked.IsZero() {
 			tries++
 		}
-		if row.State == balance.StateStarted || row.State == balance.StateStarting || !b.of[row.ID].asked.IsZero() {
+		if row.State == balance.StateStarted || row.State == balance.StateStarting ||
+			!b.of[row.ID].asked.IsZero() {
 			runs++
 		}
 	}
@@ -202,7 +203,8 @@ func (b *bounded) keep(now time.Time, in *Input, d Decision) Decision {
 	for _, m := range start {
 		row := present(&m)
 		if row == nil || row.Cordon == balance.CordonHard ||
-			!row.State.Startable() && row.State != balance.StateStopping && row.State != balance.StateSuspending {
+			!row.State.Startable() && row.State != balance.StateStopping &&
+				row.State != balance.StateSuspending {
 			refuse(m, balance.StartRefused)
 			continue
 		}

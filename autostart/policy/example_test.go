@@ -40,7 +40,9 @@ func ExamplePlanner() {
 func ExampleRegionOrder() {
 	app := balance.App{ID: "web", Regions: []string{"hkg", "nrt"}}
 	fmt.Println(policy.RegionOrder(app, "fra", []string{"fra", "hkg", "nrt"}))
-	fmt.Println(policy.RegionOrder(balance.App{ID: "web"}, "fra", []string{"fra", "hkg", "nrt"})[0], "is home")
+	fmt.Println(
+		policy.RegionOrder(balance.App{ID: "web"}, "fra", []string{"fra", "hkg", "nrt"})[0], "is home",
+	)
 	// Output:
 	// [hkg nrt fra]
 	// fra is home
@@ -56,7 +58,9 @@ func ExampleDecision() {
 	auto, _ := autostart.New(balancer, nil, autostart.Config{
 		DryRun: true,
 		Trace: autostart.Trace{Decided: func(d policy.Decision) {
-			fmt.Printf("%s: %d of %d there, would start %s: %s\n", d.App, d.Have, d.Want, d.Start[0].ID, d.Reason)
+			fmt.Printf(
+				"%s: %d of %d there, would start %s: %s\n", d.App, d.Have, d.Want, d.Start[0].ID, d.Reason,
+			)
 			cancel()
 		}},
 	})

@@ -178,7 +178,8 @@ func (p *Planner) moved(now time.Time, m *balance.Machine, s, was *memory) {
 	if started || m.State == balance.StateStarted {
 		s.gen = m.CordonGen
 	}
-	if ran := now.Sub(was.since); was.state == balance.StateStarted && ran >= p.steady(m, was.kind) && (m.State == balance.StateFailed || ran >= quitFor) {
+	if ran := now.Sub(was.since); was.state == balance.StateStarted && ran >= p.steady(m, was.kind) &&
+		(m.State == balance.StateFailed || ran >= quitFor) {
 		s.fails = 0
 	}
 	if was.state == balance.StateGone { // its node is another one than that which failed
@@ -195,7 +196,9 @@ func (p *Planner) moved(now time.Time, m *balance.Machine, s, was *memory) {
 			s.partial = true
 		}
 	}
-	if closing(was.state) && !started && (m.State == balance.StateStopped || m.State == balance.StateSuspended) && !was.partial {
+	if closing(was.state) && !started &&
+		(m.State == balance.StateStopped || m.State == balance.StateSuspended) &&
+		!was.partial {
 		p.stops.of(was.state).Learn(now.Sub(was.since))
 	}
 	switch m.State {
@@ -218,8 +221,15 @@ func (p *Planner) moved(now time.Time, m *balance.Machine, s, was *memory) {
 		p.failed(now, m, s, m.Fault, what)
 	case balance.StateStopped:
 		// Nobody has told it to: that takes a cordon first.
-		if was.state == balance.StateStarted && !started && m.CordonGen == s.gen && now.Sub(was.since) < quitFor {
-			p.failed(now, m, s, fmt.Sprintf("it ended by itself %v after it was ready", now.Sub(was.since).Round(time.Millisecond)), crash)
+		if was.state == balance.StateStarted && !started && m.CordonGen == s.gen &&
+			now.Sub(was.since) < quitFor {
+			p.failed(
+				now, m, s,
+				fmt.Sprintf(
+					"it ended by itself %v after it was ready", now.Sub(was.since).Round(time.Millisecond),
+				),
+				crash,
+			)
 		}
 	}
 }
@@ -227,7 +237,8 @@ func (p *Planner) moved(now time.Time, m *balance.Machine, s, was *memory) {
 // overdue reports whether an owner that far away should have answered by now. What it has accepted
 // before it will do.
 func (a *asked) overdue(now time.Time, rtt time.Duration) bool {
-	return a.on && a.pending && !a.accepted && rtt >= 0 && now.Sub(a.at) >= max(answerMin, answerRTTs*min(rtt, time.Minute))
+	return a.on && a.pending && !a.accepted && rtt >= 0 &&
+		now.Sub(a.at) >= max(answerMin, answerRTTs*min(rtt, time.Minute))
 }
 
 // stale reports whether an answered start has gone unseen for too long. One that waits for the end

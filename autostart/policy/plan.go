@@ -100,7 +100,8 @@ func (r *plan) count() {
 			st = broken
 		}
 		r.p.uses[i] = st
-		if st == starting || st == ready || st == silent || m.State == balance.StateStarted || m.State == balance.StateStarting {
+		if st == starting || st == ready || st == silent || m.State == balance.StateStarted ||
+			m.State == balance.StateStarting {
 			r.active++
 		}
 		switch st {
@@ -296,7 +297,8 @@ func (r *plan) fill(list []int32, rest int64, n int) int64 {
 		if rest <= 0 || n <= 0 || r.budget <= 0 {
 			return rest
 		}
-		if st := r.p.uses[i]; st == startable || st == stopping && r.askable(i) && r.p.soon(r.now, int(i), r.in.Machines[i]) {
+		if st := r.p.uses[i]; st == startable ||
+			st == stopping && r.askable(i) && r.p.soon(r.now, int(i), r.in.Machines[i]) {
 			r.start(i)
 			take(i)
 		}

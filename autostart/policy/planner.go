@@ -93,7 +93,9 @@ func (p *Planner) Plan(now time.Time, in Input) Decision {
 	if r.d.Acts() {
 		r.d.Reason = r.inputs() + r.notes
 	}
-	r.d.Settled = !r.d.Acts() && r.d.Refuse == "" && r.starting == 0 && r.short == 0 && len(r.silent) == 0 && !p.breaker.open
+	r.d.Settled = !r.d.Acts() && r.d.Refuse == "" && r.starting == 0 && r.short == 0 &&
+		len(r.silent) == 0 &&
+		!p.breaker.open
 	return r.d
 }
 
@@ -220,7 +222,11 @@ func (k *stops) bound(s balance.State, age time.Duration) time.Duration {
 	return max(end-age, k.left(s, age))
 }
 
-func closing(s balance.State) bool { return s == balance.StateStopping || s == balance.StateSuspending }
+func closing(
+	s balance.State,
+) bool {
+	return s == balance.StateStopping || s == balance.StateSuspending
+}
 
 // soon reports whether the stop of machine i should be over before another machine has booted: then
 // it is asked in its place of the order, and counted on. A stop that takes longer makes it the last

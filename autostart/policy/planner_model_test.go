@@ -34,7 +34,10 @@ func TestPlannerModel(t *testing.T) {
 		soft := rapid.IntRange(0, 5).Draw(t, "soft")
 		n := rapid.IntRange(1, 6).Draw(t, "machines")
 		demand := rapid.IntRange(1, 20).Draw(t, "demand")
-		app := balance.App{ID: "web", Autostart: true, Limits: balance.Limits{Soft: soft}, Max: rapid.SampledFrom([]int{0, 0, 1, 3}).Draw(t, "max"), Min: 0}
+		app := balance.App{
+			ID: "web", Autostart: true, Limits: balance.Limits{Soft: soft},
+			Max: rapid.SampledFrom([]int{0, 0, 1, 3}).Draw(t, "max"), Min: 0,
+		}
 		want := 1
 		if soft > 0 {
 			want = min(n, (demand+soft-1)/soft)
@@ -76,7 +79,13 @@ func TestPlannerModel(t *testing.T) {
 				rows = append(rows, ms[id].row)
 			}
 			before := p.breaker
-			d := p.Plan(now, Input{App: app, Machines: rows, Regions: []string{"nrt"}, Parked: demand, Rand: rapid.Uint64().Draw(t, "bits")})
+			d := p.Plan(
+				now,
+				Input{
+					App: app, Machines: rows, Regions: []string{"nrt"}, Parked: demand,
+					Rand: rapid.Uint64().Draw(t, "bits"),
+				},
+			)
 			fresh := 0 // those that the owner has not accepted yet
 			for _, m := range d.Start {
 				if ms[m.ID].gate.Load().Epoch == m.Epoch {
@@ -84,7 +93,10 @@ func TestPlannerModel(t *testing.T) {
 				}
 			}
 			if before.open && p.breaker.open && (fresh > 1 || fresh == 1 && now.Before(before.next)) {
-				t.Fatalf("A9: %d starts while the breaker is open, %v before the next is due", fresh, before.next.Sub(now))
+				t.Fatalf(
+					"A9: %d starts while the breaker is open, %v before the next is due", fresh,
+					before.next.Sub(now),
+				)
 			}
 			for _, m := range d.Start {
 				if e, ok := pending[m.ID]; ok && e == m.Epoch {
@@ -131,7 +143,10 @@ func TestPlannerModel(t *testing.T) {
 		plan(t)
 		t.Repeat(map[string]func(*rapid.T){
 			"time passes": func(t *rapid.T) {
-				now = now.Add(rapid.SampledFrom([]time.Duration{0, time.Millisecond, 100 * time.Millisecond, sec, 10 * sec, 100 * sec}).Draw(t, "how long"))
+				now = now.Add(
+					rapid.SampledFrom([]time.Duration{0, time.Millisecond, 100 * time.Millisecond, sec, 10 * sec, 100 * sec}).
+						Draw(t, "how long"),
+				)
 				plan(t)
 			},
 			"command arrives": func(t *rapid.T) {
@@ -232,14 +247,24 @@ func TestPlannerModel(t *testing.T) {
 // Invariant A8: planners that do not talk, with any split of the demand over them and any part of
 // it known to others, start together what one who knew all would start, or less.
 func TestPlannersAgree(t *testing.T) {
-	states := []balance.State{balance.StateStopped, balance.StateStopped, balance.StateSuspended, balance.StateStarted, balance.StateStarting, balance.StateFailed}
+	states := []balance.State{
+		balance.StateStopped, balance.StateStopped, balance.StateSuspended, balance.StateStarted,
+		balance.StateStarting, balance.StateFailed,
+	}
 	rapid.Check(t, func(t *rapid.T) {
-		app := balance.App{ID: "web", Autostart: true, Limits: balance.Limits{Soft: rapid.IntRange(0, 5).Draw(t, "soft")}, Max: rapid.IntRange(0, 8).Draw(t, "max")}
+		app := balance.App{
+			ID: "web", Autostart: true, Limits: balance.Limits{Soft: rapid.IntRange(0, 5).Draw(t, "soft")},
+			Max: rapid.IntRange(0, 8).Draw(t, "max"),
+		}
 		app.Min = rapid.IntRange(0, min(3, app.Max)).Draw(t, "min")
 		var rows []*balance.Machine
 		regions := []string{"nrt", "hkg"}
 		for i := range rapid.IntRange(1, 12).Draw(t, "machines") {
-			m := &balance.Machine{ID: balance.MachineID(fmt.Sprintf("m%d", i)), App: "web", Region: rapid.SampledFrom(regions).Draw(t, "region"), State: rapid.SampledFrom(states).Draw(t, "state"), Epoch: 1}
+			m := &balance.Machine{
+				ID: balance.MachineID(fmt.Sprintf("m%d", i)), App: "web",
+				Region: rapid.SampledFrom(regions).Draw(t, "region"),
+				State:  rapid.SampledFrom(states).Draw(t, "state"), Epoch: 1,
+			}
 			if m.State == balance.StateStarted && rapid.Bool().Draw(t, "cordoned") {
 				m.Cordon, m.CordonGen = balance.CordonSoft, 1
 			}
@@ -252,7 +277,9 @@ func TestPlannersAgree(t *testing.T) {
 			total += d
 		}
 		decide := func(own, others int) Decision {
-			return new(Planner).Plan(t0, Input{App: app, Machines: rows, Regions: regions, Parked: own, Others: []int{others}})
+			return new(
+				Planner,
+			).Plan(t0, Input{App: app, Machines: rows, Regions: regions, Parked: own, Others: []int{others}})
 		}
 		all := decide(total, 0)
 		var starts, recalls []balance.MachineID
@@ -260,7 +287,10 @@ func TestPlannersAgree(t *testing.T) {
 			each := decide(d, rapid.IntRange(0, total-d).Draw(t, "known of others"))
 			for i, m := range each.Start {
 				if i >= len(all.Start) && len(each.Start) > len(all.Start) {
-					t.Fatalf("a node with a part of the demand starts %d, with all of it %d", len(each.Start), len(all.Start))
+					t.Fatalf(
+						"a node with a part of the demand starts %d, with all of it %d", len(each.Start),
+						len(all.Start),
+					)
 				}
 				starts = append(starts, m.ID)
 			}

@@ -383,7 +383,10 @@ func (s *story) play(steps []step) {
 			s.outliers = append(s.outliers, s.row(name).ID)
 		}
 		if got := s.plan(st.at, st.inFlight, st.parked); got != st.do {
-			s.t.Fatalf("step %d at %v (%s), demand %d+%d: %q, want %q", i, st.at, st.see, st.inFlight, st.parked, got, st.do)
+			s.t.Fatalf(
+				"step %d at %v (%s), demand %d+%d: %q, want %q", i, st.at, st.see, st.inFlight, st.parked, got,
+				st.do,
+			)
 		}
 		for _, m := range s.last.Recall {
 			s.p.recalled(t0.Add(st.at), m, st.err)
@@ -406,7 +409,10 @@ func TestPlannerReasons(t *testing.T) {
 	s := newStory(t, balance.App{Limits: balance.Limits{Soft: 20}}, "nrt: a b c d")
 	s.see("a started")
 	s.plan(0, 20, 3)
-	want := Decision{App: "web", Start: []balance.Machine{*s.row("b")}, Demand: 23, Want: 2, Have: 1, Reason: "demand 23, ready 1x20, starting 0", Wait: 195 * sec, Await: 195 * sec, Remaining: sec}
+	want := Decision{
+		App: "web", Start: []balance.Machine{*s.row("b")}, Demand: 23, Want: 2, Have: 1,
+		Reason: "demand 23, ready 1x20, starting 0", Wait: 195 * sec, Await: 195 * sec, Remaining: sec,
+	}
 	if diff := cmp.Diff(want, s.last, cmp.FilterPath(func(p cmp.Path) bool { return p.String() == "settled" }, cmp.Ignore())); diff != "" {
 		t.Errorf("(-want +got)\n%s", diff)
 	}
@@ -462,7 +468,9 @@ func TestPlannerLearnsBoots(t *testing.T) {
 	s.see("a starting")
 	s.plan(100*sec, 0, 1)
 	if s.last.Wait != 195*sec || s.last.Remaining != sec {
-		t.Errorf("wait %v, remaining %v of a first resume, want 195s and 1s", s.last.Wait, s.last.Remaining)
+		t.Errorf(
+			"wait %v, remaining %v of a first resume, want 195s and 1s", s.last.Wait, s.last.Remaining,
+		)
 	}
 	s.see("a started")
 	s.plan(101*sec, 0, 0)
@@ -482,7 +490,10 @@ func BenchmarkPlan(b *testing.B) {
 				app := balance.App{ID: "web", Autostart: true, Limits: balance.Limits{Soft: 10}}
 				var rows []*balance.Machine
 				for i := range n {
-					m := &balance.Machine{ID: balance.MachineID(fmt.Sprintf("m%05d", i)), App: "web", Region: []string{"hkg", "nrt", "fra"}[i%3]}
+					m := &balance.Machine{
+						ID: balance.MachineID(fmt.Sprintf("m%05d", i)), App: "web",
+						Region: []string{"hkg", "nrt", "fra"}[i%3],
+					}
 					if i%2 == 0 {
 						m.State, m.Epoch = balance.StateStarted, 1
 					}
@@ -574,7 +585,10 @@ func TestHistoryRoundTrip(t *testing.T) {
 	want, got := s.p.boots.All[boots.Cold], p.boots.All[boots.Cold]
 	got.Hint = 7 * sec
 	if want.Expected() != got.Expected() || want.Suspect() != got.Suspect() {
-		t.Errorf("%v and %v before, %v and %v after", want.Expected(), want.Suspect(), got.Expected(), got.Suspect())
+		t.Errorf(
+			"%v and %v before, %v and %v after", want.Expected(), want.Suspect(), got.Expected(),
+			got.Suspect(),
+		)
 	}
 	// What comes from elsewhere may be anything.
 	var b boots.Boots

@@ -33,7 +33,9 @@ func TestRegionOrder(t *testing.T) {
 	}
 	// Nodes with one home share it, however they come by it.
 	a := RegionOrder(balance.App{ID: "web"}, "nrt", have)
-	b := RegionOrder(balance.App{ID: "web", Regions: []string{"nrt"}}, "syd", []string{"syd", "nrt", "hkg", "fra"})
+	b := RegionOrder(
+		balance.App{ID: "web", Regions: []string{"nrt"}}, "syd", []string{"syd", "nrt", "hkg", "fra"},
+	)
 	if !cmp.Equal(a, b) {
 		t.Errorf("orders differ: %v and %v", a, b)
 	}

@@ -39,7 +39,10 @@ func TestPatienceFollowsTheStart(t *testing.T) {
 	for _, tc := range []struct{ at, await time.Duration }{{0, 17 * sec}, {sec, 16 * sec}, {12 * sec, 5 * sec}, {16 * sec, sec}, {20 * sec, 0}} {
 		s.plan(now+tc.at, 0, 1)
 		if s.last.Wait != 17*sec || s.last.Await != tc.await {
-			t.Errorf("%v into the slow boot: wait %v, await %v; want 17s and %v", tc.at, s.last.Wait, s.last.Await, tc.await)
+			t.Errorf(
+				"%v into the slow boot: wait %v, await %v; want 17s and %v", tc.at, s.last.Wait, s.last.Await,
+				tc.await,
+			)
 		}
 	}
 }
@@ -121,7 +124,8 @@ func TestKilledMachinesStartAgainAtOnce(t *testing.T) {
 					s.see(s.names[m.ID] + " started")
 				}
 			}
-			if name := string("abcd"[rng.IntN(4)]); at%sec == 0 && s.row(name).State == balance.StateStarted {
+			if name := string("abcd"[rng.IntN(4)]); at%sec == 0 &&
+				s.row(name).State == balance.StateStarted {
 				s.see(name + " failed")
 			}
 			n := 0

@@ -82,7 +82,9 @@ func wakes(b *bench) {
 			n.edit(n.rows[i].ID, func(m *balance.Machine) { m.State, m.Epoch = s, 7 })
 		}
 		if d := n.plan(0, 1); len(d.Start) != 1 {
-			b.broken("%d machines that are %v are started for one request: %q", len(d.Start), s, names(d.Start))
+			b.broken(
+				"%d machines that are %v are started for one request: %q", len(d.Start), s, names(d.Start),
+			)
 		}
 	}
 }
@@ -91,7 +93,10 @@ func fills(b *bench) {
 	for demand, want := range map[int]int{1: 1, 10: 1, 11: 2, 40: 4, 41: 5, 1000: 8} {
 		n := b.world(soft(10), 8).node()
 		if d := n.plan(0, demand); len(d.Start) != want {
-			b.broken("%d are started for a demand of %d and a soft limit of 10, with 8 machines", len(d.Start), demand)
+			b.broken(
+				"%d are started for a demand of %d and a soft limit of 10, with 8 machines", len(d.Start),
+				demand,
+			)
 		}
 	}
 }
@@ -201,7 +206,9 @@ func recallFirst(b *bench) {
 	}
 	n.carry(d)
 	if d := n.plan(11, 0); len(d.Recall) > 0 || len(d.Start) != 1 {
-		b.broken("with that back and a demand of 11: recall %q, start %q", names(d.Recall), names(d.Start))
+		b.broken(
+			"with that back and a demand of 11: recall %q, start %q", names(d.Recall), names(d.Start),
+		)
 	}
 }
 
@@ -232,7 +239,10 @@ func minimum(b *bench) {
 		}
 		want := max(app.Min, 2*app.MinPerRegion)
 		if k := n.count(balance.StateStarting); k != want {
-			b.broken("%d start where a minimum of %d, and of %d in each of two regions, is set", k, app.Min, app.MinPerRegion)
+			b.broken(
+				"%d start where a minimum of %d, and of %d in each of two regions, is set", k, app.Min,
+				app.MinPerRegion,
+			)
 		}
 	}
 }
@@ -281,7 +291,10 @@ func agree(b *bench) {
 		most = max(most, len(d.Start))
 	}
 	if len(all) != most || most != 6 {
-		b.broken("six nodes start %d different machines, where the one with the largest demand starts %d", len(all), most)
+		b.broken(
+			"six nodes start %d different machines, where the one with the largest demand starts %d",
+			len(all), most,
+		)
 	}
 }
 
@@ -301,7 +314,10 @@ func lag(b *bench) {
 		w.move(w.rows[i].ID, balance.StateStopped)
 	}
 	if d := a.plan(0, 5); names(d.Start) != names(late.Start) || len(d.Start) != 1 {
-		b.broken("one node sees them stopped and starts %q, another sees them stopping and starts %q", names(d.Start), names(late.Start))
+		b.broken(
+			"one node sees them stopped and starts %q, another sees them stopping and starts %q",
+			names(d.Start), names(late.Start),
+		)
 	}
 }
 
@@ -330,7 +346,10 @@ func slowStop(b *bench) {
 			up = up || n.count(balance.StateStarting) > 0
 		}
 		if !up {
-			b.broken("%q has been stopping for 10 s (asked for at once: %v), and the other has not been started", id, asked)
+			b.broken(
+				"%q has been stopping for 10 s (asked for at once: %v), and the other has not been started", id,
+				asked,
+			)
 		}
 	}
 }
@@ -366,7 +385,9 @@ func gone(b *bench) {
 		b.broken("%q is started for one request", names(first.Start))
 	}
 	id := first.Start[0].ID
-	n.answers = append(n.answers, policy.Answer{At: n.now, Machine: first.Start[0], Start: balance.StartAccepted})
+	n.answers = append(
+		n.answers, policy.Answer{At: n.now, Machine: first.Start[0], Start: balance.StartAccepted},
+	)
 	n.move(id, balance.StateGone)
 	n.now = n.now.Add(100 * time.Millisecond)
 	d := n.plan(0, 1)
@@ -458,7 +479,10 @@ func killed(b *bench) {
 	for i := range 8 {
 		d := n.plan(0, 1)
 		if len(d.Start) != 1 || d.Refuse != "" {
-			b.broken("killed %d times, each time after two minutes, and then %q is started, and what waits is refused: %q", i, names(d.Start), d.Refuse)
+			b.broken(
+				"killed %d times, each time after two minutes, and then %q is started, and what waits is refused: %q",
+				i, names(d.Start), d.Refuse,
+			)
 		}
 		n.carry(d)
 		n.plan(0, 1)

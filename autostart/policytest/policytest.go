@@ -76,7 +76,10 @@ func (b *bench) world(app balance.App, n int, regions ...string) *world {
 	}
 	for _, r := range w.regions {
 		for i := range n {
-			w.rows = append(w.rows, &balance.Machine{ID: balance.MachineID(fmt.Sprintf("%s-%d", r, i)), App: "app", Region: r})
+			w.rows = append(
+				w.rows,
+				&balance.Machine{ID: balance.MachineID(fmt.Sprintf("%s-%d", r, i)), App: "app", Region: r},
+			)
 		}
 	}
 	return w
@@ -135,7 +138,11 @@ func (n *node) plan(inFlight, parked int, others ...int) policy.Decision {
 	for i, m := range n.rows {
 		before[i] = *m
 	}
-	in := policy.Input{App: n.app, Machines: slices.Clone(n.rows), Regions: slices.Clone(n.regions), InFlight: inFlight, Parked: parked, Others: others, RTT: slices.Clone(n.rtt), Unserved: n.failed, Answers: n.answers, Rand: n.bits}
+	in := policy.Input{
+		App: n.app, Machines: slices.Clone(n.rows), Regions: slices.Clone(n.regions), InFlight: inFlight,
+		Parked: parked, Others: others, RTT: slices.Clone(n.rtt), Unserved: n.failed, Answers: n.answers,
+		Rand: n.bits,
+	}
 	n.answers = nil
 	d := n.policy.Plan(n.now, in)
 	for i, m := range n.rows {
@@ -148,7 +155,10 @@ func (n *node) plan(inFlight, parked int, others ...int) policy.Decision {
 		n.Helper()
 		for _, m := range ms {
 			if seen[m.ID] || m != n.row(m.ID) {
-				n.Fatalf("the contract says: What is started or recalled is a row of the input, as it is, and each once.\nbut: %s %+v", what, m)
+				n.Fatalf(
+					"the contract says: What is started or recalled is a row of the input, as it is, and each once.\nbut: %s %+v",
+					what, m,
+				)
 			}
 			seen[m.ID] = true
 		}

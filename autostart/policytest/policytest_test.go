@@ -73,13 +73,17 @@ func (f *faulty) Plan(now time.Time, in policy.Input) policy.Decision {
 	case "no memory":
 		f.p, in.Answers = new(policy.Planner), nil
 	case "blind to boots":
-		in.Machines = keep(in.Machines, func(m *balance.Machine) bool { return m.State != balance.StateStarting })
+		in.Machines = keep(
+			in.Machines, func(m *balance.Machine) bool { return m.State != balance.StateStarting },
+		)
 	case "waits for ever":
 		if f.n > 1 {
 			return policy.Decision{}
 		}
 	case "never recalls":
-		in.Machines = keep(in.Machines, func(m *balance.Machine) bool { return m.Cordon == balance.CordonNone })
+		in.Machines = keep(
+			in.Machines, func(m *balance.Machine) bool { return m.Cordon == balance.CordonNone },
+		)
 	case "no maximum":
 		in.App.Max = 0
 	case "no minimum":
@@ -99,7 +103,13 @@ func (f *faulty) Plan(now time.Time, in policy.Input) policy.Decision {
 			rows[i] = new(*m)
 			rows[i].Region = "home"
 		}
-		d := f.p.Plan(now, policy.Input{App: in.App, Machines: rows, Regions: in.Regions, InFlight: in.InFlight, Parked: in.Parked, Answers: in.Answers})
+		d := f.p.Plan(
+			now,
+			policy.Input{
+				App: in.App, Machines: rows, Regions: in.Regions, InFlight: in.InFlight, Parked: in.Parked,
+				Answers: in.Answers,
+			},
+		)
 		for i := range d.Start {
 			for _, m := range in.Machines {
 				if m.ID == d.Start[i].ID {
@@ -133,7 +143,9 @@ func (f *faulty) Plan(now time.Time, in policy.Input) policy.Decision {
 			}
 		})
 	case "asks nobody who stops":
-		in.Machines = keep(in.Machines, func(m *balance.Machine) bool { return m.State != balance.StateStopping })
+		in.Machines = keep(
+			in.Machines, func(m *balance.Machine) bool { return m.State != balance.StateStopping },
+		)
 	case "a kill is a crash":
 		if f.killed += len(keep(in.Machines, func(m *balance.Machine) bool { return m.State == balance.StateFailed })); f.killed > 2 {
 			return policy.Decision{}
@@ -141,7 +153,9 @@ func (f *faulty) Plan(now time.Time, in policy.Input) policy.Decision {
 	case "no back-off":
 		f.p = new(policy.Planner)
 	case "gives up":
-		if slices.ContainsFunc(in.Machines, func(m *balance.Machine) bool { return m.State == balance.StateFailed }) {
+		if slices.ContainsFunc(
+			in.Machines, func(m *balance.Machine) bool { return m.State == balance.StateFailed },
+		) {
 			return policy.Decision{}
 		}
 	case "counts calls":
@@ -250,7 +264,9 @@ func TestFaultsAreFound(t *testing.T) {
 				group, name, _ := strings.Cut(clause, "/")
 				groups, names = append(groups, group), append(names, name)
 			}
-			run := fmt.Sprintf("^TestFault$/^(%s)$/^(%s)$", strings.Join(groups, "|"), strings.Join(names, "|"))
+			run := fmt.Sprintf(
+				"^TestFault$/^(%s)$/^(%s)$", strings.Join(groups, "|"), strings.Join(names, "|"),
+			)
 			c := exec.Command(os.Args[0], "-test.run="+run, "-test.v", "-test.timeout=2m")
 			c.Env = append(os.Environ(), faultEnv+"="+fault)
 			out, err := c.CombinedOutput()

@@ -111,7 +111,9 @@ func (d *Driver) claim(m balance.Machine) (c *child, resumed bool, err error) {
 	}
 	if c, ok := d.children[m.Key()]; ok {
 		if !c.suspended {
-			return nil, false, fmt.Errorf("process: start %v at epoch %d: it already runs, since epoch %d", m.Key(), m.Epoch, c.epoch)
+			return nil, false, fmt.Errorf(
+				"process: start %v at epoch %d: it already runs, since epoch %d", m.Key(), m.Epoch, c.epoch,
+			)
 		}
 		if err := signalGroup(c.cmd.Process, sigCont); err != nil {
 			return nil, false, fmt.Errorf("process: resume %v: %w", m.Key(), err)
@@ -182,7 +184,9 @@ func (d *Driver) means() (*creator, *guard.Guard, error) {
 	if !d.command.noGuard {
 		g, err := guard.Start()
 		if err != nil {
-			return nil, nil, fmt.Errorf("%w: the program must be able to execute itself again; Config.NoGuard does without", err)
+			return nil, nil, fmt.Errorf(
+				"%w: the program must be able to execute itself again; Config.NoGuard does without", err,
+			)
 		}
 		d.guard = g
 	}

@@ -74,7 +74,10 @@ func (d *Driver) end(ctx context.Context, c *child) error {
 	case <-c.gone:
 		return nil
 	case <-patience.C:
-		return fmt.Errorf("process: stop %v: process %d is still there %v after SIGKILL: the kernel holds it", c.key, c.cmd.Process.Pid, killPatience)
+		return fmt.Errorf(
+			"process: stop %v: process %d is still there %v after SIGKILL: the kernel holds it", c.key,
+			c.cmd.Process.Pid, killPatience,
+		)
 	}
 }
 
@@ -157,5 +160,9 @@ func (d *Driver) await(c *child, g *guard.Guard) {
 	e.Code, e.Signal = outcome(c.cmd.ProcessState)
 	e.Memory = !c.killed && e.Signal == killedName && c.memory.killed()
 	ports.release(c.port)
-	d.exits.add(machine.Exit{App: c.key.App, ID: c.key.ID, Epoch: c.epoch, Code: e.Code, Signal: e.Signal, Reason: e.Reason()})
+	d.exits.add(
+		machine.Exit{
+			App: c.key.App, ID: c.key.ID, Epoch: c.epoch, Code: e.Code, Signal: e.Signal, Reason: e.Reason(),
+		},
+	)
 }

@@ -28,7 +28,9 @@ func TestFrozenMachineIsRestarted(t *testing.T) {
 	c.StopTimeout = 0 // it dies of SIGTERM
 	failing, ready := make(chan error, 8), make(chan balance.Machine, 8)
 	s, err := machine.NewStarter(fleet, newDriver(t, c), machine.Config{
-		Check: machine.Check{Every: 20 * time.Millisecond, Timeout: patience}, RestartAfter: 100 * time.Millisecond, Recent: -1,
+		Check: machine.Check{
+			Every: 20 * time.Millisecond, Timeout: patience,
+		}, RestartAfter: 100 * time.Millisecond, Recent: -1,
 		Trace: machine.Trace{
 			Ready: func(m balance.Machine, _ machine.BootKind, _ time.Duration) { ready <- m },
 			Health: func(_ balance.Machine, h balance.Health, err error) {

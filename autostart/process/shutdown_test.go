@@ -112,7 +112,8 @@ func noGoroutines(t *testing.T) {
 		left = ""
 		stacks := make([]byte, 1<<20)
 		for stack := range strings.SplitSeq(string(stacks[:runtime.Stack(stacks, true)]), "\n\n") {
-			if strings.Contains(stack, "autostart/process.") || strings.Contains(stack, "process/internal/guard.") {
+			if strings.Contains(stack, "autostart/process.") ||
+				strings.Contains(stack, "process/internal/guard.") {
 				left += stack + "\n\n"
 			}
 		}

@@ -25,7 +25,9 @@ type distances map[string]time.Duration
 
 func (d distances) RTT(region string) (time.Duration, bool) { rtt, ok := d[region]; return rtt, ok }
 
-var trips = distances{"nrt": time.Millisecond, "hkg": 50 * time.Millisecond, "fra": 230 * time.Millisecond}
+var trips = distances{
+	"nrt": time.Millisecond, "hkg": 50 * time.Millisecond, "fra": 230 * time.Millisecond,
+}
 
 // machine is a row and what this node has in flight there.
 type machine struct {
@@ -64,13 +66,17 @@ func drawMachines(t *rapid.T, n int) []machine {
 func drawMachine(t *rapid.T) machine {
 	m := balance.Machine{App: app, Owner: "w"}
 	m.Region = rapid.SampledFrom([]string{"nrt", "hkg", "fra", "xyz"}).Draw(t, "region")
-	m.State = rapid.SampledFrom([]balance.State{balance.StateStarted, balance.StateStarted, balance.StateStarted, balance.StateStarted, balance.StateStopped, balance.StateStarting, balance.StateFailed}).Draw(t, "state")
-	m.Cordon = rapid.SampledFrom([]balance.Cordon{balance.CordonNone, balance.CordonNone, balance.CordonNone, balance.CordonSoft, balance.CordonHard}).Draw(t, "cordon")
-	m.Health = rapid.SampledFrom([]balance.Health{balance.HealthPassing, balance.HealthUnknown, balance.HealthPassing, balance.HealthFailing}).Draw(t, "health")
+	m.State = rapid.SampledFrom([]balance.State{balance.StateStarted, balance.StateStarted, balance.StateStarted, balance.StateStarted, balance.StateStopped, balance.StateStarting, balance.StateFailed}).
+		Draw(t, "state")
+	m.Cordon = rapid.SampledFrom([]balance.Cordon{balance.CordonNone, balance.CordonNone, balance.CordonNone, balance.CordonSoft, balance.CordonHard}).
+		Draw(t, "cordon")
+	m.Health = rapid.SampledFrom([]balance.Health{balance.HealthPassing, balance.HealthUnknown, balance.HealthPassing, balance.HealthFailing}).
+		Draw(t, "health")
 	m.Recent = rapid.Bool().Draw(t, "recent")
 	m.Doubtful = rapid.Bool().Draw(t, "doubtful")
 	m.Revision = rapid.SampledFrom([]string{"v1", "v2"}).Draw(t, "revision")
-	m.Limits = rapid.SampledFrom([]balance.Limits{{Soft: 2, Hard: 4}, {Soft: 1, Hard: 1}, {Hard: 2}, {Soft: 3}}).Draw(t, "limits")
+	m.Limits = rapid.SampledFrom([]balance.Limits{{Soft: 2, Hard: 4}, {Soft: 1, Hard: 1}, {Hard: 2}, {Soft: 3}}).
+		Draw(t, "limits")
 	load := 0
 	if m.State == balance.StateStarted && m.Cordon != balance.CordonHard {
 		load = rapid.IntRange(0, max(4, m.Limits.Hard)).Draw(t, "load")
@@ -108,7 +114,9 @@ func newWorld(t fataler, s balance.Strategy, ms []machine) *world {
 	// until the load stands
 	us := []balance.Update{balance.PutApp{App: balance.App{ID: app, Strategy: balance.LeastLoad{}}}}
 	for _, m := range ms {
-		us = append(us, balance.PutMachine{Machine: m.Machine, Version: balance.Version{Incarnation: 1, Seq: 1}})
+		us = append(
+			us, balance.PutMachine{Machine: m.Machine, Version: balance.Version{Incarnation: 1, Seq: 1}},
+		)
 	}
 	if err := f.Apply(us...); err != nil {
 		t.Fatalf("rows: %v", err)
@@ -117,7 +125,12 @@ func newWorld(t fataler, s balance.Strategy, ms []machine) *world {
 	slices.SortFunc(ms, func(a, b machine) int { return cmp.Compare(a.ID, b.ID) })
 	for _, m := range ms {
 		for range m.load {
-			r, err := b.Pick(balance.Request{App: app, Rand: 1, Want: &balance.Want{Force: balance.Target{Machines: []balance.MachineID{m.ID}}}})
+			r, err := b.Pick(
+				balance.Request{
+					App: app, Rand: 1,
+					Want: &balance.Want{Force: balance.Target{Machines: []balance.MachineID{m.ID}}},
+				},
+			)
 			if err != nil {
 				t.Fatalf("load of %s: %v", m.ID, err)
 			}

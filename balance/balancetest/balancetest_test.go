@@ -66,9 +66,17 @@ func (t trips) RTT(region string) (time.Duration, bool) { d, ok := t[region]; re
 // A strategy of one's own; the suite checks it in TestStrategies.
 func Example() {
 	fleet, _ := balance.NewFleet(balance.FleetConfig{Node: "edge", Region: "nrt"})
-	b, _ := balance.New(fleet, balance.Config{Strategy: Firm{}, Distance: trips{"nrt": time.Millisecond, "hkg": 50 * time.Millisecond}})
+	b, _ := balance.New(
+		fleet,
+		balance.Config{
+			Strategy: Firm{}, Distance: trips{"nrt": time.Millisecond, "hkg": 50 * time.Millisecond},
+		},
+	)
 	for i, region := range []string{"nrt", "nrt", "hkg"} {
-		m := balance.Machine{ID: balance.MachineID(fmt.Sprint(region, i)), App: "web", Region: region, Owner: "w", State: balance.StateStarted}
+		m := balance.Machine{
+			ID: balance.MachineID(fmt.Sprint(region, i)), App: "web", Region: region, Owner: "w",
+			State: balance.StateStarted,
+		}
 		fleet.Apply(balance.PutMachine{Machine: m, Version: balance.Version{Incarnation: 1, Seq: 1}})
 	}
 	for range 4 {
@@ -141,7 +149,10 @@ func TestSuiteFindsBrokenStrategies(t *testing.T) {
 		return
 	}
 	for name := range broken {
-		cmd := exec.Command(os.Args[0], "-test.run=^TestSuiteFindsBrokenStrategies$", "-rapid.nofailfile", "-rapid.shrinktime=1ms")
+		cmd := exec.Command(
+			os.Args[0], "-test.run=^TestSuiteFindsBrokenStrategies$", "-rapid.nofailfile",
+			"-rapid.shrinktime=1ms",
+		)
 		cmd.Env = append(os.Environ(), "BALANCETEST_BROKEN="+name)
 		if out, err := cmd.CombinedOutput(); err == nil {
 			t.Errorf("a strategy that %s passes the suite:\n%s", name, out)

@@ -51,11 +51,18 @@ func TestFleet(t *testing.T, newFleet func() Fleet) {
 	})
 	t.Run("a removed machine comes back by a newer row only", func(t *testing.T) {
 		f := newFleet()
-		must(t, f, row("m", 1, 1, balance.StateStarted), balance.RemoveMachine{App: app, ID: "m", Version: balance.Version{Incarnation: 1, Seq: 3}}, row("m", 1, 2, balance.StateStarted))
+		must(
+			t, f, row("m", 1, 1, balance.StateStarted),
+			balance.RemoveMachine{App: app, ID: "m", Version: balance.Version{Incarnation: 1, Seq: 3}},
+			row("m", 1, 2, balance.StateStarted),
+		)
 		if len(rows(f, app)) != 0 {
 			t.Error("an older row brought a removed machine back")
 		}
-		must(t, f, row("m", 1, 4, balance.StateStarted), balance.RemoveMachine{App: app, ID: "m", Version: balance.Version{Incarnation: 1, Seq: 2}})
+		must(
+			t, f, row("m", 1, 4, balance.StateStarted),
+			balance.RemoveMachine{App: app, ID: "m", Version: balance.Version{Incarnation: 1, Seq: 2}},
+		)
 		if len(rows(f, app)) != 1 {
 			t.Error("a newer row did not bring it back, or an older removal took it")
 		}
@@ -133,7 +140,10 @@ func TestFleet(t *testing.T, newFleet func() Fleet) {
 		must(t, f, row("a", 1, 1, balance.StateStarted), row("b", 1, 1, balance.StateStopped))
 		s, _ := f.App(app)
 		before := all(s)
-		must(t, f, row("a", 1, 2, balance.StateStopped), row("c", 1, 1, balance.StateStarted), balance.RemoveMachine{App: app, ID: "b", Version: balance.Version{Incarnation: 1, Seq: 2}})
+		must(
+			t, f, row("a", 1, 2, balance.StateStopped), row("c", 1, 1, balance.StateStarted),
+			balance.RemoveMachine{App: app, ID: "b", Version: balance.Version{Incarnation: 1, Seq: 2}},
+		)
 		if d := cmp.Diff(before, all(s)); d != "" {
 			t.Errorf("a snapshot changed:\n%s", d)
 		}
@@ -145,10 +155,16 @@ func TestFleet(t *testing.T, newFleet func() Fleet) {
 		f := newFleet()
 		other := row("m", 1, 1, balance.StateStarted)
 		other.Machine.App = "other"
-		must(t, f, row("m", 1, 1, balance.StateStarted), other, balance.PutApp{App: balance.App{ID: "other", Limits: balance.Limits{Hard: 1}}})
+		must(
+			t, f, row("m", 1, 1, balance.StateStarted), other,
+			balance.PutApp{App: balance.App{ID: "other", Limits: balance.Limits{Hard: 1}}},
+		)
 		must(t, f, balance.RemoveApp{ID: "other"})
 		if len(rows(f, app)) != 1 || len(rows(f, "other")) != 0 {
-			t.Errorf("%d rows of one app and %d of the removed one, want 1 and 0", len(rows(f, app)), len(rows(f, "other")))
+			t.Errorf(
+				"%d rows of one app and %d of the removed one, want 1 and 0", len(rows(f, app)),
+				len(rows(f, "other")),
+			)
 		}
 	})
 	t.Run("reports of machines or owners that are not known, and older ones, are dropped", func(t *testing.T) {

@@ -18,7 +18,9 @@ import (
 func TestGrantsServeWithoutBounces(t *testing.T) {
 	const nodes, machines = 4, 20
 	owner := newFleet(t, "w", "nrt")
-	apply(t, owner, balance.PutApp{App: balance.App{ID: "web", Limits: balance.Limits{Soft: 1, Hard: 1}}})
+	apply(
+		t, owner, balance.PutApp{App: balance.App{ID: "web", Limits: balance.Limits{Soft: 1, Hard: 1}}},
+	)
 	gates := map[balance.MachineID]*balance.Gate{}
 	for i := range machines {
 		id := balance.MachineID(fmt.Sprint("m", i))
@@ -31,7 +33,13 @@ func TestGrantsServeWithoutBounces(t *testing.T) {
 	}
 	now := time.Unix(0, 0)
 	edges := map[balance.NodeID]*balance.Balancer{}
-	granter, err := New(owner, Config{Now: func() time.Time { return now }, Give: func(n balance.NodeID, g balance.Grant) { edges[n].AcceptGrant(g) }})
+	granter, err := New(
+		owner,
+		Config{
+			Now:  func() time.Time { return now },
+			Give: func(n balance.NodeID, g balance.Grant) { edges[n].AcceptGrant(g) },
+		},
+	)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -100,7 +108,9 @@ func TestGrantsServeWithoutBounces(t *testing.T) {
 				}
 				parked[n]--
 				granter.Ask(n, "web", parked[n])
-				inFlight = append(inFlight, running{res, g, now.Add(time.Duration(100+r.IntN(200)) * time.Millisecond)})
+				inFlight = append(
+					inFlight, running{res, g, now.Add(time.Duration(100+r.IntN(200)) * time.Millisecond)},
+				)
 			}
 		}
 		if step%10 == 0 {
@@ -140,7 +150,10 @@ func TestGrantsServeWithoutBounces(t *testing.T) {
 func TestGrantsUnderContention(t *testing.T) {
 	const nodes, machines, hard, each = 4, 3, 2, 300
 	owner := newFleet(t, "w", "nrt")
-	apply(t, owner, balance.PutApp{App: balance.App{ID: "web", Limits: balance.Limits{Soft: 1, Hard: hard}}})
+	apply(
+		t, owner,
+		balance.PutApp{App: balance.App{ID: "web", Limits: balance.Limits{Soft: 1, Hard: hard}}},
+	)
 	gates := map[balance.MachineID]*balance.Gate{}
 	running := map[balance.MachineID]*atomic.Int32{}
 	for i := range machines {
@@ -239,7 +252,9 @@ func TestOwnersAndNodesAgreeOnWhatIsGranted(t *testing.T) {
 	gates := map[balance.MachineID]*balance.Gate{}
 	for hard := 1; hard <= most; hard++ {
 		id := balance.MachineID(fmt.Sprint("takes", hard))
-		g, err := owner.Host(balance.Machine{ID: id, App: "web", Region: "nrt", Limits: balance.Limits{Hard: hard}})
+		g, err := owner.Host(
+			balance.Machine{ID: id, App: "web", Region: "nrt", Limits: balance.Limits{Hard: hard}},
+		)
 		if err != nil {
 			t.Fatal(err)
 		}
@@ -253,7 +268,13 @@ func TestOwnersAndNodesAgreeOnWhatIsGranted(t *testing.T) {
 		t.Fatal(err)
 	}
 	now := time.Unix(1000, 0)
-	granter, err := New(owner, Config{Now: func() time.Time { return now }, Give: func(_ balance.NodeID, g balance.Grant) { b.AcceptGrant(g) }})
+	granter, err := New(
+		owner,
+		Config{
+			Now:  func() time.Time { return now },
+			Give: func(_ balance.NodeID, g balance.Grant) { b.AcceptGrant(g) },
+		},
+	)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -300,7 +321,10 @@ func TestOwnersAndNodesAgreeOnWhatIsGranted(t *testing.T) {
 			asked++
 		}
 		if want := (balance.Limits{Hard: hard}).Granted(); asked != 0 != want {
-			t.Errorf("the owner of a machine with a hard limit of %d is asked %d times; granted: %v", hard, asked, want)
+			t.Errorf(
+				"the owner of a machine with a hard limit of %d is asked %d times; granted: %v", hard, asked,
+				want,
+			)
 		}
 	}
 }

@@ -12,7 +12,9 @@ import (
 func TestHooksMayCallBack(t *testing.T) {
 	f := newFleet(t, "n", "nrt")
 	apply(t, f, balance.PutApp{App: balance.App{ID: "web"}})
-	gate, err := f.Host(balance.Machine{ID: "m1", App: "web", Region: "nrt", Limits: balance.Limits{Hard: 1}})
+	gate, err := f.Host(
+		balance.Machine{ID: "m1", App: "web", Region: "nrt", Limits: balance.Limits{Hard: 1}},
+	)
 	if err != nil {
 		t.Fatal(err)
 	}

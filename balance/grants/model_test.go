@@ -66,7 +66,9 @@ func (p *pools) newOwner(i int, incarnation uint64) *poolOwner {
 	if o.f, err = balance.NewFleet(balance.FleetConfig{Node: o.id, Region: []string{"nrt", "fra"}[i], Incarnation: incarnation}); err != nil {
 		p.t.Fatal(err)
 	}
-	o.f.Apply(balance.PutApp{App: balance.App{ID: "gpu", Limits: balance.Limits{Soft: 1, Hard: poolHard}}})
+	o.f.Apply(
+		balance.PutApp{App: balance.App{ID: "gpu", Limits: balance.Limits{Soft: 1, Hard: poolHard}}},
+	)
 	for m := range 2 {
 		g, err := o.f.Host(balance.Machine{ID: balance.MachineID(fmt.Sprint(o.id, "-", m)), App: "gpu", Region: o.f.Region()})
 		if err != nil {
@@ -76,12 +78,15 @@ func (p *pools) newOwner(i int, incarnation uint64) *poolOwner {
 		g.Ready(token)
 		o.gates = append(o.gates, g)
 	}
-	o.g, err = New(o.f, Config{Now: func() time.Time { return p.now }, Give: func(to balance.NodeID, g balance.Grant) {
-		p.post("give", true, func() {
-			i := slices.IndexFunc(p.edges, func(e *poolEdge) bool { return e.id == to })
-			p.edges[i].b.AcceptGrant(g)
-		})
-	}})
+	o.g, err = New(
+		o.f,
+		Config{Now: func() time.Time { return p.now }, Give: func(to balance.NodeID, g balance.Grant) {
+			p.post("give", true, func() {
+				i := slices.IndexFunc(p.edges, func(e *poolEdge) bool { return e.id == to })
+				p.edges[i].b.AcceptGrant(g)
+			})
+		}},
+	)
 	if err != nil {
 		p.t.Fatal(err)
 	}
@@ -100,9 +105,15 @@ func (p *pools) newEdge(i int) *poolEdge {
 	if e.f, err = balance.NewFleet(balance.FleetConfig{Node: e.id, Region: "nrt"}); err != nil {
 		p.t.Fatal(err)
 	}
-	e.b, err = balance.New(e.f, balance.Config{Distance: distances{"nrt": time.Millisecond, "fra": 200 * time.Millisecond}, GiveBack: func(owner balance.NodeID, g balance.Grant) {
-		p.post("back", true, func() { p.owner(owner).g.Back(e.id, g) })
-	}})
+	e.b, err = balance.New(
+		e.f,
+		balance.Config{
+			Distance: distances{"nrt": time.Millisecond, "fra": 200 * time.Millisecond},
+			GiveBack: func(owner balance.NodeID, g balance.Grant) {
+				p.post("back", true, func() { p.owner(owner).g.Back(e.id, g) })
+			},
+		},
+	)
 	if err != nil {
 		p.t.Fatal(err)
 	}
@@ -441,7 +452,10 @@ func (p *pools) settle() {
 	for _, o := range p.owners {
 		for _, g := range o.gates {
 			if l, used := g.TakeSample(); l.InFlight != 0 || used {
-				p.t.Fatalf("nobody uses the app, and %d are in flight (%d granted), used: %v", l.InFlight, g.Granted(), used)
+				p.t.Fatalf(
+					"nobody uses the app, and %d are in flight (%d granted), used: %v", l.InFlight, g.Granted(),
+					used,
+				)
 			}
 			gen, _ := g.Cordon()
 			if _, ok := g.Close(gen, false); !ok {

@@ -26,7 +26,9 @@ func newGrantedWorld(t *testing.T, lasts time.Duration) *grantedWorld {
 	owner, edge := newFleet(t, "w", "nrt"), newFleet(t, "edge", "nrt")
 	rows := owner.Watch()
 	defer rows.Close()
-	apply(t, owner, balance.PutApp{App: balance.App{ID: "web", Limits: balance.Limits{Soft: 1, Hard: 1}}})
+	apply(
+		t, owner, balance.PutApp{App: balance.App{ID: "web", Limits: balance.Limits{Soft: 1, Hard: 1}}},
+	)
 	var err error
 	if w.gate, err = owner.Host(balance.Machine{ID: "m", App: "web", Region: "nrt"}); err != nil {
 		t.Fatal(err)

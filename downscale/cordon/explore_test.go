@@ -34,11 +34,17 @@ func (w *world) key() (k key) {
 		put(v)
 	}
 	p := &w.p
-	bits(p.suspend, p.acked, p.wanted, p.frozen, !p.quiet.IsZero(), !p.expires.IsZero(), !p.backoff.IsZero(), w.owed)
+	bits(
+		p.suspend, p.acked, p.wanted, p.frozen, !p.quiet.IsZero(), !p.expires.IsZero(),
+		!p.backoff.IsZero(), w.owed,
+	)
 	bits(w.gate.cordon, w.gate.touched, w.gate.wanted, w.queue[0].Suspend, w.queue[1].Suspend)
 	bits(w.queue[2].Suspend, w.blind, p.fault)
 	bits(w.left, w.late, w.doubt, w.told, p.lingers, w.queue[0].All, w.queue[1].All, w.queue[2].All)
-	put(uint8(p.order), uint8(p.phase), uint8(p.token), uint8(p.gate), uint8(w.proc), uint8(w.drain), uint8(w.gate.state), uint8(w.gate.gen), uint8(w.gate.token), w.gate.n)
+	put(
+		uint8(p.order), uint8(p.phase), uint8(p.token), uint8(p.gate), uint8(w.proc), uint8(w.drain),
+		uint8(w.gate.state), uint8(w.gate.gen), uint8(w.gate.token), w.gate.n,
+	)
 	for _, c := range w.queue {
 		put(uint8(c.Do), uint8(c.Token), uint8(c.Gate))
 	}
@@ -52,14 +58,20 @@ func (w *world) key() (k key) {
 }
 
 func (w *world) String() string {
-	return fmt.Sprintf("%v (gate %d acked %v wanted %v), gate %+v, process %d, queue %v, driver %v, answer %v, drain %d, nodes %v",
-		w.p.phase, w.p.gate, w.p.acked, w.p.wanted, w.gate, w.proc, w.queue, w.op, w.ans, w.drain, w.nodes)
+	return fmt.Sprintf(
+		"%v (gate %d acked %v wanted %v), gate %+v, process %d, queue %v, driver %v, answer %v, drain %d, nodes %v",
+		w.p.phase, w.p.gate, w.p.acked, w.p.wanted, w.gate, w.proc, w.queue, w.op, w.ans, w.drain,
+		w.nodes,
+	)
 }
 
 // atRest: nothing is going on that has to end.
 func (w *world) atRest() bool {
 	p := w.p.phase
-	return !w.left && !w.late && !w.doubt && w.queue[0].Do == ActNone && (p == phaseActive || p == phaseStopped) && !w.gate.closing() && w.gate.n == 0
+	return !w.left && !w.late && !w.doubt && w.queue[0].Do == ActNone &&
+		(p == phaseActive || p == phaseStopped) &&
+		!w.gate.closing() &&
+		w.gate.n == 0
 }
 
 // explore visits every world that can be reached. It returns an error with the shortest way to a
@@ -99,7 +111,9 @@ func (m *model) explore() (states, transitions int, err error) {
 		}
 		return i
 	}
-	first := world{p: New(Config{Quiet: m.quiet, CordonMax: time.Hour, Backoff: time.Hour, StuckAfter: time.Hour})}
+	first := world{
+		p: New(Config{Quiet: m.quiet, CordonMax: time.Hour, Backoff: time.Hour, StuckAfter: time.Hour}),
+	}
 	m.canon(&first)
 	add(first, step{})
 	for len(level) > 0 {
@@ -151,9 +165,14 @@ func TestMachineExhaustively(t *testing.T) {
 	for _, quiet := range []time.Duration{0, time.Hour} {
 		long := quiet > 0
 		// Without races to find, a small part is enough.
-		models = append(models, &model{nodes: 1, quiet: quiet, suspends: long, cuts: long, orders: !raceEnabled})
+		models = append(
+			models, &model{nodes: 1, quiet: quiet, suspends: long, cuts: long, orders: !raceEnabled},
+		)
 		if *full { // some minutes and gigabytes
-			models = append(models, &model{nodes: 1, quiet: quiet, cuts: true, orders: true, more: true}, &model{nodes: 2, quiet: quiet, suspends: long, cuts: long, orders: !long})
+			models = append(
+				models, &model{nodes: 1, quiet: quiet, cuts: true, orders: true, more: true},
+				&model{nodes: 2, quiet: quiet, suspends: long, cuts: long, orders: !long},
+			)
 		}
 	}
 	var all sync.WaitGroup
@@ -162,9 +181,15 @@ func TestMachineExhaustively(t *testing.T) {
 		all.Go(func() {
 			states, transitions, err := m.explore()
 			if err != nil {
-				t.Errorf("%d nodes, orders %v, cut off %v, more %v, quiet %v, %d states: %v", m.nodes, m.orders, m.cuts, m.more, m.quiet, states, err)
+				t.Errorf(
+					"%d nodes, orders %v, cut off %v, more %v, quiet %v, %d states: %v", m.nodes, m.orders, m.cuts,
+					m.more, m.quiet, states, err,
+				)
 			}
-			t.Logf("%d nodes, orders %v, cut off %v, more %v, quiet %v: %d states, %d transitions", m.nodes, m.orders, m.cuts, m.more, m.quiet, states, transitions)
+			t.Logf(
+				"%d nodes, orders %v, cut off %v, more %v, quiet %v: %d states, %d transitions", m.nodes,
+				m.orders, m.cuts, m.more, m.quiet, states, transitions,
+			)
 		})
 	}
 	all.Wait()
@@ -181,7 +206,9 @@ func TestMachineExhaustively(t *testing.T) {
 	}
 	slices.Sort(got)
 	if d := cmp.Diff(diagram(t), got); d != "" {
-		t.Errorf("the diagram in the package comment and what the model reached (-comment +model):\n%s", d)
+		t.Errorf(
+			"the diagram in the package comment and what the model reached (-comment +model):\n%s", d,
+		)
 	}
 }
 

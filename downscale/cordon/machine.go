@@ -104,7 +104,9 @@ func (p *Machine) Look(now time.Time, l Look) Command {
 		}
 		p.step(now, input{event: onUp})
 		if l.Cordoned {
-			return Command{Do: ActUncordon, Gate: l.Gen, Reason: "the cordon was left over from an earlier run"}
+			return Command{
+				Do: ActUncordon, Gate: l.Gen, Reason: "the cordon was left over from an earlier run",
+			}
 		}
 		return Command{}
 	case phaseSoftCordoned, phaseNotifying:

@@ -27,8 +27,13 @@ func TestMachineStories(t *testing.T) {
 	stale := func(in *input) { in.Token += 7 }
 	gate := func(n uint64) func(*input) { return func(in *input) { in.Gate = n } }
 	up := step{in: onUp, phase: phaseActive}
-	cordon := []step{up, {in: onSurplus, do: "Cordon", phase: phaseSoftCordoned}, {in: onCordoned, edit: gate(5), phase: phaseSoftCordoned}}
-	acked := append(cordon[:3:3], step{at: sec, in: onAcknowledged, edit: gate(5), phase: phaseSoftCordoned})
+	cordon := []step{
+		up, {in: onSurplus, do: "Cordon", phase: phaseSoftCordoned},
+		{in: onCordoned, edit: gate(5), phase: phaseSoftCordoned},
+	}
+	acked := append(
+		cordon[:3:3], step{at: sec, in: onAcknowledged, edit: gate(5), phase: phaseSoftCordoned},
+	)
 	closed := append(acked[:4:4],
 		step{at: sec, in: onIdle, phase: phaseSoftCordoned},
 		step{at: 2 * sec, in: onTick, do: "Close 5", phase: phaseClosing},
@@ -193,7 +198,9 @@ func TestMachineStories(t *testing.T) {
 					got += " suspended"
 				}
 				if got != s.do || p.Phase() != s.phase {
-					t.Fatalf("step %d, %v at %v: %q and %v, want %q and %v", i, s.in, s.at, got, p.Phase(), s.do, s.phase)
+					t.Fatalf(
+						"step %d, %v at %v: %q and %v, want %q and %v", i, s.in, s.at, got, p.Phase(), s.do, s.phase,
+					)
 				}
 				if s.reason != "" && c.Reason != s.reason {
 					t.Errorf("step %d, %v at %v: reason %q, want %q", i, s.in, s.at, c.Reason, s.reason)
@@ -315,8 +322,11 @@ func TestMachineWithGate(t *testing.T) {
 				if w.op.Do == ActNone {
 					t.Skip("nothing under way")
 				}
-				if gate.InFlight() > 0 && (w.op.Do == ActSuspend || !w.told) || gate.State() != balance.StateStopping && gate.State() != balance.StateSuspending {
-					t.Fatalf("%v behind a gate that is %v with %d in flight", w.op.Do, gate.State(), gate.InFlight())
+				if gate.InFlight() > 0 && (w.op.Do == ActSuspend || !w.told) ||
+					gate.State() != balance.StateStopping && gate.State() != balance.StateSuspending {
+					t.Fatalf(
+						"%v behind a gate that is %v with %d in flight", w.op.Do, gate.State(), gate.InFlight(),
+					)
 				}
 				op := w.op
 				if answer == onFailed && (!w.running || w.frozen) {
@@ -338,7 +348,11 @@ func TestMachineWithGate(t *testing.T) {
 		}
 		t.Repeat(map[string]func(*rapid.T){
 			"surplus": func(t *rapid.T) {
-				w.follow(w.p.Surplus(w.now, Order{Suspend: rapid.Bool().Draw(t, "suspend")}, rapid.Bool().Draw(t, "idle")))
+				w.follow(
+					w.p.Surplus(
+						w.now, Order{Suspend: rapid.Bool().Draw(t, "suspend")}, rapid.Bool().Draw(t, "idle"),
+					),
+				)
 			},
 			"needed": func(*rapid.T) { w.follow(w.p.Needed(w.now, "")) },
 			"order": func(t *rapid.T) {
@@ -393,7 +407,8 @@ func TestMachineWithGate(t *testing.T) {
 				}
 			},
 			"run anew": func(t *rapid.T) { // what end and the next Run's first look do
-				if p := w.p.Phase(); p == phaseActive || p == phaseStopped || p == phaseSoftCordoned || p == phaseNotifying {
+				if p := w.p.Phase(); p == phaseActive || p == phaseStopped || p == phaseSoftCordoned ||
+					p == phaseNotifying {
 					w.p = New(testConfig)
 					if l := gate.Load(); l.Cordon == balance.CordonSoft {
 						gate.Uncordon(l.CordonGen)
@@ -406,7 +421,8 @@ func TestMachineWithGate(t *testing.T) {
 				if l.InFlight != inside {
 					t.Fatalf("%d inside, the gate says %d", inside, l.InFlight)
 				}
-				if (p == phaseActive || p == phaseStopped) && (l.State == balance.StateStarted && l.Cordon != balance.CordonNone || l.State == balance.StateStopping || l.State == balance.StateSuspending) {
+				if (p == phaseActive || p == phaseStopped) &&
+					(l.State == balance.StateStarted && l.Cordon != balance.CordonNone || l.State == balance.StateStopping || l.State == balance.StateSuspending) {
 					t.Fatalf("%v, and the gate is %v with cordon %v", p, l.State, l.Cordon)
 				}
 				if w.owed && p == phaseStopped && l.State.Startable() {
@@ -434,7 +450,10 @@ func TestMachineWithGate(t *testing.T) {
 				w.follow(w.p.Done(w.now, op, 0))
 			}
 		}
-		if l, p := gate.Load(), w.p.Phase(); p != phaseActive && p != phaseStopped || l.Cordon != balance.CordonNone || l.State == balance.StateStopping || l.State == balance.StateSuspending {
+		if l, p := gate.Load(), w.p.Phase(); p != phaseActive && p != phaseStopped ||
+			l.Cordon != balance.CordonNone ||
+			l.State == balance.StateStopping ||
+			l.State == balance.StateSuspending {
 			t.Fatalf("at the end %v, gate %+v", p, l)
 		}
 	})
@@ -451,7 +470,10 @@ func TestStepDoesNotAllocate(t *testing.T) {
 // wayDown takes a machine from stopped over active to stopped, in 8 steps.
 func wayDown(p *Machine, now time.Time) {
 	p.step(now, input{event: onUp})
-	p.step(now, input{event: onCordoned, Token: p.step(now, input{event: onSurplus, Reason: "x"}).Token, Gate: 1})
+	p.step(
+		now,
+		input{event: onCordoned, Token: p.step(now, input{event: onSurplus, Reason: "x"}).Token, Gate: 1},
+	)
 	p.step(now, input{event: onAcknowledged, Gate: 1})
 	p.step(now, input{event: onIdle})
 	c := p.step(now.Add(sec), input{event: onTick})

@@ -282,7 +282,10 @@ func (m *model) act(w world) {
 			feed("withdrawn", false, input{event: onWithdrawn})
 		}
 		if m.more {
-			feed("firm order, the other way", false, input{event: onOrdered, Drain: time.Hour, Suspend: !m.suspends})
+			feed(
+				"firm order, the other way", false,
+				input{event: onOrdered, Drain: time.Hour, Suspend: !m.suspends},
+			)
 			feed("surplus: stop", false, input{event: onSurplus})
 		}
 		for i, t := range w.p.timers() {
@@ -332,7 +335,10 @@ func (m *model) cutOff(w *world, do func(string, bool, func(*world))) {
 	case w.left && (g.state != balance.StateStarted || !g.cordon):
 		do("nothing is left over", true, func(w *world) { w.left = false })
 	case w.left && w.p.phase == phaseActive:
-		do("what is left over is released", true, func(w *world) { w.left, w.gate.cordon, w.gate.touched = false, false, false })
+		do(
+			"what is left over is released", true,
+			func(w *world) { w.left, w.gate.cordon, w.gate.touched = false, false, false },
+		)
 	case w.doubt && w.p.phase == phaseStopped && g.closing():
 		do("what is in doubt is taken up", true, func(w *world) {
 			w.p.Adopt(modelNow, w.gate.token)
@@ -412,7 +418,10 @@ func (m *model) others(w *world, do func(string, bool, func(*world))) {
 		do("ready", true, func(w *world) { w.gate.state, w.proc = balance.StateStarted, running })
 		do("start fails", true, func(w *world) { w.gate.state, w.proc = balance.StateFailed, gone })
 	case g.state == balance.StateStarted:
-		do("drain closes", false, func(w *world) { w.gate.token++; w.gate.state, w.drain = balance.StateStopping, drainClosed })
+		do(
+			"drain closes", false,
+			func(w *world) { w.gate.token++; w.gate.state, w.drain = balance.StateStopping, drainClosed },
+		)
 	}
 	if w.proc != gone {
 		do("crash", false, func(w *world) {
@@ -540,7 +549,9 @@ func (m *model) canon(w *world) {
 		}
 	}
 	slices.SortFunc(w.nodes[:m.nodes], func(a, b modelNode) int { // nodes are alike
-		return slices.Compare([]uint64{a.known, a.ack, a.acked, a.sent}, []uint64{b.known, b.ack, b.acked, b.sent})
+		return slices.Compare(
+			[]uint64{a.known, a.ack, a.acked, a.sent}, []uint64{b.known, b.ack, b.acked, b.sent},
+		)
 	})
 }
 

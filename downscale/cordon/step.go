@@ -163,7 +163,10 @@ func (p *Machine) behindGate(now time.Time, in input) Command {
 		p.expires = now.Add(p.config.StuckAfter)
 		p.token++ // nothing is under way: no answer counts until the next try
 		if !alarmed {
-			return Command{Do: ActAlarm, Reason: "the driver has left the machine in doubt; it will be told again to stop it"}
+			return Command{
+				Do:     ActAlarm,
+				Reason: "the driver has left the machine in doubt; it will be told again to stop it",
+			}
 		}
 	case onTick:
 		switch {

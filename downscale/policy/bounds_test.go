@@ -82,7 +82,10 @@ func TestBounds(t *testing.T) {
 			was := slices.Clone(s.Machines)
 			b := &Bounded{Policy: policyFunc(func(_ time.Time, s Situation) []Decision {
 				for i := range s.Machines { // which is its own affair
-					s.Machines[i] = Seen{ID: s.Machines[i].ID, Own: true, State: balance.StateStarted, Limits: balance.Limits{Soft: 1000}}
+					s.Machines[i] = Seen{
+						ID: s.Machines[i].ID, Own: true, State: balance.StateStarted,
+						Limits: balance.Limits{Soft: 1000},
+					}
 				}
 				slices.Reverse(s.Machines)
 				return c.says

@@ -320,7 +320,9 @@ func (d *Decider) roomWithout(r *regionLoad, m *Seen) (fits bool, of Decision) {
 	if endless > 0 {
 		rest = unlimited
 	}
-	of = Decision{Peak: r.window.peak(), Capacity: rest, Headroom: d.config.Headroom, Of: d.config.Window}
+	of = Decision{
+		Peak: r.window.peak(), Capacity: rest, Headroom: d.config.Headroom, Of: d.config.Window,
+	}
 	of.Capacity = max(0, rest)
 	return rest == unlimited || float64(of.Peak) <= d.config.Headroom*float64(rest), of
 }

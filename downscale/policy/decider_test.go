@@ -26,7 +26,9 @@ func machines(soft int, n int) []Seen {
 	ms := make([]Seen, n)
 	for i := range ms {
 		ms[i] = Seen{
-			ID: balance.MachineID(fmt.Sprint("m", i+1)), Region: "nrt", Rank: uint64(i), State: balance.StateStarted,
+			ID: balance.MachineID(
+				fmt.Sprint("m", i+1),
+			), Region: "nrt", Rank: uint64(i), State: balance.StateStarted,
 			Limits: balance.Limits{Soft: soft}, Own: true,
 		}
 	}
@@ -291,7 +293,9 @@ func TestAGapIsNotAWatchedWindow(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	s := Situation{App: balance.App{ID: "web", Autostop: balance.AutostopStop}, Machines: machines(10, 2)}
+	s := Situation{
+		App: balance.App{ID: "web", Autostop: balance.AutostopStop}, Machines: machines(10, 2),
+	}
 	start := time.Unix(0, 0)
 	for i := range 30 {
 		d.Decide(start.Add(time.Duration(i)*sec), s)
@@ -340,7 +344,12 @@ func TestDeciderKeepsItsPromises(t *testing.T) {
 		if err != nil {
 			t.Fatal(err)
 		}
-		s := Situation{App: balance.App{ID: "web", Autostop: balance.AutostopStop, Min: rapid.IntRange(0, 3).Draw(t, "min"), MinPerRegion: rapid.IntRange(0, 2).Draw(t, "min per region")}}
+		s := Situation{
+			App: balance.App{
+				ID: "web", Autostop: balance.AutostopStop, Min: rapid.IntRange(0, 3).Draw(t, "min"),
+				MinPerRegion: rapid.IntRange(0, 2).Draw(t, "min per region"),
+			},
+		}
 		s.Machines = machines(10, rapid.IntRange(1, 6).Draw(t, "machines"))
 		for i := range s.Machines {
 			s.Machines[i].Region = rapid.SampledFrom([]string{"nrt", "hkg"}).Draw(t, "region")
@@ -352,7 +361,8 @@ func TestDeciderKeepsItsPromises(t *testing.T) {
 			if rapid.IntRange(0, 4).Draw(t, "change") == 0 {
 				m := &s.Machines[rapid.IntRange(0, len(s.Machines)-1).Draw(t, "which")]
 				m.Load = rapid.IntRange(0, 12).Draw(t, "load")
-				m.State = rapid.SampledFrom([]balance.State{balance.StateStarted, balance.StateStarted, balance.StateStarting, balance.StateStopped}).Draw(t, "state")
+				m.State = rapid.SampledFrom([]balance.State{balance.StateStarted, balance.StateStarted, balance.StateStarting, balance.StateStopped}).
+					Draw(t, "state")
 				m.Leaving = m.State == balance.StateStarted && m.Leaving
 			}
 			s.Parked = max(0, rapid.IntRange(-9, 1).Draw(t, "parked"))
@@ -360,7 +370,9 @@ func TestDeciderKeepsItsPromises(t *testing.T) {
 			ds := slices.Clone(d.Decide(now, s))
 			up := func(region string) (n int) {
 				for _, m := range s.Machines {
-					if (m.State == balance.StateStarted || m.State == balance.StateStarting) && !(m.Own && m.Leaving) && (region == "" || m.Region == region) {
+					if (m.State == balance.StateStarted || m.State == balance.StateStarting) &&
+						!(m.Own && m.Leaving) &&
+						(region == "" || m.Region == region) {
 						n++
 					}
 				}
@@ -397,17 +409,22 @@ func TestDeciderKeepsItsPromises(t *testing.T) {
 // The order of the rows says nothing, and neither do machines that are stopped.
 func TestDeciderIgnoresOrderAndStoppedRows(t *testing.T) {
 	rapid.Check(t, func(t *rapid.T) {
-		c := Config{Window: 5 * sec, KeepAlive: time.Duration(rapid.IntRange(1, 20).Draw(t, "keep-alive")) * sec}
+		c := Config{
+			Window: 5 * sec, KeepAlive: time.Duration(rapid.IntRange(1, 20).Draw(t, "keep-alive")) * sec,
+		}
 		one, _ := NewDecider(c)
 		two, _ := NewDecider(c)
 		n := rapid.IntRange(1, 6).Draw(t, "machines")
 		for i := range 12 {
-			s := Situation{App: balance.App{ID: "web", Autostop: balance.AutostopStop}, Machines: machines(4, n)}
+			s := Situation{
+				App: balance.App{ID: "web", Autostop: balance.AutostopStop}, Machines: machines(4, n),
+			}
 			for j := range s.Machines {
 				s.Machines[j].Load = rapid.IntRange(0, 3).Draw(t, "load")
 			}
 			other := s
-			other.Machines = rapid.Permutation(append(slices.Clone(s.Machines), Seen{ID: "m9", Region: "nrt", Rank: 99, Own: true})).Draw(t, "order")
+			other.Machines = rapid.Permutation(append(slices.Clone(s.Machines), Seen{ID: "m9", Region: "nrt", Rank: 99, Own: true})).
+				Draw(t, "order")
 			now := time.Unix(int64(i), 0)
 			if d := cmp.Diff(words(one.Decide(now, s)), words(two.Decide(now, other))); d != "" {
 				t.Fatalf("at %ds: %s", i, d)
@@ -457,7 +474,9 @@ func BenchmarkDecide(b *testing.B) {
 			if err != nil {
 				b.Fatal(err)
 			}
-			s := Situation{App: balance.App{ID: "web", Autostop: balance.AutostopStop}, Machines: machines(10, 10_000)}
+			s := Situation{
+				App: balance.App{ID: "web", Autostop: balance.AutostopStop}, Machines: machines(10, 10_000),
+			}
 			for i := range s.Machines {
 				s.Machines[i].Load = 9 // nothing can be spared
 			}
@@ -510,7 +529,9 @@ func TestPeaksOfMachinesAddUp(t *testing.T) {
 		s := Situation{App: balance.App{ID: "web"}}
 		for i, m := range tt.machines {
 			s.Machines = append(s.Machines, Seen{
-				ID: balance.MachineID(fmt.Sprint("m", i)), Region: "r", Rank: uint64(i), State: balance.StateStarted, Own: true,
+				ID: balance.MachineID(
+					fmt.Sprint("m", i),
+				), Region: "r", Rank: uint64(i), State: balance.StateStarted, Own: true,
 				Load: m.load, Peak: m.peak, Leaving: m.leaving, Limits: balance.Limits{Soft: 10},
 			})
 		}

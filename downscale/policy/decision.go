@@ -146,7 +146,9 @@ func (d Decision) Reason() string {
 		case d.Of < 0:
 			return "the last machine stays: keep-alive is off"
 		}
-		return fmt.Sprintf("the last machine waits for the keep-alive: idle for %s of %s", short(d.For), short(d.Of))
+		return fmt.Sprintf(
+			"the last machine waits for the keep-alive: idle for %s of %s", short(d.For), short(d.Of),
+		)
 	case ruleMinimum:
 		return fmt.Sprintf("minimum: %s running", count(d.Count, "machine"))
 	case rulePace:
@@ -175,7 +177,10 @@ func (d Decision) rule(relation string) string {
 	if d.Capacity == unlimited {
 		capacity = "unlimited"
 	}
-	return fmt.Sprintf("window %s peak %d %s %g x %s without %s", short(d.Of), d.Peak, relation, d.Headroom, capacity, d.Machine)
+	return fmt.Sprintf(
+		"window %s peak %d %s %g x %s without %s", short(d.Of), d.Peak, relation, d.Headroom, capacity,
+		d.Machine,
+	)
 }
 
 func count(n int, what string) string {

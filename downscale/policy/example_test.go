@@ -14,8 +14,10 @@ import (
 func ExampleDecider() {
 	d, _ := policy.NewDecider(policy.Config{Window: time.Minute, KeepAlive: 30 * time.Second})
 	seen := func(id balance.MachineID, load int) policy.Seen {
-		return policy.Seen{ID: id, Region: "nrt", Rank: balance.Rank("web", id), State: balance.StateStarted,
-			Limits: balance.Limits{Soft: 20}, Own: true, Load: load}
+		return policy.Seen{
+			ID: id, Region: "nrt", Rank: balance.Rank("web", id), State: balance.StateStarted,
+			Limits: balance.Limits{Soft: 20}, Own: true, Load: load,
+		}
 	}
 	web := balance.App{ID: "web", Autostop: balance.AutostopStop, Min: 1}
 	start := time.Now()
@@ -39,7 +41,9 @@ func ExampleDecider() {
 func ExampleDecision_Reason() {
 	b := policy.Bounded{Policy: &policytest.Excess{}}
 	s := policy.Situation{App: balance.App{ID: "web", Autostop: balance.AutostopStop}, Parked: 2,
-		Machines: []policy.Seen{{ID: "nrt-1", Region: "nrt", State: balance.StateStarted, Own: true, Leaving: true}}}
+		Machines: []policy.Seen{
+			{ID: "nrt-1", Region: "nrt", State: balance.StateStarted, Own: true, Leaving: true},
+		}}
 	for _, d := range b.Decide(time.Time{}, s) {
 		fmt.Println(d.Verdict, d.Machine, "because of", d.Rule, "-", d.Reason())
 	}

@@ -140,7 +140,10 @@ func TestSeveralDecidersAtOnce(t *testing.T) {
 				}
 			}
 			if len(open) < app.Min || len(open)*10 < demand {
-				t.Fatalf("seed %d, at %ds: %d machines for a load of %d, minimum %d", seed, at, len(open), demand, app.Min)
+				t.Fatalf(
+					"seed %d, at %ds: %d machines for a load of %d, minimum %d", seed, at, len(open), demand,
+					app.Min,
+				)
 			}
 			for k := range demand {
 				truth[open[k%len(open)]].Load++
@@ -183,7 +186,10 @@ func TestSeveralDecidersAtOnce(t *testing.T) {
 			}
 		}
 		if got != want {
-			t.Errorf("seed %d: %d owners, %d s late: %d machines for a load of %d and a minimum of %d, want %d", seed, owners, late, got, demand, app.Min, want)
+			t.Errorf(
+				"seed %d: %d owners, %d s late: %d machines for a load of %d and a minimum of %d, want %d",
+				seed, owners, late, got, demand, app.Min, want,
+			)
 		}
 	}
 }

@@ -94,7 +94,8 @@ func (m Seen) moves() bool {
 
 // counts reports whether m runs or will, and stays.
 func (m *Seen) counts() bool {
-	return (m.State == balance.StateStarted || m.State == balance.StateStarting) && !m.Hard && !m.Leaving
+	return (m.State == balance.StateStarted || m.State == balance.StateStarting) && !m.Hard &&
+		!m.Leaving
 }
 
 func (m *Seen) isLeaving() bool {

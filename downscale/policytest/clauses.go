@@ -82,7 +82,10 @@ func spareMinimum(s *story) {
 			}
 			m.Leaving = true
 			if s.up("") < s.is.App.Min || s.up(m.Region) < s.is.App.MinPerRegion {
-				s.broken("%d run and %d of them in %s without %s; the minimums are %d and %d", s.up(""), s.up(m.Region), m.Region, m.ID, s.is.App.Min, s.is.App.MinPerRegion)
+				s.broken(
+					"%d run and %d of them in %s without %s; the minimums are %d and %d", s.up(""), s.up(m.Region),
+					m.Region, m.ID, s.is.App.Min, s.is.App.MinPerRegion,
+				)
 			}
 		}
 		s.is.Machines = was
@@ -95,8 +98,15 @@ func spareFirst(s *story) {
 		for i, m := range s.is.Machines {
 			kept := i < s.is.App.Min || first[m.Region] < s.is.App.MinPerRegion
 			first[m.Region]++
-			if kept && slices.ContainsFunc(ds, func(d policy.Decision) bool { return d.Verdict == policy.VerdictSpare && d.Machine == m.ID }) {
-				s.broken("%s was spared, the %d. of the order, with minimums of %d and %d", m.ID, i+1, s.is.App.Min, s.is.App.MinPerRegion)
+			if kept &&
+				slices.ContainsFunc(
+					ds,
+					func(d policy.Decision) bool { return d.Verdict == policy.VerdictSpare && d.Machine == m.ID },
+				) {
+				s.broken(
+					"%s was spared, the %d. of the order, with minimums of %d and %d", m.ID, i+1, s.is.App.Min,
+					s.is.App.MinPerRegion,
+				)
 			}
 		}
 	})
@@ -180,7 +190,8 @@ func sleeps(s *story) {
 func recallLeaving(s *story) {
 	random(s, func(ds []policy.Decision) {
 		for _, d := range ds {
-			if m := s.machine(d.Machine); d.Verdict == policy.VerdictRecall && (m == nil || !m.Own || !m.Leaving) {
+			if m := s.machine(d.Machine); d.Verdict == policy.VerdictRecall &&
+				(m == nil || !m.Own || !m.Leaving) {
 				s.broken("%q was recalled, which is not leaving or not ours", d.Machine)
 			}
 		}
@@ -190,7 +201,8 @@ func recallLeaving(s *story) {
 func reasons(s *story) {
 	random(s, func(ds []policy.Decision) {
 		for _, d := range ds {
-			if d.App != s.is.App.ID || d.Reason() == "" || !slices.ContainsFunc(s.is.Machines, func(m policy.Seen) bool { return m.Region == d.Region }) {
+			if d.App != s.is.App.ID || d.Reason() == "" ||
+				!slices.ContainsFunc(s.is.Machines, func(m policy.Seen) bool { return m.Region == d.Region }) {
 				s.broken("decided %+v, %q", d, d.Reason())
 			}
 		}
@@ -202,7 +214,10 @@ func anyOrder(s *story) {
 	random(s, func(ds []policy.Decision) {
 		is := s.is
 		is.Machines = slices.Clone(is.Machines)
-		s.rand.Shuffle(len(is.Machines), func(i, j int) { is.Machines[i], is.Machines[j] = is.Machines[j], is.Machines[i] })
+		s.rand.Shuffle(
+			len(is.Machines),
+			func(i, j int) { is.Machines[i], is.Machines[j] = is.Machines[j], is.Machines[i] },
+		)
 		if got := other.Decide(s.now, is); !same(ds, got) {
 			s.broken("decided %v, and %v with the rows in another order", ds, got)
 		}

@@ -23,8 +23,12 @@ func TestGoodPolicies(t *testing.T) {
 			return d
 		}
 	}
-	cost := policy.Config{Window: 2 * time.Minute, Headroom: 0.9, KeepAlive: time.Minute, Settle: 15 * time.Second}
-	latency := policy.Config{Window: 15 * time.Minute, Headroom: 0.7, KeepAlive: 30 * time.Minute, Settle: time.Minute}
+	cost := policy.Config{
+		Window: 2 * time.Minute, Headroom: 0.9, KeepAlive: time.Minute, Settle: 15 * time.Second,
+	}
+	latency := policy.Config{
+		Window: 15 * time.Minute, Headroom: 0.7, KeepAlive: 30 * time.Minute, Settle: time.Minute,
+	}
 	for name, s := range map[string]policytest.Subject{
 		"balanced": {New: decider(policy.Config{}), Sleeps: 10 * time.Minute},
 		"cost":     {New: decider(cost), Sleeps: 2 * time.Minute},
@@ -47,7 +51,9 @@ type faulty struct {
 func (f *faulty) Decide(now time.Time, s policy.Situation) []policy.Decision {
 	f.Pass = time.Nanosecond
 	spare := func(m policy.Seen) policy.Decision {
-		return policy.Decision{App: s.App.ID, Region: m.Region, Machine: m.ID, Verdict: policy.VerdictSpare}
+		return policy.Decision{
+			App: s.App.ID, Region: m.Region, Machine: m.ID, Verdict: policy.VerdictSpare,
+		}
 	}
 	var all []policy.Decision
 	for _, m := range s.Machines {
@@ -71,7 +77,12 @@ func (f *faulty) Decide(now time.Time, s policy.Situation) []policy.Decision {
 	case "never":
 		return nil
 	case "recalls":
-		return []policy.Decision{{App: s.App.ID, Region: s.Machines[0].Region, Machine: s.Machines[0].ID, Verdict: policy.VerdictRecall}}
+		return []policy.Decision{
+			{
+				App: s.App.ID, Region: s.Machines[0].Region, Machine: s.Machines[0].ID,
+				Verdict: policy.VerdictRecall,
+			},
+		}
 	case "nameless":
 		ds := f.Excess.Decide(now, s)
 		for i := range ds {
@@ -79,7 +90,8 @@ func (f *faulty) Decide(now time.Time, s policy.Situation) []policy.Decision {
 		}
 		return ds
 	case "by row":
-		if m := s.Machines[0]; m.Own && m.State == balance.StateStarted && !m.Hard && !m.Leaving && !m.Busy {
+		if m := s.Machines[0]; m.Own && m.State == balance.StateStarted && !m.Hard && !m.Leaving &&
+			!m.Busy {
 			return []policy.Decision{spare(m)}
 		}
 	case "by chance":
@@ -126,7 +138,12 @@ func TestFault(t *testing.T) {
 	if fault == "" {
 		t.Skip("run by TestFaultsAreFound")
 	}
-	policytest.TestPolicy(t, policytest.Subject{New: func() policy.Policy { return &faulty{fault: fault} }, Sleeps: 5 * time.Minute, Stories: 20})
+	policytest.TestPolicy(
+		t,
+		policytest.Subject{
+			New: func() policy.Policy { return &faulty{fault: fault} }, Sleeps: 5 * time.Minute, Stories: 20,
+		},
+	)
 }
 
 // The suite fails a policy for each fault, in the clause that the fault breaks (others may fail
@@ -141,7 +158,9 @@ func TestFaultsAreFound(t *testing.T) {
 			cmd := exec.CommandContext(t.Context(), os.Args[0], "-test.run=^TestFault$/"+clause)
 			cmd.Env = append(os.Environ(), faultEnv+"="+fault)
 			out, err := cmd.CombinedOutput()
-			if err == nil || !regexp.MustCompile(`--- FAIL: TestFault/`+regexp.QuoteMeta(clause)).Match(out) || !strings.Contains(string(out), "the contract says: ") {
+			if err == nil ||
+				!regexp.MustCompile(`--- FAIL: TestFault/`+regexp.QuoteMeta(clause)).Match(out) ||
+				!strings.Contains(string(out), "the contract says: ") {
 				t.Errorf("the fault was not found in %s (%v):\n%s", clause, err, out)
 			}
 		})

@@ -141,7 +141,9 @@ func (s *story) machine(id balance.MachineID) *policy.Seen {
 // up counts the machines that run or will and stay, in one region or in all.
 func (s *story) up(region string) (n int) {
 	for _, m := range s.is.Machines {
-		if (m.State == balance.StateStarted || m.State == balance.StateStarting) && !m.Hard && !m.Leaving && (region == "" || m.Region == region) {
+		if (m.State == balance.StateStarted || m.State == balance.StateStarting) && !m.Hard &&
+			!m.Leaving &&
+			(region == "" || m.Region == region) {
 			n++
 		}
 	}

@@ -33,17 +33,41 @@ func parse(args []string, out io.Writer) (settings, error) {
 	fs := flag.NewFlagSet("proxy", flag.ContinueOnError)
 	fs.SetOutput(io.Discard) // our own lines, see below
 	fs.StringVar(&s.world.Listen, "listen", "127.0.0.1:8080", "`address` of the edge, for clients")
-	fs.StringVar(&s.world.Status, "status", "127.0.0.1:8081", "`address` of the status page; empty for none")
-	regions := fs.String("regions", "nrt=2,hkg=2,fra=2", "`regions` by airport code and machines in each; the edges sit in the first")
+	fs.StringVar(
+		&s.world.Status, "status", "127.0.0.1:8081", "`address` of the status page; empty for none",
+	)
+	regions := fs.String(
+		"regions", "nrt=2,hkg=2,fra=2",
+		"`regions` by airport code and machines in each; the edges sit in the first",
+	)
 	fs.IntVar(&s.world.Edges, "edges", 1, "`edges`, between which clients are shared in turn")
-	grants := fs.String("grants", "on", "whether owners grant the slots of machines with -hard 1 to 3, or edges guess: `on|off`")
-	fs.StringVar(&s.app, "app", "", "`command` that runs a machine, with $PORT for the port to listen on; empty for the built-in app")
-	fs.BoolVar(&s.print, "output", false, "print what the machines print, each line after its app and machine")
-	fs.StringVar(&s.world.Check, "check", "", "`path` that answers 2xx or 3xx when a machine is ready; empty for a TCP connect")
-	fs.IntVar(&app.Limits.Soft, "soft", 20, "soft limit in `requests` in flight per machine: above it another is started; 0 for none")
-	fs.IntVar(&app.Limits.Hard, "hard", 0, "hard limit in `requests` in flight per machine: never more; 0 for none")
+	grants := fs.String(
+		"grants", "on",
+		"whether owners grant the slots of machines with -hard 1 to 3, or edges guess: `on|off`",
+	)
+	fs.StringVar(
+		&s.app, "app", "",
+		"`command` that runs a machine, with $PORT for the port to listen on; empty for the built-in app",
+	)
+	fs.BoolVar(
+		&s.print, "output", false, "print what the machines print, each line after its app and machine",
+	)
+	fs.StringVar(
+		&s.world.Check, "check", "",
+		"`path` that answers 2xx or 3xx when a machine is ready; empty for a TCP connect",
+	)
+	fs.IntVar(
+		&app.Limits.Soft, "soft", 20,
+		"soft limit in `requests` in flight per machine: above it another is started; 0 for none",
+	)
+	fs.IntVar(
+		&app.Limits.Hard, "hard", 0,
+		"hard limit in `requests` in flight per machine: never more; 0 for none",
+	)
 	fs.IntVar(&app.Min, "min", 0, "`machines` kept running over all regions")
-	fs.IntVar(&app.Max, "max", 0, "most `machines` running over all regions; 0 for as many as there are")
+	fs.IntVar(
+		&app.Max, "max", 0, "most `machines` running over all regions; 0 for as many as there are",
+	)
 	strategy := fs.String("strategy", "closest", "how machines are picked: `closest|leastload|pack`")
 	fs.DurationVar(&s.boot, "boot", 300*time.Millisecond,
 		"how long the built-in app takes to boot, as a `duration`; 2s or more are taken for -boot-hint where that is 0")
@@ -79,7 +103,9 @@ func parse(args []string, out io.Writer) (settings, error) {
 		return s, usageError{fmt.Errorf("%w: run with -h to see the flags", err)}
 	}
 	if fs.NArg() > 0 {
-		return s, usageError{fmt.Errorf("unexpected argument %q: put a command with blanks in quotes after -app", fs.Arg(0))}
+		return s, usageError{
+			fmt.Errorf("unexpected argument %q: put a command with blanks in quotes after -app", fs.Arg(0)),
+		}
 	}
 	if s.app == "" && app.BootHint == 0 && s.boot >= 2*time.Second {
 		app.BootHint = s.boot // it does nothing meanwhile, like one that hangs
@@ -98,7 +124,9 @@ func parse(args []string, out io.Writer) (settings, error) {
 	case app.Limits.Hard < 0:
 		err = fmt.Errorf("-hard %d: want 0 (none) or more", app.Limits.Hard)
 	case app.Limits.Hard > 0 && app.Limits.Soft > app.Limits.Hard:
-		err = fmt.Errorf("-soft %d is above -hard %d: lower -soft or raise -hard", app.Limits.Soft, app.Limits.Hard)
+		err = fmt.Errorf(
+			"-soft %d is above -hard %d: lower -soft or raise -hard", app.Limits.Soft, app.Limits.Hard,
+		)
 	case app.Min < 0:
 		err = fmt.Errorf("-min %d: want 0 or more", app.Min)
 	case app.Max < 0:
@@ -114,20 +142,33 @@ func parse(args []string, out io.Writer) (settings, error) {
 	case app.IdleAfter < 0:
 		err = fmt.Errorf("-idle %v: want 0s (never) or more", app.IdleAfter)
 	case app.KeepAlive <= 0:
-		err = fmt.Errorf("-keepalive %v: want more than 0s; -autostop off keeps machines running for ever", app.KeepAlive)
+		err = fmt.Errorf(
+			"-keepalive %v: want more than 0s; -autostop off keeps machines running for ever", app.KeepAlive,
+		)
 	case s.world.Window <= 0:
 		err = fmt.Errorf("-window %v: want more than 0s", s.world.Window)
 	case s.world.Check != "" && !strings.HasPrefix(s.world.Check, "/"):
 		err = fmt.Errorf("-check %q: want a path that begins with /", s.world.Check)
 	}
 	if err == nil {
-		app.Strategy, err = choose("strategy", *strategy, map[string]balance.Strategy{"closest": balance.Closest{}, "leastload": balance.LeastLoad{}, "pack": balance.Pack{}})
+		app.Strategy, err = choose(
+			"strategy", *strategy,
+			map[string]balance.Strategy{
+				"closest": balance.Closest{}, "leastload": balance.LeastLoad{}, "pack": balance.Pack{},
+			},
+		)
 	}
 	if err == nil {
 		app.Autostart, err = choose("autostart", *autostart, map[string]bool{"on": true, "off": false})
 	}
 	if err == nil {
-		app.Autostop, err = choose("autostop", *autostop, map[string]balance.Autostop{"off": balance.AutostopOff, "stop": balance.AutostopStop, "suspend": balance.AutostopSuspend})
+		app.Autostop, err = choose(
+			"autostop", *autostop,
+			map[string]balance.Autostop{
+				"off": balance.AutostopOff, "stop": balance.AutostopStop,
+				"suspend": balance.AutostopSuspend,
+			},
+		)
 	}
 	if err == nil {
 		app.Abandoned, err = choose("abandoned", *abandoned,
@@ -150,10 +191,14 @@ func parse(args []string, out io.Writer) (settings, error) {
 
 // help explains every flag with its default, zero or not.
 func help(fs *flag.FlagSet, out io.Writer) {
-	fmt.Fprint(out, "proxy: a fleet on this machine, which starts, balances and sleeps with its load.\n\n")
+	fmt.Fprint(
+		out, "proxy: a fleet on this machine, which starts, balances and sleeps with its load.\n\n",
+	)
 	fs.VisitAll(func(f *flag.Flag) {
 		unit, usage := flag.UnquoteUsage(f)
-		fmt.Fprintf(out, "  -%s %s\n    \t%s (default %s)\n", f.Name, unit, usage, cmp.Or(f.DefValue, `""`))
+		fmt.Fprintf(
+			out, "  -%s %s\n    \t%s (default %s)\n", f.Name, unit, usage, cmp.Or(f.DefValue, `""`),
+		)
 	})
 }
 
@@ -164,7 +209,9 @@ func choose[T any](flag, value string, of map[string]T) (T, error) {
 		for n := range of {
 			names = append(names, n)
 		}
-		return v, fmt.Errorf("-%s %q: want one of %s", flag, value, strings.Join(slices.Sorted(slices.Values(names)), ", "))
+		return v, fmt.Errorf(
+			"-%s %q: want one of %s", flag, value, strings.Join(slices.Sorted(slices.Values(names)), ", "),
+		)
 	}
 	return v, nil
 }
@@ -182,7 +229,10 @@ func parseClasses(s string) (of balance.Class, err error) {
 		}
 		switch {
 		case c > balance.ClassAll:
-			return 0, fmt.Errorf("-notify %q: %q is no class of long connections; want some of stream, events, websocket, tcp", s, name)
+			return 0, fmt.Errorf(
+				"-notify %q: %q is no class of long connections; want some of stream, events, websocket, tcp",
+				s, name,
+			)
 		case of&c != 0:
 			return 0, fmt.Errorf("-notify %q: %q stands there twice: give it once", s, name)
 		}
@@ -203,13 +253,21 @@ func parseRegions(s string) (rs []world.Region, err error) {
 		total += max(0, n)
 		switch {
 		case !ok || name == "" || convErr != nil || n < 1:
-			return nil, fmt.Errorf("-regions %q: %q is not a region and its machines; want something like nrt=2,hkg=2", s, part)
+			return nil, fmt.Errorf(
+				"-regions %q: %q is not a region and its machines; want something like nrt=2,hkg=2", s, part,
+			)
 		case strings.ContainsFunc(name, func(r rune) bool { return (r < 'a' || r > 'z') && (r < '0' || r > '9') && r != '-' }):
-			return nil, fmt.Errorf("-regions %q: region %q: want lower-case letters, digits and dashes", s, name)
+			return nil, fmt.Errorf(
+				"-regions %q: region %q: want lower-case letters, digits and dashes", s, name,
+			)
 		case seen[name]:
-			return nil, fmt.Errorf("-regions %q: region %q stands there twice: give it once, with all its machines", s, name)
+			return nil, fmt.Errorf(
+				"-regions %q: region %q stands there twice: give it once, with all its machines", s, name,
+			)
 		case total > maxMachines:
-			return nil, fmt.Errorf("-regions %q: more than %d machines in all: each is a process", s, maxMachines)
+			return nil, fmt.Errorf(
+				"-regions %q: more than %d machines in all: each is a process", s, maxMachines,
+			)
 		}
 		seen[name] = true
 		rs = append(rs, world.Region{Name: name, Machines: n})

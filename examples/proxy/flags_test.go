@@ -80,7 +80,8 @@ func TestBadFlagsAreNamed(t *testing.T) {
 			t.Errorf("%s: %v, want a usage error", c.args, err)
 			continue
 		}
-		if m := err.Error(); !strings.Contains(m, c.flag) || !strings.Contains(m, c.remedy) || strings.Contains(m, "\n") {
+		if m := err.Error(); !strings.Contains(m, c.flag) || !strings.Contains(m, c.remedy) ||
+			strings.Contains(m, "\n") {
 			t.Errorf("%s: %q, want one line that names %q and the remedy %q", c.args, m, c.flag, c.remedy)
 		}
 	}
@@ -112,8 +113,13 @@ func TestExitStatus(t *testing.T) {
 		{"-listen 127.0.0.1:0 -status 127.0.0.1:0 -app /nowhere/to/be/found", exitRuntime, `-app "/nowhere/to/be/found"`},
 	} {
 		var stderr bytes.Buffer
-		if got := run(strings.Fields(c.args), io.Discard, &stderr); got != c.status || !strings.Contains(stderr.String(), c.says) || strings.Count(stderr.String(), "\n") != 1 {
-			t.Errorf("%s: status %d and %q, want %d and one line with %q", c.args, got, stderr.String(), c.status, c.says)
+		if got := run(strings.Fields(c.args), io.Discard, &stderr); got != c.status ||
+			!strings.Contains(stderr.String(), c.says) ||
+			strings.Count(stderr.String(), "\n") != 1 {
+			t.Errorf(
+				"%s: status %d and %q, want %d and one line with %q", c.args, got, stderr.String(), c.status,
+				c.says,
+			)
 		}
 	}
 }

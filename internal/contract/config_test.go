@@ -46,18 +46,27 @@ func configs(t *testing.T) (all []config) {
 	fleet := &balance.FleetConfig{Node: "n", Region: "nrt"}
 	add("balance", fleet, func() error { _, err := balance.NewFleet(*fleet); return err })
 	trace := &balance.Trace{}
-	add("balance", trace, func() error { _, err := balance.New(f, balance.Config{Trace: *trace}); return err })
+	add(
+		"balance", trace,
+		func() error { _, err := balance.New(f, balance.Config{Trace: *trace}); return err },
+	)
 	granter := &grants.Config{Give: func(balance.NodeID, balance.Grant) {}}
 	add("balance/grants", granter, func() error { _, err := grants.New(f, *granter); return err })
 	app := &balance.App{ID: "web"}
 	add("balance", app, func() error { return f.Apply(balance.PutApp{App: *app}) })
 	limits := &balance.Limits{}
-	add("balance", limits, func() error { return f.Apply(balance.PutApp{App: balance.App{ID: "web", Limits: *limits}}) })
+	add(
+		"balance", limits,
+		func() error { return f.Apply(balance.PutApp{App: balance.App{ID: "web", Limits: *limits}}) },
+	)
 
 	auto := &autostart.Config{}
 	add("autostart", auto, func() error { _, err := autostart.New(b, nil, *auto); return err })
 	starter := &machine.Config{}
-	add("autostart/machine", starter, func() error { _, err := machine.NewStarter(f, still{}, *starter); return err })
+	add(
+		"autostart/machine", starter,
+		func() error { _, err := machine.NewStarter(f, still{}, *starter); return err },
+	)
 	check := &machine.Check{}
 	add("autostart/machine", check, func() error {
 		_, err := machine.NewStarter(f, still{}, machine.Config{Check: *check})
@@ -70,20 +79,37 @@ func configs(t *testing.T) (all []config) {
 	add("downscale", down, func() error { _, err := downscale.New(f, still{}, *down); return err })
 
 	transport := &backhaul.Config{}
-	add("backhaul", transport, func() error { _, err := backhaul.NewTransport(backhaul.NoWait(b), *transport); return err })
-	add("backhaul", &transport.MachineConfig, func() error { _, err := backhaul.NewTransport(backhaul.NoWait(b), *transport); return err })
+	add(
+		"backhaul", transport,
+		func() error { _, err := backhaul.NewTransport(backhaul.NoWait(b), *transport); return err },
+	)
+	add(
+		"backhaul", &transport.MachineConfig,
+		func() error { _, err := backhaul.NewTransport(backhaul.NoWait(b), *transport); return err },
+	)
 	handler := &backhaul.HandlerConfig{AnyNode: true}
-	add("backhaul", &handler.MachineConfig, func() error { _, err := backhaul.NewHandler(f, *handler); return err })
+	add(
+		"backhaul", &handler.MachineConfig,
+		func() error { _, err := backhaul.NewHandler(f, *handler); return err },
+	)
 	add("backhaul", handler, func() error { _, err := backhaul.NewHandler(f, *handler); return err })
 	server := &backhaul.ServerConfig{}
-	add("backhaul", server, func() error { _, err := backhaul.NewServer(http.NotFoundHandler(), *server); return err })
+	add(
+		"backhaul", server,
+		func() error { _, err := backhaul.NewServer(http.NotFoundHandler(), *server); return err },
+	)
 	front := &backhaul.FrontConfig{}
 	add("backhaul", front,
 		func() error { _, err := backhaul.NewFront(http.NotFoundHandler(), *front); return err })
 	limit := &backhaul.LimitConfig{}
-	add("backhaul", limit, func() error { _, err := backhaul.LimitListener(unused{}, *limit); return err })
+	add(
+		"backhaul", limit,
+		func() error { _, err := backhaul.LimitListener(unused{}, *limit); return err },
+	)
 
-	mesh := &rtt.Config{Self: rtt.Node{ID: "n"}, Key: []byte("0123456789abcdef"), Listen: "127.0.0.1:0"}
+	mesh := &rtt.Config{
+		Self: rtt.Node{ID: "n"}, Key: []byte("0123456789abcdef"), Listen: "127.0.0.1:0",
+	}
 	add("rtt", mesh, func() error {
 		m, err := rtt.New(*mesh)
 		if err == nil {
@@ -137,7 +163,10 @@ func TestEveryConfigNamesFieldValueAndRemedy(t *testing.T) {
 					t.Errorf("%s: %s.%s: %s is taken without a word", c.folder, name, field.Name, value)
 				case !strings.Contains(strings.ToLower(err.Error()), strings.ToLower(field.Name)) || !strings.Contains(err.Error(), value) ||
 					!strings.Contains(err.Error(), "want ") && !strings.Contains(err.Error(), "use "):
-					t.Errorf("%s: %s.%s: the error of %s does not name field, value and remedy: %v", c.folder, name, field.Name, value, err)
+					t.Errorf(
+						"%s: %s.%s: the error of %s does not name field, value and remedy: %v", c.folder, name,
+						field.Name, value, err,
+					)
 				}
 			}
 		}

@@ -16,9 +16,13 @@ import (
 // still is a driver of machines that nobody starts.
 type still struct{}
 
-func (still) Start(context.Context, balance.Machine) (b machine.Booting, err error) { return b, nil }
-func (still) Stop(context.Context, balance.Machine) error                           { return nil }
-func (still) Suspend(context.Context, balance.Machine) error                        { return nil }
+func (still) Start(
+	context.Context, balance.Machine,
+) (b machine.Booting, err error) {
+	return b, nil
+}
+func (still) Stop(context.Context, balance.Machine) error    { return nil }
+func (still) Suspend(context.Context, balance.Machine) error { return nil }
 func (still) Watch(ctx context.Context, _ func(machine.Exit)) error {
 	<-ctx.Done()
 	return nil

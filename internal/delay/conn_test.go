@@ -138,7 +138,8 @@ func TestConnBackpressure(t *testing.T) {
 		near.SetWriteDeadline(time.Now().Add(time.Second))
 		elapsed := stopwatch()
 		n, err := near.Write(make([]byte, 20<<20))
-		if !errors.Is(err, os.ErrDeadlineExceeded) || n < queue.Window || n > queue.Window+2*memBuffer+queue.MaxPiece {
+		if !errors.Is(err, os.ErrDeadlineExceeded) || n < queue.Window ||
+			n > queue.Window+2*memBuffer+queue.MaxPiece {
 			t.Errorf("a peer that does not read: wrote %d, %v", n, err)
 		}
 		wantElapsed(t, "it gave up", elapsed(), time.Second)
@@ -242,7 +243,9 @@ func TestDialCostsARoundTrip(t *testing.T) {
 		ctx, cancel := context.WithTimeout(t.Context(), 70*ms)
 		defer cancel()
 		inner, far := memPair()
-		accept := l.WrapDial("a", "b", func(context.Context, string, string) (net.Conn, error) { return inner, nil })
+		accept := l.WrapDial(
+			"a", "b", func(context.Context, string, string) (net.Conn, error) { return inner, nil },
+		)
 		if _, err := accept(ctx, "tcp", "x"); !errors.Is(err, context.DeadlineExceeded) {
 			t.Errorf("got %v", err)
 		}
@@ -267,10 +270,16 @@ func TestHTTPOverALink(t *testing.T) {
 		defer l.Close()
 		rtt := l.RTT("nrt", "fra")
 		ln := newMemListener()
-		srv := &http.Server{Handler: http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) { io.Copy(w, r.Body) })}
+		srv := &http.Server{
+			Handler: http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) { io.Copy(w, r.Body) }),
+		}
 		go srv.Serve(ln)
 		defer srv.Close()
-		tr := &http.Transport{DialContext: l.WrapDial("nrt", "fra", func(context.Context, string, string) (net.Conn, error) { return ln.dial() })}
+		tr := &http.Transport{
+			DialContext: l.WrapDial(
+				"nrt", "fra", func(context.Context, string, string) (net.Conn, error) { return ln.dial() },
+			),
+		}
 		defer tr.CloseIdleConnections()
 		for i, want := range []time.Duration{2 * rtt, rtt} {
 			elapsed := stopwatch()

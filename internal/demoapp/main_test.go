@@ -43,7 +43,10 @@ func start(t *testing.T, boot time.Duration) *child {
 		t.Fatal(err)
 	}
 	t.Cleanup(func() { _ = driver.Close() })
-	m := &child{t, driver, balance.Machine{ID: "nrt-1", App: "demo", Region: "nrt", Epoch: 4}, make(chan machine.Exit, 1)}
+	m := &child{
+		t, driver, balance.Machine{ID: "nrt-1", App: "demo", Region: "nrt", Epoch: 4},
+		make(chan machine.Exit, 1),
+	}
 	booting, err := driver.Start(t.Context(), m.row)
 	if err != nil {
 		t.Fatal(err)
@@ -107,7 +110,9 @@ func TestMainServes(t *testing.T) {
 	nanos, err := strconv.ParseInt(r.Header.Get("X-Ready-At"), 10, 64)
 	ready := time.Unix(0, nanos)
 	if err != nil || ready.Before(begin.Add(boot)) || ready.After(time.Now()) {
-		t.Errorf("X-Ready-At %v, %v, want it after the boot of %v that began at %v", ready, err, boot, begin)
+		t.Errorf(
+			"X-Ready-At %v, %v, want it after the boot of %v that began at %v", ready, err, boot, begin,
+		)
 	}
 }
 

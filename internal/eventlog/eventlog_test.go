@@ -38,7 +38,9 @@ func TestLogFollowsLive(t *testing.T) {
 			defer close(done)
 			start := time.Now()
 			for e := range log.Follow(ctx, 1) {
-				got = append(got, fmt.Sprint(e.Seq, " ", e.Machine, " ", e.Reason, " after ", time.Since(start)))
+				got = append(
+					got, fmt.Sprint(e.Seq, " ", e.Machine, " ", e.Reason, " after ", time.Since(start)),
+				)
 			}
 		}()
 		time.Sleep(time.Second)
@@ -49,7 +51,9 @@ func TestLogFollowsLive(t *testing.T) {
 		time.Sleep(5 * time.Second) // the sum comes by itself
 		cancel()
 		<-done
-		want := []string{"2 kept  after 0s", "3 new  after 1s", "4 m full after 1s", "5 m 3 bounces: full after 2s"}
+		want := []string{
+			"2 kept  after 0s", "3 new  after 1s", "4 m full after 1s", "5 m 3 bounces: full after 2s",
+		}
 		if d := cmp.Diff(want, got); d != "" {
 			t.Error(d)
 		}

@@ -38,7 +38,9 @@ const (
 )
 
 // plurals are the kinds that are summed, with the word for several.
-var plurals = map[Kind]string{Bounce: "bounces", Retry: "retries", Park: "parks", Failed: "failures"}
+var plurals = map[Kind]string{
+	Bounce: "bounces", Retry: "retries", Park: "parks", Failed: "failures",
+}
 
 // Event is one decision or occurrence. App, Machine and Node are empty where they mean nothing.
 type Event struct {
@@ -200,7 +202,9 @@ func (s *sum) add(text string, n int) {
 // event returns the sum as an event of its last moment.
 func (s *sum) event() Event {
 	k := s.key
-	e := Event{Time: s.until, Kind: k.kind, App: k.app, Machine: k.machine, Node: k.node, Count: s.count}
+	e := Event{
+		Time: s.until, Kind: k.kind, App: k.app, Machine: k.machine, Node: k.node, Count: s.count,
+	}
 	if len(s.reasons) == 1 && s.others == 0 {
 		e.Reason = s.reasons[0].text
 		if s.count > 1 {
@@ -221,4 +225,8 @@ func (s *sum) event() Event {
 }
 
 // counted returns "12 bounces: full".
-func counted(k Kind, n int, why string) string { return fmt.Sprintf("%d %s: %s", n, plurals[k], why) }
+func counted(
+	k Kind, n int, why string,
+) string {
+	return fmt.Sprintf("%d %s: %s", n, plurals[k], why)
+}

@@ -18,7 +18,12 @@ func at(d time.Duration) time.Time { return epoch.Add(d) }
 func brief(es []Event) []string {
 	var lines []string
 	for _, e := range es {
-		lines = append(lines, strings.TrimSpace(fmt.Sprintf("%d %v %s %s %s", e.Seq, e.Time.Sub(epoch), e.Kind, e.Machine, e.Reason)))
+		lines = append(
+			lines,
+			strings.TrimSpace(
+				fmt.Sprintf("%d %v %s %s %s", e.Seq, e.Time.Sub(epoch), e.Kind, e.Machine, e.Reason),
+			),
+		)
 	}
 	return lines
 }
@@ -26,7 +31,13 @@ func brief(es []Event) []string {
 func ExampleRing() {
 	r := NewRing(100)
 	now := time.Date(2026, 1, 2, 3, 4, 5, 0, time.UTC)
-	r.Add(now, Event{Kind: Start, App: "web", Machine: "hkg-1", Node: "edge", Reason: "demand 23, ready 1x20, starting 0"})
+	r.Add(
+		now,
+		Event{
+			Kind: Start, App: "web", Machine: "hkg-1", Node: "edge",
+			Reason: "demand 23, ready 1x20, starting 0",
+		},
+	)
 	for range 13 {
 		r.Add(now, Event{Kind: Bounce, App: "web", Machine: "nrt-1", Node: "worker", Reason: "full"})
 	}
@@ -142,7 +153,8 @@ func TestRingSince(t *testing.T) {
 		{13, 10, 8, 12}, // from an earlier process
 	} {
 		got := r.Since(row.seq, row.limit, nil)
-		if len(got) != int(row.end-row.from+1) || got[0].Seq != row.from || got[len(got)-1].Seq != row.end {
+		if len(got) != int(row.end-row.from+1) || got[0].Seq != row.from ||
+			got[len(got)-1].Seq != row.end {
 			t.Errorf("Since(%d, %d) = %v, want %d to %d", row.seq, row.limit, brief(got), row.from, row.end)
 		}
 	}
@@ -161,7 +173,10 @@ func TestRingCounts(t *testing.T) {
 		kinds := []Kind{Bounce, Retry, Park, Start}
 		for range rapid.IntRange(1, 200).Draw(t, "steps") {
 			now = now.Add(time.Duration(rapid.IntRange(0, 700).Draw(t, "ms")) * time.Millisecond)
-			e := Event{Kind: rapid.SampledFrom(kinds).Draw(t, "kind"), Machine: rapid.SampledFrom([]string{"m", "n"}).Draw(t, "machine")}
+			e := Event{
+				Kind:    rapid.SampledFrom(kinds).Draw(t, "kind"),
+				Machine: rapid.SampledFrom([]string{"m", "n"}).Draw(t, "machine"),
+			}
 			r.Add(now, e)
 			added[string(e.Kind)+e.Machine]++
 		}

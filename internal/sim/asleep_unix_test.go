@@ -66,7 +66,10 @@ func TestSleepingApps(t *testing.T) {
 		}
 		app := func(n int) balance.AppID { return balance.AppID(fmt.Sprint("app-", n)) }
 		for n := range apps {
-			row := balance.App{ID: app(n), Autostart: true, Autostop: balance.AutostopStop, Limits: balance.Limits{Soft: 20, Hard: 50}, KeepAlive: time.Minute}
+			row := balance.App{
+				ID: app(n), Autostart: true, Autostop: balance.AutostopStop,
+				Limits: balance.Limits{Soft: 20, Hard: 50}, KeepAlive: time.Minute,
+			}
 			if err := fleet.Apply(balance.PutApp{App: row}); err != nil {
 				t.Fatal(err)
 			}
@@ -82,13 +85,16 @@ func TestSleepingApps(t *testing.T) {
 		starter, err2 := owning.NewStarter(fleet, driver, owning.Config{Check: healthy})
 		waiting, err3 := autostart.New(balancer, starter, autostart.Config{})
 		asked := map[balance.AppID]int{}
-		scaler, err4 := downscale.New(fleet, driver, downscale.Config{Policy: func(id balance.AppID) policy.Policy {
-			d, err := policy.NewDecider(policy.Config{})
-			if err != nil {
-				t.Error(err)
-			}
-			return &counted{id, asked, d}
-		}})
+		scaler, err4 := downscale.New(
+			fleet, driver,
+			downscale.Config{Policy: func(id balance.AppID) policy.Policy {
+				d, err := policy.NewDecider(policy.Config{})
+				if err != nil {
+					t.Error(err)
+				}
+				return &counted{id, asked, d}
+			}},
+		)
 		for _, err := range []error{err1, err2, err3, err4} {
 			if err != nil {
 				t.Fatal(err)
@@ -106,7 +112,10 @@ func TestSleepingApps(t *testing.T) {
 		time.Sleep(time.Second)
 		synctest.Wait()
 		runs := runtime.NumGoroutine() - before
-		t.Logf("%d apps of %d machines asleep: %.1f KiB an app, %d goroutines", apps, machines, float64(heapInUse()-heap)/1024/float64(apps), runs)
+		t.Logf(
+			"%d apps of %d machines asleep: %.1f KiB an app, %d goroutines", apps, machines,
+			float64(heapInUse()-heap)/1024/float64(apps), runs,
+		)
 		began := cpuTime()
 		time.Sleep(minutes * time.Minute)
 		t.Logf("never used: %.3f %% of a core", 100*float64(cpuTime()-began)/float64(minutes*time.Minute))
@@ -135,9 +144,16 @@ func TestSleepingApps(t *testing.T) {
 		began = cpuTime()
 		time.Sleep(minutes * time.Minute)
 		synctest.Wait()
-		t.Logf("used and asleep again: %.3f %% of a core, %.1f KiB an app", 100*float64(cpuTime()-began)/float64(minutes*time.Minute), float64(heapInUse()-heap)/1024/float64(apps))
+		t.Logf(
+			"used and asleep again: %.3f %% of a core, %.1f KiB an app",
+			100*float64(cpuTime()-began)/float64(minutes*time.Minute),
+			float64(heapInUse()-heap)/1024/float64(apps),
+		)
 		if len(asked) > 0 {
-			t.Errorf("%d sleeping apps were decided about in %d minutes in which nothing happened", len(asked), minutes)
+			t.Errorf(
+				"%d sleeping apps were decided about in %d minutes in which nothing happened", len(asked),
+				minutes,
+			)
 		}
 		// One that wakes is looked at again.
 		slot, err := waiting.Acquire(ctx, &balance.Request{App: app(0)})

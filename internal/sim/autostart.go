@@ -89,11 +89,18 @@ func RunWakes(w Wakes, seed uint64) WakesResult {
 			panic(err)
 		}
 		m := &wakesMachine{gate: g}
-		m.past = []wakesRow{{r.now, &balance.Machine{ID: balance.MachineID(fmt.Sprintf("m%d", i)), App: "web", Region: "nrt"}}}
+		m.past = []wakesRow{
+			{
+				r.now,
+				&balance.Machine{ID: balance.MachineID(fmt.Sprintf("m%d", i)), App: "web", Region: "nrt"},
+			},
+		}
 		r.machines = append(r.machines, m)
 	}
 	for i := range w.Edges {
-		r.edges = append(r.edges, &wakesEdge{policy: w.Policy(i), rows: make([]*balance.Machine, len(r.machines))})
+		r.edges = append(
+			r.edges, &wakesEdge{policy: w.Policy(i), rows: make([]*balance.Machine, len(r.machines))},
+		)
 	}
 	for range w.Wakes {
 		r.wake()
@@ -206,7 +213,10 @@ func (r *wakesRun) demand(total int, at time.Duration) {
 		for k, m := range r.machines {
 			e.rows[k] = m.seen(r.now.Add(-e.lag))
 		}
-		in := policy.Input{App: r.app, Machines: e.rows, Regions: []string{"nrt"}, Others: []int{others}, Answers: e.answers, Rand: r.order.uint64()}
+		in := policy.Input{
+			App: r.app, Machines: e.rows, Regions: []string{"nrt"}, Others: []int{others},
+			Answers: e.answers, Rand: r.order.uint64(),
+		}
 		if in.Parked = own; up {
 			in.InFlight, in.Parked = own, 0
 		}
@@ -221,7 +231,9 @@ func (r *wakesRun) demand(total int, at time.Duration) {
 		c := out[k]
 		out[k] = out[len(out)-1]
 		out = out[:len(out)-1]
-		c.e.answers = append(c.e.answers, policy.Answer{At: r.now, Machine: c.m, Start: r.start(c.m, c.hedge)})
+		c.e.answers = append(
+			c.e.answers, policy.Answer{At: r.now, Machine: c.m, Start: r.start(c.m, c.hedge)},
+		)
 	}
 }
 

@@ -25,8 +25,12 @@ type stopRule struct {
 
 // Deciders that sleep early and run full, and that keep room for a load that comes back.
 var (
-	costs   = policy.Config{Window: 2 * time.Minute, Headroom: 0.9, KeepAlive: time.Minute, Settle: 15 * time.Second}
-	latency = policy.Config{Window: 15 * time.Minute, Headroom: 0.7, KeepAlive: 30 * time.Minute, Settle: time.Minute}
+	costs = policy.Config{
+		Window: 2 * time.Minute, Headroom: 0.9, KeepAlive: time.Minute, Settle: 15 * time.Second,
+	}
+	latency = policy.Config{
+		Window: 15 * time.Minute, Headroom: 0.7, KeepAlive: 30 * time.Minute, Settle: time.Minute,
+	}
 )
 
 // documented is the rule that all are measured by.
@@ -73,14 +77,18 @@ func (r *sumRule) Decide(now time.Time, s policy.Situation) []policy.Decision {
 	if n < 2 || float64(load) > r.headroom*float64((n-1)*daySoft) {
 		return nil
 	}
-	return []policy.Decision{{App: s.App.ID, Region: dayRegion, Machine: s.Machines[last].ID, Verdict: policy.VerdictSpare}}
+	return []policy.Decision{
+		{App: s.App.ID, Region: dayRegion, Machine: s.Machines[last].ID, Verdict: policy.VerdictSpare},
+	}
 }
 
 // TestDownscaleQuality holds the default policy to how often it stops what it has to start again, and at what price, on a
 // simulated day, and prints what all presets and rules come to.
 func TestDownscaleQuality(t *testing.T) {
 	if raceEnabled {
-		t.Skip("a day has one goroutine and nothing to find for the race detector, and half a day says little")
+		t.Skip(
+			"a day has one goroutine and nothing to find for the race detector, and half a day says little",
+		)
 	}
 	days := 2
 	if *full {
@@ -111,22 +119,36 @@ func TestDownscaleQuality(t *testing.T) {
 	for k, rule := range rules {
 		r := sums[k].per(float64(days))
 		of[rule.name] = r
-		fmt.Fprintf(w, "%s\t%.1f\t%.1f\t%.1f\t%.1f\t%.2f\t%.0f s\t\n", rule.name, r.flaps, r.stops, r.aborts, r.hours, r.hours/of[documented].hours, r.over)
+		fmt.Fprintf(
+			w, "%s\t%.1f\t%.1f\t%.1f\t%.1f\t%.2f\t%.0f s\t\n", rule.name, r.flaps, r.stops, r.aborts,
+			r.hours, r.hours/of[documented].hours, r.over,
+		)
 	}
 	w.Flush()
-	t.Logf("per day, %d days of %d machines with a soft limit of %d:\n%s", days, dayMachines, daySoft, &table)
+	t.Logf(
+		"per day, %d days of %d machines with a soft limit of %d:\n%s", days, dayMachines, daySoft,
+		&table,
+	)
 	ours, base := of["balanced"], of[documented]
 	if ours.flaps > 1 {
 		t.Errorf("%.1f stops a day are followed by a start within 5 min, want at most 1", ours.flaps)
 	}
 	if ours.hours > 1.15*base.hours {
-		t.Errorf("%.1f machine-hours a day, %.2f x those of the documented rule, want at most 1.15", ours.hours, ours.hours/base.hours)
+		t.Errorf(
+			"%.1f machine-hours a day, %.2f x those of the documented rule, want at most 1.15", ours.hours,
+			ours.hours/base.hours,
+		)
 	}
 	if base.flaps < 100 {
 		t.Errorf("the documented rule flaps %.1f times a day: that is no test", base.flaps)
 	}
-	if cost, latency := of["cost"], of["latency"]; cost.hours > ours.hours || ours.hours > latency.hours || latency.over > ours.over || cost.flaps > base.flaps/10 {
-		t.Errorf("the presets are not what they say: cost %+v, balanced %+v, latency %+v", cost, ours, latency)
+	if cost, latency := of["cost"], of["latency"]; cost.hours > ours.hours ||
+		ours.hours > latency.hours ||
+		latency.over > ours.over ||
+		cost.flaps > base.flaps/10 {
+		t.Errorf(
+			"the presets are not what they say: cost %+v, balanced %+v, latency %+v", cost, ours, latency,
+		)
 	}
 }
 
@@ -186,7 +208,10 @@ type day struct {
 }
 
 func runDay(rule policy.Policy, seed uint64) dayResult {
-	d := &day{app: scaledown.NewApp(rule), noise: newRng(seed, forWork, 0), machines: make([]dayMachine, dayMachines)}
+	d := &day{
+		app: scaledown.NewApp(rule), noise: newRng(seed, forWork, 0),
+		machines: make([]dayMachine, dayMachines),
+	}
 	for i := range d.machines {
 		id := balance.MachineID(fmt.Sprint("m", i))
 		d.machines[i] = dayMachine{

@@ -21,7 +21,10 @@ func TestGrantFigures(t *testing.T) {
 		edges, loads, length = []int{4}, []int{80}, 20*sec
 	}
 	var b strings.Builder
-	fmt.Fprintf(&b, "\n%-8s%-8s%26s%26s%26s\n%-16s", "edges", "load", "bounces per request", "mean wait", "p99 wait", "")
+	fmt.Fprintf(
+		&b, "\n%-8s%-8s%26s%26s%26s\n%-16s", "edges", "load", "bounces per request", "mean wait",
+		"p99 wait", "",
+	)
 	for range 3 {
 		fmt.Fprintf(&b, "%14s%12s", "guessed", "granted")
 	}
@@ -42,10 +45,15 @@ func TestGrantFigures(t *testing.T) {
 				}
 			}
 			if n > 1 && granted.BouncesPer() > guessed.BouncesPer()/3 {
-				t.Errorf("%s: %.3f bounces per request, without grants %.3f: want at most a third", w.Name, granted.BouncesPer(), guessed.BouncesPer())
+				t.Errorf(
+					"%s: %.3f bounces per request, without grants %.3f: want at most a third", w.Name,
+					granted.BouncesPer(), guessed.BouncesPer(),
+				)
 			}
 			if float64(granted.Mean) > 1.02*float64(guessed.Mean) {
-				t.Errorf("%s: requests take %v, without grants %v: want no more", w.Name, granted.Mean, guessed.Mean)
+				t.Errorf(
+					"%s: requests take %v, without grants %v: want no more", w.Name, granted.Mean, guessed.Mean,
+				)
 			}
 		}
 	}
@@ -65,7 +73,8 @@ func TestGrantsStayNear(t *testing.T) {
 		w.Grants = false
 		guessed := mustRun(t, w, Balanced(ours, nil), *seed)
 		t.Logf("guessed: %v\ngranted: %v", guessed.String(), granted.String())
-		if granted.Ends[Served] != granted.Requests || granted.FarShare() > 0.03 || float64(granted.Mean) > 1.05*float64(guessed.Mean) {
+		if granted.Ends[Served] != granted.Requests || granted.FarShare() > 0.03 ||
+			float64(granted.Mean) > 1.05*float64(guessed.Mean) {
 			t.Errorf("%.1f %% served far away, %d of %d served, in %v: without grants in %v",
 				100*granted.FarShare(), granted.Ends[Served], granted.Requests, granted.Mean, guessed.Mean)
 		}

@@ -58,7 +58,9 @@ func newNoisy(c downpolicy.Config, blind bool, seed uint64) (*noisy, error) {
 		if err != nil {
 			return nil, err
 		}
-		m := balance.Machine{ID: balance.MachineID(fmt.Sprint("m", i)), App: "web", Region: "r", Limits: limits}
+		m := balance.Machine{
+			ID: balance.MachineID(fmt.Sprint("m", i)), App: "web", Region: "r", Limits: limits,
+		}
 		if i < running {
 			token, _ := g.Start(0)
 			g.Ready(token)
@@ -116,7 +118,9 @@ func (n *noisy) plan() {
 		i := int(m.ID[1] - '0')
 		n.token[i], _ = n.gates[i].Start(n.machines[i].Epoch)
 		n.answers = append(n.answers, policy.Answer{At: n.now, Machine: m, Start: balance.StartAccepted})
-		n.machines[i].State, n.machines[i].Epoch, n.ready[i] = balance.StateStarting, n.machines[i].Epoch+1, n.now.Add(noiseBoot)
+		n.machines[i].State, n.machines[i].Epoch, n.ready[i] = balance.StateStarting, n.machines[i].Epoch+1, n.now.Add(
+			noiseBoot,
+		)
 		n.starts++
 	}
 }
@@ -179,7 +183,10 @@ func TestSteadyNoiseStartsNothingTwice(t *testing.T) {
 			}
 			starts[blind] = n.starts
 		}
-		t.Logf("%v of steady noise, %s: %d starts by the peaks, %d by a look a second", length, name, starts[false], starts[true])
+		t.Logf(
+			"%v of steady noise, %s: %d starts by the peaks, %d by a look a second", length, name,
+			starts[false], starts[true],
+		)
 		if starts[false] > 1 {
 			t.Errorf("%s: %d starts in %v of steady noise, want at most 1", name, starts[false], length)
 		}

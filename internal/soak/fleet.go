@@ -140,7 +140,12 @@ func newFleet(journal string) (_ *fleet, err error) {
 		return nil, err
 	}
 	key := "of-this-run-" + strconv.Itoa(os.Getpid())
-	f.handler, err = backhaul.NewHandler(f.worker.fleet, backhaul.HandlerConfig{MachineConfig: backhaul.MachineConfig{H2: h2c}, Key: key, Connections: f.worker.conns})
+	f.handler, err = backhaul.NewHandler(
+		f.worker.fleet,
+		backhaul.HandlerConfig{
+			MachineConfig: backhaul.MachineConfig{H2: h2c}, Key: key, Connections: f.worker.conns,
+		},
+	)
 	if err != nil {
 		return nil, err
 	}
@@ -275,4 +280,8 @@ func (o owners) Start(ctx context.Context, m balance.Machine) (balance.StartAnsw
 	return o.of(m).Start(ctx, m)
 }
 
-func (o owners) Recall(ctx context.Context, m balance.Machine) error { return o.of(m).Recall(ctx, m) }
+func (o owners) Recall(
+	ctx context.Context, m balance.Machine,
+) error {
+	return o.of(m).Recall(ctx, m)
+}

@@ -41,8 +41,12 @@ func main() {
 	var c config
 	flag.DurationVar(&c.length, "for", 30*time.Second, "how long clients send requests")
 	flag.IntVar(&c.clients, "clients", 24, "how many `clients` send requests, each one after another")
-	flag.DurationVar(&c.killEvery, "kill", 2*time.Second, "time between two SIGKILLs of machines; 0 for none")
-	flag.Uint64Var(&c.seed, "seed", uint64(time.Now().UnixNano()), "`seed` of all that is drawn by chance")
+	flag.DurationVar(
+		&c.killEvery, "kill", 2*time.Second, "time between two SIGKILLs of machines; 0 for none",
+	)
+	flag.Uint64Var(
+		&c.seed, "seed", uint64(time.Now().UnixNano()), "`seed` of all that is drawn by chance",
+	)
 	flag.Parse()
 	if c.clients < 1 || c.length <= 0 || c.killEvery < 0 {
 		fmt.Fprintln(os.Stderr, "soak: -clients wants 1 or more, -for more than 0s, -kill 0s or more")

@@ -118,7 +118,9 @@ func (c linkBody) find(links []Link) (int, error) {
 	regions = slices.Compact(regions)
 	for _, f := range []struct{ name, value string }{{"from", c.From}, {"to", c.To}} {
 		if !slices.Contains(regions, f.value) {
-			return 0, fmt.Errorf("%s %s: want a region, one of %s", f.name, shown(f.value), strings.Join(regions, ", "))
+			return 0, fmt.Errorf(
+				"%s %s: want a region, one of %s", f.name, shown(f.value), strings.Join(regions, ", "),
+			)
 		}
 	}
 	i := slices.IndexFunc(links, func(l Link) bool {
@@ -128,7 +130,9 @@ func (c linkBody) find(links []Link) (int, error) {
 	case i >= 0:
 		return i, nil
 	case c.From == c.To:
-		return 0, fmt.Errorf("to %s: want another region than from: inside a region there is no link", shown(c.To))
+		return 0, fmt.Errorf(
+			"to %s: want another region than from: inside a region there is no link", shown(c.To),
+		)
 	}
 	return 0, fmt.Errorf("to %s: no link from %s: GET /links lists them", shown(c.To), c.From)
 }
@@ -137,7 +141,9 @@ func (c linkBody) rtt() (time.Duration, error) {
 	ms, err := strconv.ParseFloat(string(c.MS), 64)
 	// The comparison is this way round because of NaN.
 	if limit := float64(maxLink / time.Millisecond); err != nil || !(ms >= 0 && ms <= limit) {
-		return 0, fmt.Errorf("ms %s: want milliseconds of round trip from 0 to %v", shown(string(c.MS)), limit)
+		return 0, fmt.Errorf(
+			"ms %s: want milliseconds of round trip from 0 to %v", shown(string(c.MS)), limit,
+		)
 	}
 	return time.Duration(ms * float64(time.Millisecond)), nil
 }
@@ -187,7 +193,9 @@ func stopMachine(w http.ResponseWriter, r *http.Request, src Source) {
 		return
 	}
 	var x stopBody
-	err := readBody(w, r, &x, x.fill, example{`{"machine": "nrt-1", "drain": "10s"}`, "machine=nrt-1&drain=10s"})
+	err := readBody(
+		w, r, &x, x.fill, example{`{"machine": "nrt-1", "drain": "10s"}`, "machine=nrt-1&drain=10s"},
+	)
 	var o Order
 	if err == nil {
 		o, err = x.order()
@@ -201,9 +209,16 @@ func stopMachine(w http.ResponseWriter, r *http.Request, src Source) {
 	case err == nil:
 		writeJSON(w, stopped{x.Machine, float64(time.Since(began)) / float64(time.Millisecond)})
 	case errors.Is(err, ErrNoMachine):
-		http.Error(w, fmt.Sprintf("status: machine %s: %v: GET /status.json lists them", shown(x.Machine), err), http.StatusNotFound)
+		http.Error(
+			w, fmt.Sprintf("status: machine %s: %v: GET /status.json lists them", shown(x.Machine), err),
+			http.StatusNotFound,
+		)
 	case errors.Is(err, ErrRunsOn):
-		http.Error(w, "status: "+err.Error()+": give what is in flight time to end, as in drain=10s, to stop it all the same", http.StatusConflict)
+		http.Error(
+			w,
+			"status: "+err.Error()+": give what is in flight time to end, as in drain=10s, to stop it all the same",
+			http.StatusConflict,
+		)
 	default:
 		http.Error(w, "status: "+err.Error(), http.StatusInternalServerError)
 	}
@@ -241,7 +256,9 @@ func (x *stopBody) order() (o Order, err error) {
 	}
 	if x.Drain != "" {
 		if o.Drain, err = time.ParseDuration(x.Drain); err != nil || o.Drain < 0 || o.Drain > maxDrain {
-			return o, fmt.Errorf("drain %s: want a time with its unit from 0s to %v, as in 10s", shown(x.Drain), maxDrain)
+			return o, fmt.Errorf(
+				"drain %s: want a time with its unit from 0s to %v, as in 10s", shown(x.Drain), maxDrain,
+			)
 		}
 	}
 	return o, nil
@@ -256,7 +273,10 @@ const maxBody = 4 << 10
 func fromHere(w http.ResponseWriter, r *http.Request) bool {
 	err := http.NewCrossOriginProtection().Check(r)
 	if err != nil {
-		http.Error(w, "status: "+err.Error()+": do it from this page, or from outside a browser", http.StatusForbidden)
+		http.Error(
+			w, "status: "+err.Error()+": do it from this page, or from outside a browser",
+			http.StatusForbidden,
+		)
 	}
 	return err == nil
 }
@@ -267,7 +287,9 @@ var errContentType = errors.New("want application/json or application/x-www-form
 type example struct{ json, form string }
 
 // readBody reads a body into a pointer to a struct with JSON tags, or from a form by fill.
-func readBody(w http.ResponseWriter, r *http.Request, into any, fill func(url.Values) error, want example) error {
+func readBody(
+	w http.ResponseWriter, r *http.Request, into any, fill func(url.Values) error, want example,
+) error {
 	kind, _, _ := mime.ParseMediaType(r.Header.Get("Content-Type"))
 	if kind != "application/json" && kind != "application/x-www-form-urlencoded" {
 		return fmt.Errorf("Content-Type %q: %w", r.Header.Get("Content-Type"), errContentType)
@@ -283,7 +305,9 @@ func readBody(w http.ResponseWriter, r *http.Request, into any, fill func(url.Va
 			return fmt.Errorf("body %s: %v: want something like %s", shown(string(body)), err, want.json)
 		}
 		if _, err := d.Token(); err != io.EOF {
-			return fmt.Errorf("body %s: goes on after its end: want something like %s", shown(string(body)), want.json)
+			return fmt.Errorf(
+				"body %s: goes on after its end: want something like %s", shown(string(body)), want.json,
+			)
 		}
 		return nil
 	}

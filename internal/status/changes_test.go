@@ -26,7 +26,10 @@ type linked struct {
 }
 
 func newLinked() *linked {
-	return &linked{fake: fake{log: eventlog.New(0)}, links: []Link{{"nrt", "hkg", 36.8, 36.8}, {"nrt", "fra", 226, 226}, {"hkg", "ewr", 182, 182}}}
+	return &linked{
+		fake:  fake{log: eventlog.New(0)},
+		links: []Link{{"nrt", "hkg", 36.8, 36.8}, {"nrt", "fra", 226, 226}, {"hkg", "ewr", 182, 182}},
+	}
 }
 
 func (l *linked) Links() []Link {
@@ -141,8 +144,14 @@ func TestLinkRefused(t *testing.T) {
 		src := newLinked()
 		res := post(Handler(src), row.body, "Content-Type", row.contentType)
 		got := body(t, res)
-		if res.StatusCode != row.code || !strings.HasPrefix(got, "status: ") || !strings.Contains(got, row.says) || !strings.Contains(got, row.remedy) || len(got) > 300 {
-			t.Errorf("%.80s: status %d and %q; want %d, %q and the remedy %q", row.body, res.StatusCode, got, row.code, row.says, row.remedy)
+		if res.StatusCode != row.code || !strings.HasPrefix(got, "status: ") ||
+			!strings.Contains(got, row.says) ||
+			!strings.Contains(got, row.remedy) ||
+			len(got) > 300 {
+			t.Errorf(
+				"%.80s: status %d and %q; want %d, %q and the remedy %q", row.body, res.StatusCode, got,
+				row.code, row.says, row.remedy,
+			)
 		}
 		if d := cmp.Diff(newLinked().links, src.links); d != "" {
 			t.Errorf("%.80s: refused, but %s", row.body, d)
@@ -150,7 +159,8 @@ func TestLinkRefused(t *testing.T) {
 	}
 	src := newLinked()
 	src.fault = errors.New(`ms "1": the link is being rebuilt: try again`)
-	if res := post(Handler(src), `{"from":"nrt","to":"fra","ms":1}`, "Content-Type", jsonType); res.StatusCode != 400 || !strings.Contains(body(t, res), "being rebuilt") {
+	if res := post(Handler(src), `{"from":"nrt","to":"fra","ms":1}`, "Content-Type", jsonType); res.StatusCode != 400 ||
+		!strings.Contains(body(t, res), "being rebuilt") {
 		t.Errorf("a source that refuses: status %d", res.StatusCode)
 	}
 }
@@ -206,7 +216,8 @@ func TestLinksPathsAndMethods(t *testing.T) {
 	none.links = nil
 	for name, src := range map[string]Source{"no links": &fake{log: eventlog.New(0)}, "empty": none} {
 		h := Handler(src)
-		if res := get(h, "GET", "/links"); res.StatusCode != 404 || !strings.Contains(body(t, res), "no emulated links") {
+		if res := get(h, "GET", "/links"); res.StatusCode != 404 ||
+			!strings.Contains(body(t, res), "no emulated links") {
 			t.Errorf("%s: GET: status %d", name, res.StatusCode)
 		}
 		if res := post(h, `{"from":"nrt","to":"fra","ms":1}`, "Content-Type", jsonType); res.StatusCode != 404 {
@@ -281,11 +292,18 @@ func TestStopIsOrdered(t *testing.T) {
 	} {
 		src := newDoor()
 		code, says := stop(t, src, row.contentType, row.body)
-		if code != 200 || !strings.HasPrefix(says, `{"machine":"nrt-1","took_ms":`) || src.asked != "nrt-1" || src.order != row.want {
-			t.Errorf("%s: status %d, %s, asked for %q, %+v; want %+v", row.body, code, says, src.asked, src.order, row.want)
+		if code != 200 || !strings.HasPrefix(says, `{"machine":"nrt-1","took_ms":`) ||
+			src.asked != "nrt-1" ||
+			src.order != row.want {
+			t.Errorf(
+				"%s: status %d, %s, asked for %q, %+v; want %+v", row.body, code, says, src.asked, src.order,
+				row.want,
+			)
 		}
 	}
-	if got := body(t, get(Handler(newDoor()), "GET", "/status.json")); !strings.Contains(got, `"also":["stop"]`) {
+	if got := body(t, get(Handler(newDoor()), "GET", "/status.json")); !strings.Contains(
+		got, `"also":["stop"]`,
+	) {
 		t.Errorf("the page is not told: %s", got)
 	}
 }
@@ -308,8 +326,14 @@ func TestStopRefused(t *testing.T) {
 	} {
 		src := newDoor()
 		code, says := stop(t, src, row.contentType, row.body)
-		if code != row.code || !strings.HasPrefix(says, "status: ") || !strings.Contains(says, row.says) || !strings.Contains(says, row.remedy) || len(says) > 300 {
-			t.Errorf("%.80s: status %d and %q; want %d, %q and the remedy %q", row.body, code, says, row.code, row.says, row.remedy)
+		if code != row.code || !strings.HasPrefix(says, "status: ") ||
+			!strings.Contains(says, row.says) ||
+			!strings.Contains(says, row.remedy) ||
+			len(says) > 300 {
+			t.Errorf(
+				"%.80s: status %d and %q; want %d, %q and the remedy %q", row.body, code, says, row.code,
+				row.says, row.remedy,
+			)
 		}
 		if src.asked != "" {
 			t.Errorf("%.80s: refused, but %q was stopped", row.body, src.asked)
@@ -326,16 +350,19 @@ func TestStopRefused(t *testing.T) {
 	} {
 		src := newDoor()
 		src.fault = row.fault
-		if code, says := stop(t, src, formType, "machine=nrt-1"); code != row.code || !strings.Contains(says, row.says) {
+		if code, says := stop(t, src, formType, "machine=nrt-1"); code != row.code ||
+			!strings.Contains(says, row.says) {
 			t.Errorf("%v: status %d, %q", row.fault, code, says)
 		}
 	}
 	// A page from elsewhere that is open in the same browser must not stop machines.
 	src := newDoor()
-	if code, _ := stop(t, src, formType, "machine=nrt-1", "Origin", "https://example.com", "Sec-Fetch-Site", "cross-site"); code != 403 || src.asked != "" {
+	if code, _ := stop(t, src, formType, "machine=nrt-1", "Origin", "https://example.com", "Sec-Fetch-Site", "cross-site"); code != 403 ||
+		src.asked != "" {
 		t.Errorf("from another site: status %d, asked for %q", code, src.asked)
 	}
-	if code, says := stop(t, &fake{log: eventlog.New(0)}, formType, "machine=nrt-1"); code != 404 || !strings.Contains(says, "cannot be stopped") {
+	if code, says := stop(t, &fake{log: eventlog.New(0)}, formType, "machine=nrt-1"); code != 404 ||
+		!strings.Contains(says, "cannot be stopped") {
 		t.Errorf("a source without: status %d, %q", code, says)
 	}
 }

@@ -56,11 +56,19 @@ func Handler(src Source, names ...string) http.Handler {
 		s.Also = also(src)
 		writeJSON(w, s)
 	})
-	mux.HandleFunc("GET /events", func(w http.ResponseWriter, r *http.Request) { serveEvents(w, r, src.Events()) })
-	mux.HandleFunc("GET /history", func(w http.ResponseWriter, r *http.Request) { listHistory(w, src) })
+	mux.HandleFunc(
+		"GET /events", func(w http.ResponseWriter, r *http.Request) { serveEvents(w, r, src.Events()) },
+	)
+	mux.HandleFunc(
+		"GET /history", func(w http.ResponseWriter, r *http.Request) { listHistory(w, src) },
+	)
 	mux.HandleFunc("GET /links", func(w http.ResponseWriter, r *http.Request) { listLinks(w, src) })
-	mux.HandleFunc("POST /links", func(w http.ResponseWriter, r *http.Request) { changeLink(w, r, src) })
-	mux.HandleFunc("POST /stop", func(w http.ResponseWriter, r *http.Request) { stopMachine(w, r, src) })
+	mux.HandleFunc(
+		"POST /links", func(w http.ResponseWriter, r *http.Request) { changeLink(w, r, src) },
+	)
+	mux.HandleFunc(
+		"POST /stop", func(w http.ResponseWriter, r *http.Request) { stopMachine(w, r, src) },
+	)
 	mux.HandleFunc("GET /picks", func(w http.ResponseWriter, r *http.Request) { listPicks(w, src) })
 	pages := forUs(mux, names)
 	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
@@ -101,7 +109,9 @@ func writeJSON(w http.ResponseWriter, v any) {
 }
 
 // scripts are the modules of the page.
-var scripts = []string{"page.js", "dom.js", "history.js", "links.js", "log.js", "picks.js", "regions.js", "roundtrips.js"}
+var scripts = []string{
+	"page.js", "dom.js", "history.js", "links.js", "log.js", "picks.js", "regions.js", "roundtrips.js",
+}
 
 // static serves a file of the page. The type is not left to the system's table, which some
 // systems have wrong.
@@ -129,7 +139,8 @@ func known(host string, names []string) bool {
 	if _, err := netip.ParseAddr(name); err == nil {
 		return true
 	}
-	return name == "localhost" || slices.ContainsFunc(names, func(n string) bool { return name == hostname(n) && name != "" })
+	return name == "localhost" ||
+		slices.ContainsFunc(names, func(n string) bool { return name == hostname(n) && name != "" })
 }
 
 // hostname returns a Host without its port, in lower case and without the dot at the end of a
@@ -145,7 +156,13 @@ func hostname(host string) string {
 func forUs(next http.Handler, names []string) http.Handler {
 	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 		if !known(r.Host, names) {
-			http.Error(w, "status: Host "+shown(r.Host)+": want an IP address, localhost or one of the names that the page was given", http.StatusForbidden)
+			http.Error(
+				w,
+				"status: Host "+shown(
+					r.Host,
+				)+": want an IP address, localhost or one of the names that the page was given",
+				http.StatusForbidden,
+			)
 			return
 		}
 		next.ServeHTTP(w, r)

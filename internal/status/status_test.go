@@ -49,7 +49,12 @@ func body(t *testing.T, res *http.Response) string {
 
 func ExampleHandler() {
 	src := &fake{log: eventlog.New(0), snapshot: Snapshot{
-		Machines: []Machine{{ID: "nrt-1", App: "web", Region: "nrt", State: "stopped", Health: "unknown", Cordon: "none", Soft: 10, Hard: 20}},
+		Machines: []Machine{
+			{
+				ID: "nrt-1", App: "web", Region: "nrt", State: "stopped", Health: "unknown", Cordon: "none",
+				Soft: 10, Hard: 20,
+			},
+		},
 	}}
 	w := httptest.NewRecorder()
 	Handler(src).ServeHTTP(w, httptest.NewRequest("GET", "http://127.0.0.1:8081/status.json", nil))
@@ -60,8 +65,10 @@ func ExampleHandler() {
 
 func TestStatusNames(t *testing.T) {
 	src := &fake{log: eventlog.New(0), snapshot: Snapshot{
-		Nodes:    []Node{{"edge", "nrt", "edge", ""}, {"w-fra", "fra", "worker", "Frankfurt"}},
-		Machines: []Machine{{"fra-1", "web", "fra", "w-fra", "v2", "started", "passing", "soft", 3, 7, 10, 20, "no"}},
+		Nodes: []Node{{"edge", "nrt", "edge", ""}, {"w-fra", "fra", "worker", "Frankfurt"}},
+		Machines: []Machine{
+			{"fra-1", "web", "fra", "w-fra", "v2", "started", "passing", "soft", 3, 7, 10, 20, "no"},
+		},
 		RTT:      []RTT{{"nrt", "fra", 226.5, 0.25, "stale"}},
 		Parked:   2,
 		Started:  time.Date(2026, 1, 2, 3, 4, 5, 0, time.UTC),
@@ -100,7 +107,9 @@ func parse(t *testing.T, s string) any {
 }
 
 func TestStatusThatIsNoJSON(t *testing.T) {
-	src := &fake{log: eventlog.New(0), snapshot: Snapshot{RTT: []RTT{{From: "a", To: "b", MS: math.NaN()}}}}
+	src := &fake{
+		log: eventlog.New(0), snapshot: Snapshot{RTT: []RTT{{From: "a", To: "b", MS: math.NaN()}}},
+	}
 	if res := get(Handler(src), "GET", "/status.json"); res.StatusCode != http.StatusInternalServerError {
 		t.Errorf("status %d: %s", res.StatusCode, body(t, res))
 	}
@@ -131,7 +140,10 @@ func TestPathsAndMethods(t *testing.T) {
 	} {
 		res := get(h, row.method, row.path)
 		if got := res.Header.Get("Content-Type"); res.StatusCode != row.code || got != row.contentType {
-			t.Errorf("%s %s: status %d, type %q; want %d, %q", row.method, row.path, res.StatusCode, got, row.code, row.contentType)
+			t.Errorf(
+				"%s %s: status %d, type %q; want %d, %q", row.method, row.path, res.StatusCode, got, row.code,
+				row.contentType,
+			)
 		}
 		if row.code == 405 && res.Header.Get("Allow") != "GET, HEAD" {
 			t.Errorf("%s %s: Allow is %q", row.method, row.path, res.Header.Get("Allow"))
@@ -142,7 +154,9 @@ func TestPathsAndMethods(t *testing.T) {
 			}
 		}
 	}
-	if got := body(t, get(h, "GET", "/events?since=yesterday")); !strings.Contains(got, `since "yesterday": want the sequence number`) {
+	if got := body(t, get(h, "GET", "/events?since=yesterday")); !strings.Contains(
+		got, `since "yesterday": want the sequence number`,
+	) {
 		t.Errorf("says %q", got)
 	}
 }
@@ -180,7 +194,8 @@ func TestPageIsSafe(t *testing.T) {
 			}
 		}
 	}
-	if regexp.MustCompile(`(?i)\son[a-z]+=|\sstyle=|<style|javascript:`).MatchString(files["index.html"]) {
+	if regexp.MustCompile(`(?i)\son[a-z]+=|\sstyle=|<style|javascript:`).
+		MatchString(files["index.html"]) {
 		t.Error("index.html has inline script or style, which its own policy forbids")
 	}
 	policy := get(h, "GET", "/").Header.Get("Content-Security-Policy")
@@ -270,11 +285,14 @@ func TestEventsReplay(t *testing.T) {
 		h.ServeHTTP(w, r)
 		got := readSSE(t, bufio.NewReader(w.Body), 5000)
 		if len(got) != row.count {
-			t.Errorf("since %s, last %q: %d events, want %d", row.since, row.lastEventID, len(got), row.count)
+			t.Errorf(
+				"since %s, last %q: %d events, want %d", row.since, row.lastEventID, len(got), row.count,
+			)
 			continue
 		}
 		for i, m := range got {
-			if seq := row.first + i; m.id != fmt.Sprint(seq) || m.event.Seq != uint64(seq) || m.event.Machine != fmt.Sprint("m", seq) {
+			if seq := row.first + i; m.id != fmt.Sprint(seq) || m.event.Seq != uint64(seq) ||
+				m.event.Machine != fmt.Sprint("m", seq) {
 				t.Fatalf("since %s: message %d is %+v", row.since, i, m)
 			}
 		}
@@ -302,7 +320,9 @@ func TestEventsLive(t *testing.T) {
 			defer close(done)
 			defer pw.Close()
 			// Without since: from now on.
-			Handler(src).ServeHTTP(&streamWriter{http.Header{}, pw}, httptest.NewRequest("GET", pageURL+"/events", nil).WithContext(ctx))
+			Handler(
+				src,
+			).ServeHTTP(&streamWriter{http.Header{}, pw}, httptest.NewRequest("GET", pageURL+"/events", nil).WithContext(ctx))
 		}()
 		r := bufio.NewReader(pr)
 		if line, _ := r.ReadString('\n'); line != "retry: 1000\n" {
@@ -312,7 +332,8 @@ func TestEventsLive(t *testing.T) {
 		synctest.Wait()
 		src.log.Add(events.Event{Kind: events.Started, Machine: "now"})
 		start := time.Now()
-		if got := brief(readSSE(t, r, 1)); len(got) != 1 || got[0] != "2 2 started now" || time.Since(start) != 0 {
+		if got := brief(readSSE(t, r, 1)); len(got) != 1 || got[0] != "2 2 started now" ||
+			time.Since(start) != 0 {
 			t.Errorf("got %q after %v", got, time.Since(start))
 		}
 		// A quiet stream says that it lives.
@@ -450,7 +471,8 @@ func TestOnlyRequestsForThisMachine(t *testing.T) {
 			if w.Code != want {
 				t.Errorf("GET %s with Host %q: status %d, want %d", path, row.host, w.Code, want)
 			}
-			if w.Code == 403 && (!strings.HasPrefix(w.Body.String(), "status: Host ") || !strings.Contains(w.Body.String(), "localhost")) {
+			if w.Code == 403 &&
+				(!strings.HasPrefix(w.Body.String(), "status: Host ") || !strings.Contains(w.Body.String(), "localhost")) {
 				t.Errorf("Host %q: says %q", row.host, w.Body)
 			}
 		}
@@ -462,7 +484,10 @@ func TestOnlyRequestsForThisMachine(t *testing.T) {
 		w := httptest.NewRecorder()
 		h.ServeHTTP(w, r)
 		if w.Code != row.code || (src.asked != "") != (row.code == http.StatusOK) {
-			t.Errorf("POST /stop with Host %q: status %d, stopped %q; want %d", row.host, w.Code, src.asked, row.code)
+			t.Errorf(
+				"POST /stop with Host %q: status %d, stopped %q; want %d", row.host, w.Code, src.asked,
+				row.code,
+			)
 		}
 	}
 }

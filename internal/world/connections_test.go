@@ -86,7 +86,10 @@ func (p *longPlay) connect(t *testing.T) {
 		t.Fatal(err)
 	}
 	p.ws.SetDeadline(time.Now().Add(patience))
-	fmt.Fprintf(p.ws, "GET /ws HTTP/1.1\r\nHost: web\r\nConnection: Upgrade\r\nUpgrade: websocket\r\nSec-WebSocket-Version: 13\r\nSec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==\r\n\r\n")
+	fmt.Fprintf(
+		p.ws,
+		"GET /ws HTTP/1.1\r\nHost: web\r\nConnection: Upgrade\r\nUpgrade: websocket\r\nSec-WebSocket-Version: 13\r\nSec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==\r\n\r\n",
+	)
 	p.fromWS = bufio.NewReader(p.ws)
 	resp, err := http.ReadResponse(p.fromWS, nil)
 	if err != nil || resp.StatusCode != http.StatusSwitchingProtocols {
@@ -132,7 +135,8 @@ func (p *longPlay) echoes() {
 	p.Helper()
 	p.ws.Write([]byte{0x81, 0x82, 0, 0, 0, 0, 'h', 'i'}) // a masked text frame
 	frame := make([]byte, 4)
-	if _, err := io.ReadFull(p.fromWS, frame); err != nil || !bytes.Equal(frame, []byte{0x81, 2, 'h', 'i'}) {
+	if _, err := io.ReadFull(p.fromWS, frame); err != nil ||
+		!bytes.Equal(frame, []byte{0x81, 2, 'h', 'i'}) {
 		p.Errorf("echo: %q, %v", frame, err)
 	}
 }
@@ -149,17 +153,22 @@ func (p *longPlay) wantTold(id string) {
 		}
 		return -1
 	}
-	p.until(id+" is cordoned, notified and suspended, and the log says so", func(status.Snapshot) bool {
-		ks = p.kinds(id)
-		c, n, s := last("soft-cordon"), last("notify"), last("suspend")
-		return c >= 0 && n > c && s > n
-	})
+	p.until(
+		id+" is cordoned, notified and suspended, and the log says so",
+		func(status.Snapshot) bool {
+			ks = p.kinds(id)
+			c, n, s := last("soft-cordon"), last("notify"), last("suspend")
+			return c >= 0 && n > c && s > n
+		},
+	)
 }
 
 func TestLongConnectionsVetoByDefault(t *testing.T) {
 	p := newLongPlay(t, 0)
 	p.until("a veto that says why", func(status.Snapshot) bool {
-		return slices.ContainsFunc(p.vetoes(), func(r string) bool { return strings.Contains(r, "long connections: ") })
+		return slices.ContainsFunc(
+			p.vetoes(), func(r string) bool { return strings.Contains(r, "long connections: ") },
+		)
 	})
 	p.until("two decisions more", func() func(status.Snapshot) bool {
 		at := time.Now()
@@ -180,7 +189,8 @@ func TestLongConnectionsVetoByDefault(t *testing.T) {
 func TestAWebSocketIsToldBeforeItsMachineSleeps(t *testing.T) {
 	p := newLongPlay(t, balance.ClassWebSocket)
 	frame := make([]byte, 14)
-	if _, err := io.ReadFull(p.fromWS, frame); err != nil || string(frame) != "\x88\x0c\x03\xe9going away" {
+	if _, err := io.ReadFull(p.fromWS, frame); err != nil ||
+		string(frame) != "\x88\x0c\x03\xe9going away" {
 		t.Fatalf("got %q, %v; want a close frame with 1001", frame, err)
 	}
 	if s := p.state(p.onWS); s != "started" {
@@ -220,7 +230,8 @@ func TestAnOrderTellsLongConnections(t *testing.T) {
 		t.Errorf("the stream ends in %q, %v; want a clean end", b[max(0, len(b)-80):], err)
 	}
 	frame := make([]byte, 14)
-	if _, err := io.ReadFull(p.fromWS, frame); err != nil || string(frame) != "\x88\x0c\x03\xe9going away" {
+	if _, err := io.ReadFull(p.fromWS, frame); err != nil ||
+		string(frame) != "\x88\x0c\x03\xe9going away" {
 		t.Fatalf("got %q, %v; want a close frame with 1001", frame, err)
 	}
 	p.ws.Write([]byte("\x88\x82\x00\x00\x00\x00\x03\xe9"))

@@ -18,8 +18,15 @@ import (
 // What the packages tell through their traces becomes the log of decisions.
 
 // tell notes what happened to a machine.
-func (n *node) tell(log *eventlog.Log, k events.Kind, m balance.Machine, format string, args ...any) {
-	log.Add(events.Event{Kind: k, App: string(m.App), Machine: string(m.ID), Node: string(n.id), Reason: fmt.Sprintf(format, args...)})
+func (n *node) tell(
+	log *eventlog.Log, k events.Kind, m balance.Machine, format string, args ...any,
+) {
+	log.Add(
+		events.Event{
+			Kind: k, App: string(m.App), Machine: string(m.ID), Node: string(n.id),
+			Reason: fmt.Sprintf(format, args...),
+		},
+	)
 }
 
 func (e *edge) traceAuto() autostart.Trace {
@@ -27,7 +34,11 @@ func (e *edge) traceAuto() autostart.Trace {
 	return autostart.Trace{
 		Parked: func(app balance.AppID, parked int) {
 			e.parkedChanged()
-			log.Add(events.Event{Kind: events.Park, App: string(app), Node: string(e.id), Reason: "no machine has room"})
+			log.Add(
+				events.Event{
+					Kind: events.Park, App: string(app), Node: string(e.id), Reason: "no machine has room",
+				},
+			)
 		},
 		HandedOver: func(balance.AppID, balance.MachineID, time.Duration) { e.parkedChanged() },
 		Rejected:   func(balance.AppID, error) { e.parkedChanged() },
@@ -53,17 +64,32 @@ func (e *edge) traceTransport() backhaul.Trace {
 	log := e.w.log
 	return backhaul.Trace{
 		Bounce: func(b backhaul.Bounced) {
-			log.Add(events.Event{Kind: events.Bounce, App: string(b.Try.App), Machine: string(b.Try.Machine), Node: string(e.id), Reason: b.Reason.String()})
+			log.Add(
+				events.Event{
+					Kind: events.Bounce, App: string(b.Try.App), Machine: string(b.Try.Machine),
+					Node: string(e.id), Reason: b.Reason.String(),
+				},
+			)
 		},
 		Retry: func(r backhaul.Retried) {
-			log.Add(events.Event{Kind: events.Retry, App: string(r.Try.App), Machine: string(r.Try.Machine), Node: string(e.id), Reason: r.Failure.String()})
+			log.Add(
+				events.Event{
+					Kind: events.Retry, App: string(r.Try.App), Machine: string(r.Try.Machine), Node: string(e.id),
+					Reason: r.Failure.String(),
+				},
+			)
 		},
 		Done: func(d backhaul.Done) {
 			if d.Cause == "" && (d.Outcome == balance.OutcomeDone || d.Outcome == balance.OutcomeError) {
 				e.w.answered(d.App, d.Try.Machine, d.Status, d.Outcome == balance.OutcomeError)
 			}
 			if d.Err != nil && d.Cause != backhaul.CauseClient {
-				log.Add(events.Event{Kind: events.Failed, App: string(d.App), Machine: string(d.Try.Machine), Node: string(e.id), Reason: fmt.Sprintf("%d: %v", d.Status, d.Err)})
+				log.Add(
+					events.Event{
+						Kind: events.Failed, App: string(d.App), Machine: string(d.Try.Machine), Node: string(e.id),
+						Reason: fmt.Sprintf("%d: %v", d.Status, d.Err),
+					},
+				)
 			}
 		},
 	}
@@ -104,7 +130,12 @@ func (k *worker) traceStarter() machine.Trace {
 func (k *worker) traceScaler() downscale.Trace {
 	log := k.w.log
 	veto := func(d downpolicy.Decision, reason string) {
-		log.Add(events.Event{Kind: events.Veto, App: string(d.App), Machine: string(d.Machine), Node: string(k.id), Reason: reason})
+		log.Add(
+			events.Event{
+				Kind: events.Veto, App: string(d.App), Machine: string(d.Machine), Node: string(k.id),
+				Reason: reason,
+			},
+		)
 	}
 	return downscale.Trace{
 		Cordoned:   func(m balance.Machine, reason string) { k.tell(log, events.SoftCordon, m, "%s", reason) },

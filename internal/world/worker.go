@@ -34,7 +34,10 @@ type worker struct {
 }
 
 func (w *World) newWorker(r Region) (_ *worker, err error) {
-	k := &worker{node: node{id: balance.NodeID("worker-" + r.Name), region: r.Name}, w: w, demand: newDemand(max(w.config.Edges, 1))}
+	k := &worker{
+		node: node{id: balance.NodeID("worker-" + r.Name), region: r.Name}, w: w,
+		demand: newDemand(max(w.config.Edges, 1)),
+	}
 	defer func() {
 		if err != nil {
 			k.close()

@@ -101,7 +101,9 @@ type World struct {
 
 // New binds all addresses and builds all nodes. It starts nothing; Close undoes it when Run is not called.
 func New(c Config) (_ *World, err error) {
-	w := &World{config: c, log: eventlog.New(0), started: time.Now(), key: rand.Text(), links: new(delay.Links)}
+	w := &World{
+		config: c, log: eventlog.New(0), started: time.Now(), key: rand.Text(), links: new(delay.Links),
+	}
 	defer func() {
 		if err != nil {
 			w.Close()
@@ -169,7 +171,9 @@ func (w *World) handler() http.Handler {
 func listen(flag, addr string) (net.Listener, error) {
 	l, err := backhaul.Listen(addr)
 	if err != nil {
-		return nil, fmt.Errorf("%s %s: %w: stop what uses it or choose another address", flag, addr, cause(err))
+		return nil, fmt.Errorf(
+			"%s %s: %w: stop what uses it or choose another address", flag, addr, cause(err),
+		)
 	}
 	return l, nil
 }
@@ -302,14 +306,19 @@ func (w *World) Describe(out io.Writer) {
 		if d := w.links.RTT(home, k.region); d > 0 {
 			far = fmt.Sprintf(", %v away", d.Round(time.Millisecond))
 		}
-		fmt.Fprintf(out, "worker  %-4s %d machines, asleep%s\n", k.region, w.config.Regions[i].Machines, far)
+		fmt.Fprintf(
+			out, "worker  %-4s %d machines, asleep%s\n", k.region, w.config.Regions[i].Machines, far,
+		)
 	}
 	if w.page != nil {
 		fmt.Fprintf(out, "status       http://%s\n", w.page.Addr())
 	}
 	fmt.Fprintf(out, "\nTry:\n")
 	fmt.Fprintf(out, "  curl -i http://%s/\n", w.public.Addr())
-	fmt.Fprintf(out, "  for i in $(seq 60); do curl -s 'http://%s/slow?ms=2000' >/dev/null & done; wait\n", w.public.Addr())
+	fmt.Fprintf(
+		out, "  for i in $(seq 60); do curl -s 'http://%s/slow?ms=2000' >/dev/null & done; wait\n",
+		w.public.Addr(),
+	)
 	if w.page != nil {
 		fmt.Fprintf(out, "  curl -sN 'http://%s/events?since=0'\n", w.page.Addr())
 		fmt.Fprintf(out, "  curl -d 'machine=%s-1&drain=10s' http://%s/stop\n", home, w.page.Addr())
@@ -318,15 +327,24 @@ func (w *World) Describe(out io.Writer) {
 
 // Snapshot implements [status.Source]: machines as their owners see them.
 func (w *World) Snapshot() status.Snapshot {
-	s := status.Snapshot{Title: cmp.Or(w.config.Title, "ebb"), Started: w.started, Requests: w.requests.Load(), AutostartOff: !w.config.App.Autostart}
+	s := status.Snapshot{
+		Title: cmp.Or(w.config.Title, "ebb"), Started: w.started, Requests: w.requests.Load(),
+		AutostartOff: !w.config.App.Autostart,
+	}
 	for _, e := range w.edges {
 		inFlight, parked := e.auto.Demand(w.config.App.ID)
 		s.InFlight += inFlight + parked
 		s.Parked += e.auto.Parked(w.config.App.ID)
-		s.Nodes = append(s.Nodes, status.Node{ID: string(e.id), Region: e.region, Role: "edge", Place: cities.Name(e.region)})
+		s.Nodes = append(
+			s.Nodes,
+			status.Node{ID: string(e.id), Region: e.region, Role: "edge", Place: cities.Name(e.region)},
+		)
 	}
 	for _, k := range w.workers {
-		s.Nodes = append(s.Nodes, status.Node{ID: string(k.id), Region: k.region, Role: "worker", Place: cities.Name(k.region)})
+		s.Nodes = append(
+			s.Nodes,
+			status.Node{ID: string(k.id), Region: k.region, Role: "worker", Place: cities.Name(k.region)},
+		)
 		rows, _ := k.fleet.App(w.config.App.ID)
 		for m := range rows.All() {
 			g := k.fleet.Gate(m.App, m.ID)
@@ -338,7 +356,9 @@ func (w *World) Snapshot() status.Snapshot {
 				fault = cmp.Or(fault, w.failing(m.ID))
 			}
 			s.Machines = append(s.Machines, status.Machine{
-				ID: string(m.ID), App: string(m.App), Region: m.Region, Owner: string(m.Owner), Revision: m.Revision,
+				ID: string(
+					m.ID,
+				), App: string(m.App), Region: m.Region, Owner: string(m.Owner), Revision: m.Revision,
 				State: l.State.String(), Health: m.Health.String(), Cordon: l.Cordon.String(), Epoch: l.Epoch,
 				Load: l.InFlight, Soft: l.Limits.Soft, Hard: l.Limits.Hard, Fault: fault,
 			})
@@ -347,7 +367,13 @@ func (w *World) Snapshot() status.Snapshot {
 	for _, n := range w.meshes() {
 		for to, p := range n.mesh.Table().All() {
 			if p.Known() || p.State == rtt.StateLost {
-				s.RTT = append(s.RTT, status.RTT{From: string(n.id), To: to.ID, MS: millis(p.Base), Loss: p.Loss.Value(), State: p.State.String()})
+				s.RTT = append(
+					s.RTT,
+					status.RTT{
+						From: string(n.id), To: to.ID, MS: millis(p.Base), Loss: p.Loss.Value(),
+						State: p.State.String(),
+					},
+				)
 			}
 		}
 	}

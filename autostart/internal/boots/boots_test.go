@@ -43,7 +43,9 @@ func TestBoots(t *testing.T) {
 		old.Learn(sec)
 	}
 	if old.Longest() != sec {
-		t.Errorf("longest %v after 32 boots of 1s: the hint and what was before are forgotten", old.Longest())
+		t.Errorf(
+			"longest %v after 32 boots of 1s: the hint and what was before are forgotten", old.Longest(),
+		)
 	}
 	b := bootsOf(0, 10*sec, 10*sec, 20*sec)
 	for age, want := range map[time.Duration]time.Duration{0: 10 * sec, 4 * sec: 6 * sec, 10 * sec: 10 * sec, 39 * sec: sec, 41 * sec: sec, -sec: 11 * sec} {
@@ -68,7 +70,8 @@ func TestBootsProperties(t *testing.T) {
 		if l := b.Suspect(); l < suspectMin || l > suspectMax && b.Known() {
 			t.Fatalf("suspect after %v: want between %v and %v", l, suspectMin, suspectMax)
 		}
-		if b.Wait() < WaitMin || b.Expected() > b.Longest() || b.Remaining(time.Duration(durations.Draw(t, "age"))) <= 0 {
+		if b.Wait() < WaitMin || b.Expected() > b.Longest() ||
+			b.Remaining(time.Duration(durations.Draw(t, "age"))) <= 0 {
 			t.Fatalf("wait %v, expected %v, longest %v", b.Wait(), b.Expected(), b.Longest())
 		}
 		before := *b

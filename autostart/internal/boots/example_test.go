@@ -13,7 +13,9 @@ func ExampleBoots() {
 	for _, took := range []time.Duration{9, 8, 14, 10} {
 		b.Learn(took * time.Second)
 	}
-	fmt.Println("expected", b.Expected(), "- suspect after", b.Suspect(), "- a request waits at most", b.Wait())
+	fmt.Println(
+		"expected", b.Expected(), "- suspect after", b.Suspect(), "- a request waits at most", b.Wait(),
+	)
 	fmt.Println("a start of 4s needs about", b.Remaining(4*time.Second), "more")
 	// Output:
 	// nothing is known: suspect after 3m0s

@@ -50,7 +50,10 @@ func TestRoomModel(t *testing.T) {
 					of[tenants[s]]++
 				}
 				if r.N != len(in) || r.Bytes != bytes || r.Insisting != insist {
-					t.Fatalf("%d wait, hold %d, %d insist; want %d, %d, %d", r.N, r.Bytes, r.Insisting, len(in), bytes, insist)
+					t.Fatalf(
+						"%d wait, hold %d, %d insist; want %d, %d, %d", r.N, r.Bytes, r.Insisting, len(in), bytes,
+						insist,
+					)
 				}
 				if r.Full(now, -1, Limits{Usual: len(in) + 1}) || !r.Full(now, -1, Limits{Usual: len(in)}) {
 					t.Fatal("it is full at its limit, and not before")

@@ -30,7 +30,9 @@ type DeniedError struct {
 }
 
 func (e *DeniedError) Error() string {
-	return fmt.Sprintf("backhaul: owner %q and this node do not accept each other: %s", e.Peer, e.Words)
+	return fmt.Sprintf(
+		"backhaul: owner %q and this node do not accept each other: %s", e.Peer, e.Words,
+	)
 }
 
 func (e *DeniedError) Unwrap() error { return e.err }
@@ -60,7 +62,10 @@ func BindingOf(t *tls.Conn) ([]byte, error) {
 	s := t.ConnectionState()
 	b, err := s.ExportKeyingMaterial(hop.ExporterLabel, nil, hop.BindingSize)
 	if err != nil {
-		return nil, fmt.Errorf("backhaul: the key cannot be bound to this TLS connection; set tls.Config.MinVersion to tls.VersionTLS13 at both ends: %w", err)
+		return nil, fmt.Errorf(
+			"backhaul: the key cannot be bound to this TLS connection; set tls.Config.MinVersion to tls.VersionTLS13 at both ends: %w",
+			err,
+		)
 	}
 	return b, nil
 }
@@ -74,7 +79,9 @@ func newNonce() (n [hop.NonceSize]byte) {
 // use: in clear when the owner has proven itself, over TLS as soon as that is under way. whole says
 // that all that is written first may go out before the owner's proof, as in HTTP/2, whose
 // connections begin with nothing that a request has brought.
-func Authenticate(ctx context.Context, c net.Conn, peer string, keys []hop.AuthKey, whole bool) (net.Conn, error) {
+func Authenticate(
+	ctx context.Context, c net.Conn, peer string, keys []hop.AuthKey, whole bool,
+) (net.Conn, error) {
 	t := TLSOf(c)
 	if t == nil && len(keys) == 0 {
 		return c, nil
@@ -147,10 +154,18 @@ func readReply(c net.Conn) ([]byte, error) {
 // of theirs.
 func tlsDenied(peer string, err error) error {
 	if v, ok := errors.AsType[*tls.CertificateVerificationError](err); ok {
-		return &DeniedError{peer, "this node does not accept its certificate; see tls.Config.RootCAs and ServerName: " + v.Err.Error(), err}
+		return &DeniedError{
+			peer,
+			"this node does not accept its certificate; see tls.Config.RootCAs and ServerName: " + v.Err.Error(),
+			err,
+		}
 	}
 	if alert, ok := remoteAlert(err); ok && aboutCertificates(alert) {
-		return &DeniedError{peer, "it does not accept this node's certificate; see tls.Config.Certificates here and ClientCAs there: " + err.Error(), err}
+		return &DeniedError{
+			peer,
+			"it does not accept this node's certificate; see tls.Config.Certificates here and ClientCAs there: " + err.Error(),
+			err,
+		}
 	}
 	return err
 }

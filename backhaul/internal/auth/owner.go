@@ -28,7 +28,9 @@ type Owner struct {
 }
 
 func NewOwnerListener(l net.Listener, o *Owner) net.Listener {
-	return &ownerListener{Listener: l, owner: o, pending: NewPending(DefaultUnauthenticated), limit: AuthTimeout}
+	return &ownerListener{
+		Listener: l, owner: o, pending: NewPending(DefaultUnauthenticated), limit: AuthTimeout,
+	}
 }
 
 const (
@@ -300,8 +302,11 @@ const (
 func (c *OwnerConn) forbid(words string) error {
 	c.Conn.SetWriteDeadline(time.Now().Add(LingerFor)) //nolint:errcheck // it is closed in any case
 	text := "Forbidden: " + words + "\n"
-	fmt.Fprintf(c.Conn, "HTTP/1.1 403 Forbidden\r\nContent-Type: text/plain; charset=utf-8\r\nContent-Length: %d\r\nConnection: close\r\n%s: %s\r\n\r\n%s",
-		len(text), hop.HeaderFault, hop.AppendFault(nil, hop.FailureDenied, words), text)
+	fmt.Fprintf(
+		c.Conn,
+		"HTTP/1.1 403 Forbidden\r\nContent-Type: text/plain; charset=utf-8\r\nContent-Length: %d\r\nConnection: close\r\n%s: %s\r\n\r\n%s",
+		len(text), hop.HeaderFault, hop.AppendFault(nil, hop.FailureDenied, words), text,
+	)
 	c.linger(c.Conn)
 	return &strangerError{words}
 }
@@ -316,7 +321,8 @@ func (c *OwnerConn) linger(conn net.Conn) {
 // Knows reports whether a request has come over a connection that was authenticated for this owner,
 // and by which node where a certificate says so.
 func (o *Owner) Knows(r *http.Request) (node balance.NodeID, ok bool) {
-	if c, _ := r.Context().Value(ownerConnKey{}).(*OwnerConn); c != nil && c.Owner == o && c.Known.Load() {
+	if c, _ := r.Context().Value(ownerConnKey{}).(*OwnerConn); c != nil && c.Owner == o &&
+		c.Known.Load() {
 		return c.node, true
 	}
 	if o.Certificate != nil && r.TLS != nil && len(r.TLS.VerifiedChains) > 0 {

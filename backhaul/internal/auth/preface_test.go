@@ -49,7 +49,11 @@ func FuzzPreface(f *testing.F) {
 	f.Add(append(bytes.Clone(hello), make([]byte, hop.ProofSize)...))
 	f.Add(hop.AppendHello(nil, keys, nonce, make([]byte, hop.BindingSize)))
 	f.Add(hello[:20])
-	f.Add([]byte("\x00ebbK2\r\nand more than any other version needs, whatever it may look like, and so on, and so on, and so on"))
+	f.Add(
+		[]byte(
+			"\x00ebbK2\r\nand more than any other version needs, whatever it may look like, and so on, and so on, and so on",
+		),
+	)
 	f.Add([]byte{})
 	f.Fuzz(func(t *testing.T, b []byte) {
 		s := &recorded{in: bytes.NewReader(b)}
@@ -80,7 +84,8 @@ func FuzzPreface(f *testing.F) {
 		if _, why := hop.JudgeReply(b, hello, keys, nil); why == "" {
 			t.Fatalf("%q is a reply", b)
 		}
-		if reply, err := readReply(&recorded{in: bytes.NewReader(b)}); err == nil && len(reply) > hop.ReplySize {
+		if reply, err := readReply(&recorded{in: bytes.NewReader(b)}); err == nil &&
+			len(reply) > hop.ReplySize {
 			t.Fatalf("%q: %d bytes of a reply", b, len(reply))
 		} else if err != nil && len(b) >= hop.MagicSize && !bytes.HasPrefix(b, []byte(hop.ReplyMagic)) {
 			t.Fatalf("%q: %v", b, err)

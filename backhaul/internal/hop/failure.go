@@ -58,7 +58,10 @@ const (
 	failures
 )
 
-var failureNames = [failures]string{"none", "dial", "stale", "unsent", "denied", "unread", "reset", "timeout", "malformed", "answer", "client", "refused", "limit", "deadline"}
+var failureNames = [failures]string{
+	"none", "dial", "stale", "unsent", "denied", "unread", "reset", "timeout", "malformed", "answer",
+	"client", "refused", "limit", "deadline",
+}
 
 // String returns the failure's name as it travels between nodes and stands in logs.
 func (f Failure) String() string { return enum.String(failureNames[:], uint8(f), "failure") }

@@ -26,7 +26,9 @@ func webSocketFrame(first byte, payload int, masked bool) []byte {
 		b[1] |= 0x80
 		b = append(b, 1, 2, 3, 4)
 	}
-	return append(b, bytes.Repeat([]byte{0x88}, payload)...) // what looks like the head of a close frame
+	return append(
+		b,
+		bytes.Repeat([]byte{0x88}, payload)...) // what looks like the head of a close frame
 }
 
 func lengthPrefixed(flag byte, payload int) []byte {
@@ -41,7 +43,8 @@ func TestFramesAreFollowedHoweverTheyArrive(t *testing.T) {
 		var stream []byte
 		ends := []int{0}
 		for range rapid.IntRange(0, 6).Draw(t, "frames") {
-			size := rapid.OneOf(rapid.SampledFrom([]int{0, 1, 125, 126, 65535, 65536}), rapid.IntRange(0, 300)).Draw(t, "size")
+			size := rapid.OneOf(rapid.SampledFrom([]int{0, 1, 125, 126, 65535, 65536}), rapid.IntRange(0, 300)).
+				Draw(t, "size")
 			switch kind {
 			case FramingLines:
 				stream = append(stream, strings.Repeat("x", size)+"\n"...)
@@ -105,7 +108,9 @@ func TestFrames(t *testing.T) {
 		{"any place", FramingNone, []byte("whatever"), true, false, false, 0},
 	} {
 		f := Frames{Kind: c.kind}
-		if n := f.Pass(c.in, false); n != len(c.in) || f.Whole() != c.whole || f.Closing != c.closing || f.lost != c.lost || f.Count != c.count {
+		if n := f.Pass(c.in, false); n != len(c.in) || f.Whole() != c.whole || f.Closing != c.closing ||
+			f.lost != c.lost ||
+			f.Count != c.count {
 			t.Errorf("%s: passed %d of %d, %+v", c.name, n, len(c.in), f)
 		}
 	}

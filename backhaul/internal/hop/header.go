@@ -21,7 +21,10 @@ const (
 
 // IsInternal reports whether a header belongs to the hop.
 func IsInternal(name string) bool {
-	return len(name) >= len(headerPrefix) && (name[3] == '-' || name[3] == '_') && name[0]|0x20 == 'e' && name[1]|0x20 == 'b' && name[2]|0x20 == 'b'
+	return len(name) >= len(headerPrefix) && (name[3] == '-' || name[3] == '_') &&
+		name[0]|0x20 == 'e' &&
+		name[1]|0x20 == 'b' &&
+		name[2]|0x20 == 'b'
 }
 
 // StripInternal removes the headers of the hop.
@@ -35,7 +38,8 @@ func StripInternal(h map[string][]string) {
 
 // IsTokenRune reports whether a header's name may contain r (RFC 9110, 5.6.2).
 func IsTokenRune(r rune) bool {
-	return r >= '0' && r <= '9' || r >= 'a' && r <= 'z' || r >= 'A' && r <= 'Z' || strings.ContainsRune("!#$%&'*+-.^_`|~", r)
+	return r >= '0' && r <= '9' || r >= 'a' && r <= 'z' || r >= 'A' && r <= 'Z' ||
+		strings.ContainsRune("!#$%&'*+-.^_`|~", r)
 }
 
 func IsGRPC(mediaType string) bool {
@@ -74,7 +78,10 @@ func CopyHeader(dst, src map[string][]string, upgrade []string) {
 
 func hopByHop(k string) bool {
 	switch k {
-	case "Connection", "Keep-Alive", "Proxy-Connection", "Proxy-Authenticate", "Proxy-Authorization", "Te", "Trailer", "Transfer-Encoding", "Upgrade":
+	case "Connection",
+		"Keep-Alive", "Proxy-Connection", "Proxy-Authenticate", "Proxy-Authorization", "Te", "Trailer",
+		"Transfer-Encoding",
+		"Upgrade":
 		return true
 	}
 	return false
@@ -187,7 +194,8 @@ func Switched(asked map[string][]string, status int, answer map[string][]string)
 // PassesAsTrailer reports whether a request's trailer is passed on: none of the hop, and none that
 // the recipient may take for a header that frames or routes the request (RFC 9110, 6.5.1).
 func PassesAsTrailer(k string) bool {
-	if k == "" || IsInternal(k) || hopByHop(k) || strings.ContainsFunc(k, func(r rune) bool { return !IsTokenRune(r) }) {
+	if k == "" || IsInternal(k) || hopByHop(k) ||
+		strings.ContainsFunc(k, func(r rune) bool { return !IsTokenRune(r) }) {
 		return false
 	}
 	switch k {

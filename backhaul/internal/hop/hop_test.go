@@ -40,7 +40,10 @@ func TestDecisionTable(t *testing.T) {
 		if got := row.failure.Certainty(); got != row.certainty {
 			t.Errorf("%v: %v, want %v", row.failure, got, row.certainty)
 		}
-		got := []Next{decide(false, BodyWhole), decide(true, BodyWhole), decide(false, BodySpent), decide(true, BodySpent)}
+		got := []Next{
+			decide(false, BodyWhole), decide(true, BodyWhole), decide(false, BodySpent),
+			decide(true, BodySpent),
+		}
 		if d := cmp.Diff([]Next{row.plain, row.idem, row.spent, row.idemSpent}, got); d != "" {
 			t.Errorf("%v: %s", row.failure, d)
 		}
@@ -58,7 +61,10 @@ func TestBudgetsAreApart(t *testing.T) {
 	for range 6 {
 		got = append(got, s.Bounced(l, 0))
 	}
-	want := []Next{NextElsewhere, NextElsewhere, NextRound, NextElsewhere, NextElsewhere, NextElsewhere, NextRound, NextElsewhere, NextElsewhere, NextGiveUp}
+	want := []Next{
+		NextElsewhere, NextElsewhere, NextRound, NextElsewhere, NextElsewhere, NextElsewhere, NextRound,
+		NextElsewhere, NextElsewhere, NextGiveUp,
+	}
 	if d := cmp.Diff(want, got); d != "" {
 		t.Error(d)
 	}
@@ -87,7 +93,8 @@ func TestAPickerThatWaitsMayBeginManyRounds(t *testing.T) {
 	}
 	for i := range 100 { // it does not wait any more: we pause for it
 		s.Renewed(0)
-		if v := s.Bounced(l, time.Second); v != NextRound || s.Pause() < min(pauseFirst<<min(i, 10), pauseMax) {
+		if v := s.Bounced(l, time.Second); v != NextRound ||
+			s.Pause() < min(pauseFirst<<min(i, 10), pauseMax) {
 			t.Fatalf("hot round %d: %v, pause %v", i, v, s.Pause())
 		}
 	}
@@ -114,10 +121,14 @@ func TestPausesGrowToABound(t *testing.T) {
 func anyLoad(t *rapid.T) balance.Load {
 	limit := rapid.IntRange(0, balance.MaxLimit)
 	return balance.Load{
-		InFlight: limit.Draw(t, "inFlight"), Limits: balance.Limits{Soft: limit.Draw(t, "soft"), Hard: limit.Draw(t, "hard")},
-		State:     balance.State(rapid.Uint8Range(0, uint8(balance.StateFailed)).Draw(t, "state")),
-		Cordon:    balance.Cordon(rapid.Uint8Range(0, uint8(balance.CordonHard)).Draw(t, "cordon")),
-		CordonGen: rapid.Uint64().Draw(t, "gen"), Epoch: rapid.Uint64().Draw(t, "epoch"), Seq: rapid.Uint64().Draw(t, "seq"),
+		InFlight: limit.Draw(
+			t, "inFlight",
+		), Limits: balance.Limits{Soft: limit.Draw(t, "soft"), Hard: limit.Draw(t, "hard")},
+		State:  balance.State(rapid.Uint8Range(0, uint8(balance.StateFailed)).Draw(t, "state")),
+		Cordon: balance.Cordon(rapid.Uint8Range(0, uint8(balance.CordonHard)).Draw(t, "cordon")),
+		CordonGen: rapid.Uint64().
+			Draw(t, "gen"),
+		Epoch: rapid.Uint64().Draw(t, "epoch"), Seq: rapid.Uint64().Draw(t, "seq"),
 	}
 }
 
@@ -142,8 +153,14 @@ func TestLoadTravels(t *testing.T) {
 func TestWhatEdgesAndOwnersSayTravels(t *testing.T) {
 	rapid.Check(t, func(t *rapid.T) {
 		name := rapid.OneOf(rapid.StringN(1, 20, 40), rapid.StringMatching(`[a-z0-9.-]{1,20}`))
-		want := To{App: balance.AppID(name.Draw(t, "app")), Machine: balance.MachineID(name.Draw(t, "id")), CordonGen: rapid.Uint64().Draw(t, "gen"),
-			Node: balance.NodeID(rapid.String().Draw(t, "node")), Token: rapid.OneOf(rapid.Just(uint64(0)), rapid.Uint64()).Draw(t, "slot")}
+		want := To{
+			App: balance.AppID(name.Draw(t, "app")), Machine: balance.MachineID(name.Draw(t, "id")),
+			CordonGen: rapid.Uint64().Draw(t, "gen"),
+			Node: balance.NodeID(
+				rapid.String().Draw(t, "node"),
+			),
+			Token: rapid.OneOf(rapid.Just(uint64(0)), rapid.Uint64()).Draw(t, "slot"),
+		}
 		s := string(AppendTo(nil, want))
 		if strings.ContainsFunc(s, func(r rune) bool { return r <= ' ' || r >= 0x7f }) {
 			t.Fatalf("%q is not fit for a header", s)
@@ -235,7 +252,8 @@ func FuzzParseFault(f *testing.F) {
 		if kind == FailureNone || kind >= failures {
 			t.Fatalf("%q: %v", s, kind)
 		}
-		if again, w := ParseFault(string(AppendFault(nil, kind, words))); again != kind || w != words[:min(len(words), maxFault)] {
+		if again, w := ParseFault(string(AppendFault(nil, kind, words))); again != kind ||
+			w != words[:min(len(words), maxFault)] {
 			t.Fatalf("%q: %v %q, then %v %q", s, kind, words, again, w)
 		}
 		ParseBounce(s)

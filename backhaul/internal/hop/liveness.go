@@ -70,5 +70,6 @@ func (l Liveness) Look(t TCPState, since time.Duration) Liveness {
 
 // Dead reports whether the connection is to be given up; t is what the last look saw.
 func (l Liveness) Dead(t TCPState, bound time.Duration) bool {
-	return l.waits && l.silent >= bound && (t.Probes >= minProbes || t.Unacked > 0 && t.Resent-l.resent >= minResent)
+	return l.waits && l.silent >= bound &&
+		(t.Probes >= minProbes || t.Unacked > 0 && t.Resent-l.resent >= minResent)
 }

@@ -53,7 +53,10 @@ func ParseTo(s string) (t To, ok bool) {
 	if !ok || !ok1 || !ok2 || !ok3 || a == "" || i == "" {
 		return To{}, false
 	}
-	return To{App: balance.AppID(a), Machine: balance.MachineID(i), CordonGen: g, Node: balance.NodeID(n), Token: slot}, true
+	return To{
+		App: balance.AppID(a), Machine: balance.MachineID(i), CordonGen: g, Node: balance.NodeID(n),
+		Token: slot,
+	}, true
 }
 
 // maxFault bounds the words that go with a fault.
@@ -155,7 +158,8 @@ func ParseLoad(s string) (l balance.Load, ok bool) {
 			return balance.Load{}, false
 		}
 	}
-	if max(n[0], n[1], n[2]) > balance.MaxLimit || n[3] > uint64(balance.StateFailed) || n[4] > uint64(balance.CordonHard) {
+	if max(n[0], n[1], n[2]) > balance.MaxLimit || n[3] > uint64(balance.StateFailed) ||
+		n[4] > uint64(balance.CordonHard) {
 		return balance.Load{}, false
 	}
 	return balance.Load{

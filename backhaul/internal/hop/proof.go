@@ -190,7 +190,9 @@ func JudgeHello(hello []byte, keys []AuthKey, binding []byte) (key int, s authSt
 }
 
 // AppendReply writes the reply to a hello that was proven by k.
-func AppendReply(b []byte, s authStatus, k AuthKey, hello []byte, nonce [NonceSize]byte, binding []byte) []byte {
+func AppendReply(
+	b []byte, s authStatus, k AuthKey, hello []byte, nonce [NonceSize]byte, binding []byte,
+) []byte {
 	at := len(b)
 	b = append(b, ReplyMagic...)
 	b = append(b, byte(s))

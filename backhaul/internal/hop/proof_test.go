@@ -14,7 +14,9 @@ var (
 )
 
 // prefaceOf does the whole exchange and returns its messages, with what each end says.
-func prefaceOf(edge, owner []AuthKey, edgeBinding, ownerBinding []byte) (hello, reply, confirm []byte, s authStatus, why refusal) {
+func prefaceOf(
+	edge, owner []AuthKey, edgeBinding, ownerBinding []byte,
+) (hello, reply, confirm []byte, s authStatus, why refusal) {
 	hello = AppendHello(nil, edge, nonceA, edgeBinding)
 	mine, s := JudgeHello(hello, owner, ownerBinding)
 	if s > AuthConfirm {
@@ -58,7 +60,10 @@ func TestEndsWithACommonKeyAcceptEachOther(t *testing.T) {
 			}
 			_, _, _, got, why := prefaceOf(edge, owner, binding, binding)
 			if got != want || (why == "") != (want <= AuthConfirm) {
-				t.Errorf("edge %q, owner %q, bound %v: %d, %q; want %d", tt.edge, tt.owner, binding != nil, got, why, want)
+				t.Errorf(
+					"edge %q, owner %q, bound %v: %d, %q; want %d", tt.edge, tt.owner, binding != nil, got, why,
+					want,
+				)
 			}
 			if want > AuthConfirm && string(why) != want.words() {
 				t.Errorf("edge %q, owner %q: says %q", tt.edge, tt.owner, why)
@@ -138,7 +143,9 @@ func TestNoOtherMessageWillDo(t *testing.T) {
 		if _, why := JudgeReply(reply, again, keys, binding); why != refusalForged {
 			t.Errorf("a reply to another hello: %q", why)
 		}
-		second := AppendReply(nil, authStatus(reply[MagicSize]), keys[0], hello, [NonceSize]byte{9}, binding)
+		second := AppendReply(
+			nil, authStatus(reply[MagicSize]), keys[0], hello, [NonceSize]byte{9}, binding,
+		)
 		if Confirms(confirm, keys[0], hello, second) {
 			t.Error("a confirmation is good for another connection")
 		}
@@ -166,7 +173,9 @@ func TestRefusalsSayWhatToDo(t *testing.T) {
 			t.Errorf("status %d: %q, %q", s, why, OwnerWords[s])
 		}
 	}
-	if _, why := JudgeReply(AppendRefusal(nil, authStatuses), nil, AuthKeys("k"), nil); !strings.Contains(string(why), "does not know") {
+	if _, why := JudgeReply(AppendRefusal(nil, authStatuses), nil, AuthKeys("k"), nil); !strings.Contains(
+		string(why), "does not know",
+	) {
 		t.Errorf("a status of a later version: %q", why)
 	}
 	for _, b := range []string{"", "HTTP/1.1 400 Bad Request\r\n\r\n", strings.Repeat("x", ReplySize), ReplyMagic} {

@@ -84,7 +84,9 @@ func rawFrame(kind, flags byte, stream uint32, payload ...byte) []byte {
 }
 
 func FuzzSettings(f *testing.F) {
-	f.Add(rawFrame(FrameSettings, 0, 0, 0, SettingStreams, 0, 0, 0, 10, 0, settingWindow, 0, 1, 0, 0), 3)
+	f.Add(
+		rawFrame(FrameSettings, 0, 0, 0, SettingStreams, 0, 0, 0, 10, 0, settingWindow, 0, 1, 0, 0), 3,
+	)
 	f.Add([]byte(ClientPreface), 7)
 	f.Fuzz(func(t *testing.T, b []byte, at int) {
 		var whole, parts Settings
@@ -92,7 +94,8 @@ func FuzzSettings(f *testing.F) {
 		at = max(0, min(at, len(b)))
 		parts.Feed(b[:at])
 		parts.Feed(b[at:])
-		if whole.Done != parts.Done || whole.OK != parts.OK || whole.Streams != parts.Streams || whole.Window != parts.Window {
+		if whole.Done != parts.Done || whole.OK != parts.OK || whole.Streams != parts.Streams ||
+			whole.Window != parts.Window {
 			t.Errorf("%+v in one piece, %+v in two", whole, parts)
 		}
 		Sniff(b)

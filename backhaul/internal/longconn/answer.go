@@ -33,9 +33,13 @@ type answer struct {
 }
 
 func (c *Register) watchAnswer(
-	age time.Duration, machine balance.MachineKey, class balance.Class, kind hop.Framing, resp *http.Response, x *pool.Exchange, body *GRPCBody,
+	age time.Duration, machine balance.MachineKey, class balance.Class, kind hop.Framing,
+	resp *http.Response, x *pool.Exchange, body *GRPCBody,
 ) Watched {
-	o := &answer{long: long{in: c, machine: machine, class: class}, resp: resp, body: resp.Body, conn: x.Conn, stream: x.Stream, request: body, began: time.Now(), age: age}
+	o := &answer{
+		long: long{in: c, machine: machine, class: class}, resp: resp, body: resp.Body, conn: x.Conn,
+		stream: x.Stream, request: body, began: time.Now(), age: age,
+	}
 	o.frames.Kind = kind
 	o.endable = o
 	if body != nil {

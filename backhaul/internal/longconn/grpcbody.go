@@ -37,10 +37,14 @@ type took struct {
 
 // NewGRPCBody returns nil for a request that is no gRPC call.
 func NewGRPCBody(r *http.Request) *GRPCBody {
-	if r.ProtoMajor != 2 || r.Body == nil || r.Body == http.NoBody || !hop.IsGRPC(hop.MediaType(r.Header)) {
+	if r.ProtoMajor != 2 || r.Body == nil || r.Body == http.NoBody ||
+		!hop.IsGRPC(hop.MediaType(r.Header)) {
 		return nil
 	}
-	return &GRPCBody{ReadCloser: r.Body, shut: make(chan struct{}), got: make(chan took, 1), frames: hop.Frames{Kind: hop.FramingGRPC}}
+	return &GRPCBody{
+		ReadCloser: r.Body, shut: make(chan struct{}), got: make(chan took, 1),
+		frames: hop.Frames{Kind: hop.FramingGRPC},
+	}
 }
 
 // finish ends the client's messages after the present one. It reports whether that is any news to

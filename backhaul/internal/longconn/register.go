@@ -108,7 +108,9 @@ func (c *Register) NotifyIdle(m balance.Machine, of balance.Class, quiet, within
 	c.notify(m, of, within, func(l *long) bool { return l.idle(now, quiet) })
 }
 
-func (c *Register) notify(m balance.Machine, of balance.Class, within time.Duration, which func(*long) bool) {
+func (c *Register) notify(
+	m balance.Machine, of balance.Class, within time.Duration, which func(*long) bool,
+) {
 	var list []*long
 	c.mu.Lock()
 	for l := range c.each(m, of) {
@@ -190,8 +192,12 @@ func (c *Register) remove(l *long) {
 // Watch registers what resp, the answer to a request, makes of its exchange, and puts itself
 // between: into resp.Body. It returns nil where the exchange is a request. age is how long a gRPC
 // call is one. The caller has leave called before it leaves the machine's gate.
-func (c *Register) Watch(age time.Duration, machine balance.MachineKey, req *http.Request, resp *http.Response, x *pool.Exchange, body *GRPCBody) Watched {
-	if resp.StatusCode != http.StatusSwitchingProtocols && (resp.ContentLength != -1 || resp.Body == http.NoBody) {
+func (c *Register) Watch(
+	age time.Duration, machine balance.MachineKey, req *http.Request, resp *http.Response,
+	x *pool.Exchange, body *GRPCBody,
+) Watched {
+	if resp.StatusCode != http.StatusSwitchingProtocols &&
+		(resp.ContentLength != -1 || resp.Body == http.NoBody) {
 		return nil
 	}
 	if resp.StatusCode == http.StatusSwitchingProtocols {
@@ -199,7 +205,9 @@ func (c *Register) Watch(age time.Duration, machine balance.MachineKey, req *htt
 	}
 	class, kind := balance.ClassEvents, hop.FramingNone
 	switch t := hop.MediaType(resp.Header); {
-	case t == "text/event-stream", t == "application/x-ndjson", t == "application/jsonl", t == "application/json-seq":
+	case t == "text/event-stream",
+		t == "application/x-ndjson", t == "application/jsonl",
+		t == "application/json-seq":
 		if resp.Header["Content-Encoding"] == nil {
 			kind = hop.FramingLines
 		}

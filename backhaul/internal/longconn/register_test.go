@@ -102,9 +102,15 @@ func TestClassesHaveAPlaceInTheRegister(t *testing.T) {
 	for i := range classCount {
 		class := balance.Class(1 << i)
 		want = append(want, class)
-		c.add(&long{in: c, machine: balance.MachineKey{App: "web", ID: "m1"}, class: class, endable: &tunnel{}})
+		c.add(
+			&long{
+				in: c, machine: balance.MachineKey{App: "web", ID: "m1"}, class: class, endable: &tunnel{},
+			},
+		)
 	}
 	if slices.Max(want) != balance.ClassTCP || c.Long(m1, balance.ClassAll) != classCount {
-		t.Errorf("the register has %d places and knows %d connections", classCount, c.Long(m1, balance.ClassAll))
+		t.Errorf(
+			"the register has %d places and knows %d connections", classCount, c.Long(m1, balance.ClassAll),
+		)
 	}
 }

@@ -37,14 +37,17 @@ type tunnel struct {
 	client hop.Frames // of the client; the writer's
 }
 
-func (c *Register) watchUpgrade(machine balance.MachineKey, resp *http.Response, x *pool.Exchange) Watched {
+func (c *Register) watchUpgrade(
+	machine balance.MachineKey, resp *http.Response, x *pool.Exchange,
+) Watched {
 	rw, ok := resp.Body.(io.ReadWriteCloser)
 	if !ok {
 		return nil // nobody can use it
 	}
 	t := &tunnel{long: long{in: c, machine: machine}, rw: rw, wire: x.Conn.Wire}
 	t.class = balance.ClassTCP
-	if v := resp.Header["Upgrade"]; len(v) > 0 && strings.EqualFold(strings.TrimSpace(v[0]), "websocket") {
+	if v := resp.Header["Upgrade"]; len(v) > 0 &&
+		strings.EqualFold(strings.TrimSpace(v[0]), "websocket") {
 		t.class = balance.ClassWebSocket
 		t.frames.Kind, t.client.Kind = hop.FramingWebSocket, hop.FramingWebSocket
 	}

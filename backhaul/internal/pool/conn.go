@@ -38,7 +38,9 @@ type Conn struct {
 
 // roundTrip sends a request over HTTP/1.1 and returns the answer with its body, or says how that
 // failed. body is the request's body if it has one.
-func (c *Conn) roundTrip(req *http.Request, body *reader, x *Exchange) (*http.Response, hop.Failure, error) {
+func (c *Conn) roundTrip(
+	req *http.Request, body *reader, x *Exchange,
+) (*http.Response, hop.Failure, error) {
 	wrote, got := c.Wire.wrote.Load(), c.Wire.got.Load()
 	c.Wire.follow.bodiless.Store(req.Method == http.MethodHead)
 	resp, err := c.send(req, body)

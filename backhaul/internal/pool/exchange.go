@@ -104,7 +104,9 @@ func (u *Used) Sent() bool { return u.last == nil || u.last.s.delivered(u.last) 
 // first one on each.
 const MaxStale = 2
 
-var errSwitched = errors.New("backhaul: the machine switched to a protocol that the request did not ask for")
+var errSwitched = errors.New(
+	"backhaul: the machine switched to a protocol that the request did not ask for",
+)
 
 // MaxOwn is how many connections of its own a request gets. A peer that refuses even the first
 // stream will not take it.

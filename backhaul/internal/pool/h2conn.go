@@ -62,7 +62,9 @@ func open(req *http.Request, word func()) (*http.Request, *Stream) {
 }
 
 // roundTrip2 is roundTrip over a stream. ctx is the request's own context.
-func (c *Conn) roundTrip2(ctx context.Context, req *http.Request, s *Stream, body *reader, x *Exchange) (*http.Response, hop.Failure, error) {
+func (c *Conn) roundTrip2(
+	ctx context.Context, req *http.Request, s *Stream, body *reader, x *Exchange,
+) (*http.Response, hop.Failure, error) {
 	if body != nil {
 		body.closed = s.aborted
 	}

@@ -124,7 +124,8 @@ func (m *mux) get(ctx context.Context, x *Exchange) (c *Conn, reused bool, err e
 		if m.failed != failed && m.dialing == 0 {
 			return nil, false, m.err
 		}
-		if m.failed == failed && m.dialing*cmp.Or(m.perConn, usualStreams) <= m.waiting && len(m.Conns)+m.dialing < maxConns {
+		if m.failed == failed && m.dialing*cmp.Or(m.perConn, usualStreams) <= m.waiting &&
+			len(m.Conns)+m.dialing < maxConns {
 			m.start(ctx, x, m.class)
 		}
 		m.waiting++
@@ -256,7 +257,9 @@ func (m *mux) start(ctx context.Context, x *Exchange, class int) {
 	}()
 }
 
-func (m *mux) dial(ctx context.Context, dial Dialer, limit time.Duration, class int) (*Conn, error) {
+func (m *mux) dial(
+	ctx context.Context, dial Dialer, limit time.Duration, class int,
+) (*Conn, error) {
 	if limit > 0 {
 		var cancel context.CancelFunc
 		ctx, cancel = context.WithTimeout(ctx, limit)
@@ -285,9 +288,14 @@ func (m *mux) dial(ctx context.Context, dial Dialer, limit time.Duration, class 
 		case err != nil:
 			return nil, err
 		case h.forbidden:
-			return nil, &auth.DeniedError{Peer: m.key.Name.ID, Words: "it wants to know who this is: set Config.Key to its HandlerConfig.Key, or show a certificate"}
+			return nil, &auth.DeniedError{
+				Peer:  m.key.Name.ID,
+				Words: "it wants to know who this is: set Config.Key to its HandlerConfig.Key, or show a certificate",
+			}
 		}
-		return nil, errors.New("backhaul: the peer does not speak HTTP/2 without TLS: serve the hop with NewServer")
+		return nil, errors.New(
+			"backhaul: the peer does not speak HTTP/2 without TLS: serve the hop with NewServer",
+		)
 	}
 	c := &Conn{HTTP: cc, Wire: w, most: MaxStreams}
 	if n := h.settings.Streams; n > 0 {

@@ -35,7 +35,9 @@ func (pe *peer) unlock() {
 }
 
 // dial makes an HTTP/1.1 connection.
-func (pe *peer) dial(ctx context.Context, dial Dialer, limit time.Duration, epoch uint64) (*Conn, error) {
+func (pe *peer) dial(
+	ctx context.Context, dial Dialer, limit time.Duration, epoch uint64,
+) (*Conn, error) {
 	d := &dialing{pool: pe.Pool, peer: pe.name.ID, dial: dial}
 	ctx = context.WithValue(ctx, dialingKey{}, d)
 	if limit > 0 {
@@ -145,7 +147,8 @@ func (pe *peer) prepare(x *Exchange) {
 				c.Close()
 			}
 			pe.Mu.Lock()
-			if err != nil || pe.gone || epoch != pe.Epoch || p.closed.Load() || len(pe.Idle) >= min(p.Spare, p.MaxIdle) {
+			if err != nil || pe.gone || epoch != pe.Epoch || p.closed.Load() ||
+				len(pe.Idle) >= min(p.Spare, p.MaxIdle) {
 				pe.ahead = false
 				pe.Mu.Unlock()
 				return

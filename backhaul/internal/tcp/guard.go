@@ -19,7 +19,9 @@ const maxRTO = 2 * time.Second
 // such probes: see guards. What is not TCP, or hides it, stays as it is.
 func KeepAlive(c net.Conn) {
 	if t := tcpinfo.TCP(c); t != nil {
-		t.SetKeepAliveConfig(net.KeepAliveConfig{Enable: true, Idle: 2 * time.Second, Interval: time.Second, Count: 3})
+		t.SetKeepAliveConfig(
+			net.KeepAliveConfig{Enable: true, Idle: 2 * time.Second, Interval: time.Second, Count: 3},
+		)
 		tcpinfo.BoundRetries(t, maxRTO)
 	}
 }
@@ -95,7 +97,9 @@ func (g *Guarded) Err(err error) error {
 	return err
 }
 
-const ErrSilent = TimeoutError("backhaul: the peer is gone: it has answered nothing that was sent to it for some seconds")
+const ErrSilent = TimeoutError(
+	"backhaul: the peer is gone: it has answered nothing that was sent to it for some seconds",
+)
 
 func (g *Guards) add(c *Guarded) {
 	g.Mu.Lock()

@@ -114,7 +114,9 @@ func TestStreamIsBounded(t *testing.T) {
 			total += n
 		}
 		if total > Window || len(s.ring) > Window || s.marks.Len()*markCost > Window {
-			t.Errorf("writes of %d: %d bytes in a ring of %d and %d marks", size, total, len(s.ring), s.marks.Len())
+			t.Errorf(
+				"writes of %d: %d bytes in a ring of %d and %d marks", size, total, len(s.ring), s.marks.Len(),
+			)
 		}
 		if size >= 1000 && total < Window/2 {
 			t.Errorf("writes of %d: full at %d bytes", size, total)

@@ -162,7 +162,9 @@ func TestEstimatorStat(t *testing.T) {
 	}
 	e.Lose()
 	s := e.Stat(now.Add(time.Second))
-	if s.Base != 40*ms || s.P90 != 57*ms || s.Samples != 20 || s.Age != time.Second || s.Loss != (Fraction{1, 21}) || !s.Kernel {
+	if s.Base != 40*ms || s.P90 != 57*ms || s.Samples != 20 || s.Age != time.Second ||
+		s.Loss != (Fraction{1, 21}) ||
+		!s.Kernel {
 		t.Errorf("%+v", s)
 	}
 }
@@ -293,7 +295,10 @@ func BenchmarkObserve(b *testing.B) {
 			r := uint64(1)
 			for i := range xs {
 				r = r*6364136223846793005 + 1442695040888963407
-				xs[i] = Sample{RTT: 50*ms + time.Duration(float64((r)>>11)/(1<<53)*float64(noise)/100*float64(50*ms)), Source: SourceUDP, Kernel: true}
+				xs[i] = Sample{
+					RTT:    50*ms + time.Duration(float64((r)>>11)/(1<<53)*float64(noise)/100*float64(50*ms)),
+					Source: SourceUDP, Kernel: true,
+				}
 			}
 			var e Estimator
 			now := epoch
@@ -311,7 +316,9 @@ func BenchmarkObserve(b *testing.B) {
 func BenchmarkStat(b *testing.B) {
 	var e Estimator
 	for i := range 60 {
-		e.Observe(epoch, Sample{RTT: 50*ms + time.Duration(i*7919%1000)*10*time.Microsecond, Source: SourceUDP})
+		e.Observe(
+			epoch, Sample{RTT: 50*ms + time.Duration(i*7919%1000)*10*time.Microsecond, Source: SourceUDP},
+		)
 	}
 	b.ReportAllocs()
 	for b.Loop() {

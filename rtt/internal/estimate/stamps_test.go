@@ -32,7 +32,10 @@ func TestStampsSample(t *testing.T) {
 	} {
 		s, ok := row.x.Sample(row.base)
 		if !ok || s.RTT != row.want || s.Kernel != row.kernel {
-			t.Errorf("%s: %v kernel=%v ok=%v, want %v kernel=%v", row.name, s.RTT, s.Kernel, ok, row.want, row.kernel)
+			t.Errorf(
+				"%s: %v kernel=%v ok=%v, want %v kernel=%v", row.name, s.RTT, s.Kernel, ok, row.want,
+				row.kernel,
+			)
 		}
 	}
 	if s, ok := (Stamps{User: 0}).Sample(0); !ok || s.RTT != tick {
@@ -55,7 +58,9 @@ func TestStampsIsBounded(t *testing.T) {
 		})
 		x := Stamps{
 			User: d.Draw(t, "user"), Queued: d.Draw(t, "queued"), Stamped: rapid.Bool().Draw(t, "stamped"),
-			Drift: d.Draw(t, "drift"), Residence: d.Draw(t, "residence"), FarStamped: rapid.Bool().Draw(t, "far"),
+			Drift: d.Draw(
+				t, "drift",
+			), Residence: d.Draw(t, "residence"), FarStamped: rapid.Bool().Draw(t, "far"),
 		}
 		s, ok := x.Sample(d.Draw(t, "base"))
 		if ok != (x.User >= 0 && x.User <= MaxRTT) {

@@ -24,9 +24,15 @@ func TestPacketRoundTrip(t *testing.T) {
 	rapid.Check(t, func(t *rapid.T) {
 		u := rapid.Uint64()
 		want := Packet{
-			kind: rapid.SampledFrom([]byte{typeProbe, typeReply}).Draw(t, "kind"), flags: rapid.Byte().Draw(t, "flags"),
-			prober: u.Draw(t, "prober"), seq: u.Draw(t, "seq"), nonce: u.Draw(t, "nonce"), received: u.Draw(t, "received"),
-			sent: u.Draw(t, "sent"), count: u.Draw(t, "count"), answerer: u.Draw(t, "answerer"), hint: u.Draw(t, "hint"),
+			kind: rapid.SampledFrom([]byte{typeProbe, typeReply}).
+				Draw(t, "kind"),
+			flags: rapid.Byte().Draw(t, "flags"),
+			prober: u.Draw(
+				t, "prober",
+			), seq: u.Draw(t, "seq"), nonce: u.Draw(t, "nonce"), received: u.Draw(t, "received"),
+			sent: u.Draw(
+				t, "sent",
+			), count: u.Draw(t, "count"), answerer: u.Draw(t, "answerer"), hint: u.Draw(t, "hint"),
 		}
 		var got Packet
 		if why := c.Open(sealed(c, want), &got); why != DropNone || got != want {
@@ -102,7 +108,13 @@ func TestPacketsLookTheSameInEveryRelease(t *testing.T) {
 
 // While keys change, both are believed and the first is used.
 func TestPacketRotation(t *testing.T) {
-	old, both, next := NewCodec([][]byte{secretA}), NewCodec([][]byte{secretB, secretA}), NewCodec([][]byte{secretB})
+	old, both, next := NewCodec(
+		[][]byte{secretA},
+	), NewCodec(
+		[][]byte{secretB, secretA},
+	), NewCodec(
+		[][]byte{secretB},
+	)
 	var p Packet
 	if why := both.Open(sealed(old, Packet{kind: typeProbe}), &p); why != DropNone {
 		t.Errorf("old key: drop %d", why)

@@ -13,7 +13,12 @@ func TestChoose(t *testing.T) {
 	rapid.Check(t, func(t *rapid.T) {
 		var in []Node
 		for i := range rapid.IntRange(0, 60).Draw(t, "n") {
-			in = append(in, Node{ID: fmt.Sprint("n", i), Region: rapid.SampledFrom([]string{"x", "y", "z"}).Draw(t, "region")})
+			in = append(
+				in,
+				Node{
+					ID: fmt.Sprint("n", i), Region: rapid.SampledFrom([]string{"x", "y", "z"}).Draw(t, "region"),
+				},
+			)
 		}
 		if len(in) > 0 {
 			in = append(in, in[0]) // twice

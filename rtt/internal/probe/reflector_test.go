@@ -94,7 +94,10 @@ func TestReflectorRemembersABoundedNumber(t *testing.T) {
 func FuzzReflector(f *testing.F) {
 	f.Add([]byte{1, 2, 3}, uint8(3))
 	f.Add([]byte{0, 0, 1, 1, 255, 9}, uint8(0))
-	f.Add(append(append([]byte{0, 0x78}, bytes.Repeat([]byte{254, 1}, 600)...), 0, 0x81, 0, 0x78), uint8(24)) // forgotten, then replayed
+	f.Add(
+		append(append([]byte{0, 0x78}, bytes.Repeat([]byte{254, 1}, 600)...), 0, 0x81, 0, 0x78),
+		uint8(24),
+	) // forgotten, then replayed
 	f.Fuzz(func(t *testing.T, script []byte, key uint8) {
 		c := NewCodec([][]byte{secretA})
 		r := NewReflector(7, 20, 40, 8)
@@ -104,7 +107,13 @@ func FuzzReflector(f *testing.F) {
 		now := epoch
 		for i := 0; i+1 < len(script); i += 2 {
 			now = now.Add(time.Duration(script[i]) * ms)
-			raw := sealed(c, Packet{kind: 1 + script[i]&1, prober: uint64(script[i+1] >> 4), seq: uint64(script[i+1] & 15), nonce: uint64(i)})
+			raw := sealed(
+				c,
+				Packet{
+					kind: 1 + script[i]&1, prober: uint64(script[i+1] >> 4), seq: uint64(script[i+1] & 15),
+					nonce: uint64(i),
+				},
+			)
 			forged := script[i]&2 != 0
 			if forged {
 				raw[int(key)%len(raw)] ^= 1 + key

@@ -19,7 +19,8 @@ func TestNear(t *testing.T) {
 	}
 	var r Ranking
 	near := Near(r.Update(epoch, rows))
-	if len(near) != 32+6 || !near["n00"] || !near["n31"] || near["n32"] || !near["n40"] || !near["n90"] {
+	if len(near) != 32+6 || !near["n00"] || !near["n31"] || near["n32"] || !near["n40"] ||
+		!near["n90"] {
 		t.Errorf("%d near ones: %v", len(near), near)
 	}
 }

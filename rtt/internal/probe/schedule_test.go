@@ -62,7 +62,8 @@ func TestPace(t *testing.T) {
 			sent = append(sent, now.Sub(epoch))
 			p.sent(now, r.Uint64())
 		}
-		if sent[0] >= spread || sent[1]-sent[0] != quickGap || sent[2]-sent[1] != quickGap || sent[2] > 300*ms {
+		if sent[0] >= spread || sent[1]-sent[0] != quickGap || sent[2]-sent[1] != quickGap ||
+			sent[2] > 300*ms {
 			t.Fatalf("first three probes at %v, want them within 300ms", sent[:3])
 		}
 		phase = append(phase, sent[3]-sent[2])
@@ -171,7 +172,10 @@ func TestFallback(t *testing.T) {
 		var l fallback
 		now := epoch
 		play(&l, &now, 12, true, true, true, only(tcp, web))
-		if u := play(&l, &now, 90, true, true, true, only(tcp, web)); count(u, tcp) < 80 || count(u, udp) < 2 || count(u, udp) > 4 || count(u, web) > 0 {
+		if u := play(&l, &now, 90, true, true, true, only(tcp, web)); count(u, tcp) < 80 ||
+			count(u, udp) < 2 ||
+			count(u, udp) > 4 ||
+			count(u, web) > 0 {
 			t.Error(u)
 		}
 		play(&l, &now, 31, true, true, true, only(udp, tcp)) // unblocked
@@ -204,19 +208,22 @@ func TestFallback(t *testing.T) {
 			t.Error(u)
 		}
 	})
-	t.Run("many udp probes fail at once: tcp is the first to be tried, and http not while that is under way", func(t *testing.T) {
-		var l fallback
-		for range 8 {
-			l.result(epoch, udp, false)
-		}
-		var u []way
-		for i := range 8 {
-			u = append(u, l.next(epoch, true, true, true, i > 0 && i < 5))
-		}
-		if want := []way{tcp, udp, udp, udp, udp, udp, web, udp}; !slices.Equal(u, want) {
-			t.Errorf("%v, want %v", u, want)
-		}
-	})
+	t.Run(
+		"many udp probes fail at once: tcp is the first to be tried, and http not while that is under way",
+		func(t *testing.T) {
+			var l fallback
+			for range 8 {
+				l.result(epoch, udp, false)
+			}
+			var u []way
+			for i := range 8 {
+				u = append(u, l.next(epoch, true, true, true, i > 0 && i < 5))
+			}
+			if want := []way{tcp, udp, udp, udp, udp, udp, web, udp}; !slices.Equal(u, want) {
+				t.Errorf("%v, want %v", u, want)
+			}
+		},
+	)
 	t.Run("no fallbacks", func(t *testing.T) {
 		var l fallback
 		now := epoch

@@ -54,7 +54,9 @@ func (l *Liveness) Begin(now time.Time) { *l = Liveness{Check: l.Check, good: no
 // Look takes in what a look found. after is how long checks may fail until the machine is
 // restarted; negative is for ever. While the machine is recent, failing checks are expected. next
 // is when to look again, 0 where that is not planned.
-func (l *Liveness) Look(now time.Time, c Condition, after time.Duration, recent bool) (changed, restart bool, next time.Duration) {
+func (l *Liveness) Look(
+	now time.Time, c Condition, after time.Duration, recent bool,
+) (changed, restart bool, next time.Duration) {
 	changed = l.streak.add(c == ConditionGood, l.Check.FailAfter, l.Check.PassAfter)
 	next = max(l.Check.Every, 0)
 	if c == ConditionGood {
@@ -97,12 +99,20 @@ func (l *Liveness) Failing() bool { return l.streak.failing }
 // Why says why a machine is restarted, in a sentence for people.
 func (l *Liveness) Why(now time.Time, found error) string {
 	if !l.refused.IsZero() {
-		return fmt.Sprintf("nothing has listened there for %v: %v", now.Sub(l.refused).Round(100*time.Millisecond), found)
+		return fmt.Sprintf(
+			"nothing has listened there for %v: %v", now.Sub(l.refused).Round(100*time.Millisecond), found,
+		)
 	}
-	return fmt.Sprintf("its checks have failed for %v: %v", now.Sub(l.bad).Round(100*time.Millisecond), found)
+	return fmt.Sprintf(
+		"its checks have failed for %v: %v", now.Sub(l.bad).Round(100*time.Millisecond), found,
+	)
 }
 
-func (l *Liveness) scaled(d time.Duration) time.Duration { return d << min(l.Tries, restartDoublings) }
+func (l *Liveness) scaled(
+	d time.Duration,
+) time.Duration {
+	return d << min(l.Tries, restartDoublings)
+}
 
 // Trial is what is known of another machine of an app whose checks fail.
 type Trial uint8

@@ -80,7 +80,9 @@ func TestListening(t *testing.T) {
 }
 
 func FuzzListening(f *testing.F) {
-	f.Add("   0: 0100007F:1F90 00000000:0000 0A 0:0 0:0 0 1000 0 12345 1\n", "1 (x) S 1 2 3", "socket:[1]")
+	f.Add(
+		"   0: 0100007F:1F90 00000000:0000 0A 0:0 0:0 0 1000 0 12345 1\n", "1 (x) S 1 2 3", "socket:[1]",
+	)
 	f.Fuzz(func(_ *testing.T, text, stat, link string) {
 		for _, l := range ParseListening(text) {
 			_ = l.Addr.String()

@@ -64,7 +64,9 @@ func TestSplitWordsUndoesQuoting(t *testing.T) {
 		words := rapid.SliceOf(rapid.StringN(1, 20, -1)).Draw(t, "words")
 		var line strings.Builder
 		for _, w := range words {
-			line.WriteString(quote[rapid.SampledFrom([]string{"single", "double", "backslash"}).Draw(t, "quotes")](w))
+			line.WriteString(
+				quote[rapid.SampledFrom([]string{"single", "double", "backslash"}).Draw(t, "quotes")](w),
+			)
 			line.WriteString(rapid.SampledFrom([]string{" ", "\t", "\n  "}).Draw(t, "blank"))
 		}
 		got, err := Words(line.String())

@@ -74,7 +74,8 @@ func (s *Slots) Ask(now time.Time, node balance.NodeID, parked int) {
 // taken back meanwhile.
 func (s *Slots) Back(node balance.NodeID, back balance.Grant) {
 	for i, x := range s.out {
-		if x.token == back.Token && x.machine == back.Machine && x.node == node && x.gate.Revoke(x.token) {
+		if x.token == back.Token && x.machine == back.Machine && x.node == node &&
+			x.gate.Revoke(x.token) {
 			s.turns.hold(node, -1)
 			s.out = slices.Delete(s.out, i, i+1)
 			return
@@ -183,7 +184,9 @@ func (s *Slots) handFree(now time.Time, m Machine, notices []Notice) []Notice {
 }
 
 // give notes a grant.
-func (s *Slots) give(now time.Time, m Machine, node balance.NodeID, token uint64, lent bool) Notice {
+func (s *Slots) give(
+	now time.Time, m Machine, node balance.NodeID, token uint64, lent bool,
+) Notice {
 	s.gave = now
 	s.turns.hold(node, 1)
 	s.out = append(s.out, grant{node, m.ID, m.Gate, token, now, lent})
