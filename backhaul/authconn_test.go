@@ -24,6 +24,7 @@ import (
 	"github.com/ebbkit/ebb/backhaul/internal/pool"
 	"github.com/ebbkit/ebb/balance"
 	"github.com/ebbkit/ebb/internal/delay"
+	"github.com/ebbkit/ebb/internal/nettest"
 )
 
 var (
@@ -37,7 +38,7 @@ type cluster struct {
 	edge    *Transport
 	worker  *Handler
 	server  *Server
-	hop     *pipes
+	hop     *nettest.Pipes
 	fleet   *balance.Fleet // the edge's
 	served  atomic.Int32   // requests that the machine got
 	refused []Denied
@@ -63,7 +64,7 @@ func newCluster(t *testing.T, c clusterConfig) *cluster {
 			t.Fatal(err)
 		}
 	}
-	k := &cluster{hop: newPipes()}
+	k := &cluster{hop: nettest.NewPipes()}
 	worker, err := balance.NewFleet(balance.FleetConfig{Node: "worker", Region: "nrt"})
 	must(err)
 	edge, err := balance.NewFleet(balance.FleetConfig{Node: "edge", Region: "nrt"})
@@ -75,7 +76,7 @@ func newCluster(t *testing.T, c clusterConfig) *cluster {
 	w := worker.Watch()
 	must(edge.Apply(w.Take()...))
 	w.Close()
-	machines := newPipes()
+	machines := nettest.NewPipes()
 	app := &http.Server{
 		ErrorLog: quietLog,
 		Handler: http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
@@ -89,7 +90,7 @@ func newCluster(t *testing.T, c clusterConfig) *cluster {
 		}),
 	}
 	go app.Serve(machines)
-	c.handler.DialMachine = func(ctx context.Context, _ balance.Machine) (net.Conn, error) { return machines.dial(ctx) }
+	c.handler.DialMachine = func(ctx context.Context, _ balance.Machine) (net.Conn, error) { return machines.Dial(ctx) }
 	c.handler.Trace.Denied = func(d Denied) {
 		k.mu.Lock()
 		defer k.mu.Unlock()
@@ -106,7 +107,7 @@ func newCluster(t *testing.T, c clusterConfig) *cluster {
 	go k.server.Serve(l)
 	b, err := balance.New(edge, balance.Config{})
 	must(err)
-	dial := func(ctx context.Context, _ balance.NodeID) (net.Conn, error) { return k.hop.dial(ctx) }
+	dial := func(ctx context.Context, _ balance.NodeID) (net.Conn, error) { return k.hop.Dial(ctx) }
 	if c.dial != nil {
 		dial = c.dial(dial)
 	}
@@ -363,7 +364,7 @@ func TestACopyOfAConnectionExecutesNothing(t *testing.T) {
 					}
 					served := k.served.Load()
 					for _, pieces := range [][]int{{len(sent)}, {hop.HelloSize}, {hop.HelloSize, len(sent)}, {hop.HelloSize, hop.HelloSize + hop.ProofSize, len(sent)}} {
-						raw, err := k.hop.dial(t.Context())
+						raw, err := k.hop.Dial(t.Context())
 						if err != nil {
 							t.Fatal(err)
 						}
@@ -627,13 +628,13 @@ func TestADeniedRequestIsServedElsewhere(t *testing.T) {
 			if err != nil {
 				t.Fatal(err)
 			}
-			hop := newPipes()
+			hop := nettest.NewPipes()
 			go s.Serve(hop)
 			defer s.Close()
 			first := good.edge.c.Dial
 			good.edge.c.Dial = func(ctx context.Context, owner balance.NodeID) (net.Conn, error) {
 				if owner == "other" {
-					return hop.dial(ctx)
+					return hop.Dial(ctx)
 				}
 				return first(ctx, owner)
 			}
@@ -697,7 +698,7 @@ func TestStrangersAreClosedAtOnce(t *testing.T) {
 			{"\x00ebb", 10 * time.Second, ""},
 			{string(hop.AppendHello(nil, hop.AuthKeys("key"), someNonce, nil)), 10 * time.Second, ""}, // a copy: no confirmation comes
 		} {
-			c, err := k.hop.dial(t.Context())
+			c, err := k.hop.Dial(t.Context())
 			if err != nil {
 				t.Fatal(err)
 			}
@@ -739,7 +740,7 @@ func TestTheNumberOfStrangersIsBounded(t *testing.T) {
 			})
 			var open atomic.Int32
 			stranger := func(i int) {
-				c, err := k.hop.dial(t.Context())
+				c, err := k.hop.Dial(t.Context())
 				if err != nil {
 					t.Fatal(err)
 				}
@@ -845,11 +846,11 @@ func TestAForeignServerIsNotHeldByABody(t *testing.T) {
 		if err != nil {
 			t.Fatal(err)
 		}
-		l := newPipes()
+		l := nettest.NewPipes()
 		s := &http.Server{Handler: h, ErrorLog: quietLog}
 		go s.Serve(l)
 		defer s.Close()
-		c, err := l.dial(t.Context())
+		c, err := l.Dial(t.Context())
 		if err != nil {
 			t.Fatal(err)
 		}
@@ -1122,7 +1123,7 @@ func TestSilentConnectionsEnd(t *testing.T) {
 					}
 				}
 				k := newCluster(t, c)
-				nc, err := k.hop.dial(t.Context())
+				nc, err := k.hop.Dial(t.Context())
 				if err != nil {
 					t.Fatal(err)
 				}
@@ -1220,7 +1221,7 @@ func TestWhatARefusedPeerHasSentIsRead(t *testing.T) {
 				}
 			}
 			k := newCluster(t, c)
-			nc, err := k.hop.dial(t.Context())
+			nc, err := k.hop.Dial(t.Context())
 			if err != nil {
 				t.Fatal(err)
 			}

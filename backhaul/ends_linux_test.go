@@ -13,6 +13,7 @@ import (
 	"github.com/ebbkit/ebb/backhaul/internal/auth"
 	"github.com/ebbkit/ebb/backhaul/internal/pool"
 	"github.com/ebbkit/ebb/backhaul/internal/tcp"
+	"github.com/ebbkit/ebb/internal/nettest"
 	"github.com/ebbkit/ebb/internal/tcpinfo"
 )
 
@@ -33,7 +34,7 @@ func TestAResetThatAWriteWasToldOfIsNoEnd(t *testing.T) {
 	} {
 		t.Run(name, func(t *testing.T) {
 			for _, reset := range []bool{true, false} {
-				near, far := tcpPair(t)
+				near, far := nettest.Pair(t)
 				far.Write([]byte("x")) // what an owner reads of a connection before it lets it in
 				w := pool.NewWire(around(near), nil)
 				w.Read(make([]byte, 1))
@@ -59,7 +60,7 @@ func TestAResetThatAWriteWasToldOfIsNoEnd(t *testing.T) {
 // well, also where net/http still has a hand on it.
 func TestAnUpgradedConnectionThatIsGivenBackIsReset(t *testing.T) {
 	for _, closed := range []bool{false, true} {
-		near, far := tcpPair(t)
+		near, far := nettest.Pair(t)
 		p := pool.NewPool(pool.PoolConfig{Near: true})
 		t.Cleanup(p.Close)
 		w := pool.NewWire(near, nil)
@@ -209,7 +210,7 @@ func over(t *testing.T, c *net.TCPConn) {
 
 // A reset that a write has been told of is found, whatever is around the connection.
 func TestAResetIsFoundAfterItWasTold(t *testing.T) {
-	a, b := tcpPair(t)
+	a, b := nettest.Pair(t)
 	tcp.Reset(b)
 	over(t, a)
 	if _, err := a.Write([]byte("x")); err == nil {

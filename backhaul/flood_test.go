@@ -93,7 +93,7 @@ func TestTheFloodOfAStrangerEndsItsConnection(t *testing.T) {
 				k := newCluster(
 					t, clusterConfig{config: Config{Key: "key"}, handler: HandlerConfig{Key: "key"}},
 				)
-				c, err := k.hop.dial(t.Context())
+				c, err := k.hop.Dial(t.Context())
 				if err != nil {
 					t.Fatal(err)
 				}

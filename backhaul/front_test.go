@@ -20,6 +20,8 @@ import (
 	"testing"
 	"testing/synctest"
 	"time"
+
+	"github.com/ebbkit/ebb/internal/nettest"
 )
 
 var (
@@ -57,9 +59,9 @@ func visited(t *testing.T, h http.Handler, c FrontConfig) (*Front, net.Conn) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	l := newPipes()
+	l := nettest.NewPipes()
 	go f.Serve(l)
-	client, err := l.dial(t.Context())
+	client, err := l.Dial(t.Context())
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -432,7 +434,7 @@ func TestAFrontThatIsDrainedServesNoMore(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	failed := newPipes()
+	failed := nettest.NewPipes()
 	failed.Close()
 	if err := f.Serve(failed); !errors.Is(err, net.ErrClosed) || len(f.listeners) != 0 {
 		t.Errorf("a listener that fails: %v, %d are remembered", err, len(f.listeners))
@@ -440,7 +442,7 @@ func TestAFrontThatIsDrainedServesNoMore(t *testing.T) {
 	if err := f.Drain(t.Context()); err != nil {
 		t.Fatal(err)
 	}
-	l := newPipes()
+	l := nettest.NewPipes()
 	if err := f.Serve(l); err != http.ErrServerClosed {
 		t.Errorf("Serve returns %v", err)
 	}

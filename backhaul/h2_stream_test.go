@@ -191,7 +191,7 @@ func TestConnectionsFollowThePath(t *testing.T) {
 func TestAnEdgeThatIsSilentIsGivenUp(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		k := newCluster(t, clusterConfig{handler: HandlerConfig{AnyNode: true}})
-		c, err := k.hop.dial(t.Context())
+		c, err := k.hop.Dial(t.Context())
 		if err != nil {
 			t.Fatal(err)
 		}

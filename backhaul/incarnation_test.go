@@ -10,6 +10,7 @@ import (
 	"testing/synctest"
 
 	"github.com/ebbkit/ebb/balance"
+	"github.com/ebbkit/ebb/internal/nettest"
 )
 
 // An owner that has started again is another process, even where the connections to the old one still look alive.
@@ -32,9 +33,9 @@ func TestConnectionsToAnEarlierIncarnationAreNotUsed(t *testing.T) {
 			}
 			var process atomic.Int32 // which one a dial reaches
 			var dials atomic.Int32
-			var procs [2]*pipes
+			var procs [2]*nettest.Pipes
 			for i := range procs {
-				procs[i] = newPipes()
+				procs[i] = nettest.NewPipes()
 				s, err := NewServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) { fmt.Fprint(w, i) }), ServerConfig{})
 				if err != nil {
 					t.Fatal(err)
@@ -44,7 +45,7 @@ func TestConnectionsToAnEarlierIncarnationAreNotUsed(t *testing.T) {
 			}
 			tr, err := NewTransport(NoWait(b), Config{Dial: func(ctx context.Context, _ balance.NodeID) (net.Conn, error) {
 				dials.Add(1)
-				return procs[process.Load()].dial(ctx)
+				return procs[process.Load()].Dial(ctx)
 			}})
 			if err != nil {
 				t.Fatal(err)

@@ -19,6 +19,7 @@ import (
 	"github.com/ebbkit/ebb/backhaul/internal/hop"
 	"github.com/ebbkit/ebb/backhaul/internal/pool"
 	"github.com/ebbkit/ebb/balance"
+	"github.com/ebbkit/ebb/internal/nettest"
 )
 
 // work is what an app executes, and how often at once.
@@ -192,10 +193,10 @@ func newScene(t *testing.T, c sceneConfig) *scene {
 	token, _ := s.gate.Start(0)
 	s.gate.Ready(token)
 
-	machines, hop := newPipes(), newPipes()
+	machines, hop := nettest.NewPipes(), nettest.NewPipes()
 	dial := func(ctx context.Context, _ balance.Machine) (net.Conn, error) {
 		s.dials.Add(1)
-		nc, err := machines.dial(ctx)
+		nc, err := machines.Dial(ctx)
 		if err == nil && c.wrap != nil {
 			nc = c.wrap(nc)
 		}
@@ -210,7 +211,7 @@ func newScene(t *testing.T, c sceneConfig) *scene {
 	s.b, err = balance.New(edge, balance.Config{})
 	must(err)
 	c.config.H2, c.config.DialMachine, c.config.Trace.Abandoned = speaks, dial, seen
-	c.config.Dial = func(ctx context.Context, _ balance.NodeID) (net.Conn, error) { return hop.dial(ctx) }
+	c.config.Dial = func(ctx context.Context, _ balance.NodeID) (net.Conn, error) { return hop.Dial(ctx) }
 	s.tr, err = NewTransport(NoWait(s.b), c.config)
 	must(err)
 	ctx, stop := context.WithCancel(context.Background())

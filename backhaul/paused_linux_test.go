@@ -20,6 +20,7 @@ import (
 	"github.com/ebbkit/ebb/backhaul/internal/pool"
 	"github.com/ebbkit/ebb/backhaul/internal/tcp"
 	"github.com/ebbkit/ebb/balance"
+	"github.com/ebbkit/ebb/internal/nettest"
 )
 
 // tight is a bound for silence that lets a test see many of them. The kernel's own clock for sending again is 200 ms.
@@ -276,7 +277,7 @@ func TestAPeerThatPausedAndIsGoneIsGivenUp(t *testing.T) {
 // The kernel can be asked beneath TLS, and what was given up says so.
 func TestConnectionsAreLookedAfterThroughTLS(t *testing.T) {
 	t.Parallel()
-	near, _ := tcpPair(t)
+	near, _ := nettest.Pair(t)
 	p := pool.NewPool(pool.PoolConfig{Near: true})
 	defer p.Close()
 	p.Guards.Bound = tight
@@ -302,7 +303,7 @@ func TestConnectionsAreLookedAfterThroughTLS(t *testing.T) {
 
 // Where nothing is under way nobody looks, and where much is, nothing is allocated for it.
 func TestLookingAfterConnectionsCostsLittle(t *testing.T) {
-	near, far := tcpPair(t)
+	near, far := nettest.Pair(t)
 	p := pool.NewPool(pool.PoolConfig{Near: true})
 	defer p.Close()
 	p.Guards.Every = time.Hour

@@ -9,6 +9,8 @@ import (
 	"net"
 	"net/http"
 	"time"
+
+	"github.com/ebbkit/ebb/internal/nettest"
 )
 
 // machineFaults2 are those of a machine that speaks HTTP/2: "cut 300" ends its connection after so many bytes.
@@ -17,12 +19,12 @@ var machineFaults2 = []string{"ok", "flushed", "hints", "reset", "early", "half 
 // planApp is a machine that speaks HTTP/2 and does what a plan says, for each request.
 type planApp struct {
 	plan *plan
-	l    *pipes
+	l    *nettest.Pipes
 	s    *http.Server
 }
 
 func newPlanApp(p *plan) *planApp {
-	a := &planApp{plan: p, l: newPipes()}
+	a := &planApp{plan: p, l: nettest.NewPipes()}
 	a.s = &http.Server{Handler: a, ErrorLog: quietLog, Protocols: new(http.Protocols)}
 	a.s.Protocols.SetUnencryptedHTTP2(true)
 	go a.s.Serve(a.l)
@@ -52,7 +54,7 @@ func (a *planApp) dial(ctx context.Context) (net.Conn, error) {
 	if refuse {
 		return nil, errors.New("connection refused")
 	}
-	c, err := a.l.dial(ctx)
+	c, err := a.l.Dial(ctx)
 	if err != nil {
 		return nil, err
 	}

@@ -16,67 +16,9 @@ import (
 	"time"
 
 	"github.com/ebbkit/ebb/balance"
+	"github.com/ebbkit/ebb/internal/nettest"
 	"pgregory.net/rapid"
 )
-
-// pipes is a listener whose connections are in memory.
-type pipes struct {
-	c    chan net.Conn
-	done chan struct{}
-	once sync.Once
-}
-
-func newPipes() *pipes { return &pipes{c: make(chan net.Conn), done: make(chan struct{})} }
-
-func (p *pipes) Accept() (net.Conn, error) {
-	select {
-	case c := <-p.c:
-		return c, nil
-	case <-p.done:
-		return nil, net.ErrClosed
-	}
-}
-
-func (p *pipes) Close() error { p.once.Do(func() { close(p.done) }); return nil }
-
-func (p *pipes) Addr() net.Addr { return &net.TCPAddr{} }
-
-func (p *pipes) dial(ctx context.Context) (net.Conn, error) {
-	a, b := halves()
-	select {
-	case p.c <- b:
-		return a, nil
-	case <-p.done:
-		return nil, errors.New("connection refused")
-	case <-ctx.Done():
-		return nil, ctx.Err()
-	}
-}
-
-// half is one end of a connection in memory whose directions end by themselves, as those of TCP.
-type half struct {
-	net.Conn          // what it reads
-	to       net.Conn // what it writes
-}
-
-func halves() (a, b net.Conn) {
-	a1, b1 := net.Pipe()
-	a2, b2 := net.Pipe()
-	return &half{a1, a2}, &half{b2, b1}
-}
-
-func (h *half) Write(p []byte) (int, error) { return h.to.Write(p) }
-
-func (h *half) CloseWrite() error { return h.to.Close() }
-
-func (h *half) Close() error { h.to.Close(); return h.Conn.Close() }
-
-func (h *half) SetWriteDeadline(t time.Time) error { return h.to.SetWriteDeadline(t) }
-
-func (h *half) SetDeadline(t time.Time) error {
-	h.to.SetWriteDeadline(t)
-	return h.Conn.SetReadDeadline(t)
-}
 
 // cutConn is a connection that dies after so many bytes in a direction; negative means never.
 type cutConn struct {
@@ -287,7 +229,7 @@ func playPlan(t *rapid.T, h2 bool) {
 		},
 	)
 	ok(err)
-	l := newPipes()
+	l := nettest.NewPipes()
 	srv, err := NewServer(h, ServerConfig{})
 	ok(err)
 	go srv.Serve(l)
@@ -318,7 +260,7 @@ func playPlan(t *rapid.T, h2 bool) {
 			if f.dial == 1 {
 				return nil, errors.New("connection refused")
 			}
-			c, err := l.dial(ctx)
+			c, err := l.Dial(ctx)
 			if err != nil {
 				return nil, err
 			}

@@ -16,6 +16,7 @@ import (
 	"github.com/ebbkit/ebb/backhaul/internal/hop"
 	"github.com/ebbkit/ebb/backhaul/internal/pool"
 	"github.com/ebbkit/ebb/balance"
+	"github.com/ebbkit/ebb/internal/nettest"
 )
 
 // bubble is a rig without sockets, for a synctest bubble: one machine, local.
@@ -43,13 +44,13 @@ func newBubble(t *testing.T, c Config, h http.Handler) *bubble {
 	}
 	token, _ := u.gate.Start(0)
 	u.gate.Ready(token)
-	l := newPipes()
+	l := nettest.NewPipes()
 	s := &http.Server{Handler: h, ErrorLog: quietLog}
 	go s.Serve(l)
 	if c.DialMachine == nil {
 		c.DialMachine = func(ctx context.Context, m balance.Machine) (net.Conn, error) {
 			u.dials.Add(1)
-			return l.dial(ctx)
+			return l.Dial(ctx)
 		}
 	}
 	if u.t, err = NewTransport(NoWait(u.b), c); err != nil {
@@ -244,11 +245,11 @@ func TestRoundsEnd(t *testing.T) {
 		if err != nil {
 			t.Fatal(err)
 		}
-		l := newPipes()
+		l := nettest.NewPipes()
 		s := &http.Server{Handler: h, ErrorLog: quietLog}
 		go s.Serve(l)
 		tried := map[balance.MachineID]int{}
-		tr, _ := NewTransport(NoWait(b), Config{tuning: tuning{rounds: 3}, Dial: func(ctx context.Context, _ balance.NodeID) (net.Conn, error) { return l.dial(ctx) },
+		tr, _ := NewTransport(NoWait(b), Config{tuning: tuning{rounds: 3}, Dial: func(ctx context.Context, _ balance.NodeID) (net.Conn, error) { return l.Dial(ctx) },
 			Trace: Trace{Try: func(x Try) { tried[x.Machine]++ }},
 		})
 		began := time.Now()

@@ -338,7 +338,7 @@ func TestABrokenAnswerIsNotHeldByABody(t *testing.T) {
 						},
 					},
 				)
-				c, err := k.hop.dial(t.Context())
+				c, err := k.hop.Dial(t.Context())
 				if err != nil {
 					t.Fatal(err)
 				}

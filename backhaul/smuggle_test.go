@@ -14,6 +14,7 @@ import (
 	"time"
 
 	"github.com/ebbkit/ebb/backhaul/internal/hop"
+	"github.com/ebbkit/ebb/internal/nettest"
 )
 
 // raw sends bytes as they are and returns the status lines of the answers, until the server closes.
@@ -147,11 +148,11 @@ func TestSlowClientsOfTheHopAreClosed(t *testing.T) {
 		if err != nil {
 			t.Fatal(err)
 		}
-		l := newPipes()
+		l := nettest.NewPipes()
 		served := make(chan error, 1)
 		go func() { served <- s.Serve(l) }()
 		for _, first := range []string{"", "G", "PRI * HT", "GET / HTTP/1.1\r\nHost: x\r\n", hop.ClientPreface} {
-			c, err := l.dial(t.Context())
+			c, err := l.Dial(t.Context())
 			if err != nil {
 				t.Fatal(err)
 			}
@@ -177,7 +178,7 @@ func TestLimitListener(t *testing.T) {
 		t.Error("no listener, no error")
 	}
 	refused := make(chan string, 10)
-	inner := newPipes()
+	inner := nettest.NewPipes()
 	l, err := LimitListener(inner, LimitConfig{
 		PerClient: 2, Total: 3,
 		Client:  func(c net.Conn) string { b := make([]byte, 1); io.ReadFull(c, b); return string(b) },
@@ -198,7 +199,7 @@ func TestLimitListener(t *testing.T) {
 		}
 	}()
 	open := func(client string) bool {
-		c, err := inner.dial(context.Background())
+		c, err := inner.Dial(context.Background())
 		if err != nil {
 			t.Error(err)
 			return false

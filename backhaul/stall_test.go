@@ -19,6 +19,7 @@ import (
 	"github.com/ebbkit/ebb/backhaul/internal/pool"
 	"github.com/ebbkit/ebb/backhaul/internal/tcp"
 	"github.com/ebbkit/ebb/balance"
+	"github.com/ebbkit/ebb/internal/nettest"
 )
 
 // single is an app whose machines take one request each.
@@ -307,8 +308,8 @@ func calm(
 	if err != nil {
 		t.Fatal(err)
 	}
-	machines := newPipes()
-	tr, err = NewTransport(NoWait(b), Config{MachineConfig: MachineConfig{DialMachine: func(ctx context.Context, _ balance.Machine) (net.Conn, error) { return machines.dial(ctx) }}, Trace: l.trace()})
+	machines := nettest.NewPipes()
+	tr, err = NewTransport(NoWait(b), Config{MachineConfig: MachineConfig{DialMachine: func(ctx context.Context, _ balance.Machine) (net.Conn, error) { return machines.Dial(ctx) }}, Trace: l.trace()})
 	if err != nil {
 		t.Fatal(err)
 	}

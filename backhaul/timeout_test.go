@@ -13,6 +13,7 @@ import (
 	"time"
 
 	"github.com/ebbkit/ebb/balance"
+	"github.com/ebbkit/ebb/internal/nettest"
 )
 
 // newPair joins an edge and a worker with two machines, in memory, for a synctest bubble.
@@ -47,10 +48,10 @@ func newPairServed(
 	if err := edge.Apply(w.Take()...); err != nil {
 		t.Fatal(err)
 	}
-	machines, hop := newPipes(), newPipes()
+	machines, hop := nettest.NewPipes(), nettest.NewPipes()
 	hc.AnyNode = true
 	if hc.DialMachine == nil {
-		hc.DialMachine = func(ctx context.Context, _ balance.Machine) (net.Conn, error) { return machines.dial(ctx) }
+		hc.DialMachine = func(ctx context.Context, _ balance.Machine) (net.Conn, error) { return machines.Dial(ctx) }
 	}
 	h, err := NewHandler(worker, hc)
 	if err != nil {
@@ -60,7 +61,7 @@ func newPairServed(
 	if err != nil {
 		t.Fatal(err)
 	}
-	c.Dial = func(ctx context.Context, _ balance.NodeID) (net.Conn, error) { return hop.dial(ctx) }
+	c.Dial = func(ctx context.Context, _ balance.NodeID) (net.Conn, error) { return hop.Dial(ctx) }
 	tr, err := NewTransport(NoWait(b), c)
 	if err != nil {
 		t.Fatal(err)

@@ -21,26 +21,6 @@ func hush(t *testing.T) {
 	t.Cleanup(func() { stdlog.SetOutput(os.Stderr) })
 }
 
-// tcpPair returns the ends of a TCP connection.
-func tcpPair(t *testing.T) (near, far *net.TCPConn) {
-	t.Helper()
-	l, err := net.Listen("tcp", "127.0.0.1:0")
-	if err != nil {
-		t.Fatal(err)
-	}
-	defer l.Close()
-	a, err := net.Dial("tcp", l.Addr().String())
-	if err != nil {
-		t.Fatal(err)
-	}
-	b, err := l.Accept()
-	if err != nil {
-		t.Fatal(err)
-	}
-	t.Cleanup(func() { a.Close(); b.Close() })
-	return a.(*net.TCPConn), b.(*net.TCPConn)
-}
-
 // Machines that say too much, asked by many at once: nobody gets what is left over from another's answer.
 func TestNoAnswerIsTakenFromAnother(t *testing.T) {
 	hush(t)

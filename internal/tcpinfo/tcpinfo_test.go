@@ -7,27 +7,9 @@ import (
 	"syscall"
 	"testing"
 	"time"
-)
 
-// pair returns both ends of a TCP connection.
-func pair(t *testing.T) (a, b *net.TCPConn) {
-	t.Helper()
-	l, err := net.Listen("tcp", "127.0.0.1:0")
-	if err != nil {
-		t.Fatal(err)
-	}
-	defer l.Close()
-	c, err := net.Dial("tcp", l.Addr().String())
-	if err != nil {
-		t.Fatal(err)
-	}
-	d, err := l.Accept()
-	if err != nil {
-		t.Fatal(err)
-	}
-	t.Cleanup(func() { c.Close(); d.Close() })
-	return c.(*net.TCPConn), d.(*net.TCPConn)
-}
+	"github.com/ebbkit/ebb/internal/nettest"
+)
 
 func rawOf(t *testing.T, c *net.TCPConn) syscall.RawConn {
 	t.Helper()
@@ -39,7 +21,7 @@ func rawOf(t *testing.T, c *net.TCPConn) syscall.RawConn {
 }
 
 func TestTCPLooksBeneath(t *testing.T) {
-	a, _ := pair(t)
+	a, _ := nettest.Pair(t)
 	if TCP(a) != a || TCP(tls.Client(a, nil)) != a {
 		t.Error("a TCP connection was not found")
 	}
@@ -52,7 +34,7 @@ func TestTCPLooksBeneath(t *testing.T) {
 }
 
 func TestInfo(t *testing.T) {
-	a, b := pair(t)
+	a, b := nettest.Pair(t)
 	raw := rawOf(t, a)
 	var r Reader
 	i, ok := r.Info(raw)
@@ -90,7 +72,7 @@ func TestInfo(t *testing.T) {
 }
 
 func TestPeerClosed(t *testing.T) {
-	a, b := pair(t)
+	a, b := nettest.Pair(t)
 	if !Watchable(a) {
 		t.Skip("not to be told on this system")
 	}

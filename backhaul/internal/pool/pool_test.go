@@ -14,6 +14,7 @@ import (
 	"time"
 
 	"github.com/ebbkit/ebb/backhaul/internal/hop"
+	"github.com/ebbkit/ebb/internal/nettest"
 )
 
 var pooledName = PeerName{"web", "m1"}
@@ -24,11 +25,11 @@ func pooled(t *testing.T, dial Dialer) (*Pool, func(epoch uint64) *Exchange) {
 		PoolConfig{Near: true, MaxIdle: 100, IdleTimeout: 4 * time.Second, MaxHeader: 1 << 20},
 	)
 	if dial == nil {
-		l := newPipes()
+		l := nettest.NewPipes()
 		s := &http.Server{Handler: says("hello"), ErrorLog: quietLog}
 		go s.Serve(l)
 		t.Cleanup(func() { s.Close() })
-		dial = l.dial
+		dial = l.Dial
 	}
 	t.Cleanup(p.Close)
 	return p, func(epoch uint64) *Exchange {
@@ -185,12 +186,12 @@ func (b *brittle) Write(p []byte) (int, error) {
 func TestDeadPooledConnectionsAreNotDrawnForEver(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		var all []*brittle
-		l := newPipes()
+		l := nettest.NewPipes()
 		s := &http.Server{Handler: says("hello"), ErrorLog: quietLog}
 		go s.Serve(l)
 		defer s.Close()
 		p, of := pooled(t, func(ctx context.Context) (net.Conn, error) {
-			c, err := l.dial(ctx)
+			c, err := l.Dial(ctx)
 			b := &brittle{Conn: c}
 			all = append(all, b)
 			return b, err

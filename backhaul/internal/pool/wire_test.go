@@ -9,11 +9,12 @@ import (
 	"time"
 
 	"github.com/ebbkit/ebb/backhaul/internal/hop"
+	"github.com/ebbkit/ebb/internal/nettest"
 )
 
 // What has come to an idle connection keeps it from being lent, although the goroutine that reads has not seen it yet.
 func TestAnIdleConnectionIsLookedAtBeforeItIsLent(t *testing.T) {
-	near, far := tcpPair(t)
+	near, far := nettest.Pair(t)
 	if w := NewWire(near, nil); !w.kernel.Holds(-1) {
 		t.Skip("the kernel does not say")
 	}
@@ -29,7 +30,7 @@ func TestAnIdleConnectionIsLookedAtBeforeItIsLent(t *testing.T) {
 		{"a reset", func(far *net.TCPConn) { far.SetLinger(0); far.Close() }},
 	} {
 		for _, preface := range []string{"", "welcome"} {
-			near, far := tcpPair(t)
+			near, far := nettest.Pair(t)
 			io.WriteString(far, preface) // for the dialer, who reads it before
 			io.ReadFull(near, make([]byte, len(preface)))
 			w := NewWire(near, nil)

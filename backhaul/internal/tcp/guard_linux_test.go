@@ -8,6 +8,7 @@ import (
 	"syscall"
 	"testing"
 
+	"github.com/ebbkit/ebb/internal/nettest"
 	"github.com/ebbkit/ebb/internal/tcpinfo"
 )
 
@@ -62,29 +63,9 @@ func awaitClosed(t *testing.T, c *net.TCPConn) {
 	}
 }
 
-// connected returns the ends of a TCP connection.
-func connected(t *testing.T) (near, far *net.TCPConn) {
-	t.Helper()
-	l, err := net.Listen("tcp", "127.0.0.1:0")
-	if err != nil {
-		t.Fatal(err)
-	}
-	defer l.Close()
-	a, err := net.Dial("tcp", l.Addr().String())
-	if err != nil {
-		t.Fatal(err)
-	}
-	b, err := l.Accept()
-	if err != nil {
-		t.Fatal(err)
-	}
-	t.Cleanup(func() { a.Close(); b.Close() })
-	return a.(*net.TCPConn), b.(*net.TCPConn)
-}
-
 // A connection that both sides have ended was not reset.
 func TestAConnectionThatBothSidesEndEndsWell(t *testing.T) {
-	a, b := connected(t)
+	a, b := nettest.Pair(t)
 	b.CloseWrite()
 	io.Copy(io.Discard, a)
 	a.CloseWrite()
@@ -98,7 +79,7 @@ func TestAConnectionThatBothSidesEndEndsWell(t *testing.T) {
 // A connection is looked at for as long as somebody is about to write to it: what he writes is
 // under way after the look.
 func TestAWriteThatIsAboutToHappenIsLookedAt(t *testing.T) {
-	a, _ := connected(t)
+	a, _ := nettest.Pair(t)
 	g := &Guards{Every: 1 << 40} // looks are the test's
 	var c Guarded
 	if !c.Watch(g, a) {
