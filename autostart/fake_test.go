@@ -13,6 +13,8 @@ import (
 	"github.com/ebbkit/ebb/balance"
 )
 
+const sec = time.Second
+
 // world is a node that is edge and owner at once, with machines that boot in the time given to
 // them.
 type world struct {

@@ -2,68 +2,39 @@ package autostart
 
 import (
 	"context"
-	"sync"
 	"testing"
 	"testing/synctest"
 	"time"
 
+	"github.com/ebbkit/ebb/autostart/internal/autotest"
 	"github.com/ebbkit/ebb/autostart/policy"
 	"github.com/ebbkit/ebb/balance"
 )
 
-// hooks note who has called back, and call everything the first time.
-type hooks struct {
-	everything func()
-
-	mu     sync.Mutex
-	called map[string]bool
-}
-
-func (h *hooks) hook(name string) {
-	h.mu.Lock()
-	again := h.called[name]
-	h.called[name] = true
-	h.mu.Unlock()
-	if !again {
-		h.everything()
-	}
-}
-
-func (h *hooks) want(t *testing.T, names ...string) {
-	t.Helper()
-	h.mu.Lock()
-	defer h.mu.Unlock()
-	for _, n := range names {
-		if !h.called[n] {
-			t.Errorf("%s was not called", n)
-		}
-	}
-}
-
 // hookedPolicy is a planner that calls back.
 type hookedPolicy struct {
 	policy.Policy
-	h *hooks
+	h *autotest.Hooks
 }
 
 func (p hookedPolicy) Plan(now time.Time, in policy.Input) policy.Decision {
-	p.h.hook("Policy.Plan")
+	p.h.Call("Policy.Plan")
 	return p.Policy.Plan(now, in)
 }
 
 // hookedOwner is an owner that calls back.
 type hookedOwner struct {
 	Owner
-	h *hooks
+	h *autotest.Hooks
 }
 
 func (o hookedOwner) Start(ctx context.Context, m balance.Machine) (balance.StartAnswer, error) {
-	o.h.hook("Owner.Start")
+	o.h.Call("Owner.Start")
 	return o.Owner.Start(ctx, m)
 }
 
 func (o hookedOwner) Recall(ctx context.Context, m balance.Machine) error {
-	o.h.hook("Owner.Recall")
+	o.h.Call("Owner.Recall")
 	return o.Owner.Recall(ctx, m)
 }
 
@@ -71,17 +42,17 @@ func (o hookedOwner) Recall(ctx context.Context, m balance.Machine) error {
 // into. Against a lock this test does not fail but stands still.
 func TestHooksMayCallBack(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
-		h := &hooks{called: map[string]bool{}}
-		name := func(n string) func() { return func() { h.hook(n) } }
+		h := &autotest.Hooks{}
+		name := func(n string) func() { return func() { h.Call(n) } }
 		w := newWorld(t, balance.App{Autostart: true, Limits: balance.Limits{Soft: 1, Hard: 1}}, Config{}, boot{takes: time.Second})
 		a, err := New(w.b, hookedOwner{w, h}, Config{
 			MaxWait: 5 * time.Second,
 			Policy: func(balance.AppID) policy.Policy {
-				h.hook("Config.Policy")
+				h.Call("Config.Policy")
 				return hookedPolicy{new(policy.Planner), h}
 			},
-			Ramp:   func(balance.AppID) time.Duration { h.hook("Config.Ramp"); return time.Millisecond },
-			Others: func(balance.AppID, string) int { h.hook("Config.Others"); return 0 },
+			Ramp:   func(balance.AppID) time.Duration { h.Call("Config.Ramp"); return time.Millisecond },
+			Others: func(balance.AppID, string) int { h.Call("Config.Others"); return 0 },
 			Trace: Trace{
 				Parked:     func(balance.AppID, int) { name("Trace.Parked")() },
 				HandedOver: func(balance.AppID, balance.MachineID, time.Duration) { name("Trace.HandedOver")() },
@@ -97,7 +68,7 @@ func TestHooksMayCallBack(t *testing.T) {
 		}
 		over, cancel := context.WithCancel(t.Context())
 		cancel()
-		h.everything = func() {
+		h.Everything = func() {
 			a.Histories()
 			a.Restore(map[balance.AppID]policy.History{"web": {}})
 			a.Parked("web")
@@ -142,7 +113,7 @@ func TestHooksMayCallBack(t *testing.T) {
 			t.Error(err)
 		}
 		w.booted.Wait()
-		h.want(t, "Config.Policy", "Policy.Plan", "Config.Ramp", "Config.Others", "Owner.Start", "Owner.Recall", "Trace.Parked", "Trace.HandedOver",
+		h.Want(t, "Config.Policy", "Policy.Plan", "Config.Ramp", "Config.Others", "Owner.Start", "Owner.Recall", "Trace.Parked", "Trace.HandedOver",
 			"Trace.Rejected", "Trace.Left", "Trace.Decided", "Trace.Answered", "Trace.Recalled")
 	})
 }

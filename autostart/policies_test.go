@@ -12,6 +12,7 @@ import (
 	"testing/synctest"
 	"time"
 
+	"github.com/ebbkit/ebb/autostart/internal/autotest"
 	"github.com/ebbkit/ebb/autostart/policy"
 	"github.com/ebbkit/ebb/balance"
 )
@@ -278,11 +279,11 @@ func TestRestoreBeforeAppsAreKnown(t *testing.T) {
 		w.a.Restore(all)
 		w.run()
 		defer w.stop()
-		if got := coldBoots(t, w.a, "web"); !slices.Equal(got, want) {
+		if got := autotest.ColdBoots(t, w.a.Histories()["web"]); !slices.Equal(got, want) {
 			t.Errorf("%v, want %v", got, want)
 		}
 		w.a.queue("other")
-		if got := w.a.Histories(); len(got) != 2 || !slices.Equal(coldBoots(t, w.a, "other"), want) {
+		if got := w.a.Histories(); len(got) != 2 || !slices.Equal(autotest.ColdBoots(t, w.a.Histories()["other"]), want) {
 			t.Errorf("%v, want both", got)
 		}
 	})

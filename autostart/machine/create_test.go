@@ -13,6 +13,7 @@ import (
 	"time"
 
 	"github.com/ebbkit/ebb/autostart"
+	"github.com/ebbkit/ebb/autostart/internal/autotest"
 	"github.com/ebbkit/ebb/autostart/machine/internal/health"
 	"github.com/ebbkit/ebb/autostart/policy"
 	"github.com/ebbkit/ebb/balance"
@@ -228,7 +229,7 @@ func TestPassingErrorsCostNoRequest(t *testing.T) {
 				}
 				for i := range apps { // the time in which a start is held is no part of its boot
 					app := balance.AppID(fmt.Sprintf("app%03d", i))
-					if took := coldBoots(t, w.a, app); len(took) > 0 && slices.Max(took) > sec {
+					if took := autotest.ColdBoots(t, w.a.Histories()[app]); len(took) > 0 && slices.Max(took) > sec {
 						t.Errorf("app %d: boots of %v are learned, want one call", i, took)
 						break
 					}

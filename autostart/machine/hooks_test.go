@@ -7,39 +7,40 @@ import (
 	"testing/synctest"
 	"time"
 
+	"github.com/ebbkit/ebb/autostart/internal/autotest"
 	"github.com/ebbkit/ebb/balance"
 )
 
 // hookedDriver is a driver, a check and a readiness that call back.
 type hookedDriver struct {
 	*fakeDriver
-	h *hooks
+	h *autotest.Hooks
 }
 
 func (d hookedDriver) Start(ctx context.Context, m balance.Machine) (Booting, error) {
-	d.h.hook("Driver.Start")
+	d.h.Call("Driver.Start")
 	return d.fakeDriver.Start(ctx, m)
 }
 
 func (d hookedDriver) Stop(ctx context.Context, m balance.Machine) error {
-	d.h.hook("Driver.Stop")
+	d.h.Call("Driver.Stop")
 	return d.fakeDriver.Stop(ctx, m)
 }
 
 func (d hookedDriver) Watch(ctx context.Context, exited func(Exit)) error {
-	d.h.hook("Driver.Watch")
+	d.h.Call("Driver.Watch")
 	return d.fakeDriver.Watch(ctx, exited)
 }
 
 func (d hookedDriver) Await(context.Context, balance.Machine) error {
-	d.h.hook("Readiness.Await")
+	d.h.Call("Readiness.Await")
 	return errors.ErrUnsupported // look at it
 }
 
 // The same for a starter.
 func TestStarterHooksMayCallBack(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
-		h := &hooks{called: map[string]bool{}}
+		h := &autotest.Hooks{}
 		f, err := balance.NewFleet(balance.FleetConfig{Node: "n", Region: "nrt"})
 		if err != nil {
 			t.Fatal(err)
@@ -54,15 +55,15 @@ func TestStarterHooksMayCallBack(t *testing.T) {
 		s, err := NewStarter(f, d, Config{
 			BootCap: time.Minute,
 			Check: Check{Every: time.Second, Func: func(ctx context.Context, m balance.Machine) error {
-				h.hook("Check.Func")
+				h.Call("Check.Func")
 				return d.check(ctx, m)
 			}},
 			Trace: Trace{
-				Starting: func(balance.Machine) { h.hook("StarterTrace.Starting") },
-				Ready:    func(balance.Machine, BootKind, time.Duration) { h.hook("StarterTrace.Ready") },
-				Failed:   func(balance.Machine) { h.hook("StarterTrace.Failed") },
-				Exited:   func(balance.Machine, Exit) { h.hook("StarterTrace.Exited") },
-				Health:   func(balance.Machine, balance.Health, error) { h.hook("StarterTrace.Health") },
+				Starting: func(balance.Machine) { h.Call("StarterTrace.Starting") },
+				Ready:    func(balance.Machine, BootKind, time.Duration) { h.Call("StarterTrace.Ready") },
+				Failed:   func(balance.Machine) { h.Call("StarterTrace.Failed") },
+				Exited:   func(balance.Machine, Exit) { h.Call("StarterTrace.Exited") },
+				Health:   func(balance.Machine, balance.Health, error) { h.Call("StarterTrace.Health") },
 			},
 		})
 		if err != nil {
@@ -73,7 +74,7 @@ func TestStarterHooksMayCallBack(t *testing.T) {
 			m, _ := rows.Machine(id)
 			return m
 		}
-		h.everything = func() {
+		h.Everything = func() {
 			s.Start(t.Context(), row("m0"))
 			s.Recall(t.Context(), row("m0"))
 			f.Edit("web", "m0", func(m *balance.Machine) { m.Revision += "." })
@@ -95,7 +96,7 @@ func TestStarterHooksMayCallBack(t *testing.T) {
 		if err := <-ended; err != nil {
 			t.Error(err)
 		}
-		h.want(t, "Driver.Start", "Driver.Stop", "Driver.Watch", "Readiness.Await", "Check.Func", "StarterTrace.Starting", "StarterTrace.Ready",
+		h.Want(t, "Driver.Start", "Driver.Stop", "Driver.Watch", "Readiness.Await", "Check.Func", "StarterTrace.Starting", "StarterTrace.Ready",
 			"StarterTrace.Failed", "StarterTrace.Exited", "StarterTrace.Health")
 	})
 }

@@ -10,6 +10,7 @@ import (
 	"testing/synctest"
 	"time"
 
+	"github.com/ebbkit/ebb/autostart"
 	"github.com/ebbkit/ebb/balance"
 )
 
@@ -284,4 +285,47 @@ func (r *rig) start(id balance.MachineID) balance.StartAnswer {
 	}
 	synctest.Wait()
 	return a
+}
+
+// edge sends requests for the app "web" into a waiting room.
+type edge struct {
+	t *testing.T
+	a *autostart.Autostart
+}
+
+// get acquires a slot, holds it for a while and returns the machine.
+func (w *edge) get(ctx context.Context, hold time.Duration) (balance.MachineID, error) {
+	slot, err := w.a.Acquire(ctx, &balance.Request{App: "web"})
+	if err != nil {
+		return "", err
+	}
+	id := slot.Machine().ID
+	g := slot.Gate()
+	if _, b := g.Admit(0, 0); b != balance.BounceNone {
+		w.t.Errorf("slot of %s handed over, and its gate says %v", id, b)
+		slot.Release(balance.OutcomeBounced)
+		return "", errors.New("bounced")
+	}
+	time.Sleep(hold)
+	g.Leave()
+	slot.Release(balance.OutcomeDone)
+	return id, nil
+}
+
+// many sends n requests at once and returns their errors.
+func (w *edge) many(n int, hold time.Duration) (errs []error) {
+	var wg sync.WaitGroup
+	var mu sync.Mutex
+	for range n {
+		wg.Go(func() {
+			_, err := w.get(w.t.Context(), hold)
+			mu.Lock()
+			defer mu.Unlock()
+			if err != nil {
+				errs = append(errs, err)
+			}
+		})
+	}
+	wg.Wait()
+	return errs
 }

@@ -14,6 +14,7 @@ import (
 	"time"
 
 	"github.com/ebbkit/ebb/autostart"
+	"github.com/ebbkit/ebb/autostart/internal/autotest"
 	"github.com/ebbkit/ebb/autostart/machine/internal/health"
 	"github.com/ebbkit/ebb/balance"
 	"github.com/google/go-cmp/cmp"
@@ -395,7 +396,7 @@ func TestWholePath(t *testing.T) {
 		if starts, _, _ := r.d.counts(); starts != 1 {
 			t.Errorf("%d starts, want 1", starts)
 		}
-		if got := coldBoots(t, a, "web"); len(got) == 0 || slices.Max(got).Round(sec) != 45*sec {
+		if got := autotest.ColdBoots(t, a.Histories()["web"]); len(got) == 0 || slices.Max(got).Round(sec) != 45*sec {
 			t.Errorf("learned boots of %v, want 45s", got)
 		}
 		// Now all fail.

@@ -35,7 +35,7 @@ var values = []string{"balance"}
 // cores are the files that decide in packages that also act, by folder.
 var cores = map[string]string{
 	"balance": `
-		ageing app app_json cell class doc errors explain machine outlier pick region request
+		ageing app cell doc errors explain machine outlier pick region request
 		score share snapshot strategy update view`,
 	"internal/sim": `
 		sim queue rand dist world machine owner edge grants result rules view
