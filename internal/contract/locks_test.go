@@ -2,6 +2,7 @@ package contract
 
 import (
 	"bytes"
+	"cmp"
 	"fmt"
 	"go/ast"
 	"go/importer"
@@ -590,9 +591,16 @@ func breaks(body *ast.BlockStmt) (found bool) {
 
 // check finds what is called under a lock.
 func (s *source) check() (found []finding) {
+	// In the order of the source, so that of several hooks the same one is named each time.
+	var funcs []*function
+	for _, of := range slices.SortedFunc(maps.Keys(s.funcs), func(a, b *types.Func) int {
+		return cmp.Compare(a.Pos(), b.Pos())
+	}) {
+		funcs = append(funcs, s.funcs[of])
+	}
 	for again := true; again; {
 		again = false
-		for _, f := range s.funcs {
+		for _, f := range funcs {
 			for _, c := range f.calls {
 				if f.hook != "" || f.frees {
 					break
@@ -607,7 +615,7 @@ func (s *source) check() (found []finding) {
 		}
 	}
 	seen := map[string]bool{}
-	for _, f := range s.funcs {
+	for _, f := range funcs {
 		for _, c := range f.calls {
 			if len(c.held) == 0 {
 				continue
