@@ -68,8 +68,8 @@ func (c *Connections) NotifyIdle(m balance.Machine, of balance.Class, quiet, wit
 	c.register.NotifyIdle(m, of, quiet, within)
 }
 
-// watch registers what resp, the answer to a request, makes of its exchange: see [longconn.Register.Watch].
-// On nil it is a request.
+// watch registers what resp, the answer to a request, makes of its exchange: see
+// [longconn.Register.Watch]. On nil it is a request.
 func (c *Connections) watch(
 	app balance.AppID, id balance.MachineID, req *http.Request, resp *http.Response, x *pool.Exchange,
 	body *longconn.GRPCBody,

@@ -23,7 +23,8 @@ func packageComment(t *testing.T) string {
 	return parsed.Doc.Text()
 }
 
-// The decision table of the package comment says what the code does, and names a test for each row: they exist.
+// The decision table of the package comment says what the code does, and names a test for each row:
+// they exist.
 func TestTheDecisionTableNamesItsTests(t *testing.T) {
 	tests := map[string]bool{}
 	fset := token.NewFileSet()
@@ -91,8 +92,8 @@ func TestTheDecisionTableNamesItsTests(t *testing.T) {
 	}
 }
 
-// What the package comment says of a certainty, the code does: with a method that is not idempotent,
-// with one that is, and with a body of which some is gone.
+// What the package comment says of a certainty, the code does: with a method that is not
+// idempotent, with one that is, and with a body of which some is gone.
 func TestTheDecisionTableIsTheCodes(t *testing.T) {
 	row := regexp.MustCompile(`(?m)^\t(\w+) +(yes|no) +(yes|no) +(yes|no)$`)
 	rows := map[string][]string{}

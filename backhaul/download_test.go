@@ -11,7 +11,8 @@ import (
 	"github.com/ebbkit/ebb/balance"
 )
 
-// stallRig is a path of HTTP/2 within a region, to a machine that sends as much as it is asked for. written counts what the machine got rid of.
+// stallRig is a path of HTTP/2 within a region, to a machine that sends as much as it is asked for.
+// written counts what the machine got rid of.
 func stallRig(t testing.TB, c Config) (r *rig, written *atomic.Int64) {
 	c.RTT = func(balance.NodeID) (time.Duration, bool) { return time.Millisecond, true }
 	r = newRig(
@@ -58,7 +59,8 @@ func stall(t testing.TB, r *rig, written *atomic.Int64, n int) {
 	}
 }
 
-// What nobody reads is held in windows: both hops together must not hold more than half a megabyte for each.
+// What nobody reads is held in windows: both hops together must not hold more than half a megabyte
+// for each.
 func TestStalledDownloadsTakeLittleMemory(t *testing.T) {
 	n := 50
 	if *huge {
@@ -75,9 +77,9 @@ func TestStalledDownloadsTakeLittleMemory(t *testing.T) {
 	}
 }
 
-// A download beside a hundred that nobody reads is as fast as alone: at most 10 % slower at full size. By default the bound
-// is for what goes wrong in kind. The two take turns and the best of each counts, so that what else the computer does weighs
-// on neither.
+// A download beside a hundred that nobody reads is as fast as alone: at most 10 % slower at full
+// size. By default the bound is for what goes wrong in kind. The two take turns and the best of
+// each counts, so that what else the computer does weighs on neither.
 func TestStalledStreamsDoNotSlowAnother(t *testing.T) {
 	bound := 1.5
 	if *huge {

@@ -121,7 +121,8 @@ func loadIdentity(t *testing.T, f IdentityFiles) *Identity {
 	return id
 }
 
-// Nodes know each other by certificates, and an owner by what the certificate says, not by what the edge says.
+// Nodes know each other by certificates, and an owner by what the certificate says, not by what the
+// edge says.
 func TestNodesKnowEachOtherByCertificates(t *testing.T) {
 	for _, major := range []int{1, 2} {
 		synctest.Test(t, func(t *testing.T) {

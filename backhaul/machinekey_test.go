@@ -7,8 +7,8 @@ import (
 	"github.com/ebbkit/ebb/balance"
 )
 
-// Two apps may each have a machine of the same ID, at the same epoch: the pooled connection to one never carries the other's
-// requests. It holds at the edge that owns the machines and at an owner.
+// Two apps may each have a machine of the same ID, at the same epoch: the pooled connection to one
+// never carries the other's requests. It holds at the edge that owns the machines and at an owner.
 func TestConnectionsBelongToOneAppsMachine(t *testing.T) {
 	for name, c := range map[string]rigConfig{
 		"local":          {local: true},

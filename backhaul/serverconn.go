@@ -13,8 +13,8 @@ import (
 	"github.com/ebbkit/ebb/backhaul/internal/tcp"
 )
 
-// serverConn is a connection of a Server's. Over HTTP/1.1 it knows whether it is at rest, and nothing
-// that comes on one that was ended then is handed on:
+// serverConn is a connection of a Server's. Over HTTP/1.1 it knows whether it is at rest, and
+// nothing that comes on one that was ended then is handed on:
 //
 //	busy --answered--> at rest --a byte of a request--> busy
 //	                      '-----retire, or idle for too long-----> retired

@@ -136,8 +136,8 @@ func (w *stallWatch) there(status int) *StallError {
 	return &StallError{w.q.want.App, StallUpgrade, b.Upgrade}
 }
 
-// ownerWatch is a request of a [Handler] that may stall: what its edge should end, and does not. Its
-// bounds are the owner's.
+// ownerWatch is a request of a [Handler] that may stall: what its edge should end, and does not.
+// Its bounds are the owner's.
 type ownerWatch struct {
 	pool.Progress
 	h   *Handler

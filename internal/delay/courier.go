@@ -19,8 +19,8 @@ type courier struct {
 	running bool
 }
 
-// post calls f after the given delay. It returns false if f is dropped, because too many wait or the
-// links are closed.
+// post calls f after the given delay. It returns false if f is dropped, because too many wait or
+// the links are closed.
 func (c *courier) post(after time.Duration, f func()) bool {
 	c.mu.Lock()
 	defer c.mu.Unlock()

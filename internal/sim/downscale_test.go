@@ -196,7 +196,8 @@ type dayMachine struct {
 	past  [dayLate + 1]int
 }
 
-// day is a day under way. The loop is the real one; gates are not needed, since requests here are a number.
+// day is a day under way. The loop is the real one; gates are not needed, since requests here are a
+// number.
 type day struct {
 	dayResult
 	app      *scaledown.App

@@ -31,14 +31,16 @@ func (s *recorded) SetReadDeadline(time.Time) error { return nil }
 
 func (s *recorded) SetWriteDeadline(time.Time) error { return nil }
 
-// copied reports whether b begins with what hello signs and one of its proofs: nobody else could have made that.
+// copied reports whether b begins with what hello signs and one of its proofs: nobody else could
+// have made that.
 func copied(b, hello []byte) bool {
 	proof := hello[hop.HelloSigned:][:hop.ProofSize]
 	return bytes.HasPrefix(b, hello[:hop.HelloSigned]) &&
 		(bytes.Equal(b[hop.HelloSigned:][:hop.ProofSize], proof) || bytes.Equal(b[hop.HelloSigned+hop.ProofSize:hop.HelloSize], proof))
 }
 
-// Whatever comes first on a connection, it ends, nobody gets in without the key, and an honest owner says so.
+// Whatever comes first on a connection, it ends, nobody gets in without the key, and an honest
+// owner says so.
 func FuzzPreface(f *testing.F) {
 	keys := hop.AuthKeys("key")
 	var nonce [hop.NonceSize]byte

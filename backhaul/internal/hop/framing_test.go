@@ -36,7 +36,8 @@ func lengthPrefixed(flag byte, payload int) []byte {
 	return append(b, bytes.Repeat([]byte{1}, payload)...)
 }
 
-// Wherever a stream is cut into reads, a frame of ours may come between two of its frames and nowhere else.
+// Wherever a stream is cut into reads, a frame of ours may come between two of its frames and
+// nowhere else.
 func TestFramesAreFollowedHoweverTheyArrive(t *testing.T) {
 	rapid.Check(t, func(t *rapid.T) {
 		kind := rapid.SampledFrom([]Framing{FramingLines, FramingWebSocket, FramingGRPC}).Draw(t, "kind")

@@ -73,8 +73,8 @@ func TestBudgetsAreApart(t *testing.T) {
 	}
 }
 
-// One machine that breaks off may be an accident, and a second one is not: a request is not sent to a
-// third, whatever is left of its budgets.
+// One machine that breaks off may be an accident, and a second one is not: a request is not sent to
+// a third, whatever is left of its budgets.
 func TestTwoMachinesMayBreakOff(t *testing.T) {
 	var s Retries
 	if first, second := s.Died(), s.Died(); first != NextElsewhere || second != NextGiveUp {

@@ -5,7 +5,8 @@ import (
 	"time"
 )
 
-// What the kernel says of connections of all kinds, look after look, a second apart; the times are those of Linux.
+// What the kernel says of connections of all kinds, look after look, a second apart; the times are
+// those of Linux.
 func TestSilenceIsDeathAndBackPressureIsNot(t *testing.T) {
 	const s, ms = time.Second, time.Millisecond
 	type look struct {

@@ -62,8 +62,8 @@ func (l *long) idle(now time.Time, after time.Duration) bool {
 
 // endable is a connection as it is told.
 type endable interface {
-	// notify has the connection end: now, or where it can, and by itself or by force after that time. It
-	// does not block.
+	// notify has the connection end: now, or where it can, and by itself or by force after that time.
+	// It does not block.
 	notify(force time.Duration)
 	// lasts reports whether it is a long connection by now.
 	lasts() bool

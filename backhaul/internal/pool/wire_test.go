@@ -12,7 +12,8 @@ import (
 	"github.com/ebbkit/ebb/internal/nettest"
 )
 
-// What has come to an idle connection keeps it from being lent, although the goroutine that reads has not seen it yet.
+// What has come to an idle connection keeps it from being lent, although the goroutine that reads
+// has not seen it yet.
 func TestAnIdleConnectionIsLookedAtBeforeItIsLent(t *testing.T) {
 	near, far := nettest.Pair(t)
 	if w := NewWire(near, nil); !w.kernel.Holds(-1) {
