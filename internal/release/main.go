@@ -1,7 +1,12 @@
 // Command release prepares a version of the library: it has every published nested module require
-// that version of the root module, and prints the commands that tag it.
+// that version of the others, and prints the commands that tag it.
 //
 //	go run ./internal/release v0.2.0
+//
+// It also writes a module proxy on disk that serves the tree as the version that the nested modules
+// require, and prints that version: so they can be tested as users get them before anything is tagged.
+//
+//	go run ./internal/release proxy DIR
 //
 // A nested module is published unless its path has an element "internal" or "interop": those serve
 // this repository only and keep their replace directive.
@@ -30,19 +35,31 @@ func main() {
 }
 
 func run(args []string) error {
-	if len(args) != 1 {
-		return errors.New("want one argument, the version, such as v0.2.0")
-	}
 	nested, err := published(os.DirFS("."))
 	if err != nil {
 		return err
+	}
+	if len(args) == 2 && args[0] == "proxy" {
+		version, err := writeProxy(".", args[1], nested)
+		if err != nil {
+			return err
+		}
+		fmt.Println(version)
+		return nil
+	}
+	if len(args) != 1 {
+		return errors.New("want a version such as v0.2.0, or proxy and a folder")
 	}
 	plan, err := tags(args[0], nested)
 	if err != nil {
 		return err
 	}
 	for _, dir := range nested {
-		edit := exec.Command("go", "mod", "edit", "-require="+module+"@"+args[0], "-dropreplace="+module)
+		mod, err := os.ReadFile(filepath.Join(filepath.FromSlash(dir), "go.mod"))
+		if err != nil {
+			return err
+		}
+		edit := exec.Command("go", append([]string{"mod", "edit"}, edits(string(mod), args[0], nested)...)...)
 		edit.Dir, edit.Stderr = filepath.FromSlash(dir), os.Stderr
 		if err := edit.Run(); err != nil {
 			return fmt.Errorf("%s: go mod edit: %w", dir, err)
@@ -52,6 +69,19 @@ func run(args []string) error {
 		fmt.Println(line)
 	}
 	return nil
+}
+
+// edits returns the flags of go mod edit with which a nested module requires the version of the root
+// and of the other nested modules that it uses.
+func edits(mod, version string, nested []string) []string {
+	flags := []string{"-require=" + module + "@" + version, "-dropreplace=" + module}
+	for _, other := range nested {
+		name := path.Join(module, other)
+		if regexp.MustCompile(`(?m)^(?:require)?\s+` + regexp.QuoteMeta(name) + `\s+v`).MatchString(mod) {
+			flags = append(flags, "-require="+name+"@"+version, "-dropreplace="+name)
+		}
+	}
+	return flags
 }
 
 // published returns the folders of the nested modules that users import, sorted.
