@@ -4,50 +4,15 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"net"
 	"sync"
 	"time"
 
 	"github.com/ebbkit/ebb/autostart"
 	"github.com/ebbkit/ebb/autostart/machine"
+	"github.com/ebbkit/ebb/autostart/machinetest"
 	"github.com/ebbkit/ebb/autostart/policy"
 	"github.com/ebbkit/ebb/balance"
 )
-
-// listeners is a driver whose machines are no more than listening sockets. Package process has a
-// real one.
-type listeners struct {
-	mu      sync.Mutex
-	running map[balance.MachineKey]net.Listener
-}
-
-func (d *listeners) Start(_ context.Context, m balance.Machine) (machine.Booting, error) {
-	l, err := net.Listen("tcp", "127.0.0.1:0")
-	if err != nil {
-		return machine.Booting{}, err
-	}
-	d.mu.Lock()
-	defer d.mu.Unlock()
-	d.running[m.Key()] = l
-	return machine.Booting{Addr: l.Addr().String()}, nil
-}
-
-func (d *listeners) Stop(_ context.Context, m balance.Machine) error {
-	d.mu.Lock()
-	defer d.mu.Unlock()
-	if l, ok := d.running[m.Key()]; ok {
-		delete(d.running, m.Key())
-		return l.Close()
-	}
-	return nil
-}
-
-func (d *listeners) Suspend(context.Context, balance.Machine) error { return errors.ErrUnsupported }
-
-func (d *listeners) Watch(ctx context.Context, _ func(machine.Exit)) error {
-	<-ctx.Done()
-	return nil
-}
 
 // One process that is edge and owner at once: the first request wakes a machine, and the second
 // finds it running.
@@ -63,8 +28,10 @@ func Example() {
 	fleet.Host(balance.Machine{ID: "web-2", App: "web", Region: "nrt"})
 	balancer, _ := balance.New(fleet, balance.Config{})
 
-	driver := &listeners{running: map[balance.MachineKey]net.Listener{}}
-	starter, _ := machine.NewStarter(fleet, driver, machine.Config{})
+	driver := &machinetest.Fake{} // package process has a real one
+	starter, _ := machine.NewStarter(fleet, driver, machine.Config{
+		Check: machine.Check{Func: driver.Check},
+	})
 	auto, _ := autostart.New(balancer, starter, autostart.Config{
 		Trace: autostart.Trace{
 			Decided: func(d policy.Decision) { fmt.Println("start", d.Start[0].ID+":", d.Reason) },

@@ -53,6 +53,23 @@ type Describer interface {
 	Describe(ctx context.Context, m balance.Machine) (Description, error)
 }
 
+// Lister may be implemented by a [Driver] whose machines outlive the process that started them. A
+// [Starter] that begins takes over what already runs, see [Starter.Run].
+type Lister interface {
+	// List returns the machines that exist, whoever started them: those that run, boot or are
+	// suspended. It heeds ctx. After an error it is called again.
+	List(ctx context.Context) ([]Running, error)
+}
+
+// Running is a machine that exists, as its driver sees it.
+type Running struct {
+	App       balance.AppID
+	ID        balance.MachineID
+	Epoch     uint64 // of the start or resume that it is in: its [Exit] carries the same
+	Addr      string // host:port where it listens, or will
+	Suspended bool
+}
+
 // Description is what can be seen of a machine from outside.
 type Description struct {
 	// Listens are the addresses, ip:port, at which the machine accepts TCP connections.

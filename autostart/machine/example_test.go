@@ -4,50 +4,15 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"net"
 	"net/http"
 	"strconv"
 	"sync"
 	"time"
 
 	"github.com/ebbkit/ebb/autostart/machine"
+	"github.com/ebbkit/ebb/autostart/machinetest"
 	"github.com/ebbkit/ebb/balance"
 )
-
-// listeners is a driver whose machines are no more than listening sockets. Package process has a
-// real one.
-type listeners struct {
-	mu      sync.Mutex
-	running map[balance.MachineKey]net.Listener
-}
-
-func (d *listeners) Start(_ context.Context, m balance.Machine) (machine.Booting, error) {
-	l, err := net.Listen("tcp", "127.0.0.1:0")
-	if err != nil {
-		return machine.Booting{}, err
-	}
-	d.mu.Lock()
-	defer d.mu.Unlock()
-	d.running[m.Key()] = l
-	return machine.Booting{Addr: l.Addr().String()}, nil
-}
-
-func (d *listeners) Stop(_ context.Context, m balance.Machine) error {
-	d.mu.Lock()
-	defer d.mu.Unlock()
-	if l, ok := d.running[m.Key()]; ok {
-		delete(d.running, m.Key())
-		return l.Close()
-	}
-	return nil
-}
-
-func (d *listeners) Suspend(context.Context, balance.Machine) error { return errors.ErrUnsupported }
-
-func (d *listeners) Watch(ctx context.Context, _ func(machine.Exit)) error {
-	<-ctx.Done()
-	return nil
-}
 
 // A driver whose provider limits its calls passes that on: the start is tried again, and no request
 // is lost for it.
@@ -84,12 +49,12 @@ func ExamplePush() {
 func ExampleCheck() {
 	fleet, _ := balance.NewFleet(balance.FleetConfig{Node: "laptop", Region: "nrt"})
 	_, err := machine.NewStarter(
-		fleet, &listeners{},
+		fleet, &machinetest.Fake{},
 		machine.Config{Check: machine.Check{Path: "/healthz", Every: 10 * time.Second}},
 	)
 	fmt.Println(err)
 	_, err = machine.NewStarter(
-		fleet, &listeners{}, machine.Config{Check: machine.Check{Path: "healthz"}},
+		fleet, &machinetest.Fake{}, machine.Config{Check: machine.Check{Path: "healthz"}},
 	)
 	fmt.Println(err)
 	// Output:
@@ -102,10 +67,12 @@ func ExampleStarter() {
 	ctx, cancel := context.WithCancel(context.Background())
 	fleet, _ := balance.NewFleet(balance.FleetConfig{Node: "laptop", Region: "nrt"})
 	fleet.Host(balance.Machine{ID: "web-1", App: "web", Region: "nrt"})
+	fake := &machinetest.Fake{} // package process has a real driver
 	ready := make(chan balance.MachineID)
 	starter, _ := machine.NewStarter(
-		fleet, &listeners{running: map[balance.MachineKey]net.Listener{}},
+		fleet, fake,
 		machine.Config{
+			Check: machine.Check{Func: fake.Check},
 			Trace: machine.Trace{
 				Ready: func(m balance.Machine, kind machine.BootKind, _ time.Duration) { ready <- m.ID },
 			},

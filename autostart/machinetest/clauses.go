@@ -25,7 +25,7 @@ var clauses = []struct {
 	{"Start/cancelled", "Start with a context that has ended either works or returns an error and starts nothing", startCancelled},
 	{"Start/cut", "Start returns when its context ends; after an error Stop leaves nothing behind, and Start can be called again", startCut},
 	{"Start/exists", "Start returns as soon as the machine exists, within 30 s, also where it never becomes ready", startExists},
-	{"Start/passing", "an error that passes by itself is an autostart.TryAgain and starts nothing; the same Start works later", startPassing},
+	{"Start/passing", "an error that passes by itself is a machine.TryAgain and starts nothing; the same Start works later", startPassing},
 	{"Stop/gone", "Stop ends a machine and returns when it is gone", stopGone},
 	{"Stop/idle", "stopping a machine that does not run is no error", stopIdle},
 	{"Stop/epoch", "an exit carries the machine's app and ID, the epoch of the start that ended, and a reason", exitFields},
@@ -41,6 +41,8 @@ var clauses = []struct {
 	{"Watch/calls", "exited may call the driver", watchCalls},
 	{"Inspect/runs", "where the driver can be asked whether a machine runs, it says that it does, also after a resume", inspectRuns},
 	{"Inspect/ended", "where the driver can be asked whether a machine runs, it says why not when it has ended", inspectEnded},
+	{"List/runs", "where the driver lists machines, it lists each that runs or is suspended with its address and the epoch of its last start or resume", listRuns},
+	{"List/ended", "where the driver lists machines, it lists none that has ended", listEnded},
 	{"Machines/apart", "operations on different machines may run at once, and each machine has its own address", apart},
 	{"Machines/apps", "a machine is known by its app and its ID: two apps may each have a machine of the same ID", sameID},
 }
@@ -60,7 +62,7 @@ func inspectRuns(b *bench) {
 	b.start(&m, machine.BootCold)
 	err, ok := b.inspects(m)
 	if !ok {
-		b.Skip("the driver is no autostart.Inspector")
+		b.Skip("the driver is no machine.Inspector")
 	}
 	if err != nil {
 		b.broken("Inspect(%s), which runs: %v", m.ID, err)
@@ -79,7 +81,7 @@ func inspectEnded(b *bench) {
 	b.start(&m, machine.BootCold)
 	if _, ok := b.inspects(m); !ok {
 		b.stop(m)
-		b.Skip("the driver is no autostart.Inspector")
+		b.Skip("the driver is no machine.Inspector")
 	}
 	b.stop(m)
 	if err, _ := b.inspects(m); err == nil {
@@ -95,6 +97,72 @@ func inspectEnded(b *bench) {
 	w.want(m)
 	if err, _ := b.inspects(m); err == nil {
 		b.broken("Inspect(%s), which has ended by itself, returned no error", m.ID)
+	}
+}
+
+// listed returns what the driver lists of m, and skips the clause when it lists nothing.
+func (b *bench) listed(m balance.Machine) (r machine.Running, ok bool) {
+	b.Helper()
+	l, lists := b.Driver.(bounded).Driver.(machine.Lister)
+	if !lists {
+		b.stop(m)
+		b.Skip("the driver is no machine.Lister")
+	}
+	var all []machine.Running
+	err := b.Driver.(bounded).bound(func() (err error) { all, err = l.List(b.ctx); return err })
+	if err != nil {
+		b.broken("List: %v", err)
+	}
+	for _, is := range all {
+		if (balance.MachineKey{App: is.App, ID: is.ID}) != m.Key() {
+			continue
+		}
+		if ok {
+			b.broken("List returned %v twice", m.Key())
+		}
+		r, ok = is, true
+	}
+	return r, ok
+}
+
+// lists checks that the driver lists m as it is.
+func (b *bench) lists(m balance.Machine, suspended bool) {
+	b.Helper()
+	want := machine.Running{App: m.App, ID: m.ID, Epoch: m.Epoch, Addr: m.Addr, Suspended: suspended}
+	if got, ok := b.listed(m); !ok || got != want {
+		b.broken("List said of %v %+v (%v), want %+v", m.Key(), got, ok, want)
+	}
+}
+
+func listRuns(b *bench) {
+	m := b.NewMachine()
+	b.start(&m, machine.BootCold)
+	b.lists(m, false)
+	if err := b.Driver.Suspend(b.ctx, m); err == nil {
+		b.lists(m, true)
+		b.start(&m, machine.BootResume)
+		b.lists(m, false)
+	}
+	b.stop(m)
+}
+
+func listEnded(b *bench) {
+	m := b.NewMachine()
+	b.start(&m, machine.BootCold)
+	b.listed(m)
+	b.stop(m)
+	if got, ok := b.listed(m); ok {
+		b.broken("List returned %+v, which was stopped", got)
+	}
+	if b.Crash == nil {
+		return
+	}
+	w := b.watch()
+	b.start(&m, machine.BootCold)
+	b.crash(m)
+	w.want(m)
+	if got, ok := b.listed(m); ok {
+		b.broken("List returned %+v, which has ended by itself", got)
 	}
 }
 

@@ -1,8 +1,13 @@
 package machinetest_test
 
 import (
+	"context"
+	"fmt"
+	"sync"
 	"testing"
+	"time"
 
+	"github.com/ebbkit/ebb/autostart/machine"
 	"github.com/ebbkit/ebb/autostart/machinetest"
 	"github.com/ebbkit/ebb/balance"
 )
@@ -21,4 +26,39 @@ func ExampleTestDriver() {
 		})
 	}
 	// Output:
+}
+
+// A test of what happens around machines needs none: these boot for a millisecond, and end when the
+// test says so.
+func ExampleFake() {
+	fake := &machinetest.Fake{
+		OnStart: func(context.Context, balance.Machine) (boot time.Duration, err error) {
+			return time.Millisecond, nil
+		},
+	}
+	fleet, _ := balance.NewFleet(balance.FleetConfig{Node: "here", Region: "home"})
+	fleet.Host(balance.Machine{App: "web", ID: "web-1", Region: "home"})
+	told := make(chan string)
+	starter, _ := machine.NewStarter(fleet, fake, machine.Config{
+		Check: machine.Check{Func: fake.Check},
+		Trace: machine.Trace{
+			Ready:  func(m balance.Machine, _ machine.BootKind, _ time.Duration) { told <- "ready at " + m.Addr },
+			Exited: func(_ balance.Machine, e machine.Exit) { told <- "ended: " + e.Reason },
+		},
+	})
+	ctx, cancel := context.WithCancel(context.Background())
+	var running sync.WaitGroup
+	running.Go(func() { starter.Run(ctx) })
+
+	starter.Start(ctx, balance.Machine{App: "web", ID: "web-1"})
+	fmt.Println(<-told)
+	fake.Exit(machine.Exit{App: "web", ID: "web-1", Code: 1, Reason: "exit status 1"})
+	fmt.Println(<-told)
+	fmt.Println(fake.Calls())
+	cancel()
+	running.Wait()
+	// Output:
+	// ready at web-1.web:80
+	// ended: exit status 1
+	// [start web/web-1@1]
 }

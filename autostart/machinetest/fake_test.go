@@ -22,6 +22,7 @@ type fake struct {
 	watchers map[int]func(machine.Exit)
 	next     int
 	throttle bool
+	ended    map[balance.MachineKey]bool
 	deaf     chan struct{} // closed at the end
 }
 
@@ -37,6 +38,7 @@ func newFake(fault string) *fake {
 	return &fake{
 		fault: fault, machines: make(map[balance.MachineKey]*listener),
 		watchers: make(map[int]func(machine.Exit)), deaf: make(chan struct{}),
+		ended: make(map[balance.MachineKey]bool),
 	}
 }
 
@@ -48,7 +50,33 @@ func (f *fake) key(m balance.Machine) balance.MachineKey {
 	return m.Key()
 }
 
-// Inspect implements autostart.Inspector.
+// List implements machine.Lister.
+func (f *fake) List(context.Context) (all []machine.Running, err error) {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	for k, l := range f.machines {
+		r := machine.Running{
+			App: k.App, ID: k.ID, Epoch: l.epoch, Addr: l.Addr().String(), Suspended: l.suspended,
+		}
+		switch f.fault {
+		case "lists nothing":
+			continue
+		case "lists without epochs":
+			r.Epoch = 0
+		case "lists the suspended as running":
+			r.Suspended = false
+		}
+		all = append(all, r)
+	}
+	if f.fault == "lists what has ended" {
+		for k := range f.ended {
+			all = append(all, machine.Running{App: k.App, ID: k.ID})
+		}
+	}
+	return all, nil
+}
+
+// Inspect implements machine.Inspector.
 func (f *fake) Inspect(_ context.Context, m balance.Machine) error {
 	f.mu.Lock()
 	defer f.mu.Unlock()
@@ -237,6 +265,7 @@ func (f *fake) report(k balance.MachineKey, l *listener) {
 		e.Epoch = l.cold
 	}
 	f.mu.Lock()
+	f.ended[k] = true
 	var told []func(machine.Exit)
 	for i := range f.next {
 		if w := f.watchers[i]; w != nil && (f.fault != "one watch only" || len(told) == 0) {

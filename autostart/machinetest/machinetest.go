@@ -1,4 +1,4 @@
-// Package machinetest checks that an [machine.Driver] keeps the contract which the rest of the
+// Package machinetest checks that a [machine.Driver] keeps the contract which the rest of the
 // library relies on.
 //
 //	func TestMyDriver(t *testing.T) {
@@ -8,6 +8,8 @@
 //			return machinetest.Subject{Driver: d, NewMachine: …}
 //		})
 //	}
+//
+// [Fake] is a driver for tests of everything else.
 //
 // Each clause of the contract is a subtest of its own. The suite sleeps nowhere: it waits for
 // events and asks ports, up to a timeout that only a failing driver reaches.
@@ -45,6 +47,8 @@ type Subject struct {
 	// itself: what it drives machines with lets nobody in for a while. Nil skips the clause about
 	// it.
 	Throttle func(on bool)
+	// Dial reports whether a machine accepts connections at addr. Nil dials with TCP from here.
+	Dial func(ctx context.Context, addr string) error
 	// Timeout bounds each wait; 0 means one minute. It may be long: a driver that works does not reach
 	// it.
 	Timeout time.Duration
@@ -174,6 +178,9 @@ func (b *bench) silent(m balance.Machine) {
 }
 
 func (b *bench) dial(addr string) error {
+	if b.Dial != nil {
+		return b.Dial(b.ctx, addr)
+	}
 	var d net.Dialer
 	conn, err := d.DialContext(b.ctx, "tcp", addr)
 	if err == nil {

@@ -106,6 +106,10 @@ func TestFaultsAreFound(t *testing.T) {
 		"calls with lock held":            "Watch/calls",
 		"runs, and says it does not":      "Inspect/runs",
 		"always says that it runs":        "Inspect/ended",
+		"lists nothing":                   "List/runs",
+		"lists without epochs":            "List/runs",
+		"lists the suspended as running":  "List/runs",
+		"lists what has ended":            "List/ended",
 		"one address for all":             "Machines/apart",
 		"known by ID alone":               "Machines/apps",
 	}

@@ -16,6 +16,7 @@ import (
 
 	"github.com/ebbkit/ebb/autostart"
 	"github.com/ebbkit/ebb/autostart/machine"
+	"github.com/ebbkit/ebb/autostart/machinetest"
 	"github.com/ebbkit/ebb/autostart/process"
 	"github.com/ebbkit/ebb/backhaul"
 	"github.com/ebbkit/ebb/balance"
@@ -65,18 +66,18 @@ func configs(t *testing.T) (all []config) {
 	starter := &machine.Config{}
 	add(
 		"autostart/machine", starter,
-		func() error { _, err := machine.NewStarter(f, still{}, *starter); return err },
+		func() error { _, err := machine.NewStarter(f, &machinetest.Fake{}, *starter); return err },
 	)
 	check := &machine.Check{}
 	add("autostart/machine", check, func() error {
-		_, err := machine.NewStarter(f, still{}, machine.Config{Check: *check})
+		_, err := machine.NewStarter(f, &machinetest.Fake{}, machine.Config{Check: *check})
 		return err
 	})
 	children := &process.Config{Command: "true"}
 	add("autostart/process", children, func() error { _, err := process.New(*children); return err })
 
 	down := &downscale.Config{}
-	add("downscale", down, func() error { _, err := downscale.New(f, still{}, *down); return err })
+	add("downscale", down, func() error { _, err := downscale.New(f, &machinetest.Fake{}, *down); return err })
 
 	transport := &backhaul.Config{}
 	add(

@@ -7,26 +7,12 @@ import (
 
 	"github.com/ebbkit/ebb/autostart"
 	"github.com/ebbkit/ebb/autostart/machine"
+	"github.com/ebbkit/ebb/autostart/machinetest"
 	"github.com/ebbkit/ebb/balance"
 	"github.com/ebbkit/ebb/balance/grants"
 	"github.com/ebbkit/ebb/downscale"
 	"github.com/ebbkit/ebb/rtt"
 )
-
-// still is a driver of machines that nobody starts.
-type still struct{}
-
-func (still) Start(
-	context.Context, balance.Machine,
-) (b machine.Booting, err error) {
-	return b, nil
-}
-func (still) Stop(context.Context, balance.Machine) error    { return nil }
-func (still) Suspend(context.Context, balance.Machine) error { return nil }
-func (still) Watch(ctx context.Context, _ func(machine.Exit)) error {
-	<-ctx.Done()
-	return nil
-}
 
 // runners makes one of everything that has a Run method for users to call.
 func runners(t *testing.T) map[string]func(context.Context) error {
@@ -46,11 +32,11 @@ func runners(t *testing.T) map[string]func(context.Context) error {
 	if err != nil {
 		t.Fatal(err)
 	}
-	s, err := machine.NewStarter(f, still{}, machine.Config{})
+	s, err := machine.NewStarter(f, &machinetest.Fake{}, machine.Config{})
 	if err != nil {
 		t.Fatal(err)
 	}
-	d, err := downscale.New(f, still{}, downscale.Config{})
+	d, err := downscale.New(f, &machinetest.Fake{}, downscale.Config{})
 	if err != nil {
 		t.Fatal(err)
 	}
