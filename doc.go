@@ -60,7 +60,7 @@
 //     5 s. (backhaul.TestAReceiverMayPause, backhaul.TestABlackHoleIsGivenUp)
 //   - Hard limits hold, whatever any node believed: a machine's owner admits by one
 //     compare-and-swap, and a slot is free when the machine is done, not when the client has
-//     left. With Abandoned set to finish that is exact of what the app executes, for up to
+//     left. With FinishAbandoned that is exact of what the app executes, for up to
 //     AnswerPause. By default the machine is told instead: one that closes without an answer
 //     and works on, as Node and nginx do, is given as long as 99 of 100 of its requests take,
 //     and one that says nothing a minute. (balance.TestGateUnderContention,

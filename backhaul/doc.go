@@ -115,11 +115,11 @@
 // (StallError), or reached its deadline. The caller of RoundTrip hears of its end at once; whoever
 // has entered the gate holds the slot on: the Transport for machines of its process, the [Handler]
 // for its own. The edge of a remote machine does not count the request any more; its owner's word
-// does. What becomes of the request is up to the app ([balance.App].Abandoned). Of HTTP/1.1, "tell"
-// closes the sending half of the connection, and "finish" says nothing; an answer that comes is
-// read and dropped.
+// does. What becomes of the request is up to the app ([balance.App].FinishAbandoned). By default
+// the machine is told: over HTTP/1.1 the sending half of the connection is closed. With
+// FinishAbandoned it is not told. An answer that comes is read and dropped.
 //
-//	the machine then                 the slot under tell         the slot under finish
+//	the machine then                 the slot by default         with FinishAbandoned
 //	ends its work and answers        free with the answer        not told: free with the answer
 //	(Go)
 //	works on and answers (Python)    free with the answer        free with the answer
@@ -131,14 +131,14 @@
 //	                                 long as its requests take   free with the answer
 //
 // How long an app's requests take is learned: the 99th percentile, within 1 s and 60 s, 10 s while
-// nothing is known. AbandonedHold sets it, and the 60 s. So a hard limit holds for what an app
-// executes under finish; under tell it does but for requests that work on for longer than that. All
-// rows are held by TestASlotIsFreeWhenTheMachineIsDone, TestARunThatEndsFreesItsSlots and
+// nothing is known. AbandonedHold sets it, and the 60 s. So with FinishAbandoned a hard limit holds
+// for what an app executes; by default it does but for requests that work on for longer than that.
+// All rows are held by TestASlotIsFreeWhenTheMachineIsDone, TestARunThatEndsFreesItsSlots and
 // TestAbandonedStreams, the limit by TestAHardLimitHoldsForWhatAnAppExecutes.
 //
 // Who leaves in the middle of the request's body leaves a request that cannot be finished: its
-// machine is told in either case, as it would wait for the rest. Under tell no more than 1 MiB of
-// an answer is read for nobody; then the connection is reset, which ends the work of whoever
+// machine is told in either case, as it would wait for the rest. One that is told has no more than
+// 1 MiB of its answer read for nobody; then the connection is reset, which ends the work of whoever
 // writes. A machine that breaks off by itself holds no slot, nor do a connection that was upgraded
 // and a stream that downscale has had told to end: their end is the machine's as well. At most 1000
 // connections wait for machines without a hard limit; the slots of others are held without them. A

@@ -48,7 +48,7 @@ func (h *Handler) forward(
 	out := outbound(ctx, r, m, early)
 	x.H2 = h.c.H2 != nil && h.c.H2(*m) && out.Header["Upgrade"] == nil
 	keepTarget(out, x.H2)
-	x.Finish = x.H2 && h.app(t.App).Abandoned == balance.AbandonedFinish
+	x.Finish = x.H2 && h.app(t.App).FinishAbandoned
 	hop.SetEpoch(out.Header, h.c.EpochHeader, epoch)
 	if x.Body != nil {
 		x.Body.Retain(reopenable(r.ContentLength, x.H2), &h.kept, defaultReplayMemory)

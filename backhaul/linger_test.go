@@ -291,11 +291,11 @@ func (s *scene) told() (ways []string) {
 }
 
 // scenes runs a test with a hop and without, in both modes.
-func scenes(t *testing.T, f func(t *testing.T, local bool, mode balance.Abandoned)) {
-	for _, mode := range []balance.Abandoned{balance.AbandonedTell, balance.AbandonedFinish} {
+func scenes(t *testing.T, f func(t *testing.T, local bool, finish bool)) {
+	for _, finish := range []bool{false, true} {
 		for _, local := range []bool{false, true} {
-			t.Run(fmt.Sprintf("%v/local=%v", mode, local), func(t *testing.T) {
-				synctest.Test(t, func(t *testing.T) { f(t, local, mode) })
+			t.Run(fmt.Sprintf("finish=%v/local=%v", finish, local), func(t *testing.T) {
+				synctest.Test(t, func(t *testing.T) { f(t, local, finish) })
 			})
 		}
 	}
@@ -323,10 +323,10 @@ func TestASlotIsFreeWhenTheMachineIsDone(t *testing.T) {
 		"never answers":       {hop.MaxHold, hop.DefaultAnswerPause, [2]string{"silent", "silent"}},
 	} {
 		t.Run(name, func(t *testing.T) {
-			scenes(t, func(t *testing.T, local bool, mode balance.Abandoned) {
+			scenes(t, func(t *testing.T, local bool, finish bool) {
 				w := &work{takes: takes}
 				s := newScene(t, sceneConfig{
-					app: balance.App{Limits: balance.Limits{Hard: 1}, Abandoned: mode}, local: local,
+					app: balance.App{Limits: balance.Limits{Hard: 1}, FinishAbandoned: finish}, local: local,
 					serve: apps[name](w),
 				})
 				if name != "never answers" {
@@ -344,10 +344,13 @@ func TestASlotIsFreeWhenTheMachineIsDone(t *testing.T) {
 				}
 				held := s.free(24 * time.Hour)
 				held -= held % (100 * time.Millisecond)
-				wanted := []time.Duration{want.tell, want.finish}[mode]
+				wanted, wantedHow := want.tell, want.how[0]
+				if finish {
+					wanted, wantedHow = want.finish, want.how[1]
+				}
 				wanted -= wanted % (100 * time.Millisecond)
-				if how := s.told(); held != wanted || len(how) != 1 || how[0] != want.how[mode] {
-					t.Errorf("held for %v, then free as it %v; want %v, %s", held, how, wanted, want.how[mode])
+				if how := s.told(); held != wanted || len(how) != 1 || how[0] != wantedHow {
+					t.Errorf("held for %v, then free as it %v; want %v, %s", held, how, wanted, wantedHow)
 				}
 				if n, _, _ := w.counts(); n != 0 && name != "never answers" {
 					t.Errorf("the slot is free, and %d are executed", n)
@@ -368,10 +371,10 @@ func TestAHardLimitHoldsForWhatAnAppExecutes(t *testing.T) {
 			continue
 		}
 		t.Run(name, func(t *testing.T) {
-			scenes(t, func(t *testing.T, local bool, mode balance.Abandoned) {
+			scenes(t, func(t *testing.T, local bool, finish bool) {
 				w := &work{takes: takes}
 				s := newScene(t, sceneConfig{
-					app: balance.App{Limits: balance.Limits{Soft: 1, Hard: 1}, Abandoned: mode}, local: local,
+					app: balance.App{Limits: balance.Limits{Soft: 1, Hard: 1}, FinishAbandoned: finish}, local: local,
 					serve: app(w),
 				})
 				s.ask("GET", nil, 0)
@@ -439,10 +442,10 @@ func TestServiceTimesAreLearnedFromAbandonedRequests(t *testing.T) {
 func TestAClientThatLeavesInTheMiddleOfItsBody(t *testing.T) {
 	for name, size := range map[string]int64{"of known length": 1 << 20, "of unknown length": -1} {
 		t.Run(name, func(t *testing.T) {
-			scenes(t, func(t *testing.T, local bool, mode balance.Abandoned) {
+			scenes(t, func(t *testing.T, local bool, finish bool) {
 				got := make(chan error, 1)
 				s := newScene(t, sceneConfig{
-					app: balance.App{Abandoned: mode}, local: local,
+					app: balance.App{FinishAbandoned: finish}, local: local,
 					serve: handled(func(w http.ResponseWriter, r *http.Request) {
 						_, err := io.Copy(io.Discard, r.Body)
 						got <- err
@@ -477,9 +480,9 @@ func TestAClientThatLeavesInTheMiddleOfItsBody(t *testing.T) {
 func TestAClientThatLeavesInTheMiddleOfAnAnswer(t *testing.T) {
 	for _, chunked := range []bool{false, true} {
 		t.Run(fmt.Sprintf("chunked=%v", chunked), func(t *testing.T) {
-			scenes(t, func(t *testing.T, local bool, mode balance.Abandoned) {
+			scenes(t, func(t *testing.T, local bool, finish bool) {
 				s := newScene(t, sceneConfig{
-					app: balance.App{Abandoned: mode}, local: local,
+					app: balance.App{FinishAbandoned: finish}, local: local,
 					serve: handled(func(w http.ResponseWriter, r *http.Request) {
 						if !chunked {
 							w.Header().Set("Content-Length", "10")
@@ -518,10 +521,10 @@ func TestAClientThatLeavesInTheMiddleOfAnAnswer(t *testing.T) {
 
 // A caller that closes an answer early, without leaving, is as one that leaves.
 func TestAnAnswerThatIsClosedEarly(t *testing.T) {
-	scenes(t, func(t *testing.T, local bool, mode balance.Abandoned) {
+	scenes(t, func(t *testing.T, local bool, finish bool) {
 		w := &work{}
 		s := newScene(t, sceneConfig{
-			app: balance.App{Abandoned: mode}, local: local,
+			app: balance.App{FinishAbandoned: finish}, local: local,
 			serve: handled(func(rw http.ResponseWriter, r *http.Request) {
 				w.begin()
 				defer w.end()
@@ -596,9 +599,9 @@ func TestARunThatEndsFreesItsSlots(t *testing.T) {
 	} {
 		for _, app := range []string{"never answers", "closes and works on"} {
 			t.Run(name+"/"+app, func(t *testing.T) {
-				scenes(t, func(t *testing.T, local bool, mode balance.Abandoned) {
+				scenes(t, func(t *testing.T, local bool, finish bool) {
 					s := newScene(t, sceneConfig{
-						app: balance.App{Abandoned: mode}, local: local, serve: apps[app](&work{takes: time.Hour}),
+						app: balance.App{FinishAbandoned: finish}, local: local, serve: apps[app](&work{takes: time.Hour}),
 					})
 					s.ask("GET", nil, leaves)
 					synctest.Wait()
@@ -621,9 +624,9 @@ func TestARunThatEndsFreesItsSlots(t *testing.T) {
 
 // A machine works on a request that its client has left: it is not stopped under it.
 func TestNoStopUnderAnAbandonedRequest(t *testing.T) {
-	scenes(t, func(t *testing.T, local bool, mode balance.Abandoned) {
+	scenes(t, func(t *testing.T, local bool, finish bool) {
 		s := newScene(t, sceneConfig{
-			app: balance.App{Abandoned: mode}, local: local,
+			app: balance.App{FinishAbandoned: finish}, local: local,
 			serve: apps["notices nothing"](&work{takes: takes}),
 		})
 		s.ask("GET", nil, leaves)
@@ -641,9 +644,9 @@ func TestNoStopUnderAnAbandonedRequest(t *testing.T) {
 // Whoever closes is not waited for, or waits himself: a Transport ends what lingers, a Handler's
 // Shutdown waits for it.
 func TestEndingUnderAbandonedRequests(t *testing.T) {
-	scenes(t, func(t *testing.T, local bool, mode balance.Abandoned) {
+	scenes(t, func(t *testing.T, local bool, finish bool) {
 		s := newScene(t, sceneConfig{
-			app: balance.App{Abandoned: mode}, local: local,
+			app: balance.App{FinishAbandoned: finish}, local: local,
 			serve: apps["notices nothing"](&work{takes: takes}),
 		})
 		s.ask("GET", nil, leaves)
@@ -672,10 +675,10 @@ func TestEndingUnderAbandonedRequests(t *testing.T) {
 
 // A connection that was used by a request which its client has left is not used again.
 func TestAnAbandonedConnectionIsNotPooled(t *testing.T) {
-	scenes(t, func(t *testing.T, local bool, mode balance.Abandoned) {
+	scenes(t, func(t *testing.T, local bool, finish bool) {
 		w := &work{takes: time.Second}
 		s := newScene(t,
-			sceneConfig{app: balance.App{Abandoned: mode}, local: local, serve: apps["does not listen"](w)})
+			sceneConfig{app: balance.App{FinishAbandoned: finish}, local: local, serve: apps["does not listen"](w)})
 		s.ask("GET", nil, 0)
 		s.ask("GET", nil, leaves)
 		s.free(time.Minute)
@@ -723,11 +726,11 @@ func TestLingeringConnectionsAreBounded(t *testing.T) {
 func TestAbandonedStreams(t *testing.T) {
 	for _, when := range []string{"before the answer", "in the middle of it", "closed early"} {
 		t.Run(when, func(t *testing.T) {
-			scenes(t, func(t *testing.T, local bool, mode balance.Abandoned) {
+			scenes(t, func(t *testing.T, local bool, finish bool) {
 				w := &work{takes: takes}
 				told := make(chan time.Duration, 1)
 				s := newScene(t, sceneConfig{
-					app: balance.App{Abandoned: mode}, local: local, h2: true,
+					app: balance.App{FinishAbandoned: finish}, local: local, h2: true,
 					serve: handled(func(rw http.ResponseWriter, r *http.Request) {
 						began := time.Now()
 						w.begin()
@@ -768,7 +771,7 @@ func TestAbandonedStreams(t *testing.T) {
 				}
 				held := s.free(time.Minute).Round(100 * time.Millisecond)
 				how := s.told()
-				if mode == balance.AbandonedTell {
+				if !finish {
 					if at := <-told; held != hop.MinHold || at != leaves || how[0] != "closed" {
 						t.Errorf("told after %v, held for %v, free as it %v", at, held, how)
 					}
@@ -788,7 +791,7 @@ func TestAbandonedStreams(t *testing.T) {
 func TestFinishedStreamsArriveWhole(t *testing.T) {
 	inBubbles(t, func(t *testing.T, local bool) {
 		s := newScene(t, sceneConfig{
-			app: balance.App{Abandoned: balance.AbandonedFinish}, local: local, h2: true,
+			app: balance.App{FinishAbandoned: true}, local: local, h2: true,
 			serve: handled(func(w http.ResponseWriter, r *http.Request) {
 				w.Header().Set("Trailer", "X-Sum")
 				n, _ := io.Copy(w, r.Body)
@@ -826,9 +829,9 @@ func TestAMachineThatBreaksOffHoldsNoSlot(t *testing.T) {
 		"with something else": "SSH-2.0-OpenSSH_9\r\n\r\n",
 	} {
 		t.Run(name, func(t *testing.T) {
-			scenes(t, func(t *testing.T, local bool, mode balance.Abandoned) {
+			scenes(t, func(t *testing.T, local bool, finish bool) {
 				s := newScene(t, sceneConfig{
-					app: balance.App{Abandoned: mode}, local: local,
+					app: balance.App{FinishAbandoned: finish}, local: local,
 					serve: connections(func(c net.Conn) {
 						http.ReadRequest(bufio.NewReader(c))
 						io.WriteString(c, answer)
@@ -851,7 +854,7 @@ func TestAMachineThatBreaksOffHoldsNoSlot(t *testing.T) {
 func TestAMachineThatBreaksOffForNobodyHoldsNoSlot(t *testing.T) {
 	inBubbles(t, func(t *testing.T, local bool) {
 		s := newScene(t, sceneConfig{
-			app: balance.App{Abandoned: balance.AbandonedFinish}, local: local,
+			app: balance.App{FinishAbandoned: true}, local: local,
 			serve: connections(func(c net.Conn) {
 				http.ReadRequest(bufio.NewReader(c))
 				time.Sleep(takes)
@@ -881,11 +884,11 @@ func (r *resettable) CloseWrite() error { return r.Conn.(interface{ CloseWrite()
 func TestASilentMachineIsReset(t *testing.T) {
 	for app, want := range map[string]bool{"never answers": true, "notices nothing": false} {
 		t.Run(app, func(t *testing.T) {
-			scenes(t, func(t *testing.T, local bool, mode balance.Abandoned) {
+			scenes(t, func(t *testing.T, local bool, finish bool) {
 				var r *resettable
 				wrap := func(c net.Conn) net.Conn { r = &resettable{Conn: c}; return r }
 				s := newScene(t, sceneConfig{
-					app: balance.App{Abandoned: mode}, local: local, serve: apps[app](&work{takes: takes}),
+					app: balance.App{FinishAbandoned: finish}, local: local, serve: apps[app](&work{takes: takes}),
 					wrap: wrap,
 				})
 				s.ask("GET", nil, leaves)

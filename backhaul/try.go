@@ -273,7 +273,7 @@ func (a *attempt) local(
 	out := a.outgoing(passing1xx(a.q.watch.ctx, false))
 	x.H2 = a.q.t.c.H2 != nil && a.q.t.c.H2(*m) && out.Header["Upgrade"] == nil
 	keepTarget(out, x.H2)
-	x.Finish = x.H2 && a.q.t.app(m.App).Abandoned == balance.AbandonedFinish
+	x.Finish = x.H2 && a.q.t.app(m.App).FinishAbandoned
 	hop.SetEpoch(out.Header, a.q.t.c.EpochHeader, load.Epoch)
 	if x.H2 && a.q.body != nil {
 		a.q.body.Retain(reopenable(a.q.req.ContentLength, true), &a.q.t.kept, a.q.t.c.replayMemory)

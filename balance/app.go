@@ -6,7 +6,6 @@ import (
 	"encoding/json"
 	"fmt"
 	"reflect"
-	"slices"
 	"strconv"
 	"strings"
 	"time"
@@ -31,43 +30,14 @@ var autostopNames = [...]string{"off", "stop", "suspend"}
 // String returns the mode's name as flags and JSON spell it.
 func (a Autostop) String() string { return enum.String(autostopNames[:], uint8(a), "autostop") }
 
-// Abandoned says what becomes of a request whose client has left before the machine has answered.
-// Its slot is held in either case until the machine is done, as far as that can be known; package
-// backhaul has the table.
-type Abandoned uint8
-
-// The modes.
-const (
-	// AbandonedTell closes the sending half of the connection to the machine, which ends the work
-	// of apps that listen for it.
-	AbandonedTell Abandoned = iota
-	// AbandonedFinish tells the machine nothing: it works on, and its answer is read and dropped. A
-	// hard limit then holds for what the app executes, whatever its clients do.
-	AbandonedFinish
-)
-
-var abandonedNames = [...]string{"tell", "finish"}
-
-// String returns the mode's name as flags and JSON spell it.
-func (a Abandoned) String() string { return enum.String(abandonedNames[:], uint8(a), "abandoned") }
-
-// MarshalText returns the mode's name.
-func (a Abandoned) MarshalText() ([]byte, error) {
-	if int(a) >= len(abandonedNames) {
-		return nil, fmt.Errorf("balance: %v has no name", a)
-	}
-	return []byte(a.String()), nil
+// MarshalText returns the autostop mode's name; a value without one is an error.
+func (a Autostop) MarshalText() ([]byte, error) {
+	return enum.Marshal("balance: autostop mode", autostopNames[:], uint8(a))
 }
 
-// UnmarshalText is the inverse of [Abandoned.MarshalText].
-func (a *Abandoned) UnmarshalText(text []byte) error {
-	i := slices.Index(abandonedNames[:], string(text))
-	if i < 0 {
-		return fmt.Errorf("balance: unknown mode %q of abandoned requests: want one of %s",
-			text, strings.Join(abandonedNames[:], ", "))
-	}
-	*a = Abandoned(i)
-	return nil
+// UnmarshalText is the inverse of [Autostop.MarshalText]; the error lists the names.
+func (a *Autostop) UnmarshalText(text []byte) error {
+	return enum.Unmarshal(a, "balance: autostop mode", autostopNames[:], text)
 }
 
 // App is what an operator says about one app. It is a plain row; the comment on each field names
@@ -129,8 +99,12 @@ type App struct {
 	// UpgradeWait is how long a request for an upgrade may wait for the machine's 101; then it is
 	// answered with 504. 0 means 60 s; negative: no bound. (backhaul)
 	UpgradeWait time.Duration
-	// Abandoned says what becomes of requests whose clients have left. (backhaul)
-	Abandoned Abandoned
+	// FinishAbandoned has the machine finish requests whose clients have left before it answered: it
+	// is told nothing, and its answer is read and dropped. A hard limit then holds for what the app
+	// executes, whatever its clients do. Without it the sending half of the connection to the machine
+	// is closed, which ends the work of apps that listen for it. In either case the slot is held until
+	// the machine is done, as far as that can be known; package backhaul has the table. (backhaul)
+	FinishAbandoned bool
 	// AbandonedHold is how long the slot of such a request is held when the machine does not say
 	// that it is done. 0 means what the app has been seen to need: the 99th percentile of its
 	// service times, from 1 s to 60 s, where the machine has closed the connection without an
@@ -170,8 +144,6 @@ func (a App) validate() error {
 		return bad("KeepAlive", a.KeepAlive, "0 (the default) or more")
 	case a.SlowStart < 0:
 		return bad("SlowStart", a.SlowStart, "0 (off) or more")
-	case a.Abandoned > AbandonedFinish:
-		return bad("Abandoned", a.Abandoned, "tell or finish")
 	case a.AbandonedHold < 0:
 		return bad("AbandonedHold", a.AbandonedHold, "0 (learned) or more")
 	}
@@ -184,16 +156,6 @@ func (a App) validate() error {
 // LimitsOf returns the limits that hold for m: its own where set, else the app's.
 func (a App) LimitsOf(m Machine) Limits {
 	return Limits{Soft: cmp.Or(m.Limits.Soft, a.Limits.Soft), Hard: cmp.Or(m.Limits.Hard, a.Limits.Hard)}
-}
-
-// MarshalText returns the autostop mode's name; a value without one is an error.
-func (a Autostop) MarshalText() ([]byte, error) {
-	return enum.Marshal("balance: autostop mode", autostopNames[:], uint8(a))
-}
-
-// UnmarshalText is the inverse of [Autostop.MarshalText]; the error lists the names.
-func (a *Autostop) UnmarshalText(text []byte) error {
-	return enum.Unmarshal(a, "balance: autostop mode", autostopNames[:], text)
 }
 
 // MarshalJSON writes the fields that are not zero: durations as in "30s", enums by name, a strategy

@@ -113,33 +113,3 @@ func FuzzAppJSON(f *testing.F) {
 		}
 	})
 }
-
-// So do the modes of abandoned requests.
-func TestModesOfAbandonedRequestsReadTheirOwnText(t *testing.T) {
-	for a := AbandonedTell; int(a) < len(abandonedNames); a++ {
-		text, err := a.MarshalText()
-		var back Abandoned
-		if err != nil || string(text) != a.String() || back.UnmarshalText(text) != nil || back != a {
-			t.Errorf("%v: text %q, %v, reads back as %v", a, text, err, back)
-		}
-		if err := (App{ID: "web", Abandoned: a}).validate(); err != nil {
-			t.Error(err)
-		}
-	}
-	later := Abandoned(len(abandonedNames))
-	if text, err := later.MarshalText(); err == nil {
-		t.Errorf("a mode of a later version has the text %q", text)
-	}
-	var a Abandoned
-	if err := a.UnmarshalText([]byte("drop")); err == nil || !strings.Contains(err.Error(), "finish") {
-		t.Errorf("%v: want the known ones", err)
-	}
-	if err := (App{ID: "web", Abandoned: later}).validate(); err == nil ||
-		!strings.Contains(err.Error(), "Abandoned") {
-		t.Errorf("%v: want the field and the remedy", err)
-	}
-	if err := (App{ID: "web", AbandonedHold: -1}).validate(); err == nil ||
-		!strings.Contains(err.Error(), "AbandonedHold") {
-		t.Errorf("%v: want the field and the remedy", err)
-	}
-}

@@ -256,6 +256,7 @@ func TestBadInputIsNamed(t *testing.T) {
 		{PutApp{App{}}, "App.ID"},
 		{PutApp{App{ID: "web", Min: 3, Max: 2}}, "Min 3"},
 		{PutApp{App{ID: "web", KeepAlive: -time.Second}}, "KeepAlive -1s"},
+		{PutApp{App{ID: "web", AbandonedHold: -1}}, "AbandonedHold"},
 		{PutApp{App{ID: "web", Limits: Limits{Soft: 1 << 20}}}, "soft limit 1048576"},
 		{RemoveApp{}, "RemoveApp.ID"},
 		{RemoveMachine{ID: "m"}, "RemoveMachine"},

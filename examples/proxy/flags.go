@@ -171,8 +171,7 @@ func parse(args []string, out io.Writer) (settings, error) {
 		)
 	}
 	if err == nil {
-		app.Abandoned, err = choose("abandoned", *abandoned,
-			map[string]balance.Abandoned{"tell": balance.AbandonedTell, "finish": balance.AbandonedFinish})
+		app.FinishAbandoned, err = choose("abandoned", *abandoned, map[string]bool{"tell": false, "finish": true})
 	}
 	if err == nil {
 		s.world.Notify, err = parseClasses(*notify)

@@ -32,7 +32,7 @@ func TestFlags(t *testing.T) {
 		App: balance.App{
 			ID: "web", Autostop: balance.AutostopSuspend, Min: 1, Max: 3,
 			Limits: balance.Limits{Soft: 10, Hard: 20}, BootHint: 9 * time.Second,
-			Abandoned: balance.AbandonedFinish, KeepAlive: 2 * time.Second, IdleAfter: 3 * time.Second,
+			FinishAbandoned: true, KeepAlive: 2 * time.Second, IdleAfter: 3 * time.Second,
 			Strategy: balance.LeastLoad{},
 		},
 	}}

@@ -18,7 +18,7 @@ import (
 
 // enums are all types whose values have names.
 var enums = []any{
-	new(balance.Autostop), new(balance.Abandoned), new(balance.State), new(balance.Health), new(balance.Cordon), new(balance.Tier),
+	new(balance.Autostop), new(balance.State), new(balance.Health), new(balance.Cordon), new(balance.Tier),
 	new(balance.StartAnswer), new(balance.Bounce), new(balance.Outcome),
 	new(machine.BootKind),
 	new(balance.Class), new(policy.Verdict), new(policy.Rule), new(cordon.Phase), new(cordon.Act),

@@ -25,10 +25,10 @@ const hard = 4
 
 // app is one row of the catalogue.
 type app struct {
-	id        balance.AppID
-	far       bool // hosted by the worker: requests go over the hop
-	h2        bool // its machines speak HTTP/2 without TLS
-	abandoned balance.Abandoned
+	id     balance.AppID
+	far    bool // hosted by the worker: requests go over the hop
+	h2     bool // its machines speak HTTP/2 without TLS
+	finish bool // they are not told that a client has left
 }
 
 // The apps: on the edge itself and behind a worker, over HTTP/1.1 and HTTP/2, whose machines are
@@ -36,11 +36,11 @@ type app struct {
 var apps = []app{
 	{id: "near"},
 	{id: "near-h2", h2: true},
-	{id: "near-finish", abandoned: balance.AbandonedFinish},
+	{id: "near-finish", finish: true},
 	{id: "far", far: true},
 	{id: "far-h2", far: true, h2: true},
-	{id: "far-finish", far: true, abandoned: balance.AbandonedFinish},
-	{id: "far-h2-finish", far: true, h2: true, abandoned: balance.AbandonedFinish},
+	{id: "far-finish", far: true, finish: true},
+	{id: "far-h2-finish", far: true, h2: true, finish: true},
 }
 
 // appOf returns the app of that name, or that of no name.
@@ -56,7 +56,7 @@ func appOf(id balance.AppID) app {
 // mayExceed reports whether a machine of the app may execute more at once than its hard limit: one
 // that is told over HTTP/2 that a client has left gives no sign when it is done, and its slot is
 // free after a while.
-func (a app) mayExceed() bool { return a.h2 && a.abandoned == balance.AbandonedTell }
+func (a app) mayExceed() bool { return a.h2 && !a.finish }
 
 // machinesPerApp is how many machines each app has.
 const machinesPerApp = 3
@@ -96,7 +96,7 @@ func newHost(node balance.NodeID, far bool, journal string) (h host, err error) 
 	for _, a := range apps {
 		row := balance.App{
 			ID: a.id, Autostart: true, Autostop: balance.AutostopStop, Limits: balance.Limits{Soft: hard / 2, Hard: hard},
-			KeepAlive: 3 * time.Second, Abandoned: a.abandoned,
+			KeepAlive: 3 * time.Second, FinishAbandoned: a.finish,
 		}
 		if err := h.fleet.Apply(balance.PutApp{App: row}); err != nil {
 			return h, err

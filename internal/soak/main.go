@@ -268,7 +268,7 @@ func (l *ledger) read(journal string) error {
 			}
 			l.over = append(l.over, strings.Join(words[2:], " ")+" (pid "+words[0]+")")
 		case "TOLD":
-			if appOf(balance.AppID(words[2])).abandoned == balance.AbandonedFinish {
+			if appOf(balance.AppID(words[2])).finish {
 				l.overheard = append(l.overheard, strings.Join(words[2:], " "))
 			}
 			l.told++

@@ -69,7 +69,7 @@ func (l *Lingering) end(how hop.Freed) {
 
 // tells reports whether the machine is told that nobody waits for its answer. One that has not got
 // the whole request is in any case: it would wait for the rest.
-func (l *Lingering) tells() bool { return l.App.Abandoned == balance.AbandonedTell || !l.Sent }
+func (l *Lingering) tells() bool { return !l.App.FinishAbandoned || !l.Sent }
 
 // wait returns when the slot may be free.
 func (l *Lingering) wait() hop.Freed {
