@@ -28,22 +28,22 @@ func BenchmarkMesh(b *testing.B) {
 				return m
 			}
 			answers := func(into chan string) Trace {
-				return Trace{Sample: func(peer string, _ Sample) {
+				return Trace{Sample: func(peer string, _ time.Duration) {
 					select {
 					case into <- peer:
 					default: // nobody waits
 					}
 				}}
 			}
-			var peers PeerList
+			var peers []Node
 			for i := range n {
-				self := Node{ID: fleetID(i), Region: fmt.Sprintf("region-%02d", i%40)}
-				peers = append(peers, run(Config{Self: self}).Self())
+				c := Config{ID: fleetID(i), Region: fmt.Sprintf("region-%02d", i%40)}
+				peers = append(peers, run(c).Self())
 			}
 			// What so many Meshes cost when nobody asks is not a node's. The answers to another node, which
 			// asks one of them, take the time meanwhile.
 			ticks := make(chan string)
-			run(Config{Self: Node{ID: "clock", Region: "home"}, Peers: peers[:1], Trace: answers(ticks)})
+			run(Config{ID: "clock", Region: "home", Peers: fixed(peers[:1]), Trace: answers(ticks)})
 			<-ticks
 			idle, begin := cpu(), time.Now()
 			for range 3 {
@@ -53,7 +53,7 @@ func BenchmarkMesh(b *testing.B) {
 
 			answered := make(chan string, n)
 			m := run(Config{
-				Self: Node{ID: "me", Region: "home"}, Peers: peers, Trace: answers(answered),
+				ID: "me", Region: "home", Peers: fixed(peers), Trace: answers(answered),
 			})
 			for met := map[string]bool{}; len(met) < n; { // start-up
 				met[<-answered] = true

@@ -2,7 +2,6 @@ package rtt
 
 import (
 	"fmt"
-	"log/slog"
 	"net"
 	"net/netip"
 	"slices"
@@ -22,26 +21,17 @@ type Node struct {
 	HTTP string         // fallback: a URL that answers HEAD requests; optional
 }
 
-// Peers lists the nodes that there are. Mesh asks once a second, and on [Mesh.Refresh], from one
-// goroutine and with no lock held. The list may contain the asking node itself, which is left
-// out. A node that is missing from a list is forgotten, one whose address changed is asked anew.
-// Of more than 512 nodes a part of every region is probed.
-type Peers interface{ Peers() []Node }
-
-// PeerList is a fixed list of nodes.
-type PeerList []Node
-
-// Peers returns the list.
-func (l PeerList) Peers() []Node { return l }
-
-// Config is what a [Mesh] is made of. Only Self.ID and Key have no default.
+// Config is what a [Mesh] is made of. Only ID and Key have no default.
 type Config struct {
-	// Self is this node. Its addresses are ignored.
-	Self Node
+	ID     string // of this node, unique in the mesh, 1 to 255 bytes
+	Region string // of this node
 	// Key is the secret that all nodes of the mesh share, at least 16 bytes; see [Mesh.SetKeys].
 	Key []byte
-	// Peers are the nodes to probe. Nil means none: the node only answers.
-	Peers Peers
+	// Peers returns the nodes to probe; nil means none: the node only answers. It is called once a
+	// second, and on [Mesh.Refresh], from one goroutine and with no lock held. The list may contain
+	// this node itself, which is left out. A node that is missing from a list is forgotten, one
+	// whose address changed is probed anew. Of more than 512 nodes a part of every region is probed.
+	Peers func() []Node
 
 	// Conn is the socket. Nil means a UDP socket on Listen, whose zero value is ":0". A *net.UDPConn
 	// gets kernel receive stamps (on Linux); any other is timed in user space. Mesh closes it.
@@ -55,17 +45,15 @@ type Config struct {
 
 	// Trace observes.
 	Trace Trace
-	// Logger gets lost and returned peers. Nil means silence.
-	Logger *slog.Logger
 }
 
 // Trace is a set of functions that are called, with no lock held, as things happen. Each may be
 // nil. They are called from the goroutines of the Mesh and hold it up while they run.
 type Trace struct {
-	Sample func(peer string, s Sample) // a probe was answered
-	Lost   func(peer string)           // a peer became lost
-	Back   func(peer string)           // a lost peer answered again
-	Table  func(t *Table)              // a new table is in place
+	Sample func(peer string, rtt time.Duration) // a probe was answered
+	Lost   func(peer string)                    // a peer became lost
+	Back   func(peer string)                    // a lost peer answered again
+	Table  func(t *Table)                       // a new table is in place
 }
 
 // limits bound what a mesh sends.
@@ -84,13 +72,12 @@ const minKey = 16 // bytes
 // resolve returns c with defaults filled in, or what is wrong with it.
 func (c Config) resolve() (Config, error) {
 	const maxName = probe.MaxName
-	if c.Self.ID == "" || len(c.Self.ID) > maxName {
-		return c, fmt.Errorf("rtt: Config.Self.ID is %.40q: give every node an ID of 1 to %d bytes",
-			c.Self.ID, maxName)
+	if c.ID == "" || len(c.ID) > maxName {
+		return c, fmt.Errorf("rtt: Config.ID is %.40q: give every node an ID of 1 to %d bytes", c.ID,
+			maxName)
 	}
-	if len(c.Self.Region) > maxName {
-		return c, fmt.Errorf("rtt: Config.Self.Region has %d bytes: use at most %d",
-			len(c.Self.Region), maxName)
+	if len(c.Region) > maxName {
+		return c, fmt.Errorf("rtt: Config.Region has %d bytes: use at most %d", len(c.Region), maxName)
 	}
 	if len(c.Key) < minKey {
 		return c, fmt.Errorf("rtt: Config.Key has %d bytes: use at least %d, from a random source",
@@ -107,12 +94,9 @@ func (c Config) resolve() (Config, error) {
 		return c, fmt.Errorf("rtt: Config.Interval is %v: use 10ms or more, or 0 for 1s", c.Interval)
 	}
 	if c.Peers == nil {
-		c.Peers = PeerList(nil)
+		c.Peers = func() []Node { return nil }
 	}
-	if c.Logger == nil {
-		c.Logger = slog.New(slog.DiscardHandler)
-	}
-	c.Self.ID, c.Self.Region = strings.Clone(c.Self.ID), strings.Clone(c.Self.Region)
+	c.ID, c.Region = strings.Clone(c.ID), strings.Clone(c.Region)
 	return c, nil
 }
 

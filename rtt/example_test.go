@@ -16,14 +16,14 @@ func Example() {
 	var once sync.Once
 
 	fra, err := rtt.New(
-		rtt.Config{Self: rtt.Node{ID: "fra-1", Region: "fra"}, Key: key, Listen: "127.0.0.1:0"},
+		rtt.Config{ID: "fra-1", Region: "fra", Key: key, Listen: "127.0.0.1:0"},
 	)
 	if err != nil {
 		panic(err)
 	}
 	ams, err := rtt.New(rtt.Config{
-		Self: rtt.Node{ID: "ams-1", Region: "ams"}, Key: key, Listen: "127.0.0.1:0",
-		Peers: rtt.PeerList{fra.Self()},
+		ID: "ams-1", Region: "ams", Key: key, Listen: "127.0.0.1:0",
+		Peers: func() []rtt.Node { return []rtt.Node{fra.Self()} },
 		Trace: rtt.Trace{Table: func(t *rtt.Table) {
 			if _, ok := t.RTT("fra"); ok {
 				once.Do(func() { close(measured) })
@@ -58,16 +58,6 @@ func Example() {
 	// unknown is not near: 0s false
 }
 
-// One lost packet of one is no evidence of a bad path.
-func ExampleFraction() {
-	few, many := rtt.Fraction{Lost: 1, N: 10}, rtt.Fraction{Lost: 50, N: 500}
-	fmt.Printf("%.2f at least %.2f\n", few.Value(), few.Lower())
-	fmt.Printf("%.2f at least %.2f\n", many.Value(), many.Lower())
-	// Output:
-	// 0.10 at least 0.02
-	// 0.10 at least 0.08
-}
-
 // A router tries regions in their order; a status page lists every peer with its distance and loss.
 func ExampleTable() {
 	_, t, stop := measured() // elsewhere: mesh.Table()
@@ -77,7 +67,7 @@ func ExampleTable() {
 	}
 	for node, s := range t.All() {
 		fmt.Println(
-			"node", node.ID, "in", node.Region, s.Source, s.Base > 0, s.Jitter() >= 0, s.Loss.Value(),
+			"node", node.ID, "in", node.Region, s.Source, s.Base > 0, s.P90 >= s.Base, s.Loss.Value(),
 		)
 	}
 	// Output:
@@ -107,14 +97,14 @@ func measured() (m *rtt.Mesh, t *rtt.Table, stop func()) {
 	known := make(chan *rtt.Table, 1)
 	var once sync.Once
 	fra, err := rtt.New(
-		rtt.Config{Self: rtt.Node{ID: "fra-1", Region: "fra"}, Key: key, Listen: "127.0.0.1:0"},
+		rtt.Config{ID: "fra-1", Region: "fra", Key: key, Listen: "127.0.0.1:0"},
 	)
 	if err != nil {
 		panic(err)
 	}
 	ams, err := rtt.New(rtt.Config{
-		Self: rtt.Node{ID: "ams-1", Region: "ams"}, Key: key, Listen: "127.0.0.1:0",
-		Peers: rtt.PeerList{fra.Self()},
+		ID: "ams-1", Region: "ams", Key: key, Listen: "127.0.0.1:0",
+		Peers: func() []rtt.Node { return []rtt.Node{fra.Self()} },
 		Trace: rtt.Trace{Table: func(t *rtt.Table) {
 			if _, ok := t.RTT("fra"); ok {
 				once.Do(func() { known <- t })
@@ -139,7 +129,7 @@ func measured() (m *rtt.Mesh, t *rtt.Table, stop func()) {
 // A connection to a peer that is there anyway measures the way as well.
 func ExampleMesh_Observe() {
 	m, err := rtt.New(rtt.Config{
-		Self: rtt.Node{ID: "ams-1", Region: "ams"}, Listen: "127.0.0.1:0",
+		ID: "ams-1", Region: "ams", Listen: "127.0.0.1:0",
 		Key: []byte("thirty-two bytes, better random!"),
 	})
 	if err != nil {
@@ -148,7 +138,7 @@ func ExampleMesh_Observe() {
 	defer m.Close()
 	report := func(peer string, c net.Conn) bool { // now and then, for each connection
 		d, ok := rtt.MinRTT(c)
-		return ok && m.Observe(peer, rtt.Sample{RTT: d, Kernel: true})
+		return ok && m.Observe(peer, d)
 	}
 	c, _ := net.Pipe()
 	fmt.Println("a pipe has no round trip:", report("fra-1", c))

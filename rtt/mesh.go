@@ -63,10 +63,10 @@ func newMesh(c Config, l limits) (*Mesh, error) {
 		cfg:     c,
 		limits:  l,
 		sock:    newSocket(c.Conn),
-		session: probe.Session(c.Self.ID, uint64(now.UnixNano())),
+		session: probe.Session(c.ID, uint64(now.UnixNano())),
 		born:    now,
 		wake:    make(chan struct{}, 1),
-		ranking: probe.Ranking{Own: c.Self.Region},
+		ranking: probe.Ranking{Own: c.Region},
 	}
 	m.prober = probe.NewProber(probe.Config{
 		Session: m.session, Born: m.born, Near: c.Interval, Far: max(l.far, c.Interval),
@@ -75,7 +75,7 @@ func newMesh(c Config, l limits) (*Mesh, error) {
 		Random: rand.Uint64,
 	})
 	m.keys.Store(&keys)
-	m.table.Store(newTable(c.Self.Region, nil, nil))
+	m.table.Store(newTable(c.Region, nil, nil))
 	return m, nil
 }
 
@@ -83,14 +83,8 @@ func newMesh(c Config, l limits) (*Mesh, error) {
 // Unless it was bound to one, the IP is unspecified.
 func (m *Mesh) Addr() netip.AddrPort { return addrPort(m.sock.addr()) }
 
-// Self returns the node this Mesh is, with Addr set to the bound address when it was given none.
-func (m *Mesh) Self() Node {
-	n := m.cfg.Self
-	if !n.Addr.IsValid() {
-		n.Addr = m.Addr()
-	}
-	return n
-}
+// Self returns the node that this Mesh is, as its peers see it where nothing stands between them.
+func (m *Mesh) Self() Node { return Node{ID: m.cfg.ID, Region: m.cfg.Region, Addr: m.Addr()} }
 
 // Table returns the current snapshot. It is never nil.
 func (m *Mesh) Table() *Table { return m.table.Load() }
@@ -125,15 +119,12 @@ func (m *Mesh) nudge() {
 }
 
 // Observe takes in a round trip to a peer that was measured in passing, for example [MinRTT] of a
-// connection to it, and reports whether it was believed. Report only what changed since the last
-// report: a sample says the peer is alive. A zero s.Source means SourcePassive. It returns false
-// for a node that is no peer.
-func (m *Mesh) Observe(id string, s Sample) bool {
-	if s.Source == SourceNone {
-		s.Source = SourcePassive
-	}
+// connection to it, and reports whether it was believed. It has to be a kernel's measurement, and
+// to contain no time that a process took. Report only what changed since the last report: a
+// sample says that the peer is alive. Observe returns false for a node that is no peer.
+func (m *Mesh) Observe(id string, rtt time.Duration) bool {
 	now := time.Now()
-	x := estimate.Sample{RTT: s.RTT, Source: estimate.Source(s.Source), Kernel: s.Kernel}
+	x := estimate.Sample{RTT: rtt, Source: estimate.SourcePassive, Kernel: true}
 	m.mu.Lock()
 	defer m.mu.Unlock()
 	defer m.look()
@@ -150,7 +141,7 @@ func (m *Mesh) look() {
 // sampled tells that a probe was answered. No lock is held.
 func (m *Mesh) sampled(peer string, s estimate.Sample) {
 	if f := m.cfg.Trace.Sample; f != nil {
-		f(peer, Sample{RTT: s.RTT, Source: Source(s.Source), Kernel: s.Kernel})
+		f(peer, s.RTT)
 	}
 }
 
@@ -224,13 +215,13 @@ func earlier(a, b time.Time) time.Time {
 
 // ask asks for the peers and chooses from them.
 func (m *Mesh) ask(now time.Time) {
-	list := m.cfg.Peers.Peers()
+	list := m.cfg.Peers()
 	nodes := make([]probe.Node, len(list))
 	for i, n := range list {
 		n.Addr, n.TCP = unmap(n.Addr), unmap(n.TCP)
 		nodes[i] = probe.Node(n)
 	}
-	nodes = probe.Choose(m.cfg.Self.ID, nodes, m.limits.peers)
+	nodes = probe.Choose(m.cfg.ID, nodes, m.limits.peers)
 	m.mu.Lock()
 	defer m.mu.Unlock()
 	m.prober.SetPeers(now, nodes)
@@ -247,7 +238,7 @@ func (m *Mesh) publish(now time.Time) time.Time {
 	m.mu.Unlock()
 
 	regions, nodes := m.ranking.Update(now, rows)
-	t := newTable(m.cfg.Self.Region, rows, regions)
+	t := newTable(m.cfg.Region, rows, regions)
 	old := m.table.Swap(t)
 	near := probe.Near(regions, nodes)
 	m.mu.Lock()
@@ -261,15 +252,12 @@ func (m *Mesh) publish(now time.Time) time.Time {
 // tell reports what differs between two tables.
 func (m *Mesh) tell(old, t *Table) {
 	lost, back := t.changes(old)
-	log := m.cfg.Logger
 	for _, r := range lost {
-		log.Info("rtt: peer lost", "peer", r.Node.ID, "region", r.Node.Region)
 		if f := m.cfg.Trace.Lost; f != nil {
 			f(r.Node.ID)
 		}
 	}
 	for _, r := range back {
-		log.Info("rtt: peer back", "peer", r.Node.ID, "region", r.Node.Region, "rtt", r.Stat.Base)
 		if f := m.cfg.Trace.Back; f != nil {
 			f(r.Node.ID)
 		}

@@ -283,12 +283,12 @@ func TestMeshSuspended(t *testing.T) {
 		var suspend atomic.Bool
 		lost := make(chan string, 10)
 		a, _ := w.start("a", "ra", 1, func(c *Config) {
-			c.Peers = peersFunc(func() []Node {
+			c.Peers = func() []Node {
 				if suspend.Swap(false) {
 					time.Sleep(10 * time.Minute)
 				}
 				return w.Peers()
-			})
+			}
 			c.Trace = Trace{Lost: func(id string) { lost <- id }}
 		})
 		w.start("b", "rb", 2, nil)
@@ -323,9 +323,9 @@ func TestMeshPeersComeAndGo(t *testing.T) {
 		w.net.link = oneWay(func(a, b int) time.Duration { return time.Duration(a*b) * 5 * ms })
 		var hide atomic.Bool
 		a, _ := w.start("a", "ra", 1, func(c *Config) {
-			c.Peers = peersFunc(func() []Node {
+			c.Peers = func() []Node {
 				return slices.DeleteFunc(w.Peers(), func(n Node) bool { return n.ID == "b" && hide.Load() })
-			})
+			}
 		})
 		b, _ := w.start("b", "rb", 2, nil)
 		w.start("c", "rc", 3, nil)

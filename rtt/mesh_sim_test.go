@@ -50,9 +50,9 @@ func TestMeshTrueVersusMeasured(t *testing.T) {
 			for i := 1; i <= 3; i++ {
 				for j := 1; j <= 3; j++ {
 					if i != j {
-						to := nodes[j].cfg.Self.ID
+						to := nodes[j].cfg.ID
 						s, _ := nodes[i].Table().To(to)
-						f(nodes[i].cfg.Self.ID, to, truth[[2]int{min(i, j), max(i, j)}], s)
+						f(nodes[i].cfg.ID, to, truth[[2]int{min(i, j), max(i, j)}], s)
 					}
 				}
 			}
@@ -167,7 +167,7 @@ func TestMeshTraceHoldsNoLock(t *testing.T) {
 		use := func() {
 			if m := get(); m != nil {
 				n++
-				m.Observe("b", Sample{RTT: 10 * ms})
+				m.Observe("b", 10*ms)
 				m.Table()
 				m.Refresh()
 			}
@@ -176,7 +176,7 @@ func TestMeshTraceHoldsNoLock(t *testing.T) {
 		each := func() { use1.Lock(); defer use1.Unlock(); use() }
 		a, _ := w.start("a", "ra", 1, func(c *Config) {
 			c.Trace = Trace{
-				Sample: func(string, Sample) { each() }, Table: func(*Table) { each() },
+				Sample: func(string, time.Duration) { each() }, Table: func(*Table) { each() },
 				Lost: func(string) { each() }, Back: func(string) { each() },
 			}
 		})

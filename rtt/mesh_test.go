@@ -13,8 +13,8 @@ import (
 	"testing"
 	"time"
 
+	"github.com/ebbkit/ebb/internal/delay"
 	"github.com/ebbkit/ebb/rtt"
-	"github.com/ebbkit/ebb/rtt/rtttest"
 )
 
 var testKey = []byte("a secret of the whole test mesh")
@@ -42,7 +42,7 @@ func start(t *testing.T, id, region string, edit func(*rtt.Config)) (*rtt.Mesh, 
 	t.Helper()
 	b := &book{}
 	c := rtt.Config{
-		Self: rtt.Node{ID: id, Region: region}, Key: testKey, Peers: b, Listen: "127.0.0.1:0",
+		ID: id, Region: region, Key: testKey, Peers: b.Peers, Listen: "127.0.0.1:0",
 	}
 	if edit != nil {
 		edit(&c)
@@ -81,14 +81,17 @@ func tables(t *testing.T, ok func(*rtt.Table) bool) (rtt.Trace, func()) {
 		}
 }
 
-func relay(t *testing.T, to netip.AddrPort, way time.Duration) *rtttest.Relay {
+// relay returns an address from which packets reach that node half a round trip late.
+func relay(t *testing.T, to netip.AddrPort, way time.Duration) netip.AddrPort {
 	t.Helper()
-	r, err := rtttest.NewRelay(to, rtttest.Path{Delay: way / 2}, rtttest.Path{Delay: way / 2})
+	links := &delay.Links{}
+	t.Cleanup(func() { links.Close() })
+	links.Set("here", "there", way)
+	addr, err := links.RelayUDP(t.Context(), "here", "there", to)
 	if err != nil {
 		t.Fatal(err)
 	}
-	t.Cleanup(func() { r.Close() })
-	return r
+	return addr
 }
 
 // Three nodes on loopback, two of them behind relays: distances, order, the own region, the
@@ -104,10 +107,10 @@ func TestMeshMeasuresThroughRelays(t *testing.T) {
 	paris, _ := start(t, "paris", "cdg", nil)
 
 	peers.add(
-		rtt.Node{ID: "osaka", Region: "kix", Addr: relay(t, osaka.Addr(), 10*time.Millisecond).Addr()},
+		rtt.Node{ID: "osaka", Region: "kix", Addr: relay(t, osaka.Addr(), 10*time.Millisecond)},
 	)
 	peers.add(
-		rtt.Node{ID: "paris", Region: "cdg", Addr: relay(t, paris.Addr(), 60*time.Millisecond).Addr()},
+		rtt.Node{ID: "paris", Region: "cdg", Addr: relay(t, paris.Addr(), 60*time.Millisecond)},
 	)
 	peers.add(rtt.Node{ID: "tokyo", Region: "nrt", Addr: tokyo.Addr()})
 	tokyo.Refresh()
@@ -198,8 +201,8 @@ func TestMeshFallsBack(t *testing.T) {
 	tab := m.Table()
 	for _, row := range []struct {
 		id, region string
-		want       rtt.Source
-	}{{"tcp", "r1", rtt.SourceTCP}, {"http", "r2", rtt.SourceHTTP}, {"tcp-only", "r3", rtt.SourceTCP}} {
+		want       string
+	}{{"tcp", "r1", "tcp"}, {"http", "r2", "http"}, {"tcp-only", "r3", "tcp"}} {
 		s, _ := tab.To(row.id)
 		d, ok := tab.RTT(row.region)
 		t.Logf("%s: %+v", row.id, s)
@@ -210,9 +213,9 @@ func TestMeshFallsBack(t *testing.T) {
 	if s, ok := tab.To("passive"); !ok || s.State != rtt.StateUnknown {
 		t.Errorf("a node without an address: %+v, %v; want known to exist, and no more", s, ok)
 	}
-	if !m.Observe("passive", rtt.Sample{RTT: 30 * time.Millisecond}) ||
-		m.Observe("nobody", rtt.Sample{RTT: 1}) ||
-		m.Observe("passive", rtt.Sample{RTT: -1}) {
+	if !m.Observe("passive", 30*time.Millisecond) ||
+		m.Observe("nobody", 1) ||
+		m.Observe("passive", -1) {
 		t.Error("Observe believes the wrong samples")
 	}
 }
@@ -265,7 +268,7 @@ func TestMeshIPv6(t *testing.T) {
 }
 
 func TestNewSaysWhatIsWrong(t *testing.T) {
-	good := rtt.Config{Self: rtt.Node{ID: "a"}, Key: testKey, Listen: "127.0.0.1:0"}
+	good := rtt.Config{ID: "a", Key: testKey, Listen: "127.0.0.1:0"}
 	m, err := rtt.New(good)
 	if err != nil {
 		t.Fatal(err)
@@ -295,9 +298,9 @@ func TestNewSaysWhatIsWrong(t *testing.T) {
 		edit func(c *rtt.Config)
 		want string
 	}{
-		{func(c *rtt.Config) { c.Self.ID = "" }, "Config.Self.ID"},
-		{func(c *rtt.Config) { c.Self.ID = strings.Repeat("x", 256) }, "Config.Self.ID"},
-		{func(c *rtt.Config) { c.Self.Region = strings.Repeat("x", 256) }, "Config.Self.Region"},
+		{func(c *rtt.Config) { c.ID = "" }, "Config.ID"},
+		{func(c *rtt.Config) { c.ID = strings.Repeat("x", 256) }, "Config.ID"},
+		{func(c *rtt.Config) { c.Region = strings.Repeat("x", 256) }, "Config.Region"},
 		{func(c *rtt.Config) { c.Key = nil }, "Config.Key has 0 bytes: use at least 16"},
 		{func(c *rtt.Config) { c.Interval = -1 }, "Config.Interval"},
 		{func(c *rtt.Config) { c.Interval = time.Millisecond }, "Config.Interval"},
@@ -318,7 +321,7 @@ func TestRunReturnsTheSocketsError(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	m, err := rtt.New(rtt.Config{Self: rtt.Node{ID: "a"}, Key: testKey, Conn: conn})
+	m, err := rtt.New(rtt.Config{ID: "a", Key: testKey, Conn: conn})
 	if err != nil {
 		t.Fatal(err)
 	}

@@ -42,7 +42,7 @@ func newFleet(n int) *fleet {
 
 func fleetID(i int) string { return fmt.Sprintf("node-%04d", i) }
 
-func (f *fleet) peers(regions int) (out PeerList) {
+func (f *fleet) peers(regions int) (out []Node) {
 	for i := range f.nodes {
 		out = append(
 			out, Node{ID: fleetID(i), Region: fmt.Sprintf("region-%02d", i%regions), Addr: simAddr(i)},
@@ -93,7 +93,7 @@ func TestScale500Peers(t *testing.T) {
 		runtime.GC()
 		runtime.GC() // pools let go of what they hold in the second
 		runtime.ReadMemStats(&before)
-		m, err := New(Config{Self: Node{ID: "me", Region: "home"}, Key: secretA, Peers: f.peers(40), Conn: f})
+		m, err := New(Config{ID: "me", Region: "home", Key: secretA, Peers: fixed(f.peers(40)), Conn: f})
 		if err != nil {
 			t.Fatal(err)
 		}
@@ -156,7 +156,7 @@ func TestScaleBudget(t *testing.T) {
 		f := newFleet(400)
 		few := usual
 		few.budget, few.peers = 50, 300
-		m, err := newMesh(Config{Self: Node{ID: "me"}, Key: secretA, Peers: f.peers(400), Conn: f}, few)
+		m, err := newMesh(Config{ID: "me", Key: secretA, Peers: fixed(f.peers(400)), Conn: f}, few)
 		if err != nil {
 			t.Fatal(err)
 		}

@@ -162,10 +162,8 @@ func (w *cluster) Peers() []Node {
 	return slices.Clone(w.nodes)
 }
 
-// peersFunc is a list that a test makes up.
-type peersFunc func() []Node
-
-func (f peersFunc) Peers() []Node { return f() }
+// fixed returns a list of peers that does not change.
+func fixed(nodes []Node) func() []Node { return func() []Node { return nodes } }
 
 // replace makes n the entry of its ID.
 func (w *cluster) replace(n Node) {
@@ -179,7 +177,7 @@ func (w *cluster) replace(n Node) {
 func (w *cluster) start(id, region string, at int, edit func(*Config)) (*Mesh, func()) {
 	w.t.Helper()
 	n := Node{ID: id, Region: region, Addr: simAddr(at)}
-	c := Config{Self: n, Key: secretA, Peers: w, Conn: w.net.listen(n.Addr)}
+	c := Config{ID: id, Region: region, Key: secretA, Peers: w.Peers, Conn: w.net.listen(n.Addr)}
 	if edit != nil {
 		edit(&c)
 	}

@@ -12,14 +12,15 @@ import (
 func TestPlainUDPIsMarked(t *testing.T) {
 	ctx, cancel := context.WithCancel(t.Context())
 	done := make(chan error, 2)
-	news := make(chan Sample, 100)
-	var peers PeerList
+	news := make(chan struct{}, 100)
+	var peers []Node
+	var a *Mesh
 	for _, id := range []string{"b", "a"} {
-		c := Config{Self: Node{ID: id, Region: id}, Key: secretA, Listen: "127.0.0.1:0", Peers: peers}
+		c := Config{ID: id, Region: id, Key: secretA, Listen: "127.0.0.1:0", Peers: fixed(peers)}
 		if id == "a" {
-			c.Trace = Trace{Sample: func(_ string, s Sample) {
+			c.Trace = Trace{Sample: func(string, time.Duration) {
 				select {
-				case news <- s:
+				case news <- struct{}{}:
 				default:
 				}
 			}}
@@ -29,15 +30,12 @@ func TestPlainUDPIsMarked(t *testing.T) {
 			t.Fatal(err)
 		}
 		m.sock = plainUDP{m.cfg.Conn.(*net.UDPConn)}
-		peers = append(peers, m.Self())
+		peers, a = append(peers, m.Self()), m
 		go func() { done <- m.Run(ctx) }()
 	}
 	for range 3 {
 		select {
-		case s := <-news:
-			if s.Kernel || s.RTT <= 0 {
-				t.Errorf("%+v: marked as the kernel's, but there are no stamps", s)
-			}
+		case <-news:
 		case <-time.After(time.Minute):
 			t.Fatal("no sample")
 		}
@@ -45,6 +43,10 @@ func TestPlainUDPIsMarked(t *testing.T) {
 	cancel()
 	<-done
 	<-done
+	a.publish(time.Now().Add(time.Minute))
+	if s, _ := a.Table().To("b"); s.Kernel || s.Base <= 0 {
+		t.Errorf("%+v: marked as the kernel's, but there are no stamps", s)
+	}
 }
 
 type stringAddr string

@@ -32,7 +32,7 @@ func TestStarvedHost(t *testing.T) {
 		return s.Samples >= want
 	})
 	beat := make(chan struct{}, 1)
-	trace.Sample = func(string, rtt.Sample) {
+	trace.Sample = func(string, time.Duration) {
 		select {
 		case beat <- struct{}{}:
 		default:

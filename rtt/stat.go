@@ -1,39 +1,14 @@
 package rtt
 
 import (
-	"math"
 	"time"
 
 	"github.com/ebbkit/ebb/internal/enum"
 	"github.com/ebbkit/ebb/rtt/internal/estimate"
 )
 
-// Source says how a round trip was measured. In JSON, flags and logs it is its name.
-type Source uint8
-
-// The values are those of package estimate, as a test checks.
-const (
-	SourceNone    Source = iota // nothing measured
-	SourceUDP                   // authenticated probe over UDP
-	SourceTCP                   // handshake of a TCP connect: a fallback
-	SourceHTTP                  // HEAD request: a fallback that includes user space at both ends
-	SourcePassive               // minimum of a live connection, see [Mesh.Observe]
-)
-
-var sourceNames = [...]string{"none", "udp", "tcp", "http", "passive"}
-
-// String returns the name.
-func (s Source) String() string { return enum.String(sourceNames[:], uint8(s), "source") }
-
-// MarshalText returns the source's name; a value without one is an error.
-func (s Source) MarshalText() ([]byte, error) {
-	return enum.Marshal("rtt: source", sourceNames[:], uint8(s))
-}
-
-// UnmarshalText is the inverse of [Source.MarshalText]; the error lists the names.
-func (s *Source) UnmarshalText(text []byte) error {
-	return enum.Unmarshal(s, "rtt: source", sourceNames[:], text)
-}
+// sources are the names of estimate.Source's values.
+var sources = [...]string{"", "udp", "tcp", "http", "passive"}
 
 // State says what the last measurement is worth now. In JSON, flags and logs it is its name.
 type State uint8
@@ -78,27 +53,6 @@ func (f Fraction) Value() float64 {
 	return min(float64(f.Lost)/float64(f.N), 1)
 }
 
-// Lower returns the lower end of the 95 % Wilson interval: the loss there is evidence for. Act on
-// it rather than on Value: the first lost packet of a new peer is a Value of 1 and a Lower of
-// 0.2.
-func (f Fraction) Lower() float64 {
-	if f.N == 0 {
-		return 0
-	}
-	const z = 1.96 // two-sided 95 %
-	n, p := float64(f.N), f.Value()
-	mid := p + z*z/(2*n)
-	half := z * math.Sqrt(p*(1-p)/n+z*z/(4*n*n))
-	return max(0, (mid-half)/(1+z*z/n))
-}
-
-// Sample is one measured round trip.
-type Sample struct {
-	RTT    time.Duration // without the time the far end held the packet; must be positive
-	Source Source
-	Kernel bool // every stamp that matters was taken by a kernel, so that busy processes do not show
-}
-
 // Stat is what is known about the way to one node. It is a plain value.
 type Stat struct {
 	Base time.Duration // least round trip of the window: the path without queues; 0 means unknown
@@ -111,22 +65,21 @@ type Stat struct {
 	Samples int           // round trips in the window, at most 60
 	Age     time.Duration // since the last sample, when this value was made
 	State   State
-	Source  Source // of the sample that is the base
-	Kernel  bool   // the base was stamped by the kernels
+	// Source says how the base was measured: "udp", an authenticated probe; "tcp", the handshake of a
+	// connection; "http", a HEAD request; "passive", see [Mesh.Observe]. The name is for people.
+	Source string
+	Kernel bool // all stamps of the base are kernels', so that busy processes do not show
 }
 
 // Known reports whether there is a base and the node was not lost: whether the distance may be
 // used.
 func (s Stat) Known() bool { return s.Base > 0 && s.State != StateLost && s.State != StateUnknown }
 
-// Jitter returns P90 - Base.
-func (s Stat) Jitter() time.Duration { return s.P90 - s.Base }
-
 func statOf(e *estimate.Stat) Stat {
 	return Stat{
 		Base: e.Base, P90: e.P90,
 		Loss: Fraction(e.Loss), LossOut: Fraction(e.LossOut), LossIn: Fraction(e.LossIn),
-		Samples: e.Samples, Age: e.Age, State: State(e.State), Source: Source(e.Source),
+		Samples: e.Samples, Age: e.Age, State: State(e.State), Source: sources[e.Source],
 		Kernel: e.Kernel,
 	}
 }

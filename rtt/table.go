@@ -32,7 +32,7 @@ type Region struct {
 	Node    string        // the nearest fresh node
 	Nodes   int           // nodes of the region that are peers
 	Usable  int           // those of them that are known and not lost
-	Source  Source
+	Source  string        // as in [Stat]
 	State   State
 	Samples int // behind Base
 }
@@ -46,7 +46,7 @@ func newTable(own string, rows []probe.Row, regions []probe.Region) *Table {
 		t.regions[i] = Region{
 			Name: g.Name, RTT: g.RTT, Group: g.Group, Known: g.Known,
 			Base: g.Base, Node: g.Node, Nodes: g.Nodes, Usable: g.Usable,
-			Source: Source(g.Source), State: State(g.State), Samples: g.Sampled,
+			Source: sources[g.Source], State: State(g.State), Samples: g.Sampled,
 		}
 		t.index[g.Name] = i
 	}

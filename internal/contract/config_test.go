@@ -109,7 +109,7 @@ func configs(t *testing.T) (all []config) {
 	)
 
 	mesh := &rtt.Config{
-		Self: rtt.Node{ID: "n"}, Key: []byte("0123456789abcdef"), Listen: "127.0.0.1:0",
+		ID: "n", Key: []byte("0123456789abcdef"), Listen: "127.0.0.1:0",
 	}
 	add("rtt", mesh, func() error {
 		m, err := rtt.New(*mesh)

@@ -40,7 +40,7 @@ func runners(t *testing.T) map[string]func(context.Context) error {
 	if err != nil {
 		t.Fatal(err)
 	}
-	m, err := rtt.New(rtt.Config{Self: rtt.Node{ID: "n"}, Key: []byte("0123456789abcdef"), Listen: "127.0.0.1:0"})
+	m, err := rtt.New(rtt.Config{ID: "n", Key: []byte("0123456789abcdef"), Listen: "127.0.0.1:0"})
 	if err != nil {
 		t.Fatal(err)
 	}

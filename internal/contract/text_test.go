@@ -22,7 +22,7 @@ var enums = []any{
 	new(balance.StartAnswer), new(balance.Bounce), new(balance.Outcome),
 	new(machine.BootKind),
 	new(balance.Class), new(policy.Verdict), new(policy.Rule), new(cordon.Phase), new(cordon.Act),
-	new(rtt.Source), new(rtt.State),
+	new(rtt.State),
 	new(backhaul.Certainty), new(backhaul.Failure), new(backhaul.StepKind), new(backhaul.Stall),
 }
 

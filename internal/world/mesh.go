@@ -11,12 +11,12 @@ import (
 // newMesh makes the node's prober and responder. Its peers come when all nodes are there, see connect.
 func (w *World) newMesh(id balance.NodeID, region string) (*rtt.Mesh, *peers, error) {
 	p := &peers{}
-	m, err := rtt.New(rtt.Config{Self: rtt.Node{ID: string(id), Region: region}, Key: []byte(w.key), Peers: p, Listen: "127.0.0.1:0"})
+	m, err := rtt.New(rtt.Config{ID: string(id), Region: region, Key: []byte(w.key), Peers: p.Peers, Listen: "127.0.0.1:0"})
 	return m, p, err
 }
 
 // peers is what a mesh probes: empty until the world is connected.
-type peers struct{ list rtt.PeerList }
+type peers struct{ list []rtt.Node }
 
 func (p *peers) Peers() []rtt.Node { return p.list }
 

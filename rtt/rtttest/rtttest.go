@@ -1,4 +1,4 @@
-// Package rtttest checks sources of distances, and delays packets for tests and demonstrations.
+// Package rtttest checks that a source of distances keeps the contract which a router relies on.
 package rtttest
 
 import (
@@ -9,16 +9,13 @@ import (
 	"time"
 )
 
-// Distance is what a router asks of a source of distances: the round trip to a region and whether
-// it is known. It is the same interface package balance declares; *rtt.Mesh and *rtt.Table
-// implement it.
-type Distance interface {
-	RTT(region string) (time.Duration, bool)
-}
-
 // Source is one distance source under test.
 type Source struct {
-	Distance Distance
+	// Distance is what a router asks: the round trip to a region, and whether it is known. It is the
+	// interface that package balance declares; *rtt.Mesh and *rtt.Table implement it.
+	Distance interface {
+		RTT(region string) (time.Duration, bool)
+	}
 	// Lose makes everything in a region unreachable and returns when the source has noticed. Nil
 	// skips the clauses about loss.
 	Lose func(region string)
@@ -41,7 +38,7 @@ func TestDistance(t *testing.T, open func(t *testing.T, own string, truth map[st
 	src := open(t, own, truth)
 	d := src.Distance
 
-	t.Run("the own region is 0 and true", func(t *testing.T) { wantOwn(t, d, own) })
+	t.Run("the own region is 0 and true", func(t *testing.T) { wantOwn(t, src, own) })
 	t.Run("unknown is 0 and false", func(t *testing.T) {
 		for _, r := range []string{"", "nowhere", "Near", "near "} {
 			if rtt, ok := d.RTT(r); rtt != 0 || ok {
@@ -120,13 +117,13 @@ func TestDistance(t *testing.T, open func(t *testing.T, own string, truth map[st
 				t.Errorf("RTT(%q) = %v, %v after another region was lost", r, rtt, ok)
 			}
 		}
-		wantOwn(t, d, own)
+		wantOwn(t, src, own)
 	})
 }
 
-func wantOwn(t *testing.T, d Distance, own string) {
+func wantOwn(t *testing.T, src Source, own string) {
 	t.Helper()
-	if rtt, ok := d.RTT(own); rtt != 0 || !ok {
+	if rtt, ok := src.Distance.RTT(own); rtt != 0 || !ok {
 		t.Errorf("RTT of the own region = %v, %v; want 0, true", rtt, ok)
 	}
 }

@@ -2,14 +2,11 @@ package rtttest_test
 
 import (
 	"context"
-	"fmt"
-	"net"
-	"net/netip"
-	"sync"
 	"sync/atomic"
 	"testing"
 	"time"
 
+	"github.com/ebbkit/ebb/internal/delay"
 	"github.com/ebbkit/ebb/rtt"
 	"github.com/ebbkit/ebb/rtt/rtttest"
 )
@@ -53,25 +50,28 @@ func run(t *testing.T, m *rtt.Mesh) {
 // The mesh itself, over relays, is the suite's first user.
 func TestMesh(t *testing.T) {
 	rtttest.TestDistance(t, func(t *testing.T, own string, truth map[string]time.Duration) rtttest.Source {
-		relays := map[string]*rtttest.Relay{}
-		var peers rtt.PeerList
+		links := &delay.Links{}
+		t.Cleanup(func() { links.Close() })
+		ends := map[string]context.CancelFunc{} // of the links
+		var peers []rtt.Node
 		for region, way := range truth {
-			m, err := rtt.New(rtt.Config{Self: rtt.Node{ID: region, Region: region}, Key: key, Listen: "127.0.0.1:0"})
+			m, err := rtt.New(rtt.Config{ID: region, Region: region, Key: key, Listen: "127.0.0.1:0"})
 			if err != nil {
 				t.Fatal(err)
 			}
 			run(t, m)
-			r, err := rtttest.NewRelay(m.Addr(), rtttest.Path{Delay: way / 2}, rtttest.Path{Delay: way / 2})
+			links.Set(own, region, way)
+			ctx, cancel := context.WithCancel(t.Context())
+			ends[region] = cancel
+			addr, err := links.RelayUDP(ctx, own, region, m.Addr())
 			if err != nil {
 				t.Fatal(err)
 			}
-			t.Cleanup(func() { r.Close() })
-			relays[region] = r
-			peers = append(peers, rtt.Node{ID: region, Region: region, Addr: r.Addr()})
+			peers = append(peers, rtt.Node{ID: region, Region: region, Addr: addr})
 		}
 		trace, wait := until()
 		m, err := rtt.New(rtt.Config{
-			Self: rtt.Node{ID: "me", Region: own}, Key: key, Peers: peers, Listen: "127.0.0.1:0",
+			ID: "me", Region: own, Key: key, Peers: func() []rtt.Node { return peers }, Listen: "127.0.0.1:0",
 			Interval: 50 * time.Millisecond, Trace: trace,
 		})
 		if err != nil {
@@ -90,7 +90,7 @@ func TestMesh(t *testing.T) {
 			return true
 		}))
 		return rtttest.Source{Distance: s, Lose: func(lost string) {
-			relays[lost].Set(rtttest.Path{Loss: 1}, rtttest.Path{Loss: 1})
+			ends[lost]()
 			s.Store(wait(t, func(tab *rtt.Table) bool {
 				for region := range truth {
 					if s, _ := tab.To(region); (s.State == rtt.StateLost) != (region == lost) {
@@ -121,108 +121,4 @@ func TestFixed(t *testing.T) {
 		}
 		return rtttest.Source{Distance: f, Lose: func(region string) { delete(f, region) }}
 	})
-}
-
-func echo(t *testing.T) netip.AddrPort {
-	t.Helper()
-	c, err := net.ListenUDP("udp4", &net.UDPAddr{IP: net.IPv4(127, 0, 0, 1)})
-	if err != nil {
-		t.Fatal(err)
-	}
-	t.Cleanup(func() { c.Close() })
-	go func() {
-		buf := make([]byte, 2048)
-		for {
-			n, from, err := c.ReadFromUDPAddrPort(buf)
-			if err != nil {
-				return
-			}
-			c.WriteToUDPAddrPort(buf[:n], from)
-		}
-	}()
-	return c.LocalAddr().(*net.UDPAddr).AddrPort()
-}
-
-func TestRelay(t *testing.T) {
-	r, err := rtttest.NewRelay(echo(t), rtttest.Path{}, rtttest.Path{})
-	if err != nil {
-		t.Fatal(err)
-	}
-	defer r.Close()
-	c, err := net.DialUDP("udp4", nil, net.UDPAddrFromAddrPort(r.Addr()))
-	if err != nil {
-		t.Fatal(err)
-	}
-	defer c.Close()
-	c.SetDeadline(time.Now().Add(time.Minute))
-	buf := make([]byte, 100)
-	ask := func(s string) time.Duration {
-		t.Helper()
-		begin := time.Now()
-		if _, err := c.Write([]byte(s)); err != nil {
-			t.Fatal(err)
-		}
-		for {
-			n, err := c.Read(buf) // connected: only the relay's own address gets through
-			if err != nil {
-				t.Fatal(err)
-			}
-			if string(buf[:n]) == s {
-				return time.Since(begin)
-			}
-		}
-	}
-	ask("at once")
-	r.Set(rtttest.Path{Delay: 20 * time.Millisecond, Jitter: 5 * time.Millisecond}, rtttest.Path{Delay: 10 * time.Millisecond})
-	if d := ask("delayed"); d < 30*time.Millisecond {
-		t.Errorf("answered after %v, want at least 30ms", d)
-	}
-	r.Set(rtttest.Path{Loss: 1}, rtttest.Path{})
-	if _, err := c.Write([]byte("lost")); err != nil {
-		t.Fatal(err)
-	}
-	r.Set(rtttest.Path{}, rtttest.Path{Duplicate: 1})
-	ask("twice") // skips anything else; "lost" must not be among it, but order over UDP proves nothing
-	if n, err := c.Read(buf); err != nil || string(buf[:n]) != "twice" {
-		t.Errorf("second copy: %q, %v", buf[:n], err)
-	}
-	if err := r.Close(); err != nil {
-		t.Error(err)
-	}
-}
-
-// A node behind a relay looks as far away as the relay says.
-func ExampleRelay() {
-	trace, news := rtt.Trace{}, make(chan time.Duration, 1)
-	trace.Sample = func(_ string, s rtt.Sample) {
-		select {
-		case news <- s.RTT:
-		default:
-		}
-	}
-	far, err := rtt.New(rtt.Config{Self: rtt.Node{ID: "far", Region: "far"}, Key: key, Listen: "127.0.0.1:0"})
-	if err != nil {
-		panic(err)
-	}
-	relay, err := rtttest.NewRelay(far.Addr(), rtttest.Path{Delay: 20 * time.Millisecond}, rtttest.Path{Delay: 20 * time.Millisecond})
-	if err != nil {
-		panic(err)
-	}
-	defer relay.Close()
-	near, err := rtt.New(rtt.Config{
-		Self: rtt.Node{ID: "near", Region: "near"}, Key: key, Listen: "127.0.0.1:0", Trace: trace,
-		Peers: rtt.PeerList{{ID: "far", Region: "far", Addr: relay.Addr()}},
-	})
-	if err != nil {
-		panic(err)
-	}
-	ctx, cancel := context.WithCancel(context.Background())
-	var wg sync.WaitGroup
-	wg.Go(func() { far.Run(ctx) })
-	wg.Go(func() { near.Run(ctx) })
-	fmt.Println("at least 40ms:", <-news >= 40*time.Millisecond)
-	cancel()
-	wg.Wait()
-	// Output:
-	// at least 40ms: true
 }
