@@ -1,0 +1,94 @@
+package node
+
+import (
+	"context"
+	"net"
+	"net/http"
+
+	"github.com/ebbkit/ebb/autostart"
+	"github.com/ebbkit/ebb/backhaul"
+	"github.com/ebbkit/ebb/balance"
+)
+
+// edge is the part of a node that has clients.
+type edge struct {
+	balancer  *balance.Balancer
+	auto      *autostart.Autostart
+	transport *backhaul.Transport
+	proxy     *backhaul.Proxy
+	front     *backhaul.Front // nil: clients come to a server of somebody else's
+	listener  net.Listener
+}
+
+func (n *Node) newEdge(owner autostart.Owner) (e *edge, err error) {
+	c := &n.config
+	e = &edge{listener: c.Listener}
+	picks := c.Balance
+	n.report.balance(&picks.Trace)
+	if e.balancer, err = balance.New(n.fleet, picks); err != nil {
+		return nil, err
+	}
+	auto := c.Autostart
+	n.report.autostart(&auto.Trace)
+	if e.auto, err = autostart.New(e.balancer, owner, auto); err != nil {
+		return nil, err
+	}
+	hop := c.Transport
+	hop.Node, hop.Connections = c.Node, &n.conns
+	if hop.Route == nil {
+		hop.Route = c.route()
+	}
+	n.report.transport(&hop.Trace)
+	if e.transport, err = backhaul.NewTransport(e.auto, hop); err != nil {
+		return nil, err
+	}
+	if e.proxy, err = backhaul.NewProxy(e.transport, c.Proxy); err != nil {
+		return nil, err
+	}
+	if c.Listener != nil {
+		e.front, err = backhaul.NewFront(n.report.counted(e.proxy), c.Front)
+	}
+	return e, err
+}
+
+// route finds the app by the name that a client asked for.
+func (c *Config) route() func(*http.Request) (balance.Request, error) {
+	apps := map[string]balance.AppID{}
+	for _, a := range c.Apps {
+		for _, h := range a.Hosts {
+			apps[h] = a.ID
+		}
+	}
+	return func(r *http.Request) (balance.Request, error) {
+		if id, ok := apps[r.URL.Host]; ok {
+			return balance.Request{App: id}, nil
+		}
+		return balance.Request{App: balance.AppID(r.URL.Host)}, nil
+	}
+}
+
+func (e *edge) run(run func(string, func(context.Context) error)) {
+	run("balancer", e.balancer.Run)
+	run("autostart", e.auto.Run)
+	if e.front != nil {
+		run("clients", func(context.Context) error { return e.front.Serve(e.listener) })
+	}
+}
+
+// drain has answers say that their connections end.
+func (e *edge) drain(ctx context.Context) {
+	if e.front != nil {
+		e.front.Drain(ctx) //nolint:errcheck // it is ctx's, and what follows hurries as well
+	}
+}
+
+// shutdown waits for the requests of clients.
+func (e *edge) shutdown(ctx context.Context) {
+	if e.front == nil {
+		return
+	}
+	if e.front.Shutdown(ctx) != nil {
+		e.front.Close() //nolint:errcheck // nobody is served any more
+	}
+	e.listener.Close() //nolint:errcheck // of a node that never ran; else it is closed already
+}

@@ -1,0 +1,93 @@
+package node
+
+import (
+	"cmp"
+	"context"
+	"errors"
+	"fmt"
+	"strings"
+
+	"github.com/ebbkit/ebb/balance"
+	"github.com/ebbkit/ebb/downscale"
+	"github.com/ebbkit/ebb/internal/eventlog"
+	"github.com/ebbkit/ebb/internal/status"
+)
+
+// source is what the page shows of a node. It implements [status.Source], [status.Historian],
+// [status.Picks] and [status.Stops].
+type source struct{ n *Node }
+
+func (s source) Events() *eventlog.Log { return s.n.report.log }
+
+func (s source) History() *status.History { return &s.n.report.history }
+
+func (s source) Picks() []status.Pick { return s.n.report.picks.list() }
+
+func (s source) Snapshot() status.Snapshot {
+	n := s.n
+	snap := status.Snapshot{
+		Title: string(n.config.Node), Started: n.report.started, Requests: n.report.requests.Load(),
+		Nodes: []status.Node{{ID: string(n.config.Node), Region: n.config.Region, Role: "edge+worker"}},
+	}
+	for _, id := range n.fleet.Apps() {
+		rows, ok := n.fleet.App(id)
+		if !ok {
+			continue
+		}
+		inFlight, parked := n.edge.auto.Demand(id)
+		snap.InFlight += inFlight + parked
+		snap.Parked += n.edge.auto.Parked(id)
+		for m := range rows.All() {
+			snap.Machines = append(snap.Machines, s.machine(rows.App(), m))
+		}
+	}
+	return snap
+}
+
+// machine is a machine as its owner sees it, where that is this node.
+func (s source) machine(app balance.App, m *balance.Machine) status.Machine {
+	limits := app.LimitsOf(*m)
+	out := status.Machine{
+		ID: string(m.ID), App: string(m.App), Region: m.Region, Owner: string(m.Owner),
+		Revision: m.Revision, State: m.State.String(), Health: m.Health.String(),
+		Cordon: m.Cordon.String(), Epoch: m.Epoch, Soft: limits.Soft, Hard: limits.Hard, Fault: m.Fault,
+	}
+	if g := s.n.fleet.Gate(m.App, m.ID); g != nil {
+		l := g.Load()
+		out.State, out.Cordon, out.Epoch = l.State.String(), l.Cordon.String(), l.Epoch
+		out.Load = l.InFlight
+	}
+	if out.State == balance.StateStarted.String() {
+		out.Fault = cmp.Or(out.Fault, s.n.report.answers.failing(m.Key()))
+	}
+	return out
+}
+
+// StopMachine stops one of this node's machines, which is named by its ID, or as "app/id".
+func (s source) StopMachine(ctx context.Context, name string, o status.Order) error {
+	m, ok := s.find(name)
+	if !ok {
+		return status.ErrNoMachine
+	}
+	err := s.n.worker.scaler.Stop(ctx, m, downscale.Order{Reason: o.Reason, Suspend: o.Suspend, Drain: o.Drain})
+	if errors.Is(err, downscale.ErrBusy) {
+		return fmt.Errorf("%w: %w", status.ErrRunsOn, err)
+	}
+	return err
+}
+
+func (s source) find(name string) (balance.Machine, bool) {
+	app, id, ok := strings.Cut(name, "/")
+	for _, a := range s.n.fleet.Apps() {
+		if ok && string(a) != app {
+			continue
+		}
+		if !ok {
+			id = name
+		}
+		if s.n.fleet.Gate(a, balance.MachineID(id)) != nil {
+			return balance.Machine{App: a, ID: balance.MachineID(id)}, true
+		}
+	}
+	return balance.Machine{}, false
+}

@@ -1,0 +1,97 @@
+package node
+
+import (
+	"cmp"
+	"context"
+	"errors"
+	"fmt"
+	"reflect"
+	"time"
+
+	"github.com/ebbkit/ebb/autostart/machine"
+	"github.com/ebbkit/ebb/balance"
+	"github.com/ebbkit/ebb/downscale"
+)
+
+// worker is the part of a node that has machines.
+type worker struct {
+	n       *Node
+	driver  *drivers
+	starter *machine.Starter
+	scaler  *downscale.Downscaler
+}
+
+func (n *Node) newWorker() (w *worker, err error) {
+	c := &n.config
+	w = &worker{n: n, driver: newDrivers(c)}
+	for _, a := range c.Apps {
+		for i := range a.Machines {
+			m := balance.Machine{ID: machineID(c.Node, a.ID, i), App: a.ID, Region: c.Region}
+			if _, err := n.fleet.Host(m); err != nil {
+				return nil, err
+			}
+		}
+	}
+	for _, a := range c.Apps { // a check that makes no sense is told now, not at the first start
+		if _, err := machine.NewStarter(n.fleet, w.driver, machine.Config{Check: a.Check}); err != nil {
+			return nil, fmt.Errorf("node: app %q: %w", a.ID, err)
+		}
+	}
+	starter := c.Starter
+	starter.CheckOf = func(a balance.App) machine.Check {
+		if own := c.app(a.ID); own != nil && !reflect.ValueOf(own.Check).IsZero() {
+			return own.Check
+		}
+		return c.Starter.Check
+	}
+	n.report.starter(&starter.Trace)
+	if w.starter, err = machine.NewStarter(n.fleet, w.driver, starter); err != nil {
+		return nil, err
+	}
+	down := c.Downscale
+	down.Connections = &n.conns
+	n.report.downscale(&down.Trace)
+	w.scaler, err = downscale.New(n.fleet, w.driver, down)
+	return w, err
+}
+
+// machineID names a machine such that no other node's has the same name.
+func machineID(node balance.NodeID, app balance.AppID, i int) balance.MachineID {
+	return balance.MachineID(fmt.Sprintf("%s-%s-%d", app, node, i+1))
+}
+
+func (w *worker) run(run func(string, func(context.Context) error)) {
+	run("starter", w.starter.Run)
+	run("downscaler", w.scaler.Run)
+}
+
+// cordon has everybody avoid this node's machines where others can serve.
+func (w *worker) cordon() {
+	for _, app := range w.n.fleet.Apps() {
+		for _, gate := range w.n.fleet.Owned(app) {
+			gate.Cordon() // one that does not run needs none
+		}
+	}
+}
+
+// notify tells the long connections to this node's machines to end within ctx, as far as that goes:
+// their clients will not come back here.
+func (w *worker) notify(ctx context.Context) {
+	within := cmp.Or(w.n.config.Grace, defaultGrace)
+	if d, ok := ctx.Deadline(); ok {
+		within = time.Until(d)
+	}
+	if ctx.Err() != nil || within <= 0 {
+		return
+	}
+	for _, app := range w.n.fleet.Apps() {
+		for m := range w.n.fleet.Owned(app) {
+			w.n.conns.Notify(*m, balance.ClassAll, within)
+		}
+	}
+}
+
+// shutdown stops the machines, when nothing else runs any more.
+func (w *worker) shutdown(ctx context.Context) error {
+	return errors.Join(w.scaler.Drain(ctx), w.driver.shutdown(ctx))
+}
