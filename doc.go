@@ -8,15 +8,16 @@
 //	autostart   is another needed: the one waiting room; below it the planner (policy), the owner's
 //	            starter (machine), and drivers
 //	downscale   can one sleep: the acknowledged soft cordon, and who goes
-//	backhaul    the hop from the proxy that has the client to the one that has the machine
+//	backhaul    the hop from the proxy that has the client to the one that has the machine;
+//	            below it a process of the fleet, wired in one call (node)
 //	rtt         how far: round trip and loss between nodes, measured
 //
 // A process plays one role or several. An edge has clients: a [balance.Balancer], an
 // [autostart.Autostart] and a [backhaul.Transport], which is an http.RoundTripper for
 // httputil.ReverseProxy. A worker has machines, and is the owner of each: a [machine.Starter], a
 // [downscale.Downscaler], a [backhaul.Handler] and a driver that runs them. One process that is
-// both needs no hop: the Example of examples/embedded wires it so. examples/proxy wires several
-// of each, in three regions.
+// both needs no hop. Package backhaul/node wires such a process by configuration, and
+// examples/embedded by hand; examples/proxy wires several of each, in three regions.
 //
 // What is shared is late, what is private is exact, what the owner says is true: every rule of
 // the library is made of these three. The owner's [balance.Gate] is one atomic word, so hard
@@ -166,6 +167,7 @@ import (
 	_ "github.com/ebbkit/ebb/autostart"
 	_ "github.com/ebbkit/ebb/autostart/machine"
 	_ "github.com/ebbkit/ebb/backhaul"
+	_ "github.com/ebbkit/ebb/backhaul/node"
 	_ "github.com/ebbkit/ebb/balance"
 	_ "github.com/ebbkit/ebb/downscale"
 	_ "github.com/ebbkit/ebb/rtt"

@@ -31,7 +31,7 @@ type App struct {
 	// Hosts are the names under which clients ask for the app, in lower case and without a port. The
 	// app's ID is one besides.
 	Hosts []string
-	// Machines is how many machines of the app this node hosts. They begin asleep.
+	// Machines is how many machines of the app this node hosts, at most 10,000. They begin asleep.
 	Machines int
 	// Driver runs them. nil means Config.Driver.
 	Driver Driver
@@ -90,6 +90,9 @@ type Config struct {
 // processes commonly kill them.
 const defaultGrace = 20 * time.Second
 
+// machinesMax bounds the machines of an app on one node: what is more is a slip of the pen.
+const machinesMax = 10_000
+
 func (c *Config) resolve() error {
 	c.Node = cmp.Or(c.Node, "here")
 	c.Region = cmp.Or(c.Region, "home")
@@ -115,8 +118,9 @@ func (c *Config) checkApps() error {
 		switch {
 		case apps[a.ID]:
 			return fmt.Errorf("node: Config.Apps names app %q twice: leave one", a.ID)
-		case a.Machines < 0:
-			return fmt.Errorf("node: app %q: Machines %d: want 0 (none here) or more", a.ID, a.Machines)
+		case a.Machines < 0 || a.Machines > machinesMax:
+			return fmt.Errorf("node: app %q: Machines %d: want 0 (none here) to %d", a.ID, a.Machines,
+				machinesMax)
 		case a.Machines > 0 && a.Driver == nil && c.Driver == nil:
 			return fmt.Errorf(
 				"node: app %q has %d machines here and no driver: set Config.Driver; package process has one",

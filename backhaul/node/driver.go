@@ -122,6 +122,21 @@ func (d *drivers) Await(ctx context.Context, m balance.Machine) error {
 	return errors.ErrUnsupported
 }
 
+// List implements [machine.Lister] as far as drivers do. That of a driver which cannot list is
+// another's business: its machines are not there.
+func (d *drivers) List(ctx context.Context) (all []machine.Running, err error) {
+	for _, one := range d.all {
+		if l, ok := one.(machine.Lister); ok {
+			some, err := l.List(ctx)
+			if err != nil {
+				return nil, err
+			}
+			all = append(all, some...)
+		}
+	}
+	return all, nil
+}
+
 // shutdown ends all machines.
 func (d *drivers) shutdown(ctx context.Context) error {
 	errs := make([]error, len(d.all))

@@ -28,17 +28,17 @@ import (
 // An app sleeps until somebody asks, is started, serves, and is put to sleep again.
 func TestAnAppWakesAndSleeps(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
-		d := newShed(t, time.Second, nil)
+		d := newShed(time.Second, nil)
 		n := run(t, d, nil)
 		synctest.Wait()
-		if len(d.log()) != 0 {
-			t.Errorf("before the first request: %v", d.log())
+		if len(d.Calls()) != 0 {
+			t.Errorf("before the first request: %v", d.Calls())
 		}
 		if status, body := n.get("http://web/a"); status != 200 || !strings.HasSuffix(body, " says /a") {
 			t.Errorf("the first request: %d %q", status, body)
 		}
 		time.Sleep(3 * time.Minute)
-		told := d.log()
+		told := d.Calls()
 		if len(told) != 2 || !strings.HasPrefix(told[0], "start web/") || told[1] != "stop"+told[0][len("start"):] {
 			t.Errorf("a start and, after the keep-alive, a stop are due: %v", told)
 		}
@@ -53,11 +53,11 @@ func TestAnAppWakesAndSleeps(t *testing.T) {
 // is 404.
 func TestAppsByHost(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
-		d, other := newShed(t, time.Second, nil), newShed(t, time.Second, nil)
+		d, other := newShed(time.Second, nil), newShed(time.Second, nil)
 		blog := web
 		blog.ID = "blog"
 		n := run(t, d, func(c *Config) {
-			c.Apps = append(c.Apps, App{App: blog, Machines: 1, Hosts: []string{"blog.example"}, Driver: other, Check: other.check()})
+			c.Apps = append(c.Apps, App{App: blog, Machines: 1, Hosts: []string{"blog.example"}, Driver: other, Check: machine.Check{Func: other.Check}})
 			c.Transport.DialMachine = func(ctx context.Context, m balance.Machine) (c net.Conn, err error) {
 				if m.App == "blog" {
 					return other.dial(ctx, m)
@@ -76,8 +76,8 @@ func TestAppsByHost(t *testing.T) {
 			t.Errorf("an unknown app: %d", status)
 		}
 		n.end()
-		if !slices.Contains(other.log(), "start blog/blog-here-1") || slices.Contains(d.log(), "start blog/blog-here-1") {
-			t.Errorf("each app has its driver: %v, %v", d.log(), other.log())
+		if !slices.Contains(other.Calls(), "start blog/blog-here-1@1") || slices.Contains(d.Calls(), "start blog/blog-here-1@1") {
+			t.Errorf("each app has its driver: %v, %v", d.Calls(), other.Calls())
 		}
 	})
 }
@@ -87,10 +87,10 @@ func TestAppsByHost(t *testing.T) {
 func TestShutdownLosesNothing(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		var d *shed
-		d = newShed(t, time.Second, func(m balance.Machine) http.Handler {
+		d = newShed(time.Second, func(m balance.Machine) http.Handler {
 			return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 				time.Sleep(8 * time.Second)
-				fmt.Fprint(w, "slow ", slices.Contains(d.log(), "stop "+m.Key().String()))
+				fmt.Fprint(w, "slow ", slices.Contains(d.Calls(), "stop "+m.Key().String()+"@1"))
 			})
 		})
 		n := run(t, d, nil)
@@ -105,8 +105,7 @@ func TestShutdownLosesNothing(t *testing.T) {
 		time.Sleep(2 * time.Second)
 		n.end()
 		clients.Wait()
-		told := d.log()
-		if told[len(told)-1] != "shutdown" || !strings.HasPrefix(told[len(told)-2], "stop ") {
+		if told := d.Calls(); !d.wasClosed() || !strings.HasPrefix(told[len(told)-1], "stop ") {
 			t.Errorf("machines are stopped last: %v", told)
 		}
 		if err := n.Run(t.Context()); err == nil || !strings.Contains(err.Error(), "called before") {
@@ -122,7 +121,7 @@ func TestShutdownLosesNothing(t *testing.T) {
 // same.
 func TestShutdownHurries(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
-		d := newShed(t, time.Second, func(balance.Machine) http.Handler {
+		d := newShed(time.Second, func(balance.Machine) http.Handler {
 			return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 				w.(http.Flusher).Flush()
 				<-r.Context().Done()
@@ -148,7 +147,7 @@ func TestShutdownHurries(t *testing.T) {
 		io.Copy(io.Discard, resp.Body)
 		resp.Body.Close()
 		n.client.CloseIdleConnections()
-		if told := d.log(); told[len(told)-1] != "shutdown" {
+		if told := d.Calls(); !d.wasClosed() || !strings.HasPrefix(told[len(told)-1], "stop ") {
 			t.Errorf("%v", told)
 		}
 	})
@@ -157,7 +156,7 @@ func TestShutdownHurries(t *testing.T) {
 // Who shuts a node down before it runs has nothing left of it.
 func TestShutdownBeforeRun(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
-		d := newShed(t, time.Second, nil)
+		d := newShed(time.Second, nil)
 		n, err := New(Config{Apps: []App{{App: web, Machines: 1}}, Driver: d, Listener: nettest.NewPipes()})
 		if err != nil {
 			t.Fatal(err)
@@ -173,7 +172,7 @@ func TestShutdownBeforeRun(t *testing.T) {
 
 // What is wrong is told with its field and a remedy.
 func TestConfigIsChecked(t *testing.T) {
-	d := newShed(t, 0, nil)
+	d := newShed(0, nil)
 	for want, c := range map[string]Config{
 		`app "web" has 1 machines here and no driver: set Config.Driver`: {Apps: []App{{App: web, Machines: 1}}},
 		`app "web": Machines -1: want 0`:                                 {Apps: []App{{App: web, Machines: -1}}, Driver: d},
@@ -197,13 +196,13 @@ func (everybody) Acked(balance.AppID, balance.MachineID, uint64) bool { return t
 // A part that fails ends the node, and Run says which.
 func TestAPartThatFailsEndsTheNode(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
-		d := newShed(t, time.Second, nil)
+		d := newShed(time.Second, nil)
 		n := run(t, d, func(c *Config) { c.Listener = broken{} })
 		if err := <-n.ended; err == nil || !strings.Contains(err.Error(), "node: clients: no more") {
 			t.Errorf("Run: %v", err)
 		}
-		if told := d.log(); !slices.Equal(told, []string{"shutdown"}) {
-			t.Errorf("%v", told)
+		if !d.wasClosed() {
+			t.Error("its driver has not been told")
 		}
 	})
 }
@@ -217,7 +216,7 @@ func (broken) Addr() net.Addr            { return &net.TCPAddr{} }
 // The page knows machines and decisions, and stops a machine that is named by app and ID.
 func TestThePage(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
-		d := newShed(t, time.Second, nil)
+		d := newShed(time.Second, nil)
 		var logged strings.Builder
 		n := run(t, d, func(c *Config) { c.Logger = slog.New(slog.NewTextHandler(&logged, nil)) })
 		if status, _ := n.get("http://web/"); status != 200 {
@@ -243,7 +242,7 @@ func TestThePage(t *testing.T) {
 		if err := (source{n.Node}).StopMachine(t.Context(), "web/"+s.Machines[up].ID, status.Order{Reason: "test"}); err != nil {
 			t.Error(err)
 		}
-		if told := d.log(); len(told) != 2 || told[1] != "stop web/"+s.Machines[up].ID {
+		if told := d.Calls(); len(told) != 2 || told[1] != "stop web/"+s.Machines[up].ID+"@1" {
 			t.Errorf("%v", told)
 		}
 		n.end()

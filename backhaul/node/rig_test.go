@@ -2,7 +2,6 @@ package node
 
 import (
 	"context"
-	"errors"
 	"fmt"
 	"io"
 	"net"
@@ -12,35 +11,29 @@ import (
 	"time"
 
 	"github.com/ebbkit/ebb/autostart/machine"
+	"github.com/ebbkit/ebb/autostart/machinetest"
 	"github.com/ebbkit/ebb/balance"
 	"github.com/ebbkit/ebb/internal/nettest"
 )
 
-// shed is a driver of machines in memory, each an HTTP server.
+// shed is a driver of machines in memory, each an HTTP server, that boot for as long as it says.
 type shed struct {
-	t      testing.TB
-	boot   time.Duration
+	machinetest.Fake
 	handle func(m balance.Machine) http.Handler
 
 	mu      sync.Mutex
-	running map[balance.MachineKey]*kept
-	exited  []func(machine.Exit)
-	starts  int
-	told    []string // what was called, in order
+	servers map[balance.MachineKey]*server // of machines that have been dialled
 	closed  bool
 }
 
-// kept is a machine that runs.
-type kept struct {
-	epoch   uint64
-	at      *nettest.Pipes
-	server  *http.Server
-	up      *time.Timer
-	listens bool // under shed.mu
-	done    chan struct{}
+// server is what listens in a machine.
+type server struct {
+	http.Server
+	at   *nettest.Pipes
+	done chan struct{}
 }
 
-func newShed(t testing.TB, boot time.Duration, handle func(m balance.Machine) http.Handler) *shed {
+func newShed(boot time.Duration, handle func(m balance.Machine) http.Handler) *shed {
 	if handle == nil {
 		handle = func(m balance.Machine) http.Handler {
 			return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
@@ -48,113 +41,55 @@ func newShed(t testing.TB, boot time.Duration, handle func(m balance.Machine) ht
 			})
 		}
 	}
-	return &shed{t: t, boot: boot, handle: handle, running: map[balance.MachineKey]*kept{}}
+	s := &shed{handle: handle, servers: map[balance.MachineKey]*server{}}
+	s.OnStart = func(context.Context, balance.Machine) (time.Duration, error) { return boot, nil }
+	return s
 }
 
-func (s *shed) Start(_ context.Context, m balance.Machine) (machine.Booting, error) {
+// Stop ends what listens in the machine as well.
+func (s *shed) Stop(ctx context.Context, m balance.Machine) error {
 	s.mu.Lock()
-	defer s.mu.Unlock()
-	if s.running[m.Key()] != nil || s.closed {
-		return machine.Booting{}, errors.New("it runs already, or the driver is closed")
-	}
-	k := &kept{epoch: m.Epoch, at: nettest.NewPipes(), server: &http.Server{Handler: s.handle(m)}, done: make(chan struct{})}
-	k.up = time.AfterFunc(s.boot, func() {
-		defer close(k.done)
-		s.mu.Lock()
-		k.listens = true
-		s.mu.Unlock()
-		k.server.Serve(k.at)
-	})
-	s.running[m.Key()] = k
-	s.starts++
-	s.told = append(s.told, "start "+m.Key().String())
-	return machine.Booting{Addr: string(m.ID) + ":80"}, nil
-}
-
-func (s *shed) Stop(_ context.Context, m balance.Machine) error {
-	if s.end(m.Key(), "stop ") {
-		s.mu.Lock()
-		defer s.mu.Unlock()
-		for _, f := range s.exited {
-			f(machine.Exit{App: m.App, ID: m.ID, Epoch: m.Epoch, Reason: "stopped"})
-		}
-	}
-	return nil
-}
-
-// end ends a machine.
-func (s *shed) end(m balance.MachineKey, why string) bool {
-	s.mu.Lock()
-	k := s.running[m]
-	delete(s.running, m)
-	if k != nil {
-		s.told = append(s.told, why+m.String())
-	}
+	in := s.servers[m.Key()]
+	delete(s.servers, m.Key())
 	s.mu.Unlock()
-	if k == nil {
-		return false
+	if in != nil {
+		in.Close()
+		<-in.done
 	}
-	if k.up.Stop() {
-		close(k.done)
-	}
-	k.server.Close()
-	k.at.Close()
-	<-k.done
-	return true
+	return s.Fake.Stop(ctx, m)
 }
 
-func (s *shed) Suspend(context.Context, balance.Machine) error { return errors.ErrUnsupported }
-
-func (s *shed) Watch(ctx context.Context, exited func(machine.Exit)) error {
-	s.mu.Lock()
-	s.exited = append(s.exited, exited)
-	s.mu.Unlock()
-	<-ctx.Done()
-	s.mu.Lock()
-	s.exited = nil
-	s.mu.Unlock()
-	return nil
-}
-
-func (s *shed) Shutdown(context.Context) error {
+func (s *shed) Shutdown(ctx context.Context) error {
 	s.mu.Lock()
 	s.closed = true
-	left := len(s.running)
-	s.told = append(s.told, "shutdown")
 	s.mu.Unlock()
-	if left > 0 {
-		return fmt.Errorf("%d machines are left", left)
+	if left, _ := s.List(ctx); len(left) > 0 {
+		return fmt.Errorf("%d machines are left", len(left))
 	}
 	return nil
 }
 
-// dial connects to a machine; it is for backhaul's DialMachine and for checks.
+// dial connects to a machine: it is for backhaul's DialMachine.
 func (s *shed) dial(ctx context.Context, m balance.Machine) (net.Conn, error) {
-	s.mu.Lock()
-	k := s.running[m.Key()]
-	up := k != nil && k.listens
-	s.mu.Unlock()
-	if !up {
-		return nil, errors.New("connection refused")
+	if err := s.Check(ctx, m); err != nil {
+		return nil, err
 	}
-	return k.at.Dial(ctx)
+	s.mu.Lock()
+	in := s.servers[m.Key()]
+	if in == nil {
+		in = &server{Server: http.Server{Handler: s.handle(m)}, at: nettest.NewPipes(), done: make(chan struct{})}
+		s.servers[m.Key()] = in
+		go func() { defer close(in.done); in.Serve(in.at) }()
+	}
+	s.mu.Unlock()
+	return in.at.Dial(ctx)
 }
 
-// check is a look at a machine.
-func (s *shed) check() machine.Check {
-	return machine.Check{Func: func(ctx context.Context, m balance.Machine) error {
-		c, err := s.dial(ctx, m)
-		if err == nil {
-			c.Close()
-		}
-		return err
-	}}
-}
-
-func (s *shed) log() []string {
+// wasClosed reports whether Shutdown was called.
+func (s *shed) wasClosed() bool {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	return append([]string(nil), s.told...)
+	return s.closed
 }
 
 // web is an app that sleeps.
@@ -177,7 +112,7 @@ func run(t *testing.T, d *shed, edit func(*Config)) *alone {
 	t.Helper()
 	a := &alone{t: t, clients: nettest.NewPipes(), ended: make(chan error, 1)}
 	c := Config{Apps: []App{{App: web, Machines: 2}}, Driver: d, Listener: a.clients}
-	c.Starter.Check = d.check()
+	c.Starter.Check = machine.Check{Func: d.Check}
 	c.Transport.DialMachine = d.dial
 	if edit != nil {
 		edit(&c)

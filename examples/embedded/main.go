@@ -1,4 +1,6 @@
-// Command embedded is a proxy in front of one app, which sleeps until somebody asks for it.
+// Command embedded is a proxy in front of one app, which sleeps until somebody asks for it. It
+// wires the parts by hand, around httputil.ReverseProxy; examples/embedded/gateway has package node
+// do that.
 //
 //	go run ./examples/embedded 'python3 -m http.server $PORT --bind 127.0.0.1'
 package main
@@ -8,6 +10,7 @@ import (
 	"context"
 	"fmt"
 	"log"
+	"net/http/httputil"
 	"os"
 	"os/signal"
 	"syscall"
@@ -34,16 +37,16 @@ func main() {
 
 	driver := must(process.New(process.Config{Command: os.Args[len(os.Args)-1]}))
 	balancer := must(balance.New(fleet, balance.Config{}))
-	told := machine.Trace{
-		NotReady: func(m balance.Machine, _ time.Duration, err error) { log.Print(m.Key(), ": ", err) },
-		Failed:   func(m balance.Machine) { log.Print(m.Key(), ": ", m.Fault) },
-	}
+	told := machine.Trace{Failed: func(m balance.Machine) { log.Print(m.Key(), ": ", m.Fault) }}
 	starter := must(machine.NewStarter(fleet, driver, machine.Config{Trace: told}))
 	waiting := must(autostart.New(balancer, starter, autostart.Config{}))
 	conns := new(backhaul.Connections)
 	scaler := must(downscale.New(fleet, driver, downscale.Config{Connections: conns}))
 	transport := must(backhaul.NewTransport(waiting, backhaul.Config{Connections: conns}))
-	proxy := must(backhaul.NewProxy(transport, backhaul.ProxyConfig{App: "web"}))
+	rewrite := func(r *httputil.ProxyRequest) { backhaul.Rewrite(r); r.Out.URL.Host = "web" }
+	proxy := &httputil.ReverseProxy{
+		Transport: transport, Rewrite: rewrite, ErrorHandler: backhaul.ErrorHandler, FlushInterval: -1,
+	}
 	front := must(backhaul.NewFront(proxy, backhaul.FrontConfig{ConnContext: autostart.ConnContext}))
 	listener := must(backhaul.Listen(cmp.Or(os.Getenv("LISTEN"), "127.0.0.1:8080")))
 

@@ -138,23 +138,3 @@ func TestTheProgramSaysWhatItCannotServe(t *testing.T) {
 		t.Errorf("it printed %q", out)
 	}
 }
-
-// The README shows the program word for word.
-func TestReadmeShowsTheProgram(t *testing.T) {
-	readme, err := os.ReadFile("../../README.md")
-	if err != nil {
-		t.Fatal(err)
-	}
-	source, err := os.ReadFile("main.go")
-	if err != nil {
-		t.Fatal(err)
-	}
-	_, block, _ := strings.Cut(string(readme), "```go\n")
-	block, _, ok := strings.Cut(block, "```")
-	if !ok {
-		t.Fatal("the README has no Go program")
-	}
-	if _, program, _ := strings.Cut(string(source), "\npackage main"); block != "package main"+program {
-		t.Error("the README shows another program than main.go: copy it from \"package main\" on")
-	}
-}

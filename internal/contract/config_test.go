@@ -1,6 +1,7 @@
 package contract
 
 import (
+	"context"
 	"fmt"
 	"go/ast"
 	"go/parser"
@@ -19,6 +20,7 @@ import (
 	"github.com/ebbkit/ebb/autostart/machinetest"
 	"github.com/ebbkit/ebb/autostart/process"
 	"github.com/ebbkit/ebb/backhaul"
+	"github.com/ebbkit/ebb/backhaul/node"
 	"github.com/ebbkit/ebb/balance"
 	"github.com/ebbkit/ebb/balance/grants"
 	"github.com/ebbkit/ebb/downscale"
@@ -108,6 +110,14 @@ func configs(t *testing.T) (all []config) {
 		func() error { _, err := backhaul.LimitListener(unused{}, *limit); return err },
 	)
 
+	whole := &node.Config{}
+	add("backhaul/node", whole, func() error { _, err := node.New(*whole); return err })
+	served := &node.App{App: balance.App{ID: "web"}}
+	add("backhaul/node", served, func() error {
+		_, err := node.New(node.Config{Driver: &nobody{}, Apps: []node.App{*served}})
+		return err
+	})
+
 	mesh := &rtt.Config{
 		ID: "n", Key: []byte("0123456789abcdef"), Listen: "127.0.0.1:0",
 	}
@@ -122,6 +132,11 @@ func configs(t *testing.T) (all []config) {
 }
 
 type unused struct{ net.Listener }
+
+// nobody is a driver of nothing.
+type nobody struct{ machinetest.Fake }
+
+func (*nobody) Shutdown(context.Context) error { return nil }
 
 // A number that makes no sense is refused with its field, its value and what to write instead,
 // before anything comes of it: a negative one wherever the field's comment does not say what that
@@ -180,7 +195,7 @@ func TestEveryConfigWithNumbersIsTried(t *testing.T) {
 	for _, c := range configs(t) {
 		tried[c.folder+"."+reflect.TypeOf(c.value).Elem().Name()] = true
 	}
-	for _, folder := range []string{"balance", "autostart", "autostart/machine", "autostart/process", "downscale", "backhaul", "rtt"} {
+	for _, folder := range []string{"balance", "autostart", "autostart/machine", "autostart/process", "downscale", "backhaul", "backhaul/node", "rtt"} {
 		files, _ := filepath.Glob(filepath.Join("..", "..", folder, "*.go"))
 		for _, path := range files {
 			file, err := parser.ParseFile(token.NewFileSet(), path, nil, 0)

@@ -8,6 +8,7 @@ import (
 	"github.com/ebbkit/ebb/autostart"
 	"github.com/ebbkit/ebb/autostart/machine"
 	"github.com/ebbkit/ebb/autostart/machinetest"
+	"github.com/ebbkit/ebb/backhaul/node"
 	"github.com/ebbkit/ebb/balance"
 	"github.com/ebbkit/ebb/balance/grants"
 	"github.com/ebbkit/ebb/downscale"
@@ -44,12 +45,17 @@ func runners(t *testing.T) map[string]func(context.Context) error {
 	if err != nil {
 		t.Fatal(err)
 	}
+	n, err := node.New(node.Config{})
+	if err != nil {
+		t.Fatal(err)
+	}
 	return map[string]func(context.Context) error{
 		"balance: Balancer":     b.Run,
 		"grants: Granter":       g.Run,
 		"autostart: Autostart":  a.Run,
 		"machine: Starter":      s.Run,
 		"downscale: Downscaler": d.Run,
+		"node: Node":            n.Run,
 		"rtt: Mesh":             m.Run,
 	}
 }
