@@ -45,14 +45,14 @@ func (q *queue) dispatch() {
 // handOver gives free slots to those who wait, by turns, until the balancer has none. Who may not
 // use what is free, because it has tried it or has to go elsewhere, is passed over.
 func (q *queue) handOver() {
-	var vain []*balance.Want // what has been asked for in this round and is not there
+	var vain []*balance.Target // what has been asked for in this round and is not there
 	step := q.rampStep()
 	q.mu.Lock()
 	defer q.mu.Unlock()
 	q.room.Begin()
 	for s := q.room.Turn(); s != nil; s = q.room.Turn() {
 		req, limited := q.request(&s.Value, step)
-		if len(req.Tried) == 0 && slices.ContainsFunc(vain, func(w *balance.Want) bool { return sameWant(w, req.Want) }) {
+		if len(req.Tried) == 0 && slices.ContainsFunc(vain, func(t *balance.Target) bool { return sameTarget(t, req.Force) }) {
 			q.room.Pass(s)
 			continue
 		}
@@ -85,7 +85,7 @@ func (q *queue) handOver() {
 			})
 		case limited && q.anyRoom():
 			if len(req.Tried) == 0 {
-				vain = append(vain, req.Want)
+				vain = append(vain, req.Force)
 			}
 			q.room.Pass(s)
 			q.unlocked(func() { q.giveUp(s, err) })
@@ -156,7 +156,7 @@ func (q *queue) anyRoom() bool {
 
 // request returns what to ask the balancer for, and whether that leaves anything out. q.mu is held.
 func (q *queue) request(w *waiting, step time.Duration) (req balance.Request, limited bool) {
-	req, limited = w.req, insists(w.req.Want)
+	req, limited = w.req, !w.req.Force.Empty()
 	req.Tried = q.held(time.Now(), step)
 	if len(w.tried) == 0 {
 		return req, limited

@@ -52,10 +52,10 @@ func TestWhoInsistsWaitsForIt(t *testing.T) {
 		ids := canonical("web", 3)
 		w.wake(ids[0])
 		w.run()
-		want := &balance.Want{Force: balance.Target{Machines: ids[1:2]}}
-		a := w.park(t.Context(), &balance.Request{App: "web", Want: want})
-		b := w.park(t.Context(), &balance.Request{App: "web", Want: &balance.Want{Force: balance.Target{Machines: ids[1:2]}}})
-		nobody := w.park(t.Context(), &balance.Request{App: "web", Want: &balance.Want{Revision: "none"}})
+		force := &balance.Target{Machines: ids[1:2]}
+		a := w.park(t.Context(), &balance.Request{App: "web", Force: force})
+		b := w.park(t.Context(), &balance.Request{App: "web", Force: &balance.Target{Machines: ids[1:2]}})
+		nobody := w.park(t.Context(), &balance.Request{App: "web", Force: &balance.Target{Revision: "none"}})
 		if r := has(t, nobody); !errors.Is(r.err, ErrAsleep) {
 			t.Errorf("one that insists on what there is not: %v", r.err)
 		}

@@ -182,7 +182,7 @@ func (p *planning) plan(now time.Time) (d policy.Decision, ok bool) {
 		p.rows = append(p.rows, m)
 	}
 	input := policy.Input{
-		App: app, Machines: p.rows, InFlight: in.inFlight, Parked: in.parked, Wants: p.q.wants(),
+		App: app, Machines: p.rows, InFlight: in.inFlight, Parked: in.parked, Forced: p.q.forced(),
 		Outliers: slices.Clone(p.outliers), Rand: rand.Uint64(),
 	}
 	input.Unserved = p.q.unserved.Swap(false)

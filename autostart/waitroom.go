@@ -164,7 +164,7 @@ func (a *Autostart) park(
 	s := &waitroom.Seat[waiting]{
 		Value: waiting{since: now, until: q.until(now), done: make(chan struct{}, 1)},
 	}
-	s.Bytes, s.Insists = requestBytes+max(r.Held, 0), insists(r.Want)
+	s.Bytes, s.Insists = requestBytes+max(r.Held, 0), !r.Force.Empty()
 	w := &s.Value
 	w.conn, _ = ctx.Value(connKey{}).(net.Conn)
 	w.tried = q.tried(r.Tried)
@@ -336,38 +336,31 @@ func (q *queue) waits() int {
 	return max(0, int(q.parked.Load()-given))
 }
 
-// wantsKept bounds the particular machines that are started for: requests that insist are few, or
+// forcedKept bounds the particular machines that are started for: requests that insist are few, or
 // of few kinds.
-const wantsKept = 16
+const forcedKept = 16
 
-// wants returns what those who wait insist on, each once.
-func (q *queue) wants() (ws []*balance.Want) {
+// forced returns the machines that those who wait have to go to, each once. A preference is no
+// reason to wait.
+func (q *queue) forced() (ts []*balance.Target) {
 	q.mu.Lock()
 	defer q.mu.Unlock()
 	if q.room.Insisting == 0 {
 		return nil
 	}
-	for s := q.room.After(nil); s != nil && len(ws) < wantsKept; s = q.room.After(s) {
-		if w := s.Value.req.Want; insists(w) &&
-			!slices.ContainsFunc(ws, func(o *balance.Want) bool { return sameWant(o, w) }) {
-			ws = append(ws, w)
+	for s := q.room.After(nil); s != nil && len(ts) < forcedKept; s = q.room.After(s) {
+		if t := s.Value.req.Force; !t.Empty() &&
+			!slices.ContainsFunc(ts, func(o *balance.Target) bool { return sameTarget(o, t) }) {
+			ts = append(ts, t)
 		}
 	}
-	return ws
+	return ts
 }
 
-// insists reports whether a request has to go to particular machines. A preference is no reason to
-// wait.
-func insists(w *balance.Want) bool {
-	return w != nil && (w.Revision != "" || !w.Force.Empty())
-}
-
-// sameWant reports whether a and b insist on the same machines.
-func sameWant(a, b *balance.Want) bool {
+func sameTarget(a, b *balance.Target) bool {
 	if a == b {
 		return true
 	}
 	return a != nil && b != nil && a.Revision == b.Revision &&
-		slices.Equal(a.Force.Machines, b.Force.Machines) &&
-		slices.Equal(a.Force.Regions, b.Force.Regions)
+		slices.Equal(a.Machines, b.Machines) && slices.Equal(a.Regions, b.Regions)
 }

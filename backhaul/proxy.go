@@ -182,9 +182,12 @@ const (
 // Read fills in what the headers say; what they do not mention stays as it is. The error names the
 // header that cannot be understood and says why; answer it with 400. Then r is unchanged.
 func (h TargetHeaders) Read(from http.Header, r *balance.Request) error {
-	var want balance.Want
-	if r.Want != nil {
-		want = *r.Want
+	var force, prefer balance.Target
+	if r.Force != nil {
+		force = *r.Force
+	}
+	if r.Prefer != nil {
+		prefer = *r.Prefer
 	}
 	key := r.Key
 	var err error
@@ -231,17 +234,20 @@ func (h TargetHeaders) Read(from http.Header, r *balance.Request) error {
 		}
 	}
 	text(h.Key, &key)
-	text(h.Revision, &want.Revision)
-	machines(h.ForceMachine, &want.Force.Machines)
-	machines(h.PreferMachine, &want.Prefer.Machines)
-	regions(h.ForceRegion, &want.Force.Regions)
-	regions(h.PreferRegion, &want.Prefer.Regions)
+	text(h.Revision, &force.Revision)
+	machines(h.ForceMachine, &force.Machines)
+	machines(h.PreferMachine, &prefer.Machines)
+	regions(h.ForceRegion, &force.Regions)
+	regions(h.PreferRegion, &prefer.Regions)
 	if err != nil {
 		return err
 	}
 	r.Key = key
-	if want.Revision != "" || !want.Force.Empty() || !want.Prefer.Empty() {
-		r.Want = &want
+	if !force.Empty() {
+		r.Force = &force
+	}
+	if !prefer.Empty() {
+		r.Prefer = &prefer
 	}
 	return nil
 }

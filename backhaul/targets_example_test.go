@@ -18,6 +18,6 @@ func ExampleTargetHeaders() {
 	if err := h.Read(in, &r); err != nil {
 		fmt.Println(err) // answer it with 400
 	}
-	fmt.Println(r.Key, r.Want.Prefer.Regions)
+	fmt.Println(r.Key, r.Prefer.Regions)
 	// Output: user-7 [nrt hkg]
 }

@@ -25,10 +25,10 @@ func TestTargetHeaders(t *testing.T) {
 	if err := h.Read(in, &r); err != nil {
 		t.Fatal(err)
 	}
-	want := balance.Request{App: "web", Key: "user7", Want: &balance.Want{
-		Force:  balance.Target{Machines: []balance.MachineID{"m1", "m2"}},
-		Prefer: balance.Target{Regions: []string{"ams", "fra", "lhr"}},
-	}}
+	want := balance.Request{App: "web", Key: "user7",
+		Force:  &balance.Target{Machines: []balance.MachineID{"m1", "m2"}},
+		Prefer: &balance.Target{Regions: []string{"ams", "fra", "lhr"}},
+	}
 	if d := cmp.Diff(want, r, cmpopts.IgnoreUnexported(balance.Request{})); d != "" {
 		t.Errorf("-want +got:\n%s", d)
 	}
@@ -37,17 +37,17 @@ func TestTargetHeaders(t *testing.T) {
 		t.Errorf("left after Remove: %v", in)
 	}
 	plain := balance.Request{App: "web"}
-	if err := h.Read(in, &plain); err != nil || plain.Want != nil {
+	if err := h.Read(in, &plain); err != nil || plain.Force != nil {
 		t.Errorf("nothing said: %v %+v", err, plain)
 	}
 	if err := (TargetHeaders{}).Read(http.Header{"": {"m1"}, "X-Machine": {"m1"}}, &plain); err != nil ||
-		plain.Want != nil ||
+		plain.Force != nil ||
 		plain.Key != "" {
 		t.Errorf("headers that are off were read: %v %+v", err, plain)
 	}
 	in.Set("X-Machine", strings.Repeat("m,", 17))
 	if err := h.Read(in, &plain); err == nil || !strings.Contains(err.Error(), "X-Machine") ||
-		plain.Want != nil {
+		plain.Force != nil {
 		t.Errorf("17 machines: %v", err)
 	}
 	in.Set("X-Machine", strings.Repeat("m", 2000))

@@ -136,11 +136,12 @@ func started(s balance.Strategy, l balance.Limits, regions ...string) (*balance.
 }
 
 // A request that has to stay in a region, and one that would rather.
-func ExampleWant() {
+func ExampleTarget() {
 	_, b := started(nil, balance.Limits{Hard: 1}, "nrt", "hkg")
-	hkg := balance.Target{Regions: []string{"hkg"}}
-	for _, w := range []*balance.Want{{Force: hkg}, {Prefer: hkg}, {Force: hkg}} {
-		r, err := b.Pick(balance.Request{App: "web", Want: w})
+	hkg := &balance.Target{Regions: []string{"hkg"}}
+	for _, r := range []balance.Request{{Force: hkg}, {Prefer: hkg}, {Force: hkg}} {
+		r.App = "web"
+		r, err := b.Pick(r)
 		if err != nil {
 			fmt.Println(err)
 			continue

@@ -31,52 +31,58 @@ type Request struct {
 	// Held is what the request holds in memory while it waits, in bytes, beside its head: its body,
 	// where that has been read already. A waiting room counts it.
 	Held int
-	// Want says which machines the request has to go to, or would rather; nil means any.
-	Want *Want
+	// Force are the machines that the request has to go to: another is never picked. nil means any.
+	// Targets are read only: requests may share one.
+	Force *Target
+	// Prefer are the machines that the request goes to while one of them can be used.
+	Prefer *Target
 
 	// Insist says that the request cannot wait for a slot. Where no machine can be used, one is that
 	// is full only as far as this node estimates what others have there: its owner decides then,
 	// and a bounce costs less than no answer. Once an owner has said so, its machine is full.
 	Insist bool
 
-	preferring bool // only what is preferred counts: the balancer's first try
+	first *Target // Prefer, during the balancer's first try: only these
 }
 
 // plain reports whether the request excludes nothing and belongs nowhere.
-func (r *Request) plain() bool { return len(r.Tried) == 0 && r.Want == nil && r.Key == "" }
+func (r *Request) plain() bool {
+	return len(r.Tried) == 0 && r.Force == nil && r.Key == "" && r.first == nil
+}
 
 // admits reports whether a machine may serve the request.
 func (r *Request) admits(m *row) bool { return m != nil && !r.tried(m.id) && r.wants(m) }
 
 func (r *Request) tried(id MachineID) bool { return slices.Contains(r.Tried, id) }
 
-func (r *Request) wants(m *row) bool {
-	w := r.Want
-	return w == nil ||
-		(w.Revision == "" || w.Revision == m.shared.revision) && w.Force.has(m) &&
-			(!r.preferring || w.Prefer.has(m))
-}
+func (r *Request) wants(m *row) bool { return r.Force.has(m) && r.first.has(m) }
 
-// Want says where a request has to go. It is read only: requests may share one.
-type Want struct {
-	Revision string // only machines of this revision; empty means any
-	Force    Target // only these machines: another is never picked
-	Prefer   Target // these machines while one of them can be used, else any
-}
-
-// Target is a set of machines: those with one of the IDs and in one of the regions. An empty list
-// means any.
+// Target is a set of machines: those with one of the IDs, in one of the regions, and of the
+// revision. What is empty means any; so does a nil target.
 type Target struct {
 	Machines []MachineID
 	Regions  []string
+	Revision string
 }
 
 // Empty reports whether the target is every machine.
-func (t *Target) Empty() bool { return len(t.Machines) == 0 && len(t.Regions) == 0 }
+func (t *Target) Empty() bool {
+	return t == nil || len(t.Machines) == 0 && len(t.Regions) == 0 && t.Revision == ""
+}
+
+// Has reports whether the machine is one of the target's.
+func (t *Target) Has(m *Machine) bool {
+	return t == nil || t.contains(m.ID, m.Region, m.Revision)
+}
 
 func (t *Target) has(m *row) bool {
-	return (len(t.Machines) == 0 || slices.Contains(t.Machines, m.id)) &&
-		(len(t.Regions) == 0 || slices.Contains(t.Regions, m.shared.region))
+	return t == nil || t.contains(m.id, m.shared.region, m.shared.revision)
+}
+
+func (t *Target) contains(id MachineID, region, revision string) bool {
+	return (len(t.Machines) == 0 || slices.Contains(t.Machines, id)) &&
+		(len(t.Regions) == 0 || slices.Contains(t.Regions, region)) &&
+		(t.Revision == "" || t.Revision == revision)
 }
 
 // Outcome is how a request ended for the machine that it was sent to.

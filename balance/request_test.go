@@ -17,29 +17,30 @@ func TestForcedMeansForcedOrError(t *testing.T) {
 					func(m *Machine) { m.Revision = fmt.Sprint("v", i%4) },
 				)
 			}
-			pick := func(want Want) string {
-				r, err := w.b.Pick(Request{App: "web", Want: &want})
+			pick := func(r Request) string {
+				r.App = "web"
+				res, err := w.b.Pick(r)
 				var none *NoMachineError
 				if errors.As(err, &none) {
 					return fmt.Sprintf("%d unwanted, %d full", none.Unwanted, none.Full)
 				}
-				w.held["all"] = append(w.held["all"], r)
-				return string(r.Machine().ID) + " " + r.Machine().Region + " " + r.Machine().Revision
+				w.held["all"] = append(w.held["all"], res)
+				return string(res.Machine().ID) + " " + res.Machine().Region + " " + res.Machine().Revision
 			}
-			only := Target{Machines: []MachineID{"m07"}}
+			only := &Target{Machines: []MachineID{"m07"}}
 			for i, c := range []struct {
-				want Want
+				want Request
 				ok   func(string) bool
 			}{
-				{Want{Force: only}, func(s string) bool { return s == "m07 hkg v3" }},
-				{Want{Prefer: only}, func(s string) bool { return s == "m07 hkg v3" }},
-				{Want{Force: only}, func(s string) bool { return s == "39 unwanted, 1 full" }},
-				{Want{Prefer: only}, func(s string) bool { return strings.Contains(s, " nrt ") || name == "leastload" && s != "" }},
-				{Want{Force: Target{Regions: []string{"hkg"}}}, func(s string) bool { return strings.Contains(s, " hkg ") }},
-				{Want{Force: Target{Regions: []string{"xyz"}}}, func(s string) bool { return s == "40 unwanted, 0 full" }},
-				{Want{Revision: "v2"}, func(s string) bool { return strings.HasSuffix(s, " v2") }},
-				{Want{Revision: "v2", Prefer: Target{Regions: []string{"hkg"}}}, func(s string) bool { return strings.HasSuffix(s, "nrt v2") }},
-				{Want{Revision: "v2", Force: Target{Regions: []string{"hkg"}}}, func(s string) bool { return s == "40 unwanted, 0 full" }},
+				{Request{Force: only}, func(s string) bool { return s == "m07 hkg v3" }},
+				{Request{Prefer: only}, func(s string) bool { return s == "m07 hkg v3" }},
+				{Request{Force: only}, func(s string) bool { return s == "39 unwanted, 1 full" }},
+				{Request{Prefer: only}, func(s string) bool { return strings.Contains(s, " nrt ") || name == "leastload" && s != "" }},
+				{Request{Force: &Target{Regions: []string{"hkg"}}}, func(s string) bool { return strings.Contains(s, " hkg ") }},
+				{Request{Force: &Target{Regions: []string{"xyz"}}}, func(s string) bool { return s == "40 unwanted, 0 full" }},
+				{Request{Force: &Target{Revision: "v2"}}, func(s string) bool { return strings.HasSuffix(s, " v2") }},
+				{Request{Force: &Target{Revision: "v2"}, Prefer: &Target{Regions: []string{"hkg"}}}, func(s string) bool { return strings.HasSuffix(s, "nrt v2") }},
+				{Request{Force: &Target{Revision: "v2", Regions: []string{"hkg"}}}, func(s string) bool { return s == "40 unwanted, 0 full" }},
 			} {
 				if got := pick(c.want); !c.ok(got) {
 					t.Errorf("row %d: %+v went to %q", i, c.want, got)

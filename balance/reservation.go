@@ -21,7 +21,7 @@ func (b *Balancer) Pick(r Request) (Reservation, error) {
 	if b.trace.Picked != nil && b.trace.samples(r.Rand) {
 		return b.traced(ab, &r)
 	}
-	if r.Want == nil {
+	if r.Prefer == nil {
 		if m, slot := b.reserve(ab, &r); m != nil {
 			return Reservation{b: b, row: m, ticket: slot}, nil
 		}
@@ -31,12 +31,12 @@ func (b *Balancer) Pick(r Request) (Reservation, error) {
 }
 
 func (b *Balancer) pick(ab *appBalance, r *Request) (Reservation, error) {
-	if r.Want != nil && !r.Want.Prefer.Empty() {
-		r.preferring = true
+	if !r.Prefer.Empty() {
+		r.first = r.Prefer
 		if m, slot := b.reserve(ab, r); m != nil {
 			return Reservation{b: b, row: m, ticket: slot}, nil
 		}
-		r.preferring = false
+		r.first = nil
 	}
 	if m, slot := b.reserve(ab, r); m != nil {
 		return Reservation{b: b, row: m, ticket: slot}, nil
@@ -195,13 +195,13 @@ func (b *Balancer) Explain(r Request) (Explanation, error) {
 	v := ab.view.Load()
 	x := v.explain(&r, v.strategy(b))
 	s := v.strategy(b)
-	if r.Want != nil && !r.Want.Prefer.Empty() {
-		r.preferring = true
+	if !r.Prefer.Empty() {
+		r.first = r.Prefer
 		if slot, ok := s.Pick(v, r); ok {
 			x.chose(v, slot, "what the request prefers has room; ")
 			return x, nil
 		}
-		r.preferring = false
+		r.first = nil
 	}
 	slot, ok := s.Pick(v, r)
 	if !ok || v.row(slot) == nil {

@@ -20,7 +20,7 @@ var pickers = map[string]struct {
 	"plain":     {nil, Request{App: "web", Rand: 1}},
 	"key":       {nil, Request{App: "web", Rand: 1, Key: "user-7"}},
 	"tried":     {nil, Request{App: "web", Rand: 1, Tried: []MachineID{"m000001", "m000002"}}},
-	"want":      {nil, Request{App: "web", Rand: 1, Want: &Want{Prefer: Target{Regions: []string{"r00"}}}}},
+	"want":      {nil, Request{App: "web", Rand: 1, Prefer: &Target{Regions: []string{"r00"}}}},
 	"leastload": {LeastLoad{}, Request{App: "web", Rand: 1}},
 	"pack":      {Pack{}, Request{App: "web", Rand: 1}},
 }

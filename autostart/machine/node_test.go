@@ -270,14 +270,10 @@ func TestOutlierIsReplaced(t *testing.T) {
 		)
 		defer n.stop()
 		time.Sleep(sec)
-		only := &balance.Want{
-			Force: balance.Target{Machines: []balance.MachineID{canonical("web", 3)[0]}},
-		}
-		other := &balance.Want{
-			Force: balance.Target{Machines: []balance.MachineID{canonical("web", 3)[1]}},
-		}
-		ask := func(want *balance.Want, o balance.Outcome) {
-			slot, err := n.a.Acquire(t.Context(), &balance.Request{App: "web", Want: want})
+		only := &balance.Target{Machines: []balance.MachineID{canonical("web", 3)[0]}}
+		other := &balance.Target{Machines: []balance.MachineID{canonical("web", 3)[1]}}
+		ask := func(force *balance.Target, o balance.Outcome) {
+			slot, err := n.a.Acquire(t.Context(), &balance.Request{App: "web", Force: force})
 			if err != nil {
 				t.Fatal(err)
 			}

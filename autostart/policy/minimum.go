@@ -4,7 +4,6 @@ import (
 	"cmp"
 	"fmt"
 	"math"
-	"slices"
 
 	"github.com/ebbkit/ebb/autostart/internal/boots"
 	"github.com/ebbkit/ebb/balance"
@@ -12,12 +11,12 @@ import (
 
 // insist sees to it that of the machines that parked requests insist on one runs.
 func (r *plan) insist() {
-	for _, w := range r.in.Wants {
+	for _, t := range r.in.Forced {
 		var candidates []int32
 		there := false
 		pick := func(list []int32) {
 			for _, i := range list {
-				if satisfies(w, r.in.Machines[i]) {
+				if t.Has(r.in.Machines[i]) {
 					candidates = append(candidates, i)
 					st := r.p.uses[i]
 					there = there || st == ready || st == starting
@@ -120,13 +119,6 @@ func (r *plan) refuse() {
 	case soon.until.Sub(r.now) > boots.WaitMin/2 && soon.fault != "":
 		r.d.Refuse, r.d.RetryAfter = soon.fault, soon.until.Sub(r.now)
 	}
-}
-
-// satisfies reports whether m is one of the machines that w insists on.
-func satisfies(w *balance.Want, m *balance.Machine) bool {
-	return (w.Revision == "" || w.Revision == m.Revision) &&
-		(len(w.Force.Machines) == 0 || slices.Contains(w.Force.Machines, m.ID)) &&
-		(len(w.Force.Regions) == 0 || slices.Contains(w.Force.Regions, m.Region))
 }
 
 // spare keeps some machines more than the demand fills.

@@ -49,7 +49,7 @@ type story struct {
 	outliers []balance.MachineID
 	policy   Policy // instead of p
 	answers  []Answer
-	wants    []*balance.Want
+	wants    []*balance.Target
 	last     Decision
 }
 
@@ -156,7 +156,7 @@ func (s *story) plan(at time.Duration, inFlight, parked int) string {
 	answers := s.answers
 	s.answers = nil
 	s.app.Spare = s.spare
-	s.last = p.Plan(t0.Add(at), Input{App: s.app, Machines: s.rows, Regions: s.regions, InFlight: inFlight, Parked: parked, Unserved: s.unserved, Outliers: s.outliers, Others: s.others, RTT: s.rtt, Wants: s.wants, Answers: answers})
+	s.last = p.Plan(t0.Add(at), Input{App: s.app, Machines: s.rows, Regions: s.regions, InFlight: inFlight, Parked: parked, Unserved: s.unserved, Outliers: s.outliers, Others: s.others, RTT: s.rtt, Forced: s.wants, Answers: answers})
 	var parts []string
 	list := func(what string, ms []balance.Machine) {
 		if len(ms) == 0 {
@@ -203,7 +203,7 @@ func TestPlanner(t *testing.T) {
 		spare    int
 		fresh    bool // the planner has seen nothing before the first step
 		others   []int
-		wants    []*balance.Want
+		wants    []*balance.Target
 		steps    []step
 	}{
 		{name: "nothing wanted, nothing done", machines: "nrt: a b", steps: []step{{do: ""}}},
@@ -345,9 +345,9 @@ func TestPlanner(t *testing.T) {
 			{see: "a started", inFlight: 1, parked: 1, do: "start b"}, {at: 60 * sec, see: "b starting", inFlight: 1, parked: 1}, {at: 600 * sec, inFlight: 1, parked: 1}}},
 
 		// What requests insist on.
-		{name: "a machine that a request insists on", machines: "nrt: a b c", wants: []*balance.Want{{Force: balance.Target{Machines: []balance.MachineID{"c"}}}}, steps: []step{
+		{name: "a machine that a request insists on", machines: "nrt: a b c", wants: []*balance.Target{{Machines: []balance.MachineID{"c"}}}, steps: []step{
 			{see: "a started", parked: 1, do: "start c"}, {see: "c starting", parked: 1}}},
-		{name: "a region that a request insists on", machines: "nrt: a b, hkg: d", wants: []*balance.Want{{Force: balance.Target{Regions: []string{"hkg"}}}}, steps: []step{
+		{name: "a region that a request insists on", machines: "nrt: a b, hkg: d", wants: []*balance.Target{{Regions: []string{"hkg"}}}, steps: []step{
 			{see: "a started", parked: 1, do: "start d"}}},
 
 		{name: "a clock that goes back", machines: "nrt: a b", steps: []step{
@@ -358,8 +358,8 @@ func TestPlanner(t *testing.T) {
 			s.p, s.others, s.spare = &Planner{Hedge: tc.hedge}, tc.others, tc.spare
 			for _, w := range tc.wants { // by the machines' names in the story
 				w := *w
-				for i, name := range w.Force.Machines {
-					w.Force.Machines[i] = s.row(string(name)).ID
+				for i, name := range w.Machines {
+					w.Machines[i] = s.row(string(name)).ID
 				}
 				s.wants = append(s.wants, &w)
 			}

@@ -76,9 +76,9 @@ type Input struct {
 	// least, is silent: what it was asked for is not counted on, and machines of other owners are
 	// asked too. One whose round trip is not known is waited for.
 	RTT []time.Duration
-	// Wants are what parked requests insist on, each once; for each one machine is started if none of
-	// them runs or starts.
-	Wants []*balance.Want
+	// Forced are the machines that parked requests have to go to, each once; for each one machine is
+	// started if none of them runs or starts.
+	Forced []*balance.Target
 	// Answers are what came of what earlier decisions asked for, in the order of coming; each is told
 	// once.
 	Answers []Answer

@@ -252,7 +252,7 @@ func TestInsistsOnAMachineThatStops(t *testing.T) {
 	s.plan(0, 0, 0)
 	s.see("a stopping")
 	s.plan(sec, 0, 0)
-	s.wants = []*balance.Want{{Force: balance.Target{Machines: []balance.MachineID{s.row("a").ID}}}}
+	s.wants = []*balance.Target{{Machines: []balance.MachineID{s.row("a").ID}}}
 	if got := s.plan(30*sec, 0, 1); got != "start a" {
 		t.Errorf("%q, want that it is asked", got)
 	}

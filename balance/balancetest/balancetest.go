@@ -128,7 +128,7 @@ func newWorld(t fataler, s balance.Strategy, ms []machine) *world {
 			r, err := b.Pick(
 				balance.Request{
 					App: app, Rand: 1,
-					Want: &balance.Want{Force: balance.Target{Machines: []balance.MachineID{m.ID}}},
+					Force: &balance.Target{Machines: []balance.MachineID{m.ID}},
 				},
 			)
 			if err != nil {

@@ -183,8 +183,8 @@ func drawRequest(t *rapid.T, ms []machine) balance.Request {
 	if rapid.IntRange(0, 3).Draw(t, "with key") == 0 {
 		r.Key = rapid.SampledFrom([]string{"user1", "user2", "user3"}).Draw(t, "key")
 	}
-	if rapid.IntRange(0, 3).Draw(t, "with want") == 0 {
-		r.Want = &balance.Want{Force: balance.Target{Machines: some("forced")}, Revision: rapid.SampledFrom([]string{"", "v1"}).Draw(t, "revision")}
+	if rapid.IntRange(0, 3).Draw(t, "with target") == 0 {
+		r.Force = &balance.Target{Machines: some("forced"), Revision: rapid.SampledFrom([]string{"", "v1"}).Draw(t, "revision")}
 	}
 	return r
 }
@@ -196,14 +196,14 @@ func admits(r balance.Request, m *machine) bool {
 			return false
 		}
 	}
-	if r.Want == nil {
+	if r.Force == nil {
 		return true
 	}
-	forced := len(r.Want.Force.Machines) == 0
-	for _, id := range r.Want.Force.Machines {
+	forced := len(r.Force.Machines) == 0
+	for _, id := range r.Force.Machines {
 		forced = forced || id == m.ID
 	}
-	return forced && (r.Want.Revision == "" || r.Want.Revision == m.Revision)
+	return forced && (r.Force.Revision == "" || r.Force.Revision == m.Revision)
 }
 
 func find(ms []machine, id balance.MachineID) *machine {
