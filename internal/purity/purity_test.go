@@ -17,6 +17,8 @@ var packages = []string{
 	"autostart/policy",
 	"autostart/process/internal/parse",
 	"backhaul/internal/hop",
+	"balance/exchange/internal/core",
+	"balance/exchange/internal/wire",
 	"balance/grants/internal/deal",
 	"downscale/cordon",
 	"downscale/policy",

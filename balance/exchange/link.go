@@ -1,0 +1,294 @@
+package exchange
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"sync"
+	"sync/atomic"
+	"time"
+
+	"github.com/ebbkit/ebb/balance"
+	"github.com/ebbkit/ebb/balance/exchange/internal/core"
+	"github.com/ebbkit/ebb/balance/exchange/internal/wire"
+)
+
+// Link joins a node's fleet to those of the other nodes: it tells them this node's rows, loads,
+// acknowledgements and demand, and brings theirs into the fleet. Make one with [New]; all methods
+// are safe for concurrent use.
+type Link struct {
+	fleet *balance.Fleet
+	x     Exchange
+	c     Config
+	inbox inbox
+	ran   atomic.Bool
+
+	mu        sync.Mutex
+	follower  *core.Follower
+	publisher *core.Publisher
+
+	out     sender // of Run
+	applied uint64 // numbers rows as they are put into the fleet
+	asks    sync.WaitGroup
+	count   counters
+}
+
+// Node is what is known of another node.
+type Node struct {
+	ID           balance.NodeID
+	Region       string
+	Hop, Probe   string
+	Edge, Worker bool
+	Incarnation  uint64
+	// State is "live", "gone" (silent for too long) or "left" (it said that it ends).
+	State    string
+	Heard    time.Time // when it was last heard
+	Machines int       // of its own that are in the fleet
+	Behind   bool      // some of its rows have not arrived
+	Acked    uint64    // the message of this node's rows by which it picks
+}
+
+// Stats counts since the link was made.
+type Stats struct {
+	Received  uint64 // messages
+	Refused   uint64 // messages that could not be read, or are of another cluster
+	Dropped   uint64 // messages for which there was no room; the gap is asked for
+	Rows      uint64 // rows applied
+	BadRows   uint64 // rows that could not be
+	Snapshots uint64 // answers to questions
+}
+
+// New returns a link. It starts nothing.
+func New(fleet *balance.Fleet, x Exchange, c Config) (*Link, error) {
+	switch {
+	case fleet == nil:
+		return nil, errors.New("exchange: New without a fleet: make one with balance.NewFleet")
+	case x == nil:
+		return nil, errors.New("exchange: New without an Exchange: use a Memory, or package nats; one process alone needs no Link")
+	}
+	c, err := c.resolve()
+	if err != nil {
+		return nil, err
+	}
+	l := &Link{fleet: fleet, x: x, c: c}
+	l.inbox.wake = make(chan struct{}, 1)
+	incarnation := max(fleet.Incarnation(), uint64(max(0, time.Now().UnixMilli())))
+	l.follower = core.NewFollower(fleet.Node(), incarnation, c.Expire)
+	l.publisher = core.NewPublisher(c.Cluster, incarnation, min(x.MaxPayload(), wire.MaxMessage)-payloadSlack)
+	l.out = sender{l: l, loads: map[balance.MachineKey]sentLoad{}}
+	return l, nil
+}
+
+// Run tells and follows until ctx ends, then says that this node leaves, and returns nil. It may run
+// once. An error says that the engine refused a subscription.
+func (l *Link) Run(ctx context.Context) (err error) {
+	if l.ran.Swap(true) {
+		return errors.New("exchange: Run called twice: make another Link")
+	}
+	defer l.asks.Wait()
+	ctx, stop := context.WithCancel(ctx)
+	defer stop()
+	cancel, err := l.subscribe()
+	defer func() {
+		for _, c := range cancel {
+			c()
+		}
+	}()
+	if err != nil {
+		return err
+	}
+	w := l.fleet.Watch()
+	defer w.Close()
+	beat := time.NewTicker(l.c.Interval)
+	defer beat.Stop()
+	wake := time.NewTimer(time.Hour)
+	defer wake.Stop()
+	l.out.rows(w)
+	l.out.beat(time.Now())
+	for {
+		select {
+		case <-ctx.Done():
+			l.out.leave()
+			return nil
+		case <-w.C():
+			l.out.rows(w)
+		case <-l.inbox.wake:
+			l.receive(ctx)
+		case <-beat.C:
+			l.tick(ctx)
+			l.out.beat(time.Now())
+		case <-wake.C:
+			l.tick(ctx)
+		}
+		l.setWake(wake)
+	}
+}
+
+func (l *Link) subscribe() (cancel []func(), err error) {
+	for _, kind := range []string{"row", "load", "ack", "ask"} {
+		c, err := l.x.Subscribe(Subject{Cluster: l.c.Cluster, Kind: kind}, l.inbox.put)
+		if err != nil {
+			return cancel, fmt.Errorf("exchange: subscribe to %q: %w", kind, err)
+		}
+		cancel = append(cancel, c)
+	}
+	c, err := l.x.Serve(Subject{Cluster: l.c.Cluster, Kind: "snap", Node: l.fleet.Node()}, l.answer)
+	if err != nil {
+		return cancel, fmt.Errorf("exchange: serve snapshots: %w", err)
+	}
+	return append(cancel, c, l.x.OnReconnect(func() { l.inbox.add(reconnected{}) })), nil
+}
+
+// setWake arms the timer for the next question.
+func (l *Link) setWake(t *time.Timer) {
+	l.mu.Lock()
+	due := l.follower.Wake()
+	l.mu.Unlock()
+	if due.IsZero() {
+		t.Reset(time.Hour)
+		return
+	}
+	t.Reset(time.Until(due))
+}
+
+func (l *Link) tick(ctx context.Context) {
+	l.step(ctx, func(now time.Time) { l.follower.Tick(now) })
+}
+
+// step changes the follower and does what follows from it.
+func (l *Link) step(ctx context.Context, change func(now time.Time)) {
+	l.mu.Lock()
+	change(time.Now())
+	actions := l.follower.Take()
+	l.mu.Unlock()
+	for _, a := range actions {
+		switch a := a.(type) {
+		case core.Apply:
+			l.apply(a)
+		case core.Gone:
+			l.gone(a)
+		case core.Report:
+			l.fleet.Report(a.Report)
+			if l.c.Report != nil {
+				l.c.Report(a.Report)
+			}
+		case core.Ask:
+			l.ask(ctx, a)
+		case core.Outdated:
+			l.renumber(a.Incarnation)
+		case core.Noticed:
+			if l.c.Trace.Node != nil {
+				l.c.Trace.Node(publicNode(a.Node))
+			}
+		}
+	}
+	l.out.acks(actions)
+}
+
+// answer serves this node's snapshot.
+func (l *Link) answer(question []byte) []byte {
+	a, err := wire.DecodeAsk(question)
+	if err != nil || a.Cluster != l.c.Cluster {
+		l.count.refused.Add(1)
+		return nil
+	}
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	if a.Older > l.publisher.Incarnation() {
+		l.inbox.add(outdated{a.Older})
+	}
+	return l.publisher.Answer(&a)
+}
+
+// renumber takes an incarnation after one that somebody knows of this node: the clock was set back.
+func (l *Link) renumber(known uint64) {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	if known < l.publisher.Incarnation() {
+		return
+	}
+	l.publisher.Renumber(known + 1)
+	l.follower.Renumber(known + 1)
+	l.out.again()
+}
+
+// Acked implements downscale.Acks: every edge that lives picks by that generation of the machine's
+// cordon. While the engine carries nothing, or not for long enough to have heard of all edges, it is
+// false.
+func (l *Link) Acked(app balance.AppID, id balance.MachineID, gen uint64) bool {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	seq, ok := l.publisher.Told(balance.MachineKey{App: app, ID: id}, gen)
+	return ok && l.follower.Acked(time.Now(), seq)
+}
+
+// Parked implements downscale.Demand: how many requests wait for the app on all edges, this node
+// included.
+func (l *Link) Parked(app balance.AppID) (n int, fresh bool) {
+	if l.c.Demand != nil {
+		_, _, n = l.c.Demand(app)
+	}
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	others, fresh := l.follower.Parked(time.Now(), app)
+	return n + others, fresh
+}
+
+// Others returns what other nodes have of an app's requests, in flight and parked, that count in
+// that region. It is for autostart's Config.Others.
+func (l *Link) Others(app balance.AppID, region string) int {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	return l.follower.Others(time.Now(), app, region)
+}
+
+// Node returns what is known of a node.
+func (l *Link) Node(id balance.NodeID) (Node, bool) {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	n, ok := l.follower.Node(id)
+	return publicNode(n), ok
+}
+
+// Nodes returns what is known of all other nodes, sorted by ID.
+func (l *Link) Nodes() (ns []Node) {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	for _, id := range l.follower.Nodes() {
+		n, _ := l.follower.Node(id)
+		ns = append(ns, publicNode(n))
+	}
+	return ns
+}
+
+// Incarnation returns the one in which this node speaks: the fleet's, the clock's, or a later one
+// where another node knew of one.
+func (l *Link) Incarnation() uint64 {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	return l.publisher.Incarnation()
+}
+
+// Stats returns what was counted.
+func (l *Link) Stats() Stats { return l.count.stats() }
+
+var nodeStates = [...]string{core.NodeLive: "live", core.NodeGone: "gone", core.NodeLeft: "left"}
+
+func publicNode(n core.Node) Node {
+	return Node{
+		ID: n.Node, Region: n.Region, Hop: n.Info.Hop, Probe: n.Info.Probe, Edge: n.Info.Edge,
+		Worker: n.Info.Worker, Incarnation: n.Incarnation, State: nodeStates[n.State], Heard: n.Heard,
+		Machines: n.Machines, Behind: n.Behind, Acked: n.Acked.Seq,
+	}
+}
+
+type counters struct {
+	received, refused, dropped, rows, badRows, snapshots atomic.Uint64
+}
+
+func (c *counters) stats() Stats {
+	return Stats{
+		Received: c.received.Load(), Refused: c.refused.Load(), Dropped: c.dropped.Load(),
+		Rows: c.rows.Load(), BadRows: c.badRows.Load(), Snapshots: c.snapshots.Load(),
+	}
+}
