@@ -11,6 +11,9 @@ import (
 )
 
 const (
+	// cordonMax is how long a soft cordon lasts at most: what has not been acknowledged, or has not
+	// become idle by then, will not soon, and meanwhile the others do without the machine.
+	cordonMax = 30 * time.Second
 	// notice is how long connections that were told may take to end: a close frame and its answer need
 	// a round trip, and a client that needs longer is likely to be gone.
 	notice = 5 * time.Second
@@ -22,7 +25,8 @@ const (
 // valid.
 type Config struct {
 	// Policy makes the policy of an app; nil means a [policy.Decider] with this
-	// Window, KeepAlive, Every and Notify.
+	// Window, KeepAlive, Every and Notify. To have old revisions stopped first, wrap one that fills
+	// in [policy.Situation].Revision.
 	Policy func(balance.AppID) policy.Policy
 
 	// Window is how far back the load counts for the head-room rule. 0 means 5 min: with that, a
@@ -42,9 +46,6 @@ type Config struct {
 	// before it is stopped. 0 means 1 s; negative not at all. It gives requests that are on their
 	// way time to arrive.
 	Quiet time.Duration
-	// CordonMax is how long a soft cordon lasts at most. What has not been acknowledged or has
-	// not become idle by then is aborted. 0 means 30 s.
-	CordonMax time.Duration
 	// Notify are the classes of long connections that do not keep a machine: when nothing else is
 	// in flight, they are told to end. What has not ended after 5 s has the stop aborted all
 	// the same. Connections of other classes keep the machine, as requests do. All of them are
@@ -53,9 +54,6 @@ type Config struct {
 	// StopTimeout bounds each call of the driver. 0 means 1 min. Twice as long without an answer
 	// is an alarm.
 	StopTimeout time.Duration
-	// Revision tells which revision of an app is the present one: machines of any other are
-	// stopped first. nil, or an empty answer, means that all are equal. It must not block.
-	Revision func(balance.AppID) string
 	// Busy reports that a machine must not be stopped now though nothing is in flight: it works
 	// on something that did not come as a request. Only an [Order] with Drain does not ask it.
 	// nil means never. It must not block.
@@ -63,23 +61,18 @@ type Config struct {
 	// Connections tells of long connections; nil means that none is known, and each counts as a
 	// request.
 	Connections Connections
-	// Loads tells the load of machines that other nodes own. With nil the head-room rule looks at
-	// this node's machines only, which is right where a region has one owner.
-	Loads Loads
 	// Habits learns each app's pauses and says how long it is kept: longer than KeepAlive where
 	// it comes back a little later than that, shorter where it does not. An app's own KeepAlive
 	// beats it. nil means that nothing is learned.
 	//
-	// Pauses are of what this node sees: its own machines, those whose Loads it knows, and what
+	// Pauses are of what this node sees: its own machines, those whose load Views tells, and what
 	// waits. Where several nodes own an app's machines and tell no loads, each learns the pauses
 	// of its own; they are longer than the app's, so machines are kept longer than they need be,
 	// and never for a shorter time.
-	Habits Habits
-	// Demand tells of waiting requests; nil means that there are none.
-	Demand Demand
-	// Acks tells when other nodes know a cordon; nil means at once, which is right when this
-	// process is the only node.
-	Acks Acks
+	Habits *Habits
+	// Views is what other nodes tell: requests that wait, cordons they know, loads of machines they
+	// own. nil means that this process is the only node.
+	Views Views
 	// Trace observes; the zero value observes nothing.
 	Trace Trace
 }
@@ -115,8 +108,6 @@ func (c Config) resolve() (Config, error) {
 	switch {
 	case c.Every < 0:
 		return bad("Every", c.Every, "0 (1s) or more")
-	case c.CordonMax < 0:
-		return bad("CordonMax", c.CordonMax, "0 (30s) or more")
 	case c.Notify&^balance.ClassAll != 0:
 		return bad("Notify", c.Notify, "classes of balance.ClassAll")
 	case c.Notify != 0 && c.Connections == nil:
@@ -128,12 +119,11 @@ func (c Config) resolve() (Config, error) {
 	c.KeepAlive = cmp.Or(c.KeepAlive, 5*time.Minute)
 	c.Every = cmp.Or(c.Every, time.Second)
 	c.Quiet = max(0, cmp.Or(c.Quiet, time.Second))
-	c.CordonMax = cmp.Or(c.CordonMax, 30*time.Second)
 	c.StopTimeout = cmp.Or(c.StopTimeout, time.Minute)
-	if c.Quiet >= c.CordonMax {
+	if c.Quiet >= cordonMax {
 		return bad(
 			"Quiet", c.Quiet,
-			fmt.Sprintf("less than CordonMax, which is %v: no cordon would ever end in a stop", c.CordonMax),
+			fmt.Sprintf("less than %v: no cordon lasts longer, so none would end in a stop", cordonMax),
 		)
 	}
 	return c, nil
@@ -142,7 +132,7 @@ func (c Config) resolve() (Config, error) {
 // cordon is the configuration of the state machines, resolved.
 func (c Config) cordon() cordon.Config {
 	return cordon.Config{
-		Quiet: c.Quiet, CordonMax: c.CordonMax, Notice: notice, Backoff: max(0, c.Window/5),
+		Quiet: c.Quiet, CordonMax: cordonMax, Notice: notice, Backoff: max(0, c.Window/5),
 		StuckAfter: 2 * c.StopTimeout,
 	}
 }

@@ -28,8 +28,8 @@
 // start that somebody wants during a stop is remembered by the gate, and done afterwards by
 // whoever starts this node's machines: a machine.Starter of package autostart, or another
 // [balance.Keeper]. Several downscalers, each for its own machines, need not agree on anything:
-// each keeps the bounds of its machines, and the order that all share keeps the minimum. With
-// [Loads] they also stop together what one of them would.
+// each keeps the bounds of its machines, and the order that all share keeps the minimum. Where
+// [Views] tells them loads, they also stop together what one of them would.
 //
 // Nothing that the package remembers has to survive: a Downscaler that starts anew finds what an
 // earlier one left in the gates, and releases it.

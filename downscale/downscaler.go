@@ -259,11 +259,8 @@ func (r *run) decide(a *appRun, now time.Time) {
 		s.Machines = append(s.Machines, r.see(m, s.App, now))
 	}
 	a.seen = s.Machines
-	if r.config.Revision != nil {
-		s.Revision = r.config.Revision(s.App.ID)
-	}
-	if r.config.Demand != nil {
-		n, fresh := r.config.Demand.Parked(s.App.ID)
+	if r.config.Views != nil {
+		n, fresh := r.config.Views.Parked(s.App.ID)
 		s.Parked, s.Stale = n, !fresh
 	}
 	r.habits(a, now, &s)
@@ -305,9 +302,11 @@ func (r *run) see(m *machine, app balance.App, now time.Time) policy.Seen {
 	}
 	if m.gate == nil {
 		s.Leaving = m.row.Cordon == balance.CordonSoft
-		if r.config.Loads != nil {
-			s.Load, s.Idle, s.Known = r.config.Loads.Load(app.ID, m.row.ID)
-			s.Stale = !s.Known
+		if r.config.Views != nil {
+			load, idle, told, fresh := r.config.Views.Load(app.ID, m.row.ID)
+			if s.Known, s.Stale = told && fresh, told && !fresh; s.Known {
+				s.Load, s.Idle = load, idle
+			}
 		}
 		return s
 	}

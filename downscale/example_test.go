@@ -5,6 +5,7 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"sync"
 	"time"
 
 	"github.com/ebbkit/ebb/balance"
@@ -142,37 +143,66 @@ func ExampleConnections() {
 	// close frame 1001 to 3 clients of nrt-1 (events+websocket, within 5s)
 }
 
-// An owner of a region with other owners looks at their loads too. Reports hold them; each that
-// arrives goes there.
-func ExampleReports() {
-	reports, err := downscale.NewReports(time.Second) // downscale.Config{Loads: reports}
-	if err != nil {
-		fmt.Println(err)
-		return
-	}
-	reports.Put(
-		balance.Report{
-			App: "web", ID: "web-7", Load: balance.Load{InFlight: 12, Seq: 1}, Idle: 3,
-			Version: balance.Version{Incarnation: 1},
-		},
-	)
-	fmt.Println(reports.Load("web", "web-7"))
-	fmt.Println(reports.Load("web", "web-8")) // nobody has told: nothing of the region is stopped
-	// Output:
-	// 12 3 true
-	// 0 0 false
+// heard is what a node has been told by the others, here in the simplest way.
+type heard struct {
+	mu     sync.Mutex
+	parked map[balance.AppID]int
+	cordon map[balance.MachineKey]uint64 // the generation that every node has acknowledged
+	loads  map[balance.MachineKey]balance.Report
 }
 
-// A downscaler feeds and asks Idles where they are its Config.Habits. What they know lasts over a
-// restart.
-func ExampleIdles() {
-	var idles downscale.Idles // downscale.Config{Habits: &idles}
-	for range 20 {
-		idles.Gap("shop", 6*time.Minute) // the downscaler does this
-	}
-	text, _ := json.Marshal(&idles)
+// Parked is fresh here; elsewhere it is so while every edge has reported of late.
+func (h *heard) Parked(app balance.AppID) (n int, fresh bool) {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	return h.parked[app], true
+}
 
-	var later downscale.Idles
+func (h *heard) Acked(app balance.AppID, id balance.MachineID, gen uint64) bool {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	return h.cordon[balance.MachineKey{App: app, ID: id}] >= gen
+}
+
+// Load is fresh as soon as there is a report; elsewhere it is so as long as that is young.
+func (h *heard) Load(app balance.AppID, id balance.MachineID) (inFlight, idle int, told, fresh bool) {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	r, fresh := h.loads[balance.MachineKey{App: app, ID: id}]
+	return r.Load.InFlight - r.Granted, r.Idle, true, fresh
+}
+
+// A node with others beside it is told what they have and know.
+func ExampleViews() {
+	h := &heard{
+		parked: map[balance.AppID]int{"web": 2},
+		cordon: map[balance.MachineKey]uint64{{App: "web", ID: "web-1"}: 4},
+		loads: map[balance.MachineKey]balance.Report{
+			{App: "web", ID: "web-7"}: {Load: balance.Load{InFlight: 12}, Idle: 3},
+		},
+	}
+	c := downscale.Config{Views: h}
+	fmt.Println(c.Views.Parked("web"))            // somebody waits: nothing is stopped
+	fmt.Println(c.Views.Acked("web", "web-1", 5)) // not yet: its gate does not close
+	fmt.Println(c.Views.Load("web", "web-7"))
+	fmt.Println(c.Views.Load("web", "web-8")) // no report yet: nothing of its region is stopped
+	// Output:
+	// 2 true
+	// false
+	// 12 3 true true
+	// 0 0 true false
+}
+
+// A downscaler feeds and asks Habits where they are its Config.Habits. What they know lasts over a
+// restart.
+func ExampleHabits() {
+	var habits downscale.Habits // downscale.Config{Habits: &habits}
+	for range 20 {
+		habits.Gap("shop", 6*time.Minute) // the downscaler does this
+	}
+	text, _ := json.Marshal(&habits)
+
+	var later downscale.Habits
 	if err := json.Unmarshal(text, &later); err != nil {
 		fmt.Println(err)
 	}

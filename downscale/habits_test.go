@@ -9,7 +9,6 @@ import (
 	"time"
 
 	"github.com/ebbkit/ebb/balance"
-	"github.com/ebbkit/ebb/downscale/policy"
 )
 
 // periodic is an app with a short request each period, woken when it sleeps; it returns how often
@@ -27,21 +26,21 @@ func periodic(t *testing.T, b *bench, periods int, every time.Duration) (woken i
 	return woken
 }
 
-func habitual(h Habits) Config {
+func habitual(h *Habits) Config {
 	return Config{Window: 10 * sec, KeepAlive: 30 * sec, Habits: h}
 }
 
 func TestAppLearnsItsPause(t *testing.T) {
 	var learned []byte
 	synctest.Test(t, func(t *testing.T) {
-		var idles Idles
-		b := newBench(t, habitual(&idles), stopApp, "m1")
+		var habits Habits
+		b := newBench(t, habitual(&habits), stopApp, "m1")
 		end := b.run()
 		time.Sleep(300 * time.Millisecond)
 		if n := periodic(t, b, 20, 40*sec); n < 10 {
 			t.Errorf("woken %d times before anything is known, want nearly each time", n)
 		}
-		if d := idles.KeepAlive("web", 30*sec); d < 44*sec || d > 53*sec {
+		if d := habits.KeepAlive("web", 30*sec); d < 44*sec || d > 53*sec {
 			t.Errorf("learned %v, want 44 s and what looks cost", d)
 		}
 		if n := periodic(t, b, 50, 40*sec); n != 0 {
@@ -52,16 +51,16 @@ func TestAppLearnsItsPause(t *testing.T) {
 		b.wantStates("m1 stopped gone")
 		end()
 		var err error
-		if learned, err = json.Marshal(&idles); err != nil {
+		if learned, err = json.Marshal(&habits); err != nil {
 			t.Error(err)
 		}
 	})
 	synctest.Test(t, func(t *testing.T) { // another process
-		var idles Idles
-		if err := json.Unmarshal(learned, &idles); err != nil {
+		var habits Habits
+		if err := json.Unmarshal(learned, &habits); err != nil {
 			t.Fatal(err)
 		}
-		b := newBench(t, habitual(&idles), stopApp, "m1")
+		b := newBench(t, habitual(&habits), stopApp, "m1")
 		defer b.run()()
 		time.Sleep(300 * time.Millisecond)
 		if n := periodic(t, b, 20, 40*sec); n != 0 {
@@ -72,14 +71,13 @@ func TestAppLearnsItsPause(t *testing.T) {
 
 func TestAppWithLongPausesSleepsAsUsual(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
-		var idles Idles
-		b := newBench(t, habitual(&idles), stopApp, "m1")
+		var habits Habits
+		b := newBench(t, habitual(&habits), stopApp, "m1")
 		defer b.run()()
 		time.Sleep(300 * time.Millisecond)
 		periodic(t, b, 30, time.Hour)
-		idle := idles.Of("web")
-		if d, ok := idle.Learned(); !ok || d < time.Hour {
-			t.Errorf("its pauses are not known: %v, %v", d, ok)
+		if d := habits.KeepAlive("web", time.Hour); d <= time.Hour {
+			t.Errorf("its pauses are not known: %v", d)
 		}
 		b.forget()
 		b.boot("m1")
@@ -96,13 +94,13 @@ func TestAppWithLongPausesSleepsAsUsual(t *testing.T) {
 // An app's own keep-alive is not learned against.
 func TestExplicitKeepAliveAsksNobody(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
-		var idles Idles
+		var habits Habits
 		for range 50 {
-			idles.Gap("web", 40*sec)
+			habits.Gap("web", 40*sec)
 		}
 		app := stopApp
 		app.KeepAlive = 15 * sec
-		b := newBench(t, habitual(&idles), app, "m1")
+		b := newBench(t, habitual(&habits), app, "m1")
 		defer b.run()()
 		time.Sleep(300 * time.Millisecond)
 		b.request("m1")()
@@ -111,14 +109,14 @@ func TestExplicitKeepAliveAsksNobody(t *testing.T) {
 	})
 }
 
-func TestIdles(t *testing.T) {
-	var i Idles
+func TestHabits(t *testing.T) {
+	var i Habits
 	for range 20 {
 		i.Gap("a", 40*sec)
 		i.Gap("b", 20*time.Minute)
 		i.Gap("c", sec) // no pause
 	}
-	check := func(i *Idles) {
+	check := func(i *Habits) {
 		t.Helper()
 		for app, want := range map[balance.AppID]time.Duration{"a": 44 * sec, "b": i.KeepAlive("b", 5*time.Minute), "c": 5 * time.Minute, "d": 5 * time.Minute} {
 			if d := i.KeepAlive(app, 5*time.Minute); d != want {
@@ -134,57 +132,51 @@ func TestIdles(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	var back Idles
+	var back Habits
 	if err := json.Unmarshal(text, &back); err != nil {
 		t.Fatal(err)
 	}
 	check(&back)
-	back.Forget("a")
-	if idle := back.Of("a"); idle != (policy.Idle{}) || back.KeepAlive("a", sec) != sec {
-		t.Error("it is known after it has been forgotten")
-	}
 	for _, bad := range []string{`{}`, `[{"idle":3}]`, `[`} {
 		if back.UnmarshalJSON([]byte(bad)) == nil {
 			t.Errorf("%s is taken", bad)
 		}
 	}
-	if idle := back.Of("b"); idle == (policy.Idle{}) {
-		t.Error("nonsense has replaced what was known")
-	}
+	check(&back) // nonsense has replaced nothing
 }
 
-func TestIdlesAreBounded(t *testing.T) {
-	var i Idles
+func TestHabitsAreBounded(t *testing.T) {
+	var i Habits
 	app := func(n int) balance.AppID { return balance.AppID(fmt.Sprint("app", n)) }
-	for n := range idlesKept {
+	for n := range habitsKept {
 		i.Gap(app(n), time.Minute)
 	}
 	i.Gap(app(0), time.Minute) // now 1 is the oldest
 	for n := range 10 {
-		i.Gap(app(idlesKept+n), time.Minute)
+		i.Gap(app(habitsKept+n), time.Minute)
 	}
-	if len(i.apps) != idlesKept {
-		t.Errorf("%d apps, want %d", len(i.apps), idlesKept)
+	if len(i.apps) != habitsKept {
+		t.Errorf("%d apps, want %d", len(i.apps), habitsKept)
 	}
-	known := func(i *Idles, n int) bool { return i.apps[app(n)] != nil }
-	if !known(&i, 0) || known(&i, 1) || known(&i, 10) || !known(&i, 11) || !known(&i, idlesKept+9) {
+	known := func(i *Habits, n int) bool { return i.apps[app(n)] != nil }
+	if !known(&i, 0) || known(&i, 1) || known(&i, 10) || !known(&i, 11) || !known(&i, habitsKept+9) {
 		t.Error("not the oldest were forgotten")
 	}
 	text, _ := json.Marshal(&i)
-	var back Idles
+	var back Habits
 	if err := json.Unmarshal(text, &back); err != nil {
 		t.Fatal(err)
 	}
 	for n := range 10 {
-		back.Gap(app(2*idlesKept+n), time.Minute)
+		back.Gap(app(2*habitsKept+n), time.Minute)
 	}
 	if !known(&back, 0) || known(&back, 11) || known(&back, 20) || !known(&back, 21) {
 		t.Error("the order of forgetting did not last")
 	}
 }
 
-func TestIdlesConcurrently(t *testing.T) {
-	var i Idles
+func TestHabitsConcurrently(t *testing.T) {
+	var i Habits
 	var wg sync.WaitGroup
 	for k := range 4 {
 		wg.Go(func() {
@@ -197,7 +189,6 @@ func TestIdlesConcurrently(t *testing.T) {
 					if err != nil || i.UnmarshalJSON(text) != nil {
 						t.Error(err)
 					}
-					i.Forget(app)
 				}
 			}
 		})

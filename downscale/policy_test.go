@@ -57,18 +57,11 @@ func TestAPolicyIsVetoed(t *testing.T) {
 }
 
 // Loads reach the policy through the shell.
-type reports map[balance.MachineID][2]int // in flight, and idle
-
-func (r reports) Load(_ balance.AppID, id balance.MachineID) (int, int, bool) {
-	n, ok := r[id]
-	return n[0], n[1], ok
-}
-
 func TestTheShellShowsLoads(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		var saw []string
 		c := quick
-		c.Loads = reports{"far-1": {3, 2}}
+		c.Views = &views{loads: map[balance.MachineID][2]int{"far-1": {3, 2}}}
 		c.Policy = func(balance.AppID) policy.Policy {
 			return policyFunc(func(_ time.Time, s policy.Situation) []policy.Decision {
 				saw = nil
@@ -84,7 +77,7 @@ func TestTheShellShowsLoads(t *testing.T) {
 			})
 		}
 		b := newBench(t, c, stopApp, "m1")
-		for _, id := range []balance.MachineID{"far-1", "far-2"} {
+		for _, id := range []balance.MachineID{"far-1", "far-2", "far-3"} {
 			cordon := balance.CordonNone
 			if id == "far-2" {
 				cordon = balance.CordonSoft
@@ -103,6 +96,7 @@ func TestTheShellShowsLoads(t *testing.T) {
 		want := []string{
 			"far-1 own false known true stale false load 3 idle 2 leaving false",
 			"far-2 own false known false stale true load 0 idle 0 leaving true",
+			"far-3 own false known false stale false load 0 idle 0 leaving false",
 			"m1 own true known false stale false load 0 idle 0 leaving false",
 		}
 		if d := cmp.Diff(want, saw); d != "" {

@@ -6,6 +6,7 @@ import (
 	"slices"
 	"strings"
 	"sync"
+	"sync/atomic"
 	"testing"
 	"testing/synctest"
 	"time"
@@ -106,6 +107,28 @@ func (d *machineroom) Stop(ctx context.Context, m balance.Machine) error {
 
 func (d *machineroom) Suspend(ctx context.Context, m balance.Machine) error {
 	return d.work(ctx, m, "frozen")
+}
+
+// views are what other nodes tell. The zero value acknowledges everything at once, has nothing
+// parked, and tells no loads.
+type views struct {
+	silent bool  // nothing is acknowledged
+	every  int64 // above 0: acknowledges every so many times that it is asked, and forgets in between
+	asked  atomic.Int64
+	parked atomic.Int64
+	stale  atomic.Bool                  // parked is
+	loads  map[balance.MachineID][2]int // in flight, and idle; of far-1 and far-2 they are to be told
+}
+
+func (v *views) Parked(balance.AppID) (int, bool) { return int(v.parked.Load()), !v.stale.Load() }
+
+func (v *views) Acked(balance.AppID, balance.MachineID, uint64) bool {
+	return !v.silent && (v.every == 0 || v.asked.Add(1)%v.every == 0)
+}
+
+func (v *views) Load(_ balance.AppID, id balance.MachineID) (inFlight, idle int, told, fresh bool) {
+	n, fresh := v.loads[id]
+	return n[0], n[1], id == "far-1" || id == "far-2", fresh
 }
 
 // bench is one node with its machines, a downscaler and a log of what it did.

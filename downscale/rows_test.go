@@ -11,6 +11,7 @@ import (
 	"time"
 
 	"github.com/ebbkit/ebb/balance"
+	"github.com/ebbkit/ebb/downscale/policy"
 )
 
 // The invariants of the stop protocol, one by one, on the real shell. The exhaustive model and
@@ -145,7 +146,7 @@ func TestInvariants(t *testing.T) {
 			for n := range int64(8) {
 				synctest.Wait()
 				c := quick
-				c.Acks = &fickle{every: n + 1}
+				c.Views = &views{every: n + 1}
 				b := newBench(t, c, stopApp, "m1")
 				end := b.run()
 				time.Sleep(2 * time.Minute)
@@ -169,7 +170,7 @@ func TestInvariants(t *testing.T) {
 		{"B11 wherever the downscaler is cut off, the next one leads the machine to active or stopped", func(t *testing.T) {
 			for cut := time.Duration(0); cut < 9*sec; cut += 150 * time.Millisecond {
 				c := quick
-				c.Window, c.Acks = -1, &fickle{every: 9}
+				c.Window, c.Views = -1, &views{every: 9}
 				b := newBench(t, c, stopApp, "m1")
 				b.driver.takes = 600 * time.Millisecond
 				end := b.run()
@@ -189,13 +190,6 @@ func TestInvariants(t *testing.T) {
 	} {
 		t.Run(row.name, func(t *testing.T) { synctest.Test(t, row.test) })
 	}
-}
-
-// fickle acknowledges every so many times that it is asked, and forgets in between.
-type fickle struct{ every, asked int64 }
-
-func (f *fickle) Acked(balance.AppID, balance.MachineID, uint64) bool {
-	return atomic.AddInt64(&f.asked, 1)%f.every == 0
 }
 
 // maybe puts a request on a machine if that admits it. The request knows a cordon of so many
@@ -233,9 +227,9 @@ func TestRegressions(t *testing.T) {
 			}
 		}},
 		{"karpenter 3185: who sees an idle machine because its view is old does not stop it", func(t *testing.T) {
-			said := &said{}
+			said := &views{}
 			c := quick
-			c.Demand = said
+			c.Views = said
 			b := newBench(t, c, stopApp, "m1", "m2")
 			defer b.run()()
 			time.Sleep(4 * sec)
@@ -283,7 +277,16 @@ func TestRegressions(t *testing.T) {
 		{"argo-rollouts 4534: a third revision arrives while the second replaces the first", func(t *testing.T) {
 			var revision atomic.Value
 			revision.Store("v1")
-			c := Config{Window: 5 * sec, KeepAlive: -1, Acks: &fickle{every: 40}, Revision: func(balance.AppID) string { return revision.Load().(string) }}
+			c := Config{Window: 5 * sec, KeepAlive: -1, Views: &views{every: 40}, Policy: func(balance.AppID) policy.Policy {
+				d, err := policy.NewDecider(policy.Config{Window: 5 * sec, KeepAlive: -1})
+				if err != nil {
+					t.Fatal(err)
+				}
+				return policyFunc(func(now time.Time, s policy.Situation) []policy.Decision {
+					s.Revision = revision.Load().(string)
+					return d.Decide(now, s)
+				})
+			}}
 			app := stopApp
 			var ids []balance.MachineID
 			for i := range 9 {

@@ -5,7 +5,6 @@ import (
 	"fmt"
 	"slices"
 	"strings"
-	"sync/atomic"
 	"testing"
 	"testing/synctest"
 	"time"
@@ -216,15 +215,10 @@ func TestRecall(t *testing.T) {
 	})
 }
 
-// neverAcked is a node that is silent.
-type neverAcked struct{}
-
-func (neverAcked) Acked(balance.AppID, balance.MachineID, uint64) bool { return false }
-
 func TestNoAcknowledgementNoStop(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		c := quick
-		c.Acks = neverAcked{}
+		c.Views = &views{silent: true}
 		b := newBench(t, c, stopApp, "m1")
 		defer b.run()()
 		time.Sleep(35500 * time.Millisecond)
@@ -238,18 +232,10 @@ func TestNoAcknowledgementNoStop(t *testing.T) {
 	})
 }
 
-// said is what edges report.
-type said struct {
-	n     atomic.Int64
-	stale atomic.Bool
-}
-
-func (s *said) Parked(balance.AppID) (int, bool) { return int(s.n.Load()), !s.stale.Load() }
-
 func TestParkedAndStaleHold(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
-		c, d := quick, &said{}
-		c.Demand = d
+		c, d := quick, &views{}
+		c.Views = d
 		d.stale.Store(true)
 		b := newBench(t, c, stopApp, "m1")
 		defer b.run()()
@@ -257,7 +243,7 @@ func TestParkedAndStaleHold(t *testing.T) {
 		b.want()
 		d.stale.Store(false)
 		time.Sleep(1100 * time.Millisecond)
-		d.n.Store(1)
+		d.parked.Store(1)
 		time.Sleep(time.Minute)
 		b.want(
 			"1m0s cordon m1: keep-alive 5s over: no request since 1m", "1m1s uncordon m1: 1 request parked",
@@ -404,11 +390,10 @@ func TestNewNamesBadConfiguration(t *testing.T) {
 		want string
 	}{
 		{Config{Every: -1}, "Config.Every -1ns"},
-		{Config{CordonMax: -sec}, "Config.CordonMax -1s"},
 		{Config{StopTimeout: -sec}, "Config.StopTimeout -1s"},
 		{Config{Notify: balance.ClassWebSocket}, "Config.Notify websocket: want 0, or Connections"},
 		{Config{Notify: 1 << 6}, "Config.Notify unknown: want classes of balance.ClassAll"},
-		{Config{Quiet: time.Minute}, "Config.Quiet 1m0s: want less than CordonMax"},
+		{Config{Quiet: time.Minute}, "Config.Quiet 1m0s: want less than 30s"},
 	} {
 		_, err := New(f, room, c.c)
 		if err == nil || !strings.Contains(err.Error(), c.want) {

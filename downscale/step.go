@@ -22,7 +22,7 @@ func (r *run) observe(m *machine, now time.Time) {
 	}
 	if m.core.Asks(l) {
 		l.Touched = m.gate.Touched()
-		l.Acked = r.config.Acks == nil || r.config.Acks.Acked(m.row.App, m.row.ID, l.Gate.CordonGen)
+		l.Acked = r.config.Views == nil || r.config.Views.Acked(m.row.App, m.row.ID, l.Gate.CordonGen)
 		l.Busy = r.config.Busy != nil && r.config.Busy(m.row)
 		l.Tellable = r.tellable(m, r.quietFor(m))
 	}

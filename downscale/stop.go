@@ -20,7 +20,7 @@ type Order struct {
 	// Drain is how long what is in flight may take once the gate has closed over it and its long
 	// connections have been told; what is left then is cut off, and the machine is stopped even
 	// where it was to be suspended. With 0 the gate only closes when nothing is in flight, and a
-	// machine that does not become idle within Config.CordonMax is left running.
+	// machine that does not become idle within 30 s is left running.
 	Drain time.Duration
 }
 
@@ -33,8 +33,8 @@ var errEnded = errors.New("downscale: Run has ended before the machine had stopp
 // Stop stops one machine of this node, whether it is surplus or not, on the same safe way: soft
 // cordon, closed gate, driver. It differs from what a policy decides in what may come in between.
 // Only requests, and nothing else, keep the machine from being stopped, and with Order.Drain not
-// even those; nodes that do not acknowledge the cordon within Config.CordonMax are not waited for
-// any longer, since the gate sends their requests elsewhere. The minimums do not protect the
+// even those; nodes that do not acknowledge the cordon within 30 s are not waited for any longer,
+// since the gate sends their requests elsewhere. The minimums do not protect the
 // machine: whoever orders says what is to be there instead, and has it started before.
 //
 // Stop returns nil when the run of m.Epoch has ended, or of any epoch where that is 0, also if it

@@ -89,10 +89,10 @@ func TestOrders(t *testing.T) {
 		{"an order to suspend", awake, stopApp, func(b *bench) {
 			b.wantOrder(b.order(b.t.Context(), "m1", Order{Suspend: true}), "")
 		}, []string{"0s cordon m1: by order", "1.1s suspend m1: by order", "1.2s suspended m1 in 100ms"}, "m1 suspended frozen, m2 started running"},
-		{"a node that acknowledges nothing is not waited for any longer", Config{Window: -1, KeepAlive: -1, Acks: neverAcked{}}, stopApp, func(b *bench) {
+		{"a node that acknowledges nothing is not waited for any longer", Config{Window: -1, KeepAlive: -1, Views: &views{silent: true}}, stopApp, func(b *bench) {
 			b.wantOrder(b.order(b.t.Context(), "m1", maintenance), "")
 		}, []string{"0s cordon m1: maintenance", "31.1s stop m1: maintenance", "31.2s stopped m1 in 100ms"}, "m1 stopped gone, m2 started running"},
-		{"and with Drain the gate closes", Config{Window: -1, KeepAlive: -1, Acks: neverAcked{}}, stopApp, func(b *bench) {
+		{"and with Drain the gate closes", Config{Window: -1, KeepAlive: -1, Views: &views{silent: true}}, stopApp, func(b *bench) {
 			b.wantOrder(b.order(b.t.Context(), "m1", drain(sec)), "")
 		}, []string{"0s cordon m1: deploy", "30s draining m1: deploy", "30.1s stop m1: deploy", "30.2s stopped m1 in 100ms"}, "m1 stopped gone, m2 started running"},
 		{"who recalls it has nothing better: it stays", awake, stopApp, func(b *bench) {

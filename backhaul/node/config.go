@@ -69,7 +69,7 @@ type Config struct {
 	// Starter configures starts and checks.
 	Starter machine.Config
 	// Downscale configures who may sleep. Habits nil means that they are learned, by a
-	// [downscale.Idles]. The node sets Connections.
+	// [downscale.Habits]. The node sets Connections.
 	Downscale downscale.Config
 	// Transport configures requests on their way to machines. Its Route nil means by App.Hosts. The
 	// node sets Connections.
@@ -101,7 +101,7 @@ func (c *Config) resolve() error {
 		c.Logger = slog.New(slog.DiscardHandler)
 	}
 	if c.Downscale.Habits == nil {
-		c.Downscale.Habits = &downscale.Idles{}
+		c.Downscale.Habits = &downscale.Habits{}
 	}
 	if c.Front.ConnContext == nil {
 		c.Front.ConnContext = autostart.ConnContext
@@ -148,8 +148,7 @@ func (c *Config) checkWired() error {
 		{"Autostart.Others", c.Autostart.Others != nil},
 		{"Starter.CheckOf", c.Starter.CheckOf != nil},
 		{"Downscale.Connections", c.Downscale.Connections != nil},
-		{"Downscale.Demand", c.Downscale.Demand != nil},
-		{"Downscale.Acks", c.Downscale.Acks != nil},
+		{"Downscale.Views", c.Downscale.Views != nil},
 		{"Transport.Connections", c.Transport.Connections != nil},
 		{"Transport.Node", c.Transport.Node != ""},
 		{"Transport.Key", c.Transport.Key != "" || c.Transport.NextKey != ""},

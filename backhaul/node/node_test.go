@@ -178,7 +178,7 @@ func TestConfigIsChecked(t *testing.T) {
 		`app "web": Machines -1: want 0`:                                 {Apps: []App{{App: web, Machines: -1}}, Driver: d},
 		`names app "web" twice`:                                          {Apps: []App{{App: web}, {App: web}}},
 		`both have the host "a.example": leave it to one`:                {Apps: []App{{App: web, Hosts: []string{"a.example"}}, {App: balance.App{ID: "b"}, Hosts: []string{"a.example"}}}},
-		`Config.Downscale.Acks is the node's own to set`:                 {Downscale: downscale.Config{Acks: everybody{}}},
+		`Config.Downscale.Views is the node's own to set`:                {Downscale: downscale.Config{Views: everybody{}}},
 		`app "web": machine: Check.Path "x": want a path`:                {Apps: []App{{App: web, Check: machine.Check{Path: "x"}}}},
 		`balance: app without an ID`:                                     {Apps: []App{{}}},
 		`autostart: Config.MaxParkedTenant -1: want 0`:                   {Autostart: autostart.Config{MaxParkedTenant: -1}},
@@ -189,9 +189,8 @@ func TestConfigIsChecked(t *testing.T) {
 	}
 }
 
-type everybody struct{}
-
-func (everybody) Acked(balance.AppID, balance.MachineID, uint64) bool { return true }
+// everybody would be another's views.
+type everybody struct{ downscale.Views }
 
 // A part that fails ends the node, and Run says which.
 func TestAPartThatFailsEndsTheNode(t *testing.T) {

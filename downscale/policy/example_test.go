@@ -51,22 +51,6 @@ func ExampleDecision_Reason() {
 	// recall nrt-1 because of parked - 2 requests parked
 }
 
-// Who looks knows how long an app's pauses are, and asks before it lets the app fall asleep.
-func ExampleIdle() {
-	var idle policy.Idle
-	now := time.Date(2026, 1, 2, 3, 4, 5, 0, time.UTC)
-	for range 20 {
-		idle.Seen(now, 1)
-		idle.Seen(now.Add(time.Second), 0)
-		now = now.Add(91 * time.Second) // a request every minute and a half
-	}
-	fmt.Println(idle.KeepAlive(0, 5*time.Minute).Round(time.Second))
-	fmt.Println("as the app's row says:", idle.KeepAlive(time.Hour, 5*time.Minute))
-	// Output:
-	// 1m45s
-	// as the app's row says: 1h0m0s
-}
-
 // nightly lets machines go at night only.
 type nightly struct{ policy.Policy }
 

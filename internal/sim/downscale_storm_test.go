@@ -104,8 +104,8 @@ func storm(t *testing.T, requests int64, seed uint64) {
 		return func(balance.Machine, time.Duration) { n.Add(1) }
 	}
 	w.config = downscale.Config{
-		Window: 10 * time.Second, KeepAlive: 2 * time.Second, StopTimeout: 5 * time.Second, CordonMax: 8 * time.Second, Quiet: 200 * time.Millisecond,
-		Acks: w, Connections: w, Notify: balance.ClassWebSocket,
+		Window: 10 * time.Second, KeepAlive: 2 * time.Second, StopTimeout: 5 * time.Second, Quiet: 200 * time.Millisecond,
+		Views: w, Connections: w, Notify: balance.ClassWebSocket,
 		Trace: downscale.Trace{
 			Stopped: note(&w.stops), Suspended: note(&w.suspends),
 			Uncordoned: func(balance.Machine, string) { w.aborts.Add(1) },
@@ -345,7 +345,15 @@ func (w *stormy) end(ctx context.Context, m balance.Machine, to string) error {
 	return nil
 }
 
-// Acked implements downscale.Acks.
+// Parked implements downscale.Views: what waits asks for starts itself.
+func (w *stormy) Parked(balance.AppID) (int, bool) { return 0, true }
+
+// Load implements downscale.Views: there is one owner.
+func (w *stormy) Load(balance.AppID, balance.MachineID) (int, int, bool, bool) {
+	return 0, 0, false, false
+}
+
+// Acked implements downscale.Views.
 func (w *stormy) Acked(_ balance.AppID, id balance.MachineID, gen uint64) bool {
 	for i := range w.edges {
 		if known, ok := w.edges[i].acked.Load(id); !ok || known.(uint64) < gen {

@@ -54,7 +54,7 @@ func TestKeepAliveQuality(t *testing.T) {
 	fmt.Fprintln(w, "used by\tcold: usual\tlearned\tawake: usual\tlearned\t")
 	of := map[string][2]keptAlive{}
 	for _, h := range habits() {
-		pair := [2]keptAlive{keepAlive(t, h, nil), keepAlive(t, h, &downscale.Idles{})}
+		pair := [2]keptAlive{keepAlive(t, h, nil), keepAlive(t, h, &downscale.Habits{})}
 		of[h.name] = pair
 		fmt.Fprintf(w, "%s\t%d\t%d\t%.1f h\t%.1f h\t\n", h.name, pair[0].cold, pair[1].cold, pair[0].awake.Hours(), pair[1].awake.Hours())
 	}
@@ -76,7 +76,7 @@ func TestKeepAliveQuality(t *testing.T) {
 	}
 }
 
-func keepAlive(t *testing.T, h habit, idles *downscale.Idles) (day keptAlive) {
+func keepAlive(t *testing.T, h habit, idles *downscale.Habits) (day keptAlive) {
 	t.Helper()
 	synctest.Test(t, func(t *testing.T) {
 		f, err := balance.NewFleet(balance.FleetConfig{Node: "n", Region: dayRegion})

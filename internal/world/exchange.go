@@ -123,7 +123,7 @@ func (a *acks) put(n balance.NodeID, m balance.MachineKey, gen uint64) {
 	a.seen[ackKey{n, m}] = max(a.seen[ackKey{n, m}], gen)
 }
 
-// Acked implements downscale.Acks.
+// Acked implements [downscale.Views].
 func (a *acks) Acked(app balance.AppID, id balance.MachineID, gen uint64) bool {
 	a.mu.Lock()
 	defer a.mu.Unlock()
@@ -169,7 +169,7 @@ func (d *demand) sum() (n int) {
 	return n
 }
 
-// Parked implements downscale.Demand.
+// Parked implements [downscale.Views].
 func (d *demand) Parked(balance.AppID) (n int, fresh bool) {
 	d.mu.Lock()
 	defer d.mu.Unlock()
@@ -179,6 +179,17 @@ func (d *demand) Parked(balance.AppID) (n int, fresh bool) {
 		fresh = fresh && time.Since(e.at) < staleAfter
 	}
 	return n, fresh
+}
+
+// views is what a worker is told. Each region has one owner: workers tell each other no loads.
+type views struct {
+	*demand
+	*acks
+}
+
+// Load implements [downscale.Views].
+func (views) Load(balance.AppID, balance.MachineID) (inFlight, idle int, told, fresh bool) {
+	return 0, 0, false, false
 }
 
 // call runs do at to's end of the link and brings its answer back, or returns ctx's error.

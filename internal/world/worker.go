@@ -28,7 +28,7 @@ type worker struct {
 	conns    backhaul.Connections
 	granter  *grants.Granter
 	demand   *demand
-	idles    downscale.Idles
+	habits   downscale.Habits
 	listener net.Listener
 	server   *backhaul.Server
 }
@@ -71,7 +71,7 @@ func (w *World) newWorker(r Region) (_ *worker, err error) {
 		return nil, err
 	}
 	if k.scaler, err = downscale.New(k.fleet, k.driver, downscale.Config{
-		Window: w.config.Window, Demand: k.demand, Acks: w.x.acks, Habits: &k.idles, Trace: k.traceScaler(),
+		Window: w.config.Window, Views: views{k.demand, w.x.acks}, Habits: &k.habits, Trace: k.traceScaler(),
 		Connections: &k.conns, Notify: w.config.Notify,
 	}); err != nil {
 		return nil, err

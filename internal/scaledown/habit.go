@@ -1,4 +1,4 @@
-package policy
+package scaledown
 
 import (
 	"encoding/json"
@@ -23,47 +23,29 @@ const (
 	stretch, shrink = 6, 10
 )
 
-// Idle learns how long an app's pauses are, and with that how long its machines are worth keeping
+// Habit learns how long an app's pauses are, and with that how long its machines are worth keeping
 // after a last request. The zero value knows nothing. It is a value: a copy is a snapshot, and it
 // may be kept over a restart in JSON. It is not safe for concurrent use.
-//
-// Feed it with [Idle.Seen], or with [Idle.Gap]; ask [Idle.KeepAlive].
-type Idle struct {
+type Habit struct {
 	counts [idleBuckets]uint32 // the last: longer than idleMax
 	n      uint32              // of all counts
-	// the app has been idle since then; zero while it is not, or when that is not known
-	since time.Time
-}
-
-// Seen takes in how many requests are in flight or parked at now. A gap is from the look that
-// found none until the next that found some. Looks may be as far apart as they like: what goes
-// unseen between two makes gaps longer than they were, and machines are kept for longer, which is
-// the safe side. A clock that is set back ends what is known of the present gap.
-func (i *Idle) Seen(now time.Time, requests int) {
-	switch {
-	case requests <= 0 && (i.since.IsZero() || now.Before(i.since)):
-		i.since = now
-	case requests > 0 && !i.since.IsZero():
-		i.Gap(now.Sub(i.since))
-		i.since = time.Time{}
-	}
 }
 
 // Gap adds a pause between two requests, and reports whether it counts: what is shorter than 10 s
 // is no pause.
-func (i *Idle) Gap(d time.Duration) bool {
+func (h *Habit) Gap(d time.Duration) bool {
 	if d < idleMin {
 		return false
 	}
-	if i.n >= gapsKept {
-		i.n = 0
-		for b := range i.counts {
-			i.counts[b] /= 2
-			i.n += i.counts[b]
+	if h.n >= gapsKept {
+		h.n = 0
+		for b := range h.counts {
+			h.counts[b] /= 2
+			h.n += h.counts[b]
 		}
 	}
-	i.counts[idleBucket(d)]++
-	i.n++
+	h.counts[idleBucket(d)]++
+	h.n++
 	return true
 }
 
@@ -84,82 +66,78 @@ func idleEnd(b int) time.Duration {
 	return min(time.Duration(float64(idleMin)*math.Exp2(float64(b)/idleSteps)), idleMax)
 }
 
-// Learned returns for how long an app is worth being kept awake after its last request, from its
+// learned returns for how long an app is worth being kept awake after its last request, from its
 // own pauses: 1.1 times what 99 % of them do not exceed. ok is false as long as they do not tell:
 // fewer than 16 are known, or more than 1 % of them are longer than 4 h, so that no keep-alive
 // would bridge them.
-func (i *Idle) Learned() (d time.Duration, ok bool) {
-	if i.n < gapsMin {
+func (h *Habit) learned() (d time.Duration, ok bool) {
+	if h.n < gapsMin {
 		return 0, false
 	}
-	want := i.n - i.n/100
+	want := h.n - h.n/100
 	sum := uint32(0)
 	for b := range idleBuckets - 1 {
-		if sum += i.counts[b]; sum >= want {
+		if sum += h.counts[b]; sum >= want {
 			return idleEnd(b) * 11 / 10, true
 		}
 	}
 	return 0, false
 }
 
-// KeepAlive returns how long an app without requests keeps its machines: explicit when that is
-// above 0, as an app's row says it; else what has been learned; else otherwise.
+// KeepAlive returns how long an app without requests keeps its machines: what has been learned, or
+// otherwise.
 //
 // What has been learned stays near what is usual. It counts up to six times otherwise: an app
 // that would have to be kept longer sleeps as usual. And it is shorter than otherwise only as far
 // as that would have cut short no pause that is remembered, and not below a tenth of otherwise.
-func (i *Idle) KeepAlive(explicit, otherwise time.Duration) time.Duration {
-	if explicit > 0 {
-		return explicit
-	}
-	d, ok := i.Learned()
+func (h *Habit) KeepAlive(otherwise time.Duration) time.Duration {
+	d, ok := h.learned()
 	switch {
 	case !ok || d/stretch > otherwise:
 		return otherwise
 	case d >= otherwise:
 		return d
 	}
-	return min(max(d, i.longestWithin(otherwise), otherwise/shrink), otherwise)
+	return min(max(d, h.longestWithin(otherwise), otherwise/shrink), otherwise)
 }
 
 // longestWithin returns 1.1 times the longest gap of those that are not longer than limit.
-func (i *Idle) longestWithin(limit time.Duration) time.Duration {
+func (h *Habit) longestWithin(limit time.Duration) time.Duration {
 	for b := idleBuckets - 2; b >= 0; b-- {
-		if i.counts[b] > 0 && idleEnd(b-1) < limit {
+		if h.counts[b] > 0 && idleEnd(b-1) < limit {
 			return idleEnd(b) * 11 / 10
 		}
 	}
 	return 0
 }
 
-// idleJSON is the JSON form of an Idle.
-type idleJSON struct {
+// habitJSON is the JSON form of an Habit.
+type habitJSON struct {
 	Counts []uint32 `json:"gaps,omitempty"` // by bucket, without empty ones at the end
 }
 
-// MarshalJSON writes the counts. What is known of the present gap is left out: another process
-// does not know when it began.
-func (i Idle) MarshalJSON() ([]byte, error) {
+// MarshalJSON writes the counts.
+func (h Habit) MarshalJSON() ([]byte, error) {
 	last := 0
-	for b, n := range i.counts {
+	for b, n := range h.counts {
 		if n > 0 {
 			last = b + 1
 		}
 	}
-	return json.Marshal(idleJSON{i.counts[:last]})
+	return json.Marshal(habitJSON{h.counts[:last]})
 }
 
 // UnmarshalJSON replaces i by what MarshalJSON wrote.
-func (i *Idle) UnmarshalJSON(text []byte) error {
-	var j idleJSON
+func (h *Habit) UnmarshalJSON(text []byte) error {
+	var j habitJSON
 	if err := json.Unmarshal(text, &j); err != nil {
 		return err
 	}
-	*i = Idle{}
-	copy(i.counts[:], j.Counts)
-	for b := range i.counts {
-		i.counts[b] = min(i.counts[b], 2*gapsKept)
-		i.n += i.counts[b]
+	*h = Habit{}
+	copy(h.counts[:], j.Counts)
+	for b := range h.counts {
+		h.counts[b] = min(h.counts[b], 2*gapsKept)
+		h.n += h.counts[b]
 	}
 	return nil
 }
