@@ -70,7 +70,7 @@ func TestAShortAnswerIsAnAnswer(t *testing.T) {
 				}
 				r.quiet()
 				if d := l.last(t, 1); d.Outcome != balance.OutcomeError || d.Status != http.StatusCreated ||
-					d.Failures != 0 {
+					d.failures != 0 {
 					t.Errorf("done: %+v", d)
 				}
 			})

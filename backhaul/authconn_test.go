@@ -41,7 +41,7 @@ type cluster struct {
 	hop     *nettest.Pipes
 	fleet   *balance.Fleet // the edge's
 	served  atomic.Int32   // requests that the machine got
-	refused []Denied
+	refused []error
 	mu      sync.Mutex
 }
 
@@ -91,10 +91,17 @@ func newCluster(t *testing.T, c clusterConfig) *cluster {
 	}
 	go app.Serve(machines)
 	c.handler.DialMachine = func(ctx context.Context, _ balance.Machine) (net.Conn, error) { return machines.Dial(ctx) }
-	c.handler.Trace.Denied = func(d Denied) {
+	also := c.handler.Trace.Event
+	c.handler.Trace.Event = func(e Event) {
+		if e.Kind != EventDeny {
+			if also != nil {
+				also(e)
+			}
+			return
+		}
 		k.mu.Lock()
 		defer k.mu.Unlock()
-		k.refused = append(k.refused, d)
+		k.refused = append(k.refused, e.Err)
 	}
 	k.worker, err = NewHandler(worker, c.handler)
 	must(err)
@@ -111,7 +118,7 @@ func newCluster(t *testing.T, c clusterConfig) *cluster {
 	if c.dial != nil {
 		dial = c.dial(dial)
 	}
-	c.config.Dial, c.config.Node = dial, "edge"
+	c.config.Dial = dial
 	k.fleet = edge
 	k.edge, err = NewTransport(NoWait(b), c.config)
 	must(err)
@@ -172,10 +179,10 @@ func TestWhatAuthenticationCostsInRoundTrips(t *testing.T) {
 					t.Cleanup(func() { links.Close() })
 					c := clusterConfig{
 						config: Config{
-							tuning: tuning{spare: -1}, Key: tt.key,
+							tuning: tuning{spare: -1}, Keys: keysOf(tt.key),
 							RTT: func(balance.NodeID) (time.Duration, bool) { return rtt, true },
 						},
-						handler: HandlerConfig{Key: tt.key, AnyNode: tt.key == "" && !tt.certs},
+						handler: HandlerConfig{Keys: keysOf(tt.key), AnyNode: tt.key == "" && !tt.certs},
 						dial: func(dial dialOwner) dialOwner {
 							far := links.WrapDial(
 								"edge", "worker",
@@ -185,7 +192,7 @@ func TestWhatAuthenticationCostsInRoundTrips(t *testing.T) {
 						},
 					}
 					if tt.certs {
-						c.handler.Certificate = CertificateNode
+						c.handler.Certificate = new(Identity).NodeOf
 					}
 					if tt.tls {
 						c.listen = func(l net.Listener) net.Listener {
@@ -247,7 +254,7 @@ func TestSpareConnectionsAreReady(t *testing.T) {
 			t.Cleanup(func() { links.Close() })
 			slow := make(chan struct{})
 			c := clusterConfig{
-				config: Config{Key: "key"}, handler: HandlerConfig{Key: "key"},
+				config: Config{Keys: []string{"key"}}, handler: HandlerConfig{Keys: []string{"key"}},
 				machine: func(w http.ResponseWriter, r *http.Request) {
 					if r.Method == "GET" {
 						<-slow
@@ -325,7 +332,7 @@ func TestACopyOfAConnectionExecutesNothing(t *testing.T) {
 					ca := newAuthority(t, "ca")
 					inside := func(nc net.Conn) net.Conn { return nc }
 					c := clusterConfig{
-						config: Config{tuning: tuning{spare: -1}, Key: "key"}, handler: HandlerConfig{Key: "key"},
+						config: Config{tuning: tuning{spare: -1}, Keys: []string{"key"}}, handler: HandlerConfig{Keys: []string{"key"}},
 					}
 					if overTLS {
 						server := &tls.Config{
@@ -413,11 +420,11 @@ func TestAnImpostorGetsNoBody(t *testing.T) {
 		want    Failure
 		head    bool // it may have seen that
 	}{
-		{"in clear, silent", false, 1, "", FailureDial, false},
+		{"in clear, silent", false, 1, "", hop.FailureDial, false},
 		{"in clear, HTTP", false, 1, "HTTP/1.1 400 Bad Request\r\nContent-Length: 0\r\n\r\n", FailureDenied, false},
 		{"in clear, a refusal", false, 1, string(hop.AppendRefusal(nil, hop.AuthUnknown)), FailureDenied, false},
 		{"in clear, a reply of another key", false, 2, "reply", FailureDenied, false},
-		{"over TLS, silent", true, 1, "", FailureTimeout, true},
+		{"over TLS, silent", true, 1, "", hop.FailureTimeout, true},
 		{"over TLS, an answer at once", true, 1, "HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\nok", FailureDenied, true},
 		{"over TLS, a reply of another key", true, 1, "reply", FailureDenied, true},
 		{"over TLS, a reply of another key", true, 2, "reply", FailureDenied, false},
@@ -429,10 +436,10 @@ func TestAnImpostorGetsNoBody(t *testing.T) {
 			var mu sync.Mutex
 			c := clusterConfig{
 				config: Config{
-					MachineConfig: MachineConfig{DialTimeout: -1}, tuning: tuning{spare: -1, failures: -1},
-					Key: "key",
+					MachineConfig: MachineConfig{dialTimeout: -1}, tuning: tuning{spare: -1, failures: -1},
+					Keys: []string{"key"},
 				},
-				handler: HandlerConfig{Key: "key"},
+				handler: HandlerConfig{Keys: []string{"key"}},
 			}
 			c.dial = func(dialOwner) dialOwner {
 				return func(ctx context.Context, owner balance.NodeID) (net.Conn, error) {
@@ -509,8 +516,8 @@ func TestARelayThatEndsTLSIsFoundOut(t *testing.T) {
 			server := &tls.Config{Certificates: []tls.Certificate{cert}, SessionTicketsDisabled: true}
 			anything := &tls.Config{InsecureSkipVerify: true}
 			c := clusterConfig{
-				config:  Config{tuning: tuning{spare: -1, failures: -1}, Key: "key"},
-				handler: HandlerConfig{Key: "key"},
+				config:  Config{tuning: tuning{spare: -1, failures: -1}, Keys: []string{"key"}},
+				handler: HandlerConfig{Keys: []string{"key"}},
 			}
 			if overTLS {
 				c.listen = func(l net.Listener) net.Listener { return tls.NewListener(l, server) }
@@ -555,10 +562,10 @@ func TestNodesThatDoNotAcceptEachOtherSayWhy(t *testing.T) {
 		edgeTLS     bool // and the owner not
 		words, told string
 	}{
-		{"another key", Config{Key: "old"}, HandlerConfig{Key: "new"}, false, "HandlerConfig.Key", "Config.Key"},
-		{"no key here", Config{}, HandlerConfig{Key: "new"}, false, "Config.Key", "Config.Key"},
-		{"no key there", Config{Key: "key"}, HandlerConfig{AnyNode: true}, false, "HandlerConfig.Key", "HandlerConfig.Key"},
-		{"certificates there", Config{Key: "key"}, HandlerConfig{Certificate: CertificateNode}, false, "HandlerConfig.Key", "HandlerConfig.Key"},
+		{"another key", Config{Keys: []string{"old"}}, HandlerConfig{Keys: []string{"new"}}, false, "HandlerConfig.Keys", "Config.Keys"},
+		{"no key here", Config{}, HandlerConfig{Keys: []string{"new"}}, false, "Config.Keys", "Config.Keys"},
+		{"no key there", Config{Keys: []string{"key"}}, HandlerConfig{AnyNode: true}, false, "HandlerConfig.Keys", "HandlerConfig.Keys"},
+		{"certificates there", Config{Keys: []string{"key"}}, HandlerConfig{Certificate: new(Identity).NodeOf}, false, "HandlerConfig.Keys", "HandlerConfig.Keys"},
 	} {
 		for _, major := range []int{1, 2} {
 			synctest.Test(t, func(t *testing.T) {
@@ -572,8 +579,8 @@ func TestNodesThatDoNotAcceptEachOtherSayWhy(t *testing.T) {
 				time.Sleep(time.Minute)
 				k.mu.Lock()
 				defer k.mu.Unlock()
-				if len(k.refused) == 0 || !strings.Contains(k.refused[0].Err.Error(), tt.told) ||
-					k.refused[0].Addr == "" {
+				if len(k.refused) == 0 || !strings.Contains(k.refused[0].Error(), tt.told) ||
+					k.refused[0].(*net.OpError).Addr == nil {
 					t.Errorf("%s, HTTP/%d: the owner was told of %v", tt.name, major, k.refused)
 				}
 				if k.served.Load() != 0 {
@@ -592,17 +599,17 @@ func TestADeniedRequestIsServedElsewhere(t *testing.T) {
 			var l log
 			var failed sync.Map // what each machine was charged
 			trace := l.trace()
-			trace.Retry = func(r Retried) {
-				failed.Store(r.Try.Machine, r.Failure)
-				if r.Failure != hop.FailureDenied {
-					t.Errorf("%s failed: %v", r.Try.Machine, r.Err)
+			trace.Event = on(EventRetry, func(e Event) {
+				failed.Store(e.Machine, e.Failure)
+				if e.Failure != FailureDenied {
+					t.Errorf("%s failed: %v", e.Machine, e.Err)
 				}
-			}
+			})
 			good := newCluster(
 				t,
 				clusterConfig{
-					config:  Config{tuning: tuning{failureRatio: -1}, Key: "key", Trace: trace},
-					handler: HandlerConfig{Key: "key"},
+					config:  Config{tuning: tuning{failureRatio: -1}, Keys: []string{"key"}, Trace: trace},
+					handler: HandlerConfig{Keys: []string{"key"}},
 				},
 			)
 			other, err := balance.NewFleet(balance.FleetConfig{Node: "other", Region: "nrt"})
@@ -620,7 +627,7 @@ func TestADeniedRequestIsServedElsewhere(t *testing.T) {
 				t.Fatal(err)
 			}
 			w.Close()
-			h, err := NewHandler(other, HandlerConfig{Key: "another"})
+			h, err := NewHandler(other, HandlerConfig{Keys: []string{"another"}})
 			if err != nil {
 				t.Fatal(err)
 			}
@@ -665,8 +672,8 @@ func TestKeysChangeWithoutAGap(t *testing.T) {
 			for _, major := range []int{1, 2} {
 				synctest.Test(t, func(t *testing.T) {
 					k := newCluster(t, clusterConfig{
-						config:  Config{tuning: tuning{spare: -1}, Key: steps[e][0], NextKey: steps[e][1]},
-						handler: HandlerConfig{Key: steps[o][0], NextKey: steps[o][1]},
+						config:  Config{tuning: tuning{spare: -1}, Keys: keysOf(steps[e][:]...)},
+						handler: HandlerConfig{Keys: keysOf(steps[o][:]...)},
 					})
 					if got := k.do(t, "POST", "hello", major); got != "POST hello" {
 						t.Errorf("edge %q, owner %q: %s", steps[e], steps[o], got)
@@ -680,7 +687,7 @@ func TestKeysChangeWithoutAGap(t *testing.T) {
 // Strangers are closed at once, whatever they do not send. Nothing of a body is waited for.
 func TestStrangersAreClosedAtOnce(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
-		k := newCluster(t, clusterConfig{config: Config{Key: "key"}, handler: HandlerConfig{Key: "key"}})
+		k := newCluster(t, clusterConfig{config: Config{Keys: []string{"key"}}, handler: HandlerConfig{Keys: []string{"key"}}})
 		for _, tt := range []struct {
 			first string
 			most  time.Duration
@@ -735,8 +742,8 @@ func TestTheNumberOfStrangersIsBounded(t *testing.T) {
 			const most = 8
 			k := newCluster(t, clusterConfig{
 				config: Config{
-					tuning: tuning{spare: -1}, Key: "key",
-				}, handler: HandlerConfig{Key: "key"}, server: ServerConfig{MaxUnauthenticated: most},
+					tuning: tuning{spare: -1}, Keys: []string{"key"},
+				}, handler: HandlerConfig{Keys: []string{"key"}}, server: ServerConfig{unauthenticated: most},
 			})
 			var open atomic.Int32
 			stranger := func(i int) {
@@ -785,10 +792,10 @@ func TestAHandlerBehindAnotherServer(t *testing.T) {
 		return s.Listener.Addr().String()
 	}
 	bare := start(func(*httptest.Server) {})
-	half := start(func(s *httptest.Server) { s.Config.ConnContext = ConnContext })
+	half := start(func(s *httptest.Server) { s.Config.ConnContext = r.handler.ConnContext })
 	whole := start(func(s *httptest.Server) {
 		s.Listener = r.handler.Listener(s.Listener)
-		s.Config.ConnContext = ConnContext
+		s.Config.ConnContext = r.handler.ConnContext
 	})
 	forgotten := start(func(s *httptest.Server) { s.Listener = r.handler.Listener(s.Listener) })
 	other, err := NewHandler(r.worker, HandlerConfig{AnyNode: true})
@@ -797,7 +804,7 @@ func TestAHandlerBehindAnotherServer(t *testing.T) {
 	}
 	foreign := start(func(s *httptest.Server) { // authenticated, by another handler
 		s.Listener = other.Listener(s.Listener)
-		s.Config.ConnContext = ConnContext
+		s.Config.ConnContext = r.handler.ConnContext
 	})
 	for _, tt := range []struct {
 		name, addr, key string
@@ -806,9 +813,9 @@ func TestAHandlerBehindAnotherServer(t *testing.T) {
 	}{
 		{"nothing", bare, "", 403, "Handler.Listener"},
 		{"ConnContext alone", half, "", 403, "Handler.Listener"},
-		{"both, no key", whole, "", 403, "Config.Key"},
+		{"both, no key", whole, "", 403, "Config.Keys"},
 		{"both", whole, testKey, 200, ""},
-		{"both, another key", whole, "guess", 0, "Config.Key"},
+		{"both, another key", whole, "guess", 0, "Config.Keys"},
 		{"Listener alone", forgotten, testKey, 403, "ConnContext"},
 		{"a preface that nobody expects", bare, testKey, 0, "Handler.Listener"},
 		{"another handler's", foreign, "", 403, "ConnContext"},
@@ -842,7 +849,7 @@ func TestAForeignServerIsNotHeldByABody(t *testing.T) {
 		if err != nil {
 			t.Fatal(err)
 		}
-		h, err := NewHandler(fleet, HandlerConfig{Key: "key"})
+		h, err := NewHandler(fleet, HandlerConfig{Keys: []string{"key"}})
 		if err != nil {
 			t.Fatal(err)
 		}
@@ -869,7 +876,7 @@ func TestAForeignServerIsNotHeldByABody(t *testing.T) {
 func TestTheBoundsOfABeginningEndWithIt(t *testing.T) {
 	for _, major := range []int{1, 2} {
 		for _, c := range []clusterConfig{
-			{config: Config{Key: "key"}, handler: HandlerConfig{Key: "key"}},
+			{config: Config{Keys: []string{"key"}}, handler: HandlerConfig{Keys: []string{"key"}}},
 			{handler: HandlerConfig{AnyNode: true}},
 		} {
 			synctest.Test(t, func(t *testing.T) {
@@ -913,8 +920,8 @@ func TestAHandlerBehindAServerThatVerifiesCertificates(t *testing.T) {
 	h, err := NewHandler(
 		r.worker,
 		HandlerConfig{
-			Certificate: CertificateNode,
-			Trace:       HandlerTrace{Bounce: func(b Refused) { nodes = append(nodes, b.Node) }},
+			Certificate: new(Identity).NodeOf,
+			Trace:       Trace{Event: func(e Event) { nodes = append(nodes, e.Node) }},
 		},
 	)
 	if err != nil {
@@ -1107,11 +1114,11 @@ func TestSilentConnectionsEnd(t *testing.T) {
 	}{
 		{"anybody, nothing", HandlerConfig{AnyNode: true}, "", false, "", 10 * time.Second},
 		{"anybody, half a preface", HandlerConfig{AnyNode: true}, "", false, "PRI * HT", 10 * time.Second},
-		{"a key, nothing", HandlerConfig{Key: "key"}, "key", false, "", 3 * time.Minute},
-		{"a key, half a preface", HandlerConfig{Key: "key"}, "key", false, "PRI * HT", 10 * time.Second},
-		{"a key, half a head", HandlerConfig{Key: "key"}, "key", false, "GET / HT", 10 * time.Second},
-		{"a certificate, nothing", HandlerConfig{Certificate: CertificateNode}, "", true, "", 3 * time.Minute},
-		{"a certificate, half a preface", HandlerConfig{Certificate: CertificateNode}, "", true, "PRI * HT", 10 * time.Second},
+		{"a key, nothing", HandlerConfig{Keys: []string{"key"}}, "key", false, "", 3 * time.Minute},
+		{"a key, half a preface", HandlerConfig{Keys: []string{"key"}}, "key", false, "PRI * HT", 10 * time.Second},
+		{"a key, half a head", HandlerConfig{Keys: []string{"key"}}, "key", false, "GET / HT", 10 * time.Second},
+		{"a certificate, nothing", HandlerConfig{Certificate: new(Identity).NodeOf}, "", true, "", 3 * time.Minute},
+		{"a certificate, half a preface", HandlerConfig{Certificate: new(Identity).NodeOf}, "", true, "PRI * HT", 10 * time.Second},
 	} {
 		t.Run(tt.name, func(t *testing.T) {
 			synctest.Test(t, func(t *testing.T) {
@@ -1160,7 +1167,7 @@ func TestAnAlertArrives(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	h, err := NewHandler(fleet, HandlerConfig{Certificate: CertificateNode})
+	h, err := NewHandler(fleet, HandlerConfig{Certificate: new(Identity).NodeOf})
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -1210,7 +1217,7 @@ func TestWhatARefusedPeerHasSentIsRead(t *testing.T) {
 	for _, overTLS := range []bool{false, true} {
 		synctest.Test(t, func(t *testing.T) {
 			ca := newAuthority(t, "ca")
-			c := clusterConfig{handler: HandlerConfig{Key: "key"}}
+			c := clusterConfig{handler: HandlerConfig{Keys: []string{"key"}}}
 			sent := make(chan struct{})
 			if overTLS {
 				c.listen = func(l net.Listener) net.Listener {

@@ -125,7 +125,7 @@ func TestASlowBodyIsKeptOverABounce(t *testing.T) {
 	var l log
 	r := newRig(t, rigConfig{app: roomy, h2: true, config: Config{Trace: l.trace()}})
 	bounced := make(chan struct{})
-	r.transport.c.Trace.Bounce = func(b Bounced) { close(bounced) }
+	r.transport.c.Trace.Event = on(EventBounce, func(Event) { close(bounced) })
 	leave := fill(t, r.serve("m1", says("one")), 50)
 	r.serve("m2", http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) { io.Copy(w, r.Body) }))
 	pr, pw := io.Pipe()

@@ -31,8 +31,14 @@ func (l *log) add(format string, args ...any) {
 
 func (l *log) trace() Trace {
 	return Trace{
-		Bounce: func(b Bounced) { l.add("%s bounced: %s", b.Try.Machine, b.Reason) },
-		Retry:  func(r Retried) { l.add("%s failed: %s", r.Try.Machine, r.Failure) },
+		Event: func(e Event) {
+			switch e.Kind {
+			case EventBounce:
+				l.add("%s bounced: %s", e.Machine, e.Bounce)
+			case EventRetry:
+				l.add("%s failed: %s", e.Machine, e.Failure)
+			}
+		},
 		Done: func(d Done) {
 			l.mu.Lock()
 			defer l.mu.Unlock()
@@ -45,6 +51,15 @@ func (l *log) String() string {
 	l.mu.Lock()
 	defer l.mu.Unlock()
 	return strings.Join(l.lines, ", ")
+}
+
+// on returns a hook for events of one kind.
+func on(kind EventKind, do func(Event)) func(Event) {
+	return func(e Event) {
+		if e.Kind == kind {
+			do(e)
+		}
+	}
 }
 
 // last returns the last Done and checks that each of n requests had one. It waits: a client may have its answer before

@@ -30,17 +30,15 @@ type MachineConfig struct {
 	// such as "Ebb-Epoch". An app that was suspended and resumed learns from it that time has
 	// passed. Empty means none.
 	EpochHeader string
-	// DialTimeout bounds each connection to a machine, and in a [Config] to an owner as well.
-	// 0 means 3 s, the longest that a second try is still worth waiting for; negative: none but the
-	// request's.
-	DialTimeout time.Duration
 	// HeaderTimeout bounds the wait for an answer's head after the request was written, in a
 	// [Config] also that of an owner. 0 means none, as long polls are legal; what then bounds it is
 	// the request's context.
 	HeaderTimeout time.Duration
-	// MachineIdleTimeout is how long an idle connection to a machine is kept. 0 means 4 s: common
-	// app servers close after 5. Negative: for ever.
-	MachineIdleTimeout time.Duration
+
+	// Only tests set these. dialTimeout bounds each connection to a machine, and in a [Config] to an
+	// owner as well; negative: nothing but the request does. idleTimeout is how long an idle
+	// connection to a machine is kept.
+	dialTimeout, idleTimeout time.Duration
 }
 
 // Config configures a [Transport]. The zero value is valid: requests are routed by URL.Host, and
@@ -53,46 +51,33 @@ type Config struct {
 	// StatusCode() int, [ErrorHandler] answers with that.
 	Route func(*http.Request) (balance.Request, error)
 
-	// Dial connects to the [Handler] of a machine's owner; ctx carries the DialTimeout. nil: there
-	// are no other nodes.
+	// Dial connects to the [Handler] of a machine's owner, within ctx's deadline. nil: there are no
+	// other nodes.
 	Dial func(ctx context.Context, owner balance.NodeID) (net.Conn, error)
-	// HTTP1 sends requests that came over HTTP/2 over HTTP/1.1 as well: for owners that do not speak
-	// HTTP/2 without TLS, as those behind a plain http.Server. gRPC then loses what needs both
-	// directions at once.
-	HTTP1 bool
 	// RTT returns the measured round trip to a node, as package rtt does. Connecting then takes at
 	// most three round trips and 200 ms (within 300 ms and 3 s), and windows of HTTP/2 suit the
 	// path. nil: no path is known.
 	RTT func(balance.NodeID) (rtt time.Duration, ok bool)
-	// IdleTimeout is how long an idle connection to an owner is kept. 0 means 90 s; keep it below
-	// the IdleTimeout of the owner's server. Negative: for ever.
-	IdleTimeout time.Duration
-
 	// Connections knows the long connections to machines of this process from then on. nil: each
 	// is a request.
 	Connections *Connections
 
-	// Node is this node's name, for the owners' logs and traces.
-	Node balance.NodeID
-	// Key is the cluster's secret, by which this node and the owners prove to each other on each
-	// connection that they belong together; it is never sent. It is to be random, of 16 bytes or
-	// more: say, what "openssl rand -base64 32" prints. In clear it protects the beginning of a
-	// connection and nothing that follows: see the package comment. Empty: owners have to know this
-	// node by its certificate, or let anybody in.
-	Key string
-	// NextKey is another key that will do, so that the key can be changed without a gap: first every
-	// node gets the new one as its Key and the old one as its NextKey, in any order, then every node
-	// loses the old one. Empty means none.
-	NextKey string
+	// Keys are secrets of the cluster, by which this node and the owners prove to each other on each
+	// connection that they belong together: one, or two while it is being changed. Two nodes need one
+	// in common. A key is never sent. It is to be random, of 16 bytes or more: say, what "openssl rand
+	// -base64 32" prints. In clear it protects the beginning of a connection and nothing that follows:
+	// see the package comment. None: owners have to know this node by its certificate, or let anybody
+	// in.
+	//
+	// To change the key without a gap, first give every node the new one beside the old one, in any
+	// order; then take the old one from every node.
+	Keys []string
 
 	// ReplayLimit is the size in bytes of the largest body that is read before a machine is asked
 	// for and kept for another try. Larger bodies, and those of unknown length, wait for the owner
 	// to ask for them, which costs a round trip and no memory. 0 means 64 KiB: below it the wait
 	// costs more than the copy. Negative: every body waits.
 	ReplayLimit int
-	// Idempotent says whether executing a request twice does no harm. nil: GET, HEAD, OPTIONS and
-	// TRACE, and whatever has a header Idempotency-Key or X-Idempotency-Key.
-	Idempotent func(*http.Request) bool
 	// Failed says whether an answer tells that its machine has failed. Such an answer goes to the
 	// client and is never tried again, but counts against the machine as a failed try does: for
 	// ejection, and as load, so that a machine that fails fast attracts nobody. It is called once
@@ -103,25 +88,21 @@ type Config struct {
 
 	// Trace observes requests.
 	Trace Trace
-	// MakeTrace gives requests without a traceparent header (W3C Trace Context) a new one, with the
-	// flag "sampled" unset. One that is there is passed on in any case.
-	MakeTrace bool
 
 	tuning
 }
 
-// HandlerConfig configures a [Handler]. Key, Certificate or AnyNode is required; the zero value of
+// HandlerConfig configures a [Handler]. Keys, Certificate or AnyNode is required; the zero value of
 // the rest is valid.
 type HandlerConfig struct {
 	MachineConfig
 
-	// Key and NextKey are as in [Config]: edges that prove one of them are served. Others get 403,
-	// and no machine hears of them.
-	Key     string
-	NextKey string
+	// Keys are as in [Config]: edges that prove one of them are served. Others get 403, and no machine
+	// hears of them.
+	Keys []string
 	// Certificate accepts edges by the client certificate of their TLS connection, and returns the
 	// node's name, for traces; an error refuses it. It is asked about certificates that the server
-	// has verified, as its tls.Config.ClientAuth and ClientCAs say. [CertificateNode] is one. It
+	// has verified, as its tls.Config.ClientAuth and ClientCAs say. [Identity.NodeOf] is one. It
 	// must be safe for concurrent use. nil: certificates are not looked at.
 	Certificate func(*x509.Certificate) (balance.NodeID, error)
 	// AnyNode accepts all connections: for listeners that nobody else can reach.
@@ -130,8 +111,8 @@ type HandlerConfig struct {
 	// Connections knows the long connections to machines from then on. nil: each is a request.
 	Connections *Connections
 
-	// Trace observes requests.
-	Trace HandlerTrace
+	// Trace observes requests; of its functions only Event is called.
+	Trace Trace
 }
 
 // tuning is what nobody has had to set but tests. Zero means the constant.
@@ -145,14 +126,21 @@ type tuning struct {
 	maxIdle, spare             int // negative: none
 	bandwidth                  int64
 	pressure                   func() float64
+	ownerIdle                  time.Duration // negative: for ever
 	slow                       time.Duration // negative: no request is slow
 	sample                     int           // negative: none
 }
 
 const (
-	defaultReplay      = 64 << 10
-	defaultDial        = 3 * time.Second
-	defaultOwnerIdle   = 90 * time.Second
+	defaultReplay = 64 << 10
+	// defaultDial bounds a connection to a machine or an owner: the longest that a second try is still
+	// worth waiting for.
+	defaultDial = 3 * time.Second
+	// defaultOwnerIdle is how long an idle connection to an owner is kept; a [Server] keeps it for
+	// twice as long.
+	defaultOwnerIdle = 90 * time.Second
+	// defaultMachineIdle is how long an idle connection to a machine is kept: common app servers close
+	// after 5 s, and what they close before is noticed.
 	defaultMachineIdle = 4 * time.Second
 
 	// defaultReplayMemory bounds the bytes of bodies that are kept for all requests together: a
@@ -205,6 +193,7 @@ func (c *tuning) resolve() {
 	c.failures = max(0, cmp.Or(c.failures, defaultFailures))
 	c.failureRatio = cmp.Or(c.failureRatio, defaultFailureRatio)
 	c.failureFloor = cmp.Or(c.failureFloor, defaultFailureFloor)
+	c.ownerIdle = cmp.Or(c.ownerIdle, defaultOwnerIdle)
 	c.slow = max(0, cmp.Or(c.slow, defaultSlow))
 	c.sample = max(0, cmp.Or(c.sample, defaultSample))
 	c.admitTimeout = cmp.Or(c.admitTimeout, defaultAdmit)
@@ -221,8 +210,8 @@ func (c *tuning) resolve() {
 
 // resolve fills in defaults. config is the name of the struct around it.
 func (c *MachineConfig) resolve(config string) error {
-	c.DialTimeout = cmp.Or(c.DialTimeout, defaultDial)
-	c.MachineIdleTimeout = cmp.Or(c.MachineIdleTimeout, defaultMachineIdle)
+	c.dialTimeout = cmp.Or(c.dialTimeout, defaultDial)
+	c.idleTimeout = cmp.Or(c.idleTimeout, defaultMachineIdle)
 	if c.DialMachine == nil {
 		c.DialMachine = dialMachine
 	}
@@ -235,50 +224,43 @@ func (c *MachineConfig) resolve(config string) error {
 func (c *Config) resolve() error {
 	c.tuning.resolve()
 	c.ReplayLimit = max(0, cmp.Or(c.ReplayLimit, defaultReplay))
-	c.IdleTimeout = cmp.Or(c.IdleTimeout, defaultOwnerIdle)
 	if c.Route == nil {
 		c.Route = routeByHost
-	}
-	if c.Idempotent == nil {
-		c.Idempotent = idempotent
 	}
 	if c.Failed == nil {
 		c.Failed = Failed
 	}
-	switch {
-	case c.ReplayLimit > math.MaxInt32:
+	if c.ReplayLimit > math.MaxInt32 {
 		return fmt.Errorf(
 			"backhaul: Config.ReplayLimit %d: want at most %d bytes", c.ReplayLimit, math.MaxInt32,
 		)
-	case c.Key == "" && c.NextKey != "":
-		return errors.New("backhaul: Config.NextKey without Key: set Key to the present secret")
 	}
-	return errors.Join(checkKey("Config.Key", c.Key), checkKey("Config.NextKey", c.NextKey),
-		c.MachineConfig.resolve("Config"))
+	return errors.Join(checkKeys("Config", c.Keys), c.MachineConfig.resolve("Config"))
 }
 
 func (c *HandlerConfig) resolve() error {
-	switch {
-	case c.Key == "" && c.NextKey == "" && c.Certificate == nil && !c.AnyNode:
+	if len(c.Keys) == 0 && c.Certificate == nil && !c.AnyNode {
 		return errors.New(
-			"backhaul: HandlerConfig.Key is empty: set the cluster's secret, or Certificate for edges with certificates, or AnyNode where nobody else can connect",
+			"backhaul: HandlerConfig.Keys is empty: set the cluster's secret, or Certificate for edges with certificates, or AnyNode where nobody else can connect",
 		)
-	case c.Key == "" && c.NextKey != "":
-		return errors.New("backhaul: HandlerConfig.NextKey without Key: set Key to the present secret")
 	}
 	return errors.Join(
-		checkKey("HandlerConfig.Key", c.Key), checkKey("HandlerConfig.NextKey", c.NextKey),
-		c.MachineConfig.resolve("HandlerConfig"),
+		checkKeys("HandlerConfig", c.Keys), c.MachineConfig.resolve("HandlerConfig"),
 	)
 }
 
-// checkKey returns an error without the key in it: errors are logged.
-func checkKey(field, key string) error {
-	if strings.ContainsFunc(key, func(r rune) bool { return r <= ' ' || r >= 0x7f }) {
-		return fmt.Errorf(
-			"backhaul: %s: want printable ASCII without spaces; what is read from a file may end in a line feed",
-			field,
-		)
+// checkKeys returns an error without a key in it: errors are logged.
+func checkKeys(config string, keys []string) error {
+	if len(keys) > 2 {
+		return fmt.Errorf("backhaul: %s.Keys has %d: want one, or two while it is changed", config, len(keys))
+	}
+	for i, key := range keys {
+		if key == "" || strings.ContainsFunc(key, func(r rune) bool { return r <= ' ' || r >= 0x7f }) {
+			return fmt.Errorf(
+				"backhaul: %s.Keys[%d]: want printable ASCII without spaces, and not nothing; what is read from a file may end in a line feed",
+				config, i,
+			)
+		}
 	}
 	return nil
 }
@@ -303,6 +285,7 @@ func routeByHost(r *http.Request) (balance.Request, error) {
 	return balance.Request{App: balance.AppID(r.URL.Host)}, nil
 }
 
+// idempotent reports whether executing a request twice does no harm.
 func idempotent(r *http.Request) bool {
 	switch r.Method {
 	case "", http.MethodGet, http.MethodHead, http.MethodOptions, http.MethodTrace:

@@ -10,11 +10,15 @@ import (
 )
 
 func TestConfigErrorsNameFieldAndRemedy(t *testing.T) {
-	p := NoWait(nil)
 	fleet, err := balance.NewFleet(balance.FleetConfig{Node: "n", Region: "r"})
 	if err != nil {
 		t.Fatal(err)
 	}
+	b, err := balance.New(fleet, balance.Config{})
+	if err != nil {
+		t.Fatal(err)
+	}
+	p := NoWait(b)
 	edge := func(c Config) error { _, err := NewTransport(p, c); return err }
 	owner := func(c HandlerConfig) error { _, err := NewHandler(fleet, c); return err }
 	_, noPicker := NewTransport(nil, Config{})
@@ -23,11 +27,11 @@ func TestConfigErrorsNameFieldAndRemedy(t *testing.T) {
 		"Picker":                       noPicker,
 		"fleet":                        noFleet,
 		"Config.HeaderTimeout -1s":     edge(Config{MachineConfig: MachineConfig{HeaderTimeout: -time.Second}}),
-		"Config.Key: want":             edge(Config{Key: "two words"}),
-		"HandlerConfig.Key is empty":   owner(HandlerConfig{}),
-		"HandlerConfig.NextKey":        owner(HandlerConfig{AnyNode: true, NextKey: "x"}),
-		"HandlerConfig.Key: want":      owner(HandlerConfig{Key: "a\nb"}),
-		"HandlerConfig.HeaderTimeout ": owner(HandlerConfig{MachineConfig: MachineConfig{HeaderTimeout: -1}, Key: "k"}),
+		"Config.Keys[0]: want":         edge(Config{Keys: []string{"two words"}}),
+		"HandlerConfig.Keys is empty":  owner(HandlerConfig{}),
+		"HandlerConfig.Keys[1]":        owner(HandlerConfig{AnyNode: true, Keys: []string{"x", ""}}),
+		"HandlerConfig.Keys[0]: want":  owner(HandlerConfig{Keys: []string{"a\nb"}}),
+		"HandlerConfig.HeaderTimeout ": owner(HandlerConfig{MachineConfig: MachineConfig{HeaderTimeout: -1}, Keys: []string{"k"}}),
 	} {
 		if err == nil || !strings.Contains(err.Error(), want) {
 			t.Errorf("got %v, want something with %q", err, want)
@@ -36,7 +40,7 @@ func TestConfigErrorsNameFieldAndRemedy(t *testing.T) {
 			t.Errorf("a key in an error: %v", err)
 		}
 	}
-	if err := errors.Join(edge(Config{}), owner(HandlerConfig{AnyNode: true}), edge(Config{MachineConfig: MachineConfig{DialTimeout: -1}, tuning: tuning{failures: -1, maxIdle: -1}, ReplayLimit: -1, IdleTimeout: -1})); err != nil {
+	if err := errors.Join(edge(Config{}), owner(HandlerConfig{AnyNode: true}), edge(Config{MachineConfig: MachineConfig{dialTimeout: -1}, tuning: tuning{failures: -1, maxIdle: -1}, ReplayLimit: -1})); err != nil {
 		t.Error(err)
 	}
 }

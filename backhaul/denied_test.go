@@ -44,7 +44,7 @@ func TestAnOwnerThatDeniesThisNodeAttractsNobody(t *testing.T) {
 	if err := worker.Apply(balance.PutApp{App: app}); err != nil {
 		t.Fatal(err)
 	}
-	h, err := NewHandler(worker, HandlerConfig{Key: "a-key-of-somebody-else"})
+	h, err := NewHandler(worker, HandlerConfig{Keys: []string{"a-key-of-somebody-else"}})
 	if err != nil {
 		t.Fatal(err)
 	}

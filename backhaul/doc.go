@@ -10,7 +10,7 @@
 // # What is tried again
 //
 // The Transport decides alone; the connections under it send a request once. Each way in which a
-// try can end without an answer has a [Certainty]:
+// try can end without an answer has a [Failure.Certainty]:
 //
 //	NotSent        dial       no connection to the owner or the machine
 //	                          TestAMachineThatRefusesConnectionsIsPassedOver
@@ -112,7 +112,7 @@
 // # Clients that leave
 //
 // A slot is free when the machine is done, not when its client has left, been given up
-// (StallError), or reached its deadline. The caller of RoundTrip hears of its end at once; whoever
+// for want of progress, or reached its deadline. The caller of RoundTrip hears of its end at once; whoever
 // has entered the gate holds the slot on: the Transport for machines of its process, the [Handler]
 // for its own. The edge of a remote machine does not count the request any more; its owner's word
 // does. What becomes of the request is up to the app ([balance.App].FinishAbandoned). By default
@@ -147,8 +147,7 @@
 // # On the wire
 //
 // HTTP/1.1 stays HTTP/1.1, one request at a time on a connection. What came over HTTP/2 goes over
-// HTTP/2 without TLS ("h2c"), many on a connection: serve the hop with [NewServer], or set
-// [Config].HTTP1. A machine gets HTTP/1.1, or h2c where [MachineConfig].H2 says so. CONNECT is
+// HTTP/2 without TLS ("h2c"), many on a connection: serve the hop with [NewServer]. A machine gets HTTP/1.1, or h2c where [MachineConfig].H2 says so. CONNECT is
 // answered with 501: a door for it is a door to everywhere. Nor is an upgrade to another version of
 // HTTP ("h2c") passed on: such a request goes on as the HTTP/1.1 that it is. A machine that
 // switches to what was not asked for has not answered.
@@ -171,7 +170,7 @@
 //   - certificates: TLS in which both ends have one ([Identity], [HandlerConfig].Certificate). Each
 //     node is known by name, and what passes is secret and cannot be altered. This is the way
 //     wherever the network is not to be trusted.
-//   - a key of the cluster ([Config].Key, [HandlerConfig].Key): before HTTP begins, the ends of a
+//   - a key of the cluster ([Config].Keys, [HandlerConfig].Keys): before HTTP begins, the ends of a
 //     connection prove to each other that they know it; it is never sent. Over TLS the proofs are
 //     bound to that very TLS connection, so that nobody can sit in the middle whatever certificates
 //     are accepted. In clear the key authenticates the beginning of a connection and protects
@@ -183,7 +182,7 @@
 // sent before executes anything.
 //
 // Who does not authenticate is refused with 403 before anything of HTTP/2 or a body has been read,
-// and closed; how many such connections there are is bounded ([ServerConfig].MaxUnauthenticated).
+// and closed; at most 1024 such connections are open.
 //
 // Where an owner grants the slots of machines that take a few requests at a time (package
 // balance/grants), the token of the slot goes with the request, and the gate lets it in by that. A
@@ -223,14 +222,14 @@
 // # Waits
 //
 // Connecting is bounded by three round trips and 200 ms where [Config].RTT knows the path (at least
-// 300 ms, at most 3 s), and by DialTimeout; over HTTP/2 it includes the peer's first word. An
+// 300 ms, at most 3 s), and by 3 s otherwise; over HTTP/2 it includes the peer's first word. An
 // owner's word about a body is bounded by 10 s, the answer's head by HeaderTimeout (none by
 // default: long polls are legal), a new round by its pause, waiting for a machine by the Picker,
 // everything by the request's context.
 //
 // What a client does not do is bounded by its app's row, and looked at a few times in each bound
 // rather than by a timer for each request, so that a bound takes effect up to a quarter later. Then
-// the slot is free, the request ends in a [*StallError], which [Done].Err has, and nothing is said
+// the slot is free, the request ends with an error that [Done].Err has, and nothing is said
 // against the machine:
 //
 //	BodyPause    60 s  nothing comes of a body that is awaited, or less than 240 bytes per second
@@ -266,6 +265,6 @@
 //
 // [Front] and [Server] drain before they end: for a grace period answers say that their connection
 // ends, by Connection: close or GOAWAY. An owner's HTTP/1.1 connection that is at rest then, or has
-// been for its IdleTimeout, ends with a refusal: the edge drops it, and a request that has met it
+// been for 3 min, ends with a refusal: the edge drops it, and a request that has met it
 // on the way is tried again, since it was not executed.
 package backhaul

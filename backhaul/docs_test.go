@@ -52,7 +52,7 @@ func TestTheDecisionTableNamesItsTests(t *testing.T) {
 		}
 	}
 	// Each failure has a row, in the part of the table that is its certainty's, and each row a test.
-	_, table, _ := strings.Cut(comment, "has a [Certainty]:")
+	_, table, _ := strings.Cut(comment, "has a [Failure.Certainty]:")
 	table, _, _ = strings.Cut(table, "and by that, by the request's method")
 	rows, part := map[string]string{}, ""
 	begins := regexp.MustCompile(`^\t(.{15})([a-z]+) +\S`)
@@ -103,8 +103,8 @@ func TestTheDecisionTableIsTheCodes(t *testing.T) {
 	if len(rows) != 4 {
 		t.Errorf("the table has %d rows, want one for each certainty", len(rows))
 	}
-	for f := FailureNone + 1; !strings.HasPrefix(f.String(), "failure("); f++ {
-		if f == FailureClient || f == FailureDeadline {
+	for f := hop.FailureNone + 1; !strings.HasPrefix(f.String(), "failure("); f++ {
+		if f == hop.FailureClient || f == FailureDeadline {
 			continue // the comment says so below the table
 		}
 		for i, try := range []struct {

@@ -148,8 +148,8 @@ func TestARequestThatMeetsTheEndOfItsConnectionIsRefused(t *testing.T) {
 	}{
 		"shut down":         {ServerConfig{Grace: -1}, 1},
 		"shut down, unused": {ServerConfig{Grace: -1}, 0},
-		"idle":              {ServerConfig{IdleTimeout: 50 * time.Millisecond}, 1},
-		"idle, unused":      {ServerConfig{IdleTimeout: 50 * time.Millisecond}, 0},
+		"idle":              {ServerConfig{idle: 50 * time.Millisecond}, 1},
+		"idle, unused":      {ServerConfig{idle: 50 * time.Millisecond}, 0},
 	} {
 		t.Run(name, func(t *testing.T) {
 			t.Parallel()

@@ -15,20 +15,23 @@ import (
 	"github.com/ebbkit/ebb/balance"
 )
 
-// ErrorConfig configures [NewErrorHandler]. The zero value is valid.
-type ErrorConfig struct {
+// ErrorHandler answers for requests that could not be served. Its method ServeError is for
+// [net/http/httputil.ReverseProxy].ErrorHandler. The zero value is ready.
+type ErrorHandler struct {
 	// CauseHeader names a header of the answer that gets the cause in one word, such as
 	// "X-Proxy-Cause"; empty means none.
 	CauseHeader string
 	// Details adds the error itself to the answer's body. It names machines, nodes and addresses, and
 	// says what a failed start wrote: for development, on listeners that only developers reach.
-	// Without it [Trace].Done is where it is told.
+	// Without it, [Done].Err is where to read it.
 	Details bool
 }
 
-// ErrorHandler answers for a request that could not be served, with what a [Transport] returned. It
-// has the shape of [net/http/httputil.ReverseProxy]'s ErrorHandler. The answer is plain text and
-// never cached; it says what a client can do, and nothing of what is behind the proxy.
+// statusClientGone is what nginx writes to its log when the client has left.
+const statusClientGone = 499
+
+// ServeError answers r, for which a [Transport] returned err. The answer is plain text and never
+// cached; it says what a client can do, and nothing of what is behind the proxy.
 //
 //	[*UnavailableError]                503, Retry-After in whole seconds, at least 1
 //	that of an unknown app             404
@@ -36,28 +39,13 @@ type ErrorConfig struct {
 //	that of no answer in time          504
 //	any other                          502
 //	the context's deadline             504
-//	a [*StallError]                    408 where a body did not come, 504 where no upgrade did
+//	the client's body did not come     408
+//	no upgrade came in time            504
 //	the client's body broke off        400, or 413 when it is a [*net/http.MaxBytesError]
 //	an error with StatusCode() int     that status: what [Config].Route may say of an unknown host
 //	the client has left                499 without a body, for the log's sake: nobody reads it
 //	anything else                      502
-func ErrorHandler(
-	w http.ResponseWriter, r *http.Request, err error,
-) {
-	ErrorConfig{}.answer(w, r, err)
-}
-
-// NewErrorHandler returns an [ErrorHandler] with other settings.
-func NewErrorHandler(
-	c ErrorConfig,
-) func(http.ResponseWriter, *http.Request, error) {
-	return c.answer
-}
-
-// statusClientGone is what nginx writes to its log when the client has left.
-const statusClientGone = 499
-
-func (c ErrorConfig) answer(w http.ResponseWriter, r *http.Request, err error) {
+func (c ErrorHandler) ServeError(w http.ResponseWriter, r *http.Request, err error) {
 	status, cause := classify(r, err)
 	h := w.Header()
 	if c.CauseHeader != "" {
@@ -110,7 +98,7 @@ func advice(status int, cause string, after int) string {
 	switch {
 	case status == http.StatusServiceUnavailable:
 		text += fmt.Sprintf(": the request was not served; try again in %d s", after)
-	case cause == CauseNoApp:
+	case cause == causeNoApp:
 		text += ": there is no such app here"
 	case status == http.StatusRequestTimeout && cause == causeStalled:
 		text += ": too little came of the request's body; the connection is closed"
@@ -122,7 +110,7 @@ func advice(status int, cause string, after int) string {
 	return text + "\n"
 }
 
-// classify returns the status that [ErrorHandler] answers with to r when RoundTrip returned err,
+// classify returns the status that r is answered with when RoundTrip returned err,
 // and the cause in one word.
 func classify(r *http.Request, err error) (status int, cause string) {
 	var caused interface{ Cause() string }
@@ -136,7 +124,7 @@ func classify(r *http.Request, err error) (status int, cause string) {
 	_, body := errors.AsType[*pool.BodyError](err)
 	switch {
 	case errors.Is(r.Context().Err(), context.Canceled):
-		return statusClientGone, CauseClient
+		return statusClientGone, causeClient
 	case tooLarge:
 		return http.StatusRequestEntityTooLarge, causeTooLarge
 	case errors.As(err, &coded) && coded.StatusCode() >= 400 && coded.StatusCode() < 600:
@@ -144,8 +132,8 @@ func classify(r *http.Request, err error) (status int, cause string) {
 	case body:
 		return http.StatusBadRequest, causeRequest
 	case errors.Is(err, balance.ErrNoApp):
-		return http.StatusNotFound, CauseNoApp
-	case failed && machine.unsent():
+		return http.StatusNotFound, causeNoApp
+	case failed && !machine.MaybeExecuted():
 		return http.StatusServiceUnavailable, cause
 	case failed && machine.Timeout(), !unavailable && errors.Is(err, context.DeadlineExceeded):
 		return http.StatusGatewayTimeout, causeTimeout
@@ -170,13 +158,10 @@ func retryAfter(err error) time.Duration {
 
 func wholeSeconds(d time.Duration) int { return int(max(1, (d+time.Second-1)/time.Second)) }
 
-// Two of the causes, to branch on: see [Done].Cause.
+// The causes: see [Done].Cause.
 const (
-	CauseNoApp  = "no-app" // the fleet does not know the app
-	CauseClient = "client" // the client left
-)
-
-const (
+	causeNoApp     = "no-app"
+	causeClient    = "client"
 	causeNoMachine = "no-machine"
 	causeFull      = "full"
 	causeMachine   = "machine"
@@ -231,20 +216,36 @@ func (e *UnavailableError) Cause() string {
 	case errors.As(e.Err, &c):
 		return c.Cause()
 	case errors.Is(e.Err, balance.ErrNoApp):
-		return CauseNoApp
+		return causeNoApp
 	case errors.Is(e.Err, balance.ErrFull):
 		return causeFull
 	}
 	return causeNoMachine
 }
 
+// Failure says how a try failed. A bounce is no failure: see [balance.Bounce]. The methods String,
+// MarshalText and UnmarshalText give its name in logs and metrics: dial, stale, unsent, denied,
+// unread, reset, timeout, malformed, answer, client, refused, limit or deadline. The package comment
+// tells what each means, and its [Failure.Certainty]: how far such a try got.
+type Failure = hop.Failure
+
+// The failures that are not the machine's.
+const (
+	// the owner and this node do not accept each other's key or certificate
+	FailureDenied = hop.FailureDenied
+	// a limit of this node or the owner: no descriptor, memory or port, or the request's own deadline
+	// passed before it was sent
+	FailureLimit = hop.FailureLimit
+	// the request's own deadline passed after it was sent
+	FailureDeadline = hop.FailureDeadline
+)
+
 // MachineError says that a machine, or the way to it, failed and that the request may not or cannot
-// be tried again. By the certainty of its Failure: 503 when the machine has not seen the request,
-// come back after RetryAfter; else 502, or 504 when there was no answer in time. With
-// [FailureLimit], [FailureDeadline] and [FailureDenied] it is not the machine that failed: the last
-// is between its owner and this node, and says that one of them is not set up right. It counts
-// against the machine all the same where this node picks, and nowhere else: else machines that
-// nobody gets to would look idle, and attract every request.
+// be tried again. It becomes 503 where MaybeExecuted is false, else 504 where Timeout is true, else
+// 502. With [FailureLimit], [FailureDeadline] and [FailureDenied] it is not the machine that
+// failed; the last is between its owner and this node, and says that one of them is not set up
+// right. It counts against the machine all the same where this node picks, and nowhere else:
+// otherwise machines that nobody reaches would look idle, and attract every request.
 type MachineError struct {
 	App     balance.AppID
 	Machine balance.MachineID
@@ -270,16 +271,18 @@ func (e *MachineError) Timeout() bool {
 	return e.Failure == hop.FailureTimeout || e.Failure == hop.FailureDeadline
 }
 
-// unsent reports whether the machine has not seen the request.
-func (e *MachineError) unsent() bool { return e.Failure.Certainty() <= hop.CertaintyNotExecuted }
+// MaybeExecuted reports whether the machine may have executed the request. If not, it has not seen
+// it.
+func (e *MachineError) MaybeExecuted() bool {
+	return e.Failure.Certainty() > hop.CertaintyNotExecuted
+}
 
-// RetryAfter returns a second where the machine has not seen the request, else 0: it may have been
-// executed.
+// RetryAfter returns a second where the machine has not seen the request, else 0.
 func (e *MachineError) RetryAfter() time.Duration {
-	if e.unsent() {
-		return time.Second
+	if e.MaybeExecuted() {
+		return 0
 	}
-	return 0
+	return time.Second
 }
 
 // Cause returns the cause in one word.
@@ -331,43 +334,3 @@ func Failed(status int, h http.Header) bool {
 }
 
 const grpcUnavailable = "14"
-
-// StallError says that a request was ended because nothing had moved for as long as its app allows.
-// It is no fault of the machine. Of a body it becomes 408, of an upgrade 504; an answer that nobody
-// reads just breaks off.
-type StallError struct {
-	App   balance.AppID
-	Stall Stall
-	After time.Duration // the bound that has passed
-}
-
-// Error says what did not move.
-func (e *StallError) Error() string {
-	what := "the client sent nothing of the request's body, or next to nothing,"
-	switch e.Stall {
-	case StallAnswer:
-		what = "the client read nothing of the answer"
-	case StallUpgrade:
-		what = "the machine did not answer the request for an upgrade"
-	}
-	return fmt.Sprintf("backhaul: app %q: %s for %v", e.App, what, e.After)
-}
-
-// StatusCode returns what the client is answered; 0 when it has been answered already.
-func (e *StallError) StatusCode() int {
-	switch e.Stall {
-	case StallBody:
-		return 408
-	case StallUpgrade:
-		return 504
-	}
-	return 0
-}
-
-// Cause returns the cause in one word.
-func (e *StallError) Cause() string {
-	if e.Stall == hop.StallUpgrade {
-		return causeTimeout
-	}
-	return causeStalled
-}

@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"github.com/ebbkit/ebb/backhaul/internal/hop"
 	"net/http"
 	"net/http/httptest"
 	"strings"
@@ -51,8 +52,8 @@ func TestErrorHandler(t *testing.T) {
 		{&UnavailableError{App: "web", Bounces: 64}, 503, "1", "full", "64 machines refused"},
 		{fmt.Errorf("wrapped: %w", &UnavailableError{Err: startFailed{}}), 503, "3", "start-failed", "exit status 3"},
 		{full, 503, "1", "full", "hard limit"},
-		{machine(FailureReset), 502, "", "machine", `machine "m1" of app "web": reset (maybe executed): broken pipe`},
-		{machine(FailureTimeout), 504, "", "timeout", "timeout"},
+		{machine(hop.FailureReset), 502, "", "machine", `machine "m1" of app "web": reset (maybe executed): broken pipe`},
+		{machine(hop.FailureTimeout), 504, "", "timeout", "timeout"},
 		{context.DeadlineExceeded, 504, "", "timeout", "deadline"},
 		{&pool.BodyError{Err: errors.New("unexpected EOF")}, 400, "", "bad-request", "unexpected EOF"},
 		{&pool.BodyError{Err: &http.MaxBytesError{Limit: 10}}, 413, "", "too-large", "too large"},
@@ -61,11 +62,8 @@ func TestErrorHandler(t *testing.T) {
 	} {
 		for _, details := range []bool{false, true} {
 			w := httptest.NewRecorder()
-			NewErrorHandler(
-				ErrorConfig{CauseHeader: "X-Cause", Details: details},
-			)(
-				w, httptest.NewRequest("GET", "/", nil), tt.err,
-			)
+			e := ErrorHandler{CauseHeader: "X-Cause", Details: details}
+			e.ServeError(w, httptest.NewRequest("GET", "/", nil), tt.err)
 			h := w.Header()
 			if w.Code != tt.status || h.Get("Retry-After") != tt.retry || h.Get("X-Cause") != tt.cause ||
 				h.Get("Cache-Control") != "no-store" {
@@ -77,14 +75,14 @@ func TestErrorHandler(t *testing.T) {
 		}
 	}
 	w := httptest.NewRecorder()
-	ErrorHandler(w, httptest.NewRequest("HEAD", "/", nil), full)
+	ErrorHandler{}.ServeError(w, httptest.NewRequest("HEAD", "/", nil), full)
 	if w.Code != 503 || w.Body.Len() != 0 {
 		t.Errorf("HEAD: %d, %q", w.Code, w.Body)
 	}
 	ctx, leave := context.WithCancel(t.Context())
 	leave()
 	w = httptest.NewRecorder()
-	ErrorHandler(w, httptest.NewRequest("GET", "/", nil).WithContext(ctx), context.Canceled)
+	ErrorHandler{}.ServeError(w, httptest.NewRequest("GET", "/", nil).WithContext(ctx), context.Canceled)
 	if w.Code != 499 || w.Body.Len() != 0 {
 		t.Errorf("client gone: %d, %q", w.Code, w.Body)
 	}

@@ -62,7 +62,7 @@ func Example() {
 	proxy := httptest.NewServer(&httputil.ReverseProxy{
 		Rewrite:      func(r *httputil.ProxyRequest) { r.Out.URL.Scheme, r.Out.URL.Host = "http", "web" },
 		Transport:    transport,
-		ErrorHandler: backhaul.ErrorHandler,
+		ErrorHandler: backhaul.ErrorHandler{}.ServeError,
 	})
 	defer proxy.Close()
 	fmt.Println(get(proxy.URL))
@@ -75,7 +75,7 @@ func ExampleHandler() {
 	worker.Apply(balance.PutApp{App: balance.App{ID: "web", Limits: balance.Limits{Hard: 1}}})
 	gate, app1 := host(worker, "m1")
 	defer app1.Close()
-	handler, _ := backhaul.NewHandler(worker, backhaul.HandlerConfig{Key: "secret-of-the-fleet"})
+	handler, _ := backhaul.NewHandler(worker, backhaul.HandlerConfig{Keys: []string{"secret-of-the-fleet"}})
 	hop, _ := backhaul.NewServer(handler, backhaul.ServerConfig{})
 	defer hop.Close()
 	listener, _ := net.Listen("tcp", "127.0.0.1:0")
@@ -86,20 +86,21 @@ func ExampleHandler() {
 	edge.Apply(rows.Take()...) // however rows travel
 	b, _ := balance.New(edge, balance.Config{})
 	transport, _ := backhaul.NewTransport(backhaul.NoWait(b), backhaul.Config{
-		Node: "edge-1",
-		Key:  "secret-of-the-fleet",
+		Keys: []string{"secret-of-the-fleet"},
 		Dial: func(ctx context.Context, owner balance.NodeID) (net.Conn, error) {
 			var d net.Dialer
 			return d.DialContext(ctx, "tcp", listener.Addr().String())
 		},
 		Trace: backhaul.Trace{
-			Bounce: func(e backhaul.Bounced) {
-				fmt.Printf(
-					"%s bounced: %s, %d of %d in flight\n", e.Try.Machine, e.Reason, e.Load.InFlight,
-					e.Load.Limits.Hard,
-				)
+			Event: func(e backhaul.Event) {
+				if e.Kind == backhaul.EventBounce {
+					fmt.Printf(
+						"%s bounced: %s, %d of %d in flight\n", e.Machine, e.Bounce, e.Load.InFlight,
+						e.Load.Limits.Hard,
+					)
+				}
 			},
-			Done: func(d backhaul.Done) { fmt.Printf("%s: status %d, %d bytes\n", d.Try.Machine, d.Status, d.Received) },
+			Done: func(d backhaul.Done) { fmt.Printf("%s: status %d, %d bytes\n", d.Machine, d.Status, d.Received) },
 		},
 	})
 	defer transport.Close()
@@ -121,10 +122,10 @@ func ExampleHandler() {
 }
 
 // Clients learn when to come back, and scripts why.
-func ExampleNewErrorHandler() {
-	answer := backhaul.NewErrorHandler(backhaul.ErrorConfig{CauseHeader: "X-Cause"})
+func ExampleErrorHandler() {
+	answer := backhaul.ErrorHandler{CauseHeader: "X-Cause"}
 	w := httptest.NewRecorder()
-	answer(w, httptest.NewRequest("GET", "/", nil), &backhaul.UnavailableError{
+	answer.ServeError(w, httptest.NewRequest("GET", "/", nil), &backhaul.UnavailableError{
 		App: "web", Err: &balance.NoMachineError{App: "web", Seen: 2, Full: 2},
 	})
 	fmt.Println(w.Code, w.Header().Get("Retry-After"), w.Header().Get("X-Cause"))
@@ -141,7 +142,7 @@ func ExampleTrace_metrics() {
 		b, _ := balance.New(f, balance.Config{})
 		t, _ := backhaul.NewTransport(backhaul.NoWait(b), backhaul.Config{Trace: backhaul.Trace{Done: func(d backhaul.Done) {
 			app := string(d.App)
-			if d.Cause == backhaul.CauseNoApp {
+			if d.Cause == "no-app" {
 				app = "unknown" // else anybody can make labels
 			}
 			count[fmt.Sprintf("requests{app=%s,method=%s,status=%d}", app, d.Method, d.Status)]++
@@ -149,7 +150,7 @@ func ExampleTrace_metrics() {
 				count[fmt.Sprintf("unserved{app=%s,cause=%s}", app, d.Cause)]++
 			}
 			if d.Outcome == balance.OutcomeError {
-				count[fmt.Sprintf("failures{machine=%s}", d.Try.Machine)]++
+				count[fmt.Sprintf("failures{machine=%s}", d.Machine)]++
 			}
 		}}})
 		return t
@@ -167,7 +168,7 @@ func ExampleTrace_metrics() {
 			r.Out.URL.Scheme, r.Out.URL.Host = "http", strings.Trim(r.In.URL.Path, "/")
 		},
 		Transport:    transport,
-		ErrorHandler: backhaul.ErrorHandler,
+		ErrorHandler: backhaul.ErrorHandler{}.ServeError,
 	})
 	defer proxy.Close()
 	for _, name := range []string{"web", "web", "asleep", "no-such-app"} {
@@ -245,14 +246,17 @@ func ExampleConnections() {
 	// 0 connections, 0 in flight
 }
 
-// A failure says what may be done after it.
-func ExampleFailure_Certainty() {
-	for _, f := range []backhaul.Failure{backhaul.FailureDial, backhaul.FailureUnread, backhaul.FailureReset, backhaul.FailureAnswer} {
-		fmt.Printf("%s: %s\n", f, f.Certainty())
+// A caller that may send its request again asks whether it may have been executed.
+func ExampleMachineError_MaybeExecuted() {
+	for _, name := range []string{"dial", "unread", "reset", "answer"} {
+		var f backhaul.Failure
+		f.UnmarshalText([]byte(name))
+		err := &backhaul.MachineError{App: "web", Machine: "m1", Failure: f}
+		fmt.Printf("%s: %v\n", f, err.MaybeExecuted())
 	}
 	// Output:
-	// dial: not sent
-	// unread: not executed
-	// reset: maybe executed
-	// answer: responded
+	// dial: false
+	// unread: false
+	// reset: true
+	// answer: true
 }

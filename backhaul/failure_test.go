@@ -337,10 +337,8 @@ func (e iotestErr) Read([]byte) (int, error) { return 0, e.err }
 
 func TestAPanicReleasesWhatIsHeld(t *testing.T) {
 	for name, c := range map[string]Config{
-		"trace": {Trace: Trace{Try: func(Try) { panic("hook") }}},
+		"trace": {Trace: Trace{Event: func(Event) { panic("hook") }}},
 		"dial":  {Dial: func(context.Context, balance.NodeID) (net.Conn, error) { panic("dial") }},
-		"idempotent": {Idempotent: func(*http.Request) bool { panic("idempotent") },
-			Dial: func(context.Context, balance.NodeID) (net.Conn, error) { return nil, errors.New("no") }},
 	} {
 		t.Run(name, func(t *testing.T) {
 			r := newRig(t, rigConfig{app: roomy, config: c})

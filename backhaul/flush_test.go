@@ -99,7 +99,7 @@ func TestWhatComesInARowGoesOutInARow(t *testing.T) {
 	s := httptest.NewUnstartedServer(r.handler)
 	w.Listener = s.Listener
 	s.Listener = r.handler.Listener(w)
-	s.Config.ConnContext = ConnContext
+	s.Config.ConnContext = r.handler.ConnContext
 	s.Start()
 	defer s.Close()
 	r.hop.Listener = s.Listener

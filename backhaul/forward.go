@@ -59,7 +59,7 @@ func (h *Handler) forward(
 	served.answered()
 	early.close()
 	if stall := served.stalledBy(); stall != nil && err != nil {
-		h.stalled(w, r, t, epoch, stall)
+		h.stalled(w, r, t, stall)
 		return
 	}
 	if err != nil {
@@ -204,9 +204,9 @@ func (p *slot) leave(u pool.Used) {
 			h.finished()
 		},
 	}
-	if hook := h.c.Trace.Abandoned; hook != nil && !freed {
+	if h.c.Trace.Event != nil && !freed {
 		l.Hook = func(freed Freed, held time.Duration) {
-			hook(Abandoned{p.to.App, p.to.Machine, p.to.Node, p.epoch, freed, held})
+			h.event(p.to, Event{Kind: EventFree, Freed: freed, Took: held})
 		}
 	}
 	l.Start(u)
@@ -240,17 +240,13 @@ func awaited(r *http.Request) bool {
 
 // stalled answers for a request that its edge should have ended.
 func (h *Handler) stalled(
-	w http.ResponseWriter, r *http.Request, t hop.To, epoch uint64, err *StallError,
+	w http.ResponseWriter, r *http.Request, t hop.To, err *stallError,
 ) {
-	if h.c.Trace.Fault != nil {
-		h.c.Trace.Fault(Faulted{
-			App: t.App, Machine: t.Machine, Node: t.Node, Epoch: epoch, Failure: FailureClient, Err: err,
-		})
-	}
+	h.event(t, Event{Kind: EventFail, Failure: hop.FailureClient, Err: err})
 	if r.ProtoMajor == 1 {
 		w.Header().Set("Connection", "close") // the rest of the body is on its way, or never comes
 	}
-	fault(w, err.StatusCode(), FailureClient, err.Error())
+	fault(w, err.StatusCode(), hop.FailureClient, err.Error())
 }
 
 // failed answers for a machine that did not.
@@ -262,11 +258,7 @@ func (h *Handler) failed(
 		panic(http.ErrAbortHandler) // the edge has left, or its body has broken off: nobody to tell
 	}
 	suspect(gate, epoch, fail, err)
-	if h.c.Trace.Fault != nil {
-		h.c.Trace.Fault(
-			Faulted{App: t.App, Machine: t.Machine, Node: t.Node, Epoch: epoch, Failure: fail, Err: err},
-		)
-	}
+	h.event(t, Event{Kind: EventFail, Failure: fail, Err: err})
 	setLoad(w.Header(), gate.Load())
 	status := http.StatusBadGateway
 	if fail == hop.FailureTimeout || fail == hop.FailureDeadline {

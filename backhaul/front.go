@@ -5,6 +5,7 @@ import (
 	"context"
 	"crypto/tls"
 	"errors"
+	"fmt"
 	"log/slog"
 	"maps"
 	"net"
@@ -27,10 +28,8 @@ type FrontConfig struct {
 	Limit LimitConfig
 	// TLS serves HTTPS. nil: clear text, HTTP/1.1 and HTTP/2 ("h2c").
 	TLS *tls.Config
-	// HeaderTimeout bounds the time from the first byte of a request to the end of its head. 0 means
-	// 10 s.
-	HeaderTimeout time.Duration
-	// IdleTimeout is how long a connection without requests is kept. 0 means 2 minutes.
+	// IdleTimeout is how long a connection without requests is kept. 0 means 2 minutes. Behind a
+	// load balancer that keeps connections, set it above the time for which that does.
 	IdleTimeout time.Duration
 	// ConnContext is that of [http.Server]: with that of package autostart a client that leaves while
 	// it waits is noticed.
@@ -42,10 +41,10 @@ type FrontConfig struct {
 func (c *FrontConfig) resolve() error {
 	c.Grace = max(0, cmp.Or(c.Grace, defaultGrace))
 	c.Logger = orSilent(c.Logger)
-	return cmp.Or(
-		atLeast0("FrontConfig.HeaderTimeout", "", &c.HeaderTimeout, defaultHeaderTimeout),
-		atLeast0("FrontConfig.IdleTimeout", "", &c.IdleTimeout, 2*time.Minute),
-	)
+	if c.IdleTimeout = cmp.Or(c.IdleTimeout, 2*time.Minute); c.IdleTimeout < 0 {
+		return fmt.Errorf("backhaul: FrontConfig.IdleTimeout %v: want 0 (the default) or more", c.IdleTimeout)
+	}
+	return nil
 }
 
 // Front serves clients, over HTTP/1.1 and HTTP/2: an [http.Server] with bounds, and with an end
@@ -71,7 +70,7 @@ func NewFront(h http.Handler, c FrontConfig) (*Front, error) {
 	f := &Front{c: c}
 	f.server = &http.Server{
 		Handler:   http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) { f.serve(h, w, r) }),
-		TLSConfig: c.TLS, ReadHeaderTimeout: c.HeaderTimeout, IdleTimeout: c.IdleTimeout, MaxHeaderBytes: defaultMaxHeader,
+		TLSConfig: c.TLS, ReadHeaderTimeout: defaultHeaderTimeout, IdleTimeout: c.IdleTimeout, MaxHeaderBytes: defaultMaxHeader,
 		ConnContext: c.ConnContext, ConnState: f.changed, ErrorLog: slog.NewLogLogger(c.Logger.Handler(), slog.LevelWarn),
 		Protocols: new(http.Protocols),
 	}

@@ -453,7 +453,7 @@ func TestAFrontThatIsDrainedServesNoMore(t *testing.T) {
 
 func TestFrontConfig(t *testing.T) {
 	for field, c := range map[string]FrontConfig{
-		"HeaderTimeout": {HeaderTimeout: -1}, "IdleTimeout": {IdleTimeout: -1},
+		"IdleTimeout": {IdleTimeout: -1},
 	} {
 		if _, err := NewFront(says(""), c); err == nil ||
 			!strings.Contains(err.Error(), "FrontConfig."+field+" -1") {

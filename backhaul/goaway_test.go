@@ -39,7 +39,7 @@ func TestTheGracefulEndOfAConnectionIsNoFailure(t *testing.T) {
 				t.Run(fmt.Sprintf("body %s, front h2=%v, local=%v", body.name, front2, local), func(t *testing.T) {
 					var served, failures, notDone atomic.Int64
 					r := newRig(t, rigConfig{app: roomy, local: local, h2: true, config: Config{Trace: Trace{Done: func(d Done) {
-						failures.Add(int64(d.Failures))
+						failures.Add(int64(d.failures))
 						if d.Outcome != balance.OutcomeDone {
 							notDone.Add(1)
 						}
@@ -95,7 +95,7 @@ func TestAMachineThatRefusesForEverIsToldOf(t *testing.T) {
 			speaks := func(balance.Machine) bool { return true }
 			var tr *Transport
 			var done Done
-			c := Config{tuning: tuning{failures: -1}, Trace: Trace{Retry: func(x Retried) { t.Logf("%+v", x) }, Done: func(d Done) { done = d }}}
+			c := Config{tuning: tuning{failures: -1}, Trace: Trace{Event: func(e Event) { t.Logf("%+v", e) }, Done: func(d Done) { done = d }}}
 			if local {
 				c.H2, c.DialMachine = speaks, func(ctx context.Context, _ balance.Machine) (net.Conn, error) { return dial(ctx) }
 				tr = newBubble(t, c, nil).t
@@ -109,7 +109,7 @@ func TestAMachineThatRefusesForEverIsToldOf(t *testing.T) {
 			if n := opened.Load(); n == 0 || n > 2*(defaultRounds+1)*(pool.MaxStale+pool.MaxOwn) {
 				t.Errorf("local %v: %d streams were opened", local, n)
 			}
-			if done.Failures != 0 || done.Outcome != balance.OutcomeBounced {
+			if done.failures != 0 || done.Outcome != balance.OutcomeBounced {
 				t.Errorf("local %v: done: %+v", local, done)
 			}
 		})

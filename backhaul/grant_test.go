@@ -69,7 +69,7 @@ func TestGrantedSlotIsTheRequests(t *testing.T) {
 // What was taken back, or never was, is no worse than nothing: a slot that is really free is taken, a full machine bounces.
 func TestVoidGrantIsAnOrdinaryTry(t *testing.T) {
 	bounced := make(chan balance.Bounce, 10)
-	r := newRig(t, rigConfig{app: one, config: Config{tuning: tuning{rounds: 1, bounces: 1}, Trace: Trace{Bounce: func(b Bounced) { bounced <- b.Reason }}}})
+	r := newRig(t, rigConfig{app: one, config: Config{tuning: tuning{rounds: 1, bounces: 1}, Trace: Trace{Event: on(EventBounce, func(e Event) { bounced <- e.Bounce })}}})
 	g := r.serve("m", says("ok"))
 
 	g.Revoke(r.grant("m"))

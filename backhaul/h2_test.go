@@ -170,14 +170,14 @@ func TestStreamsThatFail(t *testing.T) {
 		again bool // the same machine, or another, gets the POST
 		want  Failure
 	}{
-		{"graceful GOAWAY before it", func(say func(...[]byte), s uint32) { say(frame(7, 0, 0, append(u32(0), u32(0)...)...)) }, true, FailureRefused},
-		{"angry GOAWAY before it", func(say func(...[]byte), s uint32) { say(frame(7, 0, 0, append(u32(0), u32(11)...)...)) }, true, FailureRefused},
-		{"REFUSED_STREAM", func(say func(...[]byte), s uint32) { say(frame(3, 0, s, u32(pool.CodeRefused)...)) }, true, FailureRefused},
-		{"INTERNAL_ERROR", func(say func(...[]byte), s uint32) { say(frame(3, 0, s, u32(2)...)) }, false, FailureReset},
-		{"CANCEL", func(say func(...[]byte), s uint32) { say(frame(3, 0, s, u32(8)...)) }, false, FailureReset},
-		{"GOAWAY that includes it, and the end", func(say func(...[]byte), s uint32) { say(frame(7, 0, 0, append(u32(s), u32(0)...)...), nil) }, false, FailureReset},
-		{"the end", func(say func(...[]byte), s uint32) { say(nil) }, false, FailureReset},
-		{"a head that is none", func(say func(...[]byte), s uint32) { say(frame(1, 4, s, 0x88, 0x40, 1, 'A', 1, 'b')) }, false, FailureMalformed},
+		{"graceful GOAWAY before it", func(say func(...[]byte), s uint32) { say(frame(7, 0, 0, append(u32(0), u32(0)...)...)) }, true, hop.FailureRefused},
+		{"angry GOAWAY before it", func(say func(...[]byte), s uint32) { say(frame(7, 0, 0, append(u32(0), u32(11)...)...)) }, true, hop.FailureRefused},
+		{"REFUSED_STREAM", func(say func(...[]byte), s uint32) { say(frame(3, 0, s, u32(pool.CodeRefused)...)) }, true, hop.FailureRefused},
+		{"INTERNAL_ERROR", func(say func(...[]byte), s uint32) { say(frame(3, 0, s, u32(2)...)) }, false, hop.FailureReset},
+		{"CANCEL", func(say func(...[]byte), s uint32) { say(frame(3, 0, s, u32(8)...)) }, false, hop.FailureReset},
+		{"GOAWAY that includes it, and the end", func(say func(...[]byte), s uint32) { say(frame(7, 0, 0, append(u32(s), u32(0)...)...), nil) }, false, hop.FailureReset},
+		{"the end", func(say func(...[]byte), s uint32) { say(nil) }, false, hop.FailureReset},
+		{"a head that is none", func(say func(...[]byte), s uint32) { say(frame(1, 4, s, 0x88, 0x40, 1, 'A', 1, 'b')) }, false, hop.FailureMalformed},
 	} {
 		t.Run(tt.name, func(t *testing.T) {
 			synctest.Test(t, func(t *testing.T) {
@@ -228,7 +228,7 @@ func TestStreamsThatFail(t *testing.T) {
 			e.Tries != 2*(defaultRounds+1) {
 			t.Errorf("got %v, %s", err, &l)
 		}
-		if d := l.last(t, 1); d.Failures != 0 || d.Outcome != balance.OutcomeBounced {
+		if d := l.last(t, 1); d.failures != 0 || d.Outcome != balance.OutcomeBounced {
 			t.Errorf("done: %+v", d)
 		}
 	})
@@ -249,10 +249,10 @@ func TestASilentPeerIsGivenUpByItsRoundTrip(t *testing.T) {
 		{2 * time.Second, 3 * time.Second},
 	} {
 		synctest.Test(t, func(t *testing.T) {
-			var tries []Retried
+			var tries []Event
 			tr := pair2(t, Config{
 				RTT:   func(balance.NodeID) (time.Duration, bool) { return tt.rtt, true },
-				Trace: Trace{Retry: func(r Retried) { tries = append(tries, r) }},
+				Trace: Trace{Event: on(EventRetry, func(e Event) { tries = append(tries, e) })},
 			}, ServerConfig{}, says("hello"), func(n int, real pool.Dialer) pool.Dialer {
 				if n == 1 {
 					return silentOwner

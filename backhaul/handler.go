@@ -14,44 +14,11 @@ import (
 	"github.com/ebbkit/ebb/balance"
 )
 
-// Listener returns l for a server that is not ours: a plain [http.Server] with a Handler behind it.
-// Connections prove in it, by the handler's keys, that they come from a node of the cluster; others
-// are closed. The server needs [ConnContext] besides. A [Server] does all this for a Handler that
-// it serves itself; where it serves something that is wrapped around one, it needs Listener as
-// well.
-//
-// The key's preface comes inside of TLS: pass what [crypto/tls.NewListener] returned. A server that
-// is to authenticate by certificates alone needs no Listener, and handles TLS itself.
-//
-// A connection has 10 s to prove itself. While more than 1024 have not, each new one closes the
-// oldest of them.
-func (h *Handler) Listener(l net.Listener) net.Listener {
-	return auth.NewOwnerListener(l, h.auth)
-}
-
-// ConnContext is for [http.Server.ConnContext]: it lets a [Handler] know what the connections of
-// its [Handler.Listener] have proven. Where the server has other such functions, call them one
-// after the other.
-func ConnContext(ctx context.Context, c net.Conn) context.Context {
-	for {
-		switch t := c.(type) {
-		case *auth.OwnerConn:
-			return t.Context(ctx)
-		case *serverConn:
-			c = t.from
-		case interface{ NetConn() net.Conn }:
-			c = t.NetConn()
-		default:
-			return ctx
-		}
-	}
-}
-
 // Handler is the owner's side of the hop: an [http.Handler] that lets a request through the gate of
 // the machine that the edge picked and sends it there, or bounces it with the reason and the
 // machine's load. It never waits for a slot. It is safe for concurrent use.
 //
-// Serve it with [NewServer]. A plain [http.Server] needs [Handler.Listener] and [ConnContext], or
+// Serve it with [NewServer]. A plain [http.Server] needs [Handler.Listener] and [Handler.ConnContext], or
 // client certificates that it has verified and [HandlerConfig].Certificate accepts, else every
 // request is answered with 403; further an IdleTimeout above the edges', and a MaxHeaderBytes above
 // that of their servers.
@@ -82,18 +49,56 @@ func NewHandler(f *balance.Fleet, c HandlerConfig) (*Handler, error) {
 	}
 	h := &Handler{fleet: f, c: c, idle: make(chan struct{})}
 	h.auth = &auth.Owner{
-		Keys: hop.AuthKeys(c.Key, c.NextKey), Certificate: c.Certificate, AnyNode: c.AnyNode,
+		Keys: hop.AuthKeys(c.Keys...), Certificate: c.Certificate, AnyNode: c.AnyNode,
 	}
-	if hook := c.Trace.Denied; hook != nil {
-		h.auth.Denied = func(addr string, err error) { hook(Denied{Addr: addr, Err: err}) }
+	if hook := c.Trace.Event; hook != nil {
+		h.auth.Denied = func(err error) { hook(Event{Kind: EventDeny, Err: err}) }
 	}
 	h.machines = pool.NewPool(
 		pool.PoolConfig{
-			Near: true, MaxIdle: defaultMaxIdle, IdleTimeout: c.MachineIdleTimeout,
-			DialTimeout: c.DialTimeout, HeaderTimeout: c.HeaderTimeout, MaxHeader: defaultMaxHeader,
+			Near: true, MaxIdle: defaultMaxIdle, IdleTimeout: c.MachineConfig.idleTimeout,
+			DialTimeout: c.dialTimeout, HeaderTimeout: c.HeaderTimeout, MaxHeader: defaultMaxHeader,
 		},
 	)
 	return h, nil
+}
+
+// Listener returns l for a server that is not ours: a plain [http.Server] with a Handler behind it.
+// Connections prove in it, by the handler's keys, that they come from a node of the cluster; others
+// are closed. The server needs [Handler.ConnContext] besides. A [Server] does all this for a Handler that
+// it serves itself; where it serves something that is wrapped around one, it needs Listener as
+// well.
+//
+// The key's preface comes inside of TLS: pass what [crypto/tls.NewListener] returned. A server that
+// is to authenticate by certificates alone needs no Listener, and handles TLS itself.
+//
+// A connection has 10 s to prove itself. While more than 1024 have not, each new one closes the
+// oldest of them.
+func (h *Handler) Listener(l net.Listener) net.Listener {
+	return auth.NewOwnerListener(l, h.auth)
+}
+
+// ConnContext is for [http.Server.ConnContext]: by it the Handler knows what the connections of its
+// Listener have proven. Where the server has other such functions, call them one
+// after the other.
+func (h *Handler) ConnContext(ctx context.Context, c net.Conn) context.Context {
+	return proven(ctx, c)
+}
+
+// proven returns a context with what a connection has proven.
+func proven(ctx context.Context, c net.Conn) context.Context {
+	for {
+		switch t := c.(type) {
+		case *auth.OwnerConn:
+			return t.Context(ctx)
+		case *serverConn:
+			c = t.from
+		case interface{ NetConn() net.Conn }:
+			c = t.NetConn()
+		default:
+			return ctx
+		}
+	}
 }
 
 // InFlight returns how many requests are being served, upgraded connections included.
@@ -194,9 +199,7 @@ var noLength = []string{"0"}
 
 // bounce refuses a request. Its body stays unread.
 func (h *Handler) bounce(w http.ResponseWriter, t hop.To, b balance.Bounce, l balance.Load) {
-	if h.c.Trace.Bounce != nil {
-		h.c.Trace.Bounce(Refused{App: t.App, Machine: t.Machine, Node: t.Node, Reason: b, Load: l})
-	}
+	h.event(t, Event{Kind: EventBounce, Bounce: b, Load: l})
 	hd := w.Header()
 	hd[hop.HeaderBounce] = []string{b.String()}
 	if l != (balance.Load{}) {
@@ -204,6 +207,14 @@ func (h *Handler) bounce(w http.ResponseWriter, t hop.To, b balance.Bounce, l ba
 	}
 	hd["Content-Length"] = noLength
 	w.WriteHeader(http.StatusServiceUnavailable)
+}
+
+// event tells of a request.
+func (h *Handler) event(t hop.To, e Event) {
+	if h.c.Trace.Event != nil {
+		e.App, e.Machine, e.Node = t.App, t.Machine, t.Node
+		h.c.Trace.Event(e)
+	}
 }
 
 func setLoad(h http.Header, l balance.Load) {

@@ -28,15 +28,9 @@ import (
 //
 // All methods are safe for concurrent use.
 type Identity struct {
-	files  IdentityFiles
-	loaded atomic.Pointer[identity]
-}
+	cert, key, ca string // files
 
-// IdentityFiles names files in PEM. All are required.
-type IdentityFiles struct {
-	Cert string // the node's certificate, and those between it and the authority
-	Key  string // its private key
-	CA   string // the authorities whose certificates make a node
+	loaded atomic.Pointer[identity]
 }
 
 type identity struct {
@@ -44,39 +38,35 @@ type identity struct {
 	roots *x509.CertPool
 }
 
-// LoadIdentity reads the files.
-func LoadIdentity(f IdentityFiles) (*Identity, error) {
-	for name, value := range map[string]string{"Cert": f.Cert, "Key": f.Key, "CA": f.CA} {
-		if value == "" {
-			return nil, fmt.Errorf("backhaul: IdentityFiles.%s is empty: name a file in PEM", name)
-		}
-	}
-	id := &Identity{files: f}
+// LoadIdentity reads three files in PEM: the node's certificate with those between it and the
+// authority, its private key, and the authorities whose certificates make a node.
+func LoadIdentity(certFile, keyFile, caFile string) (*Identity, error) {
+	id := &Identity{cert: certFile, key: keyFile, ca: caFile}
 	return id, id.Reload()
 }
 
-// Reload reads the files again. On an error, which names the field, what was loaded before stays in
+// Reload reads the files again. On an error, which names the file, what was loaded before stays in
 // use.
 func (id *Identity) Reload() error {
-	pair, err := tls.LoadX509KeyPair(id.files.Cert, id.files.Key)
+	pair, err := tls.LoadX509KeyPair(id.cert, id.key)
 	if err != nil {
-		return fmt.Errorf("backhaul: IdentityFiles.Cert %s with Key %s: %w: want a certificate in PEM and the private key that belongs to it", id.files.Cert, id.files.Key, err)
+		return fmt.Errorf("backhaul: certificate %s with key %s: %w: want a certificate in PEM and the private key that belongs to it", id.cert, id.key, err)
 	}
 	if pair.Leaf == nil {
 		if pair.Leaf, err = x509.ParseCertificate(pair.Certificate[0]); err != nil {
-			return fmt.Errorf("backhaul: IdentityFiles.Cert %s: %w", id.files.Cert, err)
+			return fmt.Errorf("backhaul: certificate %s: %w", id.cert, err)
 		}
 	}
-	if _, err := CertificateNode(pair.Leaf); err != nil {
-		return fmt.Errorf("backhaul: IdentityFiles.Cert %s: %w", id.files.Cert, err)
+	if _, err := id.NodeOf(pair.Leaf); err != nil {
+		return fmt.Errorf("backhaul: certificate %s: %w", id.cert, err)
 	}
-	pem, err := os.ReadFile(id.files.CA)
+	pem, err := os.ReadFile(id.ca)
 	if err != nil {
-		return fmt.Errorf("backhaul: IdentityFiles.CA: %w", err)
+		return fmt.Errorf("backhaul: authorities: %w", err)
 	}
 	roots := x509.NewCertPool()
 	if !roots.AppendCertsFromPEM(pem) {
-		return fmt.Errorf("backhaul: IdentityFiles.CA %s: no certificate in it: want the authorities of the nodes in PEM", id.files.CA)
+		return fmt.Errorf("backhaul: authorities %s: no certificate in it: want the authorities of the nodes in PEM", id.ca)
 	}
 	chain := x509.NewCertPool()
 	for _, der := range pair.Certificate[1:] {
@@ -86,7 +76,7 @@ func (id *Identity) Reload() error {
 	}
 	for _, use := range []x509.ExtKeyUsage{x509.ExtKeyUsageServerAuth, x509.ExtKeyUsageClientAuth} {
 		if _, err := pair.Leaf.Verify(x509.VerifyOptions{Roots: roots, Intermediates: chain, KeyUsages: []x509.ExtKeyUsage{use}}); err != nil {
-			return fmt.Errorf("backhaul: IdentityFiles.Cert %s: %w: want one that is valid now, that an authority of %s has signed, and that is good for servers and clients", id.files.Cert, err, id.files.CA)
+			return fmt.Errorf("backhaul: certificate %s: %w: want one that is valid now, that an authority of %s has signed, and that is good for servers and clients", id.cert, err, id.ca)
 		}
 	}
 	id.loaded.Store(&identity{cert: pair, roots: roots})
@@ -95,7 +85,7 @@ func (id *Identity) Reload() error {
 
 // Node returns the name in the node's own certificate.
 func (id *Identity) Node() balance.NodeID {
-	node, _ := CertificateNode(id.loaded.Load().cert.Leaf)
+	node, _ := id.NodeOf(id.loaded.Load().cert.Leaf)
 	return node
 }
 
@@ -103,7 +93,7 @@ func (id *Identity) Node() balance.NodeID {
 func (id *Identity) NotAfter() time.Time { return id.loaded.Load().cert.Leaf.NotAfter }
 
 // Server returns the configuration for the owner's listener ([crypto/tls.NewListener]): clients
-// must have a certificate. Set [HandlerConfig].Certificate to [CertificateNode] beside it.
+// must have a certificate. Set [HandlerConfig].Certificate to [Identity.NodeOf] beside it.
 func (id *Identity) Server() *tls.Config {
 	return &tls.Config{
 		MinVersion: tls.VersionTLS13,
@@ -142,9 +132,9 @@ func (id *Identity) Dial(dial func(ctx context.Context, owner balance.NodeID) (n
 	}
 }
 
-// CertificateNode returns the node that a certificate names: its first DNS name, else its common
+// NodeOf returns the node that a certificate names: its first DNS name, else its common
 // name. It is a [HandlerConfig].Certificate that accepts every node that an authority vouches for.
-func CertificateNode(c *x509.Certificate) (balance.NodeID, error) {
+func (*Identity) NodeOf(c *x509.Certificate) (balance.NodeID, error) {
 	name := c.Subject.CommonName
 	if len(c.DNSNames) > 0 {
 		name = c.DNSNames[0]

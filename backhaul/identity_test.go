@@ -77,12 +77,14 @@ func (a *authority) pool() *x509.CertPool {
 	return p
 }
 
+// identityFiles are the files of an identity.
+type identityFiles struct{ cert, key, ca string }
+
 // files writes an identity to disk, where it may be written again.
-func files(t testing.TB, dir string, cert tls.Certificate, cas ...*authority) IdentityFiles {
+func files(t testing.TB, dir string, cert tls.Certificate, cas ...*authority) identityFiles {
 	t.Helper()
-	f := IdentityFiles{
-		Cert: filepath.Join(dir, "node.pem"), Key: filepath.Join(dir, "node.key"),
-		CA: filepath.Join(dir, "ca.pem"),
+	f := identityFiles{
+		filepath.Join(dir, "node.pem"), filepath.Join(dir, "node.key"), filepath.Join(dir, "ca.pem"),
 	}
 	key, err := x509.MarshalPKCS8PrivateKey(cert.PrivateKey)
 	if err != nil {
@@ -93,9 +95,9 @@ func files(t testing.TB, dir string, cert tls.Certificate, cas ...*authority) Id
 		roots = append(roots, ca.pem...)
 	}
 	for name, b := range map[string][]byte{
-		f.Cert: pem.EncodeToMemory(&pem.Block{Type: "CERTIFICATE", Bytes: cert.Certificate[0]}),
-		f.Key:  pem.EncodeToMemory(&pem.Block{Type: "PRIVATE KEY", Bytes: key}),
-		f.CA:   roots,
+		f.cert: pem.EncodeToMemory(&pem.Block{Type: "CERTIFICATE", Bytes: cert.Certificate[0]}),
+		f.key:  pem.EncodeToMemory(&pem.Block{Type: "PRIVATE KEY", Bytes: key}),
+		f.ca:   roots,
 	} {
 		if err := os.WriteFile(name, b, 0o600); err != nil {
 			t.Fatal(err)
@@ -106,15 +108,15 @@ func files(t testing.TB, dir string, cert tls.Certificate, cas ...*authority) Id
 
 // withIdentities makes the connections of a cluster mutual TLS.
 func withIdentities(t *testing.T, c clusterConfig, edge, worker *Identity) clusterConfig {
-	c.handler.Certificate = CertificateNode
+	c.handler.Certificate = worker.NodeOf
 	c.listen = func(l net.Listener) net.Listener { return tls.NewListener(l, worker.Server()) }
 	c.dial = func(dial dialOwner) dialOwner { return edge.Dial(buffered(t, dial)) }
 	return c
 }
 
-func loadIdentity(t *testing.T, f IdentityFiles) *Identity {
+func loadIdentity(t *testing.T, f identityFiles) *Identity {
 	t.Helper()
-	id, err := LoadIdentity(f)
+	id, err := LoadIdentity(f.cert, f.key, f.ca)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -130,7 +132,7 @@ func TestNodesKnowEachOtherByCertificates(t *testing.T) {
 			var seen []balance.NodeID
 			c := clusterConfig{
 				handler: HandlerConfig{
-					Trace: HandlerTrace{Bounce: func(r Refused) { seen = append(seen, r.Node) }},
+					Trace: Trace{Event: func(e Event) { seen = append(seen, e.Node) }},
 				},
 			}
 			k := newCluster(t, withIdentities(t, c,
@@ -186,7 +188,7 @@ func TestCertificatesThatDoNotFit(t *testing.T) {
 				tt.edge(t, ca, other, certs)
 				c := clusterConfig{
 					config:  Config{tuning: tuning{spare: -1, failures: -1}},
-					handler: HandlerConfig{Certificate: CertificateNode},
+					handler: HandlerConfig{Certificate: new(Identity).NodeOf},
 				}
 				c.listen = func(l net.Listener) net.Listener {
 					return tls.NewListener(l, &tls.Config{MinVersion: tls.VersionTLS13, Certificates: []tls.Certificate{certs.worker}, ClientAuth: tls.RequireAndVerifyClientCert, ClientCAs: ca.pool(), SessionTicketsDisabled: true})
@@ -296,9 +298,9 @@ func TestACertificateHasToBeVerifiedAndAccepted(t *testing.T) {
 		accept func(*x509.Certificate) (balance.NodeID, error)
 		want   string
 	}{
-		{"verified", tls.VerifyClientCertIfGiven, CertificateNode, "POST hello"},
-		{"not verified", tls.RequireAnyClientCert, CertificateNode, "denied: "},
-		{"not asked for", tls.NoClientCert, CertificateNode, "denied: "},
+		{"verified", tls.VerifyClientCertIfGiven, new(Identity).NodeOf, "POST hello"},
+		{"not verified", tls.RequireAnyClientCert, new(Identity).NodeOf, "denied: "},
+		{"not asked for", tls.NoClientCert, new(Identity).NodeOf, "denied: "},
 		{"not accepted", tls.VerifyClientCertIfGiven, func(*x509.Certificate) (balance.NodeID, error) { return "", errors.New("no guests") }, "denied: "},
 	} {
 		synctest.Test(t, func(t *testing.T) {
@@ -374,7 +376,7 @@ func TestCertificatesChangeWithoutAGap(t *testing.T) {
 		if err := os.WriteFile(filepath.Join(edgeDir, "node.pem"), []byte("-----BEGIN"), 0o600); err != nil {
 			t.Fatal(err)
 		}
-		if err := edge.Reload(); err == nil || !strings.Contains(err.Error(), "IdentityFiles.Cert") {
+		if err := edge.Reload(); err == nil || !strings.Contains(err.Error(), "certificate") {
 			t.Errorf("half a file: %v", err)
 		}
 		served("after a reload that failed")
@@ -385,37 +387,38 @@ func TestIdentityErrorsNameFieldAndRemedy(t *testing.T) {
 	ca, other := newAuthority(t, "ca"), newAuthority(t, "other")
 	for _, tt := range []struct {
 		name string
-		make func(dir string) IdentityFiles
+		make func(dir string) identityFiles
 		want []string
 	}{
-		{"no name", func(dir string) IdentityFiles { return IdentityFiles{Cert: "a", CA: "b"} }, []string{"IdentityFiles.Key", "PEM"}},
-		{"no file", func(dir string) IdentityFiles {
-			return IdentityFiles{Cert: dir + "/x", Key: dir + "/y", CA: dir + "/z"}
-		}, []string{"IdentityFiles.Cert", "no such file"}},
-		{"no authority", func(dir string) IdentityFiles { return files(t, dir, ca.issue(t, "n", time.Hour)) }, []string{"IdentityFiles.CA", "PEM"}},
-		{"another authority", func(dir string) IdentityFiles { return files(t, dir, ca.issue(t, "n", time.Hour), other) }, []string{"IdentityFiles.Cert", "authority"}},
-		{"expired", func(dir string) IdentityFiles { return files(t, dir, ca.issue(t, "n", -time.Minute), ca) }, []string{"IdentityFiles.Cert", "expired"}},
-		{"for clients only", func(dir string) IdentityFiles {
+		{"no name", func(dir string) identityFiles { return identityFiles{cert: "a", ca: "b"} }, []string{"key", "PEM"}},
+		{"no file", func(dir string) identityFiles {
+			return identityFiles{dir + "/x", dir + "/y", dir + "/z"}
+		}, []string{"certificate", "no such file"}},
+		{"no authority", func(dir string) identityFiles { return files(t, dir, ca.issue(t, "n", time.Hour)) }, []string{"authorities", "PEM"}},
+		{"another authority", func(dir string) identityFiles { return files(t, dir, ca.issue(t, "n", time.Hour), other) }, []string{"certificate", "authority"}},
+		{"expired", func(dir string) identityFiles { return files(t, dir, ca.issue(t, "n", -time.Minute), ca) }, []string{"certificate", "expired"}},
+		{"for clients only", func(dir string) identityFiles {
 			return files(t, dir, ca.sign(t, &x509.Certificate{DNSNames: []string{"n"}, NotAfter: time.Now().Add(time.Hour), ExtKeyUsage: []x509.ExtKeyUsage{x509.ExtKeyUsageClientAuth}}), ca)
-		}, []string{"IdentityFiles.Cert", "servers and clients"}},
-		{"for servers only", func(dir string) IdentityFiles {
+		}, []string{"certificate", "servers and clients"}},
+		{"for servers only", func(dir string) identityFiles {
 			return files(t, dir, ca.sign(t, &x509.Certificate{DNSNames: []string{"n"}, NotAfter: time.Now().Add(time.Hour), ExtKeyUsage: []x509.ExtKeyUsage{x509.ExtKeyUsageServerAuth}}), ca)
-		}, []string{"IdentityFiles.Cert", "servers and clients"}},
-		{"nameless", func(dir string) IdentityFiles {
+		}, []string{"certificate", "servers and clients"}},
+		{"nameless", func(dir string) identityFiles {
 			return files(t, dir, ca.sign(t, &x509.Certificate{NotAfter: time.Now().Add(time.Hour)}), ca)
-		}, []string{"IdentityFiles.Cert", "DNS name"}},
+		}, []string{"certificate", "DNS name"}},
 	} {
-		_, err := LoadIdentity(tt.make(t.TempDir()))
+		f := tt.make(t.TempDir())
+		_, err := LoadIdentity(f.cert, f.key, f.ca)
 		for _, want := range tt.want {
 			if err == nil || !strings.Contains(err.Error(), want) {
 				t.Errorf("%s: got %v, want something with %q", tt.name, err, want)
 			}
 		}
 	}
-	if _, err := CertificateNode(&x509.Certificate{DNSNames: []string{"*.example.net"}}); err == nil {
+	if _, err := new(Identity).NodeOf(&x509.Certificate{DNSNames: []string{"*.example.net"}}); err == nil {
 		t.Error("a wildcard names a node")
 	}
-	if n, err := CertificateNode(&x509.Certificate{Subject: pkix.Name{CommonName: "edge"}}); n != "edge" ||
+	if n, err := new(Identity).NodeOf(&x509.Certificate{Subject: pkix.Name{CommonName: "edge"}}); n != "edge" ||
 		err != nil {
 		t.Errorf("by the common name: %q, %v", n, err)
 	}
@@ -482,20 +485,20 @@ func TestACertificateMayHaveOneInBetween(t *testing.T) {
 		NotAfter: time.Now().Add(time.Hour),
 	})
 	f := files(t, t.TempDir(), between.issue(t, "edge", time.Hour), ca)
-	if _, err := LoadIdentity(f); err == nil {
+	if _, err := LoadIdentity(f.cert, f.key, f.ca); err == nil {
 		t.Error("a certificate is accepted whose signer is not known")
 	}
-	leaf, err := os.ReadFile(f.Cert)
+	leaf, err := os.ReadFile(f.cert)
 	if err != nil {
 		t.Fatal(err)
 	}
 	chain := append(
 		leaf,
 		pem.EncodeToMemory(&pem.Block{Type: "CERTIFICATE", Bytes: between.cert.Certificate[0]})...)
-	if err := os.WriteFile(f.Cert, chain, 0o600); err != nil {
+	if err := os.WriteFile(f.cert, chain, 0o600); err != nil {
 		t.Fatal(err)
 	}
-	if id, err := LoadIdentity(f); err != nil || id.Node() != "edge" {
+	if id, err := LoadIdentity(f.cert, f.key, f.ca); err != nil || id.Node() != "edge" {
 		t.Errorf("with the one in between: %v", err)
 	}
 }

@@ -157,7 +157,7 @@ type scene struct {
 	dials   atomic.Int32
 
 	mu        sync.Mutex
-	abandoned []Abandoned
+	abandoned []Event
 }
 
 type sceneConfig struct {
@@ -202,15 +202,15 @@ func newScene(t *testing.T, c sceneConfig) *scene {
 		}
 		return nc, err
 	}
-	seen := func(a Abandoned) {
+	seen := on(EventFree, func(a Event) {
 		s.mu.Lock()
 		defer s.mu.Unlock()
 		s.abandoned = append(s.abandoned, a)
-	}
+	})
 	speaks := func(balance.Machine) bool { return c.h2 }
 	s.b, err = balance.New(edge, balance.Config{})
 	must(err)
-	c.config.H2, c.config.DialMachine, c.config.Trace.Abandoned = speaks, dial, seen
+	c.config.H2, c.config.DialMachine, c.config.Trace.Event = speaks, dial, seen
 	c.config.Dial = func(ctx context.Context, _ balance.NodeID) (net.Conn, error) { return hop.Dial(ctx) }
 	s.tr, err = NewTransport(NoWait(s.b), c.config)
 	must(err)
@@ -232,7 +232,7 @@ func newScene(t *testing.T, c sceneConfig) *scene {
 		worker,
 		HandlerConfig{
 			MachineConfig: MachineConfig{H2: speaks, DialMachine: dial}, AnyNode: true,
-			Trace: HandlerTrace{Abandoned: seen},
+			Trace: Trace{Event: seen},
 		},
 	)
 	must(err)
@@ -282,7 +282,7 @@ func (s *scene) told() (ways []string) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	for _, a := range s.abandoned {
-		if a.App != "web" || a.Machine != "m1" || a.Epoch != 1 {
+		if a.App != "web" || a.Machine != "m1" || a.Node == "" {
 			s.t.Errorf("told of %+v", a)
 		}
 		ways = append(ways, a.Freed.String())

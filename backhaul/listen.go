@@ -49,16 +49,14 @@ func (l *exclusive) SyscallConn() (syscall.RawConn, error) {
 
 // LimitConfig configures [LimitListener]. The zero value is valid.
 type LimitConfig struct {
-	// PerClient is how many connections one client may hold open. 0 means 256, which leaves room for
+	// PerClient is how many connections one client may hold open. A client is an address; of IPv6
+	// the /64, which one person has all of. 0 means 256, which leaves room for
 	// the offices and carriers that hide many people behind one address; negative: no bound.
 	PerClient int
 	// Total is how many all may hold together. 0 means 16384, or an eighth of the files that the
 	// process may open, if that is less: where edge, worker and the rest are one process, a request
 	// needs four. Negative: no bound.
 	Total int
-	// Client names the client of a connection. nil: its address; of IPv6 the /64, which one person has
-	// all of.
-	Client func(net.Conn) string
 	// Refused is called for each connection that is closed at once for being one too many. nil:
 	// nothing is called.
 	Refused func(client string)
@@ -75,18 +73,17 @@ func LimitListener(l net.Listener, c LimitConfig) (net.Listener, error) {
 	}
 	c.PerClient = cmp.Or(c.PerClient, 256)
 	c.Total = cmp.Or(c.Total, defaultTotal())
-	if c.Client == nil {
-		c.Client = clientAddr
-	}
-	return &limitListener{Listener: l, c: c, open: map[string]int{}}, nil
+	return &limitListener{Listener: l, c: c, clientOf: clientAddr, open: map[string]int{}}, nil
 }
 
 type limitListener struct {
 	net.Listener
-	c     LimitConfig
-	mu    sync.Mutex
-	open  map[string]int
-	total int
+	c LimitConfig
+	// clientOf names the client of a connection.
+	clientOf func(net.Conn) string
+	mu       sync.Mutex
+	open     map[string]int
+	total    int
 }
 
 // Accept returns the next connection within the limits.
@@ -96,7 +93,7 @@ func (l *limitListener) Accept() (net.Conn, error) {
 		if err != nil {
 			return nil, err
 		}
-		client := l.c.Client(c)
+		client := l.clientOf(c)
 		if l.enter(client) {
 			return &limited{Conn: c, l: l, client: client}, nil
 		}

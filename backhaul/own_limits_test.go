@@ -44,7 +44,7 @@ func TestOwnLimitsAreNotTheMachinesFault(t *testing.T) {
 				}
 				dialMachine := func(ctx context.Context, m balance.Machine) (net.Conn, error) { return dial(ctx, m.Addr) }
 				c := rigConfig{app: roomy, local: where == "local", config: Config{Trace: l.trace()}}
-				c.handler.Trace.Fault = func(f Faulted) { faults = append(faults, f.Failure) }
+				c.handler.Trace.Event = on(EventFail, func(e Event) { faults = append(faults, e.Failure) })
 				var r *rig
 				switch where {
 				case "local":
@@ -163,7 +163,7 @@ func TestARequestsOwnDeadlineIsNotTheMachinesFault(t *testing.T) {
 				}
 				tr, err := NewTransport(picker, Config{
 					MachineConfig: MachineConfig{
-						DialTimeout: -1,
+						dialTimeout: -1,
 						DialMachine: func(ctx context.Context, _ balance.Machine) (net.Conn, error) {
 							if tt.dials {
 								<-ctx.Done()
@@ -176,7 +176,7 @@ func TestARequestsOwnDeadlineIsNotTheMachinesFault(t *testing.T) {
 					}, Trace: Trace{
 						Done: func(d Done) { done = d },
 						Trail: func(t Trail) {
-							for _, s := range t.Steps {
+							for _, s := range t.Events {
 								last = cmp.Or(s.Failure, last)
 							}
 						},

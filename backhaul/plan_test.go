@@ -225,7 +225,7 @@ func playPlan(t *rapid.T, h2 bool) {
 		worker,
 		HandlerConfig{
 			MachineConfig: MachineConfig{DialMachine: dialMachine, HeaderTimeout: time.Second, H2: speaks},
-			Key:           "k",
+			Keys:          []string{"k"},
 		},
 	)
 	ok(err)
@@ -255,7 +255,7 @@ func playPlan(t *rapid.T, h2 bool) {
 	tr, err := NewTransport(NoWait(b), Config{
 		MachineConfig: MachineConfig{
 			HeaderTimeout: 2 * time.Second, DialMachine: dialMachine, H2: speaks,
-		}, tuning: tuning{admitTimeout: 3 * time.Second}, Key: "k", Dial: func(ctx context.Context, _ balance.NodeID) (net.Conn, error) {
+		}, tuning: tuning{admitTimeout: 3 * time.Second}, Keys: []string{"k"}, Dial: func(ctx context.Context, _ balance.NodeID) (net.Conn, error) {
 			f := p.hop()
 			if f.dial == 1 {
 				return nil, errors.New("connection refused")

@@ -199,14 +199,14 @@ func TestAnOwnerThatDoesNotAskForTheBody(t *testing.T) {
 			ID: "m1", App: "web", Region: "nrt", Owner: "silent", State: balance.StateStarted,
 		}
 		edge.Apply(balance.PutMachine{Machine: m, Version: balance.Version{Incarnation: 1, Seq: 1}})
-		var tries []Retried
+		var tries []Event
 		tr, err := NewTransport(NoWait(b), Config{
 			tuning: tuning{failures: 1}, Dial: func(context.Context, balance.NodeID) (net.Conn, error) {
 				a, c := net.Pipe()
 				go io.Copy(io.Discard, c)
 				return a, nil
 			},
-			Trace: Trace{Retry: func(r Retried) { tries = append(tries, r) }},
+			Trace: Trace{Event: on(EventRetry, func(e Event) { tries = append(tries, e) })},
 		})
 		if err != nil {
 			t.Fatal(err)
@@ -250,7 +250,7 @@ func TestRoundsEnd(t *testing.T) {
 		go s.Serve(l)
 		tried := map[balance.MachineID]int{}
 		tr, _ := NewTransport(NoWait(b), Config{tuning: tuning{rounds: 3}, Dial: func(ctx context.Context, _ balance.NodeID) (net.Conn, error) { return l.Dial(ctx) },
-			Trace: Trace{Try: func(x Try) { tried[x.Machine]++ }},
+			Trace: Trace{Event: on(EventPick, func(e Event) { tried[e.Machine]++ })},
 		})
 		began := time.Now()
 		_, err = tr.RoundTrip(request(t, "GET", "http://web/", nil))
@@ -325,7 +325,7 @@ func (u *bubble) anyway() (balance.Reservation, error) {
 func TestTheTimeForTheFirstBytesEndsWithThem(t *testing.T) {
 	for _, first := range []string{"GET / HTTP/1.1\r\n", hop.ClientPreface + string(frame(hop.FrameSettings, 0, 0))} {
 		synctest.Test(t, func(t *testing.T) {
-			s, err := NewServer(says(""), ServerConfig{HeaderTimeout: time.Second})
+			s, err := NewServer(says(""), ServerConfig{header: time.Second})
 			if err != nil {
 				t.Fatal(err)
 			}

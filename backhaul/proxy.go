@@ -26,7 +26,8 @@ type ProxyConfig struct {
 	// clients send under these names is dropped.
 	TrustForwarded func(*http.Request) bool
 
-	// ErrorHandler answers for requests that could not be served. nil means [ErrorHandler].
+	// ErrorHandler answers for requests that could not be served. nil means that of a zero
+	// [ErrorHandler].
 	ErrorHandler func(http.ResponseWriter, *http.Request, error)
 }
 
@@ -58,7 +59,7 @@ func NewProxy(t *Transport, c ProxyConfig) (*Proxy, error) {
 		return nil, errors.New("backhaul: NewProxy without a Transport: pass what NewTransport returned")
 	}
 	if c.ErrorHandler == nil {
-		c.ErrorHandler = ErrorHandler
+		c.ErrorHandler = ErrorHandler{}.ServeError
 	}
 	p := &Proxy{c: c}
 	p.proxy = httputil.ReverseProxy{

@@ -163,7 +163,7 @@ func (l *lateFlush) stop() {
 func upgrade(w http.ResponseWriter, resp *http.Response, machine *pool.Conn) {
 	back, ok := resp.Body.(io.ReadWriteCloser)
 	if !ok {
-		fault(w, http.StatusBadGateway, FailureMalformed, "101 without a connection")
+		fault(w, http.StatusBadGateway, hop.FailureMalformed, "101 without a connection")
 		return
 	}
 	defer back.Close()
@@ -171,7 +171,7 @@ func upgrade(w http.ResponseWriter, resp *http.Response, machine *pool.Conn) {
 	if err != nil {
 		machine.Wire.Abort()
 		fault(
-			w, http.StatusBadGateway, FailureMalformed, "this connection cannot be upgraded: "+err.Error(),
+			w, http.StatusBadGateway, hop.FailureMalformed, "this connection cannot be upgraded: "+err.Error(),
 		)
 		return
 	}

@@ -9,6 +9,7 @@ import (
 	"net"
 	"net/http"
 	"net/http/httptest"
+	"slices"
 	"testing"
 	"time"
 
@@ -78,6 +79,11 @@ func newHop(t testing.TB, h http.Handler, c ServerConfig, inside ...*Handler) *h
 	return &hopServer{"http://" + l.Addr().String(), l, s}
 }
 
+// keysOf are the keys that are set.
+func keysOf(keys ...string) []string {
+	return slices.DeleteFunc(keys, func(k string) bool { return k == "" })
+}
+
 // dialHop connects to an owner and authenticates by that key.
 func dialHop(ctx context.Context, addr, key string) (net.Conn, error) {
 	var d net.Dialer
@@ -125,7 +131,9 @@ func newRig(t testing.TB, c rigConfig) *rig {
 		speaks := func(m balance.Machine) bool { return r.h2[m.Addr] }
 		c.config.H2, c.handler.H2 = speaks, speaks
 	}
-	c.handler.Key = cmp.Or(c.handler.Key, testKey)
+	if c.handler.Keys == nil {
+		c.handler.Keys = []string{testKey}
+	}
 	r.handler, err = NewHandler(r.worker, c.handler)
 	must(err)
 	if c.wrapHop != nil {
@@ -133,8 +141,9 @@ func newRig(t testing.TB, c rigConfig) *rig {
 	} else {
 		r.hop = newHop(t, r.handler, c.server)
 	}
-	c.config.Key = cmp.Or(c.config.Key, testKey)
-	c.config.Node = "edge"
+	if c.config.Keys == nil {
+		c.config.Keys = []string{testKey}
+	}
 	if c.config.Dial == nil {
 		c.config.Dial = func(ctx context.Context, owner balance.NodeID) (net.Conn, error) {
 			var d net.Dialer
@@ -148,7 +157,7 @@ func newRig(t testing.TB, c rigConfig) *rig {
 	r.transport, err = NewTransport(p, c.config)
 	must(err)
 	t.Cleanup(r.transport.Close)
-	proxy, err := NewProxy(r.transport, ProxyConfig{App: c.app.ID, ErrorHandler: NewErrorHandler(ErrorConfig{Details: true})})
+	proxy, err := NewProxy(r.transport, ProxyConfig{App: c.app.ID, ErrorHandler: ErrorHandler{Details: true}.ServeError})
 	must(err)
 	r.front = httptest.NewUnstartedServer(proxy)
 	r.front.Config.ErrorLog = quietLog

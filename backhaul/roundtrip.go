@@ -97,7 +97,7 @@ func (q *roundTrip) run() (*http.Response, error) {
 		case next == hop.NextGiveUp:
 			return nil, err
 		case next == hop.NextElsewhere:
-			q.want.Tried = append(q.want.Tried, q.try.info.Machine)
+			q.want.Tried = append(q.want.Tried, q.try.info.machine)
 		case next == hop.NextRound:
 			if err := q.pause(); err != nil {
 				return nil, err
@@ -124,14 +124,14 @@ func (q *roundTrip) ahead() error {
 	}
 	stalled := make(chan struct{})
 	p := &pool.Progress{Bounds: q.t.bounds(q.want.App), Body: s}
-	p.Stalled = func(Stall) { close(stalled) }
+	p.Stalled = func(hop.Stall) { close(stalled) }
 	q.t.sweeper.Add(p)
 	defer q.t.sweeper.Remove(p)
 	select {
 	case err := <-read:
 		return q.came(err)
 	case <-stalled:
-		return &StallError{q.want.App, StallBody, p.Bounds.Body}
+		return &stallError{q.want.App, hop.StallBody, p.Bounds.Body}
 	case <-q.req.Context().Done():
 		return context.Cause(q.req.Context())
 	}
@@ -166,11 +166,10 @@ func (q *roundTrip) acquire() error {
 				q.retries.Renewed(waited)
 			}
 			m := q.try.res.Machine()
-			q.try.info = Try{
-				App: q.want.App, Machine: m.ID, Owner: m.Owner, Region: m.Region, N: q.try.info.N + 1,
-				Local: q.try.res.Gate() != nil, Waited: waited,
+			q.try.info = tryInfo{
+				n: q.try.info.n + 1, machine: m.ID, owner: m.Owner, local: q.try.res.Gate() != nil,
 			}
-			q.trail.step(Step{Kind: StepPick, Took: waited, Try: q.try.info})
+			q.trail.event(Event{Kind: EventPick, Took: waited})
 			return nil
 		}
 		if ctx.Err() != nil {
@@ -199,7 +198,7 @@ func (q *roundTrip) unavailable(err error) error {
 	if q.refusals.n > 0 {
 		q.outcome = balance.OutcomeBounced
 	}
-	return &UnavailableError{App: q.want.App, Tries: q.try.info.N, Bounces: q.refusals.n, Err: err}
+	return &UnavailableError{App: q.want.App, Tries: q.try.info.n, Bounces: q.refusals.n, Err: err}
 }
 
 // pause begins a new round.
@@ -207,7 +206,7 @@ func (q *roundTrip) pause() error {
 	clear(q.want.Tried)
 	q.want.Tried = q.want.Tried[:0]
 	ctx := q.req.Context()
-	q.trail.step(Step{Kind: StepPark, Took: q.retries.Pause(), Try: q.try.info})
+	q.trail.event(Event{Kind: EventPause, Took: q.retries.Pause()})
 	t := time.NewTimer(q.retries.Pause())
 	defer t.Stop()
 	select {
@@ -227,7 +226,7 @@ func (q *roundTrip) gaveUp() error {
 		return context.Cause(ctx)
 	}
 	return &UnavailableError{
-		App: q.want.App, Tries: q.try.info.N, Bounces: q.refusals.n, Err: context.Cause(ctx),
+		App: q.want.App, Tries: q.try.info.n, Bounces: q.refusals.n, Err: context.Cause(ctx),
 	}
 }
 
@@ -280,18 +279,12 @@ func (q *roundTrip) finish(o balance.Outcome, err error) {
 
 func (q *roundTrip) done(o balance.Outcome, err error) Done {
 	d := Done{
-		App: q.want.App, Method: cmp.Or(q.req.Method, http.MethodGet), Host: q.req.Host, Context: q.req.Context(),
-		Try: q.try.info, Outcome: o, Err: err,
-		Tries: q.try.info.N, Bounces: q.refusals.n, Failures: q.retries.Failures,
-		Waited: q.times.waited, First: q.times.first, Total: time.Since(q.times.start), Sent: q.traffic.sent.Load(), Received: q.traffic.received.Load(),
-	}
-	if d.Host == "" && q.req.URL != nil {
-		d.Host = q.req.URL.Host
+		App: q.want.App, Machine: q.try.info.machine, Method: cmp.Or(q.req.Method, http.MethodGet),
+		Context: q.req.Context(), Outcome: o, Err: err, Tries: q.try.info.n, failures: q.retries.Failures,
+		Waited: q.times.waited, First: q.times.first, Total: time.Since(q.times.start),
+		Sent: q.traffic.sent.Load(), Received: q.traffic.received.Load(),
 	}
 	d.Status, d.Cause = q.said(o, err)
-	if d.First > 0 {
-		d.Download = d.Total - d.First
-	}
 	if q.body != nil {
 		d.Sent += q.body.Count()
 		if at := q.body.Ended(); !at.IsZero() {
@@ -313,7 +306,7 @@ func (q *roundTrip) said(o balance.Outcome, err error) (status int, cause string
 	case q.watch.stall.Load() != nil:
 		return q.try.status, causeStalled
 	case o == balance.OutcomeCanceled:
-		return q.try.status, CauseClient
+		return q.try.status, causeClient
 	case err != nil:
 		return q.try.status, causeMachine
 	}

@@ -4,7 +4,6 @@ import (
 	"cmp"
 	"context"
 	"errors"
-	"fmt"
 	"log/slog"
 	"maps"
 	"net"
@@ -27,38 +26,32 @@ type ServerConfig struct {
 	// [Handler] that has been shut down: it refuses everything, and edges may as well hear of that at
 	// once.
 	Grace time.Duration
-	// IdleTimeout is how long a connection without requests is kept. 0 means 3 minutes. It is best
-	// above Config.IdleTimeout of all edges: a request that meets the end of its connection is refused
-	// and tried again.
-	IdleTimeout time.Duration
-	// HeaderTimeout bounds the time from the first byte of a request to the end of its head, and the
-	// time that a new connection takes to authenticate, or to send a first byte where it need not. 0
-	// means 10 s.
-	HeaderTimeout time.Duration
-	// MaxUnauthenticated is how many connections may be open that have not authenticated, of all
-	// listeners. Beyond it each new one closes the oldest of them. Each holds some kilobytes, for at
-	// most HeaderTimeout. 0 means 1024: a thousand edges that come at once. Negative: no bound. It has
-	// no meaning where the handler is not a [Handler].
-	MaxUnauthenticated int
 	// Logger gets what goes wrong with connections; nil: nothing is logged.
 	Logger *slog.Logger
 
-	// What only tests set. The head of a request is bounded by 1 MiB and what edges add: above what
-	// their servers let in. One HTTP/2 connection carries 1000 requests; edges open further ones
-	// beyond.
+	// What only tests set. idle is how long a connection without requests is kept: above what edges
+	// keep. A request that meets the end of its connection is refused and tried again.
+	idle time.Duration
+	// header bounds the time from the first byte of a request to the end of its head, and the time
+	// that a new connection takes to authenticate, or to send a first byte where it need not.
+	header time.Duration
+	// unauthenticated is how many connections may be open that have not authenticated, of all
+	// listeners: 1024, a thousand edges that come at once. Beyond it each new one closes the oldest of
+	// them. Each holds some kilobytes, for at most header. Negative: no bound.
+	unauthenticated int
+	// The head of a request is bounded by 1 MiB and what edges add: above what their servers let in.
+	// One HTTP/2 connection carries 1000 requests; edges open further ones beyond.
 	maxHeader, maxStreams int
 }
 
-func (c *ServerConfig) resolve() error {
+func (c *ServerConfig) resolve() {
 	c.Grace = max(0, cmp.Or(c.Grace, defaultGrace))
-	c.MaxUnauthenticated = cmp.Or(c.MaxUnauthenticated, auth.DefaultUnauthenticated)
+	c.unauthenticated = cmp.Or(c.unauthenticated, auth.DefaultUnauthenticated)
 	c.maxHeader = cmp.Or(c.maxHeader, defaultMaxHeader+headerRoom)
 	c.maxStreams = cmp.Or(c.maxStreams, pool.MaxStreams)
 	c.Logger = orSilent(c.Logger)
-	return cmp.Or(
-		atLeast0("ServerConfig.IdleTimeout", "", &c.IdleTimeout, 2*defaultOwnerIdle),
-		atLeast0("ServerConfig.HeaderTimeout", "", &c.HeaderTimeout, defaultHeaderTimeout),
-	)
+	c.idle = cmp.Or(c.idle, 2*defaultOwnerIdle)
+	c.header = cmp.Or(c.header, defaultHeaderTimeout)
 }
 
 const (
@@ -67,14 +60,6 @@ const (
 	// up to a second.
 	acceptPause = 5 * time.Millisecond
 )
-
-// atLeast0 gives a field of a configuration its default, or says that it must not be negative.
-func atLeast0[T ~int | ~int64](field, unit string, v *T, byDefault T) error {
-	if *v = cmp.Or(*v, byDefault); *v < 0 {
-		return fmt.Errorf("backhaul: %s %v: want 0 (the default) or more%s", field, *v, unit)
-	}
-	return nil
-}
 
 func orSilent(l *slog.Logger) *slog.Logger {
 	if l == nil {
@@ -131,11 +116,9 @@ func NewServer(h http.Handler, c ServerConfig) (*Server, error) {
 	if h == nil {
 		return nil, errors.New("backhaul: NewServer without a handler: pass what NewHandler returned")
 	}
-	if err := c.resolve(); err != nil {
-		return nil, err
-	}
+	c.resolve()
 	return &Server{
-		handler: h, c: c, pending: auth.NewPending(c.MaxUnauthenticated), pings: pool.UsualPings,
+		handler: h, c: c, pending: auth.NewPending(c.unauthenticated), pings: pool.UsualPings,
 		opening: map[*serverConn]struct{}{}, http1: map[*serverConn]struct{}{}, servers: map[served]*inner{},
 	}, nil
 }
@@ -176,7 +159,7 @@ func (s *Server) Serve(l net.Listener) error {
 func (s *Server) open(c net.Conn) {
 	if h, ok := s.handler.(*Handler); ok {
 		if _, done := c.(*auth.OwnerConn); !done {
-			c = auth.NewOwnerConn(c, h.auth, s.pending, s.c.HeaderTimeout)
+			c = auth.NewOwnerConn(c, h.auth, s.pending, s.c.header)
 		}
 	}
 	g := &serverConn{Conn: c, from: c, in: s}
@@ -230,10 +213,10 @@ func (s *Server) changed(c net.Conn, state http.ConnState) {
 // request that it is for.
 func (s *Server) greet(c *serverConn) (class int, head []byte, err error) {
 	tcp.KeepAlive(c)
-	wait := s.c.HeaderTimeout // for the first byte
+	wait := s.c.header // for the first byte
 	if o, ok := c.Conn.(*auth.OwnerConn); ok {
 		if !o.Owner.AnyNode {
-			wait = s.c.IdleTimeout
+			wait = s.c.idle
 		}
 		o.Wait = wait
 		if err := o.Authenticate(); err != nil {
@@ -253,7 +236,7 @@ func (s *Server) greet(c *serverConn) (class int, head []byte, err error) {
 			return 0, nil, err
 		}
 		if n == 0 {
-			if err := c.SetReadDeadline(time.Now().Add(s.c.HeaderTimeout)); err != nil {
+			if err := c.SetReadDeadline(time.Now().Add(s.c.header)); err != nil {
 				return 0, nil, err
 			}
 		}
@@ -285,8 +268,8 @@ func (s *Server) server(of served) *inner {
 	h := &http.Server{
 		Handler: http.HandlerFunc(
 			s.serveHTTP,
-		), IdleTimeout: s.c.IdleTimeout, ReadHeaderTimeout: s.c.HeaderTimeout,
-		ConnState: s.changed, ConnContext: ConnContext, MaxHeaderBytes: s.c.maxHeader, ErrorLog: slog.NewLogLogger(s.c.Logger.Handler(), slog.LevelWarn), Protocols: new(http.Protocols),
+		), IdleTimeout: s.c.idle, ReadHeaderTimeout: s.c.header,
+		ConnState: s.changed, ConnContext: proven, MaxHeaderBytes: s.c.maxHeader, ErrorLog: slog.NewLogLogger(s.c.Logger.Handler(), slog.LevelWarn), Protocols: new(http.Protocols),
 	}
 	if of.class == classHTTP1 {
 		h.Protocols.SetHTTP1(true)

@@ -17,7 +17,7 @@ func ExampleNewServer() {
 	handler, err := backhaul.NewHandler(fleet, backhaul.HandlerConfig{
 		MachineConfig: backhaul.MachineConfig{
 			H2: func(m balance.Machine) bool { return m.App == "grpc" }, EpochHeader: "Ebb-Epoch",
-		}, Key: "secret",
+		}, Keys: []string{"secret"},
 	})
 	if err != nil {
 		fmt.Println(err)

@@ -181,11 +181,15 @@ func TestLimitListener(t *testing.T) {
 	inner := nettest.NewPipes()
 	l, err := LimitListener(inner, LimitConfig{
 		PerClient: 2, Total: 3,
-		Client:  func(c net.Conn) string { b := make([]byte, 1); io.ReadFull(c, b); return string(b) },
 		Refused: func(client string) { refused <- client },
 	})
 	if err != nil {
 		t.Fatal(err)
+	}
+	l.(*limitListener).clientOf = func(c net.Conn) string {
+		b := make([]byte, 1)
+		io.ReadFull(c, b)
+		return string(b)
 	}
 	accepted := make(chan net.Conn, 10)
 	go func() {

@@ -2,6 +2,7 @@ package backhaul
 
 import (
 	"context"
+	"fmt"
 	"net/http"
 	"sync/atomic"
 	"time"
@@ -18,7 +19,7 @@ type stallWatch struct {
 	ctx      context.Context // of the tries
 	cancel   context.CancelCauseFunc
 	progress *pool.Progress             // nil: nothing can stall
-	stall    atomic.Pointer[StallError] // why it was ended
+	stall    atomic.Pointer[stallError] // why it was ended
 	handed   atomic.Bool                // the answer has been handed out
 }
 
@@ -58,15 +59,15 @@ func (w *stallWatch) cancelable() {
 }
 
 // stalled ends the request. It comes from the sweeper, at any time.
-func (w *stallWatch) stalled(s Stall) {
+func (w *stallWatch) stalled(s hop.Stall) {
 	after := w.progress.Bounds.Body
 	if s == hop.StallAnswer {
 		after = w.progress.Bounds.Answer
 	}
-	w.end(&StallError{w.q.want.App, s, after})
+	w.end(&stallError{w.q.want.App, s, after})
 }
 
-func (w *stallWatch) end(err *StallError) {
+func (w *stallWatch) end(err *stallError) {
 	w.stall.Store(err)
 	if w.cancel != nil {
 		w.cancel(err)
@@ -100,7 +101,7 @@ func (w *stallWatch) upgrade() (stop func()) {
 		return func() {}
 	}
 	w.cancelable()
-	t := time.AfterFunc(bound, func() { w.end(&StallError{w.q.want.App, StallUpgrade, bound}) })
+	t := time.AfterFunc(bound, func() { w.end(&stallError{w.q.want.App, hop.StallUpgrade, bound}) })
 	return func() { t.Stop() }
 }
 
@@ -128,12 +129,12 @@ func (w *stallWatch) turn() {
 
 // stalledThere is what has stalled by its owner's word, which gives more time than we do: what we
 // wait for is here, and late.
-func (w *stallWatch) there(status int) *StallError {
+func (w *stallWatch) there(status int) *stallError {
 	b := w.q.t.bounds(w.q.want.App)
 	if status == http.StatusRequestTimeout {
-		return &StallError{w.q.want.App, StallBody, b.Body}
+		return &stallError{w.q.want.App, hop.StallBody, b.Body}
 	}
-	return &StallError{w.q.want.App, StallUpgrade, b.Upgrade}
+	return &stallError{w.q.want.App, hop.StallUpgrade, b.Upgrade}
 }
 
 // ownerWatch is a request of a [Handler] that may stall: what its edge should end, and does not.
@@ -147,7 +148,7 @@ type ownerWatch struct {
 
 	ctx    context.Context // of the machine's request
 	cancel context.CancelCauseFunc
-	stall  atomic.Pointer[StallError]
+	stall  atomic.Pointer[stallError]
 	timer  *time.Timer // of an upgrade
 }
 
@@ -168,7 +169,7 @@ func (h *Handler) watch(
 	}
 	if upgrade && s.Bounds.Upgrade > 0 {
 		s.timer = time.AfterFunc(s.Bounds.Upgrade, func() {
-			s.end(&StallError{app, StallUpgrade, s.Bounds.Upgrade})
+			s.end(&stallError{app, hop.StallUpgrade, s.Bounds.Upgrade})
 		})
 	}
 	return s
@@ -178,12 +179,12 @@ func (h *Handler) newWatch(w http.ResponseWriter, r *http.Request, app balance.A
 	s := &ownerWatch{h: h, w: w, r: r, app: app}
 	row := h.app(app)
 	s.Bounds = hop.BoundsOf(&row).Owners()
-	s.Stalled = func(what Stall) {
+	s.Stalled = func(what hop.Stall) {
 		after := s.Bounds.Body
 		if what == hop.StallAnswer {
 			after = s.Bounds.Answer
 		}
-		s.end(&StallError{app, what, after})
+		s.end(&stallError{app, what, after})
 	}
 	return s
 }
@@ -213,13 +214,13 @@ func (s *ownerWatch) turn() {
 }
 
 // end ends the request, wherever it waits.
-func (s *ownerWatch) end(err *StallError) {
+func (s *ownerWatch) end(err *stallError) {
 	s.stall.Store(err)
 	c := http.NewResponseController(s.w)
-	switch err.Stall {
-	case StallAnswer:
+	switch err.stall {
+	case hop.StallAnswer:
 		c.SetWriteDeadline(time.Unix(1, 0)) //nolint:errcheck // both servers of net/http can
-	case StallBody:
+	case hop.StallBody:
 		c.SetReadDeadline(time.Unix(1, 0)) //nolint:errcheck
 	}
 	if s.cancel != nil {
@@ -256,7 +257,7 @@ func (s *ownerWatch) answered() {
 }
 
 // stalledBy returns why the request was ended here, or nil.
-func (s *ownerWatch) stalledBy() *StallError {
+func (s *ownerWatch) stalledBy() *stallError {
 	if s == nil {
 		return nil
 	}
@@ -267,4 +268,44 @@ func (s *ownerWatch) stalledBy() *StallError {
 func upgrades(r *http.Request) bool {
 	v := r.Header["Upgrade"]
 	return len(v) > 0 && hop.HasToken(r.Header["Connection"], "upgrade")
+}
+
+// stallError says that a request was ended because nothing had moved for as long as its app allows.
+// It is no fault of the machine. Of a body it becomes 408, of an upgrade 504; an answer that nobody
+// reads just breaks off.
+type stallError struct {
+	app   balance.AppID
+	stall hop.Stall
+	after time.Duration // the bound that has passed
+}
+
+// Error says what did not move.
+func (e *stallError) Error() string {
+	what := "the client sent nothing of the request's body, or next to nothing,"
+	switch e.stall {
+	case hop.StallAnswer:
+		what = "the client read nothing of the answer"
+	case hop.StallUpgrade:
+		what = "the machine did not answer the request for an upgrade"
+	}
+	return fmt.Sprintf("backhaul: app %q: %s for %v", e.app, what, e.after)
+}
+
+// StatusCode returns what the client is answered; 0 when it has been answered already.
+func (e *stallError) StatusCode() int {
+	switch e.stall {
+	case hop.StallBody:
+		return http.StatusRequestTimeout
+	case hop.StallUpgrade:
+		return http.StatusGatewayTimeout
+	}
+	return 0
+}
+
+// Cause returns the cause in one word.
+func (e *stallError) Cause() string {
+	if e.stall == hop.StallUpgrade {
+		return causeTimeout
+	}
+	return causeStalled
 }

@@ -230,8 +230,8 @@ func TestABodyThatStalls(t *testing.T) {
 					)
 				}
 				d := l.last(t, 1)
-				stall, ok := errors.AsType[*StallError](d.Err)
-				if !ok || *stall != (StallError{"web", StallBody, pause}) ||
+				stall, ok := errors.AsType[*stallError](d.Err)
+				if !ok || *stall != (stallError{"web", hop.StallBody, pause}) ||
 					d.Outcome != balance.OutcomeCanceled ||
 					d.Status != 408 ||
 					d.Cause != causeStalled {
@@ -388,7 +388,7 @@ func TestAnAnswerThatNobodyReads(t *testing.T) {
 					t.Errorf("%d in flight for a client that is gone for all we know", n)
 				}
 				_, err = io.ReadAll(resp.Body)
-				if stall, ok := errors.AsType[*StallError](err); !ok || stall.Stall != hop.StallAnswer {
+				if stall, ok := errors.AsType[*stallError](err); !ok || stall.stall != hop.StallAnswer {
 					t.Errorf("the client that comes back gets %v", err)
 				}
 				if d := l.last(t, 1); d.Outcome != balance.OutcomeCanceled || d.Cause != causeStalled ||
@@ -456,7 +456,7 @@ func TestAnUpgradeThatNeverComes(t *testing.T) {
 		}
 		began := time.Now()
 		_, err := ask("/never")
-		if stall, ok := errors.AsType[*StallError](err); !ok || stall.Stall != hop.StallUpgrade ||
+		if stall, ok := errors.AsType[*stallError](err); !ok || stall.stall != hop.StallUpgrade ||
 			time.Since(began) != hop.DefaultUpgradeWait {
 			t.Errorf("after %v: %v", time.Since(began), err)
 		}
@@ -464,7 +464,7 @@ func TestAnUpgradeThatNeverComes(t *testing.T) {
 			cause != causeTimeout {
 			t.Errorf("answered with %d %s", status, cause)
 		}
-		if d := l.last(t, 1); d.Outcome != balance.OutcomeCanceled || d.Failures != 0 {
+		if d := l.last(t, 1); d.Outcome != balance.OutcomeCanceled || d.failures != 0 {
 			t.Errorf("done: %+v", d)
 		}
 		resp, err := ask("/")
@@ -531,17 +531,17 @@ func TestOwnersEndWhatTheirEdgesDoNot(t *testing.T) {
 	for name, tt := range map[string]struct {
 		app  balance.App
 		send string
-		want Stall
+		want hop.Stall
 	}{
-		"body":    {balance.App{BodyPause: pause}, "POST / HTTP/1.1\r\nContent-Length: 10\r\n", StallBody},
-		"awaited": {balance.App{BodyPause: pause}, "POST / HTTP/1.1\r\nContent-Length: 10\r\nExpect: 100-continue\r\n", StallBody},
-		"answer":  {balance.App{AnswerPause: pause}, "GET /long HTTP/1.1\r\n", StallAnswer},
-		"upgrade": {balance.App{UpgradeWait: pause}, "GET /never HTTP/1.1\r\nConnection: Upgrade\r\nUpgrade: x\r\n", StallUpgrade},
+		"body":    {balance.App{BodyPause: pause}, "POST / HTTP/1.1\r\nContent-Length: 10\r\n", hop.StallBody},
+		"awaited": {balance.App{BodyPause: pause}, "POST / HTTP/1.1\r\nContent-Length: 10\r\nExpect: 100-continue\r\n", hop.StallBody},
+		"answer":  {balance.App{AnswerPause: pause}, "GET /long HTTP/1.1\r\n", hop.StallAnswer},
+		"upgrade": {balance.App{UpgradeWait: pause}, "GET /never HTTP/1.1\r\nConnection: Upgrade\r\nUpgrade: x\r\n", hop.StallUpgrade},
 	} {
 		t.Run(name, func(t *testing.T) {
 			tt.app.ID = "web"
-			faults := make(chan Faulted, 1)
-			r := newRig(t, rigConfig{app: tt.app, handler: HandlerConfig{AnyNode: true, Trace: HandlerTrace{Fault: func(f Faulted) { faults <- f }}}})
+			faults := make(chan Event, 1)
+			r := newRig(t, rigConfig{app: tt.app, handler: HandlerConfig{AnyNode: true, Trace: Trace{Event: on(EventFail, func(e Event) { faults <- e })}}})
 			g := r.serve("m1", http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 				switch r.URL.Path {
 				case "/long":
@@ -566,8 +566,8 @@ func TestOwnersEndWhatTheirEdgesDoNot(t *testing.T) {
 				return // it is broken off
 			}
 			f := <-faults
-			stall, ok := errors.AsType[*StallError](f.Err)
-			if !ok || stall.Stall != tt.want || stall.After != pause*3/2 || f.Failure != hop.FailureClient {
+			stall, ok := errors.AsType[*stallError](f.Err)
+			if !ok || stall.stall != tt.want || stall.after != pause*3/2 || f.Failure != hop.FailureClient {
 				t.Errorf("fault: %+v", f)
 			}
 			from := bufio.NewReader(c)
@@ -625,8 +625,8 @@ func TestABodyThatDripsHoldsNoSlot(t *testing.T) {
 					resp.Body.Close()
 				}
 				pr.Close()
-				if stall, ok := errors.AsType[*StallError](err); tt.well && err != nil ||
-					!tt.well && (!ok || *stall != StallError{"web", StallBody, time.Minute}) {
+				if stall, ok := errors.AsType[*stallError](err); tt.well && err != nil ||
+					!tt.well && (!ok || *stall != stallError{"web", hop.StallBody, time.Minute}) {
 					t.Errorf("got %v", err)
 				}
 				if took := time.Since(began); !tt.well && took > 2*time.Minute {
@@ -678,12 +678,12 @@ func TestADripIsToldByTheTimeThatIsWaitedForIt(t *testing.T) {
 // What has stalled by its owner's word is the client's doing for the edge as well: it is not tried
 // again, and counts against no machine.
 func TestAStallThatAnOwnerTellsOfIsTheClients(t *testing.T) {
-	for status, want := range map[int]StallError{
-		http.StatusRequestTimeout: {"web", StallBody, time.Minute}, http.StatusGatewayTimeout: {"web", StallUpgrade, time.Minute},
+	for status, want := range map[int]stallError{
+		http.StatusRequestTimeout: {"web", hop.StallBody, time.Minute}, http.StatusGatewayTimeout: {"web", hop.StallUpgrade, time.Minute},
 	} {
 		var l log
 		said := http.HandlerFunc(
-			func(w http.ResponseWriter, _ *http.Request) { fault(w, status, FailureClient, "nothing came") },
+			func(w http.ResponseWriter, _ *http.Request) { fault(w, status, hop.FailureClient, "nothing came") },
 		)
 		r := newRig(
 			t,
@@ -695,7 +695,7 @@ func TestAStallThatAnOwnerTellsOfIsTheClients(t *testing.T) {
 		r.serve("m1", says("one"))
 		r.serve("m2", says("two"))
 		_, err := r.transport.RoundTrip(request(t, "PUT", "http://web/", strings.NewReader("x")))
-		if stall, ok := errors.AsType[*StallError](err); !ok || *stall != want {
+		if stall, ok := errors.AsType[*stallError](err); !ok || *stall != want {
 			t.Errorf("%d: got %v, want %v", status, err, &want)
 		}
 		if d := l.last(t, 1); d.Outcome != balance.OutcomeCanceled || d.Tries != 1 || l.String() != "" {

@@ -56,13 +56,13 @@ func TestAFullFleetIsNotStormed(t *testing.T) {
 		token, _ := g.Start(0)
 		g.Ready(token)
 	}
-	handler, err := backhaul.NewHandler(worker, backhaul.HandlerConfig{Key: "k"})
+	handler, err := backhaul.NewHandler(worker, backhaul.HandlerConfig{Keys: []string{"k"}})
 	if err != nil {
 		t.Fatal(err)
 	}
 	hop := httptest.NewUnstartedServer(handler)
 	hop.Listener = handler.Listener(hop.Listener)
-	hop.Config.ConnContext = backhaul.ConnContext
+	hop.Config.ConnContext = handler.ConnContext
 	hop.Start()
 	t.Cleanup(hop.Close)
 
@@ -93,15 +93,19 @@ func TestAFullFleetIsNotStormed(t *testing.T) {
 		running.Go(func() { b.Run(ctx) })
 		running.Go(func() { a.Run(ctx) })
 		config := backhaul.Config{
-			Key: "k",
+			Keys: []string{"k"},
 			Dial: func(ctx context.Context, _ balance.NodeID) (net.Conn, error) {
 				var d net.Dialer
 				return d.DialContext(ctx, "tcp", hop.Listener.Addr().String())
 			},
-			Trace: backhaul.Trace{Done: func(d backhaul.Done) {
-				tries.Add(int64(d.Tries))
-				bounces.Add(int64(d.Bounces))
-			}},
+			Trace: backhaul.Trace{
+				Event: func(e backhaul.Event) {
+					if e.Kind == backhaul.EventBounce {
+						bounces.Add(1)
+					}
+				},
+				Done: func(d backhaul.Done) { tries.Add(int64(d.Tries)) },
+			},
 		}
 		config.SetPatience(time.Minute)
 		tr, err := backhaul.NewTransport(a, config)

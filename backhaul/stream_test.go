@@ -216,7 +216,7 @@ func TestHeadersOfTheHopStayInside(t *testing.T) {
 
 func TestAStrangerIsNotServed(t *testing.T) {
 	var l log
-	r := newRig(t, rigConfig{app: roomy, handler: HandlerConfig{NextKey: "next"}, config: Config{Key: "wrong", Trace: l.trace()}})
+	r := newRig(t, rigConfig{app: roomy, handler: HandlerConfig{Keys: []string{testKey, "next"}}, config: Config{Keys: []string{"wrong"}, Trace: l.trace()}})
 	var served atomic.Int32
 	g := r.serve("m1", http.HandlerFunc(func(http.ResponseWriter, *http.Request) { served.Add(1) }))
 	if resp, _ := fetch(t, r.front.Client(), request(t, "GET", r.front.URL, nil)); resp.StatusCode != 503 {
@@ -225,7 +225,7 @@ func TestAStrangerIsNotServed(t *testing.T) {
 	_, err := r.transport.RoundTrip(request(t, "POST", "http://web/", strings.NewReader("x")))
 	if e, ok := err.(*MachineError); !ok || e.Failure != hop.FailureDenied ||
 		!strings.Contains(err.Error(), "denied (not executed)") ||
-		!strings.Contains(err.Error(), "Config.Key") ||
+		!strings.Contains(err.Error(), "Config.Keys") ||
 		e.Cause() != causeInternal {
 		t.Errorf("through an edge: %v", err)
 	}

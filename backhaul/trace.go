@@ -2,7 +2,6 @@ package backhaul
 
 import (
 	"context"
-	"fmt"
 	"math/rand/v2"
 	"time"
 
@@ -11,71 +10,104 @@ import (
 	"github.com/ebbkit/ebb/internal/enum"
 )
 
-// Trace are functions that a [Transport] calls as requests make their way. Any may be nil. They are
-// called with no lock held, on the goroutine that calls RoundTrip, and Done on the one that ends
-// the answer's body, or on one of ours where the client has stalled; they get values only and
-// should return soon. Requests call them concurrently.
+// Trace observes requests. Any of its functions may be nil. They are called with no lock held, from
+// many goroutines at once, and get values only; they should return soon.
 type Trace struct {
-	Try    func(Try)     // a machine has been acquired and is about to be tried
-	Bounce func(Bounced) // the owner refused
-	Retry  func(Retried) // a try failed and another follows
-	// the request is over: answered to the last byte, failed, or abandoned; once per request
+	// Event is called for each [Event], on the goroutine that calls RoundTrip or serves the request.
+	// An EventFree comes on a goroutine of its own, and perhaps long after Done.
+	Event func(Event)
+	// Done is called once for each request of a [Transport] when it is over: answered to the last
+	// byte, failed, or abandoned. It runs on the goroutine that ends the answer's body, or on one of
+	// the Transport's where the client has stalled.
 	Done func(Done)
-	// Abandoned is called when the slot of a request that its client has left is free: on a
-	// goroutine of its own, and perhaps long after Done. It tells of machines of this process.
-	Abandoned func(Abandoned)
-	// after Done, the whole way of a request that failed, was retried after a failure, or was slow
-	// (1 s to its head), and of one in 1000 of the rest
+	// Trail is called after Done with the whole way of a request that failed, was retried after a
+	// failure, or was slow (1 s to its head), and of one in 1000 of the rest.
 	Trail func(Trail)
 }
 
-// Try is one try of one request.
-type Try struct {
+// EventKind says what happened, and which fields of an [Event] tell more. It has the methods
+// String, MarshalText and UnmarshalText.
+type EventKind uint8
+
+// The kinds of events.
+const (
+	// EventPick: a machine was acquired and is about to be tried; Took is the wait for it.
+	EventPick EventKind = iota
+	// EventBounce: the machine's owner refused the request. Bounce and Load say why; Load is zero
+	// where the owner sent none.
+	EventBounce
+	// EventRetry: the try failed without harm, and another one follows. See Failure and Err.
+	EventRetry
+	// EventFail: the try failed, and the request ends with it; from a [Handler], an admitted request
+	// got no answer from its machine. See Failure and Err.
+	EventFail
+	// EventPause: every machine that may be tried has been; after Took a new round begins.
+	EventPause
+	// EventAnswer: the head of the answer is here.
+	EventAnswer
+	// EventFree: the slot of a request whose client has left is free. Freed says how that came about,
+	// and Took for how long the slot was held after the client had left.
+	EventFree
+	// EventDeny: a [Handler] refused a connection because it could not authenticate the other end.
+	// Err is a [*net.OpError] with the address. Anybody who can connect can cause one.
+	EventDeny
+)
+
+var eventNames = [...]string{"pick", "bounce", "retry", "fail", "pause", "answer", "free", "deny"}
+
+// String returns the kind's name.
+func (k EventKind) String() string { return enum.String(eventNames[:], uint8(k), "event") }
+
+// MarshalText returns the kind's name.
+func (k EventKind) MarshalText() ([]byte, error) {
+	return enum.Marshal("backhaul: kind of event", eventNames[:], uint8(k))
+}
+
+// UnmarshalText is the inverse of [EventKind.MarshalText].
+func (k *EventKind) UnmarshalText(text []byte) error {
+	return enum.Unmarshal(k, "backhaul: kind of event", eventNames[:], text)
+}
+
+// Event is one thing that happened to a request or, where the kind is EventDeny, to a connection.
+// A [Transport] tells events of the requests it sends, a [Handler] those of the requests it serves:
+// EventBounce, EventFail, EventFree and EventDeny.
+type Event struct {
+	Kind    EventKind
 	App     balance.AppID
 	Machine balance.MachineID
-	Owner   balance.NodeID
-	Region  string
-	N       int           // counts the tries of the request, from 1
-	Local   bool          // the machine is this process's own: there is no hop
-	Waited  time.Duration // what acquiring the machine took
-}
+	// Node is the machine's owner in the events of a Transport, and the edge that sent the request in
+	// those of a Handler.
+	Node balance.NodeID
+	At   time.Duration // since the request came; 0 in the events of a Handler
+	Took time.Duration // since the try began, if the kind does not say otherwise; 0 in a Handler's
 
-// Bounced is a try that its owner refused.
-type Bounced struct {
-	Try    Try
-	Reason balance.Bounce
-	Load   balance.Load // as the owner sent it; zero when it sent none
-	Took   time.Duration
-}
-
-// Retried is a try that failed without harm.
-type Retried struct {
-	Try     Try
+	Bounce  balance.Bounce
+	Load    balance.Load
 	Failure Failure
+	Freed   Freed
 	Err     error
-	Took    time.Duration
 }
 
-// Done is a request at its end. It has all that metrics by app, status and cause need, also of
-// requests that nothing served.
+// Done is a request at its end, for metrics by app, status and cause. Requests that nothing served
+// have one as well.
 type Done struct {
-	// App is what Config.Route said; empty when it returned an error. When Cause is [CauseNoApp] it is
-	// what the client asked for, whatever that was: no label for a metric.
-	App    balance.AppID
-	Method string
-	Host   string // as the client asked for it
-	// the request's, with the values that middleware has put there; it may have ended
+	// App is what Config.Route said; empty when it returned an error. When Cause is "no-app" it is
+	// whatever the client asked for: no label for a metric.
+	App     balance.AppID
+	Machine balance.MachineID // the last one that was tried; empty when none was found
+	Method  string
+	// Context is that of the request, with the values that middleware has put there; it may have
+	// ended.
 	Context context.Context
 
-	Try     Try             // the last one; zero when no machine was found
-	Outcome balance.Outcome // errored also when the machine answered that it failed: see Config.Failed
-	// Status is what the client was answered: the machine's status, else what
-	// [ErrorHandler] answers. 499 when the client left before an answer; 0 when RoundTrip panicked.
+	// Outcome is OutcomeError also when the machine answered that it failed: see Config.Failed.
+	Outcome balance.Outcome
+	// Status is what the client was answered: the machine's status, else that of [ErrorHandler].
+	// 499 when the client left before an answer; 0 when RoundTrip panicked.
 	Status int
-	// Cause says in one word why there was no answer or why it broke off; empty when the machine
-	// answered to the end, whatever its status. It is for metrics, logs and the header of causes. A
-	// [Picker]'s error may bring its own, by a method Cause() string; so may an error of
-	// Config.Route. The others are:
+	// Cause says in one word why there was no answer or why it broke off. It is empty when the
+	// machine answered to the end, whatever its status. A [Picker]'s error may bring its own, by a
+	// method Cause() string; so may an error of Config.Route. The others are:
 	//
 	//	no-app       the fleet does not know the app
 	//	no-machine   no machine can take the request
@@ -88,139 +120,26 @@ type Done struct {
 	//	client       the client left
 	//	stalled      the client sent no body, or read no answer, for too long
 	//	internal     a fault of the proxy's set-up
-	Cause    string
-	Err      error // what RoundTrip returned, or what broke the answer off
-	Tries    int
-	Bounces  int
-	Failures int
-	Waited   time.Duration // in the Picker, all tries together
-	First    time.Duration // from the start to the answer's head; 0 when there was none
-	Total    time.Duration // from the start to the end of the answer's body
-	// from the start to the end of the request's body; 0 when there was none, or its end was not read
-	Upload   time.Duration
-	Download time.Duration // from the answer's head to the end of its body
-	// bytes of the request's body that were read from the client, and of an upgraded connection
+	Cause string
+	Err   error // what RoundTrip returned, or what broke the answer off
+	Tries int   // how many machines were tried
+
+	Waited time.Duration // in the Picker, all tries together
+	First  time.Duration // from the start to the answer's head; 0 when there was none
+	// Upload is the time from the start to the end of the request's body; 0 when there was none, or
+	// its end was not read.
+	Upload time.Duration
+	Total  time.Duration // from the start to the end of the answer's body
+
+	// Sent counts the bytes of the request's body that were read from the client, and what it sent
+	// over an upgraded connection.
 	Sent     int64
 	Received int64 // bytes of the answer's body, or from an upgraded connection
+
+	failures int // failed tries
 }
 
-// Abandoned is a request that its client has left before the machine had answered, at the time when
-// its slot is free.
-type Abandoned struct {
-	App     balance.AppID
-	Machine balance.MachineID
-	Node    balance.NodeID // the edge that sent it
-	Epoch   uint64
-	Freed   Freed
-	Held    time.Duration // since the client left
-}
-
-// HandlerTrace are functions that a [Handler] calls, as those of [Trace].
-type HandlerTrace struct {
-	Bounce func(Refused) // a request was refused
-	Fault  func(Faulted) // a machine failed
-	Denied func(Denied)  // a connection was refused, as nobody of the cluster is there
-	// Abandoned is called when the slot of a request that its client has left is free.
-	Abandoned func(Abandoned)
-}
-
-// Refused is a request that a [Handler] bounced.
-type Refused struct {
-	App     balance.AppID
-	Machine balance.MachineID
-	Node    balance.NodeID // the edge that sent it
-	Reason  balance.Bounce
-	Load    balance.Load
-}
-
-// Faulted is an admitted request that its machine did not answer. With [FailureLimit] and
-// [FailureDeadline] that is not the machine's fault.
-type Faulted struct {
-	App     balance.AppID
-	Machine balance.MachineID
-	Node    balance.NodeID
-	Epoch   uint64
-	Failure Failure
-	Err     error
-}
-
-// Denied is a connection that a [Handler] did not accept. Anybody who can connect can cause one.
-type Denied struct {
-	Addr string // of the other end
-	Err  error
-}
-
-// Certainty says how far a try that brought no answer got. It rules what may be tried again: see
-// the package comment. It has the methods String, MarshalText and UnmarshalText.
-type Certainty = hop.Certainty
-
-// The certainties, from the one that allows everything to the one that allows nothing.
-const (
-	// no byte of the request left for whoever would execute it
-	CertaintyNotSent = hop.CertaintyNotSent
-	// it was received, and by the owner's word or ours the machine never saw it
-	CertaintyNotExecuted = hop.CertaintyNotExecuted
-	// it was sent; whether the machine acted on it nobody knows
-	CertaintyMaybeExecuted = hop.CertaintyMaybeExecuted
-	// the machine answered; the answer broke off or could not be used
-	CertaintyResponded = hop.CertaintyResponded
-)
-
-// Failure says how a try failed. Its method Certainty says how far such a try got; String,
-// MarshalText and UnmarshalText are its names in logs and metrics. A bounce is no failure: see
-// [balance.Bounce].
-type Failure = hop.Failure
-
-// The failures, with the certainty of each.
-const (
-	// it did not fail
-	FailureNone = hop.FailureNone
-	// no connection to the owner or the machine: refused, timed out, cut while connecting (not sent)
-	FailureDial = hop.FailureDial
-	// a pooled connection was dead before anything was written; another connection is taken, and it
-	// counts for nothing (not sent)
-	FailureStale = hop.FailureStale
-	// a new connection died before anything was written (not sent)
-	FailureUnsent = hop.FailureUnsent
-	// the owner and this node do not accept each other's key or certificate (not executed)
-	FailureDenied = hop.FailureDenied
-	// the connection died while the body still waited for the owner's word (not executed)
-	FailureUnread = hop.FailureUnread
-	// the connection died after the request was written, before the answer's head was complete
-	// (maybe executed)
-	FailureReset = hop.FailureReset
-	// no answer's head in time (maybe executed)
-	FailureTimeout = hop.FailureTimeout
-	// the answer's head is not HTTP, or larger than allowed (responded)
-	FailureMalformed = hop.FailureMalformed
-	// the answer broke off after its head (responded)
-	FailureAnswer = hop.FailureAnswer
-	// the client left, or its body broke off: nobody is there to retry for (maybe executed)
-	FailureClient = hop.FailureClient
-	// the peer says that it did not process the stream: GOAWAY, REFUSED_STREAM (not executed)
-	FailureRefused = hop.FailureRefused
-	// a limit of this node or the owner, not of the machine: no descriptor, memory or port, or the
-	// request's own deadline passed before it was sent (not sent)
-	FailureLimit = hop.FailureLimit
-	// the request's own deadline passed after it was sent (maybe executed)
-	FailureDeadline = hop.FailureDeadline
-)
-
-// Stall says what a request was waiting for when it was ended for want of progress. It has the
-// methods String, MarshalText and UnmarshalText.
-type Stall = hop.Stall
-
-// The stalls. Each has a bound in the app's row.
-const (
-	// the client sent nothing of a body, or next to nothing: balance.App.BodyPause
-	StallBody = hop.StallBody
-	// the client read nothing of the answer: balance.App.AnswerPause
-	StallAnswer = hop.StallAnswer
-	// the machine did not answer: balance.App.UpgradeWait
-	StallUpgrade = hop.StallUpgrade
-)
-
-// Freed says how the slot of a request that its client has left became free. Its name is one of
+// Freed says how the slot of a request whose client has left became free. Its name is one of
 //
 //	answered  the machine has answered, for nobody
 //	closed    it closed the connection, or was cut off; then the slot was held for a time
@@ -234,70 +153,27 @@ type Freed = hop.Freed
 
 // Trail is the whole way of one request: what happened, in order, and when.
 type Trail struct {
-	Done   Done
-	Method string
-	Path   string
-	// Trace is the request's traceparent header (W3C Trace Context): passed on as it came, or made
-	// where it was missing and Config.MakeTrace is set. Empty means none.
-	Trace string
-	Begun time.Time
-	Steps []Step
-	// Sampled says that the request was neither slow nor failed: it stands for 1000.
-	Sampled bool
+	Done Done
+	Path string
+	// Trace is the request's traceparent header (W3C Trace Context), which is passed on; empty where
+	// it had none.
+	Trace   string
+	Begun   time.Time
+	Events  []Event // at most 256, the first ones
+	Sampled bool    // it was neither slow nor failed, and stands for 1000 like it
 }
 
-// StepKind says what a step of a [Trail] is.
-type StepKind uint8
+// maxEvents bounds a trail: a request that waits for minutes has more to tell than anyone reads.
+const maxEvents = 256
 
-// The kinds of steps.
-const (
-	StepPick   StepKind = iota // a machine was acquired; Took is what that took, waiting included
-	StepBounce                 // its owner refused; Reason and Load say why
-	StepFail                   // the try failed; Failure and Err say how
-	StepPark                   // every machine that could be tried has been: a pause, and a new round
-	StepHead                   // the answer's head is here
-	StepEnd                    // the request is over
-)
-
-var stepNames = [...]string{"pick", "bounce", "fail", "park", "head", "end"}
-
-// MarshalText returns the kind's name.
-func (k StepKind) MarshalText() ([]byte, error) {
-	return enum.Marshal("backhaul: kind of step", stepNames[:], uint8(k))
-}
-
-// UnmarshalText is the inverse of [StepKind.MarshalText].
-func (k *StepKind) UnmarshalText(text []byte) error {
-	return enum.Unmarshal(k, "backhaul: kind of step", stepNames[:], text)
-}
-
-// String returns the kind's name.
-func (k StepKind) String() string { return enum.String(stepNames[:], uint8(k), "step") }
-
-// Step is one event on the way of a request.
-type Step struct {
-	Kind    StepKind
-	At      time.Duration // since the request came
-	Took    time.Duration // of picks, tries and pauses
-	Try     Try           // zero before the first pick
-	Reason  balance.Bounce
-	Load    balance.Load
-	Failure Failure
-	Err     error
-}
-
-// maxSteps bounds a trail: a request that parks for minutes has more to tell than anyone reads. The
-// first ones and the end are kept.
-const maxSteps = 256
-
-// wanted decides about a request at its end: failed and slow ones always, of the others one in
-// sample, drawn by random bits.
+// wanted decides at a request's end whether its trail is told: always if it failed, was retried
+// after a failure, or was slow; of the others one in sample is drawn by random bits.
 func wanted(d Done, slow time.Duration, sample int, random uint64) (want, sampled bool) {
 	took := d.First // a long download or an open WebSocket is not slow
 	if took == 0 {
 		took = d.Total
 	}
-	failed := d.Err != nil || d.Failures > 0 || d.Outcome == balance.OutcomeError ||
+	failed := d.Err != nil || d.failures > 0 || d.Outcome == balance.OutcomeError ||
 		d.Outcome == balance.OutcomeBounced
 	if failed || slow > 0 && took >= slow {
 		return true, false
@@ -307,34 +183,37 @@ func wanted(d Done, slow time.Duration, sample int, random uint64) (want, sample
 
 const headerTrace = "Traceparent"
 
-// recorder keeps the steps of a request where somebody wants a trail.
+// recorder tells the events of a request, and keeps them where somebody wants its trail.
 type recorder struct {
-	q     *roundTrip
-	steps []Step
-	trace string // the traceparent
-	made  bool   // by us
+	q      *roundTrip
+	events []Event
+	trace  string // the traceparent
 }
 
-// traced finds the request's trace, or makes one.
 func (r *recorder) begin() {
 	if v := r.q.req.Header[headerTrace]; len(v) > 0 {
 		r.trace = v[0]
-		return
-	}
-	if r.q.t.c.MakeTrace {
-		// Neither half may be zero.
-		r.trace = fmt.Sprintf("00-%016x%016x-%016x-00", rand.Uint64(), rand.Uint64()|1, rand.Uint64()|1)
-		r.made = true
 	}
 }
 
-// step notes what happens, where somebody may want to hear of it.
-func (r *recorder) step(s Step) {
-	if r.q.t.c.Trace.Trail == nil || len(r.steps) >= maxSteps {
+// event tells of the present try.
+func (r *recorder) event(e Event) {
+	trace := &r.q.t.c.Trace
+	if trace.Event == nil && trace.Trail == nil {
 		return
 	}
-	s.At = time.Since(r.q.times.start)
-	r.steps = append(r.steps, s)
+	e.App, e.Machine, e.Node = r.q.want.App, r.q.try.info.machine, r.q.try.info.owner
+	now := time.Now()
+	e.At = now.Sub(r.q.times.start)
+	if e.Took == 0 {
+		e.Took = now.Sub(r.q.try.tried)
+	}
+	if trace.Trail != nil && len(r.events) < maxEvents {
+		r.events = append(r.events, e)
+	}
+	if trace.Event != nil {
+		trace.Event(e)
+	}
 }
 
 // tell tells the way of a request that is over.
@@ -348,13 +227,10 @@ func (r *recorder) tell(d Done) {
 		return
 	}
 	t := Trail{
-		Done: d, Method: r.q.req.Method, Trace: r.trace, Begun: r.q.times.start, Sampled: sampled,
+		Done: d, Trace: r.trace, Begun: r.q.times.start, Events: r.events, Sampled: sampled,
 	}
 	if r.q.req.URL != nil {
 		t.Path = r.q.req.URL.Path
 	}
-	t.Steps = append(
-		r.steps, Step{Kind: StepEnd, At: d.Total, Took: d.Download, Try: d.Try, Err: d.Err},
-	)
 	hook(t)
 }

@@ -32,6 +32,7 @@ type Transport struct {
 	kept     atomic.Int64
 	routes   pool.BulkRoutes
 	rows     interface{ Fleet() *balance.Fleet } // the picker; nil: it does not tell
+	node     balance.NodeID                      // this one, for owners' traces
 	sweeper  pool.Sweeper
 	services pool.AppTimes
 
@@ -55,18 +56,20 @@ func NewTransport(p Picker, c Config) (*Transport, error) {
 			Bounces: c.bounces, Rounds: c.rounds, Failures: c.failures, Patience: c.patience,
 		},
 	}
-	t.rows, _ = p.(interface{ Fleet() *balance.Fleet })
+	if t.rows, _ = p.(interface{ Fleet() *balance.Fleet }); t.rows != nil {
+		t.node = t.rows.Fleet().Node()
+	}
 	t.budget.Ratio, t.budget.Floor = c.failureRatio, c.failureFloor
 	pc := pool.PoolConfig{
-		MaxIdle: c.maxIdle, IdleTimeout: c.IdleTimeout, DialTimeout: c.DialTimeout,
+		MaxIdle: c.maxIdle, IdleTimeout: c.ownerIdle, DialTimeout: c.dialTimeout,
 		HeaderTimeout: c.HeaderTimeout, MaxHeader: c.maxHeader,
 	}
 	pc.MaxHeader += headerRoom
 	pc.Bandwidth, pc.Pressure = c.bandwidth, c.pressure
-	pc.Spare, pc.Keys = c.spare, hop.AuthKeys(c.Key, c.NextKey)
+	pc.Spare, pc.Keys = c.spare, hop.AuthKeys(c.Keys...)
 	t.owners = pool.NewPool(pc)
 	pc.Spare, pc.Keys = 0, nil
-	pc.IdleTimeout, pc.MaxHeader, pc.Near = c.MachineIdleTimeout, c.maxHeader, true
+	pc.IdleTimeout, pc.MaxHeader, pc.Near = c.MachineConfig.idleTimeout, c.maxHeader, true
 	t.machines = pool.NewPool(pc)
 	return t, nil
 }
@@ -121,9 +124,9 @@ func (t *Transport) Close() {
 // RetryAfter() time.Duration it becomes the Retry-After of the answer; where they have a method
 // Cause() string, its cause.
 //
-// A Picker with a method Fleet() *[balance.Fleet], as both have, is asked for it: what the rows of
-// apps say of their requests then holds, see [balance.App].BodyPause and the fields behind it. For
-// others the defaults hold.
+// A Picker with a method Fleet() *[balance.Fleet], as both have, is asked for it: the fleet tells
+// this node's name, for the traces of owners, and what the rows of apps say of their requests, see
+// [balance.App].BodyPause and the fields behind it. For others the defaults hold.
 type Picker interface {
 	Acquire(ctx context.Context, r *balance.Request) (balance.Reservation, error)
 }
@@ -163,7 +166,7 @@ const headerRoom = 4 << 10
 // limit goes, until it is admitted.
 func (t *Transport) source(req *http.Request) *pool.Body {
 	s := pool.NewBody(req)
-	if req.ContentLength <= 0 && t.h2(req) && t.reserve(t.c.ReplayLimit) {
+	if req.ContentLength <= 0 && req.ProtoMajor == 2 && t.reserve(t.c.ReplayLimit) {
 		s.KeepFirst(t.c.ReplayLimit)
 	}
 	return s
@@ -193,6 +196,3 @@ func (t *Transport) app(id balance.AppID) balance.App {
 	}
 	return balance.App{ID: id}
 }
-
-// h2 reports whether a request goes over HTTP/2 on the hop.
-func (t *Transport) h2(req *http.Request) bool { return req.ProtoMajor == 2 && !t.c.HTTP1 }

@@ -47,7 +47,7 @@ func ExampleIdentity() {
 	worker, _ := balance.NewFleet(balance.FleetConfig{Node: "worker-1", Region: "nrt"})
 	_, app := host(worker, "m1")
 	defer app.Close()
-	handler, err := backhaul.NewHandler(worker, backhaul.HandlerConfig{Certificate: backhaul.CertificateNode})
+	handler, err := backhaul.NewHandler(worker, backhaul.HandlerConfig{Certificate: workerID.NodeOf})
 	if err != nil {
 		fmt.Println(err)
 		return
@@ -67,7 +67,6 @@ func ExampleIdentity() {
 	edge.Apply(rows.Take()...)
 	b, _ := balance.New(edge, balance.Config{})
 	transport, err := backhaul.NewTransport(backhaul.NoWait(b), backhaul.Config{
-		Node: "edge-1",
 		Dial: edgeID.Dial(func(ctx context.Context, owner balance.NodeID) (net.Conn, error) {
 			var d net.Dialer
 			return d.DialContext(ctx, "tcp", l.Addr().String()) // the address of that owner
@@ -106,7 +105,7 @@ func ExampleIdentity() {
 // A Handler in a server that serves other things as well, with the key of the cluster.
 func ExampleHandler_Listener() {
 	fleet, _ := balance.NewFleet(balance.FleetConfig{Node: "worker-1", Region: "nrt"})
-	handler, err := backhaul.NewHandler(fleet, backhaul.HandlerConfig{Key: "4f6c3c0e1f5a4b0d8a6b7c5d9e2f1a30"})
+	handler, err := backhaul.NewHandler(fleet, backhaul.HandlerConfig{Keys: []string{"4f6c3c0e1f5a4b0d8a6b7c5d9e2f1a30"}})
 	if err != nil {
 		fmt.Println(err)
 		return
@@ -114,7 +113,7 @@ func ExampleHandler_Listener() {
 	server := &http.Server{
 		Handler: handler,
 		ConnContext: func(ctx context.Context, c net.Conn) context.Context {
-			return backhaul.ConnContext(autostart.ConnContext(ctx, c), c)
+			return handler.ConnContext(autostart.ConnContext(ctx, c), c)
 		},
 	}
 	defer server.Close()
@@ -158,7 +157,7 @@ func newCA() *ca {
 }
 
 // issue writes a node's certificate and key, and the authority's certificate.
-func (a *ca) issue(dir, node string) backhaul.IdentityFiles {
+func (a *ca) issue(dir, node string) (certFile, keyFile, caFile string) {
 	key, err := ecdsa.GenerateKey(elliptic.P256(), rand.Reader)
 	if err != nil {
 		panic(err)
@@ -183,9 +182,6 @@ func (a *ca) issue(dir, node string) backhaul.IdentityFiles {
 		}
 		return name
 	}
-	return backhaul.IdentityFiles{
-		Cert: write(node+".pem", "CERTIFICATE", der),
-		Key:  write(node+".key", "PRIVATE KEY", private),
-		CA:   write("ca.pem", "CERTIFICATE", a.der),
-	}
+	return write(node+".pem", "CERTIFICATE", der), write(node+".key", "PRIVATE KEY", private),
+		write("ca.pem", "CERTIFICATE", a.der)
 }

@@ -22,7 +22,7 @@ import (
 // attempt is one try of a request. What a request is answered with is of its last one.
 type attempt struct {
 	q    *roundTrip
-	info Try
+	info tryInfo
 
 	held  bool // res is
 	res   balance.Reservation
@@ -40,12 +40,16 @@ type attempt struct {
 	freed atomic.Bool // the slot, before that end
 }
 
+// tryInfo is what is known of a try after its reservation has been released.
+type tryInfo struct {
+	n       int // counts the tries of the request, from 1
+	machine balance.MachineID
+	owner   balance.NodeID
+	local   bool // the machine is of this process
+}
+
 // attempt tries the machine that is reserved. Without an answer the reservation has been released.
 func (a *attempt) run() (*http.Response, hop.Next, error) {
-	t := a.q.t
-	if t.c.Trace.Try != nil {
-		t.c.Trace.Try(a.info)
-	}
 	x := pool.Exchange{Body: a.q.body}
 	var resp *http.Response
 	var fail Failure
@@ -75,7 +79,7 @@ func (a *attempt) run() (*http.Response, hop.Next, error) {
 		(resp.ContentLength == 0 || a.gate != nil && a.q.req.ProtoMajor == 1)
 	a.sick = a.q.t.c.Failed(resp.StatusCode, resp.Header)
 	a.q.times.first = time.Since(a.q.times.start)
-	a.q.trail.step(Step{Kind: StepHead, Took: time.Since(a.tried), Try: a.info})
+	a.q.trail.event(Event{Kind: EventAnswer})
 	wrapAnswer(a.q, resp)
 	return resp, hop.NextGiveUp, nil
 }
@@ -87,10 +91,7 @@ func (a *attempt) refused(b balance.Bounce, l balance.Load) hop.Next {
 		a.q.refusals.since = time.Now()
 	}
 	a.q.last.err = nil
-	if hook := a.q.t.c.Trace.Bounce; hook != nil {
-		hook(Bounced{Try: a.info, Reason: b, Load: l, Took: time.Since(a.tried)})
-	}
-	a.q.trail.step(Step{Kind: StepBounce, Took: time.Since(a.tried), Try: a.info, Reason: b, Load: l})
+	a.q.trail.event(Event{Kind: EventBounce, Bounce: b, Load: l})
 	a.release(balance.OutcomeBounced)
 	return a.q.retries.Bounced(a.q.t.limits, time.Since(a.q.refusals.since))
 }
@@ -123,24 +124,20 @@ func (a *attempt) broke(fail Failure, err error, body hop.BodyState) hop.Next {
 		}
 		v = a.q.retries.Refused(a.q.t.limits, body, time.Since(a.q.refusals.since))
 	default:
-		v = a.q.retries.Failed(a.q.t.limits, fail, a.q.t.c.Idempotent(a.q.req), body)
+		v = a.q.retries.Failed(a.q.t.limits, fail, idempotent(a.q.req), body)
 		if v == hop.NextElsewhere && fail == hop.FailureReset && a.atMachine(err) {
 			v = a.q.retries.Died()
 		}
 	}
-	a.q.trail.step(
-		Step{Kind: StepFail, Took: time.Since(a.tried), Try: a.info, Failure: fail, Err: err},
-	)
 	if v != hop.NextGiveUp && fail != hop.FailureRefused && !a.q.t.afford(time.Now()) {
 		a.q.retries.Failures--
 		v = hop.NextGiveUp
 	}
 	if v == hop.NextGiveUp {
+		a.q.trail.event(Event{Kind: EventFail, Failure: fail, Err: err})
 		return v // finish releases
 	}
-	if hook := a.q.t.c.Trace.Retry; hook != nil {
-		hook(Retried{Try: a.info, Failure: fail, Err: err, Took: time.Since(a.tried)})
-	}
+	a.q.trail.event(Event{Kind: EventRetry, Failure: fail, Err: err})
 	a.release(a.q.outcome)
 	return v
 }
@@ -148,7 +145,7 @@ func (a *attempt) broke(fail Failure, err error, body hop.BodyState) hop.Next {
 // atMachine reports whether it was the machine that a try failed at, and not the way to its owner.
 func (a *attempt) atMachine(err error) bool {
 	_, told := errors.AsType[*ownerError](err)
-	return told || a.info.Local
+	return told || a.info.local
 }
 
 // release ends the present try.
@@ -216,10 +213,14 @@ func (a *attempt) linger(gate *balance.Gate, o balance.Outcome, freed bool) {
 			}
 		},
 	}
-	if hook := a.q.t.c.Trace.Abandoned; hook != nil && !freed {
-		machine, epoch := a.info.Machine, a.epoch
+	if hook := a.q.t.c.Trace.Event; hook != nil && !freed {
+		e := Event{
+			Kind: EventFree, App: l.App.ID, Machine: a.info.machine, Node: a.info.owner,
+		}
+		start := a.q.times.start
 		l.Hook = func(freed Freed, held time.Duration) {
-			hook(Abandoned{l.App.ID, machine, a.q.t.c.Node, epoch, freed, held})
+			e.Freed, e.Took, e.At = freed, held, time.Since(start)
+			hook(e)
 		}
 	}
 	l.Start(a.used)
@@ -251,7 +252,7 @@ func (a *attempt) machineError(fail Failure, err error) error {
 		return err
 	}
 	return &MachineError{
-		App: a.q.want.App, Machine: a.info.Machine, Owner: a.info.Owner, Failure: fail, Tries: a.info.N,
+		App: a.q.want.App, Machine: a.info.machine, Owner: a.info.owner, Failure: fail, Tries: a.info.n,
 		Err: err,
 	}
 }
@@ -265,7 +266,7 @@ func (a *attempt) local(
 	load, bounce := g.Enter(slot, m.Epoch, m.CordonGen)
 	if bounce != balance.BounceNone {
 		a.res.Observe(load)
-		return nil, bounce, load, FailureNone, nil
+		return nil, bounce, load, hop.FailureNone, nil
 	}
 	a.gate, a.epoch = g, load.Epoch
 	x.Pool, x.Name, x.Epoch = a.q.t.machines, pool.MachineName(m), load.Epoch
@@ -287,7 +288,7 @@ func (a *attempt) local(
 	}
 	hop.StripInternal(resp.Header)
 	a.long = a.q.t.c.Connections.watch(m.App, m.ID, a.q.req, resp, x, a.q.grpc)
-	return resp, balance.BounceNone, load, FailureNone, nil
+	return resp, balance.BounceNone, load, hop.FailureNone, nil
 }
 
 // remote sends the request to the machine's owner.
@@ -300,12 +301,12 @@ func (a *attempt) remote(
 		err := fmt.Errorf(
 			"backhaul: node %q owns the machine and Config.Dial is nil: set it to reach other nodes", owner,
 		)
-		return nil, balance.BounceNone, balance.Load{}, FailureDial, a.machineError(FailureDial, err)
+		return nil, balance.BounceNone, balance.Load{}, hop.FailureDial, a.machineError(hop.FailureDial, err)
 	}
 	x.Pool, x.Name, x.Epoch = t.owners, pool.OwnerName(owner), a.res.Incarnation()
 	x.Dial = func(ctx context.Context) (net.Conn, error) { return t.c.Dial(ctx, owner) }
 	x.Patience = t.c.admitTimeout
-	if x.H2 = t.h2(a.q.req); x.H2 {
+	if x.H2 = a.q.req.ProtoMajor == 2; x.H2 {
 		x.Lane = a.lane()
 		x.Ask = a.q.body != nil && a.q.req.ContentLength <= 0
 	}
@@ -324,7 +325,7 @@ func (a *attempt) remote(
 		string(
 			hop.AppendTo(
 				make([]byte, 0, 64),
-				hop.To{App: m.App, Machine: m.ID, CordonGen: m.CordonGen, Node: t.c.Node, Token: slot},
+				hop.To{App: m.App, Machine: m.ID, CordonGen: m.CordonGen, Node: t.node, Token: slot},
 			),
 		),
 	}
@@ -350,7 +351,7 @@ func (a *attempt) remote(
 	}
 	if v := resp.Header[hop.HeaderBounce]; len(v) > 0 {
 		discard(resp)
-		return nil, hop.ParseBounce(v[0]), load, FailureNone, nil
+		return nil, hop.ParseBounce(v[0]), load, hop.FailureNone, nil
 	}
 	if v := resp.Header[hop.HeaderFault]; len(v) > 0 {
 		discard(resp)
@@ -361,14 +362,14 @@ func (a *attempt) remote(
 		return nil, balance.BounceNone, load, fail, a.machineError(fail, &ownerError{owner, words})
 	}
 	hop.StripInternal(resp.Header)
-	return resp, balance.BounceNone, load, FailureNone, nil
+	return resp, balance.BounceNone, load, hop.FailureNone, nil
 }
 
 // admitted is called when an owner has let a body of unknown length in: where the request may not
 // be executed twice, what was kept of the body is of no use any more. It must not block, as it is
 // called on the goroutine that reads a connection.
 func (a *attempt) admitted() {
-	if !a.q.t.c.Idempotent(a.q.req) {
+	if !idempotent(a.q.req) {
 		a.q.body.ForgetRest()
 		a.q.t.kept.Add(-a.q.body.Unreserve())
 	}
@@ -385,9 +386,6 @@ func (a *attempt) outgoing(ctx context.Context) *http.Request {
 		}
 	}
 	hop.KeepHTTP(h)
-	if a.q.trail.made {
-		h[headerTrace] = []string{a.q.trail.trace}
-	}
 	out.Header = h
 	out.GetBody = nil
 	out.Close = false

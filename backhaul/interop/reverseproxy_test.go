@@ -165,13 +165,13 @@ func must[T any](v T, err error) T {
 
 func newOurs() *ours {
 	o := &ours{known: map[string]bool{}}
-	o.edge = must(balance.NewFleet(balance.FleetConfig{Node: "edge", Region: "here"}))
+	o.edge = must(balance.NewFleet(balance.FleetConfig{Region: "here"}))
 	o.worker = o.edge
-	c := backhaul.Config{Node: "edge", Key: "of-this-test"}
+	c := backhaul.Config{Keys: []string{"of-this-test"}}
 	if os.Getenv("FORM") == "hop" {
 		o.worker = must(balance.NewFleet(balance.FleetConfig{Node: "worker", Region: "here"}))
 		o.watch = o.worker.Watch()
-		handler := must(backhaul.NewHandler(o.worker, backhaul.HandlerConfig{Key: "of-this-test"}))
+		handler := must(backhaul.NewHandler(o.worker, backhaul.HandlerConfig{Keys: []string{"of-this-test"}}))
 		server := must(backhaul.NewServer(handler, backhaul.ServerConfig{}))
 		l := must(net.Listen("tcp", "127.0.0.1:0"))
 		go server.Serve(l)

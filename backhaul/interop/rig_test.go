@@ -102,17 +102,17 @@ func pathKnowing(t testing.TB, addr string, h2 bool, conns *backhaul.Connections
 	must(err)
 	host(t, worker, addr)
 	w := worker.Watch()
-	edge, err := balance.NewFleet(balance.FleetConfig{Node: "edge", Region: "nrt"})
+	edge, err := balance.NewFleet(balance.FleetConfig{Region: "nrt"})
 	must(err)
 	must(edge.Apply(w.Take()...))
 	w.Close()
-	handler, err := backhaul.NewHandler(worker, backhaul.HandlerConfig{MachineConfig: backhaul.MachineConfig{H2: func(balance.Machine) bool { return h2 }}, Key: "k", Connections: conns})
+	handler, err := backhaul.NewHandler(worker, backhaul.HandlerConfig{MachineConfig: backhaul.MachineConfig{H2: func(balance.Machine) bool { return h2 }}, Keys: []string{"k"}, Connections: conns})
 	must(err)
 	server, err := backhaul.NewServer(handler, backhaul.ServerConfig{})
 	must(err)
 	hop := listen(t, server.Serve, func() { server.Close() })
 	return front(t, edge, backhaul.Config{
-		Node: "edge", Key: "k",
+		Keys: []string{"k"},
 		Dial: func(ctx context.Context, _ balance.NodeID) (net.Conn, error) {
 			var d net.Dialer
 			return d.DialContext(ctx, "tcp", hop)

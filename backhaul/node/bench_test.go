@@ -113,7 +113,7 @@ func wiredByHand(b *testing.B, addr string) http.Handler {
 	must(err)
 	running(b, balancer.Run, starter.Run, waiting.Run, scaler.Run)
 	return &httputil.ReverseProxy{
-		Transport: transport, ErrorHandler: backhaul.ErrorHandler, FlushInterval: -1,
+		Transport: transport, ErrorHandler: backhaul.ErrorHandler{}.ServeError, FlushInterval: -1,
 		Rewrite: func(r *httputil.ProxyRequest) { backhaul.Rewrite(r); r.Out.URL.Host = "web" },
 	}
 }

@@ -150,8 +150,7 @@ func (c *Config) checkWired() error {
 		{"Downscale.Connections", c.Downscale.Connections != nil},
 		{"Downscale.Views", c.Downscale.Views != nil},
 		{"Transport.Connections", c.Transport.Connections != nil},
-		{"Transport.Node", c.Transport.Node != ""},
-		{"Transport.Key", c.Transport.Key != "" || c.Transport.NextKey != ""},
+		{"Transport.Keys", c.Transport.Keys != nil},
 		{"Transport.Dial", c.Transport.Dial != nil},
 	} {
 		if f.set {

@@ -34,7 +34,7 @@ func (n *Node) newEdge(owner autostart.Owner) (e *edge, err error) {
 		return nil, err
 	}
 	hop := c.Transport
-	hop.Node, hop.Connections = c.Node, &n.conns
+	hop.Connections = &n.conns
 	if hop.Route == nil {
 		hop.Route = c.route()
 	}

@@ -129,18 +129,21 @@ func (r *report) autostart(t *autostart.Trace) {
 }
 
 func (r *report) transport(t *backhaul.Trace) {
-	then1(&t.Bounce, func(b backhaul.Bounced) {
-		r.event(events.Bounce, balance.MachineKey{App: b.Try.App, ID: b.Try.Machine}, "%s", b.Reason)
-	})
-	then1(&t.Retry, func(f backhaul.Retried) {
-		r.event(events.Retry, balance.MachineKey{App: f.Try.App, ID: f.Try.Machine}, "%s", f.Failure)
+	then1(&t.Event, func(e backhaul.Event) {
+		m := balance.MachineKey{App: e.App, ID: e.Machine}
+		switch e.Kind {
+		case backhaul.EventBounce:
+			r.event(events.Bounce, m, "%s", e.Bounce)
+		case backhaul.EventRetry:
+			r.event(events.Retry, m, "%s", e.Failure)
+		}
 	})
 	then1(&t.Done, func(d backhaul.Done) {
-		m := balance.MachineKey{App: d.App, ID: d.Try.Machine}
+		m := balance.MachineKey{App: d.App, ID: d.Machine}
 		if d.Cause == "" && (d.Outcome == balance.OutcomeDone || d.Outcome == balance.OutcomeError) {
 			r.answered(m, d.Status, d.Outcome == balance.OutcomeError)
 		}
-		if d.Err != nil && d.Cause != backhaul.CauseClient {
+		if d.Err != nil && d.Cause != "client" {
 			r.event(events.Failed, m, "%d: %v", d.Status, d.Err)
 		}
 	})

@@ -45,7 +45,7 @@ func main() {
 	transport := must(backhaul.NewTransport(waiting, backhaul.Config{Connections: conns}))
 	rewrite := func(r *httputil.ProxyRequest) { backhaul.Rewrite(r); r.Out.URL.Host = "web" }
 	proxy := &httputil.ReverseProxy{
-		Transport: transport, Rewrite: rewrite, ErrorHandler: backhaul.ErrorHandler, FlushInterval: -1,
+		Transport: transport, Rewrite: rewrite, ErrorHandler: backhaul.ErrorHandler{}.ServeError, FlushInterval: -1,
 	}
 	front := must(backhaul.NewFront(proxy, backhaul.FrontConfig{ConnContext: autostart.ConnContext}))
 	listener := must(backhaul.Listen(cmp.Or(os.Getenv("LISTEN"), "127.0.0.1:8080")))

@@ -91,7 +91,7 @@ func newHost(t *testing.T) *host {
 	}
 	h.front = httptest.NewServer(
 		&httputil.ReverseProxy{
-			Transport: transport, ErrorHandler: backhaul.ErrorHandler,
+			Transport: transport, ErrorHandler: backhaul.ErrorHandler{}.ServeError,
 			ErrorLog: log.New(io.Discard, "", 0),
 			Rewrite: func(r *httputil.ProxyRequest) {
 				r.Out.URL.Scheme, r.Out.URL.Host = "http", strings.Trim(r.In.Host, "/")

@@ -23,7 +23,7 @@ var enums = []any{
 	new(machine.BootKind),
 	new(balance.Class), new(policy.Verdict), new(policy.Rule), new(cordon.Phase), new(cordon.Act),
 	new(rtt.State),
-	new(backhaul.Certainty), new(backhaul.Failure), new(backhaul.StepKind), new(backhaul.Stall),
+	new(backhaul.Failure), new(backhaul.EventKind), new(backhaul.Freed),
 }
 
 // Every value of an enum has a name of its own, which is its text and its JSON and is read back.

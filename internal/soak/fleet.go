@@ -143,7 +143,7 @@ func newFleet(journal string) (_ *fleet, err error) {
 	f.handler, err = backhaul.NewHandler(
 		f.worker.fleet,
 		backhaul.HandlerConfig{
-			MachineConfig: backhaul.MachineConfig{H2: h2c}, Key: key, Connections: f.worker.conns,
+			MachineConfig: backhaul.MachineConfig{H2: h2c}, Keys: []string{key}, Connections: f.worker.conns,
 		},
 	)
 	if err != nil {
@@ -165,7 +165,7 @@ func newFleet(journal string) (_ *fleet, err error) {
 		return nil, err
 	}
 	f.transport, err = backhaul.NewTransport(waiting, backhaul.Config{
-		MachineConfig: backhaul.MachineConfig{H2: h2c}, Node: "edge", Key: key, Connections: f.edge.conns,
+		MachineConfig: backhaul.MachineConfig{H2: h2c}, Keys: []string{key}, Connections: f.edge.conns,
 		Dial: func(ctx context.Context, _ balance.NodeID) (net.Conn, error) {
 			var d net.Dialer
 			return d.DialContext(ctx, "tcp", hop.Addr().String())
@@ -198,9 +198,7 @@ func newFleet(journal string) (_ *fleet, err error) {
 // serve begins to take requests of clients.
 func (f *fleet) serve() error {
 	proxy, err := backhaul.NewProxy(f.transport, backhaul.ProxyConfig{
-		ErrorHandler: backhaul.NewErrorHandler(
-			backhaul.ErrorConfig{CauseHeader: causeHeader, Details: true},
-		),
+		ErrorHandler: backhaul.ErrorHandler{CauseHeader: causeHeader, Details: true}.ServeError,
 	})
 	if err != nil {
 		return err

@@ -195,7 +195,7 @@ func ebbProxy(b testing.TB, d *process.Driver, c machine.Config) (http.Handler, 
 		running.Go(func() error { return run(ctx) })
 	}
 	proxy := &httputil.ReverseProxy{
-		Transport: transport, ErrorHandler: backhaul.ErrorHandler,
+		Transport: transport, ErrorHandler: backhaul.ErrorHandler{}.ServeError,
 		Rewrite: func(r *httputil.ProxyRequest) { r.Out.URL.Scheme, r.Out.URL.Host = "http", "web" },
 	}
 	return proxy, func() {

@@ -55,7 +55,7 @@ func (w *World) newEdge(region string, n int) (_ *edge, err error) {
 	if e.auto, err = autostart.New(e.balancer, owners{e}, c); err != nil {
 		return nil, err
 	}
-	if e.transport, err = backhaul.NewTransport(e.auto, backhaul.Config{Node: e.id, Key: w.key, Dial: e.dial, RTT: e.rtt, Trace: e.traceTransport()}); err != nil {
+	if e.transport, err = backhaul.NewTransport(e.auto, backhaul.Config{Keys: []string{w.key}, Dial: e.dial, RTT: e.rtt, Trace: e.traceTransport()}); err != nil {
 		return nil, err
 	}
 	e.proxy, err = e.newProxy()
@@ -88,7 +88,7 @@ func (e *edge) newProxy() (*backhaul.Proxy, error) {
 	return backhaul.NewProxy(e.transport, backhaul.ProxyConfig{
 		App: e.w.config.App.ID,
 		// What listens on this host only is for development.
-		ErrorHandler: backhaul.NewErrorHandler(backhaul.ErrorConfig{Details: isLoopback(e.w.public.Addr())}),
+		ErrorHandler: backhaul.ErrorHandler{Details: isLoopback(e.w.public.Addr())}.ServeError,
 	})
 }
 

@@ -63,30 +63,26 @@ func (e *edge) traceAuto() autostart.Trace {
 func (e *edge) traceTransport() backhaul.Trace {
 	log := e.w.log
 	return backhaul.Trace{
-		Bounce: func(b backhaul.Bounced) {
-			log.Add(
-				events.Event{
-					Kind: events.Bounce, App: string(b.Try.App), Machine: string(b.Try.Machine),
-					Node: string(e.id), Reason: b.Reason.String(),
-				},
-			)
-		},
-		Retry: func(r backhaul.Retried) {
-			log.Add(
-				events.Event{
-					Kind: events.Retry, App: string(r.Try.App), Machine: string(r.Try.Machine), Node: string(e.id),
-					Reason: r.Failure.String(),
-				},
-			)
+		Event: func(x backhaul.Event) {
+			to := events.Event{App: string(x.App), Machine: string(x.Machine), Node: string(e.id)}
+			switch x.Kind {
+			case backhaul.EventBounce:
+				to.Kind, to.Reason = events.Bounce, x.Bounce.String()
+			case backhaul.EventRetry:
+				to.Kind, to.Reason = events.Retry, x.Failure.String()
+			default:
+				return
+			}
+			log.Add(to)
 		},
 		Done: func(d backhaul.Done) {
 			if d.Cause == "" && (d.Outcome == balance.OutcomeDone || d.Outcome == balance.OutcomeError) {
-				e.w.answered(d.App, d.Try.Machine, d.Status, d.Outcome == balance.OutcomeError)
+				e.w.answered(d.App, d.Machine, d.Status, d.Outcome == balance.OutcomeError)
 			}
-			if d.Err != nil && d.Cause != backhaul.CauseClient {
+			if d.Err != nil && d.Cause != "client" {
 				log.Add(
 					events.Event{
-						Kind: events.Failed, App: string(d.App), Machine: string(d.Try.Machine), Node: string(e.id),
+						Kind: events.Failed, App: string(d.App), Machine: string(d.Machine), Node: string(e.id),
 						Reason: fmt.Sprintf("%d: %v", d.Status, d.Err),
 					},
 				)

@@ -76,7 +76,7 @@ func (w *World) newWorker(r Region) (_ *worker, err error) {
 	}); err != nil {
 		return nil, err
 	}
-	if k.handler, err = backhaul.NewHandler(k.fleet, backhaul.HandlerConfig{MachineConfig: backhaul.MachineConfig{EpochHeader: "Ebb-Epoch"}, Key: w.key, Connections: &k.conns}); err != nil {
+	if k.handler, err = backhaul.NewHandler(k.fleet, backhaul.HandlerConfig{MachineConfig: backhaul.MachineConfig{EpochHeader: "Ebb-Epoch"}, Keys: []string{w.key}, Connections: &k.conns}); err != nil {
 		return nil, err
 	}
 	if k.listener, err = net.Listen("tcp", "127.0.0.1:0"); err != nil {

@@ -24,7 +24,7 @@ type Owner struct {
 	Keys        []hop.AuthKey
 	Certificate func(*x509.Certificate) (balance.NodeID, error) // nil: certificates are not looked at
 	AnyNode     bool
-	Denied      func(addr string, err error) // nil: nobody is told
+	Denied      func(error) // gets a *net.OpError with the address; nil: nobody is told
 }
 
 func NewOwnerListener(l net.Listener, o *Owner) net.Listener {
@@ -193,7 +193,9 @@ func (c *OwnerConn) Authenticate() error {
 			c.Conn.Close()
 			if c.Owner.Denied != nil {
 				if d, ok := errors.AsType[*strangerError](c.err); ok {
-					c.Owner.Denied(c.RemoteAddr().String(), d)
+					c.Owner.Denied(
+						&net.OpError{Op: "accept", Net: "tcp", Addr: c.RemoteAddr(), Err: d},
+					)
 				}
 			}
 		}
@@ -292,7 +294,7 @@ func (c *OwnerConn) full(buf []byte, have, want int) (int, error) {
 }
 
 const (
-	remedyKey = "only nodes of the cluster are served here: set Config.Key to this node's HandlerConfig.Key, or show a certificate"
+	remedyKey = "only nodes of the cluster are served here: set Config.Keys as this node's HandlerConfig.Keys, or show a certificate"
 	Remedy    = "this connection is not authenticated: serve the Handler with NewServer; behind another server, wrap its listener " +
 		"with Handler.Listener and set its ConnContext, or let it verify client certificates and set HandlerConfig.Certificate"
 )

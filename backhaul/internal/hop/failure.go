@@ -82,16 +82,6 @@ func (f Failure) Certainty() Certainty {
 	return certainties[f]
 }
 
-// MarshalText returns the certainty in words.
-func (c Certainty) MarshalText() ([]byte, error) {
-	return enum.Marshal("backhaul: certainty", certaintyNames[:], uint8(c))
-}
-
-// UnmarshalText is the inverse of [Certainty.MarshalText].
-func (c *Certainty) UnmarshalText(text []byte) error {
-	return enum.Unmarshal(c, "backhaul: certainty", certaintyNames[:], text)
-}
-
 // MarshalText returns the failure's name.
 func (f Failure) MarshalText() ([]byte, error) {
 	return enum.Marshal("backhaul: failure", failureNames[:], uint8(f))

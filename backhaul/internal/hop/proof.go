@@ -8,7 +8,7 @@ import (
 // An edge and an owner prove to each other, on each connection and before HTTP, that they know the
 // cluster's key:
 //
-//	edge -> owner   hello    8 magic, version | 1 bound | 32 nonce | 32 proof | 32 proof by NextKey, or the same again
+//	edge -> owner   hello    8 magic, version | 1 bound | 32 nonce | 32 proof | 32 proof by the second key, or the same again
 //	owner -> edge   reply    8 magic, version | 1 status | 32 nonce | 32 proof
 //	edge -> owner   confirm  32 proof; in clear only
 //
@@ -79,10 +79,10 @@ const (
 )
 
 var edgeWords = [authStatuses]string{
-	AuthUnknown: "it does not know the key: set Config.Key or NextKey to its HandlerConfig.Key or NextKey",
+	AuthUnknown: "it does not know the key: one of Config.Keys has to be one of its HandlerConfig.Keys",
 	authUnbound: "one end of the connection sees TLS and the other does not, so something ends TLS in between: " +
 		"let the nodes end it themselves, with Config.Dial returning the *tls.Conn and the owner serving a tls.Listener",
-	authKeyless: "it has no key: set HandlerConfig.Key there, or leave Config.Key empty here",
+	authKeyless: "it has no key: set HandlerConfig.Keys there, or leave Config.Keys empty here",
 	authVersion: "it speaks another version of the preface: update the older node",
 }
 
@@ -96,9 +96,9 @@ func (s authStatus) words() string {
 
 // OwnerWords are what the owner's side says.
 var OwnerWords = [authStatuses]string{
-	AuthUnknown: "it does not know the key: its Config.Key has to be HandlerConfig.Key or NextKey",
+	AuthUnknown: "it does not know the key: one of its Config.Keys has to be one of HandlerConfig.Keys",
 	authUnbound: "one end of the connection sees TLS and the other does not",
-	authKeyless: "it wants to prove a key, and HandlerConfig.Key is empty",
+	authKeyless: "it wants to prove a key, and HandlerConfig.Keys is empty",
 	authVersion: "its preface is of another version",
 }
 

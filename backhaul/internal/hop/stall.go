@@ -24,16 +24,6 @@ var stallNames = [...]string{"body", "answer", "upgrade"}
 // String returns the stall's name as it stands in logs and metrics.
 func (s Stall) String() string { return enum.String(stallNames[:], uint8(s), "stall") }
 
-// MarshalText returns the stall's name.
-func (s Stall) MarshalText() ([]byte, error) {
-	return enum.Marshal("backhaul: stall", stallNames[:], uint8(s))
-}
-
-// UnmarshalText is the inverse of [Stall.MarshalText].
-func (s *Stall) UnmarshalText(text []byte) error {
-	return enum.Unmarshal(s, "backhaul: stall", stallNames[:], text)
-}
-
 // The defaults of an app's row, which says why.
 const (
 	defaultBodyPause   = 60 * time.Second

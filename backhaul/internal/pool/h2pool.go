@@ -290,7 +290,7 @@ func (m *mux) dial(
 		case h.forbidden:
 			return nil, &auth.DeniedError{
 				Peer:  m.key.Name.ID,
-				Words: "it wants to know who this is: set Config.Key to its HandlerConfig.Key, or show a certificate",
+				Words: "it wants to know who this is: set Config.Keys as its HandlerConfig.Keys, or show a certificate",
 			}
 		}
 		return nil, errors.New(
