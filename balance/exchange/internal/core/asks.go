@@ -97,10 +97,7 @@ func (f *Follower) Answer(now time.Time, node balance.NodeID, m *wire.Snapshot) 
 	}
 	if m.Parts == 0 { // nothing has changed
 		n.ahead = max(n.ahead, m.Seq)
-		if n.doubt = false; n.behind() {
-			f.retry(now, n)
-			return
-		}
+		n.doubt = false
 		f.answered(now, n)
 		return
 	}

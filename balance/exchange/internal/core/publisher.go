@@ -39,9 +39,10 @@ func NewPublisher(cluster string, incarnation uint64, most int) *Publisher {
 	return &Publisher{cluster: cluster, incarnation: incarnation, most: most, rows: map[balance.MachineKey]*ownRow{}}
 }
 
-// Renumber begins a new incarnation: all rows are to be asked for again.
+// Renumber begins a new incarnation. All rows are to be asked for: message 1 is one that nobody
+// gets, since at 0 there would be none.
 func (p *Publisher) Renumber(incarnation uint64) {
-	p.incarnation, p.seq, p.cuts = incarnation, 0, nil
+	p.incarnation, p.seq, p.cuts = incarnation, 1, nil
 	for _, r := range p.rows {
 		r.told = 0
 	}

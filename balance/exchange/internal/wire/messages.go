@@ -2,6 +2,7 @@ package wire
 
 import (
 	"fmt"
+	"slices"
 
 	"github.com/ebbkit/ebb/balance"
 )
@@ -336,6 +337,7 @@ func (m *Load) Encode() []byte {
 	e.bool(loadLeaving, m.Leaving)
 	e.uint(loadRows, m.Rows)
 	e.uint(loadAcks, m.Acks)
+	e.b = slices.Grow(e.b, 24*len(m.Reports))
 	for i := range m.Reports {
 		e.message(loadReport, m.Reports[i].encode)
 	}
@@ -357,6 +359,21 @@ func (r *Report) encode(e *encoder) {
 	e.uint(reportCost, uint64(r.Cost))
 	e.uint(reportPressure, uint64(r.Pressure))
 	e.uint(reportQueue, uint64(r.Queue))
+}
+
+// decodeReport is the hot one: it makes no closures.
+func decodeReport(d *decoder) (r Report) {
+	if !d.is(typeBytes) {
+		return r
+	}
+	in := decoder{b: d.bytes}
+	for in.next() {
+		r.field(&in)
+	}
+	if d.err == nil {
+		d.err = in.err
+	}
+	return r
 }
 
 func (r *Report) field(d *decoder) {
@@ -411,9 +428,7 @@ func DecodeLoad(b []byte) (m Load, err error) {
 		case loadAcks:
 			d.uint(&m.Acks)
 		case loadReport:
-			var r Report
-			inner(d, r.field)
-			m.Reports = append(m.Reports, r)
+			m.Reports = append(m.Reports, decodeReport(d))
 		}
 	})
 	return m, err
