@@ -59,12 +59,11 @@ type Command struct {
 	Reason  string        // a sentence for people
 }
 
-// Phase is where a [Machine] stands. [Machine.Resting] and its siblings tell phases apart; the
-// name is for people.
-type Phase uint8
+// phase is where a [Machine] stands.
+type phase uint8
 
 const (
-	phaseStopped      Phase = iota // it does not run: stopped, suspended, failed, or starting
+	phaseStopped      phase = iota // it does not run: stopped, suspended, failed, or starting
 	phaseActive                    // it runs and nobody wants it stopped
 	phaseSoftCordoned              // it is avoided; the next request that has nothing better saves it
 	phaseNotifying                 // soft-cordoned, and its long connections have been told
@@ -82,14 +81,4 @@ var phaseNames = [...]string{
 }
 
 // String returns the phase's name as it stands in the diagram of the package comment.
-func (p Phase) String() string { return enum.String(phaseNames[:], uint8(p), "phase") }
-
-// MarshalText returns the phase's name; a value without one is an error.
-func (p Phase) MarshalText() ([]byte, error) {
-	return enum.Marshal("cordon: phase", phaseNames[:], uint8(p))
-}
-
-// UnmarshalText is the inverse of [Phase.MarshalText]; the error lists the names.
-func (p *Phase) UnmarshalText(text []byte) error {
-	return enum.Unmarshal(p, "cordon: phase", phaseNames[:], text)
-}
+func (p phase) String() string { return enum.String(phaseNames[:], uint8(p), "phase") }

@@ -18,7 +18,7 @@ func Example() {
 	token, _ := gate.Start(0)
 	gate.Ready(token)
 
-	m := cordon.New(cordon.Config{Quiet: time.Second, CordonMax: 30 * time.Second})
+	m := cordon.Machine{Config: cordon.Config{Quiet: time.Second, CordonMax: 30 * time.Second}}
 	now := time.Unix(0, 0) // or time.Now, in a loop
 	follow := func(c cordon.Command) {
 		for c.Do != cordon.ActNone {

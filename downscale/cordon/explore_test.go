@@ -112,7 +112,7 @@ func (m *model) explore() (states, transitions int, err error) {
 		return i
 	}
 	first := world{
-		p: New(Config{Quiet: m.quiet, CordonMax: time.Hour, Backoff: time.Hour, StuckAfter: time.Hour}),
+		p: Machine{Config: Config{Quiet: m.quiet, CordonMax: time.Hour, Backoff: time.Hour, StuckAfter: time.Hour}},
 	}
 	m.canon(&first)
 	add(first, step{})

@@ -27,15 +27,15 @@ type Config struct {
 const maxDoublings = 4
 
 // Machine is the soft-cordon state machine of one machine, as its owner runs it. The package
-// comment has its diagram. It is a plain value, not safe for concurrent use; a copy is valid, and
-// so is the zero value, whose durations are all zero. None of its methods allocates.
+// comment has its diagram. It begins as one of a machine that does not run, and is a plain value,
+// not safe for concurrent use; a copy is valid. None of its methods allocates.
 //
 // Time may stand still or go back; timers then fire later. They fire in [Machine.Look], so whoever
 // owns a machine looks at it every now and then.
 type Machine struct {
-	config Config
+	Config Config
 
-	phase Phase
+	phase phase
 	order order
 	token uint64 // of the last command that wants an answer; they grow
 	// up to closing: the generation, 0 while Cordon is unanswered; after Closed: the gate's token
@@ -65,14 +65,11 @@ type armed struct {
 	since   time.Time // when the cordon was asked for
 }
 
-// New returns the state machine of a machine that does not run.
-func New(c Config) Machine { return Machine{config: c} }
-
 // Adopt takes up a stop that an earlier owner left in doubt, behind the gate with that token. The
 // next [Machine.Look] has the driver stop the machine again.
 func (p *Machine) Adopt(now time.Time, token uint64) {
 	*p = Machine{
-		config: p.config, phase: phaseStuck, gate: token, frozen: true,
+		Config: p.Config, phase: phaseStuck, gate: token, frozen: true,
 		reason: "an earlier stop was left in doubt", armed: armed{expires: now},
 	}
 }
@@ -152,7 +149,7 @@ func (p *Machine) lookAtCordoned(now time.Time, l Look) Command {
 		c = p.step(now, input{event: onLingering})
 	case !l.NoRoom:
 		c = p.step(now, input{event: onIdle})
-	case now.Sub(p.since) < p.config.CordonMax || p.order != notOrdered:
+	case now.Sub(p.since) < p.Config.CordonMax || p.order != notOrdered:
 		return Command{}
 	default:
 		c = p.step(now, input{event: onNeeded, Reason: "the driver is busy with other machines"})
@@ -245,8 +242,9 @@ func (p *Machine) End(now time.Time) Command {
 	return Command{}
 }
 
-// Phase returns where the machine stands: its name is for people.
-func (p *Machine) Phase() Phase { return p.phase }
+// Phase returns where the machine stands, by the names of the diagram: it is for people.
+// [Machine.Resting] and its siblings are for programs.
+func (p *Machine) Phase() string { return p.phase.String() }
 
 // Running reports whether the machine runs and nobody is about to stop it.
 func (p *Machine) Running() bool { return p.phase == phaseActive }

@@ -20,7 +20,7 @@ func TestMachineStories(t *testing.T) {
 		edit   func(*input)
 		do     string // the command, with its generation or the gate's token where it has one
 		reason string
-		phase  Phase
+		phase  phase
 	}
 	suspend := func(in *input) { in.Suspend = true }
 	idle := func(in *input) { in.Idle = true }
@@ -175,7 +175,7 @@ func TestMachineStories(t *testing.T) {
 		}},
 	} {
 		t.Run(story.name, func(t *testing.T) {
-			p := New(testConfig)
+			p := Machine{Config: testConfig}
 			start := time.Unix(0, 0)
 			var token uint64
 			for i, s := range append(story.before[:len(story.before):len(story.before)], story.steps...) {
@@ -197,9 +197,9 @@ func TestMachineStories(t *testing.T) {
 				if c.Do == ActFinish && c.Suspend {
 					got += " suspended"
 				}
-				if got != s.do || p.Phase() != s.phase {
+				if got != s.do || p.phase != s.phase {
 					t.Fatalf(
-						"step %d, %v at %v: %q and %v, want %q and %v", i, s.in, s.at, got, p.Phase(), s.do, s.phase,
+						"step %d, %v at %v: %q and %v, want %q and %v", i, s.in, s.at, got, p.phase, s.do, s.phase,
 					)
 				}
 				if s.reason != "" && c.Reason != s.reason {
@@ -315,7 +315,7 @@ func TestMachineWithGate(t *testing.T) {
 		if err != nil {
 			t.Fatal(err)
 		}
-		w := &gateWorld{t: t, p: New(testConfig), gate: gate, now: time.Unix(0, 0)}
+		w := &gateWorld{t: t, p: Machine{Config: testConfig}, gate: gate, now: time.Unix(0, 0)}
 		inside := 0
 		driverIs := func(answer event, change func()) func(*rapid.T) {
 			return func(t *rapid.T) {
@@ -407,16 +407,16 @@ func TestMachineWithGate(t *testing.T) {
 				}
 			},
 			"run anew": func(t *rapid.T) { // what end and the next Run's first look do
-				if p := w.p.Phase(); p == phaseActive || p == phaseStopped || p == phaseSoftCordoned ||
+				if p := w.p.phase; p == phaseActive || p == phaseStopped || p == phaseSoftCordoned ||
 					p == phaseNotifying {
-					w.p = New(testConfig)
+					w.p = Machine{Config: testConfig}
 					if l := gate.Load(); l.Cordon == balance.CordonSoft {
 						gate.Uncordon(l.CordonGen)
 					}
 				}
 			},
 			"": func(t *rapid.T) {
-				p := w.p.Phase()
+				p := w.p.phase
 				l := gate.Load()
 				if l.InFlight != inside {
 					t.Fatalf("%d inside, the gate says %d", inside, l.InFlight)
@@ -450,7 +450,7 @@ func TestMachineWithGate(t *testing.T) {
 				w.follow(w.p.Done(w.now, op, 0))
 			}
 		}
-		if l, p := gate.Load(), w.p.Phase(); p != phaseActive && p != phaseStopped ||
+		if l, p := gate.Load(), w.p.phase; p != phaseActive && p != phaseStopped ||
 			l.Cordon != balance.CordonNone ||
 			l.State == balance.StateStopping ||
 			l.State == balance.StateSuspending {
@@ -460,7 +460,7 @@ func TestMachineWithGate(t *testing.T) {
 }
 
 func TestStepDoesNotAllocate(t *testing.T) {
-	p := New(testConfig)
+	p := Machine{Config: testConfig}
 	now := time.Unix(0, 0)
 	if n := testing.AllocsPerRun(5000, func() { wayDown(&p, now) }); n != 0 {
 		t.Errorf("%g allocations from started to stopped, want 0", n)
@@ -482,7 +482,7 @@ func wayDown(p *Machine, now time.Time) {
 }
 
 func BenchmarkStep(b *testing.B) {
-	p := New(testConfig)
+	p := Machine{Config: testConfig}
 	now := time.Unix(0, 0)
 	b.ReportAllocs()
 	for i := 0; b.Loop(); i++ {
@@ -494,7 +494,7 @@ func BenchmarkStep(b *testing.B) {
 
 // A process that was suspended itself does not stop a machine on what it saw before.
 func TestACordonOfAnHourAgoEnds(t *testing.T) {
-	m := New(testConfig)
+	m := Machine{Config: testConfig}
 	m.Look(time.Unix(0, 0), Look{Up: true})
 	m.Done(time.Unix(0, 0), m.Surplus(time.Unix(0, 0), Order{}, false), 1)
 	c := m.Look(time.Unix(3600, 0), Look{Up: true, Cordoned: true, Gen: 1, Used: true})

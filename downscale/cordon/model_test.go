@@ -313,7 +313,7 @@ func (p *Machine) timers() []*time.Time { return []*time.Time{&p.quiet, &p.expir
 // cutOff ends the downscaler at any time and has another begin, and do what that does first.
 func (m *model) cutOff(w *world, do func(string, bool, func(*world))) {
 	g := w.gate
-	anew := New(w.p.config)
+	anew := Machine{Config: w.p.Config}
 	if w.queue[0].Do == ActNone {
 		switch w.p.phase {
 		case phaseSoftCordoned, phaseNotifying:

@@ -117,7 +117,7 @@ func (p *Machine) active(now time.Time, in input) Command {
 	}
 	p.enter(phaseSoftCordoned)
 	p.gate = 0
-	p.since, p.expires = now, now.Add(p.config.CordonMax)
+	p.since, p.expires = now, now.Add(p.Config.CordonMax)
 	return p.command(Command{Do: ActCordon})
 }
 
@@ -160,7 +160,7 @@ func (p *Machine) behindGate(now time.Time, in input) Command {
 		}
 		alarmed := p.phase == phaseStuck
 		p.phase = phaseStuck
-		p.expires = now.Add(p.config.StuckAfter)
+		p.expires = now.Add(p.Config.StuckAfter)
 		p.token++ // nothing is under way: no answer counts until the next try
 		if !alarmed {
 			return Command{
@@ -182,9 +182,9 @@ func (p *Machine) behindGate(now time.Time, in input) Command {
 	return Command{}
 }
 
-func (p *Machine) drive(now time.Time, to Phase, do Act) Command {
+func (p *Machine) drive(now time.Time, to phase, do Act) Command {
 	p.phase, p.suspend, p.quiet = to, do == ActSuspend, time.Time{}
-	p.expires = now.Add(p.config.StuckAfter)
+	p.expires = now.Add(p.Config.StuckAfter)
 	return p.command(Command{Do: do, Gate: p.gate})
 }
 
@@ -211,13 +211,13 @@ func (p *Machine) back(now time.Time, reason string) {
 	if !p.calm.IsZero() && !now.Before(p.calm) {
 		p.aborts = 0
 	}
-	wait := p.config.Backoff << p.aborts
+	wait := p.Config.Backoff << p.aborts
 	p.aborts = min(p.aborts+1, maxDoublings)
 	p.backoff = now.Add(wait)
 	p.calm = p.backoff.Add(wait) // as long again without an abort, and it is forgotten
 }
 
-func (p *Machine) enter(to Phase) {
+func (p *Machine) enter(to phase) {
 	p.phase = to
 	p.wanted, p.frozen, p.lingers, p.quiet, p.expires = false, false, false, time.Time{}, time.Time{}
 	if to == phaseActive || to == phaseStopped {
@@ -287,12 +287,12 @@ func (p *Machine) cordoned(now time.Time, in input) Command {
 		p.acked = p.acked || in.Gate == p.gate
 	case onIdle:
 		if p.acked && (p.lingers || p.quiet.IsZero()) {
-			p.quiet, p.lingers = now.Add(p.config.Quiet), false
+			p.quiet, p.lingers = now.Add(p.Config.Quiet), false
 		}
 		return p.mayClose(now)
 	case onLingering:
 		if p.acked && p.quiet.IsZero() {
-			p.quiet, p.lingers = now.Add(p.config.Quiet), true
+			p.quiet, p.lingers = now.Add(p.Config.Quiet), true
 		}
 		return p.mayClose(now)
 	case onBusy:
@@ -307,7 +307,7 @@ func (p *Machine) cordoned(now time.Time, in input) Command {
 		if p.obey(in); p.order != was {
 			// a firm order tells the connections behind the gate
 			p.phase, p.lingers = phaseSoftCordoned, false
-			p.quiet, p.expires = time.Time{}, now.Add(p.config.CordonMax)
+			p.quiet, p.expires = time.Time{}, now.Add(p.Config.CordonMax)
 		}
 	case onWithdrawn:
 		if p.order != notOrdered {
@@ -335,7 +335,7 @@ func (p *Machine) expire(now time.Time) Command {
 	case p.acked:
 		return p.abort(now, "it did not become idle in time")
 	case p.order != notOrdered: // once: acked stays
-		p.acked, p.expires = true, now.Add(p.config.CordonMax)
+		p.acked, p.expires = true, now.Add(p.Config.CordonMax)
 		return Command{}
 	}
 	c := p.abort(now, "not every node acknowledged the cordon in time")
@@ -355,8 +355,8 @@ func (p *Machine) mayClose(now time.Time) Command {
 		return Command{}
 	}
 	p.phase = phaseNotifying
-	p.expires = now.Add(p.config.Notice)
-	return Command{Do: ActNotify, Within: p.config.Notice, Reason: p.reason}
+	p.expires = now.Add(p.Config.Notice)
+	return Command{Do: ActNotify, Within: p.Config.Notice, Reason: p.reason}
 }
 
 // ordered is the cordon of a firm order: it only gives requests time to go elsewhere.
@@ -364,7 +364,7 @@ func (p *Machine) ordered(now time.Time, in input) Command {
 	switch in.event {
 	case onAcknowledged:
 		if in.Gate == p.gate && p.quiet.IsZero() {
-			p.quiet = now.Add(p.config.Quiet)
+			p.quiet = now.Add(p.Config.Quiet)
 		}
 	case onTick:
 	case onUncordoned: // who recalled it would do so again

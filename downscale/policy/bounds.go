@@ -81,8 +81,12 @@ func (b *Bounded) spare(s *Situation, d Decision) {
 			d.Open = s.Machines[i].Open
 		}
 	}
-	if d.Text == "" && !d.Rule.spares() {
-		d.Rule = ruleOther
+	switch d.Rule {
+	case ruleHeadroom, ruleKeepAlive:
+	default:
+		if d.Text == "" {
+			d.Rule = "" // it is no reason to stop a machine
+		}
 	}
 	if d.Bound = b.bound(s, i, d); d.Bound != "" {
 		b.refused = append(b.refused, d)
@@ -155,11 +159,6 @@ func (b *Bounded) keep(s *Situation) {
 			b.recall(s, i, Decision{Rule: ruleMinimum, Count: f.regions[m.Region]})
 		}
 	}
-}
-
-// spares reports whether a rule is a reason to stop a machine.
-func (w Rule) spares() bool {
-	return w == ruleOther || w == ruleHeadroom || w == ruleKeepAlive
 }
 
 // floor tells which machines an app's minimums let go, as one after the other goes.

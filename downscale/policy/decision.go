@@ -34,47 +34,24 @@ func (v *Verdict) UnmarshalText(text []byte) error {
 	return enum.Unmarshal(v, "policy: verdict", verdictNames[:], text)
 }
 
-// Rule is the rule that a [Decision] follows: its name is for people and for counting. The zero
-// value is a rule of a policy of your own, which says more in Decision.Text.
-type Rule uint8
-
-// The rules. The comment says which verdicts they come with.
+// The rules of [Decision.Rule]. The comment says which verdicts they come with.
 const (
-	ruleOther     Rule = iota // of your own policy: see Decision.Text
-	ruleOff                   // hold, recall: App.Autostop is off
-	ruleStale                 // hold, recall: what others report is too old to stop anything on
-	ruleParked                // hold, recall: requests wait for a machine
-	ruleStarting              // hold, recall: a machine of the region is starting
-	ruleSettle                // hold: one was, a moment ago
-	ruleUnwatched             // hold, recall: the load has not been watched for the whole window
-	ruleNeeded                // hold, recall: the others would be too full without the machine
-	ruleLast                  // hold, recall: the app's last machine waits for the keep-alive
-	ruleMinimum               // hold, recall: no more machines run than the minimum
-	rulePace                  // hold: enough machines are on their way already
-	ruleBackoff               // hold: the machines that could be spared were needed a moment ago
-	ruleBusy                  // hold: see Decision.Busy
-	ruleTurn                  // hold: a machine of another owner goes first
-	ruleHeadroom              // spare: the others have room enough
-	ruleKeepAlive             // spare: nothing has been used for the whole keep-alive
+	ruleOff       = "off"        // hold, recall: App.Autostop is off
+	ruleStale     = "stale"      // hold, recall: what others report is too old to stop anything on
+	ruleParked    = "parked"     // hold, recall: requests wait for a machine
+	ruleStarting  = "starting"   // hold, recall: a machine of the region is starting
+	ruleSettle    = "settle"     // hold: one was, a moment ago
+	ruleUnwatched = "unwatched"  // hold, recall: the load has not been watched for the whole window
+	ruleNeeded    = "needed"     // hold, recall: the others would be too full without the machine
+	ruleLast      = "last"       // hold, recall: the app's last machine waits for the keep-alive
+	ruleMinimum   = "minimum"    // hold, recall: no more machines run than the minimum
+	rulePace      = "pace"       // hold: enough machines are on their way already
+	ruleBackoff   = "backoff"    // hold: the machines that could be spared were needed a moment ago
+	ruleBusy      = "busy"       // hold: see Decision.Busy
+	ruleTurn      = "turn"       // hold: a machine of another owner goes first
+	ruleHeadroom  = "headroom"   // spare: the others have room enough
+	ruleKeepAlive = "keep-alive" // spare: nothing has been used for the whole keep-alive
 )
-
-var ruleNames = [...]string{
-	"other", "off", "stale", "parked", "starting", "settle", "unwatched", "needed", "last", "minimum",
-	"pace", "backoff", "busy", "turn", "headroom", "keep-alive",
-}
-
-// String returns the rule's name.
-func (r Rule) String() string { return enum.String(ruleNames[:], uint8(r), "rule") }
-
-// MarshalText returns the rule's name; a value without one is an error.
-func (r Rule) MarshalText() ([]byte, error) {
-	return enum.Marshal("policy: rule", ruleNames[:], uint8(r))
-}
-
-// UnmarshalText is the inverse of [Rule.MarshalText]; the error lists the names.
-func (r *Rule) UnmarshalText(text []byte) error {
-	return enum.Unmarshal(r, "policy: rule", ruleNames[:], text)
-}
 
 // Decision is what a [Policy] decided about one region, or about one machine of it, and why. It
 // is a comparable value. A policy of your own fills in Machine, Verdict and Text, and Idle where
@@ -87,7 +64,9 @@ type Decision struct {
 	// Idle, of VerdictSpare, says that nothing of the whole app has been used for so long that it may
 	// sleep: that the machine was needed a moment ago is no reason to wait.
 	Idle bool
-	Rule Rule
+	// Rule is the name of the rule that says so, for people and for counting. Policies of your own may
+	// leave it empty, and say more in Text.
+	Rule string
 	Text string // of policies of your own: the reason, said instead of the rule's
 	// Bound is what keeps the decision from being carried out, a sentence for people: see
 	// [Bounded.Refused].
@@ -162,14 +141,14 @@ func (d Decision) Reason() string {
 		return fmt.Sprintf("%s could be spared and is busy", d.Machine)
 	case ruleTurn:
 		return fmt.Sprintf("%s goes first, and is not ours", d.Machine)
-	case ruleOther:
+	case "":
 		return "by a policy that says no more"
 	case ruleHeadroom:
 		return d.rule("<=")
 	case ruleKeepAlive:
 		return fmt.Sprintf("keep-alive %s over: no request since %s", short(d.Of), short(d.For))
 	}
-	return fmt.Sprintf("rule(%d)", uint8(d.Rule))
+	return d.Rule
 }
 
 func (d Decision) rule(relation string) string {

@@ -21,7 +21,7 @@ var enums = []any{
 	new(balance.Autostop), new(balance.State), new(balance.Health), new(balance.Cordon), new(balance.Tier),
 	new(balance.StartAnswer), new(balance.Bounce), new(balance.Outcome),
 	new(machine.BootKind),
-	new(balance.Class), new(policy.Verdict), new(policy.Rule), new(cordon.Phase), new(cordon.Act),
+	new(balance.Class), new(policy.Verdict), new(cordon.Act),
 	new(rtt.State),
 	new(backhaul.Failure), new(backhaul.EventKind), new(backhaul.Freed),
 }

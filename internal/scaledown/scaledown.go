@@ -113,7 +113,7 @@ type App struct {
 
 // reason is what has to change for a decision to be news.
 type reason struct {
-	rule    policy.Rule
+	rule    string
 	machine balance.MachineID
 	open    balance.Class
 }

@@ -221,10 +221,10 @@ func runDay(rule policy.Policy, seed uint64) dayResult {
 				Limits: balance.Limits{Soft: daySoft, Hard: dayHard},
 			},
 		}
-		d.machines[i].core.Cordon = cordon.New(cordon.Config{
+		d.machines[i].core.Cordon.Config = cordon.Config{
 			Quiet: time.Second, CordonMax: 30 * time.Second, Backoff: time.Minute,
 			StuckAfter: time.Minute,
-		})
+		}
 	}
 	slices.SortFunc(d.machines, func(a, b dayMachine) int {
 		if a.seen.Rank < b.seen.Rank {
