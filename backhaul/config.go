@@ -111,6 +111,11 @@ type HandlerConfig struct {
 	// Connections knows the long connections to machines from then on. nil: each is a request.
 	Connections *Connections
 
+	// Orders serves what other nodes ask of this one itself, see [Transport.Order]. from is who asks:
+	// as its certificate says, else as it says itself, which the key vouches for. nil: orders are
+	// refused.
+	Orders func(from balance.NodeID, w http.ResponseWriter, r *http.Request)
+
 	// Trace observes requests; of its functions only Event is called.
 	Trace Trace
 }

@@ -137,6 +137,9 @@ func (h *Handler) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 	t, ok := hop.To{}, false
 	if v := r.Header[hop.HeaderTo]; len(v) == 1 {
 		t, ok = hop.ParseTo(v[0])
+	} else if len(v) == 0 && len(r.Header[hop.HeaderOrder]) == 1 && h.c.Orders != nil {
+		h.order(w, r, node)
+		return
 	}
 	if !ok {
 		deny(w, http.StatusBadRequest, "no machine named: only a backhaul.Transport can be served here")

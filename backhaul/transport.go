@@ -29,6 +29,7 @@ type Transport struct {
 	limits   hop.RetryLimits
 	owners   *pool.Pool // by node and incarnation
 	machines *pool.Pool // by machine and epoch; only those of this process
+	orders   *http.Transport
 	kept     atomic.Int64
 	routes   pool.BulkRoutes
 	rows     interface{ Fleet() *balance.Fleet } // the picker; nil: it does not tell
@@ -71,6 +72,7 @@ func NewTransport(p Picker, c Config) (*Transport, error) {
 	pc.Spare, pc.Keys = 0, nil
 	pc.IdleTimeout, pc.MaxHeader, pc.Near = c.MachineConfig.idleTimeout, c.maxHeader, true
 	t.machines = pool.NewPool(pc)
+	t.orders = t.newOrders()
 	return t, nil
 }
 
@@ -103,6 +105,7 @@ func (t *Transport) RoundTrip(req *http.Request) (*http.Response, error) {
 func (t *Transport) CloseIdleConnections() {
 	t.owners.CloseIdle()
 	t.machines.CloseIdle()
+	t.orders.CloseIdleConnections()
 }
 
 // Close closes idle connections and lets those in use end with their requests. Requests may still
@@ -110,6 +113,7 @@ func (t *Transport) CloseIdleConnections() {
 func (t *Transport) Close() {
 	t.owners.Close()
 	t.machines.Close()
+	t.orders.CloseIdleConnections()
 }
 
 // Picker finds a machine for a request and counts the request in; [*autostart.Autostart] is one,

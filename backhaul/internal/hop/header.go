@@ -14,6 +14,7 @@ const (
 	// request, HTTP/2: "body", which waits for "100 Continue", or "word": say it when the request is
 	// admitted
 	HeaderAsk    = "Ebb-Ask"
+	HeaderOrder  = "Ebb-Order"  // request: for the node itself; who sends it, in the form of queries
 	HeaderLoad   = "Ebb-Load"   // answer: the machine's load
 	HeaderBounce = "Ebb-Bounce" // answer: refused, and why
 	HeaderFault  = "Ebb-Fault"  // answer: the machine failed, and how
