@@ -17,9 +17,9 @@ import (
 
 // Order sends req to a node itself rather than to one of its machines: its [HandlerConfig].Orders
 // answers. It goes over a connection that is authenticated as those of requests are, beside them,
-// so that neither waits for the other; over HTTP/2, unless Config.HTTP1 is set, so that an answer
-// may begin before the body has ended. Of req's URL only path and query count. Nothing is tried
-// again, and nothing bounds the answer but req's context.
+// so that neither waits for the other, and over HTTP/2: an answer may begin before the body has
+// ended. Of req's URL only path and query count. Nothing is tried again, and nothing bounds the
+// answer but req's context.
 func (t *Transport) Order(node balance.NodeID, req *http.Request) (*http.Response, error) {
 	if t.c.Dial == nil {
 		return nil, fmt.Errorf(
@@ -32,21 +32,20 @@ func (t *Transport) Order(node balance.NodeID, req *http.Request) (*http.Respons
 	if out.Header == nil {
 		out.Header = http.Header{}
 	}
-	out.Header[hop.HeaderOrder] = []string{url.QueryEscape(string(t.c.Node))}
+	out.Header[hop.HeaderOrder] = []string{url.QueryEscape(string(t.node))}
 	return t.orders.RoundTrip(out)
 }
 
 // newOrders returns what orders go over.
 func (t *Transport) newOrders() *http.Transport {
 	o := &http.Transport{
-		DialContext: t.dialOrders, DisableCompression: true, IdleConnTimeout: t.c.IdleTimeout,
+		DialContext: t.dialOrders, DisableCompression: true, IdleConnTimeout: max(0, t.c.ownerIdle),
 		Protocols: new(http.Protocols),
 		HTTP2: &http.HTTP2Config{
 			SendPingTimeout: pool.UsualPings.After, PingTimeout: pool.UsualPings.Wait,
 		},
 	}
-	o.Protocols.SetHTTP1(t.c.HTTP1)
-	o.Protocols.SetUnencryptedHTTP2(!t.c.HTTP1)
+	o.Protocols.SetUnencryptedHTTP2(true)
 	return o
 }
 
@@ -61,9 +60,9 @@ func (t *Transport) dialOrders(ctx context.Context, _, addr string) (net.Conn, e
 		return nil, err
 	}
 	node := balance.NodeID(name)
-	if t.c.DialTimeout > 0 {
+	if t.c.dialTimeout > 0 {
 		var cancel context.CancelFunc
-		ctx, cancel = context.WithTimeout(ctx, t.c.DialTimeout)
+		ctx, cancel = context.WithTimeout(ctx, t.c.dialTimeout)
 		defer cancel()
 	}
 	c, err := t.c.Dial(ctx, node)
@@ -71,7 +70,7 @@ func (t *Transport) dialOrders(ctx context.Context, _, addr string) (net.Conn, e
 		return nil, err
 	}
 	tcp.KeepAlive(c)
-	known, err := auth.Authenticate(ctx, c, string(node), t.owners.Keys, !t.c.HTTP1)
+	known, err := auth.Authenticate(ctx, c, string(node), t.owners.Keys, true)
 	if err != nil {
 		c.Close()
 		return nil, err

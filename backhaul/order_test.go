@@ -25,7 +25,7 @@ func echoOrders(from balance.NodeID, w http.ResponseWriter, r *http.Request) {
 }
 
 // converse sends an order, and each further line when the one before has been answered.
-func converse(t *testing.T, tr *Transport, node balance.NodeID) error {
+func converse(t *testing.T, tr *Transport, node balance.NodeID, as string) error {
 	t.Helper()
 	said, say := io.Pipe()
 	defer say.Close()
@@ -42,7 +42,7 @@ func converse(t *testing.T, tr *Transport, node balance.NodeID) error {
 		return fmt.Errorf("%s: %s", resp.Status, resp.Header.Get("Ebb-Fault"))
 	}
 	in := bufio.NewReader(resp.Body)
-	for _, want := range []string{"edge /say?x=1", "one", "two"} {
+	for _, want := range []string{as + " /say?x=1", "one", "two"} {
 		if line, err := in.ReadString('\n'); line != want+"\n" || err != nil {
 			return fmt.Errorf("%q (%v), want %q", line, err, want)
 		}
@@ -54,25 +54,21 @@ func converse(t *testing.T, tr *Transport, node balance.NodeID) error {
 	return nil
 }
 
-// An order is a conversation with the node itself, over connections that are authenticated like
-// those of requests, in either version of HTTP; requests for machines go on beside it.
+// An order is a conversation with the node itself, over a connection that is authenticated like
+// those of requests; requests for machines go on beside it.
 func TestOrdersAreConversationsOfNodes(t *testing.T) {
-	for _, http1 := range []bool{false, true} {
-		t.Run(fmt.Sprintf("http1=%v", http1), func(t *testing.T) {
-			r := newRig(t, rigConfig{app: roomy, config: Config{HTTP1: http1}, handler: HandlerConfig{Orders: echoOrders}})
-			r.serve("m1", says("hello"))
-			if err := converse(t, r.transport, "a node's name, of any kind"); err != nil {
-				t.Error(err)
-			}
-			resp, err := r.front.Client().Get(r.front.URL)
-			if err != nil {
-				t.Fatal(err)
-			}
-			resp.Body.Close()
-			if resp.StatusCode != 200 {
-				t.Error(resp.Status)
-			}
-		})
+	r := newRig(t, rigConfig{app: roomy, handler: HandlerConfig{Orders: echoOrders}})
+	r.serve("m1", says("hello"))
+	if err := converse(t, r.transport, "a node's name, of any kind", "edge"); err != nil {
+		t.Error(err)
+	}
+	resp, err := r.front.Client().Get(r.front.URL)
+	if err != nil {
+		t.Fatal(err)
+	}
+	resp.Body.Close()
+	if resp.StatusCode != 200 {
+		t.Error(resp.Status)
 	}
 }
 
@@ -81,19 +77,19 @@ func TestOrdersOfStrangersAreRefused(t *testing.T) {
 	heard := func(balance.NodeID, http.ResponseWriter, *http.Request) {
 		t.Error("an order of a stranger is served")
 	}
-	r := newRig(t, rigConfig{config: Config{Key: "another-key"}, handler: HandlerConfig{Orders: heard}})
-	if err := converse(t, r.transport, "worker"); err == nil || !strings.Contains(err.Error(), "do not accept each other") {
+	r := newRig(t, rigConfig{config: Config{Keys: []string{"another-key"}}, handler: HandlerConfig{Orders: heard}})
+	if err := converse(t, r.transport, "worker", "edge"); err == nil || !strings.Contains(err.Error(), "do not accept each other") {
 		t.Errorf("%v", err)
 	}
 	r = newRig(t, rigConfig{})
-	if err := converse(t, r.transport, "worker"); err == nil || !strings.Contains(err.Error(), "400") {
+	if err := converse(t, r.transport, "worker", "edge"); err == nil || !strings.Contains(err.Error(), "400") {
 		t.Errorf("%v", err)
 	}
 	alone, err := NewTransport(NoWait(r.b), Config{})
 	if err != nil {
 		t.Fatal(err)
 	}
-	if err := converse(t, alone, "worker"); err == nil || !strings.Contains(err.Error(), "Config.Dial is nil: set it") {
+	if err := converse(t, alone, "worker", "edge"); err == nil || !strings.Contains(err.Error(), "Config.Dial is nil: set it") {
 		t.Errorf("%v", err)
 	}
 }
@@ -124,11 +120,11 @@ func TestClientsGiveNoOrders(t *testing.T) {
 func TestAnOrderIsOfWhomItsCertificateNames(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		ca := newAuthority(t, "ca")
-		c := clusterConfig{handler: HandlerConfig{Orders: echoOrders}, config: Config{Node: "liar"}}
+		c := clusterConfig{handler: HandlerConfig{Orders: echoOrders}}
 		k := newCluster(t, withIdentities(t, c,
-			loadIdentity(t, files(t, t.TempDir(), ca.issue(t, "edge", time.Hour), ca)),
+			loadIdentity(t, files(t, t.TempDir(), ca.issue(t, "edge-7", time.Hour), ca)),
 			loadIdentity(t, files(t, t.TempDir(), ca.issue(t, "worker", time.Hour), ca))))
-		if err := converse(t, k.edge, "worker"); err != nil {
+		if err := converse(t, k.edge, "worker", "edge-7"); err != nil {
 			t.Error(err)
 		}
 		k.edge.Close()
