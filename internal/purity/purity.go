@@ -1,7 +1,7 @@
 // Package purity holds the rule that the library's claims rest on: what decides does not act. Its
 // test lists the pure packages, parses every file of theirs, and fails on goroutines, channels,
 // clocks, chance and I/O, and on the import of a package of this module that is not pure itself.
-// Files of packages that also act are listed by name.
+// Of a package that also acts, the files that do are listed, and all others are parsed.
 package purity
 
 import (
