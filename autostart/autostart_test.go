@@ -1,7 +1,6 @@
 package autostart
 
 import (
-	"cmp"
 	"errors"
 	"slices"
 	"sync"
@@ -14,7 +13,7 @@ import (
 
 func sortCanonical(app balance.AppID, ids []balance.MachineID) {
 	slices.SortFunc(ids, func(a, b balance.MachineID) int {
-		return cmp.Compare(balance.Rank(app, a), balance.Rank(app, b))
+		return (&balance.Machine{App: app, ID: a}).Compare(&balance.Machine{App: app, ID: b})
 	})
 }
 

@@ -178,7 +178,7 @@ func (w *world) get(ctx context.Context, hold time.Duration) (balance.MachineID,
 	}
 	id := slot.Machine().ID
 	g := slot.Gate()
-	if _, b := g.Admit(0, 0); b != balance.BounceNone {
+	if _, b := g.Enter(0, 0, 0); b != balance.BounceNone {
 		w.t.Errorf("slot of %s handed over, and its gate says %v", id, b)
 		slot.Release(balance.OutcomeBounced)
 		return "", errors.New("bounced")

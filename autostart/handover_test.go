@@ -174,7 +174,7 @@ func TestOnlyWhatComesLaterRecalls(t *testing.T) {
 			before, _ := w.acquire()
 			time.Sleep(sec)
 			for range 1 + max(0, told) { // whose own it is the gate does not tell
-				g.Admit(0, 0)
+				g.Enter(0, 0, 0)
 			}
 			g.Cordon()
 			time.Sleep(sec)

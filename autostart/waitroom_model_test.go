@@ -75,7 +75,7 @@ func queueModel(t *testing.T, rt *rapid.T) {
 				return
 			}
 			a.slot, a.at, a.when = slot, slot.Machine().ID, time.Now()
-			if _, answer := slot.Gate().Admit(0, slot.Machine().CordonGen); answer == balance.BounceNone {
+			if _, answer := slot.Gate().Enter(0, 0, slot.Machine().CordonGen); answer == balance.BounceNone {
 				a.holds = true
 				served = append(served, a)
 			} else {

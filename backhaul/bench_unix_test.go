@@ -85,7 +85,7 @@ func benchmarkHop(b *testing.B, headers ...string) {
 // BenchmarkBounce measures what a bounce costs the owner, beside a request that it serves.
 func BenchmarkBounce(b *testing.B) {
 	r := newRig(b, rigConfig{app: balance.App{Limits: balance.Limits{Hard: 1}}})
-	r.host("full", startApp(b)).Admit(0, 0)
+	r.host("full", startApp(b)).Enter(0, 0, 0)
 	g := r.host("free", startApp(b))
 	if err := g.SetLimits(balance.Limits{}); err != nil {
 		b.Fatal(err)

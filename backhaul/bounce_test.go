@@ -108,7 +108,7 @@ func request(t *testing.T, method, url string, body io.Reader) *http.Request {
 func fill(t *testing.T, g *balance.Gate, n int) (leave func()) {
 	t.Helper()
 	for range n {
-		if _, b := g.Admit(0, 0); b != balance.BounceNone {
+		if _, b := g.Enter(0, 0, 0); b != balance.BounceNone {
 			t.Fatal("cannot fill:", b)
 		}
 	}

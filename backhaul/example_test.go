@@ -110,7 +110,7 @@ func ExampleHandler() {
 	io.Copy(io.Discard, resp.Body)
 	resp.Body.Close()
 
-	gate.Admit(0, 0) // another edge is faster
+	gate.Enter(0, 0, 0) // another edge is faster
 	_, err := client.Get("http://web/")
 	var u *backhaul.UnavailableError
 	fmt.Println(errors.As(err, &u), u.Cause(), u.RetryAfter() > 0)

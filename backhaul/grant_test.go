@@ -53,7 +53,7 @@ func TestGrantedSlotIsTheRequests(t *testing.T) {
 				g := r.serve("m", says("ok"))
 				for range 3 {
 					r.grant("m")
-					if _, b := g.Admit(0, 0); b != balance.BounceFull {
+					if _, b := g.Enter(0, 0, 0); b != balance.BounceFull {
 						t.Fatalf("somebody without the slot gets in: %v", b)
 					}
 					if status, body := r.get(); status != http.StatusOK || body != "ok" {

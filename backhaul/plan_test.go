@@ -249,7 +249,7 @@ func playPlan(t *rapid.T, h2 bool) {
 	}
 	for _, g := range gates[:full] { // the edge has not heard of it yet
 		g.SetLimits(balance.Limits{Hard: 1})
-		g.Admit(0, 0)
+		g.Enter(0, 0, 0)
 	}
 	dones := 0
 	tr, err := NewTransport(NoWait(b), Config{

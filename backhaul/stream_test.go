@@ -267,7 +267,7 @@ func TestAStrangerIsNotServed(t *testing.T) {
 			t.Errorf("%q: a stranger learns the load", tt.key)
 		}
 	}
-	if _, used := g.TakeSample(); !used {
+	if _, _, used := g.TakeSample(); !used {
 		t.Error("nothing was admitted at all")
 	}
 	r.quiet()

@@ -244,9 +244,12 @@ func (b *batch) retire(m *row) error {
 		return nil
 	}
 	if s, ok := m.cell.gate.remove(); !ok {
-		return &RunsError{MachineKey{m.shared.app, m.id}, s}
+		return fmt.Errorf(
+			"%w: machine %q of app %q is %v: stop it first, as downscale.Downscaler's RemoveMachine and RemoveApp do",
+			ErrRuns, m.id, m.shared.app, s,
+		)
 	}
-	b.freed = append(b.freed, MachineKey{m.shared.app, m.id})
+	b.freed = append(b.freed, m.key())
 	return nil
 }
 

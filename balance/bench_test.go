@@ -131,8 +131,7 @@ func BenchmarkReport(b *testing.B) {
 	f, _ := benchBalancer(b, nil, 1000, 20)
 	b.ReportAllocs()
 	r := Report{
-		App: "web", ID: "m000017", Load: Load{Limits: Limits{Soft: 10, Hard: 20}},
-		Version: Version{Incarnation: 1},
+		App: "web", ID: "m000017", Load: Load{Limits: Limits{Soft: 10, Hard: 20}}, Incarnation: 1,
 	}
 	for b.Loop() {
 		r.Load.Seq++

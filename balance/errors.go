@@ -19,6 +19,10 @@ var (
 	ErrNoApp = errors.New("balance: unknown app")
 )
 
+// ErrRuns is why [Fleet.Apply] does not remove a machine that this node owns: it has not been
+// stopped, and nobody would know of it afterwards.
+var ErrRuns = errors.New("balance: the machine has not been stopped")
+
 // NoMachineError says in numbers why a pick found nothing. Each machine is counted once, by the
 // first reason that holds, in the order of the fields.
 type NoMachineError struct {
@@ -34,27 +38,6 @@ type NoMachineError struct {
 	// After is a guess at when a slot may be free; 0 when nothing is full.
 	After time.Duration
 }
-
-// ErrRuns is why a machine that this node owns is not removed: it has not been stopped, and nobody
-// would know of it afterwards. The error is a [*RunsError].
-var ErrRuns = errors.New("balance: the machine has not been stopped")
-
-// RunsError names a machine that is not removed, and what it does.
-type RunsError struct {
-	Machine MachineKey
-	State   State
-}
-
-// Error says what to do first.
-func (e *RunsError) Error() string {
-	return fmt.Sprintf(
-		"balance: machine %q of app %q is %v: stop it before it is removed, as downscale.Downscaler's RemoveMachine and RemoveApp do",
-		e.Machine.ID, e.Machine.App, e.State,
-	)
-}
-
-// Unwrap returns ErrRuns.
-func (e *RunsError) Unwrap() error { return ErrRuns }
 
 // RetryAfter returns After: what errors of all packages answer to "when may I come back".
 func (e *NoMachineError) RetryAfter() time.Duration { return e.After }

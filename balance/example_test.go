@@ -54,8 +54,8 @@ func ExampleGate() {
 	fmt.Println(answer, g.State())
 	g.Ready(token)
 
-	_, b := g.Admit(0, 0)
-	load, full := g.Admit(0, 0)
+	_, b := g.Enter(0, 0, 0)
+	load, full := g.Enter(0, 0, 0)
 	fmt.Println(b, full, load.InFlight)
 
 	gen, _ := g.Cordon()
@@ -115,10 +115,10 @@ func ExampleStrategyFunc() {
 }
 
 // Nodes that do not talk start machines in the same order.
-func ExampleRank() {
+func ExampleMachineKey_Rank() {
 	ids := []balance.MachineID{"m1", "m2", "m3"}
 	slices.SortFunc(ids, func(a, b balance.MachineID) int {
-		return cmp.Compare(balance.Rank("web", a), balance.Rank("web", b))
+		return cmp.Compare(balance.MachineKey{App: "web", ID: a}.Rank(), balance.MachineKey{App: "web", ID: b}.Rank())
 	})
 	fmt.Println(ids)
 	// Output: [m2 m1 m3]

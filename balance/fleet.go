@@ -220,7 +220,7 @@ func (f *Fleet) Report(r Report) bool {
 		return false
 	}
 	if k := c.row.Load().shared; k == nil ||
-		r.Version.Incarnation != 0 && r.Version.Incarnation < k.incarnation {
+		r.Incarnation != 0 && r.Incarnation < k.incarnation {
 		return false
 	}
 	return c.observe(r.Load, r.Granted, false)

@@ -10,7 +10,7 @@ import (
 // operation token, cordon generation, start wanted, limits, in flight}. It is the only home of
 // these facts; rows are copies.
 //
-// [Gate.Admit] and [Gate.Leave] are one compare-and-swap each and may be called from any goroutine.
+// [Gate.Enter] and [Gate.Leave] are one compare-and-swap each and may be called from any goroutine.
 // The other methods are transitions; each succeeds only from the states that its comment names, so
 // of two callers one loses and must look again.
 //
@@ -23,7 +23,7 @@ import (
 // [Gate.Exited] leads from any of them to failed or stopped. Invariant: between a successful Close
 // and the next Ready nothing is in flight on that epoch and nothing is admitted.
 type Gate struct {
-	// word is all that Admit looks at. turn changes with every transition, so that a compare-and-swap
+	// word is all that Enter looks at. turn changes with every transition, so that a compare-and-swap
 	// on a word read before a transition fails after it.
 	word atomic.Uint64
 	soft atomic.Int64
@@ -31,7 +31,7 @@ type Gate struct {
 	epoch atomic.Uint64
 	gen   atomic.Uint64
 	seq   atomic.Uint64
-	peak  atomic.Uint64 // the most in flight since the last TakePeak
+	peak  atomic.Uint64 // the most in flight since the last TakeSample
 
 	mu      sync.Mutex           // serializes transitions; for the fields up to slots
 	op      operation            // the start or stop under way, or the last one
@@ -117,11 +117,24 @@ func NewGate(l Limits) (*Gate, error) {
 	return g, nil
 }
 
-// Admit counts a request in, or says why not. epoch is the machine's epoch that the caller means, 0
-// for any. knownGen is the cordon generation the caller's node had seen when it picked: a caller
-// that comes although it knows the present cordon had nothing better, and its arrival aborts the
-// stop. The load includes the request when admitted.
-func (g *Gate) Admit(epoch, knownGen uint64) (Load, Bounce) {
+// Enter counts a request in, or says why not. A request that is let in leaves with [Gate.Leave], and
+// the load includes it.
+//
+// token is that of a granted slot, 0 for none. A token that is still reserved is spent, and its slot
+// becomes the request's. With one that was spent, revoked, or never given out here the request gets
+// a slot that is really free, or is bounced as full.
+//
+// epoch is the machine's epoch that the caller means, 0 for any. knownGen is the cordon generation
+// that the caller's node had seen when it picked: a caller that comes although it knows the present
+// cordon had nothing better, and its arrival aborts the stop.
+func (g *Gate) Enter(token, epoch, knownGen uint64) (Load, Bounce) {
+	if token != 0 && g.drop(token) {
+		return g.use(epoch, knownGen)
+	}
+	return g.admit(epoch, knownGen)
+}
+
+func (g *Gate) admit(epoch, knownGen uint64) (Load, Bounce) {
 	for {
 		w := g.word.Load()
 		if b := g.refuses(w, epoch); b != BounceNone {
@@ -150,14 +163,6 @@ func (g *Gate) raise(n uint64) {
 			return
 		}
 	}
-}
-
-// TakePeak returns the most requests that were in flight at once, granted slots among them, since
-// the last TakePeak, and begins anew. It has one caller: the machine's decider, which so sees the
-// peaks that started a machine and not only what is there when it looks.
-func (g *Gate) TakePeak() int {
-	now := g.word.Load() & inFlightMask
-	return int(max(now, g.peak.Swap(now)))
 }
 
 func (g *Gate) refuses(w, epoch uint64) Bounce {
@@ -224,14 +229,16 @@ func (g *Gate) InFlight() int { return int(g.word.Load() & inFlightMask) }
 // State returns the machine's state.
 func (g *Gate) State() State { return stateOf(g.word.Load()) }
 
-// TakeSample returns the load and whether anything was admitted since the last TakeSample, so that
-// a request which came and went between two looks is not taken for idleness. It has one caller: the
+// TakeSample returns the load and what has happened since the last TakeSample: the most requests
+// that were in flight at once, granted slots among them, and whether anything was admitted. So a
+// request that came and went between two looks is not taken for idleness. It has one caller: the
 // machine's decider.
-func (g *Gate) TakeSample() (l Load, used bool) {
+func (g *Gate) TakeSample() (l Load, peak int, used bool) {
 	for {
 		w := g.word.Load()
 		if g.word.CompareAndSwap(w, w&^usedBit) {
-			return g.load(w), w&usedBit != 0
+			now := w & inFlightMask
+			return g.load(w), int(max(now, g.peak.Swap(now))), w&usedBit != 0
 		}
 	}
 }
@@ -264,17 +271,6 @@ func (g *Gate) Grant() (token uint64, ok bool) {
 	g.mu.Lock()
 	defer g.mu.Unlock()
 	return g.slots.add(), true
-}
-
-// Enter lets a request in that may come with a granted slot, or says why not. A token that is still
-// reserved is spent, and its slot becomes the request's. With token 0, or one that was spent,
-// revoked, or never given out here, it is [Gate.Admit]: the request gets a slot that is really
-// free, or is bounced as full. A request let in leaves with [Gate.Leave].
-func (g *Gate) Enter(token, epoch, knownGen uint64) (Load, Bounce) {
-	if token != 0 && g.drop(token) {
-		return g.use(epoch, knownGen)
-	}
-	return g.Admit(epoch, knownGen)
 }
 
 // use makes a slot whose token has been dropped a request's.

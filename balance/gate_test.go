@@ -27,7 +27,7 @@ func start(t testing.TB, g *Gate) {
 
 func TestGateStory(t *testing.T) {
 	g := newGate(t, Limits{Soft: 1, Hard: 2})
-	if _, b := g.Admit(0, 0); b != BounceNotStarted {
+	if _, b := g.Enter(0, 0, 0); b != BounceNotStarted {
 		t.Fatalf("a stopped machine admits: %v", b)
 	}
 	token, a := g.Start(0)
@@ -37,7 +37,7 @@ func TestGateStory(t *testing.T) {
 	if _, again := g.Start(0); again != StartUnderway {
 		t.Errorf("a second start: %v, want already starting", again)
 	}
-	if _, b := g.Admit(0, 0); b != BounceNotStarted {
+	if _, b := g.Enter(0, 0, 0); b != BounceNotStarted {
 		t.Errorf("a starting machine admits: %v", b)
 	}
 	if g.Ready(token + 1) {
@@ -48,11 +48,11 @@ func TestGateStory(t *testing.T) {
 		t.Errorf("start of a running machine: %v", again)
 	}
 	for range 2 {
-		if l, b := g.Admit(1, 0); b != BounceNone || l.Epoch != 1 {
+		if l, b := g.Enter(0, 1, 0); b != BounceNone || l.Epoch != 1 {
 			t.Fatalf("admit: %v %+v", b, l)
 		}
 	}
-	if l, b := g.Admit(0, 0); b != BounceFull || l.InFlight != 2 || l.Limits.Hard != 2 {
+	if l, b := g.Enter(0, 0, 0); b != BounceFull || l.InFlight != 2 || l.Limits.Hard != 2 {
 		t.Errorf("third request: %v %+v, want full", b, l)
 	}
 	gen, ok := g.Cordon()
@@ -64,10 +64,10 @@ func TestGateStory(t *testing.T) {
 	}
 	g.Leave()
 	g.Leave()
-	if _, b := g.Admit(7, 0); b != BounceWrongEpoch {
+	if _, b := g.Enter(0, 7, 0); b != BounceWrongEpoch {
 		t.Errorf("wrong epoch: %v", b)
 	}
-	g.Admit(0, 0) // from a node that has not seen the cordon: served, and no abort
+	g.Enter(0, 0, 0) // from a node that has not seen the cordon: served, and no abort
 	g.Leave()
 	if g.Touched() {
 		t.Error("a request that did not know the cordon touched the machine")
@@ -76,7 +76,7 @@ func TestGateStory(t *testing.T) {
 	if !ok || g.State() != StateSuspending {
 		t.Fatalf("close: %v %v", ok, g.State())
 	}
-	if _, b := g.Admit(0, 1); b != BounceClosing {
+	if _, b := g.Enter(0, 0, 1); b != BounceClosing {
 		t.Errorf("a closing machine says %v", b)
 	}
 	if _, a := g.Start(1); a != StartRemembered {
@@ -98,7 +98,7 @@ func TestGateKnownCordonAborts(t *testing.T) {
 	g := newGate(t, Limits{})
 	start(t, g)
 	gen, _ := g.Cordon()
-	g.Admit(0, gen)
+	g.Enter(0, 0, gen)
 	g.Leave()
 	if _, ok := g.Close(gen, false); ok || !g.Touched() {
 		t.Errorf("closed although a request came that knew the cordon (touched %v)", g.Touched())
@@ -163,22 +163,23 @@ func TestGrantedRequestThatKnewTheCordonAborts(t *testing.T) {
 func TestGatePeakSeesShortRequests(t *testing.T) {
 	g := newGate(t, Limits{})
 	start(t, g)
-	if n := g.TakePeak(); n != 0 {
+	peak := func() int { _, n, _ := g.TakeSample(); return n }
+	if n := peak(); n != 0 {
 		t.Errorf("peak %d of a machine that had no request", n)
 	}
 	for range 3 {
-		g.Admit(0, 0)
+		g.Enter(0, 0, 0)
 	}
 	for range 2 {
 		g.Leave()
 	}
 	for i, want := range []int{3, 1, 1} { // the last one is still there
-		if n := g.TakePeak(); n != want {
+		if n := peak(); n != want {
 			t.Errorf("look %d: peak %d, want %d", i, n, want)
 		}
 	}
 	g.Leave()
-	if a, b := g.TakePeak(), g.TakePeak(); a != 1 || b != 0 {
+	if a, b := peak(), peak(); a != 1 || b != 0 {
 		t.Errorf("peaks %d and %d after the last request, want 1 and 0", a, b)
 	}
 }
@@ -186,12 +187,12 @@ func TestGatePeakSeesShortRequests(t *testing.T) {
 func TestGateSampleSeesShortRequests(t *testing.T) {
 	g := newGate(t, Limits{})
 	start(t, g)
-	g.Admit(0, 0)
+	g.Enter(0, 0, 0)
 	g.Leave()
-	if l, used := g.TakeSample(); l.InFlight != 0 || !used {
+	if l, _, used := g.TakeSample(); l.InFlight != 0 || !used {
 		t.Errorf("a request between two looks was taken for idleness: %+v %v", l, used)
 	}
-	if _, used := g.TakeSample(); used {
+	if _, _, used := g.TakeSample(); used {
 		t.Error("used twice")
 	}
 }
@@ -206,7 +207,7 @@ func TestGateUnderContention(t *testing.T) {
 	for range 64 {
 		wg.Go(func() {
 			for range 300 {
-				if _, b := g.Admit(0, 0); b != BounceNone {
+				if _, b := g.Enter(0, 0, 0); b != BounceNone {
 					continue
 				}
 				if n := inside.Add(1); n > hard {
@@ -335,7 +336,7 @@ func gateModel(t *rapid.T) {
 		{"admit", started, func() {
 			epoch, known := caller()
 			want := refuses(epoch)
-			l, b := g.Admit(epoch, known)
+			l, b := g.Enter(0, epoch, known)
 			let("admit", known, l, b, want)
 		}},
 		{"leave", func() bool { return m.n > 0 }, func() {
@@ -559,7 +560,7 @@ func BenchmarkGate(b *testing.B) {
 	b.Run("goroutines=1", func(b *testing.B) {
 		b.ReportAllocs()
 		for b.Loop() {
-			g.Admit(0, 0)
+			g.Enter(0, 0, 0)
 			g.Leave()
 		}
 	})
@@ -567,7 +568,7 @@ func BenchmarkGate(b *testing.B) {
 		b.ReportAllocs()
 		b.RunParallel(func(pb *testing.PB) {
 			for pb.Next() {
-				g.Admit(0, 0)
+				g.Enter(0, 0, 0)
 				g.Leave()
 			}
 		})
@@ -786,7 +787,7 @@ func TestGrantStory(t *testing.T) {
 	}
 	start(t, g)
 	token, ok := g.Grant()
-	if _, b := g.Admit(0, 0); !ok || b != BounceFull {
+	if _, b := g.Enter(0, 0, 0); !ok || b != BounceFull {
 		t.Errorf("granted %v, and another enters: %v", ok, b)
 	}
 	gen, _ := g.Cordon()

@@ -256,14 +256,14 @@ func (t *Tier) UnmarshalText(text []byte) error {
 	return enum.Unmarshal(t, "balance: tier", tierNames[:], text)
 }
 
-// Rank is a machine's place in the canonical order of its app: rendezvous hashing over app and ID,
+// Rank is the machine's place in the canonical order of its app: rendezvous hashing over app and ID,
 // so that nodes which do not talk agree on it, and machines that come or go move no other. Machines
 // are started from the front of the order and stopped from its back.
-func Rank(app AppID, id MachineID) uint64 { return hash2(string(app), string(id)) }
+func (k MachineKey) Rank() uint64 { return hash2(string(k.App), string(k.ID)) }
 
-// Compare orders machines of one app canonically: by [Rank], then by ID.
+// Compare orders machines of one app canonically: by [MachineKey.Rank], then by ID.
 func (m *Machine) Compare(o *Machine) int {
-	return cmp.Or(cmp.Compare(Rank(m.App, m.ID), Rank(o.App, o.ID)), cmp.Compare(m.ID, o.ID))
+	return cmp.Or(cmp.Compare(m.Key().Rank(), o.Key().Rank()), cmp.Compare(m.ID, o.ID))
 }
 
 // hash2 hashes the two strings with a separator that cannot make two pairs alike.

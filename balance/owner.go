@@ -32,7 +32,7 @@ func (f *Fleet) Host(m Machine) (*Gate, error) {
 		gate.changed = func() { f.follow(m.App, m.ID, nil) }
 		gate.kept = &kept{&f.keepers, m.App, m.ID}
 		// tokens of an earlier incarnation mean nothing here
-		gate.slots.last = mix(f.incarnation, Rank(m.App, m.ID))
+		gate.slots.last = mix(f.incarnation, m.Key().Rank())
 		f.seq++
 		b := f.batch()
 		defer b.commit()

@@ -361,7 +361,7 @@ func fuzzOne(t *testing.T, data []byte) {
 		case 3:
 			fl.Apply(NodeGone{NodeID(names[next()%4]), v.Incarnation})
 		case 4:
-			fl.Report(Report{App: app, ID: id, Load: Load{InFlight: next() - 100, Limits: Limits{next(), next()}, State: State(next()), Seq: uint64(next())}, Version: v})
+			fl.Report(Report{App: app, ID: id, Load: Load{InFlight: next() - 100, Limits: Limits{next(), next()}, State: State(next()), Seq: uint64(next())}, Incarnation: v.Incarnation})
 		case 5:
 			now = now.Add(time.Duration(next()-100) * 100 * time.Millisecond)
 			b.Tick(now)

@@ -153,6 +153,8 @@ func (r *row) unpack() Machine {
 	return m
 }
 
+func (r *row) key() MachineKey { return MachineKey{r.shared.app, r.id} }
+
 func (r *row) cordon() Cordon { return Cordon(r.cordonAndFlags &^ (recentFlag | doubtfulFlag)) }
 
 func (r *row) version() Version { return Version{r.shared.incarnation, r.seq} }
@@ -170,7 +172,7 @@ type regionRows struct {
 	rows   []*row   // by place; nil where nobody stands
 	byID   []int32  // places in the order of IDs
 	byRank []int32  // places in the canonical order
-	// by place: see Rank. A change of members changes them and the orders, a change of rows does not
+	// by place: see MachineKey.Rank. A change of members changes them and the orders, a change of rows does not
 	ranks  []uint64
 	byTier [tiers][]int32 // places, in no order
 	own    struct {       // of a draft: which lists have been copied already
@@ -245,7 +247,7 @@ func (r *regionRows) set(m *row) {
 		for len(r.ranks) < len(r.rows) {
 			r.ranks = append(r.ranks, 0)
 		}
-		rank := Rank(m.shared.app, m.id)
+		rank := m.key().Rank()
 		i, _ := r.find(m.id)
 		r.byID = slices.Insert(r.byID, i, m.pos)
 		r.byRank = slices.Insert(r.byRank, r.findRank(rank, m.id), m.pos)

@@ -28,7 +28,7 @@ type Update interface{ check() error }
 type PutApp struct{ App App }
 
 // RemoveApp takes an app and all its machines out. Where one that this node owns runs, it is
-// refused with a [*RunsError].
+// refused with [ErrRuns].
 type RemoveApp struct{ ID AppID }
 
 // PutMachine is a row as its owner wrote it. A row that is not newer than the one held changes
@@ -39,7 +39,7 @@ type PutMachine struct {
 }
 
 // RemoveMachine takes a machine out, unless a newer row is held. For a machine that this node owns
-// no Version is needed; while it runs it is refused with a [*RunsError].
+// no Version is needed; while it runs it is refused with [ErrRuns].
 type RemoveMachine struct {
 	App     AppID
 	ID      MachineID
@@ -88,8 +88,9 @@ type Report struct {
 	Granted int // of Load.InFlight, as [Gate.Granted] says; 0 where the owner grants no slots
 	// of Load.InFlight, long connections without data for App.IdleAfter; no load to whoever decides
 	// what sleeps
-	Idle    int
-	Version Version // only its incarnation counts; reports are ordered by Load.Seq
+	Idle int
+	// of the machine's owner; reports are ordered by it and Load.Seq. 0 means whatever is known
+	Incarnation uint64
 }
 
 // Load is what the owner says of a machine in every reply, bounce and report. It was exact when it

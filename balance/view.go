@@ -212,7 +212,7 @@ func (m *row) fill(c *Candidate) {
 	*c = Candidate{
 		ID: m.id, Tier: m.tier, Own: own, Others: float64(all) - float64(own), Limits: l,
 		Load: float64(e.weighed(all)),
-		Rank: Rank(m.shared.app, m.id), Picked: int64(turnOf(w)), SaidFull: e&saidFullBit != 0,
+		Rank: m.key().Rank(), Picked: int64(turnOf(w)), SaidFull: e&saidFullBit != 0,
 		full: e.full(own, all, l.Hard),
 	}
 	c.Salt = mix(w&(1<<saltBits-1), c.Rank)

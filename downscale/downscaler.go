@@ -232,7 +232,7 @@ func (r *run) app(id balance.AppID, snap *balance.Snapshot) *appRun {
 		}
 		m, ok := old[row.ID]
 		if !ok || m.gate != gate {
-			m = &machine{rank: balance.Rank(id, row.ID), gate: gate}
+			m = &machine{rank: row.Key().Rank(), gate: gate}
 			m.core.Cordon = cordon.Machine{Config: r.config.cordon()}
 		}
 		m.row = *row

@@ -27,7 +27,7 @@ func TestDrainWaitsForRequests(t *testing.T) {
 		go func() { done <- b.down.Drain(t.Context()) }()
 		time.Sleep(3 * sec)
 		b.wantStates("m1 stopping running, m2 stopped running, m3 stopped gone, m4 stopped gone")
-		if _, bounce := b.gate("m1").Admit(0, 0); bounce != balance.BounceClosing {
+		if _, bounce := b.gate("m1").Enter(0, 0, 0); bounce != balance.BounceClosing {
 			t.Errorf("a draining machine says %v", bounce)
 		}
 		leave()

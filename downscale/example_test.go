@@ -41,7 +41,7 @@ func Example() {
 	go func() { done <- d.Run(ctx) }()
 
 	<-asleep
-	_, bounce := gate.Admit(0, 0)
+	_, bounce := gate.Enter(0, 0, 0)
 	fmt.Println("a request that comes now:", bounce)
 	cancel()
 	fmt.Println(<-done)
@@ -57,7 +57,7 @@ func ExampleDownscaler_Drain() {
 	gate, _ := fleet.Host(balance.Machine{ID: "nrt-1", App: "web", Region: "nrt"})
 	token, _ := gate.Start(0)
 	gate.Ready(token)
-	gate.Admit(0, 0)
+	gate.Enter(0, 0, 0)
 
 	d, _ := downscale.New(fleet, platform{}, downscale.Config{})
 	rows := fleet.Watch()
@@ -85,7 +85,7 @@ func ExampleDownscaler_Stop() {
 	gate, _ := fleet.Host(balance.Machine{ID: "nrt-1", App: "web", Region: "nrt"})
 	token, _ := gate.Start(0)
 	gate.Ready(token)
-	gate.Admit(0, 0)
+	gate.Enter(0, 0, 0)
 
 	d, _ := downscale.New(fleet, platform{}, downscale.Config{
 		Every: time.Millisecond, Quiet: time.Millisecond,

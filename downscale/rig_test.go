@@ -245,7 +245,7 @@ func (b *bench) run() (end func() error) {
 func (b *bench) request(id balance.MachineID) (leave func()) {
 	b.t.Helper()
 	g := b.gate(id)
-	if _, bounce := g.Admit(0, g.Load().CordonGen); bounce != balance.BounceNone {
+	if _, bounce := g.Enter(0, 0, g.Load().CordonGen); bounce != balance.BounceNone {
 		b.t.Fatalf("%s bounces: %v", id, bounce)
 	}
 	return g.Leave

@@ -37,11 +37,11 @@ func TestInvariants(t *testing.T) {
 			b.driver.takes = 2 * sec
 			defer b.run()()
 			time.Sleep(7 * sec)
-			if l, bounce := b.gate("m1").Admit(1, 99); bounce != balance.BounceClosing || l.State != balance.StateStopping || l.Epoch != 1 {
+			if l, bounce := b.gate("m1").Enter(0, 1, 99); bounce != balance.BounceClosing || l.State != balance.StateStopping || l.Epoch != 1 {
 				t.Errorf("while stopping: %v, %+v", bounce, l)
 			}
 			time.Sleep(2 * sec)
-			if l, bounce := b.gate("m1").Admit(1, 99); bounce != balance.BounceNotStarted || l.State != balance.StateStopped {
+			if l, bounce := b.gate("m1").Enter(0, 1, 99); bounce != balance.BounceNotStarted || l.State != balance.StateStopped {
 				t.Errorf("when stopped: %v, %+v", bounce, l)
 			}
 		}},
@@ -163,7 +163,7 @@ func TestInvariants(t *testing.T) {
 			time.Sleep(8 * sec)
 			b.wantStates("m1 suspended frozen")
 			b.boot("m1")
-			if l, bounce := b.gate("m1").Admit(epoch, 0); bounce != balance.BounceWrongEpoch || l.Epoch != epoch+1 {
+			if l, bounce := b.gate("m1").Enter(0, epoch, 0); bounce != balance.BounceWrongEpoch || l.Epoch != epoch+1 {
 				t.Errorf("%v, %+v", bounce, l)
 			}
 		}},
@@ -197,7 +197,7 @@ func TestInvariants(t *testing.T) {
 func (b *bench) maybe(id balance.MachineID, old uint64) (leave func()) {
 	g := b.gate(id)
 	gen := g.Load().CordonGen
-	if _, bounce := g.Admit(0, gen-min(gen, old)); bounce != balance.BounceNone {
+	if _, bounce := g.Enter(0, 0, gen-min(gen, old)); bounce != balance.BounceNone {
 		return func() {}
 	}
 	return g.Leave
@@ -215,7 +215,7 @@ func TestRegressions(t *testing.T) {
 				end := b.run()
 				time.Sleep(at)
 				g := b.gate("m1")
-				_, bounce := g.Admit(0, g.Load().CordonGen)
+				_, bounce := g.Enter(0, 0, g.Load().CordonGen)
 				time.Sleep(5 * sec)
 				if admitted, up := bounce == balance.BounceNone, g.State() == balance.StateStarted; admitted != up {
 					t.Errorf("a request at %v: %v, and 5 s later the machine is %v", at, bounce, g.State())

@@ -59,7 +59,7 @@ func TestARequestThatDidNotKnowTheCordonIsServedAndDoesNotAbort(t *testing.T) {
 		open := b.request("m2") // keeps the app awake
 		time.Sleep(10500 * time.Millisecond)
 		b.want("10s cordon m1: window 10s peak 1 <= 0.8 x 10 without m1")
-		if _, bounce := b.gate("m1").Admit(0, 0); bounce != balance.BounceNone {
+		if _, bounce := b.gate("m1").Enter(0, 0, 0); bounce != balance.BounceNone {
 			t.Errorf("a soft-cordoned machine bounces: %v", bounce)
 		}
 		time.Sleep(2950 * time.Millisecond)
@@ -76,7 +76,7 @@ func TestARequestBetweenTwoLooksIsWaitedForToo(t *testing.T) {
 		defer b.run()()
 		defer b.request("m2")()
 		time.Sleep(10950 * time.Millisecond)
-		b.gate("m1").Admit(0, 0)
+		b.gate("m1").Enter(0, 0, 0)
 		b.gate("m1").Leave()
 		time.Sleep(2 * sec)
 		b.want(

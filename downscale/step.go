@@ -38,9 +38,8 @@ func (r *run) observe(m *machine, now time.Time) {
 
 // lookAt looks at a machine's gate.
 func (r *run) lookAt(m *machine) (l scaledown.Look) {
-	l.Gate, l.Used = m.gate.TakeSample()
+	l.Gate, l.Peak, l.Used = m.gate.TakeSample()
 	l.Granted = m.gate.Granted()
-	l.Peak = m.gate.TakePeak()
 	l.NoRoom = r.pending >= parallel
 	return l
 }

@@ -75,7 +75,7 @@ func TestOrders(t *testing.T) {
 			leave := b.request("m1")
 			done := b.order(b.t.Context(), "m1", drain(time.Minute))
 			time.Sleep(19950 * time.Millisecond)
-			if l, bounce := b.gate("m1").Admit(0, 0); bounce != balance.BounceClosing || l.InFlight != 1 {
+			if l, bounce := b.gate("m1").Enter(0, 0, 0); bounce != balance.BounceClosing || l.InFlight != 1 {
 				b.t.Errorf("while draining: %v with %d in flight", bounce, l.InFlight)
 			}
 			leave()
@@ -114,7 +114,7 @@ func TestOrders(t *testing.T) {
 		}, []string{"0s cordon m1: deploy", "1.1s draining m1: deploy", "3s stop m1: deploy", "3.1s stopped m1 in 100ms"}, "m1 stopped gone, m2 started running"},
 		{"surplus already: it counts as ordered from then on", quick, balance.App{Autostop: balance.AutostopStop, Min: 1}, func(b *bench) {
 			time.Sleep(5450 * time.Millisecond)
-			b.gate("m1").Admit(0, 0) // keeps a surplus machine from being stopped
+			b.gate("m1").Enter(0, 0, 0) // keeps a surplus machine from being stopped
 			done := b.order(b.t.Context(), "m1", drain(5*sec))
 			b.driver.set(func() { b.driver.draining = true })
 			b.wantOrder(done, "")

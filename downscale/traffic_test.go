@@ -97,7 +97,7 @@ func (b *bench) serve(lb *balance.Balancer, takes time.Duration) {
 			continue
 		}
 		m, g := *r.Machine(), r.Gate()
-		load, bounce := g.Admit(m.Epoch, m.CordonGen)
+		load, bounce := g.Enter(0, m.Epoch, m.CordonGen)
 		r.Observe(load)
 		if bounce != balance.BounceNone {
 			r.Release(balance.OutcomeBounced)

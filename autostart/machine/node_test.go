@@ -122,7 +122,7 @@ func (n *node) get() (balance.MachineID, time.Duration, error) {
 		return "", waited, err
 	}
 	id, g := slot.Machine().ID, slot.Gate()
-	if _, b := g.Admit(0, slot.Machine().CordonGen); b != balance.BounceNone {
+	if _, b := g.Enter(0, 0, slot.Machine().CordonGen); b != balance.BounceNone {
 		n.t.Errorf("slot of %s given, and its gate says %v", id, b)
 	} else {
 		time.Sleep(n.takes)

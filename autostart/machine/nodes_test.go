@@ -138,7 +138,7 @@ func (e *regionEdge) send(n int) <-chan error {
 				time.Sleep(e.lag)
 				id := slot.Machine().ID
 				g := e.r.worker.fleet.Gate("web", id)
-				l, answer := g.Admit(0, slot.Machine().CordonGen)
+				l, answer := g.Enter(0, 0, slot.Machine().CordonGen)
 				if answer != balance.BounceNone {
 					time.Sleep(e.lag)
 					slot.Observe(l)

@@ -108,5 +108,5 @@ func (p *Planner) failed(now time.Time, m *balance.Machine, s *memory, fault str
 
 // bits returns random bits for one machine from those of the present call.
 func (p *Planner) bits(m *balance.Machine) uint64 {
-	return (p.rand ^ balance.Rank(m.App, m.ID)) * 0x9e3779b97f4a7c15
+	return (p.rand ^ m.Key().Rank()) * 0x9e3779b97f4a7c15
 }

@@ -86,7 +86,7 @@ func (p *Planner) align(ms []*balance.Machine) {
 	for i, m := range ms {
 		p.ids = append(p.ids, m.ID)
 		p.order = append(p.order, int32(i))
-		ranks[i] = balance.Rank(m.App, m.ID)
+		ranks[i] = m.Key().Rank()
 	}
 	slices.SortFunc(p.order, func(a, b int32) int {
 		return cmp.Or(cmp.Compare(ranks[a], ranks[b]), cmp.Compare(p.ids[a], p.ids[b]))

@@ -544,10 +544,7 @@ func TestTheRowOfAMachineThatIsAboutToRun(t *testing.T) {
 
 func sortCanonical(app balance.AppID, ids []balance.MachineID) {
 	slices.SortFunc(ids, func(a, b balance.MachineID) int {
-		if balance.Rank(app, a) < balance.Rank(app, b) {
-			return -1
-		}
-		return 1
+		return (&balance.Machine{App: app, ID: a}).Compare(&balance.Machine{App: app, ID: b})
 	})
 }
 

@@ -179,7 +179,9 @@ func RegionOrder(app balance.App, nearest string, have []string) []string {
 	}
 	// Nearness would be a better order for requests, but nodes measure it differently, and then each
 	// starts its own.
-	key := func(r string) uint64 { return balance.Rank(app.ID, balance.MachineID(home+"\x00"+r)) }
+	key := func(r string) uint64 {
+		return balance.MachineKey{App: app.ID, ID: balance.MachineID(home + "\x00" + r)}.Rank()
+	}
 	slices.SortFunc(
 		order[listed:],
 		func(a, b string) int { return cmp.Or(cmp.Compare(key(a), key(b)), cmp.Compare(a, b)) },

@@ -100,7 +100,7 @@ func (w *windowed) Plan(now time.Time, in policy.Input) policy.Decision {
 	}
 	region := func(m *balance.Machine) int { return slices.Index(in.Regions, m.Region) }
 	rank := func(m *balance.Machine) uint64 {
-		r := balance.Rank(m.App, m.ID)
+		r := m.Key().Rank()
 		if w.salt != 0 {
 			r = (r ^ w.salt) * 0x9e3779b97f4a7c15
 			r ^= r >> 29

@@ -171,7 +171,7 @@ func TestFleet(t *testing.T, newFleet func() Fleet) {
 		f := newFleet()
 		must(t, f, row("m", 2, 1, balance.StateStarted))
 		report := func(id balance.MachineID, incarnation, seq uint64) bool {
-			return f.Report(balance.Report{App: app, ID: id, Load: balance.Load{InFlight: 1, State: balance.StateStarted, Seq: seq}, Version: balance.Version{Incarnation: incarnation}})
+			return f.Report(balance.Report{App: app, ID: id, Load: balance.Load{InFlight: 1, State: balance.StateStarted, Seq: seq}, Incarnation: incarnation})
 		}
 		for _, c := range []struct {
 			what string

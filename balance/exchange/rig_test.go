@@ -124,7 +124,7 @@ func TestTwoFleets(t *testing.T) {
 		want(t, "row", e.row("web", "m1"), "w1 started none")
 
 		// Loads.
-		g.Admit(1, 0)
+		g.Enter(0, 1, 0)
 		time.Sleep(300 * time.Millisecond)
 		b, err := balance.New(e.fleet, balance.Config{})
 		if err != nil {

@@ -451,7 +451,7 @@ func (p *pools) settle() {
 	}
 	for _, o := range p.owners {
 		for _, g := range o.gates {
-			if l, used := g.TakeSample(); l.InFlight != 0 || used {
+			if l, _, used := g.TakeSample(); l.InFlight != 0 || used {
 				p.t.Fatalf(
 					"nobody uses the app, and %d are in flight (%d granted), used: %v", l.InFlight, g.Granted(),
 					used,

@@ -48,7 +48,7 @@ func Example() {
 		}
 	}
 	look := func() {
-		l, used := gate.TakeSample()
+		l, _, used := gate.TakeSample()
 		follow(m.Look(now, cordon.Look{
 			Up:       l.State == balance.StateStarted,
 			Cordoned: l.Cordon == balance.CordonSoft, Gen: l.CordonGen,
@@ -59,7 +59,7 @@ func Example() {
 
 	look()
 	follow(m.Surplus(now, cordon.Order{Reason: "nobody needs it"}, true))
-	gate.Admit(0, gate.Load().CordonGen) // a request that knows the cordon: it had nothing better
+	gate.Enter(0, 0, gate.Load().CordonGen) // a request that knows the cordon: it had nothing better
 	look()
 	gate.Leave()
 	follow(m.Surplus(now, cordon.Order{Reason: "nobody needs it"}, true))

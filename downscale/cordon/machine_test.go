@@ -298,7 +298,7 @@ func (w *gateWorld) do(c Command) Command {
 }
 
 func (w *gateWorld) look() {
-	l, used := w.gate.TakeSample()
+	l, _, used := w.gate.TakeSample()
 	look := Look{
 		Up: l.State == balance.StateStarted, Cordoned: l.Cordon == balance.CordonSoft, Gen: l.CordonGen,
 		InFlight: l.InFlight, Used: used, Acked: w.acked, Touched: w.gate.Touched(),
@@ -367,7 +367,7 @@ func TestMachineWithGate(t *testing.T) {
 			"request": func(t *rapid.T) {
 				gen := gate.Load().CordonGen
 				old := uint64(rapid.IntRange(0, 1).Draw(t, "old"))
-				if _, b := gate.Admit(0, gen-min(gen, old)); b == balance.BounceNone {
+				if _, b := gate.Enter(0, 0, gen-min(gen, old)); b == balance.BounceNone {
 					inside++
 					w.knew = w.knew || gate.Load().Cordon == balance.CordonSoft && old == 0
 				}

@@ -15,7 +15,7 @@ func ExampleDecider() {
 	d, _ := policy.NewDecider(policy.Config{Window: time.Minute, KeepAlive: 30 * time.Second})
 	seen := func(id balance.MachineID, load int) policy.Seen {
 		return policy.Seen{
-			ID: id, Region: "nrt", Rank: balance.Rank("web", id), State: balance.StateStarted,
+			ID: id, Region: "nrt", Rank: balance.MachineKey{App: "web", ID: id}.Rank(), State: balance.StateStarted,
 			Limits: balance.Limits{Soft: 20}, Own: true, Load: load,
 		}
 	}

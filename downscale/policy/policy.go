@@ -27,7 +27,7 @@ type Seen struct {
 	ID       balance.MachineID
 	Region   string
 	Revision string
-	Rank     uint64 // its place in the canonical order: balance.Rank
+	Rank     uint64 // its place in the canonical order: [balance.MachineKey.Rank]
 	State    balance.State
 	Failing  bool           // its checks fail: it has no capacity
 	Hard     bool           // it is hard-cordoned: it counts for nothing

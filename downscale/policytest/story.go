@@ -38,7 +38,7 @@ func (s *story) begin() {
 	for i := range 1 + s.rand.IntN(8) {
 		id := balance.MachineID(fmt.Sprint("m", i))
 		s.is.Machines = append(s.is.Machines, policy.Seen{
-			ID: id, Region: regions[s.rand.IntN(len(regions))], Rank: balance.Rank("app", id),
+			ID: id, Region: regions[s.rand.IntN(len(regions))], Rank: balance.MachineKey{App: "app", ID: id}.Rank(),
 			State: balance.StateStarted, Limits: balance.Limits{Soft: 4, Hard: 8}, Own: true,
 		})
 	}

@@ -186,7 +186,7 @@ func (w *stormy) request(e *stormEdge) {
 		m, release := *r.Machine(), r.Release
 		time.Sleep(w.travel())
 		g := w.gate(m.ID)
-		load, bounce := g.Admit(m.Epoch, m.CordonGen)
+		load, bounce := g.Enter(0, m.Epoch, m.CordonGen)
 		if bounce != balance.BounceNone {
 			w.bounced.Add(1)
 			time.Sleep(w.travel())

@@ -217,7 +217,7 @@ func runDay(rule policy.Policy, seed uint64) dayResult {
 		id := balance.MachineID(fmt.Sprint("m", i))
 		d.machines[i] = dayMachine{
 			seen: policy.Seen{
-				ID: id, Region: dayRegion, Rank: balance.Rank("app", id), State: balance.StateStopped, Own: true,
+				ID: id, Region: dayRegion, Rank: balance.MachineKey{App: "app", ID: id}.Rank(), State: balance.StateStopped, Own: true,
 				Limits: balance.Limits{Soft: daySoft, Hard: dayHard},
 			},
 		}

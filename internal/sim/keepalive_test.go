@@ -130,7 +130,7 @@ func keepAlive(t *testing.T, h habit, idles *downscale.Habits) (day keptAlive) {
 					time.Sleep(dayBoot * time.Second)
 					gate.Ready(token)
 				}
-				if _, bounce := gate.Admit(0, 0); bounce != balance.BounceNone {
+				if _, bounce := gate.Enter(0, 0, 0); bounce != balance.BounceNone {
 					t.Errorf("bounced: %v", bounce)
 					break
 				}

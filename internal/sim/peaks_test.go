@@ -95,7 +95,7 @@ func (n *noisy) requests() {
 			}
 		}
 		if best >= 0 {
-			if _, b := n.gates[best].Admit(0, 0); b == balance.BounceNone {
+			if _, b := n.gates[best].Enter(0, 0, 0); b == balance.BounceNone {
 				n.flight = append(n.flight, flying{n.now.Add(n.exponential(noiseStay)), best})
 			}
 		}
@@ -129,10 +129,10 @@ func (n *noisy) plan() {
 func (n *noisy) decide() {
 	s := downpolicy.Situation{App: n.app}
 	for i, m := range n.machines {
-		load, used := n.gates[i].TakeSample()
+		load, peak, used := n.gates[i].TakeSample()
 		seen := downpolicy.Seen{
-			ID: m.ID, Region: "r", Rank: balance.Rank("web", m.ID), State: m.State, Limits: m.Limits, Own: true,
-			Load: load.InFlight, Owned: downpolicy.Owned{Used: used}, Peak: n.gates[i].TakePeak(),
+			ID: m.ID, Region: "r", Rank: m.Key().Rank(), State: m.State, Limits: m.Limits, Own: true,
+			Load: load.InFlight, Owned: downpolicy.Owned{Used: used}, Peak: peak,
 		}
 		if n.blind {
 			seen.Peak = 0

@@ -134,7 +134,7 @@ func (p *balanced) report(machine int32, l *balance.Load, granted int) {
 	if p.s.w.OneProcess {
 		return
 	}
-	p.fleet.Report(balance.Report{App: app, ID: p.s.machines[machine].id, Load: *l, Granted: granted, Version: balance.Version{Incarnation: 1}})
+	p.fleet.Report(balance.Report{App: app, ID: p.s.machines[machine].id, Load: *l, Granted: granted, Incarnation: 1})
 }
 
 func (p *balanced) row(r *sentRow) {

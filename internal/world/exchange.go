@@ -92,7 +92,7 @@ func (x *exchange) report(ctx context.Context, from *node, app balance.AppID, ed
 		s, _ := from.fleet.App(app)
 		for m := range s.All() {
 			if g := from.fleet.Gate(app, m.ID); g != nil && m.State == balance.StateStarted {
-				rs = append(rs, balance.Report{App: app, ID: m.ID, Load: g.Load(), Granted: g.Granted(), Version: balance.Version{Incarnation: from.fleet.Incarnation()}})
+				rs = append(rs, balance.Report{App: app, ID: m.ID, Load: g.Load(), Granted: g.Granted(), Incarnation: from.fleet.Incarnation()})
 			}
 		}
 		for _, to := range edges {

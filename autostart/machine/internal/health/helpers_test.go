@@ -1,7 +1,6 @@
 package health
 
 import (
-	"cmp"
 	"fmt"
 	"slices"
 	"time"
@@ -20,7 +19,7 @@ func canonical(app balance.AppID, n int) []balance.MachineID {
 		ids[i] = balance.MachineID(fmt.Sprintf("m%d", i))
 	}
 	slices.SortFunc(ids, func(a, b balance.MachineID) int {
-		return cmp.Compare(balance.Rank(app, a), balance.Rank(app, b))
+		return (&balance.Machine{App: app, ID: a}).Compare(&balance.Machine{App: app, ID: b})
 	})
 	return ids
 }

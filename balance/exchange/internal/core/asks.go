@@ -158,5 +158,6 @@ func (f *Follower) Reconnected(now time.Time) {
 // share is a part of d that is each pair of nodes' own, so that many nodes do not ask one at once.
 func share(d time.Duration, a, b balance.NodeID) time.Duration {
 	const parts = 1 << 20
-	return d / parts * time.Duration(balance.Rank(balance.AppID(a), balance.MachineID(b))%parts)
+	pair := balance.MachineKey{App: balance.AppID(a), ID: balance.MachineID(b)}
+	return d / parts * time.Duration(pair.Rank()%parts)
 }

@@ -239,7 +239,7 @@ func (f *Follower) Load(now time.Time, from Sender, m *wire.Load) {
 		if k, ok := n.index[r.Index]; ok {
 			f.do(Report{balance.Report{
 				App: k.App, ID: k.ID, Load: r.Load, Granted: r.Granted, Idle: r.Idle,
-				Version: balance.Version{Incarnation: n.incarnation},
+				Incarnation: n.incarnation,
 			}})
 		}
 	}

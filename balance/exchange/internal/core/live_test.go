@@ -322,7 +322,7 @@ func TestReports(t *testing.T) {
 	}
 	count := func() (n int) {
 		for _, a := range r.f.Take() {
-			if a, ok := a.(Report); ok && a.Report.ID == "a" && a.Report.Version.Incarnation == 3 {
+			if a, ok := a.(Report); ok && a.Report.ID == "a" && a.Report.Incarnation == 3 {
 				n++
 			}
 		}
