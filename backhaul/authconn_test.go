@@ -1204,7 +1204,7 @@ func TestAnAlertArrives(t *testing.T) {
 
 // Where an owner has to prove itself first, connecting may take a round trip more.
 func TestConnectingMayTakeTheRoundTripOfAProof(t *testing.T) {
-	x := &pool.Exchange{RTT: 300 * time.Millisecond, RTTKnown: true}
+	x := &pool.Exchange{Peer: pool.Peer{RTT: 300 * time.Millisecond, RTTKnown: true}}
 	without, with := pool.NewPool(pool.PoolConfig{}).Limit(x), pool.NewPool(pool.PoolConfig{Keys: hop.AuthKeys("key")}).Limit(x)
 	if with != without+x.RTT {
 		t.Errorf("%v with a key, %v without", with, without)

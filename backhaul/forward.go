@@ -21,13 +21,13 @@ func (h *Handler) forward(
 	w http.ResponseWriter, r *http.Request, t hop.To, m *balance.Machine, gate *balance.Gate,
 	epoch uint64,
 ) {
-	x := pool.Exchange{Used: pool.Used{Pool: h.machines}, Name: pool.MachineName(m), Epoch: epoch}
+	x := pool.Exchange{Used: pool.Used{Pool: h.machines}, Peer: pool.Peer{Name: pool.MachineName(m), Epoch: epoch}}
 	place := slot{h: h, to: t, gate: gate, epoch: epoch, began: time.Now(), ends: r.ProtoMajor == 1}
 	defer func() { place.leave(x.Used) }()
 	x.Dial = func(ctx context.Context) (net.Conn, error) { return h.c.DialMachine(ctx, *m) }
 	var body *longconn.GRPCBody
 	if r.ContentLength != 0 {
-		x.Body = pool.NewBody(r)
+		x.Body = pool.NewBody(r, &h.kept)
 		if h.c.Connections != nil {
 			if body = longconn.NewGRPCBody(r); body != nil {
 				x.Body.Through(body)
@@ -48,11 +48,11 @@ func (h *Handler) forward(
 	out := outbound(ctx, r, m, early)
 	x.H2 = h.c.H2 != nil && h.c.H2(*m) && out.Header["Upgrade"] == nil
 	keepTarget(out, x.H2)
-	x.Finish = x.H2 && h.app(t.App).FinishAbandoned
+	x.Finish = x.H2 && h.apps.row(t.App).FinishAbandoned
 	hop.SetEpoch(out.Header, h.c.EpochHeader, epoch)
 	if x.Body != nil {
-		x.Body.Retain(reopenable(r.ContentLength, x.H2), &h.kept, defaultReplayMemory)
-		defer func() { h.kept.Add(-x.Body.Unreserve()) }()
+		x.Body.Retain(reopenable(r.ContentLength, x.H2))
+		defer x.Body.Release()
 		x.Once = x.H2 && !x.Body.Covers(r.ContentLength) && (r.ContentLength > 0 || r.ProtoMajor == 1)
 	}
 	resp, fail, err := x.Do(out)
@@ -196,7 +196,7 @@ func (p *slot) leave(u pool.Used) {
 	h.active.Add(1)
 	freed := p.freed // then it lingers without a slot: a stream that has not ended with its answer
 	l := &pool.Lingering{
-		Gate: p.gate, Epoch: p.epoch, App: h.app(p.to.App), Sent: u.Sent(), Began: p.began, Times: &h.services,
+		Gate: p.gate, Epoch: p.epoch, App: h.apps.row(p.to.App), Sent: u.Sent(), Began: p.began, Times: &h.services,
 		Free: func() {
 			if !freed {
 				p.gate.Leave()

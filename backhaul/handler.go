@@ -24,12 +24,13 @@ import (
 // that of their servers.
 type Handler struct {
 	fleet    *balance.Fleet
+	apps     appRows
 	c        HandlerConfig
 	auth     *auth.Owner
 	machines *pool.Pool
 
 	active   atomic.Int64
-	kept     atomic.Int64 // bytes of bodies that may be kept
+	kept     pool.Memory
 	sweeper  pool.Sweeper
 	services pool.AppTimes
 	draining atomic.Bool
@@ -47,7 +48,8 @@ func NewHandler(f *balance.Fleet, c HandlerConfig) (*Handler, error) {
 	if err := c.resolve(); err != nil {
 		return nil, err
 	}
-	h := &Handler{fleet: f, c: c, idle: make(chan struct{})}
+	h := &Handler{fleet: f, apps: appRows{f}, c: c, idle: make(chan struct{})}
+	h.kept.Most = defaultReplayMemory
 	h.auth = &auth.Owner{
 		Keys: hop.AuthKeys(c.Keys...), Certificate: c.Certificate, AnyNode: c.AnyNode,
 	}
@@ -239,12 +241,4 @@ func deny(w http.ResponseWriter, status int, words string) {
 	http.NewResponseController(w).SetReadDeadline(time.Now().Add(auth.LingerFor)) //nolint:errcheck
 	w.Header().Set("Connection", "close")
 	fault(w, status, FailureDenied, words)
-}
-
-// app returns an app's row; a zero one where it has been removed.
-func (h *Handler) app(id balance.AppID) balance.App {
-	if rows, ok := h.fleet.App(id); ok {
-		return rows.App()
-	}
-	return balance.App{ID: id}
 }

@@ -339,9 +339,9 @@ func playPlan(t *rapid.T, h2 bool) {
 				t.Fatalf("after request %d: gate %d has %d in flight, want %d", i, k, g.InFlight(), want)
 			}
 		}
-		if b.InFlight("web") != 0 || tr.kept.Load() != 0 || h.InFlight() != 0 {
+		if b.InFlight("web") != 0 || tr.kept.Used() != 0 || h.InFlight() != 0 {
 			t.Fatalf(
-				"after request %d: %d own, %d bytes kept, handler %d", i, b.InFlight("web"), tr.kept.Load(),
+				"after request %d: %d own, %d bytes kept, handler %d", i, b.InFlight("web"), tr.kept.Used(),
 				h.InFlight(),
 			)
 		}

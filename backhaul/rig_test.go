@@ -226,11 +226,11 @@ func (r *rig) quiet() {
 		for _, g := range r.gates {
 			n += g.InFlight()
 		}
-		if n == 0 && r.transport.kept.Load() == 0 {
+		if n == 0 && r.transport.kept.Used() == 0 {
 			return
 		}
 		if time.Now().After(deadline) {
-			r.t.Fatalf("%d still in flight, %d bytes kept", n, r.transport.kept.Load())
+			r.t.Fatalf("%d still in flight, %d bytes kept", n, r.transport.kept.Used())
 		}
 	}
 }

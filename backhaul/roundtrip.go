@@ -23,31 +23,37 @@ type roundTrip struct {
 	grpc *longconn.GRPCBody // of body; nil: its messages cannot be ended
 	want balance.Request
 
-	retries  hop.Retries
-	refusals refusals
-	last     failedTry
-	try      attempt // the present one
-	watch    stallWatch
-	trail    recorder
-	times    times
-	traffic  traffic
+	tries   tries   // those that are over
+	try     attempt // the present one
+	watch   stallWatch
+	trail   recorder
+	times   times
+	traffic traffic
 
 	outcome  balance.Outcome // when there is no answer
 	answered bool
 	over     atomic.Bool
 }
 
-// refusals are the bounces of all tries.
-type refusals struct {
-	n     int
-	since time.Time // the first one
+// tries is what a request has met so far, and what it may still try.
+type tries struct {
+	hop.Retries
+	bounces int
+	refused time.Time // when the first owner or machine refused
+	// last is what the last failed try ended with, and what that says of its machine. A bounce since
+	// then has it forgotten.
+	last struct {
+		err     error
+		outcome balance.Outcome
+	}
 }
 
-// failedTry is what the last failed try ended with, and what that says of its machine. A bounce
-// since then has it forgotten.
-type failedTry struct {
-	err     error
-	outcome balance.Outcome
+// sinceRefused returns how long ago the first refusal was, of which there has just been one.
+func (t *tries) sinceRefused() time.Duration {
+	if t.refused.IsZero() {
+		t.refused = time.Now()
+	}
+	return time.Since(t.refused)
 }
 
 type times struct {
@@ -70,8 +76,41 @@ func newRoundTrip(t *Transport, req *http.Request) *roundTrip {
 	return q
 }
 
-// run acquires and tries until there is an answer.
+// run serves the request. A panic below ends it as well.
 func (q *roundTrip) run() (*http.Response, error) {
+	defer q.unwind()
+	q.t.budget.earn(q.times.start)
+	q.openBody()
+	q.trail.begin()
+	resp, err := q.answer()
+	if err != nil {
+		q.finish(q.outcome, err)
+		return nil, err
+	}
+	q.answered = true
+	return resp, nil
+}
+
+// openBody prepares the body. A stream of HTTP/2 of unknown length is kept as far as the limit goes,
+// until it is admitted.
+func (q *roundTrip) openBody() {
+	if q.req.Body == nil || q.req.Body == http.NoBody {
+		return
+	}
+	q.body = pool.NewBody(q.req, &q.t.kept)
+	if q.req.ContentLength <= 0 && q.req.ProtoMajor == 2 {
+		q.body.Retain(q.t.c.ReplayLimit)
+	}
+	if q.t.c.Connections == nil {
+		return
+	}
+	if q.grpc = longconn.NewGRPCBody(q.req); q.grpc != nil {
+		q.body.Through(q.grpc)
+	}
+}
+
+// answer acquires machines and tries them until one has answered.
+func (q *roundTrip) answer() (*http.Response, error) {
 	q.outcome = balance.OutcomeUnserved
 	want, err := q.t.c.Route(q.req)
 	if err != nil {
@@ -115,7 +154,7 @@ func (q *roundTrip) ahead() error {
 	}
 	q.outcome = balance.OutcomeCanceled
 	read := make(chan error, 1)
-	go func() { read <- s.Ahead(int(n), q.t.reserve) }() // which nothing but its client can wake
+	go func() { read <- s.Ahead(int(n)) }() // which nothing but its client can wake
 	runtime.Gosched()
 	select {
 	case err := <-read: // it had come with the head, as most do
@@ -123,7 +162,7 @@ func (q *roundTrip) ahead() error {
 	default:
 	}
 	stalled := make(chan struct{})
-	p := &pool.Progress{Bounds: q.t.bounds(q.want.App), Body: s}
+	p := &pool.Progress{Bounds: q.t.apps.bounds(q.want.App), Body: s}
 	p.Stalled = func(hop.Stall) { close(stalled) }
 	q.t.sweeper.Add(p)
 	defer q.t.sweeper.Remove(p)
@@ -163,7 +202,7 @@ func (q *roundTrip) acquire() error {
 		if err == nil {
 			q.try.res, q.try.held = res, true
 			if tried > 0 && len(q.want.Tried) == 0 {
-				q.retries.Renewed(waited)
+				q.tries.Renewed(waited)
 			}
 			m := q.try.res.Machine()
 			q.try.info = tryInfo{
@@ -177,7 +216,7 @@ func (q *roundTrip) acquire() error {
 		}
 		// What is left has been tried: all of it may be tried again in a new round.
 		if nm, ok := errors.AsType[*balance.NoMachineError](err); ok && nm.Excluded > 0 &&
-			q.retries.Exhausted(q.t.limits) == hop.NextRound {
+			q.tries.Exhausted(q.t.limits) == hop.NextRound {
 			if err := q.pause(); err != nil {
 				return err
 			}
@@ -190,15 +229,15 @@ func (q *roundTrip) acquire() error {
 // unavailable is the error when the picker finds nothing. After a failed try with no bounce since,
 // that failure is what the client should hear of.
 func (q *roundTrip) unavailable(err error) error {
-	if q.last.err != nil && (err == nil || errors.Is(err, balance.ErrNoMachine)) {
-		q.outcome = q.last.outcome
-		return q.last.err
+	if q.tries.last.err != nil && (err == nil || errors.Is(err, balance.ErrNoMachine)) {
+		q.outcome = q.tries.last.outcome
+		return q.tries.last.err
 	}
 	q.outcome = balance.OutcomeUnserved
-	if q.refusals.n > 0 {
+	if q.tries.bounces > 0 {
 		q.outcome = balance.OutcomeBounced
 	}
-	return &UnavailableError{App: q.want.App, Tries: q.try.info.n, Bounces: q.refusals.n, Err: err}
+	return &UnavailableError{App: q.want.App, Tries: q.try.info.n, Bounces: q.tries.bounces, Err: err}
 }
 
 // pause begins a new round.
@@ -206,8 +245,8 @@ func (q *roundTrip) pause() error {
 	clear(q.want.Tried)
 	q.want.Tried = q.want.Tried[:0]
 	ctx := q.req.Context()
-	q.trail.event(Event{Kind: EventPause, Took: q.retries.Pause()})
-	t := time.NewTimer(q.retries.Pause())
+	q.trail.event(Event{Kind: EventPause, Took: q.tries.Pause()})
+	t := time.NewTimer(q.tries.Pause())
 	defer t.Stop()
 	select {
 	case <-t.C:
@@ -226,7 +265,7 @@ func (q *roundTrip) gaveUp() error {
 		return context.Cause(ctx)
 	}
 	return &UnavailableError{
-		App: q.want.App, Tries: q.try.info.n, Bounces: q.refusals.n, Err: context.Cause(ctx),
+		App: q.want.App, Tries: q.try.info.n, Bounces: q.tries.bounces, Err: context.Cause(ctx),
 	}
 }
 
@@ -265,7 +304,7 @@ func (q *roundTrip) finish(o balance.Outcome, err error) {
 	q.t.routes.Mark(q.traffic.route, q.traffic.received.Load(), sent, q.times.start)
 	if q.body != nil {
 		q.body.Close()
-		q.t.kept.Add(-q.body.Unreserve())
+		q.body.Release()
 	}
 	if q.t.c.Trace.Done == nil && q.t.c.Trace.Trail == nil {
 		return
@@ -280,7 +319,7 @@ func (q *roundTrip) finish(o balance.Outcome, err error) {
 func (q *roundTrip) done(o balance.Outcome, err error) Done {
 	d := Done{
 		App: q.want.App, Machine: q.try.info.machine, Method: cmp.Or(q.req.Method, http.MethodGet),
-		Context: q.req.Context(), Outcome: o, Err: err, Tries: q.try.info.n, failures: q.retries.Failures,
+		Context: q.req.Context(), Outcome: o, Err: err, Tries: q.try.info.n, failures: q.tries.Failures,
 		Waited: q.times.waited, First: q.times.first, Total: time.Since(q.times.start),
 		Sent: q.traffic.sent.Load(), Received: q.traffic.received.Load(),
 	}

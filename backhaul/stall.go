@@ -46,7 +46,7 @@ func (w *stallWatch) answer() {
 
 func (w *stallWatch) watched() *pool.Progress {
 	if w.progress == nil {
-		w.progress = &pool.Progress{Bounds: w.q.t.bounds(w.q.want.App), Stalled: w.stalled}
+		w.progress = &pool.Progress{Bounds: w.q.t.apps.bounds(w.q.want.App), Stalled: w.stalled}
 	}
 	return w.progress
 }
@@ -96,7 +96,7 @@ func (w *stallWatch) upgrade() (stop func()) {
 	if !upgrades(w.q.req) {
 		return func() {}
 	}
-	bound := w.q.t.bounds(w.q.want.App).Upgrade
+	bound := w.q.t.apps.bounds(w.q.want.App).Upgrade
 	if bound == 0 {
 		return func() {}
 	}
@@ -130,7 +130,7 @@ func (w *stallWatch) turn() {
 // stalledThere is what has stalled by its owner's word, which gives more time than we do: what we
 // wait for is here, and late.
 func (w *stallWatch) there(status int) *stallError {
-	b := w.q.t.bounds(w.q.want.App)
+	b := w.q.t.apps.bounds(w.q.want.App)
 	if status == http.StatusRequestTimeout {
 		return &stallError{w.q.want.App, hop.StallBody, b.Body}
 	}
@@ -177,8 +177,7 @@ func (h *Handler) watch(
 
 func (h *Handler) newWatch(w http.ResponseWriter, r *http.Request, app balance.AppID) *ownerWatch {
 	s := &ownerWatch{h: h, w: w, r: r, app: app}
-	row := h.app(app)
-	s.Bounds = hop.BoundsOf(&row).Owners()
+	s.Bounds = h.apps.bounds(app).Owners()
 	s.Stalled = func(what hop.Stall) {
 		after := s.Bounds.Body
 		if what == hop.StallAnswer {

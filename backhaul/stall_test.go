@@ -56,7 +56,7 @@ func TestASlowSmallBodyHoldsNoSlot(t *testing.T) {
 			answer <- body
 		}()
 		pw.Write([]byte("first, "))
-		until(t, "the body is read", func() bool { return r.transport.kept.Load() > 0 })
+		until(t, "the body is read", func() bool { return r.transport.kept.Used() > 0 })
 		for range 3 {
 			resp, body := fetch(t, r.front.Client(), request(t, "POST", r.front.URL, strings.NewReader("other")))
 			if resp.StatusCode != http.StatusOK || body != "other" {
@@ -91,7 +91,7 @@ func TestABodyReadAheadHoldsWhatHasCome(t *testing.T) {
 			done <- err
 		}()
 		pw.Write([]byte("x"))
-		if n := r.transport.kept.Load(); n > pool.FirstAhead {
+		if n := r.transport.kept.Used(); n > pool.FirstAhead {
 			t.Errorf("%d bytes are held for 1", n)
 		}
 		leave()

@@ -4,12 +4,8 @@ import (
 	"context"
 	"errors"
 	"net/http"
-	"sync"
-	"sync/atomic"
-	"time"
 
 	"github.com/ebbkit/ebb/backhaul/internal/hop"
-	"github.com/ebbkit/ebb/backhaul/internal/longconn"
 	"github.com/ebbkit/ebb/backhaul/internal/pool"
 	"github.com/ebbkit/ebb/balance"
 )
@@ -30,15 +26,13 @@ type Transport struct {
 	owners   *pool.Pool // by node and incarnation
 	machines *pool.Pool // by machine and epoch; only those of this process
 	orders   *http.Transport
-	kept     atomic.Int64
+	kept     pool.Memory
 	routes   pool.BulkRoutes
-	rows     interface{ Fleet() *balance.Fleet } // the picker; nil: it does not tell
-	node     balance.NodeID                      // this one, for owners' traces
+	apps     appRows        // none where the picker does not tell
+	node     balance.NodeID // this one, for owners' traces
 	sweeper  pool.Sweeper
 	services pool.AppTimes
-
-	budgetMu sync.Mutex
-	budget   hop.Budget
+	budget   retryBudget
 }
 
 // NewTransport returns a transport that asks p for machines. It starts nothing.
@@ -57,10 +51,11 @@ func NewTransport(p Picker, c Config) (*Transport, error) {
 			Bounces: c.bounces, Rounds: c.rounds, Failures: c.failures, Patience: c.patience,
 		},
 	}
-	if t.rows, _ = p.(interface{ Fleet() *balance.Fleet }); t.rows != nil {
-		t.node = t.rows.Fleet().Node()
+	if f, ok := p.(interface{ Fleet() *balance.Fleet }); ok {
+		t.apps.fleet, t.node = f.Fleet(), f.Fleet().Node()
 	}
-	t.budget.Ratio, t.budget.Floor = c.failureRatio, c.failureFloor
+	t.kept.Most = c.replayMemory
+	t.budget.budget.Ratio, t.budget.budget.Floor = c.failureRatio, c.failureFloor
 	pc := pool.PoolConfig{
 		MaxIdle: c.maxIdle, IdleTimeout: c.ownerIdle, DialTimeout: c.dialTimeout,
 		HeaderTimeout: c.HeaderTimeout, MaxHeader: c.maxHeader,
@@ -80,25 +75,7 @@ func NewTransport(p Picker, c Config) (*Transport, error) {
 // closed. The error is a [*UnavailableError] or a [*MachineError], or tells of the request: its
 // context has ended, its route is unknown, its body broke off. [ErrorHandler] answers for each.
 func (t *Transport) RoundTrip(req *http.Request) (*http.Response, error) {
-	q := newRoundTrip(t, req)
-	t.earn(q.times.start)
-	if req.Body != nil && req.Body != http.NoBody {
-		q.body = t.source(req)
-		if t.c.Connections != nil {
-			if q.grpc = longconn.NewGRPCBody(req); q.grpc != nil {
-				q.body.Through(q.grpc)
-			}
-		}
-	}
-	defer q.unwind() // whatever panics below
-	q.trail.begin()
-	resp, err := q.run()
-	if err != nil {
-		q.finish(q.outcome, err)
-		return nil, err
-	}
-	q.answered = true
-	return resp, nil
+	return newRoundTrip(t, req).run()
 }
 
 // CloseIdleConnections closes the connections that carry no request now.
@@ -150,53 +127,5 @@ func (p noWait) Acquire(_ context.Context, r *balance.Request) (balance.Reservat
 // Fleet returns the fleet that is picked from.
 func (p noWait) Fleet() *balance.Fleet { return p.b.Fleet() }
 
-// earn and afford are the budget of failed tries of all requests.
-func (t *Transport) earn(now time.Time) {
-	t.budgetMu.Lock()
-	t.budget.Earn(now)
-	t.budgetMu.Unlock()
-}
-
-func (t *Transport) afford(now time.Time) bool {
-	t.budgetMu.Lock()
-	defer t.budgetMu.Unlock()
-	return t.budget.Spend(now)
-}
-
 // headerRoom is what an owner may add to a machine's head.
 const headerRoom = 4 << 10
-
-// source prepares the body of a request. A stream of HTTP/2 of unknown length is kept as far as the
-// limit goes, until it is admitted.
-func (t *Transport) source(req *http.Request) *pool.Body {
-	s := pool.NewBody(req)
-	if req.ContentLength <= 0 && req.ProtoMajor == 2 && t.reserve(t.c.ReplayLimit) {
-		s.KeepFirst(t.c.ReplayLimit)
-	}
-	return s
-}
-
-// reserve asks for n bytes of the memory for bodies.
-func (t *Transport) reserve(n int) bool {
-	if t.kept.Add(int64(n)) > t.c.replayMemory {
-		t.kept.Add(int64(-n))
-		return false
-	}
-	return true
-}
-
-// bounds returns what an app's requests may wait for.
-func (t *Transport) bounds(app balance.AppID) hop.Bounds {
-	a := t.app(app)
-	return hop.BoundsOf(&a)
-}
-
-// app returns an app's row; a zero one where it is not known.
-func (t *Transport) app(id balance.AppID) balance.App {
-	if t.rows != nil {
-		if s, ok := t.rows.Fleet().App(id); ok {
-			return s.App()
-		}
-	}
-	return balance.App{ID: id}
-}

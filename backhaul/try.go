@@ -86,14 +86,12 @@ func (a *attempt) run() (*http.Response, hop.Next, error) {
 
 // refused notes a bounce.
 func (a *attempt) refused(b balance.Bounce, l balance.Load) hop.Next {
-	a.q.refusals.n++
-	if a.q.refusals.since.IsZero() {
-		a.q.refusals.since = time.Now()
-	}
-	a.q.last.err = nil
+	a.q.tries.bounces++
+	a.q.tries.last.err = nil
+	since := a.q.tries.sinceRefused()
 	a.q.trail.event(Event{Kind: EventBounce, Bounce: b, Load: l})
 	a.release(balance.OutcomeBounced)
-	return a.q.retries.Bounced(a.q.t.limits, time.Since(a.q.refusals.since))
+	return a.q.tries.Bounced(a.q.t.limits, since)
 }
 
 // broke notes a failed try.
@@ -110,7 +108,7 @@ func (a *attempt) broke(fail Failure, err error, body hop.BodyState) hop.Next {
 		a.q.outcome = balance.OutcomeError
 	}
 	if !over {
-		a.q.last.err, a.q.last.outcome = err, a.q.outcome
+		a.q.tries.last.err, a.q.tries.last.outcome = err, a.q.outcome
 	}
 	if fail.Certainty() == hop.CertaintyNotSent {
 		a.res.NotSent()
@@ -119,18 +117,15 @@ func (a *attempt) broke(fail Failure, err error, body hop.BodyState) hop.Next {
 	switch {
 	case over:
 	case fail == hop.FailureRefused:
-		if a.q.refusals.since.IsZero() {
-			a.q.refusals.since = time.Now()
-		}
-		v = a.q.retries.Refused(a.q.t.limits, body, time.Since(a.q.refusals.since))
+		v = a.q.tries.Refused(a.q.t.limits, body, a.q.tries.sinceRefused())
 	default:
-		v = a.q.retries.Failed(a.q.t.limits, fail, idempotent(a.q.req), body)
+		v = a.q.tries.Failed(a.q.t.limits, fail, idempotent(a.q.req), body)
 		if v == hop.NextElsewhere && fail == hop.FailureReset && a.atMachine(err) {
-			v = a.q.retries.Died()
+			v = a.q.tries.Died()
 		}
 	}
-	if v != hop.NextGiveUp && fail != hop.FailureRefused && !a.q.t.afford(time.Now()) {
-		a.q.retries.Failures--
+	if v != hop.NextGiveUp && fail != hop.FailureRefused && !a.q.t.budget.afford(time.Now()) {
+		a.q.tries.Failures--
 		v = hop.NextGiveUp
 	}
 	if v == hop.NextGiveUp {
@@ -205,7 +200,7 @@ func (a *attempt) linger(gate *balance.Gate, o balance.Outcome, freed bool) {
 		a.res = balance.Reservation{}
 	}
 	l := &pool.Lingering{
-		Gate: gate, Epoch: a.epoch, App: a.q.t.app(a.q.want.App), Sent: a.used.Sent(), Began: a.tried, Times: &a.q.t.services,
+		Gate: gate, Epoch: a.epoch, App: a.q.t.apps.row(a.q.want.App), Sent: a.used.Sent(), Began: a.tried, Times: &a.q.t.services,
 		Free: func() {
 			if !freed {
 				gate.Leave()
@@ -274,10 +269,10 @@ func (a *attempt) local(
 	out := a.outgoing(passing1xx(a.q.watch.ctx, false))
 	x.H2 = a.q.t.c.H2 != nil && a.q.t.c.H2(*m) && out.Header["Upgrade"] == nil
 	keepTarget(out, x.H2)
-	x.Finish = x.H2 && a.q.t.app(m.App).FinishAbandoned
+	x.Finish = x.H2 && a.q.t.apps.row(m.App).FinishAbandoned
 	hop.SetEpoch(out.Header, a.q.t.c.EpochHeader, load.Epoch)
 	if x.H2 && a.q.body != nil {
-		a.q.body.Retain(reopenable(a.q.req.ContentLength, true), &a.q.t.kept, a.q.t.c.replayMemory)
+		a.q.body.Retain(reopenable(a.q.req.ContentLength, true))
 		x.Once = !a.q.body.Covers(a.q.req.ContentLength) &&
 			(a.q.req.ContentLength > 0 || a.q.req.ProtoMajor == 1)
 	}
@@ -371,7 +366,7 @@ func (a *attempt) remote(
 func (a *attempt) admitted() {
 	if !idempotent(a.q.req) {
 		a.q.body.ForgetRest()
-		a.q.t.kept.Add(-a.q.body.Unreserve())
+		a.q.body.Release()
 	}
 }
 

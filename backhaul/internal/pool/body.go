@@ -25,54 +25,35 @@ var (
 // stays blocked; the next try has what was kept, then waits for that read, and finds what it
 // brought in kept as well.
 type Body struct {
-	mu        sync.Mutex
-	Body      io.ReadCloser
-	keep      int         // how many bytes may be kept
-	forget    atomic.Bool // no other try follows: nothing more is kept
-	kept      []byte      // all that was read, while the body is whole
-	whole     bool        // all of it was read before the first try
-	spent     bool        // something was read that was not kept
-	err       error       // what rc ended with
+	mu   sync.Mutex
+	Body io.ReadCloser
+	replay
+	trailers  trailers
+	whole     bool  // all of it was read before the first try
+	err       error // what Body ended with
 	closed    bool
 	closing   bool
 	busy      bool   // a try is reading
 	turn      signal // it is no more
 	awaited   turn   // odd while a read waits for the client
 	BytesRead atomic.Int64
-
-	from     *http.Request // whose body it is: its trailers come with the end
-	names    http.Header   // of the trailers that were announced and are passed on
-	trailers http.Header   // what has come
-
-	reserved atomic.Int64 // of the memory for bodies
-	endedAt  atomic.Int64 // when it ended, in Unix nanoseconds
+	endedAt   atomic.Int64 // when it ended, in Unix nanoseconds
 }
 
-// NewBody returns the body of a request.
-func NewBody(r *http.Request) *Body {
-	return &Body{Body: r.Body, from: r, names: hop.Announced(r.Trailer)}
+// NewBody returns the body of a request; what is kept of it counts in m.
+func NewBody(r *http.Request, m *Memory) *Body {
+	return &Body{
+		Body: r.Body, replay: replay{memory: m},
+		trailers: trailers{from: r, names: hop.Announced(r.Trailer)},
+	}
 }
 
 // Through has the body read by way of r, which reads it.
 func (s *Body) Through(r io.ReadCloser) { s.Body = r }
 
-// KeepFirst keeps the first n bytes, for which memory is reserved.
-func (s *Body) KeepFirst(n int) {
-	s.keep = n
-	s.reserved.Store(int64(n))
-}
-
-// ForgetRest keeps nothing of what is still to be read: no other try follows.
-func (s *Body) ForgetRest() { s.forget.Store(true) }
-
-// Unreserve returns how much memory was reserved and is not any more.
-func (s *Body) Unreserve() int64 { return s.reserved.Swap(0) }
-
-// Whole reports whether all of it was read before the first try; held is how much that is. Both are
-// for after [Body.Ahead].
+// Whole reports whether all of it was read before the first try; then [Body.Held] is how much that
+// is. Both are for after [Body.Ahead].
 func (s *Body) Whole() bool { return s.whole }
-
-func (s *Body) Held() int { return len(s.kept) }
 
 // Count returns how much has been read from the client.
 func (s *Body) Count() int64 { return s.BytesRead.Load() }
@@ -139,7 +120,9 @@ func (r *reader) end() {
 func (r *reader) Read(p []byte) (int, error) {
 	n, err := r.read(p)
 	if err == io.EOF && r.trailer != nil {
-		r.s.fillTrailer(r.trailer)
+		r.s.mu.Lock()
+		r.s.trailers.fill(r.trailer)
+		r.s.mu.Unlock()
 	}
 	return n, err
 }
@@ -235,26 +218,21 @@ func (r *reader) ready(p []byte) (done bool, n int, err error) {
 // take notes what a read has brought; s.mu is held. What a try read that ended meanwhile is for the
 // next one, and kept in any case.
 func (s *Body) take(r *reader, over bool, b []byte, err error) {
-	n := len(b)
-	s.BytesRead.Add(int64(n))
+	s.BytesRead.Add(int64(len(b)))
 	if !over {
-		r.pos += int64(n)
+		r.pos += int64(len(b))
 	}
-	switch {
-	case n == 0:
-	case !s.spent && (over || !s.forget.Load() && len(s.kept)+n <= s.keep):
-		if s.kept == nil {
-			s.kept = make([]byte, 0, max(n, min(s.keep, 4<<10)))
-		}
-		s.kept = append(s.kept, b...)
-	default:
-		s.spent, s.kept = true, nil
-	}
+	s.add(b, over)
 	s.err = err
 	if err == io.EOF {
-		s.takeTrailers()
-		s.endedAt.Store(time.Now().UnixNano())
+		s.end()
 	}
+}
+
+// end notes that the body has been read to its end; s.mu is held.
+func (s *Body) end() {
+	s.trailers.take()
+	s.endedAt.Store(time.Now().UnixNano())
 }
 
 // Close is what net/http calls when it is done with a try's body. The body itself stays open.
@@ -319,11 +297,10 @@ func (s *Body) unlock() {
 	}
 }
 
-// Ahead reads a body of n bytes into memory before anything is sent. reserve is asked for the
-// memory, more and more of it as the body comes: who announces much and sends nothing holds
-// nothing. Where it is refused, what has come is kept and the rest stays unread. It is called
-// before the first try, and may be left behind.
-func (s *Body) Ahead(n int, reserve func(int) bool) error {
+// Ahead reads a body of n bytes into memory before anything is sent. Memory is reserved as the body
+// comes: who announces much and sends nothing holds nothing. Where there is no more, what has come
+// is kept and the rest stays unread. It is called before the first try, and may be left behind.
+func (s *Body) Ahead(n int) error {
 	s.mu.Lock()
 	s.busy = true
 	s.mu.Unlock()
@@ -334,7 +311,7 @@ func (s *Body) Ahead(n int, reserve func(int) bool) error {
 			if size = max(2*size, FirstAhead); size >= n {
 				size = n + 1 // to see the end
 			}
-			if !s.grow(size, n, reserve) {
+			if !s.room(size, n) {
 				break
 			}
 			kept = append(make([]byte, 0, size), kept...)
@@ -358,8 +335,7 @@ func (s *Body) Ahead(n int, reserve func(int) bool) error {
 		s.err = io.ErrUnexpectedEOF
 	case err == io.EOF:
 		s.whole = true
-		s.takeTrailers()
-		s.endedAt.Store(time.Now().UnixNano())
+		s.end()
 	}
 	if s.whole {
 		return nil
@@ -370,35 +346,12 @@ func (s *Body) Ahead(n int, reserve func(int) bool) error {
 // FirstAhead holds most forms and calls.
 const FirstAhead = 4 << 10
 
-// grow asks for memory up to size, of a body of n bytes, unless nobody wants it any more.
-func (s *Body) grow(size, n int, reserve func(int) bool) bool {
+// room asks for memory up to size, of a body of n bytes, unless nobody wants it any more.
+func (s *Body) room(size, n int) bool {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	more := min(size, n) - int(s.reserved.Load())
-	if s.closing || more > 0 && !reserve(more) {
-		return false
-	}
-	s.reserved.Add(int64(max(more, 0)))
-	return true
+	return !s.closing && s.grow(size, n)
 }
-
-// Retain keeps the first n bytes for another try, if fewer than limit are kept of all bodies
-// together. held counts them.
-func (s *Body) Retain(n int, held *atomic.Int64, limit int64) {
-	if n <= s.keep {
-		return
-	}
-	more := int64(n - s.keep)
-	if held.Add(more) > limit {
-		held.Add(-more)
-		return
-	}
-	s.keep = n
-	s.reserved.Add(more)
-}
-
-// Covers reports whether a body of that length is kept as a whole.
-func (s *Body) Covers(length int64) bool { return length > 0 && int64(s.keep) >= length }
 
 // peek reads the first bytes into kept, so that they can be sent again with another connection.
 func (s *Body) peek(r *reader) error {
@@ -422,41 +375,3 @@ func (e *BodyError) Error() string { return "backhaul: reading the request's bod
 func (e *BodyError) Unwrap() error { return e.Err }
 
 func (e *BodyError) Cause() string { return "bad-request" }
-
-// newTrailer returns the trailer of a further try's request, or nil: the names that the client has
-// announced. Over HTTP/1.1 others may come as well.
-func (s *Body) newTrailer(h2 bool) http.Header {
-	if s.from == nil || h2 && s.names == nil {
-		return nil
-	}
-	t := make(http.Header, len(s.names))
-	for k := range s.names {
-		t[k] = nil
-	}
-	return t
-}
-
-// takeTrailers notes the trailers at the end of the body; s.mu is held. Whoever has read the end
-// has seen the request's trailers set.
-func (s *Body) takeTrailers() {
-	if s.from == nil {
-		return
-	}
-	for k, v := range s.from.Trailer {
-		if v != nil && hop.PassesAsTrailer(k) {
-			if s.trailers == nil {
-				s.trailers = make(http.Header, len(s.from.Trailer))
-			}
-			s.trailers[k] = v
-		}
-	}
-}
-
-// fillTrailer sets the values of a try's trailer.
-func (s *Body) fillTrailer(t http.Header) {
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	for k, v := range s.trailers {
-		t[k] = v
-	}
-}

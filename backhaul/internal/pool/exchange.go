@@ -14,40 +14,44 @@ import (
 // Exchange is one try on the wire: a request to one peer and its answer.
 type Exchange struct {
 	Used
-	Name  PeerName
-	Epoch uint64
-	Dial  Dialer
-	Body  *Body // nil: the request has none
+	Peer
+	Body *Body // nil: the request has none
 
-	H2       bool // over HTTP/2
-	Lane     hop.Lane
-	RTT      time.Duration // of the path to the peer
-	RTTKnown bool
+	H2   bool // over HTTP/2
+	Lane hop.Lane
 
-	// expect: the peer asks for the body with "100 Continue" before we read a byte of it.
+	// Expect: the peer asks for the body with "100 Continue" before we read a byte of it.
 	Expect bool
-	// patience bounds the wait for that word; 0 means none.
+	// Patience bounds the wait for that word; 0 means none.
 	Patience time.Duration
-	// peek: the client's first byte comes before the peer gets anything. The client of an owner is an
+	// Peek: the client's first byte comes before the peer gets anything. The client of an owner is an
 	// edge: it sends the first byte when the owner has asked for it, and until then may take the
 	// request elsewhere.
 	Peek bool
-	// once: more of the body may go out than is kept. Such a request gets a connection of its own at
+	// Once: more of the body may go out than is kept. Such a request gets a connection of its own at
 	// once, where peers have been seen to refuse streams.
 	Once bool
-	// ask: the peer gets as much of the body as is kept, and says "100 Continue" when it may have the
+	// Ask: the peer gets as much of the body as is kept, and says "100 Continue" when it may have the
 	// rest. Over HTTP/2 this is for bodies of unknown length, which may be one half of a conversation:
 	// the peer's side may have to speak first.
 	Ask bool
-	// admitted is called when that word comes.
+	// Admitted is called when that word comes.
 	Admitted func()
-	// ready is called when there is a connection, before anything is sent.
+	// Ready is called when there is a connection, before anything is sent.
 	Ready func()
-
-	// finish: over HTTP/2, the answer is read to its end, whoever wants it.
+	// Finish: over HTTP/2, the answer is read to its end, whoever wants it.
 	Finish bool
 
 	reused bool // others have used the connection before
+}
+
+// Peer is whom a request is sent to, and how to get there.
+type Peer struct {
+	Name     PeerName
+	Epoch    uint64 // of a machine, or an owner's incarnation
+	Dial     Dialer
+	RTT      time.Duration // of the path
+	RTTKnown bool
 }
 
 // Used is what a try used, and gives back.
@@ -132,7 +136,7 @@ func (x *Exchange) Do(out *http.Request) (*http.Response, hop.Failure, error) {
 			}
 			x.last = newReader(x.Body, x.Ask)
 			out.Body = x.last
-			x.last.trailer = x.Body.newTrailer(x.H2)
+			x.last.trailer = x.Body.trailers.next(x.H2)
 			if out.Trailer = x.last.trailer; len(out.Trailer) > 0 && !x.H2 {
 				out.ContentLength = -1 // HTTP/1.1 has trailers only after chunks
 			}

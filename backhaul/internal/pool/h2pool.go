@@ -27,16 +27,21 @@ type mux struct {
 	class   int // of new connections
 	checked time.Time
 	Conns   []*Conn
-	dialing int
+	dials   dials
 	waiting int
 	perConn int // streams that the last connection took
-	failed  int // dials that failed, ever
-	err     error
 	timer   *time.Timer
 	gone    bool
 	ended   []*Conn // to be closed when m.Mu is given back
 
 	change signal // something got free, came or failed
+}
+
+// dials are the attempts to connect to a peer.
+type dials struct {
+	now    int   // under way
+	failed int   // ever
+	err    error // of the last one that failed
 }
 
 // signal wakes all that wait for it. It has a lock of its own: net/http tells of free streams
@@ -108,7 +113,7 @@ func (m *mux) get(ctx context.Context, x *Exchange) (c *Conn, reused bool, err e
 		return nil, false, errGone
 	}
 	m.renew(x.Epoch)
-	failed := m.failed
+	failed := m.dials.failed
 	for {
 		if m.pool.Near && x.Epoch < m.epoch {
 			return nil, false, errOlder
@@ -121,11 +126,11 @@ func (m *mux) get(ctx context.Context, x *Exchange) (c *Conn, reused bool, err e
 			}
 			return c, reused, nil
 		}
-		if m.failed != failed && m.dialing == 0 {
-			return nil, false, m.err
+		if m.dials.failed != failed && m.dials.now == 0 {
+			return nil, false, m.dials.err
 		}
-		if m.failed == failed && m.dialing*cmp.Or(m.perConn, usualStreams) <= m.waiting &&
-			len(m.Conns)+m.dialing < maxConns {
+		if m.dials.failed == failed && m.dials.now*cmp.Or(m.perConn, usualStreams) <= m.waiting &&
+			len(m.Conns)+m.dials.now < maxConns {
 			m.start(ctx, x, m.class)
 		}
 		m.waiting++
@@ -214,7 +219,7 @@ func (m *mux) had() int {
 func (m *mux) classify(x *Exchange, class int) {
 	had := m.had()
 	m.checked, m.class = time.Now(), class
-	if had >= 0 && class != had && m.dialing == 0 && !m.gone {
+	if had >= 0 && class != had && m.dials.now == 0 && !m.gone {
 		m.start(context.Background(), x, class)
 	}
 }
@@ -222,7 +227,7 @@ func (m *mux) classify(x *Exchange, class int) {
 // start dials on a goroutine of its own, so that a request that gives up takes no connection from
 // others; m.Mu is held.
 func (m *mux) start(ctx context.Context, x *Exchange, class int) {
-	m.dialing++
+	m.dials.now++
 	limit, dial, epoch := m.pool.Limit(x), x.Dial, m.epoch
 	ctx = context.WithoutCancel(ctx)
 	go func() {
@@ -230,10 +235,10 @@ func (m *mux) start(ctx context.Context, x *Exchange, class int) {
 		m.Mu.Lock()
 		defer m.unlock()
 		defer m.change.wake()
-		m.dialing--
+		m.dials.now--
 		if err != nil {
-			m.failed++
-			m.err = err
+			m.dials.failed++
+			m.dials.err = err
 			return
 		}
 		if epoch != m.epoch || m.pool.closed.Load() && m.waiting == 0 {
@@ -424,7 +429,7 @@ func (m *mux) expire() {
 		return true
 	})
 	m.timer = nil
-	if len(m.Conns) > 0 || m.dialing > 0 || m.waiting > 0 {
+	if len(m.Conns) > 0 || m.dials.now > 0 || m.waiting > 0 {
 		m.timer = time.AfterFunc(wait, m.expire)
 		return
 	}
@@ -451,7 +456,7 @@ func (m *mux) stop() {
 // scarce reports whether all streams are in use and no further connection is under way; m.Mu is
 // held.
 func (m *mux) scarce() bool {
-	if m.pool.Spare <= 0 || m.pool.closed.Load() || m.dialing > 0 || len(m.Conns) >= maxConns {
+	if m.pool.Spare <= 0 || m.pool.closed.Load() || m.dials.now > 0 || len(m.Conns) >= maxConns {
 		return false
 	}
 	for _, c := range m.Conns {

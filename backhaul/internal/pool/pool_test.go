@@ -33,7 +33,7 @@ func pooled(t *testing.T, dial Dialer) (*Pool, func(epoch uint64) *Exchange) {
 	}
 	t.Cleanup(p.Close)
 	return p, func(epoch uint64) *Exchange {
-		return &Exchange{Used: Used{Pool: p}, Name: pooledName, Epoch: epoch, Dial: dial}
+		return &Exchange{Used: Used{Pool: p}, Peer: Peer{Name: pooledName, Epoch: epoch, Dial: dial}}
 	}
 }
 
