@@ -244,3 +244,38 @@ func TestRunEndsWithOrdersOpen(t *testing.T) {
 		again()
 	})
 }
+
+// A look gives at most one command. What was seen before an order was carried out is not acted on
+// after it: without Quiet, a cordon that is not there yet would look like one that somebody has
+// ended, and the gate would close at once over requests whose nodes know nothing of it.
+func TestAnOrderDoesNotActOnAnOldLook(t *testing.T) {
+	for _, row := range []struct {
+		name  string
+		views *views
+		log   []string
+	}{
+		{"acknowledged: on the next look", &views{}, []string{
+			"0s cordon m1: deploy", "100ms draining m1: deploy", "5.1s stop m1: deploy",
+			"5.2s stopped m1 in 100ms",
+		}},
+		{"not acknowledged: after 30 s", &views{silent: true}, []string{
+			"0s cordon m1: deploy", "30s draining m1: deploy", "35s stop m1: deploy",
+			"35.1s stopped m1 in 100ms",
+		}},
+	} {
+		t.Run(row.name, func(t *testing.T) {
+			synctest.Test(t, func(t *testing.T) {
+				c := awake
+				c.Quiet, c.Views = -1, row.views
+				b := newBench(t, c, stopApp, "m1")
+				b.driver.draining = true
+				leave := b.request("m1")
+				defer leave()
+				defer b.run()()
+				synctest.Wait()
+				b.wantOrder(b.order(t.Context(), "m1", Order{Reason: "deploy", Drain: 5 * sec}), "")
+				b.want(row.log...)
+			})
+		})
+	}
+}
