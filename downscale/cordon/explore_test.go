@@ -87,10 +87,10 @@ func (m *model) explore() (states, transitions int, err error) {
 	}
 	var (
 		seen  = map[key]int32{}
-		ways  []step    // by state: the first way there
-		back  [][]int32 // by state: from where progress leads there
-		rest  []bool    // by state: at rest, and in the end: progress leads to rest
-		level []found   // in the order of their distance from the first
+		ways  []step     // by state: the first way there
+		leads [][2]int32 // by progress, from a state to another
+		rest  []bool     // by state: at rest, and in the end: progress leads to rest
+		level []found    // in the order of their distance from the first
 	)
 	way := func(i int32) string {
 		var labels []string
@@ -100,14 +100,14 @@ func (m *model) explore() (states, transitions int, err error) {
 		slices.Reverse(labels)
 		return strings.Join(labels, "; ")
 	}
-	add := func(w world, by step) int32 {
+	add := func(w *world, by step) int32 {
 		k := w.key()
 		i, ok := seen[k]
 		if !ok {
 			i = int32(len(ways))
 			seen[k] = i
-			ways, back, rest = append(ways, by), append(back, nil), append(rest, w.atRest())
-			level = append(level, found{i, w})
+			ways, rest = append(ways, by), append(rest, w.atRest())
+			level = append(level, found{i, *w})
 		}
 		return i
 	}
@@ -115,39 +115,32 @@ func (m *model) explore() (states, transitions int, err error) {
 		p: Machine{Config: Config{Quiet: m.quiet, CordonMax: time.Hour, Backoff: time.Hour, StuckAfter: time.Hour}},
 	}
 	m.canon(&first)
-	add(first, step{})
+	add(&first, step{})
 	for len(level) > 0 {
 		now := level
 		level = nil
-		for _, f := range now {
-			m.next = func(label string, progress bool, n world) {
+		for i := range now {
+			f := &now[i]
+			m.next = func(label string, progress bool, n *world) {
 				transitions++
 				j := add(n, step{f.state, label})
 				if m.err != nil && err == nil {
-					err = fmt.Errorf("%w\nafter: %s; %s\nin %v", m.err, way(f.state), label, &n)
+					err = fmt.Errorf("%w\nafter: %s; %s\nin %v", m.err, way(f.state), label, n)
 				}
 				if progress && j != f.state {
-					back[j] = append(back[j], f.state)
+					leads = append(leads, [2]int32{f.state, j})
 				}
 			}
-			if m.act(f.w); err != nil {
+			if m.act(&f.w); err != nil {
 				return len(ways), transitions, err
 			}
 		}
 	}
-	var todo []int32
-	for i, r := range rest {
-		if r {
-			todo = append(todo, int32(i))
-		}
-	}
-	for len(todo) > 0 {
-		i := todo[len(todo)-1]
-		todo = todo[:len(todo)-1]
-		for _, j := range back[i] {
-			if !rest[j] {
-				rest[j] = true
-				todo = append(todo, j)
+	for more := true; more; { // the last found first: most of them lead to earlier ones
+		more = false
+		for _, l := range slices.Backward(leads) {
+			if rest[l[1]] && !rest[l[0]] {
+				rest[l[0]], more = true, true
 			}
 		}
 	}
@@ -177,7 +170,7 @@ func TestMachineExhaustively(t *testing.T) {
 	}
 	var all sync.WaitGroup
 	for _, m := range models {
-		m.edges = map[string]bool{}
+		m.edges = map[change]bool{}
 		all.Go(func() {
 			states, transitions, err := m.explore()
 			if err != nil {
@@ -196,13 +189,13 @@ func TestMachineExhaustively(t *testing.T) {
 	if raceEnabled || t.Failed() {
 		return
 	}
-	edges := map[string]bool{}
+	edges := map[change]bool{}
 	for _, m := range models {
 		maps.Copy(edges, m.edges)
 	}
 	var got []string
 	for e := range edges {
-		got = append(got, e)
+		got = append(got, e.String())
 	}
 	slices.Sort(got)
 	if d := cmp.Diff(diagram(t), got); d != "" {
@@ -221,7 +214,11 @@ func diagram(t *testing.T) (edges []string) {
 	}
 	line := regexp.MustCompile(`(?m)^\t([a-z-]+) +--(\w+)--> +([a-z-]+)(?: +(\w+))?$`)
 	for _, l := range line.FindAllStringSubmatch(f.Doc.Text(), -1) {
-		edges = append(edges, edge(l[1], l[2], l[3], l[4]))
+		line := fmt.Sprintf("%s --%s--> %s", l[1], l[2], l[3])
+		if l[4] != "" {
+			line += " " + l[4]
+		}
+		edges = append(edges, line)
 	}
 	slices.Sort(edges)
 	return edges

@@ -93,9 +93,10 @@ type model struct {
 	// answers that arrive twice, and both ways of stopping for every order: about four times the
 	// states
 	more  bool
-	edges map[string]bool // of the diagram
+	edges map[change]bool // of the diagram
 	err   error
-	next  func(label string, progress bool, w world)
+	next  func(label string, progress bool, w *world)
+	after world // what do works on: there are millions
 }
 
 func (m *model) failf(format string, args ...any) {
@@ -109,7 +110,7 @@ func (m *model) feed(w *world, in input) {
 	from := w.p.phase
 	c := w.p.step(modelNow, in)
 	if from != w.p.phase || c.Do != ActNone {
-		m.edges[edge(from.String(), in.event.String(), w.p.phase.String(), c.Do.String())] = true
+		m.edges[change{from, in.event, w.p.phase, c.Do}] = true
 	}
 	if c.Do == ActNone || c.Do == ActAlarm {
 		return
@@ -124,11 +125,20 @@ func (m *model) feed(w *world, in input) {
 	m.failf("more than %d commands wait", len(w.queue))
 }
 
-func edge(from, kind, to, do string) string {
-	if do == "-" || do == "" {
-		return from + " --" + kind + "--> " + to
+// change is a line of the diagram.
+type change struct {
+	from phase
+	by   event
+	to   phase
+	do   Act
+}
+
+func (c change) String() string {
+	line := fmt.Sprintf("%v --%v--> %v", c.from, c.by, c.to)
+	if c.do != ActNone {
+		line += " " + c.do.String()
 	}
-	return from + " --" + kind + "--> " + to + " " + do
+	return line
 }
 
 // carryOut does what the first queued command says.
@@ -257,12 +267,13 @@ func (m *model) look(w *world, kind func(input)) {
 
 // act gives every world that one action makes of w. Progress actions are those that happen by
 // themselves, sooner or later.
-func (m *model) act(w world) {
+func (m *model) act(w *world) {
 	do := func(label string, progress bool, change func(w *world)) {
-		n := w
-		change(&n)
-		m.check(&n)
-		m.canon(&n)
+		n := &m.after
+		*n = *w
+		change(n)
+		m.check(n)
+		m.canon(n)
 		m.next(label, progress, n)
 	}
 	feed := func(label string, progress bool, in input) {
@@ -272,7 +283,7 @@ func (m *model) act(w world) {
 		do("carry out "+w.queue[0].Do.String(), true, m.carryOut)
 	}
 	if w.queue[1].Do == ActNone { // the shell never gets further ahead
-		m.look(&w, func(in input) { feed("look: "+in.event.String(), true, in) })
+		m.look(w, func(in input) { feed("look: "+in.event.String(), true, in) })
 		feed("surplus: suspend", false, input{event: onSurplus, Suspend: true})
 		feed("all idle", false, input{event: onSurplus, Suspend: true, Idle: true})
 		feed("needed", false, input{event: onNeeded})
@@ -290,22 +301,24 @@ func (m *model) act(w world) {
 		}
 		for i, t := range w.p.timers() {
 			if !t.IsZero() {
-				do(fmt.Sprint("timer ", i), true, func(w *world) {
+				do(timerNames[i], true, func(w *world) {
 					*w.p.timers()[i] = modelNow
 					m.feed(w, input{event: onTick})
 				})
 			}
 		}
 	}
-	m.driver(&w, do)
+	m.driver(w, do)
 	if m.cuts {
-		m.cutOff(&w, do)
+		m.cutOff(w, do)
 	}
-	m.others(&w, do)
+	m.others(w, do)
 	for i := range w.nodes[:m.nodes] {
-		m.node(&w, i, do)
+		m.node(w, i, do)
 	}
 }
+
+var timerNames = [...]string{"quiet ends", "the cordon or the driver's time ends", "back-off ends"}
 
 // timers are those of which the model decides when they fire.
 func (p *Machine) timers() []*time.Time { return []*time.Time{&p.quiet, &p.expires, &p.backoff} }
@@ -452,18 +465,21 @@ func (m *model) others(w *world, do func(string, bool, func(*world))) {
 
 func (m *model) node(w *world, i int, do func(string, bool, func(*world))) {
 	n, g := w.nodes[i], w.gate
-	label := func(s string) string { return fmt.Sprint("node ", i, " ", s) }
+	label := func(s string) string { return s }
+	if i > 0 {
+		label = func(s string) string { return fmt.Sprint("node ", i, " ", s) }
+	}
 	if n.known < g.gen {
-		do(label("learns"), true, func(w *world) { w.nodes[i].known, w.nodes[i].ack = g.gen, g.gen })
+		do(label("node learns"), true, func(w *world) { w.nodes[i].known, w.nodes[i].ack = g.gen, g.gen })
 	}
 	if n.ack > 0 {
-		do(label("is heard"), true, func(w *world) { w.nodes[i].ack, w.nodes[i].acked = 0, n.ack })
+		do(label("node is heard"), true, func(w *world) { w.nodes[i].ack, w.nodes[i].acked = 0, n.ack })
 	}
 	if n.sent == 0 {
-		do(label("sends"), false, func(w *world) { w.nodes[i].sent = n.known + 1 })
+		do(label("node sends"), false, func(w *world) { w.nodes[i].sent = n.known + 1 })
 		return
 	}
-	do(label("is answered"), true, func(w *world) {
+	do(label("node is answered"), true, func(w *world) {
 		w.nodes[i].sent = 0
 		g := &w.gate
 		if g.state != balance.StateStarted || int(g.n) >= m.nodes {
@@ -510,7 +526,8 @@ func (m *model) canon(w *world) {
 		w.blind = false
 	}
 	p.calm, p.since, p.aborts, p.reason = time.Time{}, time.Time{}, 0, ""
-	var gens, tokens, gates []*uint64
+	var genBuf, tokenBuf, gateBuf [24]*uint64
+	gens, tokens, gates := genBuf[:0], tokenBuf[:0], gateBuf[:0]
 	tokens = append(tokens, &p.token, &w.op.token, &w.ans.token, &w.dup.token)
 	gens = append(gens, &w.gate.gen)
 	gates = append(gates, &w.gate.token)
@@ -540,9 +557,9 @@ func (m *model) canon(w *world) {
 	for i := range w.nodes[:m.nodes] {
 		wasSent[i] = slices.Contains(gens, &w.nodes[i].sent)
 	}
-	for _, of := range [][]*uint64{gens, tokens, gates} {
-		rename(of)
-	}
+	rename(gens)
+	rename(tokens)
+	rename(gates)
 	for i := range w.nodes[:m.nodes] {
 		if wasSent[i] {
 			w.nodes[i].sent++
