@@ -26,7 +26,7 @@ func TestStarvedHost(t *testing.T) {
 	defer hogs.Wait()
 	defer stop.Store(true)
 
-	const want = 25
+	const want = 12
 	trace, wait := tables(t, func(tab *rtt.Table) bool {
 		s, _ := tab.To("b")
 		return s.Samples >= want
@@ -51,11 +51,8 @@ func TestStarvedHost(t *testing.T) {
 	if !s.Kernel {
 		t.Skip("this kernel stamps no packets")
 	}
-	if s.Base > time.Millisecond {
-		t.Errorf("base %v on loopback, want at most 1ms", s.Base)
-	}
-	if most := user[len(user)-1]; s.Base > most {
-		t.Errorf("base %v, but user space measured at most %v", s.Base, most)
+	if most := user[len(user)-1]; s.Base > most/4 {
+		t.Errorf("base %v, and user space measured up to %v: want a quarter at most", s.Base, most)
 	}
 }
 

@@ -120,7 +120,7 @@ func TestPoliciesNeedNotRepeatTheBounds(t *testing.T) {
 		t.Run(fault, func(t *testing.T) {
 			s := policytest.Subject{
 				New: func() policy.Policy { return &faulty{fault: fault} }, Sleeps: 5 * time.Minute,
-				Stories: 20,
+				Stories: 5,
 			}
 			if fault == "recalls" || fault == "by row" {
 				s.Sleeps = -1

@@ -229,7 +229,7 @@ func TestFault(t *testing.T) {
 	var timeout time.Duration // none is needed where the suite does not wait for what never comes
 	switch fault {
 	case "stop of a stranger ends others", "known by ID alone", "deaf to its context", "unsupported suspend ends it", "cannot stop what is frozen", "stops all", "stops what it refuses":
-		timeout = time.Second
+		timeout = 50 * time.Millisecond
 	}
 	stoppertest.TestDriver(t, func(t *testing.T) stoppertest.Subject { return subject(fault, timeout) })
 }
