@@ -87,7 +87,7 @@ func Main() int {
 		}
 	}
 	config.Crash = func() { os.Exit(exitCrash) }
-	if err := serve(ctx, l, config); err != nil {
+	if err := Serve(ctx, l, config); err != nil {
 		fmt.Fprintln(os.Stderr, "demoapp:", err)
 		return exitRuntime
 	}
@@ -115,9 +115,9 @@ func fromEnvironment(getenv func(string) string) (boot time.Duration, c Config, 
 	return boot, c, nil
 }
 
-// serve answers requests on l until ctx ends, and then until those in flight are done or
+// Serve answers requests on l until ctx ends, and then until those in flight are done or
 // shutdownTimeout is over. Streams and WebSockets are told to end when ctx does.
-func serve(ctx context.Context, l net.Listener, c Config) error {
+func Serve(ctx context.Context, l net.Listener, c Config) error {
 	app := New(c)
 	// Both kinds of HTTP, since a proxy may speak either to a machine.
 	protocols := new(http.Protocols)

@@ -65,7 +65,8 @@ func (w *World) newEdge(region string, n int) (_ *edge, err error) {
 // dial connects to an owner's backhaul listener over the link between.
 func (e *edge) dial(ctx context.Context, owner balance.NodeID) (net.Conn, error) {
 	k := e.w.worker(owner)
-	return e.w.links.Dialer(e.region, k.region)(ctx, "tcp", k.listener.Addr().String())
+	dial := e.w.links.WrapDial(e.region, k.region, e.w.config.net.dial)
+	return dial(ctx, "tcp", k.listener.Addr().String())
 }
 
 // rtt is how far an owner is, as measured.

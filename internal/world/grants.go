@@ -29,15 +29,10 @@ func (k *worker) newGranter() (err error) {
 // askSlots tells the owners how many requests wait here, whenever that changes, and now and then.
 func (e *edge) askSlots(ctx context.Context) error {
 	app := e.w.config.App.ID
-	again, gap := time.NewTicker(reportEvery), time.NewTimer(0)
+	again, gap := time.NewTicker(reportEvery), time.NewTimer(askGap)
 	defer again.Stop()
 	defer gap.Stop()
 	for {
-		select { // the gap first
-		case <-ctx.Done():
-			return nil
-		case <-gap.C:
-		}
 		select {
 		case <-ctx.Done():
 			return nil
@@ -49,6 +44,11 @@ func (e *edge) askSlots(ctx context.Context) error {
 			e.w.x.send(&e.node, &k.node, func() { k.granter.Ask(e.id, app, part) })
 		}
 		gap.Reset(askGap)
+		select {
+		case <-ctx.Done():
+			return nil
+		case <-gap.C:
+		}
 	}
 }
 

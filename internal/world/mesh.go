@@ -2,7 +2,6 @@ package world
 
 import (
 	"context"
-	"net/netip"
 
 	"github.com/ebbkit/ebb/balance"
 	"github.com/ebbkit/ebb/rtt"
@@ -11,7 +10,14 @@ import (
 // newMesh makes the node's prober and responder. Its peers come when all nodes are there, see connect.
 func (w *World) newMesh(id balance.NodeID, region string) (*rtt.Mesh, *peers, error) {
 	p := &peers{}
-	m, err := rtt.New(rtt.Config{ID: string(id), Region: region, Key: []byte(w.key), Peers: p.Peers, Listen: "127.0.0.1:0"})
+	c := rtt.Config{
+		ID: string(id), Region: region, Key: []byte(w.key), Peers: p.Peers,
+		Conn: w.config.net.packets(region),
+	}
+	if c.Conn == nil {
+		c.Listen = "127.0.0.1:0"
+	}
+	m, err := rtt.New(c)
 	return m, p, err
 }
 
@@ -45,12 +51,9 @@ func (w *World) connect(ctx context.Context) error {
 			if from.node == to.node {
 				continue
 			}
-			addr := to.mesh.Addr()
-			if w.links.RTT(from.region, to.region) > 0 {
-				var err error
-				if addr, err = w.links.RelayUDP(ctx, from.region, to.region, netip.AddrPortFrom(addr.Addr().Unmap(), addr.Port())); err != nil {
-					return err
-				}
+			addr, err := w.config.net.relay(ctx, w.links, from.region, to.region, to.mesh.Addr())
+			if err != nil {
+				return err
 			}
 			from.peers.list = append(from.peers.list, rtt.Node{ID: string(to.id), Region: to.region, Addr: addr})
 		}

@@ -4,6 +4,7 @@ import (
 	"context"
 	"encoding/json"
 	"io"
+	"net"
 	"net/http"
 	"os"
 	"strings"
@@ -58,7 +59,9 @@ func newPlay(t testing.TB, change func(*Config)) *play {
 	}
 	ctx, stop := context.WithCancel(context.Background())
 	p := &play{TB: t, World: w, url: "http://" + w.Addr().String(), stop: stop, done: make(chan error, 1)}
-	p.client = &http.Client{Transport: &http.Transport{MaxIdleConnsPerHost: 200}, Timeout: patience}
+	p.client = &http.Client{
+		Transport: &http.Transport{MaxIdleConnsPerHost: 200, DialContext: w.config.net.dial}, Timeout: patience,
+	}
 	go func() { p.done <- w.Run(ctx, context.Background()) }()
 	t.Cleanup(p.end)
 	return p
@@ -72,6 +75,11 @@ func command(t testing.TB, c process.Config) func(string) (Driver, error) {
 		}
 		return d, err
 	}
+}
+
+// dial connects as a client does.
+func (p *play) dial() (net.Conn, error) {
+	return p.config.net.dial(context.Background(), "tcp", p.Addr().String())
 }
 
 // end stops the world and checks that it ends well.

@@ -63,10 +63,7 @@ func (w *World) newWorker(r Region) (_ *worker, err error) {
 	if k.driver, err = w.config.Driver(r.Name); err != nil {
 		return nil, err
 	}
-	check := machine.Check{}
-	if w.config.Check != "" {
-		check.Path = w.config.Check
-	}
+	check := machine.Check{Path: w.config.Check, Func: w.config.look}
 	if k.starter, err = machine.NewStarter(k.fleet, k.driver, machine.Config{Check: check, Trace: k.traceStarter()}); err != nil {
 		return nil, err
 	}
@@ -76,10 +73,13 @@ func (w *World) newWorker(r Region) (_ *worker, err error) {
 	}); err != nil {
 		return nil, err
 	}
-	if k.handler, err = backhaul.NewHandler(k.fleet, backhaul.HandlerConfig{MachineConfig: backhaul.MachineConfig{EpochHeader: "Ebb-Epoch"}, Keys: []string{w.key}, Connections: &k.conns}); err != nil {
+	if k.handler, err = backhaul.NewHandler(k.fleet, backhaul.HandlerConfig{
+		MachineConfig: backhaul.MachineConfig{DialMachine: w.config.dialMachine, EpochHeader: "Ebb-Epoch"},
+		Keys:          []string{w.key}, Connections: &k.conns,
+	}); err != nil {
 		return nil, err
 	}
-	if k.listener, err = net.Listen("tcp", "127.0.0.1:0"); err != nil {
+	if k.listener, err = w.config.net.listen("127.0.0.1:0"); err != nil {
 		return nil, err
 	}
 	k.server, err = backhaul.NewServer(k.handler, backhaul.ServerConfig{})

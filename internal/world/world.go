@@ -67,6 +67,11 @@ type Config struct {
 	StatusName []string
 
 	Driver func(region string) (Driver, error)
+
+	net network // nil means this host's
+	// How machines in memory are reached and looked at; nil for those of this host.
+	dialMachine func(context.Context, balance.Machine) (net.Conn, error)
+	look        func(context.Context, balance.Machine) error
 }
 
 const (
@@ -101,6 +106,9 @@ type World struct {
 
 // New binds all addresses and builds all nodes. It starts nothing; Close undoes it when Run is not called.
 func New(c Config) (_ *World, err error) {
+	if c.net == nil {
+		c.net = host{}
+	}
 	w := &World{
 		config: c, log: eventlog.New(0), started: time.Now(), key: rand.Text(), links: new(delay.Links),
 	}
@@ -109,11 +117,11 @@ func New(c Config) (_ *World, err error) {
 			w.Close()
 		}
 	}()
-	if w.public, err = listen("-listen", c.Listen); err != nil {
+	if w.public, err = c.listen("-listen", c.Listen); err != nil {
 		return nil, err
 	}
 	if c.Status != "" {
-		if w.page, err = listen("-status", c.Status); err != nil {
+		if w.page, err = c.listen("-status", c.Status); err != nil {
 			return nil, err
 		}
 	}
@@ -168,8 +176,8 @@ func (w *World) handler() http.Handler {
 	})
 }
 
-func listen(flag, addr string) (net.Listener, error) {
-	l, err := backhaul.Listen(addr)
+func (c Config) listen(flag, addr string) (net.Listener, error) {
+	l, err := c.net.listen(addr)
 	if err != nil {
 		return nil, fmt.Errorf(
 			"%s %s: %w: stop what uses it or choose another address", flag, addr, cause(err),

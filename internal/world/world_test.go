@@ -25,7 +25,10 @@ import (
 )
 
 func TestFirstRequestStartsAMachine(t *testing.T) {
-	p := newPlay(t, nil)
+	virtual(t, nil, testFirstRequest)
+}
+
+func testFirstRequest(t *testing.T, p *play) {
 	if s := p.Snapshot(); in(s, "stopped") != 2 {
 		t.Fatalf("at first: %+v", s.Machines)
 	}
