@@ -40,26 +40,29 @@ type longPlay struct {
 	onWS, onSSE string
 }
 
-func newLongPlay(t *testing.T, notify balance.Class) *longPlay {
+// longVirtual runs a test with a longPlay in virtual time.
+func longVirtual(t *testing.T, notify balance.Class, f func(t *testing.T, p *longPlay)) {
 	t.Helper()
 	p := &longPlay{}
-	p.play = newPlay(t, func(c *Config) {
+	virtual(t, func(c *Config) {
 		c.App.Autostop, c.Window, c.Notify = balance.AutostopSuspend, time.Second, notify
 		drive := c.Driver
 		c.Driver = func(region string) (Driver, error) {
 			d, err := drive(region)
 			return &guarded{d, p}, err
 		}
-	})
-	for p.onWS == "" || p.onWS == p.onSSE { // one may have gone to sleep before it was used
-		if p.ws != nil {
-			p.ws.Close()
-			p.sse.Body.Close()
+	}, func(t *testing.T, world *play) {
+		p.play = world
+		for p.onWS == "" || p.onWS == p.onSSE { // one may have gone to sleep before it was used
+			if p.ws != nil {
+				p.ws.Close()
+				p.sse.Body.Close()
+			}
+			p.connect(t)
 		}
-		p.connect(t)
-	}
-	t.Cleanup(func() { p.ws.Close(); p.sse.Body.Close() })
-	return p
+		defer func() { p.ws.Close(); p.sse.Body.Close() }()
+		f(t, p)
+	})
 }
 
 func (p *longPlay) connect(t *testing.T) {
@@ -82,7 +85,7 @@ func (p *longPlay) connect(t *testing.T) {
 		return known == 2 && idle(s)
 	})
 	var err error
-	if p.ws, err = net.Dial("tcp", p.Addr().String()); err != nil {
+	if p.ws, err = p.dial(); err != nil {
 		t.Fatal(err)
 	}
 	p.ws.SetDeadline(time.Now().Add(patience))
@@ -164,95 +167,99 @@ func (p *longPlay) wantTold(id string) {
 }
 
 func TestLongConnectionsVetoByDefault(t *testing.T) {
-	p := newLongPlay(t, 0)
-	p.until("a veto that says why", func(status.Snapshot) bool {
-		return slices.ContainsFunc(
-			p.vetoes(), func(r string) bool { return strings.Contains(r, "long connections: ") },
-		)
+	longVirtual(t, 0, func(t *testing.T, p *longPlay) {
+		p.until("a veto that says why", func(status.Snapshot) bool {
+			return slices.ContainsFunc(
+				p.vetoes(), func(r string) bool { return strings.Contains(r, "long connections: ") },
+			)
+		})
+		p.until("two decisions more", func() func(status.Snapshot) bool {
+			at := time.Now()
+			return func(status.Snapshot) bool { return time.Since(at) > 2500*time.Millisecond }
+		}())
+		if told := p.vetoes(); len(slices.Compact(slices.Clone(told))) != len(told) {
+			t.Errorf("a veto is told again and again: %q", told)
+		}
+		if a, b := p.state(p.onWS), p.state(p.onSSE); a != "started" || b != "started" {
+			t.Errorf("under long connections: %s and %s", a, b)
+		}
+		p.echoes()
+		p.sse.Body.Close()
+		p.suspended(p.onSSE) // nothing keeps it any longer
+		p.echoes()
 	})
-	p.until("two decisions more", func() func(status.Snapshot) bool {
-		at := time.Now()
-		return func(status.Snapshot) bool { return time.Since(at) > 2500*time.Millisecond }
-	}())
-	if told := p.vetoes(); len(slices.Compact(slices.Clone(told))) != len(told) {
-		t.Errorf("a veto is told again and again: %q", told)
-	}
-	if a, b := p.state(p.onWS), p.state(p.onSSE); a != "started" || b != "started" {
-		t.Errorf("under long connections: %s and %s", a, b)
-	}
-	p.echoes()
-	p.sse.Body.Close()
-	p.suspended(p.onSSE) // nothing keeps it any longer
-	p.echoes()
 }
 
 func TestAWebSocketIsToldBeforeItsMachineSleeps(t *testing.T) {
-	p := newLongPlay(t, balance.ClassWebSocket)
-	frame := make([]byte, 14)
-	if _, err := io.ReadFull(p.fromWS, frame); err != nil ||
-		string(frame) != "\x88\x0c\x03\xe9going away" {
-		t.Fatalf("got %q, %v; want a close frame with 1001", frame, err)
-	}
-	if s := p.state(p.onWS); s != "started" {
-		t.Errorf("told when %s", s)
-	}
-	p.ws.Write([]byte("\x88\x82\x00\x00\x00\x00\x03\xe9"))
-	if rest, err := io.ReadAll(p.fromWS); len(rest) > 0 || err != nil {
-		t.Errorf("after the close frame: %q, %v", rest, err)
-	}
-	p.ws.Close()
-	p.suspended(p.onWS)
-	p.wantTold(p.onWS)
-	if s := p.state(p.onSSE); s != "started" {
-		t.Errorf("the machine under an event stream is %s", s)
-	}
+	longVirtual(t, balance.ClassWebSocket, func(t *testing.T, p *longPlay) {
+		frame := make([]byte, 14)
+		if _, err := io.ReadFull(p.fromWS, frame); err != nil ||
+			string(frame) != "\x88\x0c\x03\xe9going away" {
+			t.Fatalf("got %q, %v; want a close frame with 1001", frame, err)
+		}
+		if s := p.state(p.onWS); s != "started" {
+			t.Errorf("told when %s", s)
+		}
+		p.ws.Write([]byte("\x88\x82\x00\x00\x00\x00\x03\xe9"))
+		if rest, err := io.ReadAll(p.fromWS); len(rest) > 0 || err != nil {
+			t.Errorf("after the close frame: %q, %v", rest, err)
+		}
+		p.ws.Close()
+		p.suspended(p.onWS)
+		p.wantTold(p.onWS)
+		if s := p.state(p.onSSE); s != "started" {
+			t.Errorf("the machine under an event stream is %s", s)
+		}
+	})
 }
 
 func TestAnEventStreamEndsBeforeItsMachineSleeps(t *testing.T) {
-	p := newLongPlay(t, balance.ClassEvents)
-	b, err := io.ReadAll(p.sse.Body)
-	if err != nil || !bytes.HasPrefix(b, []byte("id: 1\n")) || !bytes.HasSuffix(b, []byte("\n")) {
-		t.Errorf("the stream ends in %q, %v; want a clean end", b[max(0, len(b)-80):], err)
-	}
-	p.suspended(p.onSSE)
-	p.wantTold(p.onSSE)
-	p.echoes()
+	longVirtual(t, balance.ClassEvents, func(t *testing.T, p *longPlay) {
+		b, err := io.ReadAll(p.sse.Body)
+		if err != nil || !bytes.HasPrefix(b, []byte("id: 1\n")) || !bytes.HasSuffix(b, []byte("\n")) {
+			t.Errorf("the stream ends in %q, %v; want a clean end", b[max(0, len(b)-80):], err)
+		}
+		p.suspended(p.onSSE)
+		p.wantTold(p.onSSE)
+		p.echoes()
+	})
 }
 
 // Maintenance does not ask whether connections may be told.
 func TestAnOrderTellsLongConnections(t *testing.T) {
-	p := newLongPlay(t, 0)
-	stopped := make(chan error, 2)
-	for _, id := range []string{p.onWS, p.onSSE} {
-		go func() { stopped <- p.StopMachine(t.Context(), id, status.Order{Reason: "new kernel", Drain: patience}) }()
-	}
-	if b, err := io.ReadAll(p.sse.Body); err != nil || !bytes.HasSuffix(b, []byte("\n")) {
-		t.Errorf("the stream ends in %q, %v; want a clean end", b[max(0, len(b)-80):], err)
-	}
-	frame := make([]byte, 14)
-	if _, err := io.ReadFull(p.fromWS, frame); err != nil ||
-		string(frame) != "\x88\x0c\x03\xe9going away" {
-		t.Fatalf("got %q, %v; want a close frame with 1001", frame, err)
-	}
-	p.ws.Write([]byte("\x88\x82\x00\x00\x00\x00\x03\xe9"))
-	p.ws.Close()
-	for range 2 {
-		if err := <-stopped; err != nil {
-			t.Error(err)
+	longVirtual(t, 0, func(t *testing.T, p *longPlay) {
+		stopped := make(chan error, 2)
+		for _, id := range []string{p.onWS, p.onSSE} {
+			go func() { stopped <- p.StopMachine(t.Context(), id, status.Order{Reason: "new kernel", Drain: patience}) }()
 		}
-	}
-	for _, id := range []string{p.onWS, p.onSSE} { // the edge may have had one started again for the other's connection
-		p.until(id+" was notified and stopped, and the log says so", func(status.Snapshot) bool {
-			ks := p.kinds(id)
-			return slices.Contains(ks, "notify") && slices.Contains(ks, "stopped")
-		})
-	}
+		if b, err := io.ReadAll(p.sse.Body); err != nil || !bytes.HasSuffix(b, []byte("\n")) {
+			t.Errorf("the stream ends in %q, %v; want a clean end", b[max(0, len(b)-80):], err)
+		}
+		frame := make([]byte, 14)
+		if _, err := io.ReadFull(p.fromWS, frame); err != nil ||
+			string(frame) != "\x88\x0c\x03\xe9going away" {
+			t.Fatalf("got %q, %v; want a close frame with 1001", frame, err)
+		}
+		p.ws.Write([]byte("\x88\x82\x00\x00\x00\x00\x03\xe9"))
+		p.ws.Close()
+		for range 2 {
+			if err := <-stopped; err != nil {
+				t.Error(err)
+			}
+		}
+		for _, id := range []string{p.onWS, p.onSSE} { // the edge may have had one started again for the other's connection
+			p.until(id+" was notified and stopped, and the log says so", func(status.Snapshot) bool {
+				ks := p.kinds(id)
+				return slices.Contains(ks, "notify") && slices.Contains(ks, "stopped")
+			})
+		}
+	})
 }
 
 // webSocket opens a WebSocket to the app.
 func (p *play) webSocket() (net.Conn, *bufio.Reader) {
 	p.Helper()
-	c, err := net.Dial("tcp", p.Addr().String())
+	c, err := p.dial()
 	if err != nil {
 		p.Fatal(err)
 	}
@@ -273,31 +280,32 @@ func (p *play) webSocket() (net.Conn, *bufio.Reader) {
 func TestIdleWebSocketsKeepNoMachine(t *testing.T) {
 	for _, edges := range []int{1, 2} {
 		t.Run(fmt.Sprintf("%d edges", edges), func(t *testing.T) {
-			p := newPlay(t, func(c *Config) {
+			virtual(t, func(c *Config) {
 				c.Edges, c.Regions = edges, []Region{{"nrt", 1}}
 				c.App.KeepAlive, c.App.IdleAfter = 100*time.Millisecond, 100*time.Millisecond
-			})
-			conns := map[net.Conn]*bufio.Reader{}
-			for range edges { // clients come to the edges in turn
-				c, in := p.webSocket()
-				conns[c] = in
-			}
-			for c, in := range conns {
-				frame := make([]byte, 14)
-				if _, err := io.ReadFull(in, frame); err != nil ||
-					string(frame) != "\x88\x0c\x03\xe9going away" {
-					t.Fatalf("got %q, %v; want a close frame with 1001\n%s", frame, err, p.told())
+			}, func(t *testing.T, p *play) {
+				conns := map[net.Conn]*bufio.Reader{}
+				for range edges { // clients come to the edges in turn
+					c, in := p.webSocket()
+					conns[c] = in
 				}
-				c.Write([]byte("\x88\x82\x00\x00\x00\x00\x03\xe9"))
-				c.Close()
-			}
-			p.until("the machine sleeps", func(s status.Snapshot) bool { return in(s, "stopped") == 1 })
-			if ks := p.kinds("nrt-1"); slices.Contains(ks, "uncordon") {
-				t.Errorf("it was recalled: %v\n%s", ks, p.told())
-			}
-			if a := p.get("/"); a.status != http.StatusOK {
-				t.Errorf("who comes afterwards: %+v", a)
-			}
+				for c, in := range conns {
+					frame := make([]byte, 14)
+					if _, err := io.ReadFull(in, frame); err != nil ||
+						string(frame) != "\x88\x0c\x03\xe9going away" {
+						t.Fatalf("got %q, %v; want a close frame with 1001\n%s", frame, err, p.told())
+					}
+					c.Write([]byte("\x88\x82\x00\x00\x00\x00\x03\xe9"))
+					c.Close()
+				}
+				p.until("the machine sleeps", func(s status.Snapshot) bool { return in(s, "stopped") == 1 })
+				if ks := p.kinds("nrt-1"); slices.Contains(ks, "uncordon") {
+					t.Errorf("it was recalled: %v\n%s", ks, p.told())
+				}
+				if a := p.get("/"); a.status != http.StatusOK {
+					t.Errorf("who comes afterwards: %+v", a)
+				}
+			})
 		})
 	}
 }

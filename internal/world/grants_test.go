@@ -15,53 +15,53 @@ import (
 // ever has two, edges are bounced far less than when they guess, and the app falls asleep although slots were at hand.
 func TestGrantsOverTheHop(t *testing.T) {
 	bounces := func(guess bool) (n int) {
-		p := newPlay(t, func(c *Config) {
+		virtual(t, func(c *Config) {
 			c.Regions, c.Edges, c.Guess = []Region{{"nrt", 4}}, 3, guess
 			c.App.Limits = balance.Limits{Soft: 1, Hard: 1}
 			c.App.KeepAlive = 500 * time.Millisecond
-		})
-		var clients sync.WaitGroup
-		for range 12 {
-			clients.Go(func() {
-				for range 15 {
-					if a := p.get("/slow?ms=5"); a.status != http.StatusOK {
-						t.Errorf("%d %s", a.status, a.body)
+		}, func(t *testing.T, p *play) {
+			var clients sync.WaitGroup
+			for range 12 {
+				clients.Go(func() {
+					for range 15 {
+						if a := p.get("/slow?ms=5"); a.status != http.StatusOK {
+							t.Errorf("%d %s", a.status, a.body)
+						}
+					}
+				})
+			}
+			over := false
+			done := make(chan struct{})
+			go func() { clients.Wait(); close(done) }()
+			look := time.NewTicker(2 * time.Millisecond)
+			defer look.Stop()
+			for looking := true; looking; {
+				select {
+				case <-done:
+					looking = false
+				case <-look.C:
+					for _, m := range p.Snapshot().Machines {
+						over = over || m.Load > 1
 					}
 				}
-			})
-		}
-		over := false
-		done := make(chan struct{})
-		go func() { clients.Wait(); close(done) }()
-		look := time.NewTicker(2 * time.Millisecond)
-		defer look.Stop()
-		for looking := true; looking; {
-			select {
-			case <-done:
-				looking = false
-			case <-look.C:
-				for _, m := range p.Snapshot().Machines {
-					over = over || m.Load > 1
+			}
+			if over {
+				t.Error("a machine was above its hard limit")
+			}
+			p.until("the app sleeps", func(s status.Snapshot) bool { return in(s, "stopped") == 4 })
+			for _, k := range p.workers {
+				for m := range mustApp(p, k).All() {
+					if g := k.fleet.Gate("web", m.ID); g.InFlight() != 0 {
+						t.Errorf("%s sleeps with %d in flight, %d granted", m.ID, g.InFlight(), g.Granted())
+					}
 				}
 			}
-		}
-		if over {
-			t.Error("a machine was above its hard limit")
-		}
-		p.until("the app sleeps", func(s status.Snapshot) bool { return in(s, "stopped") == 4 })
-		for _, k := range p.workers {
-			for m := range mustApp(p, k).All() {
-				if g := k.fleet.Gate("web", m.ID); g.InFlight() != 0 {
-					t.Errorf("%s sleeps with %d in flight, %d granted", m.ID, g.InFlight(), g.Granted())
+			for _, e := range p.Events().Since(0, 100_000) {
+				if e.Kind == events.Bounce {
+					n += max(1, e.Count)
 				}
 			}
-		}
-		for _, e := range p.Events().Since(0, 100_000) {
-			if e.Kind == events.Bounce {
-				n += max(1, e.Count)
-			}
-		}
-		p.end()
+		})
 		return n
 	}
 	guessed, granted := bounces(true), bounces(false)
