@@ -32,23 +32,27 @@ func (e *edge) askSlots(ctx context.Context) error {
 	again, gap := time.NewTicker(reportEvery), time.NewTimer(askGap)
 	defer again.Stop()
 	defer gap.Stop()
+	resting, changed := true, false // a gap begins with each asking
 	for {
 		select {
 		case <-ctx.Done():
 			return nil
 		case <-again.C:
+			changed = true
 		case <-e.parks:
+			changed = true
+		case <-gap.C:
+			resting = false
+		}
+		if resting || !changed {
+			continue
 		}
 		for owner, part := range e.balancer.Asks(app, e.auto.Parked(app)) {
 			k := e.w.worker(owner)
 			e.w.x.send(&e.node, &k.node, func() { k.granter.Ask(e.id, app, part) })
 		}
+		resting, changed = true, false
 		gap.Reset(askGap)
-		select {
-		case <-ctx.Done():
-			return nil
-		case <-gap.C:
-		}
 	}
 }
 

@@ -7,7 +7,6 @@ import (
 	"net/netip"
 	"sync"
 	"testing"
-	"testing/synctest"
 	"time"
 
 	"github.com/ebbkit/ebb/autostart/machine"
@@ -21,7 +20,7 @@ import (
 // virtual runs a test with a world in virtual time: its network and its machines are in memory.
 func virtual(t *testing.T, change func(*Config), f func(t *testing.T, p *play)) {
 	t.Helper()
-	synctest.Test(t, func(t *testing.T) {
+	nettest.Virtual(t, func(t *testing.T) {
 		m := &memory{regions: map[netip.AddrPort]string{}}
 		m.packet = nettest.NewDatagrams(nil)
 		p := newPlay(t, func(c *Config) {

@@ -82,7 +82,10 @@ func TestLimits(t *testing.T) {
 		watched, unwatch := context.WithCancel(t.Context())
 		var wg sync.WaitGroup
 		wg.Go(func() {
+			look := time.NewTicker(time.Millisecond)
+			defer look.Stop()
 			for watched.Err() == nil {
+				<-look.C
 				for _, m := range p.Snapshot().Machines {
 					if m.Load > 3 {
 						over.Add(1)
@@ -178,13 +181,12 @@ func TestUploadsWait(t *testing.T) {
 		}
 		upload() // to a sleeping fleet
 		held := make(chan struct{})
-		resp, err := p.client.Get(p.url + "/stream?n=2&ms=1")
+		resp, err := p.client.Get(p.url + "/stream?n=100000&ms=10") // until it is closed
 		if err != nil {
 			t.Fatal(err)
 		}
 		go func() { upload(); close(held) }()
-		p.until("the upload waits", func(s status.Snapshot) bool { return s.Parked > 0 || idle(s) })
-		io.Copy(io.Discard, resp.Body)
+		p.until("the upload waits", func(s status.Snapshot) bool { return s.Parked > 0 })
 		resp.Body.Close()
 		<-held
 		p.until("in flight back to 0", idle)
@@ -470,5 +472,33 @@ func TestEdgesKnowEachOthersDemand(t *testing.T) {
 	}
 	if parked, fresh := d.Parked("web"); parked != 2 || !fresh {
 		t.Errorf("parked %d, fresh %v", parked, fresh)
+	}
+}
+
+// The same world with processes, sockets and clocks of this host: a first request, machines that die,
+// sleep and wake, and an end that leaves nothing.
+func TestWithProcesses(t *testing.T) {
+	p := newPlay(t, func(c *Config) {
+		c.App.Autostop, c.App.KeepAlive = balance.AutostopSuspend, 200*time.Millisecond
+	})
+	testFirstRequest(t, p)
+	p.until("it is suspended", func(s status.Snapshot) bool {
+		return in(s, "suspended") == 1 && in(s, "started") == 0
+	})
+	if a := p.get("/"); a.status != http.StatusOK || a.header.Get("X-Epoch") != "2" {
+		t.Errorf("woken: %+v, want 200 from its second epoch", a)
+	}
+	if a, err := p.try("POST", "/crash", strings.NewReader("now")); err != nil || a.status != http.StatusBadGateway {
+		t.Errorf("POST /crash: %d %q, %v; want 502", a.status, a.body, err)
+	}
+	p.until("the log tells of its end", func(status.Snapshot) bool { return slices.Contains(p.kinds(""), "exit") })
+	if a := p.get("/"); a.status != http.StatusOK {
+		t.Errorf("after a death: %+v", a)
+	}
+	p.end()
+	for _, m := range p.Snapshot().Machines {
+		if m.State != "stopped" {
+			t.Errorf("%s is %s after the end", m.ID, m.State)
+		}
 	}
 }

@@ -1,0 +1,17 @@
+package nettest
+
+import (
+	"runtime"
+	"testing"
+	"testing/synctest"
+)
+
+// Virtual is synctest.Test for whole stacks of HTTP. They run on one processor: a timer of a bubble that
+// is over when it begins runs at once, where it is made, and where two processors do so at a time the
+// race detector crashes (go.dev/issue/78156). httputil.ReverseProxy begins such a timer for each answer
+// whose length is unknown. The race detector needs no second processor to see a race.
+func Virtual(t *testing.T, f func(t *testing.T)) {
+	t.Helper()
+	defer runtime.GOMAXPROCS(runtime.GOMAXPROCS(1))
+	synctest.Test(t, f)
+}
