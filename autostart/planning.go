@@ -146,8 +146,8 @@ func (p *planning) counted() (n int, alone bool) {
 func (p *planning) regions(rows *balance.Snapshot) []string {
 	nearest := p.q.a.balancer.Fleet().Region()
 	if v, ok := p.q.a.balancer.View(p.q.app); ok && v.Regions() > 0 {
-		if name, _, known := v.Region(0); known {
-			nearest = name
+		if first := v.Region(0); first.Known {
+			nearest = first.Name
 		}
 	}
 	return policy.RegionOrder(rows.App(), nearest, rows.Regions())
@@ -160,8 +160,8 @@ func (p *planning) rtts(regions []string) []time.Duration {
 	for i, name := range regions {
 		rs[i] = rttUnknown
 		for k := 0; ok && k < v.Regions(); k++ {
-			if of, rtt, known := v.Region(k); of == name && known {
-				rs[i] = rtt
+			if of := v.Region(k); of.Name == name && of.Known {
+				rs[i] = of.RTT
 			}
 		}
 	}

@@ -338,9 +338,9 @@ func (b *Balancer) shares(ab *appBalance, s *Snapshot, order []regionView, dt fl
 			l.share = sp.next(l.share, dt)
 		}
 		p.share = fixed(l.share)
-		p.stats = RegionStats{
-			Ready: len(p.rows.byTier[TierReady]), Use: float64(int(a.use*100)) / 100,
-			Stay: a.stayed().Round(tickEvery / 100),
+		p.regionStats = regionStats{
+			ready: len(p.rows.byTier[TierReady]), use: float64(int(a.use*100)) / 100,
+			stay: a.stayed().Round(tickEvery / 100),
 		}
 		p.level, p.least = waterLevel(a.use, a.stay, a.gap+1), a.least
 		b.slice(l, p)

@@ -100,7 +100,7 @@ const maxAfter = 10 * time.Second
 // many there are. It is at least the moment for which a machine that said "full" is left out.
 func (e *NoMachineError) after(p *regionView, m *row) {
 	n := max(1, m.cell.own(), m.shared.limits.Hard)
-	t := min(max(p.stats.Stay/time.Duration(n), tickEvery), maxAfter)
+	t := min(max(p.stay/time.Duration(n), tickEvery), maxAfter)
 	if e.After == 0 || t < e.After {
 		e.After = t
 	}

@@ -4,7 +4,7 @@ import (
 	"cmp"
 	"fmt"
 	"slices"
-	"time"
+	"strings"
 )
 
 // Explanation says why a pick went where it went: what the strategy saw, and what it chose.
@@ -18,22 +18,7 @@ type Explanation struct {
 	Busy     bool    // it was at or above its soft limit
 	Why      string  // in a sentence
 	Err      error   // of a pick that found nothing
-	Regions  []RegionLook
-}
-
-// RegionLook is a region as the pick saw it, in its order.
-type RegionLook struct {
-	Region   string
-	RTT      time.Duration // meaningful where Known
-	Known    bool          // the round trip is measured; unknown is never near
-	Stats    RegionStats
-	Accepted bool // by the share, for this request
-	Sliced   int  // machines that this node keeps to; 0 for all
-	Usable   int  // that the request could have gone to
-	Busy     int  // of these, at or above the soft limit
-	Full     int
-	Excluded int         // by the request
-	Best     []Candidate // the best usable ones, at most four
+	Regions  []Region // in the order of the pick
 }
 
 // Trace observes picks.
@@ -53,29 +38,23 @@ func (x *Explanation) chose(v *View, s Slot, why string) {
 	m := v.row(s)
 	m.fill(&c)
 	x.Picked, x.Tier, x.Busy = *m.machine(), m.tier, c.Busy()
-	name, _, _ := v.Region(int(s.region))
+	name := x.Regions[s.region].Name
 	var passed []string
 	for i := range x.Regions[:s.region] {
 		switch l := &x.Regions[i]; {
-		case v.Near(i) > int(s.region):
+		case l.Near > int(s.region):
 		case l.Usable == 0:
-			passed = append(passed, fmt.Sprintf("%s has none that can be used", l.Region))
+			passed = append(passed, fmt.Sprintf("%s has none that can be used", l.Name))
 		case l.Busy == l.Usable:
-			passed = append(passed, fmt.Sprintf("all in %s are at their soft limit", l.Region))
+			passed = append(passed, fmt.Sprintf("all in %s are at their soft limit", l.Name))
 		case !l.Accepted:
-			passed = append(passed, fmt.Sprintf("%s gives %.0f %% away", l.Region, 100*(1-l.Stats.Share)))
+			passed = append(passed, fmt.Sprintf("%s gives %.0f %% away", l.Name, 100*(1-l.Share)))
 		default:
-			passed = append(passed, l.Region+" was passed over by the strategy")
+			passed = append(passed, l.Name+" was passed over by the strategy")
 		}
-	}
-	for i, p := range passed {
-		if i > 0 {
-			why += ", "
-		}
-		why += p
 	}
 	if len(passed) > 0 {
-		why += "; "
+		why += strings.Join(passed, ", ") + "; "
 	}
 	x.Why = why + fmt.Sprintf(
 		"%s in %s: tier %v, load %.2g, of %d usable there", m.id, name, m.tier, c.Load,
@@ -89,10 +68,8 @@ func (v *View) explain(r *Request, s Strategy) Explanation {
 	l := newScan(v, r, 0)
 	for i := range v.order {
 		p := &v.order[i]
-		look := RegionLook{
-			Region: p.rows.name, RTT: p.rtt, Known: p.known, Stats: v.Stats(i), Accepted: l.accepts(i),
-			Sliced: len(p.slice),
-		}
+		look := v.Region(i)
+		look.Accepted, look.Sliced = l.accepts(i), len(p.slice)
 		for t := range tiers {
 			for _, pos := range p.rows.byTier[t] {
 				look.add(p.rows.rows[pos], r)
@@ -106,7 +83,7 @@ func (v *View) explain(r *Request, s Strategy) Explanation {
 // bestShown bounds the candidates that an explanation lists for each region.
 const bestShown = 4
 
-func (l *RegionLook) add(m *row, r *Request) {
+func (l *Region) add(m *row, r *Request) {
 	var c Candidate
 	m.fill(&c)
 	switch {

@@ -156,14 +156,15 @@ func (l *scan) list(i int, list []int32, b *found) {
 // accepts reports whether region i takes the request at its present share. Requests with a key stay
 // where they are while shares move little.
 func (l *scan) accepts(i int) bool {
-	if l.v.order[i].share >= shareAll {
+	p := &l.v.order[i]
+	if p.share >= shareAll {
 		return true
 	}
 	bits := l.r.Rand
 	if l.r.Key != "" {
 		bits = l.key
 	}
-	return l.v.Accepts(i, bits)
+	return p.accepts(i, bits)
 }
 
 // lastResort returns the least loaded of the machines that are full by nothing but the estimate of
@@ -248,8 +249,8 @@ func (l *scan) affine(i int, b *found) {
 	p := &l.v.order[i]
 	ranks := p.rows.ranks
 	bound := uint64(0)
-	if p.stats.Use > 0 {
-		bound = uint64(p.stats.Use*yieldAt*16) + 16
+	if p.use > 0 {
+		bound = uint64(p.use*yieldAt*16) + 16
 	}
 	for t := range tiers {
 		for _, pos := range p.rows.byTier[t] {

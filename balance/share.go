@@ -223,7 +223,7 @@ func apportion(n int, owners []ownerPart, turn uint64) {
 // then by name. A region's owners are as near as the region is.
 func (v *View) granting() (owners []ownerPart) {
 	for i := range v.order {
-		near, share := v.Near(i), float64(v.order[i].share)/shareAll
+		near, share := v.order[i].end, float64(v.order[i].share)/shareAll
 		for _, p := range v.order[i].rows.byID {
 			m := v.order[i].rows.rows[p]
 			l := m.shared.limits
@@ -237,7 +237,7 @@ func (v *View) granting() (owners []ownerPart) {
 					owners,
 					ownerPart{
 						node: m.shared.owner, near: near, share: share, rtt: v.order[i].rtt,
-						stay: v.order[i].stats.Stay,
+						stay: v.order[i].stay,
 					},
 				)
 			}

@@ -80,16 +80,45 @@ type regionView struct {
 	slice []int32 // the machines that this node keeps to; nil for all
 	level float32 // of water-filling, see accept
 	least float32
-	stats RegionStats
+	regionStats
 }
 
-// RegionStats is what a region's machines do on average, as this node estimates it. It is of the
-// last tick.
-type RegionStats struct {
+// regionStats is what a region's machines did up to the last tick, see Region.
+type regionStats struct {
+	ready int
+	use   float64
+	stay  time.Duration
+}
+
+// accepts reports whether the region, the ith, takes a request with these random bits at the share
+// that it has now. One that does not is used all the same when no other has room.
+func (p *regionView) accepts(i int, bits uint64) bool {
+	return p.share >= shareAll || uint32(mix(bits, uint64(i)+1))%shareAll < p.share
+}
+
+// Region is a region as a view has it, or as a pick saw it.
+type Region struct {
+	Name  string
+	RTT   time.Duration // the round trip from this node; meaningful where Known
+	Known bool          // the round trip is measured: unknown is never near
+	// one past the last region that is as near as this one: measured round trips that differ by less
+	// than a tenth or 2 ms are alike
+	Near int
+
+	// What the region's machines did up to the last tick, as this node estimates it.
 	Ready int           // machines of the first tier
-	Use   float64       // their load over their soft limit, or the load where there is none
+	Use   float64       // their mean load over their soft limit, or the load where there is none
 	Stay  time.Duration // how long this node's requests stay, the way there included; 0 when unknown
 	Share float64       // of the requests that the region takes while it has room, from 0 to 1
+
+	// What an [Explanation] has of one request; zero elsewhere.
+	Accepted bool // by the share
+	Sliced   int  // machines that this node keeps to; 0 for all
+	Usable   int  // that the request could have gone to
+	Busy     int  // of these, at or above the soft limit
+	Full     int
+	Excluded int         // by the request
+	Best     []Candidate // the best usable ones, at most four
 }
 
 // Slot names a machine in one view. It means nothing in another.
@@ -127,29 +156,13 @@ func (c *Candidate) Use() float64 { return use(c.Load, c.Limits.Soft) }
 // Regions returns the number of regions that have machines of the app.
 func (v *View) Regions() int { return len(v.order) }
 
-// Region returns the name of region i, counted from the nearest, and its round trip; ok is false
-// when that is unknown. Unknown regions come last.
-func (v *View) Region(i int) (name string, rtt time.Duration, ok bool) {
-	d := &v.order[i]
-	return d.rows.name, d.rtt, d.known
-}
-
-// Near returns one past the last region that is as near as region i: measured round trips that
-// differ by less than a tenth or 2 ms are alike.
-func (v *View) Near(i int) int { return v.order[i].end }
-
-// Stats returns what the machines of region i do on average.
-func (v *View) Stats(i int) RegionStats {
-	s := v.order[i].stats
-	s.Share = float64(v.order[i].share) / shareAll
-	return s
-}
-
-// Accepts reports whether region i takes a request with these random bits at the share that it has
-// now. A region that does not is used all the same when no other has room.
-func (v *View) Accepts(i int, bits uint64) bool {
-	s := v.order[i].share
-	return s >= shareAll || uint32(mix(bits, uint64(i)+1))%shareAll < s
+// Region returns region i, counted from the nearest. Those of unknown distance come last.
+func (v *View) Region(i int) Region {
+	p := &v.order[i]
+	return Region{
+		Name: p.rows.name, RTT: p.rtt, Known: p.known, Near: p.end,
+		Ready: p.ready, Use: p.use, Stay: p.stay, Share: float64(p.share) / shareAll,
+	}
 }
 
 // Len returns the number of machines of a tier in region i. Those of [TierNone] are not listed.
@@ -180,17 +193,6 @@ func (v *View) Machine(s Slot) *Machine {
 		return m.machine()
 	}
 	return nil
-}
-
-// Least looks at the machines of region i as the built-in strategies do and returns the best of the
-// usable ones: the first tier, then room below the soft limit, then the least use, then whose turn
-// it is. Up to 64 machines are all looked at, beyond that n are drawn (0 means 4), weighted by the
-// room that they have. It costs less than looking at each.
-func (v *View) Least(i int, n int, r *Request) (s Slot, ok bool) {
-	l := newScan(v, r, n)
-	b := found{w: noUse}
-	l.region(i, &b)
-	return b.slot, b.w < noUse
 }
 
 // row returns the row of a slot, nil if the array knows a machine that the view does not.
@@ -256,7 +258,7 @@ func compareViews(a, b regionView) int {
 
 func sameViews(a, b regionView) bool {
 	return a.rows == b.rows && a.rtt == b.rtt && a.known == b.known && a.end == b.end && a.share == b.share &&
-		a.level == b.level && a.least == b.least && a.stats == b.stats && slices.Equal(a.slice, b.slice)
+		a.level == b.level && a.least == b.least && a.regionStats == b.regionStats && slices.Equal(a.slice, b.slice)
 }
 
 func (v *View) slotOf(m *row) (Slot, bool) {

@@ -58,13 +58,13 @@ func explained(node balance.NodeID, x balance.Explanation) status.Pick {
 		}
 		for _, c := range r.Best {
 			k.Candidates = append(k.Candidates, status.Candidate{
-				Machine: string(c.ID), Region: r.Region, Load: c.Load, Soft: c.Limits.Soft,
+				Machine: string(c.ID), Region: r.Name, Load: c.Load, Soft: c.Limits.Soft,
 				Hard: c.Limits.Hard, RTT: rtt, Note: noted(&c),
 			})
 		}
 		if r.Full+r.Excluded > 0 {
 			k.Candidates = append(k.Candidates, status.Candidate{
-				Region: r.Region, RTT: rtt,
+				Region: r.Name, RTT: rtt,
 				Note: fmt.Sprintf("%d full, %d tried already", r.Full, r.Excluded),
 			})
 		}

@@ -55,10 +55,10 @@ func (e *edge) tracePicks() balance.Trace {
 				rtt = new(millis(r.RTT))
 			}
 			for _, c := range r.Best {
-				k.Candidates = append(k.Candidates, status.Candidate{Machine: string(c.ID), Region: r.Region, Load: c.Load, Soft: c.Limits.Soft, Hard: c.Limits.Hard, RTT: rtt, Note: noted(&c)})
+				k.Candidates = append(k.Candidates, status.Candidate{Machine: string(c.ID), Region: r.Name, Load: c.Load, Soft: c.Limits.Soft, Hard: c.Limits.Hard, RTT: rtt, Note: noted(&c)})
 			}
 			if r.Full+r.Excluded > 0 {
-				k.Candidates = append(k.Candidates, status.Candidate{Region: r.Region, RTT: rtt, Note: fmt.Sprintf("%d full, %d tried already", r.Full, r.Excluded)})
+				k.Candidates = append(k.Candidates, status.Candidate{Region: r.Name, RTT: rtt, Note: fmt.Sprintf("%d full, %d tried already", r.Full, r.Excluded)})
 			}
 		}
 		e.w.picks.add(k)
