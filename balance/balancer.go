@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"iter"
 	"maps"
+	"math/rand/v2"
 	"slices"
 	"sync"
 	"sync/atomic"
@@ -62,17 +63,8 @@ type appBalance struct {
 	id   AppID
 	app  *app
 	view atomic.Pointer[View]
-	asks atomic.Uint64                // times that parked requests were split over owners
-	live map[*liveRegion]*regionState // under Balancer.mu
-}
-
-// regionState is what a balancer keeps of a region from view to view.
-type regionState struct {
-	share float32
-	rows  *regionRows // of which slice was made
-	width int
-	peers int
-	slice []int32
+	asks atomic.Uint64 // times that parked requests were split over owners
+	live regionStates  // under Balancer.mu
 }
 
 // New returns a balancer over a fleet. It starts nothing; see [Balancer.Run].
@@ -101,6 +93,95 @@ func New(f *Fleet, c Config) (*Balancer, error) {
 
 // Fleet returns the fleet that b picks from.
 func (b *Balancer) Fleet() *Fleet { return b.fleet }
+
+// Pick chooses a machine for r and counts the request in. On success the caller owes one
+// [Reservation.Release]. The error matches [ErrNoApp], [ErrFull] or [ErrNoMachine]. It never waits.
+func (b *Balancer) Pick(r Request) (Reservation, error) {
+	ab := b.only.Load()
+	if ab == nil || ab.id != r.App {
+		ab = (*b.apps.Load())[r.App]
+	}
+	if ab == nil {
+		return Reservation{}, fmt.Errorf("%w: %q: put it into the fleet with PutApp", ErrNoApp, r.App)
+	}
+	if r.Rand == 0 {
+		r.Rand = rand.Uint64()
+	}
+	if b.trace.Picked != nil && b.trace.samples(r.Rand) {
+		return b.traced(ab, &r)
+	}
+	if r.Prefer == nil {
+		if m, slot := b.reserve(ab, &r); m != nil {
+			return Reservation{b: b, row: m, ticket: slot}, nil
+		}
+		return b.insist(ab, &r)
+	}
+	return b.pick(ab, &r)
+}
+
+func (b *Balancer) pick(ab *appBalance, r *Request) (Reservation, error) {
+	if !r.Prefer.Empty() {
+		r.first = r.Prefer
+		if m, slot := b.reserve(ab, r); m != nil {
+			return Reservation{b: b, row: m, ticket: slot}, nil
+		}
+		r.first = nil
+	}
+	if m, slot := b.reserve(ab, r); m != nil {
+		return Reservation{b: b, row: m, ticket: slot}, nil
+	}
+	return b.insist(ab, r)
+}
+
+// insist ends a pick that has found nothing: it tries once more for a request that cannot wait.
+func (b *Balancer) insist(ab *appBalance, r *Request) (Reservation, error) {
+	view := ab.view.Load()
+	if r.Insist {
+		for range attempts {
+			s, ok := view.lastResort(r)
+			if !ok {
+				break
+			}
+			if m := view.row(s); m.enter(view.order[s.region].rows) {
+				return Reservation{b: b, row: m}, nil
+			}
+		}
+	}
+	return Reservation{}, whyNone(view, r)
+}
+
+// attempts bounds how often a pick looks again because what it chose was taken between look and
+// act, or the row of a machine has changed while its score was read.
+const attempts = 16
+
+func (b *Balancer) reserve(ab *appBalance, r *Request) (m *row, slot ticket) {
+	for range attempts {
+		view := ab.view.Load()
+		s, ok := choose(b.strategyOf(view.snap), view, r)
+		if !ok {
+			return nil, ticket{}
+		}
+		if m := view.row(s); m != nil && m.tier < tiers && m.enter(view.order[s.region].rows) {
+			if est(m.cell.est.Load())&grantMask == 0 {
+				return m, ticket{}
+			}
+			if slot, ok := m.cell.remember().granted().take(m.cell); ok {
+				return m, slot
+			}
+			m.cell.leave() // somebody of this node took the last grant
+		}
+		r.Rand = mix(r.Rand, 1)
+	}
+	return nil, ticket{}
+}
+
+// choose calls the strategy; the usual one without copying the request.
+func choose(s Strategy, v *View, r *Request) (Slot, bool) {
+	if c, ok := s.(Closest); ok {
+		return c.pick(v, r)
+	}
+	return s.Pick(v, *r)
+}
 
 // Run keeps the coarse clock, the estimates and the order of the regions up to date until ctx ends;
 // then it returns nil. Without it picks work, but estimates do not age and distances are read only
@@ -188,7 +269,7 @@ func (b *Balancer) of(id AppID, a *app) *appBalance {
 	if v, ok := (*b.apps.Load())[id]; ok && v.app == a {
 		return v
 	}
-	ab := &appBalance{id: id, app: a, live: map[*liveRegion]*regionState{}}
+	ab := &appBalance{id: id, app: a, live: regionStates{}}
 	b.setApps(func(apps map[AppID]*appBalance) {
 		if v, ok := apps[id]; ok && v.app == a { // somebody was quicker
 			ab = v
@@ -222,7 +303,10 @@ func (b *Balancer) rebuild(ab *appBalance, dt float32) {
 	}
 	slices.SortFunc(order, compareViews)
 	nearGroups(order)
-	b.shares(ab, s, order, dt)
+	c, _ := b.strategyOf(s).(Closest)
+	b.fleet.ageing.Lock() // for what the tick has gathered
+	ab.live.next(order, c.SpillAt, dt, b.peers, b.fleet.node)
+	b.fleet.ageing.Unlock()
 	b.order = order
 	old := ab.view.Load()
 	if old.snap != s || !slices.EqualFunc(old.order, order, sameViews) {
@@ -256,9 +340,9 @@ func (b *Balancer) View(id AppID) (*View, bool) {
 	return v.view.Load(), true
 }
 
-func (v *View) strategy(b *Balancer) Strategy {
-	if s := v.snap.app.Strategy; s != nil {
-		return s
+func (b *Balancer) strategyOf(s *Snapshot) Strategy {
+	if own := s.app.Strategy; own != nil {
+		return own
 	}
 	return b.strategy
 }
@@ -307,94 +391,108 @@ func (b *Balancer) signal(id AppID) {
 	}
 }
 
-// shares fills in what this node decided about each region: its share, its slice, and the level of
-// water-filling.
-func (b *Balancer) shares(ab *appBalance, s *Snapshot, order []regionView, dt float32) {
-	target := float32(spillAt)
-	strategy := s.app.Strategy
-	if strategy == nil {
-		strategy = b.strategy
+// Explain says where a request would go now and why. It counts nothing in. The error matches
+// [ErrNoApp] for an unknown app; when nothing is usable the explanation says so.
+func (b *Balancer) Explain(r Request) (Explanation, error) {
+	ab, ok := (*b.apps.Load())[r.App]
+	if !ok {
+		return Explanation{}, fmt.Errorf("%w: %q: put it into the fleet with PutApp", ErrNoApp, r.App)
 	}
-	c, _ := strategy.(Closest)
-	if c.SpillAt > 0 {
-		target = float32(c.SpillAt)
+	if r.Rand == 0 {
+		r.Rand = 1
 	}
-	b.fleet.ageing.Lock() // for what the tick has gathered
-	defer b.fleet.ageing.Unlock()
-	for i := range order {
-		p := &order[i]
-		a := p.rows.live
-		l := ab.live[a]
-		if l == nil {
-			l = &regionState{share: 1}
-			ab.live[a] = l
+	v := ab.view.Load()
+	s := b.strategyOf(v.snap)
+	x := explain(v, &r, s)
+	if !r.Prefer.Empty() {
+		r.first = r.Prefer
+		if slot, ok := s.Pick(v, r); ok {
+			x.chose(v, slot, "what the request prefers has room; ")
+			return x, nil
 		}
-		if dt > 0 {
-			sp := spilling{use: a.use, target: target, cost: a.stay, limits: a.limits, gap: a.gap}
-			sp.other = cheapest(order, i, target)
-			if c.SpillAt < 0 {
-				sp.other = 0
-			}
-			l.share = sp.next(l.share, dt)
-		}
-		p.share = fixed(l.share)
-		p.regionStats = regionStats{
-			ready: len(p.rows.byTier[TierReady]), use: float64(int(a.use*100)) / 100,
-			stay: a.stayed().Round(tickEvery / 100),
-		}
-		p.level, p.least = waterLevel(a.use, a.stay, a.gap+1), a.least
-		b.slice(l, p)
+		r.first = nil
 	}
-	if len(ab.live) > len(order) { // regions have gone
-		for a := range ab.live {
-			if !slices.ContainsFunc(order, func(p regionView) bool { return p.rows.live == a }) {
-				delete(ab.live, a)
+	slot, ok := s.Pick(v, r)
+	if !ok || v.row(slot) == nil {
+		x.Err = whyNone(v, &r)
+		x.Why = "no machine can be used"
+		return x, nil
+	}
+	x.chose(v, slot, "")
+	return x, nil
+}
+
+// traced picks, and tells the hook what was seen before.
+func (b *Balancer) traced(ab *appBalance, r *Request) (Reservation, error) {
+	v := ab.view.Load()
+	x := explain(v, r, b.strategyOf(v.snap))
+	res, err := b.pick(ab, r)
+	if err != nil {
+		x.Err, x.Why = err, "no machine can be used"
+	} else if s, ok := v.slotOf(res.row); ok {
+		x.chose(v, s, "")
+	} else {
+		x.Picked, x.Why = *res.Machine(), "the view changed while the pick was made"
+	}
+	b.trace.Picked(x)
+	return res, err
+}
+
+// AcceptGrant takes in a slot that a machine's owner has granted to this node, or taken back; the
+// next pick may use it. It reports false when the machine is not known. Grants may come late, twice
+// and out of order: a pick uses each once, and one that was taken back not at all. From an app's
+// first grant on, this node sends its machines that take 1 to 3 requests at a time nothing without
+// one, until 5 s have passed without any: then it guesses again. So either all owners of an app's
+// machines grant their slots, or none.
+func (b *Balancer) AcceptGrant(g Grant) bool {
+	a, ok := (*b.fleet.apps.Load())[g.App]
+	if !ok {
+		return false
+	}
+	c := a.cells.find(g.Machine)
+	if c == nil {
+		return false
+	}
+	held := c.remember().granted()
+	if g.Revoked {
+		held.drop(c, g.Token)
+		return true
+	}
+	now := b.fleet.tick.Load()
+	if a.granted.Swap(now) == 0 {
+		for m := range a.snap.Load().rows() {
+			m.cell.underGrants(m.shared.limits)
+		}
+	}
+	held.put(c, ticket{g.Token, now + max(1, int64(g.For/tickEvery))})
+	b.signal(g.App)
+	return true
+}
+
+// Asks says whom to tell about an app's parked requests, for Granter.Ask of package balance/grants:
+// each owner of machines that take one to three requests at a time, with its part of them. The
+// parts add up to parked, so that no two owners reserve slots for the same request. The nearest
+// regions come first: they are told of as many as it pays to wait there for, by the round trips,
+// the slots and how long requests stay, and farther ones of the rest; a negative part says that the
+// owner need not keep a slot at hand for this node either. Inside a region parts go by the slots of
+// the machines that run or start, and each call leaves what does not come out even to another
+// owner. It yields nothing for an app that has no such machines. Call it when the number has
+// changed, and every second or less while this node lives.
+func (b *Balancer) Asks(app AppID, parked int) iter.Seq2[NodeID, int] {
+	return func(yield func(NodeID, int) bool) {
+		ab, ok := (*b.apps.Load())[app]
+		if !ok {
+			return
+		}
+		owners := granting(ab.view.Load())
+		split(max(parked, 0), owners, ab.asks.Add(1)+hash2(string(b.fleet.node), string(app)))
+		for i := range owners {
+			if !yield(owners[i].node, owners[i].part) {
+				return
 			}
 		}
 	}
 }
 
-// cheapest returns the least cost of a request in a farther region that has room, in ticks; 0 when
-// there is none. Where none was sent the cost is that of region i, but for the way.
-func cheapest(order []regionView, i int, target float32) (least float32) {
-	from := order[i].rows.live
-	for j := order[i].end; j < len(order); j++ {
-		a := order[j].rows.live
-		if a.ready == 0 || a.use >= target {
-			continue
-		}
-		cost := a.stay
-		if cost <= 0 && order[j].known && from.stay > 0 {
-			cost = from.stay + float32(order[j].rtt-order[i].rtt)/float32(tickEvery)
-		}
-		if cost <= 0 {
-			cost = 1e9 // unknown is not cheap, but it has room
-		}
-		if least == 0 || cost < least {
-			least = cost
-		}
-	}
-	return least
-}
-
-// slice brings the region's slice up to date.
-func (b *Balancer) slice(l *regionState, p *regionView) {
-	ready := p.rows.byTier[TierReady]
-	width := sliceWidth(len(ready), len(b.peers), p.rows.live.own, l.width > 0)
-	i, ok := slices.BinarySearch(b.peers, b.fleet.node)
-	if width == 0 || !ok {
-		*l = regionState{share: l.share}
-		return
-	}
-	// A width that follows the load step by step would move the slice all the time.
-	if l.rows != p.rows || l.peers != len(b.peers) || width > l.width || width < l.width/2 {
-		ring := slices.DeleteFunc(
-			slices.Clone(p.rows.byRank), func(pos int32) bool { return p.rows.rows[pos].tier != TierReady },
-		)
-		*l = regionState{
-			share: l.share, rows: p.rows, width: width, peers: len(b.peers),
-			slice: sliceOf(ring, i, len(b.peers), width),
-		}
-	}
-	p.slice = l.slice
-}
+// lapse is how many ticks after the last grant a node takes the owner for one that does not grant.
+const lapse = 50

@@ -119,8 +119,6 @@ func (c *cell) enter(a *liveRegion, alone bool) bool {
 	return true
 }
 
-func (m *row) enter(r *regionRows) bool { return m.cell.enter(r.live, len(r.byID) == 1) }
-
 // leave counts one request out.
 func (c *cell) leave() {
 	c.rescore(c.count.Add(^uint64(0)))
@@ -367,4 +365,14 @@ func (x *index) grow(old *[]atomic.Pointer[cell]) *[]atomic.Pointer[cell] {
 	x.dead = 0
 	x.table.Store(&next)
 	return &next
+}
+
+// granted returns the memory's tickets, made on demand.
+func (m *memory) granted() *tickets {
+	for {
+		if t := m.tickets.Load(); t != nil {
+			return t
+		}
+		m.tickets.CompareAndSwap(nil, &tickets{})
+	}
 }

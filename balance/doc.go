@@ -27,10 +27,9 @@
 // three requests at a time nobody guesses: their owner hands out the slots (package
 // balance/grants), to the nodes that ask for them ([Balancer.Asks]).
 //
-// The files of this package are of three kinds. Machines, rows, scores, estimates, shares and
-// strategies are pure (machine.go, score.go, ageing.go, outlier.go, share.go, view.go, pick.go,
-// strategy.go). Cells, regions and gates are atomics, the one place where this package shares
-// memory (cell.go, region.go, gate.go, lifecycle.go). The fleet and the balancer publish immutable
-// snapshots and views over them (fleet.go, apply.go, owner.go, balancer.go, reservation.go,
-// grant.go).
+// The files of this package are of three kinds. Machines, scores, estimates, shares and strategies
+// are pure (machine.go, score.go, ageing.go, outlier.go, share.go, view.go, pick.go, strategy.go).
+// Cells, regions and gates are atomics, the one place where this package shares memory (cell.go,
+// region.go, snapshot.go, gate.go). The fleet and the balancer publish immutable snapshots and
+// views over them (fleet.go, update.go, balancer.go, reservation.go).
 package balance

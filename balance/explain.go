@@ -2,22 +2,24 @@ package balance
 
 import (
 	"cmp"
+	"errors"
 	"fmt"
 	"slices"
 	"strings"
+	"time"
 )
 
 // Explanation says why a pick went where it went: what the strategy saw, and what it chose.
 type Explanation struct {
 	App      AppID
-	Strategy string  // its type
-	Key      string  // of the request
-	Tried    int     // machines that the request has tried
-	Picked   Machine // zero when there was none
-	Tier     Tier    // of the picked machine
-	Busy     bool    // it was at or above its soft limit
-	Why      string  // in a sentence
-	Err      error   // of a pick that found nothing
+	Strategy string   // its type
+	Key      string   // of the request
+	Tried    int      // machines that the request has tried
+	Picked   Machine  // zero when there was none
+	Tier     Tier     // of the picked machine
+	Busy     bool     // it was at or above its soft limit
+	Why      string   // in a sentence
+	Err      error    // of a pick that found nothing
 	Regions  []Region // in the order of the pick
 }
 
@@ -63,7 +65,7 @@ func (x *Explanation) chose(v *View, s Slot, why string) {
 }
 
 // explain gathers what a strategy sees.
-func (v *View) explain(r *Request, s Strategy) Explanation {
+func explain(v *View, r *Request, s Strategy) Explanation {
 	x := Explanation{App: r.App, Strategy: fmt.Sprintf("%T", s), Key: r.Key, Tried: len(r.Tried)}
 	l := newScan(v, r, 0)
 	for i := range v.order {
@@ -72,7 +74,7 @@ func (v *View) explain(r *Request, s Strategy) Explanation {
 		look.Accepted, look.Sliced = l.accepts(i), len(p.slice)
 		for t := range tiers {
 			for _, pos := range p.rows.byTier[t] {
-				look.add(p.rows.rows[pos], r)
+				seen(&look, p.rows.rows[pos], r)
 			}
 		}
 		x.Regions = append(x.Regions, look)
@@ -83,7 +85,8 @@ func (v *View) explain(r *Request, s Strategy) Explanation {
 // bestShown bounds the candidates that an explanation lists for each region.
 const bestShown = 4
 
-func (l *Region) add(m *row, r *Request) {
+// seen counts a machine of the region in.
+func seen(l *Region, m *row, r *Request) {
 	var c Candidate
 	m.fill(&c)
 	switch {
@@ -106,5 +109,100 @@ func (l *Region) add(m *row, r *Request) {
 	if at < bestShown {
 		l.Best = slices.Insert(l.Best, at, c)
 		l.Best = l.Best[:min(len(l.Best), bestShown)]
+	}
+}
+
+// The classes of failure of a pick. Match with [errors.Is]; the error is a [*NoMachineError] with
+// the counts.
+var (
+	// ErrNoMachine: no machine of the app can take the request now, for whatever reason.
+	ErrNoMachine = errors.New("balance: no machine available")
+	// ErrFull: machines run, but each is at its hard limit. It is also an ErrNoMachine. Come back
+	// after RetryAfter has passed.
+	ErrFull = errors.New("balance: every machine is at its hard limit")
+	// ErrNoApp: the fleet does not know the app.
+	ErrNoApp = errors.New("balance: unknown app")
+)
+
+// NoMachineError says in numbers why a pick found nothing. Each machine is counted once, by the
+// first reason that holds, in the order of the fields.
+type NoMachineError struct {
+	App       AppID
+	Seen      int // machines of the app
+	Unwanted  int // not what the request has to go to: machine, region or revision
+	Excluded  int // left out by the request: tried already
+	Stopped   int // stopped, suspended, failed, stopping, suspending or gone
+	Starting  int // on their way up
+	Cordoned  int // hard-cordoned
+	Unhealthy int // with failing checks or ejected as outliers, and at their hard limit all the same
+	Full      int // at their hard limit
+	// After is a guess at when a slot may be free; 0 when nothing is full.
+	After time.Duration
+}
+
+// RetryAfter returns After: what errors of all packages answer to "when may I come back".
+func (e *NoMachineError) RetryAfter() time.Duration { return e.After }
+
+// Error lists the counts that are not zero.
+func (e *NoMachineError) Error() string {
+	var b strings.Builder
+	fmt.Fprintf(&b, "balance: no machine of app %q available: %d seen", e.App, e.Seen)
+	for _, c := range []struct {
+		n    int
+		what string
+	}{{e.Unwanted, "not wanted"}, {e.Excluded, "tried already"}, {e.Stopped, "stopped"}, {e.Starting, "starting"}, {e.Cordoned, "cordoned"}, {e.Unhealthy, "unhealthy and full"}, {e.Full, "at the hard limit"}} {
+		if c.n > 0 {
+			fmt.Fprintf(&b, ", %d %s", c.n, c.what)
+		}
+	}
+	return b.String()
+}
+
+// Is reports true for ErrNoMachine, and for ErrFull when at least one machine is at its hard limit.
+func (e *NoMachineError) Is(target error) bool {
+	return target == ErrNoMachine || target == ErrFull && e.Full+e.Unhealthy > 0
+}
+
+// whyNone counts why no machine is usable.
+func whyNone(v *View, r *Request) error {
+	e := &NoMachineError{App: r.App}
+	for i := range v.order {
+		p := &v.order[i]
+		for _, pos := range p.rows.byID {
+			m := p.rows.rows[pos]
+			e.Seen++
+			switch {
+			case !r.wants(m):
+				e.Unwanted++
+			case r.tried(m.id):
+				e.Excluded++
+			case m.state == StateStarting:
+				e.Starting++
+			case m.state != StateStarted:
+				e.Stopped++
+			case m.cordon() == CordonHard:
+				e.Cordoned++
+			case m.tier >= TierComing:
+				e.Unhealthy++
+				e.after(p, m)
+			default:
+				e.Full++
+				e.after(p, m)
+			}
+		}
+	}
+	return e
+}
+
+// maxAfter bounds the guess at when a slot is free.
+const maxAfter = 10 * time.Second
+
+// after lowers the guess to when one of m's requests is likely to end: their mean stay over how
+// many there are. It is at least the moment for which a machine that said "full" is left out.
+func (e *NoMachineError) after(p *regionView, m *row) {
+	n := max(1, m.cell.own(), m.shared.limits.Hard)
+	t := min(max(p.stay/time.Duration(n), tickEvery), maxAfter)
+	if e.After == 0 || t < e.After {
+		e.After = t
 	}
 }

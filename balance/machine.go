@@ -285,3 +285,75 @@ func mix(a, b uint64) uint64 {
 	h *= 0xc4ceb9fe1a85ec53
 	return h ^ h>>33
 }
+
+// Load is what the owner says of a machine in every reply, bounce and report. It was exact when it
+// was written.
+type Load struct {
+	InFlight  int    // requests in flight, including the one that the reply answers, and slots granted
+	Limits    Limits // as the gate enforces them
+	State     State
+	Cordon    Cordon
+	CordonGen uint64
+	Epoch     uint64
+	Seq       uint64 // grows with every Load of one gate, so that older ones can be dropped
+}
+
+// The bounces. BounceNone says that the request was admitted.
+const (
+	BounceNone       Bounce = iota
+	BounceFull              // at the hard limit
+	BounceClosing           // on its way to sleep: do not come back before it has started again
+	BounceNotStarted        // stopped, starting, suspended or failed
+	BounceNotHere           // this node does not own the machine
+	BounceWrongEpoch        // the machine has been started again since the caller last heard of it
+)
+
+// Bounce is an owner's refusal of one try. A bounced request has not been executed.
+type Bounce uint8
+
+var bounceNames = [...]string{"admitted", "full", "closing", "stopped", "not-here", "wrong-epoch"}
+
+// String returns the bounce's name as it travels between nodes.
+func (b Bounce) String() string { return enum.String(bounceNames[:], uint8(b), "bounce") }
+
+// MarshalText returns the bounce's name; a value without one is an error.
+func (b Bounce) MarshalText() ([]byte, error) {
+	return enum.Marshal("balance: bounce", bounceNames[:], uint8(b))
+}
+
+// UnmarshalText is the inverse of [Bounce.MarshalText]; the error lists the names.
+func (b *Bounce) UnmarshalText(text []byte) error {
+	return enum.Unmarshal(b, "balance: bounce", bounceNames[:], text)
+}
+
+// StartAnswer is what came of a start command.
+type StartAnswer uint8
+
+// The answers. None of them is an error: views are late, and a start is wanted, not a particular
+// transition.
+const (
+	// the machine ran and ended since the caller looked, or is being stopped and nobody starts it
+	// then: look again
+	StartRefused    StartAnswer = iota
+	StartAccepted               // starting now, under a new epoch
+	StartUnderway               // already starting
+	StartRunning                // already started
+	StartRemembered             // being stopped; it starts again when that is over
+)
+
+var startAnswerNames = [...]string{
+	"refused", "accepted", "already starting", "already started", "remembered",
+}
+
+// String returns the answer in words.
+func (a StartAnswer) String() string { return enum.String(startAnswerNames[:], uint8(a), "answer") }
+
+// MarshalText returns the answer's name; a value without one is an error.
+func (a StartAnswer) MarshalText() ([]byte, error) {
+	return enum.Marshal("balance: answer", startAnswerNames[:], uint8(a))
+}
+
+// UnmarshalText is the inverse of [StartAnswer.MarshalText]; the error lists the names.
+func (a *StartAnswer) UnmarshalText(text []byte) error {
+	return enum.Unmarshal(a, "balance: answer", startAnswerNames[:], text)
+}

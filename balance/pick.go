@@ -1,7 +1,6 @@
 package balance
 
 import (
-	"math"
 	"slices"
 )
 
@@ -165,28 +164,6 @@ func (l *scan) accepts(i int) bool {
 		bits = l.key
 	}
 	return p.accepts(i, bits)
-}
-
-// lastResort returns the least loaded of the machines that are full by nothing but the estimate of
-// what others have there, in the nearest region that has one.
-func (v *View) lastResort(r *Request) (s Slot, ok bool) {
-	for i := range v.order {
-		least := float32(math.MaxFloat32)
-		for _, pos := range v.order[i].rows.byTier[TierReady] {
-			m := v.order[i].rows.rows[pos]
-			own, all, e := m.cell.inFlight()
-			if !r.admits(m) || m.cell.gate != nil || e.full(own, float32(own), m.shared.limits.Hard) {
-				continue
-			}
-			if u := use(all, m.shared.limits.Soft); u < least {
-				least, s, ok = u, Slot{int32(i), pos}, true
-			}
-		}
-		if ok {
-			return s, true
-		}
-	}
-	return s, false
 }
 
 // draw makes the random draws of one pick from its random bits.

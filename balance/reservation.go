@@ -1,98 +1,9 @@
 package balance
 
 import (
-	"fmt"
-	"math/rand/v2"
+	"sync"
+	"sync/atomic"
 )
-
-// Pick chooses a machine for r and counts the request in. On success the caller owes one
-// [Reservation.Release]. The error matches [ErrNoApp], [ErrFull] or [ErrNoMachine]. It never waits.
-func (b *Balancer) Pick(r Request) (Reservation, error) {
-	ab := b.only.Load()
-	if ab == nil || ab.id != r.App {
-		ab = (*b.apps.Load())[r.App]
-	}
-	if ab == nil {
-		return Reservation{}, fmt.Errorf("%w: %q: put it into the fleet with PutApp", ErrNoApp, r.App)
-	}
-	if r.Rand == 0 {
-		r.Rand = rand.Uint64()
-	}
-	if b.trace.Picked != nil && b.trace.samples(r.Rand) {
-		return b.traced(ab, &r)
-	}
-	if r.Prefer == nil {
-		if m, slot := b.reserve(ab, &r); m != nil {
-			return Reservation{b: b, row: m, ticket: slot}, nil
-		}
-		return b.insist(ab, &r)
-	}
-	return b.pick(ab, &r)
-}
-
-func (b *Balancer) pick(ab *appBalance, r *Request) (Reservation, error) {
-	if !r.Prefer.Empty() {
-		r.first = r.Prefer
-		if m, slot := b.reserve(ab, r); m != nil {
-			return Reservation{b: b, row: m, ticket: slot}, nil
-		}
-		r.first = nil
-	}
-	if m, slot := b.reserve(ab, r); m != nil {
-		return Reservation{b: b, row: m, ticket: slot}, nil
-	}
-	return b.insist(ab, r)
-}
-
-// insist ends a pick that has found nothing: it tries once more for a request that cannot wait.
-func (b *Balancer) insist(ab *appBalance, r *Request) (Reservation, error) {
-	view := ab.view.Load()
-	if r.Insist {
-		for range attempts {
-			s, ok := view.lastResort(r)
-			if !ok {
-				break
-			}
-			if m := view.row(s); m.enter(view.order[s.region].rows) {
-				return Reservation{b: b, row: m}, nil
-			}
-		}
-	}
-	return Reservation{}, view.whyNone(r)
-}
-
-// attempts bounds how often a pick looks again because what it chose was taken between look and
-// act, or the row of a machine has changed while its score was read.
-const attempts = 16
-
-func (b *Balancer) reserve(ab *appBalance, r *Request) (m *row, slot ticket) {
-	for range attempts {
-		view := ab.view.Load()
-		s, ok := choose(view.strategy(b), view, r)
-		if !ok {
-			return nil, ticket{}
-		}
-		if m := view.row(s); m != nil && m.tier < tiers && m.enter(view.order[s.region].rows) {
-			if est(m.cell.est.Load())&grantMask == 0 {
-				return m, ticket{}
-			}
-			if slot, ok := m.cell.remember().granted().take(m.cell); ok {
-				return m, slot
-			}
-			m.cell.leave() // somebody of this node took the last grant
-		}
-		r.Rand = mix(r.Rand, 1)
-	}
-	return nil, ticket{}
-}
-
-// choose calls the strategy; the usual one without copying the request.
-func choose(s Strategy, v *View, r *Request) (Slot, bool) {
-	if c, ok := s.(Closest); ok {
-		return c.pick(v, r)
-	}
-	return s.Pick(v, *r)
-}
 
 // Reservation is one request of this node counted in at one machine. It is a handle: pass it by
 // pointer and release it once; copying it is misuse.
@@ -182,49 +93,215 @@ func (r *Reservation) Release(o Outcome) {
 	b.signal(m.shared.app)
 }
 
-// Explain says where a request would go now and why. It counts nothing in. The error matches
-// [ErrNoApp] for an unknown app; when nothing is usable the explanation says so.
-func (b *Balancer) Explain(r Request) (Explanation, error) {
-	ab, ok := (*b.apps.Load())[r.App]
-	if !ok {
-		return Explanation{}, fmt.Errorf("%w: %q: put it into the fleet with PutApp", ErrNoApp, r.App)
-	}
-	if r.Rand == 0 {
-		r.Rand = 1
-	}
-	v := ab.view.Load()
-	x := v.explain(&r, v.strategy(b))
-	s := v.strategy(b)
-	if !r.Prefer.Empty() {
-		r.first = r.Prefer
-		if slot, ok := s.Pick(v, r); ok {
-			x.chose(v, slot, "what the request prefers has room; ")
-			return x, nil
-		}
-		r.first = nil
-	}
-	slot, ok := s.Pick(v, r)
-	if !ok || v.row(slot) == nil {
-		x.Err = v.whyNone(&r)
-		x.Why = "no machine can be used"
-		return x, nil
-	}
-	x.chose(v, slot, "")
-	return x, nil
+// GrantToken returns the token of the slot that the pick uses, for [Gate.Enter]; ok is false when
+// the machine's owner does not grant. Ask for it when the request is about to leave: a reservation
+// that is released without having been asked leaves its slot to this node's next request.
+func (r *Reservation) GrantToken() (token uint64, ok bool) {
+	r.shown = true
+	return r.ticket.token, r.ticket.token != 0
 }
 
-// traced picks, and tells the hook what was seen before.
-func (b *Balancer) traced(ab *appBalance, r *Request) (Reservation, error) {
-	v := ab.view.Load()
-	x := v.explain(r, v.strategy(b))
-	res, err := b.pick(ab, r)
-	if err != nil {
-		x.Err, x.Why = err, "no machine can be used"
-	} else if s, ok := v.slotOf(res.row); ok {
-		x.chose(v, s, "")
-	} else {
-		x.Picked, x.Why = *res.Machine(), "the view changed while the pick was made"
+// NotSent says that the token which GrantToken returned has not left this process: the machine's
+// owner could not be reached. Release then hands the slot to [Config.GiveBack] rather than leave it
+// to expire.
+func (r *Reservation) NotSent() { r.lost = true }
+
+// giveBack returns the unused granted slot of a reservation that is being released: to this node's
+// next request, or to the owner.
+func (r *Reservation) giveBack() {
+	switch {
+	case !r.shown:
+		r.row.cell.remember().granted().putBack(r.row.cell, r.ticket)
+	case r.lost && r.b.giveBack != nil:
+		r.b.giveBack(r.row.shared.owner,
+			Grant{App: r.row.shared.app, Machine: r.row.id, Token: r.ticket.token})
 	}
-	b.trace.Picked(x)
-	return res, err
+}
+
+// ticket is a granted slot and the tick until which it may be used.
+type ticket struct {
+	token uint64
+	until int64
+}
+
+const (
+	// ticketsMax is how many granted slots of one machine a node holds. An owner never grants more
+	// than fewSlots at a time; beyond that there may be some that it has taken back, of which this
+	// node has not heard.
+	ticketsMax = 2 * fewSlots
+	// tokensKept is how many tokens are remembered that must not come again.
+	tokensKept = 16
+)
+
+// tickets are the granted slots of one machine that wait to be used. A pick takes one without a
+// lock; only that happens beside what the lock guards. The number of them stands in the cell's
+// estimate too: whoever changes it counts them anew, and looks again whether somebody else has
+// changed it meanwhile, so the last count written always belongs to the last change.
+type tickets struct {
+	changes atomic.Uint32
+	held    [ticketsMax]heldTicket
+
+	used [tokensKept]atomic.Uint64 // a ring of tokens that came and must not come again
+	next atomic.Uint32             // place in the ring
+
+	mu sync.Mutex // for all but take
+}
+
+// heldTicket is a place for a ticket; token 0 is none.
+type heldTicket struct {
+	token atomic.Uint64
+	until atomic.Int64 // written before token
+}
+
+// put adds a ticket, unless it was here before.
+func (t *tickets) put(c *cell, of ticket) {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	t.putLocked(c, of)
+}
+
+func (t *tickets) putLocked(c *cell, of ticket) {
+	if t.seen(of.token) {
+		return
+	}
+	for i := range t.held {
+		if h := &t.held[i]; h.token.Load() == 0 {
+			h.until.Store(of.until)
+			h.token.Store(of.token)
+			t.count(c, true)
+			return
+		}
+	} // else its owner has it back in time
+}
+
+// seen reports whether a token is here or has been.
+func (t *tickets) seen(token uint64) bool {
+	for i := range t.held {
+		if t.held[i].token.Load() == token {
+			return true
+		}
+	}
+	return t.spent(token)
+}
+
+// drop removes a ticket, also one that is still on its way.
+func (t *tickets) drop(c *cell, token uint64) {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	t.spend(token) // first: see take
+	for i := range t.held {
+		t.held[i].token.CompareAndSwap(token, 0)
+	}
+	t.count(c, false)
+}
+
+// take returns the ticket that lasts longest; ok is false when there is none. It is lock-free: when
+// a ticket is gone, somebody else has it.
+func (t *tickets) take(c *cell) (of ticket, ok bool) {
+	for {
+		best := -1
+		for i := range t.held {
+			token, until := t.held[i].token.Load(), t.held[i].until.Load()
+			if token != 0 && (best < 0 || until >= of.until) {
+				best, of = i, ticket{token, until}
+			}
+		}
+		if best < 0 {
+			t.count(c, false)
+			return ticket{}, false
+		}
+		// before it leaves its place, so that a second message about it finds it in one of the two
+		t.spend(of.token)
+		if t.held[best].token.CompareAndSwap(of.token, 0) {
+			t.count(c, false)
+			return of, true
+		}
+	}
+}
+
+// putBack adds a ticket again that take returned and nobody has used.
+func (t *tickets) putBack(c *cell, of ticket) {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	for i := range t.used {
+		t.used[i].CompareAndSwap(of.token, 0)
+	}
+	t.putLocked(c, of)
+}
+
+func (t *tickets) spent(token uint64) bool {
+	for i := range t.used {
+		if t.used[i].Load() == token {
+			return true
+		}
+	}
+	return false
+}
+
+// spend remembers a token.
+func (t *tickets) spend(token uint64) {
+	if !t.spent(token) {
+		t.used[t.next.Add(1)%tokensKept].Store(token)
+	}
+}
+
+// len returns how many tickets there are.
+func (t *tickets) len() (n int) {
+	for i := range t.held {
+		if t.held[i].token.Load() != 0 {
+			n++
+		}
+	}
+	return n
+}
+
+// count writes how many tickets there are into the estimate, after a change. Only a ticket that
+// comes makes a node wait for grants.
+func (t *tickets) count(c *cell, came bool) {
+	t.changes.Add(1)
+	for {
+		change := t.changes.Load()
+		n := t.len()
+		c.update(func(e est) est {
+			_, in := e.grant()
+			return e.withGrant(n, in || came)
+		})
+		if t.changes.Load() == change {
+			return
+		}
+	}
+}
+
+// expire drops tickets that are too old.
+func (t *tickets) expire(c *cell, now int64) {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	dropped := false
+	for i := range t.held {
+		h := &t.held[i]
+		if token := h.token.Load(); token != 0 && h.until.Load() < now &&
+			h.token.CompareAndSwap(token, 0) {
+			dropped = true
+		}
+	}
+	if dropped {
+		t.count(c, false)
+	}
+}
+
+// clear drops all tickets: their owner has been started again, and does not know them.
+func (t *tickets) clear(c *cell) {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	for i := range t.held {
+		t.held[i].token.Store(0)
+	}
+	t.count(c, false)
+}
+
+// wait has picks leave the machine alone until there is a grant.
+func (t *tickets) wait(c *cell) {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	t.count(c, true)
 }

@@ -133,6 +133,104 @@ func sliceOf(ring []int32, i, nodes, width int) []int32 {
 	return s
 }
 
+// regionState is what a balancer keeps of a region from view to view.
+type regionState struct {
+	share float32
+	rows  *regionRows // of which slice was made
+	width int
+	peers int
+	slice []int32
+}
+
+// regionStates are an app's regions.
+type regionStates map[*liveRegion]*regionState
+
+// next fills in what this node decides about each region after dt ticks: its share, its slice of
+// what all peers share, and the level of water-filling. spill is Closest.SpillAt.
+func (all regionStates) next(
+	order []regionView, spill float64, dt float32, peers []NodeID, self NodeID,
+) {
+	target := float32(spillAt)
+	if spill > 0 {
+		target = float32(spill)
+	}
+	for i := range order {
+		p := &order[i]
+		a := p.rows.live
+		l := all[a]
+		if l == nil {
+			l = &regionState{share: 1}
+			all[a] = l
+		}
+		if dt > 0 {
+			sp := spilling{use: a.use, target: target, cost: a.stay, limits: a.limits, gap: a.gap}
+			if spill >= 0 {
+				sp.other = cheapest(order, i, target)
+			}
+			l.share = sp.next(l.share, dt)
+		}
+		p.share = fixed(l.share)
+		p.regionStats = regionStats{
+			ready: len(p.rows.byTier[TierReady]), use: float64(int(a.use*100)) / 100,
+			stay: a.stayed().Round(tickEvery / 100),
+		}
+		p.level, p.least = waterLevel(a.use, a.stay, a.gap+1), a.least
+		l.follow(p, peers, self)
+	}
+	if len(all) > len(order) { // regions have gone
+		for a := range all {
+			if !slices.ContainsFunc(order, func(p regionView) bool { return p.rows.live == a }) {
+				delete(all, a)
+			}
+		}
+	}
+}
+
+// follow brings the region's slice up to date.
+func (l *regionState) follow(p *regionView, peers []NodeID, self NodeID) {
+	ready := p.rows.byTier[TierReady]
+	width := sliceWidth(len(ready), len(peers), p.rows.live.own, l.width > 0)
+	i, ok := slices.BinarySearch(peers, self)
+	if width == 0 || !ok {
+		*l = regionState{share: l.share}
+		return
+	}
+	// A width that follows the load step by step would move the slice all the time.
+	if l.rows != p.rows || l.peers != len(peers) || width > l.width || width < l.width/2 {
+		ring := slices.DeleteFunc(
+			slices.Clone(p.rows.byRank), func(pos int32) bool { return p.rows.rows[pos].tier != TierReady },
+		)
+		*l = regionState{
+			share: l.share, rows: p.rows, width: width, peers: len(peers),
+			slice: sliceOf(ring, i, len(peers), width),
+		}
+	}
+	p.slice = l.slice
+}
+
+// cheapest returns the least cost of a request in a farther region that has room, in ticks; 0 when
+// there is none. Where none was sent the cost is that of region i, but for the way.
+func cheapest(order []regionView, i int, target float32) (least float32) {
+	from := order[i].rows.live
+	for j := order[i].end; j < len(order); j++ {
+		a := order[j].rows.live
+		if a.ready == 0 || a.use >= target {
+			continue
+		}
+		cost := a.stay
+		if cost <= 0 && order[j].known && from.stay > 0 {
+			cost = from.stay + float32(order[j].rtt-order[i].rtt)/float32(tickEvery)
+		}
+		if cost <= 0 {
+			cost = 1e9 // unknown is not cheap, but it has room
+		}
+		if least == 0 || cost < least {
+			least = cost
+		}
+	}
+	return least
+}
+
 // ownerPart is an owner of an app's machines that grants their slots, as a node sees it.
 type ownerPart struct {
 	node  NodeID
@@ -221,7 +319,7 @@ func apportion(n int, owners []ownerPart, turn uint64) {
 
 // granting returns the owners of machines that take a few requests at a time: the near ones first,
 // then by name. A region's owners are as near as the region is.
-func (v *View) granting() (owners []ownerPart) {
+func granting(v *View) (owners []ownerPart) {
 	for i := range v.order {
 		near, share := v.order[i].end, float64(v.order[i].share)/shareAll
 		for _, p := range v.order[i].rows.byID {

@@ -164,136 +164,82 @@ func (r *row) rowTier() Tier {
 	return tierOf(r.state, r.cordon(), r.health, r.cordonAndFlags&recentFlag != 0)
 }
 
-// regionRows are the rows of one app in one region. It is immutable once published.
-type regionRows struct {
-	name   string
-	live   *liveRegion
-	chunks []*chunk // the dense array of scores
-	rows   []*row   // by place; nil where nobody stands
-	byID   []int32  // places in the order of IDs
-	byRank []int32  // places in the canonical order
-	// by place: see MachineKey.Rank. A change of members changes them and the orders, a change of rows does not
-	ranks  []uint64
-	byTier [tiers][]int32 // places, in no order
-	own    struct {       // of a draft: which lists have been copied already
-		members bool
-		byTier  [tiers]bool
+func (m *row) fill(c *Candidate) {
+	l := m.shared.limits
+	own, all, e := m.cell.inFlight()
+	w := m.cell.score.Load()
+	*c = Candidate{
+		ID: m.id, Tier: m.tier, Own: own, Others: float64(all) - float64(own), Limits: l,
+		Load: float64(e.weighed(all)),
+		Rank: m.key().Rank(), Picked: int64(turnOf(w)), SaidFull: e&saidFullBit != 0,
+		full: e.full(own, all, l.Hard),
 	}
+	c.Salt = mix(w&(1<<saltBits-1), c.Rank)
 }
 
-// scoreAt returns the place's scoreAt.
-func (r *regionRows) scoreAt(pos int32) score { return r.chunks[pos/chunkLen][pos%chunkLen].Load() }
+func (m *row) enter(r *regionRows) bool { return m.cell.enter(r.live, len(r.byID) == 1) }
 
-// find returns the index in byID of a machine, or where it would stand.
-func (r *regionRows) find(id MachineID) (int, bool) {
-	return slices.BinarySearchFunc(
-		r.byID, id, func(p int32, id MachineID) int { return cmp.Compare(r.rows[p].id, id) },
-	)
-}
-
-// get returns a machine's row, or nil.
-func (r *regionRows) get(id MachineID) *row {
-	if i, ok := r.find(id); ok {
-		return r.rows[r.byID[i]]
-	}
-	return nil
-}
-
-// findRank returns the index in byRank of a machine of that rank, or where it would stand.
-func (r *regionRows) findRank(rank uint64, id MachineID) int {
-	i, _ := slices.BinarySearchFunc(r.byRank, id, func(p int32, id MachineID) int {
-		return cmp.Or(cmp.Compare(r.ranks[p], rank), cmp.Compare(r.rows[p].id, id))
-	})
-	return i
-}
-
-// edit returns a draft: a copy to change. Lists are copied when they are changed for the first
-// time.
-func (r *regionRows) edit() *regionRows {
-	return &regionRows{
-		name: r.name, live: r.live, rows: slices.Clone(r.rows), byID: r.byID, byRank: r.byRank,
-		ranks: r.ranks, byTier: r.byTier,
-	}
-}
-
-// members lets the lists be changed that a machine enters when it joins.
-func (r *regionRows) members() {
-	if r.own.members {
-		return
-	}
-	r.own.members = true
-	r.byID = append(make([]int32, 0, len(r.byID)+1), r.byID...)
-	r.byRank = append(make([]int32, 0, len(r.byRank)+1), r.byRank...)
-	r.ranks = append(make([]uint64, 0, len(r.rows)), r.ranks...)
-}
-
-// usable returns how many machines are in a tier that can be used.
-func (r *regionRows) usable() (n int) {
-	for t := range tiers {
-		n += len(r.byTier[t])
-	}
-	return n
-}
-
-// set puts a row at its place, for the one that stands there or as a new one.
-func (r *regionRows) set(m *row) {
-	for int(m.pos) >= len(r.rows) {
-		r.rows = append(r.rows, nil)
-	}
-	old := r.rows[m.pos]
-	r.rows[m.pos] = m
-	if old == nil {
-		r.members()
-		for len(r.ranks) < len(r.rows) {
-			r.ranks = append(r.ranks, 0)
+func (m *row) age(turned []MachineID, a *liveRegion, sum *tickSums, j *jury) []MachineID {
+	c := m.cell
+	if mem := c.mem.Load(); mem != nil {
+		if t := mem.tickets.Load(); t != nil {
+			t.expire(c, a.tick)
 		}
-		rank := m.key().Rank()
-		i, _ := r.find(m.id)
-		r.byID = slices.Insert(r.byID, i, m.pos)
-		r.byRank = slices.Insert(r.byRank, r.findRank(rank, m.id), m.pos)
-		r.ranks[m.pos] = rank
 	}
-	r.move(old, m)
-}
-
-// drop takes a row out.
-func (r *regionRows) drop(m *row) {
-	r.members()
-	i, _ := r.find(m.id)
-	r.byID = slices.Delete(r.byID, i, i+1)
-	i = r.findRank(r.ranks[m.pos], m.id)
-	r.byRank = slices.Delete(r.byRank, i, i+1)
-	r.rows[m.pos] = nil
-	r.move(m, nil)
-}
-
-func (r *regionRows) move(old, now *row) {
-	from, to := TierNone, TierNone
-	if old != nil {
-		from = old.tier
+	old, seen, n := est(c.est.Load()), c.seen.Load(), c.count.Load()
+	own, sent := int(n&ownMask), uint32(n/sentUnit)&sentMask
+	mem := c.mem.Load()
+	e := old
+	switch {
+	case mem == nil && seen == 0 && sent == 0 && e&^othersMask == 0: // nothing happened yet
+		e = e.withOthers(a.mean)
+	default:
+		mem = c.remember()
+		news := seen != mem.seen
+		taken := int((sent - mem.sent) & sentMask)
+		e = mem.step(e, seen, own, m.shared.limits.Hard, sent, a.regionHistory)
+		if mem.note(sent-uint32(own), mem.fails.Load(), mem.void.Load(), j.record) &&
+			e.penalty() > mem.most() {
+			e = e.withPenalty(mem.most())
+		}
+		if started := mem.started.Load(); started > 0 {
+			part := a.rampAt(started)
+			if part >= 1 {
+				mem.started.Store(0)
+			}
+			e = e.withRamp(part)
+		}
+		if n, granted := e.grant(); granted {
+			e = e.withGrant(n, a.granted || n > 0)
+		}
+		if m.tier == TierReady {
+			sum.sent += taken
+			if news {
+				sum.news++
+			}
+			if seen != 0 && mem.age <= max(staleTicks, staleGaps*a.gap) {
+				sum.heard++
+				sum.others += float32(seen & seenMask)
+			}
+		}
+		turned, e = j.judge(turned, m, mem, e)
 	}
-	if now != nil {
-		to = now.tier
+	if m.tier < tiers || own > 0 || e != old || mem != nil && mem.out.Load() {
+		sum.moving = true
 	}
-	if from == to {
-		return
+	if e != old && c.est.CompareAndSwap(uint64(old), uint64(e)) {
+		c.changed()
+	} else if c.score.Load()&^keep != c.compute(c.count.Load()) {
+		c.rescore(c.count.Load())
 	}
-	if from < tiers {
-		l := mine(r.byTier[from], &r.own.byTier[from])
-		i := slices.Index(l, old.pos)
-		l[i] = l[len(l)-1]
-		r.byTier[from] = l[:len(l)-1]
+	if m.tier == TierReady {
+		all := inFlight(own, c.inGate(), e)
+		used := use(all, m.shared.limits.Soft)
+		sum.ready++
+		sum.own += own
+		sum.use += used
+		sum.least = min(sum.least, used)
+		sum.soft += m.shared.limits.Soft
 	}
-	if to < tiers {
-		r.byTier[to] = append(mine(r.byTier[to], &r.own.byTier[to]), now.pos)
-	}
-}
-
-// mine returns l, or the first time a copy of it that may be changed.
-func mine(l []int32, owned *bool) []int32 {
-	if *owned {
-		return l
-	}
-	*owned = true
-	return append(make([]int32, 0, len(l)+1), l...)
+	return turned
 }

@@ -1,9 +1,11 @@
 package balance
 
 import (
+	"errors"
 	"fmt"
-
-	"github.com/ebbkit/ebb/internal/enum"
+	"maps"
+	"slices"
+	"time"
 )
 
 // Version orders what one node says about one thing: a later incarnation beats an earlier one, then
@@ -93,74 +95,371 @@ type Report struct {
 	Incarnation uint64
 }
 
-// Load is what the owner says of a machine in every reply, bounce and report. It was exact when it
-// was written.
-type Load struct {
-	InFlight  int    // requests in flight, including the one that the reply answers, and slots granted
-	Limits    Limits // as the gate enforces them
-	State     State
-	Cordon    Cordon
-	CordonGen uint64
-	Epoch     uint64
-	Seq       uint64 // grows with every Load of one gate, so that older ones can be dropped
+// ErrRuns is why [Fleet.Apply] does not remove a machine that this node owns: it has not been
+// stopped, and nobody would know of it afterwards.
+var ErrRuns = errors.New("balance: the machine has not been stopped")
+
+// Grant is a slot of a machine that its owner has reserved for a node. The gate counts it as in
+// flight already; the request that uses it enters with [Gate.Enter] and the token. It fits a wire.
+type Grant struct {
+	App     AppID
+	Machine MachineID
+	Epoch   uint64
+	Token   uint64
+	For     time.Duration // how long the node may use it, from when it is received
+	// the owner takes the slot back: another node needs it more, or the machine goes to sleep
+	Revoked bool
 }
 
-// Bounce is an owner's refusal of one try. A bounced request has not been executed.
-type Bounce uint8
-
-// The bounces. BounceNone says that the request was admitted.
-const (
-	BounceNone       Bounce = iota
-	BounceFull              // at the hard limit
-	BounceClosing           // on its way to sleep: do not come back before it has started again
-	BounceNotStarted        // stopped, starting, suspended or failed
-	BounceNotHere           // this node does not own the machine
-	BounceWrongEpoch        // the machine has been started again since the caller last heard of it
-)
-
-var bounceNames = [...]string{"admitted", "full", "closing", "stopped", "not-here", "wrong-epoch"}
-
-// String returns the bounce's name as it travels between nodes.
-func (b Bounce) String() string { return enum.String(bounceNames[:], uint8(b), "bounce") }
-
-// MarshalText returns the bounce's name; a value without one is an error.
-func (b Bounce) MarshalText() ([]byte, error) {
-	return enum.Marshal("balance: bounce", bounceNames[:], uint8(b))
+// batch gathers the changes of one call and makes them visible together, so that a region is copied
+// once however many of its machines change. The fleet's lock is held from the first change to
+// commit.
+type batch struct {
+	f      *Fleet
+	drafts map[AppID]*draft
+	order  []AppID      // touched apps, removed ones too
+	freed  []MachineKey // machines of this node that were removed
 }
 
-// UnmarshalText is the inverse of [Bounce.MarshalText]; the error lists the names.
-func (b *Bounce) UnmarshalText(text []byte) error {
-	return enum.Unmarshal(b, "balance: bounce", bounceNames[:], text)
+// draft is an app under change.
+type draft struct {
+	app     *app
+	next    *Snapshot
+	regions map[string]*regionRows // the drafts among next.regions
+	rows    []*row                 // new rows, to be brought to their cells
+	gone    []*row                 // rows of machines that left
 }
 
-// StartAnswer is what came of a start command.
-type StartAnswer uint8
+func newBatch(f *Fleet) *batch { return &batch{f: f, drafts: map[AppID]*draft{}} }
 
-// The answers. None of them is an error: views are late, and a start is wanted, not a particular
-// transition.
-const (
-	// the machine ran and ended since the caller looked, or is being stopped and nobody starts it
-	// then: look again
-	StartRefused    StartAnswer = iota
-	StartAccepted               // starting now, under a new epoch
-	StartUnderway               // already starting
-	StartRunning                // already started
-	StartRemembered             // being stopped; it starts again when that is over
-)
-
-var startAnswerNames = [...]string{
-	"refused", "accepted", "already starting", "already started", "remembered",
+// draft returns the draft of an app, which is made on demand: rows may arrive before settings.
+func (b *batch) draft(id AppID) *draft {
+	if d, ok := b.drafts[id]; ok {
+		return d
+	}
+	a := b.f.app(id)
+	s := a.snap.Load()
+	d := &draft{
+		app: a, next: &Snapshot{app: s.app, known: s.known, regions: slices.Clone(s.regions)},
+		regions: map[string]*regionRows{},
+	}
+	b.drafts[id] = d
+	b.touch(id)
+	return d
 }
 
-// String returns the answer in words.
-func (a StartAnswer) String() string { return enum.String(startAnswerNames[:], uint8(a), "answer") }
+func (b *batch) touch(id AppID) { b.order = append(b.order, id) }
 
-// MarshalText returns the answer's name; a value without one is an error.
-func (a StartAnswer) MarshalText() ([]byte, error) {
-	return enum.Marshal("balance: answer", startAnswerNames[:], uint8(a))
+// region returns the draft of a region, made on demand.
+func (d *draft) region(name string) *regionRows {
+	if r, ok := d.regions[name]; ok {
+		return r
+	}
+	i, ok := d.next.region(name)
+	var r *regionRows
+	if ok {
+		r = d.next.regions[i].edit()
+		d.next.regions[i] = r
+	} else {
+		r = &regionRows{name: name, live: d.app.liveRegion(name)}
+		d.next.regions = slices.Insert(d.next.regions, i, r)
+	}
+	d.regions[name] = r
+	return r
 }
 
-// UnmarshalText is the inverse of [StartAnswer.MarshalText]; the error lists the names.
-func (a *StartAnswer) UnmarshalText(text []byte) error {
-	return enum.Unmarshal(a, "balance: answer", startAnswerNames[:], text)
+// commit publishes the drafts and returns the apps that have changed: first the snapshots, then the
+// scores. A pick that finds a score without its row notices it and looks again.
+func (b *batch) commit() []AppID {
+	for _, d := range b.drafts {
+		d.next.regions = slices.DeleteFunc(
+			d.next.regions, func(r *regionRows) bool { return len(r.byID) == 0 },
+		)
+		for _, r := range d.regions {
+			r.chunks = r.live.chunks
+		}
+		d.app.snap.Store(d.next)
+		for _, m := range d.gone {
+			d.app.liveRegion(m.shared.region).retire(m.cell, m.pos, b.f.tick.Load())
+		}
+		for _, m := range d.rows {
+			m.cell.turnTo(m)
+		}
+	}
+	slices.Sort(b.order)
+	touched := slices.Compact(b.order)
+	b.drafts, b.order = map[AppID]*draft{}, nil
+	return touched
+}
+
+func (b *batch) apply(u Update) error {
+	switch u := u.(type) {
+	case PutApp:
+		b.putApp(u.App)
+	case RemoveApp:
+		return b.removeApp(u.ID)
+	case PutMachine:
+		if u.Version.Incarnation <= b.f.gone[u.Machine.Owner] {
+			return nil // the node that wrote it is gone
+		}
+		_, err := b.put(u.Machine, u.Version, nil)
+		return err
+	case RemoveMachine:
+		return b.remove(u)
+	case NodeGone:
+		b.nodeGone(u)
+	default:
+		return fmt.Errorf("balance: update of type %T: not one of this package", u)
+	}
+	return nil
+}
+
+func (b *batch) putApp(settings App) {
+	d := b.draft(settings.ID)
+	limits := d.next.app.Limits != settings.Limits
+	d.next.app, d.next.known = settings, true
+	if limits {
+		for _, r := range slices.Clone(d.next.regions) { // limits are resolved in the rows
+			r = d.region(r.name)
+			for _, p := range r.byID {
+				m := r.rows[p]
+				d.store(r, m.unpack(), m.version(), m)
+			}
+		}
+	}
+	b.f.toWatchers(func(w *Watcher) { w.put(PutApp{settings}) })
+}
+
+func (b *batch) removeApp(id AppID) error {
+	freed := len(b.freed)
+	for m := range b.current(id).rows() {
+		if err := b.retire(m); err != nil {
+			for _, k := range b.freed[freed:] {
+				b.f.app(id).cells.find(k.ID).gate.Retire(false)
+			}
+			b.freed = b.freed[:freed]
+			return err
+		}
+	}
+	delete(b.drafts, id) // what it held goes with it
+	next := maps.Clone(*b.f.apps.Load())
+	delete(next, id)
+	b.f.apps.Store(&next)
+	b.touch(id)
+	b.f.toWatchers(func(w *Watcher) { w.put(RemoveApp{id}) })
+	return nil
+}
+
+// put stores a row if it is newer than the one held. gate is given for machines that this node
+// owns.
+func (b *batch) put(m Machine, v Version, gate *Gate) (changed bool, err error) {
+	d := b.draft(m.App)
+	if t, ok := d.app.removed[m.ID]; ok && !v.after(t.Version) {
+		return false, nil
+	}
+	held := d.held(m.ID)
+	switch {
+	case held == nil:
+	case held.shared.owner != m.Owner:
+		return false, fmt.Errorf(
+			"balance: machine %q belongs to node %q, row says %q: a machine keeps its owner; remove it first",
+			m.ID, held.shared.owner, m.Owner,
+		)
+	case held.shared.region != m.Region:
+		return false, fmt.Errorf(
+			"balance: machine %q is in region %q, row says %q: a machine keeps its region; remove it first",
+			m.ID, held.shared.region, m.Region,
+		)
+	case !v.after(held.version()):
+		return false, nil
+	}
+	r := d.region(m.Region)
+	if held == nil {
+		c, pos := r.live.newCell(b.f.node, m.ID, b.f.tick.Load(), gate)
+		held = &row{id: m.ID, cell: c, pos: pos}
+		c.row.Store(held)
+		if gate != nil {
+			gate.cell = c
+		}
+		d.app.cells.put(c)
+		delete(d.app.removed, m.ID)
+	} else {
+		if held.epoch != m.Epoch || held.shared.incarnation != v.Incarnation {
+			held.cell.forget()
+		}
+		if m := held.cell.mem.Load(); m != nil && held.shared.incarnation != v.Incarnation {
+			if t := m.tickets.Load(); t != nil {
+				t.clear(held.cell)
+			}
+		}
+		if m.State == StateStarted && (held.state != StateStarted || held.epoch != m.Epoch) && d.next.app.SlowStart > 0 {
+			held.cell.slowStart(b.f.tick.Load())
+		}
+	}
+	d.store(r, m, v, held)
+	if d.app.granted.Load() > 0 {
+		held.cell.underGrants(d.next.app.LimitsOf(m))
+	}
+	b.f.toWatchers(func(w *Watcher) { w.put(PutMachine{m, v}) })
+	return true, nil
+}
+
+// store packs m into a row at the place and over the cell of old.
+func (d *draft) store(r *regionRows, m Machine, v Version, old *row) {
+	like := r.live.like
+	if old.shared != nil {
+		like = old.shared
+	}
+	next := pack(&m, v, &d.next.app, like)
+	r.live.like = next.shared
+	next.cell, next.pos = old.cell, old.pos
+	next.tier = next.rowTier()
+	if next.tier == TierReady && next.cell.ejected() {
+		next.tier = TierFailing
+	}
+	r.set(next)
+	d.rows = append(d.rows, next)
+}
+
+// held returns the row of a machine as the batch has it, or nil.
+func (d *draft) held(id MachineID) *row {
+	c := d.app.cells.find(id)
+	if c == nil {
+		return nil
+	}
+	k := c.row.Load().shared
+	if k == nil { // new in this batch
+		for _, r := range d.regions {
+			if m := r.get(id); m != nil {
+				return m
+			}
+		}
+		return nil
+	}
+	if i, ok := d.next.region(k.region); ok {
+		return d.next.regions[i].get(id)
+	}
+	return nil
+}
+
+// retire returns an error for a machine of this node that has not been stopped; any other can be
+// started no more.
+func (b *batch) retire(m *row) error {
+	if m.cell.gate == nil {
+		return nil
+	}
+	if s, ok := m.cell.gate.remove(); !ok {
+		return fmt.Errorf(
+			"%w: machine %q of app %q is %v: stop it first, as downscale.Downscaler's RemoveMachine and RemoveApp do",
+			ErrRuns, m.id, m.shared.app, s,
+		)
+	}
+	b.freed = append(b.freed, m.key())
+	return nil
+}
+
+func (b *batch) remove(u RemoveMachine) error {
+	d := b.draft(u.App)
+	if m := d.held(u.ID); m != nil {
+		if m.cell.gate != nil && u.Version == (Version{}) {
+			b.f.seq++
+			u.Version = Version{b.f.incarnation, b.f.seq}
+		}
+		if m.version().after(u.Version) {
+			return nil
+		}
+		if err := b.retire(m); err != nil {
+			return err
+		}
+		d.region(m.shared.region).drop(m)
+		d.app.cells.remove(m.id)
+		d.gone = append(d.gone, m)
+		d.rows = slices.DeleteFunc(d.rows, func(n *row) bool { return n.id == m.id })
+	}
+	d.app.remove(u.ID, u.Version, b.f.tick.Load())
+	b.f.toWatchers(func(w *Watcher) { w.put(u) })
+	return nil
+}
+
+// nodeGone takes the machines of a vanished owner as gone.
+func (b *batch) nodeGone(u NodeGone) {
+	b.f.gone[u.Node] = max(b.f.gone[u.Node], u.Incarnation)
+	for id := range *b.f.apps.Load() {
+		var of []*row
+		for m := range b.current(id).rows() {
+			if m.shared.owner == u.Node && m.shared.incarnation <= u.Incarnation && m.state != StateGone {
+				of = append(of, m)
+			}
+		}
+		for _, m := range of {
+			d := b.draft(id)
+			gone := m.unpack()
+			gone.State = StateGone
+			d.store(d.region(m.shared.region), gone, m.version(), m)
+			b.f.toWatchers(func(w *Watcher) { w.put(PutMachine{gone, m.version()}) })
+		}
+	}
+}
+
+func (b *batch) current(id AppID) *Snapshot {
+	if d, ok := b.drafts[id]; ok {
+		return d.next
+	}
+	return b.f.app(id).snap.Load()
+}
+
+// Watcher hands out the changes of a fleet, conflated: of several changes of one row a slow reader
+// gets the last, so that it costs at most one copy of the catalogue. It is for one reader.
+type Watcher struct {
+	fleet   *Fleet
+	wake    chan struct{}
+	pending map[any]Update // under fleet.mu; by what the update is about
+	order   []any
+}
+
+// C receives when there is something to take.
+func (w *Watcher) C() <-chan struct{} { return w.wake }
+
+// Take returns what has changed since the last Take, in order, ready for another fleet's
+// [Fleet.Apply].
+func (w *Watcher) Take() []Update {
+	w.fleet.mu.Lock()
+	defer w.fleet.mu.Unlock()
+	us := make([]Update, 0, len(w.order))
+	for _, k := range w.order {
+		us = append(us, w.pending[k])
+	}
+	clear(w.pending)
+	w.order = w.order[:0]
+	return us
+}
+
+// Close ends the watch.
+func (w *Watcher) Close() {
+	w.fleet.mu.Lock()
+	defer w.fleet.mu.Unlock()
+	delete(w.fleet.watchers, w)
+}
+
+// put notes a change; fleet.mu is held.
+func (w *Watcher) put(u Update) {
+	var k any
+	switch u := u.(type) {
+	case PutApp:
+		k = u.App.ID
+	case RemoveApp:
+		k = u.ID
+	case PutMachine:
+		k = u.Machine.Key()
+	case RemoveMachine:
+		k = MachineKey{u.App, u.ID}
+	}
+	if _, ok := w.pending[k]; !ok {
+		w.order = append(w.order, k)
+	}
+	w.pending[k] = u
+	select {
+	case w.wake <- struct{}{}:
+	default:
+	}
 }

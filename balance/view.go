@@ -2,6 +2,7 @@ package balance
 
 import (
 	"cmp"
+	"math"
 	"slices"
 	"time"
 )
@@ -207,19 +208,6 @@ func (v *View) row(s Slot) *row {
 	return rows[s.pos]
 }
 
-func (m *row) fill(c *Candidate) {
-	l := m.shared.limits
-	own, all, e := m.cell.inFlight()
-	w := m.cell.score.Load()
-	*c = Candidate{
-		ID: m.id, Tier: m.tier, Own: own, Others: float64(all) - float64(own), Limits: l,
-		Load: float64(e.weighed(all)),
-		Rank: m.key().Rank(), Picked: int64(turnOf(w)), SaidFull: e&saidFullBit != 0,
-		full: e.full(own, all, l.Hard),
-	}
-	c.Salt = mix(w&(1<<saltBits-1), c.Rank)
-}
-
 // nearPlus and nearPart say which round trips are alike: within 2 ms or a tenth. Closer than that
 // measurements tell nothing apart.
 const nearPlus, nearPart = 2 * time.Millisecond, 10
@@ -268,4 +256,26 @@ func (v *View) slotOf(m *row) (Slot, bool) {
 		}
 	}
 	return Slot{}, false
+}
+
+// lastResort returns the least loaded of the machines that are full by nothing but the estimate of
+// what others have there, in the nearest region that has one.
+func (v *View) lastResort(r *Request) (s Slot, ok bool) {
+	for i := range v.order {
+		least := float32(math.MaxFloat32)
+		for _, pos := range v.order[i].rows.byTier[TierReady] {
+			m := v.order[i].rows.rows[pos]
+			own, all, e := m.cell.inFlight()
+			if !r.admits(m) || m.cell.gate != nil || e.full(own, float32(own), m.shared.limits.Hard) {
+				continue
+			}
+			if u := use(all, m.shared.limits.Soft); u < least {
+				least, s, ok = u, Slot{int32(i), pos}, true
+			}
+		}
+		if ok {
+			return s, true
+		}
+	}
+	return s, false
 }

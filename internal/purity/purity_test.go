@@ -37,7 +37,7 @@ var values = []string{"balance"}
 // shells are the files that act, by folder, of packages whose other files decide. What one node
 // knows and who it picks share the package: cells, rows and views are one thing to both.
 var shells = map[string]string{
-	"balance": "apply balancer fleet gate grant lifecycle owner reservation",
+	"balance": "balancer fleet gate reservation update",
 }
 
 // allowed are imports that a file which decides may have all the same, by folder and file.
