@@ -101,6 +101,12 @@ type Trace struct {
 	Vetoed func(d policy.Decision)
 }
 
+func call[T any](f func(balance.Machine, T), m balance.Machine, v T) {
+	if f != nil {
+		f(m, v)
+	}
+}
+
 func (c Config) resolve() (Config, error) {
 	bad := func(field string, v any, want string) (Config, error) {
 		return Config{}, fmt.Errorf("downscale: Config.%s %v: want %s", field, v, want)

@@ -4,19 +4,13 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"slices"
+	"sync"
 	"sync/atomic"
 	"time"
 
 	"github.com/ebbkit/ebb/balance"
-	"github.com/ebbkit/ebb/downscale/cordon"
-	"github.com/ebbkit/ebb/downscale/policy"
-	"github.com/ebbkit/ebb/internal/scaledown"
+	"golang.org/x/sync/semaphore"
 )
-
-// lookEvery is how often machines on their way are looked at, at least: so soon after a request
-// came to a machine that was to go it is uncordoned, and others do not avoid it any longer.
-const lookEvery = 100 * time.Millisecond
 
 // Downscaler stops and suspends the surplus machines that one node owns. All methods are safe for
 // concurrent use.
@@ -100,256 +94,217 @@ func (d *Downscaler) Run(ctx context.Context) error {
 	}
 }
 
-// run is the state of one Run; only its goroutine touches it.
-type run struct {
-	*Downscaler
-	ctx     context.Context // of driver calls: they outlive Run's, but not their timeout
-	apps    map[balance.AppID]*appRun
-	leaving []*machine // those that are not at rest
-	pending int        // driver calls under way
-	answers chan answer
-	over    chan struct{} // closed when nobody listens to answers any longer
-}
-
-type appRun struct {
-	core     *scaledown.App
-	snap     *balance.Snapshot
-	machines []*machine // in canonical order, of all owners
-	byID     map[balance.MachineID]*machine
-	seen     []policy.Seen
-	// the policy has been asked while something moved, and has to hear once that nothing does
-	asked bool
-	rests bool // nothing of it runs: looked at again when a row changes, or an order comes
-}
-
-type machine struct {
-	row     balance.Machine // as last seen in a snapshot
-	rank    uint64
-	gate    *balance.Gate // nil for a machine of another owner
-	core    scaledown.Machine
-	orders  []*stopRequest
-	obeying bool      // the state machine has taken them
-	listed  bool      // in run.leaving
-	since   time.Time // of the cordon; later of the driver call
-}
-
-// tick looks at everything and decides.
-func (r *run) tick(now time.Time) {
-	ids := r.fleet.Apps()
-	for id := range r.apps {
-		if _, ok := slices.BinarySearch(ids, id); !ok {
-			delete(r.apps, id)
-		}
+// Stop stops one machine of this node, whether it is surplus or not, on the same safe way: soft
+// cordon, closed gate, driver. It differs from what a policy decides in what may come in between.
+// Only requests, and nothing else, keep the machine from being stopped, and with Order.Drain not
+// even those; nodes that do not acknowledge the cordon within 30 s are not waited for any longer,
+// since the gate sends their requests elsewhere. The minimums do not protect the
+// machine: whoever orders says what is to be there instead, and has it started before.
+//
+// Stop returns nil when the run of m.Epoch has ended, or of any epoch where that is 0, also if it
+// had before; a suspended machine counts as ended, one that starts is waited for. A start that
+// somebody wanted meanwhile is done afterwards. The error matches [ErrBusy] and says why when the
+// machine runs on, because it did not become idle or because the driver could not. When ctx ends,
+// Stop returns its error and the order is withdrawn, if the gate has not closed by then. Stop
+// needs Run, and waits for it; when Run ends first, the error says so.
+func (d *Downscaler) Stop(ctx context.Context, m balance.Machine, o Order) error {
+	switch {
+	case d.fleet.Gate(m.App, m.ID) == nil:
+		return fmt.Errorf(
+			"downscale: stop of machine %q of app %q: node %q does not own it: ask its owner", m.ID, m.App,
+			d.fleet.Node(),
+		)
+	case o.Drain < 0:
+		return fmt.Errorf(
+			"downscale: Order.Drain %v: want 0 (what is in flight keeps the machine running) or more",
+			o.Drain,
+		)
+	case ctx.Err() != nil:
+		return ctx.Err()
+	case o.Reason == "":
+		o.Reason = "by order"
 	}
-	r.look(now)
-	for _, id := range ids {
-		snap, ok := r.fleet.App(id)
+	w := &stopRequest{
+		ctx: ctx, app: m.App, id: m.ID, epoch: m.Epoch, order: o, done: make(chan error, 1),
+	}
+	if !d.orders.put(w) {
+		return errEnded
+	}
+	d.rouse()
+	select {
+	case err := <-w.done:
+		return err
+	case <-ctx.Done():
+		d.rouse()
+		return ctx.Err()
+	}
+}
+
+// rouse has Run look now.
+func (d *Downscaler) rouse() {
+	select {
+	case d.wake <- struct{}{}:
+	default:
+	}
+}
+
+// Drain ends all machines that this node owns: it is for shutting down. It closes every gate now,
+// waits until nothing is in flight behind it or ctx ends, and stops the machine; suspended and
+// starting machines are stopped too. When ctx ends it still stops what is left, without waiting
+// for requests, within [Config.StopTimeout]. The error names each machine that could not be
+// stopped; it runs on, and its gate is open again. Meanwhile nothing else is decided and no start
+// is remembered; who starts machines should have ended before. Drain needs no Run, and one may be
+// running.
+func (d *Downscaler) Drain(ctx context.Context) error {
+	d.draining.Add(1)
+	defer d.draining.Add(-1)
+	// Stops are bounded by themselves: ctx says how long requests may take, not that machines may
+	// stay.
+	stopping, cancel := context.WithCancel(context.WithoutCancel(ctx))
+	defer cancel()
+	defer context.AfterFunc(ctx, func() {
+		t := time.NewTimer(d.config.StopTimeout)
+		defer t.Stop()
+		select {
+		case <-t.C:
+			cancel()
+		case <-stopping.Done():
+		}
+	})()
+
+	dr := &drain{
+		Downscaler: d, soft: ctx, hard: stopping, slots: semaphore.NewWeighted(int64(parallel)),
+	}
+	var (
+		// not an errgroup: one machine's failure is no reason to leave another running
+		all  sync.WaitGroup
+		mu   sync.Mutex
+		errs []error
+	)
+	for _, id := range d.fleet.Apps() {
+		s, ok := d.fleet.App(id)
 		if !ok {
 			continue
 		}
-		a := r.app(id, snap)
-		if a.rests {
+		for m := range s.All() {
+			gate := d.fleet.Gate(id, m.ID)
+			if gate == nil {
+				continue
+			}
+			all.Go(func() {
+				if err := dr.machine(*m, gate); err != nil {
+					mu.Lock()
+					defer mu.Unlock()
+					errs = append(errs, err)
+				}
+			})
+		}
+	}
+	all.Wait()
+	return errors.Join(errs...)
+}
+
+// RemoveMachine stops a machine of this node as [Downscaler.Stop] does, and takes it out of the
+// fleet. From the call on nothing starts it any more. A suspended machine is stopped for good. When
+// it returns an error the machine stays in the fleet, and may be started again; the error is that
+// of Stop, or the driver's. It needs Run, and waits for it.
+func (d *Downscaler) RemoveMachine(ctx context.Context, m balance.Machine, o Order) error {
+	gate := d.fleet.Gate(m.App, m.ID)
+	if gate == nil {
+		return fmt.Errorf(
+			"downscale: removal of machine %q of app %q: node %q does not own it: ask its owner", m.ID,
+			m.App, d.fleet.Node(),
+		)
+	}
+	gate.Retire(true)
+	err := d.rest(ctx, m, gate, o)
+	if err == nil {
+		err = d.fleet.Apply(balance.RemoveMachine{App: m.App, ID: m.ID})
+	}
+	if err != nil {
+		gate.Retire(false)
+	}
+	return err
+}
+
+// RemoveApp stops all machines of an app that this node owns, each as [Downscaler.RemoveMachine]
+// does and all at once, and then takes the app out of this node's fleet. The error names what could
+// not be stopped; the app then stays, and what runs of it runs on. Requests that wait for the app
+// are told that there is no such app.
+func (d *Downscaler) RemoveApp(ctx context.Context, app balance.AppID, o Order) error {
+	rows, ok := d.fleet.App(app)
+	if !ok {
+		return nil
+	}
+	var (
+		// not an errgroup: one machine's failure is no reason to leave another running
+		all   sync.WaitGroup
+		mu    sync.Mutex
+		errs  []error
+		gates []*balance.Gate
+	)
+	for m := range rows.All() {
+		gate := d.fleet.Gate(app, m.ID)
+		if gate == nil {
 			continue
 		}
-		mine := 0
-		for _, m := range a.machines {
-			if m.gate == nil {
-				continue
+		gate.Retire(true)
+		gates = append(gates, gate)
+		all.Go(func() {
+			if err := d.rest(ctx, *m, gate, o); err != nil {
+				mu.Lock()
+				defer mu.Unlock()
+				errs = append(errs, err)
 			}
-			mine++
-			if !m.listed {
-				r.observe(m, now)
-			}
-		}
-		if mine > 0 && r.draining.Load() == 0 {
-			moves := slices.ContainsFunc(a.machines, (*machine).moves)
-			if moves || a.asked {
-				r.decide(a, now)
-			}
-			if a.rests, a.asked = !moves, moves; a.rests {
-				a.seen = nil
-				a.core.Rest()
-			}
-		}
+		})
 	}
-}
-
-// moves reports whether time alone can change what is decided about a machine: it runs, or is on
-// its way. What is asleep wakes by a change of its row.
-func (m *machine) moves() bool {
-	if m.gate == nil {
-		return m.row.State == balance.StateStarted || m.row.State == balance.StateStarting
+	all.Wait()
+	err := errors.Join(errs...)
+	if err == nil {
+		err = d.fleet.Apply(balance.RemoveApp{ID: app})
 	}
-	switch m.gate.State() {
-	case balance.StateStopped, balance.StateSuspended, balance.StateFailed:
-		return m.listed || len(m.orders) > 0 || m.core.Pending()
-	}
-	return true
-}
-
-// policyOf makes the policy of an app.
-func (r *run) policyOf(id balance.AppID) *policy.Bounded {
-	if r.config.Policy != nil {
-		if p := r.config.Policy(id); p != nil {
-			return &policy.Bounded{Policy: p}
-		}
-	}
-	p, err := policy.NewDecider(r.config.decider())
 	if err != nil {
-		panic(err) // Config.resolve has looked at all of it
+		for _, gate := range gates {
+			gate.Retire(false)
+		}
 	}
-	return &policy.Bounded{Policy: p}
+	return err
 }
 
-// look looks at the machines on their way.
-func (r *run) look(now time.Time) {
-	for _, m := range r.leaving {
-		r.observe(m, now)
+// rest brings a machine that is retired to rest.
+func (d *Downscaler) rest(ctx context.Context, m balance.Machine, gate *balance.Gate,
+	o Order) error {
+	m.Epoch, o.Suspend = 0, false // of any run
+	if o.Reason == "" {
+		o.Reason = "it is removed"
 	}
-	r.leaving = slices.DeleteFunc(r.leaving, func(m *machine) bool {
-		m.listed = !m.core.Cordon.Resting()
-		return !m.listed
-	})
-}
-
-func (r *run) app(id balance.AppID, snap *balance.Snapshot) *appRun {
-	a, ok := r.apps[id]
-	if !ok {
-		a = &appRun{core: scaledown.NewApp(r.policyOf(id)), byID: map[balance.MachineID]*machine{}}
-		r.apps[id] = a
-	}
-	if a.snap == snap {
-		return a
-	}
-	a.rests = false
-	a.snap, a.machines = snap, a.machines[:0]
-	old := a.byID
-	a.byID = make(map[balance.MachineID]*machine, len(old))
-	for row := range snap.All() {
-		var gate *balance.Gate
-		if row.Owner == r.fleet.Node() {
-			gate = r.fleet.Gate(id, row.ID)
-		}
-		m, ok := old[row.ID]
-		if !ok || m.gate != gate {
-			m = &machine{rank: row.Key().Rank(), gate: gate}
-			m.core.Cordon = cordon.Machine{Config: r.config.cordon()}
-		}
-		m.row = *row
-		a.byID[row.ID] = m
-		a.machines = append(a.machines, m)
-	}
-	for id, m := range old {
-		if a.byID[id] != m {
-			if m.gate != nil {
-				m.dismiss(nil) // what has not ended is not removed
-				continue
+	for {
+		switch l := gate.Load(); l.State {
+		case balance.StateStopped, balance.StateFailed:
+			return nil
+		case balance.StateSuspended:
+			m.State, m.Epoch = l.State, l.Epoch
+			if err := d.stopSuspended(ctx, m); err != nil {
+				return err
 			}
-			m.dismiss(fmt.Errorf("%w: %v has left the fleet", ErrBusy, m.row.Key()))
-		}
-	}
-	slices.SortFunc(a.machines, func(x, y *machine) int { return x.row.Compare(&y.row) })
-	return a
-}
-
-// decide has the app's policy asked, and does what it says.
-func (r *run) decide(a *appRun, now time.Time) {
-	s := policy.Situation{App: a.snap.App(), Machines: a.seen[:0]}
-	for _, m := range a.machines {
-		s.Machines = append(s.Machines, r.see(m, s.App, now))
-	}
-	a.seen = s.Machines
-	if r.config.Views != nil {
-		n, fresh := r.config.Views.Parked(s.App.ID)
-		s.Parked, s.Stale = n, !fresh
-	}
-	r.habits(a, now, &s)
-	decided, refused := a.core.Decide(now, s)
-	for _, d := range refused {
-		if r.config.Trace.Vetoed != nil {
-			r.config.Trace.Vetoed(d)
-		}
-	}
-	for _, d := range decided {
-		if d.Verdict == policy.VerdictHold {
-			if r.config.Trace.Held != nil {
-				r.config.Trace.Held(d)
-			}
-		} else if m := a.byID[d.Machine]; m != nil && m.gate != nil {
-			r.follow(m, now, m.core.Act(now, d, &s))
-		}
-	}
-}
-
-// habits tells of a pause of the app, and asks how long it is kept.
-func (r *run) habits(a *appRun, now time.Time, s *policy.Situation) {
-	h := r.config.Habits
-	if h == nil {
-		return
-	}
-	if gap, ended := a.core.Pause(now, s); ended {
-		h.Gap(s.App.ID, gap)
-	}
-	if s.App.KeepAlive == 0 && r.config.KeepAlive > 0 {
-		s.KeepAlive = h.KeepAlive(s.App.ID, r.config.KeepAlive)
-	}
-}
-
-func (r *run) see(m *machine, app balance.App, now time.Time) policy.Seen {
-	s := policy.Seen{
-		ID: m.row.ID, Region: m.row.Region, Revision: m.row.Revision, Rank: m.rank, State: m.row.State,
-		Failing: m.row.Health == balance.HealthFailing, Hard: m.row.Cordon == balance.CordonHard, Limits: app.LimitsOf(m.row),
-	}
-	if m.gate == nil {
-		s.Leaving = m.row.Cordon == balance.CordonSoft
-		if r.config.Views != nil {
-			load, idle, told, fresh := r.config.Views.Load(app.ID, m.row.ID)
-			if s.Known, s.Stale = told && fresh, told && !fresh; s.Known {
-				s.Load, s.Idle = load, idle
+			gate.Exited(l.Epoch, false)
+		default:
+			if err := d.Stop(ctx, m, o); err != nil {
+				return err
 			}
 		}
-		return s
 	}
-	m.core.See(now, &s, m.gate.State())
-	if s.State == balance.StateStarted {
-		if s.Load > 0 {
-			s.Open = r.open(m, app.IdleAfter)
-			s.Long, s.Idle = r.tellable(m, app.IdleAfter), r.idle(m, balance.ClassAll, app.IdleAfter)
-		}
-		s.Busy = r.config.Busy != nil && r.config.Busy(m.row) || s.Open&^r.config.Notify != 0
-	}
-	return s
 }
 
-// open returns the classes of a machine's long connections that are not idle.
-func (r *run) open(m *machine, quiet time.Duration) (of balance.Class) {
-	for c := balance.Class(1); c < balance.ClassAll; c <<= 1 {
-		if n := r.long(m, c); n > 0 && n > r.idle(m, c, quiet) {
-			of |= c
-		}
+func (d *Downscaler) stopSuspended(ctx context.Context, m balance.Machine) error {
+	ctx, cancel := context.WithTimeout(ctx, d.config.StopTimeout)
+	defer cancel()
+	began := time.Now()
+	call(d.config.Trace.Stopping, m, "it is removed")
+	if err := d.driver.Stop(ctx, m); err != nil {
+		call(d.config.Trace.Failed, m, err)
+		return fmt.Errorf("downscale: stop %v: %w", m.Key(), err)
 	}
-	return of
-}
-
-// tellable returns how many long connections may be told to end: those of some classes, and of
-// the others the idle ones.
-func (r *run) tellable(m *machine, quiet time.Duration) int {
-	return r.long(m, r.config.Notify) + r.idle(m, balance.ClassAll&^r.config.Notify, quiet)
-}
-
-// idle returns how many long connections of these classes have carried no data for that long; 0
-// means that none is idle.
-func (r *run) idle(m *machine, of balance.Class, quiet time.Duration) int {
-	if r.config.Connections == nil || of == 0 || quiet <= 0 {
-		return 0
-	}
-	return r.config.Connections.Idle(r.rowOf(m), of, quiet)
-}
-
-// long returns how many long connections of these classes a machine has.
-func (r *run) long(m *machine, of balance.Class) int {
-	if r.config.Connections == nil || of == 0 {
-		return 0
-	}
-	return r.config.Connections.Long(r.rowOf(m), of)
+	call(d.config.Trace.Stopped, m, time.Since(began))
+	return nil
 }

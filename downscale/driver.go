@@ -3,7 +3,6 @@ package downscale
 import (
 	"context"
 	"errors"
-	"math/rand/v2"
 	"time"
 
 	"github.com/ebbkit/ebb/balance"
@@ -32,43 +31,6 @@ type answer struct {
 	doubt bool // it ran into its timeout
 }
 
-// drive calls the driver in the background. The answer comes through answers, or to the gate when
-// Run is over.
-func (r *run) drive(m *machine, now time.Time, c cordon.Command) {
-	r.pending++
-	m.since = now
-	row := r.rowOf(m)
-	do, told := r.driver.Stop, r.config.Trace.Stopping
-	if c.Do == cordon.ActSuspend {
-		do, told = r.driver.Suspend, r.config.Trace.Suspending
-	}
-	call(told, row, c.Reason)
-	go func() {
-		ctx, cancel := context.WithTimeout(r.ctx, r.config.StopTimeout)
-		defer cancel()
-		a := answer{m: m, cmd: c, err: do(ctx, row)}
-		passes := false
-		for n := 0; a.err != nil; n++ {
-			var wait time.Duration
-			wait, passes = retryAfter(a.err, n, rand.Uint64())
-			if !passes || !pause(ctx, m.gate, wait) {
-				break
-			}
-			a.err = do(ctx, row)
-		}
-		a.doubt = a.err != nil && ctx.Err() != nil && !passes
-		select {
-		case r.answers <- a:
-		case <-r.over:
-			if a.err != nil {
-				m.gate.Abandon(c.Gate)
-			} else {
-				m.gate.Closed(c.Gate, c.Do == cordon.ActSuspend)
-			}
-		}
-	}()
-}
-
 // pause waits before the driver is called again. It is false when the call has no time left, or
 // when somebody wants the machine, which runs.
 func pause(ctx context.Context, gate *balance.Gate, d time.Duration) bool {
@@ -94,23 +56,6 @@ func pause(ctx context.Context, gate *balance.Gate, d time.Duration) bool {
 
 // wantedEvery is how often somebody who wants a machine is looked for while its stop is put off.
 const wantedEvery = 100 * time.Millisecond
-
-// answered takes in how a driver call ended.
-func (r *run) answered(a answer) {
-	r.pending--
-	if a.err != nil && !errors.Is(a.err, errors.ErrUnsupported) {
-		call(r.config.Trace.Failed, a.m.row, a.err)
-	}
-	now := time.Now()
-	switch {
-	case a.err == nil:
-		r.follow(a.m, now, a.m.core.Cordon.Done(now, a.cmd, 0))
-	case a.doubt:
-		r.follow(a.m, now, a.m.core.Cordon.Unknown(now, a.cmd))
-	default:
-		r.follow(a.m, now, a.m.core.Cordon.Failed(now, a.cmd))
-	}
-}
 
 // retryMin doubles with each passing error in a row up to retryMax, where the driver does not say
 // when to come back.
