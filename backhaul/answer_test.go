@@ -49,7 +49,7 @@ func TestAShortAnswerIsAnAnswer(t *testing.T) {
 					)
 				}
 				req := request(t, "POST", "http://web/pay", strings.NewReader("order"))
-				if overHTTP2 {
+				if overHTTP2(t) {
 					over2(req)
 				}
 				req.Header.Set("Idempotency-Key", "1")

@@ -16,11 +16,7 @@ import (
 func both(t *testing.T, f func(t *testing.T, local bool)) {
 	for _, local := range []bool{false, true} {
 		t.Run(fmt.Sprintf("local=%v", local), func(t *testing.T) { f(t, local) })
-		t.Run(fmt.Sprintf("local=%v/h2", local), func(t *testing.T) {
-			overHTTP2 = true
-			defer func() { overHTTP2 = false }()
-			f(t, local)
-		})
+		t.Run(fmt.Sprintf("local=%v/h2", local), func(t *testing.T) { f(t, local) })
 	}
 }
 

@@ -54,8 +54,6 @@ func call(t *testing.T, r *rig, path string, body io.Reader) *http.Response {
 }
 
 func TestAGRPCCallIsTold(t *testing.T) {
-	overHTTP2 = true
-	defer func() { overHTTP2 = false }()
 	for _, local := range []bool{false, true} {
 		for _, c := range []struct {
 			name, path   string
@@ -72,7 +70,7 @@ func TestAGRPCCallIsTold(t *testing.T) {
 			{"a deaf machine", "/deaf", grpcMessage(0, 4), nil, false, 20 * time.Millisecond, "14", nil},
 		} {
 			t.Run(c.name, func(t *testing.T) {
-				r, conns := longRig(t, local, time.Nanosecond)
+				r, conns := longRig(t, local, true, time.Nanosecond)
 				var machine calls
 				r.serve("m1", &machine)
 				pr, pw := io.Pipe()
@@ -125,9 +123,7 @@ func (r *rig) spent(c *Connections) {
 
 // A gRPC call is a request at first.
 func TestAGRPCCallIsLongInTime(t *testing.T) {
-	overHTTP2 = true
-	defer func() { overHTTP2 = false }()
-	r, conns := longRig(t, false, time.Hour)
+	r, conns := longRig(t, false, true, time.Hour)
 	r.serve("m1", new(calls))
 	pr, pw := io.Pipe()
 	resp := call(t, r, "/talk", pr)

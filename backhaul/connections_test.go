@@ -19,13 +19,14 @@ import (
 
 var _ downscale.Connections = (*Connections)(nil)
 
-// longRig is a rig whose long connections are known.
-func longRig(t testing.TB, local bool, age time.Duration) (*rig, *Connections) {
+// longRig is a rig whose long connections are known. h2 is for gRPC calls, which are long after that
+// age.
+func longRig(t testing.TB, local, h2 bool, age time.Duration) (*rig, *Connections) {
 	c := &Connections{StreamAge: age}
 	return newRig(
 		t,
 		rigConfig{
-			app: roomy, local: local, config: Config{tuning: tuning{rounds: 1000}, Connections: c},
+			app: roomy, local: local, h2: h2, config: Config{tuning: tuning{rounds: 1000}, Connections: c},
 			handler: HandlerConfig{Connections: c},
 		},
 	), c
@@ -116,7 +117,7 @@ func TestAWebSocketIsToldBetweenTwoFrames(t *testing.T) {
 	} {
 		t.Run(c.name, func(t *testing.T) {
 			both(t, func(t *testing.T, local bool) {
-				r, conns := longRig(t, local, 0)
+				r, conns := longRig(t, local, false, 0)
 				client, back, machine := upgraded(t, r, "websocket")
 				r.long(conns, balance.ClassWebSocket, 1)
 				io.WriteString(machine, c.before)
@@ -148,7 +149,7 @@ func TestAWebSocketIsToldBetweenTwoFrames(t *testing.T) {
 
 func TestAWebSocketThatIsDeafIsClosed(t *testing.T) {
 	both(t, func(t *testing.T, local bool) {
-		r, conns := longRig(t, local, 0)
+		r, conns := longRig(t, local, false, 0)
 		_, back, machine := upgraded(t, r, "WebSocket")
 		conns.Notify(m1, balance.ClassAll, 20*time.Millisecond)
 		if got, _ := io.ReadAll(back); !bytes.Equal(got, hop.GoingAway) {
@@ -165,7 +166,7 @@ func TestAWebSocketThatIsDeafIsClosed(t *testing.T) {
 // A machine that closes a WebSocket itself is not interrupted.
 func TestAWebSocketThatCloses(t *testing.T) {
 	both(t, func(t *testing.T, local bool) {
-		r, conns := longRig(t, local, 0)
+		r, conns := longRig(t, local, false, 0)
 		client, back, machine := upgraded(t, r, "websocket")
 		io.WriteString(machine, "\x88\x02\x03")
 		expect(t, "the client before", back, "\x88\x02\x03")
@@ -185,7 +186,7 @@ func TestAWebSocketThatCloses(t *testing.T) {
 
 func TestAnUpgradedConnectionIsToldByHalfCloses(t *testing.T) {
 	both(t, func(t *testing.T, local bool) {
-		r, conns := longRig(t, local, 0)
+		r, conns := longRig(t, local, false, 0)
 		client, back, machine := upgraded(t, r, "echo")
 		r.long(conns, balance.ClassTCP, 1)
 		conns.Notify(
@@ -212,7 +213,7 @@ func TestAnUpgradedConnectionIsToldByHalfCloses(t *testing.T) {
 // A machine that does not end what its client has ended: the client hears of it all the same.
 func TestAnUpgradedConnectionOfADeafMachine(t *testing.T) {
 	both(t, func(t *testing.T, local bool) {
-		r, conns := longRig(t, local, 0)
+		r, conns := longRig(t, local, false, 0)
 		client, back, machine := upgraded(t, r, "echo")
 		conns.Notify(m1, balance.ClassTCP, 20*time.Millisecond)
 		if got, err := io.ReadAll(back); len(got) > 0 || err != nil {
@@ -242,7 +243,7 @@ func events(kind string, left chan<- struct{}) http.Handler {
 func TestAnAnswerWithoutAnEndIsEnded(t *testing.T) {
 	for _, kind := range []string{"text/event-stream", "Application/X-NDJSON; charset=utf-8", "multipart/x-mixed-replace; boundary=x"} {
 		both(t, func(t *testing.T, local bool) {
-			r, conns := longRig(t, local, 0)
+			r, conns := longRig(t, local, false, 0)
 			left := make(chan struct{}, 1)
 			r.serve("m1", events(kind, left))
 			resp, err := r.front.Client().Do(request(t, "GET", r.front.URL+"/events", nil))
@@ -273,7 +274,7 @@ func TestAnAnswerWithoutAnEndIsEnded(t *testing.T) {
 // The line that is half through is sent to its end.
 func TestAnEventIsNotBrokenOff(t *testing.T) {
 	both(t, func(t *testing.T, local bool) {
-		r, conns := longRig(t, local, 0)
+		r, conns := longRig(t, local, false, 0)
 		told := make(chan struct{})
 		r.serve("m1", http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 			w.Header().Set("Content-Type", "text/event-stream")
@@ -301,7 +302,7 @@ func TestAnEventIsNotBrokenOff(t *testing.T) {
 
 func TestRequestsAreNotLong(t *testing.T) {
 	both(t, func(t *testing.T, local bool) {
-		r, conns := longRig(t, local, time.Nanosecond)
+		r, conns := longRig(t, local, false, time.Nanosecond)
 		held, free := make(chan struct{}), make(chan struct{})
 		r.serve("m1", http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 			w.Header().Set("Content-Type", r.URL.Query().Get("type"))
@@ -337,7 +338,7 @@ func TestRequestsAreNotLong(t *testing.T) {
 // Nobody counts as long who is not in flight, at any moment.
 func TestNoMoreLongThanInFlight(t *testing.T) {
 	both(t, func(t *testing.T, local bool) {
-		r, conns := longRig(t, local, 0)
+		r, conns := longRig(t, local, false, 0)
 		g := r.serve("m1", events("text/event-stream", make(chan struct{}, 100)))
 		var phase sync.WaitGroup
 		watch := func(order func() (inFlight, long int)) (end func()) {

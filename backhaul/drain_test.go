@@ -23,6 +23,7 @@ import (
 // once, and answered. Here another takes its place at once. For the figures: -restarts 20 -posts
 // 100000.
 func TestARestartOfAnOwnersServerCostsNoRequest(t *testing.T) {
+	t.Parallel()
 	for _, h2 := range []bool{false, true} {
 		for _, grace := range []time.Duration{-1, 50 * time.Millisecond} {
 			t.Run(fmt.Sprintf("h2=%v, grace=%v", h2, grace), func(t *testing.T) {

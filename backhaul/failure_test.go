@@ -300,6 +300,7 @@ func TestAClientThatLeavesFreesTheMachine(t *testing.T) {
 }
 
 func TestABodyThatBreaksOffIsNotTheMachinesFault(t *testing.T) {
+	t.Parallel()
 	for _, local := range []bool{false, true} {
 		for _, size := range []int{10, 1 << 20} {
 			t.Run(fmt.Sprintf("local=%v/%d", local, size), func(t *testing.T) {

@@ -26,7 +26,7 @@ import (
 
 var (
 	restarts = flag.Int("restarts", 3, "how often TestARestartCostsNoRequest restarts its server")
-	posts    = flag.Int64("posts", 3000, "how many requests TestARestartCostsNoRequest sends at least")
+	posts    = flag.Int64("posts", 1000, "how many requests TestARestartCostsNoRequest sends at least")
 )
 
 // starved is how long a client may take from its connection to its request where all the clients

@@ -22,7 +22,7 @@ import (
 // A machine that ends its connections now and then, and says so before, is well: each request is served once, whatever it
 // has as a body, and none counts as failed. nginx does that after keepalive_requests, gRPC servers after MaxConnectionAge.
 func TestTheGracefulEndOfAConnectionIsNoFailure(t *testing.T) {
-	clients, each := 20, 20
+	clients, each := 20, 8
 	if *huge {
 		clients, each = 50, 200
 	}

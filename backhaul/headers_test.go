@@ -171,7 +171,7 @@ func TestRequestTrailersPassWhereverTheRequestGoes(t *testing.T) {
 				)
 				req.ContentLength, req.Trailer = tt.length, trailer
 				client := r.front.Client()
-				if tt.length >= 0 && !overHTTP2 { // over HTTP/1.1 no client can say both, but a caller
+				if tt.length >= 0 && !overHTTP2(t) { // over HTTP/1.1 no client can say both, but a caller
 					req.URL.Host = "web"
 					client = &http.Client{Transport: r.transport}
 				}

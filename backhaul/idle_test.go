@@ -20,7 +20,7 @@ func idleNow(c *Connections) int {
 // A WebSocket is idle while nothing but control frames pass, in either direction.
 func TestAWebSocketWithoutDataIsIdle(t *testing.T) {
 	both(t, func(t *testing.T, local bool) {
-		r, conns := longRig(t, local, 0)
+		r, conns := longRig(t, local, false, 0)
 		client, back, machine := upgraded(t, r, "websocket")
 		r.long(conns, balance.ClassWebSocket, 1)
 		idleNow(conns) // looks for the first time
@@ -53,7 +53,7 @@ func TestAWebSocketWithoutDataIsIdle(t *testing.T) {
 // An event stream is idle while only comments pass.
 func TestAnEventStreamOfCommentsIsIdle(t *testing.T) {
 	both(t, func(t *testing.T, local bool) {
-		r, conns := longRig(t, local, 0)
+		r, conns := longRig(t, local, false, 0)
 		say := make(chan string)
 		r.serve("m1", http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 			w.Header().Set("Content-Type", "text/event-stream")

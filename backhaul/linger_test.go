@@ -156,6 +156,8 @@ type scene struct {
 	b       *balance.Balancer
 	dials   atomic.Int32
 
+	freed chan struct{} // gets something when a slot is free
+
 	mu        sync.Mutex
 	abandoned []Event
 }
@@ -171,7 +173,7 @@ type sceneConfig struct {
 
 func newScene(t *testing.T, c sceneConfig) *scene {
 	t.Helper()
-	s := &scene{t: t}
+	s := &scene{t: t, freed: make(chan struct{}, 1)}
 	t.Cleanup(func() { time.Sleep(2 * time.Hour) }) // the last one: what the app does ends
 	must := func(err error) {
 		t.Helper()
@@ -206,6 +208,10 @@ func newScene(t *testing.T, c sceneConfig) *scene {
 		s.mu.Lock()
 		defer s.mu.Unlock()
 		s.abandoned = append(s.abandoned, a)
+		select {
+		case s.freed <- struct{}{}:
+		default:
+		}
 	})
 	speaks := func(balance.Machine) bool { return c.h2 }
 	s.b, err = balance.New(edge, balance.Config{})
@@ -269,10 +275,16 @@ func (s *scene) free(most time.Duration) time.Duration {
 	s.t.Helper()
 	began := time.Now()
 	for synctest.Wait(); s.gate.InFlight() > 0; synctest.Wait() {
-		if time.Since(began) > most {
+		past := time.Since(began)
+		if past > most {
 			s.t.Fatalf("%d in flight after %v", s.gate.InFlight(), most)
 		}
-		time.Sleep(10 * time.Millisecond)
+		look := time.NewTimer(max(10*time.Millisecond, past/100))
+		select {
+		case <-look.C:
+		case <-s.freed:
+		}
+		look.Stop()
 	}
 	return time.Since(began)
 }
@@ -342,13 +354,12 @@ func TestASlotIsFreeWhenTheMachineIsDone(t *testing.T) {
 				if n := s.b.InFlight("web"); !local && n != 0 {
 					t.Errorf("the edge counts %d", n)
 				}
-				held := s.free(24 * time.Hour)
-				held -= held % (100 * time.Millisecond)
+				held := s.free(24 * time.Hour).Round(100 * time.Millisecond)
 				wanted, wantedHow := want.tell, want.how[0]
 				if finish {
 					wanted, wantedHow = want.finish, want.how[1]
 				}
-				wanted -= wanted % (100 * time.Millisecond)
+				wanted = wanted.Round(100 * time.Millisecond)
 				if how := s.told(); held != wanted || len(how) != 1 || how[0] != wantedHow {
 					t.Errorf("held for %v, then free as it %v; want %v, %s", held, how, wanted, wantedHow)
 				}

@@ -2,6 +2,7 @@ package backhaul
 
 import (
 	"context"
+	"flag"
 	"fmt"
 	"io"
 	"net"
@@ -27,6 +28,9 @@ func TestMain(m *testing.M) {
 	case "load":
 		runLoad(os.Args[1], os.Args[2], os.Args[3], os.Args[4:])
 	default:
+		flag.Parse()
+		// Tests that are parallel wait most of the time: for timers of the kernel and of clients.
+		flag.Set("test.parallel", "16") //nolint:errcheck // it exists
 		os.Exit(m.Run())
 	}
 }

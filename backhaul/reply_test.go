@@ -87,6 +87,7 @@ var early = http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 
 // A client that sends all it has before it reads anything gets the answer that was given meanwhile.
 func TestAnEarlyAnswerReachesAClientThatSendsOn(t *testing.T) {
+	t.Parallel()
 	for _, local := range []bool{false, true} {
 		r := newRig(t, rigConfig{app: roomy, local: local})
 		r.serve("m1", early)
@@ -138,6 +139,7 @@ func TestAnEarlyAnswerReachesAClientThatSendsOn(t *testing.T) {
 
 // What is left of a body is never taken for the next request: neither at the front nor on the hop.
 func TestTheRestOfABodyIsNoRequest(t *testing.T) {
+	t.Parallel()
 	r := newRig(t, rigConfig{app: roomy})
 	r.serve("m1", http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 		if r.URL.Path == "/smuggled" {
@@ -209,6 +211,7 @@ func TestASmallRestKeepsTheConnection(t *testing.T) {
 // An answer after which the connection will end says so, for the client may have sent all of its
 // body by then, and would send the next request.
 func TestAnEarlyAnswerSaysThatItsConnectionEnds(t *testing.T) {
+	t.Parallel()
 	for _, local := range []bool{false, true} {
 		r := newRig(t, rigConfig{app: roomy, local: local})
 		r.serve("m1", early)
@@ -241,6 +244,7 @@ func TestAnEarlyAnswerSaysThatItsConnectionEnds(t *testing.T) {
 
 // A client that gets its answer and sends nothing more is not waited for: nor are its machine, and whoever shuts down.
 func TestAnEarlyAnswerEndsAlthoughTheBodyDoesNot(t *testing.T) {
+	t.Parallel()
 	for _, local := range []bool{false, true} {
 		r := newRig(t, rigConfig{app: roomy, local: local})
 		r.serve("m1", early)

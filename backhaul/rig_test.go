@@ -10,6 +10,7 @@ import (
 	"net/http"
 	"net/http/httptest"
 	"slices"
+	"strings"
 	"testing"
 	"time"
 
@@ -48,8 +49,11 @@ type rigConfig struct {
 	h2      bool // everything speaks HTTP/2: client, front, hop and the machines that serve adds
 }
 
-// overHTTP2 makes the rigs of a test h2.
-var overHTTP2 bool
+// overHTTP2 reports whether the rigs of a test are h2: those of a subtest of that name, see [both].
+func overHTTP2(t testing.TB) bool { return slices.Contains(strings.Split(t.Name(), "/"), "h2") }
+
+// shortHold is for how long a rig holds slots of requests whose client has left.
+const shortHold = 10 * time.Millisecond
 
 // hopServer is the server of an owner.
 type hopServer struct {
@@ -103,7 +107,7 @@ func h2c(s *httptest.Server) {
 
 func newRig(t testing.TB, c rigConfig) *rig {
 	t.Helper()
-	c.h2 = c.h2 || overHTTP2
+	c.h2 = c.h2 || overHTTP2(t)
 	r := &rig{t: t, gates: map[balance.MachineID]*balance.Gate{}}
 	var err error
 	must := func(err error) {
@@ -123,7 +127,7 @@ func newRig(t testing.TB, c rigConfig) *rig {
 	r.b, err = balance.New(r.edge, c.balance)
 	must(err)
 	c.app.ID = cmp.Or(c.app.ID, "web")
-	c.app.AbandonedHold = cmp.Or(c.app.AbandonedHold, 10*time.Millisecond)
+	c.app.AbandonedHold = cmp.Or(c.app.AbandonedHold, shortHold)
 	must(r.worker.Apply(balance.PutApp{App: c.app}))
 	r.sync()
 	if c.h2 {

@@ -38,8 +38,9 @@ func (d bedroom) Stop(ctx context.Context, m balance.Machine) error { return d.S
 // Clients come and go with connections of all kinds, some rude, while machines are suspended all the time: none ever under a
 // connection that is open, and no connection that was told ends but well.
 func TestNoMachineSleepsUnderAConnection(t *testing.T) {
+	t.Parallel()
 	both(t, func(t *testing.T, local bool) {
-		const sleeps = 6
+		const sleeps = 3
 		conns := &Connections{StreamAge: time.Millisecond}
 		r := newRig(t, rigConfig{
 			app: roomy, local: local, config: Config{tuning: tuning{rounds: 1000}, Connections: conns}, handler: HandlerConfig{Connections: conns},
@@ -84,7 +85,7 @@ func TestNoMachineSleepsUnderAConnection(t *testing.T) {
 				g.Ready(token)
 			}
 		}
-		if err := r.worker.Apply(balance.PutApp{App: balance.App{ID: "web", Autostop: balance.AutostopSuspend, Min: 1, Limits: roomy.Limits}}); err != nil {
+		if err := r.worker.Apply(balance.PutApp{App: balance.App{ID: "web", Autostop: balance.AutostopSuspend, Min: 1, Limits: roomy.Limits, AbandonedHold: shortHold}}); err != nil {
 			t.Fatal(err)
 		}
 		scaler, err := downscale.New(r.worker, bedroom{r, conns}, downscale.Config{

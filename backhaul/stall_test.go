@@ -203,6 +203,7 @@ func TestABodyThatStalls(t *testing.T) {
 	} {
 		for _, local := range []bool{false, true} {
 			t.Run(fmt.Sprintf("%s/local=%v", name, local), func(t *testing.T) {
+				t.Parallel()
 				var l log
 				r := newRig(t, rigConfig{app: app, local: local, config: Config{Trace: l.trace()}})
 				r.serve(
@@ -707,6 +708,7 @@ func TestAStallThatAnOwnerTellsOfIsTheClients(t *testing.T) {
 // A machine that breaks off while its client pauses in the middle of a body has failed: the client
 // is told now, and not when its own pause has been too long.
 func TestAMachineThatBreaksOffDuringAPauseIsToldOfAtOnce(t *testing.T) {
+	t.Parallel()
 	both(t, func(t *testing.T, local bool) {
 		for _, head := range []string{"Content-Length: 100000\r\n\r\nx", "Transfer-Encoding: chunked\r\n\r\n1\r\nx\r\n"} {
 			r := newRig(t, rigConfig{app: roomy, local: local})

@@ -40,7 +40,7 @@ func exchangeRaw(t *testing.T, addr, text string) (*http.Response, string) {
 func TestTheTargetReachesTheAppAsItWasSent(t *testing.T) {
 	for _, h2 := range []bool{false, true} { // the machine speaks HTTP/2
 		both(t, func(t *testing.T, local bool) {
-			if overHTTP2 { // the front is asked in raw HTTP/1.1
+			if overHTTP2(t) { // the front is asked in raw HTTP/1.1
 				return
 			}
 			speaks := func(balance.Machine) bool { return h2 }
