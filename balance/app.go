@@ -78,7 +78,7 @@ type App struct {
 	// before that sleeps. 0 means never. (downscale)
 	IdleAfter time.Duration
 	// RestartAfter is how long a machine's checks may fail until it is stopped and started again; 0
-	// means the starter's default, negative never. (autostart)
+	// means 30 s, as long as Kubernetes takes by default; negative never. (autostart)
 	RestartAfter time.Duration
 	// SlowStart is how long a machine that has just started takes less than its soft limit, from a
 	// tenth up; 0 means that it takes its full share at once. (balance)

@@ -374,6 +374,32 @@ func (g *Gate) Start(fromEpoch uint64) (token uint64, a StartAnswer) {
 	return token, a
 }
 
+// Adopt takes in a machine that exists although this gate has not started it: an earlier process
+// has, in the run of that epoch. It moves stopped or failed, of an earlier epoch, to starting, for
+// the caller to say with the token how that ends; or to suspended. What an earlier process had in
+// flight there is unknown: slot, a token as of [Gate.Grant], keeps a machine that is not suspended
+// from closing until it is revoked.
+func (g *Gate) Adopt(epoch uint64, suspended bool) (token, slot uint64, ok bool) {
+	g.mu.Lock()
+	s := g.State()
+	ok = (s == StateStopped || s == StateFailed) && epoch > g.epoch.Load() && !g.retired
+	if ok {
+		token = g.op.begin()
+		g.epoch.Store(epoch) // before the word, see there
+		to := StateSuspended
+		if !suspended {
+			to, slot = StateStarting, g.slots.add()
+			g.word.Add(1)
+		}
+		g.set(stateMask|cordonBit|touchedBit|wantedBit, stateField(to))
+	}
+	g.unlock(ok)
+	if slot != 0 {
+		g.moved()
+	}
+	return token, slot, ok
+}
+
 // Ready moves starting to started.
 func (g *Gate) Ready(token uint64) bool { return g.endStart(token, StateStarted) }
 

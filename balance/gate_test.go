@@ -811,3 +811,40 @@ func TestGrantStory(t *testing.T) {
 		t.Errorf("entered at a closing gate: %v, %d in flight", b, g.InFlight())
 	}
 }
+
+// A machine that an earlier process has started is taken in under its epoch, unless the gate knows
+// of a later one; it does not close while what is in flight there is unknown.
+func TestGateAdopts(t *testing.T) {
+	g, err := NewGate(Limits{Hard: 1})
+	if err != nil {
+		t.Fatal(err)
+	}
+	token, slot, ok := g.Adopt(7, false)
+	if l := g.Load(); !ok || l.State != StateStarting || l.Epoch != 7 || l.InFlight != 1 {
+		t.Fatalf("adopted: %v, %+v", ok, l)
+	}
+	if _, _, again := g.Adopt(8, false); again {
+		t.Error("a machine that is starting was adopted")
+	}
+	if !g.Ready(token) {
+		t.Error("it is not ready")
+	}
+	gen, _ := g.Cordon()
+	if _, b := g.Enter(0, 7, 0); b != BounceFull {
+		t.Errorf("a request beside what is unknown, at a hard limit of one: %v", b)
+	}
+	if _, closed := g.Close(gen, false); closed {
+		t.Error("it closes under what is unknown")
+	}
+	if !g.Revoke(slot) {
+		t.Error("the slot is lost")
+	}
+	stop, closed := g.Close(gen, false)
+	g.Closed(stop, false)
+	if _, _, ok := g.Adopt(7, false); !closed || ok {
+		t.Errorf("closed: %v; a run that has ended was adopted: %v", closed, ok)
+	}
+	if _, slot, ok := g.Adopt(9, true); !ok || slot != 0 || g.State() != StateSuspended || g.InFlight() != 0 {
+		t.Errorf("a suspended machine: %v, %v, %d in flight", ok, g.State(), g.InFlight())
+	}
+}

@@ -1,4 +1,4 @@
-package machine
+package machine_test
 
 import (
 	"errors"
@@ -11,87 +11,84 @@ import (
 	"testing/synctest"
 	"time"
 
+	"github.com/ebbkit/ebb/autostart/machine"
 	"github.com/ebbkit/ebb/balance"
 	"github.com/google/go-cmp/cmp"
 )
 
 // refuses makes nothing listen at a machine's address, though its driver believes that it runs.
 func (d *fakeDriver) refuses(id balance.MachineID) {
-	d.mu.Lock()
-	defer d.mu.Unlock()
-	d.running[id].refuses = true
+	d.Sicken("web", id, refused(string(id)+".web:80"))
 }
 
 func (d *fakeDriver) sicken(id balance.MachineID, sick bool) {
-	d.mu.Lock()
-	defer d.mu.Unlock()
-	d.running[id].sick = sick
+	var err error
+	if sick {
+		err = errUnwell
+	}
+	d.Sicken("web", id, err)
 }
 
 func TestRestartOfAMachineThatIsDead(t *testing.T) {
 	for _, tc := range []struct {
 		name string
-		c    Config
+		c    machine.Config
 		app  time.Duration // its RestartAfter
 		do   func(r *rig)
 		want []string
 	}{
-		{"its checks fail", Config{}, 0, func(r *rig) {
+		{"its checks fail", machine.Config{}, 0, func(r *rig) {
 			time.Sleep(30 * sec)
 			r.d.sicken("m0", true)
 			time.Sleep(50 * sec)
 		}, []string{"m0 failing: unwell", "restarting m0: its checks have failed for 30s: unwell", "starting m0@2", "ready m0 cold 1s"}},
-		{"and pass again in time", Config{}, 0, func(r *rig) {
+		{"and pass again in time", machine.Config{}, 0, func(r *rig) {
 			r.d.sicken("m0", true)
 			time.Sleep(30 * sec)
 			r.d.sicken("m0", false)
 			time.Sleep(60 * sec)
 		}, []string{"m0 failing: unwell", "m0 passing: <nil>"}},
-		{"nothing listens there", Config{}, 0, func(r *rig) {
+		{"nothing listens there", machine.Config{}, 0, func(r *rig) {
 			r.d.refuses("m0")
 			time.Sleep(10 * sec)
-		}, []string{"m0 failing: check: dial tcp host:80: connect: connection refused", "restarting m0: nothing has listened there for 1s: check: dial tcp host:80: connect: connection refused", "starting m0@2", "ready m0 cold 1s"}},
-		{"nothing listens there, and a request has noticed", Config{Check: Check{Every: -1}}, 0, func(r *rig) {
+		}, []string{"m0 failing: dial tcp m0.web:80: connect: connection refused", "restarting m0: nothing has listened there for 1s: dial tcp m0.web:80: connect: connection refused", "starting m0@2", "ready m0 cold 1s"}},
+		{"nothing listens there, and a request has noticed", machine.Config{Check: machine.Check{Every: -1}}, 0, func(r *rig) {
 			r.d.refuses("m0")
 			r.fleet.Gate("web", "m0").Suspect(1)
 			time.Sleep(3 * sec)
-		}, []string{"m0 failing: check: dial tcp host:80: connect: connection refused", "restarting m0: nothing has listened there for 1s: check: dial tcp host:80: connect: connection refused", "starting m0@2", "ready m0 cold 1s"}},
-		{"a request was wrong about it", Config{}, 0, func(r *rig) {
+		}, []string{"m0 failing: dial tcp m0.web:80: connect: connection refused", "restarting m0: nothing has listened there for 1s: dial tcp m0.web:80: connect: connection refused", "starting m0@2", "ready m0 cold 1s"}},
+		{"a request was wrong about it", machine.Config{}, 0, func(r *rig) {
 			r.fleet.Gate("web", "m0").Suspect(1)
 			r.fleet.Gate("web", "m0").Suspect(1)
 			time.Sleep(60 * sec)
 		}, nil},
-		{"its exit was not reported", Config{}, 0, func(r *rig) {
-			r.d.mu.Lock()
-			delete(r.d.running, "m0")
-			r.d.mu.Unlock()
+		{"its exit was not reported", machine.Config{}, 0, func(r *rig) {
+			r.d.silence(true)
+			r.d.crash("m0", machine.Exit{})
+			r.d.silence(false)
 			time.Sleep(10 * sec)
-		}, []string{"m0 failing: check: dial tcp host:80: connect: connection refused", "restarting m0: nothing has listened there for 1s: check: dial tcp host:80: connect: connection refused", "starting m0@2", "ready m0 cold 1s"}},
-		{"something that it needs does not listen: its own port does", Config{}, 0, func(r *rig) {
-			r.d.mu.Lock()
-			r.d.running["m0"].needs = "database:5432"
-			r.d.mu.Unlock()
+		}, []string{"m0 failing: dial tcp m0.web:80: connect: connection refused", "restarting m0: nothing has listened there for 1s: dial tcp m0.web:80: connect: connection refused", "starting m0@2", "ready m0 cold 1s"}},
+		{"something that it needs does not listen: its own port does", machine.Config{}, 0, func(r *rig) {
+			r.d.Sicken("web", "m0", refused("database:5432"))
 			time.Sleep(20 * sec)
-		}, []string{"m0 failing: check: dial tcp database:5432: connect: connection refused"}},
-		{"it is frozen: it accepts, and does not answer", Config{}, 0, func(r *rig) {
-			r.d.mu.Lock()
-			r.d.running["m0"].frozen = true
-			r.d.mu.Unlock()
+		}, []string{"m0 failing: dial tcp database:5432: connect: connection refused"}},
+		{"it is frozen: it accepts, and does not answer", machine.Config{}, 0, func(r *rig) {
+			r.d.Sicken("web", "m0", errFrozen)
 			time.Sleep(5*sec + 3*2*sec) // until the next check, and three that time out
 			if m := r.row("m0"); m.Health != balance.HealthFailing {
 				r.t.Errorf("it is %v after one interval and its checks", m.Health)
 			}
 			time.Sleep(40 * sec)
 		}, []string{"m0 failing: context deadline exceeded", "restarting m0: its checks have failed for 32s: context deadline exceeded", "starting m0@2", "ready m0 cold 1s"}},
-		{"not for this starter", Config{RestartAfter: -1}, 0, func(r *rig) {
+		{"not for this app, though nothing listens there", machine.Config{}, -1, func(r *rig) {
 			r.d.refuses("m0")
 			time.Sleep(10 * time.Minute)
-		}, []string{"m0 failing: check: dial tcp host:80: connect: connection refused"}},
-		{"not for this app", Config{}, -1, func(r *rig) {
+		}, []string{"m0 failing: dial tcp m0.web:80: connect: connection refused"}},
+		{"not for this app", machine.Config{}, -1, func(r *rig) {
 			r.d.sicken("m0", true)
 			time.Sleep(10 * time.Minute)
 		}, []string{"m0 failing: unwell"}},
-		{"sooner for this app", Config{RestartAfter: -1}, 10 * sec, func(r *rig) {
+		{"sooner for this app", machine.Config{}, 10 * sec, func(r *rig) {
 			time.Sleep(30 * sec)
 			r.d.sicken("m0", true)
 			time.Sleep(20 * sec)
@@ -120,10 +117,10 @@ func TestRestartOfAMachineThatIsDead(t *testing.T) {
 // Restarts that do not help come later and later; one that does is forgotten.
 func TestRestartsBackOff(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
-		r := newRig(t, Config{Recent: -1}, habits{})
+		r := newRig(t, machine.Config{}, habits{})
 		defer r.stop()
 		r.d.mu.Lock()
-		r.d.sickAfter = sec // each run is well for a moment only
+		r.d.sickAfter = 21 * sec // each run is well until its checks count, and no longer
 		r.d.mu.Unlock()
 		r.start("m0")
 		starts := func(in time.Duration) int {
@@ -152,10 +149,10 @@ func TestRestartsBackOff(t *testing.T) {
 // A machine that cannot be stopped is not forgotten: it stays what it is, and is tried again.
 func TestRestartThatCannotBe(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
-		r := newRig(t, Config{Recent: -1}, habits{stopErr: errors.New("no")})
+		r := newRig(t, machine.Config{}, habits{stopErr: errors.New("no")})
 		defer r.stop()
 		r.start("m0")
-		time.Sleep(sec)
+		time.Sleep(21 * sec) // it is not recent any more
 		r.d.sicken("m0", true)
 		time.Sleep(40 * sec)
 		if m := r.row("m0"); m.State != balance.StateStarted || m.Health != balance.HealthFailing ||
@@ -177,7 +174,7 @@ func TestRestartThatCannotBe(t *testing.T) {
 // A stop by somebody else, and one for good, come first.
 func TestRestartAndOtherStops(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
-		r := newRig(t, Config{Recent: -1}, habits{stops: 2 * sec})
+		r := newRig(t, machine.Config{}, habits{stops: 2 * sec})
 		defer r.stop()
 		r.start("m0")
 		time.Sleep(sec)
@@ -209,20 +206,20 @@ func TestRestartAndOtherStops(t *testing.T) {
 func TestRestartWhereAllFail(t *testing.T) {
 	for _, helps := range []bool{false, true} {
 		synctest.Test(t, func(t *testing.T) {
-			r := newRig(t, Config{Recent: -1}, habits{}, habits{}, habits{})
+			r := newRig(t, machine.Config{}, habits{}, habits{}, habits{})
 			defer r.stop()
 			for i := range 3 {
 				r.start(balance.MachineID(fmt.Sprintf("m%d", i)))
 			}
-			time.Sleep(sec)
+			time.Sleep(21 * sec) // they are not recent any more
 			r.d.mu.Lock()
 			if !helps {
 				r.d.sickAfter = time.Nanosecond
 			}
-			for _, f := range r.d.running {
-				f.sick = true
-			}
 			r.d.mu.Unlock()
+			for _, id := range canonical("web", 3) {
+				r.d.sicken(id, true)
+			}
 			time.Sleep(42 * sec)
 			starts, _, _ := r.d.counts()
 			if m := r.row(canonical("web", 3)[0]); starts != 4 || m.Epoch != 2 {
@@ -241,13 +238,10 @@ func TestRestartWhereAllFail(t *testing.T) {
 
 // refused is what a connect to where nobody listens returns.
 func refused(addr string) error {
-	return fmt.Errorf(
-		"check: %w",
-		&net.OpError{
-			Op: "dial", Net: "tcp", Addr: address(addr),
-			Err: os.NewSyscallError("connect", syscall.ECONNREFUSED),
-		},
-	)
+	return &net.OpError{
+		Op: "dial", Net: "tcp", Addr: address(addr),
+		Err: os.NewSyscallError("connect", syscall.ECONNREFUSED),
+	}
 }
 
 type address string

@@ -7,25 +7,68 @@ import (
 	"math/rand/v2"
 	"net"
 	"sync"
+	"sync/atomic"
+	"syscall"
 	"time"
 
 	"github.com/ebbkit/ebb/autostart/internal/boots"
-	"github.com/ebbkit/ebb/autostart/internal/contain"
 	"github.com/ebbkit/ebb/autostart/machine/internal/health"
 	"github.com/ebbkit/ebb/balance"
+	"github.com/ebbkit/ebb/internal/oslimit"
 )
 
-// boot brings the machine up and reports whether it is ready.
-func (s *Starter) boot(h *hosted, r *run) bool {
-	s.config.Trace.starting(r.m)
-	s.edit(r,
-		func(m *balance.Machine) { m.Health, m.Recent, m.Doubtful = balance.HealthUnknown, false, false })
-	var err error
-	if r.probe, err = s.prober(r.m.App); err != nil {
-		s.fail(r.m, r.gate, r.token, fmt.Sprintf("Config.CheckOf: %v", err))
+const (
+	// turnMax is for how long a machine that boots keeps its turn after the driver's call: where a
+	// host is busy with booting, others wait for that; what boots for longer mostly waits itself.
+	turnMax = 2 * time.Second
+	// describeMax bounds what a driver may take to describe a machine that boots.
+	describeMax = time.Second
+	// drainMax is for how long what an earlier process has sent to an adopted machine may still be
+	// in work there, where the app's AbandonedHold does not say: as long as a request is held whose
+	// client has gone and whose end nobody tells.
+	drainMax = time.Minute
+)
+
+var errTurn = errors.New("it is not its turn yet")
+
+// boot brings a machine up.
+type boot struct {
+	*run
+	began time.Time   // the driver's last call
+	last  lastCheck   // while it boots
+	up    atomic.Bool // it has become ready; edits of the row look
+}
+
+// lastCheck keeps what the last look at a booting machine found.
+type lastCheck struct {
+	mu  sync.Mutex
+	err error
+}
+
+func (f *lastCheck) set(err error) {
+	f.mu.Lock()
+	f.err = err
+	f.mu.Unlock()
+}
+
+func (f *lastCheck) get() error {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	return f.err
+}
+
+// bootError is why a start fails of which enough has been seen.
+type bootError string
+
+func (e bootError) Error() string { return string(e) }
+
+// start has the driver start the machine, and reports whether it has become ready.
+func (b *boot) start() bool {
+	b.s.config.Trace.starting(b.m)
+	if !b.prepare() {
 		return false
 	}
-	b, done := s.create(h, r)
+	at, done := b.create()
 	if done == nil {
 		return false
 	}
@@ -33,72 +76,116 @@ func (s *Starter) boot(h *hosted, r *run) bool {
 	defer done()
 	turn := time.AfterFunc(turnMax, done)
 	defer turn.Stop()
-	began := r.began
-	ctx, cancel := context.WithDeadline(r.ctx, began.Add(s.config.BootCap))
+	if err := checkAddr(at.Addr); err != nil {
+		b.abandon(fmt.Sprintf("the driver says that it listens at %q: %v", at.Addr, err))
+		return false
+	}
+	b.m.Addr = at.Addr
+	kind := boots.Cold
+	if at.Resumed {
+		kind = boots.Resume
+	}
+	if !b.finish(kind) {
+		return false
+	}
+	took := time.Since(b.began)
+	recent := max(b.s.learned.boot(b.run, kind, took), b.probe.check.Grace-took)
+	if !b.ready(recent) {
+		return false
+	}
+	b.s.config.Trace.ready(b.m, at.Resumed, took)
+	return true
+}
+
+// adopt takes over a machine that runs already, and reports whether it has become ready. What an
+// earlier process had in flight there is unknown: slot keeps the gate from closing meanwhile.
+func (b *boot) adopt(slot uint64) bool {
+	b.s.config.Trace.adopted(b.m)
+	hold := drainMax
+	if rows, ok := b.s.fleet.App(b.m.App); ok && rows.App().AbandonedHold > 0 {
+		hold = rows.App().AbandonedHold
+	}
+	release := sync.OnceFunc(func() { b.gate.Revoke(slot) })
+	drained := time.AfterFunc(hold, release)
+	context.AfterFunc(b.ctx, func() { drained.Stop(); release() })
+	if !b.prepare() {
+		return false
+	}
+	b.began = time.Now()
+	if err := checkAddr(b.m.Addr); err != nil {
+		b.abandon(fmt.Sprintf("the driver says that it listens at %q: %v", b.m.Addr, err))
+		return false
+	}
+	if !b.finish(boots.Cold) || !b.ready(0) {
+		return false
+	}
+	b.s.config.Trace.ready(b.m, false, time.Since(b.began))
+	return true
+}
+
+// attendable takes over a machine that is ready, or suspended.
+func (b *boot) attendable() (ok bool) {
+	var err error
+	if b.probe, err = b.s.prober(b.m.App); err != nil {
+		b.edit(func(m *balance.Machine) { m.Fault = fmt.Sprintf("Config.CheckOf: %v", err) })
+		return false
+	}
+	b.edit(func(m *balance.Machine) { m.Addr = b.m.Addr })
+	return true
+}
+
+// prepare begins with a clean row and the app's check.
+func (b *boot) prepare() bool {
+	b.edit(func(m *balance.Machine) { m.Health, m.Recent, m.Doubtful = balance.HealthUnknown, false, false })
+	var err error
+	if b.probe, err = b.s.prober(b.m.App); err != nil {
+		b.fail(fmt.Sprintf("Config.CheckOf: %v", err))
+	}
+	return err == nil
+}
+
+// finish waits until the machine is ready; when it will not be, it stops the machine.
+func (b *boot) finish(kind boots.Kind) bool {
+	ctx, cancel := context.WithDeadline(b.ctx, b.began.Add(b.s.config.BootCap))
 	defer cancel()
 	ctx, fail := context.WithCancelCause(ctx)
 	defer fail(nil)
-	r.m.Addr = b.Addr
-	if err := checkAddr(b.Addr); err != nil {
-		s.abandon(h, r, fmt.Sprintf("the driver says that it listens at %q: %v", b.Addr, err))
-		return false
-	}
-	kind := learned(b.Kind)
-	doubt := time.AfterFunc(s.patience(r, kind)-time.Since(began), func() { s.doubt(r, began) })
-	defer doubt.Stop()
-	stop, cancelStop := context.WithCancel(ctx)
-	s.jobs.Go(func() { s.diagnose(stop, fail, r, began) })
-	last, ready := s.await(ctx, h, r, kind, began)
-	cancelStop() // whatever is still being found out is not said any more
+	follow, unfollow := context.WithCancel(ctx)
+	b.s.jobs.Go(func() { b.follow(follow, fail, kind) })
+	last, ready := b.await(ctx, kind)
+	unfollow() // whatever is still being found out is not said any more
 	if !ready {
-		s.abandon(h, r, s.bootFault(ctx, r, last))
-		return false
+		b.abandon(b.fault(ctx, last))
 	}
-	took := time.Since(began)
-	recent := max(s.learn(h, r, kind, took), r.probe.check.Grace-took)
-	s.edit(r, func(m *balance.Machine) { // before ready, so that the row which says so is whole
-		r.up.Store(true)
-		m.Addr, m.Fault, m.Health, m.Recent, m.Doubtful = b.Addr, "", balance.HealthPassing, recent > 0, false
+	return ready
+}
+
+// ready says that the machine is ready; its failing checks are expected for recent.
+func (b *boot) ready(recent time.Duration) bool {
+	b.edit(func(m *balance.Machine) { // before the gate, so that the row which says so is whole
+		b.up.Store(true)
+		m.Addr, m.Fault, m.Health = b.m.Addr, "", balance.HealthPassing
+		m.Recent, m.Doubtful = recent > 0, false
 	})
-	if !r.gate.Ready(r.token) {
-		s.abandon(h, r, "it was given up while it became ready")
+	b.h.becameReady()
+	if !b.gate.Ready(b.token) {
+		b.abandon("it was given up while it became ready")
 		return false
 	}
-	s.config.Trace.ready(r.m, b.Kind, took)
 	if recent > 0 {
 		forget := time.AfterFunc(
-			recent, func() { s.edit(r, func(m *balance.Machine) { m.Recent = false }) },
+			recent, func() { b.edit(func(m *balance.Machine) { m.Recent = false }) },
 		)
-		context.AfterFunc(r.ctx, func() { forget.Stop() })
+		context.AfterFunc(b.ctx, func() { forget.Stop() })
 	}
 	return true
 }
 
-// prober returns what looks at an app's machines.
-func (s *Starter) prober(app balance.AppID) (*prober, error) {
-	if s.config.CheckOf == nil {
-		return s.probe, nil
-	}
-	row := balance.App{ID: app}
-	if rows, ok := s.fleet.App(app); ok {
-		row = rows.App()
-	}
-	c, err := contain.Call(func() (Check, error) { return s.config.CheckOf(row).withDefaults() })
-	if err != nil {
-		return nil, err
-	}
-	return newProberWith(c, s.probe.fineTimers), nil
-}
-
 // await waits until the machine is ready. When it is not, it returns what was heard last, or nil,
-// and false.
-func (s *Starter) await(
-	ctx context.Context, h *hosted, r *run, kind boots.Kind, began time.Time,
-) (last error, ready bool) {
-	if told := s.config.Readiness; told != nil {
-		err := s.bounded(
-			ctx, time.Second, func(ctx context.Context) error { return told.Await(ctx, r.m) },
-		)
+// and false. An adopted machine is checked, as one that was ready before: nobody says it again.
+func (b *boot) await(ctx context.Context, kind boots.Kind) (last error, ready bool) {
+	if told := b.s.config.Readiness; told != nil && !b.adopted {
+		err := bounded(ctx, func(ctx context.Context) error { return told.Await(ctx, b.m) })
 		if !errors.Is(err, errors.ErrUnsupported) {
 			if err == nil || ctx.Err() == nil {
 				return err, err == nil && ctx.Err() == nil
@@ -106,70 +193,41 @@ func (s *Starter) await(
 			return nil, false
 		}
 	}
-	s.mu.Lock()
-	likely := health.Likely(&h.boots[kind])
-	if likely == (health.Window{}) {
-		likely = health.Likely(s.book(r).Of(boots.Key{Revision: r.m.Revision, Kind: kind}))
-	}
-	s.mu.Unlock()
-	return r.probe.await(ctx, r.m, began, likely, &r.lastCheck)
+	return b.probe.await(ctx, b.m, b.began, b.s.learned.likely(b.run, kind), &b.last)
 }
 
-// learned returns under which kind a boot is learned: drivers answer all sorts of things.
-func learned(k BootKind) boots.Kind {
-	if k == BootResume {
-		return boots.Resume
-	}
-	return boots.Cold
-}
-
-// learn takes in a boot and returns how long the machine counts as recent.
-func (s *Starter) learn(h *hosted, r *run, kind boots.Kind, took time.Duration) time.Duration {
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	h.ready = time.Now()
-	recent := health.RecentFor(&h.boots[kind])
-	h.boots[kind].Learn(took)
-	s.book(r).Learn(boots.Key{Revision: r.m.Revision, Kind: kind}, took)
-	switch {
-	case s.config.Recent < 0:
-		return 0
-	case s.config.Recent > 0:
-		return s.config.Recent
-	}
-	return recent
-}
-
-// bootFault says why a boot came to nothing; err is what was heard last.
-func (s *Starter) bootFault(ctx context.Context, r *run, err error) string {
+// fault says why a boot came to nothing; err is what was heard last.
+func (b *boot) fault(ctx context.Context, err error) string {
 	said := ""
 	if err != nil {
-		said = ": " + checkText(err, r.m.Addr)
+		said = ": " + checkText(err, b.m.Addr)
 	}
 	if e, ok := errors.AsType[bootError](context.Cause(ctx)); ok {
 		return e.Error()
 	}
-	e, exited := errors.AsType[*ended](context.Cause(r.ctx))
+	e, exited := b.exit()
 	switch {
 	case exited:
-		return "it ended while starting: " + e.exit.Reason
-	case r.ctx.Err() != nil:
+		return "it ended while starting: " + e.Reason
+	case b.ctx.Err() != nil:
 		return "shutting down"
 	case ctx.Err() != nil:
-		return fmt.Sprintf("not ready after %v%s", s.config.BootCap, said)
-	case r.m.Addr != "" && err != nil:
+		return fmt.Sprintf("not ready after %v%s", b.s.config.BootCap, said)
+	case b.m.Addr != "" && err != nil:
 		return "it says that it will not be ready" + said
 	}
 	return "the driver could not start it" + said
 }
 
-// fail ends a start that came to nothing. The row says why before it says so.
-func (s *Starter) fail(m balance.Machine, gate *balance.Gate, token uint64, fault string) {
-	m.Fault = fault
-	s.edit(&run{m: m}, func(row *balance.Machine) { row.Fault, row.Doubtful = fault, false })
-	if gate.Fail(token) {
-		s.config.Trace.failed(m)
+// abandon stops a machine that did not become ready, so that no credit is left while it may still
+// run, and fails its start.
+func (b *boot) abandon(fault string) {
+	if _, exited := b.exit(); !exited && b.s.calls.claim(b.m) {
+		if err := b.s.calls.stop(b.ctx, b.m); err != nil {
+			fault += fmt.Sprintf("; and stopping it failed: %v", err)
+		}
 	}
+	b.fail(fault)
 }
 
 func checkAddr(addr string) error {
@@ -180,103 +238,88 @@ func checkAddr(addr string) error {
 	return err
 }
 
-const (
-	// turnMax is for how long a machine that boots keeps its turn after the driver's call: where a
-	// host is busy with booting, others wait for that; what boots for longer mostly waits itself.
-	turnMax = 2 * time.Second
-	// callDoubt is when a call of the driver is doubted as long as none is known, see doubt.
-	callDoubt = 10 * time.Second
-)
-
 // create has the machine created: it waits for its turn, calls the driver, and calls it again where
 // that makes sense. done gives the turn back and is nil when the start has come to nothing, which
 // has been said then.
-func (s *Starter) create(h *hosted, r *run) (b Booting, done func()) {
-	place, since := s.turns.place(), time.Now()
+func (b *boot) create() (at Booting, done func()) {
+	turns, place, since := &b.s.turns, b.s.turns.place(), time.Now()
 	var failed health.Retries
 	for held := false; ; {
-		s.mu.Lock()
-		pause := time.Until(h.notBefore)
-		s.mu.Unlock()
-		if pause > 0 {
+		if pause := b.h.untilCallable(); pause > 0 {
 			held = true
-			s.hold(r, "")
-			if !s.pause(r, pause, since) {
-				return b, nil
+			b.hold("")
+			if !b.pause(pause, since) {
+				return at, nil
 			}
 		}
-		if !s.turns.try() {
-			s.hold(r, fmt.Sprintf("it waits for its turn: %d starts are under way here", s.config.Parallel))
+		if !turns.try() {
+			b.hold(fmt.Sprintf("it waits for its turn: %d starts are under way here", b.s.config.Parallel))
 			held = true
-			ctx, cancel := context.WithTimeout(r.ctx, health.AfterMax)
-			ok := s.turns.wait(ctx, place)
+			ctx, cancel := context.WithTimeout(b.ctx, health.AfterMax)
+			ok := turns.wait(ctx, place)
 			cancel()
 			if !ok {
-				s.giveBack(r, errTurn)
-				return b, nil
+				b.giveBack(errTurn)
+				return at, nil
 			}
 			since = time.Now() // it has waited for others, not for the driver
 		}
-		ctx, cancel := context.WithTimeout(r.ctx, s.config.BootCap)
+		ctx, cancel := context.WithTimeout(b.ctx, b.s.config.BootCap)
 		began := time.Now()
-		r.began = began
-		doubt := time.AfterFunc(s.callPatience(), func() { s.doubt(r, began) })
-		b, err := s.driverStart(ctx, h, r)
+		b.began = began
+		doubt := time.AfterFunc(b.s.learned.callPatience(), func() { b.overdue(time.Since(began)) })
+		at, err := b.s.calls.start(ctx, b.m)
 		doubt.Stop()
 		over := ctx.Err() != nil
 		why := ""
 		if err != nil {
-			why = s.bootFault(ctx, r, err)
+			why = b.fault(ctx, err)
 		}
 		cancel()
 		if err == nil {
-			s.created(r, held)
-			return b, s.turns.done
+			b.created(held)
+			return at, turns.done
 		}
-		s.turns.done()
+		turns.done()
 		after, passes := passing(err)
 		wait, ok := failed.Again(passes, after, rand.Uint64())
 		if !ok || over || errors.Is(err, errSlow) || errors.Is(err, errEarlier) {
-			s.abandon(h, r, why)
+			b.abandon(why)
 			return Booting{}, nil
 		}
-		s.config.Trace.delayed(r.m, err, wait)
+		b.s.config.Trace.delayed(b.m, err, wait)
 		if passes {
 			held = true
-			s.hold(r, why)
-			s.mu.Lock()
-			h.notBefore = time.Now().Add(wait)
-			s.mu.Unlock()
-		} else if !s.pause(r, wait, time.Now()) {
+			b.hold(why)
+			b.h.callAgain(wait)
+		} else if !b.pause(wait, time.Now()) {
 			return Booting{}, nil
 		}
 	}
 }
 
-var errTurn = errors.New("it is not its turn yet")
-
 // pause waits before the driver is called again, but no longer than a start may be held. It is
 // false when the start is over, which has been said then.
-func (s *Starter) pause(r *run, d time.Duration, since time.Time) bool {
+func (b *boot) pause(d time.Duration, since time.Time) bool {
 	left := health.HeldMax - time.Since(since)
 	t := time.NewTimer(min(d, left))
 	defer t.Stop()
 	select {
-	case <-r.ctx.Done():
-		s.giveBack(r, nil)
+	case <-b.ctx.Done():
+		b.giveBack(nil)
 		return false
 	case <-t.C:
 	}
 	if d > left {
-		s.giveBack(r, nil)
+		b.giveBack(nil)
 		return false
 	}
 	return true
 }
 
 // hold says in the row that the boot has not begun, and why if there is more to say.
-func (s *Starter) hold(r *run, why string) {
-	s.edit(r, func(m *balance.Machine) {
+func (b *boot) hold(why string) {
+	b.edit(func(m *balance.Machine) {
 		if m.State == balance.StateStarting {
 			m.Health, m.Recent = balance.HealthUnknown, true
 			if why != "" {
@@ -287,12 +330,10 @@ func (s *Starter) hold(r *run, why string) {
 }
 
 // created says that the boot has begun, if it has been held.
-func (s *Starter) created(r *run, held bool) {
-	s.mu.Lock()
-	s.calls.Learn(time.Since(r.began))
-	s.mu.Unlock()
+func (b *boot) created(held bool) {
+	b.s.learned.call(time.Since(b.began))
 	if held {
-		s.edit(r, func(m *balance.Machine) {
+		b.edit(func(m *balance.Machine) {
 			if m.State == balance.StateStarting {
 				m.Recent, m.Fault = false, ""
 			}
@@ -301,65 +342,134 @@ func (s *Starter) created(r *run, held bool) {
 }
 
 // giveBack ends a start that has not begun, without a failure: whoever still wants it asks again.
-func (s *Starter) giveBack(r *run, why error) {
-	if r.ctx.Err() != nil { // with Run, or since the machine has ended whatever the driver said
-		s.fail(r.m, r.gate, r.token, s.bootFault(r.ctx, r, nil))
+func (b *boot) giveBack(why error) {
+	if b.ctx.Err() != nil { // with Run, or since the machine has ended whatever the driver said
+		b.fail(b.fault(b.ctx, nil))
 		return
 	}
-	s.edit(r, func(m *balance.Machine) {
+	b.edit(func(m *balance.Machine) {
 		if m.Recent = false; why == errTurn {
 			m.Fault = ""
 		}
 	})
-	if r.gate.Exited(r.m.Epoch, false) && why != nil {
-		s.config.Trace.delayed(r.m, why, 0)
+	if b.gate.Exited(b.m.Epoch, false) && why != nil {
+		b.s.config.Trace.delayed(b.m, why, 0)
 	}
 }
 
-// callPatience returns how long a call of the driver may take before another machine is started
-// where nothing serves.
-func (s *Starter) callPatience() time.Duration {
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	if !s.calls.Known() {
-		return callDoubt
+// follow says in the row of a machine that boots, and in the trace, what it lacks, as long as ctx
+// lasts. Where it will never be ready, it ends the start by fail. What it says is health.Doubt's.
+func (b *boot) follow(ctx context.Context, fail context.CancelCauseFunc, kind boots.Kind) {
+	d := health.Doubt{
+		Addr: b.m.Addr, Began: b.began, Patience: b.s.learned.patience(b.run, kind),
+		Hung: b.s.learned.known(b.run).Hung,
 	}
-	return max(doubtMin, s.calls.Suspect())
+	now := time.Now()
+	d.Begin(now)
+	t := time.NewTimer(max(d.Wake().Sub(now), time.Millisecond))
+	defer t.Stop()
+	for {
+		select {
+		case <-ctx.Done():
+			return
+		case <-t.C:
+		}
+		var l *health.Look
+		if now = time.Now(); d.Due(now) {
+			l = b.look(ctx, now)
+		}
+		f := d.Step(now, l)
+		if ctx.Err() != nil {
+			return
+		}
+		if f.Failed != "" {
+			b.count(f)
+			fail(bootError(f.Failed))
+			return
+		}
+		if f.Overdue {
+			b.overdue(now.Sub(b.began))
+		}
+		if f.Why != "" {
+			b.count(f)
+			b.tell(ctx, now.Sub(b.began).Round(100*time.Millisecond), f)
+		}
+		t.Reset(max(time.Until(d.Wake()), time.Millisecond))
+	}
 }
 
-// doubtMin is how long no start is doubted: a host that is busy makes a quick boot late. It is half
-// of what a request waits at least, so that another machine may still come in time.
-const doubtMin = boots.WaitMin / 2
-
-// patience returns how long a start of r's machine may take before the row says that it does not
-// become healthy: what is suspect after all that this node has seen of the app, see
-// boots.Boots.Suspect. A resume may have to become a cold boot.
-func (s *Starter) patience(r *run, kind boots.Kind) time.Duration {
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	book := s.book(r)
-	d := max(
-		doubtMin, r.probe.check.Grace,
-		book.Of(boots.Key{Revision: r.m.Revision, Kind: boots.Cold}).Suspect(),
-	)
-	if kind == boots.Resume {
-		d = max(d, book.Of(boots.Key{Revision: r.m.Revision, Kind: boots.Resume}).Suspect())
+// look looks into a boot; nil when this node could not, which says nothing of the machine.
+func (b *boot) look(ctx context.Context, now time.Time) *health.Look {
+	err := b.last.get()
+	if oslimit.NoProcess(err) {
+		return nil
 	}
-	return d
+	l := &health.Look{
+		Found:   checkText(err, b.m.Addr),
+		Refused: b.probe.dials && b.condition(err) == health.ConditionRefused,
+		Seen:    health.Seen(b.s.calls.describe(ctx, b.m, describeMax)),
+		Known:   b.s.learned.known(b.run),
+	}
+	l.Took = time.Since(now)
+	return l
 }
 
-// doubt marks the row of a machine that has been starting for longer than its boots take: its
+// count keeps what has been found for the app's next boots.
+func (b *boot) count(f health.Finding) {
+	b.s.learned.count(b.run, func(k *boots.Book) {
+		k.Hung = max(k.Hung, f.Hung)
+		switch {
+		case f.Misplaced:
+			k.Misplaced++
+		case f.Doubted:
+			k.Doubted++
+		}
+	})
+}
+
+// tell says what the boot lacks.
+func (b *boot) tell(ctx context.Context, age time.Duration, f health.Finding) {
+	b.edit(func(m *balance.Machine) {
+		if m.State != balance.StateStarting || b.up.Load() || ctx.Err() != nil {
+			return
+		}
+		m.Fault = fmt.Sprintf("not ready after %v: %s", age, f.Why)
+		switch {
+		case f.Doubtful:
+			m.Health, m.Recent = balance.HealthFailing, false
+		case m.Doubtful:
+			m.Health = balance.HealthUnknown // it does something again
+		}
+		m.Doubtful = f.Doubtful
+	})
+	b.s.config.Trace.notReady(b.m, age, errors.New(f.Why))
+}
+
+// overdue marks the row of a machine that has been starting for longer than its boots take: its
 // checks fail, and that is not to be expected. It goes on starting, and its start may still end
 // well; but where nothing else serves, one other machine is started.
-func (s *Starter) doubt(r *run, began time.Time) {
+func (b *boot) overdue(age time.Duration) {
 	told := false
-	s.edit(r, func(m *balance.Machine) {
-		if told = m.State == balance.StateStarting && !r.up.Load(); told {
+	b.edit(func(m *balance.Machine) {
+		if told = m.State == balance.StateStarting && !b.up.Load(); told {
 			m.Health, m.Recent = balance.HealthFailing, false
 		}
 	})
 	if told {
-		took := time.Since(began).Round(time.Millisecond)
-		s.config.Trace.health(r.m, balance.HealthFailing, fmt.Errorf("not ready after %v", took))
+		err := fmt.Errorf("not ready after %v", age.Round(time.Millisecond))
+		b.s.config.Trace.health(b.m, balance.HealthFailing, err)
 	}
+}
+
+// checkText says what a look found, for people.
+func checkText(err error, addr string) string {
+	switch {
+	case err == nil:
+		return "nobody has said that it is ready"
+	case errors.Is(err, syscall.ECONNREFUSED):
+		return "connection refused at " + addr
+	case errors.Is(err, context.DeadlineExceeded):
+		return "no answer at " + addr
+	}
+	return err.Error()
 }

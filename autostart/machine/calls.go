@@ -7,25 +7,35 @@ import (
 	"sync"
 	"time"
 
-	"github.com/ebbkit/ebb/autostart/internal/contain"
+	"github.com/ebbkit/ebb/balance"
+)
+
+const (
+	// callMax bounds one call of the driver's Start, and of its List.
+	callMax = 30 * time.Second
+	// stopTimeout bounds the stop of a machine that failed to start.
+	stopTimeout = 10 * time.Second
+	// callPatience is how long a call is waited for that does not end with its context.
+	callPatience = time.Second
+)
+
+var (
+	errBlocked = errors.New("the driver did not come back")
+	errEarlier = errors.New("it has not come back from an earlier call")
+	errSlow    = errors.New("it was not started")
 )
 
 // bounded calls f in a goroutine of its own, makes a panic an error, and gives up on it when it is
 // not back some time after ctx has ended. That goroutine is then lost, with whatever blocks it.
-func (s *Starter) bounded(
-	ctx context.Context, patience time.Duration, f func(context.Context) error,
-) error {
+func bounded(ctx context.Context, f func(context.Context) error) error {
 	back := make(chan error, 1)
-	go func() {
-		_, err := contain.Call(func() (struct{}, error) { return struct{}{}, f(ctx) })
-		back <- err
-	}()
+	go func() { back <- contained(func() error { return f(ctx) }) }()
 	select {
 	case err := <-back:
 		return err
 	case <-ctx.Done():
 	}
-	t := time.NewTimer(patience)
+	t := time.NewTimer(callPatience)
 	defer t.Stop()
 	select {
 	case err := <-back:
@@ -35,29 +45,57 @@ func (s *Starter) bounded(
 	}
 }
 
-// callMax bounds one call of the driver's Start.
-const callMax = 30 * time.Second
+// contained calls f and returns its panic as an error: a driver's bug costs one machine.
+func contained(f func() error) (err error) {
+	defer func() {
+		if p := recover(); p != nil {
+			err = fmt.Errorf("panic: %v", p)
+		}
+	}()
+	return f()
+}
 
-var (
-	errBlocked = errors.New("the driver did not come back")
-	errEarlier = errors.New("it has not come back from an earlier call")
-	errSlow    = errors.New("it was not started")
-)
+// calls are the operations of a driver: one at a time for each machine.
+type calls struct {
+	driver Driver
 
-// driverStart calls the driver's Start. A driver that comes back after it has been given up finds
-// its machine stopped again.
-func (s *Starter) driverStart(ctx context.Context, h *hosted, r *run) (b Booting, err error) {
-	if !s.claim(h) {
+	mu   sync.Mutex
+	busy map[balance.MachineKey]bool // machines for which the driver has not come back
+}
+
+// claim notes that the driver is called for a machine. It is false while it is at it already.
+func (c *calls) claim(m balance.Machine) bool {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	if c.busy[m.Key()] {
+		return false
+	}
+	if c.busy == nil {
+		c.busy = map[balance.MachineKey]bool{}
+	}
+	c.busy[m.Key()] = true
+	return true
+}
+
+func (c *calls) release(m balance.Machine) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	delete(c.busy, m.Key())
+}
+
+// start calls the driver's Start. A driver that comes back after it has been given up finds its
+// machine stopped again.
+func (c *calls) start(ctx context.Context, m balance.Machine) (b Booting, err error) {
+	if !c.claim(m) {
 		return b, errEarlier
 	}
 	call, cancel := context.WithTimeout(ctx, callMax)
 	defer cancel()
 	var mu sync.Mutex
 	gone := false
-	m := r.m
-	err = s.bounded(call, time.Second, func(ctx context.Context) error {
-		defer s.unclaim(h)
-		got, err := s.driver.Start(ctx, m)
+	err = bounded(call, func(ctx context.Context) error {
+		defer c.release(m)
+		got, err := c.driver.Start(ctx, m)
 		mu.Lock()
 		late := gone
 		if !late {
@@ -65,7 +103,7 @@ func (s *Starter) driverStart(ctx context.Context, h *hosted, r *run) (b Booting
 		}
 		mu.Unlock()
 		if late && err == nil {
-			return s.driver.Stop(context.WithoutCancel(ctx), m)
+			return c.driver.Stop(context.WithoutCancel(ctx), m)
 		}
 		return err
 	})
@@ -83,36 +121,68 @@ func (s *Starter) driverStart(ctx context.Context, h *hosted, r *run) (b Booting
 	return b, nil
 }
 
-// claim notes that the driver is called for a machine: one call at a time.
-func (s *Starter) claim(h *hosted) bool {
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	if h.calling {
-		return false
+// stop calls the driver's Stop for a machine that has been claimed, and releases it. It goes on
+// when ctx ends.
+func (c *calls) stop(ctx context.Context, m balance.Machine) error {
+	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), stopTimeout)
+	defer cancel()
+	return bounded(ctx, func(ctx context.Context) error {
+		defer c.release(m)
+		return c.driver.Stop(ctx, m)
+	})
+}
+
+// inspect returns what is wrong with a machine, as far as the driver says.
+func (c *calls) inspect(ctx context.Context, m balance.Machine, limit time.Duration) error {
+	d, ok := c.driver.(Inspector)
+	if !ok {
+		return nil
 	}
-	h.calling = true
-	return true
+	ctx, cancel := context.WithTimeout(ctx, limit)
+	defer cancel()
+	err := bounded(ctx, func(ctx context.Context) error { return d.Inspect(ctx, m) })
+	if errors.Is(err, errors.ErrUnsupported) || errors.Is(err, errBlocked) {
+		return nil // it does not say
+	}
+	return err
 }
 
-func (s *Starter) unclaim(h *hosted) {
-	s.mu.Lock()
-	h.calling = false
-	s.mu.Unlock()
-}
-
-// abandon stops a machine that did not become ready, so that no credit is left while it may still
-// run, and fails its start.
-func (s *Starter) abandon(h *hosted, r *run, fault string) {
-	if _, exited := errors.AsType[*ended](context.Cause(r.ctx)); !exited && s.claim(h) {
-		ctx, cancel := context.WithTimeout(context.WithoutCancel(r.ctx), stopTimeout)
-		err := s.bounded(ctx, time.Second, func(ctx context.Context) error {
-			defer s.unclaim(h)
-			return s.driver.Stop(ctx, r.m)
-		})
-		cancel()
-		if err != nil {
-			fault += fmt.Sprintf("; and stopping it failed: %v", err)
+// describe returns what the driver sees of a machine, as far as it says.
+func (c *calls) describe(ctx context.Context, m balance.Machine, limit time.Duration) Description {
+	d, ok := c.driver.(Describer)
+	if !ok {
+		return Description{}
+	}
+	ctx, cancel := context.WithTimeout(ctx, limit)
+	defer cancel()
+	said := make(chan Description, 1) // a driver that is given up may still write here
+	err := bounded(ctx, func(ctx context.Context) error {
+		got, err := d.Describe(ctx, m)
+		if err == nil {
+			said <- got
 		}
+		return err
+	})
+	if err != nil {
+		return Description{}
 	}
-	s.fail(r.m, r.gate, r.token, fault)
+	return <-said
+}
+
+// list returns the machines that exist.
+func (c *calls) list(ctx context.Context, d Lister) ([]Running, error) {
+	ctx, cancel := context.WithTimeout(ctx, callMax)
+	defer cancel()
+	said := make(chan []Running, 1)
+	err := bounded(ctx, func(ctx context.Context) error {
+		got, err := d.List(ctx)
+		if err == nil {
+			said <- got
+		}
+		return err
+	})
+	if err != nil {
+		return nil, err
+	}
+	return <-said, nil
 }

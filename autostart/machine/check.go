@@ -12,7 +12,6 @@ import (
 	"strings"
 	"time"
 
-	"github.com/ebbkit/ebb/autostart/internal/contain"
 	"github.com/ebbkit/ebb/autostart/machine/internal/health"
 	"github.com/ebbkit/ebb/balance"
 )
@@ -117,8 +116,7 @@ func (p *prober) look(ctx context.Context, m balance.Machine) error {
 	ctx, cancel := context.WithTimeout(ctx, p.check.Timeout)
 	defer cancel()
 	if p.check.Func != nil {
-		_, err := contain.Call(func() (struct{}, error) { return struct{}{}, p.check.Func(ctx, m) })
-		return err
+		return contained(func() error { return p.check.Func(ctx, m) })
 	}
 	if len(p.check.Command) > 0 {
 		return p.run(ctx, m)

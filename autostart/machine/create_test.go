@@ -1,4 +1,4 @@
-package machine
+package machine_test
 
 import (
 	"context"
@@ -14,6 +14,7 @@ import (
 
 	"github.com/ebbkit/ebb/autostart"
 	"github.com/ebbkit/ebb/autostart/internal/autotest"
+	"github.com/ebbkit/ebb/autostart/machine"
 	"github.com/ebbkit/ebb/autostart/machine/internal/health"
 	"github.com/ebbkit/ebb/autostart/policy"
 	"github.com/ebbkit/ebb/balance"
@@ -39,7 +40,7 @@ type cloud struct {
 	most  int
 }
 
-func (c *cloud) Start(ctx context.Context, m balance.Machine) (Booting, error) {
+func (c *cloud) Start(ctx context.Context, m balance.Machine) (machine.Booting, error) {
 	c.mu.Lock()
 	c.n++
 	n := c.n
@@ -49,7 +50,7 @@ func (c *cloud) Start(ctx context.Context, m balance.Machine) (Booting, error) {
 	c.mu.Unlock()
 	// go.dev/issue/78156: timers of a bubble that are over when they begin break the race detector
 	if c.takes > 0 {
-		wait(ctx, c.takes)
+		pause(ctx, c.takes)
 	}
 	err := ctx.Err()
 	if err == nil && c.start != nil {
@@ -59,7 +60,7 @@ func (c *cloud) Start(ctx context.Context, m balance.Machine) (Booting, error) {
 	c.under--
 	c.mu.Unlock()
 	if err != nil {
-		return Booting{}, err
+		return machine.Booting{}, err
 	}
 	return c.fakeDriver.Start(ctx, m)
 }
@@ -67,7 +68,7 @@ func (c *cloud) Start(ctx context.Context, m balance.Machine) (Booting, error) {
 // storm is a node with many apps that sleep, and one request for each at once.
 type storm struct {
 	fleet *balance.Fleet
-	s     *Starter
+	s     *machine.Starter
 	a     *autostart.Autostart
 	stop  func()
 
@@ -77,7 +78,7 @@ type storm struct {
 }
 
 func newStorm(
-	t *testing.T, d Driver, check func(context.Context, balance.Machine) error, sc Config,
+	t *testing.T, d machine.Driver, check func(context.Context, balance.Machine) error, sc machine.Config,
 	apps, machines int,
 ) *storm {
 	t.Helper()
@@ -100,7 +101,7 @@ func newStorm(
 		}
 	}
 	var err error
-	if w.s, err = NewStarter(w.fleet, d, sc); err != nil {
+	if w.s, err = machine.NewStarter(w.fleet, d, sc); err != nil {
 		t.Fatal(err)
 	}
 	decided := func(d policy.Decision) {
@@ -165,7 +166,7 @@ func limited(rate int, after time.Duration) func(context.Context, call) error {
 			second, used = s, 0
 		}
 		if used++; used > int64(rate) {
-			return TryAgain{After: after, Err: errors.New("429 Too Many Requests")}
+			return machine.TryAgain{After: after, Err: errors.New("429 Too Many Requests")}
 		}
 		return nil
 	}
@@ -197,16 +198,16 @@ func TestPassingErrorsCostNoRequest(t *testing.T) {
 		}, 20 * sec},
 		{"the interface is down for a while", 1, func(context.Context, call) error {
 			if up := time.Date(2000, 1, 1, 0, 1, 0, 0, time.UTC); time.Now().Before(up) {
-				return TryAgain{Err: errors.New("503 Service Unavailable")}
+				return machine.TryAgain{Err: errors.New("503 Service Unavailable")}
 			}
 			return nil
 		}, 80 * sec},
 	} {
 		t.Run(tc.name, func(t *testing.T) {
 			synctest.Test(t, func(t *testing.T) {
-				const apps = 200
+				const apps = 80
 				d := &cloud{fakeDriver: newFakeDriver(), takes: 200 * time.Millisecond, start: tc.start}
-				w := newStorm(t, d, d.check, Config{}, apps, tc.machines)
+				w := newStorm(t, d, d.check, machine.Config{}, apps, tc.machines)
 				defer w.stop()
 				began := time.Now()
 				if errs := w.ask(t, apps); len(errs) > 0 {
@@ -249,12 +250,12 @@ func TestStartsBeginInOrder(t *testing.T) {
 		d := &cloud{fakeDriver: newFakeDriver(), takes: sec}
 		d.start = func(_ context.Context, c call) error {
 			if c.n == 1 {
-				return TryAgain{After: 500 * time.Millisecond}
+				return machine.TryAgain{After: 500 * time.Millisecond}
 			}
 			return nil
 		}
 		hs := make([]habits, 8)
-		r := newRigWith(t, d.fakeDriver, d, Config{Parallel: 1}, hs...)
+		r := newRigWith(t, d.fakeDriver, d, machine.Config{Parallel: 1}, hs...)
 		defer r.stop()
 		for i := range hs {
 			r.start(balance.MachineID(fmt.Sprintf("m%d", i)))
@@ -291,12 +292,12 @@ func TestStartsBeginInOrder(t *testing.T) {
 func TestTurnsWhileMachinesBoot(t *testing.T) {
 	for boot, want := range map[time.Duration]time.Duration{
 		500 * time.Millisecond: 4 * 500 * time.Millisecond, // one after the other
-		time.Hour:              3 * turnMax,
+		time.Hour:              3 * machine.TurnMax,
 	} {
 		synctest.Test(t, func(t *testing.T) {
 			d := &cloud{fakeDriver: newFakeDriver()}
 			hs := []habits{{boot: boot}, {boot: boot}, {boot: boot}, {boot: boot}}
-			r := newRigWith(t, d.fakeDriver, d, Config{Parallel: 1}, hs...)
+			r := newRigWith(t, d.fakeDriver, d, machine.Config{Parallel: 1}, hs...)
 			began := time.Now()
 			for i := range hs {
 				r.start(balance.MachineID(fmt.Sprintf("m%d", i)))
@@ -335,16 +336,16 @@ func TestHangingCallCostsItsStart(t *testing.T) {
 					}
 					return errors.New("it has hung")
 				}
-				w := newStorm(t, d, d.check, Config{}, 1, 2)
+				w := newStorm(t, d, d.check, machine.Config{}, 1, 2)
 				defer w.stop()
 				began := time.Now()
 				if errs := w.ask(t, 1); len(errs) > 0 {
 					t.Fatal(errs[0])
 				}
-				if took := time.Since(began); took > callDoubt+sec {
-					t.Errorf("served after %v, want soon after %v", took, callDoubt)
+				if took := time.Since(began); took > machine.CallDoubt+sec {
+					t.Errorf("served after %v, want soon after %v", took, machine.CallDoubt)
 				}
-				time.Sleep(callMax)
+				time.Sleep(machine.CallMax)
 				rows, _ := w.fleet.App("app000")
 				m, _ := rows.Machine(d.order[0])
 				if m.State != balance.StateFailed || !strings.Contains(m.Fault, "30s") {
@@ -362,11 +363,11 @@ func TestTryAgainAfter(t *testing.T) {
 		d := &cloud{fakeDriver: newFakeDriver()}
 		d.start = func(_ context.Context, c call) error {
 			if c.n == 1 {
-				return TryAgain{After: 50 * sec, Err: errors.New("no machines to be had")}
+				return machine.TryAgain{After: 50 * sec, Err: errors.New("no machines to be had")}
 			}
 			return nil
 		}
-		w := newStorm(t, d, d.check, Config{}, 1, 1)
+		w := newStorm(t, d, d.check, machine.Config{}, 1, 1)
 		defer w.stop()
 		began := time.Now()
 		ctx, cancel := context.WithTimeout(t.Context(), 5*sec)
@@ -402,7 +403,7 @@ func TestErrorThatStays(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		d := &cloud{fakeDriver: newFakeDriver()}
 		d.start = func(context.Context, call) error { return errors.New("no such image") }
-		w := newStorm(t, d, d.check, Config{}, 1, 1)
+		w := newStorm(t, d, d.check, machine.Config{}, 1, 1)
 		defer w.stop()
 		errs := w.ask(t, 1)
 		if len(errs) != 1 || !errors.Is(errs[0], autostart.ErrStart) ||

@@ -1,4 +1,4 @@
-package machine
+package machine_test
 
 import (
 	"context"
@@ -11,6 +11,7 @@ import (
 	"time"
 
 	"github.com/ebbkit/ebb/autostart"
+	"github.com/ebbkit/ebb/autostart/machine"
 	"github.com/ebbkit/ebb/autostart/machine/internal/health"
 	"github.com/ebbkit/ebb/balance"
 	"github.com/google/go-cmp/cmp"
@@ -29,7 +30,7 @@ type seeing struct {
 }
 
 // Start implements Driver.
-func (d *seeing) Start(ctx context.Context, m balance.Machine) (Booting, error) {
+func (d *seeing) Start(ctx context.Context, m balance.Machine) (machine.Booting, error) {
 	d.mu.Lock()
 	if delete(d.begun, m.ID); d.broken {
 		d.begun[m.ID] = time.Now()
@@ -45,19 +46,19 @@ func (d *seeing) see(output string, listens ...string) {
 }
 
 // Describe implements Describer.
-func (d *seeing) Describe(_ context.Context, m balance.Machine) (Description, error) {
+func (d *seeing) Describe(_ context.Context, m balance.Machine) (machine.Description, error) {
 	d.mu.Lock()
 	defer d.mu.Unlock()
 	if d.begun != nil {
 		began, broken := d.begun[m.ID]
 		if !broken {
-			return Description{Known: true}, nil
+			return machine.Description{Known: true}, nil
 		}
-		return Description{
+		return machine.Description{
 			Listens: d.listens, Known: true, Idle: time.Since(began), Output: d.output,
 		}, nil
 	}
-	return Description{Listens: d.listens, Known: true, Output: d.output}, d.err
+	return machine.Description{Listens: d.listens, Known: true, Output: d.output}, d.err
 }
 
 func TestDiagnosisOfABoot(t *testing.T) {
@@ -70,45 +71,44 @@ func TestDiagnosisOfABoot(t *testing.T) {
 	for _, tc := range []struct {
 		name   string
 		habits habits
-		config Config
+		config machine.Config
 		dials  bool // the check is one of the machine's address
 		steps  []step
 		events []string
 	}{
-		{"it comes up before anybody asks", habits{boot: 4 * sec}, Config{}, true, []step{{4500 * time.Millisecond, "", "", ""}}, []string{"ready m0 cold 4s"}},
-		{"it listens nowhere", habits{boot: 7 * sec}, Config{}, true, []step{
+		{"it comes up before anybody asks", habits{boot: 4 * sec}, machine.Config{}, true, []step{{4500 * time.Millisecond, "", "", ""}}, []string{"ready m0 cold 4s"}},
+		{"it listens nowhere", habits{boot: 7 * sec}, machine.Config{}, true, []step{
 			{4 * sec, "", "", ""},
-			{6 * sec, "", "", "not ready after 5s: connection refused at host:80; it listens nowhere"},
+			{6 * sec, "", "", "not ready after 5s: connection refused at m0.web:80; it listens nowhere"},
 			{8 * sec, "", "", ""},
-		}, []string{"m0 not ready after 5s: connection refused at host:80; it listens nowhere", "ready m0 cold 7s"}},
-		{"what it says last, and then where it listens", habits{boot: time.Hour}, Config{}, false, []step{
-			{6 * sec, "cannot open config", "", "not ready after 5s: connection refused at host:80; it listens nowhere; it last wrote: cannot open config"},
-			{11 * sec, "still cannot open config", "", "not ready after 5s: connection refused at host:80; it listens nowhere; it last wrote: cannot open config"},
-			{16 * sec, "", "[::1]:80", "not ready after 12.5s: connection refused at host:80; it listens at [::1]:80"},
+		}, []string{"m0 not ready after 5s: connection refused at m0.web:80; it listens nowhere", "ready m0 cold 7s"}},
+		{"what it says last, and then where it listens", habits{boot: time.Hour}, machine.Config{}, false, []step{
+			{6 * sec, "cannot open config", "", "not ready after 5s: connection refused at m0.web:80; it listens nowhere; it last wrote: cannot open config"},
+			{11 * sec, "still cannot open config", "", "not ready after 5s: connection refused at m0.web:80; it listens nowhere; it last wrote: cannot open config"},
+			{16 * sec, "", "[::1]:80", "not ready after 12.5s: connection refused at m0.web:80; it listens at [::1]:80"},
 		}, []string{
-			"m0 not ready after 5s: connection refused at host:80; it listens nowhere; it last wrote: cannot open config",
-			"m0 not ready after 12.5s: connection refused at host:80; it listens at [::1]:80",
+			"m0 not ready after 5s: connection refused at m0.web:80; it listens nowhere; it last wrote: cannot open config",
+			"m0 not ready after 12.5s: connection refused at m0.web:80; it listens at [::1]:80",
 		}},
-		{"it listens elsewhere, and not where it should", habits{boot: time.Hour}, Config{}, true, []step{
+		{"it listens elsewhere, and not where it should", habits{boot: time.Hour}, machine.Config{}, true, []step{
 			{2250 * time.Millisecond, "", "0.0.0.0:8080", ""},
-			{3500 * time.Millisecond, "", "0.0.0.0:8080", "it listens at 0.0.0.0:8080 and not at host:80: make it listen there, or set App.BootHint if that takes longer"},
-		}, []string{"failed m0: it listens at 0.0.0.0:8080 and not at host:80: make it listen there, or set App.BootHint if that takes longer"}},
-		{"other checks may pass all the same", habits{boot: 8 * sec}, Config{}, false, []step{
-			{6 * sec, "", "0.0.0.0:8080", "not ready after 5s: connection refused at host:80; it listens at 0.0.0.0:8080"},
+			{3500 * time.Millisecond, "", "0.0.0.0:8080", "it listens at 0.0.0.0:8080 and not at m0.web:80: make it listen there, or set App.BootHint if that takes longer"},
+		}, []string{"failed m0: it listens at 0.0.0.0:8080 and not at m0.web:80: make it listen there, or set App.BootHint if that takes longer"}},
+		{"other checks may pass all the same", habits{boot: 8 * sec}, machine.Config{}, false, []step{
+			{6 * sec, "", "0.0.0.0:8080", "not ready after 5s: connection refused at m0.web:80; it listens at 0.0.0.0:8080"},
 			{9 * sec, "", "0.0.0.0:8080", ""},
-		}, []string{"m0 not ready after 5s: connection refused at host:80; it listens at 0.0.0.0:8080", "ready m0 cold 8s"}},
-		{"a grace", habits{boot: 12 * sec}, Config{Check: Check{Grace: 20 * sec}}, true, []step{
-			{11 * sec, "", "0.0.0.0:8080", "not ready after 5s: connection refused at host:80; it listens at 0.0.0.0:8080"},
+		}, []string{"m0 not ready after 5s: connection refused at m0.web:80; it listens at 0.0.0.0:8080", "ready m0 cold 8s"}},
+		{"a grace", habits{boot: 12 * sec}, machine.Config{Check: machine.Check{Grace: 20 * sec}}, true, []step{
+			{11 * sec, "", "0.0.0.0:8080", "not ready after 5s: connection refused at m0.web:80; it listens at 0.0.0.0:8080"},
 			{13 * sec, "", "0.0.0.0:8080", ""},
-		}, []string{"m0 not ready after 5s: connection refused at host:80; it listens at 0.0.0.0:8080", "ready m0 cold 12s"}},
+		}, []string{"m0 not ready after 5s: connection refused at m0.web:80; it listens at 0.0.0.0:8080", "ready m0 cold 12s"}},
 	} {
 		t.Run(tc.name, func(t *testing.T) {
 			synctest.Test(t, func(t *testing.T) {
 				d := &seeing{fakeDriver: newFakeDriver()}
-				tc.config.RestartAfter = -1
 				r := newRigWith(t, d.fakeDriver, d, tc.config, tc.habits)
-				r.s.probe.dials = tc.dials
-				r.fleet.Apply(balance.PutApp{App: balance.App{ID: "web", BootHint: tc.config.Check.Grace / 2}})
+				r.s.Dials(tc.dials)
+				r.fleet.Apply(balance.PutApp{App: balance.App{ID: "web", BootHint: tc.config.Check.Grace / 2, RestartAfter: -1}})
 				d.see(tc.steps[0].output, strings.Fields(tc.steps[0].listens)...)
 				r.start("m0")
 				began := time.Now()
@@ -137,9 +137,10 @@ func TestPortsThatAreOpenBeforeTheRightOne(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		d := &seeing{fakeDriver: newFakeDriver()}
 		d.see("", "127.0.0.1:9090")
-		r := newRigWith(t, d.fakeDriver, d, Config{RestartAfter: -1}, habits{boot: 20 * sec})
+		r := newRigWith(t, d.fakeDriver, d, machine.Config{}, habits{boot: 20 * sec})
+		r.restartAfter(-1)
 		defer r.stop()
-		r.s.probe.dials = true
+		r.s.Dials(true)
 		starts := 0
 		for ; r.row("m0").State != balance.StateStarted && starts < 10; starts++ {
 			r.start("m0")
@@ -149,7 +150,7 @@ func TestPortsThatAreOpenBeforeTheRightOne(t *testing.T) {
 			t.Errorf("it came up at start %d, want the first that is given longer than 20 s", starts)
 		}
 		for range 3 {
-			r.d.crash("m0", Exit{Code: 1})
+			r.d.crash("m0", machine.Exit{Code: 1})
 			synctest.Wait()
 			r.start("m0")
 			time.Sleep(21 * sec)
@@ -165,12 +166,12 @@ func TestDescribeThatFails(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		d := &seeing{fakeDriver: newFakeDriver(), err: errors.New("no")}
 		d.see("", "127.0.0.1:9090")
-		r := newRigWith(t, d.fakeDriver, d, Config{}, habits{boot: 6 * sec})
+		r := newRigWith(t, d.fakeDriver, d, machine.Config{}, habits{boot: 6 * sec})
 		defer r.stop()
-		r.s.probe.dials = true
+		r.s.Dials(true)
 		r.start("m0")
 		time.Sleep(5500 * time.Millisecond)
-		if m := r.row("m0"); m.Fault != "not ready after 5s: connection refused at host:80" {
+		if m := r.row("m0"); m.Fault != "not ready after 5s: connection refused at m0.web:80" {
 			t.Errorf("the row says %q", m.Fault)
 		}
 		time.Sleep(sec)
@@ -183,11 +184,11 @@ func TestDescribeThatFails(t *testing.T) {
 // A request that has waited in vain is told what its machine lacks.
 func TestClientLearnsWhatTheBootLacks(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
-		n := newNode(t, balance.App{BootHint: sec}, Config{}, habits{boot: time.Hour})
+		n := newNode(t, balance.App{BootHint: sec}, machine.Config{}, habits{boot: time.Hour})
 		defer n.stop()
 		_, _, err := n.get()
 		class(t, err, autostart.ErrPatience, true)
-		if want := "machine m0: not ready after 5s: connection refused at host:80"; !strings.Contains(
+		if want := "machine m0: not ready after 5s: connection refused at m0.web:80"; !strings.Contains(
 			err.Error(), want,
 		) {
 			t.Errorf("error %q, want it to say %q", err, want)
@@ -201,26 +202,26 @@ func TestCheckOfAnApp(t *testing.T) {
 		var mu sync.Mutex
 		looks := map[balance.AppID]int{}
 		d := newFakeDriver()
-		check := func(every time.Duration) Check {
-			return Check{Every: every, Func: func(ctx context.Context, m balance.Machine) error {
+		check := func(every time.Duration) machine.Check {
+			return machine.Check{Every: every, Func: func(ctx context.Context, m balance.Machine) error {
 				mu.Lock()
 				defer mu.Unlock()
 				looks[m.App]++
 				return d.check(ctx, m)
 			}}
 		}
-		of := func(a balance.App) Check {
+		of := func(a balance.App) machine.Check {
 			switch a.ID {
 			case "web":
 				return check(5 * sec)
 			case "api":
 				return check(time.Duration(a.Limits.Soft) * sec)
 			case "mad":
-				return Check{Timeout: -sec}
+				return machine.Check{Timeout: -sec}
 			}
 			panic("no such app")
 		}
-		r := newRigWith(t, d, d, Config{CheckOf: of, Check: check(sec)}, habits{})
+		r := newRigWith(t, d, d, machine.Config{CheckOf: of, Check: check(sec)}, habits{})
 		defer r.stop()
 		for _, app := range []balance.AppID{"api", "mad", "odd"} {
 			r.fleet.Apply(balance.PutApp{App: balance.App{ID: app, Limits: balance.Limits{Soft: 10}}})

@@ -1,4 +1,4 @@
-package machine
+package machine_test
 
 import (
 	"context"
@@ -10,6 +10,7 @@ import (
 	"time"
 
 	"github.com/ebbkit/ebb/autostart"
+	"github.com/ebbkit/ebb/autostart/machine"
 	"github.com/ebbkit/ebb/autostart/policy"
 	"github.com/ebbkit/ebb/balance"
 )
@@ -29,13 +30,13 @@ func TestStartIsDoubtedWhenItTakesTooLong(t *testing.T) {
 		{"it beats a shorter hint", 4 * sec, []habits{{boot: 10 * sec}}, habits{boot: time.Hour}, 20 * sec},
 		{"in time", 20 * sec, nil, habits{boot: 39 * sec}, 0},
 		{"late, and well in the end", 20 * sec, nil, habits{boot: 60 * sec}, 40 * sec},
-		{"it ends before", 20 * sec, nil, habits{boot: time.Hour, ends: 39 * sec, end: Exit{Code: 1}}, 0},
-		{"a resume may become a cold boot", 20 * sec, []habits{{boot: 100 * sec}}, habits{boot: time.Hour, kind: BootResume}, 200 * sec},
-		{"nor is a resume doubted sooner than a cold boot", 0, []habits{{boot: 30 * sec}, {boot: sec, kind: BootResume}}, habits{boot: time.Hour, kind: BootResume}, 60 * sec},
+		{"it ends before", 20 * sec, nil, habits{boot: time.Hour, ends: 39 * sec, end: machine.Exit{Code: 1}}, 0},
+		{"a resume may become a cold boot", 20 * sec, []habits{{boot: 100 * sec}}, habits{boot: time.Hour, resumes: true}, 200 * sec},
+		{"nor is a resume doubted sooner than a cold boot", 0, []habits{{boot: 30 * sec}, {boot: sec, resumes: true}}, habits{boot: time.Hour, resumes: true}, 60 * sec},
 	} {
 		t.Run(tc.name, func(t *testing.T) {
 			synctest.Test(t, func(t *testing.T) {
-				r := newRig(t, Config{}, tc.slow, habits{})
+				r := newRig(t, machine.Config{}, tc.slow, habits{})
 				defer r.stop()
 				r.fleet.Apply(balance.PutApp{App: balance.App{ID: "web", BootHint: tc.hint}})
 				for _, h := range tc.past {
@@ -44,7 +45,7 @@ func TestStartIsDoubtedWhenItTakesTooLong(t *testing.T) {
 					r.d.mu.Unlock()
 					r.start("m1")
 					time.Sleep(h.boot + h.boot/100)
-					r.d.crash("m1", Exit{Code: 1})
+					r.d.crash("m1", machine.Exit{Code: 1})
 					synctest.Wait()
 				}
 				r.start("m0")
@@ -81,7 +82,7 @@ func TestMachineThatNeverGetsHealthy(t *testing.T) {
 			app := balance.App{
 				ID: "web", Autostart: true, BootHint: 5 * sec, Limits: balance.Limits{Soft: 50, Hard: 60},
 			}
-			r := newRig(t, Config{}, habits{}, habits{}, habits{})
+			r := newRig(t, machine.Config{}, habits{}, habits{}, habits{})
 			order := canonical("web", 3)
 			r.d.habits[order[0]] = habits{boot: 24 * time.Hour}
 			r.d.habits[order[1]] = habits{boot: 3 * sec}
@@ -161,9 +162,10 @@ func TestBrokenAppIsNamedWithinSixSecondsAndCured(t *testing.T) {
 				for i := range hs {
 					hs[i].boot = tc.boot
 				}
-				r := newRigWith(t, d.fakeDriver, d, Config{RestartAfter: -1}, hs...)
+				r := newRigWith(t, d.fakeDriver, d, machine.Config{}, hs...)
+				r.restartAfter(-1)
 				defer r.stop()
-				r.s.probe.dials = true
+				r.s.Dials(true)
 				r.fleet.Apply(balance.PutApp{App: balance.App{ID: "web", Autostart: true, BootHint: tc.hint}})
 				b, err := balance.New(r.fleet, balance.Config{})
 				if err != nil {

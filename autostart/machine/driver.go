@@ -7,7 +7,6 @@ import (
 	"time"
 
 	"github.com/ebbkit/ebb/balance"
-	"github.com/ebbkit/ebb/internal/enum"
 )
 
 // Driver makes machines run. Only the machine's owner calls it, one operation per machine at a
@@ -85,29 +84,10 @@ type Description struct {
 	Output string
 }
 
-// BootKind tells a cold boot from a resume; their durations are learned apart.
-type BootKind uint8
-
-// The kinds of boot.
-const (
-	BootCold BootKind = iota
-	BootResume
-)
-
-var bootKindNames = [...]string{"cold", "resume"}
-
-// String returns "cold" or "resume".
-func (k BootKind) String() string {
-	if k == BootResume {
-		return "resume"
-	}
-	return "cold"
-}
-
 // Booting is what a driver knows when a machine has begun to boot.
 type Booting struct {
-	Addr string   // host:port where the machine will listen
-	Kind BootKind // whether it boots cold or resumes
+	Addr    string // host:port where the machine will listen
+	Resumed bool   // it was suspended, and goes on; else it boots
 }
 
 // Exit is the end of a machine.
@@ -158,17 +138,4 @@ func passing(err error) (after time.Duration, ok bool) {
 		return e.After, true
 	}
 	return 0, false
-}
-
-// The text forms of enums: their names, in JSON, flags and logs alike. Each reads back what it
-// writes.
-
-// MarshalText returns the kind of boot's name; a value without one is an error.
-func (k BootKind) MarshalText() ([]byte, error) {
-	return enum.Marshal("machine: kind of boot", bootKindNames[:], uint8(k))
-}
-
-// UnmarshalText is the inverse of [BootKind.MarshalText]; the error lists the names.
-func (k *BootKind) UnmarshalText(text []byte) error {
-	return enum.Unmarshal(k, "machine: kind of boot", bootKindNames[:], text)
 }

@@ -74,7 +74,7 @@ func ExampleStarter() {
 		machine.Config{
 			Check: machine.Check{Func: fake.Check},
 			Trace: machine.Trace{
-				Ready: func(m balance.Machine, kind machine.BootKind, _ time.Duration) { ready <- m.ID },
+				Ready: func(m balance.Machine, resumed bool, _ time.Duration) { ready <- m.ID },
 			},
 		},
 	)

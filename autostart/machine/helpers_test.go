@@ -1,6 +1,7 @@
-package machine
+package machine_test
 
 import (
+	"context"
 	"errors"
 	"fmt"
 	"slices"
@@ -32,5 +33,15 @@ func class(t *testing.T, err, want error, after bool) {
 	e, ok := errors.AsType[*autostart.Error](err)
 	if !ok || !errors.Is(err, want) || after != (e.RetryAfter() > 0) {
 		t.Errorf("error %v, retry after %v; want %v", err, e.RetryAfter(), want)
+	}
+}
+
+// pause returns after d, or when ctx ends.
+func pause(ctx context.Context, d time.Duration) {
+	t := time.NewTimer(d)
+	defer t.Stop()
+	select {
+	case <-ctx.Done():
+	case <-t.C:
 	}
 }

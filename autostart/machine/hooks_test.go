@@ -1,4 +1,4 @@
-package machine
+package machine_test
 
 import (
 	"context"
@@ -8,6 +8,7 @@ import (
 	"time"
 
 	"github.com/ebbkit/ebb/autostart/internal/autotest"
+	"github.com/ebbkit/ebb/autostart/machine"
 	"github.com/ebbkit/ebb/balance"
 )
 
@@ -17,7 +18,7 @@ type hookedDriver struct {
 	h *autotest.Hooks
 }
 
-func (d hookedDriver) Start(ctx context.Context, m balance.Machine) (Booting, error) {
+func (d hookedDriver) Start(ctx context.Context, m balance.Machine) (machine.Booting, error) {
 	d.h.Call("Driver.Start")
 	return d.fakeDriver.Start(ctx, m)
 }
@@ -27,7 +28,7 @@ func (d hookedDriver) Stop(ctx context.Context, m balance.Machine) error {
 	return d.fakeDriver.Stop(ctx, m)
 }
 
-func (d hookedDriver) Watch(ctx context.Context, exited func(Exit)) error {
+func (d hookedDriver) Watch(ctx context.Context, exited func(machine.Exit)) error {
 	d.h.Call("Driver.Watch")
 	return d.fakeDriver.Watch(ctx, exited)
 }
@@ -46,23 +47,23 @@ func TestStarterHooksMayCallBack(t *testing.T) {
 			t.Fatal(err)
 		}
 		d := hookedDriver{newFakeDriver(), h}
-		for id, of := range map[balance.MachineID]habits{"m0": {}, "m1": {ends: time.Minute, end: Exit{Code: 1}}, "m2": {boot: time.Hour}} {
+		for id, of := range map[balance.MachineID]habits{"m0": {}, "m1": {ends: time.Minute, end: machine.Exit{Code: 1}}, "m2": {boot: time.Hour}} {
 			d.habits[id] = of
 			if _, err := f.Host(balance.Machine{ID: id, App: "web", Region: "nrt"}); err != nil {
 				t.Fatal(err)
 			}
 		}
-		s, err := NewStarter(f, d, Config{
+		s, err := machine.NewStarter(f, d, machine.Config{
 			BootCap: time.Minute,
-			Check: Check{Every: time.Second, Func: func(ctx context.Context, m balance.Machine) error {
+			Check: machine.Check{Every: time.Second, Func: func(ctx context.Context, m balance.Machine) error {
 				h.Call("Check.Func")
 				return d.check(ctx, m)
 			}},
-			Trace: Trace{
+			Trace: machine.Trace{
 				Starting: func(balance.Machine) { h.Call("StarterTrace.Starting") },
-				Ready:    func(balance.Machine, BootKind, time.Duration) { h.Call("StarterTrace.Ready") },
+				Ready:    func(balance.Machine, bool, time.Duration) { h.Call("StarterTrace.Ready") },
 				Failed:   func(balance.Machine) { h.Call("StarterTrace.Failed") },
-				Exited:   func(balance.Machine, Exit) { h.Call("StarterTrace.Exited") },
+				Exited:   func(balance.Machine, machine.Exit) { h.Call("StarterTrace.Exited") },
 				Health:   func(balance.Machine, balance.Health, error) { h.Call("StarterTrace.Health") },
 			},
 		})
@@ -88,9 +89,7 @@ func TestStarterHooksMayCallBack(t *testing.T) {
 			}
 		}
 		time.Sleep(10 * time.Minute)
-		d.mu.Lock()
-		d.running["m0"].sick = true
-		d.mu.Unlock()
+		d.sicken("m0", true)
 		time.Sleep(time.Minute)
 		stop()
 		if err := <-ended; err != nil {

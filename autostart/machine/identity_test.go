@@ -1,4 +1,4 @@
-package machine
+package machine_test
 
 import (
 	"context"
@@ -6,25 +6,26 @@ import (
 	"testing/synctest"
 	"time"
 
+	"github.com/ebbkit/ebb/autostart/machine"
 	"github.com/ebbkit/ebb/balance"
 )
 
 // obliging is a driver whose machines boot in no time and end when the test says so.
-type obliging struct{ exited func(Exit) }
+type obliging struct{ exited func(machine.Exit) }
 
-func (*obliging) Start(context.Context, balance.Machine) (Booting, error) {
-	return Booting{Addr: "host:80"}, nil
+func (*obliging) Start(context.Context, balance.Machine) (machine.Booting, error) {
+	return machine.Booting{Addr: "m0.web:80"}, nil
 }
 func (*obliging) Stop(context.Context, balance.Machine) error    { return nil }
 func (*obliging) Suspend(context.Context, balance.Machine) error { return nil }
-func (o *obliging) Watch(ctx context.Context, exited func(Exit)) error {
+func (o *obliging) Watch(ctx context.Context, exited func(machine.Exit)) error {
 	o.exited = exited
 	<-ctx.Done()
 	return nil
 }
 
 // shareID returns the owner of two apps whose machines have the same ID.
-func shareID(t *testing.T, c Config) (*balance.Fleet, *Starter, *obliging) {
+func shareID(t *testing.T, c machine.Config) (*balance.Fleet, *machine.Starter, *obliging) {
 	f, err := balance.NewFleet(balance.FleetConfig{Node: "n", Region: "nrt"})
 	if err != nil {
 		t.Fatal(err)
@@ -35,7 +36,7 @@ func shareID(t *testing.T, c Config) (*balance.Fleet, *Starter, *obliging) {
 		}
 	}
 	d := &obliging{}
-	s, err := NewStarter(f, d, c)
+	s, err := machine.NewStarter(f, d, c)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -54,7 +55,7 @@ func rowOf(t *testing.T, f *balance.Fleet, app balance.AppID) balance.Machine {
 	return m
 }
 
-func startBoth(t *testing.T, f *balance.Fleet, s *Starter) {
+func startBoth(t *testing.T, f *balance.Fleet, s *machine.Starter) {
 	t.Helper()
 	for _, app := range []balance.AppID{"a", "b"} {
 		if answer, err := s.Start(t.Context(), rowOf(t, f, app)); err != nil ||
@@ -70,11 +71,11 @@ func startBoth(t *testing.T, f *balance.Fleet, s *Starter) {
 func TestAnExitIsOfOneAppsMachine(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		f, s, d := shareID(
-			t, Config{Check: Check{Func: func(context.Context, balance.Machine) error { return nil }}},
+			t, machine.Config{Check: machine.Check{Func: func(context.Context, balance.Machine) error { return nil }}},
 		)
 		startBoth(t, f, s)
 		for _, app := range []balance.AppID{"a", "b"} {
-			d.exited(Exit{App: app, ID: "m1", Epoch: 1, Code: 1, Reason: "crash of " + string(app)})
+			d.exited(machine.Exit{App: app, ID: "m1", Epoch: 1, Code: 1, Reason: "crash of " + string(app)})
 			synctest.Wait()
 			if m := rowOf(t, f, app); m.State != balance.StateFailed || m.Fault != "crash of "+string(app) {
 				t.Errorf("%v is %v (%q) after its crash", m.Key(), m.State, m.Fault)
@@ -92,7 +93,7 @@ func TestAnExitIsOfOneAppsMachine(t *testing.T) {
 func TestARememberedStartIsOfOneAppsMachine(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		f, s, _ := shareID(
-			t, Config{Check: Check{Func: func(context.Context, balance.Machine) error { return nil }}},
+			t, machine.Config{Check: machine.Check{Func: func(context.Context, balance.Machine) error { return nil }}},
 		)
 		startBoth(t, f, s)
 		g := f.Gate("b", "m1")
@@ -116,8 +117,8 @@ func TestARememberedStartIsOfOneAppsMachine(t *testing.T) {
 // What is pushed about one app's machine does not make another app's ready.
 func TestAWordIsOfOneAppsMachine(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
-		var p Push
-		f, s, _ := shareID(t, Config{Readiness: &p})
+		var p machine.Push
+		f, s, _ := shareID(t, machine.Config{Readiness: &p})
 		startBoth(t, f, s)
 		p.Ready("a", "m1", 1)
 		time.Sleep(time.Second)

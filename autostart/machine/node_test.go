@@ -1,4 +1,4 @@
-package machine
+package machine_test
 
 import (
 	"context"
@@ -9,6 +9,7 @@ import (
 	"time"
 
 	"github.com/ebbkit/ebb/autostart"
+	"github.com/ebbkit/ebb/autostart/machine"
 	"github.com/ebbkit/ebb/balance"
 	"github.com/ebbkit/ebb/downscale"
 )
@@ -38,7 +39,7 @@ func TestRequestDuringASlowStop(t *testing.T) {
 				for i := range hs {
 					hs[i] = habits{boot: boot, stops: tc.stop}
 				}
-				n := newNode(t, balance.App{KeepAlive: sec}, Config{}, hs...)
+				n := newNode(t, balance.App{KeepAlive: sec}, machine.Config{}, hs...)
 				defer n.stop()
 				first := canonical("web", tc.machines)[0]
 				for seen := !tc.again; ; seen = true {
@@ -75,7 +76,7 @@ type node struct {
 }
 
 // newNode makes a node whose machines have those habits, in canonical order.
-func newNode(t *testing.T, app balance.App, sc Config, hs ...habits) *node {
+func newNode(t *testing.T, app balance.App, sc machine.Config, hs ...habits) *node {
 	t.Helper()
 	n := &node{rig: newRig(t, sc, make([]habits, len(hs))...), takes: time.Millisecond}
 	for i, id := range canonical("web", len(hs)) {
@@ -151,7 +152,7 @@ func TestRememberedStartIsDone(t *testing.T) {
 	for _, takes := range []time.Duration{300 * time.Millisecond, 3 * sec, 9 * sec} {
 		synctest.Test(t, func(t *testing.T) {
 			n := newNode(
-				t, balance.App{KeepAlive: sec}, Config{}, habits{boot: 100 * time.Millisecond, stops: takes},
+				t, balance.App{KeepAlive: sec}, machine.Config{}, habits{boot: 100 * time.Millisecond, stops: takes},
 			)
 			defer n.stop()
 			if _, _, err := n.get(); err != nil {
@@ -175,7 +176,7 @@ func TestRememberedStartIsDone(t *testing.T) {
 // need not know it.
 func TestStarterStartsWhatItsGateRemembers(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
-		r := newRig(t, Config{}, habits{boot: sec})
+		r := newRig(t, machine.Config{}, habits{boot: sec})
 		r.start("m0")
 		time.Sleep(2 * sec)
 		gate := r.fleet.Gate("web", "m0")
@@ -225,7 +226,7 @@ func TestFailingMachineIsReplaced(t *testing.T) {
 	for _, takes := range []time.Duration{0, time.Millisecond, 20 * time.Millisecond} {
 		synctest.Test(t, func(t *testing.T) {
 			n := newNode(
-				t, balance.App{}, Config{Recent: -1, RestartAfter: -1}, habits{boot: 300 * time.Millisecond},
+				t, balance.App{RestartAfter: -1}, machine.Config{}, habits{boot: 300 * time.Millisecond},
 				habits{boot: 300 * time.Millisecond},
 			)
 			defer n.stop()
@@ -234,9 +235,8 @@ func TestFailingMachineIsReplaced(t *testing.T) {
 			if err != nil {
 				t.Fatal(err)
 			}
-			n.d.mu.Lock()
-			n.d.running[sick].sick = true
-			n.d.mu.Unlock()
+			time.Sleep(21 * sec) // it is not recent any more
+			n.d.sicken(sick, true)
 			for n.row(sick).Health != balance.HealthFailing {
 				time.Sleep(sec)
 			}
@@ -266,7 +266,7 @@ func TestOutlierIsReplaced(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		up := habits{boot: 300 * time.Millisecond}
 		n := newNode(
-			t, balance.App{Min: 2, Limits: balance.Limits{Soft: 1, Hard: 1}}, Config{}, up, up, up,
+			t, balance.App{Min: 2, Limits: balance.Limits{Soft: 1, Hard: 1}}, machine.Config{}, up, up, up,
 		)
 		defer n.stop()
 		time.Sleep(sec)
@@ -301,7 +301,7 @@ func TestSlowBootOfAQuickApp(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		hs := []habits{{boot: 300 * time.Millisecond}, {boot: 12 * sec}}
 		n := newNode(
-			t, balance.App{KeepAlive: time.Hour, Limits: balance.Limits{Hard: 1}}, Config{},
+			t, balance.App{KeepAlive: time.Hour, Limits: balance.Limits{Hard: 1}}, machine.Config{},
 			hs...)
 		defer n.stop()
 		var held []balance.Reservation
@@ -326,11 +326,11 @@ func TestPatienceWhileAStartIsHeld(t *testing.T) {
 			d := &cloud{fakeDriver: newFakeDriver()}
 			d.start = func(context.Context, call) error {
 				if time.Since(began) < busy {
-					return TryAgain{After: sec, Err: errors.New("429")}
+					return machine.TryAgain{After: sec, Err: errors.New("429")}
 				}
 				return nil
 			}
-			w := newStorm(t, d, d.check, Config{}, 1, 1)
+			w := newStorm(t, d, d.check, machine.Config{}, 1, 1)
 			defer w.stop()
 			w.fleet.Apply(balance.PutApp{App: balance.App{ID: "app000", Autostart: true, BootHint: sec}})
 			errs := w.ask(t, 1)

@@ -1,4 +1,4 @@
-package machine
+package machine_test
 
 import (
 	"context"
@@ -10,6 +10,7 @@ import (
 	"time"
 
 	"github.com/ebbkit/ebb/autostart"
+	"github.com/ebbkit/ebb/autostart/machine"
 	"github.com/ebbkit/ebb/autostart/policy"
 	"github.com/ebbkit/ebb/balance"
 )
@@ -49,7 +50,7 @@ func newRegion(t *testing.T, app balance.App, lags []time.Duration, hs ...habits
 		by[k] = hs[i]
 	}
 	r := &region{
-		t: t, app: app, worker: newRig(t, Config{Check: Check{Every: -1}, BootCap: time.Hour}, by...),
+		t: t, app: app, worker: newRig(t, machine.Config{Check: machine.Check{Every: -1}, BootCap: time.Hour}, by...),
 	}
 	r.worker.fleet.Apply(balance.PutApp{App: app})
 	var ctx context.Context

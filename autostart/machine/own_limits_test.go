@@ -1,9 +1,8 @@
 //go:build unix
 
-package machine
+package machine_test
 
 import (
-	"context"
 	"errors"
 	"fmt"
 	"net"
@@ -15,6 +14,7 @@ import (
 	"testing/synctest"
 	"time"
 
+	"github.com/ebbkit/ebb/autostart/machine"
 	"github.com/ebbkit/ebb/balance"
 )
 
@@ -25,20 +25,20 @@ func TestOwnLimitsAreNotFailingChecks(t *testing.T) {
 	for _, limit := range []error{
 		&net.OpError{Op: "dial", Net: "tcp", Err: os.NewSyscallError("socket", syscall.EMFILE)},
 		&net.OpError{Op: "dial", Net: "tcp", Err: os.NewSyscallError("connect", syscall.EADDRNOTAVAIL)},
-		unready{fmt.Errorf("check: %w", &exec.Error{Name: "check", Err: os.NewSyscallError("fork/exec", syscall.EAGAIN)})},
+		fmt.Errorf("check: %w", &exec.Error{Name: "check", Err: os.NewSyscallError("fork/exec", syscall.EAGAIN)}),
 	} {
 		synctest.Test(t, func(t *testing.T) {
-			r := newRig(t, Config{RestartAfter: -1}, habits{boot: sec})
+			r := newRig(t, machine.Config{}, habits{boot: sec})
+			r.restartAfter(-1)
 			defer r.stop()
 			var result atomic.Pointer[error] // of checks from now on; nil asks the machine
 			var made atomic.Int64
-			look := r.s.probe.check.Func
-			r.s.probe.check.Func = func(ctx context.Context, m balance.Machine) error {
+			r.d.look = func(err error) error {
 				made.Add(1)
-				if err := result.Load(); err != nil {
-					return *err
+				if told := result.Load(); told != nil {
+					return *told
 				}
-				return look(ctx, m)
+				return err
 			}
 			r.start("m0")
 			time.Sleep(2 * sec)

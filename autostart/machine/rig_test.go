@@ -1,16 +1,19 @@
-package machine
+package machine_test
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
+	"strings"
 	"sync"
-	"syscall"
 	"testing"
 	"testing/synctest"
 	"time"
 
 	"github.com/ebbkit/ebb/autostart"
+	"github.com/ebbkit/ebb/autostart/machine"
+	"github.com/ebbkit/ebb/autostart/machinetest"
 	"github.com/ebbkit/ebb/balance"
 )
 
@@ -18,49 +21,49 @@ import (
 type habits struct {
 	boot     time.Duration // from Start until it listens
 	ends     time.Duration // it ends by itself that long after Start; 0 is never
-	end      Exit          // how
+	end      machine.Exit  // how
 	startErr error
 	panics   bool
 	blocks   chan struct{} // Start comes back when this is closed, whatever its context says
 	addr     string        // that Start says; empty means a good one
-	kind     BootKind
+	resumes  bool          // Start says so
 	stopErr  error
 	stops    time.Duration // Stop takes that long
 }
 
-// fakeDriver is a driver whose machines are entries in a map.
+// fakeDriver is a machinetest.Fake whose machines of the app "web" have habits.
 type fakeDriver struct {
+	*machinetest.Fake
+
 	mu        sync.Mutex
 	habits    map[balance.MachineID]habits
-	running   map[balance.MachineID]*fakeMachine
-	watchers  map[int]func(Exit)
-	watches   int
-	watchErr  error // the next Watch fails with that
-	starts    int
-	stops     int
-	sickAfter time.Duration // machines that start from now on are sick after that; 0 is never
+	watches   int                // under way
+	watchErr  error              // the next Watch fails with that
+	sickAfter time.Duration      // machines that start from now on are sick after that; 0 is never
+	silent    bool               // exits are not reported
+	report    func(machine.Exit) // tells the last Watch
+	look      func(error) error  // what a check finds, by what it would; may be nil
 }
 
-type fakeMachine struct {
-	epoch     uint64
-	listens   time.Time
-	sick      bool
-	refuses   bool   // nothing listens
-	needs     string // something else, where nothing listens
-	frozen    bool   // it accepts, and does not answer
-	suspended bool
-	timer     *time.Timer
-}
+var (
+	errUnwell = errors.New("unwell")
+	errFrozen = errors.New("it accepts, and does not answer")
+)
 
 func newFakeDriver() *fakeDriver {
-	return &fakeDriver{habits: map[balance.MachineID]habits{}, running: map[balance.MachineID]*fakeMachine{}, watchers: map[int]func(Exit){}}
+	d := &fakeDriver{habits: map[balance.MachineID]habits{}}
+	d.Fake = &machinetest.Fake{OnStart: d.onStart, OnStop: d.onStop}
+	return d
 }
 
-func (d *fakeDriver) Start(_ context.Context, m balance.Machine) (Booting, error) {
+func (d *fakeDriver) of(id balance.MachineID) (h habits, sickAfter time.Duration) {
 	d.mu.Lock()
-	h := d.habits[m.ID]
-	d.starts++
-	d.mu.Unlock()
+	defer d.mu.Unlock()
+	return d.habits[id], d.sickAfter
+}
+
+func (d *fakeDriver) onStart(_ context.Context, m balance.Machine) (time.Duration, error) {
+	h, sickAfter := d.of(m.ID)
 	if h.panics {
 		panic("driver bug")
 	}
@@ -68,133 +71,119 @@ func (d *fakeDriver) Start(_ context.Context, m balance.Machine) (Booting, error
 		<-h.blocks
 	}
 	if h.startErr != nil {
-		return Booting{}, h.startErr
+		return 0, h.startErr
 	}
-	d.mu.Lock()
-	defer d.mu.Unlock()
-	f := d.running[m.ID]
-	kind := h.kind
-	switch {
-	case f != nil && !f.suspended:
-		return Booting{}, fmt.Errorf("%s already runs", m.ID)
-	case f != nil:
-		f.suspended, f.epoch, kind = false, m.Epoch, BootResume
-	default:
-		f = &fakeMachine{epoch: m.Epoch}
-		d.running[m.ID] = f
-	}
-	f.listens = time.Now().Add(h.boot)
-	if after := d.sickAfter; after > 0 {
-		time.AfterFunc(h.boot+after, func() {
-			d.mu.Lock()
-			defer d.mu.Unlock()
-			f.sick = true
-		})
+	if sickAfter > 0 {
+		time.AfterFunc(h.boot+sickAfter, func() { d.inEpoch(m, func() { d.sicken(m.ID, true) }) })
 	}
 	if h.ends > 0 {
-		f.timer = time.AfterFunc(h.ends, func() { d.crash(m.ID, h.end) })
+		time.AfterFunc(h.ends, func() { d.inEpoch(m, func() { d.crash(m.ID, h.end) }) })
 	}
-	addr := h.addr
-	if addr == "" {
-		addr = "host:80"
-	}
-	return Booting{Addr: addr, Kind: kind}, nil
+	return h.boot, nil
 }
 
-// crash ends a machine and tells the watchers.
-func (d *fakeDriver) crash(id balance.MachineID, e Exit) {
-	d.mu.Lock()
-	f := d.running[id]
-	delete(d.running, id)
-	var watchers []func(Exit)
-	for _, w := range d.watchers {
-		watchers = append(watchers, w)
-	}
-	d.mu.Unlock()
-	if f == nil {
-		return
-	}
-	if f.timer != nil {
-		f.timer.Stop()
-	}
-	e.App, e.ID, e.Epoch = "web", id, f.epoch
-	for _, w := range watchers {
-		w(e)
+// inEpoch does something if m is still in that start.
+func (d *fakeDriver) inEpoch(m balance.Machine, do func()) {
+	all, _ := d.List(context.Background())
+	for _, r := range all {
+		if r.ID == m.ID && r.Epoch == m.Epoch {
+			do()
+		}
 	}
 }
 
-func (d *fakeDriver) Stop(ctx context.Context, m balance.Machine) error {
-	d.mu.Lock()
-	d.stops++
-	err, takes := d.habits[m.ID].stopErr, d.habits[m.ID].stops
-	d.mu.Unlock()
-	if takes > 0 {
+func (d *fakeDriver) Start(ctx context.Context, m balance.Machine) (machine.Booting, error) {
+	b, err := d.Fake.Start(context.WithoutCancel(ctx), m) // it does not look
+	if h, _ := d.of(m.ID); err == nil {
+		b.Addr, b.Resumed = cmp.Or(h.addr, b.Addr), b.Resumed || h.resumes
+	}
+	return b, err
+}
+
+func (d *fakeDriver) onStop(ctx context.Context, m balance.Machine) error {
+	h, _ := d.of(m.ID)
+	if h.stops > 0 {
 		select {
-		case <-time.After(takes):
+		case <-time.After(h.stops):
 		case <-ctx.Done():
 			return ctx.Err()
 		}
 	}
-	if err == nil {
-		d.crash(m.ID, Exit{Code: -1, Signal: "terminated", Reason: "killed by signal: terminated"})
+	return h.stopErr
+}
+
+func (d *fakeDriver) Watch(ctx context.Context, exited func(machine.Exit)) error {
+	d.mu.Lock()
+	err := d.watchErr
+	d.watchErr, d.report = nil, exited
+	d.mu.Unlock()
+	if err != nil {
+		return err
+	}
+	d.watching(1)
+	defer d.watching(-1)
+	return d.Fake.Watch(ctx, func(e machine.Exit) {
+		d.mu.Lock()
+		silent := d.silent
+		d.mu.Unlock()
+		if !silent {
+			exited(e)
+		}
+	})
+}
+
+func (d *fakeDriver) watching(n int) {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	d.watches += n
+}
+
+// Await has the machines checked.
+func (d *fakeDriver) Await(context.Context, balance.Machine) error { return errors.ErrUnsupported }
+
+func (d *fakeDriver) silence(on bool) {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	d.silent = on
+}
+
+// crash ends a machine.
+func (d *fakeDriver) crash(id balance.MachineID, e machine.Exit) {
+	e.App, e.ID = "web", id
+	d.Exit(e)
+}
+
+// check is the Check.Func of the machines.
+func (d *fakeDriver) check(ctx context.Context, m balance.Machine) error {
+	err := d.Check(ctx, m)
+	if err == errFrozen {
+		<-ctx.Done()
+		err = ctx.Err()
+	}
+	if d.look != nil {
+		err = d.look(err)
 	}
 	return err
 }
 
-func (d *fakeDriver) Suspend(_ context.Context, m balance.Machine) error {
-	d.mu.Lock()
-	defer d.mu.Unlock()
-	d.running[m.ID].suspended = true
-	return nil
-}
-
-func (d *fakeDriver) Watch(ctx context.Context, exited func(Exit)) error {
-	d.mu.Lock()
-	if err := d.watchErr; err != nil {
-		d.watchErr = nil
-		d.mu.Unlock()
-		return err
-	}
-	d.watches++
-	n := d.watches
-	d.watchers[n] = exited
-	d.mu.Unlock()
-	<-ctx.Done()
-	d.mu.Lock()
-	delete(d.watchers, n)
-	d.mu.Unlock()
-	return nil
-}
-
-// check is the Check.Func of machines that are entries in a map.
-func (d *fakeDriver) check(ctx context.Context, m balance.Machine) error {
-	d.mu.Lock()
-	if f := d.running[m.ID]; f != nil && f.frozen {
-		d.mu.Unlock()
-		<-ctx.Done()
-		return ctx.Err()
-	}
-	defer d.mu.Unlock()
-	f := d.running[m.ID]
-	switch {
-	case f == nil:
-		return refused(m.Addr)
-	case f.suspended || time.Now().Before(f.listens):
-		return syscall.ECONNREFUSED
-	case f.needs != "":
-		return refused(f.needs)
-	case f.refuses:
-		return refused(m.Addr)
-	case f.sick:
-		return errors.New("unwell")
-	}
-	return nil
-}
-
 func (d *fakeDriver) counts() (starts, stops, running int) {
-	d.mu.Lock()
-	defer d.mu.Unlock()
-	return d.starts, d.stops, len(d.running)
+	for _, c := range d.Calls() {
+		switch {
+		case strings.HasPrefix(c, "start "):
+			starts++
+		case strings.HasPrefix(c, "stop "):
+			stops++
+		}
+	}
+	all, _ := d.List(context.Background())
+	return starts, stops, len(all)
+}
+
+func kindOf(resumed bool) string {
+	if resumed {
+		return "resume"
+	}
+	return "cold"
 }
 
 // rig is an owner of machines m0, m1... with a fake driver.
@@ -202,21 +191,21 @@ type rig struct {
 	t     *testing.T
 	fleet *balance.Fleet
 	d     *fakeDriver
-	s     *Starter
+	s     *machine.Starter
 	stop  func()
 
 	mu     sync.Mutex
 	events []string
 }
 
-func newRig(t *testing.T, c Config, hs ...habits) *rig {
+func newRig(t *testing.T, c machine.Config, hs ...habits) *rig {
 	t.Helper()
 	d := newFakeDriver()
 	return newRigWith(t, d, d, c, hs...)
 }
 
 // newRigWith is newRig with another driver, around d.
-func newRigWith(t *testing.T, d *fakeDriver, driver Driver, c Config, hs ...habits) *rig {
+func newRigWith(t *testing.T, d *fakeDriver, driver machine.Driver, c machine.Config, hs ...habits) *rig {
 	t.Helper()
 	r := &rig{t: t, d: d}
 	var err error
@@ -231,21 +220,23 @@ func newRigWith(t *testing.T, d *fakeDriver, driver Driver, c Config, hs ...habi
 		}
 	}
 	c.Check.Func = r.d.check
-	c.Trace = Trace{
+	c.Trace = machine.Trace{
 		NotReady: func(m balance.Machine, after time.Duration, err error) {
 			r.note("%s not ready after %v: %v", m.ID, after, err)
 		},
 		Starting: func(m balance.Machine) { r.note("starting %s@%d", m.ID, m.Epoch) },
-		Ready: func(m balance.Machine, k BootKind, took time.Duration) {
-			r.note("ready %s %v %v", m.ID, k, took.Round(10*time.Millisecond))
+		Adopted:  func(m balance.Machine) { r.note("adopted %s@%d", m.ID, m.Epoch) },
+		Unknown:  func(is machine.Running) { r.note("unknown %s/%s@%d", is.App, is.ID, is.Epoch) },
+		Ready: func(m balance.Machine, resumed bool, took time.Duration) {
+			r.note("ready %s %v %v", m.ID, kindOf(resumed), took.Round(10*time.Millisecond))
 		},
-		Failed:      func(m balance.Machine) { r.note("failed %s: %s", m.ID, m.Fault) },
-		Exited:      func(m balance.Machine, e Exit) { r.note("exited %s@%d: %s", m.ID, e.Epoch, e.Reason) },
-		Restarting:  func(m balance.Machine) { r.note("restarting %s: %s", m.ID, m.Fault) },
-		Health:      func(m balance.Machine, h balance.Health, err error) { r.note("%s %v: %v", m.ID, h, err) },
-		WatchFailed: func(err error) { r.note("watch: %v", err) },
+		Failed:       func(m balance.Machine) { r.note("failed %s: %s", m.ID, m.Fault) },
+		Exited:       func(m balance.Machine, e machine.Exit) { r.note("exited %s@%d: %s", m.ID, e.Epoch, e.Reason) },
+		Restarting:   func(m balance.Machine) { r.note("restarting %s: %s", m.ID, m.Fault) },
+		Health:       func(m balance.Machine, h balance.Health, err error) { r.note("%s %v: %v", m.ID, h, err) },
+		DriverFailed: func(err error) { r.note("driver: %v", err) },
 	}
-	if r.s, err = NewStarter(r.fleet, driver, c); err != nil {
+	if r.s, err = machine.NewStarter(r.fleet, driver, c); err != nil {
 		t.Fatal(err)
 	}
 	ctx, cancel := context.WithCancel(context.Background())
@@ -259,6 +250,13 @@ func newRigWith(t *testing.T, d *fakeDriver, driver Driver, c Config, hs ...habi
 	}
 	synctest.Wait()
 	return r
+}
+
+// restartAfter sets the app's RestartAfter.
+func (r *rig) restartAfter(d time.Duration) {
+	if err := r.fleet.Apply(balance.PutApp{App: balance.App{ID: "web", RestartAfter: d}}); err != nil {
+		r.t.Error(err)
+	}
 }
 
 func (r *rig) note(format string, args ...any) {

@@ -1,4 +1,4 @@
-package machine
+package machine_test
 
 import (
 	"context"
@@ -7,6 +7,7 @@ import (
 	"testing/synctest"
 	"time"
 
+	"github.com/ebbkit/ebb/autostart/machine"
 	"github.com/ebbkit/ebb/balance"
 	"github.com/google/go-cmp/cmp"
 )
@@ -14,12 +15,11 @@ import (
 // What is found out about a start that is over changes nothing of the next one's row.
 func TestWhatAnEarlierStartSaysChangesNothing(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
-		r := newRig(t, Config{}, habits{})
+		r := newRig(t, machine.Config{}, habits{})
 		defer r.stop()
 		r.start("m0")
 		time.Sleep(sec)
-		earlier := r.s.run(r.row("m0").Key(), 1)
-		r.d.crash("m0", Exit{Code: 1, Reason: "exit status 1"})
+		r.d.crash("m0", machine.Exit{Code: 1, Reason: "exit status 1"})
 		synctest.Wait()
 		r.start("m0")
 		time.Sleep(sec)
@@ -27,12 +27,7 @@ func TestWhatAnEarlierStartSaysChangesNothing(t *testing.T) {
 		if before.State != balance.StateStarted || before.Epoch != 2 {
 			t.Fatalf("row %+v", before)
 		}
-		r.s.edit(
-			earlier, func(m *balance.Machine) { m.Health, m.Addr = balance.HealthFailing, "nowhere:1" },
-		)
-		r.s.fail(earlier.m, earlier.gate, earlier.token, "it was never ready")
-		r.s.exited(Exit{App: "web", ID: "m0", Epoch: 1, Code: 1, Reason: "exit status 1"})
-		r.s.over(earlier, Exit{Code: 1, Reason: "exit status 1"})
+		r.d.report(machine.Exit{App: "web", ID: "m0", Epoch: 1, Code: 1, Reason: "exit status 1"})
 		synctest.Wait()
 		if diff := cmp.Diff(before, r.row("m0")); diff != "" {
 			t.Errorf("the row of the second start (-before +after)\n%s", diff)
@@ -58,7 +53,7 @@ func (d *inspected) Inspect(_ context.Context, m balance.Machine) error {
 func TestAResumedMachineIsLookedAtOnce(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		d := &inspected{fakeDriver: newFakeDriver()}
-		r := newRigWith(t, d.fakeDriver, d, Config{}, habits{})
+		r := newRigWith(t, d.fakeDriver, d, machine.Config{}, habits{})
 		defer r.stop()
 		looks := func(d *inspected) []uint64 {
 			time.Sleep(30*sec + sec/2)
@@ -101,7 +96,7 @@ func TestAStartGivenUpWhileItBecomesReady(t *testing.T) {
 			}
 			return nil
 		})
-		r = newRig(t, Config{Readiness: ready}, habits{})
+		r = newRig(t, machine.Config{Readiness: ready}, habits{})
 		r.start("m0")
 		if _, _, running := r.d.counts(); r.row("m0").State != balance.StateStopped || running != 0 {
 			t.Errorf("the row says %v, and %d run", r.row("m0").State, running)

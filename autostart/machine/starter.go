@@ -33,83 +33,36 @@ type Config struct {
 	// 2 s after the call. The others wait in the order in which they were accepted, and count as
 	// starting. 0 means 16; negative: no bound.
 	Parallel int
-	// Recent is how long after ready failing checks mean "coming" rather than "broken". 0 means as
-	// long as the machine's longest known boot, between 5 s and 1 min, and 20 s before one is known;
-	// negative: not at all.
-	Recent time.Duration
-	// RestartAfter is how long the checks of a machine that was ready may fail until it is stopped
-	// and started again, where its app's own RestartAfter is 0. 0 means 30 s; negative: never. A
-	// machine at whose address nothing listens any longer is restarted after 1 s already. What is
-	// in flight there is cut off. Each restart that does not help doubles both, up to 16 times;
-	// answers to requests do not count. Where all machines of an app fail their checks, only the
-	// first of the canonical order is restarted.
-	RestartAfter time.Duration
-	Trace        Trace
+	Trace    Trace
 }
-
-// stopTimeout bounds the stop of a machine that failed to start, and the wait for a driver that
-// does not end with its context.
-const stopTimeout = 10 * time.Second
-
-// ErrNotRunning is returned by [Starter.Start] after Run has ended, and when the context ends
-// before Run begins.
-var ErrNotRunning = errors.New("machine: the starter does not run")
 
 // Starter carries out the starts of the machines that its node owns: it moves their gates from
-// starting to started or failed, notices when they end, and checks their health while they run.
-// What went wrong is in the row's Fault. All methods are safe for concurrent use.
+// starting to started or failed, notices when they end, and checks their health while they run. A
+// machine whose checks fail for its app's [balance.App.RestartAfter], by default 30 s, is stopped
+// and started again; one at whose address nothing listens any longer is after 1 s. What is in
+// flight there is cut off. Each restart that does not help doubles both times, up to 16 times;
+// answers to requests do not count. Where all machines of an app fail their checks, only the first
+// of the canonical order is restarted.
 //
-// A driver that panics, blocks or answers nonsense costs its own machine's start and nothing else.
+// What went wrong is in the row's Fault. A driver that panics, blocks or answers nonsense costs its
+// own machine's start and nothing else. All methods are safe for concurrent use.
 type Starter struct {
-	fleet  *balance.Fleet
-	driver Driver
-	config Config
-	probe  *prober
-	turns  turns
+	fleet   *balance.Fleet
+	config  Config
+	probe   *prober
+	turns   turns
+	calls   calls
+	learned learned
 
 	ran   atomic.Bool
-	begun chan struct{} // closed by Run
+	begun chan struct{} // closed when starts may begin
 
-	mu    sync.Mutex
-	base  context.Context // of Run; nil when it does not run
-	jobs  sync.WaitGroup
-	hosts map[balance.MachineKey]*hosted
-	books map[balance.AppID]*boots.Book // of all machines of an app that this node has booted
-	calls boots.Boots                   // how long calls of the driver's Start took
+	mu       sync.Mutex
+	base     context.Context // of Run; nil when it does not run
+	jobs     sync.WaitGroup
+	hosts    map[balance.MachineKey]*hosted
+	adoption adoption
 }
-
-// hosted is what a starter holds of one machine; Starter.mu guards it.
-type hosted struct {
-	run       *run      // the last start
-	calling   bool      // the driver has not come back from a call
-	notBefore time.Time // the driver wants to be called again
-	boots     [2]boots.Boots
-	tries     int // restarts in a row that have not helped
-
-	restarted, ready time.Time // when it was and became so, the last time
-}
-
-// run is one start of a machine and what follows, until it ends or the machine is started again.
-type run struct {
-	m         balance.Machine // as of the start; Addr is set when it is known
-	gate      *balance.Gate
-	token     uint64
-	ctx       context.Context
-	end       context.CancelCauseFunc // with an ended, when the machine has
-	began     time.Time
-	suspect   chan struct{} // holds one when it is to be looked at now
-	probe     *prober
-	lastCheck lastCheck   // by the last look while it boots
-	up        atomic.Bool // it has become ready; edits of the row look
-}
-
-// ended is the cause with which a run ends when its machine does.
-type ended struct{ exit Exit }
-
-func (e *ended) Error() string { return e.exit.Reason }
-
-// errAgain ends a run whose machine is started again.
-var errAgain = errors.New("started again")
 
 // NewStarter returns a starter for the machines that f's node hosts. It starts nothing; see
 // [Starter.Run].
@@ -125,9 +78,6 @@ func NewStarter(f *balance.Fleet, d Driver, c Config) (*Starter, error) {
 	if c.BootCap == 0 {
 		c.BootCap = 10 * time.Minute
 	}
-	if c.RestartAfter == 0 {
-		c.RestartAfter = health.RestartDefault
-	}
 	if c.Readiness == nil {
 		c.Readiness, _ = d.(Readiness)
 	}
@@ -137,15 +87,25 @@ func NewStarter(f *balance.Fleet, d Driver, c Config) (*Starter, error) {
 	}
 	c.Parallel = cmp.Or(c.Parallel, 16)
 	return &Starter{
-		fleet: f, driver: d, config: c, probe: newProber(c.Check),
-		turns: turns{limit: c.Parallel}, begun: make(chan struct{}),
-		hosts: map[balance.MachineKey]*hosted{}, books: map[balance.AppID]*boots.Book{},
+		fleet: f, config: c, probe: newProber(c.Check), turns: turns{limit: c.Parallel},
+		calls:   calls{driver: d},
+		learned: learned{fleet: f, books: map[balance.AppID]*boots.Book{}},
+		begun:   make(chan struct{}), hosts: map[balance.MachineKey]*hosted{},
 	}, nil
 }
 
 // Run carries out starts, watches for exits and checks health until ctx ends. Then it stops the
 // machines that are still booting, leaves the others as they are, and returns nil. A Starter runs
 // once: another call returns an error.
+//
+// Where the driver is a [Lister], Run begins with what runs already, started by an earlier process
+// or by an earlier Starter: it adopts the machines that the node hosts. An adopted machine keeps
+// its epoch, is starting until it passes its check, and is then checked and watched as any other.
+// What an earlier process has sent to it may still be in work there: one slot of its gate is taken
+// for a minute, or its app's AbandonedHold, so that it is not stopped meanwhile. Machines that the
+// node does not host are told to [Trace] and left alone; one that is hosted later is adopted when it
+// is to be started. So host all machines before Run. No start begins before List has answered, but
+// for 10 s at most: after that, a start of what runs already fails, and ends it.
 func (s *Starter) Run(ctx context.Context) error {
 	if s.ran.Swap(true) {
 		return errors.New("machine: Starter.Run was called before: make another starter with NewStarter")
@@ -153,13 +113,20 @@ func (s *Starter) Run(ctx context.Context) error {
 	s.mu.Lock()
 	s.base = ctx
 	s.mu.Unlock()
-	close(s.begun)
+	begin := sync.OnceFunc(func() { close(s.begun) })
+	if l, ok := s.calls.driver.(Lister); ok {
+		s.adoption.begin(s)
+		s.jobs.Go(func() { s.adoption.run(ctx, l, begin) })
+	} else {
+		begin()
+	}
 	release := s.fleet.Keep(balance.Keeper{Wanted: s.wanted, Suspect: s.suspect, Removed: s.removed})
 	s.watch(ctx)
 	release()
 	s.mu.Lock()
 	s.base = nil
 	s.mu.Unlock()
+	begin()
 	s.jobs.Wait()
 	return nil
 }
@@ -168,16 +135,14 @@ func (s *Starter) Run(ctx context.Context) error {
 func (s *Starter) watch(ctx context.Context) {
 	for n := 1; ; n++ {
 		began := time.Now()
-		err := s.bounded(
-			ctx, time.Second, func(ctx context.Context) error { return s.driver.Watch(ctx, s.exited) },
-		)
+		err := bounded(ctx, func(ctx context.Context) error { return s.calls.driver.Watch(ctx, s.exited) })
 		if ctx.Err() != nil {
 			return
 		}
 		if err == nil {
 			err = errors.New("it returned early")
 		}
-		s.config.Trace.watchFailed(fmt.Errorf("machine: the driver's Watch: %w", err))
+		s.config.Trace.driverFailed(fmt.Errorf("machine: the driver's Watch: %w", err))
 		if time.Since(began) > time.Minute {
 			n = 0
 		}
@@ -192,25 +157,25 @@ func (s *Starter) watch(ctx context.Context) {
 // Start starts m from the epoch of its row, unless it has moved on, and returns what came of that;
 // the rest is Run's. It is idempotent: however often and by whom a start is asked for, one comes of
 // it. It waits only for Run to begin, so that requests may come before everything is up. The error
-// is [ErrNotRunning], or says that m is not this node's.
+// says that Run has ended, that ctx has before Run began, or that m is not this node's.
 func (s *Starter) Start(ctx context.Context, m balance.Machine) (balance.StartAnswer, error) {
-	gate := s.fleet.Gate(m.App, m.ID)
-	if gate == nil {
-		return balance.StartRefused, fmt.Errorf(
-			"machine: machine %q of app %q is not owned by node %q: ask its owner", m.ID, m.App,
-			s.fleet.Node(),
-		)
+	gate, err := s.gate(m)
+	if err != nil {
+		return balance.StartRefused, err
 	}
 	select {
 	case <-s.begun:
 	case <-ctx.Done():
-		return balance.StartRefused, fmt.Errorf("%w: %w", ErrNotRunning, context.Cause(ctx))
+		return balance.StartRefused, fmt.Errorf("%w: %w", errNotRunning, context.Cause(ctx))
 	}
 	if !s.running() {
-		return balance.StartRefused, ErrNotRunning
+		return balance.StartRefused, errNotRunning
 	}
-	if gate.State() == balance.StateStopping || gate.State() == balance.StateSuspending {
-		s.host(m) // before the gate may remember it
+	if r, ok := s.adoption.take(m.Key()); ok && s.adoption.adopt(r) {
+		return balance.StartAccepted, nil
+	}
+	if st := gate.State(); st == balance.StateStopping || st == balance.StateSuspending {
+		s.host(m.Key()) // before the gate may remember it
 	}
 	token, answer := gate.Start(m.Epoch)
 	if answer != balance.StartAccepted {
@@ -218,11 +183,41 @@ func (s *Starter) Start(ctx context.Context, m balance.Machine) (balance.StartAn
 	}
 	m = s.row(m)
 	m.Epoch = gate.Load().Epoch // it cannot change while the machine is starting
-	if !s.begin(m, gate, token) {
-		s.fail(m, gate, token, "shutting down")
-		return balance.StartRefused, ErrNotRunning
+	r := s.newRun(m, gate, token)
+	if !s.begin(r, func() bool { return (&boot{run: r}).start() }) {
+		r.fail("shutting down")
+		return balance.StartRefused, errNotRunning
 	}
 	return answer, nil
+}
+
+var errNotRunning = errors.New("machine: the starter does not run")
+
+// Recall ends the soft cordon that m's row speaks of, so that the machine counts again. With it a
+// Starter is an Owner of package autostart for the machines of its own process; who decided on the
+// cordon sees at the gate that it is over. It is nil also when that cordon was over already and the
+// machine runs. It does not wait and needs no Run. The error says that it is too late, and the
+// machine is to be started instead, or that m is not this node's.
+func (s *Starter) Recall(_ context.Context, m balance.Machine) error {
+	g, err := s.gate(m)
+	if err != nil {
+		return err
+	}
+	if st := g.State(); !g.Uncordon(m.CordonGen) && g.State() != balance.StateStarted {
+		return fmt.Errorf("machine: too late to recall machine %q of app %q: it is %v", m.ID, m.App, st)
+	}
+	return nil
+}
+
+// gate returns the gate of a machine that this node owns.
+func (s *Starter) gate(m balance.Machine) (*balance.Gate, error) {
+	if g := s.fleet.Gate(m.App, m.ID); g != nil {
+		return g, nil
+	}
+	return nil, fmt.Errorf(
+		"machine: machine %q of app %q is not owned by node %q: ask its owner", m.ID, m.App,
+		s.fleet.Node(),
+	)
 }
 
 // wanted does a start that a gate has remembered while the machine was being stopped. Of several
@@ -241,33 +236,58 @@ func (s *Starter) wanted(app balance.AppID, id balance.MachineID) {
 	}
 }
 
+// suspect takes in that a request found nobody listening at a machine's address: it is looked at
+// now.
+func (s *Starter) suspect(app balance.AppID, id balance.MachineID, epoch uint64) {
+	if r := s.runOf(balance.MachineKey{App: app, ID: id}, epoch); r != nil {
+		r.lookNow()
+	}
+}
+
 // removed forgets a machine that has left the fleet, and its app with the last of its machines.
 func (s *Starter) removed(app balance.AppID, id balance.MachineID) {
 	_, known := s.fleet.App(app)
 	s.mu.Lock()
-	defer s.mu.Unlock()
 	key := balance.MachineKey{App: app, ID: id}
 	if h := s.hosts[key]; h != nil && h.run != nil {
 		h.run.end(errAgain)
 	}
 	delete(s.hosts, key)
+	s.mu.Unlock()
 	if !known {
-		delete(s.books, app)
+		s.learned.forget(app)
 	}
 }
 
-// host returns what is held of a machine, made on demand.
-func (s *Starter) host(m balance.Machine) *hosted {
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	return s.hostLocked(m)
+// exited takes in the driver's word that a machine has ended. It does not block: the machine's own
+// goroutine does the rest.
+func (s *Starter) exited(e Exit) {
+	key := balance.MachineKey{App: e.App, ID: e.ID}
+	s.adoption.exited(key, e)
+	// else it is about an earlier start, or somebody else's machine
+	if r := s.runOf(key, e.Epoch); r != nil {
+		r.end(&ended{e})
+	}
 }
 
-func (s *Starter) hostLocked(m balance.Machine) *hosted {
-	h := s.hosts[m.Key()]
+// runOf returns the run of a machine's start of that epoch, if it is the last, or nil.
+func (s *Starter) runOf(key balance.MachineKey, epoch uint64) *run {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if h := s.hosts[key]; h != nil && h.run != nil && h.run.m.Epoch == epoch {
+		return h.run
+	}
+	return nil
+}
+
+// host returns what is held of a machine, made on demand.
+func (s *Starter) host(key balance.MachineKey) *hosted {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	h := s.hosts[key]
 	if h == nil {
 		h = &hosted{}
-		s.hosts[m.Key()] = h
+		s.hosts[key] = h
 	}
 	return h
 }
@@ -278,36 +298,42 @@ func (s *Starter) running() bool {
 	return s.base != nil && s.base.Err() == nil
 }
 
-// begin makes a run of an accepted start.
-func (s *Starter) begin(m balance.Machine, gate *balance.Gate, token uint64) bool {
+// newRun makes a run of an accepted start.
+func (s *Starter) newRun(m balance.Machine, gate *balance.Gate, token uint64) *run {
+	return &run{
+		s: s, h: s.host(m.Key()), m: m, gate: gate, token: token, suspect: make(chan struct{}, 1),
+	}
+}
+
+// begin begins a run: boot returns whether the machine is ready, and then it is attended to. It is
+// false when Run does not run.
+func (s *Starter) begin(r *run, boot func() bool) bool {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	if s.base == nil || s.base.Err() != nil {
 		return false
 	}
-	h := s.hostLocked(m)
-	if h.run != nil {
-		h.run.end(errAgain)
+	if r.h.run != nil {
+		r.h.run.end(errAgain)
 	}
-	r := &run{m: m, gate: gate, token: token, suspect: make(chan struct{}, 1)}
 	r.ctx, r.end = context.WithCancelCause(s.base)
-	h.run = r
+	r.h.run = r
 	s.jobs.Go(func() {
-		defer s.ended(h, r)
-		if s.boot(h, r) {
-			s.attend(h, r)
+		defer s.ended(r)
+		if boot() {
+			(&attendance{run: r}).attend()
 		}
 	})
 	return true
 }
 
 // ended lets go of a run that is over: a machine that sleeps holds nothing of it.
-func (s *Starter) ended(h *hosted, r *run) {
+func (s *Starter) ended(r *run) {
 	r.end(nil)
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	if h.run == r {
-		h.run = nil
+	if r.h.run == r {
+		r.h.run = nil
 	}
 }
 
@@ -321,47 +347,36 @@ func (s *Starter) row(m balance.Machine) balance.Machine {
 	return m
 }
 
-// edit changes the row of r's machine as long as it is about the same start.
-func (s *Starter) edit(r *run, change func(*balance.Machine)) {
-	// An error means that the machine has been removed: then there is nothing to say about it.
-	_ = s.fleet.Edit(r.m.App, r.m.ID, func(m *balance.Machine) {
-		if m.Epoch == r.m.Epoch {
-			change(m)
-		}
-	})
+// prober returns what looks at an app's machines.
+func (s *Starter) prober(app balance.AppID) (*prober, error) {
+	if s.config.CheckOf == nil {
+		return s.probe, nil
+	}
+	row := balance.App{ID: app}
+	if rows, ok := s.fleet.App(app); ok {
+		row = rows.App()
+	}
+	var c Check
+	err := contained(func() (err error) { c, err = s.config.CheckOf(row).withDefaults(); return err })
+	if err != nil {
+		return nil, err
+	}
+	return newProberWith(c, s.probe.fineTimers), nil
 }
 
-// book returns what is known of the boots of r's app, with the hint from its row. s.mu is held.
-func (s *Starter) book(r *run) *boots.Book {
-	b := s.books[r.m.App]
-	if b == nil {
-		b = &boots.Book{}
-		s.books[r.m.App] = b
+// restartAfter returns for how long an app's checks may fail; negative is for ever.
+func (s *Starter) restartAfter(app balance.AppID) time.Duration {
+	if rows, ok := s.fleet.App(app); ok {
+		return cmp.Or(rows.App().RestartAfter, health.RestartDefault)
 	}
-	if rows, ok := s.fleet.App(r.m.App); ok {
-		b.Hint(rows.App().BootHint)
-	}
-	return b
+	return health.RestartDefault
 }
 
-// ErrTooLate is what a recall answers when the machine's gate has closed: start the machine
-// instead.
-var ErrTooLate = errors.New("machine: too late to recall: the machine is stopping or has stopped")
-
-// Recall ends the soft cordon that m's row speaks of, so that the machine counts again. With it a
-// Starter is an Owner of package autostart for the machines of its own process; who decided on the
-// cordon sees at the gate that it is over. It is nil also when that cordon was over already and the
-// machine runs. It does not wait and needs no Run.
-func (s *Starter) Recall(_ context.Context, m balance.Machine) error {
-	g := s.fleet.Gate(m.App, m.ID)
-	if g == nil {
-		return fmt.Errorf(
-			"machine: machine %q of app %q is not owned by node %q: ask its owner", m.ID, m.App,
-			s.fleet.Node(),
-		)
-	}
-	if !g.Uncordon(m.CordonGen) && g.State() != balance.StateStarted {
-		return fmt.Errorf("%w: %q is %v", ErrTooLate, m.ID, g.State())
-	}
-	return nil
+// trial says what a machine tells of others that fail their checks: of one that somebody else owns,
+// its row does.
+func (s *Starter) trial(m *balance.Machine, after time.Duration) health.Trial {
+	s.mu.Lock()
+	h := s.hosts[m.Key()]
+	s.mu.Unlock()
+	return h.trial(m, after)
 }

@@ -1,11 +1,8 @@
-package machine
+package machine_test
 
 import (
 	"context"
 	"errors"
-	"net"
-	"net/http"
-	"net/http/httptest"
 	"slices"
 	"strings"
 	"sync"
@@ -15,16 +12,16 @@ import (
 
 	"github.com/ebbkit/ebb/autostart"
 	"github.com/ebbkit/ebb/autostart/internal/autotest"
-	"github.com/ebbkit/ebb/autostart/machine/internal/health"
+	"github.com/ebbkit/ebb/autostart/machine"
 	"github.com/ebbkit/ebb/balance"
 	"github.com/google/go-cmp/cmp"
 )
 
 func TestStarterStories(t *testing.T) {
-	killed := Exit{Code: -1, Signal: "killed", Reason: "killed by signal: killed"}
+	killed := machine.Exit{Code: -1, Signal: "killed", Reason: "killed by signal: killed"}
 	for _, tc := range []struct {
 		name   string
-		config Config
+		config machine.Config
 		habits habits
 		after  time.Duration
 		state  balance.State
@@ -33,14 +30,14 @@ func TestStarterStories(t *testing.T) {
 	}{
 		{name: "a boot", habits: habits{boot: 2 * sec}, after: 5 * sec, state: balance.StateStarted, events: []string{"starting m0@1", "ready m0 cold 2s"}},
 		{name: "at once", habits: habits{}, after: sec, state: balance.StateStarted, events: []string{"starting m0@1", "ready m0 cold 0s"}},
-		{name: "it ends while starting", habits: habits{boot: 9 * sec, ends: sec, end: Exit{Code: 1, Reason: "exit status 1"}}, after: 2 * sec, state: balance.StateFailed,
+		{name: "it ends while starting", habits: habits{boot: 9 * sec, ends: sec, end: machine.Exit{Code: 1, Reason: "exit status 1"}}, after: 2 * sec, state: balance.StateFailed,
 			fault: "it ended while starting: exit status 1", events: []string{"starting m0@1", "failed m0: it ended while starting: exit status 1"}},
-		{name: "it ends with 0 while starting", habits: habits{boot: 9 * sec, ends: sec, end: Exit{Reason: "exit status 0"}}, after: 2 * sec, state: balance.StateFailed,
+		{name: "it ends with 0 while starting", habits: habits{boot: 9 * sec, ends: sec, end: machine.Exit{Reason: "exit status 0"}}, after: 2 * sec, state: balance.StateFailed,
 			fault: "it ended while starting: exit status 0", events: []string{"starting m0@1", "failed m0: it ended while starting: exit status 0"}},
-		{name: "never ready", config: Config{BootCap: 3 * sec}, habits: habits{boot: time.Hour}, after: 4 * sec, state: balance.StateFailed,
-			fault: "not ready after 3s: connection refused at host:80", events: []string{"starting m0@1", "failed m0: not ready after 3s: connection refused at host:80"}},
-		{name: "never ready, and it cannot be stopped", config: Config{BootCap: 3 * sec}, habits: habits{boot: time.Hour, stopErr: errors.New("no")}, after: 4 * sec, state: balance.StateFailed,
-			fault: "not ready after 3s: connection refused at host:80; and stopping it failed: no", events: []string{"starting m0@1", "failed m0: not ready after 3s: connection refused at host:80; and stopping it failed: no"}},
+		{name: "never ready", config: machine.Config{BootCap: 3 * sec}, habits: habits{boot: time.Hour}, after: 4 * sec, state: balance.StateFailed,
+			fault: "not ready after 3s: connection refused at m0.web:80", events: []string{"starting m0@1", "failed m0: not ready after 3s: connection refused at m0.web:80"}},
+		{name: "never ready, and it cannot be stopped", config: machine.Config{BootCap: 3 * sec}, habits: habits{boot: time.Hour, stopErr: errors.New("no")}, after: 4 * sec, state: balance.StateFailed,
+			fault: "not ready after 3s: connection refused at m0.web:80; and stopping it failed: no", events: []string{"starting m0@1", "failed m0: not ready after 3s: connection refused at m0.web:80; and stopping it failed: no"}},
 		{name: "the driver says no", habits: habits{startErr: errors.New("no such image")}, after: 2 * sec, state: balance.StateFailed,
 			fault: "the driver could not start it: no such image", events: []string{"starting m0@1", "failed m0: the driver could not start it: no such image"}},
 		{name: "the driver panics", habits: habits{panics: true}, after: 2 * sec, state: balance.StateFailed,
@@ -48,10 +45,9 @@ func TestStarterStories(t *testing.T) {
 		{name: "the driver answers nonsense", habits: habits{addr: "nowhere"}, after: sec, state: balance.StateFailed,
 			fault:  `the driver says that it listens at "nowhere": address nowhere: missing port in address`,
 			events: []string{"starting m0@1", `failed m0: the driver says that it listens at "nowhere": address nowhere: missing port in address`}},
-		{name: "the driver answers nonsense, of another kind", habits: habits{kind: 77, boot: sec}, after: 2 * sec, state: balance.StateStarted, events: []string{"starting m0@1", "ready m0 cold 1s"}},
 		{name: "a crash", habits: habits{boot: sec, ends: 5 * sec, end: killed}, after: 6 * sec, state: balance.StateFailed,
 			fault: "killed by signal: killed", events: []string{"starting m0@1", "ready m0 cold 1s", "exited m0@1: killed by signal: killed"}},
-		{name: "it has had enough", habits: habits{boot: sec, ends: 5 * sec, end: Exit{Reason: "exit status 0"}}, after: 6 * sec, state: balance.StateStopped,
+		{name: "it has had enough", habits: habits{boot: sec, ends: 5 * sec, end: machine.Exit{Reason: "exit status 0"}}, after: 6 * sec, state: balance.StateStopped,
 			events: []string{"starting m0@1", "ready m0 cold 1s", "exited m0@1: exit status 0"}},
 	} {
 		t.Run(tc.name, func(t *testing.T) {
@@ -69,7 +65,7 @@ func TestStarterStories(t *testing.T) {
 					)
 				}
 				if tc.state == balance.StateStarted &&
-					(m.Addr != "host:80" || m.Health != balance.HealthPassing || !m.Recent) {
+					(m.Addr != "m0.web:80" || m.Health != balance.HealthPassing || !m.Recent) {
 					t.Errorf("row of a machine that is ready: %+v", m)
 				}
 				if _, _, running := r.d.counts(); tc.state == balance.StateFailed && running > 0 &&
@@ -87,7 +83,7 @@ func TestStarterStories(t *testing.T) {
 
 func TestStartIsIdempotent(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
-		r := newRig(t, Config{}, habits{boot: sec})
+		r := newRig(t, machine.Config{}, habits{boot: sec})
 		row := r.row("m0")
 		var mu sync.Mutex
 		answers := map[balance.StartAnswer]int{}
@@ -111,7 +107,7 @@ func TestStartIsIdempotent(t *testing.T) {
 		if a := r.start("m0"); a != balance.StartRunning {
 			t.Errorf("of a running machine: %v", a)
 		}
-		r.d.crash("m0", Exit{Code: 1, Reason: "exit status 1"})
+		r.d.crash("m0", machine.Exit{Code: 1, Reason: "exit status 1"})
 		synctest.Wait()
 		if a, _ := r.s.Start(t.Context(), row); a != balance.StartRefused {
 			t.Errorf("from an old epoch: %v", a)
@@ -136,7 +132,7 @@ func TestStartIsIdempotent(t *testing.T) {
 
 func TestStopAndSuspendAreNoFaults(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
-		r := newRig(t, Config{}, habits{boot: sec})
+		r := newRig(t, machine.Config{}, habits{boot: sec})
 		gate := r.fleet.Gate("web", "m0")
 		r.start("m0")
 		time.Sleep(2 * sec)
@@ -174,7 +170,7 @@ func TestStopAndSuspendAreNoFaults(t *testing.T) {
 		token, _ = gate.Close(gen, true)
 		r.d.Suspend(t.Context(), r.row("m0"))
 		gate.Closed(token, true)
-		r.d.crash("m0", Exit{Code: -1, Signal: "killed", Reason: "out of memory"})
+		r.d.crash("m0", machine.Exit{Code: -1, Signal: "killed", Reason: "out of memory"})
 		synctest.Wait()
 		if m := r.row("m0"); m.State != balance.StateFailed || m.Fault != "out of memory" {
 			t.Errorf("row of a machine that was killed while suspended: %+v", m)
@@ -192,13 +188,9 @@ func TestStopAndSuspendAreNoFaults(t *testing.T) {
 
 func TestHealthAfterReady(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
-		r := newRig(t, Config{Recent: 20 * sec}, habits{})
+		r := newRig(t, machine.Config{}, habits{})
 		r.start("m0")
-		sick := func(sick bool) {
-			r.d.mu.Lock()
-			defer r.d.mu.Unlock()
-			r.d.running["m0"].sick = sick
-		}
+		sick := func(sick bool) { r.d.sicken("m0", sick) }
 		health := func(at string, h balance.Health, recent bool) {
 			t.Helper()
 			synctest.Wait()
@@ -228,7 +220,7 @@ func TestHealthAfterReady(t *testing.T) {
 
 func TestRecentIsLearned(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
-		r := newRig(t, Config{}, habits{boot: 10 * sec})
+		r := newRig(t, machine.Config{}, habits{boot: 10 * sec})
 		recent := func() (for_ time.Duration) {
 			began := time.Now()
 			for r.row("m0").Recent {
@@ -241,7 +233,7 @@ func TestRecentIsLearned(t *testing.T) {
 		if got := recent(); got != 20*sec {
 			t.Errorf("recent for %v after a first boot, want 20s", got)
 		}
-		r.d.crash("m0", Exit{Code: 1})
+		r.d.crash("m0", machine.Exit{Code: 1})
 		synctest.Wait()
 		r.start("m0")
 		time.Sleep(10*sec + 100*time.Millisecond)
@@ -256,14 +248,14 @@ func TestRecentIsLearned(t *testing.T) {
 func TestBlockedDriver(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		block := make(chan struct{})
-		r := newRig(t, Config{BootCap: 5 * sec}, habits{blocks: block}, habits{})
+		r := newRig(t, machine.Config{BootCap: 5 * sec}, habits{blocks: block}, habits{})
 		r.start("m0")
 		r.start("m1")
 		time.Sleep(sec)
 		if m := r.row("m1"); m.State != balance.StateStarted {
 			t.Errorf("another machine: %v", m.State)
 		}
-		time.Sleep(5*sec + stopTimeout)
+		time.Sleep(5*sec + machine.StopTimeout)
 		if m := r.row("m0"); m.State != balance.StateFailed ||
 			!strings.Contains(m.Fault, "did not come back") {
 			t.Errorf("row: %v, %q", m.State, m.Fault)
@@ -290,7 +282,7 @@ func TestBlockedDriver(t *testing.T) {
 
 func TestRunEndsWhileStarting(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
-		r := newRig(t, Config{}, habits{boot: time.Hour}, habits{})
+		r := newRig(t, machine.Config{}, habits{boot: time.Hour}, habits{})
 		r.start("m0")
 		r.start("m1")
 		time.Sleep(sec)
@@ -302,7 +294,7 @@ func TestRunEndsWhileStarting(t *testing.T) {
 			t.Errorf("%d machines run, want the one that was ready", running)
 		}
 		before := r.row("m0")
-		if _, err := r.s.Start(t.Context(), before); !errors.Is(err, ErrNotRunning) ||
+		if _, err := r.s.Start(t.Context(), before); err == nil ||
 			r.row("m0") != before {
 			t.Errorf("start after Run: %v, row %+v", err, r.row("m0"))
 		}
@@ -311,15 +303,14 @@ func TestRunEndsWhileStarting(t *testing.T) {
 
 func TestStartWaitsForRun(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
-		r := newRig(t, Config{}, habits{})
-		s, err := NewStarter(r.fleet, r.d, Config{Check: Check{Func: r.d.check}})
+		r := newRig(t, machine.Config{}, habits{})
+		s, err := machine.NewStarter(r.fleet, r.d, machine.Config{Check: machine.Check{Func: r.d.check}})
 		if err != nil {
 			t.Fatal(err)
 		}
 		short, cancel := context.WithTimeout(t.Context(), sec)
 		defer cancel()
-		if _, err := s.Start(short, r.row("m0")); !errors.Is(err, ErrNotRunning) ||
-			!errors.Is(err, context.DeadlineExceeded) {
+		if _, err := s.Start(short, r.row("m0")); !errors.Is(err, context.DeadlineExceeded) {
 			t.Errorf("before Run: %v", err)
 		}
 		done := make(chan balance.StartAnswer)
@@ -346,7 +337,7 @@ func TestWatchIsCalledAgain(t *testing.T) {
 		d.watchErr = errors.New("lost the connection")
 		f, _ := balance.NewFleet(balance.FleetConfig{Node: "n", Region: "nrt"})
 		failed := 0
-		s, err := NewStarter(f, d, Config{Trace: Trace{WatchFailed: func(error) { failed++ }}})
+		s, err := machine.NewStarter(f, d, machine.Config{Trace: machine.Trace{DriverFailed: func(error) { failed++ }}})
 		if err != nil {
 			t.Fatal(err)
 		}
@@ -355,7 +346,7 @@ func TestWatchIsCalledAgain(t *testing.T) {
 		go func() { ended <- s.Run(ctx) }()
 		time.Sleep(2 * sec)
 		d.mu.Lock()
-		watches := len(d.watchers)
+		watches := d.watches
 		d.mu.Unlock()
 		if failed != 1 || watches != 1 {
 			t.Errorf("%d failures, %d watches", failed, watches)
@@ -374,7 +365,7 @@ func TestWatchIsCalledAgain(t *testing.T) {
 // client.
 func TestWholePath(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
-		r := newRig(t, Config{}, habits{boot: 45 * sec}, habits{boot: 45 * sec})
+		r := newRig(t, machine.Config{}, habits{boot: 45 * sec}, habits{boot: 45 * sec})
 		r.fleet.Apply(
 			balance.PutApp{
 				App: balance.App{ID: "web", Autostart: true, Limits: balance.Limits{Soft: 50, Hard: 60}},
@@ -404,7 +395,7 @@ func TestWholePath(t *testing.T) {
 			r.d.mu.Lock()
 			r.d.habits[id] = habits{startErr: errors.New("exec: \"nonsense\": not found")}
 			r.d.mu.Unlock()
-			r.d.crash(id, Exit{Code: 1, Reason: "exit status 1"})
+			r.d.crash(id, machine.Exit{Code: 1, Reason: "exit status 1"})
 		}
 		synctest.Wait()
 		_, err = w.get(ctx, 0)
@@ -419,90 +410,24 @@ func TestWholePath(t *testing.T) {
 	})
 }
 
-func TestProberOverSockets(t *testing.T) {
-	mux := http.NewServeMux()
-	mux.HandleFunc("/good", func(http.ResponseWriter, *http.Request) {})
-	mux.HandleFunc(
-		"/moved",
-		func(w http.ResponseWriter, r *http.Request) { http.Redirect(w, r, "/bad", http.StatusFound) },
-	)
-	mux.HandleFunc(
-		"/bad",
-		func(w http.ResponseWriter, r *http.Request) { http.Error(w, "no", http.StatusServiceUnavailable) },
-	)
-	server := httptest.NewServer(mux)
-	defer server.Close()
-	addr := server.Listener.Addr().String()
-	l, err := net.Listen("tcp", "127.0.0.1:0")
-	if err != nil {
-		t.Fatal(err)
-	}
-	closed := l.Addr().String()
-	l.Close()
-	for _, tc := range []struct {
-		name   string
-		check  Check
-		addr   string
-		ok     bool
-		isRude bool
-	}{
-		{"TCP", Check{}, addr, true, false},
-		{"TCP, nobody there", Check{}, closed, false, false},
-		{"a good path", Check{Path: "/good"}, addr, true, false},
-		{"a redirect is an answer", Check{Path: "/moved"}, addr, true, false},
-		{"a bad path", Check{Path: "/bad"}, addr, false, true},
-		{"a path, nobody there", Check{Path: "/good"}, closed, false, false},
-		{"a func that panics", Check{Func: func(context.Context, balance.Machine) error { panic("bug") }}, addr, false, false},
-	} {
-		t.Run(tc.name, func(t *testing.T) {
-			c, err := tc.check.withDefaults()
-			if err != nil {
-				t.Fatal(err)
-			}
-			c.Timeout = time.Minute // the machine under test may be slow
-			err = newProber(c).look(t.Context(), balance.Machine{Addr: tc.addr})
-			if _, got := errors.AsType[unready](err); (err == nil) != tc.ok || got != tc.isRude {
-				t.Errorf("%v (rude: %v), want good: %v, rude: %v", err, got, tc.ok, tc.isRude)
-			}
-		})
-	}
-	// A machine that begins to listen is found.
-	p := newProber(Check{Timeout: time.Minute})
-	found := make(chan bool)
-	ctx, cancel := context.WithTimeout(t.Context(), time.Minute)
-	defer cancel()
-	go func() {
-		_, ready := p.await(ctx, balance.Machine{Addr: closed}, time.Now(), health.Window{}, nil)
-		found <- ready
-	}()
-	l, err = net.Listen("tcp", closed)
-	if err != nil {
-		t.Skipf("the port has been taken meanwhile: %v", err)
-	}
-	defer l.Close()
-	if !<-found {
-		t.Error("not found")
-	}
-}
-
 func TestBadConfig(t *testing.T) {
 	f, _ := balance.NewFleet(balance.FleetConfig{Node: "n", Region: "nrt"})
 	d := newFakeDriver()
-	for want, c := range map[string]Config{
+	for want, c := range map[string]machine.Config{
 		"BootCap -1s":    {BootCap: -sec},
-		"Timeout -1s":    {Check: Check{Timeout: -sec}},
-		`Path "healthz"`: {Check: Check{Path: "healthz"}},
-		`Path "/a b"`:    {Check: Check{Path: "/a b"}},
-		"Path \"/\\n\"":  {Check: Check{Path: "/\n"}},
+		"Timeout -1s":    {Check: machine.Check{Timeout: -sec}},
+		`Path "healthz"`: {Check: machine.Check{Path: "healthz"}},
+		`Path "/a b"`:    {Check: machine.Check{Path: "/a b"}},
+		"Path \"/\\n\"":  {Check: machine.Check{Path: "/\n"}},
 	} {
-		if _, err := NewStarter(f, d, c); err == nil || !strings.Contains(err.Error(), want) {
+		if _, err := machine.NewStarter(f, d, c); err == nil || !strings.Contains(err.Error(), want) {
 			t.Errorf("error %v, want one that names %s", err, want)
 		}
 	}
-	if _, err := NewStarter(nil, d, Config{}); err == nil {
+	if _, err := machine.NewStarter(nil, d, machine.Config{}); err == nil {
 		t.Error("no fleet")
 	}
-	if _, err := NewStarter(f, nil, Config{}); err == nil {
+	if _, err := machine.NewStarter(f, nil, machine.Config{}); err == nil {
 		t.Error("no driver")
 	}
 	if _, err := autostart.New(nil, nil, autostart.Config{}); err == nil {
@@ -515,20 +440,11 @@ func TestBadConfig(t *testing.T) {
 // meanwhile keeps the new run.
 func TestAStarterHoldsNothingOfARunThatIsOver(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
-		r := newRig(t, Config{},
-			habits{boot: sec, ends: 5 * sec, end: Exit{Reason: "exit status 0"}},
+		r := newRig(t, machine.Config{},
+			habits{boot: sec, ends: 5 * sec, end: machine.Exit{Reason: "exit status 0"}},
 			habits{startErr: errors.New("no such image")})
 		defer r.stop()
-		runs := func() (n int) {
-			r.s.mu.Lock()
-			defer r.s.mu.Unlock()
-			for _, h := range r.s.hosts {
-				if h.run != nil {
-					n++
-				}
-			}
-			return n
-		}
+		runs := r.s.Runs
 		for range 2 {
 			r.start("m0")
 			time.Sleep(2 * sec)

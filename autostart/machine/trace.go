@@ -18,9 +18,14 @@ type Trace struct {
 	// least, or less where it is doubtful that it will be; err says what it lacks. It is told again
 	// when that changes.
 	NotReady func(m balance.Machine, after time.Duration, err error)
+	// Adopted: the machine runs already, and is taken over; see [Starter.Run]. Ready follows when it
+	// passes its check.
+	Adopted func(m balance.Machine)
+	// Unknown: the driver lists a machine that the node does not host. It is left alone.
+	Unknown func(r Running)
 	// Ready: the machine takes requests. took is the time since the call of the driver; m.Addr is
-	// set.
-	Ready func(m balance.Machine, kind BootKind, took time.Duration)
+	// set. resumed says that it was suspended before.
+	Ready func(m balance.Machine, resumed bool, took time.Duration)
 	// Failed: the start came to nothing; m.Fault says why.
 	Failed func(m balance.Machine)
 	// Exited: a machine that was ready, or suspended, ended without being told to by its gate's
@@ -31,8 +36,9 @@ type Trace struct {
 	Restarting func(m balance.Machine)
 	// Health: checks have changed what the machine's row says, or it takes suspiciously long to start.
 	Health func(m balance.Machine, h balance.Health, err error)
-	// WatchFailed: the driver's Watch ended although it should not have; it is called again.
-	WatchFailed func(err error)
+	// DriverFailed: the driver's Watch ended although it should not have, or its List failed; it is
+	// called again.
+	DriverFailed func(err error)
 }
 
 func (t *Trace) starting(m balance.Machine) {
@@ -53,9 +59,21 @@ func (t *Trace) notReady(m balance.Machine, after time.Duration, err error) {
 	}
 }
 
-func (t *Trace) ready(m balance.Machine, kind BootKind, took time.Duration) {
+func (t *Trace) adopted(m balance.Machine) {
+	if t.Adopted != nil {
+		t.Adopted(m)
+	}
+}
+
+func (t *Trace) unknown(r Running) {
+	if t.Unknown != nil {
+		t.Unknown(r)
+	}
+}
+
+func (t *Trace) ready(m balance.Machine, resumed bool, took time.Duration) {
 	if t.Ready != nil {
-		t.Ready(m, kind, took)
+		t.Ready(m, resumed, took)
 	}
 }
 
@@ -83,8 +101,8 @@ func (t *Trace) health(m balance.Machine, h balance.Health, err error) {
 	}
 }
 
-func (t *Trace) watchFailed(err error) {
-	if t.WatchFailed != nil {
-		t.WatchFailed(err)
+func (t *Trace) driverFailed(err error) {
+	if t.DriverFailed != nil {
+		t.DriverFailed(err)
 	}
 }

@@ -59,7 +59,7 @@ func (b *bench) inspects(m balance.Machine) (err error, ok bool) {
 
 func inspectRuns(b *bench) {
 	m := b.NewMachine()
-	b.start(&m, machine.BootCold)
+	b.start(&m, false)
 	err, ok := b.inspects(m)
 	if !ok {
 		b.Skip("the driver is no machine.Inspector")
@@ -68,7 +68,7 @@ func inspectRuns(b *bench) {
 		b.broken("Inspect(%s), which runs: %v", m.ID, err)
 	}
 	if err := b.Driver.Suspend(b.ctx, m); err == nil {
-		b.start(&m, machine.BootResume)
+		b.start(&m, true)
 		if err, _ := b.inspects(m); err != nil {
 			b.broken("Inspect(%s), which runs again after a suspension: %v", m.ID, err)
 		}
@@ -78,7 +78,7 @@ func inspectRuns(b *bench) {
 
 func inspectEnded(b *bench) {
 	m := b.NewMachine()
-	b.start(&m, machine.BootCold)
+	b.start(&m, false)
 	if _, ok := b.inspects(m); !ok {
 		b.stop(m)
 		b.Skip("the driver is no machine.Inspector")
@@ -92,7 +92,7 @@ func inspectEnded(b *bench) {
 	}
 	m = b.NewMachine()
 	w := b.watch()
-	b.start(&m, machine.BootCold)
+	b.start(&m, false)
 	b.crash(m)
 	w.want(m)
 	if err, _ := b.inspects(m); err == nil {
@@ -136,11 +136,11 @@ func (b *bench) lists(m balance.Machine, suspended bool) {
 
 func listRuns(b *bench) {
 	m := b.NewMachine()
-	b.start(&m, machine.BootCold)
+	b.start(&m, false)
 	b.lists(m, false)
 	if err := b.Driver.Suspend(b.ctx, m); err == nil {
 		b.lists(m, true)
-		b.start(&m, machine.BootResume)
+		b.start(&m, true)
 		b.lists(m, false)
 	}
 	b.stop(m)
@@ -148,7 +148,7 @@ func listRuns(b *bench) {
 
 func listEnded(b *bench) {
 	m := b.NewMachine()
-	b.start(&m, machine.BootCold)
+	b.start(&m, false)
 	b.listed(m)
 	b.stop(m)
 	if got, ok := b.listed(m); ok {
@@ -158,7 +158,7 @@ func listEnded(b *bench) {
 		return
 	}
 	w := b.watch()
-	b.start(&m, machine.BootCold)
+	b.start(&m, false)
 	b.crash(m)
 	w.want(m)
 	if got, ok := b.listed(m); ok {
@@ -168,7 +168,7 @@ func listEnded(b *bench) {
 
 func boots(b *bench) {
 	m := b.NewMachine()
-	boot := b.start(&m, machine.BootCold)
+	boot := b.start(&m, false)
 	if host, port, err := net.SplitHostPort(boot.Addr); err != nil || host == "" || port == "" || port == "0" {
 		b.broken("Start(%s) returned the address %q (%v)", m.ID, boot.Addr, err)
 	}
@@ -177,7 +177,7 @@ func boots(b *bench) {
 
 func startTwice(b *bench) {
 	m := b.NewMachine()
-	b.start(&m, machine.BootCold)
+	b.start(&m, false)
 	next := m
 	next.Epoch++
 	if boot, err := b.Driver.Start(b.ctx, next); err == nil {
@@ -206,7 +206,7 @@ func outlives(b *bench) {
 	// What a driver does when ctx ends, it may do later; the life of a whole second machine gives it
 	// time.
 	other := b.NewMachine()
-	b.start(&other, machine.BootCold)
+	b.start(&other, false)
 	b.stop(other)
 	w.want(other)
 	b.listens(m)
@@ -219,7 +219,7 @@ func startAgain(b *bench) {
 	w := b.watch()
 	m := b.NewMachine()
 	for range 3 {
-		b.start(&m, machine.BootCold)
+		b.start(&m, false)
 		b.stop(m)
 		w.want(m)
 	}
@@ -237,7 +237,7 @@ func startCancelled(b *bench) {
 		b.listens(m)
 		b.stop(m)
 	}
-	b.start(&m, machine.BootCold) // fails where the refused one runs after all
+	b.start(&m, false) // fails where the refused one runs after all
 	b.stop(m)
 }
 
@@ -266,7 +266,7 @@ func startCut(b *bench) {
 			b.listens(m)
 		}
 		b.stop(m)
-		b.start(&m, machine.BootCold)
+		b.start(&m, false)
 		b.stop(m)
 	}
 }
@@ -308,14 +308,14 @@ func startPassing(b *bench) {
 	}
 	b.Throttle(false)
 	m.Epoch-- // for the same epoch
-	b.start(&m, machine.BootCold)
+	b.start(&m, false)
 	b.stop(m)
 	b.silent(m)
 }
 
 func stopGone(b *bench) {
 	m := b.NewMachine()
-	b.start(&m, machine.BootCold)
+	b.start(&m, false)
 	b.stop(m)
 	b.silent(m)
 }
@@ -323,7 +323,7 @@ func stopGone(b *bench) {
 func stopIdle(b *bench) {
 	m := b.NewMachine()
 	b.stop(m) // never started
-	b.start(&m, machine.BootCold)
+	b.start(&m, false)
 	b.stop(m)
 	b.stop(m)
 }
@@ -332,7 +332,7 @@ func exitFields(b *bench) {
 	w := b.watch()
 	m := b.NewMachine()
 	m.Epoch = 41
-	b.start(&m, machine.BootCold)
+	b.start(&m, false)
 	b.stop(m)
 	checkExit(b, w.want(m))
 }
@@ -350,10 +350,10 @@ func checkExit(b *bench, e machine.Exit) {
 
 func suspendResume(b *bench) {
 	m := b.NewMachine()
-	b.start(&m, machine.BootCold)
+	b.start(&m, false)
 	for range 3 {
 		b.suspends(m)
-		b.start(&m, machine.BootResume)
+		b.start(&m, true)
 	}
 	if boot, err := b.Driver.Start(b.ctx, m); err == nil {
 		b.broken("Start(%s) of a machine that was resumed and runs returned %+v and no error", m.ID, boot)
@@ -364,7 +364,7 @@ func suspendResume(b *bench) {
 
 func suspendUnsupported(b *bench) {
 	m := b.NewMachine()
-	b.start(&m, machine.BootCold)
+	b.start(&m, false)
 	if b.Driver.Suspend(b.ctx, m) == nil {
 		b.stop(m)
 		b.Skip("the driver suspends")
@@ -378,7 +378,7 @@ func suspendIdle(b *bench) {
 	if b.Driver.Suspend(b.ctx, m) == nil {
 		b.broken("Suspend(%s), which never ran, returned no error", m.ID)
 	}
-	b.start(&m, machine.BootCold)
+	b.start(&m, false)
 	b.stop(m)
 	if b.Driver.Suspend(b.ctx, m) == nil {
 		b.broken("Suspend(%s), which was stopped, returned no error", m.ID)
@@ -388,11 +388,11 @@ func suspendIdle(b *bench) {
 func suspendStop(b *bench) {
 	w := b.watch()
 	m := b.NewMachine()
-	b.start(&m, machine.BootCold)
+	b.start(&m, false)
 	b.suspends(m)
 	b.stop(m)
 	w.want(m)
-	b.start(&m, machine.BootCold)
+	b.start(&m, false)
 	b.stop(m)
 	w.want(m)
 	w.wantOnce(start{m.Key(), 1}, start{m.Key(), 2})
@@ -401,11 +401,11 @@ func suspendStop(b *bench) {
 func suspendEpoch(b *bench) {
 	w := b.watch()
 	m := b.NewMachine()
-	b.start(&m, machine.BootCold)
+	b.start(&m, false)
 	b.suspends(m)
-	b.start(&m, machine.BootResume)
+	b.start(&m, true)
 	b.suspends(m)
-	b.start(&m, machine.BootResume)
+	b.start(&m, true)
 	b.stop(m)
 	checkExit(b, w.want(m))
 	w.wantOnce(start{m.Key(), 3})
@@ -414,7 +414,7 @@ func suspendEpoch(b *bench) {
 func watchEnds(b *bench) {
 	w := b.watch()
 	m := b.NewMachine()
-	b.start(&m, machine.BootCold)
+	b.start(&m, false)
 	b.stop(m)
 	w.want(m)
 	if err := w.end(); err != nil {
@@ -427,7 +427,7 @@ func watchOnce(b *bench) {
 	var starts []start
 	for range 3 {
 		m := b.NewMachine()
-		b.start(&m, machine.BootCold)
+		b.start(&m, false)
 		b.stop(m)
 		b.stop(m)
 		w.want(m)
@@ -439,14 +439,14 @@ func watchOnce(b *bench) {
 func watchSeveral(b *bench) {
 	first, second := b.watch(), b.watch()
 	m := b.NewMachine()
-	b.start(&m, machine.BootCold)
+	b.start(&m, false)
 	b.stop(m)
 	first.want(m)
 	second.want(m)
 	if err := first.end(); err != nil {
 		b.broken("Watch: %v", err)
 	}
-	b.start(&m, machine.BootCold)
+	b.start(&m, false)
 	b.stop(m)
 	second.want(m)
 }
@@ -458,7 +458,7 @@ func watchCrash(b *bench) {
 	w := b.watch()
 	m := b.NewMachine()
 	for range 2 {
-		b.start(&m, machine.BootCold)
+		b.start(&m, false)
 		b.crash(m)
 		checkExit(b, w.want(m))
 		b.stop(m)
@@ -474,7 +474,7 @@ func watchCalls(b *bench) {
 			stopped <- b.Driver.Stop(b.ctx, m) // no error: it does not run
 		}
 	})
-	b.start(&m, machine.BootCold)
+	b.start(&m, false)
 	b.stop(m)
 	w.want(m)
 	select {
@@ -539,8 +539,8 @@ func sameID(b *bench) {
 	one := b.NewMachine()
 	two := one
 	two.App += "-2"
-	b.start(&one, machine.BootCold)
-	b.start(&two, machine.BootCold)
+	b.start(&one, false)
+	b.start(&two, false)
 	if one.Addr == two.Addr {
 		b.broken("%v and %v both have the address %s", one.Key(), two.Key(), one.Addr)
 	}

@@ -42,7 +42,7 @@ func ExampleFake() {
 	starter, _ := machine.NewStarter(fleet, fake, machine.Config{
 		Check: machine.Check{Func: fake.Check},
 		Trace: machine.Trace{
-			Ready:  func(m balance.Machine, _ machine.BootKind, _ time.Duration) { told <- "ready at " + m.Addr },
+			Ready:  func(m balance.Machine, _ bool, _ time.Duration) { told <- "ready at " + m.Addr },
 			Exited: func(_ balance.Machine, e machine.Exit) { told <- "ended: " + e.Reason },
 		},
 	})

@@ -6,6 +6,7 @@ import (
 	"errors"
 	"fmt"
 	"net"
+	"os"
 	"slices"
 	"sync"
 	"syscall"
@@ -97,10 +98,11 @@ func (f *Fake) Start(ctx context.Context, m balance.Machine) (machine.Booting, e
 	}
 	f.mu.Lock()
 	defer f.mu.Unlock()
-	is, kind := f.machines[m.Key()], machine.BootResume
+	is := f.machines[m.Key()]
+	resumed := is != nil
 	switch {
 	case is == nil:
-		is, kind = &memory{}, machine.BootCold
+		is = &memory{}
 	case !is.running.Suspended:
 		return machine.Booting{}, fmt.Errorf(
 			"machinetest: start %v: it runs already, since epoch %d", m.Key(), is.running.Epoch,
@@ -117,7 +119,7 @@ func (f *Fake) Start(ctx context.Context, m balance.Machine) (machine.Booting, e
 		f.machines = map[balance.MachineKey]*memory{}
 	}
 	f.machines[m.Key()] = is
-	return machine.Booting{Addr: is.running.Addr, Kind: kind}, nil
+	return machine.Booting{Addr: is.running.Addr, Resumed: resumed}, nil
 }
 
 // Stop implements [machine.Driver].
@@ -216,7 +218,7 @@ func (f *Fake) Check(_ context.Context, m balance.Machine) error {
 	is := f.machines[m.Key()]
 	if is == nil || !is.up() {
 		return &net.OpError{
-			Op: "dial", Net: "tcp", Addr: addr(m.Addr), Err: syscall.ECONNREFUSED,
+			Op: "dial", Net: "tcp", Addr: addr(m.Addr), Err: os.NewSyscallError("connect", syscall.ECONNREFUSED),
 		}
 	}
 	return is.sick

@@ -119,11 +119,8 @@ func (f *fake) Start(ctx context.Context, m balance.Machine) (machine.Booting, e
 			return machine.Booting{}, fmt.Errorf("%s already runs", m.ID)
 		}
 		l.suspended, l.epoch = false, m.Epoch
-		kind := machine.BootResume
-		if f.fault == "resume called cold" {
-			kind = machine.BootCold
-		}
-		return machine.Booting{Addr: l.Addr().String(), Kind: kind}, nil
+		resumed := f.fault != "resume called cold"
+		return machine.Booting{Addr: l.Addr().String(), Resumed: resumed}, nil
 	}
 	if ctx.Err() != nil && f.fault != "cancelled start fails but runs" {
 		return machine.Booting{}, ctx.Err()

@@ -134,15 +134,15 @@ func (b *bench) broken(format string, args ...any) {
 
 // start starts m at its next epoch, checks the answer and waits until the machine accepts
 // connections.
-func (b *bench) start(m *balance.Machine, kind machine.BootKind) machine.Booting {
+func (b *bench) start(m *balance.Machine, resumed bool) machine.Booting {
 	b.Helper()
 	m.Epoch++
 	boot, err := b.Driver.Start(b.ctx, *m)
 	if err != nil {
 		b.broken("Start(%s at epoch %d): %v", m.ID, m.Epoch, err)
 	}
-	if boot.Kind != kind {
-		b.broken("Start(%s at epoch %d) is a %v boot, want a %v one", m.ID, m.Epoch, boot.Kind, kind)
+	if boot.Resumed != resumed {
+		b.broken("Start(%s at epoch %d) resumed it: %v, want %v", m.ID, m.Epoch, boot.Resumed, resumed)
 	}
 	m.Addr = boot.Addr
 	b.listens(*m)

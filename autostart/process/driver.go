@@ -85,7 +85,7 @@ func (d *Driver) Start(ctx context.Context, m balance.Machine) (machine.Booting,
 		return machine.Booting{}, err
 	}
 	if resumed {
-		return machine.Booting{Addr: c.addr, Kind: machine.BootResume}, nil
+		return machine.Booting{Addr: c.addr, Resumed: true}, nil
 	}
 	if err := d.create(c, m); err != nil {
 		d.mu.Lock()
@@ -98,7 +98,7 @@ func (d *Driver) Start(ctx context.Context, m balance.Machine) (machine.Booting,
 		d.running.Done()
 		return machine.Booting{}, fmt.Errorf("process: start %v: %w", m.Key(), err)
 	}
-	return machine.Booting{Addr: c.addr, Kind: machine.BootCold}, nil
+	return machine.Booting{Addr: c.addr}, nil
 }
 
 // claim resumes m's process where it is suspended, and makes an entry for a new one where there is

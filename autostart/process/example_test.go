@@ -24,12 +24,12 @@ func Example() {
 
 	m := balance.Machine{ID: "nrt-1", App: "demo", Region: "nrt", Epoch: 1}
 	booting, err := driver.Start(ctx, m)
-	fmt.Println(booting.Kind, err)
+	fmt.Println(booting.Resumed, err)
 
 	fmt.Println(driver.Suspend(ctx, m))
 	m.Epoch++
 	booting, err = driver.Start(ctx, m)
-	fmt.Println(booting.Kind, err)
+	fmt.Println(booting.Resumed, err)
 
 	fmt.Println(driver.Stop(ctx, m))
 	// An owner watches all the time, in a goroutine of its own. A late one misses nothing.
@@ -38,9 +38,9 @@ func Example() {
 		cancel()
 	})
 	// Output:
-	// cold <nil>
+	// false <nil>
 	// <nil>
-	// resume <nil>
+	// true <nil>
 	// <nil>
 	// nrt-1 at epoch 2: stopped: killed by signal: terminated
 }

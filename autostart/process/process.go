@@ -18,7 +18,8 @@
 // which lives as long as the driver, creates them all), and a small helper process kills the whole
 // group, grandchildren included, when a pipe from this process ends. The helper is this binary
 // executed again, under the name ebb-guard, which happens in an init function before main; see
-// Config.NoGuard. Out of reach is what leaves its process group on purpose, such as a daemon that
+// Config.NoGuard. So the next process finds no machine that runs, and the driver lists none: it is
+// no [machine.Lister]. Out of reach is what leaves its process group on purpose, such as a daemon that
 // calls setsid.
 //
 // # Systems

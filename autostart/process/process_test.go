@@ -287,7 +287,7 @@ func TestSuspend(t *testing.T) {
 		t.Fatal(err)
 	}
 	addr := m.Addr
-	if b := start(t, d, &m); b.Kind != machine.BootResume || b.Addr != addr {
+	if b := start(t, d, &m); !b.Resumed || b.Addr != addr {
 		t.Errorf("resume: %+v, want a resume at %s", b, addr)
 	}
 	if got, err := io.ReadAll(conn); err != nil || !strings.HasSuffix(string(got), "\r\n\r\n2\n") {
@@ -315,7 +315,7 @@ func TestKilledWhileSuspended(t *testing.T) {
 	if e := nextExit(t, d); e.Epoch != 1 || e.Signal != "killed" {
 		t.Errorf("exit %+v, want a kill at epoch 1", e)
 	}
-	if b := start(t, d, &m); b.Kind != machine.BootCold {
+	if b := start(t, d, &m); b.Resumed {
 		t.Errorf("next start: %+v, want a cold one", b)
 	}
 }

@@ -8,7 +8,6 @@ import (
 	"strings"
 	"testing"
 
-	"github.com/ebbkit/ebb/autostart/machine"
 	"github.com/ebbkit/ebb/backhaul"
 	"github.com/ebbkit/ebb/balance"
 	"github.com/ebbkit/ebb/downscale/cordon"
@@ -20,7 +19,6 @@ import (
 var enums = []any{
 	new(balance.Autostop), new(balance.State), new(balance.Health), new(balance.Cordon), new(balance.Tier),
 	new(balance.StartAnswer), new(balance.Bounce), new(balance.Outcome),
-	new(machine.BootKind),
 	new(balance.Class), new(policy.Verdict), new(cordon.Act),
 	new(rtt.State),
 	new(backhaul.Failure), new(backhaul.EventKind), new(backhaul.Freed),

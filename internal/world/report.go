@@ -94,7 +94,11 @@ func (e *edge) traceTransport() backhaul.Trace {
 func (k *worker) traceStarter() machine.Trace {
 	log := k.w.log
 	return machine.Trace{
-		Ready: func(m balance.Machine, kind machine.BootKind, took time.Duration) {
+		Ready: func(m balance.Machine, resumed bool, took time.Duration) {
+			kind := "cold"
+			if resumed {
+				kind = "resume"
+			}
 			k.w.anew(m.ID)
 			k.tell(log, events.Started, m, "ready after %v (%v)", rounded(took), kind)
 		},

@@ -11,8 +11,6 @@ import (
 )
 
 const (
-	// TellAfter is how long a boot takes until people are told what it lacks.
-	TellAfter = 5 * time.Second
 	// misplacedSame and misplacedOther are how long a machine has to listen elsewhere, and not
 	// where it should, until its start has failed: at another address of the same port, which
 	// nobody does on purpose, and at another port, which may also be one for metrics or a debugger
@@ -33,21 +31,21 @@ const (
 	hangsAfter = 15 * time.Second
 )
 
-// Misplaced finds out that a machine which boots listens elsewhere than where it should. The zero
+// misplaced finds out that a machine which boots listens elsewhere than where it should. The zero
 // value has seen nothing. It is asked as long as nothing listens where it should.
-type Misplaced struct {
+type misplaced struct {
 	since time.Time // it listens at the other addresses
 	where string
 }
 
-// Look takes in where the machine listens, and reports whether its start has failed for that. Grace
+// look takes in where the machine listens, and reports whether its start has failed for that. Grace
 // is how long other ports may be open before the right one is.
-func (p *Misplaced) Look(
+func (p *misplaced) look(
 	now time.Time, addr string, listens []string, grace time.Duration,
 ) (where string, failed bool) {
 	there := func(l string) bool { return l == addr || l == anyAddr(addr) }
 	if len(listens) == 0 || slices.ContainsFunc(listens, there) {
-		*p = Misplaced{}
+		*p = misplaced{}
 		return "", false
 	}
 	if w := strings.Join(listens, ", "); w != p.where {
@@ -61,8 +59,8 @@ func (p *Misplaced) Look(
 	return p.where, now.Sub(p.since) >= grace
 }
 
-// Lasted returns for how long it has listened elsewhere, and not where it should.
-func (p *Misplaced) Lasted(now time.Time) time.Duration {
+// lasted returns for how long it has listened elsewhere, and not where it should.
+func (p *misplaced) lasted(now time.Time) time.Duration {
 	if p.where == "" {
 		return 0
 	}
@@ -87,10 +85,19 @@ type Known struct {
 	Hung      int // starts in a row that failed because the machine did nothing
 }
 
-// MisplacedGrace returns how long other ports may be open: 2 s at the first start, nothing at the
+// KnownOf returns what a book says of one revision's cold boots.
+func KnownOf(b *boots.Book, revision string, grace time.Duration) Known {
+	k := Known{Grace: grace, Misplaced: b.Misplaced, Doubted: b.Doubted, Hung: b.Hung}
+	if of := b.Of(boots.Key{Revision: revision, Kind: boots.Cold}); of.Known() {
+		k.Longest, k.Suspect = of.Longest(), of.Suspect()
+	}
+	return k
+}
+
+// misplacedGrace returns how long other ports may be open: 2 s at the first start, nothing at the
 // next ones, and longer and longer when they all have failed for it; as long as boots are known to
 // take where that is longer.
-func (k Known) MisplacedGrace() time.Duration {
+func (k Known) misplacedGrace() time.Duration {
 	d := misplacedOther
 	switch {
 	case k.Misplaced >= MisplacedTries:
@@ -101,11 +108,11 @@ func (k Known) MisplacedGrace() time.Duration {
 	return max(d, k.Longest, k.Grace)
 }
 
-// Doubtful reports whether a boot of that age is not expected to end well after all that is seen of
+// doubtful reports whether a boot of that age is not expected to end well after all that is seen of
 // it: how long it has listened elsewhere, and how long it has listened nowhere and done nothing.
 // What is slow and works, loads a model or writes a line now and then, is not doubted here; nor is
 // any boot as long as the app's boots are known to take that long, or a grace is given.
-func (k Known) Doubtful(age, elsewhere, idle time.Duration) bool {
+func (k Known) doubtful(age, elsewhere, idle time.Duration) bool {
 	least := doubtfulFirst
 	if k.Doubted > 0 {
 		least = doubtfulNext
@@ -113,16 +120,16 @@ func (k Known) Doubtful(age, elsewhere, idle time.Duration) bool {
 	return age >= max(k.Suspect, k.Grace) && max(elsewhere, idle) >= least
 }
 
-// Hangs reports whether a boot of that age has failed for doing nothing for that long. It is given
+// hangs reports whether a boot of that age has failed for doing nothing for that long. It is given
 // 15 s at first, then 30 s and 60 s, and from the sixth time on longer and longer up to 8 min: what
 // has been mended is started before long, and what just waits for a long time comes up in the end.
-func (k Known) Hangs(age, idle time.Duration) bool {
+func (k Known) hangs(age, idle time.Duration) bool {
 	limit := hangsAfter << min(max(min(k.Hung, 2), k.Hung-2), 5)
 	return age >= max(limit, k.Suspect, k.Grace) && idle >= limit*2/3
 }
 
-// IdleFor returns for how long a machine has done nothing and listened nowhere.
-func IdleFor(d Seen) time.Duration {
+// idleFor returns for how long a machine has done nothing and listened nowhere.
+func idleFor(d Seen) time.Duration {
 	if !d.Known || len(d.Listens) > 0 {
 		return 0
 	}
@@ -153,39 +160,18 @@ func cutLast(s, sep string) (before, after string, found bool) {
 	return s, "", false
 }
 
-// MisplacedText says why a start failed whose machine listens elsewhere.
-func MisplacedText(where, addr string) string {
+// misplacedText says why a start failed whose machine listens elsewhere.
+func misplacedText(where, addr string) string {
 	return fmt.Sprintf("it listens at %s and not at %s: make it listen there, or set App.BootHint if "+
 		"that takes longer", where, addr)
 }
 
-// HangsText says why a start failed whose machine does nothing.
-func HangsText(addr string, idle time.Duration, output string) string {
+// hangsText says why a start failed whose machine does nothing.
+func hangsText(addr string, idle time.Duration, output string) string {
 	s := fmt.Sprintf("it has done nothing for %v and does not listen at %s: make it listen there, or "+
 		"set App.BootHint if its boots take longer", idle.Round(time.Second), addr)
 	if output != "" {
 		s += "; it last wrote: " + output
-	}
-	return s
-}
-
-// Describe says what a boot lacks, for people: what its check found, and what its driver knows.
-func Describe(found string, addr string, d Seen, doubtful bool) string {
-	s := found
-	var elsewhere []string
-	for _, l := range d.Listens {
-		if l != addr {
-			elsewhere = append(elsewhere, l)
-		}
-	}
-	switch {
-	case len(elsewhere) > 0:
-		s += "; it listens at " + strings.Join(elsewhere, ", ")
-	case d.Known && len(d.Listens) == 0:
-		s += "; it listens nowhere"
-		if doubtful {
-			s += " and does nothing (set App.BootHint if its boots take longer)"
-		}
 	}
 	return s
 }

@@ -37,9 +37,9 @@ func TestMisplaced(t *testing.T) {
 		{"a name", "app.internal:80", []look{{0, "10.0.0.1:81", false}, {3 * sec, "10.0.0.1:81", true}}},
 	} {
 		t.Run(tc.name, func(t *testing.T) {
-			var p Misplaced
+			var p misplaced
 			for _, l := range tc.looks {
-				where, failed := p.Look(t0.Add(l.at), tc.addr, strings.Fields(l.where), misplacedOther)
+				where, failed := p.look(t0.Add(l.at), tc.addr, strings.Fields(l.where), misplacedOther)
 				if failed != l.failed || failed && where != strings.Join(strings.Fields(l.where), ", ") {
 					t.Errorf("at %v, listening at %q: %q, %v; want %v", l.at, l.where, where, failed, l.failed)
 				}
@@ -48,23 +48,23 @@ func TestMisplaced(t *testing.T) {
 	}
 	// of an app whose last start has failed for it
 	for _, at := range []string{"[::1]:80", "127.0.0.1:81"} {
-		var p Misplaced
-		if _, failed := p.Look(t0, addr, []string{at}, 0); !failed {
+		var p misplaced
+		if _, failed := p.look(t0, addr, []string{at}, 0); !failed {
 			t.Errorf("listening at %s again: want it to fail at once", at)
 		}
 	}
 	for n, want := range []time.Duration{1, 0, 0, 2, 4, 8, 16} {
-		if got := (Known{Misplaced: n}).MisplacedGrace(); got != want*misplacedOther {
+		if got := (Known{Misplaced: n}).misplacedGrace(); got != want*misplacedOther {
 			t.Errorf("%v after %d failures, want %v", got, n, want*misplacedOther)
 		}
 	}
-	if d := (Known{Misplaced: 1000}).MisplacedGrace(); d > 10*time.Minute {
+	if d := (Known{Misplaced: 1000}).misplacedGrace(); d > 10*time.Minute {
 		t.Errorf("%v after 1000 failures", d)
 	}
-	if d := (Known{Longest: 40 * sec, Grace: sec}).MisplacedGrace(); d != 40*sec {
+	if d := (Known{Longest: 40 * sec, Grace: sec}).misplacedGrace(); d != 40*sec {
 		t.Errorf("%v where boots take 40 s", d)
 	}
-	if d := (Known{Longest: sec, Grace: 50 * sec, Misplaced: 1}).MisplacedGrace(); d != 50*sec {
+	if d := (Known{Longest: sec, Grace: 50 * sec, Misplaced: 1}).misplacedGrace(); d != 50*sec {
 		t.Errorf("%v with a grace of 50 s", d)
 	}
 }
@@ -97,13 +97,13 @@ func TestDoubtfulBoots(t *testing.T) {
 		{"then longer", Known{Hung: 5}, 119 * sec, 0, 119 * sec, true, false},
 		{"not for ever", Known{Hung: 1000}, 8 * time.Minute, 0, 8 * time.Minute, true, true},
 	} {
-		if d, h := tc.k.Doubtful(tc.age, tc.elsewhere, tc.idle), tc.k.Hangs(tc.age, tc.idle); d != tc.doubtful ||
+		if d, h := tc.k.doubtful(tc.age, tc.elsewhere, tc.idle), tc.k.hangs(tc.age, tc.idle); d != tc.doubtful ||
 			h != tc.hangs {
 			t.Errorf("%s: doubtful %v, hangs %v; want %v, %v", tc.name, d, h, tc.doubtful, tc.hangs)
 		}
 	}
 	for _, d := range []Seen{{Idle: sec}, {Idle: sec, Known: true, Listens: []string{"[::1]:1"}}} {
-		if got := IdleFor(d); got != 0 {
+		if got := idleFor(d); got != 0 {
 			t.Errorf("%+v: idle for %v", d, got)
 		}
 	}
