@@ -161,7 +161,11 @@ func (r *report) answered(m balance.MachineKey, status int, failed bool) {
 }
 
 func (r *report) starter(t *machine.Trace) {
-	then3(&t.Ready, func(m balance.Machine, kind machine.BootKind, took time.Duration) {
+	then3(&t.Ready, func(m balance.Machine, resumed bool, took time.Duration) {
+		kind := "cold"
+		if resumed {
+			kind = "resume"
+		}
 		r.answers.forget(m.Key())
 		r.event(events.Started, m.Key(), "ready after %v (%v)", rounded(took), kind)
 	})

@@ -154,7 +154,7 @@ func TestErrorsKeepTheirIdentity(t *testing.T) {
 			Recall: func(context.Context, balance.Machine) error { return fail },
 			Stop:   func(context.Context, balance.Machine, downscale.Order) error { return fail },
 		})
-		for _, is := range []error{machine.ErrTooLate, machine.ErrNotRunning, downscale.ErrBusy, context.DeadlineExceeded, errors.ErrUnsupported} {
+		for _, is := range []error{balance.ErrRuns, balance.ErrNoApp, downscale.ErrBusy, context.DeadlineExceeded, errors.ErrUnsupported} {
 			fail = fmt.Errorf("the machine: %w", is)
 			for _, err := range []error{
 				p.client.Recall(t.Context(), m1), p.client.Stop(t.Context(), m1, downscale.Order{}),
@@ -163,7 +163,7 @@ func TestErrorsKeepTheirIdentity(t *testing.T) {
 				if !errors.Is(err, is) || !strings.Contains(err.Error(), fail.Error()) {
 					t.Errorf("%v, want %v", err, fail)
 				}
-				if is != machine.ErrTooLate && errors.Is(err, machine.ErrTooLate) {
+				if is != balance.ErrRuns && errors.Is(err, balance.ErrRuns) {
 					t.Errorf("%v is another error besides", err)
 				}
 			}

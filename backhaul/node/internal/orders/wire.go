@@ -9,7 +9,6 @@ import (
 	"io"
 	"time"
 
-	"github.com/ebbkit/ebb/autostart/machine"
 	"github.com/ebbkit/ebb/balance"
 	"github.com/ebbkit/ebb/downscale"
 )
@@ -124,8 +123,6 @@ type Error struct {
 
 // errorKinds are the errors whose identity is kept across the hop.
 var errorKinds = map[string]error{
-	"too-late":    machine.ErrTooLate,
-	"not-running": machine.ErrNotRunning,
 	"busy":        downscale.ErrBusy,
 	"no-app":      balance.ErrNoApp,
 	"runs":        balance.ErrRuns,
