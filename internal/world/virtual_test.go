@@ -109,7 +109,7 @@ func newApps(host *nettest.Host, c demoapp.Config) *apps {
 // Start implements machine.Driver.
 func (a *apps) Start(ctx context.Context, m balance.Machine) (machine.Booting, error) {
 	b, err := a.Fake.Start(ctx, m)
-	if err != nil || b.Kind == machine.BootResume {
+	if err != nil || b.Resumed {
 		return b, err
 	}
 	l, err := a.host.Listen(b.Addr)
