@@ -109,7 +109,7 @@
 //     (backhaul.TestAnUpgradedConnectionEndsAsTheOtherSideDid)
 //   - What is decided is pure. The files that decide take the time and random bits as
 //     arguments and do no I/O. What acts is safe for concurrent use unless its documentation
-//     says otherwise. (internal/purity.TestCoresArePure)
+//     says otherwise. (internal/purity.TestPackagesArePure)
 //   - What blocks: Run methods, until their context ends, then they return nil; Acquire and
 //     RoundTrip, while a request waits; the calls that drain, shut down or order a stop,
 //     until that is done or their context ends; driver calls. Constructors start nothing.

@@ -2,60 +2,11 @@ package policy
 
 import (
 	"cmp"
-	"fmt"
-	"math"
 	"slices"
 	"time"
 
 	"github.com/ebbkit/ebb/balance"
 )
-
-// Config configures a [Decider]. The zero value is valid: it hardly ever has a machine stopped
-// only to be started again. For machines that cost more than a start, a window of 2 min, a
-// headroom of 0.9, a keep-alive of 1 min and 15 s to settle sleep early and run full; to keep
-// room for a load that comes back, 15 min, 0.7, 30 min and 1 min.
-type Config struct {
-	// Window is how far back the load counts for the head-room rule. 0 means 5 min: with that, a load
-	// that swings through the day with noise on top hardly ever has a machine stopped only to be
-	// started again. Negative turns the rule off: only the keep-alive stops machines.
-	Window time.Duration
-	// Headroom is the part of the remaining machines' limits that the largest load of the window may
-	// take. 0 means 0.8; at most 1.
-	Headroom float64
-	// KeepAlive is how long an app without a request keeps its machines, where [balance.App].KeepAlive
-	// is 0 and [Situation].KeepAlive is too. 0 means 5 min. Negative turns the rule off: an app's last
-	// machine then runs for ever, unless its own KeepAlive says otherwise.
-	KeepAlive time.Duration
-	// Settle is how long after a start the head-room rule leaves a region alone. 0 means 30 s, or
-	// Window where that is shorter. Negative means not at all.
-	Settle time.Duration
-	// Every is how often the decider is asked. 0 means 1 s.
-	Every time.Duration
-	// Notify are the classes of long connections that do not keep a machine: they may be told to end.
-	Notify balance.Class
-}
-
-func (c Config) resolve() (Config, error) {
-	bad := func(field string, v any, want string) (Config, error) {
-		return Config{}, fmt.Errorf("policy: Config.%s %v: want %s", field, v, want)
-	}
-	switch {
-	case c.Headroom < 0 || c.Headroom > 1 || c.Headroom != c.Headroom:
-		return bad("Headroom", c.Headroom, "0 (0.8) or more, at most 1")
-	case c.Every < 0:
-		return bad("Every", c.Every, "0 (1s) or more")
-	case c.Notify&^balance.ClassAll != 0:
-		return bad("Notify", c.Notify, "classes of balance.ClassAll")
-	}
-	c.Window = cmp.Or(c.Window, 5*time.Minute)
-	c.Headroom = cmp.Or(c.Headroom, 0.8)
-	c.KeepAlive = cmp.Or(c.KeepAlive, 5*time.Minute)
-	c.Every = cmp.Or(c.Every, time.Second)
-	if c.Settle == 0 {
-		c.Settle = min(30*time.Second, max(0, c.Window))
-	}
-	return c, nil
-}
 
 // Decider decides which machines of one app, of those that this node owns, are surplus. It is not
 // safe for concurrent use.
@@ -99,49 +50,6 @@ type Decider struct {
 	spares  int           // App.Spare
 	open    balance.Class // of this node's machines
 	kept    []bool        // by machine: it belongs to a minimum
-}
-
-// regionLoad is what a decider knows of one region: what it remembers, and the sums of the
-// present Situation.
-type regionLoad struct {
-	name    string
-	window  window
-	started time.Time // when a start was last under way
-	asked   map[balance.MachineID]asked
-
-	sums
-	sparing
-}
-
-// asked is since when it has been another owner's turn to let a machine go.
-type asked struct{ since, last time.Time }
-
-type sums struct {
-	here     bool // the region has machines of the app
-	load     int
-	burst    int     // what peaks stood above the load, and more than noise does: summed
-	noise    float64 // the squares of what they stood above it as noise does: summed
-	running  int     // of all owners: started or starting, not leaving
-	mine     int     // of this node: started, not leaving
-	known    int     // mine, and of others with a known load: started, not leaving
-	leaving  int     // of those
-	capacity int     // of known
-	endless  int     // how many of known have no limit
-	stale    bool
-	starting balance.MachineID
-}
-
-// sparing is how far the sparing of a region has come in the present answer.
-type sparing struct {
-	open      bool // more may be spared
-	room      int  // how many more
-	spared    bool
-	vetoed    bool
-	oldVetoed bool // one of an old revision is
-	busy      balance.MachineID
-	keep      balance.Class     // of busy: the long connections that keep it
-	turn      balance.MachineID // of another owner: it goes first
-	recalled  bool
 }
 
 // NewDecider returns a decider.
@@ -277,30 +185,6 @@ func (d *Decider) count(r *regionLoad, m *Seen, s *Situation) (inUse bool) {
 	return load > m.Idle || m.Own && m.Began
 }
 
-// split divides what a machine's peak stands above its load into noise and burst. Requests that
-// arrive by chance vary by the root of their number, and three times that is as far as chance
-// goes in a second; what is above came for a reason that other machines are likely to share.
-func split(load, peak int) (noise float64, burst int) {
-	above := max(0, peak-load)
-	limit := int(3*math.Sqrt(float64(max(1, load))) + 0.5)
-	return float64(min(above, limit)), max(0, above-limit)
-}
-
-// peak estimates the most that the region's machines had together. Their own peaks came at
-// different times: as far as they are noise, which is independent, the squares add up and not the
-// peaks themselves.
-func (r *regionLoad) peak() int { return r.load + r.burst + int(math.Sqrt(r.noise)+0.5) }
-
-// add counts m's capacity in, or out with -1.
-func (r *regionLoad) add(m *Seen, sign int) {
-	switch c := capacity(m); c {
-	case unlimited:
-		r.endless += sign
-	default:
-		r.capacity += sign * c
-	}
-}
-
 // roomWithout reports whether the region's peak fits without m; with m nil, as it is. Where there
 // was load, what App.Spare keeps does not count: spares that could be filled would be none.
 func (d *Decider) roomWithout(r *regionLoad, m *Seen) (fits bool, of Decision) {
@@ -355,3 +239,181 @@ func (d *Decider) holdAll(s *Situation, of Decision) {
 		}
 	}
 }
+
+// recall takes back machines that leave, from the front of the order, until what is left of them
+// may go.
+func (d *Decider) recall(s *Situation, idle Decision, isIdle bool) {
+	for i := range s.Machines {
+		m, r := &s.Machines[i], d.at[i]
+		if !m.isLeaving() {
+			continue
+		}
+		of, needed := d.needed(s, r, idle, isIdle)
+		if !needed {
+			continue
+		}
+		d.say(s, r, m, VerdictRecall, of)
+		r.recalled = true
+		d.running++
+		d.known++
+		d.leaving--
+		r.running++
+		r.known++
+		r.mine++
+		r.leaving--
+		r.add(m, 1)
+	}
+}
+
+// needed returns why the region needs one machine more than it has without those that leave.
+func (d *Decider) needed(s *Situation, r *regionLoad, idle Decision, isIdle bool) (Decision, bool) {
+	switch {
+	case d.running < s.App.Min:
+		return Decision{Rule: ruleMinimum, Count: d.running}, true
+	case r.running < s.App.MinPerRegion:
+		return Decision{Rule: ruleMinimum, Count: r.running}, true
+	case isIdle:
+		return Decision{}, false
+	case r.starting != "":
+		return Decision{Rule: ruleStarting}, true
+	case d.known == 0:
+		return d.last(idle), true
+	case r.stale:
+		return Decision{Rule: ruleStale}, true
+	}
+	if of, held := d.unwatched(r); held {
+		return of, true
+	}
+	fits, of := d.roomWithout(r, nil)
+	of.Rule = ruleNeeded
+	return of, !fits
+}
+
+// last is the decision about an app's last machine, which only the keep-alive spares.
+func (d *Decider) last(idle Decision) Decision {
+	return Decision{Rule: ruleLast, For: idle.For, Of: idle.Of, Open: d.open}
+}
+
+func (d *Decider) unwatched(r *regionLoad) (Decision, bool) {
+	of := Decision{Rule: ruleUnwatched, For: r.window.watched(d.now), Of: d.config.Window}
+	return of, of.Of < 0 || of.For < of.Of
+}
+
+// spare finds the machines that can go. Nothing leaves a region from which something was recalled
+// a moment ago.
+func (d *Decider) spare(s *Situation, idle Decision, isIdle bool) {
+	open := false
+	for _, r := range d.order {
+		if r.mine == 0 || r.recalled {
+			continue
+		}
+		if isIdle {
+			r.open, r.room = true, r.known
+		} else if of, held := d.pace(r); held {
+			d.say(s, r, nil, VerdictHold, of)
+			continue
+		} else {
+			r.open, r.room = true, max(1, (r.known+r.leaving)/10)-r.leaving
+		}
+		open = true
+	}
+	if !open {
+		return
+	}
+	d.kept = s.kept(d.kept)
+	for class := range classes {
+		for i := len(s.Machines) - 1; i >= 0; i-- {
+			m, r := &s.Machines[i], d.at[i]
+			if r.open && !d.kept[i] && classOf(m, s.Revision) == class {
+				d.consider(s, r, m, idle, isIdle)
+			}
+		}
+	}
+	for _, r := range d.order {
+		switch {
+		case r.spared || r.mine == 0:
+		case r.turn != "":
+			d.say(s, r, nil, VerdictHold, Decision{Rule: ruleTurn, Machine: r.turn})
+		case !r.open: // said
+		case r.vetoed:
+			d.say(s, r, nil, VerdictHold, Decision{Rule: ruleBackoff})
+		case r.busy != "":
+			d.say(s, r, nil, VerdictHold, Decision{Rule: ruleBusy, Machine: r.busy, Open: r.keep})
+		default:
+			d.say(s, r, nil, VerdictHold, Decision{Rule: ruleMinimum, Count: r.running})
+		}
+	}
+}
+
+// pace returns what keeps the head-room rule from being asked in a region.
+func (d *Decider) pace(r *regionLoad) (Decision, bool) {
+	settle := d.config.Settle
+	since := d.now.Sub(r.started)
+	switch {
+	case r.starting != "":
+		return Decision{Rule: ruleStarting, Machine: r.starting}, true
+	case !r.started.IsZero() && since < settle:
+		return Decision{Rule: ruleSettle, For: since, Of: settle}, true
+	case r.stale:
+		return Decision{Rule: ruleStale}, true
+	case max(1, (r.known+r.leaving)/10) <= r.leaving:
+		return Decision{Rule: rulePace, Count: r.leaving}, true
+	}
+	return d.unwatched(r)
+}
+
+// consider spares m, if it can be spared, and closes the region when nothing more can be.
+func (d *Decider) consider(s *Situation, r *regionLoad, m *Seen, idle Decision, isIdle bool) {
+	of := idle
+	switch {
+	case d.running <= s.App.Min || r.running <= s.App.MinPerRegion:
+		return
+	case m.Own && m.Busy:
+		if r.busy == "" {
+			r.busy, r.keep = m.ID, m.Open&^d.config.Notify
+		}
+		return
+	case m.Own && !isIdle && m.Veto:
+		r.vetoed = true
+		r.oldVetoed = r.oldVetoed || isOld(m, s.Revision)
+		return
+	case r.oldVetoed && !isIdle && !isOld(m, s.Revision):
+		return // in its stead one of the present revision would go, and it would stay
+	case !m.Own && r.waited(m.ID, d.now, d.patience()):
+		return
+	case !isIdle && d.known == 1:
+		if r.open = false; !r.spared && r.turn == "" {
+			d.say(s, r, nil, VerdictHold, d.last(idle))
+		}
+		return
+	case !isIdle:
+		var fits bool
+		if fits, of = d.roomWithout(r, m); !fits {
+			r.open = false
+			if !r.spared && r.turn == "" {
+				of.Rule = ruleNeeded
+				d.say(s, r, m, VerdictHold, of)
+			}
+			return
+		}
+		of.Rule = ruleHeadroom
+	}
+	if m.Own {
+		d.say(s, r, m, VerdictSpare, of)
+		r.spared = true
+		r.mine--
+	} else {
+		r.turn = m.ID
+	}
+	d.running--
+	d.known--
+	r.running--
+	r.known--
+	r.add(m, -1)
+	r.room--
+	r.open = r.room > 0
+}
+
+// patience is how long another owner has to let a machine go whose turn it is: its view is as
+// late as this node's, and what keeps the machine running there nobody knows here.
+func (d *Decider) patience() time.Duration { return max(30*time.Second, 10*d.config.Every) }

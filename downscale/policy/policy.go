@@ -71,7 +71,8 @@ type Owned struct {
 type Situation struct {
 	App balance.App
 	// Revision is the present one: machines of any other go first, and one that cannot for the
-	// moment (Veto) is waited for. Empty means that all are equal.
+	// moment (Veto) is waited for. Empty means that all are equal, and so a Downscaler leaves it: a
+	// policy that knows better fills it in, and asks a Decider.
 	Revision string
 	// Machines are all machines of the app, whoever owns them and whatever their state, by Rank
 	// and then ID. If they come in another order they are sorted in place.
