@@ -55,7 +55,14 @@ type app struct {
 // removal is what is remembered of a machine that was taken out.
 type removal struct {
 	Version
-	tick int64
+	owner NodeID // whose it was; empty when no row was held
+	tick  int64
+}
+
+// covers reports whether a row is one that the removal was about. Versions of different owners do not
+// compare: a machine may move to another.
+func (t removal) covers(owner NodeID, v Version) bool {
+	return (t.owner == "" || t.owner == owner) && !v.after(t.Version)
 }
 
 // removalsKept is how many removals are remembered at least; beyond it those are forgotten that are
@@ -63,11 +70,11 @@ type removal struct {
 const removalsKept, removalTicks = 1000, 6000
 
 // remove remembers that a machine was taken out; Fleet.mu is held.
-func (a *app) remove(id MachineID, v Version, tick int64) {
-	a.removed[id] = removal{v, tick}
+func (a *app) remove(id MachineID, t removal) {
+	a.removed[id] = t
 	if n := len(a.removed); n > removalsKept && n&(n-1) == 0 { // now and then
 		maps.DeleteFunc(
-			a.removed, func(_ MachineID, r removal) bool { return tick-r.tick > removalTicks },
+			a.removed, func(_ MachineID, r removal) bool { return t.tick-r.tick > removalTicks },
 		)
 	}
 }

@@ -123,6 +123,23 @@ func TestRemovedStaysRemoved(t *testing.T) {
 	}
 }
 
+// Incarnations are each owner's own: those of the next one may be smaller.
+func TestARemovedMachineMayComeBackAtAnotherOwner(t *testing.T) {
+	f := newFleet(t, "edge", "nrt")
+	m := machine("m1", "nrt", StateStarted)
+	removed := RemoveMachine{"web", "m1", Version{9, 3}}
+	apply(t, f, PutMachine{m, Version{9, 1}}, removed, removed)
+	m.Owner = "another"
+	apply(t, f, PutMachine{m, Version{2, 1}})
+	if got := rows(f); len(got) != 1 {
+		t.Errorf("a row of another owner was taken for a late one: %v", got)
+	}
+	apply(t, f, RemoveMachine{"web", "m1", Version{2, 1}}, PutMachine{m, Version{2, 1}})
+	if got := rows(f); len(got) != 0 {
+		t.Errorf("a late row of that owner brought it back: %v", got)
+	}
+}
+
 // Any interleaving, duplication and loss of rows ends, once the last of each machine has come, in
 // what the owner wrote.
 func TestFleetConverges(t *testing.T) {

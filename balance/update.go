@@ -254,7 +254,7 @@ func (b *batch) removeApp(id AppID) error {
 // owns.
 func (b *batch) put(m Machine, v Version, gate *Gate) (changed bool, err error) {
 	d := b.draft(m.App)
-	if t, ok := d.app.removed[m.ID]; ok && !v.after(t.Version) {
+	if t, ok := d.app.removed[m.ID]; ok && t.covers(m.Owner, v) {
 		return false, nil
 	}
 	held := d.held(m.ID)
@@ -360,7 +360,9 @@ func (b *batch) retire(m *row) error {
 
 func (b *batch) remove(u RemoveMachine) error {
 	d := b.draft(u.App)
+	owner := d.app.removed[u.ID].owner
 	if m := d.held(u.ID); m != nil {
+		owner = m.shared.owner
 		if m.cell.gate != nil && u.Version == (Version{}) {
 			b.f.seq++
 			u.Version = Version{b.f.incarnation, b.f.seq}
@@ -376,7 +378,7 @@ func (b *batch) remove(u RemoveMachine) error {
 		d.gone = append(d.gone, m)
 		d.rows = slices.DeleteFunc(d.rows, func(n *row) bool { return n.id == m.id })
 	}
-	d.app.remove(u.ID, u.Version, b.f.tick.Load())
+	d.app.remove(u.ID, removal{u.Version, owner, b.f.tick.Load()})
 	b.f.toWatchers(func(w *Watcher) { w.put(u) })
 	return nil
 }
