@@ -27,11 +27,18 @@ type Link struct {
 	follower  *core.Follower
 	publisher *core.Publisher
 
-	out     sender // of Run
-	applied uint64 // numbers rows as they are put into the fleet
-	asks    sync.WaitGroup
-	count   counters
+	// of Run's goroutine
+	out   sender
+	rows  rows
+	spare []any // an inbox that was emptied
+	most  int   // bytes of entries in a message
+
+	asks  sync.WaitGroup
+	count counters
 }
+
+// ErrSameNode is what [Trace] is told when another process speaks as this node, again and again.
+var ErrSameNode = errors.New("exchange: another process speaks as this node: give each an ID of its own")
 
 // Node is what is known of another node.
 type Node struct {
@@ -70,12 +77,17 @@ func New(fleet *balance.Fleet, x Exchange, c Config) (*Link, error) {
 	if err != nil {
 		return nil, err
 	}
-	l := &Link{fleet: fleet, x: x, c: c}
-	l.inbox.wake = make(chan struct{}, 1)
+	most := min(x.MaxPayload(), wire.MaxMessage) - payloadSlack
+	if most < payloadSlack {
+		return nil, fmt.Errorf("exchange: an engine that takes %d bytes: want at least %d", x.MaxPayload(), 2*payloadSlack)
+	}
+	l := &Link{fleet: fleet, x: x, c: c, most: most}
+	l.inbox.wake, l.inbox.of = make(chan struct{}, 1), map[balance.NodeID]int{}
 	incarnation := max(fleet.Incarnation(), uint64(max(0, time.Now().UnixMilli())))
 	l.follower = core.NewFollower(fleet.Node(), incarnation, c.Expire)
-	l.publisher = core.NewPublisher(c.Cluster, incarnation, min(x.MaxPayload(), wire.MaxMessage)-payloadSlack)
-	l.out = sender{l: l, loads: map[balance.MachineKey]sentLoad{}}
+	l.publisher = core.NewPublisher(c.Cluster, incarnation, min(most, rowsPerMessage))
+	l.out = sender{l: l, running: map[balance.MachineKey]*sentLoad{}}
+	l.rows = rows{l: l, refused: map[balance.NodeID]map[balance.MachineKey]balance.PutMachine{}}
 	return l, nil
 }
 
@@ -108,7 +120,7 @@ func (l *Link) Run(ctx context.Context) (err error) {
 	for {
 		select {
 		case <-ctx.Done():
-			l.out.leave()
+			l.out.heartbeat(nil, true)
 			return nil
 		case <-w.C():
 			l.out.rows(w)
@@ -152,7 +164,8 @@ func (l *Link) setWake(t *time.Timer) {
 }
 
 func (l *Link) tick(ctx context.Context) {
-	l.step(ctx, func(now time.Time) { l.follower.Tick(now) })
+	l.step(ctx, l.follower.Tick)
+	l.rows.again()
 }
 
 // step changes the follower and does what follows from it.
@@ -164,9 +177,10 @@ func (l *Link) step(ctx context.Context, change func(now time.Time)) {
 	for _, a := range actions {
 		switch a := a.(type) {
 		case core.Apply:
-			l.apply(a)
+			l.rows.apply(a)
+			l.out.applied = append(l.out.applied, a.Node)
 		case core.Gone:
-			l.gone(a)
+			l.rows.gone(a)
 		case core.Report:
 			l.fleet.Report(a.Report)
 			if l.c.Report != nil {
@@ -175,41 +189,25 @@ func (l *Link) step(ctx context.Context, change func(now time.Time)) {
 		case core.Ask:
 			l.ask(ctx, a)
 		case core.Outdated:
-			l.renumber(a.Incarnation)
+			l.renumber(a)
 		case core.Noticed:
 			if l.c.Trace.Node != nil {
 				l.c.Trace.Node(publicNode(a.Node))
 			}
 		}
 	}
-	l.out.acks(actions)
 }
 
-// answer serves this node's snapshot.
-func (l *Link) answer(question []byte) []byte {
-	a, err := wire.DecodeAsk(question)
-	if err != nil || a.Cluster != l.c.Cluster {
-		l.count.refused.Add(1)
-		return nil
-	}
+// renumber takes the incarnation after one that somebody knows of this node.
+func (l *Link) renumber(a core.Outdated) {
 	l.mu.Lock()
-	defer l.mu.Unlock()
-	if a.Older > l.publisher.Incarnation() {
-		l.inbox.add(outdated{a.Older})
-	}
-	return l.publisher.Answer(&a)
-}
-
-// renumber takes an incarnation after one that somebody knows of this node: the clock was set back.
-func (l *Link) renumber(known uint64) {
-	l.mu.Lock()
-	defer l.mu.Unlock()
-	if known < l.publisher.Incarnation() {
-		return
-	}
-	l.publisher.Renumber(known + 1)
-	l.follower.Renumber(known + 1)
+	l.publisher.Renumber(a.Incarnation + 1)
+	l.follower.Renumber(a.Incarnation + 1)
+	l.mu.Unlock()
 	l.out.again()
+	if a.Times > 2 {
+		l.refuse(l.fleet.Node(), balance.MachineKey{}, ErrSameNode)
+	}
 }
 
 // Acked implements downscale.Acks: every edge that lives picks by that generation of the machine's

@@ -11,13 +11,18 @@ import (
 	"github.com/ebbkit/ebb/balance/exchange/internal/wire"
 )
 
-// inboxMax bounds what waits for Run, in messages. What is dropped shows as a gap.
-const inboxMax = 8192
+// Bounds of what waits for Run, in messages. What is dropped shows as a gap. A node that floods loses
+// its own messages first.
+const (
+	inboxOfNode = 1024
+	inboxOfAll  = 64 << 10
+)
 
 // inbox is what has arrived and waits for Run.
 type inbox struct {
 	mu      sync.Mutex
 	items   []any // Message, or one of the events below
+	of      map[balance.NodeID]int
 	dropped uint64
 	wake    chan struct{}
 }
@@ -32,47 +37,56 @@ type (
 	}
 )
 
+// put takes in a message if there is room.
 func (b *inbox) put(m Message) {
 	b.mu.Lock()
-	full := len(b.items) >= inboxMax
+	full := b.of[m.Subject.Node] >= inboxOfNode || len(b.items) >= inboxOfAll
 	if full {
 		b.dropped++
+	} else {
+		b.of[m.Subject.Node]++
+		b.items = append(b.items, m)
 	}
 	b.mu.Unlock()
-	if !full {
-		b.add(m)
-	}
+	b.signal()
 }
 
-func (b *inbox) add(item any) {
+// add takes in an event; there are few.
+func (b *inbox) add(event any) {
 	b.mu.Lock()
-	b.items = append(b.items, item)
+	b.items = append(b.items, event)
 	b.mu.Unlock()
+	b.signal()
+}
+
+func (b *inbox) signal() {
 	select {
 	case b.wake <- struct{}{}:
 	default:
 	}
 }
 
-func (b *inbox) take() (items []any, dropped uint64) {
+// take empties the inbox, and leaves it spare to fill.
+func (b *inbox) take(spare []any) (items []any, dropped uint64) {
 	b.mu.Lock()
 	defer b.mu.Unlock()
 	items, dropped = b.items, b.dropped
-	b.items, b.dropped = nil, 0
+	b.items, b.dropped = spare, 0
+	clear(b.of)
 	return items, dropped
 }
 
-// receive takes in what has arrived.
+// receive takes in what has arrived, and then acknowledges it at once.
 func (l *Link) receive(ctx context.Context) {
-	items, dropped := l.inbox.take()
+	items, dropped := l.inbox.take(l.spare)
 	l.count.dropped.Add(dropped)
 	for _, item := range items {
 		switch item := item.(type) {
 		case Message:
 			l.count.received.Add(1)
 			if err := l.message(ctx, item); err != nil {
-				l.refuse(item.Subject.Node, balance.MachineKey{}, err)
 				l.count.refused.Add(1)
+				l.refuse(item.Subject.Node, balance.MachineKey{}, err)
 			}
 		case answered:
 			l.step(ctx, func(now time.Time) {
@@ -84,51 +98,46 @@ func (l *Link) receive(ctx context.Context) {
 				l.follower.Answer(now, item.node, &item.snap)
 			})
 		case reconnected:
-			l.step(ctx, func(now time.Time) { l.follower.Reconnected(now) })
+			l.step(ctx, l.follower.Reconnected)
 			l.out.again()
 		case outdated:
-			l.renumber(item.incarnation)
+			l.step(ctx, func(now time.Time) { l.follower.Older(now, item.incarnation) })
 		}
 	}
+	clear(items)
+	l.spare = items[:0]
+	l.out.acks()
 }
 
 // message takes in one message; the error says why it cannot be read.
 func (l *Link) message(ctx context.Context, m Message) error {
 	from := core.Sender{Node: m.Subject.Node, Region: m.Subject.Region}
-	var take func(time.Time)
-	var h wire.Header
 	switch m.Subject.Kind {
 	case "row":
 		v, err := wire.DecodeRows(m.Payload)
-		if err != nil {
-			return err
-		}
-		h, take = v.Header, func(now time.Time) { l.follower.Rows(now, from, &v) }
+		return l.take(ctx, &v.Header, err, func(now time.Time) { l.follower.Rows(now, from, &v) })
 	case "load":
 		v, err := wire.DecodeLoad(m.Payload)
-		if err != nil {
-			return err
-		}
-		h, take = v.Header, func(now time.Time) { l.follower.Load(now, from, &v) }
+		return l.take(ctx, &v.Header, err, func(now time.Time) { l.follower.Load(now, from, &v) })
 	case "ack":
 		v, err := wire.DecodeAcks(m.Payload)
-		if err != nil {
-			return err
-		}
-		h, take = v.Header, func(now time.Time) { l.follower.Acks(now, from, &v) }
+		return l.take(ctx, &v.Header, err, func(now time.Time) { l.follower.Acks(now, from, &v) })
 	case "ask":
 		v, err := wire.DecodeAsks(m.Payload)
-		if err != nil {
-			return err
-		}
-		h, take = v.Header, func(now time.Time) { l.follower.Demand(now, from, &v) }
-	default:
-		return nil // of a later release
+		return l.take(ctx, &v.Header, err, func(now time.Time) { l.follower.Demand(now, from, &v) })
+	}
+	return nil // of a later release
+}
+
+// take hands a message to the follower if it could be read and is of this cluster.
+func (l *Link) take(ctx context.Context, h *wire.Header, err error, to func(time.Time)) error {
+	if err != nil {
+		return err
 	}
 	if h.Cluster != l.c.Cluster {
 		return fmt.Errorf("exchange: message of cluster %q in %q", h.Cluster, l.c.Cluster)
 	}
-	l.step(ctx, take)
+	l.step(ctx, to)
 	return nil
 }
 
@@ -138,7 +147,7 @@ func (l *Link) refuse(node balance.NodeID, machine balance.MachineKey, err error
 	}
 }
 
-// ask asks a node, without waiting.
+// ask asks a node, without waiting. At most a few are on their way: see core.
 func (l *Link) ask(ctx context.Context, a core.Ask) {
 	a.Message.Cluster = l.c.Cluster
 	question := a.Message.Encode()
@@ -146,6 +155,9 @@ func (l *Link) ask(ctx context.Context, a core.Ask) {
 		ctx, cancel := context.WithTimeout(ctx, askTimeout)
 		defer cancel()
 		b, err := l.x.Request(ctx, Subject{Cluster: l.c.Cluster, Kind: "snap", Node: a.Node}, question)
+		if a.Message.Older > 0 {
+			return // it was told; there is no answer to that
+		}
 		r := answered{node: a.Node, err: err}
 		if err == nil {
 			r.snap, r.err = wire.DecodeSnapshot(b)
@@ -153,108 +165,22 @@ func (l *Link) ask(ctx context.Context, a core.Ask) {
 		if r.err == nil && r.snap.Cluster != l.c.Cluster {
 			r.err = fmt.Errorf("exchange: snapshot of cluster %q in %q", r.snap.Cluster, l.c.Cluster)
 		}
-		if a.Message.Older == 0 {
-			l.inbox.add(r)
-		}
+		l.inbox.add(r)
 	})
 }
 
-// apply puts a node's rows into the fleet. A row that is refused is left out; the others stand.
-func (l *Link) apply(a core.Apply) {
-	var us []balance.Update
-	for _, r := range a.Rows {
-		l.applied++
-		v := balance.Version{Incarnation: a.Incarnation, Seq: l.applied}
-		k := r.Machine.Key()
-		switch {
-		case r.Err != nil:
-			l.bad(a.Node, k, r.Err)
-			us = l.markGone(us, a.Node, k, v)
-		case r.Removed:
-			if l.owner(k) == a.Node {
-				us = append(us, balance.RemoveMachine{App: k.App, ID: k.ID, Version: v})
-			}
-		default:
-			r.Machine.Owner = a.Node
-			us = append(us, balance.PutMachine{Machine: r.Machine, Version: v})
-		}
+// answer serves this node's snapshot. It runs on the engine's goroutines.
+func (l *Link) answer(question []byte) []byte {
+	a, err := wire.DecodeAsk(question)
+	if err != nil || a.Cluster != l.c.Cluster {
+		l.count.refused.Add(1)
+		return nil
 	}
-	l.put(a.Node, us)
-}
-
-// owner returns whose a machine in the fleet is.
-func (l *Link) owner(k balance.MachineKey) balance.NodeID {
-	s, ok := l.fleet.App(k.App)
-	if !ok {
-		return ""
+	if a.Older > 0 {
+		l.inbox.add(outdated{a.Older})
+		return nil
 	}
-	m, _ := s.Machine(k.ID)
-	return m.Owner
-}
-
-// markGone appends that a node's machine cannot be used.
-func (l *Link) markGone(us []balance.Update, node balance.NodeID, k balance.MachineKey, v balance.Version) []balance.Update {
-	s, ok := l.fleet.App(k.App)
-	if !ok {
-		return us
-	}
-	m, ok := s.Machine(k.ID)
-	if !ok || m.Owner != node || m.State == balance.StateGone {
-		return us
-	}
-	m.State = balance.StateGone
-	return append(us, balance.PutMachine{Machine: m, Version: v})
-}
-
-// gone marks the machines of a node that is gone.
-func (l *Link) gone(a core.Gone) {
-	var us []balance.Update
-	for _, k := range a.Machines {
-		l.applied++
-		us = l.markGone(us, a.Node, k, balance.Version{Incarnation: a.Incarnation, Seq: l.applied})
-	}
-	l.put(a.Node, us)
-}
-
-// put applies updates at once, or, where one of them is refused, one by one.
-func (l *Link) put(node balance.NodeID, us []balance.Update) {
-	if len(us) == 0 {
-		return
-	}
-	if l.try(us...) == nil {
-		l.count.rows.Add(uint64(len(us)))
-		return
-	}
-	for _, u := range us {
-		if err := l.try(u); err != nil {
-			l.bad(node, keyOf(u), err)
-			continue
-		}
-		l.count.rows.Add(1)
-	}
-}
-
-func keyOf(u balance.Update) (k balance.MachineKey) {
-	switch u := u.(type) {
-	case balance.PutMachine:
-		k = u.Machine.Key()
-	case balance.RemoveMachine:
-		k = balance.MachineKey{App: u.App, ID: u.ID}
-	}
-	return k
-}
-
-// try applies updates. What another node wrote must not end this one: a panic is an error.
-func (l *Link) try(us ...balance.Update) (err error) {
-	defer func() {
-		if p := recover(); p != nil {
-			err = fmt.Errorf("exchange: panic: %v", p)
-		}
-	}()
-	return l.fleet.Apply(us...)
-}
-
-func (l *Link) bad(node balance.NodeID, k balance.MachineKey, err error) {
-	l.count.badRows.Add(1)
-	l.refuse(node, k, err)
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	return l.publisher.Answer(&a)
 }

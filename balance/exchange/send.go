@@ -5,22 +5,34 @@ import (
 	"time"
 
 	"github.com/ebbkit/ebb/balance"
-	"github.com/ebbkit/ebb/balance/exchange/internal/core"
 	"github.com/ebbkit/ebb/balance/exchange/internal/wire"
 )
 
-// sender tells what changes at this node. It belongs to Run's goroutine, but for its sequences.
+// sender tells what changes at this node. It belongs to Run's goroutine.
 type sender struct {
 	l                       *Link
-	loadSeq, ackSeq, askSeq uint64 // under Link.mu
-	whole                   time.Time
-	told                    uint64 // rows, as the last heartbeat said
-	loads                   map[balance.MachineKey]sentLoad
+	loadSeq, ackSeq, askSeq uint64
+	whole                   time.Time // when everything was last told
+	told                    uint64    // the message of rows that the last heartbeat named
+	running                 map[balance.MachineKey]*sentLoad
 	demand                  []wire.Demand
+	applied                 []balance.NodeID // whose rows were applied since the last acknowledgement
 }
 
-// sentLoad is what was last told of a machine.
-type sentLoad struct{ inFlight, granted int }
+// sentLoad is what was last told of a machine that runs.
+type sentLoad struct {
+	gate              *balance.Gate
+	index             uint32
+	inFlight, granted int
+	told              bool
+}
+
+// Bounds of what an entry of a message takes, in bytes: numbers of at most 10 and names of 255.
+const (
+	reportSize = 64
+	ackSize    = 300
+	demandSize = 550
+)
 
 // again has everything told with the next heartbeat.
 func (s *sender) again() { s.whole = time.Time{} }
@@ -32,17 +44,17 @@ func (s *sender) publish(kind string, payload []byte) {
 	}, payload)
 }
 
-// header numbers a message; Link.mu is held.
+// header numbers a message.
 func (s *sender) header(seq *uint64) wire.Header {
 	*seq++
-	return wire.Header{Cluster: s.l.c.Cluster, Incarnation: s.l.publisher.Incarnation(), Seq: *seq}
+	return wire.Header{Cluster: s.l.c.Cluster, Incarnation: s.l.Incarnation(), Seq: *seq}
 }
 
 // rows tells the rows of this node's machines that have changed.
 func (s *sender) rows(w *balance.Watcher) {
+	l := s.l
 	var changed []balance.Machine
 	var removed []balance.MachineKey
-	l := s.l
 	updates := w.Take()
 	l.mu.Lock()
 	for _, u := range updates {
@@ -58,10 +70,31 @@ func (s *sender) rows(w *balance.Watcher) {
 		}
 	}
 	messages := l.publisher.Put(changed, removed)
+	for _, m := range changed {
+		s.follow(m)
+	}
 	l.mu.Unlock()
+	for _, k := range removed {
+		delete(s.running, k)
+	}
 	for _, m := range messages {
 		s.publish("row", m)
 	}
+}
+
+// follow keeps the machines whose load is told; Link.mu is held.
+func (s *sender) follow(m balance.Machine) {
+	k := m.Key()
+	if m.State != balance.StateStarted {
+		delete(s.running, k)
+		return
+	}
+	g := s.l.fleet.Gate(m.App, m.ID)
+	if old := s.running[k]; g == nil || old != nil && old.gate == g {
+		return
+	}
+	index, _ := s.l.publisher.Index(k)
+	s.running[k] = &sentLoad{gate: g, index: index}
 }
 
 // beat sends a heartbeat if something has changed, or a second has passed.
@@ -71,67 +104,69 @@ func (s *sender) beat(now time.Time) {
 		s.whole = now
 	}
 	reports := s.reports(whole)
-	l := s.l
-	l.mu.Lock()
-	var load []byte
-	if whole || len(reports) > 0 || s.told != l.publisher.Seq() {
-		s.told = l.publisher.Seq()
-		m := s.heartbeat()
-		m.Reports = reports
-		load = m.Encode()
+	if seq := s.rowSeq(); whole || len(reports) > 0 || seq != s.told {
+		s.heartbeat(reports, false)
 	}
-	l.mu.Unlock()
-	if load != nil {
-		s.publish("load", load)
-	}
-	s.demands(whole)
-	if whole && l.c.Edge {
-		s.tellAcks(nil)
+	if s.l.c.Edge {
+		s.demands(whole)
+		if whole {
+			s.allAcks()
+		}
 	}
 }
 
-// heartbeat returns one without reports; Link.mu is held.
-func (s *sender) heartbeat() wire.Load {
-	c := s.l.c
-	return wire.Load{
-		Header: s.header(&s.loadSeq), Hop: c.Hop, Probe: c.Probe, Edge: c.Edge, Worker: c.Worker,
-		Rows: s.l.publisher.Seq(), Acks: s.ackSeq,
-	}
+func (s *sender) rowSeq() uint64 {
+	s.l.mu.Lock()
+	defer s.l.mu.Unlock()
+	return s.l.publisher.Seq()
 }
 
 // reports returns the load of this node's machines that run: of all, or of those where it changed.
 func (s *sender) reports(whole bool) (rs []wire.Report) {
-	for _, app := range s.l.fleet.Apps() {
-		for m, g := range s.l.fleet.Owned(app) {
-			if m.State != balance.StateStarted {
-				continue
-			}
-			k, now := m.Key(), sentLoad{g.InFlight(), g.Granted()}
-			if !whole && s.loads[k] == now {
-				continue
-			}
-			s.loads[k] = now
-			s.l.mu.Lock()
-			i, ok := s.l.publisher.Index(k)
-			s.l.mu.Unlock()
-			if ok {
-				rs = append(rs, wire.Report{Index: i, Load: g.Load(), Granted: now.granted})
-			}
+	for _, m := range s.running {
+		inFlight, granted := m.gate.InFlight(), m.gate.Granted()
+		if whole || !m.told || inFlight != m.inFlight || granted != m.granted {
+			m.inFlight, m.granted, m.told = inFlight, granted, true
+			rs = append(rs, wire.Report{Index: m.index, Load: m.gate.Load(), Granted: granted})
 		}
 	}
 	return rs
 }
 
+// heartbeat sends one, in several messages where the reports do not fit into one.
+func (s *sender) heartbeat(reports []wire.Report, leaving bool) {
+	c := s.l.c
+	s.told = s.rowSeq()
+	for part := range chunks(reports, s.l.most/reportSize) {
+		m := wire.Load{
+			Header: s.header(&s.loadSeq), Hop: c.Hop, Probe: c.Probe, Edge: c.Edge, Worker: c.Worker,
+			Leaving: leaving, Rows: s.told, Acks: s.ackSeq, Reports: part,
+		}
+		s.publish("load", m.Encode())
+	}
+}
+
+// chunks yields xs in parts of at most n, and one empty part where there is nothing.
+func chunks[T any](xs []T, n int) func(func([]T) bool) {
+	return func(yield func([]T) bool) {
+		if len(xs) == 0 {
+			yield(nil)
+			return
+		}
+		for part := range slices.Chunk(xs, max(1, n)) {
+			if !yield(part) {
+				return
+			}
+		}
+	}
+}
+
 // demands tells what this node has of each app's requests.
 func (s *sender) demands(whole bool) {
-	l := s.l
-	if !l.c.Edge {
-		return
-	}
 	var ds []wire.Demand
-	if l.c.Demand != nil {
-		for _, app := range l.fleet.Apps() {
-			if home, inFlight, parked := l.c.Demand(app); inFlight > 0 || parked > 0 {
+	if s.l.c.Demand != nil {
+		for _, app := range s.l.fleet.Apps() {
+			if home, inFlight, parked := s.l.c.Demand(app); inFlight > 0 || parked > 0 {
 				ds = append(ds, wire.Demand{App: app, Home: home, InFlight: inFlight, Parked: parked})
 			}
 		}
@@ -140,46 +175,37 @@ func (s *sender) demands(whole bool) {
 		return
 	}
 	s.demand = ds
-	l.mu.Lock()
-	m := wire.Asks{Header: s.header(&s.askSeq), Demand: ds}
-	l.mu.Unlock()
-	s.publish("ask", m.Encode())
-}
-
-// acks tells at once up to where rows were applied.
-func (s *sender) acks(done []core.Action) {
-	if !s.l.c.Edge {
-		return
-	}
-	var of []balance.NodeID
-	for _, a := range done {
-		if a, ok := a.(core.Apply); ok {
-			of = append(of, a.Node)
-		}
-	}
-	if of != nil {
-		s.tellAcks(of)
+	each := max(1, s.l.most/demandSize)
+	part, parts := 0, max(1, (len(ds)+each-1)/each)
+	for some := range chunks(ds, each) {
+		m := wire.Asks{Header: s.header(&s.askSeq), Part: part, Parts: parts, Demand: some}
+		s.publish("ask", m.Encode())
+		part++
 	}
 }
 
-// tellAcks acknowledges the rows of some nodes; nil means of all.
-func (s *sender) tellAcks(of []balance.NodeID) {
-	l := s.l
-	l.mu.Lock()
-	as := l.follower.Applied()
-	if of != nil {
-		as = slices.DeleteFunc(as, func(a wire.Ack) bool { return !slices.Contains(of, a.Node) })
+// acks acknowledges the rows that were applied.
+func (s *sender) acks() {
+	if s.l.c.Edge && len(s.applied) > 0 {
+		slices.Sort(s.applied)
+		s.acknowledge(slices.Compact(s.applied))
 	}
-	m := wire.Acks{Header: s.header(&s.ackSeq), Acks: as}
-	l.mu.Unlock()
-	s.publish("ack", m.Encode())
+	s.applied = s.applied[:0]
 }
 
-// leave says that this node ends.
-func (s *sender) leave() {
+func (s *sender) allAcks() {
 	s.l.mu.Lock()
-	m := s.heartbeat()
-	m.Leaving = true
+	all := s.l.follower.Nodes()
 	s.l.mu.Unlock()
-	s.publish("load", m.Encode())
+	s.acknowledge(all)
+}
+
+func (s *sender) acknowledge(of []balance.NodeID) {
+	s.l.mu.Lock()
+	as := s.l.follower.Applied(of)
+	s.l.mu.Unlock()
+	for part := range chunks(as, s.l.most/ackSize) {
+		m := wire.Acks{Header: s.header(&s.ackSeq), Acks: part}
+		s.publish("ack", m.Encode())
+	}
 }

@@ -25,6 +25,9 @@ const (
 	spread = 250 * time.Millisecond
 	// tellEvery is how often a node is told that a later incarnation of it is known.
 	tellEvery = time.Second
+	// olderEvery is how long this node keeps its incarnation at least, doubled with each time until
+	// olderForget has passed without: two processes of one ID outdo each other for ever.
+	olderEvery, olderForget = time.Second, 10 * time.Minute
 	// demandFor is how long what a node said of its demand is believed: three of its heartbeats.
 	demandFor = 3 * time.Second
 	// maxNodes bounds what is kept of nodes that are only a name in a message.
@@ -65,8 +68,12 @@ type Ask struct {
 type Report struct{ Report balance.Report }
 
 // Outdated says that somebody knows a later incarnation of this very node: it has to take the one
-// after it.
-type Outdated struct{ Incarnation uint64 }
+// after it. Times counts how often that came lately: a clock that was set back does it once, two
+// processes of one ID again and again.
+type Outdated struct {
+	Incarnation uint64
+	Times       int
+}
 
 // Noticed says that a node has come, gone, or begun anew.
 type Noticed struct{ Node Node }
@@ -90,6 +97,9 @@ type Follower struct {
 	busy    int                      // snapshots on their way
 	actions []Action
 
+	olderAt time.Time // when this node last had to take a later incarnation
+	older   int       // how often lately
+
 	echo    time.Time // when the last message of this node came back
 	upSince time.Time // from when on they came without a pause; zero while they do not come
 }
@@ -108,9 +118,11 @@ type node struct {
 	acks   map[balance.NodeID]wire.Ack
 	ackSeq uint64
 
-	demand   map[balance.AppID]wire.Demand
-	demandAt time.Time
-	askSeq   uint64
+	demand     map[balance.AppID]wire.Demand
+	demandAt   time.Time
+	askSeq     uint64
+	coming     map[balance.AppID]wire.Demand // parts of the next demand, up to message askSeq
+	demandPart int                           // the next one
 }
 
 // NodeState is what is thought of a node.
@@ -151,12 +163,25 @@ func (f *Follower) do(a Action) { f.actions = append(f.actions, a) }
 // Renumber says that this node speaks in a later incarnation from now on.
 func (f *Follower) Renumber(incarnation uint64) { f.incarnation = incarnation }
 
+// Older takes in that somebody knows a later incarnation of this node.
+func (f *Follower) Older(now time.Time, known uint64) {
+	if now.Sub(f.olderAt) > olderForget {
+		f.older = 0
+	}
+	if known <= f.incarnation || f.older > 0 && now.Sub(f.olderAt) < olderEvery<<min(f.older-1, 6) {
+		return
+	}
+	f.older++
+	f.olderAt = now
+	f.do(Outdated{known, f.older})
+}
+
 // accept finds the sender of a message, and returns nil for one that is to be dropped.
 func (f *Follower) accept(now time.Time, from Sender, h *wire.Header) *node {
 	if from.Node == f.self {
 		switch {
 		case h.Incarnation > f.incarnation:
-			f.do(Outdated{h.Incarnation})
+			f.Older(now, h.Incarnation)
 		case h.Incarnation == f.incarnation:
 			f.hearSelf(now)
 		}
@@ -185,7 +210,7 @@ func (f *Follower) accept(now time.Time, from Sender, h *wire.Header) *node {
 // until it has said which are still there.
 func (f *Follower) renew(n *node, incarnation uint64) {
 	n.incarnation, n.info, n.acks, n.ackSeq = incarnation, wire.Load{}, nil, 0
-	n.demand, n.demandAt, n.askSeq = nil, time.Time{}, 0
+	n.demand, n.demandAt, n.askSeq, n.coming = nil, time.Time{}, 0, nil
 	n.state = NodeLive
 	n.fails, n.due = 0, time.Time{}
 	n.stream.renew()
@@ -300,12 +325,27 @@ func (f *Follower) Demand(now time.Time, from Sender, m *wire.Asks) {
 		return
 	}
 	f.hear(now, n)
-	n.askSeq, n.demandAt = m.Seq, now
-	n.demand = map[balance.AppID]wire.Demand{}
-	for _, d := range m.Demand {
-		n.demand[d.App] = d
-	}
+	n.putDemand(now, m)
 	f.check(now, n)
+}
+
+// putDemand takes in a part of a node's demand, which replaces the last one when it is whole.
+func (n *node) putDemand(now time.Time, m *wire.Asks) {
+	follows := m.Seq == n.askSeq+1 && m.Part == n.demandPart
+	n.askSeq = m.Seq
+	switch {
+	case m.Part == 0:
+		n.coming, n.demandPart = map[balance.AppID]wire.Demand{}, 0
+	case !follows || n.coming == nil:
+		n.coming = nil
+		return
+	}
+	for _, d := range m.Demand {
+		n.coming[d.App] = d
+	}
+	if n.demandPart++; n.demandPart >= m.Parts {
+		n.demand, n.demandAt, n.coming = n.coming, now, nil
+	}
 }
 
 // Tick has nodes expire and questions asked that are due.

@@ -106,15 +106,13 @@ func (f *Follower) Others(now time.Time, app balance.AppID, region string) (sum 
 	return sum
 }
 
-// Applied returns up to where this node has taken in the rows of others, sorted by node. A node that
-// has no rows and never had any is left out only until it is heard.
-func (f *Follower) Applied() (as []wire.Ack) {
-	for _, n := range f.nodes {
-		if n.whole && n.state == NodeLive {
-			as = append(as, wire.Ack{Node: n.Node, Incarnation: n.incarnation, Seq: n.applied})
+// Applied returns up to where this node has taken in the rows of those nodes, in their order.
+func (f *Follower) Applied(of []balance.NodeID) (as []wire.Ack) {
+	for _, id := range of {
+		if n := f.nodes[id]; n != nil && n.whole && n.state == NodeLive {
+			as = append(as, wire.Ack{Node: id, Incarnation: n.incarnation, Seq: n.applied})
 		}
 	}
-	slices.SortFunc(as, func(a, b wire.Ack) int { return cmp.Compare(a.Node, b.Node) })
 	return as
 }
 

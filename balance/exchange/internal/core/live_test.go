@@ -309,6 +309,16 @@ func TestAnOlderIncarnation(t *testing.T) {
 	f.beat("me")
 	f.r.f.Load(f.now(), Sender{"me", "nrt"}, &wire.Load{Header: wire.Header{Incarnation: 8, Seq: 1}})
 	f.want("somebody knows a later one of this node", "outdated 8")
+	f.r.f.Renumber(9)
+	f.r.f.Older(f.now(), 8)
+	f.want("it is older by now", "")
+	for i := range 4 { // two processes of one ID
+		f.r.f.Older(f.now(), uint64(20+i))
+		f.want("at once", "")
+		f.at += sec << i
+		f.r.f.Older(f.now(), uint64(20+i))
+		f.want("after longer and longer", fmt.Sprintf("outdated %d", 20+i))
+	}
 }
 
 func TestReports(t *testing.T) {
@@ -341,4 +351,32 @@ func TestReports(t *testing.T) {
 	if n := count(); n != 0 {
 		t.Error("a report of an incarnation that is over, or by an index of another one")
 	}
+}
+
+func TestDemandInParts(t *testing.T) {
+	f := newFleet(t)
+	f.beat("me", "e1")
+	f.until(6*sec, "me", "e1")
+	part := func(seq uint64, part, parts int, app balance.AppID) {
+		f.r.f.Demand(f.now(), Sender{"e1", "nrt"}, &wire.Asks{Header: wire.Header{Incarnation: 1, Seq: seq}, Part: part, Parts: parts, Demand: []wire.Demand{{App: app, Parked: 1}}})
+	}
+	want := func(what string, apps ...int) {
+		t.Helper()
+		for i, app := range []balance.AppID{"a", "b", "c"} {
+			if n, _ := f.r.f.Parked(f.now(), app); n != apps[i] {
+				t.Errorf("%s: %d parked for %s, want %d", what, n, app, apps[i])
+			}
+		}
+	}
+	part(1, 0, 2, "a")
+	want("half", 0, 0, 0)
+	part(2, 1, 2, "b")
+	want("whole", 1, 1, 0)
+	part(3, 0, 3, "c")
+	part(5, 2, 3, "a")
+	want("the middle one was lost", 1, 1, 0)
+	part(4, 1, 3, "b")
+	want("and comes too late", 1, 1, 0)
+	part(6, 0, 1, "c")
+	want("the next", 0, 0, 1)
 }

@@ -78,10 +78,12 @@ type Demand struct {
 	Parked   int
 }
 
-// Asks is a message of the writer's whole demand: an app that is not in it has none.
+// Asks is a message of the writer's whole demand: an app that is not in it has none. Where it does
+// not fit one message it comes in parts, with sequences that follow one another.
 type Asks struct {
 	Header
-	Demand []Demand
+	Part, Parts int // Parts 0 means 1
+	Demand      []Demand
 }
 
 // Ask is what a node asks another one for: a snapshot of its rows, from Part on. Seq and
@@ -443,6 +445,8 @@ const (
 	ackSeq         = 3
 
 	fieldDemand = fieldBody
+	askPart     = fieldBody + 1
+	askParts    = fieldBody + 2
 
 	demandApp      = 1
 	demandHome     = 2
@@ -490,6 +494,8 @@ func DecodeAcks(b []byte) (m Acks, err error) {
 func (m *Asks) Encode() []byte {
 	m.Kind = "ask"
 	e := m.Header.encode()
+	e.uint(askPart, uint64(m.Part))
+	e.uint(askParts, uint64(m.Parts))
 	for _, x := range m.Demand {
 		e.message(fieldDemand, func(e *encoder) {
 			e.text(demandApp, string(x.App))
@@ -504,33 +510,40 @@ func (m *Asks) Encode() []byte {
 // DecodeAsks reads demand.
 func DecodeAsks(b []byte) (m Asks, err error) {
 	err = decode(b, &m.Header, "ask", func(d *decoder) {
-		if d.field != fieldDemand {
-			return
+		switch d.field {
+		case askPart:
+			d.int(&m.Part)
+		case askParts:
+			d.int(&m.Parts)
+		case fieldDemand:
+			m.Demand = append(m.Demand, decodeDemand(d))
 		}
-		var x Demand
-		inner(d, func(d *decoder) {
-			switch d.field {
-			case demandApp:
-				named(d, &x.App)
-			case demandHome:
-				d.text(&x.Home, maxName)
-			case demandInFlight:
-				d.int(&x.InFlight)
-			case demandParked:
-				d.int(&x.Parked)
-			}
-		})
-		m.Demand = append(m.Demand, x)
 	})
 	return m, err
 }
 
+func decodeDemand(d *decoder) (x Demand) {
+	inner(d, func(d *decoder) {
+		switch d.field {
+		case demandApp:
+			named(d, &x.App)
+		case demandHome:
+			d.text(&x.Home, maxName)
+		case demandInFlight:
+			d.int(&x.InFlight)
+		case demandParked:
+			d.int(&x.Parked)
+		}
+	})
+	return x
+}
+
 // Fields of a question for a snapshot and of its answer.
 const (
-	askNode  = fieldBody
-	askPart  = fieldBody + 1
-	askCut   = fieldBody + 2
-	askOlder = fieldBody + 3
+	questionNode  = fieldBody
+	questionPart  = fieldBody + 1
+	questionCut   = fieldBody + 2
+	questionOlder = fieldBody + 3
 
 	snapRow   = fieldRow
 	snapPart  = fieldBody + 1
@@ -541,10 +554,10 @@ const (
 func (m *Ask) Encode() []byte {
 	m.Kind = "snap"
 	e := m.Header.encode()
-	e.text(askNode, string(m.Node))
-	e.uint(askPart, uint64(m.Part))
-	e.uint(askCut, m.Cut)
-	e.uint(askOlder, m.Older)
+	e.text(questionNode, string(m.Node))
+	e.uint(questionPart, uint64(m.Part))
+	e.uint(questionCut, m.Cut)
+	e.uint(questionOlder, m.Older)
 	return e.b
 }
 
@@ -552,13 +565,13 @@ func (m *Ask) Encode() []byte {
 func DecodeAsk(b []byte) (m Ask, err error) {
 	err = decode(b, &m.Header, "snap", func(d *decoder) {
 		switch d.field {
-		case askNode:
+		case questionNode:
 			named(d, &m.Node)
-		case askPart:
+		case questionPart:
 			d.int(&m.Part)
-		case askCut:
+		case questionCut:
 			d.uint(&m.Cut)
-		case askOlder:
+		case questionOlder:
 			d.uint(&m.Older)
 		}
 	})

@@ -41,7 +41,7 @@ var samples = map[string]any{
 		}, {}},
 	},
 	"acks":     Acks{header("ack", 11), []Ack{{"worker-1", 1764345600001, 42}, {"worker-2", 1, 0}}},
-	"asks":     Asks{header("ask", 12), []Demand{{"web", "nrt", 5, 6}, {"api", "", 0, 1}}},
+	"asks":     Asks{header("ask", 12), 1, 3, []Demand{{"web", "nrt", 5, 6}, {"api", "", 0, 1}}},
 	"question": Ask{Header: header("snap", 41), Node: "edge-1", Part: 3, Cut: 40, Older: 99},
 	"snapshot": Snapshot{header("snap", 7), 2, 5, []Row{fullRow}},
 }
