@@ -168,7 +168,7 @@ func (c *Conn) run() {
 	c.busy = true
 	for len(c.queue) > 0 && !c.queue[0].due.After(time.Now()) {
 		e := c.queue[0]
-		c.queue = slices.Delete(c.queue, 0, 1)
+		c.queue[0].do, c.queue = nil, c.queue[1:]
 		c.m.mu.Unlock()
 		e.do()
 		c.m.mu.Lock()

@@ -39,6 +39,12 @@ func newRig(t *testing.T, c MemoryConfig) *rig {
 // start begins a node: an edge if its ID begins with "e". One that runs is killed first.
 func (r *rig) start(id balance.NodeID, region string, incarnation uint64) *rigNode {
 	r.t.Helper()
+	return r.startOver(id, region, incarnation, func(c *Conn) Exchange { return c })
+}
+
+// startOver begins a node over something that is wrapped around its end.
+func (r *rig) startOver(id balance.NodeID, region string, incarnation uint64, wrap func(*Conn) Exchange) *rigNode {
+	r.t.Helper()
 	if old := r.nodes[id]; old != nil {
 		r.memory.Cut(id)
 		old.stop()
@@ -49,7 +55,7 @@ func (r *rig) start(id balance.NodeID, region string, incarnation uint64) *rigNo
 		r.t.Fatal(err)
 	}
 	n.conn = r.memory.Connect(id)
-	n.link, err = New(n.fleet, n.conn, Config{
+	n.link, err = New(n.fleet, wrap(n.conn), Config{
 		Edge: id[0] == 'e', Worker: id[0] == 'w', Hop: string(id) + ":1", Probe: string(id) + ":2",
 		Demand: func(app balance.AppID) (string, int, int) {
 			d := n.demand[app]
@@ -164,3 +170,15 @@ func TestTwoFleets(t *testing.T) {
 		want(t, "node", n, Node{ID: "w1", Region: "nrt", Hop: "w1:1", Probe: "w1:2", Worker: true, State: "live", Machines: 1})
 	})
 }
+
+func newContext() (context.Context, context.CancelFunc) {
+	return context.WithCancel(context.Background())
+}
+
+// small is an engine that takes little at a time.
+type small struct{ *Conn }
+
+func (small) MaxPayload() int { return 64 << 10 }
+
+// twin is the end of a process that has taken another one's ID.
+type twin struct{ *Conn }

@@ -380,3 +380,53 @@ func TestDemandInParts(t *testing.T) {
 	part(6, 0, 1, "c")
 	want("the next", 0, 0, 1)
 }
+
+// While a snapshot is on its way what is missing arrives, and more: the snapshot is the older one.
+func TestUpdatesOvertakeASnapshot(t *testing.T) {
+	o, r := newOwner(1, 10000), newReader()
+	messages := [][]byte{o.put("a", 1)[0], o.put("a", 2)[0], o.put("a", 3)[0]}
+	r.deliver(t, t0, messages[0])
+	r.deliver(t, t0, messages[2])
+	r.f.Tick(t0.Add(sec))
+	r.act()
+	b := o.p.Answer(&r.asked[0].Message)
+	later := o.put("a", 4)[0]
+	r.deliver(t, t0.Add(sec), messages[1])
+	r.deliver(t, t0.Add(sec), later)
+	r.answered(t, t0.Add(sec), "w", b)
+	if got := r.rows[balance.MachineKey{App: "web", ID: "a"}]; got != 4 {
+		t.Errorf("epoch %d, want 4", got)
+	}
+	if n := r.f.nodes["w"]; n.applied != 4 || n.behind() {
+		t.Errorf("%d applied, behind %v", n.applied, n.behind())
+	}
+}
+
+// A part of another snapshot, or another part, is put to nothing.
+func TestPartsThatDoNotBelongTogether(t *testing.T) {
+	part := func(cut uint64, part, parts int, id balance.MachineID) *wire.Snapshot {
+		return &wire.Snapshot{Header: wire.Header{Incarnation: 1, Seq: cut}, Part: part, Parts: parts, Rows: []wire.Row{{Index: 1, Machine: balance.Machine{App: "web", ID: id}}}}
+	}
+	for _, c := range []struct {
+		what   string
+		second *wire.Snapshot
+	}{
+		{"of another snapshot", part(9, 1, 2, "b")},
+		{"another part", part(5, 2, 3, "b")},
+		{"of as many others", part(5, 1, 3, "b")},
+	} {
+		r := newReader()
+		r.f.Load(t0, from, &wire.Load{Header: wire.Header{Incarnation: 1, Seq: 1}, Rows: 5})
+		r.f.Answer(t0, "w", part(5, 0, 2, "a"))
+		r.said()
+		r.f.Answer(t0, "w", c.second)
+		if got := r.said(); got != "" || len(r.rows) > 0 {
+			t.Errorf("%s: %q", c.what, got)
+		}
+		r.f.Tick(t0.Add(sec))
+		r.act()
+		if m := r.asked[len(r.asked)-1].Message; m.Part != 0 || m.Cut != 0 {
+			t.Errorf("%s: part %d of %d is asked for next: want the first of a new one", c.what, m.Part, m.Cut)
+		}
+	}
+}
