@@ -65,7 +65,7 @@ func TestReportsOfADeadNodeAreVoid(t *testing.T) {
 		}
 		g := w.host(t, "web", "m1")
 		for range 7 {
-			g.Admit(1, 0)
+			g.Enter(0, 1, 0)
 		}
 		time.Sleep(2 * time.Second)
 		want(t, "told", told(), 7)
