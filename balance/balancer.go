@@ -11,6 +11,8 @@ import (
 	"sync"
 	"sync/atomic"
 	"time"
+
+	"github.com/ebbkit/ebb/balance/internal/granting"
 )
 
 // Distance tells how far regions are, as a round trip from this node. Package rtt measures it.
@@ -484,7 +486,7 @@ func (b *Balancer) Asks(app AppID, parked int) iter.Seq2[NodeID, int] {
 		if !ok {
 			return
 		}
-		owners := granting(ab.view.Load())
+		owners := grantingOwners(ab.view.Load())
 		split(max(parked, 0), owners, ab.asks.Add(1)+hash2(string(b.fleet.node), string(app)))
 		for i := range owners {
 			if !yield(owners[i].node, owners[i].part) {
@@ -494,5 +496,5 @@ func (b *Balancer) Asks(app AppID, parked int) iter.Seq2[NodeID, int] {
 	}
 }
 
-// lapse is how many ticks after the last grant a node takes the owner for one that does not grant.
-const lapse = 50
+// guessTicks is how many ticks after an app's last grant this node guesses again.
+const guessTicks = int64(granting.GuessAfter / tickEvery)

@@ -261,7 +261,7 @@ func (f *Fleet) ageAll(tick int64) (turned map[AppID][]MachineID, ok bool) {
 			continue
 		}
 		granted := a.granted.Load()
-		if granted > 0 && tick-granted >= lapse {
+		if granted > 0 && tick-granted >= guessTicks {
 			a.granted.CompareAndSwap(granted, 0)
 		}
 		var ms []MachineID
@@ -272,7 +272,7 @@ func (f *Fleet) ageAll(tick int64) (turned map[AppID][]MachineID, ok bool) {
 			j.usable += len(r.byTier[TierReady]) + len(r.byTier[TierFailing])
 		}
 		for _, r := range s.regions {
-			r.live.granted = granted > 0 && tick-granted < lapse
+			r.live.granted = granted > 0 && tick-granted < guessTicks
 			var moving bool
 			ms, moving = r.step(ms, dt, int64(s.app.SlowStart/tickEvery), j)
 			quiet = quiet && !moving

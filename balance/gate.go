@@ -132,10 +132,6 @@ func (g *Gate) Enter(token, epoch, knownGen uint64) (Load, Bounce) {
 	if token != 0 && g.drop(token) {
 		return g.use(epoch, knownGen)
 	}
-	return g.admit(epoch, knownGen)
-}
-
-func (g *Gate) admit(epoch, knownGen uint64) (Load, Bounce) {
 	for {
 		w := g.word.Load()
 		if b := g.refuses(w, epoch); b != BounceNone {

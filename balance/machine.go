@@ -5,6 +5,7 @@ import (
 	"fmt"
 
 	"github.com/cespare/xxhash/v2"
+	"github.com/ebbkit/ebb/balance/internal/granting"
 	"github.com/ebbkit/ebb/internal/enum"
 )
 
@@ -112,15 +113,9 @@ func (l Limits) validate() error {
 	return nil
 }
 
-// fewSlots is up to which hard limit a machine's slots are granted rather than guessed. Owners and
-// nodes go by the same constant: a node sends a machine at or below it nothing without a grant, and
-// an owner grants only those. With more slots a guess is right more often, and a granted slot still
-// stands empty for a round trip: see TestUpToWhichLimitSlotsAreGranted in the simulation.
-const fewSlots = 3
-
 // Granted reports whether the slots of a machine with these limits are granted, where its owner
 // grants any: machines that take 1 to 3 requests at a time. See package balance/grants.
-func (l Limits) Granted() bool { return l.Hard > 0 && l.Hard <= fewSlots }
+func (l Limits) Granted() bool { return l.Hard > 0 && l.Hard <= granting.FewSlots }
 
 // Machine is one instance of an app: a row, as its owner last wrote it. It is a value; live load is
 // read through a [View] or a [Gate], never from here.

@@ -3,6 +3,8 @@ package balance
 import (
 	"sync"
 	"sync/atomic"
+
+	"github.com/ebbkit/ebb/balance/internal/granting"
 )
 
 // Reservation is one request of this node counted in at one machine. It is a handle: pass it by
@@ -126,9 +128,9 @@ type ticket struct {
 
 const (
 	// ticketsMax is how many granted slots of one machine a node holds. An owner never grants more
-	// than fewSlots at a time; beyond that there may be some that it has taken back, of which this
+	// than FewSlots at a time; beyond that there may be some that it has taken back, of which this
 	// node has not heard.
-	ticketsMax = 2 * fewSlots
+	ticketsMax = 2 * granting.FewSlots
 	// tokensKept is how many tokens are remembered that must not come again.
 	tokensKept = 16
 )

@@ -9,6 +9,7 @@ import (
 	"testing"
 	"time"
 
+	"github.com/ebbkit/ebb/balance/internal/granting"
 	"pgregory.net/rapid"
 )
 
@@ -279,7 +280,7 @@ func TestOwnRequestsStayBelowTheHardLimit(t *testing.T) {
 
 // A request that insists goes where only the estimate says that there is no room, and nowhere else.
 func TestARequestThatInsistsAsksTheOwner(t *testing.T) {
-	const hard = 3 + fewSlots
+	const hard = 3 + granting.FewSlots
 	full := Load{InFlight: hard, Limits: Limits{Hard: hard}, State: StateStarted, Epoch: 1, Seq: 1}
 	for name, tt := range map[string]struct {
 		own  int // requests of this node

@@ -317,9 +317,9 @@ func apportion(n int, owners []ownerPart, turn uint64) {
 	}
 }
 
-// granting returns the owners of machines that take a few requests at a time: the near ones first,
+// grantingOwners returns the owners of machines that take a few requests at a time: the near ones first,
 // then by name. A region's owners are as near as the region is.
-func granting(v *View) (owners []ownerPart) {
+func grantingOwners(v *View) (owners []ownerPart) {
 	for i := range v.order {
 		near, share := v.order[i].end, float64(v.order[i].share)/shareAll
 		for _, p := range v.order[i].rows.byID {

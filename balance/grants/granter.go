@@ -10,6 +10,7 @@ import (
 
 	"github.com/ebbkit/ebb/balance"
 	"github.com/ebbkit/ebb/balance/grants/internal/deal"
+	"github.com/ebbkit/ebb/balance/internal/granting"
 )
 
 // Config configures a [Granter].
@@ -28,10 +29,6 @@ const (
 	grantFor = time.Second
 	// tickEvery is how often Run takes back and hands out.
 	tickEvery = 100 * time.Millisecond
-	// guessAfter is how long nodes that were given no slot wait before they guess again, see
-	// [balance.Balancer.AcceptGrant]. Slots of a machine that joins are handed out at once only to
-	// nodes that do not guess: others would find the slot that is on its way to them taken.
-	guessAfter = 5 * time.Second
 )
 
 // Granter hands out the slots of an owner's machines that take one to three requests at a time. A
@@ -159,7 +156,9 @@ func (g *Granter) changed(id balance.AppID) {
 		gave = a.slots.Gave()
 	}
 	g.mu.Unlock()
-	if ok && g.c.Now().Sub(gave) < guessAfter {
+	// Slots of a machine that joins are handed out at once only to nodes that do not guess: others
+	// would find the slot that is on its way to them taken.
+	if ok && g.c.Now().Sub(gave) < granting.GuessAfter {
 		g.deal(id)
 	}
 }

@@ -20,6 +20,7 @@ var packages = []string{
 	"balance/exchange/internal/core",
 	"balance/exchange/internal/wire",
 	"balance/grants/internal/deal",
+	"balance/internal/granting",
 	"downscale/cordon",
 	"downscale/policy",
 	"internal/cities",
