@@ -1,15 +1,16 @@
 // Package backhaul is the hop from the node that accepted a request (the edge) to the node that
 // hosts the machine (its owner). [Transport] is the edge's side, an [net/http.RoundTripper] for
 // [net/http/httputil.ReverseProxy]; [Handler] is the owner's. In a process that is both there is no
-// hop: the Transport enters the machine's gate and dials the machine.
+// hop: the Transport enters the machine's gate and dials the machine. Package backhaul/node wires
+// all parts of a node in one call.
 //
-// An edge picks on late information; the owner's gate knows. A pick that was wrong is bounced: it
-// costs one round trip, executes nothing, reads no body, and brings the machine's true load back,
-// so that the next pick is better. Every answer brings it as well.
+// An edge picks by information that is late; the owner's gate knows. A wrong pick is bounced: this
+// costs one round trip, executes nothing and reads no body. A bounce brings the machine's true load
+// back, as every answer does, so the next pick is better.
 //
 // # What is tried again
 //
-// The Transport decides alone; the connections under it send a request once. Each way in which a
+// The Transport alone decides; the connections under it send a request once. Each way in which a
 // try can end without an answer has a [Failure.Certainty]:
 //
 //	NotSent        dial       no connection to the owner or the machine
@@ -67,43 +68,43 @@
 //	Responded        no               no           no
 //
 // When the client has left, its body breaks off or the request's own deadline passes, nothing is
-// tried again. What ends without having been executed is answered with 503 and Retry-After, what
-// may have been with 502 or 504. A limit, a deadline and a client say nothing about the machine,
-// and do not count against it. A request under which two machines have broken off is not sent to a
-// third: it may be what ends them. Bounces and failures have budgets of their own: 8 rounds of 8
-// bounces, in 30 s, and 3 failures. The failures of all requests together have one besides: a fifth
-// of the requests, and 10 a second. A machine that was tried is excluded exactly, until none is
-// left; then the request goes back to the [Picker], where it may wait, and begins a new round.
+// tried again. A request that was not executed is answered with 503 and Retry-After, one that may
+// have been with 502 or 504. A limit, a deadline and a client say nothing about the machine and do
+// not count against it. If two machines have broken off under a request, it is not sent to a third:
+// it may be the cause.
+//
+// Bounces and failures have budgets of their own: 8 rounds of 8 bounces, in 30 s, and 3 failures.
+// The failures of all requests together have one besides: a fifth of the requests, and 10 a second.
+// A machine that was tried is excluded exactly, until none is left; then the request goes back to
+// the [Picker], where it may wait, and begins a new round.
 //
 // # Answers that tell of a failure
 //
-// An answer is an answer, whatever its status: it goes to the client and is tried nowhere else. But
-// a machine that answers errors at once looks idle, and would attract all requests. So the edge,
-// which chose the machine, asks [Config].Failed about each answer, by default status 500, 502, 503
-// without Retry-After and 504, and gRPC's UNAVAILABLE in head or trailer; such an answer counts
-// against the machine as a failed try does. What fails on all machines of an app alike counts
-// against none: package balance compares them.
+// An answer goes to the client, whatever its status, and the request is not tried again. But a
+// machine that answers errors at once looks idle, and would attract all requests. So the edge asks
+// [Config].Failed about each answer. By default status 500, 502, 503 without Retry-After and 504
+// and gRPC's UNAVAILABLE, in head or trailer, are failures. Such an answer counts against the
+// machine as a failed try does. What fails on all machines of an app alike counts against none:
+// package balance compares them.
 //
 // # Bodies
 //
-// No try closes the client's body. Up to [Config].ReplayLimit and of known length it is read to its
-// end before a machine is asked for, in the form with a hop and in that without: a client that
-// sends one byte of a form and pauses holds no slot. It is kept for another try, counts in the
-// bytes of a waiting room ([balance.Request].Held), and holds memory for what has come of it, not
-// for what was announced. A client that expects "100 Continue" before it sends such a body gets it
-// from the server in front then, and thus before the app has spoken: nobody can read a body without
-// saying so. Of a body above the limit, and where 64 MiB are kept for all requests together,
-// nothing is read before there is a slot.
+// No try closes the client's body. A body of known length up to [Config].ReplayLimit is read to its
+// end before a machine is asked for, so that a client which sends one byte and pauses holds no
+// slot. It is kept for another try and counts in the bytes of a waiting room
+// ([balance.Request].Held). It holds memory for what has come, not for what was announced. A client
+// that expects "100 Continue" gets it then, from the server in front and before the app has spoken:
+// nobody can read a body without saying so. A body above the limit is not read before there is a
+// slot; nor is any other while 64 MiB are kept for all requests together.
 //
-// Larger ones wait for the owner's "100 Continue": the owner asks when the request has been
+// Larger bodies wait for the owner's "100 Continue". The owner asks when the request has been
 // admitted and the machine connected, and sends the machine nothing before the first byte has come.
 // So a refused try costs no body and no memory, whatever its size.
 //
-// Who speaks HTTP/2 with a machine keeps the first 64 KiB of a body as well, until the machine
-// answers: a machine that ends a connection refuses the requests that it meets (nginx after
-// keepalive_requests, gRPC servers after MaxConnectionAge), and they go out again over another one.
-// A larger body gets a connection of its own, from the first time on that some machine refused a
-// request.
+// Towards a machine that speaks HTTP/2, the first 64 KiB of a body are kept as well until the
+// machine answers. A machine that ends a connection refuses the requests that it meets (nginx after
+// keepalive_requests, gRPC servers after MaxConnectionAge), and they are sent again over another
+// one. Once some machine has refused a request, larger bodies get connections of their own.
 //
 // A body of unknown length over HTTP/2 may be one side of a conversation in which the other speaks
 // first, as in gRPC. Its request is sent at once, with as much of the body as is kept; the rest
@@ -111,13 +112,13 @@
 //
 // # Clients that leave
 //
-// A slot is free when the machine is done, not when its client has left, been given up
-// for want of progress, or reached its deadline. The caller of RoundTrip hears of its end at once; whoever
-// has entered the gate holds the slot on: the Transport for machines of its process, the [Handler]
-// for its own. The edge of a remote machine does not count the request any more; its owner's word
-// does. What becomes of the request is up to the app ([balance.App].FinishAbandoned). By default
-// the machine is told: over HTTP/1.1 the sending half of the connection is closed. With
-// FinishAbandoned it is not told. An answer that comes is read and dropped.
+// A slot is free when the machine is done, not when its client has left, has been given up for want
+// of progress, or has reached its deadline. The caller of RoundTrip hears of its end at once. The
+// slot is held on by the process that has entered the gate: the Transport for machines of its
+// process, the [Handler] for its own. The edge of a remote machine no longer counts the request; its
+// owner's word does. By default the machine is told that its client has left: over HTTP/1.1 the
+// sending half of the connection is closed. With [balance.App].FinishAbandoned it is not told. An
+// answer that comes is read and dropped.
 //
 //	the machine then                 the slot by default         with FinishAbandoned
 //	ends its work and answers        free with the answer        not told: free with the answer
@@ -130,35 +131,36 @@
 //	speaks HTTP/2                    stream reset; held for as   the stream is read to its end:
 //	                                 long as its requests take   free with the answer
 //
-// How long an app's requests take is learned: the 99th percentile, within 1 s and 60 s, 10 s while
-// nothing is known. AbandonedHold sets it, and the 60 s. So with FinishAbandoned a hard limit holds
-// for what an app executes; by default it does but for requests that work on for longer than that.
-// All rows are held by TestASlotIsFreeWhenTheMachineIsDone, TestARunThatEndsFreesItsSlots and
-// TestAbandonedStreams, the limit by TestAHardLimitHoldsForWhatAnAppExecutes.
+// How long an app's requests take is learned: the 99th percentile, within 1 s and 60 s, and 10 s
+// while nothing is known. AbandonedHold sets it, and the 60 s. So with FinishAbandoned a hard limit
+// holds for what an app executes; by default it does except for requests that work on for longer
+// than that. All rows are held by TestASlotIsFreeWhenTheMachineIsDone,
+// TestARunThatEndsFreesItsSlots and TestAbandonedStreams, the limit by
+// TestAHardLimitHoldsForWhatAnAppExecutes.
 //
-// Who leaves in the middle of the request's body leaves a request that cannot be finished: its
-// machine is told in either case, as it would wait for the rest. One that is told has no more than
-// 1 MiB of its answer read for nobody; then the connection is reset, which ends the work of whoever
-// writes. A machine that breaks off by itself holds no slot, nor do a connection that was upgraded
-// and a stream that downscale has had told to end: their end is the machine's as well. At most 1000
-// connections wait for machines without a hard limit; the slots of others are held without them. A
-// connection that was left is not used again. [Trace].Abandoned tells how each slot became free.
+// If a client leaves in the middle of its body, the request cannot be finished. Its machine is told
+// in either case, as it would wait for the rest. By default no more than 1 MiB of an answer is read
+// for nobody; then the connection is reset, which ends the machine's work. A machine that breaks
+// off by itself holds no slot. Nor does an upgraded connection, or a stream that downscale has told
+// to end: their end is the machine's as well. At most 1000 connections wait for machines without a
+// hard limit; slots beyond that are held without them. A connection that was left is not used
+// again. An event of kind [EventFree] tells how each slot became free.
 //
 // # On the wire
 //
 // HTTP/1.1 stays HTTP/1.1, one request at a time on a connection. What came over HTTP/2 goes over
-// HTTP/2 without TLS ("h2c"), many on a connection: serve the hop with [NewServer]. A machine gets HTTP/1.1, or h2c where [MachineConfig].H2 says so. CONNECT is
-// answered with 501: a door for it is a door to everywhere. Nor is an upgrade to another version of
-// HTTP ("h2c") passed on: such a request goes on as the HTTP/1.1 that it is. A machine that
-// switches to what was not asked for has not answered.
+// HTTP/2 without TLS ("h2c"), many on a connection: serve the hop with [NewServer]. A machine gets
+// HTTP/1.1, or h2c where [MachineConfig].H2 says so. CONNECT is answered with 501: supporting it
+// would make the owner an open proxy. An upgrade to another version of HTTP ("h2c") is not passed
+// on; such a request goes on as the HTTP/1.1 request that it is. A machine that switches to a
+// protocol nobody asked for has not answered.
 //
 // Trailers pass in both directions. Those of a request are taken from its Trailer when its body has
-// ended, as [http.Client] does; a client's come only as far as [net/http/httputil.ReverseProxy]
-// lets them, which clones the request before its trailers have come: let Rewrite set Out.Trailer =
-// In.Trailer.
+// ended, as [http.Client] does. [net/http/httputil.ReverseProxy] clones a request before its
+// trailers have come: let Rewrite set Out.Trailer = In.Trailer, as [Rewrite] does.
 //
 // The edge adds the headers Ebb-To (which machine, and the token of a slot that its owner has
-// granted) and Ebb-Ask (which bodies wait); the owner adds Ebb-Load to every answer, Ebb-Bounce to
+// granted) and Ebb-Ask (which bodies wait). The owner adds Ebb-Load to every answer, Ebb-Bounce to
 // a refusal and Ebb-Fault where the machine did not answer. Headers that begin with Ebb- or Ebb_,
 // in any case, are removed from what clients and machines send: from heads, from 1xx answers and
 // from trailers.
@@ -168,36 +170,38 @@
 // An owner serves connections that it has authenticated, in one of two ways or both:
 //
 //   - certificates: TLS in which both ends have one ([Identity], [HandlerConfig].Certificate). Each
-//     node is known by name, and what passes is secret and cannot be altered. This is the way
-//     wherever the network is not to be trusted.
+//     node is known by name; what passes is secret and cannot be altered. Use this wherever the
+//     network is not to be trusted.
 //   - a key of the cluster ([Config].Keys, [HandlerConfig].Keys): before HTTP begins, the ends of a
 //     connection prove to each other that they know it; it is never sent. Over TLS the proofs are
-//     bound to that very TLS connection, so that nobody can sit in the middle whatever certificates
-//     are accepted. In clear the key authenticates the beginning of a connection and protects
-//     nothing after it: who can read the network sees everything, and who can change packets can do
-//     all that a node can. That is for private networks and for tunnels that encrypt by themselves.
+//     bound to that very TLS connection, so that nobody can sit in the middle, whatever
+//     certificates are accepted. In clear the key authenticates the beginning of a connection and
+//     protects nothing after it: anybody who can read the network sees everything, and anybody who
+//     can change packets can do all that a node can. That is for private networks, and for tunnels
+//     that encrypt by themselves.
 //
-// The preface of a key costs no round trip over TLS, except that a body waits for the owner's
-// proof; in clear it costs one for each new connection, which is made ahead. No copy of what was
-// sent before executes anything.
+// Over TLS the preface of a key costs no round trip, except that a body waits for the owner's
+// proof. In clear it costs one for each new connection, which is made ahead. Sending a recorded
+// preface again executes nothing.
 //
-// Who does not authenticate is refused with 403 before anything of HTTP/2 or a body has been read,
-// and closed; at most 1024 such connections are open.
+// A peer that does not authenticate is refused with 403 before anything of HTTP/2 or a body has
+// been read, and closed. At most 1024 such connections are open.
 //
 // Where an owner grants the slots of machines that take a few requests at a time (package
-// balance/grants), the token of the slot goes with the request, and the gate lets it in by that. A
-// slot that was taken back meanwhile is as good as none: the request gets one that is free, or is
-// bounced. Asking for slots and granting them is not this package's business: both are small
-// messages that may be lost, for whatever carries rows and reports.
+// balance/grants), the token of the slot goes with the request, and the gate admits it by that. A
+// slot that was taken back meanwhile counts as none: the request gets a free one or is bounced.
+// Asking for slots and granting them is not this package's business: these are small messages that
+// may be lost, for whatever carries rows and reports.
 //
 // # Windows and lanes
 //
-// The window of an HTTP/2 stream bounds its speed to a window per round trip. It is 60 MiB/s times
-// the round trip that [Config].RTT knows, from 256 KiB to 16 MiB, less when memory gets short;
-// where the path changes, connections with other windows take over. The edge announces its window
-// and the [Server] of the owner uses the same for uploads. The window of a connection is 1 GiB, so
-// that streams that nobody reads stop no others. Requests with a body of 1 MiB or more, and those
-// whose like moved as much in the last minute, use connections of their own.
+// The window of an HTTP/2 stream bounds its speed to one window per round trip. It is 60 MiB/s
+// times the round trip that [Config].RTT knows, from 256 KiB to 16 MiB, and less when memory gets
+// short. Where the path changes, connections with other windows take over. The edge announces its
+// window, and the owner's [Server] uses the same for uploads. The window of a connection is 1 GiB,
+// so that streams nobody reads stop no others. Requests with a body of 1 MiB or more use
+// connections of their own, and so do requests to the same place when one moved as much in the last
+// minute.
 //
 // # Pooled connections
 //
@@ -205,19 +209,18 @@
 // outlives the process at its other end. An idle HTTP/1.1 connection on which anything has arrived,
 // its end included, is not used again: what a machine sends beyond one answer is never taken for
 // the next. On Linux the kernel is asked before a request is sent, which takes less than a
-// microsecond; elsewhere, and through TLS, what counts is what has been read, which leaves the
-// moment between arrival and that. What a machine sends while the next request is already on its
-// way cannot be told from an answer. An owner in use has a connection ready beyond those that are
-// taken.
+// microsecond. Elsewhere, and through TLS, only what has been read counts; a moment between arrival
+// and reading remains. What a machine sends while the next request is already on its way cannot be
+// told from an answer. For an owner in use one more connection is kept ready than are taken.
 //
 // A machine that answers and closes while a body is on its way has answered: the answer is read
-// although the body cannot be written any more.
+// although the body can no longer be written.
 //
 // # Long connections
 //
 // [Connections] knows the connections that do not end by themselves, by class, and tells them to
 // end before their machine sleeps: package downscale asks it to. Without one, each keeps its
-// machine as a request does.
+// machine running as a request does.
 //
 // # Waits
 //
@@ -225,12 +228,12 @@
 // 300 ms, at most 3 s), and by 3 s otherwise; over HTTP/2 it includes the peer's first word. An
 // owner's word about a body is bounded by 10 s, the answer's head by HeaderTimeout (none by
 // default: long polls are legal), a new round by its pause, waiting for a machine by the Picker,
-// everything by the request's context.
+// and everything by the request's context.
 //
-// What a client does not do is bounded by its app's row, and looked at a few times in each bound
-// rather than by a timer for each request, so that a bound takes effect up to a quarter later. Then
-// the slot is free, the request ends with an error that [Done].Err has, and nothing is said
-// against the machine:
+// The app's row bounds what a client does not do. It is looked at a few times in each bound rather
+// than by a timer for each request, so that a bound takes effect up to a quarter later. Then the
+// slot is free, the request ends with an error that [Done].Err has, and nothing counts against the
+// machine:
 //
 //	BodyPause    60 s  nothing comes of a body that is awaited, or less than 240 bytes per second
 //	                   of that time: 408. Not while the machine does not read, nor of a gRPC call,
@@ -239,7 +242,7 @@
 //	AnswerPause  6 h   nothing is read of an answer that waits: it breaks off
 //	UpgradeWait  60 s  a request for an upgrade gets no answer: 504
 //
-// Owners keep half as much again for their own gates, for edges that are gone or slow.
+// Owners allow half as much again, for edges that are gone or slow.
 //
 // A peer that takes no bytes is slow, not gone: it may pause for hours, in an upload, a download or
 // on an upgraded connection, while its kernel answers. What ends a connection is silence:
@@ -249,14 +252,13 @@
 //     sent again in vain;
 //   - on Linux, where data waits for the peer's window: 3 probes of the window without an answer.
 //     The kernel sends one every 2 s (since Linux 6.15; before, up to 2 min apart when the peer has
-//     read nothing for long: such a peer may be gone for 6 min until it is found out);
-//   - elsewhere, where data is under way, what the kernel takes for its own bound, often 15 min,
-//     and over HTTP/2 a ping without an answer: 3 s after 2 s without a word. There a peer must not
-//     stand still for longer.
+//     read nothing for long: such a peer may be gone for 6 min until this is noticed);
+//   - elsewhere, where data is under way, the kernel's own bound, often 15 min, and over HTTP/2 a
+//     ping without an answer: 3 s after 2 s without a word. There a peer must not pause for longer.
 //
-// All that holds through TLS ([Config].Dial may return a [crypto/tls.Conn]) and through what has a
-// NetConn method. What hides its TCP connection is as on other systems, without probes. Linux here
-// means 4.6 and later, but for 386 and s390x.
+// All that holds through TLS ([Config].Dial may return a [crypto/tls.Conn]) and through anything
+// that has a NetConn method. A connection that hides its TCP connection is treated as on other
+// systems, without probes. Linux here means 4.6 and later, except on 386 and s390x.
 //
 // An upgraded connection that breaks on one side, or is cut on the way, is reset on the other; a
 // clean end of one half is passed on as one.
@@ -264,7 +266,7 @@
 // # Ends of servers
 //
 // [Front] and [Server] drain before they end: for a grace period answers say that their connection
-// ends, by Connection: close or GOAWAY. An owner's HTTP/1.1 connection that is at rest then, or has
-// been for 3 min, ends with a refusal: the edge drops it, and a request that has met it
-// on the way is tried again, since it was not executed.
+// ends, by Connection: close or GOAWAY. An owner's HTTP/1.1 connection that is then idle, or has
+// been idle for 3 min, ends with a refusal. The edge drops it, and a request that has met the
+// refusal is tried again, since it was not executed.
 package backhaul

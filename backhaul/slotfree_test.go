@@ -160,7 +160,7 @@ func TestAsManyClientsAsSlotsAreAllServed(t *testing.T) {
 				var wg sync.WaitGroup
 				for range clients {
 					wg.Go(func() {
-						for range 60 {
+						for range 30 {
 							resp, body := fetch(t, r.front.Client(),
 								request(t, "POST", r.front.URL, strings.NewReader("hello")))
 							if resp.StatusCode != 200 {
