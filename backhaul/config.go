@@ -257,7 +257,9 @@ func (c *HandlerConfig) resolve() error {
 // checkKeys returns an error without a key in it: errors are logged.
 func checkKeys(config string, keys []string) error {
 	if len(keys) > 2 {
-		return fmt.Errorf("backhaul: %s.Keys has %d: want one, or two while it is changed", config, len(keys))
+		return fmt.Errorf(
+			"backhaul: %s.Keys has %d: want one, or two while it is changed", config, len(keys),
+		)
 	}
 	for i, key := range keys {
 		if key == "" || strings.ContainsFunc(key, func(r rune) bool { return r <= ' ' || r >= 0x7f }) {

@@ -115,8 +115,8 @@
 // A slot is free when the machine is done, not when its client has left, has been given up for want
 // of progress, or has reached its deadline. The caller of RoundTrip hears of its end at once. The
 // slot is held on by the process that has entered the gate: the Transport for machines of its
-// process, the [Handler] for its own. The edge of a remote machine no longer counts the request; its
-// owner's word does. By default the machine is told that its client has left: over HTTP/1.1 the
+// process, the [Handler] for its own. The edge of a remote machine no longer counts the request;
+// its owner's word does. By default the machine is told that its client has left: over HTTP/1.1 the
 // sending half of the connection is closed. With [balance.App].FinishAbandoned it is not told. An
 // answer that comes is read and dropped.
 //

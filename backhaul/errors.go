@@ -225,8 +225,8 @@ func (e *UnavailableError) Cause() string {
 
 // Failure says how a try failed. A bounce is no failure: see [balance.Bounce]. The methods String,
 // MarshalText and UnmarshalText give its name in logs and metrics: dial, stale, unsent, denied,
-// unread, reset, timeout, malformed, answer, client, refused, limit or deadline. The package comment
-// tells what each means, and its [Failure.Certainty]: how far such a try got.
+// unread, reset, timeout, malformed, answer, client, refused, limit or deadline. The package
+// comment tells what each means, and its [Failure.Certainty]: how far such a try got.
 type Failure = hop.Failure
 
 // The failures that are not the machine's.

@@ -21,7 +21,9 @@ func (h *Handler) forward(
 	w http.ResponseWriter, r *http.Request, t hop.To, m *balance.Machine, gate *balance.Gate,
 	epoch uint64,
 ) {
-	x := pool.Exchange{Used: pool.Used{Pool: h.machines}, Peer: pool.Peer{Name: pool.MachineName(m), Epoch: epoch}}
+	x := pool.Exchange{
+		Used: pool.Used{Pool: h.machines}, Peer: pool.Peer{Name: pool.MachineName(m), Epoch: epoch},
+	}
 	place := slot{h: h, to: t, gate: gate, epoch: epoch, began: time.Now(), ends: r.ProtoMajor == 1}
 	defer func() { place.leave(x.Used) }()
 	x.Dial = func(ctx context.Context) (net.Conn, error) { return h.c.DialMachine(ctx, *m) }
@@ -196,7 +198,8 @@ func (p *slot) leave(u pool.Used) {
 	h.active.Add(1)
 	freed := p.freed // then it lingers without a slot: a stream that has not ended with its answer
 	l := &pool.Lingering{
-		Gate: p.gate, Epoch: p.epoch, App: h.apps.row(p.to.App), Sent: u.Sent(), Began: p.began, Times: &h.services,
+		Gate: p.gate, Epoch: p.epoch, App: h.apps.row(p.to.App), Sent: u.Sent(), Began: p.began,
+		Times: &h.services,
 		Free: func() {
 			if !freed {
 				p.gate.Leave()

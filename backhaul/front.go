@@ -42,7 +42,9 @@ func (c *FrontConfig) resolve() error {
 	c.Grace = max(0, cmp.Or(c.Grace, defaultGrace))
 	c.Logger = orSilent(c.Logger)
 	if c.IdleTimeout = cmp.Or(c.IdleTimeout, 2*time.Minute); c.IdleTimeout < 0 {
-		return fmt.Errorf("backhaul: FrontConfig.IdleTimeout %v: want 0 (the default) or more", c.IdleTimeout)
+		return fmt.Errorf(
+			"backhaul: FrontConfig.IdleTimeout %v: want 0 (the default) or more", c.IdleTimeout,
+		)
 	}
 	return nil
 }
@@ -70,8 +72,9 @@ func NewFront(h http.Handler, c FrontConfig) (*Front, error) {
 	f := &Front{c: c}
 	f.server = &http.Server{
 		Handler:   http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) { f.serve(h, w, r) }),
-		TLSConfig: c.TLS, ReadHeaderTimeout: defaultHeaderTimeout, IdleTimeout: c.IdleTimeout, MaxHeaderBytes: defaultMaxHeader,
-		ConnContext: c.ConnContext, ConnState: f.changed, ErrorLog: slog.NewLogLogger(c.Logger.Handler(), slog.LevelWarn),
+		TLSConfig: c.TLS, ReadHeaderTimeout: defaultHeaderTimeout, IdleTimeout: c.IdleTimeout,
+		MaxHeaderBytes: defaultMaxHeader, ConnContext: c.ConnContext, ConnState: f.changed,
+		ErrorLog:  slog.NewLogLogger(c.Logger.Handler(), slog.LevelWarn),
 		Protocols: new(http.Protocols),
 	}
 	f.server.Protocols.SetHTTP1(true)

@@ -18,10 +18,11 @@ import (
 // the machine that the edge picked and sends it there, or bounces it with the reason and the
 // machine's load. It never waits for a slot. It is safe for concurrent use.
 //
-// Serve it with [NewServer]. A plain [http.Server] needs [Handler.Listener] and [Handler.ConnContext], or
-// client certificates that it has verified and [HandlerConfig].Certificate accepts, else every
-// request is answered with 403; further an IdleTimeout above the edges', and a MaxHeaderBytes above
-// that of their servers.
+// Serve it with [NewServer]. A plain [http.Server] needs [Handler.Listener] and
+// [Handler.ConnContext], or client certificates that it has verified and that
+// [HandlerConfig].Certificate accepts; else every request is answered with 403. Its IdleTimeout has
+// to be above 90 s, for which edges keep connections, and its MaxHeaderBytes above that of their
+// servers.
 type Handler struct {
 	fleet    *balance.Fleet
 	apps     appRows
@@ -67,8 +68,8 @@ func NewHandler(f *balance.Fleet, c HandlerConfig) (*Handler, error) {
 
 // Listener returns l for a server that is not ours: a plain [http.Server] with a Handler behind it.
 // Connections prove in it, by the handler's keys, that they come from a node of the cluster; others
-// are closed. The server needs [Handler.ConnContext] besides. A [Server] does all this for a Handler that
-// it serves itself; where it serves something that is wrapped around one, it needs Listener as
+// are closed. The server needs [Handler.ConnContext] besides. A [Server] does all this for a Handler
+// that it serves itself; where it serves something that is wrapped around one, it needs Listener as
 // well.
 //
 // The key's preface comes inside of TLS: pass what [crypto/tls.NewListener] returned. A server that

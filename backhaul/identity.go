@@ -122,7 +122,9 @@ func (id *Identity) Client(owner balance.NodeID) *tls.Config {
 }
 
 // Dial makes what is needed of a plain dial function for [Config].Dial.
-func (id *Identity) Dial(dial func(ctx context.Context, owner balance.NodeID) (net.Conn, error)) func(context.Context, balance.NodeID) (net.Conn, error) {
+func (id *Identity) Dial(
+	dial func(ctx context.Context, owner balance.NodeID) (net.Conn, error),
+) func(context.Context, balance.NodeID) (net.Conn, error) {
 	return func(ctx context.Context, owner balance.NodeID) (net.Conn, error) {
 		c, err := dial(ctx, owner)
 		if err != nil {
@@ -132,15 +134,17 @@ func (id *Identity) Dial(dial func(ctx context.Context, owner balance.NodeID) (n
 	}
 }
 
-// NodeOf returns the node that a certificate names: its first DNS name, else its common
-// name. It is a [HandlerConfig].Certificate that accepts every node that an authority vouches for.
+// NodeOf returns the node that a certificate names: its first DNS name, else its common name. It is
+// a [HandlerConfig].Certificate that accepts every node that an authority vouches for.
 func (*Identity) NodeOf(c *x509.Certificate) (balance.NodeID, error) {
 	name := c.Subject.CommonName
 	if len(c.DNSNames) > 0 {
 		name = c.DNSNames[0]
 	}
 	if name == "" || strings.ContainsAny(name, "*") {
-		return "", errors.New("the certificate names no node: give it the node's name as its first DNS name")
+		return "", errors.New(
+			"the certificate names no node: give it the node's name as its first DNS name",
+		)
 	}
 	return balance.NodeID(name), nil
 }

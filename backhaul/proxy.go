@@ -137,7 +137,8 @@ func Rewrite(r *httputil.ProxyRequest) {
 	// X_Forwarded_For is the same variable to CGI and WSGI, and the client's
 	for k := range r.Out.Header {
 		if strings.Contains(k, "_") &&
-			(hop.SameVariable(k, "X-Forwarded-For") || hop.SameVariable(k, "X-Forwarded-Host") || hop.SameVariable(k, "X-Forwarded-Proto")) {
+			(hop.SameVariable(k, "X-Forwarded-For") || hop.SameVariable(k, "X-Forwarded-Host") ||
+				hop.SameVariable(k, "X-Forwarded-Proto")) {
 			delete(r.Out.Header, k)
 		}
 	}
@@ -255,7 +256,9 @@ func (h TargetHeaders) Read(from http.Header, r *balance.Request) error {
 
 // Remove deletes the headers.
 func (h TargetHeaders) Remove(from http.Header) {
-	for _, n := range []string{h.ForceMachine, h.PreferMachine, h.ForceRegion, h.PreferRegion, h.Key, h.Revision} {
+	for _, n := range []string{
+		h.ForceMachine, h.PreferMachine, h.ForceRegion, h.PreferRegion, h.Key, h.Revision,
+	} {
 		if n != "" {
 			from.Del(n)
 		}

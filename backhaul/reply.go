@@ -68,8 +68,8 @@ func (w *reply) head(code int) {
 			w.trailers = append(w.trailers, http.CanonicalHeaderKey(strings.TrimSpace(name)))
 		}
 	}
-	w.chunked = w.r.ProtoAtLeast(1, 1) && w.r.Method != http.MethodHead && h.Get("Content-Length") == "" &&
-		code >= 200 && code != http.StatusNoContent && code != http.StatusNotModified
+	w.chunked = w.r.ProtoAtLeast(1, 1) && w.r.Method != http.MethodHead &&
+		h.Get("Content-Length") == "" && code >= 200 && code != http.StatusNoContent && code != http.StatusNotModified
 }
 
 func (w *reply) Write(p []byte) (int, error) {

@@ -171,7 +171,8 @@ func upgrade(w http.ResponseWriter, resp *http.Response, machine *pool.Conn) {
 	if err != nil {
 		machine.Wire.Abort()
 		fault(
-			w, http.StatusBadGateway, hop.FailureMalformed, "this connection cannot be upgraded: "+err.Error(),
+			w, http.StatusBadGateway, hop.FailureMalformed,
+			"this connection cannot be upgraded: "+err.Error(),
 		)
 		return
 	}

@@ -70,7 +70,7 @@ type traffic struct {
 }
 
 func newRoundTrip(t *Transport, req *http.Request) *roundTrip {
-	q := &roundTrip{t: t, req: req}
+	q := &roundTrip{t: t, req: req, outcome: balance.OutcomeUnserved}
 	q.try.q, q.watch.q, q.trail.q = q, q, q
 	q.times.start, q.watch.ctx = time.Now(), req.Context()
 	return q
@@ -91,8 +91,8 @@ func (q *roundTrip) run() (*http.Response, error) {
 	return resp, nil
 }
 
-// openBody prepares the body. A stream of HTTP/2 of unknown length is kept as far as the limit goes,
-// until it is admitted.
+// openBody prepares the body. A stream of HTTP/2 of unknown length is kept as far as the limit
+// goes, until it is admitted.
 func (q *roundTrip) openBody() {
 	if q.req.Body == nil || q.req.Body == http.NoBody {
 		return
@@ -111,7 +111,6 @@ func (q *roundTrip) openBody() {
 
 // answer acquires machines and tries them until one has answered.
 func (q *roundTrip) answer() (*http.Response, error) {
-	q.outcome = balance.OutcomeUnserved
 	want, err := q.t.c.Route(q.req)
 	if err != nil {
 		return nil, err

@@ -119,7 +119,8 @@ func NewServer(h http.Handler, c ServerConfig) (*Server, error) {
 	c.resolve()
 	return &Server{
 		handler: h, c: c, pending: auth.NewPending(c.unauthenticated), pings: pool.UsualPings,
-		opening: map[*serverConn]struct{}{}, http1: map[*serverConn]struct{}{}, servers: map[served]*inner{},
+		opening: map[*serverConn]struct{}{}, http1: map[*serverConn]struct{}{},
+		servers: map[served]*inner{},
 	}, nil
 }
 
@@ -266,10 +267,10 @@ func (s *Server) server(of served) *inner {
 		return in
 	}
 	h := &http.Server{
-		Handler: http.HandlerFunc(
-			s.serveHTTP,
-		), IdleTimeout: s.c.idle, ReadHeaderTimeout: s.c.header,
-		ConnState: s.changed, ConnContext: proven, MaxHeaderBytes: s.c.maxHeader, ErrorLog: slog.NewLogLogger(s.c.Logger.Handler(), slog.LevelWarn), Protocols: new(http.Protocols),
+		Handler: http.HandlerFunc(s.serveHTTP), IdleTimeout: s.c.idle, ReadHeaderTimeout: s.c.header,
+		ConnState: s.changed, ConnContext: proven, MaxHeaderBytes: s.c.maxHeader,
+		ErrorLog:  slog.NewLogLogger(s.c.Logger.Handler(), slog.LevelWarn),
+		Protocols: new(http.Protocols),
 	}
 	if of.class == classHTTP1 {
 		h.Protocols.SetHTTP1(true)

@@ -54,19 +54,18 @@ func (g *serverConn) answered() {
 // nothing where the edge has it at rest as well: there net/http expects a 408, and no other status.
 // A request that has met it on the way takes it for its answer: it is tried again. Of one that
 // meets just the end of its connection the edge cannot know that it was not executed.
-const lastWord = "HTTP/1.1 408 Request Timeout\r\n" + hop.HeaderBounce + ": closing\r\nConnection: close\r\nContent-Length: 0\r\n\r\n"
+const lastWord = "HTTP/1.1 408 Request Timeout\r\n" + hop.HeaderBounce + ": closing\r\n" +
+	"Connection: close\r\nContent-Length: 0\r\n\r\n"
 
 // retire ends a connection, if it is at rest.
 func (g *serverConn) retire() bool {
 	if !g.phase.CompareAndSwap(connResting, connRetired) {
 		return false
 	}
-	g.Conn.SetWriteDeadline(
-		time.Now().Add(auth.LingerFor),
-	) //nolint:errcheck // whoever reads sees what comes of it
-	io.WriteString(g, lastWord)                        //nolint:errcheck
-	g.CloseWrite()                                     //nolint:errcheck
-	g.Conn.SetReadDeadline(time.Now().Add(lingerIdle)) //nolint:errcheck
+	g.Conn.SetWriteDeadline(time.Now().Add(auth.LingerFor)) //nolint:errcheck // the edge sees
+	io.WriteString(g, lastWord)                             //nolint:errcheck
+	g.CloseWrite()                                          //nolint:errcheck
+	g.Conn.SetReadDeadline(time.Now().Add(lingerIdle))      //nolint:errcheck
 	return true
 }
 

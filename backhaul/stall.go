@@ -60,11 +60,7 @@ func (w *stallWatch) cancelable() {
 
 // stalled ends the request. It comes from the sweeper, at any time.
 func (w *stallWatch) stalled(s hop.Stall) {
-	after := w.progress.Bounds.Body
-	if s == hop.StallAnswer {
-		after = w.progress.Bounds.Answer
-	}
-	w.end(&stallError{w.q.want.App, s, after})
+	w.end(&stallError{w.q.want.App, s, w.progress.Bounds.Of(s)})
 }
 
 func (w *stallWatch) end(err *stallError) {
@@ -130,11 +126,11 @@ func (w *stallWatch) turn() {
 // stalledThere is what has stalled by its owner's word, which gives more time than we do: what we
 // wait for is here, and late.
 func (w *stallWatch) there(status int) *stallError {
-	b := w.q.t.apps.bounds(w.q.want.App)
+	what := hop.StallUpgrade
 	if status == http.StatusRequestTimeout {
-		return &stallError{w.q.want.App, hop.StallBody, b.Body}
+		what = hop.StallBody
 	}
-	return &stallError{w.q.want.App, hop.StallUpgrade, b.Upgrade}
+	return &stallError{w.q.want.App, what, w.q.t.apps.bounds(w.q.want.App).Of(what)}
 }
 
 // ownerWatch is a request of a [Handler] that may stall: what its edge should end, and does not.
@@ -178,13 +174,7 @@ func (h *Handler) watch(
 func (h *Handler) newWatch(w http.ResponseWriter, r *http.Request, app balance.AppID) *ownerWatch {
 	s := &ownerWatch{h: h, w: w, r: r, app: app}
 	s.Bounds = h.apps.bounds(app).Owners()
-	s.Stalled = func(what hop.Stall) {
-		after := s.Bounds.Body
-		if what == hop.StallAnswer {
-			after = s.Bounds.Answer
-		}
-		s.end(&stallError{app, what, after})
-	}
+	s.Stalled = func(what hop.Stall) { s.end(&stallError{app, what, s.Bounds.Of(what)}) }
 	return s
 }
 

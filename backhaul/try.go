@@ -200,7 +200,8 @@ func (a *attempt) linger(gate *balance.Gate, o balance.Outcome, freed bool) {
 		a.res = balance.Reservation{}
 	}
 	l := &pool.Lingering{
-		Gate: gate, Epoch: a.epoch, App: a.q.t.apps.row(a.q.want.App), Sent: a.used.Sent(), Began: a.tried, Times: &a.q.t.services,
+		Gate: gate, Epoch: a.epoch, App: a.q.t.apps.row(a.q.want.App), Sent: a.used.Sent(),
+		Began: a.tried, Times: &a.q.t.services,
 		Free: func() {
 			if !freed {
 				gate.Leave()
@@ -296,7 +297,8 @@ func (a *attempt) remote(
 		err := fmt.Errorf(
 			"backhaul: node %q owns the machine and Config.Dial is nil: set it to reach other nodes", owner,
 		)
-		return nil, balance.BounceNone, balance.Load{}, hop.FailureDial, a.machineError(hop.FailureDial, err)
+		err = a.machineError(hop.FailureDial, err)
+		return nil, balance.BounceNone, balance.Load{}, hop.FailureDial, err
 	}
 	x.Pool, x.Name, x.Epoch = t.owners, pool.OwnerName(owner), a.res.Incarnation()
 	x.Dial = func(ctx context.Context) (net.Conn, error) { return t.c.Dial(ctx, owner) }

@@ -67,11 +67,20 @@ var failureNames = [failures]string{
 func (f Failure) String() string { return enum.String(failureNames[:], uint8(f), "failure") }
 
 var certainties = [failures]Certainty{
-	FailureNone: CertaintyResponded,
-	FailureDial: CertaintyNotSent, FailureStale: CertaintyNotSent, FailureUnsent: CertaintyNotSent, FailureLimit: CertaintyNotSent,
-	FailureDenied: CertaintyNotExecuted, FailureUnread: CertaintyNotExecuted, FailureRefused: CertaintyNotExecuted,
-	FailureReset: CertaintyMaybeExecuted, FailureTimeout: CertaintyMaybeExecuted, FailureClient: CertaintyMaybeExecuted, FailureDeadline: CertaintyMaybeExecuted,
-	FailureMalformed: CertaintyResponded, FailureAnswer: CertaintyResponded,
+	FailureNone:      CertaintyResponded,
+	FailureDial:      CertaintyNotSent,
+	FailureStale:     CertaintyNotSent,
+	FailureUnsent:    CertaintyNotSent,
+	FailureLimit:     CertaintyNotSent,
+	FailureDenied:    CertaintyNotExecuted,
+	FailureUnread:    CertaintyNotExecuted,
+	FailureRefused:   CertaintyNotExecuted,
+	FailureReset:     CertaintyMaybeExecuted,
+	FailureTimeout:   CertaintyMaybeExecuted,
+	FailureClient:    CertaintyMaybeExecuted,
+	FailureDeadline:  CertaintyMaybeExecuted,
+	FailureMalformed: CertaintyResponded,
+	FailureAnswer:    CertaintyResponded,
 }
 
 // Certainty returns how far a try that failed like this got.

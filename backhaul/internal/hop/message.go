@@ -140,7 +140,10 @@ func digit(c byte) byte {
 // generation, epoch, sequence.
 func AppendLoad(b []byte, l balance.Load) []byte {
 	b = strconv.AppendInt(b, int64(l.InFlight), 10)
-	for _, n := range [...]uint64{uint64(l.Limits.Soft), uint64(l.Limits.Hard), uint64(l.State), uint64(l.Cordon), l.CordonGen, l.Epoch, l.Seq} {
+	for _, n := range [...]uint64{
+		uint64(l.Limits.Soft), uint64(l.Limits.Hard), uint64(l.State), uint64(l.Cordon), l.CordonGen,
+		l.Epoch, l.Seq,
+	} {
 		b = append(b, ' ')
 		b = strconv.AppendUint(b, n, 10)
 	}

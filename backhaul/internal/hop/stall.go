@@ -51,6 +51,17 @@ func BoundsOf(a *balance.App) Bounds {
 	return b
 }
 
+// Of returns the bound of a stall.
+func (b Bounds) Of(s Stall) time.Duration {
+	switch s {
+	case StallBody:
+		return b.Body
+	case StallAnswer:
+		return b.Answer
+	}
+	return b.Upgrade
+}
+
 // Owners returns what an owner goes by. Its edge is to be the first, since it can answer the
 // client; the owner's own bounds are for edges that are gone or slow.
 func (b Bounds) Owners() Bounds {

@@ -40,5 +40,6 @@ func escapeRest(raw string) string {
 // pathByte reports whether a path may have c (RFC 3986, 3.3), "%" included. So may brackets, says
 // net/url.
 func pathByte(c byte) bool {
-	return c >= '0' && c <= '9' || c >= 'a' && c <= 'z' || c >= 'A' && c <= 'Z' || strings.IndexByte("-._~!$&'()*+,;=:@/%[]", c) >= 0
+	return c >= '0' && c <= '9' || c >= 'a' && c <= 'z' || c >= 'A' && c <= 'Z' ||
+		strings.IndexByte("-._~!$&'()*+,;=:@/%[]", c) >= 0
 }

@@ -276,7 +276,8 @@ func (m *mux) dial(
 		return nil, err
 	}
 	ping := !m.pool.Near && w.guarded.In == nil
-	cc, err := m.pool.transport2(class, ping).NewClientConn(context.WithValue(ctx, dialingKey{}, &dialing{wire: w}), "http", "peer:80")
+	over := context.WithValue(ctx, dialingKey{}, &dialing{wire: w})
+	cc, err := m.pool.transport2(class, ping).NewClientConn(over, "http", "peer:80")
 	if err != nil {
 		w.Close()
 		return nil, err

@@ -102,7 +102,9 @@ const (
 	phaseSpoilt
 )
 
-var errUnasked = errors.New("backhaul: the peer closed an idle connection, or sent on it what nobody had asked for")
+var errUnasked = errors.New(
+	"backhaul: the peer closed an idle connection, or sent on it what nobody had asked for",
+)
 
 func NewWire(c net.Conn, h *hello) *Wire {
 	w := &Wire{Conn: c, hello: h}
@@ -177,7 +179,8 @@ func (w *Wire) Read(p []byte) (int, error) {
 	n, err := w.take(p)
 	err = w.guarded.Err(err)
 	w.reading.Store(false)
-	if n > 0 && w.phase.Load() != phaseOpen && (w.phase.CompareAndSwap(phaseIdle, phaseSpoilt) || w.phase.Load() == phaseSpoilt) {
+	if n > 0 && w.phase.Load() != phaseOpen &&
+		(w.phase.CompareAndSwap(phaseIdle, phaseSpoilt) || w.phase.Load() == phaseSpoilt) {
 		n, err = 0, errUnasked
 	}
 	if n > 0 && w.hello == nil {
