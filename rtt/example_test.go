@@ -50,36 +50,31 @@ func Example() {
 	fmt.Println("the own region:", d, ok)
 	d, ok = ams.RTT("nrt")
 	fmt.Println("unknown is not near:", d, ok)
+	t := ams.Table() // all that is known, as of one moment
+	for _, r := range t.Regions() {
+		fmt.Println("region", r.Name, r.State, "by", r.Node)
+	}
+	for node, s := range t.All() {
+		fmt.Println("node", node.ID, "in", node.Region, s.Source, s.Base > 0, s.Loss.Value())
+	}
 	cancel()
 	wg.Wait()
 	// Output:
 	// fra is measured: true
 	// the own region: 0s true
 	// unknown is not near: 0s false
-}
-
-// A router tries regions in their order; a status page lists every peer with its distance and loss.
-func ExampleTable() {
-	_, t, stop := measured() // elsewhere: mesh.Table()
-	defer stop()
-	for _, r := range t.Regions() {
-		fmt.Println("region", r.Name, r.State, r.RTT > 0, "by", r.Node)
-	}
-	for node, s := range t.All() {
-		fmt.Println(
-			"node", node.ID, "in", node.Region, s.Source, s.Base > 0, s.P90 >= s.Base, s.Loss.Value(),
-		)
-	}
-	// Output:
-	// region fra fresh true by fra-1
-	// node fra-1 in fra udp true true 0
+	// region fra fresh by fra-1
+	// node fra-1 in fra udp true 0
 }
 
 // Keys change without a gap in three rounds over all nodes.
 func ExampleMesh_SetKeys() {
 	before, after := []byte("thirty-two bytes, better random!"), []byte("another one of thirty-two bytes!")
-	m, _, stop := measured()
-	defer stop()
+	m, err := rtt.New(rtt.Config{ID: "ams-1", Region: "ams", Key: before, Listen: "127.0.0.1:0"})
+	if err != nil {
+		panic(err)
+	}
+	defer m.Close()
 	fmt.Println("both are believed, the old one is used:", m.SetKeys(before, after))
 	fmt.Println("both are believed, the new one is used:", m.SetKeys(after, before))
 	fmt.Println("the old one is gone:", m.SetKeys(after))
@@ -89,41 +84,6 @@ func ExampleMesh_SetKeys() {
 	// both are believed, the new one is used: <nil>
 	// the old one is gone: <nil>
 	// rtt: key 1 of 1 has 5 bytes: use at least 16
-}
-
-// measured returns a node, its table when it had measured another, and a func that ends both.
-func measured() (m *rtt.Mesh, t *rtt.Table, stop func()) {
-	key := []byte("thirty-two bytes, better random!")
-	known := make(chan *rtt.Table, 1)
-	var once sync.Once
-	fra, err := rtt.New(
-		rtt.Config{ID: "fra-1", Region: "fra", Key: key, Listen: "127.0.0.1:0"},
-	)
-	if err != nil {
-		panic(err)
-	}
-	ams, err := rtt.New(rtt.Config{
-		ID: "ams-1", Region: "ams", Key: key, Listen: "127.0.0.1:0",
-		Peers: func() []rtt.Node { return []rtt.Node{fra.Self()} },
-		Trace: rtt.Trace{Table: func(t *rtt.Table) {
-			if _, ok := t.RTT("fra"); ok {
-				once.Do(func() { known <- t })
-			}
-		}},
-	})
-	if err != nil {
-		panic(err)
-	}
-	ctx, cancel := context.WithCancel(context.Background())
-	var wg sync.WaitGroup
-	for _, m := range []*rtt.Mesh{fra, ams} {
-		wg.Go(func() {
-			if err := m.Run(ctx); err != nil {
-				fmt.Println(err)
-			}
-		})
-	}
-	return ams, <-known, func() { cancel(); wg.Wait() }
 }
 
 // A connection to a peer that is there anyway measures the way as well.

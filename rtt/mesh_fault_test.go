@@ -20,7 +20,7 @@ func TestMeshLostAndBack(t *testing.T) {
 		w := newCluster(t)
 		defer w.stop()
 		// 1-2: 20ms, 1-3: 30ms
-		w.net.link = oneWay(func(a, b int) time.Duration { return time.Duration(a*b) * 5 * ms })
+		w.net.SetLink(oneWay(func(a, b int) time.Duration { return time.Duration(a*b) * 5 * ms }))
 		var lost, back []string
 		var mu sync.Mutex
 		a, _ := w.start("a", "ra", 1, func(c *Config) {
@@ -37,7 +37,7 @@ func TestMeshLostAndBack(t *testing.T) {
 			t.Fatalf("nearest is %s, want rb", first())
 		}
 		cut := time.Now()
-		w.net.setLink(oneWay(func(x, y int) time.Duration {
+		w.net.SetLink(oneWay(func(x, y int) time.Duration {
 			if x*y == 2 { // 1-2
 				return time.Hour
 			}
@@ -61,7 +61,7 @@ func TestMeshLostAndBack(t *testing.T) {
 			t.Errorf("lost peer: %+v", s)
 		}
 		time.Sleep(time.Minute)
-		w.net.setLink(oneWay(func(x, y int) time.Duration { return time.Duration(x*y) * 5 * ms }))
+		w.net.SetLink(oneWay(func(x, y int) time.Duration { return time.Duration(x*y) * 5 * ms }))
 		time.Sleep(15 * time.Second)
 		if d, ok := a.RTT("rb"); first() != "rb" || d != 20*ms || !ok {
 			t.Errorf("back: first %s, RTT %v %v", first(), d, ok)
@@ -80,7 +80,7 @@ func TestMeshMassSilence(t *testing.T) {
 		w := newCluster(t)
 		defer w.stop()
 		near := oneWay(func(a, b int) time.Duration { return time.Duration(a*b) * 5 * ms })
-		w.net.link = near
+		w.net.SetLink(near)
 		var back atomic.Int32
 		a, _ := w.start(
 			"a", "ra", 1, func(c *Config) { c.Trace = Trace{Back: func(string) { back.Add(1) }} },
@@ -89,7 +89,7 @@ func TestMeshMassSilence(t *testing.T) {
 			w.start(fmt.Sprint("n", i), fmt.Sprint("r", i), i, nil)
 		}
 		time.Sleep(10 * time.Second)
-		w.net.setLink(func(netip.AddrPort, netip.AddrPort, []byte) []time.Duration { return nil })
+		w.net.SetLink(func(netip.AddrPort, netip.AddrPort, []byte) []time.Duration { return nil })
 		time.Sleep(time.Minute)
 		for i := 2; i <= 5; i++ {
 			s, _ := a.Table().To(fmt.Sprint("n", i))
@@ -101,7 +101,7 @@ func TestMeshMassSilence(t *testing.T) {
 		if back.Load() > 0 {
 			t.Error("peers were reported to be back while nothing answered")
 		}
-		w.net.setLink(near)
+		w.net.SetLink(near)
 		time.Sleep(10 * time.Second)
 		if back.Load() != 4 {
 			t.Errorf("%d of 4 peers were reported to be back", back.Load())
@@ -115,7 +115,7 @@ func TestMeshMovedAndRestarted(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		w := newCluster(t)
 		defer w.stop()
-		w.net.link = oneWay(func(a, b int) time.Duration { return time.Duration(a*b) * 5 * ms })
+		w.net.SetLink(oneWay(func(a, b int) time.Duration { return time.Duration(a*b) * 5 * ms }))
 		var zero atomic.Bool
 		a, _ := w.start("a", "ra", 1, func(c *Config) {
 			known := false
@@ -168,14 +168,14 @@ func TestMeshBadPackets(t *testing.T) {
 		defer w.stop()
 		var probe, reply []byte
 		a1, b2 := simAddr(1), simAddr(2)
-		w.net.link = func(from, to netip.AddrPort, b []byte) []time.Duration {
+		w.net.SetLink(func(from, to netip.AddrPort, b []byte) []time.Duration {
 			if from == a1 {
 				probe = slices.Clone(b)
 			} else if to == a1 && b[4] == typeReply {
 				reply = slices.Clone(b)
 			}
 			return []time.Duration{10 * ms, 12 * ms} // everything arrives twice
-		}
+		})
 		a, _ := w.start("a", "ra", 1, nil)
 		b, _ := w.start("b", "rb", 2, func(c *Config) { c.Peers = nil })
 		time.Sleep(10 * time.Second)
@@ -189,13 +189,12 @@ func TestMeshBadPackets(t *testing.T) {
 			time.Sleep(ms)
 		}
 
-		sentByB := func() int { w.net.mu.Lock(); defer w.net.mu.Unlock(); return w.net.bytes[b2] }
+		sentByB := func() int { return w.net.Sent(b2) }
 		before, sent := a.Table().regions[0], sentByB()
 		ca, cb := a.Counters(), b.Counters()
 		if ca.Unasked != ca.Answered || cb.Replayed != cb.Asked {
 			t.Errorf("doubled packets: a %+v, b %+v", ca, cb)
 		}
-		w.net.mu.Lock()
 		forged := slices.Clone(reply)
 		forged[40]++
 		reflected := slices.Clone(probe)
@@ -212,9 +211,8 @@ func TestMeshBadPackets(t *testing.T) {
 			{b2, a1, nil},
 			{simAddr(9), b2, probe}, // replayed at the responder, which must not answer
 		} {
-			w.net.deliver(x.from, x.to, x.b)
+			w.net.Deliver(x.from, x.to, x.b)
 		}
-		w.net.mu.Unlock()
 		synctest.Wait()
 		da, db := a.Counters(), b.Counters()
 		if da.Answered != ca.Answered || da.Unasked != ca.Unasked+2 || da.Forged != ca.Forged+1 ||
@@ -227,9 +225,7 @@ func TestMeshBadPackets(t *testing.T) {
 		}
 		// Ten thousand forged ones are counted and cost nobody an answer.
 		for range 10_000 {
-			w.net.mu.Lock()
-			w.net.deliver(simAddr(9), b2, forged)
-			w.net.mu.Unlock()
+			w.net.Deliver(simAddr(9), b2, forged)
 			if rand.IntN(100) == 0 {
 				synctest.Wait()
 			}
@@ -252,7 +248,7 @@ func TestMeshLyingPeer(t *testing.T) {
 		w := newCluster(t)
 		defer w.stop()
 		liar := probe.NewCodec([][]byte{secretA})
-		w.net.link = func(from, to netip.AddrPort, b []byte) []time.Duration {
+		w.net.SetLink(func(from, to netip.AddrPort, b []byte) []time.Duration {
 			if from == simAddr(2) && b[4] == typeReply {
 				var p probe.Packet
 				liar.Open(b, &p)
@@ -261,7 +257,7 @@ func TestMeshLyingPeer(t *testing.T) {
 				liar.Seal((*[probe.PacketSize]byte)(b), &p)
 			}
 			return []time.Duration{50 * ms}
-		}
+		})
 		a, _ := w.start("a", "ra", 1, nil)
 		w.start("b", "rb", 2, nil)
 		for i := range 90 {
@@ -279,7 +275,7 @@ func TestMeshSuspended(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		w := newCluster(t)
 		defer w.stop()
-		w.net.link = oneWay(func(a, b int) time.Duration { return time.Duration(a*b) * 5 * ms })
+		w.net.SetLink(oneWay(func(a, b int) time.Duration { return time.Duration(a*b) * 5 * ms }))
 		var suspend atomic.Bool
 		lost := make(chan string, 10)
 		a, _ := w.start("a", "ra", 1, func(c *Config) {
@@ -320,7 +316,7 @@ func TestMeshPeersComeAndGo(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		w := newCluster(t)
 		defer w.stop()
-		w.net.link = oneWay(func(a, b int) time.Duration { return time.Duration(a*b) * 5 * ms })
+		w.net.SetLink(oneWay(func(a, b int) time.Duration { return time.Duration(a*b) * 5 * ms }))
 		var hide atomic.Bool
 		a, _ := w.start("a", "ra", 1, func(c *Config) {
 			c.Peers = func() []Node {

@@ -5,6 +5,8 @@ import (
 	"testing"
 	"testing/synctest"
 	"time"
+
+	"github.com/ebbkit/ebb/internal/nettest"
 )
 
 // Answers later than their probe's timeout still count, so a way of 1.5 s is slow, not lost.
@@ -12,7 +14,7 @@ func TestMeshLateAnswers(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		w := newCluster(t)
 		defer w.stop()
-		w.net.link = oneWay(func(a, b int) time.Duration { return 750 * ms })
+		w.net.SetLink(oneWay(func(a, b int) time.Duration { return 750 * ms }))
 		a, _ := w.start("a", "ra", 1, nil)
 		w.start("b", "rb", 2, nil)
 		time.Sleep(time.Minute)
@@ -47,7 +49,7 @@ func TestMeshStepIsNoLoss(t *testing.T) {
 			synctest.Test(t, func(t *testing.T) {
 				w := newCluster(t)
 				defer w.stop()
-				w.net.link = oneWay(func(a, b int) time.Duration { return row.from / 2 })
+				w.net.SetLink(oneWay(func(a, b int) time.Duration { return row.from / 2 }))
 				a, _ := w.start("a", "ra", 1, func(c *Config) { c.Interval = row.every })
 				w.start("b", "rb", 2, func(c *Config) { c.Peers = nil })
 				time.Sleep(30 * time.Second)
@@ -58,7 +60,7 @@ func TestMeshStepIsNoLoss(t *testing.T) {
 					}
 				}
 				look()
-				w.net.setLink(oneWay(func(a, b int) time.Duration { return row.to / 2 }))
+				w.net.SetLink(oneWay(func(a, b int) time.Duration { return row.to / 2 }))
 				step := time.Now()
 				for time.Since(step) < time.Minute {
 					time.Sleep(100 * ms)
@@ -76,20 +78,25 @@ func TestMeshStepIsNoLoss(t *testing.T) {
 	}
 }
 
+// losing makes a link that is so long, and loses one of so many probes of the first node.
+func losing(each int, way time.Duration) nettest.Link {
+	n := 0
+	return func(from, _ netip.AddrPort, b []byte) []time.Duration {
+		if from == simAddr(1) && b[4] == typeProbe {
+			if n++; n%each == 0 {
+				return nil
+			}
+		}
+		return []time.Duration{way}
+	}
+}
+
 // What is really lost is counted, three seconds later.
 func TestMeshLossIsCounted(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		w := newCluster(t)
 		defer w.stop()
-		n := 0
-		w.net.link = func(from, to netip.AddrPort, b []byte) []time.Duration {
-			if from == simAddr(1) && b[4] == typeProbe {
-				if n++; n%4 == 0 {
-					return nil
-				}
-			}
-			return []time.Duration{100 * ms}
-		}
+		w.net.SetLink(losing(4, 100*ms))
 		a, _ := w.start("a", "ra", 1, nil)
 		w.start("b", "rb", 2, func(c *Config) { c.Peers = nil })
 		time.Sleep(100 * time.Second)
@@ -97,7 +104,7 @@ func TestMeshLossIsCounted(t *testing.T) {
 		if v := s.Loss.Value(); v < 0.2 || v > 0.27 || s.Loss.N < 100 || s.State != StateFresh {
 			t.Errorf("loss %v, %v; want a quarter, fresh", s.Loss, s.State)
 		}
-		w.net.setLink(func(netip.AddrPort, netip.AddrPort, []byte) []time.Duration { return nil })
+		w.net.SetLink(func(netip.AddrPort, netip.AddrPort, []byte) []time.Duration { return nil })
 		lost := s.Loss.Lost
 		time.Sleep(4 * time.Second) // 1.2 s to the next probe, and three that are overdue after 0.65 s
 		if s, _ = a.Table().To("b"); s.State != StateLost {
@@ -115,15 +122,7 @@ func TestMeshDirectionalLoss(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		w := newCluster(t)
 		defer w.stop()
-		n := 0
-		w.net.link = func(from, to netip.AddrPort, b []byte) []time.Duration {
-			if from == simAddr(1) && b[4] == typeProbe {
-				if n++; n%5 == 0 {
-					return nil
-				}
-			}
-			return []time.Duration{5 * ms}
-		}
+		w.net.SetLink(losing(5, 5*ms))
 		a, _ := w.start("a", "ra", 1, nil)
 		w.start("b", "rb", 2, func(c *Config) { c.Peers = nil })
 		time.Sleep(200 * time.Second)

@@ -29,14 +29,17 @@ func TestMeshTrueVersusMeasured(t *testing.T) {
 		truth := map[[2]int]time.Duration{{1, 2}: 10 * ms, {1, 3}: 50 * ms, {2, 3}: 45 * ms}
 		num := func(a netip.AddrPort) int { return int(a.Addr().As4()[3]) }
 		lossy := false
-		w.net.link = func(from, to netip.AddrPort, _ []byte) []time.Duration {
+		var mu sync.Mutex
+		w.net.SetLink(func(from, to netip.AddrPort, _ []byte) []time.Duration {
+			mu.Lock()
+			defer mu.Unlock()
 			a, b := num(from), num(to)
 			d := truth[[2]int{min(a, b), max(a, b)}] / 2
 			if lossy && r.Float64() < 0.025 { // each way
 				return nil
 			}
 			return []time.Duration{d + time.Duration(r.Float64()*0.2*float64(d))}
-		}
+		})
 		nodes := make([]*Mesh, 4)
 		for i, id := range []string{"", "ams", "fra", "iad"} {
 			if i > 0 {
@@ -70,8 +73,8 @@ func TestMeshTrueVersusMeasured(t *testing.T) {
 			})
 		}
 		set := func(ams, iad int, d time.Duration) {
-			w.net.mu.Lock()
-			defer w.net.mu.Unlock()
+			mu.Lock()
+			defer mu.Unlock()
 			truth[[2]int{ams, iad}] = d
 		}
 		time.Sleep(450 * ms)
@@ -80,9 +83,9 @@ func TestMeshTrueVersusMeasured(t *testing.T) {
 				t.Errorf("450ms after the start %s -> %s is %+v, true %v", from, to, s, want)
 			}
 		})
-		w.net.mu.Lock()
+		mu.Lock()
 		lossy = true
-		w.net.mu.Unlock()
+		mu.Unlock()
 		good, all := 0, 0
 		time.Sleep(5 * time.Minute) // what a noisy path needs in both directions at once
 		for range 900 {
@@ -122,7 +125,7 @@ func TestMeshKeyRotation(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		w := newCluster(t)
 		defer w.stop()
-		w.net.link = oneWay(func(a, b int) time.Duration { return 5 * ms })
+		w.net.SetLink(oneWay(func(a, b int) time.Duration { return 5 * ms }))
 		a, _ := w.start("a", "ra", 1, nil)
 		b, _ := w.start("b", "rb", 2, nil)
 		time.Sleep(3 * time.Second)

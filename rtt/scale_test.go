@@ -10,6 +10,7 @@ import (
 	"testing/synctest"
 	"time"
 
+	"github.com/ebbkit/ebb/internal/nettest"
 	"github.com/ebbkit/ebb/rtt/internal/probe"
 )
 
@@ -17,7 +18,8 @@ import (
 // distance. They also probe as often as they are probed, so that the traffic is that of a mesh of
 // equals.
 type fleet struct {
-	simconn
+	*nettest.PacketConn
+	net    *nettest.Datagrams
 	mu     sync.Mutex
 	codec  *probe.Codec
 	nodes  []*probe.Reflector
@@ -29,8 +31,8 @@ type fleet struct {
 
 func newFleet(n int) *fleet {
 	f := &fleet{codec: probe.NewCodec([][]byte{secretA}), seq: make([]uint64, n)}
-	f.self, f.simconn.in, f.closed = simAddr(65535), make(chan simpacket, 4096), make(chan struct{})
-	f.simconn.net = newSimnet()
+	f.net = nettest.NewDatagrams(nil)
+	f.PacketConn = f.net.Listen(fleetSelf)
 	for i := range n {
 		r := probe.NewReflector(probe.Session(fleetID(i), 1), 100, 100, 4)
 		p := probe.NewProbe(1, 1, 1)
@@ -39,6 +41,9 @@ func newFleet(n int) *fleet {
 	}
 	return f
 }
+
+// fleetSelf is the address of the mesh that the fleet is probed by.
+var fleetSelf = simAddr(65535)
 
 func fleetID(i int) string { return fmt.Sprintf("node-%04d", i) }
 
@@ -79,7 +84,7 @@ func (f *fleet) later(i int, p probe.Packet) {
 		f.mu.Lock()
 		f.in += len(raw)
 		f.mu.Unlock()
-		f.simconn.in <- simpacket{simAddr(i), raw}
+		f.net.Deliver(simAddr(i), fleetSelf, raw)
 	})
 }
 
