@@ -138,11 +138,11 @@ func TestFloodOfBytes(t *testing.T) {
 	})
 }
 
-func TestRampLetsThemInByWaves(t *testing.T) {
+func TestSlowStartLetsThemInByWaves(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
-		app := balance.App{Autostart: true, Limits: balance.Limits{Hard: 20}}
+		app := balance.App{Autostart: true, SlowStart: 2 * sec, Limits: balance.Limits{Hard: 20}}
 		w := newWorld(
-			t, app, Config{Ramp: func(balance.AppID) time.Duration { return sec }}, boot{takes: 5 * sec},
+			t, app, Config{}, boot{takes: 5 * sec},
 		)
 		w.run()
 		defer w.stop()

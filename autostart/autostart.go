@@ -7,7 +7,6 @@ import (
 	"sync/atomic"
 	"time"
 
-	"github.com/ebbkit/ebb/autostart/internal/contain"
 	"github.com/ebbkit/ebb/autostart/policy"
 	"github.com/ebbkit/ebb/balance"
 	"golang.org/x/sync/errgroup"
@@ -64,9 +63,8 @@ func New(b *balance.Balancer, o Owner, c Config) (*Autostart, error) {
 }
 
 // Run plans until ctx ends. Then it rejects all parked requests, waits for its goroutines, and
-// returns nil. Starts that owners have accepted go on, and so does the goroutine of a policy of
-// your own that does not return. Before Run, requests wait but nothing is started. An Autostart
-// runs once: another call returns an error.
+// returns nil. Starts that owners have accepted go on. Before Run, requests wait but nothing is
+// started. An Autostart runs once: another call returns an error.
 func (a *Autostart) Run(ctx context.Context) error {
 	if !a.began.CompareAndSwap(false, true) {
 		return fmt.Errorf("autostart: Autostart.Run was called before: make another one with New")
@@ -119,10 +117,8 @@ func (a *Autostart) Run(ctx context.Context) error {
 			delete(due, q)
 			q.poked.Store(false) // from here on a poke means something new
 			awake[q] = struct{}{}
-			d, ok := q.planning.plan(now)
-			if ok {
-				a.act(ctx, &commands, q, d)
-			}
+			d := q.planning.plan(now)
+			a.act(ctx, &commands, q, d)
 			q.planning.pace.Decided(now, time.Since(now), d.Acts() || d.Refuse != "")
 			if q.planning.last.alone {
 				q.planning.pace.Next = now // the one who waits was left out: the next decision is the first
@@ -204,7 +200,7 @@ func (a *Autostart) act(
 func (a *Autostart) start(ctx context.Context, q *queue, m balance.Machine) {
 	call, cancel := context.WithTimeout(ctx, startTimeout)
 	defer cancel()
-	answer, err := contain.Call(func() (balance.StartAnswer, error) { return a.owner.Start(call, m) })
+	answer, err := a.owner.Start(call, m)
 	if ctx.Err() != nil {
 		return // nobody plans any more
 	}
@@ -216,7 +212,7 @@ func (a *Autostart) start(ctx context.Context, q *queue, m balance.Machine) {
 func (a *Autostart) recall(ctx context.Context, q *queue, m balance.Machine) {
 	call, cancel := context.WithTimeout(ctx, startTimeout)
 	defer cancel()
-	_, err := contain.Call(func() (struct{}, error) { return struct{}{}, a.owner.Recall(call, m) })
+	err := a.owner.Recall(call, m)
 	if ctx.Err() != nil {
 		return
 	}

@@ -38,26 +38,17 @@ type Config struct {
 	// that is reached, a request of a tenant with less than its equal share gets in all the same,
 	// and the youngest of the tenant with most is rejected instead.
 	MaxParkedTenant int
-	// Ramp returns for how long a machine of an app that has become ready gets a part of those who
-	// wait only: a quarter of its limit at once, half of it after that time, and all after twice that,
-	// give or take a tick of 100 ms. It is for apps that collapse under the first wave. nil, or 0: all
-	// at once.
-	Ramp func(balance.AppID) time.Duration
 	// MaxWait bounds a wait. 0 means as long as a start that is in flight may take, see
 	// [policy.Decision.Wait], and 10 s where there is none; whatever is started, no longer than 5 min,
 	// or twice what one start may take. Negative: only the request's own context does. Unless it is
 	// negative, who has waited for 5 s is turned away, with the reason, while all that starts is
 	// doubtful, see [policy.Decision.Doubt].
 	MaxWait time.Duration
-	// Hedge allows one extra start when nothing serves and every start in flight is suspect. Machines
-	// that die silently are then noticed sooner; boots slower than any before start one machine too
-	// many. Without it, one is made when the machines' owners say so; a [machine.Starter] does, of a
-	// start that takes longer than is suspect to it, and 5 s at least.
-	Hedge bool
 	// Policy returns the policy of an app; Run calls it once for each, before the first decision, and
 	// again when an app has been removed and comes back. nil, or a nil policy, means our own, a
-	// [policy.Planner]; see also [policytest.NewSynchronous] and [policytest.NewAsynchronous]. It must
-	// not block.
+	// [policy.Planner]; see also [policytest.NewSynchronous] and [policytest.NewAsynchronous]. All
+	// apps wait for one policy: neither it nor this func may block. A panic of theirs is not
+	// recovered.
 	Policy func(balance.AppID) policy.Policy
 	// DryRun decides and traces, and asks nobody to start or recall anything. Requests wait as if that
 	// had been done: somebody else starts the machines. A decision that nobody carries out is made

@@ -46,7 +46,7 @@ func (q *queue) dispatch() {
 // use what is free, because it has tried it or has to go elsewhere, is passed over.
 func (q *queue) handOver() {
 	var vain []*balance.Target // what has been asked for in this round and is not there
-	step := q.rampStep()
+	step := q.waveStep()
 	q.mu.Lock()
 	defer q.mu.Unlock()
 	q.room.Begin()
@@ -76,7 +76,7 @@ func (q *queue) handOver() {
 				}
 			})
 		case err == nil:
-			q.ramped(slot.Machine())
+			q.admitted(slot.Machine())
 			q.unlocked(func() {
 				if slot.Failing() {
 					q.a.failing(q.app)
@@ -157,7 +157,7 @@ func (q *queue) anyRoom() bool {
 // request returns what to ask the balancer for, and whether that leaves anything out. q.mu is held.
 func (q *queue) request(w *waiting, step time.Duration) (req balance.Request, limited bool) {
 	req, limited = w.req, !w.req.Force.Empty()
-	req.Tried = q.held(time.Now(), step)
+	req.Tried = q.waves.held(time.Now(), step)
 	if len(w.tried) == 0 {
 		return req, limited
 	}
@@ -257,55 +257,28 @@ func (q *queue) end(why func(*waiting) error) {
 	}
 }
 
-// rampStep returns for how long a wave lasts; 0 is without waves. No lock is held.
-func (q *queue) rampStep() time.Duration {
-	if q.a.config.Ramp == nil {
-		return 0
+// waveStep returns for how long a wave lasts; 0 is without waves. No lock is held.
+func (q *queue) waveStep() time.Duration {
+	if rows, ok := q.a.balancer.Fleet().App(q.app); ok {
+		return rows.App().SlowStart / 2
 	}
-	return q.a.config.Ramp(q.app)
+	return 0
 }
 
-// boots takes in that a machine starts: what runs already needs no ramp.
+// boots takes in that a machine starts.
 func (q *queue) boots(m *balance.Machine) {
-	if q.a.config.Ramp == nil {
-		return
-	}
-	q.mu.Lock()
-	defer q.mu.Unlock()
-	r := q.ramps[m.ID]
-	switch {
-	case m.State == balance.StateStarting && (r == nil || r.Epoch != m.Epoch):
-		if q.ramps == nil {
-			q.ramps = map[balance.MachineID]*waitroom.Ramp{}
-		}
-		q.ramps[m.ID] = &waitroom.Ramp{Epoch: m.Epoch}
-	case r != nil && m.State != balance.StateStarting && m.State != balance.StateStarted:
-		delete(q.ramps, m.ID)
+	if q.waveStep() > 0 {
+		q.mu.Lock()
+		defer q.mu.Unlock()
+		q.waves.boots(m)
 	}
 }
 
-// held returns the machines that take nobody before the next wave, of that length. q.mu is held.
-func (q *queue) held(now time.Time, step time.Duration) (ids []balance.MachineID) {
-	if len(q.ramps) == 0 {
-		return nil
+// admitted counts a request admitted to m. q.mu is held; it has already left the queue.
+func (q *queue) admitted(m *balance.Machine) {
+	l := m.Limits
+	if rows, ok := q.a.balancer.Fleet().App(q.app); ok {
+		l = rows.App().LimitsOf(*m)
 	}
-	for id, r := range q.ramps {
-		if r.Over(now, step) {
-			delete(q.ramps, id)
-		} else if r.Full(now, step) {
-			ids = append(ids, id)
-		}
-	}
-	return ids
-}
-
-// ramped counts a request admitted to m. q.mu is held; it has already left the queue.
-func (q *queue) ramped(m *balance.Machine) {
-	if r := q.ramps[m.ID]; r != nil && r.Epoch == m.Epoch {
-		l := m.Limits
-		if rows, ok := q.a.balancer.Fleet().App(q.app); ok {
-			l = rows.App().LimitsOf(*m)
-		}
-		r.Give(time.Now(), cmp.Or(l.Hard, l.Soft), q.room.N+1)
-	}
+	q.waves.admitted(time.Now(), m, cmp.Or(l.Hard, l.Soft), q.room.N+1)
 }

@@ -51,7 +51,6 @@ func TestHooksMayCallBack(t *testing.T) {
 				h.Call("Config.Policy")
 				return hookedPolicy{new(policy.Planner), h}
 			},
-			Ramp:   func(balance.AppID) time.Duration { h.Call("Config.Ramp"); return time.Millisecond },
 			Others: func(balance.AppID, string) int { h.Call("Config.Others"); return 0 },
 			Trace: Trace{
 				Parked:     func(balance.AppID, int) { name("Trace.Parked")() },
@@ -113,7 +112,7 @@ func TestHooksMayCallBack(t *testing.T) {
 			t.Error(err)
 		}
 		w.booted.Wait()
-		h.Want(t, "Config.Policy", "Policy.Plan", "Config.Ramp", "Config.Others", "Owner.Start", "Owner.Recall", "Trace.Parked", "Trace.HandedOver",
+		h.Want(t, "Config.Policy", "Policy.Plan", "Config.Others", "Owner.Start", "Owner.Recall", "Trace.Parked", "Trace.HandedOver",
 			"Trace.Rejected", "Trace.Left", "Trace.Decided", "Trace.Answered", "Trace.Recalled")
 	})
 }

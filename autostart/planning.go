@@ -1,10 +1,8 @@
 package autostart
 
 import (
-	"fmt"
 	"math/rand/v2"
 	"slices"
-	"sync/atomic"
 	"time"
 
 	"github.com/ebbkit/ebb/autostart/internal/boots"
@@ -12,17 +10,6 @@ import (
 	"github.com/ebbkit/ebb/autostart/policy"
 	"github.com/ebbkit/ebb/balance"
 )
-
-const (
-	// policyWait is how long all other apps wait for a policy that is not ours: most answer in less,
-	// and then a decision does not wait for its turn.
-	policyWait = 5 * time.Millisecond
-	// policyPatience is how long a policy may panic, or say nothing, until requests that only it could
-	// help are sent away.
-	policyPatience = time.Second
-)
-
-var errPolicySilent = fmt.Errorf("it has not come back for %v", policyPatience)
 
 // planning decides for one app when its demand or its rows have changed. It is the planning
 // goroutine's own.
@@ -34,8 +21,6 @@ type planning struct {
 	rows     []*balance.Machine
 	outliers []balance.MachineID
 	leaving  waitroom.Leaving
-	question *question // that the policy has not answered yet
-	failing  time.Time // since when the policy has panicked each time; zero while it does not
 }
 
 // input is what tells one tick's question from the last one's.
@@ -46,21 +31,6 @@ type input struct {
 	alone    bool // one waits, and is not counted: see queue.counted
 	outliers int
 	others   int
-}
-
-// question is a question to a policy that is under way.
-type question struct {
-	since time.Time
-	in    input
-	off   bool         // autostart is off
-	back  chan verdict // receives once; nil when the policy is ours
-	told  bool         // that it takes too long
-	late  atomic.Bool  // nobody waits for the answer, so that it has to announce itself
-}
-
-type verdict struct {
-	d   policy.Decision
-	err error
 }
 
 // rttUnknown is what a round trip is taken for that nobody has measured: few places are farther
@@ -82,7 +52,7 @@ func (p *planning) wanted() bool {
 // rows, both of which lead to a decision. Nothing of it runs, and the last decision left nothing
 // under way.
 func (p *planning) resting() bool {
-	if p.question != nil || !p.quiet && p.last.rows != nil ||
+	if !p.quiet && p.last.rows != nil ||
 		p.last.inFlight+p.last.parked+p.last.others > 0 ||
 		p.last.alone {
 		return false
@@ -168,14 +138,11 @@ func (p *planning) rtts(regions []string) []time.Duration {
 	return rs
 }
 
-// plan decides for the present state; ok is false while the policy has not answered.
-func (p *planning) plan(now time.Time) (d policy.Decision, ok bool) {
-	if p.question != nil {
-		return p.poll(now)
-	}
+// plan decides for the present state.
+func (p *planning) plan(now time.Time) policy.Decision {
 	in, app := p.demand()
 	if in.rows == nil {
-		return policy.Decision{}, true
+		return policy.Decision{}
 	}
 	p.rows = p.rows[:0]
 	for m := range in.rows.All() {
@@ -201,104 +168,17 @@ func (p *planning) plan(now time.Time) (d policy.Decision, ok bool) {
 			input.Others = append(input.Others, n)
 		}
 	}
-	p.last, p.quiet = in, false
-	return p.decide(now, &question{since: now, in: in, off: !input.App.Autostart}, input)
-}
-
-// decide asks the policy; ok is false when the answer is still to come. Ours are asked here and
-// now. Another may do anything: it has a goroutine of its own, and whatever it does stops the
-// planning of its own app only.
-func (p *planning) decide(
-	now time.Time, t *question, in policy.Input,
-) (d policy.Decision, ok bool) {
-	if p.q.policy.make(); p.q.policy.ours {
-		d, err := p.q.policy.ask(now, in)
-		return p.conclude(now, t, verdict{d, err}), true
-	}
-	t.back = make(chan verdict, 1)
-	p.question = t
-	go func() {
-		d, err := p.q.policy.ask(now, in)
-		t.back <- verdict{d, err}
-		if t.late.Load() {
-			p.q.a.poke(p.q)
-		}
-	}()
-	patience := time.NewTimer(policyWait)
-	defer patience.Stop()
-	select {
-	case v := <-t.back:
-		return p.conclude(now, t, v), true
-	case <-patience.C:
-		t.late.Store(true)
-		return p.poll(now) // it may have come before that
-	}
-}
-
-// poll looks whether a question that is under way has been answered.
-func (p *planning) poll(now time.Time) (d policy.Decision, ok bool) {
-	t := p.question
-	select {
-	case v := <-t.back:
-		return p.conclude(now, t, v), true
-	default:
-	}
-	if now.Sub(t.since) < policyPatience {
-		return policy.Decision{}, false
-	}
-	if !t.told {
-		t.told = true
-		p.q.a.config.Trace.policyFailed(p.q.app, errPolicySilent)
-	}
-	d = p.fallback("its policy does not answer")
-	p.forecast(now, t, d)
-	return d, true
-}
-
-// conclude takes in what the policy said. One that panics decides nothing, and is asked again.
-func (p *planning) conclude(now time.Time, t *question, v verdict) policy.Decision {
-	p.question = nil
-	d := v.d
-	switch {
-	case v.err == nil:
-		p.failing = time.Time{}
-	default:
-		p.q.a.config.Trace.policyFailed(p.q.app, v.err)
-		if p.failing.IsZero() {
-			p.failing = now
-		}
-		if d = (policy.Decision{Wait: boots.WaitMin}); now.Sub(p.failing) >= policyPatience {
-			d = p.fallback("its policy fails")
-		}
-	}
+	d := p.q.policy.ask(now, input)
 	d.App = p.q.app
-	p.forecast(now, t, d)
+	p.last, p.quiet = in, d.Settled
+	p.forecast(now, d, !input.App.Autostart)
 	return d
 }
 
-// fallback is the decision for an app whose policy is of no help: what nothing serves is sent away,
-// and told why. What runs and starts goes on.
-func (p *planning) fallback(why string) policy.Decision {
-	d := policy.Decision{App: p.q.app, Wait: boots.WaitMin}
-	rows, ok := p.q.a.balancer.Fleet().App(p.q.app)
-	if !ok || p.q.waits() == 0 {
-		return d
-	}
-	for m := range rows.All() {
-		if (m.State == balance.StateStarted || m.State == balance.StateStarting) &&
-			m.Cordon != balance.CordonHard {
-			return d
-		}
-	}
-	d.Refuse, d.RetryAfter = why, policyPatience
-	return d
-}
-
-// forecast notes what a decision says to those who wait.
-func (p *planning) forecast(now time.Time, t *question, d policy.Decision) {
-	p.last, p.quiet = t.in, d.Settled
+// forecast notes what a decision says to those who wait. off says that autostart is.
+func (p *planning) forecast(now time.Time, d policy.Decision, off bool) {
 	o := &forecast{wait: d.Wait, refuse: d.Refuse, until: now.Add(d.RetryAfter), doubt: d.Doubt}
-	if t.off {
+	if off {
 		o.off, o.wait = true, boots.WaitMin
 	}
 	if d.Await > 0 {

@@ -6,16 +6,9 @@ import (
 	"sync/atomic"
 	"time"
 
-	"github.com/ebbkit/ebb/autostart/internal/contain"
 	"github.com/ebbkit/ebb/autostart/policy"
 	"github.com/ebbkit/ebb/balance"
 )
-
-// brokenPolicy stands in for one that could not be made.
-type brokenPolicy struct{ err error }
-
-// Plan implements [policy.Policy].
-func (b brokenPolicy) Plan(time.Time, policy.Input) policy.Decision { panic(b.err) }
 
 // command is one that is on its way.
 type command struct {
@@ -36,8 +29,7 @@ type histories struct {
 }
 
 // Histories returns what this node has learned of all apps' boots and stops, for
-// [Autostart.Restore] after a restart. Apps of which nothing is known are left out, as are those
-// whose policy is not ours and does not come back from a question.
+// [Autostart.Restore] after a restart. Apps of which nothing is known are left out.
 func (a *Autostart) Histories() map[balance.AppID]policy.History {
 	a.histories.Lock()
 	all := maps.Clone(a.histories.of)
@@ -72,10 +64,7 @@ func (a *Autostart) Restore(all map[balance.AppID]policy.History) {
 type heldPolicy struct {
 	q      *queue
 	policy atomic.Pointer[policy.Policy] // nil until Run has made it
-	ours   bool                          // it answers at once
-	// busy holds one while the policy is asked anything. It is a channel and no mutex because it is
-	// waited for with a limit: a policy may never come back.
-	busy chan struct{}
+	asking sync.Mutex                    // held while the policy is asked anything
 }
 
 // make makes the policy if there is none yet. It is for the planning goroutine: no lock is
@@ -84,12 +73,9 @@ func (h *heldPolicy) make() {
 	if h.policy.Load() != nil {
 		return
 	}
-	p, err := contain.Call(func() (policy.Policy, error) { return h.q.a.config.Policy(h.q.app), nil })
-	switch {
-	case err != nil:
-		p = brokenPolicy{err} // which is told when it is asked
-	case p == nil:
-		p = &policy.Planner{Hedge: h.q.a.config.Hedge}
+	p := h.q.a.config.Policy(h.q.app)
+	if p == nil {
+		p = &policy.Planner{}
 	}
 	h.set(p)
 	h.restore() // what has been restored is looked for when there is a policy for it: see Restore
@@ -97,54 +83,39 @@ func (h *heldPolicy) make() {
 
 func (h *heldPolicy) set(p policy.Policy) {
 	p = policy.Bounded(p)
-	_, others := p.(wrapped)
-	h.ours = !others
 	h.policy.Store(&p)
 }
 
-// wrapped is a policy of somebody else's in its bounds, see [policy.Bounded].
-type wrapped interface{ Unwrap() policy.Policy }
-
-// unbounded returns a policy as it was given.
-func unbounded(p policy.Policy) policy.Policy {
-	if b, ok := p.(wrapped); ok {
-		return b.Unwrap()
-	}
-	return p
-}
-
-// learner returns the policy if it learns, else nil.
+// learner returns the policy if it learns, else nil. Another's is looked for behind its bounds, see
+// [policy.Bounded].
 func (h *heldPolicy) learner() learner {
-	if p := h.policy.Load(); p != nil {
-		l, _ := unbounded(*p).(learner)
-		return l
+	held := h.policy.Load()
+	if held == nil {
+		return nil
 	}
-	return nil
+	p := *held
+	if b, ok := p.(interface{ Unwrap() policy.Policy }); ok {
+		p = b.Unwrap()
+	}
+	l, _ := p.(learner)
+	return l
 }
 
-// ask asks the policy. h.busy keeps others from it meanwhile.
-func (h *heldPolicy) ask(now time.Time, in policy.Input) (policy.Decision, error) {
-	h.busy <- struct{}{}
-	defer func() { <-h.busy }()
+// ask asks the policy. It is called here and now: that it returns at once and does not panic is its
+// contract.
+func (h *heldPolicy) ask(now time.Time, in policy.Input) policy.Decision {
+	h.make()
+	h.asking.Lock()
+	defer h.asking.Unlock()
 	in.Answers = h.q.commands.take()
-	p := *h.policy.Load()
-	return contain.Call(func() (policy.Decision, error) { return p.Plan(now, in), nil })
+	return (*h.policy.Load()).Plan(now, in)
 }
 
-// use does something with the policy while it is not being asked; not at all when it does
-// not come back.
+// use does something with the policy while it is not being asked.
 func (h *heldPolicy) use(do func()) {
-	patience := time.NewTimer(policyPatience)
-	defer patience.Stop()
-	select {
-	case h.busy <- struct{}{}:
-	case <-patience.C:
-		return
-	}
-	defer func() { <-h.busy }()
-	if _, err := contain.Call(func() (struct{}, error) { do(); return struct{}{}, nil }); err != nil {
-		h.q.a.config.Trace.policyFailed(h.q.app, err)
-	}
+	h.asking.Lock()
+	defer h.asking.Unlock()
+	do()
 }
 
 // restore gives the policy what has been restored for it. Where there is no policy yet that waits

@@ -20,9 +20,6 @@ type Trace struct {
 	Left func(app balance.AppID, waited time.Duration)
 	// Decided: a decision that recalls, starts or refuses.
 	Decided func(policy.Decision)
-	// PolicyFailed: the app's policy panicked, and is asked again; or it has not come back for 1 s,
-	// which is told once.
-	PolicyFailed func(app balance.AppID, err error)
 	// Answered: what came of a start; err when the owner could not be asked.
 	Answered func(m balance.Machine, a balance.StartAnswer, err error)
 	// Recalled: what came of a recall.
@@ -56,12 +53,6 @@ func (t *Trace) left(app balance.AppID, waited time.Duration) {
 func (t *Trace) decided(d policy.Decision) {
 	if t.Decided != nil {
 		t.Decided(d)
-	}
-}
-
-func (t *Trace) policyFailed(app balance.AppID, err error) {
-	if t.PolicyFailed != nil {
-		t.PolicyFailed(app, err)
 	}
 }
 

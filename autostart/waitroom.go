@@ -38,7 +38,7 @@ type queue struct {
 	room        waitroom.Room[waiting]
 	dispatching bool
 	looked      *waitroom.Seat[waiting] // whose connection has been looked at last
-	ramps       map[balance.MachineID]*waitroom.Ramp
+	waves       waves
 
 	again atomic.Int64 // when the balancer expects a slot, as a duration
 
@@ -83,9 +83,9 @@ type tried struct {
 func newQueue(a *Autostart, app balance.AppID) *queue {
 	q := &queue{a: a, app: app, wake: make(chan struct{}, 1), commands: commands{app: app}}
 	q.planning.q = q
-	q.policy.q, q.policy.busy = q, make(chan struct{}, 1)
+	q.policy.q = q
 	if a.config.Policy == nil {
-		q.policy.set(&policy.Planner{Hedge: a.config.Hedge})
+		q.policy.set(&policy.Planner{})
 	}
 	return q
 }

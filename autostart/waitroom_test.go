@@ -378,39 +378,30 @@ func TestRunEnds(t *testing.T) {
 	})
 }
 
-// panicky is an owner for whom nothing works.
-type panicky struct{ blocks bool }
+// silent is an owner who does not answer.
+type silent struct{}
 
-func (p panicky) Start(ctx context.Context, _ balance.Machine) (balance.StartAnswer, error) {
-	if p.blocks {
-		<-ctx.Done()
-		return 0, ctx.Err()
-	}
-	panic("oops")
+func (silent) Start(ctx context.Context, _ balance.Machine) (balance.StartAnswer, error) {
+	<-ctx.Done()
+	return 0, ctx.Err()
 }
-func (p panicky) Recall(context.Context, balance.Machine) error { panic("oops") }
+func (silent) Recall(ctx context.Context, _ balance.Machine) error { <-ctx.Done(); return ctx.Err() }
 
-func TestBadOwner(t *testing.T) {
-	for _, blocks := range []bool{false, true} {
-		synctest.Test(t, func(t *testing.T) {
-			w := newWorld(t, balance.App{Autostart: true}, Config{}, boot{}, boot{})
-			var err error
-			if w.a, err = New(w.b, panicky{blocks}, Config{}); err != nil {
-				t.Fatal(err)
-			}
-			w.run()
-			_, err = w.get(t.Context(), 0)
-			class(t, err, ErrStart, true)
-			want := "oops"
-			if blocks {
-				want = "deadline exceeded"
-			}
-			if e, _ := errors.AsType[*Error](err); !strings.Contains(e.Reason(), want) {
-				t.Errorf("reason %q, want it to name %q", e.Reason(), want)
-			}
-			w.stop()
-		})
-	}
+func TestOwnerThatDoesNotAnswer(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		w := newWorld(t, balance.App{Autostart: true}, Config{}, boot{}, boot{})
+		var err error
+		if w.a, err = New(w.b, silent{}, Config{}); err != nil {
+			t.Fatal(err)
+		}
+		w.run()
+		_, err = w.get(t.Context(), 0)
+		class(t, err, ErrStart, true)
+		if e, _ := errors.AsType[*Error](err); !strings.Contains(e.Reason(), "deadline exceeded") {
+			t.Errorf("reason %q, want it to name the deadline", e.Reason())
+		}
+		w.stop()
+	})
 }
 
 func TestOtherNodesDemand(t *testing.T) {

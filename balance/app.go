@@ -81,7 +81,9 @@ type App struct {
 	// means 30 s, as long as Kubernetes takes by default; negative never. (autostart)
 	RestartAfter time.Duration
 	// SlowStart is how long a machine that has just started takes less than its soft limit, from a
-	// tenth up; 0 means that it takes its full share at once. (balance)
+	// tenth up; 0 means that it takes its full share at once. Of the requests that wait for a start
+	// it takes a quarter of its limit at once, half of it after half of that time, and all after
+	// it, give or take 100 ms: else an app may collapse under the first wave. (balance, autostart)
 	SlowStart time.Duration
 	// BodyPause is how long a client may pause in sending a body that is awaited; then the request
 	// is answered with 408. So it is where less than 240 bytes per second of that time come, in each

@@ -92,7 +92,7 @@ func TestMachineThatNeverGetsHealthy(t *testing.T) {
 			hedged := 0
 			a, err := autostart.New(
 				b, r.s,
-				autostart.Config{Hedge: hedge, Trace: autostart.Trace{Decided: func(d policy.Decision) {
+				autostart.Config{Policy: func(balance.AppID) policy.Policy { return &policy.Planner{Hedge: hedge} }, Trace: autostart.Trace{Decided: func(d policy.Decision) {
 					mu.Lock()
 					defer mu.Unlock()
 					if d.Hedge {

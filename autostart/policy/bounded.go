@@ -30,7 +30,7 @@ import (
 // The suite of package policytest asks policies in the same way.
 //
 // Our own policies keep bounds of their own, and are returned as they are: they have a method
-// KeepsBounds. A policy with one must also answer at once.
+// KeepsBounds.
 func Bounded(p Policy) Policy {
 	if _, ok := p.(interface{ KeepsBounds() }); ok {
 		return p

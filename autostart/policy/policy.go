@@ -15,10 +15,8 @@ import (
 // what it has seen. It reads no clock and does not keep or change what in points to, but for the
 // rows: these never change.
 //
-// A policy of your own is asked in a goroutine of its own. One that panics is asked again; one that
-// blocks is not, until it comes back. Both stop the planning of their own app only: when that has
-// lasted for 1 s, requests of this app that nothing serves are rejected with [autostart.ErrStart],
-// and [autostart.Trace.PolicyFailed] tells.
+// All apps of a node are planned for one after the other, so a policy returns at once: one that
+// blocks stops the planning of them all. It does not panic: nobody recovers that.
 //
 // A Policy that also has the methods History and Restore of [Planner] is asked for what it has
 // learned, and told. These must not block.

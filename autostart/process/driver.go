@@ -133,10 +133,10 @@ func (d *Driver) create(c *child, m balance.Machine) error {
 	if err != nil {
 		return err
 	}
-	if c.port, err = ports.take(d.command.host); err != nil {
+	if c.port, err = ports.take(host); err != nil {
 		return err
 	}
-	c.addr = net.JoinHostPort(d.command.host, strconv.Itoa(c.port))
+	c.addr = net.JoinHostPort(host, strconv.Itoa(c.port))
 	cmd, err := d.command.cmd(parse.Variables{strconv.Itoa(c.port), string(m.ID), m.Region, strconv.FormatUint(m.Epoch, 10), string(m.App)})
 	if err != nil {
 		return err

@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"sync"
+	"syscall"
 	"time"
 
 	"github.com/ebbkit/ebb/autostart/machine"
@@ -18,7 +19,7 @@ import (
 // reports that instead of waiting for ever.
 const killPatience = 10 * time.Second
 
-// Stop asks m's process group to end with Config.StopSignal and kills it with SIGKILL after
+// Stop asks m's process group to end with SIGTERM and kills it with SIGKILL after
 // Config.StopTimeout, or as soon as ctx ends: a caller in a hurry ends it. Suspended machines are
 // woken for that. It returns when the machine is gone; an error means that even SIGKILL could not
 // end it, and that its exit will be reported if it goes later.
@@ -44,7 +45,7 @@ func (d *Driver) end(ctx context.Context, c *child) error {
 	if d.children[c.key] == c {
 		c.asked = true
 		if polite {
-			_ = signalGroup(c.cmd.Process, d.command.stopSignal)
+			_ = signalGroup(c.cmd.Process, syscall.SIGTERM)
 			// a stopped process would keep the first signal for later
 			_ = signalGroup(c.cmd.Process, sigCont)
 		}

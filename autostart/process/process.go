@@ -35,7 +35,6 @@ import (
 	"errors"
 	"fmt"
 	"io"
-	"net"
 	"os"
 	"os/exec"
 	"path/filepath"
@@ -43,7 +42,6 @@ import (
 	"slices"
 	"strings"
 	"sync"
-	"syscall"
 	"time"
 
 	"github.com/ebbkit/ebb/autostart/process/internal/parse"
@@ -80,15 +78,10 @@ type Config struct {
 	// overlap.
 	Output io.Writer
 
-	// StopSignal asks a machine to end; 0 means SIGTERM. It goes to the whole group.
-	StopSignal syscall.Signal
-	// StopTimeout is how long a machine may take to end after StopSignal until its group gets SIGKILL;
-	// 0 means 5 s, and a negative one means SIGKILL at once.
+	// StopTimeout is how long a machine may take to end after SIGTERM, which goes to its whole group,
+	// until that gets SIGKILL; 0 means 5 s, and a negative one means SIGKILL at once.
 	StopTimeout time.Duration
 
-	// Host is the address of this host that machines listen on; empty means 127.0.0.1. The command has
-	// to be told apart from this, where it has a choice.
-	Host string
 	// NoGuard does without the helper process; then grandchildren outlive this process when it is
 	// killed, and outside of Linux children do too. It is for programs which cannot be executed again,
 	// such as a shared library in a foreign one.
@@ -97,7 +90,8 @@ type Config struct {
 
 const (
 	defaultStopTimeout = 5 * time.Second
-	defaultHost        = "127.0.0.1"
+	// host is where machines listen: whoever drives child processes of its own dials them here.
+	host = "127.0.0.1"
 )
 
 // New checks c and returns a driver, which starts nothing before the first Start. The error names
@@ -120,9 +114,7 @@ type command struct {
 	dir         string
 	out, err    io.Writer
 	all         io.Writer
-	stopSignal  syscall.Signal
 	stopTimeout time.Duration // <= 0: none
-	host        string
 	noGuard     bool
 }
 
@@ -172,24 +164,10 @@ func (d *Driver) resolve(c Config) error {
 		}
 		r.path = path
 	}
-	if c.StopSignal < 0 {
-		return fmt.Errorf("Config.StopSignal %d: want a signal, such as syscall.SIGTERM", int(c.StopSignal))
-	}
-	r.stopSignal, r.stopTimeout, r.host, r.noGuard = c.StopSignal, c.StopTimeout, c.Host, c.NoGuard
-	if r.stopSignal == 0 {
-		r.stopSignal = syscall.SIGTERM
-	}
+	r.stopTimeout, r.noGuard = c.StopTimeout, c.NoGuard
 	if r.stopTimeout == 0 {
 		r.stopTimeout = defaultStopTimeout
 	}
-	if r.host == "" {
-		r.host = defaultHost
-	}
-	l, err := net.Listen("tcp", net.JoinHostPort(r.host, "0"))
-	if err != nil {
-		return fmt.Errorf("Config.Host %q: %w: name an address of this host, such as %s", r.host, err, defaultHost)
-	}
-	_ = l.Close()
 	r.out, r.err = shareWriters(c.Stdout, c.Stderr)
 	if c.Output != nil {
 		r.all = &sharedWriter{mu: new(sync.Mutex), w: c.Output}

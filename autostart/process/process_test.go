@@ -192,21 +192,6 @@ func TestStopIsPolite(t *testing.T) {
 	}
 }
 
-func TestStopSignal(t *testing.T) {
-	c := config("polite")
-	c.StopSignal = syscall.SIGHUP
-	d := newDriver(t, c)
-	m := aMachine()
-	start(t, d, &m)
-	get(t, m, "/")
-	if err := d.Stop(t.Context(), m); err != nil {
-		t.Fatal(err)
-	}
-	if e := nextExit(t, d); e.Signal != "hangup" {
-		t.Errorf("exit %+v, want the signal hangup", e)
-	}
-}
-
 // A machine that does not listen to the stop signal is killed when its time is up, when the
 // caller's context ends, or at once when it has no time.
 func TestStopKills(t *testing.T) {

@@ -42,8 +42,6 @@ func TestNewRefuses(t *testing.T) {
 		{"Dir is a file", process.Config{Command: "sleep 1", Dir: file}, []string{"Config.Dir", "is a file"}, nil},
 		{"Env without =", process.Config{Command: "sleep 1", Env: []string{"A=b", "C"}}, []string{`Config.Env[1] "C"`, "KEY=value"}, nil},
 		{"Env sets PORT", process.Config{Command: "sleep 1", Env: []string{"PORT=80"}}, []string{`Config.Env[0] "PORT=80"`, "remove it"}, nil},
-		{"StopSignal", process.Config{Command: "sleep 1", StopSignal: -1}, []string{"Config.StopSignal -1", "SIGTERM"}, nil},
-		{"Host", process.Config{Command: "sleep 1", Host: "203.0.113.1"}, []string{`Config.Host "203.0.113.1"`, "127.0.0.1"}, nil},
 	} {
 		t.Run(test.name, func(t *testing.T) {
 			d, err := process.New(test.config)

@@ -118,7 +118,7 @@ func TestPorts(t *testing.T) {
 	pool := portPool{used: make(map[int]bool), next: lastPort}
 	taken := make(map[int]bool)
 	for range 50 {
-		port, err := pool.take(defaultHost)
+		port, err := pool.take(host)
 		if err != nil {
 			t.Fatal(err)
 		}
@@ -128,11 +128,11 @@ func TestPorts(t *testing.T) {
 		taken[port] = true
 		pool.release(port) // and yet it is not the next one
 	}
-	if tryPort(defaultHost, pool.next) == nil {
-		l, err := net.Listen("tcp", net.JoinHostPort(defaultHost, strconv.Itoa(pool.next)))
+	if tryPort(host, pool.next) == nil {
+		l, err := net.Listen("tcp", net.JoinHostPort(host, strconv.Itoa(pool.next)))
 		if err == nil {
 			defer l.Close()
-			if port, err := pool.take(defaultHost); err != nil || "127.0.0.1:"+strconv.Itoa(port) == l.Addr().String() {
+			if port, err := pool.take(host); err != nil || "127.0.0.1:"+strconv.Itoa(port) == l.Addr().String() {
 				t.Errorf("port %d, %v, while another program listens on %v", port, err, l.Addr())
 			}
 		}
@@ -140,7 +140,7 @@ func TestPorts(t *testing.T) {
 	for port := firstPort; port <= lastPort; port++ {
 		pool.used[port] = true
 	}
-	if port, err := pool.take(defaultHost); err == nil {
+	if port, err := pool.take(host); err == nil {
 		t.Errorf("port %d from a pool without any", port)
 	}
 }
