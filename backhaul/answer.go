@@ -88,8 +88,8 @@ func (a *answer) Close() error {
 // duplex is what a 101 answer turns into: a connection. The request lasts until it is closed, or
 // breaks.
 //
-// Why it ends is noted before anything is closed for it: that wakes who copies the other direction,
-// and has a proxy close both connections as if they had ended well.
+// The reason for its end is noted before anything is closed. Closing wakes the copy in the other
+// direction, and a proxy then closes both connections as if they had ended well.
 type duplex struct {
 	answer
 	rw       io.ReadWriteCloser
@@ -128,9 +128,8 @@ func (d *duplex) note(err error) {
 	}
 }
 
-// WriteTo and ReadFrom spare [io.Copy] its large buffers. And as a proxy closes both connections in
-// the same way however one of them ended, they see to it that a broken one ends the other in a
-// reset.
+// WriteTo spares [io.Copy] its large buffers. As a proxy closes both connections in the same way
+// however one of them ended, it also resets the client's where the machine's broke.
 func (d *duplex) WriteTo(w io.Writer) (int64, error) {
 	n, err := tcp.Relay(w, onlyReader{d})
 	d.ended.Store(err == nil)
@@ -138,7 +137,7 @@ func (d *duplex) WriteTo(w io.Writer) (int64, error) {
 	return n, err
 }
 
-// ReadFrom: see WriteTo.
+// ReadFrom is WriteTo in the other direction.
 func (d *duplex) ReadFrom(r io.Reader) (int64, error) {
 	n, err := tcp.Relay(onlyWriter{d}, r)
 	if err == nil {
@@ -173,8 +172,8 @@ func (d *duplex) copied(client any, err error) {
 // broke returns what one of the sides broke with, or nil.
 func (d *duplex) broke() *error { return cmp.Or(d.broken.Load(), d.left.Load()) }
 
-// Close ends both directions. What broke ends in a reset; so does what nobody has ever used, and
-// what had not ended when the request's context did.
+// Close ends both directions. It resets the connection if a side broke, if nobody has used it, or
+// if it had not ended when the request's context did.
 func (d *duplex) Close() error {
 	if err := context.Cause(d.q.req.Context()); err != nil && !d.notified.Load() &&
 		!(d.over.Load() && d.wire.Ended.Load()) {
@@ -200,7 +199,7 @@ type (
 // CloseWrite passes on that one side has nothing more to say.
 func (d *duplex) CloseWrite() error { return d.half.CloseWrite() }
 
-// discard reads what little a bounce may have as a body, so that its connection can be used again.
+// discard reads the small body that a bounce may have, so that its connection can be used again.
 func discard(resp *http.Response) {
 	io.CopyN(io.Discard, resp.Body, 4<<10)
 	resp.Body.Close()

@@ -84,7 +84,7 @@ func (h *Handler) forward(
 	}
 }
 
-// pass passes an answer, and what it may become, back.
+// pass passes an answer back, or the connection that it becomes.
 func (h *Handler) pass(w http.ResponseWriter, resp *http.Response, p *slot, x *pool.Exchange,
 	s *ownerWatch, l longconn.Watched) error {
 	if l != nil {
@@ -103,7 +103,7 @@ func (h *Handler) pass(w http.ResponseWriter, resp *http.Response, p *slot, x *p
 	return answerWith(w, resp, x, s, p)
 }
 
-// outbound is the request that a machine gets.
+// outbound returns the request that a machine gets.
 func outbound(
 	ctx context.Context, r *http.Request, m *balance.Machine, early *earlyHints,
 ) *http.Request {
@@ -159,8 +159,8 @@ type workTime struct {
 	lasts bool // the slot is held until the handler returns
 }
 
-// answered notes the head of an answer. Where its length is known, the work is done; what follows
-// takes as long as the client.
+// answered notes the head of an answer. If its length is known, the work is done; the rest takes as
+// long as the client does.
 func (p *slot) answered(resp *http.Response, long bool) {
 	switch {
 	case long || resp.StatusCode == http.StatusSwitchingProtocols:
@@ -215,15 +215,15 @@ func (p *slot) leave(u pool.Used) {
 	l.Start(u)
 }
 
-// What is kept of a body, so that the request can be sent over another connection: over HTTP/2 what
-// a peer takes before it says anything, by the protocol's default window; over HTTP/1.1 what is
+// How much of a body is kept so that the request can be sent over another connection: over HTTP/2
+// the protocol's default window, which a peer takes before it says anything; over HTTP/1.1 what is
 // read before anything is written.
 const (
 	keptForStream = 64 << 10
 	keptForWrite  = 4 << 10
 )
 
-// reopenable returns how much of a body of that length, 0 or negative where unknown, is kept.
+// reopenable returns how much is kept of a body of that length; 0 or negative means unknown.
 func reopenable(length int64, h2 bool) int {
 	most := keptForWrite
 	if h2 {
@@ -235,13 +235,13 @@ func reopenable(length int64, h2 bool) int {
 	return most
 }
 
-// awaited reports whether a request's body comes when we ask for it.
+// awaited reports whether the edge waits to be asked for the body.
 func awaited(r *http.Request) bool {
 	v := r.Header[hop.HeaderAsk]
 	return r.Header["Expect"] != nil || len(v) == 1 && v[0] == askBody[0]
 }
 
-// stalled answers for a request that its edge should have ended.
+// stalled answers a request that its edge should have ended.
 func (h *Handler) stalled(
 	w http.ResponseWriter, r *http.Request, t hop.To, err *stallError,
 ) {
@@ -252,7 +252,7 @@ func (h *Handler) stalled(
 	fault(w, err.StatusCode(), hop.FailureClient, err.Error())
 }
 
-// failed answers for a machine that did not.
+// failed answers a request that its machine did not answer.
 func (h *Handler) failed(
 	w http.ResponseWriter, r *http.Request, t hop.To, gate *balance.Gate, epoch uint64, fail Failure,
 	err error,

@@ -68,9 +68,9 @@ func NewHandler(f *balance.Fleet, c HandlerConfig) (*Handler, error) {
 
 // Listener returns l for a server that is not ours: a plain [http.Server] with a Handler behind it.
 // Connections prove in it, by the handler's keys, that they come from a node of the cluster; others
-// are closed. The server needs [Handler.ConnContext] besides. A [Server] does all this for a Handler
-// that it serves itself; where it serves something that is wrapped around one, it needs Listener as
-// well.
+// are closed. The server needs [Handler.ConnContext] besides. A [Server] does all this for a
+// Handler that it serves itself; where it serves something that is wrapped around one, it needs
+// Listener as well.
 //
 // The key's preface comes inside of TLS: pass what [crypto/tls.NewListener] returned. A server that
 // is to authenticate by certificates alone needs no Listener, and handles TLS itself.

@@ -16,8 +16,8 @@ import (
 
 // ProxyConfig configures a [Proxy]. The zero value is valid.
 type ProxyConfig struct {
-	// App is the app that requests are for. Empty: the one that is named as their Host, in lower case
-	// and without a port. [Config].Route, where set, decides instead.
+	// App is the app that requests are for. Empty: the one named by their Host, in lower case and
+	// without a port. [Config].Route, where set, decides instead.
 	App balance.AppID
 
 	// TrustForwarded reports whether a request comes from a proxy of your own. Its X-Forwarded-For
@@ -36,18 +36,18 @@ type ProxyConfig struct {
 //
 //   - the target and the Host reach the app as the client sent them, and so do the trailers;
 //   - an answer without a Content-Type gets none;
-//   - answers go out before the request's body has come, also over HTTP/1.1. A client that sends on
-//     after such an answer is listened to for up to 30 s, 5 s after the last byte, so that it can
-//     read the answer; then the connection is closed;
+//   - answers may go out before the request's body has come, also over HTTP/1.1. If the client
+//     sends on after such an answer, the connection is read for up to 30 s, or 5 s after the last
+//     byte, so that the client can read the answer; then it is closed;
 //   - what the app flushes goes out at once;
 //   - an upgraded connection that breaks on one side is reset on the other.
 //
-// It does not pass on the reason phrase of a status line, and the Content-Type and Content-Length
-// of a 304 answer: net/http has no way to. A client that closes its sending side after a request
-// has left, as for net/http and nginx: the request ends.
+// It cannot pass on the reason phrase of a status line, nor the Content-Type and Content-Length of
+// a 304 answer, because of net/http. A client that closes its sending side after a request counts
+// as gone, as in net/http and nginx: the request ends.
 //
-// It is safe for concurrent use. It needs nothing of its server; [Front] is one that has what
-// clients and apps need.
+// It is safe for concurrent use. Any server will do; [Front] is one with what clients and apps
+// need.
 type Proxy struct {
 	c     ProxyConfig
 	proxy httputil.ReverseProxy
@@ -116,16 +116,16 @@ func (p *Proxy) rewrite(r *httputil.ProxyRequest) {
 	}
 }
 
-// Rewrite is for [httputil.ReverseProxy].Rewrite, and for the beginning of a function of yours
-// there: it makes of what ReverseProxy has prepared the request that the client sent. It restores
-// the query, which ReverseProxy cleans up, passes trailers on, and sets X-Forwarded-For, -Host and
-// -Proto to what was seen. The app is the one named as the request's Host, in lower case and
-// without a port; set Out.URL.Host for another.
+// Rewrite is a [httputil.ReverseProxy].Rewrite, or the first call in one of your own: it restores
+// the request that the client sent from what ReverseProxy has prepared. It restores the query,
+// which ReverseProxy cleans up, passes trailers on, and sets X-Forwarded-For, -Host and -Proto to
+// what was seen. The app is the one named by the request's Host, in lower case and without a port;
+// set Out.URL.Host for another.
 //
-// Behind a handler that passes a copy of the request on, only those trailers come through that the
-// client has announced.
+// Behind a handler that passes a copy of the request on, only trailers that the client has
+// announced come through.
 //
-// [Proxy] is a ReverseProxy with this and with what else is needed.
+// [Proxy] is a ReverseProxy with this and with all else that is needed.
 func Rewrite(r *httputil.ProxyRequest) {
 	r.Out.URL.Scheme, r.Out.URL.Host = "http", appOf(r.In.Host)
 	r.Out.URL.RawQuery = r.In.URL.RawQuery
@@ -161,8 +161,9 @@ func (copyBuffers) Get() []byte { return tcp.GetBuffer()[:] }
 func (copyBuffers) Put(b []byte) { tcp.PutBuffer((*[tcp.BufferSize]byte)(b)) }
 
 // TargetHeaders names the HTTP headers in which a client may say where its request goes. An empty
-// name is off, so the zero value reads nothing. Lists are separated by commas. Whoever may send
-// these headers may aim at single machines: strip them with [TargetHeaders.Remove] from all others.
+// name is off, so the zero value reads nothing. Lists are separated by commas. A client that may
+// send these headers can aim at single machines: remove them with [TargetHeaders.Remove] from the
+// requests of all others.
 type TargetHeaders struct {
 	ForceMachine  string // machines of which one has to serve
 	PreferMachine string // machines that serve while one of them can

@@ -14,21 +14,20 @@ import (
 	"github.com/ebbkit/ebb/backhaul/internal/tcp"
 )
 
-// How the end of a body is waited for that the answer did not wait for.
+// Bounds on reading the rest of a body after its answer.
 const (
-	// restSize is how much of it is read so that the connection can be used again. net/http has the
-	// same.
+	// restSize is how much of it is read so that the connection can be used again, as in net/http.
 	restSize = 256 << 10
-	// restWait bounds that: an answer without a length ends after it.
+	// restWait bounds the time for that: an answer without a length ends after it.
 	restWait = 500 * time.Millisecond
-	// lingerIdle and lingerMost bound how long a connection is read from that is used no more, after
-	// the last byte and together; nginx has the same (lingering_timeout and lingering_time).
+	// lingerIdle and lingerMost bound how long a connection that is no longer used is read from: after
+	// the last byte, and in all. nginx has the same (lingering_timeout and lingering_time).
 	lingerIdle = 5 * time.Second
 	lingerMost = 30 * time.Second
 )
 
 // reply is the ResponseWriter of an answer that may go out before the body of its request has come.
-// It does not have net/http guess a Content-Type, if not told so.
+// It keeps net/http from guessing a Content-Type unless guess is set.
 type reply struct {
 	http.ResponseWriter
 	r        *http.Request
@@ -69,7 +68,8 @@ func (w *reply) head(code int) {
 		}
 	}
 	w.chunked = w.r.ProtoAtLeast(1, 1) && w.r.Method != http.MethodHead &&
-		h.Get("Content-Length") == "" && code >= 200 && code != http.StatusNoContent && code != http.StatusNotModified
+		h.Get("Content-Length") == "" && code >= 200 && code != http.StatusNoContent &&
+		code != http.StatusNotModified
 }
 
 func (w *reply) Write(p []byte) (int, error) {
@@ -97,7 +97,7 @@ func (w *reply) FlushError() error {
 // Flush is for those who know nothing of FlushError.
 func (w *reply) Flush() { w.FlushError() } //nolint:errcheck // the next write tells
 
-// tail is what is missing of a chunked answer when its body has been written.
+// tail returns the end of a chunked answer whose body has been written.
 func (w *reply) tail() string {
 	if !w.chunked {
 		return ""
@@ -121,17 +121,17 @@ func (w *reply) tail() string {
 	return b.String()
 }
 
-// fullDuplex serves a request with a body over HTTP/1.1 such that answers, early ones above all, go
-// out before the body has come. (HTTP/2 does so by itself.)
+// fullDuplex serves a request with a body over HTTP/1.1 so that its answer may go out before the
+// body has come. (HTTP/2 allows that by itself.)
 //
-// net/http then does not look after the rest of the body: it takes it for the next request if the
-// handler's request has another Body than its own, or reading ended in an error, and panics when
-// somebody still reads (golang/go#68560). So no such connection is used again; a small rest is
-// read, and then it can be. Nor is it closed at once: the client, which may send everything before
-// it reads anything, would be reset, and lose the answer. It is told that there is no more, and
-// read from until it closes or lingerIdle or lingerMost has passed. Where that may come, the head
-// of the answer says so: a client that has sent everything meanwhile would send its next request on
-// the connection.
+// net/http then neglects the rest of the body. If the handler's request has another Body than its
+// own, or reading ended in an error, net/http takes the rest for the next request; if somebody
+// still reads, it panics (golang/go#68560). So a small rest is read, after which the connection can
+// be used again; with a larger one it cannot. Nor can it be closed at once: a client that sends
+// everything before it reads anything would be reset, and lose the answer. So the sending side is
+// closed, and the connection is read from until the client closes it, or lingerIdle or lingerMost
+// has passed. The head of the answer announces this: else a client that has sent everything
+// meanwhile would send its next request on the connection.
 func fullDuplex(w *reply, serve func(http.ResponseWriter, *http.Request)) {
 	c := http.NewResponseController(w.ResponseWriter)
 	if w.r.ProtoMajor != 1 || c.EnableFullDuplex() != nil {
@@ -150,9 +150,9 @@ func fullDuplex(w *reply, serve func(http.ResponseWriter, *http.Request)) {
 	whole = true
 }
 
-// breaking serves a request with a body over HTTP/1.1 such that an answer which breaks off does so
-// at once. net/http first waits for the rest of the body, and the client perhaps for the rest of
-// the answer.
+// breaking serves a request with a body over HTTP/1.1 so that an answer which breaks off does so at
+// once. net/http would first wait for the rest of the body, while the client may wait for the rest
+// of the answer.
 func breaking(w *reply, serve func(http.ResponseWriter, *http.Request)) {
 	own, body := w.own()
 	whole := false
@@ -199,8 +199,8 @@ func (w *reply) end(c *http.ResponseController, body *ending, whole bool) {
 	go linger(conn, w.tail())
 }
 
-// cut ends an answer that is not whole. Where only the end of the connection ends it, that is a
-// reset.
+// cut ends an answer that is not whole. If only the connection's end marks the end of the answer,
+// the connection is reset.
 func (w *reply) cut() {
 	if w.hijacked {
 		return
@@ -218,7 +218,7 @@ func (w *reply) cut() {
 	conn.Close()
 }
 
-// linger ends an answer, and its connection when the client has had the time to read it.
+// linger ends an answer, and closes its connection once the client has had time to read it.
 func linger(c net.Conn, tail string) {
 	defer c.Close()
 	over := time.Now().Add(lingerMost)
@@ -260,9 +260,9 @@ type ending struct {
 	broken  atomic.Bool // reading failed
 }
 
-// stop ends a read that waits for the client, and has no other begin. net/http waits for a read as
-// well before it gives a connection away; but where that read comes to the end of the body
-// meanwhile, it begins another by itself, which nothing ends then.
+// stop ends a read that waits for the client, and lets no other begin. net/http too waits for a
+// read before it gives a connection away; but if that read comes to the end of the body meanwhile,
+// it begins another by itself, which nothing ends.
 func (e *ending) stop(c *http.ResponseController) {
 	c.SetReadDeadline(time.Unix(1, 0)) //nolint:errcheck // what waits then ends with the client
 	e.mu.Lock()
@@ -286,9 +286,9 @@ func (e *ending) Read(p []byte) (int, error) {
 	return n, err
 }
 
-// long reports whether so much is left of r's body, when its answer begins, that the connection may
-// be of no use after it. Of a body of unknown length nobody knows: an error tells that it is not
-// wanted, anything else may be a conversation.
+// long reports whether so much of r's body is left when its answer begins that the connection may
+// be of no use after it. How much is left of a body of unknown length is not known: an error tells
+// that it is not wanted, anything else may be a conversation.
 func (e *ending) long(r *http.Request, code int) bool {
 	return !e.ended.Load() && (!e.rest(r) || r.ContentLength < 0 && code >= 400)
 }

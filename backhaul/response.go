@@ -15,8 +15,8 @@ import (
 	"github.com/ebbkit/ebb/backhaul/internal/tcp"
 )
 
-// answerWith writes a machine's answer. The headers have been copied. An answer that breaks off is
-// written as far as it came, head included, before the error is returned: the edge must see that
+// answerWith writes a machine's answer; its headers have been copied. If the answer breaks off,
+// what came of it is written, head included, before the error is returned: the edge must see that
 // the machine has answered.
 func answerWith(w http.ResponseWriter, resp *http.Response, x *pool.Exchange, s *ownerWatch,
 	p *slot) error {
@@ -63,13 +63,13 @@ func answerWith(w http.ResponseWriter, resp *http.Response, x *pool.Exchange, s 
 	return nil
 }
 
-// copyBody copies a body. Where it is live, each piece is sent at once. One of known length is sent
-// as it comes, too, but what comes in a row goes out in a row: the head and a small body together,
-// a large one in whole buffers. Only what a machine has flushed stands alone.
+// copyBody copies a body. If it is live, each piece is sent at once. A body of known length is sent
+// as it comes too, but pieces that come together go out together: the head with a small body, a
+// large body in whole buffers. Only what a machine has flushed goes out alone.
 //
-// Before the last piece of known length is written, the slot is free: the edge sees there that it
-// has all, and its next request may be quicker than the end of this one. Any other end is written
-// by the server, when the handler has returned.
+// The slot is freed before the last piece of a known length is written: with it the edge has all,
+// and its next request may arrive before this one has ended here. Any other end is written by the
+// server when the handler has returned.
 func copyBody(
 	w http.ResponseWriter, resp *http.Response, live bool, x *pool.Exchange, s *ownerWatch, p *slot,
 ) error {
@@ -122,15 +122,15 @@ func copyBody(
 	}
 }
 
-// lateFlush sends what was written of an answer when what follows is late: the body after the head,
-// the end after the body. Of HTTP/2 nobody knows but by reading whether it is there already.
+// lateFlush sends what was written of an answer if the next part is late: the body after the head,
+// the end after the body. Over HTTP/2 only reading tells whether that part is there.
 type lateFlush struct {
 	mu    sync.Mutex
 	over  bool
 	timer *time.Timer
 }
 
-// lateAfter is how long it waits for what may have come with it.
+// lateAfter is how long it waits for the next part.
 const lateAfter = time.Millisecond
 
 func newLateFlush(out *http.ResponseController) *lateFlush {
@@ -157,9 +157,9 @@ func (l *lateFlush) stop() {
 	l.mu.Unlock()
 }
 
-// upgrade turns both connections into one, until both sides have ended or one breaks: then the
-// other is reset, so that nobody takes for an end what is none. Whoever finds that one broke resets
-// both; who then finds them closed leaves them alone.
+// upgrade joins both connections until both sides have ended. If one breaks, the other is reset, so
+// that nobody takes it for a clean end. The direction that finds the break resets both; the other
+// then finds them closed and leaves them alone.
 func upgrade(w http.ResponseWriter, resp *http.Response, machine *pool.Conn) {
 	back, ok := resp.Body.(io.ReadWriteCloser)
 	if !ok {

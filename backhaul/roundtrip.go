@@ -40,15 +40,14 @@ type tries struct {
 	hop.Retries
 	bounces int
 	refused time.Time // when the first owner or machine refused
-	// last is what the last failed try ended with, and what that says of its machine. A bounce since
-	// then has it forgotten.
+	// last is how the last failed try ended, and what that says of its machine. A bounce clears it.
 	last struct {
 		err     error
 		outcome balance.Outcome
 	}
 }
 
-// sinceRefused returns how long ago the first refusal was, of which there has just been one.
+// sinceRefused notes a refusal, and returns how long ago the first one was.
 func (t *tries) sinceRefused() time.Duration {
 	if t.refused.IsZero() {
 		t.refused = time.Now()
@@ -62,7 +61,7 @@ type times struct {
 	first  time.Duration // to the head of the answer; 0: there is none
 }
 
-// traffic is what has passed.
+// traffic counts the bytes that have passed.
 type traffic struct {
 	received atomic.Int64
 	sent     atomic.Int64 // over an upgraded connection
@@ -76,7 +75,7 @@ func newRoundTrip(t *Transport, req *http.Request) *roundTrip {
 	return q
 }
 
-// run serves the request. A panic below ends it as well.
+// run serves the request. A panic in a hook ends it as well.
 func (q *roundTrip) run() (*http.Response, error) {
 	defer q.unwind()
 	q.t.budget.earn(q.times.start)
@@ -91,8 +90,8 @@ func (q *roundTrip) run() (*http.Response, error) {
 	return resp, nil
 }
 
-// openBody prepares the body. A stream of HTTP/2 of unknown length is kept as far as the limit
-// goes, until it is admitted.
+// openBody prepares the body. The beginning of an HTTP/2 body of unknown length is kept until the
+// request is admitted.
 func (q *roundTrip) openBody() {
 	if q.req.Body == nil || q.req.Body == http.NoBody {
 		return
@@ -144,8 +143,8 @@ func (q *roundTrip) answer() (*http.Response, error) {
 	}
 }
 
-// ahead reads a small body before a machine is asked for: a client that is slow to send it holds no
-// slot.
+// ahead reads a small body before a machine is asked for, so that a client which sends it slowly
+// holds no slot.
 func (q *roundTrip) ahead() error {
 	s, n := q.body, q.req.ContentLength
 	if s == nil || n <= 0 || n > int64(q.t.c.ReplayLimit) {
@@ -225,8 +224,8 @@ func (q *roundTrip) acquire() error {
 	}
 }
 
-// unavailable is the error when the picker finds nothing. After a failed try with no bounce since,
-// that failure is what the client should hear of.
+// unavailable returns the error for a picker that found nothing. If a try has failed and none has
+// bounced since, it returns that failure instead: the client should hear of it.
 func (q *roundTrip) unavailable(err error) error {
 	if q.tries.last.err != nil && (err == nil || errors.Is(err, balance.ErrNoMachine)) {
 		q.outcome = q.tries.last.outcome
@@ -255,8 +254,8 @@ func (q *roundTrip) pause() error {
 	}
 }
 
-// gaveUp is the error when the request's context ends while no machine has it: the client has left,
-// or its time is up.
+// gaveUp returns the error for a context that ended while no machine had the request: the client
+// has left, or its time is up.
 func (q *roundTrip) gaveUp() error {
 	q.outcome = balance.OutcomeCanceled
 	ctx := q.req.Context()
@@ -268,7 +267,7 @@ func (q *roundTrip) gaveUp() error {
 	}
 }
 
-// answerOutcome is the outcome of an answer: a machine may answer that it failed.
+// answerOutcome returns the outcome of an answer, which may tell of a failure.
 func (q *roundTrip) answerOutcome() balance.Outcome {
 	if q.try.sick {
 		return balance.OutcomeError
@@ -332,7 +331,7 @@ func (q *roundTrip) done(o balance.Outcome, err error) Done {
 	return d
 }
 
-// said returns what the client was told: the status and, where it was no whole answer, the cause.
+// said returns what the client was told: the status and, if the answer was not whole, the cause.
 func (q *roundTrip) said(o balance.Outcome, err error) (status int, cause string) {
 	switch {
 	case err == errPanic:

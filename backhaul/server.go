@@ -22,15 +22,14 @@ import (
 // ServerConfig configures a [Server]. The zero value is valid.
 type ServerConfig struct {
 	// Grace is how long connections stay open after Drain was called, so that the next answer on each
-	// can say that it ends. 0 means 5 s. Negative: none. There is none either once the handler is a
-	// [Handler] that has been shut down: it refuses everything, and edges may as well hear of that at
-	// once.
+	// can say that it ends. 0 means 5 s; negative: none. A [Handler] that has been shut down gets none
+	// either: it refuses everything, and edges should hear of that at once.
 	Grace time.Duration
 	// Logger gets what goes wrong with connections; nil: nothing is logged.
 	Logger *slog.Logger
 
-	// What only tests set. idle is how long a connection without requests is kept: above what edges
-	// keep. A request that meets the end of its connection is refused and tried again.
+	// Only tests set the rest. idle is how long a connection without requests is kept: longer than
+	// edges keep it. A request that meets the end of its connection is refused and tried again.
 	idle time.Duration
 	// header bounds the time from the first byte of a request to the end of its head, and the time
 	// that a new connection takes to authenticate, or to send a first byte where it need not.
@@ -69,13 +68,13 @@ func orSilent(l *slog.Logger) *slog.Logger {
 }
 
 // Server serves the hop at an owner: HTTP/1.1 and HTTP/2 without TLS on one listener, told apart by
-// their first bytes. An HTTP/2 connection gets windows for uploads as large as those that its edge
-// has announced for downloads: the edge knows the path. One [http.Server] has the same windows for
-// all, so there is one for each class.
+// their first bytes. The windows of an HTTP/2 connection for uploads are as large as those that its
+// edge has announced for downloads, since the edge knows the path. An [http.Server] has the same
+// windows for all connections, so there is one for each class.
 //
-// A [Handler] that it serves hears from authenticated connections only: others are refused before
-// anything of HTTP/2, or a body, has been read. What is wrapped around a Handler is served like any
-// other, and needs [Handler.Listener] for that.
+// A [Handler] gets requests of authenticated connections only: others are refused before anything
+// of HTTP/2, or a body, has been read. A handler that wraps a Handler needs [Handler.Listener] for
+// that.
 //
 // For TLS, pass a [crypto/tls.NewListener]; edges then return TLS connections from [Config].Dial.
 // No protocol needs to be negotiated. All methods are safe for concurrent use.
@@ -111,7 +110,7 @@ type inner struct {
 
 const classHTTP1 = -1
 
-// NewServer returns a server for a [Handler], or for what is wrapped around one. It starts nothing.
+// NewServer returns a server for a [Handler], or for a handler that wraps one. It starts nothing.
 func NewServer(h http.Handler, c ServerConfig) (*Server, error) {
 	if h == nil {
 		return nil, errors.New("backhaul: NewServer without a handler: pass what NewHandler returned")
@@ -209,9 +208,9 @@ func (s *Server) changed(c net.Conn, state http.ConnState) {
 	}
 }
 
-// greet authenticates a connection, and reads its first bytes: up to the first that HTTP/2 does not
-// begin with, or to the end of its first frame. An edge may have made a connection ahead of the
-// request that it is for.
+// greet authenticates a connection and reads its first bytes: up to the first byte that cannot
+// begin HTTP/2, or to the end of its first frame. They may come late, as edges make connections
+// ahead of requests.
 func (s *Server) greet(c *serverConn) (class int, head []byte, err error) {
 	tcp.KeepAlive(c)
 	wait := s.c.header // for the first byte

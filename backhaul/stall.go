@@ -23,7 +23,7 @@ type stallWatch struct {
 	handed   atomic.Bool                // the answer has been handed out
 }
 
-// watch has what may stall looked at: the rest of a body, which a try sends as it comes.
+// begin watches the rest of a body, which a try sends as it comes.
 func (w *stallWatch) begin() {
 	if w.q.body == nil || w.q.body.Whole() {
 		return
@@ -35,7 +35,7 @@ func (w *stallWatch) begin() {
 	w.q.t.sweeper.Add(p)
 }
 
-// watchAnswer has an answer looked at that is not here as a whole.
+// answer watches an answer that has not come as a whole.
 func (w *stallWatch) answer() {
 	p := w.watched()
 	if w.q.req.ContentLength <= 0 {
@@ -51,14 +51,14 @@ func (w *stallWatch) watched() *pool.Progress {
 	return w.progress
 }
 
-// cancelable makes the tries' context one that can be ended with a reason.
+// cancelable lets the context of the tries be ended with a reason.
 func (w *stallWatch) cancelable() {
 	if w.cancel == nil {
 		w.ctx, w.cancel = context.WithCancelCause(w.ctx)
 	}
 }
 
-// stalled ends the request. It comes from the sweeper, at any time.
+// stalled ends the request. The sweeper calls it, at any time.
 func (w *stallWatch) stalled(s hop.Stall) {
 	w.end(&stallError{w.q.want.App, s, w.progress.Bounds.Of(s)})
 }
@@ -71,14 +71,15 @@ func (w *stallWatch) end(err *stallError) {
 	w.over()
 }
 
-// ended ends a request that has stalled after its answer was handed out. Before, RoundTrip does.
+// over ends a request that has stalled after its answer was handed out. Before that, RoundTrip ends
+// it.
 func (w *stallWatch) over() {
 	if err := w.stall.Load(); err != nil && w.handed.Load() {
 		w.q.finish(balance.OutcomeCanceled, err)
 	}
 }
 
-// stallOf returns the reason where that is what err comes from.
+// reason returns why the request was ended here, if it was, else err.
 func (w *stallWatch) reason(err error) error {
 	if s := w.stall.Load(); s != nil && err != nil {
 		return s
@@ -86,8 +87,7 @@ func (w *stallWatch) reason(err error) error {
 	return err
 }
 
-// watchUpgrade bounds the wait for the answer to a request for an upgrade. What it returns ends
-// that.
+// upgrade bounds the wait for the answer to a request for an upgrade, until stop is called.
 func (w *stallWatch) upgrade() (stop func()) {
 	if !upgrades(w.q.req) {
 		return func() {}
@@ -123,8 +123,8 @@ func (w *stallWatch) turn() {
 	}
 }
 
-// stalledThere is what has stalled by its owner's word, which gives more time than we do: what we
-// wait for is here, and late.
+// there returns what has stalled at the owner, which says so by a status. The owner allows more
+// time than this node, so what was awaited is here by now, and late.
 func (w *stallWatch) there(status int) *stallError {
 	what := hop.StallUpgrade
 	if status == http.StatusRequestTimeout {
@@ -133,8 +133,8 @@ func (w *stallWatch) there(status int) *stallError {
 	return &stallError{w.q.want.App, what, w.q.t.apps.bounds(w.q.want.App).Of(what)}
 }
 
-// ownerWatch is a request of a [Handler] that may stall: what its edge should end, and does not.
-// Its bounds are the owner's.
+// ownerWatch ends a request of a [Handler] that stalls and that its edge should have ended. Its
+// bounds are the owner's.
 type ownerWatch struct {
 	pool.Progress
 	h   *Handler
@@ -178,7 +178,7 @@ func (h *Handler) newWatch(w http.ResponseWriter, r *http.Request, app balance.A
 	return s
 }
 
-// answering has an answer looked at that may not fit into buffers. s may be nil.
+// answering watches an answer that may not fit into buffers. s may be nil.
 func (s *ownerWatch) answering(
 	h *Handler, w http.ResponseWriter, r *http.Request, app balance.AppID, resp *http.Response,
 ) *ownerWatch {
@@ -217,7 +217,7 @@ func (s *ownerWatch) end(err *stallError) {
 	}
 }
 
-// stop ends the watch over a request that is over, and over one that has become a connection.
+// stop ends the watch, when the request is over or has become a connection.
 func (s *ownerWatch) stop() {
 	if s == nil {
 		return
@@ -260,8 +260,8 @@ func upgrades(r *http.Request) bool {
 }
 
 // stallError says that a request was ended because nothing had moved for as long as its app allows.
-// It is no fault of the machine. Of a body it becomes 408, of an upgrade 504; an answer that nobody
-// reads just breaks off.
+// It is no fault of the machine. A body that stalls becomes 408, an upgrade 504; an answer that
+// nobody reads just breaks off.
 type stallError struct {
 	app   balance.AppID
 	stall hop.Stall

@@ -19,7 +19,7 @@ import (
 	"github.com/ebbkit/ebb/internal/oslimit"
 )
 
-// attempt is one try of a request. What a request is answered with is of its last one.
+// attempt is the present try of a request; the last one answers it.
 type attempt struct {
 	q    *roundTrip
 	info tryInfo
@@ -35,7 +35,7 @@ type attempt struct {
 	status int
 	sick   bool // the answer says that the machine failed
 	sized  bool // the length of the answer was known with its head
-	// the client may see the end in the last byte of the answer, or in its head, and we do not
+	// early: the client may see the end of the answer, in its last byte or its head, before we do
 	early bool
 	freed atomic.Bool // the slot, before that end
 }
@@ -48,7 +48,7 @@ type tryInfo struct {
 	local   bool // the machine is of this process
 }
 
-// attempt tries the machine that is reserved. Without an answer the reservation has been released.
+// run tries the machine that is reserved. Without an answer the reservation has been released.
 func (a *attempt) run() (*http.Response, hop.Next, error) {
 	x := pool.Exchange{Body: a.q.body}
 	var resp *http.Response
@@ -137,7 +137,7 @@ func (a *attempt) broke(fail Failure, err error, body hop.BodyState) hop.Next {
 	return v
 }
 
-// atMachine reports whether it was the machine that a try failed at, and not the way to its owner.
+// atMachine reports whether the machine failed, rather than the way to its owner.
 func (a *attempt) atMachine(err error) bool {
 	_, told := errors.AsType[*ownerError](err)
 	return told || a.info.local
@@ -191,8 +191,8 @@ func (a *attempt) free() {
 	a.res.Release(o)
 }
 
-// linger has the slot held until the machine is done, if it has not been freed: then nothing but
-// the stream lingers.
+// linger holds the slot until the machine is done. Where the slot is free already, only the stream
+// lingers.
 func (a *attempt) linger(gate *balance.Gate, o balance.Outcome, freed bool) {
 	var res balance.Reservation
 	if !freed {
@@ -222,7 +222,7 @@ func (a *attempt) linger(gate *balance.Gate, o balance.Outcome, freed bool) {
 	l.Start(a.used)
 }
 
-// learn takes in how long a machine of this process has worked on a request that it has answered.
+// learn notes how long a machine of this process has worked on a request that it has answered.
 func (a *attempt) learn() {
 	switch {
 	case a.status == http.StatusSwitchingProtocols:
@@ -362,9 +362,9 @@ func (a *attempt) remote(
 	return resp, balance.BounceNone, load, hop.FailureNone, nil
 }
 
-// admitted is called when an owner has let a body of unknown length in: where the request may not
-// be executed twice, what was kept of the body is of no use any more. It must not block, as it is
-// called on the goroutine that reads a connection.
+// admitted is called when an owner has admitted a body of unknown length. If the request may not be
+// executed twice, what was kept of the body is of no more use. It must not block: it runs on the
+// goroutine that reads a connection.
 func (a *attempt) admitted() {
 	if !idempotent(a.q.req) {
 		a.q.body.ForgetRest()
@@ -372,8 +372,8 @@ func (a *attempt) admitted() {
 	}
 }
 
-// outgoing is the request of one try: each has its own, as the last one's body may still be on its
-// way.
+// outgoing returns the request of one try. Each try has its own, since the body of the last one may
+// still be on its way.
 func (a *attempt) outgoing(ctx context.Context) *http.Request {
 	out := a.q.req.WithContext(ctx)
 	h := make(http.Header, len(a.q.req.Header)+3)
@@ -398,8 +398,8 @@ func (a *attempt) outgoing(ctx context.Context) *http.Request {
 	return out
 }
 
-// passing1xx is a context whose trace gets the 1xx answers of machines without the headers of the
-// hop, and no "100 Continue" where that is the hop's own.
+// passing1xx returns a context whose trace gets the 1xx answers of machines, without the headers of
+// the hop and without a "100 Continue" that is the hop's own.
 func passing1xx(ctx context.Context, hide100 bool) context.Context {
 	outer := httptrace.ContextClientTrace(ctx)
 	if outer == nil || outer.Got1xxResponse == nil {
@@ -419,7 +419,7 @@ func passing1xx(ctx context.Context, hide100 bool) context.Context {
 	return httptrace.WithClientTrace(untraced{ctx}, &inner)
 }
 
-// untraced is a context without a trace, which would be called beside the one that takes its place.
+// untraced hides the trace of a context, which would be called beside the one that replaces it.
 type untraced struct{ context.Context }
 
 func (u untraced) Value(key any) any {
@@ -430,23 +430,23 @@ func (u untraced) Value(key any) any {
 	return v
 }
 
-// suspect tells whoever starts the machine that nothing listens at its address: there it is looked
-// at, and restarted if it has to be.
+// suspect tells the gate that nothing listens at the machine's address. Package autostart/machine
+// then checks it, and restarts it if it has to.
 func suspect(g *balance.Gate, epoch uint64, f Failure, err error) {
 	if f == hop.FailureDial && errors.Is(err, syscall.ECONNREFUSED) {
 		g.Suspect(epoch)
 	}
 }
 
-// keepTarget has net/http send a request's target and Host as they came, where it would write them
-// in its own way. The URL of out is replaced, not changed: others may have it.
+// keepTarget makes net/http send a request's target and Host as they came. The URL of out is
+// replaced, not changed: others may have it.
 //
-// net/http writes a path that has bytes which a URL may not have ("|", raw UTF-8) anew from its
-// decoded form, and so turns %2F into a slash. It keeps what it was given as Opaque.
+// If a path has bytes that a URL may not have ("|", raw UTF-8), net/http writes it anew from its
+// decoded form, and so turns %2F into a slash. It leaves a URL's Opaque alone.
 //
-// An empty Host it fills in with the URL's, which is our own name for what the request is for. Over
-// HTTP/1.1 it writes an empty one where the URL's cannot be a Host; over HTTP/2 it has no way to,
-// and the app gets a name that nobody has.
+// net/http replaces an empty Host by the URL's, which is our own name for the app. Over HTTP/1.1 it
+// writes an empty one if the URL's cannot be a Host. Over HTTP/2 that is impossible, and the app
+// gets a name that nobody has.
 func keepTarget(out *http.Request, h2 bool) {
 	opaque, raw := hop.ExactPath(out.URL)
 	if opaque == "" && raw == out.URL.RawPath && out.Host != "" {
