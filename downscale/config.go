@@ -96,8 +96,7 @@ type Trace struct {
 	// the driver is silent or in doubt: people should look
 	Stuck func(m balance.Machine, reason string)
 	Held  func(d policy.Decision) // a region's reason to stop nothing has changed
-	// what a policy said was not carried out, and not said and refused the time before: see
-	// Policy
+	// what a policy said is refused by a bound, and was not the time before: see [policy.Bounded]
 	Vetoed func(d policy.Decision)
 }
 

@@ -94,8 +94,8 @@ func (d *Downscaler) Run(ctx context.Context) error {
 	}
 }
 
-// Stop stops one machine of this node, whether it is surplus or not, on the same safe way: soft
-// cordon, closed gate, driver. It differs from what a policy decides in what may come in between.
+// Stop stops one machine of this node, whether it is surplus or not, by the same protocol: soft
+// cordon, closed gate, driver. It differs from what a policy decides in what can abort the stop.
 // Only requests, and nothing else, keep the machine from being stopped, and with Order.Drain not
 // even those; nodes that do not acknowledge the cordon within 30 s are not waited for any longer,
 // since the gate sends their requests elsewhere. The minimums do not protect the

@@ -13,8 +13,8 @@ import (
 	"github.com/ebbkit/ebb/internal/scaledown"
 )
 
-// machine is a machine of an app, and where its stop stands. What it does is of this node's only:
-// others are rows.
+// machine is a machine of an app, and where its stop stands. Of a machine that another node owns
+// there is only the row.
 type machine struct {
 	run     *run
 	row     balance.Machine // as last seen in a snapshot
@@ -40,10 +40,12 @@ func (m *machine) moves() bool {
 	return true
 }
 
+// see returns the machine as a policy sees it.
 func (m *machine) see(app balance.App, now time.Time) policy.Seen {
 	s := policy.Seen{
 		ID: m.row.ID, Region: m.row.Region, Revision: m.row.Revision, Rank: m.rank, State: m.row.State,
-		Failing: m.row.Health == balance.HealthFailing, Hard: m.row.Cordon == balance.CordonHard, Limits: app.LimitsOf(m.row),
+		Failing: m.row.Health == balance.HealthFailing, Hard: m.row.Cordon == balance.CordonHard,
+		Limits: app.LimitsOf(m.row),
 	}
 	if m.gate == nil {
 		s.Leaving = m.row.Cordon == balance.CordonSoft
@@ -111,7 +113,8 @@ func (m *machine) observe(now time.Time) {
 	}
 	if m.core.Asks(l) {
 		l.Touched = m.gate.Touched()
-		l.Acked = m.run.config.Views == nil || m.run.config.Views.Acked(m.row.App, m.row.ID, l.Gate.CordonGen)
+		v := m.run.config.Views
+		l.Acked = v == nil || v.Acked(m.row.App, m.row.ID, l.Gate.CordonGen)
 		l.Busy = m.run.config.Busy != nil && m.run.config.Busy(m.row)
 		l.Tellable = m.tellable(m.quietFor())
 	}
@@ -233,6 +236,7 @@ func (m *machine) quietFor() time.Duration {
 	return 0
 }
 
+// finish ends a stop: the gate tells what the machine is now.
 func (m *machine) finish(now time.Time, c cordon.Command) {
 	m.gate.Closed(c.Gate, c.Suspend)
 	f := m.run.config.Trace.Stopped
@@ -252,8 +256,8 @@ func (m *machine) current() balance.Machine {
 	return m.row
 }
 
-// drive calls the driver in the background. The answer comes through answers, or to the gate when
-// Run is over.
+// drive calls the driver in the background. Its answer goes to run.answers, or to the gate once Run
+// is over.
 func (m *machine) drive(now time.Time, c cordon.Command) {
 	m.run.pending++
 	m.since = now

@@ -226,7 +226,8 @@ func (r *run) end() error {
 	}
 	if len(silent) > 0 {
 		return fmt.Errorf(
-			"downscale: the driver has left %s in doubt: the gates stay closed until Drain, or another downscaler, has stopped the machines",
+			"downscale: the driver has left %s in doubt: the gates stay closed until Drain, or another "+
+				"downscaler, has stopped the machines",
 			strings.Join(silent, ", "),
 		)
 	}

@@ -24,7 +24,7 @@ type Order struct {
 // ErrBusy is what [Downscaler.Stop] answers when the machine runs on.
 var ErrBusy = errors.New("downscale: the machine runs on")
 
-// errEnded is what orders end with that outlive Run.
+// errEnded is how an order ends that outlives Run.
 var errEnded = errors.New("downscale: Run has ended before the machine had stopped")
 
 // stopRequest is an order on its way to Run, and in its hands.

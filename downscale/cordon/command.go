@@ -77,7 +77,8 @@ const (
 )
 
 var phaseNames = [...]string{
-	"stopped", "active", "soft-cordoned", "notifying", "closing", "draining", "suspending", "stopping", "stuck",
+	"stopped", "active", "soft-cordoned", "notifying", "closing", "draining", "suspending", "stopping",
+	"stuck",
 }
 
 // String returns the phase's name as it stands in the diagram of the package comment.

@@ -13,11 +13,13 @@ import (
 //
 // Each region is looked at by itself. A machine is spared when one of two rules says so:
 //
-//   - Keep-alive: nothing is in flight in the whole app, nothing waits and nothing has been admitted or started for
-//     [balance.App.KeepAlive], else [Situation].KeepAlive, else [Config.KeepAlive]. All surplus machines go at once.
-//   - Head-room: the largest load of the last [Config.Window] is at most [Config.Headroom] of what the others can take, no
-//     machine is starting or has been within [Config.Settle], and the whole window has been watched. At most
-//     max(1, 10 %) of the region's machines are on their way at once. The app's last machine is left to the keep-alive.
+//   - Keep-alive: nothing is in flight in the whole app, nothing waits and nothing has been admitted
+//     or started for [balance.App.KeepAlive], else [Situation].KeepAlive, else [Config.KeepAlive].
+//     All surplus machines go at once.
+//   - Head-room: the largest load of the last [Config.Window] is at most [Config.Headroom] of what
+//     the others can take, no machine is starting or has been within [Config.Settle], and the whole
+//     window has been watched. At most max(1, 10 %) of the region's machines are on their way at
+//     once. The app's last machine is left to the keep-alive.
 //
 // A machine can take its soft limit, else its hard limit. With neither it can take everything:
 // load then justifies one machine and never more, just as it starts no second one.

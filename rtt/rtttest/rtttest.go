@@ -32,9 +32,12 @@ type Source struct {
 //
 // open makes a source for a node in region own, with the given round trips to other regions, and
 // returns once it had the time to learn them. It registers its own cleanup.
-func TestDistance(t *testing.T, open func(t *testing.T, own string, truth map[string]time.Duration) Source) {
+func TestDistance(
+	t *testing.T, open func(t *testing.T, own string, truth map[string]time.Duration) Source,
+) {
 	const own = "home"
-	truth := map[string]time.Duration{"near": 15 * time.Millisecond, "mid": 45 * time.Millisecond, "far": 120 * time.Millisecond}
+	const ms = time.Millisecond
+	truth := map[string]time.Duration{"near": 15 * ms, "mid": 45 * ms, "far": 120 * ms}
 	src := open(t, own, truth)
 	d := src.Distance
 
