@@ -332,3 +332,25 @@ func (a *Autostart) Demand(app balance.AppID) (inFlight, parked int) {
 	}
 	return inFlight, parked
 }
+
+// Home returns the region in which this node's demand for an app counts; "" while no machine of the
+// app is known.
+func (a *Autostart) Home(app balance.AppID) string {
+	if rows, ok := a.Fleet().App(app); ok {
+		if order := a.regions(rows); len(order) > 0 {
+			return order[0]
+		}
+	}
+	return ""
+}
+
+// regions returns the order in which an app's demand at this node is served.
+func (a *Autostart) regions(rows *balance.Snapshot) []string {
+	nearest := a.Fleet().Region()
+	if v, ok := a.balancer.View(rows.App().ID); ok && v.Regions() > 0 {
+		if first := v.Region(0); first.Known {
+			nearest = first.Name
+		}
+	}
+	return policy.RegionOrder(rows.App(), nearest, rows.Regions())
+}

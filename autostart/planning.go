@@ -113,15 +113,7 @@ func (p *planning) counted() (n int, alone bool) {
 }
 
 // regions returns the order of the regions for this node.
-func (p *planning) regions(rows *balance.Snapshot) []string {
-	nearest := p.q.a.balancer.Fleet().Region()
-	if v, ok := p.q.a.balancer.View(p.q.app); ok && v.Regions() > 0 {
-		if first := v.Region(0); first.Known {
-			nearest = first.Name
-		}
-	}
-	return policy.RegionOrder(rows.App(), nearest, rows.Regions())
-}
+func (p *planning) regions(rows *balance.Snapshot) []string { return p.q.a.regions(rows) }
 
 // rtts returns the round trips to regions.
 func (p *planning) rtts(regions []string) []time.Duration {

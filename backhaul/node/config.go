@@ -7,13 +7,16 @@ import (
 	"fmt"
 	"log/slog"
 	"net"
+	"net/netip"
 	"time"
 
 	"github.com/ebbkit/ebb/autostart"
 	"github.com/ebbkit/ebb/autostart/machine"
 	"github.com/ebbkit/ebb/backhaul"
 	"github.com/ebbkit/ebb/balance"
+	"github.com/ebbkit/ebb/balance/exchange"
 	"github.com/ebbkit/ebb/downscale"
+	"github.com/ebbkit/ebb/internal/enum"
 )
 
 // Driver runs the machines of a node: a [machine.Driver] that may also end everything it has begun.
@@ -24,6 +27,21 @@ type Driver interface {
 	// Shutdown ends all machines and leaves nothing behind; when ctx ends it kills what is left.
 	Shutdown(ctx context.Context) error
 }
+
+// Role says what a node does.
+type Role uint8
+
+// The roles.
+const (
+	RoleBoth   Role = iota // it has clients, and machines
+	RoleEdge               // it has clients
+	RoleWorker             // it has machines
+)
+
+var roleNames = [...]string{"edge+worker", "edge", "worker"}
+
+// String returns the role's name as it stands on the page.
+func (r Role) String() string { return enum.String(roleNames[:], uint8(r), "role") }
 
 // App is an app, and what this node does with it.
 type App struct {
@@ -50,7 +68,10 @@ type Config struct {
 	// Region is where the node is. "" means "home".
 	Region string
 
-	// Apps are what is served.
+	// Role says what the node does where there are others. 0 means both.
+	Role Role
+
+	// Apps are what is served. A node without the role of a worker hosts no machines of theirs.
 	Apps []App
 	// Driver runs the machines of apps that have none of their own.
 	Driver Driver
@@ -62,17 +83,39 @@ type Config struct {
 	// addresses.
 	StatusNames []string
 
-	// Balance configures the picks: strategy and distances.
+	// Exchange carries rows, loads, acknowledgements and demand between the nodes. nil: there is no
+	// other node.
+	Exchange exchange.Exchange
+	// Link configures what is told through it. The node sets Edge, Worker and Demand; Hop and Probe
+	// are the addresses at which others reach those listeners, and "" means the listeners' own.
+	Link exchange.Config
+	// Hop is where other nodes come, with requests for this node's machines and with orders. Run
+	// serves it and closes it.
+	Hop net.Listener
+	// Keys are secrets of the cluster, see [backhaul.Config].Keys: by them nodes know each other, where
+	// they do not by Identity. The first is the key of the probes.
+	Keys []string
+	// Identity is this node's certificate, for mutual TLS on the hop. nil: there is none.
+	Identity *backhaul.Identity
+	// Dial connects to another node's hop. nil means TCP to its address.
+	Dial func(ctx context.Context, to exchange.Node) (net.Conn, error)
+	// Probe is a UDP socket, by which the node measures how far the others are; see package rtt. nil:
+	// they are not measured.
+	Probe net.PacketConn
+
+	// Balance configures the picks: strategy and distances, which are otherwise those that are
+	// measured. The node sets GiveBack.
 	Balance balance.Config
-	// Autostart configures the waiting room, and with its Policy when machines are started.
+	// Autostart configures the waiting room, and with its Policy when machines are started. The node
+	// sets Others.
 	Autostart autostart.Config
 	// Starter configures starts and checks.
 	Starter machine.Config
 	// Downscale configures who may sleep. Habits nil means that they are learned, by a
-	// [downscale.Habits]. The node sets Connections.
+	// [downscale.Habits]. The node sets Connections and Views.
 	Downscale downscale.Config
 	// Transport configures requests on their way to machines. Its Route nil means by App.Hosts. The
-	// node sets Connections.
+	// node sets Connections, Keys, Dial and RTT.
 	Transport backhaul.Config
 	// Proxy configures what clients see. Its App is for a node of one app.
 	Proxy backhaul.ProxyConfig
@@ -94,7 +137,9 @@ const defaultGrace = 20 * time.Second
 const machinesMax = 10_000
 
 func (c *Config) resolve() error {
-	c.Node = cmp.Or(c.Node, "here")
+	if c.Exchange == nil {
+		c.Node = cmp.Or(c.Node, "here")
+	}
 	c.Region = cmp.Or(c.Region, "home")
 	c.Grace = max(0, cmp.Or(c.Grace, defaultGrace))
 	if c.Logger == nil {
@@ -109,8 +154,58 @@ func (c *Config) resolve() error {
 	if c.Front.Logger == nil {
 		c.Front.Logger = c.Logger
 	}
-	return errors.Join(c.checkApps(), c.checkWired())
+	return errors.Join(c.checkApps(), c.checkWired(), c.resolveNodes())
 }
+
+// resolveNodes fills in and checks what concerns other nodes.
+func (c *Config) resolveNodes() error {
+	if c.Role > RoleWorker {
+		return fmt.Errorf("node: Config.Role %d: want RoleBoth, RoleEdge or RoleWorker", c.Role)
+	}
+	if c.Exchange == nil {
+		switch {
+		case c.Role != RoleBoth:
+			return fmt.Errorf("node: Config.Role %v without Exchange: nobody would hear of this node", c.Role)
+		case c.Hop != nil:
+			return errors.New("node: Config.Hop without Exchange: nobody would come; set Exchange, or leave it out")
+		}
+		return nil
+	}
+	switch {
+	case c.Node == "":
+		return errors.New("node: Config.Node is empty: where there are others, each has a name")
+	case c.Hop == nil && c.worker():
+		return errors.New("node: Config.Hop is nil: set the listener where other nodes come")
+	case len(c.Keys) == 0 && c.Identity == nil:
+		return errors.New("node: Config.Keys and Identity are empty: set what the nodes know each other by")
+	case len(c.Keys) == 0 && c.Probe != nil:
+		return errors.New("node: Config.Probe without Keys: set the secret that answers probes")
+	}
+	var err error
+	if c.Hop != nil && c.Link.Hop == "" {
+		c.Link.Hop, err = reached("Hop", c.Hop.Addr())
+	}
+	if c.Probe != nil && c.Link.Probe == "" && err == nil {
+		c.Link.Probe, err = reached("Probe", c.Probe.LocalAddr())
+	}
+	return err
+}
+
+// reached returns the address at which others reach a socket.
+func reached(field string, at net.Addr) (string, error) {
+	a, err := netip.ParseAddrPort(at.String())
+	if err != nil || a.Addr().IsUnspecified() || a.Port() == 0 {
+		return "", fmt.Errorf(
+			"node: Config.%s listens at %v, which tells others nothing: set Config.Link.%s to where they reach it",
+			field, at, field,
+		)
+	}
+	return a.String(), nil
+}
+
+func (c *Config) edge() bool { return c.Role != RoleWorker }
+
+func (c *Config) worker() bool { return c.Role != RoleEdge }
 
 func (c *Config) checkApps() error {
 	apps, hosts := map[balance.AppID]bool{}, map[string]balance.AppID{}
@@ -121,7 +216,7 @@ func (c *Config) checkApps() error {
 		case a.Machines < 0 || a.Machines > machinesMax:
 			return fmt.Errorf("node: app %q: Machines %d: want 0 (none here) to %d", a.ID, a.Machines,
 				machinesMax)
-		case a.Machines > 0 && a.Driver == nil && c.Driver == nil:
+		case a.Machines > 0 && c.worker() && a.Driver == nil && c.Driver == nil:
 			return fmt.Errorf(
 				"node: app %q has %d machines here and no driver: set Config.Driver; package process has one",
 				a.ID, a.Machines,
@@ -152,6 +247,9 @@ func (c *Config) checkWired() error {
 		{"Transport.Connections", c.Transport.Connections != nil},
 		{"Transport.Keys", c.Transport.Keys != nil},
 		{"Transport.Dial", c.Transport.Dial != nil},
+		{"Transport.RTT", c.Transport.RTT != nil},
+		{"Link.Edge or Worker", c.Link.Edge || c.Link.Worker},
+		{"Link.Demand", c.Link.Demand != nil},
 	} {
 		if f.set {
 			return fmt.Errorf("node: Config.%s is the node's own to set: leave it out", f.name)

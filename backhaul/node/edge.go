@@ -7,6 +7,7 @@ import (
 
 	"github.com/ebbkit/ebb/autostart"
 	"github.com/ebbkit/ebb/backhaul"
+	"github.com/ebbkit/ebb/backhaul/node/internal/orders"
 	"github.com/ebbkit/ebb/balance"
 )
 
@@ -18,28 +19,55 @@ type edge struct {
 	proxy     *backhaul.Proxy
 	front     *backhaul.Front // nil: clients come to a server of somebody else's
 	listener  net.Listener
+	owners    owners
+	talks     *orders.Talks // nil where there are no others, and so is asker
+	asker     *asker
 }
 
-func (n *Node) newEdge(owner autostart.Owner) (e *edge, err error) {
+func (n *Node) newEdge() (e *edge, err error) {
 	c := &n.config
-	e = &edge{listener: c.Listener}
+	e = &edge{listener: c.Listener, owners: owners{n: n}}
 	picks := c.Balance
+	if n.peers != nil {
+		picks.GiveBack = n.giveBack
+		if n.peers.mesh != nil && picks.Distance == nil {
+			picks.Distance = n.peers.mesh
+		}
+	}
 	n.report.balance(&picks.Trace)
 	if e.balancer, err = balance.New(n.fleet, picks); err != nil {
 		return nil, err
 	}
 	auto := c.Autostart
 	n.report.autostart(&auto.Trace)
-	if e.auto, err = autostart.New(e.balancer, owner, auto); err != nil {
+	if n.peers != nil {
+		auto.Others = n.peers.link.Others
+		e.asker = newAsker(n)
+		e.asker.listen(&auto.Trace)
+		e.talks = orders.NewTalks(n.work, &n.lasting, e.order, func(g balance.Grant) { e.balancer.AcceptGrant(g) })
+		e.owners.orders = orders.NewClient(n.work, &n.lasting, e.order, n.told)
+	}
+	if e.auto, err = autostart.New(e.balancer, &e.owners, auto); err != nil {
 		return nil, err
 	}
+	var picker backhaul.Picker = e.auto
 	hop := c.Transport
+	if n.peers != nil {
+		picker = &finder{Autostart: e.auto, n: n}
+		hop.Keys, hop.Dial = c.Keys, n.peers.dial
+		if c.Identity != nil {
+			hop.Dial = c.Identity.Dial(n.peers.dial)
+		}
+		if n.peers.mesh != nil {
+			hop.RTT = n.peers.rtt
+		}
+	}
 	hop.Connections = &n.conns
 	if hop.Route == nil {
 		hop.Route = c.route()
 	}
 	n.report.transport(&hop.Trace)
-	if e.transport, err = backhaul.NewTransport(e.auto, hop); err != nil {
+	if e.transport, err = backhaul.NewTransport(picker, hop); err != nil {
 		return nil, err
 	}
 	if e.proxy, err = backhaul.NewProxy(e.transport, c.Proxy); err != nil {
@@ -49,6 +77,11 @@ func (n *Node) newEdge(owner autostart.Owner) (e *edge, err error) {
 		e.front, err = backhaul.NewFront(n.report.counted(e.proxy), c.Front)
 	}
 	return e, err
+}
+
+// order sends an order to a node.
+func (e *edge) order(to balance.NodeID, req *http.Request) (*http.Response, error) {
+	return e.transport.Order(to, req)
 }
 
 // route finds the app by the name that a client asked for.
@@ -70,6 +103,9 @@ func (c *Config) route() func(*http.Request) (balance.Request, error) {
 func (e *edge) run(run func(string, func(context.Context) error)) {
 	run("balancer", e.balancer.Run)
 	run("autostart", e.auto.Run)
+	if e.asker != nil {
+		run("slots", e.asker.run)
+	}
 	if e.front != nil {
 		run("clients", func(context.Context) error { return e.front.Serve(e.listener) })
 	}

@@ -11,9 +11,10 @@ import (
 
 	"golang.org/x/sync/errgroup"
 
-	"github.com/ebbkit/ebb/autostart"
 	"github.com/ebbkit/ebb/backhaul"
+	"github.com/ebbkit/ebb/backhaul/node/internal/orders"
 	"github.com/ebbkit/ebb/balance"
+	"github.com/ebbkit/ebb/balance/exchange"
 	"github.com/ebbkit/ebb/downscale"
 	"github.com/ebbkit/ebb/internal/status"
 )
@@ -21,17 +22,22 @@ import (
 // Node is a process of the fleet. Make one with [New], run it with [Node.Run]. All methods are safe
 // for concurrent use.
 type Node struct {
-	config Config
-	fleet  *balance.Fleet
-	conns  backhaul.Connections // to the machines of this process
-	edge   *edge
-	worker *worker
-	report *report
-	page   http.Handler
+	config  Config
+	fleet   *balance.Fleet
+	conns   backhaul.Connections // to the machines of this process
+	edge    *edge                // nil without the role, and so is worker
+	worker  *worker
+	peers   *peers         // nil where there are no others
+	orders  *orders.Server // nil where there are no others, and so is hop
+	hop     *hop
+	lasting orders.Tasks
+	report  *report
+	page    http.Handler
 
 	ran  atomic.Bool
 	mu   sync.Mutex // no part begins when all have been told to end
 	over bool
+	runs bool            // the parts have begun
 	work context.Context // of all parts
 	stop context.CancelFunc
 	all  *errgroup.Group
@@ -71,10 +77,25 @@ func (n *Node) make() (err error) {
 			return err
 		}
 	}
-	if n.worker, err = n.newWorker(); err != nil {
+	if n.peers, err = n.newPeers(); err != nil {
 		return err
 	}
-	n.edge, err = n.newEdge(n.worker.starter)
+	if c.worker() {
+		if n.worker, err = n.newWorker(); err != nil {
+			return err
+		}
+	}
+	if c.edge() {
+		if n.edge, err = n.newEdge(); err != nil {
+			return err
+		}
+	}
+	if n.peers != nil {
+		n.orders = orders.NewServer(n.served())
+		if c.Hop != nil {
+			n.hop, err = n.newHop()
+		}
+	}
 	return err
 }
 
@@ -82,18 +103,48 @@ func (n *Node) make() (err error) {
 // [balance.Fleet.Host].
 func (n *Node) Fleet() *balance.Fleet { return n.fleet }
 
-// Balancer returns what picks.
-func (n *Node) Balancer() *balance.Balancer { return n.edge.balancer }
+// Balancer returns what picks; nil at a node that is no edge.
+func (n *Node) Balancer() *balance.Balancer {
+	if n.edge == nil {
+		return nil
+	}
+	return n.edge.balancer
+}
 
-// Autostart returns the waiting room.
-func (n *Node) Autostart() *autostart.Autostart { return n.edge.auto }
+// Downscaler returns what stops this node's machines, for maintenance, and to take apps out; nil at
+// a node that is no worker.
+func (n *Node) Downscaler() *downscale.Downscaler {
+	if n.worker == nil {
+		return nil
+	}
+	return n.worker.scaler
+}
 
-// Downscaler returns what stops this node's machines: for maintenance, and to take apps out.
-func (n *Node) Downscaler() *downscale.Downscaler { return n.worker.scaler }
+// Link returns what joins the node to the others; nil where there are none.
+func (n *Node) Link() *exchange.Link {
+	if n.peers == nil {
+		return nil
+	}
+	return n.peers.link
+}
+
+// Stop stops a machine, of this node or of another, as [downscale.Downscaler.Stop] does.
+func (n *Node) Stop(ctx context.Context, m balance.Machine, o downscale.Order) error {
+	if n.edge == nil {
+		return n.worker.scaler.Stop(ctx, m, o)
+	}
+	return n.edge.owners.Stop(ctx, m, o)
+}
 
 // Handler returns what serves clients. Where [Config].Listener is nil it is for a server of yours,
-// such as a [backhaul.Front]; end that one before the node.
-func (n *Node) Handler() http.Handler { return n.edge.proxy }
+// such as a [backhaul.Front]; end that one before the node. At a node that is no edge it answers
+// 404.
+func (n *Node) Handler() http.Handler {
+	if n.edge == nil {
+		return http.NotFoundHandler()
+	}
+	return n.edge.proxy
+}
 
 // StatusHandler returns a page for people, and the same for scripts at /status.json: nodes,
 // machines, what was decided and why. Whoever may ask sees everything and may stop machines, so it
@@ -127,6 +178,7 @@ func (n *Node) begin() {
 	if n.over {
 		return
 	}
+	n.runs = true
 	run := func(name string, f func(context.Context) error) {
 		n.all.Go(func() error {
 			err := f(n.work)
@@ -136,25 +188,42 @@ func (n *Node) begin() {
 			return fmt.Errorf("node: %s: %w", name, err)
 		})
 	}
-	n.worker.run(run)
-	n.edge.run(run)
+	if n.worker != nil {
+		n.worker.run(run)
+	}
+	if n.edge != nil {
+		n.edge.run(run)
+	}
+	if n.peers != nil {
+		n.peers.run(run)
+	}
+	if n.hop != nil {
+		run("hop", func(context.Context) error { return n.hop.server.Serve(n.hop.listener) })
+	}
 	run("history", func(ctx context.Context) error { return n.report.history.Run(ctx, source{n}) })
 }
 
-// end ends all parts and waits for them.
+func (n *Node) began() bool {
+	n.mu.Lock()
+	defer n.mu.Unlock()
+	return n.runs
+}
+
+// end ends all parts but the link, and waits for them.
 func (n *Node) end() {
 	n.mu.Lock()
 	n.over = true
 	n.mu.Unlock()
 	n.stop()
 	n.all.Wait() //nolint:errcheck // Run returns it
+	n.lasting.Wait()
 }
 
 // Shutdown ends the node in the order in which nothing is lost: clients are told that their
-// connections end, this node's machines are cordoned and their long connections told, requests end,
-// and machines are stopped last. When ctx ends it waits for requests no longer, and what is left is
-// cut off. It returns when nothing runs any more; the error names what could not be ended. Further
-// calls wait for the first, and return the same.
+// connections end, this node's machines are cordoned everywhere and their long connections told,
+// requests end, machines are stopped, and last the node leaves the others. When ctx ends it waits
+// for requests no longer, and what is left is cut off. It returns when nothing runs any more; the
+// error names what could not be ended. Further calls wait for the first, and return the same.
 func (n *Node) Shutdown(ctx context.Context) error {
 	n.once.Do(func() {
 		n.err = n.shutdown(ctx)
@@ -163,14 +232,30 @@ func (n *Node) Shutdown(ctx context.Context) error {
 	return n.err
 }
 
-func (n *Node) shutdown(ctx context.Context) error {
-	n.edge.drain(ctx)
-	n.worker.cordon()
-	n.worker.notify(ctx)
-	n.edge.shutdown(ctx)
+func (n *Node) shutdown(ctx context.Context) (err error) {
+	if n.edge != nil {
+		n.edge.drain(ctx)
+	}
+	if n.worker != nil {
+		n.worker.cordon(ctx)
+		n.worker.notify(ctx)
+	}
+	if n.edge != nil {
+		n.edge.shutdown(ctx)
+	}
+	if n.hop != nil {
+		n.hop.shutdown(ctx)
+	}
 	n.end()
-	err := n.worker.shutdown(ctx)
-	n.edge.transport.Close()
+	if n.worker != nil {
+		err = n.worker.shutdown(ctx)
+	}
+	if n.edge != nil {
+		n.edge.transport.Close()
+	}
+	if n.peers != nil {
+		err = errors.Join(err, n.peers.leave())
+	}
 	n.report.log.Close() // ends those who follow the page's events
 	return err
 }

@@ -11,6 +11,7 @@ import (
 	"github.com/ebbkit/ebb/downscale"
 	"github.com/ebbkit/ebb/internal/eventlog"
 	"github.com/ebbkit/ebb/internal/status"
+	"github.com/ebbkit/ebb/rtt"
 )
 
 // source is what the page shows of a node. It implements [status.Source], [status.Historian],
@@ -27,21 +28,52 @@ func (s source) Snapshot() status.Snapshot {
 	n := s.n
 	snap := status.Snapshot{
 		Title: string(n.config.Node), Started: n.report.started, Requests: n.report.requests.Load(),
-		Nodes: []status.Node{{ID: string(n.config.Node), Region: n.config.Region, Role: "edge+worker"}},
+		Nodes: []status.Node{{ID: string(n.config.Node), Region: n.config.Region, Role: n.config.Role.String()}},
+	}
+	if n.peers != nil {
+		s.nodes(&snap)
 	}
 	for _, id := range n.fleet.Apps() {
 		rows, ok := n.fleet.App(id)
 		if !ok {
 			continue
 		}
-		inFlight, parked := n.edge.auto.Demand(id)
-		snap.InFlight += inFlight + parked
-		snap.Parked += n.edge.auto.Parked(id)
+		if n.edge != nil {
+			inFlight, parked := n.edge.auto.Demand(id)
+			snap.InFlight += inFlight + parked
+			snap.Parked += n.edge.auto.Parked(id)
+		}
 		for m := range rows.All() {
 			snap.Machines = append(snap.Machines, s.machine(rows.App(), m))
 		}
 	}
 	return snap
+}
+
+// nodes adds the other nodes, and how far they are.
+func (s source) nodes(snap *status.Snapshot) {
+	p := s.n.peers
+	for _, of := range p.link.Nodes() {
+		role := RoleBoth
+		switch {
+		case !of.Worker:
+			role = RoleEdge
+		case !of.Edge:
+			role = RoleWorker
+		}
+		snap.Nodes = append(snap.Nodes, status.Node{ID: string(of.ID), Region: of.Region, Role: role.String()})
+	}
+	if p.mesh == nil {
+		return
+	}
+	for to, d := range p.mesh.Table().All() {
+		if d.Known() || d.State == rtt.StateLost {
+			snap.RTT = append(snap.RTT, status.RTT{
+				From: string(s.n.config.Node), To: to.ID, MS: millis(d.Base), Loss: d.Loss.Value(),
+				State: d.State.String(),
+			})
+		}
+	}
 }
 
 // machine is a machine as its owner sees it, where that is this node.
@@ -63,13 +95,13 @@ func (s source) machine(app balance.App, m *balance.Machine) status.Machine {
 	return out
 }
 
-// StopMachine stops one of this node's machines, which is named by its ID, or as "app/id".
+// StopMachine stops a machine, which is named by its ID, or as "app/id".
 func (s source) StopMachine(ctx context.Context, name string, o status.Order) error {
 	m, ok := s.find(name)
 	if !ok {
 		return status.ErrNoMachine
 	}
-	err := s.n.worker.scaler.Stop(ctx, m, downscale.Order{Reason: o.Reason, Suspend: o.Suspend, Drain: o.Drain})
+	err := s.n.Stop(ctx, m, downscale.Order{Reason: o.Reason, Suspend: o.Suspend, Drain: o.Drain})
 	if errors.Is(err, downscale.ErrBusy) {
 		return fmt.Errorf("%w: %w", status.ErrRunsOn, err)
 	}
@@ -85,8 +117,12 @@ func (s source) find(name string) (balance.Machine, bool) {
 		if !ok {
 			id = name
 		}
-		if s.n.fleet.Gate(a, balance.MachineID(id)) != nil {
-			return balance.Machine{App: a, ID: balance.MachineID(id)}, true
+		rows, ok := s.n.fleet.App(a)
+		if !ok {
+			continue
+		}
+		if m, ok := rows.Machine(balance.MachineID(id)); ok {
+			return m, true
 		}
 	}
 	return balance.Machine{}, false

@@ -52,6 +52,7 @@ func (r *report) event(k events.Kind, m balance.MachineKey, format string, args 
 const (
 	kindAlarm   events.Kind = "alarm"
 	kindDrain   events.Kind = "drain"
+	kindNode    events.Kind = "node"
 	kindNotify  events.Kind = "notify"
 	kindRestart events.Kind = "restart"
 )

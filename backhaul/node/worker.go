@@ -6,10 +6,12 @@ import (
 	"errors"
 	"fmt"
 	"reflect"
+	"slices"
 	"time"
 
 	"github.com/ebbkit/ebb/autostart/machine"
 	"github.com/ebbkit/ebb/balance"
+	"github.com/ebbkit/ebb/balance/grants"
 	"github.com/ebbkit/ebb/downscale"
 )
 
@@ -19,6 +21,7 @@ type worker struct {
 	driver  *drivers
 	starter *machine.Starter
 	scaler  *downscale.Downscaler
+	granter *grants.Granter // nil where there are no others
 }
 
 func (n *Node) newWorker() (w *worker, err error) {
@@ -50,6 +53,12 @@ func (n *Node) newWorker() (w *worker, err error) {
 	}
 	down := c.Downscale
 	down.Connections = &n.conns
+	if n.peers != nil {
+		down.Views = views{n.peers.link}
+		if w.granter, err = grants.New(n.fleet, grants.Config{Give: n.give}); err != nil {
+			return nil, err
+		}
+	}
 	n.report.downscale(&down.Trace)
 	w.scaler, err = downscale.New(n.fleet, w.driver, down)
 	return w, err
@@ -63,13 +72,40 @@ func machineID(node balance.NodeID, app balance.AppID, i int) balance.MachineID 
 func (w *worker) run(run func(string, func(context.Context) error)) {
 	run("starter", w.starter.Run)
 	run("downscaler", w.scaler.Run)
+	if w.granter != nil {
+		run("granter", w.granter.Run)
+	}
 }
 
+// cordonWait bounds how long a node that ends waits until all others avoid its machines. Those that
+// do not know yet are refused, and try elsewhere.
+const cordonWait = time.Second
+
 // cordon has everybody avoid this node's machines where others can serve.
-func (w *worker) cordon() {
+func (w *worker) cordon(ctx context.Context) {
+	type cordoned struct {
+		of  balance.MachineKey
+		gen uint64
+	}
+	var all []cordoned
 	for _, app := range w.n.fleet.Apps() {
-		for _, gate := range w.n.fleet.Owned(app) {
-			gate.Cordon() // one that does not run needs none
+		for m, gate := range w.n.fleet.Owned(app) {
+			if gen, ok := gate.Cordon(); ok { // one that does not run needs none
+				all = append(all, cordoned{m.Key(), gen})
+			}
+		}
+	}
+	if w.n.peers == nil || len(all) == 0 {
+		return
+	}
+	ctx, cancel := context.WithTimeout(ctx, cordonWait)
+	defer cancel()
+	for ctx.Err() == nil && slices.ContainsFunc(all, func(c cordoned) bool {
+		return !w.n.peers.link.Acked(c.of.App, c.of.ID, c.gen)
+	}) {
+		select {
+		case <-time.After(5 * time.Millisecond):
+		case <-ctx.Done():
 		}
 	}
 }

@@ -102,6 +102,8 @@ func (l *Link) receive(ctx context.Context) {
 			l.out.again()
 		case outdated:
 			l.step(ctx, func(now time.Time) { l.follower.Older(now, item.incarnation) })
+		case told:
+			l.tell(item)
 		}
 	}
 	clear(items)

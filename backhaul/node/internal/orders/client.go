@@ -21,7 +21,7 @@ type Client struct {
 	send func(balance.NodeID, *http.Request) (*http.Response, error)
 	rows func(Row)
 	ctx  context.Context // of what lasts
-	all  *sync.WaitGroup
+	all  *Tasks
 
 	mu     sync.Mutex
 	follow map[balance.MachineKey]*following // the last start of each
@@ -30,14 +30,15 @@ type Client struct {
 // following is a start whose rows come in.
 type following struct{ end context.CancelFunc }
 
-// NewClient returns a client that asks by send, and calls rows with each row that an answer brings.
-// What lasts longer than a call ends with ctx; wg waits for it.
+// NewClient returns a client that asks by send, and calls rows with each row that an answer brings;
+// it is of a machine of the node that answers.
+// What lasts longer than a call ends with ctx, and is one of all.
 func NewClient(
-	ctx context.Context, wg *sync.WaitGroup,
+	ctx context.Context, all *Tasks,
 	send func(balance.NodeID, *http.Request) (*http.Response, error), rows func(Row),
 ) *Client {
 	return &Client{
-		send: send, rows: rows, ctx: ctx, all: wg,
+		send: send, rows: rows, ctx: ctx, all: all,
 		follow: map[balance.MachineKey]*following{},
 	}
 }
@@ -75,7 +76,7 @@ func (c *Client) followed(m balance.MachineKey, a *answer, cancel context.Cancel
 		before.end()
 	}
 	c.follow[m] = f
-	c.all.Go(func() {
+	if !c.all.Go(func() {
 		defer cancel()
 		defer a.Close()
 		a.rest(c.rows) //nolint:errcheck // what breaks off is seen by whoever waits for the machine
@@ -84,7 +85,10 @@ func (c *Client) followed(m balance.MachineKey, a *answer, cancel context.Cancel
 		if c.follow[m] == f {
 			delete(c.follow, m)
 		}
-	})
+	}) {
+		cancel()
+		a.Close()
+	}
 }
 
 // Recall has m's owner end the soft cordon of m's cordon generation.
@@ -220,7 +224,7 @@ func (a *answer) rest(rows func(Row)) error {
 		if err != nil {
 			return err
 		}
-		if r.Row != nil {
+		if r.Row != nil && r.Row.Machine.Owner == a.node {
 			rows(*r.Row)
 		}
 		if r.Done {

@@ -36,7 +36,7 @@ type pair struct {
 	tr     *http.Transport
 	web    *http.Server
 	end    context.CancelFunc
-	all    sync.WaitGroup
+	all    Tasks
 }
 
 func newPair(t *testing.T, o Owner) *pair {
@@ -87,12 +87,11 @@ var m1 = balance.Machine{ID: "m1", App: "web", Region: "home", Owner: "worker", 
 func TestAStartTellsTheRowUntilItIsReady(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		var mu sync.Mutex
-		row := Row{Machine: m1, Version: balance.Version{Incarnation: 7, Seq: 1}}
+		row := Row{Machine: m1, Incarnation: 7}
 		var changed func(balance.AppID)
 		set := func(s balance.State, fault string) {
 			mu.Lock()
 			row.Machine.State, row.Machine.Fault = s, fault
-			row.Version.Seq++
 			f := changed
 			mu.Unlock()
 			if f != nil {
@@ -133,9 +132,9 @@ func TestAStartTellsTheRowUntilItIsReady(t *testing.T) {
 		var seen []string
 		for len(p.rows) > 0 {
 			r := <-p.rows
-			seen = append(seen, fmt.Sprint(r.Machine.State, " ", r.Machine.Fault, r.Version.Seq))
+			seen = append(seen, fmt.Sprint(r.Machine.State, " ", r.Machine.Fault, r.Incarnation))
 		}
-		if got := strings.Join(seen, ", "); got != "starting 2, starting it takes long3, started 4" {
+		if got := strings.Join(seen, ", "); got != "starting 7, starting it takes long7, started 7" {
 			t.Errorf("rows: %s", got)
 		}
 		if len(p.client.follow) != 0 {

@@ -106,7 +106,7 @@ type Talks struct {
 	mu   sync.Mutex
 	with map[balance.NodeID]*said
 	ctx  context.Context
-	all  *sync.WaitGroup
+	all  *Tasks
 }
 
 // said is what is to be told an owner: of each app the last number, and what is given back.
@@ -117,13 +117,13 @@ type said struct {
 	wake  chan struct{}
 }
 
-// NewTalks returns conversations that grant is called with, as grants come. They end with ctx; wg
-// waits for them.
+// NewTalks returns conversations that grant is called with, as grants come. They end with ctx, and
+// are some of all.
 func NewTalks(
-	ctx context.Context, wg *sync.WaitGroup,
+	ctx context.Context, all *Tasks,
 	send func(balance.NodeID, *http.Request) (*http.Response, error), grant func(balance.Grant),
 ) *Talks {
-	return &Talks{send: send, grant: grant, with: map[balance.NodeID]*said{}, ctx: ctx, all: wg}
+	return &Talks{send: send, grant: grant, with: map[balance.NodeID]*said{}, ctx: ctx, all: all}
 }
 
 // Ask tells an owner how many requests of an app wait here for it. It does not wait.
@@ -233,7 +233,7 @@ func (t *Talks) talk(owner balance.NodeID, s *said) error {
 		return err
 	}
 	heard := make(chan error, 1)
-	t.all.Go(func() {
+	t.all.Go(func() { // else ctx has ended
 		in := bufio.NewReaderSize(resp.Body, 4<<10)
 		for {
 			r, err := read[Reply](in)

@@ -56,10 +56,10 @@ type Reply struct {
 	Done bool `json:",omitempty"`
 }
 
-// Row is a machine's row as its owner has it, in the form of a [balance.PutMachine].
+// Row is a machine's row as its owner has it, and the incarnation in which that speaks.
 type Row struct {
-	Machine balance.Machine
-	Version balance.Version
+	Machine     balance.Machine
+	Incarnation uint64
 }
 
 // maxLine bounds a line in bytes: many times what any row needs.

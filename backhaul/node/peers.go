@@ -1,0 +1,156 @@
+package node
+
+import (
+	"context"
+	"fmt"
+	"net"
+	"net/netip"
+	"time"
+
+	"github.com/ebbkit/ebb/balance"
+	"github.com/ebbkit/ebb/balance/exchange"
+	"github.com/ebbkit/ebb/rtt"
+)
+
+// peers is how a node knows the others. It is nil where there are none.
+type peers struct {
+	n    *Node
+	link *exchange.Link
+	mesh *rtt.Mesh     // nil: they are not measured
+	over chan struct{} // closed when the link has left
+	stop context.CancelFunc
+	err  error // of the link, once it is over
+}
+
+func (n *Node) newPeers() (p *peers, err error) {
+	c := &n.config
+	if c.Exchange == nil {
+		return nil, nil
+	}
+	p = &peers{n: n, over: make(chan struct{}), stop: func() {}}
+	lc := c.Link
+	lc.Edge, lc.Worker, lc.Demand = c.edge(), c.worker(), n.demand
+	then1(&lc.Trace.Node, p.noticed)
+	if p.link, err = exchange.New(n.fleet, c.Exchange, lc); err != nil {
+		return nil, err
+	}
+	if c.Probe == nil {
+		return p, nil
+	}
+	mc := rtt.Config{
+		ID: string(c.Node), Region: c.Region, Key: []byte(c.Keys[0]), Peers: p.probed, Conn: c.Probe,
+	}
+	if p.mesh, err = rtt.New(mc); err != nil {
+		return nil, err
+	}
+	var more [][]byte
+	for _, k := range c.Keys[1:] {
+		more = append(more, []byte(k))
+	}
+	return p, p.mesh.SetKeys(mc.Key, more...)
+}
+
+// demand is what this node has of an app's requests.
+func (n *Node) demand(app balance.AppID) (home string, inFlight, parked int) {
+	if n.edge == nil {
+		return "", 0, 0
+	}
+	if inFlight, parked = n.edge.auto.Demand(app); inFlight+parked > 0 {
+		home = n.edge.auto.Home(app)
+	}
+	return home, inFlight, parked
+}
+
+// noticed takes in that a node has come, has begun anew, or is gone.
+func (p *peers) noticed(of exchange.Node) {
+	p.n.report.event(kindNode, balance.MachineKey{}, "%s in %s is %s", of.ID, of.Region, of.State)
+	if p.mesh != nil {
+		p.mesh.Refresh()
+	}
+}
+
+// probed are the nodes whose distance is measured. One that is silent is asked on: it may be the
+// exchange that stands still.
+func (p *peers) probed() (ns []rtt.Node) {
+	for _, of := range p.link.Nodes() {
+		if of.State == nodeLeft {
+			continue
+		}
+		at, _ := netip.ParseAddrPort(of.Probe)
+		hop, _ := netip.ParseAddrPort(of.Hop)
+		if at.IsValid() || hop.IsValid() {
+			ns = append(ns, rtt.Node{ID: string(of.ID), Region: of.Region, Addr: at, TCP: hop})
+		}
+	}
+	return ns
+}
+
+// The states of nodes, see [exchange.Node].
+const (
+	nodeLive = "live"
+	nodeLeft = "left"
+)
+
+// dial connects to a node's hop.
+func (p *peers) dial(ctx context.Context, to balance.NodeID) (net.Conn, error) {
+	of, ok := p.link.Node(to)
+	if !ok {
+		return nil, fmt.Errorf("node: nothing has been heard of node %q", to)
+	}
+	if dial := p.n.config.Dial; dial != nil {
+		return dial(ctx, of)
+	}
+	if of.Hop == "" {
+		return nil, fmt.Errorf("node: node %q has no hop", to)
+	}
+	var d net.Dialer
+	return d.DialContext(ctx, "tcp", of.Hop)
+}
+
+// rtt is how far a node is, as measured.
+func (p *peers) rtt(to balance.NodeID) (time.Duration, bool) {
+	s, ok := p.mesh.Table().To(string(to))
+	return s.Base, ok && s.Known()
+}
+
+// views is what other nodes have told, for the downscaler.
+type views struct{ *exchange.Link }
+
+// Load implements [downscale.Views]: owners tell each other no loads.
+func (views) Load(balance.AppID, balance.MachineID) (inFlight, idle int, told, fresh bool) {
+	return 0, 0, false, false
+}
+
+// run joins the others. The link ends after everything else: it tells of the machines that are
+// stopped at the end, and then that this node leaves.
+func (p *peers) run(run func(string, func(context.Context) error)) {
+	if p.mesh != nil {
+		run("probes", p.mesh.Run)
+	}
+	ctx, stop := context.WithCancel(context.Background())
+	p.stop = stop
+	go func() {
+		defer close(p.over)
+		p.err = p.link.Run(ctx)
+	}()
+	run("exchange", func(ctx context.Context) error {
+		select {
+		case <-ctx.Done():
+			return nil
+		case <-p.over:
+			return p.err
+		}
+	})
+}
+
+// leave says that this node is gone.
+func (p *peers) leave() error {
+	p.stop()
+	if p.n.began() {
+		<-p.over
+	}
+	if p.mesh != nil {
+		p.mesh.Close() //nolint:errcheck // of one that never ran; else it is closed already
+	}
+	return p.err
+}
