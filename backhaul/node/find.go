@@ -3,6 +3,7 @@ package node
 import (
 	"context"
 	"errors"
+	"reflect"
 	"sync"
 	"time"
 
@@ -18,12 +19,12 @@ const (
 	findFor = 3 * time.Second
 	// settled is when a node that has just begun has heard of all others: they speak once a second.
 	settled = 2500 * time.Millisecond
-	// unknownFor is how long it is remembered that nobody knows an app.
-	unknownFor = 10 * time.Second
-	// unknownMax bounds the memory, and with findMax what clients can make the nodes ask each other.
-	unknownMax = 10_000
-	findMax    = 16 // apps at once
-	findNodes  = 16 // that are asked for one
+	// askedFor is how long it is remembered that an app was asked for.
+	askedFor = 10 * time.Second
+	// askedMax bounds the memory, and with findMax what clients can make the nodes ask each other.
+	askedMax  = 10_000
+	findMax   = 16 // apps at once
+	findNodes = 16 // that are asked for one
 )
 
 // finder picks by the waiting room. Of an app of which this node has heard nothing it asks the
@@ -33,9 +34,9 @@ type finder struct {
 	n     *Node
 	group singleflight.Group
 
-	mu      sync.Mutex
-	busy    int
-	unknown map[balance.AppID]time.Time // until when
+	mu    sync.Mutex
+	busy  int
+	asked map[balance.AppID]time.Time // until when that is remembered
 }
 
 // Acquire implements backhaul's Picker.
@@ -47,13 +48,19 @@ func (f *finder) Acquire(ctx context.Context, r *balance.Request) (balance.Reser
 	return res, err
 }
 
-// missing reports whether this node has heard nothing of an app, or of no machine of it.
+// missing reports whether this node lacks an app's settings, or has heard of no machine of it.
 func (f *finder) missing(app balance.AppID, err error) bool {
 	if errors.Is(err, balance.ErrNoApp) {
 		return true
 	}
 	rows, ok := f.n.fleet.App(app)
-	return !ok || rows.Len() == 0
+	return !ok || rows.Len() == 0 || !known(rows)
+}
+
+// known reports whether an app's settings have come; rows of its machines may come before.
+func known(rows *balance.Snapshot) bool {
+	app := rows.App()
+	return !reflect.DeepEqual(app, balance.App{ID: app.ID})
 }
 
 // find asks the workers for an app, and reports whether one knows it.
@@ -73,11 +80,11 @@ func (f *finder) find(ctx context.Context, app balance.AppID) bool {
 func (f *finder) worthwhile(app balance.AppID) bool {
 	f.mu.Lock()
 	defer f.mu.Unlock()
-	if until, ok := f.unknown[app]; ok {
+	if until, ok := f.asked[app]; ok {
 		if time.Now().Before(until) {
 			return false
 		}
-		delete(f.unknown, app)
+		delete(f.asked, app)
 	}
 	return true
 }
@@ -93,24 +100,21 @@ func (f *finder) begin() bool {
 	return true
 }
 
-func (f *finder) end(app balance.AppID, found bool) {
+func (f *finder) end(app balance.AppID) {
 	f.mu.Lock()
 	defer f.mu.Unlock()
 	f.busy--
-	if found {
-		return
+	if f.asked == nil || len(f.asked) >= askedMax {
+		f.asked = map[balance.AppID]time.Time{}
 	}
-	if f.unknown == nil || len(f.unknown) >= unknownMax {
-		f.unknown = map[balance.AppID]time.Time{}
-	}
-	f.unknown[app] = time.Now().Add(unknownFor)
+	f.asked[app] = time.Now().Add(askedFor)
 }
 
 func (f *finder) search(app balance.AppID) (found bool) {
 	if !f.begin() {
 		return false
 	}
-	defer func() { f.end(app, found) }()
+	defer f.end(app)
 	ctx, cancel := context.WithTimeout(f.n.work, findFor)
 	defer cancel()
 	asked := map[balance.NodeID]bool{}
@@ -146,7 +150,7 @@ func (f *finder) ask(ctx context.Context, of balance.NodeID, id balance.AppID) <
 			return
 		}
 		found := len(rows) > 0
-		if _, ok := f.n.fleet.App(id); !ok || f.n.config.app(id) == nil {
+		if have, ok := f.n.fleet.App(id); !ok || !known(have) {
 			found = f.n.fleet.Apply(balance.PutApp{App: app}) == nil || found
 		}
 		for _, r := range rows {

@@ -9,7 +9,6 @@ import (
 	"log/slog"
 	"net"
 	"net/http"
-	"net/http/httptest"
 	"slices"
 	"strings"
 	"sync"
@@ -221,17 +220,11 @@ func TestThePage(t *testing.T) {
 		if status, _ := n.get("http://web/"); status != 200 {
 			t.Fatal(status)
 		}
-		ask := func(method, target string) string {
-			w := httptest.NewRecorder()
-			req := httptest.NewRequest(method, "http://localhost"+target, nil)
-			n.StatusHandler().ServeHTTP(w, req)
-			return w.Body.String()
-		}
 		var s struct {
 			Requests int
 			Machines []struct{ ID, State string }
 		}
-		if err := json.Unmarshal([]byte(ask("GET", "/status.json")), &s); err != nil {
+		if err := json.Unmarshal([]byte(n.statusJSON()), &s); err != nil {
 			t.Fatal(err)
 		}
 		up := slices.IndexFunc(s.Machines, func(m struct{ ID, State string }) bool { return m.State == "started" })

@@ -3,7 +3,6 @@ package node
 import (
 	"context"
 	"errors"
-	"reflect"
 
 	"github.com/ebbkit/ebb/autostart"
 	"github.com/ebbkit/ebb/backhaul/node/internal/orders"
@@ -85,13 +84,13 @@ func (n *Node) row(app balance.AppID, id balance.MachineID) (r orders.Row, ok bo
 // app is an app as this node knows it, with its own machines.
 func (n *Node) app(id balance.AppID) (app balance.App, rows []orders.Row, ok bool) {
 	snap, ok := n.fleet.App(id)
-	if app = snap.App(); !ok || reflect.DeepEqual(app, balance.App{ID: id}) {
-		return app, nil, false // only machines of others are known of it
+	if !ok || !known(snap) {
+		return app, nil, false
 	}
 	for m := range n.fleet.Owned(id) {
 		rows = append(rows, orders.Row{Machine: *m, Incarnation: n.peers.link.Incarnation()})
 	}
-	return app, rows, true
+	return snap.App(), rows, true
 }
 
 // told takes in a row that came with an answer.

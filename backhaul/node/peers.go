@@ -97,11 +97,11 @@ func (p *peers) dial(ctx context.Context, to balance.NodeID) (net.Conn, error) {
 	if !ok {
 		return nil, fmt.Errorf("node: nothing has been heard of node %q", to)
 	}
+	if of.Hop == "" { // it has none, or has not told yet
+		return nil, fmt.Errorf("node: node %q has not told where its hop is", to)
+	}
 	if dial := p.n.config.Dial; dial != nil {
 		return dial(ctx, of)
-	}
-	if of.Hop == "" {
-		return nil, fmt.Errorf("node: node %q has no hop", to)
 	}
 	var d net.Dialer
 	return d.DialContext(ctx, "tcp", of.Hop)

@@ -6,6 +6,7 @@ import (
 	"io"
 	"net"
 	"net/http"
+	"net/http/httptest"
 	"sync"
 	"testing"
 	"time"
@@ -154,4 +155,11 @@ func (a *alone) end() {
 		a.t.Errorf("Run: %v, want nil", err)
 	}
 	a.client.CloseIdleConnections()
+}
+
+// page is what scripts read of a node.
+func (n *Node) statusJSON() string {
+	w := httptest.NewRecorder()
+	n.StatusHandler().ServeHTTP(w, httptest.NewRequest("GET", "http://localhost/status.json", nil))
+	return w.Body.String()
 }

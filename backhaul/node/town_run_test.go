@@ -1,0 +1,268 @@
+package node
+
+import (
+	"context"
+	"fmt"
+	"net/http"
+	"strings"
+	"sync"
+	"sync/atomic"
+	"testing"
+	"testing/synctest"
+	"time"
+
+	"github.com/ebbkit/ebb/backhaul"
+	"github.com/ebbkit/ebb/balance"
+)
+
+// A first request comes right after launch, to an edge that has heard of no machine yet.
+func TestAFirstRequestRightAfterLaunch(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		w := newTown(t)
+		w.join("w1", "hkg", RoleWorker, []App{{App: web, Machines: 1}}, nil)
+		e := w.join("e1", "nrt", RoleEdge, []App{{App: web}}, nil)
+		if status, body := e.get("http://web/"); status != 200 || body != "web-w1-1 says /" {
+			t.Errorf("%d %q", status, body)
+		}
+		w.close()
+	})
+}
+
+// An edge that does not know an app asks the workers once before it says so, and remembers.
+func TestAnEdgeAsksForAnAppItDoesNotKnow(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		w := newTown(t)
+		late := web
+		late.ID = "late"
+		w.join("w1", "hkg", RoleWorker, []App{{App: web, Machines: 1}, {App: late, Machines: 1}}, nil)
+		e := w.join("e1", "nrt", RoleEdge, []App{{App: web}}, nil)
+		time.Sleep(5 * time.Second)
+		if status, body := e.get("http://late/"); status != 200 || body != "late-w1-1 says /" {
+			t.Errorf("%d %q", status, body)
+		}
+		began := time.Now()
+		if status, _ := e.get("http://nobody/"); status != 404 {
+			t.Errorf("an app that nobody has: %d", status)
+		}
+		if took := time.Since(began); took < 46*time.Millisecond || took > 400*time.Millisecond {
+			t.Errorf("it asked for %v", took)
+		}
+		began = time.Now()
+		for range 100 {
+			e.get("http://nobody/")
+		}
+		if took := time.Since(began); took > 10*time.Millisecond {
+			t.Errorf("it asks again: 100 requests took %v", took)
+		}
+		w.close()
+	})
+}
+
+// load are requests that come to edges one after another.
+type load struct {
+	sent, failed atomic.Int64
+	stop         context.CancelFunc
+	all          sync.WaitGroup
+	mu           sync.Mutex
+	wrong        []string
+}
+
+func (w *town) load(every time.Duration, edges func() []*member) *load {
+	ctx, stop := context.WithCancel(w.t.Context())
+	l := &load{stop: stop}
+	l.all.Go(func() {
+		for i := 0; ctx.Err() == nil; i++ {
+			es := edges()
+			e := es[i%len(es)]
+			l.sent.Add(1)
+			began := time.Now()
+			l.all.Go(func() {
+				if status, body := e.get("http://web/"); status != 200 && !e.isDead() {
+					l.failed.Add(1)
+					l.mu.Lock()
+					l.wrong = append(l.wrong, fmt.Sprintf("at %s by %s after %v: %d %s", began.Format("05.000"), e.id, time.Since(began), status, body))
+					l.mu.Unlock()
+				}
+			})
+			time.Sleep(every)
+		}
+	})
+	return l
+}
+
+func (l *load) end(t *testing.T) {
+	t.Helper()
+	l.stop()
+	l.all.Wait()
+	if n := l.failed.Load(); n > 0 {
+		t.Errorf("%d of %d requests failed at edges that lived: %s", n, l.sent.Load(), strings.Join(l.wrong[:min(len(l.wrong), 10)], "\n"))
+	}
+}
+
+func (m *member) isDead() bool {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	return m.dead
+}
+
+// Two edges and two workers: a worker is lost, an edge is lost and comes back, the worker comes back
+// and the other one leaves in order; no request fails whose edge lived.
+func TestNothingIsLostWhenNodesFail(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		w := newTown(t)
+		app := web
+		app.Limits = balance.Limits{Soft: 4, Hard: 8}
+		hosted, served := []App{{App: app, Machines: 2}}, []App{{App: app}}
+		w1 := w.join("w1", "nrt", RoleWorker, hosted, nil)
+		w2 := w.join("w2", "hkg", RoleWorker, hosted, nil)
+		e1, e2 := w.join("e1", "nrt", RoleEdge, served, nil), w.join("e2", "nrt", RoleEdge, served, nil)
+		for _, m := range []*member{w1, w2} {
+			m.driver.handle = func(m balance.Machine) http.Handler {
+				return http.HandlerFunc(func(rw http.ResponseWriter, r *http.Request) {
+					time.Sleep(100 * time.Millisecond)
+					fmt.Fprint(rw, m.ID)
+				})
+			}
+		}
+		var mu sync.Mutex
+		edges := []*member{e1, e2}
+		l := w.load(20*time.Millisecond, func() []*member {
+			mu.Lock()
+			defer mu.Unlock()
+			return edges
+		})
+		set := func(es ...*member) {
+			mu.Lock()
+			defer mu.Unlock()
+			edges = es
+		}
+		time.Sleep(10 * time.Second)
+		w1.kill()
+		time.Sleep(10 * time.Second)
+		if len(w2.driver.Calls()) == 0 {
+			t.Error("nothing was started where the lost worker's machines are missing")
+		}
+		e1.kill()
+		set(e2)
+		time.Sleep(time.Second)
+		e1 = w.join("e1", "nrt", RoleEdge, served, nil)
+		set(e1, e2)
+		time.Sleep(10 * time.Second)
+		w1 = w.join("w1", "nrt", RoleWorker, hosted, nil)
+		time.Sleep(10 * time.Second)
+		w2.end()
+		time.Sleep(10 * time.Second)
+		l.end(t)
+		if len(w1.driver.Calls()) == 0 {
+			t.Error("nothing was started when the other worker had left")
+		}
+		w.close()
+	})
+}
+
+// While the exchange stands still machines wake by orders, and nothing is stopped.
+func TestTheExchangeStandsStill(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		w := newTown(t)
+		app := web
+		app.KeepAlive = 10 * time.Second
+		other := app
+		other.ID = "other"
+		w1 := w.join("w1", "hkg", RoleWorker, []App{{App: app, Machines: 1}, {App: other, Machines: 1}}, nil)
+		e := w.join("e1", "nrt", RoleEdge, []App{{App: app}, {App: other}}, nil)
+		time.Sleep(6 * time.Second)
+		if status, _ := e.get("http://other/"); status != 200 {
+			t.Fatal(status)
+		}
+		w.memory.Cut()
+		began := time.Now()
+		if status, body := e.get("http://web/"); status != 200 {
+			t.Errorf("%d %q", status, body)
+		}
+		if took := time.Since(began); took > 1500*time.Millisecond {
+			t.Errorf("a boot of 1 s took %v", took)
+		}
+		time.Sleep(60 * time.Second)
+		for _, c := range w1.driver.Calls() {
+			if strings.HasPrefix(c, "stop") {
+				t.Errorf("%s on views that are late", c)
+			}
+		}
+		for _, url := range []string{"http://web/", "http://other/"} {
+			if status, body := e.get(url); status != 200 {
+				t.Errorf("%s: %d %q", url, status, body)
+			}
+		}
+		w.memory.Join()
+		time.Sleep(40 * time.Second)
+		if calls := strings.Join(w1.driver.Calls(), ", "); strings.Count(calls, "stop") != 2 {
+			t.Errorf("both sleep when the exchange is back: %s", calls)
+		}
+		w.close()
+	})
+}
+
+// Machines that take one request at a time are granted, not guessed: their limit holds at the app,
+// and hardly a request is refused.
+func TestSlotsAreGrantedAcrossNodes(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		w := newTown(t)
+		app := web
+		app.Limits = balance.Limits{Soft: 1, Hard: 1}
+		app.Min = 4
+		var most, bounces atomic.Int64
+		handler := func(m balance.Machine) http.Handler {
+			var in atomic.Int64
+			return http.HandlerFunc(func(rw http.ResponseWriter, r *http.Request) {
+				if n := in.Add(1); n > most.Load() {
+					most.Store(n)
+				}
+				defer in.Add(-1)
+				time.Sleep(200 * time.Millisecond)
+			})
+		}
+		for _, id := range []balance.NodeID{"w1", "w2"} {
+			w.join(id, "nrt", RoleWorker, []App{{App: app, Machines: 2}}, nil).driver.handle = handler
+		}
+		var es []*member
+		for _, id := range []balance.NodeID{"e1", "e2"} {
+			es = append(es, w.join(id, "nrt", RoleEdge, []App{{App: app}}, func(c *Config) {
+				c.Transport.Trace.Event = func(e backhaul.Event) {
+					if e.Kind == backhaul.EventBounce {
+						bounces.Add(1)
+					}
+				}
+			}))
+		}
+		time.Sleep(5 * time.Second)
+		l := w.load(60*time.Millisecond, func() []*member { return es })
+		time.Sleep(20 * time.Second)
+		l.end(t)
+		if n := most.Load(); n != 1 {
+			t.Errorf("%d requests at once at a machine that takes one", n)
+		}
+		if per := float64(bounces.Load()) / float64(l.sent.Load()); per > 0.1 {
+			t.Errorf("%.2f bounces a request", per)
+		}
+		w.close()
+	})
+}
+
+// A node that is edge and worker serves by its own machines and by others'.
+func TestNodesThatAreBoth(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		w := newTown(t)
+		a := w.join("a", "nrt", RoleBoth, []App{{App: web, Machines: 1}}, nil)
+		b := w.join("b", "hkg", RoleBoth, []App{{App: web}}, nil)
+		time.Sleep(3 * time.Second)
+		for _, m := range []*member{b, a} {
+			if status, body := m.get("http://web/"); status != 200 || body != "web-a-1 says /" {
+				t.Errorf("%s: %d %q", m.id, status, body)
+			}
+		}
+		if status := b.statusJSON(); !strings.Contains(status, `"id":"a","region":"nrt","role":"edge+worker"`) {
+			t.Errorf("the page does not know the other node: %s", status)
+		}
+		w.close()
+	})
+}
