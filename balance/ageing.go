@@ -30,7 +30,7 @@ type regionHistory struct {
 // between two news: a constant time oscillates as soon as the news are later than it.
 const (
 	// fadeGaps is how many gaps it takes what a reply said to fade into what is usual at the machine.
-	// Slow: with 4 gaps requests that stay for 2 s are bounced three times as often.
+	// It is slow: with 4 gaps requests that stay for 2 s are bounced three times as often.
 	fadeGaps = 16
 	// usualGaps is how many gaps the usual covers. Late reports move estimates by way of it only:
 	// taken at once they herd. A longer average forgets which machines are full: with 20 gaps bounces
@@ -82,7 +82,7 @@ func (p *history) step(e est, seen uint64, own, hard int, sent uint32, a regionH
 	return e
 }
 
-// hear takes in what was heard since the last tick.
+// hear takes in what the owner said since the last tick.
 func (p *history) hear(seen uint64, a regionHistory) {
 	switch {
 	case seen == p.seen:

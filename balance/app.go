@@ -13,7 +13,7 @@ import (
 	"github.com/ebbkit/ebb/internal/enum"
 )
 
-// Autostop says what becomes of a machine that is not needed.
+// Autostop says what happens to a machine that is not needed.
 type Autostop uint8
 
 // The autostop modes.
@@ -74,32 +74,33 @@ type App struct {
 	// default. (downscale)
 	KeepAlive time.Duration
 	// IdleAfter is how long a long connection (WebSocket, event stream, gRPC stream, other upgrades)
-	// may carry no data until it is idle: it then no longer keeps its machine, and is told to end
-	// before that sleeps. 0 means never. (downscale)
+	// may carry no data before it counts as idle: an idle one does not keep its machine running, and
+	// is told to end before the machine stops. 0 means never. (downscale)
 	IdleAfter time.Duration
 	// RestartAfter is how long a machine's checks may fail until it is stopped and started again; 0
 	// means 30 s, as long as Kubernetes takes by default; negative never. (autostart)
 	RestartAfter time.Duration
 	// SlowStart is how long a machine that has just started takes less than its soft limit, from a
-	// tenth up; 0 means that it takes its full share at once. Of the requests that wait for a start
-	// it takes a quarter of its limit at once, half of it after half of that time, and all after
-	// it, give or take 100 ms: else an app may collapse under the first wave. (balance, autostart)
+	// tenth of it upwards; 0 means that it takes its full share at once. Of the requests that wait
+	// for its start it takes a quarter of its limit at once, half after half of that time, and all
+	// at its end, give or take 100 ms: otherwise an app may collapse under the first wave. (balance,
+	// autostart)
 	SlowStart time.Duration
-	// BodyPause is how long a client may pause in sending a body that is awaited; then the request
-	// is answered with 408. So it is where less than 240 bytes per second of that time come, in each
-	// BodyPause: else a byte now and then would hold a slot. Time in which the machine does not read
-	// is no pause, nor is the silence of a client whose gRPC call or answer is under way. 0 means
-	// 60 s, what common servers allow; negative: no bound, for bodies that are streams with little
-	// in them. (backhaul)
+	// BodyPause is how long a client may pause while a machine waits for its body; then the request
+	// is answered with 408. The same happens when less than 240 bytes per second arrive within one
+	// BodyPause: otherwise a byte now and then would hold a slot. Time in which the machine does not
+	// read is no pause, nor is the silence of a client whose gRPC call or answer is under way. 0
+	// means 60 s, what common servers allow; negative means no bound, for bodies that are sparse
+	// streams. (backhaul)
 	BodyPause time.Duration
 	// AnswerPause is how long a client may read nothing of an answer that waits for it; then the
-	// request is broken off and its slot free. 0 means 6 h: people pause a download or a video for
-	// a meal or a meeting and expect it to go on, and a machine without a hard limit loses little
-	// by that. A machine that takes few requests at a time, such as a GPU, cannot be kept that
-	// long: minutes suit it. Negative: no bound. (backhaul)
+	// request is broken off and its slot is free. 0 means 6 h: people pause a download or a video
+	// for a meal or a meeting and expect it to go on, and a machine without a hard limit loses
+	// little by that. A machine that takes few requests at a time, such as a GPU, needs minutes
+	// instead. Negative means no bound. (backhaul)
 	AnswerPause time.Duration
 	// UpgradeWait is how long a request for an upgrade may wait for the machine's 101; then it is
-	// answered with 504. 0 means 60 s; negative: no bound. (backhaul)
+	// answered with 504. 0 means 60 s; negative means no bound. (backhaul)
 	UpgradeWait time.Duration
 	// FinishAbandoned has the machine finish requests whose clients have left before it answered: it
 	// is told nothing, and its answer is read and dropped. A hard limit then holds for what the app
@@ -108,9 +109,9 @@ type App struct {
 	// the machine is done, as far as that can be known; package backhaul has the table. (backhaul)
 	FinishAbandoned bool
 	// AbandonedHold is how long the slot of such a request is held when the machine does not say
-	// that it is done. 0 means what the app has been seen to need: the 99th percentile of its
-	// service times, from 1 s to 60 s, where the machine has closed the connection without an
-	// answer, and 60 s where it is silent. (backhaul)
+	// that it is done. 0 means learned: the 99th percentile of the app's service times, from 1 s to
+	// 60 s, where the machine has closed the connection without an answer, and 60 s where it is
+	// silent. (backhaul)
 	AbandonedHold time.Duration
 	// Strategy overrides the balancer's; nil means the balancer's own. (balance)
 	Strategy Strategy
@@ -161,8 +162,8 @@ func (a App) LimitsOf(m Machine) Limits {
 }
 
 // MarshalJSON writes the fields that are not zero: durations as in "30s", enums by name, a strategy
-// by name, such as "pack", or with its fields, such as {"closest": {"SpillAt": 0.8}}. A strategy of
-// your own has no such form, and is an error.
+// by name, such as "pack", or with its fields, such as {"closest": {"SpillAt": 0.8}}. A custom
+// strategy has no such form and is an error.
 func (a App) MarshalJSON() ([]byte, error) {
 	b := []byte{'{'}
 	for f, v := range appFields(&a) {
@@ -193,9 +194,9 @@ func (a App) MarshalJSON() ([]byte, error) {
 }
 
 // UnmarshalJSON reads what [App.MarshalJSON] writes; durations may also be whole numbers of
-// nanoseconds, and names of fields may be in any case, as encoding/json has it. Fields that are not
-// there stay as they are, and those that App does not have are passed over. The error names the
-// field, its value and what it wants. It does not look at what the values mean: the fleet does.
+// nanoseconds, and names of fields may be in any case, as encoding/json has it. Missing fields
+// stay as they are, and unknown ones are ignored. The error names the
+// field, its value and what is wanted. Whether the values make sense is checked by [Fleet.Apply].
 func (a *App) UnmarshalJSON(text []byte) error {
 	var given map[string]json.RawMessage
 	if err := json.Unmarshal(text, &given); err != nil {

@@ -15,10 +15,11 @@ import (
 	"github.com/ebbkit/ebb/balance/internal/granting"
 )
 
-// Distance tells how far regions are, as a round trip from this node. Package rtt measures it.
+// Distance tells how far away regions are, as round trips from this node. Package rtt measures
+// them.
 type Distance interface {
 	// RTT returns the round trip to a region; ok is false when it is unknown, and a negative one
-	// counts as unknown. Unknown is never taken for near. It is asked on each tick and change, from
+	// counts as unknown. Unknown is never taken for near. RTT is called on each tick and change, from
 	// several goroutines and with no lock held, and must not block.
 	RTT(region string) (rtt time.Duration, ok bool)
 }
@@ -186,7 +187,7 @@ func choose(s Strategy, v *View, r *Request) (Slot, bool) {
 }
 
 // Run keeps the coarse clock, the estimates and the order of the regions up to date until ctx ends;
-// then it returns nil. Without it picks work, but estimates do not age and distances are read only
+// then it returns nil. Picks work without it, but estimates do not age and distances are read only
 // when the fleet changes. A Balancer runs once: another call returns an error.
 func (b *Balancer) Run(ctx context.Context) error {
 	if b.ran.Swap(true) {
@@ -231,8 +232,8 @@ func (b *Balancer) Tick(now time.Time) {
 // planner needs them.
 const restTicks = 50
 
-// SetPeers says which nodes of this node's region balance the same apps, this one included. When
-// they are many and the machines few, each keeps to a slice of the machines. The last call counts;
+// SetPeers lists the nodes of this region that balance the same apps, this one included. When they
+// are many and the machines few, each keeps to a slice of the machines. The last call counts;
 // without one there are no slices.
 func (b *Balancer) SetPeers(nodes ...NodeID) {
 	b.mu.Lock()
@@ -383,8 +384,8 @@ func (b *Balancer) Loads(id AppID) iter.Seq2[*Machine, Candidate] {
 }
 
 // OnRoom sets a function that is called whenever a slot of an app may have become free: after a
-// release, when an owner says that it has room, when a row has changed, and on each tick. It must
-// not block and not call back into b. It replaces the one set before.
+// release, when an owner reports room, when a row has changed, and on each tick. It must neither
+// block nor call b. It replaces the one set before.
 func (b *Balancer) OnRoom(f func(AppID)) { b.room.Store(&f) }
 
 func (b *Balancer) signal(id AppID) {

@@ -179,8 +179,7 @@ func (c *cell) refuse() {
 	c.update(func(e est) est { return e.withOthers(e.others()+1) | saidFullBit })
 }
 
-// away notes that the machine refused a request because it does not run: the row that says so is on
-// its way.
+// away notes that the machine refused a request because it does not run; its row will say so.
 func (c *cell) away() {
 	c.update(func(e est) est { return e | awayBit })
 	c.remember()
@@ -259,7 +258,7 @@ func (c *cell) ejected() bool {
 	return m != nil && m.out.Load()
 }
 
-// unused reports whether nobody ever counted at the cell.
+// unused reports whether no request was ever counted at the cell.
 func (c *cell) unused() bool {
 	return c.count.Load()&(sentMask*sentUnit) == 0 && c.seen.Load() == 0 && c.gate == nil
 }

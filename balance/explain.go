@@ -9,7 +9,7 @@ import (
 	"time"
 )
 
-// Explanation says why a pick went where it went: what the strategy saw, and what it chose.
+// Explanation says why a pick chose its machine: what the strategy saw, and what came of it.
 type Explanation struct {
 	App      AppID
 	Strategy string   // its type
@@ -25,7 +25,7 @@ type Explanation struct {
 
 // Trace observes picks.
 type Trace struct {
-	Every int // one of how many picks is explained; 0 or 1 means each
+	Every int // one in so many picks is explained; 0 or 1 means each
 	// Picked is called with each pick that is explained, on its goroutine and with no lock held.
 	Picked func(Explanation)
 }
@@ -115,7 +115,7 @@ func seen(l *Region, m *row, r *Request) {
 // The classes of failure of a pick. Match with [errors.Is]; the error is a [*NoMachineError] with
 // the counts.
 var (
-	// ErrNoMachine: no machine of the app can take the request now, for whatever reason.
+	// ErrNoMachine: no machine of the app can take the request now.
 	ErrNoMachine = errors.New("balance: no machine available")
 	// ErrFull: machines run, but each is at its hard limit. It is also an ErrNoMachine. Come back
 	// after RetryAfter has passed.
@@ -129,18 +129,18 @@ var (
 type NoMachineError struct {
 	App       AppID
 	Seen      int // machines of the app
-	Unwanted  int // not what the request has to go to: machine, region or revision
+	Unwanted  int // not among those that the request has to go to
 	Excluded  int // left out by the request: tried already
 	Stopped   int // stopped, suspended, failed, stopping, suspending or gone
 	Starting  int // on their way up
 	Cordoned  int // hard-cordoned
 	Unhealthy int // with failing checks or ejected as outliers, and at their hard limit all the same
 	Full      int // at their hard limit
-	// After is a guess at when a slot may be free; 0 when nothing is full.
+	// After estimates when a slot may be free; 0 when nothing is full.
 	After time.Duration
 }
 
-// RetryAfter returns After: what errors of all packages answer to "when may I come back".
+// RetryAfter returns After. Errors of other packages that know when to come back have it too.
 func (e *NoMachineError) RetryAfter() time.Duration { return e.After }
 
 // Error lists the counts that are not zero.

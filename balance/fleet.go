@@ -9,7 +9,7 @@ import (
 	"sync/atomic"
 )
 
-// FleetConfig says who looks at the fleet.
+// FleetConfig says whose view a fleet is.
 type FleetConfig struct {
 	Node   NodeID // this node; required
 	Region string // where it is; required
@@ -59,8 +59,8 @@ type removal struct {
 	tick  int64
 }
 
-// covers reports whether a row is one that the removal was about. Versions of different owners do not
-// compare: a machine may move to another.
+// covers reports whether a row is one that the removal was about. Versions of different owners do
+// not compare: a machine may move to another.
 func (t removal) covers(owner NodeID, v Version) bool {
 	return (t.owner == "" || t.owner == owner) && !v.after(t.Version)
 }
@@ -128,10 +128,10 @@ func (f *Fleet) App(id AppID) (*Snapshot, bool) {
 // Apps returns the IDs of all apps, sorted.
 func (f *Fleet) Apps() []AppID { return slices.Sorted(maps.Keys(*f.apps.Load())) }
 
-// Apply makes changes of the catalogue, in order; readers see all of a call's changes of one app at
-// once. An update that makes no sense is refused with an error that names it, and the ones before
-// it stand. An update older than what is held changes nothing and is no error. When Apply returns,
-// this node picks by the new rows: that is its acknowledgement of a cordon.
+// Apply changes the catalogue, in order; readers see all changes that a call makes to one app at
+// once. An invalid update is refused with an error that names it; those before it are applied. An
+// update older than what is held changes nothing and is no error. When Apply returns, this node
+// picks by the new rows: that is its acknowledgement of a cordon.
 func (f *Fleet) Apply(updates ...Update) error {
 	var touched []AppID
 	var freed []MachineKey
@@ -186,8 +186,9 @@ func (f *Fleet) listenersNow() []*func(AppID) {
 	return f.listeners
 }
 
-// OnChange has changed called after each change of an app's settings or rows, until stop is called.
-// It is called with no lock held, on the goroutine that made the change, and must not block.
+// OnChange registers a function that is called after each change of an app's settings or rows,
+// until stop is called. It runs with no lock held, on the goroutine that made the change, and must
+// not block.
 func (f *Fleet) OnChange(changed func(AppID)) (stop func()) {
 	f.mu.Lock()
 	defer f.mu.Unlock()
@@ -215,9 +216,9 @@ func (f *Fleet) app(id AppID) *app {
 	return a
 }
 
-// Report takes in a load report, in O(1) and without allocating. It reports false for one that is
-// older than what is known, of an earlier incarnation of the machine's owner, or of a machine that
-// is not known.
+// Report takes in a load report, in O(1) and without allocating. It returns false for a report that
+// is older than what is known, comes from an earlier incarnation of the machine's owner, or is
+// about an unknown machine.
 func (f *Fleet) Report(r Report) bool {
 	a, ok := (*f.apps.Load())[r.App]
 	if !ok {
@@ -234,7 +235,7 @@ func (f *Fleet) Report(r Report) bool {
 	return c.observe(r.Load, r.Granted, false)
 }
 
-// age lets what is believed of all machines age to the tick, and moves outliers between the tiers.
+// age brings the estimates of all machines up to the tick, and moves outliers between the tiers.
 // It returns false when another balancer over the same fleet has done it already.
 func (f *Fleet) age(tick int64) bool {
 	turned, ok := f.ageAll(tick)
@@ -406,8 +407,8 @@ func (f *Fleet) Owned(app AppID) iter.Seq2[*Machine, *Gate] {
 
 // Edit changes the row of a machine that this node owns. What belongs to the machine's identity or
 // to its gate (ID, App, Region, Owner, State, Cordon, CordonGen, Epoch) stays as it is. edit is
-// called with no lock held, and once more, with the row as it is then, whenever the row has changed
-// before its edit was in: it should set fields and do nothing else.
+// called with no lock held. It is called again with the new row when the row has changed meanwhile,
+// so it should set fields and do nothing else.
 func (f *Fleet) Edit(app AppID, id MachineID, edit func(*Machine)) error {
 	if f.Gate(app, id) == nil {
 		return fmt.Errorf(
@@ -502,22 +503,22 @@ func (f *Fleet) rewrite(row *row, m Machine) (stands, changed bool, err error) {
 	return stands, changed, err
 }
 
-// Keeper is told what concerns whoever starts this node's machines. Its funcs are called
-// from any goroutine with no lock held, and must not block. Each may be nil.
+// Keeper is told what whoever starts this node's machines needs to know. Its funcs are called from
+// any goroutine with no lock held, and must not block. Each may be nil.
 type Keeper struct {
-	// Wanted: a stop is over during which a start was asked for, and answered with
-	// [StartRemembered]. The keeper starts the machine.
+	// Wanted: a stop is over during which a start was asked for and answered with [StartRemembered].
+	// The keeper starts the machine.
 	Wanted func(app AppID, id MachineID)
 	// Suspect: a request that was let in found that nothing listens at the machine's address. It
 	// may come many times.
 	Suspect func(app AppID, id MachineID, epoch uint64)
-	// Removed: the machine has left the fleet, and nothing of it needs to be kept.
+	// Removed: the machine has left the fleet; forget what is kept about it.
 	Removed func(app AppID, id MachineID)
 }
 
-// Keep makes k a keeper of the machines that this node owns, until release is called.
-// machine.Starter of package autostart/machine is one while it runs. While there is none with
-// Wanted, gates remember no start: they refuse it, since nobody would do it.
+// Keep makes k a keeper of the machines that this node owns, until release is called. A
+// machine.Starter of package autostart/machine is one while it runs. While no keeper has Wanted,
+// gates remember no start: they refuse it, since nobody would carry it out.
 func (f *Fleet) Keep(k Keeper) (release func()) {
 	held := &k
 	f.keepers.change(func(ks []*Keeper) []*Keeper { return append(ks, held) })

@@ -49,10 +49,10 @@ type Gate struct {
 
 // operation is a start or a stop, which somebody carries out.
 type operation struct {
-	token uint64 // of who carries it out: what is said with another one changes nothing
+	token uint64 // of whoever carries it out: calls with another one change nothing
 	ended bool   // the run ended by itself while the gate was closing
 	final bool   // no start is remembered during this stop
-	doubt bool   // who closed the gate does not know how the stop has ended
+	doubt bool   // whoever closed the gate does not know how the stop has ended
 }
 
 // begin makes way for the next operation and returns its token.
@@ -94,7 +94,7 @@ const (
 	stateShift   = hardShift + hardBits
 	stateBits    = 3
 	cordonShift  = stateShift + stateBits // one bit: soft-cordoned
-	touchedShift = cordonShift + 1        // somebody who knew the cordon came all the same
+	touchedShift = cordonShift + 1        // a request came whose node knew the cordon
 	usedShift    = touchedShift + 1       // something was admitted since the last TakeSample
 	wantedShift  = usedShift + 1          // a start is wanted when the present stop is over
 	turnShift    = wantedShift + 1
@@ -118,12 +118,12 @@ func NewGate(l Limits) (*Gate, error) {
 	return g, nil
 }
 
-// Enter counts a request in, or says why not. A request that is let in leaves with [Gate.Leave], and
-// the load includes it.
+// Enter counts a request in, or says why not. A request that is let in leaves with [Gate.Leave],
+// and the load includes it.
 //
-// token is that of a granted slot, 0 for none. A token that is still reserved is spent, and its slot
-// becomes the request's. With one that was spent, revoked, or never given out here the request gets
-// a slot that is really free, or is bounced as full.
+// token is that of a granted slot, 0 for none. A token that is still reserved is spent, and its
+// slot becomes the request's. With one that was spent, revoked, or never given out here the request
+// gets a slot that is really free, or is bounced as full.
 //
 // epoch is the machine's epoch that the caller means, 0 for any. knownGen is the cordon generation
 // that the caller's node had seen when it picked: a caller that comes although it knows the present
@@ -226,7 +226,7 @@ func (g *Gate) InFlight() int { return int(g.word.Load() & inFlightMask) }
 // State returns the machine's state.
 func (g *Gate) State() State { return stateOf(g.word.Load()) }
 
-// TakeSample returns the load and what has happened since the last TakeSample: the most requests
+// TakeSample returns the load, and what has happened since the last TakeSample: the most requests
 // that were in flight at once, granted slots among them, and whether anything was admitted. So a
 // request that came and went between two looks is not taken for idleness. It has one caller: the
 // machine's decider.
@@ -240,7 +240,7 @@ func (g *Gate) TakeSample() (l Load, peak int, used bool) {
 	}
 }
 
-// Touched reports whether a request that knew the present soft cordon came all the same: the stop
+// Touched reports whether a request came although its node knew the present soft cordon: the stop
 // must be aborted.
 func (g *Gate) Touched() bool {
 	w := g.word.Load()
@@ -313,8 +313,8 @@ func (g *Gate) Holds(token uint64) bool {
 	return slices.Contains(g.slots.tokens, token)
 }
 
-// OnLeave has f called after each request that leaves, with no lock held; it must not block. It
-// replaces the function set before.
+// OnLeave sets a function that is called after each request that leaves, with no lock held; it must
+// not block. It replaces the function set before.
 func (g *Gate) OnLeave(f func()) { g.left.Store(&f) }
 
 // Tier returns how well this node's picks can use the machine now: by its row, and by whether this
@@ -494,8 +494,8 @@ func (g *Gate) Closed(token uint64, suspended bool) (again, ok bool) {
 func (g *Gate) Wanted() bool { return g.word.Load()&wantedBit != 0 }
 
 // Forget drops the start that is wanted when the present stop is over, and has any other refused
-// until then. It is for stops after which nothing is to start: of a node that ends, or of a machine
-// that is removed. It is false when nothing is being stopped.
+// until then. It is for stops after which nothing is to start: when a node ends, or a machine is
+// removed. It returns false when nothing is being stopped.
 func (g *Gate) Forget() bool {
 	g.mu.Lock()
 	defer g.mu.Unlock()
@@ -507,9 +507,8 @@ func (g *Gate) Forget() bool {
 	return true
 }
 
-// Abandon gives the stop with that token up by whoever carries it out, and does not know whether
-// the machine still runs: the gate stays closed until [Gate.TakeOver] has found somebody who sees
-// to it.
+// Abandon ends the caller's part in the stop with that token without knowing whether the machine
+// still runs: the gate stays closed until somebody else calls [Gate.TakeOver].
 func (g *Gate) Abandon(token uint64) bool {
 	g.mu.Lock()
 	defer g.mu.Unlock()
@@ -518,8 +517,8 @@ func (g *Gate) Abandon(token uint64) bool {
 	return ok
 }
 
-// TakeOver takes over a stop that was abandoned, in doubt whether the machine still runs. The token
-// of who had it is void.
+// TakeOver takes over a stop that was abandoned; whether the machine still runs is unknown. The old
+// token is void.
 func (g *Gate) TakeOver() (token uint64, ok bool) {
 	g.mu.Lock()
 	defer g.mu.Unlock()
@@ -531,8 +530,8 @@ func (g *Gate) TakeOver() (token uint64, ok bool) {
 	return token, ok
 }
 
-// Retire says whether the machine is to be removed: while it is, every start is refused, and one
-// that was remembered is dropped.
+// Retire says whether the machine is about to be removed: while it is, every start is refused, and
+// one that was remembered is dropped.
 func (g *Gate) Retire(on bool) {
 	g.mu.Lock()
 	defer g.mu.Unlock()
@@ -551,8 +550,8 @@ func (g *Gate) remove() (State, bool) {
 	return s, ok
 }
 
-// Suspect tells the fleet's keepers that nothing listens at the machine's address, in the run of
-// that epoch. It is for whoever forwards requests.
+// Suspect tells the fleet's keepers that nothing listens at the machine's address in the run of
+// that epoch. Whoever forwards requests calls it.
 func (g *Gate) Suspect(epoch uint64) {
 	if g.epoch.Load() == epoch && g.State() == StateStarted {
 		g.kept.suspect(epoch)
@@ -611,10 +610,10 @@ func (g *Gate) set(clear, set uint64) {
 	}
 }
 
-// AfterRun has f called once when the run of that epoch has ended: when the machine is stopped,
+// AfterRun calls f once when the run of that epoch has ended: when the machine is stopped,
 // suspended or failed, or its process is known to have ended while it was being stopped. f is
-// called at once where that is so already, else on the goroutine that tells the gate; it must not
-// block. stop has it not called any more.
+// called at once if that is so already, else on the goroutine that tells the gate; it must not
+// block. After stop it is not called.
 func (g *Gate) AfterRun(epoch uint64, f func()) (stop func()) {
 	g.mu.Lock()
 	over := epoch != g.epoch.Load() || g.over()

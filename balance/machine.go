@@ -19,8 +19,8 @@ type NodeID string
 // AppID names an app: the unit that is balanced and scaled.
 type AppID string
 
-// MachineKey is a machine's identity in a fleet: whatever is kept by machine over more than one app
-// is kept by it.
+// MachineKey is a machine's identity in a fleet: use it as the key of what is kept for the machines
+// of several apps.
 type MachineKey struct {
 	App AppID
 	ID  MachineID
@@ -29,13 +29,12 @@ type MachineKey struct {
 // String returns "app/id", for people.
 func (k MachineKey) String() string { return string(k.App) + "/" + string(k.ID) }
 
-// State is where a machine is in its life. The owner's [Gate] holds the truth; a row carries a late
-// copy.
+// State is a machine's state. The owner's [Gate] holds it; a row carries a late copy.
 type State uint8
 
 // The states. Only StateStarted admits requests. StateStopped, StateSuspended and StateFailed can
 // be started. StateGone is no state of a gate: the node that owns the machine has ended, see
-// [NodeGone], so that nothing can be done with it until that node speaks of it again.
+// [NodeGone], so that nobody can start or stop it until that node reports it again.
 const (
 	StateStopped State = iota
 	StateStarting
@@ -57,7 +56,7 @@ func (s State) String() string { return enum.String(stateNames[:], uint8(s), "st
 // Startable reports whether a start command can do something for a machine in this state.
 func (s State) Startable() bool { return s == StateStopped || s == StateSuspended || s == StateFailed }
 
-// Health is what the owner's last health checks said.
+// Health is the result of the owner's last health checks.
 type Health uint8
 
 // The health values. HealthUnknown counts as passing: no check is configured, or none has ended
@@ -73,7 +72,7 @@ var healthNames = [...]string{"unknown", "passing", "failing"}
 // String returns the health's name as it stands in logs and JSON.
 func (h Health) String() string { return enum.String(healthNames[:], uint8(h), "health") }
 
-// Cordon says how far traffic stays away from a machine.
+// Cordon says how far traffic is kept away from a machine.
 type Cordon uint8
 
 // The cordons. A soft-cordoned machine is used when nothing better is left; a hard-cordoned one
@@ -92,8 +91,7 @@ func (c Cordon) String() string { return enum.String(cordonNames[:], uint8(c), "
 // MaxLimit is the largest soft or hard limit, and the largest number in flight a [Gate] counts.
 const MaxLimit = 1<<20 - 1
 
-// Limits are a machine's load limits, in requests in flight. They are static; at or above a limit
-// it is in force.
+// Limits are a machine's load limits, in requests in flight. A limit is in force at or above it.
 type Limits struct {
 	Soft int // at or above it other machines are preferred and another is started; 0 means none
 	Hard int // at or above it nothing is admitted; 0 means none
@@ -125,8 +123,7 @@ type Machine struct {
 	Region string
 	// the worker that hosts it: the single writer of this row and the only one that admits work to it
 	Owner NodeID
-	// host:port where the machine listens; it means something to its owner only, and may change with
-	// each start
+	// host:port where the machine listens; only its owner dials it, and it may change with each start
 	Addr     string
 	Revision string // what it runs; empty when the app has no revisions
 	Limits   Limits
@@ -134,18 +131,18 @@ type Machine struct {
 	State  State
 	Health Health
 	// Recent says that the machine is young enough for failing checks to mean "coming" rather than
-	// "broken". The owner sets and clears it, so that no reader needs the owner's clock. Of a
-	// machine that starts, and whose checks have not passed, it says that the boot has not begun: the
+	// "broken". The owner sets and clears it, so that no reader needs the owner's clock. For a machine
+	// that is starting, and whose checks have not passed, it says that the boot has not begun: the
 	// owner waits for its turn, or for a driver that has asked to be called later.
 	Recent bool
-	// Doubtful says of a machine that starts that its owner does not expect it to become ready: it
-	// does nothing, or listens elsewhere, and Fault says so. It may come up all the same.
+	// Doubtful says that the owner does not expect a starting machine to become ready: it does
+	// nothing, or listens elsewhere, and Fault says so. It may still come up.
 	Doubtful  bool
 	Cordon    Cordon
 	CordonGen uint64 // counts the machine's cordons; requests carry the generation their node had seen
 	Epoch     uint64 // counts the machine's starts and resumes; 0 means never started
-	// Fault says in a sentence why the machine's last start or run failed, or what a start lacks
-	// that takes long; empty when there is nothing to say. It is for people.
+	// Fault says in a sentence, for people, why the machine's last start or run failed, or what a
+	// slow start is waiting for; empty when there is nothing to say.
 	Fault string
 }
 
@@ -251,9 +248,9 @@ func (t *Tier) UnmarshalText(text []byte) error {
 	return enum.Unmarshal(t, "balance: tier", tierNames[:], text)
 }
 
-// Rank is the machine's place in the canonical order of its app: rendezvous hashing over app and ID,
-// so that nodes which do not talk agree on it, and machines that come or go move no other. Machines
-// are started from the front of the order and stopped from its back.
+// Rank is the machine's place in the canonical order of its app: rendezvous hashing over app and
+// ID, so that nodes which do not talk agree on it, and machines that come or go move no other.
+// Machines are started from the front of the order and stopped from its back.
 func (k MachineKey) Rank() uint64 { return hash2(string(k.App), string(k.ID)) }
 
 // Compare orders machines of one app canonically: by [MachineKey.Rank], then by ID.
@@ -281,8 +278,8 @@ func mix(a, b uint64) uint64 {
 	return h ^ h>>33
 }
 
-// Load is what the owner says of a machine in every reply, bounce and report. It was exact when it
-// was written.
+// Load is what the owner says about a machine in every reply, bounce and report. It was exact when
+// it was written.
 type Load struct {
 	InFlight  int    // requests in flight, including the one that the reply answers, and slots granted
 	Limits    Limits // as the gate enforces them
@@ -297,7 +294,7 @@ type Load struct {
 const (
 	BounceNone       Bounce = iota
 	BounceFull              // at the hard limit
-	BounceClosing           // on its way to sleep: do not come back before it has started again
+	BounceClosing           // stopping: do not come back before it has started again
 	BounceNotStarted        // stopped, starting, suspended or failed
 	BounceNotHere           // this node does not own the machine
 	BounceWrongEpoch        // the machine has been started again since the caller last heard of it
@@ -321,7 +318,7 @@ func (b *Bounce) UnmarshalText(text []byte) error {
 	return enum.Unmarshal(b, "balance: bounce", bounceNames[:], text)
 }
 
-// StartAnswer is what came of a start command.
+// StartAnswer is the result of a start command.
 type StartAnswer uint8
 
 // The answers. None of them is an error: views are late, and a start is wanted, not a particular

@@ -8,8 +8,8 @@ import (
 	"time"
 )
 
-// liveRegion is what outlives snapshots: it lives as long as an app has machines in a region. It
-// holds the dense array of scores, and each machine keeps its place there while it is in the fleet.
+// liveRegion outlives snapshots: it lives as long as the app has machines in the region. It holds
+// the dense array of scores, where each machine keeps its place while it is in the fleet.
 type liveRegion struct {
 	chunks []*chunk // only ever appended; snapshots hold the slice as it was
 	used   int32    // places given so far
@@ -20,7 +20,7 @@ type liveRegion struct {
 	turn atomic.Uint32 // moves on when all machines that are equally used were picked; see score
 	_    [60]byte
 
-	// mean of what others have at a machine, as float32 bits: for those nobody heard of
+	// the mean of what others have at a machine, as float32 bits, for machines that nobody heard of
 	now atomic.Uint32
 
 	// Written by the tick only; guarded by Fleet.ageing.
@@ -177,7 +177,7 @@ type regionRows struct {
 	rows   []*row   // by place; nil where nobody stands
 	byID   []int32  // places in the order of IDs
 	byRank []int32  // places in the canonical order
-	// by place: see MachineKey.Rank. A change of members changes them and the orders, a change of rows does not
+	// by place, see MachineKey.Rank; like the orders they change with the members, not with the rows
 	ranks  []uint64
 	byTier [tiers][]int32 // places, in no order
 	own    struct {       // of a draft: which lists have been copied already
@@ -186,7 +186,7 @@ type regionRows struct {
 	}
 }
 
-// scoreAt returns the place's scoreAt.
+// scoreAt returns the score at a place.
 func (r *regionRows) scoreAt(pos int32) score { return r.chunks[pos/chunkLen][pos%chunkLen].Load() }
 
 // find returns the index in byID of a machine, or where it would stand.
@@ -221,7 +221,7 @@ func (r *regionRows) edit() *regionRows {
 	}
 }
 
-// members lets the lists be changed that a machine enters when it joins.
+// members makes the lists writable that a joining machine enters.
 func (r *regionRows) members() {
 	if r.own.members {
 		return
@@ -240,7 +240,7 @@ func (r *regionRows) usable() (n int) {
 	return n
 }
 
-// set puts a row at its place, for the one that stands there or as a new one.
+// set puts a row at its place, instead of the one that is there or as a new one.
 func (r *regionRows) set(m *row) {
 	for int(m.pos) >= len(r.rows) {
 		r.rows = append(r.rows, nil)
@@ -294,7 +294,7 @@ func (r *regionRows) move(old, now *row) {
 	}
 }
 
-// mine returns l, or the first time a copy of it that may be changed.
+// mine returns l, or on the first call a copy that may be changed.
 func mine(l []int32, owned *bool) []int32 {
 	if *owned {
 		return l

@@ -15,21 +15,20 @@ type Request struct {
 	// Key asks for affinity: requests with equal keys go to the same machine while it has room. Empty
 	// means none.
 	Key string
-	// Tenant is on whose behalf the request is, such as a customer or an API key. Requests that
-	// wait take turns by tenant within their app; those without one are a tenant of their own. It
-	// has no part in the pick.
+	// Tenant is the customer or API key that the request is for. Requests that wait take turns by
+	// tenant within their app; those without one are a tenant of their own. It does not affect the
+	// pick.
 	Tenant string
-	// Tried are the machines that have been tried for this request; they are left out exactly.
+	// Tried are the machines that this request has been to; they are never picked again.
 	Tried []MachineID
-	// Rand are the random bits of this pick, the only chance in it. 0 means that the balancer draws
-	// them.
+	// Rand are the random bits of this pick, its only source of chance. 0 means that the balancer
+	// draws them.
 	Rand uint64
 	// Place is the request's place in its app's waiting room. The waiting room sets it at the first
-	// try and finds it again at the next, so that a bounced request loses no ground. 0 for a
-	// request that is new.
+	// try, so that a request which is bounced returns to its old place. 0 for a new request.
 	Place uint64
-	// Held is what the request holds in memory while it waits, in bytes, beside its head: its body,
-	// where that has been read already. A waiting room counts it.
+	// Held is the size of the body that the request keeps in memory while it waits, in bytes; 0 where
+	// the body has not been read. A waiting room counts it.
 	Held int
 	// Force are the machines that the request has to go to: another is never picked. nil means any.
 	// Targets are read only: requests may share one.
@@ -37,15 +36,16 @@ type Request struct {
 	// Prefer are the machines that the request goes to while one of them can be used.
 	Prefer *Target
 
-	// Insist says that the request cannot wait for a slot. Where no machine can be used, one is that
-	// is full only as far as this node estimates what others have there: its owner decides then,
-	// and a bounce costs less than no answer. Once an owner has said so, its machine is full.
+	// Insist says that the request cannot wait for a slot. When no machine can be used, the pick may
+	// take one that is full only by this node's estimate of what others have there. Its owner
+	// decides: a bounce costs less than no answer. A machine whose owner has said that it is full
+	// is not taken.
 	Insist bool
 
 	first *Target // Prefer, during the balancer's first try: only these
 }
 
-// plain reports whether the request excludes nothing and belongs nowhere.
+// plain reports whether every machine may serve the request, and none is preferred.
 func (r *Request) plain() bool {
 	return len(r.Tried) == 0 && r.Force == nil && r.Key == "" && r.first == nil
 }
@@ -103,24 +103,14 @@ var outcomeNames = [...]string{"done", "bounced", "errored", "canceled", "unserv
 // String returns the outcome's name as it stands in logs, JSON and metrics.
 func (o Outcome) String() string { return enum.String(outcomeNames[:], uint8(o), "outcome") }
 
-// MarshalText returns the outcome's name.
+// MarshalText returns the outcome's name; a value without one is an error.
 func (o Outcome) MarshalText() ([]byte, error) {
-	if int(o) >= len(outcomeNames) {
-		return nil, fmt.Errorf("balance: %v has no name", o)
-	}
-	return []byte(o.String()), nil
+	return enum.Marshal("balance: outcome", outcomeNames[:], uint8(o))
 }
 
-// UnmarshalText is the inverse of [Outcome.MarshalText].
+// UnmarshalText is the inverse of [Outcome.MarshalText]; the error lists the names.
 func (o *Outcome) UnmarshalText(text []byte) error {
-	i := slices.Index(outcomeNames[:], string(text))
-	if i < 0 {
-		return fmt.Errorf(
-			"balance: unknown outcome %q: want one of %s", text, strings.Join(outcomeNames[:], ", "),
-		)
-	}
-	*o = Outcome(i)
-	return nil
+	return enum.Unmarshal(o, "balance: outcome", outcomeNames[:], text)
 }
 
 // Class is a set of classes of long connections. Requests are no class: they end by themselves and

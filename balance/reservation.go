@@ -22,9 +22,8 @@ type Reservation struct {
 // Machine returns the row that was picked. It is valid while the reservation is.
 func (r *Reservation) Machine() *Machine { return r.row.machine() }
 
-// Incarnation returns which start of the machine's owner the picked row is from: a later one is
-// another process, and nothing that was agreed with an earlier one holds. It is valid while the
-// reservation is.
+// Incarnation returns the incarnation of the machine's owner that wrote the picked row: a later one
+// is another process, with which nothing has been agreed yet. It is valid while the reservation is.
 func (r *Reservation) Incarnation() uint64 { return r.row.shared.incarnation }
 
 // Gate returns the gate of the machine when this process owns it, else nil.
@@ -37,12 +36,12 @@ func (r *Reservation) Busy() bool {
 	return overSoft(all, r.row.shared.limits.Soft)
 }
 
-// Failing reports whether the machine was picked only because there was nothing better: its checks
-// fail, or this node holds it for an outlier. Then the request is no sign that the app is served.
+// Failing reports whether the machine was picked only for want of a better one: its checks fail, or
+// this node has ejected it as an outlier. Then the request is no sign that the app is served.
 func (r *Reservation) Failing() bool { return r.row.tier == TierFailing }
 
-// Observe takes in what the owner said in a reply or a bounce. Call it while the reservation is
-// held; it is O(1) and does not allocate. Stale loads are ignored.
+// Observe takes in the load that the owner sent with a reply or a bounce. Call it while the
+// reservation is held; it is O(1) and does not allocate. Stale loads are ignored.
 func (r *Reservation) Observe(l Load) {
 	c := r.row.cell
 	if l.Epoch != 0 && l.Epoch < c.row.Load().epoch ||
@@ -96,16 +95,16 @@ func (r *Reservation) Release(o Outcome) {
 }
 
 // GrantToken returns the token of the slot that the pick uses, for [Gate.Enter]; ok is false when
-// the machine's owner does not grant. Ask for it when the request is about to leave: a reservation
-// that is released without having been asked leaves its slot to this node's next request.
+// the machine's owner does not grant. Call it when the request is about to be sent: without that
+// call, Release leaves the slot to this node's next request.
 func (r *Reservation) GrantToken() (token uint64, ok bool) {
 	r.shown = true
 	return r.ticket.token, r.ticket.token != 0
 }
 
-// NotSent says that the token which GrantToken returned has not left this process: the machine's
-// owner could not be reached. Release then hands the slot to [Config.GiveBack] rather than leave it
-// to expire.
+// NotSent says that the token which GrantToken returned has not left this process, since the
+// machine's owner could not be reached. Release then passes the slot to [Config.GiveBack] instead
+// of leaving it to expire.
 func (r *Reservation) NotSent() { r.lost = true }
 
 // giveBack returns the unused granted slot of a reservation that is being released: to this node's

@@ -9,8 +9,8 @@ import (
 )
 
 // The spill controller moves the share of its requests that a region takes while it has room. It is
-// slow on purpose: the loads it sees are late, and a quick controller on late news swings. Single
-// full machines are the pick's business.
+// slow on purpose: the loads it sees are late, and a fast controller would oscillate. Single full
+// machines are the pick's business.
 
 const (
 	// shareAll is a share of one.
@@ -317,8 +317,8 @@ func apportion(n int, owners []ownerPart, turn uint64) {
 	}
 }
 
-// grantingOwners returns the owners of machines that take a few requests at a time: the near ones first,
-// then by name. A region's owners are as near as the region is.
+// grantingOwners returns the owners of machines that take a few requests at a time: the near ones
+// first, then by name. A region's owners are as near as the region is.
 func grantingOwners(v *View) (owners []ownerPart) {
 	for i := range v.order {
 		near, share := v.order[i].end, float64(v.order[i].share)/shareAll

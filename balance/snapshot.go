@@ -15,8 +15,8 @@ type Snapshot struct {
 	regions []*regionRows // sorted by name
 }
 
-// App returns the app's settings. Of an app of which only machines are known so far they are zero
-// but for the ID.
+// App returns the app's settings. While only machines of the app are known they are zero but for
+// the ID.
 func (s *Snapshot) App() App { return s.app }
 
 // All returns the machines by region and ID.

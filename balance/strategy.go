@@ -140,8 +140,8 @@ func (s LeastLoad) draws(n int) int {
 }
 
 // Pack fills machines up to their soft limit in the canonical order, region by region from the
-// nearest, so that the others can sleep. Above it, it picks as [Closest] does. All nodes share the
-// order, and autostart and downscale use it too.
+// nearest, so that the others can stop. When all are at their soft limit it picks as [Closest]
+// does. All nodes share the order, and autostart and downscale use it too.
 type Pack struct{}
 
 // Pick implements [Strategy].
@@ -154,7 +154,7 @@ func (Pack) Pick(v *View, r Request) (Slot, bool) {
 				if rows.scoreAt(pos) < busyBit && r.admits(rows.rows[pos]) {
 					return Slot{int32(i), pos}, true
 				}
-				// those that run stand at the front, where all go by the order
+				// where all go by the order, the machines that run are at its front
 				if m := rows.rows[pos]; m.tier < tiers {
 					if left--; left == 0 {
 						break

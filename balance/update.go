@@ -8,8 +8,7 @@ import (
 	"time"
 )
 
-// Version orders what one node says about one thing: a later incarnation beats an earlier one, then
-// the sequence number.
+// Version orders what one node says about one thing: first by incarnation, then by sequence number.
 type Version struct {
 	Incarnation uint64 // of the writing node, from 1: grows with each of its starts
 	Seq         uint64 // grows with each write
@@ -29,8 +28,8 @@ type Update interface{ check() error }
 // PutApp adds an app or replaces its settings.
 type PutApp struct{ App App }
 
-// RemoveApp takes an app and all its machines out. Where one that this node owns runs, it is
-// refused with [ErrRuns].
+// RemoveApp removes an app and all its machines. While one that this node owns runs, it is refused
+// with [ErrRuns].
 type RemoveApp struct{ ID AppID }
 
 // PutMachine is a row as its owner wrote it. A row that is not newer than the one held changes
@@ -40,8 +39,8 @@ type PutMachine struct {
 	Version Version
 }
 
-// RemoveMachine takes a machine out, unless a newer row is held. For a machine that this node owns
-// no Version is needed; while it runs it is refused with [ErrRuns].
+// RemoveMachine removes a machine, unless a newer row is held. For a machine that this node owns
+// no Version is needed; while it runs, removal is refused with [ErrRuns].
 type RemoveMachine struct {
 	App     AppID
 	ID      MachineID
@@ -49,7 +48,7 @@ type RemoveMachine struct {
 }
 
 // NodeGone says that a node of that incarnation has ended: the machines it owns are [StateGone]
-// until a later incarnation speaks of them.
+// until a later incarnation reports them.
 type NodeGone struct {
 	Node        NodeID
 	Incarnation uint64
@@ -82,21 +81,21 @@ func (u NodeGone) check() error {
 	return nil
 }
 
-// Report is a load report: what an owner says of one machine without being asked.
+// Report is a load report: what an owner says about one of its machines from time to time.
 type Report struct {
 	App     AppID
 	ID      MachineID
 	Load    Load
 	Granted int // of Load.InFlight, as [Gate.Granted] says; 0 where the owner grants no slots
-	// of Load.InFlight, long connections without data for App.IdleAfter; no load to whoever decides
-	// what sleeps
+	// of Load.InFlight, long connections that carried no data for App.IdleAfter; they count as no load
+	// when it is decided which machines stop
 	Idle int
 	// of the machine's owner; reports are ordered by it and Load.Seq. 0 means whatever is known
 	Incarnation uint64
 }
 
 // ErrRuns is why [Fleet.Apply] does not remove a machine that this node owns: it has not been
-// stopped, and nobody would know of it afterwards.
+// stopped, and afterwards nobody would.
 var ErrRuns = errors.New("balance: the machine has not been stopped")
 
 // Grant is a slot of a machine that its owner has reserved for a node. The gate counts it as in

@@ -23,8 +23,8 @@ type StrategyFunc func(v *View, r Request) (Slot, bool)
 func (f StrategyFunc) Pick(v *View, r Request) (Slot, bool) { return f(v, r) }
 
 // View is what a [Strategy] sees of one app: the regions with their round trips, nearest first, and
-// in each the machines with their load as this node estimates it. It is immutable but for the
-// counts, and safe for concurrent use.
+// in each the machines with their load as this node estimates it. Only the counts change; it is
+// safe for concurrent use.
 type View struct {
 	snap  *Snapshot
 	order []regionView
@@ -131,19 +131,19 @@ type Candidate struct {
 	Tier   Tier
 	Own    int     // this node's requests in flight: exact
 	Others float64 // what others have in flight, estimated
-	Told   int     // what they had when its owner last told; by Balancer.Loads only
+	Told   int     // what they had by the owner's last word; set by Balancer.Loads only
 	Load   float64 // all requests in flight, estimated; failures and gross slowness count as load
 	Limits Limits
 	Rank   uint64 // canonical order: the same on all nodes
 	Salt   uint64 // hash(node, machine): different on each node
-	// whose turn it is: the lower, the longer not picked. Turns go by machine, not by request
+	// the lower, the longer ago it was picked; turns go by machine, not by request
 	Picked   int64
 	SaidFull bool // the owner just said that it is full
 	full     bool
 }
 
-// Full reports whether the machine is at its hard limit as far as this node knows, or takes nothing
-// more for another reason: its owner just said so, its grants are used up, or it is on probation.
+// Full reports whether the machine is at its hard limit as far as this node knows, or takes no more
+// for another reason: its owner just said so, its grants are used up, or it is on probation.
 func (c *Candidate) Full() bool { return c.full }
 
 // Busy reports whether the machine is at or above its soft limit, or the part of it that it takes
@@ -179,8 +179,8 @@ func (v *View) Slot(i int, t Tier, j int) Slot {
 	return Slot{int32(i), v.order[i].rows.byTier[t][j]}
 }
 
-// Usable looks at a machine and reports whether it can serve the request: it is not excluded by
-// what the request wants or has tried, and takes more. The candidate is filled in either way.
+// Usable reports whether a machine can serve the request: the request does not exclude it, and it
+// has room. The candidate is filled in either way.
 func (v *View) Usable(s Slot, r *Request, c *Candidate) bool {
 	m := v.row(s)
 	m.fill(c)

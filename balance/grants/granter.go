@@ -83,10 +83,10 @@ func New(f *balance.Fleet, c Config) (*Granter, error) {
 }
 
 // Ask says how many requests of an app wait at a node now; it replaces what the node said before. A
-// node that asks several owners tells each a part, another one each time: told of all, several
-// would reserve slots for the same request. [balance.Balancer.Asks] splits them. Nodes say it when
-// it changes, and every second or so while they live: a node that is not heard of gets no slots. A
-// negative number says that the node does not even want one at hand.
+// node that asks several owners tells each of a different part, which [balance.Balancer.Asks]
+// splits: otherwise several owners would reserve slots for the same request. Nodes ask when the
+// number changes, and every second or so while they live: a silent node gets no slots. A negative
+// number says that the node does not even want a slot at hand.
 func (g *Granter) Ask(node balance.NodeID, id balance.AppID, parked int) {
 	now := g.c.Now()
 	g.mu.Lock()
@@ -100,9 +100,9 @@ func (g *Granter) Ask(node balance.NodeID, id balance.AppID, parked int) {
 	g.deal(id)
 }
 
-// Back takes back a slot that the node could not use, see [balance.Config.GiveBack]. It is free at
-// the next occasion, and not at once: the same node would only fail to use it again. For a slot
-// that was used or taken back meanwhile it does nothing.
+// Back takes back a slot that the node could not use, see [balance.Config.GiveBack]. The slot is
+// handed out at the next occasion, not at once: the same node would only fail to use it again. Back
+// does nothing for a slot that was used or taken back meanwhile.
 func (g *Granter) Back(node balance.NodeID, back balance.Grant) {
 	g.mu.Lock()
 	defer g.mu.Unlock()
