@@ -21,8 +21,8 @@ import (
 // FrontConfig configures a [Front]. The zero value is valid.
 type FrontConfig struct {
 	// Grace is how long connections stay open after Drain was called, so that each answer can say that
-	// its connection ends. 0 means 5 s: clients that keep connections alive are mostly back by then.
-	// Negative: none.
+	// its connection ends. 0 means 5 s: most clients that keep connections alive have sent another
+	// request by then. Negative: none.
 	Grace time.Duration
 	// Limit bounds the connections of all clients together and of each.
 	Limit LimitConfig
@@ -31,8 +31,8 @@ type FrontConfig struct {
 	// IdleTimeout is how long a connection without requests is kept. 0 means 2 minutes. Behind a
 	// load balancer that keeps connections, set it above the time for which that does.
 	IdleTimeout time.Duration
-	// ConnContext is that of [http.Server]: with that of package autostart a client that leaves while
-	// it waits is noticed.
+	// ConnContext is that of [http.Server]. With that of package autostart, a client that leaves while
+	// its request is parked is noticed.
 	ConnContext func(ctx context.Context, c net.Conn) context.Context
 	// Logger gets what goes wrong with connections; nil: nothing is logged.
 	Logger *slog.Logger
@@ -52,9 +52,9 @@ func (c *FrontConfig) resolve() error {
 // Front serves clients, over HTTP/1.1 and HTTP/2: an [http.Server] with bounds, and with an end
 // that costs no request. All methods are safe for concurrent use.
 //
-// [http.Server.Shutdown] closes the connections that are idle at once, and so resets the client
-// that is just sending its next request on one. Drain comes first: it lets answers say that their
-// connection ends (Connection: close, GOAWAY).
+// [http.Server.Shutdown] closes idle connections at once, and so resets a client that is just
+// sending its next request on one. Drain comes first: it lets answers say that their connection
+// ends (Connection: close, GOAWAY).
 type Front struct {
 	c      FrontConfig
 	server *http.Server
@@ -106,8 +106,8 @@ func (f *Front) Serve(l net.Listener) error {
 
 // changed keeps count of connections.
 func (f *Front) changed(c net.Conn, s http.ConnState) {
-	l := limitedOf(c)
-	if l == nil {
+	l, ok := tcp.Beneath[*limited](c)
+	if !ok {
 		return
 	}
 	switch s {
@@ -123,13 +123,13 @@ func (f *Front) changed(c net.Conn, s http.ConnState) {
 }
 
 // Drain prepares the end: from now on every answer says that its connection ends. It waits until no
-// connection is left, or for Grace: meanwhile new connections are still accepted, since those who
-// balance load take a moment to hear of it. Then it stops accepting and returns. On Linux, with a
-// listener of [Listen], it first has the kernel drop what asks for further connections, and accepts
-// those that are there: else the last ones would be reset with their requests. It returns ctx's
-// error when that ends first.
+// connection is left, or for Grace. Meanwhile new connections are still accepted, since load
+// balancers take a moment to notice. Then it stops accepting and returns. On Linux, with a listener
+// of [Listen], it first has the kernel drop further connection attempts, and accepts the
+// connections that are waiting: else the last ones would be reset with their requests. It returns
+// ctx's error when that ends first.
 //
-// Those who upgrade connections tell them to end between Drain and Shutdown.
+// Upgraded connections are best told to end between Drain and Shutdown.
 func (f *Front) Drain(ctx context.Context) error { return f.run(ctx, f.c.Grace) }
 
 // Shutdown drains, then waits as [http.Server.Shutdown] does until all requests have been answered;
@@ -153,9 +153,9 @@ func unlessClosed(err error) error {
 	return err
 }
 
-// drain is how a server stops without costing a request: answers say that their connection ends
-// (Connection: close, GOAWAY) for a while, during which connections that are idle stay open and new
-// ones are accepted; then it stops accepting. [Front] and [Server] have one.
+// drain stops a server without costing a request. For a while answers say that their connection
+// ends (Connection: close, GOAWAY), idle connections stay open and new ones are accepted; then it
+// stops accepting. [Front] and [Server] have one.
 type drain struct {
 	draining atomic.Bool
 	open     atomic.Int64  // connections, but for those that have become something else
@@ -169,7 +169,7 @@ type drain struct {
 	drained   bool
 }
 
-// The steps of a drain that no request tells the end of.
+// The times of a drain.
 const (
 	defaultGrace = 5 * time.Second
 	drainLook    = 5 * time.Millisecond
@@ -178,7 +178,7 @@ const (
 	arriving = 300 * time.Millisecond
 )
 
-// listen notes a listener, or closes it where all is over.
+// listen notes a listener, or closes it if the drain is over.
 func (d *drain) listen(l net.Listener) bool {
 	d.mu.Lock()
 	drained := d.drained
@@ -195,7 +195,7 @@ func (d *drain) listen(l net.Listener) bool {
 	return !drained
 }
 
-// leave forgets a listener whose Serve returns, and reports whether that is by our doing.
+// leave forgets a listener whose Serve returns, and reports whether the drain made it return.
 func (d *drain) leave(l net.Listener) (drained bool) {
 	d.mu.Lock()
 	defer d.mu.Unlock()
@@ -266,7 +266,7 @@ func (d *drain) stop() {
 	}
 }
 
-// serve serves a request such that its answer says so where its connection ends.
+// serve serves a request; while draining, its answer says that its connection ends.
 func (d *drain) serve(h http.Handler, w http.ResponseWriter, r *http.Request) {
 	rw := &reply{ResponseWriter: w, r: r, guess: true, ending: &d.draining}
 	h.ServeHTTP(rw, r)
@@ -275,7 +275,7 @@ func (d *drain) serve(h http.Handler, w http.ResponseWriter, r *http.Request) {
 	}
 }
 
-// waitFor waits for something that nobody tells.
+// waitFor polls for something, for at most that long.
 func waitFor(ctx context.Context, most time.Duration, is func() bool) {
 	end := time.Now().Add(most)
 	t := time.NewTicker(drainLook)

@@ -11,6 +11,7 @@ import (
 	"github.com/ebbkit/ebb/backhaul/internal/auth"
 	"github.com/ebbkit/ebb/backhaul/internal/hop"
 	"github.com/ebbkit/ebb/backhaul/internal/pool"
+	"github.com/ebbkit/ebb/backhaul/internal/tcp"
 	"github.com/ebbkit/ebb/balance"
 )
 
@@ -82,26 +83,20 @@ func (h *Handler) Listener(l net.Listener) net.Listener {
 }
 
 // ConnContext is for [http.Server.ConnContext]: by it the Handler knows what the connections of its
-// Listener have proven. Where the server has other such functions, call them one
-// after the other.
+// Listener have proven. If the server needs other such functions, call them one after the other.
 func (h *Handler) ConnContext(ctx context.Context, c net.Conn) context.Context {
 	return proven(ctx, c)
 }
 
 // proven returns a context with what a connection has proven.
 func proven(ctx context.Context, c net.Conn) context.Context {
-	for {
-		switch t := c.(type) {
-		case *auth.OwnerConn:
-			return t.Context(ctx)
-		case *serverConn:
-			c = t.from
-		case interface{ NetConn() net.Conn }:
-			c = t.NetConn()
-		default:
-			return ctx
-		}
+	if s, ok := c.(*serverConn); ok {
+		c = s.from
 	}
+	if o, ok := tcp.Beneath[*auth.OwnerConn](c); ok {
+		return o.Context(ctx)
+	}
+	return ctx
 }
 
 // InFlight returns how many requests are being served, upgraded connections included.

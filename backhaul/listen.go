@@ -16,9 +16,9 @@ import (
 )
 
 // Listen listens at a TCP address, as [net.Listen] does, for a [Front] or a [Server] that is to end
-// without resetting anybody. On Linux its socket can be kept from taking further connections before
-// it is closed (see [Front.Drain]): so it is without Multipath TCP, and nobody else has it. Who
-// asks the listener for its descriptor shares the socket: it then ends as any other does.
+// without resetting anybody. On Linux its socket can refuse further connections before it is closed
+// (see [Front.Drain]). For that it is without Multipath TCP, and nobody else may have it: once its
+// descriptor has been asked for, it ends as any other listener does.
 func Listen(addr string) (net.Listener, error) {
 	var c net.ListenConfig
 	c.SetMultipathTCP(false)
@@ -29,7 +29,7 @@ func Listen(addr string) (net.Listener, error) {
 	return &exclusive{TCPListener: l.(*net.TCPListener)}, nil
 }
 
-// exclusive is a listener whose socket nobody else has, while it is not shared.
+// exclusive is a listener whose socket nobody else has, unless it is shared.
 type exclusive struct {
 	*net.TCPListener
 	shared atomic.Bool
@@ -62,9 +62,9 @@ type LimitConfig struct {
 	Refused func(client string)
 }
 
-// LimitListener returns a listener for a front door that closes connections beyond the limits as
-// they come. What a client has open counts until it is closed by this side. Without it one client
-// can hold every file descriptor of the process.
+// LimitListener returns a listener for clients that closes connections beyond the limits as they
+// come. A connection counts until this side closes it. Without limits one client can hold every
+// file descriptor of the process.
 func LimitListener(l net.Listener, c LimitConfig) (net.Listener, error) {
 	if l == nil {
 		return nil, fmt.Errorf(
@@ -130,20 +130,6 @@ type limited struct {
 	client string
 	once   sync.Once
 	used   atomic.Bool // by a request: what Front knows of it
-}
-
-// limitedOf returns the connection of a LimitListener's below others.
-func limitedOf(c net.Conn) *limited {
-	for {
-		switch t := c.(type) {
-		case *limited:
-			return t
-		case interface{ NetConn() net.Conn }:
-			c = t.NetConn()
-		default:
-			return nil
-		}
-	}
 }
 
 // Close closes the connection, and makes room for another.

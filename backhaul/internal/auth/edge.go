@@ -45,16 +45,8 @@ func Denied(err error) bool {
 
 // TLSOf returns the TLS connection that c is, or has beneath it; nil: none.
 func TLSOf(c net.Conn) *tls.Conn {
-	for {
-		switch t := c.(type) {
-		case *tls.Conn:
-			return t
-		case interface{ NetConn() net.Conn }:
-			c = t.NetConn()
-		default:
-			return nil
-		}
-	}
+	t, _ := tcp.Beneath[*tls.Conn](c)
+	return t
 }
 
 // BindingOf returns the keying material that a key's proofs are bound to.

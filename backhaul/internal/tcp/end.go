@@ -41,6 +41,20 @@ func CloseWrite(c any) error {
 	return http.ErrNotSupported
 }
 
+// Beneath returns the first connection of type T that c is or has beneath it.
+func Beneath[T net.Conn](c net.Conn) (found T, ok bool) {
+	for {
+		if found, ok = c.(T); ok {
+			return found, true
+		}
+		n, wraps := c.(interface{ NetConn() net.Conn })
+		if !wraps {
+			return found, false
+		}
+		c = n.NetConn()
+	}
+}
+
 // Reset has a connection end in a reset, now: its peer must not take what it got for all. Where no
 // reset can be had it is closed.
 func Reset(c any) {
