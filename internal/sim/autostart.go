@@ -10,8 +10,9 @@ import (
 	"github.com/ebbkit/ebb/balance"
 )
 
-// Wakes is a world for autostart: an app that sleeps is woken again and again by edges which share a demand. The policies and
-// the gates are the real ones; rows reach each edge late, and commands of one instant meet at the owner.
+// Wakes is a world for autostart: an app that sleeps is woken again and again by edges which share
+// a demand. The policies and the gates are the real ones; rows reach each edge late, and commands
+// of one instant meet at the owner.
 type Wakes struct {
 	Boot   time.Duration // median of the boots, which are lognormal
 	Sigma  float64

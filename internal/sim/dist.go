@@ -5,7 +5,8 @@ import (
 	"time"
 )
 
-// Dist is a distribution of durations: of the work in a request, or of boots. The zero Dist is always 0.
+// Dist is a distribution of durations: of the work in a request, or of boots. The zero Dist is
+// always 0.
 type Dist struct {
 	shape  shape
 	mean   float64 // seconds
@@ -31,8 +32,8 @@ func Always(d time.Duration) Dist { return Dist{shape: constant, mean: d.Seconds
 // Exponential is the exponential distribution.
 func Exponential(mean time.Duration) Dist { return Dist{shape: exponential, mean: mean.Seconds()} }
 
-// Lognormal is the lognormal distribution with that mean and that deviation of its logarithm: 1 is uneven, 2 is a heavy
-// tail (one request in a hundred has a tenth of all work and more).
+// Lognormal is the lognormal distribution with that mean and that deviation of its logarithm: 1 is
+// uneven, 2 is a heavy tail (one request in a hundred has a tenth of all work and more).
 func Lognormal(mean time.Duration, sigma float64) Dist {
 	return Dist{shape: lognormal, mean: mean.Seconds(), sigma: sigma, mu: math.Log(mean.Seconds()) - sigma*sigma/2}
 }

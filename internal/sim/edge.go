@@ -133,7 +133,8 @@ func (e *edge) rate(w *World) float64 {
 	return e.base * e.factor * low
 }
 
-// arrivalsAnew draws the next arrival at the present rate. Without memory as arrivals are, it may do so at any time.
+// arrivalsAnew draws the next arrival at the present rate. Without memory as arrivals are, it may
+// do so at any time.
 func (e *edge) arrivalsAnew(s *Sim) {
 	e.gen++
 	if rate := e.rate(s.w); rate > 0 {
@@ -151,7 +152,8 @@ func (s *Sim) burst(e *edge) {
 	s.q.push(s.now+int64(e.arrivals.exp()*float64(phase)), evBurst, e.index, 0)
 }
 
-// SetDemand multiplies the demand of a region's clients, as it was at the beginning, by factor from now on.
+// SetDemand multiplies the demand of a region's clients, as it was at the beginning, by factor from
+// now on.
 func (s *Sim) SetDemand(region int, factor float64) {
 	for i := range s.edges {
 		if e := &s.edges[i]; e.region == int32(region) {

@@ -8,8 +8,8 @@ import (
 	"github.com/ebbkit/ebb/balance/grants"
 )
 
-// granting is what a world with grants has beside its gates: a granter for each owner. Edges tell owners how many requests
-// wait; owners reserve slots and send them; both take half a round trip.
+// granting is what a world with grants has beside its gates: a granter for each owner. Edges tell
+// owners how many requests wait; owners reserve slots and send them; both take half a round trip.
 type granting struct {
 	granters []*grants.Granter
 	owners   map[balance.NodeID]int32
@@ -29,7 +29,8 @@ type note struct {
 // sayAgain is how often edges repeat how many requests wait, in ticks.
 const sayAgain = 10
 
-// makeGrants makes each owner's fleet the home of its machines' gates, with a granter beside it. Once for all edges.
+// makeGrants makes each owner's fleet the home of its machines' gates, with a granter beside it.
+// Once for all edges.
 func (s *Sim) makeGrants() error {
 	if s.grants != nil {
 		return nil

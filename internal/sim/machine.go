@@ -8,8 +8,9 @@ import (
 
 // machine is one machine as it truly is. Its gate is the real one.
 //
-// Work is counted in seconds at speed 1. attained is the work that each job in service since the beginning would have got;
-// a job that enters at attained a with work w leaves when attained is a+w. So one number advances all jobs.
+// Work is counted in seconds at speed 1. attained is the work that each job in service since the
+// beginning would have got; a job that enters at attained a with work w leaves when attained is
+// a+w. So one number advances all jobs.
 type machine struct {
 	id     balance.MachineID
 	index  int32
@@ -41,7 +42,8 @@ type machine struct {
 	most     int     // the most in flight at a time
 	area     float64 // in flight x seconds, from the start of the run
 	areaAt   int64
-	// took is the smoothed time at this machine, in seconds, of requests that found so many others there: what a probe asks.
+	// took is the smoothed time at this machine, in seconds, of requests that found so many others
+	// there: what a probe asks.
 	took      [tookUpTo]float32
 	stopToken uint64 // of the stop under way
 }
@@ -98,7 +100,8 @@ func (m *machine) start(req int32, work float64) {
 	m.jobs[i] = j
 }
 
-// early is how much work may be missing when a job is taken as done: the rounding of times to nanoseconds.
+// early is how much work may be missing when a job is taken as done: the rounding of times to
+// nanoseconds.
 const early = 1e-9
 
 // done takes out a job that has got all its work, if there is one.
@@ -131,7 +134,8 @@ func (m *machine) done() (req int32, ok bool) {
 	return req, true
 }
 
-// schedule makes sure that there is an evServe when the next job ends. One that turns out to be early is repeated then.
+// schedule makes sure that there is an evServe when the next job ends. One that turns out to be
+// early is repeated then.
 func (m *machine) schedule(q *queue, now int64) {
 	if len(m.jobs) == 0 {
 		return
@@ -205,8 +209,8 @@ func (m *machine) expect(found int) float64 {
 	return 0
 }
 
-// leave ends a request at a machine: its owner writes the machine's load into the answer, which includes the request, and
-// counts it out.
+// leave ends a request at a machine: its owner writes the machine's load into the answer, which
+// includes the request, and counts it out.
 func (s *Sim) leave(m *machine, req int32, outcome balance.Outcome) {
 	r := &s.reqs[req]
 	r.load, r.outcome = m.gate.Load(), outcome

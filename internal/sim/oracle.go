@@ -8,8 +8,8 @@ import (
 	"github.com/ebbkit/ebb/balance"
 )
 
-// truth is a rule that sees every machine as it is, with what is on its way to it. It learns of room at
-// once.
+// truth is a rule that sees every machine as it is, with what is on its way to it. It learns of
+// room at once.
 type truth struct {
 	s     *Sim
 	e     *edge
@@ -17,7 +17,8 @@ type truth struct {
 	moves int64   // of the simulation, when room was last asked for
 	order []int32 // regions by true round trip
 	cost  func(s *Sim, e *edge, m *machine) (cost, tie float64)
-	// byTime says that the cost is in seconds, and at least that of a mean request at the fastest machine.
+	// byTime says that the cost is in seconds, and at least that of a mean request at the fastest
+	// machine.
 	byTime bool
 }
 
@@ -33,15 +34,17 @@ func knowing(name string, byTime bool, cost func(*Sim, *edge, *machine) (cost, t
 	}}
 }
 
-// Shortest joins the shortest queue, in units of what a machine serves at a time, over all regions; the nearest of equals.
+// Shortest joins the shortest queue, in units of what a machine serves at a time, over all regions;
+// the nearest of equals.
 func Shortest() Rule {
 	return knowing("jsq-true", false, func(s *Sim, e *edge, m *machine) (float64, float64) {
 		return float64(m.inFlight+m.coming) / float64(m.slots), float64(s.rtt[e.region][m.region])
 	})
 }
 
-// Oracle picks the machine that costs least in truth: the round trip and the time that a mean request is expected to take
-// there beside those that are there and on the way. It does not know how much work is in any of them; nobody could.
+// Oracle picks the machine that costs least in truth: the round trip and the time that a mean
+// request is expected to take there beside those that are there and on the way. It does not know
+// how much work is in any of them; nobody could.
 func Oracle() Rule {
 	return knowing("oracle", true, func(s *Sim, e *edge, m *machine) (float64, float64) {
 		n := float64(m.inFlight + m.coming)
@@ -101,8 +104,8 @@ func (t *truth) room() bool {
 	return was != t.moves
 }
 
-// moved is called when a machine may have got room. Where the rule knows everything, the oldest request of all edges goes
-// first.
+// moved is called when a machine may have got room. Where the rule knows everything, the oldest
+// request of all edges goes first.
 func (s *Sim) moved() {
 	s.moves++
 	for s.omniscient {

@@ -35,7 +35,8 @@ func (s *Sim) reach(req int32) {
 	m.schedule(&s.q, s.now)
 }
 
-// sickWork is what it takes to answer 500: 1 ms, less than any real work, which is what makes a sick machine attractive.
+// sickWork is what it takes to answer 500: 1 ms, less than any real work, which is what makes a
+// sick machine attractive.
 const sickWork = 1e-3
 
 // lose has the edge give a request up: its answer will not come.
@@ -153,12 +154,13 @@ func (s *Sim) SetSpeed(i int, speed float64) {
 	m.schedule(&s.q, s.now)
 }
 
-// SetSick makes machine i answer each request with status 500 within a millisecond, or heals it. Its health checks notice
-// nothing.
+// SetSick makes machine i answer each request with status 500 within a millisecond, or heals it.
+// Its health checks notice nothing.
 func (s *Sim) SetSick(i int, sick bool) { s.machines[i].sick = sick }
 
-// SetDark cuts machine i's owner off, with all of its machines, or lets it come back: what is sent there and what it answers
-// is lost, and edges give up after the world's timeout. Its rows stay as they are.
+// SetDark cuts machine i's owner off, with all of its machines, or lets it come back: what is sent
+// there and what it answers is lost, and edges give up after the world's timeout. Its rows stay as
+// they are.
 func (s *Sim) SetDark(i int, dark bool) {
 	for _, o := range s.owners {
 		if o.first <= i && i < o.end {
@@ -188,7 +190,8 @@ func (s *Sim) booted(m *machine, token int32) {
 	}
 }
 
-// Stop closes machine i at once, lets it finish what it has, and stops it. It reports whether the machine was started.
+// Stop closes machine i at once, lets it finish what it has, and stops it. It reports whether the
+// machine was started.
 func (s *Sim) Stop(i int) bool {
 	m := &s.machines[i]
 	token, ok := m.gate.CloseNow()
@@ -225,7 +228,8 @@ func (s *Sim) stopped(m *machine, token int32) {
 	}
 }
 
-// Crash ends machine i's run: what it has in flight fails, and its owner bounces what comes until it is started again.
+// Crash ends machine i's run: what it has in flight fails, and its owner bounces what comes until
+// it is started again.
 func (s *Sim) Crash(i int) {
 	m := &s.machines[i]
 	if !m.gate.Exited(m.gate.Load().Epoch, true) {

@@ -4,9 +4,9 @@ import (
 	"slices"
 )
 
-// prequal is probing with a pool, after Wydrowski and others, "Load is not what you should balance" (NSDI 2024): the hot
-// and cold rule on requests in flight and latency. Probes go to all regions and take a round trip; the latency of a machine
-// counts with its believed round trip.
+// prequal is probing with a pool, after Wydrowski and others, "Load is not what you should balance"
+// (NSDI 2024): the hot and cold rule on requests in flight and latency. Probes go to all regions
+// and take a round trip; the latency of a machine counts with its believed round trip.
 type prequal struct {
 	*view
 	pool  []sample
@@ -63,7 +63,8 @@ func (p *prequal) pick(r *request) (int32, bool) {
 	return p.take(m, true)
 }
 
-// choose returns the coldest of the pool: the least latency among those not hot, else the least in flight.
+// choose returns the coldest of the pool: the least latency among those not hot, else the least in
+// flight.
 func (p *prequal) choose(r *request) int {
 	p.rifs = p.rifs[:0]
 	for _, c := range p.pool {

@@ -25,8 +25,8 @@ const (
 	evProbed               // probe a is back at its edge
 )
 
-// event is something that happens at a time. Of two at the same time, the one that was pushed first comes first: that is
-// what makes a run repeatable.
+// event is something that happens at a time. Of two at the same time, the one that was pushed first
+// comes first: that is what makes a run repeatable.
 type event struct {
 	at   int64 // nanoseconds since the start of the run
 	seq  uint32
@@ -38,7 +38,8 @@ func (e *event) before(f *event) bool {
 	return e.at < f.at || e.at == f.at && e.seq < f.seq
 }
 
-// queue is a heap of events with four children to a node, which halves its height and with it the cache misses.
+// queue is a heap of events with four children to a node, which halves its height and with it the
+// cache misses.
 type queue struct {
 	heap []event
 	seq  uint32

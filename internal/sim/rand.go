@@ -5,11 +5,12 @@ import (
 	"math/bits"
 )
 
-// rng is xoshiro256++. Each purpose has a stream of its own, so that all rules meet the same requests: what one rule draws
-// moves no arrival of another's run.
+// rng is xoshiro256++. Each purpose has a stream of its own, so that all rules meet the same
+// requests: what one rule draws moves no arrival of another's run.
 type rng struct{ s [4]uint64 }
 
-// newRng returns the stream of a purpose (and of the how-many-th edge or machine) in a run with that seed.
+// newRng returns the stream of a purpose (and of the how-many-th edge or machine) in a run with
+// that seed.
 func newRng(seed uint64, purpose, index int) *rng {
 	r := &rng{}
 	x := seed*0x9e3779b97f4a7c15 ^ uint64(purpose)<<32 ^ uint64(index)

@@ -6,7 +6,8 @@ import (
 	"github.com/ebbkit/ebb/balance"
 )
 
-// References are the rules to compare with, each as it is known or documented elsewhere, then the two that know the truth.
+// References are the rules to compare with, each as it is known or documented elsewhere, then the
+// two that know the truth.
 func References() []Rule {
 	return []Rule{Random(), TwoAnywhere(), TwoNearest(), TwoByReport(), PeakEWMA(), Prequal(), ThreeClasses(), Shortest(), Oracle()}
 }
@@ -24,7 +25,8 @@ func (p *random) pick(r *request) (int32, bool) {
 
 type twoAnywhere struct{ *view }
 
-// TwoAnywhere is the power of two choices on own counts over all regions alike, as most proxies have it.
+// TwoAnywhere is the power of two choices on own counts over all regions alike, as most proxies
+// have it.
 func TwoAnywhere() Rule {
 	return reference("p2c-all", func(v *view) *twoAnywhere { return &twoAnywhere{v} })
 }
@@ -35,8 +37,9 @@ func (p *twoAnywhere) pick(r *request) (int32, bool) {
 
 type twoNearest struct{ *view }
 
-// TwoNearest is the power of two choices on own counts in the nearest region that has room: one in which two tries were
-// not bounced and whose mean reported load is below the soft limit; when there is none, the nearest.
+// TwoNearest is the power of two choices on own counts in the nearest region that has room: one in
+// which two tries were not bounced and whose mean reported load is below the soft limit; when there
+// is none, the nearest.
 func TwoNearest() Rule {
 	return reference("p2c-near", func(v *view) *twoNearest { return &twoNearest{v} })
 }
@@ -84,8 +87,9 @@ type peakEWMA struct {
 	at   []int64
 }
 
-// PeakEWMA is the power of two choices on peak-sensitive smoothed latency times own requests in flight, in the nearest
-// region; the smoothing takes 10 s, and what nothing is known of costs a second. Errors are not penalised.
+// PeakEWMA is the power of two choices on peak-sensitive smoothed latency times own requests in
+// flight, in the nearest region; the smoothing takes 10 s, and what nothing is known of costs a
+// second. Errors are not penalised.
 func PeakEWMA() Rule {
 	return reference("peak-ewma", func(v *view) *peakEWMA {
 		n := len(v.own)
@@ -125,8 +129,9 @@ func (p *peakEWMA) answer(r *request) {
 
 type threeClasses struct{ *view }
 
-// ThreeClasses is the rule that a public cloud documents: the nearest region with a machine reported below its soft limit,
-// else the nearest with one below its hard limit, and a random one of these.
+// ThreeClasses is the rule that a public cloud documents: the nearest region with a machine
+// reported below its soft limit, else the nearest with one below its hard limit, and a random one
+// of these.
 func ThreeClasses() Rule {
 	return reference("3-classes", func(v *view) *threeClasses { return &threeClasses{v} })
 }

@@ -34,8 +34,9 @@ type Result struct {
 	Far      int // of these, served outside the region nearest to their edge
 	Unserved int // of these, not served
 
-	// Latencies are of those measured, from a request's arrival at its edge to the answer there. One that was not served counts as
-	// unservedCost times the mean work, or what it took if that is longer: failing fast must not look good.
+	// Latencies are of those measured, from a request's arrival at its edge to the answer there. One
+	// that was not served counts as unservedCost times the mean work, or what it took if that is
+	// longer: failing fast must not look good.
 	Mean, P50, P99, Max time.Duration
 
 	Machines []MachineResult

@@ -20,8 +20,8 @@ func (r Rule) Blind() Rule {
 	return r
 }
 
-// Balanced is the rule of this library: a real balancer over a fleet of its own at each edge. A nil strategy is the
-// balancer's default.
+// Balanced is the rule of this library: a real balancer over a fleet of its own at each edge. A nil
+// strategy is the balancer's default.
 func Balanced(name string, strategy balance.Strategy) Rule {
 	return Rule{Name: name, build: func(s *Sim, e *edge) (picker, error) {
 		f, err := balance.NewFleet(balance.FleetConfig{Node: nodeID(e), Region: s.w.Regions[e.region].Name})

@@ -1,16 +1,20 @@
-// Package sim runs the library's cores in virtual time: one deterministic discrete-event simulation of regions, edges,
-// owners and machines, in which what anybody knows of anybody else is as late as in reality.
+// Package sim runs the library's cores in virtual time: one deterministic discrete-event simulation
+// of regions, edges, owners and machines, in which what anybody knows of anybody else is as late as
+// in reality.
 //
-// A [World] describes what there is: regions and round trips, machines and how they serve, clients, how late reports and
-// rows are, and what happens when. A [Rule] is how edges pick. [Run] puts the rule into the world and returns a [Result].
-// Machines have real gates, and the rule made by [Balanced] is the real balancer over a fleet of its own for each edge.
-// The other rules are for comparison only.
+// A [World] describes what there is: regions and round trips, machines and how they serve, clients,
+// how late reports and rows are, and what happens when. A [Rule] is how edges pick. [Run] puts the
+// rule into the world and returns a [Result]. Machines have real gates, and the rule made by
+// [Balanced] is the real balancer over a fleet of its own for each edge. The other rules are for
+// comparison only.
 //
-// A request arrives at an edge; the edge picks a machine and sends the request there, half a round trip; the machine's
-// owner admits it or bounces it; the machine works; the answer, or the bounce, travels back with the machine's load in it.
-// A bounced request tries elsewhere. Everything else an edge learns comes by reports and rows, late.
+// A request arrives at an edge; the edge picks a machine and sends the request there, half a round
+// trip; the machine's owner admits it or bounces it; the machine works; the answer, or the bounce,
+// travels back with the machine's load in it. A bounced request tries elsewhere. Everything else an
+// edge learns comes by reports and rows, late.
 //
-// Equal worlds, rules and seeds give equal results, and all rules meet the same arrivals with the same work.
+// Equal worlds, rules and seeds give equal results, and all rules meet the same arrivals with the
+// same work.
 package sim
 
 import (

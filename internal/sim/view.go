@@ -9,7 +9,8 @@ import (
 	"github.com/ebbkit/ebb/balance"
 )
 
-// view is what an edge of a reference rule knows: rows and reports as they came, and its own counts.
+// view is what an edge of a reference rule knows: rows and reports as they came, and its own
+// counts.
 type view struct {
 	s     *Sim
 	e     *edge
@@ -100,7 +101,8 @@ func (v *view) take(m int32, ok bool) (int32, bool) {
 	return m, ok
 }
 
-// out reports whether a machine is left out: this request tried it, or it just bounced another that waits.
+// out reports whether a machine is left out: this request tried it, or it just bounced another that
+// waits.
 func (v *view) out(r *request, m int32) bool {
 	return v.full[m] > v.s.now || len(r.tried) > 0 && slices.Contains(r.tried, v.s.machines[m].id)
 }

@@ -8,19 +8,21 @@ import (
 	"github.com/ebbkit/ebb/balance"
 )
 
-// World describes what a rule is put into. The zero value of a field is the default that its comment names.
+// World describes what a rule is put into. The zero value of a field is the default that its
+// comment names.
 type World struct {
 	Name  string
 	About string // one line for people
 
 	Regions []Region
-	// RTT is the round trip between regions, and within one on the diagonal; nil means 2 ms within a region and 40 ms more
-	// for each step between two.
+	// RTT is the round trip between regions, and within one on the diagonal; nil means 2 ms within a
+	// region and 40 ms more for each step between two.
 	RTT [][]time.Duration
 	// Believed is what edges hold the round trips for; nil means RTT.
 	Believed [][]time.Duration
 
-	// Slots is how many requests a machine serves at full speed at a time; 0 means the soft limit, or 1 without one.
+	// Slots is how many requests a machine serves at full speed at a time; 0 means the soft limit, or
+	// 1 without one.
 	Slots int
 	// FIFO machines let requests beyond Slots wait in order; the others share their speed among all.
 	FIFO bool
@@ -36,30 +38,32 @@ type World struct {
 	Work Dist
 	// Load is the offered work as a share of what all machines can do.
 	Load float64
-	// Poison is the share of requests that are answered with status 500 at once, wherever they go. They are load, and not
-	// measured.
+	// Poison is the share of requests that are answered with status 500 at once, wherever they go.
+	// They are load, and not measured.
 	Poison float64
 	// Burst makes each edge's arrivals bursty.
 	Burst Burst
-	// Skew is the exponent of the Zipf law that shares a region's demand among its edges; 0 means equal shares.
+	// Skew is the exponent of the Zipf law that shares a region's demand among its edges; 0 means
+	// equal shares.
 	Skew float64
 
 	Reports Reports
-	// Rows is how late a changed row reaches an edge; RowJitter is added at random, up to it. 0 means as late as a report.
+	// Rows is how late a changed row reaches an edge; RowJitter is added at random, up to it. 0 means
+	// as late as a report.
 	Rows, RowJitter time.Duration
 	// PerOwner is the number of machines to an owner, which reports them together; 0 means 1.
 	PerOwner int
 
-	// OneProcess makes the only edge the owner of all machines: the balancer hosts them and reads their gates. Other rules
-	// take no notice.
+	// OneProcess makes the only edge the owner of all machines: the balancer hosts them and reads
+	// their gates. Other rules take no notice.
 	OneProcess bool
 
-	// Grants gives each owner a granter: slots of machines with small hard limits go to the edges where requests wait. Rules
-	// other than Balanced take no notice. It needs a Queue.
+	// Grants gives each owner a granter: slots of machines with small hard limits go to the edges
+	// where requests wait. Rules other than Balanced take no notice. It needs a Queue.
 	Grants bool
 
-	// Queue gives edges a waiting room: a request that finds no room waits for it, in order, up to Deadline after its
-	// arrival (0 means 10 s). Without one it fails at once.
+	// Queue gives edges a waiting room: a request that finds no room waits for it, in order, up to
+	// Deadline after its arrival (0 means 10 s). Without one it fails at once.
 	Queue    bool
 	Deadline time.Duration
 	// Tries is how many machines a request may try before it is out of luck; 0 means 6.
@@ -68,12 +72,13 @@ type World struct {
 	// Timeout is when an edge gives up a request whose machine's owner is cut off; 0 means 1 s.
 	Timeout time.Duration
 
-	// Script are the things that happen at given times, Every those that happen again and again: a planner's rounds.
+	// Script are the things that happen at given times, Every those that happen again and again: a
+	// planner's rounds.
 	Script []Step
 	Every  []Round
 
-	// Length is the time of arrivals; the run then goes on until the last request has ended. What arrives before Warm is
-	// not measured; 0 means a tenth of Length.
+	// Length is the time of arrivals; the run then goes on until the last request has ended. What
+	// arrives before Warm is not measured; 0 means a tenth of Length.
 	Length, Warm time.Duration
 }
 
@@ -82,12 +87,13 @@ type Region struct {
 	Name     string
 	Machines int
 	Edges    int
-	// Demand is the weight of this region's clients in the offered load; 0 means its number of machines. Without edges there
-	// are no clients.
+	// Demand is the weight of this region's clients in the offered load; 0 means its number of
+	// machines. Without edges there are no clients.
 	Demand float64
 }
 
-// Reports says how load reports travel. The zero value means every 250 ms, 100 ms late, 20 % jitter of the delay, no loss.
+// Reports says how load reports travel. The zero value means every 250 ms, 100 ms late, 20 % jitter
+// of the delay, no loss.
 type Reports struct {
 	Every  time.Duration
 	Delay  time.Duration
@@ -95,8 +101,8 @@ type Reports struct {
 	Loss   float64       // share of reports that do not arrive
 }
 
-// Burst switches an edge between two rates whose mean is its own: Factor times the lower one in bursts. Both phases are
-// exponential. The zero value means no bursts.
+// Burst switches an edge between two rates whose mean is its own: Factor times the lower one in
+// bursts. Both phases are exponential. The zero value means no bursts.
 type Burst struct {
 	Factor  float64
 	On, Off time.Duration // mean lengths
@@ -123,7 +129,8 @@ func Uniform(n, machines, edges int) []Region {
 	return regions
 }
 
-// Line returns the round trips of n regions in a line: near within one, and step more for each step between two.
+// Line returns the round trips of n regions in a line: near within one, and step more for each step
+// between two.
 func Line(n int, near, step time.Duration) [][]time.Duration {
 	rtt := make([][]time.Duration, n)
 	for i := range rtt {
