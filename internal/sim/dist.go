@@ -35,12 +35,23 @@ func Exponential(mean time.Duration) Dist { return Dist{shape: exponential, mean
 // Lognormal is the lognormal distribution with that mean and that deviation of its logarithm: 1 is
 // uneven, 2 is a heavy tail (one request in a hundred has a tenth of all work and more).
 func Lognormal(mean time.Duration, sigma float64) Dist {
-	return Dist{shape: lognormal, mean: mean.Seconds(), sigma: sigma, mu: math.Log(mean.Seconds()) - sigma*sigma/2}
+	return Dist{
+		shape: lognormal,
+		mean:  mean.Seconds(),
+		sigma: sigma,
+		mu:    math.Log(mean.Seconds()) - sigma*sigma/2,
+	}
 }
 
 // Bimodal is short but for a share of long ones; each kind is of constant length.
 func Bimodal(short, long time.Duration, share float64) Dist {
-	return Dist{shape: bimodal, mean: short.Seconds()*(1-share) + long.Seconds()*share, pShort: short.Seconds(), long: long.Seconds(), pLong: share}
+	return Dist{
+		shape:  bimodal,
+		mean:   short.Seconds()*(1-share) + long.Seconds()*share,
+		pShort: short.Seconds(),
+		long:   long.Seconds(),
+		pLong:  share,
+	}
 }
 
 // Mean returns the mean.

@@ -187,7 +187,15 @@ func (s *Sim) newRequest(e *edge) int32 {
 	}
 	r := &s.reqs[i]
 	s.serial++
-	*r = request{serial: s.serial, arrived: s.now, work: s.w.Work.draw(e.work), edge: e.index, gen: r.gen + 1, alive: true, tried: r.tried[:0]}
+	*r = request{
+		serial:  s.serial,
+		arrived: s.now,
+		work:    s.w.Work.draw(e.work),
+		edge:    e.index,
+		gen:     r.gen + 1,
+		alive:   true,
+		tried:   r.tried[:0],
+	}
 	if p := s.w.Poison; p > 0 {
 		s.reqs[i].poison = e.work.float64() < p
 	}

@@ -35,7 +35,11 @@ func (s *Sim) makeGrants() error {
 	if s.grants != nil {
 		return nil
 	}
-	g := &granting{owners: map[balance.NodeID]int32{}, edges: map[balance.NodeID]int32{}, said: make([]int32, len(s.edges))}
+	g := &granting{
+		owners: map[balance.NodeID]int32{},
+		edges:  map[balance.NodeID]int32{},
+		said:   make([]int32, len(s.edges)),
+	}
 	s.grants = g
 	for i := range s.edges {
 		g.edges[nodeID(&s.edges[i])] = int32(i)

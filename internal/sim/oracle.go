@@ -25,11 +25,21 @@ type truth struct {
 func knowing(name string, byTime bool, cost func(*Sim, *edge, *machine) (cost, tie float64)) Rule {
 	return Rule{Name: name, build: func(s *Sim, e *edge) (picker, error) {
 		s.omniscient = true
-		t := &truth{s: s, e: e, rand: newRng(s.seed, forRule, int(e.index)), moves: -1, cost: cost, byTime: byTime}
+		t := &truth{
+			s:      s,
+			e:      e,
+			rand:   newRng(s.seed, forRule, int(e.index)),
+			moves:  -1,
+			cost:   cost,
+			byTime: byTime,
+		}
 		for r := range s.regions {
 			t.order = append(t.order, int32(r))
 		}
-		slices.SortStableFunc(t.order, func(a, b int32) int { return cmp.Compare(s.rtt[e.region][a], s.rtt[e.region][b]) })
+		slices.SortStableFunc(
+			t.order,
+			func(a, b int32) int { return cmp.Compare(s.rtt[e.region][a], s.rtt[e.region][b]) },
+		)
 		return t, nil
 	}}
 }
@@ -111,7 +121,8 @@ func (s *Sim) moved() {
 	for s.omniscient {
 		oldest := -1
 		for i := range s.edges {
-			if e := &s.edges[i]; len(e.parked) > 0 && (oldest < 0 || s.reqs[e.parked[0]].serial < s.reqs[s.edges[oldest].parked[0]].serial) {
+			if e := &s.edges[i]; len(e.parked) > 0 &&
+				(oldest < 0 || s.reqs[e.parked[0]].serial < s.reqs[s.edges[oldest].parked[0]].serial) {
 				oldest = i
 			}
 		}

@@ -24,7 +24,9 @@ func (r Rule) Blind() Rule {
 // strategy is the balancer's default.
 func Balanced(name string, strategy balance.Strategy) Rule {
 	return Rule{Name: name, build: func(s *Sim, e *edge) (picker, error) {
-		f, err := balance.NewFleet(balance.FleetConfig{Node: nodeID(e), Region: s.w.Regions[e.region].Name})
+		f, err := balance.NewFleet(
+			balance.FleetConfig{Node: nodeID(e), Region: s.w.Regions[e.region].Name},
+		)
 		if err != nil {
 			return nil, err
 		}
@@ -63,7 +65,10 @@ func Balanced(name string, strategy balance.Strategy) Rule {
 func (s *Sim) tell(f *balance.Fleet) error {
 	us := make([]balance.Update, len(s.machines))
 	for i := range s.machines {
-		us[i] = balance.PutMachine{Machine: s.machines[i].row, Version: balance.Version{Incarnation: 1, Seq: 1}}
+		us[i] = balance.PutMachine{
+			Machine: s.machines[i].row,
+			Version: balance.Version{Incarnation: 1, Seq: 1},
+		}
 	}
 	return f.Apply(us...)
 }
@@ -113,7 +118,9 @@ type balanced struct {
 }
 
 func (p *balanced) pick(r *request) (int32, bool) {
-	held, err := p.balancer.Pick(balance.Request{App: app, Tried: r.tried, Rand: p.rand.uint64() | 1, Place: uint64(r.serial)})
+	held, err := p.balancer.Pick(
+		balance.Request{App: app, Tried: r.tried, Rand: p.rand.uint64() | 1, Place: uint64(r.serial)},
+	)
 	if err != nil {
 		return 0, false
 	}
@@ -134,7 +141,15 @@ func (p *balanced) report(machine int32, l *balance.Load, granted int) {
 	if p.s.w.OneProcess {
 		return
 	}
-	p.fleet.Report(balance.Report{App: app, ID: p.s.machines[machine].id, Load: *l, Granted: granted, Incarnation: 1})
+	p.fleet.Report(
+		balance.Report{
+			App:         app,
+			ID:          p.s.machines[machine].id,
+			Load:        *l,
+			Granted:     granted,
+			Incarnation: 1,
+		},
+	)
 }
 
 func (p *balanced) row(r *sentRow) {

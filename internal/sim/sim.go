@@ -77,7 +77,14 @@ func newSim(w World, rule Rule, seed uint64) (*Sim, error) {
 	if err != nil {
 		return nil, err
 	}
-	s := &Sim{w: &w, seed: seed, open: true, blind: rule.blind, links: newRng(seed, forLinks, 0), boots: newRng(seed, forBoots, 0)}
+	s := &Sim{
+		w:     &w,
+		seed:  seed,
+		open:  true,
+		blind: rule.blind,
+		links: newRng(seed, forLinks, 0),
+		boots: newRng(seed, forBoots, 0),
+	}
 	s.rtt = make([][]int64, len(w.RTT))
 	for i, row := range w.RTT {
 		for _, d := range row {
@@ -109,7 +116,16 @@ func (s *Sim) makeMachines() error {
 			if err != nil {
 				return err
 			}
-			m := machine{id: machineID(i), index: int32(i), region: int32(r), gate: gate, slots: w.Slots, fifo: w.FIFO, speed: w.Speed(i), next: never}
+			m := machine{
+				id:     machineID(i),
+				index:  int32(i),
+				region: int32(r),
+				gate:   gate,
+				slots:  w.Slots,
+				fifo:   w.FIFO,
+				speed:  w.Speed(i),
+				next:   never,
+			}
 			m.row = balance.Machine{ID: m.id, App: app, Region: w.Regions[r].Name, Limits: w.Limits}
 			if !w.Stopped(i) {
 				token, _ := gate.Start(0)

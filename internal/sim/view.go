@@ -30,7 +30,17 @@ type view struct {
 func reference[P any](name string, build func(*view) P) Rule {
 	return Rule{Name: name, build: func(s *Sim, e *edge) (picker, error) {
 		n := len(s.machines)
-		v := &view{s: s, e: e, rand: newRng(s.seed, forRule, int(e.index)), up: make([][]int32, len(s.regions)), seq: make([]uint64, n), own: make([]int32, n), said: make([]int32, n), sum: make([]int64, len(s.regions)), full: make([]int64, n)}
+		v := &view{
+			s:    s,
+			e:    e,
+			rand: newRng(s.seed, forRule, int(e.index)),
+			up:   make([][]int32, len(s.regions)),
+			seq:  make([]uint64, n),
+			own:  make([]int32, n),
+			said: make([]int32, n),
+			sum:  make([]int64, len(s.regions)),
+			full: make([]int64, n),
+		}
 		for r, machines := range s.regions {
 			if len(machines) > 0 {
 				v.order = append(v.order, int32(r))
