@@ -64,11 +64,29 @@ func run(args []string) error {
 		if err := edit.Run(); err != nil {
 			return fmt.Errorf("%s: go mod edit: %w", dir, err)
 		}
+		if err := workspace(filepath.Join(filepath.FromSlash(dir), "go.work"), args[0]); err != nil {
+			return err
+		}
 	}
 	for _, line := range plan {
 		fmt.Println(line)
 	}
 	return nil
+}
+
+var replaced = regexp.MustCompile(`(?m)^(replace ` + regexp.QuoteMeta(module) + `(?:/\S+)?) v\S+ =>`)
+
+// workspace has a module's workspace, if it has one, replace the version by the tree: until it has its
+// tag nobody serves it.
+func workspace(file, version string) error {
+	text, err := os.ReadFile(file)
+	if errors.Is(err, fs.ErrNotExist) {
+		return nil
+	}
+	if err != nil {
+		return err
+	}
+	return os.WriteFile(file, replaced.ReplaceAll(text, []byte("$1 "+version+" =>")), 0o644)
 }
 
 // edits returns the flags of go mod edit with which a nested module requires the version of the root

@@ -53,6 +53,24 @@ func TestNestedModulesRequireEachOther(t *testing.T) {
 	}
 }
 
+func TestWorkspacesReplaceTheVersion(t *testing.T) {
+	file := filepath.Join(t.TempDir(), "go.work")
+	if err := workspace(file, "v0.2.0"); err != nil {
+		t.Errorf("a module without a workspace: %v", err)
+	}
+	text := "go 1.26.0\n\nuse .\n\nreplace " + module + " v0.1.0 => ../..\n\nreplace other v0.1.0 => ../other\n"
+	if err := os.WriteFile(file, []byte(text), 0o644); err != nil {
+		t.Fatal(err)
+	}
+	if err := workspace(file, "v0.2.0"); err != nil {
+		t.Fatal(err)
+	}
+	got, err := os.ReadFile(file)
+	if want := strings.Replace(text, module+" v0.1.0", module+" v0.2.0", 1); err != nil || string(got) != want {
+		t.Errorf("got %q, %v", got, err)
+	}
+}
+
 // The proxy serves every published module with its own files only, and only what git tracks.
 func TestProxy(t *testing.T) {
 	if _, err := exec.LookPath("git"); err != nil {
