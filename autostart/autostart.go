@@ -7,6 +7,7 @@ import (
 	"sync/atomic"
 	"time"
 
+	"github.com/ebbkit/ebb/autostart/internal/waitroom"
 	"github.com/ebbkit/ebb/autostart/policy"
 	"github.com/ebbkit/ebb/balance"
 	"golang.org/x/sync/errgroup"
@@ -79,71 +80,54 @@ func (a *Autostart) Run(ctx context.Context) error {
 	again := time.NewTimer(tickEvery) // for what was planned a moment ago
 	defer again.Stop()
 
-	due := map[*queue]struct{}{}
-	// what a tick has to look at: a thousand apps that sleep cost no more than ten
-	awake := map[*queue]struct{}{}
-	ticks := 0
-	for {
+	var agenda waitroom.Agenda[*queue]
+	var ready []*queue
+	for ticks := 0; ; {
 		select {
 		case <-ctx.Done():
 			return nil
 		case <-rows.C():
-			a.changed(rows.Take(), due, awake)
+			a.changed(rows.Take(), &agenda)
 		case <-tick.C:
 			if ticks++; a.config.Others != nil && ticks%othersTicks == 0 { // nobody tells when that changes
-				a.queues.Range(func(_, q any) bool { awake[q.(*queue)] = struct{}{}; return true })
+				a.queues.Range(func(_, q any) bool { agenda.Wake(q.(*queue)); return true })
 			}
-			for q := range awake {
-				if q.planning.wanted() {
-					due[q] = struct{}{}
-				} else if q.planning.resting() {
-					delete(awake, q)
-				}
-			}
+			agenda.Tick(func(q *queue) waitroom.Look { return q.planning.look() })
 		case <-a.pokes.signal:
 		case <-again.C:
 		}
-		a.pokes.take(due)
+		a.pokes.take(&agenda)
 
-		next := time.Duration(0)
-		for q := range due {
+		ready = agenda.Ready(time.Now(), ready[:0])
+		for _, q := range ready {
 			now := time.Now()
-			if wait := q.planning.pace.Next.Sub(now); wait > 0 {
-				if next == 0 || wait < next {
-					next = wait
-				}
-				continue
-			}
-			delete(due, q)
 			q.poked.Store(false) // from here on a poke means something new
-			awake[q] = struct{}{}
 			d := q.planning.plan(now)
 			a.act(ctx, &commands, q, d)
-			q.planning.pace.Decided(now, time.Since(now), d.Acts() || d.Refuse != "")
-			if q.planning.last.alone {
-				q.planning.pace.Next = now // the one who waits was left out: the next decision is the first
-			}
+			// the one who waits may have been left out: the next decision is the first
+			agenda.Decided(q, now, time.Since(now), d.Acts() || d.Refuse != "", q.planning.last.alone)
 		}
-		if next > 0 {
-			again.Reset(next)
+		clear(ready)
+		if wait, due := agenda.Wait(time.Now()); due {
+			again.Reset(max(wait, time.Millisecond))
 		}
 	}
 }
 
 // changed notes whose rows have changed. An app that sleeps and has no queue gets none: its first
 // request makes one.
-func (a *Autostart) changed(us []balance.Update, due, awake map[*queue]struct{}) {
+func (a *Autostart) changed(us []balance.Update, agenda *waitroom.Agenda[*queue]) {
 	look := func(app balance.AppID, asleep bool) *queue {
 		if asleep && a.config.Others == nil {
 			q, ok := a.queues.Load(app)
 			if !ok {
 				return nil
 			}
-			due[q.(*queue)] = struct{}{}
+			agenda.Ask(q.(*queue))
 			return q.(*queue)
 		}
 		q := a.queue(app)
-		due[q] = struct{}{}
+		agenda.Ask(q)
 		return q
 	}
 	for _, u := range us {
@@ -161,8 +145,7 @@ func (a *Autostart) changed(us []balance.Update, due, awake map[*queue]struct{})
 			}
 		case balance.RemoveApp:
 			if q, ok := a.queues.LoadAndDelete(u.ID); ok {
-				delete(due, q.(*queue))
-				delete(awake, q.(*queue))
+				agenda.Forget(q.(*queue))
 				q.(*queue).wakeUp() // its waiters learn that there is no such app
 			}
 		}
@@ -296,12 +279,12 @@ func (p *pokes) add(q *queue) {
 	}
 }
 
-// take moves them to due.
-func (p *pokes) take(due map[*queue]struct{}) {
+// take has them planned for.
+func (p *pokes) take(agenda *waitroom.Agenda[*queue]) {
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	for _, q := range p.apps {
-		due[q] = struct{}{}
+		agenda.Ask(q)
 	}
 	p.apps = p.apps[:0]
 }

@@ -8,7 +8,7 @@ import (
 	"testing/synctest"
 	"time"
 
-	"github.com/ebbkit/ebb/autostart/internal/waitroom"
+	"github.com/ebbkit/ebb/autostart/policy"
 	"github.com/ebbkit/ebb/balance"
 )
 
@@ -231,23 +231,39 @@ func TestDecisionDuringPick(t *testing.T) {
 			}
 			return balance.Slot{}, false
 		})
-		w = newWorld(t, balance.App{Autostart: true, Strategy: slow}, Config{}, boot{takes: sec})
+		busy := make(chan struct{})
+		w = newWorld(t, balance.App{Autostart: true, Strategy: slow}, Config{Trace: Trace{
+			Decided: func(d policy.Decision) {
+				if d.App == "other" {
+					<-busy
+				}
+			},
+		}}, boot{takes: sec})
+		if err := w.fleet.Apply(balance.PutApp{App: balance.App{ID: "other", Autostart: true}}); err != nil {
+			t.Fatal(err)
+		}
+		if _, err := w.fleet.Host(balance.Machine{ID: "o", App: "other", Region: "nrt"}); err != nil {
+			t.Fatal(err)
+		}
+		w.boots["o"] = boot{never: true}
 		w.run()
 		defer w.stop()
 		ctx, cancel := context.WithCancel(t.Context())
-		// as if another decision had just been made
-		w.a.queue("web").planning.pace.Next = time.Now().Add(waitroom.PlanGap)
+		other := w.park(ctx, &balance.Request{App: "other"}) // which is decided about for a while
 		parked := w.park(ctx, &balance.Request{App: "web"})
-		time.Sleep(2 * waitroom.PlanGap)
-		if picks != 2 || w.started() != 0 {
+		synctest.Wait()
+		close(busy)
+		synctest.Wait()
+		if picks != 2 || w.started() != 1 {
 			t.Errorf("%d picks and %d starts: no decision fell into a pick", picks, w.started())
 		}
 		close(hold)
 		synctest.Wait()
-		if w.started() != 1 {
+		if w.started() != 2 {
 			t.Error("nothing is started at once")
 		}
 		cancel()
 		has(t, parked)
+		has(t, other)
 	})
 }

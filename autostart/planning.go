@@ -15,7 +15,6 @@ import (
 // goroutine's own.
 type planning struct {
 	q        *queue
-	pace     waitroom.Pace
 	last     input // what the last decision was made from
 	quiet    bool  // the last decision found nothing to do and nothing under way
 	rows     []*balance.Machine
@@ -46,6 +45,17 @@ func (p *planning) wanted() bool {
 		return false
 	}
 	return !p.quiet || in != p.last
+}
+
+// look says what a tick finds of the app.
+func (p *planning) look() waitroom.Look {
+	switch {
+	case p.wanted():
+		return waitroom.LookAsk
+	case p.resting():
+		return waitroom.LookRest
+	}
+	return waitroom.LookStay
 }
 
 // resting reports whether only news can make a difference to the app: a request or a change of its

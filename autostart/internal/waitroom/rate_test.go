@@ -103,15 +103,15 @@ func TestPace(t *testing.T) {
 		name  string
 		steps []step
 	}{
-		{"a decision that acts gathers those who come after it", []step{{0, 0, true, PlanGap}, {10 * ms, 0, true, 10*ms + PlanGap}}},
-		{"one that does nothing is followed by no gap", []step{{0, 0, false, 0}, {ms, 0, false, ms}, {2 * ms, 0, true, 2*ms + PlanGap}}},
+		{"a decision that acts gathers those who come after it", []step{{0, 0, true, planGap}, {10 * ms, 0, true, 10*ms + planGap}}},
+		{"one that does nothing is followed by no gap", []step{{0, 0, false, 0}, {ms, 0, false, ms}, {2 * ms, 0, true, 2*ms + planGap}}},
 		{"many of them have to be paid for", func() (s []step) {
 			for range planBurst {
 				s = append(s, step{0, 0, false, 0})
 			}
-			return append(s, step{0, 0, false, PlanGap}, step{PlanGap, 0, false, 2 * PlanGap}, step{time.Second, 0, false, time.Second})
+			return append(s, step{0, 0, false, planGap}, step{planGap, 0, false, 2 * planGap}, step{time.Second, 0, false, time.Second})
 		}()},
-		{"a slow one has to be paid for at once", []step{{0, 10 * ms, false, 100*ms - planBurst*PlanGap}}},
+		{"a slow one has to be paid for at once", []step{{0, 10 * ms, false, 100*ms - planBurst*planGap}}},
 		{"a clock that is set back", []step{{time.Hour, 0, false, time.Hour}, {0, 0, false, 0}}},
 	} {
 		t.Run(tc.name, func(t *testing.T) {
