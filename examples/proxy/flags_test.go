@@ -10,6 +10,7 @@ import (
 	"time"
 
 	"github.com/google/go-cmp/cmp"
+	"github.com/google/go-cmp/cmp/cmpopts"
 
 	"github.com/ebbkit/ebb/backhaul"
 	"github.com/ebbkit/ebb/balance"
@@ -36,7 +37,7 @@ func TestFlags(t *testing.T) {
 			Strategy: balance.LeastLoad{},
 		},
 	}}
-	if d := cmp.Diff(want, s, cmp.AllowUnexported(settings{})); d != "" {
+	if d := cmp.Diff(want, s, cmp.AllowUnexported(settings{}), cmpopts.IgnoreUnexported(world.Config{})); d != "" {
 		t.Errorf("(-want +got):\n%s", d)
 	}
 }
