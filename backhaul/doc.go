@@ -160,10 +160,11 @@
 // trailers have come: let Rewrite set Out.Trailer = In.Trailer, as [Rewrite] does.
 //
 // The edge adds the headers Ebb-To (which machine, and the token of a slot that its owner has
-// granted) and Ebb-Ask (which bodies wait). The owner adds Ebb-Load to every answer, Ebb-Bounce to
-// a refusal and Ebb-Fault where the machine did not answer. Headers that begin with Ebb- or Ebb_,
-// in any case, are removed from what clients and machines send: from heads, from 1xx answers and
-// from trailers.
+// granted) and Ebb-Ask (which bodies wait), and to what is for a node itself Ebb-Order. The owner
+// adds Ebb-Load to every answer, Ebb-Bounce to a refusal, with Ebb-Else (which machines are ready
+// instead), and Ebb-Fault where the machine did not answer. Headers that begin with Ebb- or Ebb_, in
+// any case, are removed from what clients and machines send: from heads, from 1xx answers and from
+// trailers.
 //
 // # Trust
 //

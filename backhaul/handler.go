@@ -206,8 +206,32 @@ func (h *Handler) bounce(w http.ResponseWriter, t hop.To, b balance.Bounce, l ba
 	if l != (balance.Load{}) {
 		setLoad(hd, l)
 	}
+	if b == balance.BounceNotHere || b == balance.BounceNotStarted || b == balance.BounceClosing {
+		if ms := h.ready(t); ms != nil {
+			hd[hop.HeaderElse] = []string{string(hop.AppendElse(nil, ms))}
+		}
+	}
 	hd["Content-Length"] = noLength
 	w.WriteHeader(http.StatusServiceUnavailable)
+}
+
+// ready returns other machines of the app that are ready as far as this node knows, some of them:
+// an edge that has not heard of them is late.
+func (h *Handler) ready(t hop.To) (ms []balance.Machine) {
+	rows, ok := h.fleet.App(t.App)
+	if !ok {
+		return nil
+	}
+	for m := range rows.All() {
+		if m.State != balance.StateStarted || m.Cordon != balance.CordonNone || m.ID == t.Machine ||
+			h.draining.Load() && m.Owner == h.fleet.Node() {
+			continue
+		}
+		if ms = append(ms, *m); len(ms) == hop.ElseMax {
+			break
+		}
+	}
+	return ms
 }
 
 // event tells of a request.

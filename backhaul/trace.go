@@ -81,8 +81,11 @@ type Event struct {
 	At   time.Duration // since the request came; 0 in the events of a Handler
 	Took time.Duration // since the try began, if the kind does not say otherwise; 0 in a Handler's
 
-	Bounce  balance.Bounce
-	Load    balance.Load
+	Bounce balance.Bounce
+	Load   balance.Load
+	// Ready are machines of the app that, as the owner who refused knows, are ready: up to three, with
+	// ID, App and Owner, where the bounce says that the machine is stopped, closing or not there.
+	Ready   []balance.Machine
 	Failure Failure
 	Freed   Freed
 	Err     error

@@ -38,6 +38,8 @@ type attempt struct {
 	// early: the client may see the end of the answer, in its last byte or its head, before we do
 	early bool
 	freed atomic.Bool // the slot, before that end
+
+	ready []balance.Machine // what its refusal named
 }
 
 // tryInfo is what is known of a try after its reservation has been released.
@@ -89,7 +91,7 @@ func (a *attempt) refused(b balance.Bounce, l balance.Load) hop.Next {
 	a.q.tries.bounces++
 	a.q.tries.last.err = nil
 	since := a.q.tries.sinceRefused()
-	a.q.trail.event(Event{Kind: EventBounce, Bounce: b, Load: l})
+	a.q.trail.event(Event{Kind: EventBounce, Bounce: b, Load: l, Ready: a.ready})
 	a.release(balance.OutcomeBounced)
 	return a.q.tries.Bounced(a.q.t.limits, since)
 }
@@ -347,6 +349,9 @@ func (a *attempt) remote(
 		}
 	}
 	if v := resp.Header[hop.HeaderBounce]; len(v) > 0 {
+		if ms := resp.Header[hop.HeaderElse]; len(ms) == 1 {
+			a.ready = hop.ParseElse(ms[0], m.App)
+		}
 		discard(resp)
 		return nil, hop.ParseBounce(v[0]), load, hop.FailureNone, nil
 	}

@@ -53,7 +53,9 @@ func (n *Node) newEdge() (e *edge, err error) {
 	var picker backhaul.Picker = e.auto
 	hop := c.Transport
 	if n.peers != nil {
-		picker = &finder{Autostart: e.auto, n: n}
+		f := &finder{Autostart: e.auto, n: n}
+		then1(&hop.Trace.Event, f.hinted)
+		picker = f
 		hop.Keys, hop.Dial = c.Keys, n.peers.dial
 		if c.Identity != nil {
 			hop.Dial = c.Identity.Dial(n.peers.dial)

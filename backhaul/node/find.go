@@ -10,6 +10,7 @@ import (
 	"golang.org/x/sync/singleflight"
 
 	"github.com/ebbkit/ebb/autostart"
+	"github.com/ebbkit/ebb/backhaul"
 	"github.com/ebbkit/ebb/balance"
 )
 
@@ -37,6 +38,7 @@ type finder struct {
 	mu    sync.Mutex
 	busy  int
 	asked map[balance.AppID]time.Time // until when that is remembered
+	hints map[balance.MachineKey]time.Time
 }
 
 // Acquire implements backhaul's Picker.
@@ -161,4 +163,48 @@ func (f *finder) ask(ctx context.Context, of balance.NodeID, id balance.AppID) <
 		done <- found
 	})
 	return done
+}
+
+// hinted asks for machines that a refusal has named, and of which this node has not heard that they
+// are ready, before the request is tried again.
+func (f *finder) hinted(e backhaul.Event) {
+	if e.Kind != backhaul.EventBounce || len(e.Ready) == 0 {
+		return
+	}
+	ctx, cancel := context.WithTimeout(f.n.work, hintFor)
+	defer cancel()
+	var all sync.WaitGroup
+	for _, m := range e.Ready {
+		if m.Owner == f.n.config.Node || !f.news(m) {
+			continue
+		}
+		all.Go(func() {
+			// an error says that its owner does not answer: then it is no help
+			_ = f.n.edge.owners.orders.Ready(ctx, m)
+		})
+	}
+	all.Wait()
+}
+
+// hintFor bounds how long a request waits for what a refusal has named.
+const hintFor = 500 * time.Millisecond
+
+// news reports whether a machine is worth asking for: not what is known, or was asked for just now.
+func (f *finder) news(m balance.Machine) bool {
+	if rows, ok := f.n.fleet.App(m.App); ok {
+		if held, ok := rows.Machine(m.ID); ok && held.State == balance.StateStarted {
+			return false
+		}
+	}
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	now := time.Now()
+	if now.Before(f.hints[m.Key()]) {
+		return false
+	}
+	if f.hints == nil || len(f.hints) >= askedMax {
+		f.hints = map[balance.MachineKey]time.Time{}
+	}
+	f.hints[m.Key()] = now.Add(time.Second)
+	return true
 }

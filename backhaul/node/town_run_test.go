@@ -13,6 +13,7 @@ import (
 
 	"github.com/ebbkit/ebb/backhaul"
 	"github.com/ebbkit/ebb/balance"
+	"github.com/ebbkit/ebb/downscale"
 )
 
 // A first request comes right after launch, to an edge that has heard of no machine yet.
@@ -262,6 +263,47 @@ func TestNodesThatAreBoth(t *testing.T) {
 		}
 		if status := b.statusJSON(); !strings.Contains(status, `"id":"a","region":"nrt","role":"edge+worker"`) {
 			t.Errorf("the page does not know the other node: %s", status)
+		}
+		w.close()
+	})
+}
+
+// An edge that hears nothing has stale views: a machine that it knows has been stopped, and another
+// one started by others. The refusal names that, and the request goes there.
+func TestARefusalNamesWhoIsReady(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		w := newTown(t)
+		app := web
+		app.Autostart, app.Autostop = true, balance.AutostopOff
+		w1 := w.join("w1", "nrt", RoleWorker, []App{{App: app, Machines: 1}}, nil)
+		w2 := w.join("w2", "nrt", RoleWorker, []App{{App: app, Machines: 1}}, nil)
+		e1, e2 := w.join("e1", "nrt", RoleEdge, []App{{App: app}}, nil), w.join("e2", "nrt", RoleEdge, []App{{App: app}}, nil)
+		time.Sleep(5 * time.Second)
+		_, body := e1.get("http://web/")
+		first, second := w1, w2
+		if strings.HasPrefix(body, "web-w2") {
+			first, second = w2, w1
+		}
+		time.Sleep(3 * time.Second)
+		w.memory.Cut("e1")
+		of := func(m *member) balance.Machine {
+			return balance.Machine{App: "web", ID: balance.MachineID("web-" + string(m.id) + "-1"), Owner: m.id}
+		}
+		if a, err := e2.edge.owners.Start(t.Context(), of(second)); err != nil || a != balance.StartAccepted {
+			t.Fatal(a, err)
+		}
+		time.Sleep(3 * time.Second)
+		if err := e2.Stop(t.Context(), of(first), downscale.Order{Reason: "test", Drain: time.Second}); err != nil {
+			t.Fatal(err)
+		}
+		time.Sleep(3 * time.Second)
+		starts := len(first.driver.Calls())
+		if status, body := e1.get("http://web/"); status != 200 || !strings.HasPrefix(body, "web-"+string(second.id)) {
+			t.Errorf("%d %q", status, body)
+		}
+		time.Sleep(time.Second)
+		if n := len(first.driver.Calls()); n != starts {
+			t.Errorf("another one was started although one is ready: %v", first.driver.Calls())
 		}
 		w.close()
 	})

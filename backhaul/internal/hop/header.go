@@ -17,6 +17,7 @@ const (
 	HeaderOrder  = "Ebb-Order"  // request: for the node itself; who sends it, in the form of queries
 	HeaderLoad   = "Ebb-Load"   // answer: the machine's load
 	HeaderBounce = "Ebb-Bounce" // answer: refused, and why
+	HeaderElse   = "Ebb-Else"   // answer: refused; machines that are ready, and whose they are
 	HeaderFault  = "Ebb-Fault"  // answer: the machine failed, and how
 )
 

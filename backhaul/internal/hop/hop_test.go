@@ -3,6 +3,7 @@ package hop
 import (
 	"fmt"
 	"math"
+	"slices"
 	"strings"
 	"testing"
 	"time"
@@ -267,4 +268,26 @@ func TestWordsAreComplete(t *testing.T) {
 			t.Errorf("failure %d has no words", f)
 		}
 	}
+}
+
+// What a refusal names is read as it was written, whatever the names; anything else names nothing
+// that is not there.
+func FuzzElse(f *testing.F) {
+	f.Add("m1", "worker-1", "m1;w;m2;w")
+	f.Add("a;b%", "\x00", ";;;")
+	f.Fuzz(func(t *testing.T, id, owner, text string) {
+		ms := []balance.Machine{
+			{App: "web", ID: balance.MachineID(id), Owner: balance.NodeID(owner)}, {App: "web", ID: "m2", Owner: "w2"},
+		}
+		got := ParseElse(string(AppendElse(nil, ms)), "web")
+		if id == "" || owner == "" {
+			ms = ms[1:]
+		}
+		if !slices.Equal(got, ms) {
+			t.Errorf("%v, want %v", got, ms)
+		}
+		if n := len(ParseElse(text, "web")); n > ElseMax {
+			t.Errorf("%d machines", n)
+		}
+	})
 }

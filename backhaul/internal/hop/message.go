@@ -59,6 +59,36 @@ func ParseTo(s string) (t To, ok bool) {
 	}, true
 }
 
+// ElseMax is how many machines a refusal names.
+const ElseMax = 3
+
+// AppendElse writes machines of one app as "machine;owner;machine;owner".
+func AppendElse(b []byte, ms []balance.Machine) []byte {
+	for i, m := range ms {
+		if i > 0 {
+			b = append(b, ';')
+		}
+		b = append(escape(b, string(m.ID)), ';')
+		b = escape(b, string(m.Owner))
+	}
+	return b
+}
+
+// ParseElse is the inverse, for machines of that app; what cannot be read is left out.
+func ParseElse(s string, app balance.AppID) (ms []balance.Machine) {
+	for s != "" && len(ms) < ElseMax {
+		var id, owner string
+		id, s = cut(s, ';')
+		owner, s = cut(s, ';')
+		i, ok := unescape(id)
+		o, ok1 := unescape(owner)
+		if ok && ok1 && i != "" && o != "" {
+			ms = append(ms, balance.Machine{App: app, ID: balance.MachineID(i), Owner: balance.NodeID(o)})
+		}
+	}
+	return ms
+}
+
 // maxFault bounds the words that go with a fault.
 const maxFault = 300
 
