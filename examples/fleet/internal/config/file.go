@@ -1,0 +1,100 @@
+// Package config is the configuration of a node of the fleet: a YAML file that is read strictly and
+// may change while the node runs.
+//
+//	node: nrt-1
+//	region: nrt
+//	regions: {nrt: 1ms, hkg: 48ms}
+//	keys: [what openssl rand -base64 32 prints]
+//	listen: 127.0.0.1:8080
+//	status: 127.0.0.1:8081
+//	engine: {url: nats://127.0.0.1:4222}
+//	drivers:
+//	  files: {command: python3 -m http.server $PORT --bind 127.0.0.1}
+//	apps:
+//	  web: {driver: files, machines: 2, soft: 8, hard: 16, keep_alive: 30s}
+//	hosts: {www.example.org: web}
+//
+// A key that there is not, twice the same key, and a name that stands nowhere else are errors: each
+// says the line, the field, the value and what would be right.
+package config
+
+import "time"
+
+// File is what stands in a configuration.
+type File struct {
+	// Cluster separates fleets that share an engine; empty means "ebb".
+	Cluster string `yaml:"cluster"`
+	// Node is this node's name. No two nodes have the same.
+	Node string `yaml:"node"`
+	// Region is where the node is, one of Regions.
+	Region string `yaml:"region"`
+	// Regions are all regions, and how long a round trip there takes from here; 0 means unknown.
+	// With Probe it is measured instead.
+	Regions map[string]time.Duration `yaml:"regions"`
+	// Keys are secrets by which the nodes know each other: one, or two while it is being changed.
+	Keys []string `yaml:"keys"`
+
+	Listen string `yaml:"listen"` // where clients come, of an edge
+	Status string `yaml:"status"` // where the node's page is; keep it private
+	Hop    string `yaml:"hop"`    // where other nodes come, of a worker
+	Probe  string `yaml:"probe"`  // where probes come, by UDP; empty: nothing is measured
+
+	Engine Engine `yaml:"engine"`
+	// Relay is a relay through which other nodes are reached; see package relay. It is for networks
+	// that are emulated; empty: they are reached directly.
+	Relay string `yaml:"relay"`
+	// Grace bounds how long requests may take to end when the node does; 0 means 20s.
+	Grace time.Duration `yaml:"grace"`
+	// Expire is after which silence a node is taken for gone; 0 means 5s.
+	Expire time.Duration `yaml:"expire"`
+
+	Drivers map[string]Driver `yaml:"drivers"`
+	Apps    map[string]App    `yaml:"apps"`
+	// Hosts are the names under which clients ask for apps; "*" stands for all others. An app's name
+	// is one besides.
+	Hosts map[string]string `yaml:"hosts"`
+}
+
+// Engine says what carries messages between the nodes.
+type Engine struct {
+	// URL is where the NATS server is; several, separated by commas, are one cluster.
+	URL string `yaml:"url"`
+	// Credentials is a file with the node's JWT and seed, CA one with the authority that signed the
+	// server's certificate.
+	Credentials string `yaml:"credentials"`
+	CA          string `yaml:"ca"`
+}
+
+// Driver says what a machine is: a process.
+type Driver struct {
+	// Command is a program and its arguments in one string, Argv the same as words. $PORT is where
+	// it has to listen. One of them is set.
+	Command string   `yaml:"command"`
+	Argv    []string `yaml:"argv"`
+	Env     []string `yaml:"env"` // KEY=value
+	Dir     string   `yaml:"dir"`
+	// StopTimeout is how long a machine may take to end before it is killed; 0 means 5s.
+	StopTimeout time.Duration `yaml:"stop_timeout"`
+	Print       bool          `yaml:"print"` // shows what machines print
+}
+
+// App is an app.
+type App struct {
+	Driver   string `yaml:"driver"`   // one of Drivers
+	Machines int    `yaml:"machines"` // that this node hosts
+	// Soft and Hard are a machine's limits, in requests; 0 means none.
+	Soft int `yaml:"soft"`
+	Hard int `yaml:"hard"`
+	// Min machines are kept over all regions, and Max is what there is at most; 0 means all.
+	Min     int           `yaml:"min"`
+	Max     int           `yaml:"max"`
+	Regions []string      `yaml:"regions"` // where the app is at home; none: wherever its clients are
+	// Autostop says what happens to idle machines: "stop", "suspend" or "off"; empty means "stop".
+	Autostop  string        `yaml:"autostop"`
+	KeepAlive time.Duration `yaml:"keep_alive"` // how long an idle app keeps its machines; 0 means 5m
+	Boot      time.Duration `yaml:"boot"`       // what a start is expected to take; 0 means unknown
+	Check     string        `yaml:"check"`      // a path that answers 2xx or 3xx; empty: it is enough to listen
+	// Finish has machines finish requests whose clients have left: then a hard limit holds for what
+	// the app executes, whatever its clients do.
+	Finish bool `yaml:"finish"`
+}
