@@ -79,11 +79,22 @@ func (s *source) keys(f *File) {
 }
 
 func (s *source) engine(e Engine) {
+	switch {
+	case e.URL == "" && e.Dir == "":
+		s.at("engine.url", "is missing: want where the NATS server is, such as nats://127.0.0.1:4222; "+
+			"or engine.dir, for one in this process")
+	case e.URL != "" && e.Dir != "":
+		s.at("engine.dir", "%q: the server is at engine.url: leave one", e.Dir)
+	case e.Dir == "" && e.Listen != "":
+		s.at("engine.listen", "%q: there is no server in this process: set engine.dir", e.Listen)
+	case e.Credentials != "" && e.NKey != "":
+		s.at("engine.nkey", "%q: there are engine.credentials: leave one", e.NKey)
+	}
 	if e.URL == "" {
-		s.at("engine.url", "is missing: want where the NATS server is, such as nats://127.0.0.1:4222")
+		return
 	}
 	for u := range strings.SplitSeq(e.URL, ",") {
-		if at, err := url.Parse(strings.TrimSpace(u)); e.URL != "" && (err != nil || at.Host == "") {
+		if at, err := url.Parse(strings.TrimSpace(u)); err != nil || at.Host == "" {
 			s.at("engine.url", "%q: want an address such as nats://127.0.0.1:4222", u)
 		}
 	}

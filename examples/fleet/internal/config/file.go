@@ -55,14 +55,19 @@ type File struct {
 	Hosts map[string]string `yaml:"hosts"`
 }
 
-// Engine says what carries messages between the nodes.
+// Engine says what carries messages between the nodes: a NATS server, apart or in this process.
 type Engine struct {
-	// URL is where the NATS server is; several, separated by commas, are one cluster.
+	// URL is where the server is; several, separated by commas, are one cluster.
 	URL string `yaml:"url"`
-	// Credentials is a file with the node's JWT and seed, CA one with the authority that signed the
-	// server's certificate.
+	// Credentials is a file with the node's JWT and seed, NKey one with the seed of a key, CA one with
+	// the authority that signed the server's certificate.
 	Credentials string `yaml:"credentials"`
+	NKey        string `yaml:"nkey"`
 	CA          string `yaml:"ca"`
+	// Dir is the folder of a server in this process, instead of URL, and Listen where other nodes
+	// reach it. One node of the fleet has it.
+	Dir    string `yaml:"dir"`
+	Listen string `yaml:"listen"`
 }
 
 // Driver says what a machine is: a process.
@@ -86,9 +91,9 @@ type App struct {
 	Soft int `yaml:"soft"`
 	Hard int `yaml:"hard"`
 	// Min machines are kept over all regions, and Max is what there is at most; 0 means all.
-	Min     int           `yaml:"min"`
-	Max     int           `yaml:"max"`
-	Regions []string      `yaml:"regions"` // where the app is at home; none: wherever its clients are
+	Min     int      `yaml:"min"`
+	Max     int      `yaml:"max"`
+	Regions []string `yaml:"regions"` // where the app is at home; none: wherever its clients are
 	// Autostop says what happens to idle machines: "stop", "suspend" or "off"; empty means "stop".
 	Autostop  string        `yaml:"autostop"`
 	KeepAlive time.Duration `yaml:"keep_alive"` // how long an idle app keeps its machines; 0 means 5m
