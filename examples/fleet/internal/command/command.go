@@ -13,6 +13,7 @@ import (
 	"syscall"
 	"time"
 
+	"github.com/ebbkit/ebb/examples/fleet/internal/chaos"
 	"github.com/ebbkit/ebb/examples/fleet/internal/config"
 	"github.com/ebbkit/ebb/examples/fleet/internal/engine"
 	"github.com/ebbkit/ebb/examples/fleet/internal/member"
@@ -33,6 +34,8 @@ func Run(ctx context.Context, args []string, out, errs io.Writer) error {
 		return runTown(ctx, args, out, errs)
 	case string(config.RoleEdge), string(config.RoleWorker), string(config.RoleBoth):
 		return runNode(ctx, config.Role(what), args, out, errs)
+	case "chaos":
+		return runChaos(ctx, args, out, errs)
 	case "engine":
 		return runEngine(ctx, args, errs)
 	}
@@ -152,4 +155,31 @@ func runTown(ctx context.Context, args []string, out, errs io.Writer) error {
 	}
 	t.Describe(out)
 	return t.Run(ctx)
+}
+
+func runChaos(ctx context.Context, args []string, out, errs io.Writer) error {
+	f := flags("fleet chaos", "fleet chaos kills, pauses, cuts off and restarts what a fleet consists of, under load,\n"+
+		"and accounts for each request.", errs)
+	c := chaos.Config{Out: out, Town: town.Config{Out: io.Discard}}
+	townFlags(f, &c.Town)
+	f.DurationVar(&c.For, "for", 30*time.Second, "how long")
+	f.Uint64Var(&c.Seed, "seed", uint64(time.Now().UnixNano()%1e6), "what happens, and in which order")
+	f.IntVar(&c.Rate, "rate", 100, "requests in a second")
+	f.DurationVar(&c.Pace, "pace", 2*time.Second, "the time between two faults, on average")
+	verbose := f.Bool("v", false, "shows what the processes say")
+	if err := parse(f, args); err != nil {
+		return err
+	}
+	if c.For <= 0 || c.Rate < 1 || c.Rate > 10_000 || c.Pace <= 0 {
+		return fmt.Errorf("-for %v -rate %d -pace %v: want more than 0; %w", c.For, c.Rate, c.Pace, ErrUsage)
+	}
+	if *verbose {
+		c.Town.Out = errs
+	}
+	clear, err := prepare(&c.Town)
+	if err != nil {
+		return err
+	}
+	defer clear()
+	return chaos.Run(ctx, c)
 }

@@ -15,7 +15,7 @@ type View struct {
 	Region      string
 	Role        string
 	Started     time.Time
-	Incarnation uint64
+	Incarnation uint64 `json:",string"` // too large for scripts
 	Others      []Other
 	Stats       exchange.Stats
 	Goroutines  int
@@ -25,8 +25,8 @@ type View struct {
 type Other struct {
 	Node        string
 	Region      string
-	State       string // live, gone or left
-	Incarnation uint64
+	State       string  // live, gone or left
+	Incarnation uint64  `json:",string"`
 	Age         float64 // seconds since it was heard
 	Machines    int     // of its own that are known here
 	Behind      bool    // some of its rows have not arrived

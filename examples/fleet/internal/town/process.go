@@ -2,6 +2,7 @@ package town
 
 import (
 	"bytes"
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -32,6 +33,7 @@ type Process struct {
 	since    time.Time
 	starts   int
 	told     bool          // to end
+	away     time.Duration // before the next start; 0 means as usual
 	kick     chan struct{} // start it at once
 	recorded []Interval
 }
@@ -77,12 +79,36 @@ func (p *Process) run(ctx context.Context, t *Town) error {
 			return p.end(ended)
 		}
 		select {
-		case <-time.After(t.c.Restart):
+		case <-time.After(p.pauseBefore(t.c.Restart)):
 		case <-p.kick:
 		case <-ctx.Done():
 		}
 	}
 	return nil
+}
+
+// pauseBefore is how long to wait before the next start.
+func (p *Process) pauseBefore(usual time.Duration) time.Duration {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	d := p.away
+	p.away = 0
+	return cmp.Or(d, usual)
+}
+
+// Away kills a process, or ends it in order, and has it away for d.
+func (t *Town) Away(name string, d time.Duration, inOrder bool) error {
+	p := t.process(name)
+	if p == nil {
+		return fmt.Errorf("there is no process %q", name)
+	}
+	p.mu.Lock()
+	p.away = d
+	p.mu.Unlock()
+	if inOrder {
+		return t.Do(name, "end")
+	}
+	return t.Do(name, "kill")
 }
 
 func (p *Process) start(t *Town) (ended <-chan error, err error) {

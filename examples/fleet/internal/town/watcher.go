@@ -32,6 +32,8 @@ type ProcessState struct {
 	PID, Starts        int
 	View               *member.View // what it said last
 	ViewAge            float64      // seconds since then
+	// Sees is in which state the node sees machines of others.
+	Sees map[string]string
 }
 
 // Machine is a machine as its owner sees it.
@@ -52,13 +54,14 @@ type watcher struct {
 	views    map[string]*member.View
 	heard    map[string]time.Time
 	machines map[string][]Machine
+	sees     map[string]map[string]string
 }
 
 func newWatcher(t *Town) *watcher {
 	return &watcher{
 		t: t, client: &http.Client{Timeout: 2 * time.Second, Transport: &http.Transport{MaxConnsPerHost: 4}},
 		started: time.Now(), views: map[string]*member.View{}, heard: map[string]time.Time{},
-		machines: map[string][]Machine{},
+		machines: map[string][]Machine{}, sees: map[string]map[string]string{},
 	}
 }
 
@@ -91,10 +94,17 @@ func (w *watcher) ask(ctx context.Context, p *Process) {
 	if w.get(ctx, p, "nodes.json", view) != nil || w.get(ctx, p, "status.json", &status) != nil {
 		return
 	}
+	sees := map[string]string{}
+	for _, m := range status.Machines {
+		if m.Owner != p.Name {
+			sees[m.ID] = m.State
+		}
+	}
 	own := slices.DeleteFunc(status.Machines, func(m Machine) bool { return m.Owner != p.Name })
 	w.mu.Lock()
 	defer w.mu.Unlock()
 	w.views[p.Name], w.heard[p.Name], w.machines[p.Name] = view, time.Now(), own
+	w.sees[p.Name] = sees
 }
 
 func (w *watcher) get(ctx context.Context, p *Process, page string, into any) error {
@@ -137,7 +147,7 @@ func (t *Town) State() State {
 			ps.Page = "http://" + p.Status + "/"
 		}
 		if v := w.views[p.Name]; v != nil {
-			ps.View, ps.ViewAge = v, time.Since(w.heard[p.Name]).Seconds()
+			ps.View, ps.ViewAge, ps.Sees = v, time.Since(w.heard[p.Name]).Seconds(), w.sees[p.Name]
 		}
 		s.Processes = append(s.Processes, ps)
 		s.Machines = append(s.Machines, w.machines[p.Name]...)

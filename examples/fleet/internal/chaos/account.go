@@ -1,0 +1,144 @@
+package chaos
+
+import (
+	"fmt"
+	"io"
+	"net/http"
+	"os"
+	"path/filepath"
+	"strings"
+	"time"
+)
+
+// Account says what became of all requests.
+type Account struct {
+	Seed     uint64
+	For      time.Duration
+	Faults   []string
+	Requests int
+	Answered int
+	// Failed are those that were not answered with 200, by why that may be.
+	Failed map[string]int
+	// Again are idempotent requests that were executed more than once.
+	Again int
+	// Starts is how often a machine was started.
+	Starts int
+	// Slowest is the longest wait for an answer.
+	Slowest time.Duration
+	// Wrong is what must not be.
+	Wrong []string
+	// Left is what the processes hold at the end.
+	Left []string
+}
+
+// wrongMax bounds how much of what is wrong is told.
+const wrongMax = 20
+
+func (a *Account) wrong(format string, args ...any) {
+	a.Wrong = append(a.Wrong, fmt.Sprintf(format, args...))
+}
+
+// margin is how much later than the system we know that a process has ended.
+const margin = 500 * time.Millisecond
+
+// requests accounts for requests.
+func (a *Account) requests(all []result, done map[string]int) {
+	a.Requests, a.Failed = len(all), map[string]int{}
+	for _, r := range all {
+		a.Slowest = max(a.Slowest, r.to.Sub(r.from))
+		n := done[r.id]
+		switch {
+		case !r.idempotent && n > 1:
+			a.wrong("%s was executed %d times and is not idempotent", r.id, n)
+		case r.answered() && n == 0:
+			a.wrong("%s was answered and never executed", r.id)
+		case n > 1:
+			a.Again++
+		}
+		if r.answered() {
+			a.Answered++
+			continue
+		}
+		why := r.excuse()
+		if why == "" {
+			a.wrong("%s failed at %s, which lived: %s", r.id, r.edge.Name, r.what())
+			why = "the edge lived"
+		}
+		a.Failed[why]++
+	}
+}
+
+// excuse says why a request may have failed; empty: it must not have.
+func (r result) excuse() string {
+	switch {
+	case r.begun && r.err != nil:
+		return "its answer had begun"
+	case !r.idempotent && r.begun && r.status >= http.StatusInternalServerError:
+		return "it is not idempotent, and may have been executed"
+	}
+	for _, x := range r.edge.Disturbed() {
+		if r.to.Before(x.From.Add(-margin)) || r.from.After(x.To.Add(margin)) {
+			continue
+		}
+		if x.Ended && r.dialed {
+			continue // what it had taken it has to serve
+		}
+		return "its edge did not run"
+	}
+	return ""
+}
+
+func (r result) what() string {
+	said, _, _ := strings.Cut(r.said, "\n")
+	return fmt.Sprintf("status %d, error %v, after %v at %v %s", r.status, r.err,
+		r.to.Sub(r.from).Round(time.Millisecond), r.to.Format("15:04:05.000"), said)
+}
+
+// executed reads what the app has recorded.
+func (a *Account) executed(dir string) (done map[string]int, err error) {
+	files, err := os.ReadDir(dir)
+	if err != nil {
+		return nil, err
+	}
+	done = map[string]int{}
+	a.Starts = len(files)
+	for _, f := range files {
+		text, err := os.ReadFile(filepath.Join(dir, f.Name()))
+		if err != nil {
+			return nil, err
+		}
+		for line := range strings.Lines(string(text)) {
+			kind, what, _ := strings.Cut(strings.TrimSpace(line), " ")
+			switch kind {
+			case "S":
+				done[what]++
+			case "X":
+				a.wrong("%s had %s requests at once, more than its hard limit", f.Name(), what)
+			}
+		}
+	}
+	return done, nil
+}
+
+// Print writes the account.
+func (a *Account) Print(w io.Writer) {
+	fmt.Fprintf(w, "chaos: seed %d, %v: %d requests, %d answered, the slowest in %v\n", a.Seed, a.For, a.Requests,
+		a.Answered, a.Slowest.Round(time.Millisecond))
+	for why, n := range a.Failed {
+		fmt.Fprintf(w, "  %4d failed: %s\n", n, why)
+	}
+	fmt.Fprintf(w, "  %4d idempotent ones were executed again; machines were started %d times\n", a.Again, a.Starts)
+	for _, line := range append(a.Faults, a.Left...) {
+		fmt.Fprintf(w, "  %s\n", line)
+	}
+	for i, line := range a.Wrong {
+		if i == wrongMax {
+			fmt.Fprintf(w, "  … and %d more\n", len(a.Wrong)-i)
+			break
+		}
+		fmt.Fprintf(w, "  WRONG: %s\n", line)
+	}
+	if len(a.Wrong) == 0 {
+		fmt.Fprintln(w, "  nothing is wrong")
+	}
+}
