@@ -73,6 +73,11 @@ function machineCard(m) {
     m.Fault ? el("div", { className: "meta" }, m.Fault) : "");
 }
 
+// A button that is replaced while it is pressed is not clicked.
+let held = false;
+addEventListener("pointerdown", () => { held = true; });
+for (const over of ["pointerup", "pointercancel"]) addEventListener(over, () => { held = false; });
+
 let last = "";
 async function show() {
   let s;
@@ -82,6 +87,7 @@ async function show() {
     at("summary").textContent = "The fleet has ended.";
     return;
   }
+  if (held) return;
   const up = s.Processes.filter(p => p.State === "up").length;
   const run = s.Machines?.filter(m => m.State === "started").length ?? 0;
   at("summary").textContent =
