@@ -3,7 +3,6 @@ package chaos
 import (
 	"fmt"
 	"io"
-	"net/http"
 	"os"
 	"path/filepath"
 	"strings"
@@ -73,8 +72,8 @@ func (r result) excuse() string {
 	switch {
 	case r.begun && r.err != nil:
 		return "its answer had begun"
-	case !r.idempotent && r.begun && r.status >= http.StatusInternalServerError:
-		return "it is not idempotent, and may have been executed"
+	case !r.idempotent && r.begun:
+		return fmt.Sprintf("not idempotent, status %d", r.status)
 	}
 	for _, x := range r.edge.Disturbed() {
 		if r.to.Before(x.From.Add(-margin)) || r.from.After(x.To.Add(margin)) {
@@ -84,6 +83,9 @@ func (r result) excuse() string {
 			continue // what it had taken it has to serve
 		}
 		return "its edge did not run"
+	}
+	if !r.idempotent && r.dialed {
+		return "not idempotent, no answer"
 	}
 	return ""
 }

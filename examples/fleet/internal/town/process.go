@@ -32,7 +32,7 @@ type Process struct {
 	why      string // it is down
 	since    time.Time
 	starts   int
-	told     bool          // to end
+	told     time.Time     // to end; zero: it was not
 	away     time.Duration // before the next start; 0 means as usual
 	kick     chan struct{} // start it at once
 	recorded []Interval
@@ -41,7 +41,7 @@ type Process struct {
 // Interval is a time in which a process did not run.
 type Interval struct {
 	From, To time.Time
-	Ended    bool // it had been told to end, and did so in order
+	Ended    bool // it ended in order: it took no more clients, and served those that it had
 }
 
 // spawner starts processes, always on the same thread: on Linux they end with it.
@@ -132,7 +132,7 @@ func (p *Process) start(t *Town) (ended <-chan error, err error) {
 	if p.starts > 0 {
 		p.disturbed()
 	}
-	p.since, p.told = time.Now(), false
+	p.since, p.told = time.Now(), time.Time{}
 	p.starts++
 	n := p.starts
 	p.mu.Unlock()
@@ -150,7 +150,12 @@ func (p *Process) down(t *Town, err error) {
 		p.disturbed()
 	}
 	p.cmd, p.state, p.why, p.since = nil, "down", why, time.Now()
-	p.told = p.told && err == nil
+	switch {
+	case err != nil:
+		p.told = time.Time{}
+	case !p.told.IsZero(): // it took no more clients from then on
+		p.recorded = append(p.recorded, Interval{p.told, p.since, true})
+	}
 	p.mu.Unlock()
 	t.event(p.Name, "has ended: %s", why)
 }
@@ -182,7 +187,7 @@ func (p *Process) signal(how func(*os.Process) error) error {
 
 // disturbed notes that the process has not run since it last changed; p.mu is held.
 func (p *Process) disturbed() {
-	p.recorded = append(p.recorded, Interval{p.since, time.Now(), p.told && p.state == "down"})
+	p.recorded = append(p.recorded, Interval{p.since, time.Now(), p.state == "down" && !p.told.IsZero()})
 }
 
 // Disturbed returns when the process did not run.
@@ -190,8 +195,11 @@ func (p *Process) Disturbed() []Interval {
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	all := append([]Interval(nil), p.recorded...)
+	if !p.told.IsZero() {
+		all = append(all, Interval{p.told, time.Now(), true})
+	}
 	if p.state != "up" {
-		all = append(all, Interval{p.since, time.Now(), p.told && p.state == "down"})
+		all = append(all, Interval{p.since, time.Now(), p.state == "down" && !p.told.IsZero()})
 	}
 	return all
 }
@@ -232,7 +240,9 @@ func (t *Town) Do(name, what string) error {
 			return errors.New("it is paused: resume it first")
 		}
 		p.mu.Lock()
-		p.told = true
+		if p.told.IsZero() {
+			p.told = time.Now()
+		}
 		p.mu.Unlock()
 		return p.signal(terminate)
 	case "pause":
