@@ -40,6 +40,9 @@ func (a *Account) wrong(format string, args ...any) {
 // margin is how much later than the system we know that a process has ended.
 const margin = 500 * time.Millisecond
 
+// beginMargin is how long a process may take from its start until it listens, on a busy host.
+const beginMargin = 2 * time.Second
+
 // requests accounts for requests.
 func (a *Account) requests(all []result, done map[string]int) {
 	a.Requests, a.Failed = len(all), map[string]int{}
@@ -75,8 +78,12 @@ func (r result) excuse() string {
 	case !r.idempotent && r.begun:
 		return fmt.Sprintf("not idempotent, status %d", r.status)
 	}
+	after := margin
+	if !r.dialed {
+		after = beginMargin
+	}
 	for _, x := range r.edge.Disturbed() {
-		if r.to.Before(x.From.Add(-margin)) || r.from.After(x.To.Add(margin)) {
+		if r.to.Before(x.From.Add(-margin)) || r.from.After(x.To.Add(after)) {
 			continue
 		}
 		if x.Ended && r.dialed {

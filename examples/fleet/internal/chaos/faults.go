@@ -102,8 +102,8 @@ func (f *faults) one(ctx context.Context) {
 		f.disturb(worker, d, func() { f.away(worker, d, true, "worker ended in order") })
 	case 7:
 		f.disturb(worker, d, func() { f.cut(ctx, edge, worker, d, "edge and worker cut off") })
-	case 8:
-		f.cut(ctx, node, "engine", d, "node cut off from engine")
+	case 8: // of a node that begins meanwhile nobody hears, nor does it of anybody
+		f.disturb(node, d, func() { f.cut(ctx, node, "engine", d, "node cut off from engine") })
 	case 9:
 		f.late(ctx, f.between(20*time.Millisecond, 150*time.Millisecond), d)
 	case 10:
