@@ -34,16 +34,17 @@ type Node struct {
 	report  *report
 	page    http.Handler
 
-	ran  atomic.Bool
-	mu   sync.Mutex // no part begins when all have been told to end
-	over bool
-	runs bool            // the parts have begun
-	work context.Context // of all parts
-	stop context.CancelFunc
-	all  *errgroup.Group
-	once sync.Once // Shutdown
-	done chan struct{}
-	err  error // of Shutdown
+	ran    atomic.Bool
+	ending atomic.Bool // no machine is started or recalled for others any more
+	mu     sync.Mutex  // no part begins when all have been told to end
+	over   bool
+	runs   bool            // the parts have begun
+	work   context.Context // of all parts
+	stop   context.CancelFunc
+	all    *errgroup.Group
+	once   sync.Once // Shutdown
+	done   chan struct{}
+	err    error // of Shutdown
 }
 
 // New returns a node. It starts nothing, see [Node.Run].
@@ -233,6 +234,7 @@ func (n *Node) Shutdown(ctx context.Context) error {
 }
 
 func (n *Node) shutdown(ctx context.Context) (err error) {
+	n.ending.Store(true)
 	if n.edge != nil {
 		n.edge.drain(ctx)
 	}

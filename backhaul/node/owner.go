@@ -60,13 +60,28 @@ func (n *Node) served() orders.Owner {
 		Back:   func(balance.NodeID, balance.Grant) {},
 	}
 	if w := n.worker; w != nil {
-		o.Start, o.Recall, o.Stop = w.starter.Start, w.starter.Recall, w.scaler.Stop
+		o.Stop = w.scaler.Stop
+		o.Start = func(ctx context.Context, m balance.Machine) (balance.StartAnswer, error) {
+			if n.ending.Load() {
+				return balance.StartRefused, errEnding
+			}
+			return w.starter.Start(ctx, m)
+		}
+		o.Recall = func(ctx context.Context, m balance.Machine) error {
+			if n.ending.Load() {
+				return errEnding
+			}
+			return w.starter.Recall(ctx, m)
+		}
 		o.Ask, o.Back = w.granter.Ask, w.granter.Back
 	}
 	return o
 }
 
-var errNoWorker = errors.New("node: this node hosts no machines")
+var (
+	errNoWorker = errors.New("node: this node hosts no machines")
+	errEnding   = errors.New("node: this node is about to end: start a machine of another one")
+)
 
 // row is the row of a machine of this node.
 func (n *Node) row(app balance.AppID, id balance.MachineID) (r orders.Row, ok bool) {

@@ -22,11 +22,16 @@ type worker struct {
 	starter *machine.Starter
 	scaler  *downscale.Downscaler
 	granter *grants.Granter // nil where there are no others
+
+	scaling context.Context // of the downscaler, which ends before other parts do
+	stay    context.CancelFunc
+	stays   chan struct{} // closed when nothing is scaled down any more
 }
 
 func (n *Node) newWorker() (w *worker, err error) {
 	c := &n.config
-	w = &worker{n: n, driver: newDrivers(c)}
+	w = &worker{n: n, driver: newDrivers(c), stays: make(chan struct{})}
+	w.scaling, w.stay = context.WithCancel(n.work)
 	for _, a := range c.Apps {
 		for i := range a.Machines {
 			m := balance.Machine{ID: machineID(c.Node, a.ID, i), App: a.ID, Region: c.Region}
@@ -71,7 +76,10 @@ func machineID(node balance.NodeID, app balance.AppID, i int) balance.MachineID 
 
 func (w *worker) run(run func(string, func(context.Context) error)) {
 	run("starter", w.starter.Run)
-	run("downscaler", w.scaler.Run)
+	run("downscaler", func(context.Context) error {
+		defer close(w.stays)
+		return w.scaler.Run(w.scaling)
+	})
 	if w.granter != nil {
 		run("granter", w.granter.Run)
 	}
@@ -81,8 +89,15 @@ func (w *worker) run(run func(string, func(context.Context) error)) {
 // do not know yet are refused, and try elsewhere.
 const cordonWait = time.Second
 
-// cordon has everybody avoid this node's machines where others can serve.
+// cordon has everybody avoid this node's machines where others can serve. The downscaler ends
+// before: it would take these cordons for its own of an earlier run, and release them.
 func (w *worker) cordon(ctx context.Context) {
+	if w.stay(); w.n.began() {
+		select {
+		case <-w.stays:
+		case <-ctx.Done():
+		}
+	}
 	type cordoned struct {
 		of  balance.MachineKey
 		gen uint64
