@@ -6,6 +6,7 @@ import (
 	"errors"
 	"net/http"
 	"runtime"
+	"slices"
 	"sync/atomic"
 	"time"
 
@@ -40,6 +41,9 @@ type tries struct {
 	hop.Retries
 	bounces int
 	refused time.Time // when the first owner or machine refused
+	// away are the owners that could not be connected to in this round: none of their machines is
+	// tried.
+	away []balance.NodeID
 	// last is how the last failed try ended, and what that says of its machine. A bounce clears it.
 	last struct {
 		err     error
@@ -198,11 +202,17 @@ func (q *roundTrip) acquire() error {
 		waited := q.try.tried.Sub(began)
 		q.times.waited += waited
 		if err == nil {
-			q.try.res, q.try.held = res, true
 			if tried > 0 && len(q.want.Tried) == 0 {
 				q.tries.Renewed(waited)
+				q.tries.away = nil
 			}
-			m := q.try.res.Machine()
+			m := res.Machine()
+			if slices.Contains(q.tries.away, m.Owner) && res.Gate() == nil {
+				res.Release(balance.OutcomeUnserved)
+				q.want.Tried = append(q.want.Tried, m.ID)
+				continue
+			}
+			q.try.res, q.try.held = res, true
 			q.try.info = tryInfo{
 				n: q.try.info.n + 1, machine: m.ID, owner: m.Owner, local: q.try.res.Gate() != nil,
 			}
@@ -241,7 +251,7 @@ func (q *roundTrip) unavailable(err error) error {
 // pause begins a new round.
 func (q *roundTrip) pause() error {
 	clear(q.want.Tried)
-	q.want.Tried = q.want.Tried[:0]
+	q.want.Tried, q.tries.away = q.want.Tried[:0], nil
 	ctx := q.req.Context()
 	q.trail.event(Event{Kind: EventPause, Took: q.tries.Pause()})
 	t := time.NewTimer(q.tries.Pause())

@@ -115,6 +115,9 @@ func (a *attempt) broke(fail Failure, err error, body hop.BodyState) hop.Next {
 	if fail.Certainty() == hop.CertaintyNotSent {
 		a.res.NotSent()
 	}
+	if fail == hop.FailureDial && !a.atMachine(err) {
+		a.q.tries.away = append(a.q.tries.away, a.info.owner)
+	}
 	v := hop.NextGiveUp
 	switch {
 	case over:
