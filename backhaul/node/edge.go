@@ -9,6 +9,7 @@ import (
 	"github.com/ebbkit/ebb/backhaul"
 	"github.com/ebbkit/ebb/backhaul/node/internal/orders"
 	"github.com/ebbkit/ebb/balance"
+	"github.com/ebbkit/ebb/internal/report"
 )
 
 // edge is the part of a node that has clients.
@@ -34,12 +35,12 @@ func (n *Node) newEdge() (e *edge, err error) {
 			picks.Distance = n.peers.mesh
 		}
 	}
-	n.report.balance(&picks.Trace)
+	n.report.Balance(&picks.Trace)
 	if e.balancer, err = balance.New(n.fleet, picks); err != nil {
 		return nil, err
 	}
 	auto := c.Autostart
-	n.report.autostart(&auto.Trace)
+	n.report.Autostart(&auto.Trace)
 	if n.peers != nil {
 		auto.Others = n.peers.link.Others
 		e.asker = newAsker(n)
@@ -54,7 +55,7 @@ func (n *Node) newEdge() (e *edge, err error) {
 	hop := c.Transport
 	if n.peers != nil {
 		f := &finder{Autostart: e.auto, n: n}
-		then1(&hop.Trace.Event, f.hinted)
+		report.Then1(&hop.Trace.Event, f.hinted)
 		picker = f
 		hop.Keys, hop.Dial = c.Keys, n.peers.dial
 		if c.Identity != nil {
@@ -68,7 +69,7 @@ func (n *Node) newEdge() (e *edge, err error) {
 	if hop.Route == nil {
 		hop.Route = c.route()
 	}
-	n.report.transport(&hop.Trace)
+	n.report.Transport(&hop.Trace)
 	if e.transport, err = backhaul.NewTransport(picker, hop); err != nil {
 		return nil, err
 	}
@@ -76,7 +77,7 @@ func (n *Node) newEdge() (e *edge, err error) {
 		return nil, err
 	}
 	if c.Listener != nil {
-		e.front, err = backhaul.NewFront(n.report.counted(e.proxy), c.Front)
+		e.front, err = backhaul.NewFront(n.counted(e.proxy), c.Front)
 	}
 	return e, err
 }

@@ -131,7 +131,7 @@ func (f *finder) search(app balance.AppID) (found bool) {
 		for _, a := range answers {
 			found = <-a || found
 		}
-		if found || len(answers) == 0 && time.Since(f.n.report.started) > settled {
+		if found || len(answers) == 0 && time.Since(f.n.shown.started) > settled {
 			return found
 		}
 		select {

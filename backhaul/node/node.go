@@ -16,6 +16,8 @@ import (
 	"github.com/ebbkit/ebb/balance"
 	"github.com/ebbkit/ebb/balance/exchange"
 	"github.com/ebbkit/ebb/downscale"
+	"github.com/ebbkit/ebb/internal/eventlog"
+	"github.com/ebbkit/ebb/internal/report"
 	"github.com/ebbkit/ebb/internal/status"
 )
 
@@ -31,7 +33,8 @@ type Node struct {
 	orders  *orders.Server // nil where there are no others, and so is hop
 	hop     *hop
 	lasting orders.Tasks
-	report  *report
+	report  report.Report
+	shown   shown
 	page    http.Handler
 
 	ran    atomic.Bool
@@ -52,7 +55,12 @@ func New(c Config) (*Node, error) {
 	if err := c.resolve(); err != nil {
 		return nil, err
 	}
-	n := &Node{config: c, report: newReport(&c), done: make(chan struct{})}
+	n := &Node{
+		config: c, shown: shown{started: time.Now()}, done: make(chan struct{}),
+		report: report.Report{
+			Node: c.Node, Log: eventlog.New(0), Logger: c.Logger, Answers: &report.Answers{}, Picks: &report.Picks{},
+		},
+	}
 	work, stop := context.WithCancel(context.Background())
 	n.stop = stop
 	n.all, n.work = errgroup.WithContext(work)
@@ -201,7 +209,7 @@ func (n *Node) begin() {
 	if n.hop != nil {
 		run("hop", func(context.Context) error { return n.hop.server.Serve(n.hop.listener) })
 	}
-	run("history", func(ctx context.Context) error { return n.report.history.Run(ctx, source{n}) })
+	run("history", func(ctx context.Context) error { return n.shown.history.Run(ctx, source{n}) })
 }
 
 func (n *Node) began() bool {
@@ -258,6 +266,6 @@ func (n *Node) shutdown(ctx context.Context) (err error) {
 	if n.peers != nil {
 		err = errors.Join(err, n.peers.leave())
 	}
-	n.report.log.Close() // ends those who follow the page's events
+	n.report.Log.Close() // ends those who follow the page's events
 	return err
 }

@@ -5,29 +5,48 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"net/http"
 	"strings"
+	"sync/atomic"
+	"time"
 
 	"github.com/ebbkit/ebb/balance"
 	"github.com/ebbkit/ebb/downscale"
 	"github.com/ebbkit/ebb/internal/eventlog"
+	"github.com/ebbkit/ebb/internal/report"
 	"github.com/ebbkit/ebb/internal/status"
 	"github.com/ebbkit/ebb/rtt"
 )
+
+// shown is what only the page asks for.
+type shown struct {
+	started  time.Time
+	requests atomic.Uint64
+	history  status.History
+}
+
+// counted counts the requests that a handler serves.
+func (n *Node) counted(h http.Handler) http.Handler {
+	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		n.shown.requests.Add(1)
+		h.ServeHTTP(w, r)
+	})
+}
 
 // source is what the page shows of a node. It implements [status.Source], [status.Historian],
 // [status.Picks] and [status.Stops].
 type source struct{ n *Node }
 
-func (s source) Events() *eventlog.Log { return s.n.report.log }
+func (s source) Events() *eventlog.Log { return s.n.report.Log }
 
-func (s source) History() *status.History { return &s.n.report.history }
+func (s source) History() *status.History { return &s.n.shown.history }
 
-func (s source) Picks() []status.Pick { return s.n.report.picks.list() }
+func (s source) Picks() []status.Pick { return s.n.report.Picks.List() }
 
 func (s source) Snapshot() status.Snapshot {
 	n := s.n
 	snap := status.Snapshot{
-		Title: string(n.config.Node), Started: n.report.started, Requests: n.report.requests.Load(),
+		Title: string(n.config.Node), Started: n.shown.started, Requests: n.shown.requests.Load(),
 		Nodes: []status.Node{{ID: string(n.config.Node), Region: n.config.Region, Role: n.config.Role.String()}},
 	}
 	if n.peers != nil {
@@ -69,7 +88,7 @@ func (s source) nodes(snap *status.Snapshot) {
 	for to, d := range p.mesh.Table().All() {
 		if d.Known() || d.State == rtt.StateLost {
 			snap.RTT = append(snap.RTT, status.RTT{
-				From: string(s.n.config.Node), To: to.ID, MS: millis(d.Base), Loss: d.Loss.Value(),
+				From: string(s.n.config.Node), To: to.ID, MS: report.Millis(d.Base), Loss: d.Loss.Value(),
 				State: d.State.String(),
 			})
 		}
@@ -90,7 +109,7 @@ func (s source) machine(app balance.App, m *balance.Machine) status.Machine {
 		out.Load = l.InFlight
 	}
 	if out.State == balance.StateStarted.String() {
-		out.Fault = cmp.Or(out.Fault, s.n.report.answers.failing(m.Key()))
+		out.Fault = cmp.Or(out.Fault, s.n.report.Answers.Failing(m.Key()))
 	}
 	return out
 }

@@ -9,6 +9,7 @@ import (
 
 	"github.com/ebbkit/ebb/balance"
 	"github.com/ebbkit/ebb/balance/exchange"
+	"github.com/ebbkit/ebb/internal/report"
 	"github.com/ebbkit/ebb/rtt"
 )
 
@@ -30,7 +31,7 @@ func (n *Node) newPeers() (p *peers, err error) {
 	p = &peers{n: n, over: make(chan struct{}), stop: func() {}}
 	lc := c.Link
 	lc.Edge, lc.Worker, lc.Demand = c.edge(), c.worker(), n.demand
-	then1(&lc.Trace.Node, p.noticed)
+	report.Then1(&lc.Trace.Node, p.noticed)
 	if p.link, err = exchange.New(n.fleet, c.Exchange, lc); err != nil {
 		return nil, err
 	}
@@ -63,7 +64,7 @@ func (n *Node) demand(app balance.AppID) (home string, inFlight, parked int) {
 
 // noticed takes in that a node has come, has begun anew, or is gone.
 func (p *peers) noticed(of exchange.Node) {
-	p.n.report.event(kindNode, balance.MachineKey{}, "%s in %s is %s", of.ID, of.Region, of.State)
+	p.n.report.Event(report.KindNode, balance.MachineKey{}, "%s in %s is %s", of.ID, of.Region, of.State)
 	if p.mesh != nil {
 		p.mesh.Refresh()
 	}

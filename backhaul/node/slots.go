@@ -7,6 +7,7 @@ import (
 
 	"github.com/ebbkit/ebb/autostart"
 	"github.com/ebbkit/ebb/balance"
+	"github.com/ebbkit/ebb/internal/report"
 )
 
 // Machines that take one to three requests at a time are not guessed: edges ask their owners for
@@ -39,10 +40,10 @@ func newAsker(n *Node) *asker {
 
 // listen has the asker hear of those who wait.
 func (a *asker) listen(t *autostart.Trace) {
-	then2(&t.Parked, func(app balance.AppID, _ int) { a.poke(app) })
-	then3(&t.HandedOver, func(app balance.AppID, _ balance.MachineID, _ time.Duration) { a.poke(app) })
-	then2(&t.Rejected, func(app balance.AppID, _ error) { a.poke(app) })
-	then2(&t.Left, func(app balance.AppID, _ time.Duration) { a.poke(app) })
+	report.Then2(&t.Parked, func(app balance.AppID, _ int) { a.poke(app) })
+	report.Then3(&t.HandedOver, func(app balance.AppID, _ balance.MachineID, _ time.Duration) { a.poke(app) })
+	report.Then2(&t.Rejected, func(app balance.AppID, _ error) { a.poke(app) })
+	report.Then2(&t.Left, func(app balance.AppID, _ time.Duration) { a.poke(app) })
 }
 
 func (a *asker) poke(app balance.AppID) {

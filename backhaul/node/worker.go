@@ -52,7 +52,7 @@ func (n *Node) newWorker() (w *worker, err error) {
 		}
 		return c.Starter.Check
 	}
-	n.report.starter(&starter.Trace)
+	n.report.Starter(&starter.Trace)
 	if w.starter, err = machine.NewStarter(n.fleet, w.driver, starter); err != nil {
 		return nil, err
 	}
@@ -64,7 +64,7 @@ func (n *Node) newWorker() (w *worker, err error) {
 			return nil, err
 		}
 	}
-	n.report.downscale(&down.Trace)
+	n.report.Downscale(&down.Trace)
 	w.scaler, err = downscale.New(n.fleet, w.driver, down)
 	return w, err
 }

@@ -45,17 +45,23 @@ func (w *World) newEdge(region string, n int) (_ *edge, err error) {
 	if err = e.fleet.Apply(balance.PutApp{App: w.config.App}); err != nil {
 		return nil, err
 	}
-	if e.balancer, err = balance.New(e.fleet, balance.Config{Distance: e.mesh, Trace: e.tracePicks(), GiveBack: e.giveBack}); err != nil {
+	tell := w.report(e.id)
+	picks := balance.Config{Distance: e.mesh, GiveBack: e.giveBack}
+	tell.Balance(&picks.Trace)
+	if e.balancer, err = balance.New(e.fleet, picks); err != nil {
 		return nil, err
 	}
-	c := autostart.Config{Trace: e.traceAuto()}
+	c := autostart.Config{Trace: e.traceParked()}
+	tell.Autostart(&c.Trace)
 	if w.config.Edges > 1 { // all of them sit in one region
 		c.Others = func(balance.AppID, string) int { return e.others.sum() }
 	}
 	if e.auto, err = autostart.New(e.balancer, owners{e}, c); err != nil {
 		return nil, err
 	}
-	if e.transport, err = backhaul.NewTransport(e.auto, backhaul.Config{Keys: []string{w.key}, Dial: e.dial, RTT: e.rtt, Trace: e.traceTransport()}); err != nil {
+	hop := backhaul.Config{Keys: []string{w.key}, Dial: e.dial, RTT: e.rtt}
+	tell.Transport(&hop.Trace)
+	if e.transport, err = backhaul.NewTransport(e.auto, hop); err != nil {
 		return nil, err
 	}
 	e.proxy, err = e.newProxy()

@@ -4,6 +4,7 @@ import (
 	"context"
 	"time"
 
+	"github.com/ebbkit/ebb/autostart"
 	"github.com/ebbkit/ebb/balance"
 	"github.com/ebbkit/ebb/balance/grants"
 )
@@ -53,6 +54,16 @@ func (e *edge) askSlots(ctx context.Context) error {
 		}
 		resting, changed = true, false
 		gap.Reset(askGap)
+	}
+}
+
+// traceParked hears of those who wait.
+func (e *edge) traceParked() autostart.Trace {
+	return autostart.Trace{
+		Parked:     func(balance.AppID, int) { e.parkedChanged() },
+		HandedOver: func(balance.AppID, balance.MachineID, time.Duration) { e.parkedChanged() },
+		Rejected:   func(balance.AppID, error) { e.parkedChanged() },
+		Left:       func(balance.AppID, time.Duration) { e.parkedChanged() },
 	}
 }
 

@@ -5,6 +5,7 @@ import (
 	"time"
 
 	"github.com/ebbkit/ebb/internal/events"
+	"github.com/ebbkit/ebb/internal/report"
 	"github.com/ebbkit/ebb/internal/status"
 )
 
@@ -16,7 +17,7 @@ func (w *World) usualLinks() (ls []status.Link) {
 	}
 	for i, a := range w.config.Regions {
 		for _, b := range w.config.Regions[i+1:] {
-			ls = append(ls, status.Link{From: a.Name, To: b.Name, Usual: millis(w.links.RTT(a.Name, b.Name))})
+			ls = append(ls, status.Link{From: a.Name, To: b.Name, Usual: report.Millis(w.links.RTT(a.Name, b.Name))})
 		}
 	}
 	return ls
@@ -26,7 +27,7 @@ func (w *World) usualLinks() (ls []status.Link) {
 func (w *World) Links() []status.Link {
 	ls := append([]status.Link(nil), w.usual...)
 	for i := range ls {
-		ls[i].MS = millis(w.links.RTT(ls[i].From, ls[i].To))
+		ls[i].MS = report.Millis(w.links.RTT(ls[i].From, ls[i].To))
 	}
 	return ls
 }
@@ -37,8 +38,6 @@ func (w *World) SetLink(from, to string, rtt time.Duration) error {
 	rtt = max(rtt, 2*time.Nanosecond)
 	before := w.links.RTT(from, to)
 	w.links.Set(from, to, rtt)
-	w.log.Add(events.Event{Kind: "link", Node: from + "–" + to, Reason: fmt.Sprintf("round trip set from %v to %v", rounded(before), rounded(rtt))})
+	w.log.Add(events.Event{Kind: "link", Node: from + "–" + to, Reason: fmt.Sprintf("round trip set from %v to %v", report.Rounded(before), report.Rounded(rtt))})
 	return nil
 }
-
-func millis(d time.Duration) float64 { return float64(d) / float64(time.Millisecond) }

@@ -63,14 +63,18 @@ func (w *World) newWorker(r Region) (_ *worker, err error) {
 	if k.driver, err = w.config.Driver(r.Name); err != nil {
 		return nil, err
 	}
-	check := machine.Check{Path: w.config.Check, Func: w.config.look}
-	if k.starter, err = machine.NewStarter(k.fleet, k.driver, machine.Config{Check: check, Trace: k.traceStarter()}); err != nil {
+	tell := w.report(k.id)
+	starter := machine.Config{Check: machine.Check{Path: w.config.Check, Func: w.config.look}}
+	tell.Starter(&starter.Trace)
+	if k.starter, err = machine.NewStarter(k.fleet, k.driver, starter); err != nil {
 		return nil, err
 	}
-	if k.scaler, err = downscale.New(k.fleet, k.driver, downscale.Config{
-		Window: w.config.Window, Views: views{k.demand, w.x.acks}, Habits: &k.habits, Trace: k.traceScaler(),
+	down := downscale.Config{
+		Window: w.config.Window, Views: views{k.demand, w.x.acks}, Habits: &k.habits,
 		Connections: &k.conns, Notify: w.config.Notify,
-	}); err != nil {
+	}
+	tell.Downscale(&down.Trace)
+	if k.scaler, err = downscale.New(k.fleet, k.driver, down); err != nil {
 		return nil, err
 	}
 	if k.handler, err = backhaul.NewHandler(k.fleet, backhaul.HandlerConfig{

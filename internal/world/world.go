@@ -28,6 +28,7 @@ import (
 	"github.com/ebbkit/ebb/internal/cities"
 	"github.com/ebbkit/ebb/internal/delay"
 	"github.com/ebbkit/ebb/internal/eventlog"
+	"github.com/ebbkit/ebb/internal/report"
 	"github.com/ebbkit/ebb/internal/status"
 	"github.com/ebbkit/ebb/rtt"
 )
@@ -91,8 +92,8 @@ type World struct {
 	edges   []*edge
 	edge    *edge // the first
 	workers []*worker
-	picks   picks
-	answers answers
+	picks   report.Picks
+	answers report.Answers
 	x       *exchange
 	key     string // shared by all nodes
 	started time.Time
@@ -361,7 +362,7 @@ func (w *World) Snapshot() status.Snapshot {
 			}
 			l, fault := g.Load(), m.Fault
 			if l.State == balance.StateStarted {
-				fault = cmp.Or(fault, w.failing(m.ID))
+				fault = cmp.Or(fault, w.answers.Failing(m.Key()))
 			}
 			s.Machines = append(s.Machines, status.Machine{
 				ID: string(
@@ -378,7 +379,7 @@ func (w *World) Snapshot() status.Snapshot {
 				s.RTT = append(
 					s.RTT,
 					status.RTT{
-						From: string(n.id), To: to.ID, MS: millis(p.Base), Loss: p.Loss.Value(),
+						From: string(n.id), To: to.ID, MS: report.Millis(p.Base), Loss: p.Loss.Value(),
 						State: p.State.String(),
 					},
 				)
@@ -386,6 +387,14 @@ func (w *World) Snapshot() status.Snapshot {
 		}
 	}
 	return s
+}
+
+// Picks implements [status.Picks].
+func (w *World) Picks() []status.Pick { return w.picks.List() }
+
+// report is what a node tells, and where.
+func (w *World) report(id balance.NodeID) *report.Report {
+	return &report.Report{Node: id, Log: w.log, Answers: &w.answers, Picks: &w.picks}
 }
 
 // History implements [status.Historian].

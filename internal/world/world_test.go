@@ -263,30 +263,6 @@ func TestLastWordsOfAnApp(t *testing.T) {
 	})
 }
 
-// Whatever keeps a machine from being ready or well is in the log.
-func TestWhatMachinesLackIsLogged(t *testing.T) {
-	virtual(t, nil, func(t *testing.T, p *play) {
-		trace, m := p.workers[0].traceStarter(), balance.Machine{App: "web", ID: "nrt-1"}
-		trace.Delayed(m, errors.New("429"), 1500*time.Millisecond)
-		trace.Delayed(m, errors.New("not its turn"), 0)
-		trace.NotReady(m, 5*time.Second, errors.New("connection refused at 127.0.0.1:2345"))
-		trace.Health(m, balance.HealthFailing, errors.New("GET /up: 500"))
-		trace.Health(m, balance.HealthPassing, nil)
-		want := []string{
-			"delayed: tried again in 1.5s: 429", "delayed: given up until it is wanted again: not its turn",
-			"not-ready: not ready after 5s: connection refused at 127.0.0.1:2345",
-			"health: its checks fail: GET /up: 500", "health: its checks pass again",
-		}
-		var got []string
-		for _, e := range p.Events().Since(0, 100) {
-			got = append(got, string(e.Kind)+": "+e.Reason)
-		}
-		if !slices.Equal(got, want) {
-			t.Errorf("log %q, want %q", got, want)
-		}
-	})
-}
-
 func TestAutostartOff(t *testing.T) {
 	virtual(t, func(c *Config) { c.App.Autostart = false }, func(t *testing.T, p *play) {
 		if a := p.get("/"); a.status != http.StatusServiceUnavailable {

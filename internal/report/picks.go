@@ -1,4 +1,4 @@
-package node
+package report
 
 import (
 	"cmp"
@@ -19,13 +19,14 @@ const (
 	picksKept = 40
 )
 
-// picks keeps the latest explanations of picks.
-type picks struct {
+// Picks keeps the latest explanations of picks. The zero value is ready; it is safe for concurrent
+// use.
+type Picks struct {
 	mu   sync.Mutex
 	kept []status.Pick // oldest first
 }
 
-func (p *picks) add(k status.Pick) {
+func (p *Picks) add(k status.Pick) {
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	if len(p.kept) == picksKept {
@@ -34,7 +35,8 @@ func (p *picks) add(k status.Pick) {
 	p.kept = append(p.kept, k)
 }
 
-func (p *picks) list() []status.Pick {
+// List returns what is kept, newest first.
+func (p *Picks) List() []status.Pick {
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	ks := slices.Clone(p.kept)
@@ -54,7 +56,7 @@ func explained(node balance.NodeID, x balance.Explanation) status.Pick {
 	for _, r := range x.Regions {
 		var rtt *float64
 		if r.Known {
-			rtt = new(millis(r.RTT))
+			rtt = new(Millis(r.RTT))
 		}
 		for _, c := range r.Best {
 			k.Candidates = append(k.Candidates, status.Candidate{
@@ -83,4 +85,5 @@ func noted(c *balance.Candidate) string {
 	}
 }
 
-func millis(d time.Duration) float64 { return float64(d) / float64(time.Millisecond) }
+// Millis is a time as the page has it.
+func Millis(d time.Duration) float64 { return float64(d) / float64(time.Millisecond) }

@@ -1,4 +1,4 @@
-package world
+package report
 
 import (
 	"fmt"
@@ -6,17 +6,20 @@ import (
 	"sync"
 
 	"github.com/ebbkit/ebb/balance"
-	"github.com/ebbkit/ebb/internal/events"
 )
 
 // answersKept is how many of a machine's latest answers are looked at.
 const answersKept = 10
 
-// answers follows whether machines answer that they fail. What their checks say is another matter:
-// an app that is up and has no database passes them.
-type answers struct {
+// answersMachines bounds the machines whose answers are followed: beyond it all are forgotten.
+const answersMachines = 100_000
+
+// Answers follows whether machines answer that they fail. What their checks say is another matter:
+// an app that is up and has no database passes them. The zero value is ready; it is safe for
+// concurrent use.
+type Answers struct {
 	mu sync.Mutex
-	of map[balance.MachineID]*lately
+	of map[balance.MachineKey]*lately
 }
 
 // lately are the latest answers of one machine, since it became ready.
@@ -63,46 +66,35 @@ func (l *lately) String() string {
 		min(l.n, answersKept), with)
 }
 
-// answered takes in an answer of a machine.
-func (w *World) answered(app balance.AppID, id balance.MachineID, status int, failed bool) {
-	a := &w.answers
+// add takes in an answer of a machine, and returns what is wrong with it where that has changed.
+func (a *Answers) add(m balance.MachineKey, status int, failed bool) (wrong string, changed bool) {
 	a.mu.Lock()
-	if a.of == nil {
-		a.of = map[balance.MachineID]*lately{}
-	}
-	l := a.of[id]
+	defer a.mu.Unlock()
+	l := a.of[m]
 	if l == nil {
+		if a.of == nil || len(a.of) >= answersMachines {
+			a.of = map[balance.MachineKey]*lately{}
+		}
 		l = new(lately)
-		a.of[id] = l
+		a.of[m] = l
 	}
-	changed := l.add(status, failed)
-	what := l.String()
-	a.mu.Unlock()
-	if !changed {
-		return
-	}
-	e := events.Event{
-		Kind: events.Answers, App: string(app), Machine: string(id), Reason: "it answers well again",
-	}
-	if what != "" {
-		e.Reason = what + "; when it is mended, stop it: the next request starts it anew"
-	}
-	w.log.Add(e)
+	changed = l.add(status, failed)
+	return l.String(), changed
 }
 
-// failing says how a machine's answers fail; empty when they do not.
-func (w *World) failing(id balance.MachineID) string {
-	w.answers.mu.Lock()
-	defer w.answers.mu.Unlock()
-	if l := w.answers.of[id]; l != nil {
+// Failing says how a machine's answers fail; empty when they do not.
+func (a *Answers) Failing(m balance.MachineKey) string {
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	if l := a.of[m]; l != nil {
 		return l.String()
 	}
 	return ""
 }
 
-// anew forgets a machine's answers.
-func (w *World) anew(id balance.MachineID) {
-	w.answers.mu.Lock()
-	defer w.answers.mu.Unlock()
-	delete(w.answers.of, id)
+// forget forgets a machine's answers.
+func (a *Answers) forget(m balance.MachineKey) {
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	delete(a.of, m)
 }
