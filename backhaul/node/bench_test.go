@@ -119,7 +119,7 @@ func wiredByHand(b *testing.B, addr string) http.Handler {
 }
 
 // running runs what has a Run until the benchmark ends.
-func running(b *testing.B, runs ...func(context.Context) error) {
+func running(b testing.TB, runs ...func(context.Context) error) {
 	ctx, stop := context.WithCancel(context.Background())
 	ended := make(chan error, len(runs))
 	for _, run := range runs {
