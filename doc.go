@@ -4,7 +4,8 @@
 // may sleep, across regions, with many proxies, on information that is always late.
 //
 //	balance     which machine: fleet snapshots, strategies, reservations, and the owner's gate;
-//	            below it slots of machines that take a few requests at a time (grants)
+//	            below it slots of machines that take a few requests at a time (grants), and what
+//	            nodes tell each other (exchange), over NATS or within one process
 //	autostart   is another needed: the one waiting room; below it the planner (policy), the owner's
 //	            starter (machine), and drivers
 //	downscale   can one sleep: the acknowledged soft cordon, and who goes

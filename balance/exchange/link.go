@@ -95,7 +95,7 @@ func New(fleet *balance.Fleet, x Exchange, c Config) (*Link, error) {
 // once. An error says that the engine refused a subscription.
 func (l *Link) Run(ctx context.Context) (err error) {
 	if l.ran.Swap(true) {
-		return errors.New("exchange: Run called twice: make another Link")
+		return errors.New("exchange: Link.Run was called before: make another Link")
 	}
 	defer l.asks.Wait()
 	ctx, stop := context.WithCancel(ctx)
@@ -182,9 +182,11 @@ func (l *Link) step(ctx context.Context, change func(now time.Time)) {
 		case core.Gone:
 			l.rows.gone(a)
 		case core.Report:
-			l.fleet.Report(a.Report)
-			if l.c.Report != nil {
-				l.c.Report(a.Report)
+			for _, r := range a.Reports {
+				l.fleet.Report(r)
+				if l.c.Report != nil {
+					l.c.Report(r)
+				}
 			}
 		case core.Ask:
 			l.ask(ctx, a)

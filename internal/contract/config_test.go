@@ -22,6 +22,7 @@ import (
 	"github.com/ebbkit/ebb/backhaul"
 	"github.com/ebbkit/ebb/backhaul/node"
 	"github.com/ebbkit/ebb/balance"
+	"github.com/ebbkit/ebb/balance/exchange"
 	"github.com/ebbkit/ebb/balance/grants"
 	"github.com/ebbkit/ebb/downscale"
 	"github.com/ebbkit/ebb/rtt"
@@ -55,6 +56,8 @@ func configs(t *testing.T) (all []config) {
 	)
 	granter := &grants.Config{Give: func(balance.NodeID, balance.Grant) {}}
 	add("balance/grants", granter, func() error { _, err := grants.New(f, *granter); return err })
+	link := &exchange.Config{}
+	add("balance/exchange", link, func() error { _, err := exchange.New(f, newMemory(), *link); return err })
 	app := &balance.App{ID: "web"}
 	add("balance", app, func() error { return f.Apply(balance.PutApp{App: *app}) })
 	limits := &balance.Limits{}
@@ -130,6 +133,9 @@ func configs(t *testing.T) (all []config) {
 	})
 	return all
 }
+
+// newMemory returns the end of a node.
+func newMemory() exchange.Exchange { return exchange.NewMemory(exchange.MemoryConfig{}).Connect("n") }
 
 type unused struct{ net.Listener }
 

@@ -10,6 +10,7 @@ import (
 	"github.com/ebbkit/ebb/autostart/machinetest"
 	"github.com/ebbkit/ebb/backhaul/node"
 	"github.com/ebbkit/ebb/balance"
+	"github.com/ebbkit/ebb/balance/exchange"
 	"github.com/ebbkit/ebb/balance/grants"
 	"github.com/ebbkit/ebb/downscale"
 	"github.com/ebbkit/ebb/rtt"
@@ -45,6 +46,10 @@ func runners(t *testing.T) map[string]func(context.Context) error {
 	if err != nil {
 		t.Fatal(err)
 	}
+	l, err := exchange.New(f, newMemory(), exchange.Config{})
+	if err != nil {
+		t.Fatal(err)
+	}
 	n, err := node.New(node.Config{})
 	if err != nil {
 		t.Fatal(err)
@@ -52,6 +57,7 @@ func runners(t *testing.T) map[string]func(context.Context) error {
 	return map[string]func(context.Context) error{
 		"balance: Balancer":     b.Run,
 		"grants: Granter":       g.Run,
+		"exchange: Link":        l.Run,
 		"autostart: Autostart":  a.Run,
 		"machine: Starter":      s.Run,
 		"downscale: Downscaler": d.Run,

@@ -64,8 +64,8 @@ type Ask struct {
 	Message wire.Ask
 }
 
-// Report hands out a load report.
-type Report struct{ Report balance.Report }
+// Report hands out load reports. They are read at once: the next heartbeat writes over them.
+type Report struct{ Reports []balance.Report }
 
 // Outdated says that somebody knows a later incarnation of this very node: it has to take the one
 // after it. Times counts how often that came lately: a clock that was set back does it once, two
@@ -96,6 +96,7 @@ type Follower struct {
 	wanting map[balance.NodeID]*node // whose snapshot is wanted or on its way
 	busy    int                      // snapshots on their way
 	actions []Action
+	reports []balance.Report // scratch
 
 	olderAt time.Time // when this node last had to take a later incarnation
 	older   int       // how often lately
@@ -259,20 +260,28 @@ func (f *Follower) Load(now time.Time, from Sender, m *wire.Load) {
 		f.notice(n)
 	}
 	n.ahead = max(n.ahead, m.Rows)
-	for i := range m.Reports {
-		r := &m.Reports[i]
-		if k, ok := n.index[r.Index]; ok {
-			f.do(Report{balance.Report{
-				App: k.App, ID: k.ID, Load: r.Load, Granted: r.Granted, Idle: r.Idle,
-				Incarnation: n.incarnation,
-			}})
-		}
-	}
+	f.report(n, m.Reports)
 	if m.Leaving {
 		n.state = NodeLeft
 		f.gone(n)
 	}
 	f.check(now, n)
+}
+
+func (f *Follower) report(n *node, of []wire.Report) {
+	f.reports = f.reports[:0]
+	for i := range of {
+		r := &of[i]
+		if k, ok := n.index[r.Index]; ok {
+			f.reports = append(f.reports, balance.Report{
+				App: k.App, ID: k.ID, Load: r.Load, Granted: r.Granted, Idle: r.Idle,
+				Incarnation: n.incarnation,
+			})
+		}
+	}
+	if len(f.reports) > 0 {
+		f.do(Report{f.reports})
+	}
 }
 
 // Rows takes in changed rows.

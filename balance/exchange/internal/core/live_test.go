@@ -332,7 +332,7 @@ func TestReports(t *testing.T) {
 	}
 	count := func() (n int) {
 		for _, a := range r.f.Take() {
-			if a, ok := a.(Report); ok && a.Report.ID == "a" && a.Report.Incarnation == 3 {
+			if a, ok := a.(Report); ok && len(a.Reports) == 1 && a.Reports[0].ID == "a" && a.Reports[0].Incarnation == 3 {
 				n++
 			}
 		}

@@ -430,6 +430,9 @@ func DecodeLoad(b []byte) (m Load, err error) {
 		case loadAcks:
 			d.uint(&m.Acks)
 		case loadReport:
+			if m.Reports == nil { // one takes some 16 bytes; bounded by what there is
+				m.Reports = make([]Report, 0, 1+len(d.b)/16)
+			}
 			m.Reports = append(m.Reports, decodeReport(d))
 		}
 	})
