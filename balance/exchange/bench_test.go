@@ -44,7 +44,7 @@ func worker(b testing.TB, id string, machines int) (*Link, *recorder, []*balance
 		gates = append(gates, g)
 	}
 	w := f.Watch()
-	l.out.rows(w)
+	l.out.rows(w.Take())
 	w.Close()
 	return l, x, gates
 }

@@ -63,6 +63,7 @@ type Stats struct {
 	Rows      uint64 // rows applied
 	BadRows   uint64 // rows that could not be
 	Snapshots uint64 // answers to questions
+	Unsent    uint64 // messages that the engine did not take
 }
 
 // New returns a link. It starts nothing.
@@ -77,18 +78,23 @@ func New(fleet *balance.Fleet, x Exchange, c Config) (*Link, error) {
 	if err != nil {
 		return nil, err
 	}
-	most := min(x.MaxPayload(), wire.MaxMessage) - payloadSlack
-	if most < payloadSlack {
-		return nil, fmt.Errorf("exchange: an engine that takes %d bytes: want at least %d", x.MaxPayload(), 2*payloadSlack)
-	}
-	l := &Link{fleet: fleet, x: x, c: c, most: most}
+	l := &Link{fleet: fleet, x: x, c: c}
 	l.inbox.wake, l.inbox.of = make(chan struct{}, 1), map[balance.NodeID]int{}
 	incarnation := max(fleet.Incarnation(), uint64(max(0, time.Now().UnixMilli())))
 	l.follower = core.NewFollower(fleet.Node(), incarnation, c.Expire)
-	l.publisher = core.NewPublisher(c.Cluster, incarnation, min(most, rowsPerMessage))
+	l.publisher = core.NewPublisher(c.Cluster, incarnation, rowsPerMessage)
+	l.fit()
 	l.out = sender{l: l, running: map[balance.MachineKey]*sentLoad{}}
 	l.rows = rows{l: l, refused: map[balance.NodeID]map[balance.MachineKey]balance.PutMachine{}}
 	return l, nil
+}
+
+// fit bounds messages by what the engine takes, which may be another one after a reconnect.
+func (l *Link) fit() {
+	l.most = max(min(l.x.MaxPayload(), wire.MaxMessage)-payloadSlack, payloadSlack)
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	l.publisher.Limit(min(l.most, rowsPerMessage))
 }
 
 // Run tells and follows until ctx ends, then says that this node leaves, and returns nil. It may run
@@ -115,7 +121,7 @@ func (l *Link) Run(ctx context.Context) (err error) {
 	defer beat.Stop()
 	wake := time.NewTimer(time.Hour)
 	defer wake.Stop()
-	l.out.rows(w)
+	l.publish(ctx, w)
 	l.out.beat(time.Now())
 	for {
 		select {
@@ -123,12 +129,14 @@ func (l *Link) Run(ctx context.Context) (err error) {
 			l.out.heartbeat(nil, true)
 			return nil
 		case <-w.C():
-			l.out.rows(w)
+			l.publish(ctx, w)
 		case <-l.inbox.wake:
 			l.receive(ctx)
 		case <-beat.C:
 			l.tick(ctx)
-			l.out.beat(time.Now())
+			if l.out.beat(time.Now()) {
+				l.rows.again()
+			}
 		case <-wake.C:
 			l.tick(ctx)
 		}
@@ -163,9 +171,16 @@ func (l *Link) setWake(t *time.Timer) {
 	t.Reset(time.Until(due))
 }
 
+// publish tells what has changed in the fleet. Of an app that was removed here others may still have
+// machines.
+func (l *Link) publish(ctx context.Context, w *balance.Watcher) {
+	for _, app := range l.out.rows(w.Take()) {
+		l.step(ctx, func(now time.Time) { l.follower.Missing(now, app) })
+	}
+}
+
 func (l *Link) tick(ctx context.Context) {
 	l.step(ctx, l.follower.Tick)
-	l.rows.again()
 }
 
 // step changes the follower and does what follows from it.
@@ -283,12 +298,13 @@ func publicNode(n core.Node) Node {
 }
 
 type counters struct {
-	received, refused, dropped, rows, badRows, snapshots atomic.Uint64
+	received, refused, dropped, rows, badRows, snapshots, unsent atomic.Uint64
 }
 
 func (c *counters) stats() Stats {
 	return Stats{
 		Received: c.received.Load(), Refused: c.refused.Load(), Dropped: c.dropped.Load(),
 		Rows: c.rows.Load(), BadRows: c.badRows.Load(), Snapshots: c.snapshots.Load(),
+		Unsent: c.unsent.Load(),
 	}
 }

@@ -98,6 +98,7 @@ func (l *Link) receive(ctx context.Context) {
 				l.follower.Answer(now, item.node, &item.snap)
 			})
 		case reconnected:
+			l.fit()
 			l.step(ctx, l.follower.Reconnected)
 			l.out.again()
 		case outdated:

@@ -2,6 +2,7 @@ package exchange
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"testing"
 	"testing/synctest"
@@ -182,3 +183,27 @@ func (small) MaxPayload() int { return 64 << 10 }
 
 // twin is the end of a process that has taken another one's ID.
 type twin struct{ *Conn }
+
+// shrinking is an engine that takes no more than most.
+type shrinking struct {
+	*Conn
+	most int
+}
+
+func (s *shrinking) MaxPayload() int { return s.most }
+
+func (s *shrinking) Publish(to Subject, payload []byte) error {
+	if len(payload) > s.most {
+		return errors.New("too large")
+	}
+	return s.Conn.Publish(to, payload)
+}
+
+func (s *shrinking) Serve(at Subject, answer func([]byte) []byte) (func(), error) {
+	return s.Conn.Serve(at, func(q []byte) []byte {
+		if a := answer(q); len(a) <= s.most {
+			return a
+		}
+		return nil
+	})
+}

@@ -38,10 +38,12 @@ const (
 func (s *sender) again() { s.whole = time.Time{} }
 
 func (s *sender) publish(kind string, payload []byte) {
-	// What is not sent is lost, like what the engine loses: the next heartbeat shows it.
-	_ = s.l.x.Publish(Subject{
+	subject := Subject{
 		Cluster: s.l.c.Cluster, Kind: kind, Region: s.l.fleet.Region(), Node: s.l.fleet.Node(),
-	}, payload)
+	}
+	if s.l.x.Publish(subject, payload) != nil {
+		s.l.count.unsent.Add(1) // like what the engine loses: the next heartbeat shows it
+	}
 }
 
 // header numbers a message.
@@ -50,12 +52,12 @@ func (s *sender) header(seq *uint64) wire.Header {
 	return wire.Header{Cluster: s.l.c.Cluster, Incarnation: s.l.Incarnation(), Seq: *seq}
 }
 
-// rows tells the rows of this node's machines that have changed.
-func (s *sender) rows(w *balance.Watcher) {
+// rows tells the rows of this node's machines that have changed, and returns the apps that were
+// removed.
+func (s *sender) rows(updates []balance.Update) (apps []balance.AppID) {
 	l := s.l
 	var changed []balance.Machine
 	var removed []balance.MachineKey
-	updates := w.Take()
 	l.mu.Lock()
 	for _, u := range updates {
 		switch u := u.(type) {
@@ -67,6 +69,7 @@ func (s *sender) rows(w *balance.Watcher) {
 			removed = append(removed, balance.MachineKey{App: u.App, ID: u.ID})
 		case balance.RemoveApp:
 			removed = append(removed, l.publisher.Of(u.ID)...)
+			apps = append(apps, u.ID)
 		}
 	}
 	messages := l.publisher.Put(changed, removed)
@@ -80,6 +83,7 @@ func (s *sender) rows(w *balance.Watcher) {
 	for _, m := range messages {
 		s.publish("row", m)
 	}
+	return apps
 }
 
 // follow keeps the machines whose load is told; Link.mu is held.
@@ -97,9 +101,9 @@ func (s *sender) follow(m balance.Machine) {
 	s.running[k] = &sentLoad{gate: g, index: index}
 }
 
-// beat sends a heartbeat if something has changed, or a second has passed.
-func (s *sender) beat(now time.Time) {
-	whole := now.Sub(s.whole) >= wholeEvery
+// beat sends a heartbeat if something has changed, or, with everything, when a second has passed.
+func (s *sender) beat(now time.Time) (whole bool) {
+	whole = now.Sub(s.whole) >= wholeEvery
 	if whole {
 		s.whole = now
 	}
@@ -113,6 +117,7 @@ func (s *sender) beat(now time.Time) {
 			s.allAcks()
 		}
 	}
+	return whole
 }
 
 func (s *sender) rowSeq() uint64 {

@@ -118,8 +118,24 @@ func Connect(urls string, c Config) (*Conn, error) {
 	if err != nil {
 		return nil, fmt.Errorf("nats: connect to %s: %w", urls, err)
 	}
+	if err := nc.LastError(); !nc.IsConnected() && refused(err) {
+		nc.Close()
+		return nil, fmt.Errorf("nats: connect to %s: %w", urls, err)
+	}
 	x.nc = nc
 	return x, nil
+}
+
+// refused reports whether an error says that the server does not let this node in.
+func refused(err error) bool {
+	for _, of := range []error{
+		nats.ErrAuthorization, nats.ErrAuthExpired, nats.ErrAuthRevoked, nats.ErrAccountAuthExpired,
+	} {
+		if errors.Is(err, of) {
+			return true
+		}
+	}
+	return false
 }
 
 // inboxPrefix is where answers to a node arrive.

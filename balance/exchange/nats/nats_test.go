@@ -328,3 +328,41 @@ func TestConnect(t *testing.T) {
 		return len(got) > 0
 	})
 }
+
+// A node that the server refuses is told at once; one whose credentials are changed later gets in again
+// when they are right.
+func TestCredentials(t *testing.T) {
+	password := "right"
+	users := func(o *server.Options) { o.Username, o.Password = "ebb", password }
+	r := newRig(t, users)
+	var refused atomic.Int32
+	connect := func(p func() string) (*nats.Conn, error) {
+		return nats.Connect(r.server.URL(), nats.Config{
+			Node: "w1", Options: []natsgo.Option{natsgo.UserInfoHandler(func() (string, string) { return "ebb", p() })},
+			Trace: nats.Trace{Failed: func(error) { refused.Add(1) }},
+		})
+	}
+	if c, err := connect(func() string { return "wrong" }); err == nil {
+		c.Close()
+		t.Error("the wrong password is no error")
+	}
+	var now atomic.Value
+	now.Store("right")
+	c, err := connect(func() string { return now.Load().(string) })
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer c.Close()
+	back := make(chan struct{}, 1)
+	c.OnReconnect(func() { back <- struct{}{} })
+	r.server.Close()
+	password = "rotated"
+	r.start()
+	wait(t, "the old password is not refused", func() bool { return refused.Load() > 2 })
+	now.Store("rotated")
+	select {
+	case <-back:
+	case <-time.After(10 * time.Second):
+		t.Error("it does not get in with the new password")
+	}
+}

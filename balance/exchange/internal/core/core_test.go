@@ -209,6 +209,18 @@ func TestRowsAreTheOwnersAtSomeTime(t *testing.T) {
 			},
 			"later":     func(t *rapid.T) { advance(50 * ms) },
 			"reconnect": func(t *rapid.T) { r.f.Reconnected(now); r.act() },
+			"app removed here": func(t *rapid.T) {
+				clear(r.rows)
+				r.f.Missing(now, "web")
+				r.act()
+			},
+			"silence": func(t *rapid.T) {
+				r.f.Load(now, Sender{"me", "nrt"}, &wire.Load{Header: wire.Header{Incarnation: 1, Seq: 1}})
+				for range 6 {
+					advance(sec)
+					r.f.Load(now, Sender{"me", "nrt"}, &wire.Load{Header: wire.Header{Incarnation: 1, Seq: 1}})
+				}
+			},
 			"restart": func(t *rapid.T) {
 				o.p.Renumber(o.p.Incarnation() + rapid.Uint64Range(1, 3).Draw(t, "later by"))
 				o.note()

@@ -30,6 +30,9 @@ const (
 	olderEvery, olderForget = time.Second, 10 * time.Minute
 	// demandFor is how long what a node said of its demand is believed: three of its heartbeats.
 	demandFor = 3 * time.Second
+	// forgetAfter is after which silence a node that is gone is forgotten with its machines, and
+	// forgetEmpty where it has none.
+	forgetAfter, forgetEmpty = 24 * time.Hour, 10 * time.Minute
 	// maxNodes bounds what is kept of nodes that are only a name in a message.
 	maxNodes = 10_000
 )
@@ -100,6 +103,7 @@ type Follower struct {
 
 	olderAt time.Time // when this node last had to take a later incarnation
 	older   int       // how often lately
+	forgot  time.Time // when nodes were last forgotten
 
 	echo    time.Time // when the last message of this node came back
 	upSince time.Time // from when on they came without a pause; zero while they do not come
@@ -360,5 +364,9 @@ func (n *node) putDemand(now time.Time, m *wire.Asks) {
 // Tick has nodes expire and questions asked that are due.
 func (f *Follower) Tick(now time.Time) {
 	f.expireSilent(now)
+	if now.Sub(f.forgot) >= forgetEmpty/10 && f.Settled(now) {
+		f.forgot = now
+		f.forgetGone(now)
+	}
 	f.askDue(now)
 }

@@ -52,6 +52,42 @@ func (f *Follower) expireSilent(now time.Time) {
 	}
 }
 
+// forgetGone drops what is known of nodes that have been gone for long, and their machines: names that
+// are used once would pile up.
+func (f *Follower) forgetGone(now time.Time) {
+	for _, id := range f.Nodes() {
+		n := f.nodes[id]
+		after := forgetAfter
+		if len(n.keys) == 0 {
+			after = forgetEmpty
+		}
+		if n.state == NodeLive || n.asking.busy || now.Sub(n.heard) < after {
+			continue
+		}
+		var rows []wire.Row
+		for _, k := range sortedKeys(n.keys) {
+			rows = append(rows, wire.Row{Removed: true, Machine: balance.Machine{App: k.App, ID: k.ID}})
+		}
+		f.apply(n, rows)
+		delete(f.wanting, id)
+		delete(f.nodes, id)
+	}
+}
+
+// Missing says that an app was taken out of this node's fleet, with the machines of others: those that
+// are still there are asked for.
+func (f *Follower) Missing(now time.Time, app balance.AppID) {
+	for _, n := range f.nodes {
+		for k := range n.keys {
+			if k.App == app {
+				n.doubt, n.whole = true, false
+				f.check(now, n)
+				break
+			}
+		}
+	}
+}
+
 // gone has a node's machines marked, and drops what it said.
 func (f *Follower) gone(n *node) {
 	n.acks, n.ackSeq, n.demand, n.demandAt = nil, 0, nil, time.Time{}

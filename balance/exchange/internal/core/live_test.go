@@ -430,3 +430,22 @@ func TestPartsThatDoNotBelongTogether(t *testing.T) {
 		}
 	}
 }
+
+func TestNodesThatAreGoneForLongAreForgotten(t *testing.T) {
+	f := newFleet(t)
+	f.beat("me", "e1", "e2", "w1", "w2")
+	f.has("w1")
+	f.until(10*sec, "me", "e1", "w2")
+	f.want("silent", "gone w1")
+	f.wantStates("e1:live e2:gone w1:gone w2:live ")
+	f.until(12*time.Minute, "me", "e1", "w2")
+	f.wantStates("e1:live w1:gone w2:live ")
+	f.until(25*time.Hour, "me", "e1", "w2")
+	f.wantStates("e1:live w2:live ")
+	f.want("forgotten with its machine", "apply 1")
+	if len(f.r.rows) != 0 {
+		t.Errorf("%v is left", f.r.rows)
+	}
+	f.beat("w1")
+	f.wantStates("e1:live w1:live w2:live ")
+}

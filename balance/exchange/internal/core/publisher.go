@@ -48,6 +48,9 @@ func (p *Publisher) Renumber(incarnation uint64) {
 	}
 }
 
+// Limit bounds messages from now on.
+func (p *Publisher) Limit(most int) { p.most, p.cuts = most, nil }
+
 // Incarnation returns the present one.
 func (p *Publisher) Incarnation() uint64 { return p.incarnation }
 

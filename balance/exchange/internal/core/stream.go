@@ -130,7 +130,10 @@ func (s *stream) snapshot(m *wire.Snapshot) (rows []wire.Row, r result) {
 	}
 	rows, s.got = s.got, nil
 	defer s.forget()
-	if s.whole && m.Seq < s.applied {
+	if m.Seq < s.applied {
+		if !s.whole {
+			return nil, partRefused
+		}
 		return nil, partLast
 	}
 	rows = s.missing(rows)
