@@ -22,7 +22,7 @@ import (
 func TestBoundsByBytes(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		w := newWorld(t, balance.App{Autostart: true, BootHint: 5 * sec}, Config{}, boot{takes: 5 * sec})
-		w.a.bounds.bytes = 10_000
+		w.a.occupancy.bounds.bytes = 10_000
 		w.run()
 		defer w.stop()
 		a := w.park(t.Context(), &balance.Request{App: "web", Held: 6000 - requestBytes})
@@ -53,7 +53,7 @@ func TestBoundsByBytes(t *testing.T) {
 func TestBodiesThatWaitAreBounded(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		w := newWorld(t, balance.App{Autostart: true, BootHint: 5 * sec}, Config{}, boot{takes: 5 * sec})
-		w.a.bounds.bytes = 10_100
+		w.a.occupancy.bounds.bytes = 10_100
 		w.run()
 		defer w.stop()
 		a := w.park(t.Context(), &balance.Request{App: "web", Held: 8000})
@@ -78,7 +78,7 @@ func TestFloodStarvesNobody(t *testing.T) {
 		w := newWorld(
 			t, balance.App{Autostart: true}, Config{MaxParked: 100, MaxWait: -1}, boot{never: true},
 		)
-		w.a.bounds.all = 12
+		w.a.occupancy.bounds.all = 12
 		for _, app := range []balance.AppID{"a", "b", "c"} {
 			w.boots[balance.MachineID(app)] = boot{never: true}
 			w.fleet.Apply(balance.PutApp{App: balance.App{ID: app, Autostart: true}})
@@ -105,8 +105,36 @@ func TestFloodStarvesNobody(t *testing.T) {
 				t.Fatalf("after %d of %s: %s wait, want %s", step.n, step.app, parked(), step.want)
 			}
 		}
-		if n, apps := w.a.occupancy.n.Load(), w.a.occupancy.apps.Load(); n != 12 || apps != 3 {
+		if n, apps := w.a.occupancy.n.Load(), w.a.occupancy.occupied.Load(); n != 12 || apps != 3 {
 			t.Errorf("%d seats for %d apps, want 12 for 3", n, apps)
+		}
+	})
+}
+
+// One large request displaces a bounded number of small ones, and each of these is told.
+func TestWhoIsDisplacedIsTold(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		w := newWorld(t, balance.App{Autostart: true}, Config{MaxWait: -1}, boot{never: true})
+		w.a.occupancy.bounds.bytes = 40 * requestBytes
+		w.run()
+		defer w.stop()
+		var small []<-chan result
+		for range 40 {
+			small = append(small, w.park(t.Context(), &balance.Request{App: "web", Tenant: "a"}))
+		}
+		large := w.park(t.Context(), &balance.Request{App: "web", Tenant: "b", Held: 30 * requestBytes})
+		class(t, has(t, large).err, ErrCrowded, true)
+		told := 0
+		for _, c := range small {
+			select {
+			case r := <-c:
+				class(t, r.err, ErrCrowded, true)
+				told++
+			default:
+			}
+		}
+		if waits := w.a.Parked("web"); told != evictionsMax || told+waits != len(small) {
+			t.Errorf("%d were told and %d wait, of %d", told, waits, len(small))
 		}
 	})
 }
@@ -114,7 +142,7 @@ func TestFloodStarvesNobody(t *testing.T) {
 func TestFloodOfBytes(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		w := newWorld(t, balance.App{Autostart: true}, Config{MaxWait: -1}, boot{never: true})
-		w.a.bounds.bytes, w.a.bounds.allBytes = -1, 100_000
+		w.a.occupancy.bounds.bytes, w.a.occupancy.bounds.allBytes = -1, 100_000
 		w.boots["b"] = boot{never: true}
 		w.fleet.Apply(balance.PutApp{App: balance.App{ID: "b", Autostart: true}})
 		w.fleet.Host(balance.Machine{ID: "b", App: "b", Region: "nrt"})
@@ -297,9 +325,10 @@ func BenchmarkLeave(bb *testing.B) {
 	for _, n := range []int{1000, 100_000} {
 		bb.Run(fmt.Sprintf("parked=%d", n), func(bb *testing.B) {
 			_, a := warm(bb, 1, balance.Limits{Hard: 1})
-			a.bounds = bounds{parked: n, usual: n, bytes: -1, all: -1, allBytes: -1}
-			q := a.queue("web")
-			q.dispatching = true // nobody hands anything over
+			a.occupancy.bounds = bounds{parked: n, usual: n, bytes: -1, all: -1, allBytes: -1}
+			r := a.roomOf("web")
+			q := &r.queue
+			r.dispatcher.running = true // nobody hands anything over
 			seats := make([]*waitroom.Seat[waiting], n)
 			bb.ReportAllocs()
 			var total time.Duration
@@ -324,7 +353,7 @@ func BenchmarkLeave(bb *testing.B) {
 				ops += n
 			}
 			if q.room.N != 0 || a.occupancy.n.Load() != 0 || a.occupancy.bytes.Load() != 0 ||
-				a.occupancy.apps.Load() != 0 {
+				a.occupancy.occupied.Load() != 0 {
 				bb.Fatal("something is left behind")
 			}
 			bb.ReportMetric(float64(total.Nanoseconds())/float64(ops), "ns/leave")

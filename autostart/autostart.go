@@ -2,6 +2,7 @@ package autostart
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"sync"
 	"sync/atomic"
@@ -26,12 +27,11 @@ type Autostart struct {
 	balancer *balance.Balancer
 	owner    Owner
 	config   Config
-	bounds   bounds
 
 	parked    atomic.Int64  // in all queues: the one look of a request when nobody waits
 	occupancy occupancy     // of all queues
 	places    atomic.Uint64 // the last place given
-	queues    sync.Map      // balance.AppID -> *queue
+	apps      sync.Map      // balance.AppID -> *appRoom
 
 	making    sync.Mutex
 	histories histories
@@ -55,12 +55,55 @@ func New(b *balance.Balancer, o Owner, c Config) (*Autostart, error) {
 		return nil, err
 	}
 	a := &Autostart{
-		balancer: b, owner: o, config: c, bounds: c.bounds(),
+		balancer: b, owner: o, config: c,
 		pokes: pokes{signal: make(chan struct{}, 1)}, closed: make(chan struct{}),
 	}
+	a.occupancy.apps, a.occupancy.bounds = &a.apps, c.bounds()
 	a.places.Store(1) // 0 is a request that has none
-	b.OnRoom(a.room)
+	b.OnRoom(a.freed)
 	return a, nil
+}
+
+// Acquire finds a machine for r and counts the request in; the caller owes one Release. When
+// nothing can serve r it waits until ctx ends or patience does; then the error is ctx's cause, or
+// an [*Error]. Those who wait for an app are served by turns, one of each tenant, and those of one
+// tenant in the order of coming. An app that the fleet does not know is a [balance.ErrNoApp].
+//
+// It sets r.Place: a request that returns because its machine refused it finds its old place by
+// that. Before it waits it sets r.Tried to nil: these machines are still left out for a moment, but
+// when nothing else is left it may be one of them.
+func (a *Autostart) Acquire(
+	ctx context.Context, r *balance.Request,
+) (slot balance.Reservation, err error) {
+	if a.parked.Load() != 0 && a.Parked(r.App) != 0 {
+		return a.park(ctx, r, nil)
+	}
+	if slot, err = a.balancer.Pick(*r); err != nil {
+		return a.park(ctx, r, err)
+	}
+	if r.Place == 0 {
+		r.Place = a.places.Load() // should it return: behind all who wait, before all who will
+	}
+	if failing := slot.Failing(); failing || slot.Busy() {
+		if a.decides() {
+			a.roomOf(r.App).pressed(failing)
+		}
+	}
+	return slot, nil
+}
+
+// park waits for a slot. why is what the balancer said, nil when it was not asked because others
+// wait already.
+func (a *Autostart) park(
+	ctx context.Context, r *balance.Request, why error,
+) (balance.Reservation, error) {
+	if ctx.Err() != nil {
+		return balance.Reservation{}, fmt.Errorf("autostart: app %q: %w", r.App, context.Cause(ctx))
+	}
+	if errors.Is(why, balance.ErrNoApp) {
+		return balance.Reservation{}, why
+	}
+	return a.roomOf(r.App).park(ctx, r, why)
 }
 
 // Run plans until ctx ends. Then it rejects all parked requests, waits for its goroutines, and
@@ -80,8 +123,8 @@ func (a *Autostart) Run(ctx context.Context) error {
 	again := time.NewTimer(tickEvery) // for what was planned a moment ago
 	defer again.Stop()
 
-	var agenda waitroom.Agenda[*queue]
-	var ready []*queue
+	var agenda waitroom.Agenda[*appRoom]
+	var ready []*appRoom
 	for ticks := 0; ; {
 		select {
 		case <-ctx.Done():
@@ -90,22 +133,22 @@ func (a *Autostart) Run(ctx context.Context) error {
 			a.changed(rows.Take(), &agenda)
 		case <-tick.C:
 			if ticks++; a.config.Others != nil && ticks%othersTicks == 0 { // nobody tells when that changes
-				a.queues.Range(func(_, q any) bool { agenda.Wake(q.(*queue)); return true })
+				a.apps.Range(func(_, r any) bool { agenda.Wake(r.(*appRoom)); return true })
 			}
-			agenda.Tick(func(q *queue) waitroom.Look { return q.planning.look() })
+			agenda.Tick(func(r *appRoom) waitroom.Look { return r.planning.look() })
 		case <-a.pokes.signal:
 		case <-again.C:
 		}
 		a.pokes.take(&agenda)
 
 		ready = agenda.Ready(time.Now(), ready[:0])
-		for _, q := range ready {
+		for _, r := range ready {
 			now := time.Now()
-			q.poked.Store(false) // from here on a poke means something new
-			d := q.planning.plan(now)
-			a.act(ctx, &commands, q, d)
+			r.poked.Store(false) // from here on a poke means something new
+			d := r.planning.plan(now)
+			a.act(ctx, &commands, r, d)
 			// the one who waits may have been left out: the next decision is the first
-			agenda.Decided(q, now, time.Since(now), d.Acts() || d.Refuse != "", q.planning.last.alone)
+			agenda.Decided(r, now, time.Since(now), d.Acts() || d.Refuse != "", r.planning.last.alone)
 		}
 		clear(ready)
 		if wait, due := agenda.Wait(time.Now()); due {
@@ -114,21 +157,21 @@ func (a *Autostart) Run(ctx context.Context) error {
 	}
 }
 
-// changed notes whose rows have changed. An app that sleeps and has no queue gets none: its first
+// changed notes whose rows have changed. An app that sleeps and has no room gets none: its first
 // request makes one.
-func (a *Autostart) changed(us []balance.Update, agenda *waitroom.Agenda[*queue]) {
-	look := func(app balance.AppID, asleep bool) *queue {
+func (a *Autostart) changed(us []balance.Update, agenda *waitroom.Agenda[*appRoom]) {
+	look := func(app balance.AppID, asleep bool) *appRoom {
 		if asleep && a.config.Others == nil {
-			q, ok := a.queues.Load(app)
+			r, ok := a.apps.Load(app)
 			if !ok {
 				return nil
 			}
-			agenda.Ask(q.(*queue))
-			return q.(*queue)
+			agenda.Ask(r.(*appRoom))
+			return r.(*appRoom)
 		}
-		q := a.queue(app)
-		agenda.Ask(q)
-		return q
+		r := a.roomOf(app)
+		agenda.Ask(r)
+		return r
 	}
 	for _, u := range us {
 		switch u := u.(type) {
@@ -136,17 +179,17 @@ func (a *Autostart) changed(us []balance.Update, agenda *waitroom.Agenda[*queue]
 			look(u.App.ID, u.App.Min == 0 && u.App.MinPerRegion == 0)
 		case balance.PutMachine:
 			m := &u.Machine
-			if q := look(m.App, m.State == balance.StateStopped || m.State == balance.StateSuspended); q != nil {
-				q.boots(m)
+			if r := look(m.App, m.State == balance.StateStopped || m.State == balance.StateSuspended); r != nil {
+				r.dispatcher.boots(m)
 			}
 		case balance.RemoveMachine:
-			if q := look(u.App, true); q != nil {
-				q.boots(&balance.Machine{ID: u.ID})
+			if r := look(u.App, true); r != nil {
+				r.dispatcher.boots(&balance.Machine{ID: u.ID})
 			}
 		case balance.RemoveApp:
-			if q, ok := a.queues.LoadAndDelete(u.ID); ok {
-				agenda.Forget(q.(*queue))
-				q.(*queue).wakeUp() // its waiters learn that there is no such app
+			if r, ok := a.apps.LoadAndDelete(u.ID); ok {
+				agenda.Forget(r.(*appRoom))
+				r.(*appRoom).dispatcher.wakeUp() // its waiters learn that there is no such app
 			}
 		}
 	}
@@ -154,54 +197,54 @@ func (a *Autostart) changed(us []balance.Update, agenda *waitroom.Agenda[*queue]
 
 // act carries a decision out. The commands outlive the requests that caused them.
 func (a *Autostart) act(
-	ctx context.Context, commands *errgroup.Group, q *queue, d policy.Decision,
+	ctx context.Context, commands *errgroup.Group, r *appRoom, d policy.Decision,
 ) {
 	if d.Acts() || d.Refuse != "" {
 		a.config.Trace.decided(d)
 	}
 	if a.config.DryRun {
-		q.commands.pretend(d)
+		r.commands.pretend(d)
 		return
 	}
 	// One command per machine at a time. Our planner sees to that, other policies may not; a
 	// singleflight would merge calls that differ in their epochs.
 	for _, m := range d.Recall {
-		if q.commands.claim(&m, true) {
-			commands.Go(func() error { a.recall(ctx, q, m); return nil })
+		if r.commands.claim(&m, true) {
+			commands.Go(func() error { a.recall(ctx, r, m); return nil })
 		}
 	}
 	for _, m := range d.Start {
-		if q.commands.claim(&m, false) {
-			commands.Go(func() error { a.start(ctx, q, m); return nil })
+		if r.commands.claim(&m, false) {
+			commands.Go(func() error { a.start(ctx, r, m); return nil })
 		}
 	}
 	if d.Refuse != "" {
-		q.rejectAll(func(time.Duration) error { return q.refusal(d.Refuse, d.RetryAfter) })
+		r.queue.rejectAll(func(time.Duration) error { return r.outlook.refusal(d.Refuse, d.RetryAfter) })
 	}
 }
 
-func (a *Autostart) start(ctx context.Context, q *queue, m balance.Machine) {
+func (a *Autostart) start(ctx context.Context, r *appRoom, m balance.Machine) {
 	call, cancel := context.WithTimeout(ctx, startTimeout)
 	defer cancel()
 	answer, err := a.owner.Start(call, m)
 	if ctx.Err() != nil {
 		return // nobody plans any more
 	}
-	q.commands.answer(policy.Answer{At: time.Now(), Machine: m, Start: answer, Err: err})
+	r.commands.answer(policy.Answer{At: time.Now(), Machine: m, Start: answer, Err: err})
 	a.config.Trace.answered(m, answer, err)
-	a.poke(q)
+	r.poke()
 }
 
-func (a *Autostart) recall(ctx context.Context, q *queue, m balance.Machine) {
+func (a *Autostart) recall(ctx context.Context, r *appRoom, m balance.Machine) {
 	call, cancel := context.WithTimeout(ctx, startTimeout)
 	defer cancel()
 	err := a.owner.Recall(call, m)
 	if ctx.Err() != nil {
 		return
 	}
-	q.commands.answer(policy.Answer{At: time.Now(), Machine: m, Recall: true, Err: err})
+	r.commands.answer(policy.Answer{At: time.Now(), Machine: m, Recall: true, Err: err})
 	a.config.Trace.recalled(m, err)
-	a.poke(q)
+	r.poke()
 }
 
 // close ends the waiting for good.
@@ -230,48 +273,40 @@ func (a *Autostart) spawn(f func()) bool {
 	return true
 }
 
-// queue returns an app's queue, made on demand.
-func (a *Autostart) queue(app balance.AppID) *queue {
-	if q, ok := a.queues.Load(app); ok {
-		return q.(*queue)
+// roomOf returns an app's room, made on demand.
+func (a *Autostart) roomOf(app balance.AppID) *appRoom {
+	if r, ok := a.apps.Load(app); ok {
+		return r.(*appRoom)
 	}
-	q, made := a.makeQueue(app)
+	r, made := a.makeRoom(app)
 	if made {
-		q.policy.restore() // by the policy's own code: no lock is held
+		r.policy.restore() // by the policy's own code: no lock is held
 	}
-	return q
+	return r
 }
 
-// makeQueue makes an app's queue, once.
-func (a *Autostart) makeQueue(app balance.AppID) (q *queue, made bool) {
+// makeRoom makes an app's room, once.
+func (a *Autostart) makeRoom(app balance.AppID) (r *appRoom, made bool) {
 	a.making.Lock()
 	defer a.making.Unlock()
-	if q, ok := a.queues.Load(app); ok {
-		return q.(*queue), false
+	if r, ok := a.apps.Load(app); ok {
+		return r.(*appRoom), false
 	}
-	q = newQueue(a, app)
-	a.queues.Store(app, q)
-	return q, true
-}
-
-// poke asks for a decision without waiting for it.
-func (a *Autostart) poke(q *queue) {
-	if q.poked.Load() || !q.poked.CompareAndSwap(false, true) {
-		return
-	}
-	a.pokes.add(q)
+	r = newAppRoom(a, app)
+	a.apps.Store(app, r)
+	return r, true
 }
 
 // pokes are the apps for which a decision has been asked for.
 type pokes struct {
 	signal chan struct{} // to the planning goroutine; one pending signal is as good as many
 	mu     sync.Mutex
-	apps   []*queue
+	apps   []*appRoom
 }
 
-func (p *pokes) add(q *queue) {
+func (p *pokes) add(r *appRoom) {
 	p.mu.Lock()
-	p.apps = append(p.apps, q)
+	p.apps = append(p.apps, r)
 	p.mu.Unlock()
 	select {
 	case p.signal <- struct{}{}:
@@ -280,38 +315,38 @@ func (p *pokes) add(q *queue) {
 }
 
 // take has them planned for.
-func (p *pokes) take(agenda *waitroom.Agenda[*queue]) {
+func (p *pokes) take(agenda *waitroom.Agenda[*appRoom]) {
 	p.mu.Lock()
 	defer p.mu.Unlock()
-	for _, q := range p.apps {
-		agenda.Ask(q)
+	for _, r := range p.apps {
+		agenda.Ask(r)
 	}
 	p.apps = p.apps[:0]
 }
 
-// room is the balancer's signal that a slot may be free.
-func (a *Autostart) room(app balance.AppID) {
+// freed is the balancer's signal that a slot may be free.
+func (a *Autostart) freed(app balance.AppID) {
 	if a.parked.Load() == 0 {
 		return
 	}
-	if q, ok := a.queues.Load(app); ok && q.(*queue).parked.Load() > 0 {
-		q.(*queue).wakeUp()
+	if r, ok := a.apps.Load(app); ok && r.(*appRoom).queue.parked.Load() > 0 {
+		r.(*appRoom).dispatcher.wakeUp()
 	}
 }
 
 // Parked returns how many requests of an app wait.
 func (a *Autostart) Parked(app balance.AppID) int {
-	if q, ok := a.queues.Load(app); ok {
-		return int(q.(*queue).parked.Load())
+	if r, ok := a.apps.Load(app); ok {
+		return int(r.(*appRoom).queue.parked.Load())
 	}
 	return 0
 }
 
 // Demand returns this node's demand for an app: what it tells other nodes.
 func (a *Autostart) Demand(app balance.AppID) (inFlight, parked int) {
-	inFlight = a.balancer.InFlight(app) // before parked, see queue.demand
-	if q, ok := a.queues.Load(app); ok {
-		parked = q.(*queue).waits()
+	inFlight = a.balancer.InFlight(app) // before parked, see planning.demand
+	if r, ok := a.apps.Load(app); ok {
+		parked = r.(*appRoom).dispatcher.waits()
 	}
 	return inFlight, parked
 }

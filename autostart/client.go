@@ -2,10 +2,8 @@ package autostart
 
 import (
 	"context"
-	"errors"
 	"net"
 
-	"github.com/ebbkit/ebb/autostart/internal/waitroom"
 	"github.com/ebbkit/ebb/internal/tcpinfo"
 )
 
@@ -26,43 +24,4 @@ func ConnContext(ctx context.Context, c net.Conn) context.Context {
 		return ctx
 	}
 	return context.WithValue(ctx, connKey{}, c)
-}
-
-// errGone ends the wait of one whose client has left.
-var errGone = errors.New("its client has left")
-
-// looksMax is how many connections are looked at in a tick: a look is a system call, of some 300
-// ns.
-const looksMax = 1000
-
-// sweep ends the waits of those whose clients have left.
-func (q *queue) sweep() {
-	var look []*waitroom.Seat[waiting]
-	q.mu.Lock()
-	s := q.room.After(nil)
-	if q.looked != nil && q.looked.In != nil {
-		s = q.room.After(q.looked)
-	}
-	for ; s != nil && len(look) < looksMax; s = q.room.After(s) {
-		if s.Value.conn != nil {
-			look = append(look, s)
-		}
-		q.looked = s
-	}
-	if s == nil {
-		q.looked = nil // from the front again
-	}
-	q.mu.Unlock()
-	for _, s := range look {
-		if !tcpinfo.PeerClosed(s.Value.conn) {
-			continue
-		}
-		q.mu.Lock()
-		in := q.leave(s)
-		q.mu.Unlock()
-		if in {
-			s.Value.err = errGone
-			s.Value.done <- struct{}{}
-		}
-	}
 }

@@ -3,40 +3,79 @@ package autostart
 import (
 	"cmp"
 	"errors"
-	"fmt"
 	"slices"
-	"sync"
+	"sync/atomic"
 	"time"
 
 	"github.com/ebbkit/ebb/autostart/internal/waitroom"
 	"github.com/ebbkit/ebb/balance"
 )
 
-// dispatch hands slots over while anybody waits. It lingers for up to a tick, so that a queue which
+// excludedFor is how long the machines that a parked request has tried are left out for it, unless
+// they have been started again meanwhile. Longer than a row takes to tell that they are gone, else
+// a request would run against a closed door again and again; not for ever, since the machine that
+// said "full" may be the one that gets free.
+const excludedFor = tickEvery
+
+// dispatcher hands slots over to those who wait for an app.
+type dispatcher struct {
+	r       *appRoom
+	wake    chan struct{} // one pending signal is as good as many
+	picking picking
+
+	running bool // guarded by queue.mu, as waves
+	waves   waitroom.Waves
+}
+
+// picking says that the dispatcher picks a machine for one of those who wait.
+type picking struct {
+	given  atomic.Int32 // 1 while it does: that one may be in flight already
+	missed atomic.Bool  // the last look at the demand left that one out
+}
+
+// begin makes it run; false after the end. queue.mu is held.
+func (d *dispatcher) begin() bool {
+	if !d.running {
+		d.running = d.r.a.spawn(d.run)
+	}
+	return d.running
+}
+
+func (d *dispatcher) wakeUp() {
+	select {
+	case d.wake <- struct{}{}:
+	default:
+	}
+}
+
+// run hands slots over while anybody waits. It lingers for up to a tick, so that a queue which
 // fills and empties does not start a goroutine each time.
-func (q *queue) dispatch() {
+func (d *dispatcher) run() {
 	t := time.NewTicker(tickEvery)
 	defer t.Stop()
+	q := &d.r.queue
 	for {
 		select {
-		case <-q.wake:
-			q.handOver()
+		case <-d.wake:
+			d.handOver()
 		case now := <-t.C:
-			q.handOver()
+			d.handOver()
 			q.expire(now)
 			q.sweep()
 			q.mu.Lock()
 			idle := q.room.N == 0
-			q.dispatching = !idle
+			d.running = !idle
 			q.mu.Unlock()
 			if idle {
 				return
 			}
-		case <-q.a.closed:
+		case <-d.r.a.closed:
 			q.mu.Lock()
-			q.dispatching = false // and cannot become true again
+			d.running = false // and cannot become true again
 			q.mu.Unlock()
-			q.rejectAll(func(waited time.Duration) error { return &Error{App: q.app, Class: ErrClosed, Waited: waited} })
+			q.rejectAll(func(waited time.Duration) error {
+				return &Error{App: d.r.app, Class: ErrClosed, Waited: waited}
+			})
 			return
 		}
 	}
@@ -44,59 +83,61 @@ func (q *queue) dispatch() {
 
 // handOver gives free slots to those who wait, by turns, until the balancer has none. Who may not
 // use what is free, because it has tried it or has to go elsewhere, is passed over.
-func (q *queue) handOver() {
+func (d *dispatcher) handOver() {
 	var vain []*balance.Target // what has been asked for in this round and is not there
-	step := q.waveStep()
+	step := d.waveStep()
+	q := &d.r.queue
 	q.mu.Lock()
 	defer q.mu.Unlock()
 	q.room.Begin()
 	for s := q.room.Turn(); s != nil; s = q.room.Turn() {
-		req, limited := q.request(&s.Value, step)
-		if len(req.Tried) == 0 && slices.ContainsFunc(vain, func(t *balance.Target) bool { return sameTarget(t, req.Force) }) {
+		req, limited := d.request(&s.Value, step)
+		same := func(t *balance.Target) bool { return sameTarget(t, req.Force) }
+		if len(req.Tried) == 0 && slices.ContainsFunc(vain, same) {
 			q.room.Pass(s)
 			continue
 		}
-		q.picking.given.Store(1)
+		d.picking.given.Store(1)
 		q.mu.Unlock()
-		slot, err := q.a.balancer.Pick(req)
+		slot, err := d.r.a.balancer.Pick(req)
 		q.mu.Lock()
 		stayed := s.In != nil
 		if err == nil && stayed && q.room.Serve(time.Now(), s) {
 			q.left(s)
 		}
-		q.picking.given.Store(0)
-		if q.picking.missed.CompareAndSwap(true, false) {
-			q.a.poke(q)
+		d.picking.given.Store(0)
+		if d.picking.missed.CompareAndSwap(true, false) {
+			d.r.poke()
 		}
 		switch {
 		case !stayed: // it left meanwhile
-			q.unlocked(func() {
+			d.unlocked(func() {
 				if err == nil {
 					slot.Release(balance.OutcomeCanceled)
 				}
 			})
 		case err == nil:
-			q.admitted(slot.Machine())
-			q.unlocked(func() {
+			d.admitted(slot.Machine())
+			d.unlocked(func() {
 				if slot.Failing() {
-					q.a.failing(q.app)
+					d.r.pressed(true)
 				}
-				q.give(&s.Value, slot)
+				d.give(&s.Value, slot)
 			})
-		case limited && q.anyRoom():
+		case limited && d.anyRoom():
 			if len(req.Tried) == 0 {
 				vain = append(vain, req.Force)
 			}
 			q.room.Pass(s)
-			q.unlocked(func() { q.giveUp(s, err) })
+			d.unlocked(func() { d.giveUp(s, err) })
 		default: // whoever comes behind finds no more than this one
-			q.unlocked(func() {
+			d.unlocked(func() {
 				if none, ok := errors.AsType[*balance.NoMachineError](err); ok {
-					q.again.Store(int64(none.After))
+					d.r.outlook.free.Store(int64(none.After))
 				}
 				if limited {
-					q.giveUp(s, err)
-				} else if err := q.hopeless(err); err != nil {
+					d.giveUp(s, err)
+				} else if err := d.r.outlook.hopeless(err); err != nil {
 					q.rejectAll(func(time.Duration) error { return err })
 				}
 			})
@@ -105,38 +146,30 @@ func (q *queue) handOver() {
 	}
 }
 
-func (q *queue) unlocked(f func()) {
-	q.mu.Unlock()
-	defer q.mu.Lock()
+func (d *dispatcher) unlocked(f func()) {
+	d.r.queue.mu.Unlock()
+	defer d.r.queue.mu.Lock()
 	f()
 }
 
 // give hands a slot to a request that has left the queue for it.
-func (q *queue) give(w *waiting, slot balance.Reservation) {
+func (d *dispatcher) give(w *waiting, slot balance.Reservation) {
 	machine, waited := slot.Machine().ID, time.Since(w.since)
 	w.slot = slot
 	w.done <- struct{}{} // does not block: there is room for the one
-	q.a.config.Trace.handedOver(q.app, machine, waited)
+	d.r.a.config.Trace.handedOver(d.r.app, machine, waited)
 }
 
 // giveUp ends the wait of one that waits for particular machines when none of these will come.
-func (q *queue) giveUp(s *waitroom.Seat[waiting], err error) {
-	if err = q.hopeless(err); err == nil {
-		return
-	}
-	q.mu.Lock()
-	in := q.leave(s)
-	q.mu.Unlock()
-	if in {
-		s.Value.err = err
-		s.Value.done <- struct{}{}
-		q.a.config.Trace.rejected(q.app, err)
+func (d *dispatcher) giveUp(s *waitroom.Seat[waiting], err error) {
+	if err = d.r.outlook.hopeless(err); err != nil {
+		d.r.queue.reject(s, err)
 	}
 }
 
 // anyRoom reports whether anybody could be served.
-func (q *queue) anyRoom() bool {
-	v, ok := q.a.balancer.View(q.app)
+func (d *dispatcher) anyRoom() bool {
+	v, ok := d.r.a.balancer.View(d.r.app)
 	if !ok {
 		return false
 	}
@@ -154,14 +187,15 @@ func (q *queue) anyRoom() bool {
 	return false
 }
 
-// request returns what to ask the balancer for, and whether that leaves anything out. q.mu is held.
-func (q *queue) request(w *waiting, step time.Duration) (req balance.Request, limited bool) {
+// request returns what to ask the balancer for, and whether that leaves anything out. queue.mu is
+// held.
+func (d *dispatcher) request(w *waiting, step time.Duration) (req balance.Request, limited bool) {
 	req, limited = w.req, !w.req.Force.Empty()
-	req.Tried = q.waves.held(time.Now(), step)
+	req.Tried = d.waves.Held(time.Now(), step)
 	if len(w.tried) == 0 {
 		return req, limited
 	}
-	rows, ok := q.a.balancer.Fleet().App(q.app)
+	rows, ok := d.r.a.balancer.Fleet().App(d.r.app)
 	if !ok || time.Since(w.since) >= excludedFor {
 		w.tried = nil
 		return req, limited
@@ -175,9 +209,15 @@ func (q *queue) request(w *waiting, step time.Duration) (req balance.Request, li
 	return req, limited
 }
 
+// waits returns how many wait, without the one that may be in flight already.
+func (d *dispatcher) waits() int {
+	given := d.picking.given.Load() // before parked, see planning.demand
+	return max(0, int(d.r.queue.parked.Load()-given))
+}
+
 // tried notes the machines that r came back from and that could be picked again.
-func (q *queue) tried(ids []balance.MachineID) (ts []tried) {
-	rows, ok := q.a.balancer.Fleet().App(q.app)
+func (d *dispatcher) tried(ids []balance.MachineID) (ts []tried) {
+	rows, ok := d.r.a.balancer.Fleet().App(d.r.app)
 	if !ok {
 		return nil
 	}
@@ -189,96 +229,28 @@ func (q *queue) tried(ids []balance.MachineID) (ts []tried) {
 	return ts
 }
 
-// expire rejects those who have waited long enough. Patience only grows while somebody waits: a
-// boot that ends must not cost those who waited for it their slot.
-func (q *queue) expire(now time.Time) {
-	q.mu.Lock()
-	after := q.after(now)
-	q.mu.Unlock()
-	fault := sync.OnceValue(q.startFault)
-	doubt := ""
-	if o := q.view.Load(); o != nil && q.a.config.MaxWait >= 0 {
-		doubt = o.doubt
-	}
-	q.end(func(w *waiting) error {
-		waited := now.Sub(w.since)
-		if doubt != "" && waited >= doubtWait {
-			return &Error{App: q.app, Class: ErrStart, Fault: doubt, Waited: waited, After: after}
-		}
-		if until := q.until(w.since); until.After(w.until) {
-			w.until = until
-		}
-		if now.Before(w.until) {
-			return nil
-		}
-		return &Error{App: q.app, Class: ErrPatience, Fault: fault(), Waited: waited, After: after}
-	})
-}
-
-// startFault says what a machine lacks that starts; empty when nobody says.
-func (q *queue) startFault() string {
-	rows, ok := q.a.balancer.Fleet().App(q.app)
-	if !ok {
-		return ""
-	}
-	for m := range rows.All() {
-		if m.State == balance.StateStarting && m.Fault != "" {
-			return fmt.Sprintf("machine %s: %s", m.ID, m.Fault)
-		}
-	}
-	return ""
-}
-
-// rejectAll ends all waits.
-func (q *queue) rejectAll(why func(waited time.Duration) error) {
-	q.end(func(w *waiting) error { return why(time.Since(w.since)) })
-}
-
-// end ends the waits for which why has an error.
-func (q *queue) end(why func(*waiting) error) {
-	var ended []*waiting
-	q.mu.Lock()
-	for s := q.room.After(nil); s != nil; {
-		next := q.room.After(s)
-		if err := why(&s.Value); err != nil {
-			q.leave(s)
-			s.Value.err = err
-			ended = append(ended, &s.Value)
-		}
-		s = next
-	}
-	q.mu.Unlock()
-	for _, w := range ended {
-		err := w.err
-		w.done <- struct{}{}
-		if err != errGone { // that one has left, and says so itself
-			q.a.config.Trace.rejected(q.app, err)
-		}
-	}
-}
-
 // waveStep returns for how long a wave lasts; 0 is without waves. No lock is held.
-func (q *queue) waveStep() time.Duration {
-	if rows, ok := q.a.balancer.Fleet().App(q.app); ok {
+func (d *dispatcher) waveStep() time.Duration {
+	if rows, ok := d.r.a.balancer.Fleet().App(d.r.app); ok {
 		return rows.App().SlowStart / 2
 	}
 	return 0
 }
 
 // boots takes in that a machine starts.
-func (q *queue) boots(m *balance.Machine) {
-	if q.waveStep() > 0 {
-		q.mu.Lock()
-		defer q.mu.Unlock()
-		q.waves.boots(m)
+func (d *dispatcher) boots(m *balance.Machine) {
+	if d.waveStep() > 0 {
+		d.r.queue.mu.Lock()
+		defer d.r.queue.mu.Unlock()
+		d.waves.Boots(m)
 	}
 }
 
-// admitted counts a request admitted to m. q.mu is held; it has already left the queue.
-func (q *queue) admitted(m *balance.Machine) {
+// admitted counts a request admitted to m. queue.mu is held; it has already left the queue.
+func (d *dispatcher) admitted(m *balance.Machine) {
 	l := m.Limits
-	if rows, ok := q.a.balancer.Fleet().App(q.app); ok {
+	if rows, ok := d.r.a.balancer.Fleet().App(d.r.app); ok {
 		l = rows.App().LimitsOf(*m)
 	}
-	q.waves.admitted(time.Now(), m, cmp.Or(l.Hard, l.Soft), q.room.N+1)
+	d.waves.Admitted(time.Now(), m, cmp.Or(l.Hard, l.Soft), d.r.queue.room.N+1)
 }

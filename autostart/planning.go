@@ -14,7 +14,7 @@ import (
 // planning decides for one app when its demand or its rows have changed. It is the planning
 // goroutine's own.
 type planning struct {
-	q        *queue
+	r        *appRoom
 	last     input // what the last decision was made from
 	quiet    bool  // the last decision found nothing to do and nothing under way
 	rows     []*balance.Machine
@@ -27,7 +27,7 @@ type input struct {
 	rows     *balance.Snapshot
 	inFlight int
 	parked   int
-	alone    bool // one waits, and is not counted: see queue.counted
+	alone    bool // one waits, and is not counted: see planning.counted
 	outliers int
 	others   int
 }
@@ -79,7 +79,7 @@ func (p *planning) resting() bool {
 
 // demand reads what a decision depends on.
 func (p *planning) demand() (in input, app balance.App) {
-	rows, ok := p.q.a.balancer.Fleet().App(p.q.app)
+	rows, ok := p.r.a.balancer.Fleet().App(p.r.app)
 	if !ok {
 		return in, app
 	}
@@ -88,12 +88,12 @@ func (p *planning) demand() (in input, app balance.App) {
 	// repairs, and never counted twice, which would start a machine that nobody needs.
 	p.outliers = p.outliers[:0]
 	p.leaving.Begin()
-	for m, c := range p.q.a.balancer.Loads(p.q.app) {
+	for m, c := range p.r.a.balancer.Loads(p.r.app) {
 		if c.Tier == balance.TierFailing && m.Health != balance.HealthFailing {
 			p.outliers = append(p.outliers, m.ID)
 		}
 		n := p.leaving.Look(m, c.Own, c.Told)
-		if n == c.Own && c.SaidFull && p.q.a.config.Others == nil {
+		if n == c.Own && c.SaidFull && p.r.a.config.Others == nil {
 			n = max(n, c.Limits.Hard)
 		}
 		in.inFlight += n
@@ -101,9 +101,9 @@ func (p *planning) demand() (in input, app balance.App) {
 	p.leaving.End()
 	in.outliers = len(p.outliers)
 	in.parked, in.alone = p.counted()
-	if p.q.a.config.Others != nil {
+	if p.r.a.config.Others != nil {
 		if order := p.regions(rows); len(order) > 0 {
-			in.others = p.leaving.Elsewhere(p.q.a.config.Others(p.q.app, order[0]))
+			in.others = p.leaving.Elsewhere(p.r.a.config.Others(p.r.app, order[0]))
 		}
 	}
 	return in, app
@@ -113,22 +113,22 @@ func (p *planning) demand() (in input, app balance.App) {
 // picked for, the dispatcher asks for another look afterwards: whoever comes alone would wait for
 // the next tick otherwise. alone says that this is so.
 func (p *planning) counted() (n int, alone bool) {
-	p.q.picking.missed.Store(true) // before given, which the dispatcher changes before it looks here
-	given := p.q.picking.given.Load()
+	p.r.dispatcher.picking.missed.Store(true) // before given, which the dispatcher changes before it looks here
+	given := p.r.dispatcher.picking.given.Load()
 	if given == 0 {
-		p.q.picking.missed.Store(false)
+		p.r.dispatcher.picking.missed.Store(false)
 	}
-	n = max(0, int(p.q.parked.Load()-given))
+	n = max(0, int(p.r.queue.parked.Load()-given))
 	return n, n == 0 && given > 0
 }
 
 // regions returns the order of the regions for this node.
-func (p *planning) regions(rows *balance.Snapshot) []string { return p.q.a.regions(rows) }
+func (p *planning) regions(rows *balance.Snapshot) []string { return p.r.a.regions(rows) }
 
 // rtts returns the round trips to regions.
 func (p *planning) rtts(regions []string) []time.Duration {
 	rs := make([]time.Duration, len(regions))
-	v, ok := p.q.a.balancer.View(p.q.app)
+	v, ok := p.r.a.balancer.View(p.r.app)
 	for i, name := range regions {
 		rs[i] = rttUnknown
 		for k := 0; ok && k < v.Regions(); k++ {
@@ -151,27 +151,27 @@ func (p *planning) plan(now time.Time) policy.Decision {
 		p.rows = append(p.rows, m)
 	}
 	input := policy.Input{
-		App: app, Machines: p.rows, InFlight: in.inFlight, Parked: in.parked, Forced: p.q.forced(),
+		App: app, Machines: p.rows, InFlight: in.inFlight, Parked: in.parked, Forced: p.r.queue.forced(),
 		Outliers: slices.Clone(p.outliers), Rand: rand.Uint64(),
 	}
-	input.Unserved = p.q.unserved.Swap(false)
-	if !p.q.a.decides() {
+	input.Unserved = p.r.unserved.Swap(false)
+	if !p.r.a.decides() {
 		input.App.Autostart = false // rows teach how long boots take all the same
 	} else {
 		input.Regions = p.regions(in.rows)
 		input.RTT = p.rtts(input.Regions)
 	}
-	if others := p.q.a.config.Others; others != nil {
+	if others := p.r.a.config.Others; others != nil {
 		for i, r := range input.Regions {
-			n := others(p.q.app, r)
+			n := others(p.r.app, r)
 			if i == 0 {
 				n = p.leaving.Elsewhere(n)
 			}
 			input.Others = append(input.Others, n)
 		}
 	}
-	d := p.q.policy.ask(now, input)
-	d.App = p.q.app
+	d := p.r.policy.ask(now, input)
+	d.App = p.r.app
 	p.last, p.quiet = in, d.Settled
 	p.forecast(now, d, !input.App.Autostart)
 	return d
@@ -179,15 +179,17 @@ func (p *planning) plan(now time.Time) policy.Decision {
 
 // forecast notes what a decision says to those who wait. off says that autostart is.
 func (p *planning) forecast(now time.Time, d policy.Decision, off bool) {
-	o := &forecast{wait: d.Wait, refuse: d.Refuse, until: now.Add(d.RetryAfter), doubt: d.Doubt}
+	f := &waitroom.Forecast{
+		Wait: d.Wait, Refuse: d.Refuse, Until: now.Add(d.RetryAfter), Doubt: d.Doubt,
+	}
 	if off {
-		o.off, o.wait = true, boots.WaitMin
+		f.Off, f.Wait = true, boots.WaitMin
 	}
 	if d.Await > 0 {
-		o.await = now.Add(d.Await)
+		f.Await = now.Add(d.Await)
 	}
 	if d.Remaining > 0 {
-		o.coming = now.Add(d.Remaining)
+		f.Coming = now.Add(d.Remaining)
 	}
-	p.q.view.Store(o)
+	p.r.outlook.forecast.Store(f)
 }

@@ -37,8 +37,8 @@ func (a *Autostart) Histories() map[balance.AppID]policy.History {
 	if all == nil {
 		all = map[balance.AppID]policy.History{}
 	}
-	a.queues.Range(func(id, v any) bool {
-		q := v.(*queue)
+	a.apps.Range(func(id, v any) bool {
+		q := v.(*appRoom)
 		if l := q.policy.learner(); l != nil {
 			q.policy.use(func() {
 				if h := l.History(); !h.IsZero() {
@@ -57,12 +57,12 @@ func (a *Autostart) Restore(all map[balance.AppID]policy.History) {
 	a.histories.Lock()
 	a.histories.of = maps.Clone(all)
 	a.histories.Unlock()
-	a.queues.Range(func(_, q any) bool { q.(*queue).policy.restore(); return true })
+	a.apps.Range(func(_, q any) bool { q.(*appRoom).policy.restore(); return true })
 }
 
 // heldPolicy is the policy of one app.
 type heldPolicy struct {
-	q      *queue
+	q      *appRoom
 	policy atomic.Pointer[policy.Policy] // nil until Run has made it
 	asking sync.Mutex                    // held while the policy is asked anything
 }

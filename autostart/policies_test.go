@@ -97,14 +97,14 @@ func TestRestoreBeforeAppsAreKnown(t *testing.T) {
 		w := newWorld(
 			t, balance.App{ID: "web", Autostart: true}, Config{}, boot{takes: sec, err: errors.New("no")},
 		)
-		w.a.queue("web")
+		w.a.roomOf("web")
 		w.a.Restore(all)
 		w.run()
 		defer w.stop()
 		if got := autotest.ColdBoots(t, w.a.Histories()["web"]); !slices.Equal(got, want) {
 			t.Errorf("%v, want %v", got, want)
 		}
-		w.a.queue("other")
+		w.a.roomOf("other")
 		if got := w.a.Histories(); len(got) != 2 || !slices.Equal(autotest.ColdBoots(t, w.a.Histories()["other"]), want) {
 			t.Errorf("%v, want both", got)
 		}

@@ -156,7 +156,7 @@ func TestBoundsOfTenants(t *testing.T) {
 					}
 				}
 				w := newWorld(t, balance.App{Autostart: true}, config, boot{never: true})
-				b := &w.a.bounds
+				b := &w.a.occupancy.bounds
 				b.usual, b.bytes, b.all = cmp.Or(
 					tc.bounds.usual, b.usual,
 				), cmp.Or(
@@ -180,7 +180,7 @@ func TestBoundsOfTenants(t *testing.T) {
 						)
 					}
 					synctest.Wait()
-					q := w.a.queue("web")
+					q := &w.a.roomOf("web").queue
 					got := fmt.Sprint(
 						q.room.Waiting("a"), q.room.Waiting("b"), q.room.Waiting("c"), q.room.Waiting(""),
 					)

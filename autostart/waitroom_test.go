@@ -622,7 +622,7 @@ func TestASlotIsNotLostWhenItsClientLeaves(t *testing.T) {
 					ctx, leave = g, func() { g.left.Store(true) }
 				}
 				c := w.park(ctx, &balance.Request{App: "web"})
-				q := w.a.queue("web")
+				q := &w.a.roomOf("web").queue
 				q.mu.Lock() // what follows is what handOver does
 				held.Release(balance.OutcomeDone)
 				q.room.Begin()
@@ -635,7 +635,7 @@ func TestASlotIsNotLostWhenItsClientLeaves(t *testing.T) {
 				q.left(s)
 				q.mu.Unlock()
 				leave()
-				q.give(&s.Value, slot)
+				q.r.dispatcher.give(&s.Value, slot)
 				if r := has(t, c); !errors.Is(r.err, context.Canceled) {
 					t.Errorf("the request ends with %v", r.err)
 				}
