@@ -14,11 +14,13 @@ type hop struct {
 	handler  *backhaul.Handler
 	server   *backhaul.Server
 	listener net.Listener
+	over     chan struct{} // closed when nothing is served any more
+	err      error         // of Serve, once it is over
 }
 
 func (n *Node) newHop() (h *hop, err error) {
 	c := &n.config
-	h = &hop{n: n, listener: c.Hop}
+	h = &hop{n: n, listener: c.Hop, over: make(chan struct{})}
 	hc := backhaul.HandlerConfig{
 		MachineConfig: c.Transport.MachineConfig, Keys: c.Keys, Connections: &n.conns,
 		Orders: n.orders.Serve, Trace: backhaul.Trace{Event: c.Transport.Trace.Event},
@@ -34,13 +36,36 @@ func (n *Node) newHop() (h *hop, err error) {
 	return h, err
 }
 
-// shutdown refuses further requests, and waits for those that are served. Orders come on until all
-// of that is over.
-func (h *hop) shutdown(ctx context.Context) {
+// run serves. It ends after the machines of this node, like the link: until all edges know that
+// these have stopped, requests for them are to be refused, and not to find nobody.
+func (h *hop) run(run func(string, func(context.Context) error)) {
+	go func() {
+		defer close(h.over)
+		h.err = h.server.Serve(h.listener)
+	}()
+	run("hop", func(ctx context.Context) error {
+		select {
+		case <-ctx.Done():
+			return nil
+		case <-h.over:
+			return h.err
+		}
+	})
+}
+
+// refuse refuses further requests, and waits for those that are served.
+func (h *hop) refuse(ctx context.Context) {
 	h.handler.Shutdown(ctx) //nolint:errcheck // it is ctx's, and what follows hurries as well
+}
+
+// shutdown ends the orders that last, and then the hop.
+func (h *hop) shutdown(ctx context.Context) {
 	h.n.orders.Close()
 	if h.server.Shutdown(ctx) != nil {
 		h.server.Close() //nolint:errcheck // nobody is served any more
 	}
 	h.listener.Close() //nolint:errcheck // of a node that never ran; else it is closed already
+	if h.n.began() {
+		<-h.over
+	}
 }

@@ -207,7 +207,7 @@ func (n *Node) begin() {
 		n.peers.run(run)
 	}
 	if n.hop != nil {
-		run("hop", func(context.Context) error { return n.hop.server.Serve(n.hop.listener) })
+		n.hop.run(run)
 	}
 	run("history", func(ctx context.Context) error { return n.shown.history.Run(ctx, source{n}) })
 }
@@ -218,7 +218,7 @@ func (n *Node) began() bool {
 	return n.runs
 }
 
-// end ends all parts but the link, and waits for them.
+// end ends all parts but the link and the hop, and waits for them.
 func (n *Node) end() {
 	n.mu.Lock()
 	n.over = true
@@ -254,11 +254,17 @@ func (n *Node) shutdown(ctx context.Context) (err error) {
 		n.edge.shutdown(ctx)
 	}
 	if n.hop != nil {
-		n.hop.shutdown(ctx)
+		n.hop.refuse(ctx)
 	}
 	n.end()
 	if n.worker != nil {
-		err = n.worker.shutdown(ctx)
+		err = n.worker.drain(ctx)
+	}
+	if n.hop != nil {
+		n.hop.shutdown(ctx)
+	}
+	if n.worker != nil {
+		err = errors.Join(err, n.worker.driver.shutdown(ctx))
 	}
 	if n.edge != nil {
 		n.edge.transport.Close()

@@ -13,6 +13,7 @@ import (
 
 	"github.com/ebbkit/ebb/backhaul"
 	"github.com/ebbkit/ebb/balance"
+	"github.com/ebbkit/ebb/balance/exchange"
 	"github.com/ebbkit/ebb/downscale"
 )
 
@@ -59,36 +60,68 @@ func TestAnEdgeAsksForAnAppItDoesNotKnow(t *testing.T) {
 	})
 }
 
-// load are requests that come to edges one after another.
+// load are requests that come to edges one after another: every other one is not idempotent.
 type load struct {
 	sent, failed atomic.Int64
 	stop         context.CancelFunc
 	all          sync.WaitGroup
 	mu           sync.Mutex
 	wrong        []string
+	executed     map[string]int // by the number of the request
+	strict       bool           // nothing may break off
 }
 
-func (w *town) load(every time.Duration, edges func() []*member) *load {
-	ctx, stop := context.WithCancel(w.t.Context())
-	l := &load{stop: stop}
+// handler notes what is executed, which takes a while.
+func (l *load) handler(takes time.Duration) func(balance.Machine) http.Handler {
+	return func(m balance.Machine) http.Handler {
+		return http.HandlerFunc(func(rw http.ResponseWriter, r *http.Request) {
+			l.mu.Lock()
+			l.executed[r.URL.RawQuery]++
+			l.mu.Unlock()
+			time.Sleep(takes)
+			fmt.Fprint(rw, m.ID)
+		})
+	}
+}
+
+// judge looks at how a request has ended.
+func (l *load) judge(e *member, n string, post bool, began time.Time, status int, body string) {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	times := l.executed[n]
+	switch {
+	case post && times > 1, post && status == http.StatusServiceUnavailable && times > 0:
+	case status == http.StatusOK, e.isDead(), post && status == http.StatusBadGateway && !l.strict:
+		return
+	}
+	l.failed.Add(1)
+	l.wrong = append(l.wrong, fmt.Sprintf(
+		"%s at %s by %s after %v: %d %s, executed %d times", n, began.Format("05.000"), e.id, time.Since(began),
+		status, body, times,
+	))
+}
+
+func newLoad() *load { return &load{executed: map[string]int{}} }
+
+func (l *load) run(t *testing.T, every time.Duration, edges func() []*member) {
+	ctx, stop := context.WithCancel(t.Context())
+	l.stop = stop
 	l.all.Go(func() {
 		for i := 0; ctx.Err() == nil; i++ {
 			es := edges()
-			e := es[i%len(es)]
+			e := es[i/2%len(es)]
 			l.sent.Add(1)
-			began := time.Now()
 			l.all.Go(func() {
-				if status, body := e.get("http://web/"); status != 200 && !e.isDead() {
-					l.failed.Add(1)
-					l.mu.Lock()
-					l.wrong = append(l.wrong, fmt.Sprintf("at %s by %s after %v: %d %s", began.Format("05.000"), e.id, time.Since(began), status, body))
-					l.mu.Unlock()
+				began, n, method := time.Now(), fmt.Sprint(i), http.MethodGet
+				if i%2 > 0 {
+					method = http.MethodPost
 				}
+				status, body := e.do(method, "http://web/?"+n)
+				l.judge(e, n, i%2 > 0, began, status, body)
 			})
 			time.Sleep(every)
 		}
 	})
-	return l
 }
 
 func (l *load) end(t *testing.T) {
@@ -96,7 +129,7 @@ func (l *load) end(t *testing.T) {
 	l.stop()
 	l.all.Wait()
 	if n := l.failed.Load(); n > 0 {
-		t.Errorf("%d of %d requests failed at edges that lived: %s", n, l.sent.Load(), strings.Join(l.wrong[:min(len(l.wrong), 10)], "\n"))
+		t.Errorf("%d of %d requests went wrong at edges that lived: %s", n, l.sent.Load(), strings.Join(l.wrong[:min(len(l.wrong), 10)], "\n"))
 	}
 }
 
@@ -107,27 +140,33 @@ func (m *member) isDead() bool {
 }
 
 // Two edges and two workers: a worker is lost, an edge is lost and comes back, the worker comes back
-// and the other one leaves in order; no request fails whose edge lived.
+// and the other one leaves in order; no request fails whose edge lived. It is the same when the
+// exchange loses, repeats and reorders messages.
 func TestNothingIsLostWhenNodesFail(t *testing.T) {
+	t.Run("good", func(t *testing.T) { nodesFail(t, exchange.MemoryConfig{}) })
+	for seed := range uint64(1) {
+		t.Run(fmt.Sprintf("bad/seed=%d", seed), func(t *testing.T) {
+			nodesFail(t, exchange.MemoryConfig{Jitter: 30 * time.Millisecond, Lose: 0.1, Repeat: 0.1, Seed: seed})
+		})
+	}
+}
+
+func nodesFail(t *testing.T, c exchange.MemoryConfig) {
 	synctest.Test(t, func(t *testing.T) {
-		w := newTown(t)
+		w := newBadTown(t, c)
 		app := web
 		app.Limits = balance.Limits{Soft: 4, Hard: 8}
 		hosted, served := []App{{App: app, Machines: 2}}, []App{{App: app}}
 		w1 := w.join("w1", "nrt", RoleWorker, hosted, nil)
 		w2 := w.join("w2", "hkg", RoleWorker, hosted, nil)
 		e1, e2 := w.join("e1", "nrt", RoleEdge, served, nil), w.join("e2", "nrt", RoleEdge, served, nil)
+		l := newLoad()
 		for _, m := range []*member{w1, w2} {
-			m.driver.handle = func(m balance.Machine) http.Handler {
-				return http.HandlerFunc(func(rw http.ResponseWriter, r *http.Request) {
-					time.Sleep(100 * time.Millisecond)
-					fmt.Fprint(rw, m.ID)
-				})
-			}
+			m.driver.handle = l.handler(100 * time.Millisecond)
 		}
 		var mu sync.Mutex
 		edges := []*member{e1, e2}
-		l := w.load(20*time.Millisecond, func() []*member {
+		l.run(t, 20*time.Millisecond, func() []*member {
 			mu.Lock()
 			defer mu.Unlock()
 			return edges
@@ -150,6 +189,7 @@ func TestNothingIsLostWhenNodesFail(t *testing.T) {
 		set(e1, e2)
 		time.Sleep(10 * time.Second)
 		w1 = w.join("w1", "nrt", RoleWorker, hosted, nil)
+		w1.driver.handle = l.handler(100 * time.Millisecond)
 		time.Sleep(10 * time.Second)
 		w2.end()
 		time.Sleep(10 * time.Second)
@@ -157,6 +197,58 @@ func TestNothingIsLostWhenNodesFail(t *testing.T) {
 		if len(w1.driver.Calls()) == 0 {
 			t.Error("nothing was started when the other worker had left")
 		}
+		w.close()
+	})
+}
+
+// Every node is ended in order and begun again, one after another, under load: no request of any
+// kind fails.
+func TestARollingRestartCostsNothing(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		w := newTown(t)
+		app := web
+		app.Limits = balance.Limits{Soft: 4, Hard: 8}
+		l := newLoad()
+		l.strict = true
+		begin := func(id balance.NodeID) *member {
+			if strings.HasPrefix(string(id), "e") {
+				return w.join(id, "nrt", RoleEdge, []App{{App: app}}, nil)
+			}
+			m := w.join(id, "nrt", RoleWorker, []App{{App: app, Machines: 2}}, nil)
+			m.driver.handle = l.handler(100 * time.Millisecond)
+			return m
+		}
+		var mu sync.Mutex
+		nodes, down := map[balance.NodeID]*member{}, balance.NodeID("")
+		ids := []balance.NodeID{"e1", "e2", "w1", "w2"}
+		for _, id := range ids {
+			nodes[id] = begin(id)
+		}
+		l.run(t, 20*time.Millisecond, func() (es []*member) {
+			mu.Lock()
+			defer mu.Unlock()
+			for _, id := range ids[:2] {
+				if id != down {
+					es = append(es, nodes[id])
+				}
+			}
+			return es
+		})
+		time.Sleep(10 * time.Second)
+		for _, id := range ids {
+			mu.Lock()
+			down = id
+			mu.Unlock()
+			nodes[id].client.CloseIdleConnections()
+			nodes[id].end()
+			again := begin(id)
+			time.Sleep(5 * time.Second)
+			mu.Lock()
+			nodes[id], down = again, ""
+			mu.Unlock()
+			time.Sleep(5 * time.Second)
+		}
+		l.end(t)
 		w.close()
 	})
 }
@@ -236,7 +328,8 @@ func TestSlotsAreGrantedAcrossNodes(t *testing.T) {
 			}))
 		}
 		time.Sleep(5 * time.Second)
-		l := w.load(60*time.Millisecond, func() []*member { return es })
+		l := newLoad()
+		l.run(t, 60*time.Millisecond, func() []*member { return es })
 		time.Sleep(20 * time.Second)
 		l.end(t)
 		if n := most.Load(); n != 1 {

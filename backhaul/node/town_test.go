@@ -11,6 +11,7 @@ import (
 	"time"
 
 	"github.com/ebbkit/ebb/autostart/machine"
+	"github.com/ebbkit/ebb/backhaul"
 	"github.com/ebbkit/ebb/balance"
 	"github.com/ebbkit/ebb/balance/exchange"
 	"github.com/ebbkit/ebb/internal/delay"
@@ -47,16 +48,20 @@ type member struct {
 	dead  bool
 }
 
-func newTown(t *testing.T) *town {
+func newTown(t *testing.T) *town { return newBadTown(t, exchange.MemoryConfig{}) }
+
+// newBadTown is a town whose exchange carries badly.
+func newBadTown(t *testing.T, c exchange.MemoryConfig) *town {
 	w := &town{t: t, links: delay.NewLinks(), regions: map[balance.NodeID]string{}, members: map[balance.NodeID]*member{}}
 	w.links.Set("nrt", "hkg", 46*time.Millisecond)
 	w.links.Set("nrt", "nrt", time.Millisecond)
 	w.links.Set("hkg", "hkg", time.Millisecond)
-	w.memory = exchange.NewMemory(exchange.MemoryConfig{Delay: func(from, to balance.NodeID) time.Duration {
+	c.Delay = func(from, to balance.NodeID) time.Duration {
 		w.mu.Lock()
 		defer w.mu.Unlock()
 		return w.links.RTT(w.regions[from], w.regions[to]) / 2
-	}})
+	}
+	w.memory = exchange.NewMemory(c)
 	return w
 }
 
@@ -76,6 +81,7 @@ func (w *town) join(id balance.NodeID, region string, role Role, apps []App, edi
 	}
 	c.Starter.Check = machine.Check{Func: m.driver.Check}
 	c.Transport.DialMachine = m.driver.dial
+	c.Proxy.ErrorHandler = backhaul.ErrorHandler{Details: true}.ServeError
 	if edit != nil {
 		edit(&c)
 	}
@@ -163,8 +169,15 @@ func (w *town) close() {
 	w.links.Close()
 }
 
-func (m *member) get(url string) (int, string) {
-	resp, err := m.client.Get(url)
+func (m *member) get(url string) (int, string) { return m.do(http.MethodGet, url) }
+
+func (m *member) do(method, url string) (int, string) {
+	req, err := http.NewRequest(method, url, nil)
+	if err != nil {
+		m.town.t.Error(err)
+		return 0, ""
+	}
+	resp, err := m.client.Do(req)
 	if err != nil {
 		return 0, err.Error()
 	}

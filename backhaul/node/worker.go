@@ -3,7 +3,6 @@ package node
 import (
 	"cmp"
 	"context"
-	"errors"
 	"fmt"
 	"reflect"
 	"slices"
@@ -85,9 +84,10 @@ func (w *worker) run(run func(string, func(context.Context) error)) {
 	}
 }
 
-// cordonWait bounds how long a node that ends waits until all others avoid its machines. Those that
-// do not know yet are refused, and try elsewhere.
-const cordonWait = time.Second
+// toldWait bounds how long a node that ends waits until all others know that its machines are
+// cordoned, and then that they have stopped. Those who do not know yet are refused, and try
+// elsewhere.
+const toldWait = time.Second
 
 // cordon has everybody avoid this node's machines where others can serve. The downscaler ends
 // before: it would take these cordons for its own of an earlier run, and release them.
@@ -113,16 +113,11 @@ func (w *worker) cordon(ctx context.Context) {
 	if w.n.peers == nil || len(all) == 0 {
 		return
 	}
-	ctx, cancel := context.WithTimeout(ctx, cordonWait)
-	defer cancel()
-	for ctx.Err() == nil && slices.ContainsFunc(all, func(c cordoned) bool {
-		return !w.n.peers.link.Acked(c.of.App, c.of.ID, c.gen)
-	}) {
-		select {
-		case <-time.After(5 * time.Millisecond):
-		case <-ctx.Done():
-		}
-	}
+	w.await(ctx, func() bool {
+		return !slices.ContainsFunc(all, func(c cordoned) bool {
+			return !w.n.peers.link.Acked(c.of.App, c.of.ID, c.gen)
+		})
+	})
 }
 
 // notify tells the long connections to this node's machines to end within ctx, as far as that goes:
@@ -142,7 +137,29 @@ func (w *worker) notify(ctx context.Context) {
 	}
 }
 
-// shutdown stops the machines, when nothing else runs any more.
-func (w *worker) shutdown(ctx context.Context) error {
-	return errors.Join(w.scaler.Drain(ctx), w.driver.shutdown(ctx))
+// drain stops the machines, when nothing starts them any more, and waits until all edges know.
+func (w *worker) drain(ctx context.Context) error {
+	err := w.scaler.Drain(ctx)
+	if w.n.peers != nil && w.n.began() {
+		w.await(ctx, func() bool { return w.n.peers.link.Settled() })
+	}
+	return err
+}
+
+// await waits until it is so, for no longer than toldWait.
+func (w *worker) await(ctx context.Context, so func() bool) {
+	ctx, cancel := context.WithTimeout(ctx, toldWait)
+	defer cancel()
+	tick := time.NewTicker(10 * time.Millisecond)
+	defer tick.Stop()
+	for {
+		select {
+		case <-tick.C: // a change needs a moment until it is told
+			if so() {
+				return
+			}
+		case <-ctx.Done():
+			return
+		}
+	}
 }

@@ -2,6 +2,7 @@ package exchange
 
 import (
 	"context"
+	"time"
 
 	"github.com/ebbkit/ebb/balance"
 )
@@ -66,4 +67,12 @@ func (l *Link) news(m *balance.Machine) bool {
 		return false
 	}
 	return held.State == balance.StateStarting || m.State != balance.StateStarting
+}
+
+// Settled reports whether every edge that lives picks by all rows that this node has told. While the
+// engine carries nothing, or not for long enough to have heard of all edges, it is false.
+func (l *Link) Settled() bool {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	return l.follower.Acked(time.Now(), l.publisher.Seq())
 }
