@@ -63,7 +63,9 @@ func (c Config) resolve() (Config, error) {
 	case len(c.Cluster) > 255:
 		return c, fmt.Errorf("exchange: Config.Cluster has %d bytes: want at most 255", len(c.Cluster))
 	case c.Expire < time.Second:
-		return c, fmt.Errorf("exchange: Config.Expire %v: want 0 (5s) or at least 1s: a node is heard once a second", c.Expire)
+		return c, fmt.Errorf(
+			"exchange: Config.Expire %v: want 0 (5s) or at least 1s: a node is heard once a second", c.Expire,
+		)
 	case c.Interval < time.Millisecond || c.Interval > wholeEvery:
 		return c, fmt.Errorf("exchange: Config.Interval %v: want 0 (200ms) or 1ms to 1s", c.Interval)
 	}

@@ -45,6 +45,13 @@
 // A node that is taken for gone in error may still send requests to a machine whose owner has
 // stopped it: the closed gate refuses them, and they are tried elsewhere.
 //
+// # Cost
+//
+// A heartbeat takes some 80 bytes, and 18 for each machine whose load has changed; it is sent once a
+// second, or at each [Config.Interval] in which something changes. To hear one of 100 machines takes
+// some 0.08 ms, and a node of 100 machines that is followed some 45 KiB (see the benchmarks). Every
+// node follows all others of its cluster: beyond a few hundred use several clusters.
+//
 // # Messages
 //
 // A message is a version byte and fields in the encoding of protocol buffers. It carries the

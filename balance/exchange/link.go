@@ -72,7 +72,8 @@ func New(fleet *balance.Fleet, x Exchange, c Config) (*Link, error) {
 	case fleet == nil:
 		return nil, errors.New("exchange: New without a fleet: make one with balance.NewFleet")
 	case x == nil:
-		return nil, errors.New("exchange: New without an Exchange: use a Memory, or package nats; one process alone needs no Link")
+		return nil, errors.New("exchange: New without an Exchange: " +
+			"use a Memory, or package nats; one process alone needs no Link")
 	}
 	c, err := c.resolve()
 	if err != nil {

@@ -122,7 +122,7 @@ func TestTwoNodesClaimAMachine(t *testing.T) {
 		e := r.start("e1", "nrt", 0)
 		a.host(t, "web", "m1")
 		time.Sleep(time.Second)
-		g, err := b.fleet.Host(balance.Machine{ID: "m1", App: "web", Region: "nrt"})
+		_, err := b.fleet.Host(balance.Machine{ID: "m1", App: "web", Region: "nrt"})
 		want(t, "the second one is refused where the first is known", err != nil, true)
 
 		// Where it is not, since both came at once.
@@ -130,7 +130,7 @@ func TestTwoNodesClaimAMachine(t *testing.T) {
 		c := r.start("w3", "nrt", 0)
 		r.memory.Cut("w1", "w3")
 		a.host(t, "web", "m2")
-		g = c.host(t, "web", "m2")
+		g := c.host(t, "web", "m2")
 		r.memory.Join("w1")
 		time.Sleep(1500 * time.Millisecond)
 		r.memory.Join("w3")

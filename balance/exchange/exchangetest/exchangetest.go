@@ -2,7 +2,7 @@
 // engine of their own: one subtest for each clause, whose name quotes it.
 //
 //	func TestMyEngine(t *testing.T) {
-//		exchangetest.Test(t, exchangetest.Engine{New: func(t *testing.T) exchangetest.Net { return newNet(t) }})
+//		exchangetest.Test(t, exchangetest.Engine{New: newNet}) // func newNet(*testing.T) exchangetest.Net
 //	}
 //
 // The second half of the suite runs fleets over the engine and makes it worse: it swaps messages,

@@ -1,9 +1,11 @@
 // Package nats carries the messages of package exchange over NATS, and keeps what people write in a
 // key-value bucket of its JetStream.
 //
-//	conn, err := nats.Connect("nats://nats.internal:4222", nats.Config{Node: "worker-1", Credentials: "/etc/ebb/worker-1.creds"})
+//	conn, err := nats.Connect("nats://nats.internal:4222", nats.Config{
+//		Node: "worker-1", Credentials: "/etc/ebb/worker-1.creds",
+//	})
 //	...
-//	link, err := exchange.New(fleet, conn, exchange.Config{Cluster: "prod", Worker: true, Hop: "10.0.0.7:9000"})
+//	link, err := exchange.New(fleet, conn, exchange.Config{Cluster: "prod", Worker: true})
 //	store, err := conn.Store("prod")
 //
 // Messages use core NATS: nothing of them is kept by the server, and a reader that missed some asks
@@ -29,9 +31,10 @@
 //
 // A node that reads the store, and one that writes it, also publish
 //
-//	$JS.API.STREAM.INFO.KV_ebb_<c>, $JS.API.CONSUMER.CREATE.KV_ebb_<c>.>, $JS.API.CONSUMER.DELETE.KV_ebb_<c>.>,
-//	$JS.API.DIRECT.GET.KV_ebb_<c>.>, $JS.FC.KV_ebb_<c>.>
-//	$KV.ebb_<c>.>, and $JS.API.STREAM.CREATE.KV_ebb_<c> for whoever makes the bucket
+//	$JS.API.STREAM.INFO.KV_ebb_<c>, $JS.API.DIRECT.GET.KV_ebb_<c>.>, $JS.FC.KV_ebb_<c>.>,
+//	$JS.API.CONSUMER.CREATE.KV_ebb_<c>.>, $JS.API.CONSUMER.DELETE.KV_ebb_<c>.>
+//	$KV.ebb_<c>.>
+//	$JS.API.INFO, $JS.API.STREAM.CREATE.KV_ebb_<c>: for whoever makes the bucket
 //
 // Inboxes begin with _INBOX_<n>, so that no node hears another's answers.
 package nats

@@ -47,6 +47,9 @@ const (
 	// reconnectWait and reconnectJitter are how long a connection that is lost waits for the next try:
 	// a server that restarts is back within half a second.
 	reconnectWait, reconnectJitter = 50 * time.Millisecond, 50 * time.Millisecond
+	// pingEvery is how often the server has to show that it is there, and pingsMissed how often it may
+	// not: the client's own 2 x 2 min leave a node deaf that long when a server vanishes.
+	pingEvery, pingsMissed = 2 * time.Second, 2
 	// writeTimeout bounds a write to a server that takes nothing.
 	writeTimeout = 2 * time.Second
 	// flushTimeout is how long a subscription waits to be in force.
@@ -78,6 +81,7 @@ func Connect(urls string, c Config) (*Conn, error) {
 	options := []nats.Option{
 		nats.MaxReconnects(-1), nats.RetryOnFailedConnect(true), nats.IgnoreAuthErrorAbort(),
 		nats.ReconnectWait(reconnectWait), nats.ReconnectJitter(reconnectJitter, reconnectJitter),
+		nats.PingInterval(pingEvery), nats.MaxPingsOutstanding(pingsMissed),
 		nats.ReconnectBufSize(-1), nats.FlusherTimeout(writeTimeout),
 		nats.ConnectHandler(func(nc *nats.Conn) { x.connected(nc, c.Trace) }),
 		nats.ReconnectHandler(func(nc *nats.Conn) { x.connected(nc, c.Trace) }),

@@ -87,7 +87,11 @@ func TestPermissions(t *testing.T) {
 	user := func(n string) *server.User {
 		r := strings.NewReplacer("<c>", cluster, "<r>", region, "<n>", n)
 		return &server.User{Username: n, Password: n, Permissions: &server.Permissions{
-			Publish:   &server.SubjectPermission{Allow: []string{r.Replace("ebb.<c>.*.<r>.<n>"), r.Replace("ebb.<c>.snap.*")}},
+			Publish: &server.SubjectPermission{Allow: strings.Fields(r.Replace(`
+				ebb.<c>.*.<r>.<n> ebb.<c>.snap.*
+				$JS.API.STREAM.INFO.KV_ebb_<c> $JS.API.DIRECT.GET.KV_ebb_<c>.> $JS.FC.KV_ebb_<c>.>
+				$JS.API.CONSUMER.CREATE.KV_ebb_<c>.> $JS.API.CONSUMER.DELETE.KV_ebb_<c>.>
+				$KV.ebb_<c>.> $JS.API.INFO $JS.API.STREAM.CREATE.KV_ebb_<c>`))},
 			Subscribe: &server.SubjectPermission{Allow: []string{r.Replace("ebb.<c>.*.*.*"), r.Replace("ebb.<c>.snap.<n>"), r.Replace("_INBOX_<n>.>")}},
 			Response:  &server.ResponsePermission{MaxMsgs: 1, Expires: time.Minute},
 		}}
@@ -132,8 +136,33 @@ func TestPermissions(t *testing.T) {
 	if _, err := c2.Request(ctx, exchange.Subject{Cluster: cluster, Kind: "snap", Node: "w1"}, nil); err != nil {
 		t.Errorf("a snapshot cannot be asked for: %v", err)
 	}
+	store, err := c1.Store(cluster)
+	if err != nil {
+		t.Fatal(err)
+	}
+	told := make(chan exchange.Entry, 9)
+	watching, stop := context.WithCancel(ctx)
+	defer stop()
+	go store.Watch(watching, func(e exchange.Entry) { told <- e })
+	rev, err := store.Put(ctx, "app.web", []byte("1"), 0)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if e, err := store.Get(ctx, "app.web"); err != nil || e.Revision != rev {
+		t.Errorf("got %+v, %v", e, err)
+	}
+	if err := store.Delete(ctx, "app.web", rev); err != nil {
+		t.Error(err)
+	}
+	for e := range told {
+		if e.Deleted {
+			break
+		}
+	}
+	stop()
+	time.Sleep(50 * time.Millisecond) // the consumer is deleted
 	if n := refused1.Load() + refused2.Load(); n != 0 {
-		t.Fatalf("%d things were refused that the link needs", n)
+		t.Fatalf("%d things were refused that the link or the store needs", n)
 	}
 
 	got := make(chan exchange.Message, 99)
@@ -364,5 +393,79 @@ func TestCredentials(t *testing.T) {
 	case <-back:
 	case <-time.After(10 * time.Second):
 		t.Error("it does not get in with the new password")
+	}
+}
+
+// freezer forwards connections to a server until it is frozen: then it takes everything and says
+// nothing, like a host that has vanished.
+func freezer(t *testing.T, to string) (addr string, freeze func()) {
+	l, err := net.Listen("tcp", "127.0.0.1:0")
+	if err != nil {
+		t.Fatal(err)
+	}
+	var frozen atomic.Bool
+	pipe := func(from, to net.Conn) {
+		defer to.Close()
+		for b := make([]byte, 64<<10); ; {
+			n, err := from.Read(b)
+			if err != nil {
+				return
+			}
+			if !frozen.Load() {
+				if _, err := to.Write(b[:n]); err != nil {
+					return
+				}
+			}
+		}
+	}
+	go func() {
+		for {
+			c, err := l.Accept()
+			if err != nil {
+				return
+			}
+			s, err := net.Dial("tcp", to)
+			if err != nil {
+				c.Close()
+				continue
+			}
+			t.Cleanup(func() { c.Close(); s.Close() })
+			go pipe(c, s)
+			go pipe(s, c)
+		}
+	}()
+	t.Cleanup(func() { l.Close() })
+	return l.Addr().String(), func() { frozen.Store(true) }
+}
+
+// A server that is silent is left for another within some seconds.
+func TestASilentServerIsLeft(t *testing.T) {
+	if testing.Short() {
+		t.Skip("takes 10 s")
+	}
+	r := newRig(t, nil)
+	server := strings.TrimPrefix(r.server.URL(), "nats://")
+	one, freeze := freezer(t, server)
+	other, _ := freezer(t, server)
+	connected := make(chan string, 9)
+	c, err := nats.Connect("nats://"+one+",nats://"+other, nats.Config{
+		Node: "w1", Options: []natsgo.Option{natsgo.DontRandomize(), natsgo.IgnoreDiscoveredServers()},
+		Trace: nats.Trace{Connected: func(url string) { connected <- url }},
+	})
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer c.Close()
+	if url := <-connected; url != "nats://"+one {
+		t.Fatalf("connected to %s, want the first server", url)
+	}
+	freeze()
+	select {
+	case url := <-connected:
+		if url != "nats://"+other {
+			t.Errorf("connected to %s, want the other server", url)
+		}
+	case <-time.After(20 * time.Second):
+		t.Error("20 s have passed")
 	}
 }

@@ -321,7 +321,8 @@ func (f *Follower) Acks(now time.Time, from Sender, m *wire.Acks) {
 		if a.Node != f.self {
 			continue // only what concerns this node's rows is of use here
 		}
-		if old, ok := n.acks[a.Node]; !ok || a.Incarnation > old.Incarnation || a.Incarnation == old.Incarnation && a.Seq > old.Seq {
+		if old, ok := n.acks[a.Node]; !ok || a.Incarnation > old.Incarnation ||
+			a.Incarnation == old.Incarnation && a.Seq > old.Seq {
 			if n.acks == nil {
 				n.acks = map[balance.NodeID]wire.Ack{}
 			}

@@ -76,6 +76,11 @@ func (p *Publisher) Index(k balance.MachineKey) (uint32, bool) {
 	return r.index, true
 }
 
+// header is that of the last message of rows, and of a snapshot that is cut now.
+func (p *Publisher) header() wire.Header {
+	return wire.Header{Cluster: p.cluster, Incarnation: p.incarnation, Seq: p.seq}
+}
+
 // Put takes in changed rows and removed machines and returns the messages that tell them.
 func (p *Publisher) Put(changed []balance.Machine, removed []balance.MachineKey) (messages [][]byte) {
 	var rows [][]byte
@@ -83,7 +88,7 @@ func (p *Publisher) Put(changed []balance.Machine, removed []balance.MachineKey)
 	flush := func() {
 		if len(rows) > 0 {
 			p.seq++
-			messages = append(messages, wire.EncodeRows(wire.Header{Cluster: p.cluster, Incarnation: p.incarnation, Seq: p.seq}, rows))
+			messages = append(messages, wire.EncodeRows(p.header(), rows))
 			rows, size = nil, 0
 		}
 	}
@@ -128,7 +133,7 @@ func (p *Publisher) Told(k balance.MachineKey, gen uint64) (seq uint64, ok bool)
 
 // Answer returns the part of a snapshot that is asked for.
 func (p *Publisher) Answer(a *wire.Ask) []byte {
-	h := wire.Header{Cluster: p.cluster, Incarnation: p.incarnation, Seq: p.seq}
+	h := p.header()
 	if a.Part == 0 && a.Incarnation == p.incarnation && a.Seq == p.seq {
 		return wire.EncodeSnapshot(h, 0, 0, nil)
 	}
@@ -161,7 +166,7 @@ func (p *Publisher) cut() *cut {
 		groups = [][][]byte{nil}
 	}
 	c := &cut{seq: p.seq}
-	h := wire.Header{Cluster: p.cluster, Incarnation: p.incarnation, Seq: p.seq}
+	h := p.header()
 	for i, g := range groups {
 		c.parts = append(c.parts, wire.EncodeSnapshot(h, i, len(groups), g))
 	}

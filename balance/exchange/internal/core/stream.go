@@ -39,7 +39,10 @@ type stream struct {
 // renew begins the stream of a later incarnation. The rows of the earlier one stand until a snapshot
 // says which are still there; if there are none nothing is missing yet.
 func (s *stream) renew() {
-	*s = stream{keys: s.keys, whole: len(s.keys) == 0, held: map[uint64][]wire.Row{}, index: map[uint32]balance.MachineKey{}}
+	*s = stream{
+		keys: s.keys, whole: len(s.keys) == 0,
+		held: map[uint64][]wire.Row{}, index: map[uint32]balance.MachineKey{},
+	}
 	if s.keys == nil {
 		s.keys = map[balance.MachineKey]struct{}{}
 	}
@@ -66,8 +69,10 @@ func (s *stream) put(m *wire.Rows) (rows []wire.Row) {
 
 // keyless reports whether a row does not even say which machine it is of.
 func keyless(rows []wire.Row) bool {
-	return slices.ContainsFunc(rows, func(r wire.Row) bool { return r.Err != nil && r.Machine.Key() == balance.MachineKey{} })
+	return slices.ContainsFunc(rows, nameless)
 }
+
+func nameless(r wire.Row) bool { return r.Err != nil && r.Machine.Key() == balance.MachineKey{} }
 
 // drain appends what is held and comes next.
 func (s *stream) drain(rows []wire.Row) []wire.Row {
@@ -154,7 +159,7 @@ func (s *stream) snapshot(m *wire.Snapshot) (rows []wire.Row, r result) {
 // cannot be told whose it is, nothing is removed.
 func (s *stream) missing(rows []wire.Row) []wire.Row {
 	if keyless(rows) {
-		return slices.DeleteFunc(rows, func(r wire.Row) bool { return r.Machine.Key() == balance.MachineKey{} })
+		return slices.DeleteFunc(rows, nameless)
 	}
 	left := maps.Clone(s.keys)
 	for _, r := range rows {

@@ -68,8 +68,9 @@ func Start(c Config) (*Server, error) {
 	if c.Options != nil {
 		c.Options(o)
 	}
-	if o.Cluster.Port != 0 || o.Cluster.Name != "" || len(o.Routes) > 0 || o.Gateway.Name != "" || o.LeafNode.Port != 0 || len(o.LeafNode.Remotes) > 0 {
-		return nil, errors.New("embedded: Config.Options sets up a cluster: embedded servers form none, since nothing would say which of them has the store; run nats-server apart and connect to its address")
+	if clustered(o) {
+		return nil, errors.New("embedded: Config.Options sets up a cluster: embedded servers form none, " +
+			"since nothing would say which of them has the store; run nats-server apart and connect to it")
 	}
 	lock, err := lockDir(c.Dir)
 	if err != nil {
@@ -83,11 +84,18 @@ func Start(c Config) (*Server, error) {
 	return &Server{s, lock}, nil
 }
 
+func clustered(o *server.Options) bool {
+	return o.Cluster.Port != 0 || o.Cluster.Name != "" || len(o.Routes) > 0 || o.Gateway.Name != "" ||
+		o.LeafNode.Port != 0 || len(o.LeafNode.Remotes) > 0
+}
+
 func start(o *server.Options) (*server.Server, error) {
 	if !o.DontListen && o.Port > 0 { // the server would wait and try again
-		l, err := net.Listen("tcp", net.JoinHostPort(o.Host, strconv.Itoa(o.Port)))
+		addr := net.JoinHostPort(o.Host, strconv.Itoa(o.Port))
+		l, err := net.Listen("tcp", addr)
 		if err != nil {
-			return nil, fmt.Errorf("embedded: %w: if a server runs there, connect to it with nats://%s instead of starting another", err, net.JoinHostPort(o.Host, strconv.Itoa(o.Port)))
+			return nil, fmt.Errorf("embedded: %w: if a server runs there, "+
+				"connect to it with nats://%s instead of starting another", err, addr)
 		}
 		l.Close()
 	}
@@ -114,7 +122,8 @@ func lockDir(dir string) (*os.File, error) {
 	}
 	if err := lock(f); err != nil {
 		f.Close()
-		return nil, fmt.Errorf("embedded: Config.Dir %s is in use by another server: connect to that one instead of starting another: %w", dir, err)
+		return nil, fmt.Errorf("embedded: Config.Dir %s is in use by another server: "+
+			"connect to that one instead of starting another: %w", dir, err)
 	}
 	return f, nil
 }
