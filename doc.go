@@ -106,6 +106,12 @@
 //     connections are told to end before they are closed.
 //     (backhaul.TestARestartCostsNoRequest,
 //     backhaul.TestARestartOfAnOwnersServerCostsNoRequest)
+//   - Where edges and workers are nodes of their own, one that is lost costs no request that is
+//     idempotent and whose edge lives; others are executed at most once. Nodes that end in order, one
+//     after another, cost no request at all. While the exchange between them is away, machines wake
+//     by orders over the hop, and nothing is stopped on views that are late.
+//     (backhaul/node.TestNothingIsLostWhenNodesFail,
+//     backhaul/node.TestARollingRestartCostsNothing, backhaul/node.TestTheExchangeStandsStill)
 //   - What breaks on one side of a WebSocket is no clean end on the other, but a reset.
 //     (backhaul.TestAnUpgradedConnectionEndsAsTheOtherSideDid)
 //   - What is decided is pure. The files that decide take the time and random bits as

@@ -29,7 +29,9 @@
 //   - A node that is lost: its requests are tried elsewhere as far as that does no harm, see package
 //     backhaul; its machines count as gone after [exchange.Config].Expire, and others are started.
 //   - A node that comes back speaks in a later incarnation; what the earlier one said is void.
-//   - A node that ends in order has its machines avoided by all before it refuses anything.
+//   - A node that ends in order has its machines avoided by all before it refuses anything, and
+//     refuses until all know that they have stopped: no request finds nobody.
+//   - An edge that is late learns from a refusal which machines are ready instead.
 //   - A request for an app of which an edge has heard nothing has the workers asked, once in 10 s for
 //     each app, before it is answered with 404.
 //
