@@ -4,9 +4,6 @@ import (
 	"cmp"
 	"fmt"
 	"math"
-	"slices"
-	"strings"
-	"time"
 
 	"github.com/ebbkit/ebb/autostart/internal/boots"
 	"github.com/ebbkit/ebb/balance"
@@ -14,122 +11,51 @@ import (
 
 // plan is one decision in the making.
 type plan struct {
-	p     *Planner
-	now   time.Time
-	in    *Input
+	census
 	d     Decision
 	notes string // what the reason says beyond the inputs
 
-	budget   int  // starts that the maximum and the breaker allow
-	probing  bool // the breaker is open: one start, of any machine
-	active   int  // machines started or starting, whatever their use
-	ready    int
-	broken   int
-	starting int
-	silent   []balance.NodeID // owners that do not answer
-	// that may serve one day: ready, starting, recallable, broken, stopping, silent
-	serving      int
-	short        int                      // machines wanted that cannot be started
-	again        int                      // starts asked for once more
-	neverHealthy int                      // of starting: known never to become healthy
-	doubtful     int                      // of starting: nobody should wait for them
-	doubt        string                   // why
-	regions      int                      // where the demand was looked for: so many of Input.Regions
-	home         tally                    // what there was there
-	least        struct{ want, have int } // of the minimums
+	budget  int                      // starts that the maximum and the breaker allow
+	probing bool                     // the breaker is open: one start, of any machine
+	short   int                      // machines wanted that cannot be started
+	regions int                      // where the demand was looked for: so many of Input.Regions
+	home    tally                    // what there was there
+	least   struct{ want, have int } // of the minimums
 }
 
-// unlimited is the worth of a machine without limits.
-const unlimited = math.MaxInt32
-
-func (r *plan) worth(i int32) int64 { return worth(r.in.App.LimitsOf(*r.in.Machines[i])) }
-
-func worth(l balance.Limits) int64 {
-	switch {
-	case l.Soft > 0:
-		return int64(l.Soft)
-	case l.Hard > 0:
-		return int64(l.Hard)
-	}
-	return unlimited
-}
-
-// findSilent finds out which owners do not answer. As long as nobody waits there is time to wait
-// for them.
-func (r *plan) findSilent() {
-	if r.in.Parked == 0 {
-		return
-	}
-	for i, m := range r.in.Machines {
-		if a := &r.p.memory[i].asked; a.on && a.pending && a.overdue(r.now, r.in.rtt(m.Region)) &&
-			!slices.Contains(r.silent, m.Owner) {
-			r.silent = append(r.silent, m.Owner)
-		}
-	}
-}
-
-// silenced takes into account that an owner does not answer.
-func (r *plan) silenced(i int, m *balance.Machine, st use) use {
-	switch {
-	case len(r.silent) == 0 || !slices.Contains(r.silent, m.Owner):
-	case st == startable:
-		return held
-	case st == starting && m.State != balance.StateStarting && r.p.memory[i].asked.overdue(r.now, r.in.rtt(m.Region)):
-		return silent
-	}
-	return st
-}
-
-// count classifies all machines.
-func (r *plan) count() {
-	r.d.Wait = boots.WaitMin
-	wanted := r.in.App.Autostart && (r.d.Demand > 0 || r.in.App.Min > 0 || r.in.App.MinPerRegion > 0)
-	for i, m := range r.in.Machines {
-		if s := &r.p.memory[i]; s.stale(r.now) {
-			a := &s.asked
-			if wanted {
-				a.pending, a.at = true, r.now
-				r.d.Start = append(r.d.Start, *m)
-				r.again++
-			} else {
-				*a = asked{}
-			}
-		}
-		st := r.silenced(i, m, r.p.use(r.now, i, m))
-		if st == ready && slices.Contains(r.in.Outliers, m.ID) {
-			st = broken
-		}
-		r.p.uses[i] = st
-		if st == starting || st == ready || st == silent || m.State == balance.StateStarted ||
-			m.State == balance.StateStarting {
-			r.active++
-		}
-		switch st {
-		case ready:
-			r.ready++
-		case broken:
-			r.broken++
-		case starting:
-			r.starting++
-			r.age(i, m)
-		case stopping:
-			r.after(i, m)
-		}
-		switch st {
-		case ready, starting, recallable, broken, stopping, silent:
-			r.serving++
-		}
-	}
+// decide makes the decision.
+func (r *plan) decide() Decision {
+	app := &r.in.App
+	r.take(app.Autostart && (r.d.Demand > 0 || app.Min > 0 || app.MinPerRegion > 0))
 	if r.starting == 0 {
 		r.p.hedged = false
 	}
-	copy(r.p.usesBefore, r.p.uses)
 	if n := len(r.silent); n > 0 {
 		r.notes = fmt.Sprintf(", %d owners do not answer", n)
 	}
-	if r.again > 0 {
-		r.notes += fmt.Sprintf(", %d asked again", r.again)
+	if n := len(r.lost); n > 0 {
+		r.notes += fmt.Sprintf(", %d asked again", n)
 	}
+	r.d.Start = r.lost
+	r.allow()
+	r.keep()
+	r.serve()
+	r.insist()
+	r.spare()
+	r.hedge()
+	r.refuse()
+	if r.d.Acts() {
+		r.d.Reason = r.home.reason(r.d.Demand) + r.notes
+	}
+	r.d.Wait, r.d.Await = r.starts.wait, r.starts.await
+	r.d.Remaining, r.d.Suspect = r.starts.remaining, r.starts.suspect
+	r.d.Settled = !r.d.Acts() && r.d.Refuse == "" && r.starting == 0 && r.short == 0 &&
+		len(r.silent) == 0 && !r.p.breaker.open
+	return r.d
+}
+
+// allow sets how many starts the maximum and the breaker allow.
+func (r *plan) allow() {
 	r.budget = len(r.in.Machines)
 	if r.in.App.Max > 0 {
 		r.budget = max(0, r.in.App.Max-r.active)
@@ -151,73 +77,39 @@ func (r *plan) count() {
 	}
 }
 
-// age looks at how long a start has been in flight.
-func (r *plan) age(i int, m *balance.Machine) {
-	if closing(m.State) {
-		r.after(i, m)
+// keep keeps the minimums: per region, then over all of them, the first of the canonical order.
+// They come before the demand, so that nodes with different demands start the same machines for
+// them.
+func (r *plan) keep() {
+	app := &r.in.App
+	if !app.Autostart || app.Min == 0 && app.MinPerRegion == 0 {
 		return
 	}
-	s := &r.p.memory[i]
-	at := s.asked.at
-	key := boots.Key{Revision: m.Revision, Kind: s.kind}
-	if m.State == balance.StateStarting || m.State == balance.StateStarted {
-		at = s.bootAt
-	} else if m.State == balance.StateSuspended {
-		key.Kind = boots.Resume
+	atLeast := func(list []int32, want int, what string) {
+		n := 0
+		for _, i := range list {
+			if st := r.p.uses[i]; st == ready || st == starting {
+				n++
+			}
+		}
+		r.least.want, r.least.have = max(r.least.want, want), max(r.least.have, n)
+		if n >= want {
+			return
+		}
+		had := len(r.d.Recall) + len(r.d.Start)
+		r.fill(list, math.MaxInt64, want-n)
+		took := len(r.d.Recall) + len(r.d.Start) - had
+		r.short += want - n - took
+		if took > 0 {
+			r.notes += fmt.Sprintf(", %s %d of which %d there", what, want, n)
+		}
 	}
-	if m.State == balance.StateStarting && m.Health == balance.HealthFailing && !m.Recent {
-		r.neverHealthy++
+	if app.MinPerRegion > 0 {
+		for _, in := range r.p.regions {
+			atLeast(in.rows, app.MinPerRegion, "minimum in "+in.name)
+		}
 	}
-	b := r.p.boots.Of(key)
-	age := r.now.Sub(at)
-	if s.held {
-		age = 0 // it has not begun
-	}
-	r.doubts(m, at, age)
-	r.await(b.Wait(), b.Wait()-age)
-	r.remaining(b.Remaining(age))
-	if age >= b.Suspect() {
-		r.d.Suspect++
-	}
-}
-
-// doubts finds out whether a start in flight is worth waiting for.
-func (r *plan) doubts(m *balance.Machine, began time.Time, age time.Duration) {
-	switch {
-	case m.State == balance.StateStarting && m.Doubtful:
-		r.doubtful++
-		r.doubt = cmp.Or(r.doubt, fmt.Sprintf("machine %s: %s", m.ID, m.Fault))
-	case r.p.breaker.repeats(began, age):
-		r.doubtful++
-	}
-}
-
-// after looks at a start that waits for the end of a stop.
-func (r *plan) after(i int, m *balance.Machine) {
-	s := &r.p.memory[i]
-	if !s.asked.on {
-		return
-	}
-	key := boots.Key{Revision: m.Revision, Kind: boots.Cold}
-	if m.State == balance.StateSuspending {
-		key.Kind = boots.Resume
-	}
-	b, age := r.p.boots.Of(key), r.now.Sub(s.since)
-	wait := r.p.stops.bound(m.State, age) + b.Wait()
-	r.await(wait, wait)
-	r.remaining(r.p.stops.left(m.State, age) + b.Expected())
-}
-
-// await notes a start that is worth waiting for: for how long from its beginning, and from now.
-func (r *plan) await(whole, left time.Duration) {
-	r.d.Wait, r.d.Await = max(r.d.Wait, whole), max(r.d.Await, left)
-}
-
-// remaining notes when a start should be ready; the first counts.
-func (r *plan) remaining(left time.Duration) {
-	if r.d.Remaining == 0 || left < r.d.Remaining {
-		r.d.Remaining = left
-	}
+	atLeast(r.p.order, app.Min, "minimum")
 }
 
 // serve covers the demand, region by region.
@@ -271,6 +163,141 @@ func (r *plan) serve() {
 	r.d.Want, r.d.Have = max(r.d.Want, r.least.want), max(r.d.Have, r.least.have)
 }
 
+// insist sees to it that of the machines that parked requests insist on one runs.
+func (r *plan) insist() {
+	for _, t := range r.in.Forced {
+		var candidates []int32
+		there := false
+		pick := func(list []int32) {
+			for _, i := range list {
+				if t.Has(r.in.Machines[i]) {
+					candidates = append(candidates, i)
+					st := r.p.uses[i]
+					there = there || st == ready || st == starting
+				}
+			}
+		}
+		for _, name := range r.in.Regions {
+			pick(r.p.in(name))
+		}
+		if there || len(candidates) == 0 {
+			continue
+		}
+		had := len(r.d.Recall) + len(r.d.Start)
+		if rest := r.fill(candidates, math.MaxInt64, 1); len(r.d.Recall)+len(r.d.Start) == had {
+			r.lastResort(candidates, rest, 1)
+		}
+		if len(r.d.Recall)+len(r.d.Start) > had {
+			r.notes += ", one that a request insists on"
+		} else {
+			r.short++
+		}
+	}
+}
+
+// spare keeps some machines more than the demand fills.
+func (r *plan) spare() {
+	if r.in.App.Spare <= 0 || r.d.Demand == 0 || !r.in.App.Autostart {
+		return
+	}
+	n := 0
+	for _, name := range r.in.Regions[:r.regions] {
+		for _, i := range r.p.in(name) {
+			if st := r.p.uses[i]; st == ready || st == starting {
+				n++
+			}
+		}
+	}
+	missing := r.d.Want - r.short + r.in.App.Spare - n
+	r.d.Want += r.in.App.Spare
+	if r.in.App.Max > 0 {
+		r.d.Want = min(r.d.Want, r.in.App.Max)
+	}
+	for _, name := range r.in.Regions {
+		if missing <= 0 {
+			return
+		}
+		had := len(r.d.Recall) + len(r.d.Start)
+		r.fill(r.p.in(name), math.MaxInt64, missing)
+		if took := len(r.d.Recall) + len(r.d.Start) - had; took > 0 {
+			missing -= took
+			r.notes += fmt.Sprintf(", %d to spare", took)
+		}
+	}
+	if r.in.App.Max == 0 || r.active < r.in.App.Max {
+		r.short += missing
+	}
+}
+
+// hedge is the hedge: one start more when nothing serves and nothing that starts seems to come.
+func (r *plan) hedge() {
+	p := r.p
+	if p.hedged || r.in.Parked == 0 || r.d.Acts() || r.starting == 0 || r.serving > r.starting {
+		return
+	}
+	why := "all known to fail"
+	if r.neverHealthy < r.starting {
+		if why = "all suspect"; !p.Hedge || r.starts.suspect < r.starting {
+			return
+		}
+	}
+	for _, name := range r.in.Regions {
+		for _, i := range p.in(name) {
+			if p.uses[i] == startable && r.budget > 0 {
+				p.hedged, r.d.Hedge = true, true
+				r.notes += ", " + why + ": one extra"
+				r.start(i)
+				return
+			}
+		}
+	}
+}
+
+// refuse says so when nothing can serve what is parked for a while.
+func (r *plan) refuse() {
+	if !r.in.App.Autostart {
+		return
+	}
+	b := &r.p.breaker
+	if r.serving > 0 {
+		if r.serving == r.doubtful && r.in.Parked > 0 {
+			r.d.Doubt = cmp.Or(r.doubt, b.fault)
+		}
+		return
+	}
+	if !b.open && b.failures > 0 && r.short > 0 {
+		b.trip(r.now, r.in.Rand) // nothing is left to be tried
+	}
+	if r.in.Parked == 0 {
+		return
+	}
+	if b.open {
+		if r.now.Before(b.next) {
+			r.d.Refuse, r.d.RetryAfter = b.fault, b.next.Sub(r.now)
+			return
+		}
+	}
+	var soon *memory
+	gone := 0
+	for i, m := range r.in.Machines {
+		if m.State == balance.StateGone {
+			gone++
+		}
+		if s := &r.p.memory[i]; r.p.uses[i] == held && (soon == nil || s.until.Before(soon.until)) {
+			soon = s
+		}
+	}
+	switch {
+	case soon == nil:
+		r.d.Refuse = fmt.Sprintf("none of its %d machines can be started", len(r.in.Machines))
+		if gone > 0 {
+			r.d.Refuse += fmt.Sprintf(": the nodes of %d are gone", gone)
+		}
+	case soon.until.Sub(r.now) > boots.WaitMin/2 && soon.fault != "":
+		r.d.Refuse, r.d.RetryAfter = soon.fault, soon.until.Sub(r.now)
+	}
+}
+
 // fill recalls and starts machines of list, at most n, while rest of the demand is uncovered.
 func (r *plan) fill(list []int32, rest int64, n int) int64 {
 	take := func(i int32) {
@@ -312,6 +339,8 @@ func (r *plan) askable(i int32) bool {
 	return !s.asked.on && !r.now.Before(s.until)
 }
 
+func (r *plan) worth(i int32) int64 { return worth(r.in.App.LimitsOf(*r.in.Machines[i])) }
+
 // lastResort asks machines of list that are stopping to start afterwards, however long their stop
 // takes.
 func (r *plan) lastResort(list []int32, rest int64, n int) int64 {
@@ -350,20 +379,8 @@ func (r *plan) start(i int32) {
 	r.p.memory[i].asked = asked{on: true, epoch: m.Epoch, at: r.now, pending: true}
 	r.p.uses[i] = starting
 	r.budget--
-	r.active++
-	r.starting++
-	r.serving++
 	r.d.Start = append(r.d.Start, *m)
-	key := boots.Key{Revision: m.Revision, Kind: boots.Cold}
-	if m.State == balance.StateSuspended {
-		key.Kind = boots.Resume
-	}
-	b := r.p.boots.Of(key)
-	r.await(b.Wait(), b.Wait())
-	r.remaining(b.Remaining(0))
-	if r.p.breaker.repeats(r.now, 0) {
-		r.doubtful++
-	}
+	r.started(m)
 }
 
 func (r *plan) recall(i int32) {
@@ -371,47 +388,4 @@ func (r *plan) recall(i int32) {
 	r.p.memory[i].recall = recall{on: true, gen: m.CordonGen, at: r.now}
 	r.p.uses[i] = ready
 	r.d.Recall = append(r.d.Recall, *m)
-}
-
-// tally counts capacity for the reason of a decision.
-type tally struct {
-	ready, starting int
-	worth           int64 // of all that are ready
-	each            int64 // of each of them; -1 when they differ
-}
-
-func (t *tally) add(st use, worth int64) {
-	switch st {
-	case starting:
-		t.starting++
-	case ready:
-		t.ready++
-		t.worth += worth
-		if t.ready == 1 {
-			t.each = worth
-		} else if t.each != worth {
-			t.each = -1
-		}
-	}
-}
-
-// inputs is the first part of every reason.
-func (r *plan) inputs() string {
-	if r.d.Demand == 0 { // then it was not looked for anywhere
-		return "demand 0"
-	}
-	var s strings.Builder
-	fmt.Fprintf(&s, "demand %d, ready ", r.d.Demand)
-	switch t := &r.home; {
-	case t.ready == 0:
-		s.WriteString("0")
-	case t.each >= unlimited:
-		fmt.Fprintf(&s, "%d without limit", t.ready)
-	case t.each > 0:
-		fmt.Fprintf(&s, "%dx%d", t.ready, t.each)
-	default:
-		fmt.Fprintf(&s, "%d for %d", t.ready, t.worth)
-	}
-	fmt.Fprintf(&s, ", starting %d", r.home.starting)
-	return s.String()
 }

@@ -81,22 +81,11 @@ func (p *Planner) Plan(now time.Time, in Input) Decision {
 	p.boots.Hint(in.App.BootHint)
 	p.align(in.Machines)
 	p.observe(now, in.Machines)
-	r := plan{p: p, now: now, in: &in, d: Decision{App: in.App.ID, Demand: in.Demand()}}
-	r.findSilent()
-	r.count()
-	r.keep()
-	r.serve()
-	r.insist()
-	r.spare()
-	r.hedge()
-	r.refuse()
-	if r.d.Acts() {
-		r.d.Reason = r.inputs() + r.notes
+	r := plan{
+		census: census{p: p, now: now, in: &in},
+		d:      Decision{App: in.App.ID, Demand: in.Demand()},
 	}
-	r.d.Settled = !r.d.Acts() && r.d.Refuse == "" && r.starting == 0 && r.short == 0 &&
-		len(r.silent) == 0 &&
-		!p.breaker.open
-	return r.d
+	return r.decide()
 }
 
 // answered takes in what came of a start that was decided from that epoch. err means that it could
