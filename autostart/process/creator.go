@@ -4,7 +4,10 @@ import (
 	"errors"
 	"fmt"
 	"runtime"
+	"sync"
 	"syscall"
+
+	"github.com/ebbkit/ebb/autostart/process/internal/guard"
 )
 
 // creator is one system thread that creates all children. Linux sends the parent-death signal when
@@ -38,6 +41,49 @@ func (c *creator) do(f func() error) error {
 func (c *creator) close() {
 	close(c.jobs)
 	<-c.ended
+}
+
+// spawner holds the means to create children, made by the first Start. The zero value has none yet.
+type spawner struct {
+	unguarded bool // Config.NoGuard
+
+	mu      sync.Mutex // held while they are made and ended
+	creator *creator
+	guard   *guard.Guard // nil where it is unguarded
+}
+
+// means returns what children are created with. The first call makes it.
+func (s *spawner) means() (*creator, *guard.Guard, error) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if s.creator != nil {
+		return s.creator, s.guard, nil
+	}
+	if !s.unguarded {
+		g, err := guard.Start()
+		if err != nil {
+			return nil, nil, fmt.Errorf(
+				"%w: the program must be able to execute itself again; Config.NoGuard does without", err,
+			)
+		}
+		s.guard = g
+	}
+	s.creator = newCreator()
+	return s.creator, s.guard, nil
+}
+
+// close ends them.
+func (s *spawner) close() {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if s.creator != nil {
+		s.creator.close()
+		s.creator = nil
+	}
+	if s.guard != nil {
+		s.guard.Close()
+		s.guard = nil
+	}
 }
 
 // explainStart adds a remedy to the error of a command that could not be started.

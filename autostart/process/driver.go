@@ -5,10 +5,10 @@ import (
 	"errors"
 	"fmt"
 	"net"
-	"os"
 	"os/exec"
 	"strconv"
 	"sync"
+	"syscall"
 	"time"
 
 	"github.com/ebbkit/ebb/autostart/machine"
@@ -24,23 +24,23 @@ var ErrClosed = errors.New("process: driver is closed")
 // the machine's group can still hold its end of the pipe, or a writer of the caller's that blocks.
 const outputPatience = 500 * time.Millisecond
 
+// killPatience is how long a group that got SIGKILL may take to go. It goes at once unless the
+// kernel holds a member, for instance in a read from a file server that does not answer; then Stop
+// reports that instead of waiting for ever.
+const killPatience = 10 * time.Second
+
 // Driver runs machines as child processes. It is an [machine.Driver]; make one with [New] and end
 // it with Shutdown or Close. Its methods may be called from any goroutine; operations on one
 // machine must follow one another.
 type Driver struct {
 	command command
 	exits   exits
+	spawner spawner
 
 	mu       sync.Mutex
 	children map[balance.MachineKey]*child
 	closed   bool
 	running  sync.WaitGroup // one for each child, until its exit is reported
-
-	// The means to create children, made by the first Start. creating is held while they are made and
-	// ended.
-	creating sync.Mutex
-	creator  *creator
-	guard    *guard.Guard // nil with Config.NoGuard
 }
 
 var (
@@ -62,7 +62,6 @@ type child struct {
 	cmd       *exec.Cmd // nil while it is being created
 	printed   *output
 	activity  activity
-	flush     func() // passes on what it has printed last
 	epoch     uint64
 	suspended bool
 	asked     bool          // the driver was told to end it
@@ -129,7 +128,7 @@ func (d *Driver) claim(m balance.Machine) (c *child, resumed bool, err error) {
 
 // create runs the command for c.
 func (d *Driver) create(c *child, m balance.Machine) error {
-	creator, g, err := d.means()
+	creator, g, err := d.spawner.means()
 	if err != nil {
 		return err
 	}
@@ -141,7 +140,8 @@ func (d *Driver) create(c *child, m balance.Machine) error {
 	if err != nil {
 		return err
 	}
-	c.printed, cmd.Stdout, cmd.Stderr, c.flush = d.command.streams(fmt.Sprintf("%v | ", m.Key()))
+	c.printed = d.command.output(m.Key().String())
+	cmd.Stdout, cmd.Stderr = c.printed, c.printed
 	err = creator.do(func() error {
 		if err := cmd.Start(); err != nil {
 			return explainStart(err)
@@ -174,51 +174,248 @@ func (d *Driver) create(c *child, m balance.Machine) error {
 	return nil
 }
 
-// means returns what children are created with. The first call makes it.
-func (d *Driver) means() (*creator, *guard.Guard, error) {
-	d.creating.Lock()
-	defer d.creating.Unlock()
-	if d.creator != nil {
-		return d.creator, d.guard, nil
+// await waits for the end of c, clears up and reports it. Where the system allows it, this happens
+// while the process has ended but still holds its number: then no signal can meet a stranger who
+// got the number next.
+func (d *Driver) await(c *child, g *guard.Guard) {
+	defer d.running.Done()
+	defer close(c.gone)
+	reaped := !awaitExit(c.cmd.Process.Pid)
+	if reaped {
+		_ = c.cmd.Wait()
 	}
-	if !d.command.noGuard {
-		g, err := guard.Start()
-		if err != nil {
-			return nil, nil, fmt.Errorf(
-				"%w: the program must be able to execute itself again; Config.NoGuard does without", err,
-			)
-		}
-		d.guard = g
+	d.mu.Lock()
+	delete(d.children, c.key)    // from here on nothing else signals it
+	_ = killGroup(c.cmd.Process) // what it has left behind
+	life := time.Since(c.started)
+	d.mu.Unlock()
+	if g != nil {
+		g.Remove(c.cmd.Process.Pid)
 	}
-	d.creator = newCreator()
-	return d.creator, d.guard, nil
+	if !reaped {
+		_ = c.cmd.Wait() // its error says what ProcessState says, or that output was cut off
+	}
+
+	c.printed.end()
+
+	e := parse.Ending{Life: life, Asked: c.asked, Overdue: c.overdue, Said: c.printed.lastLine()}
+	e.Code, e.Signal = outcome(c.cmd.ProcessState)
+	e.Memory = !c.killed && e.Signal == killedName && c.memory.killed()
+	ports.release(c.port)
+	d.exits.add(
+		machine.Exit{
+			App: c.key.App, ID: c.key.ID, Epoch: c.epoch, Code: e.Code, Signal: e.Signal, Reason: e.Reason(),
+		},
+	)
 }
 
-// cmd returns the command for a machine with these variables.
-func (c *command) cmd(v parse.Variables) (*exec.Cmd, error) {
-	words := make([]string, len(c.words))
-	for i, w := range c.words {
-		words[i] = v.Expand(w)
+// Stop asks m's process group to end with SIGTERM and kills it with SIGKILL after
+// Config.StopTimeout, or as soon as ctx ends: a caller in a hurry ends it. Suspended machines are
+// woken for that. It returns when the machine is gone; an error means that even SIGKILL could not
+// end it, and that its exit will be reported if it goes later.
+func (d *Driver) Stop(ctx context.Context, m balance.Machine) error {
+	d.mu.Lock()
+	c := d.children[m.Key()]
+	if c != nil && c.cmd == nil {
+		d.mu.Unlock()
+		return fmt.Errorf("process: stop %v: its Start has not returned", m.Key())
 	}
-	path := c.path
-	if path == "" {
-		var err error
-		if path, err = lookPath(words[0], c.dir); err != nil {
-			return nil, fmt.Errorf("%s: %w", c.field, err)
+	d.mu.Unlock()
+	if c == nil {
+		return nil
+	}
+	return d.end(ctx, c)
+}
+
+// end stops c and waits for it.
+func (d *Driver) end(ctx context.Context, c *child) error {
+	begin := time.Now()
+	polite := d.command.stopTimeout > 0 && ctx.Err() == nil
+	d.mu.Lock()
+	if d.children[c.key] == c {
+		c.asked = true
+		if polite {
+			_ = signalGroup(c.cmd.Process, syscall.SIGTERM)
+			// a stopped process would keep the first signal for later
+			_ = signalGroup(c.cmd.Process, sigCont)
 		}
 	}
-	env := os.Environ()
-	for _, kv := range c.env {
-		env = append(env, v.Expand(kv))
+	d.mu.Unlock()
+	if d.command.stopTimeout > 0 {
+		grace := time.NewTimer(d.command.stopTimeout)
+		defer grace.Stop()
+		select {
+		case <-c.gone:
+			return nil
+		case <-ctx.Done():
+		case <-grace.C:
+		}
 	}
-	return &exec.Cmd{
-		Path:        path,
-		Args:        words,
-		Env:         append(env, v.Environ()...),
-		Dir:         c.dir,
-		WaitDelay:   outputPatience,
-		SysProcAttr: attributes(),
-	}, nil
+	d.mu.Lock()
+	if d.children[c.key] == c {
+		if polite {
+			c.overdue = max(time.Since(begin).Round(time.Millisecond), time.Millisecond)
+		}
+		d.kill(c)
+	}
+	d.mu.Unlock()
+	patience := time.NewTimer(killPatience)
+	defer patience.Stop()
+	select {
+	case <-c.gone:
+		return nil
+	case <-patience.C:
+		return fmt.Errorf(
+			"process: stop %v: process %d is still there %v after SIGKILL: the kernel holds it", c.key,
+			c.cmd.Process.Pid, killPatience,
+		)
+	}
+}
+
+// kill sends SIGKILL to c's group. d.mu is held and c is among d.children.
+func (d *Driver) kill(c *child) {
+	c.killed = true
+	_ = killGroup(c.cmd.Process)
+}
+
+// Shutdown stops all machines as Stop does, all at once, and leaves nothing behind: no process,
+// thread or goroutine. When ctx ends it hurries: what is left is killed. Watches stay; they are
+// told of the machines that end. The error names machines that could not be ended.
+func (d *Driver) Shutdown(ctx context.Context) error {
+	d.mu.Lock()
+	d.closed = true
+	var left []*child
+	for _, c := range d.children {
+		if c.cmd != nil { // else its Start kills it
+			left = append(left, c)
+		}
+	}
+	d.mu.Unlock()
+	errs := make([]error, len(left))
+	var ends sync.WaitGroup
+	for i, c := range left {
+		ends.Go(func() { errs[i] = d.end(ctx, c) })
+	}
+	ends.Wait()
+	if err := errors.Join(errs...); err != nil {
+		// the thread and the guard stay: they are all that binds those machines to this process
+		return err
+	}
+	d.running.Wait()
+	d.spawner.close()
+	return nil
+}
+
+// Close kills all machines at once and leaves nothing behind, as Shutdown does. Closing twice is
+// harmless.
+func (d *Driver) Close() error {
+	ctx, cancel := context.WithCancel(context.Background())
+	cancel()
+	return d.Shutdown(ctx)
+}
+
+// Suspend stops m's process group with SIGSTOP and returns when it rests. When ctx ends before, the
+// machine runs on and the error is ctx's.
+func (d *Driver) Suspend(ctx context.Context, m balance.Machine) error {
+	if !canSuspend {
+		return fmt.Errorf("process: suspend %v: %w on this system", m.Key(), errors.ErrUnsupported)
+	}
+	c, err := d.freeze(m.Key())
+	if err != nil || c == nil {
+		return err
+	}
+	// Polled, since a wait that cannot be interrupted would outlive ctx. It mostly rests at the first
+	// look.
+	pause := time.NewTimer(0)
+	defer pause.Stop()
+	for wait := 100 * time.Microsecond; ; wait = min(2*wait, 20*time.Millisecond) {
+		if done, err := d.frozen(ctx, c); done {
+			return err
+		}
+		pause.Reset(wait)
+		select {
+		case <-ctx.Done():
+		case <-pause.C:
+		}
+	}
+}
+
+// freeze sends SIGSTOP. It returns nil where there is nothing left to do.
+func (d *Driver) freeze(k balance.MachineKey) (*child, error) {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	c := d.children[k]
+	switch {
+	case c == nil || c.cmd == nil:
+		return nil, fmt.Errorf("process: suspend %v: it does not run", k)
+	case c.suspended:
+		return nil, nil
+	}
+	if err := signalGroup(c.cmd.Process, sigStop); err != nil {
+		return nil, fmt.Errorf("process: suspend %v: %w", k, err)
+	}
+	return c, nil
+}
+
+// frozen reports whether c has come to rest, or will not.
+func (d *Driver) frozen(ctx context.Context, c *child) (done bool, err error) {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	if d.children[c.key] != c {
+		return true, fmt.Errorf("process: suspend %v: it ended", c.key)
+	}
+	if isStopped(c.cmd.Process.Pid) {
+		c.suspended = true
+		return true, nil
+	}
+	if err := ctx.Err(); err != nil {
+		_ = signalGroup(c.cmd.Process, sigCont)
+		return true, fmt.Errorf("process: suspend %v: %w", c.key, err)
+	}
+	return false, nil
+}
+
+// Inspect returns an error when m's process does not run: when it is gone, or, on Linux, when
+// somebody else has stopped it with SIGSTOP. It then answers nothing, though the kernel still
+// accepts connections for it. With it a Driver is an [machine.Inspector].
+func (d *Driver) Inspect(_ context.Context, m balance.Machine) error {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	c := d.children[m.Key()]
+	switch {
+	case c == nil || c.cmd == nil:
+		return errors.New("its process does not run")
+	case seesStopped && !c.suspended && isStopped(c.cmd.Process.Pid):
+		return errors.New("its process is stopped (SIGSTOP)")
+	}
+	return nil
+}
+
+// Describe returns the last line that m's processes have printed and, on Linux, where they accept
+// connections and for how long they have done nothing. With it a Driver is an
+// [machine.Describer].
+func (d *Driver) Describe(_ context.Context, m balance.Machine) (machine.Description, error) {
+	d.mu.Lock()
+	c := d.children[m.Key()]
+	if c == nil || c.cmd == nil {
+		d.mu.Unlock()
+		return machine.Description{}, errors.New("its process does not run")
+	}
+	pid, printed := c.cmd.Process.Pid, c.printed
+	d.mu.Unlock()
+	// The process may end meanwhile, and its number may even be given to another: then this is of
+	// no use, and does no harm.
+	now, bytes := time.Now(), printed.printed()
+	seen, known := lookAt(pid)
+	description := machine.Description{
+		Listens: seen.listens, Known: known, Output: printed.lastLine(),
+	}
+	if known {
+		d.mu.Lock()
+		description.Idle = c.activity.look(now, seen.cpu, seen.busy, bytes)
+		d.mu.Unlock()
+	}
+	return description, nil
 }
 
 // Watch calls exited for every machine that ends, until ctx ends, and returns nil. Each of several

@@ -14,7 +14,7 @@ import (
 
 // A machine is started, suspended, resumed and stopped, and its end is reported.
 func Example() {
-	driver, err := process.New(process.Config{Command: "sleep 1000", Stderr: os.Stderr})
+	driver, err := process.New(process.Config{Command: "sleep 1000", Output: os.Stderr})
 	if err != nil {
 		fmt.Println(err) // names the field and what to do about it
 		return

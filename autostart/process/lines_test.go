@@ -18,15 +18,14 @@ func TestLinesProperties(t *testing.T) {
 		)
 		var all strings.Builder
 		var passed bytes.Buffer
-		o := &output{}
-		s := &stream{output: o, lines: &lineWriter{w: &passed, prefix: "m | "}}
+		o := &output{lines: &lineWriter{w: &passed, prefix: "m | "}}
 		for _, p := range rapid.SliceOfN(piece, 0, 30).Draw(t, "pieces") {
 			all.WriteString(p)
-			if n, err := s.Write([]byte(p)); n != len(p) || err != nil {
+			if n, err := o.Write([]byte(p)); n != len(p) || err != nil {
 				t.Fatalf("%d, %v", n, err)
 			}
 		}
-		s.lines.end()
+		o.end()
 		text := all.String()
 		end := text[max(0, len(text)-outputKept):]
 		if len(o.kept) > 2*outputKept || !strings.HasSuffix(text, string(o.kept)) || !strings.HasSuffix(string(o.kept), end) {

@@ -3,7 +3,6 @@ package process
 import (
 	"bytes"
 	"io"
-	"os"
 	"sync"
 	"time"
 
@@ -20,9 +19,10 @@ const (
 	lineMax = 8 << 10
 )
 
-// output is what one machine prints: its end is kept, and all of it is passed on. Both streams of a
-// machine may write at once.
+// output is what one machine prints: its end is kept, and all of it is passed on.
 type output struct {
+	lines *lineWriter // nil: nowhere
+
 	mu    sync.Mutex
 	kept  []byte // the end of it, and before that up to as much again
 	bytes int64  // in all
@@ -57,63 +57,26 @@ func (o *output) lastLine() string {
 	return parse.LastLine(o.kept)
 }
 
-// stream is one of a machine's streams.
-type stream struct {
-	*output
-	to    io.Writer   // as it is; nil: nowhere
-	lines *lineWriter // nil: nowhere
-}
-
-// streams returns what a machine writes to. Where both go to the same place it is one stream, so
-// that lines stay in order. A file gets its stream directly: nothing of that is kept.
-func (c *command) streams(prefix string) (kept *output, out, err io.Writer, end func()) {
-	kept = &output{}
-	var lines []*lineWriter
-	stream := func(to io.Writer) io.Writer {
-		if f, ok := to.(*os.File); ok {
-			return f
-		}
-		s := &stream{output: kept, to: to}
-		if c.all != nil {
-			s.lines = &lineWriter{w: c.all, prefix: prefix}
-			lines = append(lines, s.lines)
-		}
-		return s
-	}
-	out = stream(c.out)
-	if err = out; c.err != c.out {
-		err = stream(c.err)
-	}
-	return kept, out, err, func() {
-		for _, l := range lines {
-			l.end()
-		}
-	}
-}
-
 // Write never fails: an error would end the copying, and then the machine, which would be told that
 // nobody reads.
-func (s *stream) Write(b []byte) (int, error) {
-	s.keep(b)
-	if s.to != nil {
-		_, _ = s.to.Write(b)
-	}
-	if s.lines != nil {
-		_, _ = s.lines.Write(b)
+func (o *output) Write(b []byte) (int, error) {
+	o.keep(b)
+	if o.lines != nil {
+		_, _ = o.lines.Write(b)
 	}
 	return len(b), nil
 }
 
 // ReadFrom copies all that comes, with a buffer smaller than the usual: there is one for each
 // machine. Whoever prints without end is held up.
-func (s *stream) ReadFrom(r io.Reader) (n int64, err error) {
+func (o *output) ReadFrom(r io.Reader) (n int64, err error) {
 	buf := make([]byte, outputKept)
 	began, rest := time.Now(), outputRate
 	for {
 		k, err := r.Read(buf)
 		if k > 0 {
 			n += int64(k)
-			_, _ = s.Write(buf[:k])
+			_, _ = o.Write(buf[:k])
 		}
 		if rest -= k; rest <= 0 {
 			time.Sleep(time.Second - time.Since(began))
@@ -125,6 +88,13 @@ func (s *stream) ReadFrom(r io.Reader) (n int64, err error) {
 		if err != nil {
 			return n, err
 		}
+	}
+}
+
+// end passes on a last line without an end.
+func (o *output) end() {
+	if o.lines != nil {
+		o.lines.end()
 	}
 }
 
@@ -171,4 +141,18 @@ func (l *lineWriter) end() {
 	if len(l.part) > 0 {
 		l.flush()
 	}
+}
+
+// sharedWriter is a writer for many goroutines that never fails: an error would end the copying and
+// then the machine, which would be told that nobody reads.
+type sharedWriter struct {
+	mu sync.Mutex
+	w  io.Writer
+}
+
+func (s *sharedWriter) Write(b []byte) (int, error) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	_, _ = s.w.Write(b)
+	return len(b), nil
 }

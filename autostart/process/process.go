@@ -32,19 +32,10 @@
 package process
 
 import (
-	"errors"
 	"fmt"
 	"io"
-	"os"
-	"os/exec"
-	"path/filepath"
-	"reflect"
-	"slices"
-	"strings"
-	"sync"
 	"time"
 
-	"github.com/ebbkit/ebb/autostart/process/internal/parse"
 	"github.com/ebbkit/ebb/balance"
 )
 
@@ -66,16 +57,13 @@ type Config struct {
 	Env []string
 	// Dir is the machines' working directory; empty means this process's.
 	Dir string
-	// Stdout and Stderr receive what the machines print; nil discards it. Writes never overlap,
-	// except to an [*os.File], which machines get directly. A writer that blocks holds up the
-	// machines that print, and so does more than 16 MiB in a second; its errors are ignored.
+	// Output receives what the machines print, both streams of all of them, line by line and with
+	// the machine's app and ID before each line; nil discards it. Each write is one line, and writes
+	// never overlap. A writer that blocks holds up the machines that print, and so does more than 16
+	// MiB in a second; its errors are ignored.
 	//
-	// The last 4 KiB of what a machine prints are kept, except what goes to a file directly: the
-	// last line stands in the reason of its end, and in [Driver.Describe].
-	Stdout, Stderr io.Writer
-	// Output receives the same, both streams of all machines, line by line and with the machine's
-	// app and ID before each line; nil discards it. Each write is one line, and writes never
-	// overlap.
+	// The last 4 KiB of what a machine prints are kept: the last line stands in the reason of its
+	// end, and in [Driver.Describe].
 	Output io.Writer
 
 	// StopTimeout is how long a machine may take to end after SIGTERM, which goes to its whole group,
@@ -99,130 +87,9 @@ const (
 // can end with one line at start-up.
 func New(c Config) (*Driver, error) {
 	d := &Driver{children: make(map[balance.MachineKey]*child)}
-	if err := d.resolve(c); err != nil {
+	if err := d.command.resolve(c); err != nil {
 		return nil, fmt.Errorf("process: %w", err)
 	}
+	d.spawner.unguarded = c.NoGuard
 	return d, nil
-}
-
-// command is a checked Config.
-type command struct {
-	words       []string
-	field       string // the field the words come from, for messages
-	path        string // the program; empty when its name depends on the machine
-	env         []string
-	dir         string
-	out, err    io.Writer
-	all         io.Writer
-	stopTimeout time.Duration // <= 0: none
-	noGuard     bool
-}
-
-func (d *Driver) resolve(c Config) error {
-	r := &d.command
-	switch {
-	case c.Command != "" && len(c.Argv) > 0:
-		return fmt.Errorf("Config.Command %q and Config.Argv %q: set one of them", c.Command, c.Argv)
-	case c.Command != "":
-		words, err := parse.Words(c.Command)
-		if err != nil {
-			return fmt.Errorf("Config.Command %q: %w", c.Command, err)
-		}
-		r.words, r.field = words, fmt.Sprintf("Config.Command %q", c.Command)
-	default:
-		r.words, r.field = slices.Clone(c.Argv), fmt.Sprintf("Config.Argv %q", c.Argv)
-	}
-	if len(r.words) == 0 || r.words[0] == "" {
-		return errors.New("no command: set Config.Command (or Config.Argv) to the program a machine is and its arguments")
-	}
-	for i, kv := range c.Env {
-		name, _, ok := strings.Cut(kv, "=")
-		if !ok || name == "" {
-			return fmt.Errorf("Config.Env[%d] %q: want KEY=value", i, kv)
-		}
-		if slices.Contains(parse.VariableNames[:], name) {
-			return fmt.Errorf("Config.Env[%d] %q: the driver sets %s itself: remove it", i, kv, name)
-		}
-	}
-	r.env = slices.Clone(c.Env)
-	if c.Dir != "" {
-		dir, err := filepath.Abs(c.Dir)
-		if err != nil {
-			return fmt.Errorf("Config.Dir %q: %w", c.Dir, err)
-		}
-		if info, err := os.Stat(dir); err != nil {
-			return fmt.Errorf("Config.Dir: %w: create it or name another", err)
-		} else if !info.IsDir() {
-			return fmt.Errorf("Config.Dir %q is a file: name a directory", c.Dir)
-		}
-		r.dir = dir
-	}
-	if !parse.UsesVariable(r.words[0]) {
-		path, err := lookPath(r.words[0], r.dir)
-		if err != nil {
-			return fmt.Errorf("%s: %w", r.field, err)
-		}
-		r.path = path
-	}
-	r.stopTimeout, r.noGuard = c.StopTimeout, c.NoGuard
-	if r.stopTimeout == 0 {
-		r.stopTimeout = defaultStopTimeout
-	}
-	r.out, r.err = shareWriters(c.Stdout, c.Stderr)
-	if c.Output != nil {
-		r.all = &sharedWriter{mu: new(sync.Mutex), w: c.Output}
-	}
-	return nil
-}
-
-// lookPath finds the program called name as a child in directory dir would, and returns an absolute
-// path, so that what was checked is what will run.
-func lookPath(name, dir string) (string, error) {
-	file := name
-	if dir != "" && strings.ContainsRune(filepath.ToSlash(name), '/') && !filepath.IsAbs(name) {
-		file = filepath.Join(dir, name)
-	}
-	path, err := exec.LookPath(file)
-	switch {
-	case err == nil:
-		return filepath.Abs(path)
-	case errors.Is(err, exec.ErrDot):
-		return "", fmt.Errorf("%w: write .%c%s to run that one", err, filepath.Separator, name)
-	case errors.Is(err, os.ErrPermission):
-		return "", fmt.Errorf("%w: make it executable (chmod +x), or name another program", err)
-	case file == filepath.Base(file):
-		return "", fmt.Errorf("%w: install it or give its path (there is no shell: built-ins and aliases do not work)", err)
-	}
-	return "", fmt.Errorf("%w: correct the path", err)
-}
-
-// shareWriters makes two writers usable by many machines at once.
-func shareWriters(out, err io.Writer) (io.Writer, io.Writer) {
-	mu := new(sync.Mutex)
-	wrap := func(w io.Writer) io.Writer {
-		switch w.(type) {
-		case nil, *os.File:
-			return w
-		}
-		return &sharedWriter{mu: mu, w: w}
-	}
-	wrapped := wrap(out)
-	if out != nil && reflect.TypeOf(out).Comparable() && out == err {
-		return wrapped, wrapped // equal writers share a pipe, which keeps lines in order
-	}
-	return wrapped, wrap(err)
-}
-
-// sharedWriter is a writer for many goroutines that never fails: an error would end the copying and
-// then the machine, which would be told that nobody reads.
-type sharedWriter struct {
-	mu *sync.Mutex
-	w  io.Writer
-}
-
-func (s *sharedWriter) Write(b []byte) (int, error) {
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	_, _ = s.w.Write(b)
-	return len(b), nil
 }

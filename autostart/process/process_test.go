@@ -32,7 +32,7 @@ func config(kind string) process.Config {
 	return process.Config{
 		Argv:        []string{os.Args[0], "$MACHINE"},
 		Env:         []string{childEnv + "=" + kind},
-		Stderr:      os.Stderr,
+		Output:      os.Stderr,
 		StopTimeout: patience,
 	}
 }

@@ -39,7 +39,7 @@ func TestStartThatComesToNothing(t *testing.T) {
 				l.Close()
 			}
 			c := config(kind)
-			c.Stderr = nil
+			c.Output = nil
 			d := newDriver(t, c)
 			fleet, err := balance.NewFleet(balance.FleetConfig{Node: "n", Region: "nrt"})
 			if err != nil {

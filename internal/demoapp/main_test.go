@@ -38,7 +38,7 @@ type child struct {
 // start starts the app with a boot of this length and waits until it listens.
 func start(t *testing.T, boot time.Duration) *child {
 	t.Helper()
-	driver, err := process.New(process.Config{Argv: []string{os.Args[0]}, Env: Env(boot), Stderr: os.Stderr, StopTimeout: patience})
+	driver, err := process.New(process.Config{Argv: []string{os.Args[0]}, Env: Env(boot), Output: os.Stderr, StopTimeout: patience})
 	if err != nil {
 		t.Fatal(err)
 	}
