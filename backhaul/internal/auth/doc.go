@@ -1,4 +1,4 @@
-// Package auth has the two ends of a connection prove to each other that they belong together,
-// before anything of HTTP is read: by a key of the cluster, by certificates, or both. What is said
-// for that stands in package hop.
+// Package auth makes the two ends of a connection prove to each other that they belong to the same
+// cluster before any HTTP is read: by a cluster key, by certificates, or both. Package hop defines
+// the messages.
 package auth

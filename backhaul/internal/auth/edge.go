@@ -18,11 +18,11 @@ import (
 	"github.com/ebbkit/ebb/backhaul/internal/tcp"
 )
 
-// AuthTimeout bounds the preface where nothing else does.
+// AuthTimeout bounds the preface where no other deadline does.
 const AuthTimeout = 10 * time.Second
 
-// DeniedError says that this node and a peer do not accept each other. It is told before the peer
-// acts on anything.
+// DeniedError says that this node and a peer do not accept each other. It is reported before the
+// peer acts on anything.
 type DeniedError struct {
 	Peer  string
 	Words string
@@ -43,7 +43,7 @@ func Denied(err error) bool {
 	return ok
 }
 
-// TLSOf returns the TLS connection that c is, or has beneath it; nil: none.
+// TLSOf returns c if it is a TLS connection, else the TLS connection beneath it, or nil.
 func TLSOf(c net.Conn) *tls.Conn {
 	t, _ := tcp.Beneath[*tls.Conn](c)
 	return t
@@ -67,10 +67,10 @@ func newNonce() (n [hop.NonceSize]byte) {
 	return n
 }
 
-// Authenticate does an edge's part on a new connection to an owner, and returns the connection to
-// use: in clear when the owner has proven itself, over TLS as soon as that is under way. whole says
-// that all that is written first may go out before the owner's proof, as in HTTP/2, whose
-// connections begin with nothing that a request has brought.
+// Authenticate runs the edge's side on a new connection to an owner, and returns the connection to
+// use: without TLS once the owner has proven itself, over TLS as soon as the handshake is under
+// way. whole says that everything written first may be sent before the owner's proof, as in HTTP/2,
+// where a connection begins with nothing that comes from a request.
 func Authenticate(
 	ctx context.Context, c net.Conn, peer string, keys []hop.AuthKey, whole bool,
 ) (net.Conn, error) {
@@ -101,7 +101,7 @@ func Authenticate(
 	return e, nil
 }
 
-// authenticateInClear waits for the owner to prove itself, and then proves this node.
+// authenticateInClear waits until the owner has proven itself, and then proves this node.
 func authenticateInClear(ctx context.Context, c net.Conn, peer string, keys []hop.AuthKey) error {
 	stop := context.AfterFunc(ctx, func() { c.SetDeadline(time.Unix(1, 0)) })
 	err := func() error {
@@ -127,7 +127,7 @@ func authenticateInClear(ctx context.Context, c net.Conn, peer string, keys []ho
 	return err
 }
 
-// readReply reads what an owner says to a hello. What is no reply may be shorter than one.
+// readReply reads an owner's reply to a hello. Anything else that the owner sends may be shorter.
 func readReply(c net.Conn) ([]byte, error) {
 	var b [hop.ReplySize]byte
 	n, err := io.ReadAtLeast(c, b[:], hop.MagicSize)
@@ -142,8 +142,7 @@ func readReply(c net.Conn) ([]byte, error) {
 	return b[:n], nil
 }
 
-// tlsDenied tells what two ends do not accept in each other's certificates from what is no opinion
-// of theirs.
+// tlsDenied separates rejected certificates from all other errors of a handshake.
 func tlsDenied(peer string, err error) error {
 	if v, ok := errors.AsType[*tls.CertificateVerificationError](err); ok {
 		return &DeniedError{
@@ -162,8 +161,8 @@ func tlsDenied(peer string, err error) error {
 	return err
 }
 
-// remoteAlert returns the alert (RFC 8446, 6) by which the other end has ended a TLS connection.
-// Its type has no name outside of crypto/tls.
+// remoteAlert returns the alert (RFC 8446, 6) with which the other end has ended a TLS connection.
+// Its type is not exported by crypto/tls.
 func remoteAlert(err error) (alert uint8, ok bool) {
 	op, ok := errors.AsType[*net.OpError](err)
 	if !ok || op.Op != "remote error" {
@@ -175,8 +174,8 @@ func remoteAlert(err error) (alert uint8, ok bool) {
 	return 0, false
 }
 
-// aboutCertificates reports whether an alert refuses the certificate of the one who gets it. A
-// server sends these before it reads anything that is not handshake.
+// aboutCertificates reports whether an alert rejects the receiver's certificate. A server sends
+// such alerts before it reads any application data.
 func aboutCertificates(alert uint8) bool {
 	switch alert {
 	// bad, unsupported, revoked, expired, unknown, unknown CA, access denied, required
@@ -186,9 +185,9 @@ func aboutCertificates(alert uint8) bool {
 	return false
 }
 
-// EdgeConn is a TLS connection to an owner. The first write carries the hello, and of what is
-// written only the head of a request goes with it; the rest waits for the owner's proof, which the
-// first read takes in. A server that does not accept our certificate tells us when we read as well.
+// EdgeConn is a TLS connection to an owner. The first write sends the hello, and with it only the
+// head of a request; the rest waits for the owner's proof, which the first read takes in. A server
+// that rejects our certificate also says so on a read.
 type EdgeConn struct {
 	net.Conn
 	peer    string
@@ -215,7 +214,7 @@ func NewEdgeConn(c net.Conn, peer string, keys []hop.AuthKey, whole bool) *EdgeC
 
 var endOfHead = []byte("\r\n\r\n")
 
-// greetWith sends the hello with early behind it, unless it has been sent.
+// greetWith sends the hello, followed by early, unless it has been sent.
 func (c *EdgeConn) greetWith(early []byte) (sent bool, err error) {
 	c.once.Do(func() {
 		if c.settled.Load() {
@@ -228,7 +227,7 @@ func (c *EdgeConn) greetWith(early []byte) (sent bool, err error) {
 	return sent, err
 }
 
-// Write writes. It does not return before all of p may be sent.
+// Write returns only when all of p may be sent.
 func (c *EdgeConn) Write(p []byte) (n int, err error) {
 	if !c.settled.Load() {
 		early := p
@@ -253,7 +252,7 @@ func (c *EdgeConn) Write(p []byte) (n int, err error) {
 	return n + m, err
 }
 
-// settle reads the owner's reply, or waits for who does.
+// settle reads the owner's reply, or waits for the goroutine that reads it.
 func (c *EdgeConn) settle() error {
 	c.turn <- struct{}{}
 	defer func() { <-c.turn }()
@@ -280,7 +279,7 @@ func (c *EdgeConn) settle() error {
 
 const errNoReply = tcp.TimeoutError("backhaul: the owner did not answer the preface in time")
 
-// note keeps what says that the ends do not accept each other.
+// note keeps an error which says that the ends do not accept each other.
 func (c *EdgeConn) note(err error) error {
 	if err == nil {
 		return nil
@@ -315,10 +314,10 @@ func (c *EdgeConn) CloseWrite() error { return tcp.CloseWrite(c.Conn) }
 // NetConn returns the connection beneath.
 func (c *EdgeConn) NetConn() net.Conn { return c.Conn }
 
-// Transparent returns it as one whose ends are this one's.
+// Transparent returns the connection beneath, which ends when this one ends.
 func (c *EdgeConn) Transparent() net.Conn { return c.Conn }
 
-// Announce sends the hello on a connection that is made ahead of a request.
+// Announce sends the hello on a connection that is dialled before a request needs it.
 func Announce(c net.Conn) error {
 	if e, ok := c.(*EdgeConn); ok {
 		_, err := e.greetWith(nil)
@@ -327,8 +326,8 @@ func Announce(c net.Conn) error {
 	return nil
 }
 
-// RefusedBy returns the error of a connection whose ends do not accept each other; nil: they do, or
-// do not say.
+// RefusedBy returns the error of a connection whose ends do not accept each other, or nil if they
+// do or the outcome is not known.
 func RefusedBy(c net.Conn) error {
 	if e, ok := c.(*EdgeConn); ok {
 		if d := e.refused.Load(); d != nil {

@@ -19,12 +19,12 @@ import (
 	"github.com/ebbkit/ebb/balance"
 )
 
-// Owner is whom a Handler lets in.
+// Owner says which edges a Handler accepts.
 type Owner struct {
 	Keys        []hop.AuthKey
 	Certificate func(*x509.Certificate) (balance.NodeID, error) // nil: certificates are not looked at
 	AnyNode     bool
-	Denied      func(error) // gets a *net.OpError with the address; nil: nobody is told
+	Denied      func(error) // called with a *net.OpError that holds the address; nil: not reported
 }
 
 func NewOwnerListener(l net.Listener, o *Owner) net.Listener {
@@ -34,10 +34,11 @@ func NewOwnerListener(l net.Listener, o *Owner) net.Listener {
 }
 
 const (
-	// DefaultUnauthenticated is a thousand nodes that come at once, at some kilobytes each.
+	// DefaultUnauthenticated suffices for a thousand nodes that connect at once, at a few kilobytes
+	// each.
 	DefaultUnauthenticated = 1024
-	// LingerFor is how long a refused connection stays for the refusal to arrive: a close with bytes
-	// unread resets it.
+	// LingerFor is how long a refused connection stays open so that the refusal arrives: closing it
+	// with unread bytes would reset it.
 	LingerFor   = 500 * time.Millisecond
 	LingerBytes = 64 << 10
 )
@@ -65,8 +66,9 @@ func (c *OwnerConn) Context(ctx context.Context) context.Context {
 	return context.WithValue(ctx, ownerConnKey{}, c)
 }
 
-// Pending bounds the connections that have not authenticated. The oldest goes first: a node needs
-// two round trips, so whoever is to keep it out has to open that many connections in them.
+// Pending bounds the connections that have not authenticated. The oldest is closed first: a node
+// needs two round trips, so an attacker has to open that many connections within them to keep it
+// out.
 type Pending struct {
 	max int // negative: no bound
 
@@ -105,23 +107,23 @@ func (p *Pending) Len() int {
 	return p.conns.Len()
 }
 
-// OwnerConn is a connection at an owner. The first read authenticates it; one that is refused ends
-// with an error.
+// OwnerConn is a connection at an owner. The first read authenticates it; if the connection is
+// refused, that read fails.
 type OwnerConn struct {
 	net.Conn
 	Owner   *Owner
 	pending *Pending
 	place   *list.Element // in pending, whose lock guards it
-	timer   *time.Timer   // of being pending
-	// for the first byte of who need not prove a key; 0: as long as the caller's deadline says
+	timer   *time.Timer   // bounds the time in pending
+	// bounds the wait for the first byte where no key is required; 0: only the caller's deadline does
 	Wait time.Duration
 
 	once sync.Once
 	err  error
-	rest []byte // read and not handed on yet
+	rest []byte // read, but not yet handed on
 
-	Known atomic.Bool    // who is there has been accepted
-	node  balance.NodeID // by its certificate; "" where a key did it
+	Known atomic.Bool    // the peer has been accepted
+	node  balance.NodeID // from its certificate; "" where a key proved it
 }
 
 func NewOwnerConn(c net.Conn, by *Owner, p *Pending, limit time.Duration) *OwnerConn {
@@ -146,7 +148,7 @@ func (c *OwnerConn) Read(p []byte) (int, error) {
 	return c.Conn.Read(p)
 }
 
-// Write writes. Nobody has anything to say to who has not authenticated.
+// Write writes. It fails before the peer has authenticated.
 func (c *OwnerConn) Write(p []byte) (int, error) {
 	if !c.Known.Load() {
 		return 0, errUnauthenticated
@@ -168,13 +170,13 @@ func (c *OwnerConn) CloseWrite() error { return tcp.CloseWrite(c.Conn) }
 // NetConn returns the connection beneath.
 func (c *OwnerConn) NetConn() net.Conn { return c.Conn }
 
-// Transparent returns it as one whose ends are this one's.
+// Transparent returns the connection beneath, which ends when this one ends.
 func (c *OwnerConn) Transparent() net.Conn { return c.Conn }
 
-// Drained reports whether nothing is left of what was read to authenticate it.
+// Drained reports whether everything that was read to authenticate it has been handed on.
 func (c *OwnerConn) Drained() bool { return len(c.rest) == 0 }
 
-// settled ends the time in which the connection may be closed for not being authenticated.
+// settled ends the time in which the connection may be closed because it is not authenticated.
 func (c *OwnerConn) settled() {
 	c.timer.Stop()
 	c.pending.remove(c)
@@ -185,7 +187,7 @@ func (c *OwnerConn) accept() {
 	c.Known.Store(true)
 }
 
-// Authenticate does an owner's part, once.
+// Authenticate runs the owner's side, once.
 func (c *OwnerConn) Authenticate() error {
 	c.once.Do(func() {
 		if c.err = c.admit(); c.err != nil {
@@ -284,7 +286,7 @@ func (c *OwnerConn) admit() error {
 	return nil
 }
 
-// full reads until there are at least that many bytes in buf, and returns how many there are.
+// full reads until buf holds at least want bytes, and returns how many it holds.
 func (c *OwnerConn) full(buf []byte, have, want int) (int, error) {
 	if have >= want {
 		return have, nil
@@ -299,8 +301,8 @@ const (
 		"with Handler.Listener and set its ConnContext, or let it verify client certificates and set HandlerConfig.Certificate"
 )
 
-// forbid answers who has sent no preface, in words that an edge and a person understand, and reads
-// no request.
+// forbid answers a peer that has sent no preface, in words that an edge and a person understand. It
+// reads no request.
 func (c *OwnerConn) forbid(words string) error {
 	c.Conn.SetWriteDeadline(time.Now().Add(LingerFor)) //nolint:errcheck // it is closed in any case
 	text := "Forbidden: " + words + "\n"
@@ -313,15 +315,15 @@ func (c *OwnerConn) forbid(words string) error {
 	return &strangerError{words}
 }
 
-// linger lets what was written arrive. It is bounded in time and in bytes.
+// linger lets the bytes already written arrive. It is bounded in time and in bytes.
 func (c *OwnerConn) linger(conn net.Conn) {
 	tcp.CloseWrite(conn)                        //nolint:errcheck // it is closed in any case
 	conn.SetDeadline(time.Now().Add(LingerFor)) //nolint:errcheck
 	io.CopyN(io.Discard, conn, LingerBytes)     //nolint:errcheck
 }
 
-// Knows reports whether a request has come over a connection that was authenticated for this owner,
-// and by which node where a certificate says so.
+// Knows reports whether a request came over a connection that this owner has authenticated, and
+// names the node if a certificate does.
 func (o *Owner) Knows(r *http.Request) (node balance.NodeID, ok bool) {
 	if c, _ := r.Context().Value(ownerConnKey{}).(*OwnerConn); c != nil && c.Owner == o &&
 		c.Known.Load() {

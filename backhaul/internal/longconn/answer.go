@@ -12,21 +12,21 @@ import (
 	"github.com/ebbkit/ebb/balance"
 )
 
-// answer is the body of an answer without an end of its own, which can be told to end.
+// answer is the body of an endless answer which can be told to end.
 type answer struct {
 	long
 	resp    *http.Response
 	body    io.ReadCloser
 	conn    *pool.Conn
-	stream  *pool.Stream // of HTTP/2
-	request *GRPCBody    // of gRPC; nil: the client's messages cannot be ended
+	stream  *pool.Stream // over HTTP/2
+	request *GRPCBody    // of a gRPC call; nil: the client's messages cannot be ended
 	began   time.Time
-	age     time.Duration // from when on a gRPC call is a long connection
+	age     time.Duration // after which a gRPC call counts as a long connection
 
 	mu     sync.Mutex
 	frames hop.Frames
 	stop   bool // at the end of the present frame
-	cut    bool // nothing more of the machine's
+	cut    bool // discard what the machine still sends
 	over   bool
 	timer  *time.Timer
 	gone   chan struct{} // made with cut, and closed when the machine has been left
@@ -71,8 +71,8 @@ func (o *answer) notify(force time.Duration) {
 	}
 }
 
-// force ends what the machine has not ended. A machine that stops in the middle of a line has said
-// all it will.
+// force ends an answer that the machine has not ended. A machine that stops in the middle of a line
+// has sent its last complete message.
 func (o *answer) force() {
 	o.mu.Lock()
 	defer o.unlock()
@@ -81,19 +81,19 @@ func (o *answer) force() {
 	}
 }
 
-// halt ends the answer where it can be ended: now, or when the present frame has passed; o.mu is
-// held.
+// halt ends the answer where that is safe: at once, or after the present frame. o.mu is held.
 func (o *answer) halt() {
 	if o.stop = true; !o.over && !o.cut && o.frames.Whole() {
 		o.abandon()
 	}
 }
 
-// abandon leaves the machine when o.mu is given back, which wakes the reader; o.mu is held.
+// abandon closes the connection to the machine when o.mu is released, which wakes the reader. o.mu
+// is held.
 func (o *answer) abandon() { o.cut = true }
 
-// unlock gives o.mu back, and then leaves the machine if that is due: the connection is not ours,
-// so no lock is held.
+// unlock releases o.mu, and then closes the connection to the machine if that is due. The
+// connection belongs to the caller, so it is closed with no lock held.
 func (o *answer) unlock() {
 	due := o.cut && o.gone == nil
 	if due {
@@ -112,7 +112,7 @@ func (o *answer) unlock() {
 	close(o.gone)
 }
 
-// Leave is called before the connection is used again: what is told later must not end it.
+// Leave is called before the connection is used again, so that a later notice does not end it.
 func (o *answer) Leave() {
 	o.mu.Lock()
 	o.over = true
@@ -158,7 +158,7 @@ func (o *answer) Read(p []byte) (int, error) {
 	return n, err
 }
 
-// end completes the answer. A gRPC call has its status there.
+// end completes the answer; for a gRPC call it adds the status.
 func (o *answer) end() error {
 	if o.class == balance.ClassStream {
 		t := maps.Clone(o.resp.Trailer)

@@ -1,3 +1,3 @@
-// Package longconn knows the connections to machines that do not end by themselves, and tells them
-// to end where each can: an upgraded connection, an event stream, a gRPC call.
+// Package longconn tracks the connections to machines that do not end by themselves (upgraded
+// connections, event streams and gRPC calls), and ends each one where its protocol allows.
 package longconn

@@ -10,18 +10,18 @@ import (
 	"github.com/ebbkit/ebb/backhaul/internal/tcp"
 )
 
-// GRPCBody is the body of a gRPC request, whose messages can be ended while a read waits for the
-// client. Reads of the client run on goroutines of their own and into a buffer of our own; one that
-// never returns is left behind, until the server or caller whose body it is closes that.
+// GRPCBody is the body of a gRPC request. Its messages can be ended while a read waits for the
+// client: reads run on their own goroutines, into a buffer of GRPCBody. A read that never returns
+// is abandoned until the server or caller that owns the body closes it.
 type GRPCBody struct {
 	io.ReadCloser
 	shut chan struct{}
 	once sync.Once
-	over atomic.Bool // the machine has got, or is about to get, the end
+	over atomic.Bool // the machine has received, or is about to receive, the end
 
-	data atomic.Bool // some has passed since somebody looked
+	data atomic.Bool // data has passed since the last look
 
-	// Of the one who reads; a pool.Body lets one at a time.
+	// Used by the reader only; a pool.Body lets one read at a time.
 	frames  hop.Frames
 	reading bool
 	got     chan took
@@ -35,7 +35,7 @@ type took struct {
 	err error
 }
 
-// NewGRPCBody returns nil for a request that is no gRPC call.
+// NewGRPCBody returns nil if the request is not a gRPC call.
 func NewGRPCBody(r *http.Request) *GRPCBody {
 	if r.ProtoMajor != 2 || r.Body == nil || r.Body == http.NoBody ||
 		!hop.IsGRPC(hop.MediaType(r.Header)) {
@@ -47,8 +47,8 @@ func NewGRPCBody(r *http.Request) *GRPCBody {
 	}
 }
 
-// finish ends the client's messages after the present one. It reports whether that is any news to
-// the machine.
+// finish ends the client's messages after the present one. It reports whether the body was still
+// open.
 func (s *GRPCBody) finish() bool {
 	if s.over.Load() {
 		return false
@@ -107,7 +107,7 @@ func (s *GRPCBody) Read(p []byte) (int, error) {
 	}
 }
 
-// fetch reads from the client. The buffer grows with what the client has to say.
+// fetch reads from the client. The buffer grows with the size of the reads.
 func (s *GRPCBody) fetch(most int) {
 	s.reading = true
 	switch {

@@ -12,9 +12,9 @@ import (
 	"github.com/ebbkit/ebb/balance"
 )
 
-// Register knows the long connections to machines, by machine and class. The zero value is ready.
+// Register tracks the long connections to machines, by machine and class. The zero value is ready.
 type Register struct {
-	mu       sync.Mutex // taken twice in the life of a long connection, and when somebody asks
+	mu       sync.Mutex // taken twice in the life of a long connection, and by queries
 	machines map[balance.MachineKey]*longs
 }
 
@@ -23,21 +23,21 @@ type longs [classCount]map[*long]struct{}
 
 const classCount = 4
 
-// long is one connection in the register. It leaves it before its gate: nobody counts more than is
-// in flight.
+// long is one connection in the register. It leaves the register before its gate, so Long never
+// exceeds the number of requests in flight.
 type long struct {
 	in       *Register
 	machine  balance.MachineKey
 	class    balance.Class
 	notified bool        // in.mu is held
-	data     atomic.Bool // some has passed since the last look
-	// the same of the request's messages, where these are followed apart; nil: they are not
+	data     atomic.Bool // data has passed since the last look
+	// the same for the request's messages where they are followed separately; nil: they are not
 	asked *atomic.Bool
-	quiet time.Time // when a look last found data, or the first look was; in.mu is held
+	quiet time.Time // when a look last found data, or of the first look; in.mu is held
 	endable
 }
 
-// follow notes whether data has passed: no clock is read for that.
+// follow notes whether data has passed. It reads no clock.
 func (l *long) follow(f *hop.Frames) {
 	if f.Data {
 		f.Data = false
@@ -47,8 +47,8 @@ func (l *long) follow(f *hop.Frames) {
 	}
 }
 
-// idle reports whether no data has passed for that long; in.mu is held. It is as exact as looks are
-// frequent.
+// idle reports whether no data has passed for that long, to the precision of the interval between
+// calls. in.mu is held.
 func (l *long) idle(now time.Time, after time.Duration) bool {
 	data := l.data.Swap(false)
 	if l.asked != nil && l.asked.Swap(false) {
@@ -60,12 +60,12 @@ func (l *long) idle(now time.Time, after time.Duration) bool {
 	return now.Sub(l.quiet) >= after
 }
 
-// endable is a connection as it is told.
+// endable is a connection that can be told to end.
 type endable interface {
-	// notify has the connection end: now, or where it can, and by itself or by force after that time.
-	// It does not block.
+	// notify ends the connection at once or at the next safe place; what has not ended by itself after
+	// force is cut. It does not block.
 	notify(force time.Duration)
-	// lasts reports whether it is a long connection by now.
+	// lasts reports whether the exchange is a long connection by now.
 	lasts() bool
 }
 
@@ -82,8 +82,8 @@ func (c *Register) Long(m balance.Machine, of balance.Class) (n int) {
 	return n
 }
 
-// Idle returns how many connections of these classes have carried no data for that long, as found
-// by this and earlier calls: it is asked about once a second.
+// Idle returns how many connections of these classes have carried no data for that long, as seen by
+// this and earlier calls. It is called about once a second.
 func (c *Register) Idle(m balance.Machine, of balance.Class, quiet time.Duration) (n int) {
 	now := time.Now()
 	c.mu.Lock()
@@ -96,13 +96,13 @@ func (c *Register) Idle(m balance.Machine, of balance.Class, quiet time.Duration
 	return n
 }
 
-// Notify tells a machine's connections of these classes to end, those that have not been told. It
-// does not block.
+// Notify tells those of a machine's connections of these classes to end that have not been told
+// yet. It does not block.
 func (c *Register) Notify(m balance.Machine, of balance.Class, within time.Duration) {
 	c.notify(m, of, within, func(*long) bool { return true })
 }
 
-// NotifyIdle does the same to those that have carried no data for that long.
+// NotifyIdle is Notify for connections that have carried no data for that long.
 func (c *Register) NotifyIdle(m balance.Machine, of balance.Class, quiet, within time.Duration) {
 	now := time.Now()
 	c.notify(m, of, within, func(l *long) bool { return l.idle(now, quiet) })
@@ -125,8 +125,8 @@ func (c *Register) notify(
 	}
 }
 
-// RequestsEnded reports whether the machine has got, or is about to get, the end of what the
-// clients of these calls say.
+// RequestsEnded reports whether the machine has received, or is about to receive, the end of the
+// clients' messages in these calls.
 func (c *Register) RequestsEnded(m balance.Machine, of balance.Class) bool {
 	c.mu.Lock()
 	defer c.mu.Unlock()
@@ -138,7 +138,7 @@ func (c *Register) RequestsEnded(m balance.Machine, of balance.Class) bool {
 	return true
 }
 
-// each goes through a machine's connections; c.mu is held.
+// each iterates over a machine's connections; c.mu is held.
 func (c *Register) each(m balance.Machine, of balance.Class) func(func(*long) bool) {
 	ls := c.machines[m.Key()]
 	return func(yield func(*long) bool) {
@@ -189,9 +189,9 @@ func (c *Register) remove(l *long) {
 	delete(c.machines, l.machine)
 }
 
-// Watch registers what resp, the answer to a request, makes of its exchange, and puts itself
-// between: into resp.Body. It returns nil where the exchange is a request. age is how long a gRPC
-// call is one. The caller has leave called before it leaves the machine's gate.
+// Watch registers the exchange that resp answers, and wraps resp.Body. It returns nil if the
+// exchange is a plain request. age is when a gRPC call begins to count as a long connection. The
+// caller calls Leave before it leaves the machine's gate.
 func (c *Register) Watch(
 	age time.Duration, machine balance.MachineKey, req *http.Request, resp *http.Response,
 	x *pool.Exchange, body *GRPCBody,
@@ -220,5 +220,5 @@ func (c *Register) Watch(
 	return c.watchAnswer(age, machine, class, kind, resp, x, body)
 }
 
-// Watched is what watch has registered.
+// Watched is an exchange that Watch has registered.
 type Watched interface{ Leave() }

@@ -18,8 +18,8 @@ import (
 // tunnel is an upgraded connection to a machine that can be told to end. One goroutine reads, one
 // writes.
 //
-// A reader that waits for the machine is woken by a deadline: so all that the client gets, it gets
-// from the reader, and nothing of ours can come in the middle of something.
+// A deadline wakes a reader that waits for the machine. So everything the client gets passes
+// through the reader, and our close frame never lands inside another frame.
 type tunnel struct {
 	long
 	rw    io.ReadWriteCloser
@@ -29,12 +29,12 @@ type tunnel struct {
 	notified atomic.Bool
 	forced   atomic.Bool
 
-	// Of the reader.
-	frames hop.Frames // of the machine
-	silent bool       // nothing more of the machine's
-	bye    []byte     // what the client still has to get of our close frame
+	// Used by the reader.
+	frames hop.Frames // from the machine
+	silent bool       // discard what the machine still sends
+	bye    []byte     // the rest of our close frame
 
-	client hop.Frames // of the client; the writer's
+	client hop.Frames // from the client; used by the writer
 }
 
 func (c *Register) watchUpgrade(
@@ -76,13 +76,13 @@ func (t *tunnel) notify(force time.Duration) {
 		t.wake()
 	}))
 	if t.class == balance.ClassTCP {
-		go t.wire.CloseWrite() // of TLS it may have to wait for a write
+		go t.wire.CloseWrite() // over TLS it may block on a write
 		return
 	}
 	t.wake()
 }
 
-// wake has the reader look. What it is to find has been stored before.
+// wake makes the reader look again. The caller has stored what it will find.
 func (t *tunnel) wake() { t.wire.SetReadDeadline(time.Unix(1, 0)) }
 
 func (t *tunnel) Leave() {
@@ -117,13 +117,12 @@ func (t *tunnel) Read(p []byte) (int, error) {
 	}
 }
 
-// ending1001 reports whether the client is to get a close frame of ours: not where the machine has
-// sent its own.
+// ending1001 reports whether we send the client a close frame: not if the machine has sent its own.
 func (t *tunnel) ending1001() bool {
 	return t.class == balance.ClassWebSocket && t.notified.Load() && !t.frames.Closing
 }
 
-// farewell is what the client gets from us instead of the machine, if it is time.
+// farewell returns our close frame or the end once it is due.
 func (t *tunnel) farewell(p []byte) (int, error) {
 	switch {
 	case t.ending1001() && t.frames.Whole() && !t.silent:
@@ -144,17 +143,17 @@ func (t *tunnel) farewell(p []byte) (int, error) {
 
 func (t *tunnel) Write(p []byte) (int, error) {
 	t.client.Pass(p, false)
-	t.follow(&t.client) // before the machine can have it
+	t.follow(&t.client) // before the machine can receive it
 	n, err := t.rw.Write(p)
 	if err != nil && t.class == balance.ClassTCP && t.notified.Load() {
-		return len(p), nil // the machine has been told that nothing comes; what it still says counts
+		return len(p), nil // the machine knows that nothing more comes; its last bytes still count
 	}
 	return n, err
 }
 
 func (t *tunnel) Close() error { return t.rw.Close() }
 
-// CloseWrite passes on that the client has nothing more to say.
+// CloseWrite passes on the end of the client's side.
 func (t *tunnel) CloseWrite() error {
 	if t.class == balance.ClassTCP && t.notified.Load() {
 		return nil // done

@@ -19,11 +19,10 @@ var (
 )
 
 // Body is a request's body over all tries. No try closes it. What has been read is kept while it
-// may be needed again, so that a further try begins where the first did.
+// may be needed again, so that a later try begins at the first byte.
 //
-// The body is read by one try at a time. A read that is blocked on a slow client when its try ends
-// stays blocked; the next try has what was kept, then waits for that read, and finds what it
-// brought in kept as well.
+// One try reads the body at a time. A read that is blocked on a slow client when its try ends stays
+// blocked; the next try gets what was kept, then waits for that read, whose bytes are kept as well.
 type Body struct {
 	mu   sync.Mutex
 	Body io.ReadCloser
@@ -34,7 +33,7 @@ type Body struct {
 	closed    bool
 	closing   bool
 	busy      bool   // a try is reading
-	turn      signal // it is no more
+	turn      signal // raised when the try stops reading
 	awaited   turn   // odd while a read waits for the client
 	BytesRead atomic.Int64
 	endedAt   atomic.Int64 // when it ended, in Unix nanoseconds
@@ -48,17 +47,17 @@ func NewBody(r *http.Request, m *Memory) *Body {
 	}
 }
 
-// Through has the body read by way of r, which reads it.
+// Through makes the body be read through r, which reads it in turn.
 func (s *Body) Through(r io.ReadCloser) { s.Body = r }
 
-// Whole reports whether all of it was read before the first try; then [Body.Held] is how much that
-// is. Both are for after [Body.Ahead].
+// Whole reports whether all of it was read before the first try; then [Body.Held] is its length.
+// Both are valid after [Body.Ahead].
 func (s *Body) Whole() bool { return s.whole }
 
 // Count returns how much has been read from the client.
 func (s *Body) Count() int64 { return s.BytesRead.Load() }
 
-// Ended returns when its end was read; zero: it was not.
+// Ended returns when its end was read, or zero if it has not been.
 func (s *Body) Ended() time.Time {
 	if at := s.endedAt.Load(); at != 0 {
 		return time.Unix(0, at)
@@ -71,17 +70,16 @@ type reader struct {
 	s     *Body
 	pos   int64       // how much of the body this try has seen
 	over  atomic.Bool // the try has ended
-	asked atomic.Bool // it wanted to read
+	asked atomic.Bool // it has tried to read
 
-	// A reader that waits reads no more than can be kept, until it hears that the peer has admitted
-	// the request.
+	// Until the peer has admitted the request, the reader reads no more than can be kept.
 	waits      bool
 	admission  chan struct{}
 	isAdmitted atomic.Bool
 	ended      chan struct{}
 	once       sync.Once
 
-	// of this try's request: gets the values with the end of the body; nil: there are none
+	// trailer of this try's request, filled in at the end of the body; nil: none
 	trailer http.Header
 
 	closed func() // called when net/http closes it; nil: none
@@ -98,7 +96,8 @@ func newReader(s *Body, waits bool) *reader {
 	return r
 }
 
-// admit lets the rest of the body go. It reports whether that is news. It does not block.
+// admit allows the rest of the body to be read. It reports whether the request was not admitted
+// before. It does not block.
 func (r *reader) admit() bool {
 	if !r.waits || !r.isAdmitted.CompareAndSwap(false, true) {
 		return false
@@ -153,7 +152,7 @@ func (r *reader) read(p []byte) (int, error) {
 		case <-r.ended:
 		}
 		s.mu.Lock()
-		if r.admitted() && s.busy { // the word alone is not our turn
+		if r.admitted() && s.busy { // admission alone does not make it our turn
 			turn = s.turn.next()
 			s.mu.Unlock()
 			select {
@@ -183,17 +182,17 @@ func (r *reader) read(p []byte) (int, error) {
 	return n, err
 }
 
-// hold keeps the end of the body back while an answer comes, which net/http would cut off: a server
-// that has begun to answer may close the request's body, and a client that gets an answer may have
-// no more to say. An owner or machine that ends its answer only after the whole body is not waited
-// for.
+// hold withholds the end of the body while an answer arrives, because net/http would cut that
+// answer off: a server that has begun to answer may close the request's body, and a client that
+// gets an answer may stop sending. It does not wait for a peer that ends its answer only after the
+// whole body.
 func (r *reader) hold() {
 	if r.wire != nil && r.answered.Load() {
 		r.wire.wait(time.Second)
 	}
 }
 
-// ready answers a read from what there is; s.mu is held.
+// ready answers a read from the bytes at hand; s.mu is held.
 func (r *reader) ready(p []byte) (done bool, n int, err error) {
 	s := r.s
 	switch {
@@ -206,7 +205,7 @@ func (r *reader) ready(p []byte) (done bool, n int, err error) {
 	case s.busy:
 		return false, 0, nil
 	case r.pos != s.BytesRead.Load():
-		return true, 0, errBodySpent // what this try would need next has gone out with another
+		return true, 0, errBodySpent // the next bytes that this try needs have gone out with another try
 	case s.err != nil:
 		return true, 0, s.err
 	case s.closed:
@@ -215,8 +214,8 @@ func (r *reader) ready(p []byte) (done bool, n int, err error) {
 	return false, 0, nil
 }
 
-// take notes what a read has brought; s.mu is held. What a try read that ended meanwhile is for the
-// next one, and kept in any case.
+// take records the result of a read; s.mu is held. Bytes read by a try that has ended meanwhile are
+// always kept, for the next one.
 func (s *Body) take(r *reader, over bool, b []byte, err error) {
 	s.BytesRead.Add(int64(len(b)))
 	if !over {
@@ -229,7 +228,7 @@ func (s *Body) take(r *reader, over bool, b []byte, err error) {
 	}
 }
 
-// end notes that the body has been read to its end; s.mu is held.
+// end records that the body has been read to its end; s.mu is held.
 func (s *Body) end() {
 	s.trailers.take()
 	s.endedAt.Store(time.Now().UnixNano())
@@ -248,14 +247,14 @@ func (r *reader) Close() error {
 func (s *Body) state(r *reader) hop.BodyState {
 	r.end()
 	if !r.asked.Load() {
-		return hop.BodyWhole // s may be in use only by readers that asked
+		return hop.BodyWhole // readers use s only if they have tried to read
 	}
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	if s.spent {
 		return hop.BodySpent
 	}
-	return hop.BodyWhole // a read that is blocked now will be kept
+	return hop.BodyWhole // what a blocked read returns will be kept
 }
 
 // delivered reports whether a try has got the whole body.
@@ -286,8 +285,8 @@ func (s *Body) Close() {
 	s.unlock()
 }
 
-// unlock gives s.mu back, and then closes the client's body if that is due: it is not ours, so no
-// lock is held.
+// unlock releases s.mu, and then closes the client's body if that is due. The body belongs to the
+// caller, so it is closed with no lock held.
 func (s *Body) unlock() {
 	due := s.closing && !s.busy && !s.closed
 	s.closed = s.closed || due
@@ -297,9 +296,10 @@ func (s *Body) unlock() {
 	}
 }
 
-// Ahead reads a body of n bytes into memory before anything is sent. Memory is reserved as the body
-// comes: who announces much and sends nothing holds nothing. Where there is no more, what has come
-// is kept and the rest stays unread. It is called before the first try, and may be left behind.
+// Ahead reads a body of n bytes into memory before anything is sent. Memory is reserved as bytes
+// arrive, so a client that announces a large body and sends nothing reserves nothing. When memory
+// runs out, what has arrived is kept and the rest stays unread. Ahead is called before the first
+// try, and its caller may give up on it.
 func (s *Body) Ahead(n int) error {
 	s.mu.Lock()
 	s.busy = true
@@ -309,7 +309,7 @@ func (s *Body) Ahead(n int) error {
 	for size := 0; err == nil && len(kept) <= n; {
 		if len(kept) == size {
 			if size = max(2*size, FirstAhead); size >= n {
-				size = n + 1 // to see the end
+				size = n + 1 // one more, to see the end
 			}
 			if !s.room(size, n) {
 				break
@@ -343,10 +343,10 @@ func (s *Body) Ahead(n int) error {
 	return s.err
 }
 
-// FirstAhead holds most forms and calls.
+// FirstAhead is large enough for most forms and API calls.
 const FirstAhead = 4 << 10
 
-// room asks for memory up to size, of a body of n bytes, unless nobody wants it any more.
+// room reserves memory up to size, for a body of n bytes, unless the body is no longer wanted.
 func (s *Body) room(size, n int) bool {
 	s.mu.Lock()
 	defer s.mu.Unlock()
@@ -367,7 +367,7 @@ func (s *Body) peek(r *reader) error {
 
 const peekSize = 512
 
-// BodyError is a request whose body could not be read from the client.
+// BodyError says that a request's body could not be read from the client.
 type BodyError struct{ Err error }
 
 func (e *BodyError) Error() string { return "backhaul: reading the request's body: " + e.Err.Error() }

@@ -15,29 +15,29 @@ import (
 )
 
 // Conn is one connection to a peer: HTTP/1.1 for one request at a time, or HTTP/2 for many. It
-// wraps [http.ClientConn], which sends a request once and never again: the loops of
-// [http.Transport], which execute some requests twice, are not in the way.
+// wraps [http.ClientConn], which sends a request once, and so avoids the loops of [http.Transport],
+// which execute some requests twice.
 type Conn struct {
 	HTTP   *http.ClientConn
 	Wire   *Wire
-	Peer   *peer // of HTTP/1.1
+	Peer   *peer // over HTTP/1.1
 	epoch  uint64
 	idleAt time.Time
 
-	Upgraded bool // it is no HTTP any more: whoever has it ends it, in one way or the other
+	Upgraded bool // no longer HTTP: its holder ends it
 
-	// Of HTTP/2; the lock of mux guards the rest.
+	// Used over HTTP/2; the rest is guarded by the lock of mux.
 	mux     *mux
 	Class   int
 	most    int // streams at once
 	Streams int // in use
 	used    bool
-	alone   bool // of one request; not among the mux's connections
-	retired bool // no further streams
+	alone   bool // used by one request; not among the mux's connections
+	retired bool // opens no further streams
 }
 
-// roundTrip sends a request over HTTP/1.1 and returns the answer with its body, or says how that
-// failed. body is the request's body if it has one.
+// roundTrip sends a request over HTTP/1.1 and returns the answer with its body, or how the try
+// failed. body is nil if the request has none.
 func (c *Conn) roundTrip(
 	req *http.Request, body *reader, x *Exchange,
 ) (*http.Response, hop.Failure, error) {
@@ -71,9 +71,9 @@ func (c *Conn) roundTrip(
 	return nil, hop.FailureReset, err
 }
 
-// send sends a request. net/http does not return, whatever happens, before a read of the request's
-// body does, and that may wait for a client: where the body is not all here, it is left behind once
-// the context or the connection has ended.
+// send sends a request. net/http returns only after its read of the request's body has returned,
+// and that read may wait for a client. So if part of the body is still to come, send abandons the
+// call when the context or the connection ends.
 func (c *Conn) send(req *http.Request, body *reader) (*http.Response, error) {
 	if body == nil || body.s.whole {
 		return c.HTTP.RoundTrip(req)
@@ -120,8 +120,8 @@ func (c *Conn) send(req *http.Request, body *reader) (*http.Response, error) {
 	}
 }
 
-// abandonWait is what net/http may take to notice that a context has ended, and brokenLooks of
-// these what it may take to hand over an answer that came before the connection's end.
+// abandonWait is the time that net/http gets to notice that a context has ended. brokenLooks times
+// that is what it gets to hand over an answer that arrived before the connection's end.
 const (
 	abandonWait = 5 * time.Millisecond
 	brokenLooks = 40
@@ -134,15 +134,15 @@ func brokeOff(err error) bool {
 		errors.Is(err, net.ErrClosed) || errors.As(err, &op)
 }
 
-// More reports whether more of an answer over HTTP/1.1 is there to be read, as far as can be told.
-// drained says that nothing of it is left of what was read ahead; before the body is read that is
-// so where its head came last.
+// More reports whether more of an answer over HTTP/1.1 can be read, as far as is known. drained
+// says that no read-ahead bytes remain; before the body is read, that is true if the head's last
+// byte was the last to arrive.
 func (c *Conn) More(drained bool) bool {
 	return !drained && !c.Wire.blank.Load() || c.Wire.kernel.Holds(c.Wire.got.Load())
 }
 
-// Free reports whether the connection can take another request: the answer was read to its end, and
-// so was the request.
+// Free reports whether the connection can take another request: both the request and the answer
+// have been read to their ends.
 func (c *Conn) Free() bool { return c.HTTP.Err() == nil && c.HTTP.Available() == 1 }
 
 func (c *Conn) Close() { c.HTTP.Close() }

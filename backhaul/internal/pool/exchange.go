@@ -22,55 +22,55 @@ type Exchange struct {
 
 	// Expect: the peer asks for the body with "100 Continue" before we read a byte of it.
 	Expect bool
-	// Patience bounds the wait for that word; 0 means none.
+	// Patience bounds the wait for "100 Continue"; 0 means none.
 	Patience time.Duration
-	// Peek: the client's first byte comes before the peer gets anything. The client of an owner is an
-	// edge: it sends the first byte when the owner has asked for it, and until then may take the
+	// Peek: nothing is sent to the peer before the client's first byte has arrived. An owner's client
+	// is an edge: it sends that byte when the owner has asked for it, and until then may send the
 	// request elsewhere.
 	Peek bool
-	// Once: more of the body may go out than is kept. Such a request gets a connection of its own at
-	// once, where peers have been seen to refuse streams.
+	// Once: more of the body may be sent than is kept. Such a request gets its own connection at once
+	// if peers have been seen to refuse streams.
 	Once bool
-	// Ask: the peer gets as much of the body as is kept, and says "100 Continue" when it may have the
-	// rest. Over HTTP/2 this is for bodies of unknown length, which may be one half of a conversation:
-	// the peer's side may have to speak first.
+	// Ask: the peer gets as much of the body as is kept, and sends "100 Continue" when it is ready for
+	// the rest. Over HTTP/2 this is for bodies of unknown length, which may be half of a conversation
+	// in which the peer speaks first.
 	Ask bool
-	// Admitted is called when that word comes.
+	// Admitted is called when "100 Continue" arrives.
 	Admitted func()
 	// Ready is called when there is a connection, before anything is sent.
 	Ready func()
-	// Finish: over HTTP/2, the answer is read to its end, whoever wants it.
+	// Finish: over HTTP/2, the answer is read to its end even if the caller leaves.
 	Finish bool
 
 	reused bool // others have used the connection before
 }
 
-// Peer is whom a request is sent to, and how to get there.
+// Peer names the recipient of a request, and says how to reach it.
 type Peer struct {
 	Name     PeerName
-	Epoch    uint64 // of a machine, or an owner's incarnation
+	Epoch    uint64 // of a machine; for an owner, its incarnation
 	Dial     Dialer
 	RTT      time.Duration // of the path
 	RTTKnown bool
 }
 
-// Used is what a try used, and gives back.
+// Used holds what a try used and has to give back.
 type Used struct {
 	Pool   *Pool
-	Conn   *Conn       // of the answer
-	wire   *Wire       // of HTTP/1.1: the last one
-	Stream *Stream     // of HTTP/2
-	full   *fullAnswer // of an answer that is read to its end
-	last   *reader     // the body of the last attempt
+	Conn   *Conn       // that carries the answer
+	wire   *Wire       // the last one, over HTTP/1.1
+	Stream *Stream     // over HTTP/2
+	full   *fullAnswer // an answer that is read to its end
+	last   *reader     // the body in the last attempt
 }
 
-// Release gives a connection back. It reports whether the machine works on the request for all that
-// is known: then what is left of it is for a [Lingering].
+// Release gives a connection back. It reports whether the machine may still be working on the
+// request; what is left is then passed to a [Lingering].
 func (u *Used) Release() (left bool) {
 	switch {
 	case u.wire != nil:
 		if left = u.wire.settle(); left && u.Conn != nil {
-			u.Conn.Close() // net/http's part of it
+			u.Conn.Close() // closes net/http's side
 			u.Conn = nil
 		}
 	case u.Stream != nil:
@@ -79,14 +79,14 @@ func (u *Used) Release() (left bool) {
 	if u.full != nil {
 		u.full.Close()
 		if left && u.Sent() {
-			return true // it goes on
+			return true // the machine still works on it
 		}
 	}
 	u.over()
 	return left
 }
 
-// over gives back a connection that is not needed any more.
+// over gives back a connection that is no longer needed.
 func (u *Used) over() {
 	if u.Stream != nil {
 		u.Stream.Cancel(ErrStreamOver)
@@ -100,12 +100,12 @@ func (u *Used) over() {
 	}
 }
 
-// Sent reports whether the peer has got the whole request.
+// Sent reports whether the peer has received the whole request.
 func (u *Used) Sent() bool { return u.last == nil || u.last.s.delivered(u.last) }
 
-// MaxStale is how many dead pooled connections and refused streams are met before the request gets
-// a new connection of its own: a peer that ends its connections after some requests serves the
-// first one on each.
+// MaxStale is how many dead pooled connections and refused streams a request meets before it gets a
+// new connection of its own. Even a peer that closes connections after a few requests serves the
+// first request on each.
 const MaxStale = 2
 
 var errSwitched = errors.New(
@@ -113,12 +113,12 @@ var errSwitched = errors.New(
 )
 
 // MaxOwn is how many connections of its own a request gets. A peer that refuses even the first
-// stream will not take it.
+// stream of those will not take it.
 const MaxOwn = 3
 
-// Do sends out and returns the answer's head. Dead pooled connections are passed over: as nothing
-// was written, nothing has happened. Nor has it where the peer refuses a stream, as each does that
-// is about to end a connection and gets one more request on it. out belongs to do until then.
+// Do sends out and returns the answer's head. It skips dead pooled connections: nothing was written
+// to them, so nothing has happened. The same holds for a refused stream, which is how a peer that
+// is about to close a connection answers a late request. out belongs to Do until it returns.
 func (x *Exchange) Do(out *http.Request) (*http.Response, hop.Failure, error) {
 	for n := 0; ; n++ {
 		c, reused, err := x.Pool.get(out.Context(), x, n >= MaxStale)
@@ -165,7 +165,7 @@ func (x *Exchange) Do(out *http.Request) (*http.Response, hop.Failure, error) {
 		if x.H2 && !x.full.goesOn() {
 			x.full = nil
 			if fail == hop.FailureRefused {
-				c.mux.retire(c) // it and we disagree on what it can take
+				c.mux.retire(c) // our idea of its stream limit is wrong: stop using it
 			}
 			x.Pool.Put(c)
 		}
@@ -176,8 +176,8 @@ func (x *Exchange) Do(out *http.Request) (*http.Response, hop.Failure, error) {
 	}
 }
 
-// send is one attempt over one connection. A peer that does not ask for the body in time is cut
-// off.
+// send makes one attempt over one connection. It cuts off a peer that does not ask for the body in
+// time.
 func (x *Exchange) send(c *Conn, out *http.Request) (*http.Response, hop.Failure, error) {
 	body := x.last
 	if !x.H2 {
@@ -228,7 +228,7 @@ func (x *Exchange) giveBack(c *Conn) {
 	x.Pool.Put(c)
 }
 
-// State returns what a further try could send as the body.
+// State returns what another try could send as the body.
 func (x *Exchange) State() hop.BodyState {
 	if x.last == nil {
 		return hop.BodyWhole
@@ -236,14 +236,14 @@ func (x *Exchange) State() hop.BodyState {
 	return x.Body.state(x.last)
 }
 
-// Done ends the last try's claim on the body, where there is an answer already.
+// Done releases the last try's claim on the body once an answer has arrived.
 func (x *Exchange) Done() {
 	if x.last != nil {
 		x.last.end()
 	}
 }
 
-// dialFailure says why there is no connection. ctx is the request's.
+// dialFailure says why there is no connection. ctx is the request's context.
 func dialFailure(ctx context.Context, err error) hop.Failure {
 	switch {
 	case errors.Is(ctx.Err(), context.Canceled):
@@ -257,7 +257,7 @@ func dialFailure(ctx context.Context, err error) hop.Failure {
 	return hop.FailureDial
 }
 
-// ended says what failed when a request's context has ended, once a connection had been made.
+// ended says what failed when the request's context ended after a connection had been made.
 func ended(ctx context.Context, sent bool) (hop.Failure, error) {
 	switch {
 	case errors.Is(ctx.Err(), context.Canceled):

@@ -9,10 +9,10 @@ import (
 	"github.com/ebbkit/ebb/backhaul/internal/hop"
 )
 
-// follow is what a connection to a machine knows of the present exchange, beside net/http: that
-// closes a connection as soon as its caller does not want the answer any more, while the machine
-// works on. A connection whose request has been sent and not been answered is then left to whoever
-// holds the slot, who reads on:
+// follow tracks the present exchange on a connection to a machine, beside net/http. net/http closes
+// a connection as soon as its caller no longer wants the answer, while the machine still works on
+// it. If the request was sent and not answered, the connection is then left to the holder of the
+// slot, which goes on reading:
 //
 //	quiet --first byte of a request--> sent --close, settle--> left
 //	  ^------settle: it is answered, or the machine has ended it------'
@@ -21,7 +21,7 @@ type follow struct {
 	state    atomic.Int32
 	reader   sync.Mutex    // held while net/http reads
 	bodiless atomic.Bool   // the request is a HEAD
-	tail     hop.AnswerEnd // of whoever reads
+	tail     hop.AnswerEnd // fed by whoever reads
 	answered atomic.Bool
 	ended    atomic.Bool // by the machine
 }
@@ -42,18 +42,18 @@ func (f *follow) begin() {
 	f.ended.Store(false)
 }
 
-// write notes that a part of a request is sent: before that, since the answer may be quicker than
-// the return of the write.
+// write notes that part of a request is about to be sent. It is called before the write, because
+// the answer may arrive before the write returns.
 func (f *follow) write() {
 	if f.on && f.state.Load() == followQuiet {
 		f.state.CompareAndSwap(followQuiet, followSent)
 	}
 }
 
-// unsent notes that nothing of a request could be sent.
+// unsent notes that none of a request could be sent.
 func (f *follow) unsent() { f.state.CompareAndSwap(followSent, followQuiet) }
 
-// read takes in what a read has brought.
+// read takes in the result of a read.
 func (f *follow) read(p []byte, err error) {
 	if !f.on {
 		return

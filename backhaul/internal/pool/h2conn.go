@@ -14,8 +14,8 @@ import (
 	"github.com/ebbkit/ebb/backhaul/internal/tcp"
 )
 
-// Stream is one request on an HTTP/2 connection: what must be told apart when it fails is not the
-// connection's bytes, but what became of the stream.
+// Stream is one request on an HTTP/2 connection. When it fails, what matters is what became of the
+// stream, not which bytes the connection has carried.
 type Stream struct {
 	Cancel context.CancelCauseFunc
 	Wrote  atomic.Bool // its head was handed to the connection
@@ -23,13 +23,13 @@ type Stream struct {
 	over   atomic.Bool // the peer has ended it
 }
 
-// Works reports whether the peer works on the request for all that is known.
+// Works reports whether the peer may still be working on the request.
 func (s *Stream) Works() bool { return s.Wrote.Load() && !s.over.Load() }
 
-// aborted is called when net/http closes the request's body, which it does when it has given the
-// stream up, or when the answer is an error. Then it waits for a read of the body to return, which
-// a slow client may hold up; cancelling the stream ends that wait. Where the answer is what closed
-// the body, RoundTrip returns at once and all is well.
+// aborted is called when net/http closes the request's body: because it has given the stream up, or
+// because the answer is an error. net/http then waits until a read of the body returns, which a
+// slow client may delay; cancelling the stream ends that wait. If the answer closed the body,
+// RoundTrip returns at once and nothing is cancelled.
 func (s *Stream) aborted() {
 	if s.back.Load() {
 		return
@@ -48,8 +48,7 @@ var (
 	errNotAdmitted = tcp.TimeoutError("backhaul: the owner did not ask for the body in time")
 )
 
-// open prepares a request for a stream of its own. word is called when the peer says "100
-// Continue".
+// open prepares a request for its own stream. word is called when the peer sends "100 Continue".
 func open(req *http.Request, word func()) (*http.Request, *Stream) {
 	s := new(Stream)
 	ctx, cancel := context.WithCancelCause(req.Context())
@@ -72,7 +71,7 @@ func (c *Conn) roundTrip2(
 	resp, err := c.HTTP.RoundTrip(req)
 	s.back.Store(true)
 	if err == nil {
-		if req.Method == http.MethodHead { // net/http has another empty body here
+		if req.Method == http.MethodHead { // net/http uses a different empty body for HEAD
 			resp.Body = http.NoBody
 		}
 		if resp.Body != http.NoBody {
@@ -98,7 +97,7 @@ func (c *Conn) roundTrip2(
 		return nil, hop.FailureClient, &BodyError{body.s.broken()}
 	case notStarted(err):
 		return nil, hop.FailureRefused, err
-	case !sent && (x.reused || !c.alone): // it may have ended under others since
+	case !sent && (x.reused || !c.alone): // it may have ended under other requests since
 		return nil, hop.FailureStale, err
 	case !sent:
 		return nil, hop.FailureUnsent, err
@@ -114,8 +113,8 @@ func (c *Conn) roundTrip2(
 	return nil, hop.FailureReset, err
 }
 
-// StreamBody is the body of an answer over HTTP/2. To close it ends the stream: net/http by itself
-// waits for a read of the request's body to return, which a slow client may hold up.
+// StreamBody is the body of an answer over HTTP/2. Closing it ends the stream: net/http alone would
+// wait for a read of the request's body to return, which a slow client may delay.
 type StreamBody struct {
 	io.ReadCloser
 	S   *Stream
@@ -124,7 +123,7 @@ type StreamBody struct {
 
 func (b *StreamBody) Read(p []byte) (int, error) {
 	n, err := b.ReadCloser.Read(p)
-	// What we cancelled ourselves may have come to its end before.
+	// A stream that we cancelled ourselves may have ended before.
 	if err == io.EOF || err != nil && b.Ctx.Err() == nil {
 		b.S.over.Store(true)
 	}
@@ -137,8 +136,8 @@ func (b *StreamBody) Close() error {
 	return nil
 }
 
-// h2Error has the shape of net/http's error of a stream, which cannot be named but fills in what
-// looks like it.
+// h2Error has the shape of net/http's stream error. That type is not exported, but errors.As fills
+// in a type with the same fields.
 type h2Error struct {
 	StreamID uint32
 	Code     uint32
@@ -152,9 +151,9 @@ const (
 	CodeRefused  = 0x7
 )
 
-// notStarted reports whether the peer has said that it did not process a stream: it refused it, or
-// named an earlier one as its last. The errors of the latter have no names outside of net/http; a
-// test holds their words to it.
+// notStarted reports whether the peer has said that it did not process a stream: it refused the
+// stream, or named an earlier one as its last. net/http does not export the errors for the latter;
+// a test pins their text.
 func notStarted(err error) bool {
 	var e h2Error
 	if errors.As(err, &e) {
@@ -165,7 +164,7 @@ func notStarted(err error) bool {
 		strings.Contains(s, "Transport received GOAWAY from server")
 }
 
-// misunderstood reports whether it is us who did not accept what the peer sent.
+// misunderstood reports whether we rejected what the peer sent.
 func misunderstood(err error) bool {
 	var e h2Error
 	if errors.As(err, &e) {

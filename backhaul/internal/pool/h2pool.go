@@ -14,10 +14,11 @@ import (
 	"github.com/ebbkit/ebb/backhaul/internal/hop"
 )
 
-// mux keeps the HTTP/2 connections to one peer on one lane. A request gets a stream of a connection
-// that has one free, or waits for a new connection: never for a stream on a connection that may not
-// get one ([http.Transport] does that, and hangs). A new connection is used when the peer's
-// SETTINGS have come: then it is known how many streams it takes, and that somebody is there.
+// mux keeps the HTTP/2 connections to one peer on one lane. A request gets a stream on a connection
+// that has a free one, or waits for a new connection. It never waits for a stream on a connection
+// that may not get one, as [http.Transport] does, which then hangs. A new connection is used once
+// the peer's SETTINGS have arrived: they show that somebody is there, and how many streams it
+// accepts.
 type mux struct {
 	pool *Pool
 	key  PeerKey
@@ -29,12 +30,12 @@ type mux struct {
 	Conns   []*Conn
 	dials   dials
 	waiting int
-	perConn int // streams that the last connection took
+	perConn int // how many streams the last connection accepted
 	timer   *time.Timer
 	gone    bool
-	ended   []*Conn // to be closed when m.Mu is given back
+	ended   []*Conn // to be closed when m.Mu is released
 
-	change signal // something got free, came or failed
+	change signal // raised when a stream is free, or a connection has come or failed
 }
 
 // dials are the attempts to connect to a peer.
@@ -44,8 +45,8 @@ type dials struct {
 	err    error // of the last one that failed
 }
 
-// signal wakes all that wait for it. It has a lock of its own: net/http tells of free streams
-// whatever we hold.
+// signal wakes everybody who waits for it. It has its own lock, because net/http reports free
+// streams whatever locks we hold.
 type signal struct {
 	mu sync.Mutex
 	c  chan struct{}
@@ -70,12 +71,12 @@ func (s *signal) wake() {
 }
 
 const (
-	// maxConns bounds the connections of a mux: with the usual 250 streams each, far above what a
+	// maxConns bounds the connections of a mux: with the usual 250 streams each, far more than a
 	// process can serve.
 	maxConns = 256
-	// usualStreams is what a peer is expected to take until it has said so.
+	// usualStreams is how many streams a peer is expected to accept until it has said so.
 	usualStreams = 100
-	// reclass is how often the class of a path is looked at again.
+	// reclass is how often the window class of a path is checked.
 	reclass = time.Second
 )
 
@@ -85,8 +86,8 @@ var (
 	errGone     = errors.New("backhaul: these connections have left the pool: look again")
 )
 
-// unlock gives m.Mu back, and then closes the connections that have ended: what is below them is
-// not ours, so no lock is held.
+// unlock releases m.Mu, and then closes the connections that have ended. They belong to the
+// caller's dialer, so no lock is held.
 func (m *mux) unlock() {
 	ended := m.ended
 	m.ended = nil
@@ -105,7 +106,7 @@ func (m *mux) get(ctx context.Context, x *Exchange) (c *Conn, reused bool, err e
 	defer m.unlock()
 	if had, due := m.stale(); due {
 		m.unlock()
-		class := m.pool.class(x, had) // which asks how much memory is in use
+		class := m.pool.class(x, had) // reads how much memory is in use
 		m.Mu.Lock()
 		m.classify(x, class)
 	}
@@ -137,7 +138,7 @@ func (m *mux) get(ctx context.Context, x *Exchange) (c *Conn, reused bool, err e
 		change := m.change.next()
 		m.unlock()
 		if late == nil && limit > 0 {
-			t := time.NewTimer(2 * limit) // the dial under way, and once more
+			t := time.NewTimer(2 * limit) // the dial under way, and one more
 			defer t.Stop()
 			late = t.C
 		}
@@ -182,8 +183,8 @@ func (m *mux) own(ctx context.Context, x *Exchange) (*Conn, error) {
 	return c, nil
 }
 
-// reserve takes a stream of the first connection that has one; m.Mu is held. First ones fill up
-// first, so that the others die of age.
+// reserve takes a stream on the first connection that has a free one; m.Mu is held. Earlier
+// connections fill up first, so that the others expire.
 func (m *mux) reserve() *Conn {
 	for i := 0; i < len(m.Conns); i++ {
 		c := m.Conns[i]
@@ -200,13 +201,13 @@ func (m *mux) reserve() *Conn {
 	return nil
 }
 
-// stale reports whether the class is to be chosen again, as it is now and then, and which one there
-// is; m.Mu is held.
+// stale reports whether it is time to check the class again, and returns the present one; m.Mu is
+// held.
 func (m *mux) stale() (had int, due bool) {
 	return m.had(), m.checked.IsZero() || time.Since(m.checked) >= reclass
 }
 
-// had returns the class that connections have; -1 when there are none.
+// had returns the class of the connections, or -1 if there are none.
 func (m *mux) had() int {
 	if len(m.Conns) == 0 {
 		return -1
@@ -214,8 +215,8 @@ func (m *mux) had() int {
 	return m.class
 }
 
-// classify takes over a class that was chosen; m.Mu is held. Where it has changed, a connection of
-// the new class is made and takes over; those of the old one end with their streams.
+// classify adopts a chosen class; m.Mu is held. If the class has changed, a connection of the new
+// class is made and replaces the old ones, which end with their streams.
 func (m *mux) classify(x *Exchange, class int) {
 	had := m.had()
 	m.checked, m.class = time.Now(), class
@@ -224,7 +225,7 @@ func (m *mux) classify(x *Exchange, class int) {
 	}
 }
 
-// start dials on a goroutine of its own, so that a request that gives up takes no connection from
+// start dials on its own goroutine, so that a request that gives up does not take a connection from
 // others; m.Mu is held.
 func (m *mux) start(ctx context.Context, x *Exchange, class int) {
 	m.dials.now++
@@ -310,7 +311,7 @@ func (m *mux) dial(
 	return c, nil
 }
 
-// MaxStreams bounds the streams of one connection, whatever the peer would take.
+// MaxStreams bounds the streams of one connection, however many the peer would accept.
 const MaxStreams = 1000
 
 // hello waits for the first frame of a peer.
@@ -319,7 +320,7 @@ type hello struct {
 	done     chan struct{}
 	over     bool
 
-	forbidden bool // it says 403, and says it in HTTP/1.1
+	forbidden bool // it answered 403, in HTTP/1.1
 }
 
 func (h *hello) feed(p []byte, err error) {
@@ -351,8 +352,7 @@ func (m *mux) put(c *Conn) {
 	m.change.wake()
 }
 
-// share lets others use a connection that was one request's own, where they may need it; m.Mu is
-// held.
+// share opens a connection that belonged to one request to others that may need it; m.Mu is held.
 func (m *mux) share(c *Conn) {
 	c.alone = false
 	room := slices.ContainsFunc(m.Conns, func(o *Conn) bool { return o.Streams < o.most })
@@ -366,15 +366,15 @@ func (m *mux) share(c *Conn) {
 	c.HTTP.SetStateHook(func(*http.ClientConn) { m.change.wake() })
 }
 
-// endIfUnused closes a connection that takes no more streams after its last one; its mux's lock is
-// held, and it is closed when that is given back.
+// endIfUnused closes a connection that takes no more streams once its last one has ended. The lock
+// of its mux is held, and the connection is closed when that is released.
 func (c *Conn) endIfUnused() {
 	if c.retired && c.Streams == 0 {
 		c.mux.ended = append(c.mux.ended, c)
 	}
 }
 
-// renew leaves the connections of an older epoch to their streams; m.Mu is held.
+// renew lets the connections of an older epoch end with their streams; m.Mu is held.
 func (m *mux) renew(epoch uint64) {
 	if epoch <= m.epoch {
 		return
@@ -383,7 +383,7 @@ func (m *mux) renew(epoch uint64) {
 	m.drop(func(*Conn) bool { return true })
 }
 
-// retire opens no further streams on a connection, as the peer has refused one.
+// retire opens no further streams on a connection because the peer has refused one.
 func (m *mux) retire(c *Conn) {
 	m.pool.refused.Store(true)
 	m.Mu.Lock()
@@ -411,8 +411,8 @@ func (m *mux) arm() {
 	}
 }
 
-// expire closes what has been idle for too long, and takes a mux without connections out of the
-// pool.
+// expire closes connections that have been idle too long, and removes a mux without connections
+// from the pool.
 func (m *mux) expire() {
 	m.Mu.Lock()
 	defer m.unlock()
@@ -438,7 +438,7 @@ func (m *mux) expire() {
 	m.pool.Muxes.CompareAndDelete(m.key, m)
 }
 
-// closeIdle closes the connections that carry nothing.
+// closeIdle closes connections without streams.
 func (m *mux) closeIdle() {
 	m.Mu.Lock()
 	defer m.unlock()

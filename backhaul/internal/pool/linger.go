@@ -12,17 +12,17 @@ import (
 	"github.com/ebbkit/ebb/balance"
 )
 
-// Lingering holds the slot of a request that its client has left, until the machine is done with it
-// for all that can be known. It has a goroutine of its own, which such a request gets then.
+// Lingering holds the slot of a request whose client has left, until the machine is done with it as
+// far as can be known. It runs on its own goroutine.
 type Lingering struct {
 	Used
 	Gate  *balance.Gate
 	Epoch uint64
 	App   balance.App
-	Sent  bool // the machine has got the whole request
+	Sent  bool // the machine has received the whole request
 	Began time.Time
 	Times *AppTimes
-	Free  func() // the slot
+	Free  func() // releases the slot
 	Hook  func(freed hop.Freed, held time.Duration)
 
 	left  time.Time
@@ -31,15 +31,15 @@ type Lingering struct {
 }
 
 const (
-	// MaxDropped is how much of an answer is read for nobody: more than small answers have, and
-	// nothing like a download. Who sends more is reset, which ends the work of whoever writes.
+	// MaxDropped is how much of an answer is read and discarded: more than small answers contain, and
+	// far less than a download. A connection that sends more is reset, which stops the sender.
 	MaxDropped = 1 << 20
-	// MaxLingering bounds the connections that wait for machines without a hard limit, which
-	// nothing else does.
+	// MaxLingering bounds the connections that wait for machines without a hard limit, where nothing
+	// else bounds them.
 	MaxLingering = 1000
 )
 
-// Start holds the slot. u is what release has left over.
+// Start holds the slot. u is what Release has left.
 func (l *Lingering) Start(u Used) {
 	l.Used, l.left, l.gone = u, time.Now(), make(chan struct{})
 	go func() {
@@ -67,8 +67,8 @@ func (l *Lingering) end(how hop.Freed) {
 	}
 }
 
-// tells reports whether the machine is told that nobody waits for its answer. One that has not got
-// the whole request is in any case: it would wait for the rest.
+// tells reports whether the machine is told that nobody waits for its answer. A machine that has
+// not received the whole request always is: it would wait for the rest.
 func (l *Lingering) tells() bool { return !l.App.FinishAbandoned || !l.Sent }
 
 // wait returns when the slot may be free.
@@ -79,7 +79,7 @@ func (l *Lingering) wait() hop.Freed {
 	case l.tells():
 		return l.hold(
 			l.Times.P99(l.App.ID),
-		) // the stream has been reset, and nothing is heard of it any more
+		) // the stream has been reset, so nothing more is heard of it
 	}
 	late := time.NewTimer(l.patience())
 	defer late.Stop()
@@ -97,8 +97,8 @@ func (l *Lingering) wait() hop.Freed {
 	}
 }
 
-// patience bounds the wait for a machine that says nothing. That of one that was not told is for
-// what never ends.
+// patience bounds the wait for a machine that sends nothing. If the machine was not told, the bound
+// only covers exchanges that never end.
 func (l *Lingering) patience() time.Duration {
 	if l.tells() {
 		return cmp.Or(l.App.AbandonedHold, hop.MaxHold)
@@ -106,7 +106,7 @@ func (l *Lingering) patience() time.Duration {
 	return cmp.Or(hop.BoundsOf(&l.App).Answer, 1<<62)
 }
 
-// hold waits until so long after the client has left, or until what the app says.
+// hold waits until d after the client has left, or for as long as the app's row says.
 func (l *Lingering) hold(d time.Duration) hop.Freed {
 	t := time.NewTimer(time.Until(l.left.Add(cmp.Or(l.App.AbandonedHold, d))))
 	defer t.Stop()
@@ -117,8 +117,8 @@ func (l *Lingering) hold(d time.Duration) hop.Freed {
 	return hop.FreedClosed
 }
 
-// answered learns from a request that has been answered in the end: else only those would count
-// that are quicker than their clients.
+// answered learns from a request that was answered after all: otherwise only requests that are
+// faster than their clients would count.
 func (l *Lingering) answered() { l.Times.Observe(l.App.ID, time.Since(l.Began)) }
 
 // follow waits for the end of an answer over HTTP/1.1.
@@ -132,7 +132,7 @@ func (l *Lingering) follow() hop.Freed {
 		}
 	}
 	if l.tells() && w.CloseWrite() != nil {
-		return l.reset() // the next best way to say it
+		return l.reset() // it cannot be told in any other way
 	}
 	w.Conn.SetReadDeadline(l.left.Add(l.patience())) //nolint:errcheck // the read fails then
 	small := make([]byte, tcp.SmallSize)
@@ -155,7 +155,7 @@ func (l *Lingering) follow() hop.Freed {
 			tcp.Reset(w.Conn)
 			return hop.FreedSilent
 		case err != nil && !l.tells():
-			return hop.FreedClosed // by itself, as it might with a client that waits
+			return hop.FreedClosed // by itself, as it might have done with a client
 		case err != nil, l.tells() && dropped > MaxDropped:
 			return l.reset()
 		case n == len(buf) && large == nil:
@@ -165,24 +165,24 @@ func (l *Lingering) follow() hop.Freed {
 	}
 }
 
-// reset ends the connection, and holds the slot as long as the app's requests take: its machine may
-// still work on this one.
+// reset resets the connection, and holds the slot for as long as the app's requests take: the
+// machine may still work on this one.
 func (l *Lingering) reset() hop.Freed {
 	tcp.Reset(l.wire.Conn)
 	return l.hold(l.Times.P99(l.App.ID))
 }
 
-// AppTimes are the service times of apps. It forgets apps that nobody uses: those that have been
-// removed among them.
+// AppTimes holds the service times of apps. It forgets apps that are not used, including those that
+// have been removed.
 type AppTimes struct {
 	of sync.Map // balance.AppID -> *service
 	n  atomic.Int64
 
 	sweeping sync.Mutex
-	most     int64 // when there are more, those are forgotten that have not been used since there were
+	most     int64 // above it, apps that have not been used since the last sweep are forgotten
 }
 
-// servicesMin are few enough to keep.
+// servicesMin is small enough to keep always.
 const servicesMin = 64
 
 type service struct {
@@ -191,8 +191,8 @@ type service struct {
 	times hop.ServiceTimes
 }
 
-// Observe takes in how long an app has worked on a request. Where somebody else does so at the same
-// time, that will do.
+// Observe takes in how long an app worked on a request. It drops the sample if another goroutine is
+// recording one for the same app.
 func (s *AppTimes) Observe(app balance.AppID, d time.Duration) {
 	v, ok := s.of.Load(app)
 	if !ok {
@@ -211,8 +211,8 @@ func (s *AppTimes) Observe(app balance.AppID, d time.Duration) {
 	}
 }
 
-// sweep forgets what has not been used since the last one. The next is due when there are half as
-// many more.
+// sweep forgets apps that have not been used since the last sweep. The next one is due when there
+// are half as many more.
 func (s *AppTimes) sweep() {
 	s.sweeping.Lock()
 	defer s.sweeping.Unlock()

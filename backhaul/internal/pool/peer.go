@@ -9,7 +9,7 @@ import (
 	"github.com/ebbkit/ebb/backhaul/internal/auth"
 )
 
-// peer is where the pool keeps the HTTP/1.1 connections to a peer.
+// peer holds the pool's HTTP/1.1 connections to a peer.
 type peer struct {
 	Pool *Pool
 	name PeerName
@@ -18,13 +18,13 @@ type peer struct {
 	Epoch uint64
 	Idle  []*Conn // the last used one last
 	timer *time.Timer
-	gone  bool    // taken out of the pool: look again
+	gone  bool    // removed from the pool: look it up again
 	ahead bool    // a spare connection is being made
-	ended []*Conn // to be closed when pe.Mu is given back
+	ended []*Conn // to be closed when pe.Mu is released
 }
 
-// unlock gives pe.Mu back, and then closes the connections that have ended: what is below them is
-// not ours, so no lock is held.
+// unlock releases pe.Mu, and then closes the connections that have ended. They belong to the
+// caller's dialer, so no lock is held.
 func (pe *peer) unlock() {
 	ended := pe.ended
 	pe.ended = nil
@@ -59,13 +59,13 @@ func (pe *peer) Take(epoch uint64) *Conn {
 		if c == nil || c.Free() && c.Wire.still() {
 			return c
 		}
-		c.Close() // the peer closed it while it was idle, or sent what nobody had asked for
+		c.Close() // the peer closed it while it was idle, or sent bytes unasked
 	}
 }
 
-// pop takes the last used connection out. A row of an owner's earlier incarnation may still be
-// there when another row has told of the next: who owns the machine now says the process that there
-// is. A machine's earlier epoch is over.
+// pop takes out the last used connection. An owner's row may still name its earlier incarnation
+// when another row has named the next; the process that listens there knows which machines it owns.
+// A machine's earlier epoch, in contrast, is over.
 func (pe *peer) pop(epoch uint64) *Conn {
 	pe.Mu.Lock()
 	defer pe.unlock()
@@ -80,7 +80,7 @@ func (pe *peer) pop(epoch uint64) *Conn {
 	return c
 }
 
-// newest returns the epoch of what is dialled now: perhaps a later one than the request knows.
+// newest returns the epoch that is dialled now, which may be later than the request's.
 func (pe *peer) newest(epoch uint64) uint64 {
 	pe.Mu.Lock()
 	defer pe.Mu.Unlock()
@@ -95,14 +95,13 @@ func (pe *peer) renew(epoch uint64) {
 	}
 }
 
-// drop takes out the n oldest idle connections; pe.Mu is held, and they are closed when it is given
-// back.
+// drop takes out the n oldest idle connections. pe.Mu is held; they are closed when it is released.
 func (pe *peer) drop(n int) {
 	pe.ended = append(pe.ended, pe.Idle[:n]...)
 	pe.Idle = slices.Delete(pe.Idle, 0, n)
 }
 
-// expire closes what has been idle for too long, and takes a peer without connections out.
+// expire closes connections that have been idle too long, and removes a peer without connections.
 func (pe *peer) expire() {
 	pe.Mu.Lock()
 	defer pe.unlock()
@@ -121,10 +120,10 @@ func (pe *peer) expire() {
 	pe.Pool.Peers.CompareAndDelete(pe.name, pe)
 }
 
-// prepare makes spare connections after a request has got its own. A request that has to wait for a
-// connection waits a round trip, or two with TLS. So a peer that has just given its last idle
-// connection away, or all but a few streams, gets another one in the background. A peer that is not
-// used gets none, and one whose connections fail is not pressed.
+// prepare makes spare connections after a request has got its own. A request without a free
+// connection waits one round trip, or two with TLS. So when a request takes a peer's last idle
+// connection, or all but a few streams, another connection is made in the background. A peer that
+// is not used gets none, and one whose connections fail is not dialled again and again.
 func (pe *peer) prepare(x *Exchange) {
 	p := pe.Pool
 	if p.Spare <= 0 {
@@ -141,7 +140,7 @@ func (pe *peer) prepare(x *Exchange) {
 		for {
 			c, err := pe.dial(p.background, dial, limit, epoch)
 			if err == nil {
-				auth.Announce(c.Wire.Conn) //nolint:errcheck // who takes the connection finds out
+				auth.Announce(c.Wire.Conn) //nolint:errcheck // the holder of the connection sees the error
 			}
 			if err == nil && !p.keep(c) {
 				c.Close()

@@ -17,11 +17,11 @@ import (
 
 // Pool keeps connections to peers: owners of machines, or machines. A peer is a name and an epoch,
 // which for an owner is its incarnation; connections of an older epoch are never used again. The
-// last used connection is used first, so that a burst's surplus dies of age.
+// most recently used connection is used first, so that those of a burst expire.
 type Pool struct {
 	PoolConfig
-	transport *http.Transport // of HTTP/1.1
-	// of HTTP/2: without pings and with them, by class
+	transport *http.Transport // for HTTP/1.1
+	// for HTTP/2: without and with pings, by class
 	windows   [2][hop.Classes]atomic.Pointer[http.Transport]
 	Peers     sync.Map // peerName -> *peer
 	Muxes     sync.Map // peerKey -> *mux
@@ -30,7 +30,7 @@ type Pool struct {
 	Guards    tcp.Guards
 	Lingering atomic.Int64
 
-	background context.Context // of connections that are made ahead; ends with the pool
+	background context.Context // for connections made ahead of requests; ends with the pool
 	end        context.CancelFunc
 }
 
@@ -55,16 +55,15 @@ type PoolConfig struct {
 	HeaderTimeout time.Duration
 	MaxHeader     int64
 
-	Bandwidth int64          // of a path, in bytes per second, for the windows of HTTP/2
+	Bandwidth int64          // of a path in bytes per second, for HTTP/2 windows
 	Pressure  func() float64 // the part of the memory limit in use
-	Keys      []hop.AuthKey  // of the cluster; none: owners have certificates, or let anybody in
-	// the peers are machines: no choice of windows, and no pings, which some servers take for an
-	// attack
+	Keys      []hop.AuthKey  // of the cluster; none: owners have certificates or accept everybody
+	// the peers are machines: windows of one size, and no pings, which some servers take for an attack
 	Near  bool
 	Pings Pings
 }
 
-// Limit bounds connecting. An owner's proof takes one round trip more.
+// Limit bounds connecting. A proof by an owner adds one round trip.
 func (p *Pool) Limit(x *Exchange) time.Duration {
 	rtt := x.RTT
 	if len(p.Keys) > 0 {
@@ -81,13 +80,12 @@ func (p *Pool) class(x *Exchange, had int) int {
 	return hop.ChooseClass(x.RTT, x.RTTKnown, p.Bandwidth, p.Pressure(), had)
 }
 
-// Pings are what HTTP/2 asks whether its peer is there: after how long without a word, and how long
-// it waits for one then. They are for connections that the kernel cannot be asked about. A ping
-// waits behind what the peer does not take, and for a peer that stands still; who does not answer
-// it may be slow.
+// Pings says how HTTP/2 checks that its peer is there: after how long a silence, and how long it
+// waits for a reply. Pings are for connections that the kernel cannot report on. They queue behind
+// data that the peer has not read, so a peer that does not reply may only be slow.
 type Pings struct{ After, Wait time.Duration }
 
-// UsualPings bound the silence to 5 s.
+// UsualPings bounds the silence to 5 s.
 var UsualPings = Pings{2 * time.Second, 3 * time.Second}
 
 // transport2 returns the transport whose connections have the windows of a class.
@@ -125,8 +123,7 @@ func (p *Pool) transport2(class int, ping bool) *http.Transport {
 	return t
 }
 
-// Never is how long a body waits for an owner's "100 Continue": the owner always answers, if only
-// by breaking off.
+// Never is how long a body waits for an owner's "100 Continue": the owner always answers or closes.
 const Never = 24 * time.Hour
 
 func NewPool(c PoolConfig) *Pool {
@@ -135,7 +132,7 @@ func NewPool(c PoolConfig) *Pool {
 	return &Pool{
 		PoolConfig: c, background: background, end: end,
 		transport: &http.Transport{
-			// most heads fit; large reads pass it by, and upgraded connections keep it
+			// enough for most heads; large reads bypass it, and upgraded connections keep it
 			ReadBufferSize:         2 << 10,
 			DialContext:            dialWire,
 			DisableCompression:     true, // bodies pass as they are
@@ -149,8 +146,8 @@ func NewPool(c PoolConfig) *Pool {
 // Dialer connects to a peer.
 type Dialer func(ctx context.Context) (net.Conn, error)
 
-// dialing carries a dialer into the transport's DialContext, and the connection out of it; or in,
-// where it is there already.
+// dialing carries a dialer into the transport's DialContext and the connection out of it, or in, if
+// there is one already.
 type dialing struct {
 	pool *Pool
 	peer string
@@ -158,7 +155,7 @@ type dialing struct {
 	wire *Wire
 }
 
-// Connect connects to a peer. Of HTTP/2, hello is fed with what the peer says.
+// Connect connects to a peer. Over HTTP/2, hello is fed with what the peer sends.
 func (p *Pool) Connect(ctx context.Context, dial Dialer, peer string, h *hello) (*Wire, error) {
 	nc, err := dial(ctx)
 	if err != nil {
@@ -194,8 +191,8 @@ func dialWire(ctx context.Context, _, _ string) (net.Conn, error) {
 	return w, nil
 }
 
-// get returns a connection for an exchange: an idle one, or a new one; of HTTP/2 also one that
-// others use. fresh demands a new one, which nobody else uses before the exchange has ended. reused
+// get returns a connection for an exchange: an idle one or a new one, or over HTTP/2 one that
+// others use. fresh demands a new one that no other exchange uses until this one has ended. reused
 // says that others have used it before.
 func (p *Pool) get(ctx context.Context, x *Exchange, fresh bool) (c *Conn, reused bool, err error) {
 	if x.H2 {
@@ -244,8 +241,8 @@ func (p *Pool) Peer(name PeerName) *peer {
 	return v.(*peer)
 }
 
-// Put takes a connection back after its answer has been read, or closes it. One that was upgraded
-// and has not been closed before has not ended well.
+// Put takes a connection back after its answer has been read, or closes it. An upgraded connection
+// that has not been closed before did not end cleanly.
 func (p *Pool) Put(c *Conn) {
 	if c.Upgraded {
 		c.Wire.Abort()
@@ -261,7 +258,7 @@ func (p *Pool) Put(c *Conn) {
 }
 
 func (p *Pool) keep(c *Conn) bool {
-	pe := p.Peer(c.Peer.name) // the conn's own may have been taken out while it was in use
+	pe := p.Peer(c.Peer.name) // the conn's own may have been removed while it was in use
 	pe.Mu.Lock()
 	defer pe.unlock()
 	pe.renew(c.epoch)

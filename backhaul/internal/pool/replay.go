@@ -2,7 +2,7 @@ package pool
 
 import "sync/atomic"
 
-// Memory bounds the bytes of bodies that are kept for another try, of all requests together.
+// Memory bounds the bytes of bodies that are kept for another try, over all requests.
 type Memory struct {
 	Most int64
 	used atomic.Int64
@@ -19,18 +19,17 @@ func (m *Memory) reserve(n int64) bool {
 	return true
 }
 
-// replay is what is kept of a body for another try: all that was read of it, until something is not
-// kept.
+// replay keeps a body for another try: everything that was read, until some bytes are not kept.
 type replay struct {
 	memory   *Memory
 	reserved atomic.Int64 // of memory
 	keep     int          // how many bytes may be kept
-	forget   atomic.Bool  // no other try follows: nothing more is kept
-	kept     []byte       // all that was read, while the body is not spent
+	forget   atomic.Bool  // no other try follows: keep nothing more
+	kept     []byte       // everything that was read, while the body is not spent
 	spent    bool         // something was read that was not kept
 }
 
-// Retain keeps the first n bytes for another try, where there is memory.
+// Retain keeps the first n bytes for another try, as far as memory allows.
 func (r *replay) Retain(n int) {
 	more := int64(n - r.keep)
 	if more > 0 && r.memory.reserve(more) {
@@ -46,7 +45,7 @@ func (r *replay) Release() {
 	}
 }
 
-// ForgetRest keeps nothing of what is still to be read: no other try follows.
+// ForgetRest stops keeping what is read from now on: no other try follows.
 func (r *replay) ForgetRest() { r.forget.Store(true) }
 
 // Held returns how much is kept.
@@ -55,7 +54,7 @@ func (r *replay) Held() int { return len(r.kept) }
 // Covers reports whether a body of that length is kept as a whole.
 func (r *replay) Covers(length int64) bool { return length > 0 && int64(r.keep) >= length }
 
-// grow asks for memory up to size, of a body of n bytes.
+// grow reserves memory up to size, for a body of n bytes.
 func (r *replay) grow(size, n int) bool {
 	more := int64(min(size, n)) - r.reserved.Load()
 	if more > 0 && !r.memory.reserve(more) {
@@ -65,7 +64,7 @@ func (r *replay) grow(size, n int) bool {
 	return true
 }
 
-// add keeps what was read, in any case where it must. What does not fit ends all keeping.
+// add keeps b; must keeps it even without memory. When something does not fit, keeping ends.
 func (r *replay) add(b []byte, must bool) {
 	switch {
 	case len(b) == 0:

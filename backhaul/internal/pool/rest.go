@@ -10,17 +10,17 @@ import (
 	"github.com/ebbkit/ebb/backhaul/internal/tcp"
 )
 
-// fullAnswer is an answer over HTTP/2 that is read to its end, whether its caller stays or not: on
-// goroutines of its own, and on a stream whose context does not end with the caller's.
+// fullAnswer is an answer over HTTP/2 that is read to its end even if its caller leaves: on its own
+// goroutines, and on a stream whose context does not end with the caller's.
 type fullAnswer struct {
 	c *Conn
 	s *Stream
 
 	ended chan struct{} // closed when nothing more comes
-	whole bool          // the answer came to its end; valid when ended is closed
+	whole bool          // the answer was complete; valid once ended is closed
 
 	ctx  context.Context // the caller's
-	buf  []byte          // not the caller's own: a read may outlive the call
+	buf  []byte          // not the caller's: a read may outlive the call
 	next chan []byte     // to be filled
 	got  chan piece
 	left chan struct{} // closed when the caller has left
@@ -38,7 +38,7 @@ type roundTripped struct {
 	err  error
 }
 
-// read reads the answer: into the caller's buffers, and on without them.
+// read reads the answer into the caller's buffers, and discards the rest once the caller has left.
 func (r *fullAnswer) read(body io.ReadCloser) {
 	defer close(r.ended)
 	defer body.Close()
@@ -86,13 +86,13 @@ func (r *fullAnswer) Read(p []byte) (int, error) {
 	}
 }
 
-// Close is for a caller that reads no more. What is still to come is read all the same.
+// Close says that the caller reads no more. The rest of the answer is read regardless.
 func (r *fullAnswer) Close() error {
 	r.once.Do(func() { close(r.left) })
 	return nil
 }
 
-// goesOn reports whether something is still to come.
+// goesOn reports whether more of the answer is to come.
 func (r *fullAnswer) goesOn() bool {
 	if r == nil {
 		return false

@@ -8,11 +8,10 @@ import (
 	"github.com/ebbkit/ebb/backhaul/internal/hop"
 )
 
-// turn counts whose turn it is: odd while something is awaited from the client, even while it is
-// not.
+// turn counts changes of turn: it is odd while something is awaited from the client, else even.
 type turn struct{ atomic.Uint32 }
 
-// Pass passes the turn on.
+// Pass changes the turn.
 func (t *turn) Pass() { t.Add(1) }
 
 // waits reports whether something is awaited.
@@ -21,13 +20,13 @@ func (t *turn) waits() bool { return t.Load()%2 == 1 }
 // Progress is what a sweeper looks at.
 type Progress struct {
 	Bounds hop.Bounds
-	Body   *Body // nil: there is none, or it is all here
+	Body   *Body // nil: there is none, or all of it has arrived
 	Answer turn
 	Talks  atomic.Bool // a body that may be silent
 	// stalled is called once, when a bound has passed. It must not block.
 	Stalled func(hop.Stall)
 
-	// Of the sweeper.
+	// Used by the sweeper.
 	in         *Sweeper
 	prev, next *Progress
 	bodyAt     hop.Standing
@@ -35,9 +34,9 @@ type Progress struct {
 	answerAt   hop.Standing
 }
 
-// Sweeper looks at the requests that may stall, now and then while there are any: so none has a
-// timer of its own. Most requests are never here: those without a body, or with one that has come,
-// whose answers are read at once. The zero value is ready.
+// Sweeper checks the requests that may stall, periodically while there are any, so that no request
+// needs its own timer. It never sees most requests: those without a body or with one that has
+// arrived, whose answers are read at once. The zero value is ready.
 type Sweeper struct {
 	mu    sync.Mutex
 	first *Progress
@@ -45,7 +44,7 @@ type Sweeper struct {
 	timer *time.Timer
 }
 
-// Add has a request looked at.
+// Add starts checking a request.
 func (s *Sweeper) Add(p *Progress) {
 	every := time.Duration(0)
 	for _, bound := range [...]time.Duration{p.Bounds.Body, p.Bounds.Answer} {
@@ -76,14 +75,14 @@ func (s *Sweeper) Add(p *Progress) {
 	}
 }
 
-// Remove ends that. What is called back already may still be under way.
+// Remove stops checking it. A call of Stalled may still be under way.
 func (s *Sweeper) Remove(p *Progress) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	s.drop(p)
 }
 
-// drop is remove; s.mu is held.
+// drop is Remove with s.mu held.
 func (s *Sweeper) drop(p *Progress) {
 	if p.in == nil {
 		return

@@ -7,14 +7,14 @@ import (
 	"github.com/ebbkit/ebb/backhaul/internal/hop"
 )
 
-// trailers are those of a request: they come with the end of its body.
+// trailers are a request's trailers, which arrive with the end of its body.
 type trailers struct {
 	from  *http.Request // nil: there are none
-	names http.Header   // those that were announced and are passed on
+	names http.Header   // those that were announced and may be passed on
 	came  http.Header   // nil before the end
 }
 
-// next returns the trailer of a further try's request, or nil: the names that the client has
+// next returns the trailer of the next try's request, or nil: the names that the client has
 // announced. Over HTTP/1.1 others may come as well.
 func (t *trailers) next(h2 bool) http.Header {
 	if t.from == nil || h2 && t.names == nil {
@@ -27,7 +27,7 @@ func (t *trailers) next(h2 bool) http.Header {
 	return h
 }
 
-// take notes the trailers at the end of the body. Whoever has read the end has seen the request's
+// take records the trailers at the end of the body. Whoever has read the end sees the request's
 // trailers set.
 func (t *trailers) take() {
 	if t.from == nil {

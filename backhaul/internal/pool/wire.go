@@ -15,8 +15,8 @@ import (
 	"github.com/ebbkit/ebb/backhaul/internal/tcp"
 )
 
-// leave takes the connection away from net/http where a machine works on a request for it. It
-// reports whether that is so.
+// leave takes the connection away from net/http if a machine works on a request over it. It reports
+// whether it did.
 func (w *Wire) leave() bool {
 	f := &w.follow
 	switch {
@@ -32,8 +32,8 @@ func (w *Wire) leave() bool {
 	return true
 }
 
-// settle ends an exchange, before its connection is used again. It reports whether the machine has
-// not ended it: then the connection is left to the caller, see [Wire.reclaim].
+// settle ends an exchange before its connection is used again. It reports whether the machine has
+// not ended it; then the connection is left to the caller, see [Wire.reclaim].
 func (w *Wire) settle() bool {
 	if !w.follow.on {
 		return false
@@ -45,17 +45,17 @@ func (w *Wire) settle() bool {
 	return false
 }
 
-// Drop has the connection end when it is closed, whatever its machine does.
+// Drop makes the connection end when it is closed, whatever its machine is doing.
 func (w *Wire) Drop() { w.follow.state.CompareAndSwap(followSent, followDropped) }
 
-// reclaim makes a connection that was left usable for its new holder, once net/http reads no more.
+// reclaim makes a connection that was left usable for its new holder once net/http reads no more.
 func (w *Wire) reclaim() {
-	w.follow.reader.Lock() // it gets up this moment; who comes later finds that it was left
+	w.follow.reader.Lock() // its read returns now; a later one finds that the connection was left
 	defer w.follow.reader.Unlock()
-	w.Conn.SetDeadline(time.Time{}) //nolint:errcheck // a read that fails is the end as well
+	w.Conn.SetDeadline(time.Time{}) //nolint:errcheck // a failing read shows it as well
 }
 
-// more reads on, for the holder of a connection that was left.
+// more continues reading for the holder of a connection that was left.
 func (w *Wire) more(p []byte) (int, error) {
 	n, err := w.read(p)
 	w.got.Add(int64(n))
@@ -63,21 +63,21 @@ func (w *Wire) more(p []byte) (int, error) {
 	return n, err
 }
 
-// Wire is a connection that knows what went over it. It counts bytes, which is how we know what was
-// not sent. It has no ReadFrom: bodies come from readers that cannot be spliced, and every byte is
-// to be counted as it goes.
+// Wire is a connection that tracks what went over it. It counts bytes, which shows what was not
+// sent. It has no ReadFrom: bodies come from readers that cannot be spliced, and every byte has to
+// be counted as it goes.
 //
-// On HTTP/1.1 nothing but its place tells whose answer some bytes are, so bytes that come while no
-// request is under way must never be taken for the answer of the next one. net/http reads all the
-// time and gives a connection up on such bytes, unless the next request comes first. So a wire has
+// On HTTP/1.1 only the position of bytes tells whose answer they are, so bytes that arrive while no
+// request is under way must never be taken for the answer to the next one. net/http reads all the
+// time and gives up a connection on such bytes, unless the next request comes first. So a wire has
 // phases:
 //
 //	open --put back--> idle --first byte of the next request--> open
 //	                    '-----anything arrives, or the end-----> spoilt
 //
-// What arrives at an idle wire is not handed to net/http. An idle wire is lent only while net/http
-// waits in Read, as then it has no byte left over from before; and it opens only where the kernel
-// has received no byte that we have not read.
+// Bytes that arrive at an idle wire are not handed to net/http. An idle wire is lent only while
+// net/http waits in Read, because then no earlier byte is left over; and it opens only if the
+// kernel has received no byte that we have not read.
 type Wire struct {
 	net.Conn
 	guarded    tcp.Guarded
@@ -88,8 +88,8 @@ type Wire struct {
 	follow     follow
 
 	phase   atomic.Int32
-	reading atomic.Bool                   // somebody is in Read
-	waiter  atomic.Pointer[chan struct{}] // of who waits for that; nil: nobody
+	reading atomic.Bool                   // a goroutine is in Read
+	waiter  atomic.Pointer[chan struct{}] // raised for whoever waits for that; nil: nobody
 	kernel  tcp.Kernel
 	began   int64         // what was written before the present request
 	once    sync.Once     // closes over
@@ -118,27 +118,26 @@ func NewWire(c net.Conn, h *hello) *Wire {
 // rest makes the wire idle: the answer has been read to its end.
 func (w *Wire) rest() { w.phase.CompareAndSwap(phaseOpen, phaseIdle) }
 
-// After an answer the goroutine that reads takes a moment to come back to Read. Mostly that has
-// passed; else it is let run, and where the machine is busy a little longer is waited for it. That
-// is cheaper than another connection.
+// After an answer the goroutine that reads needs a moment to return to Read. Usually it already
+// has. Otherwise it is given the processor, and on a busy host a little more time, which is cheaper
+// than another connection.
 const (
 	yields   = 64
 	maxStill = 5 * time.Millisecond
 )
 
-// still reports whether an idle wire may be lent: nothing is left over from before, in our buffers
-// or the kernel's.
+// still reports whether an idle wire may be lent: no bytes are left in our buffers or the kernel's.
 func (w *Wire) still() bool {
 	for n := 0; n < yields && !w.reading.Load(); n++ {
 		runtime.Gosched()
 	}
 	if !w.reading.Load() && !w.await() {
-		return false // rather dial than guess
+		return false // dialling is safer than guessing
 	}
 	return w.phase.Load() == phaseIdle && !w.kernel.Holds(w.got.Load())
 }
 
-// await waits until somebody is in Read, or the wire is closed.
+// await waits until a goroutine is in Read, or the wire is closed.
 func (w *Wire) await() bool {
 	came := make(chan struct{}, 1)
 	w.waiter.Store(&came)
@@ -157,8 +156,8 @@ func (w *Wire) await() bool {
 }
 
 // begin opens an idle wire for a request. Time has passed since it was lent: the request's body may
-// have been waited for. Bytes that another goroutine has taken from the kernel and not counted yet
-// are seen here, or it sees that the wire was idle.
+// have been waited for. Bytes that another goroutine has taken from the kernel and not yet counted
+// are seen here, or that goroutine sees that the wire was idle.
 func (w *Wire) begin() bool {
 	w.follow.begin()
 	if w.kernel.Holds(w.got.Load()) || !w.phase.CompareAndSwap(phaseIdle, phaseOpen) {
@@ -215,7 +214,7 @@ func (w *Wire) take(p []byte) (int, error) {
 	return n, err
 }
 
-// read tells an end from a reset that a write has been told of.
+// read separates an end from a reset that a write has already reported.
 func (w *Wire) read(p []byte) (int, error) {
 	n, err := w.Conn.Read(p)
 	if err == io.EOF {
@@ -224,12 +223,12 @@ func (w *Wire) read(p []byte) (int, error) {
 	return n, err
 }
 
-// Write writes. A peer that answers and closes while a request's body is still on its way makes us
-// fail to write although its answer is there, or about to be: then the error is told when there is
-// nothing more to read.
+// Write writes. If a peer answers and closes while a request's body is still being sent, the write
+// fails although the answer has arrived or is about to. So the error is returned only when nothing
+// more can be read.
 func (w *Wire) Write(p []byte) (int, error) {
 	if w.follow.state.Load() == followLeft {
-		w.CloseWrite() //nolint:errcheck // the machine is to know that this request does not become whole
+		w.CloseWrite() //nolint:errcheck // tells the machine that this request will not be complete
 		return 0, errLeft
 	}
 	if w.phase.Load() != phaseOpen && !w.begin() {
@@ -254,9 +253,9 @@ func (w *Wire) Write(p []byte) (int, error) {
 	return n, err
 }
 
-// wait waits until nothing more can be read, or nothing has come for so long. What cannot be
-// written can usually not be read any more either, beyond what has come; a bound is for connections
-// that are stranger than that.
+// wait waits until nothing more can be read, or nothing has arrived for that long. When a write
+// fails, usually no reads follow beyond what has arrived; the bound covers connections that never
+// report an end.
 func (w *Wire) wait(most time.Duration) {
 	t := time.NewTicker(most)
 	defer t.Stop()
@@ -286,7 +285,7 @@ func (w *Wire) Close() error {
 	return w.Conn.Close()
 }
 
-// Abort has the connection end in a reset.
+// Abort ends the connection with a reset.
 func (w *Wire) Abort() {
 	tcp.Reset(w.Conn)
 	w.Close()
