@@ -23,32 +23,32 @@ import (
 type MachineConfig struct {
 	// DialMachine connects to a machine; nil: TCP to its Addr.
 	DialMachine func(ctx context.Context, m balance.Machine) (net.Conn, error)
-	// H2 says which machines speak HTTP/2 without TLS ("h2c"). They get every request over it,
-	// except for upgrades, which are of HTTP/1.1. nil: none do, and all get HTTP/1.1.
+	// H2 says which machines speak HTTP/2 without TLS ("h2c"). They get every request over it, except
+	// for upgrades, which are HTTP/1.1. nil: every machine gets HTTP/1.1.
 	H2 func(balance.Machine) bool
-	// EpochHeader names a header that tells the machine with each request which epoch it is in,
-	// such as "Ebb-Epoch". An app that was suspended and resumed learns from it that time has
-	// passed. Empty means none.
+	// EpochHeader names a header, such as "Ebb-Epoch", that tells the machine its epoch with each
+	// request. An app that was suspended and resumed learns from it that time has passed. Empty means
+	// none.
 	EpochHeader string
-	// HeaderTimeout bounds the wait for an answer's head after the request was written, in a
-	// [Config] also that of an owner. 0 means none, as long polls are legal; what then bounds it is
-	// the request's context.
+	// HeaderTimeout bounds the wait for an answer's head after the request was written; in a [Config]
+	// also for an owner's answer. 0 means none, because long polls are legal; the request's context is
+	// then the bound.
 	HeaderTimeout time.Duration
 
-	// Only tests set these. dialTimeout bounds each connection to a machine, and in a [Config] to an
-	// owner as well; negative: nothing but the request does. idleTimeout is how long an idle
-	// connection to a machine is kept.
+	// Only tests set these. dialTimeout bounds each connection to a machine, and in a [Config] also to
+	// an owner; negative: only the request's context does. idleTimeout is how long an idle connection
+	// to a machine is kept.
 	dialTimeout, idleTimeout time.Duration
 }
 
 // Config configures a [Transport]. The zero value is valid: requests are routed by URL.Host, and
 // only machines of this process can be reached.
 type Config struct {
-	MachineConfig // of the machines of this process; owners have one for theirs
+	MachineConfig // for the machines of this process; owners have one for theirs
 
-	// Route says what a request asks for: the app, and where wanted a key for affinity. nil:
-	// URL.Host is the app's name, as Rewrite set it. An error ends the request; if it has a method
-	// StatusCode() int, [ErrorHandler] answers with that.
+	// Route returns the app that a request asks for, and optionally a key for affinity. nil: URL.Host
+	// is the app's name, as Rewrite set it. An error ends the request; if it has a method StatusCode()
+	// int, [ErrorHandler] answers with that status.
 	Route func(*http.Request) (balance.Request, error)
 
 	// Dial connects to the [Handler] of a machine's owner, within ctx's deadline. nil: there are no
@@ -58,30 +58,30 @@ type Config struct {
 	// most three round trips and 200 ms (within 300 ms and 3 s), and windows of HTTP/2 suit the
 	// path. nil: no path is known.
 	RTT func(balance.NodeID) (rtt time.Duration, ok bool)
-	// Connections knows the long connections to machines of this process from then on. nil: each
-	// is a request.
+	// Connections tracks the long connections to machines of this process. nil: each counts as a plain
+	// request.
 	Connections *Connections
 
 	// Keys are secrets of the cluster, by which this node and the owners prove to each other on each
-	// connection that they belong together: one, or two while it is being changed. Two nodes need one
-	// in common. A key is never sent. It is to be random, of 16 bytes or more: say, what "openssl rand
-	// -base64 32" prints. In clear it protects the beginning of a connection and nothing that follows:
-	// see the package comment. None: owners have to know this node by its certificate, or let anybody
-	// in.
+	// connection that they belong together: one, or two while the key is being changed. Two nodes need
+	// one in common. A key is never sent. It must be random, with 16 bytes or more: for example, the
+	// output of "openssl rand -base64 32". Without TLS it protects the beginning of a connection and
+	// nothing that follows: see the package comment. None: owners know this node by its certificate,
+	// or accept everybody.
 	//
-	// To change the key without a gap, first give every node the new one beside the old one, in any
-	// order; then take the old one from every node.
+	// To change the key without an interruption, first give every node the new key beside the old one,
+	// in any order; then remove the old one from every node.
 	Keys []string
 
-	// ReplayLimit is the size in bytes of the largest body that is read before a machine is asked
-	// for and kept for another try. Larger bodies, and those of unknown length, wait for the owner
-	// to ask for them, which costs a round trip and no memory. 0 means 64 KiB: below it the wait
-	// costs more than the copy. Negative: every body waits.
+	// ReplayLimit is the size in bytes of the largest body that is read before a machine is picked,
+	// and kept for another try. Larger bodies, and those of unknown length, wait until the owner asks
+	// for them, which costs a round trip and no memory. 0 means 64 KiB: below that size, waiting costs
+	// more than the copy. Negative: every body waits.
 	ReplayLimit int
-	// Failed says whether an answer tells that its machine has failed. Such an answer goes to the
+	// Failed reports whether an answer shows that its machine has failed. Such an answer goes to the
 	// client and is never tried again, but counts against the machine as a failed try does: for
-	// ejection, and as load, so that a machine that fails fast attracts nobody. It is called once
-	// with the status and header of each answer and, unless that was enough, again at the end of an
+	// ejection, and as load, so that a machine that fails fast attracts no requests. It is called once
+	// with the status and header of each answer and, unless that returned true, again at the end of an
 	// answer with trailers: then status is 0 and h the trailer. It is called on the goroutine that
 	// reads the answer, must not change h and should return soon. nil: the function [Failed].
 	Failed func(status int, h http.Header) bool
@@ -98,7 +98,7 @@ type HandlerConfig struct {
 	MachineConfig
 
 	// Keys are as in [Config]: edges that prove one of them are served. Others get 403, and no machine
-	// hears of them.
+	// sees their requests.
 	Keys []string
 	// Certificate accepts edges by the client certificate of their TLS connection, and returns the
 	// node's name, for traces; an error refuses it. It is asked about certificates that the server
@@ -108,19 +108,19 @@ type HandlerConfig struct {
 	// AnyNode accepts all connections: for listeners that nobody else can reach.
 	AnyNode bool
 
-	// Connections knows the long connections to machines from then on. nil: each is a request.
+	// Connections tracks the long connections to machines. nil: each counts as a plain request.
 	Connections *Connections
 
-	// Orders serves what other nodes ask of this one itself, see [Transport.Order]. from is who asks:
-	// as its certificate says, else as it says itself, which the key vouches for. nil: orders are
-	// refused.
+	// Orders serves what other nodes ask of this node itself, see [Transport.Order]. from is the node
+	// that asks: as its certificate says, else as it says itself, which the key vouches for. nil:
+	// orders are refused.
 	Orders func(from balance.NodeID, w http.ResponseWriter, r *http.Request)
 
 	// Trace observes requests; of its functions only Event is called.
 	Trace Trace
 }
 
-// tuning is what nobody has had to set but tests. Zero means the constant.
+// tuning holds what only tests have had to set. Zero means the constant.
 type tuning struct {
 	bounces, rounds, failures  int           // failures: negative means none
 	patience                   time.Duration // negative: no bound but the request's context
@@ -151,42 +151,42 @@ const (
 	// defaultReplayMemory bounds the bytes of bodies that are kept for all requests together: a
 	// thousand bodies of the largest size. Beyond it bodies wait as large ones do.
 	defaultReplayMemory = 64 << 20
-	// defaultBounces is how many refusals a request takes in one round, before what it tried is
-	// forgotten and it goes back to the Picker: with load on every reply a request needs 0.1 to 1 at
+	// defaultBounces is how many refusals a request takes in one round, before the machines it tried
+	// are forgotten and it returns to the Picker. With load on every reply a request meets 0.1 to 1 at
 	// high load.
 	defaultBounces = 8
 	// defaultRounds bounds these rounds, counted from when the Picker last waited: pauses between
 	// them grow from 5 to 250 ms, 0.8 s together. A Picker that waits may begin any number.
 	defaultRounds = 8
-	// defaultPatience bounds the time from a request's first bounce to its last: then it is answered
-	// with 503, even where the Picker would wait on. It is what most clients wait for.
+	// defaultPatience bounds the time from a request's first bounce to its last. The request is then
+	// answered with 503, even if the Picker would wait on. Most clients wait that long.
 	defaultPatience = 30 * time.Second
-	// defaultFailures is how many failed tries a request survives, where the decision table allows
-	// another: what fails on three machines is seldom theirs.
+	// defaultFailures is how many failed tries a request survives where the decision table allows
+	// another: a request that fails on three machines is seldom their fault.
 	defaultFailures = 3
-	// defaultFailureRatio and defaultFailureFloor bound the failed tries of all requests together:
-	// a part of the requests, and so many a second, both over some 10 s. Beyond them a failure is
-	// passed on to the client, so that what is lost does not drown the rest in retries.
+	// defaultFailureRatio and defaultFailureFloor bound the failed tries of all requests together: a
+	// share of the requests, plus a number per second, both over about 10 s. Beyond them a failure is
+	// passed on to the client, so that retries do not overload the machines that still work.
 	defaultFailureRatio = 0.2
 	defaultFailureFloor = 10
 	// defaultAdmit bounds the wait for an owner to ask for a body: the owner's DialTimeout for the
 	// machine, and room for round trips. Then another machine is tried.
 	defaultAdmit = 10 * time.Second
-	// defaultMaxHeader bounds an answer's head, as http.Server has it for requests.
+	// defaultMaxHeader bounds an answer's head, as http.Server bounds a request's.
 	defaultMaxHeader = 1 << 20
-	// defaultMaxIdle is how many idle connections are kept for each owner and each machine: more
-	// than most machines take requests.
+	// defaultMaxIdle is how many idle connections are kept for each owner and each machine: more than
+	// the hard limit of most machines.
 	defaultMaxIdle = 256
-	// defaultSpare is how many connections are kept ready for each owner that is in use, so that one
-	// request more than before does not wait for a connection to be made; over HTTP/2 one is made
-	// when the streams of all others are taken. Machines get none: they are near, and a simple app
-	// serves one connection at a time.
+	// defaultSpare is how many connections are kept ready for each owner in use, so that one request
+	// more than before does not wait for a dial. Over HTTP/2 one is made when all streams of the
+	// others are taken. Machines get none: they are near, and a simple app serves one connection at a
+	// time.
 	defaultSpare = 1
-	// defaultSlow is how long the answer's head may take until Trace.Trail hears of the request: what
-	// people notice.
+	// defaultSlow is how long an answer's head may take before Trace.Trail reports the request: a
+	// delay that people notice.
 	defaultSlow = time.Second
-	// defaultSample is which part of the other requests Trace.Trail hears of: one in so many. A
-	// thousand requests a second then cost one trail.
+	// defaultSample is the share of the other requests that Trace.Trail reports: one in so many. At a
+	// thousand requests a second that is one trail a second.
 	defaultSample = 1000
 )
 
@@ -207,13 +207,13 @@ func (c *tuning) resolve() {
 	c.spare = max(0, cmp.Or(c.spare, defaultSpare))
 	c.bandwidth = cmp.Or(c.bandwidth, hop.DefaultBandwidth)
 	if c.pressure == nil {
-		// the part of the memory limit that is in use: from 0.8 and 0.9 on new connections get
-		// windows of a half and a quarter
+		// the part of the memory limit in use: from 0.8 and 0.9 on, new connections get windows of a half
+		// and a quarter
 		c.pressure = memoryPressure
 	}
 }
 
-// resolve fills in defaults. config is the name of the struct around it.
+// resolve fills in defaults. config is the name of the enclosing struct.
 func (c *MachineConfig) resolve(config string) error {
 	c.dialTimeout = cmp.Or(c.dialTimeout, defaultDial)
 	c.idleTimeout = cmp.Or(c.idleTimeout, defaultMachineIdle)
@@ -254,7 +254,7 @@ func (c *HandlerConfig) resolve() error {
 	)
 }
 
-// checkKeys returns an error without a key in it: errors are logged.
+// checkKeys returns an error that contains no key, because errors are logged.
 func checkKeys(config string, keys []string) error {
 	if len(keys) > 2 {
 		return fmt.Errorf(
@@ -292,7 +292,7 @@ func routeByHost(r *http.Request) (balance.Request, error) {
 	return balance.Request{App: balance.AppID(r.URL.Host)}, nil
 }
 
-// idempotent reports whether executing a request twice does no harm.
+// idempotent reports whether executing a request twice is harmless.
 func idempotent(r *http.Request) bool {
 	switch r.Method {
 	case "", http.MethodGet, http.MethodHead, http.MethodOptions, http.MethodTrace:

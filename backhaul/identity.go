@@ -15,16 +15,15 @@ import (
 	"github.com/ebbkit/ebb/balance"
 )
 
-// Identity is a node's certificate and the authorities that vouch for other nodes, from files, for
-// TLS in which both ends show who they are: the way to connect nodes wherever the network is not to
-// be trusted. A node's certificate has the node's name ([balance.NodeID]) as its first DNS name,
-// and is good for servers and clients (extended key usage).
+// Identity is a node's certificate and the authorities that vouch for other nodes, read from files,
+// for TLS in which both ends prove their identity: use it to connect nodes over any network that is
+// not trusted. A node's certificate has the node's name ([balance.NodeID]) as its first DNS name,
+// and is valid for servers and clients (extended key usage).
 //
-// Certificates are short-lived: [Identity.Reload] takes new files up, for connections that are made
-// from then on. To change the authority, put the new one beside the old one into every node's CA
-// file, then change the certificates, then take the old one out. Connections that are open stay
-// open: close them with [Transport.CloseIdleConnections], or by restarting, where a certificate has
-// to lose its power at once.
+// Certificates are short-lived: [Identity.Reload] reads new files, which apply to connections made
+// from then on. To change the authority, add the new one to every node's CA file, then change the
+// certificates, then remove the old one. Open connections stay open: if a certificate must lose its
+// power at once, close them with [Transport.CloseIdleConnections], or restart.
 //
 // All methods are safe for concurrent use.
 type Identity struct {
@@ -38,14 +37,14 @@ type identity struct {
 	roots *x509.CertPool
 }
 
-// LoadIdentity reads three files in PEM: the node's certificate with those between it and the
-// authority, its private key, and the authorities whose certificates make a node.
+// LoadIdentity reads three PEM files: the node's certificate with the intermediates up to the
+// authority, its private key, and the authorities whose certificates are accepted as nodes.
 func LoadIdentity(certFile, keyFile, caFile string) (*Identity, error) {
 	id := &Identity{cert: certFile, key: keyFile, ca: caFile}
 	return id, id.Reload()
 }
 
-// Reload reads the files again. On an error, which names the file, what was loaded before stays in
+// Reload reads the files again. On an error, which names the file, the files read before stay in
 // use.
 func (id *Identity) Reload() error {
 	pair, err := tls.LoadX509KeyPair(id.cert, id.key)
@@ -102,26 +101,26 @@ func (id *Identity) Server() *tls.Config {
 			return &tls.Config{
 				MinVersion: tls.VersionTLS13, Certificates: []tls.Certificate{l.cert},
 				ClientAuth: tls.RequireAndVerifyClientCert, ClientCAs: l.roots,
-				// a resumed session would outlive the authority that it was verified by
+				// a resumed session would outlive the authority that verified it
 				SessionTicketsDisabled: true,
 			}, nil
 		},
 	}
 }
 
-// Client returns the configuration for one connection to an owner: its certificate has to name that
+// Client returns the configuration for one connection to an owner, whose certificate must name that
 // node.
 func (id *Identity) Client(owner balance.NodeID) *tls.Config {
 	l := id.loaded.Load()
 	return &tls.Config{
 		MinVersion: tls.VersionTLS13, ServerName: string(owner), RootCAs: l.roots,
 		GetClientCertificate: func(*tls.CertificateRequestInfo) (*tls.Certificate, error) {
-			return &l.cert, nil // whatever authorities the owner names: it is the owner's to judge
+			return &l.cert, nil // whichever authorities the owner names: the owner decides
 		},
 	}
 }
 
-// Dial makes what is needed of a plain dial function for [Config].Dial.
+// Dial turns a plain dial function into one for [Config].Dial.
 func (id *Identity) Dial(
 	dial func(ctx context.Context, owner balance.NodeID) (net.Conn, error),
 ) func(context.Context, balance.NodeID) (net.Conn, error) {

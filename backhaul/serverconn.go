@@ -13,8 +13,8 @@ import (
 	"github.com/ebbkit/ebb/backhaul/internal/tcp"
 )
 
-// serverConn is a connection of a Server's. Over HTTP/1.1 it knows whether it is at rest, and
-// nothing that comes on one that was ended then is handed on:
+// serverConn is a connection of a Server. Over HTTP/1.1 it tracks whether it is idle; bytes that
+// arrive after an idle connection was retired are not handed on:
 //
 //	busy --answered--> at rest --a byte of a request--> busy
 //	                      '-----retire, or idle for too long-----> retired
@@ -24,7 +24,7 @@ type serverConn struct {
 	head    []byte   // what has been read to find out what it speaks
 	from    net.Conn // as it was accepted
 	guarded tcp.Guarded
-	http1   bool // it is known to be
+	http1   bool // it is known to speak HTTP/1.1
 	phase   atomic.Int32
 }
 
@@ -34,7 +34,7 @@ const (
 	connRetired
 )
 
-// greet notes the first bytes, and leaves out what has nothing to do any more.
+// greet records the first bytes, and drops what is no longer needed.
 func (g *serverConn) greet(head []byte) {
 	g.head = head
 	if o, ok := g.Conn.(*auth.OwnerConn); ok && o.Drained() {
@@ -42,7 +42,7 @@ func (g *serverConn) greet(head []byte) {
 	}
 }
 
-// answered notes that the connection is at rest.
+// answered records that the connection is idle.
 func (g *serverConn) answered() {
 	g.phase.CompareAndSwap(connBusy, connResting)
 	if g.in.ended.Load() {
@@ -50,14 +50,14 @@ func (g *serverConn) answered() {
 	}
 }
 
-// lastWord is what an edge is told before an HTTP/1.1 connection at rest is closed. It comes to
-// nothing where the edge has it at rest as well: there net/http expects a 408, and no other status.
-// A request that has met it on the way takes it for its answer: it is tried again. Of one that
-// meets just the end of its connection the edge cannot know that it was not executed.
+// lastWord is sent to an edge before an idle HTTP/1.1 connection is closed. If the connection is
+// idle at the edge as well, it has no effect: net/http accepts a 408 there, and no other status. A
+// request that crosses it on the way takes it for its answer and is tried again. If a request met
+// only the end of its connection, the edge could not know that it was not executed.
 const lastWord = "HTTP/1.1 408 Request Timeout\r\n" + hop.HeaderBounce + ": closing\r\n" +
 	"Connection: close\r\nContent-Length: 0\r\n\r\n"
 
-// retire ends a connection, if it is at rest.
+// retire ends a connection if it is idle.
 func (g *serverConn) retire() bool {
 	if !g.phase.CompareAndSwap(connResting, connRetired) {
 		return false
@@ -69,8 +69,8 @@ func (g *serverConn) retire() bool {
 	return true
 }
 
-// drop reads what comes on a connection that is retired, until its edge closes it: else it would be
-// reset, and the last word lost.
+// drop reads the bytes that arrive on a retired connection until its edge closes it: otherwise the
+// connection would be reset, and lastWord lost.
 func (g *serverConn) drop(p []byte) (int, error) {
 	g.Conn.SetReadDeadline(time.Now().Add(lingerIdle)) //nolint:errcheck // then it fails
 	for {
@@ -93,7 +93,7 @@ func (g *serverConn) Read(p []byte) (int, error) {
 	}
 	n, err := g.Conn.Read(p)
 	switch {
-	case n == 0 && tcp.IsTimeout(err) && g.retire(): // it has been at rest for too long
+	case n == 0 && tcp.IsTimeout(err) && g.retire(): // it has been idle for too long
 		return g.drop(p)
 	case n > 0 && g.phase.Load() != connBusy && !g.phase.CompareAndSwap(connResting, connBusy):
 		return g.drop(p) // it came too late
@@ -110,7 +110,7 @@ func (g *serverConn) Write(p []byte) (int, error) {
 	return n, g.guarded.Err(err)
 }
 
-// CloseWrite is what ends one direction of an upgraded connection.
+// CloseWrite ends one direction of an upgraded connection.
 func (g *serverConn) CloseWrite() error {
 	g.guarded.Begin()
 	defer g.guarded.End()
@@ -120,7 +120,7 @@ func (g *serverConn) CloseWrite() error {
 // NetConn returns the connection beneath.
 func (g *serverConn) NetConn() net.Conn { return g.Conn }
 
-// Transparent returns it as one whose ends are this one's.
+// Transparent returns the connection beneath, which ends when this one ends.
 func (g *serverConn) Transparent() net.Conn { return g.Conn }
 
 // connQueue is the listener of an inner server.

@@ -1,5 +1,5 @@
-// Package balancetest holds the contracts of package balance as test suites, for those who write a
-// strategy or a fleet of their own: one subtest for each clause, whose name and failure quote it.
+// Package balancetest holds the contracts of package balance as test suites, for authors of their
+// own strategy or fleet: one subtest for each clause, whose name and failure quote it.
 //
 //	func TestMyStrategy(t *testing.T) {
 //		balancetest.TestStrategy(t, func() balance.Strategy { return MyStrategy{} })
@@ -29,13 +29,13 @@ var trips = distances{
 	"nrt": time.Millisecond, "hkg": 50 * time.Millisecond, "fra": 230 * time.Millisecond,
 }
 
-// machine is a row and what this node has in flight there.
+// machine is a row and this node's requests in flight there.
 type machine struct {
 	balance.Machine
 	load int
 }
 
-// usable reports whether a request could go there.
+// usable reports whether a request may go there.
 func (m *machine) usable() bool { return m.tier() < balance.TierNone && !m.full() }
 
 func (m *machine) full() bool { return m.Limits.Hard > 0 && m.load >= m.Limits.Hard }
@@ -87,7 +87,7 @@ func drawMachine(t *rapid.T) machine {
 	return machine{m, load}
 }
 
-// world is a fleet, and a balancer over it, with the load that the machines should have.
+// world is a fleet with a balancer, and the load that the machines should have.
 type world struct {
 	fleet *balance.Fleet
 	b     *balance.Balancer
@@ -111,7 +111,7 @@ func newWorld(t fataler, s balance.Strategy, ms []machine) *world {
 		t.Fatalf("balancer: %v", err)
 	}
 	w := &world{fleet: f, b: b}
-	// until the load stands
+	// until the load is in place
 	us := []balance.Update{balance.PutApp{App: balance.App{ID: app, Strategy: balance.LeastLoad{}}}}
 	for _, m := range ms {
 		us = append(
@@ -121,7 +121,7 @@ func newWorld(t fataler, s balance.Strategy, ms []machine) *world {
 	if err := f.Apply(us...); err != nil {
 		t.Fatalf("rows: %v", err)
 	}
-	ms = slices.Clone(ms) // whose turn it is should not depend on the order of the rows
+	ms = slices.Clone(ms) // the order of rows should not decide whose turn it is
 	slices.SortFunc(ms, func(a, b machine) int { return cmp.Compare(a.ID, b.ID) })
 	for _, m := range ms {
 		for range m.load {

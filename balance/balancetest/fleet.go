@@ -11,17 +11,15 @@ import (
 	"pgregory.net/rapid"
 )
 
-// Fleet is what a catalogue of machines does: [balance.Fleet], or one of your own that keeps its
-// promises, such as one that carries updates between nodes. What Apply has accepted is visible when
-// it returns.
+// Fleet is a catalogue of machines: [balance.Fleet], or your own with the same guarantees, such as
+// one that carries updates between nodes. What Apply has accepted is visible when it returns.
 type Fleet interface {
 	Apply(...balance.Update) error
 	Report(balance.Report) bool
 	App(balance.AppID) (*balance.Snapshot, bool)
 }
 
-// TestFleet checks that a fleet keeps the rows that it should. newFleet returns an empty one each
-// time.
+// TestFleet checks that a fleet keeps the rows it should. newFleet returns an empty one each time.
 func TestFleet(t *testing.T, newFleet func() Fleet) {
 	t.Run("what is older than what is held changes nothing", func(t *testing.T) {
 		f := newFleet()

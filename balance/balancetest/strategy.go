@@ -10,8 +10,8 @@ import (
 	"pgregory.net/rapid"
 )
 
-// TestStrategy checks that a strategy keeps what [balance.Strategy] promises, whatever it prefers.
-// Strategies that want every machine used run [TestSpreads] too.
+// TestStrategy checks that a strategy keeps the contract of [balance.Strategy], whatever it
+// prefers. For strategies that are to use every machine, run [TestSpreads] too.
 func TestStrategy(t *testing.T, newStrategy func() balance.Strategy) {
 	clause := func(name string, check func(t *rapid.T, s balance.Strategy)) {
 		t.Run(name, rapid.MakeCheck(func(t *rapid.T) { check(t, newStrategy()) }))
@@ -149,7 +149,7 @@ func TestSpreads(t *testing.T, newStrategy func() balance.Strategy) {
 	}
 }
 
-// equals returns n machines alike.
+// equals returns n identical machines.
 func equals(n int) []machine {
 	ms := make([]machine, n)
 	for i := range ms {
@@ -158,11 +158,11 @@ func equals(n int) []machine {
 	return ms
 }
 
-// shares asks the strategy with many random bits.
+// shares runs the strategy with many random bits.
 func (w *world) shares(t fataler, s balance.Strategy) map[balance.MachineID]float64 {
 	const n = 400
 	got := map[balance.MachineID]float64{}
-	// no plain sequence: a strategy's own generator may make it the same draws over and over
+	// not a plain sequence: a strategy's own generator could turn it into the same draws over and over
 	bits := rand.NewPCG(1, 2)
 	for range n {
 		id, _ := w.pick(t, s, balance.Request{Rand: max(1, bits.Uint64())})
@@ -189,7 +189,7 @@ func drawRequest(t *rapid.T, ms []machine) balance.Request {
 	return r
 }
 
-// admits says in the plainest way whether the request lets a machine serve.
+// admits says in the simplest way whether the request may go to a machine.
 func admits(r balance.Request, m *machine) bool {
 	for _, id := range r.Tried {
 		if id == m.ID {
@@ -215,7 +215,7 @@ func find(ms []machine, id balance.MachineID) *machine {
 	return nil
 }
 
-// show is a machine in a failure's message.
+// show formats a machine for a failure's message.
 func show(m *machine) string {
 	return string(m.ID) + " (" + m.tier().String() + ", " + m.Region + ", " + m.Revision + ")"
 }

@@ -4,10 +4,10 @@ import (
 	"bytes"
 )
 
-// AnswerEnd finds the end of an answer over HTTP/1.1 in what a machine sends, whoever reads it:
-// net/http does not say, of an answer that its client has left, how much is still to come. It looks
-// at framing only, and is no judge of an answer: what net/http refuses has ended the connection.
-// The zero value waits for a head.
+// AnswerEnd finds the end of an answer over HTTP/1.1 in the bytes from a machine, whoever reads
+// them: net/http does not say how much of an answer is still to come once its client has left. It
+// looks only at framing, and does not validate an answer: one that net/http rejects has ended the
+// connection. The zero value waits for a head.
 type AnswerEnd struct {
 	at      answerPart
 	status  int
@@ -15,7 +15,7 @@ type AnswerEnd struct {
 	sized   bool
 	left    int64 // of a body or a chunk
 
-	// line is the beginning of one that came in pieces, of n bytes.
+	// line is the beginning of a line that arrived in pieces, of n bytes.
 	line [96]byte
 	n    int
 }
@@ -40,7 +40,7 @@ func (t *AnswerEnd) Done() bool { return t.at == tailDone }
 // Ends reports whether the end of the connection is the end of the answer.
 func (t *AnswerEnd) Ends() bool { return t.at == tailRest }
 
-// Feed takes in what has come. bodiless says that the request was a HEAD.
+// Feed takes in the next bytes. bodiless says that the request was a HEAD.
 func (t *AnswerEnd) Feed(p []byte, bodiless bool) {
 	for len(p) > 0 {
 		switch t.at {
@@ -85,7 +85,7 @@ func (t *AnswerEnd) keep(p []byte) {
 	t.n += len(p)
 }
 
-// next takes in a line. cut says that only its beginning is here.
+// next takes in a line. cut says that p holds only its beginning.
 func (t *AnswerEnd) next(line []byte, cut, bodiless bool) {
 	switch t.at {
 	case tailStatus:
@@ -120,7 +120,7 @@ func (t *AnswerEnd) next(line []byte, cut, bodiless bool) {
 	}
 }
 
-// header looks for what says how the body ends.
+// header looks for the headers that say how the body ends.
 func (t *AnswerEnd) header(line []byte, cut bool) {
 	if c := line[0] | 0x20; c != 'c' && c != 't' { // most lines
 		return

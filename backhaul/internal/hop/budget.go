@@ -5,8 +5,8 @@ import (
 )
 
 // Budget bounds the failed tries of all requests together: when a region is lost, retries must not
-// double the load on what is left. Each request earns a part of a try, each second earns a few, and
-// what is not used in 10 s is gone. Bounces cost nothing of it: they are answers.
+// double the load on the rest. Each request earns a part of a try, each second earns a few, and
+// tries not used within 10 s expire. Bounces cost nothing, because they are answers.
 type Budget struct {
 	Ratio  float64 // tries earned by a request; negative means no bound
 	Floor  float64 // tries earned in a second
@@ -19,7 +19,7 @@ type Budget struct {
 // save up for a disaster.
 const budgetTime = 10 * time.Second
 
-// pass lets the time go on to now.
+// pass advances the time to now.
 func (b *Budget) pass(now time.Time) {
 	if b.last.IsZero() {
 		b.last, b.tokens = now, b.Floor*budgetTime.Seconds()
@@ -36,7 +36,7 @@ func (b *Budget) pass(now time.Time) {
 	b.tokens = min(b.tokens+b.Floor*d.Seconds(), b.most+b.Floor*budgetTime.Seconds())
 }
 
-// Earn notes a request.
+// Earn records a request.
 func (b *Budget) Earn(now time.Time) {
 	if b.Ratio < 0 {
 		return

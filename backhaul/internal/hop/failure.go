@@ -4,15 +4,15 @@ import (
 	"github.com/ebbkit/ebb/internal/enum"
 )
 
-// Certainty says how far a try that brought no answer got. It rules what may be tried again.
+// Certainty says how far a try without an answer got. It decides what may be tried again.
 type Certainty uint8
 
 // The certainties, from the one that allows everything to the one that allows nothing.
 const (
-	CertaintyNotSent Certainty = iota // no byte of the request left for whoever would execute it
-	// it was received, and by the owner's word or ours the machine never saw it
+	CertaintyNotSent Certainty = iota // no byte of the request left for its executor
+	// it was received, but by the owner's account or ours the machine never saw it
 	CertaintyNotExecuted
-	// it was sent; whether the machine acted on it nobody knows
+	// it was sent; whether the machine acted on it is unknown
 	CertaintyMaybeExecuted
 	// the machine answered; the answer broke off or could not be used
 	CertaintyResponded
@@ -32,12 +32,12 @@ const (
 	// no connection to the owner or the machine: refused, timed out, cut while connecting (not sent)
 	FailureDial
 	// a pooled connection was dead before anything was written (not sent; another connection is taken,
-	// and it counts for nothing)
+	// and the failure is not counted)
 	FailureStale
 	FailureUnsent // a new connection died before anything was written (not sent)
 	// the owner and this node do not accept each other's key or certificate (not executed)
 	FailureDenied
-	// the connection died while the body still waited for the owner's word (not executed)
+	// the connection died while the body still waited for the owner's "100 Continue" (not executed)
 	FailureUnread
 	// the connection died after the request was written, before the answer's head was complete (maybe
 	// executed)
@@ -46,7 +46,7 @@ const (
 	// the answer's head is not HTTP, or larger than allowed (responded)
 	FailureMalformed
 	FailureAnswer // the answer broke off after its head (responded)
-	// the client left, or its body broke off: nobody is there to retry for (maybe executed)
+	// the client left, or its body broke off: nobody waits for a retry (maybe executed)
 	FailureClient
 	// the peer says that it did not process the stream: GOAWAY, REFUSED_STREAM (not executed)
 	FailureRefused
@@ -63,7 +63,7 @@ var failureNames = [failures]string{
 	"client", "refused", "limit", "deadline",
 }
 
-// String returns the failure's name as it travels between nodes and stands in logs.
+// String returns the failure's name, as sent between nodes and written to logs.
 func (f Failure) String() string { return enum.String(failureNames[:], uint8(f), "failure") }
 
 var certainties = [failures]Certainty{
@@ -83,7 +83,7 @@ var certainties = [failures]Certainty{
 	FailureAnswer:    CertaintyResponded,
 }
 
-// Certainty returns how far a try that failed like this got.
+// Certainty returns how far a try with this failure got.
 func (f Failure) Certainty() Certainty {
 	if f >= failures {
 		return CertaintyResponded

@@ -5,42 +5,40 @@ import (
 	"encoding/binary"
 )
 
-// Framing is how one direction of a long connection is cut into messages.
+// Framing is how one direction of a long connection is divided into messages.
 type Framing uint8
 
 const (
-	FramingNone  Framing = iota // any place is as good as any other
+	FramingNone  Framing = iota // any byte is as good a place as any other
 	FramingLines                // server-sent events, JSON lines
-	// RFC 6455: control frames may stand between any two frames, also those of one message
+	// RFC 6455: control frames may stand between any two frames, even within a message
 	FramingWebSocket
 	FramingGRPC // length-prefixed messages
 )
 
-// Frames follows what passes in one direction, and knows where something of ours may come between:
-// it reads heads, skips payloads, and keeps no byte of them. The zero value is at the beginning of
-// an unframed stream.
+// Frames follows the bytes of one direction, and knows where we may insert something of our own: it
+// reads heads, skips payloads, and keeps no bytes of them. The zero value is at the beginning of an
+// unframed stream.
 type Frames struct {
 	Kind Framing
 	have uint8 // bytes of head
 	head [10]byte
 	left uint64 // bytes of the present frame that are still to come, once its head is whole
 	open bool   // in the middle of a frame, or of a line
-	lost bool   // that was no frame: there is no safe place any more
-	// closing says that a close frame of a WebSocket has begun: whoever sends it says nothing after
-	// it.
+	lost bool   // a frame was malformed: no place is safe any more
+	// Closing says that a WebSocket close frame has begun: its sender says nothing after it.
 	Closing bool
-	Count   uint64 // frames that have passed whole
-	// data says that something has passed which is not there to keep the connection alive: neither
-	// control frames of a WebSocket nor empty lines and comments of an event stream. Whoever reads it
-	// resets it.
+	Count   uint64 // complete frames that have passed
+	// Data says that something other than keep-alive traffic has passed: no control frame of a
+	// WebSocket, and no empty line or comment of an event stream. The reader resets it.
 	Data bool
 }
 
-// Whole reports whether we are between two frames.
+// Whole reports whether the stream is between two frames.
 func (f *Frames) Whole() bool { return !f.open && !f.lost }
 
-// Pass takes p in and returns its length; with stop only up to the end of the frame that is open,
-// and 0 where none is.
+// Pass takes p in and returns its length. With stop it takes p only up to the end of the open
+// frame, and returns 0 if none is open.
 func (f *Frames) Pass(p []byte, stop bool) int {
 	n := 0
 	for n < len(p) && (!stop || !f.Whole()) {
@@ -86,7 +84,7 @@ func (f *Frames) step(p []byte) int {
 	return int(n)
 }
 
-// headLen returns how long the present head is, as far as can be told.
+// headLen returns the length of the present head, as far as it is known.
 func (f *Frames) headLen() uint8 {
 	if f.Kind == FramingGRPC {
 		return 5
@@ -103,7 +101,7 @@ func (f *Frames) headLen() uint8 {
 	return 2
 }
 
-// begin reads a head that is whole. The mask's key counts as payload: neither is looked at.
+// begin reads a complete head. The mask's key counts as payload: neither is looked at.
 func (f *Frames) begin() {
 	f.have = 0
 	f.carries()
@@ -128,7 +126,7 @@ func (f *Frames) begin() {
 	f.end()
 }
 
-// carries notes what the present frame is.
+// carries records whether the present frame is data.
 func (f *Frames) carries() {
 	const control = 0x8 // opcodes from here on (RFC 6455, 5.2)
 	if f.Kind != FramingWebSocket || f.head[0]&0xf < control {
@@ -143,5 +141,5 @@ func (f *Frames) end() {
 	}
 }
 
-// GoingAway is a server's close frame: 1001, and a word for people.
+// GoingAway is a server's close frame: status 1001, with a reason in words.
 var GoingAway = []byte("\x88\x0c\x03\xe9going away")

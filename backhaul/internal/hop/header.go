@@ -6,13 +6,13 @@ import (
 	"strings"
 )
 
-// The headers of the hop. They are removed from what clients and machines send, in every spelling,
-// also that of CGI and WSGI, for which Ebb_Load is Ebb-Load.
+// The headers of the hop. They are removed from what clients and machines send, in every spelling:
+// also in that of CGI and WSGI, for which Ebb_Load is Ebb-Load.
 const (
 	headerPrefix = "Ebb-"
 	HeaderTo     = "Ebb-To" // request: which machine, and what the edge knows of it
-	// request, HTTP/2: "body", which waits for "100 Continue", or "word": say it when the request is
-	// admitted
+	// on a request over HTTP/2: "body" (it waits for "100 Continue") or "word" (send that when the
+	// request is admitted)
 	HeaderAsk    = "Ebb-Ask"
 	HeaderOrder  = "Ebb-Order"  // request: for the node itself; who sends it, in the form of queries
 	HeaderLoad   = "Ebb-Load"   // answer: the machine's load
@@ -59,8 +59,8 @@ func MediaType(h map[string][]string) string {
 	return strings.ToLower(strings.TrimSpace(t))
 }
 
-// CopyHeader copies what is meant for the other end: neither the headers of one connection nor
-// those of the hop. upgrade, where not nil, is what the connection becomes.
+// CopyHeader copies the headers that are meant for the other end: neither those of one connection
+// nor those of the hop. upgrade, unless nil, is what the connection becomes.
 func CopyHeader(dst, src map[string][]string, upgrade []string) {
 	named := src["Connection"]
 	for k, v := range src {
@@ -100,8 +100,8 @@ func HasToken(lists []string, token string) bool {
 	return false
 }
 
-// SetEpoch tells a machine its epoch. What the client has sent under that name is removed, also
-// under names that CGI and WSGI give the same variable.
+// SetEpoch tells a machine its epoch. Headers of that name from the client are removed, also under
+// names that CGI and WSGI map to the same variable.
 func SetEpoch(h map[string][]string, name string, epoch uint64) {
 	if name == "" {
 		return
@@ -114,7 +114,7 @@ func SetEpoch(h map[string][]string, name string, epoch uint64) {
 	h[name] = []string{strconv.FormatUint(epoch, 10)}
 }
 
-// SameVariable reports whether CGI (RFC 3875, 4.1.18) and WSGI make one variable of two headers.
+// SameVariable reports whether CGI (RFC 3875, 4.1.18) and WSGI map two headers to one variable.
 func SameVariable(a, b string) bool {
 	if len(a) != len(b) {
 		return false
@@ -137,13 +137,13 @@ func variableByte(c byte) byte {
 	return c
 }
 
-// Upgrades to another version of HTTP are not passed on: in such a connection nobody would see
-// requests any more, or remove headers of the hop from them. The request goes on as if it had not
-// asked.
+// HeaderHTTP2Settings belongs to an upgrade to another version of HTTP. Such upgrades are not
+// passed on: on such a connection nobody would see requests or remove headers of the hop from them.
+// The request goes on as if it had not asked.
 const HeaderHTTP2Settings = "Http2-Settings"
 
-// KeepHTTP removes the request to go on in another version of HTTP. The slices in h belong to
-// somebody else.
+// KeepHTTP removes the request to switch to another version of HTTP. It does not change the slices
+// in h.
 func KeepHTTP(h map[string][]string) {
 	delete(h, HeaderHTTP2Settings)
 	if h["Upgrade"] == nil {
@@ -163,7 +163,7 @@ func KeepHTTP(h map[string][]string) {
 	}
 }
 
-// WithoutHTTP returns the protocols of an Upgrade header but for versions of HTTP; "" where none is
+// WithoutHTTP returns the protocols of an Upgrade header except versions of HTTP, or "" if none is
 // left.
 func WithoutHTTP(lists []string) string {
 	return strings.Join(without(lists, func(protocol string) bool {
@@ -172,7 +172,7 @@ func WithoutHTTP(lists []string) string {
 	}), ", ")
 }
 
-// without returns the members of lists but for some.
+// without returns the members of lists that drop does not reject.
 func without(lists []string, drop func(string) bool) (left []string) {
 	for _, list := range lists {
 		for member := range strings.SplitSeq(list, ",") {
@@ -193,8 +193,8 @@ func Switched(asked map[string][]string, status int, answer map[string][]string)
 	return len(to) != 1 || to[0] == "" || !HasToken(asked["Upgrade"], strings.TrimSpace(to[0]))
 }
 
-// PassesAsTrailer reports whether a request's trailer is passed on: none of the hop, and none that
-// the recipient may take for a header that frames or routes the request (RFC 9110, 6.5.1).
+// PassesAsTrailer reports whether a request's trailer is passed on: not one of the hop, and not one
+// that the recipient may take for a header that frames or routes the request (RFC 9110, 6.5.1).
 func PassesAsTrailer(k string) bool {
 	if k == "" || IsInternal(k) || hopByHop(k) ||
 		strings.ContainsFunc(k, func(r rune) bool { return !IsTokenRune(r) }) {
@@ -207,7 +207,7 @@ func PassesAsTrailer(k string) bool {
 	return true
 }
 
-// Announced returns the names of a request's trailers that are passed on, or nil. The values come
+// Announced returns the names of a request's trailers that are passed on, or nil. The values arrive
 // with the end of the body.
 func Announced(trailer map[string][]string) (names map[string][]string) {
 	for k := range trailer {

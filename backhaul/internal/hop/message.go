@@ -6,7 +6,7 @@ import (
 	"github.com/ebbkit/ebb/balance"
 )
 
-// ParseBounce reads the reason of a bounce. A reason of a later version is still a bounce: the
+// ParseBounce reads the reason of a bounce. A reason from a later version is still a bounce: the
 // request was not executed, and this owner will not take it.
 func ParseBounce(s string) balance.Bounce {
 	var b balance.Bounce
@@ -16,7 +16,7 @@ func ParseBounce(s string) balance.Bounce {
 	return balance.BounceNotHere
 }
 
-// To is what an edge tells an owner about the machine that it has picked.
+// To is what an edge tells an owner about the machine it has picked.
 type To struct {
 	App       balance.AppID
 	Machine   balance.MachineID
@@ -37,8 +37,8 @@ func AppendTo(b []byte, t To) []byte {
 	return b
 }
 
-// ParseTo is the inverse. Further fields are ignored, and a token that cannot be read is none: it
-// only ever gets a request in sooner.
+// ParseTo is the inverse of AppendTo. Further fields are ignored, and an unreadable token counts as
+// none: all it can do is let a request in sooner.
 func ParseTo(s string) (t To, ok bool) {
 	app, s := cut(s, ';')
 	id, s := cut(s, ';')
@@ -74,7 +74,8 @@ func AppendElse(b []byte, ms []balance.Machine) []byte {
 	return b
 }
 
-// ParseElse is the inverse, for machines of that app; what cannot be read is left out.
+// ParseElse is the inverse of AppendElse, for machines of that app; it leaves out what it cannot
+// read.
 func ParseElse(s string, app balance.AppID) (ms []balance.Machine) {
 	for s != "" && len(ms) < ElseMax {
 		var id, owner string
@@ -98,8 +99,7 @@ func AppendFault(b []byte, f Failure, words string) []byte {
 	return escape(b, words[:min(len(words), maxFault)])
 }
 
-// ParseFault reads a fault. What a later version calls by another name is taken for the worst: a
-// reset.
+// ParseFault reads a fault. A name from a later version counts as the worst failure: a reset.
 func ParseFault(s string) (f Failure, words string) {
 	name, rest := cut(s, ';')
 	if f.UnmarshalText([]byte(name)) != nil || f == FailureNone {
@@ -112,7 +112,7 @@ func ParseFault(s string) (f Failure, words string) {
 	return f, words
 }
 
-// plain are the bytes that stand for themselves; all others are written as % and two digits.
+// plain reports whether a byte stands for itself; all others are written as % and two digits.
 func plain(c byte) bool {
 	return c > ' ' && c < 0x7f && c != ';' && c != '%' && c != '"' && c != ','
 }
@@ -180,8 +180,8 @@ func AppendLoad(b []byte, l balance.Load) []byte {
 	return b
 }
 
-// ParseLoad is the inverse. Further numbers, of a later version, are ignored; anything else that
-// appendLoad would not write is refused.
+// ParseLoad is the inverse of AppendLoad. It ignores further numbers, of a later version, and
+// refuses anything else that AppendLoad would not write.
 func ParseLoad(s string) (l balance.Load, ok bool) {
 	var n [8]uint64
 	for i := range n {

@@ -17,12 +17,12 @@ const (
 )
 
 // Settings reads the frame that each side of an HTTP/2 connection sends first. It tells a pool how
-// many streams the peer takes before the first one is opened, and an owner which window the edge
+// many streams the peer accepts before the first one is opened, and an owner which window the edge
 // has chosen for the path between them.
 type Settings struct {
 	buf     []byte
 	Done    bool   // nothing more is read
-	OK      bool   // the frame was there and whole
+	OK      bool   // the frame was present and complete
 	Streams uint32 // 0 means that the peer named no limit
 	Window  uint32 // 0 means that the peer named none: 65535
 }
@@ -48,7 +48,7 @@ func (s *Settings) Feed(p []byte) {
 	for b := s.buf[FrameHeader : FrameHeader+size]; len(b) > 0; b = b[settingSize:] {
 		switch v := binary.BigEndian.Uint32(b[2:]); binary.BigEndian.Uint16(b) {
 		case SettingStreams:
-			s.Streams = max(v, 1) // none at all is a pause, not a limit
+			s.Streams = max(v, 1) // zero streams are a pause, not a limit
 		case settingWindow:
 			s.Window = v
 		}
@@ -56,7 +56,7 @@ func (s *Settings) Feed(p []byte) {
 	s.Done, s.OK, s.buf = true, true, nil
 }
 
-// Opening is what the first bytes of a connection make of it.
+// Opening is the protocol that the first bytes of a connection show.
 type Opening uint8
 
 const (
@@ -65,7 +65,7 @@ const (
 	OpeningHTTP2
 )
 
-// Sniff tells the protocols apart. Of HTTP/2 it also returns what follows the preface.
+// Sniff detects the protocol. For HTTP/2 it also returns what follows the preface.
 func Sniff(b []byte) (o Opening, rest []byte) {
 	n := min(len(b), len(ClientPreface))
 	switch {

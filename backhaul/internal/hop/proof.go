@@ -19,33 +19,32 @@ import (
 // not agree about it refuse each other.
 //
 // Over TLS the keying material contains randomness of both ends, so that a hello is good for one
-// connection only. The edge sends the head of its first request right behind it, and everything
-// else when it has verified the reply: no round trip is added. The owner acts on a request when it
+// connection only. The edge sends the head of its first request right after it, and everything
+// else once it has verified the reply: no round trip is added. The owner acts on a request once it
 // has verified the hello.
 //
-// In clear a hello is as good as a copy of it, whatever it says; only what the owner has said on
-// this very connection makes it fresh. So the edge sends nothing behind it: it waits for the reply,
-// verifies it, and sends confirm, its request behind it in full. The owner acts on a request when
-// it has verified confirm. That is one round trip for each new connection, as long as the handshake
-// of TLS takes; no clock and no memory of past hellos is needed. That hello has a proof all the
-// same keeps strangers from getting a reply, by which they could guess at weak keys, and names the
-// key to use.
+// In clear a copy of a hello is as good as the hello; only the owner's reply on the same connection
+// makes it fresh. So the edge sends nothing after it: it waits for the reply, verifies it, and sends
+// confirm, followed by its whole request. The owner acts on a request once it has verified confirm.
+// That costs one round trip for each new connection, as a TLS handshake does, and needs no clock and
+// no memory of past hellos. The hello still has a proof, so that a stranger gets no reply from which
+// to guess weak keys; the proof also names the key to use.
 //
 // What others can do:
 //
-//   - Who records connections and sends a copy, to this owner or another, now or later, gets no
-//     further than a reply in clear, and not as far over TLS. Nothing is executed, and the owner
-//     keeps nothing but a connection for HeaderTimeout.
-//   - Who sends back what came, to the same node or another, is refused: each message has its own
-//     key.
-//   - Who sits in the way and passes on what comes (a relay) stays in the way. Over TLS that takes
-//     a certificate that the edge accepts, and then still fails, as the two halves have different
-//     keying material. In clear it works, as for anyone who can change packets: they can read
-//     everything, alter requests and answers, and add requests of their own. In clear the key
-//     authenticates the beginning of a connection and protects nothing that follows.
-//   - Who holds a key is every node of the cluster. Only certificates tell nodes apart.
-//   - Who sees a hello, or makes an edge connect to them, can try keys on it at leisure: a key is
-//     to be random, of 128 bits or more.
+//   - Replay: whoever records a connection and sends a copy, to this owner or another, now or
+//     later, gets at most a reply in clear, and not even that over TLS. Nothing is executed, and
+//     the owner only holds a connection for HeaderTimeout.
+//   - Reflection: a message sent back to the same node or another is refused, because each message
+//     has its own key.
+//   - Relay: over TLS a relay needs a certificate that the edge accepts, and still fails, because
+//     the two halves have different keying material. In clear a relay works, as does anyone who
+//     can change packets: it can read everything, alter requests and answers, and add its own. In
+//     clear the key authenticates the beginning of a connection and protects nothing that follows.
+//   - Impersonation: whoever holds a key can act as any node of the cluster. Only certificates tell
+//     nodes apart.
+//   - Guessing: whoever sees a hello, or makes an edge connect to them, can try keys on it offline.
+//     So a key must be random, with 128 bits or more.
 const (
 	// No method of HTTP begins with 0, and the end of a line has a server that knows nothing of this
 	// say so at once.
@@ -65,7 +64,7 @@ const (
 	BindingSize   = 32
 )
 
-// authStatus is what an owner says to a hello.
+// authStatus is an owner's verdict on a hello.
 type authStatus uint8
 
 const (
@@ -86,7 +85,7 @@ var edgeWords = [authStatuses]string{
 	authVersion: "it speaks another version of the preface: update the older node",
 }
 
-// words returns what the edge's side says about a refusal.
+// words describes a refusal from the edge's side.
 func (s authStatus) words() string {
 	if s < authStatuses {
 		return edgeWords[s]
@@ -94,7 +93,7 @@ func (s authStatus) words() string {
 	return "it refuses for a reason that this version does not know: update this node"
 }
 
-// OwnerWords are what the owner's side says.
+// OwnerWords describe a refusal from the owner's side.
 var OwnerWords = [authStatuses]string{
 	AuthUnknown: "it does not know the key: one of its Config.Keys has to be one of HandlerConfig.Keys",
 	authUnbound: "one end of the connection sees TLS and the other does not",
@@ -160,8 +159,8 @@ func BeginsHello(b []byte) bool {
 	return string(b[:n]) == helloMagic[:n]
 }
 
-// JudgeHello decides about a hello of helloSize bytes: by which of the owner's keys it is proven,
-// or why not.
+// JudgeHello judges a hello of HelloSize bytes: it returns which of the owner's keys proves it, or
+// why none does.
 func JudgeHello(hello []byte, keys []AuthKey, binding []byte) (key int, s authStatus) {
 	switch {
 	case len(hello) != HelloSize || string(hello[:MagicSize]) != helloMagic:
@@ -201,13 +200,13 @@ func AppendReply(
 	return append(b, p[:]...)
 }
 
-// AppendRefusal writes the reply to any other. Who has no key cannot prove anything.
+// AppendRefusal writes the reply to any other hello. It has no proof, since the owner may have no key.
 func AppendRefusal(b []byte, s authStatus) []byte {
 	b = append(append(b, ReplyMagic...), byte(s))
 	return append(b, make([]byte, ReplySize-MagicSize-1)...)
 }
 
-// refusal says why a reply is none, or not to be believed. A refusal proves nothing: whoever can
+// refusal says why a reply is invalid or not to be trusted. A refusal proves nothing: whoever can
 // forge one can also cut the connection.
 type refusal string
 

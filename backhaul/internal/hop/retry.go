@@ -4,16 +4,16 @@ import (
 	"time"
 )
 
-// BodyState is what a further try could send as the request's body.
+// BodyState says what another try could send as the request's body.
 type BodyState uint8
 
 const (
-	// there is none, it was never asked for, or all that was read of it is kept
+	// there is none, it was never read, or all that was read of it is kept
 	BodyWhole BodyState = iota
 	BodySpent           // some of it went out and is gone
 )
 
-// Next is what to do after a try.
+// Next says what to do after a try.
 type Next uint8
 
 const (
@@ -23,7 +23,7 @@ const (
 )
 
 // retryable is the decision table of the package comment: may a request be sent again after a try
-// that got so far? Columns: not idempotent, idempotent.
+// that got this far? Columns: not idempotent, idempotent.
 var retryable = [...][2][2]bool{
 	//             body whole      body spent
 	CertaintyNotSent:       {BodyWhole: {true, true}, BodySpent: {false, false}},
@@ -43,9 +43,9 @@ func mayRetry(f Failure, idempotent bool, b BodyState) bool {
 	return retryable[f.Certainty()][b][column]
 }
 
-// RetryLimits are the budgets of one request. Bounces and failures are counted apart: a bounce is
-// how late knowledge is put right, on a busy fleet more than one per request is normal; a failure
-// is a fault of something.
+// RetryLimits are the budgets of one request. Bounces and failures are counted separately: a bounce
+// corrects late information, and on a busy fleet more than one per request is normal; a failure is
+// a fault.
 type RetryLimits struct {
 	Bounces  int // per round
 	Rounds   int
@@ -53,20 +53,20 @@ type RetryLimits struct {
 	Patience time.Duration // from the first bounce to the last; 0 means no bound
 }
 
-// Retries is what one request has used of its budgets.
+// Retries counts what one request has used of its budgets.
 type Retries struct {
 	bounces  int // of the present round
-	rounds   int // that we ended, since the picker last waited
+	rounds   int // that we ended since the picker last waited
 	hot      int // rounds in a row that the picker began without waiting
 	Failures int
 	resets   int // machines that broke off under the request
 }
 
-// maxResets is how many machines may break off under a request: what ends two of them may be what
-// it asks for, and it is not sent to a third.
+// maxResets is how many machines may break off under a request: if it ended two, the request itself
+// may be the cause, and it is not sent to a third.
 const maxResets = 2
 
-// Died decides after a try that a machine broke off, where the request may be tried again.
+// Died decides after a try in which a machine broke off, if the request may be tried again.
 func (s *Retries) Died() Next {
 	if s.resets++; s.resets >= maxResets {
 		return NextGiveUp
@@ -85,8 +85,8 @@ func (s *Retries) Failed(l RetryLimits, f Failure, idempotent bool, b BodyState)
 	return NextElsewhere
 }
 
-// Refused decides after a stream that the peer did not take, such as one that met the end of its
-// connection. That is how connections end: it costs what a bounce costs, and nothing of the budgets
+// Refused decides after a stream that the peer did not take, for example because its connection was
+// ending. Connections end like that, so it costs what a bounce costs, and nothing of the budgets
 // for failures.
 func (s *Retries) Refused(l RetryLimits, b BodyState, since time.Duration) Next {
 	if !mayRetry(FailureRefused, false, b) {
@@ -110,7 +110,7 @@ func (s *Retries) Bounced(l RetryLimits, since time.Duration) Next {
 	return s.Exhausted(l)
 }
 
-// Exhausted decides when every machine that could be tried in this round has been.
+// Exhausted decides when every machine of this round has been tried.
 func (s *Retries) Exhausted(l RetryLimits) Next {
 	if s.rounds++; s.rounds > l.Rounds {
 		return NextGiveUp
@@ -119,8 +119,8 @@ func (s *Retries) Exhausted(l RetryLimits) Next {
 	return NextRound
 }
 
-// Renewed notes that the picker has begun a new round by itself, after waiting for so long. A
-// picker that waits may begin as many as it likes; if it did not wait, we do.
+// Renewed records that the picker has begun a new round by itself, after that wait. A picker that
+// waits may begin any number of rounds; if it did not wait, we count the round.
 func (s *Retries) Renewed(waited time.Duration) {
 	s.bounces = 0
 	if waited < pauseFirst {
@@ -130,8 +130,8 @@ func (s *Retries) Renewed(waited time.Duration) {
 	s.rounds, s.hot = 0, 0
 }
 
-// The pause before a new round gives late rows and reports time to arrive: from one in-region round
-// trip up to what a person does not notice.
+// The pause before a new round gives late rows and reports time to arrive: from one round trip
+// within a region up to a delay that people do not notice.
 const (
 	pauseFirst = 5 * time.Millisecond
 	pauseMax   = 250 * time.Millisecond

@@ -4,18 +4,17 @@ import (
 	"time"
 )
 
-// The bounds of what is learned. A slot that is held for less than a second is soon lost to a
-// scheduler's pause; one that is held for more than a minute looks like one that is lost.
+// The bounds of what is learned. A slot held for less than a second is soon freed too early by a
+// scheduler's pause; one held for more than a minute looks lost.
 const (
 	MinHold = time.Second
 	MaxHold = time.Minute
-	// UnknownHold is for an app that has answered nothing yet.
+	// UnknownHold is for an app without any answer yet.
 	UnknownHold = 10 * time.Second
 )
 
 // ServiceTimes estimates how long an app works on a request: counts in steps of a fifth, from
-// minHold to maxHold, in which what is long past counts less and less. It is not safe for
-// concurrent use.
+// minHold to maxHold, in which old samples fade. It is not safe for concurrent use.
 type ServiceTimes struct {
 	counts [serviceSteps]uint32
 	total  uint32
@@ -35,7 +34,7 @@ var serviceBounds = func() (b [serviceSteps]time.Duration) {
 	return b
 }()
 
-// Observe takes in one.
+// Observe takes in one sample.
 func (s *ServiceTimes) Observe(d time.Duration) {
 	i := 0
 	for i < serviceSteps-1 && d > serviceBounds[i] {
@@ -52,8 +51,7 @@ func (s *ServiceTimes) Observe(d time.Duration) {
 	}
 }
 
-// P99 returns what 99 of 100 take at most, from minHold to maxHold, and unknownHold where nothing
-// is known.
+// P99 returns the 99th percentile, from minHold to maxHold, or UnknownHold without samples.
 func (s *ServiceTimes) P99() time.Duration {
 	if s.total == 0 {
 		return UnknownHold

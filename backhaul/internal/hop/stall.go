@@ -8,7 +8,7 @@ import (
 	"github.com/ebbkit/ebb/internal/enum"
 )
 
-// Stall says what a request was waiting for when it was ended for want of progress.
+// Stall says what a request was waiting for when it was ended for lack of progress.
 type Stall uint8
 
 // The stalls. Each has a bound in the app's row.
@@ -21,7 +21,7 @@ const (
 
 var stallNames = [...]string{"body", "answer", "upgrade"}
 
-// String returns the stall's name as it stands in logs and metrics.
+// String returns the stall's name as written to logs and metrics.
 func (s Stall) String() string { return enum.String(stallNames[:], uint8(s), "stall") }
 
 // The defaults of an app's row, which says why.
@@ -31,14 +31,14 @@ const (
 	DefaultUpgradeWait = 60 * time.Second
 )
 
-// leastRate is what must come of a body that is awaited, in bytes per second: a fifth of what the
-// slowest mobile networks carry. IIS and Kestrel have the same.
+// leastRate is how many bytes per second of an awaited body must arrive: a fifth of the rate of the
+// slowest mobile networks. IIS and Kestrel use the same.
 const leastRate = 240
 
-// Bounds are an app's, without zero values: 0 means none.
+// Bounds are an app's bounds with defaults filled in: 0 means none.
 type Bounds struct {
 	Body, Answer, Upgrade time.Duration
-	Least                 int64 // bytes of a body that must come while it is awaited for that long
+	Least                 int64 // bytes of a body that must arrive for each such wait
 }
 
 func BoundsOf(a *balance.App) Bounds {
@@ -62,30 +62,30 @@ func (b Bounds) Of(s Stall) time.Duration {
 	return b.Upgrade
 }
 
-// Owners returns what an owner goes by. Its edge is to be the first, since it can answer the
-// client; the owner's own bounds are for edges that are gone or slow.
+// Owners returns the bounds that an owner uses. They are longer than its edge's, which can answer
+// the client; the owner's own are for edges that are gone or slow.
 func (b Bounds) Owners() Bounds {
 	return Bounds{b.Body * 3 / 2, b.Answer * 3 / 2, b.Upgrade * 3 / 2, b.Least}
 }
 
-// The bounds of how often progress is looked at.
+// The bounds of the interval between looks.
 const (
 	minLook = time.Millisecond
 	maxLook = time.Minute
 )
 
-// LookEvery returns how often to look: often enough that a stall is noticed no later than a quarter
-// of the bound behind it.
+// LookEvery returns how often to look: often enough to notice a stall within a quarter of its
+// bound.
 func LookEvery(bound time.Duration) time.Duration { return min(max(bound/8, minLook), maxLook) }
 
-// Standing is what has been seen of a count that grows with each move.
+// Standing tracks a count that grows with each move.
 type Standing struct {
 	n     uint32
 	since time.Time
 }
 
-// Stands takes in a count and reports whether it has not moved for as long as bound. An even count
-// waits for nobody.
+// Stands takes in a count and reports whether it has not moved for the length of bound. An even
+// count waits for nobody.
 func (s *Standing) Stands(now time.Time, n uint32, bound time.Duration) bool {
 	if s.since.IsZero() || n != s.n {
 		s.n, s.since = n, now
@@ -94,15 +94,15 @@ func (s *Standing) Stands(now time.Time, n uint32, bound time.Duration) bool {
 	return bound > 0 && n%2 == 1 && now.Sub(s.since) >= bound
 }
 
-// SlowBody is what has been seen of a body that comes, however slowly.
+// SlowBody tracks a body that arrives, however slowly.
 type SlowBody struct {
 	at     time.Time     // of the last look
 	waited time.Duration // for the client, since
-	from   int64         // so much had come
+	from   int64         // bytes that had arrived then
 }
 
-// Slow takes in whether the body is awaited now and how much of it has come, and reports whether
-// that is too little. Time in which nobody waits for the client is not counted.
+// Slow takes in whether the body is awaited now and how much of it has arrived, and reports whether
+// that is too little. Time in which nothing is awaited from the client does not count.
 func (p *SlowBody) Slow(now time.Time, awaited bool, read int64, b Bounds) bool {
 	since := now.Sub(p.at)
 	if p.at.IsZero() {
@@ -132,16 +132,16 @@ func (f *Freed) UnmarshalText(text []byte) error {
 	return enum.Unmarshal(f, "backhaul: way to be freed", freedNames[:], text)
 }
 
-// Freed says how the slot of a request that its client has left became free. Only FreedAnswered and
-// FreedEnded mean that the machine was done for certain.
+// Freed says how the slot of a request became free after its client had left. Only FreedAnswered
+// and FreedEnded mean that the machine was certainly done.
 type Freed uint8
 
 // The ways.
 const (
 	FreedAnswered Freed = iota // the machine has answered, for nobody
-	// it closed the connection, or was cut off; then the slot was held for a time
+	// it closed the connection, or was cut off; the slot was then held for a time
 	FreedClosed
-	FreedSilent   // nothing was heard of it for as long as that may be
+	FreedSilent   // nothing was received for as long as that may take
 	FreedEnded    // its run has ended: it was stopped, or has failed
 	FreedShutdown // this side has been closed
 )

@@ -5,7 +5,7 @@ import (
 	"strings"
 )
 
-// ExactPath returns what of u has to be replaced for its path to be written as it came.
+// ExactPath returns the fields of u to replace so that its path is written as it arrived.
 func ExactPath(u *url.URL) (opaque, rawPath string) {
 	raw := u.RawPath
 	if raw == "" || u.Opaque != "" || u.EscapedPath() == raw {
@@ -23,7 +23,7 @@ func ExactPath(u *url.URL) (opaque, rawPath string) {
 	return raw, raw
 }
 
-// escapeRest escapes what may not stand in a path, and leaves alone what is escaped.
+// escapeRest escapes bytes that may not appear in a path, and leaves escapes alone.
 func escapeRest(raw string) string {
 	const hex = "0123456789ABCDEF"
 	var b strings.Builder
@@ -37,8 +37,8 @@ func escapeRest(raw string) string {
 	return b.String()
 }
 
-// pathByte reports whether a path may have c (RFC 3986, 3.3), "%" included. So may brackets, says
-// net/url.
+// pathByte reports whether a path may contain c (RFC 3986, 3.3), including "%" and, as in net/url,
+// brackets.
 func pathByte(c byte) bool {
 	return c >= '0' && c <= '9' || c >= 'a' && c <= 'z' || c >= 'A' && c <= 'Z' ||
 		strings.IndexByte("-._~!$&'()*+,;=:@/%[]", c) >= 0

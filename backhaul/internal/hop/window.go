@@ -14,11 +14,11 @@ const (
 	Classes    = maxClass + 1
 	AnyClass   = 4 // 4 MiB, what net/http has, where the path is unknown
 	ConnWindow = 1 << 30
-	// NearWindow is for machines. They are near: at 1 ms it lets 128 MB/s through. What a client does
-	// not read is held here as well as at the edge: with 256 KiB there, 200 stalled downloads stay
+	// NearWindow is for machines. They are near: at 1 ms it allows 128 MB/s. Bytes that a client does
+	// not read are held here as well as at the edge: with 256 KiB there, 200 stalled downloads stay
 	// below 100 MB.
 	NearWindow = 128 << 10
-	// DefaultBandwidth is 500 Mb/s: what one TCP connection between clouds reaches.
+	// DefaultBandwidth is 500 Mb/s, which one TCP connection between clouds reaches.
 	DefaultBandwidth = 60 << 20
 )
 
@@ -35,12 +35,13 @@ func ClassOf(n int64) int {
 }
 
 // ChooseClass returns the class of new connections over a path: bandwidth, in bytes per second,
-// times the round trip, rounded up to a class. pressure is the part of the memory limit in use;
-// from 80 % on the class is one lower, from 90 % two: streams get slower before the process dies.
+// times the round trip, rounded up to a class. pressure is the part of the memory limit in use:
+// from 80 % the class is one lower, from 90 % two, so that streams slow down before the process
+// dies.
 //
-// had is the class of the connections there are, or negative. It is left for a lower one only where
-// the path needs less than half of it, so that a round trip on the border of two classes does not
-// make connections come and go.
+// had is the class of the present connections, or negative. It changes to a lower one only if the
+// path needs less than half of it, so that a round trip at the border of two classes does not make
+// connections come and go.
 func ChooseClass(rtt time.Duration, known bool, bandwidth int64, pressure float64, had int) int {
 	class := AnyClass
 	if known {
@@ -59,9 +60,9 @@ func ChooseClass(rtt time.Duration, known bool, bandwidth int64, pressure float6
 	return min(max(class, MinClass), maxClass)
 }
 
-// DialLimit is how long connecting may take: three round trips and what a busy peer needs, so that
-// one lost packet is forgiven and a black hole is not waited for. most bounds it, and is what holds
-// where the path is unknown; 0 means none.
+// DialLimit bounds connecting: three round trips and an allowance for a busy peer, so that it
+// survives one lost packet and does not wait for a black hole. most caps it, and is the bound if
+// the path is unknown; 0 means none.
 func DialLimit(rtt time.Duration, known bool, most time.Duration) time.Duration {
 	if !known {
 		return most
@@ -73,15 +74,15 @@ func DialLimit(rtt time.Duration, known bool, most time.Duration) time.Duration 
 	return d
 }
 
-// BulkSize is from where on a body is bulk: 1 MiB keeps a 100 Mb/s path busy for 80 ms, which the
-// small requests of the same connection would notice.
+// BulkSize is the size from which a body is bulk: 1 MiB keeps a 100 Mb/s path busy for 80 ms, which
+// small requests on the same connection would notice.
 const BulkSize = 1 << 20
 
 // bulkMemory is how long a route that moved bulk is expected to do so again.
 const bulkMemory = time.Minute
 
 // Lane is one of the two groups of HTTP/2 connections to a peer: on one connection a packet lost
-// for a download holds up everything else.
+// for a download delays everything else.
 type Lane uint8
 
 const (
@@ -89,8 +90,8 @@ const (
 	LaneBulk
 )
 
-// LaneOf chooses for a request: by the length of its body, negative where unknown, and by when a
-// request of the same route was last seen to move bulk.
+// LaneOf chooses a request's lane by the length of its body, negative if unknown, and by when the
+// same route last moved bulk data.
 func LaneOf(length int64, lastBulk, now time.Time) Lane {
 	if length >= BulkSize || !lastBulk.IsZero() && now.Sub(lastBulk) < bulkMemory {
 		return LaneBulk

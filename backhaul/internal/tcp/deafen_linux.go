@@ -16,8 +16,8 @@ var newOnly = []syscall.SockFilter{
 	{Code: syscall.BPF_RET | syscall.BPF_K, K: 0xffff},
 }
 
-// Deafen has a listening socket take no further connections, or take them again, and reports
-// whether it does. Who tries to connect meanwhile tries again a second later.
+// Deafen makes a listening socket drop new connections, or accept them again, and reports whether
+// it does. A dropped client tries again a second later.
 func Deafen(l *net.TCPListener, deaf bool) (done bool) {
 	raw, err := l.SyscallConn()
 	if err != nil {

@@ -28,10 +28,10 @@ func IsClosedHere(err error) bool {
 
 type Halver interface{ CloseWrite() error }
 
-// CloseWriter ends one direction of a connection, if that can be done.
+// CloseWriter ends one direction of a connection, if that is possible.
 type CloseWriter struct{ C net.Conn }
 
-// CloseWrite returns an [errors.ErrUnsupported] where it cannot.
+// CloseWrite returns [errors.ErrUnsupported] if it cannot.
 func (c CloseWriter) CloseWrite() error { return CloseWrite(c.C) }
 
 func CloseWrite(c any) error {
@@ -41,7 +41,7 @@ func CloseWrite(c any) error {
 	return http.ErrNotSupported
 }
 
-// Beneath returns the first connection of type T that c is or has beneath it.
+// Beneath returns the first connection of type T among c and those beneath it.
 func Beneath[T net.Conn](c net.Conn) (found T, ok bool) {
 	for {
 		if found, ok = c.(T); ok {
@@ -55,8 +55,8 @@ func Beneath[T net.Conn](c net.Conn) (found T, ok bool) {
 	}
 }
 
-// Reset has a connection end in a reset, now: its peer must not take what it got for all. Where no
-// reset can be had it is closed.
+// Reset ends a connection with a reset at once, so that its peer does not take the bytes it got for
+// complete. If a reset is not possible, it closes the connection.
 func Reset(c any) {
 	for {
 		switch t := c.(type) {
@@ -78,9 +78,9 @@ func Reset(c any) {
 	}
 }
 
-// EndOf returns the error that a connection ended with, where reading it returned none. A reset is
-// told once: where a write has had it, a read sees a clean end. ended says that this side had ended
-// its half: then a connection that is closed has ended well, or its error is the reader's.
+// EndOf returns the error that a connection ended with when reading it returned none. A reset is
+// reported once: if a write has reported it, a read sees a clean end. ended says that this side had
+// closed its half: then a closed connection has ended well, or its error is the reader's.
 func EndOf(c any, ended bool) error {
 	for !ended {
 		switch t := c.(type) {
@@ -101,8 +101,8 @@ func EndOf(c any, ended bool) error {
 	return nil
 }
 
-// transparent is a connection of ours that changes nothing of what passes: its ends are those of
-// the one beneath.
+// transparent is a connection of ours that does not change the bytes it carries: it ends as the one
+// beneath does.
 type transparent interface{ Transparent() net.Conn }
 
 var ErrReset = errors.New("backhaul: the connection was reset by its peer")

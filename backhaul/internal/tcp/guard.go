@@ -11,12 +11,13 @@ import (
 	"github.com/ebbkit/ebb/internal/tcpinfo"
 )
 
-// maxRTO is how often the kernel sends again, and probes a closed window, at the least.
+// maxRTO bounds the kernel's intervals between retransmissions, and between probes of a closed
+// window.
 const maxRTO = 2 * time.Second
 
-// KeepAlive makes the kernel find out that the other end of an idle connection is gone: after 3
-// unanswered probes, one a second, from 2 s of silence on. Where data is under way there are no
-// such probes: see guards. What is not TCP, or hides it, stays as it is.
+// KeepAlive makes the kernel detect that the peer of an idle connection is gone: after 3 unanswered
+// probes, one a second, from 2 s of silence on. While data is in flight the kernel sends none: see
+// [Guards]. It leaves connections alone that are not TCP or do not expose it.
 func KeepAlive(c net.Conn) {
 	if t := tcpinfo.TCP(c); t != nil {
 		t.SetKeepAliveConfig(
@@ -26,12 +27,12 @@ func KeepAlive(c net.Conn) {
 	}
 }
 
-// Guards gives connections up whose peer is silent although data is under way to it, or waits for
-// its window. It looks at those that were written to, about once a second while there are any, and
-// at no others: no request has a timer of its own. The zero value is ready.
+// Guards closes connections whose peer is silent although data is in flight to it, or waits for its
+// window. It looks only at those that were written to, about once a second while there are any, so
+// that no request has its own timer. The zero value is ready.
 type Guards struct {
 	Bound time.Duration // of silence; 0 means silence
-	Every time.Duration // between looks; 0 means a fifth of bound
+	Every time.Duration // between looks; 0 means a fifth of Bound
 
 	Mu    sync.Mutex
 	List  []*Guarded // those with listed set
@@ -41,7 +42,7 @@ type Guards struct {
 	info  tcpinfo.Reader // of the one that looks
 }
 
-// Guarded is a connection that is looked at. Its zero value is of one that cannot be.
+// Guarded is a connection that Guards looks at. The zero value is one that it cannot.
 type Guarded struct {
 	In      *Guards
 	tcp     *net.TCPConn
@@ -53,8 +54,7 @@ type Guarded struct {
 	liveness hop.Liveness // of the one that looks
 }
 
-// Watch has the guards look after a connection, and reports whether the kernel can be asked about
-// it.
+// Watch makes the guards look after a connection. It reports whether the kernel can report on it.
 func (g *Guarded) Watch(in *Guards, c net.Conn) bool {
 	t := tcpinfo.TCP(c)
 	if t == nil {
@@ -72,7 +72,7 @@ func (g *Guarded) Watch(in *Guards, c net.Conn) bool {
 	return true
 }
 
-// Begin notes that something goes out, or the end of it; end that the kernel has it.
+// Begin records that a write, or the end, is being sent; End that the kernel has it.
 func (g *Guarded) Begin() {
 	if g.In == nil {
 		return
@@ -89,7 +89,7 @@ func (g *Guarded) End() {
 	}
 }
 
-// Err returns the error of a connection, which where it was given up says so.
+// Err returns a connection's error, or says that it was given up.
 func (g *Guarded) Err(err error) error {
 	if err != nil && g.given.Load() {
 		return ErrSilent
@@ -125,8 +125,8 @@ func (g *Guards) pause() time.Duration {
 	return g.limit() / 5
 }
 
-// Look looks at the connections that were written to since the last time, and at those that still
-// wait. One look is over before the next begins.
+// Look looks at the connections written to since the last look, and at those that still wait for an
+// answer. Looks do not overlap.
 func (g *Guards) Look() {
 	g.Mu.Lock()
 	list := g.List
@@ -137,7 +137,7 @@ func (g *Guards) Look() {
 	g.Mu.Unlock()
 	kept := 0
 	for _, c := range list {
-		c.listed.Store(false) // what is written from now on comes up next time
+		c.listed.Store(false) // a write from now on lists it for the next look
 		writing := c.writing.Load() > 0
 		t, ok := tcpStateOf(&g.info, c.raw)
 		if !ok {

@@ -8,19 +8,18 @@ import (
 	"github.com/ebbkit/ebb/internal/tcpinfo"
 )
 
-// Kernel asks the kernel what a TCP connection has received. To peek for waiting bytes would not
-// do: another goroutine may have taken them without having counted them yet, while this count only
-// grows. Where the kernel has no answer, what a peer sends unasked is noticed when the goroutine
-// that reads has seen it, which leaves the moment from its arrival to that. It is not safe for
-// concurrent use.
+// Kernel asks the kernel how many bytes a TCP connection has received. Peeking for waiting bytes
+// would not do: another goroutine may have taken them without having counted them, while this count
+// only grows. If the kernel has no answer, unasked bytes are noticed only when the reading
+// goroutine has seen them, shortly after they arrive. It is not safe for concurrent use.
 type Kernel struct {
 	raw  syscall.RawConn // nil: no answer
 	info tcpinfo.Reader
-	base int64 // received before we came: a preface of the dialer's, perhaps
+	base int64 // received before this type was attached, such as a preface
 }
 
 func (k *Kernel) Watch(c net.Conn) {
-	tcp, ok := c.(*net.TCPConn) // of what TLS reads ahead the kernel knows nothing
+	tcp, ok := c.(*net.TCPConn) // the kernel does not know what TLS reads ahead
 	if !ok {
 		return
 	}
@@ -43,7 +42,7 @@ func (k *Kernel) Holds(got int64) bool {
 	return ok && (!i.Established || int64(i.Received)-k.base > got)
 }
 
-// tcpStateOf returns what the guards look at, false where the kernel has no answer.
+// tcpStateOf returns what the guards look at, or false if the kernel has no answer.
 func tcpStateOf(r *tcpinfo.Reader, raw syscall.RawConn) (hop.TCPState, bool) {
 	i, ok := r.Info(raw)
 	return hop.TCPState{

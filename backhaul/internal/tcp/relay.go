@@ -5,16 +5,16 @@ import (
 	"sync"
 )
 
-// The buffers of a copy. Bodies use the large one; upgraded connections, most of which are idle
-// most of the time, hold a small one and take a large one while they have much to say.
+// The buffers of a copy. Bodies use the large one; upgraded connections, which are usually idle,
+// hold a small one and take a large one while they carry much.
 const (
 	BufferSize = 32 << 10
-	SmallSize  = 1 << 10 // what chats and pings say at once
+	SmallSize  = 1 << 10 // enough for chat messages and pings
 )
 
 var buffers sync.Pool
 
-// GetBuffer takes a large buffer from those that are not in use.
+// GetBuffer takes a large buffer from the pool.
 func GetBuffer() *[BufferSize]byte {
 	if b, ok := buffers.Get().(*[BufferSize]byte); ok {
 		return b
@@ -22,7 +22,7 @@ func GetBuffer() *[BufferSize]byte {
 	return new([BufferSize]byte)
 }
 
-// PutBuffer gives one back.
+// PutBuffer returns a buffer to the pool.
 func PutBuffer(b *[BufferSize]byte) { buffers.Put(b) }
 
 // Relay copies one direction of an upgraded connection until src ends.

@@ -9,7 +9,7 @@ import (
 	"github.com/ebbkit/ebb/balance"
 )
 
-// Gate is what is needed of a machine's gate; [*balance.Gate] is one.
+// Gate is what Slots needs of a machine's gate; [*balance.Gate] is one.
 type Gate interface {
 	Load() balance.Load
 	Grant() (token uint64, ok bool)
@@ -17,7 +17,7 @@ type Gate interface {
 	Holds(token uint64) bool
 }
 
-// Machine is a machine of the owner that takes requests and whose slots are granted.
+// Machine is a machine of the owner that accepts requests and whose slots are granted.
 type Machine struct {
 	ID   balance.MachineID
 	Gate Gate
@@ -30,11 +30,11 @@ type Notice struct {
 	Grant balance.Grant
 }
 
-// lendFor is how long after the last use slots are lent to nodes at which nothing waits. A lent
-// slot counts as in flight, and an app that nobody uses has to fall asleep.
+// lendFor is how long after an app's last use slots are lent to nodes where nothing waits. A lent
+// slot counts as in flight, and an unused app has to scale to zero.
 const lendFor = 10 * time.Second
 
-// AskFor is how long what a node said about its parked requests counts.
+// AskFor is how long a node's number of parked requests stays valid.
 const AskFor = 5 * time.Second
 
 // Slots are the granted slots of one app's machines on one owner. They are not safe for concurrent
@@ -48,7 +48,7 @@ type Slots struct {
 	gave  time.Time // when a slot was given last
 }
 
-// grant is a slot that is on its way to a node or waits there to be used.
+// grant is a slot on its way to a node, or waiting there to be used.
 type grant struct {
 	node    balance.NodeID
 	machine balance.MachineID
@@ -58,11 +58,11 @@ type grant struct {
 	lent    bool // given to a node at which nothing waited
 }
 
-// New returns the slots of an app whose grants may be used for so long.
+// New returns the slots of an app whose grants may be used for that long.
 func New(app balance.AppID, lasts time.Duration) *Slots { return &Slots{app: app, lasts: lasts} }
 
-// Ask notes how many requests wait at a node. A negative number says that the node does not even
-// want a slot at hand.
+// Ask records how many requests wait at a node. A negative number says that the node does not want
+// a spare slot either.
 func (s *Slots) Ask(now time.Time, node balance.NodeID, parked int) {
 	if parked > 0 {
 		s.used = now
@@ -70,8 +70,8 @@ func (s *Slots) Ask(now time.Time, node balance.NodeID, parked int) {
 	s.turns.ask(node, parked, now.Add(AskFor).UnixNano())
 }
 
-// Back takes back a slot that its node could not use. It does nothing for a slot that was used or
-// taken back meanwhile.
+// Back takes back a slot that its node could not use. It does nothing if the slot was used or taken
+// back meanwhile.
 func (s *Slots) Back(node balance.NodeID, back balance.Grant) {
 	for i, x := range s.out {
 		if x.token == back.Token && x.machine == back.Machine && x.node == node &&
@@ -89,15 +89,15 @@ func (s *Slots) Gave() time.Time { return s.gave }
 // Forgotten reports whether nobody has asked for long and no slot is out.
 func (s *Slots) Forgotten() bool { return len(s.turns.nodes) == 0 && len(s.out) == 0 }
 
-// Lent reports whether a slot of the gate waits at a node that asked for none.
+// Lent reports whether a slot of the gate is lent to a node that asked for none.
 func (s *Slots) Lent(g Gate) bool {
 	return slices.ContainsFunc(s.out, func(x grant) bool {
 		return x.gate == g && x.lent && g.Holds(x.token)
 	})
 }
 
-// Deal takes slots back and hands free ones out, and returns what to tell nodes about it. machines
-// are those that can take a request now.
+// Deal takes slots back and hands out free ones, and returns what to tell the nodes. machines are
+// those that can accept a request now.
 func (s *Slots) Deal(now time.Time, machines []Machine) (notices []Notice) {
 	for _, x := range s.settle(now) {
 		notices = append(notices, s.revoked(x))
@@ -106,8 +106,8 @@ func (s *Slots) Deal(now time.Time, machines []Machine) (notices []Notice) {
 }
 
 // settle drops the grants that were used, and takes back those that were not used in time. It
-// returns those that it takes back early: of a machine that does not run, and loans of one that is
-// about to sleep.
+// returns those taken back early: of a machine that does not run, and loans of one that is about to
+// stop.
 func (s *Slots) settle(now time.Time) (early []grant) {
 	kept := s.out[:0]
 	for _, x := range s.out {
@@ -132,8 +132,8 @@ func (s *Slots) settle(now time.Time) (early []grant) {
 	return early
 }
 
-// hand gives free slots to nodes: those of the best machines first. What nodes hold without need is
-// taken from them only when nothing is free and somebody waits.
+// hand gives free slots to nodes, those of the best machines first. It takes slots back from nodes
+// that do not need them only when none is free and somebody waits.
 func (s *Slots) hand(now time.Time, machines []Machine, notices []Notice) []Notice {
 	for tier := range balance.TierNone {
 		for _, m := range machines {
@@ -161,14 +161,14 @@ func (s *Slots) hand(now time.Time, machines []Machine, notices []Notice) []Noti
 	return notices
 }
 
-// lends reports whether free slots of a machine are given to nodes at which nothing waits: while
-// the app is used, and where nothing is to keep requests away.
+// lends reports whether free slots of a machine are lent to nodes where nothing waits: only while
+// the app is used and the machine is not to be emptied.
 func (s *Slots) lends(now time.Time, m Machine) bool {
 	return now.Sub(s.used) <= lendFor && m.Tier == balance.TierReady &&
 		m.Gate.Load().Cordon == balance.CordonNone
 }
 
-// handFree gives the free slots of a machine to nodes.
+// handFree gives a machine's free slots to nodes.
 func (s *Slots) handFree(now time.Time, m Machine, notices []Notice) []Notice {
 	for {
 		node, lacks, ok := s.turns.next(now.UnixNano())
@@ -183,7 +183,7 @@ func (s *Slots) handFree(now time.Time, m Machine, notices []Notice) []Notice {
 	}
 }
 
-// give notes a grant.
+// give records a grant.
 func (s *Slots) give(
 	now time.Time, m Machine, node balance.NodeID, token uint64, lent bool,
 ) Notice {
@@ -201,9 +201,9 @@ func (s *Slots) revoked(x grant) Notice {
 	}}
 }
 
-// takeBack revokes a slot of the gate that a node holds without need: one that was lent, or one
-// asked for that should have been used by now. A node that uses it before it hears of that is
-// bounced.
+// takeBack revokes a slot of the gate that a node does not need: one that was lent, or one asked
+// for that should have been used by now. If the node uses it before it hears of that, the request
+// is bounced.
 func (s *Slots) takeBack(g Gate, before time.Time) (grant, bool) {
 	for i, x := range s.out {
 		if x.gate == g && (x.lent || x.at.Before(before)) && s.turns.idle(x.node) && g.Revoke(x.token) {

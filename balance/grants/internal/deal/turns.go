@@ -10,23 +10,23 @@ import (
 // turns decides which node gets the next free slot of an app's machines on this owner. It is not
 // safe for concurrent use.
 //
-// A node with more requests waiting than slots on their way comes first, the one that lacks most of
-// all. When nobody lacks any, free slots go to the nodes in turn, so that each has one at hand
-// before it asks.
+// A node with more requests waiting than slots on their way comes first, the one with the largest
+// shortage before the others. If no node has a shortage, free slots go to the nodes in turn, so
+// that each has one at hand before it asks.
 type turns struct {
 	nodes []asking // sorted by node
 	turn  int
 }
 
-// asking is what one node has said, and what it has been given and has not used.
+// asking is what one node has asked for, and what it has been given and has not used.
 type asking struct {
 	node   balance.NodeID
 	parked int // negative: none, and it wants no slot at hand
 	held   int
-	until  int64 // what it said counts until then, in nanoseconds of the caller's clock
+	until  int64 // the request counts until then, in nanoseconds of the caller's clock
 }
 
-// ask notes how many requests wait at a node.
+// ask records how many requests wait at a node.
 func (t *turns) ask(node balance.NodeID, parked int, until int64) {
 	i, ok := slices.BinarySearchFunc(t.nodes, node, func(a asking, n balance.NodeID) int {
 		return cmp.Compare(a.node, n)
@@ -37,7 +37,7 @@ func (t *turns) ask(node balance.NodeID, parked int, until int64) {
 	t.nodes[i].parked, t.nodes[i].until = parked, until
 }
 
-// hold notes that a node was given slots, or has used or lost them.
+// hold records that a node was given slots, or has used or lost them.
 func (t *turns) hold(node balance.NodeID, n int) {
 	for i := range t.nodes {
 		if t.nodes[i].node == node {
@@ -49,7 +49,7 @@ func (t *turns) hold(node balance.NodeID, n int) {
 	}
 }
 
-// expire forgets nodes that have not spoken for long and hold nothing.
+// expire forgets nodes that have not asked for long and hold nothing.
 func (t *turns) expire(now int64) {
 	t.nodes = slices.DeleteFunc(t.nodes, func(a asking) bool { return a.until < now && a.held == 0 })
 	for i := range t.nodes {
@@ -80,7 +80,7 @@ func (t *turns) next(now int64) (node balance.NodeID, lacks bool, ok bool) {
 	return t.nodes[best].node, most > 0, true
 }
 
-// idle reports whether what a node holds may be taken from it: nothing waits there.
+// idle reports whether a node's slots may be taken back because nothing waits there.
 func (t *turns) idle(node balance.NodeID) bool {
 	return !slices.ContainsFunc(t.nodes, func(a asking) bool { return a.node == node && a.parked > 0 })
 }
