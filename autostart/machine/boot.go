@@ -302,15 +302,15 @@ func (b *boot) create() (at Booting, done func()) {
 // false when the start is over, which has been said then.
 func (b *boot) pause(d time.Duration, since time.Time) bool {
 	left := health.HeldMax - time.Since(since)
-	t := time.NewTimer(min(d, left))
-	defer t.Stop()
-	select {
-	case <-b.ctx.Done():
-		b.giveBack(nil)
-		return false
-	case <-t.C:
+	if wait := min(d, left); wait > 0 {
+		t := time.NewTimer(wait)
+		defer t.Stop()
+		select {
+		case <-b.ctx.Done():
+		case <-t.C:
+		}
 	}
-	if d > left {
+	if d > left || b.ctx.Err() != nil {
 		b.giveBack(nil)
 		return false
 	}
