@@ -58,7 +58,7 @@ func (d *Downscaler) Run(ctx context.Context) error {
 	}
 	defer close(r.over)
 	d.rouse() // the first look is due at once
-	timer := time.NewTimer(d.config.Every)
+	timer, due := time.NewTimer(d.config.Every), time.Now().Add(d.config.Every)
 	defer timer.Stop()
 	var next time.Time
 	for {
@@ -67,7 +67,9 @@ func (d *Downscaler) Run(ctx context.Context) error {
 			return r.end()
 		case a := <-r.answers:
 			r.answered(a)
-			continue
+			if time.Now().Before(due) {
+				continue
+			}
 		case <-d.wake:
 		case <-timer.C:
 		}
@@ -90,7 +92,12 @@ func (d *Downscaler) Run(ctx context.Context) error {
 		if len(r.leaving) > 0 {
 			wait = min(wait, lookEvery)
 		}
-		timer.Reset(wait)
+		if due = now.Add(wait); time.Until(due) > 0 {
+			timer.Reset(wait)
+		} else {
+			timer.Stop()
+			d.rouse()
+		}
 	}
 }
 

@@ -202,7 +202,12 @@ func (m *Mesh) drive(ctx context.Context, s *sender) {
 		next := s.round(ctx, now)
 		next = earlier(next, m.publish(now))
 		next = earlier(next, m.asked.Add(peersEvery))
-		timer.Reset(max(0, time.Until(next)))
+		if wait := time.Until(next); wait > 0 {
+			timer.Reset(wait)
+		} else {
+			timer.Stop()
+			m.nudge()
+		}
 	}
 }
 

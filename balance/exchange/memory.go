@@ -155,7 +155,11 @@ func (c *Conn) schedule() {
 	if c.timer != nil {
 		c.timer.Stop()
 	}
-	c.timer = time.AfterFunc(time.Until(c.queue[0].due), c.run)
+	if wait := time.Until(c.queue[0].due); wait > 0 {
+		c.timer = time.AfterFunc(wait, c.run)
+	} else {
+		go c.run()
+	}
 }
 
 // run does what is due, in order, one at a time.
