@@ -74,7 +74,8 @@
 // it may be the cause.
 //
 // Bounces and failures have budgets of their own: 8 rounds of 8 bounces, in 30 s, and 3 failures.
-// The failures of all requests together have one besides: a fifth of the requests, and 10 a second.
+// The failures of all requests together have one besides: a fifth of the requests, and 10 a second,
+// but for owners that could not be connected to, where nobody had the load of the try.
 // A machine that was tried is excluded exactly, and so are all machines of an owner that could not be
 // connected to, until none is left; then the request goes back to the [Picker], where it may wait,
 // and begins a new round.

@@ -115,7 +115,8 @@ func (a *attempt) broke(fail Failure, err error, body hop.BodyState) hop.Next {
 	if fail.Certainty() == hop.CertaintyNotSent {
 		a.res.NotSent()
 	}
-	if fail == hop.FailureDial && !a.atMachine(err) {
+	away := fail == hop.FailureDial && !a.atMachine(err)
+	if away {
 		a.q.tries.away = append(a.q.tries.away, a.info.owner)
 	}
 	v := hop.NextGiveUp
@@ -129,7 +130,9 @@ func (a *attempt) broke(fail Failure, err error, body hop.BodyState) hop.Next {
 			v = a.q.tries.Died()
 		}
 	}
-	if v != hop.NextGiveUp && fail != hop.FailureRefused && !a.q.t.budget.afford(time.Now()) {
+	// What reached nobody is no load on anybody: the budget of all requests is for what did.
+	free := away || fail == hop.FailureRefused
+	if v != hop.NextGiveUp && !free && !a.q.t.budget.afford(time.Now()) {
 		a.q.tries.Failures--
 		v = hop.NextGiveUp
 	}
