@@ -86,8 +86,11 @@ func (r result) excuse() string {
 		if r.to.Before(x.From.Add(-margin)) || r.from.After(x.To.Add(after)) {
 			continue
 		}
-		if x.Ended && r.dialed {
+		switch {
+		case x.Ended && r.dialed:
 			continue // what it had taken it has to serve
+		case r.begun && !x.Paused:
+			continue // it was there, and answered
 		}
 		return "its edge did not run"
 	}

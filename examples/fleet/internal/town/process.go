@@ -42,6 +42,7 @@ type Process struct {
 type Interval struct {
 	From, To time.Time
 	Ended    bool // it ended in order: it took no more clients, and served those that it had
+	Paused   bool // it goes on with what it had
 }
 
 // spawner starts processes, always on the same thread: on Linux they end with it.
@@ -154,7 +155,7 @@ func (p *Process) down(t *Town, err error) {
 	case err != nil:
 		p.told = time.Time{}
 	case !p.told.IsZero(): // it took no more clients from then on
-		p.recorded = append(p.recorded, Interval{p.told, p.since, true})
+		p.recorded = append(p.recorded, Interval{From: p.told, To: p.since, Ended: true})
 	}
 	p.mu.Unlock()
 	t.event(p.Name, "has ended: %s", why)
@@ -187,7 +188,9 @@ func (p *Process) signal(how func(*os.Process) error) error {
 
 // disturbed notes that the process has not run since it last changed; p.mu is held.
 func (p *Process) disturbed() {
-	p.recorded = append(p.recorded, Interval{p.since, time.Now(), p.state == "down" && !p.told.IsZero()})
+	p.recorded = append(p.recorded, Interval{
+		From: p.since, To: time.Now(), Ended: p.state == "down" && !p.told.IsZero(), Paused: p.state == "paused",
+	})
 }
 
 // Disturbed returns when the process did not run.
@@ -196,10 +199,12 @@ func (p *Process) Disturbed() []Interval {
 	defer p.mu.Unlock()
 	all := append([]Interval(nil), p.recorded...)
 	if !p.told.IsZero() {
-		all = append(all, Interval{p.told, time.Now(), true})
+		all = append(all, Interval{From: p.told, To: time.Now(), Ended: true})
 	}
 	if p.state != "up" {
-		all = append(all, Interval{p.since, time.Now(), p.state == "down" && !p.told.IsZero()})
+		all = append(all, Interval{
+			From: p.since, To: time.Now(), Ended: p.state == "down" && !p.told.IsZero(), Paused: p.state == "paused",
+		})
 	}
 	return all
 }
