@@ -143,3 +143,19 @@ func TestWatcher(t *testing.T) {
 		t.Errorf("another name: %q, want it told that it does not hold yet", got)
 	}
 }
+
+// TestReadme: the example that people copy is right.
+func TestReadme(t *testing.T) {
+	text, err := os.ReadFile("../../README.md")
+	if err != nil {
+		t.Fatal(err)
+	}
+	_, block, ok := strings.Cut(string(text), "```yaml\n")
+	if !ok {
+		t.Fatal("the README has no example")
+	}
+	block, _, _ = strings.Cut(block, "```")
+	if _, err := Parse("worker.yaml", []byte(block), RoleWorker); err != nil {
+		t.Error(err)
+	}
+}
