@@ -18,7 +18,8 @@
 // httputil.ReverseProxy. A worker has machines, and is the owner of each: a [machine.Starter], a
 // [downscale.Downscaler], a [backhaul.Handler] and a driver that runs them. One process that is
 // both needs no hop. Package backhaul/node wires such a process by configuration, and
-// examples/embedded by hand; examples/proxy wires several of each, in three regions.
+// examples/embedded by hand; examples/proxy wires several of each, in three regions, and
+// examples/fleet runs each as a process.
 //
 // What is shared is late, what is private is exact, what the owner says is true: every rule of
 // the library is made of these three. The owner's [balance.Gate] is one atomic word, so hard
