@@ -94,10 +94,11 @@ type app struct {
 }
 
 // note appends a line to the record: one write, so that it is there whole or not at all.
-func (a *app) note(format string, args ...any) {
+func (a *app) note(format string, args ...any) (err error) {
 	if a.record != nil {
-		fmt.Fprintf(a.record, format, args...)
+		_, err = fmt.Fprintf(a.record, format, args...)
 	}
+	return err
 }
 
 // waitMax bounds how long a request may ask to take.
@@ -113,11 +114,16 @@ func (a *app) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 	defer a.inFlight.Add(-1)
 	id := r.Header.Get(HeaderID)
 	if id != "" {
-		a.note("S %s\n", id)
-		defer a.note("E %s\n", id)
+		if err := a.note("S %s\n", id); err != nil {
+			http.Error(w, err.Error(), http.StatusInsufficientStorage) // who checks would be misled
+			return
+		}
+		defer a.note("E %s\n", id) //nolint:errcheck // nobody counts them
 	}
 	if a.hard > 0 && n > a.hard {
-		a.note("X %d\n", n)
+		if err := a.note("X %d\n", n); err != nil {
+			fmt.Fprintln(os.Stderr, "app:", err)
+		}
 	}
 	ms, _ := strconv.Atoi(r.URL.Query().Get("ms"))
 	select {

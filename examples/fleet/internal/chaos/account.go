@@ -5,6 +5,7 @@ import (
 	"io"
 	"os"
 	"path/filepath"
+	"slices"
 	"strings"
 	"time"
 )
@@ -132,6 +133,14 @@ func (a *Account) executed(dir string) (done map[string]int, err error) {
 	return done, nil
 }
 
+// rank puts what is told of many requests last.
+func rank(wrong string) int {
+	if strings.Contains(wrong, " failed at ") {
+		return 1
+	}
+	return 0
+}
+
 // Print writes the account.
 func (a *Account) Print(w io.Writer) {
 	fmt.Fprintf(w, "chaos: seed %d, %v: %d requests, %d answered, the slowest in %v\n", a.Seed, a.For, a.Requests,
@@ -143,6 +152,7 @@ func (a *Account) Print(w io.Writer) {
 	for _, line := range append(a.Faults, a.Left...) {
 		fmt.Fprintf(w, "  %s\n", line)
 	}
+	slices.SortStableFunc(a.Wrong, func(x, y string) int { return rank(x) - rank(y) })
 	for i, line := range a.Wrong {
 		if i == wrongMax {
 			fmt.Fprintf(w, "  … and %d more\n", len(a.Wrong)-i)

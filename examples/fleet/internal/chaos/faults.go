@@ -52,7 +52,8 @@ func newFaults(t *town.Town, seed uint64, record string) *faults {
 }
 
 // run does something every now and then until ctx ends, then waits until all is well again.
-// outages are how often the engine is away for a minute.
+// outages are how often the engine is away for a minute, which begins when all is well; before that
+// nothing else is done.
 func (f *faults) run(ctx context.Context, every time.Duration, last time.Duration, outages int) {
 	begin := time.Now()
 	for n := 0; ; {
@@ -62,18 +63,33 @@ func (f *faults) run(ctx context.Context, every time.Duration, last time.Duratio
 			return
 		case <-time.After(every/2 + time.Duration(f.rand.Int64N(int64(every)))):
 		}
-		if n < outages && time.Since(begin) > last*time.Duration(n+1)/time.Duration(outages+1) && f.own && f.claim("engine", time.Minute) {
-			n++
-			f.away("engine", time.Minute, false, "engine away for 1m")
+		if n < outages && f.own && time.Since(begin) > last*time.Duration(n+1)/time.Duration(outages+1) {
+			if f.calm() && f.claim("engine", time.Minute) {
+				n++
+				f.away("engine", time.Minute, false, "engine away for 1m")
+			}
 			continue
 		}
 		f.one(ctx)
 	}
 }
 
-// seconds draws a time.
+// between draws a time.
 func (f *faults) between(least, most time.Duration) time.Duration {
 	return least + time.Duration(f.rand.Int64N(int64(most-least)))
+}
+
+// faultKinds are all kinds of faults. Of begins a node comes back as a new one: that waits while the
+// engine is away for long, since whoever begins then hears of nobody.
+const faultKinds = 13
+
+var begins = []int{0, 1, 5, 6}
+
+// outage reports whether the engine is away, or was until just now.
+func (f *faults) outage() bool {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	return time.Now().Before(f.until["engine"])
 }
 
 func (f *faults) one(ctx context.Context) {
@@ -84,7 +100,11 @@ func (f *faults) one(ctx context.Context) {
 		node = worker
 	}
 	short, d := f.between(200*time.Millisecond, 3*time.Second), f.between(500*time.Millisecond, 4*time.Second)
-	switch f.rand.IntN(13) {
+	what := f.rand.IntN(faultKinds)
+	if f.outage() && slices.Contains(begins, what) {
+		return
+	}
+	switch what {
 	case 0:
 		f.disturb(edge, d, func() { f.away(edge, d, false, "edge killed") })
 	case 1:
@@ -150,6 +170,18 @@ func (f *faults) disturb(name string, d time.Duration, do func()) {
 	if f.claim(name, d) {
 		do()
 	}
+}
+
+// calm reports whether nothing is disturbed.
+func (f *faults) calm() bool {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	for _, until := range f.until {
+		if time.Now().Before(until) {
+			return false
+		}
+	}
+	return true
 }
 
 // done counts what was done.
