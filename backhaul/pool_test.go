@@ -299,6 +299,7 @@ func TestPatienceOutlastsRounds(t *testing.T) {
 			} else {
 				leave()
 			}
+			synctest.Wait() // the slot goes back when the body has ended
 			if u.gate.InFlight() != 0 {
 				t.Error("still in flight")
 			}
