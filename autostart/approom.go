@@ -8,7 +8,6 @@ import (
 	"time"
 
 	"github.com/ebbkit/ebb/autostart/internal/waitroom"
-	"github.com/ebbkit/ebb/autostart/policy"
 	"github.com/ebbkit/ebb/balance"
 	"github.com/ebbkit/ebb/internal/tcpinfo"
 )
@@ -36,9 +35,6 @@ func newAppRoom(a *Autostart, app balance.AppID) *appRoom {
 	r.queue.r = r
 	r.dispatcher.r, r.dispatcher.wake = r, make(chan struct{}, 1)
 	r.planning.r, r.policy.q = r, r
-	if a.config.Policy == nil {
-		r.policy.set(&policy.Planner{})
-	}
 	return r
 }
 

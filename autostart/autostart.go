@@ -187,6 +187,7 @@ func (a *Autostart) changed(us []balance.Update, agenda *waitroom.Agenda[*appRoo
 				r.dispatcher.boots(&balance.Machine{ID: u.ID})
 			}
 		case balance.RemoveApp:
+			a.histories.drop(u.ID, a.histories.get(u.ID))
 			if r, ok := a.apps.LoadAndDelete(u.ID); ok {
 				agenda.Forget(r.(*appRoom))
 				r.(*appRoom).dispatcher.wakeUp() // its waiters learn that there is no such app
@@ -278,23 +279,14 @@ func (a *Autostart) roomOf(app balance.AppID) *appRoom {
 	if r, ok := a.apps.Load(app); ok {
 		return r.(*appRoom)
 	}
-	r, made := a.makeRoom(app)
-	if made {
-		r.policy.restore() // by the policy's own code: no lock is held
-	}
-	return r
-}
-
-// makeRoom makes an app's room, once.
-func (a *Autostart) makeRoom(app balance.AppID) (r *appRoom, made bool) {
 	a.making.Lock()
 	defer a.making.Unlock()
 	if r, ok := a.apps.Load(app); ok {
-		return r.(*appRoom), false
+		return r.(*appRoom)
 	}
-	r = newAppRoom(a, app)
+	r := newAppRoom(a, app)
 	a.apps.Store(app, r)
-	return r, true
+	return r
 }
 
 // pokes are the apps for which a decision has been asked for.

@@ -1,7 +1,6 @@
 package autostart
 
 import (
-	"maps"
 	"sync"
 	"sync/atomic"
 	"time"
@@ -22,29 +21,56 @@ type learner interface {
 	Restore(policy.History)
 }
 
-// histories are what has been restored for apps that have no queue yet.
+// histories are what has been restored and not yet been taken in by a policy.
 type histories struct {
-	sync.Mutex
-	of map[balance.AppID]policy.History
+	mu sync.Mutex
+	of map[balance.AppID]*policy.History
+}
+
+// put replaces all.
+func (h *histories) put(all map[balance.AppID]policy.History) {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	h.of = make(map[balance.AppID]*policy.History, len(all))
+	for app, learned := range all {
+		h.of[app] = &learned
+	}
+}
+
+// get returns an app's, or nil.
+func (h *histories) get(app balance.AppID) *policy.History {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	return h.of[app]
+}
+
+// all returns a copy of all.
+func (h *histories) all() map[balance.AppID]policy.History {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	all := make(map[balance.AppID]policy.History, len(h.of))
+	for app, learned := range h.of {
+		all[app] = *learned
+	}
+	return all
+}
+
+// drop forgets an app's, unless it has been replaced.
+func (h *histories) drop(app balance.AppID, taken *policy.History) {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	if h.of[app] == taken {
+		delete(h.of, app)
+	}
 }
 
 // Histories returns what this node has learned of all apps' boots and stops, for
 // [Autostart.Restore] after a restart. Apps of which nothing is known are left out.
 func (a *Autostart) Histories() map[balance.AppID]policy.History {
-	a.histories.Lock()
-	all := maps.Clone(a.histories.of)
-	a.histories.Unlock()
-	if all == nil {
-		all = map[balance.AppID]policy.History{}
-	}
-	a.apps.Range(func(id, v any) bool {
-		q := v.(*appRoom)
-		if l := q.policy.learner(); l != nil {
-			q.policy.use(func() {
-				if h := l.History(); !h.IsZero() {
-					all[id.(balance.AppID)] = h
-				}
-			})
+	all := a.histories.all() // before what is learned: a policy that takes one in says so first
+	a.apps.Range(func(app, q any) bool {
+		if h := q.(*appRoom).policy.learned.Load(); h != nil && !h.IsZero() {
+			all[app.(balance.AppID)] = *h
 		}
 		return true
 	})
@@ -52,87 +78,52 @@ func (a *Autostart) Histories() map[balance.AppID]policy.History {
 }
 
 // Restore takes in what an earlier process has learned, as if it had been seen before all else.
-// Call it once, best before Run. Apps that are not known yet get it when they are.
-func (a *Autostart) Restore(all map[balance.AppID]policy.History) {
-	a.histories.Lock()
-	a.histories.of = maps.Clone(all)
-	a.histories.Unlock()
-	a.apps.Range(func(_, q any) bool { q.(*appRoom).policy.restore(); return true })
-}
+// Call it once, best before Run. An app's policy gets it before the app's next decision.
+func (a *Autostart) Restore(all map[balance.AppID]policy.History) { a.histories.put(all) }
 
-// heldPolicy is the policy of one app.
+// heldPolicy is the policy of one app. It is the planning goroutine's own: what others read is
+// learned.
 type heldPolicy struct {
-	q      *appRoom
-	policy atomic.Pointer[policy.Policy] // nil until Run has made it
-	asking sync.Mutex                    // held while the policy is asked anything
+	q       *appRoom
+	policy  policy.Policy                  // nil until the first decision
+	learner learner                        // the policy if it learns, else nil
+	learned atomic.Pointer[policy.History] // as of the last decision
 }
 
-// make makes the policy if there is none yet. It is for the planning goroutine: no lock is
-// held.
+// make makes the policy if there is none yet.
 func (h *heldPolicy) make() {
-	if h.policy.Load() != nil {
+	if h.policy != nil {
 		return
 	}
-	p := h.q.a.config.Policy(h.q.app)
+	var p policy.Policy
+	if f := h.q.a.config.Policy; f != nil {
+		p = f(h.q.app)
+	}
 	if p == nil {
 		p = &policy.Planner{}
 	}
-	h.set(p)
-	h.restore() // what has been restored is looked for when there is a policy for it: see Restore
+	h.learner, _ = p.(learner)
+	h.policy = policy.Bounded(p)
 }
 
-func (h *heldPolicy) set(p policy.Policy) {
-	p = policy.Bounded(p)
-	h.policy.Store(&p)
-}
-
-// learner returns the policy if it learns, else nil. Another's is looked for behind its bounds, see
-// [policy.Bounded].
-func (h *heldPolicy) learner() learner {
-	held := h.policy.Load()
-	if held == nil {
-		return nil
-	}
-	p := *held
-	if b, ok := p.(interface{ Unwrap() policy.Policy }); ok {
-		p = b.Unwrap()
-	}
-	l, _ := p.(learner)
-	return l
-}
-
-// ask asks the policy. It is called here and now: that it returns at once and does not panic is its
-// contract.
+// ask asks the policy, here and now, with no lock held: that it returns at once and does not panic
+// is its contract.
 func (h *heldPolicy) ask(now time.Time, in policy.Input) policy.Decision {
 	h.make()
-	h.asking.Lock()
-	defer h.asking.Unlock()
+	restored := h.q.a.histories.get(h.q.app)
+	if restored != nil && h.learner != nil {
+		h.learner.Restore(*restored)
+	}
 	in.Answers = h.q.commands.take()
-	return (*h.policy.Load()).Plan(now, in)
-}
-
-// use does something with the policy while it is not being asked.
-func (h *heldPolicy) use(do func()) {
-	h.asking.Lock()
-	defer h.asking.Unlock()
-	do()
-}
-
-// restore gives the policy what has been restored for it. Where there is no policy yet that waits
-// for it.
-func (h *heldPolicy) restore() {
-	p := h.policy.Load()
-	if p == nil {
-		return
+	d := h.policy.Plan(now, in)
+	if h.learner != nil {
+		learned := h.learner.History()
+		h.learned.Store(&learned)
 	}
-	hs := &h.q.a.histories
-	hs.Lock()
-	learned, ok := hs.of[h.q.app]
-	delete(hs.of, h.q.app)
-	hs.Unlock()
-	if l := h.learner(); ok && l != nil {
-		h.use(func() { l.Restore(learned) })
+	if restored != nil {
+		h.q.a.histories.drop(h.q.app, restored)
 	}
+	return d
 }
 
 // commands are what the owners of one app's machines have been asked for, and what came of that.

@@ -92,9 +92,6 @@ func (b *bounded) Plan(now time.Time, in Input) Decision {
 // KeepsBounds marks b as it marks a [Planner].
 func (b *bounded) KeepsBounds() {}
 
-// Unwrap returns the policy as it was given.
-func (b *bounded) Unwrap() Policy { return b.Policy }
-
 // take takes in what came of a start.
 func (b *bounded) take(now time.Time, a Answer) {
 	m := b.of[a.Machine.ID]
