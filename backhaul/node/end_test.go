@@ -3,15 +3,15 @@ package node
 import (
 	"net/http"
 	"testing"
-	"testing/synctest"
 	"time"
 
 	"github.com/ebbkit/ebb/balance"
+	"github.com/ebbkit/ebb/internal/nettest"
 )
 
 // A node that ends takes no cordon of its machines back while requests end, and starts none.
 func TestANodeThatEndsStaysCordoned(t *testing.T) {
-	synctest.Test(t, func(t *testing.T) {
+	nettest.Virtual(t, func(t *testing.T) {
 		w := newTown(t)
 		w1 := w.join("w1", "nrt", RoleWorker, []App{{App: web, Machines: 2}}, nil)
 		w.join("w2", "hkg", RoleWorker, []App{{App: web, Machines: 2}}, nil)

@@ -26,7 +26,7 @@ import (
 
 // An app sleeps until somebody asks, is started, serves, and is put to sleep again.
 func TestAnAppWakesAndSleeps(t *testing.T) {
-	synctest.Test(t, func(t *testing.T) {
+	nettest.Virtual(t, func(t *testing.T) {
 		d := newShed(time.Second, nil)
 		n := run(t, d, nil)
 		synctest.Wait()
@@ -51,7 +51,7 @@ func TestAnAppWakesAndSleeps(t *testing.T) {
 // Apps are found by their hosts and by their IDs, each is run by its own driver, and what nobody has
 // is 404.
 func TestAppsByHost(t *testing.T) {
-	synctest.Test(t, func(t *testing.T) {
+	nettest.Virtual(t, func(t *testing.T) {
 		d, other := newShed(time.Second, nil), newShed(time.Second, nil)
 		blog := web
 		blog.ID = "blog"
@@ -84,7 +84,7 @@ func TestAppsByHost(t *testing.T) {
 // The end is in order: requests in flight are answered, nothing is started any more, and machines
 // are stopped last.
 func TestShutdownLosesNothing(t *testing.T) {
-	synctest.Test(t, func(t *testing.T) {
+	nettest.Virtual(t, func(t *testing.T) {
 		var d *shed
 		d = newShed(time.Second, func(m balance.Machine) http.Handler {
 			return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
@@ -119,7 +119,7 @@ func TestShutdownLosesNothing(t *testing.T) {
 // Requests that do not end are cut off when the time is up, and the machines are stopped all the
 // same.
 func TestShutdownHurries(t *testing.T) {
-	synctest.Test(t, func(t *testing.T) {
+	nettest.Virtual(t, func(t *testing.T) {
 		d := newShed(time.Second, func(balance.Machine) http.Handler {
 			return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 				w.(http.Flusher).Flush()
@@ -154,7 +154,7 @@ func TestShutdownHurries(t *testing.T) {
 
 // Who shuts a node down before it runs has nothing left of it.
 func TestShutdownBeforeRun(t *testing.T) {
-	synctest.Test(t, func(t *testing.T) {
+	nettest.Virtual(t, func(t *testing.T) {
 		d := newShed(time.Second, nil)
 		n, err := New(Config{Apps: []App{{App: web, Machines: 1}}, Driver: d, Listener: nettest.NewPipes()})
 		if err != nil {
@@ -193,7 +193,7 @@ type everybody struct{ downscale.Views }
 
 // A part that fails ends the node, and Run says which.
 func TestAPartThatFailsEndsTheNode(t *testing.T) {
-	synctest.Test(t, func(t *testing.T) {
+	nettest.Virtual(t, func(t *testing.T) {
 		d := newShed(time.Second, nil)
 		n := run(t, d, func(c *Config) { c.Listener = broken{} })
 		if err := <-n.ended; err == nil || !strings.Contains(err.Error(), "node: clients: no more") {
@@ -213,7 +213,7 @@ func (broken) Addr() net.Addr            { return &net.TCPAddr{} }
 
 // The page knows machines and decisions, and stops a machine that is named by app and ID.
 func TestThePage(t *testing.T) {
-	synctest.Test(t, func(t *testing.T) {
+	nettest.Virtual(t, func(t *testing.T) {
 		d := newShed(time.Second, nil)
 		var logged strings.Builder
 		n := run(t, d, func(c *Config) { c.Logger = slog.New(slog.NewTextHandler(&logged, nil)) })

@@ -8,18 +8,18 @@ import (
 	"sync"
 	"sync/atomic"
 	"testing"
-	"testing/synctest"
 	"time"
 
 	"github.com/ebbkit/ebb/backhaul"
 	"github.com/ebbkit/ebb/balance"
 	"github.com/ebbkit/ebb/balance/exchange"
 	"github.com/ebbkit/ebb/downscale"
+	"github.com/ebbkit/ebb/internal/nettest"
 )
 
 // A first request comes right after launch, to an edge that has heard of no machine yet.
 func TestAFirstRequestRightAfterLaunch(t *testing.T) {
-	synctest.Test(t, func(t *testing.T) {
+	nettest.Virtual(t, func(t *testing.T) {
 		w := newTown(t)
 		w.join("w1", "hkg", RoleWorker, []App{{App: web, Machines: 1}}, nil)
 		e := w.join("e1", "nrt", RoleEdge, []App{{App: web}}, nil)
@@ -32,7 +32,7 @@ func TestAFirstRequestRightAfterLaunch(t *testing.T) {
 
 // An edge that does not know an app asks the workers once before it says so, and remembers.
 func TestAnEdgeAsksForAnAppItDoesNotKnow(t *testing.T) {
-	synctest.Test(t, func(t *testing.T) {
+	nettest.Virtual(t, func(t *testing.T) {
 		w := newTown(t)
 		late := web
 		late.ID = "late"
@@ -152,7 +152,7 @@ func TestNothingIsLostWhenNodesFail(t *testing.T) {
 }
 
 func nodesFail(t *testing.T, c exchange.MemoryConfig) {
-	synctest.Test(t, func(t *testing.T) {
+	nettest.Virtual(t, func(t *testing.T) {
 		w := newBadTown(t, c)
 		app := web
 		app.Limits = balance.Limits{Soft: 4, Hard: 8}
@@ -204,7 +204,7 @@ func nodesFail(t *testing.T, c exchange.MemoryConfig) {
 // Every node is ended in order and begun again, one after another, under load: no request of any
 // kind fails.
 func TestARollingRestartCostsNothing(t *testing.T) {
-	synctest.Test(t, func(t *testing.T) {
+	nettest.Virtual(t, func(t *testing.T) {
 		w := newTown(t)
 		app := web
 		app.Limits = balance.Limits{Soft: 4, Hard: 8}
@@ -255,7 +255,7 @@ func TestARollingRestartCostsNothing(t *testing.T) {
 
 // While the exchange stands still machines wake by orders, and nothing is stopped.
 func TestTheExchangeStandsStill(t *testing.T) {
-	synctest.Test(t, func(t *testing.T) {
+	nettest.Virtual(t, func(t *testing.T) {
 		w := newTown(t)
 		app := web
 		app.KeepAlive = 10 * time.Second
@@ -298,7 +298,7 @@ func TestTheExchangeStandsStill(t *testing.T) {
 // Machines that take one request at a time are granted, not guessed: their limit holds at the app,
 // and hardly a request is refused.
 func TestSlotsAreGrantedAcrossNodes(t *testing.T) {
-	synctest.Test(t, func(t *testing.T) {
+	nettest.Virtual(t, func(t *testing.T) {
 		w := newTown(t)
 		app := web
 		app.Limits = balance.Limits{Soft: 1, Hard: 1}
@@ -344,7 +344,7 @@ func TestSlotsAreGrantedAcrossNodes(t *testing.T) {
 
 // A node that is edge and worker serves by its own machines and by others'.
 func TestNodesThatAreBoth(t *testing.T) {
-	synctest.Test(t, func(t *testing.T) {
+	nettest.Virtual(t, func(t *testing.T) {
 		w := newTown(t)
 		a := w.join("a", "nrt", RoleBoth, []App{{App: web, Machines: 1}}, nil)
 		b := w.join("b", "hkg", RoleBoth, []App{{App: web}}, nil)
@@ -364,7 +364,7 @@ func TestNodesThatAreBoth(t *testing.T) {
 // An edge that hears nothing has stale views: a machine that it knows has been stopped, and another
 // one started by others. The refusal names that, and the request goes there.
 func TestARefusalNamesWhoIsReady(t *testing.T) {
-	synctest.Test(t, func(t *testing.T) {
+	nettest.Virtual(t, func(t *testing.T) {
 		w := newTown(t)
 		app := web
 		app.Autostart, app.Autostop = true, balance.AutostopOff
