@@ -88,15 +88,10 @@ func (a *asker) run(ctx context.Context) error {
 	for _, app := range a.n.fleet.Apps() {
 		a.rows(app)
 	}
-	again, gap := time.NewTicker(askEvery), time.NewTimer(0)
+	again, gap := time.NewTicker(askEvery), time.NewTimer(askGap)
 	defer again.Stop()
 	defer gap.Stop()
 	for {
-		select { // the gap first
-		case <-ctx.Done():
-			return nil
-		case <-gap.C:
-		}
 		all := false
 		select {
 		case <-ctx.Done():
@@ -109,6 +104,11 @@ func (a *asker) run(ctx context.Context) error {
 			a.ask(app)
 		}
 		gap.Reset(askGap)
+		select {
+		case <-ctx.Done():
+			return nil
+		case <-gap.C:
+		}
 	}
 }
 
