@@ -104,3 +104,42 @@ func ExampleError() {
 	}
 	// Output: 503 no machine could be started: machine web-1: exit status 1 - Retry-After: 4
 }
+
+// overRPC is an owner in another process, as an edge sees it. The gate stands for what is there.
+type overRPC struct{ gate *balance.Gate }
+
+// Start says what to start, and from which epoch: whoever asks late learns what has become of it.
+func (o overRPC) Start(_ context.Context, m balance.Machine) (balance.StartAnswer, error) {
+	fmt.Println("POST /start", m.Key(), "epoch", m.Epoch)
+	token, answer := o.gate.Start(m.Epoch)
+	o.gate.Ready(token) // it boots in no time
+	return answer, nil
+}
+
+// Recall ends a soft cordon.
+func (o overRPC) Recall(_ context.Context, m balance.Machine) error {
+	fmt.Println("POST /recall", m.Key(), "cordon", m.CordonGen)
+	return nil
+}
+
+// The owner of a machine is reached by whatever there is between the nodes.
+func ExampleOwner() {
+	ctx, cancel := context.WithCancel(context.Background())
+	fleet, _ := balance.NewFleet(balance.FleetConfig{Node: "edge", Region: "nrt"})
+	fleet.Apply(balance.PutApp{App: balance.App{ID: "web", Autostart: true}})
+	gate, _ := fleet.Host(balance.Machine{ID: "web-1", App: "web", Region: "nrt"})
+	balancer, _ := balance.New(fleet, balance.Config{})
+	auto, _ := autostart.New(balancer, overRPC{gate}, autostart.Config{})
+	var running sync.WaitGroup
+	running.Go(func() { auto.Run(ctx) })
+
+	if slot, err := auto.Acquire(ctx, &balance.Request{App: "web"}); err == nil {
+		fmt.Println("served by", slot.Machine().ID)
+		slot.Release(balance.OutcomeDone)
+	}
+	cancel()
+	running.Wait()
+	// Output:
+	// POST /start web/web-1 epoch 0
+	// served by web-1
+}

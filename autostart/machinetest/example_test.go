@@ -17,10 +17,10 @@ import (
 func ExampleTestDriver() {
 	_ = func(t *testing.T) { // func TestMyDriver(t *testing.T)
 		machinetest.TestDriver(t, func(t *testing.T) machinetest.Subject {
-			driver := newFake("")
-			t.Cleanup(driver.Close)
+			fake := &machinetest.Fake{} // yours listens at the addresses it returns: no Dial is needed
 			return machinetest.Subject{
-				Driver:     driver,
+				Driver:     fake,
+				Dial:       func(context.Context, string) error { return nil },
 				NewMachine: func() balance.Machine { return balance.Machine{ID: "m-1", App: "app", Region: "nrt"} },
 			}
 		})

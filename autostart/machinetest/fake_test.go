@@ -4,307 +4,291 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"net"
 	"strings"
 	"sync"
 	"time"
 
 	"github.com/ebbkit/ebb/autostart/machine"
+	"github.com/ebbkit/ebb/autostart/machinetest"
 	"github.com/ebbkit/ebb/balance"
 )
 
-// fake is a driver whose machines are listeners of this process. fault makes it break one clause.
-type fake struct {
+// driver is a Fake with a fault, which makes it break one clause.
+type driver struct {
+	*machinetest.Fake
 	fault string
+	deaf  chan struct{} // closed at the end
 
 	mu       sync.Mutex
-	machines map[balance.MachineKey]*listener
-	watchers map[int]func(machine.Exit)
-	next     int
 	throttle bool
+	watchers []func(machine.Exit)
+	starts   map[balance.MachineKey]context.Context // their contexts
+	epochs   map[balance.MachineKey]uint64          // that exits are reported with, where they are wrong
 	ended    map[balance.MachineKey]bool
-	deaf     chan struct{} // closed at the end
+	left     map[string]bool // addresses that are still listened at
 }
 
-// listener is a fake machine that runs or is suspended.
-type listener struct {
-	net.Listener
-	epoch, cold uint64 // of the last start, and of the last that was not a resume
-	suspended   bool
-	ctx         context.Context // of its start
-}
-
-func newFake(fault string) *fake {
-	return &fake{
-		fault: fault, machines: make(map[balance.MachineKey]*listener),
-		watchers: make(map[int]func(machine.Exit)), deaf: make(chan struct{}),
-		ended: make(map[balance.MachineKey]bool),
+func newDriver(fault string) *driver {
+	d := &driver{
+		Fake: &machinetest.Fake{}, fault: fault, deaf: make(chan struct{}),
+		starts: map[balance.MachineKey]context.Context{}, epochs: map[balance.MachineKey]uint64{},
+		ended: map[balance.MachineKey]bool{}, left: map[string]bool{},
 	}
-}
-
-// key is what a machine is known by.
-func (f *fake) key(m balance.Machine) balance.MachineKey {
-	if f.fault == "known by ID alone" {
-		m.App = ""
-	}
-	return m.Key()
-}
-
-// List implements machine.Lister.
-func (f *fake) List(context.Context) (all []machine.Running, err error) {
-	f.mu.Lock()
-	defer f.mu.Unlock()
-	for k, l := range f.machines {
-		r := machine.Running{
-			App: k.App, ID: k.ID, Epoch: l.epoch, Addr: l.Addr().String(), Suspended: l.suspended,
+	d.OnStart = func(_ context.Context, m balance.Machine) (boot time.Duration, err error) {
+		if silent(m) {
+			boot = time.Hour
 		}
-		switch f.fault {
-		case "lists nothing":
-			continue
-		case "lists without epochs":
-			r.Epoch = 0
-		case "lists the suspended as running":
-			r.Suspended = false
-		}
-		all = append(all, r)
+		return boot, nil
 	}
-	if f.fault == "lists what has ended" {
-		for k := range f.ended {
-			all = append(all, machine.Running{App: k.App, ID: k.ID})
-		}
-	}
-	return all, nil
-}
-
-// Inspect implements machine.Inspector.
-func (f *fake) Inspect(_ context.Context, m balance.Machine) error {
-	f.mu.Lock()
-	defer f.mu.Unlock()
-	l := f.machines[f.key(m)]
-	switch {
-	case f.fault == "cannot suspend":
-		return fmt.Errorf("inspect: %w", errors.ErrUnsupported)
-	case f.fault == "always says that it runs":
-		return nil
-	case l == nil || l.suspended || f.fault == "runs, and says it does not":
-		return fmt.Errorf("%s does not run", m.ID)
-	}
-	return nil
-}
-
-func (f *fake) Start(ctx context.Context, m balance.Machine) (machine.Booting, error) {
-	if f.fault == "deaf to its context" {
-		<-f.deaf
-	}
-	if f.fault == "waits until ready" && silent(m) {
-		<-ctx.Done()
-		return machine.Booting{}, ctx.Err()
-	}
-	// late, as a driver would that is told by a goroutine of its own
-	if f.fault == "ends with context" {
-		f.endOrphans(f.key(m))
-	}
-	f.mu.Lock()
-	defer f.mu.Unlock()
-	if l := f.machines[f.key(m)]; l != nil {
-		if !l.suspended {
-			switch f.fault {
-			case "starts twice":
-				return machine.Booting{Addr: l.Addr().String()}, nil
-			case "refused start changes epoch":
-				l.epoch = m.Epoch
-			case "refused start ends machine":
-				_ = l.Close()
-			}
-			return machine.Booting{}, fmt.Errorf("%s already runs", m.ID)
-		}
-		l.suspended, l.epoch = false, m.Epoch
-		resumed := f.fault != "resume called cold"
-		return machine.Booting{Addr: l.Addr().String(), Resumed: resumed}, nil
-	}
-	if ctx.Err() != nil && f.fault != "cancelled start fails but runs" {
-		return machine.Booting{}, ctx.Err()
-	}
-	throttled := f.throttle && f.fault != "knows no limits"
-	if throttled && f.fault != "starts what it refuses" {
-		return machine.Booting{}, f.later()
-	}
-	l, err := net.Listen("tcp", "127.0.0.1:0")
-	if err != nil {
-		return machine.Booting{}, err
-	}
-	if silent(m) {
-		_ = l.Close()
-	}
-	f.machines[f.key(m)] = &listener{Listener: l, epoch: m.Epoch, cold: m.Epoch, ctx: ctx}
-	addr := l.Addr().String()
-	switch f.fault {
-	case "one address for all":
-		for _, other := range f.machines {
-			addr = min(addr, other.Addr().String())
-		}
-	case "no address":
-		addr = ""
-	}
-	if throttled {
-		return machine.Booting{}, f.later()
-	}
-	return machine.Booting{Addr: addr}, ctx.Err()
-}
-
-// later is the error of a driver that may not make more calls now.
-func (f *fake) later() error {
-	switch f.fault {
-	case "passing errors look like others":
-		return errors.New("429")
-	case "in the past":
-		return &machine.TryAgain{After: -time.Second}
-	}
-	return fmt.Errorf("fake: %w", machine.TryAgain{After: time.Second})
+	return d
 }
 
 // silent reports whether m never listens.
 func silent(m balance.Machine) bool { return strings.HasPrefix(string(m.ID), "silent") }
 
-func (f *fake) Stop(_ context.Context, m balance.Machine) error {
-	f.mu.Lock()
-	l := f.machines[f.key(m)]
-	if l == nil {
-		f.mu.Unlock()
-		if f.fault == "stop of nothing fails" {
-			return errors.New("not running")
+// find returns how the driver knows m, and what runs of it.
+func (d *driver) find(m balance.Machine) (balance.Machine, machine.Running, bool) {
+	if d.fault == "known by ID alone" {
+		m.App = ""
+	}
+	all, _ := d.Fake.List(context.Background())
+	for _, r := range all {
+		if r.App == m.App && r.ID == m.ID {
+			return m, r, true
 		}
+	}
+	return m, machine.Running{}, false
+}
+
+// dial reports whether a machine listens at addr.
+func (d *driver) dial(ctx context.Context, addr string) error {
+	d.mu.Lock()
+	left := d.left[addr]
+	d.mu.Unlock()
+	if left {
 		return nil
 	}
-	if f.fault == "suspended cannot stop" && l.suspended {
-		f.mu.Unlock()
-		return errors.New("suspended")
+	all, _ := d.Fake.List(ctx)
+	for _, r := range all {
+		if r.Addr == addr {
+			return d.Check(ctx, balance.Machine{App: r.App, ID: r.ID, Addr: addr})
+		}
 	}
-	delete(f.machines, f.key(m))
-	if f.fault != "stop leaves it" {
-		_ = l.Close()
+	return errors.New("nothing listens at " + addr)
+}
+
+func (d *driver) List(ctx context.Context) ([]machine.Running, error) {
+	all, err := d.Fake.List(ctx)
+	switch d.fault {
+	case "lists nothing":
+		return nil, err
+	case "lists what has ended":
+		d.mu.Lock()
+		defer d.mu.Unlock()
+		for k := range d.ended {
+			all = append(all, machine.Running{App: k.App, ID: k.ID})
+		}
 	}
-	f.mu.Unlock()
-	f.report(m.Key(), l)
+	for i := range all {
+		switch d.fault {
+		case "lists without epochs":
+			all[i].Epoch = 0
+		case "lists the suspended as running":
+			all[i].Suspended = false
+		}
+	}
+	return all, err
+}
+
+// Inspect implements machine.Inspector.
+func (d *driver) Inspect(_ context.Context, m balance.Machine) error {
+	_, r, runs := d.find(m)
+	switch {
+	case d.fault == "cannot suspend":
+		return fmt.Errorf("inspect: %w", errors.ErrUnsupported)
+	case d.fault == "always says that it runs":
+		return nil
+	case !runs || r.Suspended || d.fault == "runs, and says it does not":
+		return fmt.Errorf("%s does not run", m.ID)
+	}
 	return nil
 }
 
+func (d *driver) Start(ctx context.Context, m balance.Machine) (machine.Booting, error) {
+	switch {
+	case d.fault == "deaf to its context":
+		<-d.deaf
+	case d.fault == "waits until ready" && silent(m):
+		<-ctx.Done()
+		return machine.Booting{}, ctx.Err()
+	case d.fault == "ends with context":
+		d.endOrphans(m.Key()) // late, as a driver would that is told by a goroutine of its own
+	}
+	m, r, runs := d.find(m)
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	if runs && !r.Suspended {
+		switch d.fault {
+		case "starts twice":
+			return machine.Booting{Addr: r.Addr}, nil
+		case "refused start changes epoch":
+			d.epochs[m.Key()] = m.Epoch
+		case "refused start ends machine":
+			d.Sicken(m.App, m.ID, errors.New("it has gone"))
+		}
+	}
+	throttled := d.throttle && !runs && d.fault != "knows no limits"
+	if throttled && d.fault != "starts what it refuses" {
+		return machine.Booting{}, d.later()
+	}
+	life := ctx
+	if d.fault == "cancelled start fails but runs" {
+		life = context.WithoutCancel(ctx)
+	}
+	b, err := d.Fake.Start(life, m)
+	switch {
+	case err != nil:
+		return b, err
+	case throttled:
+		return machine.Booting{}, d.later()
+	case ctx.Err() != nil:
+		return machine.Booting{}, ctx.Err()
+	}
+	if d.starts[m.Key()] = ctx; d.fault == "epoch of the cold start" && !b.Resumed {
+		d.epochs[m.Key()] = m.Epoch
+	}
+	switch d.fault {
+	case "one address for all":
+		b.Addr = "all.app:80"
+		d.left[b.Addr] = true
+	case "no address":
+		b.Addr = ""
+	case "resume called cold":
+		b.Resumed = false
+	}
+	return b, nil
+}
+
+// later is the error of a driver that may not make more calls now.
+func (d *driver) later() error {
+	switch d.fault {
+	case "passing errors look like others":
+		return errors.New("429")
+	case "in the past":
+		return &machine.TryAgain{After: -time.Second}
+	}
+	return fmt.Errorf("driver: %w", machine.TryAgain{After: time.Second})
+}
+
 // endOrphans ends all machines but one whose starts' contexts have ended.
-func (f *fake) endOrphans(but balance.MachineKey) {
-	f.mu.Lock()
+func (d *driver) endOrphans(but balance.MachineKey) {
+	d.mu.Lock()
 	var ended []balance.MachineKey
-	for k, l := range f.machines {
-		if k != but && l.ctx.Err() != nil {
+	for k, ctx := range d.starts {
+		if k != but && ctx.Err() != nil {
 			ended = append(ended, k)
 		}
 	}
-	f.mu.Unlock()
+	d.mu.Unlock()
 	for _, k := range ended {
-		f.crash(k)
+		d.crash(k)
 	}
 }
 
 // crash ends a machine by itself.
-func (f *fake) crash(k balance.MachineKey) {
-	f.mu.Lock()
-	l := f.machines[k]
-	delete(f.machines, k)
-	f.mu.Unlock()
-	if l != nil {
-		_ = l.Close()
-		if f.fault != "crash unseen" {
-			f.report(k, l)
+func (d *driver) crash(k balance.MachineKey) {
+	d.Exit(machine.Exit{App: k.App, ID: k.ID, Code: 1, Reason: "exit status 1"})
+}
+
+func (d *driver) Stop(ctx context.Context, m balance.Machine) error {
+	m, r, runs := d.find(m)
+	d.mu.Lock()
+	switch {
+	case d.fault == "stop of nothing fails" && !runs:
+		d.mu.Unlock()
+		return errors.New("not running")
+	case d.fault == "suspended cannot stop" && r.Suspended:
+		d.mu.Unlock()
+		return errors.New("suspended")
+	case d.fault == "stop leaves it" && runs:
+		d.left[r.Addr] = true
+	}
+	d.mu.Unlock()
+	return d.Fake.Stop(ctx, m)
+}
+
+func (d *driver) Suspend(ctx context.Context, m balance.Machine) error {
+	switch d.fault {
+	case "cannot suspend":
+		return fmt.Errorf("driver: %w", errors.ErrUnsupported)
+	case "unsupported suspend ends it":
+		_ = d.Stop(ctx, m)
+		return fmt.Errorf("driver: %w", errors.ErrUnsupported)
+	case "suspend fails":
+		return errors.New("no")
+	}
+	m, r, runs := d.find(m)
+	if !runs && d.fault == "suspends nothing" {
+		return nil
+	}
+	if d.fault == "suspension is an exit" {
+		d.mu.Lock()
+		told := d.watchers
+		d.mu.Unlock()
+		for _, exited := range told {
+			exited(machine.Exit{App: m.App, ID: m.ID, Epoch: r.Epoch, Reason: "suspended"})
 		}
 	}
+	return d.Fake.Suspend(ctx, m)
 }
 
-func (f *fake) Suspend(_ context.Context, m balance.Machine) error {
-	if f.fault == "cannot suspend" {
-		return fmt.Errorf("fake: %w", errors.ErrUnsupported)
+func (d *driver) Watch(ctx context.Context, exited func(machine.Exit)) error {
+	d.mu.Lock()
+	first := len(d.watchers) == 0
+	d.watchers = append(d.watchers, exited)
+	d.mu.Unlock()
+	err := d.Fake.Watch(ctx, func(e machine.Exit) {
+		if d.fault != "one watch only" || first {
+			d.report(e, exited)
+		}
+	})
+	if d.fault == "watch returns an error" {
+		return ctx.Err()
 	}
-	f.mu.Lock()
-	l := f.machines[f.key(m)]
-	f.mu.Unlock()
-	switch {
-	case f.fault == "unsupported suspend ends it":
-		_ = f.Stop(context.Background(), m)
-		return fmt.Errorf("fake: %w", errors.ErrUnsupported)
-	case f.fault == "suspend fails":
-		return errors.New("no")
-	case l == nil && f.fault == "suspends nothing":
-		return nil
-	case l == nil:
-		return errors.New("not running")
-	}
-	l.suspended = true
-	if f.fault == "suspension is an exit" {
-		f.report(m.Key(), l)
-	}
-	return nil
+	return err
 }
 
-// report tells the watchers that l has ended.
-func (f *fake) report(k balance.MachineKey, l *listener) {
-	e := machine.Exit{App: k.App, ID: k.ID, Epoch: l.epoch, Code: 0, Reason: "exit status 0"}
-	times := 1
-	switch f.fault {
+// report tells a watcher that a machine has ended.
+func (d *driver) report(e machine.Exit, exited func(machine.Exit)) {
+	key := balance.MachineKey{App: e.App, ID: e.ID}
+	d.mu.Lock()
+	d.ended[key] = true
+	if epoch, wrong := d.epochs[key]; wrong {
+		e.Epoch = epoch
+	}
+	if d.fault == "calls with lock held" {
+		defer d.mu.Unlock()
+	} else {
+		d.mu.Unlock()
+	}
+	switch d.fault {
 	case "no exits":
 		return
+	case "crash unseen":
+		if e.Code == 1 {
+			return
+		}
 	case "every exit twice":
-		times = 2
+		exited(e)
 	case "no app":
 		e.App = ""
 	case "no reason":
 		e.Reason = ""
 	case "code beside signal":
-		e.Signal = "killed"
-	case "epoch of the cold start":
-		e.Epoch = l.cold
+		e.Code, e.Signal = 0, "killed"
 	}
-	f.mu.Lock()
-	f.ended[k] = true
-	var told []func(machine.Exit)
-	for i := range f.next {
-		if w := f.watchers[i]; w != nil && (f.fault != "one watch only" || len(told) == 0) {
-			told = append(told, w)
-		}
-	}
-	if f.fault == "calls with lock held" {
-		defer f.mu.Unlock()
-	} else {
-		f.mu.Unlock()
-	}
-	for range times {
-		for _, w := range told {
-			w(e)
-		}
-	}
-}
-
-func (f *fake) Watch(ctx context.Context, exited func(machine.Exit)) error {
-	f.mu.Lock()
-	n := f.next
-	f.next++
-	f.watchers[n] = exited
-	f.mu.Unlock()
-	<-ctx.Done()
-	f.mu.Lock()
-	defer f.mu.Unlock()
-	delete(f.watchers, n)
-	if f.fault == "watch returns an error" {
-		return ctx.Err()
-	}
-	return nil
+	exited(e)
 }
 
 // Close ends what a failed clause has left.
-func (f *fake) Close() {
-	close(f.deaf)
-	if !f.mu.TryLock() {
-		return // by the fault "calls with lock held"
-	}
-	defer f.mu.Unlock()
-	for _, l := range f.machines {
-		_ = l.Close()
-	}
-}
+func (d *driver) Close() { close(d.deaf) }

@@ -17,9 +17,9 @@ import (
 
 var serial atomic.Int64
 
-// subject returns a Subject with a fake driver.
+// subject returns a Subject with a driver that has that fault.
 func subject(t *testing.T, fault string, timeout time.Duration) machinetest.Subject {
-	f := newFake(fault)
+	f := newDriver(fault)
 	t.Cleanup(f.Close)
 	return machinetest.Subject{
 		Driver: f,
@@ -38,7 +38,7 @@ func subject(t *testing.T, fault string, timeout time.Duration) machinetest.Subj
 			defer f.mu.Unlock()
 			f.throttle = on
 		},
-		Timeout: timeout,
+		Dial: f.dial, Timeout: timeout,
 	}
 }
 

@@ -14,44 +14,6 @@ import (
 	"github.com/ebbkit/ebb/balance"
 )
 
-// reach reports whether a machine of f is up that listens at addr.
-func reach(f *machinetest.Fake) func(context.Context, string) error {
-	return func(ctx context.Context, addr string) error {
-		all, err := f.List(ctx)
-		if err != nil {
-			return err
-		}
-		for _, r := range all {
-			if r.Addr == addr {
-				return f.Check(ctx, balance.Machine{App: r.App, ID: r.ID, Addr: addr})
-			}
-		}
-		return errors.New("nothing listens at " + addr)
-	}
-}
-
-func TestFakeIsADriver(t *testing.T) {
-	machinetest.TestDriver(t, func(t *testing.T) machinetest.Subject {
-		s := subject(t, "", 0)
-		limited, f := false, &machinetest.Fake{}
-		f.OnStart = func(_ context.Context, m balance.Machine) (boot time.Duration, err error) {
-			switch {
-			case limited:
-				err = machine.TryAgain{After: time.Second}
-			case silent(m):
-				boot = time.Hour
-			}
-			return boot, err
-		}
-		s.Driver, s.Dial, s.Throttle = f, reach(f), func(on bool) { limited = on }
-		s.Crash = func(m balance.Machine, _ string) error {
-			f.Exit(machine.Exit{App: m.App, ID: m.ID, Code: 1, Reason: "exit status 1"})
-			return nil
-		}
-		return s
-	})
-}
-
 // What a fake is told it does: boots that take time or fail, checks that fail, and exits.
 func TestFakeFollowsItsScript(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
