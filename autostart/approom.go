@@ -12,11 +12,11 @@ import (
 	"github.com/ebbkit/ebb/internal/tcpinfo"
 )
 
-// appRoom is the waiting room and the planner of one app.
+// appRoom is one app's waiting room and planner.
 type appRoom struct {
 	a        *Autostart
 	app      balance.AppID
-	poked    atomic.Bool // a decision has been asked for
+	poked    atomic.Bool // a decision has been requested
 	unserved atomic.Bool // a request has gone to a failing machine since the last decision
 
 	outlook    outlook
@@ -38,7 +38,7 @@ func newAppRoom(a *Autostart, app balance.AppID) *appRoom {
 	return r
 }
 
-// poke asks for a decision without waiting for it.
+// poke requests a decision without waiting for it.
 func (r *appRoom) poke() {
 	if r.poked.Load() || !r.poked.CompareAndSwap(false, true) {
 		return
@@ -46,8 +46,8 @@ func (r *appRoom) poke() {
 	r.a.pokes.add(r)
 }
 
-// pressed asks for a decision: a request has gone to a machine that may well fail it, or that has
-// enough of them.
+// pressed requests a decision: a request has gone to a machine that is likely to fail it, or that
+// is at its soft limit.
 func (r *appRoom) pressed(failing bool) {
 	if !r.a.decides() || r.outlook.forecast.Load().Off {
 		return
@@ -58,7 +58,7 @@ func (r *appRoom) pressed(failing bool) {
 	r.poke()
 }
 
-// park waits for a slot. why is what the balancer said, nil when it was not asked.
+// park waits for a slot. why is the balancer's error, or nil if it was not asked.
 func (r *appRoom) park(
 	ctx context.Context, req *balance.Request, why error,
 ) (balance.Reservation, error) {
@@ -113,7 +113,7 @@ func (r *appRoom) park(
 	return w.slot, w.err
 }
 
-// left notes that a client has left.
+// left records that a client has left.
 func (r *appRoom) left(since time.Time, why error) error {
 	waited := time.Since(since)
 	r.a.config.Trace.left(r.app, waited)

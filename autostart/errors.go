@@ -8,10 +8,10 @@ import (
 	"github.com/ebbkit/ebb/balance"
 )
 
-// The classes of failure of [Autostart.Acquire]. Match with [errors.Is]; the error is an [*Error]
-// with the particulars.
+// The classes of failure of [Autostart.Acquire]. Match them with [errors.Is]; the error is an
+// [*Error] with the details.
 var (
-	// ErrStart: the app's machines do not come up. The breaker is open; come back after RetryAfter.
+	// ErrStart: the app's machines fail to start. The breaker is open; come back after RetryAfter.
 	ErrStart = errors.New("no machine could be started")
 	// ErrAsleep: nothing runs, and nothing here may start anything.
 	ErrAsleep = errors.New("no machine runs and none is started")
@@ -27,14 +27,14 @@ var (
 type Error struct {
 	App   balance.AppID
 	Class error // one of the errors of this package
-	// what is behind it, for people: why the start failed; empty when there is nothing to say
+	// the reason for people: why the start failed; empty if there is none
 	Fault  string
 	Waited time.Duration // in the waiting room
 	After  time.Duration // when it makes sense to come back; 0 is unknown
-	Err    error         // what the balancer said, or nil
+	Err    error         // the balancer's error, or nil
 }
 
-// Unwrap returns the class and what the balancer said.
+// Unwrap returns the class and the balancer's error.
 func (e *Error) Unwrap() []error {
 	if e.Err == nil {
 		return []error{e.Class}
@@ -63,8 +63,8 @@ func (e *Error) Cause() string {
 	return ""
 }
 
-// Reason says in a sentence why: the class, and the fault where there is one. It is for people who
-// run the app, and may name machines.
+// Reason returns the reason in a sentence: the class, and the fault if there is one. It is for
+// people who run the app, and may name machines.
 func (e *Error) Reason() string {
 	s := e.Class.Error()
 	if e.Fault != "" {

@@ -11,13 +11,13 @@ import (
 	"github.com/ebbkit/ebb/balance"
 )
 
-// excludedFor is how long the machines that a parked request has tried are left out for it, unless
-// they have been started again meanwhile. Longer than a row takes to tell that they are gone, else
-// a request would run against a closed door again and again; not for ever, since the machine that
-// said "full" may be the one that gets free.
+// excludedFor is how long the machines that a parked request has tried are excluded for it, unless
+// they have been started again meanwhile. It is longer than a row takes to report that they are
+// gone, so that a request does not hit a closed gate again and again; it ends, because the machine
+// that said "full" may be the first to have a free slot.
 const excludedFor = tickEvery
 
-// dispatcher hands slots over to those who wait for an app.
+// dispatcher gives free slots to an app's waiting requests.
 type dispatcher struct {
 	r       *appRoom
 	wake    chan struct{} // one pending signal is as good as many
@@ -27,13 +27,13 @@ type dispatcher struct {
 	waves   waitroom.Waves
 }
 
-// picking says that the dispatcher picks a machine for one of those who wait.
+// picking says that the dispatcher is picking a machine for a waiting request.
 type picking struct {
-	given  atomic.Int32 // 1 while it does: that one may be in flight already
-	missed atomic.Bool  // the last look at the demand left that one out
+	given  atomic.Int32 // 1 while it does: that request may be in flight already
+	missed atomic.Bool  // the last look at the demand did not count that request
 }
 
-// begin makes it run; false after the end. queue.mu is held.
+// begin starts it; false after the end. queue.mu is held.
 func (d *dispatcher) begin() bool {
 	if !d.running {
 		d.running = d.r.a.spawn(d.run)
@@ -48,8 +48,8 @@ func (d *dispatcher) wakeUp() {
 	}
 }
 
-// run hands slots over while anybody waits. It lingers for up to a tick, so that a queue which
-// fills and empties does not start a goroutine each time.
+// run gives out slots while anybody waits. It lingers for up to a tick, so that a queue that fills
+// and empties does not start a goroutine each time.
 func (d *dispatcher) run() {
 	t := time.NewTicker(tickEvery)
 	defer t.Stop()
@@ -81,10 +81,10 @@ func (d *dispatcher) run() {
 	}
 }
 
-// handOver gives free slots to those who wait, by turns, until the balancer has none. Who may not
-// use what is free, because it has tried it or has to go elsewhere, is passed over.
+// handOver gives free slots to waiting requests, by turns, until the balancer has none. It skips
+// requests that may not use the free slots, because they tried those machines or must go elsewhere.
 func (d *dispatcher) handOver() {
-	var vain []*balance.Target // what has been asked for in this round and is not there
+	var vain []*balance.Target // targets tried in this round without a free slot
 	step := d.waveStep()
 	q := &d.r.queue
 	q.mu.Lock()
@@ -130,7 +130,7 @@ func (d *dispatcher) handOver() {
 			}
 			q.room.Pass(s)
 			d.unlocked(func() { d.giveUp(s, err) })
-		default: // whoever comes behind finds no more than this one
+		default: // those behind it find no more than it did
 			d.unlocked(func() {
 				if none, ok := errors.AsType[*balance.NoMachineError](err); ok {
 					d.r.outlook.free.Store(int64(none.After))
@@ -160,7 +160,7 @@ func (d *dispatcher) give(w *waiting, slot balance.Reservation) {
 	d.r.a.config.Trace.handedOver(d.r.app, machine, waited)
 }
 
-// giveUp ends the wait of one that waits for particular machines when none of these will come.
+// giveUp ends the wait of a request for particular machines when none of these will come.
 func (d *dispatcher) giveUp(s *waitroom.Seat[waiting], err error) {
 	if err = d.r.outlook.hopeless(err); err != nil {
 		d.r.queue.reject(s, err)
@@ -187,8 +187,7 @@ func (d *dispatcher) anyRoom() bool {
 	return false
 }
 
-// request returns what to ask the balancer for, and whether that leaves anything out. queue.mu is
-// held.
+// request returns the request to pick for, and whether it excludes any machine. queue.mu is held.
 func (d *dispatcher) request(w *waiting, step time.Duration) (req balance.Request, limited bool) {
 	req, limited = w.req, !w.req.Force.Empty()
 	req.Tried = d.waves.Held(time.Now(), step)
@@ -209,13 +208,13 @@ func (d *dispatcher) request(w *waiting, step time.Duration) (req balance.Reques
 	return req, limited
 }
 
-// waits returns how many wait, without the one that may be in flight already.
+// waits returns how many wait, without one that may be in flight already.
 func (d *dispatcher) waits() int {
 	given := d.picking.given.Load() // before parked, see planning.demand
 	return max(0, int(d.r.queue.parked.Load()-given))
 }
 
-// tried notes the machines that r came back from and that could be picked again.
+// tried records the machines that r returned from and that could be picked again.
 func (d *dispatcher) tried(ids []balance.MachineID) (ts []tried) {
 	rows, ok := d.r.a.balancer.Fleet().App(d.r.app)
 	if !ok {
@@ -229,7 +228,7 @@ func (d *dispatcher) tried(ids []balance.MachineID) (ts []tried) {
 	return ts
 }
 
-// waveStep returns for how long a wave lasts; 0 is without waves. No lock is held.
+// waveStep returns the length of a wave; 0 is without waves. No lock is held.
 func (d *dispatcher) waveStep() time.Duration {
 	if rows, ok := d.r.a.balancer.Fleet().App(d.r.app); ok {
 		return rows.App().SlowStart / 2
@@ -237,7 +236,7 @@ func (d *dispatcher) waveStep() time.Duration {
 	return 0
 }
 
-// boots takes in that a machine starts.
+// boots records that a machine starts.
 func (d *dispatcher) boots(m *balance.Machine) {
 	if d.waveStep() > 0 {
 		d.r.queue.mu.Lock()

@@ -1,4 +1,4 @@
-// Package autotest has what the tests of the waiting room and those of the owner's side share.
+// Package autotest holds what the tests of the waiting room and of the owner's side share.
 package autotest
 
 import (
@@ -10,7 +10,7 @@ import (
 	"github.com/ebbkit/ebb/autostart/policy"
 )
 
-// Hooks note who has called back, and call everything the first time.
+// Hooks records which hooks were called, and calls Everything on each hook's first call.
 type Hooks struct {
 	Everything func() // what a user may call from a callback
 
@@ -18,7 +18,7 @@ type Hooks struct {
 	called map[string]bool
 }
 
-// Call notes that the hook of that name was called.
+// Call records that the hook of that name was called.
 func (h *Hooks) Call(name string) {
 	h.mu.Lock()
 	again := h.called[name]
@@ -44,7 +44,7 @@ func (h *Hooks) Want(t testing.TB, names ...string) {
 	}
 }
 
-// ColdBoots returns what is known of an app's cold boots, oldest first.
+// ColdBoots returns the known cold boots of an app, oldest first.
 func ColdBoots(t testing.TB, known policy.History) []time.Duration {
 	t.Helper()
 	text, err := json.Marshal(known)

@@ -3,16 +3,17 @@ package boots
 import "time"
 
 const (
-	// backoffMin doubles with each failure up to backoffMax: soon enough for a hiccup, seldom enough
-	// for what stays broken.
+	// backoffMin doubles with each failure up to backoffMax: soon enough for a brief fault, rarely
+	// enough for a permanent one.
 	backoffMin, backoffMax = time.Second, time.Minute
-	// BreakerAfter is how many boots in a row have to fail before an app is taken to be broken rather
-	// than its machines.
+	// BreakerAfter is how many boots in a row must fail before the app, rather than its machines,
+	// counts as broken.
 	BreakerAfter = 3
 )
 
 // Backoff returns how long to wait after the n-th failure in a row, n from 1: 1 s doubling to 60 s,
-// give or take a fifth by the random bits, so that what failed together is not tried together.
+// plus or minus a fifth by the random bits, so that machines which failed together are not retried
+// together.
 func Backoff(n int, bits uint64) time.Duration {
 	d := backoffMax
 	if n < 7 {

@@ -1,5 +1,5 @@
 // Package boots knows how long the boots of an app take, and how soon a failed one is tried again.
-// It is what the edge, which plans, and the owner, which starts, have in common.
+// The edge, which plans, and the owner, which starts, share it.
 package boots
 
 import (
@@ -11,30 +11,30 @@ const (
 	// bootsKept is how many boots are remembered. The longest of 32 doubled calls at most 0.2 % of
 	// lognormal boots suspect, where limits made of mean and variance call 2 to 4 % so.
 	bootsKept = 32
-	// bootUnknown is what a start may take of which nothing is known.
+	// bootUnknown is the assumed duration of a start without any data.
 	bootUnknown = 180 * time.Second
-	// Suspicion is held within these bounds: below the first it would fall on noise, above the second
-	// help comes too late.
+	// The bounds of suspicion: below the first it would react to noise, above the second help comes
+	// too late.
 	suspectMin, suspectMax = 2 * time.Second, 10 * time.Minute
-	// A request that nothing starts for waits for waitMin. One that waits for a start waits for
-	// waitMargin after that has become suspect: it may end well all the same, or another that is
-	// made instead. waitMax is for hints that nobody can have meant.
+	// A request waits for WaitMin if nothing is being started for it. If it waits for a start, it
+	// waits for waitMargin after that has become suspect: the start may still succeed, or another may.
+	// waitMax caps hints that are obviously wrong.
 	WaitMin, waitMargin, waitMax = 10 * time.Second, 15 * time.Second, 24 * time.Hour
 )
 
-// Boots is what is known of how long starts take: the last 32 that ended well. The zero value knows
-// nothing. It is a value: a copy is a snapshot of it. It is not safe for concurrent use.
+// Boots holds what is known of how long starts take: the last 32 that succeeded. The zero value
+// knows nothing. It is a value: a copy is a snapshot. It is not safe for concurrent use.
 type Boots struct {
-	// Hint is what somebody who should know says a start takes; it counts as one boot until 32 have
-	// been seen. 0 is none.
+	// Hint is the expected duration of a start from outside; it counts as one boot until 32 have been
+	// seen. 0 is none.
 	Hint time.Duration
 
-	// oldest first, with no room for more: copies share it, and most apps boot rarely
+	// oldest first, without spare capacity: copies share it, and most apps boot rarely
 	last []time.Duration
 }
 
-// Learn adds a boot that ended with a ready machine. Boots that failed or were given up teach
-// nothing. A negative duration, of a clock that was set back, is ignored.
+// Learn adds a boot that ended with a ready machine. Boots that failed or were abandoned do not
+// count. A negative duration, from a clock that was set back, is ignored.
 func (b *Boots) Learn(took time.Duration) {
 	if took < 0 {
 		return
@@ -43,7 +43,7 @@ func (b *Boots) Learn(took time.Duration) {
 	b.last = slices.Concat(kept, []time.Duration{took})
 }
 
-// Follow puts what was learned before in front of what b has learned.
+// Follow puts the boots learned before in front of b's.
 func (b *Boots) Follow(before Boots) {
 	for _, took := range b.last {
 		before.Learn(took)
@@ -110,8 +110,8 @@ func (b *Boots) Remaining(age time.Duration) time.Duration {
 	return time.Second
 }
 
-// Wait returns how long a request may be parked for a start that begins now: until that is suspect
-// and no boot that is known took longer, and 15 s more.
+// Wait returns how long a request may be parked for a start that begins now: until the start is
+// suspect and older than any known boot, plus 15 s.
 func (b *Boots) Wait() time.Duration {
 	longest := b.Suspect()
 	if b.Known() {
@@ -120,8 +120,8 @@ func (b *Boots) Wait() time.Duration {
 	return longest + waitMargin
 }
 
-// Likely returns when a boot should end: from somewhat before the shortest that is known until well
-// after the longest. Where none is known both are 0.
+// Likely returns when a boot should end: from somewhat before the shortest known boot until well
+// after the longest. Without known boots both are 0.
 func (b *Boots) Likely() (from, to time.Duration) {
 	if len(b.last) == 0 {
 		return 0, 0
@@ -129,7 +129,7 @@ func (b *Boots) Likely() (from, to time.Duration) {
 	return slices.Min(b.last) * 9 / 10, slices.Max(b.last) * 5 / 4
 }
 
-// Kind tells a cold boot from a resume: they are learned apart.
+// Kind separates cold boots from resumes, whose durations are learned separately.
 type Kind uint8
 
 // The kinds of boot.
@@ -138,13 +138,13 @@ const (
 	Resume
 )
 
-// Key tells boots apart that are learned apart.
+// Key identifies boots whose durations are learned together.
 type Key struct {
 	Revision string
 	Kind     Kind
 }
 
-// revisionsKept bounds what is remembered of an app's revisions.
+// revisionsKept bounds the remembered revisions of an app.
 const revisionsKept = 16
 
 // revisionBoots are the boots of one revision and kind.
@@ -153,14 +153,14 @@ type revisionBoots struct {
 	Boots
 }
 
-// Book is what is known of one app's boots, by revision and kind. Of a revision that has not booted
-// yet, all revisions together speak.
+// Book holds what is known of one app's boots, by revision and kind. For a revision that has not
+// booted yet, it uses those of all revisions.
 type Book struct {
 	All    [2]Boots        // by kind
 	recent []revisionBoots // least recently learned first
 
 	Misplaced int // starts in a row that failed because the machine listened elsewhere
-	Doubted   int // starts in a row that have been doubted for what was seen of them
+	Doubted   int // starts in a row that have been doubted
 	Hung      int // starts in a row that failed because the machine did nothing
 }
 

@@ -9,8 +9,8 @@ import (
 // in JSON or otherwise. The zero value knows nothing.
 type History struct {
 	Boots []HistoryBoots `json:"boots,omitempty"`
-	// Stops and Suspends are how long its machines took to stop, and to be suspended: whether one that
-	// is on its way is worth waiting for, or another is started.
+	// Stops and Suspends are how long its machines took to stop and to be suspended. They decide
+	// whether to wait for a machine that is stopping or to start another.
 	Stops    Boots `json:"stops,omitzero"`
 	Suspends Boots `json:"suspends,omitzero"`
 }
@@ -20,27 +20,27 @@ func (h *History) Known() bool { return len(h.Boots) > 0 || h.Stops.Known() || h
 
 // HistoryBoots are the boots of one kind.
 type HistoryBoots struct {
-	// All says that they are those of all revisions together, else they are Revision's. Revisions
-	// stand in the order in which they booted last.
+	// All says that they are those of all revisions together; else they are Revision's. Revisions are
+	// in the order in which they last booted.
 	All      bool   `json:"all,omitempty"`
 	Revision string `json:"revision,omitempty"`
 	Resume   bool   `json:"resume,omitempty"` // resumes, else cold boots
 	Boots    Boots  `json:"boots"`
 }
 
-// bootsJSON is a Boots on paper.
+// bootsJSON is the JSON form of Boots.
 type bootsJSON struct {
 	Hint time.Duration   `json:"hintNs,omitempty"`
 	Last []time.Duration `json:"lastNs,omitempty"` // oldest first
 }
 
-// MarshalJSON writes the hint and the boots that are remembered, in nanoseconds and oldest first.
+// MarshalJSON writes the hint and the remembered boots, in nanoseconds and oldest first.
 func (b Boots) MarshalJSON() ([]byte, error) {
 	return json.Marshal(bootsJSON{b.Hint, b.last})
 }
 
-// UnmarshalJSON replaces b by what MarshalJSON wrote. Durations below zero are left out, of too
-// many the last ones count.
+// UnmarshalJSON replaces b by what MarshalJSON wrote. It drops negative durations, and keeps the
+// last ones if there are too many.
 func (b *Boots) UnmarshalJSON(text []byte) error {
 	var j bootsJSON
 	if err := json.Unmarshal(text, &j); err != nil {

@@ -5,28 +5,29 @@ import (
 	"time"
 )
 
-// Agenda says which apps are planned for, and when: each that was asked for, as soon as its [Pace]
-// allows. Those that are awake are looked at with each tick, until they rest: a thousand apps that
-// sleep cost no more than ten. The zero value is empty. It is not safe for concurrent use.
+// Agenda says which apps to plan for, and when: each app for which planning was requested, as soon
+// as its [Pace] allows. Each tick looks at the apps that are awake, until they rest: a thousand
+// apps that are asleep cost no more than ten. The zero value is empty. It is not safe for
+// concurrent use.
 type Agenda[A comparable] struct {
 	apps map[A]*entry
-	due  []A // in the order in which they were asked for
+	due  []A // in the order of the requests
 }
 
-// entry is what is kept of an app that is due or awake.
+// entry is the record of an app that is due or awake.
 type entry struct {
 	pace       Pace
 	due, awake bool
 }
 
-// Look is what a tick finds of an app that is awake.
+// Look is the result of a tick's look at an awake app.
 type Look uint8
 
-// What a tick finds.
+// The results.
 const (
 	LookStay Look = iota // nothing to decide yet
 	LookAsk              // it is to be planned for
-	LookRest             // only news can make a difference to it
+	LookRest             // only a change can make a difference to it
 )
 
 func (g *Agenda[A]) entry(a A) *entry {
@@ -41,7 +42,7 @@ func (g *Agenda[A]) entry(a A) *entry {
 	return e
 }
 
-// Ask has an app planned for; it is then awake.
+// Ask requests planning for an app, which is then awake.
 func (g *Agenda[A]) Ask(a A) {
 	if e := g.entry(a); !e.due {
 		e.due, e.awake = true, true
@@ -49,7 +50,7 @@ func (g *Agenda[A]) Ask(a A) {
 	}
 }
 
-// Wake has ticks look at an app.
+// Wake makes ticks look at an app.
 func (g *Agenda[A]) Wake(a A) { g.entry(a).awake = true }
 
 // Forget drops an app that has been removed.
@@ -58,7 +59,7 @@ func (g *Agenda[A]) Forget(a A) {
 	g.due = slices.DeleteFunc(g.due, func(b A) bool { return a == b })
 }
 
-// Tick looks at all that are awake.
+// Tick looks at all apps that are awake.
 func (g *Agenda[A]) Tick(look func(A) Look) {
 	for a, e := range g.apps {
 		switch l := look(a); {
@@ -70,7 +71,7 @@ func (g *Agenda[A]) Tick(look func(A) Look) {
 	}
 }
 
-// Ready appends to ready the apps that are planned for now. Tell [Agenda.Decided] of each.
+// Ready appends to ready the apps that may be planned for now. Report each to [Agenda.Decided].
 func (g *Agenda[A]) Ready(now time.Time, ready []A) []A {
 	g.due = slices.DeleteFunc(g.due, func(a A) bool {
 		e := g.apps[a]
@@ -94,7 +95,7 @@ func (g *Agenda[A]) Wait(now time.Time) (d time.Duration, ok bool) {
 	return max(d, 0), len(g.due) > 0
 }
 
-// Decided notes a decision for an app that was ready, made at now, see [Pace.Decided]. again says
+// Decided records a decision made at now for an app that was ready, see [Pace.Decided]. again says
 // that it has left something out: the next one may come at once.
 func (g *Agenda[A]) Decided(a A, now time.Time, took time.Duration, acts, again bool) {
 	e := g.apps[a]

@@ -2,14 +2,14 @@ package waitroom
 
 import "time"
 
-// awaitMax bounds a wait in all, however many starts are made one after the other: a driver that
-// asks again and again to be called later would hold requests for ever.
+// awaitMax bounds a wait in all, however many starts follow each other: a driver that keeps asking
+// to be called later would hold requests for ever.
 const awaitMax = 5 * time.Minute
 
 // endless is a wait until the request's own context ends.
 const endless time.Duration = 1 << 62
 
-// Forecast is what the last decision says to those who wait, and to those who come.
+// Forecast is what the last decision tells waiting and arriving requests.
 type Forecast struct {
 	Off    bool // autostart is off: load is no reason for a decision
 	Wait   time.Duration
@@ -20,8 +20,8 @@ type Forecast struct {
 	Doubt  string
 }
 
-// Patience returns how long to wait at most, where no start in flight is worth waiting for longer.
-// limit is the longest wait that is set: 0 means none, and a negative one that waits do not end.
+// Patience returns how long to wait at most if no start in flight is worth waiting for longer.
+// limit is the configured longest wait: 0 means none, and negative that waits do not end.
 func (f *Forecast) Patience(limit time.Duration) time.Duration {
 	switch {
 	case limit < 0:
@@ -32,7 +32,7 @@ func (f *Forecast) Patience(limit time.Duration) time.Duration {
 	return f.Wait
 }
 
-// Ends returns when the patience of one ends who has waited since then.
+// Ends returns when the patience of a request ends that has waited since then.
 func (f *Forecast) Ends(since time.Time, limit time.Duration) time.Time {
 	wait := f.Patience(limit)
 	end := since.Add(wait)
@@ -45,7 +45,7 @@ func (f *Forecast) Ends(since time.Time, limit time.Duration) time.Time {
 	return end
 }
 
-// Refused returns why nothing is tried for a while, and for how long; "" while something is.
+// Refused returns why starts are refused for a while, and for how long; "" if they are not.
 func (f *Forecast) Refused(now time.Time) (why string, left time.Duration) {
 	if f.Refuse == "" || !now.Before(f.Until) {
 		return "", 0
@@ -53,8 +53,9 @@ func (f *Forecast) Refused(now time.Time) (why string, left time.Duration) {
 	return f.Refuse, f.Until.Sub(now)
 }
 
-// Back returns when to come back, at least after: when the next start should be ready and those who
-// wait have been served, which takes drain, or else when the balancer expects a free slot.
+// Back returns when to come back, at least after: when the next start should be ready and the
+// waiting requests have been served, which takes drain, or else when the balancer expects a free
+// slot.
 func (f *Forecast) Back(now time.Time, drain, free, after time.Duration) time.Duration {
 	if !f.Coming.IsZero() {
 		return max(f.Coming.Sub(now)+drain, after)

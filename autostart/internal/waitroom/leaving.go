@@ -2,20 +2,21 @@ package waitroom
 
 import "github.com/ebbkit/ebb/balance"
 
-// Leaving knows what is in flight at machines under a soft cordon since before the cordon. It is
-// served where it is, and who stops the machine waits for its end: it is no reason to recall the
-// machine, nor to start another. What has come since is. Otherwise a connection that is idle, which
-// its owner alone knows, would have its machine recalled as often as it is to sleep.
+// Leaving tracks requests that were in flight at machines under a soft cordon before the cordon
+// began. They are served where they are, and the machine stops only after they end: they are no
+// reason to recall the machine, nor to start another. Requests that came since are. Otherwise an
+// idle connection, which only its owner can recognise, would recall its machine each time it is to
+// stop.
 type Leaving struct {
 	held   map[balance.MachineID]holding // of machines where something is in flight; nil for none
 	others int                           // of other nodes, at those that leave
 }
 
-// holding is what a machine has in flight; of one that leaves, what it has had since before the
-// cordon.
+// holding is what a machine has in flight; for one that leaves, only what it has had since before
+// the cordon.
 type holding struct {
-	own int // of this node, all the time since
-	// of other nodes, at any time since: what they say of it comes by another way, and may be older
+	own int // of this node, throughout
+	// of other nodes, at any time since: their reports come by another way and may be older
 	others int
 	seen   bool
 }
@@ -29,7 +30,7 @@ func (l *Leaving) Begin() {
 	}
 }
 
-// Look takes in what a machine has in flight and returns how much of this node's is demand.
+// Look takes in what a machine has in flight and returns how much of this node's part is demand.
 func (l *Leaving) Look(m *balance.Machine, own, others int) int {
 	if m.State != balance.StateStarted || m.Cordon == balance.CordonHard {
 		return own
@@ -69,8 +70,8 @@ func (l *Leaving) End() {
 	}
 }
 
-// Elsewhere returns how much is demand of what other nodes tell, theirs at these machines among it.
-// Too little does no harm: what comes to another node is that node's to see to.
+// Elsewhere returns how much of the load reported by other nodes is demand; told includes theirs at
+// these machines. Too low a number does no harm: each node plans for the requests it gets.
 func (l *Leaving) Elsewhere(told int) int {
 	return max(0, told-l.others)
 }

@@ -1,23 +1,23 @@
-// Package waitroom has the pure parts of a waiting room: who waits and whose turn it is, how fast
-// they are served, and what of what is in flight counts as demand.
+// Package waitroom holds the pure parts of a waiting room: who waits and whose turn it is, how fast
+// they are served, and which requests in flight count as demand.
 package waitroom
 
 // List is a waiting room: a queue for each tenant, in order of places, from which anybody may leave
-// at any time. The tenants take turns: the first of one queue, then the first of the next; within a
-// queue equal places stand in the order of their coming. Requests without a tenant are those of one
-// tenant. Who comes or leaves costs O(1); who joins at an old place costs O(those before it in its
-// queue), and these are few, since what returns has been near the front. The zero value is an empty
+// at any time. The tenants take turns: the first of one queue, then the first of the next. Within a
+// queue equal places are in order of arrival. Requests without a tenant belong to one tenant.
+// Joining and leaving cost O(1); joining at an old place costs O(those before it in its queue),
+// which are few, since a returning request has been near the front. The zero value is an empty
 // room. It is not safe for concurrent use.
 //
 // Invariants: within a queue places never decrease from front to back; n is the number of seats in
 // all queues; no queue of the list is empty; a seat is in at most one room.
 type List[T any] struct {
 	N           int
-	front, back *Tenant[T] // who has their turn next, and last
+	front, back *Tenant[T] // whose turn is next, and last
 	Tenants     int        // in that list
 	named       map[string]*Tenant[T]
 	unnamed     Tenant[T]
-	look        uint64 // counts the looks at those who wait
+	look        uint64 // counts the looks at the list
 }
 
 // Tenant is the queue of one tenant.
@@ -29,10 +29,10 @@ type Tenant[T any] struct {
 	prev, next  *Tenant[T]
 
 	look uint64   // the last look that came here
-	at   *Seat[T] // whose turn it is in that look; nil when it is through with this queue
+	at   *Seat[T] // whose turn it is in that look; nil once it is through this queue
 }
 
-// Seat is one who waits. The links belong to the room.
+// Seat is one waiting request. The links belong to the room.
 type Seat[T any] struct {
 	Value      T
 	Bytes      int  // that it holds, see Room
@@ -42,9 +42,8 @@ type Seat[T any] struct {
 	In         *Tenant[T]
 }
 
-// Join seats s in a tenant's queue: behind all whose place is not greater. Where the tenant had
-// nobody waiting it comes last of all, and where s returns to an old place, first: that turn was
-// not used.
+// Join seats s in a tenant's queue: behind all whose place is not greater. If nobody of the tenant
+// waited, its turn comes last; if s returns to an old place, first, because that turn was not used.
 func (r *List[T]) Join(s *Seat[T], name string, place uint64, returns bool) {
 	if s.In != nil {
 		panic("autostart: seat taken twice")
@@ -141,7 +140,8 @@ func (t *Tenant[T]) link(prev, s, next *Seat[T]) {
 	}
 }
 
-// Leave takes s out and reports whether it was in: of two who want to end a wait, one gets true.
+// Leave removes s and reports whether it was in the list: of two goroutines that want to end a
+// wait, one gets true.
 func (r *List[T]) Leave(s *Seat[T]) bool {
 	t := s.In
 	if t == nil || t.in != r {
@@ -171,11 +171,13 @@ func (r *List[T]) Leave(s *Seat[T]) bool {
 	return true
 }
 
-// Begin begins a look at those who wait, in the order in which they are to be served; see turn.
+// Begin begins a look at the waiting requests, in the order in which to serve them; see
+// [List.Turn].
 func (r *List[T]) Begin() { r.look++ }
 
-// Turn returns whose turn it is in the present look: the same until it leaves, is served or passed
-// over. It is nil when all have been looked at. Who comes meanwhile may be left out.
+// Turn returns whose turn it is in the present look: the same seat until it leaves, is served or
+// passed over. It is nil when all have been looked at. A request that arrives meanwhile may be left
+// out.
 func (r *List[T]) Turn() *Seat[T] {
 	for t := r.front; t != nil; t = t.next {
 		if t.look != r.look {
@@ -188,14 +190,14 @@ func (r *List[T]) Turn() *Seat[T] {
 	return nil
 }
 
-// Pass passes s over in the present look. Its tenant keeps its turn.
+// Pass skips s in the present look. Its tenant keeps its turn.
 func (r *List[T]) Pass(s *Seat[T]) {
 	if t := s.In; t != nil && t.at == s {
 		t.at = s.next
 	}
 }
 
-// Served takes s out, as leave does; its tenant's next turn comes after that of all others.
+// Served removes s as Leave does; its tenant's next turn comes after that of all others.
 func (r *List[T]) Served(s *Seat[T]) bool {
 	t := s.In
 	if !r.Leave(s) {
@@ -208,7 +210,7 @@ func (r *List[T]) Served(s *Seat[T]) bool {
 	return true
 }
 
-// After returns who comes after s in an order in which each is met once; of nil, the first.
+// After returns the seat after s, in an order that meets each once; for nil, the first.
 func (r *List[T]) After(s *Seat[T]) *Seat[T] {
 	t := r.front
 	if s != nil {
@@ -223,7 +225,7 @@ func (r *List[T]) After(s *Seat[T]) *Seat[T] {
 	return t.first
 }
 
-// Longest returns the tenant of which most wait; nil when nobody does.
+// Longest returns the tenant with most waiting requests; nil when nobody waits.
 func (r *List[T]) Longest() (most *Tenant[T]) {
 	for t := r.front; t != nil; t = t.next {
 		if most == nil || t.N > most.N {

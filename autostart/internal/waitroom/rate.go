@@ -6,20 +6,20 @@ import (
 )
 
 const (
-	// rateOver is the time over which the rate is taken: long enough for work of some seconds, and
-	// short enough to follow a machine more or less.
+	// rateOver is the time over which the rate is measured: long enough for work of some seconds, and
+	// short enough to follow a change in the number of machines.
 	rateOver = 30 * time.Second
-	// rateKnown is for how long some must have waited while others were served until the rate is
-	// known.
+	// rateKnown is how long requests must have waited while others were served before the rate counts
+	// as known.
 	rateKnown = 5 * time.Second
 	// parkedMin may wait at any rate: a few that wait in vain cost little.
 	parkedMin = 16
 )
 
-// Rate measures how many of those who wait are served in a second. Only the time counts in which
-// some wait while others are served: a boot says nothing about what comes after it. Both counts
-// fade, so that the rate is that of the last half minute or so. The zero value has seen nothing. It
-// is not safe for concurrent use.
+// Rate measures how many waiting requests are served per second. It counts only time in which some
+// wait while others are served: a boot says nothing about the rate after it. Both counts fade, so
+// that the rate is that of about the last half minute. The zero value has seen nothing. It is not
+// safe for concurrent use.
 type Rate struct {
 	served float64
 	busy   float64 // seconds
@@ -27,7 +27,7 @@ type Rate struct {
 	open   bool // somebody has been served, and others wait since
 }
 
-// pass lets time pass.
+// pass advances the time.
 func (r *Rate) pass(now time.Time) {
 	d := now.Sub(r.at)
 	if r.at = now; d <= 0 { // or the clock has been set back
@@ -41,14 +41,14 @@ func (r *Rate) pass(now time.Time) {
 	}
 }
 
-// Gave notes that one was served, and whether others wait still.
+// Gave records that one was served, and whether others still wait.
 func (r *Rate) Gave(now time.Time, wait bool) {
 	r.pass(now)
 	r.served++
 	r.open = wait
 }
 
-// Stop notes that nobody waits any more.
+// Stop records that nobody waits any more.
 func (r *Rate) Stop(now time.Time) {
 	if r.open {
 		r.pass(now)
@@ -56,7 +56,7 @@ func (r *Rate) Stop(now time.Time) {
 	}
 }
 
-// PerSecond returns how many are served in a second; false when that is not known.
+// PerSecond returns how many are served per second; false if that is not known.
 func (r *Rate) PerSecond(now time.Time) (float64, bool) {
 	r.pass(now)
 	if r.busy < rateKnown.Seconds() {
@@ -65,7 +65,7 @@ func (r *Rate) PerSecond(now time.Time) (float64, bool) {
 	return r.served / r.busy, true
 }
 
-// Drain returns how long it takes to serve n, and no more than an hour; 0 when that is not known.
+// Drain returns how long it takes to serve n, at most an hour; 0 if that is not known.
 func (r *Rate) Drain(now time.Time, n int) time.Duration {
 	s, ok := r.PerSecond(now)
 	if !ok {
@@ -75,7 +75,7 @@ func (r *Rate) Drain(now time.Time, n int) time.Duration {
 }
 
 // Within returns how many are served within that time, at least parkedMin and at most limit; limit
-// when the rate is not known.
+// if the rate is not known.
 func (r *Rate) Within(now time.Time, d time.Duration, limit int) int {
 	s, ok := r.PerSecond(now)
 	if !ok {
@@ -89,24 +89,22 @@ func (r *Rate) Within(now time.Time, d time.Duration, limit int) int {
 }
 
 const (
-	// planGap and planShare keep planning from eating a core when every request asks for it: that
-	// much time, and that many times what the last decision took, are the price of a decision for
-	// one app.
+	// planGap and planShare keep planning from using a whole core when every request asks for it: a
+	// decision for one app costs that much time, or that many times what the last one took.
 	planGap, planShare = 2 * time.Millisecond, 10
-	// planBurst is how many decisions that do nothing may be made on credit: after one there is no
-	// gap, and who comes right after it is planned for at once.
+	// planBurst is how many decisions without an effect may be made on credit: no gap follows one, and
+	// a request right after it is planned for at once.
 	planBurst = 16
 )
 
 // Pace says when an app may be planned for again. The zero value may at once.
 type Pace struct {
 	Next time.Time // not before
-	paid time.Time // until when the decisions so far are paid for
+	paid time.Time // the time until which the decisions so far are paid for
 }
 
-// Decided notes a decision at time now that took so long. One that acts is followed by a gap, in
-// which those who come meanwhile are gathered for the next; one that does nothing only when many
-// came before it.
+// Decided records a decision at time now that took so long. A decision that acts is followed by a
+// gap, which gathers requests for the next; one without an effect only after many others.
 func (p *Pace) Decided(now time.Time, took time.Duration, acts bool) {
 	price := max(planGap, planShare*took)
 	if acts {

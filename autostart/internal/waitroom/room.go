@@ -3,18 +3,18 @@ package waitroom
 import "time"
 
 // Room is the waiting room of one app: a [List] of requests, what they hold, and how fast they are
-// served. It takes the time as an argument, so that whoever drives it may have a time of its own.
-// The zero value is an empty room. It is not safe for concurrent use.
+// served. It takes the time as an argument, so that a caller may use its own. The zero value is an
+// empty room. It is not safe for concurrent use.
 //
-// Invariants: Bytes and Insisting are the sums over the seats that are taken.
+// Invariants: Bytes and Insisting are the sums over the occupied seats.
 type Room[T any] struct {
 	List[T]
-	Bytes     int // that those who wait hold
-	Insisting int // of those who wait, how many wait for particular machines
+	Bytes     int // that waiting requests hold
+	Insisting int // how many of them wait for particular machines
 	rate      Rate
 }
 
-// Limits bound who waits in a [Room].
+// Limits bounds the requests in a [Room].
 type Limits struct {
 	Most  int // requests, however fast they are served
 	Usual int // requests, while it is not known how fast
@@ -30,7 +30,8 @@ func (r *Room[T]) Join(s *Seat[T], tenant string, place uint64, returns bool) {
 	}
 }
 
-// Leave takes s out and reports whether it was in: of two who want to end a wait, one gets true.
+// Leave removes s and reports whether it was in the room: of two goroutines that want to end a
+// wait, one gets true.
 func (r *Room[T]) Leave(now time.Time, s *Seat[T]) bool {
 	if !r.List.Leave(s) {
 		return false
@@ -39,7 +40,7 @@ func (r *Room[T]) Leave(now time.Time, s *Seat[T]) bool {
 	return true
 }
 
-// Serve takes s out because it has got what it waited for, see [List.Served].
+// Serve removes s because it has got a slot, see [List.Served].
 func (r *Room[T]) Serve(now time.Time, s *Seat[T]) bool {
 	if !r.Served(s) {
 		return false
@@ -59,9 +60,8 @@ func (r *Room[T]) left(now time.Time, s *Seat[T]) {
 	}
 }
 
-// Full reports whether one more would be too many: no more may wait than are served within wait,
-// where that is known. Nothing is known of a negative wait, which is one without end or for a
-// start.
+// Full reports whether one more would be too many: no more may wait than are served within wait, if
+// the rate is known. A negative wait has no known rate: it has no end, or is for a start.
 func (r *Room[T]) Full(now time.Time, wait time.Duration, l Limits) bool {
 	limit := l.Usual
 	if wait >= 0 {
@@ -72,13 +72,14 @@ func (r *Room[T]) Full(now time.Time, wait time.Duration, l Limits) bool {
 	return r.N >= limit
 }
 
-// Heavy reports whether so many bytes more would be too many.
+// Heavy reports whether that many more bytes would be too many.
 func (r *Room[T]) Heavy(bytes int, l Limits) bool { return l.Bytes > 0 && r.Bytes+bytes > l.Bytes }
 
 // Drain returns how long it takes until all who wait are served; 0 where that is not known.
 func (r *Room[T]) Drain(now time.Time) time.Duration { return r.rate.Drain(now, r.N) }
 
-// Youngest returns the youngest seat of the tenant of which most wait; nil when nobody does.
+// Youngest returns the youngest seat of the tenant with most waiting requests; nil when nobody
+// waits.
 func (r *Room[T]) Youngest() *Seat[T] {
 	if t := r.Longest(); t != nil {
 		return t.Last
@@ -86,14 +87,14 @@ func (r *Room[T]) Youngest() *Seat[T] {
 	return nil
 }
 
-// Displaces returns who has to make room for a request of a tenant that has less than its equal
-// share: the youngest seat of the tenant with most. It is nil when there is none.
+// Displaces returns the seat to reject in favour of a request of a tenant that has less than its
+// equal share: the youngest of the tenant with most. It is nil when there is none.
 func (r *Room[T]) Displaces(tenant string) *Seat[T] {
 	own, tenants := r.Waiting(tenant), r.Tenants
 	if own == 0 {
 		tenants++
 	}
-	if (own+1)*tenants > r.N { // who floods is turned away at the cost of this comparison
+	if (own+1)*tenants > r.N { // this comparison is all that a rejected request costs
 		return nil
 	}
 	if most := r.Longest(); most != nil && most.N > own+1 {

@@ -6,13 +6,13 @@ import (
 	"github.com/ebbkit/ebb/balance"
 )
 
-// Waves are the machines of an app that have just become ready, and that those who wait go to in
-// waves, see [balance.App.SlowStart]. The zero value has none. It is not safe for concurrent use.
+// Waves are an app's machines that have just become ready, which waiting requests enter in waves,
+// see [balance.App.SlowStart]. The zero value has none. It is not safe for concurrent use.
 type Waves struct {
 	of map[balance.MachineID]*Ramp
 }
 
-// Boots takes in that a machine starts: what runs already needs no waves.
+// Boots records that a machine starts: one that already runs needs no waves.
 func (w *Waves) Boots(m *balance.Machine) {
 	r := w.of[m.ID]
 	switch {
@@ -26,7 +26,7 @@ func (w *Waves) Boots(m *balance.Machine) {
 	}
 }
 
-// Held returns the machines that take nobody before the next wave, of that length.
+// Held returns the machines that admit nobody before the next wave, of that length.
 func (w *Waves) Held(now time.Time, step time.Duration) (ids []balance.MachineID) {
 	for id, r := range w.of {
 		if r.Over(now, step) {
@@ -38,19 +38,19 @@ func (w *Waves) Held(now time.Time, step time.Duration) (ids []balance.MachineID
 	return ids
 }
 
-// Admitted counts one who was let in to m, which takes whole at once, of as many as wait.
+// Admitted counts a request admitted to m, which serves whole at once, out of waiting.
 func (w *Waves) Admitted(now time.Time, m *balance.Machine, whole, waiting int) {
 	if r := w.of[m.ID]; r != nil && r.Epoch == m.Epoch {
 		r.Give(now, whole, waiting)
 	}
 }
 
-// Ramp lets those who wait to a machine that has just become ready in waves: a quarter of what it
-// takes, half of it after a step, all after another.
+// Ramp admits waiting requests to a machine that has just become ready in waves: a quarter of its
+// limit, half of it after a step, all of it after another.
 type Ramp struct {
 	Epoch uint64 // of the run it is for
 	began time.Time
-	whole int // what the machine takes
+	whole int // the machine's limit
 	given int
 }
 
@@ -71,8 +71,7 @@ func (r *Ramp) Full(now time.Time, step time.Duration) bool {
 	return r.given >= wave
 }
 
-// Give counts one who has been let in, of as many as wait. whole is what the machine takes, 0 when
-// that is not limited.
+// Give counts an admitted request, out of waiting. whole is the machine's limit, 0 if it has none.
 func (r *Ramp) Give(now time.Time, whole, waiting int) {
 	if r.began.IsZero() {
 		r.began = now

@@ -24,11 +24,11 @@ import (
 // has verified the hello.
 //
 // In clear a copy of a hello is as good as the hello; only the owner's reply on the same connection
-// makes it fresh. So the edge sends nothing after it: it waits for the reply, verifies it, and sends
-// confirm, followed by its whole request. The owner acts on a request once it has verified confirm.
-// That costs one round trip for each new connection, as a TLS handshake does, and needs no clock and
-// no memory of past hellos. The hello still has a proof, so that a stranger gets no reply from which
-// to guess weak keys; the proof also names the key to use.
+// makes it fresh. So the edge sends nothing after it: it waits for the reply, verifies it, and
+// sends confirm, followed by its whole request. The owner acts on a request once it has verified
+// confirm. That costs one round trip for each new connection, as a TLS handshake does, and needs no
+// clock and no memory of past hellos. The hello still has a proof, so that a stranger gets no reply
+// from which to guess weak keys; the proof also names the key to use.
 //
 // What others can do:
 //
@@ -200,7 +200,7 @@ func AppendReply(
 	return append(b, p[:]...)
 }
 
-// AppendRefusal writes the reply to any other hello. It has no proof, since the owner may have no key.
+// AppendRefusal writes the reply to any other hello. It has no proof, as the owner may have no key.
 func AppendRefusal(b []byte, s authStatus) []byte {
 	b = append(append(b, ReplyMagic...), byte(s))
 	return append(b, make([]byte, ReplySize-MagicSize-1)...)
