@@ -193,7 +193,7 @@ func TestChaos(t *testing.T) {
 	if testing.Short() {
 		t.Skip("it takes half a minute")
 	}
-	cmd, out := fleet(t, "chaos", "-for", "30s", "-seed", "1", "-rate", "50", "-keepalive", "5s")
+	cmd, out := fleet(t, "chaos", "-for", "30s", "-seed", "1", "-rate", "50", "-keepalive", "5s", "-lossy")
 	account, err := io.ReadAll(out)
 	if err := cmd.Wait(); err != nil {
 		t.Errorf("chaos: %v", err)

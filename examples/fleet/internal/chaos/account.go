@@ -5,7 +5,6 @@ import (
 	"io"
 	"os"
 	"path/filepath"
-	"slices"
 	"strings"
 	"time"
 )
@@ -25,8 +24,8 @@ type Account struct {
 	Starts int
 	// Slowest is the longest wait for an answer.
 	Slowest time.Duration
-	// Wrong is what must not be.
-	Wrong []string
+	// Wrong is what must not be, Lost what failed though its edge lived.
+	Wrong, Lost []string
 	// Left is what the processes hold at the end.
 	Left []string
 }
@@ -64,7 +63,7 @@ func (a *Account) requests(all []result, done map[string]int) {
 		}
 		why := r.excuse()
 		if why == "" {
-			a.wrong("%s failed at %s, which lived: %s", r.id, r.edge.Name, r.what())
+			a.Lost = append(a.Lost, fmt.Sprintf("%s failed at %s, which lived: %s", r.id, r.edge.Name, r.what()))
 			why = "the edge lived"
 		}
 		a.Failed[why]++
@@ -133,14 +132,6 @@ func (a *Account) executed(dir string) (done map[string]int, err error) {
 	return done, nil
 }
 
-// rank puts what is told of many requests last.
-func rank(wrong string) int {
-	if strings.Contains(wrong, " failed at ") {
-		return 1
-	}
-	return 0
-}
-
 // Print writes the account.
 func (a *Account) Print(w io.Writer) {
 	fmt.Fprintf(w, "chaos: seed %d, %v: %d requests, %d answered, the slowest in %v\n", a.Seed, a.For, a.Requests,
@@ -152,15 +143,19 @@ func (a *Account) Print(w io.Writer) {
 	for _, line := range append(a.Faults, a.Left...) {
 		fmt.Fprintf(w, "  %s\n", line)
 	}
-	slices.SortStableFunc(a.Wrong, func(x, y string) int { return rank(x) - rank(y) })
-	for i, line := range a.Wrong {
-		if i == wrongMax {
-			fmt.Fprintf(w, "  … and %d more\n", len(a.Wrong)-i)
-			break
-		}
-		fmt.Fprintf(w, "  WRONG: %s\n", line)
-	}
-	if len(a.Wrong) == 0 {
+	tell(w, "WRONG", a.Wrong)
+	tell(w, "LOST", a.Lost)
+	if len(a.Wrong)+len(a.Lost) == 0 {
 		fmt.Fprintln(w, "  nothing is wrong")
+	}
+}
+
+func tell(w io.Writer, what string, lines []string) {
+	for i, line := range lines {
+		if i == wrongMax {
+			fmt.Fprintf(w, "  … and %d more\n", len(lines)-i)
+			return
+		}
+		fmt.Fprintf(w, "  %s: %s\n", what, line)
 	}
 }

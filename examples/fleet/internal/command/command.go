@@ -166,6 +166,7 @@ func runChaos(ctx context.Context, args []string, out, errs io.Writer) error {
 	f.Uint64Var(&c.Seed, "seed", uint64(time.Now().UnixNano()%1e6), "what happens, and in which order")
 	f.IntVar(&c.Rate, "rate", 100, "requests in a second")
 	f.DurationVar(&c.Pace, "pace", 2*time.Second, "the time between two faults, on average")
+	f.BoolVar(&c.Lossy, "lossy", false, "does not fail for requests that were lost at an edge that lived; tells them")
 	verbose := f.Bool("v", false, "shows what the processes say")
 	if err := parse(f, args); err != nil {
 		return err
