@@ -188,7 +188,8 @@ func TestEnds(t *testing.T) {
 	}
 }
 
-// TestChaos is a short form of what is done by hand for longer.
+// TestChaos is a short form of what is done by hand for longer. What is lost is told here and fails
+// the runs by hand: on a host that is slow for others an owner may die while all else is full.
 func TestChaos(t *testing.T) {
 	if testing.Short() {
 		t.Skip("it takes half a minute")
