@@ -109,8 +109,10 @@ func TestMeshTrueVersusMeasured(t *testing.T) {
 		if s, _ := nodes[1].Table().To("iad"); s.Base < 80*ms {
 			t.Errorf("20 s after ams - iad grew to 80ms its base is %v", s.Base)
 		}
-		time.Sleep(40 * time.Second)
-		show("a minute after ams - iad grew by 30 ms:")
+		// A probe that was under way when it grew took the old way there and the new one back; it is
+		// one of the last 60 until as many have come since, and 5 % are lost.
+		time.Sleep(time.Minute)
+		show("80 s after ams - iad grew by 30 ms:")
 		set(1, 3, 20*ms)
 		time.Sleep(time.Minute)
 		show("a minute after it shrank to 20 ms:")
