@@ -59,6 +59,7 @@ func Example() {
 	running.Go(func() error { return worker.Run(ctx) })
 	running.Go(func() error { return edge.Run(ctx) })
 
+	heard(edge.Fleet(), "web", 2)
 	answer := httptest.NewRecorder()
 	edge.Handler().ServeHTTP(answer, httptest.NewRequest("GET", "http://web.example/you", nil))
 	body, err := io.ReadAll(answer.Body)
@@ -68,6 +69,20 @@ func Example() {
 	stop()
 	check(running.Wait())
 	// Output: 200 hello, /you
+}
+
+// heard returns when a node knows so many machines of an app. A client need not wait for that: a
+// request for an app of which nothing is known yet waits for some seconds.
+func heard(f *balance.Fleet, app balance.AppID, machines int) {
+	rows := f.Watch()
+	defer rows.Close()
+	for {
+		if s, ok := f.App(app); ok && s.Len() == machines {
+			return
+		}
+		<-rows.C()
+		rows.Take()
+	}
 }
 
 func check(err error) {
