@@ -15,10 +15,7 @@ import (
 
 const sec = time.Second
 
-var (
-	t0      = time.Date(2026, 1, 2, 3, 4, 5, 0, time.UTC)
-	stopApp = balance.App{ID: "web", Autostop: balance.AutostopStop}
-)
+var stopApp = balance.App{ID: "web", Autostop: balance.AutostopStop}
 
 // world of the decider: machines m1, m2, ... in canonical order, all started and of this node
 // unless a row says otherwise.
