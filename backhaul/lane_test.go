@@ -9,7 +9,10 @@ import (
 	"net/http"
 	"net/http/httptest"
 	"testing"
+	"time"
 
+	"github.com/ebbkit/ebb/backhaul/internal/hop"
+	"github.com/ebbkit/ebb/backhaul/internal/pool"
 	"github.com/ebbkit/ebb/balance"
 )
 
@@ -33,12 +36,18 @@ func TestBulkHasALaneOfItsOwn(t *testing.T) {
 		}
 		return n
 	}
-	get("/small")
+	small := "/small" // which must not share its slot with the other: routes are hashed anew in each process
+	var known pool.BulkRoutes
+	known.Mark(pool.RouteOf("web", "GET", "/bulk"), hop.BulkSize, 0, time.Now())
+	for !known.Last(pool.RouteOf("web", "GET", small)).IsZero() {
+		small += "r"
+	}
+	get(small)
 	get("/bulk")
 	if n := lanes(); n != 1 {
 		t.Errorf("%d lanes before anything was known", n)
 	}
-	get("/small")
+	get(small)
 	if n := lanes(); n != 1 {
 		t.Errorf("%d lanes: another route's bulk moved this one", n)
 	}
