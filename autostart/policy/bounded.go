@@ -9,9 +9,9 @@ import (
 	"github.com/ebbkit/ebb/balance"
 )
 
-// Bounded returns a policy that says what p says, but for what breaks a bound. An
-// [autostart.Autostart] asks each policy of yours through it, so that a policy decides what is
-// wanted and need not repeat what must not be:
+// Bounded returns a policy that decides as p does, less what breaks a bound. An
+// [autostart.Autostart] wraps each policy of yours in it, so that a policy decides what is wanted
+// and need not check these bounds itself:
 //
 //   - nothing is started or recalled of an app whose autostart is off, of another app, or of a row
 //     that has changed;
@@ -19,18 +19,18 @@ import (
 //     [balance.App.Max];
 //   - what has been asked for is not asked for again until its row shows it, its owner has refused,
 //     or 10 s have passed;
-//   - a machine whose start fails, or whose owner cannot be asked, is left alone for 0.4 s,
-//     doubling up to 6 s; what ends after it has run for 1 min is not. After three failures in a
-//     row of an app, whichever its machines, one of them is tried at a time, at intervals of 0.4 s,
-//     doubling up to 25 s, until one has become ready.
+//   - a machine whose start fails, or whose owner cannot be asked, is not started for 0.4 s,
+//     doubling up to 6 s; one that ends after it has run for 1 min may start at once. After three
+//     failures of an app in a row, of whichever machines, one machine is tried at a time, at
+//     intervals of 0.4 s, doubling up to 25 s, until one has become ready.
 //
-// What is taken out of a decision is answered as the owner would have: a start as refused, or as
-// under way, a recall as too late.
+// What is taken out of a decision is answered as the owner would have answered it: a start as
+// refused or as under way, a recall as too late.
 //
-// The suite of package policytest asks policies in the same way.
+// The suite of package policytest wraps policies in the same way.
 //
-// Our own policies keep bounds of their own, and are returned as they are: they have a method
-// KeepsBounds.
+// A policy that has a method KeepsBounds, as our own have, keeps bounds of its own and is returned
+// as it is.
 func Bounded(p Policy) Policy {
 	if _, ok := p.(interface{ KeepsBounds() }); ok {
 		return p
@@ -38,18 +38,18 @@ func Bounded(p Policy) Policy {
 	return &bounded{Policy: p, of: map[balance.MachineID]*bound{}}
 }
 
-// bounded keeps what is remembered of an app's machines.
+// bounded is a policy with what the bounds remember of an app's machines.
 type bounded struct {
 	Policy
 	of      map[balance.MachineID]*bound
 	fails   int       // of the app, in a row
 	until   time.Time // after these: no start before
-	dropped []Answer  // what the policy is told of what was taken out, the next time
+	dropped []Answer  // answers to what was taken out, for the next call of the policy
 }
 
 // bound is what keeps one machine from being started.
 type bound struct {
-	// when it was asked for last, from epoch; zero when it was not, or its row shows it
+	// when its start from epoch was last asked for; zero when it was not, or its row shows it
 	asked   time.Time
 	epoch   uint64
 	fails   int // in a row
@@ -60,16 +60,16 @@ type bound struct {
 }
 
 const (
-	// boundFor is how long a start counts as asked for that its row does not show.
+	// boundFor is how long a start counts as asked for while its row does not show it.
 	boundFor = 10 * time.Second
-	// boundRefused is how long it counts after its owner has refused it: the row that says why is on
-	// its way.
+	// boundRefused is how long a start counts as asked for after its owner has refused it: the row
+	// that says why is on its way.
 	boundRefused = time.Second
-	// boundFails is up to how many failures in a row the time doubles for which a machine is left
-	// alone: half of what a [Planner] waits at least, so that the two never wait for each other.
+	// boundFails is up to how many failures in a row a machine's backoff doubles. The backoff is half
+	// of the least that a [Planner] waits, so that the two never wait for each other.
 	boundFails = 5
-	// boundBreaks is how many failures of an app in a row are its own and not of a machine, and
-	// boundBreaksMost up to how many more the interval doubles between further tries.
+	// boundBreaks is how many failures in a row count as the app's own and not as a machine's.
+	// boundBreaksMost is up to how many failures, from there on, the interval between tries doubles.
 	boundBreaks, boundBreaksMost = 3, 7
 )
 
@@ -92,7 +92,7 @@ func (b *bounded) Plan(now time.Time, in Input) Decision {
 // KeepsBounds marks b as it marks a [Planner].
 func (b *bounded) KeepsBounds() {}
 
-// take takes in what came of a start.
+// take takes in the result of a start.
 func (b *bounded) take(now time.Time, a Answer) {
 	m := b.of[a.Machine.ID]
 	if m == nil || a.Recall {
@@ -101,13 +101,14 @@ func (b *bounded) take(now time.Time, a Answer) {
 	switch {
 	case a.Err != nil:
 		m.asked = time.Time{}
-		m.fail(now) // which is no fault of the app
+		m.fail(now) // this does not count against the app
 	case a.Start == balance.StartRefused && !m.asked.IsZero():
 		m.asked = now.Add(boundRefused - boundFor)
 	}
 }
 
-// fail counts a failure, and reports whether it says anything of the next.
+// fail counts a failure, unless the machine had run for long enough, and reports whether it has
+// counted it.
 func (m *bound) fail(now time.Time) bool {
 	if steady := !m.up.IsZero() && now.Sub(m.up) >= steadyMax; steady {
 		m.fails, m.up = 0, time.Time{}

@@ -10,8 +10,8 @@ import (
 )
 
 const (
-	// quitFor is how soon after ready an app ends by itself that does not mean to serve: also with
-	// exit status 0 that is a crash, or it would be started again and again.
+	// quitFor is how soon after ready an end without a command counts as a crash, even with exit
+	// status 0: an app that does not mean to serve would otherwise be started again and again.
 	quitFor = 2 * time.Second
 	// A machine that has run for ten times its boot, within these bounds, has not ended early: it
 	// starts again at once, and its earlier failures are forgotten. Restarts then cost a tenth of
@@ -30,7 +30,7 @@ type breaker struct {
 	opened   int           // openings in a row: the exponent of the interval
 	next     time.Time     // when open: the next probe may start from here
 	fault    string        // of the last failure
-	second   time.Time     // of two failures in a row or more
+	second   time.Time     // when the second failure in a row was counted
 	took     time.Duration // the longest of the boots that failed in a row
 }
 
@@ -58,17 +58,16 @@ func (b *breaker) probed(now time.Time, bits uint64) {
 	b.next = now.Add(boots.Backoff(b.opened, bits))
 }
 
-// repeats reports whether a boot that began then, and is that old, only repeats those that have
-// failed one after the other, as far as can be seen: it has not yet lasted clearly longer than they
-// did.
+// repeats reports whether a boot that began then, and is that old, seems only to repeat those that
+// have failed in a row: it has not yet lasted clearly longer than they did.
 func (b *breaker) repeats(began time.Time, age time.Duration) bool {
 	return b.failures >= boots.BreakerAfter-1 && !began.Before(b.second) && age <= 2*b.took+time.Second
 }
 
 func (b *breaker) succeeded() { *b = breaker{} }
 
-// steady returns how long a machine has to have run for its end to be no reason to wait with the
-// next start: then what went before is forgotten, and whatever ended it may have come from outside.
+// steady returns how long a machine must have run for its end not to delay the next start: its
+// earlier failures are then forgotten, and what ended it may have come from outside.
 func (p *Planner) steady(m *balance.Machine, kind boots.Kind) time.Duration {
 	b := p.boots.Of(boots.Key{Revision: m.Revision, Kind: kind})
 	if !b.Known() {
@@ -96,7 +95,7 @@ func (p *Planner) failed(now time.Time, m *balance.Machine, s *memory, fault str
 	n, bits := s.fails, p.bits(m)
 	switch what {
 	case crash:
-		n-- // the first crash of what ran well is answered at once
+		n-- // the first crash after a good run does not delay the next start
 	case noBoot:
 		p.breaker.failed(now, now.Sub(s.bootAt), s.fault, bits)
 	}

@@ -10,7 +10,7 @@ import (
 	"github.com/ebbkit/ebb/balance"
 )
 
-// census is what there is of an app's machines, and what may come of it.
+// census counts an app's machines by their use, and estimates the starts in flight.
 type census struct {
 	p   *Planner
 	now time.Time
@@ -20,7 +20,7 @@ type census struct {
 	ready    int
 	broken   int
 	starting int
-	// that may serve one day: ready, starting, recallable, broken, stopping, silent
+	// that may serve sooner or later: ready, starting, recallable, broken, stopping, silent
 	serving      int
 	neverHealthy int    // of starting: known never to become healthy
 	doubtful     int    // of starting: nobody should wait for them
@@ -37,8 +37,8 @@ type outlook struct {
 	suspect                int
 }
 
-// take looks at all machines. wanted says that machines are wanted at all: a start that has been
-// lost is forgotten otherwise.
+// take looks at all machines. wanted says that machines are wanted at all: otherwise a lost start
+// is forgotten.
 func (c *census) take(wanted bool) {
 	c.starts.wait = boots.WaitMin
 	c.findSilent()
@@ -99,7 +99,7 @@ func (c *census) findSilent() {
 	}
 }
 
-// silenced takes into account that an owner does not answer.
+// silenced adjusts the use of machine i if its owner does not answer.
 func (c *census) silenced(i int, m *balance.Machine, st use) use {
 	switch {
 	case len(c.silent) == 0 || !slices.Contains(c.silent, m.Owner):
@@ -186,12 +186,12 @@ func (c *census) started(m *balance.Machine) {
 	}
 }
 
-// await notes a start that is worth waiting for: for how long from its beginning, and from now.
+// await records how long a start is worth waiting for: from its beginning, and from now.
 func (c *census) await(whole, left time.Duration) {
 	c.starts.wait, c.starts.await = max(c.starts.wait, whole), max(c.starts.await, left)
 }
 
-// remaining notes when a start should be ready; the first counts.
+// remaining records in how long a start should be ready; the earliest counts.
 func (c *census) remaining(left time.Duration) {
 	if c.starts.remaining == 0 || left < c.starts.remaining {
 		c.starts.remaining = left

@@ -11,30 +11,30 @@ import (
 )
 
 const (
-	// askedFor is how long nothing is done about an answered command that the row does not show: the
-	// row is on its way. Then it is given again, to the same machine: it may have been lost, and if it
-	// was not, another machine would be one too many.
+	// askedFor is how long an answered command may stay invisible in the row, which may be late. Then
+	// the command is sent again, to the same machine: it may have been lost, and if it was not,
+	// another machine would be one too many.
 	askedFor = 5 * time.Second
 	// lostMax is how often asking again may fail before an accepted start is given up: its owner is
 	// gone.
 	lostMax = 3
-	// answerMin and answerRTTs are how long an owner may take to answer a start, at least and in
-	// round trips: below it a host that is only busy would cost a machine too many, above it one
-	// that is dead costs those who wait.
+	// answerMin and answerRTTs are how long an owner may take to answer a start, at least and in round
+	// trips: a shorter wait would start a machine too many for a host that is only busy, a longer one
+	// would delay waiting requests for a host that is dead.
 	answerMin, answerRTTs = 300 * time.Millisecond, 3
-	// refusedFor is how long a machine is left alone that refused because this node's picture of it is
+	// refusedFor is how long a machine is left alone that refused because this node's row of it is
 	// old.
 	refusedFor = time.Second
 )
 
 // memory is what a planner knows of one machine beyond its row.
 type memory struct {
-	known   bool // it has been looked at before
+	known   bool // its row has been seen before
 	epoch   uint64
 	state   balance.State
 	since   time.Time // of this epoch and state, as seen here
 	bootAt  time.Time // when the start of this epoch was first seen
-	gen     uint64    // the cordon generation then
+	gen     uint64    // the cordon generation when it started or became ready
 	kind    boots.Kind
 	partial bool // the beginning of the boot, or of the stop, was not seen: its length is not known
 	held    bool // its owner has not begun to boot it, see balance.Machine.Recent
@@ -47,14 +47,14 @@ type memory struct {
 	fault string    // why, with the machine's name
 }
 
-// asked is a start that this node has asked for and whose effect the row does not show yet.
+// asked is a start that this node has asked for and that the row does not show yet.
 type asked struct {
 	on       bool
-	epoch    uint64 // from which
+	epoch    uint64 // of the row that the start was decided from
 	at       time.Time
 	pending  bool // no answer yet
-	accepted bool // it has been answered before
-	lost     int  // since then, asked again in vain
+	accepted bool // its owner has accepted it at least once
+	lost     int  // failed attempts to ask again since then
 	answer   balance.StartAnswer
 }
 
@@ -65,8 +65,7 @@ type recall struct {
 	at     time.Time
 }
 
-// align brings the tables in line with the machines there are; in the steady state it only
-// compares.
+// align updates the tables when the set of machines has changed; otherwise it only compares.
 func (p *Planner) align(ms []*balance.Machine) {
 	same := len(ms) == len(p.ids)
 	for i := 0; same && i < len(ms); i++ {
@@ -110,7 +109,7 @@ func (p *Planner) align(ms []*balance.Machine) {
 	p.uses, p.usesBefore = make([]use, len(ms)), make([]use, len(ms))
 }
 
-// fewMachines are found by looking at each: a map takes more room than they do.
+// Up to fewMachines are found by a linear search: a map would take more memory than they do.
 const fewMachines = 8
 
 // find returns a machine's place in the tables.
@@ -160,8 +159,8 @@ func (p *Planner) observe(now time.Time, ms []*balance.Machine) {
 	}
 }
 
-// shift moves all that is remembered after a clock that was set back: what was to be waited for, or
-// has been, stays as long.
+// shift moves all remembered times after the clock was set back, so that elapsed and remaining
+// times stay the same.
 func (p *Planner) shift(back time.Duration) {
 	for i := range p.memory {
 		s := &p.memory[i]
@@ -172,7 +171,7 @@ func (p *Planner) shift(back time.Duration) {
 	p.breaker.next, p.breaker.second = p.breaker.next.Add(-back), p.breaker.second.Add(-back)
 }
 
-// moved takes in one machine's change.
+// moved takes in a change of one machine's epoch or state.
 func (p *Planner) moved(now time.Time, m *balance.Machine, s, was *memory) {
 	started := m.Epoch != was.epoch // a start has begun since the last look
 	if started || m.State == balance.StateStarted {
@@ -182,7 +181,7 @@ func (p *Planner) moved(now time.Time, m *balance.Machine, s, was *memory) {
 		(m.State == balance.StateFailed || ran >= quitFor) {
 		s.fails = 0
 	}
-	if was.state == balance.StateGone { // its node is another one than that which failed
+	if was.state == balance.StateGone { // it is on another node than the one that failed
 		s.fails, s.until = 0, now
 	}
 	if started {
@@ -191,7 +190,7 @@ func (p *Planner) moved(now time.Time, m *balance.Machine, s, was *memory) {
 			s.kind = boots.Resume
 		}
 		if was.asked.on && m.Epoch == was.asked.epoch+1 && m.State != balance.StateStarting {
-			s.bootAt, s.partial = was.asked.at, false // it went by faster than it was looked at
+			s.bootAt, s.partial = was.asked.at, false // the whole boot fell between two looks
 		} else if m.State != balance.StateStarting {
 			s.partial = true
 		}
@@ -220,7 +219,7 @@ func (p *Planner) moved(now time.Time, m *balance.Machine, s, was *memory) {
 		}
 		p.failed(now, m, s, m.Fault, what)
 	case balance.StateStopped:
-		// Nobody has told it to: that takes a cordon first.
+		// Nobody has told it to stop: that takes a cordon first.
 		if was.state == balance.StateStarted && !started && m.CordonGen == s.gen &&
 			now.Sub(was.since) < quitFor {
 			p.failed(
@@ -234,15 +233,15 @@ func (p *Planner) moved(now time.Time, m *balance.Machine, s, was *memory) {
 	}
 }
 
-// overdue reports whether an owner that far away should have answered by now. What it has accepted
-// before it will do.
+// overdue reports whether an owner that far away should have answered by now. An owner is trusted
+// to do what it has accepted before.
 func (a *asked) overdue(now time.Time, rtt time.Duration) bool {
 	return a.on && a.pending && !a.accepted && rtt >= 0 &&
 		now.Sub(a.at) >= max(answerMin, answerRTTs*min(rtt, time.Minute))
 }
 
-// stale reports whether an answered start has gone unseen for too long. One that waits for the end
-// of a stop is remembered by the machine's gate, however long that takes.
+// stale reports whether an answered start has gone unseen for too long. A start that waits for the
+// end of a stop is remembered by the machine's gate, however long that takes.
 func (s *memory) stale(now time.Time) bool {
 	a := &s.asked
 	switch {
@@ -259,11 +258,11 @@ type use uint8
 
 const (
 	unusable use = iota // hard-cordoned, or of a node that is gone
-	// runs, but nothing is expected of it: used when nothing else is left, but no capacity
+	// runs, but is no capacity: requests go to it only when nothing else is left
 	broken
 	ready      // capacity, now
-	starting   // capacity, credited
-	recallable // capacity that was to go to sleep
+	starting   // capacity, counted in advance
+	recallable // soft-cordoned: capacity once it is recalled
 	startable
 	held     // startable, but it failed too recently, or its owner is silent
 	stopping // can be told to start again once it has stopped
@@ -306,7 +305,7 @@ func (p *Planner) use(now time.Time, i int, m *balance.Machine) use {
 	}
 	if s.asked.on {
 		if closing(m.State) && !p.soon(now, i, m) {
-			return stopping // it comes, but another one sooner
+			return stopping // it will start, but another machine would be ready sooner
 		}
 		if !s.asked.pending && s.asked.answer == balance.StartRunning {
 			return ready

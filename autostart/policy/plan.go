@@ -18,8 +18,8 @@ type plan struct {
 	budget  int                      // starts that the maximum and the breaker allow
 	probing bool                     // the breaker is open: one start, of any machine
 	short   int                      // machines wanted that cannot be started
-	regions int                      // where the demand was looked for: so many of Input.Regions
-	home    tally                    // what there was there
+	regions int                      // how many of Input.Regions were searched for the demand
+	home    tally                    // the capacity found in those
 	least   struct{ want, have int } // of the minimums
 }
 
@@ -70,8 +70,7 @@ func (r *plan) allow() {
 	if !r.in.App.Autostart {
 		r.budget = 0
 	}
-	// Where several run and all are broken it is the app, and one more machine would be as broken
-	// as they are.
+	// If several run and all are broken, the app is at fault: one more machine would be broken too.
 	if r.broken >= boots.BreakerAfter && r.ready+r.starting == 0 && r.in.Parked == 0 {
 		r.budget = 0
 	}
@@ -163,7 +162,7 @@ func (r *plan) serve() {
 	r.d.Want, r.d.Have = max(r.d.Want, r.least.want), max(r.d.Have, r.least.have)
 }
 
-// insist sees to it that of the machines that parked requests insist on one runs.
+// insist makes sure that, for each target that parked requests insist on, one machine runs.
 func (r *plan) insist() {
 	for _, t := range r.in.Forced {
 		var candidates []int32
@@ -195,7 +194,7 @@ func (r *plan) insist() {
 	}
 }
 
-// spare keeps some machines more than the demand fills.
+// spare keeps App.Spare machines beyond those that the demand fills.
 func (r *plan) spare() {
 	if r.in.App.Spare <= 0 || r.d.Demand == 0 || !r.in.App.Autostart {
 		return
@@ -229,7 +228,7 @@ func (r *plan) spare() {
 	}
 }
 
-// hedge is the hedge: one start more when nothing serves and nothing that starts seems to come.
+// hedge adds one start when nothing serves and no start in flight seems to succeed.
 func (r *plan) hedge() {
 	p := r.p
 	if p.hedged || r.in.Parked == 0 || r.d.Acts() || r.starting == 0 || r.serving > r.starting {
@@ -253,7 +252,7 @@ func (r *plan) hedge() {
 	}
 }
 
-// refuse says so when nothing can serve what is parked for a while.
+// refuse sets Refuse, or Doubt, when nothing can serve the parked requests for a while.
 func (r *plan) refuse() {
 	if !r.in.App.Autostart {
 		return

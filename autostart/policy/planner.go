@@ -13,17 +13,17 @@ import (
 // machine: it remembers what it has seen and asked for, and reads no clock. The zero value is ready
 // for use. It is not safe for concurrent use.
 //
-// Demand is capacity wanted, in requests; a machine is worth its soft limit, else its hard limit,
-// else any demand at all. The home region is filled first, what it cannot start overflows to the
-// next one. In each: what runs and what is starting counts, then soft-cordoned machines are
-// recalled, then the first of the canonical order are started that can be. A machine that is
-// stopping is one of those as long as its stop should be over before another machine has booted: it
-// starts again as soon as it has stopped, and nodes that see older or newer rows ask for the same
-// machine. One that takes longer is the last resort.
+// Demand is the capacity wanted, in requests. A machine's capacity is its soft limit, else its hard
+// limit, else unlimited. The home region is filled first; what it cannot start overflows to the
+// next one. In each region, machines that run or start are counted first, then soft-cordoned
+// machines are recalled, then machines that can be started are, in canonical order. A stopping
+// machine is one of the latter as long as its stop should be over before another machine has
+// booted: it starts again as soon as it has stopped, and nodes that see older or newer rows ask for
+// the same machine. One that takes longer is the last resort.
 //
-// Nodes with different home regions each see to their own demand: of an app that sleeps everywhere,
-// as many machines start as there are home regions with a request, where one might have done.
-// App.Regions gives all nodes one home.
+// Nodes with different home regions each cover their own demand: if an app sleeps everywhere, one
+// machine starts per home region with a request, where a single one might have sufficed.
+// App.Regions gives all nodes the same home.
 //
 // A machine whose boot fails is left alone for 1 s, doubling up to 1 min; so is one whose run ends
 // early, from the second time on. Early is before ten times its boot, 1 s at least and 1 min at
@@ -32,10 +32,10 @@ import (
 // then one machine is tried at a time, at the same intervals.
 //
 // Invariants: with a static demand no more machines run and start than are wanted, however long
-// boots take (one more with hedging, or when the owners of all that start say that these will not
-// become healthy). Planners that do not talk and see the same rows start prefixes of the same
-// order, so that together they start no more than the one with the largest demand. While the
-// breaker is open, at most one start per interval.
+// boots take (one more with hedging, or when the owners of all starting machines say that these
+// will not become healthy). Planners that see the same rows start prefixes of the same order
+// without communicating, so that together they start no more than the one with the largest demand.
+// While the breaker is open, at most one start per interval.
 type Planner struct {
 	// Hedge allows one extra start when nothing serves and every start in flight is suspect, see
 	// [Decision.Suspect]. Without it one is made only when all of them are known never to become
@@ -66,10 +66,10 @@ type inRegion struct {
 	rows []int32
 }
 
-// KeepsBounds says that p is asked as it is, see [Bounded].
+// KeepsBounds marks p as a policy that [Bounded] returns as it is.
 func (p *Planner) KeepsBounds() {}
 
-// Plan decides. What it says to start counts as asked for from now on; what came of it is told in a
+// Plan decides. A start that it returns counts as asked for from now on; its result comes in a
 // later Input's Answers.
 func (p *Planner) Plan(now time.Time, in Input) Decision {
 	p.rand = in.Rand
@@ -88,8 +88,8 @@ func (p *Planner) Plan(now time.Time, in Input) Decision {
 	return r.decide()
 }
 
-// answered takes in what came of a start that was decided from that epoch. err means that it could
-// not be asked for.
+// answered takes in the result of a start that was decided from the row m. err means that the owner
+// could not be asked.
 func (p *Planner) answered(now time.Time, m balance.Machine, a balance.StartAnswer, err error) {
 	i, ok := p.find(m.ID)
 	if !ok {
@@ -97,13 +97,13 @@ func (p *Planner) answered(now time.Time, m balance.Machine, a balance.StartAnsw
 	}
 	s := &p.memory[i]
 	if !s.asked.on || s.asked.epoch != m.Epoch {
-		return // the row has told meanwhile
+		return // the row has shown it meanwhile
 	}
 	switch {
 	case err != nil && s.asked.accepted && s.asked.lost < lostMax:
 		s.asked.pending, s.asked.at = false, now
 		s.asked.lost++
-	case err != nil: // the way to the owner is not the app's fault: the breaker does not count it
+	case err != nil: // an owner out of reach is not the app's fault: the breaker does not count it
 		p.failed(now, &m, s, err.Error(), noStart)
 	case a == balance.StartRefused:
 		s.asked = asked{}
@@ -113,8 +113,8 @@ func (p *Planner) answered(now time.Time, m balance.Machine, a balance.StartAnsw
 	}
 }
 
-// recalled takes in what came of a recall. Where one failed, nothing is expected of the machine for
-// a moment: its row may be about to say that it stops.
+// recalled takes in the result of a recall. After a failed one the machine does not count as
+// capacity for a moment: its row may be about to say that it stops.
 func (p *Planner) recalled(now time.Time, m balance.Machine, err error) {
 	if i, ok := p.find(m.ID); ok && err != nil && p.memory[i].recall.gen == m.CordonGen {
 		p.memory[i].recall = recall{failed: true, gen: m.CordonGen, at: now}
@@ -129,7 +129,7 @@ func later(a, b time.Time) time.Time {
 }
 
 // History is what a [Planner] has learned of its app: how long its machines take to boot, to stop
-// and to be suspended. It is a value to be kept over a restart, as JSON. The zero value knows
+// and to be suspended. It is a value that can be kept over a restart, as JSON. The zero value knows
 // nothing.
 type History struct{ learned boots.History }
 
@@ -152,8 +152,7 @@ func (p *Planner) History() History {
 	return History{h}
 }
 
-// Restore gives p what another planner of the same app has learned, as if p had seen it before all
-// else.
+// Restore gives p what another planner of the same app has learned, as if p had seen it first.
 func (p *Planner) Restore(h History) {
 	p.boots.Restore(boots.History{Boots: slices.Clone(h.learned.Boots)})
 	p.stops[0].Follow(h.learned.Stops)
@@ -161,18 +160,17 @@ func (p *Planner) Restore(h History) {
 }
 
 const (
-	// newsFor is how long news of a stop may take: for so long a machine that stops is asked in its
-	// place of the order, whatever is known, since other nodes do not know of the stop yet, or know
-	// already that it is over.
+	// newsFor is how long a row that shows a stop, or its end, may take to arrive. For that long a
+	// stopping machine keeps its place in the order, whatever is known of its stop: other nodes may
+	// not know of the stop yet, or may know already that it is over.
 	newsFor = 500 * time.Millisecond
-	// bootGuess is what another machine's boot is taken for where none is known, when a stop is
-	// compared with it.
+	// bootGuess stands for another machine's boot where none is known, when a stop is compared with
+	// it.
 	bootGuess = time.Second
-	// stopUnknown bounds a stop of which nothing is known: for so long package downscale waits for
-	// a driver.
+	// stopUnknown bounds a stop where none is known: package downscale waits that long for a driver.
 	stopUnknown = time.Minute
-	// restartFor is how soon after a stop its owner starts the machine that it remembers. Then it
-	// is asked again.
+	// restartFor is how soon after a stop the owner carries out the start that it remembers. After
+	// that the owner is asked again.
 	restartFor = time.Second
 )
 
@@ -187,8 +185,8 @@ func (k *stops) of(s balance.State) *boots.Boots {
 }
 
 // left returns how much longer a stop of that age should take: until the median, then until the
-// longest, then as long again as it is late. Of one of which nothing is known that is as long as it
-// has taken.
+// longest, then as long again as it is late. If no stop is known, that is as long as it has taken
+// so far.
 func (k *stops) left(s balance.State, age time.Duration) time.Duration {
 	b := k.of(s)
 	if !b.Known() {
@@ -202,7 +200,7 @@ func (k *stops) left(s balance.State, age time.Duration) time.Duration {
 	return age - b.Expected()
 }
 
-// bound returns how much longer it may take.
+// bound returns how much longer a stop of that age may take at most.
 func (k *stops) bound(s balance.State, age time.Duration) time.Duration {
 	end := stopUnknown
 	if b := k.of(s); b.Known() {
@@ -218,8 +216,7 @@ func closing(
 }
 
 // soon reports whether the stop of machine i should be over before another machine has booted: then
-// it is asked in its place of the order, and counted on. A stop that takes longer makes it the last
-// resort.
+// the machine keeps its place in the order, and is counted on. Otherwise it is the last resort.
 func (p *Planner) soon(now time.Time, i int, m *balance.Machine) bool {
 	boot := bootGuess
 	if b := p.boots.Of(boots.Key{Kind: boots.Cold}); b.Known() {

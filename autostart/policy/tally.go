@@ -45,7 +45,7 @@ func (t *tally) add(st use, worth int64) {
 
 // reason is the first part of every reason, for that demand.
 func (t *tally) reason(demand int) string {
-	if demand == 0 { // then it was not looked for anywhere
+	if demand == 0 { // then no region was searched
 		return "demand 0"
 	}
 	var s strings.Builder
