@@ -33,7 +33,7 @@ type picking struct {
 	missed atomic.Bool  // the last look at the demand did not count that request
 }
 
-// begin starts it; false after the end. queue.mu is held.
+// begin starts the dispatcher unless it runs. It reports false after the end. queue.mu is held.
 func (d *dispatcher) begin() bool {
 	if !d.running {
 		d.running = d.r.a.spawn(d.run)
@@ -130,7 +130,7 @@ func (d *dispatcher) handOver() {
 			}
 			q.room.Pass(s)
 			d.unlocked(func() { d.giveUp(s, err) })
-		default: // those behind it find no more than it did
+		default: // the requests behind it would find no slot either
 			d.unlocked(func() {
 				if none, ok := errors.AsType[*balance.NoMachineError](err); ok {
 					d.r.outlook.free.Store(int64(none.After))
@@ -167,7 +167,7 @@ func (d *dispatcher) giveUp(s *waitroom.Seat[waiting], err error) {
 	}
 }
 
-// anyRoom reports whether anybody could be served.
+// anyRoom reports whether any request could be served.
 func (d *dispatcher) anyRoom() bool {
 	v, ok := d.r.a.balancer.View(d.r.app)
 	if !ok {
@@ -208,7 +208,7 @@ func (d *dispatcher) request(w *waiting, step time.Duration) (req balance.Reques
 	return req, limited
 }
 
-// waits returns how many wait, without one that may be in flight already.
+// waits returns how many requests wait, less one that may be in flight already.
 func (d *dispatcher) waits() int {
 	given := d.picking.given.Load() // before parked, see planning.demand
 	return max(0, int(d.r.queue.parked.Load()-given))
@@ -228,7 +228,7 @@ func (d *dispatcher) tried(ids []balance.MachineID) (ts []tried) {
 	return ts
 }
 
-// waveStep returns the length of a wave; 0 is without waves. No lock is held.
+// waveStep returns the length of a wave; 0 means no waves. No lock is held.
 func (d *dispatcher) waveStep() time.Duration {
 	if rows, ok := d.r.a.balancer.Fleet().App(d.r.app); ok {
 		return rows.App().SlowStart / 2
@@ -236,7 +236,7 @@ func (d *dispatcher) waveStep() time.Duration {
 	return 0
 }
 
-// boots records that a machine starts.
+// boots records that m starts.
 func (d *dispatcher) boots(m *balance.Machine) {
 	if d.waveStep() > 0 {
 		d.r.queue.mu.Lock()
@@ -245,7 +245,8 @@ func (d *dispatcher) boots(m *balance.Machine) {
 	}
 }
 
-// admitted counts a request admitted to m. queue.mu is held; it has already left the queue.
+// admitted counts a request admitted to m. queue.mu is held; the request has already left the
+// queue.
 func (d *dispatcher) admitted(m *balance.Machine) {
 	l := m.Limits
 	if rows, ok := d.r.a.balancer.Fleet().App(d.r.app); ok {

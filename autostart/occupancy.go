@@ -9,20 +9,21 @@ import (
 	"github.com/ebbkit/ebb/autostart/internal/waitroom"
 )
 
-// occupancy counts all who wait, over all apps, and keeps the bounds of that.
+// occupancy counts the waiting requests of all apps and keeps their bounds.
 type occupancy struct {
 	apps     *sync.Map // Autostart.apps
 	bounds   bounds
 	n, bytes atomic.Int64
-	occupied atomic.Int32 // apps for which anybody waits
+	occupied atomic.Int32 // apps with waiting requests
 }
 
-// evictionsMax is how many requests one arrival may displace: it may be a large one.
+// evictionsMax is how many requests one arrival may displace: a large one may need the room of
+// several.
 const evictionsMax = 16
 
-// admit counts a request in for the bounds over all apps. Where they are reached it takes a seat
-// away from the app that has most, if q has less than its share, or from another tenant of q that
-// has more; else it reports false.
+// admit counts a request against the bounds over all apps. When they are reached, it rejects
+// another request instead: one of the app that has most if q has less than its equal share, else
+// one of another tenant of q that has more. If there is none, it reports false.
 func (c *occupancy) admit(q *queue, tenant string, bytes int, arrives bool) bool {
 	c.n.Add(1)
 	c.bytes.Add(int64(bytes))
@@ -34,7 +35,7 @@ func (c *occupancy) admit(q *queue, tenant string, bytes int, arrives bool) bool
 			apps++
 		}
 		q.mu.Unlock()
-		// Who floods is turned away at the cost of this comparison; the search is for the others.
+		// A flood is turned away at the cost of this comparison; only other requests search all apps.
 		room := n < evictionsMax
 		if room && own*float64(apps) > 1 {
 			room = q.displace(func() *waitroom.Seat[waiting] { return q.room.Displaces(tenant) })
@@ -49,8 +50,8 @@ func (c *occupancy) admit(q *queue, tenant string, bytes int, arrives bool) bool
 	return true
 }
 
-// evict ends the wait of the youngest request of the app that has most, if that is more than a
-// share, and there of the tenant that has most.
+// evict rejects the youngest request of the tenant that has most, in the app that has most. It
+// reports false when no app has more than share.
 func (c *occupancy) evict(share float64) bool {
 	var most *queue
 	c.apps.Range(func(_, v any) bool {
@@ -79,16 +80,16 @@ func (c *occupancy) leave(bytes int) {
 
 // bounds are how many requests may wait, and how many bytes they may hold; negative: no bound.
 //
-// What a request holds is taken for 1 KiB, and what has been read of its body, see
-// [balance.Request].Held. An app's requests may hold 32 KiB each: half of the largest body that
-// backhaul reads ahead, so that small bodies wait in any number, and an app whose clients all send
-// large ones takes no more than 32 MiB. Over all apps there is room for ten that are full. When
-// that is reached, an app with less than its equal share gets in all the same, and the youngest
-// request of the app with most is rejected instead: a flood of one starves no other.
+// A request counts as 1 KiB plus what has been read of its body, see [balance.Request].Held. An
+// app's requests may hold 32 KiB each: half of the largest body that backhaul reads ahead, so that
+// small bodies wait in any number, and an app whose clients all send large ones takes no more than
+// 32 MiB. Over all apps there is room for ten that are full. When that is reached, an app with less
+// than its equal share gets in all the same, and the youngest request of the app with most is
+// rejected instead: a flood of one app starves no other.
 type bounds struct {
 	parked        int // of one app, at most
 	usual         int // of one app while it is not known how many are served in a second
-	bytes         int // that those of one app hold
+	bytes         int // that the requests of one app may hold
 	all, allBytes int // over all apps
 }
 
@@ -109,8 +110,8 @@ func (c *Config) bounds() bounds {
 	return b
 }
 
-// share returns which part of what all may have one app has, from 0 to 1 and, for a moment, a
-// little more.
+// share returns the fraction of the bounds over all apps that one app uses: from 0 to 1 and, for a
+// moment, a little more.
 func (b *bounds) share(n, bytes int64) (s float64) {
 	if b.all > 0 {
 		s = float64(n) / float64(b.all)

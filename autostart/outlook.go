@@ -22,19 +22,20 @@ type outlook struct {
 	free     atomic.Int64                      // when the balancer expects a slot, as a duration
 }
 
-// until returns when the patience of one ends who has waited since then.
+// until returns when the patience of a request ends that has waited since then.
 func (o *outlook) until(since time.Time) time.Time {
 	return o.forecast.Load().Ends(since, o.a.config.MaxWait)
 }
 
-// after returns when to come back. Those who wait are served within drain.
+// after returns in how long a rejected client should come back. The waiting requests are served
+// within drain.
 func (o *outlook) after(now time.Time, drain time.Duration) time.Duration {
 	return o.forecast.Load().Back(now, drain, time.Duration(o.free.Load()), tickEvery)
 }
 
-// rateCounts is for how long those who come may have to wait, as far as the rate at which others
-// were served tells; negative where it tells nothing, since waits do not end or a start is in
-// flight.
+// rateCounts returns how long arrivals may have to wait, for a bound by the rate at which requests
+// have been served. It is negative where that rate says nothing, because waits do not end or a
+// start is in flight.
 func (o *outlook) rateCounts() time.Duration {
 	f := o.forecast.Load()
 	if o.a.config.MaxWait < 0 || !f.Coming.IsZero() {
@@ -47,8 +48,8 @@ func (o *outlook) refusal(fault string, after time.Duration) error {
 	return &Error{App: o.app, Class: ErrStart, Fault: fault, After: after}
 }
 
-// hopeless returns an error when waiting makes no sense after what the balancer said: nothing runs,
-// and nothing will.
+// hopeless returns an error when the balancer's error says that waiting makes no sense: nothing
+// runs, and nothing will.
 func (o *outlook) hopeless(why error) error {
 	if why == nil {
 		return nil
@@ -82,7 +83,7 @@ func (o *outlook) refused(now time.Time, why error) error {
 	return nil
 }
 
-// startFault says what a machine lacks that starts; empty when nobody says.
+// startFault returns what a starting machine lacks; empty when no row says so.
 func (o *outlook) startFault() string {
 	rows, ok := o.a.balancer.Fleet().App(o.app)
 	if !ok {

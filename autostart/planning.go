@@ -11,8 +11,8 @@ import (
 	"github.com/ebbkit/ebb/balance"
 )
 
-// planning decides for one app when its demand or its rows have changed. It is the planning
-// goroutine's own.
+// planning decides for one app when its demand or its rows have changed. Only the planning
+// goroutine uses it.
 type planning struct {
 	r        *appRoom
 	last     input // what the last decision was made from
@@ -22,22 +22,22 @@ type planning struct {
 	leaving  waitroom.Leaving
 }
 
-// input is what tells one tick's question from the last one's.
+// input is what a decision depends on. A tick need not decide again on an equal input if the last
+// decision left nothing under way.
 type input struct {
 	rows     *balance.Snapshot
 	inFlight int
 	parked   int
-	alone    bool // one waits, and is not counted: see planning.counted
+	alone    bool // one request waits, and is not counted: see planning.counted
 	outliers int
 	others   int
 }
 
-// rttUnknown is what a round trip is taken for that nobody has measured: few places are farther
-// from each other.
+// rttUnknown stands for a round trip that nobody has measured: few places are farther apart.
 const rttUnknown = 350 * time.Millisecond
 
-// wanted reports whether a tick has to look at the app: there is demand or a minimum, and something
-// is not as it was.
+// wanted reports whether a tick has to look at the app: there is demand or a minimum, and either
+// the input has changed or the last decision left something under way.
 func (p *planning) wanted() bool {
 	in, app := p.demand()
 	if in.rows == nil ||
@@ -47,7 +47,7 @@ func (p *planning) wanted() bool {
 	return !p.quiet || in != p.last
 }
 
-// look says what a tick finds of the app.
+// look returns what a tick has to do about the app.
 func (p *planning) look() waitroom.Look {
 	switch {
 	case p.wanted():
@@ -58,9 +58,9 @@ func (p *planning) look() waitroom.Look {
 	return waitroom.LookStay
 }
 
-// resting reports whether only news can make a difference to the app: a request or a change of its
-// rows, both of which lead to a decision. Nothing of it runs, and the last decision left nothing
-// under way.
+// resting reports whether ticks may skip the app: only a new request or a changed row can make a
+// difference to it, and both lead to a decision. None of its machines runs, and the last decision
+// left nothing under way.
 func (p *planning) resting() bool {
 	if !p.quiet && p.last.rows != nil ||
 		p.last.inFlight+p.last.parked+p.last.others > 0 ||
@@ -84,8 +84,8 @@ func (p *planning) demand() (in input, app balance.App) {
 		return in, app
 	}
 	in.rows, app = rows, rows.App()
-	// In flight before parked: what is handed over meanwhile is then missed, which the next look
-	// repairs, and never counted twice, which would start a machine that nobody needs.
+	// In flight is read before parked. A request that is handed over in between is then missed, which
+	// the next look repairs; counted twice, it would start a machine that nobody needs.
 	p.outliers = p.outliers[:0]
 	p.leaving.Begin()
 	for m, c := range p.r.a.balancer.Loads(p.r.app) {
@@ -109,11 +109,13 @@ func (p *planning) demand() (in input, app balance.App) {
 	return in, app
 }
 
-// counted returns how many wait, for the planning goroutine. If it leaves one out that is being
-// picked for, the dispatcher asks for another look afterwards: whoever comes alone would wait for
-// the next tick otherwise. alone says that this is so.
+// counted returns how many requests wait, for the planning goroutine. It leaves out the one that
+// the dispatcher is picking a machine for. The dispatcher then asks for another decision after the
+// pick: a request that arrives alone would otherwise wait for the next tick. alone says that the
+// only waiting request was left out.
 func (p *planning) counted() (n int, alone bool) {
-	p.r.dispatcher.picking.missed.Store(true) // before given, which the dispatcher changes before it looks here
+	// Set missed before reading given: the dispatcher changes given before it looks at missed.
+	p.r.dispatcher.picking.missed.Store(true)
 	given := p.r.dispatcher.picking.given.Load()
 	if given == 0 {
 		p.r.dispatcher.picking.missed.Store(false)
@@ -156,7 +158,7 @@ func (p *planning) plan(now time.Time) policy.Decision {
 	}
 	input.Unserved = p.r.unserved.Swap(false)
 	if !p.r.a.decides() {
-		input.App.Autostart = false // rows teach how long boots take all the same
+		input.App.Autostart = false // the policy still learns from the rows how long boots take
 	} else {
 		input.Regions = p.regions(in.rows)
 		input.RTT = p.rtts(input.Regions)
@@ -177,7 +179,7 @@ func (p *planning) plan(now time.Time) policy.Decision {
 	return d
 }
 
-// forecast notes what a decision says to those who wait. off says that autostart is.
+// forecast stores what a decision means for waiting requests. off says that autostart is off.
 func (p *planning) forecast(now time.Time, d policy.Decision, off bool) {
 	f := &waitroom.Forecast{
 		Wait: d.Wait, Refuse: d.Refuse, Until: now.Add(d.RetryAfter), Doubt: d.Doubt,

@@ -9,7 +9,7 @@ import (
 	"github.com/ebbkit/ebb/balance"
 )
 
-// command is one that is on its way.
+// command is a start or a recall that its owner has not answered yet.
 type command struct {
 	id     balance.MachineID
 	recall bool
@@ -21,13 +21,13 @@ type learner interface {
 	Restore(policy.History)
 }
 
-// histories are what has been restored and not yet been taken in by a policy.
+// histories holds what has been restored and has not been taken in by a policy yet.
 type histories struct {
 	mu sync.Mutex
 	of map[balance.AppID]*policy.History
 }
 
-// put replaces all.
+// put replaces all histories.
 func (h *histories) put(all map[balance.AppID]policy.History) {
 	h.mu.Lock()
 	defer h.mu.Unlock()
@@ -37,14 +37,14 @@ func (h *histories) put(all map[balance.AppID]policy.History) {
 	}
 }
 
-// get returns an app's, or nil.
+// get returns an app's history, or nil.
 func (h *histories) get(app balance.AppID) *policy.History {
 	h.mu.Lock()
 	defer h.mu.Unlock()
 	return h.of[app]
 }
 
-// all returns a copy of all.
+// all returns a copy of all histories.
 func (h *histories) all() map[balance.AppID]policy.History {
 	h.mu.Lock()
 	defer h.mu.Unlock()
@@ -55,7 +55,7 @@ func (h *histories) all() map[balance.AppID]policy.History {
 	return all
 }
 
-// drop forgets an app's, unless it has been replaced.
+// drop removes an app's history, unless it has been replaced since it was taken.
 func (h *histories) drop(app balance.AppID, taken *policy.History) {
 	h.mu.Lock()
 	defer h.mu.Unlock()
@@ -67,7 +67,7 @@ func (h *histories) drop(app balance.AppID, taken *policy.History) {
 // Histories returns what this node has learned of all apps' boots and stops, for
 // [Autostart.Restore] after a restart. Apps of which nothing is known are left out.
 func (a *Autostart) Histories() map[balance.AppID]policy.History {
-	all := a.histories.all() // before what is learned: a policy that takes one in says so first
+	all := a.histories.all() // before learned, which ask stores before it drops this
 	a.apps.Range(func(app, q any) bool {
 		if h := q.(*appRoom).policy.learned.Load(); h != nil && !h.IsZero() {
 			all[app.(balance.AppID)] = *h
@@ -77,12 +77,12 @@ func (a *Autostart) Histories() map[balance.AppID]policy.History {
 	return all
 }
 
-// Restore takes in what an earlier process has learned, as if it had been seen before all else.
-// Call it once, best before Run. An app's policy gets it before the app's next decision.
+// Restore takes in what an earlier process has learned, as if it had been seen first. Call it once,
+// best before Run. An app's policy gets it before the app's next decision.
 func (a *Autostart) Restore(all map[balance.AppID]policy.History) { a.histories.put(all) }
 
-// heldPolicy is the policy of one app. It is the planning goroutine's own: what others read is
-// learned.
+// heldPolicy is the policy of one app. Only the planning goroutine uses it; other goroutines read
+// learned only.
 type heldPolicy struct {
 	q       *appRoom
 	policy  policy.Policy                  // nil until the first decision
@@ -106,8 +106,8 @@ func (h *heldPolicy) make() {
 	h.policy = policy.Bounded(p)
 }
 
-// ask asks the policy, here and now, with no lock held: that it returns at once and does not panic
-// is its contract.
+// ask calls the policy synchronously, with no lock held. By its contract the policy returns at once
+// and does not panic.
 func (h *heldPolicy) ask(now time.Time, in policy.Input) policy.Decision {
 	h.make()
 	restored := h.q.a.histories.get(h.q.app)
@@ -126,7 +126,8 @@ func (h *heldPolicy) ask(now time.Time, in policy.Input) policy.Decision {
 	return d
 }
 
-// commands are what the owners of one app's machines have been asked for, and what came of that.
+// commands are the starts and recalls that the owners of one app's machines have been asked for,
+// and their results.
 type commands struct {
 	app balance.AppID
 
@@ -135,8 +136,8 @@ type commands struct {
 	asking  map[command]bool // nil while there is none
 }
 
-// claim notes that a command for m is on its way. It is false when that is so already, or when m is
-// another app's.
+// claim records that a command for m is sent to its owner. It reports false, and records nothing,
+// if such a command is still unanswered or if m belongs to another app.
 func (c *commands) claim(m *balance.Machine, recall bool) bool {
 	c.mu.Lock()
 	defer c.mu.Unlock()
@@ -161,7 +162,7 @@ func (c *commands) answer(a policy.Answer) {
 	c.answers = append(c.answers, a)
 }
 
-// pretend answers what is decided in a dry run.
+// pretend answers a decision's commands in a dry run, as their owners would.
 func (c *commands) pretend(d policy.Decision) {
 	c.mu.Lock()
 	defer c.mu.Unlock()

@@ -14,14 +14,15 @@ import (
 	"github.com/ebbkit/ebb/internal/tcpinfo"
 )
 
-// queue holds the requests that wait for an app, in order: who may join, and who has to leave.
+// queue holds the requests that wait for an app, in order. It decides which may join and which have
+// to leave.
 type queue struct {
 	r      *appRoom
-	parked atomic.Int32 // the length of room, for those without the lock
+	parked atomic.Int32 // the length of room, read without mu
 
 	mu     sync.Mutex // also guards the dispatcher's running and waves
 	room   waitroom.Room[waiting]
-	looked *waitroom.Seat[waiting] // whose connection has been looked at last
+	looked *waitroom.Seat[waiting] // the last one whose connection has been checked
 }
 
 // waiting is a parked request.
@@ -40,10 +41,12 @@ type tried struct {
 	epoch uint64
 }
 
-// join seats a request, or says why it may not wait.
+// join adds a request to the queue and returns how many wait, or an error that says why it may not
+// wait.
 func (q *queue) join(s *waitroom.Seat[waiting], r *balance.Request) (n int, err error) {
 	a := q.r.a
-	// Arrivals are bounded. Who returns is not one: it has had a slot, and there are so many of these.
+	// Only arrivals are bounded. A request that returns has had a slot, and slots bound how many of
+	// these there are.
 	arrives := r.Place == 0
 	if a.config.MaxParked < 0 {
 		return 0, q.full(0, "")
@@ -97,8 +100,8 @@ func (q *queue) join(s *waitroom.Seat[waiting], r *balance.Request) (n int, err 
 	return q.room.N, nil
 }
 
-// over returns why the app's bounds let no further request with so many bytes wait; nil when they
-// do. q.mu is held.
+// over returns why the app's bounds do not let another request of so many bytes wait, or nil if
+// they do. q.mu is held.
 func (q *queue) over(bytes int) error {
 	b := &q.r.a.occupancy.bounds
 	limits := waitroom.Limits{Most: b.parked, Usual: b.usual, Bytes: b.bytes}
@@ -111,8 +114,8 @@ func (q *queue) over(bytes int) error {
 	return nil
 }
 
-// evict takes out a request, to make room for another. q.mu is held; whoever is taken out is owed
-// an end, see tell.
+// evict removes a request to make room for another. q.mu is held; the caller must end the wait of
+// the removed request with tell afterwards.
 func (q *queue) evict(s *waitroom.Seat[waiting], err error) *waiting {
 	if s == nil {
 		return nil
@@ -126,8 +129,8 @@ func (q *queue) evict(s *waitroom.Seat[waiting], err error) *waiting {
 	return w
 }
 
-// displace evicts the one whom choose names, for the bounds over all apps, and reports whether there
-// was one.
+// displace evicts the request that choose returns, for the bounds over all apps, and reports
+// whether there was one.
 func (q *queue) displace(choose func() *waitroom.Seat[waiting]) bool {
 	q.mu.Lock()
 	w := q.evict(choose(), q.crowded(int(q.r.a.parked.Load()), "in all"))
@@ -138,7 +141,7 @@ func (q *queue) displace(choose func() *waitroom.Seat[waiting]) bool {
 	return w != nil
 }
 
-// crowded says that there is no room. q.mu is held.
+// crowded returns the error for a queue without room. q.mu is held.
 func (q *queue) crowded(n int, how string) error {
 	fault := fmt.Sprintf("%d wait", n)
 	if how != "" {
@@ -147,19 +150,20 @@ func (q *queue) crowded(n int, how string) error {
 	return &Error{App: q.r.app, Class: ErrCrowded, Fault: fault, After: q.after(time.Now())}
 }
 
-// full is crowded without the lock.
+// full is crowded for callers that do not hold q.mu.
 func (q *queue) full(n int, how string) error {
 	q.mu.Lock()
 	defer q.mu.Unlock()
 	return q.crowded(n, how)
 }
 
-// after returns when to come back: when those who wait have been served, too. q.mu is held.
+// after returns in how long a rejected client should come back: the waiting requests should have
+// been served by then too. q.mu is held.
 func (q *queue) after(now time.Time) time.Duration {
 	return q.r.outlook.after(now, q.room.Drain(now))
 }
 
-// leave takes s out; q.mu is held.
+// leave removes s and reports whether it was in the queue; q.mu is held.
 func (q *queue) leave(s *waitroom.Seat[waiting]) bool {
 	if !q.room.Leave(time.Now(), s) {
 		return false
@@ -168,7 +172,7 @@ func (q *queue) leave(s *waitroom.Seat[waiting]) bool {
 	return true
 }
 
-// left counts out a request that has left the queue; q.mu is held.
+// left updates the counts for a request that has left the queue; q.mu is held.
 func (q *queue) left(s *waitroom.Seat[waiting]) {
 	q.r.a.occupancy.leave(s.Bytes)
 	if q.room.N == 0 {
@@ -178,7 +182,7 @@ func (q *queue) left(s *waitroom.Seat[waiting]) {
 	q.r.a.parked.Add(-1)
 }
 
-// take takes s out and reports whether it was in: then it is owed no more.
+// take removes s and reports whether it was in the queue: if so, nobody else ends its wait.
 func (q *queue) take(s *waitroom.Seat[waiting]) bool {
 	q.mu.Lock()
 	defer q.mu.Unlock()
@@ -193,21 +197,21 @@ func (q *queue) reject(s *waitroom.Seat[waiting], err error) {
 	}
 }
 
-// tell tells one who has been taken out why. No lock is held.
+// tell ends the wait of a request that has been removed, with w.err. No lock is held.
 func (q *queue) tell(w *waiting) {
 	err := w.err
 	w.done <- struct{}{}
-	if err != errGone { // that one has left, and says so itself
+	if err != errGone { // park reports those as left
 		q.r.a.config.Trace.rejected(q.r.app, err)
 	}
 }
 
 // doubtWait is how long a request waits for starts that are not expected to serve it: a person is
-// then told what is wrong, and a start that is well after all has had time for it.
+// then told what is wrong. A start that succeeds after all has had time to do so.
 const doubtWait = 5 * time.Second
 
-// expire rejects those who have waited long enough. Patience only grows while somebody waits: a
-// boot that ends must not cost those who waited for it their slot.
+// expire rejects the requests whose patience has ended. A request's patience only grows while it
+// waits: when a boot ends, the requests that waited for it must not lose their slot.
 func (q *queue) expire(now time.Time) {
 	q.mu.Lock()
 	after := q.after(now)
@@ -237,7 +241,7 @@ func (q *queue) rejectAll(why func(waited time.Duration) error) {
 	q.end(func(w *waiting) error { return why(time.Since(w.since)) })
 }
 
-// end ends the waits for which why has an error.
+// end ends the waits for which why returns an error.
 func (q *queue) end(why func(*waiting) error) {
 	var ended []*waiting
 	q.mu.Lock()
@@ -256,14 +260,13 @@ func (q *queue) end(why func(*waiting) error) {
 	}
 }
 
-// errGone ends the wait of one whose client has left.
+// errGone ends the wait of a request whose client has left.
 var errGone = errors.New("its client has left")
 
-// looksMax is how many connections are looked at in a tick: a look is a system call, of some 300
-// ns.
+// looksMax is how many connections are checked in a tick: a check is a system call of about 300 ns.
 const looksMax = 1000
 
-// sweep ends the waits of those whose clients have left.
+// sweep ends the waits of requests whose clients have left.
 func (q *queue) sweep() {
 	var look []*waitroom.Seat[waiting]
 	q.mu.Lock()
@@ -288,12 +291,12 @@ func (q *queue) sweep() {
 	}
 }
 
-// forcedKept bounds the particular machines that are started for: requests that insist are few, or
-// of few kinds.
+// forcedKept bounds the forced targets that a decision considers: requests that insist on one are
+// few, or insist on few different ones.
 const forcedKept = 16
 
-// forced returns the machines that those who wait have to go to, each once. A preference is no
-// reason to wait.
+// forced returns the targets that waiting requests insist on, each once. A mere preference makes no
+// request wait.
 func (q *queue) forced() (ts []*balance.Target) {
 	q.mu.Lock()
 	defer q.mu.Unlock()

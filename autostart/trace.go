@@ -20,9 +20,9 @@ type Trace struct {
 	Left func(app balance.AppID, waited time.Duration)
 	// Decided: a decision that recalls, starts or refuses.
 	Decided func(policy.Decision)
-	// Answered: what came of a start; err when the owner could not be asked.
+	// Answered: the result of a start; err is set when the owner could not be asked.
 	Answered func(m balance.Machine, a balance.StartAnswer, err error)
-	// Recalled: what came of a recall.
+	// Recalled: the result of a recall.
 	Recalled func(m balance.Machine, err error)
 }
 
