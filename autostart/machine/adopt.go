@@ -11,8 +11,8 @@ import (
 )
 
 const (
-	// listMax is for how long starts wait for the driver to tell what runs: as long as an edge waits
-	// for the answer to a start.
+	// listMax is how long starts wait for the driver's List: as long as an edge waits for the answer
+	// to a start.
 	listMax = 10 * time.Second
 	// listEvery is how often the driver is asked again while an adopted machine has not passed its
 	// check: it may have ended before anybody watched.
@@ -24,13 +24,13 @@ type adoption struct {
 	s *Starter
 
 	mu      sync.Mutex
-	listing bool                           // what ends meanwhile is kept in ended
+	listing bool                           // List is under way, and exits are kept in ended
 	ended   map[balance.MachineKey]Exit    // the last exits since the driver was asked
 	unknown map[balance.MachineKey]Running // machines that the node does not host
 	booting []*run                         // adopted, and not known to be ready
 }
 
-// begin has exits kept from now on: List is about to be called.
+// begin keeps exits from now on: List is about to be called.
 func (a *adoption) begin(s *Starter) {
 	a.mu.Lock()
 	defer a.mu.Unlock()
@@ -65,7 +65,7 @@ func (a *adoption) run(ctx context.Context, l Lister, ready func()) {
 	a.follow(ctx, l)
 }
 
-// list asks the driver until it answers; ok is false when ctx ends before.
+// list calls the driver's List until it succeeds; ok is false when ctx ends first.
 func (a *adoption) list(ctx context.Context, l Lister) (all []Running, ok bool) {
 	for n := 1; ; n++ {
 		all, err := a.s.calls.list(ctx, l)
@@ -80,7 +80,7 @@ func (a *adoption) list(ctx context.Context, l Lister) (all []Running, ok bool) 
 	}
 }
 
-// adopt takes over a machine that the node hosts. It is false when the gate knows better.
+// adopt takes over a machine that the node hosts. It reports false when the gate does not agree.
 func (a *adoption) adopt(r Running) bool {
 	gate := a.s.fleet.Gate(r.App, r.ID)
 	if gate == nil {
@@ -88,7 +88,7 @@ func (a *adoption) adopt(r Running) bool {
 	}
 	m := a.s.row(balance.Machine{App: r.App, ID: r.ID})
 	m.Epoch, m.Addr = r.Epoch, r.Addr
-	// a starter before this one, in the same process, has left it like that
+	// an earlier starter of this process has left the gate in this state
 	is := gate.Load()
 	left := is.Epoch == r.Epoch &&
 		(is.State == balance.StateStarted && !r.Suspended || is.State == balance.StateSuspended && r.Suspended)
@@ -135,7 +135,7 @@ func (a *adoption) exited(key balance.MachineKey, e Exit) {
 	}
 }
 
-// take returns a machine that runs and that the node did not host at first.
+// take returns, and removes, a machine that runs and that the node did not host when it was listed.
 func (a *adoption) take(key balance.MachineKey) (r Running, ok bool) {
 	a.mu.Lock()
 	defer a.mu.Unlock()
@@ -144,8 +144,8 @@ func (a *adoption) take(key balance.MachineKey) (r Running, ok bool) {
 	return r, ok
 }
 
-// follow asks the driver again while adopted machines boot, and ends those that are not there any
-// more.
+// follow calls List again while adopted machines boot, and ends the runs of those that it no longer
+// lists.
 func (a *adoption) follow(ctx context.Context, l Lister) {
 	for a.boots() {
 		wait(ctx, listEvery)
@@ -171,7 +171,7 @@ func (a *adoption) follow(ctx context.Context, l Lister) {
 	}
 }
 
-// boots reports whether adopted machines have not passed their checks.
+// boots reports whether any adopted machine has not yet passed its check.
 func (a *adoption) boots() bool {
 	a.mu.Lock()
 	defer a.mu.Unlock()

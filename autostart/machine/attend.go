@@ -18,8 +18,8 @@ type attendance struct {
 	next *time.Timer // the next look
 }
 
-// attend returns when the run is over. A stop or a suspension is somebody else's doing; a suspended
-// machine may still end.
+// attend returns when the run is over. Others stop and suspend the machine; a suspended one may
+// still end by itself.
 func (a *attendance) attend() {
 	a.live = health.Liveness{Check: a.probe.check.checks(), Tries: a.h.tries()}
 	a.live.Begin(time.Now())
@@ -50,14 +50,14 @@ func (a *attendance) attend() {
 	}
 }
 
-// again has it looked at after that time; not at all where it is 0 or less.
+// again schedules the next look after that time, or none if it is 0 or less.
 func (a *attendance) again(in time.Duration) {
 	if a.next.Stop(); in > 0 {
 		a.next.Reset(in)
 	}
 }
 
-// look looks at the machine, and reports whether it has been stopped for what that found.
+// look checks the machine, and reports whether it has been stopped for what the check found.
 func (a *attendance) look() (over bool) {
 	began := time.Now()
 	err := a.probe.look(a.ctx, a.m)
@@ -65,11 +65,11 @@ func (a *attendance) look() (over bool) {
 		err = a.s.calls.inspect(a.ctx, a.m, a.probe.check.Timeout)
 	}
 	if a.ctx.Err() != nil || a.gate.State() != balance.StateStarted {
-		a.again(a.live.Check.Every) // it went to sleep under the look
+		a.again(a.live.Check.Every) // it was stopped or suspended during the look
 		return false
 	}
 	if oslimit.NoProcess(err) {
-		a.again(a.live.Check.Every) // this node could not look, which says nothing of the machine
+		a.again(a.live.Check.Every) // this node could not look, which says nothing about the machine
 		return false
 	}
 	row, is := a.s.row(a.m), a.condition(err)
@@ -103,12 +103,12 @@ func (a *attendance) changed(err error) {
 	a.s.config.Trace.health(a.m, is, err)
 }
 
-// over notes the end of a machine that was ready. An exit status other than 0, or a signal, is a
+// over records the end of a machine that was ready. An exit status other than 0, or a signal, is a
 // failure; a machine that ends with 0 has stopped by itself.
 func (a *attendance) over(e Exit) {
 	failed := e.Code != 0 || e.Signal != ""
 	if st := a.gate.State(); failed && (st == balance.StateStarted || st == balance.StateSuspended) {
-		// before the state, so that whoever sees that knows why
+		// before the state, so that whoever sees the state finds the reason
 		a.edit(func(m *balance.Machine) { m.Fault = e.Reason })
 	}
 	if a.gate.Exited(a.m.Epoch, failed) {
@@ -119,14 +119,14 @@ func (a *attendance) over(e Exit) {
 		a.s.config.Trace.exited(m, e)
 		return
 	}
-	a.edit(func(m *balance.Machine) { m.Fault = "" }) // it was being stopped after all
+	a.edit(func(m *balance.Machine) { m.Fault = "" }) // it was being stopped
 }
 
-// mayRestart reports whether the machine is the right one to be restarted for what a look found.
+// mayRestart reports whether this machine may be restarted for what a look has found.
 func (a *attendance) mayRestart(is health.Condition) bool {
 	rows, ok := a.s.fleet.App(a.m.App)
 	if !ok {
-		return false // it has been removed: whoever did that sees to it
+		return false // it has been removed: whoever did that stops it
 	}
 	if is == health.ConditionRefused {
 		return true
@@ -138,14 +138,14 @@ func (a *attendance) mayRestart(is health.Condition) bool {
 	)
 }
 
-// restart stops a machine that is taken for dead, so that what waits for an answer of it is freed,
-// and has it started again as whoever asks during a stop has. It is false when the machine runs on.
+// restart stops a machine that is taken for dead, which ends the requests that wait for it, and has
+// it started again by a start that its gate remembers. It reports false when the machine runs on.
 func (a *attendance) restart(found error) bool {
 	if !a.s.calls.claim(a.m) {
 		return false // the driver is still at it
 	}
 	a.live.Tries++
-	a.h.restarting(a.live.Tries) // before the gate tells: others look at both, see trial
+	a.h.restarting(a.live.Tries) // before the gate shows the stop: others read both, see trial
 	token, ok := a.gate.CloseNow()
 	if !ok {
 		a.live.Tries--

@@ -18,14 +18,14 @@ import (
 )
 
 const (
-	// turnMax is for how long a machine that boots keeps its turn after the driver's call: where a
-	// host is busy with booting, others wait for that; what boots for longer mostly waits itself.
+	// turnMax is how long a booting machine keeps its turn after the driver's call. Others wait while
+	// the host is busy with its boot; a boot that takes longer mostly waits for something else.
 	turnMax = 2 * time.Second
-	// describeMax bounds what a driver may take to describe a machine that boots.
+	// describeMax bounds how long a driver may take to describe a machine that boots.
 	describeMax = time.Second
-	// drainMax is for how long what an earlier process has sent to an adopted machine may still be
-	// in work there, where the app's AbandonedHold does not say: as long as a request is held whose
-	// client has gone and whose end nobody tells.
+	// drainMax is how long an adopted machine may still work on requests of an earlier process, if the
+	// app's AbandonedHold is not set. It is as long as a slot is held for a request whose client has
+	// gone and whose end nobody reports.
 	drainMax = time.Minute
 )
 
@@ -36,7 +36,7 @@ type boot struct {
 	*run
 	began time.Time   // the driver's last call
 	last  lastCheck   // while it boots
-	up    atomic.Bool // it has become ready; edits of the row look
+	up    atomic.Bool // it has become ready; edits of the row check this
 }
 
 // lastCheck keeps what the last look at a booting machine found.
@@ -57,7 +57,7 @@ func (f *lastCheck) get() error {
 	return f.err
 }
 
-// bootError is why a start fails of which enough has been seen.
+// bootError says why a start has failed before its deadline, by what was seen of it.
 type bootError string
 
 func (e bootError) Error() string { return string(e) }
@@ -97,8 +97,9 @@ func (b *boot) start() bool {
 	return true
 }
 
-// adopt takes over a machine that runs already, and reports whether it has become ready. What an
-// earlier process had in flight there is unknown: slot keeps the gate from closing meanwhile.
+// adopt takes over a machine that runs already, and reports whether it has become ready. How many
+// requests an earlier process had in flight there is unknown: slot keeps the gate from closing
+// meanwhile.
 func (b *boot) adopt(slot uint64) bool {
 	b.s.config.Trace.adopted(b.m)
 	hold := drainMax
@@ -123,7 +124,8 @@ func (b *boot) adopt(slot uint64) bool {
 	return true
 }
 
-// attendable takes over a machine that is ready, or suspended.
+// attendable takes over a machine that is ready or suspended, and reports whether it can be
+// attended to.
 func (b *boot) attendable() (ok bool) {
 	var err error
 	if b.probe, err = b.s.prober(b.m.App); err != nil {
@@ -134,7 +136,7 @@ func (b *boot) attendable() (ok bool) {
 	return true
 }
 
-// prepare begins with a clean row and the app's check.
+// prepare clears the row and gets the app's check. It reports false when that check makes no sense.
 func (b *boot) prepare() bool {
 	b.edit(func(m *balance.Machine) { m.Health, m.Recent, m.Doubtful = balance.HealthUnknown, false, false })
 	var err error
@@ -153,16 +155,16 @@ func (b *boot) finish(kind boots.Kind) bool {
 	follow, unfollow := context.WithCancel(ctx)
 	b.s.jobs.Go(func() { b.follow(follow, fail, kind) })
 	last, ready := b.await(ctx, kind)
-	unfollow() // whatever is still being found out is not said any more
+	unfollow() // nothing that is still being found out is reported after this
 	if !ready {
 		b.abandon(b.fault(ctx, last))
 	}
 	return ready
 }
 
-// ready says that the machine is ready; its failing checks are expected for recent.
+// ready marks the machine as ready. For the time of recent its failing checks are expected.
 func (b *boot) ready(recent time.Duration) bool {
-	b.edit(func(m *balance.Machine) { // before the gate, so that the row which says so is whole
+	b.edit(func(m *balance.Machine) { // before the gate, so that a started row is complete
 		b.up.Store(true)
 		m.Addr, m.Fault, m.Health = b.m.Addr, "", balance.HealthPassing
 		m.Recent, m.Doubtful = recent > 0, false
@@ -181,8 +183,9 @@ func (b *boot) ready(recent time.Duration) bool {
 	return true
 }
 
-// await waits until the machine is ready. When it is not, it returns what was heard last, or nil,
-// and false. An adopted machine is checked, as one that was ready before: nobody says it again.
+// await waits until the machine is ready. When it is not, it returns the last answer, or nil, and
+// false. An adopted machine is checked instead of waiting for Readiness: it was ready before, and
+// nobody reports that again.
 func (b *boot) await(ctx context.Context, kind boots.Kind) (last error, ready bool) {
 	if told := b.s.config.Readiness; told != nil && !b.adopted {
 		err := bounded(ctx, func(ctx context.Context) error { return told.Await(ctx, b.m) })
@@ -196,7 +199,7 @@ func (b *boot) await(ctx context.Context, kind boots.Kind) (last error, ready bo
 	return b.probe.await(ctx, b.m, b.began, b.s.learned.likely(b.run, kind), &b.last)
 }
 
-// fault says why a boot came to nothing; err is what was heard last.
+// fault returns why a boot has failed; err is the last answer.
 func (b *boot) fault(ctx context.Context, err error) string {
 	said := ""
 	if err != nil {
@@ -219,8 +222,8 @@ func (b *boot) fault(ctx context.Context, err error) string {
 	return "the driver could not start it" + said
 }
 
-// abandon stops a machine that did not become ready, so that no credit is left while it may still
-// run, and fails its start.
+// abandon stops a machine that did not become ready, so that it is not counted as starting while it
+// may still run, and fails its start.
 func (b *boot) abandon(fault string) {
 	if _, exited := b.exit(); !exited && b.s.calls.claim(b.m) {
 		if err := b.s.calls.stop(b.ctx, b.m); err != nil {
@@ -238,9 +241,9 @@ func checkAddr(addr string) error {
 	return err
 }
 
-// create has the machine created: it waits for its turn, calls the driver, and calls it again where
-// that makes sense. done gives the turn back and is nil when the start has come to nothing, which
-// has been said then.
+// create has the machine created: it waits for its turn, calls the driver, and retries where that
+// makes sense. done gives the turn back; it is nil when the start has failed or has been given
+// back, which has been reported then.
 func (b *boot) create() (at Booting, done func()) {
 	turns, place, since := &b.s.turns, b.s.turns.place(), time.Now()
 	var failed health.Retries
@@ -298,8 +301,8 @@ func (b *boot) create() (at Booting, done func()) {
 	}
 }
 
-// pause waits before the driver is called again, but no longer than a start may be held. It is
-// false when the start is over, which has been said then.
+// pause waits before the driver is called again, but no longer than a start may be held. It reports
+// false when the start is over, which has been reported then.
 func (b *boot) pause(d time.Duration, since time.Time) bool {
 	left := health.HeldMax - time.Since(since)
 	if wait := min(d, left); wait > 0 {
@@ -317,7 +320,7 @@ func (b *boot) pause(d time.Duration, since time.Time) bool {
 	return true
 }
 
-// hold says in the row that the boot has not begun, and why if there is more to say.
+// hold says in the row that the boot has not begun, and why if why is not empty.
 func (b *boot) hold(why string) {
 	b.edit(func(m *balance.Machine) {
 		if m.State == balance.StateStarting {
@@ -329,7 +332,7 @@ func (b *boot) hold(why string) {
 	})
 }
 
-// created says that the boot has begun, if it has been held.
+// created records that the boot has begun, in the row too if the start was held.
 func (b *boot) created(held bool) {
 	b.s.learned.call(time.Since(b.began))
 	if held {
@@ -343,7 +346,7 @@ func (b *boot) created(held bool) {
 
 // giveBack ends a start that has not begun, without a failure: whoever still wants it asks again.
 func (b *boot) giveBack(why error) {
-	if b.ctx.Err() != nil { // with Run, or since the machine has ended whatever the driver said
+	if b.ctx.Err() != nil { // Run has ended, or the machine has, whatever the driver said
 		b.fail(b.fault(b.ctx, nil))
 		return
 	}
@@ -357,8 +360,8 @@ func (b *boot) giveBack(why error) {
 	}
 }
 
-// follow says in the row of a machine that boots, and in the trace, what it lacks, as long as ctx
-// lasts. Where it will never be ready, it ends the start by fail. What it says is health.Doubt's.
+// follow reports what a booting machine lacks, in its row and in the trace, until ctx ends. If the
+// machine will never be ready, it ends the start by fail. health.Doubt decides what it reports.
 func (b *boot) follow(ctx context.Context, fail context.CancelCauseFunc, kind boots.Kind) {
 	d := health.Doubt{
 		Addr: b.m.Addr, Began: b.began, Patience: b.s.learned.patience(b.run, kind),
@@ -398,7 +401,8 @@ func (b *boot) follow(ctx context.Context, fail context.CancelCauseFunc, kind bo
 	}
 }
 
-// look looks into a boot; nil when this node could not, which says nothing of the machine.
+// look looks into a boot. It returns nil when this node could not look, which says nothing about
+// the machine.
 func (b *boot) look(ctx context.Context, now time.Time) *health.Look {
 	err := b.last.get()
 	if oslimit.NoProcess(err) {
@@ -414,7 +418,7 @@ func (b *boot) look(ctx context.Context, now time.Time) *health.Look {
 	return l
 }
 
-// count keeps what has been found for the app's next boots.
+// count records what has been found, for the app's next boots.
 func (b *boot) count(f health.Finding) {
 	b.s.learned.count(b.run, func(k *boots.Book) {
 		k.Hung = max(k.Hung, f.Hung)
@@ -427,7 +431,7 @@ func (b *boot) count(f health.Finding) {
 	})
 }
 
-// tell says what the boot lacks.
+// tell reports what the boot lacks, in the row and in the trace.
 func (b *boot) tell(ctx context.Context, age time.Duration, f health.Finding) {
 	b.edit(func(m *balance.Machine) {
 		if m.State != balance.StateStarting || b.up.Load() || ctx.Err() != nil {
@@ -445,9 +449,9 @@ func (b *boot) tell(ctx context.Context, age time.Duration, f health.Finding) {
 	b.s.config.Trace.notReady(b.m, age, errors.New(f.Why))
 }
 
-// overdue marks the row of a machine that has been starting for longer than its boots take: its
-// checks fail, and that is not to be expected. It goes on starting, and its start may still end
-// well; but where nothing else serves, one other machine is started.
+// overdue marks the row of a machine that has been starting for longer than its boots take, as
+// failing its checks unexpectedly. Its start goes on and may still succeed; but if nothing else
+// serves, one other machine is started.
 func (b *boot) overdue(age time.Duration) {
 	told := false
 	b.edit(func(m *balance.Machine) {
@@ -461,7 +465,7 @@ func (b *boot) overdue(age time.Duration) {
 	}
 }
 
-// checkText says what a look found, for people.
+// checkText says in words for people what a look has found.
 func checkText(err error, addr string) string {
 	switch {
 	case err == nil:

@@ -15,7 +15,7 @@ const (
 	callMax = 30 * time.Second
 	// stopTimeout bounds the stop of a machine that failed to start.
 	stopTimeout = 10 * time.Second
-	// callPatience is how long a call is waited for that does not end with its context.
+	// callPatience is how long to wait for a call that does not end with its context.
 	callPatience = time.Second
 )
 
@@ -25,8 +25,9 @@ var (
 	errSlow    = errors.New("it was not started")
 )
 
-// bounded calls f in a goroutine of its own, makes a panic an error, and gives up on it when it is
-// not back some time after ctx has ended. That goroutine is then lost, with whatever blocks it.
+// bounded calls f in a goroutine of its own, makes a panic an error, and gives up when f has not
+// returned callPatience after ctx has ended. That goroutine is then leaked, with whatever blocks
+// it.
 func bounded(ctx context.Context, f func(context.Context) error) error {
 	back := make(chan error, 1)
 	go func() { back <- contained(func() error { return f(ctx) }) }()
@@ -45,7 +46,7 @@ func bounded(ctx context.Context, f func(context.Context) error) error {
 	}
 }
 
-// contained calls f and returns its panic as an error: a driver's bug costs one machine.
+// contained calls f and returns its panic as an error: a driver's bug affects one machine only.
 func contained(f func() error) (err error) {
 	defer func() {
 		if p := recover(); p != nil {
@@ -55,15 +56,16 @@ func contained(f func() error) (err error) {
 	return f()
 }
 
-// calls are the operations of a driver: one at a time for each machine.
+// calls makes the calls of a driver: one at a time for each machine.
 type calls struct {
 	driver Driver
 
 	mu   sync.Mutex
-	busy map[balance.MachineKey]bool // machines for which the driver has not come back
+	busy map[balance.MachineKey]bool // machines for which a call has not returned
 }
 
-// claim notes that the driver is called for a machine. It is false while it is at it already.
+// claim records that the driver is called for a machine. It reports false while an earlier call for
+// it has not returned.
 func (c *calls) claim(m balance.Machine) bool {
 	c.mu.Lock()
 	defer c.mu.Unlock()
@@ -83,8 +85,8 @@ func (c *calls) release(m balance.Machine) {
 	delete(c.busy, m.Key())
 }
 
-// start calls the driver's Start. A driver that comes back after it has been given up finds its
-// machine stopped again.
+// start calls the driver's Start. If a call succeeds after it has been given up, the machine is
+// stopped again.
 func (c *calls) start(ctx context.Context, m balance.Machine) (b Booting, err error) {
 	if !c.claim(m) {
 		return b, errEarlier
@@ -132,7 +134,7 @@ func (c *calls) stop(ctx context.Context, m balance.Machine) error {
 	})
 }
 
-// inspect returns what is wrong with a machine, as far as the driver says.
+// inspect returns what is wrong with a machine, if the driver says so.
 func (c *calls) inspect(ctx context.Context, m balance.Machine, limit time.Duration) error {
 	d, ok := c.driver.(Inspector)
 	if !ok {

@@ -16,30 +16,30 @@ import (
 	"github.com/ebbkit/ebb/balance"
 )
 
-// Check says how a machine is looked at: whether it is ready, and later whether it still is. The
-// zero value is a TCP connect.
+// Check says how a machine is checked: whether it is ready, and later whether it still is. The zero
+// value connects by TCP.
 type Check struct {
-	// Path is asked for with HTTP/1.1; a status from 200 to 399 is good, and redirects are not
-	// followed. Empty: it is enough that the machine accepts a connection.
+	// Path is requested with HTTP/1.1. A status from 200 to 399 is good; redirects are not followed.
+	// If it is empty, it is enough that the machine accepts a connection.
 	Path string
 	// Command, when it is not empty, is executed on the owner's host instead: a program and its
 	// arguments; exit status 0 means good. It finds the machine in the environment: EBB_APP,
-	// EBB_MACHINE, EBB_ADDR. What it writes is dropped, but for the end of it when it fails.
+	// EBB_MACHINE, EBB_ADDR. What it writes is dropped, except the end of it when it fails.
 	Command []string
-	// Func, when it is not nil, looks instead: nil means good. m.Addr is where the machine listens. It
-	// is called from several goroutines and should end with ctx.
+	// Func, when it is not nil, checks instead: nil means good. m.Addr is where the machine listens.
+	// It is called from several goroutines and should end with ctx.
 	Func func(ctx context.Context, m balance.Machine) error
 	// Timeout bounds one look. 0 means 2 s.
 	Timeout time.Duration
-	// Every is the interval of the checks after ready. 0 means 5 s; negative: none. After a check
-	// that failed the next ones come sooner: three in a row make the machine failing, and take about
-	// one interval. One that passes makes it passing again.
+	// Every is the interval of the checks after ready. 0 means 5 s; negative: none. After a failed
+	// check the next ones come sooner: three failures in a row make the machine failing, and take
+	// about one interval. One success makes it passing again.
 	Every time.Duration
-	// Grace is how long after the call of the driver failing checks are expected: until then a
-	// start that takes longer than others is not doubted, ports that are open before the right one
-	// are no fault, nor is it one to do nothing, and the machine counts as recent. 0 means as long
-	// as is known of the app's boots: set it, or App.BootHint, for an app that waits for something
-	// else for more than some seconds before it listens.
+	// Grace is how long after the call of the driver failing checks are expected: until then a start
+	// that takes longer than others is not doubted, it is no fault to open other ports before the
+	// right one or to do nothing, and the machine counts as recent. 0 means as long as the app's boots
+	// are known to take: set it, or App.BootHint, for an app that waits for something else for more
+	// than some seconds before it listens.
 	Grace time.Duration
 }
 
@@ -75,7 +75,7 @@ func (c Check) withDefaults() (Check, error) {
 }
 
 // failAfter and passAfter are how many checks in a row make a machine failing, and passing again:
-// one failure may be chance, and who answers well serves well.
+// one failure may be chance, but a machine that answers well can serve.
 const failAfter, passAfter = 3, 1
 
 // checks says how a machine that runs is checked.
@@ -88,30 +88,30 @@ type unready struct{ error }
 
 func (e unready) Unwrap() error { return e.error }
 
-// prober looks at machines.
+// prober checks machines.
 type prober struct {
 	check      Check
-	dials      bool          // what does not listen at its address fails the check for that
-	fineTimers chan struct{} // bounds those who look in the finest steps
+	dials      bool          // the check fails if the machine does not listen at its address
+	fineTimers chan struct{} // bounds how many machines are checked in the finest steps
 	dialer     net.Dialer
 	client     *http.Client
 }
 
 func newProber(c Check) *prober { return newProberWith(c, make(chan struct{}, fineTimersMax)) }
 
-// newProberWith is newProber for one of several that share their fine timers.
+// newProberWith is newProber for one of several probers that share their fine timers.
 func newProberWith(c Check, shared chan struct{}) *prober {
 	p := &prober{check: c, dials: c.Func == nil && len(c.Command) == 0, fineTimers: shared}
 	p.client = &http.Client{
-		// Each look is a connection of its own: a kept one would say nothing of the machine's port, and
-		// outlive a suspension.
+		// Each look opens a connection of its own: a kept one would say nothing about the machine's port,
+		// and would outlive a suspension.
 		Transport:     &http.Transport{DisableKeepAlives: true, DialContext: p.dialer.DialContext},
 		CheckRedirect: func(*http.Request, []*http.Request) error { return http.ErrUseLastResponse },
 	}
 	return p
 }
 
-// look reports how m is: nil is good.
+// look checks m once: nil means good.
 func (p *prober) look(ctx context.Context, m balance.Machine) error {
 	ctx, cancel := context.WithTimeout(ctx, p.check.Timeout)
 	defer cancel()
@@ -151,13 +151,13 @@ func (p *prober) get(ctx context.Context, m balance.Machine) error {
 	return nil
 }
 
-// run executes a check. That it fails counts as an answer: the next one is not due at once.
+// run executes a check. A failure counts as an answer: the next check is not due at once.
 func (p *prober) run(ctx context.Context, m balance.Machine) error {
 	c := exec.CommandContext(ctx, p.check.Command[0], p.check.Command[1:]...)
 	c.Env = append(
 		os.Environ(), "EBB_APP="+string(m.App), "EBB_MACHINE="+string(m.ID), "EBB_ADDR="+m.Addr,
 	)
-	c.WaitDelay = time.Second // for what it leaves behind
+	c.WaitDelay = time.Second // for processes that it leaves behind
 	out := &tail{}
 	c.Stdout, c.Stderr = out, out
 	if err := c.Run(); err != nil {
@@ -180,9 +180,9 @@ func (t *tail) Write(b []byte) (int, error) {
 	return len(b), nil
 }
 
-// await looks at a booting machine until it is ready; it should be within likely. When ctx ends
-// first, it returns the last answer, or nil if there was none, and false. saw is told each answer
-// that is not good; it may be nil.
+// await looks at a booting machine until it is ready; it should be ready within likely. When ctx
+// ends first, it returns the last answer, or nil if there was none, and false. saw receives each
+// answer that is not good; it may be nil.
 func (p *prober) await(
 	ctx context.Context, m balance.Machine, began time.Time, likely health.Window, saw *lastCheck,
 ) (last error, ready bool) {
@@ -233,14 +233,14 @@ func wait(ctx context.Context, d time.Duration) {
 	}
 }
 
-// fineTimersMax is how many machines may be looked at in finer steps than timers have, at a time:
-// each takes 4 to 8 % of a core.
+// fineTimersMax is how many machines at a time may be checked in finer steps than timers have: each
+// takes 4 to 8 % of a core.
 const fineTimersMax = 4
 
-// fineTimer returns one, if there is one to be had. The caller takes one out of p.fineTimers when
-// it closes it.
+// fineTimer returns a fineTimer, or nil if none is free. When the caller closes it, it also
+// receives from p.fineTimers.
 func (p *prober) fineTimer() *fineTimer {
-	if p.check.Func != nil { // a func may live in a bubble, where only timers make time pass
+	if p.check.Func != nil { // a func may run in a synctest bubble, where only timers make time pass
 		return nil
 	}
 	select {

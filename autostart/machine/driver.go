@@ -10,12 +10,12 @@ import (
 )
 
 // Driver makes machines run. Only the machine's owner calls it, one operation per machine at a
-// time; operations on different machines may run at once. package process has a driver for child
+// time; operations on different machines may run at once. Package process has a driver for child
 // processes.
 type Driver interface {
-	// Start boots m, or resumes it where it is suspended, and returns as soon as the machine
-	// exists: readiness is not the driver's business. A call that takes longer than 30 s is given
-	// up; it should end with ctx. m.Epoch is the epoch of this start. The machine outlives ctx.
+	// Start boots m, or resumes it where it is suspended, and returns as soon as the machine exists:
+	// finding out when it is ready is not the driver's task. A call that takes longer than 30 s is
+	// given up; it should end with ctx. m.Epoch is the epoch of this start. The machine outlives ctx.
 	// Start on a machine that already runs is an error.
 	//
 	// After an error nothing of m runs, or Stop ends it, and Start may be called again, for the
@@ -36,24 +36,23 @@ type Driver interface {
 // Inspector may be implemented by a [Driver] that knows more of a machine than its address tells,
 // such as that its process is stopped, or that it has ended and nobody has reported it.
 type Inspector interface {
-	// Inspect returns nil when m runs, in the start of m.Epoch, and an error that says what is
-	// wrong when it does not. It is called for machines that were ready and have passed their
-	// check, as often as they are checked, and heeds ctx. An error counts as a check that failed;
-	// one matching [errors.ErrUnsupported] says nothing.
+	// Inspect returns nil when m runs, in the start of m.Epoch, and an error that says what is wrong
+	// when it does not. It is called for machines that were ready and have passed their check, as
+	// often as they are checked, and heeds ctx. An error counts as a failed check; one matching
+	// [errors.ErrUnsupported] counts as no answer.
 	Inspect(ctx context.Context, m balance.Machine) error
 }
 
 // Describer may be implemented by a [Driver] that sees more of a machine than its address tells. It
-// is asked for people's sake, about starts that take long: what it says stands in the row's Fault.
-// A start whose machine listens elsewhere, and not at its address, fails for that; so does one
-// whose machine does nothing for long.
+// is asked about starts that take long, so that the row's Fault can tell people what they lack. A
+// start fails when its machine listens elsewhere and not at its address, or does nothing for long.
 type Describer interface {
 	// Describe returns what can be seen of m now. It is called while m starts, and heeds ctx.
 	Describe(ctx context.Context, m balance.Machine) (Description, error)
 }
 
-// Lister may be implemented by a [Driver] whose machines outlive the process that started them. A
-// [Starter] that begins takes over what already runs, see [Starter.Run].
+// Lister may be implemented by a [Driver] whose machines outlive the process that started them.
+// When a [Starter] begins, it takes over the machines that already run, see [Starter.Run].
 type Lister interface {
 	// List returns the machines that exist, whoever started them: those that run, boot or are
 	// suspended. It heeds ctx. After an error it is called again.
@@ -64,7 +63,7 @@ type Lister interface {
 type Running struct {
 	App       balance.AppID
 	ID        balance.MachineID
-	Epoch     uint64 // of the start or resume that it is in: its [Exit] carries the same
+	Epoch     uint64 // of its last start or resume; its [Exit] carries the same
 	Addr      string // host:port where it listens, or will
 	Suspended bool
 }
@@ -73,12 +72,11 @@ type Running struct {
 type Description struct {
 	// Listens are the addresses, ip:port, at which the machine accepts TCP connections.
 	Listens []string
-	// Known says that Listens are all there are; else an empty list says nothing.
+	// Known says that Listens is complete; otherwise an empty list says nothing.
 	Known bool
-	// Idle is for how long the machine has done nothing: it has used no processor and written
-	// nothing. 0 where it is busy, and where that is not known. A start that is idle, listens
-	// nowhere and has taken longer than is known of its app is doubted, see
-	// [balance.Machine.Doubtful].
+	// Idle is how long the machine has done nothing: used no processor time and written nothing. It is
+	// 0 when the machine is busy, or when that is not known. A start that is idle, listens nowhere and
+	// has taken longer than is known of its app is doubted, see [balance.Machine.Doubtful].
 	Idle time.Duration
 	// Output is the last line that the machine has written; empty where there is none.
 	Output string
@@ -87,7 +85,7 @@ type Description struct {
 // Booting is what a driver knows when a machine has begun to boot.
 type Booting struct {
 	Addr    string // host:port where the machine will listen
-	Resumed bool   // it was suspended, and goes on; else it boots
+	Resumed bool   // it was suspended, and is resumed; else it boots
 }
 
 // Exit is the end of a machine.
@@ -100,12 +98,12 @@ type Exit struct {
 	Reason string // a sentence for people: "exit status 1", "killed by signal: killed (out of memory)"
 }
 
-// TryAgain is the error of a [Driver] that passes by itself: a limit on calls, a service that is
+// TryAgain is an error of a [Driver] that passes by itself: a limit on calls, a service that is
 // being restarted. It says nothing about the machine. A start is tried again while it is wanted and
 // counts as under way meanwhile; no failure is counted.
 type TryAgain struct {
-	// After is how long the driver is not to be called again for this machine; 0 leaves that to the
-	// caller. With more than 3 min it is an ordinary error.
+	// After is how long the driver must not be called again for this machine; 0 leaves that to the
+	// caller. If it is more than 3 min, the error counts as an ordinary one.
 	After time.Duration
 	Err   error // what happened
 }
@@ -125,11 +123,11 @@ func (e TryAgain) Error() string {
 // Unwrap returns Err.
 func (e TryAgain) Unwrap() error { return e.Err }
 
-// RetryAfter returns After. What has this method is a passing error to those who do not know this
-// package.
+// RetryAfter returns After. Code that does not know this package can recognize a passing error by
+// this method.
 func (e TryAgain) RetryAfter() time.Duration { return e.After }
 
-// passing reports whether err passes by itself, and when it makes sense to try again.
+// passing reports whether err passes by itself, and after how long it makes sense to try again.
 func passing(err error) (after time.Duration, ok bool) {
 	if e, ok := errors.AsType[TryAgain](err); ok {
 		return e.After, true

@@ -9,14 +9,14 @@ import (
 
 // fineTimer sleeps for less than a millisecond, which timers cannot: the runtime waits for them in
 // whole milliseconds when it has nothing else to do. It is a timer of the kernel that the runtime
-// polls as it does sockets. A sleeping system call would do without one, and keep a processor from
-// all other goroutines meanwhile: their timers were up to a second late.
+// polls as it does sockets. A sleeping system call would need no timer, but would keep a processor
+// from all other goroutines meanwhile: their timers were up to a second late.
 type fineTimer struct {
 	fd   int // of file
 	file *os.File
 }
 
-// newFineTimer returns a fineTimer; nil when there is none to be had.
+// newFineTimer returns a fineTimer, or nil when the system has none to give.
 func newFineTimer() *fineTimer {
 	const monotonic = 1 // CLOCK_MONOTONIC
 	fd, _, errno := syscall.Syscall(

@@ -9,33 +9,33 @@ import (
 	"github.com/ebbkit/ebb/balance"
 )
 
-// hosted is what a starter holds of one machine, whether it runs or not.
+// hosted is a starter's entry for one machine, whether it runs or not.
 type hosted struct {
 	run   *run           // the last start; Starter.mu guards it
 	boots [2]boots.Boots // by kind; learned.mu guards them
 
 	mu        sync.Mutex
-	notBefore time.Time // the driver wants to be called again
-	restarts  int       // in a row that have not helped
-	restarted time.Time // the last time; so is ready
+	notBefore time.Time // the driver must not be called before this
+	restarts  int       // restarts in a row that have not helped
+	restarted time.Time // the last restart; ready is the last time it became ready
 	ready     time.Time
 }
 
-// untilCallable returns for how long the driver wants not to be called.
+// untilCallable returns how long the driver must not be called.
 func (h *hosted) untilCallable() time.Duration {
 	h.mu.Lock()
 	defer h.mu.Unlock()
 	return time.Until(h.notBefore)
 }
 
-// callAgain notes that the driver wants to be called again after d.
+// callAgain records that the driver must not be called again before d has passed.
 func (h *hosted) callAgain(d time.Duration) {
 	h.mu.Lock()
 	defer h.mu.Unlock()
 	h.notBefore = time.Now().Add(d)
 }
 
-// becameReady notes that a boot has ended well.
+// becameReady records that a boot has succeeded.
 func (h *hosted) becameReady() {
 	h.mu.Lock()
 	defer h.mu.Unlock()
@@ -55,15 +55,15 @@ func (h *hosted) setTries(n int) {
 	h.restarts = n
 }
 
-// restarting notes that the machine is restarted, the n-th time in a row.
+// restarting records that the machine is being restarted, for the n-th time in a row.
 func (h *hosted) restarting(n int) {
 	h.mu.Lock()
 	defer h.mu.Unlock()
 	h.restarts, h.restarted = n, time.Now()
 }
 
-// trial says what the machine, whose row is m, tells of others that fail their checks. h is nil for
-// a machine of another node.
+// trial returns what the machine, whose row is m, shows about others that fail their checks. h is
+// nil for a machine of another node.
 func (h *hosted) trial(m *balance.Machine, after time.Duration) health.Trial {
 	well := m.State == balance.StateStarted && !m.Recent
 	if h == nil {

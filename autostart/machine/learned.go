@@ -38,14 +38,14 @@ func (l *learned) forget(app balance.AppID) {
 	delete(l.books, app)
 }
 
-// call takes in how long a call of the driver's Start took.
+// call records how long a call of the driver's Start took.
 func (l *learned) call(took time.Duration) {
 	l.mu.Lock()
 	defer l.mu.Unlock()
 	l.calls.Learn(took)
 }
 
-// boot takes in a boot and returns how long the machine counts as recent.
+// boot records a boot and returns how long the machine counts as recent.
 func (l *learned) boot(r *run, kind boots.Kind, took time.Duration) (recent time.Duration) {
 	l.mu.Lock()
 	defer l.mu.Unlock()

@@ -8,13 +8,12 @@ import (
 	"github.com/ebbkit/ebb/balance"
 )
 
-// Readiness tells when a machine is ready, for those who are told and need not look: by an agent in
-// the machine, or by whoever runs it. [Push] is one.
+// Readiness tells when a machine is ready, where something reports that and no checks are needed:
+// an agent in the machine, or whatever runs it. [Push] is one.
 type Readiness interface {
 	// Await returns nil when the start of m.Epoch is ready, and an error when it never will be. m.Addr
 	// is set. It is called once for each start, from several goroutines, and heeds ctx. An error
-	// matching [errors.ErrUnsupported] means that nothing is said of this machine; then it is looked
-	// at.
+	// matching [errors.ErrUnsupported] means that nothing reports on this machine; then it is checked.
 	Await(ctx context.Context, m balance.Machine) error
 }
 
@@ -25,10 +24,10 @@ type Push struct {
 	announced map[balance.MachineKey]*announcement
 }
 
-// announcement is what has been reported of one start, or is waited for.
+// announcement is the report about one start, or the wait for it.
 type announcement struct {
 	epoch uint64
-	done  chan struct{} // closed when it has been said
+	done  chan struct{} // closed when the report has come
 	err   error
 }
 
@@ -41,7 +40,7 @@ func (p *Push) Ready(app balance.AppID, id balance.MachineID, epoch uint64) {
 }
 
 // Failed says that a machine will never be ready in the start of that epoch, and why. That is
-// quicker than to wait for the cap of a boot.
+// faster than waiting for Config.BootCap.
 func (p *Push) Failed(app balance.AppID, id balance.MachineID, epoch uint64, err error) {
 	if err == nil {
 		err = errSilent
@@ -64,8 +63,8 @@ func (p *Push) announce(k balance.MachineKey, epoch uint64, err error) {
 	}
 }
 
-// announcement returns what is said of a start; nil when that start is over. One announcement is
-// kept for each machine.
+// announcement returns the announcement of a start, or nil when that start is over. One
+// announcement is kept for each machine.
 func (p *Push) announcement(k balance.MachineKey, epoch uint64) *announcement {
 	w := p.announced[k]
 	switch {
@@ -98,7 +97,7 @@ func (p *Push) Await(ctx context.Context, m balance.Machine) error {
 	}
 }
 
-// Forget drops what is kept of a machine that has been removed.
+// Forget drops the announcement of a machine that has been removed.
 func (p *Push) Forget(app balance.AppID, id balance.MachineID) {
 	p.mu.Lock()
 	defer p.mu.Unlock()

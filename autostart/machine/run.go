@@ -19,8 +19,8 @@ type run struct {
 	gate    *balance.Gate
 	token   uint64 // of the start
 	ctx     context.Context
-	end     context.CancelCauseFunc // with an ended, when the machine has
-	suspect chan struct{}           // holds one when it is to be looked at now
+	end     context.CancelCauseFunc // with an ended as cause when the machine has ended
+	suspect chan struct{}           // holds a token when the machine must be checked now
 	probe   *prober                 // set by the boot
 	adopted bool                    // an earlier process has started it
 }
@@ -33,8 +33,8 @@ func (e *ended) Error() string { return e.exit.Reason }
 // errAgain ends a run whose machine is started again.
 var errAgain = errors.New("started again")
 
-// exit returns how the machine has ended; ok is false when the run is over for another reason, or
-// goes on.
+// exit returns how the machine has ended. ok is false when the run goes on, or is over for another
+// reason.
 func (r *run) exit() (e Exit, ok bool) {
 	end, ok := errors.AsType[*ended](context.Cause(r.ctx))
 	if ok {
@@ -53,7 +53,7 @@ func (r *run) edit(change func(*balance.Machine)) {
 	})
 }
 
-// fail ends a start that came to nothing. The row says why before it says so.
+// fail ends a start that has failed. The row gets the fault before the state.
 func (r *run) fail(fault string) {
 	m := r.m
 	m.Fault = fault
@@ -64,8 +64,8 @@ func (r *run) fail(fault string) {
 }
 
 // condition says what the result of a look means. A check that is a func may have found that
-// something else does not listen, such as a database: a connection that was refused at another
-// address does not make the machine deaf.
+// something else does not listen, such as a database: a connection refused at another address does
+// not mean that the machine does not listen.
 func (r *run) condition(err error) health.Condition {
 	if err == nil {
 		return health.ConditionGood
@@ -82,7 +82,7 @@ func (r *run) condition(err error) health.Condition {
 	return health.ConditionRefused
 }
 
-// lookNow has the machine looked at without delay.
+// lookNow has the machine checked without delay.
 func (r *run) lookNow() {
 	select {
 	case r.suspect <- struct{}{}:

@@ -21,17 +21,17 @@ type Config struct {
 	// CheckOf returns the check of an app, instead of Check. It is called for each start, and must
 	// not block. A check that makes no sense fails the start. nil means Check for all.
 	CheckOf func(balance.App) Check
-	// Readiness says when a machine is ready, instead of looks at it. nil: the driver does, if it is a
+	// Readiness says when a machine is ready, instead of Check. nil means the driver, if it is a
 	// [Readiness], else Check.
 	Readiness Readiness
 	// BootCap bounds a start, from the call of the driver to ready. A machine that takes longer is
 	// stopped and has failed. 0 means 10 min.
 	BootCap time.Duration
-	// Parallel bounds the starts that are under way at once, so that a host is not busy with all of
-	// them and ready with none, and so that an interface with a limit on calls is not run over. A
-	// start counts from the call of the driver until the machine is ready, but not for longer than
-	// 2 s after the call. The others wait in the order in which they were accepted, and count as
-	// starting. 0 means 16; negative: no bound.
+	// Parallel bounds the starts that are under way at once, so that a host does not boot all of them
+	// at once with none of them getting ready, and so that an interface with a limit on calls is not
+	// overrun. A start counts from the call of the driver until the machine is ready, but not for
+	// longer than 2 s after the call. The others wait in the order in which they were accepted, and
+	// count as starting. 0 means 16; negative: no bound.
 	Parallel int
 	Trace    Trace
 }
@@ -39,13 +39,13 @@ type Config struct {
 // Starter carries out the starts of the machines that its node owns: it moves their gates from
 // starting to started or failed, notices when they end, and checks their health while they run. A
 // machine whose checks fail for its app's [balance.App.RestartAfter], by default 30 s, is stopped
-// and started again; one at whose address nothing listens any longer is after 1 s. What is in
-// flight there is cut off. Each restart that does not help doubles both times, up to 16 times;
-// answers to requests do not count. Where all machines of an app fail their checks, only the first
-// of the canonical order is restarted.
+// and started again; one at whose address nothing listens any longer is restarted after 1 s.
+// Requests in flight there are cut off. Each restart that does not help doubles both times, up to
+// 16 times their length; how requests are answered does not count. If all machines of an app fail
+// their checks, only the first of the canonical order is restarted.
 //
-// What went wrong is in the row's Fault. A driver that panics, blocks or answers nonsense costs its
-// own machine's start and nothing else. All methods are safe for concurrent use.
+// What went wrong is in the row's Fault. A driver that panics, blocks or answers nonsense fails the
+// start of that one machine and nothing else. All methods are safe for concurrent use.
 type Starter struct {
 	fleet   *balance.Fleet
 	config  Config
@@ -98,14 +98,14 @@ func NewStarter(f *balance.Fleet, d Driver, c Config) (*Starter, error) {
 // machines that are still booting, leaves the others as they are, and returns nil. A Starter runs
 // once: another call returns an error.
 //
-// Where the driver is a [Lister], Run begins with what runs already, started by an earlier process
-// or by an earlier Starter: it adopts the machines that the node hosts. An adopted machine keeps
-// its epoch, is starting until it passes its check, and is then checked and watched as any other.
-// What an earlier process has sent to it may still be in work there: one slot of its gate is taken
-// for a minute, or its app's AbandonedHold, so that it is not stopped meanwhile. Machines that the
-// node does not host are told to [Trace] and left alone; one that is hosted later is adopted when it
-// is to be started. So host all machines before Run. No start begins before List has answered, but
-// for 10 s at most: after that, a start of what runs already fails, and ends it.
+// If the driver is a [Lister], Run begins by adopting the machines of the node that run already,
+// started by an earlier process or by an earlier Starter. An adopted machine keeps its epoch, is
+// starting until it passes its check, and is then checked and watched as any other. It may still
+// work on requests of an earlier process: one slot of its gate is taken for a minute, or its app's
+// AbandonedHold, so that it is not stopped meanwhile. Machines that the node does not host are told
+// to [Trace] and left alone; one that is hosted later is adopted when it is to be started. So host
+// all machines before Run. No start begins before List has answered, but for 10 s at most: after
+// that, starting a machine that runs already fails, and ends it.
 func (s *Starter) Run(ctx context.Context) error {
 	if s.ran.Swap(true) {
 		return errors.New("machine: Starter.Run was called before: make another starter with NewStarter")
@@ -131,7 +131,7 @@ func (s *Starter) Run(ctx context.Context) error {
 	return nil
 }
 
-// watch keeps the driver's Watch going until ctx ends.
+// watch calls the driver's Watch, again when it fails, until ctx ends.
 func (s *Starter) watch(ctx context.Context) {
 	for n := 1; ; n++ {
 		began := time.Now()
@@ -154,10 +154,11 @@ func (s *Starter) watch(ctx context.Context) {
 	}
 }
 
-// Start starts m from the epoch of its row, unless it has moved on, and returns what came of that;
-// the rest is Run's. It is idempotent: however often and by whom a start is asked for, one comes of
-// it. It waits only for Run to begin, so that requests may come before everything is up. The error
-// says that Run has ended, that ctx has before Run began, or that m is not this node's.
+// Start starts m from the epoch of its row, unless the machine has moved on, and returns the gate's
+// answer; Run does the rest. It is idempotent: however often a start is asked for, and by whomever,
+// the machine starts once. It waits only for Run to begin, so that requests may come before
+// everything is up. The error says that Run has ended, that ctx ended before Run began, or that
+// this node does not own m.
 func (s *Starter) Start(ctx context.Context, m balance.Machine) (balance.StartAnswer, error) {
 	gate, err := s.gate(m)
 	if err != nil {
@@ -175,7 +176,7 @@ func (s *Starter) Start(ctx context.Context, m balance.Machine) (balance.StartAn
 		return balance.StartAccepted, nil
 	}
 	if st := gate.State(); st == balance.StateStopping || st == balance.StateSuspending {
-		s.host(m.Key()) // before the gate may remember it
+		s.host(m.Key()) // hosted before the gate may remember the start, see wanted
 	}
 	token, answer := gate.Start(m.Epoch)
 	if answer != balance.StartAccepted {
@@ -193,11 +194,11 @@ func (s *Starter) Start(ctx context.Context, m balance.Machine) (balance.StartAn
 
 var errNotRunning = errors.New("machine: the starter does not run")
 
-// Recall ends the soft cordon that m's row speaks of, so that the machine counts again. With it a
-// Starter is an Owner of package autostart for the machines of its own process; who decided on the
-// cordon sees at the gate that it is over. It is nil also when that cordon was over already and the
-// machine runs. It does not wait and needs no Run. The error says that it is too late, and the
-// machine is to be started instead, or that m is not this node's.
+// Recall ends the soft cordon that m's row shows, so that the machine counts as capacity again.
+// With it a Starter is an Owner of package autostart for the machines of its own process; whoever
+// set the cordon sees at the gate that it is over. It also returns nil when that cordon was over
+// already and the machine runs. It does not wait and needs no Run. The error says that it is too
+// late, and the machine must be started instead, or that this node does not own m.
 func (s *Starter) Recall(_ context.Context, m balance.Machine) error {
 	g, err := s.gate(m)
 	if err != nil {
@@ -220,8 +221,8 @@ func (s *Starter) gate(m balance.Machine) (*balance.Gate, error) {
 	)
 }
 
-// wanted does a start that a gate has remembered while the machine was being stopped. Of several
-// starters it is for the one that was asked, or that has started the machine before.
+// wanted carries out a start that a gate has remembered while the machine was being stopped. Of
+// several starters only the one that was asked, or that has started the machine before, does so.
 func (s *Starter) wanted(app balance.AppID, id balance.MachineID) {
 	s.mu.Lock()
 	_, mine := s.hosts[balance.MachineKey{App: app, ID: id}]
@@ -231,13 +232,12 @@ func (s *Starter) wanted(app balance.AppID, id balance.MachineID) {
 		return
 	}
 	if m, ok := rows.Machine(id); ok {
-		// it does not wait, as Run has begun; who has been quicker is no error
+		// Start does not wait, as Run has begun; it is no error if somebody else was quicker
 		_, _ = s.Start(context.Background(), m)
 	}
 }
 
-// suspect takes in that a request found nobody listening at a machine's address: it is looked at
-// now.
+// suspect has a machine checked at once: a request found that nothing listens at its address.
 func (s *Starter) suspect(app balance.AppID, id balance.MachineID, epoch uint64) {
 	if r := s.runOf(balance.MachineKey{App: app, ID: id}, epoch); r != nil {
 		r.lookNow()
@@ -259,8 +259,8 @@ func (s *Starter) removed(app balance.AppID, id balance.MachineID) {
 	}
 }
 
-// exited takes in the driver's word that a machine has ended. It does not block: the machine's own
-// goroutine does the rest.
+// exited takes in the driver's report that a machine has ended. It does not block: the machine's
+// own goroutine does the rest.
 func (s *Starter) exited(e Exit) {
 	key := balance.MachineKey{App: e.App, ID: e.ID}
 	s.adoption.exited(key, e)
@@ -280,7 +280,7 @@ func (s *Starter) runOf(key balance.MachineKey, epoch uint64) *run {
 	return nil
 }
 
-// host returns what is held of a machine, made on demand.
+// host returns the entry of a machine, made on demand.
 func (s *Starter) host(key balance.MachineKey) *hosted {
 	s.mu.Lock()
 	defer s.mu.Unlock()
@@ -305,8 +305,8 @@ func (s *Starter) newRun(m balance.Machine, gate *balance.Gate, token uint64) *r
 	}
 }
 
-// begin begins a run: boot returns whether the machine is ready, and then it is attended to. It is
-// false when Run does not run.
+// begin begins a run: it calls boot and, if that reports that the machine is ready, attends to it.
+// It reports false when Run does not run.
 func (s *Starter) begin(r *run, boot func() bool) bool {
 	s.mu.Lock()
 	defer s.mu.Unlock()
@@ -327,7 +327,7 @@ func (s *Starter) begin(r *run, boot func() bool) bool {
 	return true
 }
 
-// ended lets go of a run that is over: a machine that sleeps holds nothing of it.
+// ended drops a run that is over, so that a sleeping machine keeps no memory for it.
 func (s *Starter) ended(r *run) {
 	r.end(nil)
 	s.mu.Lock()
@@ -347,7 +347,7 @@ func (s *Starter) row(m balance.Machine) balance.Machine {
 	return m
 }
 
-// prober returns what looks at an app's machines.
+// prober returns the prober of an app's machines.
 func (s *Starter) prober(app balance.AppID) (*prober, error) {
 	if s.config.CheckOf == nil {
 		return s.probe, nil
@@ -364,7 +364,7 @@ func (s *Starter) prober(app balance.AppID) (*prober, error) {
 	return newProberWith(c, s.probe.fineTimers), nil
 }
 
-// restartAfter returns for how long an app's checks may fail; negative is for ever.
+// restartAfter returns how long an app's checks may fail; negative means for ever.
 func (s *Starter) restartAfter(app balance.AppID) time.Duration {
 	if rows, ok := s.fleet.App(app); ok {
 		return cmp.Or(rows.App().RestartAfter, health.RestartDefault)
@@ -372,8 +372,8 @@ func (s *Starter) restartAfter(app balance.AppID) time.Duration {
 	return health.RestartDefault
 }
 
-// trial says what a machine tells of others that fail their checks: of one that somebody else owns,
-// its row does.
+// trial returns what a machine shows about others that fail their checks. For a machine that
+// another node owns, its row decides.
 func (s *Starter) trial(m *balance.Machine, after time.Duration) health.Trial {
 	s.mu.Lock()
 	h := s.hosts[m.Key()]

@@ -12,11 +12,11 @@ type Trace struct {
 	// Starting: the start has been accepted; m.Epoch is the new one.
 	Starting func(m balance.Machine)
 	// Delayed: the driver could not start the machine and is called again after that time; err says
-	// why. 0: the start is given back, and whoever still wants it asks again.
+	// why. 0: the start is given back, and whoever still wants the machine asks again.
 	Delayed func(m balance.Machine, err error, wait time.Duration)
-	// NotReady: the machine still is not ready that long after the call of the driver, 5 s at
-	// least, or less where it is doubtful that it will be; err says what it lacks. It is told again
-	// when that changes.
+	// NotReady: the machine still is not ready that long after the call of the driver, 5 s at least,
+	// or less where it is doubtful that it will be; err says what it lacks. It is called again when
+	// that changes.
 	NotReady func(m balance.Machine, after time.Duration, err error)
 	// Adopted: the machine runs already, and is taken over; see [Starter.Run]. Ready follows when it
 	// passes its check.
@@ -26,13 +26,13 @@ type Trace struct {
 	// Ready: the machine takes requests. took is the time since the call of the driver; m.Addr is
 	// set. resumed says that it was suspended before.
 	Ready func(m balance.Machine, resumed bool, took time.Duration)
-	// Failed: the start came to nothing; m.Fault says why.
+	// Failed: the start has failed; m.Fault says why.
 	Failed func(m balance.Machine)
-	// Exited: a machine that was ready, or suspended, ended without being told to by its gate's
-	// holder.
+	// Exited: a machine that was ready, or suspended, ended without having been stopped through its
+	// gate.
 	Exited func(m balance.Machine, e Exit)
 	// Restarting: a machine that was ready is taken for dead, is stopped, and starts again; m.Fault
-	// says why. Where it could not be stopped, Health tells.
+	// says why. If it could not be stopped, Health is called.
 	Restarting func(m balance.Machine)
 	// Health: checks have changed what the machine's row says, or it takes suspiciously long to start.
 	Health func(m balance.Machine, h balance.Health, err error)

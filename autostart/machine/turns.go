@@ -51,7 +51,7 @@ func (t *turns) wait(ctx context.Context, place uint64) bool {
 	t.mu.Lock()
 	defer t.mu.Unlock()
 	if !t.room.Leave(s) {
-		t.taken-- // its turn has come at this very moment
+		t.taken-- // it was given a turn at this very moment
 		t.next()
 	}
 	return false
@@ -65,7 +65,7 @@ func (t *turns) done() {
 	t.next()
 }
 
-// next lets those begin for whom there is room. t.mu is held.
+// next gives free turns to those that wait first. t.mu is held.
 func (t *turns) next() {
 	t.room.Begin()
 	for t.limit < 0 || t.taken < t.limit {

@@ -11,35 +11,36 @@ import (
 )
 
 const (
-	// misplacedSame and misplacedOther are how long a machine has to listen elsewhere, and not
-	// where it should, until its start has failed: at another address of the same port, which
-	// nobody does on purpose, and at another port, which may also be one for metrics or a debugger
-	// that is open before the real one.
-	// They are a little below 1 and 2 s, at which it is looked into.
+	// misplacedSame and misplacedOther are how long a machine may listen elsewhere, and not where it
+	// should, before its start fails. misplacedSame is for another address with the same port, which
+	// nobody chooses on purpose; misplacedOther is for another port, which may be one for metrics or a
+	// debugger that opens before the real one. They are a little below 1 and 2 s, when the boot is
+	// looked into.
 	misplacedSame, misplacedOther = 900 * time.Millisecond, 1900 * time.Millisecond
-	// MisplacedTries is how many starts of an app in a row have failed for that when the next ones
-	// get longer and longer: so many trip the breaker, and so somebody has been told. The second
-	// and the third of them get no time of their own, so that a client is told within seconds. If
-	// it was just the order in which the ports are opened, one of the longer ones comes up, and
-	// from then on it is known how long that takes.
+	// MisplacedTries is how many starts of an app must fail in a row for that before the next ones are
+	// given more and more time: so many trip the breaker, and so somebody has been told. The second
+	// and the third get no such time, so that a client is told within seconds. If the app only opens
+	// its ports in that order, one of the longer starts succeeds, and from then on it is known how
+	// long that takes.
 	MisplacedTries = boots.BreakerAfter
-	// doubtfulFirst is how long a machine that boots has to do nothing, or to listen elsewhere, to
-	// be doubted, and doubtfulNext how long after another one of the app has been. The first one
-	// may wait for something; with both, those who wait for an app that hangs are told after 5 s.
+	// doubtfulFirst is how long a booting machine must do nothing, or listen elsewhere, to be doubted;
+	// doubtfulNext is the same after another start of the app has been doubted. The first start may
+	// wait for something. With both values, requests that wait for an app that hangs are told so after
+	// 5 s.
 	doubtfulFirst, doubtfulNext = 1900 * time.Millisecond, 900 * time.Millisecond
-	// hangsAfter is the age at which the first boot of an app that does nothing has failed.
+	// hangsAfter is the age at which the first boot of an app fails if it does nothing.
 	hangsAfter = 15 * time.Second
 )
 
-// misplaced finds out that a machine which boots listens elsewhere than where it should. The zero
-// value has seen nothing. It is asked as long as nothing listens where it should.
+// misplaced finds out that a booting machine listens elsewhere than where it should. The zero value
+// has seen nothing. It is used as long as nothing listens at the right address.
 type misplaced struct {
-	since time.Time // it listens at the other addresses
+	since time.Time // since when it listens at the other addresses
 	where string
 }
 
-// look takes in where the machine listens, and reports whether its start has failed for that. Grace
-// is how long other ports may be open before the right one is.
+// look takes in where the machine listens, and reports whether its start fails for that. grace is
+// how long other ports may be open before the right one is.
 func (p *misplaced) look(
 	now time.Time, addr string, listens []string, grace time.Duration,
 ) (where string, failed bool) {
@@ -59,7 +60,7 @@ func (p *misplaced) look(
 	return p.where, now.Sub(p.since) >= grace
 }
 
-// lasted returns for how long it has listened elsewhere, and not where it should.
+// lasted returns how long it has listened elsewhere, and not where it should.
 func (p *misplaced) lasted(now time.Time) time.Duration {
 	if p.where == "" {
 		return 0
@@ -70,7 +71,7 @@ func (p *misplaced) lasted(now time.Time) time.Duration {
 // Seen is what can be seen of a machine from outside, as its driver says.
 type Seen struct {
 	Listens []string
-	Known   bool // Listens are all there are
+	Known   bool // Listens is complete
 	Idle    time.Duration
 	Output  string
 }
@@ -94,9 +95,9 @@ func KnownOf(b *boots.Book, revision string, grace time.Duration) Known {
 	return k
 }
 
-// misplacedGrace returns how long other ports may be open: 2 s at the first start, nothing at the
-// next ones, and longer and longer when they all have failed for it; as long as boots are known to
-// take where that is longer.
+// misplacedGrace returns how long other ports may be open: 2 s at the first start, no time at the
+// next ones, and more and more after MisplacedTries have failed; or as long as boots are known to
+// take, if that is longer.
 func (k Known) misplacedGrace() time.Duration {
 	d := misplacedOther
 	switch {
@@ -108,10 +109,10 @@ func (k Known) misplacedGrace() time.Duration {
 	return max(d, k.Longest, k.Grace)
 }
 
-// doubtful reports whether a boot of that age is not expected to end well after all that is seen of
-// it: how long it has listened elsewhere, and how long it has listened nowhere and done nothing.
-// What is slow and works, loads a model or writes a line now and then, is not doubted here; nor is
-// any boot as long as the app's boots are known to take that long, or a grace is given.
+// doubtful reports whether a boot of that age is not expected to succeed, by how long it has
+// listened elsewhere, and how long it has listened nowhere and done nothing. A boot that is slow
+// but active, because it loads a model or writes a line now and then, is not doubted here; nor is
+// any boot while the app's boots are known to take that long, or during the check's grace.
 func (k Known) doubtful(age, elsewhere, idle time.Duration) bool {
 	least := doubtfulFirst
 	if k.Doubted > 0 {
@@ -120,15 +121,16 @@ func (k Known) doubtful(age, elsewhere, idle time.Duration) bool {
 	return age >= max(k.Suspect, k.Grace) && max(elsewhere, idle) >= least
 }
 
-// hangs reports whether a boot of that age has failed for doing nothing for that long. It is given
-// 15 s at first, then 30 s and 60 s, and from the sixth time on longer and longer up to 8 min: what
-// has been mended is started before long, and what just waits for a long time comes up in the end.
+// hangs reports whether a boot of that age fails because it has done nothing for that long. It is
+// given 15 s at first, then 30 s and 60 s, and from the sixth time on more and more up to 8 min: an
+// app that has been repaired is tried again soon, and one that just waits for a long time becomes
+// ready in the end.
 func (k Known) hangs(age, idle time.Duration) bool {
 	limit := hangsAfter << min(max(min(k.Hung, 2), k.Hung-2), 5)
 	return age >= max(limit, k.Suspect, k.Grace) && idle >= limit*2/3
 }
 
-// idleFor returns for how long a machine has done nothing and listened nowhere.
+// idleFor returns how long a machine has done nothing and listened nowhere.
 func idleFor(d Seen) time.Duration {
 	if !d.Known || len(d.Listens) > 0 {
 		return 0
@@ -160,13 +162,13 @@ func cutLast(s, sep string) (before, after string, found bool) {
 	return s, "", false
 }
 
-// misplacedText says why a start failed whose machine listens elsewhere.
+// misplacedText says why the start of a machine that listens elsewhere has failed.
 func misplacedText(where, addr string) string {
 	return fmt.Sprintf("it listens at %s and not at %s: make it listen there, or set App.BootHint if "+
 		"that takes longer", where, addr)
 }
 
-// hangsText says why a start failed whose machine does nothing.
+// hangsText says why the start of a machine that does nothing has failed.
 func hangsText(addr string, idle time.Duration, output string) string {
 	s := fmt.Sprintf("it has done nothing for %v and does not listen at %s: make it listen there, or "+
 		"set App.BootHint if its boots take longer", idle.Round(time.Second), addr)

@@ -1,4 +1,4 @@
-// Package health judges machines from what is seen of them: when to look at one that boots, whether
-// one that runs is healthy and has to be restarted, what a boot that takes long lacks, and whether
-// a start that failed is tried again. It is pure.
+// Package health judges machines by what is observed: when to check one that boots, whether one
+// that runs is healthy or has to be restarted, what a slow boot lacks, and whether a failed start
+// is retried. It is pure.
 package health

@@ -8,22 +8,22 @@ import (
 )
 
 const (
-	// doubtMin is how long no start is doubted: a host that is busy makes a quick boot late. It is
-	// half of what a request waits at least, so that another machine may still come in time.
+	// doubtMin is the age before which no start is doubted: a busy host makes a quick boot late. It is
+	// half of the least that a request waits, so that another machine may still come in time.
 	doubtMin = boots.WaitMin / 2
-	// CallDoubt is when a call of the driver is doubted as long as none is known.
+	// CallDoubt is the age at which a call of the driver is doubted while no earlier call is known.
 	CallDoubt = 10 * time.Second
-	// tellAfter is how long a boot takes until people are told what it lacks.
+	// tellAfter is the age at which people are told what a boot lacks.
 	tellAfter = 5 * time.Second
-	// A boot that has not ended is looked into every lookEvery until people have been told of it,
-	// and later every lookLate. A driver may have to look at all processes of a host, so that slow
-	// looks are made less often: they take one part in lookShare of the time.
+	// A boot that has not ended is looked into every lookEvery until people have been told of it, and
+	// later every lookLate. A driver may have to look at all processes of a host, so slow looks are
+	// made less often: the pause is lookShare times as long as the last look, up to lookLate.
 	lookEvery, lookLate = 500 * time.Millisecond, 2500 * time.Millisecond
 	lookShare           = 20
 )
 
-// Patience returns how long a boot may take before its owner doubts it: what is suspect after all
-// that is known of the app, see [boots.Boots.Suspect]. A resume may have to become a cold boot.
+// Patience returns how long a boot may take before its owner doubts it: the age that is suspect by
+// what is known of the app, see [boots.Boots.Suspect]. A resume may have to become a cold boot.
 func Patience(b *boots.Book, revision string, kind boots.Kind, grace time.Duration) time.Duration {
 	cold := b.Of(boots.Key{Revision: revision, Kind: boots.Cold}).Suspect()
 	d := max(doubtMin, grace, cold)
@@ -42,17 +42,17 @@ func CallPatience(calls *boots.Boots) time.Duration {
 }
 
 // Doubt follows one boot from the driver's answer until it is ready or over: what people are told
-// of it, whether its owner still expects it to end well, and whether it has failed. It is not safe
-// for concurrent use.
+// about it, whether its owner still expects it to succeed, and whether it has failed. It is not
+// safe for concurrent use.
 type Doubt struct {
 	Addr     string        // where the machine should listen
 	Began    time.Time     // when the driver was called
 	Patience time.Duration // the age from which the boot is overdue
-	// Hung are the starts in a row that had hung when it began: of several that hang at once one
-	// counts.
+	// Hung is how many starts in a row had hung when this one began. Of several that hang at once only
+	// one counts.
 	Hung int
 
-	next    time.Time // when it is looked into again
+	next    time.Time // the next look
 	place   misplaced
 	told    string // what people have been told, without the machine's output
 	doubted bool
@@ -73,31 +73,31 @@ func (d *Doubt) Wake() time.Time {
 // Due reports whether the next step needs a look.
 func (d *Doubt) Due(now time.Time) bool { return !now.Before(d.next) }
 
-// Look is what a look at a booting machine has found.
+// Look is the result of a look at a booting machine.
 type Look struct {
 	Found   string // by its check, for people
-	Refused bool   // nothing listens at its address, which its check has tried
+	Refused bool   // its check has found that nothing listens at its address
 	Seen    Seen
 	Known   Known // of the app's boots
 	Took    time.Duration
 }
 
-// Finding is what a step has found out.
+// Finding is the result of a step.
 type Finding struct {
-	// Overdue is true once: the boot has taken suspiciously long. It may still end well.
+	// Overdue is true once: the boot has taken suspiciously long. It may still succeed.
 	Overdue bool
 	// Failed says why the start has failed; empty while it has not.
 	Failed string
-	// Misplaced and Doubted say that the start counts as one that listens elsewhere, or is doubted.
-	// Hung is how many starts in a row have hung, with this one; 0 when it has not.
+	// Misplaced and Doubted say that the start counts as one that listens elsewhere, or as doubted.
+	// Hung is how many starts in a row have hung, this one included; 0 when this one has not.
 	Misplaced, Doubted bool
 	Hung               int
-	// Why is what the boot lacks, where people are to be told; empty when they know.
+	// Why is what the boot lacks, when people are to be told; empty when they know already.
 	Why      string
-	Doubtful bool // with Why: it is not expected to end well
+	Doubtful bool // with Why: it is not expected to succeed
 }
 
-// Step takes in a look that has just been made, or nil where none was due or possible.
+// Step takes in a look that has just been made, or nil if none was due or possible.
 func (d *Doubt) Step(now time.Time, l *Look) (f Finding) {
 	age := now.Sub(d.Began)
 	if !d.overdue && age >= d.Patience {

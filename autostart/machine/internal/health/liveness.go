@@ -12,11 +12,11 @@ const (
 	// Kubernetes takes by default, and longer than most pauses from which a program comes back by
 	// itself.
 	RestartDefault = 30 * time.Second
-	// refusedFor is how long nothing may listen at a machine's address, looked at in steps of
-	// refusedStep: what does not listen serves nobody, but a program that opens its port anew gets the
-	// time for it.
+	// refusedFor is how long nothing may listen at a machine's address, checked in steps of
+	// refusedStep: a machine that does not listen serves nobody, but a program gets the time to reopen
+	// its port.
 	refusedFor, refusedStep = time.Second, 200 * time.Millisecond
-	// restartDoublings bounds the back-off to 16 times the first.
+	// restartDoublings bounds the backoff to 16 times its first length.
 	restartDoublings = 4
 )
 
@@ -44,7 +44,7 @@ type Liveness struct {
 	streak  streak
 	bad     time.Time // since when checks fail in a row; zero while they do not
 	refused time.Time // since when nothing listens; zero while something does
-	good    time.Time // since when they pass; zero while they do not
+	good    time.Time // since when checks pass; zero while they do not
 	Tries   int       // restarts in a row that have not helped
 }
 
@@ -52,8 +52,8 @@ type Liveness struct {
 func (l *Liveness) Begin(now time.Time) { *l = Liveness{Check: l.Check, good: now, Tries: l.Tries} }
 
 // Look takes in what a look found. after is how long checks may fail until the machine is
-// restarted; negative is for ever. While the machine is recent, failing checks are expected. next
-// is when to look again, 0 where that is not planned.
+// restarted; negative means for ever. While the machine is recent, failing checks are expected.
+// next is the time until the next look; 0 means that none is planned.
 func (l *Liveness) Look(
 	now time.Time, c Condition, after time.Duration, recent bool,
 ) (changed, restart bool, next time.Duration) {
@@ -73,7 +73,7 @@ func (l *Liveness) Look(
 	if l.bad.IsZero() || recent {
 		l.bad = now
 	}
-	// what fails is looked into more often, so that several in a row take about one interval
+	// until it counts as failing, looks come more often: several failures in a row take one interval
 	if !l.streak.failing {
 		next /= time.Duration(l.Check.FailAfter)
 	}
@@ -114,20 +114,21 @@ func (l *Liveness) scaled(
 	return d << min(l.Tries, restartDoublings)
 }
 
-// Trial is what is known of another machine of an app whose checks fail.
+// Trial is what another machine of an app shows about whether a restart helps against failing
+// checks.
 type Trial uint8
 
 // The trials.
 const (
-	TrialNone   Trial = iota // nothing that says whether a restart helps
-	TrialOpen                // it has been restarted for the same, and it remains to be seen
+	TrialNone   Trial = iota // nothing
+	TrialOpen                // it has been restarted for the same; whether that helped is open
 	TrialPassed              // it has run well for long enough
 )
 
-// MayRestart reports whether a machine's failing checks are a reason to restart it. Where all of
-// the app's machines that run fail, it may be something that they share: then only the first of the
-// canonical order is restarted, and what comes of that is waited for. of is asked of the others
-// whose checks do not fail.
+// MayRestart reports whether a machine's failing checks are a reason to restart it. If all running
+// machines of the app fail, the cause may be something that they share: then only the first of the
+// canonical order is restarted, and the others wait for the result. of is called for the other
+// machines whose checks do not fail.
 func MayRestart(ms []*balance.Machine, id balance.MachineID, of func(*balance.Machine) Trial) bool {
 	var first *balance.Machine
 	open := false

@@ -7,29 +7,30 @@ import (
 )
 
 const (
-	// probeMin is the step between first looks at a booting machine: a refused connection on the same
-	// host costs some 20 us, so it is 4 % of one core, for the first half second of a boot only.
+	// probeMin is the step between the first looks at a booting machine. A refused connection on the
+	// same host costs some 20 us, so that is 4 % of one core, for the first half second of a boot
+	// only.
 	probeMin = 500 * time.Microsecond
 	// probeShare makes later steps a thousandth of the time passed: a boot is seen at most 0.1 % late.
 	probeShare = 1000
-	// likelyMin and likelyShare are the same when the boots before this one ended about now.
+	// LikelyMin and likelyShare are the same at the age at which earlier boots ended.
 	LikelyMin   = 250 * time.Microsecond
 	likelyShare = 4000
 	// unreadyMin and unreadyShare hold for a machine that answers, but not yet as it should: each look
-	// makes work there.
+	// costs it work.
 	unreadyMin, unreadyShare = 5 * time.Millisecond, 20
 )
 
-// nextProbe returns when to look again at a machine that has been booting for that long. refusals
-// counts its answers in a row that were not yet good; 0 when it does not answer at all. likely is
-// when it should be ready, as far as is known.
+// NextLook returns in how long to look again at a machine that has been booting for elapsed.
+// refusals counts its answers in a row that were not yet good; 0 means that it does not answer at
+// all. likely is when it should be ready, as far as is known.
 func NextLook(elapsed time.Duration, refusals int, likely Window) time.Duration {
 	step := max(probeMin, elapsed/probeShare)
 	switch {
 	case likely.has(elapsed):
 		step = max(LikelyMin, elapsed/likelyShare)
 	case elapsed < likely.From:
-		step = max(probeMin, min(step, likely.From-elapsed)) // not beyond its beginning
+		step = max(probeMin, min(step, likely.From-elapsed)) // not beyond the window's beginning
 	}
 	if refusals == 0 {
 		return step
@@ -44,7 +45,7 @@ func NextLook(elapsed time.Duration, refusals int, likely Window) time.Duration 
 // Window is a part of a boot, from its beginning on.
 type Window struct{ From, To time.Duration }
 
-// likelyOf returns when a boot should end by what is known of others; see Boots.Likely.
+// Likely returns when a boot should end, by what is known of earlier ones; see Boots.Likely.
 func Likely(b *boots.Boots) Window {
 	from, to := b.Likely()
 	return Window{from, to}
@@ -59,7 +60,7 @@ type streak struct {
 	run     int // results in a row that contradict failing
 }
 
-// add notes one result and reports whether the health has changed.
+// add takes in one result and reports whether the health has changed.
 func (s *streak) add(ok bool, failAfter, passAfter int) (changed bool) {
 	if ok != s.failing {
 		s.run = 0
@@ -78,15 +79,15 @@ func (s *streak) add(ok bool, failAfter, passAfter int) (changed bool) {
 }
 
 const (
-	// recentDefault is how long failing checks after a first start mean "coming": what is known of no
-	// boot yet.
+	// recentDefault is how long failing checks after a start mean that the machine is still warming
+	// up, while no boot is known.
 	recentDefault = 20 * time.Second
 	// recentMin and recentMax bound what is learned.
 	recentMin, recentMax = 5 * time.Second, time.Minute
 )
 
-// RecentFor returns how long after ready failing checks mean "coming": what opens its port early
-// warms up for about as long as it boots.
+// RecentFor returns how long after ready failing checks mean that the machine is still warming up:
+// one that opens its port early warms up for about as long as it boots.
 func RecentFor(b *boots.Boots) time.Duration {
 	if !b.Known() {
 		return recentDefault
