@@ -47,7 +47,7 @@ var clauses = []struct {
 	{"Machines/apps", "a machine is known by its app and its ID: two apps may each have a machine of the same ID", sameID},
 }
 
-// inspects returns what the driver says of m; ok is false when it cannot be asked.
+// inspects returns what the driver's Inspect says of m; ok is false when it has none.
 func (b *bench) inspects(m balance.Machine) (err error, ok bool) {
 	i, ok := b.Driver.(bounded).Driver.(machine.Inspector)
 	if !ok {
@@ -203,7 +203,7 @@ func outlives(b *bench) {
 	}
 	m.Addr = boot.Addr
 	b.listens(m)
-	// What a driver does when ctx ends, it may do later; the life of a whole second machine gives it
+	// A driver may act some time after ctx has ended; the whole life of a second machine gives it that
 	// time.
 	other := b.NewMachine()
 	b.start(&other, false)
@@ -237,11 +237,11 @@ func startCancelled(b *bench) {
 		b.listens(m)
 		b.stop(m)
 	}
-	b.start(&m, false) // fails where the refused one runs after all
+	b.start(&m, false) // fails if the refused start has left a machine running
 	b.stop(m)
 }
 
-// startCut cuts a start off at whatever it is doing.
+// startCut cancels a start at any point of its work.
 func startCut(b *bench) {
 	for range 5 {
 		m := b.NewMachine()

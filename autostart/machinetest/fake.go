@@ -48,8 +48,8 @@ type Fake struct {
 // memory is a machine of a Fake that exists.
 type memory struct {
 	running machine.Running
-	boot    *time.Timer   // nil when it boots in no time
-	ready   chan struct{} // closed when it is
+	boot    *time.Timer   // nil when it boots at once
+	ready   chan struct{} // closed when it has booted
 	gone    chan struct{} // closed when it has ended, or is started anew
 	sick    error         // what its checks find
 }
@@ -154,7 +154,7 @@ func (f *Fake) Suspend(ctx context.Context, m balance.Machine) error {
 	return nil
 }
 
-// Watch implements [machine.Driver]. What ends while nobody watches is not reported.
+// Watch implements [machine.Driver]. Exits while nobody watches are not reported.
 func (f *Fake) Watch(ctx context.Context, exited func(machine.Exit)) error {
 	f.mu.Lock()
 	f.watches++
@@ -189,8 +189,8 @@ func (f *Fake) List(ctx context.Context) (all []machine.Running, err error) {
 	return all, nil
 }
 
-// Await implements [machine.Readiness]: it returns when m has booted, and an error when m has ended
-// before.
+// Await implements [machine.Readiness]: it returns nil when m has booted, and an error when m ends
+// first.
 func (f *Fake) Await(ctx context.Context, m balance.Machine) error {
 	f.mu.Lock()
 	is := f.machines[m.Key()]
@@ -210,8 +210,8 @@ func (f *Fake) Await(ctx context.Context, m balance.Machine) error {
 	}
 }
 
-// Check is a [machine.Check].Func: nil when m has booted and runs, what [Fake.Sicken] says when it
-// is sick, and a refused connection when it does not run.
+// Check is a [machine.Check].Func: it returns nil when m has booted and runs, the error set by
+// [Fake.Sicken] if there is one, and a refused connection when m does not run.
 func (f *Fake) Check(_ context.Context, m balance.Machine) error {
 	f.mu.Lock()
 	defer f.mu.Unlock()
@@ -230,7 +230,8 @@ type addr string
 func (addr) Network() string  { return "tcp" }
 func (a addr) String() string { return string(a) }
 
-// Sicken makes the checks of a machine find err from now on, until it ends. nil makes it well.
+// Sicken makes the checks of a machine return err from now on, until it ends. nil makes them pass
+// again.
 func (f *Fake) Sicken(app balance.AppID, id balance.MachineID, err error) {
 	f.mu.Lock()
 	defer f.mu.Unlock()
@@ -240,7 +241,7 @@ func (f *Fake) Sicken(app balance.AppID, id balance.MachineID, err error) {
 }
 
 // Exit ends the machine that e names, as if by itself, and reports it to every Watch. The epoch is
-// the machine's. When it does not run nothing happens.
+// the machine's. If it does not run, nothing happens.
 func (f *Fake) Exit(e machine.Exit) {
 	key := balance.MachineKey{App: e.App, ID: e.ID}
 	f.mu.Lock()

@@ -11,8 +11,8 @@
 //
 // [Fake] is a driver for tests of everything else.
 //
-// Each clause of the contract is a subtest of its own. The suite sleeps nowhere: it waits for
-// events and asks ports, up to a timeout that only a failing driver reaches.
+// Each clause of the contract is a subtest of its own. The suite does not sleep for fixed times: it
+// waits for events and polls ports, up to a timeout that only a failing driver reaches.
 package machinetest
 
 import (
@@ -28,24 +28,23 @@ import (
 	"github.com/ebbkit/ebb/balance"
 )
 
-// Subject is a driver under test and what the suite has to know about it.
+// Subject is a driver under test and what the suite must know about it.
 type Subject struct {
-	// Driver is the driver. Each clause gets a new Subject and leaves no machine of it running, unless
-	// it fails.
+	// Driver is the driver. Each clause gets a new Subject and leaves none of its machines running,
+	// unless it fails.
 	Driver machine.Driver
 	// NewMachine returns a machine that has never run (Epoch 0), with an ID of its own. When it runs,
-	// it shall accept TCP connections at the address that Start returns, and it shall not end by
-	// itself. The suite also starts machines of other apps that have the IDs of these.
+	// it must accept TCP connections at the address that Start returns, and must not end by itself.
+	// The suite also starts machines of other apps that have the IDs of these.
 	NewMachine func() balance.Machine
-	// Crash makes a running machine end in another way than by the driver. addr is where it listens.
-	// Nil skips the clauses about machines that end by themselves.
+	// Crash ends a running machine without the driver. addr is where it listens. Nil skips the clauses
+	// about machines that end by themselves.
 	Crash func(m balance.Machine, addr string) error
 	// NewSilent returns a machine that has never run, with an ID of its own, and that never listens
 	// when it runs. Nil skips the clause about it.
 	NewSilent func() balance.Machine
-	// Throttle makes the driver's calls fail, from now on or no longer, in a way that passes by
-	// itself: what it drives machines with lets nobody in for a while. Nil skips the clause about
-	// it.
+	// Throttle turns a passing failure of the driver's calls on or off, as when the service behind the
+	// driver admits no calls for a while. Nil skips the clause about it.
 	Throttle func(on bool)
 	// Dial reports whether a machine accepts connections at addr. Nil dials with TCP from here.
 	Dial func(ctx context.Context, addr string) error
@@ -71,8 +70,8 @@ func TestDriver(t *testing.T, newSubject func(t *testing.T) Subject) {
 	}
 }
 
-// bounded is a driver whose operations return with an error when they take until ctx ends, so that
-// one which blocks for ever fails a clause instead of hanging the test.
+// bounded is a driver whose operations return an error when ctx ends first, so that one that blocks
+// for ever fails a clause instead of hanging the test.
 type bounded struct {
 	machine.Driver
 	ctx context.Context
@@ -269,8 +268,8 @@ func (b *bench) watch(exited ...func(machine.Exit)) *watch {
 			b.Errorf("machinetest: Watch: %v", err)
 		}
 	})
-	// Nothing tells that a Watch has begun but its reports, and a driver may forget what ends before:
-	// machines of no interest end until one of them is reported.
+	// Only its reports show that a Watch has begun, and a driver may forget exits from before: so
+	// scratch machines are ended until one of them is reported.
 	scratch := b.NewMachine()
 	b.scratch[scratch.Key()] = true
 	for {
@@ -289,7 +288,7 @@ func (b *bench) watch(exited ...func(machine.Exit)) *watch {
 	}
 }
 
-// note counts e.
+// note counts e, unless it is of a scratch machine.
 func (w *watch) note(e machine.Exit) {
 	if k := keyOf(e); !w.b.scratch[k] {
 		w.seen[start{k, e.Epoch}]++
@@ -312,7 +311,7 @@ func (w *watch) want(m balance.Machine) machine.Exit {
 	}
 }
 
-// wantOnce checks that want has seen just one exit of each of the starts, and none besides.
+// wantOnce checks that the watch has seen exactly one exit of each of the starts, and no others.
 func (w *watch) wantOnce(starts ...start) {
 	w.b.Helper()
 	for {

@@ -309,7 +309,7 @@ func lag(b *bench) {
 	for i := range w.rows {
 		w.move(w.rows[i].ID, balance.StateStopping)
 	}
-	late := c.plan(0, 5) // it has heard that they stop
+	late := c.plan(0, 5) // this node has seen that they stop
 	for i := range w.rows {
 		w.move(w.rows[i].ID, balance.StateStopped)
 	}
@@ -368,7 +368,7 @@ func stopsLast(b *bench) {
 	n.carry(d)
 	n.now = n.now.Add(10 * time.Second)
 	n.plan(0, 1)
-	n.move("home-0", balance.StateStopped) // its owner had forgotten
+	n.move("home-0", balance.StateStopped) // its owner had forgotten the start
 	for range 100 {
 		n.now = n.now.Add(100 * time.Millisecond)
 		if n.carry(n.plan(0, 1)); n.count(balance.StateStarting) > 0 {
@@ -429,7 +429,7 @@ func silent(b *bench) {
 	b.broken("the owner of %q has not answered for 1.1 s, and nothing else is started", names(first))
 }
 
-// boot is one second in the life of an app whose machines boot at once, or fail at once.
+// boot plays one second of an app whose machines boot at once, or fail at once.
 func (n *node) boot(parked int, works bool) (starts int) {
 	d := n.plan(0, parked)
 	n.carry(d)
@@ -468,7 +468,7 @@ func failLoop(b *bench) {
 	for range 300 {
 		starts += n.boot(10, false)
 	}
-	// Ten at once, a few while it is noticed, and then one per interval of up to a minute.
+	// Ten at once, a few until the policy notices, and then one per interval of up to a minute.
 	if starts > 60 {
 		b.broken("%d starts in 300 s, all of which fail", starts)
 	}
@@ -542,7 +542,7 @@ func equal(b *bench) {
 	}
 }
 
-// chance changes the state of one machine or another.
+// chance changes the state of a random machine.
 func (n *node) chance(rng *rand.Rand) {
 	id := n.rows[rng.IntN(len(n.rows))].ID
 	next := map[balance.State][]balance.State{
@@ -583,7 +583,7 @@ func absurd(b *bench) {
 func faults(b *bench)   { b.chaos(false) }
 func progress(b *bench) { b.chaos(true) }
 
-// chaos runs worlds with a static demand in which commands are lost and news come late.
+// chaos runs worlds with a static demand in which commands are lost and rows come late.
 func (b *bench) chaos(end bool) {
 	for seed := range uint64(200) {
 		rng := rand.New(rand.NewPCG(seed, 7))

@@ -6,8 +6,8 @@
 //		policytest.TestPolicy(t, func() policy.Policy { return &mine{} })
 //	}
 //
-// Each clause of the contract is a subtest of its own. Policies are pure, so the suite lives in a
-// time of its own and sleeps nowhere.
+// Each clause of the contract is a subtest of its own. Policies are pure, so the suite uses a clock
+// of its own and never sleeps.
 package policytest
 
 import (
@@ -45,7 +45,7 @@ func (b *bench) broken(format string, args ...any) {
 	b.Fatalf("the contract says: %s\nbut: %s", b.clause, fmt.Sprintf(format, args...))
 }
 
-// epoch0 is when all worlds begin.
+// epoch0 is the time at which all worlds begin.
 var epoch0 = time.Date(2026, 1, 2, 3, 4, 5, 0, time.UTC)
 
 // world is one app's machines, and the nodes that decide for it.
@@ -168,7 +168,8 @@ func (n *node) plan(inFlight, parked int, others ...int) policy.Decision {
 	return d
 }
 
-// carry carries a decision out at once: what is started boots, what is recalled is back.
+// carry carries out a decision at once: machines to start begin to boot, recalled ones lose their
+// cordon.
 func (n *node) carry(d policy.Decision) {
 	for _, m := range d.Recall {
 		if n.row(m.ID).CordonGen == m.CordonGen {

@@ -14,24 +14,25 @@ import (
 // windowDefault is the window of the proxy that these rules are modelled on.
 const windowDefault = 20 * time.Second
 
-// NewSynchronous returns the old rule of the proxy that this library is modelled on: a request that
-// nothing below its soft limit can serve is bound to a machine that is started for it; when that
-// has not become ready in time, it is bound to another one. So boots longer than wait start a
-// machine per wait. wait 0 means 20 s. Each node has an order of its own, by salt; nodes with the
-// same salt share one. It is there to be compared with, and for those who want just that.
+// NewSynchronous returns the old rule of the proxy that this library is modelled on. When no
+// machine below its soft limit can serve a request, a machine is started and the request is bound
+// to it; if that does not become ready in time, the request is bound to another one. So boots
+// longer than wait start a machine per wait. wait 0 means 20 s. Each node has an order of its own,
+// by salt; nodes with the same salt share one. The rule is for comparisons, and for those who want
+// exactly it.
 func NewSynchronous(wait time.Duration, salt uint64) policy.Policy {
 	return &windowed{window: cmp.Or(max(wait, 0), windowDefault), salt: salt}
 }
 
 // NewAsynchronous returns the later rule of that proxy: when all running machines are at their soft
-// limits, or none runs, one machine is started, and no other one as long as one has been started
-// within the window. So boots longer than the window start a machine per window, and a burst of
-// requests gets one machine per window too. window 0 means 20 s; for salt see [NewSynchronous].
+// limits, or none runs, one machine is started, and no other until the window has passed since. So
+// boots longer than the window start a machine per window, and a burst of requests gets one machine
+// per window too. window 0 means 20 s; for salt see [NewSynchronous].
 func NewAsynchronous(window time.Duration, salt uint64) policy.Policy {
 	return &windowed{window: cmp.Or(max(window, 0), windowDefault), salt: salt, single: true}
 }
 
-// windowed trusts a start for a while, and then as if it had not been.
+// windowed counts on a start for a while, and then ignores it.
 type windowed struct {
 	window time.Duration
 	salt   uint64
@@ -39,13 +40,13 @@ type windowed struct {
 	seen   map[balance.MachineID]windowedSight
 }
 
-// windowedSight is when a machine was last asked to start, or seen to.
+// windowedSight is when a machine was last asked to start, or seen starting.
 type windowedSight struct {
-	epoch uint64 // from which
+	epoch uint64 // of the row that it was asked from
 	at    time.Time
 }
 
-// KeepsBounds says that this rule is asked as it is, without the bounds of [policy.Bounded].
+// KeepsBounds says that this rule is used as it is, without the bounds of [policy.Bounded].
 func (w *windowed) KeepsBounds() {}
 
 // Plan implements [policy.Policy].
@@ -96,7 +97,7 @@ func (w *windowed) Plan(now time.Time, in policy.Input) policy.Decision {
 	}
 	rest := int64(d.Demand) - capacity
 	if in.Parked == 0 && w.single {
-		rest++ // at the soft limit is enough
+		rest++ // being at the soft limit is enough
 	}
 	region := func(m *balance.Machine) int { return slices.Index(in.Regions, m.Region) }
 	rank := func(m *balance.Machine) uint64 {
@@ -129,7 +130,7 @@ func (w *windowed) Plan(now time.Time, in policy.Input) policy.Decision {
 	return d
 }
 
-// roomOf returns how many requests a machine is taken to serve: its soft limit, else its hard
+// roomOf returns how many requests a machine is assumed to serve: its soft limit, else its hard
 // limit.
 func roomOf(l balance.Limits) int64 {
 	switch {
