@@ -25,7 +25,7 @@ type command struct {
 	stopTimeout time.Duration // <= 0: none
 }
 
-// resolve checks c and takes it over.
+// resolve checks c and sets r from it.
 func (r *command) resolve(c Config) error {
 	switch {
 	case c.Command != "" && len(c.Argv) > 0:
@@ -81,8 +81,8 @@ func (r *command) resolve(c Config) error {
 	return nil
 }
 
-// lookPath finds the program called name as a child in directory dir would, and returns an absolute
-// path, so that what was checked is what will run.
+// lookPath finds the program called name as a child with the working directory dir would, and
+// returns an absolute path, so that what was checked is what will run.
 func lookPath(name, dir string) (string, error) {
 	file := name
 	if dir != "" && strings.ContainsRune(filepath.ToSlash(name), '/') && !filepath.IsAbs(name) {

@@ -37,17 +37,18 @@ func (c *creator) do(f func() error) error {
 	return <-result
 }
 
-// close ends the thread. No do may be under way.
+// close ends the thread. No call of do may be under way.
 func (c *creator) close() {
 	close(c.jobs)
 	<-c.ended
 }
 
-// spawner holds the means to create children, made by the first Start. The zero value has none yet.
+// spawner holds what children are created with; the first Start makes it. The zero value is ready
+// for use.
 type spawner struct {
 	unguarded bool // Config.NoGuard
 
-	mu      sync.Mutex // held while they are made and ended
+	mu      sync.Mutex // held while creator and guard are made or ended
 	creator *creator
 	guard   *guard.Guard // nil where it is unguarded
 }
@@ -72,7 +73,7 @@ func (s *spawner) means() (*creator, *guard.Guard, error) {
 	return s.creator, s.guard, nil
 }
 
-// close ends them.
+// close ends the thread and the guard.
 func (s *spawner) close() {
 	s.mu.Lock()
 	defer s.mu.Unlock()

@@ -4,25 +4,26 @@ import (
 	"time"
 )
 
-// seen is what can be seen of the processes of a group.
+// seen is what can be seen of a process group.
 type seen struct {
-	listens []string // where they accept connections
-	cpu     uint64   // time that they have used, in ticks
+	listens []string // the addresses where its processes accept connections
+	cpu     uint64   // processor time that they have used, in ticks
 	busy    bool     // one of them runs, or waits for a disk
 }
 
-// activeTicks is how much processor time makes processes active: two ticks of 10 ms, since a tick
-// may just be full. What only waits, and looks at a clock now and then, uses less.
+// activeTicks is how much processor time makes processes active: two ticks of 10 ms, since the
+// count may reach the next tick by chance. A process that only waits, and looks at a clock now and
+// then, uses less.
 const activeTicks = 2
 
-// activity follows whether the processes of a group do anything. The zero value has not seen them.
+// activity follows whether the processes of a group do anything. The zero value has seen nothing.
 type activity struct {
-	since   time.Time // they have done nothing
+	since   time.Time // since when they have done nothing
 	cpu     uint64    // then
 	printed int64     // bytes, then
 }
 
-// look takes in what a look found, and returns for how long they have done nothing.
+// look takes in the result of a look, and returns how long they have done nothing.
 func (a *activity) look(now time.Time, cpu uint64, busy bool, printed int64) (idle time.Duration) {
 	if a.since.IsZero() || busy || cpu < a.cpu || cpu >= a.cpu+activeTicks || printed != a.printed {
 		*a = activity{now, cpu, printed}

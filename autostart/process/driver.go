@@ -20,18 +20,19 @@ import (
 // ErrClosed is returned by Start after Shutdown or Close.
 var ErrClosed = errors.New("process: driver is closed")
 
-// outputPatience is how long output is read on after a machine has ended. Only a process that left
-// the machine's group can still hold its end of the pipe, or a writer of the caller's that blocks.
+// outputPatience is how long output is still read after a machine has ended. Only a process that
+// left the machine's group can still hold the pipe open then, or a blocking writer of the caller
+// can delay the copying.
 const outputPatience = 500 * time.Millisecond
 
-// killPatience is how long a group that got SIGKILL may take to go. It goes at once unless the
-// kernel holds a member, for instance in a read from a file server that does not answer; then Stop
-// reports that instead of waiting for ever.
+// killPatience is how long a group may take to end after SIGKILL. It ends at once unless the kernel
+// holds a member, for instance in a read from a file server that does not answer; then Stop returns
+// an error instead of waiting for ever.
 const killPatience = 10 * time.Second
 
-// Driver runs machines as child processes. It is an [machine.Driver]; make one with [New] and end
-// it with Shutdown or Close. Its methods may be called from any goroutine; operations on one
-// machine must follow one another.
+// Driver runs machines as child processes. It is a [machine.Driver]; make one with [New] and end it
+// with Shutdown or Close. Its methods may be called from any goroutine; operations on one machine
+// must follow one another.
 type Driver struct {
 	command command
 	exits   exits
@@ -65,13 +66,13 @@ type child struct {
 	epoch     uint64
 	suspended bool
 	asked     bool          // the driver was told to end it
-	overdue   time.Duration // see ending
+	overdue   time.Duration // see parse.Ending
 	killed    bool          // the driver sent SIGKILL
 }
 
-// Start runs the command for m, or lets it run on where it is suspended. m.Epoch is given to the
-// machine in its environment at a cold start; after a resume it still has the old one there. It
-// waits for nothing but the creation of the process. The machine outlives ctx.
+// Start runs the command for m, or resumes it if it is suspended. A cold start gives m.Epoch to the
+// machine in its environment; after a resume the old one still stands there. Start only waits for
+// the creation of the process. The machine outlives ctx.
 func (d *Driver) Start(ctx context.Context, m balance.Machine) (machine.Booting, error) {
 	if m.ID == "" {
 		return machine.Booting{}, errors.New("process: start of a machine without an ID: set Machine.ID")
@@ -100,8 +101,7 @@ func (d *Driver) Start(ctx context.Context, m balance.Machine) (machine.Booting,
 	return machine.Booting{Addr: c.addr}, nil
 }
 
-// claim resumes m's process where it is suspended, and makes an entry for a new one where there is
-// none.
+// claim resumes m's process if it is suspended, and makes an entry for a new one if there is none.
 func (d *Driver) claim(m balance.Machine) (c *child, resumed bool, err error) {
 	d.mu.Lock()
 	defer d.mu.Unlock()
@@ -165,7 +165,7 @@ func (d *Driver) create(c *child, m balance.Machine) error {
 	d.mu.Lock()
 	c.cmd = cmd
 	closed := d.closed
-	if closed { // by a Close that found nothing to kill yet
+	if closed { // by a Close that found no process to kill yet
 		c.asked = true
 		d.kill(c)
 	}
@@ -175,8 +175,8 @@ func (d *Driver) create(c *child, m balance.Machine) error {
 }
 
 // await waits for the end of c, clears up and reports it. Where the system allows it, this happens
-// while the process has ended but still holds its number: then no signal can meet a stranger who
-// got the number next.
+// after the process has ended and while it still holds its number: then no signal can hit another
+// process that gets the number next.
 func (d *Driver) await(c *child, g *guard.Guard) {
 	defer d.running.Done()
 	defer close(c.gone)
@@ -186,7 +186,7 @@ func (d *Driver) await(c *child, g *guard.Guard) {
 	}
 	d.mu.Lock()
 	delete(d.children, c.key)    // from here on nothing else signals it
-	_ = killGroup(c.cmd.Process) // what it has left behind
+	_ = killGroup(c.cmd.Process) // the processes that it has left behind
 	life := time.Since(c.started)
 	d.mu.Unlock()
 	if g != nil {
@@ -211,8 +211,8 @@ func (d *Driver) await(c *child, g *guard.Guard) {
 
 // Stop asks m's process group to end with SIGTERM and kills it with SIGKILL after
 // Config.StopTimeout, or as soon as ctx ends: a caller in a hurry ends it. Suspended machines are
-// woken for that. It returns when the machine is gone; an error means that even SIGKILL could not
-// end it, and that its exit will be reported if it goes later.
+// resumed for that. Stop returns when the machine is gone; an error means that even SIGKILL could
+// not end it. Its exit is reported if it ends later.
 func (d *Driver) Stop(ctx context.Context, m balance.Machine) error {
 	d.mu.Lock()
 	c := d.children[m.Key()]
@@ -278,9 +278,9 @@ func (d *Driver) kill(c *child) {
 	_ = killGroup(c.cmd.Process)
 }
 
-// Shutdown stops all machines as Stop does, all at once, and leaves nothing behind: no process,
-// thread or goroutine. When ctx ends it hurries: what is left is killed. Watches stay; they are
-// told of the machines that end. The error names machines that could not be ended.
+// Shutdown stops all machines at once, each as Stop does, and leaves nothing behind: no process,
+// thread or goroutine. When ctx ends it kills the machines that are left. Watches go on, and report
+// the machines that end. The error names machines that could not be ended.
 func (d *Driver) Shutdown(ctx context.Context) error {
 	d.mu.Lock()
 	d.closed = true
@@ -298,7 +298,7 @@ func (d *Driver) Shutdown(ctx context.Context) error {
 	}
 	ends.Wait()
 	if err := errors.Join(errs...); err != nil {
-		// the thread and the guard stay: they are all that binds those machines to this process
+		// the thread and the guard stay: only they end those machines with this process
 		return err
 	}
 	d.running.Wait()
@@ -314,8 +314,8 @@ func (d *Driver) Close() error {
 	return d.Shutdown(ctx)
 }
 
-// Suspend stops m's process group with SIGSTOP and returns when it rests. When ctx ends before, the
-// machine runs on and the error is ctx's.
+// Suspend stops m's process group with SIGSTOP and returns when it has stopped. If ctx ends first,
+// the machine runs on and the error is ctx's.
 func (d *Driver) Suspend(ctx context.Context, m balance.Machine) error {
 	if !canSuspend {
 		return fmt.Errorf("process: suspend %v: %w on this system", m.Key(), errors.ErrUnsupported)
@@ -324,8 +324,8 @@ func (d *Driver) Suspend(ctx context.Context, m balance.Machine) error {
 	if err != nil || c == nil {
 		return err
 	}
-	// Polled, since a wait that cannot be interrupted would outlive ctx. It mostly rests at the first
-	// look.
+	// Polled, since a wait that cannot be interrupted would outlive ctx. The group has mostly stopped
+	// at the first look.
 	pause := time.NewTimer(0)
 	defer pause.Stop()
 	for wait := 100 * time.Microsecond; ; wait = min(2*wait, 20*time.Millisecond) {
@@ -340,7 +340,7 @@ func (d *Driver) Suspend(ctx context.Context, m balance.Machine) error {
 	}
 }
 
-// freeze sends SIGSTOP. It returns nil where there is nothing left to do.
+// freeze sends SIGSTOP. It returns nil if there is nothing left to do.
 func (d *Driver) freeze(k balance.MachineKey) (*child, error) {
 	d.mu.Lock()
 	defer d.mu.Unlock()
@@ -357,7 +357,7 @@ func (d *Driver) freeze(k balance.MachineKey) (*child, error) {
 	return c, nil
 }
 
-// frozen reports whether c has come to rest, or will not.
+// frozen reports whether c has stopped, or will not.
 func (d *Driver) frozen(ctx context.Context, c *child) (done bool, err error) {
 	d.mu.Lock()
 	defer d.mu.Unlock()
@@ -376,8 +376,8 @@ func (d *Driver) frozen(ctx context.Context, c *child) (done bool, err error) {
 }
 
 // Inspect returns an error when m's process does not run: when it is gone, or, on Linux, when
-// somebody else has stopped it with SIGSTOP. It then answers nothing, though the kernel still
-// accepts connections for it. With it a Driver is an [machine.Inspector].
+// somebody else has stopped it with SIGSTOP. A stopped process answers nothing, though the kernel
+// still accepts connections for it. With Inspect a Driver is a [machine.Inspector].
 func (d *Driver) Inspect(_ context.Context, m balance.Machine) error {
 	d.mu.Lock()
 	defer d.mu.Unlock()
@@ -392,8 +392,7 @@ func (d *Driver) Inspect(_ context.Context, m balance.Machine) error {
 }
 
 // Describe returns the last line that m's processes have printed and, on Linux, where they accept
-// connections and for how long they have done nothing. With it a Driver is an
-// [machine.Describer].
+// connections and how long they have done nothing. With Describe a Driver is a [machine.Describer].
 func (d *Driver) Describe(_ context.Context, m balance.Machine) (machine.Description, error) {
 	d.mu.Lock()
 	c := d.children[m.Key()]
@@ -403,8 +402,8 @@ func (d *Driver) Describe(_ context.Context, m balance.Machine) (machine.Descrip
 	}
 	pid, printed := c.cmd.Process.Pid, c.printed
 	d.mu.Unlock()
-	// The process may end meanwhile, and its number may even be given to another: then this is of
-	// no use, and does no harm.
+	// The process may end meanwhile, and its number may even be given to another: then the result is
+	// useless but harmless.
 	now, bytes := time.Now(), printed.printed()
 	seen, known := lookAt(pid)
 	description := machine.Description{
@@ -418,12 +417,12 @@ func (d *Driver) Describe(_ context.Context, m balance.Machine) (machine.Descrip
 	return description, nil
 }
 
-// Watch calls exited for every machine that ends, until ctx ends, and returns nil. Each of several
-// Watches is told of every machine that ends while it runs. A machine that ended while there was no
-// Watch is reported to the next one; the last 10,000 such are kept. A start has one exit; a
-// suspension none, so the epoch is that of the last start or resume. Out of memory is told by a
-// heuristic: the machine got a SIGKILL that this driver did not send, and the system's count of
-// processes killed for want of memory (of the machine's control group, or of the host where that
+// Watch calls exited for every machine that ends, until ctx ends, and returns nil. If several
+// Watches run, each reports every machine that ends. A machine that ended while there was no Watch
+// is reported to the next one; the last 10,000 of these are kept. A start has one exit and a
+// suspension has none, so the epoch is that of the last start or resume. Out of memory is detected
+// by a heuristic: the machine got a SIGKILL that this driver did not send, and the system's count
+// of processes killed for lack of memory (of the machine's control group, or of the host where that
 // cannot be read) has grown since its start.
 func (d *Driver) Watch(ctx context.Context, exited func(machine.Exit)) error {
 	d.exits.watch(ctx, exited)

@@ -9,8 +9,7 @@ import (
 	"github.com/ebbkit/ebb/autostart/process/internal/parse"
 )
 
-// lookAt looks at the processes of the group that pid leads; ok is false where that is not
-// possible.
+// lookAt looks at the processes of the group that pid leads; ok is false when that is not possible.
 func lookAt(pid int) (g seen, ok bool) {
 	leader := filepath.Join("/proc", strconv.Itoa(pid), "net")
 	var all []parse.Listening
@@ -34,7 +33,8 @@ func lookAt(pid int) (g seen, ok bool) {
 		if err != nil {
 			continue
 		}
-		if group, err := syscall.Getpgid(id); err != nil || group != pid { // much cheaper than the file
+		// Getpgid is much cheaper than reading the stat file.
+		if group, err := syscall.Getpgid(id); err != nil || group != pid {
 			continue
 		}
 		dir := filepath.Join("/proc", p.Name())
@@ -50,7 +50,7 @@ func lookAt(pid int) (g seen, ok bool) {
 		g.busy = g.busy || st.Busy || anyThreadBusy(dir)
 		fds, err := os.ReadDir(filepath.Join(dir, "fd"))
 		if err != nil {
-			return g, false // it has become somebody else's: what it listens to is not known
+			return g, false // it runs as another user now: where it listens cannot be seen
 		}
 		for _, fd := range fds {
 			if link, err := os.Readlink(filepath.Join(dir, "fd", fd.Name())); err == nil {

@@ -7,8 +7,8 @@ import (
 	"github.com/ebbkit/ebb/autostart/process/internal/parse"
 )
 
-// memoryWatch remembers the count of kills for want of memory at a machine's start. See
-// [Driver.Watch] for the heuristic.
+// memoryWatch remembers the count of out-of-memory kills at a machine's start. See [Driver.Watch]
+// for the heuristic.
 type memoryWatch struct {
 	file  parse.CounterFile
 	count uint64

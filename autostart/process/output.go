@@ -12,20 +12,20 @@ import (
 const (
 	// outputKept is how much of what a machine prints is kept: some screens of a stack trace.
 	outputKept = 4 << 10
-	// outputRate is how many bytes of a stream are read in a second: more than any log needs, and a
-	// program that prints without end costs no more than some hundredths of a core here.
+	// outputRate is how many bytes of a stream are read in a second: more than any log needs, while a
+	// program that prints without end costs only some hundredths of a core here.
 	outputRate = 16 << 20
 	// lineMax is the longest line that is passed on in one piece.
 	lineMax = 8 << 10
 )
 
-// output is what one machine prints: its end is kept, and all of it is passed on.
+// output takes what one machine prints: it keeps the end and passes on all of it.
 type output struct {
 	lines *lineWriter // nil: nowhere
 
 	mu    sync.Mutex
-	kept  []byte // the end of it, and before that up to as much again
-	bytes int64  // in all
+	kept  []byte // the last outputKept bytes, after up to as many older ones
+	bytes int64  // printed in total
 }
 
 // keep keeps the end of what has been printed.
@@ -43,7 +43,7 @@ func (o *output) keep(b []byte) {
 	o.kept = append(o.kept, b...)
 }
 
-// printed returns how much has been printed in all.
+// printed returns how many bytes have been printed in total.
 func (o *output) printed() int64 {
 	o.mu.Lock()
 	defer o.mu.Unlock()
@@ -57,8 +57,8 @@ func (o *output) lastLine() string {
 	return parse.LastLine(o.kept)
 }
 
-// Write never fails: an error would end the copying, and then the machine, which would be told that
-// nobody reads.
+// Write never fails: an error would end the copying, and then the machine, which would write to a
+// closed pipe.
 func (o *output) Write(b []byte) (int, error) {
 	o.keep(b)
 	if o.lines != nil {
@@ -67,8 +67,8 @@ func (o *output) Write(b []byte) (int, error) {
 	return len(b), nil
 }
 
-// ReadFrom copies all that comes, with a buffer smaller than the usual: there is one for each
-// machine. Whoever prints without end is held up.
+// ReadFrom copies all of r, with a smaller buffer than usual, since each machine has one. It holds
+// up a machine that prints without end.
 func (o *output) ReadFrom(r io.Reader) (n int64, err error) {
 	buf := make([]byte, outputKept)
 	began, rest := time.Now(), outputRate
@@ -98,12 +98,12 @@ func (o *output) end() {
 	}
 }
 
-// lineWriter passes on whole lines, each with a prefix. Its writes to w are lines.
+// lineWriter passes on whole lines, each with a prefix. Each write to w is one line.
 type lineWriter struct {
 	w      io.Writer
 	prefix string
 	mu     sync.Mutex
-	part   []byte // of a line whose end has not come
+	part   []byte // of a line that has not ended yet
 }
 
 // Write passes on the lines that b ends.
@@ -126,7 +126,7 @@ func (l *lineWriter) Write(b []byte) (int, error) {
 	return len(b), nil
 }
 
-// flush passes on what has come of a line. l.mu is held.
+// flush passes on the part of a line so far. l.mu is held.
 func (l *lineWriter) flush() {
 	line := make([]byte, 0, len(l.prefix)+len(l.part)+1)
 	line = append(append(append(line, l.prefix...), l.part...), '\n')
@@ -143,8 +143,7 @@ func (l *lineWriter) end() {
 	}
 }
 
-// sharedWriter is a writer for many goroutines that never fails: an error would end the copying and
-// then the machine, which would be told that nobody reads.
+// sharedWriter is a writer for many goroutines. It never fails, for the same reason as output.
 type sharedWriter struct {
 	mu sync.Mutex
 	w  io.Writer

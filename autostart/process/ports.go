@@ -9,15 +9,15 @@ import (
 )
 
 // Ports come from this range. It lies below the ports that systems give to outgoing connections
-// (32768 and up on Linux, 49152 and up on darwin and Windows): between the moment a port is found
-// free and the moment the machine listens, which may be a long boot, no connection of this host can
-// come to sit on it. It also lies below the 30000 and up that a cluster's node ports take, where
-// packets can be diverted before they reach any listener.
+// (32768 and up on Linux, 49152 and up on darwin and Windows): from the moment a port is found free
+// until the machine listens, which may be a long boot, no connection of this host can take it. It
+// also lies below the 30000 and up that a cluster's node ports take, where packets can be diverted
+// before they reach any listener.
 //
 // A socket that holds the port until the machine listens would close the rest of the gap, but would
-// lock out every program which does not set SO_REUSEADDR. What is left is another program that
-// listens on just this port in the meantime: then the machine cannot, usually ends, and its next
-// start has another port.
+// lock out every program which does not set SO_REUSEADDR. The remaining risk is another program
+// that listens on the same port in the meantime: then the machine cannot listen, usually ends, and
+// its next start gets another port.
 const (
 	firstPort = 20000
 	lastPort  = 29999
@@ -27,8 +27,8 @@ const (
 var ports = portPool{used: make(map[int]bool), next: firstPort + rand.IntN(lastPort-firstPort+1)}
 
 // portPool hands out ports in turn, so that a port which was given back is not used again soon: old
-// connections and late packets to it are gone by then. It begins at a random one, so that two
-// processes seldom meet.
+// connections and late packets to it are gone by then. It begins at a random port, so that two
+// processes seldom collide.
 type portPool struct {
 	mu   sync.Mutex
 	used map[int]bool

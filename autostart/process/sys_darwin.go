@@ -31,7 +31,7 @@ func awaitExit(pid int) bool {
 	}
 }
 
-// seesStopped says that isStopped does not look.
+// seesStopped says that isStopped cannot tell.
 const seesStopped = false
 
 // isStopped reports true: there is no cheap way to see it, and the signal acts within microseconds.

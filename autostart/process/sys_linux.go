@@ -5,8 +5,8 @@ import (
 	"unsafe"
 )
 
-// attributes returns what a child is created with: a group of its own, and a kill when the creating
-// thread ends.
+// attributes returns what a child is created with: a group of its own, and SIGKILL when the
+// creating thread ends.
 func attributes() *syscall.SysProcAttr {
 	return &syscall.SysProcAttr{Setpgid: true, Pdeathsig: syscall.SIGKILL}
 }
@@ -22,8 +22,7 @@ type signalInfo struct {
 	_                  [29]int32
 }
 
-// waitID looks at pid's state without waiting for it in the sense of reaping: the process keeps its
-// number.
+// waitID calls waitid for pid without reaping it: the process keeps its number.
 func waitID(pid int, options uintptr) (signalInfo, error) {
 	for {
 		var info signalInfo
@@ -45,10 +44,10 @@ func awaitExit(pid int) bool {
 	return err == nil
 }
 
-// seesStopped says that isStopped looks.
+// seesStopped says that isStopped can tell.
 const seesStopped = true
 
-// isStopped reports whether the child pid rests after a SIGSTOP.
+// isStopped reports whether the child pid has been stopped by SIGSTOP.
 func isStopped(pid int) bool {
 	info, err := waitID(pid, syscall.WSTOPPED|syscall.WNOHANG)
 	return err == nil && info.signo != 0 && info.code == codeStopped

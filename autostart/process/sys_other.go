@@ -20,7 +20,7 @@ func attributes() *syscall.SysProcAttr { return nil }
 // awaitExit reports false: the end is seen when the process is waited for.
 func awaitExit(int) bool { return false }
 
-// seesStopped says that isStopped does not look.
+// seesStopped says that isStopped cannot tell.
 const seesStopped = false
 
 // isStopped is not used where nothing can be suspended.

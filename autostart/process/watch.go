@@ -11,15 +11,15 @@ import (
 // some 100 bytes.
 const maxUnseen = 10_000
 
-// exits hands each exit to every watcher there is when it happens. What nobody has seen yet is
-// kept: it goes to the next watcher that comes. The zero value is ready.
+// exits hands each exit to every watcher there is when it happens. Exits that nobody has seen yet
+// are kept for the next watcher. The zero value is ready for use.
 type exits struct {
 	mu       sync.Mutex
 	watchers map[*watcher]struct{}
 	unseen   []*report
 }
 
-// report is one exit on its way.
+// report is one exit that is being delivered.
 type report struct {
 	exit    machine.Exit
 	seen    bool // some watcher has called its function
@@ -89,7 +89,7 @@ func (x *exits) join(w *watcher) {
 	}
 }
 
-// leave removes w. What was only in its queue goes to the others, or is kept.
+// leave removes w. Reports that only its queue held go to the other watchers, or are kept.
 func (x *exits) leave(w *watcher) {
 	x.mu.Lock()
 	defer x.mu.Unlock()

@@ -3,14 +3,14 @@
 //
 // A [Guard] runs a small helper: this binary executed again in a session of its own, so that a
 // Ctrl-C does not reach it. The helper reads from a pipe which process groups exist. When the pipe
-// ends before it was told that a group is gone, this process has died, and the helper kills the
-// group. The kernel's parent-death signal cannot do that alone: it reaches children, not their
-// children, and only Linux has it.
+// ends, this process has died, and the helper kills each group that it was not told is gone. The
+// kernel's parent-death signal cannot do that alone: it reaches children, not their children, and
+// only Linux has it.
 //
-// Importing this package makes the binary able to be the helper: an init function looks at the
-// program's name and at one environment variable, and does nothing in every other process. It
-// stands in a package of its own because packages with few imports initialise early, before the
-// rest of the program does things that a helper should not do.
+// Importing this package enables the binary to be the helper: an init function checks the program's
+// name and at one environment variable, and does nothing in every other process. It is in a package
+// of its own because packages with few imports initialise early, before the rest of the program
+// does things that a helper should not do.
 package guard
 
 import (
@@ -26,8 +26,8 @@ const (
 	helperName = "ebb-guard"
 	// helperEnv marks the helper's environment.
 	helperEnv = "EBB_GUARD"
-	// hello is what a helper writes first. It tells the parent that the binary executed again is what
-	// it takes it for.
+	// hello is what a helper writes first. It tells the parent that the binary that it has executed is
+	// a helper.
 	hello = "ebb-guard 1\n"
 )
 
@@ -35,9 +35,9 @@ const (
 func appendAdd(b []byte, pgid int) []byte    { return fmt.Appendf(b, "+%d\n", pgid) }
 func appendRemove(b []byte, pgid int) []byte { return fmt.Appendf(b, "-%d\n", pgid) }
 
-// serve is the helper's life: it reads messages from r until r ends and then calls kill for each
-// group that is left. A line that makes no sense or has no end is passed over: the kernel delivers
-// lines this short whole or not at all.
+// serve is the helper's main loop: it reads messages from r until r ends and then calls kill for
+// each group that is left. A malformed or unfinished line is skipped: the kernel delivers lines
+// this short whole or not at all.
 func serve(r io.Reader, kill func(pgid int)) {
 	groups := make(map[int]bool)
 	in := bufio.NewReaderSize(r, 4096)

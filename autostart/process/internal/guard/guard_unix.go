@@ -15,13 +15,13 @@ import (
 )
 
 const (
-	// startTimeout bounds the wait for a new helper's first word. A helper is there in some 10 ms; a
-	// loaded machine takes longer, and a binary that is no helper never answers.
+	// startTimeout bounds the wait for a new helper's first message. A helper takes some 10 ms to
+	// start, longer on a busy host; a binary that is no helper never answers.
 	startTimeout = 20 * time.Second
-	// writeTimeout bounds one message. The pipe holds thousands of them, so only a helper that stands
-	// still makes it full.
+	// writeTimeout bounds one message. The pipe holds thousands of them, so only a helper that has
+	// stopped reading fills it.
 	writeTimeout = time.Second
-	// restartPause is the least time between two starts of the helper that nobody asked for.
+	// restartPause is the least time between two automatic restarts of the helper.
 	restartPause = time.Second
 )
 
@@ -58,7 +58,7 @@ type helper struct {
 	started time.Time
 }
 
-// Start starts a helper and returns when it is there.
+// Start starts a helper and returns when it has answered.
 func Start() (*Guard, error) {
 	g := &Guard{groups: make(map[int]bool), stop: make(chan struct{})}
 	g.mu.Lock()
@@ -96,7 +96,7 @@ func (g *Guard) Remove(pgid int) {
 	defer g.mu.Unlock()
 	delete(g.groups, pgid)
 	if g.helper != nil && g.helper.write(appendRemove(nil, pgid)) != nil {
-		// it may hold a stale number: better no helper for a moment than one that kills a stranger
+		// it may hold a stale number: better no helper for a moment than one that kills another group
 		g.drop()
 	}
 }
@@ -171,13 +171,12 @@ func (h *helper) write(b []byte) error {
 	return err
 }
 
-// kill ends the helper without letting it kill anything: the signal comes before the end of the
-// pipe.
+// kill ends the helper before it can kill anything: the signal comes before the end of the pipe.
 func (h *helper) kill() {
 	_ = h.cmd.Process.Kill()
 }
 
-// startHelper executes this binary again as a helper and waits for its first word.
+// startHelper executes this binary again as a helper and waits for its first message.
 func startHelper() (*helper, error) {
 	path, err := self()
 	if err != nil {
@@ -199,8 +198,8 @@ func startHelper() (*helper, error) {
 		Dir:    "/", // so that it keeps no directory busy
 		Stdin:  r,
 		Stdout: answerW,
-		// Its own session keeps the terminal's signals away. It has no parent-death signal: it is there
-		// to live longer.
+		// Its own session keeps the terminal's signals away. It has no parent-death signal: it must
+		// outlive this process.
 		SysProcAttr: &syscall.SysProcAttr{Setsid: true},
 	}
 	h := &helper{cmd: cmd, in: w, started: time.Now()}

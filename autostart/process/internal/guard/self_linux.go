@@ -11,5 +11,5 @@ func self() (string, error) {
 	return os.Executable()
 }
 
-// nameProcess sets the short name, which would be "exe".
+// nameProcess sets the short name, which would otherwise be "exe".
 func nameProcess() { _ = os.WriteFile("/proc/self/comm", []byte(helperName), 0) }

@@ -6,14 +6,14 @@ import (
 	"strings"
 )
 
-// CounterFile is a file that counts processes killed for want of memory, and the key of the line
+// CounterFile is a file that counts processes killed for lack of memory, and the key of the line
 // that holds the number.
 type CounterFile struct{ Path, Key string }
 
-// CounterFiles returns where the kills that concern a process may be counted, the narrowest place
+// CounterFiles returns the files that may count the kills that concern a process, the narrowest
 // first. cgroup is the text of its /proc/<pid>/cgroup. Inside a container the paths there may be
 // those of the host, while the container sees its own group as the root: so each group is also
-// looked for there. The host's count is the last resort.
+// looked for there. The count of the whole host comes last.
 func CounterFiles(cgroup string) []CounterFile {
 	var files []CounterFile
 	add := func(dir, group, file string) {

@@ -5,10 +5,11 @@ import (
 	"strings"
 )
 
-// variableNames are what a command may refer to. They are also set in a machine's environment.
+// VariableNames are the variables that a command may refer to. They are also set in a machine's
+// environment.
 var VariableNames = [...]string{"PORT", "MACHINE", "REGION", "EPOCH", "APP"}
 
-// Variables are their values, in the same order.
+// Variables are the values of VariableNames, in the same order.
 type Variables [len(VariableNames)]string
 
 // Environ returns the variables as KEY=value pairs.
@@ -39,7 +40,7 @@ func (v Variables) Expand(s string) string {
 	}
 }
 
-// UsesVariable reports whether expand may change s.
+// UsesVariable reports whether Expand may change s.
 func UsesVariable(s string) bool {
 	for {
 		_, rest, found := strings.Cut(s, "$")
@@ -82,10 +83,10 @@ func isNameByte(c byte) bool {
 	return c == '_' || '0' <= c && c <= '9' || 'A' <= c && c <= 'Z' || 'a' <= c && c <= 'z'
 }
 
-// splitWords splits a command line at blanks. Single quotes keep everything up to the next one,
-// double quotes keep blanks and let a backslash quote a double quote or a backslash, and a
-// backslash outside of quotes keeps the next byte. Quotes may begin and end inside a word; empty
-// ones make an empty word.
+// Words splits a command line at blanks. Single quotes keep everything up to the next one, double
+// quotes keep blanks and let a backslash quote a double quote or a backslash, and a backslash
+// outside of quotes keeps the next byte. Quotes may begin and end inside a word; empty ones make an
+// empty word.
 func Words(s string) ([]string, error) {
 	var words []string
 	var word []byte

@@ -11,16 +11,16 @@ type Ending struct {
 	Signal  string // empty when it exited
 	Life    time.Duration
 	Asked   bool          // the driver was told to end it
-	Overdue time.Duration // > 0: it had not ended by itself so long after the stop signal
+	Overdue time.Duration // > 0: how long after the stop signal it still had not ended by itself
 	Memory  bool          // the system ran out of memory and killed it
 	Said    string        // the last line that it has printed
 }
 
-// youngest is the age below which the sentence mentions the age: a machine that ends so early has
-// not started properly.
+// youngest is the age below which the reason mentions the age: a machine that ends so early has not
+// started properly.
 const youngest = 5 * time.Second
 
-// Reason is the sentence for people.
+// Reason returns how the machine ended, as a sentence for people.
 func (e Ending) Reason() string {
 	s := fmt.Sprintf("exit status %d", e.Code)
 	if e.Signal != "" {

@@ -9,8 +9,8 @@ import (
 // WordsMax is how much of a line is put into a sentence for people, in bytes.
 const WordsMax = 200
 
-// LastLine returns the last line of text that has anything in it, fit for a sentence: without
-// control characters and not too long.
+// LastLine returns the last line of text that is not blank, fit for a sentence: without control
+// characters and not too long.
 func LastLine(text []byte) string {
 	for len(text) > 0 {
 		i := bytes.LastIndexByte(text, '\n')

@@ -17,8 +17,8 @@ type Listening struct {
 	inode string
 }
 
-// ParseListening returns the sockets of such a list that accept connections. Lines that make no
-// sense are passed over.
+// ParseListening returns the sockets of such a list that accept connections. Malformed lines are
+// skipped.
 func ParseListening(text string) (all []Listening) {
 	for line := range strings.Lines(text) {
 		// number, local, remote, state, queues, timer, retransmits, uid, timeout, inode...

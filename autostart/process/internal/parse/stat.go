@@ -5,7 +5,7 @@ import (
 	"strings"
 )
 
-// ProcessStat is what a /proc/<pid>/stat says.
+// ProcessStat is what is used of a /proc/<pid>/stat.
 type ProcessStat struct {
 	Group int
 	Busy  bool
