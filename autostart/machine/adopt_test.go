@@ -15,7 +15,7 @@ import (
 	"github.com/ebbkit/ebb/balance"
 )
 
-// left returns a driver with a machine that an earlier process has started seven times.
+// left returns a driver with a running machine that an earlier process has started, at epoch 7.
 func left(t *testing.T, of habits) *fakeDriver {
 	t.Helper()
 	d := newFakeDriver()
@@ -26,7 +26,7 @@ func left(t *testing.T, of habits) *fakeDriver {
 	return d
 }
 
-// What runs when a starter begins is taken over, and goes on as any other machine does.
+// A machine that runs when a starter begins is adopted, and goes on as any other machine does.
 func TestAdoption(t *testing.T) {
 	for _, tc := range []struct {
 		name   string
@@ -125,8 +125,8 @@ func TestAdoption(t *testing.T) {
 	}
 }
 
-// What an earlier process had in flight at an adopted machine is unknown: for a while one slot is
-// taken for it, and the machine is not stopped.
+// How many requests an earlier process had in flight at an adopted machine is unknown: for a while
+// one slot is taken for them, and the machine is not stopped.
 func TestAnAdoptedMachineDrains(t *testing.T) {
 	for name, tc := range map[string]struct{ hold, drain time.Duration }{
 		"by default": {0, machine.DrainMax}, "as its app says": {5 * sec, 5 * sec},
@@ -174,7 +174,7 @@ func TestAnAdoptedMachineDrains(t *testing.T) {
 	}
 }
 
-// Machines that the node does not host are told of and left alone. One that is hosted later is
+// Machines that the node does not host are reported and left alone. One that is hosted later is
 // adopted when it is to be started.
 func TestUnknownMachinesAreLeftAlone(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
@@ -213,12 +213,12 @@ func TestUnknownMachinesAreLeftAlone(t *testing.T) {
 	})
 }
 
-// Until the driver has told what runs nothing is started, but for 10 s only.
+// Nothing is started until the driver has listed what runs, for 10 s at most.
 func TestAListThatFails(t *testing.T) {
 	for _, tc := range []struct {
 		name   string
 		fails  time.Duration // List, for so long
-		blocks bool          // it does not come back meanwhile
+		blocks bool          // it does not return meanwhile
 		waits  time.Duration // a start of another machine
 	}{
 		{"for a moment", 500 * time.Millisecond, false, sec},
@@ -249,7 +249,7 @@ func TestAListThatFails(t *testing.T) {
 				time.Sleep(3 * time.Minute)
 				epoch := uint64(7)
 				if tc.fails > machine.ListMax {
-					// the driver has refused to start what runs, and was told to stop it
+					// the driver has refused to start the running machine, and was told to stop it
 					if m := r.row("m0"); m.State != balance.StateFailed || !strings.Contains(m.Fault, "it runs already") {
 						t.Errorf("started in doubt it is %v: %s", m.State, m.Fault)
 					}
@@ -281,7 +281,7 @@ func (l *leaving) List(ctx context.Context) ([]machine.Running, error) {
 	return all, err
 }
 
-// A machine that ends before its first check is not taken for one that boots, whether its end is
+// A machine that ends before its first check does not go on counting as booting, whether its end is
 // reported or not.
 func TestAMachineThatEndsAfterItIsListed(t *testing.T) {
 	for name, silent := range map[string]bool{"reported": false, "not reported": true} {
@@ -310,7 +310,7 @@ func TestAMachineThatEndsAfterItIsListed(t *testing.T) {
 	}
 }
 
-// A starter that follows another one in the same process goes on where that has ended.
+// A starter that follows another one in the same process goes on where that one ended.
 func TestAStarterFollowsAnother(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		r := newRig(t, machine.Config{}, habits{})

@@ -114,7 +114,8 @@ func TestRestartOfAMachineThatIsDead(t *testing.T) {
 	}
 }
 
-// Restarts that do not help come later and later; one that does is forgotten.
+// Restarts that do not help are spaced further and further apart; after one that helps the backoff
+// is reset.
 func TestRestartsBackOff(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		r := newRig(t, machine.Config{}, habits{})
@@ -146,7 +147,8 @@ func TestRestartsBackOff(t *testing.T) {
 	})
 }
 
-// A machine that cannot be stopped is not forgotten: it stays what it is, and is tried again.
+// A machine that cannot be stopped is not forgotten: it keeps its state, and the restart is tried
+// again.
 func TestRestartThatCannotBe(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		r := newRig(t, machine.Config{}, habits{stopErr: errors.New("no")})
@@ -171,7 +173,7 @@ func TestRestartThatCannotBe(t *testing.T) {
 	})
 }
 
-// A stop by somebody else, and one for good, come first.
+// A stop by somebody else, or for good, takes precedence.
 func TestRestartAndOtherStops(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		r := newRig(t, machine.Config{}, habits{stops: 2 * sec})
@@ -201,8 +203,8 @@ func TestRestartAndOtherStops(t *testing.T) {
 	})
 }
 
-// Where all machines fail their checks, one is restarted to see whether it helps; when it does, the
-// others are.
+// If all machines fail their checks, one is restarted to see whether that helps; if it does, the
+// others are restarted too.
 func TestRestartWhereAllFail(t *testing.T) {
 	for _, helps := range []bool{false, true} {
 		synctest.Test(t, func(t *testing.T) {
@@ -236,7 +238,7 @@ func TestRestartWhereAllFail(t *testing.T) {
 	}
 }
 
-// refused is what a connect to where nobody listens returns.
+// refused is the error of a connect to an address where nothing listens.
 func refused(addr string) error {
 	return &net.OpError{
 		Op: "dial", Net: "tcp", Addr: address(addr),

@@ -14,11 +14,10 @@ import (
 )
 
 // BenchmarkReadiness measures over real sockets how long after a machine has begun to listen the
-// prober knows it, with boots as they have been before give or take a tenth, and with first ones.
-// Its figures are the two percentiles, beside what they should be, and how late the host itself is
-// at the same percentile, when it is asked for the same step and nothing else: on a busy one, that
-// is most of it. ns/op is the whole boot, which passes in real time: ask for one boot, as in -bench
-// Readiness/boot=300ms.
+// prober knows it: with boots within a tenth of earlier ones, and with first boots. Its figures are
+// the two percentiles, beside their targets, and how late the host's own timers are at the same
+// percentile for a sleep of the same step: on a busy host, that is most of the delay. ns/op is the
+// whole boot, which passes in real time: ask for one boot, as in -bench Readiness/boot=300ms.
 func BenchmarkReadiness(bb *testing.B) {
 	for _, boot := range []time.Duration{20 * time.Millisecond, 300 * time.Millisecond, time.Second, 5 * time.Second} {
 		for _, learned := range []bool{false, true} {
@@ -44,7 +43,7 @@ func benchReadiness(bb *testing.B, boot time.Duration, learned bool) {
 		}
 		addr := l.Addr().String()
 		l.Close()
-		// Boots differ by a tenth, and by parts of a step, so that none is in time with the looks.
+		// Boots differ by a tenth, and by parts of a step, so that none is in step with the looks.
 		takes := boot*time.Duration(90+n*7%20)/100 + time.Duration(n*137%1000)*time.Microsecond
 		n++
 		ready := make(chan time.Time, 1)

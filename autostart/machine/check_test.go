@@ -116,7 +116,7 @@ func TestExecCheck(t *testing.T) {
 	if err := p.look(t.Context(), balance.Machine{}); err == nil {
 		t.Error("what does not exist passes")
 	}
-	if runtime.GOOS == "linux" { // one that blocks costs its time and no more
+	if runtime.GOOS == "linux" { // one that blocks costs its timeout and no more
 		p.check = Check{
 			Command: []string{"/bin/sh", "-c", "exec sleep 1000"}, Timeout: 10 * time.Millisecond,
 		}

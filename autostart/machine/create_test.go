@@ -26,7 +26,7 @@ type call struct {
 	id balance.MachineID
 }
 
-// cloud is a driver whose calls go to an interface that takes a while and has its limits.
+// cloud is a driver whose calls go to an interface that is slow and limits its calls.
 type cloud struct {
 	*fakeDriver
 	takes time.Duration
@@ -65,7 +65,7 @@ func (c *cloud) Start(ctx context.Context, m balance.Machine) (machine.Booting, 
 	return c.fakeDriver.Start(ctx, m)
 }
 
-// storm is a node with many apps that sleep, and one request for each at once.
+// storm is a node with many sleeping apps that all get one request at once.
 type storm struct {
 	fleet *balance.Fleet
 	s     *machine.Starter
@@ -134,7 +134,7 @@ func (w *storm) note(format string, args ...any) {
 	w.events = append(w.events, fmt.Sprintf(format, args...))
 }
 
-// ask sends a request to each app and returns what became of those that failed.
+// ask sends a request to each app and returns the errors of those that failed.
 func (w *storm) ask(t *testing.T, apps int) (errs []error) {
 	var mu sync.Mutex
 	var all sync.WaitGroup
@@ -155,7 +155,7 @@ func (w *storm) ask(t *testing.T, apps int) (errs []error) {
 	return errs
 }
 
-// limited answers more than rate calls in a second as interfaces do.
+// limited fails calls beyond rate in a second, as a provider's interface does.
 func limited(rate int, after time.Duration) func(context.Context, call) error {
 	var mu sync.Mutex
 	var second, used int64
@@ -172,7 +172,7 @@ func limited(rate int, after time.Duration) func(context.Context, call) error {
 	}
 }
 
-// Errors that pass cost no request: neither a limit on calls nor calls that fail at random.
+// Passing errors cost no request: neither a limit on calls nor calls that fail at random.
 func TestPassingErrorsCostNoRequest(t *testing.T) {
 	chance := rand.New(rand.NewPCG(7, 7))
 	failed := map[balance.MachineID]int{}
@@ -228,7 +228,7 @@ func TestPassingErrorsCostNoRequest(t *testing.T) {
 						break
 					}
 				}
-				for i := range apps { // the time in which a start is held is no part of its boot
+				for i := range apps { // the time for which a start is held is not part of its boot
 					app := balance.AppID(fmt.Sprintf("app%03d", i))
 					if took := autotest.ColdBoots(t, w.a.Histories()[app]); len(took) > 0 && slices.Max(took) > sec {
 						t.Errorf("app %d: boots of %v are learned, want one call", i, took)
@@ -243,8 +243,8 @@ func TestPassingErrorsCostNoRequest(t *testing.T) {
 	}
 }
 
-// Those who wait for a turn begin in the order in which they were accepted, one that is tried again
-// at its old place.
+// Starts that wait for a turn begin in the order in which they were accepted; one that is retried
+// keeps its place.
 func TestStartsBeginInOrder(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		d := &cloud{fakeDriver: newFakeDriver(), takes: sec}
@@ -287,8 +287,8 @@ func TestStartsBeginInOrder(t *testing.T) {
 	})
 }
 
-// A machine that boots keeps its turn until it is ready; one that boots for long mostly waits
-// itself, and is not waited for.
+// A booting machine keeps its turn until it is ready, but not for a long boot, which mostly waits
+// for something else.
 func TestTurnsWhileMachinesBoot(t *testing.T) {
 	for boot, want := range map[time.Duration]time.Duration{
 		500 * time.Millisecond: 4 * 500 * time.Millisecond, // one after the other
@@ -316,8 +316,8 @@ func TestTurnsWhileMachinesBoot(t *testing.T) {
 	}
 }
 
-// A driver that hangs costs the start that it was called for: another machine of the app is started
-// meanwhile, and its own start ends.
+// A driver call that hangs costs only its own start: that start ends, and another machine of the
+// app is started meanwhile.
 func TestHangingCallCostsItsStart(t *testing.T) {
 	for name, heeds := range map[string]bool{"it heeds its context": true, "it does not": false} {
 		t.Run(name, func(t *testing.T) {
@@ -356,8 +356,8 @@ func TestHangingCallCostsItsStart(t *testing.T) {
 	}
 }
 
-// The time that a driver asks for holds also for the next start, and nobody calls it when nobody
-// waits any more.
+// The pause that a driver asks for also holds for the next start, and the driver is not called when
+// no request waits any more.
 func TestTryAgainAfter(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		d := &cloud{fakeDriver: newFakeDriver()}
@@ -397,8 +397,8 @@ func TestTryAgainAfter(t *testing.T) {
 	})
 }
 
-// An ordinary error that stays is told after the last try, and what may run all the same is
-// stopped.
+// A lasting ordinary error is reported after the last try, and a machine that may run nevertheless
+// is stopped.
 func TestErrorThatStays(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		d := &cloud{fakeDriver: newFakeDriver()}

@@ -24,7 +24,7 @@ type seeing struct {
 	listens []string
 	output  string
 	err     error
-	// machines that start from now on listen there, and do nothing but that
+	// machines that start from now on only listen there, and do nothing else
 	broken bool
 	begun  map[balance.MachineID]time.Time // of those
 }
@@ -64,7 +64,7 @@ func (d *seeing) Describe(_ context.Context, m balance.Machine) (machine.Descrip
 func TestDiagnosisOfABoot(t *testing.T) {
 	type step struct {
 		until   time.Duration
-		output  string // what the driver sees until then
+		output  string // the last line that the driver sees until then
 		listens string
 		fault   string // what the row says then
 	}
@@ -131,8 +131,8 @@ func TestDiagnosisOfABoot(t *testing.T) {
 	}
 }
 
-// An app that opens other ports long before the right one fails at first, and comes up in the end
-// without anybody's help; from then on it is known how long it takes.
+// An app that opens other ports long before the right one fails at first, and becomes ready in the
+// end without help; from then on it is known how long that takes.
 func TestPortsThatAreOpenBeforeTheRightOne(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		d := &seeing{fakeDriver: newFakeDriver()}
@@ -161,7 +161,7 @@ func TestPortsThatAreOpenBeforeTheRightOne(t *testing.T) {
 	})
 }
 
-// A driver that cannot say anything does no harm.
+// A driver whose Describe fails does no harm.
 func TestDescribeThatFails(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		d := &seeing{fakeDriver: newFakeDriver(), err: errors.New("no")}

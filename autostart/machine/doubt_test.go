@@ -74,8 +74,8 @@ func TestStartIsDoubtedWhenItTakesTooLong(t *testing.T) {
 	}
 }
 
-// The first machine never gets healthy, the second does: all are answered, and two have been
-// started.
+// The first machine never gets healthy, the second does: all requests are answered, and two
+// machines have been started.
 func TestMachineThatNeverGetsHealthy(t *testing.T) {
 	for _, hedge := range []bool{false, true} {
 		synctest.Test(t, func(t *testing.T) {
@@ -118,7 +118,7 @@ func TestMachineThatNeverGetsHealthy(t *testing.T) {
 			if starts, _, _ := r.d.counts(); starts != 2 || hedged != 1 {
 				t.Errorf("%d starts, %d of them extra; want 2 and 1", starts, hedged)
 			}
-			time.Sleep(11 * time.Minute) // the cap: it is stopped, and nothing is started for nobody
+			time.Sleep(11 * time.Minute) // BootCap: it is stopped, and nothing is started without demand
 			if starts, stops, running := r.d.counts(); starts != 2 || stops != 1 || running != 1 {
 				t.Errorf("%d starts, %d stops, %d running; want 2, 1, 1", starts, stops, running)
 			}
@@ -129,10 +129,10 @@ func TestMachineThatNeverGetsHealthy(t *testing.T) {
 	}
 }
 
-// With an app that never listens where it should, a request is told within 6 s what is wrong, and
-// so is each later one; whether the app hangs or listens elsewhere, with one machine or with
-// several. When it is mended it is served, without anything else being done, within the time that a
-// start is given. A slow boot is waited for as long as it does something, or is known to be slow.
+// If an app never listens where it should, a request is told within 6 s what is wrong, and so is
+// each later one, whether the app hangs or listens elsewhere, with one machine or with several.
+// When the app is repaired, it is served without further action, within the time that a start is
+// given. A slow boot is waited for as long as it does something, or is known to be slow.
 func TestBrokenAppIsNamedWithinSixSecondsAndCured(t *testing.T) {
 	const hangs, astray = "it listens nowhere and does nothing (set App.BootHint if its boots take longer); " +
 		"it last wrote: loading", "it listens at 127.0.0.1:8081"

@@ -13,21 +13,20 @@ import (
 	"github.com/ebbkit/ebb/balance"
 )
 
-// hypervisor is a driver that sees into its machines. The fake stands for what starts and stops
-// them.
+// hypervisor is a driver that sees into its machines. The fake starts and stops them.
 type hypervisor struct {
 	*machinetest.Fake
 	paused atomic.Bool
 }
 
-// Describe makes it a machine.Describer: a start that does not become ready then says why.
+// Describe makes it a machine.Describer: a machine that does not become ready then gets a reason.
 func (h *hypervisor) Describe(context.Context, balance.Machine) (machine.Description, error) {
 	return machine.Description{
 		Listens: []string{"127.0.0.1:3000"}, Known: true, Output: "listening on port 3000",
 	}, nil
 }
 
-// Inspect makes it a machine.Inspector: it knows of machines that still accept connections, and
+// Inspect makes it a machine.Inspector: it knows of machines that still accept connections but
 // answer nothing.
 func (h *hypervisor) Inspect(context.Context, balance.Machine) error {
 	if h.paused.Load() {
@@ -52,7 +51,7 @@ func ExampleDescriber() {
 	// last line: listening on port 3000
 }
 
-// A machine whose check passes and that its driver knows to be paused is failing.
+// A machine whose check passes is failing if its driver knows that it is paused.
 func ExampleInspector() {
 	ctx, cancel := context.WithCancel(context.Background())
 	fleet, _ := balance.NewFleet(balance.FleetConfig{Node: "laptop", Region: "nrt"})
@@ -64,7 +63,7 @@ func ExampleInspector() {
 		Check: machine.Check{Func: driver.Check, Every: 3 * time.Millisecond},
 		Trace: machine.Trace{
 			Ready: func(m balance.Machine, _ bool, _ time.Duration) {
-				driver.paused.Store(true) // by whoever has the console
+				driver.paused.Store(true) // by somebody at the console
 			},
 			Health: func(m balance.Machine, h balance.Health, err error) {
 				said <- fmt.Sprintf("%s is %v: %v", m.ID, h, err)
@@ -81,7 +80,7 @@ func ExampleInspector() {
 	// web-1 is failing: it is paused
 }
 
-// A driver that lists its machines lets an owner that is restarted take over those that run.
+// A driver that lists its machines lets a restarted owner take over those that run.
 func ExampleLister() {
 	ctx, cancel := context.WithCancel(context.Background())
 	driver := &machinetest.Fake{}                                         // it is a machine.Lister

@@ -14,8 +14,8 @@ import (
 	"github.com/ebbkit/ebb/balance"
 )
 
-// A driver whose provider limits its calls passes that on: the start is tried again, and no request
-// is lost for it.
+// A driver whose provider limits its calls returns TryAgain: the start is retried, and no request
+// is lost.
 func ExampleTryAgain() {
 	start := func(resp *http.Response) error {
 		if resp.StatusCode != http.StatusTooManyRequests {
@@ -31,7 +31,7 @@ func ExampleTryAgain() {
 	// 429 Too Many Requests (try again after 2s)
 }
 
-// An agent in the machine says when it is ready; nobody has to look.
+// An agent in the machine says when it is ready; no checks are needed.
 func ExamplePush() {
 	var push machine.Push
 	// Pass &push as Config.Readiness. Where the agent's message arrives:
@@ -44,8 +44,7 @@ func ExamplePush() {
 	// disk is full
 }
 
-// A machine is ready when its health path says so, and failing when three looks in a row say
-// otherwise.
+// A machine is ready when its health path says so, and failing when three checks in a row fail.
 func ExampleCheck() {
 	fleet, _ := balance.NewFleet(balance.FleetConfig{Node: "laptop", Region: "nrt"})
 	_, err := machine.NewStarter(

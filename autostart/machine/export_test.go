@@ -2,7 +2,7 @@ package machine
 
 import "github.com/ebbkit/ebb/autostart/machine/internal/health"
 
-// What tests outside of the package know of it.
+// What tests outside of the package use.
 const (
 	CallDoubt   = health.CallDoubt
 	CallMax     = callMax
@@ -12,7 +12,7 @@ const (
 	ListMax     = listMax
 )
 
-// Dials has the starter believe of a check that is a func that it tries the machine's address.
+// Dials makes the starter treat a check that is a func as one that dials the machine's address.
 func (s *Starter) Dials(on bool) { s.probe.dials = on }
 
 // Runs returns how many runs the starter holds.

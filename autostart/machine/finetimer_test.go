@@ -29,8 +29,9 @@ func TestNapSleeps(t *testing.T) {
 	}
 }
 
-// While machines are looked at in the finest steps, timers of the same process go on, and in the
-// end no napper is left. With naps in system calls it took as long as the looks were fine: 4 s.
+// While machines are checked in the finest steps, other timers of the process are on time, and in
+// the end no fine timer is left. With sleeping system calls a timer was late for as long as the
+// steps were fine: 4 s.
 func TestFineLooksHoldNobodyUp(t *testing.T) {
 	l, err := net.Listen("tcp", "127.0.0.1:0")
 	if err != nil {
@@ -42,7 +43,7 @@ func TestFineLooksHoldNobodyUp(t *testing.T) {
 	ctx, cancel := context.WithCancel(t.Context())
 	woke := make(chan bool)
 	ended := make(chan bool)
-	// The looks stay fine for ever: the boot is always about to end.
+	// The steps stay fine for ever: the boot is always about to end.
 	for range fineTimersMax + 1 {
 		go func() {
 			p.await(ctx, balance.Machine{Addr: closed}, time.Now(), health.Window{To: time.Hour}, nil)

@@ -26,8 +26,7 @@ func canonical(app balance.AppID, n int) []balance.MachineID {
 	return ids
 }
 
-// class fails the test unless err is of that class and knows when to come back, where after says
-// so.
+// class fails the test unless err is of that class and, if after is set, says when to come back.
 func class(t *testing.T, err, want error, after bool) {
 	t.Helper()
 	e, ok := errors.AsType[*autostart.Error](err)

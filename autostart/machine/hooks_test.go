@@ -35,10 +35,10 @@ func (d hookedDriver) Watch(ctx context.Context, exited func(machine.Exit)) erro
 
 func (d hookedDriver) Await(context.Context, balance.Machine) error {
 	d.h.Call("Readiness.Await")
-	return errors.ErrUnsupported // look at it
+	return errors.ErrUnsupported // have it checked
 }
 
-// The same for a starter.
+// The hooks of a Starter may call it back.
 func TestStarterHooksMayCallBack(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		h := &autotest.Hooks{}

@@ -10,7 +10,7 @@ import (
 	"github.com/ebbkit/ebb/balance"
 )
 
-// obliging is a driver whose machines boot in no time and end when the test says so.
+// obliging is a driver whose machines boot at once and end when the test says so.
 type obliging struct{ exited func(machine.Exit) }
 
 func (*obliging) Start(context.Context, balance.Machine) (machine.Booting, error) {
@@ -66,8 +66,8 @@ func startBoth(t *testing.T, f *balance.Fleet, s *machine.Starter) {
 	}
 }
 
-// A machine is known by its app and its ID: what ends is the machine that the driver names, and
-// another app's of the same ID is still watched over.
+// A machine is identified by its app and its ID: an exit ends the machine that the driver names,
+// and another app's machine of the same ID goes on.
 func TestAnExitIsOfOneAppsMachine(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		f, s, d := shareID(
@@ -89,7 +89,7 @@ func TestAnExitIsOfOneAppsMachine(t *testing.T) {
 	})
 }
 
-// A start that a gate remembers is done for the machine that was stopped.
+// A start that a gate remembers is carried out for the machine that was stopped.
 func TestARememberedStartIsOfOneAppsMachine(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		f, s, _ := shareID(
@@ -114,7 +114,7 @@ func TestARememberedStartIsOfOneAppsMachine(t *testing.T) {
 	})
 }
 
-// What is pushed about one app's machine does not make another app's ready.
+// A report to Push about one app's machine does not make another app's ready.
 func TestAWordIsOfOneAppsMachine(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		var p machine.Push

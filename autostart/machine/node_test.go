@@ -14,8 +14,8 @@ import (
 	"github.com/ebbkit/ebb/downscale"
 )
 
-// While a machine stops slowly, another one serves; where there is none, what waits is served after
-// the stop.
+// While a machine stops slowly, another one serves; if there is none, waiting requests are served
+// after the stop.
 func TestRequestDuringASlowStop(t *testing.T) {
 	const boot = 100 * time.Millisecond
 	for _, tc := range []struct {
@@ -53,7 +53,7 @@ func TestRequestDuringASlowStop(t *testing.T) {
 				}
 				time.Sleep(tc.into)
 				id, waited, err := n.get()
-				// how late a stop is seen here, a boot there
+				// how late this node sees a stop, and how late a boot is seen
 				const late, slack = 100 * time.Millisecond, 20 * time.Millisecond
 				if err != nil || waited < tc.least-late-slack || waited > tc.most+slack {
 					t.Errorf(
@@ -65,8 +65,8 @@ func TestRequestDuringASlowStop(t *testing.T) {
 	}
 }
 
-// node is all of one process: a rig with a balancer, a planner and a downscaler, wired as the
-// README does it.
+// node is a whole process: a rig with a balancer, a planner and a downscaler, wired as the README
+// does it.
 type node struct {
 	*rig
 	b     *balance.Balancer
@@ -146,8 +146,8 @@ func (n *node) stopping(id balance.MachineID, into time.Duration) {
 	n.t.Fatalf("%s is never stopped: %+v", id, n.row(id))
 }
 
-// A request that meets a stop is served when that is over, and so is the next; nothing has to be
-// configured for it.
+// A request during a stop is served when the stop is over, and so is the next one; this needs no
+// configuration.
 func TestRememberedStartIsDone(t *testing.T) {
 	for _, takes := range []time.Duration{300 * time.Millisecond, 3 * sec, 9 * sec} {
 		synctest.Test(t, func(t *testing.T) {
@@ -172,8 +172,8 @@ func TestRememberedStartIsDone(t *testing.T) {
 	}
 }
 
-// The start is the starter's business also when nobody waits any more: whoever stops the machine
-// need not know it.
+// The starter carries out the start even when no request waits any more; whoever stops the machine
+// need not know of it.
 func TestStarterStartsWhatItsGateRemembers(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		r := newRig(t, machine.Config{}, habits{boot: sec})
@@ -212,7 +212,7 @@ func TestStarterStartsWhatItsGateRemembers(t *testing.T) {
 		r.start("m0")
 		time.Sleep(2 * sec)
 		r.stop()
-		stop(func() { // nobody is there to do it
+		stop(func() { // no starter runs that could carry it out
 			if _, a := gate.Start(3); a != balance.StartRefused {
 				t.Errorf("a start during a stop, without a starter: %v", a)
 			}
@@ -220,8 +220,8 @@ func TestStarterStartsWhatItsGateRemembers(t *testing.T) {
 	})
 }
 
-// A machine that fails, and does so fast, is replaced like one that keeps its requests: what it
-// serves is not served.
+// A machine that fails fast is replaced like one that holds its requests: a failed answer is no
+// service.
 func TestFailingMachineIsReplaced(t *testing.T) {
 	for _, takes := range []time.Duration{0, time.Millisecond, 20 * time.Millisecond} {
 		synctest.Test(t, func(t *testing.T) {
@@ -261,7 +261,8 @@ func TestFailingMachineIsReplaced(t *testing.T) {
 	}
 }
 
-// So is one that only this node knows to fail: its checks pass, and it is an outlier.
+// A machine that only this node knows to fail is replaced too: its checks pass, and it is an
+// outlier.
 func TestOutlierIsReplaced(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		up := habits{boot: 300 * time.Millisecond}
@@ -279,7 +280,7 @@ func TestOutlierIsReplaced(t *testing.T) {
 			}
 			slot.Release(o)
 		}
-		for range 60 { // what fails there is well elsewhere
+		for range 60 { // its requests fail, those of others do not
 			ask(only, balance.OutcomeError)
 			for range 3 {
 				ask(other, balance.OutcomeDone)
@@ -296,7 +297,7 @@ func TestOutlierIsReplaced(t *testing.T) {
 	})
 }
 
-// In a fleet of quick and slow boots those who wait for a slow one are served by it.
+// In a fleet of quick and slow boots, requests that wait for a slow one are served by it.
 func TestSlowBootOfAQuickApp(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		hs := []habits{{boot: 300 * time.Millisecond}, {boot: 12 * sec}}
@@ -318,7 +319,7 @@ func TestSlowBootOfAQuickApp(t *testing.T) {
 	})
 }
 
-// A start that has not begun is waited for, as it is no slow one; but not for ever.
+// A start that has not begun does not count as slow and is waited for, but not for ever.
 func TestPatienceWhileAStartIsHeld(t *testing.T) {
 	for busy, served := range map[time.Duration]bool{2 * time.Minute: true, time.Hour: false} {
 		synctest.Test(t, func(t *testing.T) {

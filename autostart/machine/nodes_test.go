@@ -15,7 +15,8 @@ import (
 	"github.com/ebbkit/ebb/balance"
 )
 
-// region is a worker with a starter, and edges that hear of it late and do not talk to each other.
+// region is a worker with a starter, and edges that see its rows late and do not communicate with
+// each other.
 type region struct {
 	t       *testing.T
 	app     balance.App
@@ -90,7 +91,7 @@ func newRegion(t *testing.T, app balance.App, lags []time.Duration, hs ...habits
 func (r *region) stop() {
 	r.cancel()
 	r.running.Wait()
-	time.Sleep(5 * sec) // what is on its way arrives
+	time.Sleep(5 * sec) // what is under way arrives
 	r.worker.stop()
 }
 
@@ -170,8 +171,8 @@ func all(t *testing.T, errs <-chan error, n int) {
 	}
 }
 
-// Invariant A8 with real nodes: they do not talk, hear late, and start together what the one with
-// the largest demand needs.
+// Invariant A8 with real nodes: they do not communicate, see rows late, and start together what the
+// one with the largest demand needs.
 func TestThreeNodesAgreeWithoutTalking(t *testing.T) {
 	lags := []time.Duration{5 * time.Millisecond, 80 * time.Millisecond, 200 * time.Millisecond}
 	slow := habits{boot: 45 * sec}
@@ -209,7 +210,7 @@ func TestThreeNodesAgreeWithoutTalking(t *testing.T) {
 	}
 }
 
-// The threads that peers of this library are known for.
+// Faults that similar software is known for.
 func TestRegressions(t *testing.T) {
 	near := []time.Duration{time.Millisecond}
 	for _, tc := range []struct {
@@ -222,7 +223,7 @@ func TestRegressions(t *testing.T) {
 			defer r.stop()
 			e := r.edges[0]
 			var errs []<-chan error
-			for range 20 { // the load piles up to twenty while nothing is ready
+			for range 20 { // the load grows to twenty while nothing is ready
 				errs = append(errs, e.send(1))
 				time.Sleep(sec)
 			}
@@ -244,7 +245,7 @@ func TestRegressions(t *testing.T) {
 			if starts, _, _ := r.worker.d.counts(); starts != 1 {
 				t.Errorf("%d starts, want 1", starts)
 			}
-			// Half a round trip for the command and one for the news, one and a second for the request.
+			// Half a round trip for the command and one for the rows, one and a second for the request.
 			if took := time.Since(began); took > 2*sec+3*sec+sec {
 				t.Errorf("answered after %v", took)
 			}
@@ -284,7 +285,7 @@ func TestRegressions(t *testing.T) {
 			}
 		}},
 		{"sablier's expiry race: a request that comes while its app is put to sleep is served", func(t *testing.T) {
-			for wait := range 12 { // it comes at each point of the way down
+			for wait := range 12 { // the request comes at each point of the stop
 				r := newRegion(t, balance.App{}, []time.Duration{10 * time.Millisecond}, habits{boot: sec})
 				e := r.edges[0]
 				all(t, e.send(1), 1)

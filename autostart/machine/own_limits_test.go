@@ -18,9 +18,9 @@ import (
 	"github.com/ebbkit/ebb/balance"
 )
 
-// Checks that this node could not make, for want of descriptors, memory, ports or processes, say
-// nothing of the machine: they are neither failures nor successes, and those before and after them
-// count as if they stood in a row.
+// Checks that this node could not make, for lack of descriptors, memory, ports or processes, say
+// nothing about the machine: they are neither failures nor successes, and those before and after
+// them count as if they stood in a row.
 func TestOwnLimitsAreNotFailingChecks(t *testing.T) {
 	for _, limit := range []error{
 		&net.OpError{Op: "dial", Net: "tcp", Err: os.NewSyscallError("socket", syscall.EMFILE)},

@@ -15,7 +15,7 @@ import (
 func TestPushedReadiness(t *testing.T) {
 	for _, tc := range []struct {
 		name  string
-		early bool // the word comes before anybody waits
+		early bool // the report comes before anybody waits
 		say   func(p *machine.Push)
 		after time.Duration
 		want  string
@@ -51,7 +51,7 @@ func TestPushedReadiness(t *testing.T) {
 	}
 }
 
-// telling is a driver that says when its machines are ready, of some of them.
+// telling is a driver that says when some of its machines are ready.
 type telling struct{ *fakeDriver }
 
 func (d telling) Await(ctx context.Context, m balance.Machine) error {

@@ -24,7 +24,7 @@ type habits struct {
 	end      machine.Exit  // how
 	startErr error
 	panics   bool
-	blocks   chan struct{} // Start comes back when this is closed, whatever its context says
+	blocks   chan struct{} // Start returns when this is closed, whatever its context says
 	addr     string        // that Start says; empty means a good one
 	resumes  bool          // Start says so
 	stopErr  error
@@ -41,8 +41,8 @@ type fakeDriver struct {
 	watchErr  error              // the next Watch fails with that
 	sickAfter time.Duration      // machines that start from now on are sick after that; 0 is never
 	silent    bool               // exits are not reported
-	report    func(machine.Exit) // tells the last Watch
-	look      func(error) error  // what a check finds, by what it would; may be nil
+	report    func(machine.Exit) // reports to the last Watch
+	look      func(error) error  // changes what a check finds; may be nil
 }
 
 var (
@@ -93,7 +93,7 @@ func (d *fakeDriver) inEpoch(m balance.Machine, do func()) {
 }
 
 func (d *fakeDriver) Start(ctx context.Context, m balance.Machine) (machine.Booting, error) {
-	b, err := d.Fake.Start(context.WithoutCancel(ctx), m) // it does not look
+	b, err := d.Fake.Start(context.WithoutCancel(ctx), m) // it ignores ctx
 	if h, _ := d.of(m.ID); err == nil {
 		b.Addr, b.Resumed = cmp.Or(h.addr, b.Addr), b.Resumed || h.resumes
 	}

@@ -12,7 +12,7 @@ import (
 	"github.com/google/go-cmp/cmp"
 )
 
-// What is found out about a start that is over changes nothing of the next one's row.
+// What is found about a start that is over does not change the row of the next start.
 func TestWhatAnEarlierStartSaysChangesNothing(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		r := newRig(t, machine.Config{}, habits{})
@@ -35,7 +35,7 @@ func TestWhatAnEarlierStartSaysChangesNothing(t *testing.T) {
 	})
 }
 
-// inspected notes which starts of its machines are looked at.
+// inspected records which starts of its machines are inspected.
 type inspected struct {
 	*fakeDriver
 	epochs []uint64
@@ -48,8 +48,8 @@ func (d *inspected) Inspect(_ context.Context, m balance.Machine) error {
 	return nil
 }
 
-// A machine that was suspended and resumed is looked at once per period, as it is now. Whoever
-// looked at it before has ended.
+// A machine that was suspended and resumed is checked once per period, in its present start. The
+// checks of the earlier start have ended.
 func TestAResumedMachineIsLookedAtOnce(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		d := &inspected{fakeDriver: newFakeDriver()}
@@ -84,7 +84,7 @@ type readiness func(context.Context, balance.Machine) error
 
 func (f readiness) Await(ctx context.Context, m balance.Machine) error { return f(ctx, m) }
 
-// A machine whose start was given up in the moment in which it became ready is stopped: its row
+// A machine whose start is given up at the moment at which it becomes ready is stopped, and its row
 // says that it does not run.
 func TestAStartGivenUpWhileItBecomesReady(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {

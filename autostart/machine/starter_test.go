@@ -163,7 +163,7 @@ func TestStopAndSuspendAreNoFaults(t *testing.T) {
 		if m := r.row("m0"); m.State != balance.StateStopped || m.Fault != "" {
 			t.Errorf("row of a stopped machine: %+v", m)
 		}
-		// Started, suspended, killed in its sleep.
+		// Started, suspended, killed while suspended.
 		r.start("m0")
 		time.Sleep(2 * sec)
 		gen, _ = gate.Cordon()
@@ -244,7 +244,8 @@ func TestRecentIsLearned(t *testing.T) {
 	})
 }
 
-// A driver that blocks costs its own machine's start, and what it starts in the end is stopped.
+// A driver that blocks costs its own machine's start, and a machine that it starts too late is
+// stopped.
 func TestBlockedDriver(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		block := make(chan struct{})
@@ -361,8 +362,8 @@ func TestWatchIsCalledAgain(t *testing.T) {
 	})
 }
 
-// Edge and owner together: exactly one start, all answered; and the fault of a machine reaches the
-// client.
+// Edge and owner together: exactly one start, all requests answered; and the fault of a machine
+// reaches the client.
 func TestWholePath(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		r := newRig(t, machine.Config{}, habits{boot: 45 * sec}, habits{boot: 45 * sec})
@@ -435,7 +436,7 @@ func TestBadConfig(t *testing.T) {
 	}
 }
 
-// A machine that has ended, or has not come up, leaves nothing of its run behind: a thousand
+// A machine that has ended, or has never become ready, leaves nothing of its run behind: a thousand
 // sleeping apps would hold a thousand rows, contexts and channels. One that is started again
 // meanwhile keeps the new run.
 func TestAStarterHoldsNothingOfARunThatIsOver(t *testing.T) {

@@ -12,8 +12,7 @@ import (
 	"github.com/ebbkit/ebb/balance"
 )
 
-// A driver's own test calls the suite with a function that makes a driver, and says what a machine
-// is.
+// A driver's test calls the suite with a function that makes a driver and its machines.
 func ExampleTestDriver() {
 	_ = func(t *testing.T) { // func TestMyDriver(t *testing.T)
 		machinetest.TestDriver(t, func(t *testing.T) machinetest.Subject {
@@ -28,8 +27,8 @@ func ExampleTestDriver() {
 	// Output:
 }
 
-// A test of what happens around machines needs none: these boot for a millisecond, and end when the
-// test says so.
+// Tests of the code around machines need no real ones: these boot for a millisecond, and end when
+// the test says so.
 func ExampleFake() {
 	fake := &machinetest.Fake{
 		OnStart: func(context.Context, balance.Machine) (boot time.Duration, err error) {

@@ -23,7 +23,7 @@ type driver struct {
 	throttle bool
 	watchers []func(machine.Exit)
 	starts   map[balance.MachineKey]context.Context // their contexts
-	epochs   map[balance.MachineKey]uint64          // that exits are reported with, where they are wrong
+	epochs   map[balance.MachineKey]uint64          // wrong epochs to report exits with
 	ended    map[balance.MachineKey]bool
 	left     map[string]bool // addresses that are still listened at
 }
@@ -46,7 +46,7 @@ func newDriver(fault string) *driver {
 // silent reports whether m never listens.
 func silent(m balance.Machine) bool { return strings.HasPrefix(string(m.ID), "silent") }
 
-// find returns how the driver knows m, and what runs of it.
+// find returns m as the driver knows it, and its running machine.
 func (d *driver) find(m balance.Machine) (balance.Machine, machine.Running, bool) {
 	if d.fault == "known by ID alone" {
 		m.App = ""
@@ -122,7 +122,7 @@ func (d *driver) Start(ctx context.Context, m balance.Machine) (machine.Booting,
 		<-ctx.Done()
 		return machine.Booting{}, ctx.Err()
 	case d.fault == "ends with context":
-		d.endOrphans(m.Key()) // late, as a driver would that is told by a goroutine of its own
+		d.endOrphans(m.Key()) // late, as in a driver that notices it in a goroutine of its own
 	}
 	m, r, runs := d.find(m)
 	d.mu.Lock()
@@ -169,7 +169,7 @@ func (d *driver) Start(ctx context.Context, m balance.Machine) (machine.Booting,
 	return b, nil
 }
 
-// later is the error of a driver that may not make more calls now.
+// later is the error of a driver that has reached its limit of calls.
 func (d *driver) later() error {
 	switch d.fault {
 	case "passing errors look like others":
@@ -180,7 +180,7 @@ func (d *driver) later() error {
 	return fmt.Errorf("driver: %w", machine.TryAgain{After: time.Second})
 }
 
-// endOrphans ends all machines but one whose starts' contexts have ended.
+// endOrphans ends all machines, except one, whose starts' contexts have ended.
 func (d *driver) endOrphans(but balance.MachineKey) {
 	d.mu.Lock()
 	var ended []balance.MachineKey
@@ -258,7 +258,7 @@ func (d *driver) Watch(ctx context.Context, exited func(machine.Exit)) error {
 	return err
 }
 
-// report tells a watcher that a machine has ended.
+// report reports to a Watch that a machine has ended.
 func (d *driver) report(e machine.Exit, exited func(machine.Exit)) {
 	key := balance.MachineKey{App: e.App, ID: e.ID}
 	d.mu.Lock()

@@ -50,7 +50,7 @@ func TestGoodDrivers(t *testing.T) {
 	}
 }
 
-// faultEnv makes this binary run the suite on a driver with that fault; it shall fail.
+// faultEnv makes this binary run the suite on a driver with that fault; it must fail.
 const faultEnv = "MACHINETEST_FAULT"
 
 func TestFault(t *testing.T) {
@@ -58,7 +58,7 @@ func TestFault(t *testing.T) {
 	if fault == "" {
 		t.Skip("run by TestFaultsAreFound")
 	}
-	var timeout time.Duration // none is needed where the suite does not wait for what never comes
+	var timeout time.Duration // 0 where the suite does not wait for an event that never comes
 	switch fault {
 	case "refused start changes epoch", "refused start ends machine", "no address", "ends with context", "unsupported suspend ends it",
 		"epoch of the cold start", "no app", "no exits", "one watch only", "crash unseen", "calls with lock held", "deaf to its context", "waits until ready":

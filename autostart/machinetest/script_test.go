@@ -14,7 +14,7 @@ import (
 	"github.com/ebbkit/ebb/balance"
 )
 
-// What a fake is told it does: boots that take time or fail, checks that fail, and exits.
+// A fake follows its fields and calls: boots that take time or fail, checks that fail, and exits.
 func TestFakeFollowsItsScript(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		broken := errors.New("no disk")

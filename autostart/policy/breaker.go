@@ -23,7 +23,8 @@ const (
 
 // breaker stops an app from starting machine after machine that all fail.
 //
-//	closed --boots fail in a row, or nothing is left--> open --interval over: one probe--> open, longer, or closed
+//	closed --boots fail in a row, or nothing is left--> open
+//	open --interval over: one probe--> open, longer, or closed
 type breaker struct {
 	failures int // boots that failed in a row
 	open     bool

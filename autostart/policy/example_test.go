@@ -11,7 +11,7 @@ import (
 	"github.com/ebbkit/ebb/balance"
 )
 
-// A decision is made from values only, so that it can be replayed and explained.
+// A decision depends only on its input values, so it can be replayed and explained.
 func ExamplePlanner() {
 	app := balance.App{ID: "web", Autostart: true, Limits: balance.Limits{Soft: 20}}
 	rows := []*balance.Machine{
@@ -48,7 +48,7 @@ func ExampleRegionOrder() {
 	// fra is home
 }
 
-// Why machines are started can be read, before anything is: this is a dry run.
+// A decision says why machines would be started, before any is: this is a dry run.
 func ExampleDecision() {
 	ctx, cancel := context.WithCancel(context.Background())
 	fleet, _ := balance.NewFleet(balance.FleetConfig{Node: "laptop", Region: "nrt"})

@@ -15,7 +15,7 @@ import (
 type truth struct {
 	gate  *balance.Gate
 	token uint64
-	row   *balance.Machine // as heard; news come late, and the last news replace those before
+	row   *balance.Machine // as seen by the node; rows come late, and a newer one replaces older ones
 	fault string
 }
 
@@ -27,8 +27,8 @@ func (m *truth) news() *balance.Machine {
 }
 
 // Invariants A1, A2, A4 and A9 of one planner with a static demand, while commands are lost,
-// answers and news are late and boots fail. Machines never run over; without failures of boots
-// exactly as many start as are wanted.
+// answers and rows are late and boots fail. No more machines run than are wanted; without failed
+// boots exactly as many start.
 func TestPlannerModel(t *testing.T) {
 	rapid.Check(t, func(t *rapid.T) {
 		soft := rapid.IntRange(0, 5).Draw(t, "soft")
@@ -55,7 +55,7 @@ func TestPlannerModel(t *testing.T) {
 		}
 		p := new(Planner)
 		now := t0
-		var commands []balance.Machine // on their way
+		var commands []balance.Machine // not yet delivered
 		type answer struct {
 			m   balance.Machine
 			a   balance.StartAnswer
@@ -161,7 +161,7 @@ func TestPlannerModel(t *testing.T) {
 				}
 				i := rapid.IntRange(0, len(commands)-1).Draw(t, "which")
 				if ms[commands[i].ID].gate.Load().Epoch != commands[i].Epoch {
-					t.Skip() // of what was accepted nothing is lost in this model: the owner lives
+					t.Skip() // no accepted start is lost in this model: the owner lives
 				}
 				answers = append(answers, answer{commands[i], 0, errors.New("lost")})
 				commands = slices.Delete(commands, i, i+1)
@@ -185,9 +185,9 @@ func TestPlannerModel(t *testing.T) {
 				hear(i)
 				plan(t)
 			},
-			"node restarts": func(t *rapid.T) { // and reads what there is before it decides
+			"node restarts": func(t *rapid.T) { // and reads the rows before it decides
 				if len(commands) > 0 {
-					t.Skip() // of what is on its way it would know nothing
+					t.Skip() // it would not know of commands under way
 				}
 				p, answers = new(Planner), nil
 				clear(pending)
@@ -223,7 +223,7 @@ func TestPlannerModel(t *testing.T) {
 				}
 			},
 		})
-		// A2: when nothing is lost or late any more, what is wanted runs.
+		// A2: when nothing is lost or late any more, the wanted machines run.
 		for range 200 {
 			for len(commands) > 0 {
 				deliver(0)
@@ -244,8 +244,9 @@ func TestPlannerModel(t *testing.T) {
 	})
 }
 
-// Invariant A8: planners that do not talk, with any split of the demand over them and any part of
-// it known to others, start together what one who knew all would start, or less.
+// Invariant A8: planners that do not communicate, with any split of the demand over them and any
+// part of it known to others, start together at most what one planner that knew everything would
+// start.
 func TestPlannersAgree(t *testing.T) {
 	states := []balance.State{
 		balance.StateStopped, balance.StateStopped, balance.StateSuspended, balance.StateStarted,

@@ -86,7 +86,7 @@ func (s *story) row(name string) *balance.Machine {
 	return nil
 }
 
-// replace puts a row in the place of its older self.
+// replace replaces a row by its newer version.
 func (s *story) replace(m *balance.Machine) {
 	for i := range s.rows {
 		if s.rows[i].ID == m.ID {
@@ -103,7 +103,7 @@ func (s *story) see(what string) {
 		if name == "" {
 			continue
 		}
-		// Rows are immutable: what a decision saw stays as it was.
+		// Rows are immutable: those that a decision has seen stay as they were.
 		old := s.row(name)
 		m := new(*old)
 		s.replace(m)
@@ -112,7 +112,7 @@ func (s *story) see(what string) {
 			m.State, m.Epoch = balance.StateStarting, m.Epoch+1
 		case "started":
 			if m.State != balance.StateStarting && m.State != balance.StateStopping {
-				m.Epoch++ // the look came too late for the boot
+				m.Epoch++ // the whole boot fell between two looks
 			}
 			m.State, m.Fault = balance.StateStarted, ""
 		case "failed":
@@ -179,7 +179,7 @@ func (s *story) plan(at time.Duration, inFlight, parked int) string {
 	return strings.Join(parts, "; ")
 }
 
-// step is one look. Starts that it decides are accepted, unless answer says otherwise.
+// step is one decision. Its starts are accepted, unless refused, err or later says otherwise.
 type step struct {
 	at       time.Duration
 	see      string
@@ -188,9 +188,9 @@ type step struct {
 	unserved bool   // a request went to a failing machine
 	outliers string // by name
 	do       string
-	refused  bool  // the owner says: look again
+	refused  bool  // the owner refuses the start
 	err      error // the owner cannot be reached
-	later    bool  // the answer is still out
+	later    bool  // the answer is still outstanding
 }
 
 func TestPlanner(t *testing.T) {
@@ -215,7 +215,7 @@ func TestPlanner(t *testing.T) {
 			{see: "a started", inFlight: 10, do: ""}, {inFlight: 10, parked: 1, do: "start b"}, {inFlight: 20, parked: 1, do: "start c"}}},
 		{name: "more demand than machines", app: soft(1), machines: "nrt: a b", steps: []step{{parked: 9, do: "start a b"}, {see: "a starting, b starting", parked: 9}}},
 
-		// Credit.
+		// Starts in flight count.
 		{name: "a start in flight counts however long it takes", machines: "nrt: a b", steps: []step{
 			{parked: 1, do: "start a"}, {at: 1 * sec, see: "a starting", parked: 50}, {at: 100 * sec, parked: 50}, {at: 1000 * sec, parked: 50}, {at: 3000 * sec, see: "a started", inFlight: 50}}},
 		{name: "an accepted start counts before its row tells", machines: "nrt: a b", steps: []step{{parked: 1, do: "start a"}, {at: sec, parked: 1}, {at: 4 * sec, parked: 1}}},
@@ -327,7 +327,7 @@ func TestPlanner(t *testing.T) {
 		{name: "what works a while and ends by itself is no crash", machines: "nrt: a", steps: []step{
 			{see: "a started", inFlight: 1}, {at: 5 * sec, see: "a stopped", parked: 1, do: "start a"}, {at: 6 * sec, see: "a started", inFlight: 1}, {at: 10 * sec, see: "a stopped", parked: 1, do: "start a"}}},
 
-		// A spare.
+		// Spare machines.
 		{name: "a spare beside what the demand needs", app: soft(10), spare: 1, machines: "nrt: a b c d", steps: []step{
 			{}, {parked: 1, do: "start a b"}, {at: sec, see: "a started, b started", inFlight: 11, do: "start c"}, {at: 2 * sec, see: "c starting", inFlight: 11}, {at: 3 * sec, see: "c started"}}},
 		{name: "a spare is recalled first, and within the maximum", app: balance.App{Max: 2, Limits: balance.Limits{Soft: 10}}, spare: 3, machines: "nrt: a b c d", steps: []step{
@@ -344,7 +344,7 @@ func TestPlanner(t *testing.T) {
 		{name: "no hedge while anything serves", hedge: true, app: balance.App{BootHint: sec, Limits: balance.Limits{Soft: 1}}, machines: "nrt: a b c", steps: []step{
 			{see: "a started", inFlight: 1, parked: 1, do: "start b"}, {at: 60 * sec, see: "b starting", inFlight: 1, parked: 1}, {at: 600 * sec, inFlight: 1, parked: 1}}},
 
-		// What requests insist on.
+		// Machines that requests insist on.
 		{name: "a machine that a request insists on", machines: "nrt: a b c", wants: []*balance.Target{{Machines: []balance.MachineID{"c"}}}, steps: []step{
 			{see: "a started", parked: 1, do: "start c"}, {see: "c starting", parked: 1}}},
 		{name: "a region that a request insists on", machines: "nrt: a b, hkg: d", wants: []*balance.Target{{Regions: []string{"hkg"}}}, steps: []step{
@@ -455,7 +455,7 @@ func TestPlannerLearnsBoots(t *testing.T) {
 	s.plan(1*sec, 0, 1)
 	s.see("a started, b failed")
 	s.plan(6*sec, 0, 1)
-	s.see("c stopped") // given up: teaches nothing
+	s.see("c stopped") // given up: the planner learns nothing from it
 	s.plan(90*sec, 0, 0)
 	s.see("d started") // its boot was not seen
 	s.plan(91*sec, 0, 0)
@@ -505,7 +505,7 @@ func BenchmarkPlan(b *testing.B) {
 				}
 				b.ReportAllocs()
 				for i := 0; b.Loop(); i++ {
-					// after a minute what was asked for is asked for again
+					// after a minute an unanswered start is asked for again
 					d := p.Plan(t0.Add(time.Duration(i)*time.Minute), in)
 					for _, m := range d.Start {
 						p.answered(t0.Add(time.Duration(i)*time.Minute), m, balance.StartAccepted, nil)
@@ -516,8 +516,8 @@ func BenchmarkPlan(b *testing.B) {
 	}
 }
 
-// An owner writes into the row of a machine that starts that its checks pass, and that it is young,
-// a moment before it says that the machine runs. Whoever looks in between does not take its boot
+// An owner writes into the row of a starting machine that its checks pass, and that it is recent, a
+// moment before the row says that it runs. A planner that looks in between does not take the boot
 // for one that has not begun.
 func TestTheRowOfAMachineThatIsAboutToRun(t *testing.T) {
 	s := newStory(t, balance.App{}, "nrt: a")
@@ -587,7 +587,7 @@ func TestHistoryRoundTrip(t *testing.T) {
 			got.Suspect(),
 		)
 	}
-	// What comes from elsewhere may be anything.
+	// A stored history may hold anything.
 	var b boots.Boots
 	for _, text := range []string{`{"lastNs":[-5,7]}`, `{"hintNs":-1,"lastNs":[7]}`} {
 		if err := json.Unmarshal([]byte(text), &b); err != nil || b.Hint != 0 || b.Longest() != 7 {

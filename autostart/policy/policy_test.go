@@ -31,7 +31,7 @@ func TestRegionOrder(t *testing.T) {
 			}
 		})
 	}
-	// Nodes with one home share it, however they come by it.
+	// Nodes with the same home share the order, whichever way they get the home.
 	a := RegionOrder(balance.App{ID: "web"}, "nrt", have)
 	b := RegionOrder(
 		balance.App{ID: "web", Regions: []string{"nrt"}}, "syd", []string{"syd", "nrt", "hkg", "fra"},

@@ -13,7 +13,7 @@ import (
 	"github.com/ebbkit/ebb/balance"
 )
 
-// A boot that is slower than all before it is waited for as long as it counts.
+// A boot that is slower than all before it is waited for as long as it counts as capacity.
 func TestPatienceFollowsTheStart(t *testing.T) {
 	s := newStory(t, balance.App{}, "nrt: a")
 	now := time.Duration(0)
@@ -47,12 +47,12 @@ func TestPatienceFollowsTheStart(t *testing.T) {
 	}
 }
 
-// Nobody is told to go while anything in flight may still serve.
+// No request is sent away while any start in flight may still serve.
 func TestDoubtOfStarts(t *testing.T) {
 	type look struct {
 		at    time.Duration
 		see   string
-		doubt string // "" while there is hope
+		doubt string // "" while a start may serve
 	}
 	for _, tc := range []struct {
 		name     string
@@ -110,7 +110,7 @@ func TestDoubtOfStarts(t *testing.T) {
 }
 
 // One of four machines is killed from outside each second, and boots take 5 ms: they are up nearly
-// all the time, and nobody is sent away.
+// all the time, and no request is sent away.
 func TestKilledMachinesStartAgainAtOnce(t *testing.T) {
 	const tick = 5 * time.Millisecond
 	for seed := range uint64(20) {
@@ -149,7 +149,7 @@ func TestKilledMachinesStartAgainAtOnce(t *testing.T) {
 	}
 }
 
-// A failed recall says something of the cordon that it was about, and nothing of the next one.
+// A failed recall counts for the cordon that it was for, and not for the next one.
 func TestLateAnswerToARecall(t *testing.T) {
 	s := newStory(t, balance.App{}, "nrt: a b")
 	want := func(at time.Duration, do string) {
@@ -165,13 +165,12 @@ func TestLateAnswerToARecall(t *testing.T) {
 	s.see("a cordoned")
 	want(sec, "recall a")
 	s.p.recalled(t0.Add(sec), first, errors.New("no route"))
-	want(sec, "") // the second recall is on its way
+	want(sec, "") // the second recall is under way
 	s.p.recalled(t0.Add(sec), *s.row("a"), errors.New("no route"))
 	want(sec, "start b")
 }
 
-// An owner that does not answer within three round trips costs no more than that, while somebody
-// waits.
+// While requests wait, an owner that does not answer costs no more than three round trips.
 func TestPlannerPassesOverSilentOwners(t *testing.T) {
 	const ms = time.Millisecond
 	soft := balance.App{Limits: balance.Limits{Soft: 1}}
@@ -245,7 +244,7 @@ func TestStopsAreLearned(t *testing.T) {
 	bound(30*sec, 26*sec)
 }
 
-// A request that insists on a machine which stops slowly asks for it all the same.
+// A machine that a request insists on is asked to start even if it stops slowly.
 func TestInsistsOnAMachineThatStops(t *testing.T) {
 	s := newStory(t, balance.App{}, "nrt: a b")
 	s.see("a started, b started")
@@ -262,8 +261,8 @@ func TestInsistsOnAMachineThatStops(t *testing.T) {
 	}
 }
 
-// What is known of stops survives a restart of the process: through JSON, and before what has been
-// seen since.
+// What is known of stops survives a restart of the process: it goes through JSON, and counts as
+// older than what has been seen since.
 func TestStopsSurviveARestart(t *testing.T) {
 	stopped := func(s *story, at, took time.Duration) {
 		s.see("a started, b started")

@@ -21,8 +21,8 @@ func TestCovering(t *testing.T) {
 	policytest.TestPolicy(t, func() policy.Policy { return newCovering("web") })
 }
 
-// A policy that knows of no bound passes the suite but for what only a policy can decide, and this
-// one does not.
+// A policy that knows no bounds passes the suite, except the clauses that only a policy can keep
+// and this one does not.
 func TestAShortPolicyKeepsAllButWhatPoliciesDecide(t *testing.T) {
 	if testing.Short() {
 		t.Skip("executes itself")
@@ -37,7 +37,7 @@ func TestAShortPolicyKeepsAllButWhatPoliciesDecide(t *testing.T) {
 	want := []string{
 		"Demand/failing",  // it does not look at Input.Unserved
 		"Bounds/minimum",  // nor at MinPerRegion
-		"Regions/starves", // what runs elsewhere is as good to it
+		"Regions/starves", // it counts what runs in any region
 		"Nodes/silent",    // it does not tell owners apart
 		"Faults/bound",    // nor what it has asked for and does not see yet
 		"Faults/progress", //

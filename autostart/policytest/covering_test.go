@@ -11,8 +11,8 @@ import (
 	"github.com/ebbkit/ebb/balance"
 )
 
-// covering is a policy of one's own: it starts as many machines as the demand fills, in the order
-// that all nodes share. It repeats none of the bounds, which hold without it.
+// covering is an example of a user's policy: it starts as many machines as the demand fills, in the
+// order that all nodes share. It need not keep the bounds, since Bounded does.
 type covering struct {
 	// machines that did not start, and until when others go first
 	avoid map[balance.MachineID]time.Time
@@ -63,14 +63,13 @@ func newCovering(balance.AppID) policy.Policy {
 	return &covering{avoid: map[balance.MachineID]time.Time{}}
 }
 
-// A policy of one's own is made for each app, by Config.Policy. Its bounds are kept for it: see
-// Bounded.
+// Config.Policy makes a policy of your own for each app. Bounded keeps the bounds for it.
 func ExampleBounded() {
 	config := autostart.Config{Policy: newCovering} // for autostart.New
 
-	covers := policy.Bounded(config.Policy("web")) // as an Autostart asks it
+	covers := policy.Bounded(config.Policy("web")) // as an Autostart wraps it
 	app := balance.App{ID: "web", Autostart: true, Max: 2, Limits: balance.Limits{Soft: 10}}
-	in := policy.Input{App: app, Regions: []string{"nrt"}, Parked: 45} // which would fill five
+	in := policy.Input{App: app, Regions: []string{"nrt"}, Parked: 45} // enough for five machines
 	for _, id := range []balance.MachineID{"web-1", "web-2", "web-3", "web-4"} {
 		in.Machines = append(in.Machines, &balance.Machine{ID: id, App: "web", Region: "nrt"})
 	}

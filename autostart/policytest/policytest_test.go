@@ -24,8 +24,8 @@ func TestHedgingPlanner(t *testing.T) {
 	policytest.TestPolicy(t, func() policy.Policy { return unparked{&policy.Planner{Hedge: true}} })
 }
 
-// unparked hides from a planner that anything waits: then it never hedges, and all clauses hold.
-// But for the one of silent owners, which is about who waits.
+// unparked hides waiting requests from a planner: then it never hedges, and all clauses hold,
+// except the one of silent owners, which needs waiting requests.
 type unparked struct{ p *policy.Planner }
 
 func (u unparked) Plan(now time.Time, in policy.Input) policy.Decision {
@@ -35,7 +35,7 @@ func (u unparked) Plan(now time.Time, in policy.Input) policy.Decision {
 	return u.p.Plan(now, in)
 }
 
-// faultEnv makes this binary run the suite on a policy with that fault; it shall fail.
+// faultEnv makes this binary run the suite on a policy with that fault; it must fail.
 const faultEnv = "POLICYTEST_FAULT"
 
 // faulty changes what our planner sees or says.
@@ -126,7 +126,7 @@ func (f *faulty) Plan(now time.Time, in policy.Input) policy.Decision {
 		}
 		serial += len(d.Start)
 		return d
-	case "what is gone is stopped": // as it was once told
+	case "what is gone is stopped": // as rows once said
 		in.Machines = as(in.Machines, func(m *balance.Machine) {
 			if m.State == balance.StateGone {
 				m.State = balance.StateStopped
@@ -199,8 +199,8 @@ func TestFault(t *testing.T) {
 	})
 }
 
-// What every policy is asked through keeps these bounds: a policy need not repeat them to pass the
-// whole suite.
+// Bounded keeps these bounds for every policy: a policy need not keep them itself to pass the whole
+// suite.
 func TestPoliciesNeedNotRepeatTheBounds(t *testing.T) {
 	for _, fault := range []string{"ignores off", "no maximum"} {
 		t.Run(fault, func(t *testing.T) {
@@ -208,7 +208,7 @@ func TestPoliciesNeedNotRepeatTheBounds(t *testing.T) {
 				func() policy.Policy { return &faulty{p: new(policy.Planner), fault: fault} })
 		})
 	}
-	// they break others
+	// these break other bounds
 	for fault, clause := range map[string]string{"no memory": "Credit/asked", "knows no cordon": "Bounds/cordon", "no back-off": "Failure/loop"} {
 		t.Run(fault, func(t *testing.T) {
 			cmd := exec.CommandContext(t.Context(), os.Args[0],
@@ -249,7 +249,7 @@ func TestFaultsAreFound(t *testing.T) {
 		"trusts every stop":         {"Stops/slow", "Stops/last"},
 		"asks nobody who stops":     {"Stops/last"},
 		"a kill is a crash":         {"Failure/killed"},
-		// The rules of the modelled proxy, and just what is wrong with them.
+		// The rules of the modelled proxy, and exactly what is wrong with them.
 		"synchronous":  {"Credit/boots", "Recall/first", "Bounds/minimum", "Regions/starves", "Nodes/lag"},
 		"asynchronous": {"Demand/fills", "Credit/boots", "Recall/first", "Bounds/minimum", "Nodes/lag", "Failure/next"},
 	}

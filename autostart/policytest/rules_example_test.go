@@ -9,7 +9,7 @@ import (
 	"github.com/ebbkit/ebb/balance"
 )
 
-// The rule of an older proxy, to be compared with: it forgets a start after 20 s.
+// The rule of an older proxy, for comparison: it forgets a start after 20 s.
 func ExampleNewSynchronous() {
 	rule := policytest.NewSynchronous(0, 0)
 	rows := []*balance.Machine{

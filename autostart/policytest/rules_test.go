@@ -14,8 +14,7 @@ import (
 
 const sec = time.Second
 
-// step is one look at machines a, b, c. Starts that it decides are accepted, unless they are
-// refused.
+// step is one decision about machines a, b, c. Its starts are accepted, unless refused is set.
 type step struct {
 	at       time.Duration
 	see      string // that a machine is in that state now

@@ -15,7 +15,7 @@ import (
 	"testing"
 )
 
-// childEnv makes the test binary play a child: its value is what kind of child.
+// childEnv makes the test binary run as a child: its value is the kind of child.
 const childEnv = "PROCESS_TEST_CHILD"
 
 func TestMain(m *testing.M) {
@@ -49,8 +49,7 @@ func die(s syscall.Signal) int {
 	select {}
 }
 
-// serve answers with its environment until a signal ends it. Of some machines nothing is ever
-// heard.
+// serve answers with its environment until a signal ends it. For some machines it never answers.
 func serve() int {
 	if strings.HasPrefix(os.Getenv("MACHINE"), "silent-") {
 		select {}
@@ -105,7 +104,7 @@ func chatter() int {
 	return 0
 }
 
-// moaner says what it lacks and ends.
+// moaner prints what it lacks and ends.
 func moaner() int {
 	fmt.Println("starting")
 	fmt.Fprint(os.Stderr, "Traceback (most recent call last):\n  File \"app.py\", line 1\n\x1b[31mModuleNotFoundError\x1b[0m: nosuchmodule")
@@ -122,7 +121,7 @@ func flood() int {
 	}
 }
 
-// astray listens where nobody looks for it, and its child does too.
+// astray listens at an unexpected address, and so does its child.
 func astray() int {
 	l, err := net.Listen("tcp", "127.0.0.1:0")
 	if err != nil {

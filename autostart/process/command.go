@@ -129,8 +129,8 @@ func (c *command) cmd(v parse.Variables) (*exec.Cmd, error) {
 	}, nil
 }
 
-// output returns what a machine of that name writes to, both streams the same, so that lines stay in
-// order.
+// output returns what a machine of that name writes to, both streams to the same writer, so that
+// lines stay in order.
 func (c *command) output(name string) *output {
 	o := &output{}
 	if c.to != nil {

@@ -12,14 +12,14 @@ import (
 	"github.com/ebbkit/ebb/balance"
 )
 
-// A machine is started, suspended, resumed and stopped, and its end is reported.
+// A machine is started, suspended, resumed and stopped, and its exit is reported.
 func Example() {
 	driver, err := process.New(process.Config{Command: "sleep 1000", Output: os.Stderr})
 	if err != nil {
 		fmt.Println(err) // names the field and what to do about it
 		return
 	}
-	defer driver.Close() // whatever happens, nothing is left behind
+	defer driver.Close() // no process is left behind, whatever happens
 	ctx, cancel := context.WithCancel(context.Background())
 
 	m := balance.Machine{ID: "nrt-1", App: "demo", Region: "nrt", Epoch: 1}

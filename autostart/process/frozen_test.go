@@ -17,8 +17,9 @@ import (
 	"github.com/ebbkit/ebb/balance"
 )
 
-// A machine that somebody has stopped with SIGSTOP accepts connections and answers nothing. With
-// the default check too it is found, restarted, and what waits for its answer is freed.
+// A machine that somebody has stopped with SIGSTOP accepts connections and answers nothing. Even
+// with the default check it is found and restarted, and requests that wait for its answer are
+// freed.
 func TestFrozenMachineIsRestarted(t *testing.T) {
 	fleet, err := balance.NewFleet(balance.FleetConfig{Node: "here", Region: "home"})
 	if err != nil {
@@ -84,11 +85,11 @@ func TestFrozenMachineIsRestarted(t *testing.T) {
 	if err := <-failing; !strings.Contains(fmt.Sprint(err), "SIGSTOP") {
 		t.Errorf("failing: %v, want that it is stopped", err)
 	}
-	// What restarts it stops it: it ends for all that.
+	// The restart stops it first: a stopped process can still be ended.
 	if err := d.Stop(ctx, m); err != nil {
 		t.Error(err)
 	}
-	<-stuck // with an answer that it gave as it was woken to end, or without
+	<-stuck // with an answer that it gave when it was resumed to end, or without
 	if _, err := get("/pid"); err == nil {
 		t.Error("it answers after its stop")
 	}

@@ -9,7 +9,7 @@ import (
 	"pgregory.net/rapid"
 )
 
-// Whatever is written in whatever pieces: the end is kept, and all is passed on in lines.
+// Whatever is written, and in whatever pieces, the end is kept and all of it is passed on in lines.
 func TestLinesProperties(t *testing.T) {
 	rapid.Check(t, func(t *rapid.T) {
 		piece := rapid.OneOf(

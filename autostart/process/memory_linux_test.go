@@ -63,8 +63,9 @@ func confined() int {
 	return 0
 }
 
-// A machine that the kernel kills for want of memory says so; one that somebody kills does not. It
-// needs a control group with a limit, so it runs only where EBB_TEST_OOM=1 asks for it, as root.
+// The exit of a machine that the kernel kills for lack of memory says so; that of one that somebody
+// kills does not. It needs a control group with a limit, so it runs only where EBB_TEST_OOM=1 asks
+// for it, as root.
 func TestOutOfMemory(t *testing.T) {
 	if os.Getenv("EBB_TEST_OOM") != "1" {
 		t.Skip("set EBB_TEST_OOM=1 to run this, as root")

@@ -20,14 +20,14 @@ import (
 )
 
 // The processes of these tests report to the test over a connection each, which ends when the
-// process does: that tells a death without looking at process numbers.
+// process does: so the test sees a death without relying on process numbers.
 const (
 	reportEnv = "PROCESS_TEST_REPORT" // the address to report to
 	modeEnv   = "PROCESS_TEST_MODE"   // what the parent does
 )
 
-// report connects to the test, says who is there, and keeps the connection for the rest of the
-// process's life.
+// report connects to the test, sends name, and keeps the connection for the rest of the process's
+// life.
 func report(name string) {
 	conn, err := net.Dial("tcp", os.Getenv(reportEnv))
 	if err == nil {
@@ -159,9 +159,9 @@ func (d *desk) wantDead(names ...string) {
 	}
 }
 
-// A parent that is killed takes its machines with it, and their children, whatever they ignore and
-// whether they are suspended. The signals that a terminal or a service manager sends before do not
-// impair the guard.
+// When a parent is killed, its machines and their children are killed too, whatever signals they
+// ignore and even if they are suspended. Signals that a terminal or a service manager sends before
+// do not affect the guard.
 func TestNoOrphans(t *testing.T) {
 	for _, mode := range []string{"running", "suspended", "without guard"} {
 		t.Run(mode, func(t *testing.T) {
@@ -172,7 +172,7 @@ func TestNoOrphans(t *testing.T) {
 			c := exec.Command(os.Args[0])
 			c.Env = append(os.Environ(), childEnv+"=parent", modeEnv+"="+mode, desk.env())
 			c.Stderr = os.Stderr
-			c.WaitDelay = patience // what it leaves behind holds its standard error
+			c.WaitDelay = patience // processes that it leaves behind hold its standard error
 			c.SysProcAttr = &syscall.SysProcAttr{Setpgid: true}
 			if err := c.Start(); err != nil {
 				t.Fatal(err)
@@ -201,7 +201,7 @@ func TestNoOrphans(t *testing.T) {
 			}
 			if mode == "without guard" {
 				desk.wantDead("child")
-				_ = syscall.Kill(desk.here["grandchild"].pid, syscall.SIGKILL) // the documented price
+				_ = syscall.Kill(desk.here["grandchild"].pid, syscall.SIGKILL) // the documented cost of NoGuard
 			}
 			desk.wantDead("parent", "child", "grandchild")
 			ended = true
@@ -210,7 +210,7 @@ func TestNoOrphans(t *testing.T) {
 	}
 }
 
-// What a machine has started does not outlive it, however it ends.
+// Processes that a machine has started do not outlive it, however it ends.
 func TestGrandchildren(t *testing.T) {
 	for _, how := range []string{"Stop", "Close", "kill"} {
 		t.Run(how, func(t *testing.T) {

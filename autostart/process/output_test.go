@@ -33,8 +33,8 @@ func TestOutputThatFails(t *testing.T) {
 	}
 }
 
-// What a machine has printed last stands in the reason of its end, and all of it goes to Output
-// with its name.
+// The last line that a machine has printed appears in the reason of its exit, and all lines go to
+// Output with its name.
 func TestLastWordsOfAMachine(t *testing.T) {
 	var out output
 	c := config("moaner")
@@ -100,7 +100,7 @@ func TestFloodOfOutput(t *testing.T) {
 	}
 }
 
-// Describe finds all that the machine's processes listen to, and nothing else.
+// Describe finds all addresses at which the machine's processes listen, and no others.
 func TestDescribe(t *testing.T) {
 	c := config("astray")
 	c.Output = nil
@@ -131,7 +131,7 @@ func TestDescribe(t *testing.T) {
 	}
 }
 
-// A machine that waits is told from one that works.
+// Describe tells a machine that waits from one that works.
 func TestDescribeSaysWhetherAMachineDoesAnything(t *testing.T) {
 	c := config("worker")
 	c.Output = nil

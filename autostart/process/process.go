@@ -5,7 +5,9 @@
 // port (20000 to 29999) to listen on. The port stands in its environment and, if the command refers
 // to it, in its arguments:
 //
-//	driver, err := process.New(process.Config{Command: "python3 -m http.server $PORT --bind 127.0.0.1"})
+//	driver, err := process.New(process.Config{
+//		Command: "python3 -m http.server $PORT --bind 127.0.0.1",
+//	})
 //
 // The machine is the process of that command: when it ends, the rest of its group is killed. So the
 // command must not put itself into the background. A suspended machine is a stopped process group

@@ -192,8 +192,8 @@ func TestStopIsPolite(t *testing.T) {
 	}
 }
 
-// A machine that does not listen to the stop signal is killed when its time is up, when the
-// caller's context ends, or at once when it has no time.
+// A machine that ignores the stop signal is killed when StopTimeout is over, when the caller's
+// context ends, or at once when StopTimeout is negative.
 func TestStopKills(t *testing.T) {
 	for _, test := range []struct {
 		name    string
@@ -241,7 +241,7 @@ func TestStopKills(t *testing.T) {
 	}
 }
 
-// A suspended machine rests, keeps its address and memory, and goes on where it was.
+// A suspended machine does nothing, keeps its address and memory, and goes on where it was.
 func TestSuspend(t *testing.T) {
 	d := newDriver(t, config("serve"))
 	m := aMachine()

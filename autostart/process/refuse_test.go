@@ -64,7 +64,8 @@ func TestNewRefuses(t *testing.T) {
 	}
 }
 
-// A program whose name depends on the machine, or that went away, is missed by Start.
+// Start reports a missing program if its name depends on the machine, or if it was removed after
+// New.
 func TestStartRefuses(t *testing.T) {
 	dir := t.TempDir()
 	program := filepath.Join(dir, "gone")
@@ -90,7 +91,7 @@ func TestStartRefuses(t *testing.T) {
 	} {
 		m := aMachine()
 		m.Epoch = 1
-		for range 2 { // a start that failed leaves nothing in the way of the next
+		for range 2 { // a failed start does not block the next one
 			if _, err := test.d.Start(t.Context(), m); err == nil || !strings.Contains(err.Error(), test.want) || !strings.Contains(err.Error(), string(m.ID)) {
 				t.Errorf("%s: error %v, want %q and the machine", test.name, err, test.want)
 			}

@@ -16,8 +16,8 @@ import (
 	"github.com/ebbkit/ebb/autostart/process"
 )
 
-// Shutdown lets machines end by themselves, wakes suspended ones, and leaves no goroutine; then
-// nothing starts any more.
+// Shutdown lets machines end by themselves, resumes suspended ones, and leaves no goroutine;
+// afterwards nothing starts any more.
 func TestShutdown(t *testing.T) {
 	d, err := process.New(config("polite"))
 	if err != nil {
@@ -104,7 +104,7 @@ func TestCloseDuringStarts(t *testing.T) {
 	}
 }
 
-// noGoroutines waits until no goroutine of the package is left, but those of tests.
+// noGoroutines waits until no goroutine of the package is left, except those of tests.
 func noGoroutines(t *testing.T) {
 	t.Helper()
 	var left string

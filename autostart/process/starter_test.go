@@ -25,8 +25,7 @@ func otherFamily() int {
 	select {}
 }
 
-// A start that comes to nothing is told with what the program said last, and with where it listens
-// instead.
+// A failed start is reported with the last line of the program, and with where it listens instead.
 func TestStartThatComesToNothing(t *testing.T) {
 	for kind, want := range map[string]string{
 		"moaner":      "nosuchmodule",

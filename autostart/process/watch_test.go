@@ -15,7 +15,7 @@ import (
 	"github.com/ebbkit/ebb/balance"
 )
 
-// listener is a Watch that notes the machines it is told of.
+// listener is a Watch that records the machines that it reports.
 type listener struct {
 	ids  []string
 	stop context.CancelFunc
@@ -71,12 +71,12 @@ func TestExitsWaitForAWatch(t *testing.T) {
 		a.stop()
 		b.stop()
 		synctest.Wait()
-		add(x, "4") // nobody there again
+		add(x, "4") // no Watch again
 		listen(t, x).want(t, "4")
 	})
 }
 
-// What a Watch left in its queue is not lost: it goes to the others, or waits.
+// Reports that a Watch leaves in its queue are not lost: they go to the other Watches, or are kept.
 func TestExitsOfAWatchThatEnds(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		x := new(exits)
@@ -113,7 +113,7 @@ func TestUnseenExitsAreBounded(t *testing.T) {
 	})
 }
 
-// Ports are handed out in turn, passing over those in use, by us or by others.
+// Ports are handed out in turn, skipping those in use, by us or by others.
 func TestPorts(t *testing.T) {
 	pool := portPool{used: make(map[int]bool), next: lastPort}
 	taken := make(map[int]bool)

@@ -46,7 +46,7 @@ func TestMisplaced(t *testing.T) {
 			}
 		})
 	}
-	// of an app whose last start has failed for it
+	// of an app whose last start failed because it listened elsewhere
 	for _, at := range []string{"[::1]:80", "127.0.0.1:81"} {
 		var p misplaced
 		if _, failed := p.look(t0, addr, []string{at}, 0); !failed {
@@ -69,8 +69,8 @@ func TestMisplaced(t *testing.T) {
 	}
 }
 
-// What tells a boot that hangs from one that is slow: it does nothing, and neither what is known of
-// the app's boots nor its check's grace allows for that.
+// A boot that hangs differs from a slow one: it does nothing, and neither what is known of the
+// app's boots nor its check's grace allows for that.
 func TestDoubtfulBoots(t *testing.T) {
 	for _, tc := range []struct {
 		name            string

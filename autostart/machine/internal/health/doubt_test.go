@@ -7,8 +7,8 @@ import (
 	"github.com/google/go-cmp/cmp"
 )
 
-// A boot that hangs, with a time of its own: people are told, it is doubted, it is overdue, and in
-// the end it has failed.
+// A boot that hangs, step by step: people are told, it is doubted, it is overdue, and in the end it
+// fails.
 func TestDoubt(t *testing.T) {
 	d := Doubt{Addr: "127.0.0.1:80", Began: t0, Patience: 7 * sec}
 	d.Begin(t0)
@@ -49,7 +49,7 @@ func TestDoubt(t *testing.T) {
 	if diff := cmp.Diff(want, got); diff != "" {
 		t.Errorf("(-want +got)\n%s", diff)
 	}
-	// A look that could not be made is made again soon, and is no finding.
+	// A look that could not be made is repeated soon, and yields no finding.
 	d = Doubt{Began: t0, Patience: time.Hour}
 	d.Begin(t0)
 	if f := d.Step(d.Wake(), nil); f != (Finding{}) || d.Wake() != t0.Add(2*lookEvery) {

@@ -21,7 +21,7 @@ func TestLiveness(t *testing.T) {
 		name      string
 		unchecked bool
 		after     time.Duration
-		tries     int // restarts before, in vain
+		tries     int // earlier restarts that did not help
 		looks     []look
 		left      int // tries, at the end
 	}{
@@ -84,12 +84,12 @@ func TestLiveness(t *testing.T) {
 	}
 }
 
-// What fails everywhere is no reason to restart all; one is tried.
+// A failure of all machines is no reason to restart all; one is tried.
 func TestBlames(t *testing.T) {
 	ids := canonical("web", 4)
 	for _, tc := range []struct {
 		name string
-		// in canonical order: w well, y well and young, o restarted for the same, f failing, s stopped
+		// in canonical order: w well, y well and recent, o restarted for the same, f failing, s stopped
 		states string
 		want   string // who may be restarted
 	}{

@@ -27,7 +27,7 @@ func TestProbes(t *testing.T) {
 			t.Errorf("after %v and %d refusals: %v, want %v", tc.elapsed, tc.refusals, got, tc.want)
 		}
 	}
-	// What a look sees late: at most 1 ms or 0.2 % of the boot, whatever the boot.
+	// How late a look sees the end of a boot: at most 1 ms or 0.2 % of the boot, whatever its length.
 	for boot := 100 * time.Microsecond; boot < time.Hour; boot = boot * 11 / 10 {
 		at := time.Duration(0)
 		looks := 0

@@ -8,9 +8,9 @@
 // only Linux has it.
 //
 // Importing this package enables the binary to be the helper: an init function checks the program's
-// name and at one environment variable, and does nothing in every other process. It is in a package
-// of its own because packages with few imports initialise early, before the rest of the program
-// does things that a helper should not do.
+// name and one environment variable, and does nothing in every other process. It is in a package of
+// its own because packages with few imports initialise early, before the rest of the program does
+// things that a helper should not do.
 package guard
 
 import (

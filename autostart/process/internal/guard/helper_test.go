@@ -67,7 +67,7 @@ func wantEnd(t *testing.T, ended <-chan struct{}) {
 	}
 }
 
-// The end of the pipe is what the death of this process looks like to the helper.
+// To the helper, the end of the pipe means that this process has died.
 func TestHelperKills(t *testing.T) {
 	g := newGuard(t)
 	gone, goneEnded := sleeper(t)
@@ -114,8 +114,8 @@ func TestHelperIsReplaced(t *testing.T) {
 	g.Remove(c.Process.Pid)
 }
 
-// Add does not wait for the pause before a dead helper is replaced, nor for ever for one that
-// stands still.
+// Add does not wait for the pause before a dead helper is replaced, nor for ever for one that has
+// stopped reading.
 func TestAddReplacesHelper(t *testing.T) {
 	g := newGuard(t)
 	first := current(t, g, nil)
@@ -123,8 +123,8 @@ func TestAddReplacesHelper(t *testing.T) {
 		t.Fatal(err)
 	}
 	c, ended := sleeper(t)
-	// The first message may still have gone into the dead helper's pipe; what counts is that the group
-	// is guarded.
+	// The first message may still have gone into the dead helper's pipe; what matters is that the
+	// group is guarded.
 	if err := g.Add(c.Process.Pid); err != nil {
 		t.Fatal(err)
 	}
