@@ -33,7 +33,8 @@ type picking struct {
 	missed atomic.Bool  // the last look at the demand did not count that request
 }
 
-// begin starts the dispatcher unless it runs. It reports false after the end. queue.mu is held.
+// begin starts the dispatcher unless it runs. It reports false once the Autostart is closed.
+// queue.mu is held.
 func (d *dispatcher) begin() bool {
 	if !d.running {
 		d.running = d.r.a.spawn(d.run)

@@ -102,10 +102,10 @@ func NewStarter(f *balance.Fleet, d Driver, c Config) (*Starter, error) {
 // started by an earlier process or by an earlier Starter. An adopted machine keeps its epoch, is
 // starting until it passes its check, and is then checked and watched as any other. It may still
 // work on requests of an earlier process: one slot of its gate is taken for a minute, or its app's
-// AbandonedHold, so that it is not stopped meanwhile. Machines that the node does not host are told
-// to [Trace] and left alone; one that is hosted later is adopted when it is to be started. So host
-// all machines before Run. No start begins before List has answered, but for 10 s at most: after
-// that, starting a machine that runs already fails, and ends it.
+// AbandonedHold, so that it is not stopped meanwhile. Machines that the node does not host are
+// reported to [Trace] and left alone; one that is hosted later is adopted when it is to be started.
+// So host all machines before Run. No start begins before List has answered, but for 10 s at most:
+// after that, starting a machine that runs already fails, and ends it.
 func (s *Starter) Run(ctx context.Context) error {
 	if s.ran.Swap(true) {
 		return errors.New("machine: Starter.Run was called before: make another starter with NewStarter")

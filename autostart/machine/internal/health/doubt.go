@@ -17,7 +17,8 @@ const (
 	tellAfter = 5 * time.Second
 	// A boot that has not ended is looked into every lookEvery until people have been told of it, and
 	// later every lookLate. A driver may have to look at all processes of a host, so slow looks are
-	// made less often: the pause is lookShare times as long as the last look, up to lookLate.
+	// made less often: the pause is at least lookShare times as long as the last look, or lookLate if
+	// that is shorter.
 	lookEvery, lookLate = 500 * time.Millisecond, 2500 * time.Millisecond
 	lookShare           = 20
 )

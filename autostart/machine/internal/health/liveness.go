@@ -120,7 +120,7 @@ type Trial uint8
 
 // The trials.
 const (
-	TrialNone   Trial = iota // nothing
+	TrialNone   Trial = iota // it shows nothing
 	TrialOpen                // it has been restarted for the same; whether that helped is open
 	TrialPassed              // it has run well for long enough
 )
