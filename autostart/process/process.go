@@ -21,8 +21,8 @@
 // kills the whole group, grandchildren included, when a pipe from this process ends. The helper is
 // this binary executed again, under the name ebb-guard, which happens in an init function before
 // main; see Config.NoGuard. So the next process finds no running machine, and the driver is no
-// [machine.Lister]. It cannot reach processes that leave their group on purpose, such as a daemon
-// that calls setsid.
+// [machine.Lister]. The driver cannot reach processes that leave their group on purpose, such as a
+// daemon that calls setsid.
 //
 // # Systems
 //
