@@ -19,9 +19,9 @@ import (
 	"github.com/ebbkit/ebb/internal/enum"
 )
 
-// Driver runs the machines of a node: a [machine.Driver] that may also end everything it has begun.
-// The optional interfaces of package machine (Inspector, Describer, Readiness) are used where a
-// driver has them.
+// Driver runs the machines of a node: a [machine.Driver] that can also end everything it has
+// started. The optional interfaces of package machine (Inspector, Describer, Readiness) are used
+// where a driver has them.
 type Driver interface {
 	machine.Driver
 	// Shutdown ends all machines and leaves nothing behind; when ctx ends it kills what is left.
@@ -40,100 +40,103 @@ const (
 
 var roleNames = [...]string{"edge+worker", "edge", "worker"}
 
-// String returns the role's name as it stands on the page.
+// String returns the role's name as the status page shows it.
 func (r Role) String() string { return enum.String(roleNames[:], uint8(r), "role") }
 
-// App is an app, and what this node does with it.
+// App is an app and what this node does with it.
 type App struct {
 	balance.App
-	// Hosts are the names under which clients ask for the app, in lower case and without a port. The
-	// app's ID is one besides.
+	// Hosts are the host names by which clients ask for the app, in lower case and without a port.
+	// The app's ID is always one more.
 	Hosts []string
 	// Machines is how many machines of the app this node hosts, at most 10,000. They begin asleep.
 	Machines int
 	// Driver runs them. nil means Config.Driver.
 	Driver Driver
-	// Check says when they are ready and how they are checked afterwards. The zero value means
-	// Config.Starter's.
+	// Check says when its machines are ready and how they are checked afterwards. The zero value
+	// means Config.Starter's.
 	Check machine.Check
 }
 
 // Config configures a [Node].
 //
-// The configurations of the parts hold as they are, but for what the node wires itself. Their
-// traces are called, and the node listens besides.
+// The configurations of the parts apply as they are, except for what the node wires itself. Their
+// traces are called as well as the node's own.
 type Config struct {
-	// Node is this node's name. It has to be set where there are others; alone, "" means "here".
+	// Node is this node's name. It is required where there are other nodes; alone, "" means "here".
 	Node balance.NodeID
 	// Region is where the node is. "" means "home".
 	Region string
 
-	// Role says what the node does where there are others. 0 means both.
+	// Role says what the node does where there are other nodes. 0 means both.
 	Role Role
 
-	// Apps are what is served. A node without the role of a worker hosts no machines of theirs.
+	// Apps are the apps that are served. A node without the worker role hosts none of their
+	// machines.
 	Apps []App
 	// Driver runs the machines of apps that have none of their own.
 	Driver Driver
 
-	// Listener is where clients come. [Node.Run] serves it and closes it. nil: somebody else serves
-	// [Node.Handler]. [backhaul.Listen] makes one that ends without resetting anybody.
+	// Listener accepts clients. [Node.Run] serves it and closes it. nil: you serve [Node.Handler]
+	// yourself. [backhaul.Listen] makes a listener that ends without resetting any connection.
 	Listener net.Listener
-	// StatusNames are the names under which [Node.StatusHandler] may be asked, besides localhost and
-	// addresses.
+	// StatusNames are the host names under which [Node.StatusHandler] answers, besides localhost
+	// and IP addresses.
 	StatusNames []string
 
 	// Exchange carries rows, loads, acknowledgements and demand between the nodes. nil: there is no
 	// other node.
 	Exchange exchange.Exchange
-	// Link configures what is told through it. The node sets Edge, Worker and Demand; Hop and Probe
-	// are the addresses at which others reach those listeners, and "" means the listeners' own.
+	// Link configures what is published through the exchange. The node sets Edge, Worker and
+	// Demand. Hop and Probe are the addresses at which others reach those sockets; "" means the
+	// sockets' own.
 	Link exchange.Config
-	// Hop is where other nodes come, with requests for this node's machines and with orders. Run
+	// Hop accepts other nodes, with requests for this node's machines and with orders. [Node.Run]
 	// serves it and closes it.
 	Hop net.Listener
-	// Keys are secrets of the cluster, see [backhaul.Config].Keys: by them nodes know each other, where
-	// they do not by Identity. The first is the key of the probes.
+	// Keys are secrets of the cluster, see [backhaul.Config].Keys. Nodes authenticate each other by
+	// them where they do not by Identity. The first is the key of the probes.
 	Keys []string
 	// Identity is this node's certificate, for mutual TLS on the hop. nil: there is none.
 	Identity *backhaul.Identity
 	// Dial connects to another node's hop. nil means TCP to its address.
 	Dial func(ctx context.Context, to exchange.Node) (net.Conn, error)
-	// Probe is a UDP socket, by which the node measures how far the others are; see package rtt. nil:
-	// they are not measured.
+	// Probe is a UDP socket by which the node measures the round trip to the others; see package
+	// rtt. nil: nothing is measured.
 	Probe net.PacketConn
 
-	// Balance configures the picks: strategy and distances, which are otherwise those that are
-	// measured. The node sets GiveBack.
+	// Balance configures the picks: the strategy, and the distances, which otherwise are the
+	// measured ones. The node sets GiveBack.
 	Balance balance.Config
-	// Autostart configures the waiting room, and with its Policy when machines are started. The node
-	// sets Others.
+	// Autostart configures the waiting room and, with its Policy, when machines are started. The
+	// node sets Others.
 	Autostart autostart.Config
 	// Starter configures starts and checks.
 	Starter machine.Config
-	// Downscale configures who may sleep. Habits nil means that they are learned, by a
-	// [downscale.Habits]. The node sets Connections and Views.
+	// Downscale configures which machines may sleep. If Habits is nil, a [downscale.Habits] learns
+	// them. The node sets Connections and Views.
 	Downscale downscale.Config
-	// Transport configures requests on their way to machines. Its Route nil means by App.Hosts. The
-	// node sets Connections, Keys, Dial and RTT.
+	// Transport configures requests on their way to machines. If its Route is nil, requests are
+	// routed by App.Hosts. The node sets Connections, Keys, Dial and RTT.
 	Transport backhaul.Config
 	// Proxy configures what clients see. Its App is for a node of one app.
 	Proxy backhaul.ProxyConfig
-	// Front configures the server of Listener. ConnContext nil means that of package autostart.
+	// Front configures the server of Listener. If ConnContext is nil, that of package autostart is
+	// used.
 	Front backhaul.FrontConfig
 
 	// Grace bounds how long requests may take to end when Run's context ends. 0 means 20 s; negative:
 	// none.
 	Grace time.Duration
-	// Logger gets what the node decides, and what goes wrong. nil: nothing is logged.
+	// Logger gets the node's decisions and errors. nil: nothing is logged.
 	Logger *slog.Logger
 }
 
-// defaultGrace leaves requests time to end, and stays below the 30 s after which those who stop
-// processes commonly kill them.
+// defaultGrace leaves requests time to end and stays below 30 s, after which process managers
+// commonly kill a process.
 const defaultGrace = 20 * time.Second
 
-// machinesMax bounds the machines of an app on one node: what is more is a slip of the pen.
+// machinesMax bounds the machines of an app on one node: more is a mistake in the configuration.
 const machinesMax = 10_000
 
 func (c *Config) resolve() error {
@@ -157,7 +160,7 @@ func (c *Config) resolve() error {
 	return errors.Join(c.checkApps(), c.checkWired(), c.resolveNodes())
 }
 
-// resolveNodes fills in and checks what concerns other nodes.
+// resolveNodes fills in and checks the fields that concern other nodes.
 func (c *Config) resolveNodes() error {
 	if c.Role > RoleWorker {
 		return fmt.Errorf("node: Config.Role %d: want RoleBoth, RoleEdge or RoleWorker", c.Role)
@@ -233,7 +236,7 @@ func (c *Config) checkApps() error {
 	return nil
 }
 
-// checkWired refuses what the node sets itself: it would be lost.
+// checkWired refuses fields that the node sets itself: a value in them would be lost.
 func (c *Config) checkWired() error {
 	for _, f := range []struct {
 		name string
@@ -258,7 +261,7 @@ func (c *Config) checkWired() error {
 	return nil
 }
 
-// app returns what is configured of an app; nil for one that came otherwise.
+// app returns the configuration of an app, or nil for an app that did not come from Config.
 func (c *Config) app(id balance.AppID) *App {
 	for i := range c.Apps {
 		if c.Apps[i].ID == id {

@@ -12,11 +12,11 @@ import (
 	"golang.org/x/sync/errgroup"
 )
 
-// drivers is the driver of all apps: each call goes to the one of the machine's app.
+// drivers is the driver of all apps: each call goes to the driver of the machine's app.
 type drivers struct {
 	usual Driver
 	of    map[balance.AppID]Driver
-	all   []Driver // each once
+	all   []Driver // each driver once
 }
 
 func newDrivers(c *Config) *drivers {
@@ -50,7 +50,7 @@ func (d *drivers) driver(app balance.AppID) (Driver, error) {
 	return d.usual, nil
 }
 
-// Start implements [machine.Driver], and so do Stop, Suspend and Watch.
+// Start implements [machine.Driver], as do Stop, Suspend and Watch.
 func (d *drivers) Start(ctx context.Context, m balance.Machine) (machine.Booting, error) {
 	one, err := d.driver(m.App)
 	if err != nil {
@@ -75,7 +75,7 @@ func (d *drivers) Suspend(ctx context.Context, m balance.Machine) error {
 	return one.Suspend(ctx, m)
 }
 
-// Watch ends when one of them fails: the starter then begins anew with all.
+// Watch ends when one driver's Watch fails: the starter then watches all of them again.
 func (d *drivers) Watch(ctx context.Context, exited func(machine.Exit)) error {
 	g, watch := errgroup.WithContext(ctx)
 	for _, one := range d.all {
@@ -122,8 +122,8 @@ func (d *drivers) Await(ctx context.Context, m balance.Machine) error {
 	return errors.ErrUnsupported
 }
 
-// List implements [machine.Lister] as far as drivers do. That of a driver which cannot list is
-// another's business: its machines are not there.
+// List implements [machine.Lister] with the drivers that implement it. A driver that cannot list
+// contributes no machines.
 func (d *drivers) List(ctx context.Context) (all []machine.Running, err error) {
 	for _, one := range d.all {
 		if l, ok := one.(machine.Lister); ok {

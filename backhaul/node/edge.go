@@ -18,10 +18,10 @@ type edge struct {
 	auto      *autostart.Autostart
 	transport *backhaul.Transport
 	proxy     *backhaul.Proxy
-	front     *backhaul.Front // nil: clients come to a server of somebody else's
+	front     *backhaul.Front // nil: a server that is not the node's accepts clients
 	listener  net.Listener
 	owners    owners
-	talks     *orders.Talks // nil where there are no others, and so is asker
+	talks     *orders.Talks // nil where there are no other nodes, and so is asker
 	asker     *asker
 }
 
@@ -87,7 +87,7 @@ func (e *edge) order(to balance.NodeID, req *http.Request) (*http.Response, erro
 	return e.transport.Order(to, req)
 }
 
-// route finds the app by the name that a client asked for.
+// route finds the app by the host name that a client asked for.
 func (c *Config) route() func(*http.Request) (balance.Request, error) {
 	apps := map[string]balance.AppID{}
 	for _, a := range c.Apps {
@@ -114,10 +114,10 @@ func (e *edge) run(run func(string, func(context.Context) error)) {
 	}
 }
 
-// drain has answers say that their connections end.
+// drain has answers tell clients that their connections end.
 func (e *edge) drain(ctx context.Context) {
 	if e.front != nil {
-		e.front.Drain(ctx) //nolint:errcheck // it is ctx's, and what follows hurries as well
+		e.front.Drain(ctx) //the error is ctx's, and what follows hurries as well
 	}
 }
 
@@ -129,5 +129,5 @@ func (e *edge) shutdown(ctx context.Context) {
 	if e.front.Shutdown(ctx) != nil {
 		e.front.Close() //nolint:errcheck // nobody is served any more
 	}
-	e.listener.Close() //nolint:errcheck // of a node that never ran; else it is closed already
+	e.listener.Close() //for a node that never ran; else it is closed already
 }

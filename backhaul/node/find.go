@@ -15,21 +15,23 @@ import (
 )
 
 const (
-	// findFor bounds the search for an app: a question to nodes on the other side of the planet, and
-	// the first heartbeats of a node that has just begun.
+	// findFor bounds the search for an app: one question to nodes on the other side of the planet,
+	// and the first heartbeats of a node that has just started.
 	findFor = 3 * time.Second
-	// settled is when a node that has just begun has heard of all others: they speak once a second.
+	// settled is how long a node that has just started may need to hear of all others: they send a
+	// heartbeat once a second.
 	settled = 2500 * time.Millisecond
-	// askedFor is how long it is remembered that an app was asked for.
+	// askedFor is how long the node remembers that it asked for an app.
 	askedFor = 10 * time.Second
-	// askedMax bounds the memory, and with findMax what clients can make the nodes ask each other.
+	// askedMax bounds that memory and, with findMax, how much clients can make the nodes ask each
+	// other.
 	askedMax  = 10_000
 	findMax   = 16 // apps at once
-	findNodes = 16 // that are asked for one
+	findNodes = 16 // nodes that are asked for one app
 )
 
-// finder picks by the waiting room. Of an app of which this node has heard nothing it asks the
-// workers once, before it says that there is none.
+// finder picks through the waiting room. Before it says that there is no such app, it asks the
+// workers once for an app that this node has not heard of.
 type finder struct {
 	*autostart.Autostart
 	n     *Node
@@ -41,7 +43,7 @@ type finder struct {
 	hints map[balance.MachineKey]time.Time
 }
 
-// Acquire implements backhaul's Picker.
+// Acquire implements [backhaul.Picker].
 func (f *finder) Acquire(ctx context.Context, r *balance.Request) (balance.Reservation, error) {
 	res, err := f.Autostart.Acquire(ctx, r)
 	if err != nil && f.missing(r.App, err) && f.find(ctx, r.App) {
@@ -59,7 +61,7 @@ func (f *finder) missing(app balance.AppID, err error) bool {
 	return !ok || rows.Len() == 0 || !known(rows)
 }
 
-// known reports whether an app's settings have come; rows of its machines may come before.
+// known reports whether an app's settings have arrived; rows of its machines may arrive first.
 func known(rows *balance.Snapshot) bool {
 	app := rows.App()
 	return !reflect.DeepEqual(app, balance.App{ID: app.ID})
@@ -91,7 +93,7 @@ func (f *finder) worthwhile(app balance.AppID) bool {
 	return true
 }
 
-// begin counts a search in, if there is room for one.
+// begin counts a new search, if there is room for one.
 func (f *finder) begin() bool {
 	f.mu.Lock()
 	defer f.mu.Unlock()
@@ -142,7 +144,7 @@ func (f *finder) search(app balance.AppID) (found bool) {
 	}
 }
 
-// ask asks one node, and takes in what it says.
+// ask asks one node and applies its answer.
 func (f *finder) ask(ctx context.Context, of balance.NodeID, id balance.AppID) <-chan bool {
 	done := make(chan bool, 1)
 	f.n.lasting.Go(func() {
@@ -165,8 +167,8 @@ func (f *finder) ask(ctx context.Context, of balance.NodeID, id balance.AppID) <
 	return done
 }
 
-// hinted asks for machines that a refusal has named, and of which this node has not heard that they
-// are ready, before the request is tried again.
+// hinted handles a refusal that names ready machines. Before the request is retried, it asks for
+// those machines that this node does not know to be ready.
 func (f *finder) hinted(e backhaul.Event) {
 	if e.Kind != backhaul.EventBounce || len(e.Ready) == 0 {
 		return
@@ -179,17 +181,18 @@ func (f *finder) hinted(e backhaul.Event) {
 			continue
 		}
 		all.Go(func() {
-			// an error says that its owner does not answer: then it is no help
+			// An error means that the machine's owner does not answer, so the hint is no help.
 			_ = f.n.edge.owners.orders.Ready(ctx, m)
 		})
 	}
 	all.Wait()
 }
 
-// hintFor bounds how long a request waits for what a refusal has named.
+// hintFor bounds how long a request waits for the machines that a refusal named.
 const hintFor = 500 * time.Millisecond
 
-// news reports whether a machine is worth asking for: not what is known, or was asked for just now.
+// news reports whether a machine is worth asking for: not if it is known to be ready or was asked
+// for in the last second.
 func (f *finder) news(m balance.Machine) bool {
 	if rows, ok := f.n.fleet.App(m.App); ok {
 		if held, ok := rows.Machine(m.ID); ok && held.State == balance.StateStarted {

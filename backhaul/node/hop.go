@@ -8,7 +8,7 @@ import (
 	"github.com/ebbkit/ebb/backhaul"
 )
 
-// hop is where other nodes come: with requests for this node's machines, and with orders.
+// hop accepts other nodes, with requests for this node's machines and with orders.
 type hop struct {
 	n        *Node
 	handler  *backhaul.Handler
@@ -36,8 +36,8 @@ func (n *Node) newHop() (h *hop, err error) {
 	return h, err
 }
 
-// run serves. It ends after the machines of this node, like the link: until all edges know that
-// these have stopped, requests for them are to be refused, and not to find nobody.
+// run serves. Like the link, it ends after this node's machines: until all edges know that these
+// have stopped, requests for them must be refused, rather than find nobody listening.
 func (h *hop) run(run func(string, func(context.Context) error)) {
 	go func() {
 		defer close(h.over)
@@ -53,18 +53,18 @@ func (h *hop) run(run func(string, func(context.Context) error)) {
 	})
 }
 
-// refuse refuses further requests, and waits for those that are served.
+// refuse refuses further requests and waits for those in flight.
 func (h *hop) refuse(ctx context.Context) {
-	h.handler.Shutdown(ctx) //nolint:errcheck // it is ctx's, and what follows hurries as well
+	h.handler.Shutdown(ctx) //the error is ctx's, and what follows hurries as well
 }
 
-// shutdown ends the orders that last, and then the hop.
+// shutdown ends the orders that are still open, and then the hop.
 func (h *hop) shutdown(ctx context.Context) {
 	h.n.orders.Close()
 	if h.server.Shutdown(ctx) != nil {
 		h.server.Close() //nolint:errcheck // nobody is served any more
 	}
-	h.listener.Close() //nolint:errcheck // of a node that never ran; else it is closed already
+	h.listener.Close() //for a node that never ran; else it is closed already
 	if h.n.began() {
 		<-h.over
 	}

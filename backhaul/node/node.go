@@ -21,8 +21,8 @@ import (
 	"github.com/ebbkit/ebb/internal/status"
 )
 
-// Node is a process of the fleet. Make one with [New], run it with [Node.Run]. All methods are safe
-// for concurrent use.
+// Node is a process of the fleet. Make one with [New] and run it with [Node.Run]. All methods are
+// safe for concurrent use.
 type Node struct {
 	config  Config
 	fleet   *balance.Fleet
@@ -50,7 +50,7 @@ type Node struct {
 	err    error // of Shutdown
 }
 
-// New returns a node. It starts nothing, see [Node.Run].
+// New returns a node. It starts nothing; see [Node.Run].
 func New(c Config) (*Node, error) {
 	if err := c.resolve(); err != nil {
 		return nil, err
@@ -108,11 +108,11 @@ func (n *Node) make() (err error) {
 	return err
 }
 
-// Fleet returns the node's catalogue: apps and machines come and go with [balance.Fleet.Apply] and
-// [balance.Fleet.Host].
+// Fleet returns the node's catalogue. Apps and machines are added and removed with
+// [balance.Fleet.Apply] and [balance.Fleet.Host].
 func (n *Node) Fleet() *balance.Fleet { return n.fleet }
 
-// Balancer returns what picks; nil at a node that is no edge.
+// Balancer returns the balancer that picks; nil at a node that is no edge.
 func (n *Node) Balancer() *balance.Balancer {
 	if n.edge == nil {
 		return nil
@@ -120,8 +120,8 @@ func (n *Node) Balancer() *balance.Balancer {
 	return n.edge.balancer
 }
 
-// Downscaler returns what stops this node's machines, for maintenance, and to take apps out; nil at
-// a node that is no worker.
+// Downscaler returns the downscaler that stops this node's machines, also for maintenance and to
+// remove apps; nil at a node that is no worker.
 func (n *Node) Downscaler() *downscale.Downscaler {
 	if n.worker == nil {
 		return nil
@@ -129,7 +129,7 @@ func (n *Node) Downscaler() *downscale.Downscaler {
 	return n.worker.scaler
 }
 
-// Link returns what joins the node to the others; nil where there are none.
+// Link returns the link that joins the node to the others; nil where there are none.
 func (n *Node) Link() *exchange.Link {
 	if n.peers == nil {
 		return nil
@@ -137,7 +137,7 @@ func (n *Node) Link() *exchange.Link {
 	return n.peers.link
 }
 
-// Stop stops a machine, of this node or of another, as [downscale.Downscaler.Stop] does.
+// Stop stops a machine of this node or of another, as [downscale.Downscaler.Stop] does.
 func (n *Node) Stop(ctx context.Context, m balance.Machine, o downscale.Order) error {
 	if n.edge == nil {
 		return n.worker.scaler.Stop(ctx, m, o)
@@ -145,9 +145,9 @@ func (n *Node) Stop(ctx context.Context, m balance.Machine, o downscale.Order) e
 	return n.edge.owners.Stop(ctx, m, o)
 }
 
-// Handler returns what serves clients. Where [Config].Listener is nil it is for a server of yours,
-// such as a [backhaul.Front]; end that one before the node. At a node that is no edge it answers
-// 404.
+// Handler returns the handler that serves clients. Where [Config].Listener is nil, use it in a
+// server of your own, such as a [backhaul.Front], and shut that server down before the node. At a
+// node that is no edge it answers 404.
 func (n *Node) Handler() http.Handler {
 	if n.edge == nil {
 		return http.NotFoundHandler()
@@ -155,14 +155,14 @@ func (n *Node) Handler() http.Handler {
 	return n.edge.proxy
 }
 
-// StatusHandler returns a page for people, and the same for scripts at /status.json: nodes,
-// machines, what was decided and why. Whoever may ask sees everything and may stop machines, so it
-// belongs on a private address. It answers requests that name this host by an address, as localhost
-// or by one of Config.StatusNames.
+// StatusHandler returns a status page for people, and the same as JSON at /status.json: nodes,
+// machines, what was decided and why. Whoever can reach it sees everything and can stop machines,
+// so it belongs on a private address. It answers only requests whose host is an IP address,
+// localhost or one of Config.StatusNames.
 func (n *Node) StatusHandler() http.Handler { return n.page }
 
 // Run serves until ctx ends; then it shuts down as [Node.Shutdown] does, within Config.Grace, and
-// returns nil. It also returns, and the node is shut down, when Shutdown is called, and when a part
+// returns nil. It also shuts the node down and returns when Shutdown is called, or when a part
 // fails: then with its error. A Node runs once: another call returns an error.
 func (n *Node) Run(ctx context.Context) error {
 	if n.ran.Swap(true) {
@@ -180,7 +180,7 @@ func (n *Node) Run(ctx context.Context) error {
 	return errors.Join(n.all.Wait(), err)
 }
 
-// begin starts the parts, unless all is over.
+// begin starts the parts, unless the node has been shut down.
 func (n *Node) begin() {
 	n.mu.Lock()
 	defer n.mu.Unlock()
@@ -218,7 +218,7 @@ func (n *Node) began() bool {
 	return n.runs
 }
 
-// end ends all parts but the link and the hop, and waits for them.
+// end ends all parts except the link and the hop, and waits for them.
 func (n *Node) end() {
 	n.mu.Lock()
 	n.over = true
@@ -228,11 +228,12 @@ func (n *Node) end() {
 	n.lasting.Wait()
 }
 
-// Shutdown ends the node in the order in which nothing is lost: clients are told that their
-// connections end, this node's machines are cordoned everywhere and their long connections told,
-// requests end, machines are stopped, and last the node leaves the others. When ctx ends it waits
-// for requests no longer, and what is left is cut off. It returns when nothing runs any more; the
-// error names what could not be ended. Further calls wait for the first, and return the same.
+// Shutdown ends the node in the order in which nothing is lost. Clients are told that their
+// connections end; this node's machines are cordoned everywhere and their long connections
+// notified; requests end; machines are stopped; last, the node leaves the others. When ctx ends,
+// Shutdown stops waiting for requests and cuts off those that are left. It returns when nothing
+// runs any more; the error names what could not be ended. Further calls wait for the first and
+// return the same.
 func (n *Node) Shutdown(ctx context.Context) error {
 	n.once.Do(func() {
 		n.err = n.shutdown(ctx)

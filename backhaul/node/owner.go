@@ -10,7 +10,7 @@ import (
 	"github.com/ebbkit/ebb/downscale"
 )
 
-// owners reaches the owner of any machine: this node, or another one by orders. It implements
+// owners reaches the owner of any machine: this node directly, another one by orders. It implements
 // [autostart.Owner].
 type owners struct {
 	n      *Node
@@ -47,7 +47,7 @@ func (o owners) Stop(ctx context.Context, m balance.Machine, how downscale.Order
 	return o.orders.Stop(ctx, m, how)
 }
 
-// served is what this node does for others.
+// served returns what this node does for others.
 func (n *Node) served() orders.Owner {
 	o := orders.Owner{
 		Row: n.row, App: n.app, OnChange: n.fleet.OnChange,
@@ -83,7 +83,7 @@ var (
 	errEnding   = errors.New("node: this node is about to end: start a machine of another one")
 )
 
-// row is the row of a machine of this node.
+// row returns the row of a machine of this node.
 func (n *Node) row(app balance.AppID, id balance.MachineID) (r orders.Row, ok bool) {
 	if n.fleet.Gate(app, id) == nil {
 		return r, false
@@ -96,7 +96,7 @@ func (n *Node) row(app balance.AppID, id balance.MachineID) (r orders.Row, ok bo
 	return orders.Row{Machine: m, Incarnation: n.peers.link.Incarnation()}, ok
 }
 
-// app is an app as this node knows it, with its own machines.
+// app returns an app as this node knows it, with the rows of its own machines.
 func (n *Node) app(id balance.AppID) (app balance.App, rows []orders.Row, ok bool) {
 	snap, ok := n.fleet.App(id)
 	if !ok || !known(snap) {
@@ -108,8 +108,8 @@ func (n *Node) app(id balance.AppID) (app balance.App, rows []orders.Row, ok boo
 	return snap.App(), rows, true
 }
 
-// told takes in a row that came with an answer.
+// told applies a row that came with an answer.
 func (n *Node) told(r orders.Row) {
-	// an error says that the node ends
+	// An error means that the node ends.
 	_ = n.peers.link.Told(n.work, r.Machine.Owner, r.Incarnation, r.Machine)
 }

@@ -18,7 +18,7 @@ import (
 	"github.com/ebbkit/ebb/rtt"
 )
 
-// shown is what only the page asks for.
+// shown is what only the status page needs.
 type shown struct {
 	started  time.Time
 	requests atomic.Uint64
@@ -33,8 +33,8 @@ func (n *Node) counted(h http.Handler) http.Handler {
 	})
 }
 
-// source is what the page shows of a node. It implements [status.Source], [status.Historian],
-// [status.Picks] and [status.Stops].
+// source supplies the status page with the node's data. It implements [status.Source],
+// [status.Historian], [status.Picks] and [status.Stops].
 type source struct{ n *Node }
 
 func (s source) Events() *eventlog.Log { return s.n.report.Log }
@@ -69,7 +69,7 @@ func (s source) Snapshot() status.Snapshot {
 	return snap
 }
 
-// nodes adds the other nodes, and how far they are.
+// nodes adds the other nodes and the measured distances to them.
 func (s source) nodes(snap *status.Snapshot) {
 	p := s.n.peers
 	for _, of := range p.link.Nodes() {
@@ -95,7 +95,7 @@ func (s source) nodes(snap *status.Snapshot) {
 	}
 }
 
-// machine is a machine as its owner sees it, where that is this node.
+// machine returns a machine's entry; at its owner, the live state of the gate replaces the row's.
 func (s source) machine(app balance.App, m *balance.Machine) status.Machine {
 	limits := app.LimitsOf(*m)
 	out := status.Machine{
@@ -114,7 +114,7 @@ func (s source) machine(app balance.App, m *balance.Machine) status.Machine {
 	return out
 }
 
-// StopMachine stops a machine, which is named by its ID, or as "app/id".
+// StopMachine stops a machine, which is named by its ID or as "app/id".
 func (s source) StopMachine(ctx context.Context, name string, o status.Order) error {
 	m, ok := s.find(name)
 	if !ok {

@@ -13,7 +13,7 @@ import (
 	"github.com/ebbkit/ebb/rtt"
 )
 
-// peers is how a node knows the others. It is nil where there are none.
+// peers holds what a node knows of the others. It is nil where there are none.
 type peers struct {
 	n    *Node
 	link *exchange.Link
@@ -51,7 +51,7 @@ func (n *Node) newPeers() (p *peers, err error) {
 	return p, p.mesh.SetKeys(mc.Key, more...)
 }
 
-// demand is what this node has of an app's requests.
+// demand returns how many requests of an app this node has, and their home region.
 func (n *Node) demand(app balance.AppID) (home string, inFlight, parked int) {
 	if n.edge == nil {
 		return "", 0, 0
@@ -62,7 +62,7 @@ func (n *Node) demand(app balance.AppID) (home string, inFlight, parked int) {
 	return home, inFlight, parked
 }
 
-// noticed takes in that a node has come, has begun anew, or is gone.
+// noticed is told when another node's state changes.
 func (p *peers) noticed(of exchange.Node) {
 	p.n.report.Event(report.KindNode, balance.MachineKey{}, "%s in %s is %s", of.ID, of.Region, of.State)
 	if p.mesh != nil {
@@ -70,8 +70,8 @@ func (p *peers) noticed(of exchange.Node) {
 	}
 }
 
-// probed are the nodes whose distance is measured. One that is silent is asked on: it may be the
-// exchange that stands still.
+// probed returns the nodes whose distance is measured. Probes to a silent node go on: the exchange
+// may be what is down.
 func (p *peers) probed() (ns []rtt.Node) {
 	for _, of := range p.link.Nodes() {
 		if of.State == nodeLeft {
@@ -108,22 +108,22 @@ func (p *peers) dial(ctx context.Context, to balance.NodeID) (net.Conn, error) {
 	return d.DialContext(ctx, "tcp", of.Hop)
 }
 
-// rtt is how far a node is, as measured.
+// rtt returns the measured round trip to a node.
 func (p *peers) rtt(to balance.NodeID) (time.Duration, bool) {
 	s, ok := p.mesh.Table().To(string(to))
 	return s.Base, ok && s.Known()
 }
 
-// views is what other nodes have told, for the downscaler.
+// views gives the downscaler what other nodes have published.
 type views struct{ *exchange.Link }
 
-// Load implements [downscale.Views]: owners tell each other no loads.
+// Load implements [downscale.Views]: owners publish no loads to each other.
 func (views) Load(balance.AppID, balance.MachineID) (inFlight, idle int, told, fresh bool) {
 	return 0, 0, false, false
 }
 
-// run joins the others. The link ends after everything else: it tells of the machines that are
-// stopped at the end, and then that this node leaves.
+// run joins the others. The link ends after everything else, because it publishes that the machines
+// have stopped, and then that this node leaves.
 func (p *peers) run(run func(string, func(context.Context) error)) {
 	if p.mesh != nil {
 		run("probes", p.mesh.Run)
@@ -144,7 +144,7 @@ func (p *peers) run(run func(string, func(context.Context) error)) {
 	})
 }
 
-// leave says that this node is gone.
+// leave publishes that this node is gone.
 func (p *peers) leave() error {
 	p.stop()
 	if p.n.began() {

@@ -10,14 +10,14 @@ import (
 	"github.com/ebbkit/ebb/internal/report"
 )
 
-// Machines that take one to three requests at a time are not guessed: edges ask their owners for
-// slots, and owners grant them.
+// Edges do not guess the load of machines that take one to three requests at a time: they ask the
+// machines' owners for slots, and the owners grant them.
 
 const (
-	// askEvery is how often owners are told how many wait, changed or not: a node that is not heard of
-	// gets no slots.
+	// askEvery is how often owners are told how many requests wait, changed or not: a node that is
+	// silent gets no slots.
 	askEvery = 200 * time.Millisecond
-	// askGap is the least time between two askings: what changes meanwhile is said together.
+	// askGap is the least time between two asks; changes within it are sent together.
 	askGap = 2 * time.Millisecond
 )
 
@@ -27,7 +27,7 @@ type asker struct {
 	wake chan struct{}
 
 	mu      sync.Mutex
-	changed map[balance.AppID]struct{} // whose number has
+	changed map[balance.AppID]struct{} // whose number of waiting requests has changed
 	granted map[balance.AppID]struct{} // that have machines whose slots are granted
 }
 
@@ -38,7 +38,7 @@ func newAsker(n *Node) *asker {
 	}
 }
 
-// listen has the asker hear of those who wait.
+// listen hooks the asker into the trace of the waiting room.
 func (a *asker) listen(t *autostart.Trace) {
 	report.Then2(&t.Parked, func(app balance.AppID, _ int) { a.poke(app) })
 	report.Then3(&t.HandedOver, func(app balance.AppID, _ balance.MachineID, _ time.Duration) { a.poke(app) })
@@ -61,7 +61,7 @@ func (a *asker) poke(app balance.AppID) {
 	}
 }
 
-// rows looks whether slots of an app's machines are granted.
+// rows notes whether slots of an app's machines are granted.
 func (a *asker) rows(app balance.AppID) {
 	granted := false
 	if rows, ok := a.n.fleet.App(app); ok {
@@ -81,7 +81,7 @@ func (a *asker) rows(app balance.AppID) {
 	a.granted[app] = struct{}{}
 }
 
-// Run asks until ctx ends.
+// run asks until ctx ends.
 func (a *asker) run(ctx context.Context) error {
 	stop := a.n.fleet.OnChange(a.rows)
 	defer stop()
@@ -136,7 +136,7 @@ func (a *asker) ask(app balance.AppID) {
 	}
 }
 
-// giveBack carries a slot that could not be used back to its owner.
+// giveBack returns a slot that could not be used to its owner.
 func (n *Node) giveBack(owner balance.NodeID, g balance.Grant) {
 	if owner != n.config.Node {
 		n.edge.talks.Back(owner, g)
@@ -145,7 +145,7 @@ func (n *Node) giveBack(owner balance.NodeID, g balance.Grant) {
 	}
 }
 
-// give carries a grant to an edge.
+// give sends a grant to an edge.
 func (n *Node) give(to balance.NodeID, g balance.Grant) {
 	if to != n.config.Node {
 		n.orders.Give(to, g)

@@ -68,7 +68,7 @@ func (n *Node) newWorker() (w *worker, err error) {
 	return w, err
 }
 
-// machineID names a machine such that no other node's has the same name.
+// machineID returns a machine's name, which no other node's machine has.
 func machineID(node balance.NodeID, app balance.AppID, i int) balance.MachineID {
 	return balance.MachineID(fmt.Sprintf("%s-%s-%d", app, node, i+1))
 }
@@ -84,13 +84,13 @@ func (w *worker) run(run func(string, func(context.Context) error)) {
 	}
 }
 
-// toldWait bounds how long a node that ends waits until all others know that its machines are
-// cordoned, and then that they have stopped. Those who do not know yet are refused, and try
-// elsewhere.
+// toldWait bounds how long a node that shuts down waits until all others know that its machines are
+// cordoned, and then that they have stopped. Requests of nodes that do not know yet are refused and
+// retried elsewhere.
 const toldWait = time.Second
 
-// cordon has everybody avoid this node's machines where others can serve. The downscaler ends
-// before: it would take these cordons for its own of an earlier run, and release them.
+// cordon has all nodes avoid this node's machines where others can serve. The downscaler ends
+// first: it would take these cordons for its own of an earlier run, and release them.
 func (w *worker) cordon(ctx context.Context) {
 	if w.stay(); w.n.began() {
 		select {
@@ -120,8 +120,8 @@ func (w *worker) cordon(ctx context.Context) {
 	})
 }
 
-// notify tells the long connections to this node's machines to end within ctx, as far as that goes:
-// their clients will not come back here.
+// notify tells the long connections to this node's machines to end before ctx does, as far as their
+// protocol allows: their clients will not come back here.
 func (w *worker) notify(ctx context.Context) {
 	within := cmp.Or(w.n.config.Grace, defaultGrace)
 	if d, ok := ctx.Deadline(); ok {
@@ -137,7 +137,7 @@ func (w *worker) notify(ctx context.Context) {
 	}
 }
 
-// drain stops the machines, when nothing starts them any more, and waits until all edges know.
+// drain stops the machines, once nothing starts them any more, and waits until all edges know.
 func (w *worker) drain(ctx context.Context) error {
 	err := w.scaler.Drain(ctx)
 	if w.n.peers != nil && w.n.began() {
@@ -146,7 +146,7 @@ func (w *worker) drain(ctx context.Context) error {
 	return err
 }
 
-// await waits until it is so, for no longer than toldWait.
+// await waits until so returns true, for no longer than toldWait.
 func (w *worker) await(ctx context.Context, so func() bool) {
 	ctx, cancel := context.WithTimeout(ctx, toldWait)
 	defer cancel()

@@ -9,30 +9,29 @@ import (
 	"github.com/ebbkit/ebb/balance"
 )
 
-// Exchange carries messages between nodes. It may lose, delay, repeat and reorder them, and says
-// nothing about it: whoever reads notices by the numbers in the messages. All methods are safe for
-// concurrent use. Package exchangetest has a suite for implementations.
+// Exchange carries messages between nodes. It may lose, delay, repeat and reorder them without
+// saying so: readers notice by the numbers in the messages. All methods are safe for concurrent
+// use. Package exchangetest has a suite for implementations.
 type Exchange interface {
-	// Publish sends a message to whoever subscribes to its subject, this node included. It does not
-	// wait for the network; an error says that the message was not sent, which the caller need not
-	// mend.
+	// Publish sends a message to all subscribers of its subject, this node included. It does not
+	// wait for the network. An error says that the message was not sent; the caller need not retry.
 	Publish(s Subject, payload []byte) error
-	// Subscribe has receive called for messages whose subject matches the filter: one call at a
-	// time, in the order of arrival. When it returns, messages that are published from then on
-	// arrive, as far as the engine can be reached. receive must not block; it may keep the payload.
+	// Subscribe calls receive for messages whose subject matches the filter: one call at a time, in
+	// the order of arrival. Messages that are published after Subscribe has returned arrive, as far
+	// as the engine can be reached. receive must not block; it may keep the payload.
 	Subscribe(filter Subject, receive func(Message)) (cancel func(), err error)
-	// Request asks whoever serves the subject and returns the answer.
+	// Request sends a request to the node that serves the subject and returns the answer.
 	Request(ctx context.Context, to Subject, payload []byte) ([]byte, error)
-	// Serve has answer called for requests, possibly at once from several goroutines.
+	// Serve calls answer for requests, possibly from several goroutines at once.
 	Serve(at Subject, answer func(payload []byte) []byte) (cancel func(), err error)
-	// OnReconnect has reconnected called whenever the engine can be reached again: messages may
-	// have been lost meanwhile. It must not block.
+	// OnReconnect calls reconnected whenever the engine can be reached again: messages may have
+	// been lost meanwhile. reconnected must not block.
 	OnReconnect(reconnected func()) (cancel func())
 	// MaxPayload returns how many bytes a payload may have.
 	MaxPayload() int
 }
 
-// Subject says what a message is about and whose it is.
+// Subject says what a message is about and which node's it is.
 type Subject struct {
 	Cluster string // fleets with different names do not hear each other
 	// Kind is "row" (changed rows), "load" (heartbeat and load), "ack" (acknowledgements), "ask"
@@ -49,8 +48,8 @@ type Message struct {
 }
 
 // String returns the subject as engines with tokens write it, such as "ebb.prod.row.nrt.worker-1".
-// Bytes other than letters, digits, "-" and "_" are written as "%2E"; an empty part is a "*".
-// Subjects of the kind "snap" have no region: "ebb.prod.snap.worker-1".
+// A byte other than a letter, a digit, "-" and "_" is escaped as in "%2E"; an empty part is "*".
+// Subjects of kind "snap" have no region: "ebb.prod.snap.worker-1".
 func (s Subject) String() string {
 	parts := []string{s.Cluster, s.Kind, s.Region, string(s.Node)}
 	if s.Kind == "snap" {
@@ -110,7 +109,7 @@ func ParseSubject(text string) (Subject, error) {
 	return Subject{}, fmt.Errorf("exchange: subject %q: want ebb.cluster.kind.region.node or ebb.cluster.snap.node", text)
 }
 
-// Matches reports whether the subject is one of the filter's: empty parts of a filter match any.
+// Matches reports whether the subject matches the filter; an empty part of the filter matches any.
 func (s Subject) Matches(filter Subject) bool {
 	return (filter.Cluster == "" || filter.Cluster == s.Cluster) &&
 		(filter.Kind == "" || filter.Kind == s.Kind) &&
@@ -118,20 +117,20 @@ func (s Subject) Matches(filter Subject) bool {
 		(filter.Node == "" || filter.Node == s.Node)
 }
 
-// Store keeps the little that people write: apps, splits, bounds. It holds few keys; machines are
-// not in it. All methods are safe for concurrent use.
+// Store keeps the little that people write: apps, splits, bounds. It holds few keys, and no
+// machines. All methods are safe for concurrent use.
 type Store interface {
 	// Get returns an entry; the error matches [ErrNotFound] when there is none.
 	Get(ctx context.Context, key string) (Entry, error)
-	// Put writes an entry and returns its revision. revision is that of the entry it replaces, 0 for
-	// a key that is not there; where that is no longer so the error matches [ErrConflict], and the
-	// caller reads and decides again.
+	// Put writes an entry and returns its revision. The revision argument is that of the entry to
+	// replace, or 0 for a key that does not exist. If that is no longer so, the error matches
+	// [ErrConflict], and the caller reads and decides again.
 	Put(ctx context.Context, key string, value []byte, revision uint64) (uint64, error)
 	// Delete removes an entry, checked like Put.
 	Delete(ctx context.Context, key string, revision uint64) error
-	// Watch calls changed with every entry that there is, then with each change, one call at a time,
-	// until ctx ends; then it returns nil. It may tell an entry again, and after an interruption
-	// tells all. An entry that is missing was not deleted: only one with Deleted was.
+	// Watch calls changed with every existing entry, then with each change, one call at a time,
+	// until ctx ends; then it returns nil. It may repeat an entry, and after an interruption it
+	// repeats all. An entry that is not repeated was not deleted: only one with Deleted was.
 	Watch(ctx context.Context, changed func(Entry)) error
 }
 
@@ -139,7 +138,7 @@ type Store interface {
 type Entry struct {
 	Key      string
 	Value    []byte
-	Revision uint64 // grows with each write of the store
+	Revision uint64 // grows with each write to the store
 	Deleted  bool
 }
 

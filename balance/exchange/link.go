@@ -13,8 +13,8 @@ import (
 	"github.com/ebbkit/ebb/balance/exchange/internal/wire"
 )
 
-// Link joins a node's fleet to those of the other nodes: it tells them this node's rows, loads,
-// acknowledgements and demand, and brings theirs into the fleet. Make one with [New]; all methods
+// Link joins a node's fleet to those of the other nodes: it sends them this node's rows, loads,
+// acknowledgements and demand, and applies theirs to the fleet. Make one with [New]; all methods
 // are safe for concurrent use.
 type Link struct {
 	fleet *balance.Fleet
@@ -30,39 +30,39 @@ type Link struct {
 	// of Run's goroutine
 	out   sender
 	rows  rows
-	spare []any // an inbox that was emptied
-	most  int   // bytes of entries in a message
+	spare []any // an emptied inbox, to be reused
+	most  int   // bytes of entries in a message, at most
 
 	asks  sync.WaitGroup
 	count counters
 }
 
-// ErrSameNode is what [Trace] is told when another process speaks as this node, again and again.
+// ErrSameNode is given to [Trace] when another process repeatedly speaks as this node.
 var ErrSameNode = errors.New("exchange: another process speaks as this node: give each an ID of its own")
 
-// Node is what is known of another node.
+// Node is what a link knows of another node.
 type Node struct {
 	ID           balance.NodeID
 	Region       string
 	Hop, Probe   string
 	Edge, Worker bool
 	Incarnation  uint64
-	// State is "live", "gone" (silent for too long) or "left" (it said that it ends).
+	// State is "live", "gone" (silent for too long) or "left" (it said that it shuts down).
 	State    string
 	Heard    time.Time // when it was last heard
-	Machines int       // of its own that are in the fleet
+	Machines int       // its own machines that are in the fleet
 	Behind   bool      // some of its rows have not arrived
-	Acked    uint64    // the message of this node's rows by which it picks
+	Acked    uint64    // the last message of this node's rows that it has applied
 }
 
-// Stats counts since the link was made.
+// Stats counts events since the link was made.
 type Stats struct {
 	Received  uint64 // messages
 	Refused   uint64 // messages that could not be read, or are of another cluster
-	Dropped   uint64 // messages for which there was no room; the gap is asked for
+	Dropped   uint64 // messages for which there was no room; the gap is closed by a snapshot
 	Rows      uint64 // rows applied
-	BadRows   uint64 // rows that could not be
-	Snapshots uint64 // answers to questions
+	BadRows   uint64 // rows that could not be applied
+	Snapshots uint64 // answers to requests for a snapshot
 	Unsent    uint64 // messages that the engine did not take
 }
 
@@ -90,7 +90,7 @@ func New(fleet *balance.Fleet, x Exchange, c Config) (*Link, error) {
 	return l, nil
 }
 
-// fit bounds messages by what the engine takes, which may be another one after a reconnect.
+// fit bounds messages by what the engine takes, which may differ after a reconnect.
 func (l *Link) fit() {
 	l.most = max(min(l.x.MaxPayload(), wire.MaxMessage)-payloadSlack, payloadSlack)
 	l.mu.Lock()
@@ -98,8 +98,8 @@ func (l *Link) fit() {
 	l.publisher.Limit(min(l.most, rowsPerMessage))
 }
 
-// Run tells and follows until ctx ends, then says that this node leaves, and returns nil. It may run
-// once. An error says that the engine refused a subscription.
+// Run publishes and follows until ctx ends, then publishes that this node leaves, and returns nil.
+// It may run once. An error says that the engine refused a subscription.
 func (l *Link) Run(ctx context.Context) (err error) {
 	if l.ran.Swap(true) {
 		return errors.New("exchange: Link.Run was called before: make another Link")
@@ -160,7 +160,7 @@ func (l *Link) subscribe() (cancel []func(), err error) {
 	return append(cancel, c, l.x.OnReconnect(func() { l.inbox.add(reconnected{}) })), nil
 }
 
-// setWake arms the timer for the next question.
+// setWake arms the timer for the next request for a snapshot.
 func (l *Link) setWake(t *time.Timer) {
 	l.mu.Lock()
 	due := l.follower.Wake()
@@ -172,8 +172,8 @@ func (l *Link) setWake(t *time.Timer) {
 	t.Reset(time.Until(due))
 }
 
-// publish tells what has changed in the fleet. Of an app that was removed here others may still have
-// machines.
+// publish sends what has changed in the fleet. It also reports removed apps to the follower, since
+// other nodes may still have machines of them.
 func (l *Link) publish(ctx context.Context, w *balance.Watcher) {
 	for _, app := range l.out.rows(w.Take()) {
 		l.step(ctx, func(now time.Time) { l.follower.Missing(now, app) })
@@ -184,7 +184,7 @@ func (l *Link) tick(ctx context.Context) {
 	l.step(ctx, l.follower.Tick)
 }
 
-// step changes the follower and does what follows from it.
+// step changes the follower and carries out the resulting actions.
 func (l *Link) step(ctx context.Context, change func(now time.Time)) {
 	l.mu.Lock()
 	change(time.Now())
@@ -216,7 +216,7 @@ func (l *Link) step(ctx context.Context, change func(now time.Time)) {
 	}
 }
 
-// renumber takes the incarnation after one that somebody knows of this node.
+// renumber takes the incarnation after the later one of this node that another node knows.
 func (l *Link) renumber(a core.Outdated) {
 	l.mu.Lock()
 	l.publisher.Renumber(a.Incarnation + 1)
@@ -228,9 +228,9 @@ func (l *Link) renumber(a core.Outdated) {
 	}
 }
 
-// Acked implements downscale.Acks: every edge that lives picks by that generation of the machine's
-// cordon. While the engine carries nothing, or not for long enough to have heard of all edges, it is
-// false.
+// Acked implements downscale.Acks: it reports whether every live edge picks by that generation of
+// the machine's cordon. While the engine carries nothing, or not yet for long enough to have heard
+// all edges, it is false.
 func (l *Link) Acked(app balance.AppID, id balance.MachineID, gen uint64) bool {
 	l.mu.Lock()
 	defer l.mu.Unlock()
@@ -238,8 +238,8 @@ func (l *Link) Acked(app balance.AppID, id balance.MachineID, gen uint64) bool {
 	return ok && l.follower.Acked(time.Now(), seq)
 }
 
-// Parked implements downscale.Demand: how many requests wait for the app on all edges, this node
-// included.
+// Parked implements downscale.Demand: it returns how many of the app's requests wait on all edges,
+// this node included.
 func (l *Link) Parked(app balance.AppID) (n int, fresh bool) {
 	if l.c.Demand != nil {
 		_, _, n = l.c.Demand(app)
@@ -250,8 +250,8 @@ func (l *Link) Parked(app balance.AppID) (n int, fresh bool) {
 	return n + others, fresh
 }
 
-// Others returns what other nodes have of an app's requests, in flight and parked, that count in
-// that region. It is for autostart's Config.Others.
+// Others returns how many of an app's requests, in flight and parked, other nodes have that count
+// in that region. It is for Config.Others of package autostart.
 func (l *Link) Others(app balance.AppID, region string) int {
 	l.mu.Lock()
 	defer l.mu.Unlock()
@@ -277,15 +277,15 @@ func (l *Link) Nodes() (ns []Node) {
 	return ns
 }
 
-// Incarnation returns the one in which this node speaks: the fleet's, the clock's, or a later one
-// where another node knew of one.
+// Incarnation returns this node's incarnation: the fleet's, the clock's, or a later one if another
+// node knew one.
 func (l *Link) Incarnation() uint64 {
 	l.mu.Lock()
 	defer l.mu.Unlock()
 	return l.publisher.Incarnation()
 }
 
-// Stats returns what was counted.
+// Stats returns the counters.
 func (l *Link) Stats() Stats { return l.count.stats() }
 
 var nodeStates = [...]string{core.NodeLive: "live", core.NodeGone: "gone", core.NodeLeft: "left"}

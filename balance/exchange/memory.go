@@ -13,23 +13,24 @@ import (
 	"github.com/ebbkit/ebb/balance"
 )
 
-// MemoryConfig says how badly a [Memory] carries. The zero value loses nothing and takes no time.
+// MemoryConfig says which faults a [Memory] has. The zero value loses nothing and takes no time.
 type MemoryConfig struct {
 	// Delay returns how long a message takes between two nodes; nil means no time.
 	Delay func(from, to balance.NodeID) time.Duration
-	// Jitter is added to the delay, drawn evenly from 0 to it. Messages whose order it changes
-	// arrive in the changed order.
+	// Jitter is added to the delay, drawn uniformly from 0 to it. It may change the order in which
+	// messages arrive.
 	Jitter time.Duration
-	// Lose, Repeat are the parts of messages that are lost and that come twice, from 0 to 1.
-	// Requests and answers may be lost, too.
+	// Lose and Repeat are the fractions of messages, from 0 to 1, that are lost and that arrive
+	// twice. Requests and answers may be lost, too.
 	Lose, Repeat float64
-	// Seed makes the draws repeatable.
+	// Seed makes the random draws repeatable.
 	Seed uint64
 }
 
-// Memory carries messages between nodes of one process, and stores. It is for one process with
-// several fleets and for tests: messages are late, lost, repeated and reordered as configured, and
-// nodes can be cut off. Time is package time's, so that it runs in a synctest bubble.
+// Memory carries messages between nodes of one process, and is their store. It is for one process
+// with several fleets and for tests: messages are delayed, lost, repeated and reordered as
+// configured, and nodes can be cut off. Time is that of package time, so it runs in a synctest
+// bubble.
 type Memory struct {
 	mu     sync.Mutex
 	c      MemoryConfig
@@ -48,7 +49,7 @@ func NewMemory(c MemoryConfig) *Memory {
 	return m
 }
 
-// Change has messages that are sent from now on carried otherwise.
+// Change replaces the configuration for messages that are sent from now on.
 func (m *Memory) Change(c MemoryConfig) {
 	m.mu.Lock()
 	defer m.mu.Unlock()
@@ -67,7 +68,7 @@ type Conn struct {
 	hooks  []*func()
 	queue  []event // sorted by due and number
 	timer  *time.Timer
-	busy   bool // events are being handed out
+	busy   bool // events are being delivered
 }
 
 type subscription struct {
@@ -81,15 +82,15 @@ type service struct {
 	answer func([]byte) []byte
 }
 
-// event is what a node is to do at a time.
+// event is something that a node does at a given time.
 type event struct {
 	due time.Time
 	n   uint64
 	do  func()
 }
 
-// Connect returns the end of a node. Ends that were returned for it before are cut off for good, as
-// those of a process that has ended.
+// Connect returns a node's end. Ends that it returned for that node before are cut off for good,
+// like those of a process that has ended.
 func (m *Memory) Connect(node balance.NodeID) *Conn {
 	m.mu.Lock()
 	defer m.mu.Unlock()
@@ -101,11 +102,11 @@ func (m *Memory) Connect(node balance.NodeID) *Conn {
 	return c
 }
 
-// Cut cuts nodes off from all others, their messages on the way included; none means all nodes: the
-// engine stands still.
+// Cut cuts nodes off from all others, including messages in flight. No argument means all nodes:
+// the engine is down.
 func (m *Memory) Cut(nodes ...balance.NodeID) { m.set(true, nodes) }
 
-// Join connects nodes again; none means all.
+// Join connects nodes again; no argument means all.
 func (m *Memory) Join(nodes ...balance.NodeID) { m.set(false, nodes) }
 
 func (m *Memory) set(cut bool, nodes []balance.NodeID) {
@@ -137,7 +138,7 @@ func (m *Memory) set(cut bool, nodes []balance.NodeID) {
 	}
 }
 
-// at has a node do something at a time; m.mu is held.
+// at schedules something for a node to do; m.mu is held.
 func (c *Conn) at(due time.Time, do func()) {
 	c.m.sent++
 	e := event{due, c.m.sent, do}
@@ -181,7 +182,7 @@ func (c *Conn) run() {
 	c.schedule()
 }
 
-// send has a node do something after the way there, or loses it; m.mu is held.
+// send has a node do something after the delay to it, or loses it; m.mu is held.
 func (m *Memory) send(from, to *Conn, do func()) {
 	if from.cut || to.cut {
 		return

@@ -11,8 +11,8 @@ import (
 	"github.com/ebbkit/ebb/balance/exchange/internal/wire"
 )
 
-// Bounds of what waits for Run, in messages. What is dropped shows as a gap. A node that floods loses
-// its own messages first.
+// Bounds of what waits for Run, in messages. A dropped message shows as a gap. A node that floods
+// loses its own messages first.
 const (
 	inboxOfNode = 1024
 	inboxOfAll  = 64 << 10
@@ -37,7 +37,7 @@ type (
 	}
 )
 
-// put takes in a message if there is room.
+// put appends a message if there is room.
 func (b *inbox) put(m Message) {
 	b.mu.Lock()
 	full := b.of[m.Subject.Node] >= inboxOfNode || len(b.items) >= inboxOfAll
@@ -51,7 +51,7 @@ func (b *inbox) put(m Message) {
 	b.signal()
 }
 
-// add takes in an event; there are few.
+// add appends an event; there are few.
 func (b *inbox) add(event any) {
 	b.mu.Lock()
 	b.items = append(b.items, event)
@@ -76,7 +76,7 @@ func (b *inbox) take(spare []any) (items []any, dropped uint64) {
 	return items, dropped
 }
 
-// receive takes in what has arrived, and then acknowledges it at once.
+// receive handles what has arrived, and then acknowledges it at once.
 func (l *Link) receive(ctx context.Context) {
 	items, dropped := l.inbox.take(l.spare)
 	l.count.dropped.Add(dropped)
@@ -112,7 +112,7 @@ func (l *Link) receive(ctx context.Context) {
 	l.out.acks()
 }
 
-// message takes in one message; the error says why it cannot be read.
+// message handles one message; the error says why it cannot be read.
 func (l *Link) message(ctx context.Context, m Message) error {
 	from := core.Sender{Node: m.Subject.Node, Region: m.Subject.Region}
 	switch m.Subject.Kind {
@@ -129,10 +129,10 @@ func (l *Link) message(ctx context.Context, m Message) error {
 		v, err := wire.DecodeAsks(m.Payload)
 		return l.take(ctx, &v.Header, err, func(now time.Time) { l.follower.Demand(now, from, &v) })
 	}
-	return nil // of a later release
+	return nil // from a later release
 }
 
-// take hands a message to the follower if it could be read and is of this cluster.
+// take passes a message to the follower if it could be read and is of this cluster.
 func (l *Link) take(ctx context.Context, h *wire.Header, err error, to func(time.Time)) error {
 	if err != nil {
 		return err
@@ -150,7 +150,7 @@ func (l *Link) refuse(node balance.NodeID, machine balance.MachineKey, err error
 	}
 }
 
-// ask asks a node, without waiting. At most a few are on their way: see core.
+// ask sends a request to a node without waiting. Only a few are in flight at once: see core.
 func (l *Link) ask(ctx context.Context, a core.Ask) {
 	a.Message.Cluster = l.c.Cluster
 	question := a.Message.Encode()
@@ -159,7 +159,7 @@ func (l *Link) ask(ctx context.Context, a core.Ask) {
 		defer cancel()
 		b, err := l.x.Request(ctx, Subject{Cluster: l.c.Cluster, Kind: "snap", Node: a.Node}, question)
 		if a.Message.Older > 0 {
-			return // it was told; there is no answer to that
+			return // it told the node of a later incarnation; that has no answer
 		}
 		r := answered{node: a.Node, err: err}
 		if err == nil {
@@ -172,7 +172,7 @@ func (l *Link) ask(ctx context.Context, a core.Ask) {
 	})
 }
 
-// answer serves this node's snapshot. It runs on the engine's goroutines.
+// answer serves this node's snapshots. It runs on the engine's goroutines.
 func (l *Link) answer(question []byte) []byte {
 	a, err := wire.DecodeAsk(question)
 	if err != nil || a.Cluster != l.c.Cluster {

@@ -7,18 +7,18 @@ import (
 	"github.com/ebbkit/ebb/balance/exchange/internal/core"
 )
 
-// quarantineMax bounds the refused rows that are kept of one node to be tried again.
+// quarantineMax bounds the refused rows of one node that are kept to be retried.
 const quarantineMax = 1000
 
 // rows puts the rows of other nodes into the fleet. It belongs to Run's goroutine.
 //
-// The fleet's versions of those rows are counted here rather than taken from the owner: the follower
-// has put them in order already, and that a node is gone, or heard again, has to take its place among
-// them.
+// It counts the fleet's versions of those rows itself instead of taking them from the owner. The
+// follower has put the rows in order already, and the changes that a node is gone, or heard again,
+// need versions among them.
 type rows struct {
 	l       *Link
 	version uint64
-	// rows that contradict what the fleet holds: it may have been removed there before long
+	// rows that conflict with what the fleet holds, which may soon be removed there
 	refused map[balance.NodeID]map[balance.MachineKey]balance.PutMachine
 }
 
@@ -27,7 +27,8 @@ func (r *rows) next(incarnation uint64) balance.Version {
 	return balance.Version{Incarnation: incarnation, Seq: r.version}
 }
 
-// apply puts a node's rows into the fleet. A row that is refused is left out; the others stand.
+// apply puts a node's rows into the fleet. A row that is refused is left out; the others are
+// applied.
 func (r *rows) apply(a core.Apply) {
 	var us []balance.Update
 	for _, row := range a.Rows {
@@ -67,7 +68,7 @@ func (r *rows) gone(a core.Gone) {
 	r.put(a.Node, us, true)
 }
 
-// markGone appends that a node's machine cannot be used.
+// markGone appends an update that marks a node's machine as gone.
 func (r *rows) markGone(us []balance.Update, node balance.NodeID, k balance.MachineKey, v balance.Version) []balance.Update {
 	m, ok := r.held(k)
 	if !ok || m.Owner != node || m.State == balance.StateGone {
@@ -102,7 +103,7 @@ func (r *rows) put(node balance.NodeID, us []balance.Update, tell bool) {
 	}
 }
 
-// try applies updates. What another node wrote must not end this one: a panic is an error.
+// try applies updates. Data of another node must not crash this one: a panic becomes an error.
 func (r *rows) try(us ...balance.Update) (err error) {
 	defer func() {
 		if p := recover(); p != nil {
@@ -112,8 +113,8 @@ func (r *rows) try(us ...balance.Update) (err error) {
 	return r.l.fleet.Apply(us...)
 }
 
-// quarantine keeps a refused row. What the fleet holds of the machine by the same owner is older, and
-// not to be used.
+// quarantine keeps a refused row. What the fleet holds of the machine by the same owner is older
+// and must not be used.
 func (r *rows) quarantine(node balance.NodeID, p balance.PutMachine) {
 	if us := r.markGone(nil, node, p.Machine.Key(), r.next(p.Version.Incarnation)); us != nil {
 		r.try(us...)
@@ -128,7 +129,7 @@ func (r *rows) quarantine(node balance.NodeID, p balance.PutMachine) {
 	}
 }
 
-// again tries the refused rows once more.
+// again retries the refused rows.
 func (r *rows) again() {
 	for node, of := range r.refused {
 		var us []balance.Update

@@ -8,18 +8,18 @@ import (
 	"github.com/ebbkit/ebb/balance/exchange/internal/wire"
 )
 
-// sender tells what changes at this node. It belongs to Run's goroutine.
+// sender publishes what changes at this node. It belongs to Run's goroutine.
 type sender struct {
 	l                       *Link
 	loadSeq, ackSeq, askSeq uint64
-	whole                   time.Time // when everything was last told
+	whole                   time.Time // when everything was last sent
 	told                    uint64    // the message of rows that the last heartbeat named
 	running                 map[balance.MachineKey]*sentLoad
 	demand                  []wire.Demand
 	applied                 []balance.NodeID // whose rows were applied since the last acknowledgement
 }
 
-// sentLoad is what was last told of a machine that runs.
+// sentLoad is what was last sent of a running machine.
 type sentLoad struct {
 	gate              *balance.Gate
 	index             uint32
@@ -34,7 +34,7 @@ const (
 	demandSize = 550
 )
 
-// again has everything told with the next heartbeat.
+// again has everything sent with the next heartbeat.
 func (s *sender) again() { s.whole = time.Time{} }
 
 func (s *sender) publish(kind string, payload []byte) {
@@ -42,7 +42,7 @@ func (s *sender) publish(kind string, payload []byte) {
 		Cluster: s.l.c.Cluster, Kind: kind, Region: s.l.fleet.Region(), Node: s.l.fleet.Node(),
 	}
 	if s.l.x.Publish(subject, payload) != nil {
-		s.l.count.unsent.Add(1) // like what the engine loses: the next heartbeat shows it
+		s.l.count.unsent.Add(1) // as if the engine had lost it: the next heartbeat shows the gap
 	}
 }
 
@@ -52,7 +52,7 @@ func (s *sender) header(seq *uint64) wire.Header {
 	return wire.Header{Cluster: s.l.c.Cluster, Incarnation: s.l.Incarnation(), Seq: *seq}
 }
 
-// rows tells the rows of this node's machines that have changed, and returns the apps that were
+// rows sends the rows of this node's machines that have changed, and returns the apps that were
 // removed.
 func (s *sender) rows(updates []balance.Update) (apps []balance.AppID) {
 	l := s.l
@@ -86,7 +86,7 @@ func (s *sender) rows(updates []balance.Update) (apps []balance.AppID) {
 	return apps
 }
 
-// follow keeps the machines whose load is told; Link.mu is held.
+// follow notes whether a machine's load is sent; Link.mu is held.
 func (s *sender) follow(m balance.Machine) {
 	k := m.Key()
 	if m.State != balance.StateStarted {
@@ -101,7 +101,7 @@ func (s *sender) follow(m balance.Machine) {
 	s.running[k] = &sentLoad{gate: g, index: index}
 }
 
-// beat sends a heartbeat if something has changed, or, with everything, when a second has passed.
+// beat sends a heartbeat if something has changed, or a whole one when a second has passed.
 func (s *sender) beat(now time.Time) (whole bool) {
 	whole = now.Sub(s.whole) >= wholeEvery
 	if whole {
@@ -126,7 +126,7 @@ func (s *sender) rowSeq() uint64 {
 	return s.l.publisher.Seq()
 }
 
-// reports returns the load of this node's machines that run: of all, or of those where it changed.
+// reports returns the loads of this node's running machines: all, or those that have changed.
 func (s *sender) reports(whole bool) (rs []wire.Report) {
 	for _, m := range s.running {
 		inFlight, granted := m.gate.InFlight(), m.gate.Granted()
@@ -138,7 +138,7 @@ func (s *sender) reports(whole bool) (rs []wire.Report) {
 	return rs
 }
 
-// heartbeat sends one, in several messages where the reports do not fit into one.
+// heartbeat sends a heartbeat, in several messages if the reports do not fit into one.
 func (s *sender) heartbeat(reports []wire.Report, leaving bool) {
 	c := s.l.c
 	s.told = s.rowSeq()
@@ -166,7 +166,7 @@ func chunks[T any](xs []T, n int) func(func([]T) bool) {
 	}
 }
 
-// demands tells what this node has of each app's requests.
+// demands sends this node's demand for each app.
 func (s *sender) demands(whole bool) {
 	var ds []wire.Demand
 	if s.l.c.Demand != nil {

@@ -7,7 +7,7 @@ import (
 	"github.com/ebbkit/ebb/balance"
 )
 
-// told are rows that came by another way.
+// told are rows that did not come through the engine.
 type told struct {
 	node        balance.NodeID
 	incarnation uint64
@@ -15,10 +15,11 @@ type told struct {
 	done        chan struct{}
 }
 
-// Told takes in rows that a node has told of its machines by another way, as in the answer to an
-// order: while the engine carries nothing, that is how a machine that was started is known to be
-// ready. What the fleet holds of a later start, of a later incarnation or of another owner stays. It
-// returns when the fleet has the rows. It needs Run, and returns ctx's error when that ends first.
+// Told applies rows that a node sent of its machines by another way than the engine, as in the
+// answer to an order. While the engine carries nothing, that is how this node learns that a machine
+// it started is ready. What the fleet holds of a later start, of a later incarnation or of another
+// owner stays. Told returns when the fleet has the rows. It needs Run, and returns ctx's error when
+// ctx ends first.
 func (l *Link) Told(
 	ctx context.Context, node balance.NodeID, incarnation uint64, rows ...balance.Machine,
 ) error {
@@ -32,7 +33,7 @@ func (l *Link) Told(
 	}
 }
 
-// tell puts rows into the fleet that came by another way, as far as they are news.
+// tell puts rows that did not come through the engine into the fleet, as far as they are newer.
 func (l *Link) tell(t told) {
 	defer close(t.done)
 	l.mu.Lock()
@@ -44,14 +45,14 @@ func (l *Link) tell(t told) {
 	for _, m := range t.rows {
 		m.Owner = t.node
 		if l.news(&m) {
-			// what is refused comes again by the engine, and is told of then
+			// A refused row comes again through the engine, and is reported then.
 			_ = l.rows.try(balance.PutMachine{Machine: m, Version: l.rows.next(t.incarnation)})
 		}
 	}
 }
 
-// news reports whether a row says more than the one that the fleet holds. Within one start only what
-// leads out of starting is told by another way before the engine may bring it.
+// news reports whether a row is newer than the one that the fleet holds. Within one start, only a
+// change out of the starting state is accepted before the engine may bring it.
 func (l *Link) news(m *balance.Machine) bool {
 	held, ok := l.rows.held(m.Key())
 	switch {
@@ -69,8 +70,8 @@ func (l *Link) news(m *balance.Machine) bool {
 	return held.State == balance.StateStarting || m.State != balance.StateStarting
 }
 
-// Settled reports whether every edge that lives picks by all rows that this node has told. While the
-// engine carries nothing, or not for long enough to have heard of all edges, it is false.
+// Settled reports whether every live edge picks by all rows that this node has sent. While the
+// engine carries nothing, or not yet for long enough to have heard all edges, it is false.
 func (l *Link) Settled() bool {
 	l.mu.Lock()
 	defer l.mu.Unlock()

@@ -1,11 +1,11 @@
-// Package exchangetest holds the contract of package exchange as a test suite, for those who write an
-// engine of their own: one subtest for each clause, whose name quotes it.
+// Package exchangetest holds the contract of package exchange as a test suite for engines of your
+// own: one subtest for each clause, whose name quotes it.
 //
 //	func TestMyEngine(t *testing.T) {
 //		exchangetest.Test(t, exchangetest.Engine{New: newNet}) // func newNet(*testing.T) exchangetest.Net
 //	}
 //
-// The second half of the suite runs fleets over the engine and makes it worse: it swaps messages,
+// The second half of the suite runs fleets over the engine and degrades it: it swaps messages,
 // loses the last one, replays old ones, and lets snapshots overtake updates.
 package exchangetest
 
@@ -24,22 +24,23 @@ import (
 	"github.com/ebbkit/ebb/balance/exchange"
 )
 
-// Engine says how the suite comes by an engine.
+// Engine says how the suite makes an engine.
 type Engine struct {
-	// New returns a new engine; the end of the test ends it.
+	// New returns a new engine, which ends with the test.
 	New func(t *testing.T) Net
-	// Bubble has each clause run in a synctest bubble: for engines within one process.
+	// Bubble runs each clause in a synctest bubble: for engines within one process.
 	Bubble bool
 }
 
-// Net is an engine that runs.
+// Net is a running engine.
 type Net struct {
-	// Connect returns a node's end. The suite connects each node once, or again after it has ended.
+	// Connect returns a node's end. The suite connects each node once, and again after its end has
+	// ended.
 	Connect func(node balance.NodeID) exchange.Exchange
 	// Store returns a node's store; nil when the engine has none.
 	Store func(node balance.NodeID) exchange.Store
-	// Interrupt has the engine away for that long and returns when it is back; nil when it never is.
-	// Nodes find it again by themselves.
+	// Interrupt takes the engine down for that long and returns when it is back; nil if that cannot
+	// be done. Nodes reconnect by themselves.
 	Interrupt func(time.Duration)
 }
 
@@ -61,7 +62,7 @@ type clause struct {
 	check func(*testing.T, Net)
 }
 
-// patience is how long the suite waits for what has to happen, and quiet for what must not.
+// patience is how long the suite waits for what must happen, and quiet for what must not.
 const patience, quiet = 15 * time.Second, 100 * time.Millisecond
 
 // eventually waits until ok reports true.
@@ -74,7 +75,7 @@ func eventually(t *testing.T, what string, ok func() bool) {
 	}
 }
 
-// mailbox gathers what a subscriber receives.
+// mailbox collects what a subscriber receives.
 type mailbox struct {
 	mu   sync.Mutex
 	got  []exchange.Message

@@ -13,11 +13,11 @@ import (
 	"github.com/google/go-cmp/cmp"
 )
 
-// worse is an engine that one node's messages pass worse than they would.
+// worse is an engine that degrades one node's messages.
 type worse struct {
 	exchange.Exchange
 	mu   sync.Mutex
-	bend func(m exchange.Message, send func(exchange.Message)) // nil: they pass
+	bend func(m exchange.Message, send func(exchange.Message)) // nil: messages pass unchanged
 	sent []exchange.Message
 }
 
@@ -34,14 +34,14 @@ func (w *worse) Publish(s exchange.Subject, payload []byte) error {
 	return nil
 }
 
-// passing has messages bent from now on; nil ends it.
+// passing sets how messages are bent from now on; nil ends that.
 func (w *worse) passing(bend func(m exchange.Message, send func(exchange.Message))) {
 	w.mu.Lock()
 	defer w.mu.Unlock()
 	w.bend = bend
 }
 
-// replay sends everything once more that was ever sent, in that order.
+// replay sends every message again that was ever sent, in that order.
 func (w *worse) replay() {
 	w.mu.Lock()
 	defer w.mu.Unlock()
@@ -59,7 +59,7 @@ type node struct {
 
 	mu     sync.Mutex
 	parked int
-	gens   map[balance.MachineKey]uint64 // of the cordons seen; begins anew with the worker
+	gens   map[balance.MachineKey]uint64 // of the cordons seen; reset when the worker restarts
 	back   string                        // a machine whose row went back to an earlier one
 }
 
@@ -134,7 +134,7 @@ func (f *fleets) start(id balance.NodeID, incarnation uint64) *node {
 	return n
 }
 
-// restart ends the worker and begins it again, without machines.
+// restart ends the worker and starts it again, without machines.
 func (f *fleets) restart(incarnation uint64) {
 	f.t.Helper()
 	f.work.stop()
@@ -144,7 +144,7 @@ func (f *fleets) restart(incarnation uint64) {
 	f.work = f.start("worker", incarnation)
 }
 
-// host gives the worker a machine that runs.
+// host gives the worker a running machine.
 func (f *fleets) host(id string) {
 	f.t.Helper()
 	g, err := f.work.fleet.Host(balance.Machine{ID: balance.MachineID(id), App: "web", Region: "nrt", Revision: "v1"})
@@ -162,10 +162,10 @@ func (f *fleets) change() {
 	if gen, ok := g.Cordon(); ok {
 		g.Uncordon(gen)
 	}
-	time.Sleep(2 * time.Millisecond) // a message for each, as far as may be
+	time.Sleep(2 * time.Millisecond) // one message for each change, as far as possible
 }
 
-// table are the worker's rows as a node sees them.
+// table returns the worker's rows as a node sees them.
 func (f *fleets) table(n *node) map[balance.MachineID]balance.Machine {
 	t := map[balance.MachineID]balance.Machine{}
 	s, ok := n.fleet.App("web")
@@ -199,7 +199,7 @@ func (f *fleets) agree(when string) {
 	}
 }
 
-// within fails when less than all of it took longer.
+// within fails if do takes longer than most.
 func (f *fleets) within(most time.Duration, what string, do func()) {
 	f.t.Helper()
 	at := time.Now()
@@ -209,7 +209,7 @@ func (f *fleets) within(most time.Duration, what string, do func()) {
 	}
 }
 
-// following are the clauses that fleets over the engine have to hold, whatever it does.
+// following are the clauses that fleets over the engine must satisfy, whatever the engine does.
 var following = []clause{
 	{"rows, demand and acknowledgements reach the other nodes", func(t *testing.T, n Net) {
 		f := newFleets(t, n)
@@ -298,7 +298,7 @@ var following = []clause{
 
 		old := f.work
 		f.restart(old.link.Incarnation() + 1)
-		f.host("m1") // the others are no longer there
+		f.host("m1") // the others no longer exist
 		f.agree("after a restart")
 		for _, m := range old.x.sent {
 			f.work.x.Exchange.Publish(m.Subject, m.Payload)

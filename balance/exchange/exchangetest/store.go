@@ -11,7 +11,7 @@ import (
 	"github.com/ebbkit/ebb/balance/exchange"
 )
 
-// watched is what a watcher was told.
+// watched records what a watcher was told.
 type watched struct {
 	mu   sync.Mutex
 	last map[string]exchange.Entry
@@ -39,7 +39,7 @@ func watch(t *testing.T, s exchange.Store) *watched {
 	return w
 }
 
-// is reports whether the last that was told of a key is that value; "" means that it was deleted.
+// is reports whether the last value told for a key is that one; "" means that it was deleted.
 func (w *watched) is(key, value string) bool {
 	w.mu.Lock()
 	defer w.mu.Unlock()
@@ -182,7 +182,7 @@ var storing = []clause{
 	}},
 }
 
-// storeClause is a clause with the stores of two nodes.
+// storeClause makes a clause from a check of the stores of two nodes.
 func storeClause(check func(t *testing.T, ctx context.Context, a, b exchange.Store)) func(*testing.T, Net) {
 	return func(t *testing.T, n Net) {
 		if n.Store == nil {

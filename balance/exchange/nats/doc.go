@@ -8,21 +8,21 @@
 //	link, err := exchange.New(fleet, conn, exchange.Config{Cluster: "prod", Worker: true})
 //	store, err := conn.Store("prod")
 //
-// Messages use core NATS: nothing of them is kept by the server, and a reader that missed some asks
-// their writer. Only the store needs JetStream; its bucket is "ebb_" and the cluster's name, with few
+// Messages use core NATS: the server keeps none of them, and a reader that missed some asks their
+// writer. Only the store needs JetStream. Its bucket is "ebb_" and the cluster's name, with few
 // keys and one replica. Several clusters may share a server.
 //
-// The connection is made again for ever. What is published meanwhile is dropped rather than kept to
-// be sent late: readers would take it for old, and ask. After each reconnect the links ask for
-// snapshots, and watches of the store are opened anew, since one that stands may be silent for
-// seconds and then skip.
+// The connection reconnects forever. What is published meanwhile is dropped rather than buffered
+// and sent late: readers would treat it as old, and ask. After each reconnect the links request
+// snapshots, and watches of the store are reopened, since a watch that stays open may be silent for
+// seconds and then skip updates.
 //
 // Package embedded, below this one, runs a server within the process.
 //
 // # Permissions
 //
-// A node publishes under its own name only, and answers for itself only. With these permissions
-// the server enforces it: nobody can write another's rows. <c>, <r> and <n> are the cluster, the
+// A node publishes under its own name only, and answers for itself only. With these permissions the
+// server enforces it: no node can write another's rows. <c>, <r> and <n> are the cluster, the
 // region and the node as [exchange.Subject.String] writes them.
 //
 //	publish:   ebb.<c>.*.<r>.<n>, ebb.<c>.snap.*
@@ -34,7 +34,7 @@
 //	$JS.API.STREAM.INFO.KV_ebb_<c>, $JS.API.DIRECT.GET.KV_ebb_<c>.>, $JS.FC.KV_ebb_<c>.>,
 //	$JS.API.CONSUMER.CREATE.KV_ebb_<c>.>, $JS.API.CONSUMER.DELETE.KV_ebb_<c>.>
 //	$KV.ebb_<c>.>
-//	$JS.API.INFO, $JS.API.STREAM.CREATE.KV_ebb_<c>: for whoever makes the bucket
+//	$JS.API.INFO, $JS.API.STREAM.CREATE.KV_ebb_<c>: for the node that makes the bucket
 //
 // Inboxes begin with _INBOX_<n>, so that no node hears another's answers.
 package nats

@@ -19,10 +19,10 @@ type Config struct {
 	// Node is this node's ID: the connection's name at the server, and part of its inboxes, so
 	// that permissions can tell nodes apart.
 	Node balance.NodeID
-	// Credentials is a file of credentials (JWT and key), NKey one with the seed of a key. They are
-	// read again at each reconnect. At most one of them.
+	// Credentials is a file of credentials (JWT and key), NKey a file with the seed of a key. Both
+	// are read again at each reconnect. Set at most one of them.
 	Credentials, NKey string
-	// TLS is used where the URL begins with tls://, or the server asks for it; nil means the system's
+	// TLS is used if the URL begins with tls:// or the server asks for it; nil means the system's
 	// roots.
 	TLS *tls.Config
 	// Server is a server in this process, such as one of package embedded; nil means that the URL
@@ -33,7 +33,7 @@ type Config struct {
 	Trace   Trace
 }
 
-// Trace is told what happens to a connection. Each func may be nil, and must not block.
+// Trace observes a connection. Each func may be nil, and must not block.
 type Trace struct {
 	// Connected: the server can be reached, for the first time or again.
 	Connected func(url string)
@@ -44,19 +44,20 @@ type Trace struct {
 }
 
 const (
-	// reconnectWait and reconnectJitter are how long a connection that is lost waits for the next try:
-	// a server that restarts is back within half a second.
+	// reconnectWait and reconnectJitter are the wait before a lost connection is retried: a server
+	// that restarts is back within half a second.
 	reconnectWait, reconnectJitter = 50 * time.Millisecond, 50 * time.Millisecond
-	// pingEvery is how often the server has to show that it is there, and pingsMissed how often it may
-	// not: the client's own 2 x 2 min leave a node deaf that long when a server vanishes.
+	// pingEvery is how often the server is pinged, and pingsMissed how many pings it may leave
+	// unanswered. With the client's defaults, 2 x 2 min, a node would hear nothing for that long
+	// after a server vanishes.
 	pingEvery, pingsMissed = 2 * time.Second, 2
-	// writeTimeout bounds a write to a server that takes nothing.
+	// writeTimeout bounds a write to a server that does not read.
 	writeTimeout = 2 * time.Second
-	// flushTimeout is how long a subscription waits to be in force.
+	// flushTimeout is how long a subscription waits to take effect.
 	flushTimeout = time.Second
 	// pendingMessages and pendingBytes bound what waits for a subscriber.
 	pendingMessages, pendingBytes = 64 << 10, 64 << 20
-	// defaultPayload is what a server takes that was not reached yet.
+	// defaultPayload is what a server is assumed to take before it was reached.
 	defaultPayload = 1 << 20
 )
 
@@ -68,8 +69,9 @@ type Conn struct {
 	hooks []*func()
 }
 
-// Connect returns a connection to one of the servers of a list of URLs, separated by commas. A server
-// that cannot be reached is tried again for ever and is no error; one that refuses this node is.
+// Connect returns a connection to one of the servers of a comma-separated list of URLs. A server
+// that cannot be reached is retried forever and is no error; a server that refuses this node is
+// one.
 func Connect(urls string, c Config) (*Conn, error) {
 	if c.Credentials != "" && c.NKey != "" {
 		return nil, errors.New("nats: Config.Credentials and Config.NKey are both set: leave one of them empty")
@@ -142,7 +144,7 @@ func refused(err error) bool {
 	return false
 }
 
-// inboxPrefix is where answers to a node arrive.
+// inboxPrefix returns the prefix of the subjects on which a node gets answers.
 func inboxPrefix(node balance.NodeID) string {
 	return "_INBOX_" + token(string(node))
 }
@@ -153,7 +155,7 @@ func token(name string) string {
 	return exchange.Subject{Kind: "snap", Node: balance.NodeID(name)}.String()[len(before)+1:]
 }
 
-// connected tells who wants to know that the server can be reached again.
+// connected calls all who registered with OnReconnect.
 func (x *Conn) connected(nc *nats.Conn, t Trace) {
 	if t.Connected != nil {
 		t.Connected(nc.ConnectedUrlRedacted())
@@ -166,18 +168,18 @@ func (x *Conn) connected(nc *nats.Conn, t Trace) {
 	}
 }
 
-// Close ends the connection. What was published before is still sent where the server can be
-// reached.
+// Close ends the connection. Messages that were published before are still sent if the server can
+// be reached.
 func (x *Conn) Close() {
 	x.nc.FlushTimeout(flushTimeout) //nolint:errcheck // it is closed in any case
 	x.nc.Close()
 }
 
-// Reconnect drops the connection and makes it again, as after a failure: for new credentials, or to
-// move to another server.
+// Reconnect drops the connection and makes it again, as after a failure: to use new credentials, or
+// to move to another server.
 func (x *Conn) Reconnect() error { return x.nc.ForceReconnect() }
 
-// MaxPayload implements [exchange.Exchange]: what the server takes.
+// MaxPayload implements [exchange.Exchange]: it is what the server takes.
 func (x *Conn) MaxPayload() int {
 	if n := x.nc.MaxPayload(); n > 0 {
 		return int(n)
@@ -205,7 +207,7 @@ func (x *Conn) Subscribe(filter exchange.Subject, receive func(exchange.Message)
 // Serve implements [exchange.Exchange].
 func (x *Conn) Serve(at exchange.Subject, answer func([]byte) []byte) (func(), error) {
 	return x.subscribe(at, func(m *nats.Msg) {
-		m.Respond(answer(m.Data)) //nolint:errcheck // who asked asks again
+		m.Respond(answer(m.Data)) //the asker retries
 	})
 }
 
@@ -218,7 +220,7 @@ func (x *Conn) subscribe(s exchange.Subject, handle nats.MsgHandler) (func(), er
 		return nil, fmt.Errorf("nats: subscribe to %v: %w", s, err)
 	}
 	if x.nc.IsConnected() {
-		x.nc.FlushTimeout(flushTimeout) //nolint:errcheck // it comes into force with the connection
+		x.nc.FlushTimeout(flushTimeout) //it takes effect with the connection
 	}
 	return func() { sub.Unsubscribe() }, nil //nolint:errcheck // the connection may be closed already
 }

@@ -19,19 +19,19 @@ type Store struct {
 	bucket string
 
 	mu sync.Mutex
-	kv jetstream.KeyValue // nil until it was found or made
+	kv jetstream.KeyValue // nil until it is found or made
 }
 
 const (
-	// look is how often a watch looks whether the bucket is still the one it watches.
+	// look is how often a watch checks that the bucket is still the one it watches.
 	look = 5 * time.Second
-	// openTimeout bounds the opening of a watch; after a failure the next try waits longer, from
-	// openAgain to openAgainMost. A server that has just started answers after seconds.
+	// openTimeout bounds the opening of a watch. After a failure the backoff grows from openAgain
+	// to openAgainMost. A server that has just started answers after seconds.
 	openTimeout              = 2 * time.Second
 	openAgain, openAgainMost = 100 * time.Millisecond, 2 * time.Second
 )
 
-// Store returns the store of a cluster. Its bucket is made when it is first used, if it is not there.
+// Store returns the store of a cluster. Its bucket is made when it is first used, unless it exists.
 func (x *Conn) Store(cluster string) (*Store, error) {
 	js, err := jetstream.New(x.nc)
 	if err != nil {
@@ -40,7 +40,7 @@ func (x *Conn) Store(cluster string) (*Store, error) {
 	return &Store{x: x, js: js, bucket: "ebb_" + strings.ReplaceAll(token(cluster), "%", "_")}, nil
 }
 
-// open returns the bucket, which is looked for anew after it was lost.
+// open returns the bucket, and looks it up again after it was lost.
 func (s *Store) open(ctx context.Context) (jetstream.KeyValue, error) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
@@ -60,7 +60,7 @@ func (s *Store) open(ctx context.Context) (jetstream.KeyValue, error) {
 	return kv, nil
 }
 
-// lost has the bucket looked for anew.
+// lost makes the next open look up the bucket again.
 func (s *Store) lost() {
 	s.mu.Lock()
 	defer s.mu.Unlock()
@@ -113,7 +113,7 @@ func (s *Store) Delete(ctx context.Context, key string, revision uint64) error {
 	return nil
 }
 
-// failed gives an error its class.
+// failed wraps an error so that it matches the errors of package exchange.
 func (s *Store) failed(key string, err error) error {
 	switch {
 	case errors.Is(err, jetstream.ErrKeyNotFound):
@@ -126,8 +126,9 @@ func (s *Store) failed(key string, err error) error {
 	return fmt.Errorf("nats: store: %q: %w", key, err)
 }
 
-// Watch implements [exchange.Store]. It is opened anew after each reconnect, and when the bucket was
-// deleted and made again: one that stands may be silent for 20 s after a restart, and then skip.
+// Watch implements [exchange.Store]. It reopens the watch after each reconnect, and when the bucket
+// was deleted and made again: a watch that stays open may be silent for 20 s after a restart, and
+// then skip updates.
 func (s *Store) Watch(ctx context.Context, changed func(exchange.Entry)) error {
 	again := make(chan struct{}, 1)
 	cancel := s.x.OnReconnect(func() {
@@ -159,11 +160,11 @@ type ended uint8
 
 const (
 	watchEnded  ended = iota // its context has ended
-	watchOver                // it is to be opened anew at once
+	watchOver                // it is to be reopened at once
 	watchFailed              // it could not be opened
 )
 
-// watch is one watch, until it has to be opened anew.
+// watch runs one watch until it has to be reopened.
 func (s *Store) watch(ctx context.Context, again <-chan struct{}, changed func(exchange.Entry)) ended {
 	opening, cancel := context.WithTimeout(ctx, openTimeout)
 	defer cancel()
@@ -176,7 +177,7 @@ func (s *Store) watch(ctx context.Context, again <-chan struct{}, changed func(e
 		s.lost()
 		return watchFailed
 	}
-	watching, stop := context.WithCancel(ctx) // not opening: it is the life of the watch
+	watching, stop := context.WithCancel(ctx) // bounds the life of the watch, not its opening
 	defer stop()
 	w, err := kv.WatchAll(watching)
 	if err != nil {
@@ -196,7 +197,7 @@ func (s *Store) watch(ctx context.Context, again <-chan struct{}, changed func(e
 			if !open {
 				return watchFailed
 			}
-			if e != nil { // nil says that what was there has been told
+			if e != nil { // nil says that all existing entries have been sent
 				tell(e, changed)
 			}
 		case <-t.C:
@@ -208,10 +209,10 @@ func (s *Store) watch(ctx context.Context, again <-chan struct{}, changed func(e
 	}
 }
 
-// closeWatch ends a watch. Its updates are taken out until they are closed: its goroutine waits for
-// room, and would stay.
+// closeWatch ends a watch. It drains the updates until their channel is closed: the watch's
+// goroutine waits for room in it, and would leak.
 func closeWatch(w jetstream.KeyWatcher) {
-	w.Stop() //nolint:errcheck // the server may be away
+	w.Stop() //the server may be down
 	go func() {
 		for range w.Updates() {
 		}
@@ -237,7 +238,7 @@ func (s *Store) made(ctx context.Context) (time.Time, error) {
 	return stream.CachedInfo().Created, nil
 }
 
-// escape writes a key with the characters that a bucket takes: others as "=2E".
+// escape writes a key in the characters that a bucket allows: others as in "=2E".
 func escape(key string) string {
 	var b strings.Builder
 	for i := range len(key) {

@@ -15,24 +15,24 @@ import (
 	"github.com/ebbkit/ebb/downscale"
 )
 
-// Client asks other nodes. Make one with [NewClient]; all methods are safe for concurrent use. Its
-// Start and Recall are those of an Owner of package autostart.
+// Client sends orders to other nodes. Make one with [NewClient]; all methods are safe for
+// concurrent use. Its Start and Recall have the signatures of autostart.Owner.
 type Client struct {
 	send func(balance.NodeID, *http.Request) (*http.Response, error)
 	rows func(Row)
-	ctx  context.Context // of what lasts
+	ctx  context.Context // of what outlasts a call
 	all  *Tasks
 
 	mu     sync.Mutex
 	follow map[balance.MachineKey]*following // the last start of each
 }
 
-// following is a start whose rows come in.
+// following is a start whose rows are still being read.
 type following struct{ end context.CancelFunc }
 
-// NewClient returns a client that asks by send, and calls rows with each row that an answer brings;
-// it is of a machine of the node that answers.
-// What lasts longer than a call ends with ctx, and is one of all.
+// NewClient returns a client that sends orders with send. It calls rows with each row in an answer
+// that is of a machine of the node that answers. What outlasts a call ends with ctx and is one of
+// the tasks in all.
 func NewClient(
 	ctx context.Context, all *Tasks,
 	send func(balance.NodeID, *http.Request) (*http.Response, error), rows func(Row),
@@ -43,8 +43,8 @@ func NewClient(
 	}
 }
 
-// Start has m's owner start it, and returns what came of that. Rows come in afterwards, until m is
-// ready or has failed.
+// Start has m's owner start it, and returns the result. Rows are read afterwards, until m is ready
+// or has failed.
 func (c *Client) Start(ctx context.Context, m balance.Machine) (balance.StartAnswer, error) {
 	lasting, cancel := context.WithTimeout(c.ctx, followFor)
 	release := context.AfterFunc(ctx, cancel)
@@ -67,7 +67,7 @@ func (c *Client) Start(ctx context.Context, m balance.Machine) (balance.StartAns
 	return balance.StartRefused, err
 }
 
-// followed takes in the rows of a machine that starts.
+// followed reads the rows of a machine that starts.
 func (c *Client) followed(m balance.MachineKey, a *answer, cancel context.CancelFunc) {
 	f := &following{cancel}
 	c.mu.Lock()
@@ -79,7 +79,7 @@ func (c *Client) followed(m balance.MachineKey, a *answer, cancel context.Cancel
 	if !c.all.Go(func() {
 		defer cancel()
 		defer a.Close()
-		a.rest(c.rows) //nolint:errcheck // what breaks off is seen by whoever waits for the machine
+		a.rest(c.rows) //whoever waits for the machine sees an answer that breaks off
 		c.mu.Lock()
 		defer c.mu.Unlock()
 		if c.follow[m] == f {
@@ -91,17 +91,17 @@ func (c *Client) followed(m balance.MachineKey, a *answer, cancel context.Cancel
 	}
 }
 
-// Recall has m's owner end the soft cordon of m's cordon generation.
+// Recall has m's owner end the soft cordon that has m's cordon generation.
 func (c *Client) Recall(ctx context.Context, m balance.Machine) error {
 	return c.do(ctx, m.Owner, KindRecall, Order{Token: rand.Text(), Machine: &m}, c.rows)
 }
 
-// Stop has m's owner stop it, and returns when that is done.
+// Stop has m's owner stop it, and returns when that is done or has failed.
 func (c *Client) Stop(ctx context.Context, m balance.Machine, o downscale.Order) error {
 	return c.do(ctx, m.Owner, KindStop, Order{Token: rand.Text(), Machine: &m, Stop: &o}, c.rows)
 }
 
-// Ready takes in m's rows until it is ready or does not start.
+// Ready reads m's rows until it is ready or does not start.
 func (c *Client) Ready(ctx context.Context, m balance.Machine) error {
 	return c.do(ctx, m.Owner, KindReady, Order{Machine: &m}, c.rows)
 }
@@ -127,7 +127,7 @@ func (c *Client) App(
 	return *r.App, rows, err
 }
 
-// do asks and reads the answer to its end.
+// do sends an order and reads the answer to its end.
 func (c *Client) do(
 	ctx context.Context, node balance.NodeID, kind Kind, o Order, rows func(Row),
 ) error {
@@ -139,7 +139,7 @@ func (c *Client) do(
 	return a.rest(rows)
 }
 
-// answer is what a node answers.
+// answer is a node's answer to one order.
 type answer struct {
 	io.Closer
 	node balance.NodeID
@@ -147,8 +147,9 @@ type answer struct {
 	held *Reply // read already
 }
 
-// ask sends an order and waits for the first line of the answer. What broke off before that is
-// tried once more: where it matters the order has a token, and is carried out once.
+// ask sends an order and waits for the first line of the answer. An order that fails before that is
+// retried once, unless the node answered with an error. Where it matters, the order has a token, so
+// it is carried out once.
 func (c *Client) ask(
 	ctx context.Context, node balance.NodeID, kind Kind, o Order,
 ) (*answer, error) {
@@ -190,7 +191,7 @@ func (c *Client) once(
 	return a, nil
 }
 
-// refused says why a node took no order.
+// refused returns why a node did not take an order, or nil.
 func refused(resp *http.Response) error {
 	if resp.StatusCode == http.StatusOK {
 		return nil
@@ -198,7 +199,7 @@ func refused(resp *http.Response) error {
 	return fmt.Errorf("it answers %s %s", resp.Status, resp.Header.Get("Ebb-Fault"))
 }
 
-// next returns the next line; the error is what the node said, or tells that the answer broke off.
+// next returns the next line. The error is the node's own, or says that the answer broke off.
 func (a *answer) next() (Reply, error) {
 	if r := a.held; r != nil {
 		a.held = nil

@@ -15,8 +15,8 @@ import (
 	"github.com/ebbkit/ebb/downscale"
 )
 
-// Owner is what a node does when it is asked. Its funcs are called from several goroutines, and end
-// with their context.
+// Owner is what a node does when it is asked. Its funcs are called from several goroutines and
+// return when their context ends.
 type Owner struct {
 	Start  func(context.Context, balance.Machine) (balance.StartAnswer, error)
 	Recall func(context.Context, balance.Machine) error
@@ -25,18 +25,19 @@ type Owner struct {
 	Row func(balance.AppID, balance.MachineID) (Row, bool)
 	// App returns an app's settings and the rows of the machines that the node owns.
 	App func(balance.AppID) (balance.App, []Row, bool)
-	// OnChange has changed called when rows of an app have changed, until stop is called.
+	// OnChange registers changed, which is called when rows of an app have changed, until stop is
+	// called.
 	OnChange func(changed func(balance.AppID)) (stop func())
-	// Ask and Back take in what a node says about slots.
+	// Ask and Back handle what a node says about slots.
 	Ask  func(from balance.NodeID, app balance.AppID, parked int)
 	Back func(from balance.NodeID, g balance.Grant)
 }
 
-// Server carries out what other nodes ask. Make one with [NewServer]; all methods are safe for
+// Server carries out the orders of other nodes. Make one with [NewServer]; all methods are safe for
 // concurrent use.
 type Server struct {
 	owner  Owner
-	ctx    context.Context // of what lasts
+	ctx    context.Context // of conversations and of answers that go on
 	end    context.CancelFunc
 	tokens tokens
 
@@ -51,17 +52,17 @@ func NewServer(o Owner) *Server {
 	return s
 }
 
-// Close ends the conversations, and the orders whose answers last. Orders are served on, and end as
-// soon as what came of them is known.
+// Close ends the conversations and the answers that only follow a machine's row. Orders are still
+// served afterwards, and end as soon as their result is known.
 func (s *Server) Close() { s.end() }
 
-// followFor bounds how long a row is told: as long as any boot may take.
+// followFor bounds an order, and with it how long a row is followed: as long as any boot may take.
 const followFor = 10 * time.Minute
 
 // Serve serves one order; it is for HandlerConfig.Orders of package backhaul.
 func (s *Server) Serve(from balance.NodeID, w http.ResponseWriter, r *http.Request) {
 	c := http.NewResponseController(w)
-	c.EnableFullDuplex() //nolint:errcheck // over HTTP/2 it is so
+	c.EnableFullDuplex() //HTTP/2 is always full duplex
 	w.Header().Set("Content-Type", "application/jsonlines")
 	to := &replies{w: w, c: c}
 	kind := Kind(strings.TrimPrefix(r.URL.Path, "/"))
@@ -147,8 +148,8 @@ func (s *Server) app(id balance.AppID, to *replies) error {
 	return nil
 }
 
-// follow tells a machine's row whenever it changes, as long as the machine is on its way to be
-// ready. A start that is remembered begins when a stop is over.
+// follow sends a machine's row whenever it changes, as long as the machine is on its way to being
+// ready. A remembered start begins when the stop in progress is over.
 func (s *Server) follow(ctx context.Context, m balance.Machine, remembered bool, to *replies) error {
 	changed := make(chan struct{}, 1)
 	stop := s.owner.OnChange(func(app balance.AppID) {
@@ -168,7 +169,7 @@ func (s *Server) follow(ctx context.Context, m balance.Machine, remembered bool,
 		}
 		if row != last {
 			if to.send(Reply{Row: &row}) != nil {
-				return nil // nobody listens
+				return nil // nobody reads the answer
 			}
 			last = row
 		}
@@ -207,19 +208,19 @@ func (t *replies) send(r Reply) error {
 	return t.c.Flush()
 }
 
-// fail ends an answer.
+// fail ends an answer with an error.
 func (t *replies) fail(err error) {
 	if err == io.EOF {
 		err = errors.New("orders: an order without a line")
 	}
-	t.send(Reply{Err: errorOf(err)}) //nolint:errcheck // nobody listens
+	t.send(Reply{Err: errorOf(err)}) //nobody may be reading
 }
 
-// tokensKept is how many results are kept for orders that come again. They come again within
+// tokensKept is how many results are kept for orders that arrive again. That happens within
 // seconds, if at all.
 const tokensKept = 4096
 
-// tokens are the results of orders by their tokens.
+// tokens holds the results of orders by their tokens.
 type tokens struct {
 	mu   sync.Mutex
 	kept map[string]*result
@@ -233,8 +234,8 @@ type result struct {
 	err   error
 }
 
-// once returns what do returned for the first order with that token, and waits for it. A first one
-// that was given up before it was done counts for nothing.
+// once returns what do returned for the first order with that token, and waits for it if need be. A
+// first order that was cancelled before it was done does not count.
 func (t *tokens) once(ctx context.Context, token string, named bool, do func() (Reply, error)) (Reply, error) {
 	if !named {
 		return do()

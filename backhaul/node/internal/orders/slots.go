@@ -12,17 +12,17 @@ import (
 	"github.com/ebbkit/ebb/balance"
 )
 
-// grantsWaiting bounds the grants that wait to be sent to one node: what is more is lost, and
-// returns to its owner in time.
+// grantsWaiting bounds the grants that wait to be sent to one node. A grant beyond it is lost, and
+// returns to its owner when it expires.
 const grantsWaiting = 4096
 
-// talk is the conversation about slots that a node holds open with this one.
+// talk is the conversation about slots that another node holds open with this one.
 type talk struct {
 	grants chan balance.Grant
 	end    context.CancelFunc
 }
 
-// Give sends a grant to a node, where that talks with this one.
+// Give sends a grant to a node if that has a conversation with this one.
 func (s *Server) Give(to balance.NodeID, g balance.Grant) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
@@ -34,7 +34,7 @@ func (s *Server) Give(to balance.NodeID, g balance.Grant) {
 	}
 }
 
-// talk serves a conversation until either side ends it, or the node begins another one.
+// talk serves a conversation until either side ends it or the node begins another one.
 func (s *Server) talk(ctx context.Context, from balance.NodeID, in *bufio.Reader, to *replies) {
 	ctx, cancel := context.WithCancel(ctx)
 	defer cancel()
@@ -52,7 +52,7 @@ func (s *Server) talk(ctx context.Context, from balance.NodeID, in *bufio.Reader
 			delete(s.talks, from)
 		}
 	}()
-	if to.send(Reply{}) != nil { // so that the other side knows that it is heard
+	if to.send(Reply{}) != nil { // tells the other side that the conversation is open
 		return
 	}
 	heard := make(chan error, 1)
@@ -91,10 +91,10 @@ func (s *Server) talk(ctx context.Context, from balance.NodeID, in *bufio.Reader
 }
 
 const (
-	// talkIdle is how long a conversation in which nothing is said stays open.
+	// talkIdle is how long a conversation stays open in which this side says nothing.
 	talkIdle = 10 * time.Second
-	// talkAgain is the first pause after a conversation broke off; each further one doubles it, up to
-	// talkAgainMax.
+	// talkAgain is the first backoff after a conversation broke off; each further one doubles it,
+	// up to talkAgainMax.
 	talkAgain, talkAgainMax = 100 * time.Millisecond, 2 * time.Second
 )
 
@@ -109,7 +109,8 @@ type Talks struct {
 	all  *Tasks
 }
 
-// said is what is to be told an owner: of each app the last number, and what is given back.
+// said is what waits to be sent to an owner: the last number of each app, and the grants given
+// back.
 type said struct {
 	mu    sync.Mutex
 	parts map[balance.AppID]int
@@ -117,8 +118,8 @@ type said struct {
 	wake  chan struct{}
 }
 
-// NewTalks returns conversations that grant is called with, as grants come. They end with ctx, and
-// are some of all.
+// NewTalks returns conversations that call grant with each grant that arrives. They end with ctx,
+// and their goroutines are among all.
 func NewTalks(
 	ctx context.Context, all *Tasks,
 	send func(balance.NodeID, *http.Request) (*http.Response, error), grant func(balance.Grant),
@@ -161,7 +162,7 @@ func (t *Talks) say(owner balance.NodeID, note func(*said)) {
 	}
 }
 
-// hold keeps a conversation going until nothing has been said for long.
+// hold keeps a conversation open until it has been idle for talkIdle.
 func (t *Talks) hold(owner balance.NodeID, s *said) {
 	pause := talkAgain
 	for {
@@ -184,7 +185,7 @@ func (t *Talks) hold(owner balance.NodeID, s *said) {
 
 var errIdle = errors.New("nothing is said")
 
-// forget ends the conversation for good, unless something has been said.
+// forget ends the conversation for good, unless something waits to be sent.
 func (t *Talks) forget(owner balance.NodeID, s *said) bool {
 	t.mu.Lock()
 	defer t.mu.Unlock()
@@ -197,12 +198,12 @@ func (t *Talks) forget(owner balance.NodeID, s *said) bool {
 	return true
 }
 
-// take returns the lines that are to be said.
+// take returns the lines that wait to be sent.
 func (s *said) take() (lines []byte) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	for app, n := range s.parts {
-		b, _ := line(Order{Ask: &Ask{app, n}}) // it always has a form
+		b, _ := line(Order{Ask: &Ask{app, n}}) // it never fails
 		lines = append(lines, b...)
 	}
 	for i := range s.backs {
@@ -233,7 +234,7 @@ func (t *Talks) talk(owner balance.NodeID, s *said) error {
 		return err
 	}
 	heard := make(chan error, 1)
-	t.all.Go(func() { // else ctx has ended
+	t.all.Go(func() { // it is refused only once ctx has ended
 		in := bufio.NewReaderSize(resp.Body, 4<<10)
 		for {
 			r, err := read[Reply](in)

@@ -2,14 +2,15 @@ package orders
 
 import "sync"
 
-// Tasks are goroutines that outlast what began them, but not their node. The zero value is ready.
+// Tasks are goroutines that outlast the call that started them, but not their node. The zero value
+// is ready to use.
 type Tasks struct {
 	mu   sync.Mutex
 	over bool
 	all  sync.WaitGroup
 }
 
-// Go runs f, and reports false where all is over.
+// Go runs f, or reports false if Wait was called.
 func (t *Tasks) Go(f func()) bool {
 	t.mu.Lock()
 	defer t.mu.Unlock()
@@ -19,7 +20,7 @@ func (t *Tasks) Go(f func()) bool {
 	return !t.over
 }
 
-// Wait lets nothing begin any more, and waits for what runs.
+// Wait lets no further task start and waits for those that run.
 func (t *Tasks) Wait() {
 	t.mu.Lock()
 	t.over = true

@@ -26,37 +26,38 @@ const (
 	KindSlots  Kind = "slots"
 )
 
-// Order is one line of who asks.
+// Order is one line from the node that asks.
 type Order struct {
-	// Token names an order that may come twice: it is carried out once. Empty: each time.
+	// Token identifies an order that may arrive twice, so that it is carried out once. Empty: it is
+	// carried out each time.
 	Token string `json:",omitempty"`
-	// Machine is the row as who asks sees it; of start, ready, recall and stop.
+	// Machine is the row as the node that asks has it; for start, ready, recall and stop.
 	Machine *balance.Machine `json:",omitempty"`
 	Stop    *downscale.Order `json:",omitempty"`
-	App     balance.AppID    `json:",omitempty"` // of app
-	Ask     *Ask             `json:",omitempty"` // of slots
-	Back    *balance.Grant   `json:",omitempty"` // of slots
+	App     balance.AppID    `json:",omitempty"` // for app
+	Ask     *Ask             `json:",omitempty"` // for slots
+	Back    *balance.Grant   `json:",omitempty"` // for slots
 }
 
-// Ask says how many requests of an app wait where the line comes from, as far as they are for the
-// node that reads it.
+// Ask says how many of an app's requests wait at the node that sends it, counting only the share
+// meant for the node that reads it.
 type Ask struct {
 	App    balance.AppID
 	Parked int
 }
 
-// Reply is one line of who is asked.
+// Reply is one line from the node that is asked.
 type Reply struct {
-	Answer *balance.StartAnswer `json:",omitempty"` // of start
+	Answer *balance.StartAnswer `json:",omitempty"` // for start
 	Row    *Row                 `json:",omitempty"`
 	App    *balance.App         `json:",omitempty"`
 	Grant  *balance.Grant       `json:",omitempty"`
 	Err    *Error               `json:",omitempty"` // the order is over
-	// Done says that the order is over and nothing went wrong.
+	// Done says that the order is over without an error.
 	Done bool `json:",omitempty"`
 }
 
-// Row is a machine's row as its owner has it, and the incarnation in which that speaks.
+// Row is a machine's row as its owner has it, with the owner's incarnation.
 type Row struct {
 	Machine     balance.Machine
 	Incarnation uint64
@@ -103,7 +104,7 @@ func readLine(in *bufio.Reader) (line []byte, err error) {
 	}
 }
 
-// line is v as it is sent.
+// line returns v as it is sent.
 func line(v any) ([]byte, error) {
 	b, err := json.Marshal(v)
 	if err != nil {
@@ -112,12 +113,12 @@ func line(v any) ([]byte, error) {
 	return append(b, '\n'), nil
 }
 
-// Error is what went wrong at the node that was asked. It matches what its cause matched there, as
-// far as callers tell errors apart: see errorKinds.
+// Error is an error of the node that was asked. It matches what its cause matched there, as far as
+// callers distinguish errors: see errorKinds.
 type Error struct {
 	Kinds []string `json:",omitempty"`
 	Text  string
-	// After is what an error that passes by itself said of when to try again.
+	// After is when to retry, if the error is temporary and says so.
 	After time.Duration `json:",omitempty"`
 }
 
@@ -133,23 +134,24 @@ var errorKinds = map[string]error{
 	"not-here":    ErrNotHere,
 }
 
-// kindPasses is of errors with a method RetryAfter.
+// kindPasses marks errors with a method RetryAfter.
 const kindPasses = "passes"
 
 var (
-	// ErrUnknown says that the node that was asked does not know the order: it is of another release.
+	// ErrUnknown says that the node that was asked does not know the order: it runs another
+	// release.
 	ErrUnknown = errors.New("orders: no such order")
 	// ErrNotHere says that the node that was asked does not own the machine.
 	ErrNotHere = errors.New("orders: the machine is not this node's")
 )
 
-// retrier is an error that passes by itself.
+// retrier is a temporary error, which says when to retry.
 type retrier interface {
 	error
 	RetryAfter() time.Duration
 }
 
-// errorOf makes the form of err that travels.
+// errorOf returns err in the form in which it is sent.
 func errorOf(err error) *Error {
 	e := &Error{Text: err.Error()}
 	for kind, is := range errorKinds {
@@ -164,7 +166,7 @@ func errorOf(err error) *Error {
 	return e
 }
 
-// err is what the caller gets.
+// err returns the error that the caller gets.
 func (e *Error) err() error {
 	for _, k := range e.Kinds {
 		if k == kindPasses {
@@ -176,7 +178,7 @@ func (e *Error) err() error {
 
 func (e *Error) Error() string { return e.Text }
 
-// Is reports whether the cause matched target where it came from.
+// Is reports whether the cause matched target at the node that was asked.
 func (e *Error) Is(target error) bool {
 	for _, k := range e.Kinds {
 		if is, ok := errorKinds[k]; ok && is == target {
@@ -186,7 +188,7 @@ func (e *Error) Is(target error) bool {
 	return false
 }
 
-// passing is an [Error] that passes by itself.
+// passing is an [Error] that is temporary.
 type passing struct{ of *Error }
 
 func (p passing) Error() string { return p.of.Text }

@@ -8,7 +8,7 @@ import (
 	"github.com/ebbkit/ebb/balance/exchange/internal/wire"
 )
 
-// check has a node asked when something of it is missing.
+// check requests a snapshot of a node when something of it is missing.
 func (f *Follower) check(now time.Time, n *node) {
 	if n.state != NodeLive || !n.doubt && !n.behind() {
 		if !n.asking.busy {
@@ -29,7 +29,7 @@ func (f *Follower) check(now time.Time, n *node) {
 	f.askDue(now)
 }
 
-// askDue asks those whose time has come, the longest due first.
+// askDue sends the requests that are due, the one due longest first.
 func (f *Follower) askDue(now time.Time) {
 	for f.busy < asksAtOnce {
 		n := f.nextDue()
@@ -67,7 +67,7 @@ func (f *Follower) question(n *node) wire.Ask {
 	return a
 }
 
-// Wake returns when a question is due; zero when none is.
+// Wake returns when the next request is due; zero when none is.
 func (f *Follower) Wake() time.Time {
 	if f.busy >= asksAtOnce {
 		return time.Time{}
@@ -78,7 +78,7 @@ func (f *Follower) Wake() time.Time {
 	return time.Time{}
 }
 
-// Answer takes in the answer to a question.
+// Answer handles the answer to a request.
 func (f *Follower) Answer(now time.Time, node balance.NodeID, m *wire.Snapshot) {
 	n, ok := f.nodes[node]
 	if !ok || !n.asking.busy {
@@ -114,7 +114,7 @@ func (f *Follower) Answer(now time.Time, node balance.NodeID, m *wire.Snapshot) 
 	}
 }
 
-// answered ends a question, or has the next one wait a moment when something is missing again.
+// answered ends a request, or delays the next one a little when something is missing again.
 func (f *Follower) answered(now time.Time, n *node) {
 	n.fails, n.due = 0, now.Add(grace)
 	if !n.behind() {
@@ -123,7 +123,7 @@ func (f *Follower) answered(now time.Time, n *node) {
 	}
 }
 
-// Failed says that a question was not answered.
+// Failed says that a request was not answered.
 func (f *Follower) Failed(now time.Time, node balance.NodeID) {
 	n, ok := f.nodes[node]
 	if !ok || !n.asking.busy {
@@ -142,7 +142,7 @@ func (f *Follower) retry(now time.Time, n *node) {
 	n.due = now.Add(wait/2 + share(wait/2, f.self, n.Node))
 }
 
-// Reconnected says that messages may have been lost: all are asked.
+// Reconnected says that messages may have been lost: a snapshot of every node is requested.
 func (f *Follower) Reconnected(now time.Time) {
 	for _, n := range f.nodes {
 		if n.state != NodeLive {
@@ -155,7 +155,8 @@ func (f *Follower) Reconnected(now time.Time) {
 	f.askDue(now)
 }
 
-// share is a part of d that is each pair of nodes' own, so that many nodes do not ask one at once.
+// share returns a part of d that depends on the pair of nodes, so that many nodes do not ask one
+// node at once.
 func share(d time.Duration, a, b balance.NodeID) time.Duration {
 	const parts = 1 << 20
 	pair := balance.MachineKey{App: balance.AppID(a), ID: balance.MachineID(b)}

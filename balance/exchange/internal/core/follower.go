@@ -1,8 +1,8 @@
 // Package core decides what a node does with the messages of other nodes, and numbers its own.
 //
-// A [Follower] puts what arrives in order and says what to apply, whom to ask for a snapshot and
-// whom to take for gone. A [Publisher] numbers rows and cuts snapshots. Both are pure: they are
-// told the time.
+// A [Follower] puts what arrives in order and decides what to apply, from which nodes to request a
+// snapshot, and which nodes are gone. A [Publisher] numbers rows and cuts snapshots. Both are pure:
+// they are given the time.
 package core
 
 import (
@@ -13,27 +13,27 @@ import (
 )
 
 const (
-	// asksAtOnce bounds the snapshots that are on their way here: after a restart of the engine
-	// every node asks for all at once.
+	// asksAtOnce bounds the snapshots in flight to this node: after a restart of the engine every
+	// node requests all of them at once.
 	asksAtOnce = 8
-	// grace is how long a gap may last before a snapshot is asked for: a heartbeat may overtake the
+	// grace is how long a gap may last before a snapshot is requested: a heartbeat may overtake the
 	// rows that it announces.
 	grace = 20 * time.Millisecond
-	// backoffLeast and backoffMost bound the wait after a question that was not answered.
+	// backoffLeast and backoffMost bound the backoff after a request that was not answered.
 	backoffLeast, backoffMost = 100 * time.Millisecond, 10 * time.Second
-	// spread is the time over which a node's questions are spread after a reconnect.
+	// spread is the time over which a node's requests are spread after a reconnect.
 	spread = 250 * time.Millisecond
 	// tellEvery is how often a node is told that a later incarnation of it is known.
 	tellEvery = time.Second
-	// olderEvery is how long this node keeps its incarnation at least, doubled with each time until
-	// olderForget has passed without: two processes of one ID outdo each other for ever.
+	// olderEvery is how long this node keeps its incarnation at least. It doubles each time until
+	// olderForget has passed without a change: two processes with one ID outdo each other forever.
 	olderEvery, olderForget = time.Second, 10 * time.Minute
-	// demandFor is how long what a node said of its demand is believed: three of its heartbeats.
+	// demandFor is how long a node's demand stays valid: three of its heartbeats.
 	demandFor = 3 * time.Second
-	// forgetAfter is after which silence a node that is gone is forgotten with its machines, and
-	// forgetEmpty where it has none.
+	// forgetAfter is how long a gone node must be silent before it is forgotten with its machines,
+	// forgetEmpty if it has none.
 	forgetAfter, forgetEmpty = 24 * time.Hour, 10 * time.Minute
-	// maxNodes bounds what is kept of nodes that are only a name in a message.
+	// maxNodes bounds the nodes that are kept: any name in a message makes one.
 	maxNodes = 10_000
 )
 
@@ -43,42 +43,42 @@ type Sender struct {
 	Region string
 }
 
-// Action is what the shell has to do: [Apply], [Gone], [Ask], [Report], [Outdated] or
+// Action is something that the shell has to do: [Apply], [Gone], [Ask], [Report], [Outdated] or
 // [Noticed].
 type Action interface{ action() }
 
-// Apply has rows of a node put into the fleet, in order. Those with Removed go out of it.
+// Apply puts rows of a node into the fleet, in order, and takes out those with Removed.
 type Apply struct {
 	Node        balance.NodeID
 	Incarnation uint64
 	Rows        []wire.Row
 }
 
-// Gone has a node's machines marked as gone.
+// Gone marks a node's machines as gone.
 type Gone struct {
 	Node        balance.NodeID
 	Incarnation uint64
 	Machines    []balance.MachineKey
 }
 
-// Ask has a node asked; the answer goes to [Follower.Answer] or [Follower.Failed].
+// Ask sends a request to a node; the answer goes to [Follower.Answer] or [Follower.Failed].
 type Ask struct {
 	Node    balance.NodeID
 	Message wire.Ask
 }
 
-// Report hands out load reports. They are read at once: the next heartbeat writes over them.
+// Report passes on load reports. Read them at once: the next heartbeat overwrites them.
 type Report struct{ Reports []balance.Report }
 
-// Outdated says that somebody knows a later incarnation of this very node: it has to take the one
-// after it. Times counts how often that came lately: a clock that was set back does it once, two
-// processes of one ID again and again.
+// Outdated says that another node knows a later incarnation of this very node, which has to take
+// the one after it. Times counts how often that happened lately: a clock that was set back causes
+// it once, two processes with one ID again and again.
 type Outdated struct {
 	Incarnation uint64
 	Times       int
 }
 
-// Noticed says that a node has come, gone, or begun anew.
+// Noticed says that a node was heard, is gone, or began a new incarnation.
 type Noticed struct{ Node Node }
 
 func (Noticed) action()  {}
@@ -89,24 +89,24 @@ func (Report) action()   {}
 func (Outdated) action() {}
 
 // Follower keeps what one node knows of the others. It is not safe for concurrent use. Each method
-// that takes in a message may leave actions, see [Follower.Take].
+// that handles a message may leave actions, see [Follower.Take].
 type Follower struct {
 	self        balance.NodeID
 	incarnation uint64
 	expire      time.Duration
 
 	nodes   map[balance.NodeID]*node
-	wanting map[balance.NodeID]*node // whose snapshot is wanted or on its way
-	busy    int                      // snapshots on their way
+	wanting map[balance.NodeID]*node // whose snapshot is wanted or in flight
+	busy    int                      // snapshots in flight
 	actions []Action
 	reports []balance.Report // scratch
 
 	olderAt time.Time // when this node last had to take a later incarnation
-	older   int       // how often lately
+	older   int       // how often that happened lately
 	forgot  time.Time // when nodes were last forgotten
 
 	echo    time.Time // when the last message of this node came back
-	upSince time.Time // from when on they came without a pause; zero while they do not come
+	upSince time.Time // since when they have come without a pause; zero while they do not
 }
 
 // node is what is known of one other node.
@@ -127,20 +127,20 @@ type node struct {
 	demandAt   time.Time
 	askSeq     uint64
 	coming     map[balance.AppID]wire.Demand // parts of the next demand, up to message askSeq
-	demandPart int                           // the next one
+	demandPart int                           // the next part
 }
 
-// NodeState is what is thought of a node.
+// NodeState is the state of a node as this one sees it.
 type NodeState uint8
 
 // The states.
 const (
 	NodeLive NodeState = iota
 	NodeGone           // not heard for too long
-	NodeLeft           // it said that it ends
+	NodeLeft           // it said that it shuts down
 )
 
-// asking is the state of the questions to one node.
+// asking is the state of the requests to one node.
 type asking struct {
 	doubt bool // ask even if nothing is known to be missing
 	busy  bool
@@ -156,7 +156,7 @@ func NewFollower(self balance.NodeID, incarnation uint64, expire time.Duration) 
 	}
 }
 
-// Take returns what is to be done, in order.
+// Take returns the actions to carry out, in order.
 func (f *Follower) Take() []Action {
 	as := f.actions
 	f.actions = nil
@@ -165,10 +165,10 @@ func (f *Follower) Take() []Action {
 
 func (f *Follower) do(a Action) { f.actions = append(f.actions, a) }
 
-// Renumber says that this node speaks in a later incarnation from now on.
+// Renumber sets the incarnation in which this node speaks from now on.
 func (f *Follower) Renumber(incarnation uint64) { f.incarnation = incarnation }
 
-// Older takes in that somebody knows a later incarnation of this node.
+// Older handles the news that another node knows a later incarnation of this node.
 func (f *Follower) Older(now time.Time, known uint64) {
 	if now.Sub(f.olderAt) > olderForget {
 		f.older = 0
@@ -181,7 +181,7 @@ func (f *Follower) Older(now time.Time, known uint64) {
 	f.do(Outdated{known, f.older})
 }
 
-// accept finds the sender of a message, and returns nil for one that is to be dropped.
+// accept finds the sender of a message. It returns nil if the message is to be dropped.
 func (f *Follower) accept(now time.Time, from Sender, h *wire.Header) *node {
 	if from.Node == f.self {
 		switch {
@@ -211,8 +211,8 @@ func (f *Follower) accept(now time.Time, from Sender, h *wire.Header) *node {
 	return n
 }
 
-// renew notes that a node has begun anew: what it said before is void, but for its rows, which stand
-// until it has said which are still there.
+// renew notes that a node has begun a new incarnation. What it said before is void, except for its
+// rows: these stand until it has said which of them still exist.
 func (f *Follower) renew(n *node, incarnation uint64) {
 	n.incarnation, n.info, n.acks, n.ackSeq = incarnation, wire.Load{}, nil, 0
 	n.demand, n.demandAt, n.askSeq, n.coming = nil, time.Time{}, 0, nil
@@ -224,7 +224,7 @@ func (f *Follower) renew(n *node, incarnation uint64) {
 
 func (f *Follower) notice(n *node) { f.do(Noticed{f.show(n)}) }
 
-// hear notes that a node lives. What is known of one that was gone has to be asked for again.
+// hear notes that a node lives. The state of a node that was gone has to be requested again.
 func (f *Follower) hear(now time.Time, n *node) {
 	n.heard = now
 	if n.state == NodeGone {
@@ -240,8 +240,8 @@ func (f *Follower) hearSelf(now time.Time) {
 	f.echo = now
 }
 
-// tellOlder answers a message of an incarnation that is over: either it is late, or the node's clock
-// has been set back.
+// tellOlder answers a message of an earlier incarnation: either it is late, or the node's clock was
+// set back.
 func (f *Follower) tellOlder(now time.Time, n *node) {
 	if now.Sub(n.told) < tellEvery {
 		return
@@ -250,7 +250,7 @@ func (f *Follower) tellOlder(now time.Time, n *node) {
 	f.do(Ask{n.Node, wire.Ask{Node: f.self, Older: n.incarnation}})
 }
 
-// Load takes in a heartbeat.
+// Load handles a heartbeat.
 func (f *Follower) Load(now time.Time, from Sender, m *wire.Load) {
 	n := f.accept(now, from, &m.Header)
 	if n == nil || m.Seq <= n.info.Seq || n.state == NodeLeft {
@@ -288,7 +288,7 @@ func (f *Follower) report(n *node, of []wire.Report) {
 	}
 }
 
-// Rows takes in changed rows.
+// Rows handles changed rows.
 func (f *Follower) Rows(now time.Time, from Sender, m *wire.Rows) {
 	n := f.accept(now, from, &m.Header)
 	if n == nil || n.state == NodeLeft {
@@ -307,7 +307,7 @@ func (f *Follower) apply(n *node, rows []wire.Row) {
 	}
 }
 
-// Acks takes in acknowledgements.
+// Acks handles acknowledgements.
 func (f *Follower) Acks(now time.Time, from Sender, m *wire.Acks) {
 	n := f.accept(now, from, &m.Header)
 	if n == nil || n.state == NodeLeft {
@@ -319,7 +319,7 @@ func (f *Follower) Acks(now time.Time, from Sender, m *wire.Acks) {
 	}
 	for _, a := range m.Acks {
 		if a.Node != f.self {
-			continue // only what concerns this node's rows is of use here
+			continue // only acknowledgements of this node's rows are of use here
 		}
 		if old, ok := n.acks[a.Node]; !ok || a.Incarnation > old.Incarnation ||
 			a.Incarnation == old.Incarnation && a.Seq > old.Seq {
@@ -332,7 +332,7 @@ func (f *Follower) Acks(now time.Time, from Sender, m *wire.Acks) {
 	f.check(now, n)
 }
 
-// Demand takes in a node's demand.
+// Demand handles a message of a node's demand.
 func (f *Follower) Demand(now time.Time, from Sender, m *wire.Asks) {
 	n := f.accept(now, from, &m.Header)
 	if n == nil || m.Seq <= n.askSeq || n.state == NodeLeft {
@@ -343,7 +343,7 @@ func (f *Follower) Demand(now time.Time, from Sender, m *wire.Asks) {
 	f.check(now, n)
 }
 
-// putDemand takes in a part of a node's demand, which replaces the last one when it is whole.
+// putDemand adds a part of a node's demand, which replaces the last demand once it is complete.
 func (n *node) putDemand(now time.Time, m *wire.Asks) {
 	follows := m.Seq == n.askSeq+1 && m.Part == n.demandPart
 	n.askSeq = m.Seq
@@ -362,7 +362,7 @@ func (n *node) putDemand(now time.Time, m *wire.Asks) {
 	}
 }
 
-// Tick has nodes expire and questions asked that are due.
+// Tick expires silent nodes and sends the requests that are due.
 func (f *Follower) Tick(now time.Time) {
 	f.expireSilent(now)
 	if now.Sub(f.forgot) >= forgetEmpty/10 && f.Settled(now) {

@@ -10,18 +10,18 @@ import (
 	"github.com/ebbkit/ebb/balance/exchange/internal/wire"
 )
 
-// up reports whether this node's own messages come back: the engine carries.
+// up reports whether this node's own messages come back, so the engine is up.
 func (f *Follower) up(now time.Time) bool {
 	return !f.upSince.IsZero() && now.Sub(f.echo) < f.expire
 }
 
-// Settled reports whether the engine has carried for so long that every node that lives was heard.
+// Settled reports whether the engine has been up for long enough that every live node was heard.
 func (f *Follower) Settled(now time.Time) bool {
 	return f.up(now) && now.Sub(f.upSince) >= f.expire
 }
 
-// expireSilent takes nodes for gone that have been silent for too long while the engine carried.
-// Where more than half are silent at once it is not they who are gone.
+// expireSilent marks nodes as gone that have been silent for too long while the engine was up. If
+// more than half are silent at once, this node is the one cut off, and none is marked.
 func (f *Follower) expireSilent(now time.Time) {
 	if !f.up(now) {
 		f.upSince = time.Time{}
@@ -52,8 +52,8 @@ func (f *Follower) expireSilent(now time.Time) {
 	}
 }
 
-// forgetGone drops what is known of nodes that have been gone for long, and their machines: names that
-// are used once would pile up.
+// forgetGone drops nodes that have been gone for long, and their machines: names that are used once
+// would pile up.
 func (f *Follower) forgetGone(now time.Time) {
 	for _, id := range f.Nodes() {
 		n := f.nodes[id]
@@ -74,8 +74,8 @@ func (f *Follower) forgetGone(now time.Time) {
 	}
 }
 
-// Missing says that an app was taken out of this node's fleet, with the machines of others: those that
-// are still there are asked for.
+// Missing says that an app was removed from this node's fleet, with the machines of others. Those
+// that still exist are requested again.
 func (f *Follower) Missing(now time.Time, app balance.AppID) {
 	for _, n := range f.nodes {
 		for k := range n.keys {
@@ -88,7 +88,7 @@ func (f *Follower) Missing(now time.Time, app balance.AppID) {
 	}
 }
 
-// gone has a node's machines marked, and drops what it said.
+// gone marks a node's machines as gone, and drops what the node said.
 func (f *Follower) gone(n *node) {
 	n.acks, n.ackSeq, n.demand, n.demandAt = nil, 0, nil, time.Time{}
 	if len(n.keys) > 0 {
@@ -97,8 +97,8 @@ func (f *Follower) gone(n *node) {
 	f.notice(n)
 }
 
-// edges yields the nodes whose word counts: those that may send requests and have not gone. One that
-// has not said what it is counts.
+// edges yields the nodes whose acknowledgements and demand count: those that may send requests and
+// are not gone. A node that has not said its roles yet counts.
 func (f *Follower) edges(yield func(*node) bool) {
 	for _, n := range f.nodes {
 		if n.state == NodeLive && (n.info.Edge || n.info.Seq == 0) && !yield(n) {
@@ -107,7 +107,7 @@ func (f *Follower) edges(yield func(*node) bool) {
 	}
 }
 
-// Acked reports whether every edge that lives picks by this node's rows as of message seq.
+// Acked reports whether every live edge picks by this node's rows as of message seq.
 func (f *Follower) Acked(now time.Time, seq uint64) bool {
 	if !f.Settled(now) {
 		return false
@@ -121,8 +121,8 @@ func (f *Follower) Acked(now time.Time, seq uint64) bool {
 	return true
 }
 
-// Parked returns how many requests wait for an app at other nodes; fresh is false when some edge has
-// not said it lately.
+// Parked returns how many requests wait for an app at other nodes; fresh is false when some edge
+// has not reported lately.
 func (f *Follower) Parked(now time.Time, app balance.AppID) (parked int, fresh bool) {
 	fresh = f.Settled(now)
 	for n := range f.edges {
@@ -132,7 +132,7 @@ func (f *Follower) Parked(now time.Time, app balance.AppID) (parked int, fresh b
 	return parked, fresh
 }
 
-// Others returns what other nodes have of an app's requests that count in a region.
+// Others returns how many of an app's requests other nodes have that count in a region.
 func (f *Follower) Others(now time.Time, app balance.AppID, region string) (sum int) {
 	for n := range f.edges {
 		if d := n.demand[app]; d.Home == region && now.Sub(n.demandAt) < demandFor {
@@ -142,7 +142,7 @@ func (f *Follower) Others(now time.Time, app balance.AppID, region string) (sum 
 	return sum
 }
 
-// Applied returns up to where this node has taken in the rows of those nodes, in their order.
+// Applied returns how far this node has applied the rows of those nodes, in their order.
 func (f *Follower) Applied(of []balance.NodeID) (as []wire.Ack) {
 	for _, id := range of {
 		if n := f.nodes[id]; n != nil && n.whole && n.state == NodeLive {

@@ -9,18 +9,18 @@ import (
 type Publisher struct {
 	cluster     string
 	incarnation uint64
-	most        int // bytes of rows in a message
+	most        int // bytes of rows in a message, at most
 	seq         uint64
 	rows        map[balance.MachineKey]*ownRow
 	indices     uint32
 	cuts        []*cut // the newest last
 }
 
-// ownRow is a row as it was last told.
+// ownRow is a row as it was last sent.
 type ownRow struct {
 	index uint32
 	wire  []byte
-	gen   uint64 // generation of its cordon, and the message that told it
+	gen   uint64 // generation of its cordon, and the message that carried it
 	told  uint64
 }
 
@@ -30,8 +30,8 @@ type cut struct {
 	parts [][]byte
 }
 
-// cutsKept is how many snapshots in several parts are kept for those who fetch them: rows may change
-// between two parts. Those in one part are made anew when rows have changed.
+// cutsKept is how many snapshots in several parts are kept for the nodes that fetch them: rows may
+// change between two parts. A snapshot in one part is made anew when rows have changed.
 const cutsKept = 4
 
 // NewPublisher returns a publisher whose messages are not much larger than most bytes.
@@ -39,8 +39,8 @@ func NewPublisher(cluster string, incarnation uint64, most int) *Publisher {
 	return &Publisher{cluster: cluster, incarnation: incarnation, most: most, rows: map[balance.MachineKey]*ownRow{}}
 }
 
-// Renumber begins a new incarnation. All rows are to be asked for: message 1 is one that nobody
-// gets, since at 0 there would be none.
+// Renumber begins a new incarnation. Others have to request all rows: message 1 is never sent, so
+// that they see a gap, which number 0 would not show.
 func (p *Publisher) Renumber(incarnation uint64) {
 	p.incarnation, p.seq, p.cuts = incarnation, 1, nil
 	for _, r := range p.rows {
@@ -48,16 +48,16 @@ func (p *Publisher) Renumber(incarnation uint64) {
 	}
 }
 
-// Limit bounds messages from now on.
+// Limit bounds the size of messages from now on.
 func (p *Publisher) Limit(most int) { p.most, p.cuts = most, nil }
 
-// Incarnation returns the present one.
+// Incarnation returns the current incarnation.
 func (p *Publisher) Incarnation() uint64 { return p.incarnation }
 
 // Seq returns the number of the last message of rows.
 func (p *Publisher) Seq() uint64 { return p.seq }
 
-// Of returns the machines of an app whose rows have been told.
+// Of returns the machines of an app whose rows have been sent.
 func (p *Publisher) Of(app balance.AppID) (keys []balance.MachineKey) {
 	for _, k := range sortedKeys(p.rows) {
 		if k.App == app {
@@ -67,7 +67,7 @@ func (p *Publisher) Of(app balance.AppID) (keys []balance.MachineKey) {
 	return keys
 }
 
-// Index returns the number that stands for a machine in reports.
+// Index returns the number that identifies a machine in reports.
 func (p *Publisher) Index(k balance.MachineKey) (uint32, bool) {
 	r, ok := p.rows[k]
 	if !ok {
@@ -76,12 +76,12 @@ func (p *Publisher) Index(k balance.MachineKey) (uint32, bool) {
 	return r.index, true
 }
 
-// header is that of the last message of rows, and of a snapshot that is cut now.
+// header returns the header of the last message of rows, and of a snapshot that is cut now.
 func (p *Publisher) header() wire.Header {
 	return wire.Header{Cluster: p.cluster, Incarnation: p.incarnation, Seq: p.seq}
 }
 
-// Put takes in changed rows and removed machines and returns the messages that tell them.
+// Put records changed rows and removed machines and returns the messages to send.
 func (p *Publisher) Put(changed []balance.Machine, removed []balance.MachineKey) (messages [][]byte) {
 	var rows [][]byte
 	size := 0
@@ -121,8 +121,8 @@ func (p *Publisher) Put(changed []balance.Machine, removed []balance.MachineKey)
 	return messages
 }
 
-// Told returns the message by which a generation of a machine's cordon was told; false while it was
-// not.
+// Told returns the message that carried a generation of a machine's cordon, or false if none has
+// yet.
 func (p *Publisher) Told(k balance.MachineKey, gen uint64) (seq uint64, ok bool) {
 	r := p.rows[k]
 	if r == nil || r.gen < gen {
@@ -131,7 +131,7 @@ func (p *Publisher) Told(k balance.MachineKey, gen uint64) (seq uint64, ok bool)
 	return r.told, true
 }
 
-// Answer returns the part of a snapshot that is asked for.
+// Answer returns the requested part of a snapshot.
 func (p *Publisher) Answer(a *wire.Ask) []byte {
 	h := p.header()
 	if a.Part == 0 && a.Incarnation == p.incarnation && a.Seq == p.seq {
@@ -142,12 +142,12 @@ func (p *Publisher) Answer(a *wire.Ask) []byte {
 			if c.seq == a.Cut && a.Part < len(c.parts) {
 				return c.parts[a.Part]
 			}
-		} // it is too old: from the start
+		} // the cut is too old: start again
 	}
 	return p.cut().parts[0]
 }
 
-// cut returns a snapshot of the rows as they are.
+// cut returns a snapshot of the current rows.
 func (p *Publisher) cut() *cut {
 	if n := len(p.cuts); n > 0 && p.cuts[n-1].seq == p.seq {
 		return p.cuts[n-1]

@@ -10,8 +10,8 @@ import (
 )
 
 const (
-	// heldMessages and heldRows bound what is kept of one owner while a snapshot is on its way.
-	// Beyond it messages are dropped, which is a gap like any other.
+	// heldMessages and heldRows bound what is kept of one owner while a snapshot is in flight.
+	// Messages beyond them are dropped, which is a gap like any other.
 	heldMessages, heldRows = 256, 20_000
 	// maxParts bounds a snapshot: 100,000 machines need some 10 parts of 1 MiB.
 	maxParts = 1000
@@ -19,7 +19,7 @@ const (
 
 // stream puts the rows of one incarnation of an owner in order.
 //
-// Invariant: where whole holds, the rows that were handed out are those of the owner when it had
+// Invariant: while whole holds, the rows that were handed out are those of the owner when it had
 // sent message number applied.
 type stream struct {
 	applied uint64
@@ -32,12 +32,12 @@ type stream struct {
 
 	cut   uint64 // of the snapshot that is being gathered
 	parts int
-	part  int // the next one
+	part  int // the next part
 	got   []wire.Row
 }
 
-// renew begins the stream of a later incarnation. The rows of the earlier one stand until a snapshot
-// says which are still there; if there are none nothing is missing yet.
+// renew begins the stream of a later incarnation. The rows of the earlier one stand until a
+// snapshot says which of them still exist; if there are none, nothing is missing yet.
 func (s *stream) renew() {
 	*s = stream{
 		keys: s.keys, whole: len(s.keys) == 0,
@@ -51,11 +51,11 @@ func (s *stream) renew() {
 // behind reports whether something is missing.
 func (s *stream) behind() bool { return !s.whole || s.ahead > s.applied }
 
-// put takes in a message of rows and returns those that are to be applied now, in order.
+// put adds a message of rows and returns the rows to apply now, in order.
 func (s *stream) put(m *wire.Rows) (rows []wire.Row) {
 	s.ahead = max(s.ahead, m.Seq)
 	if m.Seq <= s.applied && s.whole || keyless(m.Rows) {
-		return nil // old, or cannot be applied: a snapshot is asked for
+		return nil // old, or not applicable: a snapshot is requested
 	}
 	if s.held[m.Seq] == nil {
 		if len(s.held) >= heldMessages || s.rows+len(m.Rows) > heldRows {
@@ -67,14 +67,14 @@ func (s *stream) put(m *wire.Rows) (rows []wire.Row) {
 	return s.drain(nil)
 }
 
-// keyless reports whether a row does not even say which machine it is of.
+// keyless reports whether some row does not even say which machine it is of.
 func keyless(rows []wire.Row) bool {
 	return slices.ContainsFunc(rows, nameless)
 }
 
 func nameless(r wire.Row) bool { return r.Err != nil && r.Machine.Key() == balance.MachineKey{} }
 
-// drain appends what is held and comes next.
+// drain appends the held rows that are next in order.
 func (s *stream) drain(rows []wire.Row) []wire.Row {
 	for s.whole {
 		next, ok := s.held[s.applied+1]
@@ -96,7 +96,7 @@ func (s *stream) drop(seq uint64) {
 	delete(s.held, seq)
 }
 
-// note keeps the machine that a row is of.
+// note records the machine that a row is of.
 func (s *stream) note(r *wire.Row) {
 	k := r.Machine.Key()
 	if r.Removed {
@@ -110,16 +110,16 @@ func (s *stream) note(r *wire.Row) {
 	}
 }
 
-// result says what came of a part of a snapshot.
+// result says what became of a part of a snapshot.
 type result uint8
 
 const (
 	partRefused result = iota // of another snapshot, or not the part that was wanted
-	partTaken                 // the next one is to be asked for
-	partLast                  // the snapshot is whole, and its rows are to be applied
+	partTaken                 // the next one has to be requested
+	partLast                  // the snapshot is complete, and its rows are to be applied
 )
 
-// snapshot takes in a part. A snapshot that is older than what was applied changes nothing.
+// snapshot adds a part. A snapshot that is older than what was applied changes nothing.
 func (s *stream) snapshot(m *wire.Snapshot) (rows []wire.Row, r result) {
 	if m.Part == 0 {
 		s.cut, s.parts, s.part, s.got = m.Seq, m.Parts, 0, nil
@@ -155,8 +155,8 @@ func (s *stream) snapshot(m *wire.Snapshot) (rows []wire.Row, r result) {
 	return s.drain(rows), partLast
 }
 
-// missing appends the removal of each machine that was known and is not in the snapshot. Where a row
-// cannot be told whose it is, nothing is removed.
+// missing appends the removal of each known machine that is not in the snapshot. If some row does
+// not say which machine it is of, nothing is removed.
 func (s *stream) missing(rows []wire.Row) []wire.Row {
 	if keyless(rows) {
 		return slices.DeleteFunc(rows, nameless)
@@ -171,7 +171,7 @@ func (s *stream) missing(rows []wire.Row) []wire.Row {
 	return rows
 }
 
-// next is the part that is wanted, and the snapshot that it is of.
+// next returns the part that is wanted, and the snapshot that it belongs to.
 func (s *stream) next() (part int, cut uint64) {
 	if s.part == 0 {
 		return 0, 0
@@ -179,7 +179,7 @@ func (s *stream) next() (part int, cut uint64) {
 	return s.part, s.cut
 }
 
-// forget drops a snapshot that is being gathered.
+// forget drops a partly received snapshot.
 func (s *stream) forget() { s.cut, s.parts, s.part, s.got = 0, 0, 0, nil }
 
 func sortedKeys[V any](m map[balance.MachineKey]V) []balance.MachineKey {

@@ -1,13 +1,13 @@
-// Package wire encodes what nodes tell each other.
+// Package wire encodes the messages between nodes.
 //
 // A message is a version byte followed by fields. The fields use the encoding of protocol buffers
-// (a varint of number<<3|type, then the value), of which only varints and byte strings are written;
-// all types are skipped when read. So a field that a later release adds is passed over by this one,
-// and a field that is absent is zero. Numbers are never reused, and the version byte changes only
-// when an old reader would misunderstand a message rather than miss a part of it.
+// (a varint of number<<3|type, then the value). Only varints and byte strings are written; on
+// reading, unknown fields of every type are skipped. So this release ignores a field that a later
+// one adds, and an absent field is zero. Numbers are never reused, and the version byte changes
+// only when an old reader would misunderstand a message rather than miss a part of it.
 //
-// Decoding never panics, allocates no more than a small multiple of its input, and returns an error
-// for whatever this package would not have written apart from unknown fields.
+// Decoding never panics, and allocates no more than a small multiple of its input. Apart from
+// unknown fields, it returns an error for whatever this package would not have written.
 package wire
 
 import (
@@ -27,7 +27,7 @@ const (
 	MaxMessage = 1 << 20
 	// maxName bounds an ID, a region, a revision or an address.
 	maxName = 255
-	// maxFault bounds a sentence for people. Longer ones are cut when written.
+	// maxFault bounds the description of a fault. Longer ones are cut when written.
 	maxFault = 1024
 )
 
@@ -80,7 +80,7 @@ func (e *encoder) message(field int, write func(*encoder)) {
 	e.b = slices.Insert(e.b, start, size[:n]...)
 }
 
-// raw appends a nested message that is encoded already.
+// raw appends an encoded nested message.
 func (e *encoder) raw(field int, b []byte) {
 	e.tag(field, typeBytes)
 	e.b = binary.AppendUvarint(e.b, uint64(len(b)))
@@ -93,7 +93,7 @@ type decoder struct {
 	field int
 	typ   int
 	num   uint64 // of a varint
-	bytes []byte // of a byte string: a part of the input
+	bytes []byte // of a byte string; it aliases the input
 	err   error
 }
 
@@ -157,7 +157,7 @@ func (d *decoder) fail(format string, args ...any) bool {
 	return false
 }
 
-// is fails unless the present field has the type.
+// is fails unless the current field has the type.
 func (d *decoder) is(typ int) bool {
 	return d.typ == typ || d.fail("field %d has type %d: want %d", d.field, d.typ, typ)
 }
@@ -168,7 +168,7 @@ func (d *decoder) uint(into *uint64) {
 	}
 }
 
-// int reads a number that is not negative and fits 31 bits.
+// int reads a non-negative number that fits 31 bits.
 func (d *decoder) int(into *int) {
 	if !d.is(typeVarint) {
 		return
@@ -186,7 +186,7 @@ func (d *decoder) bool(into *bool) {
 	}
 }
 
-// text reads a text of at most that many bytes.
+// text reads a string of at most that many bytes.
 func (d *decoder) text(into *string, most int) {
 	switch {
 	case !d.is(typeBytes):
@@ -211,21 +211,21 @@ func small[T uint8 | uint16 | uint32](d *decoder, into *T) {
 	*into = T(d.num)
 }
 
-// named reads a name into a type of texts.
+// named reads a name into a string type.
 func named[T ~string](d *decoder, into *T) {
 	var s string
 	d.text(&s, maxName)
 	*into = T(s)
 }
 
-// enum reads one of a set of small values; what they mean is checked by whoever uses them.
+// enum reads one of a set of small values; callers check what they mean.
 func enum[T ~uint8](d *decoder, into *T) {
 	var v uint8
 	small(d, &v)
 	*into = T(v)
 }
 
-// cut shortens a sentence for people to what is sent, between two characters.
+// cut shortens a fault to the length that is sent, between two characters.
 func cut(s string) string {
 	if len(s) <= maxFault {
 		return s

@@ -12,16 +12,16 @@ type Header struct {
 	Cluster     string
 	Kind        string // "row", "load", "ack", "ask", "snap": as in the subject
 	Incarnation uint64 // of the writer
-	Seq         uint64 // of the message among the writer's of this kind; of a snapshot the row sequence at its cut
+	Seq         uint64 // of the message among the writer's of this kind; of a snapshot: the row sequence at its cut
 }
 
-// Row is a machine as its owner last wrote it, or its removal. The owner is not in it: it is the
-// node that the message came from, so that nobody can write the row of another's machine.
+// Row is a machine as its owner last wrote it, or its removal. It does not contain the owner, which
+// is the node that sent the message: so no node can write the row of another's machine.
 type Row struct {
-	Index   uint32 // stands for the machine in load reports, within one incarnation of the owner
+	Index   uint32 // identifies the machine in load reports, within one incarnation of the owner
 	Removed bool
 	Machine balance.Machine // Owner is empty
-	Err     error           // the row cannot be read; App and ID are set where they could be
+	Err     error           // why the row cannot be read; App and ID are set if they could be
 }
 
 // Rows is a message of changed rows. Seq grows by one from message to message.
@@ -37,9 +37,10 @@ type Report struct {
 	Granted int
 	Idle    int
 
-	// Reserved for machines that tell their load in units of their own. This release writes zeros.
+	// Reserved for machines that report their load in units of their own. This release writes
+	// zeros.
 	Cost     uint32 // in the app's units
-	Pressure uint8  // 255: nothing more fits
+	Pressure uint8  // 255: full
 	Queue    uint16 // waiting at the machine
 }
 
@@ -51,26 +52,26 @@ type Load struct {
 	Probe   string // host:port where it answers probes
 	Edge    bool   // it sends requests to other nodes' machines
 	Worker  bool   // it hosts machines
-	Leaving bool   // it ends; this is its last message
+	Leaving bool   // it shuts down; this is its last message
 	Rows    uint64 // sequence of its last message of rows
 	Acks    uint64 // sequence of its last acknowledgement
 	Reports []Report
 }
 
-// Ack says up to where the writer picks by another node's rows.
+// Ack says how far the writer has applied another node's rows; it picks by them.
 type Ack struct {
 	Node        balance.NodeID
 	Incarnation uint64
 	Seq         uint64 // of the last message of rows that was applied
 }
 
-// Acks is a message of acknowledgements. They only grow: their order does not matter.
+// Acks is a message of acknowledgements. These only grow, so their order does not matter.
 type Acks struct {
 	Header
 	Acks []Ack
 }
 
-// Demand is what a node has of one app's requests.
+// Demand counts what a node has of one app's requests.
 type Demand struct {
 	App      balance.AppID
 	Home     string // region in which the demand counts
@@ -78,28 +79,28 @@ type Demand struct {
 	Parked   int
 }
 
-// Asks is a message of the writer's whole demand: an app that is not in it has none. Where it does
-// not fit one message it comes in parts, with sequences that follow one another.
+// Asks is a message of the writer's whole demand: an app that is not in it has none. If it does not
+// fit one message, it comes in parts with consecutive sequences.
 type Asks struct {
 	Header
 	Part, Parts int // Parts 0 means 1
 	Demand      []Demand
 }
 
-// Ask is what a node asks another one for: a snapshot of its rows, from Part on. Seq and
-// Incarnation are those of the rows that the asker has whole; where nothing has changed since, the
-// answer is a snapshot without parts.
+// Ask requests a snapshot of another node's rows, from Part on. Seq and Incarnation are those of
+// the rows that the asker has complete; if nothing has changed since, the answer is a snapshot
+// without parts.
 type Ask struct {
 	Header
 	Node balance.NodeID // who asks
 	Part int
-	Cut  uint64 // the snapshot of which the part is wanted; 0 for a new one
-	// Older is an incarnation of the asked node, later than the one in which it speaks.
+	Cut  uint64 // the snapshot whose part is wanted; 0 for a new one
+	// Older is an incarnation of the asked node that is later than the one it uses.
 	Older uint64
 }
 
 // Snapshot is a part of an owner's rows as they were when it had sent the message of rows with
-// Header.Seq. Parts is 0 where the asker has them.
+// Header.Seq. Parts is 0 if the asker has these rows already.
 type Snapshot struct {
 	Header
 	Part, Parts int
@@ -112,7 +113,7 @@ const (
 	fieldKind
 	fieldIncarnation
 	fieldSeq
-	fieldBody = 8 // 5 to 7 are left for the header
+	fieldBody = 8 // 5 to 7 are reserved for the header
 )
 
 func (h *Header) encode() *encoder {
@@ -175,7 +176,7 @@ func nested(d *decoder, field func(*decoder)) error {
 	return in.err
 }
 
-// inner is nested for parts without which the message makes no sense.
+// inner is nested for parts that the message cannot do without.
 func inner(d *decoder, field func(*decoder)) {
 	if err := nested(d, field); err != nil && d.err == nil {
 		d.err = err
@@ -203,7 +204,7 @@ const (
 	rowFault
 )
 
-// EncodeRow returns a row as it stands in messages and snapshots.
+// EncodeRow returns a row as encoded in messages and snapshots.
 func EncodeRow(r Row) []byte {
 	e, m := &encoder{}, r.Machine
 	e.uint(rowIndex, uint64(r.Index))
@@ -229,7 +230,8 @@ func EncodeRow(r Row) []byte {
 	return e.b
 }
 
-// decodeRow reads a row. A bad one is returned with Err: the others of the message stand.
+// decodeRow reads a row. A bad one is returned with Err set; the others of the message are not
+// affected.
 func decodeRow(d *decoder) (r Row) {
 	m := &r.Machine
 	r.Err = nested(d, func(d *decoder) {
@@ -278,7 +280,7 @@ func decodeRow(d *decoder) (r Row) {
 
 const fieldRow = fieldBody
 
-// EncodeRows returns a message of rows that are encoded already.
+// EncodeRows returns a message of encoded rows.
 func EncodeRows(h Header, rows [][]byte) []byte {
 	h.Kind = "row"
 	e := h.encode()
@@ -363,7 +365,7 @@ func (r *Report) encode(e *encoder) {
 	e.uint(reportQueue, uint64(r.Queue))
 }
 
-// decodeReport is the hot one: it makes no closures.
+// decodeReport reads a report. It is on the hot path, so it makes no closures.
 func decodeReport(d *decoder) (r Report) {
 	if !d.is(typeBytes) {
 		return r
@@ -430,7 +432,7 @@ func DecodeLoad(b []byte) (m Load, err error) {
 		case loadAcks:
 			d.uint(&m.Acks)
 		case loadReport:
-			if m.Reports == nil { // one takes some 16 bytes; bounded by what there is
+			if m.Reports == nil { // a report takes some 16 bytes; bounded by the bytes that are there
 				m.Reports = make([]Report, 0, 1+len(d.b)/16)
 			}
 			m.Reports = append(m.Reports, decodeReport(d))
@@ -541,7 +543,7 @@ func decodeDemand(d *decoder) (x Demand) {
 	return x
 }
 
-// Fields of a question for a snapshot and of its answer.
+// Fields of a request for a snapshot and of its answer.
 const (
 	questionNode  = fieldBody
 	questionPart  = fieldBody + 1
@@ -553,7 +555,7 @@ const (
 	snapParts = fieldBody + 2
 )
 
-// Encode returns the question as a message.
+// Encode returns the request as a message.
 func (m *Ask) Encode() []byte {
 	m.Kind = "snap"
 	e := m.Header.encode()
@@ -564,7 +566,7 @@ func (m *Ask) Encode() []byte {
 	return e.b
 }
 
-// DecodeAsk reads a question for a snapshot.
+// DecodeAsk reads a request for a snapshot.
 func DecodeAsk(b []byte) (m Ask, err error) {
 	err = decode(b, &m.Header, "snap", func(d *decoder) {
 		switch d.field {
@@ -581,7 +583,7 @@ func DecodeAsk(b []byte) (m Ask, err error) {
 	return m, err
 }
 
-// EncodeSnapshot returns a part of a snapshot of rows that are encoded already.
+// EncodeSnapshot returns a part of a snapshot of encoded rows.
 func EncodeSnapshot(h Header, part, parts int, rows [][]byte) []byte {
 	h.Kind = "snap"
 	e := h.encode()

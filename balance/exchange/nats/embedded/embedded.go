@@ -5,9 +5,10 @@
 //	defer server.Close()
 //	conn, err := nats.Connect(server.URL(), nats.Config{Node: "worker-1", Server: server})
 //
-// It is exactly one server with one replica: while its process is away nodes serve on with what they
-// know, and agree when it is back. The other nodes connect to its address. Servers of this package
-// never form a cluster; whoever wants one that outlives a machine runs nats-server apart.
+// It is exactly one server with one replica. While its process is down, nodes serve on with what
+// they know, and agree again when it is back. The other nodes connect to its address. Servers of
+// this package never form a cluster; if the server must outlive a machine, run nats-server
+// separately.
 package embedded
 
 import (
@@ -27,14 +28,14 @@ type Config struct {
 	// Listen is the host:port on which other processes reach it. "" means that none does: only
 	// this process uses it.
 	Listen string
-	// Dir is where the store is kept; required. One server at a time uses it.
+	// Dir is the folder of the store; required. One server at a time uses it.
 	Dir string
-	// Options is called with the server's options last, for TLS, accounts and permissions. Settings of
-	// a cluster, of gateways and of leaf nodes are refused.
+	// Options is called last with the server's options, for TLS, accounts and permissions. Settings
+	// of a cluster, of gateways and of leaf nodes are refused.
 	Options func(*server.Options)
 }
 
-// Server is a server that runs.
+// Server is a running server.
 type Server struct {
 	s    *server.Server
 	lock *os.File
@@ -90,7 +91,7 @@ func clustered(o *server.Options) bool {
 }
 
 func start(o *server.Options) (*server.Server, error) {
-	if !o.DontListen && o.Port > 0 { // the server would wait and try again
+	if !o.DontListen && o.Port > 0 { // else the server would wait and retry
 		addr := net.JoinHostPort(o.Host, strconv.Itoa(o.Port))
 		l, err := net.Listen("tcp", addr)
 		if err != nil {
@@ -111,7 +112,7 @@ func start(o *server.Options) (*server.Server, error) {
 	return s, nil
 }
 
-// lockDir has no second server use the folder.
+// lockDir keeps a second server from using the folder.
 func lockDir(dir string) (*os.File, error) {
 	if err := os.MkdirAll(dir, 0o700); err != nil {
 		return nil, fmt.Errorf("embedded: Config.Dir: %w", err)
@@ -128,7 +129,7 @@ func lockDir(dir string) (*os.File, error) {
 	return f, nil
 }
 
-// URL returns where other processes, and this one, reach the server.
+// URL returns the URL at which other processes, and this one, reach the server.
 func (s *Server) URL() string { return s.s.ClientURL() }
 
 // InProcessConn returns a connection to the server that does not touch the network; it makes the

@@ -4,6 +4,6 @@ package embedded
 
 import "os"
 
-// lock does nothing where files have no such locks: two servers of one folder are then found by the
-// port only.
+// lock does nothing on systems without such locks. There, only a port that is taken shows that two
+// servers share a folder.
 func lock(*os.File) error { return nil }
