@@ -1,6 +1,5 @@
-// Command embedded is a proxy in front of one app, which sleeps until somebody asks for it. It
-// wires the parts by hand, around httputil.ReverseProxy; examples/embedded/gateway has package node
-// do that.
+// Command embedded is a proxy in front of one app, which sleeps until a request comes. It wires the
+// parts by hand, around httputil.ReverseProxy; examples/embedded/gateway has package node do that.
 //
 //	go run ./examples/embedded 'python3 -m http.server $PORT --bind 127.0.0.1'
 package main
@@ -58,7 +57,7 @@ func main() {
 	}
 	go func() { fmt.Println(front.Serve(listener)); stop() }()
 
-	<-ctx.Done() // then clients first, and machines last
+	<-ctx.Done() // then shut down clients first, and machines last
 	last, done := context.WithTimeout(context.Background(), 20*time.Second)
 	defer done()
 	check(front.Shutdown(last))

@@ -1,14 +1,14 @@
-// Command fleet runs a fleet of edges and workers, each a process of its own: three regions on this
-// host, with links as slow as between real places, and a page that shows who knows what.
+// Command fleet runs a fleet of edges and workers, each a separate process: three regions on this
+// host, with links as slow as between real places, and a page that shows what each node knows.
 //
 //	go run -C examples/fleet .
 //
-// It is also what each of them runs, here and on hosts of their own:
+// Each of those processes runs this command too, here and on separate hosts:
 //
 //	fleet edge -config edge.yaml
 //	fleet worker -config worker.yaml
 //
-// Run it with -h to see what can be turned, and "fleet chaos -h" for how it is tried.
+// Run it with -h to see the flags, and "fleet chaos -h" to see how it is tested.
 package main
 
 import (
@@ -32,7 +32,7 @@ func main() {
 	}
 	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM)
 	if os.Getenv(town.EnvChild) != "" {
-		go func() { io.Copy(io.Discard, os.Stdin); stop() }() // whoever started this has ended
+		go func() { io.Copy(io.Discard, os.Stdin); stop() }() // the parent process has ended
 	}
 	err := command.Run(ctx, os.Args[1:], os.Stdout, os.Stderr)
 	stop()

@@ -11,7 +11,7 @@ import (
 	"github.com/ebbkit/ebb/internal/world"
 )
 
-// lines lets the drivers of all regions write to one place.
+// lines lets the drivers of all regions write to one writer, line by line.
 type lines struct {
 	mu  sync.Mutex
 	out io.Writer
@@ -23,7 +23,7 @@ func (l *lines) Write(line []byte) (int, error) {
 	return l.out.Write(line)
 }
 
-// driver returns what makes the machines of a region. out is for what they print.
+// driver returns a func that makes the driver of a region. What the machines print goes to out.
 func (s settings) driver(out io.Writer) (func(region string) (world.Driver, error), error) {
 	c := process.Config{Command: s.app}
 	if s.print {

@@ -15,15 +15,15 @@ import (
 	"github.com/ebbkit/ebb/internal/world"
 )
 
-// settings are what the flags say.
+// settings are the values of the flags.
 type settings struct {
 	world world.Config
 	app   string        // command of the app; empty means the built-in one
 	boot  time.Duration // of the built-in app
-	print bool          // what the machines print
+	print bool          // print the machines' output
 }
 
-// usageError is a mistake on the command line: exit status 2.
+// usageError is a mistake on the command line. It leads to exit status 2.
 type usageError struct{ error }
 
 // parse reads the flags. The error is a usageError, or flag.ErrHelp after help was printed to out.
@@ -31,7 +31,7 @@ func parse(args []string, out io.Writer) (settings, error) {
 	s := settings{world: world.Config{App: balance.App{ID: "web", Autostart: true}}}
 	app := &s.world.App
 	fs := flag.NewFlagSet("proxy", flag.ContinueOnError)
-	fs.SetOutput(io.Discard) // our own lines, see below
+	fs.SetOutput(io.Discard) // run prints the errors itself, see below
 	fs.StringVar(&s.world.Listen, "listen", "127.0.0.1:8080", "`address` of the edge, for clients")
 	fs.StringVar(
 		&s.world.Status, "status", "127.0.0.1:8081", "`address` of the status page; empty for none",
@@ -108,7 +108,7 @@ func parse(args []string, out io.Writer) (settings, error) {
 		}
 	}
 	if s.app == "" && app.BootHint == 0 && s.boot >= 2*time.Second {
-		app.BootHint = s.boot // it does nothing meanwhile, like one that hangs
+		app.BootHint = s.boot // it does nothing while it boots, like one that hangs
 	}
 	if *names != "" {
 		s.world.StatusName = strings.Split(*names, ",")

@@ -1,9 +1,10 @@
-// Command proxy runs a whole fleet on one machine: an edge that takes requests, workers in several regions behind links
-// that are as slow as the real ones, and machines that are child processes, started by requests and put to sleep when idle.
+// Command proxy runs a whole fleet on one machine: an edge that takes requests, workers in several
+// regions behind links that are as slow as the real ones, and machines that are child processes,
+// started by requests and stopped when idle.
 //
 //	go run ./examples/proxy
 //
-// Run it with -h to see what can be turned.
+// Run it with -h to see the flags.
 package main
 
 import (

@@ -11,12 +11,11 @@ import (
 // answersKept is how many of a machine's latest answers are looked at.
 const answersKept = 10
 
-// answersMachines bounds the machines whose answers are followed: beyond it all are forgotten.
+// answersMachines bounds the machines whose answers are kept: beyond it all are forgotten.
 const answersMachines = 100_000
 
-// Answers follows whether machines answer that they fail. What their checks say is another matter:
-// an app that is up and has no database passes them. The zero value is ready; it is safe for
-// concurrent use.
+// Answers tracks which machines answer with errors. Checks may not show that: an app that is up but
+// has no database passes them. The zero value is ready to use, and safe for concurrent use.
 type Answers struct {
 	mu sync.Mutex
 	of map[balance.MachineKey]*lately
@@ -25,14 +24,14 @@ type Answers struct {
 // lately are the latest answers of one machine, since it became ready.
 type lately struct {
 	failed  [answersKept]bool
-	n       int // in all
-	bad     int // of the latest
+	n       int // all answers
+	bad     int // failures among the latest
 	failing bool
-	status  int // of the last that failed
+	status  int // of the last failure
 }
 
-// add takes in an answer, and reports whether the machine has begun to fail by it: half of its
-// latest answers or more; or whether it is well again: the last ones were all good.
+// add records an answer, and reports whether the machine's state has changed by it. The machine
+// begins to fail when half of its latest answers or more failed, and is well again when none did.
 func (l *lately) add(status int, failed bool) (changed bool) {
 	i := l.n % answersKept
 	if l.failed[i] {
@@ -66,7 +65,8 @@ func (l *lately) String() string {
 		min(l.n, answersKept), with)
 }
 
-// add takes in an answer of a machine, and returns what is wrong with it where that has changed.
+// add records an answer of a machine, and returns what is wrong with it and whether that has
+// changed.
 func (a *Answers) add(m balance.MachineKey, status int, failed bool) (wrong string, changed bool) {
 	a.mu.Lock()
 	defer a.mu.Unlock()

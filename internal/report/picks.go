@@ -12,15 +12,15 @@ import (
 )
 
 const (
-	// pickEvery is one of how many picks is explained: often enough for a person, seldom enough to
-	// cost nothing.
+	// pickEvery is the sampling interval of explanations: one pick in so many is explained, often
+	// enough for a person and seldom enough to cost nothing.
 	pickEvery = 64
 	// picksKept is how many explanations are kept.
 	picksKept = 40
 )
 
-// Picks keeps the latest explanations of picks. The zero value is ready; it is safe for concurrent
-// use.
+// Picks keeps the latest explanations of picks. The zero value is ready to use, and safe for
+// concurrent use.
 type Picks struct {
 	mu   sync.Mutex
 	kept []status.Pick // oldest first
@@ -35,7 +35,7 @@ func (p *Picks) add(k status.Pick) {
 	p.kept = append(p.kept, k)
 }
 
-// List returns what is kept, newest first.
+// List returns the explanations that are kept, newest first.
 func (p *Picks) List() []status.Pick {
 	p.mu.Lock()
 	defer p.mu.Unlock()
@@ -44,7 +44,7 @@ func (p *Picks) List() []status.Pick {
 	return ks
 }
 
-// explained is the page's form of an explanation.
+// explained converts an explanation for the status page.
 func explained(node balance.NodeID, x balance.Explanation) status.Pick {
 	k := status.Pick{
 		Time: time.Now(), Node: string(node), App: string(x.App), Machine: string(x.Picked.ID),
@@ -85,5 +85,5 @@ func noted(c *balance.Candidate) string {
 	}
 }
 
-// Millis is a time as the page has it.
+// Millis returns d in milliseconds, as the status page shows it.
 func Millis(d time.Duration) float64 { return float64(d) / float64(time.Millisecond) }

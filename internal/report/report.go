@@ -1,5 +1,5 @@
-// Package report makes of what the parts tell through their traces the log of decisions, and what
-// else the page shows.
+// Package report turns what the parts' traces report into the log of decisions and the other data
+// of the status page.
 package report
 
 import (
@@ -19,7 +19,7 @@ import (
 	"github.com/ebbkit/ebb/internal/events"
 )
 
-// Report tells of one node what its parts tell. Log, Answers and Picks may be those of several.
+// Report collects what the parts of one node report. Several may share Log, Answers and Picks.
 type Report struct {
 	Node    balance.NodeID
 	Log     *eventlog.Log
@@ -28,7 +28,7 @@ type Report struct {
 	Picks   *Picks
 }
 
-// Event notes that something happened; m is zero where there is no machine to it.
+// Event records that something happened; m is zero if it concerns no machine.
 func (r *Report) Event(k events.Kind, m balance.MachineKey, format string, args ...any) {
 	e := events.Event{
 		Kind: k, App: string(m.App), Machine: string(m.ID), Node: string(r.Node),
@@ -51,7 +51,7 @@ const (
 	kindRestart events.Kind = "restart"
 )
 
-// levelOf says how loud an event is in the log: one request's way is nothing beside a machine's end.
+// levelOf returns an event's log level: a single request's path matters less than a machine's end.
 func levelOf(k events.Kind) slog.Level {
 	switch k {
 	case events.Bounce, events.Retry, events.Park, events.Veto:
@@ -63,7 +63,7 @@ func levelOf(k events.Kind) slog.Level {
 	return slog.LevelInfo
 }
 
-// Then1 to Then3 have g called after what is set already.
+// Then1, like Then2 and Then3, has g called after the func that is already set.
 func Then1[A any](f *func(A), g func(A)) {
 	was := *f
 	*f = g
@@ -88,7 +88,7 @@ func Then3[A, B, C any](f *func(A, B, C), g func(A, B, C)) {
 	}
 }
 
-// Balance samples picks, unless the user has picks explained.
+// Balance samples explanations of picks, unless the user has set a trace for them.
 func (r *Report) Balance(t *balance.Trace) {
 	if t.Picked == nil {
 		t.Every = pickEvery
@@ -96,7 +96,7 @@ func (r *Report) Balance(t *balance.Trace) {
 	Then1(&t.Picked, func(x balance.Explanation) { r.Picks.add(explained(r.Node, x)) })
 }
 
-// Autostart tells of requests that wait and of starts.
+// Autostart reports requests that wait, and starts.
 func (r *Report) Autostart(t *autostart.Trace) {
 	Then2(&t.Parked, func(app balance.AppID, _ int) {
 		r.Event(events.Park, balance.MachineKey{App: app}, "no machine has room")
@@ -117,7 +117,7 @@ func (r *Report) Autostart(t *autostart.Trace) {
 	})
 }
 
-// Transport tells of requests on their way.
+// Transport reports requests on their way.
 func (r *Report) Transport(t *backhaul.Trace) {
 	Then1(&t.Event, func(e backhaul.Event) {
 		m := balance.MachineKey{App: e.App, ID: e.Machine}
@@ -150,7 +150,7 @@ func (r *Report) answered(m balance.MachineKey, status int, failed bool) {
 	}
 }
 
-// Starter tells of machines that start, fail and are ill.
+// Starter reports machines that start, fail or are unhealthy.
 func (r *Report) Starter(t *machine.Trace) {
 	Then3(&t.Ready, func(m balance.Machine, resumed bool, took time.Duration) {
 		kind := "cold"
@@ -186,7 +186,7 @@ func (r *Report) Starter(t *machine.Trace) {
 	Then1(&t.Restarting, func(m balance.Machine) { r.Event(kindRestart, m.Key(), "%s", m.Fault) })
 }
 
-// Downscale tells of machines that go.
+// Downscale reports machines that are cordoned and stopped.
 func (r *Report) Downscale(t *downscale.Trace) {
 	why := func(k events.Kind) func(balance.Machine, string) {
 		return func(m balance.Machine, reason string) { r.Event(k, m.Key(), "%s", reason) }
@@ -223,7 +223,7 @@ func (r *Report) Downscale(t *downscale.Trace) {
 	})
 }
 
-// Rounded leaves two or three digits: people read these.
+// Rounded returns d with two or three digits, for people.
 func Rounded(d time.Duration) time.Duration {
 	switch {
 	case d < time.Millisecond:

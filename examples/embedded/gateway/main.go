@@ -1,4 +1,4 @@
-// Command gateway serves two apps, each a folder of files, which sleep until somebody asks for them.
+// Command gateway serves two apps, each a folder of files, which sleep until a request comes.
 //
 //	mkdir -p blog shop && go run ./examples/embedded/gateway
 package main

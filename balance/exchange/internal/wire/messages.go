@@ -12,7 +12,7 @@ type Header struct {
 	Cluster     string
 	Kind        string // "row", "load", "ack", "ask", "snap": as in the subject
 	Incarnation uint64 // of the writer
-	Seq         uint64 // of the message among the writer's of this kind; of a snapshot: the row sequence at its cut
+	Seq         uint64 // of its kind by the writer; of a snapshot: the row sequence at its cut
 }
 
 // Row is a machine as its owner last wrote it, or its removal. It does not contain the owner, which
@@ -432,7 +432,7 @@ func DecodeLoad(b []byte) (m Load, err error) {
 		case loadAcks:
 			d.uint(&m.Acks)
 		case loadReport:
-			if m.Reports == nil { // a report takes some 16 bytes; bounded by the bytes that are there
+			if m.Reports == nil { // 16 bytes or so each; bounded by the input
 				m.Reports = make([]Report, 0, 1+len(d.b)/16)
 			}
 			m.Reports = append(m.Reports, decodeReport(d))

@@ -25,8 +25,8 @@ import (
 
 // Config configures a server.
 type Config struct {
-	// Listen is the host:port on which other processes reach it. "" means that none does: only
-	// this process uses it.
+	// Listen is the host:port on which other processes reach it. "" means that only this process
+	// uses it.
 	Listen string
 	// Dir is the folder of the store; required. One server at a time uses it.
 	Dir string

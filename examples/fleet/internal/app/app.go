@@ -1,5 +1,5 @@
-// Package app is the built-in app of the fleet: a small web server that says who answers. Where it
-// is told to, it keeps a record of what it executes, by which others can check the fleet.
+// Package app is the built-in app of the fleet: a small web server that says who answers. If it is
+// told to, it keeps a record of what it executes, by which others can check the fleet.
 package app
 
 import (
@@ -24,10 +24,10 @@ const (
 	envBoot   = "FLEET_BOOT"   // how long it takes to start
 )
 
-// HeaderID names a request in the record.
+// HeaderID is the header with a request's ID in the record.
 const HeaderID = "Fleet-Id"
 
-// Env is the environment in which this program is the app.
+// Env returns the environment in which this program is the app.
 func Env(record string, hard int, boot time.Duration) []string {
 	return []string{
 		envApp + "=1", envRecord + "=" + record, envHard + "=" + strconv.Itoa(hard),
@@ -88,12 +88,12 @@ func run() error {
 }
 
 type app struct {
-	record   *os.File // nil: none is kept
+	record   *os.File // nil: no record is kept
 	hard     int64
 	inFlight atomic.Int64
 }
 
-// note appends a line to the record: one write, so that it is there whole or not at all.
+// note appends a line to the record in one write, so that the line is complete or missing.
 func (a *app) note(format string, args ...any) (err error) {
 	if a.record != nil {
 		_, err = fmt.Fprintf(a.record, format, args...)
@@ -101,7 +101,7 @@ func (a *app) note(format string, args ...any) (err error) {
 	return err
 }
 
-// waitMax bounds how long a request may ask to take.
+// waitMax bounds how long a request may ask for its answer to take.
 const waitMax = time.Minute
 
 // ServeHTTP says who answers, after ?ms= milliseconds.
@@ -115,7 +115,7 @@ func (a *app) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 	id := r.Header.Get(HeaderID)
 	if id != "" {
 		if err := a.note("S %s\n", id); err != nil {
-			http.Error(w, err.Error(), http.StatusInsufficientStorage) // who checks would be misled
+			http.Error(w, err.Error(), http.StatusInsufficientStorage) // the record would mislead
 			return
 		}
 		defer a.note("E %s\n", id) //nolint:errcheck // nobody counts them

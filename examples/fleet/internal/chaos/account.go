@@ -9,35 +9,35 @@ import (
 	"time"
 )
 
-// Account says what became of all requests.
+// Account is the outcome of all requests.
 type Account struct {
 	Seed     uint64
 	For      time.Duration
 	Faults   []string
 	Requests int
 	Answered int
-	// Failed are those that were not answered with 200, by why that may be.
+	// Failed counts the requests that were not answered with 200, by the reason why they may fail.
 	Failed map[string]int
-	// Again are idempotent requests that were executed more than once.
+	// Again counts the requests that were executed more than once and may be.
 	Again int
 	// Starts is how often a machine was started.
 	Starts int
 	// Slowest is the longest wait for an answer.
 	Slowest time.Duration
-	// Wrong is what must not be, Lost what failed though its edge lived.
+	// Wrong lists violations, Lost the requests that failed although their edge lived.
 	Wrong, Lost []string
-	// Left is what the processes hold at the end.
+	// Left is what the processes still hold at the end.
 	Left []string
 }
 
-// wrongMax bounds how much of what is wrong is told.
+// wrongMax bounds how many violations are printed.
 const wrongMax = 20
 
 func (a *Account) wrong(format string, args ...any) {
 	a.Wrong = append(a.Wrong, fmt.Sprintf(format, args...))
 }
 
-// margin is how much later than the system we know that a process has ended.
+// margin is how much later than the system this process learns that another one has ended.
 const margin = 500 * time.Millisecond
 
 // beginMargin is how long a process may take from its start until it listens, on a busy host.
@@ -70,7 +70,7 @@ func (a *Account) requests(all []result, done map[string]int) {
 	}
 }
 
-// excuse says why a request may have failed; empty: it must not have.
+// excuse returns why a request may have failed; empty: it must not fail.
 func (r result) excuse() string {
 	switch {
 	case r.begun && r.err != nil:
@@ -88,9 +88,9 @@ func (r result) excuse() string {
 		}
 		switch {
 		case x.Ended && r.dialed:
-			continue // what it had taken it has to serve
+			continue // it has to serve the requests that it had accepted
 		case r.begun && !x.Paused:
-			continue // it was there, and answered
+			continue // the edge ran, and answered
 		}
 		return "its edge did not run"
 	}

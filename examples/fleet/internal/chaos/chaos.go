@@ -1,4 +1,4 @@
-// Package chaos tries a town: it kills, pauses, cuts off, delays and restarts its processes under
+// Package chaos tests a town: it kills, pauses, cuts off, delays and restarts its processes under
 // load, and accounts for each request.
 package chaos
 
@@ -16,32 +16,32 @@ import (
 	"github.com/ebbkit/ebb/examples/fleet/internal/town"
 )
 
-// Config says how a town is tried.
+// Config says how a town is tested.
 type Config struct {
 	Town town.Config
 	For  time.Duration
 	Seed uint64
 	Rate int           // requests in a second
 	Pace time.Duration // between two faults, on average
-	// Lossy has what is lost at an edge that lived told, and not taken for wrong: on a host that is slow
-	// for others an owner may die while all other machines are full.
+	// Lossy has requests that were lost at a live edge reported, but not counted as wrong: on a
+	// slow, shared host an owner may die while all other machines are full.
 	Lossy bool
 	Out   io.Writer
 }
 
 const (
-	// readyWait is how long a town may take to begin, and healWait how long to be as new afterwards.
+	// readyWait is how long a town may take to start, and healWait how long to recover afterwards.
 	readyWait = 2 * time.Minute
 	healWait  = 2 * time.Minute
-	// outageFrom is from what length on a run has outages of the engine that last a minute.
+	// outageFrom is the length from which a run includes outages of the engine that last a minute.
 	outageFrom = 5 * time.Minute
 	outages    = 3
 )
 
-// ErrWrong says that the account has something that must not be.
+// ErrWrong says that the account has violations.
 var ErrWrong = errors.New("something is wrong: see the account")
 
-// Run tries a town, and prints the account.
+// Run tests a town, and prints the account.
 func Run(ctx context.Context, c Config) (err error) {
 	c.Town.Record = filepath.Join(c.Town.Dir, "record")
 	if err := os.Mkdir(c.Town.Record, 0o700); err != nil {
@@ -95,7 +95,7 @@ func try(ctx, life context.Context, c Config, t *town.Town, a *Account) ([]resul
 		long = outages
 	}
 	f.run(run, c.Pace, c.For, long)
-	select { // the load goes on until what was hit last is well again
+	select { // the load goes on until the last fault is over
 	case <-time.After(settle):
 	case <-ctx.Done():
 	}
@@ -109,8 +109,8 @@ func try(ctx, life context.Context, c Config, t *town.Town, a *Account) ([]resul
 	return l.all, life.Err()
 }
 
-// await waits until the town is well, and says what is not at the end of the time. asleep: its
-// machines have been stopped, too.
+// await waits until the town is well, and returns what is not when the time is up. With asleep, its
+// machines must have been stopped, too.
 func await(ctx context.Context, t *town.Town, most time.Duration, asleep bool) (why string) {
 	for begin := time.Now(); ; {
 		if why = ill(t.State(), asleep); why == "" || time.Since(begin) > most {
@@ -124,10 +124,10 @@ func await(ctx context.Context, t *town.Town, most time.Duration, asleep bool) (
 	}
 }
 
-// viewMax is how old what a node says may be.
+// viewMax is how old a node's view may be, in seconds.
 const viewMax = 3
 
-// ill says what is not well.
+// ill returns what is not well.
 func ill(s town.State, asleep bool) string {
 	nodes := 0
 	for _, p := range s.Processes {
@@ -169,7 +169,7 @@ func ill(s town.State, asleep bool) string {
 	return ""
 }
 
-// left says what the nodes hold.
+// left returns what the nodes still hold.
 func left(t *town.Town) (lines []string) {
 	for _, p := range t.State().Processes {
 		if p.View != nil {
@@ -180,7 +180,7 @@ func left(t *town.Town) (lines []string) {
 	return lines
 }
 
-// descriptors and resident are 0 where the system does not tell.
+// descriptors, like resident, returns 0 if the system does not tell.
 func descriptors(pid int) int {
 	files, _ := os.ReadDir(fmt.Sprintf("/proc/%d/fd", pid))
 	return len(files)

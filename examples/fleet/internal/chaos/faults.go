@@ -14,8 +14,8 @@ import (
 	"github.com/ebbkit/ebb/examples/fleet/internal/town"
 )
 
-// faults does bad things to a town, one after the other, as its seed says. There is always a worker
-// to which nothing happens: else nobody could serve.
+// faults disturbs a town with one fault after another, as its seed says. One worker is always left
+// undisturbed: else nobody could serve.
 type faults struct {
 	t       *town.Town
 	rand    *rand.Rand
@@ -30,7 +30,7 @@ type faults struct {
 	count map[string]int
 }
 
-// settle is how long a node counts as disturbed after it is well again: until it is heard.
+// settle is how long a node still counts as disturbed after it is well again: until others hear it.
 const settle = 4 * time.Second
 
 func newFaults(t *town.Town, seed uint64, record string) *faults {
@@ -51,9 +51,9 @@ func newFaults(t *town.Town, seed uint64, record string) *faults {
 	return f
 }
 
-// run does something every now and then until ctx ends, then waits until all is well again.
-// outages are how often the engine is away for a minute, which begins when all is well; before that
-// nothing else is done.
+// run causes a fault every now and then until ctx ends, then waits until all is well again. outages
+// is how many times the engine is down for a minute. Before such an outage run causes no other
+// fault and waits until all is well.
 func (f *faults) run(ctx context.Context, every time.Duration, last time.Duration, outages int) {
 	begin := time.Now()
 	for n := 0; ; {
@@ -74,18 +74,19 @@ func (f *faults) run(ctx context.Context, every time.Duration, last time.Duratio
 	}
 }
 
-// between draws a time.
+// between draws a duration.
 func (f *faults) between(least, most time.Duration) time.Duration {
 	return least + time.Duration(f.rand.Int64N(int64(most-least)))
 }
 
-// faultKinds are all kinds of faults. Of begins a node comes back as a new one: that waits while the
-// engine is away for long, since whoever begins then hears of nobody.
+// faultKinds is the number of kinds of faults. begins lists the kinds after which a node comes back
+// as a new one. These wait while the engine is down for long, since a node that starts then hears
+// of no other.
 const faultKinds = 13
 
 var begins = []int{0, 1, 5, 6}
 
-// outage reports whether the engine is away, or was until just now.
+// outage reports whether the engine is down, or was until just now.
 func (f *faults) outage() bool {
 	f.mu.Lock()
 	defer f.mu.Unlock()
@@ -113,7 +114,7 @@ func (f *faults) one(ctx context.Context) {
 		f.disturb(edge, short, func() { f.pause(ctx, edge, short, "edge paused") })
 	case 3:
 		f.disturb(worker, short, func() { f.pause(ctx, worker, short, "worker paused") })
-	case 4: // longer than it takes to be taken for gone
+	case 4: // longer than it takes to count as gone
 		d = 8 * time.Second
 		f.disturb(worker, d, func() { f.pause(ctx, worker, d, "worker paused for 8s") })
 	case 5:
@@ -122,7 +123,7 @@ func (f *faults) one(ctx context.Context) {
 		f.disturb(worker, d, func() { f.away(worker, d, true, "worker ended in order") })
 	case 7:
 		f.disturb(worker, d, func() { f.cut(ctx, edge, worker, d, "edge and worker cut off") })
-	case 8: // of a node that begins meanwhile nobody hears, nor does it of anybody
+	case 8: // a node that starts meanwhile is not heard by others, nor does it hear them
 		f.disturb(node, d, func() { f.cut(ctx, node, "engine", d, "node cut off from engine") })
 	case 9:
 		f.late(ctx, f.between(20*time.Millisecond, 150*time.Millisecond), d)
@@ -141,7 +142,7 @@ func (f *faults) one(ctx context.Context) {
 	}
 }
 
-// claim marks something as disturbed, unless it is.
+// claim marks something as disturbed, unless it is disturbed already.
 func (f *faults) claim(name string, d time.Duration) bool {
 	f.mu.Lock()
 	defer f.mu.Unlock()
@@ -152,7 +153,7 @@ func (f *faults) claim(name string, d time.Duration) bool {
 	return true
 }
 
-// disturb does something to a node, if there is another worker to which nothing happens.
+// disturb disturbs a node if that leaves another worker undisturbed.
 func (f *faults) disturb(name string, d time.Duration, do func()) {
 	if slices.Contains(f.workers, name) {
 		f.mu.Lock()
@@ -184,7 +185,7 @@ func (f *faults) calm() bool {
 	return true
 }
 
-// done counts what was done.
+// done counts a fault.
 func (f *faults) done(what string, err error) bool {
 	f.mu.Lock()
 	defer f.mu.Unlock()
@@ -200,7 +201,7 @@ func (f *faults) away(name string, d time.Duration, inOrder bool, what string) {
 	f.done(what, f.t.Away(name, d, inOrder))
 }
 
-// then does what ends a fault, after d or at the end.
+// then runs do, which ends a fault, after d or when ctx ends.
 func (f *faults) then(ctx context.Context, d time.Duration, do func()) {
 	f.wg.Go(func() {
 		select {
@@ -213,7 +214,7 @@ func (f *faults) then(ctx context.Context, d time.Duration, do func()) {
 
 func (f *faults) pause(ctx context.Context, name string, d time.Duration, what string) {
 	if f.done(what, f.t.Do(name, "pause")) {
-		f.then(ctx, d, func() { f.t.Do(name, "resume") }) //nolint:errcheck // it has ended meanwhile
+		f.then(ctx, d, func() { f.t.Do(name, "resume") }) //it may have ended meanwhile
 	}
 }
 
@@ -241,11 +242,11 @@ func (f *faults) machine(ctx context.Context, worker, what string, d time.Durati
 		return
 	}
 	if f.done(what, signal(pid, stop)) {
-		f.then(ctx, d, func() { signal(pid, resume) }) //nolint:errcheck // it has ended meanwhile
+		f.then(ctx, d, func() { signal(pid, resume) }) //it may have ended meanwhile
 	}
 }
 
-// machines returns the processes of a worker's machines, by the records that they keep.
+// machines returns the PIDs of a worker's machines, found by the records that they keep.
 func (f *faults) machines(worker string) (pids []int) {
 	files, err := os.ReadDir(f.record)
 	if err != nil {
@@ -265,7 +266,7 @@ func (f *faults) machines(worker string) (pids []int) {
 	return pids
 }
 
-// counts returns what was done how often.
+// counts returns how often each fault was caused.
 func (f *faults) counts() (lines []string) {
 	f.mu.Lock()
 	defer f.mu.Unlock()

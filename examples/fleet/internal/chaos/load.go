@@ -17,15 +17,15 @@ import (
 	"github.com/ebbkit/ebb/examples/fleet/internal/town"
 )
 
-// result is what came of a request.
+// result is the outcome of a request.
 type result struct {
 	id         string
 	edge       *town.Process
 	idempotent bool
 	from, to   time.Time
 	status     int   // 0: there was no answer
-	err        error // nil: there was a whole one
-	dialed     bool  // it got as far as the edge
+	err        error // nil: there was a complete answer
+	dialed     bool  // the edge accepted the connection
 	begun      bool  // the answer had begun
 	said       string
 }
@@ -45,9 +45,9 @@ type load struct {
 }
 
 const (
-	// answerWait is how long a client waits. Nobody is that slow who is not stuck.
+	// answerWait is how long a client waits. A longer wait means that something is stuck.
 	answerWait = 60 * time.Second
-	// bodyMax bounds what is read of an answer.
+	// bodyMax bounds how much of an answer is read, in bytes.
 	bodyMax = 4096
 )
 
@@ -61,7 +61,7 @@ func newLoad(edges []*town.Process, seed uint64) *load {
 	}
 }
 
-// run sends so many requests in a second until ctx ends, then waits for the answers.
+// run sends rate requests a second until ctx ends, then waits for the answers.
 func (l *load) run(ctx context.Context, rate int) {
 	tick := time.NewTicker(time.Second / time.Duration(rate))
 	defer tick.Stop()

@@ -17,7 +17,7 @@ const (
 
 func signal(pid int, s syscall.Signal) error { return syscall.Kill(pid, s) }
 
-// of reports whether a process is a machine of this run: where the system cannot tell, it is none.
+// of reports whether a process is a machine of this run; false if the system cannot tell.
 func of(pid int, record string) bool {
 	env, err := os.ReadFile(fmt.Sprintf("/proc/%d/environ", pid))
 	return err == nil && bytes.Contains(env, []byte("="+record+"\x00"))

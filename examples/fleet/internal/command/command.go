@@ -23,7 +23,7 @@ import (
 // ErrUsage says that the command line is wrong.
 var ErrUsage = errors.New("see fleet -h")
 
-// Run does what args say, until that is done or ctx ends.
+// Run carries out args, until that is done or ctx ends.
 func Run(ctx context.Context, args []string, out, errs io.Writer) error {
 	what := ""
 	if len(args) > 0 && args[0] != "" && args[0][0] != '-' {
@@ -104,7 +104,7 @@ func runEngine(ctx context.Context, args []string, errs io.Writer) error {
 	return engine.Serve(ctx, *listen, *dir)
 }
 
-// townFlags adds what a town has.
+// townFlags adds the flags of a town.
 func townFlags(f *flag.FlagSet, c *town.Config) {
 	f.IntVar(&c.Edges, "edges", 1, "edges in each region")
 	f.IntVar(&c.Workers, "workers", 1, "workers in each region")

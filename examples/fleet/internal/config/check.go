@@ -13,13 +13,13 @@ import (
 )
 
 const (
-	// machinesMax bounds the machines of an app on one node: what is more is a slip of the pen.
+	// machinesMax bounds the machines of an app on one node: more is a mistake.
 	machinesMax = 10_000
-	// keyMin is how long a key has to be, so that nobody guesses it.
+	// keyMin is the least length of a key, so that it cannot be guessed.
 	keyMin = 16
 )
 
-// check notes what does not go together.
+// check adds the faults of values that are missing, out of range or in contradiction to each other.
 func (s *source) check(f *File, role Role) {
 	if f.Node == "" {
 		s.at("node", "is missing: every node has a name of its own")
@@ -72,7 +72,7 @@ func (s *source) keys(f *File) {
 		s.at("keys", "are missing: want one, such as openssl rand -base64 32 prints, the same on all nodes")
 	}
 	for i, k := range f.Keys {
-		if len(k) < keyMin { // it is not shown: logs are read by many
+		if len(k) < keyMin { // the key is not shown: many people read logs
 			s.at("keys", "number %d has %d bytes: want at least %d", i+1, len(k), keyMin)
 		}
 	}

@@ -1,5 +1,5 @@
-// Package config is the configuration of a node of the fleet: a YAML file that is read strictly and
-// may change while the node runs.
+// Package config is the configuration of a node of the fleet: a YAML file that is parsed strictly
+// and may change while the node runs.
 //
 //	node: nrt-1
 //	region: nrt
@@ -14,13 +14,13 @@
 //	  web: {driver: files, machines: 2, soft: 8, hard: 16, keep_alive: 30s}
 //	hosts: {www.example.org: web}
 //
-// A key that there is not, twice the same key, and a name that stands nowhere else are errors: each
-// says the line, the field, the value and what would be right.
+// An unknown key, a duplicate key, and a name that is not defined elsewhere are errors: each says
+// the line, the field, the value and the remedy.
 package config
 
 import "time"
 
-// File is what stands in a configuration.
+// File is the content of a configuration.
 type File struct {
 	// Cluster separates fleets that share an engine; empty means "ebb".
 	Cluster string `yaml:"cluster"`
@@ -28,52 +28,52 @@ type File struct {
 	Node string `yaml:"node"`
 	// Region is where the node is, one of Regions.
 	Region string `yaml:"region"`
-	// Regions are all regions, and how long a round trip there takes from here; 0 means unknown.
-	// With Probe it is measured instead.
+	// Regions are all regions, with the round trip to each from here; 0 means unknown. If Probe is
+	// set, round trips are measured instead.
 	Regions map[string]time.Duration `yaml:"regions"`
-	// Keys are secrets by which the nodes know each other: one, or two while it is being changed.
+	// Keys are secrets by which the nodes authenticate each other: one, or two during a change.
 	Keys []string `yaml:"keys"`
 
-	Listen string `yaml:"listen"` // where clients come, of an edge
-	Status string `yaml:"status"` // where the node's page is; keep it private
-	Hop    string `yaml:"hop"`    // where other nodes come, of a worker
-	Probe  string `yaml:"probe"`  // where probes come, by UDP; empty: nothing is measured
+	Listen string `yaml:"listen"` // where an edge accepts clients
+	Status string `yaml:"status"` // where the node's status page is; keep it private
+	Hop    string `yaml:"hop"`    // where a worker accepts other nodes
+	Probe  string `yaml:"probe"`  // where probes are answered, by UDP; empty: nothing is measured
 
 	Engine Engine `yaml:"engine"`
-	// Relay is a relay through which other nodes are reached; see package relay. It is for networks
-	// that are emulated; empty: they are reached directly.
+	// Relay is a relay through which other nodes are reached; see package relay. It is for emulated
+	// networks; empty: they are reached directly.
 	Relay string `yaml:"relay"`
-	// Grace bounds how long requests may take to end when the node does; 0 means 20s.
+	// Grace bounds how long requests may take to end when the node shuts down; 0 means 20s.
 	Grace time.Duration `yaml:"grace"`
-	// Expire is after which silence a node is taken for gone; 0 means 5s.
+	// Expire is how long a node may be silent before it counts as gone; 0 means 5s.
 	Expire time.Duration `yaml:"expire"`
 
 	Drivers map[string]Driver `yaml:"drivers"`
 	Apps    map[string]App    `yaml:"apps"`
-	// Hosts are the names under which clients ask for apps; "*" stands for all others. An app's name
-	// is one besides.
+	// Hosts are the host names by which clients ask for apps; "*" stands for all others. An app's
+	// name is always one more.
 	Hosts map[string]string `yaml:"hosts"`
 }
 
-// Engine says what carries messages between the nodes: a NATS server, apart or in this process.
+// Engine says what carries messages between the nodes: a NATS server, elsewhere or in this process.
 type Engine struct {
-	// URL is where the server is; several, separated by commas, are one cluster.
+	// URL is the server's URL. Several, separated by commas, are one cluster.
 	URL string `yaml:"url"`
-	// Credentials is a file with the node's JWT and seed, NKey one with the seed of a key, CA one with
-	// the authority that signed the server's certificate.
+	// Credentials is a file with the node's JWT and seed, NKey a file with the seed of a key, and
+	// CA a file with the authority that signed the server's certificate.
 	Credentials string `yaml:"credentials"`
 	NKey        string `yaml:"nkey"`
 	CA          string `yaml:"ca"`
-	// Dir is the folder of a server in this process, instead of URL, and Listen where other nodes
-	// reach it. One node of the fleet has it.
+	// Dir is the folder of a server in this process, used instead of URL; Listen is where other
+	// nodes reach it. One node of the fleet has it.
 	Dir    string `yaml:"dir"`
 	Listen string `yaml:"listen"`
 }
 
 // Driver says what a machine is: a process.
 type Driver struct {
-	// Command is a program and its arguments in one string, Argv the same as words. $PORT is where
-	// it has to listen. One of them is set.
+	// Command is a program and its arguments in one string, Argv the same as a list. Set one of
+	// them. $PORT is the port on which the program has to listen.
 	Command string   `yaml:"command"`
 	Argv    []string `yaml:"argv"`
 	Env     []string `yaml:"env"` // KEY=value
@@ -90,16 +90,16 @@ type App struct {
 	// Soft and Hard are a machine's limits, in requests; 0 means none.
 	Soft int `yaml:"soft"`
 	Hard int `yaml:"hard"`
-	// Min machines are kept over all regions, and Max is what there is at most; 0 means all.
+	// Min machines are kept running over all regions, and at most Max run; 0 means all.
 	Min     int      `yaml:"min"`
 	Max     int      `yaml:"max"`
-	Regions []string `yaml:"regions"` // where the app is at home; none: wherever its clients are
+	Regions []string `yaml:"regions"` // the app's home regions; none: wherever its clients are
 	// Autostop says what happens to idle machines: "stop", "suspend" or "off"; empty means "stop".
 	Autostop  string        `yaml:"autostop"`
 	KeepAlive time.Duration `yaml:"keep_alive"` // how long an idle app keeps its machines; 0 means 5m
-	Boot      time.Duration `yaml:"boot"`       // what a start is expected to take; 0 means unknown
-	Check     string        `yaml:"check"`      // a path that answers 2xx or 3xx; empty: it is enough to listen
-	// Finish has machines finish requests whose clients have left: then a hard limit holds for what
+	Boot      time.Duration `yaml:"boot"`       // expected length of a start; 0 means unknown
+	Check     string        `yaml:"check"`      // a path that must answer 2xx or 3xx; empty: none
+	// Finish has machines finish requests whose clients have left. A hard limit then holds for what
 	// the app executes, whatever its clients do.
 	Finish bool `yaml:"finish"`
 }

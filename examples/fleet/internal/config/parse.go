@@ -25,10 +25,10 @@ const (
 	RoleBoth   Role = "node"
 )
 
-// sizeMax bounds a file: what is longer is another file.
+// sizeMax bounds a file in bytes: a longer one is not a configuration.
 const sizeMax = 1 << 20
 
-// Read reads a configuration for a role. The error has a line for each fault.
+// Read reads a configuration for a role. The error has one line for each fault.
 func Read(name string, role Role) (*File, error) {
 	text, err := os.ReadFile(name)
 	if err != nil {
@@ -37,7 +37,7 @@ func Read(name string, role Role) (*File, error) {
 	return Parse(path.Base(name), text, role)
 }
 
-// Parse is like Read for what stands in the file.
+// Parse is like Read for the text of a file.
 func Parse(name string, text []byte, role Role) (*File, error) {
 	if len(text) > sizeMax {
 		return nil, fmt.Errorf("%s has %d bytes: want at most %d", name, len(text), sizeMax)
@@ -67,7 +67,7 @@ func Parse(name string, text []byte, role Role) (*File, error) {
 	return f, nil
 }
 
-// source is a file that is read, and what is wrong with it.
+// source is a file that is being read, with the faults found in it.
 type source struct {
 	name   string
 	lines  map[string]int // of each field
@@ -88,7 +88,7 @@ func (s *source) err() error {
 	return errors.Join(errs...)
 }
 
-// at notes a fault of a field, or of what would hold it.
+// at adds a fault of a field. A field that is missing gets the line of its parent.
 func (s *source) at(field, format string, args ...any) {
 	line := 1
 	for at := field; at != ""; {
@@ -101,7 +101,7 @@ func (s *source) at(field, format string, args ...any) {
 	s.faults = append(s.faults, fault{line, field + ": " + fmt.Sprintf(format, args...)})
 }
 
-// refused notes what the library has against the values.
+// refused adds the faults that the YAML decoder found.
 func (s *source) refused(err error) {
 	of, ok := errors.AsType[*yaml.TypeError](err)
 	if !ok {
@@ -117,13 +117,13 @@ func (s *source) refused(err error) {
 	}
 }
 
-// walk notes where each field stands, and which there are not.
+// walk records the line of each field, and finds unknown ones.
 func (s *source) walk(n *yaml.Node, t reflect.Type, at string) {
 	for n.Kind == yaml.AliasNode {
 		n = n.Alias
 	}
 	if n.Kind != yaml.MappingNode || t.Kind() != reflect.Struct && t.Kind() != reflect.Map {
-		return // values are the library's to judge
+		return // the library checks the values
 	}
 	for i := 0; i+1 < len(n.Content); i += 2 {
 		key, value := n.Content[i], n.Content[i+1]
@@ -155,7 +155,7 @@ func keysOf(t reflect.Type) map[string]reflect.Type {
 	return keys
 }
 
-// meant returns the remedy for a name that is none: the nearest one, where one is near, else all.
+// meant returns the remedy for an unknown name: the nearest known one if one is near, else all.
 func meant(name string, names []string) string {
 	best, least := "", len(name)/2+1
 	for _, n := range names {
@@ -172,7 +172,7 @@ func meant(name string, names []string) string {
 	return ": want one of " + strings.Join(names, ", ")
 }
 
-// distance is how many letters differ, are missing or too many, or have changed places.
+// distance returns how many letters are replaced, missing, added or swapped with their neighbour.
 func distance(a, b string) int {
 	before, row := []int(nil), make([]int, len(b)+1)
 	for j := range row {

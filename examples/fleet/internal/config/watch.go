@@ -9,22 +9,22 @@ import (
 	"time"
 )
 
-// Watcher reads a configuration again.
+// Watcher reads a configuration again when it changes.
 type Watcher struct {
 	Name string
 	Role Role
-	// Again has it read at once; SIGHUP is commonly sent there.
+	// Again has it read at once; usually SIGHUP is sent there.
 	Again <-chan os.Signal
-	// Every is how often the file is looked at; 0 means 1s. It is read, not watched: that sees what
-	// editors, links and mounted volumes do, on every system.
+	// Every is how often the file is read; 0 means 1s. Polling, unlike watching, sees what editors,
+	// links and mounted volumes do on every system.
 	Every time.Duration
-	// Changed is called with each configuration that differs from the last one, in turn.
+	// Changed is called with each configuration that differs from the last one, one call at a time.
 	Changed func(before, after *File)
-	// Refused is called with each one that is wrong: the last one holds.
+	// Refused is called with the error of each faulty one; the last good one stays in force.
 	Refused func(error)
 }
 
-// Run reads again until ctx ends, and returns nil. f is what holds.
+// Run reads again until ctx ends, and returns nil. f is the configuration in force.
 func (w Watcher) Run(ctx context.Context, f *File) error {
 	every := w.Every
 	if every <= 0 {
@@ -32,7 +32,7 @@ func (w Watcher) Run(ctx context.Context, f *File) error {
 	}
 	tick := time.NewTicker(every)
 	defer tick.Stop()
-	text, _ := os.ReadFile(w.Name) // an error shows at the next look
+	text, _ := os.ReadFile(w.Name) // the next read shows an error
 	for {
 		asked := false
 		select {
@@ -44,7 +44,7 @@ func (w Watcher) Run(ctx context.Context, f *File) error {
 		}
 		now, err := os.ReadFile(w.Name)
 		if err != nil {
-			if asked { // between the two halves of a change it is commonly missing
+			if asked { // in the middle of a change the file is commonly missing
 				w.Refused(err)
 			}
 			continue
@@ -66,7 +66,7 @@ func (w Watcher) Run(ctx context.Context, f *File) error {
 	}
 }
 
-// Fixed names the fields that differ and hold from the next start only.
+// Fixed names the changed fields that take effect at the next start only.
 func Fixed(before, after *File) (fields []string) {
 	a, b := reflect.ValueOf(*before), reflect.ValueOf(*after)
 	for i := range a.NumField() {

@@ -1,5 +1,5 @@
-// Package engine connects a node to what carries messages between the nodes: a NATS server, apart or
-// in this process.
+// Package engine connects a node to the engine that carries messages between the nodes: a NATS
+// server, elsewhere or in this process.
 package engine
 
 import (
@@ -16,7 +16,7 @@ import (
 	"github.com/ebbkit/ebb/examples/fleet/internal/config"
 )
 
-// Open connects a node, or starts the server and connects to that.
+// Open connects a node, or starts the server in this process and connects to it.
 func Open(c config.Engine, node string) (x exchange.Exchange, closeEngine func(), err error) {
 	nc := nats.Config{Node: balance.NodeID(node), Credentials: c.Credentials, NKey: c.NKey}
 	if c.CA != "" {

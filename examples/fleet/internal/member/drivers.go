@@ -17,8 +17,8 @@ import (
 	"github.com/ebbkit/ebb/examples/fleet/internal/config"
 )
 
-// drivers is the driver of all apps. It follows the configuration: what starts runs as that says
-// then, and ends where it was started.
+// drivers is the driver of all apps. It follows the configuration: a machine starts on the driver
+// that is configured then, and stops on the driver that started it.
 type drivers struct {
 	out io.Writer
 
@@ -28,7 +28,7 @@ type drivers struct {
 	apps map[balance.AppID]string // the name of each app's driver
 	runs map[balance.MachineKey]*process.Driver
 	all  []*process.Driver
-	more chan struct{} // closed when there are more
+	more chan struct{} // closed when a driver is added
 }
 
 var _ node.Driver = (*drivers)(nil)
@@ -41,7 +41,7 @@ func newDrivers(f *config.File, out io.Writer) (*drivers, error) {
 	return d, d.follow(f)
 }
 
-// follow takes over what f says of drivers; after an error nothing has changed.
+// follow takes over the drivers of f; after an error nothing has changed.
 func (d *drivers) follow(f *config.File) error {
 	fresh := map[string]*process.Driver{}
 	var errs []error
@@ -84,7 +84,7 @@ func (d *drivers) follow(f *config.File) error {
 	return nil
 }
 
-// Start implements [machine.Driver], and so do Stop, Suspend and Watch.
+// Start implements [machine.Driver], as do Stop, Suspend and Watch.
 func (d *drivers) Start(ctx context.Context, m balance.Machine) (machine.Booting, error) {
 	d.mu.Lock()
 	one := d.runs[m.Key()]
@@ -101,7 +101,7 @@ func (d *drivers) Start(ctx context.Context, m balance.Machine) (machine.Booting
 	return one.Start(ctx, m)
 }
 
-// runsAt returns the driver that has started a machine; nil: none has.
+// runsAt returns the driver that started a machine; nil if none did.
 func (d *drivers) runsAt(m balance.Machine) *process.Driver {
 	d.mu.Lock()
 	defer d.mu.Unlock()

@@ -1,4 +1,4 @@
-// Package member runs a node of the fleet as its configuration says, and follows that.
+// Package member runs a node of the fleet by its configuration, and follows changes to it.
 package member
 
 import (
@@ -32,7 +32,7 @@ import (
 type Config struct {
 	File string // of the configuration
 	Role config.Role
-	// Engine connects to what carries messages between the nodes.
+	// Engine connects to the engine that carries messages between the nodes.
 	Engine func(config.Engine, string) (x exchange.Exchange, closeEngine func(), err error)
 	// Again has the configuration read again.
 	Again  <-chan os.Signal
@@ -40,10 +40,10 @@ type Config struct {
 	Output io.Writer // for what machines print
 }
 
-// Member is a node, and what it follows.
+// Member is a node, with the configuration that it follows.
 type Member struct {
 	c       Config
-	file    atomic.Pointer[config.File] // what holds
+	file    atomic.Pointer[config.File] // the configuration in force
 	drivers *drivers
 	node    *node.Node
 	started time.Time
@@ -145,12 +145,12 @@ func (m *Member) config(f *config.File) (c node.Config, err error) {
 	return c, nil
 }
 
-// checkEvery is how often a machine that runs is looked at.
+// checkEvery is how often a running machine is checked.
 const checkEvery = 5 * time.Second
 
 func check(a config.App) machine.Check { return machine.Check{Path: a.Check, Every: checkEvery} }
 
-// check looks at machines of apps that have come since the start.
+// check checks machines of apps that were added after the start.
 func (m *Member) check(ctx context.Context, of balance.Machine) error {
 	a := m.file.Load().Apps[string(of.App)]
 	if a.Check == "" {
@@ -188,7 +188,7 @@ func (m *Member) route(r *http.Request) (balance.Request, error) {
 	return balance.Request{App: balance.AppID(app)}, nil
 }
 
-// distance is what the configuration says of regions.
+// distance gives the round trips to regions as configured.
 type distance struct{ m *Member }
 
 // RTT implements [balance.Distance].
@@ -197,7 +197,7 @@ func (d distance) RTT(region string) (time.Duration, bool) {
 	return rtt, rtt > 0
 }
 
-// changed puts a new configuration in force, as far as that goes without a new start.
+// changed puts a new configuration in force, as far as that works without a restart.
 func (m *Member) changed(before, after *config.File) {
 	if err := m.drivers.follow(after); err != nil {
 		m.c.Logger.Error("the configuration stays as it is", "error", err)
@@ -223,10 +223,10 @@ func (m *Member) changed(before, after *config.File) {
 	m.c.Logger.Info("the configuration has changed")
 }
 
-// removeWait bounds how long what a machine serves may take when it is taken out.
+// removeWait bounds how long the requests of a machine may take when it is removed.
 const removeWait = 30 * time.Second
 
-// put has the fleet know an app as it is configured, with as many machines.
+// put applies an app's configuration to the fleet, with its number of machines.
 func (m *Member) put(id string, before, after config.App) error {
 	fleet := m.node.Fleet()
 	if err := fleet.Apply(balance.PutApp{App: after.Balance(id)}); err != nil {
@@ -249,7 +249,7 @@ func (m *Member) put(id string, before, after config.App) error {
 	return nil
 }
 
-// machine names a machine as package node does.
+// machine names a machine in the same way as package node.
 func (m *Member) machine(app string, i int) balance.MachineID {
 	return balance.MachineID(fmt.Sprintf("%s-%s-%d", app, m.node.Fleet().Node(), i+1))
 }

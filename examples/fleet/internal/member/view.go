@@ -9,7 +9,7 @@ import (
 	"github.com/ebbkit/ebb/balance/exchange"
 )
 
-// View is what a node sees of the others, as /nodes.json has it.
+// View is what a node knows of the others, as /nodes.json shows it.
 type View struct {
 	Node        string
 	Region      string
@@ -21,16 +21,16 @@ type View struct {
 	Goroutines  int
 }
 
-// Other is another node, as this one sees it.
+// Other is another node as this one sees it.
 type Other struct {
 	Node        string
 	Region      string
 	State       string  // live, gone or left
 	Incarnation uint64  `json:",string"`
 	Age         float64 // seconds since it was heard
-	Machines    int     // of its own that are known here
+	Machines    int     // its own machines that are known here
 	Behind      bool    // some of its rows have not arrived
-	Acked       uint64  // up to which message of this node's rows it picks
+	Acked       uint64  // the last message of this node's rows that it has applied
 }
 
 func (m *Member) view() View {
@@ -49,7 +49,7 @@ func (m *Member) view() View {
 	return v
 }
 
-// pages serves the node's page, and what it sees of the others.
+// pages serves the node's status page and its view of the others.
 func (m *Member) pages() http.Handler {
 	mux := http.NewServeMux()
 	mux.Handle("/", m.node.StatusHandler())

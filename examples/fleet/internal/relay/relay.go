@@ -37,21 +37,21 @@ func New(delay func(from, to string) time.Duration) *Net {
 	}
 }
 
-// Name says who listens at an address.
+// Name says which node listens at an address.
 func (n *Net) Name(addr, name string) {
 	n.mu.Lock()
 	defer n.mu.Unlock()
 	n.names[addr] = name
 }
 
-// Cut holds up everything between two nodes, in both directions, until they are joined: as a cable
-// that is torn, of which nobody is told. Nodes are cut off from themselves, too, by their name twice.
+// Cut holds up everything between two nodes, in both directions, until they are joined. It is like
+// a torn cable: neither side is told. A node's own name twice cuts it off from itself.
 func (n *Net) Cut(a, b string) { n.set(a, b, true) }
 
 // Join ends a cut.
 func (n *Net) Join(a, b string) { n.set(a, b, false) }
 
-// Late has every byte take longer by d.
+// Late delays every byte by a further d.
 func (n *Net) Late(d time.Duration) {
 	n.mu.Lock()
 	defer n.mu.Unlock()
@@ -68,7 +68,7 @@ func (n *Net) set(a, b string, cut bool) {
 
 func pair(a, b string) [2]string { return [2]string{min(a, b), max(a, b)} }
 
-// wait waits until t, and until the two are not cut.
+// wait waits until t, and until the two nodes are not cut off from each other.
 func (n *Net) wait(t time.Time, a, b string) bool {
 	time.Sleep(time.Until(t))
 	for {
@@ -114,8 +114,7 @@ func (n *Net) Door(from string) (addr string, err error) {
 	})
 }
 
-// Pipe opens an address through which a node reaches another one, which is called to and listens at
-// target.
+// Pipe opens an address through which the node from reaches the node to, which listens at target.
 func (n *Net) Pipe(from, to, target string) (addr string, err error) {
 	return n.listen(func(net.Conn) (net.Conn, string, string, error) {
 		if !n.wait(time.Now().Add(n.takes(from, to)), from, to) {
@@ -177,17 +176,17 @@ func (n *Net) drop(c net.Conn) {
 	delete(n.conns, c)
 }
 
-// piece is what was read at once; nil is the end.
+// piece is the data of one read; nil is the end.
 type piece struct {
 	bytes []byte
 	due   time.Time
 	err   error
 }
 
-// piecesMax bounds what is on its way, in pieces of at most 16 KiB: 8 MiB are in flight.
+// piecesMax bounds the data in flight, in pieces of at most 16 KiB: 8 MiB in all.
 const piecesMax = 512
 
-// carry brings what comes from src to dst, later.
+// carry copies what arrives from src to dst, delayed.
 func (n *Net) carry(dst, src net.Conn, from, to string) {
 	way := make(chan piece, piecesMax)
 	var reader sync.WaitGroup
@@ -222,7 +221,7 @@ func (n *Net) carry(dst, src net.Conn, from, to string) {
 			_, err := dst.Write(p.bytes)
 			ok = err == nil
 		}
-		if !ok { // the other side learns of it in its time
+		if !ok { // the other side learns of it after the delay
 			dst.(*net.TCPConn).SetLinger(0)
 			dst.Close()
 			src.Close()

@@ -2,5 +2,5 @@ package town
 
 import "syscall"
 
-// bind has the kernel end a child with the thread that started it.
+// bind has the kernel kill a child when the thread that started it ends.
 func bind(a *syscall.SysProcAttr) { a.Pdeathsig = syscall.SIGKILL }

@@ -22,8 +22,8 @@ const contentSecurity = "default-src 'none'; style-src 'self'; script-src 'self'
 //	/fleet.json  a [State]
 //	/do          POST node and what: does something to a process, see [Town.Do]
 //
-// Requests of other origins, and those that name this host otherwise than by an address or as
-// localhost, are refused.
+// Requests of other origins are refused, as are those that name this host by anything but an IP
+// address or localhost.
 func (t *Town) Handler() http.Handler {
 	mux := http.NewServeMux()
 	page, err := fs.Sub(files, "page")
@@ -53,7 +53,8 @@ func (t *Town) Handler() http.Handler {
 	})
 }
 
-// local reports whether a request was made for this page: nobody can point an address elsewhere.
+// local reports whether a request names this host by an IP address or as localhost: unlike other
+// names, nobody can point these elsewhere.
 func local(host string) bool {
 	name, _, err := net.SplitHostPort(host)
 	if err != nil {

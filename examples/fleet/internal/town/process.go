@@ -14,26 +14,26 @@ import (
 	"time"
 )
 
-// EnvChild is set for children: they end when their standard input does, since then nobody looks
-// after them any more.
+// EnvChild is set for children. They end when their standard input does, since the process that
+// looks after them has then ended.
 const EnvChild = "FLEET_CHILD"
 
-// Process is a process of the town. It is started again whenever it has ended.
+// Process is a process of the town. It is restarted whenever it has ended.
 type Process struct {
 	Name, Region, Role string
-	Address            string // where clients come; empty: they do not
-	Status             string // where its page is; empty: it has none
+	Address            string // where it accepts clients; empty: it does not
+	Status             string // where its status page is; empty: it has none
 	args               []string
 
 	mu       sync.Mutex
 	cmd      *exec.Cmd
 	stdin    io.Closer
 	state    string // "up", "paused", "down"
-	why      string // it is down
+	why      string // why it is down
 	since    time.Time
 	starts   int
-	told     time.Time     // to end; zero: it was not
-	away     time.Duration // before the next start; 0 means as usual
+	told     time.Time     // when it was told to end; zero: it was not
+	away     time.Duration // time before the next start; 0 means as usual
 	kick     chan struct{} // start it at once
 	recorded []Interval
 }
@@ -41,11 +41,11 @@ type Process struct {
 // Interval is a time in which a process did not run.
 type Interval struct {
 	From, To time.Time
-	Ended    bool // it ended in order: it took no more clients, and served those that it had
-	Paused   bool // it goes on with what it had
+	Ended    bool // it ended in order: it accepted no more clients, and served what it had
+	Paused   bool // it continues with the requests that it had
 }
 
-// spawner starts processes, always on the same thread: on Linux they end with it.
+// spawner starts processes, always on the same thread: on Linux they end when that thread does.
 type spawner struct{ do chan func() }
 
 func newSpawner() *spawner {
@@ -66,7 +66,7 @@ func (s *spawner) start(c *exec.Cmd) (err error) {
 	return err
 }
 
-// run keeps the process running until ctx ends; then it ends it.
+// run keeps the process running until ctx ends; then it ends the process.
 func (p *Process) run(ctx context.Context, t *Town) error {
 	for ctx.Err() == nil {
 		ended, err := p.start(t)
@@ -88,7 +88,7 @@ func (p *Process) run(ctx context.Context, t *Town) error {
 	return nil
 }
 
-// pauseBefore is how long to wait before the next start.
+// pauseBefore returns how long to wait before the next start.
 func (p *Process) pauseBefore(usual time.Duration) time.Duration {
 	p.mu.Lock()
 	defer p.mu.Unlock()
@@ -97,7 +97,7 @@ func (p *Process) pauseBefore(usual time.Duration) time.Duration {
 	return cmp.Or(d, usual)
 }
 
-// Away kills a process, or ends it in order, and has it away for d.
+// Away kills a process, or ends it in order, and keeps it down for d.
 func (t *Town) Away(name string, d time.Duration, inOrder bool) error {
 	p := t.process(name)
 	if p == nil {
@@ -118,7 +118,7 @@ func (p *Process) start(t *Town) (ended <-chan error, err error) {
 	cmd.SysProcAttr = attributes()
 	out := &prefixed{t: t, name: p.Name}
 	cmd.Stdout, cmd.Stderr = out, out
-	cmd.WaitDelay = time.Second // what machines hold open
+	cmd.WaitDelay = time.Second // machines may hold its output open
 	stdin, err := cmd.StdinPipe()
 	if err != nil {
 		return nil, err
@@ -154,7 +154,7 @@ func (p *Process) down(t *Town, err error) {
 	switch {
 	case err != nil:
 		p.told = time.Time{}
-	case !p.told.IsZero(): // it took no more clients from then on
+	case !p.told.IsZero(): // it accepted no more clients from then on
 		p.recorded = append(p.recorded, Interval{From: p.told, To: p.since, Ended: true})
 	}
 	p.mu.Unlock()
@@ -165,7 +165,7 @@ func (p *Process) down(t *Town, err error) {
 const endWait = 30 * time.Second
 
 func (p *Process) end(ended <-chan error) error {
-	p.signal(resume) //nolint:errcheck // it runs, or has ended
+	p.signal(resume) //it runs, or has ended
 	p.signal(terminate)
 	select {
 	case <-ended:
@@ -193,7 +193,7 @@ func (p *Process) disturbed() {
 	})
 }
 
-// Disturbed returns when the process did not run.
+// Disturbed returns the times in which the process did not run.
 func (p *Process) Disturbed() []Interval {
 	p.mu.Lock()
 	defer p.mu.Unlock()
@@ -216,7 +216,7 @@ func (p *Process) Up() (since time.Time, up bool) {
 	return p.since, p.state == "up"
 }
 
-// PID returns its number, 0 where it does not run.
+// PID returns the process ID, or 0 if it does not run.
 func (p *Process) PID() int {
 	p.mu.Lock()
 	defer p.mu.Unlock()
@@ -226,7 +226,7 @@ func (p *Process) PID() int {
 	return p.cmd.Process.Pid
 }
 
-// Do does something to a process: "kill", "end" (in order; both start it again after a while),
+// Do acts on a process: "kill", "end" (in order; after both it is restarted after a while),
 // "pause", "resume", or "start" (at once).
 func (t *Town) Do(name, what string) error {
 	p := t.process(name)
@@ -289,7 +289,7 @@ func (p *Process) turn(err error, state string) {
 	p.state, p.since = state, time.Now()
 }
 
-// prefixed writes lines with the name of who wrote them.
+// prefixed prefixes each line with the name of the process that wrote it.
 type prefixed struct {
 	t    *Town
 	name string

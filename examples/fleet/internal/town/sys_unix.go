@@ -8,7 +8,7 @@ import (
 )
 
 func attributes() *syscall.SysProcAttr {
-	a := &syscall.SysProcAttr{Setpgid: true} // a Ctrl-C is for us; they are ended in order
+	a := &syscall.SysProcAttr{Setpgid: true} // this process handles Ctrl-C, and ends the others
 	bind(a)
 	return a
 }

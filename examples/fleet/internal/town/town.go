@@ -1,5 +1,5 @@
 // Package town runs a whole fleet on this host: its processes, the network between them, which is
-// as slow as between real places, and a page that shows who knows what.
+// as slow as between real places, and a page that shows what each node knows.
 package town
 
 import (
@@ -30,19 +30,19 @@ import (
 type Config struct {
 	Edges, Workers int // in each region
 	Machines       int // of each worker
-	Soft, Hard     int // requests that a machine takes
+	Soft, Hard     int // limits of a machine, in requests
 	KeepAlive      time.Duration
-	// Port is where the page is; the edges have the ports after it. 0: any that are free.
+	// Port is the port of the page; the edges have the ports after it. 0: any free ports.
 	Port int
-	// Engine is where the NATS server is; empty: the town has one of its own.
+	// Engine is the URL of the NATS server; empty: the town runs its own.
 	Engine string
 	// App is the command of a machine; empty: the built-in app.
 	App string
-	// Record is a folder in which the built-in app tells what it executes; empty: nowhere.
+	// Record is a folder in which the built-in app records what it executes; empty: none.
 	Record string
-	// Restart is after what time a process that has ended is started again.
+	// Restart is the wait before a process that has ended is restarted.
 	Restart time.Duration
-	// Self is this program, Dir a folder for what the town writes.
+	// Self is this program's file, Dir a folder for the files that the town writes.
 	Self, Dir string
 	Out       io.Writer
 }
@@ -50,8 +50,8 @@ type Config struct {
 // engineName is the name of the engine among the processes, and in the network.
 const engineName = "engine"
 
-// regions are where the nodes are, and trips how long a round trip takes between them, as measured
-// between real places.
+// regions are the nodes' regions, and trips the round trips between them, as measured between real
+// places.
 var (
 	regions = []string{"nrt", "hkg", "fra"}
 	trips   = map[[2]string]time.Duration{
@@ -96,7 +96,7 @@ func (t *Town) event(name, format string, args ...any) {
 	fmt.Fprintf(t.c.Out, "%-14s %s\n", name, e.Text)
 }
 
-// New prepares a town. It starts no process, see [Town.Run].
+// New prepares a town. It starts no process; see [Town.Run].
 func New(c Config) (t *Town, err error) {
 	c.Restart = cmp.Or(c.Restart, 3*time.Second)
 	t = &Town{c: c, region: map[string]string{}, spawner: newSpawner(), key: rand.Text()}
@@ -135,7 +135,7 @@ func New(c Config) (t *Town, err error) {
 	return t, nil
 }
 
-// delay is half of a round trip.
+// delay returns half of a round trip.
 func (t *Town) delay(from, to string) time.Duration {
 	a, b := t.region[from], t.region[to]
 	return trips[[2]string{min(a, b), max(a, b)}] / 2
@@ -208,18 +208,18 @@ func (t *Town) node(role config.Role, region string, i, port int) (err error) {
 	return os.WriteFile(name, text, 0o600)
 }
 
-// reach returns where a node reaches the engine: through the network of the town, where that can be.
+// reach returns the URL at which a node reaches the engine: through the town's network if possible.
 func (t *Town) reach(from string) (string, error) {
 	at, err := url.Parse(t.c.Engine)
-	if err != nil || at.Scheme != "nats" || at.Port() == "" { // TLS knows servers by their names
+	if err != nil || at.Scheme != "nats" || at.Port() == "" { // TLS checks the server's name
 		return t.c.Engine, nil
 	}
 	at.Host, err = t.net.Pipe(from, engineName, at.Host)
 	return at.String(), err
 }
 
-// address returns an address at a port, or at one that is free and that nobody gets by chance: it is
-// below those of connections, and of machines.
+// address returns an address at a port, or at a free one that no other process gets by chance: it
+// is below the ports of outgoing connections, and of machines.
 func address(port int) (string, error) {
 	if port > 0 {
 		return fmt.Sprintf("127.0.0.1:%d", port), nil
@@ -237,7 +237,7 @@ func address(port int) (string, error) {
 	return "", fmt.Errorf("no port from 11000 to 18999 is free")
 }
 
-// machines has a worker host machines.
+// machines configures the machines of a worker.
 func (t *Town) machines(f *config.File) {
 	a := f.Apps["web"]
 	a.Driver, a.Machines = "app", t.c.Machines
@@ -249,7 +249,7 @@ func (t *Town) machines(f *config.File) {
 	f.Apps["web"], f.Drivers = a, map[string]config.Driver{"app": d}
 }
 
-// Processes returns all processes: the engine first, where it is the town's own.
+// Processes returns all processes: the engine first, if it is the town's own.
 func (t *Town) Processes() []*Process { return t.processes }
 
 func (t *Town) process(name string) *Process {
@@ -263,11 +263,11 @@ func (t *Town) process(name string) *Process {
 // Net returns the network between the nodes.
 func (t *Town) Net() *relay.Net { return t.net }
 
-// Page returns where the page is.
+// Page returns the URL of the page.
 func (t *Town) Page() string { return "http://" + t.page.Addr().String() + "/" }
 
-// Run runs the town until ctx ends, and then ends all processes, workers last, and the engine after
-// everybody.
+// Run runs the town until ctx ends, and then ends all processes: workers after edges, and the
+// engine last.
 func (t *Town) Run(ctx context.Context) error {
 	watch, stopWatch := context.WithCancel(context.Background())
 	page := &http.Server{Handler: t.Handler()}
@@ -307,7 +307,7 @@ func (t *Town) Run(ctx context.Context) error {
 	return err
 }
 
-// Describe says where everything is.
+// Describe writes the addresses of everything.
 func (t *Town) Describe(out io.Writer) {
 	fmt.Fprintf(out, "The page is at %s\n", t.Page())
 	for _, p := range t.processes {

@@ -13,7 +13,7 @@ import (
 	"github.com/ebbkit/ebb/examples/fleet/internal/member"
 )
 
-// State is what the page shows.
+// State is the data of the page.
 type State struct {
 	Started   time.Time
 	Engine    string // where it is
@@ -30,9 +30,9 @@ type ProcessState struct {
 	State, Why         string
 	For                float64 // seconds
 	PID, Starts        int
-	View               *member.View // what it said last
+	View               *member.View // its last view
 	ViewAge            float64      // seconds since then
-	// Sees is in which state the node sees machines of others.
+	// Sees holds the states in which the node sees machines of others.
 	Sees map[string]string
 }
 
@@ -44,7 +44,7 @@ type Machine struct {
 	Epoch                        uint64
 }
 
-// watcher asks the nodes what they see.
+// watcher asks the nodes for their views.
 type watcher struct {
 	t       *Town
 	client  *http.Client
@@ -123,7 +123,7 @@ func (w *watcher) get(ctx context.Context, p *Process, page string, into any) er
 	return json.NewDecoder(resp.Body).Decode(into)
 }
 
-// State returns what the town looks like now.
+// State returns the current state of the town.
 func (t *Town) State() State {
 	w := t.watcher
 	s := State{Started: w.started, Engine: t.c.Engine, Own: t.process(engineName) != nil}
