@@ -18,8 +18,8 @@ import (
 )
 
 // BenchmarkWarmRequest compares a warm request through a node with one through the parts wired by
-// hand, over the same app in this process. They take turns in rounds of 200; ratio is the median of
-// the rounds' ratios. Run it with -benchtime 50x.
+// hand, over the same app in this process. The two take turns in rounds of 200; ratio is the median
+// of the rounds' ratios. Run it with -benchtime 50x.
 func BenchmarkWarmRequest(b *testing.B) {
 	app := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) { fmt.Fprint(w, "hello") }))
 	defer app.Close()
@@ -46,7 +46,7 @@ func BenchmarkWarmRequest(b *testing.B) {
 	for b.Loop() {
 		var took [2]time.Duration
 		for i := range forms {
-			which := (i + n) % 2 // who is first takes turns as well
+			which := (i + n) % 2 // they take turns at being first, too
 			began := time.Now()
 			for range round {
 				clients[which]()
@@ -63,7 +63,7 @@ func BenchmarkWarmRequest(b *testing.B) {
 	b.ReportMetric(float64(sum[1].Microseconds())/float64(n*round), "node-us/request")
 }
 
-// elsewhere is a driver of machines that listen at one address, whatever happens.
+// elsewhere is a driver of machines that always listen at one address.
 type elsewhere struct{ addr string }
 
 func (e elsewhere) Start(context.Context, balance.Machine) (machine.Booting, error) {
@@ -118,7 +118,7 @@ func wiredByHand(b *testing.B, addr string) http.Handler {
 	}
 }
 
-// running runs what has a Run until the benchmark ends.
+// running runs the Run methods until the benchmark ends.
 func running(b testing.TB, runs ...func(context.Context) error) {
 	ctx, stop := context.WithCancel(context.Background())
 	ended := make(chan error, len(runs))

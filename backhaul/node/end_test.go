@@ -9,7 +9,7 @@ import (
 	"github.com/ebbkit/ebb/internal/nettest"
 )
 
-// A node that ends takes no cordon of its machines back while requests end, and starts none.
+// A node that shuts down keeps its machines cordoned while requests end, and starts none.
 func TestANodeThatEndsStaysCordoned(t *testing.T) {
 	nettest.Virtual(t, func(t *testing.T) {
 		w := newTown(t)

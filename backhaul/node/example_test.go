@@ -17,7 +17,7 @@ import (
 	"github.com/ebbkit/ebb/balance/exchange"
 )
 
-// always is a driver of machines that are there all the time, at one address.
+// always is a driver of machines that always run, at one address.
 type always struct{ addr string }
 
 func (d always) Start(context.Context, balance.Machine) (machine.Booting, error) {
@@ -31,8 +31,8 @@ func (always) Watch(ctx context.Context, _ func(machine.Exit)) error {
 }
 func (always) Shutdown(context.Context) error { return nil }
 
-// An edge and a worker of one cluster. Each would be a process of its own, with an exchange that
-// reaches from one to the other.
+// An edge and a worker of one cluster. In production each would be a process, with an exchange that
+// connects the two.
 func Example() {
 	app := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 		fmt.Fprint(w, "hello, ", r.URL.Path)
@@ -71,8 +71,8 @@ func Example() {
 	// Output: 200 hello, /you
 }
 
-// heard returns when a node knows so many machines of an app. A client need not wait for that: a
-// request for an app of which nothing is known yet waits for some seconds.
+// heard returns when a node knows that many machines of an app. Clients need not wait for that: a
+// request for an app that the edge does not know yet waits for some seconds.
 func heard(f *balance.Fleet, app balance.AppID, machines int) {
 	rows := f.Watch()
 	defer rows.Close()

@@ -24,7 +24,7 @@ import (
 	"github.com/ebbkit/ebb/internal/status"
 )
 
-// An app sleeps until somebody asks, is started, serves, and is put to sleep again.
+// An app sleeps until a request comes, is started, serves, and is stopped again.
 func TestAnAppWakesAndSleeps(t *testing.T) {
 	nettest.Virtual(t, func(t *testing.T) {
 		d := newShed(time.Second, nil)
@@ -48,7 +48,7 @@ func TestAnAppWakesAndSleeps(t *testing.T) {
 	})
 }
 
-// Apps are found by their hosts and by their IDs, each is run by its own driver, and what nobody has
+// Apps are found by their hosts and by their IDs, each is run by its own driver, and an unknown app
 // is 404.
 func TestAppsByHost(t *testing.T) {
 	nettest.Virtual(t, func(t *testing.T) {
@@ -81,7 +81,7 @@ func TestAppsByHost(t *testing.T) {
 	})
 }
 
-// The end is in order: requests in flight are answered, nothing is started any more, and machines
+// A shutdown is in order: requests in flight are answered, nothing more is started, and machines
 // are stopped last.
 func TestShutdownLosesNothing(t *testing.T) {
 	nettest.Virtual(t, func(t *testing.T) {
@@ -116,8 +116,7 @@ func TestShutdownLosesNothing(t *testing.T) {
 	})
 }
 
-// Requests that do not end are cut off when the time is up, and the machines are stopped all the
-// same.
+// Requests that do not end are cut off when the time is up, and the machines are still stopped.
 func TestShutdownHurries(t *testing.T) {
 	nettest.Virtual(t, func(t *testing.T) {
 		d := newShed(time.Second, func(balance.Machine) http.Handler {
@@ -152,7 +151,7 @@ func TestShutdownHurries(t *testing.T) {
 	})
 }
 
-// Who shuts a node down before it runs has nothing left of it.
+// A node that is shut down before it runs leaves nothing behind.
 func TestShutdownBeforeRun(t *testing.T) {
 	nettest.Virtual(t, func(t *testing.T) {
 		d := newShed(time.Second, nil)
@@ -169,7 +168,7 @@ func TestShutdownBeforeRun(t *testing.T) {
 	})
 }
 
-// What is wrong is told with its field and a remedy.
+// A configuration error names the field and a remedy.
 func TestConfigIsChecked(t *testing.T) {
 	d := newShed(0, nil)
 	for want, c := range map[string]Config{
@@ -188,7 +187,7 @@ func TestConfigIsChecked(t *testing.T) {
 	}
 }
 
-// everybody would be another's views.
+// everybody is a Views that a user sets, which the node refuses.
 type everybody struct{ downscale.Views }
 
 // A part that fails ends the node, and Run says which.
@@ -211,7 +210,7 @@ func (broken) Accept() (net.Conn, error) { return nil, errors.New("no more") }
 func (broken) Close() error              { return nil }
 func (broken) Addr() net.Addr            { return &net.TCPAddr{} }
 
-// The page knows machines and decisions, and stops a machine that is named by app and ID.
+// The status page shows machines and decisions, and stops a machine that is named by app and ID.
 func TestThePage(t *testing.T) {
 	nettest.Virtual(t, func(t *testing.T) {
 		d := newShed(time.Second, nil)

@@ -17,7 +17,7 @@ import (
 	"github.com/ebbkit/ebb/internal/nettest"
 )
 
-// shed is a driver of machines in memory, each an HTTP server, that boot for as long as it says.
+// shed is a driver of machines in memory, each an HTTP server, with a configured boot time.
 type shed struct {
 	machinetest.Fake
 	handle func(m balance.Machine) http.Handler
@@ -47,7 +47,7 @@ func newShed(boot time.Duration, handle func(m balance.Machine) http.Handler) *s
 	return s
 }
 
-// Stop ends what listens in the machine as well.
+// Stop also ends the machine's server.
 func (s *shed) Stop(ctx context.Context, m balance.Machine) error {
 	s.mu.Lock()
 	in := s.servers[m.Key()]
@@ -70,7 +70,7 @@ func (s *shed) Shutdown(ctx context.Context) error {
 	return nil
 }
 
-// dial connects to a machine: it is for backhaul's DialMachine.
+// dial connects to a machine; it is for DialMachine of package backhaul.
 func (s *shed) dial(ctx context.Context, m balance.Machine) (net.Conn, error) {
 	if err := s.Check(ctx, m); err != nil {
 		return nil, err
@@ -99,7 +99,7 @@ var web = balance.App{
 	Limits: balance.Limits{Soft: 20, Hard: 50},
 }
 
-// alone is a node of one process with its clients, in a bubble.
+// alone is the only node, with its clients, in a bubble.
 type alone struct {
 	*Node
 	t       *testing.T
@@ -147,7 +147,7 @@ func (a *alone) get(url string) (int, string) {
 	return resp.StatusCode, string(body)
 }
 
-// end ends the node as an operator does.
+// end shuts the node down as an operator does.
 func (a *alone) end() {
 	a.t.Helper()
 	a.stop()
@@ -157,7 +157,7 @@ func (a *alone) end() {
 	a.client.CloseIdleConnections()
 }
 
-// page is what scripts read of a node.
+// statusJSON returns a node's /status.json.
 func (n *Node) statusJSON() string {
 	w := httptest.NewRecorder()
 	n.StatusHandler().ServeHTTP(w, httptest.NewRequest("GET", "http://localhost/status.json", nil))

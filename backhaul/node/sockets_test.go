@@ -22,7 +22,7 @@ import (
 	"github.com/ebbkit/ebb/balance/exchange"
 )
 
-// identities makes certificates of nodes that one authority vouches for.
+// identities makes certificates of nodes, signed by one authority.
 func identities(t *testing.T, nodes ...string) (ids []*backhaul.Identity) {
 	t.Helper()
 	dir, serial := t.TempDir(), int64(0)
@@ -75,7 +75,7 @@ func identities(t *testing.T, nodes ...string) (ids []*backhaul.Identity) {
 	return ids
 }
 
-// Nodes with certificates, over the sockets of this host: requests, orders and probes.
+// Nodes with certificates send requests, orders and probes over the sockets of this host.
 func TestNodesOverSockets(t *testing.T) {
 	app := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) { fmt.Fprint(w, "hello") }))
 	defer app.Close()

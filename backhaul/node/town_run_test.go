@@ -17,7 +17,7 @@ import (
 	"github.com/ebbkit/ebb/internal/nettest"
 )
 
-// A first request comes right after launch, to an edge that has heard of no machine yet.
+// A first request right after launch reaches an edge that has not heard of any machine yet.
 func TestAFirstRequestRightAfterLaunch(t *testing.T) {
 	nettest.Virtual(t, func(t *testing.T) {
 		w := newTown(t)
@@ -30,7 +30,8 @@ func TestAFirstRequestRightAfterLaunch(t *testing.T) {
 	})
 }
 
-// An edge that does not know an app asks the workers once before it says so, and remembers.
+// An edge that does not know an app asks the workers once before it answers 404, and remembers
+// that.
 func TestAnEdgeAsksForAnAppItDoesNotKnow(t *testing.T) {
 	nettest.Virtual(t, func(t *testing.T) {
 		w := newTown(t)
@@ -60,7 +61,7 @@ func TestAnEdgeAsksForAnAppItDoesNotKnow(t *testing.T) {
 	})
 }
 
-// load are requests that come to edges one after another: every other one is not idempotent.
+// load sends requests to edges one after another; every other one is not idempotent.
 type load struct {
 	sent, failed atomic.Int64
 	stop         context.CancelFunc
@@ -68,10 +69,10 @@ type load struct {
 	mu           sync.Mutex
 	wrong        []string
 	executed     map[string]int // by the number of the request
-	strict       bool           // nothing may break off
+	strict       bool           // no answer may break off
 }
 
-// handler notes what is executed, which takes a while.
+// handler records what is executed, and takes a while for each.
 func (l *load) handler(takes time.Duration) func(balance.Machine) http.Handler {
 	return func(m balance.Machine) http.Handler {
 		return http.HandlerFunc(func(rw http.ResponseWriter, r *http.Request) {
@@ -84,7 +85,7 @@ func (l *load) handler(takes time.Duration) func(balance.Machine) http.Handler {
 	}
 }
 
-// judge looks at how a request has ended.
+// judge records a request that must not end in this way.
 func (l *load) judge(e *member, n string, post bool, began time.Time, status int, body string) {
 	l.mu.Lock()
 	defer l.mu.Unlock()
@@ -139,9 +140,9 @@ func (m *member) isDead() bool {
 	return m.dead
 }
 
-// Two edges and two workers: a worker is lost, an edge is lost and comes back, the worker comes back
-// and the other one leaves in order; no request fails whose edge lived. It is the same when the
-// exchange loses, repeats and reorders messages.
+// Two edges and two workers: a worker is lost, an edge is lost and comes back, the worker comes
+// back and the other one leaves in order. No request fails whose edge lived. The same holds when
+// the exchange loses, repeats and reorders messages.
 func TestNothingIsLostWhenNodesFail(t *testing.T) {
 	t.Run("good", func(t *testing.T) { nodesFail(t, exchange.MemoryConfig{}) })
 	for seed := range uint64(1) {
@@ -201,7 +202,7 @@ func nodesFail(t *testing.T, c exchange.MemoryConfig) {
 	})
 }
 
-// Every node is ended in order and begun again, one after another, under load: no request of any
+// Every node is shut down in order and restarted, one after another, under load: no request of any
 // kind fails.
 func TestARollingRestartCostsNothing(t *testing.T) {
 	nettest.Virtual(t, func(t *testing.T) {
@@ -253,7 +254,7 @@ func TestARollingRestartCostsNothing(t *testing.T) {
 	})
 }
 
-// While the exchange stands still machines wake by orders, and nothing is stopped.
+// While the exchange is down machines wake by orders, and nothing is stopped.
 func TestTheExchangeStandsStill(t *testing.T) {
 	nettest.Virtual(t, func(t *testing.T) {
 		w := newTown(t)
@@ -295,8 +296,8 @@ func TestTheExchangeStandsStill(t *testing.T) {
 	})
 }
 
-// Machines that take one request at a time are granted, not guessed: their limit holds at the app,
-// and hardly a request is refused.
+// Slots of machines that take one request at a time are granted, not guessed: the limit holds at
+// the app, and hardly any request is refused.
 func TestSlotsAreGrantedAcrossNodes(t *testing.T) {
 	nettest.Virtual(t, func(t *testing.T) {
 		w := newTown(t)
@@ -342,7 +343,7 @@ func TestSlotsAreGrantedAcrossNodes(t *testing.T) {
 	})
 }
 
-// A node that is edge and worker serves by its own machines and by others'.
+// A node that is edge and worker serves with its own machines and with others'.
 func TestNodesThatAreBoth(t *testing.T) {
 	nettest.Virtual(t, func(t *testing.T) {
 		w := newTown(t)
@@ -361,8 +362,8 @@ func TestNodesThatAreBoth(t *testing.T) {
 	})
 }
 
-// An edge that hears nothing has stale views: a machine that it knows has been stopped, and another
-// one started by others. The refusal names that, and the request goes there.
+// An edge that is cut off has stale views: the machine that it knows has been stopped, and another
+// one was started. The refusal names that one, and the request goes there.
 func TestARefusalNamesWhoIsReady(t *testing.T) {
 	nettest.Virtual(t, func(t *testing.T) {
 		w := newTown(t)

@@ -18,8 +18,8 @@ import (
 	"github.com/ebbkit/ebb/internal/nettest"
 )
 
-// town is several nodes in a bubble: what they tell each other goes through an exchange in memory,
-// and requests and orders over connections in memory; both as late as the way between regions.
+// town is several nodes in a bubble. They publish through an exchange in memory, and send requests
+// and orders over connections in memory; both have the delay between regions.
 type town struct {
 	t      *testing.T
 	memory *exchange.Memory
@@ -27,7 +27,7 @@ type town struct {
 
 	mu      sync.Mutex
 	regions map[balance.NodeID]string
-	members map[balance.NodeID]*member // who is reached under that name
+	members map[balance.NodeID]*member // the node that is reached under that name
 	all     []*member
 }
 
@@ -50,7 +50,7 @@ type member struct {
 
 func newTown(t *testing.T) *town { return newBadTown(t, exchange.MemoryConfig{}) }
 
-// newBadTown is a town whose exchange carries badly.
+// newBadTown returns a town whose exchange has faults.
 func newBadTown(t *testing.T, c exchange.MemoryConfig) *town {
 	w := &town{t: t, links: delay.NewLinks(), regions: map[balance.NodeID]string{}, members: map[balance.NodeID]*member{}}
 	w.links.Set("nrt", "hkg", 46*time.Millisecond)
@@ -65,7 +65,7 @@ func newBadTown(t *testing.T, c exchange.MemoryConfig) *town {
 	return w
 }
 
-// join begins a node.
+// join starts a node.
 func (w *town) join(id balance.NodeID, region string, role Role, apps []App, edit func(*Config)) *member {
 	w.t.Helper()
 	m := &member{town: w, id: id, hop: nettest.NewPipes(), clients: nettest.NewPipes(), ended: make(chan error, 1)}
@@ -131,7 +131,7 @@ func (m *member) keep(c net.Conn) bool {
 	return !m.dead
 }
 
-// kill cuts a node off at once and for good: nobody hears of it, and it hears of nobody.
+// kill cuts a node off at once and for good, in both directions.
 func (m *member) kill() {
 	m.town.memory.Cut(m.id)
 	m.mu.Lock()
@@ -144,7 +144,7 @@ func (m *member) kill() {
 	}
 }
 
-// end ends a node in order.
+// end shuts a node down in order.
 func (m *member) end() {
 	m.town.t.Helper()
 	m.stop()
@@ -154,7 +154,7 @@ func (m *member) end() {
 	m.ended <- nil
 }
 
-// close ends what is left of the town.
+// close shuts down the nodes that are left.
 func (w *town) close() {
 	w.t.Helper()
 	over, cancel := context.WithCancel(context.Background())

@@ -22,7 +22,7 @@ func (r *recorder) Publish(s Subject, payload []byte) error {
 	return nil
 }
 
-// worker returns a node with that many machines that run, and its engine. It has told its rows.
+// worker returns a node with that many running machines, and its engine. It has sent its rows.
 func worker(b testing.TB, id string, machines int) (*Link, *recorder, []*balance.Gate) {
 	f, err := balance.NewFleet(balance.FleetConfig{Node: balance.NodeID(id), Region: "nrt"})
 	if err != nil {
@@ -49,8 +49,8 @@ func worker(b testing.TB, id string, machines int) (*Link, *recorder, []*balance
 	return l, x, gates
 }
 
-// What a node's own messages cost, in bytes, with all of its machines' loads changing at each
-// interval.
+// BenchmarkBeat measures a node's own messages, in bytes, when the loads of all of its machines
+// change at each interval.
 func BenchmarkBeat(b *testing.B) {
 	for _, machines := range []int{1, 100, 1000} {
 		b.Run(fmt.Sprintf("machines=%d", machines), func(b *testing.B) {
@@ -70,16 +70,16 @@ func BenchmarkBeat(b *testing.B) {
 					g.Leave()
 				}
 				n++
-				l.out.whole = time.Time{} // all of them each time
+				l.out.whole = time.Time{} // send all of them each time
 			}
 			b.ReportMetric(float64(bytes)/float64(n), "B/beat")
 		})
 	}
 }
 
-// What it costs to hear a node with 100 machines, all of whose loads have changed, and how much
-// memory a node takes whose rows are followed. A node that follows 100 of them hears at most 500 such
-// messages a second, and 100 when nothing changes.
+// BenchmarkHear measures what it costs to receive a heartbeat of a node with 100 machines, all of
+// whose loads have changed, and how much memory it takes to follow that node's rows. A node that
+// follows 100 of them receives at most 500 such messages a second, and 100 when nothing changes.
 func BenchmarkHear(b *testing.B) {
 	const machines = 100
 	_, x, _ := worker(b, "w1", machines)
@@ -141,8 +141,8 @@ func BenchmarkHear(b *testing.B) {
 	}
 }
 
-// How long a change takes from one fleet to another, through the links and an engine that takes no
-// time: what they add to the engine's own.
+// BenchmarkChange measures how long a change takes from one fleet to another, through the links and
+// an engine without delay: that is what the links add to the engine's own time.
 func BenchmarkChange(b *testing.B) {
 	m := NewMemory(MemoryConfig{})
 	ctx, stop := context.WithCancel(b.Context())

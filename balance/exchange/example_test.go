@@ -51,7 +51,7 @@ func Example() {
 	// Output: web/m1 is started at worker-1, which is reached at 10.0.0.7:9000
 }
 
-// Two people write an app's settings: the one who comes second is told.
+// Two people write an app's settings: the second one gets a conflict.
 func ExampleStore() {
 	ctx := context.Background()
 	var store exchange.Store = exchange.NewMemory(exchange.MemoryConfig{}).Connect("edge-1")

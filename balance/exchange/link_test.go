@@ -27,7 +27,7 @@ func TestANodeThatDiesAndComesBack(t *testing.T) {
 		time.Sleep(10 * time.Second)
 		want(t, "row", e.row("web", "m1"), "w1 started none")
 		r.memory.Cut("w1")
-		time.Sleep(3900 * time.Millisecond) // it may have been heard up to a second before
+		time.Sleep(3900 * time.Millisecond) // the last heartbeat may be up to a second old
 		want(t, "row of a silent node", e.row("web", "m1"), "w1 started none")
 		time.Sleep(1500 * time.Millisecond)
 		want(t, "row of a node that is gone", e.row("web", "m1"), "w1 gone none")
@@ -48,7 +48,7 @@ func TestANodeThatDiesAndComesBack(t *testing.T) {
 	})
 }
 
-// What an edge believes of a machine's load is void soon after its owner has begun anew.
+// What an edge knows of a machine's load is void soon after its owner has restarted.
 func TestReportsOfADeadNodeAreVoid(t *testing.T) {
 	bubble(t, late, func(t *testing.T, r *rig) {
 		w := r.start("w1", "nrt", 0)
@@ -101,7 +101,7 @@ func TestTheEngineStandsStill(t *testing.T) {
 	})
 }
 
-// An owner that starts while the engine stands still knows of no edge: it must not stop anything.
+// An owner that starts while the engine is down knows of no edge: it must not stop anything.
 func TestAnOwnerThatHearsNobodyStopsNothing(t *testing.T) {
 	bubble(t, late, func(t *testing.T, r *rig) {
 		w := r.start("w1", "nrt", 0)
@@ -125,7 +125,7 @@ func TestTwoNodesClaimAMachine(t *testing.T) {
 		_, err := b.fleet.Host(balance.Machine{ID: "m1", App: "web", Region: "nrt"})
 		want(t, "the second one is refused where the first is known", err != nil, true)
 
-		// Where it is not, since both came at once.
+		// Where the first is not known, because both came at once.
 		r.memory.Cut("w2")
 		c := r.start("w3", "nrt", 0)
 		r.memory.Cut("w1", "w3")
@@ -144,7 +144,7 @@ func TestTwoNodesClaimAMachine(t *testing.T) {
 		time.Sleep(time.Second)
 		want(t, "others of the same node", e.row("web", "m3"), "w3 started none")
 
-		// The first gives it up.
+		// The first owner removes the machine.
 		g1 := a.fleet.Gate("web", "m2")
 		token, _ := g1.CloseNow()
 		g1.Closed(token, false)
@@ -159,7 +159,7 @@ func TestTwoNodesClaimAMachine(t *testing.T) {
 	})
 }
 
-// send publishes what no link would.
+// send publishes a message that no link would.
 func (r *rig) send(from *Conn, kind string, node balance.NodeID, b []byte) {
 	from.Publish(Subject{Cluster: "ebb", Kind: kind, Region: "nrt", Node: node}, b)
 	time.Sleep(10 * time.Millisecond)
@@ -235,14 +235,15 @@ func TestAFloodTakesNobodysPlace(t *testing.T) {
 	})
 }
 
-// Two processes of one ID outdo each other, ever more rarely, and it is said.
+// Two processes with one ID outdo each other, less and less often, and that is reported.
 func TestTwoProcessesOfOneID(t *testing.T) {
 	bubble(t, late, func(t *testing.T, r *rig) {
 		w := r.start("w1", "nrt", 0)
 		delete(r.nodes, "w1")
 		defer w.stop()
 		time.Sleep(time.Second)
-		// A Memory knows one end of each node: the twin has another, and says that it is w1.
+		// A Memory knows one end of each node: the twin has an end of its own, and says that it is
+		// w1.
 		twin := &twin{Conn: r.memory.Connect("w1-twin")}
 		f, err := balance.NewFleet(balance.FleetConfig{Node: "w1", Region: "nrt"})
 		if err != nil {
@@ -264,7 +265,7 @@ func TestTwoProcessesOfOneID(t *testing.T) {
 		time.Sleep(10 * time.Minute)
 		stop()
 		<-done
-		if n := l.Incarnation() - before; n > 60_000 { // by the clock; by one each time else
+		if n := l.Incarnation() - before; n > 60_000 { // one each time; the clock adds 600,000
 			t.Errorf("it took %d incarnations", n)
 		}
 		if said == 0 || said > 30 {
@@ -273,7 +274,7 @@ func TestTwoProcessesOfOneID(t *testing.T) {
 	})
 }
 
-// An app that is removed and put again has the machines that its owners still have.
+// An app that is removed and put again gets back the machines that its owners still have.
 func TestAnAppThatComesBack(t *testing.T) {
 	bubble(t, late, func(t *testing.T, r *rig) {
 		w, e := r.start("w1", "nrt", 0), r.start("e1", "nrt", 0)
@@ -298,7 +299,7 @@ func TestAnAppThatComesBack(t *testing.T) {
 	})
 }
 
-// What an engine takes may be less after a reconnect.
+// An engine may take smaller messages after a reconnect.
 func TestTheEngineTakesLess(t *testing.T) {
 	bubble(t, late, func(t *testing.T, r *rig) {
 		x := &shrinking{most: 1 << 20}
@@ -344,7 +345,7 @@ func TestASnapshotInParts(t *testing.T) {
 	})
 }
 
-// In the suite two nodes do; here each of many hears each other one.
+// The suite has two nodes; here each of many hears every other one.
 func TestManyNodesAgree(t *testing.T) {
 	bubble(t, MemoryConfig{Delay: late.Delay, Jitter: 30 * time.Millisecond, Lose: 0.05, Repeat: 0.05, Seed: 1}, func(t *testing.T, r *rig) {
 		const nodes = 12

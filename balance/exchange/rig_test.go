@@ -37,13 +37,13 @@ func newRig(t *testing.T, c MemoryConfig) *rig {
 	return r
 }
 
-// start begins a node: an edge if its ID begins with "e". One that runs is killed first.
+// start starts a node: an edge if its ID begins with "e". A running one is killed first.
 func (r *rig) start(id balance.NodeID, region string, incarnation uint64) *rigNode {
 	r.t.Helper()
 	return r.startOver(id, region, incarnation, func(c *Conn) Exchange { return c })
 }
 
-// startOver begins a node over something that is wrapped around its end.
+// startOver starts a node over a wrapped end.
 func (r *rig) startOver(id balance.NodeID, region string, incarnation uint64, wrap func(*Conn) Exchange) *rigNode {
 	r.t.Helper()
 	if old := r.nodes[id]; old != nil {
@@ -83,7 +83,7 @@ func (r *rig) startOver(id balance.NodeID, region string, incarnation uint64, wr
 	return n
 }
 
-// host has a node own a machine, which runs.
+// host gives a node a running machine.
 func (n *rigNode) host(t *testing.T, app balance.AppID, id balance.MachineID) *balance.Gate {
 	t.Helper()
 	g, err := n.fleet.Host(balance.Machine{ID: id, App: app, Region: n.fleet.Region(), Limits: balance.Limits{Soft: 10, Hard: 20}})
@@ -95,7 +95,7 @@ func (n *rigNode) host(t *testing.T, app balance.AppID, id balance.MachineID) *b
 	return g
 }
 
-// row is a machine as a node sees it: owner, state and cordon, or "none".
+// row returns a machine as a node sees it: owner, state and cordon, or "none".
 func (n *rigNode) row(app balance.AppID, id balance.MachineID) string {
 	s, ok := n.fleet.App(app)
 	if !ok {
@@ -115,7 +115,7 @@ func want[T comparable](t *testing.T, what string, got, want T) {
 	}
 }
 
-// late is a world where messages take 50 ms.
+// late makes messages take 50 ms.
 var late = MemoryConfig{Delay: func(_, _ balance.NodeID) time.Duration { return 50 * time.Millisecond }}
 
 func TestTwoFleets(t *testing.T) {
@@ -142,7 +142,7 @@ func TestTwoFleets(t *testing.T) {
 		}
 
 		// Acknowledgements.
-		time.Sleep(5 * time.Second) // until all live nodes must have been heard
+		time.Sleep(5 * time.Second) // by then all live nodes must have been heard
 		g.Leave()
 		gen, ok := g.Cordon()
 		want(t, "cordoned", ok, true)
@@ -176,7 +176,7 @@ func newContext() (context.Context, context.CancelFunc) {
 	return context.WithCancel(context.Background())
 }
 
-// small is an engine that takes little at a time.
+// small is an engine that takes only small messages.
 type small struct{ *Conn }
 
 func (small) MaxPayload() int { return 64 << 10 }

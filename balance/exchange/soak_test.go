@@ -9,8 +9,9 @@ import (
 	"github.com/ebbkit/ebb/balance"
 )
 
-// Nodes are cut off, begin anew and change rows over an engine that loses, repeats and reorders. What is
-// acknowledged is so: no edge that is taken for alive has an older generation. In the end all agree.
+// Nodes are cut off, restart and change rows over an engine that loses, repeats and reorders
+// messages. Acknowledgements hold: no edge that counts as live has an older generation. In the end
+// all agree.
 func TestFaults(t *testing.T) {
 	seeds := 8
 	if testing.Short() {
@@ -55,7 +56,7 @@ func faults(t *testing.T, r *rig, draw *rand.Rand) {
 					}
 					s, ok := r.nodes[e].fleet.App("web")
 					if !ok {
-						continue // it has begun anew, and sends nothing there
+						continue // it has restarted, and sends nothing there
 					}
 					if m, ok := s.Machine(k); ok && m.State != balance.StateGone && m.CordonGen < gen {
 						t.Errorf("%s: generation %d of %s is acknowledged, %s knows %d", w, gen, k, e, m.CordonGen)

@@ -92,10 +92,10 @@ func (e *example) get(target string) (*http.Response, string) {
 	return resp, string(body)
 }
 
-// end stops the example as an operator does, and returns what it printed.
+// end stops the example as an operator does, and returns its output.
 func (e *example) end() string {
 	e.t.Helper()
-	http.DefaultClient.CloseIdleConnections() // the program gives them some seconds to come back
+	http.DefaultClient.CloseIdleConnections() // the program waits some seconds for idle connections
 	e.cmd.Process.Signal(syscall.SIGTERM)
 	if err := <-e.done; err != nil {
 		e.t.Errorf("after SIGTERM: %v: %s", err, e.out.String())
@@ -103,8 +103,8 @@ func (e *example) end() string {
 	return e.out.String()
 }
 
-// The program starts its app for the first request, passes requests and answers on as they are, and
-// ends when it is told.
+// The program starts its app for the first request, passes requests and answers on unchanged, and
+// ends when it is told to.
 func TestTheProgramServes(t *testing.T) {
 	e := start(t)
 	for _, target := range []string{"/", "/a%2Fb?x=1;y=%zz"} {
@@ -119,7 +119,7 @@ func TestTheProgramServes(t *testing.T) {
 	}
 }
 
-// Where the app cannot be started the client gets a clear error with Retry-After that names nothing
+// If the app cannot be started, the client gets a clear error with Retry-After that names nothing
 // internal, and the log says why.
 func TestTheProgramSaysWhatItCannotServe(t *testing.T) {
 	e := start(t, appFails+"=1")

@@ -20,7 +20,7 @@ import (
 	"github.com/ebbkit/ebb/examples/fleet/internal/town"
 )
 
-// envMain has the test's binary be the command.
+// envMain makes the test binary the command.
 const envMain = "FLEET_TEST_MAIN"
 
 func TestMain(m *testing.M) {
@@ -52,7 +52,7 @@ func fleet(t *testing.T, args ...string) (cmd *exec.Cmd, out *bufio.Reader) {
 	return cmd, bufio.NewReader(pipe)
 }
 
-// line reads what the command prints up to a line that matches.
+// line reads the command's output up to a line that matches.
 func line(t *testing.T, out *bufio.Reader, want string) string {
 	t.Helper()
 	for {
@@ -66,7 +66,7 @@ func line(t *testing.T, out *bufio.Reader, want string) string {
 	}
 }
 
-// eventually waits until nothing is wrong.
+// eventually waits until wrong returns an empty string.
 func eventually(t *testing.T, wrong func() string) {
 	t.Helper()
 	for begin := time.Now(); ; time.Sleep(50 * time.Millisecond) {
@@ -107,8 +107,8 @@ func get(t *testing.T, url string) string {
 	return string(body)
 }
 
-// TestFleet: a fleet begins, serves at each edge, goes on while a worker and the engine are killed,
-// and nothing of it is left when it is killed itself.
+// TestFleet: a fleet starts, serves at each edge, goes on while a worker and the engine are killed,
+// and leaves nothing when it is killed itself.
 func TestFleet(t *testing.T) {
 	cmd, out := fleet(t, "-port", "0", "-restart", "2s", "-keepalive", "5s")
 	page := line(t, out, `The page is at (\S+)`)
@@ -166,7 +166,7 @@ func TestFleet(t *testing.T) {
 	})
 }
 
-// TestEnds: a signal ends the fleet in order, with nothing left.
+// TestEnds: a signal ends the fleet in order and leaves nothing.
 func TestEnds(t *testing.T) {
 	if testing.Short() {
 		t.Skip("TestFleet is the short one")
@@ -188,8 +188,8 @@ func TestEnds(t *testing.T) {
 	}
 }
 
-// TestChaos is a short form of what is done by hand for longer. What is lost is told here and fails
-// the runs by hand: on a host that is slow for others an owner may die while all else is full.
+// TestChaos is a short form of longer runs by hand. A lost request is only reported here, but fails
+// the runs by hand: on a slow, shared host an owner may die while all other machines are full.
 func TestChaos(t *testing.T) {
 	if testing.Short() {
 		t.Skip("it takes half a minute")
@@ -202,7 +202,7 @@ func TestChaos(t *testing.T) {
 	t.Logf("%s, %v", account, err)
 }
 
-// TestUsage: what cannot be is refused in a line that says how it would be right.
+// TestUsage: a command line that is wrong is refused in one line with the remedy.
 func TestUsage(t *testing.T) {
 	name := filepath.Join(t.TempDir(), "edge.yaml")
 	if err := os.WriteFile(name, []byte("node: a\nregon: nrt\n"), 0o600); err != nil {

@@ -125,7 +125,7 @@ func TestExitStatus(t *testing.T) {
 	}
 }
 
-// A boot of the built-in app is as long as is said; what is said of it beforehand goes first.
+// The built-in app's boot hint is its -boot, where that is long; an explicit -boot-hint wins.
 func TestSlowBootsOfTheBuiltInAppAreKnown(t *testing.T) {
 	for args, want := range map[string]time.Duration{
 		"":                        0,

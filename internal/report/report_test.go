@@ -13,8 +13,8 @@ import (
 	"github.com/ebbkit/ebb/internal/eventlog"
 )
 
-// Whatever keeps a machine from being ready or well is told, to the log and to whoever has set a
-// trace of his own.
+// Whatever keeps a machine from being ready or healthy is reported, to the log and to the user's
+// own trace.
 func TestWhatMachinesLackIsTold(t *testing.T) {
 	var logged strings.Builder
 	r := &Report{

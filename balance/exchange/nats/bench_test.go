@@ -11,11 +11,12 @@ import (
 	"github.com/ebbkit/ebb/balance/exchange"
 )
 
-// pause is between two messages: what follows the first, such as its acknowledgement, is over then.
+// pause is the time between two messages: it lets what follows the first, such as its
+// acknowledgement, end.
 const pause = 2 * time.Millisecond
 
-// BenchmarkChange is how long a change takes from one fleet to another, and, for comparison in the
-// same run, a bare message from one connection to another.
+// BenchmarkChange measures how long a change takes from one fleet to another and, for comparison in
+// the same run, a bare message from one connection to another.
 func BenchmarkChange(b *testing.B) {
 	r := newRig(b, nil)
 	quantiles := func(b *testing.B, took []time.Duration) {

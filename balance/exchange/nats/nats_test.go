@@ -81,7 +81,7 @@ func TestExchange(t *testing.T) {
 	}})
 }
 
-// The permissions that the documentation states are enough, and no more than that.
+// The documented permissions are enough, and allow no more.
 func TestPermissions(t *testing.T) {
 	const cluster, region = "prod", "nrt"
 	user := func(n string) *server.User {
@@ -190,7 +190,7 @@ func wait(t testing.TB, what string, ok func() bool) {
 	}
 }
 
-// Watches do not pile up at the server: consumers of a bucket after reconnects are as many as watches.
+// Watches do not pile up at the server: after reconnects a bucket has as many consumers as watches.
 func TestConsumersAfterReconnects(t *testing.T) {
 	r := newRig(t, nil)
 	c := r.connect("w1")
@@ -223,7 +223,7 @@ func TestConsumersAfterReconnects(t *testing.T) {
 			t.Fatal(err)
 		}
 		select {
-		case <-told: // everything is told again
+		case <-told: // all entries are told again
 		case <-time.After(10 * time.Second):
 			t.Fatal("the watch is silent after a reconnect")
 		}
@@ -306,7 +306,7 @@ func TestEmbedded(t *testing.T) {
 			t.Errorf("%s: %v, want %q", c.what, err, c.want)
 		}
 	}
-	// The process that has it needs no network.
+	// The process that runs the server needs no network.
 	c, err := nats.Connect("", nats.Config{Node: "w1", Server: s})
 	if err != nil {
 		t.Fatal(err)
@@ -335,7 +335,7 @@ func TestConnect(t *testing.T) {
 			t.Errorf("error %v, want %q", err, c.want)
 		}
 	}
-	// A server that is not there yet is found when it is.
+	// A server that does not run yet is found once it does.
 	r := newRig(t, nil)
 	r.server.Close()
 	c, err := nats.Connect(r.server.URL(), nats.Config{Node: "early"})
@@ -358,8 +358,8 @@ func TestConnect(t *testing.T) {
 	})
 }
 
-// A node that the server refuses is told at once; one whose credentials are changed later gets in again
-// when they are right.
+// A node that the server refuses gets an error at once. A node whose credentials are changed later
+// is admitted again once they are right.
 func TestCredentials(t *testing.T) {
 	password := "right"
 	users := func(o *server.Options) { o.Username, o.Password = "ebb", password }
@@ -396,7 +396,7 @@ func TestCredentials(t *testing.T) {
 	}
 }
 
-// freezer forwards connections to a server until it is frozen: then it takes everything and says
+// freezer forwards connections to a server until it is frozen: then it reads everything and sends
 // nothing, like a host that has vanished.
 func freezer(t *testing.T, to string) (addr string, freeze func()) {
 	l, err := net.Listen("tcp", "127.0.0.1:0")
@@ -438,7 +438,7 @@ func freezer(t *testing.T, to string) (addr string, freeze func()) {
 	return l.Addr().String(), func() { frozen.Store(true) }
 }
 
-// A server that is silent is left for another within some seconds.
+// A silent server is left for another one within some seconds.
 func TestASilentServerIsLeft(t *testing.T) {
 	if testing.Short() {
 		t.Skip("takes 10 s")

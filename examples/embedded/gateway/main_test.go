@@ -16,8 +16,8 @@ import (
 	"time"
 )
 
-// beGateway has the test binary be the example. Where that starts python3 it finds the test binary
-// once more, which then is an app.
+// beGateway makes the test binary the example. Where the example starts python3, it starts the test
+// binary again, which is then an app.
 const beGateway = "GATEWAY_EXAMPLE"
 
 func TestMain(m *testing.M) {
@@ -36,7 +36,7 @@ func TestMain(m *testing.M) {
 	os.Exit(m.Run())
 }
 
-// The program starts each app for its first request, and ends with all machines when it is told.
+// The program starts each app for its first request, and stops all machines when it is told to end.
 func TestTheProgramServesTwoApps(t *testing.T) {
 	bin := t.TempDir()
 	if err := os.Symlink(os.Args[0], filepath.Join(bin, "python3")); err != nil {

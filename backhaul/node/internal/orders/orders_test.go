@@ -32,7 +32,7 @@ type pair struct {
 	talks  *Talks
 	rows   chan Row
 	grants chan balance.Grant
-	cut    atomic.Int32 // so many answers break off before their first line
+	cut    atomic.Int32 // that many answers break off before their first line
 	tr     *http.Transport
 	web    *http.Server
 	end    context.CancelFunc
@@ -54,7 +54,7 @@ func newPair(t *testing.T, o Owner) *pair {
 	h2.SetUnencryptedHTTP2(true)
 	p.web = &http.Server{Protocols: h2, Handler: http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 		if p.cut.Add(-1) >= 0 {
-			p.server.Serve("edge", httptest.NewRecorder(), r) // carried out, and nobody hears
+			p.server.Serve("edge", httptest.NewRecorder(), r) // carried out, but the answer is lost
 			panic(http.ErrAbortHandler)
 		}
 		p.server.Serve("edge", w, r)
@@ -83,7 +83,7 @@ func (p *pair) close() {
 
 var m1 = balance.Machine{ID: "m1", App: "web", Region: "home", Owner: "worker", Epoch: 3, CordonGen: 2}
 
-// A start is answered when it is accepted, and its rows come until the machine is ready.
+// A start is answered when it is accepted, and its rows are sent until the machine is ready.
 func TestAStartTellsTheRowUntilItIsReady(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		var mu sync.Mutex
@@ -123,7 +123,7 @@ func TestAStartTellsTheRowUntilItIsReady(t *testing.T) {
 		if a != balance.StartAccepted || err != nil {
 			t.Fatal(a, err)
 		}
-		cancel() // the start outlives who asked
+		cancel() // the start outlives the caller
 		synctest.Wait()
 		set(balance.StateStarting, "it takes long")
 		synctest.Wait()
@@ -144,7 +144,7 @@ func TestAStartTellsTheRowUntilItIsReady(t *testing.T) {
 	})
 }
 
-// Errors are at the caller's what they were at the owner's, for all that callers tell apart.
+// Errors match at the caller what they matched at the owner, as far as callers distinguish errors.
 func TestErrorsKeepTheirIdentity(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		var fail error
@@ -191,7 +191,7 @@ func TestErrorsKeepTheirIdentity(t *testing.T) {
 	})
 }
 
-// An order whose answer was lost is asked for again, and carried out once.
+// An order whose answer was lost is retried, and carried out once.
 func TestAnOrderIsCarriedOutOnce(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		var stops atomic.Int32
@@ -222,7 +222,7 @@ func TestAnOrderIsCarriedOutOnce(t *testing.T) {
 	})
 }
 
-// Many tokens cost a bounded memory.
+// Many tokens take bounded memory.
 func TestTokensAreForgotten(t *testing.T) {
 	var k tokens
 	for i := range 3 * tokensKept {
@@ -285,7 +285,7 @@ func TestSlotsAreTalkedAbout(t *testing.T) {
 	})
 }
 
-// What is no order costs an answer, and nothing else.
+// Input that is no order costs an answer, and nothing else.
 func FuzzServe(f *testing.F) {
 	f.Add("start", []byte(`{"Machine":{"ID":"m1","App":"web"}}`+"\n"))
 	f.Add("slots", []byte(`{"Ask":{"App":"web","Parked":3}}`+"\n"+`{"Back":{}}`+"\n"))
@@ -323,7 +323,7 @@ func FuzzServe(f *testing.F) {
 	})
 }
 
-// A reader of lines takes what comes in any pieces, and bounds it.
+// A reader of lines accepts any split into pieces, and bounds the length of a line.
 func FuzzLines(f *testing.F) {
 	f.Add([]byte("{}\n{}\n"))
 	f.Add(bytes.Repeat([]byte{'x'}, 9000))

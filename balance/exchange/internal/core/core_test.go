@@ -60,7 +60,7 @@ func (o *owner) beat() *wire.Load {
 // fataler is a *testing.T or a *rapid.T.
 type fataler interface{ Fatal(...any) }
 
-// reader applies what a follower says.
+// reader applies the actions of a follower.
 type reader struct {
 	f     *Follower
 	rows  table
@@ -108,7 +108,7 @@ func (r *reader) said() string {
 
 var from = Sender{"w", "nrt"}
 
-// deliver has the reader take in a message of rows.
+// deliver gives the reader a message of rows.
 func (r *reader) deliver(t fataler, now time.Time, b []byte) {
 	m, err := wire.DecodeRows(b)
 	if err != nil {
@@ -131,9 +131,9 @@ func (r *reader) answered(t fataler, now time.Time, node balance.NodeID, b []byt
 	r.act()
 }
 
-// However messages are lost, repeated, reordered and overtaken by snapshots: what was applied is the
-// owner's table as it was at some time, never an earlier one than before; and when messages arrive
-// again it is the present one.
+// However messages are lost, repeated, reordered and overtaken by snapshots: what was applied is
+// the owner's table as it was at some time, and never an earlier one than before. When messages
+// arrive again it is the current one.
 func TestRowsAreTheOwnersAtSomeTime(t *testing.T) {
 	rapid.Check(t, func(t *rapid.T) {
 		o, r := newOwner(5, rapid.SampledFrom([]int{20, 60, 10000}).Draw(t, "most")), newReader()

@@ -21,7 +21,7 @@ func newFleet(t *testing.T) *fleet { return &fleet{t: t, r: newReader()} }
 
 func (f *fleet) now() time.Time { return t0.Add(f.at) }
 
-// beat has nodes heard at the present time; "me" is the reader's own message that comes back.
+// beat has nodes heard at the current time; "me" is the reader's own message that comes back.
 func (f *fleet) beat(nodes ...balance.NodeID) {
 	f.seq++
 	for _, n := range nodes {
@@ -30,7 +30,7 @@ func (f *fleet) beat(nodes ...balance.NodeID) {
 	}
 }
 
-// until has nodes heard every second up to a time.
+// until has nodes heard every second until a given time.
 func (f *fleet) until(at time.Duration, nodes ...balance.NodeID) {
 	for f.at < at {
 		f.at += sec
@@ -91,7 +91,7 @@ func TestMassSilenceExpiresNobody(t *testing.T) {
 	f.until(10*sec, "me", "e1", "w1", "w2")
 	f.until(100 * sec) // not even this node's own messages come back
 	f.wantStates("e1:live w1:live w2:live ")
-	f.until(104*sec, "me", "w1") // a minute later: two others were heard for no longer
+	f.until(104*sec, "me", "w1") // the engine is not up for long enough yet
 	f.wantStates("e1:live w1:live w2:live ")
 	f.until(106*sec, "me", "w1")
 	f.wantStates("e1:gone w1:live w2:gone ")
@@ -228,7 +228,7 @@ func TestQuestionsAreBoundedAndBackOff(t *testing.T) {
 		t.Fatalf("%d still wanted, %d on their way", n, f.r.f.busy)
 	}
 
-	f.has("w00") // one that does not answer
+	f.has("w00") // a node that does not answer
 	f.r.f.Load(f.now(), Sender{"w00", "nrt"}, &wire.Load{Header: wire.Header{Incarnation: 1, Seq: 99}, Rows: 3})
 	var waits []time.Duration
 	for range 12 {
@@ -270,7 +270,7 @@ func TestAGapOfAMomentAsksNobody(t *testing.T) {
 	}
 }
 
-// A snapshot in parts applies whole or not at all, though the owner's rows change meanwhile.
+// A snapshot in parts applies as a whole or not at all, though the owner's rows change meanwhile.
 func TestASnapshotInParts(t *testing.T) {
 	o, r := newOwner(1, 30), newReader()
 	for _, id := range []string{"a", "b", "c", "d"} {
@@ -312,7 +312,7 @@ func TestAnOlderIncarnation(t *testing.T) {
 	f.r.f.Renumber(9)
 	f.r.f.Older(f.now(), 8)
 	f.want("it is older by now", "")
-	for i := range 4 { // two processes of one ID
+	for i := range 4 { // two processes with one ID
 		f.r.f.Older(f.now(), uint64(20+i))
 		f.want("at once", "")
 		f.at += sec << i
@@ -381,7 +381,8 @@ func TestDemandInParts(t *testing.T) {
 	want("the next", 0, 0, 1)
 }
 
-// While a snapshot is on its way what is missing arrives, and more: the snapshot is the older one.
+// While a snapshot is in flight, the missing messages arrive, and later ones: the snapshot is
+// older.
 func TestUpdatesOvertakeASnapshot(t *testing.T) {
 	o, r := newOwner(1, 10000), newReader()
 	messages := [][]byte{o.put("a", 1)[0], o.put("a", 2)[0], o.put("a", 3)[0]}
@@ -402,7 +403,7 @@ func TestUpdatesOvertakeASnapshot(t *testing.T) {
 	}
 }
 
-// A part of another snapshot, or another part, is put to nothing.
+// A part of another snapshot, or the wrong part, is ignored.
 func TestPartsThatDoNotBelongTogether(t *testing.T) {
 	part := func(cut uint64, part, parts int, id balance.MachineID) *wire.Snapshot {
 		return &wire.Snapshot{Header: wire.Header{Incarnation: 1, Seq: cut}, Part: part, Parts: parts, Rows: []wire.Row{{Index: 1, Machine: balance.Machine{App: "web", ID: id}}}}

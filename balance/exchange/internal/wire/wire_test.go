@@ -29,8 +29,8 @@ var fullRow = Row{Index: 300, Machine: balance.Machine{
 	Recent: true, Doubtful: true, Cordon: balance.CordonSoft, CordonGen: 9, Epoch: 4, Fault: "connection refused: 10.0.0.1:8080 · it listens elsewhere",
 }}
 
-// samples are one message of each kind, with every field set. What they say is what the golden bytes
-// of all versions say: a field that a later version adds is zero there.
+// samples are one message of each kind, with every field set. The golden bytes of all versions
+// decode to them, except that a field that a later version adds is zero there.
 var samples = map[string]any{
 	"rows": Rows{header("row", 7), []Row{fullRow, {Index: 2, Removed: true, Machine: balance.Machine{App: "web", ID: "m2"}}}},
 	"load": Load{
@@ -86,7 +86,7 @@ func decodeAs(name string, b []byte) (m any, err error) {
 	return DecodeSnapshot(b)
 }
 
-// Rows have errors, which differ by their text.
+// byText compares the errors of rows by their text.
 var byText = cmp.Comparer(func(a, b error) bool { return fmt.Sprint(a) == fmt.Sprint(b) })
 
 func golden(t *testing.T, file string) map[string][]byte {
@@ -111,7 +111,7 @@ func golden(t *testing.T, file string) map[string][]byte {
 
 const goldenFile = "testdata/v1.txt"
 
-// What a release has written every later one reads. A file of golden bytes is never changed: a
+// Every later release reads what a release has written. A file of golden bytes is never changed: a
 // release that writes more adds a file.
 func TestGolden(t *testing.T) {
 	if *write {
@@ -139,7 +139,7 @@ func TestGolden(t *testing.T) {
 	}
 }
 
-// later adds fields of all types that this release does not know, in front, behind and inside.
+// later adds fields of all types that this release does not know: in front, behind and inside.
 func later(b []byte) []byte {
 	var e encoder
 	e.uint(99, 77)
@@ -238,7 +238,7 @@ func TestALongFaultIsCutBetweenCharacters(t *testing.T) {
 	}
 }
 
-// FuzzDecode checks that whatever is read without an error is written and read again as the same.
+// FuzzDecode checks that whatever decodes without an error can be encoded, and decodes to the same.
 func FuzzDecode(f *testing.F) {
 	names := slices.Sorted(maps.Keys(samples))
 	for i, name := range names {

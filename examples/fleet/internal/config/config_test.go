@@ -48,7 +48,7 @@ func TestParse(t *testing.T) {
 	}
 }
 
-// TestRefused: a fault is told with the line, the field, the value and the remedy.
+// TestRefused: a fault is reported with the line, the field, the value and the remedy.
 func TestRefused(t *testing.T) {
 	for _, x := range []struct{ was, is, want string }{
 		{"machines: 2", "machine: 2", `:16: apps.web.machine: there is no such key: did you mean "machines"?`},
@@ -101,7 +101,7 @@ func FuzzParse(f *testing.F) {
 	f.Fuzz(func(t *testing.T, text []byte) { Parse("fuzz", text, RoleBoth) })
 }
 
-// TestWatcher: what changes is told, what is wrong changes nothing.
+// TestWatcher: changes are reported, and a faulty configuration changes nothing.
 func TestWatcher(t *testing.T) {
 	name := filepath.Join(t.TempDir(), "fleet.yaml")
 	write := func(text string) {
@@ -144,7 +144,7 @@ func TestWatcher(t *testing.T) {
 	}
 }
 
-// TestReadme: the example that people copy is right.
+// TestReadme: the example in the README is valid.
 func TestReadme(t *testing.T) {
 	text, err := os.ReadFile("../../README.md")
 	if err != nil {

@@ -98,7 +98,7 @@ type App struct {
 	Autostop  string        `yaml:"autostop"`
 	KeepAlive time.Duration `yaml:"keep_alive"` // how long an idle app keeps its machines; 0 means 5m
 	Boot      time.Duration `yaml:"boot"`       // expected length of a start; 0 means unknown
-	Check     string        `yaml:"check"`      // a path that must answer 2xx or 3xx; empty: none
+	Check     string        `yaml:"check"`      // path to answer 2xx or 3xx; empty: listening suffices
 	// Finish has machines finish requests whose clients have left. A hard limit then holds for what
 	// the app executes, whatever its clients do.
 	Finish bool `yaml:"finish"`

@@ -27,7 +27,7 @@ func TestMain(m *testing.M) {
 	os.Exit(m.Run())
 }
 
-// log keeps what is logged.
+// log keeps the lines that are logged.
 type log struct {
 	mu   sync.Mutex
 	text strings.Builder
@@ -55,8 +55,8 @@ func free(t *testing.T) string {
 	return l.Addr().String()
 }
 
-// TestFollowsConfiguration: apps come, change and go while the node runs; what is wrong changes
-// nothing.
+// TestFollowsConfiguration: apps are added, changed and removed while the node runs; a faulty
+// configuration changes nothing.
 func TestFollowsConfiguration(t *testing.T) {
 	self, err := os.Executable()
 	if err != nil {

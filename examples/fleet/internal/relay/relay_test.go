@@ -11,7 +11,7 @@ import (
 	"time"
 )
 
-// echo listens until the test ends, and sends back what comes, once all has come.
+// echo listens until the test ends, and sends back what it has read at the end of the input.
 func echo(t *testing.T) string {
 	t.Helper()
 	l, err := net.Listen("tcp", "127.0.0.1:0")
@@ -63,7 +63,7 @@ func TestNet(t *testing.T) {
 	}
 }
 
-// TestCut: what is cut takes no bytes and breaks nothing; what is joined goes on.
+// TestCut: a cut connection passes no bytes and does not break; a joined one goes on.
 func TestCut(t *testing.T) {
 	at := echo(t)
 	n := New(func(from, to string) time.Duration { return 0 })
