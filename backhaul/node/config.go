@@ -125,8 +125,8 @@ type Config struct {
 	// used.
 	Front backhaul.FrontConfig
 
-	// Grace bounds how long requests may take to end when Run's context ends. 0 means 20 s; negative:
-	// none.
+	// Grace bounds how long requests may take to end when Run's context ends. 0 means 20 s;
+	// negative: none.
 	Grace time.Duration
 	// Logger gets the node's decisions and errors. nil: nothing is logged.
 	Logger *slog.Logger

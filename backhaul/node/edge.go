@@ -117,7 +117,7 @@ func (e *edge) run(run func(string, func(context.Context) error)) {
 // drain has answers tell clients that their connections end.
 func (e *edge) drain(ctx context.Context) {
 	if e.front != nil {
-		e.front.Drain(ctx) //the error is ctx's, and what follows hurries as well
+		e.front.Drain(ctx) //nolint:errcheck // the error is ctx's, and what follows hurries as well
 	}
 }
 
@@ -129,5 +129,5 @@ func (e *edge) shutdown(ctx context.Context) {
 	if e.front.Shutdown(ctx) != nil {
 		e.front.Close() //nolint:errcheck // nobody is served any more
 	}
-	e.listener.Close() //for a node that never ran; else it is closed already
+	e.listener.Close() //nolint:errcheck // for a node that never ran; else it is closed already
 }

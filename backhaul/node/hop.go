@@ -55,7 +55,7 @@ func (h *hop) run(run func(string, func(context.Context) error)) {
 
 // refuse refuses further requests and waits for those in flight.
 func (h *hop) refuse(ctx context.Context) {
-	h.handler.Shutdown(ctx) //the error is ctx's, and what follows hurries as well
+	h.handler.Shutdown(ctx) //nolint:errcheck // the error is ctx's, and what follows hurries as well
 }
 
 // shutdown ends the orders that are still open, and then the hop.
@@ -64,7 +64,7 @@ func (h *hop) shutdown(ctx context.Context) {
 	if h.server.Shutdown(ctx) != nil {
 		h.server.Close() //nolint:errcheck // nobody is served any more
 	}
-	h.listener.Close() //for a node that never ran; else it is closed already
+	h.listener.Close() //nolint:errcheck // for a node that never ran; else it is closed already
 	if h.n.began() {
 		<-h.over
 	}

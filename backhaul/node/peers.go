@@ -98,7 +98,7 @@ func (p *peers) dial(ctx context.Context, to balance.NodeID) (net.Conn, error) {
 	if !ok {
 		return nil, fmt.Errorf("node: nothing has been heard of node %q", to)
 	}
-	if of.Hop == "" { // it has none, or has not told yet
+	if of.Hop == "" { // it has none, or has not published it yet
 		return nil, fmt.Errorf("node: node %q has not told where its hop is", to)
 	}
 	if dial := p.n.config.Dial; dial != nil {

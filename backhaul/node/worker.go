@@ -39,7 +39,7 @@ func (n *Node) newWorker() (w *worker, err error) {
 			}
 		}
 	}
-	for _, a := range c.Apps { // a check that makes no sense is told now, not at the first start
+	for _, a := range c.Apps { // a check that makes no sense is an error now, not at the first start
 		if _, err := machine.NewStarter(n.fleet, w.driver, machine.Config{Check: a.Check}); err != nil {
 			return nil, fmt.Errorf("node: app %q: %w", a.ID, err)
 		}
@@ -154,7 +154,7 @@ func (w *worker) await(ctx context.Context, so func() bool) {
 	defer tick.Stop()
 	for {
 		select {
-		case <-tick.C: // a change needs a moment until it is told
+		case <-tick.C: // a change takes a moment to be published
 			if so() {
 				return
 			}

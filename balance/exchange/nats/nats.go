@@ -207,7 +207,7 @@ func (x *Conn) Subscribe(filter exchange.Subject, receive func(exchange.Message)
 // Serve implements [exchange.Exchange].
 func (x *Conn) Serve(at exchange.Subject, answer func([]byte) []byte) (func(), error) {
 	return x.subscribe(at, func(m *nats.Msg) {
-		m.Respond(answer(m.Data)) //the asker retries
+		m.Respond(answer(m.Data)) //nolint:errcheck // the asker retries
 	})
 }
 
@@ -220,7 +220,7 @@ func (x *Conn) subscribe(s exchange.Subject, handle nats.MsgHandler) (func(), er
 		return nil, fmt.Errorf("nats: subscribe to %v: %w", s, err)
 	}
 	if x.nc.IsConnected() {
-		x.nc.FlushTimeout(flushTimeout) //it takes effect with the connection
+		x.nc.FlushTimeout(flushTimeout) //nolint:errcheck // it takes effect with the connection
 	}
 	return func() { sub.Unsubscribe() }, nil //nolint:errcheck // the connection may be closed already
 }

@@ -212,7 +212,7 @@ func (s *Store) watch(ctx context.Context, again <-chan struct{}, changed func(e
 // closeWatch ends a watch. It drains the updates until their channel is closed: the watch's
 // goroutine waits for room in it, and would leak.
 func closeWatch(w jetstream.KeyWatcher) {
-	w.Stop() //the server may be down
+	w.Stop() //nolint:errcheck // the server may be down
 	go func() {
 		for range w.Updates() {
 		}

@@ -79,7 +79,7 @@ func (c *Client) followed(m balance.MachineKey, a *answer, cancel context.Cancel
 	if !c.all.Go(func() {
 		defer cancel()
 		defer a.Close()
-		a.rest(c.rows) //whoever waits for the machine sees an answer that breaks off
+		a.rest(c.rows) //nolint:errcheck // whoever waits for the machine sees an answer that breaks off
 		c.mu.Lock()
 		defer c.mu.Unlock()
 		if c.follow[m] == f {

@@ -62,7 +62,7 @@ const followFor = 10 * time.Minute
 // Serve serves one order; it is for HandlerConfig.Orders of package backhaul.
 func (s *Server) Serve(from balance.NodeID, w http.ResponseWriter, r *http.Request) {
 	c := http.NewResponseController(w)
-	c.EnableFullDuplex() //HTTP/2 is always full duplex
+	c.EnableFullDuplex() //nolint:errcheck // HTTP/2 is always full duplex
 	w.Header().Set("Content-Type", "application/jsonlines")
 	to := &replies{w: w, c: c}
 	kind := Kind(strings.TrimPrefix(r.URL.Path, "/"))
@@ -213,7 +213,7 @@ func (t *replies) fail(err error) {
 	if err == io.EOF {
 		err = errors.New("orders: an order without a line")
 	}
-	t.send(Reply{Err: errorOf(err)}) //nobody may be reading
+	t.send(Reply{Err: errorOf(err)}) //nolint:errcheck // nobody may be reading
 }
 
 // tokensKept is how many results are kept for orders that arrive again. That happens within

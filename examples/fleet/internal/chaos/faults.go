@@ -214,7 +214,7 @@ func (f *faults) then(ctx context.Context, d time.Duration, do func()) {
 
 func (f *faults) pause(ctx context.Context, name string, d time.Duration, what string) {
 	if f.done(what, f.t.Do(name, "pause")) {
-		f.then(ctx, d, func() { f.t.Do(name, "resume") }) //it may have ended meanwhile
+		f.then(ctx, d, func() { f.t.Do(name, "resume") }) //nolint:errcheck // it may have ended meanwhile
 	}
 }
 
@@ -242,7 +242,7 @@ func (f *faults) machine(ctx context.Context, worker, what string, d time.Durati
 		return
 	}
 	if f.done(what, signal(pid, stop)) {
-		f.then(ctx, d, func() { signal(pid, resume) }) //it may have ended meanwhile
+		f.then(ctx, d, func() { signal(pid, resume) }) //nolint:errcheck // it may have ended meanwhile
 	}
 }
 

@@ -165,7 +165,7 @@ func (p *Process) down(t *Town, err error) {
 const endWait = 30 * time.Second
 
 func (p *Process) end(ended <-chan error) error {
-	p.signal(resume) //it runs, or has ended
+	p.signal(resume) //nolint:errcheck // it runs, or has ended
 	p.signal(terminate)
 	select {
 	case <-ended:
