@@ -16,8 +16,8 @@ type told struct {
 }
 
 // Told applies rows that a node sent of its machines by another way than the engine, as in the
-// answer to an order. While the engine carries nothing, that is how this node learns that a machine
-// it started is ready. What the fleet holds of a later start, of a later incarnation or of another
+// answer to an order. While the engine carries nothing, that is how this node learns that a started
+// machine is ready. What the fleet holds of a later start, of a later incarnation or of another
 // owner stays. Told returns when the fleet has the rows. It needs Run, and returns ctx's error when
 // ctx ends first.
 func (l *Link) Told(

@@ -12,7 +12,7 @@ type Header struct {
 	Cluster     string
 	Kind        string // "row", "load", "ack", "ask", "snap": as in the subject
 	Incarnation uint64 // of the writer
-	Seq         uint64 // of its kind by the writer; of a snapshot: the row sequence at its cut
+	Seq         uint64 // number among the writer's of its kind; of a snapshot: the rows' number
 }
 
 // Row is a machine as its owner last wrote it, or its removal. It does not contain the owner, which

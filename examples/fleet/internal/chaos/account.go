@@ -18,7 +18,7 @@ type Account struct {
 	Answered int
 	// Failed counts the requests that were not answered with 200, by the reason why they may fail.
 	Failed map[string]int
-	// Again counts the requests that were executed more than once and may be.
+	// Again counts the idempotent requests that were executed more than once.
 	Again int
 	// Starts is how often a machine was started.
 	Starts int

@@ -90,7 +90,7 @@ type App struct {
 	// Soft and Hard are a machine's limits, in requests; 0 means none.
 	Soft int `yaml:"soft"`
 	Hard int `yaml:"hard"`
-	// Min machines are kept running over all regions, and at most Max run; 0 means all.
+	// Min machines are kept running over all regions, and at most Max run; Max 0 means all.
 	Min     int      `yaml:"min"`
 	Max     int      `yaml:"max"`
 	Regions []string `yaml:"regions"` // the app's home regions; none: wherever its clients are

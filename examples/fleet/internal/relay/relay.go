@@ -51,7 +51,7 @@ func (n *Net) Cut(a, b string) { n.set(a, b, true) }
 // Join ends a cut.
 func (n *Net) Join(a, b string) { n.set(a, b, false) }
 
-// Late delays every byte by a further d.
+// Late delays every byte by d, on top of the usual delay.
 func (n *Net) Late(d time.Duration) {
 	n.mu.Lock()
 	defer n.mu.Unlock()

@@ -53,8 +53,8 @@ func (t *Town) Handler() http.Handler {
 	})
 }
 
-// local reports whether a request names this host by an IP address or as localhost: unlike other
-// names, nobody can point these elsewhere.
+// local reports whether a request names this host by an IP address or as localhost: nobody can point
+// these at another host, as they can other names.
 func local(host string) bool {
 	name, _, err := net.SplitHostPort(host)
 	if err != nil {
