@@ -42,12 +42,12 @@ func New(f *balance.Fleet, d Driver, c Config) (*Downscaler, error) {
 	return &Downscaler{fleet: f, driver: d, config: c, wake: make(chan struct{}, 1)}, nil
 }
 
-// Run looks at the machines, decides, and stops what is surplus, until ctx ends. It then releases
-// all cordons, waits for the driver calls under way, each bounded by [Config.StopTimeout], and
-// returns nil; or an error that names the machines whose driver did not come back, or did not
-// know. Their gates stay closed, since nobody knows whether they run; [Downscaler.Drain], or the
-// Run of another downscaler, has them stopped for certain. A Downscaler runs once: another call
-// returns an error.
+// Run looks at the machines, decides, and stops surplus ones until ctx ends. It then releases all
+// cordons, waits for the driver calls under way, each bounded by [Config.StopTimeout], and returns
+// nil. If a driver call did not return or left a machine in doubt, the error names those machines.
+// Their gates stay closed, since nobody knows whether they run; [Downscaler.Drain], or the Run of
+// another downscaler, stops them for certain. A Downscaler runs once: another call returns an
+// error.
 func (d *Downscaler) Run(ctx context.Context) error {
 	if d.ran.Swap(true) {
 		return errors.New("downscale: Downscaler.Run was called before: make another downscaler with New")
@@ -102,17 +102,17 @@ func (d *Downscaler) Run(ctx context.Context) error {
 }
 
 // Stop stops one machine of this node, whether it is surplus or not, by the same protocol: soft
-// cordon, closed gate, driver. It differs from what a policy decides in what can abort the stop.
-// Only requests, and nothing else, keep the machine from being stopped, and with Order.Drain not
-// even those; nodes that do not acknowledge the cordon within 30 s are not waited for any longer,
-// since the gate sends their requests elsewhere. The minimums do not protect the
-// machine: whoever orders says what is to be there instead, and has it started before.
+// cordon, closed gate, driver. It differs from a policy's stop in what can abort it. Only requests
+// keep the machine from being stopped, and with Order.Drain not even those. A node that does not
+// acknowledge the cordon within 30 s is not waited for any longer, since the gate sends its
+// requests elsewhere. The minimums do not protect the machine: the caller decides what is to run
+// instead, and starts it before.
 //
-// Stop returns nil when the run of m.Epoch has ended, or of any epoch where that is 0, also if it
-// had before; a suspended machine counts as ended, one that starts is waited for. A start that
-// somebody wanted meanwhile is done afterwards. The error matches [ErrBusy] and says why when the
-// machine runs on, because it did not become idle or because the driver could not. When ctx ends,
-// Stop returns its error and the order is withdrawn, if the gate has not closed by then. Stop
+// Stop returns nil when the run of m.Epoch (of any epoch if that is 0) has ended, also if it had
+// ended before. A suspended machine counts as ended; Stop waits for one that is starting. A start
+// that was asked for meanwhile is made afterwards. If the machine runs on, because it did not
+// become idle or because the driver failed, the error matches [ErrBusy] and says why. When ctx
+// ends, Stop returns its error and withdraws the order, if the gate has not closed by then. Stop
 // needs Run, and waits for it; when Run ends first, the error says so.
 func (d *Downscaler) Stop(ctx context.Context, m balance.Machine, o Order) error {
 	switch {
@@ -147,7 +147,7 @@ func (d *Downscaler) Stop(ctx context.Context, m balance.Machine, o Order) error
 	}
 }
 
-// rouse has Run look now.
+// rouse makes Run look now.
 func (d *Downscaler) rouse() {
 	select {
 	case d.wake <- struct{}{}:
@@ -155,18 +155,18 @@ func (d *Downscaler) rouse() {
 	}
 }
 
-// Drain ends all machines that this node owns: it is for shutting down. It closes every gate now,
-// waits until nothing is in flight behind it or ctx ends, and stops the machine; suspended and
-// starting machines are stopped too. When ctx ends it still stops what is left, without waiting
-// for requests, within [Config.StopTimeout]. The error names each machine that could not be
-// stopped; it runs on, and its gate is open again. Meanwhile nothing else is decided and no start
-// is remembered; who starts machines should have ended before. Drain needs no Run, and one may be
-// running.
+// Drain ends all machines that this node owns; it is for shutting down. It closes every gate at
+// once, waits until nothing is in flight behind it or ctx ends, and stops the machine. Suspended
+// and starting machines are stopped too. When ctx ends it still stops the remaining machines,
+// without waiting for requests, within [Config.StopTimeout]. The error names each machine that
+// could not be stopped; such a machine runs on, and its gate is open again. During Drain nothing
+// else is decided and no start is remembered, so whatever starts machines should have ended before.
+// Drain does not need Run, but Run may be running.
 func (d *Downscaler) Drain(ctx context.Context) error {
 	d.draining.Add(1)
 	defer d.draining.Add(-1)
-	// Stops are bounded by themselves: ctx says how long requests may take, not that machines may
-	// stay.
+	// Stops have their own bound: ctx limits how long requests may take, not whether machines are
+	// stopped.
 	stopping, cancel := context.WithCancel(context.WithoutCancel(ctx))
 	defer cancel()
 	defer context.AfterFunc(ctx, func() {
@@ -212,9 +212,9 @@ func (d *Downscaler) Drain(ctx context.Context) error {
 }
 
 // RemoveMachine stops a machine of this node as [Downscaler.Stop] does, and takes it out of the
-// fleet. From the call on nothing starts it any more. A suspended machine is stopped for good. When
-// it returns an error the machine stays in the fleet, and may be started again; the error is that
-// of Stop, or the driver's. It needs Run, and waits for it.
+// fleet. From the call on nothing starts it. A suspended machine is stopped for good. When
+// RemoveMachine returns an error, Stop's or the driver's, the machine stays in the fleet and may be
+// started again. It needs Run, and waits for it.
 func (d *Downscaler) RemoveMachine(ctx context.Context, m balance.Machine, o Order) error {
 	gate := d.fleet.Gate(m.App, m.ID)
 	if gate == nil {
@@ -234,10 +234,10 @@ func (d *Downscaler) RemoveMachine(ctx context.Context, m balance.Machine, o Ord
 	return err
 }
 
-// RemoveApp stops all machines of an app that this node owns, each as [Downscaler.RemoveMachine]
-// does and all at once, and then takes the app out of this node's fleet. The error names what could
-// not be stopped; the app then stays, and what runs of it runs on. Requests that wait for the app
-// are told that there is no such app.
+// RemoveApp stops all machines of an app that this node owns, all at once and each as
+// [Downscaler.RemoveMachine] does, and then takes the app out of this node's fleet. The error names
+// the machines that could not be stopped; the app then stays, and those machines run on. Requests
+// that wait for the app are told that there is no such app.
 func (d *Downscaler) RemoveApp(ctx context.Context, app balance.AppID, o Order) error {
 	rows, ok := d.fleet.App(app)
 	if !ok {
@@ -278,7 +278,7 @@ func (d *Downscaler) RemoveApp(ctx context.Context, app balance.AppID, o Order) 
 	return err
 }
 
-// rest brings a machine that is retired to rest.
+// rest brings a retired machine to rest.
 func (d *Downscaler) rest(ctx context.Context, m balance.Machine, gate *balance.Gate,
 	o Order) error {
 	m.Epoch, o.Suspend = 0, false // of any run

@@ -9,7 +9,7 @@ import (
 	"golang.org/x/sync/semaphore"
 )
 
-// drainPoll is how often a draining machine is looked at: leaving requests tell nobody.
+// drainPoll is how often a draining machine is looked at: nothing reports that a request has ended.
 const drainPoll = 10 * time.Millisecond
 
 type drain struct {
@@ -19,7 +19,7 @@ type drain struct {
 	slots *semaphore.Weighted
 }
 
-// machine brings one machine down, from whatever state it is in or comes into.
+// machine stops one machine, whatever state it is in or enters.
 func (d *drain) machine(m balance.Machine, gate *balance.Gate) error {
 	for {
 		l := gate.Load()
@@ -70,7 +70,7 @@ func (d *drain) machine(m balance.Machine, gate *balance.Gate) error {
 	}
 }
 
-// pause waits; it reports false when ctx has ended.
+// pause waits for that long; it returns false when ctx has ended.
 func (d *drain) pause(ctx context.Context, wait time.Duration) bool {
 	t := time.NewTimer(wait)
 	defer t.Stop()
@@ -82,8 +82,8 @@ func (d *drain) pause(ctx context.Context, wait time.Duration) bool {
 	}
 }
 
-// stop calls the driver, and while there is time again when it refuses: a machine whose start has
-// only just been ordered may not be there to be stopped yet.
+// stop calls the driver, and calls it again while there is time if it refuses: a machine whose
+// start has only just been ordered may not exist yet.
 func (d *drain) stop(m balance.Machine) error {
 	if err := d.slots.Acquire(d.hard, 1); err != nil {
 		return fmt.Errorf("downscale: drain: %v was not stopped: no time left", m.Key())

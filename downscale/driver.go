@@ -9,17 +9,18 @@ import (
 	"github.com/ebbkit/ebb/downscale/cordon"
 )
 
-// Driver ends machines. It is called from several goroutines, for one machine only once at a time.
+// Driver ends machines. It is called from several goroutines, but only once at a time for a
+// machine.
 type Driver interface {
 	// Stop ends m and returns when it is gone. Stopping a machine that does not run is no error.
-	// After any error but ctx's the machine is taken as running still; after ctx's as in doubt, and
-	// Stop is called again. An error that has a method RetryAfter() time.Duration, as
-	// autostart.TryAgain has, passes by itself: the machine runs, and the call is made again, not
-	// before that time, as long as [Config].StopTimeout lasts and nobody wants the machine.
+	// After ctx's error the machine is in doubt, and Stop is called again; after any other error it
+	// is taken to run still. An error with a method RetryAfter() time.Duration, as
+	// autostart.TryAgain has, is transient: the machine runs, and the call is retried, not before
+	// that time, as long as [Config].StopTimeout lasts and nobody wants the machine.
 	Stop(ctx context.Context, m balance.Machine) error
-	// Suspend freezes m so that a start resumes it. Errors that pass by themselves are tried again
-	// as those of Stop are. After any other the machine is stopped instead; where the driver cannot
-	// suspend, the error matches [errors.ErrUnsupported].
+	// Suspend freezes m so that a start resumes it. Transient errors are retried as those of Stop
+	// are. After any other error the machine is stopped instead; if the driver cannot suspend, the
+	// error matches [errors.ErrUnsupported].
 	Suspend(ctx context.Context, m balance.Machine) error
 }
 
@@ -31,8 +32,8 @@ type answer struct {
 	doubt bool // it ran into its timeout
 }
 
-// pause waits before the driver is called again. It is false when the call has no time left, or
-// when somebody wants the machine, which runs.
+// pause waits before the driver is called again. It returns false when the call has no time left,
+// or when somebody wants the machine, which still runs.
 func pause(ctx context.Context, gate *balance.Gate, d time.Duration) bool {
 	end := time.Now().Add(d)
 	if limit, ok := ctx.Deadline(); ok && !limit.After(end) {
@@ -54,16 +55,17 @@ func pause(ctx context.Context, gate *balance.Gate, d time.Duration) bool {
 	return !gate.Wanted()
 }
 
-// wantedEvery is how often somebody who wants a machine is looked for while its stop is put off.
+// wantedEvery is how often the gate is checked for somebody who wants the machine while its stop is
+// delayed.
 const wantedEvery = 100 * time.Millisecond
 
-// retryMin doubles with each passing error in a row up to retryMax, where the driver does not say
-// when to come back.
+// retryMin doubles with each transient error in a row up to retryMax, if the driver does not say
+// when to retry.
 const retryMin, retryMax = 250 * time.Millisecond, 5 * time.Second
 
-// retryAfter returns when to call the driver again after its n-th passing error in a row, n from 0:
-// not before the time that err says, and spread by the random bits. ok is false when err does not
-// pass by itself.
+// retryAfter returns how long to wait after the driver's n-th transient error in a row, n from 0:
+// at least as long as err says, and jittered by the random bits. ok is false if err is not
+// transient.
 func retryAfter(err error, n int, bits uint64) (wait time.Duration, ok bool) {
 	var passing interface {
 		error

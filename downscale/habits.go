@@ -15,12 +15,12 @@ import (
 // habitsKept is how many apps are remembered: at a quarter of a kilobyte each, 2.5 MB.
 const habitsKept = 10_000
 
-// Habits learns the pauses of many apps, and with that how long their machines are worth keeping
-// after a last request. A [Downscaler] feeds and asks it where it is [Config].Habits. The zero
-// value knows nothing and is ready for use. It may be kept over a restart in JSON. All methods are
-// safe for concurrent use.
+// Habits learns the pauses of many apps, and so how long their machines are worth keeping after a
+// last request. A [Downscaler] feeds and asks it when it is set as [Config].Habits. The zero value
+// has learned nothing and is ready for use. It can be saved as JSON across a restart. All methods
+// are safe for concurrent use.
 //
-// At most 10,000 apps are remembered; of more, those that have had no pause for longest are
+// At most 10,000 apps are remembered; beyond that, the apps whose last pause is longest ago are
 // forgotten.
 type Habits struct {
 	mu   sync.Mutex
@@ -34,8 +34,9 @@ type habit struct {
 	turn uint64 // when it was last told of; the lowest is forgotten first
 }
 
-// Gap takes in a pause of an app that has just ended: from the last look that found it in use, and
-// idle after that, to the first that found it in use again. What is shorter than 10 s is no pause.
+// Gap adds a pause of an app that has just ended. A pause lasts from the last look that found the
+// app in use, through looks that found it idle, to the first that found it in use again. Anything
+// shorter than 10 s is not a pause.
 func (h *Habits) Gap(app balance.AppID, d time.Duration) {
 	h.mu.Lock()
 	defer h.mu.Unlock()
@@ -58,8 +59,8 @@ func (h *Habits) Gap(app balance.AppID, d time.Duration) {
 	of.turn = h.turn
 }
 
-// forgetOne makes room. It looks at all, which is rare: once for an app that has a pause, and
-// only when there are too many.
+// forgetOne makes room. It scans all apps, which is rare: only when an app has its first pause and
+// there are too many.
 func (h *Habits) forgetOne() {
 	var oldest balance.AppID
 	turn := h.turn
@@ -71,12 +72,12 @@ func (h *Habits) forgetOne() {
 	delete(h.apps, oldest)
 }
 
-// KeepAlive returns how long an app without requests keeps its machines: 1.1 times what 99 % of its
-// pauses do not exceed, or otherwise where too few are known or they are too long.
+// KeepAlive returns how long an app without requests keeps its machines: 1.1 times the length that
+// 99 % of its pauses do not exceed, or otherwise if too few are known or they are too long.
 //
-// What has been learned stays near what is usual. It counts up to six times otherwise: an app
-// that would have to be kept longer sleeps as usual. And it is shorter than otherwise only as far
-// as that would have cut short no pause that is remembered, and not below a tenth of otherwise.
+// The result stays near the usual value. It is at most six times otherwise: an app that would have
+// to be kept longer gets the usual value. It is shorter than otherwise only if no remembered pause
+// would have been cut short by that, and never below a tenth of otherwise.
 func (h *Habits) KeepAlive(app balance.AppID, otherwise time.Duration) time.Duration {
 	h.mu.Lock()
 	defer h.mu.Unlock()
@@ -92,7 +93,7 @@ type habitOf struct {
 	Idle scaledown.Habit `json:"idle"`
 }
 
-// MarshalJSON writes what is known of all apps, those that had a pause last at the end.
+// MarshalJSON writes what is known of all apps, those with the most recent pause last.
 func (h *Habits) MarshalJSON() ([]byte, error) {
 	type turned struct {
 		habitOf
@@ -112,8 +113,8 @@ func (h *Habits) MarshalJSON() ([]byte, error) {
 	return json.Marshal(list)
 }
 
-// UnmarshalJSON replaces what is known by what MarshalJSON wrote. Of too many apps, the last are
-// taken.
+// UnmarshalJSON replaces what is known by what MarshalJSON wrote. If there are too many apps, the
+// last ones are kept.
 func (h *Habits) UnmarshalJSON(text []byte) error {
 	var list []habitOf
 	if err := json.Unmarshal(text, &list); err != nil {

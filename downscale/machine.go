@@ -13,8 +13,8 @@ import (
 	"github.com/ebbkit/ebb/internal/scaledown"
 )
 
-// machine is a machine of an app, and where its stop stands. Of a machine that another node owns
-// there is only the row.
+// machine is a machine of an app and the state of its stop. For a machine of another node only the
+// row is set.
 type machine struct {
 	run     *run
 	row     balance.Machine // as last seen in a snapshot
@@ -27,8 +27,8 @@ type machine struct {
 	since   time.Time // of the cordon; later of the driver call
 }
 
-// moves reports whether time alone can change what is decided about a machine: it runs, or is on
-// its way. What is asleep wakes by a change of its row.
+// moves reports whether time alone can change what is decided about a machine: it runs, or is
+// starting or stopping. A machine that is asleep wakes by a change of its row.
 func (m *machine) moves() bool {
 	if m.gate == nil {
 		return m.row.State == balance.StateStarted || m.row.State == balance.StateStarting
@@ -78,8 +78,8 @@ func (m *machine) open(quiet time.Duration) (of balance.Class) {
 	return of
 }
 
-// tellable returns how many long connections may be told to end: those of some classes, and of
-// the others the idle ones.
+// tellable returns how many long connections may be told to end: all of some classes, and the idle
+// ones of the others.
 func (m *machine) tellable(quiet time.Duration) int {
 	return m.long(m.run.config.Notify) + m.idle(balance.ClassAll&^m.run.config.Notify, quiet)
 }
@@ -101,7 +101,7 @@ func (m *machine) long(of balance.Class) int {
 	return m.run.config.Connections.Long(m.current(), of)
 }
 
-// observe looks at a machine's gate, and does what comes of it.
+// observe looks at a machine's gate and acts on what it sees.
 func (m *machine) observe(now time.Time) {
 	l := m.look()
 	if len(m.orders) > 0 {
@@ -136,7 +136,7 @@ func (m *machine) look() (l scaledown.Look) {
 	return l
 }
 
-// adopt takes up the stop of a machine that an earlier Run left in doubt.
+// adopt takes over the stop of a machine that an earlier Run left in doubt.
 func (m *machine) adopt(now time.Time) {
 	if token, ok := m.gate.TakeOver(); ok {
 		m.core.Cordon.Adopt(now, token)
@@ -144,7 +144,7 @@ func (m *machine) adopt(now time.Time) {
 	}
 }
 
-// follow carries out a command, and what comes of it.
+// follow carries out a command and those that follow from it.
 func (m *machine) follow(now time.Time, c cordon.Command) {
 	for c.Do != cordon.ActNone {
 		c = m.do(now, c)
@@ -156,7 +156,7 @@ func (m *machine) follow(now time.Time, c cordon.Command) {
 	}
 }
 
-// do carries out a command, and returns the next where its answer is known at once.
+// do carries out a command, and returns the next one if the answer is known at once.
 func (m *machine) do(now time.Time, c cordon.Command) (next cordon.Command) {
 	t := m.run.config.Trace
 	switch c.Do {
@@ -203,8 +203,8 @@ func (m *machine) do(now time.Time, c cordon.Command) (next cordon.Command) {
 	return cordon.Command{}
 }
 
-// notify tells a machine's long connections: those of some classes, and those of the others that
-// are idle.
+// notify tells a machine's long connections to end: those of some classes, and the idle ones of the
+// others.
 func (m *machine) notify(c cordon.Command) {
 	of := m.run.config.Notify
 	if c.All {
@@ -228,7 +228,7 @@ func (m *machine) notify(c cordon.Command) {
 	}
 }
 
-// quietFor is how long a connection of the machine's app may be without data until it is idle.
+// quietFor is how long a connection of the machine's app may carry no data before it is idle.
 func (m *machine) quietFor() time.Duration {
 	if snap, ok := m.run.fleet.App(m.row.App); ok {
 		return snap.App().IdleAfter
@@ -236,7 +236,7 @@ func (m *machine) quietFor() time.Duration {
 	return 0
 }
 
-// finish ends a stop: the gate tells what the machine is now.
+// finish ends a stop: it tells the gate what state the machine is in now.
 func (m *machine) finish(now time.Time, c cordon.Command) {
 	m.gate.Closed(c.Gate, c.Suspend)
 	f := m.run.config.Trace.Stopped
@@ -293,7 +293,7 @@ func (m *machine) drive(now time.Time, c cordon.Command) {
 	}()
 }
 
-// obey tells a machine's state machine what is ordered, again on each look, until it is done or
+// obey passes the orders to the machine's state machine, again on each look, until they are done or
 // given up.
 func (m *machine) obey(now time.Time, l balance.Load) {
 	kept := m.orders[:0]

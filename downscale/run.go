@@ -14,8 +14,8 @@ import (
 	"github.com/ebbkit/ebb/internal/scaledown"
 )
 
-// lookEvery is how often machines on their way are looked at, at least: so soon after a request
-// came to a machine that was to go it is uncordoned, and others do not avoid it any longer.
+// lookEvery is the longest time between looks at machines that are being stopped. When a request
+// comes to such a machine, it is uncordoned within that time and others no longer avoid it.
 const lookEvery = 100 * time.Millisecond
 
 // run is the state of one Run; only its goroutine touches it.
@@ -29,14 +29,14 @@ type run struct {
 	over    chan struct{} // closed when nobody listens to answers any longer
 }
 
-// appRun is one app as the loop knows it.
+// appRun is one app in the loop.
 type appRun struct {
 	core     *scaledown.App
 	snap     *balance.Snapshot
 	machines []*machine // in canonical order, of all owners
 	byID     map[balance.MachineID]*machine
 	seen     []policy.Seen
-	// the policy has been asked while something moved, and has to hear once that nothing does
+	// the policy was asked while something moved, and must be told once that nothing does
 	asked bool
 	rests bool // nothing of it runs: looked at again when a row changes, or an order comes
 }
@@ -96,7 +96,7 @@ func (r *run) policyOf(id balance.AppID) *policy.Bounded {
 	return &policy.Bounded{Policy: p}
 }
 
-// look looks at the machines on their way.
+// look looks at the machines that are being stopped.
 func (r *run) look(now time.Time) {
 	for _, m := range r.leaving {
 		m.observe(now)
@@ -147,7 +147,7 @@ func (r *run) app(id balance.AppID, snap *balance.Snapshot) *appRun {
 	return a
 }
 
-// decide has the app's policy asked, and does what it says.
+// decide asks the app's policy and carries out what it says.
 func (r *run) decide(a *appRun, now time.Time) {
 	s := policy.Situation{App: a.snap.App(), Machines: a.seen[:0]}
 	for _, m := range a.machines {
@@ -176,7 +176,7 @@ func (r *run) decide(a *appRun, now time.Time) {
 	}
 }
 
-// habits tells of a pause of the app, and asks how long it is kept.
+// habits reports a pause of the app, and asks how long the app is kept.
 func (r *run) habits(a *appRun, now time.Time, s *policy.Situation) {
 	h := r.config.Habits
 	if h == nil {
@@ -190,7 +190,7 @@ func (r *run) habits(a *appRun, now time.Time, s *policy.Situation) {
 	}
 }
 
-// end releases what is cordoned and waits for the driver.
+// end releases all cordons and waits for the driver.
 func (r *run) end() error {
 	for _, w := range r.orders.end() {
 		w.done <- errEnded
@@ -234,7 +234,7 @@ func (r *run) end() error {
 	return nil
 }
 
-// answered takes in how a driver call ended.
+// answered handles the end of a driver call.
 func (r *run) answered(a answer) {
 	r.pending--
 	if a.err != nil && !errors.Is(a.err, errors.ErrUnsupported) {
@@ -251,7 +251,7 @@ func (r *run) answered(a answer) {
 	}
 }
 
-// accept hands new orders to their machines, which the tick before has found.
+// accept hands new orders to their machines, which the preceding tick has found.
 func (r *run) accept(list []*stopRequest) {
 	for _, w := range list {
 		var m *machine
@@ -266,7 +266,7 @@ func (r *run) accept(list []*stopRequest) {
 	}
 }
 
-// hear looks at machines with orders at once, and not only on the next tick.
+// hear looks at machines with orders at once instead of on the next tick.
 func (r *run) hear(now time.Time) {
 	for _, a := range r.apps {
 		for _, m := range a.machines {

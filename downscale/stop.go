@@ -9,25 +9,25 @@ import (
 	"github.com/ebbkit/ebb/balance"
 )
 
-// Order says how a machine is to be stopped that need not be surplus: for a deploy, for
-// maintenance, by another rule than the policy's. The zero value asks politely.
+// Order says how to stop a machine that need not be surplus: for a deploy, for maintenance, or by
+// another rule than the policy's. The zero value waits for idleness and cuts nothing off.
 type Order struct {
 	Reason  string // a sentence for people
 	Suspend bool   // suspend rather than stop, where the driver can
-	// Drain is how long what is in flight may take once the gate has closed over it and its long
-	// connections have been told; what is left then is cut off, and the machine is stopped even
-	// where it was to be suspended. With 0 the gate only closes when nothing is in flight, and a
-	// machine that does not become idle within 30 s is left running.
+	// Drain is how long requests and connections may take once the gate has closed while they are
+	// in flight and the long connections have been told to end. What is left then is cut off, and
+	// the machine is stopped even if it was to be suspended. With 0 the gate only closes when
+	// nothing is in flight, and a machine that does not become idle within 30 s is left running.
 	Drain time.Duration
 }
 
 // ErrBusy is what [Downscaler.Stop] answers when the machine runs on.
 var ErrBusy = errors.New("downscale: the machine runs on")
 
-// errEnded is how an order ends that outlives Run.
+// errEnded is the error of an order that is left when Run ends.
 var errEnded = errors.New("downscale: Run has ended before the machine had stopped")
 
-// stopRequest is an order on its way to Run, and in its hands.
+// stopRequest is an order that waits for Run or that Run works on.
 type stopRequest struct {
 	ctx   context.Context
 	app   balance.AppID
@@ -37,7 +37,7 @@ type stopRequest struct {
 	done  chan error // holds one
 }
 
-// orders are those that Run has not taken yet.
+// orders holds those that Run has not taken yet.
 type orders struct {
 	mu    sync.Mutex
 	list  []*stopRequest
@@ -53,7 +53,7 @@ func (o *orders) put(w *stopRequest) bool {
 	return !o.ended
 }
 
-// end lets no further order in and returns those that are left.
+// end stops accepting orders and returns those that are left.
 func (o *orders) end() []*stopRequest {
 	o.mu.Lock()
 	o.ended = true

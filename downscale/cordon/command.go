@@ -9,13 +9,13 @@ import (
 // Act is what a [Command] asks for.
 type Act uint8
 
-// The acts. The methods of a gate and a driver that they name are those of package balance and of
-// package downscale; any others that do the same serve as well.
+// The acts. The gate and driver methods that they name are those of package balance and of package
+// downscale; any others that do the same serve as well.
 const (
 	ActNone     Act = iota
 	ActCordon       // Gate.Cordon; answer Done with the generation, or Failed
 	ActUncordon     // Gate.Uncordon of generation Gate; no answer
-	ActNotify       // tell the long connections that may be told, or All; no answer
+	ActNotify       // tell the long connections of the allowed classes, or All, to end; no answer
 	ActClose        // Gate.Close of generation Gate; answer Done with the gate's token, or Failed
 	ActCloseNow     // Gate.CloseNow; answer Done with the gate's token, or Failed
 	ActReopen       // Gate.Reopen with token Gate; no answer
@@ -23,7 +23,7 @@ const (
 	ActSuspend      // Driver.Suspend; answer Done, Failed or Unknown
 	ActStop         // Driver.Stop; answer Done, Failed or Unknown
 	ActFinish       // Gate.Closed with token Gate; no answer
-	ActAlarm        // tell people that the machine is stuck; no answer
+	ActAlarm        // report that the machine is stuck; no answer
 )
 
 var actNames = [...]string{
@@ -47,7 +47,8 @@ func (a *Act) UnmarshalText(text []byte) error {
 // Command is what a [Machine] wants done. The zero value is nothing.
 type Command struct {
 	Do Act
-	// Token tells commands apart that want an answer: one to any but the last changes nothing.
+	// Token identifies a command that wants an answer: an answer to any but the last changes
+	// nothing.
 	Token uint64
 	// Uncordon, Close: the cordon's generation; Reopen, Abandon, Suspend, Stop, Finish: the
 	// gate's token
@@ -55,7 +56,7 @@ type Command struct {
 	Suspend bool          // Close: to suspend; Finish: the machine is suspended
 	All     bool          // Notify: of every class
 	Within  time.Duration // Notify: how long they may take to end
-	Again   bool          // Notify: the others have been told; these are those that have come since
+	Again   bool          // Notify: only connections that have come since the last Notify
 	Reason  string        // a sentence for people
 }
 
@@ -65,14 +66,14 @@ type phase uint8
 const (
 	phaseStopped      phase = iota // it does not run: stopped, suspended, failed, or starting
 	phaseActive                    // it runs and nobody wants it stopped
-	phaseSoftCordoned              // it is avoided; the next request that has nothing better saves it
+	phaseSoftCordoned              // avoided; a request without a better choice aborts the stop
 	phaseNotifying                 // soft-cordoned, and its long connections have been told
 	phaseClosing                   // the gate has been asked to close
-	// the gate has closed over what is in flight, by order; connections have been told
+	// the gate was closed by order while requests were in flight; connections have been told
 	phaseDraining
 	phaseSuspending // the gate is closed, the driver suspends
 	phaseStopping   // the gate is closed, the driver stops
-	// the gate is closed and the driver has been silent for too long, or did not know
+	// the gate is closed and the driver has not answered for too long, or did not know
 	phaseStuck
 )
 

@@ -9,27 +9,27 @@ import (
 // event is what an [input] tells.
 type event uint8
 
-// The events. Those up to onUncordoned, surplus, needs and orders apart, come of a [Look].
+// The events. Those up to onUncordoned come from a [Look], except surplus, needs and orders.
 const (
 	onTick         event = iota // time has passed
 	onUp                        // the gate says that the machine is started
-	onDown                      // the gate says that it is not, and not by this machine's doing
-	onSurplus                   // the decider can spare it
-	onNeeded                    // the decider cannot spare it any longer, or somebody recalled it
+	onDown                      // the gate says that it is not, and this machine did not cause it
+	onSurplus                   // the policy can spare it
+	onNeeded                    // the policy cannot spare it any longer, or somebody recalled it
 	onOrdered                   // somebody wants it stopped, whether it is surplus or not
 	onWithdrawn                 // whoever ordered the stop does not want it any longer
-	onTouched                   // a request that knew the cordon came all the same
+	onTouched                   // a request came although its edge knew the cordon
 	onAcknowledged              // every live node knows the cordon
-	onIdle                      // nothing is in flight, and nothing came since the last look
-	onLingering                 // the same, but for long connections that may be told
-	onBusy                      // something is, or did
-	// the gate says that the cordon is gone, and not by this machine's doing
+	onIdle                      // nothing is in flight, and nothing has come since the last look
+	onLingering                 // the same, except for long connections that may be told to end
+	onBusy                      // something is in flight, or has come since the last look
+	// the gate says that the cordon is gone, and this machine did not cause it
 	onUncordoned
 	onCordoned // the gate has carried out Cordon
 	onClosed   // the gate has carried out Close or CloseNow
 	onRefused  // the gate would not carry out Cordon, Close or CloseNow
 	onDone     // the driver has carried out Stop or Suspend
-	onFailed   // the driver could not; the machine still runs
+	onFailed   // the driver failed; the machine still runs
 	onUnknown  // the driver does not know: it ran into its timeout
 )
 
@@ -54,7 +54,7 @@ type input struct {
 	Drain   time.Duration // Ordered: see Order
 }
 
-// order is who wants the machine stopped.
+// order says whether somebody ordered the stop, and how firmly.
 type order uint8
 
 const (
@@ -121,14 +121,14 @@ func (p *Machine) active(now time.Time, in input) Command {
 	return p.command(Command{Do: ActCordon})
 }
 
-// draining is behind a gate that has closed over what was in flight.
+// draining handles events behind a gate that was closed while requests were in flight.
 func (p *Machine) draining(now time.Time, in input) Command {
 	switch in.event {
 	case onIdle:
 		return p.stop(now)
 	case onTick:
 		if !p.expires.IsZero() && !now.Before(p.expires) {
-			return p.drive(now, phaseStopping, ActStop) // not suspended: what is still there is cut off
+			return p.drive(now, phaseStopping, ActStop) // not suspended: what is left is cut off
 		}
 	}
 	return Command{}
@@ -141,7 +141,7 @@ func (p *Machine) stop(now time.Time) Command {
 	return p.drive(now, phaseStopping, ActStop)
 }
 
-// behindGate is suspending, stopping and stuck: the gate is closed, so there is no hurry and
+// behindGate handles suspending, stopping and stuck: the gate is closed, so there is no hurry and
 // nothing to lose.
 func (p *Machine) behindGate(now time.Time, in input) Command {
 	switch in.event {
@@ -171,10 +171,10 @@ func (p *Machine) behindGate(now time.Time, in input) Command {
 	case onTick:
 		switch {
 		case p.expires.IsZero() || now.Before(p.expires):
-		case p.phase == phaseStuck: // armed by Unknown only: the driver is free
+		case p.phase == phaseStuck: // armed by Unknown only: no driver call is under way
 			return p.drive(now, phaseStopping, ActStop)
 		default:
-			// the driver still holds the machine: only its answer leads on
+			// the driver call is still under way: only its answer moves on
 			p.phase, p.expires = phaseStuck, time.Time{}
 			return Command{Do: ActAlarm, Reason: "the driver does not answer"}
 		}
@@ -214,7 +214,7 @@ func (p *Machine) back(now time.Time, reason string) {
 	wait := p.Config.Backoff << p.aborts
 	p.aborts = min(p.aborts+1, maxDoublings)
 	p.backoff = now.Add(wait)
-	p.calm = p.backoff.Add(wait) // as long again without an abort, and it is forgotten
+	p.calm = p.backoff.Add(wait) // after as long again without an abort, the aborts are forgotten
 }
 
 func (p *Machine) enter(to phase) {
@@ -237,7 +237,7 @@ func (p *Machine) command(c Command) Command {
 	return c
 }
 
-// obey takes an order; a firm one is not softened by a patient one.
+// obey takes an order; a patient one does not replace a firm one.
 func (p *Machine) obey(in input) {
 	switch {
 	case in.Drain > 0 && p.order != firm:
@@ -253,8 +253,8 @@ func (p *Machine) obey(in input) {
 	p.reason, p.suspend = in.Reason, in.Suspend
 }
 
-// asked is a cordon that the gate has not answered: it may be carried out any time, so what would
-// end it has to wait.
+// asked handles a cordon that the gate has not answered: it may be carried out at any time, so
+// whatever would end it has to wait.
 func (p *Machine) asked(now time.Time, in input) Command {
 	switch in.event {
 	case onCordoned:
@@ -327,7 +327,7 @@ func (p *Machine) cordoned(now time.Time, in input) Command {
 	return Command{}
 }
 
-// expire is the end of a cordon's time.
+// expire handles the end of a cordon's time.
 func (p *Machine) expire(now time.Time) Command {
 	switch {
 	case p.acked && p.phase == phaseNotifying:
@@ -343,8 +343,8 @@ func (p *Machine) expire(now time.Time) Command {
 	return c
 }
 
-// mayClose goes on when the machine has been quiet for long enough: to Notifying where there are
-// connections to be told.
+// mayClose advances when the machine has been quiet for long enough: to Notifying if there are
+// connections to tell, else to Closing.
 func (p *Machine) mayClose(now time.Time) Command {
 	switch {
 	case p.quiet.IsZero() || now.Before(p.quiet):
@@ -359,7 +359,7 @@ func (p *Machine) mayClose(now time.Time) Command {
 	return Command{Do: ActNotify, Within: p.Config.Notice, Reason: p.reason}
 }
 
-// ordered is the cordon of a firm order: it only gives requests time to go elsewhere.
+// ordered handles the cordon of a firm order: it only gives requests time to go elsewhere.
 func (p *Machine) ordered(now time.Time, in input) Command {
 	switch in.event {
 	case onAcknowledged:
@@ -367,7 +367,7 @@ func (p *Machine) ordered(now time.Time, in input) Command {
 			p.quiet = now.Add(p.Config.Quiet)
 		}
 	case onTick:
-	case onUncordoned: // who recalled it would do so again
+	case onUncordoned: // whoever recalled it would do so again
 		return p.closeNow()
 	case onOrdered:
 		p.obey(in)
@@ -389,7 +389,7 @@ func (p *Machine) ordered(now time.Time, in input) Command {
 func (p *Machine) closeNow() Command { return p.close(Command{Do: ActCloseNow, Gate: p.gate}) }
 
 func (p *Machine) close(c Command) Command {
-	expires := p.expires // the gate may refuse, and then the cordon goes on
+	expires := p.expires // if the gate refuses, the cordon goes on
 	p.enter(phaseClosing)
 	p.expires = expires
 	return p.command(c)
@@ -400,7 +400,7 @@ func (p *Machine) closing(now time.Time, in input) Command {
 	case onOrdered:
 		p.obey(in)
 	case onWithdrawn:
-		// a firm one is in force until the gate refuses: it may be closing over requests
+		// a firm order stands until the gate refuses: the gate may be closing over requests
 		p.wanted = p.wanted || p.order != notOrdered
 	case onNeeded:
 		p.wanted = p.wanted || p.order == notOrdered
@@ -413,9 +413,9 @@ func (p *Machine) closing(now time.Time, in input) Command {
 		p.expires = expires
 	case onClosed:
 		p.gate = in.Gate
-		// Somebody may need it by now. It is not opened again all the same: a machine that ended by
-		// itself a moment ago would not be noticed, since the gate takes no exits while it closes. Who
-		// needs it has it started, which the gate remembers.
+		// Somebody may need the machine by now. It is not reopened anyway: if it exited a moment
+		// ago nobody would notice, since the gate takes no exits while it closes. Whoever needs it
+		// asks for a start, which the gate remembers.
 		if p.order == firm {
 			p.phase = phaseDraining
 			p.expires = now.Add(p.drain)
