@@ -8,24 +8,25 @@ import (
 	"github.com/ebbkit/ebb/balance"
 )
 
-// Bounded is a policy that says what Policy says, but for what breaks a bound. A [Downscaler] asks
-// each policy through it, so that a policy decides which machines are surplus and need not repeat
-// what must not be stopped:
+// Bounded is a policy that decides what Policy decides, except for decisions that break a bound. A
+// [Downscaler] asks each policy through it, so that a policy only decides which machines are
+// surplus and need not repeat what must not be stopped:
 //
-//   - nothing is spared while [balance.App.Autostop] is off, while requests wait, or while what
-//     others report is too old;
-//   - only machines of this node are spared that run and are not hard-cordoned, busy, leaving
-//     already or, unless the whole app's keep-alive is over, needed a moment ago; each once;
-//   - the minimums of the app are kept running, and the first of the canonical order, as many as
-//     these, are never spared;
+//   - nothing is spared while [balance.App.Autostop] is off, while requests wait, or while the
+//     reports of other nodes are too old;
+//   - a machine is spared only if this node owns it, it runs, and it is not hard-cordoned, busy or
+//     leaving already; one that was needed a moment ago is spared only once the whole app's
+//     keep-alive is over; each machine is spared once;
+//   - the minimums of the app are kept running, and that many machines at the front of the
+//     canonical order are never spared;
 //   - nothing is spared in a region whose machines are all at their soft limits, or where a load
 //     that should be known is not.
 //
-// What leaves is recalled while nothing may be spared, and when a minimum needs it, whether the
-// policy says so or not. A decision is about the machine that it names: its app and region are
-// filled in, and a reason where it has none that fits.
+// A leaving machine is recalled while nothing may be spared, and when a minimum needs it, whether
+// the policy says so or not. A decision is about the machine that it names: the machine's app and
+// region are filled in, and a reason if the decision has none that fits.
 //
-// The suite of package policytest asks policies in the same way.
+// The suite of package policytest asks policies through it too.
 type Bounded struct {
 	Policy
 
@@ -37,15 +38,15 @@ type Bounded struct {
 	made   bool
 }
 
-// Refused returns what the policy said and what the last answer leaves out, each with the Bound
-// that keeps it. The slice is valid until the next answer.
+// Refused returns the policy's decisions that the last answer leaves out, each with the Bound that
+// prevents it. The slice is valid until the next answer.
 func (b *Bounded) Refused() []Decision { return b.refused }
 
 // Decide implements [Policy].
 func (b *Bounded) Decide(now time.Time, s Situation) []Decision {
 	s.sort()
 	shown := s
-	b.shown = append(b.shown[:0], s.Machines...) // whatever it does with them
+	b.shown = append(b.shown[:0], s.Machines...) // whatever the policy does with them
 	shown.Machines = b.shown
 	b.out, b.refused, b.made = b.out[:0], b.refused[:0], false
 	for _, d := range b.Policy.Decide(now, shown) {
@@ -72,7 +73,7 @@ func (b *Bounded) floor(s *Situation) *floor {
 	return &b.floors
 }
 
-// spare takes in that the policy spares a machine.
+// spare handles a decision of the policy to spare a machine.
 func (b *Bounded) spare(s *Situation, d Decision) {
 	i := s.index(d.Machine)
 	if d.App = s.App.ID; i >= 0 {
@@ -96,7 +97,7 @@ func (b *Bounded) spare(s *Situation, d Decision) {
 	b.out = append(b.out, d)
 }
 
-// bound returns what keeps machine i from being spared; below 0 is none of the app's.
+// bound returns what prevents machine i from being spared; i below 0 is no machine of the app.
 func (b *Bounded) bound(s *Situation, i int, d Decision) string {
 	if i < 0 {
 		return "it is no machine of the app"
@@ -141,7 +142,8 @@ func (b *Bounded) recall(s *Situation, i int, d Decision) {
 	b.out = append(b.out, d)
 }
 
-// keep takes back what a bound keeps and the policy does not, from the front of the order.
+// keep recalls the machines that a bound keeps and the policy does not, from the front of the
+// order.
 func (b *Bounded) keep(s *Situation) {
 	hold, held := s.hold()
 	for i := range s.Machines {
@@ -161,7 +163,7 @@ func (b *Bounded) keep(s *Situation) {
 	}
 }
 
-// floor tells which machines an app's minimums let go, as one after the other goes.
+// floor tells which machines may still go under an app's minimums, as one goes after another.
 type floor struct {
 	app     balance.App
 	kept    []bool // by machine: it is one of the first of the order
@@ -186,7 +188,7 @@ func floorOf(s *Situation) floor {
 	return f
 }
 
-// kept tells of each machine whether it is one of the first of the canonical order, of the app or
+// kept reports for each machine whether it is among the first of the canonical order, of the app or
 // of its region, which the minimums keep. It uses the memory of into.
 func (s *Situation) kept(into []bool) []bool {
 	into = slices.Grow(into[:0], len(s.Machines))[:len(s.Machines)]
@@ -204,7 +206,7 @@ func (s *Situation) kept(into []bool) []bool {
 	return into
 }
 
-// lets reports whether the minimums let machine i of the situation go.
+// lets reports whether the minimums allow machine i of the situation to go.
 func (f *floor) lets(s *Situation, i int) bool {
 	return !f.kept[i] && f.running > f.app.Min && f.regions[s.Machines[i].Region] > f.app.MinPerRegion
 }

@@ -8,28 +8,30 @@ import (
 	"github.com/ebbkit/ebb/balance"
 )
 
-// Config configures a [Decider]. The zero value is valid: it hardly ever has a machine stopped
-// only to be started again. For machines that cost more than a start, a window of 2 min, a
-// headroom of 0.9, a keep-alive of 1 min and 15 s to settle sleep early and run full; to keep
-// room for a load that comes back, 15 min, 0.7, 30 min and 1 min.
+// Config configures a [Decider]. The zero value is valid: with it, a machine is hardly ever stopped
+// only to be started again. If machines cost more than starts, a window of 2 min, a headroom of
+// 0.9, a keep-alive of 1 min and a settle time of 15 s make machines sleep early and run full. To
+// keep room for a load that comes back, use 15 min, 0.7, 30 min and 1 min.
 type Config struct {
-	// Window is how far back the load counts for the head-room rule. 0 means 5 min: with that, a load
-	// that swings through the day with noise on top hardly ever has a machine stopped only to be
-	// started again. Negative turns the rule off: only the keep-alive stops machines.
+	// Window is how far back the load counts for the head-room rule. 0 means 5 min: with that,
+	// under a load that varies over the day with noise on top, a machine is hardly ever stopped
+	// only to be started again. Negative turns the rule off: only the keep-alive stops machines.
 	Window time.Duration
-	// Headroom is the part of the remaining machines' limits that the largest load of the window may
-	// take. 0 means 0.8; at most 1.
+	// Headroom is the fraction of the remaining machines' limits that the largest load of the
+	// window may take. 0 means 0.8; at most 1.
 	Headroom float64
-	// KeepAlive is how long an app without a request keeps its machines, where [balance.App].KeepAlive
-	// is 0 and [Situation].KeepAlive is too. 0 means 5 min. Negative turns the rule off: an app's last
-	// machine then runs for ever, unless its own KeepAlive says otherwise.
+	// KeepAlive is how long an app without requests keeps its machines if both
+	// [balance.App].KeepAlive and [Situation].KeepAlive are 0. 0 means 5 min. Negative turns the
+	// rule off: an app's last machine then runs for ever, unless the app's own KeepAlive says
+	// otherwise.
 	KeepAlive time.Duration
 	// Settle is how long after a start the head-room rule leaves a region alone. 0 means 30 s, or
 	// Window where that is shorter. Negative means not at all.
 	Settle time.Duration
 	// Every is how often the decider is asked. 0 means 1 s.
 	Every time.Duration
-	// Notify are the classes of long connections that do not keep a machine: they may be told to end.
+	// Notify holds the classes of long connections that do not keep a machine running: they may be
+	// told to end.
 	Notify balance.Class
 }
 

@@ -8,34 +8,35 @@ import (
 	"github.com/ebbkit/ebb/balance"
 )
 
-// Decider decides which machines of one app, of those that this node owns, are surplus. It is not
-// safe for concurrent use.
+// Decider decides which of the machines of one app that this node owns are surplus. It is not safe
+// for concurrent use.
 //
-// Each region is looked at by itself. A machine is spared when one of two rules says so:
+// Each region is decided by itself. A machine is spared when one of two rules says so:
 //
-//   - Keep-alive: nothing is in flight in the whole app, nothing waits and nothing has been admitted
-//     or started for [balance.App.KeepAlive], else [Situation].KeepAlive, else [Config.KeepAlive].
-//     All surplus machines go at once.
+//   - Keep-alive: nothing is in flight in the whole app, nothing waits, and nothing has been
+//     admitted or started for [balance.App.KeepAlive], else [Situation].KeepAlive, else
+//     [Config.KeepAlive]. All surplus machines go at once.
 //   - Head-room: the largest load of the last [Config.Window] is at most [Config.Headroom] of what
-//     the others can take, no machine is starting or has been within [Config.Settle], and the whole
-//     window has been watched. At most max(1, 10 %) of the region's machines are on their way at
-//     once. The app's last machine is left to the keep-alive.
+//     the other machines can take, no machine is starting or has been within [Config.Settle], and
+//     the whole window has been observed. At most max(1, 10 %) of the region's machines are leaving
+//     at once. The app's last machine is left to the keep-alive.
 //
-// A machine can take its soft limit, else its hard limit. With neither it can take everything:
-// load then justifies one machine and never more, just as it starts no second one.
+// A machine can take its soft limit, or its hard limit if it has no soft one. With neither it can
+// take everything: load then justifies one machine and never more, just as it never starts a second
+// one.
 //
-// Machines of other nodes whose load is known count like this node's, and when one of them is to
-// go first, that is left to its owner, for a while: so several deciders that see the same stop
-// what one would. A region of which a load is not known where it should be is left alone.
+// Machines of other nodes whose load is known count like this node's. When one of them is to go
+// first, that is left to its owner for a while, so that several deciders with the same view stop
+// what one would. A region in which a load is not known although it should be is left alone.
 //
-// Of the app's machines, running or not, the first [balance.App.Min] of the canonical order are
-// never spared, nor are the first MinPerRegion of each region: so several deciders that see
-// different fleets keep the minimum between them. And none is spared that would leave fewer than
-// that running or starting, as far as this node sees.
+// The first [balance.App.Min] machines of the app's canonical order, running or not, are never
+// spared, nor are the first MinPerRegion of each region: so several deciders with different views
+// of the fleet keep the minimum between them. Nor is a machine spared if that would leave fewer
+// than the minimum running or starting, as far as this node sees.
 //
-// Machines of another revision go first, then idle ones, those without long connections, and from
-// the back of the canonical order. A machine that leaves is recalled, from the front of the
-// order, as soon as neither rule holds for it any longer.
+// Machines of another revision go first, then idle ones, then those without long connections; among
+// equals the back of the canonical order goes first. A leaving machine is recalled, from the front
+// of the order, as soon as neither rule holds for it any longer.
 type Decider struct {
 	config  Config
 	now     time.Time              // of the latest Situation: time does not go back
@@ -63,8 +64,8 @@ func NewDecider(c Config) (*Decider, error) {
 	return &Decider{config: c}, nil
 }
 
-// Decide decides at time now. It returns the machines to spare and to recall, and for each region
-// in which this node has running machines and spares none a Hold that says why. The slice is
+// Decide decides at time now. It returns the machines to spare and to recall, and a Hold with its
+// reason for each region in which this node has running machines and spares none. The slice is
 // valid until the next call.
 func (d *Decider) Decide(now time.Time, s Situation) []Decision {
 	d.begin(now, &s)
@@ -79,7 +80,7 @@ func (d *Decider) Decide(now time.Time, s Situation) []Decision {
 	}
 	out := d.out
 	if !slices.ContainsFunc(s.Machines, Seen.moves) {
-		// it sleeps; what wakes is watched anew
+		// the app sleeps; when it wakes it is observed anew
 		d.regions, d.at, d.order, d.out, d.kept = nil, nil, nil, nil, nil
 	}
 	return out
@@ -114,7 +115,7 @@ func (d *Decider) begin(now time.Time, s *Situation) {
 		}
 		d.order = append(d.order, r)
 		if !first && gap > d.blind() {
-			r.window = newWindow(d.config.Window) // what happened meanwhile nobody knows
+			r.window = newWindow(d.config.Window) // nobody knows what happened meanwhile
 		}
 		r.window.add(now, r.peak())
 		if r.starting != "" {
@@ -128,7 +129,7 @@ func (d *Decider) begin(now time.Time, s *Situation) {
 	}
 }
 
-// blind is how long a decider may not be asked before it has to watch a window anew.
+// blind is how long a decider may go unasked before it has to observe a new window.
 func (d *Decider) blind() time.Duration { return max(10*d.config.Every, d.config.Window/10) }
 
 func (d *Decider) region(name string) *regionLoad {
@@ -154,7 +155,7 @@ func (d *Decider) count(r *regionLoad, m *Seen, s *Situation) (inUse bool) {
 	}
 	if !m.Own && !m.Known {
 		r.stale = r.stale || m.Stale && m.counts()
-		return m.Stale && m.counts() // nothing is stopped on doubt
+		return m.Stale && m.counts() // nothing is stopped while in doubt
 	}
 	if m.Own && m.Began {
 		r.started = d.now
@@ -162,10 +163,10 @@ func (d *Decider) count(r *regionLoad, m *Seen, s *Situation) (inUse bool) {
 	d.open |= m.Open
 	load := max(0, m.Load) // a report may say anything
 	if m.Own && m.Used {
-		load = max(load, 1) // it came and went between two looks
+		load = max(load, 1) // a request came and went between two looks
 	}
 	r.load += load
-	if !m.Leaving { // its load moves to the others, whose peaks have it
+	if !m.Leaving { // its load moves to the others and shows in their peaks
 		n, b := split(load, m.Peak)
 		r.noise, r.burst = r.noise+n*n, r.burst+b
 	}
@@ -187,8 +188,9 @@ func (d *Decider) count(r *regionLoad, m *Seen, s *Situation) (inUse bool) {
 	return load > m.Idle || m.Own && m.Began
 }
 
-// roomWithout reports whether the region's peak fits without m; with m nil, as it is. Where there
-// was load, what App.Spare keeps does not count: spares that could be filled would be none.
+// roomWithout reports whether the region's peak fits without m, or as it is if m is nil. If there
+// was load, the capacity that App.Spare reserves does not count: spare machines that could be
+// filled would not be spare.
 func (d *Decider) roomWithout(r *regionLoad, m *Seen) (fits bool, of Decision) {
 	rest, endless := r.capacity, r.endless
 	if d.spares > 0 && r.window.peak() > 0 {
@@ -213,7 +215,7 @@ func (d *Decider) roomWithout(r *regionLoad, m *Seen) (fits bool, of Decision) {
 	return rest == unlimited || float64(of.Peak) <= d.config.Headroom*float64(rest), of
 }
 
-// idle returns how the keep-alive rule decides; ok is false when it does not hold.
+// idle returns the decision of the keep-alive rule; ok is false if the rule does not hold.
 func (d *Decider) idle(s *Situation) (of Decision, ok bool) {
 	keep := cmp.Or(s.App.KeepAlive, s.KeepAlive, d.config.KeepAlive)
 	of = Decision{Verdict: VerdictSpare, Rule: ruleKeepAlive, For: d.now.Sub(d.used), Of: keep}
@@ -242,8 +244,8 @@ func (d *Decider) holdAll(s *Situation, of Decision) {
 	}
 }
 
-// recall takes back machines that leave, from the front of the order, until what is left of them
-// may go.
+// recall takes back leaving machines, from the front of the order, until those that still leave may
+// go.
 func (d *Decider) recall(s *Situation, idle Decision, isIdle bool) {
 	for i := range s.Machines {
 		m, r := &s.Machines[i], d.at[i]
@@ -267,7 +269,7 @@ func (d *Decider) recall(s *Situation, idle Decision, isIdle bool) {
 	}
 }
 
-// needed returns why the region needs one machine more than it has without those that leave.
+// needed returns why the region needs one more machine than it has without the leaving ones.
 func (d *Decider) needed(s *Situation, r *regionLoad, idle Decision, isIdle bool) (Decision, bool) {
 	switch {
 	case d.running < s.App.Min:
@@ -301,8 +303,8 @@ func (d *Decider) unwatched(r *regionLoad) (Decision, bool) {
 	return of, of.Of < 0 || of.For < of.Of
 }
 
-// spare finds the machines that can go. Nothing leaves a region from which something was recalled
-// a moment ago.
+// spare finds the machines that can go. Nothing leaves a region from which a machine has just been
+// recalled.
 func (d *Decider) spare(s *Situation, idle Decision, isIdle bool) {
 	open := false
 	for _, r := range d.order {
@@ -336,7 +338,7 @@ func (d *Decider) spare(s *Situation, idle Decision, isIdle bool) {
 		case r.spared || r.mine == 0:
 		case r.turn != "":
 			d.say(s, r, nil, VerdictHold, Decision{Rule: ruleTurn, Machine: r.turn})
-		case !r.open: // said
+		case !r.open: // already reported
 		case r.vetoed:
 			d.say(s, r, nil, VerdictHold, Decision{Rule: ruleBackoff})
 		case r.busy != "":
@@ -347,7 +349,7 @@ func (d *Decider) spare(s *Situation, idle Decision, isIdle bool) {
 	}
 }
 
-// pace returns what keeps the head-room rule from being asked in a region.
+// pace returns what keeps the head-room rule from being applied in a region.
 func (d *Decider) pace(r *regionLoad) (Decision, bool) {
 	settle := d.config.Settle
 	since := d.now.Sub(r.started)
@@ -364,7 +366,7 @@ func (d *Decider) pace(r *regionLoad) (Decision, bool) {
 	return d.unwatched(r)
 }
 
-// consider spares m, if it can be spared, and closes the region when nothing more can be.
+// consider spares m, if possible, and closes the region when no more can be spared.
 func (d *Decider) consider(s *Situation, r *regionLoad, m *Seen, idle Decision, isIdle bool) {
 	of := idle
 	switch {
@@ -380,7 +382,7 @@ func (d *Decider) consider(s *Situation, r *regionLoad, m *Seen, idle Decision, 
 		r.oldVetoed = r.oldVetoed || isOld(m, s.Revision)
 		return
 	case r.oldVetoed && !isIdle && !isOld(m, s.Revision):
-		return // in its stead one of the present revision would go, and it would stay
+		return // else this one would go, and the old one would stay
 	case !m.Own && r.waited(m.ID, d.now, d.patience()):
 		return
 	case !isIdle && d.known == 1:
@@ -416,6 +418,6 @@ func (d *Decider) consider(s *Situation, r *regionLoad, m *Seen, idle Decision, 
 	r.open = r.room > 0
 }
 
-// patience is how long another owner has to let a machine go whose turn it is: its view is as
-// late as this node's, and what keeps the machine running there nobody knows here.
+// patience is how long another owner may take to stop a machine whose turn it is. Its view is as
+// late as this node's, and this node cannot know what keeps the machine running there.
 func (d *Decider) patience() time.Duration { return max(30*time.Second, 10*d.config.Every) }

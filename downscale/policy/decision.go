@@ -16,7 +16,7 @@ type Verdict uint8
 const (
 	VerdictHold   Verdict = iota // no machine of the region is stopped now
 	VerdictSpare                 // the machine is surplus: stop it
-	VerdictRecall                // the machine was surplus and is so no longer
+	VerdictRecall                // the machine was surplus and is no longer
 )
 
 var verdictNames = [...]string{"hold", "spare", "recall"}
@@ -37,15 +37,15 @@ func (v *Verdict) UnmarshalText(text []byte) error {
 // The rules of [Decision.Rule]. The comment says which verdicts they come with.
 const (
 	ruleOff       = "off"        // hold, recall: App.Autostop is off
-	ruleStale     = "stale"      // hold, recall: what others report is too old to stop anything on
+	ruleStale     = "stale"      // hold, recall: other nodes' reports are too old to stop anything
 	ruleParked    = "parked"     // hold, recall: requests wait for a machine
 	ruleStarting  = "starting"   // hold, recall: a machine of the region is starting
-	ruleSettle    = "settle"     // hold: one was, a moment ago
-	ruleUnwatched = "unwatched"  // hold, recall: the load has not been watched for the whole window
+	ruleSettle    = "settle"     // hold: a machine of the region started a moment ago
+	ruleUnwatched = "unwatched"  // hold, recall: the load was not observed for the whole window
 	ruleNeeded    = "needed"     // hold, recall: the others would be too full without the machine
 	ruleLast      = "last"       // hold, recall: the app's last machine waits for the keep-alive
 	ruleMinimum   = "minimum"    // hold, recall: no more machines run than the minimum
-	rulePace      = "pace"       // hold: enough machines are on their way already
+	rulePace      = "pace"       // hold: enough machines are leaving already
 	ruleBackoff   = "backoff"    // hold: the machines that could be spared were needed a moment ago
 	ruleBusy      = "busy"       // hold: see Decision.Busy
 	ruleTurn      = "turn"       // hold: a machine of another owner goes first
@@ -53,47 +53,46 @@ const (
 	ruleKeepAlive = "keep-alive" // spare: nothing has been used for the whole keep-alive
 )
 
-// Decision is what a [Policy] decided about one region, or about one machine of it, and why. It
-// is a comparable value. A policy of your own fills in Machine, Verdict and Text, and Idle where
-// it is so.
+// Decision is what a [Policy] decided about one region, or about one machine of it, and why. It is
+// a comparable value. A policy of your own sets Machine, Verdict and Text, and Idle if it applies.
 type Decision struct {
 	App     balance.AppID
 	Region  string
 	Machine balance.MachineID // of a hold, the one that the rule is about, if it is about one
 	Verdict Verdict
-	// Idle, of VerdictSpare, says that nothing of the whole app has been used for so long that it may
-	// sleep: that the machine was needed a moment ago is no reason to wait.
+	// Idle, of VerdictSpare, says that nothing of the whole app has been used for so long that the
+	// app may sleep: that the machine was needed a moment ago is then no reason to wait.
 	Idle bool
-	// Rule is the name of the rule that says so, for people and for counting. Policies of your own may
-	// leave it empty, and say more in Text.
+	// Rule is the name of the rule that applies, for people and for counting. Policies of your own
+	// may leave it empty and explain themselves in Text.
 	Rule string
 	Text string // of policies of your own: the reason, said instead of the rule's
-	// Bound is what keeps the decision from being carried out, a sentence for people: see
+	// Bound is a sentence for people: what prevents the decision from being carried out, see
 	// [Bounded.Refused].
 	Bound string
 
-	// Count is a number of machines that run (minimum) or are on their way (pace), or of requests
+	// Count is a number of machines that run (minimum) or are leaving (pace), or of requests
 	// (parked).
 	Count int
-	// Open are the long connections that keep the machine (busy), none if it says so itself; or those
-	// of the app (last), or of a machine that was refused.
+	// Open holds the long connections that keep the machine (busy), none if the machine itself says
+	// that it is busy; or those of the app (last), or of a machine whose sparing was refused.
 	Open balance.Class
 	Peak int // headroom, needed: largest load in the window
-	// headroom, needed: of the others; above balance.MaxLimit if one has no limit
+	// headroom, needed: of the others; above balance.MaxLimit if one of them has no limit
 	Capacity int
 	Headroom float64       // headroom, needed: the part of Capacity that the peak may take
 	For      time.Duration // keep-alive, last: idle; unwatched: watched; settle: since the last start
 	Of       time.Duration // the keep-alive, window or settle time that applies
 }
 
-// Busy reports whether a machine could be spared but for its long connections, or because it says
-// that it is busy.
+// Busy reports whether a machine could be spared if it had no long connections, or did not say that
+// it is busy.
 func (d Decision) Busy() bool { return d.Rule == ruleBusy }
 
-// unlimited is the capacity of machines of which one has neither a soft nor a hard limit.
+// unlimited is the capacity of a set of machines of which one has neither a soft nor a hard limit.
 const unlimited = balance.MaxLimit + 1
 
-// Reason says in a sentence for people why it was decided so.
+// Reason returns a sentence for people that explains the decision.
 func (d Decision) Reason() string {
 	if d.Text != "" {
 		return d.Text

@@ -8,17 +8,16 @@ import (
 	"github.com/ebbkit/ebb/balance"
 )
 
-// Policy decides which machines of one app are surplus. It sees one app only, and is not called
-// from two goroutines at once. [Decider] is the default; package policytest has another, and
+// Policy decides which machines of one app are surplus. It sees one app only, and is never called
+// from two goroutines at once. [Decider] is the default; package policytest has another one, and
 // checks yours.
 //
-// A policy decides and does not act. What it says against a bound is not carried out, see
-// [Bounded], and between what is carried out and a stopped machine stands the soft cordon.
+// A policy decides and does not act. A decision against a bound is not carried out, see [Bounded];
+// and the soft cordon stands between a decision and a stopped machine.
 type Policy interface {
-	// Decide returns the machines to spare and those of the leaving ones to recall, at time now.
-	// It is asked each [Config.Every]. Time may stand still; it does not go back by more than
-	// clocks do. s and its machines are valid until Decide returns, and the answer until the next
-	// call.
+	// Decide returns the machines to spare and the leaving ones to recall, at time now. It is asked
+	// each [Config.Every]. Time may stand still, and goes back only as far as clocks do. s and its
+	// machines are valid until Decide returns, and the answer until the next call.
 	Decide(now time.Time, s Situation) []Decision
 }
 
@@ -38,53 +37,54 @@ type Seen struct {
 	// Own says that this node owns the machine: only then can it be spared.
 	Own bool
 	Owned
-	// Known says that another node owns the machine and has told its load; Stale, that it should
-	// have and has not, or too long ago. With neither, what others own counts for the minimums
-	// only.
+	// Known says that another node owns the machine and has reported its load. Stale says that it
+	// should have, but has not, or too long ago. With neither, machines of other owners count for
+	// the minimums only.
 	Known bool
 	Stale bool
 
 	Load int // own and known: requests in flight, long connections among them
-	// Peak is the most that were in flight at once since the last Situation: what the window
-	// remembers. Below Load it counts as Load. It sees the bursts that start machines, which one
-	// look a second does not.
+	// Peak is the most that were in flight at once since the last Situation; the window remembers
+	// it. A value below Load counts as Load. It includes the bursts that start machines, which one
+	// look a second misses.
 	Peak int
-	// own and known: of Load, the long connections without data for App.IdleAfter: they are no use
+	// own and known: of Load, the long connections without data for App.IdleAfter: they count as
+	// unused
 	Idle int
 }
 
-// Owned is what only its owner knows of a machine: of others' it is zero.
+// Owned is what only the owner of a machine knows; for other nodes' machines it is zero.
 type Owned struct {
 	Used  bool // something was admitted since the last Situation
 	Began bool // it has come up since the last Situation, however short its start was
-	// Veto says that it cannot be spared now, unless the whole app is idle: its last stop was
-	// aborted a moment ago.
+	// Veto says that the machine cannot be spared now, unless the whole app is idle: its last stop
+	// was aborted a moment ago.
 	Veto bool
-	// Busy says that it cannot be spared now: it says so itself, or has long connections that
-	// nobody may tell.
+	// Busy says that the machine cannot be spared now: it says so itself, or has long connections
+	// that must not be told to end.
 	Busy bool
-	Long int           // long connections that may be told
-	Open balance.Class // the classes of its long connections, idle ones apart
+	Long int           // long connections that may be told to end
+	Open balance.Class // the classes of its long connections, without idle ones
 }
 
 // Situation is what a [Decider] decides on.
 type Situation struct {
 	App balance.App
-	// Revision is the present one: machines of any other go first, and one that cannot for the
-	// moment (Veto) is waited for. Empty means that all are equal, and so a Downscaler leaves it: a
-	// policy that knows better fills it in, and asks a Decider.
+	// Revision is the present one. Machines of any other go first, and if one of them cannot go for
+	// the moment (Veto), the others wait for it. Empty means that all are equal; a Downscaler
+	// leaves it empty. A policy that knows the revision sets it and then asks a Decider.
 	Revision string
 	// Machines are all machines of the app, whoever owns them and whatever their state, by Rank
 	// and then ID. If they come in another order they are sorted in place.
 	Machines []Seen
 	Parked   int  // requests that wait at edges
-	Stale    bool // Parked is not known to be current: nothing is stopped
-	// KeepAlive is how long the app is kept without a request by its habits; 0 when these are not
-	// known. App.KeepAlive beats it.
+	Stale    bool // Parked may be out of date: nothing is stopped
+	// KeepAlive is how long the app's habits suggest keeping it without a request; 0 when they are
+	// not known. App.KeepAlive takes precedence.
 	KeepAlive time.Duration
 }
 
-// moves reports whether the machine runs or is on its way.
+// moves reports whether the machine runs, starts or stops.
 func (m Seen) moves() bool {
 	switch m.State {
 	case balance.StateStopped, balance.StateSuspended, balance.StateFailed:
@@ -111,8 +111,8 @@ func capacity(m *Seen) int {
 	return cmp.Or(m.Limits.Soft, m.Limits.Hard, unlimited)
 }
 
-// InUse reports whether requests are in flight, wait, or have come and gone since the last look.
-// A start is no use: what is started for a request shows in that request.
+// InUse reports whether requests are in flight, wait, or have come and gone since the last look. A
+// start does not count as use: the request that caused it does.
 func (s *Situation) InUse() bool {
 	if s.Parked > 0 {
 		return true
@@ -156,7 +156,7 @@ func (s *Situation) hold() (of Decision, held bool) {
 	return Decision{}, false
 }
 
-// doubt reports whether the load of a region's machines is not known where it should be.
+// doubt reports whether the load of one of a region's machines is not known although it should be.
 func (s *Situation) doubt(region string) bool {
 	for i := range s.Machines {
 		if m := &s.Machines[i]; m.Region == region && m.Stale && m.counts() {

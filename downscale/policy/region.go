@@ -19,14 +19,14 @@ type regionLoad struct {
 	sparing
 }
 
-// asked is since when it has been another owner's turn to let a machine go.
+// asked records since when it has been another owner's turn to let a machine go.
 type asked struct{ since, last time.Time }
 
 type sums struct {
 	here     bool // the region has machines of the app
 	load     int
-	burst    int     // what peaks stood above the load, and more than noise does: summed
-	noise    float64 // the squares of what they stood above it as noise does: summed
+	burst    int     // by how much peaks exceeded the load beyond noise, summed
+	noise    float64 // the squares of the noise part of that excess, summed
 	running  int     // of all owners: started or starting, not leaving
 	mine     int     // of this node: started, not leaving
 	known    int     // mine, and of others with a known load: started, not leaving
@@ -37,7 +37,7 @@ type sums struct {
 	starting balance.MachineID
 }
 
-// sparing is how far the sparing of a region has come in the present answer.
+// sparing is the state of a region while the present answer is made.
 type sparing struct {
 	open      bool // more may be spared
 	room      int  // how many more
@@ -46,13 +46,13 @@ type sparing struct {
 	oldVetoed bool // one of an old revision is
 	busy      balance.MachineID
 	keep      balance.Class     // of busy: the long connections that keep it
-	turn      balance.MachineID // of another owner: it goes first
+	turn      balance.MachineID // a machine of another owner that goes first
 	recalled  bool
 }
 
-// split divides what a machine's peak stands above its load into noise and burst. Requests that
-// arrive by chance vary by the root of their number, and three times that is as far as chance
-// goes in a second; what is above came for a reason that other machines are likely to share.
+// split divides the excess of a machine's peak over its load into noise and burst. Requests that
+// arrive by chance vary by the root of their number, and three times that is as far as chance goes
+// in a second; anything above has a cause that other machines are likely to share.
 func split(load, peak int) (noise float64, burst int) {
 	above := max(0, peak-load)
 	limit := int(3*math.Sqrt(float64(max(1, load))) + 0.5)
@@ -60,8 +60,7 @@ func split(load, peak int) (noise float64, burst int) {
 }
 
 // peak estimates the most that the region's machines had together. Their own peaks came at
-// different times: as far as they are noise, which is independent, the squares add up and not the
-// peaks themselves.
+// different times: the noise part is independent, so its squares add up, not the peaks themselves.
 func (r *regionLoad) peak() int { return r.load + r.burst + int(math.Sqrt(r.noise)+0.5) }
 
 // add counts m's capacity in, or out with -1.
@@ -74,7 +73,7 @@ func (r *regionLoad) add(m *Seen, sign int) {
 	}
 }
 
-// classes of machines, the one to be spared first at the front; classNone cannot be spared.
+// The classes of machines, the ones to be spared first at the front; classNone cannot be spared.
 const (
 	classOldIdle = iota
 	classOldBusy
@@ -105,11 +104,10 @@ func classOf(m *Seen, revision string) int {
 	return class
 }
 
-// waited reports whether another owner has not let a machine go for so long that others may go
-// instead.
+// waited reports whether another owner has kept a machine for so long that others may go instead.
 func (r *regionLoad) waited(id balance.MachineID, now time.Time, patience time.Duration) bool {
 	a := r.asked[id]
-	if a.since.IsZero() || now.Sub(a.last) > patience { // not asked of late
+	if a.since.IsZero() || now.Sub(a.last) > patience { // not asked recently
 		a.since = now
 	}
 	a.last = now

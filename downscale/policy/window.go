@@ -2,12 +2,12 @@ package policy
 
 import "time"
 
-// slots is how many slices a window is remembered in. The peak of a window is then exact but for
-// one slice: a sample counts for up to 1/60 of the window longer.
+// slots is how many slices a window is remembered in. The peak of a window is exact to within one
+// slice: a sample counts for up to 1/60 of the window longer.
 const slots = 60
 
-// window is the peak of a load over the last while, in bounded memory. The zero value with a
-// width is empty.
+// window is the peak of a load over a recent period, in bounded memory. The zero value with a width
+// is empty.
 type window struct {
 	width time.Duration // of one slot
 	since time.Time     // start of slot 0; zero before the first sample
@@ -19,7 +19,7 @@ func newWindow(over time.Duration) window {
 	return window{width: max(1, (over+slots-1)/slots)}
 }
 
-// add takes in a sample. A sample from before the latest counts as one of the same time.
+// add takes in a sample. A sample older than the latest is treated as one of the same time.
 func (w *window) add(now time.Time, load int) {
 	if w.since.IsZero() {
 		w.since = now

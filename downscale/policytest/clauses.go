@@ -29,8 +29,8 @@ var clauses = []struct {
 	{"Decide/time", "time may stand still and go back", backwards},
 }
 
-// random runs a story in which anything may happen, and has check look at each answer before it
-// is followed.
+// random runs a story in which anything may happen, and lets check inspect each answer before it is
+// followed.
 func random(s *story, check func([]policy.Decision)) {
 	s.begin()
 	s.minimums()

@@ -10,18 +10,18 @@ import (
 	"github.com/ebbkit/ebb/downscale/policy"
 )
 
-// Excess is the rule that a large public cloud documents for its proxy, here for comparison and
-// for those who are used to it. Each pass, and in each region, it counts the machines that run
-// and those of them that are at or above their soft limit; where excess = running - (over + 1) is
-// at least 1, it spares one machine, and a single machine when nothing is in flight on it. It
-// remembers nothing, so it stops what it has to start again soon after: [policy.Decider] is the
-// better rule.
+// Excess is the rule that a large public cloud documents for its proxy. It is here for comparison
+// and for those who are used to it. In each pass, and in each region, it counts the machines that
+// run and those of them that are at or above their soft limit. If excess = running - (over + 1) is
+// at least 1, it spares one machine. A single machine is spared when nothing is in flight on it.
+// The rule remembers nothing, so it stops machines that have to start again soon after:
+// [policy.Decider] is the better rule.
 //
-// The documentation does not say which machine goes; this one takes the least loaded, and of
-// those the last of the canonical order. It recalls none: that is left to the requests. Only what
-// this node owns counts. The zero value is ready; it is a [policy.Policy] of one app.
+// The documentation does not say which machine goes; this one takes the least loaded, and among
+// equals the last of the canonical order. It recalls none: requests do that. Only what this node
+// owns counts. The zero value is ready; it is a [policy.Policy] of one app.
 type Excess struct {
-	// Pass is how often it stops something. 0 means 3 min.
+	// Pass is the time between two stops. 0 means 3 min.
 	Pass time.Duration
 
 	last time.Time
@@ -44,7 +44,7 @@ func (e *Excess) Decide(now time.Time, s policy.Situation) []policy.Decision {
 	slices.SortStableFunc(s.Machines, func(a, b policy.Seen) int {
 		return cmp.Or(cmp.Compare(a.Rank, b.Rank), cmp.Compare(a.ID, b.ID))
 	})
-	up := func(m *policy.Seen) bool { // or will be, and stays
+	up := func(m *policy.Seen) bool { // or will be, and does not leave
 		starts := m.State == balance.StateStarted || m.State == balance.StateStarting
 		return starts && !m.Hard && !m.Leaving
 	}
@@ -98,7 +98,7 @@ func (e *Excess) Decide(now time.Time, s policy.Situation) []policy.Decision {
 	return e.out
 }
 
-// limit is what a machine is full at.
+// limit returns the load at which a machine is full.
 func limit(m *policy.Seen) int {
 	if m.Failing {
 		return 0

@@ -5,9 +5,9 @@
 //		policytest.TestPolicy(t, policytest.Subject{New: func() policy.Policy { return &myPolicy{} }})
 //	}
 //
-// Each clause of the contract is a subtest of its own, run over stories drawn at random from
-// fixed seeds, in virtual time. Policies are asked through [policy.Bounded], as a downscaler
-// does: what it keeps, a policy need not repeat to pass.
+// Each clause of the contract is a subtest of its own, run over stories drawn at random from fixed
+// seeds, in virtual time. Policies are asked through [policy.Bounded], as a downscaler does: a
+// policy passes without repeating what Bounded enforces.
 package policytest
 
 import (
@@ -23,10 +23,10 @@ import (
 type Subject struct {
 	// New returns a policy of one app that has not decided anything yet.
 	New func() policy.Policy
-	// Sleeps is how long an app may take to go to its minimum when nothing is used any more, for
-	// each of its machines. 0 means one hour, negative that it never has to.
+	// Sleeps is how long an app may take to go to its minimum once nothing is used any more, for
+	// each of its machines. 0 means one hour; negative means that it never has to.
 	Sleeps time.Duration
-	// Stories is how many stories are told per clause; 0 means 50.
+	// Stories is how many stories are run per clause; 0 means 50.
 	Stories int
 }
 
@@ -46,7 +46,7 @@ func TestPolicy(t *testing.T, s Subject) {
 	}
 }
 
-// broken ends the clause with what it says and what happened instead.
+// broken ends the clause with its sentence and what happened instead.
 func (s *story) broken(format string, args ...any) {
 	s.Helper()
 	s.Fatalf("the contract says: %s\nbut in story %d, at %v: %s", s.clause, s.seed, s.now.Sub(epoch), fmt.Sprintf(format, args...))

@@ -27,7 +27,7 @@ type story struct {
 	gone   map[balance.MachineID]time.Time // when a leaving machine will have stopped
 }
 
-// begin sets the scene: between 1 and 8 machines, started, of this node, in one or two regions.
+// begin sets up the story: 1 to 8 machines of this node, started, in one or two regions.
 func (s *story) begin() {
 	s.rand = rand.New(rand.NewPCG(s.seed, 7))
 	s.policy = s.newPolicy()
@@ -48,7 +48,7 @@ func (s *story) begin() {
 // newPolicy returns a policy as a downscaler asks it.
 func (s *story) newPolicy() policy.Policy { return &policy.Bounded{Policy: s.subject.New()} }
 
-// minimums draws some.
+// minimums draws some minimums.
 func (s *story) minimums() {
 	s.is.App.Min = s.rand.IntN(len(s.is.Machines) + 1)
 	s.is.App.MinPerRegion = s.rand.IntN(3)
@@ -66,8 +66,8 @@ func (s *story) sort() {
 // chance is true once in n times.
 func (s *story) chance(n int) bool { return s.rand.IntN(n) == 0 }
 
-// happen lets things happen to the machines: load comes and goes, machines start, crash, and are
-// found busy.
+// happen changes the machines at random: load comes and goes, machines start, crash, and become
+// busy.
 func (s *story) happen() {
 	for i := range s.is.Machines {
 		m := &s.is.Machines[i]
@@ -92,7 +92,7 @@ func (s *story) happen() {
 	}
 }
 
-// pass lets time pass, and machines that leave stop.
+// pass lets time pass, and stops leaving machines.
 func (s *story) pass(d time.Duration) {
 	s.now = s.now.Add(d)
 	for i := range s.is.Machines {
@@ -104,14 +104,14 @@ func (s *story) pass(d time.Duration) {
 	}
 }
 
-// ask asks the policy, of a copy.
+// ask asks the policy about a copy of the situation.
 func (s *story) ask() []policy.Decision {
 	is := s.is
 	is.Machines = slices.Clone(is.Machines)
 	return slices.Clone(s.policy.Decide(s.now, is))
 }
 
-// follow does what was decided: what is spared stops some seconds later.
+// follow carries out the decisions: a spared machine stops some seconds later.
 func (s *story) follow(ds []policy.Decision) {
 	for _, d := range ds {
 		m := s.machine(d.Machine)

@@ -72,7 +72,7 @@ func stopEnded(b *bench) {
 	b.silent(m)
 }
 
-// stopCut cuts a stop off at whatever it is doing.
+// stopCut cancels a stop at whatever point it has reached.
 func stopCut(b *bench) {
 	for range 5 {
 		m := b.boot()
@@ -168,7 +168,7 @@ func suspendStop(b *bench) {
 	b.suspend(m)
 	b.stop(m)
 	b.silent(m)
-	if b.Resume != nil { // a cold boot, or refused: but not the machine that was frozen
+	if b.Resume != nil { // a cold boot, or a refusal, but never the frozen machine
 		b.stop(m)
 	}
 }

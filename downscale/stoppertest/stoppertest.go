@@ -31,17 +31,16 @@ type Subject struct {
 	Driver downscale.Driver
 	// Boot returns the row of a machine that runs, with an ID of its own.
 	Boot func() balance.Machine
-	// Runs reports whether the machine answers now. It may be wrong only in saying that it does
+	// Runs reports whether the machine answers now. It may be wrong only by saying that it does
 	// not, and must not take long.
 	Runs func(m balance.Machine) bool
 	// Resume starts a suspended machine again. Nil skips the clause about it.
 	Resume func(m balance.Machine) error
-	// Throttle makes the driver's calls fail, from now on or no longer, in a way that passes by
-	// itself: what it drives machines with lets nobody in for a while. Nil skips the clause about
-	// it.
+	// Throttle makes the driver's calls fail with a transient error, or stop failing: the API that
+	// the driver uses rejects calls for a while. Nil skips the clause about it.
 	Throttle func(on bool)
-	// Timeout bounds each wait; 0 means one minute. It may be long: a driver that works does not
-	// reach it.
+	// Timeout bounds each wait; 0 means one minute. It may be long: a correct driver does not reach
+	// it.
 	Timeout time.Duration
 }
 
@@ -53,7 +52,7 @@ func TestDriver(t *testing.T, newSubject func(t *testing.T) Subject) {
 			if s.Driver == nil || s.Boot == nil || s.Runs == nil {
 				t.Fatal("stoppertest: Subject.Driver, Subject.Boot and Subject.Runs must be set")
 			}
-			// not t's: cleanups use it
+			// not t's context: cleanups use it
 			ctx, cancel := context.WithTimeout(context.Background(), cmp.Or(s.Timeout, time.Minute))
 			t.Cleanup(cancel)
 			c.check(&bench{T: t, Subject: s, ctx: ctx, clause: c.text})
@@ -77,8 +76,8 @@ func (b *bench) broken(format string, args ...any) {
 
 var errBlocks = errors.New("it has not returned within the timeout")
 
-// bound lets a call of the driver take until the timeout, so that one which blocks for ever fails
-// a clause instead of hanging the test.
+// bound lets a call of the driver take until the timeout, so that a call which blocks for ever
+// fails the clause instead of hanging the test.
 func (b *bench) bound(call func() error) error {
 	answered := make(chan error, 1)
 	go func() { answered <- call() }()
@@ -94,7 +93,7 @@ func (b *bench) tryStop(ctx context.Context, m balance.Machine) error {
 	return b.bound(func() error { return b.Driver.Stop(ctx, m) })
 }
 
-// stop stops m, which has to work.
+// stop stops m, which must succeed.
 func (b *bench) stop(m balance.Machine) {
 	b.Helper()
 	if err := b.tryStop(b.ctx, m); err != nil {
@@ -106,7 +105,7 @@ func (b *bench) trySuspend(m balance.Machine) error {
 	return b.bound(func() error { return b.Driver.Suspend(b.ctx, m) })
 }
 
-// suspend suspends m, or skips the clause where the driver cannot.
+// suspend suspends m, or skips the clause if the driver cannot.
 func (b *bench) suspend(m balance.Machine) {
 	b.Helper()
 	switch err := b.trySuspend(m); {

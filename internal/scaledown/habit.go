@@ -7,32 +7,32 @@ import (
 )
 
 const (
-	// Gaps are counted in buckets that grow by a fifth, from idleMin to idleMax. Shorter ones are
-	// no pause, and would soon fill the memory of a busy app; who comes back after more than
-	// idleMax may wait for a boot.
+	// Gaps are counted in buckets that grow by a fifth, from idleMin to idleMax. Shorter gaps are
+	// not pauses, and would soon fill the memory of a busy app; after more than idleMax a request
+	// may wait for a boot.
 	idleMin, idleMax = 10 * time.Second, 4 * time.Hour
 	idleSteps        = 4 // buckets to an octave
 	idleBuckets      = 44
 	// gapsMin is how many gaps have to be known before anything follows from them.
 	gapsMin = 16
-	// gapsKept is when all counts are halved, so that an app may change its habits.
+	// gapsKept is the count at which all counts are halved, so that an app may change its habits.
 	gapsKept = 512
-	// stretch bounds how much longer than usual an app is kept awake for its habits: beyond it,
-	// it sleeps as others do, since machines would hardly ever sleep. shrink bounds the other
-	// side.
+	// stretch bounds how much longer than usual an app is kept awake for its habits: an app that
+	// needs more sleeps as others do, since its machines would otherwise hardly ever sleep. shrink
+	// bounds the other direction.
 	stretch, shrink = 6, 10
 )
 
-// Habit learns how long an app's pauses are, and with that how long its machines are worth keeping
-// after a last request. The zero value knows nothing. It is a value: a copy is a snapshot, and it
-// may be kept over a restart in JSON. It is not safe for concurrent use.
+// Habit learns how long an app's pauses are, and so how long its machines are worth keeping after a
+// last request. The zero value has learned nothing. It is a value: a copy is a snapshot, and it can
+// be saved as JSON across a restart. It is not safe for concurrent use.
 type Habit struct {
 	counts [idleBuckets]uint32 // the last: longer than idleMax
 	n      uint32              // of all counts
 }
 
-// Gap adds a pause between two requests, and reports whether it counts: what is shorter than 10 s
-// is no pause.
+// Gap adds a pause between two requests, and reports whether it counts: anything shorter than 10 s
+// is not a pause.
 func (h *Habit) Gap(d time.Duration) bool {
 	if d < idleMin {
 		return false
@@ -66,10 +66,10 @@ func idleEnd(b int) time.Duration {
 	return min(time.Duration(float64(idleMin)*math.Exp2(float64(b)/idleSteps)), idleMax)
 }
 
-// learned returns for how long an app is worth being kept awake after its last request, from its
-// own pauses: 1.1 times what 99 % of them do not exceed. ok is false as long as they do not tell:
-// fewer than 16 are known, or more than 1 % of them are longer than 4 h, so that no keep-alive
-// would bridge them.
+// learned returns how long it is worth keeping an app awake after its last request, from its own
+// pauses: 1.1 times the length that 99 % of them do not exceed. ok is false if they are not
+// conclusive: fewer than 16 are known, or more than 1 % of them are longer than 4 h, so that no
+// keep-alive would bridge them.
 func (h *Habit) learned() (d time.Duration, ok bool) {
 	if h.n < gapsMin {
 		return 0, false
@@ -87,9 +87,9 @@ func (h *Habit) learned() (d time.Duration, ok bool) {
 // KeepAlive returns how long an app without requests keeps its machines: what has been learned, or
 // otherwise.
 //
-// What has been learned stays near what is usual. It counts up to six times otherwise: an app
-// that would have to be kept longer sleeps as usual. And it is shorter than otherwise only as far
-// as that would have cut short no pause that is remembered, and not below a tenth of otherwise.
+// The result stays near the usual value. It is at most six times otherwise: an app that would have
+// to be kept longer gets the usual value. It is shorter than otherwise only if no remembered pause
+// would have been cut short by that, and never below a tenth of otherwise.
 func (h *Habit) KeepAlive(otherwise time.Duration) time.Duration {
 	d, ok := h.learned()
 	switch {
@@ -101,7 +101,7 @@ func (h *Habit) KeepAlive(otherwise time.Duration) time.Duration {
 	return min(max(d, h.longestWithin(otherwise), otherwise/shrink), otherwise)
 }
 
-// longestWithin returns 1.1 times the longest gap of those that are not longer than limit.
+// longestWithin returns 1.1 times the longest gap that is not longer than limit.
 func (h *Habit) longestWithin(limit time.Duration) time.Duration {
 	for b := idleBuckets - 2; b >= 0; b-- {
 		if h.counts[b] > 0 && idleEnd(b-1) < limit {
@@ -111,7 +111,7 @@ func (h *Habit) longestWithin(limit time.Duration) time.Duration {
 	return 0
 }
 
-// habitJSON is the JSON form of an Habit.
+// habitJSON is the JSON form of a Habit.
 type habitJSON struct {
 	Counts []uint32 `json:"gaps,omitempty"` // by bucket, without empty ones at the end
 }
@@ -127,7 +127,7 @@ func (h Habit) MarshalJSON() ([]byte, error) {
 	return json.Marshal(habitJSON{h.counts[:last]})
 }
 
-// UnmarshalJSON replaces i by what MarshalJSON wrote.
+// UnmarshalJSON replaces h by what MarshalJSON wrote.
 func (h *Habit) UnmarshalJSON(text []byte) error {
 	var j habitJSON
 	if err := json.Unmarshal(text, &j); err != nil {

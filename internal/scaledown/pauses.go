@@ -8,9 +8,9 @@ type pauses struct {
 	idle bool      // looks since then found it idle
 }
 
-// look takes in whether the app is in use, and returns the length of a pause that this ends. It
-// is counted from the same look as the keep-alive: who is kept for that long is kept for the
-// whole pause.
+// look takes in whether the app is in use, and returns the length of a pause that this look ends. A
+// pause is counted from the same look as the keep-alive: an app that is kept for that long is kept
+// for the whole pause.
 func (p *pauses) look(now time.Time, inUse bool) (gap time.Duration, ended bool) {
 	if !inUse {
 		p.idle = true

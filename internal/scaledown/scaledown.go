@@ -1,7 +1,7 @@
-// Package scaledown is the downscaler's loop without its clock: what is observed of machines,
-// what is decided about them, and what is to be done, each as a step at a time that the caller
-// gives. Package downscale drives it with gates, a driver and the real time; the simulation with
-// a time of its own.
+// Package scaledown is the downscaler's loop without its clock: what is observed of machines, what
+// is decided about them, and what is to be done, each as a step at a time that the caller gives.
+// Package downscale drives it with gates, a driver and real time; the simulation drives it with
+// virtual time.
 //
 //	look:    c, _ := m.Look(now, seen)              // for each machine; do c, and what comes of it
 //	decide:  decided, refused := app.Decide(now, s) // every now and then, of s filled in by m.See
@@ -35,9 +35,9 @@ type Look struct {
 	Used    bool // something was admitted since the last look
 	Granted int  // slots that are only reserved count as in flight, and are no demand
 	Peak    int  // the most that was in flight at once since the last look, reserved slots included
-	NoRoom  bool // the driver has too much to do already
+	NoRoom  bool // the driver is overloaded
 
-	// What follows is only read where [Machine.Asks] says so.
+	// The fields below are only read if [Machine.Asks] says so.
 
 	Acked    bool // every live node knows the cordon
 	Touched  bool // a request that knew the cordon was admitted
@@ -45,7 +45,8 @@ type Look struct {
 	Tellable int  // of what is in flight, long connections that may be told to end
 }
 
-// Note takes in what is in flight. It is part of Look; who does not go on to look calls it alone.
+// Note takes in what is in flight. It is part of Look; a caller that does not go on to look calls
+// it alone.
 func (m *Machine) Note(l Look) (anew bool) {
 	m.load = max(0, l.Gate.InFlight-l.Granted)
 	m.peak = max(m.peak, l.Peak-l.Granted)
@@ -66,8 +67,8 @@ func (m *Machine) recalled(l Look) bool {
 	return l.Gate.Cordon != balance.CordonSoft || l.Gate.CordonGen != m.Cordon.Gen()
 }
 
-// Look takes in what is seen of the machine's gate, and returns what is to be done. back is true
-// where somebody has recalled the machine, and it runs on.
+// Look takes in what is seen of the machine's gate, and returns what is to be done. back is true if
+// somebody has recalled the machine, and it runs on.
 func (m *Machine) Look(now time.Time, l Look) (c cordon.Command, back bool) {
 	anew := m.Note(l)
 	up := l.Gate.State == balance.StateStarted
@@ -81,10 +82,11 @@ func (m *Machine) Look(now time.Time, l Look) (c cordon.Command, back bool) {
 	return c, recalled && m.Cordon.Running()
 }
 
-// Pending reports whether there is something of the machine that no decision has seen yet.
+// Pending reports whether something has happened on the machine that no decision has seen yet.
 func (m *Machine) Pending() bool { return m.used || m.began }
 
-// See fills in what a policy has to know of the machine, and begins anew to note what is in use.
+// See fills in what a policy has to know about the machine, and starts a new record of what is in
+// use.
 func (m *Machine) See(now time.Time, s *policy.Seen, state balance.State) {
 	s.Own, s.State, s.Load, s.Peak, s.Used, s.Began = true, state, m.load, m.peak, m.used, m.began
 	s.Leaving, s.Veto = m.Cordon.Leaving(), m.Cordon.BackingOff(now)
@@ -111,7 +113,7 @@ type App struct {
 	vetoed []reason          // what was refused, the last time
 }
 
-// reason is what has to change for a decision to be news.
+// reason is what has to change for a decision to be reported again.
 type reason struct {
 	rule    string
 	machine balance.MachineID
@@ -129,8 +131,8 @@ func (a *App) Pause(now time.Time, s *policy.Situation) (gap time.Duration, ende
 // Rest forgets what was decided: nothing of the app runs.
 func (a *App) Rest() { a.held, a.vetoed = nil, nil }
 
-// Decide asks the app's policy. It returns the machines to spare and to recall, and those holds
-// that are news; and what a bound refuses, if that is news.
+// Decide asks the app's policy. It returns in decided the machines to spare and to recall and the
+// holds that have changed, and in refused what a bound newly refuses.
 func (a *App) Decide(now time.Time, s policy.Situation) (decided, refused []policy.Decision) {
 	all := a.policy.Decide(now, s)
 	if b, ok := a.policy.(*policy.Bounded); ok {
