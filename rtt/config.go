@@ -21,7 +21,7 @@ type Node struct {
 	HTTP string         // fallback: a URL that answers HEAD requests; optional
 }
 
-// Config is what a [Mesh] is made of. Only ID and Key have no default.
+// Config configures a [Mesh]. Only ID and Key have no default.
 type Config struct {
 	ID     string // of this node, unique in the mesh, 1 to 255 bytes
 	Region string // of this node
@@ -29,12 +29,14 @@ type Config struct {
 	Key []byte
 	// Peers returns the nodes to probe; nil means none: the node only answers. It is called once a
 	// second, and on [Mesh.Refresh], from one goroutine and with no lock held. The list may contain
-	// this node itself, which is left out. A node that is missing from a list is forgotten, one
-	// whose address changed is probed anew. Of more than 512 nodes a part of every region is probed.
+	// this node itself, which is left out. A node that is missing from a list is forgotten, and one
+	// whose address changed is probed anew. If there are more than 512 nodes, only some nodes of
+	// every region are probed.
 	Peers func() []Node
 
-	// Conn is the socket. Nil means a UDP socket on Listen, whose zero value is ":0". A *net.UDPConn
-	// gets kernel receive stamps (on Linux); any other is timed in user space. Mesh closes it.
+	// Conn is the socket. Nil means a UDP socket on Listen, whose zero value is ":0". A
+	// *net.UDPConn gets kernel receive timestamps (on Linux); any other is timed in user space.
+	// Mesh closes it.
 	Conn   net.PacketConn
 	Listen string
 
@@ -58,13 +60,13 @@ type Trace struct {
 
 // limits bound what a mesh sends.
 type limits struct {
-	peers  int           // that are probed
+	peers  int           // how many are probed
 	far    time.Duration // between probes of a peer that is not near
-	budget int           // probes per second; all intervals grow when it does not suffice
+	budget int           // probes per second; if it does not suffice, all intervals grow
 }
 
-// usual are the limits of every mesh: 512 peers cost about 2 % of a core, and 250 probes a second,
-// with the answers to as many, 60 kB/s each way.
+// usual holds the limits of every mesh. 512 peers cost about 2 % of a core, and 250 probes a
+// second, with the answers to as many, 60 kB/s each way.
 var usual = limits{peers: 512, far: 5 * time.Second, budget: 250}
 
 const minKey = 16 // bytes
@@ -100,7 +102,8 @@ func (c Config) resolve() (Config, error) {
 	return c, nil
 }
 
-// keysOf returns the keys of packets, the one that is used first, or what is wrong with them.
+// keysOf returns the keys of packets, starting with the one that is used to send, or what is wrong
+// with them.
 func keysOf(key []byte, accept [][]byte) ([][]byte, error) {
 	if len(accept) > 3 {
 		return nil, fmt.Errorf("rtt: SetKeys got %d further keys: at most 3, each is tried", len(accept))

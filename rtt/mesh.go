@@ -29,7 +29,7 @@ type Mesh struct {
 	table   atomic.Pointer[Table]
 	wake    chan struct{} // one waiting token: something changed that Run should see now
 	ran     atomic.Bool
-	refresh atomic.Bool // peers are to be asked for now
+	refresh atomic.Bool // Run is to ask for peers now
 
 	mu     sync.Mutex
 	prober *probe.Prober
@@ -79,23 +79,23 @@ func newMesh(c Config, l limits) (*Mesh, error) {
 	return m, nil
 }
 
-// Addr returns the address the Mesh is bound to, invalid when its Conn has none of IP and port.
-// Unless it was bound to one, the IP is unspecified.
+// Addr returns the address that the Mesh is bound to; it is invalid when its Conn has no IP address
+// and port. Unless the Mesh was bound to a specific IP, the IP is unspecified.
 func (m *Mesh) Addr() netip.AddrPort { return addrPort(m.sock.addr()) }
 
-// Self returns the node that this Mesh is, as its peers see it where nothing stands between them.
+// Self returns this Mesh as a node, as its peers see it if nothing stands between them.
 func (m *Mesh) Self() Node { return Node{ID: m.cfg.ID, Region: m.cfg.Region, Addr: m.Addr()} }
 
 // Table returns the current snapshot. It is never nil.
 func (m *Mesh) Table() *Table { return m.table.Load() }
 
-// RTT returns the base round trip to the nearest node of a region, see [Table.RTT]: the own
-// region is 0 and true, unknown is 0 and false. It is the distance package balance asks for.
+// RTT returns the base round trip to the nearest node of a region, see [Table.RTT]: this node's own
+// region is 0 and true, unknown is 0 and false. It is the distance that package balance asks for.
 func (m *Mesh) RTT(region string) (time.Duration, bool) { return m.table.Load().RTT(region) }
 
-// SetKeys replaces Config.Key. Packets of up to three further keys are believed too: to change the
-// key without a gap, accept the new one everywhere, then use it and accept the old one, then drop
-// that.
+// SetKeys replaces Config.Key. Packets with up to three further keys are accepted too. To change
+// the key without a gap, accept the new one everywhere, then use it and accept the old one, then
+// drop the old one.
 func (m *Mesh) SetKeys(key []byte, accept ...[]byte) error {
 	keys, err := keysOf(key, accept)
 	if err != nil {
@@ -118,10 +118,10 @@ func (m *Mesh) nudge() {
 	}
 }
 
-// Observe takes in a round trip to a peer that was measured in passing, for example [MinRTT] of a
-// connection to it, and reports whether it was believed. It has to be a kernel's measurement, and
-// to contain no time that a process took. Report only what changed since the last report: a
-// sample says that the peer is alive. Observe returns false for a node that is no peer.
+// Observe takes in a round trip to a peer that was measured on other traffic, for example [MinRTT]
+// of a connection to it, and reports whether it was accepted. It must be a kernel's measurement
+// that contains no process time. Report only what has changed since the last report: a sample says
+// that the peer is alive. Observe returns false for a node that is not a peer.
 func (m *Mesh) Observe(id string, rtt time.Duration) bool {
 	now := time.Now()
 	x := estimate.Sample{RTT: rtt, Source: estimate.SourcePassive, Kernel: true}
@@ -218,7 +218,7 @@ func earlier(a, b time.Time) time.Time {
 	return a
 }
 
-// ask asks for the peers and chooses from them.
+// ask asks for the peers and chooses which to probe.
 func (m *Mesh) ask(now time.Time) {
 	list := m.cfg.Peers()
 	nodes := make([]probe.Node, len(list))
@@ -254,7 +254,7 @@ func (m *Mesh) publish(now time.Time) time.Time {
 	return next
 }
 
-// tell reports what differs between two tables.
+// tell reports the differences between two tables.
 func (m *Mesh) tell(old, t *Table) {
 	lost, back := t.changes(old)
 	for _, r := range lost {
@@ -272,7 +272,7 @@ func (m *Mesh) tell(old, t *Table) {
 	}
 }
 
-// counters count what a Mesh did.
+// counters counts what a Mesh has done.
 type counters struct {
 	sent, answered, asked, replied, sendErrors atomic.Uint64
 	dropped                                    [probe.Drops]atomic.Uint64
@@ -281,8 +281,8 @@ type counters struct {
 // Counters is what a Mesh has done so far, in packets.
 type Counters struct {
 	Sent       uint64 // probes sent, fallbacks included
-	Answered   uint64 // of them answered and believed
-	Asked      uint64 // probes of others received and believed
+	Answered   uint64 // of them answered and accepted
+	Asked      uint64 // probes of others received and accepted
 	Replied    uint64 // of them answered
 	SendErrors uint64 // writes the socket refused
 
@@ -295,7 +295,7 @@ type Counters struct {
 	Stranger  uint64 // replies by nodes that are not peers
 }
 
-// Counters returns what was counted so far.
+// Counters returns the counts so far.
 func (m *Mesh) Counters() Counters {
 	c := &m.count
 	dropped := func(whys ...probe.Drop) (n uint64) {

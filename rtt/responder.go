@@ -12,8 +12,8 @@ import (
 )
 
 const (
-	// answersPerSender and second is far above what any peer asks for: three in 300 ms, then one per
-	// second. A mesh that is configured to ask more often answers more often.
+	// answersPerSender, per second, is far above what any peer asks for: three in 300 ms, then one
+	// per second. A mesh that is configured to ask more often answers more often.
 	answersPerSender = 20
 	sendersKept      = 4096
 	// readErrors in a row and close together mean that the socket is broken.
@@ -61,8 +61,8 @@ func (r *responder) serve(ctx context.Context) error {
 	}
 }
 
-// broken reports whether an error of the socket is its end. Some systems report here that a packet
-// sent earlier found nobody, which is no reason to stop.
+// broken reports whether an error of the socket is final. Some systems report here that a packet
+// sent earlier was not delivered, which is no reason to stop.
 func (r *responder) broken(err error) bool {
 	now := time.Now()
 	if now.Sub(r.failed) > 100*time.Millisecond {
@@ -73,7 +73,7 @@ func (r *responder) broken(err error) bool {
 	return r.fails == readErrors || errors.Is(err, net.ErrClosed)
 }
 
-// arrival makes one of a datagram that has just been read. stamp is the kernel's, 0 without one.
+// arrival describes a datagram that has just been read. stamp is the kernel's, 0 without one.
 func (r *responder) arrival(from netip.AddrPort, stamp int64) probe.Arrival {
 	now := time.Now()
 	wall := time.Duration(now.UnixNano())
@@ -83,7 +83,7 @@ func (r *responder) arrival(from netip.AddrPort, stamp int64) probe.Arrival {
 	}
 }
 
-// take takes in the n bytes that arrived, or says why not.
+// take handles the n bytes that arrived, or says why it drops them.
 func (r *responder) take(n int, a *probe.Arrival) probe.Drop {
 	if k := r.m.keys.Load(); k != r.keys {
 		r.keys, r.codec = k, probe.NewCodec(*k)

@@ -57,8 +57,8 @@ func (s *sender) close() {
 	s.running.Wait()
 }
 
-// round counts what is overdue or lost, sends what is due, and returns when there is more to do,
-// zero for never.
+// round counts overdue and lost probes, sends those that are due, and returns when there is more to
+// do; zero means never.
 func (s *sender) round(ctx context.Context, now time.Time) time.Time {
 	m := s.m
 	if keys := m.keys.Load(); keys != s.keys {
@@ -89,7 +89,7 @@ func (s *sender) send(o *probe.Probe) {
 	m.prober.Sent(o, time.Now())
 	m.mu.Unlock()
 	if err := m.sock.write(s.buf[:], o.Node.Addr); err != nil {
-		m.count.sendErrors.Add(1) // it will be missed like any other
+		m.count.sendErrors.Add(1) // the probe will be missed like any other
 	}
 }
 
@@ -107,7 +107,7 @@ func (s *sender) fallback(ctx context.Context, o *probe.Probe) {
 		}
 		cancel()
 		<-s.slots
-	default: // too many are waiting for theirs; this peer's turn comes again
+	default: // too many fallbacks are under way; this peer's turn comes again
 	}
 	if ctx.Err() != nil {
 		return // the mesh ends
@@ -123,8 +123,8 @@ func (s *sender) fallback(ctx context.Context, o *probe.Probe) {
 	}
 }
 
-// connect times a TCP handshake. The kernel answers it at the far end, so a busy peer does not
-// show; where this kernel tells its own measurement, neither does a busy self.
+// connect times a TCP handshake. The kernel answers it at the far end, so a busy peer process does
+// not affect it. If this kernel reports its own measurement, a busy process here does not either.
 func (s *sender) connect(ctx context.Context, addr string) (estimate.Sample, bool) {
 	start := time.Now()
 	c, err := s.dialer.DialContext(ctx, "tcp", addr)
@@ -165,11 +165,11 @@ func (s *sender) head(ctx context.Context, url string) (estimate.Sample, bool) {
 	return estimate.Sample{RTT: first.Sub(wrote), Source: estimate.SourceHTTP}, true
 }
 
-// MinRTT returns the kernel's least round trip of a TCP connection (TCP_INFO, tcpi_min_rtt: the
+// MinRTT returns the kernel's minimum round trip of a TCP connection (TCP_INFO, tcpi_min_rtt: the
 // minimum of the last five minutes), for [Mesh.Observe]. It is right even in the middle of a
-// download that fills every queue. It returns false where there is none: a system other than
-// Linux, a connection that is not TCP, or one that has not acknowledged anything. A *tls.Conn
-// must be unwrapped with its NetConn method.
+// download that fills every queue. It returns false if there is none: on a system other than Linux,
+// for a connection that is not TCP, or for one that has not acknowledged anything. A *tls.Conn must
+// be unwrapped with its NetConn method.
 func MinRTT(c net.Conn) (time.Duration, bool) {
 	sc, ok := c.(syscall.Conn)
 	if !ok {

@@ -6,7 +6,7 @@ import (
 	"net/netip"
 )
 
-// socket is what Mesh needs of a datagram socket.
+// socket is what Mesh needs from a datagram socket.
 type socket interface {
 	// read fills b with one datagram. stamp is the kernel's receive time on the wall clock, ns, and
 	// 0 without one.
@@ -22,12 +22,12 @@ func newSocket(c net.PacketConn) socket {
 		return plainSocket{c}
 	}
 	// Room for a second of answers that arrive while this process is not running; the default holds
-	// 200 packets or so. Failing is fine: a smaller buffer only loses packets sooner.
+	// about 200 packets. Failure is harmless: a smaller buffer only loses packets sooner.
 	_ = u.SetReadBuffer(1 << 20)
 	return newUDPSocket(u)
 }
 
-// unmap makes one address of an IPv4 one and its IPv6 form, so that they compare equal.
+// unmap turns the IPv6 form of an IPv4 address into that address, so that the two compare equal.
 func unmap(a netip.AddrPort) netip.AddrPort {
 	return netip.AddrPortFrom(a.Addr().Unmap(), a.Port())
 }

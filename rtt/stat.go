@@ -10,10 +10,10 @@ import (
 // sources are the names of estimate.Source's values.
 var sources = [...]string{"", "udp", "tcp", "http", "passive"}
 
-// State says what the last measurement is worth now. In JSON, flags and logs it is its name.
+// State says what the last measurement is worth now. In JSON, flags and logs it appears by name.
 type State uint8
 
-// The values are those of package estimate, as a test checks.
+// The values are those of package estimate; a test checks this.
 const (
 	// StateUnknown: nothing was ever measured. Unknown is not near.
 	StateUnknown State = iota
@@ -22,7 +22,7 @@ const (
 	// StateStale: measured once, but not lately. The distance is still the best guess there is.
 	StateStale
 	// StateLost: the last three probes went unanswered for three times their usual round trip (0.2
-	// to 1 s, or half again of a longer one), and nothing else was heard since.
+	// to 1 s, or 1.5 times a longer one), and nothing else was heard since.
 	StateLost
 )
 
@@ -42,7 +42,7 @@ func (s *State) UnmarshalText(text []byte) error {
 }
 
 // Fraction is a share of lost packets together with the number it was counted over, because 1 of 3
-// and 100 of 300 are different news. The zero value says nothing was counted.
+// says less than 100 of 300. The zero value says that nothing was counted.
 type Fraction struct{ Lost, N uint32 }
 
 // Value returns Lost / N, and 0 when nothing was counted.
@@ -58,7 +58,7 @@ type Stat struct {
 	Base time.Duration // least round trip of the window: the path without queues; 0 means unknown
 	P90  time.Duration // 90th percentile of the window
 
-	Loss    Fraction // probes without an answer within 3 s, either direction; a late answer is none
+	Loss    Fraction // probes without an answer within 3 s, in either direction
 	LossOut Fraction // probes that did not arrive at the peer, by the peer's count
 	LossIn  Fraction // answers that did not come back, by the peer's count
 
@@ -68,11 +68,10 @@ type Stat struct {
 	// Source says how the base was measured: "udp", an authenticated probe; "tcp", the handshake of a
 	// connection; "http", a HEAD request; "passive", see [Mesh.Observe]. The name is for people.
 	Source string
-	Kernel bool // all stamps of the base are kernels', so that busy processes do not show
+	Kernel bool // all timestamps of the base are kernels', so that busy processes do not affect it
 }
 
-// Known reports whether there is a base and the node was not lost: whether the distance may be
-// used.
+// Known reports whether the distance may be used: there is a base, and the node is not lost.
 func (s Stat) Known() bool { return s.Base > 0 && s.State != StateLost && s.State != StateUnknown }
 
 func statOf(e *estimate.Stat) Stat {

@@ -9,9 +9,9 @@ import (
 	"github.com/ebbkit/ebb/rtt/internal/probe"
 )
 
-// Table is everything a node knows about distances at one moment: its measurements, and the
-// regions in their order. It never changes, so it is read without locks; load a new one with
-// [Mesh.Table] for every decision and do not look twice.
+// Table is everything that a node knows about distances at one moment: its measurements, and the
+// regions in their order. It never changes, so it is read without locks. Load it once with
+// [Mesh.Table] for every decision.
 type Table struct {
 	own     string      // region
 	rows    []probe.Row // by ID
@@ -22,8 +22,9 @@ type Table struct {
 // Region is the way to the nearest node of a region.
 type Region struct {
 	Name string
-	// RTT rises along the order: it is Base, except that a region held behind another reads as the
-	// other's (and a nanosecond per step). So sorting by RTT gives this order, hysteresis included.
+	// RTT rises along the order. It is Base, except that a region held behind another has the
+	// other's value (plus a nanosecond per step). So sorting by RTT gives this order, hysteresis
+	// included.
 	RTT   time.Duration
 	Group int  // regions of equal Group are near-equals; groups count from 0
 	Known bool // RTT may be used; false for the lost and the never measured
@@ -53,13 +54,13 @@ func newTable(own string, rows []probe.Row, regions []probe.Region) *Table {
 	return t
 }
 
-// RTT returns the base round trip to the nearest node of a region: of its fresh nodes the one
-// with the least base, of its stale ones when none is fresh. The own region is 0, true: that is
-// known, not measured, and stays so when a neighbour is lost. A region never measured, or whose
-// nodes are all lost, is 0, false; that is not near, sort it last.
+// RTT returns the base round trip to the nearest node of a region: the least base of its fresh
+// nodes, or of its stale ones when none is fresh. This node's own region is 0, true: that is known,
+// not measured, and stays so when a neighbour is lost. A region that was never measured, or whose
+// nodes are all lost, is 0, false. That does not mean near: sort it last.
 //
-// Sorting regions by RTT gives the order of [Table.Regions], with its hysteresis: a region that
-// is held behind another reads as that other's round trip. It takes one map access and no lock.
+// Sorting regions by RTT gives the order of [Table.Regions], with its hysteresis: a region that is
+// held behind another returns that other's round trip. RTT takes one map access and no lock.
 func (t *Table) RTT(region string) (time.Duration, bool) {
 	if region == t.own {
 		return 0, true
@@ -101,7 +102,7 @@ func (t *Table) All() iter.Seq2[Node, Stat] {
 	}
 }
 
-// lost returns the nodes that are lost in t and were not in old, and back those that were.
+// changes returns the nodes that are lost in t and were not in old, and the nodes that are back.
 func (t *Table) changes(old *Table) (lost, back []*probe.Row) {
 	for i := range t.rows {
 		r := &t.rows[i]

@@ -23,12 +23,12 @@ type Source struct {
 
 // TestDistance runs the contract of a distance source, one subtest per clause:
 //
-//   - the own region is 0 and true;
-//   - a region never heard of is 0 and false, and so is the empty name: unknown is not near;
+//   - the source's own region is 0 and true;
+//   - an unknown region is 0 and false, and so is the empty name: unknown is never near;
 //   - a measured region is known, positive, and within a quarter and 5 ms of the truth;
-//   - regions further apart than max(2 ms, 10 %) sort by RTT as they do in truth;
-//   - concurrent reads are as good as single ones, and reading allocates nothing;
-//   - a lost region is 0 and false, the others and the own region stay as they were.
+//   - regions that differ by more than max(2 ms, 10 %) sort by RTT as their true round trips do;
+//   - concurrent reads return the same as single ones, and reading allocates nothing;
+//   - a lost region is 0 and false; the other regions and the own region do not change.
 //
 // open makes a source for a node in region own, with the given round trips to other regions, and
 // returns once it had the time to learn them. It registers its own cleanup.

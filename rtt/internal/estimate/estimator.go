@@ -3,27 +3,29 @@ package estimate
 import "time"
 
 const (
-	// recent samples in a row must lie above the rest before a path counts as much longer: a minimum
-	// of 60 alone would need a minute to see it. Ten in a row above the 90th percentile is one
-	// chance in 10^10 when samples are independent. Those that meet one queue are not, but few
-	// queues stand for ten seconds and add a quarter to the path.
+	// recent samples in a row must lie above the rest before a path counts as much longer: a
+	// minimum of 60 alone would need a minute to see it. If samples are independent, ten in a row
+	// above the 90th percentile happen by chance once in 10^10. Samples that meet the same queue
+	// are not independent, but few queues last for ten seconds and add a quarter to the path.
 	recent = 10
-	// patient is how many it takes when the path is longer by less than that quarter. A queue of
-	// that size is common, and an error of a tenth for half a minute costs little.
+	// patient is how many samples it takes when the path has become longer by less than that
+	// quarter. A queue of that size is common, and an error of a tenth for half a minute costs
+	// little.
 	patient = 30
 	// fewPrior: with fewer samples than this before the change a percentile means little, so twice
-	// recent is asked for.
+	// recent is required.
 	fewPrior = 4
-	// forget: samples from before a silence this long (a suspended process, a partition) say
+	// forget: samples from before a silence of this length (a suspended process, a partition) say
 	// nothing about the present path.
 	forget = 5 * time.Minute
-	// passiveHold: the kernel's minimum of a connection looks back five minutes, so after a path
-	// grew longer it goes on reporting the old one for as long.
+	// passiveHold: the kernel's minimum of a connection covers five minutes, so after a path has
+	// become longer the kernel reports the old minimum for as long.
 	passiveHold = 5 * time.Minute
 	// lostAfter misses in a row a peer counts as lost. At 5 % loss that happens by chance once in
 	// 8000 probes.
 	lostAfter = 3
-	// MaxRTT is the longest round trip believed. Anything longer is not a distance but an outage.
+	// MaxRTT is the longest round trip that is accepted. Anything longer is an outage, not a
+	// distance.
 	MaxRTT = 30 * time.Second
 )
 
@@ -44,7 +46,7 @@ type Estimator struct {
 	win    window
 	above  uint8 // last samples in a row, passive ones apart, that lie clearly above the base
 	missed uint8 // probes in a row without an answer
-	prior  entry // base before a restart: it stands until the first new sample
+	prior  entry // base before a restart: it is used until the first new sample
 	// last passive sample; it is a minimum over minutes already, so it needs no window
 	passive entry
 	heard   time.Time // when that came
@@ -56,13 +58,13 @@ type Estimator struct {
 	dir  directions
 }
 
-// Expect sets how often samples are to come; after three times that, and a second, they are
-// missing. Zero means 1 s.
+// Expect sets how often samples are to come; they count as missing after three times that and a
+// second. Zero means 1 s.
 func (e *Estimator) Expect(every time.Duration) { e.every = every }
 
-// Observe takes in one sample and reports whether it was believed. A sample that is not positive
-// or longer than 30 s is not, nor is a passive one that contradicts a change the probes have seen
-// within the last five minutes.
+// Observe takes in one sample and reports whether it was accepted. It rejects samples that are not
+// positive or longer than 30 s, and passive ones that contradict a change which the probes have
+// seen within the last five minutes.
 func (e *Estimator) Observe(now time.Time, s Sample) bool {
 	if s.RTT <= 0 || s.RTT > MaxRTT {
 		return false
@@ -94,13 +96,13 @@ func (e *Estimator) Observe(now time.Time, s Sample) bool {
 
 func (e *Estimator) alive(now time.Time) {
 	e.missed = 0
-	// a time that went back must not make the sample look old
+	// a clock that went back must not make the sample look old
 	if e.last.IsZero() || now.After(e.last) {
 		e.last = now
 	}
 }
 
-// known reports whether anything was measured in this life of the peer.
+// known reports whether anything was measured since the peer's last restart.
 func (e *Estimator) known() bool { return e.win.count > 0 || e.passive.rtt > 0 }
 
 // base returns the sample that is the base; its rtt is 0 when there is none. A passive one counts
@@ -117,9 +119,9 @@ func (e *Estimator) base() entry {
 	return e.win.lowest()
 }
 
-// Miss takes in that a probe was not answered in the time its path usually takes: after three in
-// a row the peer is lost. The probe is not counted as lost yet: the path may have become longer,
-// and the answer be under way; see [Estimator.Lose].
+// Miss takes in that a probe was not answered in the time that its path usually takes: after three
+// in a row the peer is lost. The probe is not counted as lost yet: the path may have become longer,
+// and the answer may be under way; see [Estimator.Lose].
 func (e *Estimator) Miss() {
 	if e.missed < 255 {
 		e.missed++
@@ -130,15 +132,15 @@ func (e *Estimator) Miss() {
 // once for each such probe.
 func (e *Estimator) Lose() { e.loss.add(1, 1) }
 
-// Answered takes in that the far end answered probe seq in a session of its own, when it had
-// received count probes: losses by direction follow from that.
+// Answered takes in that the far end, in a session of its own, answered probe seq when it had
+// received count probes. Losses by direction follow from that.
 func (e *Estimator) Answered(session, seq, count uint64) { e.dir.reply(session, seq, count) }
 
-// Accepted returns how many samples were ever believed; it wraps.
+// Accepted returns how many samples were ever accepted; it wraps.
 func (e *Estimator) Accepted() uint32 { return e.win.n }
 
-// Restart forgets the window, because the peer was restarted or moved. The old base stands, as
-// stale, until the first new sample, so that a restart never looks like a distance of zero.
+// Restart forgets the window, because the peer was restarted or moved. The old base stays in use,
+// as stale, until the first new sample, so that a restart never looks like a distance of zero.
 func (e *Estimator) Restart() {
 	e.prior = e.base()
 	e.clear()
@@ -150,9 +152,9 @@ func (e *Estimator) clear() {
 	e.above, e.passive = 0, entry{}
 }
 
-// test asks whether the path became longer. It did when the last samples are all above nearly
-// everything before them, which adapts to the path's own noise, and above the base: 10 of them by
-// a quarter and 2 ms, or 30 of them by a tenth and 1 ms.
+// test checks whether the path has become longer. It has if the last samples are all above nearly
+// everything before them, which adapts to the path's own noise, and above the base: 10 of them by a
+// quarter and 2 ms, or 30 of them by a tenth and 1 ms.
 func (e *Estimator) test(now time.Time, x entry) {
 	base := e.win.front().rtt
 	if x.rtt <= base+slack(base) {
@@ -179,8 +181,8 @@ func (e *Estimator) test(now time.Time, x entry) {
 		return
 	}
 	// Longer. Keep only the samples since, oldest first. The first few may have been mere noise
-	// before the change; they are left out when they lie clearly below all the others, or they would
-	// hold the base down for a minute.
+	// before the change. They are left out if they are clearly below all the others; otherwise they
+	// would hold the base down for a minute.
 	var keep [patient]entry
 	for i := range need {
 		keep[i] = e.win.at(need - 1 - i)
@@ -202,7 +204,8 @@ func (e *Estimator) test(now time.Time, x entry) {
 	e.changed = now
 }
 
-// slack is how far above a round trip another, in ticks, is still the same path.
+// slack is by how much, in ticks, another round trip may exceed this one and still be the same
+// path.
 func slack(rtt uint32) uint32 { return max(rtt/10, uint32(time.Millisecond/tick)) }
 
 // Base returns the least round trip of the window; false when nothing was ever measured.

@@ -1,8 +1,8 @@
 package estimate
 
-// tally counts losses over the last 256 to 512 events in constant space: two generations, the
+// tally counts losses over the last 256 to 512 events in constant space: of two generations, the
 // older is dropped whole. Telling 1 % from 0.1 % takes some 300 to 500 events; a longer memory
-// would only report yesterday's weather.
+// would only report old conditions.
 type tally struct{ n, lost, oldN, oldLost uint16 }
 
 const generation = 256
@@ -17,7 +17,7 @@ func (t *tally) add(n, lost int) {
 	}
 }
 
-// takeBack turns one counted loss into a success: it was only overtaken.
+// takeBack turns one counted loss into a success: the packet was only overtaken.
 func (t *tally) takeBack() {
 	switch {
 	case t.lost > 0:
@@ -35,14 +35,14 @@ func (t *tally) fraction() Fraction {
 // this sender the far end has received; between two answers the sender knows how many it sent,
 // the far end how many came, and the rest follows.
 type directions struct {
-	session uint64 // of the far end; another one means its counts began anew
+	session uint64 // of the far end; another one means that its counts were reset
 	seq     uint64 // highest sequence answered
 	count   uint64 // the far end's count in that answer
 	out, in tally
 }
 
 // reply takes in the answer to probe seq with the far end's count. Probes sent before the first
-// answer of a session are not judged: the far end may not have been up.
+// answer of a session are not counted: the far end may not have been up.
 func (d *directions) reply(session, seq, count uint64) {
 	if session != d.session || d.seq == 0 {
 		d.session, d.seq, d.count = session, seq, count
@@ -62,11 +62,11 @@ func (d *directions) reply(session, seq, count uint64) {
 	}
 	sent := seq - d.seq
 	if count <= d.count || sent > 1<<16 {
-		d.seq, d.count = seq, count // the far end forgot us meanwhile
+		d.seq, d.count = seq, count // the far end forgot this node meanwhile
 		return
 	}
 	arrived := count - d.count
-	if arrived > sent { // more than were sent: probes of before that were overtaken
+	if arrived > sent { // more than were sent: earlier probes were overtaken
 		d.found(arrived - sent)
 		arrived = sent
 	}
@@ -75,7 +75,7 @@ func (d *directions) reply(session, seq, count uint64) {
 	d.seq, d.count = seq, count
 }
 
-// found takes in that n probes have arrived which had been counted as lost on their way out, and
+// found takes in that n probes which had been counted as lost on their way out have arrived, and
 // returns how many were. Their answers are awaited.
 func (d *directions) found(n uint64) uint64 {
 	n = min(n, uint64(d.out.fraction().Lost))

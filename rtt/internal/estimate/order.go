@@ -12,30 +12,30 @@ type Candidate struct {
 	Name    string
 	RTT     time.Duration
 	State   State
-	Settled bool // measured often enough (three samples); until then it moves without being held
+	Settled bool // measured often enough (three samples); until then it moves without hysteresis
 }
 
 // Place is one thing in its order.
 type Place struct {
 	Name string
-	// RTT rises along the order: it is the candidate's own round trip, except that one held behind
-	// another reads as the other's (and a nanosecond per step). So sorting by RTT gives this order,
-	// hysteresis included.
+	// RTT rises along the order. It is the candidate's own round trip, except that one held behind
+	// another has the other's value (plus a nanosecond per step). So sorting by RTT gives this
+	// order, hysteresis included.
 	RTT   time.Duration
 	Group int  // places of equal Group are near-equals; groups count from 0
 	Known bool // RTT may be used; false for the lost and the never measured
 }
 
-// Order keeps candidates in order of their round trip and changes it reluctantly. One moves up
-// only when it is better than one above it by max(2 ms, 10 %) for 5 seconds without a break, 3
-// when that is half again as far. Becoming lost changes the order at once, and so does the first
-// measurement. One that was lost comes back at the end and has to earn its place. The never
-// measured come after all measured ones, the lost last.
+// Order keeps candidates in order of their round trip, with hysteresis. One moves up only when it
+// is better than one above it by max(2 ms, 10 %) for 5 seconds without a break, or for 3 seconds if
+// the one above is half again as far. Becoming lost changes the order at once, and so does the
+// first measurement. A candidate that was lost comes back at the end and moves up by the same rule.
+// Candidates that were never measured come after all measured ones, and lost ones last.
 //
 // So a candidate is held behind one that it beats by the margin for no longer than the hold, and
-// the price of a calm order is less than the margin. For the margin see there. The hold is five
-// seconds because a burst in a queue is over by then; at one probe per second it is five
-// evaluations, and with fewer the order changes three times as often.
+// the cost of a stable order is less than the margin. For the margin see there. The hold is five
+// seconds because a burst in a queue is over by then. At one probe per second it is five
+// evaluations; with fewer, the order changes three times as often.
 //
 // The zero value is empty and ready. An Order is not safe for concurrent use.
 type Order struct {
@@ -98,7 +98,7 @@ func (o *Order) Update(now time.Time, cs []Candidate) bool {
 		delete(o.at, it.Name)
 		was, settled := it.class, it.Settled
 		it.Candidate, it.class = cs[i], classOf(cs[i])
-		it.Settled = it.Settled || settled // a restarted peer keeps its calm
+		it.Settled = it.Settled || settled // a restarted peer keeps its hysteresis
 		switch {
 		case it.class != alive:
 			it.since, it.together = time.Time{}, false
@@ -123,7 +123,7 @@ func (o *Order) Update(now time.Time, cs []Candidate) bool {
 		}
 	}
 	next = append(next, back...)
-	slices.SortFunc(fresh, func(a, b item) int { // so that the caller's order does not show
+	slices.SortFunc(fresh, func(a, b item) int { // so that the caller's order does not matter
 		return cmp.Or(cmp.Compare(a.RTT, b.RTT), strings.Compare(a.Name, b.Name))
 	})
 	for _, it := range fresh {
@@ -178,8 +178,8 @@ func (o *Order) challenge(now time.Time) bool {
 	return false
 }
 
-// group marks near-equals: those within the margin of the first of their group, and once in it
-// within one and a half, so that membership does not flap either.
+// group marks near-equals: those within the margin of the first of their group. A member stays
+// within one and a half margins, so that membership does not flap either.
 func (o *Order) group() {
 	var leader, worst time.Duration
 	for i := range o.items {
@@ -222,6 +222,6 @@ func (o *Order) Places() []Place {
 
 // margin is how much smaller than d another round trip must be to count as better. 2 ms: below it
 // two near nodes change places on noise (a fifth of the region pairs of a large cloud tie within
-// it). 10 %: above 20 ms paths breathe by more than 2 ms, and a tenth of a long way is not worth a
+// it). 10 %: above 20 ms paths vary by more than 2 ms, and a tenth of a long path is not worth a
 // change.
 func margin(d time.Duration) time.Duration { return max(2*time.Millisecond, d/10) }

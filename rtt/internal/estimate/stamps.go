@@ -8,30 +8,30 @@ type Stamps struct {
 	// wall clock: from the kernel's receive stamp to the read; only with stamped
 	Queued     time.Duration
 	Stamped    bool          // the kernel stamped the answer
-	Drift      time.Duration // how much further the wall clock went than the monotonic one, meanwhile
+	Drift      time.Duration // how much further the wall clock advanced than the monotonic one
 	Residence  time.Duration // how long the far end says it held the probe
 	FarStamped bool          // the far end says its kernel stamped the probe
 }
 
-// maxDrift is how far the two clocks may part during one round trip. More means the wall clock was
-// set, and the kernel's stamp, which is wall clock, cannot be compared with anything. 250 µs: two
-// readings apart by a preemption stay below it mostly, and when not only this sample falls back.
-// The share allows for a clock being slewed (NTP: 0.05 %).
+// maxDrift is how far the two clocks may diverge during one round trip. More means that the wall
+// clock was set, and the kernel's timestamp, which is wall clock, cannot be compared with anything.
+// 250 µs: two readings that a preemption separates mostly stay below it, and if not, only this
+// sample falls back to user-space timing. The share allows for a clock that is slewed (NTP: 0.05
+// %).
 func maxDrift(user time.Duration) time.Duration { return 250*time.Microsecond + user/1000 }
 
 // Sample computes the round trip. Whatever the wall clocks or the far end say, it is positive and
-// not above user (or 100 ns): a stamp or a claim can only shorten what the monotonic clock saw,
-// and what cannot be true is left out.
+// not above User (or 100 ns): a timestamp or a claim can only shorten what the monotonic clock saw,
+// and impossible values are ignored.
 //
-// The far end's claim is believed up to half of the round trip, so that a lying peer gains a
-// factor of two at most. A busy host holds packets for far more than half of it; its claim is
-// believed whole when the round trip is more than four times the base, which a constant lie never
-// makes it.
+// The far end's claim is accepted up to half of the round trip, so that a lying peer gains a factor
+// of two at most. A busy host holds packets for far more than half of it. Its claim is accepted in
+// full when the round trip is more than four times the base, which a constant lie never achieves.
 func (x Stamps) Sample(base time.Duration) (Sample, bool) {
 	if x.User < 0 || x.User > MaxRTT {
 		return Sample{}, false
 	}
-	s := Sample{RTT: max(x.User, tick), Source: SourceUDP} // a coarse clock may not have moved
+	s := Sample{RTT: max(x.User, tick), Source: SourceUDP} // a coarse clock may not have advanced
 	steady := x.Drift <= maxDrift(x.User) && -x.Drift <= maxDrift(x.User)
 	if x.Stamped && steady && x.Queued >= 0 && x.Queued < x.User {
 		s.RTT -= x.Queued
@@ -59,8 +59,8 @@ type ClockGuard struct {
 	broken  bool
 }
 
-// Read takes a pair of readings and reports whether kernel stamps can be trusted. After a step
-// they are not for a second: packets that waited in a socket meanwhile bear stamps of the old
+// Read takes a pair of readings and reports whether kernel timestamps can be trusted. After a step
+// they cannot for a second: packets that waited in a socket meanwhile carry timestamps of the old
 // clock.
 func (g *ClockGuard) Read(wall, mono time.Duration) bool {
 	offset := wall - mono

@@ -54,8 +54,7 @@ type Stat struct {
 	Kernel  bool   // the base was stamped by kernels
 }
 
-// Known reports whether there is a base and the node was not lost: whether the distance may be
-// used.
+// Known reports whether the distance may be used: there is a base, and the node is not lost.
 func (s Stat) Known() bool {
 	return s.Base > 0 && s.State != StateLost && s.State != StateUnknown
 }

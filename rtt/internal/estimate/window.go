@@ -6,8 +6,9 @@ import (
 )
 
 const (
-	// windowSize is 60 samples, a minute of near probes: its minimum is within 0.01 ms of the truth in
-	// bursty queueing and changes place 3 times an hour; that of 10 samples 0.16 ms and 43 times.
+	// windowSize is 60 samples, a minute of near probes. Its minimum is within 0.01 ms of the truth
+	// in bursty queueing and changes 3 times an hour; that of 10 samples is within 0.16 ms and
+	// changes 43 times.
 	windowSize = 60
 	// formerly is how many earlier windows count too. With queues in both directions, each of up to a
 	// tenth of the path, the minimum of 60 samples is within 2 % of the truth for 70 % of the time,
@@ -96,8 +97,8 @@ func (w *window) least(n uint32) uint32 {
 // at returns the sample that came i before the last.
 func (w *window) at(i uint32) entry { return w.ring[(w.n-1-i)&63] }
 
-// quantile returns the 90th percentile of the n samples that came before the last skip ones. It
-// is rounded down, so that of a few samples one outlier does not decide.
+// quantile returns the 90th percentile of the n samples that came before the last skip ones. It is
+// rounded down, so that one outlier among few samples does not decide.
 func (w *window) quantile(skip, n int) uint32 {
 	var buf [windowSize]uint32
 	for i := range n {

@@ -6,10 +6,10 @@ import (
 	"github.com/ebbkit/ebb/rtt/internal/estimate"
 )
 
-// fallback chooses how one peer is probed: by UDP, where that is blocked by a TCP connect, and
-// where that fails too by HTTP. A blocked and a dead peer look alike, so while nothing answers
-// all rungs are tried in turn, and the first that answers is kept. From a lower rung UDP is tried
-// again every half minute. The zero value starts with UDP.
+// fallback chooses how one peer is probed: by UDP; if that is blocked, by a TCP connect; and if
+// that fails too, by HTTP. A blocked and a dead peer look alike, so while nothing answers, all
+// rungs are tried in turn, and the first that answers is kept. From a lower rung UDP is tried again
+// every half minute. The zero value starts with UDP.
 type fallback struct {
 	rung  estimate.Source // 0 means SourceUDP
 	fails int             // in a row, on rung
@@ -19,8 +19,8 @@ type fallback struct {
 }
 
 const (
-	// blockedAfter is how many probes in a row stay without an answer before other ways are tried.
-	// It is more than makes a peer lost: that is to be said first.
+	// blockedAfter is how many probes in a row go unanswered before other ways are tried. It is
+	// more than it takes for a peer to be lost, which is to be reported first.
 	blockedAfter = 5
 	// climbEvery is how often UDP is tried from a lower rung.
 	climbEvery = 30 * time.Second

@@ -6,9 +6,9 @@ import "time"
 // monotonic readings since any one origin. The zero value is empty.
 //
 // A late probe is not a lost one. When a path suddenly becomes longer, say from 37 ms to 600 ms,
-// every answer is late for a while: the peer is asked again, and after three probes in a row that
-// are overdue the peer counts as lost. But a probe counts as lost only when no answer came for as
-// long as answers are taken.
+// every answer is late for a while: the peer is probed again, and after three overdue probes in a
+// row the peer counts as lost. But a probe counts as lost only when no answer has come for as long
+// as answers are accepted.
 type inflight [8]pending
 
 type pending struct {
@@ -40,7 +40,7 @@ func (fs *inflight) of(seq uint64) *pending {
 	return nil
 }
 
-// free returns where the next probe goes: where nothing is, or the oldest was.
+// free returns the slot for the next probe: an empty one, or that of the oldest probe.
 func (fs *inflight) free() *pending {
 	oldest := &fs[0]
 	for i := range fs {
@@ -56,7 +56,7 @@ func (fs *inflight) free() *pending {
 }
 
 // room reports whether a probe may be sent at now: not while eight are under way and the oldest is
-// younger than any usual answer. Where probes go out faster than answers can come, that keeps the
+// younger than any usual answer. If probes go out faster than answers can come, this keeps the
 // first from being forgotten before its answer is there.
 func (fs *inflight) room(now time.Duration) bool {
 	f := fs.free()
@@ -73,8 +73,8 @@ func (fs *inflight) len() (n int) {
 	return n
 }
 
-// add notes probe seq. If that pushes out one without an answer, lost is true, and missed as well
-// if it was not even overdue.
+// add records probe seq. If that pushes out a probe without an answer, lost is true, and so is
+// missed if that probe was not even overdue.
 func (fs *inflight) add(
 	seq, nonce uint64, now, timeout time.Duration, path uint8,
 ) (missed, lost bool) {
@@ -84,7 +84,7 @@ func (fs *inflight) add(
 	return missed, lost
 }
 
-// stamp corrects the time probe seq was sent at.
+// stamp corrects the time at which probe seq was sent.
 func (fs *inflight) stamp(seq uint64, mono, wall time.Duration) {
 	if f := fs.of(seq); f != nil {
 		f.sent, f.wall = mono, wall
@@ -102,8 +102,8 @@ func (fs *inflight) due() (at time.Duration, ok bool) {
 }
 
 // expire returns how many probes are newly overdue at now, and how many are lost. If the caller
-// comes late, the goroutine that reads answers may be late too, and answers wait in the socket: so
-// every probe gets that much longer, once.
+// comes late, the goroutine that reads answers may be late too, with answers waiting in the socket:
+// so every probe gets that much longer, once.
 func (fs *inflight) expire(now, late time.Duration) (missed, lost int) {
 	for i := range fs {
 		f := &fs[i]
@@ -127,7 +127,7 @@ func (fs *inflight) expire(now, late time.Duration) (missed, lost int) {
 	return missed, lost
 }
 
-// until is how long an answer to f is taken.
+// until is how long an answer to f is accepted.
 func (f *pending) until() time.Duration {
 	if f.put {
 		return f.sent + answerable + time.Second
@@ -135,8 +135,8 @@ func (f *pending) until() time.Duration {
 	return f.sent + answerable
 }
 
-// answer takes in an answer that arrived at now. It returns false for one that nobody waits for: to
-// no probe under way, a second one, one after three seconds, or to a probe that went elsewhere.
+// answer takes in an answer that arrived at now. It returns false for an unexpected answer: to no
+// probe under way, a second one, one after three seconds, or one to a probe that went elsewhere.
 func (fs *inflight) answer(seq, nonce uint64, now time.Duration, path uint8) (f pending, ok bool) {
 	s := fs.of(seq)
 	if s == nil || s.nonce != nonce || s.path != path || now > s.until() {

@@ -47,7 +47,7 @@ const (
 	flagKernel byte = 1 << 0 // the receive stamp is the kernel's
 )
 
-// Packet is what a packet says.
+// Packet is the content of a packet.
 type Packet struct {
 	kind     byte
 	flags    byte
@@ -69,17 +69,17 @@ func NewProbe(session, seq, nonce uint64) Packet {
 // IsReply reports whether p answers a probe.
 func (p *Packet) IsReply() bool { return p.kind == typeReply }
 
-// Stamp writes into a reply how long the probe was held, from its arrival until now. Between the
-// two stamps lies everything that this process waited for: the queue in the socket, measured by the
-// wall clock since the kernel's stamp, and the time since the read, by the monotonic clock.
+// Stamp writes into a reply how long the probe was held, from its arrival until now. The two
+// timestamps cover everything that this process waited for: the queue in the socket, measured by
+// the wall clock since the kernel's timestamp, and the time since the read, by the monotonic clock.
 func (p *Packet) Stamp(a *Arrival, now time.Time) {
 	held := time.Duration(0)
 	if a.Stamped && a.Queued >= 0 && a.Queued < estimate.MaxRTT {
 		held = a.Queued
 		p.flags |= flagKernel
 	}
-	// Only the difference of the stamps counts. A constant would do for the first, but a real one
-	// helps to read a capture.
+	// Only the difference of the timestamps counts. A constant would do for the first, but a real
+	// one helps when a capture is read.
 	p.received = uint64(wall(a.Now) - held)
 	p.sent = p.received + uint64(held+now.Sub(a.Now))
 }
@@ -90,11 +90,11 @@ func Session(id string, incarnation uint64) uint64 {
 	return uint64(idHash(id))<<32 | uint64(uint32(incarnation^incarnation>>32))
 }
 
-// idHash is how a reply names its sender. Of two peers that collide (in 1 of 10^4 meshes of 1000
-// nodes) one is never answered.
+// idHash is how a reply names its sender. If two peers collide (in 1 of 10^4 meshes of 1000 nodes),
+// the replies of one are never accepted.
 func idHash(id string) uint32 { return uint32(xxhash.Sum64String(id) >> 32) }
 
-// Drop says why a packet was not believed.
+// Drop says why a packet was dropped.
 type Drop uint8
 
 const (
@@ -106,7 +106,7 @@ const (
 	DropForged        // the MAC does not fit
 	DropReplayed      // a probe seen before
 	DropLimited       // too many from one sender
-	DropUnasked       // a reply nobody waits for, or the second, or from another address
+	DropUnasked       // an unexpected reply, or a second one, or one from another address
 	DropStranger      // a reply by a node that is not a peer
 	Drops
 )

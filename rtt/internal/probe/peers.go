@@ -12,7 +12,7 @@ import (
 	"github.com/ebbkit/ebb/rtt/internal/estimate"
 )
 
-// MaxName is the longest ID or region of a node that is taken, in bytes.
+// MaxName is the longest ID or region of a node that is accepted, in bytes.
 const MaxName = 255
 
 // Node is a member of the mesh. Its fields are those of the type that package rtt exports.
@@ -24,7 +24,7 @@ type Node struct {
 	HTTP   string
 }
 
-// peer is what is kept of one node.
+// peer is the state kept about one node.
 type peer struct {
 	node     *Node // never changed in place: rows share it
 	path     uint8 // rises when the address changes
@@ -36,11 +36,11 @@ type peer struct {
 	far      uint64 // session that answered last
 	inflight inflight
 
-	at    time.Time // when something is due; of the agenda, as is
-	index int       // where it stands there; -1 when it does not
+	at    time.Time // when something is due; at and index belong to the agenda
+	index int       // its position in the agenda; -1 when it is not there
 }
 
-// due returns when something is to be done about p; mono is the monotonic reading of now.
+// due returns when p has to be looked at next; mono is the monotonic reading of now.
 func (p *peer) due(now time.Time, mono time.Duration) time.Time {
 	if d, ok := p.inflight.due(); ok {
 		if at := now.Add(d - mono); at.Before(p.pace.next) {
@@ -70,7 +70,7 @@ func (a *agenda) remove(p *peer) {
 	}
 }
 
-// Len is of [heap.Interface], as are the next ones.
+// Len implements heap.Interface, as do the methods below.
 func (a agenda) Len() int           { return len(a) }
 func (a agenda) Less(i, j int) bool { return a[i].at.Before(a[j].at) }
 
@@ -96,10 +96,10 @@ func (a *agenda) Pop() any {
 	return p
 }
 
-// Choose returns which nodes are probed: all when they are no more than most, else as many from
-// every region in turn, each node taking those that rendezvous hashing gives it, so that the nodes
-// of one region probe different ones of another. Nodes without an ID, the node itself and repeated
-// IDs are left out. The result is sorted by ID.
+// Choose returns which nodes are probed: all if there are no more than most, else an equal number
+// from every region in turn. Each node takes those that rendezvous hashing gives it, so that the
+// nodes of one region probe different nodes of another. Nodes without an ID, the node itself and
+// repeated IDs are left out. The result is sorted by ID.
 func Choose(self string, nodes []Node, most int) []Node {
 	out := make([]Node, 0, len(nodes))
 	for _, n := range nodes {

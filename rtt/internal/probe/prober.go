@@ -9,7 +9,7 @@ import (
 	"github.com/ebbkit/ebb/rtt/internal/estimate"
 )
 
-// Config is what a [Prober] is made of.
+// Config configures a [Prober].
 type Config struct {
 	Session uint64        // of this node, see [Session]
 	Born    time.Time     // the origin of monotonic readings; no time that is passed in is earlier
@@ -19,12 +19,12 @@ type Config struct {
 	Random  func() uint64 // bits that no peer can predict
 }
 
-// Prober decides which peers are probed when and how, and what answers and silence say about them.
-// It is stepped by its caller, who passes the time in and does what it says:
+// Prober decides which peers are probed when and how, and what follows from answers and silence.
+// Its caller steps it, passes the time in and does what it says:
 //
 //	Due -> send each probe, then Sent or Done
 //	a packet arrives -> Reply
-//	Wake, or the time that Due or TableDue gave -> Due and TableDue again
+//	Wake, or the time that Due or TableDue returned -> Due and TableDue again
 //
 // It is not safe for concurrent use.
 type Prober struct {
@@ -36,7 +36,7 @@ type Prober struct {
 
 	made   time.Time // when the last rows were taken
 	dirty  bool      // something changed since then
-	urgent bool      // and it is the first news of a peer
+	urgent bool      // and it is the first measurement of a peer
 	wake   bool      // the caller should look before the time that it was given
 }
 
@@ -57,7 +57,7 @@ func (r *Prober) mono(t time.Time) time.Duration { return t.Sub(r.cfg.Born) }
 func wall(t time.Time) time.Duration { return time.Duration(t.UnixNano()) }
 
 // SetPeers makes nodes, which have distinct IDs, the peers. A peer that stays keeps what is known
-// of it; one whose address changed is asked anew.
+// of it; one whose address changed is measured anew.
 func (r *Prober) SetPeers(now time.Time, nodes []Node) {
 	keep := make(map[string]bool, len(nodes))
 	for _, n := range nodes {
@@ -94,9 +94,9 @@ func (r *Prober) SetPeers(now time.Time, nodes []Node) {
 }
 
 func (r *Prober) add(now time.Time, n Node) {
-	// A peer that was forgotten and is back still remembers our sequences, and takes lower ones for
-	// replays. No peer is asked once a millisecond, so the time since Born is above all that were
-	// used.
+	// A peer that was forgotten and is back still remembers this node's sequences, and takes lower
+	// ones for replays. No peer is probed once a millisecond, so the time since Born is above all
+	// that were used.
 	p := &peer{node: &n, index: -1, seq: uint64(r.mono(now) / time.Millisecond)}
 	p.pace.every = r.cfg.Near
 	p.pace.begin(now, r.cfg.Random())
@@ -118,8 +118,8 @@ type Probe struct {
 // maxBatch is how many probes are sent before the table gets its turn.
 const maxBatch = 64
 
-// Due counts what is overdue or lost, appends the probes that are due to batch, and returns when
-// there is more to do, zero for never.
+// Due counts overdue and lost probes, appends the probes that are due to batch, and returns when
+// there is more to do; zero means never.
 func (r *Prober) Due(now time.Time, batch []Probe) ([]Probe, time.Time) {
 	for {
 		if len(r.agenda) == 0 {
@@ -131,8 +131,8 @@ func (r *Prober) Due(now time.Time, batch []Probe) ([]Probe, time.Time) {
 		}
 		r.giveUp(p, now, now.Sub(p.at))
 		if !p.pace.next.After(now) {
-			// Without a token all wait: who has been due for longest comes first, so a full agenda
-			// starves nobody.
+			// Without a token all peers wait. The one that has been due for longest comes first, so
+			// a full agenda starves nobody.
 			if ok, at := r.bucket.take(now); !ok {
 				r.agenda.set(p, p.due(now, r.mono(now)))
 				return batch, at
@@ -174,13 +174,13 @@ func (r *Prober) plan(p *peer, now time.Time) (Probe, bool) {
 	return o, true
 }
 
-// Sent corrects the time at which a probe by UDP was sent: the last moment before.
+// Sent sets the time at which a UDP probe was sent: the last moment before the write.
 func (r *Prober) Sent(o *Probe, at time.Time) {
 	o.peer.inflight.stamp(o.Packet.seq, r.mono(at), wall(at))
 }
 
 // Done takes in the result of a probe that was not UDP: its sample, or that it failed. It reports
-// whether the peer is still one.
+// whether the peer is still a peer.
 func (r *Prober) Done(o *Probe, now time.Time, s estimate.Sample, ok bool) bool {
 	o.peer.busy = false
 	if r.byID[o.Node.ID] != o.peer {
@@ -195,7 +195,7 @@ func (r *Prober) Done(o *Probe, now time.Time, s estimate.Sample, ok bool) bool 
 	return true
 }
 
-// Arrival is a datagram with its stamps.
+// Arrival is a datagram with its timestamps.
 type Arrival struct {
 	From    netip.AddrPort
 	Now     time.Time
@@ -203,7 +203,7 @@ type Arrival struct {
 	Queued  time.Duration // between that and Now
 }
 
-// Answer is what a reply said.
+// Answer is the content of a reply.
 type Answer struct {
 	Peer     string
 	Sample   estimate.Sample
@@ -230,7 +230,7 @@ func (r *Prober) Reply(a *Arrival, k *Packet) (Answer, Drop) {
 	}
 	if p.far != k.answerer {
 		if p.far != 0 {
-			p.est.Restart() // another life of the peer; maybe it moved
+			p.est.Restart() // the peer was restarted; maybe it moved
 		}
 		p.far = k.answerer
 	}
@@ -248,8 +248,8 @@ func (r *Prober) Reply(a *Arrival, k *Packet) (Answer, Drop) {
 	return Answer{p.node.ID, s, ok}, DropNone
 }
 
-// Observe takes in a round trip to a peer that was measured in passing, and reports whether it was
-// believed.
+// Observe takes in a round trip to a peer that was measured on other traffic, and reports whether
+// it was accepted.
 func (r *Prober) Observe(now time.Time, id string, s estimate.Sample) bool {
 	p := r.byID[id]
 	if p == nil || !p.est.Observe(now, s) {
@@ -273,7 +273,7 @@ func (r *Prober) accept(p *peer, now time.Time, s estimate.Sample) {
 }
 
 // giveUp counts the probes of p that should have been answered by now, and those that will not be
-// any more. The caller comes late by so much.
+// any more. late is by how much the caller comes late.
 func (r *Prober) giveUp(p *peer, now time.Time, late time.Duration) {
 	missed, lost := p.inflight.expire(r.mono(now), late)
 	for range missed {
@@ -297,7 +297,7 @@ func (r *Prober) miss(p *peer, now time.Time, way estimate.Source) {
 	p.fallback.result(now, way, false)
 	r.touch()
 	if before == estimate.StateFresh || before == estimate.StateStale {
-		// Else it is a long way, on which answers only come late.
+		// Otherwise the path is long, and its answers are only late.
 		if p.inflight.len() <= len(p.inflight)/2 {
 			p.pace.missed(now)
 		}
@@ -307,7 +307,7 @@ func (r *Prober) miss(p *peer, now time.Time, way estimate.Source) {
 	}
 }
 
-// touch notes that the last rows are out of date.
+// touch records that the last rows are out of date.
 func (r *Prober) touch() {
 	if !r.dirty {
 		r.dirty, r.wake = true, true
@@ -353,7 +353,7 @@ func (r *Prober) Rows(now time.Time) []Row {
 	return rows
 }
 
-// Pace sets how often each peer is probed from now on; near are those that decide something.
+// Pace sets how often each peer is probed from now on; near holds those that matter to the order.
 func (r *Prober) Pace(near map[string]bool) {
 	n, f := intervals(len(near), len(r.byID)-len(near), r.cfg.Near, r.cfg.Far,
 		float64(r.cfg.Budget))

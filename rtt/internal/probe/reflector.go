@@ -2,8 +2,8 @@ package probe
 
 import "time"
 
-// Reflector decides which probes are answered. It remembers who asked only after the MAC was
-// checked, so a stranger cannot make it remember anything. Not safe for concurrent use.
+// Reflector decides which probes are answered. It remembers a sender only after the MAC was
+// checked, so a stranger cannot make it remember anything. It is not safe for concurrent use.
 type Reflector struct {
 	session  uint64
 	rate     float64 // answers per second to one sender
@@ -13,7 +13,7 @@ type Reflector struct {
 	lastTidy time.Time
 }
 
-// sender is what is remembered of one life of one prober.
+// sender is the state kept about one run of one prober.
 type sender struct {
 	high   uint64 // highest sequence seen
 	seen   uint64 // bit i: high-i was seen
@@ -22,9 +22,9 @@ type sender struct {
 	last   time.Time
 }
 
-// senderIdle is after how long a silent sender is forgotten, far longer than the slowest interval
-// of probes. After that a recorded probe is answered once more, by a packet of the same size that
-// no prober believes.
+// senderIdle is how long a silent sender is remembered, far longer than the slowest interval of
+// probes. After that a recorded probe is answered once more, by a packet of the same size that no
+// prober accepts.
 const senderIdle = 2 * time.Minute
 
 func NewReflector(session uint64, rate float64, burst, max int) *Reflector {
@@ -34,8 +34,8 @@ func NewReflector(session uint64, rate float64, burst, max int) *Reflector {
 	}
 }
 
-// Answer turns p, an authenticated probe, into its reply (all but the stamps), or says why there is
-// none. A probe of this node itself, which has come back, is one that was seen before.
+// Answer turns p, an authenticated probe, into its reply (all but the timestamps), or says why
+// there is none. A probe of this node itself that has come back counts as replayed.
 func (r *Reflector) Answer(now time.Time, p *Packet) Drop {
 	if p.prober == r.session {
 		return DropReplayed
@@ -79,8 +79,8 @@ func (r *Reflector) admit(now time.Time) *sender {
 	return &sender{tokens: r.burst, last: now}
 }
 
-// accept reports whether seq was not seen before, and marks it. A sequence more than 63 behind
-// the highest is refused: nothing is known of it.
+// accept reports whether seq was not seen before, and marks it. A sequence more than 63 behind the
+// highest is refused, because nothing is known about it.
 func (s *sender) accept(seq uint64) bool {
 	switch {
 	case seq == 0:

@@ -6,14 +6,14 @@ import (
 	"github.com/ebbkit/ebb/rtt/internal/estimate"
 )
 
-// Row is what is known of the way to one node.
+// Row is what is known of the path to one node.
 type Row struct {
 	Node *Node
 	Stat estimate.Stat
 	Lost bool // by its own probes, whatever Stat says after mass silence
 }
 
-// Region is the way to the nearest node of a region.
+// Region is the path to the nearest node of a region.
 type Region struct {
 	estimate.Place
 	Base    time.Duration
@@ -33,7 +33,7 @@ type Ranking struct {
 	regions, nodes estimate.Order
 }
 
-// measured: with this many samples a distance is held to its place in the order.
+// measured: from this many samples on, hysteresis holds a distance in its place in the order.
 const measured = 3
 
 // Update takes in the rows, sorted by ID, and returns regions and nodes in their orders. After mass
@@ -85,8 +85,9 @@ func (r *Ranking) Update(now time.Time, rows []Row) ([]Region, []estimate.Place)
 	return regions, r.nodes.Places()
 }
 
-// excuse turns lost into stale when all of three or more peers are lost: then this node is the
-// likelier culprit, and the last known distances are better than none. Mass silence expires nobody.
+// excuse turns lost into stale when all of three or more peers are lost: then this node is the more
+// likely cause, and the last known distances are better than none. During mass silence no distance
+// expires.
 func excuse(rows []Row) {
 	if len(rows) < 3 {
 		return
@@ -103,7 +104,7 @@ func excuse(rows []Row) {
 	}
 }
 
-// nearer reports whether a node stands for its region rather than the one that does so far.
+// nearer reports whether a node represents its region better than the one that does so far.
 func nearer(s *estimate.Stat, g *Region) bool {
 	rank := [...]int{
 		estimate.StateFresh: 3, estimate.StateStale: 2, estimate.StateUnknown: 1,
@@ -118,8 +119,8 @@ func nearer(s *estimate.Stat, g *Region) bool {
 // nearPeers are probed at the shorter interval; they cost 32 probes a second by default.
 const nearPeers = 32
 
-// Near returns the IDs of the peers that decide something: the nearest, and the nearest of every
-// region. The never measured are among them while there is room.
+// Near returns the IDs of the peers that matter to the order: the nearest, and the nearest of every
+// region. Peers that were never measured are among them while there is room.
 func Near(regions []Region, nodes []estimate.Place) map[string]bool {
 	near := make(map[string]bool, nearPeers)
 	for i := range nodes[:min(nearPeers, len(nodes))] {

@@ -10,13 +10,13 @@ const (
 	// spread is how far the first probe of a new peer may be put off, so that nodes which start
 	// together do not probe together.
 	spread = 20 * time.Millisecond
-	// The timeout of a probe is three times the usual round trip, and what a scheduler may add,
-	// within these bounds. A late answer still counts, and is no loss, so a short timeout costs
-	// little, and a lost peer is known within a second.
+	// The timeout of a probe is three times the usual round trip, plus what a scheduler may add,
+	// within these bounds. A late answer still counts, and is not a loss, so a short timeout costs
+	// little, and a lost peer is detected within a second.
 	timeoutMin  = 200 * time.Millisecond
 	timeoutMax  = time.Second
 	timeoutMore = 50 * time.Millisecond
-	// answerable is how long an answer is still taken; after that the probe is lost. It is long for
+	// answerable is how long an answer is accepted; after that the probe is lost. It is long for
 	// any path that is worth using, so that a path that suddenly becomes much longer does not look
 	// like one that loses packets.
 	answerable = 3 * time.Second
@@ -29,12 +29,12 @@ func timeout(base time.Duration, ok bool) time.Duration {
 	return min(max(3*base+timeoutMore, timeoutMin), max(timeoutMax, base+base/2))
 }
 
-// jitter spreads d over 0.8 to 1.2 of itself, so that probes of a mesh do not fall into step.
+// jitter scales d by 0.8 to 1.2, so that the probes of a mesh do not synchronize.
 func jitter(d time.Duration, random uint64) time.Duration {
 	return d*4/5 + time.Duration(float64(d)*2/5*unit(random))
 }
 
-// unit makes of random bits a number in [0, 1).
+// unit turns random bits into a number in [0, 1).
 func unit(random uint64) float64 { return float64(random>>11) / (1 << 53) }
 
 // pace is the schedule of one peer.
@@ -64,7 +64,7 @@ func (p *pace) sent(now time.Time, random uint64) {
 	}
 }
 
-// missed is called when a probe is overdue and the peer is not yet lost: asking again at once
+// missed is called when a probe is overdue and the peer is not yet lost: probing again at once
 // tells a lost packet from a lost peer.
 func (p *pace) missed(now time.Time) {
 	if at := now.Add(quickGap); at.Before(p.next) {
@@ -72,12 +72,12 @@ func (p *pace) missed(now time.Time) {
 	}
 }
 
-// intervals returns how often near and far peers are probed: as configured, or slower in
-// proportion when that would be more than budget probes per second.
+// intervals returns how often near and far peers are probed: as configured, or proportionally
+// slower if that would be more than budget probes per second.
 func intervals(
 	near, far int, nearEvery, farEvery time.Duration, budget float64,
 ) (time.Duration, time.Duration) {
-	budget *= 0.9 // the rest is for new peers and for asking again after a loss
+	budget *= 0.9 // the rest is for new peers and for probing again after a loss
 	rate := float64(near)/nearEvery.Seconds() + float64(far)/farEvery.Seconds()
 	if rate <= budget {
 		return nearEvery, farEvery
@@ -93,7 +93,7 @@ type bucket struct {
 	last        time.Time
 }
 
-// take takes a token, or says when there will be one.
+// take takes a token, or returns when there will be one.
 func (b *bucket) take(now time.Time) (ok bool, at time.Time) {
 	if b.last.IsZero() {
 		b.tokens = b.burst
@@ -105,6 +105,6 @@ func (b *bucket) take(now time.Time) (ok bool, at time.Time) {
 		b.tokens--
 		return true, time.Time{}
 	}
-	// A microsecond more than it takes, so that rounding never asks for a moment that is not later.
+	// A microsecond more than needed, so that rounding never yields a time that is not later.
 	return false, now.Add(time.Duration((1-b.tokens)/b.rate*float64(time.Second)) + time.Microsecond)
 }
