@@ -2,7 +2,7 @@ package balance
 
 import "math"
 
-// history is what the ticks have gathered about one machine. Times are in ticks.
+// history is what the ticks have recorded about one machine. Times are in ticks.
 type history struct {
 	seen  uint64  // what was heard last, as it stands in the cell
 	age   float32 // since then
@@ -10,16 +10,16 @@ type history struct {
 	sent  uint32  // requests sent until the last tick
 	own   float32 // fading sums of what was in flight here at each tick,
 	taken float32 // and of the requests sent
-	away  float32 // for how long it has been left out because it does not run
+	away  float32 // for how long it has been excluded because it does not run
 	answers
 }
 
-// regionHistory is what the ticks have gathered about a region, for ageing its machines.
+// regionHistory is what the ticks have recorded about a region, for ageing its machines.
 type regionHistory struct {
 	dt   float32 // ticks since the last time
 	tick int64
-	mean float32 // what others have at a machine, over those that were heard of lately
-	gap  float32 // between two news of one machine
+	mean float32 // what others have at a machine, averaged over those that were heard of lately
+	gap  float32 // between two updates about one machine
 	stay float32 // of a request, in ticks; 0 when unknown
 	ramp int64   // how long slow start takes
 
@@ -27,40 +27,42 @@ type regionHistory struct {
 }
 
 // The constants of ageing. Those that concern others' load are multiples of the measured gap
-// between two news: a constant time oscillates as soon as the news are later than it.
+// between two updates: a constant time oscillates as soon as the updates are later than it.
 const (
-	// fadeGaps is how many gaps it takes what a reply said to fade into what is usual at the machine.
-	// It is slow: with 4 gaps requests that stay for 2 s are bounced three times as often.
+	// fadeGaps is how many gaps it takes until what a reply said has faded into what is usual at
+	// the machine. It is slow: with 4 gaps requests that stay for 2 s are bounced three times as
+	// often.
 	fadeGaps = 16
-	// usualGaps is how many gaps the usual covers. Late reports move estimates by way of it only:
-	// taken at once they herd. A longer average forgets which machines are full: with 20 gaps bounces
-	// double.
+	// usualGaps is how many gaps the usual load covers. Late reports move estimates only through
+	// it: if nodes used them at once, they would herd. A longer average forgets which machines are
+	// full: with 20 gaps bounces double.
 	usualGaps = 2
-	// staleGaps is after how many gaps, and at least staleTicks, what was heard of a machine has
-	// expired.
+	// staleGaps is the number of gaps after which, at least staleTicks, what was heard of a machine
+	// has expired.
 	staleGaps, staleTicks = 20, 50
-	// awayTicks is how long a machine that bounced a request because it does not run is left out when
-	// nobody says more.
+	// awayTicks is how long a machine that bounced a request because it does not run is excluded if
+	// nothing more is heard.
 	awayTicks = 50
 	// memoryTicks is how long the averages of slowness remember: 8 s.
 	memoryTicks = 80
-	// slowFrom is how much longer than its region's mean a machine's requests have to stay before it
+	// slowFrom is how many times its region's mean stay a machine's requests must stay before it
 	// counts as slow. Below it the noise of heavy tails would be taken for slowness.
 	slowFrom = 2
-	// slowSample is how many requests it takes to judge.
+	// slowSample is how many requests are needed before a machine can count as slow.
 	slowSample = 8
 	// penaltyHalf is how many ticks halve the load that failures count as: 1 s.
 	penaltyHalf = 10
 )
 
-// fadeFast is how many gaps it takes at a machine that serves a few at a time: its load jumps
+// fadeFast replaces fadeGaps for a machine that serves a few requests at a time: its load jumps
 // between idle and full.
 const fadeFast = 2
 
 func (a regionHistory) fade() float32 { return fading(a.dt, fadeGaps*a.gap) }
 func fading(dt, tau float32) float32  { return 1 - float32(math.Exp(-float64(dt/tau))) }
 
-// step ages what is believed of one machine. own is in flight here now, sent counts since ever.
+// step ages what is known of one machine. own is in flight here now, sent counts all requests so
+// far.
 func (p *history) step(e est, seen uint64, own, hard int, sent uint32, a regionHistory) est {
 	e &^= saidFullBit // a machine that said "full" is left out for a moment only
 	if e&awayBit == 0 {
@@ -96,9 +98,9 @@ func (p *history) hear(seen uint64, a regionHistory) {
 	p.seen, p.age = seen, 0
 }
 
-// fadeOthers moves the estimate of what others have towards what is usual: at the machine, or, when
-// nothing was heard of it for long, in its region. A machine that holds requests of ours and is
-// silent may be stuck: it must not look average.
+// fadeOthers moves the estimate of what others have towards what is usual: at the machine, or, if
+// nothing was heard of it for long, in its region. A machine that holds requests of this node and
+// is silent may be stuck: it must not look average.
 func (p *history) fadeOthers(e est, own, hard int, seen uint64, a regionHistory) est {
 	others := e.others()
 	switch {
@@ -121,7 +123,7 @@ func (p *history) fadeOthers(e est, own, hard int, seen uint64, a regionHistory)
 	return e.withOthers(others)
 }
 
-// forget is what is left of the load of failures after some ticks. It is rounded down: otherwise
+// forget returns the load of failures that is left after some ticks. It is rounded down: otherwise
 // a residue would remain and exclude the machine for good.
 func forget(q, dt float32) float32 {
 	if dt == 0 {
@@ -131,8 +133,8 @@ func forget(q, dt float32) float32 {
 	return float32(math.Floor(float64(q)*penaltyUnit)) / penaltyUnit
 }
 
-// towards moves x by a part of the way, and by no less than an estimate can tell apart: else small
-// steps would be lost.
+// towards moves x by a part of the way, and by no less than an estimate can represent: otherwise
+// small steps would be lost.
 func towards(x, to, part float32) float32 {
 	step := (to - x) * part
 	switch {
@@ -144,8 +146,8 @@ func towards(x, to, part float32) float32 {
 	return x
 }
 
-// slowness is by Little's law how long requests stay at the machine, compared with its region, as a
-// factor on its load.
+// slowness returns, by Little's law, how long requests stay at the machine compared with its
+// region, as a factor on its load.
 func (p *history) slowness(own int, a regionHistory) float32 {
 	if a.stay <= 0 || p.own < slowFrom*a.stay || p.taken+float32(own) < slowSample && p.own < slowSample*slowFrom*a.stay {
 		return 1

@@ -21,7 +21,7 @@ const (
 	AutostopOff Autostop = iota // machines run until somebody stops them
 	// a machine that is not needed is stopped; its next start is a cold boot
 	AutostopStop
-	// it is suspended with its memory; where the driver refuses, it is stopped
+	// it is suspended with its memory; if the driver refuses, it is stopped
 	AutostopSuspend
 )
 
@@ -40,9 +40,9 @@ func (a *Autostop) UnmarshalText(text []byte) error {
 	return enum.Unmarshal(a, "balance: autostop mode", autostopNames[:], text)
 }
 
-// App is what an operator says about one app. It is a plain row; the comment on each field names
-// the package that reads it. The zero value of every field but ID is valid: autostart and autostop
-// off, no bounds, no limits.
+// App holds the settings of one app. It is a plain row; the comment on each field names the package
+// that reads it. The zero value of every field but ID is valid: autostart and autostop off, no
+// bounds, no limits.
 type App struct {
 	ID AppID
 
@@ -58,20 +58,20 @@ type App struct {
 	Max int
 	// MinPerRegion is like Min within each region that has machines of the app. (autostart, downscale)
 	MinPerRegion int
-	// Spare is the number of machines kept beyond those that the load fills, as long as there is load,
-	// so that a burst finds one that runs. (autostart, downscale)
+	// Spare is the number of machines kept beyond those that the load fills, as long as there is
+	// load, so that a burst finds one running. (autostart, downscale)
 	Spare int
 	// Regions lists the home regions in order of preference; demand counts towards the first. Empty
 	// means the region nearest to each edge. (autostart)
 	Regions []string
-	// Limits are the app's defaults; a machine's own Limits rule where they are not zero. (balance,
-	// autostart)
+	// Limits are the app's defaults; a machine's own Limits apply where they are not zero.
+	// (balance, autostart)
 	Limits Limits
-	// BootHint is what a start is expected to take; it counts as one observed boot. 0 means unknown.
-	// (autostart)
+	// BootHint is how long a start is expected to take; it counts as one observed boot. 0 means
+	// unknown. (autostart)
 	BootHint time.Duration
-	// KeepAlive is how long an app with no request keeps its machines above Min; 0 means downscale's
-	// default. (downscale)
+	// KeepAlive is how long an app without requests keeps its machines above Min; 0 means
+	// downscale's default. (downscale)
 	KeepAlive time.Duration
 	// IdleAfter is how long a long connection (WebSocket, event stream, gRPC stream, other upgrades)
 	// may carry no data before it counts as idle: an idle one does not keep its machine running, and
@@ -80,38 +80,39 @@ type App struct {
 	// RestartAfter is how long a machine's checks may fail until it is stopped and started again; 0
 	// means 30 s, as long as Kubernetes takes by default; negative never. (autostart)
 	RestartAfter time.Duration
-	// SlowStart is how long a machine that has just started takes less than its soft limit, from a
-	// tenth of it upwards; 0 means that it takes its full share at once. Of the requests that wait
-	// for its start it takes a quarter of its limit at once, half after half of that time, and all
-	// at its end, give or take 100 ms: otherwise an app may collapse under the first wave. (balance,
-	// autostart)
+	// SlowStart is how long a machine that has just started takes less than its soft limit,
+	// beginning at a tenth of it; 0 means that it takes its full share at once. Of the requests
+	// that wait for its start it takes a quarter of its limit at once, half after half of that
+	// time, and all at its end, give or take 100 ms: otherwise an app may collapse under the first
+	// wave. (balance, autostart)
 	SlowStart time.Duration
 	// BodyPause is how long a client may pause while a machine waits for its body; then the request
-	// is answered with 408. The same happens when less than 240 bytes per second arrive within one
-	// BodyPause: otherwise a byte now and then would hold a slot. Time in which the machine does not
-	// read is no pause, nor is the silence of a client whose gRPC call or answer is under way. 0
+	// is answered with 408. The same happens if less than 240 bytes per second arrive within one
+	// BodyPause: otherwise an occasional byte would hold a slot. Time in which the machine does not
+	// read is not a pause, nor is the silence of a client whose gRPC call or answer is under way. 0
 	// means 60 s, what common servers allow; negative means no bound, for bodies that are sparse
 	// streams. (backhaul)
 	BodyPause time.Duration
 	// AnswerPause is how long a client may read nothing of an answer that waits for it; then the
-	// request is broken off and its slot is free. 0 means 6 h: people pause a download or a video
-	// for a meal or a meeting and expect it to go on, and a machine without a hard limit loses
+	// request is cut off and its slot is free. 0 means 6 h: people pause a download or a video for
+	// a meal or a meeting and expect it to continue, and a machine without a hard limit loses
 	// little by that. A machine that takes few requests at a time, such as a GPU, needs minutes
 	// instead. Negative means no bound. (backhaul)
 	AnswerPause time.Duration
 	// UpgradeWait is how long a request for an upgrade may wait for the machine's 101; then it is
 	// answered with 504. 0 means 60 s; negative means no bound. (backhaul)
 	UpgradeWait time.Duration
-	// FinishAbandoned has the machine finish requests whose clients have left before it answered: it
-	// is told nothing, and its answer is read and dropped. A hard limit then holds for what the app
-	// executes, whatever its clients do. Without it the sending half of the connection to the machine
-	// is closed, which ends the work of apps that listen for it. In either case the slot is held until
-	// the machine is done, as far as that can be known; package backhaul has the table. (backhaul)
+	// FinishAbandoned makes the machine finish requests whose clients have left before it answered:
+	// it is told nothing, and its answer is read and dropped. A hard limit then holds for what the
+	// app executes, whatever its clients do. Without it the sending half of the connection to the
+	// machine is closed, which ends the work of apps that listen for it. In either case the slot is
+	// held until the machine is done, as far as that can be known; package backhaul has the table.
+	// (backhaul)
 	FinishAbandoned bool
-	// AbandonedHold is how long the slot of such a request is held when the machine does not say
-	// that it is done. 0 means learned: the 99th percentile of the app's service times, from 1 s to
-	// 60 s, where the machine has closed the connection without an answer, and 60 s where it is
-	// silent. (backhaul)
+	// AbandonedHold is how long the slot of such a request is held if the machine does not say that
+	// it is done. 0 means learned: if the machine has closed the connection without an answer, the
+	// 99th percentile of the app's service times, from 1 s to 60 s; if it is silent, 60 s.
+	// (backhaul)
 	AbandonedHold time.Duration
 	// Strategy overrides the balancer's; nil means the balancer's own. (balance)
 	Strategy Strategy
@@ -156,14 +157,14 @@ func (a App) validate() error {
 	return nil
 }
 
-// LimitsOf returns the limits that hold for m: its own where set, else the app's.
+// LimitsOf returns the limits that apply to m: its own where set, else the app's.
 func (a App) LimitsOf(m Machine) Limits {
 	return Limits{Soft: cmp.Or(m.Limits.Soft, a.Limits.Soft), Hard: cmp.Or(m.Limits.Hard, a.Limits.Hard)}
 }
 
 // MarshalJSON writes the fields that are not zero: durations as in "30s", enums by name, a strategy
 // by name, such as "pack", or with its fields, such as {"closest": {"SpillAt": 0.8}}. A custom
-// strategy has no such form and is an error.
+// strategy has no JSON form and is an error.
 func (a App) MarshalJSON() ([]byte, error) {
 	b := []byte{'{'}
 	for f, v := range appFields(&a) {
@@ -193,10 +194,10 @@ func (a App) MarshalJSON() ([]byte, error) {
 	return append(b, '}'), nil
 }
 
-// UnmarshalJSON reads what [App.MarshalJSON] writes; durations may also be whole numbers of
-// nanoseconds, and names of fields may be in any case, as encoding/json has it. Missing fields
-// stay as they are, and unknown ones are ignored. The error names the
-// field, its value and what is wanted. Whether the values make sense is checked by [Fleet.Apply].
+// UnmarshalJSON reads what [App.MarshalJSON] writes. Durations may also be whole numbers of
+// nanoseconds, and field names may be in any case, as in encoding/json. Missing fields keep their
+// values, and unknown ones are ignored. The error names the field, its value and what is wanted.
+// [Fleet.Apply] checks whether the values make sense.
 func (a *App) UnmarshalJSON(text []byte) error {
 	var given map[string]json.RawMessage
 	if err := json.Unmarshal(text, &given); err != nil {
@@ -285,7 +286,7 @@ func durationJSON(raw json.RawMessage) (time.Duration, error) {
 	return 0, fmt.Errorf(`want a time with its unit, such as "30s" or "5m"`)
 }
 
-// strategies are those that have a form in JSON, by name: themselves where everything is zero, else
+// strategies are those that have a JSON form, by name: the name alone if every field is zero, else
 // an object whose one field has that name, such as {"closest": {"SpillAt": 0.8}}.
 var strategies = []struct {
 	name string

@@ -18,8 +18,8 @@ import (
 // Distance tells how far away regions are, as round trips from this node. Package rtt measures
 // them.
 type Distance interface {
-	// RTT returns the round trip to a region; ok is false when it is unknown, and a negative one
-	// counts as unknown. Unknown is never taken for near. RTT is called on each tick and change, from
+	// RTT returns the round trip to a region. ok is false when it is unknown; a negative one counts
+	// as unknown. Unknown is never treated as near. RTT is called on each tick and change, from
 	// several goroutines and with no lock held, and must not block.
 	RTT(region string) (rtt time.Duration, ok bool)
 }
@@ -28,19 +28,19 @@ type Distance interface {
 type Config struct {
 	// Strategy picks for apps that name none of their own; nil means Closest{}.
 	Strategy Strategy
-	// Distance orders the regions; nil means that only the node's own region is near and all others
-	// are unknown.
+	// Distance orders the regions; nil means that only the node's own region is near and the
+	// distance of all others is unknown.
 	Distance Distance
 	// Trace observes picks; the zero value costs nothing.
 	Trace Trace
 	// GiveBack carries a granted slot that could not be used back to the machine's owner: there to
 	// Granter.Back of package balance/grants. It is called by [Reservation.Release] and must not
-	// block. nil: such slots return when they expire.
+	// block. If it is nil, such slots return when they expire.
 	GiveBack func(owner NodeID, g Grant)
 }
 
-// tickEvery moves the coarse clock, ages estimates and reads distances again: a pick never reads a
-// clock.
+// tickEvery is how often the coarse clock advances, estimates age and distances are read: a pick
+// never reads a clock.
 const tickEvery = 100 * time.Millisecond
 
 // Balancer picks machines for requests on one node. All methods are safe for concurrent use.
@@ -51,7 +51,7 @@ type Balancer struct {
 	trace    Trace
 	giveBack func(NodeID, Grant)
 	apps     atomic.Pointer[map[AppID]*appBalance] // replaced when an app comes or goes
-	only     atomic.Pointer[appBalance]            // when there is but one, as in many programs
+	only     atomic.Pointer[appBalance]            // set when there is only one, as in many programs
 	room     atomic.Pointer[func(AppID)]
 
 	ran atomic.Bool
@@ -97,8 +97,9 @@ func New(f *Fleet, c Config) (*Balancer, error) {
 // Fleet returns the fleet that b picks from.
 func (b *Balancer) Fleet() *Fleet { return b.fleet }
 
-// Pick chooses a machine for r and counts the request in. On success the caller owes one
-// [Reservation.Release]. The error matches [ErrNoApp], [ErrFull] or [ErrNoMachine]. It never waits.
+// Pick chooses a machine for r and counts the request in. On success the caller must call
+// [Reservation.Release] once. The error matches [ErrNoApp], [ErrFull] or [ErrNoMachine]. It never
+// waits.
 func (b *Balancer) Pick(r Request) (Reservation, error) {
 	ab := b.only.Load()
 	if ab == nil || ab.id != r.App {
@@ -136,7 +137,8 @@ func (b *Balancer) pick(ab *appBalance, r *Request) (Reservation, error) {
 	return b.insist(ab, r)
 }
 
-// insist ends a pick that has found nothing: it tries once more for a request that cannot wait.
+// insist is the end of a pick that has found nothing: it tries once more for a request that cannot
+// wait.
 func (b *Balancer) insist(ab *appBalance, r *Request) (Reservation, error) {
 	view := ab.view.Load()
 	if r.Insist {
@@ -153,8 +155,8 @@ func (b *Balancer) insist(ab *appBalance, r *Request) (Reservation, error) {
 	return Reservation{}, whyNone(view, r)
 }
 
-// attempts bounds how often a pick looks again because what it chose was taken between look and
-// act, or the row of a machine has changed while its score was read.
+// attempts bounds how often a pick looks again because its choice was taken in between, or the row
+// of a machine has changed while its score was read.
 const attempts = 16
 
 func (b *Balancer) reserve(ab *appBalance, r *Request) (m *row, slot ticket) {
@@ -171,14 +173,14 @@ func (b *Balancer) reserve(ab *appBalance, r *Request) (m *row, slot ticket) {
 			if slot, ok := m.cell.remember().granted().take(m.cell); ok {
 				return m, slot
 			}
-			m.cell.leave() // somebody of this node took the last grant
+			m.cell.leave() // another request of this node took the last grant
 		}
 		r.Rand = mix(r.Rand, 1)
 	}
 	return nil, ticket{}
 }
 
-// choose calls the strategy; the usual one without copying the request.
+// choose calls the strategy; it calls the default one without copying the request.
 func choose(s Strategy, v *View, r *Request) (Slot, bool) {
 	if c, ok := s.(Closest); ok {
 		return c.pick(v, r)
@@ -213,7 +215,7 @@ func (b *Balancer) Tick(now time.Time) {
 		b.started = now
 	}
 	f := b.fleet
-	// a clock that goes back stands still
+	// if the clock goes back, time stands still
 	tick := max(f.tick.Load(), 1+int64(now.Sub(b.started)/tickEvery))
 	dt := float32(tick - f.tick.Load())
 	f.tick.Store(tick)
@@ -228,13 +230,13 @@ func (b *Balancer) Tick(now time.Time) {
 	}
 }
 
-// restTicks is how often the distances of an app that sleeps are looked at: each 5 s, before its
-// planner needs them.
+// restTicks is how often the distances of a sleeping app are read: every 5 s, before its planner
+// needs them.
 const restTicks = 50
 
-// SetPeers lists the nodes of this region that balance the same apps, this one included. When they
-// are many and the machines few, each keeps to a slice of the machines. The last call counts;
-// without one there are no slices.
+// SetPeers lists the nodes of this region that balance the same apps, this one included. When there
+// are many nodes and few machines, each keeps to a slice of the machines. Each call replaces the
+// list; without one there are no slices.
 func (b *Balancer) SetPeers(nodes ...NodeID) {
 	b.mu.Lock()
 	b.peers = slices.Compact(slices.Sorted(slices.Values(nodes)))
@@ -274,7 +276,7 @@ func (b *Balancer) of(id AppID, a *app) *appBalance {
 	}
 	ab := &appBalance{id: id, app: a, live: regionStates{}}
 	b.setApps(func(apps map[AppID]*appBalance) {
-		if v, ok := apps[id]; ok && v.app == a { // somebody was quicker
+		if v, ok := apps[id]; ok && v.app == a { // another goroutine was quicker
 			ab = v
 		}
 		ab.view.CompareAndSwap(nil, newView(a.snap.Load(), nil))
@@ -283,12 +285,12 @@ func (b *Balancer) of(id AppID, a *app) *appBalance {
 	return ab
 }
 
-// rebuild makes the view of the present snapshot, distances and shares, unless it is the one that
-// stands. dt is how many ticks have passed since the last time.
+// rebuild makes the view of the present snapshot, distances and shares, unless that view is in
+// place already. dt is how many ticks have passed since the last time.
 func (b *Balancer) rebuild(ab *appBalance, dt float32) {
 	var few [16]distanceTo
 	far := few[:0]
-	for _, r := range ab.app.snap.Load().regions { // before the lock: this calls what is not ours
+	for _, r := range ab.app.snap.Load().regions { // before the lock: this calls foreign code
 		d, ok := b.rtt(r.name)
 		far = append(far, distanceTo{r.name, d, ok})
 	}
@@ -307,7 +309,7 @@ func (b *Balancer) rebuild(ab *appBalance, dt float32) {
 	slices.SortFunc(order, compareViews)
 	nearGroups(order)
 	c, _ := b.strategyOf(s).(Closest)
-	b.fleet.ageing.Lock() // for what the tick has gathered
+	b.fleet.ageing.Lock() // for what the tick has recorded
 	ab.live.next(order, c.SpillAt, dt, b.peers, b.fleet.node)
 	b.fleet.ageing.Unlock()
 	b.order = order
@@ -425,7 +427,7 @@ func (b *Balancer) Explain(r Request) (Explanation, error) {
 	return x, nil
 }
 
-// traced picks, and tells the hook what was seen before.
+// traced picks, and passes the state before the pick to the hook.
 func (b *Balancer) traced(ab *appBalance, r *Request) (Reservation, error) {
 	v := ab.view.Load()
 	x := explain(v, r, b.strategyOf(v.snap))
@@ -441,12 +443,12 @@ func (b *Balancer) traced(ab *appBalance, r *Request) (Reservation, error) {
 	return res, err
 }
 
-// AcceptGrant takes in a slot that a machine's owner has granted to this node, or taken back; the
-// next pick may use it. It reports false when the machine is not known. Grants may come late, twice
-// and out of order: a pick uses each once, and one that was taken back not at all. From an app's
-// first grant on, this node sends its machines that take 1 to 3 requests at a time nothing without
-// one, until 5 s have passed without any: then it guesses again. So either all owners of an app's
-// machines grant their slots, or none.
+// AcceptGrant takes in a slot that a machine's owner has granted to this node, or revoked; the next
+// pick may use it. It returns false when the machine is not known. Grants may come late, twice and
+// out of order: a pick uses each once, and a revoked one not at all. From an app's first grant on,
+// this node sends nothing without a grant to machines of the app that take 1 to 3 requests at a
+// time, until 5 s have passed without any grant: then it guesses again. So either all owners of an
+// app's machines grant their slots, or none.
 func (b *Balancer) AcceptGrant(g Grant) bool {
 	a, ok := (*b.fleet.apps.Load())[g.App]
 	if !ok {
@@ -472,15 +474,16 @@ func (b *Balancer) AcceptGrant(g Grant) bool {
 	return true
 }
 
-// Asks says whom to tell about an app's parked requests, for Granter.Ask of package balance/grants:
-// each owner of machines that take one to three requests at a time, with its part of them. The
-// parts add up to parked, so that no two owners reserve slots for the same request. The nearest
-// regions come first: they are told of as many as it pays to wait there for, by the round trips,
-// the slots and how long requests stay, and farther ones of the rest; a negative part says that the
-// owner need not keep a slot at hand for this node either. Inside a region parts go by the slots of
-// the machines that run or start, and each call leaves what does not come out even to another
-// owner. It yields nothing for an app that has no such machines. Call it when the number has
-// changed, and every second or less while this node lives.
+// Asks returns whom to tell about an app's parked requests, for Granter.Ask of package
+// balance/grants: each owner of machines that take one to three requests at a time, with its part
+// of the requests. The parts add up to parked, so that no two owners reserve slots for the same
+// request. The nearest regions come first: they get as many as are worth waiting there, by the
+// round trips, the slots and how long requests stay, and farther regions get the rest. A negative
+// part says that no request waits for this owner and that it need not even keep a slot ready for
+// this node. Inside a region the parts are proportional to the slots of the machines that run or
+// start, and the remainder goes to another owner in each call. Asks yields nothing for an app that
+// has no such machines. Call it when the number has changed, and at least every second while this
+// node lives.
 func (b *Balancer) Asks(app AppID, parked int) iter.Seq2[NodeID, int] {
 	return func(yield func(NodeID, int) bool) {
 		ab, ok := (*b.apps.Load())[app]
@@ -497,5 +500,5 @@ func (b *Balancer) Asks(app AppID, parked int) iter.Seq2[NodeID, int] {
 	}
 }
 
-// guessTicks is how many ticks after an app's last grant this node guesses again.
+// guessTicks is after how many ticks without a grant for the app this node guesses again.
 const guessTicks = int64(granting.GuessAfter / tickEvery)

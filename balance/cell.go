@@ -11,22 +11,22 @@ import (
 // snapshot: counts survive every change of the rows. A machine that leaves the fleet and returns
 // gets a new cell. One cache line.
 //
-// Whoever changes an input of the score bumps count and then calls rescore, which stores the score
-// and checks whether count has moved. So the last score stored always belongs to the last change,
-// without a lock.
+// Whoever changes an input of the score increments count and then calls rescore, which stores the
+// score and checks whether count has moved. So the last score stored always belongs to the last
+// change, without a lock.
 type cell struct {
 	// count packs this node's own requests in flight, exact (20 bits) | requests sent so far (24) |
-	// changes of what else makes the score (20). Each field overflows into the next, or out, without
-	// harm.
+	// changes of the other inputs of the score (20). Each field overflows into the next, or out,
+	// without harm.
 	count atomic.Uint64
 	base  atomic.Uint64 // what the row says: see base
-	est   atomic.Uint64 // what this node believes: see est
-	// seen packs the last thing heard: its sequence number (43 bits) | by a reply, not a report (1) |
-	// others (20).
+	est   atomic.Uint64 // the node's estimates: see est
+	// seen packs the last load heard: its sequence number (43 bits) | whether it came by a reply,
+	// not a report (1) | the load of others (20).
 	seen  atomic.Uint64
-	score *atomic.Uint64 // its place in the dense array of its region; does not move
+	score *atomic.Uint64 // its place in the dense array of its region; it does not move
 	row   atomic.Pointer[row]
-	// what only the tick and failures need; nil until there is something to remember
+	// what only the tick and failures need; nil until there is something to record
 	mem  atomic.Pointer[memory]
 	gate *Gate // of a machine that this process owns, else nil
 }
@@ -66,7 +66,7 @@ func (c *cell) inFlight() (own int, all float32, e est) {
 	return own, inFlight(own, c.inGate(), e), e
 }
 
-// rescore brings the score up to date; n is the last count that was seen.
+// rescore updates the score; n is the last count that was seen.
 func (c *cell) rescore(n uint64) {
 	for {
 		b := base(c.base.Load())
@@ -88,7 +88,7 @@ func (c *cell) changed() {
 }
 
 // enter counts one request of this node in, below the limits that this node knows exactly, and
-// notes whose turn it was, unless the machine is alone in its region.
+// records whose turn it was, unless the machine is alone in its region.
 func (c *cell) enter(a *liveRegion, alone bool) bool {
 	b := base(c.base.Load())
 	limit := most(b.hard(), est(c.est.Load()))
@@ -124,14 +124,14 @@ func (c *cell) leave() {
 	c.rescore(c.count.Add(^uint64(0)))
 }
 
-// observe notes what the owner said; it reports false for news older than what is known. Own
-// requests are taken at that moment, the answered one included. A reply is private and fresh: it
-// moves the estimate at once. A report is shared and late: it only says "full of others", and moves
-// the averages at the next tick. granted of what is in flight are slots that are kept for requests
-// still to come: no load to a node that waits for one.
+// observe records what the owner said; it returns false for a load older than the last one known.
+// The node's own requests are taken at that moment, including the answered one. A reply is private
+// and fresh: it moves the estimate at once. A report is shared and late: it only says "full of
+// others", and moves the averages at the next tick. granted counts the slots in flight that are
+// reserved for requests still to come: they are no load to a node that waits for one.
 func (c *cell) observe(l Load, granted int, reply bool) bool {
 	if granted > 0 && est(c.est.Load())&grantMask == 0 {
-		granted = 0 // who guesses cannot use a granted slot
+		granted = 0 // a node that guesses cannot use a granted slot
 	}
 	others := min(max(0, l.InFlight-granted-c.own()), MaxLimit)
 	next := l.Seq&seqMask<<seqShift | uint64(others)
@@ -173,25 +173,25 @@ func (c *cell) observe(l Load, granted int, reply bool) bool {
 	}
 }
 
-// refuse notes that the owner refused a request because the machine was full: the request that
-// observe counted is not there, and for a moment no other goes.
+// refuse records that the owner refused a request because the machine was full: the request that
+// observe counted is not there, and for a moment no other is sent.
 func (c *cell) refuse() {
 	c.update(func(e est) est { return e.withOthers(e.others()+1) | saidFullBit })
 }
 
-// away notes that the machine refused a request because it does not run; its row will say so.
+// away records that the machine refused a request because it does not run; its row will say so.
 func (c *cell) away() {
 	c.update(func(e est) est { return e | awayBit })
 	c.remember()
 }
 
-// forget drops the estimates about the machine: its owner or the machine itself has been started
-// again. Grants and slow start are facts and stay.
+// forget drops the estimates about the machine: its owner or the machine itself has been restarted.
+// Grants and slow start are facts and stay.
 func (c *cell) forget() {
 	c.seen.Store(0)
 	c.update(func(e est) est { return e & (grantMask | rampMask) })
 	if m := c.mem.Load(); m != nil {
-		kept := &memory{} // which begins to count where the last one ended
+		kept := &memory{} // starts counting where the last one ended
 		n := c.count.Load()
 		kept.sent = uint32(n/sentUnit) & sentMask
 		kept.ended = kept.sent - uint32(n&ownMask)
@@ -217,7 +217,7 @@ func (c *cell) update(f func(est) est) {
 	}
 }
 
-// remember returns the cell's memory, which is made on demand.
+// remember returns the cell's memory, and makes it on demand.
 func (c *cell) remember() *memory {
 	for {
 		if m := c.mem.Load(); m != nil {
@@ -231,7 +231,7 @@ func (c *cell) remember() *memory {
 type memory struct {
 	history                         // of the tick, which is one at a time
 	fails   atomic.Uint32           // failures so far
-	void    atomic.Uint32           // ends so far that say nothing
+	void    atomic.Uint32           // requests that ended and say nothing about the machine
 	usual   atomic.Uint32           // share of failures at the other machines, as float32 bits
 	started atomic.Int64            // the tick at which slow start began; 0 for none
 	out     atomic.Bool             // ejected as an outlier
@@ -282,7 +282,7 @@ func (c *cell) underGrants(l Limits) {
 }
 
 // index finds the cell of a machine. Readers take no lock; there is one writer at a time. It costs
-// 10 to 20 bytes for each machine, a tenth of what a concurrent map of the standard library needs.
+// 10 to 20 bytes per machine, a tenth of what a concurrent map of the standard library needs.
 type index struct {
 	table atomic.Pointer[[]atomic.Pointer[cell]]
 	live  int // cells held
@@ -346,8 +346,8 @@ func (x *index) remove(id MachineID) {
 	}
 }
 
-// grow makes a table with room for a sixth more at least, without the removed. Full tables are
-// still searched in a few steps, which lie in one cache line or two.
+// grow makes a table with room for at least a sixth more, without the removed cells. Full tables
+// are still searched in a few steps, which lie in one cache line or two.
 func (x *index) grow(old *[]atomic.Pointer[cell]) *[]atomic.Pointer[cell] {
 	n := 8
 	for n*3 < 4*(x.live+1) {

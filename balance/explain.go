@@ -9,7 +9,7 @@ import (
 	"time"
 )
 
-// Explanation says why a pick chose its machine: what the strategy saw, and what came of it.
+// Explanation says why a pick chose its machine: what the strategy saw, and what it chose.
 type Explanation struct {
 	App      AppID
 	Strategy string   // its type
@@ -18,14 +18,14 @@ type Explanation struct {
 	Picked   Machine  // zero when there was none
 	Tier     Tier     // of the picked machine
 	Busy     bool     // it was at or above its soft limit
-	Why      string   // in a sentence
+	Why      string   // a sentence for people
 	Err      error    // of a pick that found nothing
 	Regions  []Region // in the order of the pick
 }
 
 // Trace observes picks.
 type Trace struct {
-	Every int // one in so many picks is explained; 0 or 1 means each
+	Every int // one in this many picks is explained; 0 or 1 means each
 	// Picked is called with each pick that is explained, on its goroutine and with no lock held.
 	Picked func(Explanation)
 }
@@ -34,7 +34,7 @@ func (t *Trace) samples(bits uint64) bool {
 	return t.Every <= 1 || mix(bits, 3)%uint64(t.Every) == 0
 }
 
-// chose notes the machine and puts the reason into words.
+// chose records the machine and puts the reason into words.
 func (x *Explanation) chose(v *View, s Slot, why string) {
 	var c Candidate
 	m := v.row(s)
@@ -117,8 +117,8 @@ func seen(l *Region, m *row, r *Request) {
 var (
 	// ErrNoMachine: no machine of the app can take the request now.
 	ErrNoMachine = errors.New("balance: no machine available")
-	// ErrFull: machines run, but each is at its hard limit. It is also an ErrNoMachine. Come back
-	// after RetryAfter has passed.
+	// ErrFull: machines run, but each is at its hard limit. It is also an ErrNoMachine. Retry after
+	// RetryAfter has passed.
 	ErrFull = errors.New("balance: every machine is at its hard limit")
 	// ErrNoApp: the fleet does not know the app.
 	ErrNoApp = errors.New("balance: unknown app")
@@ -129,18 +129,18 @@ var (
 type NoMachineError struct {
 	App       AppID
 	Seen      int // machines of the app
-	Unwanted  int // not among those that the request has to go to
-	Excluded  int // left out by the request: tried already
+	Unwanted  int // not among those that the request must go to
+	Excluded  int // excluded by the request: tried already
 	Stopped   int // stopped, suspended, failed, stopping, suspending or gone
-	Starting  int // on their way up
+	Starting  int // starting
 	Cordoned  int // hard-cordoned
-	Unhealthy int // with failing checks or ejected as outliers, and at their hard limit all the same
+	Unhealthy int // with failing checks or ejected as outliers, and also at their hard limit
 	Full      int // at their hard limit
 	// After estimates when a slot may be free; 0 when nothing is full.
 	After time.Duration
 }
 
-// RetryAfter returns After. Errors of other packages that know when to come back have it too.
+// RetryAfter returns After. Errors of other packages that know when to retry have it too.
 func (e *NoMachineError) RetryAfter() time.Duration { return e.After }
 
 // Error lists the counts that are not zero.
@@ -194,11 +194,11 @@ func whyNone(v *View, r *Request) error {
 	return e
 }
 
-// maxAfter bounds the guess at when a slot is free.
+// maxAfter bounds the estimate of when a slot is free.
 const maxAfter = 10 * time.Second
 
-// after lowers the guess to when one of m's requests is likely to end: their mean stay over how
-// many there are. It is at least the moment for which a machine that said "full" is left out.
+// after lowers the estimate to when one of m's requests is likely to end: their mean stay divided
+// by their number. It is at least as long as a machine that said "full" is excluded.
 func (e *NoMachineError) after(p *regionView, m *row) {
 	n := max(1, m.cell.own(), m.shared.limits.Hard)
 	t := min(max(p.stay/time.Duration(n), tickEvery), maxAfter)

@@ -48,14 +48,14 @@ type app struct {
 	removed map[MachineID]removal  // under Fleet.mu: rows older than a removal stay out
 	// the tick at which an owner granted a slot last; 0 when none does
 	granted atomic.Int64
-	quiet   atomic.Pointer[Snapshot] // the one in which nothing runs and nothing is left to age
-	record  record                   // under Fleet.ageing: what its machines answered
+	quiet   atomic.Pointer[Snapshot] // set when nothing of it runs or has to age
+	record  record                   // under Fleet.ageing: the answers of its machines
 }
 
-// removal is what is remembered of a machine that was taken out.
+// removal is the record of a machine that was removed.
 type removal struct {
 	Version
-	owner NodeID // whose it was; empty when no row was held
+	owner NodeID // who owned it; empty when no row was held
 	tick  int64
 }
 
@@ -65,21 +65,21 @@ func (t removal) covers(owner NodeID, v Version) bool {
 	return (t.owner == "" || t.owner == owner) && !v.after(t.Version)
 }
 
-// removalsKept is how many removals are remembered at least; beyond it those are forgotten that are
-// older than removalTicks (ten minutes): no row is that late.
+// removalsKept is the least number of removals that are remembered. Beyond it, those older than
+// removalTicks (ten minutes) are forgotten: no row is that late.
 const removalsKept, removalTicks = 1000, 6000
 
-// remove remembers that a machine was taken out; Fleet.mu is held.
+// remove records that a machine was removed; Fleet.mu is held.
 func (a *app) remove(id MachineID, t removal) {
 	a.removed[id] = t
-	if n := len(a.removed); n > removalsKept && n&(n-1) == 0 { // now and then
+	if n := len(a.removed); n > removalsKept && n&(n-1) == 0 { // only sometimes
 		maps.DeleteFunc(
 			a.removed, func(_ MachineID, r removal) bool { return t.tick-r.tick > removalTicks },
 		)
 	}
 }
 
-// liveRegion returns the live part of a region, which is made on demand; Fleet.mu is held.
+// liveRegion returns the live part of a region, and makes it on demand; Fleet.mu is held.
 func (a *app) liveRegion(region string) *liveRegion {
 	r, ok := a.live[region]
 	if !ok {
@@ -131,7 +131,7 @@ func (f *Fleet) Apps() []AppID { return slices.Sorted(maps.Keys(*f.apps.Load()))
 // Apply changes the catalogue, in order; readers see all changes that a call makes to one app at
 // once. An invalid update is refused with an error that names it; those before it are applied. An
 // update older than what is held changes nothing and is no error. When Apply returns, this node
-// picks by the new rows: that is its acknowledgement of a cordon.
+// picks by the new rows: so it has acknowledged the cordons in them.
 func (f *Fleet) Apply(updates ...Update) error {
 	var touched []AppID
 	var freed []MachineKey
@@ -202,7 +202,7 @@ func (f *Fleet) OnChange(changed func(AppID)) (stop func()) {
 	}
 }
 
-// app returns the app with that ID, made on demand: rows may arrive before settings.
+// app returns the app with that ID, and makes it on demand: rows may arrive before settings.
 func (f *Fleet) app(id AppID) *app {
 	apps := *f.apps.Load()
 	if a, ok := apps[id]; ok {
@@ -292,8 +292,8 @@ func (f *Fleet) ageAll(tick int64) (turned map[AppID][]MachineID, ok bool) {
 	return turned, true
 }
 
-// retier derives the tiers of some machines anew: this node has ejected them as outliers, or let
-// them back.
+// retier recomputes the tiers of some machines, which this node has ejected as outliers or
+// readmitted.
 func (f *Fleet) retier(id AppID, ms []MachineID) {
 	var touched []AppID
 	f.locked(func() error {
@@ -362,7 +362,7 @@ func (f *Fleet) Host(m Machine) (*Gate, error) {
 		}
 		gate.changed = func() { f.follow(m.App, m.ID, nil) }
 		gate.kept = &kept{&f.keepers, m.App, m.ID}
-		// tokens of an earlier incarnation mean nothing here
+		// tokens of an earlier incarnation are not valid here
 		gate.slots.last = mix(f.incarnation, m.Key().Rank())
 		f.seq++
 		b := newBatch(f)
@@ -405,10 +405,10 @@ func (f *Fleet) Owned(app AppID) iter.Seq2[*Machine, *Gate] {
 	}
 }
 
-// Edit changes the row of a machine that this node owns. What belongs to the machine's identity or
-// to its gate (ID, App, Region, Owner, State, Cordon, CordonGen, Epoch) stays as it is. edit is
-// called with no lock held. It is called again with the new row when the row has changed meanwhile,
-// so it should set fields and do nothing else.
+// Edit changes the row of a machine that this node owns. Fields that belong to the machine's
+// identity or to its gate (ID, App, Region, Owner, State, Cordon, CordonGen, Epoch) stay as they
+// are. edit is called with no lock held. It is called again with the new row if the row has changed
+// meanwhile, so it should set fields and do nothing else.
 func (f *Fleet) Edit(app AppID, id MachineID, edit func(*Machine)) error {
 	if f.Gate(app, id) == nil {
 		return fmt.Errorf(
@@ -421,7 +421,7 @@ func (f *Fleet) Edit(app AppID, id MachineID, edit func(*Machine)) error {
 	return err
 }
 
-// limitGates brings the limits of the app's machines into the gates of those that this node owns.
+// limitGates copies the limits of the app's machines into the gates of those that this node owns.
 func (f *Fleet) limitGates(app AppID) {
 	s, ok := f.App(app)
 	if !ok {
@@ -434,8 +434,8 @@ func (f *Fleet) limitGates(app AppID) {
 	}
 }
 
-// follow writes the row anew from the gate, and from edit if there is one. It is level-triggered:
-// however many transitions there were, and in whatever order their notices come, the row ends as
+// follow rewrites the row from the gate, and from edit if there is one. It is level-triggered:
+// however many transitions there were, and in whatever order their notices come, the row ends up as
 // the gate is.
 func (f *Fleet) follow(app AppID, id MachineID, edit func(*Machine)) error {
 	for {
@@ -503,14 +503,14 @@ func (f *Fleet) rewrite(row *row, m Machine) (stands, changed bool, err error) {
 	return stands, changed, err
 }
 
-// Keeper is told what whoever starts this node's machines needs to know. Its funcs are called from
-// any goroutine with no lock held, and must not block. Each may be nil.
+// Keeper is notified of what a component that starts this node's machines needs to know. Its funcs
+// are called from any goroutine with no lock held, and must not block. Each may be nil.
 type Keeper struct {
-	// Wanted: a stop is over during which a start was asked for and answered with [StartRemembered].
-	// The keeper starts the machine.
+	// Wanted: a stop has ended during which a start was asked for and answered with
+	// [StartRemembered]. The keeper starts the machine.
 	Wanted func(app AppID, id MachineID)
-	// Suspect: a request that was let in found that nothing listens at the machine's address. It
-	// may come many times.
+	// Suspect: an admitted request found that nothing listens at the machine's address. It may be
+	// called many times.
 	Suspect func(app AppID, id MachineID, epoch uint64)
 	// Removed: the machine has left the fleet; forget what is kept about it.
 	Removed func(app AppID, id MachineID)
@@ -560,15 +560,15 @@ func (k *keepers) removed(m MachineKey) {
 	}
 }
 
-// kept is a gate's way to the keepers of its fleet.
+// kept links a gate to the keepers of its fleet.
 type kept struct {
 	keepers *keepers
 	app     AppID
 	id      MachineID
 }
 
-// remembers reports whether somebody does a start that is remembered. Of a gate of no fleet it is
-// whoever calls Closed.
+// remembers reports whether somebody performs a start that is remembered. For a gate of no fleet
+// that is whoever calls Closed.
 func (k *kept) remembers() bool {
 	return k == nil ||
 		slices.ContainsFunc(k.keepers.all(), func(o *Keeper) bool { return o.Wanted != nil })

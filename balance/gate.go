@@ -8,12 +8,12 @@ import (
 )
 
 // Gate admits work to one machine and holds what the owner decides about it: {state, epoch,
-// operation token, cordon generation, start wanted, limits, in flight}. It is the only home of
+// operation token, cordon generation, start wanted, limits, in flight}. It is the only source of
 // these facts; rows are copies.
 //
 // [Gate.Enter] and [Gate.Leave] are one compare-and-swap each and may be called from any goroutine.
-// The other methods are transitions; each succeeds only from the states that its comment names, so
-// of two callers one loses and must look again.
+// The other methods are transitions. Each succeeds only from the states that its comment names, so
+// if two callers compete, one fails and must look again.
 //
 //	stopped, suspended, failed --Start--> starting --Ready--> started
 //	starting --Fail--> failed
@@ -42,20 +42,20 @@ type Gate struct {
 
 	changed func()                 // called after each transition, with no lock held
 	left    atomic.Pointer[func()] // called after each request that leaves
-	kept    *kept                  // who does the starts that it remembers; nil for a gate of no fleet
-	// in its owner's fleet, whose score follows the gate; nil for a gate of no fleet
+	kept    *kept                  // who performs remembered starts; nil for a gate of no fleet
+	// the cell in its owner's fleet, whose score follows the gate; nil for a gate of no fleet
 	cell *cell
 }
 
-// operation is a start or a stop, which somebody carries out.
+// operation is a start or a stop that a caller carries out.
 type operation struct {
-	token uint64 // of whoever carries it out: calls with another one change nothing
+	token uint64 // of the caller that carries it out: calls with another one change nothing
 	ended bool   // the run ended by itself while the gate was closing
 	final bool   // no start is remembered during this stop
 	doubt bool   // whoever closed the gate does not know how the stop has ended
 }
 
-// begin makes way for the next operation and returns its token.
+// begin replaces the operation by a new one and returns its token.
 func (o *operation) begin() uint64 {
 	*o = operation{token: o.token + 1}
 	return o.token
@@ -118,16 +118,16 @@ func NewGate(l Limits) (*Gate, error) {
 	return g, nil
 }
 
-// Enter counts a request in, or says why not. A request that is let in leaves with [Gate.Leave],
-// and the load includes it.
+// Enter counts a request in, or returns why not. An admitted request leaves with [Gate.Leave], and
+// the load includes it.
 //
 // token is that of a granted slot, 0 for none. A token that is still reserved is spent, and its
-// slot becomes the request's. With one that was spent, revoked, or never given out here the request
-// gets a slot that is really free, or is bounced as full.
+// slot becomes the request's. With a token that was spent, revoked, or never issued here the
+// request gets a slot that is really free, or is bounced as full.
 //
 // epoch is the machine's epoch that the caller means, 0 for any. knownGen is the cordon generation
-// that the caller's node had seen when it picked: a caller that comes although it knows the present
-// cordon had nothing better, and its arrival aborts the stop.
+// that the caller's node had seen when it picked: a request that comes although its node knows the
+// present cordon had no better choice, and its arrival aborts the stop.
 func (g *Gate) Enter(token, epoch, knownGen uint64) (Load, Bounce) {
 	if token != 0 && g.drop(token) {
 		return g.use(epoch, knownGen)
@@ -138,8 +138,8 @@ func (g *Gate) Enter(token, epoch, knownGen uint64) (Load, Bounce) {
 			return g.load(w), b
 		}
 		next := (w + 1) | usedBit
-		// gen belongs to w or to a transition that is about to change the word; in that case the swap
-		// fails.
+		// gen belongs to w, or to a transition that is about to change the word; in that case the
+		// swap fails.
 		if w&cordonBit != 0 && knownGen >= g.gen.Load() {
 			next |= touchedBit
 		}
@@ -180,7 +180,7 @@ func (g *Gate) refuses(w, epoch uint64) Bounce {
 	return BounceNone
 }
 
-// Leave counts one admitted request out. More Leaves than admissions is a broken handle and panics.
+// Leave counts one admitted request out. It panics if there are more Leaves than admissions.
 func (g *Gate) Leave() {
 	if g.word.Add(^uint64(0))&inFlightMask == inFlightMask {
 		panic("balance: Gate.Leave without Admit")
@@ -191,7 +191,7 @@ func (g *Gate) Leave() {
 	}
 }
 
-// moved tells the owner's own view that what is in flight has changed.
+// moved tells the owner's own view that the number in flight has changed.
 func (g *Gate) moved() {
 	if g.cell != nil {
 		g.cell.changed()
@@ -216,8 +216,8 @@ func (g *Gate) load(w uint64) Load {
 	return l
 }
 
-// Granted returns how many slots are granted and not yet used: they count as in flight, since they
-// are taken, and are no load.
+// Granted returns how many slots are granted and not yet used. They count as in flight, since they
+// are taken, but are no load.
 func (g *Gate) Granted() int { return int(g.slots.count.Load()) }
 
 // InFlight returns the number of requests in flight, and of slots granted.
@@ -228,8 +228,8 @@ func (g *Gate) State() State { return stateOf(g.word.Load()) }
 
 // TakeSample returns the load, and what has happened since the last TakeSample: the most requests
 // that were in flight at once, granted slots among them, and whether anything was admitted. So a
-// request that came and went between two looks is not taken for idleness. It has one caller: the
-// machine's decider.
+// request that came and went between two looks is not mistaken for idleness. It has one caller:
+// whatever decides whether the machine stops.
 func (g *Gate) TakeSample() (l Load, peak int, used bool) {
 	for {
 		w := g.word.Load()
@@ -241,7 +241,7 @@ func (g *Gate) TakeSample() (l Load, peak int, used bool) {
 }
 
 // Touched reports whether a request came although its node knew the present soft cordon: the stop
-// must be aborted.
+// must then be aborted.
 func (g *Gate) Touched() bool {
 	w := g.word.Load()
 	return w&cordonBit != 0 && w&touchedBit != 0
@@ -251,9 +251,9 @@ func stateOf(w uint64) State { return State(w & stateMask >> stateShift) }
 
 func stateField(s State) uint64 { return uint64(s) << stateShift }
 
-// Grant reserves a slot for a request that is still to come. It counts as in flight from now on:
-// until [Gate.Enter] or [Gate.Revoke] takes the token the machine cannot close under it. It does
-// not count as use: a machine whose slots are only reserved is as idle as it was, see [Load].
+// Grant reserves a slot for a request that is still to come. The slot counts as in flight from now
+// on: the machine cannot close until [Gate.Enter] or [Gate.Revoke] takes the token. It does not
+// count as use: a machine whose slots are only reserved is as idle as it was, see [Load].
 func (g *Gate) Grant() (token uint64, ok bool) {
 	for {
 		w := g.word.Load()
@@ -270,7 +270,7 @@ func (g *Gate) Grant() (token uint64, ok bool) {
 	return g.slots.add(), true
 }
 
-// use makes a slot whose token has been dropped a request's.
+// use gives a request the slot of a token that has been dropped.
 func (g *Gate) use(epoch, knownGen uint64) (Load, Bounce) {
 	for {
 		w := g.word.Load()
@@ -318,7 +318,7 @@ func (g *Gate) Holds(token uint64) bool {
 func (g *Gate) OnLeave(f func()) { g.left.Store(&f) }
 
 // Tier returns how well this node's picks can use the machine now: by its row, and by whether this
-// node has ejected it as an outlier. For the gate of no fleet it is [TierNone].
+// node has ejected it as an outlier. For a gate of no fleet it is [TierNone].
 func (g *Gate) Tier() Tier {
 	if g.cell == nil {
 		return TierNone
@@ -329,8 +329,8 @@ func (g *Gate) Tier() Tier {
 	return TierNone
 }
 
-// SetLimits changes the limits. What is in flight above a lowered hard limit stays; nothing is
-// admitted until it has left.
+// SetLimits changes the limits. Requests in flight above a lowered hard limit stay; nothing is
+// admitted until enough of them have left.
 func (g *Gate) SetLimits(l Limits) error {
 	if err := l.validate(); err != nil {
 		return fmt.Errorf("balance: gate: %w", err)
@@ -343,8 +343,8 @@ func (g *Gate) SetLimits(l Limits) error {
 }
 
 // Start moves stopped, suspended or failed to starting under a new epoch, for the caller to carry
-// out with the token. fromEpoch is the epoch the caller saw; a machine that has moved on since
-// answers what it is now.
+// out with the token. fromEpoch is the epoch that the caller saw. If the machine has moved on
+// since, the answer says what it is now.
 func (g *Gate) Start(fromEpoch uint64) (token uint64, a StartAnswer) {
 	g.mu.Lock()
 	switch s := g.State(); {
@@ -353,7 +353,7 @@ func (g *Gate) Start(fromEpoch uint64) (token uint64, a StartAnswer) {
 	case s == StateStarted:
 		a = StartRunning
 		if g.word.Load()&cordonBit != 0 {
-			g.set(0, touchedBit) // who wants it started is as good a reason to keep it as a request
+			g.set(0, touchedBit) // a wanted start is as good a reason to keep it as a request
 		}
 	case s == StateStopping || s == StateSuspending:
 		if !g.op.final && !g.retired && g.kept.remembers() {
@@ -370,11 +370,11 @@ func (g *Gate) Start(fromEpoch uint64) (token uint64, a StartAnswer) {
 	return token, a
 }
 
-// Adopt takes in a machine that exists although this gate has not started it: an earlier process
-// has, in the run of that epoch. It moves stopped or failed, of an earlier epoch, to starting, for
-// the caller to say with the token how that ends; or to suspended. What an earlier process had in
-// flight there is unknown: slot, a token as of [Gate.Grant], keeps a machine that is not suspended
-// from closing until it is revoked.
+// Adopt takes in a machine that exists although this gate has not started it, because an earlier
+// process did, as the run of that epoch. It moves stopped or failed, of an earlier epoch, to
+// starting, and the caller reports with the token how that ends; or it moves to suspended. What an
+// earlier process had in flight there is unknown: slot, a token as of [Gate.Grant], keeps a machine
+// that is not suspended from closing until it is revoked.
 func (g *Gate) Adopt(epoch uint64, suspended bool) (token, slot uint64, ok bool) {
 	g.mu.Lock()
 	s := g.State()
@@ -399,7 +399,7 @@ func (g *Gate) Adopt(epoch uint64, suspended bool) (token, slot uint64, ok bool)
 // Ready moves starting to started.
 func (g *Gate) Ready(token uint64) bool { return g.endStart(token, StateStarted) }
 
-// Fail moves starting to failed: the start has come to nothing.
+// Fail moves starting to failed: the start did not succeed.
 func (g *Gate) Fail(token uint64) bool { return g.endStart(token, StateFailed) }
 
 func (g *Gate) endStart(token uint64, to State) bool {
@@ -437,7 +437,7 @@ func (g *Gate) Uncordon(gen uint64) bool {
 }
 
 // Close moves a machine under the soft cordon of that generation to stopping, or to suspending, if
-// nothing is in flight and nobody touched it. From here on nothing is admitted.
+// nothing is in flight and no request has touched the cordon. From then on nothing is admitted.
 func (g *Gate) Close(gen uint64, suspend bool) (token uint64, ok bool) {
 	to := StateStopping
 	if suspend {
@@ -459,7 +459,7 @@ func (g *Gate) Close(gen uint64, suspend bool) (token uint64, ok bool) {
 }
 
 // CloseNow moves a started machine to stopping whatever is in flight. It is for shutting down and
-// for machines that must go: the caller waits until InFlight is 0, or does not.
+// for machines that must go: the caller may wait until InFlight is 0.
 func (g *Gate) CloseNow() (token uint64, ok bool) {
 	g.mu.Lock()
 	if ok = g.State() == StateStarted; ok {
@@ -470,9 +470,9 @@ func (g *Gate) CloseNow() (token uint64, ok bool) {
 	return token, ok
 }
 
-// Closed ends the stop with that token: in suspended where suspended says so, else in stopped.
-// again is true when a start was wanted meanwhile: the fleet's keepers have been told, see
-// [Keeper]. Of a gate of no fleet the caller starts the machine.
+// Closed ends the stop with that token: in suspended if suspended says so, else in stopped. again
+// is true when a start was wanted meanwhile: the fleet's keepers have been told, see [Keeper]. For
+// a gate of no fleet the caller starts the machine.
 func (g *Gate) Closed(token uint64, suspended bool) (again, ok bool) {
 	to := StateStopped
 	if suspended {
@@ -493,9 +493,9 @@ func (g *Gate) Closed(token uint64, suspended bool) (again, ok bool) {
 // Wanted reports whether a start is remembered: somebody wants the machine that is being stopped.
 func (g *Gate) Wanted() bool { return g.word.Load()&wantedBit != 0 }
 
-// Forget drops the start that is wanted when the present stop is over, and has any other refused
-// until then. It is for stops after which nothing is to start: when a node ends, or a machine is
-// removed. It returns false when nothing is being stopped.
+// Forget drops the start that is wanted after the present stop, and refuses any other until then.
+// It is for stops after which nothing is to start: when a node ends, or a machine is removed. It
+// returns false when nothing is being stopped.
 func (g *Gate) Forget() bool {
 	g.mu.Lock()
 	defer g.mu.Unlock()
@@ -508,7 +508,7 @@ func (g *Gate) Forget() bool {
 }
 
 // Abandon ends the caller's part in the stop with that token without knowing whether the machine
-// still runs: the gate stays closed until somebody else calls [Gate.TakeOver].
+// still runs: the gate stays closed until another caller calls [Gate.TakeOver].
 func (g *Gate) Abandon(token uint64) bool {
 	g.mu.Lock()
 	defer g.mu.Unlock()
@@ -518,7 +518,7 @@ func (g *Gate) Abandon(token uint64) bool {
 }
 
 // TakeOver takes over a stop that was abandoned; whether the machine still runs is unknown. The old
-// token is void.
+// token becomes invalid.
 func (g *Gate) TakeOver() (token uint64, ok bool) {
 	g.mu.Lock()
 	defer g.mu.Unlock()
@@ -531,7 +531,7 @@ func (g *Gate) TakeOver() (token uint64, ok bool) {
 }
 
 // Retire says whether the machine is about to be removed: while it is, every start is refused, and
-// one that was remembered is dropped.
+// a remembered one is dropped.
 func (g *Gate) Retire(on bool) {
 	g.mu.Lock()
 	defer g.mu.Unlock()
@@ -540,7 +540,7 @@ func (g *Gate) Retire(on bool) {
 	}
 }
 
-// remove retires a machine that does not run; of any other it returns the state and false.
+// remove retires a machine that does not run; for any other it returns the state and false.
 func (g *Gate) remove() (State, bool) {
 	g.mu.Lock()
 	defer g.mu.Unlock()
@@ -558,8 +558,8 @@ func (g *Gate) Suspect(epoch uint64) {
 	}
 }
 
-// Reopen moves stopping or suspending back to started: the driver could not, and the machine still
-// runs. Where it has ended meanwhile, see Exited, it moves to failed.
+// Reopen moves stopping or suspending back to started: the driver failed, and the machine still
+// runs. If it has exited meanwhile, see Exited, it moves to failed.
 func (g *Gate) Reopen(token uint64) bool {
 	g.mu.Lock()
 	ok := token == g.op.token && g.closing()
@@ -574,10 +574,10 @@ func (g *Gate) Reopen(token uint64) bool {
 	return ok
 }
 
-// Exited notes that the run of that epoch has ended by itself: to failed where it failed, else to
-// stopped. A late report of an older epoch changes nothing. During stopping or suspending, whose
-// end Closed tells, it changes nothing yet: but there is no way back to started any more, see
-// Reopen.
+// Exited records that the run of that epoch has ended by itself: it moves to failed if the run
+// failed, else to stopped. A late report of an older epoch changes nothing. During stopping or
+// suspending, which Closed ends, it changes nothing yet: but the machine cannot go back to started
+// any more, see Reopen.
 func (g *Gate) Exited(epoch uint64, failed bool) bool {
 	to := StateStopped
 	if failed {
@@ -589,8 +589,8 @@ func (g *Gate) Exited(epoch uint64, failed bool) bool {
 	g.op.ended = g.op.ended || current && g.closing()
 	ok := current && (s == StateStarting || s == StateStarted || s == StateSuspended)
 	if ok {
-		// Whatever was under way for this run is void: no token counts in the states that this
-		// leads to, and those in which one does are entered with a new one.
+		// Whatever was under way for this run is invalid: no token counts in the states that this
+		// leads to, and the states in which one does are entered with a new token.
 		g.set(stateMask|cordonBit|touchedBit|wantedBit, stateField(to))
 	}
 	g.unlock(ok)
@@ -599,8 +599,8 @@ func (g *Gate) Exited(epoch uint64, failed bool) bool {
 
 func (g *Gate) closing() bool { s := g.State(); return s == StateStopping || s == StateSuspending }
 
-// set replaces fields of the word and turns it; the counts beside them may move meanwhile. g.mu is
-// held, so the state and the cordon cannot.
+// set replaces fields of the word and increments its turn; the counts beside them may move
+// meanwhile. g.mu is held, so the state and the cordon cannot.
 func (g *Gate) set(clear, set uint64) {
 	for {
 		w := g.word.Load()
@@ -611,9 +611,9 @@ func (g *Gate) set(clear, set uint64) {
 }
 
 // AfterRun calls f once when the run of that epoch has ended: when the machine is stopped,
-// suspended or failed, or its process is known to have ended while it was being stopped. f is
-// called at once if that is so already, else on the goroutine that tells the gate; it must not
-// block. After stop it is not called.
+// suspended or failed, or its process is known to have ended while it was being stopped. If that is
+// so already, f is called at once, else on the goroutine that tells the gate; it must not block.
+// After stop it is not called.
 func (g *Gate) AfterRun(epoch uint64, f func()) (stop func()) {
 	g.mu.Lock()
 	over := epoch != g.epoch.Load() || g.over()

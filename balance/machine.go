@@ -33,8 +33,8 @@ func (k MachineKey) String() string { return string(k.App) + "/" + string(k.ID) 
 type State uint8
 
 // The states. Only StateStarted admits requests. StateStopped, StateSuspended and StateFailed can
-// be started. StateGone is no state of a gate: the node that owns the machine has ended, see
-// [NodeGone], so that nobody can start or stop it until that node reports it again.
+// be started. StateGone is not a state of a gate: the node that owns the machine has ended, see
+// [NodeGone], so nobody can start or stop the machine until that node reports it again.
 const (
 	StateStopped State = iota
 	StateStarting
@@ -59,7 +59,7 @@ func (s State) Startable() bool { return s == StateStopped || s == StateSuspende
 // Health is the result of the owner's last health checks.
 type Health uint8
 
-// The health values. HealthUnknown counts as passing: no check is configured, or none has ended
+// The health values. HealthUnknown counts as passing: no check is configured, or none has finished
 // yet.
 const (
 	HealthUnknown Health = iota
@@ -75,8 +75,8 @@ func (h Health) String() string { return enum.String(healthNames[:], uint8(h), "
 // Cordon says how far traffic is kept away from a machine.
 type Cordon uint8
 
-// The cordons. A soft-cordoned machine is used when nothing better is left; a hard-cordoned one
-// never.
+// The cordons. A soft-cordoned machine is used only when nothing better is left; a hard-cordoned
+// one never.
 const (
 	CordonNone Cordon = iota
 	CordonSoft
@@ -91,7 +91,7 @@ func (c Cordon) String() string { return enum.String(cordonNames[:], uint8(c), "
 // MaxLimit is the largest soft or hard limit, and the largest number in flight a [Gate] counts.
 const MaxLimit = 1<<20 - 1
 
-// Limits are a machine's load limits, in requests in flight. A limit is in force at or above it.
+// Limits are a machine's load limits, in requests in flight. A limit takes effect at or above it.
 type Limits struct {
 	Soft int // at or above it other machines are preferred and another is started; 0 means none
 	Hard int // at or above it nothing is admitted; 0 means none
@@ -111,8 +111,8 @@ func (l Limits) validate() error {
 	return nil
 }
 
-// Granted reports whether the slots of a machine with these limits are granted, where its owner
-// grants any: machines that take 1 to 3 requests at a time. See package balance/grants.
+// Granted reports whether these are the limits of a machine that takes 1 to 3 requests at a time:
+// its slots are granted, if its owner grants any. See package balance/grants.
 func (l Limits) Granted() bool { return l.Hard > 0 && l.Hard <= granting.FewSlots }
 
 // Machine is one instance of an app: a row, as its owner last wrote it. It is a value; live load is
@@ -131,12 +131,12 @@ type Machine struct {
 	State  State
 	Health Health
 	// Recent says that the machine is young enough for failing checks to mean "coming" rather than
-	// "broken". The owner sets and clears it, so that no reader needs the owner's clock. For a machine
-	// that is starting, and whose checks have not passed, it says that the boot has not begun: the
-	// owner waits for its turn, or for a driver that has asked to be called later.
+	// "broken". The owner sets and clears it, so that no reader needs the owner's clock. For a
+	// machine that is starting, and whose checks have not passed, it says that the boot has not
+	// begun: the owner waits for its turn, or for a driver that has asked for a later retry.
 	Recent bool
-	// Doubtful says that the owner does not expect a starting machine to become ready: it does
-	// nothing, or listens elsewhere, and Fault says so. It may still come up.
+	// Doubtful says that the owner does not expect a starting machine to become ready, because it
+	// does nothing or listens elsewhere; Fault says so. It may still come up.
 	Doubtful  bool
 	Cordon    Cordon
 	CordonGen uint64 // counts the machine's cordons; requests carry the generation their node had seen
@@ -249,8 +249,8 @@ func (t *Tier) UnmarshalText(text []byte) error {
 }
 
 // Rank is the machine's place in the canonical order of its app: rendezvous hashing over app and
-// ID, so that nodes which do not talk agree on it, and machines that come or go move no other.
-// Machines are started from the front of the order and stopped from its back.
+// ID, so that nodes agree on it without talking to each other, and a machine that comes or goes
+// moves no other. Machines are started from the front of the order and stopped from its back.
 func (k MachineKey) Rank() uint64 { return hash2(string(k.App), string(k.ID)) }
 
 // Compare orders machines of one app canonically: by [MachineKey.Rank], then by ID.
@@ -258,7 +258,7 @@ func (m *Machine) Compare(o *Machine) int {
 	return cmp.Or(cmp.Compare(m.Key().Rank(), o.Key().Rank()), cmp.Compare(m.ID, o.ID))
 }
 
-// hash2 hashes the two strings with a separator that cannot make two pairs alike.
+// hash2 hashes the two strings with a separator, so that different pairs are different inputs.
 func hash2(a, b string) uint64 {
 	var d xxhash.Digest
 	d.Reset()
@@ -294,10 +294,10 @@ type Load struct {
 const (
 	BounceNone       Bounce = iota
 	BounceFull              // at the hard limit
-	BounceClosing           // stopping: do not come back before it has started again
+	BounceClosing           // stopping: do not retry before it has started again
 	BounceNotStarted        // stopped, starting, suspended or failed
 	BounceNotHere           // this node does not own the machine
-	BounceWrongEpoch        // the machine has been started again since the caller last heard of it
+	BounceWrongEpoch        // the machine has been restarted since the caller last heard of it
 )
 
 // Bounce is an owner's refusal of one try. A bounced request has not been executed.
@@ -321,8 +321,8 @@ func (b *Bounce) UnmarshalText(text []byte) error {
 // StartAnswer is the result of a start command.
 type StartAnswer uint8
 
-// The answers. None of them is an error: views are late, and a start is wanted, not a particular
-// transition.
+// The answers. None of them is an error: views are late, and the caller wants a start, not a
+// particular transition.
 const (
 	// the machine ran and ended since the caller looked, or is being stopped and nobody starts it
 	// then: look again

@@ -3,39 +3,39 @@ package balance
 import "math"
 
 // Outliers are machines that fail clearly more of this node's requests than the app's other
-// machines. They are moved for a while to the tier of failing machines, which is used only when no
-// other is left; their hard limits hold there too.
+// machines do. They are moved for a while to the tier of failing machines, which is used only when
+// no other machine is left; their hard limits hold there too.
 //
 // A failure that occurs everywhere says nothing about a machine. So answers are compared in blocks,
-// which cover the same time on all machines of the app. A failure is evidence by how rare failures
-// are in its block; a successful answer removes evidence. There are two sums of evidence. The first
-// keeps requests away: failures count as load for longer. The second ejects, and must allow for the
-// fact that requests are not sent at random: each failure sends the next request elsewhere, so that
-// when failures come in a row some machines get a request only while all fail. It counts only
-// failures where, in their block and the ones before and after, no other machine failed that is not
-// a suspect as well.
+// which cover the same time on all machines of the app. A failure adds evidence against its
+// machine: the rarer failures are in its block, the more. A success removes evidence. There are two
+// sums of evidence. The first keeps requests away: failures count as load for longer. The second
+// ejects, and must allow for the fact that requests are not sent at random. Each failure sends the
+// next request elsewhere, so when failures come in a row, some machines get a request only while
+// all fail. The second sum therefore counts a failure only if, in its block and the ones before and
+// after, no other machine failed, suspects apart.
 //
 // So if a machine fails everything and the others fail nothing, it is ejected after at most 10
-// failures among thirty machines, 14 among ten, 28 among three and 40 of two: 6 where it gets a
-// thirtieth of the requests, 32 where it gets half, and those that arrive before the decision. If
-// the others fail as well it takes longer, and from a few failures in a hundred requests on, the
-// machine is avoided rather than ejected. A machine that cannot be compared is neither.
+// failures among thirty machines, 14 among ten, 28 among three and 40 of two: 6 if it gets a
+// thirtieth of the requests, 32 if it gets half, and those that arrive before the decision. If the
+// others fail as well it takes longer. Once a few requests in a hundred fail, the machine is
+// avoided rather than ejected. A machine that cannot be compared is neither avoided nor ejected.
 
 const (
 	// blockSize is how many answers of an app a block holds at least. A block lasts at least one tick,
 	// and until it is full, so that no single block is enough evidence.
 	blockSize = 16
 	// certain is the logarithm of how improbable a machine's failures must be: about one in 10^9.
-	// Machines are judged ten times a second, and a machine ejected by chance leaves its load to the
-	// others.
+	// Machines are compared ten times a second, and a machine that is ejected by chance leaves its
+	// load to the others.
 	certain = 20
 	// likely is the evidence from which failures count as load for longer: two or three failures.
 	likely = 7
 	// excess is the share of the others' successes that an outlier fails. The evidence grows from
 	// about half of it on.
 	excess = 0.9
-	// rarest is the least failure rate that a failure is judged by: a single one is never much
-	// evidence.
+	// rarest is the least failure rate that a failure is compared with: a single failure is never
+	// much evidence.
 	rarest = 1.0 / 32
 	// blockFade is how many blocks the averages remember.
 	blockFade = 10
@@ -43,27 +43,27 @@ const (
 	// end a probation.
 	usual = 0.1
 
-	// ejectShare is the share of an app's machines that may be ejected at a time. This node sees only
-	// a sample of the others: if it were wrong about more than half of them, the rest could not bear
-	// the load.
+	// ejectShare is the share of an app's machines that may be ejected at a time. This node sees
+	// only a sample of their requests: if it were wrong about more than half of them, the rest
+	// could not bear the load.
 	ejectShare = 0.5
-	// ejectFor is how long the first ejection lasts, in ticks; each further one adds as much, up to
-	// maxEject times.
+	// ejectFor is how long the first ejection lasts, in ticks. Each further one lasts as much
+	// longer, up to maxEject times that.
 	ejectFor, maxEject = 300, 10 // 30 s, 5 min
-	// calmAfter is how long a machine must do well before an ejection is forgotten.
+	// calmAfter is how long a machine must work well, in ticks, before an ejection is forgotten.
 	calmAfter = 300
 )
 
 // tally counts successes and failures. During a tick a count may be off by one, even negative.
 type tally struct {
 	ok, failed int32
-	stray      int32 // failures of machines that were not suspects then
+	stray      int32 // failures of machines that were not suspects at that time
 }
 
 func (t tally) and(o tally) tally { return tally{t.ok + o.ok, t.failed + o.failed, t.stray + o.stray} }
 
-// proof is the evidence of a machine's answers in a block: its failures against it, its successes
-// for it. all is the sum over all machines, this one included.
+// proof returns the evidence in a machine's answers in a block: against counts its failures, pro
+// its successes. all is the sum over all machines, this one included.
 func (t tally) proof(all tally) (against, pro float64) {
 	c := max(rarest, float64(all.failed)/float64(max(1, all.ok+all.failed)))
 	if c < 1 {
@@ -80,7 +80,7 @@ func (a average) next(t tally) average {
 	return average{a.ok*keep + float32(t.ok), a.failed*keep + float32(t.failed)}
 }
 
-// without returns the failure rate of all machines but one, damped: few answers say little.
+// without returns the failure rate of all machines but one, damped because few answers say little.
 func (a average) without(one average) float32 {
 	failed, ok := max(a.failed-one.failed, 0), max(a.ok-one.ok, 0)
 	if failed < 0.5 {
@@ -89,7 +89,8 @@ func (a average) without(one average) float32 {
 	return failed / (failed + ok + 4)
 }
 
-// record holds what this node has seen of all machines of an app, to compare each with.
+// record holds what this node has seen of all machines of an app, as the standard to compare each
+// with.
 type record struct {
 	open    tally // the block that is being filled
 	closed  tally // the one before
@@ -97,7 +98,7 @@ type record struct {
 	blocks  uint32 // how many have been closed
 }
 
-// close ends the block if it is full. Machines take it in at the next tick.
+// close ends the block if it is full. Machines use it at the next tick.
 func (r *record) close() {
 	if r.open.ok+r.open.failed < blockSize {
 		return
@@ -110,14 +111,14 @@ func (r *record) close() {
 // answers holds what is known of one machine's answers.
 type answers struct {
 	begun   bool
-	blocks  uint32 // the record's blocks that it has taken in
+	blocks  uint32 // the record's blocks that it has used
 	open    tally  // its share of the block that is being filled
 	average average
 
 	suspect float64 // the first sum of evidence, from 0 to 2*certain
 	proven  float64 // the second one
 	pending float64 // added to proven if nothing fails elsewhere in the next block
-	quiet   bool    // nothing failed elsewhere in the last block, but at suspects
+	quiet   bool    // nothing failed elsewhere in the last block, except at suspects
 
 	ended, failed, void uint32 // counts until the last tick
 	ejected             int64  // until when it is ejected
@@ -125,7 +126,7 @@ type answers struct {
 }
 
 // note takes in how many requests have ended in all, and how many of those failed or said nothing.
-// It reports whether a block has been judged.
+// It reports whether a block has been compared.
 func (a *answers) note(ended, failed, void uint32, r *record) (judged bool) {
 	if !a.begun {
 		a.begun, a.blocks = true, r.blocks
@@ -146,7 +147,7 @@ func (a *answers) note(ended, failed, void uint32, r *record) (judged bool) {
 	return judged
 }
 
-// judge takes in the closed block.
+// judge compares the machine's answers with the closed block.
 func (a *answers) judge(all tally) {
 	against, pro := a.open.proof(all)
 	a.suspect = min(max(0, a.suspect+against-pro), 2*certain)
@@ -166,12 +167,12 @@ func (a *answers) judge(all tally) {
 func (a *answers) suspected() bool { return a.suspect >= likely }
 
 // most is the most load that failures may count as: no more than the evidence supports. Failures
-// while all machines fail are forgiven once that is known; otherwise the machine would be used
-// again only the next time all fail.
+// during a time when all machines fail are dropped once that is known; otherwise the machine would
+// be used again only the next time all fail.
 func (a *answers) most() float32 { return float32(math.Exp(min(a.suspect, certain))) }
 
-// slowed is how many of the last ticks count for the load of its failures: fewer with more evidence,
-// so that the load lasts.
+// slowed returns how many of the last ticks count for the decay of the load of its failures: fewer
+// with more evidence, so that the load lasts longer.
 func (a *answers) slowed(tick, dt int64) float32 {
 	slow := 1 + int64(max(0, a.suspect-likely))/2
 	return float32(tick/slow - (tick-dt)/slow)
@@ -180,7 +181,7 @@ func (a *answers) slowed(tick, dt int64) float32 {
 // outlier reports whether the machine is one.
 func (a *answers) outlier() bool { return a.proven >= certain }
 
-// acquit forgets the evidence.
+// acquit clears the evidence.
 func (a *answers) acquit() { a.suspect, a.proven, a.pending = 0, 0, 0 }
 
 // eject ejects the machine from tick on.
@@ -191,12 +192,12 @@ func (a *answers) eject(tick int64) {
 }
 
 // ejectable reports whether one more machine of an app with n usable ones may be ejected, so that
-// at most ejectShare are afterwards. Of two or more, one always may.
+// at most ejectShare of them are afterwards. Of two or more, one always may.
 func ejectable(n, out int) bool {
 	return n >= 2 && (out == 0 || float64(out+1) <= ejectShare*float64(n))
 }
 
-// jury judges an app's machines at one tick.
+// jury compares an app's machines with each other at one tick.
 type jury struct {
 	record *record
 	tick   int64
@@ -204,7 +205,7 @@ type jury struct {
 	out    int
 }
 
-// judge ejects outliers and readmits them, with a probation of one request if failures are rare.
+// judge ejects outliers and readmits them, on probation with one request if failures are rare.
 func (j *jury) judge(turned []MachineID, m *row, mem *memory, e est) ([]MachineID, est) {
 	others := j.record.average.without(mem.average)
 	weight := others

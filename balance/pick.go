@@ -11,8 +11,8 @@ const lookAll = 64
 // maxChoices bounds the draws of one look.
 const maxChoices = 16
 
-// defaultChoices is how many machines are drawn: with two, half of the machines being slow is too
-// much for the other half.
+// defaultChoices is how many machines are drawn: with only two, if half of the machines are slow,
+// the other half gets too much.
 const defaultChoices = 4
 
 // scan is one pick's search through regions.
@@ -89,12 +89,12 @@ func (l *scan) tier(i int, t Tier, b *found) {
 	if w, pos := l.draw.from(&l.v.order[i], list, n, b.w, r); w < b.w {
 		b.w, b.slot = w, Slot{int32(i), pos}
 	}
-	if b.w >= noUse { // nothing usable was drawn: rather look at all than miss the last one
+	if b.w >= noUse { // nothing usable was drawn: look at all instead of missing the last one
 		l.list(i, list, b)
 	}
 }
 
-// dense looks at the whole array of a small region.
+// dense scans the whole array of a small region.
 func (l *scan) dense(i int, rows *regionRows, n int, b *found) {
 	if n == 0 {
 		return
@@ -129,7 +129,7 @@ func leastOf(rows *regionRows, n int, w score) (least score, at int) {
 	return least, at
 }
 
-// before breaks the rare tie of two scores, of machines whose salts are equal too, by ID.
+// before breaks the rare tie of two scores by ID, for machines whose salts are equal too.
 func before(a, b *row) bool { return a != nil && b != nil && a.id < b.id }
 
 // tie reports whether a place of region i with the score of the best so far comes before it.
@@ -141,7 +141,7 @@ func (l *scan) tie(i int, pos int32, b *found) bool {
 	return before(rows[pos], rows[b.slot.pos])
 }
 
-// list looks at all of some places.
+// list looks at the machines at all the given places.
 func (l *scan) list(i int, list []int32, b *found) {
 	rows := l.v.order[i].rows
 	for _, pos := range list {
@@ -153,7 +153,7 @@ func (l *scan) list(i int, list []int32, b *found) {
 }
 
 // accepts reports whether region i takes the request at its present share. Requests with a key stay
-// where they are while shares move little.
+// in the same region while shares move little.
 func (l *scan) accepts(i int) bool {
 	p := &l.v.order[i]
 	if p.share >= shareAll {
@@ -178,11 +178,11 @@ func (d *draw) next() uint64 {
 	return z ^ z>>31
 }
 
-// fair is after how many tries for each choice draws are no longer weighted.
+// fair is the number of tries per choice after which draws are no longer weighted.
 const fair = 3
 
-// from looks at n distinct places of a list that r admits, all where r is nil, drawn by the room
-// that their machines have. It returns the least score that is below w, else w.
+// from looks at n distinct places of a list that r admits (all if r is nil), drawn with weights by
+// the room of their machines. It returns the least score that is below w, else w.
 func (d *draw) from(
 	p *regionView, list []int32, n int, w score, r *Request,
 ) (least score, pos int32) {
@@ -214,14 +214,14 @@ func (d *draw) from(
 	return least, pos
 }
 
-// yieldAt is the load, as a multiple of the region's mean and one request, at which affinity yields
-// where no soft limit says so: hashing with bounded load.
+// yieldAt is the load, as a multiple of the region's mean plus one request, at which affinity
+// yields if there is no soft limit: hashing with bounded load.
 const yieldAt = 1.25
 
 // affine improves b with the machine of region i that the request's key belongs to: the highest
-// rendezvous hash over the key and the canonical rank, among those with room. Machines that come or
-// go move only the keys that they gain or lose; a machine without room lends its keys to the next
-// in each key's own order.
+// rendezvous hash over the key and the canonical rank, among machines with room. Machines that come
+// or go move only the keys that they gain or lose. The keys of a machine without room go to the
+// next machine in each key's own order.
 func (l *scan) affine(i int, b *found) {
 	p := &l.v.order[i]
 	ranks := p.rows.ranks
@@ -254,8 +254,8 @@ func (l *scan) bounded(w score, m *row, bound uint64) bool {
 	return m.shared.limits.Soft == 0 && bound > 0 && uint64(useOf(w)*16) > bound
 }
 
-// closer reports whether a machine comes before the best so far: a better tier, room, the hash;
-// without room the load and then the hash. Whose turn it is does not matter to a key.
+// closer reports whether a machine comes before the best so far: by tier, room, and hash; without
+// room by load and then hash. Turns do not matter to a key.
 func (l *scan) closer(w score, h uint64, b *found) bool {
 	if w>>busyShift != b.w>>busyShift {
 		return w < b.w
@@ -266,7 +266,7 @@ func (l *scan) closer(w score, h uint64, b *found) bool {
 	return h > b.hash
 }
 
-// affineAll takes all regions for one.
+// affineAll treats all regions as one.
 func (l *scan) affineAll() (Slot, bool) {
 	b := found{w: noUse}
 	for i := range l.v.order {
@@ -275,8 +275,8 @@ func (l *scan) affineAll() (Slot, bool) {
 	return b.slot, b.w < noUse
 }
 
-// leastOfAll looks at every machine of a tier, twice: for the least, and for the nearest that is
-// near it.
+// leastOfAll looks at every machine of a tier twice: for the least load, and for the nearest
+// machine close to that load.
 func (l *scan) leastOfAll(t Tier) (Slot, bool) {
 	b := found{w: noUse}
 	for i := range l.v.order {
@@ -332,8 +332,8 @@ func (l *scan) leastOfDrawn(t Tier, n, draws int) (Slot, bool) {
 	return near.slot, true
 }
 
-// oneMore is the upper part of the score of a machine with one request more than f; it is busy only
-// if f is.
+// oneMore returns the upper part of the score of a machine with one more request than f; it is busy
+// only if f is.
 func (l *scan) oneMore(f found) score {
 	m := l.v.row(f.slot)
 	if m == nil {

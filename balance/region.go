@@ -9,7 +9,7 @@ import (
 )
 
 // liveRegion outlives snapshots: it lives as long as the app has machines in the region. It holds
-// the dense array of scores, where each machine keeps its place while it is in the fleet.
+// the dense array of scores, in which each machine keeps its place while it is in the fleet.
 type liveRegion struct {
 	chunks []*chunk // only ever appended; snapshots hold the slice as it was
 	used   int32    // places given so far
@@ -17,10 +17,11 @@ type liveRegion struct {
 	like   *shared // of the row packed last
 
 	_    [64]byte
-	turn atomic.Uint32 // moves on when all machines that are equally used were picked; see score
+	turn atomic.Uint32 // advances when all equally used machines were picked; see score
 	_    [60]byte
 
-	// the mean of what others have at a machine, as float32 bits, for machines that nobody heard of
+	// the mean of what others have at a machine, as float32 bits, for machines of which nothing was
+	// heard
 	now atomic.Uint32
 
 	// Written by the tick only; guarded by Fleet.ageing.
@@ -42,8 +43,8 @@ type chunk [chunkLen]atomic.Uint64
 
 const chunkLen = 64
 
-// spare is a place that is given again once nobody can still write to it: when its last cell has
-// nothing in flight and a release that was under way has long ended.
+// spare is a place that is reused once nobody can still write to it: when its last cell has nothing
+// in flight and any release that was under way has long ended.
 type spare struct {
 	pos  int32
 	cell *cell
@@ -78,7 +79,7 @@ func (a *liveRegion) place(tick int64, salt uint64) (pos int32, w *atomic.Uint64
 	return pos, w
 }
 
-// newCell makes the cell of a machine that joins.
+// newCell makes the cell of a joining machine.
 func (a *liveRegion) newCell(node NodeID, id MachineID, tick int64, gate *Gate) (*cell, int32) {
 	pos, w := a.place(tick, hash2(string(node), string(id)))
 	c := &cell{score: w, gate: gate}
@@ -95,12 +96,12 @@ func (a *liveRegion) retire(c *cell, pos int32, tick int64) {
 	a.spare = append(a.spare, spare{pos, c, tick})
 }
 
-// step ages a region's machines, gathers its means, and appends those that have become or ceased to
-// be outliers. It reports whether another tick would change anything.
+// step ages a region's machines, gathers its means, and appends the machines that have become
+// outliers or ceased to be. It reports whether another tick would change anything.
 func (r *regionRows) step(turned []MachineID, dt, ramp int64, j *jury) ([]MachineID, bool) {
 	a, tick := r.live, j.tick
 	if a.tick > 0 && a.tick < tick {
-		dt = tick - a.tick // it may have rested
+		dt = tick - a.tick // the region may have rested
 	}
 	a.tick, a.dt, a.ramp = tick, float32(dt), ramp
 	if a.gap == 0 {
@@ -126,7 +127,7 @@ type tickSums struct {
 	ready, heard, news, sent, own int
 	others, use, least            float32
 	soft                          int
-	// something can be picked, is in flight, or has not aged to its end
+	// something can be picked, is in flight, or has not fully aged
 	moving bool
 }
 
@@ -154,7 +155,7 @@ func (a *liveRegion) take(s *tickSums) {
 	}
 }
 
-// rewind begins the turns anew before they overflow.
+// rewind restarts the turns before they overflow.
 func (a *liveRegion) rewind(r *regionRows) {
 	for _, m := range r.rows {
 		if m != nil {
@@ -166,7 +167,7 @@ func (a *liveRegion) rewind(r *regionRows) {
 	a.turn.Store(1)
 }
 
-// stayed returns the mean stay as a time.
+// stayed returns the mean stay as a duration.
 func (a *liveRegion) stayed() time.Duration { return time.Duration(a.stay * float32(tickEvery)) }
 
 // regionRows are the rows of one app in one region. It is immutable once published.
@@ -174,7 +175,7 @@ type regionRows struct {
 	name   string
 	live   *liveRegion
 	chunks []*chunk // the dense array of scores
-	rows   []*row   // by place; nil where nobody stands
+	rows   []*row   // by place; nil where there is no machine
 	byID   []int32  // places in the order of IDs
 	byRank []int32  // places in the canonical order
 	// by place, see MachineKey.Rank; like the orders they change with the members, not with the rows
@@ -212,8 +213,7 @@ func (r *regionRows) findRank(rank uint64, id MachineID) int {
 	return i
 }
 
-// edit returns a draft: a copy to change. Lists are copied when they are changed for the first
-// time.
+// edit returns a draft: a copy to change. Lists are copied on their first change.
 func (r *regionRows) edit() *regionRows {
 	return &regionRows{
 		name: r.name, live: r.live, rows: slices.Clone(r.rows), byID: r.byID, byRank: r.byRank,
@@ -221,7 +221,7 @@ func (r *regionRows) edit() *regionRows {
 	}
 }
 
-// members makes the lists writable that a joining machine enters.
+// members makes the lists writable that a joining machine changes.
 func (r *regionRows) members() {
 	if r.own.members {
 		return

@@ -8,38 +8,37 @@ import (
 	"github.com/ebbkit/ebb/internal/enum"
 )
 
-// Request is what a strategy knows of a request. It is a value; the zero value of every field but
-// App is valid.
+// Request is what a strategy knows about a request. It is a value; the zero value of every field
+// but App is valid.
 type Request struct {
 	App AppID
 	// Key asks for affinity: requests with equal keys go to the same machine while it has room. Empty
 	// means none.
 	Key string
-	// Tenant is the customer or API key that the request is for. Requests that wait take turns by
-	// tenant within their app; those without one are a tenant of their own. It does not affect the
-	// pick.
+	// Tenant is the customer or API key that the request is for. Waiting requests take turns by
+	// tenant within their app; those without one share one turn. It does not affect the pick.
 	Tenant string
-	// Tried are the machines that this request has been to; they are never picked again.
+	// Tried are the machines that this request has tried; they are never picked again.
 	Tried []MachineID
-	// Rand are the random bits of this pick, its only source of chance. 0 means that the balancer
+	// Rand holds the random bits of this pick, its only source of chance. 0 means that the balancer
 	// draws them.
 	Rand uint64
 	// Place is the request's place in its app's waiting room. The waiting room sets it at the first
 	// try, so that a request which is bounced returns to its old place. 0 for a new request.
 	Place uint64
-	// Held is the size of the body that the request keeps in memory while it waits, in bytes; 0 where
+	// Held is the size of the body that the request keeps in memory while it waits, in bytes; 0 if
 	// the body has not been read. A waiting room counts it.
 	Held int
-	// Force are the machines that the request has to go to: another is never picked. nil means any.
-	// Targets are read only: requests may share one.
+	// Force is the set of machines that the request must go to: no other is ever picked. nil means
+	// any. Targets are read only: requests may share one.
 	Force *Target
-	// Prefer are the machines that the request goes to while one of them can be used.
+	// Prefer is the set of machines that the request goes to while one of them can be used.
 	Prefer *Target
 
-	// Insist says that the request cannot wait for a slot. When no machine can be used, the pick may
-	// take one that is full only by this node's estimate of what others have there. Its owner
-	// decides: a bounce costs less than no answer. A machine whose owner has said that it is full
-	// is not taken.
+	// Insist says that the request cannot wait for a slot. If no machine can be used, the pick may
+	// take one that is full only by this node's estimate of the load of others. Its owner decides:
+	// a bounce costs less than no answer. A machine whose owner has said that it is full is not
+	// taken.
 	Insist bool
 
 	first *Target // Prefer, during the balancer's first try: only these
@@ -58,7 +57,7 @@ func (r *Request) tried(id MachineID) bool { return slices.Contains(r.Tried, id)
 func (r *Request) wants(m *row) bool { return r.Force.has(m) && r.first.has(m) }
 
 // Target is a set of machines: those with one of the IDs, in one of the regions, and of the
-// revision. What is empty means any; so does a nil target.
+// revision. An empty field means any; so does a nil target.
 type Target struct {
 	Machines []MachineID
 	Regions  []string
@@ -85,16 +84,16 @@ func (t *Target) contains(id MachineID, region, revision string) bool {
 		(t.Revision == "" || t.Revision == revision)
 }
 
-// Outcome is how a request ended for the machine that it was sent to.
+// Outcome is how a request ended at the machine that it was sent to.
 type Outcome uint8
 
 // The outcomes. Only OutcomeDone and OutcomeError say anything about the machine's health.
 const (
 	OutcomeDone    Outcome = iota // answered
 	OutcomeBounced                // refused by the owner
-	// the machine or the way to it failed, or it answered that it failed
+	// the machine or the path to it failed, or it answered that it failed
 	OutcomeError
-	OutcomeCanceled // the client left, or the request's time was up
+	OutcomeCanceled // the client left, or the request's deadline passed
 	OutcomeUnserved // no machine got it: none was found, or this node could not send it
 )
 
@@ -113,8 +112,8 @@ func (o *Outcome) UnmarshalText(text []byte) error {
 	return enum.Unmarshal(o, "balance: outcome", outcomeNames[:], text)
 }
 
-// Class is a set of classes of long connections. Requests are no class: they end by themselves and
-// are waited for.
+// Class is a set of classes of long connections. Plain requests have no class: they end by
+// themselves and are waited for.
 type Class uint8
 
 // The classes, and how connections of each are told to end.

@@ -7,15 +7,15 @@ import (
 	"github.com/ebbkit/ebb/balance/internal/granting"
 )
 
-// Reservation is one request of this node counted in at one machine. It is a handle: pass it by
-// pointer and release it once; copying it is misuse.
+// Reservation is one request of this node that is counted in at one machine. It is a handle: pass
+// it by pointer and release it once; do not copy it.
 type Reservation struct {
 	b      *Balancer
 	row    *row
 	ticket ticket // of a granted slot; token 0 without one
 	shown  bool   // the token may have left this process
-	lost   bool   // it has not after all
-	full   bool   // the owner has said so
+	lost   bool   // the token has not left after all
+	full   bool   // the owner has said that the machine is full
 	away   bool   // the owner has said that the machine does not run
 }
 
@@ -23,7 +23,8 @@ type Reservation struct {
 func (r *Reservation) Machine() *Machine { return r.row.machine() }
 
 // Incarnation returns the incarnation of the machine's owner that wrote the picked row: a later one
-// is another process, with which nothing has been agreed yet. It is valid while the reservation is.
+// is another process, which knows nothing of what this node has agreed with the earlier one. It is
+// valid while the reservation is.
 func (r *Reservation) Incarnation() uint64 { return r.row.shared.incarnation }
 
 // Gate returns the gate of the machine when this process owns it, else nil.
@@ -36,8 +37,9 @@ func (r *Reservation) Busy() bool {
 	return overSoft(all, r.row.shared.limits.Soft)
 }
 
-// Failing reports whether the machine was picked only for want of a better one: its checks fail, or
-// this node has ejected it as an outlier. Then the request is no sign that the app is served.
+// Failing reports whether the machine was picked only because there was no better one: its checks
+// fail, or this node has ejected it as an outlier. Then the request is no sign that the app is
+// served.
 func (r *Reservation) Failing() bool { return r.row.tier == TierFailing }
 
 // Observe takes in the load that the owner sent with a reply or a bounce. Call it while the
@@ -46,7 +48,7 @@ func (r *Reservation) Observe(l Load) {
 	c := r.row.cell
 	if l.Epoch != 0 && l.Epoch < c.row.Load().epoch ||
 		r.row.shared.incarnation < c.row.Load().shared.incarnation {
-		return // of a run that is over
+		return // of an earlier run
 	}
 	r.away = l.State != StateStarted
 	r.full = l.Limits.Hard > 0 && l.InFlight >= l.Limits.Hard
@@ -55,7 +57,7 @@ func (r *Reservation) Observe(l Load) {
 	}
 }
 
-// Release counts the request out and notes how it ended. The handle is zeroed; a second Release
+// Release counts the request out and records how it ended. The handle is zeroed; a second Release
 // panics.
 func (r *Reservation) Release(o Outcome) {
 	if r.row == nil {
@@ -68,7 +70,7 @@ func (r *Reservation) Release(o Outcome) {
 	*r = Reservation{}
 	c := m.cell
 	if o == OutcomeError && m.epoch < c.row.Load().epoch {
-		o = OutcomeUnserved // the run that failed is over
+		o = OutcomeUnserved // the run that failed has ended
 	}
 	switch o {
 	case OutcomeError:
@@ -94,8 +96,8 @@ func (r *Reservation) Release(o Outcome) {
 	b.signal(m.shared.app)
 }
 
-// GrantToken returns the token of the slot that the pick uses, for [Gate.Enter]; ok is false when
-// the machine's owner does not grant. Call it when the request is about to be sent: without that
+// GrantToken returns the token of the slot that the pick uses, for [Gate.Enter]; ok is false if the
+// machine's owner does not grant slots. Call it when the request is about to be sent: without that
 // call, Release leaves the slot to this node's next request.
 func (r *Reservation) GrantToken() (token uint64, ok bool) {
 	r.shown = true
@@ -127,22 +129,22 @@ type ticket struct {
 
 const (
 	// ticketsMax is how many granted slots of one machine a node holds. An owner never grants more
-	// than FewSlots at a time; beyond that there may be some that it has taken back, of which this
-	// node has not heard.
+	// than FewSlots at a time. The rest is for slots that the owner has taken back without this
+	// node having heard of it.
 	ticketsMax = 2 * granting.FewSlots
-	// tokensKept is how many tokens are remembered that must not come again.
+	// tokensKept is how many tokens are remembered that must not be accepted again.
 	tokensKept = 16
 )
 
 // tickets are the granted slots of one machine that wait to be used. A pick takes one without a
-// lock; only that happens beside what the lock guards. The number of them stands in the cell's
-// estimate too: whoever changes it counts them anew, and looks again whether somebody else has
-// changed it meanwhile, so the last count written always belongs to the last change.
+// lock; everything else happens under the lock. The number of tickets is in the cell's estimate
+// too. Whoever changes it recounts, and checks afterwards whether it has changed meanwhile, so the
+// last count written always belongs to the last change.
 type tickets struct {
 	changes atomic.Uint32
 	held    [ticketsMax]heldTicket
 
-	used [tokensKept]atomic.Uint64 // a ring of tokens that came and must not come again
+	used [tokensKept]atomic.Uint64 // a ring of tokens that came and must not be accepted again
 	next atomic.Uint32             // place in the ring
 
 	mu sync.Mutex // for all but take
@@ -172,7 +174,7 @@ func (t *tickets) putLocked(c *cell, of ticket) {
 			t.count(c, true)
 			return
 		}
-	} // else its owner has it back in time
+	} // else its owner takes it back in time
 }
 
 // seen reports whether a token is here or has been.
@@ -185,7 +187,7 @@ func (t *tickets) seen(token uint64) bool {
 	return t.spent(token)
 }
 
-// drop removes a ticket, also one that is still on its way.
+// drop removes a ticket, or one that is still on its way.
 func (t *tickets) drop(c *cell, token uint64) {
 	t.mu.Lock()
 	defer t.mu.Unlock()
@@ -196,8 +198,8 @@ func (t *tickets) drop(c *cell, token uint64) {
 	t.count(c, false)
 }
 
-// take returns the ticket that lasts longest; ok is false when there is none. It is lock-free: when
-// a ticket is gone, somebody else has it.
+// take returns the ticket that lasts longest; ok is false when there is none. It is lock-free: if a
+// ticket is gone, another pick has it.
 func (t *tickets) take(c *cell) (of ticket, ok bool) {
 	for {
 		best := -1
@@ -211,7 +213,8 @@ func (t *tickets) take(c *cell) (of ticket, ok bool) {
 			t.count(c, false)
 			return ticket{}, false
 		}
-		// before it leaves its place, so that a second message about it finds it in one of the two
+		// before the token leaves its place, so that a second message about it finds it in one of
+		// the two
 		t.spend(of.token)
 		if t.held[best].token.CompareAndSwap(of.token, 0) {
 			t.count(c, false)
@@ -220,7 +223,7 @@ func (t *tickets) take(c *cell) (of ticket, ok bool) {
 	}
 }
 
-// putBack adds a ticket again that take returned and nobody has used.
+// putBack adds a ticket that take returned and nobody has used.
 func (t *tickets) putBack(c *cell, of ticket) {
 	t.mu.Lock()
 	defer t.mu.Unlock()
@@ -256,8 +259,8 @@ func (t *tickets) len() (n int) {
 	return n
 }
 
-// count writes how many tickets there are into the estimate, after a change. Only a ticket that
-// comes makes a node wait for grants.
+// count writes the number of tickets into the estimate, after a change. Only an incoming ticket
+// makes a node wait for grants.
 func (t *tickets) count(c *cell, came bool) {
 	t.changes.Add(1)
 	for {
@@ -273,7 +276,7 @@ func (t *tickets) count(c *cell, came bool) {
 	}
 }
 
-// expire drops tickets that are too old.
+// expire drops expired tickets.
 func (t *tickets) expire(c *cell, now int64) {
 	t.mu.Lock()
 	defer t.mu.Unlock()
@@ -290,7 +293,7 @@ func (t *tickets) expire(c *cell, now int64) {
 	}
 }
 
-// clear drops all tickets: their owner has been started again, and does not know them.
+// clear drops all tickets: their owner has been restarted, and does not know them.
 func (t *tickets) clear(c *cell) {
 	t.mu.Lock()
 	defer t.mu.Unlock()
@@ -300,7 +303,7 @@ func (t *tickets) clear(c *cell) {
 	t.count(c, false)
 }
 
-// wait has picks leave the machine alone until there is a grant.
+// wait makes picks avoid the machine until there is a grant.
 func (t *tickets) wait(c *cell) {
 	t.mu.Lock()
 	defer t.mu.Unlock()

@@ -45,14 +45,15 @@ func useOf(w score) float32 {
 
 func useCode(u float32) uint32 { return math.Float32bits(u) >> useDrop }
 
-// base is what a row says of a machine that matters to its score: tier (3) | soft (20) | hard (20).
+// base holds the parts of a row that matter to the machine's score: tier (3) | soft (20) | hard
+// (20).
 type base uint64
 
 const (
 	baseSoftShift = 3
 	baseHardShift = baseSoftShift + 20
 	baseNone      = base(TierNone)
-	baseRetired   = base(7) // the machine has left; its place in the array may be somebody else's
+	baseRetired   = base(7) // the machine has left; its place in the array may be reused
 )
 
 func newBase(t Tier, l Limits) base {
@@ -62,12 +63,12 @@ func (b base) tier() Tier { return Tier(b & 7) }
 func (b base) soft() int  { return int(b >> baseSoftShift & MaxLimit) }
 func (b base) hard() int  { return int(b >> baseHardShift & MaxLimit) }
 
-// est is what this node believes of a machine beyond its own requests. From the lowest bit: what
-// others have in flight, in 1/256 requests (28) | recent failures as load, in quarters of a request
-// (12) | slowness in quarters above one (5) | slow start in sixteenths, 0 for none (4) | the owner
-// just said that it is full (1) | on probation (1) | consecutive failures (4) | heard of (1) |
-// slots granted plus one, 0 for no grants (6) | it bounced a request because it does not run (1) |
-// the owner said that it is soft-cordoned, which the row does not yet say (1).
+// est holds this node's estimates about a machine, apart from its own requests. From the lowest
+// bit: what others have in flight, in 1/256 requests (28) | recent failures as load, in quarters of
+// a request (12) | slowness in quarters above one (5) | slow start in sixteenths, 0 for none (4) |
+// the owner just said that it is full (1) | on probation (1) | consecutive failures (4) | heard of
+// (1) | slots granted plus one, 0 for no grants (6) | it bounced a request because it does not run
+// (1) | the owner said that it is soft-cordoned, which the row does not yet say (1).
 type est uint64
 
 const (
@@ -90,7 +91,7 @@ const (
 	rampMask    = est(15) << rampShift
 	failsMask   = est(15) << failsShift
 	grantMask   = est(63) << grantShift
-	// oddMask is what makes a machine other than its load.
+	// oddMask selects the parts other than the load that affect a machine's score.
 	oddMask = penaltyMask | slowMask | rampMask | saidFullBit | probeBit | grantMask | awayBit | cordonedBit
 
 	maxGrant = 62
@@ -117,8 +118,8 @@ func (e est) ramp() float32 {
 }
 func (e est) fails() int { return int(e & failsMask >> failsShift) }
 
-// grant returns how many slots of the machine the owner has granted to this node and are not used
-// yet; ok is false when it does not grant.
+// grant returns how many slots of the machine the owner has granted to this node that are not used
+// yet; ok is false if it does not grant slots.
 func (e est) grant() (n int, ok bool) {
 	g := int(e & grantMask >> grantShift)
 	return g - 1, g > 0
@@ -155,16 +156,16 @@ func (e est) withGrant(n int, ok bool) est {
 	return e
 }
 
-// failed notes a failure: it weighs as one request of load, and each doubles what the last left.
-// Fast failures must never make a machine look idle. usual is the share of failures at the other
-// machines: where it is high a failure says little, and it weighs less.
+// failed records a failure: it weighs as one request of load, and each failure doubles what is left
+// of earlier ones. Fast failures must never make a machine look idle. usual is the share of
+// failures at the other machines: if it is high, a failure says little, and it weighs less.
 func (e est) failed(usual float32) est {
 	part := max((1-usual)*(1-usual), penaltyLeast)
 	return e.withPenalty(min((1+part)*e.penalty()+part, penaltyCap)).withFails(e.fails() + 1)
 }
 
-// succeeded notes a success: the load of failures shrinks, the more the rarer successes are, and a
-// probation is over. So the load of what fails everywhere does not pile up.
+// succeeded records a success: the load of failures shrinks, by more if successes are rarer, and a
+// probation ends. So the load of failures that happen everywhere does not pile up.
 func (e est) succeeded(usual float32) est {
 	q := e.penalty() * 7 / 8 * (1 - usual) * (1 - usual)
 	if q < 0.5 {
@@ -179,19 +180,20 @@ func (e est) probes() int { return max(0, 1-e.fails()) }
 const (
 	// penaltyCap bounds the load that failures count as, in requests.
 	penaltyCap = 1 << 10
-	// penaltyLeast is the least that a failure counts as, also where all fail: else the next one would
-	// come to the same machine.
+	// penaltyLeast is the least that a failure counts as, even if all machines fail: otherwise the
+	// next request would come to the same machine.
 	penaltyLeast = 0.25
-	// penaltyBusy is from which load of failures on a machine without a soft limit counts as busy, so
-	// that others get a part of its requests even where they are far: four failures in a row.
+	// penaltyBusy is the load of failures from which a machine without a soft limit counts as busy,
+	// so that other machines get a part of its requests even if they are far: four failures in a
+	// row.
 	penaltyBusy = 8
 )
 
 // The functions from here on decide what a machine's load is, when it is busy and when it is full.
-// Nothing else does: scores, candidates, the means of regions and reservations go by them.
+// Nothing else does: scores, candidates, the means of regions and reservations use them.
 
-// inFlight is how many requests a machine has in flight, as far as this node knows. own are this
-// node's; gate is the exact number where this process owns the machine, else negative.
+// inFlight returns how many requests a machine has in flight, as far as this node knows. own are
+// this node's; gate is the exact number if this process owns the machine, else negative.
 func inFlight(own, gate int, e est) float32 {
 	if gate >= 0 {
 		return float32(max(own, gate))
@@ -199,25 +201,25 @@ func inFlight(own, gate int, e est) float32 {
 	return float32(own) + e.others()
 }
 
-// weighed is the load by which machines are compared: failures and gross slowness count as load,
-// and a machine in slow start has a part of its soft limit.
+// weighed returns the load by which machines are compared: failures and gross slowness count as
+// load, and a machine in slow start has only a part of its soft limit.
 func (e est) weighed(inFlight float32) float32 {
 	return (inFlight + e.penalty()) * e.slow() / e.ramp()
 }
 
-// use is a load in units of the soft limit, or the load itself where there is none.
+// use returns a load in units of the soft limit, or the load itself if there is none.
 func use[F float32 | float64](load F, soft int) F { return load / F(max(1, soft)) }
 
 // atSoft reports whether a load is at the soft limit: others are preferred then.
 func atSoft[F float32 | float64](load F, soft int) bool { return soft > 0 && load >= F(soft) }
 
-// overSoft reports whether a load, the request that asks included, is above the soft limit: another
-// machine is started then.
+// overSoft reports whether a load, including the request that asks, is above the soft limit:
+// another machine is started then.
 func overSoft(load float32, soft int) bool { return soft > 0 && load > float32(soft) }
 
 // full reports whether this node sends the machine nothing more. What is known exactly (own) and
-// what the owner grants or just said rule; the estimate counts too, since a bounce costs more than
-// a try elsewhere.
+// what the owner grants or just said takes precedence; the estimate counts too, since a bounce
+// costs more than a try elsewhere.
 func (e est) full(own int, inFlight float32, hard int) bool {
 	if own >= MaxLimit || e&awayBit != 0 {
 		return true
@@ -228,7 +230,8 @@ func (e est) full(own int, inFlight float32, hard int) bool {
 	return e&saidFullBit != 0 || e&probeBit != 0 && own >= e.probes() || atHard(inFlight, hard)
 }
 
-// atHard reports whether a load is at the hard limit; without one it is what a gate can count.
+// atHard reports whether a load is at the hard limit; without one, at the most that a gate can
+// count.
 func atHard(inFlight float32, hard int) bool {
 	if hard == 0 {
 		hard = MaxLimit
@@ -236,8 +239,8 @@ func atHard(inFlight float32, hard int) bool {
 	return inFlight >= float32(hard)
 }
 
-// most is how many requests of its own this node may have in flight at a machine: what it knows
-// exactly. A slot that the owner has reserved is no matter of limits.
+// most returns how many of its own requests this node may have in flight at a machine: what it
+// knows exactly. Limits do not matter to a slot that the owner has reserved.
 func most(hard int, e est) int {
 	limit := MaxLimit
 	if hard > 0 && e&grantMask == 0 {
@@ -255,7 +258,7 @@ func scoreOf(b base, own, gate int, e est) score {
 		return noUse
 	}
 	load, soft := inFlight(own, gate, e), b.soft()
-	if e&oddMask == 0 { // as most machines most of the time: what full and weighed say then, inlined
+	if e&oddMask == 0 { // most machines most of the time: full and weighed, inlined
 		if atHard(load, b.hard()) {
 			return noUse
 		}

@@ -9,8 +9,8 @@ import (
 )
 
 // The spill controller moves the share of its requests that a region takes while it has room. It is
-// slow on purpose: the loads it sees are late, and a fast controller would oscillate. Single full
-// machines are the pick's business.
+// slow on purpose: the loads that it sees are late, and a fast controller would oscillate. The pick
+// deals with single full machines.
 
 const (
 	// shareAll is a share of one.
@@ -19,16 +19,16 @@ const (
 	shareLeast = 0.02
 	// spillAt is the mean use at which a region begins to give requests away, in soft limits.
 	spillAt = 0.95
-	// spillGain is how far a tick moves the share for each unit that the use is off. It is stable on
-	// news up to 3 s late.
+	// spillGain is how far a tick moves the share per unit by which the use is off. It is stable
+	// with updates up to 3 s late.
 	spillGain = 0.03
 	// spillStep bounds the move of one tick, so that one wild estimate moves little.
 	spillStep = 0.02
-	// spillGap is up to which gap between two news, in ticks, the controller keeps its pace; beyond it
-	// slows down with them.
+	// spillGap is the gap between two updates, in ticks, up to which the controller keeps its pace;
+	// beyond it the controller slows down in proportion.
 	spillGap = 10
-	// dearer is how many times what it costs elsewhere a region may cost before that counts. Below it
-	// is noise.
+	// dearer is by what factor the cost in a region may exceed the cost elsewhere before that
+	// counts. Anything below it is noise.
 	dearer = 1.05
 )
 
@@ -39,7 +39,7 @@ type spilling struct {
 	cost   float32 // of a request: round trip and time at the worker; 0 when unknown
 	other  float32 // of a request in the cheapest farther region with room; 0 when there is none
 	limits bool    // the machines have soft limits
-	gap    float32 // between two news of one machine, in ticks
+	gap    float32 // between two updates about one machine, in ticks
 }
 
 // next returns the next share after dt ticks. Without a farther region that has room it goes back
@@ -58,8 +58,8 @@ func (s spilling) next(share, dt float32) float32 {
 	return min(max(share+step, shareLeast), 1)
 }
 
-// fixed turns a share into what a view holds; shares near one are one, so that quiet regions cost
-// no random bits.
+// fixed turns a share into the form that a view holds; shares near one become one, so that quiet
+// regions cost no random bits.
 func fixed(share float32) uint32 {
 	if share >= 0.995 {
 		return shareAll
@@ -67,15 +67,16 @@ func fixed(share float32) uint32 {
 	return uint32(math.Round(float64(share) * shareAll))
 }
 
-// Water-filling: the requests that come until the next news are poured over machines whose loads
+// Water-filling: the requests that come until the next update are spread over machines whose loads
 // are late. Machine i with load b is drawn with a weight of level - b, where the level is what the
-// mean will have risen to by then. Fresh news make the level low, and only the least loaded are
-// drawn; old news make it high, and all are drawn alike. The arrivals are over-estimated: twice or
-// four times too many cost next to nothing, half of them ruin it.
+// mean will have risen to by then. Fresh updates make the level low, and only the least loaded
+// machines are drawn; old updates make it high, and all are drawn alike. The arrivals are
+// over-estimated: two or four times too high costs next to nothing, half of the true number ruins
+// the balance.
 const arrivalsTimes = 1.5
 
-// accept reports whether a draw stands, given 32 random bits: it is how the weight is applied. A
-// level at or below the least load means that nothing is known.
+// accept reports whether a draw is kept, given 32 random bits: this applies the weight. A level at
+// or below the least load means that nothing is known.
 func accept(use, level, least float32, bits uint32) bool {
 	if level <= least || use <= least {
 		return true
@@ -86,8 +87,8 @@ func accept(use, level, least float32, bits uint32) bool {
 	return float32(bits>>8)*(level-least) < (level-use)*(1<<24)
 }
 
-// waterLevel returns the level for machines with this mean use, a mean stay and news of an age;
-// both times in ticks. A stay of 0 is unknown.
+// waterLevel returns the level for machines with this mean use, mean stay and age of updates; both
+// times are in ticks. A stay of 0 is unknown.
 func waterLevel(use, stay, age float32) float32 {
 	if stay <= 0 || use <= 0 {
 		return 0
@@ -96,19 +97,19 @@ func waterLevel(use, stay, age float32) float32 {
 }
 
 // Slices: when many nodes share few machines, a node's own count at one machine is nearly always 0
-// and says nothing. Each node then keeps to a slice of a region's machines; slices lie evenly on a
-// ring, so that all machines get their part (deterministic aperture). When a slice has no room the
-// whole region is looked at.
+// and says nothing. Each node then keeps to a slice of a region's machines; slices are spread
+// evenly on a ring, so that all machines get their part (deterministic aperture). If a slice has no
+// room the whole region is used.
 const (
 	// sliceLeast is the least width: with fewer machines a slice may hold no healthy one.
 	sliceLeast = 12
-	// sliceBelow and sliceAbove are the mean of own requests at a machine below which slices begin and
-	// above which they end.
+	// sliceBelow and sliceAbove bound the mean of own requests at a machine: slices begin below
+	// sliceBelow and end above sliceAbove.
 	sliceBelow, sliceAbove = 0.5, 1.0
 )
 
-// sliceWidth returns how many of n machines a node keeps to, 0 for all of them. own is its mean at
-// a machine, on whether it has a slice already.
+// sliceWidth returns how many of n machines a node keeps to, 0 for all of them. own is the mean of
+// its own requests at a machine; on says whether it has a slice already.
 func sliceWidth(n, nodes int, own float32, on bool) int {
 	limit := float32(sliceBelow)
 	if on {
@@ -177,7 +178,7 @@ func (all regionStates) next(
 		p.level, p.least = waterLevel(a.use, a.stay, a.gap+1), a.least
 		l.follow(p, peers, self)
 	}
-	if len(all) > len(order) { // regions have gone
+	if len(all) > len(order) { // regions have been removed
 		for a := range all {
 			if !slices.ContainsFunc(order, func(p regionView) bool { return p.rows.live == a }) {
 				delete(all, a)
@@ -186,7 +187,7 @@ func (all regionStates) next(
 	}
 }
 
-// follow brings the region's slice up to date.
+// follow updates the region's slice.
 func (l *regionState) follow(p *regionView, peers []NodeID, self NodeID) {
 	ready := p.rows.byTier[TierReady]
 	width := sliceWidth(len(ready), len(peers), p.rows.live.own, l.width > 0)
@@ -209,7 +210,8 @@ func (l *regionState) follow(p *regionView, peers []NodeID, self NodeID) {
 }
 
 // cheapest returns the least cost of a request in a farther region that has room, in ticks; 0 when
-// there is none. Where none was sent the cost is that of region i, but for the way.
+// there is none. If no request was sent to a region, its cost is that of region i, except for the
+// round trip.
 func cheapest(order []regionView, i int, target float32) (least float32) {
 	from := order[i].rows.live
 	for j := order[i].end; j < len(order); j++ {
@@ -235,18 +237,18 @@ func cheapest(order []regionView, i int, target float32) (least float32) {
 type ownerPart struct {
 	node  NodeID
 	slots int           // of its machines that run or start
-	near  int           // grows with the distance, equal for those that are as near as each other
+	near  int           // grows with the distance; equal for those at equal distance
 	share float64       // of the requests that its region takes while it has room
 	rtt   time.Duration // to its region; 0 when unknown
 	stay  time.Duration // of a request there; 0 when unknown
-	// of the parked requests, to tell it; negative: it need not keep a slot at hand either
+	// of the parked requests, the number to tell it; negative: it need not even keep a slot ready
 	part int
 }
 
-// split shares so many parked requests out among owners, which are sorted by distance: the parts
-// that are not negative add up to parked. The nearest are told of as many as it pays to wait there
-// for, or of less where their region gives some away, and the farther ones of the rest: a request
-// waits for a near slot only while the expected wait is shorter than the extra round trip.
+// split divides the parked requests among owners, which are sorted by distance: the parts that are
+// not negative add up to parked. The nearest get as many as are worth waiting there, or fewer if
+// their region gives some away, and the farther ones get the rest: a request waits for a near slot
+// only while the expected wait is shorter than the extra round trip.
 func split(parked int, owners []ownerPart, turn uint64) {
 	last, total := len(owners)-1, 0
 	for i := range owners {
@@ -276,9 +278,9 @@ func split(parked int, owners []ownerPart, turn uint64) {
 	}
 }
 
-// worth is how many may wait for so many slots until one that comes then is served sooner farther
-// away: a slot becomes free every stay/slots. One at least, since some slots are free most of the
-// time.
+// worth returns how many requests may wait for so many slots until one that comes then is served
+// sooner farther away: a slot becomes free every stay/slots. It is at least one, since some slots
+// are free most of the time.
 func worth(slots int, farther, stay time.Duration) int {
 	if farther <= 0 || stay <= 0 {
 		return slots
@@ -286,13 +288,13 @@ func worth(slots int, farther, stay time.Duration) int {
 	return 1 + int(float64(slots)*float64(farther)/float64(stay))
 }
 
-// fraction is a number from 0 to below 1, evenly spread over turns.
+// fraction returns a number from 0 to below 1, evenly spread over turns.
 func fraction(turn uint64) float64 { return float64(turn*golden>>11) / (1 << 53) }
 
 // golden spreads turns evenly over any range: the fractional part of the golden ratio, in 2^-64.
 const golden = 0x9e3779b97f4a7c15
 
-// apportion splits n by the owners' slots. What does not come out even goes to another owner each
+// apportion splits n in proportion to the owners' slots. The remainder goes to another owner each
 // turn.
 func apportion(n int, owners []ownerPart, turn uint64) {
 	total := 0
@@ -317,7 +319,7 @@ func apportion(n int, owners []ownerPart, turn uint64) {
 	}
 }
 
-// grantingOwners returns the owners of machines that take a few requests at a time: the near ones
+// grantingOwners returns the owners of machines that take a few requests at a time: the nearest
 // first, then by name. A region's owners are as near as the region is.
 func grantingOwners(v *View) (owners []ownerPart) {
 	for i := range v.order {

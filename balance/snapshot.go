@@ -11,12 +11,12 @@ import (
 // concurrent use.
 type Snapshot struct {
 	app     App
-	known   bool          // the app's settings have been put; else only machines are known
+	known   bool          // the app's settings are known; else only its machines are
 	regions []*regionRows // sorted by name
 }
 
-// App returns the app's settings. While only machines of the app are known they are zero but for
-// the ID.
+// App returns the app's settings. While only machines of the app are known, they are zero except
+// for the ID.
 func (s *Snapshot) App() App { return s.app }
 
 // All returns the machines by region and ID.
@@ -75,8 +75,8 @@ func (s *Snapshot) region(name string) (int, bool) {
 	)
 }
 
-// row is a machine in a snapshot, packed: what machines have in common is in shared. It is
-// immutable.
+// row is a machine in a snapshot, packed: the parts that machines have in common are in shared. It
+// is immutable.
 type row struct {
 	id              MachineID
 	addr            string
@@ -84,12 +84,12 @@ type row struct {
 	fault           *string // nil for none
 	gen, epoch, seq uint64
 	cell            *cell
-	full            atomic.Pointer[Machine] // unpacked when somebody first looks
+	full            atomic.Pointer[Machine] // unpacked on first use
 	pos             int32                   // in its region's dense arrays
 	state           State
 	health          Health
 	cordonAndFlags  uint8
-	tier            Tier // on this node: outliers are worse than their row
+	tier            Tier // on this node: outliers are in a worse tier than their row says
 }
 
 // shared holds the fields that the machines of one app, region and owner usually have in common,
@@ -106,7 +106,7 @@ type shared struct {
 
 const recentFlag, doubtfulFlag = 1 << 7, 1 << 6
 
-// pack makes a row. like is one to use again where it fits.
+// pack makes a row. It reuses like if that fits.
 func pack(m *Machine, v Version, app *App, like *shared) *row {
 	k := shared{m.App, m.Region, m.Owner, m.Revision, m.Limits, app.LimitsOf(*m), v.Incarnation}
 	if like == nil || *like != k {
@@ -159,7 +159,7 @@ func (r *row) cordon() Cordon { return Cordon(r.cordonAndFlags &^ (recentFlag | 
 
 func (r *row) version() Version { return Version{r.shared.incarnation, r.seq} }
 
-// rowTier is the tier that the row itself says.
+// rowTier returns the tier that follows from the row alone.
 func (r *row) rowTier() Tier {
 	return tierOf(r.state, r.cordon(), r.health, r.cordonAndFlags&recentFlag != 0)
 }

@@ -1,16 +1,16 @@
 package balance
 
 // Closest picks the least loaded machine of the nearest region that has one below its soft limit;
-// when none has, the least loaded of the nearest region that has one below its hard limit. Regions
-// that are equally near count as one. A region that is used more than SpillAt on average, or whose
-// requests stay longer than they would elsewhere, gives a slowly moving share away before single
-// machines are full.
+// if none has, the least loaded of the nearest region that has one below its hard limit. Regions
+// that are equally near count as one. A region whose mean use is above SpillAt, or whose requests
+// stay longer than they would elsewhere, gives a slowly changing share away before single machines
+// are full.
 type Closest struct {
 	// Choices is how many machines of a region are looked at. 0 means all of up to 64, and 4 drawn of
 	// more; at most 16.
 	Choices int
 	// SpillAt is the mean use, in soft limits, above which a region gives requests away; 0 means
-	// 0.95. Negative: never, so that requests stay in the nearest region until all its machines
+	// 0.95. Negative means never: requests then stay in the nearest region until all its machines
 	// are at their hard limit.
 	SpillAt float64
 }
@@ -27,8 +27,8 @@ func (s Closest) pick(v *View, r *Request) (Slot, bool) {
 	return s.search(v, r)
 }
 
-// quick is search for the usual case: nothing is excluded, and the nearest region stands alone and
-// has room.
+// quick is search for the usual case: nothing is excluded, and the nearest region is alone at its
+// distance and has room.
 func (s Closest) quick(v *View, bits uint64) (Slot, bool) {
 	if len(v.order) == 0 {
 		return Slot{}, false
@@ -67,7 +67,7 @@ func (s Closest) search(v *View, r *Request) (Slot, bool) {
 			return best.slot, true
 		}
 	}
-	if gaveAway { // no other region has room: back to those that gave the request away
+	if gaveAway { // no other region has room: return to those that gave the request away
 		for i := 0; i < len(v.order); i = v.order[i].end {
 			if !l.accepts(i) && s.visit(&l, i, &best) {
 				break
@@ -93,8 +93,8 @@ func (s Closest) visit(l *scan, i int, best *found) bool {
 	return best.w>>shift == 0
 }
 
-// LeastLoad picks over all regions alike: of the machines looked at, those within one request of
-// the least loaded, and of these the one with the smallest round trip.
+// LeastLoad treats all regions alike: of the machines looked at, it takes those within one request
+// of the least loaded, and of these picks the one with the smallest round trip.
 type LeastLoad struct {
 	// Choices is how many machines are looked at. 0 means all of up to 64, and 8 drawn of more; at
 	// most 16.
@@ -154,7 +154,7 @@ func (Pack) Pick(v *View, r Request) (Slot, bool) {
 				if rows.scoreAt(pos) < busyBit && r.admits(rows.rows[pos]) {
 					return Slot{int32(i), pos}, true
 				}
-				// where all go by the order, the machines that run are at its front
+				// if all nodes follow the order, the machines that run are at its front
 				if m := rows.rows[pos]; m.tier < tiers {
 					if left--; left == 0 {
 						break

@@ -33,7 +33,7 @@ type PutApp struct{ App App }
 type RemoveApp struct{ ID AppID }
 
 // PutMachine is a row as its owner wrote it. A row that is not newer than the one held changes
-// nothing. The app need not be known yet.
+// nothing. The app may still be unknown.
 type PutMachine struct {
 	Machine Machine
 	Version Version
@@ -81,25 +81,27 @@ func (u NodeGone) check() error {
 	return nil
 }
 
-// Report is a load report: what an owner says about one of its machines from time to time.
+// Report is a load report: what an owner periodically says about one of its machines.
 type Report struct {
 	App     AppID
 	ID      MachineID
 	Load    Load
 	Granted int // of Load.InFlight, as [Gate.Granted] says; 0 where the owner grants no slots
-	// of Load.InFlight, long connections that carried no data for App.IdleAfter; they count as no load
-	// when it is decided which machines stop
+	// of Load.InFlight, long connections that carried no data for App.IdleAfter; they do not count
+	// as load in the decision which machines stop
 	Idle int
-	// of the machine's owner; reports are ordered by it and Load.Seq. 0 means whatever is known
+	// of the machine's owner; reports are ordered by it and Load.Seq. 0 means the incarnation that
+	// is known
 	Incarnation uint64
 }
 
 // ErrRuns is why [Fleet.Apply] does not remove a machine that this node owns: it has not been
-// stopped, and afterwards nobody would.
+// stopped, and after the removal nobody would stop it.
 var ErrRuns = errors.New("balance: the machine has not been stopped")
 
 // Grant is a slot of a machine that its owner has reserved for a node. The gate counts it as in
-// flight already; the request that uses it enters with [Gate.Enter] and the token. It fits a wire.
+// flight already; the request that uses it enters with [Gate.Enter] and the token. It can be sent
+// over a network.
 type Grant struct {
 	App     AppID
 	Machine MachineID
@@ -125,13 +127,13 @@ type draft struct {
 	app     *app
 	next    *Snapshot
 	regions map[string]*regionRows // the drafts among next.regions
-	rows    []*row                 // new rows, to be brought to their cells
+	rows    []*row                 // new rows, to be put into their cells
 	gone    []*row                 // rows of machines that left
 }
 
 func newBatch(f *Fleet) *batch { return &batch{f: f, drafts: map[AppID]*draft{}} }
 
-// draft returns the draft of an app, which is made on demand: rows may arrive before settings.
+// draft returns the draft of an app, and makes it on demand: rows may arrive before settings.
 func (b *batch) draft(id AppID) *draft {
 	if d, ok := b.drafts[id]; ok {
 		return d
@@ -303,7 +305,7 @@ func (b *batch) put(m Machine, v Version, gate *Gate) (changed bool, err error) 
 	return true, nil
 }
 
-// store packs m into a row at the place and over the cell of old.
+// store packs m into a row, with the place and the cell of old.
 func (d *draft) store(r *regionRows, m Machine, v Version, old *row) {
 	like := r.live.like
 	if old.shared != nil {
@@ -341,8 +343,8 @@ func (d *draft) held(id MachineID) *row {
 	return nil
 }
 
-// retire returns an error for a machine of this node that has not been stopped; any other can be
-// started no more.
+// retire returns an error for a machine of this node that has not been stopped; any other can no
+// longer be started.
 func (b *batch) retire(m *row) error {
 	if m.cell.gate == nil {
 		return nil
@@ -382,7 +384,7 @@ func (b *batch) remove(u RemoveMachine) error {
 	return nil
 }
 
-// nodeGone takes the machines of a vanished owner as gone.
+// nodeGone marks the machines of a vanished owner as gone.
 func (b *batch) nodeGone(u NodeGone) {
 	b.f.gone[u.Node] = max(b.f.gone[u.Node], u.Incarnation)
 	for id := range *b.f.apps.Load() {
@@ -410,7 +412,7 @@ func (b *batch) current(id AppID) *Snapshot {
 }
 
 // Watcher hands out the changes of a fleet, conflated: of several changes of one row a slow reader
-// gets the last, so that it costs at most one copy of the catalogue. It is for one reader.
+// gets the last, so it holds at most one copy of the catalogue. It is for one reader.
 type Watcher struct {
 	fleet   *Fleet
 	wake    chan struct{}
@@ -442,7 +444,7 @@ func (w *Watcher) Close() {
 	delete(w.fleet.watchers, w)
 }
 
-// put notes a change; fleet.mu is held.
+// put records a change; fleet.mu is held.
 func (w *Watcher) put(u Update) {
 	var k any
 	switch u := u.(type) {

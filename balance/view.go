@@ -9,10 +9,10 @@ import (
 
 // Strategy chooses the machine for a request.
 type Strategy interface {
-	// Pick chooses one machine of v that is usable for r. It neither blocks nor allocates and is safe
-	// for concurrent use. r.Rand is the only chance involved: an equal view and an equal request give
-	// an equal answer. ok is false when no machine is usable. A soft-cordoned machine is picked only
-	// when no plain one is usable, and so on down the tiers.
+	// Pick chooses one machine of v that is usable for r. It neither blocks nor allocates and is
+	// safe for concurrent use. r.Rand is the only source of chance: an equal view and an equal
+	// request give an equal answer. ok is false when no machine is usable. A soft-cordoned machine
+	// is picked only when no plain one is usable, and so on down the tiers.
 	Pick(v *View, r Request) (s Slot, ok bool)
 }
 
@@ -76,7 +76,7 @@ type regionView struct {
 	rtt   time.Duration
 	known bool
 	end   int // one past the last region that is as near as this one
-	// share is the part of the requests that the region takes while it has room, of shareAll.
+	// share is the part of its requests that the region takes while it has room, of shareAll.
 	share uint32
 	slice []int32 // the machines that this node keeps to; nil for all
 	level float32 // of water-filling, see accept
@@ -91,8 +91,8 @@ type regionStats struct {
 	stay  time.Duration
 }
 
-// accepts reports whether the region, the ith, takes a request with these random bits at the share
-// that it has now. One that does not is used all the same when no other has room.
+// accepts reports whether the region, the ith, takes a request with these random bits at its
+// present share. If no other region has room, one that does not accept is used all the same.
 func (p *regionView) accepts(i int, bits uint64) bool {
 	return p.share >= shareAll || uint32(mix(bits, uint64(i)+1))%shareAll < p.share
 }
@@ -100,20 +100,20 @@ func (p *regionView) accepts(i int, bits uint64) bool {
 // Region is a region as a view has it, or as a pick saw it.
 type Region struct {
 	Name  string
-	RTT   time.Duration // the round trip from this node; meaningful where Known
-	Known bool          // the round trip is measured: unknown is never near
+	RTT   time.Duration // the round trip from this node; valid if Known
+	Known bool          // the round trip is measured: unknown is never treated as near
 	// one past the last region that is as near as this one: measured round trips that differ by less
 	// than a tenth or 2 ms are alike
 	Near int
 
-	// What the region's machines did up to the last tick, as this node estimates it.
+	// State of the region's machines up to the last tick, as this node estimates it.
 	Ready int           // machines of the first tier
 	Use   float64       // their mean load over their soft limit, or the load where there is none
-	Stay  time.Duration // how long this node's requests stay, the way there included; 0 when unknown
+	Stay  time.Duration // how long this node's requests stay, with the round trip; 0 when unknown
 	Share float64       // of the requests that the region takes while it has room, from 0 to 1
 
-	// What an [Explanation] has of one request; zero elsewhere.
-	Accepted bool // by the share
+	// Set only in the Explanation of one request; zero elsewhere.
+	Accepted bool // the region's share accepted the request
 	Sliced   int  // machines that this node keeps to; 0 for all
 	Usable   int  // that the request could have gone to
 	Busy     int  // of these, at or above the soft limit
@@ -131,27 +131,28 @@ type Candidate struct {
 	Tier   Tier
 	Own    int     // this node's requests in flight: exact
 	Others float64 // what others have in flight, estimated
-	Told   int     // what they had by the owner's last word; set by Balancer.Loads only
+	Told   int     // what they had in flight, as last reported; set by Balancer.Loads only
 	Load   float64 // all requests in flight, estimated; failures and gross slowness count as load
 	Limits Limits
 	Rank   uint64 // canonical order: the same on all nodes
 	Salt   uint64 // hash(node, machine): different on each node
-	// the lower, the longer ago it was picked; turns go by machine, not by request
+	// the lower, the longer ago the machine was picked; turns are by machine, not by request
 	Picked   int64
 	SaidFull bool // the owner just said that it is full
 	full     bool
 }
 
 // Full reports whether the machine is at its hard limit as far as this node knows, or takes no more
-// for another reason: its owner just said so, its grants are used up, or it is on probation.
+// for another reason: its owner just said that it is full, its grants are used up, or it is on
+// probation.
 func (c *Candidate) Full() bool { return c.full }
 
-// Busy reports whether the machine is at or above its soft limit, or the part of it that it takes
-// in slow start.
+// Busy reports whether the machine is at or above its soft limit, or the part of that limit that it
+// takes in slow start.
 func (c *Candidate) Busy() bool { return atSoft(c.Load, c.Limits.Soft) }
 
-// Use is the load in units of the soft limit, or the load itself when there is none: what load is
-// compared by.
+// Use is the load in units of the soft limit, or the load itself when there is none: machines are
+// compared by it.
 func (c *Candidate) Use() float64 { return use(c.Load, c.Limits.Soft) }
 
 // Regions returns the number of regions that have machines of the app.
@@ -208,12 +209,13 @@ func (v *View) row(s Slot) *row {
 	return rows[s.pos]
 }
 
-// nearPlus and nearPart say which round trips are alike: within 2 ms or a tenth. Closer than that
-// measurements tell nothing apart.
+// nearPlus and nearPart say which round trips count as equal: those within 2 ms or a tenth.
+// Measurements cannot tell closer ones apart.
 const nearPlus, nearPart = 2 * time.Millisecond, 10
 
-// nearGroups sets the ends of groups of regions that are equally near, given in order: round trips
-// within nearPart or nearPlus of the group's first. Regions of unknown distance are one group.
+// nearGroups sets the ends of groups of regions that are equally near, given in order: the round
+// trips of a group are within nearPart or nearPlus of its first. Regions of unknown distance are
+// one group.
 func nearGroups(order []regionView) {
 	for i := 0; i < len(order); {
 		first := &order[i]
@@ -258,8 +260,8 @@ func (v *View) slotOf(m *row) (Slot, bool) {
 	return Slot{}, false
 }
 
-// lastResort returns the least loaded of the machines that are full by nothing but the estimate of
-// what others have there, in the nearest region that has one.
+// lastResort returns the least loaded of the machines that are full only by the estimate of what
+// others have there, in the nearest region that has one.
 func (v *View) lastResort(r *Request) (s Slot, ok bool) {
 	for i := range v.order {
 		least := float32(math.MaxFloat32)

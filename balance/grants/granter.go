@@ -24,10 +24,10 @@ type Config struct {
 
 const (
 	// grantFor is how long a grant may be used. Unused slots return to the owner after twice as
-	// long. It is longer than the way to any node and back, and short beside a request of machines
-	// that take a few at a time.
+	// long. It is longer than the round trip to any node, and short compared with a request on
+	// machines that take a few at a time.
 	grantFor = time.Second
-	// tickEvery is how often Run takes back and hands out.
+	// tickEvery is how often Run takes back and hands out slots.
 	tickEvery = 100 * time.Millisecond
 )
 
@@ -35,17 +35,17 @@ const (
 // slot goes to the node at which most requests wait, or, when nobody waits, to one node after the
 // other. All methods are safe for concurrent use.
 //
-// Nodes say how many requests wait with [Granter.Ask], split over the owners by
+// Nodes say with [Granter.Ask] how many requests wait, split over the owners by
 // [balance.Balancer.Asks]. A grant reaches the node through [Config.Give] and
-// [balance.Balancer.AcceptGrant]; its next pick uses it, and the token, which
+// [balance.Balancer.AcceptGrant]. The node's next pick uses it, and the token, which
 // [balance.Reservation.GrantToken] returns, travels with the request to [balance.Gate.Enter];
-// package backhaul does that. Any of these messages may be lost, late or doubled: the gate counts a
-// granted slot as taken until its token is spent or taken back, so that limits hold, and what is
-// not used returns in time.
+// package backhaul does that. Any of these messages may be lost, late or duplicated: the gate
+// counts a granted slot as taken until its token is spent or revoked, so that limits hold, and
+// unused slots return in time.
 //
-// Where all requests enter in the process that owns the machines no grants are needed: a
-// [balance.Balancer] reads its own gates, and its picks are exact. A node that shares the machines
-// it owns with other nodes asks itself like any other.
+// If all requests enter in the process that owns the machines, no grants are needed: a
+// [balance.Balancer] reads the gates of its own process, and its picks are exact. A node that
+// shares the machines it owns with other nodes asks itself like any other.
 type Granter struct {
 	fleet *balance.Fleet
 	c     Config
@@ -60,7 +60,7 @@ type Granter struct {
 type app struct {
 	slots    *deal.Slots
 	machines []deal.Machine // scratch
-	// gates that tell of requests that leave, by the last round they were seen
+	// gates that report requests that leave, by the last round in which they were seen
 	hooked map[*balance.Gate]uint64
 	round  uint64
 }
@@ -85,8 +85,8 @@ func New(f *balance.Fleet, c Config) (*Granter, error) {
 // Ask says how many requests of an app wait at a node now; it replaces what the node said before. A
 // node that asks several owners tells each of a different part, which [balance.Balancer.Asks]
 // splits: otherwise several owners would reserve slots for the same request. Nodes ask when the
-// number changes, and every second or so while they live: a silent node gets no slots. A negative
-// number says that the node does not even want a slot at hand.
+// number changes, and at least every second while they live: a silent node gets no slots. A
+// negative number says that the node does not even want a slot kept ready.
 func (g *Granter) Ask(node balance.NodeID, id balance.AppID, parked int) {
 	now := g.c.Now()
 	g.mu.Lock()
@@ -101,8 +101,8 @@ func (g *Granter) Ask(node balance.NodeID, id balance.AppID, parked int) {
 }
 
 // Back takes back a slot that the node could not use, see [balance.Config.GiveBack]. The slot is
-// handed out at the next occasion, not at once: the same node would only fail to use it again. Back
-// does nothing for a slot that was used or taken back meanwhile.
+// handed out in the next round, not at once: the same node would fail to use it again. Back does
+// nothing for a slot that was used or revoked meanwhile.
 func (g *Granter) Back(node balance.NodeID, back balance.Grant) {
 	g.mu.Lock()
 	defer g.mu.Unlock()
@@ -129,8 +129,8 @@ func (g *Granter) Run(ctx context.Context) error {
 	}
 }
 
-// Tick takes back what was not used in time and hands out what is free. It is for callers with a
-// loop or a clock of their own: call it every 100 ms or so.
+// Tick takes back slots that were not used in time and hands out free ones. It is for callers with
+// a loop or a clock of their own: call it about every 100 ms.
 func (g *Granter) Tick() {
 	g.mu.Lock()
 	var asked []balance.AppID
@@ -156,14 +156,14 @@ func (g *Granter) changed(id balance.AppID) {
 		gave = a.slots.Gave()
 	}
 	g.mu.Unlock()
-	// Slots of a machine that joins are handed out at once only to nodes that do not guess: others
-	// would find the slot that is on its way to them taken.
+	// Slots of a machine that joins are handed out at once only while nodes do not guess: a node
+	// that guesses would be bounced because of the slot that is on its way to it.
 	if ok && g.c.Now().Sub(gave) < granting.GuessAfter {
 		g.deal(id)
 	}
 }
 
-// deal brings the grants of an app in line with its gates, whatever happened in between.
+// deal makes the grants of an app agree with its gates, whatever happened in between.
 func (g *Granter) deal(id balance.AppID) {
 	now := g.c.Now()
 	var notices []deal.Notice
@@ -177,8 +177,8 @@ func (g *Granter) deal(id balance.AppID) {
 	}
 }
 
-// look returns the machines of an app whose slots can be granted now, and has their gates tell when
-// a request leaves. g.mu is held.
+// look returns the machines of an app whose slots can be granted now, and makes their gates report
+// when a request leaves. g.mu is held.
 func (g *Granter) look(id balance.AppID, a *app) []deal.Machine {
 	a.machines = a.machines[:0]
 	s, ok := g.fleet.App(id)
