@@ -14,14 +14,14 @@ import (
 const linger = 5 * time.Second
 
 // Conn returns c as seen from its dialling side over the link: what is written reaches the peer
-// half a round trip later, what the peer writes can be read half a round trip later, and so come
-// the end of its stream and errors. Order is kept, and bytes follow each other at once: only the
-// 8 MiB that may be on their way in each direction bound the throughput; then writing blocks,
-// here or at the peer. Where the delay is zero c itself is returned.
+// half a round trip later, and what the peer writes can be read half a round trip later, as can the
+// end of its stream and its errors. Order is kept, and there is no gap between bytes. Only the
+// limit of 8 MiB on their way in each direction bounds the throughput: beyond it writing blocks,
+// here or at the peer. If the delay is zero, c itself is returned.
 //
-// The connection belongs to the result. Deadlines apply to the result's calls. CloseWrite works
-// where c has it. Close returns at once; as with a kernel's socket, what was written before still
-// arrives, and then the end.
+// The connection belongs to the result. Deadlines apply to the result's calls. CloseWrite works if
+// c has it. Close returns at once; as with a kernel's socket, bytes written before it still arrive,
+// followed by the end of the stream.
 func (l *Links) Conn(c net.Conn, from, to string) net.Conn {
 	l.mu.Lock()
 	k := l.link(from, to)
@@ -51,13 +51,13 @@ type conn struct {
 	closed, writeClosed bool
 }
 
-// What the end of the outward flow asks of send.
+// The errors with which the outward flow ends; they tell send what to do.
 var (
 	errCloseWrite = errors.New("close write")
 	errClose      = errors.New("close")
 )
 
-// send brings what is due to the peer, until closed.
+// send delivers due bytes to the peer, until closed.
 func (c *conn) send() {
 	defer c.links.wg.Done()
 	defer c.links.unregister(c)
@@ -82,8 +82,8 @@ func (c *conn) send() {
 	}
 }
 
-// failed tells this side of an error at the peer's, half a round trip later. It reports false
-// when nobody is there to be told.
+// failed reports an error at the peer to this side, half a round trip later. It returns false when
+// nobody is left to hear of it.
 func (c *conn) failed(err error) bool {
 	if !c.out.pause() {
 		return false
@@ -92,7 +92,7 @@ func (c *conn) failed(err error) bool {
 	return true
 }
 
-// receive takes in what the peer sends, as fast as there is room, until its end.
+// receive reads what the peer sends, as fast as there is room, until its end.
 func (c *conn) receive() {
 	defer c.links.wg.Done()
 	buf := make([]byte, 32<<10)
@@ -122,7 +122,7 @@ func (c *conn) Write(p []byte) (int, error) {
 	return c.out.write(p)
 }
 
-// Close ends both directions here at once, and at the peer after what is on its way.
+// Close ends both directions here at once, and at the peer after the bytes that are on their way.
 func (c *conn) Close() error {
 	c.mu.Lock()
 	defer c.mu.Unlock()

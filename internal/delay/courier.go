@@ -11,7 +11,7 @@ import (
 // something waits.
 type courier struct {
 	links *Links
-	stop  <-chan struct{} // when closed, what still waits is dropped
+	stop  <-chan struct{} // when closed, waiting calls are dropped
 	limit int             // most that may wait; 0 means no bound
 
 	mu      sync.Mutex
@@ -34,8 +34,8 @@ func (c *courier) post(after time.Duration, f func()) bool {
 		c.running = true
 		go c.run()
 	}
-	// The goroutine sleeps until the head of the line is due; a push never changes the head, so
-	// there is nobody to wake.
+	// The goroutine sleeps until the head of the line is due. A push never changes the head, so
+	// nobody has to be woken.
 	c.line.Push(time.Now(), after, f)
 	return true
 }
@@ -63,8 +63,8 @@ func (c *courier) run() {
 	}
 }
 
-// next returns the function that is due, or how long until one is. With neither the goroutine has
-// to end.
+// next returns the function that is due, or how long until one is. If there is neither, the
+// goroutine must end.
 func (c *courier) next() (f func(), wait time.Duration) {
 	c.mu.Lock()
 	defer c.mu.Unlock()

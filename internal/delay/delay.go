@@ -20,8 +20,8 @@ import (
 // DialFunc is the type of [net.Dialer.DialContext].
 type DialFunc = func(ctx context.Context, network, addr string) (net.Conn, error)
 
-// Links are the delays between places, named by any strings, and what is on its way between them.
-// The zero value has no delays and is ready to use. All methods are safe for concurrent use.
+// Links holds the delays between places, named by any strings, and the traffic on its way between
+// them. The zero value has no delays and is ready to use. All methods are safe for concurrent use.
 type Links struct {
 	mu     sync.Mutex
 	pairs  map[pair]*link
@@ -53,9 +53,9 @@ func NewLinks(codes ...string) *Links {
 	return l
 }
 
-// Set makes rtt the round trip between a and b, in both directions; 0 or less means that
-// everything passes straight through. What is on its way keeps its time of arrival, and what
-// follows never overtakes it. Connections that were opened while the delay was zero stay without.
+// Set makes rtt the round trip between a and b, in both directions; 0 or less means that everything
+// passes straight through. Traffic that is on its way keeps its time of arrival, and later traffic
+// never overtakes it. Connections that were opened while the delay was zero stay undelayed.
 func (l *Links) Set(a, b string, rtt time.Duration) {
 	l.mu.Lock()
 	defer l.mu.Unlock()
@@ -90,8 +90,8 @@ func (l *Links) Dialer(from, to string) DialFunc {
 }
 
 // WrapDial returns dial with the delay of a link: the far side sees the connection after half a
-// round trip, the caller gets it, or the error, after a whole one, and it is delayed as by
-// [Links.Conn].
+// round trip, and the caller gets it, or the error, after a whole one. The connection is delayed as
+// by [Links.Conn].
 func (l *Links) WrapDial(from, to string, dial DialFunc) DialFunc {
 	return func(ctx context.Context, network, addr string) (net.Conn, error) {
 		l.mu.Lock()
@@ -135,9 +135,9 @@ func (l *Links) sleepUntil(ctx context.Context, t time.Time) error {
 }
 
 // Send calls f after half a round trip, for messages within a process. Calls from one place to
-// another are made in the order they were sent, one at a time, on a goroutine that lives only
-// while something is on its way; Send itself never blocks, so what is on its way is not bounded.
-// After Close it does nothing. f may call Send, but not Close.
+// another are made in the order in which they were sent, one at a time, on a goroutine that lives
+// only while a message is on its way. Send itself never blocks, so the number of messages on their
+// way is not bounded. After Close it does nothing. f may call Send, but not Close.
 func (l *Links) Send(from, to string, f func()) {
 	l.mu.Lock()
 	k := l.link(from, to)
@@ -153,8 +153,8 @@ func (l *Links) Send(from, to string, f func()) {
 	c.post(k.half(), f)
 }
 
-// Close ends everything at once: connections break, relays end, what is on its way is dropped. It
-// returns when all goroutines have ended, which takes as long as a call made by [Links.Send]
+// Close ends everything at once: connections break, relays end, and traffic on its way is dropped.
+// It returns when all goroutines have ended, which takes as long as a call made by [Links.Send]
 // takes. A connection wrapped later is closed.
 func (l *Links) Close() error {
 	l.mu.Lock()
@@ -187,7 +187,7 @@ func (l *Links) doneLocked() chan struct{} {
 	return l.done
 }
 
-// enter counts a new goroutine; it reports false, and counts nothing, after Close.
+// enter counts a new goroutine; after Close it counts nothing and returns false.
 func (l *Links) enter() bool {
 	l.mu.Lock()
 	defer l.mu.Unlock()
@@ -198,8 +198,8 @@ func (l *Links) enter() bool {
 	return true
 }
 
-// register makes Close call end for key, and counts goroutines; it reports false, and does
-// nothing, after Close.
+// register makes Close call end for key, and counts goroutines; after Close it does nothing and
+// returns false.
 func (l *Links) register(key any, end func(), goroutines int) bool {
 	l.mu.Lock()
 	defer l.mu.Unlock()

@@ -9,8 +9,7 @@ import (
 	"github.com/ebbkit/ebb/internal/delay/queue"
 )
 
-// flow is one direction of a connection: a stream under a lock, with a side that puts and a side
-// that gets.
+// flow is one direction of a connection: a stream under a lock, with a put side and a get side.
 type flow struct {
 	link *link
 
@@ -18,12 +17,12 @@ type flow struct {
 	stream queue.Stream
 	put    side
 	get    side
-	// What get returns once the bytes are gone, and from when on; end is nil while more may come.
+	// What get returns once all bytes are taken, and from when on; end is nil while more may come.
 	end    error
 	endDue time.Time
 }
 
-// side is what one side of a flow waits with.
+// side is the waiting state of one side of a flow.
 type side struct {
 	cond     sync.Cond
 	deadline time.Time
@@ -115,7 +114,7 @@ func (f *flow) read(p []byte) (int, error) {
 	return n, err
 }
 
-// next waits for bytes that are due and returns them in place; [flow.done] has to follow.
+// next waits for bytes that are due and returns them in place; [flow.done] must follow.
 func (f *flow) next() ([]byte, error) {
 	f.mu.Lock()
 	defer f.mu.Unlock()
@@ -156,8 +155,8 @@ func (f *flow) await() ([]byte, error) {
 	}
 }
 
-// finish lets nothing more in, and makes get return end after what is on its way. A later call
-// changes what the end is.
+// finish accepts nothing more, and makes get return end after the bytes that are on their way. A
+// later call replaces the end.
 func (f *flow) finish(end, putErr error) (due time.Time) {
 	f.mu.Lock()
 	defer f.mu.Unlock()
@@ -171,7 +170,7 @@ func (f *flow) finish(end, putErr error) (due time.Time) {
 	return f.endDue
 }
 
-// reopen makes get wait for another end after errCloseWrite, unless that came already.
+// reopen makes get wait for another end after errCloseWrite, unless that end came already.
 func (f *flow) reopen() {
 	f.mu.Lock()
 	defer f.mu.Unlock()
@@ -180,7 +179,7 @@ func (f *flow) reopen() {
 	}
 }
 
-// pause lets half a round trip pass on the side that gets. It reports false when aborted, or
+// pause lets half a round trip pass on the get side. It returns false if the flow was aborted or
 // closed meanwhile.
 func (f *flow) pause() bool {
 	f.mu.Lock()
@@ -196,7 +195,7 @@ func (f *flow) pause() bool {
 	return false
 }
 
-// refuse drops what is on its way, and makes put fail.
+// refuse drops the bytes that are on their way, and makes put fail.
 func (f *flow) refuse(err error) {
 	f.mu.Lock()
 	defer f.mu.Unlock()

@@ -12,12 +12,12 @@ import (
 )
 
 const (
-	// relayQueue is the most datagrams on their way in one direction of a relay; more are lost, as
-	// in a full router.
+	// relayQueue bounds the datagrams on their way in one direction of a relay; further ones are
+	// lost, as in a full router.
 	relayQueue = 4096
 
-	// relaySources is the most senders a relay knows at once; the longest silent one is forgotten
-	// for a new one.
+	// relaySources bounds the senders that a relay knows at once; a new one replaces the one that
+	// has been silent for longest.
 	relaySources = 256
 
 	// relayIdle is how long a silent sender is known; replies that come later are lost.
@@ -25,9 +25,9 @@ const (
 )
 
 // RelayUDP starts a relay to target, and returns its address on 127.0.0.1. A datagram sent there
-// reaches target half a round trip later, from a port that is the sender's own; what target
-// answers to that port reaches the sender after another half. The delay is read for each
-// datagram. The relay ends with ctx or Close.
+// reaches target half a round trip later, from a port that belongs to that sender; what target
+// answers to that port reaches the sender after another half. The delay is read for each datagram.
+// The relay ends with ctx or Close.
 func (l *Links) RelayUDP(ctx context.Context, from, to string, target netip.AddrPort) (netip.AddrPort, error) {
 	front, err := net.ListenUDP("udp4", &net.UDPAddr{IP: net.IPv4(127, 0, 0, 1)})
 	if err != nil {
@@ -74,7 +74,7 @@ type relayUDP struct {
 	sources map[netip.AddrPort]*source
 }
 
-// source is one sender and the socket that stands for it towards the target.
+// source is one sender and the socket that represents it at the target.
 type source struct {
 	addr netip.AddrPort
 	conn *net.UDPConn
@@ -104,7 +104,7 @@ func (r *relayUDP) serve() {
 	}
 }
 
-// source finds the sender of that address, or makes it; nil when there is no socket to be had.
+// source returns the sender of that address, and makes it if needed; nil if no socket is available.
 func (r *relayUDP) source(addr netip.AddrPort) *source {
 	r.mu.Lock()
 	defer r.mu.Unlock()
@@ -135,7 +135,7 @@ func (r *relayUDP) source(addr netip.AddrPort) *source {
 	return s
 }
 
-// answers takes the target's datagrams for one sender, until that is idle or the relay ends.
+// answers relays the target's datagrams to one sender, until that sender is idle or the relay ends.
 func (r *relayUDP) answers(s *source) {
 	defer r.links.wg.Done()
 	defer func() {

@@ -11,11 +11,11 @@ import (
 	"github.com/ebbkit/ebb/internal/events"
 )
 
-// batch is how many events a follower takes out at once: a bound on the time that writers wait
+// batch is how many events a follower takes out at once: it bounds the time for which writers wait
 // for it.
 const batch = 256
 
-// Log is a [events.Ring] for many goroutines. Writers never wait for followers: one that falls
+// Log is an [events.Ring] for many goroutines. Writers never wait for followers: one that falls
 // behind by more than the ring holds is moved forward. It starts no goroutine; a timer turns open
 // sums into events. All methods are safe for concurrent use.
 type Log struct {
@@ -84,9 +84,9 @@ func (l *Log) Since(seq uint64, limit int) []events.Event {
 }
 
 // Follow iterates over the events after the one with that sequence number, oldest first and each
-// once, first those that are kept and then new ones as they come, until ctx ends or the log is
-// closed and everything has been seen. When the loop is slower than the writers for so long that
-// events are lost to it, it goes on with the oldest that is kept: the numbers jump.
+// once: first those that are kept, then new ones as they come, until ctx ends, or until the log is
+// closed and everything has been seen. If the loop is so much slower than the writers that it
+// misses events, it continues with the oldest event that is kept: the numbers jump.
 func (l *Log) Follow(ctx context.Context, seq uint64) iter.Seq[events.Event] {
 	return func(yield func(events.Event) bool) {
 		for b := range l.Batches(ctx, seq) {
@@ -99,8 +99,8 @@ func (l *Log) Follow(ctx context.Context, seq uint64) iter.Seq[events.Event] {
 	}
 }
 
-// Batches is [Log.Follow] in slices: each has what is new since the last, up to some hundreds.
-// The slice is valid until the next.
+// Batches is [Log.Follow] in slices: each holds the events since the last, up to some hundreds. The
+// slice is valid until the next.
 func (l *Log) Batches(ctx context.Context, seq uint64) iter.Seq[[]events.Event] {
 	return func(yield func([]events.Event) bool) {
 		seq, buf := seq, []events.Event(nil)
@@ -136,8 +136,8 @@ func (l *Log) Batches(ctx context.Context, seq uint64) iter.Seq[[]events.Event] 
 	}
 }
 
-// Close makes events of the open sums, lets followers end, and stops the timer. What is kept can
-// still be read.
+// Close turns the open sums into events, lets followers end, and stops the timer. Events that are
+// kept can still be read.
 func (l *Log) Close() {
 	l.mu.Lock()
 	defer l.mu.Unlock()

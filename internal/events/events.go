@@ -1,5 +1,5 @@
-// Package events decides what is kept of the decisions of a proxy, and which are summed. It is
-// pure; package eventlog makes it safe for many writers and followers.
+// Package events decides which decisions of a proxy are kept, and which are summed. It is pure;
+// package eventlog makes it safe for many writers and followers.
 package events
 
 import (
@@ -13,16 +13,16 @@ import (
 // Kind says what happened.
 type Kind string
 
-// The kinds. Others may come; readers show what they do not know by its name.
+// The kinds. Others may be added; readers show an unknown kind by its name.
 const (
 	Start      Kind = "start"       // a start was ordered; the reason says why
 	Started    Kind = "started"     // the machine is ready
-	Delayed    Kind = "delayed"     // the driver could not start it yet, and is called again
+	Delayed    Kind = "delayed"     // the driver could not start it yet, and is called again later
 	NotReady   Kind = "not-ready"   // it takes long to start; the reason says what is missing
 	Health     Kind = "health"      // its checks fail, or pass again
-	Answers    Kind = "answers"     // its answers say that it fails, or they are good again
+	Answers    Kind = "answers"     // its answers show that it fails, or that it works again
 	SoftCordon Kind = "soft-cordon" // a machine is about to be stopped unless traffic comes
-	Uncordon   Kind = "uncordon"    // it was needed after all
+	Uncordon   Kind = "uncordon"    // the machine was needed after all
 	Veto       Kind = "veto"        // a machine that could be stopped is not, for the reason
 	Stop       Kind = "stop"        // a stop was ordered
 	Stopped    Kind = "stopped"
@@ -42,7 +42,7 @@ var plurals = map[Kind]string{
 	Bounce: "bounces", Retry: "retries", Park: "parks", Failed: "failures",
 }
 
-// Event is one decision or occurrence. App, Machine and Node are empty where they mean nothing.
+// Event is one decision or occurrence. App, Machine and Node are empty if they do not apply.
 type Event struct {
 	Seq     uint64    `json:"seq"` // counts from 1, without gaps; given by the log
 	Time    time.Time `json:"time"`
@@ -51,24 +51,24 @@ type Event struct {
 	Machine string    `json:"machine"`
 	Node    string    `json:"node"`
 	Reason  string    `json:"reason"`          // for people
-	Count   int       `json:"count,omitempty"` // how many happenings a sum stands for; 0 means one
+	Count   int       `json:"count,omitempty"` // how many occurrences a sum stands for; 0 means one
 }
 
 // DefaultSize is how many events a [Ring] keeps unless told otherwise.
 const DefaultSize = 10_000
 
-// SumFor is how long happenings of one kind, app, machine and node are summed into one event.
+// SumFor is how long occurrences of one kind, app, machine and node are summed into one event.
 const SumFor = time.Second
 
-// maxReasons bounds the different reasons that a sum tells apart.
+// maxReasons bounds the different reasons that a sum distinguishes.
 const maxReasons = 3
 
 // Ring holds the latest events, numbered. It is not safe for concurrent use.
 //
-// Bounces, retries, parks and failures come in floods. The first of its kind, app, machine and
-// node is an event at once, so that it stands before what it causes; those of the second that
-// follows are summed into one event at its end ("12 bounces: full"), and so is every further
-// second until one passes without.
+// Bounces, retries, parks and failures come in floods. The first of its kind, app, machine and node
+// becomes an event at once, so that it comes before its consequences. Those of the following second
+// are summed into one event at its end ("12 bounces: full"), and so is every further second until
+// one passes without any.
 type Ring struct {
 	size   int
 	events []Event // grows to size, then the event with sequence number s is at (s-1) % size
@@ -87,7 +87,7 @@ type sum struct {
 	until   time.Time
 	count   int
 	reasons []reason // in order of arrival
-	others  int      // happenings whose reasons found no room there
+	others  int      // occurrences whose reasons found no room there
 }
 
 type reason struct {
@@ -104,7 +104,7 @@ func NewRing(size int) *Ring {
 }
 
 // Add takes in what happened at now: e becomes the newest event, or part of a sum. Its Seq is
-// ignored, and so is its Time unless set; a Count of 0 means 1.
+// ignored; its Time is used only if set; a Count of 0 means 1.
 func (r *Ring) Add(now time.Time, e Event) {
 	r.Tick(now)
 	if e.Time.IsZero() {
@@ -128,8 +128,8 @@ func (r *Ring) Add(now time.Time, e Event) {
 	r.open = append(r.open, s)
 }
 
-// Tick turns the sums that are due at now into events. It is called at the time that [Ring.Wake]
-// says, or later.
+// Tick turns the sums that are due at now into events. Call it at the time that [Ring.Wake]
+// returns, or later.
 func (r *Ring) Tick(now time.Time) {
 	for len(r.open) > 0 && !r.open[0].until.After(now) {
 		s := r.open[0]
@@ -140,7 +140,7 @@ func (r *Ring) Tick(now time.Time) {
 			continue
 		}
 		r.append(s.event())
-		// The flood may go on for another second. That keeps the order of open: all others were begun
+		// The flood may go on for another second. This keeps the order of open: all others began
 		// before this one was due, so they are due before its next second is over.
 		*s = sum{key: s.key, until: s.until.Add(SumFor)}
 		r.open = append(r.open, s)
@@ -199,7 +199,7 @@ func (s *sum) add(text string, n int) {
 	s.others += n
 }
 
-// event returns the sum as an event of its last moment.
+// event returns the sum as an event, at the end of the time that it sums.
 func (s *sum) event() Event {
 	k := s.key
 	e := Event{
