@@ -23,23 +23,24 @@ type Links interface {
 	// that there are none.
 	Links() []Link
 	// SetLink makes rtt the round trip of one of these links, given in the order of Link, at once
-	// and for what follows. The arguments have been checked: rtt is from 0 to 10 s. The error goes
-	// to the person who asked.
+	// and for all later traffic. The arguments have been checked: rtt is from 0 to 10 s. The error
+	// is shown to the person who asked.
 	SetLink(from, to string, rtt time.Duration) error
 }
 
-// Link is an emulated link between two regions; it is as long in both directions.
+// Link is an emulated link between two regions, with the same delay in both directions.
 type Link struct {
 	From  string  `json:"from"`
 	To    string  `json:"to"`
-	MS    float64 `json:"ms"`       // the round trip that it has now
-	Usual float64 `json:"usual_ms"` // and what it had at first, for the way back
+	MS    float64 `json:"ms"`       // the present round trip
+	Usual float64 `json:"usual_ms"` // the initial one, to return to
 }
 
-// maxLink bounds the round trip that can be set: above it nothing but timeouts can be seen.
+// maxLink bounds the round trip that can be set: above it only timeouts can be seen.
 const maxLink = 10 * time.Second
 
-// noLinks answers for a source without links. A list would promise that it can be changed.
+// noLinks is the answer for a source without links. An empty list would suggest that it can be
+// changed.
 const noLinks = "status: no emulated links: there is nothing to change"
 
 func linksOf(src Source) []Link {
@@ -58,8 +59,8 @@ func listLinks(w http.ResponseWriter, src Source) {
 	writeJSON(w, links)
 }
 
-// changeLink serves POST /links with {from, to, ms} as JSON or as a form. It answers with the
-// link as it is now. The order of from and to does not matter.
+// changeLink serves POST /links with {from, to, ms} as JSON or as a form. It answers with the link
+// in its new state. The order of from and to does not matter.
 func changeLink(w http.ResponseWriter, r *http.Request, src Source) {
 	if !fromHere(w, r) {
 		return
@@ -92,7 +93,7 @@ func changeLink(w http.ResponseWriter, r *http.Request, src Source) {
 	writeJSON(w, links[i])
 }
 
-// linkBody is the body of POST /links, as it was written.
+// linkBody is the body of POST /links, as it was sent.
 type linkBody struct {
 	From string      `json:"from"`
 	To   string      `json:"to"`
@@ -108,7 +109,7 @@ func (c *linkBody) fill(form url.Values) error {
 	return nil
 }
 
-// find returns the index of the link that is meant.
+// find returns the index of the link that the body names.
 func (c linkBody) find(links []Link) (int, error) {
 	var regions []string
 	for _, l := range links {
@@ -139,7 +140,7 @@ func (c linkBody) find(links []Link) (int, error) {
 
 func (c linkBody) rtt() (time.Duration, error) {
 	ms, err := strconv.ParseFloat(string(c.MS), 64)
-	// The comparison is this way round because of NaN.
+	// The comparison is written this way because of NaN.
 	if limit := float64(maxLink / time.Millisecond); err != nil || !(ms >= 0 && ms <= limit) {
 		return 0, fmt.Errorf(
 			"ms %s: want milliseconds of round trip from 0 to %v", shown(string(c.MS)), limit,
@@ -148,12 +149,12 @@ func (c linkBody) rtt() (time.Duration, error) {
 	return time.Duration(ms * float64(time.Millisecond)), nil
 }
 
-// Stops is what a [Source] also implements when people may stop its machines, for maintenance. It
-// is called concurrently.
+// Stops is what a [Source] also implements if people may stop its machines, for maintenance. It is
+// called concurrently.
 type Stops interface {
-	// StopMachine stops a machine that runs and returns when it has stopped. The error matches
-	// [ErrNoMachine] for one that is not there and [ErrRunsOn] for one that could not be stopped. If
-	// ctx ends while that can be undone, it is undone.
+	// StopMachine stops a running machine and returns when it has stopped. The error matches
+	// [ErrNoMachine] for an unknown machine and [ErrRunsOn] for one that could not be stopped. If
+	// ctx ends while the stop can be undone, it is undone.
 	StopMachine(ctx context.Context, machine string, o Order) error
 }
 
@@ -161,28 +162,28 @@ type Stops interface {
 type Order struct {
 	Reason  string
 	Suspend bool // rather than stop
-	// how long what is in flight may take behind the closed gate; 0: only when nothing is
+	// how long requests in flight may take behind the closed gate; 0: stop only when nothing is in
+	// flight
 	Drain time.Duration
 }
 
-// What a source says when a machine is not stopped.
+// The errors of a source when a machine is not stopped.
 var (
 	ErrNoMachine = errors.New("no such machine")
 	ErrRunsOn    = errors.New("the machine runs on")
 )
 
-// maxDrain bounds what can be waited for: longer is a mistyped unit.
+// maxDrain bounds how long can be waited for: a longer time is a mistyped unit.
 const maxDrain = time.Hour
 
-// stopped is the answer to a stop that was done.
+// stopped is the answer to a successful stop.
 type stopped struct {
 	Machine string  `json:"machine"`
 	MS      float64 `json:"took_ms"`
 }
 
-// stopMachine serves POST /stop with {machine, drain, suspend, reason} as JSON or as a form; all
-// but the machine may be left out. It answers when the machine has stopped (200) or runs on
-// (409).
+// stopMachine serves POST /stop with {machine, drain, suspend, reason} as JSON or as a form; only
+// the machine is required. It answers when the machine has stopped (200) or runs on (409).
 func stopMachine(w http.ResponseWriter, r *http.Request, src Source) {
 	if !fromHere(w, r) {
 		return
@@ -224,7 +225,7 @@ func stopMachine(w http.ResponseWriter, r *http.Request, src Source) {
 	}
 }
 
-// stopBody is the body of POST /stop, as it was written.
+// stopBody is the body of POST /stop, as it was sent.
 type stopBody struct {
 	Machine string `json:"machine"`
 	Drain   string `json:"drain"`
@@ -264,12 +265,12 @@ func (x *stopBody) order() (o Order, err error) {
 	return o, nil
 }
 
-// maxBody is more than any change needs, in bytes.
+// maxBody is more than any request needs, in bytes.
 const maxBody = 4 << 10
 
-// fromHere refuses requests from other origins: a page from elsewhere can send a form here
+// fromHere refuses requests from other origins. A page of another origin can send a form here
 // without asking, so the origin decides. A client that sends neither Origin nor Sec-Fetch-Site is
-// no browser.
+// not a browser.
 func fromHere(w http.ResponseWriter, r *http.Request) bool {
 	err := http.NewCrossOriginProtection().Check(r)
 	if err != nil {
@@ -283,7 +284,7 @@ func fromHere(w http.ResponseWriter, r *http.Request) bool {
 
 var errContentType = errors.New("want application/json or application/x-www-form-urlencoded")
 
-// example is what a body looks like, in both forms: the remedy for one that cannot be read.
+// example shows what a body looks like, in both forms: the remedy for one that cannot be read.
 type example struct{ json, form string }
 
 // readBody reads a body into a pointer to a struct with JSON tags, or from a form by fill.
@@ -329,7 +330,7 @@ func refuse(w http.ResponseWriter, err error) {
 	http.Error(w, "status: "+err.Error(), code)
 }
 
-// shown quotes what someone sent, and not more of it than helps.
+// shown quotes what someone sent, shortened to a helpful length.
 func shown(s string) string {
 	if len(s) > 60 {
 		s = s[:60] + "…"

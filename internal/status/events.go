@@ -14,17 +14,17 @@ import (
 )
 
 const (
-	// keepAlive is how often a quiet stream says that it lives, so that what stands between does not
+	// keepAlive is how often a quiet stream sends a sign of life, so that proxies in between do not
 	// end it.
 	keepAlive = 15 * time.Second
 
-	// stalled is how long a client may take nothing in before its stream is ended.
+	// stalled is how long a client may read nothing before its stream is ended.
 	stalled = 30 * time.Second
 )
 
-// serveEvents writes the events of log as server-sent events whose IDs are the sequence numbers.
-// It begins after the one that the Last-Event-ID header names, or else the since parameter, or
-// else the newest: since=0 replays what is kept. With follow=0 it ends after that.
+// serveEvents writes the events of log as server-sent events whose IDs are the sequence numbers. It
+// begins after the one that the Last-Event-ID header names, or else the since parameter, or else
+// the newest: since=0 replays all events that are kept. With follow=0 it ends after those.
 func serveEvents(w http.ResponseWriter, r *http.Request, log *eventlog.Log) {
 	seq, err := startAfter(r, log)
 	if err != nil {
@@ -47,7 +47,7 @@ func serveEvents(w http.ResponseWriter, r *http.Request, log *eventlog.Log) {
 			}
 		}
 	}
-	// A browser that lost the stream comes back after a second.
+	// A browser that lost the stream reconnects after a second.
 	if out.send([]byte("retry: 1000\n\n")) != nil {
 		return
 	}
@@ -105,7 +105,8 @@ func (o *eventWriter) write(batch []events.Event) error {
 }
 
 func (o *eventWriter) send(p []byte) error {
-	// A writer that knows no deadlines is one of a test, or another middleware's: then there is none.
+	// A writer without deadlines is one of a test, or another middleware's: then there is no
+	// deadline.
 	_ = o.rc.SetWriteDeadline(time.Now().Add(stalled))
 	if _, err := o.w.Write(p); err != nil {
 		return err

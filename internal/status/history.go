@@ -7,7 +7,7 @@ import (
 	"time"
 )
 
-// Sample is how a fleet did at one moment, as /history lists it.
+// Sample is the state of a fleet at one moment, as /history lists it.
 type Sample struct {
 	Ago      float64 `json:"ago"` // seconds before the answer
 	InFlight int     `json:"in_flight"`
@@ -16,7 +16,8 @@ type Sample struct {
 	Requests uint64  `json:"requests,omitempty"`
 }
 
-// Historian is a [Source] that remembers: the page then begins with what was before it was opened.
+// Historian is a [Source] that keeps a history: the page then shows the time before it was opened
+// too.
 type Historian interface{ History() *History }
 
 const (
@@ -67,7 +68,7 @@ func (h *History) add(now time.Time, s Snapshot) {
 	}
 }
 
-// list returns the samples as seen from now, oldest first.
+// list returns the samples, oldest first, with their ages at now.
 func (h *History) list(now time.Time) []Sample {
 	h.mu.Lock()
 	defer h.mu.Unlock()

@@ -5,7 +5,7 @@ import (
 	"time"
 )
 
-// Snapshot is what /status.json says. Scripts depend on the names; fields may be added, never
+// Snapshot is the content of /status.json. Scripts depend on the names; fields may be added, never
 // renamed.
 type Snapshot struct {
 	Nodes    []Node    `json:"nodes"`
@@ -13,7 +13,7 @@ type Snapshot struct {
 	RTT      []RTT     `json:"rtt"`
 	Parked   int       `json:"parked"` // requests waiting for a machine
 
-	// What follows is optional; the page leaves out what is zero.
+	// The fields below are optional; the page leaves out those that are zero.
 
 	Title    string    `json:"title,omitempty"`    // what the page is about, such as the command that runs
 	Started  time.Time `json:"started,omitzero"`   // when the process started; a change tells the page to begin anew
@@ -23,8 +23,8 @@ type Snapshot struct {
 	// AutostartOff says that requests do not wake machines.
 	AutostartOff bool `json:"autostart_off,omitempty"`
 
-	// Also names what else can be asked for: "history", "links", "picks" and "stop". [Handler] fills
-	// it in.
+	// Also names the optional resources that are served: "history", "links", "picks" and "stop".
+	// [Handler] fills it in.
 	Also []string `json:"also,omitempty"`
 }
 
@@ -36,7 +36,7 @@ type Node struct {
 	Place  string `json:"place,omitempty"` // what people call the region, such as "Tokyo"
 }
 
-// Machine is a machine and how it does.
+// Machine is a machine and its state.
 type Machine struct {
 	ID       string `json:"id"`
 	App      string `json:"app"`
@@ -51,8 +51,8 @@ type Machine struct {
 	Soft     int    `json:"soft"` // 0 means none
 	Hard     int    `json:"hard"` // 0 means none
 
-	// Fault says why the last start or run failed, what a start lacks that takes long, or how the
-	// answers of a machine that runs fail; for people.
+	// Fault says why the last start or run failed, what a slow start is waiting for, or how the
+	// answers of a running machine fail; for people.
 	Fault string `json:"fault,omitempty"`
 }
 
@@ -63,11 +63,11 @@ type RTT struct {
 	MS   float64 `json:"ms"`
 	Loss float64 `json:"loss"` // 0 to 1
 
-	// State is how much the figures are worth: fresh, stale or lost; empty means fresh.
+	// State says how current the figures are: fresh, stale or lost; empty means fresh.
 	State string `json:"state,omitempty"`
 }
 
-// normal returns s with empty lists for nil ones: scripts need not know null.
+// normal returns s with empty lists instead of nil ones: scripts need not handle null.
 func (s Snapshot) normal() Snapshot {
 	if s.Nodes == nil {
 		s.Nodes = []Node{}
@@ -81,18 +81,18 @@ func (s Snapshot) normal() Snapshot {
 	return s
 }
 
-// Picks is what a [Source] also implements when it samples where requests go, and why. The method
-// is called concurrently, and once a second while somebody looks.
+// Picks is what a [Source] also implements if it samples where requests go, and why. The method is
+// called concurrently, and once a second while the page is open.
 type Picks interface {
 	// Picks returns the latest samples, newest first: some dozens, not thousands. The caller does
 	// not change them.
 	Picks() []Pick
 }
 
-// Pick is where a request went, and why there.
+// Pick is where a request went, and why.
 type Pick struct {
 	Time       time.Time   `json:"time"`
-	Node       string      `json:"node"` // that picked
+	Node       string      `json:"node"` // that made the pick
 	App        string      `json:"app"`
 	Machine    string      `json:"machine"` // empty when there was none
 	Region     string      `json:"region"`
@@ -100,7 +100,7 @@ type Pick struct {
 	Candidates []Candidate `json:"candidates"` // that were looked at, best first
 }
 
-// Candidate is a machine that a pick looked at, as the node saw it then.
+// Candidate is a machine that a pick looked at, as the node saw it at that time.
 type Candidate struct {
 	Machine string   `json:"machine"`
 	Region  string   `json:"region"`
@@ -108,7 +108,7 @@ type Candidate struct {
 	Soft    int      `json:"soft"`   // 0 means none
 	Hard    int      `json:"hard"`   // 0 means none
 	RTT     *float64 `json:"rtt_ms"` // to its region; null means not measured
-	Note    string   `json:"note"`   // what else spoke for or against it
+	Note    string   `json:"note"`   // what else counted for or against it
 }
 
 func listPicks(w http.ResponseWriter, src Source) {
@@ -117,7 +117,7 @@ func listPicks(w http.ResponseWriter, src Source) {
 		http.Error(w, "status: no picks: they are not sampled here", http.StatusNotFound)
 		return
 	}
-	// Empty lists for nil ones, as everywhere, and without changing what is the source's.
+	// Empty lists instead of nil ones, as everywhere, and without changing the source's.
 	picks := append([]Pick{}, p.Picks()...)
 	for i := range picks {
 		if picks[i].Candidates == nil {

@@ -1,4 +1,5 @@
-// Package status serves what a proxy does: a page for people, and the same for scripts.
+// Package status serves the state and decisions of a proxy: a page for people, and the same data
+// for scripts.
 //
 //	/             the page, live
 //	/status.json  a [Snapshot]
@@ -20,9 +21,9 @@ import (
 	"github.com/ebbkit/ebb/internal/eventlog"
 )
 
-// Source is where the pages get what they show. Both methods are called concurrently. A source
-// may also be a [Links], a [Picks], a [Stops] and a [Historian]; the page leaves out what it is
-// not.
+// Source supplies what the pages show. Both methods are called concurrently. A source may also be a
+// [Links], a [Picks], a [Stops] and a [Historian]; the page leaves out what the source does not
+// implement.
 type Source interface {
 	// Snapshot returns the present state. The page asks twice a second.
 	Snapshot() Snapshot
@@ -35,15 +36,15 @@ type Source interface {
 //go:embed page
 var page embed.FS
 
-// contentSecurity lets the page load its own files only, and run no script that came in as text.
+// contentSecurity lets the page load only its own files, and run no inline script.
 const contentSecurity = "default-src 'none'; style-src 'self'; script-src 'self'; connect-src 'self'; img-src data:; " +
 	"base-uri 'none'; form-action 'none'; frame-ancestors 'none'"
 
-// Handler serves the page and what it shows; see the package comment. It only reads, but for POST
-// /links and /stop, which pages of other origins cannot use. Requests are refused unless they
-// name this machine: by an IP address, as localhost or by one of names. Whoever may ask sees
+// Handler serves the page and its data; see the package comment. It is read-only, except for POST
+// /links and /stop, which pages of other origins cannot use. Requests are refused unless they name
+// this machine: by an IP address, as localhost or by one of names. Everybody who can reach it sees
 // everything, so it belongs on a private address. A connection to /events ends when its client
-// leaves or the log is closed: an [http.Server.Shutdown] waits for that.
+// leaves or the log is closed; an [http.Server.Shutdown] waits for that.
 func Handler(src Source, names ...string) http.Handler {
 	mux := http.NewServeMux()
 	mux.Handle("GET /{$}", static("index.html", "text/html"))
@@ -81,7 +82,7 @@ func Handler(src Source, names ...string) http.Handler {
 	})
 }
 
-// also returns what src has beyond the necessary.
+// also returns the names of the optional resources that src implements.
 func also(src Source) (names []string) {
 	if len(linksOf(src)) > 0 {
 		names = append(names, "links")
@@ -113,8 +114,8 @@ var scripts = []string{
 	"page.js", "dom.js", "history.js", "links.js", "log.js", "picks.js", "regions.js", "roundtrips.js",
 }
 
-// static serves a file of the page. The type is not left to the system's table, which some
-// systems have wrong.
+// static serves a file of the page. The type is not taken from the system's table, which is wrong
+// on some systems.
 func static(name, contentType string) http.Handler {
 	body, err := page.ReadFile("page/" + name)
 	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
@@ -127,10 +128,10 @@ func static(name, contentType string) http.Handler {
 	})
 }
 
-// known reports whether a request was made for this page. A page of somebody else can have its
-// own name point to this machine (DNS rebinding): then the browser takes it for the same origin,
-// and only the name in Host tells. Nobody can point an address elsewhere, so every IP literal is
-// good, whatever the port: what forwards the port may have another.
+// known reports whether a request was made for this page. An attacker's page can have its own name
+// point to this machine (DNS rebinding): the browser then takes it for the same origin, and only
+// the name in Host shows the difference. Nobody can redirect an address, so every IP literal is
+// accepted, whatever the port: a port forward may use another one.
 func known(host string, names []string) bool {
 	name := hostname(host)
 	if addr, ok := strings.CutPrefix(name, "["); ok {

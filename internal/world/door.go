@@ -10,7 +10,8 @@ import (
 	"github.com/ebbkit/ebb/internal/status"
 )
 
-// StopMachine implements [status.Stops]: the door for maintenance, at the machine's owner.
+// StopMachine implements [status.Stops]: it stops a machine for maintenance, through the machine's
+// owner.
 func (w *World) StopMachine(ctx context.Context, machine string, o status.Order) error {
 	m := balance.Machine{App: w.config.App.ID, ID: balance.MachineID(machine)}
 	for _, k := range w.workers {

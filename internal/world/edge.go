@@ -12,7 +12,7 @@ import (
 	"github.com/ebbkit/ebb/rtt"
 )
 
-// edge takes requests from clients.
+// edge accepts requests from clients.
 type edge struct {
 	node
 	w         *World
@@ -22,7 +22,7 @@ type edge struct {
 	auto      *autostart.Autostart
 	transport *backhaul.Transport
 	proxy     *backhaul.Proxy
-	parks     chan struct{} // how many wait has changed
+	parks     chan struct{} // receives when the number of parked requests has changed
 	others    *demand       // of the other edges
 }
 
@@ -53,7 +53,7 @@ func (w *World) newEdge(region string, n int) (_ *edge, err error) {
 	}
 	c := autostart.Config{Trace: e.traceParked()}
 	tell.Autostart(&c.Trace)
-	if w.config.Edges > 1 { // all of them sit in one region
+	if w.config.Edges > 1 { // all of them are in one region
 		c.Others = func(balance.AppID, string) int { return e.others.sum() }
 	}
 	if e.auto, err = autostart.New(e.balancer, owners{e}, c); err != nil {
@@ -75,7 +75,7 @@ func (e *edge) dial(ctx context.Context, owner balance.NodeID) (net.Conn, error)
 	return dial(ctx, "tcp", k.listener.Addr().String())
 }
 
-// rtt is how far an owner is, as measured.
+// rtt returns the measured round trip to an owner.
 func (e *edge) rtt(owner balance.NodeID) (time.Duration, bool) {
 	s, ok := e.mesh.Table().To(string(owner))
 	return s.Base, ok && s.Known()
@@ -90,11 +90,11 @@ func (w *World) worker(id balance.NodeID) *worker {
 	panic("world: a machine of node " + string(id) + ", which is not there")
 }
 
-// newProxy returns what answers clients.
+// newProxy returns the handler that answers clients.
 func (e *edge) newProxy() (*backhaul.Proxy, error) {
 	return backhaul.NewProxy(e.transport, backhaul.ProxyConfig{
 		App: e.w.config.App.ID,
-		// What listens on this host only is for development.
+		// A listener on this host only is for development.
 		ErrorHandler: backhaul.ErrorHandler{Details: isLoopback(e.w.public.Addr())}.ServeError,
 	})
 }
@@ -104,7 +104,8 @@ func isLoopback(a net.Addr) bool {
 	return ok && tcp.IP.IsLoopback()
 }
 
-// oriented reports whether the edge has heard of all machines and measured the way to all regions.
+// oriented reports whether the edge knows all machines and has measured the round trips to all
+// regions.
 func (e *edge) oriented(regions []Region) bool {
 	want := 0
 	for _, r := range regions {
@@ -117,7 +118,7 @@ func (e *edge) oriented(regions []Region) bool {
 	return ok && s.Len() == want
 }
 
-// run starts everything the edge does.
+// run starts all goroutines of the edge.
 func (e *edge) run(run func(string, func(context.Context) error)) {
 	name := string(e.id)
 	run(name, e.mesh.Run)
@@ -129,7 +130,7 @@ func (e *edge) run(run func(string, func(context.Context) error)) {
 	}
 }
 
-// reportDemand tells the workers what waits here, and the other edges what there is.
+// reportDemand tells the workers how many requests wait here, and the other edges the demand here.
 func (e *edge) reportDemand(ctx context.Context) error {
 	t := time.NewTicker(reportEvery)
 	defer t.Stop()
@@ -160,7 +161,7 @@ func (e *edge) close() {
 	}
 }
 
-// owners reaches the owners of machines over the links; it implements [autostart.Owner].
+// owners calls the owners of machines over the links; it implements [autostart.Owner].
 type owners struct{ e *edge }
 
 func (o owners) Start(ctx context.Context, m balance.Machine) (balance.StartAnswer, error) {

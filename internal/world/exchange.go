@@ -9,33 +9,34 @@ import (
 	"github.com/ebbkit/ebb/internal/delay"
 )
 
-// reportEvery is how often owners report load and edges report what waits. Replies carry load too; this is the
-// background truth.
+// reportEvery is how often owners report load and edges report waiting requests. Replies carry load
+// too; these reports cover what no reply does.
 const reportEvery = 200 * time.Millisecond
 
-// staleAfter is the age at which a report of an edge is not believed any more.
+// staleAfter is the age from which an edge's report no longer counts.
 const staleAfter = 5 * reportEvery
 
-// node is what every node has: a place, and a catalogue of its own that only the exchange fills.
+// node is what every node has: a region, and a catalogue of its own that only the exchange fills.
 type node struct {
 	id     balance.NodeID
 	region string
 	fleet  *balance.Fleet
 }
 
-// exchange carries rows, reports, acknowledgements and commands between the nodes of one process, as late as requests.
-// Everything crosses as a value, half a round trip after it was sent, in order for each pair of regions.
+// exchange carries rows, reports, acknowledgements and commands between the nodes of one process,
+// with the same delay as requests. Everything crosses as a value, half a round trip after it was
+// sent, in order for each pair of regions.
 type exchange struct {
 	links *delay.Links
 	nodes []*node
 	acks  *acks
 }
 
-// send has do done at to's end of the link.
+// send calls do at to's end of the link.
 func (x *exchange) send(from, to *node, do func()) { x.links.Send(from.region, to.region, do) }
 
-// publish sends what changes in from's rows to all other nodes, until ctx ends. A node that has applied a cordon says so
-// to the machine's owner.
+// publish sends the changes of from's rows to all other nodes, until ctx ends. A node that has
+// applied a cordon acknowledges it to the machine's owner.
 func (x *exchange) publish(ctx context.Context, from *node) error {
 	w := from.fleet.Watch()
 	defer w.Close()
@@ -57,7 +58,7 @@ func (x *exchange) publish(ctx context.Context, from *node) error {
 	}
 }
 
-// own leaves the rows that a node wrote itself: the others come from their owners directly.
+// own returns the rows that a node wrote itself; the others come from their owners directly.
 func own(us []balance.Update, id balance.NodeID) []balance.Update {
 	kept := us[:0]
 	for _, u := range us {
@@ -105,11 +106,11 @@ func (x *exchange) report(ctx context.Context, from *node, app balance.AppID, ed
 	}
 }
 
-// acks are the cordon generations that the nodes have applied, as the owners know.
+// acks holds the cordon generations that the nodes have applied, as far as the owners know.
 type acks struct {
 	mu    sync.Mutex
 	seen  map[ackKey]uint64
-	nodes []balance.NodeID // whose acknowledgement counts: the edges
+	nodes []balance.NodeID // whose acknowledgements count: the edges
 }
 
 type ackKey struct {
@@ -157,7 +158,7 @@ func (d *demand) put(n balance.NodeID, inFlight, parked int) {
 	d.edges[n] = edgeDemand{parked: parked, inFlight: inFlight, at: time.Now()}
 }
 
-// sum is what the edges have, in flight and parked, as far as they told lately.
+// sum returns the edges' requests in flight and parked, by their recent reports.
 func (d *demand) sum() (n int) {
 	d.mu.Lock()
 	defer d.mu.Unlock()
@@ -181,7 +182,8 @@ func (d *demand) Parked(balance.AppID) (n int, fresh bool) {
 	return n, fresh
 }
 
-// views is what a worker is told. Each region has one owner: workers tell each other no loads.
+// views is what a worker learns from others. Each region has one owner: workers do not tell each
+// other their loads.
 type views struct {
 	*demand
 	*acks
@@ -192,7 +194,7 @@ func (views) Load(balance.AppID, balance.MachineID) (inFlight, idle int, told, f
 	return 0, 0, false, false
 }
 
-// call runs do at to's end of the link and brings its answer back, or returns ctx's error.
+// call runs do at to's end of the link and returns its answer, or ctx's error.
 func call[T any](ctx context.Context, x *exchange, from, to *node, do func() (T, error)) (T, error) {
 	type answer struct {
 		v   T

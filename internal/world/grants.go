@@ -9,10 +9,10 @@ import (
 	"github.com/ebbkit/ebb/balance/grants"
 )
 
-// Machines that take one to three requests at a time are not guessed: edges ask their owners for slots, and owners grant
-// them. Both messages take half a round trip.
+// For machines that take one to three requests at a time edges do not guess: they ask the owners
+// for slots, and the owners grant them. Both messages take half a round trip.
 
-// askGap is the least time between two askings of an edge: what changes meanwhile is said together.
+// askGap is the least time between two messages of an edge: changes in between are sent together.
 const askGap = 2 * time.Millisecond
 
 // newGranter makes the worker's granter.
@@ -27,13 +27,13 @@ func (k *worker) newGranter() (err error) {
 	return err
 }
 
-// askSlots tells the owners how many requests wait here, whenever that changes, and now and then.
+// askSlots tells the owners how many requests wait here, whenever that changes, and periodically.
 func (e *edge) askSlots(ctx context.Context) error {
 	app := e.w.config.App.ID
 	again, gap := time.NewTicker(reportEvery), time.NewTimer(askGap)
 	defer again.Stop()
 	defer gap.Stop()
-	resting, changed := true, false // a gap begins with each asking
+	resting, changed := true, false // a gap begins with each message
 	for {
 		select {
 		case <-ctx.Done():
@@ -57,7 +57,7 @@ func (e *edge) askSlots(ctx context.Context) error {
 	}
 }
 
-// traceParked hears of those who wait.
+// traceParked observes the waiting requests.
 func (e *edge) traceParked() autostart.Trace {
 	return autostart.Trace{
 		Parked:     func(balance.AppID, int) { e.parkedChanged() },
@@ -67,7 +67,7 @@ func (e *edge) traceParked() autostart.Trace {
 	}
 }
 
-// parkedChanged has the owners told how many wait.
+// parkedChanged makes askSlots tell the owners how many requests wait.
 func (e *edge) parkedChanged() {
 	select {
 	case e.parks <- struct{}{}:

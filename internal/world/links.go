@@ -9,8 +9,9 @@ import (
 	"github.com/ebbkit/ebb/internal/status"
 )
 
-// usualLinks are the links as the world began, nearest pairs of the flag's order first; none where links take no time,
-// since what passes straight through cannot be slowed later.
+// usualLinks returns the links as they were at the start of the world, nearest pairs of the flag's
+// order first. It returns none if links take no time, since undelayed connections cannot be slowed
+// later.
 func (w *World) usualLinks() (ls []status.Link) {
 	if w.config.Near {
 		return nil
@@ -32,9 +33,9 @@ func (w *World) Links() []status.Link {
 	return ls
 }
 
-// SetLink implements [status.Links]: what is measured, and what follows from it, changes with it.
+// SetLink implements [status.Links]: measurements, and decisions based on them, follow the change.
 func (w *World) SetLink(from, to string, rtt time.Duration) error {
-	// A link of no delay hands out connections that could never be slowed again.
+	// A link without delay hands out connections that could never be slowed again.
 	rtt = max(rtt, 2*time.Nanosecond)
 	before := w.links.RTT(from, to)
 	w.links.Set(from, to, rtt)

@@ -7,7 +7,8 @@ import (
 	"github.com/ebbkit/ebb/rtt"
 )
 
-// newMesh makes the node's prober and responder. Its peers come when all nodes are there, see connect.
+// newMesh makes the node's prober and responder. Its peers are set once all nodes exist, see
+// connect.
 func (w *World) newMesh(id balance.NodeID, region string) (*rtt.Mesh, *peers, error) {
 	p := &peers{}
 	c := rtt.Config{
@@ -21,7 +22,7 @@ func (w *World) newMesh(id balance.NodeID, region string) (*rtt.Mesh, *peers, er
 	return m, p, err
 }
 
-// peers is what a mesh probes: empty until the world is connected.
+// peers is the list that a mesh probes: empty until the world is connected.
 type peers struct{ list []rtt.Node }
 
 func (p *peers) Peers() []rtt.Node { return p.list }
@@ -43,7 +44,7 @@ func (w *World) meshes() []meshed {
 	return ms
 }
 
-// connect tells every node where the others are: behind a relay that is as late as the link.
+// connect tells every node the addresses of the others: behind a relay with the delay of the link.
 func (w *World) connect(ctx context.Context) error {
 	all := w.meshes()
 	for _, from := range all {

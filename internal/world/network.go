@@ -9,14 +9,15 @@ import (
 	"github.com/ebbkit/ebb/internal/delay"
 )
 
-// network is what the nodes of a world listen on and dial through: this host's, or one in memory, with
-// which a whole world runs in virtual time.
+// network is what the nodes of a world listen on and dial through: that of this host, or one in
+// memory, with which a whole world runs in virtual time.
 type network interface {
 	listen(addr string) (net.Listener, error)
 	dial(ctx context.Context, network, addr string) (net.Conn, error)
 	// packets returns a node's socket for probes; nil for one of this host.
 	packets(region string) net.PacketConn
-	// relay returns where packets to addr are sent so that they take the time of the link.
+	// relay returns the address to which packets to addr are sent so that they take the time of the
+	// link.
 	relay(ctx context.Context, links *delay.Links, from, to string, addr netip.AddrPort) (netip.AddrPort, error)
 }
 

@@ -90,7 +90,7 @@ func (w *World) newWorker(r Region) (_ *worker, err error) {
 	return k, err
 }
 
-// run starts everything the worker does.
+// run starts all goroutines of the worker.
 func (k *worker) run(run func(string, func(context.Context) error)) {
 	name := string(k.id)
 	run(name, k.mesh.Run)

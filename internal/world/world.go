@@ -1,8 +1,10 @@
-// Package world plays a fleet in one process: edges that take requests and workers that host machines, in several
-// regions, each node with a catalogue of its own. Rows, reports, acknowledgements, commands, probes and requests all travel
-// over links that are as slow as the real ones, so that every decision is made on late information, as in the field.
+// Package world runs a fleet in one process: edges that accept requests and workers that host
+// machines, in several regions, each node with a catalogue of its own. Rows, reports,
+// acknowledgements, commands, probes and requests all travel over links that are as slow as real
+// ones, so that every decision is made on late information, as in production.
 //
-// It wires the packages of the library as a platform would; the example proxy is a command line around it.
+// It wires the packages of the library as a platform would; the example proxy is a command line
+// around it.
 package world
 
 import (
@@ -33,10 +35,11 @@ import (
 	"github.com/ebbkit/ebb/rtt"
 )
 
-// Driver is what a worker runs its machines with.
+// Driver runs a worker's machines.
 type Driver interface {
 	machine.Driver
-	// Shutdown ends all machines and leaves nothing behind; when ctx ends it kills what is left.
+	// Shutdown ends all machines and leaves nothing behind; when ctx ends it kills the remaining
+	// ones.
 	Shutdown(ctx context.Context) error
 }
 
@@ -46,7 +49,7 @@ type Region struct {
 	Machines int
 }
 
-// Config says what the world has.
+// Config describes the world.
 type Config struct {
 	Listen  string        // address of the edge, for clients
 	Status  string        // address of the status page; empty for none
@@ -60,26 +63,26 @@ type Config struct {
 	Notify  balance.Class // the long connections that are told to end when their machine is not needed; others keep it
 	Near    bool          // links take no time
 
-	// how long connections of clients stay open when the world ends, so that answers can say it; 0 for
-	// the default of backhaul.Front
+	// how long clients' connections stay open when the world ends, so that answers can announce the
+	// end; 0 for the default of backhaul.Front
 	Grace time.Duration
 	Limit backhaul.LimitConfig // of the connections of clients
-	// names under which the status page may be asked for, besides localhost and addresses
+	// names by which the status page may be requested, besides localhost and addresses
 	StatusName []string
 
 	Driver func(region string) (Driver, error)
 
 	net network // nil means this host's
-	// How machines in memory are reached and looked at; nil for those of this host.
+	// How machines in memory are reached and inspected; nil for those of this host.
 	dialMachine func(context.Context, balance.Machine) (net.Conn, error)
 	look        func(context.Context, balance.Machine) error
 }
 
 const (
-	// settle bounds how long the edge waits, before it listens, for the first rows and round trips: the farthest city is
-	// 0.4 s away and a distance takes three probes.
+	// settle bounds how long the edge waits, before it listens, for the first rows and round trips:
+	// the farthest city is 0.4 s away and a distance takes three probes.
 	settle = 3 * time.Second
-	// drainFor bounds how long requests in flight may take to end when the world does.
+	// drainFor bounds how long requests in flight may take when the world ends.
 	drainFor = 20 * time.Second
 )
 
@@ -105,7 +108,8 @@ type World struct {
 	pageHTTP     *http.Server
 }
 
-// New binds all addresses and builds all nodes. It starts nothing; Close undoes it when Run is not called.
+// New binds all addresses and builds all nodes. It starts nothing; if Run is not called, Close
+// releases everything.
 func New(c Config) (_ *World, err error) {
 	if c.net == nil {
 		c.net = host{}
@@ -165,7 +169,7 @@ func (w *World) edgeNodes() (ns []*node) {
 	return ns
 }
 
-// handler is what clients talk to: the edges in turn.
+// handler serves clients: by the edges in turn.
 func (w *World) handler() http.Handler {
 	var of []http.Handler
 	for _, e := range w.edges {
@@ -187,7 +191,7 @@ func (c Config) listen(flag, addr string) (net.Listener, error) {
 	return l, nil
 }
 
-// cause is the last word of a chain of network errors: "address already in use".
+// cause returns the last part of a chain of network errors: "address already in use".
 func cause(err error) error {
 	for {
 		inner := errors.Unwrap(err)
@@ -201,7 +205,7 @@ func cause(err error) error {
 // Addr returns the address that clients use.
 func (w *World) Addr() net.Addr { return w.public.Addr() }
 
-// Close gives up what New bound.
+// Close releases what New bound.
 func (w *World) Close() {
 	for _, l := range []net.Listener{w.public, w.page} {
 		if l != nil {
@@ -218,8 +222,8 @@ func (w *World) Close() {
 	w.log.Close()
 }
 
-// Run serves until ctx ends, then stops accepting, lets requests end, stops all machines and returns nil. When hurry ends
-// it waits for nothing more.
+// Run serves until ctx ends, then stops accepting, lets requests end, stops all machines and
+// returns nil. When hurry ends it stops waiting.
 func (w *World) Run(ctx, hurry context.Context) error {
 	defer w.Close()
 	work, stop := context.WithCancel(context.WithoutCancel(ctx))
@@ -262,7 +266,8 @@ func (w *World) Run(ctx, hurry context.Context) error {
 	return g.Wait()
 }
 
-// wait returns when the edges know all machines and how far all regions are, or gives up.
+// wait returns when the edges know all machines and the distances of all regions, or when it gives
+// up.
 func (w *World) wait(ctx context.Context) {
 	ctx, cancel := context.WithTimeout(ctx, settle)
 	defer cancel()
@@ -277,9 +282,10 @@ func (w *World) wait(ctx context.Context) {
 	}
 }
 
-// drain ends the world in the order in which nothing is lost: no new clients, then no requests, then no machines.
+// drain ends the world in an order in which nothing is lost: first new clients, then requests, then
+// machines.
 func (w *World) drain(hurry context.Context) {
-	w.front.Drain(hurry) //nolint:errcheck // what follows hurries as well
+	w.front.Drain(hurry) //nolint:errcheck // the steps below hurry as well
 	ctx, cancel := context.WithTimeout(hurry, drainFor)
 	defer cancel()
 	for _, k := range w.workers { // their clients will not come back here
@@ -306,7 +312,7 @@ func served(err error) error {
 	return err
 }
 
-// Describe writes what runs where and what to try.
+// Describe writes what runs where, and commands to try.
 func (w *World) Describe(out io.Writer) {
 	home := w.config.Regions[0].Name
 	fmt.Fprintf(out, "edge    %-4s http://%s\n", home, w.public.Addr())
@@ -392,7 +398,7 @@ func (w *World) Snapshot() status.Snapshot {
 // Picks implements [status.Picks].
 func (w *World) Picks() []status.Pick { return w.picks.List() }
 
-// report is what a node tells, and where.
+// report returns a node's observations and where they go.
 func (w *World) report(id balance.NodeID) *report.Report {
 	return &report.Report{Node: id, Log: w.log, Answers: &w.answers, Picks: &w.picks}
 }
