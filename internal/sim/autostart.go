@@ -11,44 +11,44 @@ import (
 )
 
 // Wakes is a world for autostart: an app that sleeps is woken again and again by edges which share
-// a demand. The policies and the gates are the real ones; rows reach each edge late, and commands
-// of one instant meet at the owner.
+// a demand. The policies and the gates are the real ones. Rows reach each edge late, and
+// simultaneous commands meet at the owner.
 type Wakes struct {
 	Boot   time.Duration // median of the boots, which are lognormal
 	Sigma  float64
 	Edges  int
 	Soft   int     // limit of a machine
 	Demand int     // requests in all, spread over the edges
-	Before int     // of them, when the app runs already: the rest is a crowd. 0: it sleeps
-	Told   bool    // edges hear of each other's demand, 200 ms late; else all reports are lost
-	Dead   float64 // part of the starts that never become ready, and say nothing
+	Before int     // of them, while the app runs already: the rest is a crowd. 0: it sleeps
+	Told   bool    // edges learn each other's demand, 200 ms late; else all reports are lost
+	Dead   float64 // share of the starts that never become ready, and report nothing
 	Wakes  int
 	// Policy returns the policy of an edge.
 	Policy func(edge int) policy.Policy
 }
 
-// WakesResult is what came of it.
+// WakesResult is the outcome of the wakes.
 type WakesResult struct {
-	Needed, Started int // machines, over all wakes; hedged starts are not in it
+	Needed, Started int // machines, over all wakes; without hedged starts
 	Hedged, Died    int
-	Served          []time.Duration // until the capacity that was needed is there, sorted
+	Served          []time.Duration // until the capacity that was needed is available, sorted
 	Excess          []float64       // the same over the longest boot that was needed, sorted
 }
 
-// Ratio returns what has been started for each that was needed.
+// Ratio returns the machines started per machine needed.
 func (r *WakesResult) Ratio() float64 { return float64(r.Started) / float64(r.Needed) }
 
-// bootCap is when an owner gives a start up.
+// bootCap is when an owner gives up a start.
 const bootCap = 10 * time.Minute
 
-// wakesMachine is one machine as its owner knows it, and as it was.
+// wakesMachine is one machine as its owner knows it, with its past rows.
 type wakesMachine struct {
 	gate  *balance.Gate
 	token uint64
 	ready time.Time // when its start ends; zero when it does not run
 	dead  bool
 	boot  time.Duration
-	past  []wakesRow // what it has been, oldest first
+	past  []wakesRow // its earlier rows, oldest first
 }
 
 type wakesRow struct {
@@ -60,7 +60,7 @@ type wakesRow struct {
 type wakesEdge struct {
 	policy  policy.Policy
 	lag     time.Duration // of rows
-	from    time.Duration // its share of the demand begins that much after the wake
+	from    time.Duration // its share of the demand begins this long after the wake
 	answers []policy.Answer
 	rows    []*balance.Machine
 }
@@ -111,7 +111,7 @@ func RunWakes(w Wakes, seed uint64) WakesResult {
 	return r.result
 }
 
-// note writes down what a machine has become.
+// note records the new state of a machine.
 func (r *wakesRun) note(m *wakesMachine) {
 	l := m.gate.Load()
 	row := *m.past[len(m.past)-1].row
@@ -119,7 +119,7 @@ func (r *wakesRun) note(m *wakesMachine) {
 	m.past = append(m.past, wakesRow{r.now, &row})
 }
 
-// seen returns a machine's row as somebody sees it who is that far behind.
+// seen returns a machine's row as it is seen from that far behind.
 func (m *wakesMachine) seen(at time.Time) *balance.Machine {
 	for i := len(m.past) - 1; i > 0; i-- {
 		if !m.past[i].at.After(at) {
@@ -138,7 +138,7 @@ func (r *wakesRun) running() (n int) {
 	return n
 }
 
-// wake is one wake: demand comes, is served for a while, and goes; then everything sleeps again.
+// wake runs one wake: demand comes, is served for a while, and goes; then everything sleeps again.
 func (r *wakesRun) wake() {
 	w := &r.w
 	need := (w.Demand + w.Soft - 1) / w.Soft
@@ -147,7 +147,7 @@ func (r *wakesRun) wake() {
 	for i, e := range r.edges {
 		e.lag = time.Duration(20+r.order.intn(300)) * time.Millisecond
 		e.from = 0
-		if i > 0 { // the first one's requests are the wake
+		if i > 0 { // the first one's requests cause the wake
 			e.from = time.Duration(r.order.float64() * float64(w.Boot) / 2)
 		}
 	}
@@ -157,7 +157,7 @@ func (r *wakesRun) wake() {
 			r.demand(w.Before, time.Hour)
 			r.pass(step)
 		}
-		for range 10 { // news arrive
+		for range 10 { // reports arrive
 			r.demand(w.Before, time.Hour)
 			r.pass(step)
 		}
@@ -182,7 +182,7 @@ func (r *wakesRun) wake() {
 	if k := need - running - 1; k >= 0 && k < len(r.used) {
 		r.result.Excess = append(r.result.Excess, float64(took)/float64(r.used[k]))
 	}
-	// Boots that nobody waits for any more may still end: what is decided meanwhile counts.
+	// Boots that nobody waits for any more may still end: decisions made meanwhile count.
 	for end := r.now.Add(2*w.Boot + time.Second); r.now.Before(end); {
 		r.demand(w.Demand, r.now.Sub(began))
 		r.pass(step)
@@ -238,7 +238,7 @@ func (r *wakesRun) demand(total int, at time.Duration) {
 	}
 }
 
-// start is the owner's.
+// start is the owner's handling of a start command.
 func (r *wakesRun) start(want balance.Machine, hedge bool) balance.StartAnswer {
 	for _, m := range r.machines {
 		if m.past[0].row.ID != want.ID {
@@ -267,7 +267,7 @@ func (r *wakesRun) start(want balance.Machine, hedge bool) balance.StartAnswer {
 	return balance.StartRefused
 }
 
-// pass lets time pass, and boots end: in order, each at its own time.
+// pass lets time pass and ends boots in order, each at its own time.
 func (r *wakesRun) pass(d time.Duration) {
 	end := r.now.Add(d)
 	for {
@@ -302,7 +302,7 @@ func (r *wakesRun) pass(d time.Duration) {
 			continue
 		}
 		if need := (r.w.Demand + r.w.Soft - 1) / r.w.Soft; r.running() == need {
-			return // the instant that is measured
+			return // the moment that is measured
 		}
 	}
 }
@@ -311,7 +311,7 @@ func (r *wakesRun) pass(d time.Duration) {
 func (r *wakesRun) sleep() {
 	for _, m := range r.machines {
 		switch m.gate.State() {
-		case balance.StateStarting: // in the meantime it ends
+		case balance.StateStarting: // it ends in the meantime
 			if m.dead {
 				m.gate.Fail(m.token)
 				r.note(m)
@@ -331,7 +331,7 @@ func (r *wakesRun) sleep() {
 		}
 		r.note(m)
 	}
-	for range 4 { // a row is seen in any case before the next wake
+	for range 4 { // every row is seen before the next wake
 		r.now = r.now.Add(time.Minute)
 		r.demand(0, 0)
 	}

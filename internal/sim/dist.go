@@ -26,7 +26,7 @@ const (
 	bimodal
 )
 
-// Always is the distribution that is d with certainty.
+// Always is the distribution that always gives d.
 func Always(d time.Duration) Dist { return Dist{shape: constant, mean: d.Seconds()} }
 
 // Exponential is the exponential distribution.
@@ -43,7 +43,7 @@ func Lognormal(mean time.Duration, sigma float64) Dist {
 	}
 }
 
-// Bimodal is short but for a share of long ones; each kind is of constant length.
+// Bimodal is short, except for a share of long ones; each kind is of constant length.
 func Bimodal(short, long time.Duration, share float64) Dist {
 	return Dist{
 		shape:  bimodal,

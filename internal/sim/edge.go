@@ -19,16 +19,16 @@ type edge struct {
 	work     *rng
 
 	base     float64 // arrivals per second
-	factor   float64 // of the script, over base
+	factor   float64 // of the script, relative to base
 	bursting bool
-	gen      int32 // of the arrivals: a new rate voids the arrival that is pending
+	gen      int32 // of the arrivals: a new rate cancels the arrival that is pending
 
 	parked []int32 // the waiting room, by serial
 	ticks  int     // so far
 	tries  int     // sent out and not yet answered
 }
 
-// picker is a rule at one edge, with what that edge knows.
+// picker is a rule at one edge, with that edge's knowledge.
 type picker interface {
 	// pick chooses a machine for a request and counts it in.
 	pick(r *request) (machine int32, ok bool)
@@ -37,11 +37,11 @@ type picker interface {
 	report(machine int32, l *balance.Load, granted int)
 	row(r *sentRow)
 	tick(now time.Time)
-	// room reports whether anything has happened, since it last said so, that may have made room.
+	// room reports whether anything has happened since the last call that may have made room.
 	room() bool
 }
 
-// request is one request; its place is used again after it has ended.
+// request is one request; its slot in the array is reused after it has ended.
 type request struct {
 	serial   int64
 	arrived  int64
@@ -51,7 +51,7 @@ type request struct {
 	edge     int32
 	machine  int32
 	gen      int32 // counts the uses of this place
-	found    int32 // in flight at the machine when it got there
+	found    int32 // in flight at the machine when the request got there
 	tries    int32 // since it was last parked
 	alive    bool
 	parked   bool
@@ -133,8 +133,8 @@ func (e *edge) rate(w *World) float64 {
 	return e.base * e.factor * low
 }
 
-// arrivalsAnew draws the next arrival at the present rate. Without memory as arrivals are, it may
-// do so at any time.
+// arrivalsAnew draws the next arrival at the present rate. Arrivals are memoryless, so it may do so
+// at any time.
 func (e *edge) arrivalsAnew(s *Sim) {
 	e.gen++
 	if rate := e.rate(s.w); rate > 0 {
@@ -152,8 +152,7 @@ func (s *Sim) burst(e *edge) {
 	s.q.push(s.now+int64(e.arrivals.exp()*float64(phase)), evBurst, e.index, 0)
 }
 
-// SetDemand multiplies the demand of a region's clients, as it was at the beginning, by factor from
-// now on.
+// SetDemand sets the demand of a region's clients to factor times the initial demand, from now on.
 func (s *Sim) SetDemand(region int, factor float64) {
 	for i := range s.edges {
 		if e := &s.edges[i]; e.region == int32(region) {
@@ -163,7 +162,7 @@ func (s *Sim) SetDemand(region int, factor float64) {
 	}
 }
 
-// arrive is evArrive.
+// arrive handles evArrive.
 func (s *Sim) arrive(e *edge, gen int32) {
 	if gen != e.gen || !s.open {
 		return
@@ -171,7 +170,7 @@ func (s *Sim) arrive(e *edge, gen int32) {
 	s.q.push(s.now+int64(e.arrivals.exp()/e.rate(s.w)*1e9), evArrive, e.index, gen)
 	req := s.newRequest(e)
 	if len(e.parked) > 0 {
-		s.park(e, req) // behind those who wait already
+		s.park(e, req) // behind those that wait already
 	} else if !s.try(e, req) {
 		s.noRoom(e, req)
 	}
@@ -220,7 +219,7 @@ func (s *Sim) try(e *edge, req int32) bool {
 	return true
 }
 
-// noRoom parks a request, or ends it where there is no waiting room.
+// noRoom parks a request, or ends it if there is no waiting room.
 func (s *Sim) noRoom(e *edge, req int32) {
 	r := &s.reqs[req]
 	if s.w.Queue && s.now < r.arrived+int64(s.w.Deadline) {
@@ -230,7 +229,7 @@ func (s *Sim) noRoom(e *edge, req int32) {
 	s.end(req, Refused)
 }
 
-// park puts a request into the waiting room, at the place that its arrival gives it.
+// park puts a request into the waiting room, at the place given by its arrival.
 func (s *Sim) park(e *edge, req int32) {
 	r := &s.reqs[req]
 	if !s.w.Queue {
@@ -253,7 +252,7 @@ func (s *Sim) park(e *edge, req int32) {
 	s.say(e, false)
 }
 
-// deadline is evDeadline. A request that is being served is not cut off.
+// deadline handles evDeadline. A request that is being served is not cut off.
 func (s *Sim) deadline(req, gen int32) {
 	r := &s.reqs[req]
 	if r.gen != gen || !r.alive || !r.parked {
@@ -271,7 +270,7 @@ func (s *Sim) deadline(req, gen int32) {
 	s.end(req, TimedOut)
 }
 
-// drain sends parked requests off, the oldest first, while there is room.
+// drain sends parked requests, the oldest first, while there is room.
 func (s *Sim) drain(e *edge) {
 	if !e.picker.room() {
 		return
@@ -281,7 +280,7 @@ func (s *Sim) drain(e *edge) {
 	s.say(e, false)
 }
 
-// unpark sends the oldest parked request off, if there is room for it.
+// unpark sends the oldest parked request, if there is room for it.
 func (s *Sim) unpark(e *edge) bool {
 	req := e.parked[0]
 	if !s.try(e, req) {
@@ -292,7 +291,7 @@ func (s *Sim) unpark(e *edge) bool {
 	return true
 }
 
-// reply is evReply: an answer or a bounce is back at the edge.
+// reply handles evReply: an answer or a bounce is back at the edge.
 func (s *Sim) reply(req int32) {
 	r := &s.reqs[req]
 	e := &s.edges[r.edge]

@@ -8,15 +8,16 @@ import (
 	"github.com/ebbkit/ebb/balance/grants"
 )
 
-// granting is what a world with grants has beside its gates: a granter for each owner. Edges tell
-// owners how many requests wait; owners reserve slots and send them; both take half a round trip.
+// granting is what a world with grants has in addition to its gates: a granter for each owner.
+// Edges tell owners how many requests wait; owners reserve slots and send them; both take half a
+// round trip.
 type granting struct {
 	granters []*grants.Granter
 	owners   map[balance.NodeID]int32
 	edges    map[balance.NodeID]int32
 	notes    []note
 	free     []int32
-	said     []int32 // what each edge said last
+	said     []int32 // what each edge sent last
 }
 
 // note is a message between an edge and an owner: a grant, or how many requests wait.
@@ -29,8 +30,8 @@ type note struct {
 // sayAgain is how often edges repeat how many requests wait, in ticks.
 const sayAgain = 10
 
-// makeGrants makes each owner's fleet the home of its machines' gates, with a granter beside it.
-// Once for all edges.
+// makeGrants makes each owner's fleet host its machines' gates, with a granter beside it, once for
+// all edges.
 func (s *Sim) makeGrants() error {
 	if s.grants != nil {
 		return nil
@@ -91,7 +92,7 @@ func (s *Sim) receive(i int32) note {
 	return s.grants.notes[i]
 }
 
-// granted is evGrant: a slot reaches its edge.
+// granted handles evGrant: a slot reaches its edge.
 func (s *Sim) granted(i int32) {
 	n := s.receive(i)
 	e := &s.edges[n.edge]
@@ -99,13 +100,13 @@ func (s *Sim) granted(i int32) {
 	s.drain(e)
 }
 
-// asked is evAsk: what an edge says reaches an owner.
+// asked handles evAsk: a message of an edge reaches an owner.
 func (s *Sim) asked(i int32) {
 	n := s.receive(i)
 	s.grants.granters[n.owner].Ask(nodeID(&s.edges[n.edge]), app, n.waiting)
 }
 
-// granter is evGranter.
+// granter handles evGranter.
 func (s *Sim) granter(o int32) {
 	s.grants.granters[o].Tick()
 	s.q.push(s.now+int64(tickEvery), evGranter, o, 0)

@@ -6,9 +6,9 @@ import (
 	"github.com/ebbkit/ebb/balance"
 )
 
-// machine is one machine as it truly is. Its gate is the real one.
+// machine is one machine in its true state. Its gate is a real one.
 //
-// Work is counted in seconds at speed 1. attained is the work that each job in service since the
+// Work is counted in seconds at speed 1. attained is the work that a job in service since the
 // beginning would have got; a job that enters at attained a with work w leaves when attained is
 // a+w. So one number advances all jobs.
 type machine struct {
@@ -28,22 +28,22 @@ type machine struct {
 	jobs     []job   // a heap by end
 	waiting  []int32 // of a FIFO machine, in order
 	attained float64
-	since    int64 // when attained was brought up to date
-	next     int64 // when the machine's pending evServe is; never when there is none
+	since    int64 // when attained was last updated
+	next     int64 // when the machine's pending evServe is due; never when there is none
 
-	inFlight int // as the gate has it
-	coming   int // sent to this machine and still on the way
+	inFlight int // by the gate's count
+	coming   int // sent to this machine and still under way
 	served   int
 	errored  int
 	starts   int
-	runs     bool    // started, starting or stopping, since
-	runsFrom int64   // then
-	ran      int64   // nanoseconds before that
+	runs     bool    // started, starting or stopping
+	runsFrom int64   // when runs was last set
+	ran      int64   // nanoseconds before runsFrom
 	most     int     // the most in flight at a time
 	area     float64 // in flight x seconds, from the start of the run
 	areaAt   int64
 	// took is the smoothed time at this machine, in seconds, of requests that found so many others
-	// there: what a probe asks.
+	// there: probes report it.
 	took      [tookUpTo]float32
 	stopToken uint64 // of the stop under way
 }
@@ -75,7 +75,7 @@ func (m *machine) count(now int64, change int) {
 	m.most = max(m.most, m.inFlight)
 }
 
-// enter puts an admitted request with that work into service, or in line.
+// enter puts an admitted request with that work into service, or in the queue.
 func (m *machine) enter(now int64, req int32, work float64) {
 	m.advance(now)
 	if m.fifo && len(m.jobs) >= m.slots {
@@ -100,11 +100,11 @@ func (m *machine) start(req int32, work float64) {
 	m.jobs[i] = j
 }
 
-// early is how much work may be missing when a job is taken as done: the rounding of times to
+// early is how much work may be missing when a job is considered done: times are rounded to
 // nanoseconds.
 const early = 1e-9
 
-// done takes out a job that has got all its work, if there is one.
+// done removes a job that has got all its work, if there is one.
 func (m *machine) done() (req int32, ok bool) {
 	if len(m.jobs) == 0 || m.jobs[0].end > m.attained+early {
 		return 0, false
@@ -134,14 +134,14 @@ func (m *machine) done() (req int32, ok bool) {
 	return req, true
 }
 
-// schedule makes sure that there is an evServe when the next job ends. One that turns out to be
-// early is repeated then.
+// schedule makes sure that there is an evServe when the next job ends. If one turns out to be
+// early, another follows.
 func (m *machine) schedule(q *queue, now int64) {
 	if len(m.jobs) == 0 {
 		return
 	}
 	wait := (m.jobs[0].end - m.attained) / m.rate() * 1e9
-	if wait > 1e18 { // a machine of speed 0 does not go on by itself
+	if wait > 1e18 { // a machine of speed 0 makes no progress by itself
 		return
 	}
 	at := now + max(0, int64(math.Ceil(wait)))
@@ -151,10 +151,10 @@ func (m *machine) schedule(q *queue, now int64) {
 	}
 }
 
-// serve is evServe.
+// serve handles evServe.
 func (s *Sim) serve(m *machine, at int64) {
 	if at != m.next {
-		return // a sooner one came in between
+		return // an earlier one came in between
 	}
 	m.next = never
 	m.advance(s.now)
@@ -173,7 +173,7 @@ func (s *Sim) serve(m *machine, at int64) {
 	m.schedule(&s.q, s.now)
 }
 
-// finish answers a request that has got its work.
+// finish answers a request whose work is done.
 func (s *Sim) finish(m *machine, req int32) {
 	r := &s.reqs[req]
 	if r.status >= 500 {
@@ -195,7 +195,8 @@ func (m *machine) learn(found int, took float32) {
 	*old += (took - *old) / 8
 }
 
-// expect is what a request may expect beside so many others, by those that found about as many.
+// expect returns the time that a request can expect with so many others present, by those that
+// found about as many.
 func (m *machine) expect(found int) float64 {
 	at := min(found, tookUpTo-1)
 	for d := range tookUpTo {

@@ -8,13 +8,13 @@ import (
 	"github.com/ebbkit/ebb/balance"
 )
 
-// truth is a rule that sees every machine as it is, with what is on its way to it. It learns of
-// room at once.
+// truth is a rule that sees the true state of every machine, including requests on their way to it.
+// It learns of free slots at once.
 type truth struct {
 	s     *Sim
 	e     *edge
 	rand  *rng
-	moves int64   // of the simulation, when room was last asked for
+	moves int64   // of the simulation, when room was last called
 	order []int32 // regions by true round trip
 	cost  func(s *Sim, e *edge, m *machine) (cost, tie float64)
 	// byTime says that the cost is in seconds, and at least that of a mean request at the fastest
@@ -44,17 +44,17 @@ func knowing(name string, byTime bool, cost func(*Sim, *edge, *machine) (cost, t
 	}}
 }
 
-// Shortest joins the shortest queue, in units of what a machine serves at a time, over all regions;
-// the nearest of equals.
+// Shortest joins the shortest queue over all regions, in units of what a machine serves at a time;
+// among equals it takes the nearest.
 func Shortest() Rule {
 	return knowing("jsq-true", false, func(s *Sim, e *edge, m *machine) (float64, float64) {
 		return float64(m.inFlight+m.coming) / float64(m.slots), float64(s.rtt[e.region][m.region])
 	})
 }
 
-// Oracle picks the machine that costs least in truth: the round trip and the time that a mean
-// request is expected to take there beside those that are there and on the way. It does not know
-// how much work is in any of them; nobody could.
+// Oracle picks the machine with the least true cost: the round trip and the time that a mean
+// request is expected to take there together with those that are there and on the way. It does not
+// know how much work is in any of them; nobody could.
 func Oracle() Rule {
 	return knowing("oracle", true, func(s *Sim, e *edge, m *machine) (float64, float64) {
 		n := float64(m.inFlight + m.coming)
@@ -114,8 +114,8 @@ func (t *truth) room() bool {
 	return was != t.moves
 }
 
-// moved is called when a machine may have got room. Where the rule knows everything, the oldest
-// request of all edges goes first.
+// moved is called when a slot of a machine may have become free. If the rule knows everything, the
+// oldest request of all edges goes first.
 func (s *Sim) moved() {
 	s.moves++
 	for s.omniscient {

@@ -10,7 +10,7 @@ import (
 // app is the only app of a world.
 const app balance.AppID = "app"
 
-// reach is evReach: the owner admits the request or bounces it.
+// reach handles evReach: the owner admits the request or bounces it.
 func (s *Sim) reach(req int32) {
 	r := &s.reqs[req]
 	m := &s.machines[r.machine]
@@ -35,11 +35,11 @@ func (s *Sim) reach(req int32) {
 	m.schedule(&s.q, s.now)
 }
 
-// sickWork is what it takes to answer 500: 1 ms, less than any real work, which is what makes a
-// sick machine attractive.
+// sickWork is the work of answering 500: 1 ms, less than any real work, which is what makes a sick
+// machine attractive.
 const sickWork = 1e-3
 
-// lose has the edge give a request up: its answer will not come.
+// lose makes the edge give up a request: its answer will not come.
 func (s *Sim) lose(req int32) {
 	r := &s.reqs[req]
 	r.load, r.outcome, r.status = balance.Load{}, balance.OutcomeError, 0
@@ -63,7 +63,7 @@ func (s *Sim) publish(m *machine) {
 	}
 }
 
-// run keeps the time that the machine has to be paid for.
+// run accounts for the time that the machine must be paid for.
 func (m *machine) run(now int64, runs bool) {
 	if m.runs {
 		m.ran += now - m.runsFrom
@@ -77,10 +77,10 @@ type sentRow struct {
 	machine int32
 }
 
-// owner reports a run of machines.
+// owner owns a range of machines and reports them.
 type owner struct{ first, end int }
 
-// sentReport is what an owner said at one moment; it is used again when all edges have it.
+// sentReport is an owner's report at one moment; it is reused when all edges have it.
 type sentReport struct {
 	owner int32
 	left  int32 // edges that will still get it
@@ -88,7 +88,7 @@ type sentReport struct {
 	given []int // slots granted, by machine
 }
 
-// report is evReport.
+// report handles evReport.
 func (s *Sim) report(o int32) {
 	own := s.owners[o]
 	var i int32
@@ -119,7 +119,7 @@ func (s *Sim) report(o int32) {
 	s.q.push(s.now+int64(p.Every), evReport, o, 0)
 }
 
-// reported is evReported.
+// reported handles evReported.
 func (s *Sim) reported(report int32, e *edge) {
 	rep := &s.reports[report]
 	first := int32(s.owners[rep.owner].first)
@@ -144,7 +144,7 @@ func (s *Sim) InFlight(i int) int { return s.machines[i].inFlight }
 // State returns the true state of machine i.
 func (s *Sim) State(i int) balance.State { return s.machines[i].gate.State() }
 
-// SetSpeed makes machine i faster or slower from now on, without anybody being told.
+// SetSpeed makes machine i faster or slower from now on, without telling anybody.
 func (s *Sim) SetSpeed(i int, speed float64) {
 	m := &s.machines[i]
 	m.advance(s.now)
@@ -155,12 +155,12 @@ func (s *Sim) SetSpeed(i int, speed float64) {
 }
 
 // SetSick makes machine i answer each request with status 500 within a millisecond, or heals it.
-// Its health checks notice nothing.
+// Its health checks do not notice.
 func (s *Sim) SetSick(i int, sick bool) { s.machines[i].sick = sick }
 
-// SetDark cuts machine i's owner off, with all of its machines, or lets it come back: what is sent
-// there and what it answers is lost, and edges give up after the world's timeout. Its rows stay as
-// they are.
+// SetDark cuts off machine i's owner, with all of its machines, or reconnects it: everything that
+// is sent there and everything that it answers is lost, and edges give up after the world's
+// timeout. Its rows stay as they are.
 func (s *Sim) SetDark(i int, dark bool) {
 	for _, o := range s.owners {
 		if o.first <= i && i < o.end {
@@ -171,7 +171,7 @@ func (s *Sim) SetDark(i int, dark bool) {
 	}
 }
 
-// Start starts machine i, if it can be started: its owner's answer to a start command.
+// Start starts machine i, if it can be started, and returns the owner's answer to a start command.
 func (s *Sim) Start(i int) balance.StartAnswer {
 	m := &s.machines[i]
 	token, a := m.gate.Start(m.gate.Load().Epoch)
@@ -190,7 +190,7 @@ func (s *Sim) booted(m *machine, token int32) {
 	}
 }
 
-// Stop closes machine i at once, lets it finish what it has, and stops it. It reports whether the
+// Stop closes machine i at once, lets it finish its requests, and stops it. It reports whether the
 // machine was started.
 func (s *Sim) Stop(i int) bool {
 	m := &s.machines[i]
@@ -206,7 +206,7 @@ func (s *Sim) Stop(i int) bool {
 	return true
 }
 
-// Restart stops machine i and starts it again when that is over.
+// Restart stops machine i and starts it again afterwards.
 func (s *Sim) Restart(i int) {
 	if s.Stop(i) {
 		s.Start(i) // the gate remembers it
@@ -228,8 +228,8 @@ func (s *Sim) stopped(m *machine, token int32) {
 	}
 }
 
-// Crash ends machine i's run: what it has in flight fails, and its owner bounces what comes until
-// it is started again.
+// Crash ends machine i's run: its requests in flight fail, and its owner bounces requests until it
+// is started again.
 func (s *Sim) Crash(i int) {
 	m := &s.machines[i]
 	if !m.gate.Exited(m.gate.Load().Epoch, true) {

@@ -6,7 +6,7 @@ import (
 
 // prequal is probing with a pool, after Wydrowski and others, "Load is not what you should balance"
 // (NSDI 2024): the hot and cold rule on requests in flight and latency. Probes go to all regions
-// and take a round trip; the latency of a machine counts with its believed round trip.
+// and take a round trip; the round trip that the edge assumes is added to a machine's latency.
 type prequal struct {
 	*view
 	pool  []sample
@@ -23,7 +23,7 @@ type sample struct {
 	uses    int
 }
 
-// probe is one on its way.
+// probe is a probe on its way.
 type probe struct {
 	edge, machine int32
 	rif           int32
@@ -63,8 +63,8 @@ func (p *prequal) pick(r *request) (int32, bool) {
 	return p.take(m, true)
 }
 
-// choose returns the coldest of the pool: the least latency among those not hot, else the least in
-// flight.
+// choose returns the coldest of the pool: the least latency among those that are not hot, else the
+// least in flight.
 func (p *prequal) choose(r *request) int {
 	p.rifs = p.rifs[:0]
 	for _, c := range p.pool {
@@ -94,7 +94,7 @@ func (p *prequal) choose(r *request) int {
 	return best
 }
 
-// shrink takes one sample out per request: the oldest and the worst in turn.
+// shrink removes one sample per request: the oldest and the worst in turn.
 func (p *prequal) shrink() {
 	if len(p.pool) < poolSize/2 {
 		return
@@ -123,7 +123,7 @@ func (s *Sim) sendProbe(e *edge, machine int32) {
 	s.q.push(s.now+s.half(e.region, s.machines[machine].region), evProbe, i, 0)
 }
 
-// probe is evProbe.
+// probe handles evProbe.
 func (s *Sim) probe(i int32) {
 	b := &s.probes[i]
 	m := &s.machines[b.machine]
@@ -135,7 +135,7 @@ func (s *Sim) probe(i int32) {
 	s.q.push(s.now+s.half(s.edges[b.edge].region, m.region), evProbed, i, 0)
 }
 
-// probed is evProbed.
+// probed handles evProbed.
 func (s *Sim) probed(i int32) {
 	b := s.probes[i]
 	s.freeProbes = append(s.freeProbes, i)

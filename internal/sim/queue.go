@@ -1,6 +1,6 @@
 package sim
 
-// kind says what happens at an event; a and b are its operands.
+// kind is the type of an event; a and b are its operands.
 type kind uint32
 
 const (
@@ -26,7 +26,7 @@ const (
 )
 
 // event is something that happens at a time. Of two at the same time, the one that was pushed first
-// comes first: that is what makes a run repeatable.
+// comes first: this makes a run repeatable.
 type event struct {
 	at   int64 // nanoseconds since the start of the run
 	seq  uint32
@@ -38,7 +38,7 @@ func (e *event) before(f *event) bool {
 	return e.at < f.at || e.at == f.at && e.seq < f.seq
 }
 
-// queue is a heap of events with four children to a node, which halves its height and with it the
+// queue is a heap of events with four children per node, which halves its height and with it the
 // cache misses.
 type queue struct {
 	heap []event

@@ -6,7 +6,7 @@ import (
 )
 
 // rng is xoshiro256++. Each purpose has a stream of its own, so that all rules meet the same
-// requests: what one rule draws moves no arrival of another's run.
+// requests: the draws of one rule do not change the arrivals of another rule's run.
 type rng struct{ s [4]uint64 }
 
 // newRng returns the stream of a purpose (and of the how-many-th edge or machine) in a run with

@@ -6,15 +6,15 @@ import (
 	"github.com/ebbkit/ebb/balance"
 )
 
-// References are the rules to compare with, each as it is known or documented elsewhere, then the
-// two that know the truth.
+// References returns the rules to compare with, each as it is known or documented elsewhere, then
+// the two that know the truth.
 func References() []Rule {
 	return []Rule{Random(), TwoAnywhere(), TwoNearest(), TwoByReport(), PeakEWMA(), Prequal(), ThreeClasses(), Shortest(), Oracle()}
 }
 
 type random struct{ *view }
 
-// Random draws from the nearest region.
+// Random draws a machine from the nearest region.
 func Random() Rule {
 	return reference("random", func(v *view) *random { return &random{v} })
 }
@@ -25,8 +25,7 @@ func (p *random) pick(r *request) (int32, bool) {
 
 type twoAnywhere struct{ *view }
 
-// TwoAnywhere is the power of two choices on own counts over all regions alike, as most proxies
-// have it.
+// TwoAnywhere is the power of two choices on own counts over all regions alike, as in most proxies.
 func TwoAnywhere() Rule {
 	return reference("p2c-all", func(v *view) *twoAnywhere { return &twoAnywhere{v} })
 }
@@ -88,8 +87,8 @@ type peakEWMA struct {
 }
 
 // PeakEWMA is the power of two choices on peak-sensitive smoothed latency times own requests in
-// flight, in the nearest region; the smoothing takes 10 s, and what nothing is known of costs a
-// second. Errors are not penalised.
+// flight, in the nearest region. The smoothing takes 10 s, and a machine of which nothing is known
+// costs a second. Errors are not penalised.
 func PeakEWMA() Rule {
 	return reference("peak-ewma", func(v *view) *peakEWMA {
 		n := len(v.own)

@@ -14,12 +14,12 @@ type End uint8
 const (
 	Served   End = iota
 	Failed       // the machine failed it
-	Refused      // no machine had room, and there was no waiting room, or it was too late for it
+	Refused      // no machine had room, and there was no waiting room, or the deadline had passed
 	TimedOut     // its deadline passed in the waiting room
 	ends
 )
 
-// Result is what came of a run.
+// Result is the outcome of a run.
 type Result struct {
 	World, Rule string
 	Seed        uint64
@@ -34,18 +34,18 @@ type Result struct {
 	Far      int // of these, served outside the region nearest to their edge
 	Unserved int // of these, not served
 
-	// Latencies are of those measured, from a request's arrival at its edge to the answer there. One
-	// that was not served counts as unservedCost times the mean work, or what it took if that is
-	// longer: failing fast must not look good.
+	// Latencies are of the measured requests, from arrival at the edge to the answer there. A
+	// request that was not served counts as unservedCost times the mean work, or its true time if
+	// that is longer: failing fast must not look good.
 	Mean, P50, P99, Max time.Duration
 
 	Machines []MachineResult
 	Elapsed  time.Duration // virtual, to the end of the last request
 
-	meanOfAll time.Duration // latency as it was, the warm-up included
+	meanOfAll time.Duration // true latency, the warm-up included
 }
 
-// MachineResult is what came of one machine.
+// MachineResult is the outcome for one machine.
 type MachineResult struct {
 	Served, Failed int
 	Most           int           // the most in flight at a time

@@ -14,7 +14,7 @@ type Rule struct {
 	blind bool
 }
 
-// Blind returns the rule as it is where edges take every answer for a success, whatever its status.
+// Blind returns the rule for edges that take every answer for a success, whatever its status.
 func (r Rule) Blind() Rule {
 	r.Name, r.blind = r.Name+"-blind", true
 	return r
@@ -73,9 +73,9 @@ func (s *Sim) tell(f *balance.Fleet) error {
 	return f.Apply(us...)
 }
 
-// host makes the fleet's node the home of an owner's gates.
+// host makes the fleet's node the owner of an owner's gates.
 func (s *Sim) host(f *balance.Fleet, own owner) error {
-	// Without a keeper a gate would remember no start; who does it is [Sim.stopped].
+	// Without a keeper a gate would remember no start; [Sim.stopped] performs it.
 	f.Keep(balance.Keeper{Wanted: func(balance.AppID, balance.MachineID) {}})
 	for i := own.first; i < own.end; i++ {
 		m := &s.machines[i]
@@ -94,7 +94,7 @@ func (s *Sim) host(f *balance.Fleet, own owner) error {
 
 func nodeID(e *edge) balance.NodeID { return balance.NodeID(fmt.Sprintf("edge-%03d", e.index)) }
 
-// believed is what an edge in a region holds the round trips for.
+// believed holds the round trips that an edge in a region assumes.
 type believed struct {
 	s    *Sim
 	from int32
@@ -131,7 +131,7 @@ func (p *balanced) pick(r *request) (int32, bool) {
 }
 
 func (p *balanced) answer(r *request) {
-	if r.load.Seq > 0 { // else nothing came back
+	if r.load.Seq > 0 { // else no answer came back
 		r.held.Observe(r.load)
 	}
 	r.held.Release(r.outcome)

@@ -1,17 +1,17 @@
 // Package sim runs the library's cores in virtual time: one deterministic discrete-event simulation
-// of regions, edges, owners and machines, in which what anybody knows of anybody else is as late as
+// of regions, edges, owners and machines, in which what nodes know about each other is as late as
 // in reality.
 //
-// A [World] describes what there is: regions and round trips, machines and how they serve, clients,
-// how late reports and rows are, and what happens when. A [Rule] is how edges pick. [Run] puts the
-// rule into the world and returns a [Result]. Machines have real gates, and the rule made by
+// A [World] describes the setting: regions and round trips, machines and how they serve, clients,
+// how late reports and rows are, and what happens when. A [Rule] is how edges pick. [Run] applies
+// the rule in the world and returns a [Result]. Machines have real gates, and the rule made by
 // [Balanced] is the real balancer over a fleet of its own for each edge. The other rules are for
 // comparison only.
 //
-// A request arrives at an edge; the edge picks a machine and sends the request there, half a round
-// trip; the machine's owner admits it or bounces it; the machine works; the answer, or the bounce,
-// travels back with the machine's load in it. A bounced request tries elsewhere. Everything else an
-// edge learns comes by reports and rows, late.
+// A request arrives at an edge. The edge picks a machine and sends the request there, which takes
+// half a round trip. The machine's owner admits it or bounces it, and the machine works. The
+// answer, or the bounce, travels back with the machine's load in it. A bounced request tries
+// elsewhere. Everything else that an edge learns comes by reports and rows, late.
 //
 // Equal worlds, rules and seeds give equal results, and all rules meet the same arrivals with the
 // same work.
@@ -23,7 +23,7 @@ import (
 	"github.com/ebbkit/ebb/balance"
 )
 
-// Sim is a run. It is not safe for concurrent use; several runs at a time do not touch each other.
+// Sim is a run. It is not safe for concurrent use; concurrent runs are independent.
 type Sim struct {
 	w    *World
 	now  int64
@@ -48,21 +48,21 @@ type Sim struct {
 
 	grants     *granting // nil without
 	fastest    float64   // speed of any machine so far
-	moves      int64     // times that a machine may have got room
-	omniscient bool      // the rule knows at once
+	moves      int64     // times that a slot of a machine may have become free
+	omniscient bool      // the rule knows everything at once
 	blind      bool      // edges do not look at the status of answers
 
 	links, boots *rng
 	seed         uint64
-	latencies    []int64 // of what is measured
+	latencies    []int64 // of the measured requests
 	lasted       float64 // sum of all latencies, in nanoseconds
 	out          Result
 }
 
-// epoch is the time at which runs begin; it only has to be some time.
+// epoch is the time at which runs begin; any time would do.
 var epoch = time.Unix(1_000_000_000, 0).UTC()
 
-// Run puts a rule into a world.
+// Run applies a rule in a world.
 func Run(w World, rule Rule, seed uint64) (Result, error) {
 	s, err := newSim(w, rule, seed)
 	if err != nil {
@@ -148,13 +148,13 @@ func (s *Sim) makeMachines() error {
 			s.owners = append(s.owners, own)
 		}
 	}
-	for o := range s.owners { // owners do not keep step with each other
+	for o := range s.owners { // owners are not synchronized
 		s.q.push(int64(s.links.float64()*float64(w.Reports.Every)), evReport, int32(o), 0)
 	}
 	return nil
 }
 
-// run lets things happen until the last request has ended.
+// run processes events until the last request has ended.
 func (s *Sim) run() {
 	end := int64(s.w.Length)
 	for len(s.q.heap) > 0 {

@@ -22,7 +22,7 @@ type view struct {
 	own   []int32   // own requests in flight, by machine
 	said  []int32   // in flight by the last report
 	sum   []int64   // of said, by region
-	full  []int64   // where there is a waiting room: when a machine that bounced may be tried again
+	full  []int64   // with a waiting room: when a machine that bounced may be tried again
 	roomy bool
 }
 
@@ -91,7 +91,7 @@ func (v *view) answer(r *request) {
 	switch {
 	case r.outcome != balance.OutcomeBounced:
 		v.roomy, v.full[r.machine] = true, 0
-	case v.s.w.Queue: // else those who wait would be sent round and round
+	case v.s.w.Queue: // else waiting requests would be bounced again and again
 		v.full[r.machine] = v.s.now + int64(tickEvery)
 	}
 }
@@ -111,13 +111,13 @@ func (v *view) take(m int32, ok bool) (int32, bool) {
 	return m, ok
 }
 
-// out reports whether a machine is left out: this request tried it, or it just bounced another that
-// waits.
+// out reports whether a machine is excluded: this request tried it, or it just bounced another
+// waiting request.
 func (v *view) out(r *request, m int32) bool {
 	return v.full[m] > v.s.now || len(r.tried) > 0 && slices.Contains(r.tried, v.s.machines[m].id)
 }
 
-// draw draws a machine that is not left out and for which ok, if given, holds.
+// draw draws a machine that is not excluded and for which ok, if given, holds.
 func (v *view) draw(list []int32, r *request, ok func(m int32) bool) (int32, bool) {
 	if len(list) == 0 {
 		return 0, false
@@ -163,7 +163,7 @@ func (v *view) two(list []int32, r *request, score func(m int32) float64) (int32
 	return a, true
 }
 
-// nearest returns what pick finds in the nearest region in which it finds something.
+// nearest returns what pick finds in the nearest region where it finds anything.
 func (v *view) nearest(pick func(list []int32) (int32, bool)) (int32, bool) {
 	for _, r := range v.order {
 		if m, ok := pick(v.up[r]); ok {

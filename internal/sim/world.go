@@ -8,8 +8,8 @@ import (
 	"github.com/ebbkit/ebb/balance"
 )
 
-// World describes what a rule is put into. The zero value of a field is the default that its
-// comment names.
+// World describes the setting in which a rule runs. The zero value of a field is the default that
+// its comment names.
 type World struct {
 	Name  string
 	About string // one line for people
@@ -18,13 +18,14 @@ type World struct {
 	// RTT is the round trip between regions, and within one on the diagonal; nil means 2 ms within a
 	// region and 40 ms more for each step between two.
 	RTT [][]time.Duration
-	// Believed is what edges hold the round trips for; nil means RTT.
+	// Believed holds the round trips that edges assume; nil means RTT.
 	Believed [][]time.Duration
 
-	// Slots is how many requests a machine serves at full speed at a time; 0 means the soft limit, or
-	// 1 without one.
+	// Slots is how many requests a machine serves at full speed at a time; 0 means the soft limit,
+	// or 1 without one.
 	Slots int
-	// FIFO machines let requests beyond Slots wait in order; the others share their speed among all.
+	// FIFO machines make requests beyond Slots wait in order; the others share their speed among
+	// all requests.
 	FIFO bool
 	// Limits are each machine's.
 	Limits balance.Limits
@@ -48,37 +49,37 @@ type World struct {
 	Skew float64
 
 	Reports Reports
-	// Rows is how late a changed row reaches an edge; RowJitter is added at random, up to it. 0 means
-	// as late as a report.
+	// Rows is how late a changed row reaches an edge; a random time up to RowJitter is added. 0
+	// means as late as a report.
 	Rows, RowJitter time.Duration
 	// PerOwner is the number of machines to an owner, which reports them together; 0 means 1.
 	PerOwner int
 
 	// OneProcess makes the only edge the owner of all machines: the balancer hosts them and reads
-	// their gates. Other rules take no notice.
+	// their gates. Other rules ignore it.
 	OneProcess bool
 
 	// Grants gives each owner a granter: slots of machines with small hard limits go to the edges
-	// where requests wait. Rules other than Balanced take no notice. It needs a Queue.
+	// where requests wait. Rules other than Balanced ignore it. It needs a Queue.
 	Grants bool
 
 	// Queue gives edges a waiting room: a request that finds no room waits for it, in order, up to
 	// Deadline after its arrival (0 means 10 s). Without one it fails at once.
 	Queue    bool
 	Deadline time.Duration
-	// Tries is how many machines a request may try before it is out of luck; 0 means 6.
+	// Tries is how many machines a request may try before it fails; 0 means 6.
 	Tries int
 
 	// Timeout is when an edge gives up a request whose machine's owner is cut off; 0 means 1 s.
 	Timeout time.Duration
 
-	// Script are the things that happen at given times, Every those that happen again and again: a
-	// planner's rounds.
+	// Script holds the events that happen at given times, Every those that recur: a planner's
+	// rounds.
 	Script []Step
 	Every  []Round
 
-	// Length is the time of arrivals; the run then goes on until the last request has ended. What
-	// arrives before Warm is not measured; 0 means a tenth of Length.
+	// Length is for how long requests arrive; the run then goes on until the last request has
+	// ended. Arrivals before Warm are not measured; 0 means a tenth of Length.
 	Length, Warm time.Duration
 }
 
@@ -97,30 +98,30 @@ type Region struct {
 type Reports struct {
 	Every  time.Duration
 	Delay  time.Duration
-	Jitter time.Duration // up to it is added to Delay at random; negative means none
+	Jitter time.Duration // a random time up to it is added to Delay; negative means none
 	Loss   float64       // share of reports that do not arrive
 }
 
-// Burst switches an edge between two rates whose mean is its own: Factor times the lower one in
+// Burst switches an edge between two rates that average its own: Factor times the lower one during
 // bursts. Both phases are exponential. The zero value means no bursts.
 type Burst struct {
 	Factor  float64
 	On, Off time.Duration // mean lengths
 }
 
-// Step is something that happens once.
+// Step is an event that happens once.
 type Step struct {
 	At time.Duration
 	Do func(*Sim)
 }
 
-// Round is something that happens at the end of each period.
+// Round is an event at the end of each period.
 type Round struct {
 	Period time.Duration
 	Do     func(*Sim)
 }
 
-// Uniform returns n regions alike.
+// Uniform returns n equal regions.
 func Uniform(n, machines, edges int) []Region {
 	regions := make([]Region, n)
 	for i := range regions {
