@@ -19,7 +19,8 @@ import (
 	"github.com/ebbkit/ebb/downscale/policy"
 )
 
-// readyAtOnce is a driver whose machines are ready when they have been started, and whose exits it reports.
+// readyAtOnce is a driver whose machines are ready when they have been started, and whose exits it
+// reports.
 type readyAtOnce struct {
 	mu    sync.Mutex
 	watch func(owning.Exit)
@@ -48,8 +49,9 @@ func (d *readyAtOnce) Watch(ctx context.Context, exited func(owning.Exit)) error
 	return nil
 }
 
-// A fleet of apps that sleep costs nothing but the memory of their rows: after an app was woken and sleeps again it holds no
-// goroutine, and nobody decides about it. With -v and -full it prints what 5,000 apps cost.
+// A fleet of apps that sleep costs nothing but the memory of their rows: after an app was woken and
+// sleeps again it holds no goroutine, and nobody decides about it. With -v and -full it prints what
+// 5,000 apps cost.
 func TestSleepingApps(t *testing.T) {
 	apps, machines := 200, 2
 	if *full {

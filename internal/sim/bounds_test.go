@@ -6,7 +6,8 @@ import (
 	"testing"
 )
 
-// bound is what our rule is held to in one world. A zero means none of it at all; mean and p99 are in units of the oracle's.
+// bound is what our rule is held to in one world. A zero means none of it at all; mean and p99 are
+// in units of the oracle's.
 type bound struct {
 	mean     float64
 	p99      float64
@@ -15,8 +16,9 @@ type bound struct {
 	far      float64 // share
 }
 
-// bounds leave room for the noise of short runs and of other seeds: about a tenth over what full runs come to, and more
-// where few events matter. Tighten them when the balancer gets better; this table is the only place.
+// bounds leave room for the noise of short runs and of other seeds: about a tenth over what full
+// runs come to, and more where few events matter. Tighten them when the balancer gets better; this
+// table is the only place.
 var bounds = map[string]bound{
 	"steady-20":   {1.05, 1.05, 0, 0, 0.01},
 	"steady-80":   {1.15, 1.25, 0, 0, 0.02},
@@ -59,11 +61,12 @@ var bounds = map[string]bound{
 	"nodes-100":   {1.08, 1.08, 0.04, 0, 0},
 }
 
-// overall is what our rule is held to over all worlds: the geometric mean of mean latency over the oracle's, and the bounces
-// per request, the worlds alike.
+// overall is what our rule is held to over all worlds: the geometric mean of mean latency over the
+// oracle's, and the bounces per request, the worlds alike.
 var overall = struct{ mean, bounces float64 }{1.2, 0.05}
 
-// fewest is the number of measured requests below which a run says nothing of a p99 or of rare failures.
+// fewest is the number of measured requests below which a run says nothing of a p99 or of rare
+// failures.
 const fewest = 3000
 
 func hold(t *testing.T, chosen []world, rs []Rule, results [][][]Result) {

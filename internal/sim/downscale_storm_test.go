@@ -15,10 +15,11 @@ import (
 	"github.com/ebbkit/ebb/downscale"
 )
 
-// TestDownscaleLosesNothing sends requests through a storm: machines fall asleep, are ordered to stop and are woken, while
-// rows and acknowledgements are late and lost, edges fall silent and begin anew, the downscaler is cut off and begins anew,
-// and the driver fails, hangs, does not know and answers late. No request is lost: each is served by a machine that runs
-// from its beginning to its end. The real downscaler, balancer and gates run, in the virtual time of a bubble.
+// TestDownscaleLosesNothing sends requests through a storm: machines fall asleep, are ordered to
+// stop and are woken, while rows and acknowledgements are late and lost, edges fall silent and
+// begin anew, the downscaler is cut off and begins anew, and the driver fails, hangs, does not know
+// and answers late. No request is lost: each is served by a machine that runs from its beginning to
+// its end. The real downscaler, balancer and gates run, in the virtual time of a bubble.
 func TestDownscaleLosesNothing(t *testing.T) {
 	requests := int64(200_000)
 	switch {
@@ -156,7 +157,8 @@ func (w *stormy) app() balance.App {
 
 func (w *stormy) gate(id balance.MachineID) *balance.Gate { return w.worker.Gate(app, id) }
 
-// think waits before a client's next request: there are six seconds of storm, and then six of near silence.
+// think waits before a client's next request: there are six seconds of storm, and then six of near
+// silence.
 func (w *stormy) think(client int) {
 	for {
 		time.Sleep(w.between(time.Millisecond, 400*time.Millisecond))

@@ -82,8 +82,8 @@ func (r *sumRule) Decide(now time.Time, s policy.Situation) []policy.Decision {
 	}
 }
 
-// TestDownscaleQuality holds the default policy to how often it stops what it has to start again, and at what price, on a
-// simulated day, and prints what all presets and rules come to.
+// TestDownscaleQuality holds the default policy to how often it stops what it has to start again,
+// and at what price, on a simulated day, and prints what all presets and rules come to.
 func TestDownscaleQuality(t *testing.T) {
 	if raceEnabled {
 		t.Skip(
@@ -238,7 +238,8 @@ func runDay(rule policy.Policy, seed uint64) dayResult {
 	return d.dayResult
 }
 
-// demand is what is in flight: a sine over the day, the noise of requests that come and go, and bursts that last minutes.
+// demand is what is in flight: a sine over the day, the noise of requests that come and go, and
+// bursts that last minutes.
 func (d *day) demand() int {
 	mean := 100 - 80*math.Cos(2*math.Pi*float64(d.t)/daySeconds)
 	keep := math.Exp(-1 / (10 * dayRequest))

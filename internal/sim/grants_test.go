@@ -9,9 +9,9 @@ import (
 	"github.com/ebbkit/ebb/balance"
 )
 
-// TestGrantFigures shows what grants are good for: twenty machines that take one request at a time, as GPUs do, four to an
-// owner 10 ms away, seen by 1 to 20 edges that guess, or that get their slots granted. A request's wait is what it takes
-// beyond its work and the way there and back.
+// TestGrantFigures shows what grants are good for: twenty machines that take one request at a time,
+// as GPUs do, four to an owner 10 ms away, seen by 1 to 20 edges that guess, or that get their
+// slots granted. A request's wait is what it takes beyond its work and the way there and back.
 func TestGrantFigures(t *testing.T) {
 	edges, loads, length := []int{1, 4, 20}, []int{50, 80, 90}, 60*sec
 	if *full {
@@ -60,7 +60,8 @@ func TestGrantFigures(t *testing.T) {
 	t.Log(b.String())
 }
 
-// Two pools far from each other, edges near each: what is granted far away is used only when the near pool has nothing.
+// Two pools far from each other, edges near each: what is granted far away is used only when the
+// near pool has nothing.
 func TestGrantsStayNear(t *testing.T) {
 	loads, length := []int{40, 80}, 120*sec
 	if raceEnabled {

@@ -46,8 +46,9 @@ type keptAlive struct {
 	awake time.Duration // of the machine
 }
 
-// TestKeepAliveQuality compares a keep-alive that is learned with the usual one, through the real shell, and prints both. It
-// must never cost many more cold starts, and where it can, save nearly all.
+// TestKeepAliveQuality compares a keep-alive that is learned with the usual one, through the real
+// shell, and prints both. It must never cost many more cold starts, and where it can, save nearly
+// all.
 func TestKeepAliveQuality(t *testing.T) {
 	var table strings.Builder
 	w := tabwriter.NewWriter(&table, 0, 0, 2, ' ', tabwriter.AlignRight)

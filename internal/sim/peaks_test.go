@@ -11,7 +11,8 @@ import (
 	downpolicy "github.com/ebbkit/ebb/downscale/policy"
 )
 
-// noisy is an app under a steady load of short requests, with its planner, its decider and the gates of its machines.
+// noisy is an app under a steady load of short requests, with its planner, its decider and the
+// gates of its machines.
 type noisy struct {
 	now      time.Time
 	rand     *rand.Rand
@@ -76,7 +77,8 @@ func (n *noisy) exponential(mean time.Duration) time.Duration {
 	return time.Duration(n.rand.ExpFloat64() * float64(mean))
 }
 
-// requests lets time go on to now: those that are over leave, new ones go to the machine with the least.
+// requests lets time go on to now: those that are over leave, new ones go to the machine with the
+// least.
 func (n *noisy) requests() {
 	kept := n.flight[:0]
 	for _, f := range n.flight {
@@ -155,8 +157,9 @@ func (n *noisy) decide() {
 	}
 }
 
-// An hour of steady noise needs no more machines at its end than at its begin: who starts machines and who stops them go by
-// the same peaks. A decider that looks once a second stops what the planner starts again.
+// An hour of steady noise needs no more machines at its end than at its begin: who starts machines
+// and who stops them go by the same peaks. A decider that looks once a second stops what the
+// planner starts again.
 func TestSteadyNoiseStartsNothingTwice(t *testing.T) {
 	if raceEnabled {
 		t.Skip("one goroutine: there is nothing to find for the race detector")

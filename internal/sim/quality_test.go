@@ -30,7 +30,8 @@ func allRules() []Rule {
 	return append([]Rule{Balanced(ours, nil), Balanced(ours, nil).Blind(), Balanced("leastload", balance.LeastLoad{})}, References()...)
 }
 
-// TestBalanceQuality holds our rule, in each world, to the bounds in bounds_test.go, and prints what all rules come to.
+// TestBalanceQuality holds our rule, in each world, to the bounds in bounds_test.go, and prints
+// what all rules come to.
 func TestBalanceQuality(t *testing.T) {
 	chosen, share := worlds, 0.12
 	names := []string{ours, "p2c-near", "oracle"}
@@ -96,8 +97,8 @@ func ruleNames() string {
 	return strings.Join(names, ", ")
 }
 
-// study runs each rule in each world with n seeds, as many runs at a time as there are processors. The results are by
-// world, rule and seed.
+// study runs each rule in each world with n seeds, as many runs at a time as there are processors.
+// The results are by world, rule and seed.
 func study(t *testing.T, chosen []world, rs []Rule, share float64, first uint64, n int) [][][]Result {
 	out := make([][][]Result, len(chosen))
 	type job struct{ w, r, k int }
@@ -145,7 +146,8 @@ func study(t *testing.T, chosen []world, rs []Rule, share float64, first uint64,
 	return out
 }
 
-// inAllSeeds reports whether a rule is run with every seed; the others are only there to compare with.
+// inAllSeeds reports whether a rule is run with every seed; the others are only there to compare
+// with.
 func inAllSeeds(rule string) bool { return *rules != "" || rule == ours || rule == "oracle" }
 
 // figures are what a rule comes to in a world, over the seeds.

@@ -74,7 +74,8 @@ func TestDist(t *testing.T) {
 	}
 }
 
-// quiet is a world of two regions 100 ms apart with one machine each and one edge in the first, hardly asked.
+// quiet is a world of two regions 100 ms apart with one machine each and one edge in the first,
+// hardly asked.
 func quiet() World {
 	return World{
 		Name: "quiet", Regions: []Region{{Machines: 1, Edges: 1}, {Machines: 1}}, RTT: Line(2, 10*ms, 90*ms), Work: Always(20 * ms),
@@ -246,7 +247,8 @@ func TestRounds(t *testing.T) {
 	}
 }
 
-// Those who wait go in the order of their arrival, also one that was bounced; who waits too long is told.
+// Those who wait go in the order of their arrival, also one that was bounced; who waits too long is
+// told.
 func TestWaitingRoom(t *testing.T) {
 	w := one(4000, 1.5, 1, true, Exponential(10*ms))
 	w.Queue, w.Deadline = true, 200*ms

@@ -10,7 +10,8 @@ import (
 
 const ms = time.Millisecond
 
-// one is a world of one machine next to one edge, in which theory knows the answer. n is about how many requests.
+// one is a world of one machine next to one edge, in which theory knows the answer. n is about how
+// many requests.
 func one(n int, load float64, slots int, fifo bool, work Dist) World {
 	length := time.Duration(float64(n) / (load * float64(slots)) * float64(work.Mean()))
 	return World{
@@ -63,7 +64,8 @@ func TestAgainstTheory(t *testing.T) {
 		t.Run(c.name, func(t *testing.T) {
 			r := mustRun(t, c.w, Random(), 1)
 			got := float64(r.Mean) / float64(c.w.Work.Mean())
-			// The relative error of the mean of n samples that hang together over 1/(1-load) of them; 6 is generous.
+			// The relative error of the mean of n samples that hang together over 1/(1-load) of
+			// them; 6 is generous.
 			room := 6 * math.Sqrt(squares(c.w.Work)/2/float64(n)) / (1 - c.w.Load)
 			if math.Abs(got/c.want-1) > room {
 				t.Errorf("mean time %.3f x the work, want %.3f within %.1f %%", got, c.want, 100*room)
@@ -87,7 +89,8 @@ func squares(d Dist) float64 {
 	return 1
 }
 
-// Two choices with exact knowledge among many machines: the supermarket model, whose mean is known for infinitely many.
+// Two choices with exact knowledge among many machines: the supermarket model, whose mean is known
+// for infinitely many.
 func TestTwoChoices(t *testing.T) {
 	if raceEnabled {
 		t.Skip("one goroutine has nothing to find for the race detector, and fewer machines are no theory")
@@ -112,8 +115,8 @@ func TestTwoChoices(t *testing.T) {
 	}
 }
 
-// little holds Little's law to a run of one machine without distance: the mean number in flight, integrated at the machine,
-// is the rate of arrivals times the mean time measured at the edge.
+// little holds Little's law to a run of one machine without distance: the mean number in flight,
+// integrated at the machine, is the rate of arrivals times the mean time measured at the edge.
 func little(t *testing.T, r *Result) {
 	t.Helper()
 	rate := float64(r.Requests) / r.Elapsed.Seconds()
@@ -198,7 +201,8 @@ func TestConservation(t *testing.T) {
 	}
 }
 
-// Equal seeds give equal results, whatever ran before; other seeds give other ones, and all rules meet the same requests.
+// Equal seeds give equal results, whatever ran before; other seeds give other ones, and all rules
+// meet the same requests.
 func TestRepeatable(t *testing.T) {
 	w := World{Name: "again", Regions: Uniform(2, 5, 3), Limits: balance.Limits{Soft: 5, Hard: 8}, Work: Exponential(50 * ms), Load: 0.8, Length: 5 * time.Second, Queue: true}
 	var requests []int

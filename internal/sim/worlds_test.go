@@ -9,7 +9,8 @@ import (
 
 const sec = time.Second
 
-// world is a world that rules are judged in. What build makes of the length that it asks for is shortened by short runs.
+// world is a world that rules are judged in. What build makes of the length that it asks for is
+// shortened by short runs.
 type world struct {
 	name  string
 	build func(l lengthen) World
@@ -203,7 +204,8 @@ func late(d time.Duration) world {
 	}}
 }
 
-// solo is a world of machines that serve one request at a time, like GPUs, with so many edges and so much load.
+// solo is a world of machines that serve one request at a time, like GPUs, with so many edges and
+// so much load.
 func solo(edges, percent int) world {
 	return world{fmt.Sprintf("solo-%d-%d", edges, percent), func(l lengthen) World {
 		return World{About: "machines that take one request at a time, four to an owner that grants their slots, and a waiting room",
@@ -212,7 +214,8 @@ func solo(edges, percent int) world {
 	}}
 }
 
-// nodes is the world of many nodes at 90 %, after so long that everybody has heard of everybody and counts are settled.
+// nodes is the world of many nodes at 90 %, after so long that everybody has heard of everybody and
+// counts are settled.
 func nodes(name string, n int, work, length, warm time.Duration) world {
 	return world{name, func(l lengthen) World {
 		return World{About: "50 machines at 90 %, hard limits, that many edges",

@@ -18,9 +18,9 @@ import (
 	"github.com/ebbkit/ebb/internal/status"
 )
 
-// BenchmarkColdStart measures the first request to a sleeping app, to the first byte of its answer. overhead is that time
-// less the machine's own boot, which lasts from the order to make the process to the instant at which it listens, as the
-// machine says. Run it with -benchtime 100x.
+// BenchmarkColdStart measures the first request to a sleeping app, to the first byte of its answer.
+// overhead is that time less the machine's own boot, which lasts from the order to make the process
+// to the instant at which it listens, as the machine says. Run it with -benchtime 100x.
 func BenchmarkColdStart(b *testing.B) {
 	const boot = 300 * time.Millisecond
 	var overhead []time.Duration

@@ -26,10 +26,11 @@ import (
 	"github.com/ebbkit/ebb/internal/demoapp"
 )
 
-// BenchmarkFirstRequest compares what proxies in one process add to the boot of a machine, from the request to the first byte
-// of its answer: a bare one, which holds the request, starts the machine, is told when that listens and sends the request
-// there; and ebb, told in the same way, and with its own prober. They take turns, so that what disturbs one disturbs the
-// others. Run it with -benchtime 300x; the ratios are to the bare one.
+// BenchmarkFirstRequest compares what proxies in one process add to the boot of a machine, from the
+// request to the first byte of its answer: a bare one, which holds the request, starts the machine,
+// is told when that listens and sends the request there; and ebb, told in the same way, and with
+// its own prober. They take turns, so that what disturbs one disturbs the others. Run it with
+// -benchtime 300x; the ratios are to the bare one.
 func BenchmarkFirstRequest(b *testing.B) {
 	told := newListening(b)
 	forms := []struct {
@@ -55,8 +56,8 @@ func BenchmarkFirstRequest(b *testing.B) {
 	}
 }
 
-// firstRequest sends the first request through a new proxy and returns what it took beyond the machine's boot, which lasts
-// from the making of the process to the moment in which it listens.
+// firstRequest sends the first request through a new proxy and returns what it took beyond the
+// machine's boot, which lasts from the making of the process to the moment in which it listens.
 func firstRequest(b testing.TB, told *listening, make func(testing.TB, *process.Driver, *listening) (http.Handler, func())) time.Duration {
 	const boot = 50 * time.Millisecond
 	driver, err := process.New(process.Config{Argv: []string{os.Args[0]}, Env: append(demoapp.Env(boot), demoapp.Notify(told.addr))})

@@ -31,7 +31,8 @@ func (d *guarded) Suspend(ctx context.Context, m balance.Machine) error {
 	return d.Driver.Suspend(ctx, m)
 }
 
-// longPlay is a world of two machines of which one is too many. One has a WebSocket, the other an event stream.
+// longPlay is a world of two machines of which one is too many. One has a WebSocket, the other an
+// event stream.
 type longPlay struct {
 	*play
 	ws          net.Conn

@@ -12,7 +12,8 @@ import (
 	"github.com/ebbkit/ebb/internal/status"
 )
 
-// Machines are stopped for maintenance, one after the other, while clients use them: no request fails.
+// Machines are stopped for maintenance, one after the other, while clients use them: no request
+// fails.
 func TestMaintenanceCostsNoRequest(t *testing.T) {
 	for _, suspend := range []string{"false", "true"} {
 		virtual(t, func(c *Config) { c.Regions = []Region{{"nrt", 3}} }, func(t *testing.T, p *play) {

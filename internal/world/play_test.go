@@ -27,7 +27,8 @@ func TestMain(m *testing.M) {
 	os.Exit(m.Run())
 }
 
-// patience bounds what a loaded machine may need for anything that takes milliseconds on an idle one.
+// patience bounds what a loaded machine may need for anything that takes milliseconds on an idle
+// one.
 const patience = time.Minute
 
 // play is a world that runs for one test.

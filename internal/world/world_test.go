@@ -427,8 +427,8 @@ func TestStatusPage(t *testing.T) {
 	})
 }
 
-// A cordon is known everywhere when each edge has acknowledged it for this app's machine: another app may have one of the
-// same ID.
+// A cordon is known everywhere when each edge has acknowledged it for this app's machine: another
+// app may have one of the same ID.
 func TestAcknowledgementsAreOfOneAppsMachine(t *testing.T) {
 	a := &acks{seen: map[ackKey]uint64{}, nodes: []balance.NodeID{"e"}}
 	a.put("e", balance.MachineKey{App: "web", ID: "m1"}, 3)
@@ -451,8 +451,8 @@ func TestEdgesKnowEachOthersDemand(t *testing.T) {
 	}
 }
 
-// The same world with processes, sockets and clocks of this host: a first request, machines that die,
-// sleep and wake, and an end that leaves nothing.
+// The same world with processes, sockets and clocks of this host: a first request, machines that
+// die, sleep and wake, and an end that leaves nothing.
 func TestWithProcesses(t *testing.T) {
 	p := newPlay(t, func(c *Config) {
 		c.App.Autostop, c.App.KeepAlive = balance.AutostopSuspend, 200*time.Millisecond
