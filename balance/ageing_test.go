@@ -47,7 +47,7 @@ func TestSlowStart(t *testing.T) {
 	}
 }
 
-// What an owner says in a bounce counts before the row that says it arrives.
+// What an owner says in a bounce counts before the row that says the same arrives.
 func TestBouncesTeach(t *testing.T) {
 	w := newWorld(t, nil, Limits{Soft: 10, Hard: 20})
 	w.put("a", "nrt", nil)
@@ -74,7 +74,7 @@ func TestBouncesTeach(t *testing.T) {
 		t.Errorf("picked %q: one is full, the other stops", id)
 	}
 	c.pass(300 * time.Millisecond)
-	w.want("a") // full no more
+	w.want("a") // no longer full
 	w.f.Report(
 		Report{
 			App: "web", ID: "b", Load: Load{State: StateStarted, Seq: 2, Cordon: CordonSoft, CordonGen: 1},
@@ -84,7 +84,7 @@ func TestBouncesTeach(t *testing.T) {
 		t.Errorf("a machine that reports that it runs: %q", got)
 	}
 	for range 10 {
-		w.want("a") // b is cordoned, says its owner
+		w.want("a") // b is cordoned, by its owner's report
 	}
 	w.put("b", "nrt", func(m *Machine) { m.CordonGen = 1 })
 	if n := w.try(10, map[MachineID]bool{"b": true}, OutcomeDone); n == 0 {
@@ -120,7 +120,7 @@ func TestRepliesMoveTheEstimate(t *testing.T) {
 	)
 	w.want(second) // the owner just said "full"
 	w.put(first, "nrt", func(m *Machine) { m.Epoch = 1 })
-	w.want(first) // started again: what was heard of the old run is void
+	w.want(first) // restarted: reports about the old run are invalid
 }
 
 func TestSilenceFadesToTheMean(t *testing.T) {

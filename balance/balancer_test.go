@@ -5,7 +5,7 @@ import (
 	"time"
 )
 
-// reentrant is a node with every hook set to the same func, which may use all that it has been
+// reentrant is a node with every hook set to the same func, which may call everything that it is
 // hooked into.
 type reentrant struct {
 	f      *Fleet
@@ -46,7 +46,7 @@ func (x *reentrant) Pick(v *View, r Request) (Slot, bool) {
 }
 
 // No hook and no interface of a caller is called with a lock held: each may use what it is hooked
-// into. Against a lock this test does not fail but stands still.
+// into. If a lock is held, this test hangs instead of failing.
 func TestHooksMayCallBack(t *testing.T) {
 	x := &reentrant{called: map[string]bool{}, now: time.Unix(1000, 0)}
 	var err error

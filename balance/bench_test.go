@@ -177,7 +177,7 @@ func BenchmarkTick(b *testing.B) {
 	}
 }
 
-// TestMemory holds what a machine costs beyond the strings of its row, where there are many.
+// TestMemory bounds the memory of a machine beyond the strings of its row, in a large fleet.
 func TestMemory(t *testing.T) {
 	const n = 50_000
 	us := make([]Update, n)
@@ -219,7 +219,7 @@ func TestMemory(t *testing.T) {
 	runtime.KeepAlive(lb)
 }
 
-// What a change of one row costs, alone and with the first pick after it, by a key and in the
+// The cost of a change of one row, alone and with the first pick after it, with a key and in the
 // canonical order.
 func BenchmarkChange(b *testing.B) {
 	for _, n := range []int{10, 1000, 5000} {

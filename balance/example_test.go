@@ -80,14 +80,14 @@ func ExampleFleet_Watch() {
 	gate, _ := worker.Host(balance.Machine{ID: "m1", App: "web", Region: "nrt"})
 	gate.Start(0) // the row follows its gate
 
-	edge.Apply(w.Take()...) // however it travels
+	edge.Apply(w.Take()...) // over any transport
 	web, _ := edge.App("web")
 	m, _ := web.Machine("m1")
 	fmt.Println(m.Owner, m.State, "epoch", m.Epoch)
 	// Output: worker starting epoch 1
 }
 
-// A strategy of one's own: the first machine in canonical order that is below its soft limit.
+// A custom strategy: the first machine in canonical order that is below its soft limit.
 func ExampleStrategyFunc() {
 	fill := balance.StrategyFunc(func(v *balance.View, r balance.Request) (slot balance.Slot, ok bool) {
 		var best, c balance.Candidate
@@ -114,7 +114,7 @@ func ExampleStrategyFunc() {
 	// Output: m0 m0 m2 m2
 }
 
-// Nodes that do not talk start machines in the same order.
+// Nodes that do not talk to each other start machines in the same order.
 func ExampleMachineKey_Rank() {
 	ids := []balance.MachineID{"m1", "m2", "m3"}
 	slices.SortFunc(ids, func(a, b balance.MachineID) int {
@@ -135,7 +135,7 @@ func started(s balance.Strategy, l balance.Limits, regions ...string) (*balance.
 	return fleet, b
 }
 
-// A request that has to stay in a region, and one that would rather.
+// One request that must stay in a region, and one that prefers a region.
 func ExampleTarget() {
 	_, b := started(nil, balance.Limits{Hard: 1}, "nrt", "hkg")
 	hkg := &balance.Target{Regions: []string{"hkg"}}
@@ -181,8 +181,8 @@ func ExampleLeastLoad() {
 	// Output: nrt-0 nrt-0 hkg-1 nrt-0 hkg-1
 }
 
-// Fifteen requests wait at an edge: the near owner is told of as many as it has slots, and the far
-// one of the rest.
+// Fifteen requests wait at an edge: the near owner is told of as many as it has slots for, and the
+// far owner of the rest.
 func ExampleBalancer_Asks() {
 	fleet, _ := balance.NewFleet(balance.FleetConfig{Node: "edge-nrt", Region: "nrt"})
 	b, _ := balance.New(fleet, balance.Config{Distance: trips{"nrt": time.Millisecond, "hkg": 50 * time.Millisecond}})

@@ -40,7 +40,8 @@ func TestStaleUpdatesChangeNothing(t *testing.T) {
 	}
 }
 
-// What an owner's earlier incarnation reported of its machines is void, whatever its number.
+// Reports that an owner's earlier incarnation made about its machines are ignored, whatever their
+// sequence numbers.
 func TestReportsOfAnEarlierIncarnationAreVoid(t *testing.T) {
 	f := newFleet(t, "edge", "nrt")
 	apply(t, f, PutMachine{machine("m1", "nrt", StateStarted), Version{2, 1}})
@@ -58,8 +59,7 @@ func TestReportsOfAnEarlierIncarnationAreVoid(t *testing.T) {
 	}
 }
 
-// What a reply says of a run that is over says nothing of the present one, and keeps nothing out
-// that does.
+// A reply about an earlier run says nothing about the present one, and does not hide what does.
 func TestLoadsOfAnEarlierRunAreVoid(t *testing.T) {
 	for _, c := range []struct {
 		name string
@@ -123,7 +123,7 @@ func TestRemovedStaysRemoved(t *testing.T) {
 	}
 }
 
-// Incarnations are each owner's own: those of the next one may be smaller.
+// Incarnations belong to each owner: those of a machine's next owner may be smaller.
 func TestARemovedMachineMayComeBackAtAnotherOwner(t *testing.T) {
 	f := newFleet(t, "edge", "nrt")
 	m := machine("m1", "nrt", StateStarted)
@@ -140,8 +140,8 @@ func TestARemovedMachineMayComeBackAtAnotherOwner(t *testing.T) {
 	}
 }
 
-// Any interleaving, duplication and loss of rows ends, once the last of each machine has come, in
-// what the owner wrote.
+// Any interleaving, duplication and loss of rows ends in what the owner wrote, once the last row of
+// each machine has arrived.
 func TestFleetConverges(t *testing.T) {
 	rapid.Check(t, func(t *rapid.T) {
 		owner, err := NewFleet(FleetConfig{Node: "w", Region: "nrt"})
@@ -352,8 +352,8 @@ func FuzzApply(f *testing.F) {
 	)
 }
 
-// What is left of a removed app does not bring it back: its gates' transitions, reports, releases
-// and ticks.
+// Remains of a removed app do not bring it back: its gates' transitions, reports, releases and
+// ticks.
 func TestRemovedAppStaysAway(t *testing.T) {
 	f := newFleet(t, "w", "nrt")
 	b, err := New(f, Config{})
@@ -396,8 +396,8 @@ func TestRemovedAppStaysAway(t *testing.T) {
 	}
 }
 
-// An edit of a row that another edit has overtaken is made again, over the row as it is then: no
-// edit is lost.
+// If another edit has changed the row meanwhile, an edit is made again on the new row: no edit is
+// lost.
 func TestAnEditIsMadeOverThePresentRow(t *testing.T) {
 	f, err := NewFleet(FleetConfig{Node: "n", Region: "nrt"})
 	if err != nil {

@@ -111,8 +111,8 @@ func TestGateKnownCordonAborts(t *testing.T) {
 	}
 }
 
-// A close is for the cordon that was decided on: one that has ended, or that another has followed,
-// closes nothing.
+// A close applies to the cordon that was decided on: if that cordon has ended, or another has
+// followed, the close does nothing.
 func TestGateClosesUnderItsOwnCordonOnly(t *testing.T) {
 	g := newGate(t, Limits{})
 	start(t, g)
@@ -133,8 +133,8 @@ func TestGateClosesUnderItsOwnCordonOnly(t *testing.T) {
 	}
 }
 
-// Who comes with a granted slot although it knows the cordon had nothing better either: it aborts
-// the stop.
+// A request with a granted slot that comes although it knows the cordon had no better choice
+// either: it aborts the stop.
 func TestGrantedRequestThatKnewTheCordonAborts(t *testing.T) {
 	for _, c := range []struct {
 		name   string
@@ -159,7 +159,7 @@ func TestGrantedRequestThatKnewTheCordonAborts(t *testing.T) {
 	}
 }
 
-// The high-water mark sees what came and went between two looks, once.
+// The high-water mark includes requests that came and went between two looks, once.
 func TestGatePeakSeesShortRequests(t *testing.T) {
 	g := newGate(t, Limits{})
 	start(t, g)
@@ -248,8 +248,8 @@ func TestGateUnderContention(t *testing.T) {
 	}
 }
 
-// The gate against a model in plain fields: whatever the sequence of calls, the hard limit holds, a
-// granted token lets one request in, a closed gate lets none in, and an old epoch, generation or
+// The gate against a model in plain fields. Whatever the sequence of calls, the hard limit holds, a
+// granted token admits one request, a closed gate admits none, and an old epoch, generation or
 // token changes nothing.
 func TestGateModel(t *testing.T) { rapid.Check(t, gateModel) }
 
@@ -286,7 +286,7 @@ func gateModel(t *rapid.T) {
 			t.Fatalf("%s: %v, want %v in %+v", what, got, want, m)
 		}
 	}
-	// Whoever has read the word before a transition must lose after it.
+	// A caller that read the word before a transition must fail after it.
 	transition := func(what string, do func() bool, want bool) {
 		turn := g.word.Load() >> turnShift
 		check(what, do(), want)
@@ -294,7 +294,7 @@ func gateModel(t *rapid.T) {
 			t.Fatalf("%s does not turn the word", what)
 		}
 	}
-	older := func(what string, now uint64) uint64 { // mostly what is, else what was
+	older := func(what string, now uint64) uint64 { // mostly the present value, else an earlier one
 		return now - min(now, rapid.SampledFrom([]uint64{0, 0, 0, 1, 2}).Draw(t, what))
 	}
 	stopping := func() bool { return m.state == StateStopping || m.state == StateSuspending }
@@ -330,7 +330,7 @@ func gateModel(t *rapid.T) {
 	started := func() bool { return m.state == StateStarted }
 	actions := []struct {
 		name  string
-		makes func() bool // sense now: without that, sequences would get nowhere
+		makes func() bool // whether it makes sense now: otherwise, sequences would get nowhere
 		do    func()
 	}{
 		{"admit", started, func() {
@@ -575,8 +575,8 @@ func BenchmarkGate(b *testing.B) {
 	})
 }
 
-// A start that comes during a stop is remembered where somebody does it then, and told once when
-// the stop is over.
+// A start that comes during a stop is remembered if somebody performs it later, and reported once
+// when the stop is over.
 func TestGateRemembersForItsKeepers(t *testing.T) {
 	f, err := NewFleet(FleetConfig{Node: "w", Region: "nrt"})
 	if err != nil {
@@ -638,7 +638,7 @@ func TestGateRemembersForItsKeepers(t *testing.T) {
 		t.Error("there is no stop, and it forgets")
 	}
 	if !stop(func(token uint64) {
-		asks(StartRemembered)(0) // the stop before this one was for good, this one is not
+		asks(StartRemembered)(0) // the stop before this one was final, this one is not
 	}) || len(told) != 2 {
 		t.Errorf("told %d times, want 2", len(told))
 	}
@@ -675,8 +675,9 @@ func TestGateSuspects(t *testing.T) {
 	newGate(t, Limits{}).Suspect(0) // of no fleet: there is nobody to tell
 }
 
-// A stop that was abandoned has one successor, whose token ends it; the token of whoever gave it up
-// is void from then on. A stop that somebody is at, and one that is over, is nobody else's.
+// A stop that was abandoned has one successor, whose token ends it; the token of the caller that
+// abandoned it is invalid from then on. A stop that a caller is carrying out, and one that is over,
+// cannot be taken over.
 func TestAbandonedStopsAreTakenOver(t *testing.T) {
 	g, err := NewGate(Limits{})
 	if err != nil {
@@ -714,13 +715,14 @@ func TestAbandonedStopsAreTakenOver(t *testing.T) {
 		t.Error("a new stop begins in doubt")
 	}
 	g.Abandon(stop)
-	g.Closed(stop, false) // the answer came after all
+	g.Closed(stop, false) // the driver answered after all
 	if _, ok := g.TakeOver(); ok || g.State() != StateStopped {
 		t.Errorf("a stop that is over was taken over; %v", g.State())
 	}
 }
 
-// Whoever holds a slot of a run hears of its end once: at once, and not of that of another run.
+// A caller that waits for the end of a run is told once, without delay, and never of the end of
+// another run.
 func TestAfterRun(t *testing.T) {
 	started := func(t *testing.T) (*Gate, uint64) {
 		g, err := NewGate(Limits{})
@@ -812,8 +814,8 @@ func TestGrantStory(t *testing.T) {
 	}
 }
 
-// A machine that an earlier process has started is taken in under its epoch, unless the gate knows
-// of a later one; it does not close while what is in flight there is unknown.
+// A machine that an earlier process has started is adopted under its epoch, unless the gate knows
+// of a later one; it does not close while it is unknown what is in flight there.
 func TestGateAdopts(t *testing.T) {
 	g, err := NewGate(Limits{Hard: 1})
 	if err != nil {

@@ -7,13 +7,13 @@ import (
 	"time"
 )
 
-// traffic are the requests of one node to a world's machines, tick by tick.
+// traffic holds the requests of one node to a world's machines, tick by tick.
 type traffic struct {
 	*world
 	*clock
 	rand *rand.Rand
 	rate float64 // requests per tick
-	hold float64 // mean ticks that an answer takes; failures come at once
+	hold float64 // mean ticks that an answer takes; failures are immediate
 	// fails reports whether request n fails, at that machine.
 	fails func(n int, id MachineID) bool
 
@@ -35,7 +35,7 @@ func newTraffic(t testing.TB, seed uint64, l Limits) *traffic {
 	}
 }
 
-// pass plays some ticks and returns the machines that were out at one of them.
+// pass runs some ticks and returns the machines that were out at one of them.
 func (t *traffic) pass(ticks int) (out map[MachineID]bool) {
 	out = map[MachineID]bool{}
 	for range ticks {
@@ -94,9 +94,9 @@ func names(n int, regions ...string) (ids []MachineID, of map[MachineID]string) 
 	return ids, of
 }
 
-// What fails on every machine says nothing about any: whatever share of the requests it is, in
-// whatever order it comes, however many machines there are, and however little of the traffic this
-// node sees.
+// Failures that occur on every machine say nothing about any: whatever their share of the requests,
+// in whatever order they come, however many machines there are, and however little of the traffic
+// this node sees.
 func TestWhatFailsEverywhereEjectsNobody(t *testing.T) {
 	for seed := range uint64(100) {
 		r := rand.New(rand.NewPCG(seed, 2))
@@ -125,7 +125,7 @@ func TestWhatFailsEverywhereEjectsNobody(t *testing.T) {
 			tr.put(id, of[id], nil)
 		}
 		out := tr.pass(200)
-		for _, id := range ids { // the others join, and those that were there start again
+		for _, id := range ids { // the others join, and those that were there restart
 			tr.put(id, of[id], func(m *Machine) { m.Epoch++ })
 		}
 		for id := range tr.pass(int(min(3000, 200+4000/tr.rate))) {
@@ -140,8 +140,8 @@ func TestWhatFailsEverywhereEjectsNobody(t *testing.T) {
 	}
 }
 
-// A machine that fails alone is ejected soon, and no other: after as few failures as the comment on
-// outliers says.
+// A machine that fails alone is ejected soon, and no other: within as few failures as the comment
+// on outliers says.
 func TestAMachineThatFailsAloneIsEjected(t *testing.T) {
 	for _, tt := range []struct {
 		machines int
@@ -168,7 +168,7 @@ func TestAMachineThatFailsAloneIsEjected(t *testing.T) {
 				for tr.tick < 3000 && !out["m1"] {
 					out = tr.pass(1)
 				}
-				// What is decided at a tick holds from the next one on.
+				// A decision at one tick holds from the next one on.
 				if most := tt.most + int(2*rate)/tt.machines; len(out) != 1 || !out["m1"] ||
 					tr.failed["m1"] > most {
 					t.Errorf(
@@ -181,7 +181,7 @@ func TestAMachineThatFailsAloneIsEjected(t *testing.T) {
 	}
 }
 
-// Where something fails everywhere besides, a machine that fails more is avoided, whether it is
+// If something fails everywhere as well, a machine that fails more is avoided, whether it is
 // ejected or not.
 func TestAMachineThatFailsMoreIsAvoided(t *testing.T) {
 	for _, tt := range []struct {
@@ -215,8 +215,8 @@ func TestAMachineThatFailsMoreIsAvoided(t *testing.T) {
 	}
 }
 
-// The figures of the comment on outliers: how many failures in a row are proof, where a machine
-// gets that share of the requests and nothing else fails.
+// The figures of the comment on outliers: how many failures in a row are enough evidence if a
+// machine gets that share of the requests and nothing else fails.
 func TestProof(t *testing.T) {
 	for _, tt := range []struct{ share, want int }{{2, 32}, {3, 20}, {10, 10}, {32, 6}, {1000, 6}} {
 		var p float64
@@ -243,8 +243,8 @@ func TestProof(t *testing.T) {
 	}
 }
 
-// One machine alone in its app is never out, and one alone in its region is when others serve
-// elsewhere.
+// A machine that is alone in its app is never ejected; one that is alone in its region is, if
+// others serve elsewhere.
 func TestTheLastOneIsNotEjected(t *testing.T) {
 	tr := newTraffic(t, 1, Limits{})
 	tr.fails = func(_ int, id MachineID) bool { return id == "m0" }
@@ -258,7 +258,7 @@ func TestTheLastOneIsNotEjected(t *testing.T) {
 	}
 }
 
-// Failures that come from everywhere do not decide where requests go: load does.
+// Failures that occur everywhere do not decide where requests go: load does.
 func TestWhatFailsEverywhereDoesNotWeigh(t *testing.T) {
 	tr := newTraffic(t, 1, Limits{Soft: 100})
 	tr.hold, tr.rate = 5, 20
@@ -282,7 +282,7 @@ func TestWhatFailsEverywhereDoesNotWeigh(t *testing.T) {
 	}
 }
 
-// What a run left behind does not count against the next.
+// The failures of one run do not count against the next.
 func TestFailuresOfAnEarlierRunAreForgotten(t *testing.T) {
 	w := newWorld(t, nil, Limits{Soft: 10})
 	w.put("a", "nrt", nil)
@@ -370,8 +370,8 @@ func TestCancelsNeverEject(t *testing.T) {
 	}
 }
 
-// Of a fleet half of which fails, no more is ejected than may be; what all fail ejects nobody. The
-// share of ejected machines is that after the ejection.
+// If half of a fleet fails, no more than the permitted share is ejected; failures on all machines
+// eject none. The share of ejected machines is that after the ejection.
 func TestNotAllAreEjected(t *testing.T) {
 	for _, tt := range []struct{ bad, want int }{{3, 3}, {4, 3}, {6, 0}} {
 		w := newWorld(t, nil, Limits{Soft: 10, Hard: 20})
@@ -408,7 +408,7 @@ func TestNotAllAreEjected(t *testing.T) {
 	}
 }
 
-// The last ones are used however sick they are: panic is about health, never about limits.
+// The last machines are used however sick they are: this overrides health, never limits.
 func TestPanicKeepsHardLimits(t *testing.T) {
 	w := newWorld(t, nil, Limits{Soft: 1, Hard: 2})
 	for _, id := range []MachineID{"m0", "m1"} {

@@ -76,7 +76,7 @@ func TestLeastLoadIsWithinOne(t *testing.T) {
 }
 
 // 64 goroutines pick, observe and release while machines come, go, change and age: no hard limit is
-// passed, no snapshot is torn, no count is negative, and all return to zero.
+// exceeded, no snapshot is torn, no count is negative, and all counts return to zero.
 func TestUnderContention(t *testing.T) {
 	for name, s := range map[string]Strategy{"closest": nil, "leastload": LeastLoad{}, "pack": Pack{}} {
 		t.Run(name, func(t *testing.T) {
@@ -181,7 +181,7 @@ func TestUnderContention(t *testing.T) {
 			if n := w.b.InFlight("web"); n != 0 {
 				t.Errorf("%d in flight after all releases", n)
 			}
-			s, _ := w.f.App("web") // and each word says what its cell says
+			s, _ := w.f.App("web") // and each word agrees with its cell
 			for m := range s.rows() {
 				if got, want := m.cell.score.Load()&^keep, m.cell.compute(m.cell.count.Load()); got != want {
 					t.Errorf("%s: word %x, its cell says %x", m.id, got, want)
@@ -191,7 +191,7 @@ func TestUnderContention(t *testing.T) {
 	}
 }
 
-// Older observations change nothing; a machine of which nobody has heard for long, or ever, looks
+// Older observations change nothing; a machine of which nothing was heard for long, or ever, looks
 // like the others.
 func TestOldNewsNeverAttract(t *testing.T) {
 	w := newWorld(t, nil, Limits{Soft: 100})
@@ -226,7 +226,8 @@ func TestOldNewsNeverAttract(t *testing.T) {
 	}
 }
 
-// Affinity moves the keys that it must: those of a machine that leaves, and the newcomer's share.
+// Affinity moves only the keys that it must: those of a machine that leaves, and the newcomer's
+// share.
 func TestAffinityMovesLittle(t *testing.T) {
 	rapid.Check(t, func(t *rapid.T) {
 		n := rapid.IntRange(2, 30).Draw(t, "machines")
@@ -320,8 +321,7 @@ func TestAppsAreIsolated(t *testing.T) {
 	}
 }
 
-// FuzzUpdates feeds the update path with what nobody should send: never a panic, never a wrong
-// pick.
+// FuzzUpdates feeds the update path with invalid input: it never causes a panic or a wrong pick.
 func FuzzUpdates(f *testing.F) {
 	f.Add(
 		[]byte{0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14, 15, 16, 17, 18, 19, 20, 21, 22, 23, 24},
@@ -393,7 +393,7 @@ func fuzzOne(t *testing.T, data []byte) {
 	}
 }
 
-// A machine that leaves and comes back under its ID counts from zero, whatever its former self
+// A machine that leaves and comes back under its ID counts from zero, whatever its earlier self
 // still has in flight.
 func TestComesBackAnew(t *testing.T) {
 	w := newWorld(t, nil, Limits{Soft: 2, Hard: 3})
@@ -421,7 +421,7 @@ func TestComesBackAnew(t *testing.T) {
 	w.want("m")
 }
 
-// The quick look of a view finds what a look at each machine finds.
+// The quick search of a view finds what a look at each machine finds.
 func TestLeastAgreesWithLooking(t *testing.T) {
 	rapid.Check(t, func(t *rapid.T) {
 		f, _ := NewFleet(FleetConfig{Node: "edge", Region: "nrt"})

@@ -13,7 +13,7 @@ import (
 	"pgregory.net/rapid"
 )
 
-// pickers are the ways to pick that a change of the fleet could make work for.
+// pickers are the ways to pick for which a change of the fleet could cause work.
 var pickers = map[string]struct {
 	s Strategy
 	r Request
@@ -35,8 +35,8 @@ func mallocs(do func()) uint64 {
 	return after.Mallocs - before.Mallocs
 }
 
-// What a pick needs is kept when the fleet changes: the first pick after a change allocates as
-// little as any.
+// The memory that a pick needs is kept when the fleet changes: the first pick after a change
+// allocates as little as any.
 func TestFirstPickAfterAChangeDoesNotAllocate(t *testing.T) {
 	defer runtime.GOMAXPROCS(runtime.GOMAXPROCS(1))
 	for name, p := range pickers {
@@ -66,14 +66,14 @@ func TestFirstPickAfterAChangeDoesNotAllocate(t *testing.T) {
 				r.Release(OutcomeDone)
 			})
 		}
-		if sum >= rounds/2 { // the runtime may allocate now and then
+		if sum >= rounds/2 { // the runtime may allocate occasionally
 			t.Errorf("%s: %d allocations in %d first picks", name, sum, rounds)
 		}
 	}
 }
 
-// A pick takes no lock, whatever is under way: here everything that has a lock holds it. Against a
-// lock this test does not fail but stands still.
+// A pick takes no lock, whatever is under way: here every lock is held. If the pick took one, this
+// test would hang instead of failing.
 func TestPickTakesNoLock(t *testing.T) {
 	for name, p := range pickers {
 		f, b := benchBalancer(t, p.s, 100, 2)
@@ -130,8 +130,8 @@ func TestPickOfAGrantedSlotTakesNoLockAndDoesNotAllocate(t *testing.T) {
 	}
 }
 
-// A granted slot is used once, whoever picks, gives back and is told twice of it at the same time,
-// and in the end the number at hand is the one that picks go by.
+// A granted slot is used once, even if it is picked, given back and granted twice at the same time.
+// At the end the number of slots that picks use is the number available.
 func TestGrantedSlotsAreUsedOnce(t *testing.T) {
 	f, b, c := newGranted(t)
 	const slots = 2000
@@ -146,7 +146,7 @@ func TestGrantedSlotsAreUsedOnce(t *testing.T) {
 					runtime.Gosched()
 					continue
 				}
-				if i%3 != 0 { // else it is released without having been shown: the slot is the next one's
+				if i%3 != 0 { // else it is released without being sent: the next pick gets the slot
 					if token, ok := r.GrantToken(); ok { // else there has been no grant yet
 						taken[token].Add(1)
 					}
@@ -192,8 +192,8 @@ func TestGrantedSlotsAreUsedOnce(t *testing.T) {
 	f.Apply(RemoveApp{ID: "web"})
 }
 
-// Picks go by the number of slots at hand that stands in the estimate: it is the number there is,
-// whatever comes, is used, is given back, is revoked or runs out.
+// Picks use the number of available slots in the estimate. It is the true number, whatever arrives,
+// is used, is given back, is revoked or expires.
 func TestSlotsAtHandAreCounted(t *testing.T) {
 	rapid.Check(t, func(rt *rapid.T) {
 		f, b, c := newGranted(t)
@@ -247,7 +247,7 @@ func TestSlotsAtHandAreCounted(t *testing.T) {
 }
 
 // A node never has more in flight at a machine than its hard limit, whatever a strategy chooses:
-// one that does not look at the limit, or has looked before others were quicker.
+// even one that ignores the limit, or looked before others were quicker.
 func TestOwnRequestsStayBelowTheHardLimit(t *testing.T) {
 	const hard = 3
 	f := newFleet(t, "edge", "nrt")
@@ -278,7 +278,7 @@ func TestOwnRequestsStayBelowTheHardLimit(t *testing.T) {
 	}
 }
 
-// A request that insists goes where only the estimate says that there is no room, and nowhere else.
+// A request that insists goes to a machine that is full only by the estimate, and to no other.
 func TestARequestThatInsistsAsksTheOwner(t *testing.T) {
 	const hard = 3 + granting.FewSlots
 	full := Load{InFlight: hard, Limits: Limits{Hard: hard}, State: StateStarted, Epoch: 1, Seq: 1}

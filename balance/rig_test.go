@@ -49,7 +49,7 @@ type distances map[string]time.Duration
 
 func (d distances) RTT(region string) (time.Duration, bool) { rtt, ok := d[region]; return rtt, ok }
 
-// world is a small fleet in which rows read as a story: machine, state, limits, requests of this
+// world is a small fleet in which rows are easy to read: machine, state, limits, requests of this
 // node in flight.
 type world struct {
 	testing.TB
@@ -116,7 +116,7 @@ func (w *world) want(id MachineID, tried ...MachineID) {
 	}
 }
 
-// clock moves a world's balancer through its ticks.
+// clock steps a world's balancer through its ticks.
 type clock struct {
 	w   *world
 	now time.Time

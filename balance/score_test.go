@@ -7,7 +7,7 @@ import (
 	"pgregory.net/rapid"
 )
 
-// Words compare like what they stand for.
+// Scores compare like the machines that they represent.
 func TestWordsCompareLikeMachines(t *testing.T) {
 	rapid.Check(t, func(t *rapid.T) {
 		draw := func(label string) (w score, tier Tier, busy bool, use float64, full bool) {
@@ -42,7 +42,7 @@ func TestWordsCompareLikeMachines(t *testing.T) {
 	})
 }
 
-// Each field of an estimate is read as it was written, and touches no other.
+// Each field of an estimate is read as it was written, and changes no other.
 func TestEstimatesHoldTheirFields(t *testing.T) {
 	rapid.Check(t, func(t *rapid.T) {
 		others, penalty := rapid.Float32Range(0, MaxLimit).Draw(t, "others"), rapid.Float32Range(0, 1000).Draw(t, "penalty")

@@ -30,7 +30,7 @@ func TestSpillController(t *testing.T) {
 			t.Errorf("%s: %v became %v", c.name, c.from, got)
 		}
 	}
-	// On late news the share settles: a region that is asked for 1.5 times what it has.
+	// With late updates the share settles: a region with 1.5 times the demand that it can serve.
 	for _, c := range []struct {
 		late int // ticks
 		gap  float32
@@ -53,7 +53,7 @@ func TestSpillController(t *testing.T) {
 	}
 }
 
-// Draws follow the room that machines have, and over late news all get some.
+// Draws follow the room that machines have; with old updates all machines get some.
 func TestDrawsAreWeighted(t *testing.T) {
 	r := rand.New(rand.NewPCG(1, 2))
 	for _, c := range []struct {
@@ -78,8 +78,8 @@ func TestDrawsAreWeighted(t *testing.T) {
 	}
 }
 
-// Slices of all nodes reach every machine about equally often, and begin and end with what a node
-// has in flight.
+// The slices of all nodes reach every machine about equally often, and begin and end with the
+// number that a node has in flight.
 func TestSlices(t *testing.T) {
 	rapid.Check(t, func(t *rapid.T) {
 		n, nodes := rapid.IntRange(1, 200).Draw(t, "machines"), rapid.IntRange(1, 150).Draw(t, "nodes")
@@ -126,7 +126,7 @@ func TestSlices(t *testing.T) {
 			"a node with nothing to do uses %d machines, want its slice of %d", len(seen), sliceLeast,
 		)
 	}
-	for id := range seen { // the slice has no room: all are looked at
+	for id := range seen { // the slice has no room: the whole region is used
 		w.load(id, 10)
 	}
 	if id := w.pick(); seen[id] || id == "" {
@@ -134,8 +134,8 @@ func TestSlices(t *testing.T) {
 	}
 }
 
-// However requests are split: the parts add up, nobody is told of more than wait, and over many
-// turns the owners of a region are told of as much as they have slots.
+// However requests are split, the parts add up, no owner is told of more than wait, and over many
+// turns the owners of a region are told of numbers in proportion to their slots.
 func TestSplitAddsUp(t *testing.T) {
 	rapid.Check(t, func(t *rapid.T) {
 		n := rapid.IntRange(1, 6).Draw(t, "owners")

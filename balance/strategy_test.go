@@ -15,7 +15,7 @@ func TestClosest(t *testing.T) {
 	w.put("mid", "hkg", nil)
 	w.put("n1", "nrt", nil)
 	w.put("n2", "nrt", nil)
-	w.put("nowhere", "xyz", nil) // no distance known: never near
+	w.put("nowhere", "xyz", nil) // no distance known: never treated as near
 	w.load("n1", 1)
 	w.want("n2")
 	w.want("n1", "n2") // tried machines are left out
@@ -33,7 +33,7 @@ func TestClosest(t *testing.T) {
 	w.load("n2", 1)
 	w.want("mid") // the near ones are at their hard limit
 	w.put("n3", "nrt", func(m *Machine) { m.Cordon = CordonSoft })
-	w.want("mid") // a cordoned one only when nothing plain is left
+	w.want("mid") // a cordoned one only if nothing plain is left
 	w.load("mid", 1)
 	w.load("far", 1)
 	w.load("nowhere", 1)
@@ -246,7 +246,7 @@ func TestPackFillsInOrder(t *testing.T) {
 	}
 }
 
-// Regions that are equally near are one.
+// Regions that are equally near count as one.
 func TestNearRegionsAreMerged(t *testing.T) {
 	f := newFleet(t, "edge", "a")
 	b, err := New(f, Config{Distance: distances{"a": 10 * time.Millisecond, "b": 11 * time.Millisecond, "c": 30 * time.Millisecond}})

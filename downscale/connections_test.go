@@ -14,7 +14,8 @@ import (
 	"github.com/google/go-cmp/cmp"
 )
 
-// switchboard forwards long connections. Those that are told end soon after, unless they are deaf.
+// switchboard forwards long connections. Those that are told to end do so soon after, unless they
+// are deaf.
 type switchboard struct {
 	b    *bench
 	mu   sync.Mutex
@@ -95,7 +96,7 @@ func (s *switchboard) connect(id balance.MachineID, of balance.Class, deaf bool)
 	return c
 }
 
-// carry has a connection carry data all the time for that long.
+// carry makes a connection carry data continuously for that long.
 func (s *switchboard) carry(c *longConn, length time.Duration) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
@@ -234,7 +235,7 @@ func TestLongConnections(t *testing.T) {
 	}
 }
 
-// Why a machine stays is told once, and again when it changes.
+// The reason why a machine stays is reported once, and again when it changes.
 func TestHeldNamesTheConnections(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		s := &switchboard{open: map[balance.MachineID][]*longConn{}}
@@ -273,7 +274,7 @@ func TestHeldNamesTheConnections(t *testing.T) {
 	})
 }
 
-// A policy that ignores connections is told no, and why.
+// A policy that ignores connections is refused, with a reason.
 func TestAPolicyIsVetoedForConnections(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		s := &switchboard{open: map[balance.MachineID][]*longConn{}}

@@ -88,8 +88,7 @@ func TestDrainNamesWhatItCouldNotStop(t *testing.T) {
 	})
 }
 
-// A stop that Run has left in doubt is carried through by Drain: the gate says that nobody is at
-// it.
+// Drain completes a stop that Run has left in doubt: the gate says that nobody is carrying it out.
 func TestDrainTakesOverWhatWasLeftInDoubt(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		c := quick

@@ -12,7 +12,7 @@ import (
 	"github.com/ebbkit/ebb/downscale"
 )
 
-// platform is where the machines run. This one can stop and not suspend.
+// platform runs the machines. This one can stop but not suspend.
 type platform struct{}
 
 func (platform) Stop(_ context.Context, m balance.Machine) error { return nil }
@@ -28,7 +28,7 @@ func Example() {
 
 	asleep := make(chan struct{})
 	d, _ := downscale.New(fleet, platform{}, downscale.Config{
-		Every:     time.Millisecond, // the defaults are a second each, and minutes
+		Every:     time.Millisecond, // the defaults are a second each, or minutes
 		Quiet:     time.Millisecond,
 		KeepAlive: 10 * time.Millisecond,
 		Trace: downscale.Trace{
@@ -78,7 +78,7 @@ func ExampleDownscaler_Drain() {
 	// <nil> stopped
 }
 
-// A deploy takes a machine out of service. What is in flight has a minute behind the closed gate.
+// A deploy takes a machine out of service. Requests in flight get a minute behind the closed gate.
 func ExampleDownscaler_Stop() {
 	fleet, _ := balance.NewFleet(balance.FleetConfig{Node: "worker", Region: "nrt"})
 	fleet.Apply(balance.PutApp{App: balance.App{ID: "web", Min: 1}})
@@ -128,8 +128,8 @@ func (p *phone) Notify(m balance.Machine, of balance.Class, within time.Duration
 	fmt.Printf("close frame 1001 to %d clients of %s (%v, within %v)\n", p.open, m.ID, of, within)
 }
 
-// By default long connections keep their machine. With Notify they are told first, and have
-// Notice to end.
+// By default long connections keep their machine running. With Notify they are told first, and have
+// 5 s to end.
 func ExampleConnections() {
 	p := &phone{open: 3}
 	c := downscale.Config{Connections: p, Notify: balance.ClassWebSocket | balance.ClassEvents}
@@ -143,7 +143,7 @@ func ExampleConnections() {
 	// close frame 1001 to 3 clients of nrt-1 (events+websocket, within 5s)
 }
 
-// heard is what a node has been told by the others, here in the simplest way.
+// heard is what other nodes have told this node, in its simplest form.
 type heard struct {
 	mu     sync.Mutex
 	parked map[balance.AppID]int
@@ -151,7 +151,7 @@ type heard struct {
 	loads  map[balance.MachineKey]balance.Report
 }
 
-// Parked is fresh here; elsewhere it is so while every edge has reported of late.
+// Parked is always fresh here; a real one is fresh while every edge has reported recently.
 func (h *heard) Parked(app balance.AppID) (n int, fresh bool) {
 	h.mu.Lock()
 	defer h.mu.Unlock()
@@ -164,7 +164,7 @@ func (h *heard) Acked(app balance.AppID, id balance.MachineID, gen uint64) bool 
 	return h.cordon[balance.MachineKey{App: app, ID: id}] >= gen
 }
 
-// Load is fresh as soon as there is a report; elsewhere it is so as long as that is young.
+// Load is fresh as soon as there is a report; a real one is fresh while the report is recent.
 func (h *heard) Load(app balance.AppID, id balance.MachineID) (inFlight, idle int, told, fresh bool) {
 	h.mu.Lock()
 	defer h.mu.Unlock()
@@ -172,7 +172,7 @@ func (h *heard) Load(app balance.AppID, id balance.MachineID) (inFlight, idle in
 	return r.Load.InFlight - r.Granted, r.Idle, true, fresh
 }
 
-// A node with others beside it is told what they have and know.
+// Other nodes tell this node their loads and what they have acknowledged.
 func ExampleViews() {
 	h := &heard{
 		parked: map[balance.AppID]int{"web": 2},
@@ -182,10 +182,10 @@ func ExampleViews() {
 		},
 	}
 	c := downscale.Config{Views: h}
-	fmt.Println(c.Views.Parked("web"))            // somebody waits: nothing is stopped
-	fmt.Println(c.Views.Acked("web", "web-1", 5)) // not yet: its gate does not close
+	fmt.Println(c.Views.Parked("web"))            // a request waits: nothing is stopped
+	fmt.Println(c.Views.Acked("web", "web-1", 5)) // not yet: the gate does not close
 	fmt.Println(c.Views.Load("web", "web-7"))
-	fmt.Println(c.Views.Load("web", "web-8")) // no report yet: nothing of its region is stopped
+	fmt.Println(c.Views.Load("web", "web-8")) // no report yet: nothing in its region is stopped
 	// Output:
 	// 2 true
 	// false
@@ -193,7 +193,7 @@ func ExampleViews() {
 	// 0 0 true false
 }
 
-// A downscaler feeds and asks Habits where they are its Config.Habits. What they know lasts over a
+// A downscaler feeds and asks Habits if they are its Config.Habits. They can be kept across a
 // restart.
 func ExampleHabits() {
 	var habits downscale.Habits // downscale.Config{Habits: &habits}

@@ -11,8 +11,8 @@ import (
 	"github.com/ebbkit/ebb/balance"
 )
 
-// periodic is an app with a short request each period, woken when it sleeps; it returns how often
-// that was.
+// periodic runs an app with a short request each period, which wakes it if it sleeps; it returns
+// how often it did.
 func periodic(t *testing.T, b *bench, periods int, every time.Duration) (woken int) {
 	t.Helper()
 	for range periods {
@@ -91,7 +91,7 @@ func TestAppWithLongPausesSleepsAsUsual(t *testing.T) {
 	})
 }
 
-// An app's own keep-alive is not learned against.
+// An explicit keep-alive of an app overrides what was learned.
 func TestExplicitKeepAliveAsksNobody(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		var habits Habits

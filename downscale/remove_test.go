@@ -11,8 +11,8 @@ import (
 	"github.com/ebbkit/ebb/balance"
 )
 
-// What is removed ends first: nothing of it runs when the call returns, in whatever state it was,
-// and nothing starts it again.
+// A removed machine is stopped first: when the call returns nothing of it runs, whatever its state
+// was, and nothing starts it again.
 func TestRemovalStopsWhatRuns(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		app := stopApp
@@ -68,7 +68,8 @@ func TestRemovalStopsWhatRuns(t *testing.T) {
 	})
 }
 
-// What does not end stays in the fleet, with the reason, and may be started as before.
+// A machine that cannot be stopped stays in the fleet, with the reason, and may be started as
+// before.
 func TestRemovalThatFailsChangesNothing(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		b := newBench(t, quick, stopApp, "m1", "m2")

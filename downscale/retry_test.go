@@ -10,7 +10,7 @@ import (
 	"github.com/ebbkit/ebb/balance"
 )
 
-// later is an error that passes by itself.
+// later is a transient error.
 type later struct{ after time.Duration }
 
 func (e later) Error() string             { return fmt.Sprintf("not before %v", e.after) }
@@ -37,8 +37,8 @@ func TestRetryAfter(t *testing.T) {
 	}
 }
 
-// A stop whose driver says that its error passes is neither given up nor in doubt: the call is made
-// again.
+// A stop whose driver returns a transient error is neither given up nor in doubt: the call is
+// retried.
 func TestPassingErrorsOfAStop(t *testing.T) {
 	for mode, states := range map[balance.Autostop][2]string{
 		balance.AutostopStop:    {"m1 stopping running", "m1 stopped gone"},
@@ -64,7 +64,7 @@ func TestPassingErrorsOfAStop(t *testing.T) {
 	}
 }
 
-// It ends as a failure does, with the machine running, when the time of the stop is over.
+// It ends like a failure, with the machine running, when the time of the stop is over.
 func TestPassingErrorThatStays(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		c := quick
@@ -96,7 +96,7 @@ func TestPassingErrorThatStays(t *testing.T) {
 	})
 }
 
-// Somebody who wants the machine meanwhile has it at once.
+// A request that wants the machine meanwhile gets it at once.
 func TestWantedWhileAStopIsPutOff(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		b := newBench(t, quick, stopApp, "m1")

@@ -15,8 +15,8 @@ import (
 	"github.com/google/go-cmp/cmp"
 )
 
-// machineroom is a driver whose machines live in memory. It insists on what the package promises
-// a driver.
+// machineroom is a driver whose machines live in memory. It checks what the package promises to a
+// driver.
 type machineroom struct {
 	t     *testing.T
 	fleet *balance.Fleet
@@ -81,7 +81,7 @@ func (d *machineroom) work(ctx context.Context, m balance.Machine, to string) er
 			return ctx.Err()
 		}
 	}
-	// go.dev/issue/78156: timers of a bubble that are over when they begin break the race
+	// go.dev/issue/78156: a bubble's timers that have expired when they start break the race
 	// detector
 	if takes > 0 {
 		t := time.NewTimer(takes)
@@ -109,8 +109,8 @@ func (d *machineroom) Suspend(ctx context.Context, m balance.Machine) error {
 	return d.work(ctx, m, "frozen")
 }
 
-// views are what other nodes tell. The zero value acknowledges everything at once, has nothing
-// parked, and tells no loads.
+// views are the reports of other nodes. The zero value acknowledges everything at once, has nothing
+// parked, and reports no loads.
 type views struct {
 	silent bool  // nothing is acknowledged
 	every  int64 // above 0: acknowledges every so many times that it is asked, and forgets in between
@@ -199,7 +199,7 @@ func (b *bench) want(lines ...string) {
 	synctest.Wait()
 	b.mu.Lock()
 	defer b.mu.Unlock()
-	slices.Sort(lines) // what happens at once happens in any order
+	slices.Sort(lines) // simultaneous events come in any order
 	slices.Sort(b.log)
 	if d := cmp.Diff(lines, b.log); d != "" {
 		b.t.Errorf("(-want +got):\n%s", d)
@@ -225,7 +225,7 @@ func (b *bench) boot(id balance.MachineID) {
 	b.driver.set(func() { b.driver.is[id] = "running" })
 }
 
-// run runs the downscaler until the returned function is called; the next time it is another one.
+// run runs the downscaler until the returned function is called; the next call uses another one.
 func (b *bench) run() (end func() error) {
 	if b.ran {
 		var err error
@@ -240,7 +240,7 @@ func (b *bench) run() (end func() error) {
 	return func() error { cancel(); return <-done }
 }
 
-// request holds a request on a machine, as a node that knows its present cordon, until the
+// request holds a request on a machine, as from a node that knows its present cordon, until the
 // returned function is called.
 func (b *bench) request(id balance.MachineID) (leave func()) {
 	b.t.Helper()
@@ -274,5 +274,5 @@ const sec = time.Second
 
 var stopApp = balance.App{Autostop: balance.AutostopStop, Limits: balance.Limits{Soft: 10, Hard: 20}}
 
-// quick is what a demo would use.
+// quick is the configuration that a demo would use.
 var quick = Config{Window: 10 * sec, KeepAlive: 5 * sec}

@@ -14,8 +14,8 @@ import (
 	"github.com/ebbkit/ebb/downscale/policy"
 )
 
-// The invariants of the stop protocol, one by one, on the real shell. The exhaustive model and
-// the rapid machines check them in every order of events; here they can be read.
+// The invariants of the stop protocol, one by one, on the real shell. The exhaustive model and the
+// rapid machines check them in every order of events; this test is easier to read.
 func TestInvariants(t *testing.T) {
 	for _, row := range []struct {
 		name string
@@ -192,8 +192,8 @@ func TestInvariants(t *testing.T) {
 	}
 }
 
-// maybe puts a request on a machine if that admits it. The request knows a cordon of so many
-// generations ago.
+// maybe puts a request on a machine if the machine admits it. The request knows a cordon of that
+// many generations ago.
 func (b *bench) maybe(id balance.MachineID, old uint64) (leave func()) {
 	g := b.gate(id)
 	gen := g.Load().CordonGen
@@ -203,7 +203,7 @@ func (b *bench) maybe(id balance.MachineID, old uint64) (leave func()) {
 	return g.Leave
 }
 
-// What others had reported to them, so that it does not happen here.
+// Faults that were found elsewhere, so that they do not happen here.
 func TestRegressions(t *testing.T) {
 	for _, row := range []struct {
 		name string
@@ -238,7 +238,7 @@ func TestRegressions(t *testing.T) {
 			b.want()
 			said.stale.Store(false)
 			time.Sleep(500 * time.Millisecond)
-			// And where it is decided on an old view all the same, the gate knows better.
+			// Even if the decision is made on an old view, the gate prevents the stop.
 			defer b.request("m1")()
 			time.Sleep(10 * sec)
 			if s := b.states(); !strings.HasPrefix(s, "m1 started") {
@@ -366,7 +366,8 @@ func TestRegressions(t *testing.T) {
 	}
 }
 
-// The maintenance door stops a machine each second, under traffic in waves, and nothing is lost.
+// An order through the maintenance endpoint stops a machine each second, under traffic in waves,
+// and nothing is lost.
 func TestMaintenanceUnderTraffic(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		ctx, cancel := context.WithCancel(t.Context())

@@ -183,7 +183,7 @@ func TestStartWantedWhileStoppingIsDoneAfterwards(t *testing.T) {
 	})
 }
 
-// recall ends the cordon of a machine at its gate, as its owner does for whoever asks.
+// recall ends the cordon of a machine at its gate, as its owner does on request.
 func (b *bench) recall(id balance.MachineID) bool {
 	s, _ := b.fleet.App("web")
 	m, _ := s.Machine(id)

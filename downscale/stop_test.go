@@ -245,9 +245,9 @@ func TestRunEndsWithOrdersOpen(t *testing.T) {
 	})
 }
 
-// A look gives at most one command. What was seen before an order was carried out is not acted on
-// after it: without Quiet, a cordon that is not there yet would look like one that somebody has
-// ended, and the gate would close at once over requests whose nodes know nothing of it.
+// A look gives at most one command. What was seen before an order was carried out is not used after
+// it: without Quiet, a cordon that does not exist yet would look like one that somebody has ended,
+// and the gate would close at once over requests whose nodes know nothing of it.
 func TestAnOrderDoesNotActOnAnOldLook(t *testing.T) {
 	for _, row := range []struct {
 		name  string

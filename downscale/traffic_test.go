@@ -26,7 +26,7 @@ func waves(t *testing.T, autostop balance.Autostop) {
 	wavesWith(t, autostop, func(*bench) {}, func() {})
 }
 
-// wavesWith has something else go on meanwhile, until end is called.
+// wavesWith runs something else meanwhile, and calls ended at the end.
 func wavesWith(t *testing.T, autostop balance.Autostop, meanwhile func(*bench), ended func()) {
 	app := balance.App{Autostop: autostop, Limits: balance.Limits{Soft: 4, Hard: 8}}
 	c := Config{Window: 10 * sec, KeepAlive: 2 * sec}
@@ -113,7 +113,7 @@ func (b *bench) serve(lb *balance.Balancer, takes time.Duration) {
 	}
 }
 
-// runs insists that a machine with a request on it runs.
+// runs checks that a machine with a request on it runs.
 func (b *bench) runs(id balance.MachineID) {
 	b.driver.set(func() {
 		if is := b.driver.is[id]; is != "running" {
@@ -122,7 +122,7 @@ func (b *bench) runs(id balance.MachineID) {
 	})
 }
 
-// wakeFirst has the first machine of the order started that can be; during a stop that is
+// wakeFirst starts the first machine of the order that can be started; during a stop the start is
 // remembered.
 func (b *bench) wakeFirst() {
 	for _, id := range []balance.MachineID{"m2", "m1", "m3", "m4"} {

@@ -12,9 +12,9 @@ import (
 	"github.com/ebbkit/ebb/balance"
 )
 
-// Four nodes share twenty machines that take one request at a time, at 90 % of what they can do.
-// Slots come by grants, in this process, so nobody is ever bounced, all requests are served, and no
-// slot is lost.
+// Four nodes share twenty machines that take one request at a time, at 90 % of their capacity.
+// Slots come by grants, in this process, so no request is ever bounced, all are served, and no slot
+// is lost.
 func TestGrantsServeWithoutBounces(t *testing.T) {
 	const nodes, machines = 4, 20
 	owner := newFleet(t, "w", "nrt")
@@ -145,8 +145,8 @@ func TestGrantsServeWithoutBounces(t *testing.T) {
 	}
 }
 
-// Nodes that take, use, drop and lose slots all at once: never more at a machine than its limit,
-// and all slots return.
+// Nodes take, use, drop and lose slots concurrently: a machine never has more than its limit, and
+// all slots return.
 func TestGrantsUnderContention(t *testing.T) {
 	const nodes, machines, hard, each = 4, 3, 2, 300
 	owner := newFleet(t, "w", "nrt")
@@ -206,7 +206,7 @@ func TestGrantsUnderContention(t *testing.T) {
 						continue
 					}
 					token, _ := r.GrantToken()
-					if i%11 == 0 { // its owner is out of reach
+					if i%11 == 0 { // its owner cannot be reached
 						r.NotSent()
 						r.Release(balance.OutcomeError)
 						continue
@@ -241,9 +241,9 @@ func TestGrantsUnderContention(t *testing.T) {
 	}
 }
 
-// Which machines' slots are granted is one fact: in an app with machines of many limits each is
-// used while it is idle, by a grant or by a guess, and an owner is asked exactly where one of its
-// machines is granted.
+// Nodes and owners agree on which machines' slots are granted. In an app with machines of many
+// limits each machine is used while it is idle, by a grant or by a guess, and an owner is asked
+// exactly if one of its machines is granted.
 func TestOwnersAndNodesAgreeOnWhatIsGranted(t *testing.T) {
 	owner := newFleet(t, "w", "nrt")
 	rows := owner.Watch()

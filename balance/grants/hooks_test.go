@@ -7,8 +7,8 @@ import (
 	"github.com/ebbkit/ebb/balance"
 )
 
-// No hook is called with a lock held: each may use what it is hooked into. Against a lock this test
-// does not fail but stands still.
+// No hook is called with a lock held: each may use what it is hooked into. If a lock is held, this
+// test hangs instead of failing.
 func TestHooksMayCallBack(t *testing.T) {
 	f := newFleet(t, "n", "nrt")
 	apply(t, f, balance.PutApp{App: balance.App{ID: "web"}})

@@ -10,8 +10,8 @@ import (
 	"pgregory.net/rapid"
 )
 
-// pools is a model of edges and owners that grant their slots, whose messages may be lost, late,
-// doubled and out of order, and any of which may crash.
+// pools is a model of edges and owners that grant their slots. Messages may be lost, late,
+// duplicated and out of order, and any node may crash.
 type pools struct {
 	t      *rapid.T
 	now    time.Time
@@ -136,7 +136,7 @@ func (p *pools) rows(e *poolEdge) {
 	}
 }
 
-// ask tells the owners how many wait at an edge.
+// ask tells the owners how many requests wait at an edge.
 func (p *pools) ask(e *poolEdge) {
 	sum, n := 0, 0
 	for owner, part := range e.b.Asks("gpu", len(e.parked)) {
@@ -148,7 +148,7 @@ func (p *pools) ask(e *poolEdge) {
 	}
 }
 
-// send sends the oldest parked request off, if a machine is found for it.
+// send sends the oldest parked request, if a machine is found for it.
 func (p *pools) send(e *poolEdge) bool {
 	if len(e.parked) == 0 {
 		return false
@@ -177,7 +177,7 @@ func (p *pools) reach(r *poolRequest, o *poolOwner, id balance.MachineID, token 
 	o.running = append(o.running, r)
 }
 
-// finish has a running request answered.
+// finish answers a running request.
 func (p *pools) finish(o *poolOwner, i int, outcome balance.Outcome) {
 	r := o.running[i]
 	o.running = slices.Delete(o.running, i, i+1)
@@ -196,7 +196,7 @@ func (p *pools) finish(o *poolOwner, i int, outcome balance.Outcome) {
 	})
 }
 
-// again parks a request whose try has come to nothing at its old place.
+// again parks a request whose try failed, at its old place.
 func (p *pools) again(r *poolRequest, l balance.Load, outcome balance.Outcome) {
 	if p.gone(r) {
 		return
@@ -249,9 +249,9 @@ func (p *pools) check() {
 	}
 }
 
-// Whatever is lost, late or doubled, and whoever crashes: the hard limit holds, no machine closes
-// under a slot, each request is served when the faults end, all slots return, and an idle app can
-// sleep.
+// Whatever is lost, late or duplicated, and whichever node crashes: the hard limit holds, no
+// machine closes while a slot is reserved, each request is served when the faults end, all slots
+// return, and an idle app can sleep.
 func TestGrantsSurviveFaults(t *testing.T) {
 	rapid.Check(t, func(t *rapid.T) {
 		p := &pools{t: t, now: time.Unix(1000, 0)}

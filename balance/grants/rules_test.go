@@ -10,8 +10,8 @@ import (
 	"github.com/ebbkit/ebb/balance/grants/internal/deal"
 )
 
-// grantedWorld is one owner whose machine takes one request at a time, and an edge. What the owner
-// sends is kept.
+// grantedWorld is one owner whose machine takes one request at a time, and an edge. The owner's
+// messages are kept.
 type grantedWorld struct {
 	now     time.Time
 	gate    *balance.Gate
@@ -50,8 +50,8 @@ func newGrantedWorld(t *testing.T, lasts time.Duration) *grantedWorld {
 	return w
 }
 
-// A message about a slot may come twice, and late: it is used once, and not at all once it has been
-// taken back.
+// A message about a slot may come twice, and late: the slot is used once, and not at all after it
+// was revoked.
 func TestAGrantedSlotIsUsedOnce(t *testing.T) {
 	for _, c := range []struct {
 		name    string
@@ -105,8 +105,8 @@ func TestAGrantedSlotIsUsedOnce(t *testing.T) {
 	}
 }
 
-// An unused slot is the owner's again after twice the time that the node may use it: who uses it in
-// the last moment, and is as far away as that, is not bounced.
+// An unused slot returns to the owner after twice the time for which the node may use it: a node
+// that uses it at the last moment, and is as far away as that, is not bounced.
 func TestUnusedSlotsReturnAfterTwiceTheirTime(t *testing.T) {
 	for _, c := range []struct {
 		after time.Duration
@@ -128,7 +128,7 @@ func TestUnusedSlotsReturnAfterTwiceTheirTime(t *testing.T) {
 	}
 }
 
-// A slot is given back by the node that has it, of the machine that it is of, once.
+// A slot is given back only by the node that has it, for its machine, and once.
 func TestOnlyItsNodeGivesASlotBack(t *testing.T) {
 	w := newGrantedWorld(t, 0)
 	w.granter.Ask("edge", "web", 1)
@@ -158,7 +158,7 @@ func TestOnlyItsNodeGivesASlotBack(t *testing.T) {
 	}
 }
 
-// A node that is not heard of gets no slots.
+// A node that sends nothing gets no slots.
 func TestSilentNodesGetNoSlots(t *testing.T) {
 	w := newGrantedWorld(t, time.Hour)
 	busy, ok := w.gate.Grant()

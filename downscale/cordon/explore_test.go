@@ -65,7 +65,7 @@ func (w *world) String() string {
 	)
 }
 
-// atRest: nothing is going on that has to end.
+// atRest reports that nothing is under way that must end.
 func (w *world) atRest() bool {
 	p := w.p.phase
 	return !w.left && !w.late && !w.doubt && w.queue[0].Do == ActNone &&
@@ -74,8 +74,8 @@ func (w *world) atRest() bool {
 		w.gate.n == 0
 }
 
-// explore visits every world that can be reached. It returns an error with the shortest way to a
-// world that breaks a promise, or to one from which nothing leads to rest.
+// explore visits every world that can be reached. It returns an error with the shortest path to a
+// world that breaks an invariant, or to one from which nothing leads to rest.
 func (m *model) explore() (states, transitions int, err error) {
 	type step struct {
 		state int32
@@ -136,7 +136,7 @@ func (m *model) explore() (states, transitions int, err error) {
 			}
 		}
 	}
-	for more := true; more; { // the last found first: most of them lead to earlier ones
+	for more := true; more; { // the last found first: most lead to earlier ones
 		more = false
 		for _, l := range slices.Backward(leads) {
 			if rest[l[1]] && !rest[l[0]] {
@@ -150,9 +150,9 @@ func (m *model) explore() (states, transitions int, err error) {
 	return len(ways), transitions, nil
 }
 
-// TestMachineExhaustively visits every state of the machine and what is around it, for one node,
-// and with -full for two: some 4e5 states and 5e6 transitions, and then some 1.3e7 and 1.9e8. It
-// also holds the diagram in the doc comment to what it saw.
+// TestMachineExhaustively visits every state of the machine and its environment, for one node, and
+// with -full for two: some 4e5 states and 5e6 transitions, and then some 1.3e7 and 1.9e8. It also
+// compares the diagram in the doc comment with what it saw.
 func TestMachineExhaustively(t *testing.T) {
 	var models []*model
 	for _, quiet := range []time.Duration{0, time.Hour} {

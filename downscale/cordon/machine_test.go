@@ -228,7 +228,7 @@ type gateWorld struct {
 	knew    bool    // a request that knew the present cordon has been admitted
 }
 
-// follow carries out a command, and what comes of it.
+// follow carries out a command and those that follow from it.
 func (w *gateWorld) follow(c Command) {
 	for last := uint64(0); c.Do != ActNone; {
 		if c.Token != 0 && c.Token <= last {
@@ -433,7 +433,7 @@ func TestMachineWithGate(t *testing.T) {
 				}
 			},
 		})
-		// Faults end: whatever it was in the middle of, it comes to rest.
+		// Faults end: whatever the machine was in the middle of, it comes to rest.
 		w.acked = true
 		for range inside {
 			gate.Leave()
@@ -467,7 +467,7 @@ func TestStepDoesNotAllocate(t *testing.T) {
 	}
 }
 
-// wayDown takes a machine from stopped over active to stopped, in 8 steps.
+// wayDown takes a machine from stopped through active to stopped, in 8 steps.
 func wayDown(p *Machine, now time.Time) {
 	p.step(now, input{event: onUp})
 	p.step(
@@ -486,13 +486,13 @@ func BenchmarkStep(b *testing.B) {
 	now := time.Unix(0, 0)
 	b.ReportAllocs()
 	for i := 0; b.Loop(); i++ {
-		if i%8 == 0 { // one way down is 8 steps: this counts them one by one
+		if i%8 == 0 { // one run of wayDown is 8 steps: this counts them one by one
 			wayDown(&p, now)
 		}
 	}
 }
 
-// A process that was suspended itself does not stop a machine on what it saw before.
+// A process that was itself suspended does not stop a machine because of what it saw before.
 func TestACordonOfAnHourAgoEnds(t *testing.T) {
 	m := Machine{Config: testConfig}
 	m.Look(time.Unix(0, 0), Look{Up: true})

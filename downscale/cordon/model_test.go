@@ -8,11 +8,11 @@ import (
 	"github.com/ebbkit/ebb/balance"
 )
 
-// world is the state machine with everything around it: the gate, a driver that is slow, fails
-// and does not know, nodes that learn of a cordon late and whose requests and acknowledgements
-// are late, a starter, machines that crash, an edge that recalls, and somebody who drains. Each
-// action is one atomic step of one of them, in any order. Counters are renamed by rank and timers
-// are armed or not, so that the space is finite.
+// world is the state machine with its environment: the gate; a driver that is slow, fails and does
+// not know; nodes that learn of a cordon late and whose requests and acknowledgements are late; a
+// starter; machines that crash; an edge that recalls; and somebody who drains. Each action is one
+// atomic step of one of them, in any order. Counters are renamed by rank and timers are armed or
+// not, so that the space is finite.
 type world struct {
 	p     Machine
 	queue [3]Command // given by the state machine and not yet carried out, in order
@@ -24,8 +24,9 @@ type world struct {
 	drain drainState
 	owed  bool // a start was promised during the stop
 	left  bool // a cordon of a downscaler that was cut off
-	late  bool // of such a one: the driver's answer goes to the gate, and not to the state machine
-	// of such a one: the driver did not know, and the gate is closed until the next takes it up
+	late  bool // in that case: the driver's answer goes to the gate, not to the state machine
+	// in that case: the driver did not know, and the gate is closed until the next downscaler takes
+	// over
 	doubt bool
 	told  bool // all connections have been told
 	// the machine ended by itself while its gate was closed, and the gate takes no exits then
@@ -88,7 +89,7 @@ type model struct {
 	nodes    int
 	quiet    time.Duration // Timing.Quiet
 	orders   bool          // somebody orders stops
-	cuts     bool          // the downscaler is cut off, and another begins
+	cuts     bool          // the downscaler is cut off, and another starts
 	suspends bool          // what firm orders want
 	// answers that arrive twice, and both ways of stopping for every order: about four times the
 	// states
@@ -225,7 +226,7 @@ func (m *model) carryOut(w *world) {
 	}
 }
 
-// look is what the shell does on each look at a machine.
+// look does what the shell does on each look at a machine.
 func (m *model) look(w *world, kind func(input)) {
 	g := &w.gate
 	switch w.p.phase {
@@ -265,8 +266,8 @@ func (m *model) look(w *world, kind func(input)) {
 	}
 }
 
-// act gives every world that one action makes of w. Progress actions are those that happen by
-// themselves, sooner or later.
+// act calls back with every world that one action makes of w. Progress actions are those that
+// happen sooner or later without outside help.
 func (m *model) act(w *world) {
 	do := func(label string, progress bool, change func(w *world)) {
 		n := &m.after
@@ -323,7 +324,7 @@ var timerNames = [...]string{"quiet ends", "the cordon or the driver's time ends
 // timers are those of which the model decides when they fire.
 func (p *Machine) timers() []*time.Time { return []*time.Time{&p.quiet, &p.expires, &p.backoff} }
 
-// cutOff ends the downscaler at any time and has another begin, and do what that does first.
+// cutOff ends the downscaler at any time and starts another, with its first actions.
 func (m *model) cutOff(w *world, do func(string, bool, func(*world))) {
 	g := w.gate
 	anew := Machine{Config: w.p.Config}
@@ -419,7 +420,7 @@ func (m *model) driver(w *world, do func(string, bool, func(*world))) {
 	}
 }
 
-// others are the starter, chance, an edge that recalls, and who drains.
+// others are the actions of the starter, chance, an edge that recalls, and a drain.
 func (m *model) others(w *world, do func(string, bool, func(*world))) {
 	g := w.gate
 	switch {
@@ -490,7 +491,7 @@ func (m *model) node(w *world, i int, do func(string, bool, func(*world))) {
 	})
 }
 
-// check holds in every world.
+// check tests the invariants, which hold in every world.
 func (m *model) check(w *world) {
 	quiet := w.queue[0].Do == ActNone
 	g := &w.gate
@@ -565,7 +566,7 @@ func (m *model) canon(w *world) {
 			w.nodes[i].sent++
 		}
 	}
-	slices.SortFunc(w.nodes[:m.nodes], func(a, b modelNode) int { // nodes are alike
+	slices.SortFunc(w.nodes[:m.nodes], func(a, b modelNode) int { // nodes are interchangeable
 		return slices.Compare(
 			[]uint64{a.known, a.ack, a.acked, a.sent}, []uint64{b.known, b.ack, b.acked, b.sent},
 		)

@@ -9,8 +9,8 @@ import (
 	"github.com/google/go-cmp/cmp"
 )
 
-// Whatever a policy says, what breaks a bound is refused, with the bound, and what a bound keeps is
-// recalled.
+// Whatever a policy says, a decision that breaks a bound is refused, with the bound, and machines
+// that a bound keeps are recalled.
 func TestBounds(t *testing.T) {
 	stop := balance.App{ID: "web", Autostop: balance.AutostopStop}
 	app := func(edit func(*balance.App)) balance.App { a := stop; edit(&a); return a }
@@ -31,7 +31,7 @@ func TestBounds(t *testing.T) {
 		n       int
 		do      func(*Situation)
 		says    []Decision
-		want    string // what is carried out
+		want    string // the decisions that are carried out
 		refused []string
 	}{
 		{"nothing stands against it", stop, 2, nil, spare("m1"), "spare m1: " + other, nil},
@@ -81,7 +81,7 @@ func TestBounds(t *testing.T) {
 			}
 			was := slices.Clone(s.Machines)
 			b := &Bounded{Policy: policyFunc(func(_ time.Time, s Situation) []Decision {
-				for i := range s.Machines { // which is its own affair
+				for i := range s.Machines { // the policy may do this
 					s.Machines[i] = Seen{
 						ID: s.Machines[i].ID, Own: true, State: balance.StateStarted,
 						Limits: balance.Limits{Soft: 1000},

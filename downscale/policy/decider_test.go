@@ -72,7 +72,7 @@ func load(per ...int) func(*Situation) {
 	}
 }
 
-// open has a machine with n long connections that may be told.
+// open gives a machine n long connections that may be told to end.
 func open(i int, of balance.Class, n int) func(*Situation) {
 	return func(s *Situation) { s.Machines[i].Open, s.Machines[i].Long = of, n }
 }
@@ -302,8 +302,8 @@ func TestAGapIsNotAWatchedWindow(t *testing.T) {
 	}
 }
 
-// A decider keeps nothing of an app that sleeps but when it was last used: a window is for what
-// runs. What wakes is watched anew.
+// A decider keeps nothing about a sleeping app except when it was last used: windows are for
+// running machines. When the app wakes, it is observed anew.
 func TestADeciderOfASleepingAppHoldsNoWindows(t *testing.T) {
 	d, err := NewDecider(Config{})
 	if err != nil {
@@ -333,7 +333,7 @@ func TestADeciderOfASleepingAppHoldsNoWindows(t *testing.T) {
 	}
 }
 
-// Whatever comes: only machines of this node that run are spared, the minimums are kept, and a
+// In every situation only running machines of this node are spared, the minimums are kept, and a
 // head-room decision leaves room.
 func TestDeciderKeepsItsPromises(t *testing.T) {
 	rapid.Check(t, func(t *rapid.T) {
@@ -403,7 +403,7 @@ func TestDeciderKeepsItsPromises(t *testing.T) {
 	})
 }
 
-// The order of the rows says nothing, and neither do machines that are stopped.
+// The order of the rows does not matter, and neither do stopped machines.
 func TestDeciderIgnoresOrderAndStoppedRows(t *testing.T) {
 	rapid.Check(t, func(t *rapid.T) {
 		c := Config{
@@ -430,7 +430,7 @@ func TestDeciderIgnoresOrderAndStoppedRows(t *testing.T) {
 	})
 }
 
-// The bounded window is the plain one but for a slice.
+// The bounded window equals the plain one to within one slice.
 func TestWindowAgainstEverySample(t *testing.T) {
 	r := rand.New(rand.NewPCG(1, 2))
 	const over = 30 * sec
@@ -493,8 +493,7 @@ func BenchmarkDecide(b *testing.B) {
 	}
 }
 
-// The peaks of machines came at different times, as far as they are noise; what is beyond noise
-// they have together.
+// The noise of machines' peaks came at different times; anything beyond noise comes together.
 func TestPeaksOfMachinesAddUp(t *testing.T) {
 	type machine struct {
 		load, peak int

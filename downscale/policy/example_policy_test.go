@@ -10,9 +10,9 @@ import (
 	"github.com/ebbkit/ebb/downscale/policytest"
 )
 
-// roomy is a policy of one's own: after a minute in which half of the machines would have been
-// enough it stops the last of the order, and after one without a request all. It repeats none of
-// the bounds, which hold without it.
+// roomy is a custom policy: after a minute in which half of the machines would have been enough it
+// stops the last of the order, and after one without a request all of them. It repeats none of the
+// bounds, which hold without it.
 type roomy struct{ since time.Time }
 
 // Decide implements [policy.Policy].
@@ -49,8 +49,8 @@ func TestRoomy(t *testing.T) {
 	})
 }
 
-// A policy of one's own is made for each app, by Config.Policy of package downscale. Its bounds
-// are kept for it: see Bounded.
+// A custom policy is made for each app, by Config.Policy of package downscale. Its bounds are
+// enforced for it: see Bounded.
 func ExampleBounded() {
 	bounded := policy.Bounded{Policy: &roomy{}} // as a Downscaler asks it
 	s := policy.Situation{App: balance.App{ID: "web", Autostop: balance.AutostopStop, Min: 1}}

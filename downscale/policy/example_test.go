@@ -10,7 +10,7 @@ import (
 	"github.com/ebbkit/ebb/downscale/policytest"
 )
 
-// A decider is told what there is and says what is surplus, and why.
+// A decider is given the situation and returns which machines are surplus, and why.
 func ExampleDecider() {
 	d, _ := policy.NewDecider(policy.Config{Window: time.Minute, KeepAlive: 30 * time.Second})
 	seen := func(id balance.MachineID, load int) policy.Seen {
@@ -55,7 +55,7 @@ func ExampleDecision_Reason() {
 type nightly struct{ policy.Policy }
 
 func (n nightly) Decide(now time.Time, s policy.Situation) []policy.Decision {
-	ds := n.Policy.Decide(now, s) // it has to see every moment
+	ds := n.Policy.Decide(now, s) // it must see every moment
 	if h := now.UTC().Hour(); h >= 22 || h < 6 {
 		return ds
 	}
@@ -67,7 +67,7 @@ func (n nightly) Decide(now time.Time, s policy.Situation) []policy.Decision {
 	return ds
 }
 
-// A policy of your own stands on ours, or alone; package policytest checks it.
+// A policy of your own can wrap the default or stand alone; package policytest checks it.
 func ExamplePolicy() {
 	ours, _ := policy.NewDecider(policy.Config{KeepAlive: time.Minute})
 	var own policy.Policy = nightly{ours}

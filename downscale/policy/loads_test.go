@@ -10,7 +10,7 @@ import (
 	"github.com/ebbkit/ebb/balance"
 )
 
-// known makes machines another node's, with a load that is known.
+// known gives machines to another node, with a known load.
 func known(ids ...balance.MachineID) func(*Situation) {
 	return func(s *Situation) {
 		for i := range s.Machines {
@@ -21,7 +21,7 @@ func known(ids ...balance.MachineID) func(*Situation) {
 	}
 }
 
-// idle says how much of the first machine's load is idle.
+// idle sets how much of the first machine's load is idle.
 func idle(n int) func(*Situation) { return func(s *Situation) { s.Machines[0].Idle = n } }
 
 func TestLoadsOfOthers(t *testing.T) {
@@ -106,9 +106,9 @@ func TestLoadsOfOthers(t *testing.T) {
 	}
 }
 
-// Several owners decide at the same time, each on what it sees of the others, which is late.
-// Without agreeing on anything they keep the minimum, never stop more than the load leaves, and
-// end where one decider would.
+// Several owners decide at the same time, each with a late view of the others. Without agreeing on
+// anything they keep the minimum, never stop more than the load allows, and end where one decider
+// would.
 func TestSeveralDecidersAtOnce(t *testing.T) {
 	for seed := range uint64(20) {
 		r := rand.New(rand.NewPCG(seed, 3))
@@ -132,7 +132,7 @@ func TestSeveralDecidersAtOnce(t *testing.T) {
 		var past [][]Seen // what was true at each second
 		stops := make([]int, n)
 		for at := range 900 {
-			// The load spreads over what runs and stays.
+			// The load spreads over the machines that run and stay.
 			var open []int
 			for i := range truth {
 				if truth[i].Load = 0; truth[i].counts() {
@@ -173,7 +173,7 @@ func TestSeveralDecidersAtOnce(t *testing.T) {
 					}
 				}
 			}
-			for i := range truth { // what left 5 s ago and was not recalled has stopped
+			for i := range truth { // a machine that left 5 s ago and was not recalled has stopped
 				if truth[i].Leaving && at-stops[i] >= 5 {
 					truth[i].Leaving, truth[i].State = false, balance.StateStopped
 				}
@@ -254,7 +254,7 @@ func TestWhatIsUse(t *testing.T) {
 	}
 }
 
-// Under a constant load what is left can carry it, so nothing is started again.
+// Under a constant load the remaining machines can carry it, so nothing is started again.
 func TestAConstantLoadIsCarried(t *testing.T) {
 	for demand := range 150 {
 		d, _ := NewDecider(Config{Window: 10 * sec, KeepAlive: 20 * sec, Settle: sec})
@@ -286,7 +286,7 @@ func TestAConstantLoadIsCarried(t *testing.T) {
 	}
 }
 
-// A process that was suspended itself does not decide on what it missed.
+// A process that was itself suspended does not decide by what it missed.
 func TestASuspendedDeciderWatchesAnew(t *testing.T) {
 	d, _ := NewDecider(Config{Window: 60 * sec, KeepAlive: time.Hour, Settle: sec})
 	s := Situation{App: stopApp, Machines: machines(10, 2)}

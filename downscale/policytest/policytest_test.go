@@ -107,14 +107,13 @@ var faults = map[string]string{
 	"by chance": "Decide/again",
 }
 
-// bounded are faults against what every policy is asked through.
+// bounded are faults against the bounds that Bounded enforces.
 var bounded = []string{
 	"spares others'", "unknown machines", "below the minimum", "the first of the order", "parked",
 	"autostop off", "busy", "recalls", "nameless", "by row",
 }
 
-// What every policy is asked through keeps the bounds: a policy need not repeat them to pass the
-// whole suite.
+// Bounded enforces the bounds: a policy need not repeat them to pass the whole suite.
 func TestPoliciesNeedNotRepeatTheBounds(t *testing.T) {
 	for _, fault := range bounded {
 		t.Run(fault, func(t *testing.T) {
@@ -130,7 +129,7 @@ func TestPoliciesNeedNotRepeatTheBounds(t *testing.T) {
 	}
 }
 
-// faultEnv makes this binary run the suite on a policy with that fault; it shall fail.
+// faultEnv makes this binary run the suite on a policy with that fault; it must fail.
 const faultEnv = "POLICYTEST_FAULT"
 
 func TestFault(t *testing.T) {

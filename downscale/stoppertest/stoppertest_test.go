@@ -51,7 +51,7 @@ type fake struct {
 	throttle atomic.Bool
 }
 
-// later is the error of a driver that may not make more calls now.
+// later is the error of a driver that may make no more calls for a while.
 type later struct{ time.Duration }
 
 func (later) Error() string               { return "429" }
@@ -71,7 +71,7 @@ func (f *fake) get(m balance.Machine) string {
 	return f.is[f.key(m)]
 }
 
-// key is what a machine is known by.
+// key identifies a machine.
 func (f *fake) key(m balance.Machine) balance.MachineKey {
 	if f.fault == "known by ID alone" {
 		m.App = ""
@@ -218,7 +218,7 @@ func TestProcesses(t *testing.T) {
 	})
 }
 
-// faultEnv makes this binary run the suite on a driver with that fault; it shall fail.
+// faultEnv makes this binary run the suite on a driver with that fault; it must fail.
 const faultEnv = "STOPPERTEST_FAULT"
 
 func TestFault(t *testing.T) {

@@ -89,8 +89,8 @@ func TestHabitProperties(t *testing.T) {
 	})
 }
 
-// A learned keep-alive stays near the usual one, and one that is shorter cuts short no pause that
-// the usual one bridges.
+// A learned keep-alive stays near the usual one. A shorter one cuts short no pause that the usual
+// one bridges.
 func TestLearnedKeepAliveProperties(t *testing.T) {
 	rapid.Check(t, func(t *rapid.T) {
 		usual := time.Duration(rapid.Int64Range(int64(sec), int64(time.Hour)).Draw(t, "usual"))
