@@ -10,9 +10,9 @@ import (
 )
 
 // BenchmarkMesh runs one node with real sockets against peers on loopback at the default schedule
-// and reports what it costs. The peers, in the same process, answer only: their part of the work
-// equals what the node would do to answer as many, so cpu% is that of a node that both probes and
-// answers. One iteration is an answered probe; use -benchtime 2000x.
+// and reports its cost. The peers, in the same process, only answer: their work equals what the
+// node would do to answer as many probes, so cpu% is that of a node that both probes and answers.
+// One iteration is an answered probe; use -benchtime 2000x.
 func BenchmarkMesh(b *testing.B) {
 	for _, n := range []int{100, 500} {
 		b.Run(fmt.Sprintf("peers=%d", n), func(b *testing.B) {
@@ -40,8 +40,8 @@ func BenchmarkMesh(b *testing.B) {
 				c := Config{ID: fleetID(i), Region: fmt.Sprintf("region-%02d", i%40)}
 				peers = append(peers, run(c).Self())
 			}
-			// What so many Meshes cost when nobody asks is not a node's. The answers to another node, which
-			// asks one of them, take the time meanwhile.
+			// The idle cost of so many Meshes is not a node's. The answers to another node, which
+			// probes one of them, measure the time meanwhile.
 			ticks := make(chan string)
 			run(Config{ID: "clock", Region: "home", Peers: fixed(peers[:1]), Trace: answers(ticks)})
 			<-ticks

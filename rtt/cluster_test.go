@@ -20,7 +20,7 @@ var (
 	secretB = []byte("sixteen bytes, B")
 )
 
-// The types of packets, which stand in byte 4.
+// The types of packets, in byte 4.
 const (
 	typeProbe = 1
 	typeReply = 2
@@ -50,15 +50,15 @@ func (w *cluster) Peers() []Node {
 // fixed returns a list of peers that does not change.
 func fixed(nodes []Node) func() []Node { return func() []Node { return nodes } }
 
-// replace makes n the entry of its ID.
+// replace puts n in the place of the entry with its ID.
 func (w *cluster) replace(n Node) {
 	w.mu.Lock()
 	defer w.mu.Unlock()
 	w.nodes = append(slices.DeleteFunc(w.nodes, func(x Node) bool { return x.ID == n.ID }), n)
 }
 
-// start runs a node at an address and returns it with a func that stops it. It is a peer of all
-// others from now on.
+// start runs a node at an address and returns it with a func that stops it. From then on it is a
+// peer of all others.
 func (w *cluster) start(id, region string, at int, edit func(*Config)) (*Mesh, func()) {
 	w.t.Helper()
 	n := Node{ID: id, Region: region, Addr: simAddr(at)}

@@ -50,7 +50,7 @@ func Example() {
 	fmt.Println("the own region:", d, ok)
 	d, ok = ams.RTT("nrt")
 	fmt.Println("unknown is not near:", d, ok)
-	t := ams.Table() // all that is known, as of one moment
+	t := ams.Table() // everything that is known, at one moment
 	for _, r := range t.Regions() {
 		fmt.Println("region", r.Name, r.State, "by", r.Node)
 	}
@@ -86,7 +86,7 @@ func ExampleMesh_SetKeys() {
 	// rtt: key 1 of 1 has 5 bytes: use at least 16
 }
 
-// A connection to a peer that is there anyway measures the way as well.
+// A connection to a peer that exists anyway can measure the path as well.
 func ExampleMesh_Observe() {
 	m, err := rtt.New(rtt.Config{
 		ID: "ams-1", Region: "ams", Listen: "127.0.0.1:0",
@@ -96,7 +96,7 @@ func ExampleMesh_Observe() {
 		panic(err)
 	}
 	defer m.Close()
-	report := func(peer string, c net.Conn) bool { // now and then, for each connection
+	report := func(peer string, c net.Conn) bool { // occasionally, for each connection
 		d, ok := rtt.MinRTT(c)
 		return ok && m.Observe(peer, d)
 	}

@@ -14,7 +14,7 @@ import (
 	"github.com/ebbkit/ebb/rtt/internal/probe"
 )
 
-// A lost incumbent is left at once; when it is back it takes its place again.
+// A nearest region that is lost is left at once; when it is back it regains its place.
 func TestMeshLostAndBack(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		w := newCluster(t)
@@ -74,7 +74,7 @@ func TestMeshLostAndBack(t *testing.T) {
 	})
 }
 
-// When all peers fall silent at once, the fault is here: the last distances stay.
+// When all peers fall silent at once, the fault is at this node: the last distances stay.
 func TestMeshMassSilence(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		w := newCluster(t)
@@ -109,8 +109,8 @@ func TestMeshMassSilence(t *testing.T) {
 	})
 }
 
-// An address moves, a peer restarts: the distance is never zero, and the new one replaces the old
-// at once.
+// When an address moves or a peer restarts, the distance is never zero, and the new one replaces
+// the old at once.
 func TestMeshMovedAndRestarted(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		w := newCluster(t)
@@ -130,7 +130,7 @@ func TestMeshMovedAndRestarted(t *testing.T) {
 		_, stop := w.start("b", "rb", 2, nil)
 		time.Sleep(10 * time.Second)
 		stop()
-		w.start("b", "rb", 2, nil) // another life at the same place
+		w.start("b", "rb", 2, nil) // restarted at the same place
 		time.Sleep(3 * time.Second)
 		if s, _ := a.Table().To("b"); s.State != StateFresh || s.Samples > 4 || s.Base != 20*ms {
 			t.Errorf("after a restart: %+v; want a new window", s)
@@ -139,7 +139,7 @@ func TestMeshMovedAndRestarted(t *testing.T) {
 		moved := Node{ID: "b", Region: "rb", Addr: simAddr(4)}
 		w.replace(moved)
 		time.Sleep(5 * time.Second)
-		// Either b2 took the probes meant for b for replays of its own, or a did not believe the replies.
+		// Either b2 took the probes meant for b for replays of its own, or a rejected the replies.
 		if a.Counters().Unasked+b2.Counters().Replayed == 0 {
 			t.Errorf(
 				"a reply by another node than the one asked was believed: %+v, %+v", a.Counters(),
@@ -160,8 +160,8 @@ func TestMeshMovedAndRestarted(t *testing.T) {
 	})
 }
 
-// Forged, cut, replayed, reflected, doubled and late packets, and those from another address,
-// change nothing.
+// Forged, truncated, replayed, reflected, duplicated and late packets, and those from another
+// address, change nothing.
 func TestMeshBadPackets(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		w := newCluster(t)
@@ -179,7 +179,7 @@ func TestMeshBadPackets(t *testing.T) {
 		a, _ := w.start("a", "ra", 1, nil)
 		b, _ := w.start("b", "rb", 2, func(c *Config) { c.Peers = nil })
 		time.Sleep(10 * time.Second)
-		// A packet still under way would be met by its own replay below: wait for a moment without one.
+		// A packet still under way would meet its own replay below: wait for a moment without one.
 		for range 1000 {
 			ca, cb := a.Counters(), b.Counters()
 			if ca.Sent == ca.Answered && ca.Answered == ca.Unasked && cb.Asked == cb.Replayed &&
@@ -206,7 +206,7 @@ func TestMeshBadPackets(t *testing.T) {
 			{b2, a1, forged},                   // forged
 			{b2, a1, reflected},                // its own probe
 			{simAddr(9), a1, reply},            // from another address
-			{b2, a1, reply[:87]},               // cut
+			{b2, a1, reply[:87]},               // truncated
 			{b2, a1, append(reply[:88:88], 0)}, // too long
 			{b2, a1, nil},
 			{simAddr(9), b2, probe}, // replayed at the responder, which must not answer
@@ -223,7 +223,7 @@ func TestMeshBadPackets(t *testing.T) {
 		if db.Replayed != cb.Replayed+1 || db.Replied != cb.Replied || sentByB() != sent {
 			t.Errorf("b counted %+v after %+v", db, cb)
 		}
-		// Ten thousand forged ones are counted and cost nobody an answer.
+		// Ten thousand forged packets are counted and cost nobody an answer.
 		for range 10_000 {
 			w.net.Deliver(simAddr(9), b2, forged)
 			if rand.IntN(100) == 0 {
@@ -270,7 +270,7 @@ func TestMeshLyingPeer(t *testing.T) {
 	})
 }
 
-// A node that did not run for ten minutes loses nobody over it.
+// A node that was suspended for ten minutes does not lose its peers.
 func TestMeshSuspended(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		w := newCluster(t)
@@ -311,7 +311,7 @@ func TestMeshSuspended(t *testing.T) {
 	})
 }
 
-// A node that is no longer in the list is forgotten, and asked anew when it is back.
+// A node that is no longer in the list is forgotten, and measured anew when it is back.
 func TestMeshPeersComeAndGo(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		w := newCluster(t)

@@ -9,7 +9,7 @@ import (
 	"github.com/ebbkit/ebb/internal/nettest"
 )
 
-// Answers later than their probe's timeout still count, so a way of 1.5 s is slow, not lost.
+// Answers later than their probe's timeout still count, so a path of 1.5 s is slow, not lost.
 func TestMeshLateAnswers(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		w := newCluster(t)
@@ -28,14 +28,15 @@ func TestMeshLateAnswers(t *testing.T) {
 	})
 }
 
-// A way that becomes much longer, or shorter, at once loses nothing, and says so all the time.
+// A path that becomes much longer or shorter at once loses nothing, and no loss is reported at any
+// time.
 func TestMeshStepIsNoLoss(t *testing.T) {
 	for _, row := range []struct {
 		name     string
 		every    time.Duration
 		from, to time.Duration // round trips
 		within   time.Duration // the base follows
-		// at so many probes three late answers in a row are a lost peer, for a moment
+		// at this many probes three late answers in a row briefly make a peer lost
 		mayLoseSeen bool
 	}{
 		{"37 to 600 ms", time.Second, 37 * ms, 600 * ms, 15 * time.Second, false},
@@ -69,7 +70,7 @@ func TestMeshStepIsNoLoss(t *testing.T) {
 						t.Fatalf("%v after the step the base is %v", time.Since(step), s.Base)
 					}
 				}
-				// What was overtaken counts as lost in its direction until it arrives.
+				// Overtaken packets count as lost in their direction until they arrive.
 				if s, _ := a.Table().To("b"); s.LossOut.Lost+s.LossIn.Lost > 0 || s.State != StateFresh {
 					t.Errorf("a minute later: %v, out %v, in %v", s.State, s.LossOut, s.LossIn)
 				}
@@ -78,7 +79,7 @@ func TestMeshStepIsNoLoss(t *testing.T) {
 	}
 }
 
-// losing makes a link that is so long, and loses one of so many probes of the first node.
+// losing makes a link with that delay that loses one in each probes of the first node.
 func losing(each int, way time.Duration) nettest.Link {
 	n := 0
 	return func(from, _ netip.AddrPort, b []byte) []time.Duration {
@@ -91,7 +92,7 @@ func losing(each int, way time.Duration) nettest.Link {
 	}
 }
 
-// What is really lost is counted, three seconds later.
+// Real losses are counted, three seconds later.
 func TestMeshLossIsCounted(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		w := newCluster(t)

@@ -9,7 +9,7 @@ import (
 	"time"
 )
 
-// oneWay makes a link of a constant delay for each pair of addresses, either way.
+// oneWay makes a link with a constant delay for each pair of addresses, in either direction.
 func oneWay(
 	d func(a, b int) time.Duration,
 ) func(from, to netip.AddrPort, b []byte) []time.Duration {
@@ -19,8 +19,8 @@ func oneWay(
 	}
 }
 
-// Three nodes over links with delay, jitter, 5 % loss and a route change: what is true and what
-// is measured.
+// Three nodes over links with delay, jitter, 5 % loss and a route change: true distances against
+// measured ones.
 func TestMeshTrueVersusMeasured(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		w := newCluster(t)
@@ -35,7 +35,7 @@ func TestMeshTrueVersusMeasured(t *testing.T) {
 			defer mu.Unlock()
 			a, b := num(from), num(to)
 			d := truth[[2]int{min(a, b), max(a, b)}] / 2
-			if lossy && r.Float64() < 0.025 { // each way
+			if lossy && r.Float64() < 0.025 { // in each direction
 				return nil
 			}
 			return []time.Duration{d + time.Duration(r.Float64()*0.2*float64(d))}
@@ -87,7 +87,7 @@ func TestMeshTrueVersusMeasured(t *testing.T) {
 		lossy = true
 		mu.Unlock()
 		good, all := 0, 0
-		time.Sleep(5 * time.Minute) // what a noisy path needs in both directions at once
+		time.Sleep(5 * time.Minute) // what a path needs that is noisy in both directions
 		for range 900 {
 			time.Sleep(time.Second)
 			each(func(from, to string, want time.Duration, s Stat) {
@@ -99,18 +99,17 @@ func TestMeshTrueVersusMeasured(t *testing.T) {
 		}
 		show("after 20 minutes:")
 		t.Logf("within 2 %% or 0.2 ms: %.2f %% of the time", 100*float64(good)/float64(all))
-		// The studies hold the estimator to its 99 % with seeded noise; here the schedule is a matter
-		// of chance.
+		// The studies check 99 % for the estimator with seeded noise; here the schedule is random.
 		if float64(good) < 0.9*float64(all) {
 			t.Errorf("within 2 %% or 0.2 ms only %d of %d times", good, all)
 		}
 		set(1, 3, 80*ms)
-		time.Sleep(20 * time.Second) // the study holds it to 15 s
+		time.Sleep(20 * time.Second) // the study requires 15 s
 		if s, _ := nodes[1].Table().To("iad"); s.Base < 80*ms {
 			t.Errorf("20 s after ams - iad grew to 80ms its base is %v", s.Base)
 		}
-		// A probe that was under way when it grew took the old way there and the new one back; it is
-		// one of the last 60 until as many have come since, and 5 % are lost.
+		// A probe that was under way when the path grew went there by the old path and came back by
+		// the new one. It is one of the last 60 until as many have come since, and 5 % are lost.
 		time.Sleep(time.Minute)
 		show("80 s after ams - iad grew by 30 ms:")
 		set(1, 3, 20*ms)
@@ -160,7 +159,7 @@ func TestMeshKeyRotation(t *testing.T) {
 	})
 }
 
-// What a trace does with the mesh while it is called must not deadlock it.
+// A trace that uses the mesh while it is called must not deadlock.
 func TestMeshTraceHoldsNoLock(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		w := newCluster(t)

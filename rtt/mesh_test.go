@@ -63,7 +63,8 @@ func start(t *testing.T, id, region string, edit func(*rtt.Config)) (*rtt.Mesh, 
 	return m, b
 }
 
-// tables returns a Trace that passes on every table until ok says so, and a func that waits for it.
+// tables returns a Trace that passes on every table until ok returns true, and a func that waits
+// for that.
 func tables(t *testing.T, ok func(*rtt.Table) bool) (rtt.Trace, func()) {
 	done := make(chan struct{})
 	var once sync.Once
@@ -94,8 +95,8 @@ func relay(t *testing.T, to netip.AddrPort, way time.Duration) netip.AddrPort {
 	return addr
 }
 
-// Three nodes on loopback, two of them behind relays: distances, order, the own region, the
-// unknown.
+// Three nodes on loopback, two of them behind relays: distances, order, the own region, unknown
+// regions.
 func TestMeshMeasuresThroughRelays(t *testing.T) {
 	trace, wait := tables(t, func(tab *rtt.Table) bool {
 		a, okA := tab.To("osaka")
@@ -151,7 +152,7 @@ func hole(t *testing.T) netip.AddrPort {
 	return c.LocalAddr().(*net.UDPAddr).AddrPort()
 }
 
-// Where UDP is blocked the mesh finds TCP by itself, and where that is too, HTTP.
+// If UDP is blocked the mesh switches to TCP by itself, and if TCP is blocked too, to HTTP.
 func TestMeshFallsBack(t *testing.T) {
 	ln, err := net.Listen("tcp4", "127.0.0.1:0")
 	if err != nil {
@@ -315,7 +316,7 @@ func TestNewSaysWhatIsWrong(t *testing.T) {
 	}
 }
 
-// When somebody else closes the socket, Run says so.
+// If the socket is closed from outside, Run returns the error.
 func TestRunReturnsTheSocketsError(t *testing.T) {
 	conn, err := net.ListenPacket("udp4", "127.0.0.1:0")
 	if err != nil {

@@ -14,9 +14,9 @@ import (
 	"github.com/ebbkit/ebb/rtt/internal/probe"
 )
 
-// fleet is a socket with n nodes behind it, which answer like a Mesh would, each at its own
-// distance. They also probe as often as they are probed, so that the traffic is that of a mesh of
-// equals.
+// fleet is a socket with n nodes behind it, which answer as a Mesh would, each at its own distance.
+// They also probe as often as they are probed, so that the traffic is that of a mesh of equal
+// nodes.
 type fleet struct {
 	*nettest.PacketConn
 	net    *nettest.Datagrams
@@ -25,7 +25,7 @@ type fleet struct {
 	nodes  []*probe.Reflector
 	seq    []uint64
 	out    int // bytes the mesh sent
-	in     int // and got
+	in     int // bytes it received
 	probes int
 }
 
@@ -36,13 +36,13 @@ func newFleet(n int) *fleet {
 	for i := range n {
 		r := probe.NewReflector(probe.Session(fleetID(i), 1), 100, 100, 4)
 		p := probe.NewProbe(1, 1, 1)
-		r.Answer(time.Now(), &p) // now, so that the memory of what it remembers is not counted
+		r.Answer(time.Now(), &p) // now, so that the memory of its state is not counted
 		f.nodes = append(f.nodes, r)
 	}
 	return f
 }
 
-// fleetSelf is the address of the mesh that the fleet is probed by.
+// fleetSelf is the address of the mesh that probes the fleet.
 var fleetSelf = simAddr(65535)
 
 func fleetID(i int) string { return fmt.Sprintf("node-%04d", i) }
@@ -96,7 +96,7 @@ func TestScale500Peers(t *testing.T) {
 		f := newFleet(n)
 		var before, after runtime.MemStats
 		runtime.GC()
-		runtime.GC() // pools let go of what they hold in the second
+		runtime.GC() // pools release their contents on the second
 		runtime.ReadMemStats(&before)
 		m, err := New(Config{ID: "me", Region: "home", Key: secretA, Peers: fixed(f.peers(40)), Conn: f})
 		if err != nil {
@@ -130,7 +130,7 @@ func TestScale500Peers(t *testing.T) {
 		)*packet/probe.PacketSize/seconds/1000
 		probes := float64(f.probes) / seconds
 		f.mu.Unlock()
-		size := 1e9 // the least of some moments: of one, another test's remains may be a part
+		size := 1e9 // the least of several readings: one of them may include what another test left
 		for range 5 {
 			time.Sleep(time.Second)
 			runtime.GC()
@@ -141,8 +141,8 @@ func TestScale500Peers(t *testing.T) {
 		if out > 60 || in > 60 {
 			t.Errorf("%.1f kB/s out, %.1f kB/s in; want at most 60 each way", out, in)
 		}
-		// A heap profile gives the Mesh 0.95 MB of this; the list of peers, packets under way and the
-		// runtime have the rest.
+		// In a heap profile the Mesh takes 0.95 MB of this; the list of peers, packets under way
+		// and the runtime take the rest.
 		if size > 1.6 {
 			t.Errorf("%.2f MB for 500 peers, want 1 MB", size)
 		}
@@ -155,7 +155,7 @@ func TestScale500Peers(t *testing.T) {
 	})
 }
 
-// All peers near: the budget holds all the same.
+// All peers are near: the budget holds even so.
 func TestScaleBudget(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		f := newFleet(400)

@@ -8,7 +8,7 @@ import (
 	"unsafe"
 )
 
-// The kernel's stamp is the time of arrival, not that of the read.
+// The kernel's timestamp is the time of arrival, not that of the read.
 func TestKernelStamp(t *testing.T) {
 	c, err := net.ListenUDP("udp4", &net.UDPAddr{IP: net.IPv4(127, 0, 0, 1)})
 	if err != nil {

@@ -8,7 +8,8 @@ import (
 	"time"
 )
 
-// Without kernel stamps, as on systems other than Linux, a mesh works in user space and says so.
+// Without kernel timestamps, as on systems other than Linux, a mesh works in user space and reports
+// so.
 func TestPlainUDPIsMarked(t *testing.T) {
 	ctx, cancel := context.WithCancel(t.Context())
 	done := make(chan error, 2)

@@ -67,7 +67,7 @@ func TestTableOwnRegionIsKnownAlone(t *testing.T) {
 	}
 }
 
-// Sorting regions by what RTT answers gives the order, hysteresis and all.
+// Sorting regions by the RTT that the table returns gives the order, including hysteresis.
 func TestTableRTTAgreesWithOrder(t *testing.T) {
 	b := &probe.Ranking{Own: "home"}
 	build(b, epoch, rowOf("a", "ra", fresh(20*ms)), rowOf("b", "rb", fresh(21*ms)))

@@ -13,8 +13,7 @@ import (
 
 var key = []byte("a secret of the whole test mesh")
 
-// until returns a Trace and a func that waits for a table that satisfies what is asked, and
-// returns it.
+// until returns a Trace, and a func that waits for a table that satisfies ok and returns it.
 func until() (rtt.Trace, func(t *testing.T, ok func(*rtt.Table) bool) *rtt.Table) {
 	news := make(chan *rtt.Table, 1)
 	trace := rtt.Trace{Table: func(tab *rtt.Table) {
@@ -78,8 +77,8 @@ func TestMesh(t *testing.T) {
 			t.Fatal(err)
 		}
 		run(t, m)
-		// The suite reads a table of the mesh rather than the mesh, whose next table may tell of a host
-		// that is too busy to deliver in time.
+		// The suite reads a table of the mesh instead of the mesh, whose next table may show that a
+		// busy host does not deliver in time.
 		s := &snapshot{}
 		s.Store(wait(t, func(tab *rtt.Table) bool { // timers of a busy machine may need some tries
 			for region, way := range truth {
@@ -103,12 +102,12 @@ func TestMesh(t *testing.T) {
 	})
 }
 
-// snapshot answers from a table as a Mesh does from its own.
+// snapshot answers from a table, as a Mesh does from its own.
 type snapshot struct{ atomic.Pointer[rtt.Table] }
 
 func (s *snapshot) RTT(region string) (time.Duration, bool) { return s.Load().RTT(region) }
 
-// fixed is the simplest distance source there is.
+// fixed is the simplest possible distance source.
 type fixed map[string]time.Duration
 
 func (f fixed) RTT(region string) (time.Duration, bool) { d, ok := f[region]; return d, ok }

@@ -113,8 +113,8 @@ func TestEstimatorPassive(t *testing.T) {
 	if s := e.Stat(now); s.Base != 49*ms || s.Source != SourcePassive {
 		t.Errorf("base %v from %v, want 49ms from passive", s.Base, s.Source)
 	}
-	// The connection's minimum stays at 49 ms for five minutes after the path grew to 80; it must
-	// not hide that.
+	// The connection's minimum stays at 49 ms for five minutes after the path grew to 80 ms; it
+	// must not hide that.
 	for range 10 {
 		probe(1, 80*ms)
 		e.Observe(now, Sample{RTT: 49 * ms, Source: SourcePassive})
@@ -169,7 +169,7 @@ func TestEstimatorStat(t *testing.T) {
 	}
 }
 
-// naive is the estimator's rule in slow and obvious words.
+// naive is the estimator's rule, written in a slow and obvious way.
 type naive struct {
 	win   []time.Duration // oldest first
 	above int
@@ -243,7 +243,7 @@ func TestEstimatorEqualsBruteForce(t *testing.T) {
 		var e Estimator
 		var m naive
 		now := epoch
-		// Levels that last make the change test fire; noise makes it think.
+		// Levels that last trigger the change test; noise almost triggers it.
 		for _, level := range rapid.SliceOfN(rapid.IntRange(1, 300), 1, 12).Draw(t, "levels") {
 			noise := rapid.IntRange(0, 1).Draw(t, "noisy") * level * 3000
 			for range rapid.IntRange(1, 70).Draw(t, "n") {

@@ -6,8 +6,8 @@ import (
 	"pgregory.net/rapid"
 )
 
-// Drop k of n on the way out or back: the counters are exact, whatever the order of arrival at
-// the far end is.
+// Drop k of n on the way out or back: the counters are exact, whatever the order of arrival at the
+// far end.
 func TestDirectionalLossIsExact(t *testing.T) {
 	rapid.Check(t, func(t *rapid.T) {
 		var d directions
@@ -18,7 +18,7 @@ func TestDirectionalLossIsExact(t *testing.T) {
 		for seq := uint64(1); seq <= 200; seq++ {
 			fate := rapid.SampledFrom([]string{"ok", "ok", "ok", "out", "in"}).Draw(t, "fate")
 			if seq == 1 {
-				fate = "ok" // what was before the first answer is not judged
+				fate = "ok" // probes before the first answer are not counted
 			}
 			if fate == "out" {
 				pending++
@@ -47,7 +47,7 @@ func TestDirectionalLossIsExact(t *testing.T) {
 
 func TestDirectionsSurviveRestartsAndOvertaking(t *testing.T) {
 	var d directions
-	d.reply(1, 10, 4) // the far end came up later than we
+	d.reply(1, 10, 4) // the far end started later than this node
 	d.reply(1, 12, 6)
 	d.reply(1, 11, 5) // overtaken: it had been counted as lost on its way back
 	if d.out.fraction().Lost != 0 || d.in.fraction().Lost != 0 {
@@ -55,7 +55,7 @@ func TestDirectionsSurviveRestartsAndOvertaking(t *testing.T) {
 	}
 	d.reply(2, 13, 1) // restarted
 	d.reply(2, 14, 2)
-	d.reply(2, 20, 1) // forgot us
+	d.reply(2, 20, 1) // forgot this node
 	d.reply(2, 21, 2)
 	if d.out.fraction().Lost != 0 || d.in.fraction().Lost != 0 {
 		t.Errorf("restarts: out %v, in %v; want no loss", d.out.fraction(), d.in.fraction())

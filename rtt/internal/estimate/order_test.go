@@ -128,7 +128,7 @@ func TestOrderProperties(t *testing.T) {
 			changed := o.Update(now, cs)
 			ps := o.Places()
 
-			// It is a permutation, and it says when it changed.
+			// It is a permutation, and Update reports when it changed.
 			var got []string
 			for _, p := range ps {
 				got = append(got, p.Name)

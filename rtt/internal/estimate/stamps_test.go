@@ -72,8 +72,8 @@ func TestStampsIsBounded(t *testing.T) {
 	})
 }
 
-// Steps of the wall clock of up to an hour, mid-probe, at either end: no sample moves below the
-// path's true round trip.
+// Steps of the wall clock of up to an hour, mid-probe, at either end: no sample is below the path's
+// true round trip.
 func TestClockStepsDoNotShorten(t *testing.T) {
 	rapid.Check(t, func(t *rapid.T) {
 		const truth = 20 * ms

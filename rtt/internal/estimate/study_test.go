@@ -9,8 +9,8 @@ import (
 	"time"
 )
 
-// The studies run the estimator and the order in virtual time on paths whose truth is known, one
-// probe per second, seeded. They hold quality to numbers.
+// The studies run the estimator and the order in virtual time on paths with known truth, one probe
+// per second, seeded. They check quality by numbers.
 
 // noise is what a path adds to its true round trip at second i, as a share of it.
 type noise func(i int) float64
@@ -30,7 +30,7 @@ func slowly(r *rand.Rand, most, tau float64) noise {
 	}
 }
 
-// bursts are queues that stand for 1 to 12 s, a tenth of the time, and 2 % spikes of some 100 ms.
+// bursts are queues that last 1 to 12 s, a tenth of the time, and 2 % spikes of some 100 ms.
 func bursts(r *rand.Rand, truth time.Duration) noise {
 	left, height := 0, 0.0
 	return func(int) float64 {
@@ -188,7 +188,7 @@ func TestStudyOrderIsCalm(t *testing.T) {
 	}{
 		{"evenly 30 %", 50 * ms, 55 * ms, func(time.Duration) noise { return evenly(r, 0.3) }, hours},
 		{"queues of 3 s, 30 %", 50 * ms, 55 * ms, func(time.Duration) noise { return slowly(r, 0.3, 3) }, hours},
-		// A queue that stands for ten seconds is no longer noise but, for as long, the way: some
+		// A queue that lasts ten seconds is no longer noise: for that time it is the path, so some
 		// changes are right.
 		{"queues of 10 s, 30 %", 50 * ms, 55 * ms, func(time.Duration) noise { return slowly(r, 0.3, 10) }, 6 * hours},
 		{"near, evenly 30 %", 2 * ms, 2200 * time.Microsecond, func(time.Duration) noise { return evenly(r, 0.3) }, 0},

@@ -37,10 +37,9 @@ func cities(t testing.TB) (names []string, truth [][]time.Duration) {
 	return names, truth
 }
 
-// vivaldi is what the other school does: every node has coordinates in 8 dimensions, a height and
-// an adjustment, moved by every measurement, and a distance is computed from two of them (Dabek
-// et al. 2004, with the height and the adjustment that followed it). It is here to be compared
-// with, and nowhere else.
+// vivaldi is the alternative approach: every node has coordinates in 8 dimensions, a height and an
+// adjustment, moved by every measurement, and a distance is computed from two of them (Dabek et al.
+// 2004, with the height and the adjustment that followed it). It is here for comparison only.
 type vivaldi struct {
 	at     [8]float64 // seconds
 	height float64
@@ -106,7 +105,8 @@ func (v *vivaldi) update(r *rand.Rand, o *vivaldi, rtt float64) {
 }
 
 // The Tokyo test: two nodes in each of 32 cities, half a millisecond apart. Measured distances
-// never send anyone to a farther region than need be; coordinates do, even past a node next door.
+// never send a request to a farther region than necessary; coordinates do, even past a node next
+// door.
 func TestTokyo(t *testing.T) {
 	names, truth := cities(t)
 	n := 2 * len(names)
@@ -170,7 +170,7 @@ func TestTokyo(t *testing.T) {
 					}
 				}
 				best := way(a, near)
-				// Less than the margin is no mistake: there the order is held on purpose.
+				// Less than the margin is no mistake: there the order is kept on purpose.
 				if d := way(a, byViv) - best; d > margin(way(a, byViv)) {
 					wrong++
 					lost += d

@@ -41,7 +41,7 @@ func TestPacketRoundTrip(t *testing.T) {
 	})
 }
 
-// Whatever single bit of a packet is turned, it is not believed, and nothing is written.
+// If any single bit of a packet is flipped, the packet is rejected and nothing is written.
 func TestPacketEveryBitCounts(t *testing.T) {
 	c := NewCodec([][]byte{secretA})
 	raw := sealed(c, Packet{kind: typeProbe, prober: 1, seq: 2, nonce: 3})
@@ -86,8 +86,8 @@ func TestPacketDrops(t *testing.T) {
 	}
 }
 
-// What is on the wire is fixed, the keys that it is sealed with too: a probe's and a reply's
-// differ, and nodes of different releases measure each other.
+// The wire format is fixed, including the derived keys: a probe's and a reply's differ, and nodes
+// of different releases measure each other.
 func TestPacketsLookTheSameInEveryRelease(t *testing.T) {
 	c := NewCodec([][]byte{secretA})
 	for kind, want := range map[byte]string{
@@ -106,7 +106,7 @@ func TestPacketsLookTheSameInEveryRelease(t *testing.T) {
 	}
 }
 
-// While keys change, both are believed and the first is used.
+// While keys change, both are accepted and the first is used.
 func TestPacketRotation(t *testing.T) {
 	old, both, next := NewCodec(
 		[][]byte{secretA},
@@ -146,8 +146,8 @@ func TestPacketAllocatesNothing(t *testing.T) {
 	}
 }
 
-// FuzzPacket: whatever comes in, open does not panic, believes only what was sealed with the key,
-// and a packet it believes seals to the same bytes.
+// FuzzPacket: whatever the input, open does not panic and accepts only packets that were sealed
+// with the key, and an accepted packet seals to the same bytes.
 func FuzzPacket(f *testing.F) {
 	c := NewCodec([][]byte{secretA})
 	f.Add(sealed(c, Packet{kind: typeProbe, seq: 1, nonce: 2}))
@@ -162,7 +162,7 @@ func FuzzPacket(f *testing.F) {
 			if p != (Packet{}) {
 				t.Fatalf("dropped (%d) but written: %+v", why, p)
 			}
-			// Sealed anew by one who has the key, the same contents must be believed.
+			// Sealed again with the key, the same contents must be accepted.
 			if len(raw) == PacketSize && why == DropForged {
 				b := [PacketSize]byte(raw)
 				copy(b[macAt:], c.mac(c.keys[0].hash[b[4]], &b))

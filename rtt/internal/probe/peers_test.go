@@ -41,7 +41,7 @@ func TestChoose(t *testing.T) {
 		for _, n := range all {
 			inAll[n.Region]++
 		}
-		for r := range inAll { // no region goes short while another has two more
+		for r := range inAll { // no region gets fewer while another gets two more
 			for q := range inAll {
 				if perRegion[r] < perRegion[q]-1 && perRegion[r] < inAll[r] {
 					t.Fatalf("region %s has %d of %d, %s has %d", r, perRegion[r], inAll[r], q, perRegion[q])

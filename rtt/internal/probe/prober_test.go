@@ -9,8 +9,8 @@ import (
 	"github.com/ebbkit/ebb/rtt/internal/estimate"
 )
 
-// A reply is believed once, when it answers a probe of this life of this node that is under way,
-// and comes from the address of a peer that the probe went to. Each of these counts by itself.
+// A reply is accepted once: if it answers a probe under way from this run of this node, and comes
+// from the address of a peer that the probe went to. Each condition is tested by itself.
 func TestOnlyAnswersToOwnProbesAreBelieved(t *testing.T) {
 	addr := netip.MustParseAddrPort("192.0.2.1:9000")
 	now := epoch.Add(time.Hour)
@@ -49,8 +49,8 @@ func TestOnlyAnswersToOwnProbesAreBelieved(t *testing.T) {
 	}
 }
 
-// A caller steps a prober through a life of a peer with a time of its own: three quick probes, then
-// steady ones; lost after three without an answer; and back with the first.
+// A caller steps a prober through the life of a peer, with a clock of its own: three quick probes,
+// then steady ones; lost after three without an answer; and back with the first.
 func TestProberIsSteppedThroughAPeersLife(t *testing.T) {
 	addr := netip.MustParseAddrPort("192.0.2.1:9000")
 	now := epoch

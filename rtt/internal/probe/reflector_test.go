@@ -89,8 +89,8 @@ func TestReflectorRemembersABoundedNumber(t *testing.T) {
 	}
 }
 
-// FuzzReflector plays any datagrams to a responder: it never sends more bytes than it got,
-// answers nothing it does not believe, and answers no probe twice while it remembers the sender.
+// FuzzReflector feeds any datagrams to a responder: it never sends more bytes than it received,
+// never answers a packet that it rejects, and answers no probe twice while it remembers the sender.
 func FuzzReflector(f *testing.F) {
 	f.Add([]byte{1, 2, 3}, uint8(3))
 	f.Add([]byte{0, 0, 1, 1, 255, 9}, uint8(0))
