@@ -57,7 +57,7 @@ func TestConnHalfCloseUnsupported(t *testing.T) {
 	})
 }
 
-// As a kernel does: what was written before Close arrives, then the end; the goroutines end by
+// As with a kernel: bytes written before Close arrive, then the end; the goroutines end by
 // themselves.
 func TestConnCloseDelivers(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
@@ -140,7 +140,7 @@ func TestConnErrorsComeLate(t *testing.T) {
 		l, near, far := linked(100 * ms)
 		defer l.Close()
 		elapsed := stopwatch()
-		far.Close() // a reset: whoever writes learns it when the first bytes came back refused
+		far.Close() // a reset: a writer learns of it when the first bytes came back refused
 		write(t, near, "into the void")
 		time.Sleep(99 * ms)
 		write(t, near, "not known yet")
@@ -190,7 +190,7 @@ func TestLinksCloseEndsAll(t *testing.T) {
 	})
 }
 
-// What is being written when the link ends is dropped with the rest.
+// Bytes that are being written when the link ends are dropped with the rest.
 func TestAbortDuringAWrite(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		l := new(Links)

@@ -22,7 +22,7 @@ import (
 const ms = time.Millisecond
 
 // linked returns links with one round trip between "a" and "b", and the two ends of a connection
-// over it. A goroutine that stays behind fails the bubble.
+// over it. A goroutine that is left over fails the bubble.
 func linked(rtt time.Duration) (l *Links, near net.Conn, far *memConn) {
 	l = new(Links)
 	l.Set("a", "b", rtt)
@@ -96,7 +96,7 @@ func TestConnWithoutDelayIsTheSame(t *testing.T) {
 	}
 }
 
-// Throughput is bounded by nothing but the bytes on their way: a window for each half round trip.
+// Throughput is bounded only by the bytes on their way: one window per half round trip.
 func TestConnThroughput(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		const size, rtt = 50 << 20, 100 * ms

@@ -91,7 +91,7 @@ func TestSend(t *testing.T) {
 	})
 }
 
-// A receiver that is slow holds up its own direction only, and never the sender.
+// A slow receiver delays only its own direction, and never the sender.
 func TestSendNeverBlocks(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		var l Links
@@ -140,8 +140,8 @@ func echo(t *testing.T) (addr netip.AddrPort, senders func() int) {
 	return conn.LocalAddr().(*net.UDPAddr).AddrPort(), func() int { conn.Close(); <-done; return len(seen) }
 }
 
-// Real sockets: what is asserted is order, contents and that nothing is early; lateness is
-// measured by a benchmark.
+// Real sockets: the test checks order, contents and that nothing is early; a benchmark measures
+// lateness.
 func TestRelayUDP(t *testing.T) {
 	var l Links
 	defer l.Close()
@@ -217,7 +217,7 @@ func TestRelayUDPEnds(t *testing.T) {
 	again.Close()
 }
 
-// More senders than the relay keeps: the longest silent ones give way.
+// More senders than the relay keeps: those that were silent for longest are dropped.
 func TestRelayUDPIsBounded(t *testing.T) {
 	var l Links
 	defer l.Close()

@@ -9,8 +9,8 @@ import (
 	"time"
 )
 
-// memConn is one end of a connection in memory with buffers, as a kernel's loopback has: its
-// waits are seen by synctest.
+// memConn is one end of a connection in memory with buffers, like a kernel's loopback; synctest
+// sees its waits.
 type memConn struct {
 	in, out *memPipe
 }

@@ -104,7 +104,7 @@ func TestRing(t *testing.T) {
 				r.Add(at(a.at), Event{Kind: a.kind, Machine: a.machine, Reason: a.reason})
 			}
 			if row.tick > 0 {
-				// As often as a timer that follows Wake would.
+				// As often as a timer that follows Wake would call it.
 				for wake, ok := r.Wake(); ok && !wake.After(at(row.tick)); wake, ok = r.Wake() {
 					r.Tick(wake)
 				}
@@ -163,8 +163,8 @@ func TestRingSince(t *testing.T) {
 	}
 }
 
-// Whatever is added, in whatever order: numbers have no gaps, nothing is counted twice or lost,
-// and a key makes no more than one event a second, beside the first.
+// Whatever is added, in whatever order: numbers have no gaps, nothing is counted twice or lost, and
+// a key makes at most one event a second, besides the first.
 func TestRingCounts(t *testing.T) {
 	rapid.Check(t, func(t *rapid.T) {
 		r := NewRing(1 << 20)

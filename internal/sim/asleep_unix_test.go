@@ -49,9 +49,9 @@ func (d *readyAtOnce) Watch(ctx context.Context, exited func(owning.Exit)) error
 	return nil
 }
 
-// A fleet of apps that sleep costs nothing but the memory of their rows: after an app was woken and
-// sleeps again it holds no goroutine, and nobody decides about it. With -v and -full it prints what
-// 5,000 apps cost.
+// A fleet of sleeping apps costs only the memory of their rows: an app that was woken and sleeps
+// again holds no goroutine, and nobody decides about it. With -v and -full the test prints the cost
+// of 5,000 apps.
 func TestSleepingApps(t *testing.T) {
 	apps, machines := 200, 2
 	if *full {
@@ -157,7 +157,7 @@ func TestSleepingApps(t *testing.T) {
 				minutes,
 			)
 		}
-		// One that wakes is looked at again.
+		// An app that wakes is looked at again.
 		slot, err := waiting.Acquire(ctx, &balance.Request{App: app(0)})
 		if err != nil {
 			t.Fatal(err)
@@ -184,8 +184,8 @@ func exitOf(m balance.Machine) owning.Exit {
 	return owning.Exit{App: m.App, ID: m.ID, Epoch: m.Epoch, Reason: "stopped"}
 }
 
-// crowd has as many goroutines run at once as there will be while all apps are awake: the runtime
-// keeps half a KiB of each for the next, whoever needs it. That is no memory of an app that sleeps.
+// crowd runs as many goroutines at once as there will be while all apps are awake: the runtime
+// keeps half a KiB of each for reuse. That is not memory of a sleeping app.
 func crowd(n int) {
 	var all sync.WaitGroup
 	gate := make(chan struct{})
@@ -196,7 +196,7 @@ func crowd(n int) {
 	all.Wait()
 }
 
-// cpuTime is what this process has used.
+// cpuTime returns the CPU time that this process has used.
 func cpuTime() time.Duration {
 	var u syscall.Rusage
 	if syscall.Getrusage(syscall.RUSAGE_SELF, &u) != nil {

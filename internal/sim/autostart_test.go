@@ -26,18 +26,19 @@ var wakesRules = []wakesRule{
 	{"asynchronous", func(e int) policy.Policy { return policytest.NewAsynchronous(0, uint64(e)+1) }},
 }
 
-// TestAutostartQuality prints a table of worlds and rules, and holds ours to what is promised:
+// TestAutostartQuality prints a table of worlds and rules, and checks what is promised for ours:
 //
-//   - what is started for each machine that is needed is 1, however long boots take and whether nodes talk or not;
-//   - with 1 % of starts dying silently it is 1.02 at most;
+//   - the number of machines started per machine needed is 1, however long boots take and whether
+//     nodes talk or not;
+//   - with 1 % of starts dying silently it is at most 1.02;
 //   - a crowd of ten times the load has its machines within 1.2 times the longest boot among them.
 //
-// Hedged starts stand in a column of their own.
+// Hedged starts have a column of their own.
 func TestAutostartQuality(t *testing.T) {
 	medians := []time.Duration{300 * time.Millisecond, 2 * time.Second, 10 * time.Second, 30 * time.Second, 60 * time.Second}
 	wakes, rules := 200, wakesRules
 	switch {
-	case raceEnabled: // each run has one goroutine and nothing to find: a look is enough
+	case raceEnabled: // each run has one goroutine and no races: a short run is enough
 		medians, wakes, rules = medians[:1], 4, rules[:2]
 	case !*full:
 		medians, wakes = []time.Duration{300 * time.Millisecond, 30 * time.Second}, 8
@@ -45,8 +46,8 @@ func TestAutostartQuality(t *testing.T) {
 	type line struct {
 		name string
 		w    Wakes
-		most float64 // of ours: started for each needed
-		slow float64 // of ours: excess of the median; 0 is not held
+		most float64 // of ours: started per machine needed
+		slow float64 // of ours: excess of the median; 0 is not checked
 	}
 	var lines []line
 	for _, boot := range medians {

@@ -6,8 +6,8 @@ import (
 	"testing"
 )
 
-// bound is what our rule is held to in one world. A zero means none of it at all; mean and p99 are
-// in units of the oracle's.
+// bound is the limit for our rule in one world. A zero means none at all; mean and p99 are in units
+// of the oracle's.
 type bound struct {
 	mean     float64
 	p99      float64
@@ -16,8 +16,8 @@ type bound struct {
 	far      float64 // share
 }
 
-// bounds leave room for the noise of short runs and of other seeds: about a tenth over what full
-// runs come to, and more where few events matter. Tighten them when the balancer gets better; this
+// bounds leave room for the noise of short runs and of other seeds: about a tenth above the results
+// of full runs, and more where few events matter. Tighten them when the balancer gets better; this
 // table is the only place.
 var bounds = map[string]bound{
 	"steady-20":   {1.05, 1.05, 0, 0, 0.01},
@@ -61,12 +61,12 @@ var bounds = map[string]bound{
 	"nodes-100":   {1.08, 1.08, 0.04, 0, 0},
 }
 
-// overall is what our rule is held to over all worlds: the geometric mean of mean latency over the
-// oracle's, and the bounces per request, the worlds alike.
+// overall is the limit for our rule over all worlds: the geometric mean of mean latency over the
+// oracle's, and the bounces per request, with equal weights.
 var overall = struct{ mean, bounces float64 }{1.2, 0.05}
 
-// fewest is the number of measured requests below which a run says nothing of a p99 or of rare
-// failures.
+// fewest is the number of measured requests below which a run says nothing about a p99 or about
+// rare failures.
 const fewest = 3000
 
 func hold(t *testing.T, chosen []world, rs []Rule, results [][][]Result) {

@@ -15,11 +15,12 @@ import (
 	"github.com/ebbkit/ebb/downscale"
 )
 
-// TestDownscaleLosesNothing sends requests through a storm: machines fall asleep, are ordered to
+// TestDownscaleLosesNothing sends requests through a storm. Machines fall asleep, are ordered to
 // stop and are woken, while rows and acknowledgements are late and lost, edges fall silent and
-// begin anew, the downscaler is cut off and begins anew, and the driver fails, hangs, does not know
-// and answers late. No request is lost: each is served by a machine that runs from its beginning to
-// its end. The real downscaler, balancer and gates run, in the virtual time of a bubble.
+// restart, the downscaler is cut off and restarts, and the driver fails, hangs, does not know and
+// answers late. No request is lost: each is served by a machine that runs from the request's
+// beginning to its end. The real downscaler, balancer and gates run, in the virtual time of a
+// bubble.
 func TestDownscaleLosesNothing(t *testing.T) {
 	requests := int64(200_000)
 	switch {
@@ -42,7 +43,7 @@ type stormy struct {
 	t      *testing.T
 	worker *balance.Fleet
 	config downscale.Config
-	down   atomic.Pointer[downscale.Downscaler] // of the present life
+	down   atomic.Pointer[downscale.Downscaler] // of the present run
 	edges  [stormEdges]stormEdge
 	begun  time.Time
 
@@ -57,10 +58,10 @@ type stormy struct {
 
 type stormEdge struct {
 	now   atomic.Pointer[stormView]
-	acked sync.Map // what the worker knows that the edge knows: cordon generation by machine
+	acked sync.Map // what the worker knows that the edge has acknowledged: cordon generation by machine
 }
 
-// stormView is one life of an edge.
+// stormView is one run of an edge.
 type stormView struct {
 	fleet *balance.Fleet
 	lb    *balance.Balancer
@@ -132,7 +133,7 @@ func storm(t *testing.T, requests int64, seed uint64) {
 	}
 	clients.Wait()
 	w.asked.Store(requests)
-	time.Sleep(10 * time.Minute) // faults go on, and everything comes to rest all the same
+	time.Sleep(10 * time.Minute) // faults go on, and everything comes to rest even so
 	cancel()
 	background.Wait()
 	for i := range stormMachines {
@@ -157,7 +158,7 @@ func (w *stormy) app() balance.App {
 
 func (w *stormy) gate(id balance.MachineID) *balance.Gate { return w.worker.Gate(app, id) }
 
-// think waits before a client's next request: there are six seconds of storm, and then six of near
+// think waits before a client's next request: six seconds of storm alternate with six of near
 // silence.
 func (w *stormy) think(client int) {
 	for {
@@ -255,7 +256,7 @@ func (w *stormy) set(change func()) {
 	change()
 }
 
-// check counts a request as lost whose machine does not run, or runs again.
+// check counts a request as lost if its machine does not run, or was restarted.
 func (w *stormy) check(id balance.MachineID, epoch uint64, g *balance.Gate, long bool) {
 	w.mu.Lock()
 	is := w.is[id]
@@ -334,20 +335,20 @@ func (w *stormy) end(ctx context.Context, m balance.Machine, to string) error {
 		return nil
 	case w.chance(0.05):
 		return errors.New("storm: it runs on")
-	case w.chance(0.05): // hangs, and does it or not
+	case w.chance(0.05): // hangs, and stops the machine or not
 		<-ctx.Done()
 		if w.chance(0.5) {
 			w.set(func() { w.is[m.ID] = to })
 		}
 		return ctx.Err()
-	case w.chance(0.02): // deaf to its context, and late
+	case w.chance(0.02): // ignores its context, and is late
 		time.Sleep(30 * time.Second)
 	}
 	w.set(func() { w.is[m.ID] = to })
 	return nil
 }
 
-// Parked implements downscale.Views: what waits asks for starts itself.
+// Parked implements downscale.Views: waiting requests start machines themselves.
 func (w *stormy) Parked(balance.AppID) (int, bool) { return 0, true }
 
 // Load implements downscale.Views: there is one owner.
@@ -398,7 +399,7 @@ func (w *stormy) Notify(m balance.Machine, of balance.Class, _ time.Duration) {
 	}
 }
 
-// reborn makes the downscaler of the next life: one runs once.
+// reborn makes the next downscaler: each runs once.
 func (w *stormy) reborn(t testing.TB) {
 	d, err := downscale.New(w.worker, w, w.config)
 	if err != nil {
@@ -407,7 +408,7 @@ func (w *stormy) reborn(t testing.TB) {
 	w.down.Store(d)
 }
 
-// runDownscaler runs it, and cuts it off now and then.
+// runDownscaler runs it, and cuts it off at random times.
 func (w *stormy) runDownscaler(t testing.TB, ctx context.Context) {
 	for ctx.Err() == nil {
 		w.runs.Add(1)
@@ -440,7 +441,7 @@ func (w *stormy) maintain(ctx context.Context) {
 	}
 }
 
-// rebirth begins an edge anew: what it knew is gone.
+// rebirth restarts an edge: its knowledge is gone.
 func (w *stormy) rebirth(i int) {
 	f, err := balance.NewFleet(balance.FleetConfig{Node: balance.NodeID(fmt.Sprint("edge", i)), Region: "nrt"})
 	if err == nil {

@@ -33,7 +33,7 @@ var (
 	}
 )
 
-// documented is the rule that all are measured by.
+// documented is the rule that all others are compared with.
 const documented = "documented"
 
 func stopRules() []stopRule {
@@ -53,7 +53,7 @@ func stopRules() []stopRule {
 	}
 }
 
-// sumRule looks every 3 min at the load as it is, without a window: for comparison only.
+// sumRule looks every 3 min at the present load, without a window: for comparison only.
 type sumRule struct {
 	headroom float64
 	last     time.Time
@@ -82,8 +82,8 @@ func (r *sumRule) Decide(now time.Time, s policy.Situation) []policy.Decision {
 	}
 }
 
-// TestDownscaleQuality holds the default policy to how often it stops what it has to start again,
-// and at what price, on a simulated day, and prints what all presets and rules come to.
+// TestDownscaleQuality bounds how often the default policy stops machines that must start again,
+// and at what price, on a simulated day, and prints the results of all presets and rules.
 func TestDownscaleQuality(t *testing.T) {
 	if raceEnabled {
 		t.Skip(
@@ -164,7 +164,7 @@ const (
 	dayRequest  = 2.0 // seconds that a request takes on average
 )
 
-// dayResult is what a day came to; with per, on average.
+// dayResult is the result of a day; with per, on average.
 type dayResult struct {
 	flaps  float64 // stops that were followed by a start within 5 min
 	stops  float64
@@ -196,8 +196,8 @@ type dayMachine struct {
 	past  [dayLate + 1]int
 }
 
-// day is a day under way. The loop is the real one; gates are not needed, since requests here are a
-// number.
+// day is a day under way. The loop is the real one; gates are not needed, since requests are only a
+// number here.
 type day struct {
 	dayResult
 	app      *scaledown.App
@@ -238,8 +238,8 @@ func runDay(rule policy.Policy, seed uint64) dayResult {
 	return d.dayResult
 }
 
-// demand is what is in flight: a sine over the day, the noise of requests that come and go, and
-// bursts that last minutes.
+// demand returns the requests in flight: a sine over the day, the noise of requests that come and
+// go, and bursts that last minutes.
 func (d *day) demand() int {
 	mean := 100 - 80*math.Cos(2*math.Pi*float64(d.t)/daySeconds)
 	keep := math.Exp(-1 / (10 * dayRequest))
@@ -290,9 +290,10 @@ func (d *day) serve(demand int, now time.Time) {
 		case m.core.Cordon.Leaving():
 			leaving = append(leaving, m)
 		}
-		m.load /= 2 // what is left on a cordoned one goes away in seconds
+		m.load /= 2 // requests left on a cordoned one end within seconds
 	}
-	// What does not fit below the soft limits has a cordoned machine recalled, or another started.
+	// For load that does not fit below the soft limits a cordoned machine is recalled, or another
+	// is started.
 	for missing := (demand+daySoft-1)/daySoft - len(open) - coming; missing > 0 && len(leaving) > 0; missing-- {
 		d.look(leaving[0], now, balance.CordonNone) // recalled
 		d.aborts++
@@ -328,7 +329,7 @@ func (d *day) serve(demand int, now time.Time) {
 	}
 }
 
-// operate is what the shell does on each look, and the driver, which takes a second.
+// operate does what the shell does on each look, and acts as the driver, which takes a second.
 func (d *day) operate(m *dayMachine, now time.Time) {
 	switch {
 	case m.op.Do == cordon.ActStop:
@@ -346,7 +347,7 @@ func (d *day) operate(m *dayMachine, now time.Time) {
 	}
 }
 
-// look is one at a gate, where acknowledgements are there at once.
+// look is one look at a gate, with immediate acknowledgements.
 func (d *day) look(m *dayMachine, now time.Time, is balance.Cordon) {
 	c, _ := m.core.Look(now, scaledown.Look{
 		Gate: balance.Load{
@@ -357,7 +358,7 @@ func (d *day) look(m *dayMachine, now time.Time, is balance.Cordon) {
 	d.follow(m, now, c)
 }
 
-// follow carries out a command, and what comes of it.
+// follow carries out a command and those that follow from it.
 func (d *day) follow(m *dayMachine, now time.Time, c cordon.Command) {
 	switch c.Do {
 	case cordon.ActCordon:

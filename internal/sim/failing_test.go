@@ -8,7 +8,7 @@ import (
 	"github.com/ebbkit/ebb/balance"
 )
 
-// ejected notes, ten times a second, the machines that edges hold for outliers.
+// ejected records, ten times a second, the machines that edges consider outliers.
 func ejected(w *World) map[balance.MachineID]int {
 	seen := map[balance.MachineID]int{}
 	w.Every = append(w.Every, Round{100 * ms, func(s *Sim) {
@@ -24,8 +24,8 @@ func ejected(w *World) map[balance.MachineID]int {
 	return seen
 }
 
-// A path that fails on every machine, with half of the traffic, ejects nobody, whatever the size of
-// the fleet and however late and little each edge hears.
+// A path that fails on every machine, with half of the traffic, ejects no machine, whatever the
+// size of the fleet and however late and little each edge hears.
 func TestAPoisonPathEjectsNobody(t *testing.T) {
 	n := 40
 	if testing.Short() || raceEnabled {
@@ -48,8 +48,8 @@ func TestAPoisonPathEjectsNobody(t *testing.T) {
 	}
 }
 
-// A machine that answers errors at once attracts nobody, as edges look at the status; where they do
-// not, it takes most.
+// A machine that answers errors at once attracts nothing, because edges look at the status; edges
+// that do not send it most requests.
 func TestAMachineThatFailsFastAttractsNobody(t *testing.T) {
 	for _, machines := range []int{2, 5, 20} {
 		t.Run(fmt.Sprint("machines=", machines), func(t *testing.T) {

@@ -9,9 +9,9 @@ import (
 	"github.com/ebbkit/ebb/balance"
 )
 
-// TestGrantFigures shows what grants are good for: twenty machines that take one request at a time,
-// as GPUs do, four to an owner 10 ms away, seen by 1 to 20 edges that guess, or that get their
-// slots granted. A request's wait is what it takes beyond its work and the way there and back.
+// TestGrantFigures shows the benefit of grants: twenty machines that take one request at a time, as
+// GPUs do, four per owner, 10 ms away, seen by 1 to 20 edges that guess, or that get their slots
+// granted. A request's wait is its time beyond its work and the round trip.
 func TestGrantFigures(t *testing.T) {
 	edges, loads, length := []int{1, 4, 20}, []int{50, 80, 90}, 60*sec
 	if *full {
@@ -60,8 +60,8 @@ func TestGrantFigures(t *testing.T) {
 	t.Log(b.String())
 }
 
-// Two pools far from each other, edges near each: what is granted far away is used only when the
-// near pool has nothing.
+// Two pools far from each other, with edges near each: slots granted far away are used only when
+// the near pool has none.
 func TestGrantsStayNear(t *testing.T) {
 	loads, length := []int{40, 80}, 120*sec
 	if raceEnabled {
@@ -87,8 +87,8 @@ func TestGrantsStayNear(t *testing.T) {
 	}
 }
 
-// poolKinds are the pools in which [TestUpToWhichLimitSlotsAreGranted] compares: in all but the
-// last the way to the owner and back is short against the work.
+// poolKinds are the pools that [TestUpToWhichLimitSlotsAreGranted] compares: in all but the last
+// the round trip to the owner is short compared with the work.
 var poolKinds = []struct {
 	name string
 	far  bool
@@ -101,14 +101,14 @@ var poolKinds = []struct {
 	{"short", true, func(w *World) { w.Work = Lognormal(50*ms, 1) }},
 }
 
-// The limit up to which slots are granted is neither too low nor too high. Grants win where a
-// machine takes few requests and the way is short: hardly a bounce, and the slowest wait less. But
-// a slot that is granted stands empty for a round trip, from the machine's last answer to its next
-// request, and guesses may overlap. With 4 slots to a machine and a round trip of a fifth of the
-// work, or more, that costs a pool which is busy more than all its bounces. (It does with fewer as
-// well: what takes 1 to 3 at a time is taken for a pool of GPUs, whose work is long.) Above the
-// limit both columns are the same; to see what grants would come to, raise the limit in package
-// balance and run it with -full -v.
+// The limit up to which slots are granted is neither too low nor too high. Grants win if a machine
+// takes few requests and the round trip is short: hardly a bounce, and the slowest wait less. But a
+// granted slot is empty for a round trip, from the machine's last answer to its next request, and
+// guesses may overlap. With 4 slots per machine and a round trip of a fifth of the work or more,
+// that costs a busy pool more than all its bounces. (It does with fewer slots as well: machines
+// that take 1 to 3 at a time are assumed to be GPUs, whose work is long.) Above the limit both
+// columns are the same; to see the results with grants, raise the limit in package balance and run
+// the test with -full -v.
 func TestUpToWhichLimitSlotsAreGranted(t *testing.T) {
 	const last = 3 // that is granted
 	hards, edges, loads, length := []int{last, last + 1}, []int{4}, []int{80, 90}, 30*sec
@@ -167,8 +167,8 @@ func TestUpToWhichLimitSlotsAreGranted(t *testing.T) {
 	t.Log(b.String())
 }
 
-// emptySlots adds up in share which part of all slots is reserved and empty while a request waits
-// somewhere.
+// emptySlots adds to share the fraction of all slots that are reserved and empty while a request
+// waits somewhere.
 func emptySlots(share *float64, period, length time.Duration) Round {
 	return Round{period, func(s *Sim) {
 		waits := false

@@ -14,7 +14,7 @@ import (
 	"github.com/ebbkit/ebb/downscale"
 )
 
-// habit is how an app is used: how long it is until the next request.
+// habit is the usage pattern of an app: how long it is until the next request.
 type habit struct {
 	name string
 	next func(r *rng, sinceMidnight time.Duration) time.Duration
@@ -40,15 +40,15 @@ func habits() []habit {
 	}
 }
 
-// keptAlive is what two days of an app with one machine come to, of which the second counts.
+// keptAlive is the result of two days of an app with one machine, of which the second counts.
 type keptAlive struct {
 	cold  int           // requests that found it asleep
 	awake time.Duration // of the machine
 }
 
-// TestKeepAliveQuality compares a keep-alive that is learned with the usual one, through the real
-// shell, and prints both. It must never cost many more cold starts, and where it can, save nearly
-// all.
+// TestKeepAliveQuality compares a learned keep-alive with the usual one, through the real shell,
+// and prints both. The learned one must never cost many more cold starts, and must save nearly all
+// where that is possible.
 func TestKeepAliveQuality(t *testing.T) {
 	var table strings.Builder
 	w := tabwriter.NewWriter(&table, 0, 0, 2, ' ', tabwriter.AlignRight)
@@ -94,7 +94,7 @@ func keepAlive(t *testing.T, h habit, idles *downscale.Habits) (day keptAlive) {
 		midnight := time.Now()
 		var (
 			mu    sync.Mutex
-			up    time.Time     // since when the machine is awake, or counted so; zero while it sleeps
+			up    time.Time     // since when the machine is awake, or counted as awake; zero while it sleeps
 			awake time.Duration // before that
 		)
 		count := func(next time.Time) {

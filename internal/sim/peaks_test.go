@@ -22,12 +22,12 @@ type noisy struct {
 	decider  *downpolicy.Decider
 	machines []balance.Machine
 	gates    []*balance.Gate
-	ready    []time.Time // when those that start are
+	ready    []time.Time // when those that are starting become ready
 	token    []uint64
 	flight   []flying
 	next     time.Time
 	starts   int
-	blind    bool // the decider gets what is in flight when it looks, and no peaks
+	blind    bool // the decider gets the requests in flight when it looks, and no peaks
 }
 
 type flying struct {
@@ -77,8 +77,8 @@ func (n *noisy) exponential(mean time.Duration) time.Duration {
 	return time.Duration(n.rand.ExpFloat64() * float64(mean))
 }
 
-// requests lets time go on to now: those that are over leave, new ones go to the machine with the
-// least.
+// requests advances time to now: requests that have ended leave, and new ones go to the machine
+// with the fewest.
 func (n *noisy) requests() {
 	kept := n.flight[:0]
 	for _, f := range n.flight {
@@ -104,7 +104,7 @@ func (n *noisy) requests() {
 	}
 }
 
-// plan is what the edge does: it starts what the demand of the moment needs.
+// plan is the edge's part: it starts what the present demand needs.
 func (n *noisy) plan() {
 	in := policy.Input{App: n.app, Regions: []string{"r"}, InFlight: len(n.flight), Answers: n.answers}
 	n.answers = nil
@@ -127,7 +127,7 @@ func (n *noisy) plan() {
 	}
 }
 
-// decide is what the owner does each second: it stops what the peaks of the window leave over.
+// decide is the owner's part each second: it stops what the peaks of the window leave over.
 func (n *noisy) decide() {
 	s := downpolicy.Situation{App: n.app}
 	for i, m := range n.machines {
@@ -157,9 +157,9 @@ func (n *noisy) decide() {
 	}
 }
 
-// An hour of steady noise needs no more machines at its end than at its begin: who starts machines
-// and who stops them go by the same peaks. A decider that looks once a second stops what the
-// planner starts again.
+// An hour of steady noise needs no more machines at its end than at its beginning: the planner and
+// the decider use the same peaks. A decider that looks only once a second stops what the planner
+// starts again.
 func TestSteadyNoiseStartsNothingTwice(t *testing.T) {
 	if raceEnabled {
 		t.Skip("one goroutine: there is nothing to find for the race detector")

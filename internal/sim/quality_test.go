@@ -30,8 +30,8 @@ func allRules() []Rule {
 	return append([]Rule{Balanced(ours, nil), Balanced(ours, nil).Blind(), Balanced("leastload", balance.LeastLoad{})}, References()...)
 }
 
-// TestBalanceQuality holds our rule, in each world, to the bounds in bounds_test.go, and prints
-// what all rules come to.
+// TestBalanceQuality checks our rule, in each world, against the bounds in bounds_test.go, and
+// prints the results of all rules.
 func TestBalanceQuality(t *testing.T) {
 	chosen, share := worlds, 0.12
 	names := []string{ours, "p2c-near", "oracle"}
@@ -150,7 +150,7 @@ func study(t *testing.T, chosen []world, rs []Rule, share float64, first uint64,
 // with.
 func inAllSeeds(rule string) bool { return *rules != "" || rule == ours || rule == "oracle" }
 
-// figures are what a rule comes to in a world, over the seeds.
+// figures are the results of a rule in a world, over the seeds.
 type figures struct{ mean, p99, bounces, unserved, far float64 }
 
 func figuresOf(rs, oracle []Result) figures {

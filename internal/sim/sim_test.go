@@ -13,7 +13,7 @@ import (
 	"github.com/ebbkit/ebb/balance"
 )
 
-// The queue gives out what was pushed by time, and of equal times in the order of pushing.
+// The queue returns events by time, and events of equal times in the order of pushing.
 func TestQueue(t *testing.T) {
 	rapid.Check(t, func(t *rapid.T) {
 		var q queue
@@ -75,7 +75,7 @@ func TestDist(t *testing.T) {
 }
 
 // quiet is a world of two regions 100 ms apart with one machine each and one edge in the first,
-// hardly asked.
+// with little traffic.
 func quiet() World {
 	return World{
 		Name: "quiet", Regions: []Region{{Machines: 1, Edges: 1}, {Machines: 1}}, RTT: Line(2, 10*ms, 90*ms), Work: Always(20 * ms),
@@ -84,7 +84,7 @@ func quiet() World {
 	}
 }
 
-// A machine's life takes the time it is said to take, and an edge sees it late.
+// Starts and stops of a machine take the configured time, and an edge sees them late.
 func TestLifecycle(t *testing.T) {
 	w := quiet()
 	var log []string
@@ -131,8 +131,8 @@ func TestLifecycle(t *testing.T) {
 	}
 }
 
-// A machine that is restarted comes back, also where gates are a fleet's: a world that loses one
-// would be held against the rule.
+// A machine that is restarted comes back, also if gates are a fleet's: if a world lost one, that
+// would count against the rule.
 func TestARestartedMachineComesBack(t *testing.T) {
 	for _, w := range []World{
 		{Name: "of no fleet"},
@@ -166,7 +166,7 @@ func TestRoundTrips(t *testing.T) {
 	}
 }
 
-// Reports come as late as the world says, and some are lost.
+// Reports arrive as late as the world says, and some are lost.
 func TestReports(t *testing.T) {
 	w := quiet()
 	w.Length = 40 * time.Second
@@ -190,7 +190,7 @@ func TestReports(t *testing.T) {
 	}
 }
 
-// listener sends everything to machine 0, counts reports, and notes when it hears of a cordon.
+// listener sends everything to machine 0, counts reports, and records when it hears of a cordon.
 type listener struct {
 	s        *Sim
 	reports  int
@@ -247,8 +247,8 @@ func TestRounds(t *testing.T) {
 	}
 }
 
-// Those who wait go in the order of their arrival, also one that was bounced; who waits too long is
-// told.
+// Waiting requests go in the order of their arrival, including one that was bounced; a request that
+// waits too long is told.
 func TestWaitingRoom(t *testing.T) {
 	w := one(4000, 1.5, 1, true, Exponential(10*ms))
 	w.Queue, w.Deadline = true, 200*ms
@@ -257,13 +257,13 @@ func TestWaitingRoom(t *testing.T) {
 	if r.Max > 300*ms+unservedCost*10*ms || r.Ends[TimedOut] == 0 || r.Ends[Refused] > 0 {
 		t.Errorf("the longest took %v, ends %v: want at most the deadline and its work, and some that timed out", r.Max, r.Ends)
 	}
-	// At 1.5 x its capacity the machine never rests, and serves two thirds.
+	// At 1.5 x its capacity the machine is always busy, and serves two thirds.
 	if served := share(r.Ends[Served], r.Requests); math.Abs(served-1/1.5) > 0.05 {
 		t.Errorf("%.2f were served: want 0.67", served)
 	}
 }
 
-// Where owners grant slots, hardly anybody is bounced, and what waits is served all the same.
+// If owners grant slots, hardly any request is bounced, and waiting requests are still served.
 func TestGrants(t *testing.T) {
 	w := World{
 		Name: "grants", Regions: Uniform(1, 8, 4), RTT: Line(1, 10*ms, 0), Limits: balance.Limits{Soft: 1, Hard: 1}, PerOwner: 4,

@@ -10,7 +10,7 @@ import (
 
 const ms = time.Millisecond
 
-// one is a world of one machine next to one edge, in which theory knows the answer. n is about how
+// one is a world of one machine next to one edge, for which theory has the answer. n is about how
 // many requests.
 func one(n int, load float64, slots int, fifo bool, work Dist) World {
 	length := time.Duration(float64(n) / (load * float64(slots)) * float64(work.Mean()))
@@ -64,7 +64,7 @@ func TestAgainstTheory(t *testing.T) {
 		t.Run(c.name, func(t *testing.T) {
 			r := mustRun(t, c.w, Random(), 1)
 			got := float64(r.Mean) / float64(c.w.Work.Mean())
-			// The relative error of the mean of n samples that hang together over 1/(1-load) of
+			// The relative error of the mean of n samples that are correlated over 1/(1-load) of
 			// them; 6 is generous.
 			room := 6 * math.Sqrt(squares(c.w.Work)/2/float64(n)) / (1 - c.w.Load)
 			if math.Abs(got/c.want-1) > room {
@@ -115,7 +115,7 @@ func TestTwoChoices(t *testing.T) {
 	}
 }
 
-// little holds Little's law to a run of one machine without distance: the mean number in flight,
+// little checks Little's law on a run of one machine at no distance: the mean number in flight,
 // integrated at the machine, is the rate of arrivals times the mean time measured at the edge.
 func little(t *testing.T, r *Result) {
 	t.Helper()
@@ -126,7 +126,7 @@ func little(t *testing.T, r *Result) {
 	}
 }
 
-// Every request ends once, whatever happens, and afterwards nobody counts anything in flight.
+// Every request ends once, whatever happens, and afterwards no count is left in flight.
 func TestConservation(t *testing.T) {
 	w := World{
 		Name: "turmoil", Regions: Uniform(3, 6, 2), Limits: balance.Limits{Soft: 4, Hard: 5}, FIFO: true,
@@ -201,8 +201,8 @@ func TestConservation(t *testing.T) {
 	}
 }
 
-// Equal seeds give equal results, whatever ran before; other seeds give other ones, and all rules
-// meet the same requests.
+// Equal seeds give equal results, whatever ran before; different seeds give different ones, and all
+// rules meet the same requests.
 func TestRepeatable(t *testing.T) {
 	w := World{Name: "again", Regions: Uniform(2, 5, 3), Limits: balance.Limits{Soft: 5, Hard: 8}, Work: Exponential(50 * ms), Load: 0.8, Length: 5 * time.Second, Queue: true}
 	var requests []int

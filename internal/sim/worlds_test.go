@@ -9,8 +9,7 @@ import (
 
 const sec = time.Second
 
-// world is a world that rules are judged in. What build makes of the length that it asks for is
-// shortened by short runs.
+// world is a world in which rules are compared. Short runs shorten the lengths that build asks for.
 type world struct {
 	name  string
 	build func(l lengthen) World
@@ -140,7 +139,7 @@ var worlds = []world{
 			Script: []Step{{t / 4, func(s *Sim) { s.SetDark(5, true) }}, {t * 3 / 4, func(s *Sim) { s.SetDark(5, false) }}}}
 	}},
 	{"deploy", func(l lengthen) World {
-		t := 150 * sec // as late as rows are here, shorter would show nothing
+		t := 150 * sec // rows are so late here that a shorter run would show nothing
 		w := World{About: "a rolling restart of every machine, whose rows are seen 60 to 120 s late",
 			Regions: Uniform(2, 10, 3), Limits: balance.Limits{Soft: 4, Hard: 6}, Work: Exponential(1 * sec), Load: 0.6, Length: t,
 			Rows: 60 * sec, RowJitter: 60 * sec, Boot: Always(3 * sec), Stop: Always(500 * ms), Queue: true}
@@ -171,7 +170,7 @@ var worlds = []world{
 // every250 is the lateness of the nodes worlds: 250 ms, seen 250 ms later.
 var every250 = Reports{Every: 250 * ms, Delay: 250 * ms}
 
-// limits are a soft limit of so many, and no hard one.
+// limits returns a soft limit of that many, and no hard one.
 func limits(soft int) balance.Limits { return balance.Limits{Soft: soft} }
 
 func demand(rs []Region, weights ...float64) []Region {
@@ -204,8 +203,8 @@ func late(d time.Duration) world {
 	}}
 }
 
-// solo is a world of machines that serve one request at a time, like GPUs, with so many edges and
-// so much load.
+// solo is a world of machines that serve one request at a time, like GPUs, with that many edges and
+// that much load.
 func solo(edges, percent int) world {
 	return world{fmt.Sprintf("solo-%d-%d", edges, percent), func(l lengthen) World {
 		return World{About: "machines that take one request at a time, four to an owner that grants their slots, and a waiting room",
@@ -214,8 +213,8 @@ func solo(edges, percent int) world {
 	}}
 }
 
-// nodes is the world of many nodes at 90 %, after so long that everybody has heard of everybody and
-// counts are settled.
+// nodes is the world of many nodes at 90 %, after enough time for everybody to have heard of
+// everybody and for counts to settle.
 func nodes(name string, n int, work, length, warm time.Duration) world {
 	return world{name, func(l lengthen) World {
 		return World{About: "50 machines at 90 %, hard limits, that many edges",

@@ -165,7 +165,7 @@ func TestLinkRefused(t *testing.T) {
 	}
 }
 
-// A page from elsewhere that is open in the same browser must not turn the links.
+// A page of another site that is open in the same browser must not change the links.
 func TestLinksOnlyFromHere(t *testing.T) {
 	const change = `from=nrt&to=fra&ms=300`
 	for _, row := range []struct {
@@ -211,7 +211,7 @@ func TestLinksPathsAndMethods(t *testing.T) {
 			t.Errorf("%s /links: status %d, Allow %q", row.method, res.StatusCode, res.Header.Get("Allow"))
 		}
 	}
-	// Who has none, by type or at the moment, offers none.
+	// A source that has none, by type or at the moment, offers none.
 	none := newLinked()
 	none.links = nil
 	for name, src := range map[string]Source{"no links": &fake{log: eventlog.New(0)}, "empty": none} {
@@ -251,7 +251,7 @@ func TestLinksConcurrently(t *testing.T) {
 	wg.Wait()
 }
 
-// door is a source that notes what it is asked to stop.
+// door is a source that records what it is asked to stop.
 type door struct {
 	fake
 	asked string
@@ -355,7 +355,7 @@ func TestStopRefused(t *testing.T) {
 			t.Errorf("%v: status %d, %q", row.fault, code, says)
 		}
 	}
-	// A page from elsewhere that is open in the same browser must not stop machines.
+	// A page of another site that is open in the same browser must not stop machines.
 	src := newDoor()
 	if code, _ := stop(t, src, formType, "machine=nrt-1", "Origin", "https://example.com", "Sec-Fetch-Site", "cross-site"); code != 403 ||
 		src.asked != "" {
@@ -367,7 +367,7 @@ func TestStopRefused(t *testing.T) {
 	}
 }
 
-// counted is a source that can do everything, and counts what it was told to do.
+// counted is a source that implements everything, and counts what it was told to do.
 type counted struct {
 	*linked
 	orders []Order
@@ -378,8 +378,8 @@ func (c *counted) StopMachine(_ context.Context, _ string, o Order) error {
 	return nil
 }
 
-// Whatever is posted, it is done or refused: never a panic, an error of the server's, or
-// something done that was refused.
+// Whatever is posted is done or refused: never a panic, an error of the server's, or an action that
+// was reported as refused.
 func FuzzPosts(f *testing.F) {
 	for _, body := range []string{
 		`{"machine":"a","drain":"1s"}`, "machine=a&drain=10s&suspend=true", `{"from":"nrt","to":"fra","ms":1e3}`,

@@ -24,7 +24,7 @@ func (r *remembering) Snapshot() Snapshot {
 	return Snapshot{InFlight: n, Requests: uint64(10 * n), Machines: []Machine{{State: "started"}, {State: "stopped"}}}
 }
 
-// A page that is opened later shows what was before: two minutes of it, oldest first, a sample a
+// A page that is opened later shows the time before: two minutes of it, oldest first, a sample a
 // second.
 func TestHistoryIsKeptByTheServer(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
@@ -62,7 +62,7 @@ func TestHistoryIsKeptByTheServer(t *testing.T) {
 	})
 }
 
-// A source without a memory has an empty one.
+// A source without a history has an empty one.
 func TestNoHistoryIsAnEmptyList(t *testing.T) {
 	if got := body(t, get(Handler(&fake{log: eventlog.New(0)}), "GET", "/history")); got != "[]\n" {
 		t.Errorf("%q", got)

@@ -29,7 +29,7 @@ type fake struct {
 func (f *fake) Snapshot() Snapshot    { return f.snapshot }
 func (f *fake) Events() *eventlog.Log { return f.log }
 
-// pageURL is where the page is asked: what stands in Host.
+// pageURL is the address of the page: what Host contains.
 const pageURL = "http://127.0.0.1:8081"
 
 func get(h http.Handler, method, target string) *http.Response {
@@ -161,8 +161,8 @@ func TestPathsAndMethods(t *testing.T) {
 	}
 }
 
-// What is put into the page comes from outside. It must reach the document as text, and nothing
-// else must be loaded.
+// What is put into the page comes from outside. It must reach the document as text, and the page
+// must load nothing else.
 func TestPageIsSafe(t *testing.T) {
 	files := map[string]string{}
 	var allScripts string
@@ -221,8 +221,7 @@ type sse struct {
 	event events.Event
 }
 
-// readSSE reads messages until n have come, or the stream ends. Comments and retry lines are left
-// out.
+// readSSE reads messages until n have come, or the stream ends. It skips comments and retry lines.
 func readSSE(t *testing.T, r *bufio.Reader, n int) (messages []sse) {
 	t.Helper()
 	var m sse
@@ -273,7 +272,7 @@ func TestEventsReplay(t *testing.T) {
 	}{
 		{"0", "", 501, 1000}, // all that is kept
 		{"1498", "", 1499, 2},
-		{"0", "1499", 1500, 1},  // a browser that comes back knows better than its address
+		{"0", "1499", 1500, 1},  // the header of a browser that reconnects is newer than its address
 		{"9999", "", 501, 1000}, // a number of an earlier process
 		{"1500", "", 0, 0},
 	} {
@@ -336,7 +335,7 @@ func TestEventsLive(t *testing.T) {
 			time.Since(start) != 0 {
 			t.Errorf("got %q after %v", got, time.Since(start))
 		}
-		// A quiet stream says that it lives.
+		// A quiet stream sends a sign of life.
 		if line, _ := r.ReadString('\n'); line != ":\n" || time.Since(start) != keepAlive {
 			t.Errorf("got %q after %v", line, time.Since(start))
 		}
@@ -378,8 +377,8 @@ func TestEventsEndWithTheLog(t *testing.T) {
 	}
 }
 
-// A client that takes nothing in must not hold the handler for ever, nor the writers of the log
-// at all.
+// A client that reads nothing must not hold the handler for ever, nor the writers of the log at
+// all.
 func TestEventsToAStalledClient(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		src := &fake{log: eventlog.New(10)}
@@ -404,7 +403,7 @@ func TestEventsToAStalledClient(t *testing.T) {
 	})
 }
 
-// stallingWriter takes the first write in, and lets later ones wait for their deadline.
+// stallingWriter accepts the first write, and makes later ones wait for their deadline.
 type stallingWriter struct {
 	header   http.Header
 	writes   int
@@ -424,8 +423,8 @@ func (w *stallingWriter) Write(p []byte) (int, error) {
 	return 0, context.DeadlineExceeded
 }
 
-// A page whose name somebody else points to this machine must neither read nor do anything: for
-// the browser it is of the same origin.
+// A page whose name somebody else points to this machine must neither read nor do anything: the
+// browser considers it the same origin.
 func TestOnlyRequestsForThisMachine(t *testing.T) {
 	for _, row := range []struct {
 		host string

@@ -59,7 +59,7 @@ func BenchmarkColdStart(b *testing.B) {
 	b.ReportMetric(float64(overhead[len(overhead)*99/100])/1e6, "overhead-p99-ms")
 }
 
-// timed notes when a machine was ordered.
+// timed records when a machine was ordered.
 type timed struct {
 	Driver
 	ordered *atomic.Int64

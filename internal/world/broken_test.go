@@ -21,8 +21,8 @@ import (
 // brokenVariable names the file that says how the app is broken; see brokenApp.
 const brokenVariable = "WORLD_BROKEN"
 
-// brokenApp is the app of somebody who has just begun. It is as the file says at each start; what
-// the file says otherwise is the demo app.
+// brokenApp is the app of a beginner. At each start it behaves as the file says; unless the file
+// says how it is broken, it is the demo app.
 func brokenApp(file string) int {
 	kind, err := os.ReadFile(file)
 	if err != nil {
@@ -58,14 +58,14 @@ func answerAll(addr string, code int) int {
 	return 1
 }
 
-// Whatever is wrong with an app is named in the answer, in the log and on the page; and when it is
-// mended it is served, without the proxy being restarted. That this takes no longer than 6 s is
-// asserted in package autostart, where time is virtual.
+// Whatever is wrong with an app is named in the answer, in the log and on the page; once it is
+// mended it is served, without a restart of the proxy. Package autostart, where time is virtual,
+// checks that this takes no longer than 6 s.
 func TestBrokenAppsAreNamedAndCured(t *testing.T) {
 	for _, tc := range []struct {
 		kind   string
 		answer string
-		told   string // in the log and on the page, where that is something else
+		told   string // in the log and on the page, if that is different
 	}{
 		{"wrong port", "and not at 127.0.0.1:", ""},
 		{"wrong family", "it listens at [::1]:", ""},
@@ -117,9 +117,9 @@ func TestBrokenAppsAreNamedAndCured(t *testing.T) {
 				func(status.Snapshot) bool { return strings.Contains(p.told(), told) })
 			become("well")
 			switch tc.kind {
-			case "hangs": // it is given 15 s before it is started anew
+			case "hangs": // it is given 15 s before it is restarted
 				return
-			case "fails": // it runs: somebody has to stop it
+			case "fails": // it runs: it must be stopped by hand
 				for _, m := range p.Snapshot().Machines {
 					if m.State != "started" {
 						continue

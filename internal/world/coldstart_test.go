@@ -27,9 +27,9 @@ import (
 )
 
 // BenchmarkFirstRequest compares what proxies in one process add to the boot of a machine, from the
-// request to the first byte of its answer: a bare one, which holds the request, starts the machine,
-// is told when that listens and sends the request there; and ebb, told in the same way, and with
-// its own prober. They take turns, so that what disturbs one disturbs the others. Run it with
+// request to the first byte of its answer. There is a bare one, which holds the request, starts the
+// machine, is told when it listens, and sends the request there; and ebb, told in the same way, and
+// with its own prober. They take turns, so that a disturbance affects all of them. Run it with
 // -benchtime 300x; the ratios are to the bare one.
 func BenchmarkFirstRequest(b *testing.B) {
 	told := newListening(b)
@@ -56,8 +56,8 @@ func BenchmarkFirstRequest(b *testing.B) {
 	}
 }
 
-// firstRequest sends the first request through a new proxy and returns what it took beyond the
-// machine's boot, which lasts from the making of the process to the moment in which it listens.
+// firstRequest sends the first request through a new proxy and returns the time beyond the
+// machine's boot, which lasts from the creation of the process to the moment at which it listens.
 func firstRequest(b testing.TB, told *listening, make func(testing.TB, *process.Driver, *listening) (http.Handler, func())) time.Duration {
 	const boot = 50 * time.Millisecond
 	driver, err := process.New(process.Config{Argv: []string{os.Args[0]}, Env: append(demoapp.Env(boot), demoapp.Notify(told.addr))})
@@ -92,7 +92,7 @@ var ordered atomic.Int64
 
 func orderedAfter(start time.Time) time.Duration { return time.Unix(0, ordered.Load()).Sub(start) }
 
-// orders notes when a machine is ordered.
+// orders records when a machine is ordered.
 type orders struct{ *process.Driver }
 
 func (d orders) Start(ctx context.Context, m balance.Machine) (machine.Booting, error) {
@@ -100,7 +100,7 @@ func (d orders) Start(ctx context.Context, m balance.Machine) (machine.Booting, 
 	return d.Driver.Start(ctx, m)
 }
 
-// listening hears of machines that listen.
+// listening is told of machines that listen.
 type listening struct {
 	addr string
 	mu   sync.Mutex
@@ -138,7 +138,7 @@ func (t *listening) tell(f func()) {
 	t.f = f
 }
 
-// bareProxy is the least that can hold a request for a machine.
+// bareProxy is the minimum that can hold a request for a machine.
 func bareProxy(b testing.TB, d *process.Driver, told *listening) (http.Handler, func()) {
 	up := make(chan struct{})
 	told.tell(func() { close(up) })

@@ -18,7 +18,7 @@ import (
 	"github.com/ebbkit/ebb/internal/status"
 )
 
-// guarded is a driver that looks whether it may suspend.
+// guarded is a driver that checks whether it may suspend.
 type guarded struct {
 	Driver
 	p *longPlay
@@ -31,7 +31,7 @@ func (d *guarded) Suspend(ctx context.Context, m balance.Machine) error {
 	return d.Driver.Suspend(ctx, m)
 }
 
-// longPlay is a world of two machines of which one is too many. One has a WebSocket, the other an
+// longPlay is a world of two machines, one more than it needs. One has a WebSocket, the other an
 // event stream.
 type longPlay struct {
 	*play
@@ -54,7 +54,7 @@ func longVirtual(t *testing.T, notify balance.Class, f func(t *testing.T, p *lon
 		}
 	}, func(t *testing.T, world *play) {
 		p.play = world
-		for p.onWS == "" || p.onWS == p.onSSE { // one may have gone to sleep before it was used
+		for p.onWS == "" || p.onWS == p.onSSE { // one may have fallen asleep before it was used
 			if p.ws != nil {
 				p.ws.Close()
 				p.sse.Body.Close()
@@ -186,7 +186,7 @@ func TestLongConnectionsVetoByDefault(t *testing.T) {
 		}
 		p.echoes()
 		p.sse.Body.Close()
-		p.suspended(p.onSSE) // nothing keeps it any longer
+		p.suspended(p.onSSE) // nothing keeps it running any longer
 		p.echoes()
 	})
 }
@@ -226,7 +226,7 @@ func TestAnEventStreamEndsBeforeItsMachineSleeps(t *testing.T) {
 	})
 }
 
-// Maintenance does not ask whether connections may be told.
+// Maintenance ignores whether connections may be told to end.
 func TestAnOrderTellsLongConnections(t *testing.T) {
 	longVirtual(t, 0, func(t *testing.T, p *longPlay) {
 		stopped := make(chan error, 2)
@@ -276,8 +276,8 @@ func (p *play) webSocket() (net.Conn, *bufio.Reader) {
 	return c, in
 }
 
-// The whole way: the machine's owner finds the connections idle, and no edge, which knows of them
-// as of requests in flight, has the machine back for them.
+// End to end: the machine's owner finds the connections idle, and no edge, which counts them as
+// requests in flight, recalls the machine for them.
 func TestIdleWebSocketsKeepNoMachine(t *testing.T) {
 	for _, edges := range []int{1, 2} {
 		t.Run(fmt.Sprintf("%d edges", edges), func(t *testing.T) {

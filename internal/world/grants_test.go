@@ -11,9 +11,9 @@ import (
 	"github.com/ebbkit/ebb/internal/status"
 )
 
-// Three edges share machines that take one request at a time: owners grant the slots. Everything is
-// answered, no machine ever has two, edges are bounced far less than when they guess, and the app
-// falls asleep although slots were at hand.
+// Three edges share machines that take one request at a time: owners grant the slots. Every request
+// is answered, no machine ever has two, edges are bounced far less than when they guess, and the
+// app falls asleep although slots were ready.
 func TestGrantsOverTheHop(t *testing.T) {
 	bounces := func(guess bool) (n int) {
 		virtual(t, func(c *Config) {

@@ -27,8 +27,8 @@ func TestMain(m *testing.M) {
 	os.Exit(m.Run())
 }
 
-// patience bounds what a loaded machine may need for anything that takes milliseconds on an idle
-// one.
+// patience bounds how long a loaded machine may need for anything that takes milliseconds on an
+// idle one.
 const patience = time.Minute
 
 // play is a world that runs for one test.
@@ -41,7 +41,7 @@ type play struct {
 	done   chan error
 }
 
-// newPlay runs a world whose links take no time and whose app boots at once, as change wants it.
+// newPlay runs a world whose links take no time and whose app boots at once, modified by change.
 func newPlay(t testing.TB, change func(*Config)) *play {
 	t.Helper()
 	c := Config{
@@ -131,7 +131,7 @@ func (p *play) try(method, path string, body io.Reader) (answer, error) {
 	return answer{resp.StatusCode, resp.Header, string(b)}, err
 }
 
-// until polls for what has to come.
+// until polls until the condition holds.
 func (p *play) until(what string, holds func(status.Snapshot) bool) {
 	p.Helper()
 	deadline := time.After(patience)
@@ -173,7 +173,7 @@ func idle(s status.Snapshot) bool {
 	return load == 0
 }
 
-// kinds are the kinds of the log's events of one machine, or of all.
+// kinds returns the kinds of the log's events of one machine, or of all.
 func (p *play) kinds(machine string) (ks []string) {
 	for _, e := range p.Events().Since(0, 10_000) {
 		if machine == "" || e.Machine == machine {

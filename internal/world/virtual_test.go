@@ -90,7 +90,7 @@ type apps struct {
 	runs   map[balance.MachineKey]*app
 }
 
-// app is one that runs.
+// app is one that is running.
 type app struct {
 	listener *tracked
 	stop     context.CancelFunc
@@ -157,7 +157,7 @@ func (a *apps) Shutdown(context.Context) error {
 
 func (r *app) shutdown() { r.stop(); <-r.done }
 
-// kill ends it in the middle of what it does.
+// kill ends it in the middle of its work.
 func (r *app) kill() {
 	r.listener.Close()
 	r.listener.reset()

@@ -41,7 +41,7 @@ func testFirstRequest(t *testing.T, p *play) {
 			t.Errorf("internal header %s reaches the client", h)
 		}
 	}
-	// The machine serves before its start has been told.
+	// The machine serves requests before its start has been reported.
 	p.until("one machine has started, and the log says how", func(s status.Snapshot) bool {
 		lacks := func(kind string) bool { return !slices.Contains(p.kinds(""), kind) }
 		return in(s, "started") == 1 && in(s, "stopped") == 1 &&
@@ -72,7 +72,8 @@ func TestSleepsAndWakesAgain(t *testing.T) {
 	}
 }
 
-// Above the soft limit others start; the hard limit holds at the owner; what waits is answered.
+// Above the soft limit other machines start; the hard limit holds at the owner; waiting requests
+// are answered.
 func TestLimits(t *testing.T) {
 	virtual(t, func(c *Config) {
 		c.Regions = []Region{{"nrt", 2}, {"hkg", 2}}
@@ -93,7 +94,7 @@ func TestLimits(t *testing.T) {
 				}
 			}
 		})
-		// They go on until the further machines run, however long those take to boot.
+		// They go on until the additional machines run, however long those take to boot.
 		demand, enough := context.WithCancel(t.Context())
 		var clients sync.WaitGroup
 		for range 20 {
@@ -117,7 +118,7 @@ func TestLimits(t *testing.T) {
 	})
 }
 
-// Machines are killed by requests for it; GETs beside these all succeed.
+// Machines are killed by special requests; all GETs meanwhile succeed.
 func TestDyingMachinesCostNoGET(t *testing.T) {
 	virtual(t, func(c *Config) { c.Regions = []Region{{"nrt", 3}} }, func(t *testing.T, p *play) {
 		p.get("/")
@@ -138,7 +139,7 @@ func TestDyingMachinesCostNoGET(t *testing.T) {
 			return len(slices.DeleteFunc(p.kinds(""), func(k string) bool { return k != "exit" }))
 		}
 		for n := range 3 {
-			for exits() <= n { // one that meets a machine in the act of dying kills nothing
+			for exits() <= n { // one that meets a machine which is already dying kills nothing
 				a, err := p.try("POST", "/crash", strings.NewReader("now")) // not idempotent: tried once
 				if err != nil || a.status != http.StatusBadGateway {
 					t.Errorf("POST /crash: %d %q, %v; want 502", a.status, a.body, err)
@@ -248,7 +249,7 @@ func TestAppThatCannotStart(t *testing.T) {
 	}
 }
 
-// What an app says last before it ends is in the answer, in the log and on the page.
+// The last line of an app before it ends is in the answer, in the log and on the page.
 func TestLastWordsOfAnApp(t *testing.T) {
 	p := newPlay(t, func(c *Config) {
 		c.Regions = []Region{{"nrt", 1}}
@@ -274,7 +275,7 @@ func TestAutostartOff(t *testing.T) {
 	})
 }
 
-// What clients do wrong costs nobody else anything.
+// Misbehaving clients cost nobody else anything.
 func TestRudeClients(t *testing.T) {
 	virtual(t, nil, func(t *testing.T, p *play) {
 		p.get("/")
@@ -310,7 +311,7 @@ func TestRudeClients(t *testing.T) {
 	})
 }
 
-// Requests are taken by the nearest region by measured round trip.
+// Requests are served by the nearest region by measured round trip.
 func TestNearestByMeasurement(t *testing.T) {
 	virtual(t, func(c *Config) {
 		c.Near, c.Regions = false, []Region{{"nrt", 1}, {"hkg", 1}, {"fra", 1}}
@@ -340,7 +341,7 @@ func TestNearestByMeasurement(t *testing.T) {
 	})
 }
 
-// The end tells who would stay for ever: a clean end of the event stream, and no wait for it.
+// Shutdown tells streams that would stay for ever: the event stream ends cleanly, without a wait.
 func TestDrainTellsStreams(t *testing.T) {
 	virtual(t, nil, func(t *testing.T, p *play) {
 		resp, err := p.client.Get(p.url + "/sse?ms=5")
@@ -356,7 +357,7 @@ func TestDrainTellsStreams(t *testing.T) {
 	})
 }
 
-// The end loses nothing: a request in flight is answered, then the machines stop.
+// Shutdown loses nothing: a request in flight is answered, then the machines stop.
 func TestDrain(t *testing.T) {
 	virtual(t, nil, func(t *testing.T, p *play) {
 		got := make(chan answer, 1)
@@ -428,7 +429,7 @@ func TestStatusPage(t *testing.T) {
 }
 
 // A cordon is known everywhere when each edge has acknowledged it for this app's machine: another
-// app may have one of the same ID.
+// app may have a machine with the same ID.
 func TestAcknowledgementsAreOfOneAppsMachine(t *testing.T) {
 	a := &acks{seen: map[ackKey]uint64{}, nodes: []balance.NodeID{"e"}}
 	a.put("e", balance.MachineKey{App: "web", ID: "m1"}, 3)
@@ -437,7 +438,7 @@ func TestAcknowledgementsAreOfOneAppsMachine(t *testing.T) {
 	}
 }
 
-// What one edge has is no secret to the others: both plan for the demand of all.
+// Each edge's demand is known to the others: all plan for the total demand.
 func TestEdgesKnowEachOthersDemand(t *testing.T) {
 	d := newDemand(2)
 	d.put("a", 3, 1)
@@ -452,7 +453,7 @@ func TestEdgesKnowEachOthersDemand(t *testing.T) {
 }
 
 // The same world with processes, sockets and clocks of this host: a first request, machines that
-// die, sleep and wake, and an end that leaves nothing.
+// die, sleep and wake, and an end that leaves nothing behind.
 func TestWithProcesses(t *testing.T) {
 	p := newPlay(t, func(c *Config) {
 		c.App.Autostop, c.App.KeepAlive = balance.AutostopSuspend, 200*time.Millisecond
