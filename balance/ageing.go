@@ -6,7 +6,7 @@ import "math"
 type history struct {
 	seen  uint64  // what was heard last, as it stands in the cell
 	age   float32 // since then
-	usual float32 // what others have there of late
+	usual float32 // what others usually have there, by recent updates
 	sent  uint32  // requests sent until the last tick
 	own   float32 // fading sums of what was in flight here at each tick,
 	taken float32 // and of the requests sent

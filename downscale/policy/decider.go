@@ -80,7 +80,7 @@ func (d *Decider) Decide(now time.Time, s Situation) []Decision {
 	}
 	out := d.out
 	if !slices.ContainsFunc(s.Machines, Seen.moves) {
-		// the app sleeps; when it wakes it is observed anew
+		// the app sleeps: when it wakes, observation starts from nothing
 		d.regions, d.at, d.order, d.out, d.kept = nil, nil, nil, nil, nil
 	}
 	return out

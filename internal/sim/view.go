@@ -15,7 +15,7 @@ type view struct {
 	s     *Sim
 	e     *edge
 	rand  *rng
-	order []int32   // regions by believed round trip, with machines
+	order []int32   // regions with machines, by assumed round trip
 	up    [][]int32 // machines that the rows call started, by region
 	all   []int32   // the same over all regions
 	seq   []uint64  // of the rows

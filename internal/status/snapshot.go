@@ -16,7 +16,7 @@ type Snapshot struct {
 	// The fields below are optional; the page leaves out those that are zero.
 
 	Title    string    `json:"title,omitempty"`    // what the page is about, such as the command that runs
-	Started  time.Time `json:"started,omitzero"`   // when the process started; a change tells the page to begin anew
+	Started  time.Time `json:"started,omitzero"`   // when the process started; a change makes the page start over
 	Requests uint64    `json:"requests,omitempty"` // requests answered since then
 	InFlight int       `json:"in_flight"`          // requests in flight at the edges, parked ones included
 

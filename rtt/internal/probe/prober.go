@@ -324,7 +324,7 @@ func (r *Prober) Wake() bool {
 const (
 	tableEvery  = 200 * time.Millisecond // when something changed
 	tableRest   = time.Second            // when nothing did: ages and holds go on
-	urgentAfter = 5 * time.Millisecond   // the first news of a peer
+	urgentAfter = 5 * time.Millisecond   // after the first measurement of a peer
 )
 
 // TableDue returns when the next table is to be made.
