@@ -165,7 +165,7 @@ func must[T any](v T, err error) T {
 
 func newOurs() *ours {
 	o := &ours{known: map[string]bool{}}
-	o.edge = must(balance.NewFleet(balance.FleetConfig{Region: "here"}))
+	o.edge = must(balance.NewFleet(balance.FleetConfig{Node: "edge", Region: "here"}))
 	o.worker = o.edge
 	c := backhaul.Config{Keys: []string{"of-this-test"}}
 	if os.Getenv("FORM") == "hop" {

@@ -102,7 +102,7 @@ func pathKnowing(t testing.TB, addr string, h2 bool, conns *backhaul.Connections
 	must(err)
 	host(t, worker, addr)
 	w := worker.Watch()
-	edge, err := balance.NewFleet(balance.FleetConfig{Region: "nrt"})
+	edge, err := balance.NewFleet(balance.FleetConfig{Node: "edge", Region: "nrt"})
 	must(err)
 	must(edge.Apply(w.Take()...))
 	w.Close()
