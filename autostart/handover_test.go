@@ -55,7 +55,9 @@ func TestWhoInsistsWaitsForIt(t *testing.T) {
 		force := &balance.Target{Machines: ids[1:2]}
 		a := w.park(t.Context(), &balance.Request{App: "web", Force: force})
 		b := w.park(t.Context(), &balance.Request{App: "web", Force: &balance.Target{Machines: ids[1:2]}})
-		nobody := w.park(t.Context(), &balance.Request{App: "web", Force: &balance.Target{Revision: "none"}})
+		nobody := w.park(
+			t.Context(), &balance.Request{App: "web", Force: &balance.Target{Revision: "none"}},
+		)
 		if r := has(t, nobody); !errors.Is(r.err, ErrAsleep) {
 			t.Errorf("one that insists on what there is not: %v", r.err)
 		}
@@ -124,7 +126,9 @@ func TestWakesAgain(t *testing.T) {
 
 func TestLostSignalCostsATick(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
-		w := newWorld(t, balance.App{Autostart: true, Limits: balance.Limits{Hard: 1}}, Config{}, boot{takes: sec})
+		w := newWorld(
+			t, balance.App{Autostart: true, Limits: balance.Limits{Hard: 1}}, Config{}, boot{takes: sec},
+		)
 		w.b.OnRoom(func(balance.AppID) {}) // none arrives
 		w.run()
 		began := time.Now()

@@ -44,7 +44,10 @@ func TestHooksMayCallBack(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		h := &autotest.Hooks{}
 		name := func(n string) func() { return func() { h.Call(n) } }
-		w := newWorld(t, balance.App{Autostart: true, Limits: balance.Limits{Soft: 1, Hard: 1}}, Config{}, boot{takes: time.Second})
+		w := newWorld(
+			t, balance.App{Autostart: true, Limits: balance.Limits{Soft: 1, Hard: 1}}, Config{},
+			boot{takes: time.Second},
+		)
 		a, err := New(w.b, hookedOwner{w, h}, Config{
 			MaxWait: 5 * time.Second,
 			Policy: func(balance.AppID) policy.Policy {

@@ -105,7 +105,8 @@ func TestRestoreBeforeAppsAreKnown(t *testing.T) {
 			t.Errorf("%v, want %v", got, want)
 		}
 		w.a.roomOf("other")
-		if got := w.a.Histories(); len(got) != 2 || !slices.Equal(autotest.ColdBoots(t, w.a.Histories()["other"]), want) {
+		if got := w.a.Histories(); len(got) != 2 ||
+			!slices.Equal(autotest.ColdBoots(t, w.a.Histories()["other"]), want) {
 			t.Errorf("%v, want both", got)
 		}
 	})

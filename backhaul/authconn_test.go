@@ -332,7 +332,9 @@ func TestACopyOfAConnectionExecutesNothing(t *testing.T) {
 					ca := newAuthority(t, "ca")
 					inside := func(nc net.Conn) net.Conn { return nc }
 					c := clusterConfig{
-						config: Config{tuning: tuning{spare: -1}, Keys: []string{"key"}}, handler: HandlerConfig{Keys: []string{"key"}},
+						config: Config{
+							tuning: tuning{spare: -1}, Keys: []string{"key"},
+						}, handler: HandlerConfig{Keys: []string{"key"}},
 					}
 					if overTLS {
 						server := &tls.Config{
@@ -687,7 +689,12 @@ func TestKeysChangeWithoutAGap(t *testing.T) {
 // Strangers are closed at once, whatever they do not send. Nothing of a body is waited for.
 func TestStrangersAreClosedAtOnce(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
-		k := newCluster(t, clusterConfig{config: Config{Keys: []string{"key"}}, handler: HandlerConfig{Keys: []string{"key"}}})
+		k := newCluster(
+			t,
+			clusterConfig{
+				config: Config{Keys: []string{"key"}}, handler: HandlerConfig{Keys: []string{"key"}},
+			},
+		)
 		for _, tt := range []struct {
 			first string
 			most  time.Duration

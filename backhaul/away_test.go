@@ -15,14 +15,17 @@ import (
 func TestAnOwnerThatIsAwayCostsOneTry(t *testing.T) {
 	var dials atomic.Int32
 	var r *rig
-	r = newRig(t, rigConfig{config: Config{Dial: func(ctx context.Context, owner balance.NodeID) (net.Conn, error) {
-		if owner == "away" {
-			dials.Add(1)
-			return nil, errors.New("connection refused")
-		}
-		var d net.Dialer
-		return d.DialContext(ctx, "tcp", r.hop.Listener.Addr().String())
-	}}})
+	r = newRig(
+		t,
+		rigConfig{config: Config{Dial: func(ctx context.Context, owner balance.NodeID) (net.Conn, error) {
+			if owner == "away" {
+				dials.Add(1)
+				return nil, errors.New("connection refused")
+			}
+			var d net.Dialer
+			return d.DialContext(ctx, "tcp", r.hop.Listener.Addr().String())
+		}}},
+	)
 	r.serve("m1", says("here"))
 	for i := range 8 {
 		m := balance.Machine{

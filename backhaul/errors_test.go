@@ -82,7 +82,9 @@ func TestErrorHandler(t *testing.T) {
 	ctx, leave := context.WithCancel(t.Context())
 	leave()
 	w = httptest.NewRecorder()
-	ErrorHandler{}.ServeError(w, httptest.NewRequest("GET", "/", nil).WithContext(ctx), context.Canceled)
+	ErrorHandler{}.ServeError(
+		w, httptest.NewRequest("GET", "/", nil).WithContext(ctx), context.Canceled,
+	)
 	if w.Code != 499 || w.Body.Len() != 0 {
 		t.Errorf("client gone: %d, %q", w.Code, w.Body)
 	}

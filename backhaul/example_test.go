@@ -75,7 +75,9 @@ func ExampleHandler() {
 	worker.Apply(balance.PutApp{App: balance.App{ID: "web", Limits: balance.Limits{Hard: 1}}})
 	gate, app1 := host(worker, "m1")
 	defer app1.Close()
-	handler, _ := backhaul.NewHandler(worker, backhaul.HandlerConfig{Keys: []string{"secret-of-the-fleet"}})
+	handler, _ := backhaul.NewHandler(
+		worker, backhaul.HandlerConfig{Keys: []string{"secret-of-the-fleet"}},
+	)
 	hop, _ := backhaul.NewServer(handler, backhaul.ServerConfig{})
 	defer hop.Close()
 	listener, _ := net.Listen("tcp", "127.0.0.1:0")

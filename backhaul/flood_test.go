@@ -91,7 +91,10 @@ func TestTheFloodOfAStrangerEndsItsConnection(t *testing.T) {
 			}
 			synctest.Test(t, func(t *testing.T) {
 				k := newCluster(
-					t, clusterConfig{config: Config{Keys: []string{"key"}}, handler: HandlerConfig{Keys: []string{"key"}}},
+					t,
+					clusterConfig{
+						config: Config{Keys: []string{"key"}}, handler: HandlerConfig{Keys: []string{"key"}},
+					},
 				)
 				c, err := k.hop.Dial(t.Context())
 				if err != nil {

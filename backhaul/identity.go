@@ -49,7 +49,10 @@ func LoadIdentity(certFile, keyFile, caFile string) (*Identity, error) {
 func (id *Identity) Reload() error {
 	pair, err := tls.LoadX509KeyPair(id.cert, id.key)
 	if err != nil {
-		return fmt.Errorf("backhaul: certificate %s with key %s: %w: want a certificate in PEM and the private key that belongs to it", id.cert, id.key, err)
+		return fmt.Errorf(
+			"backhaul: certificate %s with key %s: %w: want a certificate in PEM and the private key that belongs to it",
+			id.cert, id.key, err,
+		)
 	}
 	if pair.Leaf == nil {
 		if pair.Leaf, err = x509.ParseCertificate(pair.Certificate[0]); err != nil {
@@ -65,7 +68,10 @@ func (id *Identity) Reload() error {
 	}
 	roots := x509.NewCertPool()
 	if !roots.AppendCertsFromPEM(pem) {
-		return fmt.Errorf("backhaul: authorities %s: no certificate in it: want the authorities of the nodes in PEM", id.ca)
+		return fmt.Errorf(
+			"backhaul: authorities %s: no certificate in it: want the authorities of the nodes in PEM",
+			id.ca,
+		)
 	}
 	chain := x509.NewCertPool()
 	for _, der := range pair.Certificate[1:] {
@@ -75,7 +81,10 @@ func (id *Identity) Reload() error {
 	}
 	for _, use := range []x509.ExtKeyUsage{x509.ExtKeyUsageServerAuth, x509.ExtKeyUsageClientAuth} {
 		if _, err := pair.Leaf.Verify(x509.VerifyOptions{Roots: roots, Intermediates: chain, KeyUsages: []x509.ExtKeyUsage{use}}); err != nil {
-			return fmt.Errorf("backhaul: certificate %s: %w: want one that is valid now, that an authority of %s has signed, and that is good for servers and clients", id.cert, err, id.ca)
+			return fmt.Errorf(
+				"backhaul: certificate %s: %w: want one that is valid now, that an authority of %s has signed, and that is good for servers and clients",
+				id.cert, err, id.ca,
+			)
 		}
 	}
 	id.loaded.Store(&identity{cert: pair, roots: roots})

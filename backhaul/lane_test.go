@@ -64,7 +64,9 @@ func TestTheHopInTLS(t *testing.T) {
 	certs.StartTLS()
 	defer certs.Close()
 	r := newRig(t, rigConfig{app: roomy})
-	r.serve("m1", http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) { io.Copy(w, r.Body) }))
+	r.serve(
+		"m1", http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) { io.Copy(w, r.Body) }),
+	)
 	s, err := NewServer(r.handler, ServerConfig{})
 	if err != nil {
 		t.Fatal(err)

@@ -385,7 +385,9 @@ func TestAHardLimitHoldsForWhatAnAppExecutes(t *testing.T) {
 			scenes(t, func(t *testing.T, local bool, finish bool) {
 				w := &work{takes: takes}
 				s := newScene(t, sceneConfig{
-					app: balance.App{Limits: balance.Limits{Soft: 1, Hard: 1}, FinishAbandoned: finish}, local: local,
+					app: balance.App{
+						Limits: balance.Limits{Soft: 1, Hard: 1}, FinishAbandoned: finish,
+					}, local: local,
 					serve: app(w),
 				})
 				s.ask("GET", nil, 0)
@@ -612,7 +614,9 @@ func TestARunThatEndsFreesItsSlots(t *testing.T) {
 			t.Run(name+"/"+app, func(t *testing.T) {
 				scenes(t, func(t *testing.T, local bool, finish bool) {
 					s := newScene(t, sceneConfig{
-						app: balance.App{FinishAbandoned: finish}, local: local, serve: apps[app](&work{takes: time.Hour}),
+						app: balance.App{
+							FinishAbandoned: finish,
+						}, local: local, serve: apps[app](&work{takes: time.Hour}),
 					})
 					s.ask("GET", nil, leaves)
 					synctest.Wait()
@@ -688,8 +692,12 @@ func TestEndingUnderAbandonedRequests(t *testing.T) {
 func TestAnAbandonedConnectionIsNotPooled(t *testing.T) {
 	scenes(t, func(t *testing.T, local bool, finish bool) {
 		w := &work{takes: time.Second}
-		s := newScene(t,
-			sceneConfig{app: balance.App{FinishAbandoned: finish}, local: local, serve: apps["does not listen"](w)})
+		s := newScene(
+			t,
+			sceneConfig{
+				app: balance.App{FinishAbandoned: finish}, local: local, serve: apps["does not listen"](w),
+			},
+		)
 		s.ask("GET", nil, 0)
 		s.ask("GET", nil, leaves)
 		s.free(time.Minute)

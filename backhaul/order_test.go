@@ -77,19 +77,25 @@ func TestOrdersOfStrangersAreRefused(t *testing.T) {
 	heard := func(balance.NodeID, http.ResponseWriter, *http.Request) {
 		t.Error("an order of a stranger is served")
 	}
-	r := newRig(t, rigConfig{config: Config{Keys: []string{"another-key"}}, handler: HandlerConfig{Orders: heard}})
-	if err := converse(t, r.transport, "worker", "edge"); err == nil || !strings.Contains(err.Error(), "do not accept each other") {
+	r := newRig(
+		t,
+		rigConfig{config: Config{Keys: []string{"another-key"}}, handler: HandlerConfig{Orders: heard}},
+	)
+	if err := converse(t, r.transport, "worker", "edge"); err == nil ||
+		!strings.Contains(err.Error(), "do not accept each other") {
 		t.Errorf("%v", err)
 	}
 	r = newRig(t, rigConfig{})
-	if err := converse(t, r.transport, "worker", "edge"); err == nil || !strings.Contains(err.Error(), "400") {
+	if err := converse(t, r.transport, "worker", "edge"); err == nil ||
+		!strings.Contains(err.Error(), "400") {
 		t.Errorf("%v", err)
 	}
 	alone, err := NewTransport(NoWait(r.b), Config{})
 	if err != nil {
 		t.Fatal(err)
 	}
-	if err := converse(t, alone, "worker", "edge"); err == nil || !strings.Contains(err.Error(), "Config.Dial is nil: set it") {
+	if err := converse(t, alone, "worker", "edge"); err == nil ||
+		!strings.Contains(err.Error(), "Config.Dial is nil: set it") {
 		t.Errorf("%v", err)
 	}
 }

@@ -161,7 +161,9 @@ func newRig(t testing.TB, c rigConfig) *rig {
 	r.transport, err = NewTransport(p, c.config)
 	must(err)
 	t.Cleanup(r.transport.Close)
-	proxy, err := NewProxy(r.transport, ProxyConfig{App: c.app.ID, ErrorHandler: ErrorHandler{Details: true}.ServeError})
+	proxy, err := NewProxy(
+		r.transport, ProxyConfig{App: c.app.ID, ErrorHandler: ErrorHandler{Details: true}.ServeError},
+	)
 	must(err)
 	r.front = httptest.NewUnstartedServer(proxy)
 	r.front.Config.ErrorLog = quietLog

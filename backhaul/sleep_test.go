@@ -35,7 +35,7 @@ func (d bedroom) Suspend(_ context.Context, m balance.Machine) error {
 
 func (d bedroom) Stop(ctx context.Context, m balance.Machine) error { return d.Suspend(ctx, m) }
 
-// Clients come and go with connections of all kinds, some rude, while machines are suspended all the time: none ever under a
+// Clients come and go with connections of all kinds, some reset, while machines are suspended all the time: none ever under a
 // connection that is open, and no connection that was told ends but well.
 func TestNoMachineSleepsUnderAConnection(t *testing.T) {
 	t.Parallel()

@@ -125,7 +125,8 @@ func TestAnswersWithoutBodiesAndTheirHeaders(t *testing.T) {
 					want = string(make([]byte, 1234))
 				}
 				h := resp.Header
-				if body != want || h.Get("Date") != "then" || len(h["Set-Cookie"]) != 2 || len(h.Get("X-Big")) != 100<<10 {
+				if body != want || h.Get("Date") != "then" || len(h["Set-Cookie"]) != 2 ||
+					len(h.Get("X-Big")) != 100<<10 {
 					t.Errorf("%s %s: %d %v, %d bytes", method, url, resp.StatusCode, h["Set-Cookie"], len(body))
 				}
 				if url == "/length" && resp.ContentLength != 1234 {
@@ -171,7 +172,10 @@ func TestEarlyHintsPass(t *testing.T) {
 }
 
 // spelled are ways to write a header of the hop.
-var spelled = []string{"Ebb-To", "ebb-key", "EBB-LOAD", "Ebb-Bounce", "eBB-Fault", "Ebb-Anything", "Ebb_Load", "ebb_bounce", "EBB_FAULT"}
+var spelled = []string{
+	"Ebb-To", "ebb-key", "EBB-LOAD", "Ebb-Bounce", "eBB-Fault", "Ebb-Anything", "Ebb_Load",
+	"ebb_bounce", "EBB_FAULT",
+}
 
 func TestHeadersOfTheHopStayInside(t *testing.T) {
 	both(t, func(t *testing.T, local bool) {
@@ -216,7 +220,13 @@ func TestHeadersOfTheHopStayInside(t *testing.T) {
 
 func TestAStrangerIsNotServed(t *testing.T) {
 	var l log
-	r := newRig(t, rigConfig{app: roomy, handler: HandlerConfig{Keys: []string{testKey, "next"}}, config: Config{Keys: []string{"wrong"}, Trace: l.trace()}})
+	r := newRig(
+		t,
+		rigConfig{
+			app: roomy, handler: HandlerConfig{Keys: []string{testKey, "next"}},
+			config: Config{Keys: []string{"wrong"}, Trace: l.trace()},
+		},
+	)
 	var served atomic.Int32
 	g := r.serve("m1", http.HandlerFunc(func(http.ResponseWriter, *http.Request) { served.Add(1) }))
 	if resp, _ := fetch(t, r.front.Client(), request(t, "GET", r.front.URL, nil)); resp.StatusCode != 503 {
@@ -250,7 +260,9 @@ func TestAStrangerIsNotServed(t *testing.T) {
 		if tt.to != "" {
 			req.Header[hop.HeaderTo] = []string{tt.to}
 		}
-		c := &http.Transport{DialContext: func(ctx context.Context, _, addr string) (net.Conn, error) { return dialHop(ctx, addr, tt.key) }}
+		c := &http.Transport{
+			DialContext: func(ctx context.Context, _, addr string) (net.Conn, error) { return dialHop(ctx, addr, tt.key) },
+		}
 		got := 0
 		resp, err := c.RoundTrip(req)
 		if err == nil {

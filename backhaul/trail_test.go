@@ -67,7 +67,8 @@ func TestTrails(t *testing.T) {
 		}
 	}
 	want := "pick m1 none, retry m1 reset, pick m2 none, answer m2 none"
-	if got := strings.Join(steps, ", "); got != want || tr.Done.Method != "GET" || tr.Path != "/path" ||
+	if got := strings.Join(steps, ", "); got != want || tr.Done.Method != "GET" ||
+		tr.Path != "/path" ||
 		tr.Sampled {
 		t.Errorf("got %s %+v, want %s", got, tr, want)
 	}

@@ -105,7 +105,9 @@ func ExampleIdentity() {
 // A Handler in a server that serves other things as well, with the key of the cluster.
 func ExampleHandler_Listener() {
 	fleet, _ := balance.NewFleet(balance.FleetConfig{Node: "worker-1", Region: "nrt"})
-	handler, err := backhaul.NewHandler(fleet, backhaul.HandlerConfig{Keys: []string{"4f6c3c0e1f5a4b0d8a6b7c5d9e2f1a30"}})
+	handler, err := backhaul.NewHandler(
+		fleet, backhaul.HandlerConfig{Keys: []string{"4f6c3c0e1f5a4b0d8a6b7c5d9e2f1a30"}},
+	)
 	if err != nil {
 		fmt.Println(err)
 		return
@@ -146,7 +148,9 @@ func newCA() *ca {
 		panic(err)
 	}
 	c := &x509.Certificate{
-		SerialNumber: big.NewInt(1), Subject: pkix.Name{CommonName: "nodes of the cluster"}, IsCA: true, BasicConstraintsValid: true,
+		SerialNumber: big.NewInt(
+			1,
+		), Subject: pkix.Name{CommonName: "nodes of the cluster"}, IsCA: true, BasicConstraintsValid: true,
 		NotBefore: time.Now().Add(-time.Minute), NotAfter: time.Now().Add(24 * time.Hour),
 	}
 	der, err := x509.CreateCertificate(rand.Reader, c, c, &key.PublicKey, key)

@@ -159,7 +159,9 @@ func (a App) validate() error {
 
 // LimitsOf returns the limits that apply to m: its own where set, else the app's.
 func (a App) LimitsOf(m Machine) Limits {
-	return Limits{Soft: cmp.Or(m.Limits.Soft, a.Limits.Soft), Hard: cmp.Or(m.Limits.Hard, a.Limits.Hard)}
+	return Limits{
+		Soft: cmp.Or(m.Limits.Soft, a.Limits.Soft), Hard: cmp.Or(m.Limits.Hard, a.Limits.Hard),
+	}
 }
 
 // MarshalJSON writes the fields that are not zero: durations as in "30s", enums by name, a strategy
@@ -325,7 +327,9 @@ func strategyJSON(of Strategy) (any, error) {
 		}
 		return map[string]any{s.name: of}, nil
 	}
-	return nil, fmt.Errorf("App.Strategy %T has no form in JSON: %s, or set it in the program", of, wantStrategy())
+	return nil, fmt.Errorf(
+		"App.Strategy %T has no form in JSON: %s, or set it in the program", of, wantStrategy(),
+	)
 }
 
 func parseStrategy(raw json.RawMessage) (Strategy, error) {
@@ -343,7 +347,9 @@ func parseStrategy(raw json.RawMessage) (Strategy, error) {
 				d := json.NewDecoder(bytes.NewReader(fields))
 				d.DisallowUnknownFields()
 				if err := d.Decode(v); err != nil {
-					return nil, fmt.Errorf("want the fields of %T in the object: %w", reflect.ValueOf(v).Elem().Interface(), err)
+					return nil, fmt.Errorf(
+						"want the fields of %T in the object: %w", reflect.ValueOf(v).Elem().Interface(), err,
+					)
 				}
 				return reflect.ValueOf(v).Elem().Interface().(Strategy), nil
 			}

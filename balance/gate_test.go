@@ -846,7 +846,8 @@ func TestGateAdopts(t *testing.T) {
 	if _, _, ok := g.Adopt(7, false); !closed || ok {
 		t.Errorf("closed: %v; a run that has ended was adopted: %v", closed, ok)
 	}
-	if _, slot, ok := g.Adopt(9, true); !ok || slot != 0 || g.State() != StateSuspended || g.InFlight() != 0 {
+	if _, slot, ok := g.Adopt(9, true); !ok || slot != 0 || g.State() != StateSuspended ||
+		g.InFlight() != 0 {
 		t.Errorf("a suspended machine: %v, %v, %d in flight", ok, g.State(), g.InFlight())
 	}
 }

@@ -248,7 +248,8 @@ func compareViews(a, b regionView) int {
 
 func sameViews(a, b regionView) bool {
 	return a.rows == b.rows && a.rtt == b.rtt && a.known == b.known && a.end == b.end && a.share == b.share &&
-		a.level == b.level && a.least == b.least && a.regionStats == b.regionStats && slices.Equal(a.slice, b.slice)
+		a.level == b.level && a.least == b.least && a.regionStats == b.regionStats &&
+		slices.Equal(a.slice, b.slice)
 }
 
 func (v *View) slotOf(m *row) (Slot, bool) {

@@ -100,7 +100,10 @@ func ExampleDownscaler_Stop() {
 	ctx, cancel := context.WithCancel(context.Background())
 	done := make(chan error)
 	go func() { done <- d.Run(ctx) }()
-	err := d.Stop(ctx, balance.Machine{App: "web", ID: "nrt-1"}, downscale.Order{Reason: "a deploy", Drain: time.Minute})
+	err := d.Stop(
+		ctx, balance.Machine{App: "web", ID: "nrt-1"},
+		downscale.Order{Reason: "a deploy", Drain: time.Minute},
+	)
 	fmt.Println(err, gate.State())
 	cancel()
 	<-done
@@ -165,7 +168,9 @@ func (h *heard) Acked(app balance.AppID, id balance.MachineID, gen uint64) bool 
 }
 
 // Load is fresh as soon as there is a report; a real one is fresh while the report is recent.
-func (h *heard) Load(app balance.AppID, id balance.MachineID) (inFlight, idle int, told, fresh bool) {
+func (h *heard) Load(
+	app balance.AppID, id balance.MachineID,
+) (inFlight, idle int, told, fresh bool) {
 	h.mu.Lock()
 	defer h.mu.Unlock()
 	r, fresh := h.loads[balance.MachineKey{App: app, ID: id}]

@@ -38,7 +38,8 @@ func (b *bench) wantOrder(done <-chan error, want string) {
 	b.t.Helper()
 	select {
 	case err := <-done:
-		if want == "" && err != nil || want != "" && (err == nil || !strings.Contains(err.Error(), want)) {
+		if want == "" && err != nil ||
+			want != "" && (err == nil || !strings.Contains(err.Error(), want)) {
 			b.t.Errorf("the order ended with %v, want %q", err, want)
 		}
 	case <-time.After(2 * time.Minute):
@@ -206,10 +207,12 @@ func TestOrders(t *testing.T) {
 func TestOrdersThatMakeNoSense(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		b := newBench(t, awake, stopApp, "m1")
-		if err := b.down.Stop(t.Context(), balance.Machine{ID: "x", App: "web"}, Order{}); err == nil || errors.Is(err, ErrBusy) {
+		if err := b.down.Stop(t.Context(), balance.Machine{ID: "x", App: "web"}, Order{}); err == nil ||
+			errors.Is(err, ErrBusy) {
 			t.Errorf("somebody else's machine: %v", err)
 		}
-		if err := b.down.Stop(t.Context(), b.row("m1"), Order{Drain: -1}); err == nil || !strings.Contains(err.Error(), "Order.Drain -1ns") {
+		if err := b.down.Stop(t.Context(), b.row("m1"), Order{Drain: -1}); err == nil ||
+			!strings.Contains(err.Error(), "Order.Drain -1ns") {
 			t.Errorf("negative drain: %v", err)
 		}
 		ctx, cancel := context.WithTimeout(t.Context(), sec)

@@ -183,7 +183,9 @@ func TestScaleBudget(t *testing.T) {
 				fresh++
 			}
 		}
-		t.Logf("budget 50/s: %.1f probes/s, %d of 300 chosen peers fresh", float64(f.probes)/seconds, fresh)
+		t.Logf(
+			"budget 50/s: %.1f probes/s, %d of 300 chosen peers fresh", float64(f.probes)/seconds, fresh,
+		)
 		if f.probes > 50*seconds || f.probes < 35*seconds || fresh < 299 {
 			t.Errorf("%d probes in 30 s, %d of 300 fresh", f.probes, fresh)
 		}

@@ -25,7 +25,8 @@ func ownStrategy(v *balance.View, r balance.Request) (slot balance.Slot, ok bool
 		for i := range v.Regions() {
 			for j := range v.Len(i, t) {
 				s := v.Slot(i, t, j)
-				if v.Usable(s, &r, &c) && (!ok || c.Load < best.Load || c.Load == best.Load && c.Salt < best.Salt) {
+				if v.Usable(s, &r, &c) &&
+					(!ok || c.Load < best.Load || c.Load == best.Load && c.Salt < best.Salt) {
 					slot, best, ok = s, c, true
 				}
 			}
@@ -56,9 +57,12 @@ func (t *table) RTT(region string) (time.Duration, bool) {
 }
 
 func TestOwnDistance(t *testing.T) {
-	rtttest.TestDistance(t, func(_ *testing.T, own string, truth map[string]time.Duration) rtttest.Source {
-		return rtttest.Source{Distance: &table{own, truth}}
-	})
+	rtttest.TestDistance(
+		t,
+		func(_ *testing.T, own string, truth map[string]time.Duration) rtttest.Source {
+			return rtttest.Source{Distance: &table{own, truth}}
+		},
+	)
 }
 
 func TestMesh(t *testing.T) {
@@ -142,7 +146,10 @@ func (d *listeners) Watch(ctx context.Context, exited func(machine.Exit)) error 
 func TestOwnDriver(t *testing.T) {
 	machinetest.TestDriver(t, func(t *testing.T) machinetest.Subject {
 		n := 0
-		d := &listeners{runs: map[balance.MachineKey]net.Listener{}, epoch: map[balance.MachineKey]uint64{}, watch: map[int]func(machine.Exit){}}
+		d := &listeners{
+			runs: map[balance.MachineKey]net.Listener{}, epoch: map[balance.MachineKey]uint64{},
+			watch: map[int]func(machine.Exit){},
+		}
 		return machinetest.Subject{Driver: d, NewMachine: func() balance.Machine {
 			n++
 			return balance.Machine{ID: balance.MachineID(fmt.Sprint("own-", n)), App: "own", Region: "here"}

@@ -61,7 +61,9 @@ func fleet(t *testing.T) (*balance.Fleet, *machinetest.Fake) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	app := balance.App{ID: "web", Autostart: true, Autostop: balance.AutostopStop, KeepAlive: time.Minute}
+	app := balance.App{
+		ID: "web", Autostart: true, Autostop: balance.AutostopStop, KeepAlive: time.Minute,
+	}
 	if err := f.Apply(balance.PutApp{App: app}); err != nil {
 		t.Fatal(err)
 	}
@@ -104,13 +106,18 @@ func TestWakesAndSleeps(t *testing.T) {
 		if err != nil {
 			t.Fatal(err)
 		}
-		starter, err := machine.NewStarter(f, fake, machine.Config{Check: machine.Check{Func: fake.Check}})
+		starter, err := machine.NewStarter(
+			f, fake, machine.Config{Check: machine.Check{Func: fake.Check}},
+		)
 		if err != nil {
 			t.Fatal(err)
 		}
-		room, err := autostart.New(picks, starter, autostart.Config{Policy: func(balance.AppID) policy.Policy {
-			return new(policy.Planner)
-		}})
+		room, err := autostart.New(
+			picks, starter,
+			autostart.Config{Policy: func(balance.AppID) policy.Policy {
+				return new(policy.Planner)
+			}},
+		)
 		if err != nil {
 			t.Fatal(err)
 		}

@@ -250,7 +250,8 @@ func TestAListThatFails(t *testing.T) {
 				epoch := uint64(7)
 				if tc.fails > machine.ListMax {
 					// the driver has refused to start the running machine, and was told to stop it
-					if m := r.row("m0"); m.State != balance.StateFailed || !strings.Contains(m.Fault, "it runs already") {
+					if m := r.row("m0"); m.State != balance.StateFailed ||
+						!strings.Contains(m.Fault, "it runs already") {
 						t.Errorf("started in doubt it is %v: %s", m.State, m.Fault)
 					}
 					epoch = 2
@@ -320,7 +321,9 @@ func TestAStarterFollowsAnother(t *testing.T) {
 		var exited []machine.Exit
 		s, err := machine.NewStarter(r.fleet, r.d, machine.Config{
 			Check: machine.Check{Func: r.d.check},
-			Trace: machine.Trace{Exited: func(_ balance.Machine, e machine.Exit) { exited = append(exited, e) }},
+			Trace: machine.Trace{
+				Exited: func(_ balance.Machine, e machine.Exit) { exited = append(exited, e) },
+			},
 		})
 		if err != nil {
 			t.Fatal(err)

@@ -138,7 +138,9 @@ func (b *boot) attendable() (ok bool) {
 
 // prepare clears the row and gets the app's check. It reports false when that check makes no sense.
 func (b *boot) prepare() bool {
-	b.edit(func(m *balance.Machine) { m.Health, m.Recent, m.Doubtful = balance.HealthUnknown, false, false })
+	b.edit(
+		func(m *balance.Machine) { m.Health, m.Recent, m.Doubtful = balance.HealthUnknown, false, false },
+	)
 	var err error
 	if b.probe, err = b.s.prober(b.m.App); err != nil {
 		b.fail(fmt.Sprintf("Config.CheckOf: %v", err))

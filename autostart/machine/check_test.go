@@ -37,11 +37,11 @@ func TestProberOverSockets(t *testing.T) {
 	closed := l.Addr().String()
 	l.Close()
 	for _, tc := range []struct {
-		name   string
-		check  Check
-		addr   string
-		ok     bool
-		isRude bool
+		name    string
+		check   Check
+		addr    string
+		ok      bool
+		unready bool
 	}{
 		{"TCP", Check{}, addr, true, false},
 		{"TCP, nobody there", Check{}, closed, false, false},
@@ -58,8 +58,8 @@ func TestProberOverSockets(t *testing.T) {
 			}
 			c.Timeout = time.Minute // the machine under test may be slow
 			err = newProber(c).look(t.Context(), balance.Machine{Addr: tc.addr})
-			if _, got := errors.AsType[unready](err); (err == nil) != tc.ok || got != tc.isRude {
-				t.Errorf("%v (rude: %v), want good: %v, rude: %v", err, got, tc.ok, tc.isRude)
+			if _, got := errors.AsType[unready](err); (err == nil) != tc.ok || got != tc.unready {
+				t.Errorf("%v (unready: %v), want good: %v, unready: %v", err, got, tc.ok, tc.unready)
 			}
 		})
 	}

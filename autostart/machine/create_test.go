@@ -78,7 +78,8 @@ type storm struct {
 }
 
 func newStorm(
-	t *testing.T, d machine.Driver, check func(context.Context, balance.Machine) error, sc machine.Config,
+	t *testing.T, d machine.Driver, check func(context.Context, balance.Machine) error,
+	sc machine.Config,
 	apps, machines int,
 ) *storm {
 	t.Helper()
@@ -230,7 +231,8 @@ func TestPassingErrorsCostNoRequest(t *testing.T) {
 				}
 				for i := range apps { // the time for which a start is held is not part of its boot
 					app := balance.AppID(fmt.Sprintf("app%03d", i))
-					if took := autotest.ColdBoots(t, w.a.Histories()[app]); len(took) > 0 && slices.Max(took) > sec {
+					if took := autotest.ColdBoots(t, w.a.Histories()[app]); len(took) > 0 &&
+						slices.Max(took) > sec {
 						t.Errorf("app %d: boots of %v are learned, want one call", i, took)
 						break
 					}

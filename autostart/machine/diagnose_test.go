@@ -108,7 +108,11 @@ func TestDiagnosisOfABoot(t *testing.T) {
 				d := &seeing{fakeDriver: newFakeDriver()}
 				r := newRigWith(t, d.fakeDriver, d, tc.config, tc.habits)
 				r.s.Dials(tc.dials)
-				r.fleet.Apply(balance.PutApp{App: balance.App{ID: "web", BootHint: tc.config.Check.Grace / 2, RestartAfter: -1}})
+				r.fleet.Apply(
+					balance.PutApp{
+						App: balance.App{ID: "web", BootHint: tc.config.Check.Grace / 2, RestartAfter: -1},
+					},
+				)
 				d.see(tc.steps[0].output, strings.Fields(tc.steps[0].listens)...)
 				r.start("m0")
 				began := time.Now()

@@ -92,13 +92,16 @@ func TestMachineThatNeverGetsHealthy(t *testing.T) {
 			hedged := 0
 			a, err := autostart.New(
 				b, r.s,
-				autostart.Config{Policy: func(balance.AppID) policy.Policy { return &policy.Planner{Hedge: hedge} }, Trace: autostart.Trace{Decided: func(d policy.Decision) {
-					mu.Lock()
-					defer mu.Unlock()
-					if d.Hedge {
-						hedged++
-					}
-				}}},
+				autostart.Config{
+					Policy: func(balance.AppID) policy.Policy { return &policy.Planner{Hedge: hedge} },
+					Trace: autostart.Trace{Decided: func(d policy.Decision) {
+						mu.Lock()
+						defer mu.Unlock()
+						if d.Hedge {
+							hedged++
+						}
+					}},
+				},
 			)
 			if err != nil {
 				t.Fatal(err)

@@ -55,10 +55,13 @@ func TestStarterHooksMayCallBack(t *testing.T) {
 		}
 		s, err := machine.NewStarter(f, d, machine.Config{
 			BootCap: time.Minute,
-			Check: machine.Check{Every: time.Second, Func: func(ctx context.Context, m balance.Machine) error {
-				h.Call("Check.Func")
-				return d.check(ctx, m)
-			}},
+			Check: machine.Check{
+				Every: time.Second,
+				Func: func(ctx context.Context, m balance.Machine) error {
+					h.Call("Check.Func")
+					return d.check(ctx, m)
+				},
+			},
 			Trace: machine.Trace{
 				Starting: func(balance.Machine) { h.Call("StarterTrace.Starting") },
 				Ready:    func(balance.Machine, bool, time.Duration) { h.Call("StarterTrace.Ready") },

@@ -71,7 +71,10 @@ func startBoth(t *testing.T, f *balance.Fleet, s *machine.Starter) {
 func TestAnExitIsOfOneAppsMachine(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		f, s, d := shareID(
-			t, machine.Config{Check: machine.Check{Func: func(context.Context, balance.Machine) error { return nil }}},
+			t,
+			machine.Config{
+				Check: machine.Check{Func: func(context.Context, balance.Machine) error { return nil }},
+			},
 		)
 		startBoth(t, f, s)
 		for _, app := range []balance.AppID{"a", "b"} {
@@ -93,7 +96,10 @@ func TestAnExitIsOfOneAppsMachine(t *testing.T) {
 func TestARememberedStartIsOfOneAppsMachine(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		f, s, _ := shareID(
-			t, machine.Config{Check: machine.Check{Func: func(context.Context, balance.Machine) error { return nil }}},
+			t,
+			machine.Config{
+				Check: machine.Check{Func: func(context.Context, balance.Machine) error { return nil }},
+			},
 		)
 		startBoth(t, f, s)
 		g := f.Gate("b", "m1")

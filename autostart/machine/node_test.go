@@ -152,7 +152,8 @@ func TestRememberedStartIsDone(t *testing.T) {
 	for _, takes := range []time.Duration{300 * time.Millisecond, 3 * sec, 9 * sec} {
 		synctest.Test(t, func(t *testing.T) {
 			n := newNode(
-				t, balance.App{KeepAlive: sec}, machine.Config{}, habits{boot: 100 * time.Millisecond, stops: takes},
+				t, balance.App{KeepAlive: sec}, machine.Config{},
+				habits{boot: 100 * time.Millisecond, stops: takes},
 			)
 			defer n.stop()
 			if _, _, err := n.get(); err != nil {

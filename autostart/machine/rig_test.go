@@ -205,7 +205,9 @@ func newRig(t *testing.T, c machine.Config, hs ...habits) *rig {
 }
 
 // newRigWith is newRig with another driver, around d.
-func newRigWith(t *testing.T, d *fakeDriver, driver machine.Driver, c machine.Config, hs ...habits) *rig {
+func newRigWith(
+	t *testing.T, d *fakeDriver, driver machine.Driver, c machine.Config, hs ...habits,
+) *rig {
 	t.Helper()
 	r := &rig{t: t, d: d}
 	var err error

@@ -135,7 +135,9 @@ func (s *Starter) Run(ctx context.Context) error {
 func (s *Starter) watch(ctx context.Context) {
 	for n := 1; ; n++ {
 		began := time.Now()
-		err := bounded(ctx, func(ctx context.Context) error { return s.calls.driver.Watch(ctx, s.exited) })
+		err := bounded(
+			ctx, func(ctx context.Context) error { return s.calls.driver.Watch(ctx, s.exited) },
+		)
 		if ctx.Err() != nil {
 			return
 		}

@@ -338,7 +338,9 @@ func TestWatchIsCalledAgain(t *testing.T) {
 		d.watchErr = errors.New("lost the connection")
 		f, _ := balance.NewFleet(balance.FleetConfig{Node: "n", Region: "nrt"})
 		failed := 0
-		s, err := machine.NewStarter(f, d, machine.Config{Trace: machine.Trace{DriverFailed: func(error) { failed++ }}})
+		s, err := machine.NewStarter(
+			f, d, machine.Config{Trace: machine.Trace{DriverFailed: func(error) { failed++ }}},
+		)
 		if err != nil {
 			t.Fatal(err)
 		}
@@ -388,7 +390,8 @@ func TestWholePath(t *testing.T) {
 		if starts, _, _ := r.d.counts(); starts != 1 {
 			t.Errorf("%d starts, want 1", starts)
 		}
-		if got := autotest.ColdBoots(t, a.Histories()["web"]); len(got) == 0 || slices.Max(got).Round(sec) != 45*sec {
+		if got := autotest.ColdBoots(t, a.Histories()["web"]); len(got) == 0 ||
+			slices.Max(got).Round(sec) != 45*sec {
 			t.Errorf("learned boots of %v, want 45s", got)
 		}
 		// Now all fail.

@@ -169,7 +169,8 @@ func listEnded(b *bench) {
 func boots(b *bench) {
 	m := b.NewMachine()
 	boot := b.start(&m, false)
-	if host, port, err := net.SplitHostPort(boot.Addr); err != nil || host == "" || port == "" || port == "0" {
+	if host, port, err := net.SplitHostPort(boot.Addr); err != nil || host == "" || port == "" ||
+		port == "0" {
 		b.broken("Start(%s) returned the address %q (%v)", m.ID, boot.Addr, err)
 	}
 	b.stop(m)

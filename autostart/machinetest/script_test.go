@@ -39,7 +39,8 @@ func TestFakeFollowsItsScript(t *testing.T) {
 			t.Error(b, err)
 		}
 		m.Addr = b.Addr
-		if err := f.Check(t.Context(), m); err == nil || err.Error() != "dial tcp m1.web:80: connect: connection refused" {
+		if err := f.Check(t.Context(), m); err == nil ||
+			err.Error() != "dial tcp m1.web:80: connect: connection refused" {
 			t.Error("check of a machine that boots:", err)
 		}
 		began := time.Now()

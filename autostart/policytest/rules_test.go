@@ -43,7 +43,9 @@ func TestWindowedRules(t *testing.T) {
 		t.Run(tc.name, func(t *testing.T) {
 			ids := []balance.MachineID{"m0", "m1", "m2"}
 			slices.SortFunc(ids, func(a, b balance.MachineID) int {
-				return cmp.Compare(balance.MachineKey{App: "web", ID: a}.Rank(), balance.MachineKey{App: "web", ID: b}.Rank())
+				return cmp.Compare(
+					balance.MachineKey{App: "web", ID: a}.Rank(), balance.MachineKey{App: "web", ID: b}.Rank(),
+				)
 			})
 			app := balance.App{ID: "web", Autostart: true, Limits: balance.Limits{Soft: 10}}
 			rows := make([]*balance.Machine, len(ids))

@@ -40,7 +40,9 @@ func (r *command) resolve(c Config) error {
 		r.words, r.field = slices.Clone(c.Argv), fmt.Sprintf("Config.Argv %q", c.Argv)
 	}
 	if len(r.words) == 0 || r.words[0] == "" {
-		return errors.New("no command: set Config.Command (or Config.Argv) to the program a machine is and its arguments")
+		return errors.New(
+			"no command: set Config.Command (or Config.Argv) to the program a machine is and its arguments",
+		)
 	}
 	for i, kv := range c.Env {
 		name, _, ok := strings.Cut(kv, "=")
@@ -97,7 +99,9 @@ func lookPath(name, dir string) (string, error) {
 	case errors.Is(err, os.ErrPermission):
 		return "", fmt.Errorf("%w: make it executable (chmod +x), or name another program", err)
 	case file == filepath.Base(file):
-		return "", fmt.Errorf("%w: install it or give its path (there is no shell: built-ins and aliases do not work)", err)
+		return "", fmt.Errorf(
+			"%w: install it or give its path (there is no shell: built-ins and aliases do not work)", err,
+		)
 	}
 	return "", fmt.Errorf("%w: correct the path", err)
 }

@@ -132,7 +132,8 @@ func TestPorts(t *testing.T) {
 		l, err := net.Listen("tcp", net.JoinHostPort(host, strconv.Itoa(pool.next)))
 		if err == nil {
 			defer l.Close()
-			if port, err := pool.take(host); err != nil || "127.0.0.1:"+strconv.Itoa(port) == l.Addr().String() {
+			if port, err := pool.take(host); err != nil ||
+				"127.0.0.1:"+strconv.Itoa(port) == l.Addr().String() {
 				t.Errorf("port %d, %v, while another program listens on %v", port, err, l.Addr())
 			}
 		}

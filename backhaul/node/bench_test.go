@@ -21,7 +21,9 @@ import (
 // hand, over the same app in this process. The two take turns in rounds of 200; ratio is the median
 // of the rounds' ratios. Run it with -benchtime 50x.
 func BenchmarkWarmRequest(b *testing.B) {
-	app := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) { fmt.Fprint(w, "hello") }))
+	app := httptest.NewServer(
+		http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) { fmt.Fprint(w, "hello") }),
+	)
 	defer app.Close()
 	forms := []func(*testing.B, string) http.Handler{wiredByHand, wiredByNode}
 	var clients []func()
@@ -79,7 +81,9 @@ func (elsewhere) Shutdown(context.Context) error { return nil }
 
 func wiredByNode(b *testing.B, addr string) http.Handler {
 	n, err := New(Config{
-		Apps: []App{{App: web, Machines: 1}}, Driver: elsewhere{addr}, Proxy: backhaul.ProxyConfig{App: "web"},
+		Apps: []App{
+			{App: web, Machines: 1},
+		}, Driver: elsewhere{addr}, Proxy: backhaul.ProxyConfig{App: "web"},
 	})
 	if err != nil {
 		b.Fatal(err)

@@ -168,9 +168,13 @@ func (c *Config) resolveNodes() error {
 	if c.Exchange == nil {
 		switch {
 		case c.Role != RoleBoth:
-			return fmt.Errorf("node: Config.Role %v without Exchange: nobody would hear of this node", c.Role)
+			return fmt.Errorf(
+				"node: Config.Role %v without Exchange: nobody would hear of this node", c.Role,
+			)
 		case c.Hop != nil:
-			return errors.New("node: Config.Hop without Exchange: nobody would come; set Exchange, or leave it out")
+			return errors.New(
+				"node: Config.Hop without Exchange: nobody would come; set Exchange, or leave it out",
+			)
 		}
 		return nil
 	}
@@ -180,7 +184,9 @@ func (c *Config) resolveNodes() error {
 	case c.Hop == nil && c.worker():
 		return errors.New("node: Config.Hop is nil: set the listener where other nodes come")
 	case len(c.Keys) == 0 && c.Identity == nil:
-		return errors.New("node: Config.Keys and Identity are empty: set what the nodes know each other by")
+		return errors.New(
+			"node: Config.Keys and Identity are empty: set what the nodes know each other by",
+		)
 	case len(c.Keys) == 0 && c.Probe != nil:
 		return errors.New("node: Config.Probe without Keys: set the secret that answers probes")
 	}

@@ -45,7 +45,9 @@ func (n *Node) newEdge() (e *edge, err error) {
 		auto.Others = n.peers.link.Others
 		e.asker = newAsker(n)
 		e.asker.listen(&auto.Trace)
-		e.talks = orders.NewTalks(n.work, &n.lasting, e.order, func(g balance.Grant) { e.balancer.AcceptGrant(g) })
+		e.talks = orders.NewTalks(
+			n.work, &n.lasting, e.order, func(g balance.Grant) { e.balancer.AcceptGrant(g) },
+		)
 		e.owners.orders = orders.NewClient(n.work, &n.lasting, e.order, n.told)
 	}
 	if e.auto, err = autostart.New(e.balancer, &e.owners, auto); err != nil {

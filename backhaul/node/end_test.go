@@ -1,3 +1,5 @@
+// Sleeps here are virtual: nettest.Virtual is a bubble of testing/synctest.
+
 package node
 
 import (
@@ -17,7 +19,9 @@ func TestANodeThatEndsStaysCordoned(t *testing.T) {
 		w.join("w2", "hkg", RoleWorker, []App{{App: web, Machines: 2}}, nil)
 		e := w.join("e1", "nrt", RoleEdge, []App{{App: web}}, nil)
 		w1.driver.handle = func(balance.Machine) http.Handler {
-			return http.HandlerFunc(func(rw http.ResponseWriter, r *http.Request) { time.Sleep(5 * time.Second) })
+			return http.HandlerFunc(
+				func(rw http.ResponseWriter, r *http.Request) { time.Sleep(5 * time.Second) },
+			)
 		}
 		slow := make(chan int)
 		go func() { status, _ := e.get("http://web/"); slow <- status }()

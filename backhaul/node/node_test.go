@@ -38,7 +38,8 @@ func TestAnAppWakesAndSleeps(t *testing.T) {
 		}
 		time.Sleep(3 * time.Minute)
 		told := d.Calls()
-		if len(told) != 2 || !strings.HasPrefix(told[0], "start web/") || told[1] != "stop"+told[0][len("start"):] {
+		if len(told) != 2 || !strings.HasPrefix(told[0], "start web/") ||
+			told[1] != "stop"+told[0][len("start"):] {
 			t.Errorf("a start and, after the keep-alive, a stop are due: %v", told)
 		}
 		if status, _ := n.get("http://web/b"); status != 200 {
@@ -56,7 +57,13 @@ func TestAppsByHost(t *testing.T) {
 		blog := web
 		blog.ID = "blog"
 		n := run(t, d, func(c *Config) {
-			c.Apps = append(c.Apps, App{App: blog, Machines: 1, Hosts: []string{"blog.example"}, Driver: other, Check: machine.Check{Func: other.Check}})
+			c.Apps = append(
+				c.Apps,
+				App{
+					App: blog, Machines: 1, Hosts: []string{"blog.example"}, Driver: other,
+					Check: machine.Check{Func: other.Check},
+				},
+			)
 			c.Transport.DialMachine = func(ctx context.Context, m balance.Machine) (c net.Conn, err error) {
 				if m.App == "blog" {
 					return other.dial(ctx, m)
@@ -75,7 +82,8 @@ func TestAppsByHost(t *testing.T) {
 			t.Errorf("an unknown app: %d", status)
 		}
 		n.end()
-		if !slices.Contains(other.Calls(), "start blog/blog-here-1@1") || slices.Contains(d.Calls(), "start blog/blog-here-1@1") {
+		if !slices.Contains(other.Calls(), "start blog/blog-here-1@1") ||
+			slices.Contains(d.Calls(), "start blog/blog-here-1@1") {
 			t.Errorf("each app has its driver: %v, %v", d.Calls(), other.Calls())
 		}
 	})
@@ -155,7 +163,9 @@ func TestShutdownHurries(t *testing.T) {
 func TestShutdownBeforeRun(t *testing.T) {
 	nettest.Virtual(t, func(t *testing.T) {
 		d := newShed(time.Second, nil)
-		n, err := New(Config{Apps: []App{{App: web, Machines: 1}}, Driver: d, Listener: nettest.NewPipes()})
+		n, err := New(
+			Config{Apps: []App{{App: web, Machines: 1}}, Driver: d, Listener: nettest.NewPipes()},
+		)
 		if err != nil {
 			t.Fatal(err)
 		}
@@ -226,7 +236,9 @@ func TestThePage(t *testing.T) {
 		if err := json.Unmarshal([]byte(n.statusJSON()), &s); err != nil {
 			t.Fatal(err)
 		}
-		up := slices.IndexFunc(s.Machines, func(m struct{ ID, State string }) bool { return m.State == "started" })
+		up := slices.IndexFunc(
+			s.Machines, func(m struct{ ID, State string }) bool { return m.State == "started" },
+		)
 		if len(s.Machines) != 2 || up < 0 || s.Requests != 1 {
 			t.Fatalf("%+v", s)
 		}

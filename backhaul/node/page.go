@@ -47,7 +47,9 @@ func (s source) Snapshot() status.Snapshot {
 	n := s.n
 	snap := status.Snapshot{
 		Title: string(n.config.Node), Started: n.shown.started, Requests: n.shown.requests.Load(),
-		Nodes: []status.Node{{ID: string(n.config.Node), Region: n.config.Region, Role: n.config.Role.String()}},
+		Nodes: []status.Node{
+			{ID: string(n.config.Node), Region: n.config.Region, Role: n.config.Role.String()},
+		},
 	}
 	if n.peers != nil {
 		s.nodes(&snap)
@@ -80,7 +82,9 @@ func (s source) nodes(snap *status.Snapshot) {
 		case !of.Edge:
 			role = RoleWorker
 		}
-		snap.Nodes = append(snap.Nodes, status.Node{ID: string(of.ID), Region: of.Region, Role: role.String()})
+		snap.Nodes = append(
+			snap.Nodes, status.Node{ID: string(of.ID), Region: of.Region, Role: role.String()},
+		)
 	}
 	if p.mesh == nil {
 		return

@@ -64,7 +64,9 @@ func (n *Node) demand(app balance.AppID) (home string, inFlight, parked int) {
 
 // noticed is told when another node's state changes.
 func (p *peers) noticed(of exchange.Node) {
-	p.n.report.Event(report.KindNode, balance.MachineKey{}, "%s in %s is %s", of.ID, of.Region, of.State)
+	p.n.report.Event(
+		report.KindNode, balance.MachineKey{}, "%s in %s is %s", of.ID, of.Region, of.State,
+	)
 	if p.mesh != nil {
 		p.mesh.Refresh()
 	}

@@ -78,7 +78,9 @@ func (s *shed) dial(ctx context.Context, m balance.Machine) (net.Conn, error) {
 	s.mu.Lock()
 	in := s.servers[m.Key()]
 	if in == nil {
-		in = &server{Server: http.Server{Handler: s.handle(m)}, at: nettest.NewPipes(), done: make(chan struct{})}
+		in = &server{
+			Server: http.Server{Handler: s.handle(m)}, at: nettest.NewPipes(), done: make(chan struct{}),
+		}
 		s.servers[m.Key()] = in
 		go func() { defer close(in.done); in.Serve(in.at) }()
 	}

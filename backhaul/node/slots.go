@@ -41,7 +41,9 @@ func newAsker(n *Node) *asker {
 // listen hooks the asker into the trace of the waiting room.
 func (a *asker) listen(t *autostart.Trace) {
 	report.Then2(&t.Parked, func(app balance.AppID, _ int) { a.poke(app) })
-	report.Then3(&t.HandedOver, func(app balance.AppID, _ balance.MachineID, _ time.Duration) { a.poke(app) })
+	report.Then3(
+		&t.HandedOver, func(app balance.AppID, _ balance.MachineID, _ time.Duration) { a.poke(app) },
+	)
 	report.Then2(&t.Rejected, func(app balance.AppID, _ error) { a.poke(app) })
 	report.Then2(&t.Left, func(app balance.AppID, _ time.Duration) { a.poke(app) })
 }

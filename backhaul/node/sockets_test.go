@@ -42,7 +42,12 @@ func identities(t *testing.T, nodes ...string) (ids []*backhaul.Identity) {
 			parent, signer = c, key
 		}
 		serial++
-		c.SerialNumber, c.NotBefore, c.NotAfter = big.NewInt(serial), time.Now().Add(-time.Hour), time.Now().Add(time.Hour)
+		c.SerialNumber, c.NotBefore, c.NotAfter = big.NewInt(
+			serial,
+		), time.Now().
+			Add(-time.Hour),
+			time.Now().
+				Add(time.Hour)
 		der, err := x509.CreateCertificate(rand.Reader, c, parent, &key.PublicKey, signer)
 		if err != nil {
 			t.Fatal(err)
@@ -54,7 +59,9 @@ func identities(t *testing.T, nodes ...string) (ids []*backhaul.Identity) {
 		return cert, key
 	}
 	ca, caKey := issue(&x509.Certificate{
-		Subject: pkix.Name{CommonName: "ca"}, IsCA: true, BasicConstraintsValid: true, KeyUsage: x509.KeyUsageCertSign,
+		Subject: pkix.Name{
+			CommonName: "ca",
+		}, IsCA: true, BasicConstraintsValid: true, KeyUsage: x509.KeyUsageCertSign,
 	}, nil, nil)
 	caFile := write("ca.pem", "CERTIFICATE", ca.Raw)
 	for _, n := range nodes {
@@ -77,7 +84,9 @@ func identities(t *testing.T, nodes ...string) (ids []*backhaul.Identity) {
 
 // Nodes with certificates send requests, orders and probes over the sockets of this host.
 func TestNodesOverSockets(t *testing.T) {
-	app := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) { fmt.Fprint(w, "hello") }))
+	app := httptest.NewServer(
+		http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) { fmt.Fprint(w, "hello") }),
+	)
 	defer app.Close()
 	engine := exchange.NewMemory(exchange.MemoryConfig{})
 	ids := identities(t, "w1", "e1")
@@ -88,7 +97,9 @@ func TestNodesOverSockets(t *testing.T) {
 		}
 		return Config{
 			Node: id, Role: role, Region: "r-" + string(id), Exchange: engine.Connect(id),
-			Keys: []string{"the-key-of-the-whole-town"}, Identity: who, Probe: probe, Apps: []App{{App: web}},
+			Keys: []string{
+				"the-key-of-the-whole-town",
+			}, Identity: who, Probe: probe, Apps: []App{{App: web}},
 		}
 	}
 	worker, edge := config("w1", RoleWorker, ids[0]), config("e1", RoleEdge, ids[1])
@@ -96,7 +107,9 @@ func TestNodesOverSockets(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	worker.Hop, worker.Driver, worker.Apps[0].Machines = hop, elsewhere{app.Listener.Addr().String()}, 1
+	worker.Hop, worker.Driver, worker.Apps[0].Machines = hop, elsewhere{
+		app.Listener.Addr().String(),
+	}, 1
 	var nodes []*Node
 	for _, c := range []Config{worker, edge} {
 		n, err := New(c)

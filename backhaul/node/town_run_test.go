@@ -1,3 +1,5 @@
+// Sleeps here are virtual: nettest.Virtual is a bubble of testing/synctest.
+
 package node
 
 import (
@@ -130,7 +132,10 @@ func (l *load) end(t *testing.T) {
 	l.stop()
 	l.all.Wait()
 	if n := l.failed.Load(); n > 0 {
-		t.Errorf("%d of %d requests went wrong at edges that lived: %s", n, l.sent.Load(), strings.Join(l.wrong[:min(len(l.wrong), 10)], "\n"))
+		t.Errorf(
+			"%d of %d requests went wrong at edges that lived: %s", n, l.sent.Load(),
+			strings.Join(l.wrong[:min(len(l.wrong), 10)], "\n"),
+		)
 	}
 }
 
@@ -147,7 +152,9 @@ func TestNothingIsLostWhenNodesFail(t *testing.T) {
 	t.Run("good", func(t *testing.T) { nodesFail(t, exchange.MemoryConfig{}) })
 	for seed := range uint64(1) {
 		t.Run(fmt.Sprintf("bad/seed=%d", seed), func(t *testing.T) {
-			nodesFail(t, exchange.MemoryConfig{Jitter: 30 * time.Millisecond, Lose: 0.1, Repeat: 0.1, Seed: seed})
+			nodesFail(
+				t, exchange.MemoryConfig{Jitter: 30 * time.Millisecond, Lose: 0.1, Repeat: 0.1, Seed: seed},
+			)
 		})
 	}
 }
@@ -262,7 +269,9 @@ func TestTheExchangeStandsStill(t *testing.T) {
 		app.KeepAlive = 10 * time.Second
 		other := app
 		other.ID = "other"
-		w1 := w.join("w1", "hkg", RoleWorker, []App{{App: app, Machines: 1}, {App: other, Machines: 1}}, nil)
+		w1 := w.join(
+			"w1", "hkg", RoleWorker, []App{{App: app, Machines: 1}, {App: other, Machines: 1}}, nil,
+		)
 		e := w.join("e1", "nrt", RoleEdge, []App{{App: app}, {App: other}}, nil)
 		time.Sleep(6 * time.Second)
 		if status, _ := e.get("http://other/"); status != 200 {
@@ -355,7 +364,9 @@ func TestNodesThatAreBoth(t *testing.T) {
 				t.Errorf("%s: %d %q", m.id, status, body)
 			}
 		}
-		if status := b.statusJSON(); !strings.Contains(status, `"id":"a","region":"nrt","role":"edge+worker"`) {
+		if status := b.statusJSON(); !strings.Contains(
+			status, `"id":"a","region":"nrt","role":"edge+worker"`,
+		) {
 			t.Errorf("the page does not know the other node: %s", status)
 		}
 		w.close()
@@ -381,9 +392,12 @@ func TestARefusalNamesWhoIsReady(t *testing.T) {
 		time.Sleep(3 * time.Second)
 		w.memory.Cut("e1")
 		of := func(m *member) balance.Machine {
-			return balance.Machine{App: "web", ID: balance.MachineID("web-" + string(m.id) + "-1"), Owner: m.id}
+			return balance.Machine{
+				App: "web", ID: balance.MachineID("web-" + string(m.id) + "-1"), Owner: m.id,
+			}
 		}
-		if a, err := e2.edge.owners.Start(t.Context(), of(second)); err != nil || a != balance.StartAccepted {
+		if a, err := e2.edge.owners.Start(t.Context(), of(second)); err != nil ||
+			a != balance.StartAccepted {
 			t.Fatal(a, err)
 		}
 		time.Sleep(3 * time.Second)
@@ -392,7 +406,8 @@ func TestARefusalNamesWhoIsReady(t *testing.T) {
 		}
 		time.Sleep(3 * time.Second)
 		starts := len(first.driver.Calls())
-		if status, body := e1.get("http://web/"); status != 200 || !strings.HasPrefix(body, "web-"+string(second.id)) {
+		if status, body := e1.get("http://web/"); status != 200 ||
+			!strings.HasPrefix(body, "web-"+string(second.id)) {
 			t.Errorf("%d %q", status, body)
 		}
 		time.Sleep(time.Second)

@@ -52,7 +52,10 @@ func newTown(t *testing.T) *town { return newBadTown(t, exchange.MemoryConfig{})
 
 // newBadTown returns a town whose exchange has faults.
 func newBadTown(t *testing.T, c exchange.MemoryConfig) *town {
-	w := &town{t: t, links: delay.NewLinks(), regions: map[balance.NodeID]string{}, members: map[balance.NodeID]*member{}}
+	w := &town{
+		t: t, links: delay.NewLinks(), regions: map[balance.NodeID]string{},
+		members: map[balance.NodeID]*member{},
+	}
 	w.links.Set("nrt", "hkg", 46*time.Millisecond)
 	w.links.Set("nrt", "nrt", time.Millisecond)
 	w.links.Set("hkg", "hkg", time.Millisecond)
@@ -66,9 +69,13 @@ func newBadTown(t *testing.T, c exchange.MemoryConfig) *town {
 }
 
 // join starts a node.
-func (w *town) join(id balance.NodeID, region string, role Role, apps []App, edit func(*Config)) *member {
+func (w *town) join(
+	id balance.NodeID, region string, role Role, apps []App, edit func(*Config),
+) *member {
 	w.t.Helper()
-	m := &member{town: w, id: id, hop: nettest.NewPipes(), clients: nettest.NewPipes(), ended: make(chan error, 1)}
+	m := &member{
+		town: w, id: id, hop: nettest.NewPipes(), clients: nettest.NewPipes(), ended: make(chan error, 1),
+	}
 	m.driver = newShed(time.Second, nil)
 	w.mu.Lock()
 	w.regions[id] = region
@@ -108,9 +115,12 @@ func (w *town) dial(ctx context.Context, from *member, to exchange.Node) (net.Co
 	w.mu.Lock()
 	m := w.members[balance.NodeID(to.Hop)]
 	w.mu.Unlock()
-	dial := w.links.WrapDial(w.regions[from.id], to.Region, func(ctx context.Context, _, _ string) (net.Conn, error) {
-		return m.hop.Dial(ctx)
-	})
+	dial := w.links.WrapDial(
+		w.regions[from.id], to.Region,
+		func(ctx context.Context, _, _ string) (net.Conn, error) {
+			return m.hop.Dial(ctx)
+		},
+	)
 	c, err := dial(ctx, "", "")
 	if err != nil {
 		return nil, err

@@ -102,7 +102,9 @@ func BenchmarkHear(b *testing.B) {
 			runtime.GC()
 			runtime.ReadMemStats(&before)
 			subject := func(kind string, i int) Subject {
-				return Subject{Cluster: "ebb", Kind: kind, Region: "nrt", Node: balance.NodeID(fmt.Sprintf("w%04d", i))}
+				return Subject{
+					Cluster: "ebb", Kind: kind, Region: "nrt", Node: balance.NodeID(fmt.Sprintf("w%04d", i)),
+				}
 			}
 			for i := range nodes {
 				var encoded [][]byte
@@ -161,16 +163,31 @@ func BenchmarkChange(b *testing.B) {
 	}
 	w, e := start("w1"), start("e1")
 	seen := make(chan struct{}, 1)
-	e.OnChange(func(balance.AppID) { seen <- struct{}{} })
-	time.Sleep(10 * time.Millisecond)
+	e.OnChange(func(balance.AppID) {
+		select {
+		case seen <- struct{}{}:
+		default:
+		}
+	})
+	await := func(revision string) {
+		for {
+			if rows, ok := e.App("web"); ok {
+				if m, ok := rows.Machine("m1"); ok && m.Revision == revision {
+					return
+				}
+			}
+			<-seen
+		}
+	}
 	if _, err := w.Host(balance.Machine{ID: "m1", App: "web", Region: "nrt"}); err != nil {
 		b.Fatal(err)
 	}
-	<-seen
+	await("")
 	i := 0
 	for b.Loop() {
 		i++
-		w.Edit("web", "m1", func(m *balance.Machine) { m.Revision = fmt.Sprint(i) })
-		<-seen
+		revision := fmt.Sprint(i)
+		w.Edit("web", "m1", func(m *balance.Machine) { m.Revision = revision })
+		await(revision)
 	}
 }

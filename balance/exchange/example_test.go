@@ -5,7 +5,6 @@ import (
 	"errors"
 	"fmt"
 	"log"
-	"time"
 
 	"github.com/ebbkit/ebb/balance"
 	"github.com/ebbkit/ebb/balance/exchange"
@@ -38,6 +37,8 @@ func Example() {
 	token, _ := gate.Start(0)
 	gate.Ready(token)
 
+	rows := edge.Watch()
+	defer rows.Close()
 	for {
 		if web, ok := edge.App("web"); ok {
 			if m, ok := web.Machine("m1"); ok && m.State == balance.StateStarted {
@@ -46,7 +47,8 @@ func Example() {
 				return
 			}
 		}
-		time.Sleep(time.Millisecond)
+		<-rows.C() // something has changed at the edge
+		rows.Take()
 	}
 	// Output: web/m1 is started at worker-1, which is reached at 10.0.0.7:9000
 }

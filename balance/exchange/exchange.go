@@ -106,7 +106,9 @@ func ParseSubject(text string) (Subject, error) {
 	case len(parts) == 4 && parts[0] == "ebb" && parts[2] == "snap":
 		return Subject{parts[1], parts[2], "", balance.NodeID(parts[3])}, nil
 	}
-	return Subject{}, fmt.Errorf("exchange: subject %q: want ebb.cluster.kind.region.node or ebb.cluster.snap.node", text)
+	return Subject{}, fmt.Errorf(
+		"exchange: subject %q: want ebb.cluster.kind.region.node or ebb.cluster.snap.node", text,
+	)
 }
 
 // Matches reports whether the subject matches the filter; an empty part of the filter matches any.

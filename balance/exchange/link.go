@@ -38,7 +38,9 @@ type Link struct {
 }
 
 // ErrSameNode is given to [Trace] when another process repeatedly speaks as this node.
-var ErrSameNode = errors.New("exchange: another process speaks as this node: give each an ID of its own")
+var ErrSameNode = errors.New(
+	"exchange: another process speaks as this node: give each an ID of its own",
+)
 
 // Node is what a link knows of another node.
 type Node struct {

@@ -44,7 +44,9 @@ type Memory struct {
 
 // NewMemory returns a Memory without nodes.
 func NewMemory(c MemoryConfig) *Memory {
-	m := &Memory{conns: map[balance.NodeID]*Conn{}, stored: map[string]Entry{}, watch: map[*func(Entry)]*Conn{}}
+	m := &Memory{
+		conns: map[balance.NodeID]*Conn{}, stored: map[string]Entry{}, watch: map[*func(Entry)]*Conn{},
+	}
 	m.Change(c)
 	return m
 }
@@ -362,7 +364,9 @@ func (c *Conn) write(e Entry, revision uint64) (uint64, error) {
 	}
 	switch {
 	case held.Revision != revision:
-		return 0, fmt.Errorf("%w: %q has revision %d, not %d", ErrConflict, e.Key, held.Revision, revision)
+		return 0, fmt.Errorf(
+			"%w: %q has revision %d, not %d", ErrConflict, e.Key, held.Revision, revision,
+		)
 	case e.Deleted && !ok:
 		return 0, fmt.Errorf("%w: %q", ErrNotFound, e.Key)
 	}

@@ -44,7 +44,9 @@ func (r *rig) start(id balance.NodeID, region string, incarnation uint64) *rigNo
 }
 
 // startOver starts a node over a wrapped end.
-func (r *rig) startOver(id balance.NodeID, region string, incarnation uint64, wrap func(*Conn) Exchange) *rigNode {
+func (r *rig) startOver(
+	id balance.NodeID, region string, incarnation uint64, wrap func(*Conn) Exchange,
+) *rigNode {
 	r.t.Helper()
 	if old := r.nodes[id]; old != nil {
 		r.memory.Cut(id)
@@ -116,7 +118,9 @@ func want[T comparable](t *testing.T, what string, got, want T) {
 }
 
 // late makes messages take 50 ms.
-var late = MemoryConfig{Delay: func(_, _ balance.NodeID) time.Duration { return 50 * time.Millisecond }}
+var late = MemoryConfig{
+	Delay: func(_, _ balance.NodeID) time.Duration { return 50 * time.Millisecond },
+}
 
 func TestTwoFleets(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
@@ -168,7 +172,12 @@ func TestTwoFleets(t *testing.T) {
 		n, ok := e.link.Node("w1")
 		want(t, "known", ok, true)
 		n.Heard, n.Incarnation = time.Time{}, 0
-		want(t, "node", n, Node{ID: "w1", Region: "nrt", Hop: "w1:1", Probe: "w1:2", Worker: true, State: "live", Machines: 1})
+		want(
+			t, "node", n,
+			Node{
+				ID: "w1", Region: "nrt", Hop: "w1:1", Probe: "w1:2", Worker: true, State: "live", Machines: 1,
+			},
+		)
 	})
 }
 

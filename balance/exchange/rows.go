@@ -69,7 +69,9 @@ func (r *rows) gone(a core.Gone) {
 }
 
 // markGone appends an update that marks a node's machine as gone.
-func (r *rows) markGone(us []balance.Update, node balance.NodeID, k balance.MachineKey, v balance.Version) []balance.Update {
+func (r *rows) markGone(
+	us []balance.Update, node balance.NodeID, k balance.MachineKey, v balance.Version,
+) []balance.Update {
 	m, ok := r.held(k)
 	if !ok || m.Owner != node || m.State == balance.StateGone {
 		return us

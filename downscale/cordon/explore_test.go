@@ -112,7 +112,9 @@ func (m *model) explore() (states, transitions int, err error) {
 		return i
 	}
 	first := world{
-		p: Machine{Config: Config{Quiet: m.quiet, CordonMax: time.Hour, Backoff: time.Hour, StuckAfter: time.Hour}},
+		p: Machine{
+			Config: Config{Quiet: m.quiet, CordonMax: time.Hour, Backoff: time.Hour, StuckAfter: time.Hour},
+		},
 	}
 	m.canon(&first)
 	add(&first, step{})

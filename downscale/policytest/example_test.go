@@ -26,8 +26,11 @@ func ExampleExcess() {
 	var rule policytest.Excess
 	s := policy.Situation{App: balance.App{ID: "web", Autostop: balance.AutostopStop}}
 	for _, id := range []balance.MachineID{"nrt-1", "nrt-2", "nrt-3"} {
-		s.Machines = append(s.Machines, policy.Seen{ID: id, Region: "nrt", Rank: balance.MachineKey{App: "web", ID: id}.Rank(),
-			State: balance.StateStarted, Limits: balance.Limits{Soft: 20}, Own: true, Load: 19})
+		s.Machines = append(
+			s.Machines,
+			policy.Seen{ID: id, Region: "nrt", Rank: balance.MachineKey{App: "web", ID: id}.Rank(),
+				State: balance.StateStarted, Limits: balance.Limits{Soft: 20}, Own: true, Load: 19},
+		)
 	}
 	start := time.Now()
 	rule.Decide(start, s)

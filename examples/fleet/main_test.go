@@ -116,7 +116,9 @@ func TestFleet(t *testing.T) {
 	var edges []town.ProcessState
 	eventually(t, func() string {
 		s := state(t, page)
-		edges = slices.DeleteFunc(slices.Clone(s.Processes), func(p town.ProcessState) bool { return p.Role != "edge" })
+		edges = slices.DeleteFunc(
+			slices.Clone(s.Processes), func(p town.ProcessState) bool { return p.Role != "edge" },
+		)
 		for _, p := range s.Processes {
 			if p.Role != "engine" && (p.View == nil || len(p.View.Others) < 5) {
 				return p.Name + " has not heard of all others"
@@ -194,7 +196,9 @@ func TestChaos(t *testing.T) {
 	if testing.Short() {
 		t.Skip("it takes half a minute")
 	}
-	cmd, out := fleet(t, "chaos", "-for", "30s", "-seed", "1", "-rate", "50", "-keepalive", "5s", "-lossy")
+	cmd, out := fleet(
+		t, "chaos", "-for", "30s", "-seed", "1", "-rate", "50", "-keepalive", "5s", "-lossy",
+	)
 	account, err := io.ReadAll(out)
 	if err := cmd.Wait(); err != nil {
 		t.Errorf("chaos: %v", err)
@@ -228,7 +232,10 @@ func TestUsage(t *testing.T) {
 		cmd.Env = append(os.Environ(), envMain+"=1")
 		said, _ := cmd.CombinedOutput()
 		if cmd.ProcessState.ExitCode() != x.exit || !strings.Contains(string(said), x.want) {
-			t.Errorf("fleet %q: exit status %d, %s; want %d, %s", x.args, cmd.ProcessState.ExitCode(), said, x.exit, x.want)
+			t.Errorf(
+				"fleet %q: exit status %d, %s; want %d, %s", x.args, cmd.ProcessState.ExitCode(), said, x.exit,
+				x.want,
+			)
 		}
 	}
 }

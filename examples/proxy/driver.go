@@ -32,7 +32,9 @@ func (s settings) driver(out io.Writer) (func(region string) (world.Driver, erro
 	if s.app == "" {
 		self, err := os.Executable()
 		if err != nil {
-			return nil, fmt.Errorf("the built-in app is this program executed again, which cannot be found: %w; use -app", err)
+			return nil, fmt.Errorf(
+				"the built-in app is this program executed again, which cannot be found: %w; use -app", err,
+			)
 		}
 		c.Argv, c.Env = []string{self}, demoapp.Env(s.boot)
 	}

@@ -171,7 +171,9 @@ func parse(args []string, out io.Writer) (settings, error) {
 		)
 	}
 	if err == nil {
-		app.FinishAbandoned, err = choose("abandoned", *abandoned, map[string]bool{"tell": false, "finish": true})
+		app.FinishAbandoned, err = choose(
+			"abandoned", *abandoned, map[string]bool{"tell": false, "finish": true},
+		)
 	}
 	if err == nil {
 		s.world.Notify, err = parseClasses(*notify)

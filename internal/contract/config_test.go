@@ -57,7 +57,10 @@ func configs(t *testing.T) (all []config) {
 	granter := &grants.Config{Give: func(balance.NodeID, balance.Grant) {}}
 	add("balance/grants", granter, func() error { _, err := grants.New(f, *granter); return err })
 	link := &exchange.Config{}
-	add("balance/exchange", link, func() error { _, err := exchange.New(f, newMemory(), *link); return err })
+	add(
+		"balance/exchange", link,
+		func() error { _, err := exchange.New(f, newMemory(), *link); return err },
+	)
 	app := &balance.App{ID: "web"}
 	add("balance", app, func() error { return f.Apply(balance.PutApp{App: *app}) })
 	limits := &balance.Limits{}
@@ -82,7 +85,10 @@ func configs(t *testing.T) (all []config) {
 	add("autostart/process", children, func() error { _, err := process.New(*children); return err })
 
 	down := &downscale.Config{}
-	add("downscale", down, func() error { _, err := downscale.New(f, &machinetest.Fake{}, *down); return err })
+	add(
+		"downscale", down,
+		func() error { _, err := downscale.New(f, &machinetest.Fake{}, *down); return err },
+	)
 
 	transport := &backhaul.Config{}
 	add(

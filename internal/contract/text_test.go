@@ -17,7 +17,9 @@ import (
 
 // enums are all types whose values have names.
 var enums = []any{
-	new(balance.Autostop), new(balance.State), new(balance.Health), new(balance.Cordon), new(balance.Tier),
+	new(
+		balance.Autostop,
+	), new(balance.State), new(balance.Health), new(balance.Cordon), new(balance.Tier),
 	new(balance.StartAnswer), new(balance.Bounce), new(balance.Outcome),
 	new(balance.Class), new(policy.Verdict), new(cordon.Act),
 	new(rtt.State),
@@ -42,7 +44,10 @@ func TestEnumsReadBackTheirOwnText(t *testing.T) {
 			}
 			name := string(text)
 			if names[name] || name != v.Interface().(fmt.Stringer).String() {
-				t.Errorf("%s(%d) has the text %q: another value has it, or String says %v", kind, i, name, v.Interface())
+				t.Errorf(
+					"%s(%d) has the text %q: another value has it, or String says %v", kind, i, name,
+					v.Interface(),
+				)
 			}
 			names[name] = true
 			asJSON, err := json.Marshal(v.Interface())
@@ -59,7 +64,9 @@ func TestEnumsReadBackTheirOwnText(t *testing.T) {
 		}
 		v.SetUint(0)
 		err := v.Addr().Interface().(encoding.TextUnmarshaler).UnmarshalText([]byte("no-such-name"))
-		if err == nil || !strings.Contains(err.Error(), "no-such-name") || !strings.Contains(err.Error(), "want ") || v.Uint() != 0 {
+		if err == nil || !strings.Contains(err.Error(), "no-such-name") ||
+			!strings.Contains(err.Error(), "want ") ||
+			v.Uint() != 0 {
 			t.Errorf("%s: reading what is no name: %v", kind, err)
 		}
 	}

@@ -31,7 +31,9 @@ func (h *Host) Listen(addr string) (net.Listener, error) {
 		addr = net.JoinHostPort(host, strconv.Itoa(10_000+h.last))
 	}
 	if h.ports[addr] != nil {
-		return nil, &net.OpError{Op: "listen", Net: "tcp", Err: os.NewSyscallError("bind", syscall.EADDRINUSE)}
+		return nil, &net.OpError{
+			Op: "listen", Net: "tcp", Err: os.NewSyscallError("bind", syscall.EADDRINUSE),
+		}
 	}
 	if h.ports == nil {
 		h.ports = make(map[string]*Pipes)

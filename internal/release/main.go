@@ -59,7 +59,9 @@ func run(args []string) error {
 		if err != nil {
 			return err
 		}
-		edit := exec.Command("go", append([]string{"mod", "edit"}, edits(string(mod), args[0], nested)...)...)
+		edit := exec.Command(
+			"go",
+			append([]string{"mod", "edit"}, edits(string(mod), args[0], nested)...)...)
 		edit.Dir, edit.Stderr = filepath.FromSlash(dir), os.Stderr
 		if err := edit.Run(); err != nil {
 			return fmt.Errorf("%s: go mod edit: %w", dir, err)
@@ -74,7 +76,9 @@ func run(args []string) error {
 	return nil
 }
 
-var replaced = regexp.MustCompile(`(?m)^(replace ` + regexp.QuoteMeta(module) + `(?:/\S+)?) v\S+ =>`)
+var replaced = regexp.MustCompile(
+	`(?m)^(replace ` + regexp.QuoteMeta(module) + `(?:/\S+)?) v\S+ =>`,
+)
 
 // workspace has a module's workspace, if it has one, replace the version by the tree: until it has its
 // tag nobody serves it.

@@ -66,7 +66,8 @@ func TestWorkspacesReplaceTheVersion(t *testing.T) {
 		t.Fatal(err)
 	}
 	got, err := os.ReadFile(file)
-	if want := strings.Replace(text, module+" v0.1.0", module+" v0.2.0", 1); err != nil || string(got) != want {
+	if want := strings.Replace(text, module+" v0.1.0", module+" v0.2.0", 1); err != nil ||
+		string(got) != want {
 		t.Errorf("got %q, %v", got, err)
 	}
 }

@@ -146,7 +146,9 @@ func (r *Report) answered(m balance.MachineKey, status int, failed bool) {
 	case wrong == "":
 		r.Event(events.Answers, m, "it answers well again")
 	default:
-		r.Event(events.Answers, m, "%s; when it is mended, stop it: the next request starts it anew", wrong)
+		r.Event(
+			events.Answers, m, "%s; when it is mended, stop it: the next request starts it anew", wrong,
+		)
 	}
 }
 

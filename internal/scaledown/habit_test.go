@@ -64,7 +64,8 @@ func TestHabit(t *testing.T) {
 // A longer gap never makes the keep-alive shorter, and what is learned covers 99 % of the gaps.
 func TestHabitProperties(t *testing.T) {
 	rapid.Check(t, func(t *rapid.T) {
-		ds := rapid.SliceOfN(rapid.Int64Range(int64(idleMin), int64(idleMax)), gapsMin, 200).Draw(t, "gaps")
+		ds := rapid.SliceOfN(rapid.Int64Range(int64(idleMin), int64(idleMax)), gapsMin, 200).
+			Draw(t, "gaps")
 		var h Habit
 		for _, d := range ds {
 			h.Gap(time.Duration(d))

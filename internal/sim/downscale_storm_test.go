@@ -88,7 +88,10 @@ func (w *stormy) between(least, most time.Duration) time.Duration {
 }
 
 func storm(t *testing.T, requests int64, seed uint64) {
-	w := &stormy{t: t, rand: rand.New(rand.NewPCG(seed, 11)), is: map[balance.MachineID]string{}, long: map[*stormConn]bool{}, begun: time.Now()}
+	w := &stormy{
+		t: t, rand: rand.New(rand.NewPCG(seed, 11)), is: map[balance.MachineID]string{},
+		long: map[*stormConn]bool{}, begun: time.Now(),
+	}
 	ctx, cancel := context.WithCancel(t.Context())
 	var err error
 	if w.worker, err = balance.NewFleet(balance.FleetConfig{Node: "worker", Region: "nrt"}); err != nil {
@@ -114,7 +117,11 @@ func storm(t *testing.T, requests int64, seed uint64) {
 		},
 	}
 	w.reborn(t)
-	w.worker.Keep(balance.Keeper{Wanted: func(_ balance.AppID, id balance.MachineID) { w.start(id, w.gate(id).Load().Epoch) }})
+	w.worker.Keep(
+		balance.Keeper{
+			Wanted: func(_ balance.AppID, id balance.MachineID) { w.start(id, w.gate(id).Load().Epoch) },
+		},
+	)
 	var background sync.WaitGroup
 	background.Go(func() { w.runDownscaler(t, ctx) })
 	background.Go(func() { w.maintain(ctx) })
@@ -141,11 +148,17 @@ func storm(t *testing.T, requests int64, seed uint64) {
 			t.Errorf("%s is left %+v", machineID(i), l)
 		}
 	}
-	t.Logf("%d requests in %v on %d edges: %d served, %d lost, %d unserved; %d bounces, %d stops, %d suspensions, %d starts, %d aborts; %d connections told, %d cut off by order; %d orders, %d runs",
-		requests, time.Since(w.begun).Round(time.Second), stormEdges, w.served.Load(), w.lost.Load(), w.unserved.Load(), w.bounced.Load(), w.stops.Load(), w.suspends.Load(),
-		w.starts.Load(), w.aborts.Load(), w.told.Load(), w.cut.Load(), w.orders.Load(), w.runs.Load())
+	t.Logf(
+		"%d requests in %v on %d edges: %d served, %d lost, %d unserved; %d bounces, %d stops, %d suspensions, %d starts, %d aborts; %d connections told, %d cut off by order; %d orders, %d runs",
+		requests, time.Since(w.begun).Round(time.Second), stormEdges, w.served.Load(), w.lost.Load(),
+		w.unserved.Load(), w.bounced.Load(), w.stops.Load(), w.suspends.Load(), w.starts.Load(),
+		w.aborts.Load(), w.told.Load(), w.cut.Load(), w.orders.Load(), w.runs.Load(),
+	)
 	if w.lost.Load() > 0 || w.unserved.Load() > 0 || w.surprises.Load() > 0 {
-		t.Errorf("%d requests lost, %d not served in time, %d surprises", w.lost.Load(), w.unserved.Load(), w.surprises.Load())
+		t.Errorf(
+			"%d requests lost, %d not served in time, %d surprises", w.lost.Load(), w.unserved.Load(),
+			w.surprises.Load(),
+		)
 	}
 	if n := w.stops.Load() + w.suspends.Load(); n < requests/2000 {
 		t.Errorf("%d stops and suspensions are no test", n)
@@ -153,7 +166,9 @@ func storm(t *testing.T, requests int64, seed uint64) {
 }
 
 func (w *stormy) app() balance.App {
-	return balance.App{ID: app, Autostop: balance.AutostopSuspend, Limits: balance.Limits{Soft: 8, Hard: 16}}
+	return balance.App{
+		ID: app, Autostop: balance.AutostopSuspend, Limits: balance.Limits{Soft: 8, Hard: 16},
+	}
 }
 
 func (w *stormy) gate(id balance.MachineID) *balance.Gate { return w.worker.Gate(app, id) }
@@ -163,7 +178,8 @@ func (w *stormy) gate(id balance.MachineID) *balance.Gate { return w.worker.Gate
 func (w *stormy) think(client int) {
 	for {
 		time.Sleep(w.between(time.Millisecond, 400*time.Millisecond))
-		if calm := time.Since(w.begun)%(12*time.Second) >= 6*time.Second; !calm || client < 2 && w.chance(0.02) {
+		if calm := time.Since(w.begun)%(12*time.Second) >= 6*time.Second; !calm ||
+			client < 2 && w.chance(0.02) {
 			return
 		}
 	}
@@ -269,7 +285,9 @@ func (w *stormy) check(id balance.MachineID, epoch uint64, g *balance.Gate, long
 		return
 	}
 	if w.lost.Add(1) < 10 {
-		w.t.Errorf("at %v a request is on %s, which is %s; its gate %+v", time.Since(w.begun), id, is, g.Load())
+		w.t.Errorf(
+			"at %v a request is on %s, which is %s; its gate %+v", time.Since(w.begun), id, is, g.Load(),
+		)
 	}
 }
 
@@ -476,7 +494,9 @@ func (w *stormy) watch(ctx context.Context, i int) {
 		for m := range s.All() {
 			row := *m
 			row.Owner = "worker"
-			rows = append(rows, balance.PutMachine{Machine: row, Version: balance.Version{Incarnation: 1, Seq: seq}})
+			rows = append(
+				rows, balance.PutMachine{Machine: row, Version: balance.Version{Incarnation: 1, Seq: seq}},
+			)
 			gens[m.ID] = m.CordonGen
 		}
 		time.Sleep(w.travel())

@@ -40,7 +40,9 @@ func TestMaintenanceCostsNoRequest(t *testing.T) {
 					}
 					return id != ""
 				})
-				form := url.Values{"machine": {id}, "drain": {"30s"}, "suspend": {suspend}, "reason": {"new kernel"}}
+				form := url.Values{
+					"machine": {id}, "drain": {"30s"}, "suspend": {suspend}, "reason": {"new kernel"},
+				}
 				resp, err := p.client.PostForm("http://"+p.page.Addr().String()+"/stop", form)
 				if err != nil {
 					t.Fatal(err)
@@ -62,7 +64,9 @@ func TestMaintenanceCostsNoRequest(t *testing.T) {
 
 func TestMaintenanceOfNoMachine(t *testing.T) {
 	virtual(t, nil, func(t *testing.T, p *play) {
-		resp, err := p.client.PostForm("http://"+p.page.Addr().String()+"/stop", url.Values{"machine": {"nrt-9"}})
+		resp, err := p.client.PostForm(
+			"http://"+p.page.Addr().String()+"/stop", url.Values{"machine": {"nrt-9"}},
+		)
 		if err != nil {
 			t.Fatal(err)
 		}

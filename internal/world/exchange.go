@@ -93,7 +93,13 @@ func (x *exchange) report(ctx context.Context, from *node, app balance.AppID, ed
 		s, _ := from.fleet.App(app)
 		for m := range s.All() {
 			if g := from.fleet.Gate(app, m.ID); g != nil && m.State == balance.StateStarted {
-				rs = append(rs, balance.Report{App: app, ID: m.ID, Load: g.Load(), Granted: g.Granted(), Incarnation: from.fleet.Incarnation()})
+				rs = append(
+					rs,
+					balance.Report{
+						App: app, ID: m.ID, Load: g.Load(), Granted: g.Granted(),
+						Incarnation: from.fleet.Incarnation(),
+					},
+				)
 			}
 		}
 		for _, to := range edges {
@@ -195,7 +201,9 @@ func (views) Load(balance.AppID, balance.MachineID) (inFlight, idle int, told, f
 }
 
 // call runs do at to's end of the link and returns its answer, or ctx's error.
-func call[T any](ctx context.Context, x *exchange, from, to *node, do func() (T, error)) (T, error) {
+func call[T any](
+	ctx context.Context, x *exchange, from, to *node, do func() (T, error),
+) (T, error) {
 	type answer struct {
 		v   T
 		err error

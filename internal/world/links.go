@@ -18,7 +18,9 @@ func (w *World) usualLinks() (ls []status.Link) {
 	}
 	for i, a := range w.config.Regions {
 		for _, b := range w.config.Regions[i+1:] {
-			ls = append(ls, status.Link{From: a.Name, To: b.Name, Usual: report.Millis(w.links.RTT(a.Name, b.Name))})
+			ls = append(
+				ls, status.Link{From: a.Name, To: b.Name, Usual: report.Millis(w.links.RTT(a.Name, b.Name))},
+			)
 		}
 	}
 	return ls
@@ -39,6 +41,11 @@ func (w *World) SetLink(from, to string, rtt time.Duration) error {
 	rtt = max(rtt, 2*time.Nanosecond)
 	before := w.links.RTT(from, to)
 	w.links.Set(from, to, rtt)
-	w.log.Add(events.Event{Kind: "link", Node: from + "–" + to, Reason: fmt.Sprintf("round trip set from %v to %v", report.Rounded(before), report.Rounded(rtt))})
+	w.log.Add(
+		events.Event{
+			Kind: "link", Node: from + "–" + to,
+			Reason: fmt.Sprintf("round trip set from %v to %v", report.Rounded(before), report.Rounded(rtt)),
+		},
+	)
 	return nil
 }

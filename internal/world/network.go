@@ -18,7 +18,9 @@ type network interface {
 	packets(region string) net.PacketConn
 	// relay returns the address to which packets to addr are sent so that they take the time of the
 	// link.
-	relay(ctx context.Context, links *delay.Links, from, to string, addr netip.AddrPort) (netip.AddrPort, error)
+	relay(
+		ctx context.Context, links *delay.Links, from, to string, addr netip.AddrPort,
+	) (netip.AddrPort, error)
 }
 
 // host is the network of this host.

@@ -59,9 +59,13 @@ func newPlay(t testing.TB, change func(*Config)) *play {
 		t.Fatal(err)
 	}
 	ctx, stop := context.WithCancel(context.Background())
-	p := &play{TB: t, World: w, url: "http://" + w.Addr().String(), stop: stop, done: make(chan error, 1)}
+	p := &play{
+		TB: t, World: w, url: "http://" + w.Addr().String(), stop: stop, done: make(chan error, 1),
+	}
 	p.client = &http.Client{
-		Transport: &http.Transport{MaxIdleConnsPerHost: 200, DialContext: w.config.net.dial}, Timeout: patience,
+		Transport: &http.Transport{
+			MaxIdleConnsPerHost: 200, DialContext: w.config.net.dial,
+		}, Timeout: patience,
 	}
 	go func() { p.done <- w.Run(ctx, context.Background()) }()
 	t.Cleanup(p.end)

@@ -113,11 +113,14 @@ type fixed map[string]time.Duration
 func (f fixed) RTT(region string) (time.Duration, bool) { d, ok := f[region]; return d, ok }
 
 func TestFixed(t *testing.T) {
-	rtttest.TestDistance(t, func(_ *testing.T, own string, truth map[string]time.Duration) rtttest.Source {
-		f := fixed{own: 0}
-		for r, d := range truth {
-			f[r] = d
-		}
-		return rtttest.Source{Distance: f, Lose: func(region string) { delete(f, region) }}
-	})
+	rtttest.TestDistance(
+		t,
+		func(_ *testing.T, own string, truth map[string]time.Duration) rtttest.Source {
+			f := fixed{own: 0}
+			for r, d := range truth {
+				f[r] = d
+			}
+			return rtttest.Source{Distance: f, Lose: func(region string) { delete(f, region) }}
+		},
+	)
 }

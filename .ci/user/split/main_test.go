@@ -16,9 +16,12 @@ import (
 
 func TestMain(m *testing.M) {
 	if os.Getenv("MACHINE") != "" {
-		http.ListenAndServe("127.0.0.1:"+os.Getenv("PORT"), http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
-			fmt.Fprint(w, "hello from ", os.Getenv("MACHINE"))
-		}))
+		http.ListenAndServe(
+			"127.0.0.1:"+os.Getenv("PORT"),
+			http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+				fmt.Fprint(w, "hello from ", os.Getenv("MACHINE"))
+			}),
+		)
 		os.Exit(1)
 	}
 	if os.Getenv("SPLIT") != "" {
@@ -44,8 +47,10 @@ func TestSplit(t *testing.T) {
 	if err := cmd.Start(); err != nil {
 		t.Fatal(err)
 	}
+	look := time.NewTicker(5 * time.Millisecond)
+	defer look.Stop()
 	for _, addr := range addrs {
-		for deadline := time.Now().Add(time.Minute); ; time.Sleep(5 * time.Millisecond) {
+		for deadline := time.Now().Add(time.Minute); ; <-look.C {
 			resp, err := http.Get("http://" + addr)
 			if err != nil {
 				if time.Now().After(deadline) {

@@ -172,7 +172,10 @@ var carrying = []clause{
 		for _, name := range []string{"a.b", "*", ">", "a b", "ä/ü", "%2E", "a\nb", "-_"} {
 			s := exchange.Subject{Cluster: "test", Kind: "load", Region: name, Node: balance.NodeID(name)}
 			m := subscribe(t, a, s)
-			other := subscribe(t, a, exchange.Subject{Cluster: "test", Kind: "load", Region: "nrt", Node: balance.NodeID(name)})
+			other := subscribe(
+				t, a,
+				exchange.Subject{Cluster: "test", Kind: "load", Region: "nrt", Node: balance.NodeID(name)},
+			)
 			publish(t, a, s, name)
 			eventually(t, fmt.Sprintf("the name %q is lost", name), func() bool { return m.has(name) })
 			if m.got[0].Subject != s {
@@ -344,7 +347,9 @@ var carrying = []clause{
 	}},
 }
 
-func ask(x exchange.Exchange, to exchange.Subject, question string, within time.Duration) (string, error) {
+func ask(
+	x exchange.Exchange, to exchange.Subject, question string, within time.Duration,
+) (string, error) {
 	ctx, cancel := context.WithTimeout(context.Background(), within)
 	defer cancel()
 	b, err := x.Request(ctx, to, []byte(question))

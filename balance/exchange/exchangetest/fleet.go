@@ -217,9 +217,14 @@ var following = []clause{
 		f.edge.mu.Lock()
 		f.edge.parked = 3
 		f.edge.mu.Unlock()
-		eventually(t, "the worker does not know what waits at the edge", func() bool { n, fresh := f.work.link.Parked("web"); return n == 3 && fresh })
+		eventually(
+			t, "the worker does not know what waits at the edge",
+			func() bool { n, fresh := f.work.link.Parked("web"); return n == 3 && fresh },
+		)
 		gen, _ := f.work.fleet.Gate("web", "m1").Cordon()
-		eventually(t, "the edge has not acknowledged", func() bool { return f.work.link.Acked("web", "m1", gen) })
+		eventually(
+			t, "the edge has not acknowledged", func() bool { return f.work.link.Acked("web", "m1", gen) },
+		)
 		if got := f.table(f.edge)["m1"]; got.CordonGen < gen {
 			t.Errorf("acknowledged, and the edge knows generation %d of %d", got.CordonGen, gen)
 		}
@@ -265,7 +270,9 @@ var following = []clause{
 			send(m)
 		})
 		gen, _ := f.work.fleet.Gate("web", "m1").Cordon()
-		eventually(t, "it is never said again", func() bool { return f.work.link.Acked("web", "m1", gen) })
+		eventually(
+			t, "it is never said again", func() bool { return f.work.link.Acked("web", "m1", gen) },
+		)
 	}},
 	{"a snapshot overtakes updates", func(t *testing.T, n Net) {
 		f := newFleets(t, n)
@@ -324,7 +331,9 @@ var following = []clause{
 		}
 		f.agree("lossy")
 		gen, _ := f.work.fleet.Gate("web", "m1").Cordon()
-		eventually(t, "the edge has not acknowledged", func() bool { return f.work.link.Acked("web", "m1", gen) })
+		eventually(
+			t, "the edge has not acknowledged", func() bool { return f.work.link.Acked("web", "m1", gen) },
+		)
 	}},
 	{"a node whose clock was set back is heard all the same", func(t *testing.T, n Net) {
 		f := newFleets(t, n)

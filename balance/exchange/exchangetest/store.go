@@ -183,7 +183,9 @@ var storing = []clause{
 }
 
 // storeClause makes a clause from a check of the stores of two nodes.
-func storeClause(check func(t *testing.T, ctx context.Context, a, b exchange.Store)) func(*testing.T, Net) {
+func storeClause(
+	check func(t *testing.T, ctx context.Context, a, b exchange.Store),
+) func(*testing.T, Net) {
 	return func(t *testing.T, n Net) {
 		if n.Store == nil {
 			t.Skip("the engine has no store")

@@ -74,7 +74,9 @@ type Conn struct {
 // one.
 func Connect(urls string, c Config) (*Conn, error) {
 	if c.Credentials != "" && c.NKey != "" {
-		return nil, errors.New("nats: Config.Credentials and Config.NKey are both set: leave one of them empty")
+		return nil, errors.New(
+			"nats: Config.Credentials and Config.NKey are both set: leave one of them empty",
+		)
 	}
 	if urls == "" && c.Server == nil {
 		return nil, errors.New(`nats: no URL: want one such as "nats://127.0.0.1:4222", or Config.Server`)

@@ -34,7 +34,9 @@ func newRig(t testing.TB, options func(*server.Options)) *rig {
 		t.Fatal(err)
 	}
 	l.Close()
-	r := &rig{t: t, config: embedded.Config{Listen: l.Addr().String(), Dir: t.TempDir(), Options: options}}
+	r := &rig{
+		t: t, config: embedded.Config{Listen: l.Addr().String(), Dir: t.TempDir(), Options: options},
+	}
 	r.start()
 	t.Cleanup(func() { r.server.Close() })
 	return r
@@ -92,8 +94,12 @@ func TestPermissions(t *testing.T) {
 				$JS.API.STREAM.INFO.KV_ebb_<c> $JS.API.DIRECT.GET.KV_ebb_<c>.> $JS.FC.KV_ebb_<c>.>
 				$JS.API.CONSUMER.CREATE.KV_ebb_<c>.> $JS.API.CONSUMER.DELETE.KV_ebb_<c>.>
 				$KV.ebb_<c>.> $JS.API.INFO $JS.API.STREAM.CREATE.KV_ebb_<c>`))},
-			Subscribe: &server.SubjectPermission{Allow: []string{r.Replace("ebb.<c>.*.*.*"), r.Replace("ebb.<c>.snap.<n>"), r.Replace("_INBOX_<n>.>")}},
-			Response:  &server.ResponsePermission{MaxMsgs: 1, Expires: time.Minute},
+			Subscribe: &server.SubjectPermission{
+				Allow: []string{
+					r.Replace("ebb.<c>.*.*.*"), r.Replace("ebb.<c>.snap.<n>"), r.Replace("_INBOX_<n>.>"),
+				},
+			},
+			Response: &server.ResponsePermission{MaxMsgs: 1, Expires: time.Minute},
 		}}
 	}
 	r := newRig(t, func(o *server.Options) { o.Users = []*server.User{user("w1"), user("w2")} })
@@ -130,7 +136,9 @@ func TestPermissions(t *testing.T) {
 	if _, err := f1.Host(balance.Machine{ID: "m1", App: "web", Region: region}); err != nil {
 		t.Fatal(err)
 	}
-	wait(t, "the row has not arrived", func() bool { s, ok := f2.App("web"); return ok && s.Len() == 1 })
+	wait(
+		t, "the row has not arrived", func() bool { s, ok := f2.App("web"); return ok && s.Len() == 1 },
+	)
 	ctx, cancel := context.WithTimeout(t.Context(), 5*time.Second)
 	defer cancel()
 	if _, err := c2.Request(ctx, exchange.Subject{Cluster: cluster, Kind: "snap", Node: "w1"}, nil); err != nil {
@@ -202,7 +210,10 @@ func TestConsumersAfterReconnects(t *testing.T) {
 	done := make(chan error)
 	told := make(chan exchange.Entry, 10_000)
 	go func() { done <- s.Watch(ctx, func(e exchange.Entry) { told <- e }) }()
-	wait(t, "the store cannot be written", func() bool { _, err := s.Put(ctx, "app.web", []byte("1"), 0); return err == nil })
+	wait(
+		t, "the store cannot be written",
+		func() bool { _, err := s.Put(ctx, "app.web", []byte("1"), 0); return err == nil },
+	)
 	<-told
 
 	probe, err := natsgo.Connect(r.server.URL())
@@ -270,7 +281,10 @@ func TestABucketMadeAgain(t *testing.T) {
 	if err := js.DeleteKeyValue(ctx, "ebb_prod"); err != nil {
 		t.Fatal(err)
 	}
-	wait(t, "nothing can be put", func() bool { _, err := s.Put(ctx, "app.api", []byte("new"), 0); return err == nil })
+	wait(
+		t, "nothing can be put",
+		func() bool { _, err := s.Put(ctx, "app.api", []byte("new"), 0); return err == nil },
+	)
 	select {
 	case e := <-told:
 		if e.Key != "app.api" || e.Deleted {
@@ -353,7 +367,9 @@ func TestConnect(t *testing.T) {
 	r.start()
 	<-connected
 	wait(t, "nothing passes", func() bool {
-		c.Publish(exchange.Subject{Cluster: "prod", Kind: "row", Region: "nrt", Node: "early"}, []byte("x"))
+		c.Publish(
+			exchange.Subject{Cluster: "prod", Kind: "row", Region: "nrt", Node: "early"}, []byte("x"),
+		)
 		return len(got) > 0
 	})
 }

@@ -81,7 +81,9 @@ func (s *Store) Get(ctx context.Context, key string) (exchange.Entry, error) {
 }
 
 // Put implements [exchange.Store].
-func (s *Store) Put(ctx context.Context, key string, value []byte, revision uint64) (uint64, error) {
+func (s *Store) Put(
+	ctx context.Context, key string, value []byte, revision uint64,
+) (uint64, error) {
 	kv, err := s.open(ctx)
 	if err != nil {
 		return 0, err
@@ -165,7 +167,9 @@ const (
 )
 
 // watch runs one watch until it has to be reopened.
-func (s *Store) watch(ctx context.Context, again <-chan struct{}, changed func(exchange.Entry)) ended {
+func (s *Store) watch(
+	ctx context.Context, again <-chan struct{}, changed func(exchange.Entry),
+) ended {
 	opening, cancel := context.WithTimeout(ctx, openTimeout)
 	defer cancel()
 	kv, err := s.open(opening)
@@ -201,7 +205,8 @@ func (s *Store) watch(ctx context.Context, again <-chan struct{}, changed func(e
 				tell(e, changed)
 			}
 		case <-t.C:
-			if now, err := s.made(ctx); err == nil && !now.Equal(made) || errors.Is(err, jetstream.ErrStreamNotFound) {
+			if now, err := s.made(ctx); err == nil && !now.Equal(made) ||
+				errors.Is(err, jetstream.ErrStreamNotFound) {
 				s.lost()
 				return watchOver
 			}
@@ -244,7 +249,8 @@ func escape(key string) string {
 	for i := range len(key) {
 		c := key[i]
 		switch {
-		case 'a' <= c && c <= 'z', 'A' <= c && c <= 'Z', '0' <= c && c <= '9', c == '-', c == '_', c == '/',
+		case 'a' <= c && c <= 'z',
+			'A' <= c && c <= 'Z', '0' <= c && c <= '9', c == '-', c == '_', c == '/',
 			c == '.' && i > 0 && i < len(key)-1 && key[i-1] != '.':
 			b.WriteByte(c)
 		default:

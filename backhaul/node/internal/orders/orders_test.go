@@ -40,7 +40,9 @@ type pair struct {
 }
 
 func newPair(t *testing.T, o Owner) *pair {
-	p := &pair{t: t, at: nettest.NewPipes(), rows: make(chan Row, 100), grants: make(chan balance.Grant, 100)}
+	p := &pair{
+		t: t, at: nettest.NewPipes(), rows: make(chan Row, 100), grants: make(chan balance.Grant, 100),
+	}
 	if o.Row == nil {
 		o.Row = func(app balance.AppID, id balance.MachineID) (Row, bool) {
 			return Row{Machine: balance.Machine{App: app, ID: id}}, id != "stranger"
@@ -52,15 +54,21 @@ func newPair(t *testing.T, o Owner) *pair {
 	p.server = NewServer(o)
 	h2 := new(http.Protocols)
 	h2.SetUnencryptedHTTP2(true)
-	p.web = &http.Server{Protocols: h2, Handler: http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
-		if p.cut.Add(-1) >= 0 {
-			p.server.Serve("edge", httptest.NewRecorder(), r) // carried out, but the answer is lost
-			panic(http.ErrAbortHandler)
-		}
-		p.server.Serve("edge", w, r)
-	})}
+	p.web = &http.Server{
+		Protocols: h2,
+		Handler: http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+			if p.cut.Add(-1) >= 0 {
+				p.server.Serve("edge", httptest.NewRecorder(), r) // carried out, but the answer is lost
+				panic(http.ErrAbortHandler)
+			}
+			p.server.Serve("edge", w, r)
+		}),
+	}
 	go p.web.Serve(p.at)
-	p.tr = &http.Transport{Protocols: h2, DialContext: func(ctx context.Context, _, _ string) (net.Conn, error) { return p.at.Dial(ctx) }}
+	p.tr = &http.Transport{
+		Protocols:   h2,
+		DialContext: func(ctx context.Context, _, _ string) (net.Conn, error) { return p.at.Dial(ctx) },
+	}
 	send := func(node balance.NodeID, r *http.Request) (*http.Response, error) {
 		r.URL.Scheme, r.URL.Host = "http", string(node)
 		return p.tr.RoundTrip(r)
@@ -81,7 +89,9 @@ func (p *pair) close() {
 	p.at.Close()
 }
 
-var m1 = balance.Machine{ID: "m1", App: "web", Region: "home", Owner: "worker", Epoch: 3, CordonGen: 2}
+var m1 = balance.Machine{
+	ID: "m1", App: "web", Region: "home", Owner: "worker", Epoch: 3, CordonGen: 2,
+}
 
 // A start is answered when it is accepted, and its rows are sent until the machine is ready.
 func TestAStartTellsTheRowUntilItIsReady(t *testing.T) {
@@ -169,11 +179,13 @@ func TestErrorsKeepTheirIdentity(t *testing.T) {
 		}
 		fail = machine.TryAgain{After: 7 * time.Second, Err: errors.New("busy")}
 		var passes interface{ RetryAfter() time.Duration }
-		if err := p.client.Recall(t.Context(), m1); !errors.As(err, &passes) || passes.RetryAfter() != 7*time.Second {
+		if err := p.client.Recall(t.Context(), m1); !errors.As(err, &passes) ||
+			passes.RetryAfter() != 7*time.Second {
 			t.Errorf("%v passes by itself", err)
 		}
 		fail = errors.New("something else")
-		if err := p.client.Recall(t.Context(), m1); err == nil || err.Error() != "something else" || errors.As(err, &passes) {
+		if err := p.client.Recall(t.Context(), m1); err == nil || err.Error() != "something else" ||
+			errors.As(err, &passes) {
 			t.Errorf("%v", err)
 		}
 		stranger := m1
@@ -181,7 +193,10 @@ func TestErrorsKeepTheirIdentity(t *testing.T) {
 		if err := p.client.Recall(t.Context(), stranger); !errors.Is(err, ErrNotHere) {
 			t.Errorf("%v", err)
 		}
-		if err := p.client.do(t.Context(), "worker", "dance", Order{}, nil); !errors.Is(err, ErrUnknown) || !strings.Contains(err.Error(), `"dance"; there are start`) {
+		if err := p.client.do(t.Context(), "worker", "dance", Order{}, nil); !errors.Is(
+			err, ErrUnknown,
+		) ||
+			!strings.Contains(err.Error(), `"dance"; there are start`) {
 			t.Errorf("%v", err)
 		}
 		if _, _, err := p.client.App(t.Context(), "worker", "x"); err == nil {
@@ -211,7 +226,8 @@ func TestAnOrderIsCarriedOutOnce(t *testing.T) {
 		if n := stops.Load(); n != 1 {
 			t.Errorf("it was carried out %d times", n)
 		}
-		if err := p.client.Stop(t.Context(), m1, downscale.Order{Reason: "a deploy", Drain: time.Minute}); err != nil || stops.Load() != 2 {
+		if err := p.client.Stop(t.Context(), m1, downscale.Order{Reason: "a deploy", Drain: time.Minute}); err != nil ||
+			stops.Load() != 2 {
 			t.Errorf("another one is another one: %v, %d", err, stops.Load())
 		}
 		p.cut.Store(2)
@@ -253,7 +269,9 @@ func TestSlotsAreTalkedAbout(t *testing.T) {
 		if got := <-heard; got != "edge web 3" {
 			t.Errorf("%q", got)
 		}
-		p.server.Give("edge", balance.Grant{App: "web", Machine: "m1", Epoch: 2, Token: 9, For: time.Second})
+		p.server.Give(
+			"edge", balance.Grant{App: "web", Machine: "m1", Epoch: 2, Token: 9, For: time.Second},
+		)
 		if g := <-p.grants; g != (balance.Grant{App: "web", Machine: "m1", Epoch: 2, Token: 9, For: time.Second}) {
 			t.Errorf("%+v", g)
 		}
@@ -344,7 +362,9 @@ func FuzzLines(f *testing.F) {
 }
 
 func TestLinesAreBounded(t *testing.T) {
-	in := bufio.NewReader(io.MultiReader(bytes.NewReader(make([]byte, maxLine+1)), strings.NewReader("\n")))
+	in := bufio.NewReader(
+		io.MultiReader(bytes.NewReader(make([]byte, maxLine+1)), strings.NewReader("\n")),
+	)
 	if _, err := readLine(in); err == nil || !strings.Contains(err.Error(), "more than") {
 		t.Errorf("%v", err)
 	}

@@ -85,7 +85,9 @@ func (s *Server) Serve(from balance.NodeID, w http.ResponseWriter, r *http.Reque
 	to.send(Reply{Done: true})
 }
 
-func (s *Server) serve(ctx context.Context, from balance.NodeID, kind Kind, o Order, to *replies) error {
+func (s *Server) serve(
+	ctx context.Context, from balance.NodeID, kind Kind, o Order, to *replies,
+) error {
 	switch kind {
 	case KindApp:
 		return s.app(o.App, to)
@@ -119,7 +121,9 @@ func (s *Server) serve(ctx context.Context, from balance.NodeID, kind Kind, o Or
 }
 
 // carryOut does what an order says.
-func (s *Server) carryOut(ctx context.Context, kind Kind, m balance.Machine, o Order) (r Reply, err error) {
+func (s *Server) carryOut(
+	ctx context.Context, kind Kind, m balance.Machine, o Order,
+) (r Reply, err error) {
 	switch kind {
 	case KindStart:
 		answer, err := s.owner.Start(ctx, m)
@@ -150,7 +154,9 @@ func (s *Server) app(id balance.AppID, to *replies) error {
 
 // follow sends a machine's row whenever it changes, as long as the machine is on its way to being
 // ready. A remembered start begins when the stop in progress is over.
-func (s *Server) follow(ctx context.Context, m balance.Machine, remembered bool, to *replies) error {
+func (s *Server) follow(
+	ctx context.Context, m balance.Machine, remembered bool, to *replies,
+) error {
 	changed := make(chan struct{}, 1)
 	stop := s.owner.OnChange(func(app balance.AppID) {
 		if app == m.App {
@@ -236,7 +242,9 @@ type result struct {
 
 // once returns what do returned for the first order with that token, and waits for it if need be. A
 // first order that was cancelled before it was done does not count.
-func (t *tokens) once(ctx context.Context, token string, named bool, do func() (Reply, error)) (Reply, error) {
+func (t *tokens) once(
+	ctx context.Context, token string, named bool, do func() (Reply, error),
+) (Reply, error) {
 	if !named {
 		return do()
 	}

@@ -54,7 +54,9 @@ func (o *owner) remove(id string) [][]byte {
 
 func (o *owner) beat() *wire.Load {
 	o.loadSeq++
-	return &wire.Load{Header: wire.Header{Incarnation: o.p.Incarnation(), Seq: o.loadSeq}, Rows: o.p.Seq()}
+	return &wire.Load{
+		Header: wire.Header{Incarnation: o.p.Incarnation(), Seq: o.loadSeq}, Rows: o.p.Seq(),
+	}
 }
 
 // fataler is a *testing.T or a *rapid.T.

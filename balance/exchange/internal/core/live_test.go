@@ -41,7 +41,12 @@ func (f *fleet) until(at time.Duration, nodes ...balance.NodeID) {
 
 // has gives a node a machine.
 func (f *fleet) has(node balance.NodeID) {
-	m := wire.Rows{Header: wire.Header{Incarnation: 1, Seq: 1}, Rows: []wire.Row{{Index: 1, Machine: balance.Machine{App: "web", ID: "m-" + balance.MachineID(node)}}}}
+	m := wire.Rows{
+		Header: wire.Header{Incarnation: 1, Seq: 1},
+		Rows: []wire.Row{
+			{Index: 1, Machine: balance.Machine{App: "web", ID: "m-" + balance.MachineID(node)}},
+		},
+	}
 	f.r.f.Rows(f.now(), Sender{node, "nrt"}, &m)
 	f.r.said()
 }
@@ -108,7 +113,10 @@ func TestANodeThatLeavesIsGoneAtOnce(t *testing.T) {
 	f := newFleet(t)
 	f.beat("me", "w1")
 	f.has("w1")
-	f.r.f.Load(f.now(), Sender{"w1", "nrt"}, &wire.Load{Header: wire.Header{Incarnation: 1, Seq: 9}, Leaving: true})
+	f.r.f.Load(
+		f.now(), Sender{"w1", "nrt"},
+		&wire.Load{Header: wire.Header{Incarnation: 1, Seq: 9}, Leaving: true},
+	)
 	f.want("it leaves", "gone w1")
 	f.wantStates("w1:left ")
 	f.beat("w1") // late
@@ -150,7 +158,13 @@ func TestAcknowledgements(t *testing.T) {
 
 	f.r.f.Acks(f.now(), Sender{"e2", "nrt"}, &wire.Acks{Header: wire.Header{Incarnation: 2, Seq: 1}})
 	acked("e2 has begun anew", 4, false)
-	f.r.f.Acks(f.now(), Sender{"e2", "nrt"}, &wire.Acks{Header: wire.Header{Incarnation: 2, Seq: 2}, Acks: []wire.Ack{{Node: "me", Incarnation: 1, Seq: 4}}})
+	f.r.f.Acks(
+		f.now(), Sender{"e2", "nrt"},
+		&wire.Acks{
+			Header: wire.Header{Incarnation: 2, Seq: 2},
+			Acks:   []wire.Ack{{Node: "me", Incarnation: 1, Seq: 4}},
+		},
+	)
 	acked("and has acknowledged", 4, true)
 
 	f.until(9*sec, "me", "e1", "w1")
@@ -174,7 +188,10 @@ func TestDemand(t *testing.T) {
 	f := newFleet(t)
 	say := func(n balance.NodeID, ds ...wire.Demand) {
 		f.seq++
-		f.r.f.Demand(f.now(), Sender{n, "nrt"}, &wire.Asks{Header: wire.Header{Incarnation: 1, Seq: f.seq}, Demand: ds})
+		f.r.f.Demand(
+			f.now(), Sender{n, "nrt"},
+			&wire.Asks{Header: wire.Header{Incarnation: 1, Seq: f.seq}, Demand: ds},
+		)
 	}
 	want := func(what string, parked int, fresh bool, others int) {
 		t.Helper()
@@ -229,7 +246,9 @@ func TestQuestionsAreBoundedAndBackOff(t *testing.T) {
 	}
 
 	f.has("w00") // a node that does not answer
-	f.r.f.Load(f.now(), Sender{"w00", "nrt"}, &wire.Load{Header: wire.Header{Incarnation: 1, Seq: 99}, Rows: 3})
+	f.r.f.Load(
+		f.now(), Sender{"w00", "nrt"}, &wire.Load{Header: wire.Header{Incarnation: 1, Seq: 99}, Rows: 3},
+	)
 	var waits []time.Duration
 	for range 12 {
 		wake := f.r.f.Wake()
@@ -287,8 +306,12 @@ func TestASnapshotInParts(t *testing.T) {
 		r.answer(t, t0, o, a)
 		r.f.Tick(t0)
 	}
-	if got, want := r.rows[balance.MachineKey{App: "web", ID: "a"}], o.now[balance.MachineKey{App: "web", ID: "a"}]; got != want || len(r.rows) != 4 {
-		t.Errorf("%d rows, a is %d: want 4 and %d, the snapshot and what was held meanwhile", len(r.rows), got, want)
+	if got, want := r.rows[balance.MachineKey{App: "web", ID: "a"}], o.now[balance.MachineKey{App: "web", ID: "a"}]; got != want ||
+		len(r.rows) != 4 {
+		t.Errorf(
+			"%d rows, a is %d: want 4 and %d, the snapshot and what was held meanwhile", len(r.rows), got,
+			want,
+		)
 	}
 }
 
@@ -328,11 +351,18 @@ func TestReports(t *testing.T) {
 	r.f.Take()
 	i, _ := o.p.Index(balance.MachineKey{App: "web", ID: "a"})
 	load := func(inc, seq uint64) {
-		r.f.Load(t0, from, &wire.Load{Header: wire.Header{Incarnation: inc, Seq: seq}, Rows: 1, Reports: []wire.Report{{Index: i, Load: balance.Load{InFlight: 7}}, {Index: 99}}})
+		r.f.Load(
+			t0, from,
+			&wire.Load{
+				Header: wire.Header{Incarnation: inc, Seq: seq}, Rows: 1,
+				Reports: []wire.Report{{Index: i, Load: balance.Load{InFlight: 7}}, {Index: 99}},
+			},
+		)
 	}
 	count := func() (n int) {
 		for _, a := range r.f.Take() {
-			if a, ok := a.(Report); ok && len(a.Reports) == 1 && a.Reports[0].ID == "a" && a.Reports[0].Incarnation == 3 {
+			if a, ok := a.(Report); ok && len(a.Reports) == 1 && a.Reports[0].ID == "a" &&
+				a.Reports[0].Incarnation == 3 {
 				n++
 			}
 		}
@@ -358,7 +388,13 @@ func TestDemandInParts(t *testing.T) {
 	f.beat("me", "e1")
 	f.until(6*sec, "me", "e1")
 	part := func(seq uint64, part, parts int, app balance.AppID) {
-		f.r.f.Demand(f.now(), Sender{"e1", "nrt"}, &wire.Asks{Header: wire.Header{Incarnation: 1, Seq: seq}, Part: part, Parts: parts, Demand: []wire.Demand{{App: app, Parked: 1}}})
+		f.r.f.Demand(
+			f.now(), Sender{"e1", "nrt"},
+			&wire.Asks{
+				Header: wire.Header{Incarnation: 1, Seq: seq}, Part: part, Parts: parts,
+				Demand: []wire.Demand{{App: app, Parked: 1}},
+			},
+		)
 	}
 	want := func(what string, apps ...int) {
 		t.Helper()
@@ -406,7 +442,10 @@ func TestUpdatesOvertakeASnapshot(t *testing.T) {
 // A part of another snapshot, or the wrong part, is ignored.
 func TestPartsThatDoNotBelongTogether(t *testing.T) {
 	part := func(cut uint64, part, parts int, id balance.MachineID) *wire.Snapshot {
-		return &wire.Snapshot{Header: wire.Header{Incarnation: 1, Seq: cut}, Part: part, Parts: parts, Rows: []wire.Row{{Index: 1, Machine: balance.Machine{App: "web", ID: id}}}}
+		return &wire.Snapshot{
+			Header: wire.Header{Incarnation: 1, Seq: cut}, Part: part, Parts: parts,
+			Rows: []wire.Row{{Index: 1, Machine: balance.Machine{App: "web", ID: id}}},
+		}
 	}
 	for _, c := range []struct {
 		what   string
@@ -427,7 +466,9 @@ func TestPartsThatDoNotBelongTogether(t *testing.T) {
 		r.f.Tick(t0.Add(sec))
 		r.act()
 		if m := r.asked[len(r.asked)-1].Message; m.Part != 0 || m.Cut != 0 {
-			t.Errorf("%s: part %d of %d is asked for next: want the first of a new one", c.what, m.Part, m.Cut)
+			t.Errorf(
+				"%s: part %d of %d is asked for next: want the first of a new one", c.what, m.Part, m.Cut,
+			)
 		}
 	}
 }

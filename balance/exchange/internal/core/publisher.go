@@ -36,7 +36,9 @@ const cutsKept = 4
 
 // NewPublisher returns a publisher whose messages are not much larger than most bytes.
 func NewPublisher(cluster string, incarnation uint64, most int) *Publisher {
-	return &Publisher{cluster: cluster, incarnation: incarnation, most: most, rows: map[balance.MachineKey]*ownRow{}}
+	return &Publisher{
+		cluster: cluster, incarnation: incarnation, most: most, rows: map[balance.MachineKey]*ownRow{},
+	}
 }
 
 // Renumber begins a new incarnation. Others have to request all rows: message 1 is never sent, so
@@ -82,7 +84,9 @@ func (p *Publisher) header() wire.Header {
 }
 
 // Put records changed rows and removed machines and returns the messages to send.
-func (p *Publisher) Put(changed []balance.Machine, removed []balance.MachineKey) (messages [][]byte) {
+func (p *Publisher) Put(
+	changed []balance.Machine, removed []balance.MachineKey,
+) (messages [][]byte) {
 	var rows [][]byte
 	size := 0
 	flush := func() {
@@ -114,7 +118,11 @@ func (p *Publisher) Put(changed []balance.Machine, removed []balance.MachineKey)
 	for _, k := range removed {
 		if r := p.rows[k]; r != nil {
 			delete(p.rows, k)
-			add(wire.EncodeRow(wire.Row{Index: r.index, Removed: true, Machine: balance.Machine{App: k.App, ID: k.ID}}))
+			add(
+				wire.EncodeRow(
+					wire.Row{Index: r.index, Removed: true, Machine: balance.Machine{App: k.App, ID: k.ID}},
+				),
+			)
 		}
 	}
 	flush()

@@ -133,7 +133,9 @@ func begin(b []byte) (*decoder, error) {
 	case len(b) > MaxMessage:
 		return nil, fmt.Errorf("exchange: message of %d bytes: at most %d", len(b), MaxMessage)
 	case b[0] != Version:
-		return nil, fmt.Errorf("%w: message of version %d, this release reads %d", ErrVersion, b[0], Version)
+		return nil, fmt.Errorf(
+			"%w: message of version %d, this release reads %d", ErrVersion, b[0], Version,
+		)
 	}
 	return &decoder{b: b[1:]}, nil
 }

@@ -17,7 +17,9 @@ import (
 	"github.com/google/go-cmp/cmp"
 )
 
-var write = flag.Bool("write", false, "write the golden bytes of this version, which must not be there yet")
+var write = flag.Bool(
+	"write", false, "write the golden bytes of this version, which must not be there yet",
+)
 
 func header(kind string, seq uint64) Header {
 	return Header{Cluster: "prod", Kind: kind, Incarnation: 1764345600123, Seq: seq}
@@ -25,7 +27,9 @@ func header(kind string, seq uint64) Header {
 
 var fullRow = Row{Index: 300, Machine: balance.Machine{
 	ID: "m1", App: "web", Region: "nrt", Addr: "10.0.0.1:8080", Revision: "v7",
-	Limits: balance.Limits{Soft: 20, Hard: 25}, State: balance.StateStarted, Health: balance.HealthFailing,
+	Limits: balance.Limits{
+		Soft: 20, Hard: 25,
+	}, State: balance.StateStarted, Health: balance.HealthFailing,
 	Recent: true, Doubtful: true, Cordon: balance.CordonSoft, CordonGen: 9, Epoch: 4, Fault: "connection refused: 10.0.0.1:8080 · it listens elsewhere",
 }}
 
@@ -34,7 +38,9 @@ var fullRow = Row{Index: 300, Machine: balance.Machine{
 var samples = map[string]any{
 	"rows": Rows{header("row", 7), []Row{fullRow, {Index: 2, Removed: true, Machine: balance.Machine{App: "web", ID: "m2"}}}},
 	"load": Load{
-		Header: header("load", 8), Hop: "10.0.0.1:9000", Probe: "10.0.0.1:9001", Edge: true, Worker: true, Leaving: true, Rows: 7, Acks: 11,
+		Header: header(
+			"load", 8,
+		), Hop: "10.0.0.1:9000", Probe: "10.0.0.1:9001", Edge: true, Worker: true, Leaving: true, Rows: 7, Acks: 11,
 		Reports: []Report{{
 			Index: 300, Load: balance.Load{InFlight: 19, Limits: balance.Limits{Soft: 20, Hard: 25}, State: balance.StateStarted, Cordon: balance.CordonSoft, CordonGen: 9, Epoch: 4, Seq: 123456},
 			Granted: 1, Idle: 2, Cost: 1<<32 - 1, Pressure: 255, Queue: 65535,
@@ -169,7 +175,9 @@ func TestFieldsOfALaterReleaseArePassedOver(t *testing.T) {
 }
 
 func TestABadRowSpoilsNoOther(t *testing.T) {
-	bad := append(EncodeRow(Row{Machine: balance.Machine{App: "web", ID: "bad"}}), 0x0f) // ends inside a field
+	bad := append(
+		EncodeRow(Row{Machine: balance.Machine{App: "web", ID: "bad"}}), 0x0f,
+	) // ends inside a field
 	long := fullRow
 	long.Machine.Addr = strings.Repeat("x", 256)
 	m, err := DecodeRows(EncodeRows(Header{}, [][]byte{bad, EncodeRow(fullRow), {}, EncodeRow(long)}))
@@ -182,7 +190,8 @@ func TestABadRowSpoilsNoOther(t *testing.T) {
 		`row of machine "" of app "": both have to be set`,
 		`field 6 has 256 bytes: at most 255`,
 	} {
-		if got := m.Rows[i].Err; (got == nil) != (want == "") || got != nil && !strings.HasSuffix(got.Error(), want) {
+		if got := m.Rows[i].Err; (got == nil) != (want == "") ||
+			got != nil && !strings.HasSuffix(got.Error(), want) {
 			t.Errorf("row %d: error %v, want %q", i, got, want)
 		}
 	}
@@ -279,7 +288,10 @@ func BenchmarkLoad(b *testing.B) {
 	m := Load{Header: header("load", 8)}
 	for i := range 100 {
 		r := Report{Index: uint32(i)}
-		r.Load = balance.Load{InFlight: i, Limits: balance.Limits{Soft: 20, Hard: 25}, State: balance.StateStarted, Epoch: 4, Seq: uint64(100000 + i)}
+		r.Load = balance.Load{
+			InFlight: i, Limits: balance.Limits{Soft: 20, Hard: 25}, State: balance.StateStarted, Epoch: 4,
+			Seq: uint64(100000 + i),
+		}
 		m.Reports = append(m.Reports, r)
 	}
 	b.Run("do=encode/machines=100", func(b *testing.B) {

@@ -47,7 +47,9 @@ const startTimeout = 10 * time.Second
 // Start starts a server, and returns when it can be used.
 func Start(c Config) (*Server, error) {
 	if c.Dir == "" {
-		return nil, errors.New("embedded: Config.Dir is empty: set it to a folder that outlives the process")
+		return nil, errors.New(
+			"embedded: Config.Dir is empty: set it to a folder that outlives the process",
+		)
 	}
 	o := &server.Options{
 		ServerName: "ebb-embedded", JetStream: true, StoreDir: c.Dir, NoSigs: true, NoLog: true,
@@ -60,7 +62,9 @@ func Start(c Config) (*Server, error) {
 			o.Port, err = strconv.Atoi(port)
 		}
 		if err != nil {
-			return nil, fmt.Errorf("embedded: Config.Listen %q: want host:port, such as 127.0.0.1:4222", c.Listen)
+			return nil, fmt.Errorf(
+				"embedded: Config.Listen %q: want host:port, such as 127.0.0.1:4222", c.Listen,
+			)
 		}
 		if o.Port == 0 {
 			o.Port = server.RANDOM_PORT

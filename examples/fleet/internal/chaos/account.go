@@ -63,7 +63,9 @@ func (a *Account) requests(all []result, done map[string]int) {
 		}
 		why := r.excuse()
 		if why == "" {
-			a.Lost = append(a.Lost, fmt.Sprintf("%s failed at %s, which lived: %s", r.id, r.edge.Name, r.what()))
+			a.Lost = append(
+				a.Lost, fmt.Sprintf("%s failed at %s, which lived: %s", r.id, r.edge.Name, r.what()),
+			)
 			why = "the edge lived"
 		}
 		a.Failed[why]++
@@ -134,12 +136,17 @@ func (a *Account) executed(dir string) (done map[string]int, err error) {
 
 // Print writes the account.
 func (a *Account) Print(w io.Writer) {
-	fmt.Fprintf(w, "chaos: seed %d, %v: %d requests, %d answered, the slowest in %v\n", a.Seed, a.For, a.Requests,
-		a.Answered, a.Slowest.Round(time.Millisecond))
+	fmt.Fprintf(
+		w, "chaos: seed %d, %v: %d requests, %d answered, the slowest in %v\n", a.Seed, a.For, a.Requests,
+		a.Answered, a.Slowest.Round(time.Millisecond),
+	)
 	for why, n := range a.Failed {
 		fmt.Fprintf(w, "  %4d failed: %s\n", n, why)
 	}
-	fmt.Fprintf(w, "  %4d idempotent ones were executed again; machines were started %d times\n", a.Again, a.Starts)
+	fmt.Fprintf(
+		w, "  %4d idempotent ones were executed again; machines were started %d times\n", a.Again,
+		a.Starts,
+	)
 	for _, line := range append(a.Faults, a.Left...) {
 		fmt.Fprintf(w, "  %s\n", line)
 	}

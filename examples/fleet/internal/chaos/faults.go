@@ -255,7 +255,8 @@ func (f *faults) machines(worker string) (pids []int) {
 	for _, file := range files {
 		var pid int
 		i := strings.LastIndexByte(file.Name(), '-')
-		if _, err := fmt.Sscan(file.Name()[i+1:], &pid); err != nil || !strings.Contains(file.Name(), "-"+worker+"-") {
+		if _, err := fmt.Sscan(file.Name()[i+1:], &pid); err != nil ||
+			!strings.Contains(file.Name(), "-"+worker+"-") {
 			continue
 		}
 		if of(pid, f.record) {

@@ -74,7 +74,9 @@ func (l *load) run(ctx context.Context, rate int) {
 		case <-tick.C:
 		}
 		r := result{
-			id: fmt.Sprintf("r%06d", i), edge: l.edges[l.rand.IntN(len(l.edges))], idempotent: l.rand.IntN(4) > 0,
+			id: fmt.Sprintf(
+				"r%06d", i,
+			), edge: l.edges[l.rand.IntN(len(l.edges))], idempotent: l.rand.IntN(4) > 0,
 		}
 		ms := l.rand.IntN(60)
 		if l.rand.IntN(20) == 0 {

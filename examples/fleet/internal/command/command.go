@@ -39,7 +39,10 @@ func Run(ctx context.Context, args []string, out, errs io.Writer) error {
 	case "engine":
 		return runEngine(ctx, args, errs)
 	}
-	return fmt.Errorf("%q: want edge, worker, node, engine, chaos, or nothing for a fleet on this host; %w", what, ErrUsage)
+	return fmt.Errorf(
+		"%q: want edge, worker, node, engine, chaos, or nothing for a fleet on this host; %w", what,
+		ErrUsage,
+	)
 }
 
 // flags are those of one of the commands.
@@ -111,10 +114,17 @@ func townFlags(f *flag.FlagSet, c *town.Config) {
 	f.IntVar(&c.Machines, "machines", 3, "machines of each worker")
 	f.IntVar(&c.Soft, "soft", 8, "requests at which a machine is full, if others are not")
 	f.IntVar(&c.Hard, "hard", 16, "requests that a machine takes at most")
-	f.DurationVar(&c.KeepAlive, "keepalive", 30*time.Second, "how long machines that nobody needs run on")
+	f.DurationVar(
+		&c.KeepAlive, "keepalive", 30*time.Second, "how long machines that nobody needs run on",
+	)
 	f.StringVar(&c.Engine, "nats", "", "the `URL` of a NATS server; none: one is started")
-	f.StringVar(&c.App, "app", "", "the `command` of a machine, which listens on $PORT; none: a built-in one")
-	f.DurationVar(&c.Restart, "restart", 3*time.Second, "after which time a process that has ended is started again")
+	f.StringVar(
+		&c.App, "app", "", "the `command` of a machine, which listens on $PORT; none: a built-in one",
+	)
+	f.DurationVar(
+		&c.Restart, "restart", 3*time.Second,
+		"after which time a process that has ended is started again",
+	)
 }
 
 // prepare makes a folder for a town; clear removes it.
@@ -137,10 +147,15 @@ func prepare(c *town.Config) (clear func(), err error) {
 }
 
 func runTown(ctx context.Context, args []string, out, errs io.Writer) error {
-	f := flags("fleet", "fleet runs three regions on this host; fleet edge|worker|node -config FILE runs a node.", errs)
+	f := flags(
+		"fleet",
+		"fleet runs three regions on this host; fleet edge|worker|node -config FILE runs a node.", errs,
+	)
 	c := town.Config{Out: out}
 	townFlags(f, &c)
-	f.IntVar(&c.Port, "port", 8100, "where the page is, on 127.0.0.1; the edges have the ports after it")
+	f.IntVar(
+		&c.Port, "port", 8100, "where the page is, on 127.0.0.1; the edges have the ports after it",
+	)
 	if err := parse(f, args); err != nil {
 		return err
 	}
@@ -166,13 +181,18 @@ func runChaos(ctx context.Context, args []string, out, errs io.Writer) error {
 	f.Uint64Var(&c.Seed, "seed", uint64(time.Now().UnixNano()%1e6), "what happens, and in which order")
 	f.IntVar(&c.Rate, "rate", 100, "requests in a second")
 	f.DurationVar(&c.Pace, "pace", 2*time.Second, "the time between two faults, on average")
-	f.BoolVar(&c.Lossy, "lossy", false, "does not fail for requests that were lost at an edge that lived; tells them")
+	f.BoolVar(
+		&c.Lossy, "lossy", false,
+		"does not fail for requests that were lost at an edge that lived; tells them",
+	)
 	verbose := f.Bool("v", false, "shows what the processes say")
 	if err := parse(f, args); err != nil {
 		return err
 	}
 	if c.For <= 0 || c.Rate < 1 || c.Rate > 10_000 || c.Pace <= 0 {
-		return fmt.Errorf("-for %v -rate %d -pace %v: want more than 0; %w", c.For, c.Rate, c.Pace, ErrUsage)
+		return fmt.Errorf(
+			"-for %v -rate %d -pace %v: want more than 0; %w", c.For, c.Rate, c.Pace, ErrUsage,
+		)
 	}
 	if *verbose {
 		c.Town.Out = errs

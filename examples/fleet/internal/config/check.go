@@ -69,7 +69,9 @@ func (s *source) region(field, name string, f *File) {
 
 func (s *source) keys(f *File) {
 	if len(f.Keys) == 0 {
-		s.at("keys", "are missing: want one, such as openssl rand -base64 32 prints, the same on all nodes")
+		s.at(
+			"keys", "are missing: want one, such as openssl rand -base64 32 prints, the same on all nodes",
+		)
 	}
 	for i, k := range f.Keys {
 		if len(k) < keyMin { // the key is not shown: many people read logs
@@ -147,7 +149,10 @@ func (s *source) app(field string, a App, f *File, role Role) {
 	case a.Driver != "" && !slices.Contains(drivers, a.Driver):
 		s.at(field+".driver", "%q: there is no such driver%s", a.Driver, meant(a.Driver, drivers))
 	case a.Driver == "" && a.Machines > 0 && role != RoleEdge:
-		s.at(field+".driver", "is missing: want what runs its machines, one of %s", strings.Join(drivers, ", "))
+		s.at(
+			field+".driver", "is missing: want what runs its machines, one of %s",
+			strings.Join(drivers, ", "),
+		)
 	}
 	for _, r := range a.Regions {
 		s.region(field+".regions", r, f)

@@ -81,14 +81,16 @@ func TestRefused(t *testing.T) {
 			t.Fatalf("%q is not there", x.was)
 		}
 		_, err := Parse("fleet.yaml", []byte(text), RoleBoth)
-		if err == nil || !strings.Contains(err.Error(), x.want) || !strings.HasPrefix(err.Error(), "fleet.yaml") {
+		if err == nil || !strings.Contains(err.Error(), x.want) ||
+			!strings.HasPrefix(err.Error(), "fleet.yaml") {
 			t.Errorf("%q: %v, want fleet.yaml…%s", x.is, err, x.want)
 		}
 	}
 }
 
 func TestAllFaultsAtOnce(t *testing.T) {
-	text := strings.NewReplacer("driver: python", "driver: ruby", "region: nrt", "region: fra").Replace(good)
+	text := strings.NewReplacer("driver: python", "driver: ruby", "region: nrt", "region: fra").
+		Replace(good)
 	_, err := Parse("fleet.yaml", []byte(text), RoleBoth)
 	if err == nil || strings.Count(err.Error(), "\n") != 1 {
 		t.Errorf("Parse: %v, want two lines", err)

@@ -125,7 +125,9 @@ func (n *Net) Pipe(from, to, target string) (addr string, err error) {
 	})
 }
 
-func (n *Net) listen(connect func(net.Conn) (out net.Conn, from, to string, err error)) (string, error) {
+func (n *Net) listen(
+	connect func(net.Conn) (out net.Conn, from, to string, err error),
+) (string, error) {
 	l, err := net.Listen("tcp", "127.0.0.1:0")
 	if err != nil {
 		return "", err
