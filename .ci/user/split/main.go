@@ -45,9 +45,7 @@ func main() {
 	must(0, g.Wait())
 }
 
-func run(
-	ctx context.Context, g *errgroup.Group, engine *exchange.Memory, id string, c node.Config,
-) {
+func run(ctx context.Context, g *errgroup.Group, engine *exchange.Memory, id string, c node.Config) {
 	c.Node, c.Exchange = balance.NodeID(id), engine.Connect(balance.NodeID(id))
 	c.Keys = []string{"a-secret-that-all-nodes-share"}
 	n := must(node.New(c))
