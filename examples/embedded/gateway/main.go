@@ -23,9 +23,7 @@ func main() {
 	defer stop()
 	files := process.Config{Command: "python3 -m http.server $PORT --bind 127.0.0.1 --directory $APP"}
 	listener := must(backhaul.Listen(cmp.Or(os.Getenv("LISTEN"), "127.0.0.1:8080")))
-	app := balance.App{
-		Autostart: true, Autostop: balance.AutostopStop, Limits: balance.Limits{Soft: 20},
-	}
+	app := balance.App{Autostart: true, Autostop: balance.AutostopStop, Limits: balance.Limits{Soft: 20}}
 	blog, shop := app, app
 	blog.ID, shop.ID = "blog.localhost", "shop.localhost"
 	gateway := must(node.New(node.Config{
